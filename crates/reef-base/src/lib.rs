@@ -1,0 +1,1 @@
+//! `reef-base`: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! `reef-bench`: see ARCHITECTURE.md.

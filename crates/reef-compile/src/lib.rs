@@ -1,0 +1,1 @@
+//! `reef-compile`: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! `reef-cpu`: see ARCHITECTURE.md.

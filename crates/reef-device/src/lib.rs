@@ -1,0 +1,1 @@
+//! `reef-device`: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! `reef-graph`: see ARCHITECTURE.md.

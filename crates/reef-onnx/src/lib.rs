@@ -1,0 +1,1 @@
+//! `reef-onnx`: see ARCHITECTURE.md.

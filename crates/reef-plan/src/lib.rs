@@ -1,0 +1,1 @@
+//! `reef-plan`: see ARCHITECTURE.md.

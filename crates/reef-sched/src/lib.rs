@@ -1,0 +1,1 @@
+//! `reef-sched`: see ARCHITECTURE.md.

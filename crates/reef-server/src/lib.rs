@@ -1,0 +1,1 @@
+//! `reef-server`: see ARCHITECTURE.md.

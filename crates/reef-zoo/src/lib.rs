@@ -1,0 +1,1 @@
+//! `reef-zoo`: see ARCHITECTURE.md.
