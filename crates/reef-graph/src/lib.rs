@@ -1,1 +1,15 @@
-//! `reef-graph`: see ARCHITECTURE.md.
+//! `reef-graph`: models as typed graphs with concrete shapes.
+//!
+//! Owns data types, shapes, constant tensors, the operator set and the graph. A graph is what is left
+//! of a model file after import: normalised, so that the same network gives the same graph however it
+//! was written. Knows nothing of ONNX, plans, devices or layouts: shapes are the model's own (images NCHW).
+
+pub mod dtype;
+pub mod graph;
+pub mod op;
+pub mod tensor;
+
+pub use dtype::DType;
+pub use graph::{Graph, GraphError, Node, NodeId, Value, ValueId, ValueKind};
+pub use op::{Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary};
+pub use tensor::{ConstKey, Shape, Tensor};

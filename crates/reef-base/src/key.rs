@@ -1,0 +1,155 @@
+//! Classes, levels and the one number by which executors compare tasks.
+//!
+//! Bits of a [`TaskKey`], from the top: 4 bits of rank (0..=14 a real-time level, 15 best-effort),
+//! then 60 bits of order inside the rank. Real-time order: tasks with a deadline first, by deadline
+//! in nanoseconds, then those without, by arrival. Best-effort order is the scheduler's.
+
+use crate::clock::Nanos;
+use crate::limits::REAL_TIME_LEVELS;
+
+const RANK_SHIFT: u32 = 60;
+const ORDER_MASK: u64 = (1 << RANK_SHIFT) - 1;
+const NO_DEADLINE: u64 = 1 << 59;
+const BEST_EFFORT_RANK: u8 = REAL_TIME_LEVELS;
+
+/// A real-time level: 0 is the most urgent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Level(u8);
+
+impl Level {
+    /// The most urgent level.
+    pub const TOP: Level = Level(0);
+
+    /// Level `level`, or `None` when there is no such level.
+    pub const fn new(level: u8) -> Option<Level> {
+        if level < REAL_TIME_LEVELS { Some(Level(level)) } else { None }
+    }
+
+    /// The level as a number, 0 the most urgent.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+/// How urgent a task is; ordered, the more urgent the smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Must be as fast as on a device of its own.
+    RealTime(Level),
+    /// Takes what real-time tasks leave.
+    BestEffort,
+}
+
+impl Class {
+    /// Real-time at `level`; panics when there is no such level, so for constants and tests.
+    pub fn real_time(level: u8) -> Class {
+        Class::RealTime(Level::new(level).expect("a level below the limit"))
+    }
+
+    /// Whether the class is real-time, at any level.
+    pub fn is_real_time(self) -> bool {
+        matches!(self, Class::RealTime(_))
+    }
+
+    /// `real-time` or `best-effort`, as request parameters and metrics write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::RealTime(_) => "real-time",
+            Class::BestEffort => "best-effort",
+        }
+    }
+}
+
+/// The urgency of a task as one number: smaller is more urgent. All that executors compare.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskKey(u64);
+
+impl TaskKey {
+    /// The key of a real-time task that arrived at `arrival`.
+    pub fn real_time(level: Level, deadline: Option<Nanos>, arrival: Nanos) -> TaskKey {
+        let order = match deadline {
+            Some(deadline) => deadline.0.min(NO_DEADLINE - 1),
+            None => NO_DEADLINE | arrival.0.min(NO_DEADLINE - 1),
+        };
+        TaskKey(u64::from(level.get()) << RANK_SHIFT | order)
+    }
+
+    /// The key of a best-effort task; `order` is the scheduler's, smaller first.
+    pub fn best_effort(order: u64) -> TaskKey {
+        TaskKey(u64::from(BEST_EFFORT_RANK) << RANK_SHIFT | order.min(ORDER_MASK))
+    }
+
+    /// 0..=14 for a real-time level, 15 for best-effort. Preemption happens between ranks only;
+    /// inside a rank keys decide which task's block starts next.
+    pub fn rank(self) -> u8 {
+        (self.0 >> RANK_SHIFT) as u8
+    }
+
+    /// The class that the key encodes.
+    pub fn class(self) -> Class {
+        match Level::new(self.rank()) {
+            Some(level) => Class::RealTime(level),
+            None => Class::BestEffort,
+        }
+    }
+
+    /// Whether a task with this key may preempt running blocks of `other`.
+    pub fn preempts(self, other: TaskKey) -> bool {
+        self.rank() < other.rank()
+    }
+
+    /// The key as a number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The key that [`TaskKey::get`] gave.
+    pub const fn from_bits(bits: u64) -> TaskKey {
+        TaskKey(bits)
+    }
+}
+
+impl std::fmt::Debug for TaskKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TaskKey({:?}, {})", self.class(), self.0 & ORDER_MASK)
+    }
+}
+
+const _: () = assert!(BEST_EFFORT_RANK < 16, "the rank has 4 bits");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_order_by_class_level_deadline_arrival() {
+        let level = |n| Level::new(n).unwrap();
+        let keys = [
+            TaskKey::real_time(level(0), Some(Nanos(10)), Nanos(9)),
+            TaskKey::real_time(level(0), Some(Nanos(20)), Nanos(1)),
+            TaskKey::real_time(level(0), None, Nanos(1)),
+            TaskKey::real_time(level(0), None, Nanos(2)),
+            TaskKey::real_time(level(1), Some(Nanos(1)), Nanos(0)),
+            TaskKey::best_effort(0),
+            TaskKey::best_effort(u64::MAX),
+        ];
+        assert!(keys.is_sorted());
+        assert!(keys.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn preemption_is_between_ranks_only() {
+        let urgent = TaskKey::real_time(Level::TOP, Some(Nanos(1)), Nanos(0));
+        let later = TaskKey::real_time(Level::TOP, Some(Nanos(2)), Nanos(0));
+        assert!(!urgent.preempts(later));
+        assert!(urgent.preempts(TaskKey::best_effort(0)));
+        assert_eq!(TaskKey::best_effort(3).class(), Class::BestEffort);
+        assert_eq!(urgent.class(), Class::RealTime(Level::TOP));
+    }
+
+    #[test]
+    fn levels_are_bounded() {
+        assert!(Level::new(REAL_TIME_LEVELS).is_none());
+        assert_eq!(Level::new(REAL_TIME_LEVELS - 1).unwrap().get(), REAL_TIME_LEVELS - 1);
+    }
+}

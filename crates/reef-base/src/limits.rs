@@ -1,0 +1,57 @@
+//! Every limit of reef in one place, with the relations between them asserted at compile time.
+
+/// Real-time levels, 0 the most urgent. The key has 4 bits of rank and best-effort takes one value.
+pub const REAL_TIME_LEVELS: u8 = 15;
+
+/// Compute units that one device may have; the executor's per-task redo list has one entry each.
+pub const CUS_MAX: usize = 64;
+
+/// Task slots on a device's board.
+pub const BOARD_SLOTS_MAX: usize = 64;
+
+/// Slots that an engine uses unless told otherwise.
+pub const BOARD_SLOTS_DEFAULT: usize = 8;
+
+/// Slots of a board that only real-time tasks may take.
+pub const REAL_TIME_SLOTS_RESERVED: usize = 4;
+
+/// Stages of one plan: a claim word has 16 bits for the stage.
+pub const STAGES_MAX: usize = 1 << 16;
+
+/// Blocks of one stage: a claim word has 24 bits for the blocks that remain.
+pub const STAGE_BLOCKS_MAX: usize = 1 << 24;
+
+/// Kernels of one stage.
+pub const STAGE_KERNELS_MAX: usize = 256;
+
+/// Rank of a tensor.
+pub const TENSOR_RANK_MAX: usize = 8;
+
+/// Elements of one tensor; keeps index arithmetic in 32 bits where it matters.
+pub const TENSOR_ELEMENTS_MAX: usize = 1 << 31;
+
+/// Inputs or outputs of one model.
+pub const MODEL_TENSORS_MAX: usize = 64;
+
+/// Models that one engine holds.
+pub const MODELS_MAX: usize = 256;
+
+/// Requests that wait for one model, unless its settings say otherwise.
+pub const QUEUE_LEN_DEFAULT: usize = 128;
+
+/// Requests that wait for one model at most.
+pub const QUEUE_LEN_MAX: usize = 65_536;
+
+/// Plans (one per concrete set of input shapes) that one model keeps.
+pub const PLANS_PER_MODEL_MAX: usize = 64;
+
+/// Poll period that kernels must keep on a CPU, in nanoseconds.
+pub const POLL_PERIOD_CPU_NS: u64 = 10_000;
+
+/// Bytes of one HTTP request body, unless the operator says otherwise.
+pub const BODY_BYTES_DEFAULT: usize = 256 << 20;
+
+const _: () = assert!(REAL_TIME_SLOTS_RESERVED < BOARD_SLOTS_DEFAULT);
+const _: () = assert!(BOARD_SLOTS_DEFAULT <= BOARD_SLOTS_MAX);
+const _: () = assert!(QUEUE_LEN_DEFAULT <= QUEUE_LEN_MAX);
+const _: () = assert!(CUS_MAX <= 64, "sets of compute units are u64 bit masks");

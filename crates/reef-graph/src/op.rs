@@ -1,0 +1,300 @@
+//! The operator set of normalised graphs. Semantics are ONNX's (opset 17) unless a comment says otherwise.
+
+use crate::dtype::DType;
+
+/// A function of one element.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Unary {
+    /// `max(x, 0)`; a NaN passes through.
+    Relu,
+    /// `x` if positive, else `alpha·x`.
+    LeakyRelu(f32),
+    /// `x` if positive, else `alpha·(eˣ − 1)`.
+    Elu(f32),
+    /// `min(max(x, lo), hi)`.
+    Clip(f32, f32),
+    /// `1 / (1 + e⁻ˣ)`.
+    Sigmoid,
+    /// `min(max(alpha·x + beta, 0), 1)`.
+    HardSigmoid(f32, f32),
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// `x · hard_sigmoid(x)` with 1/6 and 1/2.
+    HardSwish,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// `x · Φ(x)` by the error function.
+    Gelu,
+    /// GELU by its tanh approximation.
+    GeluTanh,
+    /// The error function.
+    Erf,
+    /// `ln(1 + eˣ)`.
+    Softplus,
+    /// eˣ.
+    Exp,
+    /// Natural logarithm.
+    Log,
+    /// Square root.
+    Sqrt,
+    /// `1 / √x`.
+    Rsqrt,
+    /// `1 / x`.
+    Recip,
+    /// `x²`.
+    Square,
+    /// `|x|`.
+    Abs,
+    /// `−x`.
+    Neg,
+    /// −1, 0 or 1.
+    Sign,
+    /// Towards −∞.
+    Floor,
+    /// Towards +∞.
+    Ceil,
+    /// To the nearest, ties to even.
+    Round,
+    /// Sine.
+    Sin,
+    /// Cosine.
+    Cos,
+    /// Logical negation, of booleans.
+    Not,
+}
+
+/// A function of two elements, broadcast by NumPy's rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    /// Sum.
+    Add,
+    /// Difference.
+    Sub,
+    /// Product.
+    Mul,
+    /// Quotient; of integers truncated.
+    Div,
+    /// The larger.
+    Max,
+    /// The smaller.
+    Min,
+    /// Power.
+    Pow,
+    /// `a == b`, a boolean.
+    Equal,
+    /// `a < b`, a boolean.
+    Less,
+    /// `a <= b`, a boolean.
+    LessEqual,
+    /// `a > b`, a boolean.
+    Greater,
+    /// `a >= b`, a boolean.
+    GreaterEqual,
+    /// Of booleans.
+    And,
+    /// Of booleans.
+    Or,
+    /// Of booleans.
+    Xor,
+}
+
+impl Binary {
+    /// Whether the result is a boolean whatever the operands are.
+    pub fn is_comparison(self) -> bool {
+        use Binary::*;
+        matches!(self, Equal | Less | LessEqual | Greater | GreaterEqual | And | Or | Xor)
+    }
+}
+
+/// How [`Op::Reduce`] folds elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduce {
+    /// Sum.
+    Sum,
+    /// Arithmetic mean.
+    Mean,
+    /// Largest.
+    Max,
+    /// Smallest.
+    Min,
+    /// Product.
+    Prod,
+    /// Sum of squares.
+    SumSquare,
+}
+
+/// A 2-D convolution's attributes. One-dimensional convolutions are imported with a height of 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConvAttrs {
+    /// Window height and width.
+    pub kernel: [usize; 2],
+    /// Step of the window.
+    pub strides: [usize; 2],
+    /// Zero padding: top, left, bottom, right.
+    pub pads: [usize; 4],
+    /// Distance between taps of the window.
+    pub dilations: [usize; 2],
+    /// Channel groups.
+    pub groups: usize,
+}
+
+/// What a pooling window computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolKind {
+    /// Largest element; padding never wins.
+    Max,
+    /// Mean over the window's elements inside the image.
+    AvgExcludePad,
+    /// Mean over the whole window, padding counted as zeros.
+    AvgIncludePad,
+}
+
+/// A 2-D pooling's attributes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolAttrs {
+    /// What the window computes.
+    pub kind: PoolKind,
+    /// Window height and width.
+    pub kernel: [usize; 2],
+    /// Step of the window.
+    pub strides: [usize; 2],
+    /// Padding: top, left, bottom, right.
+    pub pads: [usize; 4],
+    /// Distance between taps of the window.
+    pub dilations: [usize; 2],
+}
+
+/// Stands for a region of the graph that runs as one host kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostOp {
+    /// Index into the host kernels that came with the graph.
+    pub index: usize,
+    /// The operators inside, for people: `ConvTranspose`, `LSTM`, …
+    pub operators: String,
+}
+
+/// An operator of a normalised graph. Axes are non-negative and below the rank.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// Inputs x `[N,C,H,W]`, weights `[O,C/groups,kh,kw]` and optionally a bias `[O]`.
+    Conv(ConvAttrs),
+    /// Inputs a `[…,M,K]` and b `[…,K,N]`; batch axes broadcast, ranks are at least 2. Optionally transposed
+    /// operands: `trans_a` reads a as `[…,K,M]`, `trans_b` reads b as `[…,N,K]`.
+    MatMul {
+        /// a is stored `[…,K,M]`.
+        trans_a: bool,
+        /// b is stored `[…,N,K]`.
+        trans_b: bool,
+    },
+    /// One input.
+    Unary(Unary),
+    /// Two inputs, broadcast.
+    Binary(Binary),
+    /// Inputs condition (boolean), a, b; broadcast: a where the condition holds, else b.
+    Where,
+    /// Inputs x `[N,C,…]`, scale `[C]`, shift `[C]`: `x·scale + shift` by channel (axis 1). A batch norm that
+    /// could not be folded into a convolution.
+    ScaleShift,
+    /// Over the last two axes of `[N,C,H,W]`.
+    Pool(PoolAttrs),
+    /// Folds `axes` (ascending); they stay with extent 1 when `keep_dims`.
+    Reduce {
+        /// How to fold.
+        reduce: Reduce,
+        /// Which axes, ascending.
+        axes: Vec<usize>,
+        /// Whether folded axes stay.
+        keep_dims: bool,
+    },
+    /// Softmax along one axis.
+    Softmax {
+        /// The axis.
+        axis: usize,
+    },
+    /// Logarithm of softmax along one axis.
+    LogSoftmax {
+        /// The axis.
+        axis: usize,
+    },
+    /// Inputs x, scale, and optionally shift; normalises over the axes from `axis` to the last. Scale and shift
+    /// have the shape of those axes.
+    LayerNorm {
+        /// First normalised axis.
+        axis: usize,
+        /// Added to the variance.
+        epsilon: f32,
+    },
+    /// Inputs joined along `axis`.
+    Concat {
+        /// The axis.
+        axis: usize,
+    },
+    /// Elements `begin, begin + step, …` below `end` along one axis (above it when the step is negative; `end` is
+    /// −1 for "to the first").
+    Slice {
+        /// The axis.
+        axis: usize,
+        /// First index.
+        begin: usize,
+        /// Past the last index.
+        end: isize,
+        /// Step, not 0.
+        step: isize,
+    },
+    /// Output axis i is input axis `perm[i]`.
+    Transpose {
+        /// The permutation.
+        perm: Vec<usize>,
+    },
+    /// The same elements in the output's shape (also squeeze, unsqueeze, flatten).
+    Reshape,
+    /// The input broadcast to the output's shape.
+    Expand,
+    /// Inputs data, indices (i64 or i32; negative ones count from the end): data's slices along `axis`.
+    Gather {
+        /// The axis.
+        axis: usize,
+    },
+    /// Conversion to the output's type; floats to integers truncate towards zero.
+    Cast {
+        /// The output's type.
+        to: DType,
+    },
+    /// Constant padding: `(before, after)` for every axis.
+    Pad {
+        /// For every axis, elements added before and after.
+        pads: Vec<(usize, usize)>,
+        /// What they hold, as f32 (exact for the integers that models pad with).
+        value: f32,
+    },
+    /// Anything else.
+    Host(HostOp),
+}
+
+impl Op {
+    /// The operator's name, for messages and dumps.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Conv(_) => "Conv",
+            Op::MatMul { .. } => "MatMul",
+            Op::Unary(_) => "Unary",
+            Op::Binary(_) => "Binary",
+            Op::Where => "Where",
+            Op::ScaleShift => "ScaleShift",
+            Op::Pool(_) => "Pool",
+            Op::Reduce { .. } => "Reduce",
+            Op::Softmax { .. } => "Softmax",
+            Op::LogSoftmax { .. } => "LogSoftmax",
+            Op::LayerNorm { .. } => "LayerNorm",
+            Op::Concat { .. } => "Concat",
+            Op::Slice { .. } => "Slice",
+            Op::Transpose { .. } => "Transpose",
+            Op::Reshape => "Reshape",
+            Op::Expand => "Expand",
+            Op::Gather { .. } => "Gather",
+            Op::Cast { .. } => "Cast",
+            Op::Pad { .. } => "Pad",
+            Op::Host(_) => "Host",
+        }
+    }
+}
