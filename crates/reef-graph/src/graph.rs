@@ -195,11 +195,8 @@ impl Graph {
         let mut ready: Vec<bool> =
             self.values.iter().map(|value| !matches!(value.kind, ValueKind::Node(_))).collect();
         for (index, node) in self.nodes.iter().enumerate() {
-            let fail = |reason: String| GraphError::Node {
-                node: node.name.clone(),
-                op: node.op.name(),
-                reason,
-            };
+            let fail =
+                |reason: String| GraphError::Node { node: node.name.clone(), op: node.op.name(), reason };
             for input in &node.inputs {
                 match ready.get(input.index()) {
                     Some(true) => {}

@@ -1,1 +1,24 @@
-//! `reef-plan`: see ARCHITECTURE.md.
+//! `reef-plan`: what a device executes.
+//!
+//! Owns the plan (stages of kernels, each a grid of blocks over named byte regions), the kernel
+//! specifications, the compile target, packed weights, and the proof that a plan may be preempted by
+//! killing blocks. Knows nothing of ONNX, of how plans are made, of threads or of any real device.
+
+pub mod host;
+pub mod plan;
+pub mod region;
+pub mod spec;
+pub mod target;
+pub mod validate;
+pub mod weights;
+
+pub use host::{HostFault, HostKernel, HostState, TensorSpec};
+pub use plan::{Cost, IoSpec, Kernel, Plan, PlanHash, PlanParts, Restart, Stage};
+pub use region::{Lane, Place, Region};
+pub use spec::{
+    Activation, ConvSpec, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, GatherSpec,
+    KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec, ReduceSpec, SoftmaxSpec, SyntheticSpec, Tile,
+};
+pub use target::{DeviceKind, Isa, Target};
+pub use validate::PlanError;
+pub use weights::{Packing, WeightRef, WeightStore};

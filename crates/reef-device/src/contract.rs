@@ -1,0 +1,296 @@
+//! The contract between an engine and a device: capabilities, submission, completion, counters.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reef_base::{AlignedBytes, Nanos, TaskId, TaskKey};
+use reef_plan::{HostFault, Plan, Target};
+
+use crate::event::Event;
+use crate::scheme::Scheme;
+
+/// What a device can kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kill {
+    /// Running blocks, at their next poll point.
+    AtPollPoints,
+    /// Running waves, by the hardware, at any time.
+    RunningWaves,
+    /// Nothing that runs; only what is queued.
+    None,
+}
+
+/// What a device can do; the conformance suite takes its expectations from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Name for people: model, instruction set.
+    pub name: String,
+    /// What plans must be compiled for.
+    pub target: Target,
+    /// Compute units.
+    pub cus: usize,
+    /// What can be killed.
+    pub kill: Kill,
+    /// Work between two polls of a block, at most.
+    pub poll_period: Nanos,
+    /// From `submit` until no less urgent block starts where a more urgent stage needs the compute unit.
+    pub propagation: Nanos,
+    /// Tasks on the board at most.
+    pub slots: usize,
+    /// Slots among them that only real-time tasks may take.
+    pub slots_real_time: usize,
+    /// Memory for arenas and buffers, bytes; `None` if only the machine's limits apply.
+    pub memory_bytes: Option<u64>,
+    /// Whether time is virtual: it passes only inside [`Device::advance`].
+    pub virtual_time: bool,
+}
+
+/// The buffers of one request, allocated by the device where it uses them: one per input and output of the
+/// plan, dense and row-major, 64-byte aligned. Inputs are written before submission; outputs are read after.
+#[derive(Debug, Default)]
+pub struct Io {
+    /// One buffer per input.
+    pub inputs: Vec<AlignedBytes>,
+    /// One buffer per output.
+    pub outputs: Vec<AlignedBytes>,
+}
+
+impl Io {
+    /// Host buffers for `plan`, zeroed.
+    pub fn for_plan(plan: &Plan) -> Io {
+        Io {
+            inputs: plan.inputs().iter().map(|spec| AlignedBytes::zeroed(spec.bytes())).collect(),
+            outputs: plan.outputs().iter().map(|spec| AlignedBytes::zeroed(spec.bytes())).collect(),
+        }
+    }
+
+    /// Whether the buffers have the sizes that `plan` needs.
+    pub fn fits(&self, plan: &Plan) -> bool {
+        let same = |buffers: &[AlignedBytes], specs: &[reef_plan::IoSpec]| {
+            buffers.len() == specs.len() && buffers.iter().zip(specs).all(|(b, s)| b.len() == s.bytes())
+        };
+        same(&self.inputs, plan.inputs()) && same(&self.outputs, plan.outputs())
+    }
+}
+
+reef_base::id! {
+    /// A plan loaded on one device; never reused.
+    LoadedPlan(u32)
+}
+
+/// Why a submission was not accepted. None of these is a fault: try again later, or elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RejectReason {
+    /// No free slot for this class.
+    #[error("the device's board is full")]
+    BoardFull,
+    /// The scheme `rt-only` takes no best-effort tasks.
+    #[error("the scheme takes no best-effort tasks")]
+    SchemeRefuses,
+    /// The plan is not loaded, or being unloaded.
+    #[error("the plan is not loaded")]
+    UnknownPlan,
+    /// The buffers do not have the plan's sizes.
+    #[error("the buffers do not fit the plan")]
+    WrongBuffers,
+    /// The device is quiesced, poisoned or shutting down.
+    #[error("the device does not take tasks now")]
+    Closed,
+}
+
+/// A submission that was not accepted, with its buffers.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The buffers, as given.
+    pub io: Io,
+    /// Why.
+    pub why: RejectReason,
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All outputs are written.
+    Done,
+    /// Cancelled; the outputs hold rubbish.
+    Cancelled,
+    /// A host kernel failed; the outputs hold rubbish.
+    Failed(HostFault),
+    /// The device was poisoned.
+    DeviceFault,
+}
+
+/// What one task cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskCounters {
+    /// Blocks that ran to their end; exactly the plan's when the task is done (plus `blocks_rerun`).
+    pub blocks_done: u64,
+    /// Blocks killed at poll points, and run again later (unless the task was cancelled).
+    pub blocks_killed: u64,
+    /// Finished blocks that a queued executor ran again inside its restart window.
+    pub blocks_rerun: u64,
+    /// Blocks that this task ran as padding beside a more urgent stage.
+    pub blocks_padding: u64,
+    /// Compute-unit time of blocks that ran to their end.
+    pub cu_time: Nanos,
+    /// Compute-unit time of killed executions.
+    pub wasted_time: Nanos,
+    /// Compute-unit time as padding, part of `cu_time`.
+    pub padding_time: Nanos,
+    /// Blocks of less urgent tasks that were killed for this task.
+    pub kills_caused: u64,
+}
+
+/// A task's end, delivered exactly once per accepted task.
+#[derive(Debug)]
+pub struct Completion {
+    /// The task.
+    pub task: TaskId,
+    /// The token given at submission.
+    pub token: u64,
+    /// Its key.
+    pub key: TaskKey,
+    /// The buffers.
+    pub io: Io,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When `submit` was called.
+    pub submitted: Nanos,
+    /// When its first block started; `None` if none did.
+    pub first_block: Option<Nanos>,
+    /// When a block of it first ran on the last compute unit that its first stage could use (of as many as that
+    /// stage has blocks and the device has units); `None` if that never came to be.
+    pub all_cus: Option<Nanos>,
+    /// Whether a less urgent block was killed, or waited for, at submission: the task preempted.
+    pub preempted: bool,
+    /// When its last block ended.
+    pub finished: Nanos,
+    /// What it cost.
+    pub counters: TaskCounters,
+}
+
+/// Sums over all tasks since the device was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceCounters {
+    /// Tasks accepted.
+    pub submitted: u64,
+    /// Tasks completed, however.
+    pub completed: u64,
+    /// Tasks that preempted less urgent ones.
+    pub preemptions: u64,
+    /// Blocks that ran to their end.
+    pub blocks_done: u64,
+    /// Blocks killed.
+    pub blocks_killed: u64,
+    /// Finished blocks run again (queued executors).
+    pub blocks_rerun: u64,
+    /// Blocks run as padding.
+    pub blocks_padding: u64,
+    /// Compute-unit time of blocks that ran to their end, all compute units added up.
+    pub busy: Nanos,
+    /// Compute-unit time of killed executions.
+    pub wasted: Nanos,
+    /// Compute-unit time as padding, part of `busy`.
+    pub padding: Nanos,
+}
+
+/// A fault of a device, or a plan that it cannot take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// The plan was compiled for something else.
+    #[error("plan {plan} is for {plan_target}, the device is {device_target}")]
+    WrongTarget {
+        /// The plan's name.
+        plan: String,
+        /// What it was compiled for.
+        plan_target: Target,
+        /// What the device is.
+        device_target: Target,
+    },
+    /// Not enough memory for arenas and scratch.
+    #[error("plan {plan} needs {needed} bytes, {available} are left")]
+    OutOfMemory {
+        /// The plan's name.
+        plan: String,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes left.
+        available: u64,
+    },
+    /// A host kernel could not make its state.
+    #[error(transparent)]
+    Host(#[from] HostFault),
+    /// The device could not be brought up (threads, affinity).
+    #[error("cannot start the device: {0}")]
+    Start(String),
+    /// The device was poisoned by a fault.
+    #[error("the device is poisoned: {0}")]
+    Poisoned(String),
+}
+
+/// Woken when a completion is ready. Called by compute units: it must not block, allocate or take a lock.
+pub trait Wake: Send + Sync {
+    /// A completion is ready, or the device's state changed.
+    fn wake(&self);
+}
+
+/// One accelerator. All methods may be called from any thread.
+pub trait Device: Send + Sync + fmt::Debug {
+    /// What it can do.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// The scheme in force.
+    fn scheme(&self) -> Scheme;
+
+    /// Changes the scheme; in force for every later decision. Best-effort tasks already on the board under a new
+    /// `rt-only` wait until the scheme changes again.
+    fn set_scheme(&self, scheme: Scheme);
+
+    /// Makes `plan` ready to run: arenas, scratch, weights, host state. May take long and runs on the caller's
+    /// thread; it disturbs neither submitters nor compute units.
+    fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError>;
+
+    /// No new tasks of `plan` from now on; its memory goes after its last task.
+    fn unload(&self, plan: LoadedPlan);
+
+    /// Buffers for one request of `plan`; `None` when it is not loaded.
+    fn alloc_io(&self, plan: LoadedPlan) -> Option<Io>;
+
+    /// Publishes a task. Neither blocks nor allocates; a full board gives the buffers back.
+    fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected>;
+
+    /// Asks for a task's end; it completes as cancelled unless it is done first. Unknown ids are ignored.
+    fn cancel(&self, task: TaskId);
+
+    /// The next completion, if one is ready. Neither blocks nor allocates.
+    fn try_complete(&self) -> Option<Completion>;
+
+    /// Who to wake when completions are ready.
+    fn set_waker(&self, waker: Arc<dyn Wake>);
+
+    /// Stops taking tasks and returns once no block runs, at block boundaries; tasks stay where they are. False
+    /// if that did not come about within `timeout` (the device then takes tasks again).
+    fn quiesce(&self, timeout: Duration) -> bool;
+
+    /// Goes on after [`Device::quiesce`].
+    fn resume(&self);
+
+    /// Declares a fault: every task on the board ends with [`Outcome::DeviceFault`], later ones are refused.
+    fn poison(&self, reason: &str);
+
+    /// Sums since the start.
+    fn counters(&self) -> DeviceCounters;
+
+    /// Measured time of one block of every kernel of `plan` in nanoseconds, `None` where nothing was measured yet.
+    fn block_times(&self, plan: LoadedPlan) -> Vec<Option<u64>>;
+
+    /// Turns recording of events on or off. Off, it costs a predictable branch per block.
+    fn record_events(&self, on: bool);
+
+    /// Moves recorded events into `events`; returns how many were lost to a full ring since the last call.
+    fn drain_events(&self, events: &mut Vec<Event>) -> u64;
+
+    /// Lets virtual time pass until something completes or nothing is left to do; real devices do nothing.
+    fn advance(&self) {}
+}

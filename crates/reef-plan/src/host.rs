@@ -1,0 +1,53 @@
+//! Host kernels: regions of a graph that no native kernel computes.
+//!
+//! A host kernel is one block, runs to its end once started (it is not preemptible) and is exempt from
+//! the poll and allocation rules. Its state is made per task slot, so that tasks do not share any.
+
+use std::fmt;
+
+use reef_graph::{DType, Shape};
+
+/// Type and shape of one operand.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TensorSpec {
+    /// Element type.
+    pub dtype: DType,
+    /// Dense row-major shape.
+    pub shape: Shape,
+}
+
+impl TensorSpec {
+    /// Bytes of the dense tensor.
+    pub fn bytes(&self) -> usize {
+        self.dtype.bytes() * self.shape.elements()
+    }
+}
+
+/// A host kernel could not compute its outputs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("host kernel {kernel}: {reason}")]
+pub struct HostFault {
+    /// The kernel's name.
+    pub kernel: String,
+    /// What went wrong.
+    pub reason: String,
+}
+
+/// A region of a graph that runs on the host as one block.
+pub trait HostKernel: Send + Sync + fmt::Debug {
+    /// The operators inside, for people.
+    fn name(&self) -> &str;
+    /// Type and shape of every input, in order.
+    fn inputs(&self) -> &[TensorSpec];
+    /// Type and shape of every output, in order.
+    fn outputs(&self) -> &[TensorSpec];
+    /// State for one task slot; used by one thread at a time.
+    fn new_state(&self) -> Result<Box<dyn HostState>, HostFault>;
+}
+
+/// One task slot's state of a host kernel.
+pub trait HostState: Send {
+    /// Computes all outputs from all inputs: dense, row-major, little endian bytes, 64-byte aligned. Each call
+    /// starts afresh: nothing is carried from one task to the next.
+    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), HostFault>;
+}

@@ -1,0 +1,510 @@
+//! Kernel specifications: what a kernel computes, over which operands, and how it is cut into blocks.
+//!
+//! Images are NHWC inside a plan: pixels of `channels` consecutive elements, `pixel_stride` elements apart
+//! (more than `channels` when the image is a column of a concatenated one). Other tensors are row-major.
+//! Operands are a kernel's `reads` and `writes`, by position; every spec lists its order. A region's offset
+//! is element 0 of its operand. Strides count elements, not bytes.
+//!
+//! Every block writes its own tile of the outputs and nothing else; together the blocks write each output
+//! exactly once. A block may re-read only what the same execution of it has written.
+
+use reef_graph::{Binary, DType, PoolKind, Reduce, Unary};
+
+/// A function applied to every result before it is stored.
+pub type Activation = Option<Unary>;
+
+/// What happens to a sum before it is stored: `+ bias[channel]`, `+ residual[same place]`, activation.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Epilogue {
+    /// A bias by output channel is an operand.
+    pub bias: bool,
+    /// Elements between pixels of the residual operand, if there is one. Its shape is the output's.
+    pub residual_pixel_stride: Option<usize>,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+/// The part of an output that one block of a convolution or matrix product makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// First row (pixel).
+    pub row: usize,
+    /// Rows.
+    pub rows: usize,
+    /// First column (output channel inside the group).
+    pub column: usize,
+    /// Columns.
+    pub columns: usize,
+    /// Batch entry of a matrix product, or channel group of a convolution.
+    pub plane: usize,
+}
+
+/// A convolution, or a matrix product with constant weights (then a 1×1 convolution over rows).
+///
+/// Reads x, weights (`ConvPanels` or, when 1×1 with one group, `MatrixPanels`), `[bias]`, `[residual]`; writes y.
+/// Rows are all output pixels of all images, `(image · out_h + y) · out_w + x`. Block b makes row tile
+/// `b / column tiles` and column tile `b % column tiles` of its group when `columns_inner`, else the other way
+/// round; groups are outermost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConvSpec {
+    /// Images.
+    pub batch: usize,
+    /// Input height and width.
+    pub in_hw: [usize; 2],
+    /// Input channels, all groups.
+    pub in_c: usize,
+    /// Elements between input pixels.
+    pub in_pixel_stride: usize,
+    /// Output height and width.
+    pub out_hw: [usize; 2],
+    /// Output channels, all groups.
+    pub out_c: usize,
+    /// Elements between output pixels.
+    pub out_pixel_stride: usize,
+    /// Window height and width.
+    pub kernel: [usize; 2],
+    /// Window step.
+    pub strides: [usize; 2],
+    /// Zero padding at the top and left; at the bottom and right it follows from the shapes.
+    pub pads: [usize; 2],
+    /// Distance between taps.
+    pub dilations: [usize; 2],
+    /// Channel groups.
+    pub groups: usize,
+    /// Output channels of a packed panel.
+    pub panel_width: usize,
+    /// What happens before the store.
+    pub epilogue: Epilogue,
+    /// Output pixels of a block.
+    pub tile_rows: usize,
+    /// Output channels of a block; a multiple of `panel_width`.
+    pub tile_columns: usize,
+    /// Whether successive blocks walk over channels first.
+    pub columns_inner: bool,
+}
+
+impl ConvSpec {
+    /// Output pixels of all images.
+    pub fn rows(&self) -> usize {
+        self.batch * self.out_hw[0] * self.out_hw[1]
+    }
+
+    /// Products summed for one output element.
+    pub fn depth(&self) -> usize {
+        self.kernel[0] * self.kernel[1] * self.in_c / self.groups
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.row_tiles() * self.column_tiles() * self.groups
+    }
+
+    /// What block `block` makes.
+    pub fn tile(&self, block: usize) -> Tile {
+        let (row_tiles, column_tiles) = (self.row_tiles(), self.column_tiles());
+        let plane = block / (row_tiles * column_tiles);
+        let inside = block % (row_tiles * column_tiles);
+        let (row, column) = if self.columns_inner {
+            (inside / column_tiles, inside % column_tiles)
+        } else {
+            (inside % row_tiles, inside / row_tiles)
+        };
+        let (row, column) = (row * self.tile_rows, column * self.tile_columns);
+        Tile {
+            row,
+            rows: self.tile_rows.min(self.rows() - row),
+            column,
+            columns: self.tile_columns.min(self.out_c / self.groups - column),
+            plane,
+        }
+    }
+
+    fn row_tiles(&self) -> usize {
+        self.rows().div_ceil(self.tile_rows)
+    }
+
+    fn column_tiles(&self) -> usize {
+        (self.out_c / self.groups).div_ceil(self.tile_columns)
+    }
+}
+
+/// A depthwise convolution: one input channel makes one output channel.
+///
+/// Reads x, weights (`Depthwise`), `[bias]`, `[residual]`; writes y. Block b makes output rows (of pixels along
+/// H, over all images) `b · tile_rows ..`, every channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DepthwiseSpec {
+    /// Images.
+    pub batch: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Input height and width.
+    pub in_hw: [usize; 2],
+    /// Elements between input pixels.
+    pub in_pixel_stride: usize,
+    /// Output height and width.
+    pub out_hw: [usize; 2],
+    /// Elements between output pixels.
+    pub out_pixel_stride: usize,
+    /// Window height and width.
+    pub kernel: [usize; 2],
+    /// Window step.
+    pub strides: [usize; 2],
+    /// Zero padding at the top and left.
+    pub pads: [usize; 2],
+    /// Distance between taps.
+    pub dilations: [usize; 2],
+    /// What happens before the store.
+    pub epilogue: Epilogue,
+    /// Output lines (one image's pixels of one y) of a block, over `batch · out_h` of them.
+    pub tile_rows: usize,
+}
+
+/// A batched matrix product of two computed operands: `c[m,n] = alpha · Σₖ a[m,k] · b[k,n]`.
+///
+/// Reads a, b; writes c. Block b makes row tile `b % row tiles` fastest, then column tile, then batch entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatMulSpec {
+    /// Batch axes, outermost first: extent and the strides of a, b and c.
+    pub batch: Vec<[usize; 4]>,
+    /// Rows of a and c.
+    pub m: usize,
+    /// Columns of b and c.
+    pub n: usize,
+    /// Columns of a, rows of b.
+    pub k: usize,
+    /// Strides of a along m and k.
+    pub a_strides: [usize; 2],
+    /// Strides of b along k and n.
+    pub b_strides: [usize; 2],
+    /// Stride of c along m; along n it is 1.
+    pub c_row_stride: usize,
+    /// Factor of every result.
+    pub alpha: f32,
+    /// Rows of a block.
+    pub tile_rows: usize,
+    /// Columns of a block.
+    pub tile_columns: usize,
+}
+
+impl MatMulSpec {
+    /// Entries of the batch.
+    pub fn planes(&self) -> usize {
+        self.batch.iter().map(|axis| axis[0]).product()
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.planes() * self.m.div_ceil(self.tile_rows) * self.n.div_ceil(self.tile_columns)
+    }
+
+    /// What block `block` makes.
+    pub fn tile(&self, block: usize) -> Tile {
+        let (row_tiles, column_tiles) = (self.m.div_ceil(self.tile_rows), self.n.div_ceil(self.tile_columns));
+        let row = block % row_tiles * self.tile_rows;
+        let column = block / row_tiles % column_tiles * self.tile_columns;
+        Tile {
+            row,
+            rows: self.tile_rows.min(self.m - row),
+            column,
+            columns: self.tile_columns.min(self.n - column),
+            plane: block / (row_tiles * column_tiles),
+        }
+    }
+
+    /// Element offsets of a, b and c for batch entry `plane`.
+    pub fn plane_offsets(&self, plane: usize) -> [usize; 3] {
+        let mut rest = plane;
+        let mut offsets = [0; 3];
+        for axis in self.batch.iter().rev() {
+            let at = rest % axis[0];
+            rest /= axis[0];
+            for operand in 0..3 {
+                offsets[operand] += at * axis[operand + 1];
+            }
+        }
+        offsets
+    }
+}
+
+/// One operand of an element-wise kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ElemInput {
+    /// Element type.
+    pub dtype: DType,
+    /// Element that index 0 of the loop reads, counted from the region's start.
+    pub offset: usize,
+    /// Stride along every loop axis; 0 broadcasts, negative runs backwards.
+    pub strides: Vec<isize>,
+}
+
+/// One instruction of an element-wise program; its result is the register with its position. A register holds
+/// f32 or, for integers and booleans, i64. Floats narrower than f32 are widened on load, rounded on store.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ElemOp {
+    /// The element of the operand with this index.
+    Load(usize),
+    /// An f32 constant.
+    ConstF32(f32),
+    /// An integer or boolean constant.
+    ConstI64(i64),
+    /// A function of one register.
+    Unary(Unary, usize),
+    /// A function of two registers of one kind.
+    Binary(Binary, usize, usize),
+    /// Condition (i64, 0 or not), then, else.
+    Where(usize, usize, usize),
+    /// To f32.
+    ToF32(usize),
+    /// To i64, truncating, wrapped to the width of `1`.
+    ToInt(usize, DType),
+}
+
+/// A chain of element-wise operators over a loop nest; also copies, transpositions, casts and broadcasts.
+///
+/// Reads the operands; writes one output. Block b makes the elements `b · tile ..` of the flattened loop
+/// (last axis fastest).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ElementwiseSpec {
+    /// Extents of the loop, outermost first; at least one.
+    pub dims: Vec<usize>,
+    /// The operands.
+    pub inputs: Vec<ElemInput>,
+    /// The instructions; the last one's result is stored.
+    pub program: Vec<ElemOp>,
+    /// Element type of the output.
+    pub out_dtype: DType,
+    /// Stride of the output along every loop axis; distinct indices reach distinct elements.
+    pub out_strides: Vec<usize>,
+    /// Elements of a block.
+    pub tile: usize,
+}
+
+impl ElementwiseSpec {
+    /// Elements of the output.
+    pub fn elements(&self) -> usize {
+        self.dims.iter().product()
+    }
+}
+
+/// Pooling over NHWC images.
+///
+/// Reads x; writes y. Block b makes output lines `b · tile_rows ..` (of `batch · out_h`), every channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolSpec {
+    /// What the window computes.
+    pub kind: PoolKind,
+    /// Images.
+    pub batch: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Input height and width.
+    pub in_hw: [usize; 2],
+    /// Elements between input pixels.
+    pub in_pixel_stride: usize,
+    /// Output height and width.
+    pub out_hw: [usize; 2],
+    /// Elements between output pixels.
+    pub out_pixel_stride: usize,
+    /// Window height and width.
+    pub kernel: [usize; 2],
+    /// Window step.
+    pub strides: [usize; 2],
+    /// Padding at top, left, bottom and right. A window may reach past the padded image (ceil mode); such taps are ignored.
+    pub pads: [usize; 4],
+    /// Distance between taps.
+    pub dilations: [usize; 2],
+    /// Output lines of a block.
+    pub tile_rows: usize,
+}
+
+/// One axis of a loop nest: extent, stride of the input, stride of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopDim {
+    /// Extent.
+    pub extent: usize,
+    /// Elements between neighbours in the input.
+    pub in_stride: usize,
+    /// Elements between neighbours in the output; 0 on a reduced axis.
+    pub out_stride: usize,
+}
+
+/// A reduction in f32.
+///
+/// Reads x; writes y. Block b makes the kept elements `b · tile ..` of the flattened kept axes (last fastest).
+/// The order of summation is fixed by the spec.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReduceSpec {
+    /// How to fold.
+    pub reduce: Reduce,
+    /// Kept axes, outermost first.
+    pub kept: Vec<LoopDim>,
+    /// Reduced axes, outermost first.
+    pub reduced: Vec<LoopDim>,
+    /// Kept elements of a block.
+    pub tile: usize,
+}
+
+/// Softmax or log-softmax in f32.
+///
+/// Reads x; writes y, which has the same layout. Block b makes rows `b · tile ..` of the flattened row axes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SoftmaxSpec {
+    /// Axes other than the normalised one, outermost first.
+    pub rows: Vec<LoopDim>,
+    /// The normalised axis.
+    pub axis: LoopDim,
+    /// Log-softmax.
+    pub log: bool,
+    /// Rows of a block.
+    pub tile: usize,
+}
+
+/// Layer normalisation of dense rows: `(x − mean) / √(variance + epsilon) · scale + shift`.
+///
+/// Reads x, scale, `[shift]`, `[residual]` (added to x first, dense rows as x); writes y.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerNormSpec {
+    /// Rows.
+    pub rows: usize,
+    /// Elements of a row, dense.
+    pub len: usize,
+    /// Added to the variance.
+    pub epsilon: f32,
+    /// Whether a shift is an operand.
+    pub shift: bool,
+    /// Whether a residual is an operand.
+    pub residual: bool,
+    /// Rows of a block.
+    pub tile: usize,
+}
+
+/// Slices of a dense tensor picked by index.
+///
+/// Reads data `[outer, extent, inner]`, indices `[picks]` (dense); writes y `[outer, picks, inner]`. Negative
+/// indices count from the end; an index outside the extent is clamped (ONNX leaves it undefined). Block b makes
+/// slices `b · tile ..` of the `outer · picks`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatherSpec {
+    /// Element type of data and output.
+    pub dtype: DType,
+    /// Type of the indices: I64 or I32.
+    pub index_dtype: DType,
+    /// Extent of all axes before the picked one.
+    pub outer: usize,
+    /// Extent of the picked axis.
+    pub extent: usize,
+    /// Extent of all axes behind it.
+    pub inner: usize,
+    /// Number of indices.
+    pub picks: usize,
+    /// Slices of a block.
+    pub tile: usize,
+}
+
+/// A made-up kernel for tests and micro-benchmarks: it spins, polls, and writes bytes that depend on its inputs.
+///
+/// Reads any number of regions (all their bytes are mixed in); writes one dense region, of which block b makes
+/// bytes `b · tile_bytes ..`, byte i being a fixed function of `seed`, the inputs' bytes and i. Before its last
+/// poll it scribbles over its tile, so that a block that is killed and not run again shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyntheticSpec {
+    /// Mixed into the output.
+    pub seed: u64,
+    /// Bytes of the output.
+    pub bytes: usize,
+    /// Bytes of a block's tile.
+    pub tile_bytes: usize,
+    /// Polls of a block.
+    pub polls: u32,
+    /// Nanoseconds of spinning between polls (virtual ones on a virtual device).
+    pub poll_ns: u32,
+}
+
+/// What a kernel computes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum KernelSpec {
+    /// See [`ConvSpec`].
+    Conv(ConvSpec),
+    /// See [`DepthwiseSpec`].
+    Depthwise(DepthwiseSpec),
+    /// See [`MatMulSpec`].
+    MatMul(MatMulSpec),
+    /// See [`ElementwiseSpec`].
+    Elementwise(ElementwiseSpec),
+    /// See [`PoolSpec`].
+    Pool(PoolSpec),
+    /// See [`ReduceSpec`].
+    Reduce(ReduceSpec),
+    /// See [`SoftmaxSpec`].
+    Softmax(SoftmaxSpec),
+    /// See [`LayerNormSpec`].
+    LayerNorm(LayerNormSpec),
+    /// See [`GatherSpec`].
+    Gather(GatherSpec),
+    /// The plan's host kernel with this index; reads its inputs, writes its outputs, all dense; one block.
+    Host(usize),
+    /// See [`SyntheticSpec`].
+    Synthetic(SyntheticSpec),
+}
+
+impl KernelSpec {
+    /// Number of blocks of the grid.
+    pub fn blocks(&self) -> usize {
+        match self {
+            KernelSpec::Conv(spec) => spec.blocks(),
+            KernelSpec::Depthwise(spec) => (spec.batch * spec.out_hw[0]).div_ceil(spec.tile_rows),
+            KernelSpec::MatMul(spec) => spec.blocks(),
+            KernelSpec::Elementwise(spec) => spec.elements().div_ceil(spec.tile),
+            KernelSpec::Pool(spec) => (spec.batch * spec.out_hw[0]).div_ceil(spec.tile_rows),
+            KernelSpec::Reduce(spec) => elements(&spec.kept).div_ceil(spec.tile),
+            KernelSpec::Softmax(spec) => elements(&spec.rows).div_ceil(spec.tile),
+            KernelSpec::LayerNorm(spec) => spec.rows.div_ceil(spec.tile),
+            KernelSpec::Gather(spec) => (spec.outer * spec.picks).div_ceil(spec.tile),
+            KernelSpec::Host(_) => 1,
+            KernelSpec::Synthetic(spec) => spec.bytes.div_ceil(spec.tile_bytes),
+        }
+    }
+
+    /// Bytes of scratch that one block needs. Scratch belongs to the compute unit, is 64-byte aligned and holds
+    /// rubbish when a block starts.
+    pub fn scratch_bytes(&self) -> usize {
+        const ELEMENTWISE_CHUNK: usize = 512;
+        match self {
+            // The accumulators of one tile between polls, and the addresses of its rows.
+            KernelSpec::Conv(_) => 16 << 10,
+            KernelSpec::MatMul(spec) => {
+                (16 << 10) + (spec.tile_columns.next_multiple_of(32) + 16) * spec.k * 4
+            }
+            KernelSpec::Elementwise(spec) => (spec.program.len() + 1) * ELEMENTWISE_CHUNK * 8,
+            KernelSpec::Depthwise(spec) => spec.channels.next_multiple_of(16) * 4,
+            KernelSpec::Pool(spec) => spec.channels.next_multiple_of(16) * 4,
+            KernelSpec::Softmax(spec) => spec.axis.extent.next_multiple_of(16) * 4,
+            KernelSpec::Reduce(spec) => spec.tile.next_multiple_of(16) * 4,
+            KernelSpec::LayerNorm(spec) => spec.len.next_multiple_of(16) * 4,
+            KernelSpec::Gather(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => 0,
+        }
+    }
+
+    /// The kind of kernel, for dumps.
+    pub fn name(&self) -> &'static str {
+        match self {
+            KernelSpec::Conv(_) => "conv",
+            KernelSpec::Depthwise(_) => "depthwise",
+            KernelSpec::MatMul(_) => "matmul",
+            KernelSpec::Elementwise(_) => "elementwise",
+            KernelSpec::Pool(_) => "pool",
+            KernelSpec::Reduce(_) => "reduce",
+            KernelSpec::Softmax(_) => "softmax",
+            KernelSpec::LayerNorm(_) => "layernorm",
+            KernelSpec::Gather(_) => "gather",
+            KernelSpec::Host(_) => "host",
+            KernelSpec::Synthetic(_) => "synthetic",
+        }
+    }
+}
+
+/// Elements of a loop nest.
+pub fn elements(dims: &[LoopDim]) -> usize {
+    dims.iter().map(|dim| dim.extent).product()
+}

@@ -1,0 +1,85 @@
+//! What a plan is compiled for.
+
+use std::fmt;
+
+/// Kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeviceKind {
+    /// Threads of this machine.
+    Cpu,
+    /// The virtual-time dummy.
+    Dummy,
+}
+
+/// Instruction set of a CPU target; decides the panel width of packed weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// What every machine has.
+    Portable,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Isa {
+    /// Output channels of one packed panel (columns of the micro-kernel's tile).
+    pub const fn panel_width(self) -> usize {
+        match self {
+            Isa::Portable => 8,
+            Isa::Avx2 => 16,
+            Isa::Avx512 => 32,
+        }
+    }
+
+    /// Pixels of the micro-kernel's tile (rows).
+    pub const fn tile_rows(self) -> usize {
+        match self {
+            Isa::Portable => 4,
+            Isa::Avx2 => 6,
+            Isa::Avx512 => 12,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        })
+    }
+}
+
+/// What a plan is compiled for. Outputs of one plan do not depend on how many compute units run it; `cus`
+/// only guides how finely kernels are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Kind of device.
+    pub device: DeviceKind,
+    /// Instruction set.
+    pub isa: Isa,
+    /// Compute units to cut kernels for.
+    pub cus: usize,
+    /// Restart window: how many stages back a queued executor may restart. Inputs of the last `window` stages
+    /// stay alive. 0 for a resident executor, which never goes back.
+    pub window: usize,
+}
+
+impl Target {
+    /// A CPU target.
+    pub const fn cpu(isa: Isa, cus: usize) -> Target {
+        Target { device: DeviceKind::Cpu, isa, cus, window: 0 }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let device = match self.device {
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Dummy => "dummy",
+        };
+        write!(f, "{device}/{}/{} cus/window {}", self.isa, self.cus, self.window)
+    }
+}

@@ -1,0 +1,201 @@
+//! Constants of a model, packed as kernels want them and shared by all its plans.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reef_base::AlignedBytes;
+use reef_graph::{ConstKey, Tensor};
+
+/// How a constant lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Packing {
+    /// As it is: dense, row-major.
+    Raw,
+    /// Convolution weights `[O, I, kh, kw]` (I per group) as `[group][panel][kh][kw][I][width]`: a panel is `width`
+    /// output channels of one group, the last one filled up with zeros.
+    ConvPanels {
+        /// Channel groups.
+        groups: u32,
+        /// Output channels of a panel.
+        width: u32,
+    },
+    /// A matrix `[K, N]` as `[panel][K][width]`, a panel being `width` columns, the last filled up with zeros.
+    MatrixPanels {
+        /// Columns of a panel.
+        width: u32,
+        /// The constant is stored `[N, K]`.
+        transposed: bool,
+    },
+    /// Depthwise weights `[C, 1, kh, kw]` as `[kh][kw][C]`.
+    Depthwise,
+}
+
+/// A packed constant that a plan uses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WeightRef {
+    /// Which constant.
+    pub key: ConstKey,
+    /// How it lies in memory.
+    pub packing: Packing,
+    /// Bytes when packed.
+    pub bytes: usize,
+}
+
+/// The constants of one model: the tensors as imported and their packings, each made once.
+#[derive(Debug, Default)]
+pub struct WeightStore {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    tensors: HashMap<ConstKey, Tensor>,
+    packed: HashMap<(ConstKey, Packing), Arc<AlignedBytes>>,
+}
+
+impl WeightStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Packs `tensor` unless it is packed already, and names the packing.
+    pub fn insert(&self, tensor: &Tensor, packing: Packing) -> WeightRef {
+        let key = tensor.key();
+        if let Some(bytes) = self.get(key, packing) {
+            return WeightRef { key, packing, bytes: bytes.len() };
+        }
+        let bytes = pack(tensor, packing);
+        let len = bytes.len();
+        let mut inner = self.lock();
+        inner.packed.entry((key, packing)).or_insert(bytes);
+        WeightRef { key, packing, bytes: len }
+    }
+
+    /// The packed bytes, if they were inserted.
+    pub fn get(&self, key: ConstKey, packing: Packing) -> Option<Arc<AlignedBytes>> {
+        self.lock().packed.get(&(key, packing)).cloned()
+    }
+
+    /// Bytes of all packings: the model's persistent memory.
+    pub fn packed_bytes(&self) -> usize {
+        self.lock().packed.values().map(|bytes| bytes.len()).sum()
+    }
+
+    /// Keeps a derived constant (a folded weight, say) alive under its key.
+    pub fn keep(&self, tensor: &Tensor) {
+        self.lock().tensors.entry(tensor.key()).or_insert_with(|| tensor.clone());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pack(tensor: &Tensor, packing: Packing) -> Arc<AlignedBytes> {
+    let dims = tensor.shape();
+    match packing {
+        Packing::Raw => tensor.bytes().clone(),
+        Packing::ConvPanels { groups, width } => {
+            let (outputs, taps) = (dims[0] / groups as usize, dims[2] * dims[3]);
+            let inputs = dims[1];
+            let source = tensor.values::<f32>();
+            let at = |group: usize, out: usize, k: usize| {
+                let (tap, input) = (k / inputs, k % inputs);
+                source[((group * outputs + out) * inputs + input) * taps + tap]
+            };
+            pack_panels(groups as usize, outputs, taps * inputs, width as usize, at)
+        }
+        Packing::MatrixPanels { width, transposed } => {
+            let (k, n) = if transposed { (dims[1], dims[0]) } else { (dims[0], dims[1]) };
+            let source = tensor.values::<f32>();
+            let at = |_, column: usize, row: usize| {
+                if transposed { source[column * k + row] } else { source[row * n + column] }
+            };
+            pack_panels(1, n, k, width as usize, at)
+        }
+        Packing::Depthwise => {
+            let (channels, taps) = (dims[0], dims[2] * dims[3]);
+            let source = tensor.values::<f32>();
+            let mut bytes = AlignedBytes::zeroed(channels * taps * 4);
+            for (index, value) in bytes.typed_mut::<f32>().iter_mut().enumerate() {
+                *value = source[(index % channels) * taps + index / channels];
+            }
+            Arc::new(bytes)
+        }
+    }
+}
+
+/// Packs `groups` matrices of `k` rows and `outputs` columns, read through `at(group, column, row)`.
+fn pack_panels(
+    groups: usize,
+    outputs: usize,
+    k: usize,
+    width: usize,
+    at: impl Fn(usize, usize, usize) -> f32,
+) -> Arc<AlignedBytes> {
+    let panels = outputs.div_ceil(width);
+    let mut bytes = AlignedBytes::zeroed(groups * panels * k * width * 4);
+    for (index, panel) in bytes.typed_mut::<f32>().chunks_exact_mut((k * width).max(1)).enumerate() {
+        let (group, first) = (index / panels, index % panels * width);
+        for (column, output) in (first..outputs.min(first + width)).enumerate() {
+            for row in 0..k {
+                panel[row * width + column] = at(group, output, row);
+            }
+        }
+    }
+    Arc::new(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(shape: &[usize]) -> Tensor {
+        let count: usize = shape.iter().product();
+        Tensor::f32(shape.to_vec(), &(0..count).map(|i| i as f32).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn matrix_panels_do_not_depend_on_how_the_matrix_was_stored() {
+        let store = WeightStore::new();
+        let plain = Tensor::f32([2, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        let stored_transposed = Tensor::f32([3, 2], &[0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        let a = Packing::MatrixPanels { width: 2, transposed: false };
+        let b = Packing::MatrixPanels { width: 2, transposed: true };
+        store.insert(&plain, a);
+        store.insert(&stored_transposed, b);
+        let packed = store.get(plain.key(), a).unwrap();
+        assert_eq!(packed.typed::<f32>(), [0.0, 1.0, 3.0, 4.0, 2.0, 0.0, 5.0, 0.0]);
+        assert_eq!(store.get(stored_transposed.key(), b).unwrap().as_slice(), packed.as_slice());
+    }
+
+    #[test]
+    fn convolution_panels_put_channels_inside_taps() {
+        let store = WeightStore::new();
+        let weights = ramp(&[4, 2, 1, 3]);
+        let packing = Packing::ConvPanels { groups: 2, width: 4 };
+        let weight = store.insert(&weights, packing);
+        assert_eq!(weight.bytes, 2 * 3 * 2 * 4 * 4);
+        let packed = store.get(weight.key, packing).unwrap();
+        // Group 1, tap 2, input channel 1: output channels 2 and 3, then padding.
+        let at = ((3 + 2) * 2 + 1) * 4;
+        let index = |o: usize, i: usize, tap: usize| ((o * 2 + i) * 3 + tap) as f32;
+        assert_eq!(
+            packed.typed::<f32>()[at + 4 * 2 - 4 * 2..][..4],
+            [index(2, 1, 2), index(3, 1, 2), 0.0, 0.0]
+        );
+    }
+
+    #[test]
+    fn a_packing_is_made_once() {
+        let store = WeightStore::new();
+        let tensor = ramp(&[3, 1, 2, 2]);
+        store.insert(&tensor, Packing::Depthwise);
+        let first = store.get(tensor.key(), Packing::Depthwise).unwrap();
+        store.insert(&tensor, Packing::Depthwise);
+        assert!(Arc::ptr_eq(&first, &store.get(tensor.key(), Packing::Depthwise).unwrap()));
+        assert_eq!(store.packed_bytes(), 48);
+        assert_eq!(first.typed::<f32>()[..3], [0.0, 4.0, 8.0]);
+    }
+}
