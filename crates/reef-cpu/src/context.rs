@@ -1,0 +1,116 @@
+//! What a block sees while it runs: addresses, scratch, and the poll.
+//!
+//! The interface between the executor, which makes contexts, and the kernels, which only use them.
+
+use reef_plan::{HostFault, HostState, Place, Region};
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// How one execution of a block ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BlockEnd {
+    /// Its whole tile is written.
+    Done,
+    /// A poll said stop; the tile holds rubbish and the block must run again.
+    Killed,
+    /// A host kernel failed.
+    Failed(HostFault),
+}
+
+/// Decides, off the fast path, whether a block that saw a demand gives its compute unit up.
+pub(crate) trait Demand {
+    /// Whether this compute unit is wanted. A "yes" takes one unit off the demand: the caller must stop.
+    fn take(&self) -> bool;
+}
+
+/// The poll: one load of the board's poll word, one of the task's cancel word.
+pub(crate) struct Poll<'a> {
+    /// Smaller is more urgent; `u64::MAX` when nobody wants a compute unit.
+    pub(crate) word: &'a AtomicU64,
+    /// Words below this one concern the block. 0: none does.
+    pub(crate) threshold: u64,
+    /// Not 0 when the task is being cancelled.
+    pub(crate) cancel: &'a AtomicU64,
+    /// Asked when the word concerns the block.
+    pub(crate) demand: &'a dyn Demand,
+}
+
+impl Poll<'_> {
+    /// Whether the block must be abandoned now. Kernels call this at least every 10 µs of work, and never
+    /// between their first and last store to an output that a re-run would not overwrite.
+    #[inline(always)]
+    pub(crate) fn stop(&self) -> bool {
+        if cfg!(feature = "no-polls") {
+            return false;
+        }
+        if self.word.load(Ordering::Relaxed) >= self.threshold && self.cancel.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        self.decide()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn decide(&self) -> bool {
+        if self.threshold == 0 {
+            return false;
+        }
+        self.cancel.load(Ordering::Relaxed) != 0 || self.demand.take()
+    }
+}
+
+/// Base addresses of the places that a task's regions name.
+pub(crate) struct Bases<'a> {
+    /// One per input.
+    pub(crate) inputs: &'a [*const u8],
+    /// One per output.
+    pub(crate) outputs: &'a [*mut u8],
+    /// The task's arena.
+    pub(crate) arena: *mut u8,
+}
+
+/// Everything a block needs. Made by the executor for each block.
+pub(crate) struct BlockContext<'a> {
+    /// Base addresses.
+    pub(crate) bases: Bases<'a>,
+    /// Base addresses of the plan's packed weights.
+    pub(crate) weights: &'a [*const u8],
+    /// Scratch of the compute unit, as large as the plan asks for, 64-byte aligned.
+    pub(crate) scratch: *mut u8,
+    /// The poll.
+    pub(crate) poll: Poll<'a>,
+    /// The task slot's state of the host kernel, for host kernels only. One block, so never shared.
+    pub(crate) host: Option<&'a std::cell::UnsafeCell<Box<dyn HostState>>>,
+}
+
+impl BlockContext<'_> {
+    /// Address of a region that is read.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn read_ptr(&self, region: &Region) -> *const u8 {
+        let base = match region.place {
+            Place::Input(index) => self.bases.inputs[index as usize],
+            Place::Output(index) => self.bases.outputs[index as usize],
+            Place::Arena => self.bases.arena,
+            Place::Weight(index) => self.weights[index as usize],
+        };
+        // SAFETY: the plan's validator checked that the region lies inside its place, and the executor that the
+        // buffers have the places' sizes.
+        unsafe { base.add(region.offset) }
+    }
+
+    /// Address of a region that is written.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn write_ptr(&self, region: &Region) -> *mut u8 {
+        let base = match region.place {
+            Place::Output(index) => self.bases.outputs[index as usize],
+            Place::Arena => self.bases.arena,
+            Place::Input(_) | Place::Weight(_) => {
+                unreachable!("the validator admits only outputs and the arena")
+            }
+        };
+        // SAFETY: as in `read_ptr`.
+        unsafe { base.add(region.offset) }
+    }
+}
