@@ -8,6 +8,7 @@ pub mod host;
 pub mod plan;
 pub mod region;
 pub mod spec;
+pub mod synthetic;
 pub mod target;
 pub mod validate;
 pub mod weights;
@@ -19,6 +20,7 @@ pub use spec::{
     Activation, ConvSpec, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, GatherSpec,
     KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec, ReduceSpec, SoftmaxSpec, SyntheticSpec, Tile,
 };
+pub use synthetic::{SyntheticStage, synthetic_output, synthetic_plan};
 pub use target::{DeviceKind, Isa, Target};
 pub use validate::PlanError;
 pub use weights::{Packing, WeightRef, WeightStore};
