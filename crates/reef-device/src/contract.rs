@@ -218,6 +218,14 @@ pub enum DeviceError {
         /// Bytes left.
         available: u64,
     },
+    /// The device has no code for a kernel of the plan.
+    #[error("plan {plan}: {reason}")]
+    Unsupported {
+        /// The plan's name.
+        plan: String,
+        /// What cannot run.
+        reason: String,
+    },
     /// A host kernel could not make its state.
     #[error(transparent)]
     Host(#[from] HostFault),
@@ -291,6 +299,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Moves recorded events into `events`; returns how many were lost to a full ring since the last call.
     fn drain_events(&self, events: &mut Vec<Event>) -> u64;
 
-    /// Lets virtual time pass until something completes or nothing is left to do; real devices do nothing.
-    fn advance(&self) {}
+    /// Lets virtual time pass until the next event. False when nothing is left to do, and on real devices.
+    fn advance(&self) -> bool {
+        false
+    }
 }

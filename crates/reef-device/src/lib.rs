@@ -16,7 +16,9 @@
 //! 5. Every accepted task completes exactly once, after its writes are visible.
 //! 6. Times are monotonic nanoseconds of `reef_base::MonotonicClock` (or the virtual clock of a virtual device).
 
+pub mod conformance;
 pub mod contract;
+pub mod dummy;
 pub mod event;
 pub mod scheme;
 
@@ -24,5 +26,6 @@ pub use contract::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, LoadedPlan, Outcome,
     RejectReason, Rejected, TaskCounters, Wake,
 };
+pub use dummy::{DummyDevice, DummyOptions};
 pub use event::{Event, EventKind};
 pub use scheme::Scheme;

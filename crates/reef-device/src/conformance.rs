@@ -1,0 +1,449 @@
+//! The conformance suite: every promise of the contract, checked on any device through its capabilities.
+//!
+//! A device's tests implement [`Harness`] and expand [`crate::conformance_suite`]. Tasks are made of synthetic
+//! kernels, so outputs are known without a device. Nothing here waits for a time to pass: tests drive the device
+//! until something happens, and a device that never lets it happen is stopped by [`PATIENCE`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reef_base::{Class, Nanos, Rng, TaskId, TaskKey};
+use reef_plan::{Plan, SyntheticStage, Target, synthetic_output, synthetic_plan};
+
+use crate::contract::{Completion, Device, DeviceError, Io, Kill, LoadedPlan, Outcome, RejectReason};
+use crate::event::EventKind;
+use crate::scheme::Scheme;
+
+/// How long a real device may take for one test before the suite gives it up as stuck.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Makes the devices under test.
+pub trait Harness {
+    /// A fresh device with `cus` compute units, at least 4 slots and at least one of them reserved.
+    fn device(&self, cus: usize, scheme: Scheme) -> Arc<dyn Device>;
+}
+
+/// Expands to one `#[test]` per promise, on devices made by the harness expression.
+#[macro_export]
+macro_rules! conformance_suite {
+    ($harness:expr) => {
+        $crate::conformance_suite!(@each $harness,
+            outputs_are_exact_under_every_scheme,
+            accepted_tasks_complete_exactly_once,
+            urgent_tasks_end_first,
+            reset_kills_and_wait_does_not,
+            a_narrow_stage_disturbs_few_units,
+            finished_blocks_are_not_run_again,
+            sequential_runs_to_the_end,
+            rt_only_refuses_best_effort,
+            a_full_board_gives_the_buffers_back,
+            wrong_submissions_give_the_buffers_back,
+            cancelled_tasks_end_once_and_alone,
+            quiesce_stops_and_resume_goes_on,
+            poison_ends_every_task,
+            unloading_waits_for_the_last_task,
+            events_tell_every_block,
+        );
+    };
+    (@each $harness:expr, $($name:ident),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            $crate::conformance::$name(&$harness);
+        })*
+    };
+}
+
+struct Rig {
+    device: Arc<dyn Device>,
+    plans: Vec<(Arc<Plan>, LoadedPlan)>,
+}
+
+impl Rig {
+    fn new(harness: &dyn Harness, cus: usize, scheme: Scheme) -> Rig {
+        Rig { device: harness.device(cus, scheme), plans: Vec::new() }
+    }
+
+    fn load(&mut self, seed: u64, stages: &[SyntheticStage]) -> usize {
+        let target = self.device.capabilities().target;
+        let plan = Arc::new(synthetic_plan("conformance", target, seed, stages).expect("a valid plan"));
+        let loaded = self.device.load(plan.clone()).expect("the plan loads");
+        self.plans.push((plan, loaded));
+        self.plans.len() - 1
+    }
+
+    fn io(&self, plan: usize, fill: u8) -> Io {
+        let mut io = self.device.alloc_io(self.plans[plan].1).expect("the plan is loaded");
+        io.inputs[0].as_mut_slice().fill(fill);
+        io
+    }
+
+    fn submit(&self, plan: usize, key: TaskKey, token: u64) -> TaskId {
+        let io = self.io(plan, token as u8);
+        self.device.submit(self.plans[plan].1, key, io, token).expect("the board has room")
+    }
+
+    /// Fetches `count` completions.
+    fn complete(&self, count: usize) -> Vec<Completion> {
+        let started = Instant::now();
+        let mut completions = Vec::new();
+        while completions.len() < count {
+            match self.device.try_complete() {
+                Some(completion) => completions.push(completion),
+                None => self.pass(started),
+            }
+        }
+        completions
+    }
+
+    /// Lets a little time pass; panics when the device is stuck.
+    fn pass(&self, started: Instant) {
+        if !self.device.advance() {
+            assert!(!self.device.capabilities().virtual_time || started.elapsed() < PATIENCE / 60, "stuck");
+            std::thread::yield_now();
+        }
+        assert!(started.elapsed() < PATIENCE, "the device is stuck");
+    }
+
+    /// Lets time pass until some block has ended since the counters said `blocks_done`.
+    fn until_blocks(&self, blocks_done: u64) {
+        let started = Instant::now();
+        while self.device.counters().blocks_done < blocks_done {
+            self.pass(started);
+        }
+    }
+
+    fn check_output(&self, plan: usize, completion: &Completion) {
+        let expected = synthetic_output(&self.plans[plan].0, completion.io.inputs[0].as_slice());
+        assert_eq!(completion.outcome, Outcome::Done);
+        assert_eq!(completion.io.outputs[0].as_slice(), expected, "output of task {}", completion.task);
+        let counters = completion.counters;
+        assert_eq!(counters.blocks_done, self.plans[plan].0.blocks() + counters.blocks_rerun);
+    }
+}
+
+fn best_effort(order: u64) -> TaskKey {
+    TaskKey::best_effort(order)
+}
+
+fn real_time(level: u8) -> TaskKey {
+    match Class::real_time(level) {
+        Class::RealTime(level) => TaskKey::real_time(level, None, Nanos::ZERO),
+        Class::BestEffort => unreachable!("a level is real-time"),
+    }
+}
+
+/// 6 stages of blocks that are long beside everything else: 40 polls, 10 µs apart.
+const LONG: [SyntheticStage; 6] = [SyntheticStage { blocks: 5, polls: 40, poll_ns: 10_000 }; 6];
+const SHORT: [SyntheticStage; 3] = [SyntheticStage { blocks: 3, polls: 2, poll_ns: 2_000 }; 3];
+
+/// Promise 3: outputs do not depend on scheme, preemptions, or the number of compute units.
+pub fn outputs_are_exact_under_every_scheme(harness: &dyn Harness) {
+    for scheme in Scheme::ALL.into_iter().filter(|&scheme| scheme != Scheme::RtOnly) {
+        for cus in [1, 2, 3] {
+            let mut rig = Rig::new(harness, cus, scheme);
+            let plans = [rig.load(1, &LONG), rig.load(2, &SHORT)];
+            for round in 0..8 {
+                rig.submit(plans[0], best_effort(round), 0);
+                rig.until_blocks(rig.device.counters().blocks_done + 1 + round);
+                rig.submit(plans[1], real_time((round % 2) as u8), 1);
+                for completion in rig.complete(2) {
+                    rig.check_output(plans[completion.token as usize], &completion);
+                }
+            }
+        }
+    }
+}
+
+/// Promise 5, over a random mixture of tasks: every accepted one comes back once, with its token and buffers.
+pub fn accepted_tasks_complete_exactly_once(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 2, Scheme::Reset);
+    let plans = [rig.load(1, &SHORT), rig.load(2, &LONG[..2])];
+    let mut rng = Rng::new(5);
+    let mut waiting = std::collections::HashMap::new();
+    let mut accepted = 0u64;
+    while accepted < 200 {
+        let plan = rng.below(2) as usize;
+        let key = if rng.below(2) == 0 { real_time(rng.below(3) as u8) } else { best_effort(accepted) };
+        let io = rig.io(plans[plan], accepted as u8);
+        match rig.device.submit(rig.plans[plans[plan]].1, key, io, accepted) {
+            Ok(task) => {
+                assert!(waiting.insert(accepted, (plan, task)).is_none());
+                accepted += 1;
+            }
+            Err(rejected) => {
+                assert_eq!(rejected.why, RejectReason::BoardFull);
+                drain_one(&rig, &plans, &mut waiting);
+            }
+        }
+    }
+    while !waiting.is_empty() {
+        drain_one(&rig, &plans, &mut waiting);
+    }
+    assert!(rig.device.try_complete().is_none());
+    let counters = rig.device.counters();
+    assert_eq!((counters.submitted, counters.completed), (200, 200));
+}
+
+fn drain_one(rig: &Rig, plans: &[usize], waiting: &mut std::collections::HashMap<u64, (usize, TaskId)>) {
+    let completion = rig.complete(1).pop().expect("one completion");
+    let (plan, task) = waiting.remove(&completion.token).expect("a token that was not completed yet");
+    assert_eq!(task, completion.task);
+    assert_eq!(completion.io.inputs[0].as_slice()[0], completion.token as u8);
+    rig.check_output(plans[plan], &completion);
+}
+
+/// Promise 1: with one compute unit, tasks end in the order of their urgency.
+pub fn urgent_tasks_end_first(harness: &dyn Harness) {
+    for scheme in [Scheme::Wait, Scheme::Reset] {
+        let mut rig = Rig::new(harness, 1, scheme);
+        let (long, short) = (rig.load(1, &LONG), rig.load(2, &LONG[..3]));
+        rig.submit(long, best_effort(0), 3);
+        rig.until_blocks(1);
+        rig.submit(long, real_time(1), 2);
+        rig.submit(short, real_time(0), 1);
+        let tokens: Vec<u64> = rig.complete(3).iter().map(|completion| completion.token).collect();
+        assert_eq!(tokens, [1, 2, 3], "scheme {scheme}");
+    }
+}
+
+/// Promise 1: `reset` abandons running blocks, `wait` lets them end; both lose nothing.
+pub fn reset_kills_and_wait_does_not(harness: &dyn Harness) {
+    for scheme in [Scheme::Wait, Scheme::Reset] {
+        let mut rig = Rig::new(harness, 1, scheme);
+        let kill = rig.device.capabilities().kill;
+        let long = [SyntheticStage { blocks: 2, polls: 2_000, poll_ns: 5_000 }; 2];
+        let (long, short) = (rig.load(1, &long), rig.load(2, &SHORT));
+        rig.submit(long, best_effort(0), 0);
+        rig.until_blocks(1);
+        rig.device.advance();
+        rig.submit(short, real_time(0), 1);
+        let completions = rig.complete(2);
+        for completion in &completions {
+            rig.check_output(if completion.token == 0 { long } else { short }, completion);
+        }
+        let victim = &completions[1];
+        assert_eq!(victim.token, 0);
+        let may_kill = scheme == Scheme::Reset && kill != Kill::None;
+        assert_eq!(victim.counters.blocks_killed > 0, may_kill, "scheme {scheme}");
+        assert_eq!(victim.counters.blocks_killed > 0, victim.counters.wasted_time > Nanos::ZERO);
+        assert_eq!(completions[0].counters.kills_caused, victim.counters.blocks_killed);
+        assert_eq!(rig.device.counters().blocks_killed, victim.counters.blocks_killed);
+    }
+}
+
+/// Promise 1: a stage of one block kills at most one block where blocks are killed one by one.
+pub fn a_narrow_stage_disturbs_few_units(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 3, Scheme::Reset);
+    if rig.device.capabilities().kill != Kill::AtPollPoints {
+        return;
+    }
+    let wide = [SyntheticStage { blocks: 12, polls: 400, poll_ns: 5_000 }; 2];
+    let narrow = [SyntheticStage { blocks: 1, polls: 2, poll_ns: 1_000 }];
+    let (wide, narrow) = (rig.load(1, &wide), rig.load(2, &narrow));
+    rig.submit(wide, best_effort(0), 0);
+    for round in 1..=10 {
+        rig.until_blocks(rig.device.counters().blocks_done + 1);
+        rig.submit(narrow, real_time(0), round);
+        let completion = rig.complete(1).pop().expect("one completion");
+        if completion.token == 0 {
+            return;
+        }
+        // Two stages of one block: each may take one unit.
+        assert!(completion.counters.kills_caused <= 2, "{:?}", completion.counters);
+    }
+    rig.complete(1);
+}
+
+/// Promise 4: resident executors never repeat a finished block; queued ones at most their window per preemption.
+pub fn finished_blocks_are_not_run_again(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 2, Scheme::Reset);
+    let window = rig.device.capabilities().target.window as u64;
+    let (long, short) = (rig.load(1, &LONG), rig.load(2, &SHORT));
+    rig.submit(long, best_effort(0), 0);
+    let mut preemptions = 0;
+    let victim = loop {
+        rig.until_blocks(rig.device.counters().blocks_done + 3);
+        rig.submit(short, real_time(0), 1);
+        preemptions += 1;
+        let completion = rig.complete(1).pop().expect("one completion");
+        if completion.token == 0 {
+            rig.complete(1);
+            break completion;
+        }
+        if preemptions == 5 {
+            break rig.complete(1).pop().expect("one completion");
+        }
+    };
+    rig.check_output(long, &victim);
+    assert!(victim.counters.blocks_rerun <= preemptions * (window + 1) * 5);
+    assert!(window > 0 || victim.counters.blocks_rerun == 0);
+}
+
+/// `sequential`: a task that runs is not disturbed, the most urgent waiting one comes next.
+pub fn sequential_runs_to_the_end(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 2, Scheme::Sequential);
+    let (long, short) = (rig.load(1, &LONG), rig.load(2, &SHORT));
+    rig.submit(long, best_effort(0), 0);
+    rig.until_blocks(1);
+    rig.submit(long, best_effort(1), 1);
+    rig.submit(short, real_time(0), 2);
+    let completions = rig.complete(3);
+    let tokens: Vec<u64> = completions.iter().map(|completion| completion.token).collect();
+    assert_eq!(tokens, [0, 2, 1]);
+    assert!(completions.iter().all(|completion| completion.counters.blocks_killed == 0));
+}
+
+/// `rt-only` refuses best-effort tasks and gives their buffers back.
+pub fn rt_only_refuses_best_effort(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 1, Scheme::RtOnly);
+    let plan = rig.load(1, &SHORT);
+    let rejected = rig.device.submit(rig.plans[plan].1, best_effort(0), rig.io(plan, 9), 0).unwrap_err();
+    assert_eq!(rejected.why, RejectReason::SchemeRefuses);
+    assert_eq!(rejected.io.inputs[0].as_slice()[0], 9);
+    rig.submit(plan, real_time(0), 1);
+    rig.check_output(plan, &rig.complete(1)[0]);
+}
+
+/// A full board refuses and gives the buffers back; reserved slots stay open for real-time tasks.
+pub fn a_full_board_gives_the_buffers_back(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 1, Scheme::Reset);
+    let (slots, reserved) = {
+        let capabilities = rig.device.capabilities();
+        (capabilities.slots, capabilities.slots_real_time)
+    };
+    assert!(slots >= 4 && (1..slots).contains(&reserved));
+    let plan = rig.load(1, &LONG);
+    for order in 0..(slots - reserved) as u64 {
+        rig.submit(plan, best_effort(order), order);
+    }
+    let rejected = rig.device.submit(rig.plans[plan].1, best_effort(99), rig.io(plan, 7), 99).unwrap_err();
+    assert_eq!(rejected.why, RejectReason::BoardFull);
+    assert_eq!(rejected.io.inputs[0].as_slice()[0], 7);
+    for order in 0..reserved as u64 {
+        rig.submit(plan, real_time(0), 100 + order);
+    }
+    let rejected = rig.device.submit(rig.plans[plan].1, real_time(0), rejected.io, 99).unwrap_err();
+    assert_eq!(rejected.why, RejectReason::BoardFull);
+    let mut completions = rig.complete(slots);
+    completions.sort_by_key(|completion| completion.token);
+    completions.dedup_by_key(|completion| completion.token);
+    assert_eq!(completions.len(), slots);
+    completions.iter().for_each(|completion| rig.check_output(plan, completion));
+}
+
+/// Plans for other targets do not load; wrong buffers and unknown plans are refused with the buffers.
+pub fn wrong_submissions_give_the_buffers_back(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 1, Scheme::Reset);
+    let plan = rig.load(1, &SHORT);
+    let target = rig.device.capabilities().target;
+    let other = Target { window: target.window + 1, ..target };
+    let foreign = Arc::new(synthetic_plan("foreign", other, 1, &SHORT).expect("a valid plan"));
+    assert!(matches!(rig.device.load(foreign), Err(DeviceError::WrongTarget { .. })));
+    let rejected = rig.device.submit(rig.plans[plan].1, real_time(0), Io::default(), 0).unwrap_err();
+    assert_eq!(rejected.why, RejectReason::WrongBuffers);
+    let rejected = rig.device.submit(LoadedPlan(7), real_time(0), rig.io(plan, 3), 0).unwrap_err();
+    assert_eq!(rejected.why, RejectReason::UnknownPlan);
+    assert_eq!(rejected.io.inputs[0].as_slice()[0], 3);
+    assert!(rig.device.alloc_io(LoadedPlan(7)).is_none());
+}
+
+/// Promise 4: cancelled tasks complete once, as cancelled unless they were done; others are not touched.
+pub fn cancelled_tasks_end_once_and_alone(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 2, Scheme::Reset);
+    let long = [SyntheticStage { blocks: 4, polls: 2_000, poll_ns: 5_000 }; 2];
+    let (long, short) = (rig.load(1, &long), rig.load(2, &LONG));
+    let running = rig.submit(long, best_effort(0), 0);
+    let queued = rig.submit(long, best_effort(1), 1);
+    rig.submit(short, best_effort(2), 2);
+    rig.device.advance();
+    rig.device.cancel(queued);
+    rig.device.cancel(running);
+    rig.device.cancel(running);
+    rig.device.cancel(TaskId(u64::MAX));
+    let mut completions = rig.complete(3);
+    completions.sort_by_key(|completion| completion.token);
+    assert_eq!(completions[0].outcome, Outcome::Cancelled);
+    assert_eq!(completions[1].outcome, Outcome::Cancelled);
+    rig.check_output(short, &completions[2]);
+    rig.device.cancel(completions[2].task);
+    assert!(rig.device.try_complete().is_none());
+    rig.submit(short, real_time(0), 3);
+    rig.check_output(short, &rig.complete(1)[0]);
+}
+
+/// A quiesced device runs no block and takes no task; resumed, it goes on where it was.
+pub fn quiesce_stops_and_resume_goes_on(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 2, Scheme::Reset);
+    let plan = rig.load(1, &LONG);
+    rig.submit(plan, best_effort(0), 0);
+    rig.until_blocks(2);
+    assert!(rig.device.quiesce(PATIENCE));
+    let before = rig.device.counters();
+    let rejected = rig.device.submit(rig.plans[plan].1, real_time(0), rig.io(plan, 3), 1).unwrap_err();
+    assert_eq!(rejected.why, RejectReason::Closed);
+    assert_eq!(rig.device.counters().blocks_done, before.blocks_done);
+    rig.device.resume();
+    rig.check_output(plan, &rig.complete(1)[0]);
+}
+
+/// A poisoned device ends every task with a fault and takes no more.
+pub fn poison_ends_every_task(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 2, Scheme::Reset);
+    let long = [SyntheticStage { blocks: 4, polls: 2_000, poll_ns: 5_000 }; 2];
+    let plan = rig.load(1, &long);
+    rig.submit(plan, best_effort(0), 0);
+    rig.submit(plan, real_time(0), 1);
+    rig.device.advance();
+    rig.device.poison("a test");
+    let completions = rig.complete(2);
+    assert!(completions.iter().all(|completion| completion.outcome == Outcome::DeviceFault));
+    let io = completions.into_iter().next().expect("two completions").io;
+    let rejected = rig.device.submit(rig.plans[plan].1, real_time(0), io, 2).unwrap_err();
+    assert_eq!(rejected.why, RejectReason::Closed);
+}
+
+/// An unloaded plan takes no new task, and the running ones end as if nothing had happened.
+pub fn unloading_waits_for_the_last_task(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 2, Scheme::Reset);
+    let (long, short) = (rig.load(1, &LONG), rig.load(2, &SHORT));
+    rig.submit(long, best_effort(0), 0);
+    rig.until_blocks(1);
+    let io = rig.io(long, 1);
+    rig.device.unload(rig.plans[long].1);
+    let rejected = rig.device.submit(rig.plans[long].1, best_effort(1), io, 1).unwrap_err();
+    assert_eq!(rejected.why, RejectReason::UnknownPlan);
+    rig.submit(short, real_time(0), 2);
+    for completion in rig.complete(2) {
+        rig.check_output(if completion.token == 0 { long } else { short }, &completion);
+    }
+    rig.device.unload(rig.plans[long].1);
+}
+
+/// Recorded events name every block that ran, and every submission and completion.
+pub fn events_tell_every_block(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 2, Scheme::Reset);
+    let plan = rig.load(1, &SHORT);
+    rig.device.record_events(true);
+    rig.submit(plan, real_time(0), 5);
+    let completion = rig.complete(1).pop().expect("one completion");
+    rig.device.record_events(false);
+    assert!(rig.device.quiesce(PATIENCE));
+    let mut events = Vec::new();
+    assert_eq!(rig.device.drain_events(&mut events), 0);
+    let count =
+        |wanted: fn(&EventKind) -> bool| events.iter().filter(|event| wanted(&event.kind)).count() as u64;
+    assert_eq!(count(|kind| matches!(kind, EventKind::Block { .. })), completion.counters.blocks_done);
+    assert_eq!(count(|kind| *kind == EventKind::Submitted), 1);
+    assert_eq!(count(|kind| *kind == EventKind::Completed), 1);
+    assert!(events.iter().all(|event| event.task == completion.task && event.token == 5));
+    let mut blocks: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event.kind {
+            EventKind::Block { stage, block, .. } => Some((stage, block)),
+            _ => None,
+        })
+        .collect();
+    blocks.sort_unstable();
+    blocks.dedup();
+    assert_eq!(blocks.len() as u64, rig.plans[plan].0.blocks());
+}

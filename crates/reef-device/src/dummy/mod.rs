@@ -1,0 +1,244 @@
+//! A virtual-time device with queues, as in the paper: the contract is known to fit more than one kind of device.
+//!
+//! Every task has a host queue (the stages not launched yet) and a bounded device queue (launched stages, run in
+//! order). Compute units run blocks of the front stage. Under `reset` a more urgent real-time task empties the
+//! device queues, kills the running blocks of less urgent tasks at once (running waves) and starts after the reset
+//! latency; a killed task restarts at most a device queue's length of stages before the last launched one. Only
+//! synthetic kernels run, and their bytes are computed for real. Time passes only in [`Device::advance`].
+//!
+//! One mutex guards everything: this is a model to test against, not a fast device.
+
+mod state;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use reef_base::{Nanos, TaskId, TaskKey};
+use reef_plan::{DeviceKind, Isa, KernelSpec, Plan, Target};
+
+use crate::contract::{
+    Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, LoadedPlan, RejectReason,
+    Rejected, Wake,
+};
+use crate::event::Event;
+use crate::scheme::Scheme;
+use state::State;
+
+/// How to make a dummy.
+#[derive(Clone, Debug)]
+pub struct DummyOptions {
+    /// Compute units.
+    pub cus: usize,
+    /// Tasks on the board.
+    pub slots: usize,
+    /// Slots of them for real-time tasks only.
+    pub slots_real_time: usize,
+    /// Stages that a device queue holds; also the restart window.
+    pub queue_stages: usize,
+    /// From a reset until the first block of the task that caused it.
+    pub reset_latency: Nanos,
+    /// The scheme at the start.
+    pub scheme: Scheme,
+}
+
+impl Default for DummyOptions {
+    /// Two compute units; the queue length (4) and reset latency (35 µs) that the paper reports for the MI50.
+    fn default() -> Self {
+        DummyOptions {
+            cus: 2,
+            slots: 8,
+            slots_real_time: 4,
+            queue_stages: 4,
+            reset_latency: Nanos::from_micros(35),
+            scheme: Scheme::Reset,
+        }
+    }
+}
+
+/// The virtual-time queued device.
+pub struct DummyDevice {
+    capabilities: Capabilities,
+    state: Mutex<State>,
+    waker: Mutex<Option<Arc<dyn Wake>>>,
+}
+
+impl fmt::Debug for DummyDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DummyDevice").field("capabilities", &self.capabilities).finish_non_exhaustive()
+    }
+}
+
+impl DummyDevice {
+    /// A dummy at virtual time zero.
+    pub fn new(options: DummyOptions) -> DummyDevice {
+        let target = Target {
+            device: DeviceKind::Dummy,
+            isa: Isa::Portable,
+            cus: options.cus,
+            window: options.queue_stages,
+        };
+        let capabilities = Capabilities {
+            name: "queued dummy".into(),
+            target,
+            cus: options.cus,
+            kill: Kill::RunningWaves,
+            poll_period: Nanos::ZERO,
+            propagation: options.reset_latency,
+            slots: options.slots,
+            slots_real_time: options.slots_real_time,
+            memory_bytes: None,
+            virtual_time: true,
+        };
+        DummyDevice { capabilities, state: Mutex::new(State::new(options)), waker: Mutex::new(None) }
+    }
+
+    /// The virtual time.
+    pub fn now(&self) -> Nanos {
+        self.state().now
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Device for DummyDevice {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn scheme(&self) -> Scheme {
+        self.state().scheme
+    }
+
+    fn set_scheme(&self, scheme: Scheme) {
+        self.state().scheme = scheme;
+    }
+
+    fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
+        if plan.target() != self.capabilities.target {
+            return Err(DeviceError::WrongTarget {
+                plan: plan.name().into(),
+                plan_target: plan.target(),
+                device_target: self.capabilities.target,
+            });
+        }
+        if let Some(kernel) = plan.kernels().iter().find(|k| !matches!(k.spec, KernelSpec::Synthetic(_))) {
+            let reason = format!("kernel {} is not synthetic", kernel.name);
+            return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
+        }
+        self.state().load(plan)
+    }
+
+    fn unload(&self, plan: LoadedPlan) {
+        self.state().unload(plan);
+    }
+
+    fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
+        self.state().plan(plan).map(|plan| Io::for_plan(plan))
+    }
+
+    fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
+        let mut state = self.state();
+        match state.admit(plan, key, &io) {
+            Ok(plan) => Ok(state.submit(plan, key, io, token)),
+            Err(why) => Err(Rejected { io, why }),
+        }
+    }
+
+    fn cancel(&self, task: TaskId) {
+        self.state().cancel(task);
+        self.wake();
+    }
+
+    fn try_complete(&self) -> Option<Completion> {
+        self.state().completions.pop_front()
+    }
+
+    fn set_waker(&self, waker: Arc<dyn Wake>) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
+    }
+
+    fn quiesce(&self, _timeout: Duration) -> bool {
+        let mut state = self.state();
+        state.closed = true;
+        while state.runs_anything() && state.step() {}
+        !state.runs_anything()
+    }
+
+    fn resume(&self) {
+        self.state().closed = false;
+    }
+
+    fn poison(&self, reason: &str) {
+        self.state().poison(reason);
+        self.wake();
+    }
+
+    fn counters(&self) -> DeviceCounters {
+        self.state().counters
+    }
+
+    fn block_times(&self, plan: LoadedPlan) -> Vec<Option<u64>> {
+        let state = self.state();
+        state.plan(plan).map_or_else(Vec::new, |plan| {
+            plan.kernels().iter().map(|kernel| Some(state::block_time(&kernel.spec).0)).collect()
+        })
+    }
+
+    fn record_events(&self, on: bool) {
+        self.state().record = on;
+    }
+
+    fn drain_events(&self, events: &mut Vec<Event>) -> u64 {
+        events.append(&mut self.state().events);
+        0
+    }
+
+    fn advance(&self) -> bool {
+        let progress = self.state().step();
+        self.wake();
+        progress
+    }
+}
+
+/// Why the dummy does not take a task, if it does not.
+pub(crate) fn refusal(
+    open: bool,
+    free: usize,
+    reserved: usize,
+    key: TaskKey,
+    scheme: Scheme,
+) -> Option<RejectReason> {
+    let real_time = key.class().is_real_time();
+    match () {
+        () if !open => Some(RejectReason::Closed),
+        () if !real_time && scheme == Scheme::RtOnly => Some(RejectReason::SchemeRefuses),
+        () if free == 0 || (!real_time && free <= reserved) => Some(RejectReason::BoardFull),
+        () => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::Harness;
+
+    struct DummyHarness;
+
+    impl Harness for DummyHarness {
+        fn device(&self, cus: usize, scheme: Scheme) -> Arc<dyn Device> {
+            Arc::new(DummyDevice::new(DummyOptions { cus, scheme, ..DummyOptions::default() }))
+        }
+    }
+
+    crate::conformance_suite!(DummyHarness);
+}
