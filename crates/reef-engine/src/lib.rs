@@ -1,1 +1,36 @@
-//! `reef-engine`: see ARCHITECTURE.md.
+//! `reef-engine`: real-time DNN inference to embed.
+//!
+//! Owns the model pool, the life of every request, statistics and the timeline; joins the task-level scheduler with a
+//! device. Does not know which devices exist (one is handed to it), how anything is served, nor any async runtime:
+//! its futures are written by hand.
+//!
+//! A request is checked and its inputs copied on the caller's thread ([`Engine::submit`]); the scheduler's state
+//! machine, behind one short mutex, says when it becomes a task; one thread takes completions and timers. Compute
+//! units never take that mutex.
+
+pub mod engine;
+pub mod error;
+pub mod future;
+pub mod model;
+mod plans;
+pub mod request;
+pub mod session;
+pub mod source;
+pub mod stats;
+pub mod trace;
+
+pub use engine::{Engine, EngineOptions};
+pub use error::{EngineError, InferError, LoadError, WrongInput};
+pub use future::InferFuture;
+pub use model::{
+    InputShapes, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, PlanInfo, Queued, TensorInfo,
+};
+pub use reef_base::{Class, Level, ModelKey, Nanos};
+pub use reef_device::{Capabilities, Device, DeviceCounters, DeviceError, Scheme, TaskCounters};
+pub use reef_graph::{DType, Shape};
+pub use reef_plan::{HostFault, IoSpec, Plan};
+pub use request::{ClassRequest, InferRequest, InferResponse, InputTensor, OutputTensor, Timings};
+pub use session::{RunInfo, Session, SessionOptions};
+pub use source::PlanSource;
+pub use stats::{ClassStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelStats};
+pub use trace::{TraceError, TraceOptions, TraceSummary};

@@ -1,0 +1,145 @@
+//! What a user says about a model (specification, settings) and what the engine says back (information).
+
+use std::path::PathBuf;
+
+use reef_base::{Class, Level, ModelKey, Nanos, limits};
+use reef_graph::{DType, Shape};
+
+/// Where a model comes from.
+#[derive(Clone, Debug)]
+pub enum ModelSource {
+    /// An ONNX file. External data is looked up beside it.
+    Path(PathBuf),
+    /// The bytes of an ONNX file.
+    Bytes(Vec<u8>),
+}
+
+/// A model to load.
+#[derive(Clone, Debug)]
+pub struct ModelSpec {
+    /// Its name and version.
+    pub key: ModelKey,
+    /// Where it comes from.
+    pub source: ModelSource,
+    /// How it is served.
+    pub settings: ModelSettings,
+}
+
+/// One concrete shape per named input. Inputs without symbolic dimensions may be left out.
+pub type InputShapes = Vec<(String, Shape)>;
+
+/// How a model is served.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSettings {
+    /// The class (and level) of its requests, and the most urgent that a request may ask for.
+    pub class: Class,
+    /// Share of the device among best-effort models, relative to their weights. At least 1.
+    pub weight: u32,
+    /// Deadline of requests that bring none, counted from arrival; it covers queueing and execution.
+    pub deadline: Option<Nanos>,
+    /// Longest time in the queue for requests that bring no timeout.
+    pub timeout: Option<Nanos>,
+    /// Requests that may wait, at most [`limits::QUEUE_LEN_MAX`].
+    pub queue_len: usize,
+    /// Tasks of this model on the device's board at most; `None` for the board's own limit.
+    pub in_flight_max: Option<usize>,
+    /// Input shapes to compile plans for at load; the rest is compiled on first use. A model without symbolic
+    /// dimensions is always compiled at load.
+    pub shapes: Vec<InputShapes>,
+}
+
+impl Default for ModelSettings {
+    /// Best-effort with weight 1, no deadline, no timeout.
+    fn default() -> Self {
+        ModelSettings {
+            class: Class::BestEffort,
+            weight: 1,
+            deadline: None,
+            timeout: None,
+            queue_len: limits::QUEUE_LEN_DEFAULT,
+            in_flight_max: None,
+            shapes: Vec::new(),
+        }
+    }
+}
+
+impl ModelSettings {
+    /// Real-time at `level`, otherwise the defaults.
+    pub fn real_time(level: Level) -> Self {
+        ModelSettings { class: Class::RealTime(level), ..Self::default() }
+    }
+}
+
+/// An input or output as the model declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Name as clients write it.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Extents, -1 for a symbolic one.
+    pub dims: Vec<i64>,
+}
+
+impl TensorInfo {
+    /// Whether `shape` agrees with the declared extents.
+    pub fn takes(&self, shape: &Shape) -> bool {
+        let same = |(&dim, &extent): (&i64, &usize)| dim < 0 || dim as usize == extent;
+        self.dims.len() == shape.rank() && self.dims.iter().zip(shape.iter()).all(same)
+    }
+
+    /// The shape, if no extent is symbolic.
+    pub fn fixed_shape(&self) -> Option<Shape> {
+        self.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect()
+    }
+}
+
+/// Whether a model takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelState {
+    /// Being read and compiled.
+    Loading,
+    /// Takes requests.
+    Ready,
+    /// Takes no more requests; its last tasks are ending.
+    Unloading,
+}
+
+/// What the engine knows about a model.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// Its name and version.
+    pub key: ModelKey,
+    /// Whether it takes requests.
+    pub state: ModelState,
+    /// How it is served.
+    pub settings: ModelSettings,
+    /// Its inputs, in the model's order. Empty while it is loading.
+    pub inputs: Vec<TensorInfo>,
+    /// Its outputs, in the model's order. Empty while it is loading.
+    pub outputs: Vec<TensorInfo>,
+    /// Plans compiled and loaded, one per concrete set of input shapes.
+    pub plans: Vec<PlanInfo>,
+}
+
+/// A plan of a model that is loaded on the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanInfo {
+    /// The plan's name: the model and its input shapes.
+    pub name: String,
+    /// The plan's hash in hexadecimal.
+    pub hash: String,
+    /// Bytes of its packed weights; plans of one model share what they can.
+    pub weight_bytes: usize,
+    /// Bytes that one task needs while it runs.
+    pub arena_bytes: usize,
+}
+
+/// What happens at an unload to requests that still wait. Running ones finish in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queued {
+    /// They are run first.
+    Finish,
+    /// They are refused.
+    Refuse,
+}

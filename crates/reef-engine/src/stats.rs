@@ -1,0 +1,179 @@
+//! Statistics: what a snapshot of the engine contains. Plain sums since the start, so that a scraper can difference
+//! them; no averages.
+
+use reef_base::{ModelKey, Nanos};
+use reef_device::{DeviceCounters, Scheme};
+
+/// Upper bounds of the histogram's buckets in nanoseconds; one more bucket holds the rest.
+pub const HISTOGRAM_BOUNDS_NS: [u64; 22] = [
+    1_000,
+    2_000,
+    5_000,
+    10_000,
+    20_000,
+    50_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_000_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+
+/// Counts of times by bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Histogram {
+    /// Times at most the bound of the same index (and above the one before); the last entry counts the rest.
+    pub buckets: [u64; HISTOGRAM_BOUNDS_NS.len() + 1],
+    /// Sum of all times.
+    pub sum: Nanos,
+    /// Number of times.
+    pub count: u64,
+}
+
+impl Histogram {
+    /// Counts `time`.
+    pub fn record(&mut self, time: Nanos) {
+        let bucket = HISTOGRAM_BOUNDS_NS.partition_point(|&bound| bound < time.0);
+        self.buckets[bucket] += 1;
+        self.sum += time;
+        self.count += 1;
+    }
+
+    /// Adds the counts of `other`.
+    pub fn merge(&mut self, other: &Histogram) {
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(own, other)| *own += other);
+        self.sum += other.sum;
+        self.count += other.count;
+    }
+}
+
+/// Why a request got no outputs, as statistics group it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureReason {
+    /// Queue full, model unloading, class not served, engine shutting down.
+    Rejected,
+    /// The deadline had passed or could not be met any more.
+    Deadline,
+    /// It waited in the queue longer than its timeout.
+    Timeout,
+    /// The client cancelled it or left.
+    Cancelled,
+    /// A kernel or the device failed, or a plan could not be compiled.
+    Backend,
+}
+
+impl FailureReason {
+    /// Every reason, in the order of [`ClassStats::failures`].
+    pub const ALL: [FailureReason; 5] = [
+        FailureReason::Rejected,
+        FailureReason::Deadline,
+        FailureReason::Timeout,
+        FailureReason::Cancelled,
+        FailureReason::Backend,
+    ];
+
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            FailureReason::Rejected => "REJECTED",
+            FailureReason::Deadline => "DEADLINE",
+            FailureReason::Timeout => "TIMEOUT",
+            FailureReason::Cancelled => "CANCELED",
+            FailureReason::Backend => "BACKEND",
+        }
+    }
+}
+
+/// Sums over the requests of one model in one class. Requests that failed validation (wrong inputs, class not
+/// allowed) are the caller's mistakes and not counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClassStats {
+    /// Requests that got outputs.
+    pub success: u64,
+    /// Requests that got none, by [`FailureReason::ALL`].
+    pub failures: [u64; FailureReason::ALL.len()],
+    /// Tasks that ran to their end on the device.
+    pub executions: u64,
+    /// Of successful requests: checking and copying inputs.
+    pub compute_input: Nanos,
+    /// Of successful requests: waiting for the first block.
+    pub queue: Nanos,
+    /// Of successful requests: first block to last.
+    pub compute: Nanos,
+    /// Of successful requests: last block to delivery.
+    pub compute_output: Nanos,
+    /// Of successful requests: arrival to delivery, with its distribution.
+    pub total: Histogram,
+    /// Requests that wait in the queue now.
+    pub queued: u64,
+    /// Tasks on the device's board now.
+    pub on_board: u64,
+    /// Tasks that displaced less urgent work, and how long each took from submission to its first block.
+    pub preempt_latency: Histogram,
+    /// Blocks of less urgent tasks killed for this class's tasks.
+    pub kills_caused: u64,
+    /// Blocks of this class's tasks killed.
+    pub blocks_killed: u64,
+    /// Compute-unit time of the killed executions.
+    pub wasted: Nanos,
+    /// Compute-unit time of finished blocks.
+    pub cu_time: Nanos,
+    /// Compute-unit time as padding beside more urgent stages, part of `cu_time`.
+    pub padding: Nanos,
+    /// Requests that did not get their outputs by their deadline: refused, stopped or late.
+    pub deadline_misses: u64,
+}
+
+impl ClassStats {
+    /// Failures for `reason`.
+    pub fn failed(&self, reason: FailureReason) -> u64 {
+        self.failures[reason as usize]
+    }
+
+    /// Requests waiting or running now.
+    pub fn pending(&self) -> u64 {
+        self.queued + self.on_board
+    }
+
+    /// Tasks that displaced less urgent work.
+    pub fn preemptions(&self) -> u64 {
+        self.preempt_latency.count
+    }
+}
+
+/// Sums over the requests of one model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelStats {
+    /// The model.
+    pub key: ModelKey,
+    /// Its real-time requests.
+    pub real_time: ClassStats,
+    /// Its best-effort requests.
+    pub best_effort: ClassStats,
+    /// Plans compiled since the model was loaded.
+    pub plans_compiled: u64,
+}
+
+/// A snapshot of the engine.
+#[derive(Clone, Debug)]
+pub struct EngineStats {
+    /// When it was taken, on the engine's clock.
+    pub at: Nanos,
+    /// The scheme in force.
+    pub scheme: Scheme,
+    /// Every model that is loaded now.
+    pub models: Vec<ModelStats>,
+    /// The device's own sums.
+    pub device: DeviceCounters,
+}
