@@ -140,6 +140,7 @@ impl State {
         if self.scheme == Scheme::Reset {
             self.reset_for(id);
         }
+        self.dispatch();
         id
     }
 
@@ -221,6 +222,9 @@ impl State {
                 self.units[cu] = None;
                 self.finish_block(cu, run);
             }
+        }
+        if !self.closed {
+            self.dispatch();
         }
         true
     }
