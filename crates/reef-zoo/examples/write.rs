@@ -1,23 +1,27 @@
-//! Writes every model, or those named, into a folder: `write [--tiny] [--dynamic] FOLDER [MODEL…]`.
+//! Writes every model, or those named, into a folder:
+//! `write [--tiny] [--dynamic] [--image-size=PIXELS] FOLDER [MODEL…]`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use reef_zoo::{Model, Variant, ZooError};
+use reef_zoo::{Model, Size, Variant, ZooError};
 
 fn main() -> ExitCode {
     let mut variant = Variant::full();
     let mut names = Vec::new();
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
-            "--tiny" => variant.size = reef_zoo::Size::Tiny,
+            "--tiny" => variant.size = Size::Tiny,
             "--dynamic" => variant = variant.dynamic(),
-            _ => names.push(argument),
+            _ => match argument.strip_prefix("--image-size=").map(str::parse) {
+                Some(Ok(pixels)) => variant = variant.image_size(pixels),
+                Some(Err(_)) => return usage(),
+                None => names.push(argument),
+            },
         }
     }
     if names.is_empty() {
-        eprintln!("usage: write [--tiny] [--dynamic] FOLDER [MODEL…]");
-        return ExitCode::FAILURE;
+        return usage();
     }
     let folder = PathBuf::from(names.remove(0));
     match write_all(&variant, &folder, &names) {
@@ -29,7 +33,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn write_all(variant: &Variant, folder: &std::path::Path, names: &[String]) -> Result<(), ZooError> {
+fn usage() -> ExitCode {
+    eprintln!("usage: write [--tiny] [--dynamic] [--image-size=PIXELS] FOLDER [MODEL…]");
+    ExitCode::FAILURE
+}
+
+fn write_all(variant: &Variant, folder: &Path, names: &[String]) -> Result<(), ZooError> {
     let mut models = names.iter().map(|name| name.parse()).collect::<Result<Vec<Model>, _>>()?;
     if models.is_empty() {
         models.extend(Model::ALL);

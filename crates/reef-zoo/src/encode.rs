@@ -1,7 +1,7 @@
 //! Writes a graph as an ONNX file without ever holding it in memory.
 //!
-//! A message's fields may come in any order, so each length that protobuf wants up front is known before the weights
-//! exist: model, graph without weights, then one tensor after the other, its data last.
+//! A message's fields may come in any order, so each length that protobuf wants up front is known before the
+//! weights exist: model, graph without weights, then one tensor after the other, its data last.
 
 use std::io::{self, Write};
 
@@ -19,6 +19,10 @@ use crate::weights::{Fill, Weight};
 const IR_VERSION: i64 = 8;
 /// The version of the default operator domain.
 const OPSET: i64 = 17;
+
+/// The edition of the zoo's networks and weights: raised when a file of the same variant changes, not with
+/// the crate.
+const EDITION: &str = "1";
 
 /// Keys of length-delimited fields: `number << 3 | 2`.
 const MODEL_GRAPH: u8 = 7 << 3 | 2;
@@ -64,7 +68,7 @@ fn model_without_graph() -> ModelProto {
     ModelProto {
         ir_version: IR_VERSION,
         producer_name: "reef-zoo".to_string(),
-        producer_version: env!("CARGO_PKG_VERSION").to_string(),
+        producer_version: EDITION.to_string(),
         graph: None,
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
     }

@@ -75,8 +75,8 @@ impl Graph {
         name
     }
 
-    /// A vector of integers: a `Constant` node where shapes are symbolic, as exporters leave them, otherwise an
-    /// initializer, as after their constant folding.
+    /// A vector of integers: a `Constant` node where shapes are symbolic, as exporters leave them, otherwise
+    /// an initializer, as after their constant folding.
     pub(crate) fn ints(&mut self, path: &str, values: &[i64]) -> String {
         self.constant(path, &[values.len()], Fill::I64(values.to_vec()))
     }

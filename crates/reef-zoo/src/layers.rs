@@ -1,7 +1,7 @@
 //! The layers of image networks, written as an exporter writes them in evaluation mode.
 //!
-//! Every layer follows the shape and the moments of its feature map: shapes for the layers after it, moments for the
-//! scale of the weights. Knows no network.
+//! Every layer follows the shape and the moments of its feature map: shapes for the layers after it, moments
+//! for the scale of the weights. Knows no network.
 
 use crate::graph::{Graph, float, int, ints};
 use crate::moments::{Moments, on_grid};
@@ -46,9 +46,9 @@ impl Norm {
     pub(crate) const DEFAULT: Norm = Norm { gain: 1.0, epsilon: 1e-5 };
 }
 
-/// Share of a filter's mean that is taken away. Without it all inputs drift to one output through many rectified
-/// layers; with all of it small differences (rounding) grow from layer to layer.
-const CENTRING: f64 = 0.25;
+/// Share of a filter's mean that is taken away. Without it all inputs drift to one output through many
+/// rectified layers; with all of it small differences (rounding) grow from layer to layer.
+const CENTRING: f64 = 0.45;
 
 impl Window {
     /// A square window.
@@ -100,7 +100,8 @@ impl Graph {
     ) -> Feature {
         let (kernel, stride, pad) = (window.kernel, window.stride, window.pad);
         let fan_in = (x.channels * kernel.0 * kernel.1) as f64;
-        // A norm behind it corrects any scale, so take the usual one (He et al.); otherwise aim at variance 1.
+        // A norm behind it corrects any scale, so take the usual one (He et al.); otherwise aim at variance
+        // 1.
         let taps = x.channels as f64 * window.taps(x);
         let std = match bias {
             Bias::No => (2.0 / fan_in).sqrt(),

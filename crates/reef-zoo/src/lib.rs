@@ -2,27 +2,32 @@
 //!
 //! | [`Model`] | name | parameters | input | differs from its origin in |
 //! |---|---|---|---|---|
-//! | ResNet-152 | `resnet152` | 60,192,808 | `input` f32 `[N,3,224,224]` | torchvision's v1.5 (stride in the 3×3) |
-//! | DenseNet-201 | `densenet201` | 20,013,928 | `input` f32 `[N,3,224,224]` | – |
-//! | VGG-19 | `vgg19` | 143,667,240 | `input` f32 `[N,3,224,224]` | below 224 pixels the classifier shrinks |
-//! | Inception v3 | `inceptionv3` | 23,834,568 | `input` f32 `[N,3,299,299]` | no auxiliary head, input not rescaled |
-//! | DistilBERT | `distilbert` | 66,362,880 | `input_ids`, `attention_mask` i64 `[N,128]` | no task head |
-//! | ResNet-18 | `resnet18` | 11,689,512 | `input` f32 `[N,3,224,224]` | – |
-//! | Control | `control` | 640,712 | `input` f32 `[N,3,64,64]` | our own: a policy network, 27 MFLOP |
+//! | ResNet-152 | `resnet152` | 60,192,808 | 3×224×224 | torchvision's v1.5: stride in the 3×3 |
+//! | DenseNet-201 | `densenet201` | 20,013,928 | 3×224×224 | – |
+//! | VGG-19 | `vgg19` | 143,667,240 | 3×224×224 | below 224 pixels the classifier shrinks |
+//! | Inception v3 | `inceptionv3` | 23,834,568 | 3×299×299 | no auxiliary head, input not rescaled |
+//! | DistilBERT | `distilbert` | 66,362,880 | 128 tokens | no task head |
+//! | ResNet-18 | `resnet18` | 11,689,512 | 3×224×224 | – |
+//! | Control | `control` | 629,704 | 3×64×64 | our own policy network: 8 layers, 27 MFLOP |
 //!
-//! Parameters are counted as torch counts them: weights and biases, scale and shift of the norms, not the running
-//! statistics. Image networks give `logits` f32 `[N,1000]`, DistilBERT `last_hidden_state` f32 `[N,128,768]`, Control
-//! `action` f32 `[N,8]` in −1..1. Files are opset 17, IR version 8, one file each.
+//! Image networks read `input` f32 `[N,3,H,W]` and give `logits` f32 `[N,1000]`, Control `action` f32 `[N,8]`
+//! in −1..1. DistilBERT reads `input_ids` and `attention_mask`, i64 `[N,S]`, and gives `last_hidden_state`
+//! f32 `[N,S,768]`.
 //!
-//! The files look like a torch export in evaluation mode before any optimisation: batch norms stand apart from
-//! convolutions, a layer of DenseNet concatenates all earlier ones in one node. [`Shapes::Static`] files hold folded
-//! shapes, `LayerNormalization` and an additive mask; [`Shapes::Dynamic`] files compute shapes with `Shape`, `Gather`
-//! and `Concat`, mask with `Equal`, `Expand` and `Where`, and spell layer norm out. Both have the same weights.
+//! Parameters are counted as torch counts them: weights and biases, scale and shift of the norms, not the
+//! running statistics. Files are opset 17, IR version 8, one file each.
 //!
-//! Weights are random but well scaled: activations stay of order 1 to the last layer, different inputs give clearly
-//! different outputs, and there is no NaN, infinity or denormal. The models classify nothing.
+//! The files look like a torch export in evaluation mode before any optimisation: batch norms stand apart
+//! from convolutions, a layer of DenseNet concatenates all earlier ones in one node. [`Shapes::Static`] files
+//! hold folded shapes, `LayerNormalization` and an additive mask; [`Shapes::Dynamic`] files compute shapes
+//! with `Shape`, `Gather` and `Concat`, mask with `Equal`, `Expand` and `Where`, and spell layer norm out.
+//! Both have the same weights.
 //!
-//! [`Size::Tiny`] keeps depth and structure and cuts width and resolution; its channel counts are odd on purpose.
+//! Weights are random but well scaled: activations stay of order 1 to the last layer, different inputs give
+//! clearly different outputs, and there is no NaN, infinity or denormal. The models classify nothing.
+//!
+//! [`Size::Tiny`] keeps depth and structure and cuts width and resolution; its channel counts are odd on
+//! purpose.
 //!
 //! Knows nothing of how the files are read, compiled or run.
 
@@ -32,6 +37,8 @@ mod layers;
 mod moments;
 mod nets;
 mod proto;
+#[cfg(test)]
+mod tests;
 mod variant;
 mod weights;
 
@@ -91,7 +98,7 @@ pub enum ZooError {
     },
 }
 
-/// The ONNX file of `model` in memory. VGG-19 takes 575 MB: prefer [`write`] for full models.
+/// The ONNX file of `model` in memory. VGG-19 takes 575 MB: prefer [`write()`] for full models.
 pub fn build(model: Model, variant: &Variant) -> Result<Vec<u8>, ZooError> {
     let graph = model.graph(variant)?;
     let mut bytes = Vec::new();
@@ -99,8 +106,8 @@ pub fn build(model: Model, variant: &Variant) -> Result<Vec<u8>, ZooError> {
     Ok(bytes)
 }
 
-/// Writes the ONNX file of `model` to `path`, whole or not at all: into a file beside it that takes its place at the
-/// end. The folder must exist.
+/// Writes the ONNX file of `model` to `path`, whole or not at all: into a file beside it that takes its place
+/// at the end. The folder must exist.
 pub fn write(model: Model, variant: &Variant, path: &Path) -> Result<(), ZooError> {
     let graph = model.graph(variant)?;
     replace(path, |file| encode::encode(&graph, variant.seed, file))

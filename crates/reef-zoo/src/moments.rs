@@ -1,8 +1,8 @@
 //! How mean and variance travel through a network with random weights.
 //!
 //! The builder follows them from the input to the output to choose running statistics and gains, so that
-//! activations stay of order 1 through 200 layers, as they would in a trained network. Predictions need to be right to
-//! some ten per cent only; they decide about scales, never about results.
+//! activations stay of order 1 through 200 layers, as they would in a trained network. Predictions need to be
+//! right to some ten per cent only; they decide about scales, never about results.
 
 use std::f64::consts::PI;
 
@@ -29,16 +29,17 @@ impl Moments {
         Moments { mean, var: square - mean * mean }
     }
 
-    /// After the maximum over a window of `kernel` × `kernel` rectified neighbours (fitted to measured networks).
+    /// After the maximum over a window of `kernel` × `kernel` rectified neighbours (fitted to measured
+    /// networks).
     pub(crate) fn max_pool(self, kernel: usize) -> Moments {
-        let lift = if kernel == 2 { 0.8 } else { 1.1 };
-        Moments { mean: self.mean + lift * self.var.sqrt(), var: self.var }
+        let lift = if kernel == 2 { 0.8 } else { 1.5 };
+        Moments { mean: self.mean + lift * self.var.sqrt(), var: 1.3 * self.var }
     }
 
-    /// After the mean over `count` neighbours, which are nearly independent.
+    /// After the mean over `count` neighbours.
     pub(crate) fn average_pool(self, count: usize) -> Moments {
-        // What differs between channels but not between positions does not average out.
-        const FIXED: f64 = 0.15;
+        // What differs between channels but not between positions does not average out (share as measured).
+        const FIXED: f64 = 0.7;
         Moments { mean: self.mean, var: self.var * (FIXED + (1.0 - FIXED) / count as f64) }
     }
 
@@ -57,8 +58,8 @@ impl Moments {
         Moments { mean, var: average(|part| part.var + part.mean * part.mean) - mean * mean }
     }
 
-    /// Variance of a weighted sum of `taps` elements whose weights have root mean square `std` and lost the share
-    /// `centring` of their mean.
+    /// Variance of a weighted sum of `taps` elements whose weights have root mean square `std` and lost the
+    /// share `centring` of their mean.
     pub(crate) fn weighted_sum(self, taps: f64, std: f64, centring: f64) -> f64 {
         let kept = (1.0 - centring).powi(2);
         taps * std * std * (self.var + kept * self.mean * self.mean)

@@ -1,7 +1,7 @@
 //! The part of ONNX's protobuf schema that the zoo writes.
 //!
-//! Field numbers are those of `onnx.proto` (ONNX 1.12 and later). What the zoo never writes (quantisation, sparse
-//! tensors, functions, external data) is left out; a reader skips it.
+//! Field numbers are those of `onnx.proto` (ONNX 1.12 and later). What the zoo never writes (quantisation,
+//! sparse tensors, functions, external data) is left out; a reader skips it.
 
 use prost::{Message, Oneof};
 

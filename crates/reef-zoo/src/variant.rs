@@ -32,7 +32,9 @@ pub struct Variant {
     pub shapes: Shapes,
     /// Chooses the weights.
     pub seed: u64,
-    /// Height and width of the images, in pixels, where not the default of `size`.
+    /// Height and width of the images, in pixels, where not the default of `size`. The first dense layer of
+    /// Control, and of VGG-19 below 224, is as large as it makes the features; the other networks keep their
+    /// parameters.
     pub image_size: Option<usize>,
     /// Tokens in a sequence, where not the default of `size`. Only for static shapes.
     pub sequence: Option<usize>,

@@ -1,8 +1,8 @@
 //! Seeded weights, made while they are written, so that memory holds one row of one tensor at a time.
 //!
-//! A tensor's values depend on the model's name, the seed and the tensor's name and shape, and on nothing else: a
-//! graph may gain or reorder tensors without changing the others. Arithmetic is integer until the last step and
-//! uses no transcendental function, so the bits are the same on every machine.
+//! A tensor's values depend on the model's name, the seed and the tensor's name and shape, and on nothing
+//! else: a graph may gain or reorder tensors without changing the others. Arithmetic is integer until the
+//! last step and uses no transcendental function, so the bits are the same on every machine.
 
 use std::io::{self, Write};
 
@@ -32,8 +32,9 @@ pub(crate) enum Role {
 /// The values of a tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Fill {
-    /// One filter per index of the first axis: bell-shaped, its root mean square exactly `std` before the share
-    /// `centring` of the filter's own mean is taken away. Exact norms keep narrow models as well scaled as wide ones.
+    /// One filter per index of the first axis: bell-shaped, its root mean square exactly `std` before the
+    /// share `centring` of the filter's own mean is taken away. Exact norms keep narrow models as well scaled
+    /// as wide ones.
     Filters { std: f32, centring: f32 },
     /// Bell-shaped.
     Bell { mean: f32, std: f32 },

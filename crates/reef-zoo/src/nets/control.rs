@@ -1,4 +1,5 @@
-//! Control: a policy network of the size that runs inside a control loop, from a 64×64 image to eight actions.
+//! Control: a policy network of the size that runs inside a control loop, from a 64×64 image to eight
+//! actions.
 
 use super::image_size;
 use crate::graph::Graph;

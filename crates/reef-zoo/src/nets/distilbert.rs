@@ -1,7 +1,8 @@
-//! DistilBERT (Sanh et al. 2019), `distilbert-base-uncased` without a task head, in two forms with the same weights.
+//! DistilBERT (Sanh et al. 2019), `distilbert-base-uncased` without a task head, in two forms with the same
+//! weights.
 //!
-//! Static: folded shapes, `LayerNormalization`, a mask that is added. Dynamic: the idiom of torch's exporter, where
-//! views compute their shapes, masks are expanded and chosen with `Where`, and layer norm is spelt out.
+//! Static: folded shapes, `LayerNormalization`, a mask that is added. Dynamic: the idiom of torch's exporter,
+//! where views compute their shapes, masks are expanded and chosen with `Where`, and layer norm is spelt out.
 
 use crate::graph::{Graph, float, int, ints};
 use crate::moments::on_grid;

@@ -1,5 +1,5 @@
-//! Inception v3 (Szegedy et al. 2015) as torchvision has it, without its auxiliary head and without the rescaling of
-//! the input that belongs to Google's weights.
+//! Inception v3 (Szegedy et al. 2015) as torchvision has it, without its auxiliary head and without the
+//! rescaling of the input that belongs to Google's weights.
 
 use super::{CLASSES, image_size};
 use crate::graph::Graph;

@@ -1,4 +1,5 @@
-//! ResNet-18 and ResNet-152 (He et al. 2015) as torchvision has them: the stride of a bottleneck is in its 3×3.
+//! ResNet-18 and ResNet-152 (He et al. 2015) as torchvision has them: the stride of a bottleneck is in its
+//! 3×3.
 
 use super::{CLASSES, image_size};
 use crate::graph::Graph;

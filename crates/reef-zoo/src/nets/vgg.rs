@@ -1,7 +1,8 @@
 //! VGG-19 without batch norm (Simonyan and Zisserman 2014) as torchvision has it.
 //!
-//! Its adaptive pool to 7×7 is exported as an `AveragePool` whose kernel is the ratio, 1×1 at 224 pixels. Below 7×7
-//! features an exporter has no form for it: the pool is then the identity and the first dense layer is narrower.
+//! Its adaptive pool to 7×7 is exported as an `AveragePool` whose kernel is the ratio, 1×1 at 224 pixels.
+//! Below 7×7 features an exporter has no form for it: the pool is then the identity and the first dense layer
+//! is narrower.
 
 use super::{CLASSES, image_size};
 use crate::graph::Graph;
