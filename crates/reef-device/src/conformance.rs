@@ -1,8 +1,9 @@
 //! The conformance suite: every promise of the contract, checked on any device through its capabilities.
 //!
-//! A device's tests implement [`Harness`] and expand [`crate::conformance_suite`]. Tasks are made of synthetic
-//! kernels, so outputs are known without a device. Nothing here waits for a time to pass: tests drive the device
-//! until something happens, and a device that never lets it happen is stopped by [`PATIENCE`].
+//! A device's tests implement [`Harness`] and expand [`crate::conformance_suite`]. Tasks are made of
+//! synthetic kernels, so outputs are known without a device. Nothing here waits for a time to pass: tests
+//! drive the device until something happens, and a device that never lets it happen is stopped by
+//! [`PATIENCE`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -253,7 +254,8 @@ pub fn a_narrow_stage_disturbs_few_units(harness: &dyn Harness) {
     rig.complete(1);
 }
 
-/// Promise 4: resident executors never repeat a finished block; queued ones at most their window per preemption.
+/// Promise 4: resident executors never repeat a finished block; queued ones at most their window per
+/// preemption.
 pub fn finished_blocks_are_not_run_again(harness: &dyn Harness) {
     let mut rig = Rig::new(harness, 2, Scheme::Reset);
     let window = rig.device.capabilities().target.window as u64;

@@ -159,8 +159,8 @@ pub struct Completion {
     pub submitted: Nanos,
     /// When its first block started; `None` if none did.
     pub first_block: Option<Nanos>,
-    /// When a block of it first ran on the last compute unit that its first stage could use (of as many as that
-    /// stage has blocks and the device has units); `None` if that never came to be.
+    /// When a block of it first ran on the last compute unit that its first stage could use (of as many as
+    /// that stage has blocks and the device has units); `None` if that never came to be.
     pub all_cus: Option<Nanos>,
     /// Whether a less urgent block was killed, or waited for, at submission: the task preempted.
     pub preempted: bool,
@@ -251,12 +251,12 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// The scheme in force.
     fn scheme(&self) -> Scheme;
 
-    /// Changes the scheme; in force for every later decision. Best-effort tasks already on the board under a new
-    /// `rt-only` wait until the scheme changes again.
+    /// Changes the scheme; in force for every later decision. Best-effort tasks already on the board under a
+    /// new `rt-only` wait until the scheme changes again.
     fn set_scheme(&self, scheme: Scheme);
 
-    /// Makes `plan` ready to run: arenas, scratch, weights, host state. May take long and runs on the caller's
-    /// thread; it disturbs neither submitters nor compute units.
+    /// Makes `plan` ready to run: arenas, scratch, weights, host state. May take long and runs on the
+    /// caller's thread; it disturbs neither submitters nor compute units.
     fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError>;
 
     /// No new tasks of `plan` from now on; its memory goes after its last task.
@@ -277,8 +277,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Who to wake when completions are ready.
     fn set_waker(&self, waker: Arc<dyn Wake>);
 
-    /// Stops taking tasks and returns once no block runs, at block boundaries; tasks stay where they are. False
-    /// if that did not come about within `timeout` (the device then takes tasks again).
+    /// Stops taking tasks and returns once no block runs, at block boundaries; tasks stay where they are.
+    /// False if that did not come about within `timeout` (the device then takes tasks again).
     fn quiesce(&self, timeout: Duration) -> bool;
 
     /// Goes on after [`Device::quiesce`].
@@ -290,7 +290,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Sums since the start.
     fn counters(&self) -> DeviceCounters;
 
-    /// Measured time of one block of every kernel of `plan` in nanoseconds, `None` where nothing was measured yet.
+    /// Measured time of one block of every kernel of `plan` in nanoseconds, `None` where nothing was measured
+    /// yet.
     fn block_times(&self, plan: LoadedPlan) -> Vec<Option<u64>>;
 
     /// Turns recording of events on or off. Off, it costs a predictable branch per block.

@@ -216,8 +216,8 @@ pub enum Op {
         /// The axis.
         axis: usize,
     },
-    /// Inputs x, scale, and optionally shift; normalises over the axes from `axis` to the last. Scale and shift
-    /// have the shape of those axes.
+    /// Inputs x, scale, and optionally shift; normalises over the axes from `axis` to the last. Scale and
+    /// shift have the shape of those axes.
     LayerNorm {
         /// First normalised axis.
         axis: usize,
@@ -229,8 +229,8 @@ pub enum Op {
         /// The axis.
         axis: usize,
     },
-    /// Elements `begin, begin + step, …` below `end` along one axis (above it when the step is negative; `end` is
-    /// −1 for "to the first").
+    /// Elements `begin, begin + step, …` below `end` along one axis (above it when the step is negative;
+    /// `end` is −1 for "to the first").
     Slice {
         /// The axis.
         axis: usize,

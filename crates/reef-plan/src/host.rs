@@ -47,7 +47,7 @@ pub trait HostKernel: Send + Sync + fmt::Debug {
 
 /// One task slot's state of a host kernel.
 pub trait HostState: Send {
-    /// Computes all outputs from all inputs: dense, row-major, little endian bytes, 64-byte aligned. Each call
-    /// starts afresh: nothing is carried from one task to the next.
+    /// Computes all outputs from all inputs: dense, row-major, little endian bytes, 64-byte aligned. Each
+    /// call starts afresh: nothing is carried from one task to the next.
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), HostFault>;
 }

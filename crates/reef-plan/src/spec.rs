@@ -41,10 +41,10 @@ pub struct Tile {
 
 /// A convolution, or a matrix product with constant weights (then a 1×1 convolution over rows).
 ///
-/// Reads x, weights (`ConvPanels` or, when 1×1 with one group, `MatrixPanels`), `[bias]`, `[residual]`; writes y.
-/// Rows are all output pixels of all images, `(image · out_h + y) · out_w + x`. Block b makes row tile
-/// `b / column tiles` and column tile `b % column tiles` of its group when `columns_inner`, else the other way
-/// round; groups are outermost.
+/// Reads x, weights (`ConvPanels` or, when 1×1 with one group, `MatrixPanels`), `[bias]`, `[residual]`;
+/// writes y. Rows are all output pixels of all images, `(image · out_h + y) · out_w + x`. Block b makes row
+/// tile `b / column tiles` and column tile `b % column tiles` of its group when `columns_inner`, else the
+/// other way round; groups are outermost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvSpec {
     /// Images.
@@ -130,8 +130,8 @@ impl ConvSpec {
 
 /// A depthwise convolution: one input channel makes one output channel.
 ///
-/// Reads x, weights (`Depthwise`), `[bias]`, `[residual]`; writes y. Block b makes output rows (of pixels along
-/// H, over all images) `b · tile_rows ..`, every channel.
+/// Reads x, weights (`Depthwise`), `[bias]`, `[residual]`; writes y. Block b makes output rows (of pixels
+/// along H, over all images) `b · tile_rows ..`, every channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DepthwiseSpec {
     /// Images.
@@ -310,7 +310,8 @@ pub struct PoolSpec {
     pub kernel: [usize; 2],
     /// Window step.
     pub strides: [usize; 2],
-    /// Padding at top, left, bottom and right. A window may reach past the padded image (ceil mode); such taps are ignored.
+    /// Padding at top, left, bottom and right. A window may reach past the padded image (ceil mode); such
+    /// taps are ignored.
     pub pads: [usize; 4],
     /// Distance between taps.
     pub dilations: [usize; 2],
@@ -331,8 +332,8 @@ pub struct LoopDim {
 
 /// A reduction in f32.
 ///
-/// Reads x; writes y. Block b makes the kept elements `b · tile ..` of the flattened kept axes (last fastest).
-/// The order of summation is fixed by the spec.
+/// Reads x; writes y. Block b makes the kept elements `b · tile ..` of the flattened kept axes (last
+/// fastest). The order of summation is fixed by the spec.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReduceSpec {
     /// How to fold.
@@ -382,8 +383,8 @@ pub struct LayerNormSpec {
 /// Slices of a dense tensor picked by index.
 ///
 /// Reads data `[outer, extent, inner]`, indices `[picks]` (dense); writes y `[outer, picks, inner]`. Negative
-/// indices count from the end; an index outside the extent is clamped (ONNX leaves it undefined). Block b makes
-/// slices `b · tile ..` of the `outer · picks`.
+/// indices count from the end; an index outside the extent is clamped (ONNX leaves it undefined). Block b
+/// makes slices `b · tile ..` of the `outer · picks`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatherSpec {
     /// Element type of data and output.
@@ -402,11 +403,12 @@ pub struct GatherSpec {
     pub tile: usize,
 }
 
-/// A made-up kernel for tests and micro-benchmarks: it spins, polls, and writes bytes that depend on its inputs.
+/// A made-up kernel for tests and micro-benchmarks: it spins, polls, and writes bytes that depend on its
+/// inputs.
 ///
-/// Reads any number of regions (all their bytes are mixed in); writes one dense region, of which block b makes
-/// bytes `b · tile_bytes ..`, byte i being a fixed function of `seed`, the inputs' bytes and i. Before its last
-/// poll it scribbles over its tile, so that a block that is killed and not run again shows.
+/// Reads any number of regions (all their bytes are mixed in); writes one dense region, of which block b
+/// makes bytes `b · tile_bytes ..`, byte i being a fixed function of `seed`, the inputs' bytes and i. Before
+/// its last poll it scribbles over its tile, so that a block that is killed and not run again shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyntheticSpec {
     /// Mixed into the output.
@@ -466,8 +468,8 @@ impl KernelSpec {
         }
     }
 
-    /// Bytes of scratch that one block needs. Scratch belongs to the compute unit, is 64-byte aligned and holds
-    /// rubbish when a block starts.
+    /// Bytes of scratch that one block needs. Scratch belongs to the compute unit, is 64-byte aligned and
+    /// holds rubbish when a block starts.
     pub fn scratch_bytes(&self) -> usize {
         const ELEMENTWISE_CHUNK: usize = 512;
         match self {

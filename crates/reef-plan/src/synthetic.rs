@@ -12,8 +12,8 @@ use crate::validate::PlanError;
 use crate::weights::WeightStore;
 
 impl SyntheticSpec {
-    /// Folds the bytes of all inputs, in order, into one number. The first 64 bytes of an input and its length
-    /// count, so that a block's time is its spinning, not its reading.
+    /// Folds the bytes of all inputs, in order, into one number. The first 64 bytes of an input and its
+    /// length count, so that a block's time is its spinning, not its reading.
     pub fn digest<'a>(&self, inputs: impl Iterator<Item = &'a [u8]>) -> u64 {
         inputs.fold(self.seed, |sum, input| {
             let head = &input[..input.len().min(64)];
@@ -47,8 +47,8 @@ pub struct SyntheticStage {
 
 const TILE_BYTES: usize = 64;
 
-/// A chain of synthetic kernels from one 64-byte input `x` to one 64-byte output `y`. Every stage but the last
-/// writes one tile per block into the arena; buffers are reused as early as the target's window allows.
+/// A chain of synthetic kernels from one 64-byte input `x` to one 64-byte output `y`. Every stage but the
+/// last writes one tile per block into the arena; buffers are reused as early as the target's window allows.
 pub fn synthetic_plan(
     name: &str,
     target: Target,

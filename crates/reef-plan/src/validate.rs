@@ -1,10 +1,10 @@
 //! Building a plan, and the proof that it may be preempted by killing blocks.
 //!
 //! Checked on byte ranges of the arena and of the request's buffers:
-//! 1. inside a stage, no kernel writes a byte that another kernel of the stage (or another operand of its own)
-//!    reads or writes, so blocks may run in any order and any number of times until the stage is done;
-//! 2. across a restart window of `w` stages, nothing that a stage reads is overwritten by the next `w` stages,
-//!    so a queued executor may go back that far;
+//! 1. inside a stage, no kernel writes a byte that another kernel of the stage (or another operand of its
+//!    own) reads or writes, so blocks may run in any order and any number of times until the stage is done;
+//! 2. across a restart window of `w` stages, nothing that a stage reads is overwritten by the next `w`
+//!    stages, so a queued executor may go back that far;
 //! 3. every region lies inside its place, and only outputs and the arena are written.
 
 use crate::plan::{Kernel, Plan, PlanHash, PlanParts, Stage};

@@ -11,15 +11,16 @@ use reef_graph::{ConstKey, Tensor};
 pub enum Packing {
     /// As it is: dense, row-major.
     Raw,
-    /// Convolution weights `[O, I, kh, kw]` (I per group) as `[group][panel][kh][kw][I][width]`: a panel is `width`
-    /// output channels of one group, the last one filled up with zeros.
+    /// Convolution weights `[O, I, kh, kw]` (I per group) as `[group][panel][kh][kw][I][width]`: a panel is
+    /// `width` output channels of one group, the last one filled up with zeros.
     ConvPanels {
         /// Channel groups.
         groups: u32,
         /// Output channels of a panel.
         width: u32,
     },
-    /// A matrix `[K, N]` as `[panel][K][width]`, a panel being `width` columns, the last filled up with zeros.
+    /// A matrix `[K, N]` as `[panel][K][width]`, a panel being `width` columns, the last filled up with
+    /// zeros.
     MatrixPanels {
         /// Columns of a panel.
         width: u32,

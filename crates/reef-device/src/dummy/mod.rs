@@ -1,10 +1,12 @@
-//! A virtual-time device with queues, as in the paper: the contract is known to fit more than one kind of device.
+//! A virtual-time device with queues, as in the paper: the contract is known to fit more than one kind of
+//! device.
 //!
-//! Every task has a host queue (the stages not launched yet) and a bounded device queue (launched stages, run in
-//! order). Compute units run blocks of the front stage. Under `reset` a more urgent real-time task empties the
-//! device queues, kills the running blocks of less urgent tasks at once (running waves) and starts after the reset
-//! latency; a killed task restarts at most a device queue's length of stages before the last launched one. Only
-//! synthetic kernels run, and their bytes are computed for real. Time passes only in [`Device::advance`].
+//! Every task has a host queue (the stages not launched yet) and a bounded device queue (launched stages, run
+//! in order). Compute units run blocks of the front stage. Under `reset` a more urgent real-time task empties
+//! the device queues, kills the running blocks of less urgent tasks at once (running waves) and starts after
+//! the reset latency; a killed task restarts at most a device queue's length of stages before the last
+//! launched one. Only synthetic kernels run, and their bytes are computed for real. Time passes only in
+//! [`Device::advance`].
 //!
 //! One mutex guards everything: this is a model to test against, not a fast device.
 
