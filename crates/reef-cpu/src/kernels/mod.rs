@@ -1,8 +1,23 @@
 //! Block kernels: the code that runs one block of each kernel specification.
+//!
+//! [`prepare`] binds a kernel to an instruction set: the arithmetic is written once over [`vector::Vector`] and
+//! compiled for each. Results depend on the plan and the instruction set, never on which blocks ran where, how
+//! often, or how large they are. Nothing here allocates while it runs, but host kernels.
+#![allow(unsafe_code)]
 
-use reef_plan::{Isa, Kernel, Plan};
+use std::marker::PhantomData;
+
+use reef_plan::{Isa, Kernel, KernelSpec, Plan};
 
 use crate::context::{BlockContext, BlockEnd};
+use vector::{Leaf, Vector};
+
+mod conv;
+mod epilogue;
+mod math;
+mod micro;
+mod taps;
+mod vector;
 
 /// A kernel made ready for this machine: everything that does not change from task to task.
 pub(crate) trait BlockKernel: Send + Sync {
@@ -11,12 +26,95 @@ pub(crate) trait BlockKernel: Send + Sync {
     /// # Safety
     /// The context's addresses must be valid for the plan that the kernel was prepared from, and no other thread
     /// may write what the block reads or touch what it writes while it runs.
-    #[allow(unsafe_code)]
     unsafe fn run(&self, context: &BlockContext<'_>, block: u32) -> BlockEnd;
 }
 
-/// Makes `kernel` of `plan` ready for `isa`, which the machine must have.
+/// Makes `kernel` of `plan` ready for `isa`, which the machine must have and the plan must be compiled for.
 pub(crate) fn prepare(kernel: &Kernel, plan: &Plan, isa: Isa) -> Box<dyn BlockKernel> {
-    let _ = (kernel, plan, isa);
-    unreachable!("not there yet")
+    let _ = plan;
+    match &kernel.spec {
+        KernelSpec::Conv(spec) => conv::prepare(spec, kernel, isa),
+        _ => unreachable!("not there yet"),
+    }
+}
+
+/// The best instruction set of this machine, or a lower one that the variable `REEF_ISA` (`portable`, `avx2`,
+/// `avx512`) asks for.
+pub(crate) fn detect() -> Result<Isa, String> {
+    let best = best();
+    let asked = match std::env::var("REEF_ISA") {
+        Err(_) => return Ok(best),
+        Ok(name) => match name.as_str() {
+            "portable" => Isa::Portable,
+            "avx2" => Isa::Avx2,
+            "avx512" => Isa::Avx512,
+            _ => return Err(format!("REEF_ISA={name}: not one of portable, avx2, avx512")),
+        },
+    };
+    if asked <= best { Ok(asked) } else { Err(format!("REEF_ISA={asked}: this machine has only {best}")) }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn best() -> Isa {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    match (avx2, avx512) {
+        (true, true) => Isa::Avx512,
+        (true, false) => Isa::Avx2,
+        _ => Isa::Portable,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn best() -> Isa {
+    Isa::Portable
+}
+
+/// A block kernel that is written over any vector.
+trait VectorKernel: Send + Sync + 'static {
+    /// As [`BlockKernel::run`]; to be marked `inline(always)`.
+    ///
+    /// # Safety
+    /// As [`BlockKernel::run`], inside `V::enter`.
+    unsafe fn run_block<V: Vector>(&self, context: &BlockContext<'_>, block: usize) -> BlockEnd;
+}
+
+/// Compiles `kernel` for `isa`.
+fn bind<K: VectorKernel>(kernel: K, isa: Isa) -> Box<dyn BlockKernel> {
+    assert!(isa <= best(), "a kernel for {isa} on a machine without it");
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => Box::new(On::<vector::avx512::F32x16, K>(kernel, PhantomData)),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Box::new(On::<vector::avx2::F32x8, K>(kernel, PhantomData)),
+        _ => Box::new(On::<vector::portable::F32x4, K>(kernel, PhantomData)),
+    }
+}
+
+struct On<V, K>(K, PhantomData<fn() -> V>);
+
+impl<V: Vector, K: VectorKernel> BlockKernel for On<V, K> {
+    unsafe fn run(&self, context: &BlockContext<'_>, block: u32) -> BlockEnd {
+        // SAFETY: `bind` checked the machine; the rest is passed on from the caller.
+        unsafe { V::enter(Block { kernel: &self.0, context, block: block as usize }) }
+    }
+}
+
+struct Block<'a, 'b, K> {
+    kernel: &'a K,
+    context: &'a BlockContext<'b>,
+    block: usize,
+}
+
+impl<K: VectorKernel> Leaf for Block<'_, '_, K> {
+    type Out = BlockEnd;
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) -> BlockEnd {
+        // SAFETY: passed on from the caller.
+        unsafe { self.kernel.run_block::<V>(self.context, self.block) }
+    }
 }

@@ -1,0 +1,131 @@
+//! What happens to a micro-tile's sums before they are stored: scale or bias, residual, activation.
+
+use reef_graph::Unary;
+
+use super::math::Map;
+use super::vector::{Leaf, Vector};
+
+/// A tile of sums and where it goes.
+pub(super) struct Store {
+    /// The sums, `[row][columns rounded up to whole vectors]`, dense.
+    pub(super) acc: *mut f32,
+    /// Floats from one row of sums to the next.
+    pub(super) acc_stride: usize,
+    /// Rows.
+    pub(super) rows: usize,
+    /// Columns.
+    pub(super) columns: usize,
+    /// The bias of the first column, or null.
+    pub(super) bias: *const f32,
+    /// The residual of the first row and column, or null.
+    pub(super) residual: *const f32,
+    /// Floats from one row of the residual to the next.
+    pub(super) residual_stride: usize,
+    /// Where the first row's first column goes.
+    pub(super) to: *mut f32,
+    /// Floats from one row of the output to the next.
+    pub(super) to_stride: usize,
+    /// Factor of every sum.
+    pub(super) alpha: f32,
+    /// Applied last.
+    pub(super) activation: Option<Unary>,
+}
+
+/// Finishes and stores a tile.
+///
+/// # Safety
+/// Inside `V::enter`; the addresses are valid for rows × columns.
+#[inline(always)]
+pub(super) unsafe fn store<V: Vector>(tile: &Store) {
+    // SAFETY: passed on from the caller; the sums are whole vectors.
+    unsafe {
+        match tile.activation {
+            None => V::enter(Finish(tile, Plain)),
+            Some(Unary::Relu) => V::enter(Finish(tile, Relu)),
+            Some(Unary::Clip(low, high)) => V::enter(Finish(tile, Clip(low, high))),
+            Some(function) => {
+                // Bias and residual first, in place; then the function over all sums; then out.
+                let (stride, columns) = (tile.acc_stride, tile.columns.next_multiple_of(V::LANES));
+                let sums = Store { to: tile.acc, to_stride: stride, activation: None, ..*tile };
+                V::enter(Finish(&sums, Plain));
+                for row in 0..tile.rows {
+                    let at = tile.acc.add(row * stride);
+                    V::enter(Map { function, from: at, to: at, count: columns });
+                }
+                let plain = std::ptr::null();
+                V::enter(Finish(&Store { bias: plain, residual: plain, alpha: 1.0, ..*tile }, Plain));
+            }
+        }
+    }
+}
+
+trait Activate: Copy {
+    fn apply<V: Vector>(self, x: V) -> V;
+}
+
+#[derive(Clone, Copy)]
+struct Plain;
+
+#[derive(Clone, Copy)]
+struct Relu;
+
+#[derive(Clone, Copy)]
+struct Clip(f32, f32);
+
+impl Activate for Plain {
+    #[inline(always)]
+    fn apply<V: Vector>(self, x: V) -> V {
+        x
+    }
+}
+
+impl Activate for Relu {
+    #[inline(always)]
+    fn apply<V: Vector>(self, x: V) -> V {
+        x.at_least(x.set(0.0))
+    }
+}
+
+impl Activate for Clip {
+    #[inline(always)]
+    fn apply<V: Vector>(self, x: V) -> V {
+        x.at_least(x.set(self.0)).at_most(x.set(self.1))
+    }
+}
+
+struct Finish<'a, A>(&'a Store, A);
+
+impl<A: Activate> Leaf for Finish<'_, A> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Finish(tile, activation) = self;
+        // Column by column of vectors, so that the bias stays in a register.
+        for column in (0..tile.columns).step_by(V::LANES) {
+            let count = (tile.columns - column).min(V::LANES);
+            // SAFETY: the columns `column .. column + count` of every row are valid; sums are whole vectors.
+            unsafe {
+                let bias = match tile.bias.is_null() {
+                    true => V::splat(0.0),
+                    false => V::load_part(tile.bias.add(column), count),
+                };
+                let alpha = V::splat(tile.alpha);
+                for row in 0..tile.rows {
+                    let mut x = V::load(tile.acc.add(row * tile.acc_stride + column));
+                    x = x.mul_add(alpha, bias);
+                    if !tile.residual.is_null() {
+                        x = x + V::load_part(tile.residual.add(row * tile.residual_stride + column), count);
+                    }
+                    let x = activation.apply(x);
+                    let to = tile.to.add(row * tile.to_stride + column);
+                    if count == V::LANES {
+                        x.store(to);
+                    } else {
+                        x.store_part(to, count);
+                    }
+                }
+            }
+        }
+    }
+}
