@@ -1,0 +1,190 @@
+//! Constants: from tract's tensors to ours, each converted and folded once for all specialisations of a model.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use reef_base::AlignedBytes;
+use reef_graph::{ConstKey, DType, Shape, Tensor};
+use tract_onnx::prelude::{DatumType, Tensor as TractTensor};
+
+/// Constants already converted or folded; lives as long as the model.
+#[derive(Debug, Default)]
+pub(crate) struct ConstPool {
+    /// Tensors that the model holds for its whole life, by address.
+    lasting: HashSet<usize>,
+    converted: Mutex<HashMap<usize, Tensor>>,
+    folded: Mutex<HashMap<(String, Vec<ConstKey>), Tensor>>,
+}
+
+impl ConstPool {
+    /// A pool that remembers the conversion of `lasting`, which must outlive it.
+    pub fn new<'a>(lasting: impl Iterator<Item = &'a Arc<TractTensor>>) -> Self {
+        Self { lasting: lasting.map(address).collect(), ..Self::default() }
+    }
+
+    /// Our copy of `tensor`; `None` when it has a type that graphs do not have.
+    pub fn convert(&self, tensor: &Arc<TractTensor>) -> Option<Tensor> {
+        let key = address(tensor);
+        if !self.lasting.contains(&key) {
+            return convert(tensor);
+        }
+        if let Some(known) = self.converted.lock().expect("no panic holds this lock").get(&key) {
+            return Some(known.clone());
+        }
+        let made = convert(tensor)?;
+        self.converted.lock().expect("no panic holds this lock").insert(key, made.clone());
+        Some(made)
+    }
+
+    /// `make()`, or what it gave earlier for the same `what` and `parts`.
+    pub fn folded(&self, what: String, parts: &[&Tensor], make: impl FnOnce() -> Tensor) -> Tensor {
+        let key = (what, parts.iter().map(|part| part.key()).collect::<Vec<_>>());
+        if let Some(known) = self.folded.lock().expect("no panic holds this lock").get(&key) {
+            return known.clone();
+        }
+        let made = make();
+        self.folded.lock().expect("no panic holds this lock").insert(key, made.clone());
+        made
+    }
+
+    /// `tensor` with another shape.
+    pub fn reshaped(&self, tensor: &Tensor, shape: &Shape) -> Tensor {
+        self.folded(format!("reshape {shape}"), &[tensor], || tensor.reshaped(shape.clone()))
+    }
+
+    /// `tensor` with its axes permuted.
+    pub fn transposed(&self, tensor: &Tensor, perm: &[usize]) -> Tensor {
+        self.folded(format!("transpose {perm:?}"), &[tensor], || transposed(tensor, perm))
+    }
+}
+
+fn address(tensor: &Arc<TractTensor>) -> usize {
+    Arc::as_ptr(tensor) as usize
+}
+
+/// Our name of tract's type. Symbolic integers are i64 once they are concrete.
+pub(crate) fn dtype_of(datum: DatumType) -> Option<DType> {
+    Some(match datum {
+        DatumType::F32 => DType::F32,
+        DatumType::F16 => DType::F16,
+        DatumType::F64 => DType::F64,
+        DatumType::I64 | DatumType::TDim => DType::I64,
+        DatumType::I32 => DType::I32,
+        DatumType::I16 => DType::I16,
+        DatumType::I8 => DType::I8,
+        DatumType::U64 => DType::U64,
+        DatumType::U32 => DType::U32,
+        DatumType::U16 => DType::U16,
+        DatumType::U8 => DType::U8,
+        DatumType::Bool => DType::Bool,
+        _ => return None,
+    })
+}
+
+/// tract's name of our type, where it has one.
+pub(crate) fn datum_of(dtype: DType) -> Option<DatumType> {
+    Some(match dtype {
+        DType::F32 => DatumType::F32,
+        DType::F16 => DatumType::F16,
+        DType::F64 => DatumType::F64,
+        DType::I64 => DatumType::I64,
+        DType::I32 => DatumType::I32,
+        DType::I16 => DatumType::I16,
+        DType::I8 => DatumType::I8,
+        DType::U64 => DatumType::U64,
+        DType::U32 => DatumType::U32,
+        DType::U16 => DatumType::U16,
+        DType::U8 => DatumType::U8,
+        DType::Bool => DatumType::Bool,
+        DType::BF16 => return None,
+    })
+}
+
+fn convert(tensor: &TractTensor) -> Option<Tensor> {
+    let dtype = dtype_of(tensor.datum_type())?;
+    let concrete = match tensor.datum_type() {
+        DatumType::TDim => tensor.cast_to::<i64>().ok()?,
+        _ => std::borrow::Cow::Borrowed(tensor),
+    };
+    let plain = concrete.try_as_plain_ram().ok()?;
+    let bytes = AlignedBytes::copy_from(plain.as_bytes());
+    Some(Tensor::new(dtype, Shape::new(concrete.shape()), Arc::new(bytes)))
+}
+
+/// The elements of a floating-point tensor in double precision.
+pub(crate) fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
+    Some(match tensor.dtype() {
+        DType::F32 => tensor.values::<f32>().iter().map(|&v| f64::from(v)).collect(),
+        DType::F64 => tensor.values::<f64>().to_vec(),
+        DType::F16 => tensor.values::<half::f16>().iter().map(|v| v.to_f64()).collect(),
+        _ => return None,
+    })
+}
+
+/// The elements of an integer tensor.
+pub(crate) fn integers(tensor: &Tensor) -> Option<Vec<i64>> {
+    Some(match tensor.dtype() {
+        DType::I64 => tensor.values::<i64>().to_vec(),
+        DType::I32 => tensor.values::<i32>().iter().map(|&v| i64::from(v)).collect(),
+        _ => return None,
+    })
+}
+
+/// The value of every element, when they are all equal floating-point numbers.
+pub(crate) fn uniform(tensor: &Tensor) -> Option<f64> {
+    const LONGEST: usize = 1 << 16;
+    if tensor.shape().elements() > LONGEST {
+        return None;
+    }
+    let values = floats(tensor)?;
+    let first = *values.first()?;
+    values.iter().all(|&value| value == first).then_some(first)
+}
+
+/// An f32 tensor of rounded values.
+pub(crate) fn rounded(shape: Shape, values: &[f64]) -> Tensor {
+    let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+    Tensor::f32(shape, &values)
+}
+
+fn transposed(tensor: &Tensor, perm: &[usize]) -> Tensor {
+    let shape: Shape = perm.iter().map(|&axis| tensor.shape()[axis]).collect();
+    let strides = tensor.shape().strides();
+    let size = tensor.dtype().bytes();
+    let source = tensor.bytes().as_slice();
+    let mut target = AlignedBytes::zeroed(source.len());
+    let mut index = vec![0usize; perm.len()];
+    for element in target.as_mut_slice().chunks_exact_mut(size) {
+        let at: usize = index.iter().zip(perm).map(|(&i, &axis)| i * strides[axis]).sum();
+        element.copy_from_slice(&source[at * size..(at + 1) * size]);
+        for axis in (0..index.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < shape[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    Tensor::new(tensor.dtype(), shape, Arc::new(target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposition_follows_the_permutation() {
+        let tensor = Tensor::f32([2, 3], &[0., 1., 2., 3., 4., 5.]);
+        let turned = transposed(&tensor, &[1, 0]);
+        assert_eq!(turned.values::<f32>(), [0., 3., 1., 4., 2., 5.]);
+        assert_eq!(turned.shape()[..], [3, 2]);
+    }
+
+    #[test]
+    fn lasting_constants_are_converted_once() {
+        let tensor = Arc::new(TractTensor::zero_dt(DatumType::F32, &[4]).unwrap());
+        let pool = ConstPool::new(std::iter::once(&tensor));
+        let (a, b) = (pool.convert(&tensor).unwrap(), pool.convert(&tensor).unwrap());
+        assert!(Arc::ptr_eq(a.bytes(), b.bytes()));
+    }
+}

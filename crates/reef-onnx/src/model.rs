@@ -1,0 +1,236 @@
+//! A parsed model and its specialisation to concrete input shapes.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use reef_base::limits::TENSOR_ELEMENTS_MAX;
+use reef_graph::{DType, Graph, Shape};
+use reef_plan::HostKernel;
+use tract_onnx::model::ParseResult;
+use tract_onnx::prelude::{InferenceModel, InferenceModelExt, TypedModel};
+use tract_onnx::tract_core::ops::konst::Const;
+use tract_onnx::tract_core::internal::DimLike;
+use tract_onnx::tract_hir::infer::{Factoid, InferenceFact};
+
+use crate::consts::{ConstPool, datum_of, dtype_of};
+use crate::error::ImportError;
+use crate::guard::guarded;
+use crate::{host, passes, proto, register, walk};
+
+/// The extent of one axis as a model declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dim {
+    /// Always this.
+    Fixed(usize),
+    /// Given by the caller; the same wherever the name appears.
+    Symbol(String),
+}
+
+/// An input or output as a model declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorDecl {
+    /// Name, as clients write it.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Extent of every axis, outermost first.
+    pub dims: Vec<Dim>,
+}
+
+/// A model for concrete shapes.
+#[derive(Clone, Debug)]
+pub struct Specialised {
+    /// What to compute, normalised.
+    pub graph: Graph,
+    /// What the graph's host operators index.
+    pub host_kernels: Vec<Arc<dyn HostKernel>>,
+}
+
+/// A model, parsed once; cheap to specialise.
+#[derive(Debug)]
+pub struct OnnxModel {
+    model: InferenceModel,
+    inputs: Vec<TensorDecl>,
+    outputs: Vec<TensorDecl>,
+    consts: ConstPool,
+}
+
+impl OnnxModel {
+    /// Reads a model file; external data is looked up beside it.
+    pub fn read(path: &Path) -> Result<OnnxModel, ImportError> {
+        let bytes = std::fs::read(path)
+            .map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        OnnxModel::parse(&bytes, directory.to_str())
+    }
+
+    /// Reads a model from memory; it cannot refer to external data.
+    pub fn from_bytes(bytes: &[u8]) -> Result<OnnxModel, ImportError> {
+        OnnxModel::parse(bytes, None)
+    }
+
+    /// The inputs, in the model's order.
+    pub fn inputs(&self) -> &[TensorDecl] {
+        &self.inputs
+    }
+
+    /// The outputs, in the model's order.
+    pub fn outputs(&self) -> &[TensorDecl] {
+        &self.outputs
+    }
+
+    /// The model for these input shapes; every input is named once.
+    pub fn specialise(&self, shapes: &[(&str, Shape)]) -> Result<Specialised, ImportError> {
+        self.lower(shapes, Form::AsWritten)
+    }
+
+    pub(crate) fn lower(&self, shapes: &[(&str, Shape)], form: Form) -> Result<Specialised, ImportError> {
+        let shapes = self.bind(shapes)?;
+        let mut typed = self.typed(&shapes)?;
+        if form == Form::Decluttered {
+            guarded(|| typed.declutter()).map_err(|reason| ImportError::Analysis { reason })?;
+        }
+        if let Some(node) = walk::data_dependent(&typed) {
+            // Constant folding may tell what the first look did not.
+            guarded(|| typed.prop_consts()).map_err(|reason| ImportError::Analysis { reason })?;
+            if walk::data_dependent(&typed).is_some() {
+                return Err(node);
+            }
+        }
+        let names: Vec<&str> = self.inputs.iter().map(|input| input.name.as_str()).collect();
+        let outputs: Vec<&str> = self.outputs.iter().map(|output| output.name.as_str()).collect();
+        let walked = walk::walk(&typed, &self.consts, &names, &outputs)?;
+        let (graph, regions) = host::merge(&walked.graph);
+        let mut graph = passes::normalise(graph, &self.consts);
+        let host_kernels = host::attach(&mut graph, &typed, &walked, &regions)?;
+        graph.validate().expect("passes keep graphs valid");
+        Ok(Specialised { graph, host_kernels })
+    }
+
+    fn parse(bytes: &[u8], directory: Option<&str>) -> Result<OnnxModel, ImportError> {
+        let onnx = register::onnx();
+        let message = proto::decode(&onnx, bytes)?;
+        let graph = message.graph.as_ref().expect("decoding checks that there is a graph");
+        let inputs = proto::inputs(graph)?;
+        let outputs = proto::outputs(graph);
+        let parsed = guarded(|| onnx.parse(&message, directory));
+        let ParseResult { model, unresolved_inputs, .. } =
+            parsed.map_err(|reason| ImportError::Parse { reason })?;
+        if let Some(name) = unresolved_inputs.first() {
+            return Err(ImportError::Parse { reason: format!("nothing makes the value {name}") });
+        }
+        if model.inputs.len() != inputs.len() {
+            return Err(ImportError::Parse { reason: "an input is declared twice".into() });
+        }
+        let outputs = complete(outputs, &model)?;
+        let constants = model.nodes().iter().filter_map(|node| node.op_as::<Const>()).map(Const::val);
+        let consts = ConstPool::new(constants);
+        Ok(OnnxModel { inputs, outputs, consts, model })
+    }
+
+    /// The shape of every input in the model's order, checked against the declarations.
+    fn bind(&self, shapes: &[(&str, Shape)]) -> Result<Vec<Shape>, ImportError> {
+        let fail = |input: &str, reason: String| ImportError::Shape { input: input.to_owned(), reason };
+        if let Some((name, _)) = shapes.iter().find(|(name, _)| self.inputs.iter().all(|i| i.name != *name)) {
+            return Err(fail(name, "the model has no such input".into()));
+        }
+        let mut symbols: HashMap<&str, (usize, &str)> = HashMap::new();
+        let mut bound = Vec::with_capacity(self.inputs.len());
+        for decl in &self.inputs {
+            let mut given = shapes.iter().filter(|(name, _)| *name == decl.name);
+            let (Some((_, shape)), None) = (given.next(), given.next()) else {
+                return Err(fail(&decl.name, "one shape is needed".into()));
+            };
+            if shape.rank() != decl.dims.len() {
+                let reason = format!("expected {} axes, got shape {shape}", decl.dims.len());
+                return Err(fail(&decl.name, reason));
+            }
+            let elements = shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
+            if elements.is_none_or(|elements| elements > TENSOR_ELEMENTS_MAX) {
+                return Err(fail(&decl.name, format!("shape {shape} exceeds {TENSOR_ELEMENTS_MAX} elements")));
+            }
+            for (axis, (dim, &got)) in decl.dims.iter().zip(shape.iter()).enumerate() {
+                check_dim(dim, got, axis, &decl.name, &mut symbols).map_err(|why| fail(&decl.name, why))?;
+            }
+            bound.push(shape.clone());
+        }
+        Ok(bound)
+    }
+
+    fn typed(&self, shapes: &[Shape]) -> Result<TypedModel, ImportError> {
+        let mut model = self.model.clone();
+        let typed = guarded(|| {
+            for (index, shape) in shapes.iter().enumerate() {
+                let datum = datum_of(self.inputs[index].dtype).expect("declarations have tract's types");
+                model.set_input_fact(index, InferenceFact::dt_shape(datum, &shape[..]))?;
+            }
+            model.into_typed()
+        });
+        typed.map_err(|reason| ImportError::Analysis { reason })
+    }
+}
+
+/// Which of tract's forms to start from; the normalised graph is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One typed node per ONNX operator, or a few.
+    AsWritten,
+    /// After tract's own rewriting.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests compare the two"))]
+    Decluttered,
+}
+
+fn check_dim<'a>(
+    dim: &'a Dim,
+    got: usize,
+    axis: usize,
+    input: &'a str,
+    symbols: &mut HashMap<&'a str, (usize, &'a str)>,
+) -> Result<(), String> {
+    match dim {
+        Dim::Fixed(expected) if *expected != got => {
+            Err(format!("axis {axis}: expected {expected}, got {got}"))
+        }
+        Dim::Fixed(_) => Ok(()),
+        Dim::Symbol(symbol) => match symbols.get(symbol.as_str()) {
+            Some((other, first)) if *other != got => {
+                Err(format!("axis {axis}: {symbol} is {got} here but {other} in input {first}"))
+            }
+            Some(_) => Ok(()),
+            None => {
+                symbols.insert(symbol, (got, input));
+                Ok(())
+            }
+        },
+    }
+}
+
+/// Output declarations, with what the file leaves out from tract's analysis.
+fn complete(
+    declared: Vec<(String, Option<TensorDecl>)>,
+    model: &InferenceModel,
+) -> Result<Vec<TensorDecl>, ImportError> {
+    if declared.iter().all(|(_, decl)| decl.is_some()) {
+        return Ok(declared.into_iter().filter_map(|(_, decl)| decl).collect());
+    }
+    let mut analysed = model.clone();
+    guarded(|| analysed.analyse(true).map(|_| ())).map_err(|reason| ImportError::Analysis { reason })?;
+    let complete_one = |(index, (name, decl)): (usize, (String, Option<TensorDecl>))| {
+        if let Some(decl) = decl {
+            return Ok(decl);
+        }
+        let fact = analysed.output_fact(index).ok();
+        let dtype = fact.and_then(|fact| fact.datum_type.concretize()).and_then(dtype_of);
+        let dims = fact.and_then(|fact| fact.shape.concretize());
+        let (Some(dtype), Some(dims)) = (dtype, dims) else {
+            return Err(ImportError::Parse { reason: format!("output {name}: type and shape are not known") });
+        };
+        let dim = |extent: &tract_onnx::prelude::TDim| match extent.to_usize() {
+            Ok(extent) => Dim::Fixed(extent),
+            Err(_) => Dim::Symbol(extent.to_string()),
+        };
+        Ok(TensorDecl { name, dtype, dims: dims.iter().map(dim).collect() })
+    };
+    declared.into_iter().enumerate().map(complete_one).collect()
+}

@@ -1,0 +1,160 @@
+//! The protobuf message: decoding, checks that must precede tract, and the declared inputs and outputs.
+//!
+//! Checked here: every operator is known by name; every tensor holds as many bytes as its shape needs, so that
+//! a broken header cannot make the parser allocate without bound.
+
+use std::collections::HashSet;
+
+use reef_base::limits::{MODEL_TENSORS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
+use reef_graph::DType;
+use tract_onnx::model::Onnx;
+use tract_onnx::pb;
+use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
+use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
+use tract_onnx::prelude::Framework;
+
+use crate::error::ImportError;
+use crate::guard::guarded;
+use crate::model::{Dim, TensorDecl};
+
+/// Graphs within graphs (bodies of `If`, `Scan`) that are followed.
+const NESTING_MAX: usize = 16;
+
+/// Decodes and checks a model.
+pub(crate) fn decode(onnx: &Onnx, bytes: &[u8]) -> Result<pb::ModelProto, ImportError> {
+    let mut reader = bytes;
+    let model = guarded(|| onnx.proto_model_for_read(&mut reader)).map_err(|reason| parse(&reason))?;
+    let graph = model.graph.as_ref().ok_or_else(|| parse("it has no graph"))?;
+    if graph.output.is_empty() {
+        return Err(parse("its graph has no output"));
+    }
+    check_graph(onnx, graph, 0)?;
+    Ok(model)
+}
+
+/// The inputs that a caller gives: those that no initializer provides.
+pub(crate) fn inputs(graph: &pb::GraphProto) -> Result<Vec<TensorDecl>, ImportError> {
+    let given: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+    let inputs = graph.input.iter().filter(|input| !given.contains(input.name.as_str()));
+    let decls: Vec<TensorDecl> = inputs.map(|input| required(input)).collect::<Result<_, _>>()?;
+    if decls.len() > MODEL_TENSORS_MAX || graph.output.len() > MODEL_TENSORS_MAX {
+        return Err(parse(&format!("more than {MODEL_TENSORS_MAX} inputs or outputs")));
+    }
+    Ok(decls)
+}
+
+/// What the file says about its outputs: names always, types and shapes where it does.
+pub(crate) fn outputs(graph: &pb::GraphProto) -> Vec<(String, Option<TensorDecl>)> {
+    graph.output.iter().map(|output| (output.name.clone(), decl(output).ok())).collect()
+}
+
+fn required(info: &pb::ValueInfoProto) -> Result<TensorDecl, ImportError> {
+    decl(info).map_err(|reason| ImportError::Parse { reason: format!("input {}: {reason}", info.name) })
+}
+
+fn decl(info: &pb::ValueInfoProto) -> Result<TensorDecl, String> {
+    let value = info.r#type.as_ref().and_then(|kind| kind.value.as_ref()).ok_or("it has no type")?;
+    let pb::type_proto::Value::TensorType(tensor) = value;
+    let dtype = DataType::try_from(tensor.elem_type)
+        .ok()
+        .and_then(dtype_of)
+        .ok_or_else(|| format!("its element type (code {}) is not supported", tensor.elem_type))?;
+    let shape = tensor.shape.as_ref().ok_or("its shape is not declared")?;
+    if shape.dim.len() > TENSOR_RANK_MAX {
+        return Err(format!("rank {} exceeds {TENSOR_RANK_MAX}", shape.dim.len()));
+    }
+    let dims = shape.dim.iter().enumerate().map(|(axis, dim)| match &dim.value {
+        Some(DimValue::DimValue(extent)) if *extent >= 0 => Dim::Fixed(*extent as usize),
+        Some(DimValue::DimParam(name)) if !name.is_empty() && name != "?" => Dim::Symbol(name.clone()),
+        _ => Dim::Symbol(format!("{}.{axis}", info.name)),
+    });
+    Ok(TensorDecl { name: info.name.clone(), dtype, dims: dims.collect() })
+}
+
+fn dtype_of(code: DataType) -> Option<DType> {
+    Some(match code {
+        DataType::Float => DType::F32,
+        DataType::Float16 => DType::F16,
+        DataType::Double => DType::F64,
+        DataType::Int64 => DType::I64,
+        DataType::Int32 => DType::I32,
+        DataType::Int16 => DType::I16,
+        DataType::Int8 => DType::I8,
+        DataType::Uint64 => DType::U64,
+        DataType::Uint32 => DType::U32,
+        DataType::Uint16 => DType::U16,
+        DataType::Uint8 => DType::U8,
+        DataType::Bool => DType::Bool,
+        _ => return None,
+    })
+}
+
+fn parse(reason: &str) -> ImportError {
+    ImportError::Parse { reason: reason.to_owned() }
+}
+
+fn check_graph(onnx: &Onnx, graph: &pb::GraphProto, depth: usize) -> Result<(), ImportError> {
+    if depth > NESTING_MAX {
+        return Err(parse(&format!("graphs nested deeper than {NESTING_MAX}")));
+    }
+    for tensor in &graph.initializer {
+        check_tensor(tensor)?;
+    }
+    for node in &graph.node {
+        check_node(onnx, node, depth)?;
+    }
+    Ok(())
+}
+
+fn check_node(onnx: &Onnx, node: &pb::NodeProto, depth: usize) -> Result<(), ImportError> {
+    if !onnx.op_register.0.contains_key(&node.op_type) {
+        let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
+        return Err(ImportError::Unsupported {
+            node: name.cloned().unwrap_or_default(),
+            operator: node.op_type.clone(),
+            reason: "this operator is not known".into(),
+        });
+    }
+    for attribute in &node.attribute {
+        for tensor in attribute.t.iter().chain(&attribute.tensors) {
+            check_tensor(tensor)?;
+        }
+        for graph in attribute.g.iter().chain(&attribute.graphs) {
+            check_graph(onnx, graph, depth + 1)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_tensor(tensor: &pb::TensorProto) -> Result<(), ImportError> {
+    let fail = |reason: String| ImportError::Parse { reason: format!("tensor {}: {reason}", tensor.name) };
+    let code = DataType::try_from(tensor.data_type).unwrap_or(DataType::Undefined);
+    if code == DataType::String {
+        return Ok(());
+    }
+    let Some(dtype) = dtype_of(code) else {
+        return Err(fail(format!("element type {} is not supported", code.as_str_name())));
+    };
+    let elements = tensor.dims.iter().try_fold(1usize, |product, &dim| {
+        product.checked_mul(usize::try_from(dim).ok()?).filter(|&product| product <= TENSOR_ELEMENTS_MAX)
+    });
+    let Some(elements) = elements else {
+        return Err(fail(format!("shape {:?} is not one", tensor.dims)));
+    };
+    if tensor.data_location == Some(DataLocation::External as i32) {
+        return Ok(());
+    }
+    let held = match () {
+        () if !tensor.raw_data.is_empty() => tensor.raw_data.len() / dtype.bytes(),
+        () if dtype == DType::F32 => tensor.float_data.len(),
+        () if dtype == DType::F64 => tensor.double_data.len(),
+        () if matches!(dtype, DType::I64) => tensor.int64_data.len(),
+        () if matches!(dtype, DType::U64 | DType::U32) => tensor.uint64_data.len(),
+        () => tensor.int32_data.len(),
+    };
+    let misaligned = tensor.raw_data.len() % dtype.bytes() != 0;
+    if held != elements || misaligned {
+        return Err(fail(format!("{held} elements given, shape {:?} needs {elements}", tensor.dims)));
+    }
+    Ok(())
+}
