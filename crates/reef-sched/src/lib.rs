@@ -1,1 +1,38 @@
-//! `reef-sched`: see ARCHITECTURE.md.
+//! `reef-sched`: the task-level scheduler, a pure state machine.
+//!
+//! Owns which request becomes a task, in which order, and which is refused. Events and the time go in
+//! ([`Scheduler::submit`], [`Scheduler::on_complete`], …), actions come out ([`Scheduler::next_action`]).
+//! Knows no thread, device, file or clock, so the server and a simulator run the same code; equal events give
+//! equal actions. Allocates only when a model is added.
+//!
+//! Life of a request:
+//!
+//! | state | event | next | what comes out |
+//! |---|---|---|---|
+//! | – | `submit`, refused | – | the [`Refusal`] is its end |
+//! | – | `submit`, taken | queued | |
+//! | queued | a slot is free and it is the most urgent | on board | [`Action::Start`] |
+//! | queued | `cancel` | – | [`Cancelled::Dropped`] is its end |
+//! | queued | timeout, deadline, drain | – | [`Action::Refuse`] is its end |
+//! | on board | `on_rejected` | queued, at its old place | |
+//! | on board | `cancel`, deadline, abandon | on board | [`Action::CancelRunning`], at most once |
+//! | on board | `on_complete` | – | [`Ended`] is its end |
+//!
+//! Order: real-time before best-effort, by level, then earliest deadline first, requests without a deadline
+//! after those with one, by arrival. Best-effort models share by weight, charged by compute-unit time
+//! (start-time fair queueing: a model that was idle banks no credit); inside a model by arrival.
+
+mod dispatch;
+mod estimate;
+mod heap;
+mod model;
+mod scheduler;
+mod table;
+mod types;
+
+pub use estimate::SAMPLES_MIN;
+pub use scheduler::Scheduler;
+pub use types::{
+    Action, CancelReason, Cancelled, Drain, Ended, ModelId, ModelOptions, Refusal, Request, RequestId,
+    SchedOptions, Usage,
+};

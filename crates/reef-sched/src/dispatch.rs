@@ -1,0 +1,205 @@
+//! What happens next: admission by deadline, expiry, refusal of what is drained, and the choice of what
+//! starts.
+
+use reef_base::{Class, Nanos, TaskKey};
+
+use crate::heap::{Item, Order};
+use crate::model::lane;
+use crate::scheduler::{RANKS, Scheduler, rank, real_time_key};
+use crate::table::State;
+use crate::types::{Action, CancelReason, Drain, ModelId, Refusal, Request};
+
+impl Scheduler {
+    /// The next thing to do at `now`; call it after every event until it returns `None`.
+    pub fn next_action(&mut self, now: Nanos) -> Option<Action> {
+        if let Some(slot) = self.stopping.pop() {
+            return Some(Action::CancelRunning { request: self.table.id(slot) });
+        }
+        if let Some(action) = self.next_drained() {
+            return Some(action);
+        }
+        if let Some(action) = self.next_expired(now) {
+            return Some(action);
+        }
+        for retry_at in &mut self.retry_at {
+            if retry_at.is_some_and(|at| at <= now) {
+                *retry_at = None;
+            }
+        }
+        self.next_start(now)
+    }
+
+    /// Refuses a request whose deadline has passed or, by what was measured, cannot be met behind the work
+    /// that goes before it. `order` is its place in the queue.
+    pub(crate) fn check_deadline(
+        &mut self,
+        now: Nanos,
+        request: &Request,
+        order: Order,
+        expected: Nanos,
+    ) -> Result<(), Refusal> {
+        let Some(deadline) = request.deadline else { return Ok(()) };
+        if deadline <= now {
+            return Err(Refusal::DeadlinePassed);
+        }
+        let left = deadline - now;
+        let own = rank(request.class);
+        let urgent: u64 = (0..own).map(|rank| self.queued_ns[rank] + self.board_ns[rank]).sum();
+        let running = urgent.saturating_add(self.board_ns[own]);
+        let progress = now.since(self.progress_at[lane(request.class)]).0;
+        let needed = |queued: u64| Nanos(running.saturating_add(queued).saturating_sub(progress)) + expected;
+        // All of its level is more than what goes before it: mostly enough to know.
+        if expected == Nanos::ZERO || needed(self.queued_ns[own]) <= left {
+            return Ok(());
+        }
+        let needed = needed(self.queued_before(request, order));
+        if needed <= left {
+            return Ok(());
+        }
+        self.note_refusal(request);
+        Err(Refusal::DeadlineUnreachable { needed, left })
+    }
+
+    /// Expected service time of queued requests of the same level that go before `order`. Among best-effort
+    /// requests the order is not known beforehand: none.
+    fn queued_before(&self, request: &Request, order: Order) -> u64 {
+        if !request.class.is_real_time() {
+            return 0;
+        }
+        let own = real_time_rank_of(order);
+        let before = |item: &&Item| item.order < order && real_time_rank_of(item.order) == own;
+        let items = self.models.iter().flatten().flat_map(|model| model.real_time.items());
+        items.filter(before).map(|item| self.table.get(item.slot).expected).sum()
+    }
+
+    fn note_refusal(&mut self, request: &Request) {
+        self.model_mut(request.model).service[usize::from(request.plan)].refused();
+    }
+
+    /// A queued request of a model that refuses, or one that was given up.
+    fn next_drained(&mut self) -> Option<Action> {
+        if self.draining == 0 && !self.best_effort_abandoned {
+            return None;
+        }
+        let abandoned = self.best_effort_abandoned;
+        let (slot, why) = self.models.iter().flatten().find_map(|model| {
+            let first = |refused: bool, queue: &crate::heap::Heap| queue.peek().filter(|_| refused);
+            let refuses = model.drain == Some(Drain::Refuse);
+            first(refuses, &model.real_time)
+                .or(first(refuses, &model.best_effort))
+                .map(|item| (item.slot, Refusal::Draining))
+                .or(first(abandoned, &model.best_effort).map(|item| (item.slot, Refusal::ShuttingDown)))
+        })?;
+        Some(self.refuse(slot, why))
+    }
+
+    fn next_expired(&mut self, now: Nanos) -> Option<Action> {
+        let item = self.timers.peek().filter(|item| item.order.0 <= now.0)?;
+        let entry = self.table.get(item.slot);
+        if entry.state == State::OnBoard {
+            self.stop(item.slot, CancelReason::Deadline);
+            let slot = self.stopping.pop().expect("a task is stopped once, and its timer goes then");
+            return Some(Action::CancelRunning { request: self.table.id(slot) });
+        }
+        let passed = entry.request.deadline.is_some_and(|deadline| deadline <= now);
+        Some(self.refuse(item.slot, if passed { Refusal::DeadlinePassed } else { Refusal::Timeout }))
+    }
+
+    fn refuse(&mut self, slot: u32, why: Refusal) -> Action {
+        let request = self.table.id(slot);
+        self.drop_queued(slot);
+        Action::Refuse { request, why }
+    }
+
+    fn next_start(&mut self, now: Nanos) -> Option<Action> {
+        let slot = self.next_real_time().or_else(|| self.next_best_effort())?;
+        let entry = self.table.get(slot);
+        let (request, expected) = (entry.request, Nanos(entry.expected));
+        if let Some(deadline) = request.deadline
+            && now + expected > deadline
+        {
+            self.note_refusal(&request);
+            let left = deadline.since(now);
+            return Some(self.refuse(slot, Refusal::DeadlineUnreachable { needed: expected, left }));
+        }
+        Some(self.start(now, slot, request))
+    }
+
+    fn start(&mut self, now: Nanos, slot: u32, request: Request) -> Action {
+        self.dequeue(slot);
+        let lane = lane(request.class);
+        if self.on_board[lane] == 0 {
+            self.progress_at[lane] = now;
+        }
+        self.on_board[lane] += 1;
+        self.starts += 1;
+        let key = real_time_key(&request).unwrap_or(TaskKey::best_effort(self.starts));
+        let virtual_now = self.virtual_now;
+        let model = self.model_mut(request.model);
+        model.on_board[lane] += 1;
+        let pass = model.pass();
+        let charged = if lane == 1 { model.charge() } else { 0 };
+        if lane == 1 {
+            self.virtual_now = virtual_now.max(pass);
+        }
+        let entry = self.table.get_mut(slot);
+        entry.state = State::OnBoard;
+        entry.charged = charged;
+        self.board_ns[rank(request.class)] += entry.expected;
+        // Time in the queue is over; the deadline still counts.
+        self.set_timer(slot, request.deadline);
+        Action::Start { request: self.table.id(slot), key }
+    }
+
+    /// The most urgent real-time request, if there is a slot for its level.
+    fn next_real_time(&self) -> Option<u32> {
+        let slots = self.options.board_slots - self.options.best_effort_slots;
+        if self.on_board[0] >= slots || self.retry_at[0].is_some() {
+            return None;
+        }
+        let heads = self.models.iter().flatten().filter(|model| model.may_start());
+        let first = heads.filter_map(|model| model.real_time.peek()).min_by_key(|item| item.order)?;
+        let more_urgent = self.levels & ((1 << real_time_rank_of(first.order)) - 1);
+        let kept_free = (more_urgent.count_ones() as usize).min(slots - 1);
+        (slots - self.on_board[0] > kept_free).then_some(first.slot)
+    }
+
+    /// The oldest request of the best-effort model that has used the least of its share.
+    fn next_best_effort(&self) -> Option<u32> {
+        if self.on_board[1] >= self.best_effort_slots || self.retry_at[1].is_some() {
+            return None;
+        }
+        let waiting = |model: &&crate::model::Model| model.may_start() && model.best_effort.len() > 0;
+        let model = self.models.iter().flatten().filter(waiting).min_by_key(|model| model.pass())?;
+        model.best_effort.peek().map(|item| item.slot)
+    }
+
+    /// What is kept in the books must agree with what is there. For tests: it is slow.
+    #[doc(hidden)]
+    pub fn check(&self) {
+        let mut queued = [0; RANKS];
+        let mut waiting = 0;
+        for (index, model) in self.models.iter().enumerate() {
+            let Some(model) = model else { continue };
+            for item in model.real_time.items().iter().chain(model.best_effort.items()) {
+                let entry = self.table.get(item.slot);
+                assert_eq!((entry.state, entry.request.model), (State::Queued, ModelId(index as u32)));
+                queued[rank(entry.request.class)] += entry.expected;
+                waiting += 1;
+            }
+            for class in [Class::real_time(0), Class::BestEffort] {
+                assert!(model.queue(class).len() <= model.options.queue_len + self.options.board_slots);
+            }
+        }
+        assert_eq!(queued, self.queued_ns);
+        assert_eq!(self.table.on_board().count(), self.on_board[0] + self.on_board[1]);
+        assert_eq!(self.table.live(), waiting + self.on_board[0] + self.on_board[1]);
+        let kept = self.options.board_slots - self.options.best_effort_slots;
+        assert!(self.on_board[0] <= kept && self.on_board[1] <= self.options.best_effort_slots);
+    }
+}
+
+/// The rank in the order of a real-time request.
+fn real_time_rank_of(order: Order) -> u8 {
+    TaskKey::from_bits(order.0).rank()
+}

@@ -1,0 +1,375 @@
+//! The state machine: events in, actions out. See the crate's documentation for the states.
+//!
+//! Who may touch what: events change requests, queues and timers and never start anything;
+//! [`Scheduler::next_action`] alone moves requests to the board (in `dispatch`). Every live request is in
+//! exactly one of: one model's queue (`Queued`), the board (`OnBoard`).
+
+use reef_base::{Class, Level, Nanos, TaskKey, limits};
+
+use crate::heap::{ABSENT, Heap, Item, Order};
+use crate::model::{Model, lane};
+use crate::table::{Entry, State, Table};
+use crate::types::{
+    CancelReason, Cancelled, Drain, Ended, ModelId, ModelOptions, Refusal, Request, RequestId, SchedOptions,
+    Usage,
+};
+
+/// After a rejection with nothing of ours on the board, when to try again.
+const RETRY_AFTER: Nanos = Nanos::from_micros(200);
+
+pub(crate) const RANKS: usize = limits::REAL_TIME_LEVELS as usize + 1;
+
+/// The task-level scheduler of one device.
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(crate) options: SchedOptions,
+    /// As of now; `options` has the most it may be.
+    pub(crate) best_effort_slots: usize,
+    pub(crate) models: Vec<Option<Model>>,
+    pub(crate) table: Table,
+    pub(crate) timers: Heap,
+    /// On the board whose end was asked for, to be told to the device.
+    pub(crate) stopping: Vec<u32>,
+    pub(crate) on_board: [usize; 2],
+    /// Expected service time by rank: queued, and on the board.
+    pub(crate) queued_ns: [u64; RANKS],
+    pub(crate) board_ns: [u64; RANKS],
+    /// When the board last completed something of a lane, or began to.
+    pub(crate) progress_at: [Nanos; 2],
+    /// Bit per real-time level that some model has.
+    pub(crate) levels: u16,
+    /// Virtual time of the best-effort model chosen last.
+    pub(crate) virtual_now: u128,
+    /// The device gave a task of this lane back: nothing of it starts before this time or the next
+    /// completion.
+    pub(crate) retry_at: [Option<Nanos>; 2],
+    pub(crate) closed: bool,
+    pub(crate) best_effort_abandoned: bool,
+    pub(crate) draining: usize,
+    arrivals: u64,
+    pub(crate) starts: u64,
+}
+
+impl Scheduler {
+    /// A scheduler without models. Panics unless the board has more slots than best-effort tasks may take.
+    pub fn new(options: SchedOptions) -> Self {
+        assert!(options.best_effort_slots < options.board_slots, "real-time tasks need a slot");
+        assert!(options.board_slots <= limits::BOARD_SLOTS_MAX, "no board is larger");
+        Scheduler {
+            options,
+            best_effort_slots: options.best_effort_slots,
+            models: Vec::new(),
+            table: Table::default(),
+            timers: Heap::default(),
+            stopping: Vec::with_capacity(options.board_slots),
+            on_board: [0; 2],
+            queued_ns: [0; RANKS],
+            board_ns: [0; RANKS],
+            progress_at: [Nanos::ZERO; 2],
+            levels: 0,
+            virtual_now: 0,
+            retry_at: [None; 2],
+            closed: false,
+            best_effort_abandoned: false,
+            draining: 0,
+            arrivals: 0,
+            starts: 0,
+        }
+    }
+
+    /// Adds a model; `None` when there are [`limits::MODELS_MAX`]. Allocates everything that it will need.
+    pub fn add_model(&mut self, options: ModelOptions) -> Option<ModelId> {
+        let free = self.models.iter().position(Option::is_none);
+        let index = match free {
+            Some(index) => index,
+            None if self.models.len() < limits::MODELS_MAX => {
+                self.models.push(None);
+                self.models.len() - 1
+            }
+            None => return None,
+        };
+        self.models[index] = Some(Model::new(options));
+        self.update_levels();
+        let room = self.capacity();
+        self.table.reserve(room - self.table.live().min(room));
+        self.timers.reserve(room - self.timers.len().min(room));
+        Some(ModelId(index as u32))
+    }
+
+    /// Removes a model that has no requests left; false when it has.
+    pub fn remove_model(&mut self, id: ModelId) -> bool {
+        match self.models.get(id.index()) {
+            Some(Some(model)) if model.is_idle() => {
+                self.draining -= usize::from(model.drain.is_some());
+                self.models[id.index()] = None;
+                self.update_levels();
+                true
+            }
+            Some(Some(_)) => false,
+            _ => true,
+        }
+    }
+
+    /// From now on the model takes no requests; what is queued ends as `drain` says.
+    pub fn drain_model(&mut self, id: ModelId, drain: Drain) {
+        if let Some(Some(model)) = self.models.get_mut(id.index()) {
+            self.draining += usize::from(model.drain.is_none());
+            model.drain = Some(drain);
+        }
+    }
+
+    /// From now on no request is taken; what is queued runs.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Gives up every best-effort request: queued ones are refused, running ones stopped.
+    pub fn abandon_best_effort(&mut self) {
+        self.best_effort_abandoned = true;
+        self.stop_running(|request| !request.class.is_real_time());
+    }
+
+    /// How many best-effort tasks may be on the board from now on, at most as many as the options said.
+    pub fn set_best_effort_slots(&mut self, slots: usize) {
+        self.best_effort_slots = slots.min(self.options.best_effort_slots);
+    }
+
+    /// Queues a request. An error is the request's end.
+    pub fn submit(&mut self, now: Nanos, request: Request) -> Result<RequestId, Refusal> {
+        if self.closed {
+            return Err(Refusal::ShuttingDown);
+        }
+        let model = self.model(request.model);
+        if model.drain.is_some() {
+            return Err(Refusal::Draining);
+        }
+        if model.queue(request.class).len() >= model.options.queue_len {
+            return Err(Refusal::QueueFull);
+        }
+        let expected = model.service[usize::from(request.plan)].get();
+        let order = self.next_order(&request);
+        self.check_deadline(now, &request, order, expected)?;
+        let slot = self.table.insert(request, order, expected.0);
+        self.enqueue(slot);
+        let expiry = [request.deadline, request.queue_until].into_iter().flatten().min();
+        self.set_timer(slot, expiry);
+        Ok(self.table.id(slot))
+    }
+
+    /// Asks for a request's end.
+    pub fn cancel(&mut self, id: RequestId) -> Cancelled {
+        let Some(slot) = self.table.find(id) else { return Cancelled::Unknown };
+        if self.table.get(slot).state == State::Queued {
+            self.drop_queued(slot);
+            return Cancelled::Dropped;
+        }
+        self.stop(slot, CancelReason::Requested);
+        Cancelled::Stopping
+    }
+
+    /// The device did not take a started task now (a full board): it is queued again, at its old place. To be
+    /// reported before any other event.
+    pub fn on_rejected(&mut self, now: Nanos, id: RequestId) {
+        let Some(slot) = self.table.find(id) else { return };
+        let (lane, charged) = self.leave_board(slot);
+        let request = self.table.get(slot).request;
+        self.model_mut(request.model).refund(charged);
+        self.retry_at[lane] = Some(now + RETRY_AFTER);
+        self.stopping.retain(|&other| other != slot);
+        let entry = self.table.get_mut(slot);
+        entry.state = State::Queued;
+        entry.cancel = None;
+        self.enqueue(slot);
+        let expiry = [request.deadline, request.queue_until].into_iter().flatten().min();
+        self.set_timer(slot, expiry);
+    }
+
+    /// A task has ended, however. `None` if the id is not of a task on the board.
+    pub fn on_complete(&mut self, now: Nanos, id: RequestId, usage: Usage) -> Option<Ended> {
+        let slot = self.table.find(id)?;
+        if self.table.get(slot).state != State::OnBoard {
+            return None;
+        }
+        let (lane, charged) = self.leave_board(slot);
+        self.progress_at[lane] = now;
+        self.retry_at = [None; 2];
+        self.stopping.retain(|&other| other != slot);
+        self.set_timer(slot, None);
+        let entry = self.table.remove(slot);
+        let model = self.model_mut(entry.request.model);
+        if lane == 1 {
+            match usage.service {
+                Some(_) => model.settle(charged, usage.cu_time.0),
+                None => model.refund(charged.saturating_sub(usage.cu_time.0)),
+            }
+        }
+        if let Some(service) = usage.service {
+            model.service[usize::from(entry.request.plan)].record(service);
+        }
+        Some(Ended { request: entry.request, cancel: entry.cancel })
+    }
+
+    /// When [`Scheduler::next_action`] must be called again if nothing else happens before.
+    pub fn next_wakeup(&self) -> Option<Nanos> {
+        let timer = self.timers.peek().map(|item| Nanos(item.order.0));
+        self.retry_at.iter().flatten().copied().chain(timer).min()
+    }
+
+    /// Forgets what was measured for a plan; its number will name another one.
+    pub fn reset_plan(&mut self, id: ModelId, plan: u16) {
+        if let Some(Some(model)) = self.models.get_mut(id.index()) {
+            model.service[usize::from(plan)] = Default::default();
+        }
+    }
+
+    /// Requests of a model that wait, real-time or best-effort.
+    pub fn queued(&self, id: ModelId, class: Class) -> usize {
+        self.models.get(id.index()).and_then(Option::as_ref).map_or(0, |model| model.queue(class).len())
+    }
+
+    /// Tasks of a model on the board, real-time or best-effort.
+    pub fn on_board(&self, id: ModelId, class: Class) -> usize {
+        self.models.get(id.index()).and_then(Option::as_ref).map_or(0, |model| model.on_board[lane(class)])
+    }
+
+    /// Whether a model has no request, waiting or running.
+    pub fn is_model_idle(&self, id: ModelId) -> bool {
+        self.models.get(id.index()).and_then(Option::as_ref).is_none_or(Model::is_idle)
+    }
+
+    /// Whether no request waits or runs.
+    pub fn is_idle(&self) -> bool {
+        self.table.live() == 0
+    }
+
+    /// Whether no real-time request waits or runs.
+    pub fn is_real_time_idle(&self) -> bool {
+        self.on_board[0] == 0 && self.models.iter().flatten().all(|model| model.real_time.len() == 0)
+    }
+
+    /// Requests that may be live at once: bounds [`RequestId::slot`].
+    pub fn capacity(&self) -> usize {
+        let queues: usize = self.models.iter().flatten().map(|model| 2 * model.options.queue_len).sum();
+        queues + self.options.board_slots
+    }
+}
+
+impl Scheduler {
+    pub(crate) fn model(&self, id: ModelId) -> &Model {
+        self.models[id.index()].as_ref().expect("the model was added and not removed")
+    }
+
+    pub(crate) fn model_mut(&mut self, id: ModelId) -> &mut Model {
+        self.models[id.index()].as_mut().expect("the model was added and not removed")
+    }
+
+    fn next_order(&mut self, request: &Request) -> Order {
+        self.arrivals += 1;
+        (real_time_key(request).map_or(0, TaskKey::get), self.arrivals)
+    }
+
+    /// Puts a request into its model's queue and the backlog.
+    fn enqueue(&mut self, slot: u32) {
+        let entry = self.table.get(slot);
+        let (request, order, expected) = (entry.request, entry.order, entry.expected);
+        self.queued_ns[rank(request.class)] += expected;
+        let idle = self.model(request.model).best_effort.len() + self.model(request.model).on_board[1] == 0;
+        let virtual_now = self.virtual_now;
+        let Self { models, table, .. } = self;
+        let model = models[request.model.index()].as_mut().expect("checked above");
+        if idle && !request.class.is_real_time() {
+            model.wake(virtual_now);
+        }
+        let queue = model.queue_mut(request.class);
+        queue.push(Item { order, slot }, &mut |slot, at| table.get_mut(slot).queue_at = at);
+    }
+
+    /// Takes a request out of its queue and the backlog.
+    pub(crate) fn dequeue(&mut self, slot: u32) {
+        let entry = self.table.get(slot);
+        let (request, at, expected) = (entry.request, entry.queue_at, entry.expected);
+        self.queued_ns[rank(request.class)] -= expected;
+        let Self { models, table, .. } = self;
+        let model = models[request.model.index()].as_mut().expect("a queued request has a model");
+        let queue = model.queue_mut(request.class);
+        queue.remove(at, &mut |slot, at| table.get_mut(slot).queue_at = at);
+    }
+
+    /// Ends a queued request.
+    pub(crate) fn drop_queued(&mut self, slot: u32) {
+        self.dequeue(slot);
+        self.set_timer(slot, None);
+        self.table.remove(slot);
+    }
+
+    /// (Re)places or takes away a request's timer.
+    pub(crate) fn set_timer(&mut self, slot: u32, at: Option<Nanos>) {
+        let Self { timers, table, .. } = self;
+        let (place, arrival) = (table.get(slot).timer_at, table.get(slot).order.1);
+        let mut moved = |slot, at| table.get_mut(slot).timer_at = at;
+        if place != ABSENT {
+            timers.remove(place, &mut moved);
+        }
+        if let Some(at) = at {
+            timers.push(Item { order: (at.0, arrival), slot }, &mut moved);
+        }
+    }
+
+    /// Asks the device for a running task's end, once.
+    pub(crate) fn stop(&mut self, slot: u32, reason: CancelReason) {
+        let entry = self.table.get_mut(slot);
+        if entry.cancel.is_none() {
+            entry.cancel = Some(reason);
+            self.stopping.push(slot);
+            self.set_timer(slot, None);
+        }
+    }
+
+    fn stop_running(&mut self, which: impl Fn(&Request) -> bool) {
+        // At most one stop per task on the board, so the loop ends.
+        let to_stop = |table: &Table| {
+            let wanted = |entry: &Entry| entry.cancel.is_none() && which(&entry.request);
+            table.on_board().find(|&slot| wanted(table.get(slot)))
+        };
+        while let Some(slot) = to_stop(&self.table) {
+            self.stop(slot, CancelReason::ShuttingDown);
+        }
+    }
+
+    /// Takes a task off the board's books; returns its lane and what it was charged.
+    fn leave_board(&mut self, slot: u32) -> (usize, u64) {
+        let entry = self.table.get(slot);
+        assert_eq!(entry.state, State::OnBoard, "only started tasks leave the board");
+        let (request, charged, expected) = (entry.request, entry.charged, entry.expected);
+        let lane = lane(request.class);
+        self.board_ns[rank(request.class)] -= expected;
+        self.on_board[lane] -= 1;
+        self.model_mut(request.model).on_board[lane] -= 1;
+        (lane, charged)
+    }
+
+    fn update_levels(&mut self) {
+        self.levels = 0;
+        for model in self.models.iter().flatten() {
+            if let Class::RealTime(level) = model.options.class {
+                self.levels |= 1 << level.get();
+            }
+        }
+    }
+}
+
+/// The key of a real-time request; `None` for best-effort.
+pub(crate) fn real_time_key(request: &Request) -> Option<TaskKey> {
+    match request.class {
+        Class::RealTime(level) => Some(TaskKey::real_time(level, request.deadline, request.arrival)),
+        Class::BestEffort => None,
+    }
+}
+
+/// 0 the most urgent level, the last best-effort.
+pub(crate) fn rank(class: Class) -> usize {
+    match class {
+        Class::RealTime(level) => usize::from(Level::get(level)),
+        Class::BestEffort => RANKS - 1,
+    }
+}

@@ -1,0 +1,125 @@
+//! The table of live requests: slots with generations, so that an old id is known to be old.
+
+use reef_base::Nanos;
+
+use crate::heap::{ABSENT, Order};
+use crate::types::{CancelReason, Request, RequestId};
+
+/// Where a request is. `Free` holds the next free slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Free(u32),
+    Queued,
+    OnBoard,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) generation: u32,
+    pub(crate) state: State,
+    pub(crate) request: Request,
+    /// Order in its model's queue.
+    pub(crate) order: Order,
+    /// Position in its model's queue and in the heap of timers.
+    pub(crate) queue_at: u32,
+    pub(crate) timer_at: u32,
+    /// The service time counted for it in the backlog.
+    pub(crate) expected: u64,
+    /// Compute-unit time charged in advance.
+    pub(crate) charged: u64,
+    pub(crate) cancel: Option<CancelReason>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    entries: Vec<Entry>,
+    free: Option<u32>,
+    live: usize,
+}
+
+impl Table {
+    /// Makes room for `additional` more requests than are live or free now.
+    pub(crate) fn reserve(&mut self, additional: usize) {
+        self.entries.reserve(additional);
+    }
+
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
+    pub(crate) fn insert(&mut self, request: Request, order: Order, expected: u64) -> u32 {
+        let slot = match self.free {
+            Some(slot) => slot,
+            None => self.push_free(),
+        };
+        let entry = &mut self.entries[slot as usize];
+        let State::Free(next) = entry.state else { unreachable!("the free list holds free slots") };
+        self.free = (next != ABSENT).then_some(next);
+        self.live += 1;
+        *entry = Entry { request, order, expected, ..blank(entry.generation, State::Queued) };
+        slot
+    }
+
+    pub(crate) fn remove(&mut self, slot: u32) -> Entry {
+        let entry = &mut self.entries[slot as usize];
+        let gone = *entry;
+        assert!(!matches!(gone.state, State::Free(_)), "a request ends once");
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.state = State::Free(self.free.unwrap_or(ABSENT));
+        self.free = Some(slot);
+        self.live -= 1;
+        gone
+    }
+
+    /// The slot of a live request.
+    pub(crate) fn find(&self, id: RequestId) -> Option<u32> {
+        let entry = self.entries.get(id.slot())?;
+        let live = entry.generation == id.generation() && !matches!(entry.state, State::Free(_));
+        live.then_some(id.slot() as u32)
+    }
+
+    pub(crate) fn id(&self, slot: u32) -> RequestId {
+        RequestId::new(slot, self.entries[slot as usize].generation)
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> &Entry {
+        &self.entries[slot as usize]
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> &mut Entry {
+        &mut self.entries[slot as usize]
+    }
+
+    /// Slots of the requests on the board.
+    pub(crate) fn on_board(&self) -> impl Iterator<Item = u32> {
+        let entries = self.entries.iter().enumerate();
+        entries.filter(|(_, entry)| entry.state == State::OnBoard).map(|(slot, _)| slot as u32)
+    }
+
+    fn push_free(&mut self) -> u32 {
+        self.entries.push(blank(0, State::Free(ABSENT)));
+        self.entries.len() as u32 - 1
+    }
+}
+
+fn blank(generation: u32, state: State) -> Entry {
+    let request = Request {
+        model: crate::ModelId(0),
+        plan: 0,
+        class: reef_base::Class::BestEffort,
+        arrival: Nanos::ZERO,
+        deadline: None,
+        queue_until: None,
+    };
+    Entry {
+        generation,
+        state,
+        request,
+        order: (0, 0),
+        queue_at: ABSENT,
+        timer_at: ABSENT,
+        expected: 0,
+        charged: 0,
+        cancel: None,
+    }
+}

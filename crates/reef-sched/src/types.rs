@@ -1,0 +1,188 @@
+//! What goes in and out of the scheduler.
+
+use reef_base::{Class, Nanos, TaskKey, limits};
+
+reef_base::id! {
+    /// A model of one scheduler; reused after its removal.
+    ModelId(u32)
+}
+
+reef_base::id! {
+    /// A request of one scheduler: 32 bits of generation, 32 bits of slot. Never reused.
+    RequestId(u64)
+}
+
+impl RequestId {
+    pub(crate) fn new(slot: u32, generation: u32) -> Self {
+        RequestId(u64::from(generation) << 32 | u64::from(slot))
+    }
+
+    /// The slot: small, and no other live request has it.
+    pub fn slot(self) -> usize {
+        self.0 as u32 as usize
+    }
+
+    pub(crate) fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// How the board is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedOptions {
+    /// Tasks on the board at most.
+    pub board_slots: usize,
+    /// Best-effort tasks on the board at most; the other slots are reserved for real-time tasks. The slots of
+    /// best-effort tasks are never taken by real-time ones, so that a best-effort task is always at hand.
+    pub best_effort_slots: usize,
+}
+
+impl Default for SchedOptions {
+    fn default() -> Self {
+        SchedOptions { board_slots: limits::BOARD_SLOTS_DEFAULT, best_effort_slots: 2 }
+    }
+}
+
+/// What the scheduler must know about a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelOptions {
+    /// The most urgent class of its requests. Less urgent levels keep a board slot free for each more urgent
+    /// level that a model has.
+    pub class: Class,
+    /// Share among best-effort models, at least 1.
+    pub weight: u32,
+    /// Requests that may wait, of each class.
+    pub queue_len: usize,
+    /// Tasks on the board at most.
+    pub in_flight_max: usize,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        ModelOptions {
+            class: Class::BestEffort,
+            weight: 1,
+            queue_len: limits::QUEUE_LEN_DEFAULT,
+            in_flight_max: limits::BOARD_SLOTS_MAX,
+        }
+    }
+}
+
+/// A request to schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Its model.
+    pub model: ModelId,
+    /// Which of the model's plans runs it, below [`limits::PLANS_PER_MODEL_MAX`]: service times are measured
+    /// per plan.
+    pub plan: u16,
+    /// Its class and level.
+    pub class: Class,
+    /// When it arrived; breaks ties.
+    pub arrival: Nanos,
+    /// When its result becomes worthless: it is refused or stopped then.
+    pub deadline: Option<Nanos>,
+    /// Until when it may wait in the queue.
+    pub queue_until: Option<Nanos>,
+}
+
+/// Why a request is not run. Each is the request's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The model's queue is full.
+    #[error("the queue is full")]
+    QueueFull,
+    /// The deadline passed.
+    #[error("the deadline passed")]
+    DeadlinePassed,
+    /// By measured times the request would end after its deadline.
+    #[error("the deadline cannot be met: about {needed} needed, {left} left")]
+    DeadlineUnreachable {
+        /// Expected time until it would be done.
+        needed: Nanos,
+        /// Time until the deadline.
+        left: Nanos,
+    },
+    /// It waited in the queue longer than it may.
+    #[error("the request waited too long")]
+    Timeout,
+    /// The model takes no more requests.
+    #[error("the model is being removed")]
+    Draining,
+    /// The scheduler takes no more requests, or has given this one up.
+    #[error("shutting down")]
+    ShuttingDown,
+}
+
+/// Why a running task is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelReason {
+    /// [`crate::Scheduler::cancel`].
+    Requested,
+    /// Its deadline passed.
+    Deadline,
+    /// [`crate::Scheduler::abandon_best_effort`].
+    ShuttingDown,
+}
+
+/// What the scheduler wants done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Submit the request to the device with this key, then report `on_rejected` or, later, `on_complete`.
+    Start {
+        /// The request.
+        request: RequestId,
+        /// Its urgency.
+        key: TaskKey,
+    },
+    /// The request ends without having run.
+    Refuse {
+        /// The request; the id is dead.
+        request: RequestId,
+        /// Why.
+        why: Refusal,
+    },
+    /// Cancel the request's task; its completion is still to be reported.
+    CancelRunning {
+        /// The request.
+        request: RequestId,
+    },
+}
+
+/// What came of a cancellation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It was queued and is gone: this is its end.
+    Dropped,
+    /// It is on the board; [`Action::CancelRunning`] follows (unless its end was asked for before).
+    Stopping,
+    /// It has ended before.
+    Unknown,
+}
+
+/// What a task used, as the device reports it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Compute-unit time of its finished blocks: what best-effort models are charged.
+    pub cu_time: Nanos,
+    /// First block to last, if it ran to its end: what deadlines are checked with.
+    pub service: Option<Nanos>,
+}
+
+/// The end of a request that was on the board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The request as submitted.
+    pub request: Request,
+    /// Why its end was asked for, if it was.
+    pub cancel: Option<CancelReason>,
+}
+
+/// What happens to the queued requests of a model that is drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// They run first.
+    Finish,
+    /// They are refused.
+    Refuse,
+}
