@@ -1,0 +1,163 @@
+//! Answers about the server and its models: health, metadata, readiness, configuration, statistics.
+
+use hyper::StatusCode;
+use reef_engine::{ClassStats, Engine, FailureReason, ModelInfo, ModelState, ModelStats, Nanos, TensorInfo};
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+use crate::reply::{Reply, json};
+use crate::route::ModelPath;
+use crate::server::State;
+
+/// The extensions of the protocol that are implemented.
+const EXTENSIONS: [&str; 5] =
+    ["binary_tensor_data", "schedule_policy", "parameters", "model_configuration", "statistics"];
+
+/// What the models run on, as metadata and configuration say it.
+const PLATFORM: &str = "reef_onnx";
+
+/// Whether the process answers: always, if it can be asked.
+pub(crate) fn live() -> Reply {
+    json(StatusCode::OK, &json!({ "live": true }))
+}
+
+/// Whether inference requests are taken.
+pub(crate) fn ready(state: &State) -> Reply {
+    let ready = state.takes_requests();
+    json(readiness(ready), &json!({ "ready": ready }))
+}
+
+/// Name, version and extensions of the server.
+pub(crate) fn server_metadata() -> Reply {
+    let metadata = json!({ "name": "reef", "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS });
+    json(StatusCode::OK, &metadata)
+}
+
+/// Inputs and outputs of a model; -1 stands for any extent.
+pub(crate) fn model_metadata(state: &State, path: &ModelPath<'_>) -> Result<Reply, ApiError> {
+    let model = find(&state.engine, path)?;
+    let tensors = |tensors: &[TensorInfo]| -> Vec<Value> {
+        let tensor = |tensor: &TensorInfo| {
+            let datatype = tensor.dtype.protocol_name();
+            json!({ "name": tensor.name, "datatype": datatype, "shape": tensor.dims })
+        };
+        tensors.iter().map(tensor).collect()
+    };
+    let metadata = json!({
+        "name": model.key.name,
+        "versions": versions(&state.engine, path, &model),
+        "platform": PLATFORM,
+        "inputs": tensors(&model.inputs),
+        "outputs": tensors(&model.outputs),
+    });
+    Ok(json(StatusCode::OK, &metadata))
+}
+
+/// Whether a model takes requests.
+pub(crate) fn model_ready(state: &State, path: &ModelPath<'_>) -> Result<Reply, ApiError> {
+    let model = find(&state.engine, path)?;
+    let ready = model.state == ModelState::Ready && state.takes_requests();
+    Ok(json(readiness(ready), &json!({ "name": model.key.name, "ready": ready })))
+}
+
+/// A model in the words of Triton's configuration, as far as they have a meaning here.
+pub(crate) fn model_config(state: &State, path: &ModelPath<'_>) -> Result<Reply, ApiError> {
+    let model = find(&state.engine, path)?;
+    let tensors = |tensors: &[TensorInfo]| -> Vec<Value> {
+        let tensor = |tensor: &TensorInfo| {
+            let data_type = format!("TYPE_{}", tensor.dtype.protocol_name());
+            json!({ "name": tensor.name, "data_type": data_type, "dims": tensor.dims })
+        };
+        tensors.iter().map(tensor).collect()
+    };
+    let config = json!({
+        "name": model.key.name,
+        "platform": PLATFORM,
+        "backend": "reef",
+        "max_batch_size": 0,
+        "input": tensors(&model.inputs),
+        "output": tensors(&model.outputs),
+        "parameters": {
+            "class": { "string_value": model.settings.class.name() },
+        },
+    });
+    Ok(json(StatusCode::OK, &config))
+}
+
+/// Every model with its state.
+pub(crate) fn repository_index(state: &State) -> Reply {
+    let index: Vec<Value> = state
+        .engine
+        .models()
+        .iter()
+        .map(|model| {
+            let (state, reason) = match model.state {
+                ModelState::Ready => ("READY", ""),
+                ModelState::Loading => ("LOADING", ""),
+                ModelState::Unloading => ("UNLOADING", ""),
+            };
+            let key = &model.key;
+            json!({ "name": key.name, "version": key.version, "state": state, "reason": reason })
+        })
+        .collect();
+    json(StatusCode::OK, &index)
+}
+
+/// Triton's statistics of one model or of all.
+pub(crate) fn stats(state: &State, path: Option<&ModelPath<'_>>) -> Result<Reply, ApiError> {
+    let wanted = path.map(|path| find(&state.engine, path)).transpose()?.map(|model| model.key);
+    let stats = state.engine.stats();
+    let models = stats.models.iter().filter(|model| wanted.as_ref().is_none_or(|key| *key == model.key));
+    let models: Vec<Value> = models.map(model_stats).collect();
+    Ok(json(StatusCode::OK, &json!({ "model_stats": models })))
+}
+
+fn model_stats(model: &ModelStats) -> Value {
+    let classes = [&model.real_time, &model.best_effort];
+    let count = |what: fn(&ClassStats) -> u64| -> u64 { classes.iter().map(|class| what(class)).sum() };
+    let success = count(|class| class.success);
+    let failed = count(|class| FailureReason::ALL.map(|reason| class.failed(reason)).iter().sum());
+    let sum = |what: fn(&ClassStats) -> Nanos| {
+        let ns: u64 = classes.iter().map(|class| what(class).0).sum();
+        json!({ "count": success, "ns": ns })
+    };
+    let nothing = json!({ "count": 0, "ns": 0 });
+    json!({
+        "name": model.key.name,
+        "version": model.key.version,
+        "last_inference": 0,
+        "inference_count": success,
+        "execution_count": count(|class| class.executions),
+        "inference_stats": {
+            "success": sum(|class| class.total.sum),
+            "fail": { "count": failed, "ns": 0 },
+            "queue": sum(|class| class.queue),
+            "compute_input": sum(|class| class.compute_input),
+            "compute_infer": sum(|class| class.compute),
+            "compute_output": sum(|class| class.compute_output),
+            "cache_hit": nothing,
+            "cache_miss": nothing,
+        },
+        "batch_stats": [],
+    })
+}
+
+fn readiness(ready: bool) -> StatusCode {
+    if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+fn find(engine: &Engine, path: &ModelPath<'_>) -> Result<ModelInfo, ApiError> {
+    engine.model(&path.name, path.version.as_deref()).ok_or_else(|| {
+        let version = path.version.as_ref().map(|version| format!(" version {version}"));
+        ApiError::not_found(format!("there is no model '{}'{}", path.name, version.unwrap_or_default()))
+    })
+}
+
+/// The versions that the path names: the one asked for, or all of that name.
+fn versions(engine: &Engine, path: &ModelPath<'_>, model: &ModelInfo) -> Vec<String> {
+    if path.version.is_some() {
+        return vec![model.key.version.clone()];
+    }
+    let models = engine.models().into_iter().map(|model| model.key);
+    models.filter(|key| key.name == model.key.name).map(|key| key.version).collect()
+}

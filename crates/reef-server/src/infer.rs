@@ -1,0 +1,338 @@
+//! One inference: from the body to the engine and back to an answer.
+//!
+//! Invariant: nothing here outlives the connection's interest. Dropping [`infer`]'s future, which is what
+//! hyper does when the client goes away, drops the engine's future, and that cancels the request.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::HeaderMap;
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_ENCODING, EXPECT, HeaderName, HeaderValue};
+use reef_base::limits::TENSOR_ELEMENTS_MAX;
+use reef_engine::{
+    Class, ClassRequest, DType, Engine, InferFuture, InferRequest, InferResponse, InputTensor, Nanos, Shape,
+};
+use serde_json::{Map, Value, json};
+
+use crate::error::ApiError;
+use crate::protocol::body::Body;
+use crate::protocol::elements;
+use crate::protocol::request::{self, InputData, InputJson, Parts, RequestJson, Schedule, Wanted};
+use crate::protocol::response::{self, Head, Output};
+use crate::receive::{discard, receive};
+use crate::reply::{Reply, reply};
+use crate::route::ModelPath;
+use crate::server::State;
+
+/// Where the JSON part of a body ends; tensors follow.
+const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// JSON from this size on is read and written at low priority for best-effort models.
+const BULK_BYTES_MIN: usize = 64 << 10;
+
+/// Binary outputs that add up to less are copied behind the JSON part, so that the answer is one piece and
+/// the engine has its buffers back at once.
+const JOIN_BYTES_MAX: usize = 16 << 10;
+
+/// Answers an inference request.
+pub(crate) async fn infer(
+    state: &Arc<State>,
+    model: ModelPath<'_>,
+    headers: &HeaderMap,
+    incoming: Incoming,
+) -> Result<Reply, ApiError> {
+    let arrival = state.engine.now();
+    let json_length = match json_length(headers) {
+        Ok(length) => length,
+        Err(error) => {
+            discard(incoming, state.body_bytes_max);
+            return Err(error);
+        }
+    };
+    let body = receive(incoming, state.body_bytes_max, headers.contains_key(EXPECT)).await?;
+    let question = Question {
+        model: model.name.into_owned(),
+        version: model.version.map(|version| version.into_owned()),
+        arrival,
+        json_length,
+    };
+    let bulk = is_bulk(&state.engine, &question, body.len());
+    let engine = state.engine.clone();
+    let submit = move || submit(&engine, &question, body);
+    let (answer, manner) = if bulk { state.bulk.run(submit).await?? } else { submit()? };
+    let response = answer.await?;
+    if bulk || (response.class == Class::BestEffort && json_bytes(&response, &manner) >= BULK_BYTES_MIN) {
+        return state.bulk.run(move || write(response, &manner)).await?;
+    }
+    write(response, &manner)
+}
+
+/// What the request line and the headers say.
+struct Question {
+    model: String,
+    version: Option<String>,
+    arrival: Nanos,
+    json_length: Option<String>,
+}
+
+/// How the answer is to be written.
+struct Manner {
+    id: Option<String>,
+    wanted: Wanted,
+}
+
+fn json_length(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+        return Err(ApiError::unsupported(format!("Content-Encoding {encoding:?} is not supported")));
+    }
+    let Some(value) = headers.get(&JSON_LENGTH) else { return Ok(None) };
+    match value.to_str() {
+        Ok(value) => Ok(Some(value.to_string())),
+        Err(_) => Err(ApiError::invalid(format!(
+            "header Inference-Header-Content-Length: {value:?} is not a byte count"
+        ))),
+    }
+}
+
+fn is_bulk(engine: &Engine, question: &Question, body_bytes: usize) -> bool {
+    let stated = question.json_length.as_ref().and_then(|length| length.trim().parse().ok());
+    if stated.unwrap_or(body_bytes).min(body_bytes) < BULK_BYTES_MIN {
+        return false;
+    }
+    let model = engine.model(&question.model, question.version.as_deref());
+    model.is_some_and(|model| model.settings.class == Class::BestEffort)
+}
+
+/// Reads the body and hands the request to the engine.
+fn submit(engine: &Engine, question: &Question, body: Body) -> Result<(InferFuture, Manner), ApiError> {
+    match request::split(body, question.json_length.as_deref())? {
+        Parts::Json(json, binary) => submit_json(engine, question, &json, binary),
+        Parts::Raw(body) => submit_raw(engine, question, body),
+    }
+}
+
+fn submit_json(
+    engine: &Engine,
+    question: &Question,
+    json: &[u8],
+    mut binary: Body,
+) -> Result<(InferFuture, Manner), ApiError> {
+    let parsed = request::parse(json, binary.len())?;
+    let schedule = Schedule::from_parameters(parsed.parameters.as_ref())?;
+    let wanted = Wanted::from_json(&parsed)?;
+    let tensors = tensors(&parsed, &mut binary)?;
+    let inputs = parsed
+        .inputs
+        .iter()
+        .zip(&tensors)
+        .map(|(input, (dtype, data))| InputTensor {
+            name: &input.name,
+            dtype: *dtype,
+            shape: Shape::new(&input.shape),
+            data,
+        })
+        .collect();
+    let mut request = base_request(question, inputs);
+    if !wanted.named.is_empty() {
+        request.outputs = Some(wanted.named.iter().map(|(name, _)| name.as_str()).collect());
+    }
+    apply(schedule, &mut request);
+    let future = engine.submit(&request)?;
+    drop(request);
+    Ok((future, Manner { id: parsed.id, wanted }))
+}
+
+/// Type and bytes of every input.
+fn tensors(parsed: &RequestJson<'_>, binary: &mut Body) -> Result<Vec<(DType, Bytes)>, ApiError> {
+    let mut tensors = Vec::with_capacity(parsed.inputs.len());
+    for input in &parsed.inputs {
+        let dtype = dtype(input)?;
+        let data = match input.source()? {
+            InputData::Binary(bytes) => {
+                let _ = elements_of(input)?;
+                binary.take(bytes)
+            }
+            InputData::Json(raw) => {
+                let place = |problem: String| ApiError::invalid(format!("input '{}': {problem}", input.name));
+                if !elements::has_json_form(dtype) {
+                    let problem = format!("{} has no JSON form, send it as a binary tensor", input.datatype);
+                    return Err(place(problem));
+                }
+                let count = elements_of(input)?;
+                if count > raw.get().len() {
+                    return Err(place(format!("data is too short for the {count} elements of its shape")));
+                }
+                let mut bytes = vec![0; count * dtype.bytes()];
+                elements::read(raw, dtype, &input.shape, &mut bytes)
+                    .map_err(|problem| place(format!("data: {problem}")))?;
+                Bytes::from(bytes)
+            }
+        };
+        tensors.push((dtype, data));
+    }
+    Ok(tensors)
+}
+
+fn dtype(input: &InputJson<'_>) -> Result<DType, ApiError> {
+    let InputJson { name, datatype, .. } = input;
+    match DType::from_protocol_name(datatype) {
+        Some(dtype) => Ok(dtype),
+        None if datatype == "BYTES" => {
+            Err(ApiError::unsupported(format!("input '{name}': tensors of BYTES are not supported")))
+        }
+        None => Err(ApiError::invalid(format!("input '{name}': there is no datatype '{datatype}'"))),
+    }
+}
+
+/// Elements of the shape, if there are not too many.
+fn elements_of(input: &InputJson<'_>) -> Result<usize, ApiError> {
+    let product = input.shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
+    product.filter(|&count| count <= TENSOR_ELEMENTS_MAX).ok_or_else(|| {
+        let (name, shape) = (&input.name, &input.shape);
+        ApiError::invalid(format!(
+            "input '{name}': shape {shape:?} has more than {TENSOR_ELEMENTS_MAX} elements"
+        ))
+    })
+}
+
+fn submit_raw(
+    engine: &Engine,
+    question: &Question,
+    mut body: Body,
+) -> Result<(InferFuture, Manner), ApiError> {
+    let data = body.take(body.len());
+    let model = engine.model(&question.model, question.version.as_deref());
+    // The engine words the refusal of an unknown model; any input will do for it.
+    let Some(model) = model else {
+        let future = engine.submit(&base_request(question, Vec::new()))?;
+        return Ok((future, Manner { id: None, wanted: Wanted::all_binary() }));
+    };
+    let [input] = &model.inputs[..] else {
+        let count = model.inputs.len();
+        return Err(ApiError::invalid(format!("a raw request needs a model with one input, it has {count}")));
+    };
+    let shape = raw_shape(&input.dims, input.dtype, data.len())
+        .map_err(|problem| ApiError::invalid(format!("input '{}': {problem}", input.name)))?;
+    let input = InputTensor { name: &input.name, dtype: input.dtype, shape: Shape::new(&shape), data: &data };
+    let future = engine.submit(&base_request(question, vec![input]))?;
+    Ok((future, Manner { id: None, wanted: Wanted::all_binary() }))
+}
+
+/// The shape of a raw request's tensor: one extent may be open, the byte count gives it.
+fn raw_shape(dims: &[i64], dtype: DType, bytes: usize) -> Result<Vec<usize>, String> {
+    let open = dims.iter().filter(|&&dim| dim < 0).count();
+    if open > 1 {
+        return Err(format!("shape {dims:?} has {open} open dimensions, a raw request may leave one open"));
+    }
+    let fixed: usize = dims.iter().filter_map(|&dim| usize::try_from(dim).ok()).product();
+    let unit = fixed * dtype.bytes();
+    let fill = if open == 1 && unit > 0 { bytes / unit } else { 1 };
+    if fill * unit != bytes {
+        return Err(format!("{bytes} bytes do not fill shape {dims:?} of {}", dtype.protocol_name()));
+    }
+    Ok(dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(fill)).collect())
+}
+
+fn base_request<'a>(question: &'a Question, inputs: Vec<InputTensor<'a>>) -> InferRequest<'a> {
+    let mut request = InferRequest::new(&question.model, inputs);
+    request.version = question.version.as_deref();
+    request.arrival = Some(question.arrival);
+    request
+}
+
+fn apply(schedule: Schedule, request: &mut InferRequest<'_>) {
+    request.class = schedule.real_time.map(|real_time| match real_time {
+        true => ClassRequest::RealTime,
+        false => ClassRequest::BestEffort,
+    });
+    request.priority = schedule.priority;
+    request.timeout = schedule.timeout_us.map(Nanos::from_micros);
+    request.deadline = schedule.deadline_us.map(Nanos::from_micros);
+}
+
+/// A lower bound of the JSON that the answer's outputs will take.
+fn json_bytes(response: &InferResponse, manner: &Manner) -> usize {
+    let outputs = response.outputs();
+    outputs.filter(|output| !manner.wanted.is_binary(output.name)).map(|output| output.data.len()).sum()
+}
+
+/// Writes the answer.
+fn write(response: InferResponse, manner: &Manner) -> Result<Reply, ApiError> {
+    let response = Arc::new(response);
+    let sum: usize = response.outputs().map(|output| output.data.len()).sum();
+    let bytes = |index: usize| {
+        let view = OutputView { response: response.clone(), index };
+        Bytes::from_owner(view)
+    };
+    let outputs = response.outputs().enumerate().map(|(index, output)| Output {
+        name: output.name,
+        dtype: output.dtype,
+        shape: output.shape,
+        bytes: bytes(index),
+        binary: manner.wanted.is_binary(output.name),
+    });
+    let head = Head {
+        id: manner.id.as_deref(),
+        model_name: &response.model.name,
+        model_version: &response.model.version,
+        parameters: parameters(&response),
+    };
+    let mut written = response::write(&head, outputs.collect()).map_err(ApiError::invalid)?;
+    if sum <= JOIN_BYTES_MAX && written.chunks.len() > 1 {
+        written.chunks = vec![Bytes::from(written.chunks.concat())];
+    }
+    let Some(json_len) = written.json_len else {
+        return Ok(reply(StatusCode::OK, "application/json", written.chunks));
+    };
+    let mut reply = reply(StatusCode::OK, "application/octet-stream", written.chunks);
+    reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(json_len));
+    Ok(reply)
+}
+
+/// What the answer says about how it was made.
+fn parameters(response: &InferResponse) -> Map<String, Value> {
+    let micros = |time: Nanos| json!(time.0 / 1_000);
+    let mut parameters = Map::new();
+    let mut set = |name: &str, value: Value| parameters.insert(name.to_string(), value);
+    set("class", json!(response.class.name()));
+    if let Class::RealTime(level) = response.class {
+        set("level", json!(level.get()));
+        set("priority", json!(level.get() + 1));
+    }
+    set("queue_us", micros(response.timings.queue));
+    set("compute_us", micros(response.timings.compute));
+    set("preempted", json!(response.counters.blocks_killed));
+    if response.late {
+        set("late", json!(true));
+    }
+    parameters
+}
+
+/// One output, kept alive until it is on the wire.
+struct OutputView {
+    response: Arc<InferResponse>,
+    index: usize,
+}
+
+impl AsRef<[u8]> for OutputView {
+    fn as_ref(&self) -> &[u8] {
+        self.response.output_at(self.index).data
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_byte_count_gives_the_open_dimension() {
+        assert_eq!(raw_shape(&[2, 3], DType::F32, 24), Ok(vec![2, 3]));
+        assert_eq!(raw_shape(&[-1, 3], DType::F32, 36), Ok(vec![3, 3]));
+        assert_eq!(raw_shape(&[], DType::I64, 8), Ok(vec![]));
+        assert!(raw_shape(&[2, 3], DType::F32, 23).unwrap_err().contains("23 bytes do not fill"));
+        assert!(raw_shape(&[-1, 3], DType::F32, 13).unwrap_err().contains("13 bytes do not fill"));
+        assert!(raw_shape(&[-1, -1], DType::F32, 16).unwrap_err().contains("2 open dimensions"));
+    }
+}

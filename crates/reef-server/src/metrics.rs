@@ -1,0 +1,134 @@
+//! `/metrics`: the engine's statistics under the names that Triton's dashboards know, and under our own.
+//!
+//! Triton's families have the labels `model` and `version` and add up both classes; ours have `class` as well.
+
+use reef_engine::{
+    ClassStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelStats, Nanos,
+};
+
+use crate::exposition::{Exposition, Kind};
+
+/// The whole text.
+pub(crate) fn text(stats: &EngineStats, http_responses: &[(u16, u64)]) -> String {
+    let mut out = Exposition::default();
+    triton_counts(&mut out, stats);
+    triton_times(&mut out, stats);
+    class_counts(&mut out, stats);
+    class_times(&mut out, stats);
+    device(&mut out, stats);
+    out.family("reef_http_responses_total", Kind::Counter, "HTTP responses by status code.");
+    for (status, count) in http_responses {
+        out.sample(&[("code", &status.to_string())], count);
+    }
+    out.into_text()
+}
+
+fn triton_counts(out: &mut Exposition, stats: &EngineStats) {
+    let mut counter = |name, help: &str, kind, what: fn(&ClassStats) -> u64| {
+        out.family(name, kind, help);
+        for model in &stats.models {
+            let count = what(&model.real_time) + what(&model.best_effort);
+            out.sample(&model_labels(model), count);
+        }
+    };
+    let (counts, now) = (Kind::Counter, Kind::Gauge);
+    let help = "Requests that got outputs.";
+    counter("nv_inference_request_success", help, counts, |class| class.success);
+    counter("nv_inference_count", "Inferences done, a batch counted once.", counts, |class| class.success);
+    counter("nv_inference_exec_count", "Tasks run to their end.", counts, |class| class.executions);
+    let help = "Requests waiting for execution.";
+    counter("nv_inference_pending_request_count", help, now, |class| class.queued);
+    out.family("nv_inference_request_failure", Kind::Counter, "Requests that got no outputs, by reason.");
+    for model in &stats.models {
+        for reason in FailureReason::ALL {
+            let count = model.real_time.failed(reason) + model.best_effort.failed(reason);
+            let [name, version] = model_labels(model);
+            out.sample(&[name, version, ("reason", reason.name())], count);
+        }
+    }
+}
+
+fn triton_times(out: &mut Exposition, stats: &EngineStats) {
+    let mut time = |name, help: &str, what: fn(&ClassStats) -> Nanos| {
+        out.family(name, Kind::Counter, help);
+        for model in &stats.models {
+            let sum = what(&model.real_time) + what(&model.best_effort);
+            out.sample(&model_labels(model), sum.0 / 1_000);
+        }
+    };
+    let help = "Time from arrival to delivery of successful requests, microseconds.";
+    time("nv_inference_request_duration_us", help, |class| class.total.sum);
+    let help = "Time that successful requests waited for their first block, microseconds.";
+    time("nv_inference_queue_duration_us", help, |class| class.queue);
+    let help = "Time for reading inputs of successful requests, microseconds.";
+    time("nv_inference_compute_input_duration_us", help, |class| class.compute_input);
+    let help = "Time from first to last block of successful requests, microseconds.";
+    time("nv_inference_compute_infer_duration_us", help, |class| class.compute);
+    let help = "Time from last block to delivery of successful requests, microseconds.";
+    time("nv_inference_compute_output_duration_us", help, |class| class.compute_output);
+}
+
+fn class_counts(out: &mut Exposition, stats: &EngineStats) {
+    let mut counter = |name, help: &str, kind, what: fn(&ClassStats) -> u64| {
+        out.family(name, kind, help);
+        each_class(stats, |labels, class| out.sample(labels, what(class)));
+    };
+    let (counts, now) = (Kind::Counter, Kind::Gauge);
+    let help = "Tasks of this class that displaced less urgent work.";
+    counter("reef_preemptions_total", help, counts, ClassStats::preemptions);
+    let help = "Blocks of this class killed for more urgent work.";
+    counter("reef_blocks_killed_total", help, counts, |class| class.blocks_killed);
+    let help = "Requests without outputs at their deadline: refused, stopped or late.";
+    counter("reef_deadline_misses_total", help, counts, |class| class.deadline_misses);
+    counter("reef_queue_length", "Requests in the queue.", now, |class| class.queued);
+    counter("reef_tasks_on_board", "Tasks on the device's board.", now, |class| class.on_board);
+}
+
+fn class_times(out: &mut Exposition, stats: &EngineStats) {
+    let mut time = |name, help: &str, what: fn(&ClassStats) -> Nanos| {
+        out.family(name, Kind::Counter, help);
+        each_class(stats, |labels, class| out.sample(labels, seconds(what(class))));
+    };
+    let help = "Compute-unit time of killed executions of blocks.";
+    time("reef_wasted_seconds_total", help, |class| class.wasted);
+    let help = "Compute-unit time as padding beside more urgent work.";
+    time("reef_padding_seconds_total", help, |class| class.padding);
+    time("reef_cu_busy_seconds_total", "Compute-unit time of finished blocks.", |class| class.cu_time);
+    let mut histogram = |name, help: &str, what: fn(&ClassStats) -> &Histogram| {
+        out.family(name, Kind::Histogram, help);
+        each_class(stats, |labels, class| {
+            let histogram = what(class);
+            let bounds = HISTOGRAM_BOUNDS_NS.iter().map(|&bound| seconds(Nanos(bound)));
+            let buckets = bounds.zip(histogram.buckets);
+            out.histogram(labels, buckets, seconds(histogram.sum), histogram.count);
+        });
+    };
+    let help = "From submission to the first block of tasks that displaced less urgent work.";
+    histogram("reef_preemption_latency_seconds", help, |class| &class.preempt_latency);
+    let help = "From arrival to delivery of successful requests.";
+    histogram("reef_request_duration_seconds", help, |class| &class.total);
+}
+
+fn device(out: &mut Exposition, stats: &EngineStats) {
+    let device = &stats.device;
+    out.family("reef_device_busy_seconds_total", Kind::Counter, "Compute-unit time of all finished blocks.");
+    out.sample(&[], seconds(device.busy));
+    out.family("reef_scheme_info", Kind::Gauge, "The scheme in force, as a label.");
+    out.sample(&[("scheme", stats.scheme.name())], 1);
+}
+
+fn each_class(stats: &EngineStats, mut sample: impl FnMut(&[(&str, &str)], &ClassStats)) {
+    for model in &stats.models {
+        let [name, version] = model_labels(model);
+        sample(&[name, version, ("class", "real-time")], &model.real_time);
+        sample(&[name, version, ("class", "best-effort")], &model.best_effort);
+    }
+}
+
+fn model_labels(model: &ModelStats) -> [(&str, &str); 2] {
+    [("model", &model.key.name), ("version", &model.key.version)]
+}
+
+fn seconds(time: Nanos) -> f64 {
+    time.0 as f64 / 1e9
+}

@@ -1,0 +1,306 @@
+//! Tensor elements as JSON: nested or flat arrays into little-endian bytes, and back.
+//!
+//! Invariants: the target is filled completely or an error is returned; no number is silently rounded to
+//! another integer or to infinity. JSON has no NaN and no infinity: they are written as `null` and not read;
+//! clients that need them use binary tensors. FP16 and BF16 have no JSON form.
+
+use std::fmt;
+
+use reef_engine::DType;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::ser::{Serialize, SerializeSeq, Serializer};
+use serde_json::value::RawValue;
+
+/// Whether tensors of `dtype` may be written as JSON.
+pub(crate) fn has_json_form(dtype: DType) -> bool {
+    !matches!(dtype, DType::F16 | DType::BF16)
+}
+
+/// Writes the elements in `raw`, a tensor of `dtype` and `shape`, to `target`, dense and row-major.
+/// `target` must have exactly the tensor's bytes.
+pub(crate) fn read(raw: &RawValue, dtype: DType, shape: &[usize], target: &mut [u8]) -> Result<(), String> {
+    let expected = target.len() / dtype.bytes();
+    let mut sink = Sink { dtype, shape, target, written: 0, nested: false };
+    let mut json = serde_json::Deserializer::from_str(raw.get());
+    List { sink: &mut sink, depth: 0 }.deserialize(&mut json).map_err(|error| error.to_string())?;
+    if sink.written != expected {
+        return Err(format!("{} elements, the shape needs {expected}", sink.written));
+    }
+    Ok(())
+}
+
+/// Where elements go.
+struct Sink<'a> {
+    dtype: DType,
+    shape: &'a [usize],
+    target: &'a mut [u8],
+    written: usize,
+    nested: bool,
+}
+
+impl Sink<'_> {
+    fn push<const N: usize>(&mut self, bytes: [u8; N]) -> Result<(), String> {
+        let start = self.written * N;
+        let Some(slot) = self.target.get_mut(start..start + N) else {
+            return Err(format!("more than the {} elements that the shape needs", self.written));
+        };
+        slot.copy_from_slice(&bytes);
+        self.written += 1;
+        Ok(())
+    }
+
+    fn integer(&mut self, value: i128) -> Result<(), String> {
+        let misfit = || format!("{value} does not fit {}", self.dtype.protocol_name());
+        match self.dtype {
+            DType::I64 => self.push(i64::try_from(value).map_err(|_| misfit())?.to_le_bytes()),
+            DType::I32 => self.push(i32::try_from(value).map_err(|_| misfit())?.to_le_bytes()),
+            DType::I16 => self.push(i16::try_from(value).map_err(|_| misfit())?.to_le_bytes()),
+            DType::I8 => self.push(i8::try_from(value).map_err(|_| misfit())?.to_le_bytes()),
+            DType::U64 => self.push(u64::try_from(value).map_err(|_| misfit())?.to_le_bytes()),
+            DType::U32 => self.push(u32::try_from(value).map_err(|_| misfit())?.to_le_bytes()),
+            DType::U16 => self.push(u16::try_from(value).map_err(|_| misfit())?.to_le_bytes()),
+            DType::U8 => self.push(u8::try_from(value).map_err(|_| misfit())?.to_le_bytes()),
+            DType::F32 => self.push((value as f32).to_le_bytes()),
+            DType::F64 => self.push((value as f64).to_le_bytes()),
+            DType::Bool if value == 0 || value == 1 => self.push([value as u8]),
+            DType::Bool | DType::F16 | DType::BF16 => Err(misfit()),
+        }
+    }
+
+    fn float(&mut self, value: f64) -> Result<(), String> {
+        match self.dtype {
+            DType::F32 if (value as f32).is_infinite() => Err(format!("{value:e} does not fit FP32")),
+            DType::F32 => self.push((value as f32).to_le_bytes()),
+            DType::F64 => self.push(value.to_le_bytes()),
+            other => Err(format!("{value:?} is not of type {}", other.protocol_name())),
+        }
+    }
+
+    fn boolean(&mut self, value: bool) -> Result<(), String> {
+        match self.dtype {
+            DType::Bool => self.push([u8::from(value)]),
+            other => Err(format!("{value} is not of type {}", other.protocol_name())),
+        }
+    }
+}
+
+/// An array at `depth` (0 the outermost): of elements when flat or at the innermost depth, else of arrays.
+struct List<'s, 'a> {
+    sink: &'s mut Sink<'a>,
+    depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for List<'_, '_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for List<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of elements")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let mut count = 0;
+        while items.next_element_seed(Item { sink: &mut *self.sink, depth: self.depth })?.is_some() {
+            count += 1;
+        }
+        let expected = self.sink.shape.get(self.depth).copied();
+        if self.sink.nested && expected.is_some_and(|expected| expected != count) {
+            let expected = expected.unwrap_or_default();
+            let depth = self.depth;
+            return Err(A::Error::custom(format!(
+                "an array of {count} at depth {depth}, the shape says {expected}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What an array at `depth` holds: an element or another array.
+struct Item<'s, 'a> {
+    sink: &'s mut Sink<'a>,
+    depth: usize,
+}
+
+impl Item<'_, '_> {
+    fn element<E: serde::de::Error>(
+        self,
+        push: impl FnOnce(&mut Sink<'_>) -> Result<(), String>,
+    ) -> Result<(), E> {
+        if self.sink.nested && self.depth + 1 != self.sink.shape.len() {
+            return Err(E::custom(format!("an element where an array is expected, at depth {}", self.depth)));
+        }
+        push(self.sink).map_err(E::custom)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Item<'_, '_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Item<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an element of type {}", self.sink.dtype.protocol_name())
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
+        self.element(|sink| sink.boolean(value))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
+        self.element(|sink| sink.integer(value.into()))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
+        self.element(|sink| sink.integer(value.into()))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+        self.element(|sink| sink.float(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<(), A::Error> {
+        let depth = self.depth + 1;
+        if depth >= self.sink.shape.len() || (!self.sink.nested && self.sink.written > 0) {
+            return Err(A::Error::custom(format!(
+                "an array where an element is expected, at depth {}",
+                self.depth
+            )));
+        }
+        self.sink.nested = true;
+        List { sink: self.sink, depth }.visit_seq(items)
+    }
+}
+
+/// The elements of a dense tensor, serialised as one flat array. `bytes` are a multiple of the element size.
+pub(crate) struct Flat<'a> {
+    pub(crate) dtype: DType,
+    pub(crate) bytes: &'a [u8],
+}
+
+impl Serialize for Flat<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes = self.bytes;
+        match self.dtype {
+            DType::F32 => flat(serializer, bytes, f32::from_le_bytes),
+            DType::F64 => flat(serializer, bytes, f64::from_le_bytes),
+            DType::I64 => flat(serializer, bytes, i64::from_le_bytes),
+            DType::I32 => flat(serializer, bytes, i32::from_le_bytes),
+            DType::I16 => flat(serializer, bytes, i16::from_le_bytes),
+            DType::I8 => flat(serializer, bytes, i8::from_le_bytes),
+            DType::U64 => flat(serializer, bytes, u64::from_le_bytes),
+            DType::U32 => flat(serializer, bytes, u32::from_le_bytes),
+            DType::U16 => flat(serializer, bytes, u16::from_le_bytes),
+            DType::U8 => flat(serializer, bytes, u8::from_le_bytes),
+            DType::Bool => flat(serializer, bytes, |[byte]| byte != 0),
+            DType::F16 | DType::BF16 => {
+                Err(serde::ser::Error::custom(format!("{} has no JSON form", self.dtype.protocol_name())))
+            }
+        }
+    }
+}
+
+fn flat<S: Serializer, T: Serialize, const N: usize>(
+    serializer: S,
+    bytes: &[u8],
+    element: impl Fn([u8; N]) -> T,
+) -> Result<S::Ok, S::Error> {
+    let (elements, _) = bytes.as_chunks::<N>();
+    let mut list = serializer.serialize_seq(Some(elements.len()))?;
+    for bytes in elements {
+        list.serialize_element(&element(*bytes))?;
+    }
+    list.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str, dtype: DType, shape: &[usize]) -> Result<Vec<u8>, String> {
+        let raw: Box<RawValue> = serde_json::from_str(json).unwrap();
+        let mut target = vec![0xAA; shape.iter().product::<usize>() * dtype.bytes()];
+        read(&raw, dtype, shape, &mut target)?;
+        Ok(target)
+    }
+
+    fn write(dtype: DType, bytes: &[u8]) -> String {
+        serde_json::to_string(&Flat { dtype, bytes }).unwrap()
+    }
+
+    #[test]
+    fn every_type_with_a_json_form_round_trips_flat() {
+        let table = [
+            (DType::F32, "[0.1,-3.4028235e38,1e-45,16777216.0]"),
+            (DType::F64, "[0.1,-1.7976931348623157e308,5e-324,123456789.12345679]"),
+            (DType::I64, "[0,-1,9223372036854775807,-9223372036854775808]"),
+            (DType::I32, "[0,-1,2147483647,-2147483648]"),
+            (DType::I16, "[0,-1,32767,-32768]"),
+            (DType::I8, "[0,-1,127,-128]"),
+            (DType::U64, "[0,1,18446744073709551615,7]"),
+            (DType::U32, "[0,1,4294967295,7]"),
+            (DType::U16, "[0,1,65535,7]"),
+            (DType::U8, "[0,1,255,7]"),
+            (DType::Bool, "[true,false,false,true]"),
+        ];
+        for (dtype, json) in table {
+            let bytes = parse(json, dtype, &[2, 2]).unwrap();
+            assert_eq!(write(dtype, &bytes).replace("e+", "e"), json, "{dtype}");
+            assert_eq!(parse(&write(dtype, &bytes), dtype, &[2, 2]).unwrap(), bytes, "{dtype}");
+        }
+    }
+
+    #[test]
+    fn nested_arrays_are_the_same_as_flat_ones() {
+        let flat = parse("[1,2,3,4,5,6]", DType::I32, &[2, 3]).unwrap();
+        assert_eq!(parse("[[1,2,3],[4,5,6]]", DType::I32, &[2, 3]).unwrap(), flat);
+        assert_eq!(parse("[[[1],[2],[3]],[[4],[5],[6]]]", DType::I32, &[2, 3, 1]).unwrap(), flat);
+        assert_eq!(parse("[7]", DType::U8, &[]).unwrap(), [7]);
+        assert_eq!(parse("[]", DType::U8, &[0, 3]).unwrap(), [0u8; 0]);
+        assert_eq!(parse("[0,1]", DType::Bool, &[2]).unwrap(), [0, 1]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let table = [
+            ("[1,2,3]", DType::I32, &[2usize, 2][..], "3 elements, the shape needs 4"),
+            ("[1,2,3,4,5]", DType::I32, &[2, 2], "more than the 4 elements"),
+            ("[[1,2,3],[4]]", DType::I32, &[2, 2], "an array of 3 at depth 1, the shape says 2"),
+            ("[[1,2]]", DType::I32, &[2, 2], "an array of 1 at depth 0, the shape says 2"),
+            ("[[1,2],3]", DType::I32, &[2, 2], "an element where an array is expected, at depth 0"),
+            ("[1,[2]]", DType::I32, &[2, 1], "an array where an element is expected, at depth 0"),
+            ("[[[1]]]", DType::I32, &[1, 1], "an array where an element is expected, at depth 1"),
+            ("[[1]]", DType::I32, &[1], "an array where an element is expected, at depth 0"),
+            ("7", DType::I32, &[1], "expected an array of elements"),
+            ("[256]", DType::U8, &[1], "256 does not fit UINT8"),
+            ("[-1]", DType::U64, &[1], "-1 does not fit UINT64"),
+            ("[1.5]", DType::I64, &[1], "1.5 is not of type INT64"),
+            ("[2]", DType::Bool, &[1], "2 does not fit BOOL"),
+            ("[true]", DType::F32, &[1], "true is not of type FP32"),
+            ("[1e39]", DType::F32, &[1], "1e39 does not fit FP32"),
+            ("[null]", DType::F32, &[1], "expected an element of type FP32"),
+            ("[\"a\"]", DType::F32, &[1], "expected an element of type FP32"),
+        ];
+        for (json, dtype, shape, message) in table {
+            let error = parse(json, dtype, shape).unwrap_err();
+            assert!(error.contains(message), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn not_a_number_is_written_as_null() {
+        let bytes: Vec<u8> =
+            [f32::NAN, f32::INFINITY, 1.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(write(DType::F32, &bytes), "[null,null,1.0]");
+    }
+}

@@ -1,0 +1,8 @@
+//! The Open Inference Protocol's bytes: what a request says and how an answer is written.
+//!
+//! Knows JSON and the binary tensor extension; knows no socket and no engine beyond its element types.
+
+pub(crate) mod body;
+pub(crate) mod elements;
+pub(crate) mod request;
+pub(crate) mod response;

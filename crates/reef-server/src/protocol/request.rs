@@ -1,0 +1,376 @@
+//! An inference request, from headers and bytes to names, shapes and where the data is.
+//!
+//! Knows the protocol's JSON, the binary tensor extension and the request parameters; does not know models,
+//! so nothing here is compared with what a model takes. Source: Open Inference Protocol v2 (REST) and
+//! Triton's extensions `binary_tensor_data`, `schedule_policy` and `parameters`.
+
+use bytes::Bytes;
+use reef_base::limits::{MODEL_TENSORS_MAX, TENSOR_RANK_MAX};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
+use crate::protocol::body::Body;
+
+/// Parameters of a request, a tensor or a requested output.
+pub(crate) type Parameters = Map<String, Value>;
+
+/// The JSON part of an inference request. Unknown members are ignored, as the protocol demands.
+#[derive(Debug, Deserialize)]
+pub(crate) struct RequestJson<'a> {
+    #[serde(default)]
+    pub(crate) id: Option<String>,
+    #[serde(default)]
+    pub(crate) parameters: Option<Parameters>,
+    #[serde(borrow)]
+    pub(crate) inputs: Vec<InputJson<'a>>,
+    #[serde(default)]
+    pub(crate) outputs: Option<Vec<OutputJson>>,
+}
+
+/// An input tensor in JSON.
+#[derive(Debug, Deserialize)]
+pub(crate) struct InputJson<'a> {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) datatype: String,
+    #[serde(default)]
+    pub(crate) parameters: Option<Parameters>,
+    #[serde(borrow, default)]
+    pub(crate) data: Option<&'a RawValue>,
+}
+
+/// A requested output in JSON.
+#[derive(Debug, Deserialize)]
+pub(crate) struct OutputJson {
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) parameters: Option<Parameters>,
+}
+
+/// Where an input's elements are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum InputData<'a> {
+    /// In the JSON part.
+    Json(&'a RawValue),
+    /// The next so many bytes of the body.
+    Binary(usize),
+}
+
+/// What a request asks of the scheduler; absent means the model's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Schedule {
+    /// `class`: real-time or best-effort.
+    pub(crate) real_time: Option<bool>,
+    /// `priority`: 0 for the model's level, n for level n - 1.
+    pub(crate) priority: u32,
+    /// `timeout`: the longest wait in the queue, microseconds.
+    pub(crate) timeout_us: Option<u64>,
+    /// `deadline_us`: from arrival to the end of execution, microseconds.
+    pub(crate) deadline_us: Option<u64>,
+}
+
+/// A body cut into its JSON part and, by the binary tensor extension, the bytes that follow it.
+pub(crate) enum Parts {
+    /// JSON, then `Body` with the binary tensors, possibly empty.
+    Json(Bytes, Body),
+    /// A raw request: the body is the only input's bytes.
+    Raw(Body),
+}
+
+/// Cuts a body at the length that the header `Inference-Header-Content-Length` states.
+pub(crate) fn split(mut body: Body, header: Option<&str>) -> Result<Parts, ApiError> {
+    let Some(header) = header else {
+        let json = body.take(body.len());
+        return Ok(Parts::Json(json, body));
+    };
+    let len = header.trim();
+    let digits = !len.is_empty() && len.bytes().all(|byte| byte.is_ascii_digit());
+    let len = len.parse::<usize>().ok().filter(|_| digits);
+    let Some(len) = len else {
+        return Err(ApiError::invalid(format!(
+            "header Inference-Header-Content-Length: '{header}' is not a byte count"
+        )));
+    };
+    if len > body.len() {
+        let have = body.len();
+        return Err(ApiError::invalid(format!(
+            "header Inference-Header-Content-Length says {len} bytes, the body has {have}"
+        )));
+    }
+    if len == 0 {
+        return Ok(Parts::Raw(body));
+    }
+    let json = body.take(len);
+    Ok(Parts::Json(json, body))
+}
+
+/// Reads the JSON part and checks what can be checked without the model: `binary_len` is what follows it.
+pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, ApiError> {
+    let request: RequestJson<'_> = serde_json::from_slice(json)
+        .map_err(|error| ApiError::invalid(format!("the request is not as the protocol says: {error}")))?;
+    if request.inputs.len() > MODEL_TENSORS_MAX {
+        return Err(ApiError::invalid(format!(
+            "{} inputs, at most {MODEL_TENSORS_MAX} are allowed",
+            request.inputs.len()
+        )));
+    }
+    let mut binary_sum = 0usize;
+    for input in &request.inputs {
+        if let InputData::Binary(bytes) = input.source()? {
+            binary_sum = binary_sum.saturating_add(bytes);
+        }
+        if input.shape.len() > TENSOR_RANK_MAX {
+            let (name, rank) = (&input.name, input.shape.len());
+            return Err(ApiError::invalid(format!(
+                "input '{name}': {rank} dimensions, at most {TENSOR_RANK_MAX} are allowed"
+            )));
+        }
+    }
+    if binary_sum != binary_len {
+        return Err(ApiError::invalid(format!(
+            "the inputs' binary_data_size add up to {binary_sum} bytes, {binary_len} follow the JSON part"
+        )));
+    }
+    Ok(request)
+}
+
+impl<'a> InputJson<'a> {
+    /// Where the elements are: exactly one of `data` and the parameter `binary_data_size` must be there.
+    pub(crate) fn source(&self) -> Result<InputData<'a>, ApiError> {
+        let place = format!("input '{}'", self.name);
+        refuse_shared_memory(self.parameters.as_ref(), &place)?;
+        let binary = unsigned(self.parameters.as_ref(), "binary_data_size", &place)?;
+        match (self.data, binary) {
+            (Some(data), None) => Ok(InputData::Json(data)),
+            (None, Some(bytes)) => {
+                let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                Ok(InputData::Binary(bytes))
+            }
+            (None, None) => Err(ApiError::invalid(format!("{place}: neither data nor binary_data_size"))),
+            (Some(_), Some(_)) => Err(ApiError::invalid(format!("{place}: both data and binary_data_size"))),
+        }
+    }
+}
+
+/// Which outputs a request wants, and how each is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Names with "as binary"; empty for all outputs.
+    pub(crate) named: Vec<(String, bool)>,
+    /// Whether outputs are binary when nothing else is said.
+    pub(crate) binary: bool,
+}
+
+impl Wanted {
+    /// Every output, in binary: what a raw request gets.
+    pub(crate) fn all_binary() -> Wanted {
+        Wanted { named: Vec::new(), binary: true }
+    }
+
+    /// What `request` asks for.
+    pub(crate) fn from_json(request: &RequestJson<'_>) -> Result<Wanted, ApiError> {
+        let default = boolean(request.parameters.as_ref(), "binary_data_output", "request")?.unwrap_or(false);
+        let mut named: Vec<(String, bool)> = Vec::new();
+        for output in request.outputs.iter().flatten() {
+            let place = format!("output '{}'", output.name);
+            let parameters = output.parameters.as_ref();
+            refuse_shared_memory(parameters, &place)?;
+            if unsigned(parameters, "classification", &place)?.is_some_and(|classes| classes > 0) {
+                return Err(ApiError::unsupported(format!("{place}: classification is not supported")));
+            }
+            if named.iter().any(|(name, _)| *name == output.name) {
+                return Err(ApiError::invalid(format!("{place} is requested twice")));
+            }
+            let binary = boolean(parameters, "binary_data", &place)?.unwrap_or(default);
+            named.push((output.name.clone(), binary));
+        }
+        Ok(Wanted { named, binary: default })
+    }
+
+    /// Whether the output `name` is to be sent in binary.
+    pub(crate) fn is_binary(&self, name: &str) -> bool {
+        self.named.iter().find(|(wanted, _)| wanted == name).map_or(self.binary, |&(_, binary)| binary)
+    }
+}
+
+impl Schedule {
+    /// Reads `class`, `priority`, `timeout` and `deadline_us`.
+    pub(crate) fn from_parameters(parameters: Option<&Parameters>) -> Result<Schedule, ApiError> {
+        let number = |name| unsigned(parameters, name, "request");
+        if let Some(name) = ["sequence_id", "sequence_start", "sequence_end"]
+            .into_iter()
+            .find(|name| parameters.and_then(|all| all.get(*name)).is_some_and(is_set))
+        {
+            return Err(ApiError::unsupported(format!("parameter '{name}': sequences are not supported")));
+        }
+        let real_time = match parameters.and_then(|all| all.get("class")) {
+            None => None,
+            Some(Value::String(class)) if class == "real-time" => Some(true),
+            Some(Value::String(class)) if class == "best-effort" => Some(false),
+            Some(other) => {
+                return Err(ApiError::invalid(format!(
+                    "parameter 'class' of the request: {other} is neither \"real-time\" nor \"best-effort\""
+                )));
+            }
+        };
+        Ok(Schedule {
+            real_time,
+            priority: u32::try_from(number("priority")?.unwrap_or(0)).unwrap_or(u32::MAX),
+            timeout_us: number("timeout")?.filter(|&timeout| timeout > 0),
+            deadline_us: number("deadline_us")?.filter(|&deadline| deadline > 0),
+        })
+    }
+}
+
+/// Whether a parameter holds something other than the value that stands for "not used".
+fn is_set(value: &Value) -> bool {
+    !matches!(value, Value::Null | Value::Bool(false)) && value.as_u64() != Some(0) && value != ""
+}
+
+fn refuse_shared_memory(parameters: Option<&Parameters>, place: &str) -> Result<(), ApiError> {
+    match parameters.and_then(|all| all.get("shared_memory_region")) {
+        None => Ok(()),
+        Some(_) => Err(ApiError::unsupported(format!("{place}: shared memory is not supported"))),
+    }
+}
+
+fn unsigned(parameters: Option<&Parameters>, name: &str, place: &str) -> Result<Option<u64>, ApiError> {
+    let Some(value) = parameters.and_then(|all| all.get(name)) else { return Ok(None) };
+    value.as_u64().map(Some).ok_or_else(|| {
+        ApiError::invalid(format!("parameter '{name}' of {place}: {value} is not an unsigned integer"))
+    })
+}
+
+fn boolean(parameters: Option<&Parameters>, name: &str, place: &str) -> Result<Option<bool>, ApiError> {
+    let Some(value) = parameters.and_then(|all| all.get(name)) else { return Ok(None) };
+    value
+        .as_bool()
+        .map(Some)
+        .ok_or_else(|| ApiError::invalid(format!("parameter '{name}' of {place}: {value} is not a boolean")))
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::StatusCode;
+
+    use super::*;
+
+    fn split_error(body: &str, header: &str) -> ApiError {
+        split(Body::from(body.as_bytes().to_vec()), Some(header)).err().unwrap()
+    }
+
+    #[test]
+    fn a_body_is_cut_where_the_header_says() {
+        let Ok(Parts::Json(json, rest)) = split(Body::from(b"{}abc".to_vec()), Some(" 2 ")) else { panic!() };
+        assert_eq!((&json[..], rest.len()), (&b"{}"[..], 3));
+        let Ok(Parts::Json(json, rest)) = split(Body::from(b"{}abc".to_vec()), None) else { panic!() };
+        assert_eq!((&json[..], rest.len()), (&b"{}abc"[..], 0));
+        let Ok(Parts::Raw(rest)) = split(Body::from(b"abc".to_vec()), Some("0")) else { panic!() };
+        assert_eq!(rest.len(), 3);
+    }
+
+    #[test]
+    fn bad_binary_headers_are_named() {
+        for header in ["", "x", "-1", "+1", "1.0", "0x2", "99999999999999999999999"] {
+            let error = split_error("{}", header);
+            assert_eq!(error.status, StatusCode::BAD_REQUEST);
+            assert!(error.message.contains("is not a byte count"), "{header}: {}", error.message);
+        }
+        assert!(split_error("{}", "3").message.contains("says 3 bytes, the body has 2"));
+    }
+
+    fn parse_error(json: &str, binary_len: usize) -> String {
+        let error = parse(json.as_bytes(), binary_len).unwrap_err();
+        assert_eq!(error.status, StatusCode::BAD_REQUEST, "{json}");
+        error.message
+    }
+
+    #[test]
+    fn malformed_requests_are_named() {
+        let tensor =
+            |rest: &str| format!(r#"{{"inputs":[{{"name":"x","shape":[2],"datatype":"FP32"{rest}}}]}}"#);
+        let table = [
+            (String::new(), 0, "EOF while parsing"),
+            ("nonsense".to_string(), 0, "expected ident at line 1"),
+            ("[]".to_string(), 0, "invalid length"),
+            ("{}".to_string(), 0, "missing field `inputs`"),
+            (r#"{"inputs":7}"#.to_string(), 0, "expected a sequence"),
+            (r#"{"inputs":[{"name":"x"}]}"#.to_string(), 0, "missing field `shape`"),
+            (r#"{"inputs":[{"name":"x","shape":[-1],"datatype":"FP32"}]}"#.into(), 0, "integer `-1`"),
+            (tensor(""), 0, "input 'x': neither data nor binary_data_size"),
+            (tensor(r#","data":[1],"parameters":{"binary_data_size":8}"#), 8, "input 'x': both data"),
+            (tensor(r#","parameters":{"binary_data_size":-8}"#), 8, "'binary_data_size' of input 'x': -8"),
+            (tensor(r#","parameters":{"binary_data_size":"8"}"#), 8, "is not an unsigned integer"),
+            (tensor(r#","parameters":{"binary_data_size":8}"#), 9, "add up to 8 bytes, 9 follow"),
+            (tensor(r#","parameters":{"binary_data_size":8}"#), 7, "add up to 8 bytes, 7 follow"),
+            (tensor(r#","data":[1,2]"#), 5, "add up to 0 bytes, 5 follow"),
+            (tensor(r#","data":[1,2]"#) + "x", 0, "trailing characters"),
+        ];
+        for (json, binary_len, message) in table {
+            let error = parse_error(&json, binary_len);
+            assert!(error.contains(message), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_near_the_end_of_the_numbers_do_not_wrap() {
+        let tensor = |size: u64| {
+            format!(
+                r#"{{"name":"x","shape":[2],"datatype":"FP32","parameters":{{"binary_data_size":{size}}}}}"#
+            )
+        };
+        let json = format!(r#"{{"inputs":[{},{}]}}"#, tensor(u64::MAX), tensor(9));
+        assert!(parse_error(&json, 8).contains("add up to"));
+    }
+
+    #[test]
+    fn outputs_are_chosen_by_name_and_form() {
+        let wanted = |json: &str| Wanted::from_json(&parse(json.as_bytes(), 0).unwrap());
+        let all = wanted(r#"{"inputs":[]}"#).unwrap();
+        assert!(!all.is_binary("y"));
+        let all = wanted(r#"{"inputs":[],"parameters":{"binary_data_output":true}}"#).unwrap();
+        assert!(all.is_binary("y"));
+        let some = wanted(
+            r#"{"inputs":[],"parameters":{"binary_data_output":true},
+               "outputs":[{"name":"y","parameters":{"binary_data":false}},{"name":"z"}]}"#,
+        )
+        .unwrap();
+        assert_eq!((some.is_binary("y"), some.is_binary("z")), (false, true));
+        let twice = wanted(r#"{"inputs":[],"outputs":[{"name":"y"},{"name":"y"}]}"#).unwrap_err();
+        assert!(twice.message.contains("requested twice"));
+        let classes = r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"classification":3}}]}"#;
+        assert_eq!(wanted(classes).unwrap_err().status, StatusCode::NOT_IMPLEMENTED);
+        let shared = r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"shared_memory_region":"r"}}]}"#;
+        assert_eq!(wanted(shared).unwrap_err().status, StatusCode::NOT_IMPLEMENTED);
+    }
+
+    #[test]
+    fn schedule_parameters_have_one_polarity() {
+        let schedule = |json: &str| {
+            let parameters: Parameters = serde_json::from_str(json).unwrap();
+            Schedule::from_parameters(Some(&parameters))
+        };
+        assert_eq!(schedule("{}").unwrap(), Schedule::default());
+        assert_eq!(schedule(r#"{"priority":0,"timeout":0}"#).unwrap(), Schedule::default());
+        let full = schedule(r#"{"class":"real-time","priority":1,"timeout":5,"deadline_us":7}"#).unwrap();
+        let expected =
+            Schedule { real_time: Some(true), priority: 1, timeout_us: Some(5), deadline_us: Some(7) };
+        assert_eq!(full, expected);
+        let ignored = r#"{"class":"best-effort","sequence_id":0,"sequence_start":false,"mine":[1]}"#;
+        assert_eq!(schedule(ignored).unwrap().real_time, Some(false));
+        let table = [
+            (r#"{"class":"fast"}"#, "parameter 'class' of the request"),
+            (r#"{"class":1}"#, "neither"),
+            (r#"{"priority":-1}"#, "parameter 'priority' of request: -1"),
+            (r#"{"timeout":1.5}"#, "is not an unsigned integer"),
+            (r#"{"deadline_us":"7"}"#, "is not an unsigned integer"),
+            (r#"{"sequence_id":9}"#, "sequences are not supported"),
+        ];
+        for (json, message) in table {
+            let error = schedule(json).unwrap_err();
+            assert!(error.message.contains(message), "{json}: {}", error.message);
+        }
+    }
+}
