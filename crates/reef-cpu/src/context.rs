@@ -27,7 +27,7 @@ pub(crate) trait Demand {
 pub(crate) struct Poll<'a> {
     /// Smaller is more urgent; `u64::MAX` when nobody wants a compute unit.
     pub(crate) word: &'a AtomicU64,
-    /// Words below this one concern the block. 0: none does.
+    /// Words below this one concern the block. 0: none does, and only a cancellation stops it.
     pub(crate) threshold: u64,
     /// Not 0 when the task is being cancelled.
     pub(crate) cancel: &'a AtomicU64,
@@ -52,9 +52,6 @@ impl Poll<'_> {
     #[cold]
     #[inline(never)]
     fn decide(&self) -> bool {
-        if self.threshold == 0 {
-            return false;
-        }
         self.cancel.load(Ordering::Relaxed) != 0 || self.demand.take()
     }
 }

@@ -226,6 +226,12 @@ pub enum DeviceError {
         /// What cannot run.
         reason: String,
     },
+    /// The device holds as many plans as it can.
+    #[error("the device holds {max} plans, its most")]
+    TooManyPlans {
+        /// Plans that it can hold.
+        max: usize,
+    },
     /// A host kernel could not make its state.
     #[error(transparent)]
     Host(#[from] HostFault),

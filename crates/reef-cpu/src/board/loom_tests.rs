@@ -1,0 +1,339 @@
+//! The board under loom: every interleaving of two or three threads on tasks of one to three blocks.
+//!
+//! Run: `RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 cargo test --release -p reef-cpu --lib loom`
+
+use loom::sync::Arc;
+use loom::thread;
+use std::sync::atomic::AtomicU64 as Plain;
+
+use reef_base::{Level, Nanos, TaskKey};
+
+use super::*;
+
+/// A board, and what happened to its tasks. `ended` stands for the completion: it orders a slot's next task
+/// behind the last one. The other counters are no part of the model.
+struct Rig {
+    board: Board,
+    /// Blocks settled as done or as dropped, by stage.
+    settled: [Plain; 2],
+    /// Stages opened.
+    opened: Plain,
+    /// Ends of tasks.
+    ended: AtomicU64,
+}
+
+impl Rig {
+    fn new(slots: usize, cus: usize) -> Arc<Rig> {
+        let zeros = || [Plain::new(0), Plain::new(0)];
+        let (opened, ended) = (Plain::new(0), AtomicU64::new(0));
+        Arc::new(Rig { board: Board::new(slots, 0, cus), settled: zeros(), opened, ended })
+    }
+
+    fn publish(&self, generation: u64, key: u64, blocks: u32) -> usize {
+        let slot = self.board.take_slot(true).expect("a slot is free");
+        self.board.publish(slot, generation, key, Opening { blocks, estimate: 0 });
+        slot
+    }
+
+    /// Settles, and does what the owner of a settled stage must do. Stages have `total` blocks, tasks `stages`.
+    fn settle(&self, slot: usize, word: Word, count: u32, shape: Shape, dropped: bool) {
+        self.settled[word.stage() as usize].fetch_add(u64::from(count), Ordering::Relaxed);
+        if !self.board.settle(slot, count, shape.total, dropped) {
+            return;
+        }
+        let over = word.stage() + 1 == shape.stages;
+        if !self.board.any_dropped(slot) && !over {
+            let opening = Opening { blocks: shape.total, estimate: 0 };
+            if self.board.open(slot, word, opening).is_ok() {
+                self.opened.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        } else if self.board.any_dropped(slot) {
+            assert!(self.board.reason(slot).is_some(), "only closed tasks have dropped blocks");
+        }
+        self.board.retire(slot);
+        self.ended.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn claim(&self, cu: usize) -> Option<Claim> {
+        self.board.most_urgent(NONE).and_then(|view| self.board.claim(cu, view))
+    }
+
+    /// Claims and finishes at most `count` blocks.
+    fn work(&self, cu: usize, count: usize, shape: Shape) {
+        for _ in 0..count {
+            if let Some(claim) = self.claim(cu) {
+                self.settle(claim.slot, claim.word, 1, shape, false);
+            }
+        }
+    }
+
+    /// Claims a block and kills it.
+    fn kill_one(&self, cu: usize, shape: Shape) {
+        if let Some(claim) = self.claim(cu) {
+            if self.board.is_closed(claim) {
+                self.settle(claim.slot, claim.word, 1, shape, true);
+            } else if let Some(held) = self.board.give_back(cu, claim) {
+                self.settle(held.slot, held.word, 1, shape, true);
+            }
+        }
+    }
+
+    fn close(&self, slot: usize, generation: u64, shape: Shape) {
+        let held = self.board.close(slot, generation, Reason::Cancelled);
+        if held.blocks > 0 {
+            self.settle(slot, Word::new(generation, held.stage, 0), held.blocks, shape, true);
+        }
+    }
+
+    fn work_off(&self, shape: Shape) {
+        while let Some(claim) = self.claim(0) {
+            let dropped = self.board.is_closed(claim);
+            self.settle(claim.slot, claim.word, 1, shape, dropped);
+        }
+    }
+
+    fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    fn poll_covers_the_work(&self) {
+        let (poll, demand) = (self.board.poll.load(Ordering::SeqCst), self.board.demand());
+        assert!(poll <= demand, "demand {demand:x} is lost: the poll word is {poll:x}");
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Shape {
+    total: u32,
+    stages: u32,
+}
+
+fn best_effort() -> u64 {
+    TaskKey::best_effort(1).get()
+}
+
+fn real_time(level: u8) -> u64 {
+    TaskKey::real_time(Level::new(level).unwrap(), None, Nanos(1)).get()
+}
+
+fn count(counter: &Plain) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+#[test]
+fn loom_every_block_is_settled_once_and_every_stage_opened_once() {
+    loom::model(|| {
+        let shape = Shape { total: 2, stages: 2 };
+        let rig = Rig::new(1, 2);
+        rig.publish(1, best_effort(), shape.total);
+        let other = rig.clone();
+        let thread = thread::spawn(move || other.work(1, 3, shape));
+        rig.work(0, 3, shape);
+        thread.join().unwrap();
+        rig.work_off(shape);
+        assert_eq!((count(&rig.settled[0]), count(&rig.settled[1])), (2, 2));
+        assert_eq!((count(&rig.opened), rig.ended()), (1, 1));
+        assert_eq!(rig.board.active(), 0);
+    });
+}
+
+#[test]
+fn loom_killed_blocks_are_not_lost() {
+    loom::model(|| {
+        let shape = Shape { total: 2, stages: 2 };
+        let rig = Rig::new(1, 2);
+        rig.publish(1, best_effort(), shape.total);
+        let other = rig.clone();
+        let thread = thread::spawn(move || {
+            other.kill_one(1, shape);
+            other.work(1, 2, shape);
+        });
+        rig.kill_one(0, shape);
+        rig.work(0, 2, shape);
+        thread.join().unwrap();
+        rig.work_off(shape);
+        assert_eq!((count(&rig.settled[0]), count(&rig.settled[1])), (2, 2));
+        assert_eq!(rig.ended(), 1);
+    });
+}
+
+#[test]
+fn loom_cancel_against_finish_ends_once() {
+    loom::model(|| {
+        let shape = Shape { total: 2, stages: 2 };
+        let rig = Rig::new(1, 2);
+        let slot = rig.publish(1, best_effort(), shape.total);
+        let other = rig.clone();
+        let thread = thread::spawn(move || other.close(slot, 1, shape));
+        rig.work(0, 4, shape);
+        thread.join().unwrap();
+        rig.work_off(shape);
+        assert_eq!(rig.ended(), 1);
+        assert!([0, 2].contains(&count(&rig.settled[1])) && count(&rig.settled[0]) == 2);
+    });
+}
+
+#[test]
+fn loom_cancel_against_kill_ends_once() {
+    loom::model(|| {
+        let shape = Shape { total: 2, stages: 1 };
+        let rig = Rig::new(1, 3);
+        let slot = rig.publish(1, best_effort(), shape.total);
+        let (closer, killer) = (rig.clone(), rig.clone());
+        let threads = [
+            thread::spawn(move || closer.close(slot, 1, shape)),
+            thread::spawn(move || killer.kill_one(1, shape)),
+        ];
+        rig.kill_one(0, shape);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        rig.work_off(shape);
+        assert_eq!((count(&rig.settled[0]), rig.ended()), (2, 1));
+    });
+}
+
+#[test]
+fn loom_two_closers_end_a_task_once() {
+    loom::model(|| {
+        let shape = Shape { total: 2, stages: 1 };
+        let rig = Rig::new(1, 2);
+        let slot = rig.publish(1, best_effort(), shape.total);
+        let held = rig.claim(0).unwrap();
+        let other = rig.clone();
+        let thread = thread::spawn(move || {
+            let closed = other.board.close(slot, 1, Reason::DeviceFault);
+            if closed.blocks > 0 {
+                other.settle(slot, Word::new(1, closed.stage, 0), closed.blocks, shape, true);
+            }
+        });
+        rig.close(slot, 1, shape);
+        if let Some(held) = rig.board.give_back(0, held) {
+            rig.settle(slot, held.word, 1, shape, true);
+        }
+        thread.join().unwrap();
+        assert_eq!((count(&rig.settled[0]), rig.ended()), (2, 1));
+        assert_eq!(rig.board.reason(slot), Some(Reason::DeviceFault));
+    });
+}
+
+#[test]
+fn loom_a_late_cancel_does_not_hit_the_next_task() {
+    loom::model(|| {
+        let shape = Shape { total: 1, stages: 1 };
+        let rig = Rig::new(1, 2);
+        let slot = rig.publish(1, best_effort(), 1);
+        let other = rig.clone();
+        let thread = thread::spawn(move || other.close(slot, 1, shape));
+        rig.work(0, 1, shape);
+        if rig.ended() == 1 {
+            rig.board.publish(slot, 2, best_effort(), Opening { blocks: 1, estimate: 0 });
+            let claim = rig.claim(0).expect("nobody closed the second task");
+            assert!(!rig.board.is_closed(claim));
+            rig.settle(slot, claim.word, 1, shape, false);
+            assert_eq!(rig.ended(), 2);
+        }
+        thread.join().unwrap();
+        assert!(rig.ended() >= 1);
+    });
+}
+
+#[test]
+fn loom_a_cancelled_task_shows_in_its_own_cancel_word() {
+    loom::model(|| {
+        let rig = Rig::new(1, 1);
+        let slot = rig.publish(2, best_effort(), 1);
+        // Left by a closer that came late for an earlier task.
+        rig.board.slots[slot].cancel.store(1, Ordering::Relaxed);
+        let claim = rig.claim(0).unwrap();
+        let other = rig.clone();
+        let thread = thread::spawn(move || other.board.close(slot, 2, Reason::Cancelled));
+        let closed = rig.board.is_closed(claim);
+        thread.join().unwrap();
+        let polled = rig.board.slots[slot].cancel.load(Ordering::Relaxed);
+        assert!(closed || polled == 1, "a cancellation was wiped out");
+    });
+}
+
+#[test]
+fn loom_demand_is_not_lost_when_work_comes_and_goes() {
+    loom::model(|| {
+        let shape = Shape { total: 1, stages: 1 };
+        let rig = Rig::new(3, 2);
+        rig.publish(1, real_time(1), 1);
+        let other = rig.clone();
+        let thread = thread::spawn(move || other.publish(1, real_time(1), 1));
+        // Takes the last block of one task: lowers the poll word while the other raises it.
+        let claim = rig.board.claim_urgent(0, 15);
+        thread.join().unwrap();
+        rig.poll_covers_the_work();
+        assert!(claim.is_some());
+        while let Some(claim) = rig.board.claim_urgent(0, 15) {
+            rig.settle(claim.slot, claim.word, 1, shape, false);
+        }
+        assert_eq!(rig.board.poll.load(Ordering::SeqCst), NONE);
+    });
+}
+
+#[test]
+fn loom_demand_is_not_lost_between_levels_and_kills() {
+    loom::model(|| {
+        let rig = Rig::new(2, 2);
+        rig.publish(1, real_time(2), 1);
+        rig.publish(1, real_time(0), 1);
+        let held = rig.board.claim_urgent(0, 15).unwrap();
+        let other = rig.clone();
+        let thread = thread::spawn(move || other.board.claim_urgent(1, 15).is_some());
+        assert_eq!(rig.board.give_back(0, held), None);
+        thread.join().unwrap();
+        rig.poll_covers_the_work();
+    });
+}
+
+#[test]
+fn loom_demand_is_not_lost_when_a_stage_opens() {
+    loom::model(|| {
+        let shape = Shape { total: 1, stages: 2 };
+        let rig = Rig::new(2, 2);
+        rig.publish(1, real_time(1), 1);
+        rig.publish(1, real_time(2), 1);
+        let held = rig.board.claim_urgent(0, 15).unwrap();
+        let other = rig.clone();
+        let thread = thread::spawn(move || other.board.claim_urgent(1, 15).is_some());
+        rig.settle(held.slot, held.word, 1, shape, false);
+        thread.join().unwrap();
+        rig.poll_covers_the_work();
+    });
+}
+
+#[test]
+fn loom_a_unit_does_not_sleep_beside_new_work() {
+    loom::model(|| {
+        let rig = Rig::new(1, 1);
+        let other = rig.clone();
+        let thread = thread::spawn(move || {
+            other.publish(1, best_effort(), 1);
+            other.board.before_wake();
+            other.board.take_parked().is_some()
+        });
+        rig.board.announce_park(0);
+        let sees_work = rig.board.most_urgent(NONE).is_some();
+        let woken = thread.join().unwrap();
+        assert!(sees_work || woken, "the unit sleeps and nobody wakes it");
+    });
+}
+
+#[test]
+fn loom_a_slot_is_taken_by_one() {
+    loom::model(|| {
+        let rig = Rig::new(2, 1);
+        let other = rig.clone();
+        let thread = thread::spawn(move || {
+            let slot = other.board.take_slot(true);
+            slot.inspect(|&slot| other.board.free_slot(slot))
+        });
+        let (first, second) = (rig.board.take_slot(false), rig.board.take_slot(true));
+        assert!(first.is_some());
+        assert_ne!(first, second);
+        thread.join().unwrap();
+    });
+}

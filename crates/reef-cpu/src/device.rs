@@ -1,0 +1,359 @@
+//! The CPU as a device: starting it, loading plans, submitting tasks. The steps of running are elsewhere.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use reef_base::limits::{BOARD_SLOTS_MAX, CUS_MAX, POLL_PERIOD_CPU_NS};
+use reef_base::{MonotonicClock, Nanos, TaskId, TaskKey};
+use reef_device::{
+    Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io, Kill, LoadedPlan,
+    RejectReason, Rejected, Scheme, Wake,
+};
+use reef_plan::{DeviceKind, Plan, Target};
+
+use crate::board::bits;
+use crate::board::word::Reason;
+use crate::events::Recorder;
+use crate::executor::{Executor, Gate};
+use crate::kernels;
+use crate::options::{CpuOptions, allowed_cores, quota_cores};
+use crate::plans::{Loaded, PLANS_MAX};
+use crate::slot::{parts_of, task_id};
+use crate::thread::{Placement, spawn};
+
+/// From `submit` until no less urgent block starts where it must not: a store seen by other cores, and a block
+/// that was being started meanwhile and looks at the poll word before it runs.
+const PROPAGATION: Nanos = Nanos(2_000);
+
+/// Threads of this machine as a device.
+pub struct CpuDevice {
+    capabilities: Capabilities,
+    executor: Arc<Executor>,
+    threads: Vec<JoinHandle<()>>,
+    warnings: Vec<String>,
+    loading: Mutex<Offered>,
+}
+
+/// Bytes that every slot and compute unit was offered so far.
+#[derive(Debug, Default)]
+struct Offered {
+    arena_bytes: usize,
+    scratch_bytes: usize,
+}
+
+impl CpuDevice {
+    /// Starts the compute units' threads.
+    pub fn start(options: CpuOptions) -> Result<CpuDevice, DeviceError> {
+        let cores = options.cores.clone().unwrap_or_else(allowed_cores);
+        let by_default = cores.len().min(quota_cores().unwrap_or(usize::MAX)).clamp(1, CUS_MAX);
+        let cus = options.cus.unwrap_or(by_default);
+        let best = kernels::detect().map_err(DeviceError::Start)?;
+        let isa = options.isa.unwrap_or(best);
+        if isa > best {
+            return Err(DeviceError::Start(format!("{isa} is asked for, this machine has {best}")));
+        }
+        check_options(&options, cus, &cores)?;
+        let spin = if cus > cores.len() { Duration::ZERO } else { options.spin };
+        let (recorder, producers) = Recorder::new(cus, options.events);
+        let (slots, reserved) = (options.slots, options.slots_real_time);
+        let executor = Arc::new(Executor::new(slots, reserved, cus, spin.into(), recorder));
+        executor.set_scheme(options.scheme);
+        let (threads, warnings) = start_threads(&options, &cores, &executor, producers)?;
+        let capabilities = Capabilities {
+            name: format!("cpu, {cus} threads, {isa}"),
+            target: Target::cpu(isa, cus),
+            cus,
+            kill: Kill::AtPollPoints,
+            poll_period: Nanos(POLL_PERIOD_CPU_NS),
+            propagation: PROPAGATION,
+            slots,
+            slots_real_time: reserved,
+            memory_bytes: None,
+            virtual_time: false,
+        };
+        Ok(CpuDevice { capabilities, executor, threads, warnings, loading: Mutex::default() })
+    }
+
+    /// What did not work at the start but is not needed: pinning, the nice value.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn lock_loading(&self) -> MutexGuard<'_, Offered> {
+        self.loading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_target(&self, plan: &Plan) -> Result<(), DeviceError> {
+        let (wanted, have) = (plan.target(), self.capabilities.target);
+        if wanted.device == DeviceKind::Cpu && wanted.isa <= have.isa && wanted.window == have.window {
+            return Ok(());
+        }
+        let (plan, plan_target, device_target) = (plan.name().to_string(), wanted, have);
+        Err(DeviceError::WrongTarget { plan, plan_target, device_target })
+    }
+
+    fn poisoned(&self) -> Option<DeviceError> {
+        let reason = self.executor.poison_reason.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.executor.gate() == Gate::Poisoned).then(|| DeviceError::Poisoned(reason.clone()))
+    }
+
+    /// Accepts the task into `slot`, which the caller took, with a reference to the plan.
+    #[allow(unsafe_code)]
+    fn publish(&self, slot: usize, request: Request<'_>) -> TaskId {
+        let Request { plan, loaded, key, io, token, submitted } = request;
+        let executor = &*self.executor;
+        let place = &executor.slots[slot];
+        let generation = place.generation.load(Ordering::Relaxed) + 1;
+        let opening = loaded.opening(0);
+        // SAFETY: the slot was taken by this caller alone.
+        let task = unsafe { place.task_mut() };
+        task.id = task_id(slot, generation);
+        (task.key, task.token, task.plan, task.submitted) = (key, token, plan, submitted);
+        task.loaded = std::ptr::from_ref(loaded);
+        task.first_cus = opening.blocks.min(executor.cus.len() as u32);
+        task.preempted = executor.would_preempt(key, task.first_cus);
+        task.io = io;
+        task.inputs.clear();
+        task.inputs.extend(task.io.inputs.iter().map(|bytes| bytes.as_ptr()));
+        task.outputs.clear();
+        task.outputs.extend(task.io.outputs.iter_mut().map(|bytes| bytes.as_mut_ptr()));
+        // SAFETY: the slot's owner owns its arena.
+        task.arena = unsafe { place.arena.ensure(loaded.plan.arena_bytes(), &executor.retired) };
+        let id = task.id;
+        place.clear_times();
+        place.generation.store(generation, Ordering::Release);
+        if executor.recorder.is_on() {
+            executor.record_instant(EventKind::Submitted, submitted, slot);
+        }
+        executor.submitted.fetch_add(1, Ordering::Relaxed);
+        executor.board.publish(slot, generation, key.get(), opening);
+        executor.wake(opening.blocks);
+        if executor.gate() == Gate::Poisoned {
+            executor.close(slot, generation, Reason::DeviceFault);
+        }
+        id
+    }
+}
+
+/// A checked submission.
+struct Request<'a> {
+    plan: LoadedPlan,
+    loaded: &'a Loaded,
+    key: TaskKey,
+    io: Io,
+    token: u64,
+    submitted: Nanos,
+}
+
+impl Device for CpuDevice {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn scheme(&self) -> Scheme {
+        self.executor.scheme()
+    }
+
+    fn set_scheme(&self, scheme: Scheme) {
+        self.executor.set_scheme(scheme);
+    }
+
+    fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
+        if let Some(poisoned) = self.poisoned() {
+            return Err(poisoned);
+        }
+        self.check_target(&plan)?;
+        let (arena_bytes, scratch_bytes) = (plan.arena_bytes(), plan.scratch_bytes());
+        let loaded = Box::new(Loaded::new(plan, self.capabilities.slots)?);
+        let mut offered = self.lock_loading();
+        self.executor.retired.collect();
+        if arena_bytes > offered.arena_bytes {
+            self.executor.slots.iter().for_each(|slot| slot.arena.offer(arena_bytes));
+            offered.arena_bytes = arena_bytes;
+        }
+        if scratch_bytes > offered.scratch_bytes {
+            self.executor.scratch.iter().for_each(|scratch| scratch.offer(scratch_bytes));
+            offered.scratch_bytes = scratch_bytes;
+        }
+        self.executor.plans.insert(loaded).map_err(|_| DeviceError::TooManyPlans { max: PLANS_MAX })
+    }
+
+    fn unload(&self, plan: LoadedPlan) {
+        let _loading = self.lock_loading();
+        self.executor.plans.close(plan);
+        self.executor.retired.collect();
+    }
+
+    fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
+        let io = Io::for_plan(&self.executor.plans.acquire(plan)?.plan);
+        self.executor.plans.release(plan);
+        Some(io)
+    }
+
+    /// Its only system call is the wake of parked compute units.
+    fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
+        let submitted = MonotonicClock::read();
+        let real_time = key.class().is_real_time();
+        if self.executor.gate() != Gate::Open {
+            return Err(Rejected { io, why: RejectReason::Closed });
+        }
+        if self.executor.scheme() == Scheme::RtOnly && !real_time {
+            return Err(Rejected { io, why: RejectReason::SchemeRefuses });
+        }
+        let Some(loaded) = self.executor.plans.acquire(plan) else {
+            return Err(Rejected { io, why: RejectReason::UnknownPlan });
+        };
+        let slot = if io.fits(&loaded.plan) {
+            self.executor.board.take_slot(real_time).ok_or(RejectReason::BoardFull)
+        } else {
+            Err(RejectReason::WrongBuffers)
+        };
+        match slot {
+            Ok(slot) => Ok(self.publish(slot, Request { plan, loaded, key, io, token, submitted })),
+            Err(why) => {
+                self.executor.plans.release(plan);
+                Err(Rejected { io, why })
+            }
+        }
+    }
+
+    fn cancel(&self, task: TaskId) {
+        let (slot, generation) = parts_of(task);
+        if let Some(place) = self.executor.slots.get(slot)
+            && place.generation.load(Ordering::Acquire) == generation
+        {
+            self.executor.close(slot, generation, Reason::Cancelled);
+        }
+    }
+
+    /// Frees an unloaded plan's memory with its last completion; otherwise it only moves buffers.
+    fn try_complete(&self) -> Option<Completion> {
+        self.executor.pop_completion()
+    }
+
+    fn set_waker(&self, waker: Arc<dyn Wake>) {
+        self.executor.set_waker(waker);
+    }
+
+    fn quiesce(&self, timeout: Duration) -> bool {
+        let moved = self.executor.move_gate(Gate::Open, Gate::Quiesced);
+        let start = Instant::now();
+        while self.executor.cus.iter().any(|cu| cu.running().is_some()) {
+            if start.elapsed() >= timeout {
+                if moved {
+                    self.resume();
+                }
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        true
+    }
+
+    fn resume(&self) {
+        self.executor.move_gate(Gate::Quiesced, Gate::Open);
+    }
+
+    fn poison(&self, reason: &str) {
+        self.executor.poison(reason);
+    }
+
+    fn counters(&self) -> DeviceCounters {
+        let executor = &*self.executor;
+        let mut sum = DeviceCounters {
+            submitted: executor.submitted.load(Ordering::Relaxed),
+            completed: executor.ended.load(Ordering::Relaxed),
+            preemptions: executor.preemptions.load(Ordering::Relaxed),
+            ..DeviceCounters::default()
+        };
+        for cu in &executor.cus {
+            sum.blocks_done += cu.blocks_done.load(Ordering::Relaxed);
+            sum.blocks_killed += cu.blocks_killed.load(Ordering::Relaxed);
+            sum.blocks_padding += cu.blocks_padding.load(Ordering::Relaxed);
+            sum.busy += Nanos(cu.busy.load(Ordering::Relaxed));
+            sum.wasted += Nanos(cu.wasted.load(Ordering::Relaxed));
+            sum.padding += Nanos(cu.padding.load(Ordering::Relaxed));
+        }
+        sum
+    }
+
+    fn block_times(&self, plan: LoadedPlan) -> Vec<Option<u64>> {
+        let Some(loaded) = self.executor.plans.acquire(plan) else { return Vec::new() };
+        let times = loaded.kernels.iter().map(|kernel| kernel.estimate.mean()).collect();
+        self.executor.plans.release(plan);
+        times
+    }
+
+    fn record_events(&self, on: bool) {
+        self.executor.recorder.set(on);
+    }
+
+    fn drain_events(&self, events: &mut Vec<Event>) -> u64 {
+        self.executor.recorder.drain(events)
+    }
+}
+
+impl Drop for CpuDevice {
+    fn drop(&mut self) {
+        self.executor.shut_gate(Gate::Stopping);
+        self.executor.close_all(Reason::Cancelled);
+        for thread in self.threads.drain(..) {
+            thread.thread().unpark();
+            // A unit catches the panics of kernels; one of its own is a bug that was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for CpuDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let active = bits(self.executor.board.active()).count();
+        write!(f, "CpuDevice({}, {}, {active} tasks)", self.capabilities.name, self.scheme())
+    }
+}
+
+fn check_options(options: &CpuOptions, cus: usize, cores: &[usize]) -> Result<(), DeviceError> {
+    let wrong = |what: String| Err(DeviceError::Start(what));
+    if !(1..=CUS_MAX).contains(&cus) {
+        return wrong(format!("{cus} compute units, 1 to {CUS_MAX} are possible"));
+    }
+    if !(1..=BOARD_SLOTS_MAX).contains(&options.slots) || options.slots_real_time > options.slots {
+        return wrong(format!("{} slots, {} of them real-time", options.slots, options.slots_real_time));
+    }
+    if cores.is_empty() {
+        return wrong("no core to run on".into());
+    }
+    Ok(())
+}
+
+type Started = (Vec<JoinHandle<()>>, Vec<String>);
+
+fn start_threads(
+    options: &CpuOptions,
+    cores: &[usize],
+    executor: &Arc<Executor>,
+    producers: Vec<rtrb::Producer<Event>>,
+) -> Result<Started, DeviceError> {
+    let (report, reports) = mpsc::channel();
+    let mut threads = Vec::new();
+    for (cu, producer) in producers.into_iter().enumerate() {
+        let core = options.pin.then(|| cores[cu % cores.len()]);
+        let placement = Placement { core, nice: options.nice };
+        match spawn(executor.clone(), cu, producer, placement, report.clone()) {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                executor.shut_gate(Gate::Stopping);
+                threads.into_iter().for_each(|thread| drop(thread.join()));
+                return Err(DeviceError::Start(error.to_string()));
+            }
+        }
+    }
+    drop(report);
+    let handles = threads.iter().map(|thread| thread.thread().clone()).collect();
+    executor.threads.set(handles).expect("set once");
+    Ok((threads, reports.into_iter().flatten().collect()))
+}

@@ -1,0 +1,418 @@
+//! What submitters, compute units and cancellers share, and the steps that any of them may take on a task.
+//!
+//! Order at a task's end, by the one caller that settled its last block: outcome and counters are written, the
+//! task leaves the board, its slot's bit appears in `completed` (release), the waker is called, and parked units
+//! that may now run held-back work are woken. From then on the slot belongs to who pops the completion.
+
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+
+use reef_base::{MonotonicClock, Nanos, TaskKey};
+use reef_device::{Completion, Event, EventKind, Outcome, Scheme, Wake};
+use reef_plan::HostFault;
+
+use crate::board::word::{Reason, Word};
+use crate::board::{Board, Claim, bits};
+use crate::events::Recorder;
+use crate::memory::{Grown, Retired};
+use crate::plans::{Loaded, PlanTable};
+use crate::slot::{Ended, TaskSlot, bump, task_id};
+use crate::sync::Line;
+
+/// Whether tasks are taken and blocks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Gate {
+    /// Both.
+    Open = 0,
+    /// Neither; tasks stay where they are.
+    Quiesced = 1,
+    /// Tasks on the board end, new ones are refused.
+    Poisoned = 2,
+    /// Compute units leave.
+    Stopping = 3,
+}
+
+/// One compute unit's public state. `running` is 0 while it runs nothing, else expected end, rank and slot.
+#[derive(Debug, Default)]
+pub(crate) struct Cu {
+    running: AtomicU64,
+    pub(crate) blocks_done: AtomicU64,
+    pub(crate) blocks_killed: AtomicU64,
+    pub(crate) blocks_padding: AtomicU64,
+    pub(crate) busy: AtomicU64,
+    pub(crate) wasted: AtomicU64,
+    pub(crate) padding: AtomicU64,
+}
+
+/// What a compute unit runs: (slot, rank, expected end or 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Running {
+    pub(crate) slot: usize,
+    pub(crate) rank: u8,
+    pub(crate) end: Nanos,
+}
+
+impl Cu {
+    /// Publishes what runs, `None` for nothing.
+    #[inline]
+    pub(crate) fn set_running(&self, running: Option<Running>) {
+        // The end in units of 64 ns, rank, slot + 1.
+        let word = running.map_or(0, |running| {
+            (running.end.0 >> 6) << 12 | u64::from(running.rank) << 8 | (running.slot as u64 + 1)
+        });
+        self.running.store(word, Ordering::Release);
+    }
+
+    /// What runs.
+    pub(crate) fn running(&self) -> Option<Running> {
+        let word = self.running.load(Ordering::Acquire);
+        (word != 0).then(|| Running {
+            slot: (word & 0xFF) as usize - 1,
+            rank: (word >> 8 & 0xF) as u8,
+            end: Nanos(word >> 12 << 6),
+        })
+    }
+}
+
+/// Who is called when completions are ready; boxed so that its address stays.
+struct Waker(Arc<dyn Wake>);
+
+/// The shared part of a CPU device.
+pub(crate) struct Executor {
+    pub(crate) board: Board,
+    pub(crate) slots: Box<[TaskSlot]>,
+    pub(crate) plans: PlanTable,
+    pub(crate) cus: Box<[Line<Cu>]>,
+    pub(crate) scratch: Box<[Grown]>,
+    pub(crate) retired: Retired,
+    pub(crate) recorder: Recorder,
+    pub(crate) threads: OnceLock<Box<[Thread]>>,
+    pub(crate) spin: Nanos,
+    /// Slot and generation of the one task that runs under `sequential`, plus 1; 0 for none.
+    pub(crate) current: Line<AtomicU64>,
+    /// Slots whose task is over and not popped.
+    completed: Line<AtomicU64>,
+    gate: Line<AtomicU8>,
+    scheme: AtomicU8,
+    waker: AtomicPtr<Waker>,
+    // Boxed: compute units hold their addresses.
+    #[allow(clippy::vec_box)]
+    wakers: Mutex<Vec<Box<Waker>>>,
+    pub(crate) poison_reason: Mutex<String>,
+    pub(crate) submitted: AtomicU64,
+    pub(crate) ended: AtomicU64,
+    pub(crate) preemptions: AtomicU64,
+}
+
+impl Executor {
+    pub(crate) fn new(
+        slots: usize,
+        reserved: usize,
+        cus: usize,
+        spin: Nanos,
+        recorder: Recorder,
+    ) -> Executor {
+        Executor {
+            board: Board::new(slots, reserved, cus),
+            slots: (0..slots).map(|_| TaskSlot::new(cus)).collect(),
+            plans: PlanTable::new(),
+            cus: (0..cus).map(|_| Line::default()).collect(),
+            scratch: (0..cus).map(|_| Grown::default()).collect(),
+            retired: Retired::default(),
+            recorder,
+            threads: OnceLock::new(),
+            spin,
+            current: Line(AtomicU64::new(0)),
+            completed: Line(AtomicU64::new(0)),
+            gate: Line(AtomicU8::new(Gate::Open as u8)),
+            scheme: AtomicU8::new(0),
+            waker: AtomicPtr::new(std::ptr::null_mut()),
+            wakers: Mutex::new(Vec::new()),
+            poison_reason: Mutex::new(String::new()),
+            submitted: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            preemptions: AtomicU64::new(0),
+        }
+    }
+
+    /// The scheme in force.
+    pub(crate) fn scheme(&self) -> Scheme {
+        Scheme::ALL[self.scheme.load(Ordering::Relaxed) as usize]
+    }
+
+    pub(crate) fn set_scheme(&self, scheme: Scheme) {
+        let index = Scheme::ALL.iter().position(|&each| each == scheme).expect("every scheme is listed");
+        self.scheme.store(index as u8, Ordering::Relaxed);
+        self.wake_all();
+    }
+
+    /// The gate.
+    pub(crate) fn gate(&self) -> Gate {
+        match self.gate.load(Ordering::Acquire) {
+            0 => Gate::Open,
+            1 => Gate::Quiesced,
+            2 => Gate::Poisoned,
+            _ => Gate::Stopping,
+        }
+    }
+
+    /// Moves the gate from `from` to `to`, if it is there.
+    pub(crate) fn move_gate(&self, from: Gate, to: Gate) -> bool {
+        let moved =
+            self.gate.compare_exchange(from as u8, to as u8, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+        self.wake_all();
+        moved
+    }
+
+    /// Moves the gate to `to` unless it is further already.
+    pub(crate) fn shut_gate(&self, to: Gate) {
+        self.gate.fetch_max(to as u8, Ordering::SeqCst);
+        self.wake_all();
+    }
+
+    /// Settles a block that the caller holds; goes on with its task when it was the last of its stage.
+    pub(crate) fn settle(&self, claim: Claim, total: u32, dropped: bool, now: Nanos) {
+        if self.board.settle(claim.slot, 1, total, dropped) {
+            self.advance(claim.slot, claim.word, now);
+        }
+    }
+
+    /// Ends the task of `generation` in `slot` early, unless it is over.
+    pub(crate) fn close(&self, slot: usize, generation: u64, reason: Reason) {
+        let held = self.board.close(slot, generation, reason);
+        if held.blocks == 0 {
+            return;
+        }
+        // The blocks that are held keep the task in its slot.
+        let total = self.stage_blocks(slot, held.stage);
+        if self.board.settle(slot, held.blocks, total, true) {
+            self.advance(slot, Word::new(generation, held.stage, 0), MonotonicClock::read());
+        }
+    }
+
+    /// A block of the task failed; the caller holds it and drops it afterwards.
+    pub(crate) fn fail(&self, claim: Claim, fault: HostFault) {
+        let slot = &self.slots[claim.slot];
+        slot.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+        self.close(claim.slot, slot.generation.load(Ordering::Relaxed), Reason::Failed);
+    }
+
+    /// Ends every task on the board for `reason`.
+    pub(crate) fn close_all(&self, reason: Reason) {
+        for slot in bits(self.board.active()) {
+            self.close(slot, self.slots[slot].generation.load(Ordering::Acquire), reason);
+        }
+    }
+
+    /// Wakes as many parked units as `blocks` new blocks can use beside those that are awake without work.
+    pub(crate) fn wake(&self, blocks: u32) {
+        self.board.before_wake();
+        let parked = self.board.parked();
+        if parked == 0 {
+            return;
+        }
+        let awake = (0..self.cus.len())
+            .filter(|&cu| parked >> cu & 1 == 0 && self.cus[cu].running().is_none())
+            .count();
+        for _ in awake..(blocks as usize).min(self.cus.len()) {
+            match self.board.take_parked() {
+                Some(cu) => self.unpark(cu),
+                None => return,
+            }
+        }
+    }
+
+    /// Wakes every parked unit.
+    pub(crate) fn wake_all(&self) {
+        self.board.before_wake();
+        while let Some(cu) = self.board.take_parked() {
+            self.unpark(cu);
+        }
+    }
+
+    /// Who to call when completions are ready. Earlier ones stay alive as long as the device: a unit may be calling
+    /// them.
+    pub(crate) fn set_waker(&self, waker: Arc<dyn Wake>) {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        wakers.push(Box::new(Waker(waker)));
+        let last = wakers.last().expect("pushed above");
+        self.waker.store(std::ptr::from_ref(&**last).cast_mut(), Ordering::Release);
+    }
+
+    /// Calls the waker.
+    #[allow(unsafe_code)]
+    pub(crate) fn call_waker(&self) {
+        let waker = self.waker.load(Ordering::Acquire);
+        if !waker.is_null() {
+            // SAFETY: the pointer is to a box in `wakers`, from which nothing is removed.
+            unsafe { (*waker).0.wake() };
+        }
+    }
+
+    /// The completion that ended first among those that are ready.
+    #[allow(unsafe_code)]
+    pub(crate) fn pop_completion(&self) -> Option<Completion> {
+        let slot = loop {
+            let ready = self.completed.load(Ordering::Acquire);
+            let first = bits(ready).min_by_key(|&slot| self.slots[slot].finished.load(Ordering::Relaxed))?;
+            let bit = 1 << first;
+            if self.completed.fetch_and(!bit, Ordering::AcqRel) & bit != 0 {
+                break first;
+            }
+        };
+        let place = &self.slots[slot];
+        // SAFETY: the slot's bit was taken out of `completed` by this caller alone.
+        let (task, ended) = unsafe { (place.task_mut(), place.ended_mut()) };
+        let time = |word: &AtomicU64| match word.load(Ordering::Relaxed) {
+            u64::MAX => None,
+            ns => Some(Nanos(ns)),
+        };
+        let completion = Completion {
+            task: task.id,
+            token: task.token,
+            key: task.key,
+            io: std::mem::take(&mut task.io),
+            outcome: std::mem::replace(&mut ended.outcome, Outcome::Done),
+            submitted: task.submitted,
+            first_block: time(&place.first_block),
+            all_cus: time(&place.all_cus),
+            preempted: task.preempted,
+            finished: ended.finished,
+            counters: ended.counters,
+        };
+        task.loaded = std::ptr::null();
+        let plan = task.plan;
+        self.board.free_slot(slot);
+        self.plans.release(plan);
+        Some(completion)
+    }
+
+    /// The plan of the task in `slot`; for holders of a block of it.
+    #[allow(unsafe_code)]
+    pub(crate) fn loaded(&self, slot: usize) -> &Loaded {
+        // SAFETY: the caller holds a block, so the task stays, and with it its reference to the plan.
+        unsafe { &*self.slots[slot].task().loaded }
+    }
+
+    /// The rank of the task in `slot`; for holders of a block of it.
+    #[allow(unsafe_code)]
+    pub(crate) fn rank(&self, slot: usize) -> u8 {
+        // SAFETY: the caller holds a block.
+        unsafe { self.slots[slot].task() }.key.rank()
+    }
+
+    /// Declares a fault: every task on the board ends with it, later ones are refused.
+    pub(crate) fn poison(&self, reason: &str) {
+        {
+            let mut stored = self.poison_reason.lock().unwrap_or_else(PoisonError::into_inner);
+            if stored.is_empty() {
+                stored.push_str(reason);
+            }
+        }
+        self.shut_gate(Gate::Poisoned);
+        self.close_all(Reason::DeviceFault);
+        self.call_waker();
+    }
+
+    /// Whether a task with `key` that can use `wanted` units finds too few idle, and less urgent work on others.
+    pub(crate) fn would_preempt(&self, key: TaskKey, wanted: u32) -> bool {
+        let running = self.cus.iter().filter_map(|cu| cu.running());
+        let (mut busy, mut lesser) = (0, 0);
+        for running in running {
+            busy += 1;
+            lesser += usize::from(running.rank > key.rank());
+        }
+        lesser > 0 && self.cus.len() - busy < wanted as usize
+    }
+
+    fn stage_blocks(&self, slot: usize, stage: u32) -> u32 {
+        self.loaded(slot).plan.stages()[stage as usize].blocks()
+    }
+
+    /// Opens the stage behind `stage`, or ends the task. For the one caller that settled the stage's last block.
+    fn advance(&self, slot: usize, stage: Word, now: Nanos) {
+        let loaded = self.loaded(slot);
+        let next = stage.stage() as usize + 1;
+        let over = next == loaded.plan.stages().len();
+        let outcome = if self.board.any_dropped(slot) {
+            self.outcome(slot, self.board.reason(slot).expect("blocks of open tasks are not dropped"))
+        } else if over {
+            Outcome::Done
+        } else {
+            let opening = loaded.opening(next);
+            match self.board.open(slot, stage, opening) {
+                Ok(()) => return self.wake(opening.blocks.saturating_sub(1)),
+                Err(reason) => self.outcome(slot, reason),
+            }
+        };
+        self.complete(slot, outcome, now);
+    }
+
+    fn outcome(&self, slot: usize, reason: Reason) -> Outcome {
+        match reason {
+            Reason::Cancelled => Outcome::Cancelled,
+            Reason::DeviceFault => Outcome::DeviceFault,
+            Reason::Failed => {
+                let fault = self.slots[slot].fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                Outcome::Failed(fault.expect("a fault is stored before the task is closed for it"))
+            }
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn complete(&self, slot: usize, outcome: Outcome, finished: Nanos) {
+        let place = &self.slots[slot];
+        // SAFETY: the caller owns the settled last stage.
+        let (task, ended) = unsafe { (place.task(), place.ended_mut()) };
+        *ended = Ended { outcome, finished, counters: place.collect_tallies() };
+        place.finished.store(finished.0, Ordering::Relaxed);
+        if self.recorder.is_on() {
+            self.record_instant(EventKind::Completed, finished, slot);
+        }
+        let preempted = task.preempted;
+        let current = task.id.0 + 1;
+        self.board.retire(slot);
+        fence(Ordering::SeqCst);
+        if self.current.load(Ordering::Relaxed) == current {
+            let _ = self.current.compare_exchange(current, 0, Ordering::SeqCst, Ordering::Relaxed);
+        }
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        if preempted {
+            self.preemptions.fetch_add(1, Ordering::Relaxed);
+        }
+        self.completed.fetch_or(1 << slot, Ordering::AcqRel);
+        self.call_waker();
+        self.board.before_wake();
+        if self.board.parked() != 0 {
+            self.wake(self.board.claimable_blocks(self.cus.len() as u32));
+        }
+    }
+
+    /// Records a submission or a completion.
+    #[allow(unsafe_code)]
+    pub(crate) fn record_instant(&self, kind: EventKind, at: Nanos, slot: usize) {
+        // SAFETY: the caller is the submitter before it publishes, or the owner of the settled last stage.
+        let task = unsafe { self.slots[slot].task() };
+        let (key, token): (TaskKey, u64) = (task.key, task.token);
+        self.recorder.outside(Event { at, span: Nanos::ZERO, cu: None, task: task.id, key, token, kind });
+    }
+
+    fn unpark(&self, cu: usize) {
+        if let Some(threads) = self.threads.get() {
+            threads[cu].unpark();
+        }
+    }
+}
+
+/// Adds a block's time to a unit's and a task's counters.
+pub(crate) fn bump_both(unit: &AtomicU64, task: &AtomicU64, by: u64) {
+    bump(unit, by);
+    bump(task, by);
+}
+
+/// The word for `Executor::current`.
+pub(crate) fn current_word(slot: usize, generation: u64) -> u64 {
+    task_id(slot, generation).0 + 1
+}

@@ -1,0 +1,144 @@
+//! Which block a free compute unit (CU) takes next: the schemes, and the rule of padding.
+//!
+//! `reset`, `wait` and `rt-only` go by key. While a real-time task has an open stage whose blocks are all claimed, a
+//! CU may *pad* it with a less urgent block that will end before the stage's running blocks do, by measured block
+//! times (the paper's section 5.2, rule 1; occupancy, its rule 2, does not exist for CPU threads). A block of
+//! unknown time may try once if it can be killed: that costs the stage behind at most one poll period, and being
+//! killed bounds its time from below. `concurrent` takes turns among tasks. `sequential` runs one task to its end.
+
+use std::sync::atomic::{Ordering, fence};
+
+use reef_base::{MonotonicClock, Nanos};
+use reef_device::Scheme;
+
+use crate::board::{Board, CLAIM_TRIES, Claim, NONE, View, bits, is_real_time, limit_of};
+use crate::executor::{Executor, current_word};
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pick {
+    pub(crate) claim: Claim,
+    /// It pads a more urgent stage.
+    pub(crate) padding: bool,
+}
+
+impl Executor {
+    /// Claims the next block for `cu`. `turn` is where `concurrent` goes on.
+    pub(crate) fn pick(&self, cu: usize, turn: &mut usize) -> Option<Pick> {
+        if self.board.active() == 0 {
+            return None;
+        }
+        match self.scheme() {
+            Scheme::Concurrent => self.pick_in_turn(cu, turn),
+            Scheme::Sequential => self.pick_current(cu),
+            Scheme::RtOnly => self.pick_by_key(cu, limit_of(reef_base::limits::REAL_TIME_LEVELS), true),
+            Scheme::Wait => self.pick_by_key(cu, NONE, false),
+            Scheme::Reset => self.pick_by_key(cu, NONE, true),
+        }
+    }
+
+    fn pick_by_key(&self, cu: usize, limit: u64, kills: bool) -> Option<Pick> {
+        for _ in 0..CLAIM_TRIES {
+            let best = self.board.most_urgent(limit);
+            let waiting = self.waiting(best.map_or(limit, |view| view.key));
+            let (view, padding) = match (best, waiting) {
+                (None, _) => return None,
+                (Some(view), None) => (view, false),
+                (Some(_), Some(waiting)) => (self.padding(waiting, limit, kills)?, true),
+            };
+            if let Some(claim) = self.board.claim(cu, view) {
+                return Some(Pick { claim, padding });
+            }
+        }
+        None
+    }
+
+    /// The most urgent real-time task more urgent than `limit` that has nothing to claim.
+    fn waiting(&self, limit: u64) -> Option<View> {
+        let views = bits(self.board.active()).filter_map(|slot| self.board.view(slot));
+        views
+            .filter(|view| is_real_time(view.key) && view.key < limit)
+            .filter(|view| !view.claimable && !view.word.is_closed())
+            .min_by_key(|view| view.key)
+    }
+
+    /// The most urgent task whose next block may pad the open stage of `waiting`.
+    fn padding(&self, waiting: View, limit: u64, kills: bool) -> Option<View> {
+        let now = MonotonicClock::read();
+        let end = self.stage_end(waiting.slot)?;
+        let fits = |view: &View| {
+            let estimate = self.board.slots[view.slot].estimate.load(Ordering::Relaxed);
+            let (ns, killable) = (estimate & !Board::KILLABLE, estimate & Board::KILLABLE != 0);
+            if ns == 0 { kills && killable && preempts(waiting, *view) } else { now + Nanos(ns) <= end }
+        };
+        bits(self.board.active())
+            .filter_map(|slot| self.board.view(slot))
+            .filter(|view| view.claimable && view.key > waiting.key && view.key < limit)
+            .filter(fits)
+            .min_by_key(|view| view.key)
+    }
+
+    /// When the blocks of the task in `slot` that run now will have ended; `None` if that is not known.
+    fn stage_end(&self, slot: usize) -> Option<Nanos> {
+        let mut end = None;
+        for running in self.cus.iter().filter_map(|cu| cu.running()).filter(|running| running.slot == slot) {
+            if running.end == Nanos::ZERO {
+                return None;
+            }
+            end = end.max(Some(running.end));
+        }
+        end
+    }
+
+    fn pick_in_turn(&self, cu: usize, turn: &mut usize) -> Option<Pick> {
+        let slots = self.board.slots.len();
+        for offset in 1..=slots {
+            let slot = (*turn + offset) % slots;
+            if self.board.active() >> slot & 1 != 0
+                && let Some(view) = self.board.view(slot)
+                && view.claimable
+                && let Some(claim) = self.board.claim(cu, view)
+            {
+                *turn = slot;
+                return Some(Pick { claim, padding: false });
+            }
+        }
+        None
+    }
+
+    /// Elects a current task when there is none. Who elects checks afterwards that the task is still there; who
+    /// ends a task checks afterwards whether it is the current one; so no dead task stays elected.
+    fn pick_current(&self, cu: usize) -> Option<Pick> {
+        loop {
+            let current = self.current.load(Ordering::Acquire);
+            if current == 0 {
+                let active = bits(self.board.active()).filter_map(|slot| self.board.view(slot));
+                let first = active.min_by_key(|view| view.key)?;
+                let generation = self.slots[first.slot].generation.load(Ordering::Acquire);
+                let word = current_word(first.slot, generation);
+                if self.current.compare_exchange(0, word, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                    fence(Ordering::SeqCst);
+                    if !self.is_current(word) {
+                        let _ = self.current.compare_exchange(word, 0, Ordering::SeqCst, Ordering::Relaxed);
+                    }
+                }
+                continue;
+            }
+            let (slot, generation) = crate::slot::parts_of(reef_base::TaskId(current - 1));
+            let view = self.board.view(slot).filter(|view| view.word.is_of(generation) && view.claimable)?;
+            let claim = self.board.claim(cu, view)?;
+            return Some(Pick { claim, padding: false });
+        }
+    }
+
+    fn is_current(&self, word: u64) -> bool {
+        let (slot, generation) = crate::slot::parts_of(reef_base::TaskId(word - 1));
+        self.board.active() >> slot & 1 != 0
+            && self.slots[slot].generation.load(Ordering::Acquire) == generation
+    }
+}
+
+fn preempts(urgent: View, other: View) -> bool {
+    let key = reef_base::TaskKey::from_bits;
+    key(urgent.key).preempts(key(other.key))
+}

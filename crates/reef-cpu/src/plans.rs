@@ -1,0 +1,226 @@
+//! Loaded plans: what is prepared once per plan, and the table that submitters read without a lock.
+//!
+//! An entry of the table is used by loaders under the device's load lock, and read by submitters:
+//!
+//! | state word | meaning |
+//! |---|---|
+//! | generation (18 bits), open, references n ≥ 1 | loaded; the loader holds one reference, every task one |
+//! | generation, closed, n ≥ 1 | unloaded, tasks are left |
+//! | generation, closed, 0 | empty; whoever took the last reference away freed the plan |
+
+use std::cell::UnsafeCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use reef_base::AlignedBytes;
+use reef_device::{DeviceError, LoadedPlan};
+use reef_plan::{HostState, Kernel, KernelSpec, Plan, Restart};
+
+use crate::board::{Board, Opening};
+use crate::estimate::Estimate;
+use crate::kernels::{self, BlockKernel};
+use crate::synthetic;
+
+const INDEX_BITS: u32 = 12;
+/// Plans that one device holds at a time.
+pub(crate) const PLANS_MAX: usize = 1 << INDEX_BITS;
+const OPEN: u64 = 1 << 32;
+const GENERATION_SHIFT: u32 = 33;
+
+/// A kernel ready to run, and what is known of it.
+pub(crate) struct Prepared {
+    /// Runs its blocks.
+    pub(crate) kernel: Box<dyn BlockKernel>,
+    /// Whether its blocks may be killed.
+    pub(crate) restart: Restart,
+    /// Index of its state among the plan's host kernels.
+    pub(crate) host: Option<usize>,
+    /// Time of a block.
+    pub(crate) estimate: Estimate,
+}
+
+/// One task slot's state of one host kernel.
+type HostCell = UnsafeCell<Box<dyn HostState>>;
+
+/// A plan ready to run.
+pub(crate) struct Loaded {
+    /// The plan.
+    pub(crate) plan: Arc<Plan>,
+    /// Its kernels.
+    pub(crate) kernels: Vec<Prepared>,
+    /// Addresses of its packed weights.
+    pub(crate) weights: Vec<*const u8>,
+    /// Keeps them alive.
+    _weights: Vec<Arc<AlignedBytes>>,
+    /// State of host kernels, by slot and host kernel.
+    hosts: Vec<HostCell>,
+}
+
+// SAFETY: the weights are shared, immutable buffers; a host state is used only by the compute unit that runs the
+// one block of its kernel in its slot, and stages order those runs.
+#[allow(unsafe_code)]
+unsafe impl Send for Loaded {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Loaded {}
+
+impl Loaded {
+    /// Prepares `plan` for a board of `slots` slots.
+    pub(crate) fn new(plan: Arc<Plan>, slots: usize) -> Result<Loaded, DeviceError> {
+        let isa = plan.target().isa;
+        let prepare = |kernel: &Kernel| Prepared {
+            kernel: match &kernel.spec {
+                KernelSpec::Synthetic(spec) => synthetic::prepare(spec, kernel),
+                _ => kernels::prepare(kernel, &plan, isa),
+            },
+            restart: kernel.restart,
+            host: if let KernelSpec::Host(index) = kernel.spec { Some(index) } else { None },
+            estimate: Estimate::default(),
+        };
+        let prepared = plan.kernels().iter().map(prepare).collect();
+        let mut hosts = Vec::new();
+        for _ in 0..slots {
+            for host in plan.host_kernels() {
+                hosts.push(UnsafeCell::new(host.new_state()?));
+            }
+        }
+        let weights: Vec<_> = plan
+            .weights()
+            .iter()
+            .map(|weight| {
+                plan.store().get(weight.key, weight.packing).expect("the validator found it packed")
+            })
+            .collect();
+        let addresses = weights.iter().map(|bytes| bytes.as_ptr()).collect();
+        Ok(Loaded { kernels: prepared, weights: addresses, _weights: weights, hosts, plan })
+    }
+
+    /// The state of host kernel `host` for tasks in `slot`.
+    pub(crate) fn host(&self, slot: usize, host: usize) -> &HostCell {
+        &self.hosts[slot * self.plan.host_kernels().len() + host]
+    }
+
+    /// Stage `stage`, for the board.
+    pub(crate) fn opening(&self, stage: usize) -> Opening {
+        let stage = &self.plan.stages()[stage];
+        let kernels = &self.kernels[stage.kernels.start as usize..stage.kernels.end as usize];
+        Opening { blocks: stage.blocks(), estimate: estimate_of(kernels) }
+    }
+}
+
+/// What is known of the blocks of `kernels`: the longest, and whether all may be killed. See `Slot::estimate`.
+fn estimate_of(kernels: &[Prepared]) -> u64 {
+    let mut longest = 0;
+    let mut killable = Board::KILLABLE;
+    let mut known = true;
+    for kernel in kernels {
+        let guess = kernel.estimate.guess();
+        known &= guess != 0;
+        longest = longest.max(guess);
+        if kernel.restart == Restart::Never {
+            killable = 0;
+        }
+    }
+    if known { longest | killable } else { killable }
+}
+
+#[derive(Default)]
+struct Entry {
+    state: AtomicU64,
+    plan: UnsafeCell<Option<Box<Loaded>>>,
+}
+
+/// The table of loaded plans.
+pub(crate) struct PlanTable {
+    entries: Box<[Entry]>,
+}
+
+// SAFETY: an entry's plan is written by the loader while the entry is empty (nobody holds a reference and new ones
+// are refused), read by holders of references, and dropped by whoever gave the last one back.
+#[allow(unsafe_code)]
+unsafe impl Sync for PlanTable {}
+// SAFETY: the table owns its plans, which are `Send`.
+#[allow(unsafe_code)]
+unsafe impl Send for PlanTable {}
+
+impl PlanTable {
+    /// An empty table.
+    pub(crate) fn new() -> PlanTable {
+        PlanTable { entries: (0..PLANS_MAX).map(|_| Entry::default()).collect() }
+    }
+
+    /// Puts a plan in. One caller at a time. Gives the plan back when the table is full.
+    #[allow(unsafe_code)]
+    pub(crate) fn insert(&self, loaded: Box<Loaded>) -> Result<LoadedPlan, Box<Loaded>> {
+        let empty = |state: u64| state as u32 == 0 && state & OPEN == 0;
+        let spent = |state: u64| state >> GENERATION_SHIFT == (1 << (32 - INDEX_BITS)) - 1;
+        let found = self.entries.iter().enumerate().find_map(|(index, entry)| {
+            let state = entry.state.load(Ordering::Acquire);
+            (empty(state) && !spent(state)).then_some((index, entry, (state >> GENERATION_SHIFT) + 1))
+        });
+        let Some((index, entry, generation)) = found else { return Err(loaded) };
+        // SAFETY: the entry is empty, so nobody holds a reference, and there is one loader at a time.
+        unsafe { *entry.plan.get() = Some(loaded) };
+        entry.state.store(generation << GENERATION_SHIFT | OPEN | 1, Ordering::Release);
+        Ok(LoadedPlan((generation as u32) << INDEX_BITS | index as u32))
+    }
+
+    /// A reference to a loaded plan; give it back with [`PlanTable::release`].
+    #[allow(unsafe_code)]
+    pub(crate) fn acquire(&self, id: LoadedPlan) -> Option<&Loaded> {
+        let (entry, generation) = self.entry(id);
+        let mut state = entry.state.load(Ordering::Relaxed);
+        loop {
+            if state >> GENERATION_SHIFT != generation || state & OPEN == 0 {
+                return None;
+            }
+            match entry.state.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => state = now,
+            }
+        }
+        // SAFETY: the reference taken above keeps the plan in place until it is given back.
+        unsafe { (*entry.plan.get()).as_deref() }
+    }
+
+    /// Gives a reference back; frees the plan with the last one.
+    #[allow(unsafe_code)]
+    pub(crate) fn release(&self, id: LoadedPlan) {
+        let (entry, _) = self.entry(id);
+        let mut state = entry.state.load(Ordering::Relaxed);
+        loop {
+            debug_assert!(state as u32 > 0, "references are given back once");
+            if state as u32 == 1 {
+                // The last one: nobody can take another, because the entry is closed.
+                std::sync::atomic::fence(Ordering::Acquire);
+                // SAFETY: this caller holds the only reference, and the loader leaves the entry alone until the
+                // count is 0.
+                unsafe { *entry.plan.get() = None };
+            }
+            match entry.state.compare_exchange_weak(state, state - 1, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    /// Refuses new references and gives the loader's back.
+    pub(crate) fn close(&self, id: LoadedPlan) {
+        let (entry, generation) = self.entry(id);
+        let mut state = entry.state.load(Ordering::Relaxed);
+        loop {
+            if state >> GENERATION_SHIFT != generation || state & OPEN == 0 {
+                return;
+            }
+            match entry.state.compare_exchange_weak(state, state & !OPEN, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return self.release(id),
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    fn entry(&self, id: LoadedPlan) -> (&Entry, u64) {
+        (&self.entries[id.index() % PLANS_MAX], u64::from(id.0 >> INDEX_BITS))
+    }
+}

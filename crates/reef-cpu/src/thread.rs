@@ -1,0 +1,67 @@
+//! The thread of a compute unit: where it runs, how urgent it is, and its floating-point mode.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+
+use reef_device::Event;
+use rtrb::Producer;
+use rustix::thread::CpuSet;
+
+use crate::executor::Executor;
+use crate::worker::Worker;
+
+/// Where a thread runs and how urgent it is to the operating system.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placement {
+    /// The core it is pinned to.
+    pub(crate) core: Option<usize>,
+    /// Its nice value.
+    pub(crate) nice: i32,
+}
+
+/// Starts compute unit `cu`. It reports once, with what did not work.
+pub(crate) fn spawn(
+    executor: Arc<Executor>,
+    cu: usize,
+    events: Producer<Event>,
+    placement: Placement,
+    report: Sender<Vec<String>>,
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("reef-cu{cu}")).spawn(move || {
+        let warnings = place(cu, placement);
+        default_float_mode();
+        let _ = report.send(warnings);
+        drop(report);
+        Worker::new(executor, cu, events).run();
+    })
+}
+
+fn place(cu: usize, placement: Placement) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(core) = placement.core {
+        let mut set = CpuSet::new();
+        set.set(core);
+        if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+            warnings.push(format!("compute unit {cu} is not pinned to core {core}: {error}"));
+        }
+    }
+    // On Linux a nice value belongs to a thread, and `None` means the calling one.
+    if placement.nice != 0
+        && let Err(error) = rustix::process::setpriority_process(None, placement.nice)
+    {
+        warnings.push(format!("compute unit {cu} does not run at nice {}: {error}", placement.nice));
+    }
+    warnings
+}
+
+/// Threads inherit the floating-point mode of who starts them; outputs must not depend on it. Denormals stay.
+#[allow(unsafe_code)]
+fn default_float_mode() {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mode: u32 = 0x1F80;
+        // SAFETY: loads the architecture's default control word: all exceptions masked, round to nearest.
+        unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &mode, options(nostack, readonly)) };
+    }
+}

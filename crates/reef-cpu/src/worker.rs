@@ -1,0 +1,299 @@
+//! A compute unit: a thread that picks a block, runs it, settles it, and parks when there is nothing to do.
+//!
+//! Two reads of the clock and no system call per block. A block that sees a more urgent demand at a poll claims the
+//! urgent block first and is then abandoned: the claimed block is *in hand* and runs next.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use reef_base::{CuId, MonotonicClock, Nanos};
+use reef_device::{Event, EventKind, Scheme};
+use reef_plan::Restart;
+use rtrb::Producer;
+
+use crate::board::{Board, Claim, limit_of};
+use crate::context::{Bases, BlockContext, BlockEnd, Demand, Poll};
+use crate::executor::{Executor, Gate, Running, bump_both};
+use crate::pick::Pick;
+use crate::plans::Prepared;
+use crate::slot::{Task, bump};
+use crate::sync::{AtomicU64, Ordering, fence};
+
+/// A running block that would end sooner than this is not killed.
+const NEARLY_DONE: Nanos = Nanos(2_000);
+
+/// Looks at the board between two looks at the clock.
+const LOOKS_PER_CLOCK: u32 = 32;
+
+/// One compute unit.
+pub(crate) struct Worker {
+    executor: Arc<Executor>,
+    cu: usize,
+    events: Producer<Event>,
+    /// Where `concurrent` goes on.
+    turn: usize,
+    /// A block claimed by the demand that killed the last one.
+    hand: Cell<Option<Claim>>,
+    /// Polled by blocks that must not be stopped.
+    never: AtomicU64,
+}
+
+/// What a running block asks at a poll that concerns it.
+struct BlockDemand<'a> {
+    executor: &'a Executor,
+    cu: usize,
+    rank: u8,
+    /// When the block will have ended, by its estimate; zero when not known.
+    end: Nanos,
+    hand: &'a Cell<Option<Claim>>,
+}
+
+impl Demand for BlockDemand<'_> {
+    fn take(&self) -> bool {
+        if self.hand.get().is_some() {
+            return true;
+        }
+        if self.end != Nanos::ZERO {
+            let now = MonotonicClock::read();
+            if now < self.end && self.end - now < NEARLY_DONE {
+                return false;
+            }
+        }
+        self.hand.set(self.executor.board.claim_urgent(self.cu, self.rank));
+        self.hand.get().is_some()
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(executor: Arc<Executor>, cu: usize, events: Producer<Event>) -> Worker {
+        let (hand, never) = (Cell::new(None), AtomicU64::new(0));
+        Worker { executor, cu, events, turn: 0, hand, never }
+    }
+
+    /// Runs until the gate says stop.
+    pub(crate) fn run(mut self) {
+        loop {
+            match self.executor.gate() {
+                Gate::Stopping => return,
+                Gate::Quiesced => {
+                    if let Some(claim) = self.hand.take() {
+                        self.give_back(claim);
+                    }
+                    self.park_while(|worker| worker.executor.gate() == Gate::Quiesced);
+                }
+                Gate::Open | Gate::Poisoned => match self.next() {
+                    Some(pick) => self.step(pick),
+                    None => self.idle(),
+                },
+            }
+        }
+    }
+
+    /// The next block: the one in hand, or the best on the board.
+    fn next(&mut self) -> Option<Pick> {
+        if let Some(claim) = self.hand.take() {
+            return Some(Pick { claim, padding: false });
+        }
+        self.executor.pick(self.cu, &mut self.turn)
+    }
+
+    /// Spins for work for a while, then parks.
+    fn idle(&mut self) {
+        let mut since = None;
+        for look in 1u32.. {
+            if self.executor.gate() != Gate::Open {
+                break;
+            }
+            if let Some(pick) = self.executor.pick(self.cu, &mut self.turn) {
+                return self.step(pick);
+            }
+            if look % LOOKS_PER_CLOCK == 1 {
+                let now = MonotonicClock::read();
+                if now - *since.get_or_insert(now) >= self.executor.spin {
+                    break;
+                }
+            }
+            std::hint::spin_loop();
+        }
+        self.executor.board.announce_park(self.cu);
+        match self.executor.pick(self.cu, &mut self.turn) {
+            Some(pick) => {
+                self.executor.board.withdraw_park(self.cu);
+                self.step(pick);
+            }
+            None if self.executor.gate() < Gate::Stopping => self.park_announced(),
+            None => self.executor.board.withdraw_park(self.cu),
+        }
+    }
+
+    fn park_while(&self, condition: impl Fn(&Worker) -> bool) {
+        self.executor.board.announce_park(self.cu);
+        if condition(self) {
+            self.park_announced();
+        } else {
+            self.executor.board.withdraw_park(self.cu);
+        }
+    }
+
+    fn park_announced(&self) {
+        while self.executor.board.is_parked(self.cu) {
+            std::thread::park();
+        }
+    }
+
+    /// Runs a claimed block, unless something more urgent came up meanwhile or the device is being quiesced.
+    fn step(&mut self, mut pick: Pick) {
+        let executor = Arc::clone(&self.executor);
+        let scheme = executor.scheme();
+        let by_key = !matches!(scheme, Scheme::Concurrent | Scheme::Sequential);
+        let rank = executor.rank(pick.claim.slot);
+        if by_key
+            && executor.board.poll.load(Ordering::Relaxed) < limit_of(rank)
+            && let Some(urgent) = executor.board.claim_urgent(self.cu, rank)
+        {
+            self.give_back(pick.claim);
+            pick = Pick { claim: urgent, padding: false };
+        }
+        self.run_block(&executor, pick, matches!(scheme, Scheme::Reset | Scheme::RtOnly));
+    }
+
+    #[allow(unsafe_code)]
+    fn run_block(&mut self, executor: &Executor, pick: Pick, kills: bool) {
+        let Pick { claim, padding } = pick;
+        let place = &executor.slots[claim.slot];
+        // SAFETY: this unit holds a block of the task.
+        let task = unsafe { place.task() };
+        let loaded = executor.loaded(claim.slot);
+        let stage = &loaded.plan.stages()[claim.word.stage() as usize];
+        let total = stage.blocks();
+        let index = total - claim.word.ticket();
+        let (kernel, block) = stage.locate(index);
+        let prepared = &loaded.kernels[kernel];
+        let guess = prepared.estimate.guess();
+
+        let start = MonotonicClock::read();
+        let end = if guess == 0 { Nanos::ZERO } else { start + Nanos(guess) };
+        let rank = task.key.rank();
+        executor.cus[self.cu].set_running(Some(Running { slot: claim.slot, rank, end }));
+        fence(Ordering::SeqCst);
+        if executor.gate() == Gate::Quiesced {
+            self.give_back(claim);
+            executor.cus[self.cu].set_running(None);
+            return;
+        }
+        if claim.word.stage() == 0 {
+            place.note_start(self.cu, start, task.first_cus);
+        }
+        let demand = BlockDemand { executor, cu: self.cu, rank, end, hand: &self.hand };
+        let restart = prepared.restart == Restart::Safe;
+        let poll = Poll {
+            word: &executor.board.poll,
+            threshold: if kills && restart { limit_of(rank) } else { 0 },
+            cancel: if restart { &executor.board.slots[claim.slot].cancel } else { &self.never },
+            demand: &demand,
+        };
+        let context = BlockContext {
+            bases: Bases { inputs: &task.inputs, outputs: &task.outputs, arena: task.arena },
+            weights: &loaded.weights,
+            // SAFETY: the scratch is this unit's own.
+            scratch: unsafe {
+                executor.scratch[self.cu].ensure(loaded.plan.scratch_bytes(), &executor.retired)
+            },
+            poll,
+            host: prepared.host.map(|host| loaded.host(claim.slot, host)),
+        };
+        // SAFETY: the submitter checked the buffers against the plan; the validator, that stages order writers and
+        // readers and that blocks of a stage write apart.
+        let result = catch_unwind(AssertUnwindSafe(|| unsafe { prepared.kernel.run(&context, block) }));
+        let now = MonotonicClock::read();
+        let ran = Ran { claim, index, start, now, padding };
+        match result {
+            Ok(BlockEnd::Done) => {
+                self.account_done(executor, task, prepared, &ran);
+                executor.settle(claim, total, false, now);
+            }
+            Ok(BlockEnd::Killed) => {
+                self.account_killed(executor, task, prepared, &ran);
+                if executor.board.is_closed(claim) {
+                    executor.settle(claim, total, true, now);
+                } else {
+                    self.give_back(claim);
+                }
+            }
+            Ok(BlockEnd::Failed(fault)) => {
+                executor.fail(claim, fault);
+                executor.settle(claim, total, true, now);
+            }
+            Err(_) => {
+                executor.poison("a kernel panicked");
+                executor.settle(claim, total, true, now);
+            }
+        }
+        executor.cus[self.cu].set_running(None);
+    }
+
+    fn account_done(&mut self, executor: &Executor, task: &Task, prepared: &Prepared, ran: &Ran) {
+        let ns = (ran.now - ran.start).0;
+        prepared.estimate.add(ns);
+        let hint = &executor.board.slots[ran.claim.slot].estimate;
+        let before = hint.load(Ordering::Relaxed);
+        if before & !Board::KILLABLE == 0 {
+            hint.store(before | prepared.estimate.guess(), Ordering::Relaxed);
+        }
+        let (unit, tally) = (&executor.cus[self.cu], &executor.slots[ran.claim.slot].tallies[self.cu]);
+        bump_both(&unit.blocks_done, &tally.blocks_done, 1);
+        bump_both(&unit.busy, &tally.cu_time, ns);
+        if ran.padding {
+            bump_both(&unit.blocks_padding, &tally.blocks_padding, 1);
+            bump_both(&unit.padding, &tally.padding_time, ns);
+        }
+        if executor.recorder.is_on() {
+            let (stage, block) = (ran.claim.word.stage(), ran.index);
+            self.record(executor, task, ran, EventKind::Block { stage, block, padding: ran.padding });
+        }
+    }
+
+    fn account_killed(&mut self, executor: &Executor, task: &Task, prepared: &Prepared, ran: &Ran) {
+        let ns = (ran.now - ran.start).0;
+        prepared.estimate.add_killed(ns);
+        let (unit, tally) = (&executor.cus[self.cu], &executor.slots[ran.claim.slot].tallies[self.cu]);
+        bump_both(&unit.blocks_killed, &tally.blocks_killed, 1);
+        bump_both(&unit.wasted, &tally.wasted_time, ns);
+        if executor.recorder.is_on() {
+            let (stage, block) = (ran.claim.word.stage(), ran.index);
+            self.record(executor, task, ran, EventKind::Killed { stage, block });
+        }
+        if let Some(urgent) = self.hand.get() {
+            bump(&executor.slots[urgent.slot].tallies[self.cu].kills_caused, 1);
+        }
+    }
+
+    /// Puts a block that did not end among those to redo; drops it when its task was closed.
+    #[allow(unsafe_code)]
+    fn give_back(&self, claim: Claim) {
+        // Read while the block is held: afterwards the task may go.
+        let total = self.executor.loaded(claim.slot).plan.stages()[claim.word.stage() as usize].blocks();
+        match self.executor.board.give_back(self.cu, claim) {
+            None => self.executor.wake(1),
+            Some(claim) => self.executor.settle(claim, total, true, MonotonicClock::read()),
+        }
+    }
+
+    fn record(&mut self, executor: &Executor, task: &Task, ran: &Ran, kind: EventKind) {
+        let cu = Some(CuId(self.cu as u16));
+        let (at, span) = (ran.start, ran.now - ran.start);
+        let event = Event { at, span, cu, task: task.id, key: task.key, token: task.token, kind };
+        executor.recorder.unit(&mut self.events, event);
+    }
+}
+
+/// One execution of a block that came back.
+struct Ran {
+    claim: Claim,
+    /// Block of the stage.
+    index: u32,
+    start: Nanos,
+    now: Nanos,
+    padding: bool,
+}
