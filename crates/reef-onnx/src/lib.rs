@@ -19,6 +19,8 @@ mod passes;
 mod proto;
 mod register;
 mod rewrite;
+#[cfg(test)]
+mod tests;
 mod translate;
 mod walk;
 

@@ -53,6 +53,8 @@ pub struct OnnxModel {
     model: InferenceModel,
     inputs: Vec<TensorDecl>,
     outputs: Vec<TensorDecl>,
+    /// The ONNX operator of every node, by its name.
+    operators: HashMap<String, String>,
     consts: ConstPool,
 }
 
@@ -91,16 +93,16 @@ impl OnnxModel {
         if form == Form::Decluttered {
             guarded(|| typed.declutter()).map_err(|reason| ImportError::Analysis { reason })?;
         }
-        if let Some(node) = walk::data_dependent(&typed) {
+        if let Some(error) = walk::data_dependent(&typed, &self.operators) {
             // Constant folding may tell what the first look did not.
             guarded(|| typed.prop_consts()).map_err(|reason| ImportError::Analysis { reason })?;
-            if walk::data_dependent(&typed).is_some() {
-                return Err(node);
+            if walk::data_dependent(&typed, &self.operators).is_some() {
+                return Err(error);
             }
         }
-        let names: Vec<&str> = self.inputs.iter().map(|input| input.name.as_str()).collect();
-        let outputs: Vec<&str> = self.outputs.iter().map(|output| output.name.as_str()).collect();
-        let walked = walk::walk(&typed, &self.consts, &names, &outputs)?;
+        let names = |decls: &[TensorDecl]| decls.iter().map(|decl| decl.name.clone()).collect::<Vec<_>>();
+        let (inputs, outputs) = (names(&self.inputs), names(&self.outputs));
+        let walked = walk::walk(&typed, &self.consts, &self.operators, &inputs, &outputs)?;
         let (graph, regions) = host::merge(&walked.graph);
         let mut graph = passes::normalise(graph, &self.consts);
         let host_kernels = host::attach(&mut graph, &typed, &walked, &regions)?;
@@ -113,7 +115,7 @@ impl OnnxModel {
         let message = proto::decode(&onnx, bytes)?;
         let graph = message.graph.as_ref().expect("decoding checks that there is a graph");
         let inputs = proto::inputs(graph)?;
-        let outputs = proto::outputs(graph);
+        let (outputs, operators) = (proto::outputs(graph), proto::operators(graph));
         let parsed = guarded(|| onnx.parse(&message, directory));
         let ParseResult { model, unresolved_inputs, .. } =
             parsed.map_err(|reason| ImportError::Parse { reason })?;
@@ -126,7 +128,7 @@ impl OnnxModel {
         let outputs = complete(outputs, &model)?;
         let constants = model.nodes().iter().filter_map(|node| node.op_as::<Const>()).map(Const::val);
         let consts = ConstPool::new(constants);
-        Ok(OnnxModel { inputs, outputs, consts, model })
+        Ok(OnnxModel { inputs, outputs, operators, consts, model })
     }
 
     /// The shape of every input in the model's order, checked against the declarations.

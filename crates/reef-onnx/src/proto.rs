@@ -3,18 +3,17 @@
 //! Checked here: every operator is known by name; every tensor holds as many bytes as its shape needs, so that
 //! a broken header cannot make the parser allocate without bound.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use prost::Message;
 use reef_base::limits::{MODEL_TENSORS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
 use reef_graph::DType;
 use tract_onnx::model::Onnx;
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
-use tract_onnx::prelude::Framework;
 
 use crate::error::ImportError;
-use crate::guard::guarded;
 use crate::model::{Dim, TensorDecl};
 
 /// Graphs within graphs (bodies of `If`, `Scan`) that are followed.
@@ -22,8 +21,7 @@ const NESTING_MAX: usize = 16;
 
 /// Decodes and checks a model.
 pub(crate) fn decode(onnx: &Onnx, bytes: &[u8]) -> Result<pb::ModelProto, ImportError> {
-    let mut reader = bytes;
-    let model = guarded(|| onnx.proto_model_for_read(&mut reader)).map_err(|reason| parse(&reason))?;
+    let model = pb::ModelProto::decode(bytes).map_err(|error| parse(&error.to_string()))?;
     let graph = model.graph.as_ref().ok_or_else(|| parse("it has no graph"))?;
     if graph.output.is_empty() {
         return Err(parse("its graph has no output"));
@@ -41,6 +39,15 @@ pub(crate) fn inputs(graph: &pb::GraphProto) -> Result<Vec<TensorDecl>, ImportEr
         return Err(parse(&format!("more than {MODEL_TENSORS_MAX} inputs or outputs")));
     }
     Ok(decls)
+}
+
+/// The operator of every named node, for messages: tract's names may be those of parts of it.
+pub(crate) fn operators(graph: &pb::GraphProto) -> HashMap<String, String> {
+    let named = graph.node.iter().map(|node| {
+        let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
+        (name.cloned().unwrap_or_default(), node.op_type.clone())
+    });
+    named.collect()
 }
 
 /// What the file says about its outputs: names always, types and shapes where it does.
@@ -107,13 +114,12 @@ fn check_graph(onnx: &Onnx, graph: &pb::GraphProto, depth: usize) -> Result<(), 
 }
 
 fn check_node(onnx: &Onnx, node: &pb::NodeProto, depth: usize) -> Result<(), ImportError> {
-    if !onnx.op_register.0.contains_key(&node.op_type) {
+    let known = onnx.op_register.0.contains_key(&node.op_type);
+    let reason = if known { misread(node) } else { Some("this operator is not known".into()) };
+    if let Some(reason) = reason {
         let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
-        return Err(ImportError::Unsupported {
-            node: name.cloned().unwrap_or_default(),
-            operator: node.op_type.clone(),
-            reason: "this operator is not known".into(),
-        });
+        let (node, operator) = (name.cloned().unwrap_or_default(), node.op_type.clone());
+        return Err(ImportError::Unsupported { node, operator, reason });
     }
     for attribute in &node.attribute {
         for tensor in attribute.t.iter().chain(&attribute.tensors) {
@@ -124,6 +130,21 @@ fn check_node(onnx: &Onnx, node: &pb::NodeProto, depth: usize) -> Result<(), Imp
         }
     }
     Ok(())
+}
+
+/// Attributes that tract does not look at: it would compute something else without a word.
+fn misread(node: &pb::NodeProto) -> Option<String> {
+    let attribute = |name: &str| node.attribute.iter().find(|attribute| attribute.name == name);
+    let text = |name: &str| attribute(name).map_or("".into(), |a| String::from_utf8_lossy(&a.s));
+    match node.op_type.as_str() {
+        "LSTM" | "GRU" | "RNN" if text("direction") == "reverse" => Some("direction `reverse`".into()),
+        "SpaceToDepth" if text("mode") == "CRD" => Some("mode `CRD`".into()),
+        "Celu" | "Swish" => {
+            let alpha = attribute("alpha").map_or(1.0, |alpha| alpha.f);
+            (alpha != 1.0).then(|| format!("alpha {alpha}"))
+        }
+        _ => None,
+    }
 }
 
 fn check_tensor(tensor: &pb::TensorProto) -> Result<(), ImportError> {

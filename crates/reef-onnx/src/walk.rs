@@ -37,56 +37,73 @@ pub(crate) struct Walked {
 pub(crate) struct Walk<'a> {
     pub typed: &'a TypedModel,
     pub consts: &'a ConstPool,
+    operators: &'a HashMap<String, String>,
     pub graph: Graph,
     outlets: HashMap<OutletId, Operand>,
     const_values: HashMap<usize, ValueId>,
 }
 
 /// The error that names the first node whose output shape is not known before it runs.
-pub(crate) fn data_dependent(typed: &TypedModel) -> Option<ImportError> {
+pub(crate) fn data_dependent(typed: &TypedModel, operators: &HashMap<String, String>) -> Option<ImportError> {
     let order = typed.eval_order().ok()?;
     let open = |fact: &TypedFact| fact.konst.is_none() && fact.shape.as_concrete().is_none();
     let node = order
         .into_iter()
         .map(|id| typed.node(id))
         .find(|node| node.outputs.iter().any(|output| open(&output.fact)))?;
-    Some(unsupported(node, "the shape of its output depends on data".into()))
+    Some(unsupported(node, operators, "the shape of its output depends on data".into()))
+}
+
+/// The ONNX operator that `node` is part of; parts are named after the whole, with suffixes.
+fn operator_of(node: &TypedNode, operators: &HashMap<String, String>) -> String {
+    let mut name = node.name.as_str();
+    loop {
+        if let Some(operator) = operators.get(name) {
+            return operator.clone();
+        }
+        match name.rfind('.') {
+            Some(at) => name = &name[..at],
+            None => return node.op.name().into_owned(),
+        }
+    }
 }
 
 /// Translates a model whose shapes are all concrete.
 pub(crate) fn walk(
     typed: &TypedModel,
     consts: &ConstPool,
-    inputs: &[&str],
-    outputs: &[&str],
+    operators: &HashMap<String, String>,
+    inputs: &[String],
+    outputs: &[String],
 ) -> Result<Walked, ImportError> {
     let analysis = |error: TractError| ImportError::Analysis { reason: format!("{error:#}") };
     let mut walk = Walk {
         typed,
         consts,
+        operators,
         graph: Graph::default(),
         outlets: HashMap::new(),
         const_values: HashMap::new(),
     };
     for (&outlet, name) in typed.input_outlets().map_err(analysis)?.iter().zip(inputs) {
         let node = typed.node(outlet.node);
-        let (dtype, shape) = walk.fact(outlet).map_err(|reason| unsupported(node, reason))?;
-        let value = walk.graph.add_input(*name, dtype, shape);
+        let (dtype, shape) = walk.fact(outlet).map_err(|reason| unsupported(node, operators, reason))?;
+        let value = walk.graph.add_input(name.as_str(), dtype, shape);
         walk.outlets.insert(outlet, Operand::Value(value));
     }
     for id in typed.eval_order().map_err(analysis)? {
         walk.visit(typed.node(id))?;
     }
     for (&outlet, name) in typed.output_outlets().map_err(analysis)?.iter().zip(outputs) {
-        let value =
-            walk.value(outlet).map_err(|reason| unsupported(typed.node(outlet.node), reason))?;
-        walk.graph.add_output(*name, value);
+        let node = typed.node(outlet.node);
+        let value = walk.value(outlet).map_err(|reason| unsupported(node, operators, reason))?;
+        walk.graph.add_output(name.as_str(), value);
     }
     Ok(Walked { graph: walk.graph, outlets: walk.outlets })
 }
 
-fn unsupported(node: &TypedNode, reason: String) -> ImportError {
-    ImportError::Unsupported { node: node.name.clone(), operator: node.op.name().into_owned(), reason }
+fn unsupported(node: &TypedNode, operators: &HashMap<String, String>, reason: String) -> ImportError {
+    ImportError::Unsupported { node: node.name.clone(), operator: operator_of(node, operators), reason }
 }
 
 impl Walk<'_> {
@@ -140,7 +157,7 @@ impl Walk<'_> {
     fn visit(&mut self, node: &TypedNode) -> Result<(), ImportError> {
         if node.op_is::<TypedSource>() {
             let known = self.outlets.contains_key(&OutletId::new(node.id, 0));
-            return if known { Ok(()) } else { Err(unsupported(node, "it is not an input".into())) };
+            return if known { Ok(()) } else { Err(unsupported(node, self.operators, "it is not an input".into())) };
         }
         if self.visit_constant(node) {
             return Ok(());
@@ -148,7 +165,8 @@ impl Walk<'_> {
         let operands = match translate::translate(self, node) {
             Ok(operands) => operands,
             Err(reason) => self.host(node).map_err(|why| {
-                unsupported(node, format!("no native kernel ({reason}), and not on the host either: {why}"))
+                let reason = format!("no native kernel ({reason}), and not on the host either: {why}");
+                unsupported(node, self.operators, reason)
             })?,
         };
         for (slot, operand) in operands.into_iter().enumerate() {
@@ -202,7 +220,7 @@ impl Walk<'_> {
         let facts: Vec<(DType, Shape)> = (0..node.outputs.len())
             .map(|slot| self.fact(OutletId::new(node.id, slot)))
             .collect::<Result<_, _>>()?;
-        let op = Op::Host(HostOp { index: node.id, operators: node.op.name().into_owned() });
+        let op = Op::Host(HostOp { index: node.id, operators: operator_of(node, self.operators) });
         let values = self.graph.add_node_multi(node.name.clone(), op, &inputs, facts);
         Ok(values.into_iter().map(Operand::Value).collect())
     }

@@ -312,3 +312,25 @@ pub(super) fn softplus(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) -> O
     }
     replaced(rewriter, node, Unary::Softplus, x)
 }
+
+/// `x > 0 ? x : alpha·(eˣ − 1)`.
+pub(super) fn elu(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) -> Option<ValueId> {
+    if node.op != Op::Where {
+        return None;
+    }
+    let [condition, x, negative] = node.inputs[..] else { return None };
+    let test = rewriter.def(condition)?;
+    let positive = match test.op {
+        Op::Binary(Binary::Less) => test.inputs[1] == x && rewriter.uniform(test.inputs[0]) == Some(0.0),
+        Op::Binary(Binary::Greater) => test.inputs[0] == x && rewriter.uniform(test.inputs[1]) == Some(0.0),
+        _ => false,
+    };
+    let product = binary_def(rewriter, negative, Binary::Mul);
+    let (curve, alpha) =
+        product.and_then(|def| either(def, |id| rewriter.uniform(id))).unwrap_or((negative, 1.0));
+    let (power, shift) = either(binary_def(rewriter, curve, Binary::Add)?, |id| rewriter.uniform(id))?;
+    if !positive || shift != -1.0 || unary_def(rewriter, power, Unary::Exp) != Some(x) {
+        return None;
+    }
+    replaced(rewriter, node, Unary::Elu(alpha as f32), x)
+}

@@ -19,13 +19,15 @@ type Rule = fn(&mut Rewriter, &ConstPool, &Node) -> Option<ValueId>;
 /// Sweeps that no graph of sane depth needs; each one that changes something makes the graph simpler.
 const SWEEPS_MAX: usize = 1000;
 
-const RULES: &[Rule] = &[
+/// What tidies data movement and finds operators in their parts.
+const FINDING: &[Rule] = &[
     movement::constant,
     movement::identity,
     movement::merged,
     movement::unit_transpose,
     movement::unbroadcast,
     movement::strided_conv,
+    movement::pixel_conv,
     movement::transposed_operand,
     activation::canonical,
     activation::slim_constant,
@@ -35,28 +37,33 @@ const RULES: &[Rule] = &[
     activation::gelu,
     activation::gelu_tanh,
     activation::softplus,
+    activation::elu,
     norm::mean,
     norm::layer_norm,
     norm::layer_norm_affine,
-    affine::into_conv,
-    affine::scale_shift,
     movement::sink_reshape,
 ];
+
+/// What folds scaling into convolutions; done before all is found, it would hide parts of other operators.
+const FOLDING: &[Rule] = &[affine::into_conv, affine::scale_shift];
 
 /// The normal form of a graph.
 pub(crate) fn normalise(graph: Graph, pool: &ConstPool) -> Graph {
     let mut graph = live(&graph);
-    for _ in 0..SWEEPS_MAX {
-        let (next, changed) = sweep(&graph, pool);
-        graph = live(&next);
-        if !changed {
-            break;
+    let all = [FINDING, FOLDING].concat();
+    for rules in [FINDING, &all] {
+        for _ in 0..SWEEPS_MAX {
+            let (next, changed) = sweep(&graph, pool, rules);
+            graph = live(&next);
+            if !changed {
+                break;
+            }
         }
     }
     narrowed(&graph, pool)
 }
 
-fn sweep(graph: &Graph, pool: &ConstPool) -> (Graph, bool) {
+fn sweep(graph: &Graph, pool: &ConstPool, rules: &[Rule]) -> (Graph, bool) {
     let mut rewriter = Rewriter::new(graph);
     let mut changed = false;
     for node in &graph.nodes {
@@ -64,7 +71,7 @@ fn sweep(graph: &Graph, pool: &ConstPool) -> (Graph, bool) {
             rewriter.copy(node);
             continue;
         };
-        match RULES.iter().find_map(|rule| rule(&mut rewriter, pool, node)) {
+        match rules.iter().find_map(|rule| rule(&mut rewriter, pool, node)) {
             Some(value) => {
                 rewriter.replace(output, value);
                 changed = true;

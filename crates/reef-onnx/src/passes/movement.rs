@@ -103,6 +103,28 @@ pub(super) fn strided_conv(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) 
     Some(rewriter.new.add_node(&node.name, Op::Conv(attrs), &inputs, output.dtype, output.shape.clone()))
 }
 
+/// A 1×1 convolution of a single pixel is a matrix product.
+pub(super) fn pixel_conv(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node) -> Option<ValueId> {
+    let Op::Conv(attrs) = &node.op else { return None };
+    let [batch, from, 1, 1] = rewriter.shape(node.inputs[0])[..] else { return None };
+    let weights = rewriter.constant(node.inputs[1])?;
+    if attrs.kernel != [1; 2] || attrs.pads != [0; 4] || attrs.groups != 1 {
+        return None;
+    }
+    let to = weights.shape()[0];
+    let weights = pool.reshaped(weights, &Shape::from([to, from]));
+    let weights = rewriter.add_const(&format!("{}.weights", node.name), weights);
+    let bias = node.inputs.get(2).map(|&bias| rewriter.get(bias));
+    let x = rewriter.get(node.inputs[0]);
+    let graph = &mut rewriter.new;
+    let x = build::reshape(graph, &node.name, x, Shape::from([batch, from]));
+    let mut made = build::matmul(graph, &node.name, (x, false), (weights, true))?;
+    if let Some(bias) = bias {
+        made = build::binary(graph, &node.name, Binary::Add, made, bias)?;
+    }
+    Some(build::reshape(graph, &node.name, made, Shape::from([batch, to, 1, 1])))
+}
+
 /// A transposed operand of a matrix product whose last two axes come in descending order: the product reads them
 /// the other way round instead.
 pub(super) fn transposed_operand(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) -> Option<ValueId> {

@@ -1,0 +1,122 @@
+//! Host regions: built, joined, run twice with the same result.
+
+use reef_graph::Op;
+use tract_onnx::pb::tensor_proto::DataType;
+
+use super::network::{Attr, Network, specialise};
+use crate::ImportError;
+
+/// `relu(argmax-like chain)`: two host operators in a row between native ones.
+fn cumulative() -> Network {
+    let mut network = Network::default();
+    network.input("x", DataType::Float, &["N", "4"]);
+    let axis = network.integers(&[], &[1]);
+    let sum = network.node("CumSum", &["x", &axis], &[]);
+    let wave = network.node("Tan", &[&sum], &[]);
+    let y = network.node("Relu", &[&wave], &[]);
+    network.output(&y, DataType::Float, &["N", "4"]);
+    network
+}
+
+#[test]
+fn neighbours_become_one_kernel_that_computes_them() {
+    let specialised = specialise(&cumulative().model(), &[&[2, 4]]);
+    insta::assert_snapshot!(specialised.graph, @r#"
+    input %0 x f32[2,4]
+    %1 f32[2,4] = Host(HostOp { index: 0, operators: "CumSum, Tan" }) %0
+    %2 f32[2,4] = Unary(Relu) %1
+    output %2 Relu4_0
+    "#);
+    let [kernel] = &specialised.host_kernels[..] else { panic!("one region") };
+    let input: Vec<f32> = (0..8).map(|at| at as f32 / 16.0).collect();
+    let mut state = kernel.new_state().expect("the kernel starts");
+    for _ in 0..2 {
+        let mut output = [0f32; 8];
+        let bytes = bytemuck::cast_slice_mut(&mut output);
+        state.run(&[bytemuck::cast_slice(&input)], &mut [bytes]).expect("the kernel runs");
+        for (row, values) in output.chunks(4).enumerate() {
+            let mut sum = 0.0;
+            for (column, value) in values.iter().enumerate() {
+                sum += input[row * 4 + column];
+                assert!((value - sum.tan()).abs() < 1e-5, "{value} is not tan({sum})");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_region_never_swallows_a_native_detour() {
+    let mut network = Network::default();
+    network.input("x", DataType::Float, &["2", "4"]);
+    let axis = network.integers(&[], &[1]);
+    let sum = network.node("CumSum", &["x", &axis], &[]);
+    let native = network.node("Sqrt", &[&sum], &[]);
+    let after = network.node("Tan", &[&native], &[]);
+    let both = network.node("Add", &[&after, &sum], &[]);
+    network.output(&both, DataType::Float, &["2", "4"]);
+    let specialised = specialise(&network.model(), &[&[2, 4]]);
+    assert_eq!(specialised.host_kernels.len(), 2);
+    assert_eq!(specialised.graph.validate(), Ok(()));
+}
+
+#[test]
+fn recurrent_state_starts_afresh_at_every_call() {
+    let mut network = Network::default();
+    network.input("x", DataType::Float, &["5", "1", "3"]);
+    let (w, r) = (network.weights(&[1, 8, 3]), network.weights(&[1, 8, 2]));
+    let hidden = [("hidden_size", Attr::Int(2))];
+    let y = network.nodes("LSTM", &["x", &w, &r], &hidden, 3).remove(0);
+    network.output(&y, DataType::Float, &["5", "1", "1", "2"]);
+    let specialised = specialise(&network.model(), &[&[5, 1, 3]]);
+    let kernel = &specialised.host_kernels[0];
+    assert_eq!(kernel.name(), "LSTM");
+    let input = vec![1u8; kernel.inputs()[0].bytes()];
+    let mut state = kernel.new_state().expect("the kernel starts");
+    let mut run = || {
+        let mut outputs: Vec<Vec<u8>> = kernel.outputs().iter().map(|spec| vec![0; spec.bytes()]).collect();
+        let mut views: Vec<&mut [u8]> = outputs.iter_mut().map(|bytes| &mut bytes[..]).collect();
+        state.run(&[&input], &mut views).expect("the kernel runs");
+        outputs
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn operators_that_cannot_run_are_refused_by_name() {
+    let refusal = |operator: &str, attributes: &[(&str, Attr)]| {
+        let mut network = Network::default();
+        network.input("x", DataType::Float, &["2", "4"]);
+        let y = network.node(operator, &["x"], attributes);
+        network.output(&y, DataType::Int64, &["2", "K"]);
+        let bytes = network.bytes();
+        let imported = crate::OnnxModel::from_bytes(&bytes)
+            .and_then(|model| model.specialise(&[("x", reef_graph::Shape::from([2, 4]))]));
+        match imported {
+            Err(error @ ImportError::Unsupported { .. }) => error.to_string(),
+            other => panic!("{operator} gave {other:?}"),
+        }
+    };
+    insta::assert_snapshot!(refusal("NonZero", &[]), @"node NonZero1 (NonZero): the shape of its output depends on data");
+    insta::assert_snapshot!(refusal("Frobnicate", &[]), @"node Frobnicate1 (Frobnicate): this operator is not known");
+    insta::assert_snapshot!(refusal("Celu", &[("alpha", Attr::Float(2.0))]), @"node Celu1 (Celu): alpha 2");
+    insta::assert_snapshot!(refusal("LSTM", &[("direction", Attr::Text("reverse"))]), @"node LSTM1 (LSTM): direction `reverse`");
+}
+
+#[test]
+fn native_operators_do_not_become_host_ones() {
+    let mut network = Network::default();
+    network.input("x", DataType::Float, &["2", "4", "9"]);
+    let weights = network.weights(&[6, 4, 3]);
+    let attributes = [("kernel_shape", Attr::Ints(&[3])), ("pads", Attr::Ints(&[1, 1]))];
+    let y = network.node("Conv", &["x", &weights], &attributes);
+    network.output(&y, DataType::Float, &["2", "6", "9"]);
+    let graph = specialise(&network.model(), &[&[2, 4, 9]]).graph;
+    insta::assert_snapshot!(graph, @r"
+    input %0 x f32[2,4,9]
+    %2 f32[2,4,1,9] = Reshape %0
+    %3 f32[2,6,1,9] = Conv(ConvAttrs { kernel: [1, 3], strides: [1, 1], pads: [0, 1, 0, 1], dilations: [1, 1], groups: 1 }) %2 f32[6,4,1,3]#c08ee282a
+    %4 f32[2,6,9] = Reshape %3
+    output %4 Conv2_0
+    ");
+    assert!(graph.nodes.iter().all(|node| !matches!(node.op, Op::Host(_))));
+}

@@ -1,0 +1,166 @@
+//! Small ONNX models, written down in a few lines.
+
+use prost::Message;
+use tract_onnx::pb;
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension::Value as DimValue};
+
+use crate::{OnnxModel, Specialised};
+use reef_graph::Shape;
+
+/// A model under construction.
+#[derive(Default)]
+pub(super) struct Network {
+    graph: pb::GraphProto,
+    made: usize,
+}
+
+/// An attribute's value.
+pub(super) enum Attr<'a> {
+    Int(i64),
+    Ints(&'a [i64]),
+    Float(f32),
+    Text(&'a str),
+}
+
+impl Network {
+    /// An input; dimensions are numbers or symbols.
+    pub fn input(&mut self, name: &str, code: DataType, dims: &[&str]) {
+        self.graph.input.push(info(name, code, dims));
+    }
+
+    /// An f32 initializer of small pseudo-random numbers.
+    pub fn weights(&mut self, dims: &[i64]) -> String {
+        let count: i64 = dims.iter().product();
+        let mut rng = reef_base::Rng::new(self.made as u64 + 1);
+        let values: Vec<f32> = (0..count).map(|_| (rng.next_u64() >> 40) as f32 / 1e8 + 0.01).collect();
+        self.constant(dims, &values)
+    }
+
+    /// An f32 initializer.
+    pub fn constant(&mut self, dims: &[i64], values: &[f32]) -> String {
+        let tensor = pb::TensorProto { float_data: values.to_vec(), ..tensor(dims, DataType::Float) };
+        self.initializer(tensor)
+    }
+
+    /// An i64 initializer.
+    pub fn integers(&mut self, dims: &[i64], values: &[i64]) -> String {
+        let tensor = pb::TensorProto { int64_data: values.to_vec(), ..tensor(dims, DataType::Int64) };
+        self.initializer(tensor)
+    }
+
+    /// A node with one output.
+    pub fn node(&mut self, operator: &str, inputs: &[&str], attributes: &[(&str, Attr)]) -> String {
+        self.nodes(operator, inputs, attributes, 1).remove(0)
+    }
+
+    /// A node with several outputs.
+    pub fn nodes(
+        &mut self,
+        operator: &str,
+        inputs: &[&str],
+        attributes: &[(&str, Attr)],
+        outputs: usize,
+    ) -> Vec<String> {
+        let name = self.name(operator);
+        let output: Vec<String> = (0..outputs).map(|slot| format!("{name}_{slot}")).collect();
+        self.graph.node.push(pb::NodeProto {
+            name,
+            op_type: operator.into(),
+            input: inputs.iter().map(|&input| input.to_owned()).collect(),
+            output: output.clone(),
+            attribute: attributes.iter().map(attribute).collect(),
+            ..Default::default()
+        });
+        output
+    }
+
+    /// Declares an output.
+    pub fn output(&mut self, name: &str, code: DataType, dims: &[&str]) {
+        self.graph.output.push(info(name, code, dims));
+    }
+
+    /// The file.
+    pub fn bytes(self) -> Vec<u8> {
+        let opset = pb::OperatorSetIdProto { domain: String::new(), version: 17 };
+        let model = pb::ModelProto {
+            ir_version: 8,
+            opset_import: vec![opset],
+            graph: Some(self.graph),
+            ..Default::default()
+        };
+        model.encode_to_vec()
+    }
+
+    /// The file, parsed.
+    pub fn model(self) -> OnnxModel {
+        OnnxModel::from_bytes(&self.bytes()).expect("the model is valid")
+    }
+
+    fn initializer(&mut self, mut tensor: pb::TensorProto) -> String {
+        tensor.name = self.name("const");
+        let name = tensor.name.clone();
+        self.graph.initializer.push(tensor);
+        name
+    }
+
+    fn name(&mut self, stem: &str) -> String {
+        self.made += 1;
+        format!("{stem}{}", self.made)
+    }
+}
+
+/// The model for these extents, by input order.
+pub(super) fn specialise(model: &OnnxModel, dims: &[&[usize]]) -> Specialised {
+    let inputs = model.inputs().iter().zip(dims);
+    let shapes: Vec<(&str, Shape)> = inputs.map(|(input, dims)| (input.name.as_str(), Shape::new(dims))).collect();
+    model.specialise(&shapes).expect("the model fits these shapes")
+}
+
+fn tensor(dims: &[i64], code: DataType) -> pb::TensorProto {
+    pb::TensorProto { dims: dims.to_vec(), data_type: code as i32, ..Default::default() }
+}
+
+fn attribute((name, value): &(&str, Attr)) -> pb::AttributeProto {
+    let mut attribute = pb::AttributeProto { name: (*name).to_owned(), ..Default::default() };
+    let kind = match value {
+        Attr::Int(value) => {
+            attribute.i = *value;
+            pb::attribute_proto::AttributeType::Int
+        }
+        Attr::Ints(values) => {
+            attribute.ints = values.to_vec();
+            pb::attribute_proto::AttributeType::Ints
+        }
+        Attr::Float(value) => {
+            attribute.f = *value;
+            pb::attribute_proto::AttributeType::Float
+        }
+        Attr::Text(value) => {
+            attribute.s = value.as_bytes().to_vec();
+            pb::attribute_proto::AttributeType::String
+        }
+    };
+    attribute.r#type = kind as i32;
+    attribute
+}
+
+fn info(name: &str, code: DataType, dims: &[&str]) -> pb::ValueInfoProto {
+    let dim = |text: &&str| Dimension {
+        value: Some(match text.parse() {
+            Ok(extent) => DimValue::DimValue(extent),
+            Err(_) => DimValue::DimParam((*text).to_owned()),
+        }),
+        ..Default::default()
+    };
+    let shape = pb::TensorShapeProto { dim: dims.iter().map(dim).collect() };
+    let tensor = pb::type_proto::Tensor { elem_type: code as i32, shape: Some(shape) };
+    pb::ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(pb::TypeProto {
+            value: Some(pb::type_proto::Value::TensorType(tensor)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
