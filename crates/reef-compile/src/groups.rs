@@ -1,0 +1,336 @@
+//! Which nodes become one kernel.
+//!
+//! A group has a root, the node that makes the group's only lasting value; the other members make values that
+//! nothing outside reads. Groups are lowered in the order of their roots, when all that any member reads is
+//! there. Kernels with an epilogue take what follows them first, then what is left of element-wise chains is
+//! joined.
+
+use reef_graph::{Binary, DType, Graph, Node, NodeId, Op, Shape, Unary, ValueId};
+
+/// Most operators in one element-wise program.
+const PROGRAM_NODES_MAX: usize = 12;
+/// Most operands of one element-wise program.
+const PROGRAM_INPUTS_MAX: usize = 8;
+
+/// What follows a convolution or a product with constant weights before the store.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Tail {
+    /// A constant added by output channel.
+    pub bias: Option<ValueId>,
+    /// A value of the output's shape that is added.
+    pub residual: Option<ValueId>,
+    /// Applied last.
+    pub activation: Option<Unary>,
+}
+
+/// How a group is computed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// A convolution (first member) with its epilogue.
+    Conv(Tail),
+    /// A product with a constant matrix on the right (first member) with its epilogue.
+    Linear(Tail),
+    /// A product of computed operands (`a`, `b` as the node reads them), times `alpha`.
+    MatMul {
+        /// Left operand.
+        a: ValueId,
+        /// Right operand.
+        b: ValueId,
+        /// Factor.
+        alpha: f32,
+    },
+    /// One program over all members.
+    Elementwise,
+    /// A layer norm (last member) of a sum, if these two are given.
+    LayerNorm(Option<[ValueId; 2]>),
+    /// One node by itself.
+    Single,
+}
+
+/// Nodes that become one kernel (or none, or a few in sequence).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Group {
+    /// Members, ascending; the last is the root.
+    pub nodes: Vec<NodeId>,
+    /// How it is computed.
+    pub kind: Kind,
+}
+
+impl Group {
+    /// The member that makes the group's value.
+    pub fn root(&self) -> NodeId {
+        *self.nodes.last().expect("a group has a member")
+    }
+}
+
+/// Whether a node works element by element.
+pub(crate) fn is_elementwise(op: &Op) -> bool {
+    matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Where | Op::ScaleShift | Op::Cast { .. })
+}
+
+/// Groups the nodes of a simplified graph; the groups are ordered by their roots.
+pub(crate) fn group(graph: &Graph) -> Vec<Group> {
+    let mut grouper = Grouper::new(graph);
+    for index in (0..graph.nodes.len()).rev() {
+        grouper.take_contraction(NodeId(index as u32));
+    }
+    for index in (0..graph.nodes.len()).rev() {
+        grouper.take_rest(NodeId(index as u32));
+    }
+    grouper.groups.sort_by_key(Group::root);
+    grouper.groups
+}
+
+struct Grouper<'a> {
+    graph: &'a Graph,
+    consumers: Vec<Vec<NodeId>>,
+    is_output: Vec<bool>,
+    taken: Vec<bool>,
+    groups: Vec<Group>,
+}
+
+impl<'a> Grouper<'a> {
+    fn new(graph: &'a Graph) -> Grouper<'a> {
+        let mut is_output = vec![false; graph.values.len()];
+        graph.outputs.iter().for_each(|id| is_output[id.index()] = true);
+        let taken = vec![false; graph.nodes.len()];
+        Grouper { graph, consumers: graph.consumers(), is_output, taken, groups: Vec::new() }
+    }
+
+    fn node(&self, id: NodeId) -> &'a Node {
+        &self.graph.nodes[id.index()]
+    }
+
+    fn output(&self, id: NodeId) -> ValueId {
+        self.node(id).outputs[0]
+    }
+
+    fn shape(&self, id: ValueId) -> &'a Shape {
+        &self.graph.value(id).shape
+    }
+
+    fn push(&mut self, mut nodes: Vec<NodeId>, kind: Kind) {
+        nodes.sort_unstable();
+        nodes.iter().for_each(|id| self.taken[id.index()] = true);
+        self.groups.push(Group { nodes, kind });
+    }
+
+    /// The only node that reads `value`, if it is free.
+    fn sole_consumer(&self, value: ValueId) -> Option<NodeId> {
+        match self.consumers[value.index()][..] {
+            [node] if !self.is_output[value.index()] && !self.taken[node.index()] => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The free node that makes `value`, if only one node reads `value`.
+    fn sole_producer(&self, value: ValueId) -> Option<NodeId> {
+        let reef_graph::ValueKind::Node(node) = self.graph.value(value).kind else { return None };
+        let single = self.consumers[value.index()].len() == 1 && !self.is_output[value.index()];
+        (single && !self.taken[node.index()]).then_some(node)
+    }
+
+    fn take_contraction(&mut self, id: NodeId) {
+        let node = self.node(id);
+        if self.taken[id.index()] {
+            return;
+        }
+        match &node.op {
+            Op::Conv(_) => {
+                let (nodes, tail) = self.tail(id, 1);
+                self.push(nodes, Kind::Conv(tail));
+            }
+            Op::MatMul { .. } if self.is_linear(node) => {
+                let axis = self.shape(node.outputs[0]).rank() - 1;
+                let (nodes, tail) = self.tail(id, axis);
+                self.push(nodes, Kind::Linear(tail));
+            }
+            Op::MatMul { .. } => self.take_product(id),
+            _ => {}
+        }
+    }
+
+    /// Whether a product's right operand is a constant matrix.
+    fn is_linear(&self, node: &Node) -> bool {
+        let right = node.inputs[1];
+        let dims = self.shape(right);
+        let matrix = dims[..dims.rank() - 2].iter().all(|&dim| dim == 1);
+        matrix && dims.elements() > 0 && self.graph.constant(right).is_some()
+    }
+
+    /// What follows `head` into its epilogue; channels are the output's `axis`.
+    fn tail(&self, head: NodeId, axis: usize) -> (Vec<NodeId>, Tail) {
+        let (mut nodes, mut tail) = (vec![head], Tail::default());
+        let mut value = self.output(head);
+        if self.graph.value(value).dtype != DType::F32 {
+            return (nodes, tail);
+        }
+        let has_bias = matches!(self.node(head).op, Op::Conv(_)) && self.node(head).inputs.len() > 2;
+        while let Some(next) = self.sole_consumer(value) {
+            let node = self.node(next);
+            let shape = self.shape(node.outputs[0]);
+            match node.op {
+                Op::Binary(Binary::Add) if node.inputs[0] != node.inputs[1] => {
+                    let other = node.inputs[usize::from(node.inputs[0] == value)];
+                    let plain = !has_bias && tail.bias.is_none() && tail.residual.is_none();
+                    if shape != self.shape(value) {
+                        break;
+                    } else if plain && self.is_bias(other, shape, axis) {
+                        tail.bias = Some(other);
+                    } else if tail.residual.is_none() && self.shape(other) == shape {
+                        tail.residual = Some(other);
+                    } else {
+                        break;
+                    }
+                }
+                Op::Unary(function) if function != Unary::Not => tail.activation = Some(function),
+                _ => break,
+            }
+            nodes.push(next);
+            value = node.outputs[0];
+            if tail.activation.is_some() {
+                break;
+            }
+        }
+        (nodes, tail)
+    }
+
+    /// Whether `value` is a constant with one element for each index of `axis` of `shape`.
+    fn is_bias(&self, value: ValueId, shape: &Shape, axis: usize) -> bool {
+        let dims = self.shape(value);
+        let Some(own) = (axis + dims.rank()).checked_sub(shape.rank()) else { return false };
+        let alone = dims.elements() == shape[axis] && dims.get(own) == Some(&shape[axis]);
+        alone && self.graph.constant(value).is_some() && dims.rank() <= shape.rank()
+    }
+
+    /// A product takes a constant factor behind it or on the way to it.
+    fn take_product(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let (mut a, mut b) = (node.inputs[0], node.inputs[1]);
+        let (mut nodes, mut alpha) = (vec![id], 1.0);
+        for operand in [&mut a, &mut b] {
+            let scaled = self.sole_producer(*operand).and_then(|by| Some((by, self.scaling(by)?)));
+            if let Some((by, (source, factor))) = scaled
+                && self.shape(source) == self.shape(*operand)
+            {
+                (*operand, alpha) = (source, alpha * factor);
+                nodes.push(by);
+            }
+        }
+        let value = node.outputs[0];
+        if let Some(next) = self.sole_consumer(value)
+            && let Some((source, factor)) = self.scaling(next)
+            && source == value
+            && self.shape(value) == self.shape(self.output(next))
+        {
+            alpha *= factor;
+            nodes.push(next);
+        }
+        self.push(nodes, Kind::MatMul { a, b, alpha });
+    }
+
+    /// The operand and the factor, when `id` multiplies or divides by a constant scalar.
+    fn scaling(&self, id: NodeId) -> Option<(ValueId, f32)> {
+        let node = self.node(id);
+        let scalar = |id: ValueId| {
+            let tensor = self.graph.constant(id)?;
+            let one = tensor.dtype() == DType::F32 && tensor.shape().elements() == 1;
+            one.then(|| tensor.values::<f32>()[0]).filter(|value| value.is_finite() && *value != 0.0)
+        };
+        match node.op {
+            Op::Binary(Binary::Mul) => match (scalar(node.inputs[0]), scalar(node.inputs[1])) {
+                (_, Some(factor)) => Some((node.inputs[0], factor)),
+                (Some(factor), _) => Some((node.inputs[1], factor)),
+                _ => None,
+            },
+            Op::Binary(Binary::Div) => Some((node.inputs[0], 1.0 / scalar(node.inputs[1])?)),
+            _ => None,
+        }
+    }
+
+    fn take_rest(&mut self, id: NodeId) {
+        if self.taken[id.index()] {
+            return;
+        }
+        let node = self.node(id);
+        match node.op {
+            Op::LayerNorm { .. } => self.take_layer_norm(id),
+            _ if is_elementwise(&node.op) => self.take_chain(id),
+            _ => self.push(vec![id], Kind::Single),
+        }
+    }
+
+    fn take_layer_norm(&mut self, id: NodeId) {
+        let x = self.node(id).inputs[0];
+        let sum = self.sole_producer(x).filter(|&sum| {
+            let node = self.node(sum);
+            matches!(node.op, Op::Binary(Binary::Add))
+                && node.inputs.iter().all(|&input| self.shape(input) == self.shape(x))
+        });
+        match sum {
+            Some(sum) => {
+                let inputs = &self.node(sum).inputs;
+                self.push(vec![sum, id], Kind::LayerNorm(Some([inputs[0], inputs[1]])));
+            }
+            None => self.push(vec![id], Kind::LayerNorm(None)),
+        }
+    }
+
+    /// Joins to `root` the element-wise nodes whose values only the group reads. Nodes are looked at from the
+    /// last to the first, so that all readers of a value have been decided before its maker is.
+    fn take_chain(&mut self, root: NodeId) {
+        let mut members = vec![root];
+        let elements = self.shape(self.output(root)).elements();
+        let mut next = self.makers(&members);
+        while let Some(id) = next.pop() {
+            let value = self.output(id);
+            let inside = !self.is_output[value.index()]
+                && self.consumers[value.index()].iter().all(|reader| members.contains(reader));
+            let fits = self.shape(value).elements() == elements && !self.rounds(id);
+            members.push(id);
+            if !inside
+                || !fits
+                || members.len() > PROGRAM_NODES_MAX
+                || self.operands(&members) > PROGRAM_INPUTS_MAX
+            {
+                members.pop();
+                next.retain(|&other| other < id);
+                continue;
+            }
+            next = self.makers(&members).into_iter().filter(|&other| other < id).collect();
+        }
+        self.push(members, Kind::Elementwise);
+    }
+
+    /// Free element-wise nodes outside that make what `members` read, ascending.
+    fn makers(&self, members: &[NodeId]) -> Vec<NodeId> {
+        let mut makers: Vec<NodeId> = members
+            .iter()
+            .flat_map(|&id| &self.node(id).inputs)
+            .filter_map(|&input| match self.graph.value(input).kind {
+                reef_graph::ValueKind::Node(node) => Some(node),
+                _ => None,
+            })
+            .filter(|node| !members.contains(node) && !self.taken[node.index()])
+            .filter(|&node| is_elementwise(&self.node(node).op))
+            .collect();
+        makers.sort_unstable();
+        makers.dedup();
+        makers
+    }
+
+    /// Values that `members` read and do not make.
+    fn operands(&self, members: &[NodeId]) -> usize {
+        let made: Vec<ValueId> = members.iter().map(|&id| self.output(id)).collect();
+        let mut read: Vec<ValueId> = members.iter().flat_map(|&id| self.node(id).inputs.clone()).collect();
+        read.retain(|id| !made.contains(id));
+        read.sort_unstable();
+        read.dedup();
+        read.len()
+    }
+
+    /// Whether the node's point is to round: registers do not, only stores do.
+    fn rounds(&self, id: NodeId) -> bool {
+        matches!(self.node(id).op, Op::Cast { to: DType::F16 | DType::BF16 })
+    }
+}

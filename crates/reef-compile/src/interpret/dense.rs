@@ -1,0 +1,140 @@
+//! Convolutions, products and pools.
+
+use reef_graph::PoolKind;
+use reef_plan::{ConvSpec, DepthwiseSpec, Epilogue, MatMulSpec, Packing, PoolSpec};
+
+use super::Access;
+use crate::scalar::unary;
+
+/// Applies the epilogue to a sum; `operand` is the first operand behind the weights.
+fn finish(epilogue: &Epilogue, access: &mut Access<'_, '_>, sum: f64, pixel: usize, channel: usize) -> f64 {
+    let mut operand = 2;
+    let mut value = sum;
+    if epilogue.bias {
+        value += access.load_f32(operand, channel);
+        operand += 1;
+    }
+    if let Some(stride) = epilogue.residual_pixel_stride {
+        value += access.load_f32(operand, pixel * stride + channel);
+    }
+    epilogue.activation.map_or(value, |activation| unary(activation, value))
+}
+
+/// The input pixel that a tap reads, if it is inside.
+struct Window {
+    out_hw: [usize; 2],
+    in_hw: [usize; 2],
+    strides: [usize; 2],
+    pads: [usize; 2],
+    dilations: [usize; 2],
+}
+
+impl Window {
+    fn pixel(&self, row: usize, tap: [usize; 2]) -> Option<usize> {
+        let image = row / (self.out_hw[0] * self.out_hw[1]);
+        let out = [row / self.out_hw[1] % self.out_hw[0], row % self.out_hw[1]];
+        let at = |axis: usize| {
+            (out[axis] * self.strides[axis] + tap[axis] * self.dilations[axis])
+                .checked_sub(self.pads[axis])
+                .filter(|&at| at < self.in_hw[axis])
+        };
+        Some((image * self.in_hw[0] + at(0)?) * self.in_hw[1] + at(1)?)
+    }
+}
+
+fn taps(kernel: [usize; 2]) -> impl Iterator<Item = [usize; 2]> {
+    (0..kernel[0]).flat_map(move |y| (0..kernel[1]).map(move |x| [y, x]))
+}
+
+pub(super) fn conv(spec: &ConvSpec, access: &mut Access<'_, '_>, packing: Packing) {
+    let ConvSpec { out_hw, in_hw, strides, pads, dilations, .. } = *spec;
+    let window = Window { out_hw, in_hw, strides, pads, dilations };
+    let (inputs, outputs) = (spec.in_c / spec.groups, spec.out_c / spec.groups);
+    let width = match packing {
+        Packing::ConvPanels { width, .. } | Packing::MatrixPanels { width, .. } => width as usize,
+        _ => 0,
+    };
+    if width != spec.panel_width || !spec.tile_columns.is_multiple_of(width) {
+        access.memory.fault.get_or_insert(format!("panels of {width} for tiles of {}", spec.tile_columns));
+        return;
+    }
+    let panels = outputs.div_ceil(width);
+    for tile in (0..spec.blocks()).map(|block| spec.tile(block)) {
+        for row in tile.row..tile.row + tile.rows {
+            for column in tile.column..tile.column + tile.columns {
+                let panel = (tile.plane * panels + column / width) * spec.depth() * width;
+                let mut sum = 0.0;
+                for tap in taps(spec.kernel) {
+                    let Some(pixel) = window.pixel(row, tap) else { continue };
+                    let x = pixel * spec.in_pixel_stride + tile.plane * inputs;
+                    let w = panel + (tap[0] * spec.kernel[1] + tap[1]) * inputs * width + column % width;
+                    for i in 0..inputs {
+                        sum += access.load_f32(0, x + i) * access.load_f32(1, w + i * width);
+                    }
+                }
+                let channel = tile.plane * outputs + column;
+                let value = finish(&spec.epilogue, access, sum, row, channel);
+                access.store_f32(row * spec.out_pixel_stride + channel, value);
+            }
+        }
+    }
+}
+
+pub(super) fn depthwise(spec: &DepthwiseSpec, access: &mut Access<'_, '_>) {
+    let DepthwiseSpec { out_hw, in_hw, strides, pads, dilations, .. } = *spec;
+    let window = Window { out_hw, in_hw, strides, pads, dilations };
+    for row in 0..spec.batch * out_hw[0] * out_hw[1] {
+        for channel in 0..spec.channels {
+            let mut sum = 0.0;
+            for tap in taps(spec.kernel) {
+                let Some(pixel) = window.pixel(row, tap) else { continue };
+                let w = (tap[0] * spec.kernel[1] + tap[1]) * spec.channels + channel;
+                sum += access.load_f32(0, pixel * spec.in_pixel_stride + channel) * access.load_f32(1, w);
+            }
+            let value = finish(&spec.epilogue, access, sum, row, channel);
+            access.store_f32(row * spec.out_pixel_stride + channel, value);
+        }
+    }
+}
+
+pub(super) fn matmul(spec: &MatMulSpec, access: &mut Access<'_, '_>) {
+    for tile in (0..spec.blocks()).map(|block| spec.tile(block)) {
+        let [a, b, c] = spec.plane_offsets(tile.plane);
+        for m in tile.row..tile.row + tile.rows {
+            for n in tile.column..tile.column + tile.columns {
+                let mut sum = 0.0;
+                for k in 0..spec.k {
+                    sum += access.load_f32(0, a + m * spec.a_strides[0] + k * spec.a_strides[1])
+                        * access.load_f32(1, b + k * spec.b_strides[0] + n * spec.b_strides[1]);
+                }
+                access.store_f32(c + m * spec.c_row_stride + n, f64::from(spec.alpha) * sum);
+            }
+        }
+    }
+}
+
+pub(super) fn pool(spec: &PoolSpec, access: &mut Access<'_, '_>) {
+    let pads = [spec.pads[0], spec.pads[1]];
+    let PoolSpec { out_hw, in_hw, strides, dilations, .. } = *spec;
+    let window = Window { out_hw, in_hw, strides, pads, dilations };
+    let padded_hw = [in_hw[0] + spec.pads[0] + spec.pads[2], in_hw[1] + spec.pads[1] + spec.pads[3]];
+    let padded = Window { out_hw, in_hw: padded_hw, strides, pads: [0, 0], dilations };
+    for row in 0..spec.batch * out_hw[0] * out_hw[1] {
+        let counted = taps(spec.kernel).filter(|&tap| padded.pixel(row, tap).is_some()).count();
+        for channel in 0..spec.channels {
+            let (mut sum, mut largest, mut inside) = (0.0, f64::NEG_INFINITY, 0);
+            for pixel in taps(spec.kernel).filter_map(|tap| window.pixel(row, tap)) {
+                let value = access.load_f32(0, pixel * spec.in_pixel_stride + channel);
+                sum += value;
+                largest = if value.is_nan() { value } else { largest.max(value) };
+                inside += 1;
+            }
+            let value = match spec.kind {
+                PoolKind::Max => largest,
+                PoolKind::AvgExcludePad => sum / f64::from(inside),
+                PoolKind::AvgIncludePad => sum / counted as f64,
+            };
+            access.store_f32(row * spec.out_pixel_stride + channel, value);
+        }
+    }
+}

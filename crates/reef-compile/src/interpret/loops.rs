@@ -1,0 +1,161 @@
+//! Kernels that are loop nests.
+
+use reef_graph::{DType, Reduce};
+use reef_plan::spec::elements;
+use reef_plan::{ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, SoftmaxSpec};
+
+use super::Access;
+use crate::scalar::{self, Element, wrap};
+
+/// The index of every axis at flat position `flat`.
+fn indices(extents: impl DoubleEndedIterator<Item = usize>, mut flat: usize) -> Vec<usize> {
+    let mut index: Vec<usize> = extents
+        .rev()
+        .map(|extent| {
+            let at = flat % extent;
+            flat /= extent;
+            at
+        })
+        .collect();
+    index.reverse();
+    index
+}
+
+/// Input and output offsets of flat position `flat` of a nest.
+fn offsets(dims: &[LoopDim], flat: usize) -> (usize, usize) {
+    let index = indices(dims.iter().map(|dim| dim.extent), flat);
+    dims.iter()
+        .zip(index)
+        .fold((0, 0), |(input, output), (dim, at)| (input + at * dim.in_stride, output + at * dim.out_stride))
+}
+
+pub(super) fn elementwise(spec: &ElementwiseSpec, access: &mut Access<'_, '_>) -> Result<(), String> {
+    for flat in 0..spec.elements() {
+        let index = indices(spec.dims.iter().copied(), flat);
+        let mut registers: Vec<Element> = Vec::with_capacity(spec.program.len());
+        for op in &spec.program {
+            let value = match *op {
+                ElemOp::Load(operand) => {
+                    let input = &spec.inputs[operand];
+                    let steps = index.iter().zip(&input.strides);
+                    let at = steps.fold(input.offset as isize, |at, (&i, &stride)| at + i as isize * stride);
+                    let at = usize::try_from(at)
+                        .map_err(|_| format!("operand {operand} starts before its region"))?;
+                    access.load(operand, input.dtype, at)
+                }
+                op => instruction(op, &registers)?,
+            };
+            registers.push(value);
+        }
+        let at = index.iter().zip(&spec.out_strides).map(|(i, stride)| i * stride).sum();
+        let value = *registers.last().ok_or("a program without instructions")?;
+        if matches!(value, Element::Float(_)) != spec.out_dtype.is_float() {
+            return Err(format!("stores {value:?} as {}", spec.out_dtype));
+        }
+        access.store(spec.out_dtype, at, value);
+    }
+    Ok(())
+}
+
+fn instruction(op: ElemOp, registers: &[Element]) -> Result<Element, String> {
+    let round = |value: f64| Element::Float(f64::from(value as f32));
+    let bad = || format!("{op:?} of {registers:?}");
+    Ok(match op {
+        ElemOp::Load(_) => return Err(bad()),
+        ElemOp::ConstF32(value) => Element::Float(f64::from(value)),
+        ElemOp::ConstI64(value) => Element::Int(value),
+        ElemOp::Unary(function, x) => match registers[x] {
+            Element::Float(x) => round(scalar::unary(function, x)),
+            Element::Int(x) => Element::Int(scalar::unary_int(function, x).ok_or_else(bad)?),
+        },
+        ElemOp::Binary(function, a, b) => match (registers[a], registers[b]) {
+            (Element::Int(a), Element::Int(b)) => Element::Int(scalar::binary_int(function, a, b)),
+            (Element::Float(a), Element::Float(b)) => {
+                let value = scalar::binary(function, a, b);
+                if function.is_comparison() { Element::Int(value as i64) } else { round(value) }
+            }
+            _ => return Err(bad()),
+        },
+        ElemOp::Where(condition, a, b) => match registers[condition] {
+            Element::Int(0) => registers[b],
+            Element::Int(_) => registers[a],
+            Element::Float(_) => return Err(bad()),
+        },
+        ElemOp::ToF32(x) => round(registers[x].float()),
+        ElemOp::ToInt(x, dtype) => Element::Int(wrap(registers[x].int(), dtype)),
+    })
+}
+
+pub(super) fn reduce(spec: &ReduceSpec, access: &mut Access<'_, '_>) {
+    let count = elements(&spec.reduced);
+    for flat in 0..elements(&spec.kept) {
+        let (input, output) = offsets(&spec.kept, flat);
+        let values: Vec<f64> =
+            (0..count).map(|inner| access.load_f32(0, input + offsets(&spec.reduced, inner).0)).collect();
+        let values = values.into_iter();
+        let result = match spec.reduce {
+            Reduce::Sum => values.sum(),
+            Reduce::Mean => values.sum::<f64>() / count as f64,
+            Reduce::Max => values.fold(f64::NEG_INFINITY, f64::max),
+            Reduce::Min => values.fold(f64::INFINITY, f64::min),
+            Reduce::Prod => values.product(),
+            Reduce::SumSquare => values.map(|value| value * value).sum(),
+        };
+        access.store_f32(output, result);
+    }
+}
+
+pub(super) fn softmax(spec: &SoftmaxSpec, access: &mut Access<'_, '_>) {
+    for row in 0..elements(&spec.rows) {
+        let (input, output) = offsets(&spec.rows, row);
+        let line: Vec<f64> =
+            (0..spec.axis.extent).map(|at| access.load_f32(0, input + at * spec.axis.in_stride)).collect();
+        let largest = line.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = line.iter().map(|value| (value - largest).exp()).sum();
+        for (at, value) in line.iter().enumerate() {
+            let shifted = value - largest;
+            let result = if spec.log { shifted - sum.ln() } else { shifted.exp() / sum };
+            access.store_f32(output + at * spec.axis.out_stride, result);
+        }
+    }
+}
+
+pub(super) fn layer_norm(spec: &LayerNormSpec, access: &mut Access<'_, '_>) {
+    let residual = 2 + usize::from(spec.shift);
+    for row in 0..spec.rows {
+        let line: Vec<f64> = (row * spec.len..(row + 1) * spec.len)
+            .map(|at| {
+                let other = if spec.residual { access.load_f32(residual, at) } else { 0.0 };
+                access.load_f32(0, at) + other
+            })
+            .collect();
+        let mean = line.iter().sum::<f64>() / spec.len as f64;
+        let variance = line.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / spec.len as f64;
+        for (at, value) in line.iter().enumerate() {
+            let shift = if spec.shift { access.load_f32(2, at) } else { 0.0 };
+            let scaled =
+                (value - mean) / (variance + f64::from(spec.epsilon)).sqrt() * access.load_f32(1, at);
+            access.store_f32(row * spec.len + at, scaled + shift);
+        }
+    }
+}
+
+pub(super) fn gather(spec: &GatherSpec, access: &mut Access<'_, '_>) {
+    // Elements are moved as they are, in integers of their size.
+    let dtype = match spec.dtype.bytes() {
+        8 => DType::I64,
+        4 => DType::I32,
+        2 => DType::I16,
+        _ => DType::I8,
+    };
+    for slice in 0..spec.outer * spec.picks {
+        let (outer, pick) = (slice / spec.picks, slice % spec.picks);
+        let index = access.load(1, spec.index_dtype, pick).int();
+        let extent = spec.extent as i64;
+        let index = if index < 0 { index + extent } else { index }.clamp(0, extent - 1) as usize;
+        for inner in 0..spec.inner {
+            let value = access.load(0, dtype, (outer * spec.extent + index) * spec.inner + inner);
+            access.store(dtype, slice * spec.inner + inner, value);
+        }
+    }
+}

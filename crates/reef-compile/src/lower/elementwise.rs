@@ -1,0 +1,112 @@
+//! Element-wise kernels: chains of nodes, copies, fills.
+
+use reef_graph::{Op, Unary, ValueId};
+use reef_plan::{ElemInput, ElemOp, ElementwiseSpec, KernelSpec};
+
+use super::nest::nest;
+use super::program::Program;
+use super::{Lowering, Work};
+use crate::error::CompileError;
+use crate::groups::Group;
+use crate::layout::Need;
+use crate::tile;
+use crate::view::View;
+
+/// Multiple of elements that blocks are cut at: a cache line or more of any type.
+const TILE_GRANULE: usize = 64;
+/// Longest innermost axis that blocks are cut at whole.
+const INNER_GRANULE_MAX: usize = 8192;
+
+impl Lowering<'_> {
+    pub(super) fn elementwise(&mut self, group: &Group) -> Result<(), CompileError> {
+        let root = self.node(group.root());
+        let output = root.outputs[0];
+        let dims = &self.graph.value(output).shape;
+        let mut program = Program::new(self.graph, dims);
+        for &id in &group.nodes {
+            let node = self.node(id);
+            if node.op == Op::ScaleShift {
+                self.require_f32(node, &node.inputs)?;
+            }
+            program.node(node, &mut |id: ValueId| self.view(id))?;
+        }
+        program.finish(output);
+        let full = |view: &&View| view.is_injective() && view.is_forward() && view.rank() > 1;
+        let like = program.inputs.iter().find(full).map(View::order);
+        let y = self.place(output, Need::Any, like);
+        self.program(self.label(), &y, &program.inputs, program.code);
+        Ok(())
+    }
+
+    /// Adds a kernel that runs `code` over the elements of `y`.
+    pub(super) fn program(&mut self, name: String, y: &View, inputs: &[View], code: Vec<ElemOp>) {
+        let views: Vec<&View> = [y].into_iter().chain(inputs).collect();
+        let axes = nest(&views, &y.order());
+        let mut dims: Vec<usize> = axes.iter().map(|axis| axis.extent).collect();
+        let mut out_strides: Vec<usize> = axes.iter().map(|axis| axis.strides[0].unsigned_abs()).collect();
+        let mut in_strides: Vec<Vec<isize>> =
+            (1..views.len()).map(|input| axes.iter().map(|axis| axis.strides[input]).collect()).collect();
+        if dims.is_empty() {
+            (dims, out_strides) = (vec![1], vec![1]);
+            in_strides.iter_mut().for_each(|strides| strides.push(0));
+        }
+        let inputs_spec = inputs
+            .iter()
+            .zip(in_strides)
+            .map(|(view, strides)| ElemInput {
+                dtype: view.dtype,
+                offset: view.offset - view.span().0,
+                strides,
+            })
+            .collect();
+        let work = self.program_work(y, inputs, &code);
+        let inner = *dims.last().expect("a loop has an axis");
+        let granule = if (TILE_GRANULE..=INNER_GRANULE_MAX).contains(&inner) { inner } else { TILE_GRANULE };
+        let spec = ElementwiseSpec {
+            dims,
+            inputs: inputs_spec,
+            program: code,
+            out_dtype: y.dtype,
+            out_strides,
+            tile: tile::split(self.target, y.elements(), work.ns, granule),
+        };
+        let reads = inputs.iter().map(|view| self.operand(view)).collect();
+        let writes = vec![self.operand(y)];
+        self.emit(name, work, KernelSpec::Elementwise(spec), reads, writes);
+    }
+
+    fn program_work(&self, y: &View, inputs: &[View], code: &[ElemOp]) -> Work {
+        let per_element: f64 = code.iter().map(operations).sum();
+        let flops = per_element * y.elements() as f64;
+        let touched = |view: &View| {
+            let (first, end) = view.span();
+            ((end - first).min(view.elements()) * view.dtype.bytes()) as f64
+        };
+        let bytes = touched(y) + inputs.iter().map(touched).sum::<f64>();
+        // A copy that changes the order of axes reads or writes by the element.
+        let scattered = inputs.iter().any(|view| view.is_injective() && view.order() != y.order());
+        let penalty = if scattered { 3.0 } else { 1.0 };
+        Work { flops, ns: tile::stream_ns(self.target.isa, bytes * penalty, flops * penalty) }
+    }
+}
+
+/// Simple operations that an instruction takes for one element.
+fn operations(op: &ElemOp) -> f64 {
+    match op {
+        ElemOp::ConstF32(_) | ElemOp::ConstI64(_) => 0.0,
+        ElemOp::Unary(function, _) => match function {
+            Unary::Relu
+            | Unary::LeakyRelu(_)
+            | Unary::Clip(..)
+            | Unary::HardSigmoid(..)
+            | Unary::HardSwish => 2.0,
+            Unary::Abs | Unary::Neg | Unary::Square | Unary::Not | Unary::Sign => 1.0,
+            Unary::Floor | Unary::Ceil | Unary::Round | Unary::Recip => 1.0,
+            Unary::Sqrt | Unary::Rsqrt => 8.0,
+            _ => 20.0,
+        },
+        ElemOp::Binary(reef_graph::Binary::Pow, ..) => 40.0,
+        ElemOp::Binary(reef_graph::Binary::Div, ..) => 4.0,
+        _ => 1.0,
+    }
+}

@@ -1,0 +1,218 @@
+//! Element-wise programs from groups of nodes.
+
+use reef_graph::{Binary, DType, Graph, Node, Op, Unary, ValueId};
+use reef_plan::ElemOp;
+
+use crate::error::CompileError;
+use crate::view::View;
+
+/// A program that is being written, and the operands it loads.
+pub(super) struct Program<'a> {
+    graph: &'a Graph,
+    /// Extents of the loop.
+    dims: Vec<usize>,
+    /// Operands, broadcast to `dims`.
+    pub inputs: Vec<View>,
+    /// Instructions.
+    pub code: Vec<ElemOp>,
+    /// Registers of values.
+    registers: Vec<(ValueId, usize)>,
+}
+
+type Emitted = Result<usize, CompileError>;
+
+impl<'a> Program<'a> {
+    pub fn new(graph: &'a Graph, dims: &[usize]) -> Program<'a> {
+        let (inputs, code, registers) = (Vec::new(), Vec::new(), Vec::new());
+        Program { graph, dims: dims.to_vec(), inputs, code, registers }
+    }
+
+    fn push(&mut self, op: ElemOp) -> usize {
+        self.code.push(op);
+        self.code.len() - 1
+    }
+
+    fn dtype(&self, id: ValueId) -> DType {
+        self.graph.value(id).dtype
+    }
+
+    /// Appends `node`, whose operands lie where `view` says.
+    pub fn node(&mut self, node: &Node, view: &mut dyn FnMut(ValueId) -> View) -> Result<(), CompileError> {
+        let made = |id: &&ValueId| self.dtype(**id) == DType::F64;
+        if let Some(id) = node.inputs.iter().chain(&node.outputs).find(made) {
+            let reason = format!("{} is f64, which only host kernels compute", self.graph.value(*id).name);
+            return Err(CompileError::unsupported(node, reason));
+        }
+        let output = node.outputs[0];
+        let register = match &node.op {
+            Op::ScaleShift => self.scale_shift(node, view),
+            op => {
+                let registers: Vec<usize> = node.inputs.iter().map(|&id| self.operand(id, view)).collect();
+                match op {
+                    Op::Unary(function) => self.unary(node, *function, registers[0])?,
+                    Op::Binary(function) => self.binary(node, *function, registers[0], registers[1])?,
+                    Op::Where => self.select(node, &registers),
+                    Op::Cast { to } => self.cast(node, *to, registers[0])?,
+                    _ => unreachable!("only element-wise nodes are put in programs"),
+                }
+            }
+        };
+        self.registers.push((output, register));
+        Ok(())
+    }
+
+    /// Ends the program with the value that is stored.
+    pub fn finish(&mut self, output: ValueId) {
+        let register = self.register(output).expect("the group makes its output");
+        if register + 1 != self.code.len() {
+            let same = if self.dtype(output).is_float() {
+                ElemOp::ToF32(register)
+            } else {
+                ElemOp::ToInt(register, DType::I64)
+            };
+            self.push(same);
+        }
+    }
+
+    fn register(&self, id: ValueId) -> Option<usize> {
+        self.registers.iter().find(|(value, _)| *value == id).map(|(_, register)| *register)
+    }
+
+    /// The register of an operand: computed, a constant, or loaded.
+    fn operand(&mut self, id: ValueId, view: &mut dyn FnMut(ValueId) -> View) -> usize {
+        if let Some(register) = self.register(id) {
+            return register;
+        }
+        let scalar = self.graph.constant(id).filter(|tensor| tensor.shape().elements() == 1);
+        let register = match scalar {
+            Some(tensor) => {
+                let element = crate::scalar::Element::read(tensor.dtype(), tensor.bytes().as_slice());
+                let float = tensor.dtype().is_float();
+                self.push(if float {
+                    ElemOp::ConstF32(element.float() as f32)
+                } else {
+                    ElemOp::ConstI64(element.int())
+                })
+            }
+            None => {
+                let view = view(id).broadcast(&self.dims);
+                self.load(view)
+            }
+        };
+        self.registers.push((id, register));
+        register
+    }
+
+    fn load(&mut self, view: View) -> usize {
+        let index = self.inputs.iter().position(|input| *input == view).unwrap_or_else(|| {
+            self.inputs.push(view);
+            self.inputs.len() - 1
+        });
+        self.push(ElemOp::Load(index))
+    }
+
+    fn scale_shift(&mut self, node: &Node, view: &mut dyn FnMut(ValueId) -> View) -> usize {
+        let x = self.operand(node.inputs[0], view);
+        let rank = self.graph.value(node.inputs[0]).shape.rank();
+        let mut by_channel = |program: &mut Self, id: ValueId| {
+            let plain = view(id);
+            let mut dims = vec![1; rank];
+            dims[1] = plain.dims[0];
+            let mut strides = vec![0; rank];
+            strides[1] = plain.strides[0];
+            let wide = View { dims, strides, ..plain }.broadcast(&program.dims);
+            program.load(wide)
+        };
+        let (scale, shift) = (by_channel(self, node.inputs[1]), by_channel(self, node.inputs[2]));
+        let scaled = self.push(ElemOp::Binary(Binary::Mul, x, scale));
+        self.push(ElemOp::Binary(Binary::Add, scaled, shift))
+    }
+
+    fn unary(&mut self, node: &Node, function: Unary, x: usize) -> Emitted {
+        let dtype = self.dtype(node.inputs[0]);
+        let fail = || Err(CompileError::unsupported(node, format!("{function:?} of {dtype}")));
+        if dtype.is_float() {
+            return if function == Unary::Not { fail() } else { Ok(self.push(ElemOp::Unary(function, x))) };
+        }
+        let bound = |program: &mut Self, limit: Binary, register: usize, value: i64| {
+            let value = program.push(ElemOp::ConstI64(value));
+            program.push(ElemOp::Binary(limit, register, value))
+        };
+        let signed = dtype != DType::U64;
+        let register = match function {
+            Unary::Abs | Unary::Neg | Unary::Sign if signed => self.push(ElemOp::Unary(function, x)),
+            Unary::Not if dtype == DType::Bool => self.push(ElemOp::Unary(function, x)),
+            Unary::Square => self.push(ElemOp::Binary(Binary::Mul, x, x)),
+            Unary::Relu if signed => bound(self, Binary::Max, x, 0),
+            Unary::Clip(lo, hi) if signed => {
+                let lifted = bound(self, Binary::Max, x, lo as i64);
+                bound(self, Binary::Min, lifted, hi as i64)
+            }
+            Unary::Floor | Unary::Ceil | Unary::Round => x,
+            _ => return fail(),
+        };
+        Ok(self.wrapped(register, dtype))
+    }
+
+    fn binary(&mut self, node: &Node, function: Binary, a: usize, b: usize) -> Emitted {
+        use Binary::*;
+        let (left, right) = (self.dtype(node.inputs[0]), self.dtype(node.inputs[1]));
+        let fail = || Err(CompileError::unsupported(node, format!("{function:?} of {left} and {right}")));
+        let float = left.is_float() || right.is_float();
+        let logical = matches!(function, And | Or | Xor);
+        let by_sign = matches!(function, Div | Max | Min | Less | LessEqual | Greater | GreaterEqual);
+        let unsigned = left == DType::U64 || right == DType::U64;
+        if (logical && float) || (unsigned && (by_sign || float)) || (function == Pow && !float) {
+            return fail();
+        }
+        let widen = |program: &mut Self, register, dtype: DType| match float && !dtype.is_float() {
+            true => program.push(ElemOp::ToF32(register)),
+            false => register,
+        };
+        let (a, b) = (widen(self, a, left), widen(self, b, right));
+        let register = self.push(ElemOp::Binary(function, a, b));
+        let narrows = !float && matches!(function, Add | Sub | Mul | Div);
+        Ok(if narrows { self.wrapped(register, self.dtype(node.outputs[0])) } else { register })
+    }
+
+    fn select(&mut self, node: &Node, registers: &[usize]) -> usize {
+        let float = self.dtype(node.outputs[0]).is_float();
+        let mut sides = [registers[1], registers[2]];
+        for (side, &id) in sides.iter_mut().zip(&node.inputs[1..]) {
+            if float && !self.dtype(id).is_float() {
+                *side = self.push(ElemOp::ToF32(*side));
+            }
+        }
+        self.push(ElemOp::Where(registers[0], sides[0], sides[1]))
+    }
+
+    fn cast(&mut self, node: &Node, to: DType, x: usize) -> Emitted {
+        let from = self.dtype(node.inputs[0]);
+        match (from.is_float(), to) {
+            (true, to) if to.is_float() => Ok(x),
+            (false, to) if to.is_float() => match from {
+                DType::U64 => Err(CompileError::unsupported(node, format!("conversion of {from} to {to}"))),
+                _ => Ok(self.push(ElemOp::ToF32(x))),
+            },
+            (_, DType::Bool) if from == DType::Bool => Ok(x),
+            (float, DType::Bool) => {
+                let zero = self.push(if float { ElemOp::ConstF32(0.0) } else { ElemOp::ConstI64(0) });
+                let is_zero = self.push(ElemOp::Binary(Binary::Equal, x, zero));
+                Ok(self.push(ElemOp::Unary(Unary::Not, is_zero)))
+            }
+            (true, DType::U64) => {
+                Err(CompileError::unsupported(node, format!("conversion of {from} to {to}")))
+            }
+            (true, to) => Ok(self.push(ElemOp::ToInt(x, to))),
+            (false, to) => Ok(self.wrapped(x, to)),
+        }
+    }
+
+    /// Wraps a register that may have left the range of `dtype`.
+    fn wrapped(&mut self, register: usize, dtype: DType) -> usize {
+        match dtype {
+            DType::I64 | DType::U64 | DType::Bool => register,
+            _ => self.push(ElemOp::ToInt(register, dtype)),
+        }
+    }
+}

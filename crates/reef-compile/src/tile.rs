@@ -1,0 +1,236 @@
+//! How kernels are cut into blocks.
+//!
+//! The number of blocks of a kernel trades the overhead of a block against the time that compute units idle
+//! at the end of a stage: with overhead o, total time T and c compute units, blocks of `√(10·o·T/c)` lose
+//! least when a tenth of a block is lost at the end. The cut never changes results: kernels sum in an order
+//! that their specification fixes.
+
+use reef_plan::{Isa, Target};
+
+/// Time lost per block: claiming it, setting up, a cold start of the pipeline.
+const BLOCK_OVERHEAD_NS: f64 = 500.0;
+/// Shortest block that is worth it.
+const BLOCK_NS_MIN: f64 = 5_000.0;
+/// Longest block: what a more urgent kernel waits for when it cannot kill.
+const BLOCK_NS_MAX: f64 = 200_000.0;
+/// Bytes per nanosecond of one core that streams through memory.
+const STREAM_BYTES_PER_NS: f64 = 8.0;
+/// Bytes per nanosecond of one core that reads packed weights or activations again.
+const OPERAND_BYTES_PER_NS: f64 = 16.0;
+/// What a core can hold of its operands between blocks.
+const CACHE_BYTES: usize = 512 << 10;
+/// Largest packed operand of a matrix product's block, in bytes of scratch.
+const MATMUL_SCRATCH_BYTES: usize = 256 << 10;
+
+/// Nanoseconds that one compute unit needs for `flops` of a convolution or matrix product.
+pub(crate) fn compute_ns(isa: Isa, flops: f64) -> f64 {
+    let flops_per_ns = if isa == Isa::Portable { 11.0 } else { 90.0 };
+    flops / flops_per_ns
+}
+
+/// Nanoseconds that one compute unit needs to move `bytes` and to do `operations` simple operations on them.
+pub(crate) fn stream_ns(isa: Isa, bytes: f64, operations: f64) -> f64 {
+    let operations_per_ns = if isa == Isa::Portable { 0.7 } else { 4.0 };
+    (bytes / STREAM_BYTES_PER_NS).max(operations / operations_per_ns)
+}
+
+/// Best number of blocks for a kernel that takes `total_ns` on one compute unit.
+pub(crate) fn block_count(target: Target, total_ns: f64) -> usize {
+    let cus = target.cus.max(1);
+    if total_ns < BLOCK_NS_MIN {
+        return 1;
+    }
+    let best = (10.0 * BLOCK_OVERHEAD_NS * total_ns / cus as f64).sqrt().clamp(BLOCK_NS_MIN, BLOCK_NS_MAX);
+    if total_ns < 2.0 * best {
+        return cus.min((total_ns / (BLOCK_NS_MIN / 2.0)) as usize).max(1);
+    }
+    ((total_ns / best / cus as f64).round() as usize).max(1) * cus
+}
+
+/// Units per block when `units` take `total_ns` together; a multiple of `granule` unless that leaves one
+/// block.
+pub(crate) fn split(target: Target, units: usize, total_ns: f64, granule: usize) -> usize {
+    let blocks = block_count(target, total_ns).min(units).max(1);
+    units.div_ceil(blocks).next_multiple_of(granule.max(1)).clamp(1, units.max(1))
+}
+
+/// What the tiling of a convolution depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConvWork {
+    /// Output pixels.
+    pub rows: usize,
+    /// Output channels of a group.
+    pub columns: usize,
+    /// Products summed for an output.
+    pub depth: usize,
+    /// Channel groups.
+    pub groups: usize,
+    /// Bytes of a group's input that an output pixel brings in.
+    pub row_bytes: f64,
+}
+
+/// The tiles of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConvTiles {
+    /// Output pixels of a block.
+    pub rows: usize,
+    /// Output channels of a block.
+    pub columns: usize,
+    /// Whether successive blocks walk over channels first.
+    pub columns_inner: bool,
+}
+
+impl ConvWork {
+    /// Estimated time of the whole kernel on one compute unit.
+    pub fn total_ns(&self, isa: Isa) -> f64 {
+        self.block_ns(isa, self.rows, self.columns) * self.groups as f64
+    }
+
+    /// Time of a block of `rows` by `columns`: arithmetic and operands overlap for the most part.
+    fn block_ns(&self, isa: Isa, rows: usize, columns: usize) -> f64 {
+        let height = isa.tile_rows() as f64;
+        let (full, rest) = (rows / isa.tile_rows(), rows % isa.tile_rows());
+        // A micro-tile loads a row of weights for every depth, as long as a row of products takes; fewer than
+        // three rows leave the arithmetic units waiting.
+        let rest_rows = if rest == 0 { 0.0 } else { rest.max(3) as f64 + 1.0 };
+        let micro_rows = full as f64 * height + rest_rows * height / (height + 1.0);
+        let width = columns.next_multiple_of(isa.panel_width()) as f64;
+        let compute = compute_ns(isa, 2.0 * micro_rows * width * self.depth as f64);
+        let operands =
+            (width * self.depth as f64 * 4.0 + rows as f64 * self.row_bytes) / OPERAND_BYTES_PER_NS;
+        compute.max(operands) + 0.25 * compute.min(operands) + BLOCK_OVERHEAD_NS
+    }
+
+    /// The tiles with the least estimated time for a stage of this kernel alone.
+    pub fn tiles(&self, target: Target) -> ConvTiles {
+        let isa = target.isa;
+        let mut best = (f64::INFINITY, self.rows.max(1), self.columns.next_multiple_of(isa.panel_width()));
+        for columns in cuts(self.columns.div_ceil(isa.panel_width())) {
+            for rows in row_cuts(self.rows, isa) {
+                let score = self.score(target, rows, columns * isa.panel_width());
+                if score < best.0 {
+                    best = (score, rows, columns * isa.panel_width());
+                }
+            }
+        }
+        let (_, rows, columns) = best;
+        let weights = self.columns * self.depth * 4;
+        let inputs = self.rows as f64 * self.row_bytes;
+        let weights_again = self.rows.div_ceil(rows) as f64 * weights as f64;
+        let inputs_again = self.columns.div_ceil(columns) as f64 * inputs;
+        ConvTiles { rows, columns, columns_inner: weights <= CACHE_BYTES || weights_again <= inputs_again }
+    }
+
+    fn score(&self, target: Target, rows: usize, columns: usize) -> f64 {
+        let cus = target.cus.max(1);
+        let (row_tiles, column_tiles) = (self.rows.div_ceil(rows), self.columns.div_ceil(columns));
+        let (last_rows, last_columns) =
+            (self.rows - (row_tiles - 1) * rows, self.columns - (column_tiles - 1) * columns);
+        let ns = |rows, columns| self.block_ns(target.isa, rows, columns);
+        let wide = (column_tiles - 1) as f64;
+        let line = |rows| wide * ns(rows, columns) + ns(rows, last_columns);
+        let total = self.groups as f64 * ((row_tiles - 1) as f64 * line(rows) + line(last_rows));
+        let blocks = row_tiles * column_tiles * self.groups;
+        let (longest, mean) = (ns(rows, columns), total / blocks as f64);
+        let idle = (blocks.next_multiple_of(cus) - blocks) as f64 * mean / cus as f64;
+        let tail = 0.1 * longest + 0.1 * (longest - BLOCK_NS_MAX).max(0.0);
+        (total / cus as f64 + idle).max(longest) + tail
+    }
+}
+
+/// The distinct sizes of even cuts of `units`.
+fn cuts(units: usize) -> Vec<usize> {
+    let mut sizes: Vec<usize> = Vec::new();
+    let mut parts = 1;
+    while parts <= units {
+        let size = units.div_ceil(parts);
+        if sizes.last() != Some(&size) {
+            sizes.push(size);
+        }
+        // The next number of parts that gives a smaller size.
+        parts = if size > 1 { (units.div_ceil(size - 1)).max(parts + 1) } else { units + 1 };
+    }
+    sizes
+}
+
+/// Candidate row tiles: whole micro-tiles, or an even cut into a few.
+fn row_cuts(rows: usize, isa: Isa) -> Vec<usize> {
+    let mut sizes: Vec<usize> =
+        cuts(rows.div_ceil(isa.tile_rows())).into_iter().map(|size| size * isa.tile_rows()).collect();
+    sizes.extend((1..=8).map(|parts| rows.div_ceil(parts)));
+    sizes.iter_mut().for_each(|size| *size = (*size).clamp(1, rows.max(1)));
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    sizes.dedup();
+    sizes
+}
+
+/// Rows and columns of a block of a batched matrix product.
+pub(crate) fn matmul_tiles(
+    target: Target,
+    planes: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    total_ns: f64,
+) -> (usize, usize) {
+    let isa = target.isa;
+    let width_max = (MATMUL_SCRATCH_BYTES / 4 / k.max(1)) / 32 * 32;
+    let mut columns = n.min(width_max.max(32));
+    let wanted = block_count(target, total_ns).div_ceil(planes.max(1));
+    let column_tiles = n.div_ceil(columns);
+    let row_tiles = wanted.div_ceil(column_tiles).clamp(1, m.div_ceil(isa.tile_rows()).max(1));
+    let rows = m.div_ceil(row_tiles).next_multiple_of(isa.tile_rows()).min(m).max(1);
+    let missing = wanted.div_ceil(m.div_ceil(rows) * column_tiles);
+    if missing > 1 {
+        columns = columns.div_ceil(missing).next_multiple_of(isa.panel_width()).min(columns);
+    }
+    (rows, columns.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(cus: usize) -> Target {
+        Target::cpu(Isa::Avx512, cus)
+    }
+
+    #[test]
+    fn small_kernels_fill_the_compute_units_and_no_more() {
+        assert_eq!(block_count(target(2), 2_000.0), 1);
+        assert_eq!(block_count(target(2), 15_000.0), 2);
+        assert_eq!(block_count(target(4), 2_000_000.0) % 4, 0);
+        let blocks = block_count(target(2), 10_000_000.0);
+        assert!((32..=500).contains(&blocks), "{blocks}");
+    }
+
+    #[test]
+    fn cuts_are_even_and_complete() {
+        assert_eq!(cuts(7), [7, 4, 3, 2, 1]);
+        assert_eq!(cuts(1), [1]);
+        assert_eq!(split(target(2), 10, 1e6, 4) % 4, 0);
+        assert_eq!(split(target(2), 3, 1e6, 4), 3);
+    }
+
+    #[test]
+    fn tiles_are_whole_panels_and_avoid_thin_remainders() {
+        for (rows, columns, depth) in [(49, 512, 4608), (12544, 64, 147), (196, 1024, 256), (1, 4096, 25088)]
+        {
+            let work = ConvWork { rows, columns, depth, groups: 1, row_bytes: 4.0 * depth as f64 / 9.0 };
+            let tiles = work.tiles(target(2));
+            assert_eq!(tiles.columns % 32, 0);
+            let last = rows - (rows.div_ceil(tiles.rows) - 1) * tiles.rows;
+            assert!(last * 3 >= tiles.rows, "{rows}: {tiles:?}");
+            let blocks = rows.div_ceil(tiles.rows) * columns.div_ceil(tiles.columns);
+            assert!(blocks >= 4, "{blocks}");
+        }
+    }
+
+    #[test]
+    fn matrix_products_respect_scratch() {
+        let (rows, columns) = matmul_tiles(target(2), 12, 128, 128, 32, 150_000.0);
+        assert_eq!((rows, columns), (128, 128));
+        let (_, columns) = matmul_tiles(target(2), 1, 64, 4096, 4096, 1e6);
+        assert_eq!(columns, 32);
+    }
+}

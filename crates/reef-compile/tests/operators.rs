@@ -1,0 +1,259 @@
+//! Every operator alone: the plan computes what the graph says.
+
+mod common;
+
+use common::{Builder, conv_attrs};
+use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Tensor, Unary};
+
+#[test]
+fn convolutions() {
+    let attrs =
+        |kernel, strides, pads, dilations, groups| ConvAttrs { kernel, strides, pads, dilations, groups };
+    let table = [
+        ([1, 3, 7, 9], 5, attrs([3, 3], [1, 1], [1; 4], [1, 1], 1)),
+        ([3, 4, 8, 5], 6, attrs([3, 2], [2, 1], [0, 1, 2, 0], [1, 2], 2)),
+        ([1, 16, 7, 7], 33, attrs([1, 1], [2, 2], [0; 4], [1, 1], 1)),
+        ([3, 6, 5, 5], 6, attrs([3, 3], [1, 1], [1; 4], [1, 1], 6)),
+        ([1, 6, 9, 6], 12, attrs([5, 3], [2, 2], [2, 1, 2, 1], [1, 1], 6)),
+        ([1, 1, 6, 6], 1, attrs([3, 3], [1, 1], [0; 4], [2, 2], 1)),
+        ([2, 8, 1, 11], 8, attrs([1, 5], [1, 1], [0, 2, 0, 2], [1, 1], 8)),
+        ([2, 40, 1, 1], 70, attrs([1, 1], [1, 1], [0; 4], [1, 1], 1)),
+    ];
+    for (shape, outputs, attrs) in table {
+        let what = format!("{shape:?} to {outputs} by {attrs:?}");
+        let mut builder = Builder::new();
+        let x = builder.input(&shape);
+        let y = builder.conv(x, outputs, attrs);
+        builder.check(&what, &[y]);
+    }
+}
+
+#[test]
+fn products() {
+    type Row<'a> = (&'a [usize], &'a [usize], &'a [usize], bool, bool, bool);
+    let table: [Row<'_>; 9] = [
+        (&[3, 5], &[5, 7], &[3, 7], false, false, true),
+        (&[2, 3, 5], &[7, 5], &[2, 3, 7], false, true, true),
+        (&[5, 3], &[5, 40], &[3, 40], true, false, true),
+        (&[1, 100], &[100, 70], &[1, 70], false, false, true),
+        (&[2, 4, 3, 5], &[2, 4, 5, 6], &[2, 4, 3, 6], false, false, false),
+        (&[2, 4, 5, 3], &[4, 6, 5], &[2, 4, 3, 6], true, true, false),
+        (&[2, 1, 3, 5], &[4, 5, 6], &[2, 4, 3, 6], false, false, true),
+        (&[3, 5], &[2, 5, 6], &[2, 3, 6], false, false, false),
+        (&[13, 17], &[17, 19], &[13, 19], false, false, false),
+    ];
+    for (a_shape, b_shape, shape, trans_a, trans_b, constant) in table {
+        let mut builder = Builder::new();
+        let a = builder.input(a_shape);
+        let b = if constant { builder.constant(b_shape) } else { builder.input(b_shape) };
+        let y = builder.node(Op::MatMul { trans_a, trans_b }, &[a, b], shape);
+        builder.check(&format!("{a_shape:?} by {b_shape:?}"), &[y]);
+    }
+}
+
+#[test]
+fn pools() {
+    for kind in [PoolKind::Max, PoolKind::AvgExcludePad, PoolKind::AvgIncludePad] {
+        for (shape, kernel, strides, pads, out) in [
+            ([1, 3, 7, 9], [2, 2], [2, 2], [0; 4], [3, 4]),
+            ([3, 5, 8, 8], [3, 3], [2, 2], [1, 1, 1, 1], [4, 4]),
+            ([2, 5, 8, 6], [3, 3], [2, 2], [0, 0, 1, 1], [4, 3]),
+            ([1, 5, 6, 6], [3, 3], [2, 2], [0; 4], [3, 3]),
+        ] {
+            let mut builder = Builder::new();
+            let x = builder.input(&shape);
+            let attrs = PoolAttrs { kind, kernel, strides, pads, dilations: [1, 1] };
+            let y = builder.node(Op::Pool(attrs), &[x], &[shape[0], shape[1], out[0], out[1]]);
+            builder.check(&format!("{kind:?} over {shape:?}"), &[y]);
+        }
+    }
+}
+
+#[test]
+fn functions_of_one_element() {
+    use Unary::*;
+    let functions = [
+        Relu,
+        LeakyRelu(0.1),
+        Elu(1.5),
+        Clip(-0.5, 0.5),
+        Sigmoid,
+        HardSigmoid(0.2, 0.4),
+        Silu,
+        HardSwish,
+        Tanh,
+        Gelu,
+        GeluTanh,
+        Erf,
+        Softplus,
+        Exp,
+        Log,
+        Sqrt,
+        Rsqrt,
+        Recip,
+        Square,
+        Abs,
+        Neg,
+        Sign,
+        Floor,
+        Ceil,
+        Round,
+        Sin,
+        Cos,
+    ];
+    for function in functions {
+        let mut builder = Builder::new();
+        let x = builder.input(&[3, 7]);
+        let y = builder.same(Op::Unary(function), &[x]);
+        builder.check(&format!("{function:?}"), &[y]);
+    }
+}
+
+#[test]
+fn integers_and_booleans() {
+    use Binary::*;
+    for function in [Add, Sub, Mul, Div, Max, Min, Equal, Less, LessEqual, Greater, GreaterEqual] {
+        for dtype in [DType::I64, DType::I32, DType::U8, DType::F32, DType::F16] {
+            let mut builder = Builder::new();
+            let (a, b) = (builder.typed_input(dtype, &[4, 1, 3]), builder.typed_input(dtype, &[5, 1]));
+            let out = if function.is_comparison() { DType::Bool } else { dtype };
+            let y = builder.typed_node(Op::Binary(function), &[a, b], out, &[4, 5, 3]);
+            builder.check(&format!("{function:?} of {dtype}"), &[y]);
+        }
+    }
+    for function in [And, Or, Xor] {
+        let mut builder = Builder::new();
+        let (a, b) = (builder.typed_input(DType::Bool, &[4, 3]), builder.typed_input(DType::Bool, &[3]));
+        let y = builder.node(Op::Binary(function), &[a, b], &[4, 3]);
+        let not = builder.same(Op::Unary(Unary::Not), &[y]);
+        builder.check(&format!("{function:?}"), &[y, not]);
+    }
+    for function in [Unary::Abs, Unary::Neg, Unary::Sign, Unary::Relu, Unary::Square, Unary::Clip(-1.0, 2.0)]
+    {
+        let mut builder = Builder::new();
+        let x = builder.typed_input(DType::I64, &[9]);
+        let y = builder.same(Op::Unary(function), &[x]);
+        builder.check(&format!("{function:?} of integers"), &[y]);
+    }
+}
+
+#[test]
+fn conversions() {
+    let types = [DType::F32, DType::F16, DType::I64, DType::I32, DType::U8, DType::Bool];
+    for from in types {
+        for to in types {
+            let mut builder = Builder::new();
+            let x = builder.typed_input(from, &[2, 9]);
+            let y = builder.typed_node(Op::Cast { to }, &[x], to, &[2, 9]);
+            builder.check(&format!("{from} to {to}"), &[y]);
+        }
+    }
+}
+
+#[test]
+fn selections_and_channel_scales() {
+    let mut builder = Builder::new();
+    let condition = builder.typed_input(DType::Bool, &[2, 1, 4]);
+    let (a, b) = (builder.input(&[3, 1]), builder.scalar(-7.0));
+    let y = builder.node(Op::Where, &[condition, a, b], &[2, 3, 4]);
+    builder.check("where", &[y]);
+    for shape in [&[2, 3, 4, 5][..], &[2, 3], &[2, 3, 7]] {
+        let mut builder = Builder::new();
+        let x = builder.input(shape);
+        let (scale, shift) = (builder.constant(&[3]), builder.constant(&[3]));
+        let y = builder.same(Op::ScaleShift, &[x, scale, shift]);
+        builder.check("scale and shift", &[y]);
+    }
+}
+
+#[test]
+fn reductions_and_normalisations() {
+    use Reduce::*;
+    for reduce in [Sum, Mean, Max, Min, Prod, SumSquare] {
+        let table: [(&[usize], bool, &[usize]); 5] = [
+            (&[2, 3], true, &[2, 3, 1, 1]),
+            (&[1], false, &[2, 4, 5]),
+            (&[0, 2], false, &[3, 5]),
+            (&[0, 1, 2, 3], false, &[]),
+            (&[], true, &[2, 3, 4, 5]),
+        ];
+        for (axes, keep_dims, shape) in table {
+            let mut builder = Builder::new();
+            let x = builder.input(&[2, 3, 4, 5]);
+            let op = Op::Reduce { reduce, axes: axes.to_vec(), keep_dims };
+            let y = builder.node(op, &[x], shape);
+            builder.check(&format!("{reduce:?} over {axes:?}"), &[y]);
+        }
+    }
+    for axis in 0..3 {
+        let mut builder = Builder::new();
+        let x = builder.input(&[3, 4, 5]);
+        let (a, b) = (builder.same(Op::Softmax { axis }, &[x]), builder.same(Op::LogSoftmax { axis }, &[x]));
+        let dims = builder.shape(x)[axis..].to_vec();
+        let (scale, shift) = (builder.constant(&dims), builder.constant(&dims));
+        let norm = Op::LayerNorm { axis, epsilon: 1e-5 };
+        let (c, d) = (builder.same(norm.clone(), &[x, scale, shift]), builder.same(norm, &[x, scale]));
+        builder.check(&format!("normalisation of axis {axis}"), &[a, b, c, d]);
+    }
+}
+
+#[test]
+fn movement() {
+    let mut builder = Builder::new();
+    let x = builder.input(&[4, 6, 5]);
+    let y = builder.input(&[4, 2, 5]);
+    let outputs = [
+        builder.node(Op::Concat { axis: 1 }, &[x, y], &[4, 8, 5]),
+        builder.node(Op::Concat { axis: 2 }, &[x, x], &[4, 6, 10]),
+        builder.node(Op::Slice { axis: 1, begin: 1, end: 6, step: 2 }, &[x], &[4, 3, 5]),
+        builder.node(Op::Slice { axis: 0, begin: 3, end: -1, step: -1 }, &[x], &[4, 6, 5]),
+        builder.node(Op::Transpose { perm: vec![2, 0, 1] }, &[x], &[5, 4, 6]),
+        builder.node(Op::Reshape, &[x], &[8, 15]),
+        builder.node(Op::Expand, &[y], &[3, 4, 2, 5]),
+        builder.node(Op::Pad { pads: vec![(1, 0), (0, 2), (1, 1)], value: 2.5 }, &[x], &[5, 8, 7]),
+        x,
+    ];
+    builder.check("movement", &outputs);
+}
+
+#[test]
+fn gathers() {
+    for (axis, picks, shape) in
+        [(0, &[2, 3][..], &[2, 3, 6, 5][..]), (1, &[4], &[4, 4, 5]), (2, &[], &[4, 6])]
+    {
+        let mut builder = Builder::new();
+        let x = builder.input(&[4, 6, 5]);
+        let indices = builder.typed_input(DType::I64, picks);
+        let y = builder.typed_node(Op::Gather { axis }, &[x, indices], DType::F32, shape);
+        builder.check("computed indices", &[y]);
+    }
+    for indices in [&[1i64, 3, -1][..], &[4], &[0, 0, 3], &[-1, -2]] {
+        let mut builder = Builder::new();
+        let x = builder.input(&[4, 6, 5]);
+        let picks = builder.graph.add_const("picks", Tensor::i64([indices.len()], indices));
+        let y = builder.typed_node(Op::Gather { axis: 1 }, &[x, picks], DType::F32, &[4, indices.len(), 5]);
+        builder.check(&format!("indices {indices:?}"), &[y]);
+    }
+}
+
+#[test]
+fn outputs_that_nothing_computes() {
+    let mut builder = Builder::new();
+    let x = builder.input(&[2, 3, 4, 4]);
+    let constant = builder.constant(&[3]);
+    let y = builder.conv(x, 4, conv_attrs(3, 1));
+    let flat = builder.node(Op::Reshape, &[x], &[6, 16]);
+    builder.check("aliases", &[x, constant, y, y, flat]);
+}
+
+#[test]
+fn values_without_elements() {
+    let mut builder = Builder::new();
+    let x = builder.input(&[0, 3]);
+    let y = builder.input(&[2, 3]);
+    let joined = builder.node(Op::Concat { axis: 0 }, &[x, y], &[2, 3]);
+    let sum = builder.node(Op::Reduce { reduce: Reduce::Sum, axes: vec![0], keep_dims: false }, &[x], &[3]);
+    let weights = builder.constant(&[3, 4]);
+    let product = builder.node(Op::MatMul { trans_a: false, trans_b: false }, &[x, weights], &[0, 4]);
+    builder.check("empty values", &[joined, sum, product]);
+}
