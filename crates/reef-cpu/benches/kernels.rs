@@ -2,7 +2,7 @@
 //!
 //! Every shape runs all its blocks many times; the fastest run counts, because other work on the machine only
 //! ever slows one down. REEF_ISA picks the instruction set; all that the machine has by default.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, unused_imports)]
 
 #[path = "../src/context.rs"]
 mod context;

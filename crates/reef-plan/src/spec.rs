@@ -473,18 +473,22 @@ impl KernelSpec {
     pub fn scratch_bytes(&self) -> usize {
         const ELEMENTWISE_CHUNK: usize = 512;
         match self {
-            // The accumulators of one tile between polls, and the addresses of its rows.
-            KernelSpec::Conv(_) => 16 << 10,
+            // The accumulators of a micro-tile between polls, and the addresses of 12 rows' window taps.
+            KernelSpec::Conv(spec) => (2 << 10) + spec.kernel[0] * spec.kernel[1] * 12 * 8,
             KernelSpec::MatMul(spec) => {
                 (16 << 10) + (spec.tile_columns.next_multiple_of(32) + 16) * spec.k * 4
             }
             KernelSpec::Elementwise(spec) => (spec.program.len() + 1) * ELEMENTWISE_CHUNK * 8,
-            KernelSpec::Depthwise(spec) => spec.channels.next_multiple_of(16) * 4,
-            KernelSpec::Pool(spec) => spec.channels.next_multiple_of(16) * 4,
+            // The sums of four pixels.
+            KernelSpec::Depthwise(spec) => 4 * spec.channels.next_multiple_of(16) * 4,
             KernelSpec::Softmax(spec) => spec.axis.extent.next_multiple_of(16) * 4,
-            KernelSpec::Reduce(spec) => spec.tile.next_multiple_of(16) * 4,
+            // A slab of partial results.
+            KernelSpec::Reduce(_) => 256 * 4,
             KernelSpec::LayerNorm(spec) => spec.len.next_multiple_of(16) * 4,
-            KernelSpec::Gather(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => 0,
+            KernelSpec::Pool(_)
+            | KernelSpec::Gather(_)
+            | KernelSpec::Host(_)
+            | KernelSpec::Synthetic(_) => 0,
         }
     }
 

@@ -106,7 +106,7 @@ pub(super) fn erf<V: Vector>(x: V) -> V {
         -2.685_421_2e-2,
         0.112_835_95,
         -0.376_126_27,
-        1.128_379_2,
+        std::f32::consts::FRAC_2_SQRT_PI,
     ];
     // −ln(1 − erf(a)) for 0.96 < a < 4, where erf rounds to 1.
     const FAR: [f32; 9] = [
@@ -136,7 +136,7 @@ pub(super) fn gelu<V: Vector>(x: V) -> V {
 #[inline(always)]
 pub(super) fn gelu_tanh<V: Vector>(x: V) -> V {
     let half = x * x.set(0.5);
-    let inner = (x * x * x.set(0.044_715)).mul_add(x, x) * x.set(0.797_884_56);
+    let inner = (x * x * x.set(0.044_715)).mul_add(x, x) * x.set(0.797_884_6);
     tanh(inner).mul_add(half, half)
 }
 

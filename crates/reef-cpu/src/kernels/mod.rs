@@ -4,6 +4,8 @@
 //! compiled for each. Results depend on the plan and the instruction set, never on which blocks ran where, how
 //! often, or how large they are. Nothing here allocates while it runs, but host kernels.
 #![allow(unsafe_code)]
+// Register arrays are walked by index: counted loops of constant length are what the compiler unrolls.
+#![allow(clippy::needless_range_loop)]
 
 use std::marker::PhantomData;
 
@@ -12,11 +14,44 @@ use reef_plan::{Isa, Kernel, KernelSpec, Plan};
 use crate::context::{BlockContext, BlockEnd};
 use vector::{Leaf, Vector};
 
+/// An expression with `$vector` being the vector type of an instruction set.
+macro_rules! with_vector {
+    ($isa:expr, $vector:ident => $value:expr) => {
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            reef_plan::Isa::Avx512 => {
+                type $vector = $crate::kernels::vector::avx512::F32x16;
+                $value
+            }
+            #[cfg(target_arch = "x86_64")]
+            reef_plan::Isa::Avx2 => {
+                type $vector = $crate::kernels::vector::avx2::F32x8;
+                $value
+            }
+            _ => {
+                type $vector = $crate::kernels::vector::portable::F32x4;
+                $value
+            }
+        }
+    };
+}
+
 mod conv;
+mod depthwise;
+mod elementwise;
 mod epilogue;
+mod layernorm;
 mod math;
+mod matmul;
 mod micro;
+mod nest;
+mod plain;
+mod pool;
+mod reduce;
+mod softmax;
 mod taps;
+#[cfg(test)]
+mod tests;
 mod vector;
 
 /// A kernel made ready for this machine: everything that does not change from task to task.
@@ -31,10 +66,19 @@ pub(crate) trait BlockKernel: Send + Sync {
 
 /// Makes `kernel` of `plan` ready for `isa`, which the machine must have and the plan must be compiled for.
 pub(crate) fn prepare(kernel: &Kernel, plan: &Plan, isa: Isa) -> Box<dyn BlockKernel> {
-    let _ = plan;
+    assert_eq!(isa, plan.target().isa, "the plan is compiled for another instruction set");
     match &kernel.spec {
         KernelSpec::Conv(spec) => conv::prepare(spec, kernel, isa),
-        _ => unreachable!("not there yet"),
+        KernelSpec::Depthwise(spec) => depthwise::prepare(spec, kernel, isa),
+        KernelSpec::MatMul(spec) => matmul::prepare(spec, kernel, isa),
+        KernelSpec::Elementwise(spec) => elementwise::prepare(spec, kernel, isa),
+        KernelSpec::Pool(spec) => pool::prepare(spec, kernel, isa),
+        KernelSpec::Reduce(spec) => reduce::prepare(spec, kernel, isa),
+        KernelSpec::Softmax(spec) => softmax::prepare(spec, kernel, isa),
+        KernelSpec::LayerNorm(spec) => layernorm::prepare(spec, kernel, isa),
+        KernelSpec::Gather(spec) => Box::new(plain::Gather::new(spec, kernel)),
+        KernelSpec::Host(_) => Box::new(plain::Host::new(kernel)),
+        KernelSpec::Synthetic(spec) => Box::new(plain::Synthetic::new(spec, kernel)),
     }
 }
 
@@ -85,13 +129,7 @@ trait VectorKernel: Send + Sync + 'static {
 /// Compiles `kernel` for `isa`.
 fn bind<K: VectorKernel>(kernel: K, isa: Isa) -> Box<dyn BlockKernel> {
     assert!(isa <= best(), "a kernel for {isa} on a machine without it");
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Box::new(On::<vector::avx512::F32x16, K>(kernel, PhantomData)),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Box::new(On::<vector::avx2::F32x8, K>(kernel, PhantomData)),
-        _ => Box::new(On::<vector::portable::F32x4, K>(kernel, PhantomData)),
-    }
+    with_vector!(isa, V => Box::new(On::<V, K>(kernel, PhantomData)))
 }
 
 struct On<V, K>(K, PhantomData<fn() -> V>);

@@ -1,0 +1,215 @@
+//! One instruction of an element-wise program over whole registers.
+
+use reef_graph::{Binary, DType, Unary};
+
+use super::super::vector::{Leaf, Vector};
+use super::convert::wrap;
+
+/// `to[i] = op(a[i], b[i])` of floats, other than comparisons.
+pub(super) struct Zip {
+    pub(super) op: Binary,
+    pub(super) a: *const f32,
+    pub(super) b: *const f32,
+    pub(super) to: *mut f32,
+    pub(super) count: usize,
+}
+
+impl Leaf for Zip {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        macro_rules! each {
+            ($x:ident, $y:ident => $value:expr) => {{
+                let whole = self.count - self.count % V::LANES;
+                // SAFETY: the caller vouches for `count` floats of all three.
+                unsafe {
+                    for at in (0..whole).step_by(V::LANES) {
+                        let ($x, $y) = (V::load(self.a.add(at)), V::load(self.b.add(at)));
+                        $value.store(self.to.add(at));
+                    }
+                    let rest = self.count - whole;
+                    if rest > 0 {
+                        let $x = V::load_part(self.a.add(whole), rest);
+                        let $y = V::load_part(self.b.add(whole), rest);
+                        $value.store_part(self.to.add(whole), rest);
+                    }
+                }
+            }};
+        }
+        match self.op {
+            Binary::Add => each!(x, y => (x + y)),
+            Binary::Sub => each!(x, y => (x - y)),
+            Binary::Mul => each!(x, y => (x * y)),
+            Binary::Div => each!(x, y => (x / y)),
+            Binary::Max => each!(x, y => x.max(y)),
+            Binary::Min => each!(x, y => x.min(y)),
+            Binary::Pow => {
+                for at in 0..self.count {
+                    // SAFETY: as above.
+                    unsafe { self.to.add(at).write((*self.a.add(at)).powf(*self.b.add(at))) };
+                }
+            }
+            _ => unreachable!("comparisons make integers"),
+        }
+    }
+}
+
+/// Everything with an integer register in it, and comparisons: plain loops, compiled for the instruction set.
+pub(super) enum Scalar {
+    /// A comparison of floats.
+    Compare(Binary, *const f32, *const f32),
+    /// A function of two integers.
+    Binary(Binary, *const i64, *const i64),
+    /// A function of one integer.
+    Unary(Unary, *const i64),
+    /// Floats to integers.
+    ToInt(*const f32, DType),
+    /// Integers to integers of another width.
+    Wrap(*const i64, DType),
+    /// Integers where the first is not 0, else others.
+    Where(*const i64, *const i64, *const i64),
+}
+
+/// `to[i] = …` for `count` integers.
+pub(super) struct Integers {
+    pub(super) what: Scalar,
+    pub(super) to: *mut i64,
+    pub(super) count: usize,
+}
+
+impl Leaf for Integers {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        macro_rules! each {
+            ($at:ident => $value:expr) => {
+                for $at in 0..self.count {
+                    // SAFETY: the caller vouches for `count` elements of every operand.
+                    unsafe { self.to.add($at).write($value) };
+                }
+            };
+        }
+        macro_rules! by_op {
+            ($op:expr; $($name:ident: $value:expr;)*) => {
+                match $op {
+                    $(Binary::$name => $value,)*
+                    #[allow(unreachable_patterns)]
+                    _ => unreachable!("not an operator of these registers"),
+                }
+            };
+        }
+        match self.what {
+            Scalar::Compare(op, a, b) => by_op! { op;
+                Equal: each!(i => i64::from(*a.add(i) == *b.add(i)));
+                Less: each!(i => i64::from(*a.add(i) < *b.add(i)));
+                LessEqual: each!(i => i64::from(*a.add(i) <= *b.add(i)));
+                Greater: each!(i => i64::from(*a.add(i) > *b.add(i)));
+                GreaterEqual: each!(i => i64::from(*a.add(i) >= *b.add(i)));
+            },
+            Scalar::Binary(op, a, b) => by_op! { op;
+                Add: each!(i => (*a.add(i)).wrapping_add(*b.add(i)));
+                Sub: each!(i => (*a.add(i)).wrapping_sub(*b.add(i)));
+                Mul: each!(i => (*a.add(i)).wrapping_mul(*b.add(i)));
+                Div: each!(i => quotient(*a.add(i), *b.add(i)));
+                Max: each!(i => (*a.add(i)).max(*b.add(i)));
+                Min: each!(i => (*a.add(i)).min(*b.add(i)));
+                Pow: each!(i => power(*a.add(i), *b.add(i)));
+                Equal: each!(i => i64::from(*a.add(i) == *b.add(i)));
+                Less: each!(i => i64::from(*a.add(i) < *b.add(i)));
+                LessEqual: each!(i => i64::from(*a.add(i) <= *b.add(i)));
+                Greater: each!(i => i64::from(*a.add(i) > *b.add(i)));
+                GreaterEqual: each!(i => i64::from(*a.add(i) >= *b.add(i)));
+                And: each!(i => i64::from((*a.add(i) != 0) & (*b.add(i) != 0)));
+                Or: each!(i => i64::from((*a.add(i) != 0) | (*b.add(i) != 0)));
+                Xor: each!(i => i64::from((*a.add(i) != 0) ^ (*b.add(i) != 0)));
+            },
+            Scalar::Unary(function, a) => each!(i => integer(function, *a.add(i))),
+            Scalar::ToInt(a, DType::Bool) => each!(i => i64::from(*a.add(i) != 0.0)),
+            Scalar::ToInt(a, dtype) => each!(i => wrap(*a.add(i) as i64, dtype)),
+            Scalar::Wrap(a, dtype) => each!(i => wrap(*a.add(i), dtype)),
+            Scalar::Where(c, a, b) => each!(i => if *c.add(i) != 0 { *a.add(i) } else { *b.add(i) }),
+        }
+    }
+}
+
+/// Whether [`integer`] knows the function.
+pub(super) fn has_integer_form(function: Unary) -> bool {
+    use Unary::*;
+    matches!(function, Relu | Clip(..) | Square | Abs | Neg | Sign | Floor | Ceil | Round | Not)
+}
+
+#[inline(always)]
+fn integer(function: Unary, x: i64) -> i64 {
+    match function {
+        Unary::Relu => x.max(0),
+        Unary::Clip(low, high) => x.max(low as i64).min(high as i64),
+        Unary::Square => x.wrapping_mul(x),
+        Unary::Abs => x.wrapping_abs(),
+        Unary::Neg => x.wrapping_neg(),
+        Unary::Sign => x.signum(),
+        Unary::Not => i64::from(x == 0),
+        _ => x,
+    }
+}
+
+/// Truncated; 0 when dividing by 0, which ONNX leaves undefined.
+#[inline(always)]
+fn quotient(a: i64, b: i64) -> i64 {
+    if b == 0 { 0 } else { a.wrapping_div(b) }
+}
+
+/// Wrapped; a negative exponent truncates, as the quotient of 1 does.
+#[inline(always)]
+fn power(base: i64, exponent: i64) -> i64 {
+    match (base, exponent) {
+        (1, _) => 1,
+        (-1, n) => 1 - 2 * (n & 1),
+        (_, n) if n < 0 => 0,
+        (_, n) => base.wrapping_pow(n.min(i64::from(u32::MAX)) as u32),
+    }
+}
+
+/// `to[i] = if condition[i] != 0 { a[i] } else { b[i] }` of floats.
+pub(super) struct Choose {
+    pub(super) condition: *const i64,
+    pub(super) a: *const f32,
+    pub(super) b: *const f32,
+    pub(super) to: *mut f32,
+    pub(super) count: usize,
+}
+
+impl Leaf for Choose {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        for at in 0..self.count {
+            // SAFETY: the caller vouches for `count` elements of every operand.
+            unsafe {
+                let (a, b) = (*self.a.add(at), *self.b.add(at));
+                self.to.add(at).write(if *self.condition.add(at) != 0 { a } else { b });
+            }
+        }
+    }
+}
+
+/// `to[i] = from[i]` as a float.
+pub(super) struct Floats {
+    pub(super) from: *const i64,
+    pub(super) to: *mut f32,
+    pub(super) count: usize,
+}
+
+impl Leaf for Floats {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        for at in 0..self.count {
+            // SAFETY: the caller vouches for `count` elements on both sides.
+            unsafe { self.to.add(at).write(*self.from.add(at) as f32) };
+        }
+    }
+}
