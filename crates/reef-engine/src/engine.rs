@@ -1,19 +1,30 @@
 //! The engine's public face: models in, requests in, answers out.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reef_base::{Clock, ModelKey, MonotonicClock, Nanos, limits};
+use reef_base::{AlignedBytes, Clock, ModelKey, MonotonicClock, Nanos, limits};
 use reef_device::{Capabilities, Device, Scheme};
+use reef_graph::Shape;
 use reef_plan::Plan;
+use reef_sched::SchedOptions;
 
+use crate::check::{self, Wishes};
+use crate::compile::{self, ColdJob};
+use crate::core::{Core, Job};
 use crate::error::{EngineError, InferError, LoadError};
 use crate::future::InferFuture;
 use crate::model::{ModelInfo, ModelSettings, ModelSpec, Queued};
+use crate::plans::{Buffers, PlanEntry};
+use crate::pool::{self, Model};
 use crate::request::{InferRequest, InferResponse};
 use crate::session::{Session, SessionOptions};
-use crate::source::PlanSource;
-use crate::stats::EngineStats;
+use crate::shared::Shared;
+use crate::source::{OnePlan, PlanSource, open_onnx};
+use crate::stats::{EngineStats, ModelStats};
+use crate::threads::Threads;
+use crate::ticket::Ticket;
 use crate::trace::{TraceError, TraceOptions, TraceSummary};
 
 /// How an engine uses its device.
@@ -23,10 +34,11 @@ pub struct EngineOptions {
     pub clock: Arc<dyn Clock>,
     /// Tasks on the board at once, at most the device's slots.
     pub board_slots: usize,
-    /// Best-effort tasks on the board at once: one that runs and the next, so that no compute unit idles between
-    /// them. Under `sequential` it is one.
+    /// Best-effort tasks on the board at once: one that runs and the next, so that no compute unit idles
+    /// between them. Under `sequential` it is one.
     pub best_effort_slots: usize,
-    /// How long the completion thread looks for completions before it sleeps. Zero unless a core is left to it.
+    /// How long the completion thread looks for completions before it sleeps. Zero unless a core is left to
+    /// it.
     pub spin: Nanos,
     /// Requests that may wait for the compilation of plans for new shapes.
     pub compile_queue_len: usize,
@@ -47,45 +59,65 @@ impl Default for EngineOptions {
 /// Serves models on one device. Cheap to clone; the last clone's drop shuts it down at once.
 #[derive(Clone)]
 pub struct Engine {
-    shared: Arc<()>,
+    handle: Arc<Handle>,
+}
+
+/// What the clones of an engine share; dropped with the last of them.
+struct Handle {
+    shared: Arc<Shared>,
+    /// Taken by the shutdown.
+    threads: Mutex<Option<Threads>>,
 }
 
 impl Engine {
-    /// An engine without models on `device`. On a device with virtual time no thread is started: waiting for an
-    /// answer, or [`Engine::step`], makes time pass.
-    pub fn new(_device: Arc<dyn Device>, _options: EngineOptions) -> Result<Engine, EngineError> {
-        Err(EngineError::Options("not built yet".into()))
+    /// An engine without models on `device`. On a device with virtual time no thread is started: waiting for
+    /// an answer, or [`Engine::step`], makes time pass.
+    pub fn new(device: Arc<dyn Device>, options: EngineOptions) -> Result<Engine, EngineError> {
+        let board = sched_options(device.capabilities(), &options)?;
+        let core = Core::new(device.clone(), board);
+        let shared = Arc::new(Shared::new(device, options.clock, core, options.compile_queue_len));
+        let threads = match shared.stepped {
+            true => Threads::default(),
+            false => {
+                shared.device.set_waker(shared.signal.clone());
+                Threads::start(&shared, options.spin)?
+            }
+        };
+        Ok(Engine { handle: Arc::new(Handle { shared, threads: Mutex::new(Some(threads)) }) })
     }
 
     /// Reads, compiles and loads a model on the caller's thread, while other models run.
-    pub fn load(&self, _spec: ModelSpec) -> Result<ModelInfo, LoadError> {
-        Err(LoadError::ShuttingDown)
+    pub fn load(&self, spec: ModelSpec) -> Result<ModelInfo, LoadError> {
+        let ModelSpec { key, source, settings } = spec;
+        let opened = key.clone();
+        pool::load(self.shared(), key, settings, || open_onnx(&opened, &source))
     }
 
     /// Serves one plan as a model: for tests, benchmarks and plans made elsewhere.
     pub fn load_plan(
         &self,
-        _key: ModelKey,
-        _settings: ModelSettings,
-        _plan: Arc<Plan>,
+        key: ModelKey,
+        settings: ModelSettings,
+        plan: Arc<Plan>,
     ) -> Result<ModelInfo, LoadError> {
-        Err(LoadError::ShuttingDown)
+        self.load_source(key, settings, Arc::new(OnePlan::new(plan)))
     }
 
     /// Serves whatever plans `source` makes.
     pub fn load_source(
         &self,
-        _key: ModelKey,
-        _settings: ModelSettings,
-        _source: Arc<dyn PlanSource>,
+        key: ModelKey,
+        settings: ModelSettings,
+        source: Arc<dyn PlanSource>,
     ) -> Result<ModelInfo, LoadError> {
-        Err(LoadError::ShuttingDown)
+        pool::load(self.shared(), key, settings, || Ok(source))
     }
 
-    /// Takes a model out of service: no new requests, queued ones as `queued` says, running ones finish. Returns when
-    /// its last task has ended and its memory is free.
-    pub fn unload(&self, _name: &str, _version: Option<&str>, _queued: Queued) -> Result<(), LoadError> {
-        Err(LoadError::ShuttingDown)
+    /// Takes a model out of service: no new requests, queued ones as `queued` says, running ones finish.
+    /// Returns when its last request has ended; its memory is free then, except for what open sessions still
+    /// hold.
+    pub fn unload(&self, name: &str, version: Option<&str>, queued: Queued) -> Result<(), LoadError> {
+        pool::unload(self.shared(), name, version, queued)
     }
 
     /// Runs a request and blocks until it ends.
@@ -93,80 +125,205 @@ impl Engine {
         self.submit(request)?.wait()
     }
 
-    /// Checks a request, copies its inputs and queues it. Never blocks on the device. A request whose shapes have no
-    /// plan yet waits in the future for its compilation, which happens on a thread of the engine.
-    pub fn submit(&self, _request: &InferRequest<'_>) -> Result<InferFuture, InferError> {
-        Err(InferError::ShuttingDown)
+    /// Checks a request, copies its inputs and queues it. Never blocks on the device. A request whose shapes
+    /// have no plan yet waits in the future for its compilation, which happens on a thread of the engine.
+    pub fn submit(&self, request: &InferRequest<'_>) -> Result<InferFuture, InferError> {
+        let shared = self.shared();
+        let arrival = request.arrival.unwrap_or_else(|| shared.clock.now());
+        if shared.is_closed() {
+            return Err(InferError::ShuttingDown);
+        }
+        let model = shared.registry.find(request.model, request.version)?;
+        let wishes = Wishes {
+            class: request.class,
+            priority: request.priority,
+            timeout: request.timeout,
+            deadline: request.deadline,
+        };
+        let terms = check::terms(&model, wishes)?;
+        let order = check::match_inputs(model.source.inputs(), &request.inputs)?;
+        let wanted = check::match_outputs(model.source.outputs(), request.outputs.as_deref())?;
+        let shapes: Vec<Shape> = order.iter().map(|&index| request.inputs[index].shape.clone()).collect();
+        let ticket = Arc::new(Ticket::new());
+        let (key, class) = (model.key.clone(), terms.class);
+        let deadline = terms.deadline.map(|deadline| arrival + deadline);
+        let queue_until = terms.timeout.map(|timeout| arrival + timeout);
+        let data = order.iter().map(|&index| request.inputs[index].data);
+        let cold = |inputs| {
+            let (model, shapes, ticket) = (model.clone(), shapes.clone(), ticket.clone());
+            ColdJob { model, shapes, inputs, ticket, class, arrival, deadline, queue_until }
+        };
+        match model.plans.find(&shapes) {
+            Some(plan) => {
+                let buffers = filled(&plan, data)?;
+                let (model, key, ticket) = (model.id(), key.clone(), ticket.clone());
+                let job = Job { model, key, plan, ticket, buffers, class, arrival, deadline, queue_until };
+                shared.submit(job).map_err(|(error, _)| error)?;
+            }
+            None => self.submit_cold(&model, cold(data.map(AlignedBytes::copy_from).collect()))?,
+        }
+        let (shared, id) = (shared.clone(), request.id.clone());
+        Ok(InferFuture { shared, ticket, model: key, id, wanted, ended: false })
     }
 
-    /// Buffers and settings for repeated inference without allocation. Compiles the plan if there is none yet.
-    pub fn session(&self, _model: &str, _options: &SessionOptions<'_>) -> Result<Session, InferError> {
-        Err(InferError::ShuttingDown)
+    /// Buffers and settings for repeated inference without allocation. Compiles the plan if there is none
+    /// yet.
+    pub fn session(&self, model: &str, options: &SessionOptions<'_>) -> Result<Session, InferError> {
+        Session::open(self.shared(), model, options)
     }
 
-    /// Every model, by name and version.
+    /// Every model, by name, newest version first.
     pub fn models(&self) -> Vec<ModelInfo> {
-        Vec::new()
+        self.shared().registry.infos()
     }
 
     /// One model; without a version the newest that is ready.
-    pub fn model(&self, _name: &str, _version: Option<&str>) -> Option<ModelInfo> {
-        None
+    pub fn model(&self, name: &str, version: Option<&str>) -> Option<ModelInfo> {
+        self.shared().registry.info(name, version)
     }
 
     /// Whether the engine takes requests: not shutting down, device not poisoned.
     pub fn is_ready(&self) -> bool {
-        false
+        !self.shared().is_closed() && !self.shared().core().poisoned
     }
 
     /// The time on the engine's clock.
     pub fn now(&self) -> Nanos {
-        Nanos::ZERO
+        self.shared().clock.now()
     }
 
     /// What the device can do.
     pub fn capabilities(&self) -> &Capabilities {
-        panic!("not built yet")
+        self.shared().device.capabilities()
     }
 
     /// The device.
     pub fn device(&self) -> &Arc<dyn Device> {
-        panic!("not built yet")
+        &self.shared().device
     }
 
     /// The scheme in force.
     pub fn scheme(&self) -> Scheme {
-        Scheme::Reset
+        self.shared().core().scheme()
     }
 
-    /// Changes the scheme for every later decision. Under `rt-only` best-effort requests are refused; those that are
-    /// queued already wait until the scheme changes again.
-    pub fn set_scheme(&self, _scheme: Scheme) {}
+    /// Changes the scheme for every later decision. Under `rt-only` best-effort requests are refused; those
+    /// that are queued already wait until the scheme changes again.
+    pub fn set_scheme(&self, scheme: Scheme) {
+        self.shared().enter(|core, _, _| core.set_scheme(scheme));
+    }
 
-    /// A snapshot of all statistics.
+    /// A snapshot of all statistics, models by name, newest version first.
     pub fn stats(&self) -> EngineStats {
-        panic!("not built yet")
+        let shared = self.shared();
+        let models = shared.registry.live();
+        let core = shared.core();
+        let known = models.iter().filter_map(|model| Some((model, core.stats(model.id(), &model.key)?)));
+        let counted: Vec<_> = known.collect();
+        let (at, scheme) = (shared.clock.now(), core.scheme());
+        drop(core);
+        let model_stats = |(model, [real_time, best_effort]): (&Arc<Model>, [_; 2])| ModelStats {
+            key: (*model.key).clone(),
+            real_time,
+            best_effort,
+            plans_compiled: model.plans.compiled(),
+        };
+        let models = counted.into_iter().map(model_stats).collect();
+        EngineStats { at, scheme, models, device: shared.device.counters() }
     }
 
     /// Starts recording a timeline.
-    pub fn start_trace(&self, _options: TraceOptions) -> Result<(), TraceError> {
-        Ok(())
+    pub fn start_trace(&self, options: TraceOptions) -> Result<(), TraceError> {
+        self.shared().tracing.start(self.shared(), options)
     }
 
     /// Stops recording and writes the file. [`Engine::shutdown`] does so too.
     pub fn stop_trace(&self) -> Result<TraceSummary, TraceError> {
-        Err(TraceError::State("no trace is being recorded"))
+        self.shared().tracing.stop(self.shared())
     }
 
-    /// On a device with virtual time: lets time pass to the next completion or timer. False when nothing is left to
-    /// do. Real devices need no steps.
+    /// On a device with virtual time: lets time pass to the next event. False when nothing is left to do.
+    /// Real devices need no steps.
     pub fn step(&self) -> bool {
-        false
+        self.shared().stepped && self.shared().step()
     }
 
-    /// Takes no more requests, finishes real-time work, gives best-effort work `drain`, then cancels what is left.
-    /// Returns when everything has ended. Later calls return at once.
-    pub fn shutdown(&self, _drain: Duration) {
-        let _ = &self.shared;
+    /// Takes no more requests, finishes real-time work, gives best-effort work `drain`, then cancels what is
+    /// left. Returns when everything has ended. Later calls return at once.
+    pub fn shutdown(&self, drain: Duration) {
+        self.handle.shutdown(drain);
     }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    /// A request without a plan: compiled for on the engine's thread, or here if it has none.
+    fn submit_cold(&self, model: &Model, job: ColdJob) -> Result<(), InferError> {
+        let class = job.class;
+        if self.shared().stepped {
+            compile::run_cold(self.shared(), job);
+            return Ok(());
+        }
+        self.shared().compile.push(job).inspect_err(|error| {
+            self.shared().core().count_refusal(model.id(), &model.key, class, error);
+        })
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("device", &self.capabilities().name).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    fn shutdown(&self, drain: Duration) {
+        // Held to the end: who comes second returns when everything has ended.
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(threads) = threads.take() else { return };
+        let shared = &self.shared;
+        shared.close();
+        let begin = shared.clock.now();
+        shared.enter(|core, _, _| core.sched.close());
+        shared.wait_until(Nanos::MAX, |core| core.sched.is_real_time_idle());
+        let left = Nanos::from(drain) - (shared.clock.now() - begin);
+        shared.wait_until(left, |core| core.sched.is_idle());
+        shared.enter(|core, _, _| core.sched.abandon_best_effort());
+        shared.wait_until(Nanos::MAX, |core| core.sched.is_idle());
+        threads.stop(shared);
+        if let Err(error @ TraceError::Write { .. }) = shared.tracing.stop(shared) {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shutdown(Duration::ZERO);
+    }
+}
+
+/// How the scheduler may use the device's board.
+fn sched_options(device: &Capabilities, options: &EngineOptions) -> Result<SchedOptions, EngineError> {
+    let fail = |reason: &str| Err(EngineError::Options(reason.into()));
+    let board_slots = options.board_slots.min(device.slots);
+    if board_slots < 2 {
+        return fail("the board needs at least two slots");
+    }
+    if options.best_effort_slots == 0 {
+        return fail("best-effort tasks need at least one slot");
+    }
+    let shared_slots = device.slots.saturating_sub(device.slots_real_time);
+    let best_effort_slots = options.best_effort_slots.min(shared_slots).min(board_slots - 1);
+    Ok(SchedOptions { board_slots, best_effort_slots })
+}
+
+/// Buffers with the inputs in them.
+fn filled<'a>(plan: &PlanEntry, data: impl Iterator<Item = &'a [u8]>) -> Result<Buffers, InferError> {
+    let mut buffers = plan.buffers().ok_or(InferError::DeviceFault)?;
+    for (buffer, data) in buffers.io.inputs.iter_mut().zip(data) {
+        buffer.as_mut_slice().copy_from_slice(data);
+    }
+    Ok(buffers)
 }

@@ -1,7 +1,7 @@
 //! Every way in which the engine says no: starting, loading a model, answering a request.
 //!
-//! Variants are cut by what the caller can do about them; messages name the model, the tensor, the expected and the
-//! received. Nothing here knows of protocols or status codes.
+//! Variants are cut by what the caller can do about them; messages name the model, the tensor, the expected
+//! and the received. Nothing here knows of protocols or status codes.
 
 use std::path::PathBuf;
 

@@ -1,22 +1,29 @@
 //! `reef-engine`: real-time DNN inference to embed.
 //!
-//! Owns the model pool, the life of every request, statistics and the timeline; joins the task-level scheduler with a
-//! device. Does not know which devices exist (one is handed to it), how anything is served, nor any async runtime:
-//! its futures are written by hand.
+//! Owns the model pool, the life of every request, statistics and the timeline; joins the task-level
+//! scheduler with a device. Does not know which devices exist (one is handed to it), how anything is served,
+//! nor any async runtime: its futures are written by hand.
 //!
-//! A request is checked and its inputs copied on the caller's thread ([`Engine::submit`]); the scheduler's state
-//! machine, behind one short mutex, says when it becomes a task; one thread takes completions and timers. Compute
-//! units never take that mutex.
+//! A request is checked and its inputs copied on the caller's thread ([`Engine::submit`]); the scheduler's
+//! state machine, behind one short mutex, says when it becomes a task; one thread takes completions and
+//! timers. Compute units never take that mutex.
 
+mod check;
+mod compile;
+mod core;
 pub mod engine;
 pub mod error;
 pub mod future;
 pub mod model;
 mod plans;
+mod pool;
 pub mod request;
 pub mod session;
+mod shared;
 pub mod source;
 pub mod stats;
+mod threads;
+mod ticket;
 pub mod trace;
 
 pub use engine::{Engine, EngineOptions};

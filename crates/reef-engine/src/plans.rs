@@ -1,9 +1,23 @@
-//! The plans of a model: one per concrete set of input shapes, with the buffers that its requests reuse.
+//! The plans of a model: one per concrete set of input shapes, each with the buffers that its requests reuse.
+//!
+//! A plan is compiled once however many callers ask for it at the same time, never while a lock is held. At
+//! most [`limits::PLANS_PER_MODEL_MAX`] are kept; the least recently used goes first and leaves the device
+//! after its last request, because every request holds its [`PlanEntry`].
 
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use reef_device::Io;
-use reef_plan::IoSpec;
+use reef_base::limits;
+use reef_device::{Device, DeviceError, Io, LoadedPlan};
+use reef_graph::Shape;
+use reef_plan::{IoSpec, Plan};
+
+/// Shapes that could not be compiled and are remembered, so that asking again costs nothing.
+const FAILURES_MAX: usize = 16;
+
+/// Idle buffers that a plan keeps.
+const IDLE_IO_MAX: usize = limits::BOARD_SLOTS_DEFAULT;
 
 /// Buffers of one plan that wait for their next request, and the specifications that describe them.
 #[derive(Debug)]
@@ -14,11 +28,264 @@ pub(crate) struct IoPool {
 }
 
 impl IoPool {
-    /// Keeps `io` for a later request, unless enough are kept already.
-    pub(crate) fn give_back(&self, io: Io) {
+    fn new(plan: &Plan) -> Self {
+        let free = Mutex::new(Vec::with_capacity(IDLE_IO_MAX));
+        IoPool { inputs: plan.inputs().to_vec(), outputs: plan.outputs().to_vec(), free }
+    }
+
+    /// Keeps `io` for a later request, unless enough are kept already or it is elsewhere.
+    fn give_back(&self, io: Io) {
+        if io.inputs.len() != self.inputs.len() || io.outputs.len() != self.outputs.len() {
+            return;
+        }
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < free.capacity() {
+        if free.len() < IDLE_IO_MAX {
             free.push(io);
         }
+    }
+
+    fn take(&self) -> Option<Io> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+}
+
+/// The buffers of one request; they go back to their plan's pool when dropped.
+#[derive(Debug)]
+pub(crate) struct Buffers {
+    /// Empty while the device has them.
+    pub(crate) io: Io,
+    pub(crate) pool: Arc<IoPool>,
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        self.pool.give_back(std::mem::take(&mut self.io));
+    }
+}
+
+/// A plan on the device. Dropping the last reference unloads it.
+pub(crate) struct PlanEntry {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) loaded: LoadedPlan,
+    pub(crate) pool: Arc<IoPool>,
+    /// Its number among the model's plans, for the scheduler.
+    pub(crate) index: u16,
+    device: Arc<dyn Device>,
+    used: AtomicU64,
+}
+
+impl PlanEntry {
+    /// Loads `plan` on the device.
+    fn load(device: &Arc<dyn Device>, plan: Arc<Plan>, index: u16) -> Result<PlanEntry, DeviceError> {
+        let loaded = device.load(plan.clone())?;
+        let pool = Arc::new(IoPool::new(&plan));
+        Ok(PlanEntry { plan, loaded, pool, index, device: device.clone(), used: AtomicU64::new(0) })
+    }
+
+    /// Buffers for one request; `None` if the device gives none.
+    pub(crate) fn buffers(&self) -> Option<Buffers> {
+        let io = self.pool.take().or_else(|| self.device.alloc_io(self.loaded))?;
+        Some(Buffers { io, pool: self.pool.clone() })
+    }
+
+    fn takes(&self, shapes: &[Shape]) -> bool {
+        self.pool.inputs.iter().map(|spec| &spec.shape).eq(shapes)
+    }
+}
+
+impl Drop for PlanEntry {
+    fn drop(&mut self) {
+        self.device.unload(self.loaded);
+    }
+}
+
+impl fmt::Debug for PlanEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlanEntry").field("plan", &self.plan.name()).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no plan for some shapes.
+#[derive(Clone, Debug)]
+pub(crate) enum PlanFailure {
+    /// The model cannot be compiled for them.
+    Compile(String),
+    /// The device could not take the plan.
+    Device(DeviceError),
+}
+
+#[derive(Debug)]
+pub(crate) struct PlanTable {
+    inner: Mutex<Inner>,
+    compiled: Condvar,
+    clock: AtomicU64,
+}
+
+/// One of the model's plan numbers.
+#[derive(Debug)]
+enum Place {
+    Free,
+    /// A plan for it is being loaded.
+    Reserved,
+    Ready(Arc<PlanEntry>),
+}
+
+#[derive(Debug)]
+struct Inner {
+    places: Vec<Place>,
+    compiling: Vec<Vec<Shape>>,
+    failures: Vec<(Vec<Shape>, String)>,
+    compiled: u64,
+}
+
+impl PlanTable {
+    pub(crate) fn new() -> Self {
+        let inner = Inner { places: Vec::new(), compiling: Vec::new(), failures: Vec::new(), compiled: 0 };
+        PlanTable { inner: Mutex::new(inner), compiled: Condvar::new(), clock: AtomicU64::new(0) }
+    }
+
+    /// The plan for these shapes, if it is there. Allocates nothing.
+    pub(crate) fn find(&self, shapes: &[Shape]) -> Option<Arc<PlanEntry>> {
+        let inner = self.lock();
+        let entry = inner.entries().find(|entry| entry.takes(shapes))?;
+        self.touch(entry);
+        Some(entry.clone())
+    }
+
+    /// The plan for these shapes; compiles and loads it, or waits for who does. `on_new` is told the number
+    /// of a plan that was added.
+    pub(crate) fn find_or_make(
+        &self,
+        shapes: &[Shape],
+        device: &Arc<dyn Device>,
+        compile: impl FnOnce() -> Result<Arc<Plan>, String>,
+        on_new: impl FnOnce(u16),
+    ) -> Result<Arc<PlanEntry>, PlanFailure> {
+        let mut inner = self.lock();
+        loop {
+            if let Some(entry) = inner.entries().find(|entry| entry.takes(shapes)) {
+                self.touch(entry);
+                return Ok(entry.clone());
+            }
+            if let Some((_, reason)) = inner.failures.iter().find(|(failed, _)| failed == shapes) {
+                return Err(PlanFailure::Compile(reason.clone()));
+            }
+            if !inner.compiling.iter().any(|other| other == shapes) {
+                break;
+            }
+            inner = self.compiled.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        inner.compiling.push(shapes.to_vec());
+        drop(inner);
+        let _unmark = Unmark { table: self, shapes };
+        let plan = compile().map_err(|reason| {
+            self.remember_failure(shapes, &reason);
+            PlanFailure::Compile(reason)
+        })?;
+        self.insert(plan, device, on_new)
+    }
+
+    /// Every plan that is there.
+    pub(crate) fn entries(&self) -> Vec<Arc<PlanEntry>> {
+        self.lock().entries().cloned().collect()
+    }
+
+    /// Plans compiled so far.
+    pub(crate) fn compiled(&self) -> u64 {
+        self.lock().compiled
+    }
+
+    /// Lets go of every plan.
+    pub(crate) fn clear(&self) {
+        let gone = std::mem::take(&mut self.lock().places);
+        drop(gone);
+    }
+
+    fn insert(
+        &self,
+        plan: Arc<Plan>,
+        device: &Arc<dyn Device>,
+        on_new: impl FnOnce(u16),
+    ) -> Result<Arc<PlanEntry>, PlanFailure> {
+        let Some((index, evicted)) = self.lock().reserve() else {
+            return Err(PlanFailure::Compile("too many plans are being made at once".into()));
+        };
+        drop(evicted);
+        let loaded = PlanEntry::load(device, plan, index).map(Arc::new);
+        let mut inner = self.lock();
+        let place = &mut inner.places[usize::from(index)];
+        match loaded {
+            Ok(entry) => {
+                self.touch(&entry);
+                *place = Place::Ready(entry.clone());
+                inner.compiled += 1;
+                drop(inner);
+                on_new(index);
+                Ok(entry)
+            }
+            Err(error) => {
+                *place = Place::Free;
+                Err(PlanFailure::Device(error))
+            }
+        }
+    }
+
+    fn remember_failure(&self, shapes: &[Shape], reason: &str) {
+        let mut inner = self.lock();
+        if inner.failures.len() >= FAILURES_MAX {
+            inner.failures.remove(0);
+        }
+        inner.failures.push((shapes.to_vec(), reason.to_string()));
+    }
+
+    fn touch(&self, entry: &PlanEntry) {
+        entry.used.store(self.clock.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn entries(&self) -> impl Iterator<Item = &Arc<PlanEntry>> {
+        self.places.iter().filter_map(|place| match place {
+            Place::Ready(entry) => Some(entry),
+            Place::Free | Place::Reserved => None,
+        })
+    }
+
+    /// Reserves a number, and hands out the plan that had to go for it. `None` when all are reserved.
+    fn reserve(&mut self) -> Option<(u16, Option<Arc<PlanEntry>>)> {
+        let free = self.places.iter().position(|place| matches!(place, Place::Free));
+        let index = match free {
+            Some(index) => index,
+            None if self.places.len() < limits::PLANS_PER_MODEL_MAX => {
+                self.places.push(Place::Free);
+                self.places.len() - 1
+            }
+            None => {
+                let oldest = self.entries().min_by_key(|entry| entry.used.load(Ordering::Relaxed))?;
+                usize::from(oldest.index)
+            }
+        };
+        let evicted = match std::mem::replace(&mut self.places[index], Place::Reserved) {
+            Place::Ready(entry) => Some(entry),
+            Place::Free | Place::Reserved => None,
+        };
+        Some((index as u16, evicted))
+    }
+}
+
+/// Takes shapes off the list of those being compiled, whatever came of it, also when compiling panics.
+struct Unmark<'a> {
+    table: &'a PlanTable,
+    shapes: &'a [Shape],
+}
+
+impl Drop for Unmark<'_> {
+    fn drop(&mut self) {
+        self.table.lock().compiling.retain(|other| other != self.shapes);
+        self.table.compiled.notify_all();
     }
 }

@@ -1,13 +1,13 @@
-//! Requests and responses of the in-process API. Requests borrow: inputs are copied once, straight into the buffers
-//! that the device uses. Responses own those buffers and give them back for reuse when dropped.
+//! Requests and responses of the in-process API. Requests borrow: inputs are copied once, straight into the
+//! buffers that the device uses. Responses own those buffers and give them back for reuse when dropped.
 
 use std::sync::Arc;
 
 use reef_base::{Class, ModelKey, Nanos};
-use reef_device::{Io, TaskCounters};
+use reef_device::TaskCounters;
 use reef_graph::{DType, Shape};
 
-use crate::plans::IoPool;
+use crate::plans::Buffers;
 
 /// One input of a request.
 #[derive(Clone, Debug)]
@@ -51,9 +51,11 @@ pub struct InferRequest<'a> {
     pub priority: u32,
     /// Longest time in the queue; `None` for the model's setting.
     pub timeout: Option<Nanos>,
-    /// Time from arrival until the answer is worthless: covers queue and execution. `None`: the model's setting.
+    /// Time from arrival until the answer is worthless: covers queue and execution. `None`: the model's
+    /// setting.
     pub deadline: Option<Nanos>,
-    /// When the request arrived, on the engine's clock; `None` for now. Deadline and total time count from here.
+    /// When the request arrived, on the engine's clock; `None` for now. Deadline and total time count from
+    /// here.
     pub arrival: Option<Nanos>,
 }
 
@@ -124,8 +126,7 @@ pub struct InferResponse {
     pub late: bool,
     /// What it cost.
     pub counters: TaskCounters,
-    pub(crate) io: Io,
-    pub(crate) pool: Arc<IoPool>,
+    pub(crate) buffers: Buffers,
     /// Indices of the outputs wanted; `None` for all.
     pub(crate) wanted: Option<Vec<usize>>,
 }
@@ -133,18 +134,18 @@ pub struct InferResponse {
 impl InferResponse {
     /// Number of outputs.
     pub fn output_count(&self) -> usize {
-        self.wanted.as_ref().map_or(self.pool.outputs.len(), Vec::len)
+        self.wanted.as_ref().map_or(self.buffers.pool.outputs.len(), Vec::len)
     }
 
     /// Output `index` in the order asked for; panics when there is none.
     pub fn output_at(&self, index: usize) -> OutputTensor<'_> {
         let index = self.wanted.as_ref().map_or(index, |wanted| wanted[index]);
-        let spec = &self.pool.outputs[index];
+        let spec = &self.buffers.pool.outputs[index];
         OutputTensor {
             name: &spec.name,
             dtype: spec.dtype,
             shape: &spec.shape,
-            data: self.io.outputs[index].as_slice(),
+            data: self.buffers.io.outputs[index].as_slice(),
         }
     }
 
@@ -156,11 +157,5 @@ impl InferResponse {
     /// The output with this name.
     pub fn output(&self, name: &str) -> Option<OutputTensor<'_>> {
         self.outputs().find(|output| output.name == name)
-    }
-}
-
-impl Drop for InferResponse {
-    fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.io));
     }
 }

@@ -1,11 +1,23 @@
 //! Sessions: repeated inference without allocation, for callers that cannot afford it.
 
-use reef_base::Nanos;
-use reef_graph::Shape;
-use reef_plan::IoSpec;
+use std::fmt;
+use std::sync::Arc;
 
-use crate::error::InferError;
+use reef_base::Nanos;
+use reef_device::TaskCounters;
+use reef_graph::Shape;
+use reef_plan::{IoSpec, Plan};
+
+use crate::check::{self, Terms, Wishes};
+use crate::compile::plan_error;
+use crate::core::Job;
+use crate::error::{InferError, WrongInput};
+use crate::model::TensorInfo;
+use crate::plans::{Buffers, PlanEntry};
+use crate::pool::Model;
 use crate::request::{ClassRequest, OutputTensor, Timings};
+use crate::shared::Shared;
+use crate::ticket::Ticket;
 
 /// What a session asks for; the fields mean what they mean in [`crate::InferRequest`].
 #[derive(Clone, Debug, Default)]
@@ -37,36 +49,137 @@ pub struct RunInfo {
     pub preempted: bool,
     /// Whether it ended after its deadline.
     pub late: bool,
+    /// What it cost.
+    pub counters: TaskCounters,
 }
 
 /// One caller's buffers for one plan, reused by every run; a run allocates nothing.
-#[derive(Debug)]
-pub struct Session {}
+pub struct Session {
+    shared: Arc<Shared>,
+    model: Arc<Model>,
+    plan: Arc<PlanEntry>,
+    ticket: Arc<Ticket>,
+    terms: Terms,
+    /// Away while a run is under way.
+    buffers: Option<Buffers>,
+}
 
 impl Session {
-    /// The model's inputs, in its order.
-    pub fn inputs(&self) -> &[IoSpec] {
-        &[]
+    /// Opens a session; compiles the plan on this thread if there is none yet.
+    pub(crate) fn open(
+        shared: &Arc<Shared>,
+        name: &str,
+        options: &SessionOptions<'_>,
+    ) -> Result<Session, InferError> {
+        let model = shared.registry.find(name, options.version)?;
+        let wishes = Wishes {
+            class: options.class,
+            priority: options.priority,
+            timeout: options.timeout,
+            deadline: options.deadline,
+        };
+        let terms = check::terms(&model, wishes)?;
+        let shapes = concrete_shapes(model.source.inputs(), &options.shapes)?;
+        let plan = model.plan(shared, &shapes).map_err(plan_error)?;
+        let buffers = Some(plan.buffers().ok_or(InferError::DeviceFault)?);
+        let ticket = Arc::new(Ticket::new());
+        Ok(Session { shared: shared.clone(), model, plan, ticket, terms, buffers })
     }
 
-    /// The buffer of input `index`, to be written before a run: dense, row-major, little endian. It keeps what was
-    /// written.
-    pub fn input_mut(&mut self, _index: usize) -> &mut [u8] {
-        &mut []
+    /// The model's inputs, in its order.
+    pub fn inputs(&self) -> &[IoSpec] {
+        &self.plan.pool.inputs
+    }
+
+    /// The buffer of input `index`, to be written before a run: dense, row-major, little endian. It keeps
+    /// what was written.
+    pub fn input_mut(&mut self, index: usize) -> &mut [u8] {
+        let buffers = self.buffers.as_mut().expect("the buffers are back after every run");
+        buffers.io.inputs[index].as_mut_slice()
     }
 
     /// Number of outputs.
     pub fn output_count(&self) -> usize {
-        0
+        self.plan.pool.outputs.len()
     }
 
-    /// Output `index` of the last run; rubbish before the first or after a failed one.
+    /// Output `index` of the last run, in the model's order; rubbish before the first or after a failed one.
     pub fn output(&self, index: usize) -> OutputTensor<'_> {
-        panic!("no output {index}")
+        let spec = &self.plan.pool.outputs[index];
+        let buffers = self.buffers.as_ref().expect("the buffers are back after every run");
+        let data = buffers.io.outputs[index].as_slice();
+        OutputTensor { name: &spec.name, dtype: spec.dtype, shape: &spec.shape, data }
+    }
+
+    /// The plan that the session runs.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan.plan
     }
 
     /// Runs the model once on the inputs, and blocks until it is done.
     pub fn run(&mut self) -> Result<RunInfo, InferError> {
-        Err(InferError::ShuttingDown)
+        self.run_from(self.shared.clock.now())
     }
+
+    /// As [`Session::run`], for a request that arrived earlier: deadline, timeout and total time count from
+    /// `arrival`.
+    pub fn run_from(&mut self, arrival: Nanos) -> Result<RunInfo, InferError> {
+        let buffers = self.buffers.take().expect("the buffers are back after every run");
+        self.ticket.reset();
+        let job = Job {
+            model: self.model.id(),
+            key: self.model.key.clone(),
+            plan: self.plan.clone(),
+            ticket: self.ticket.clone(),
+            buffers,
+            class: self.terms.class,
+            arrival,
+            deadline: self.terms.deadline.map(|deadline| arrival + deadline),
+            queue_until: self.terms.timeout.map(|timeout| arrival + timeout),
+        };
+        if let Err((error, buffers)) = self.shared.submit(job) {
+            self.buffers = Some(buffers);
+            return Err(error);
+        }
+        let finished = self.shared.wait(&self.ticket);
+        match finished.buffers {
+            Some(buffers) => self.buffers = Some(buffers),
+            None => self.buffers = Some(self.plan.buffers().ok_or(InferError::DeviceFault)?),
+        }
+        let record = finished.result?;
+        Ok(RunInfo {
+            timings: record.timings,
+            first_block: record.first_block,
+            all_cus: record.all_cus,
+            preempted: record.preempted,
+            late: record.late,
+            counters: record.counters,
+        })
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("plan", &self.plan)
+            .field("terms", &self.terms)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One shape per input: the given one, or the declared one where nothing is symbolic.
+fn concrete_shapes(inputs: &[TensorInfo], given: &[(&str, Shape)]) -> Result<Vec<Shape>, InferError> {
+    let wrong = |name: &str, problem| InferError::WrongInput { name: name.to_string(), problem };
+    if let Some((name, _)) = given.iter().find(|(name, _)| inputs.iter().all(|info| info.name != *name)) {
+        let known = inputs.iter().map(|info| info.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(wrong(name, WrongInput::Unknown { known }));
+    }
+    let shape_of = |info: &TensorInfo| {
+        let given = given.iter().find(|(name, _)| *name == info.name).map(|(_, shape)| shape.clone());
+        let shape =
+            given.or_else(|| info.fixed_shape()).ok_or_else(|| wrong(&info.name, WrongInput::Missing))?;
+        check::check_shape(info, &shape).map_err(|problem| wrong(&info.name, problem))?;
+        Ok(shape)
+    };
+    inputs.iter().map(shape_of).collect()
 }

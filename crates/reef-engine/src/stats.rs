@@ -1,5 +1,5 @@
-//! Statistics: what a snapshot of the engine contains. Plain sums since the start, so that a scraper can difference
-//! them; no averages.
+//! Statistics: what a snapshot of the engine contains. Plain sums since the start, so that a scraper can
+//! difference them; no averages.
 
 use reef_base::{ModelKey, Nanos};
 use reef_device::{DeviceCounters, Scheme};

@@ -1,0 +1,448 @@
+//! The clock-driven core: the scheduler, the requests in it and their statistics, behind one mutex.
+//!
+//! Every entry takes the mutex, tells the scheduler what happened, does what it then wants ([`Core::pump`]),
+//! lets go, and only then delivers ends to those who wait. Submitters, the completion thread and a
+//! simulator's step all come in this way; compute units never do. Nothing here reads a system clock or waits.
+
+use std::sync::Arc;
+
+use reef_base::{Class, ModelKey, Nanos, TaskId};
+use reef_device::{Completion, Device, Outcome, RejectReason, Scheme};
+use reef_sched::{
+    Action, CancelReason, Cancelled, Ended, ModelId, ModelOptions, Refusal, Request, RequestId, SchedOptions,
+    Scheduler, Usage,
+};
+
+use crate::error::InferError;
+use crate::plans::{Buffers, PlanEntry};
+use crate::request::Timings;
+use crate::stats::{ClassStats, FailureReason};
+use crate::ticket::{Finished, Record, Ticket};
+use crate::trace::{Ring, Span};
+
+/// A request that is ready to be scheduled.
+pub(crate) struct Job {
+    pub(crate) model: ModelId,
+    pub(crate) key: Arc<ModelKey>,
+    pub(crate) plan: Arc<PlanEntry>,
+    pub(crate) ticket: Arc<Ticket>,
+    pub(crate) buffers: Buffers,
+    pub(crate) class: Class,
+    pub(crate) arrival: Nanos,
+    pub(crate) deadline: Option<Nanos>,
+    pub(crate) queue_until: Option<Nanos>,
+}
+
+/// A request in the scheduler.
+struct Pending {
+    id: RequestId,
+    model: ModelId,
+    key: Arc<ModelKey>,
+    plan: Arc<PlanEntry>,
+    ticket: Arc<Ticket>,
+    buffers: Buffers,
+    task: Option<TaskId>,
+    class: Class,
+    arrival: Nanos,
+    queued: Nanos,
+    deadline: Option<Nanos>,
+}
+
+/// An end on its way to who waits for it. Carries the plan out of the lock, where its last reference may go.
+pub(crate) struct Delivery {
+    ticket: Arc<Ticket>,
+    plan: Arc<PlanEntry>,
+    finished: Finished,
+}
+
+impl Delivery {
+    pub(crate) fn deliver(self) {
+        // The plan may be the last one of an unloaded model: let go before anyone hears of the end.
+        drop(self.plan);
+        self.ticket.finish(self.finished);
+    }
+}
+
+pub(crate) struct Core {
+    pub(crate) sched: Scheduler,
+    device: Arc<dyn Device>,
+    scheme: Scheme,
+    /// By the request's slot.
+    pending: Vec<Option<Pending>>,
+    /// By the model's id. Ids are used again, so a job also says which load of which model it means.
+    models: Vec<Option<Arc<ModelKey>>>,
+    /// By the model's id: real-time, best-effort.
+    stats: Vec<[ClassStats; 2]>,
+    best_effort_slots: usize,
+    /// When the thread that keeps the timers will wake up.
+    pub(crate) armed: Nanos,
+    pub(crate) poisoned: bool,
+    pub(crate) trace: Option<Ring>,
+}
+
+impl Core {
+    pub(crate) fn new(device: Arc<dyn Device>, options: SchedOptions) -> Self {
+        let mut core = Core {
+            sched: Scheduler::new(options),
+            scheme: device.scheme(),
+            device,
+            pending: Vec::new(),
+            models: Vec::new(),
+            stats: Vec::new(),
+            best_effort_slots: options.best_effort_slots,
+            armed: Nanos::ZERO,
+            poisoned: false,
+            trace: None,
+        };
+        core.set_scheme(core.scheme);
+        core
+    }
+
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    pub(crate) fn set_scheme(&mut self, scheme: Scheme) {
+        self.scheme = scheme;
+        self.device.set_scheme(scheme);
+        self.sched.set_best_effort_slots(match scheme {
+            Scheme::RtOnly => 0,
+            Scheme::Sequential => 1,
+            Scheme::Concurrent | Scheme::Wait | Scheme::Reset => self.best_effort_slots,
+        });
+    }
+
+    /// Adds a model to the books; `None` when there are too many.
+    pub(crate) fn add_model(&mut self, key: Arc<ModelKey>, options: ModelOptions) -> Option<ModelId> {
+        let id = self.sched.add_model(options)?;
+        if self.stats.len() <= id.index() {
+            self.stats.resize_with(id.index() + 1, Default::default);
+            self.models.resize(id.index() + 1, None);
+        }
+        self.stats[id.index()] = Default::default();
+        self.models[id.index()] = Some(key);
+        let slots = self.sched.capacity().max(self.pending.len());
+        self.pending.resize_with(slots, || None);
+        Some(id)
+    }
+
+    /// Takes a model without requests off the books; false when it has some.
+    pub(crate) fn remove_model(&mut self, id: ModelId) -> bool {
+        let removed = self.sched.remove_model(id);
+        if removed {
+            self.models[id.index()] = None;
+        }
+        removed
+    }
+
+    /// A plan number of a model names another plan from now on.
+    pub(crate) fn reset_plan(&mut self, id: ModelId, key: &Arc<ModelKey>, plan: u16) {
+        if self.knows(id, key) {
+            self.sched.reset_plan(id, plan);
+        }
+    }
+
+    fn knows(&self, id: ModelId, key: &Arc<ModelKey>) -> bool {
+        self.models[id.index()].as_ref().is_some_and(|known| Arc::ptr_eq(known, key))
+    }
+
+    /// A model's sums, with what waits and runs now.
+    pub(crate) fn stats(&self, model: ModelId, key: &Arc<ModelKey>) -> Option<[ClassStats; 2]> {
+        if !self.knows(model, key) {
+            return None;
+        }
+        let mut stats = self.stats[model.index()].clone();
+        for (class, stats) in [Class::real_time(0), Class::BestEffort].into_iter().zip(&mut stats) {
+            stats.queued = self.sched.queued(model, class) as u64;
+            stats.on_board = self.sched.on_board(model, class) as u64;
+        }
+        Some(stats)
+    }
+
+    /// Queues a job. On refusal its buffers come back.
+    #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
+    pub(crate) fn submit(&mut self, now: Nanos, job: Job) -> Result<(), (InferError, Buffers)> {
+        match self.admit(now, &job) {
+            Ok(id) => {
+                job.ticket.set_request(id);
+                let Job { model, key, plan, ticket, buffers, class, arrival, deadline, .. } = job;
+                let (task, queued) = (None, now);
+                self.pending[id.slot()] = Some(Pending {
+                    id,
+                    model,
+                    key,
+                    plan,
+                    ticket,
+                    buffers,
+                    task,
+                    class,
+                    arrival,
+                    queued,
+                    deadline,
+                });
+                Ok(())
+            }
+            Err(error) => {
+                self.count_refusal(job.model, &job.key, job.class, &error);
+                Err((error, job.buffers))
+            }
+        }
+    }
+
+    fn admit(&mut self, now: Nanos, job: &Job) -> Result<RequestId, InferError> {
+        if !self.knows(job.model, &job.key) {
+            return Err(InferError::Unloading((*job.key).clone()));
+        }
+        if job.ticket.is_cancelled() {
+            return Err(InferError::Cancelled);
+        }
+        if self.poisoned {
+            return Err(InferError::DeviceFault);
+        }
+        if self.scheme == Scheme::RtOnly && !job.class.is_real_time() {
+            return Err(InferError::NotServed { scheme: self.scheme, class: job.class });
+        }
+        let request = Request {
+            model: job.model,
+            plan: job.plan.index,
+            class: job.class,
+            arrival: job.arrival,
+            deadline: job.deadline,
+            queue_until: job.queue_until,
+        };
+        let queued = self.sched.queued(job.model, job.class);
+        self.sched.submit(now, request).map_err(|refusal| refused(refusal, &job.key, queued))
+    }
+
+    /// Asks for the end of a ticket's request.
+    pub(crate) fn cancel(&mut self, now: Nanos, ticket: &Ticket, out: &mut Vec<Delivery>) {
+        ticket.set_cancelled();
+        let Some(id) = ticket.request() else { return };
+        if self.sched.cancel(id) == Cancelled::Dropped {
+            self.end_queued(now, id, InferError::Cancelled, out);
+        }
+    }
+
+    /// Does what the scheduler wants until it wants nothing more.
+    pub(crate) fn pump(&mut self, now: Nanos, out: &mut Vec<Delivery>) {
+        while let Some(action) = self.sched.next_action(now) {
+            match action {
+                Action::Start { request, key } => self.start(now, request, key, out),
+                Action::Refuse { request, why } => {
+                    let pending = self.pending[request.slot()].as_ref().expect("a live request is known");
+                    let error = refused(why, &pending.key, 0);
+                    self.end_queued(now, request, error, out);
+                }
+                Action::CancelRunning { request } => {
+                    let task = self.pending[request.slot()].as_ref().and_then(|pending| pending.task);
+                    self.device.cancel(task.expect("a started request has a task"));
+                }
+            }
+        }
+    }
+
+    /// A task has ended on the device.
+    pub(crate) fn complete(&mut self, now: Nanos, completion: Completion, out: &mut Vec<Delivery>) {
+        let id = RequestId(completion.token);
+        let done = completion.outcome == Outcome::Done;
+        let service = completion.first_block.filter(|_| done).map(|first| completion.finished - first);
+        let usage = Usage { cu_time: completion.counters.cu_time, service };
+        let Some(ended) = self.sched.on_complete(now, id, usage) else {
+            tracing::error!(task = completion.task.0, "the device completed an unknown task");
+            return;
+        };
+        let mut pending = self.pending[id.slot()].take().expect("a running request is known");
+        self.poisoned |= completion.outcome == Outcome::DeviceFault;
+        self.count_execution(&pending, &completion);
+        let result = match &completion.outcome {
+            Outcome::Done => Ok(record(&pending, &completion, now)),
+            Outcome::Cancelled => Err(cancelled(&ended)),
+            Outcome::Failed(fault) => Err(InferError::Failed(fault.clone())),
+            Outcome::DeviceFault => Err(InferError::DeviceFault),
+        };
+        match &result {
+            Ok(record) => self.count_success(&pending, record),
+            Err(error) => self.count_failure(pending.model, pending.class, error),
+        }
+        self.trace_end(&pending, Some(&completion), now, result.as_ref().err());
+        pending.buffers.io = completion.io;
+        let finished = Finished { buffers: Some(pending.buffers), result };
+        out.push(Delivery { ticket: pending.ticket, plan: pending.plan, finished });
+    }
+
+    fn start(&mut self, now: Nanos, id: RequestId, key: reef_base::TaskKey, out: &mut Vec<Delivery>) {
+        let pending = self.pending[id.slot()].as_mut().expect("a live request is known");
+        assert_eq!(pending.id, id, "slots and requests agree");
+        let io = std::mem::take(&mut pending.buffers.io);
+        if let Some(trace) = &mut self.trace {
+            trace.label(id.0, &pending.key, &pending.plan.plan);
+        }
+        match self.device.submit(pending.plan.loaded, key, io, id.0) {
+            Ok(task) => pending.task = Some(task),
+            Err(rejected) => {
+                pending.buffers.io = rejected.io;
+                if rejected.why == RejectReason::BoardFull {
+                    return self.sched.on_rejected(now, id);
+                }
+                let error = match rejected.why {
+                    RejectReason::SchemeRefuses => {
+                        InferError::NotServed { scheme: self.device.scheme(), class: pending.class }
+                    }
+                    why => {
+                        tracing::error!(%why, plan = pending.plan.plan.name(), "the device refuses a task");
+                        InferError::DeviceFault
+                    }
+                };
+                self.sched.on_complete(now, id, Usage::default());
+                self.end_queued(now, id, error, out);
+            }
+        }
+    }
+
+    /// Ends a request that has its buffers here and is not in the scheduler any more.
+    fn end_queued(&mut self, now: Nanos, id: RequestId, error: InferError, out: &mut Vec<Delivery>) {
+        let pending = self.pending[id.slot()].take().expect("a live request is known");
+        self.count_failure(pending.model, pending.class, &error);
+        self.trace_end(&pending, None, now, Some(&error));
+        let finished = Finished { buffers: Some(pending.buffers), result: Err(error) };
+        out.push(Delivery { ticket: pending.ticket, plan: pending.plan, finished });
+    }
+
+    fn trace_end(
+        &mut self,
+        pending: &Pending,
+        completion: Option<&Completion>,
+        now: Nanos,
+        error: Option<&InferError>,
+    ) {
+        if let Some(trace) = &mut self.trace {
+            trace.span(Span {
+                token: pending.id.0,
+                model: pending.key.clone(),
+                class: pending.class,
+                arrival: pending.arrival,
+                queued: pending.queued,
+                submitted: completion.map(|completion| completion.submitted),
+                first_block: completion.and_then(|completion| completion.first_block),
+                finished: completion.map(|completion| completion.finished),
+                end: now,
+                error: error.map(ToString::to_string),
+            });
+        }
+    }
+}
+
+/// Statistics.
+impl Core {
+    /// Counts a request that never came to be queued, unless its model has gone meanwhile.
+    pub(crate) fn count_refusal(
+        &mut self,
+        model: ModelId,
+        key: &Arc<ModelKey>,
+        class: Class,
+        error: &InferError,
+    ) {
+        if self.knows(model, key) {
+            self.count_failure(model, class, error);
+        }
+    }
+
+    /// Counts a request that ended without outputs. Mistakes of the caller are not counted.
+    fn count_failure(&mut self, model: ModelId, class: Class, error: &InferError) {
+        let Some(reason) = failure_reason(error) else { return };
+        let stats = self.class_stats(model, class);
+        stats.failures[reason as usize] += 1;
+        stats.deadline_misses += u64::from(reason == FailureReason::Deadline);
+    }
+
+    fn count_success(&mut self, pending: &Pending, record: &Record) {
+        let stats = self.class_stats(pending.model, pending.class);
+        stats.success += 1;
+        stats.compute_input += record.timings.compute_input;
+        stats.queue += record.timings.queue;
+        stats.compute += record.timings.compute;
+        stats.compute_output += record.timings.compute_output;
+        stats.total.record(record.timings.total);
+        stats.deadline_misses += u64::from(record.late);
+    }
+
+    fn count_execution(&mut self, pending: &Pending, completion: &Completion) {
+        let stats = self.class_stats(pending.model, pending.class);
+        let counters = &completion.counters;
+        stats.executions += u64::from(completion.outcome == Outcome::Done);
+        stats.kills_caused += counters.kills_caused;
+        stats.blocks_killed += counters.blocks_killed;
+        stats.wasted += counters.wasted_time;
+        stats.cu_time += counters.cu_time;
+        stats.padding += counters.padding_time;
+        if completion.preempted {
+            let first = completion.first_block.unwrap_or(completion.finished);
+            stats.preempt_latency.record(first - completion.submitted);
+        }
+    }
+
+    fn class_stats(&mut self, model: ModelId, class: Class) -> &mut ClassStats {
+        &mut self.stats[model.index()][usize::from(!class.is_real_time())]
+    }
+}
+
+fn record(pending: &Pending, completion: &Completion, now: Nanos) -> Record {
+    // A task without blocks never starts; it then ended when it started.
+    let first = completion.first_block.unwrap_or(completion.finished);
+    let timings = Timings {
+        arrival: pending.arrival,
+        compute_input: pending.queued - pending.arrival,
+        queue: first - pending.queued,
+        compute: completion.finished - first,
+        compute_output: now - completion.finished,
+        total: now - pending.arrival,
+    };
+    Record {
+        class: pending.class,
+        timings,
+        first_block: first - completion.submitted,
+        all_cus: completion.all_cus.map(|at| at - completion.submitted),
+        preempted: completion.preempted,
+        late: pending.deadline.is_some_and(|deadline| now > deadline),
+        counters: completion.counters,
+    }
+}
+
+fn cancelled(ended: &Ended) -> InferError {
+    match ended.cancel {
+        Some(CancelReason::Deadline) => InferError::DeadlinePassed,
+        Some(CancelReason::ShuttingDown) => InferError::ShuttingDown,
+        Some(CancelReason::Requested) | None => InferError::Cancelled,
+    }
+}
+
+fn refused(refusal: Refusal, key: &ModelKey, queued: usize) -> InferError {
+    match refusal {
+        Refusal::QueueFull => InferError::QueueFull { key: key.clone(), len: queued },
+        Refusal::DeadlinePassed => InferError::DeadlinePassed,
+        Refusal::DeadlineUnreachable { needed, left } => InferError::DeadlineUnreachable { needed, left },
+        Refusal::Timeout => InferError::Timeout,
+        Refusal::Draining => InferError::Unloading(key.clone()),
+        Refusal::ShuttingDown => InferError::ShuttingDown,
+    }
+}
+
+fn failure_reason(error: &InferError) -> Option<FailureReason> {
+    match error {
+        InferError::QueueFull { .. }
+        | InferError::NotServed { .. }
+        | InferError::CompileQueueFull
+        | InferError::Unloading(_)
+        | InferError::ShuttingDown => Some(FailureReason::Rejected),
+        InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => Some(FailureReason::Deadline),
+        InferError::Timeout => Some(FailureReason::Timeout),
+        InferError::Cancelled => Some(FailureReason::Cancelled),
+        InferError::Failed(_) | InferError::DeviceFault => Some(FailureReason::Backend),
+        InferError::UnknownModel(_)
+        | InferError::NotReady(_)
+        | InferError::WrongInput { .. }
+        | InferError::UnknownOutput { .. }
+        | InferError::NotAllowed { .. }
+        | InferError::Shapes(_) => None,
+    }
+}

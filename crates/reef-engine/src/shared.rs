@@ -1,0 +1,221 @@
+//! What every handle and thread of an engine shares, and the one way into the core.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
+
+use reef_base::{Clock, Nanos};
+use reef_device::{Device, Wake};
+
+use crate::compile::CompileQueue;
+use crate::core::{Core, Delivery, Job};
+use crate::error::InferError;
+use crate::plans::Buffers;
+use crate::pool::Registry;
+use crate::ticket::{Finished, Ticket};
+use crate::trace::Tracing;
+
+pub(crate) struct Shared {
+    pub(crate) device: Arc<dyn Device>,
+    pub(crate) clock: Arc<dyn Clock>,
+    core: Mutex<Core>,
+    /// Told after every step while somebody waits for requests to end.
+    idle: Condvar,
+    pub(crate) signal: Arc<Signal>,
+    pub(crate) registry: Registry,
+    pub(crate) compile: CompileQueue,
+    pub(crate) tracing: Tracing,
+    /// Time is virtual: there are no threads, who waits makes it pass.
+    pub(crate) stepped: bool,
+    closed: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        device: Arc<dyn Device>,
+        clock: Arc<dyn Clock>,
+        core: Core,
+        compile_queue_len: usize,
+    ) -> Self {
+        let stepped = device.capabilities().virtual_time;
+        Shared {
+            device,
+            clock,
+            core: Mutex::new(core),
+            idle: Condvar::new(),
+            signal: Arc::new(Signal::default()),
+            registry: Registry::default(),
+            compile: CompileQueue::new(compile_queue_len),
+            tracing: Tracing::default(),
+            stepped,
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Does `event` in the core, then what follows from it, then delivers the ends.
+    pub(crate) fn enter<T>(&self, event: impl FnOnce(&mut Core, Nanos, &mut Vec<Delivery>) -> T) -> T {
+        // Does not allocate until something ends here.
+        let mut out = Vec::new();
+        let result = self.enter_with(&mut out, event);
+        out.drain(..).for_each(Delivery::deliver);
+        result
+    }
+
+    /// As [`Shared::enter`], with the ends left in `out`.
+    pub(crate) fn enter_with<T>(
+        &self,
+        out: &mut Vec<Delivery>,
+        event: impl FnOnce(&mut Core, Nanos, &mut Vec<Delivery>) -> T,
+    ) -> T {
+        let mut core = self.core();
+        let now = self.clock.now();
+        let result = event(&mut core, now, out);
+        core.pump(now, out);
+        let wakeup = core.sched.next_wakeup().unwrap_or(Nanos::MAX);
+        if wakeup < core.armed {
+            core.armed = wakeup;
+            self.signal.wake();
+        }
+        result
+    }
+
+    /// The core, without the rest of [`Shared::enter`]: for looking only.
+    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a job; on refusal its buffers come back.
+    #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
+    pub(crate) fn submit(&self, job: Job) -> Result<(), (InferError, Buffers)> {
+        self.enter(|core, now, _| core.submit(now, job))
+    }
+
+    /// Asks for the end of a ticket's request.
+    pub(crate) fn cancel(&self, ticket: &Ticket) {
+        self.enter(|core, now, out| core.cancel(now, ticket, out));
+    }
+
+    /// Takes every completion that is ready and fires the timers that are due; true if something completed.
+    pub(crate) fn advance(&self, out: &mut Vec<Delivery>) -> bool {
+        let mut progress = false;
+        while let Some(completion) = self.device.try_complete() {
+            progress = true;
+            self.enter_with(out, |core, now, out| core.complete(now, completion, out));
+            out.drain(..).for_each(Delivery::deliver);
+        }
+        self.enter_with(out, |_, _, _| ());
+        progress |= !out.is_empty();
+        out.drain(..).for_each(Delivery::deliver);
+        if progress {
+            self.idle.notify_all();
+        }
+        progress
+    }
+
+    /// Lets virtual time pass to the next event; false when nothing is left to do.
+    pub(crate) fn step(&self) -> bool {
+        let mut out = Vec::new();
+        // Events of the past first: they may start something.
+        let progress = self.advance(&mut out);
+        let progress = self.device.advance() || progress;
+        let progress = self.advance(&mut out) || progress;
+        self.tracing.collect(self);
+        progress
+    }
+
+    /// Blocks until the ticket's request has ended.
+    pub(crate) fn wait(&self, ticket: &Ticket) -> Finished {
+        if !self.stepped {
+            return ticket.take();
+        }
+        loop {
+            if let Some(finished) = ticket.try_take() {
+                return finished;
+            }
+            if !self.step() {
+                // Time stands still, so the end can only be asked for.
+                self.cancel(ticket);
+                let stuck = || Finished { buffers: None, result: Err(InferError::Cancelled) };
+                return ticket.try_take().unwrap_or_else(stuck);
+            }
+        }
+    }
+
+    /// Blocks until `done` says so, at most for `patience` on the engine's clock; says whether it is.
+    pub(crate) fn wait_until(&self, patience: Nanos, done: impl Fn(&Core) -> bool) -> bool {
+        let end = self.clock.now() + patience;
+        loop {
+            let core = self.core();
+            if done(&core) {
+                return true;
+            }
+            let left = end.since(self.clock.now());
+            if left == Nanos::ZERO {
+                return false;
+            }
+            if self.stepped {
+                drop(core);
+                if !self.step() {
+                    return done(&self.core());
+                }
+            } else {
+                // The bound is for ends that nobody tells of, such as a request dropped while it was queued.
+                let pause = Duration::from(left).min(Duration::from_millis(20));
+                drop(self.idle.wait_timeout(core, pause).unwrap_or_else(PoisonError::into_inner));
+            }
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+/// Wakes the completion thread. Compute units call it: one atomic exchange, and a system call only if the
+/// thread was not woken already.
+#[derive(Default)]
+pub(crate) struct Signal {
+    pending: AtomicBool,
+    stop: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl Signal {
+    /// From now on the calling thread is the one that is woken.
+    pub(crate) fn attach(&self) {
+        let _ = self.thread.set(std::thread::current());
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Whether it was woken since the last call.
+    pub(crate) fn take(&self) -> bool {
+        self.pending.swap(false, Ordering::AcqRel)
+    }
+
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
+    }
+}
+
+impl Wake for Signal {
+    fn wake(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The engine's threads: one for completions and timers, one that compiles plans on first use.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use reef_base::Nanos;
+
+use crate::error::EngineError;
+use crate::shared::Shared;
+
+/// Threads to be joined at shutdown.
+#[derive(Debug, Default)]
+pub(crate) struct Threads(Vec<JoinHandle<()>>);
+
+impl Threads {
+    /// Starts the threads. They end after [`Threads::stop`].
+    pub(crate) fn start(shared: &Arc<Shared>, spin: Nanos) -> Result<Threads, EngineError> {
+        let mut threads = Threads::default();
+        let own = shared.clone();
+        threads.spawn("completions", move || completions(&own, spin))?;
+        let own = shared.clone();
+        threads.spawn("compile", move || own.compile.run(&own)).inspect_err(|_| shared.signal.stop())?;
+        Ok(threads)
+    }
+
+    /// Ends the threads and waits for them.
+    pub(crate) fn stop(self, shared: &Shared) {
+        shared.signal.stop();
+        shared.compile.stop();
+        for thread in self.0 {
+            // A foreign waker may drop the last handle on one of these threads.
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("a thread of the engine panicked");
+            }
+        }
+    }
+
+    fn spawn(&mut self, name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<(), EngineError> {
+        let builder = std::thread::Builder::new().name(format!("reef-{name}"));
+        let thread = builder.spawn(run).map_err(|source| EngineError::Thread { thread: name, source })?;
+        self.0.push(thread);
+        Ok(())
+    }
+}
+
+/// Takes completions and fires timers until told to stop.
+fn completions(shared: &Shared, spin: Nanos) {
+    shared.signal.attach();
+    let mut out = Vec::with_capacity(reef_base::limits::BOARD_SLOTS_MAX);
+    let mut spin_until = Nanos::ZERO;
+    while !shared.signal.is_stopped() {
+        shared.signal.take();
+        if shared.advance(&mut out) {
+            spin_until = shared.clock.now() + spin;
+        }
+        let wakeup = arm(shared);
+        let now = shared.clock.now();
+        if shared.signal.is_pending() || wakeup <= now {
+            continue;
+        }
+        if now < spin_until {
+            std::hint::spin_loop();
+        } else if wakeup == Nanos::MAX {
+            std::thread::park();
+        } else {
+            std::thread::park_timeout(Duration::from(wakeup - now));
+        }
+    }
+}
+
+/// Announces how long this thread sleeps: an earlier timer wakes it.
+fn arm(shared: &Shared) -> Nanos {
+    let mut core = shared.core();
+    core.armed = core.sched.next_wakeup().unwrap_or(Nanos::MAX);
+    core.armed
+}

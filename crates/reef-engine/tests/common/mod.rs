@@ -1,0 +1,181 @@
+//! Devices and models for the engine's tests: the virtual-time dummy as it is, and behind a thread that lets
+//! its time pass, so that the engine's own threads are exercised too. Outputs are known without a device.
+#![allow(dead_code, reason = "every test crate uses its own part")]
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use reef_base::{Clock, TaskId, TaskKey};
+use reef_device::dummy::{DummyDevice, DummyOptions};
+use reef_device::{Completion, Event, Io, LoadedPlan, Rejected, Wake};
+use reef_engine::*;
+use reef_plan::{SyntheticStage, Target, synthetic_output, synthetic_plan};
+
+/// The time of a dummy.
+pub struct DummyClock(pub Arc<DummyDevice>);
+
+impl Clock for DummyClock {
+    fn now(&self) -> Nanos {
+        self.0.now()
+    }
+}
+
+/// A dummy whose time passes by itself while it is not held: to the engine it is a real device.
+pub struct LiveDummy {
+    inner: Arc<DummyDevice>,
+    capabilities: Capabilities,
+    held: Arc<(Mutex<bool>, Condvar)>,
+    stop: Arc<AtomicBool>,
+}
+
+impl LiveDummy {
+    pub fn new(options: DummyOptions) -> Arc<LiveDummy> {
+        let inner = Arc::new(DummyDevice::new(options));
+        let capabilities = Capabilities { virtual_time: false, ..inner.capabilities().clone() };
+        let (held, stop) = (Arc::new((Mutex::new(false), Condvar::new())), Arc::new(AtomicBool::new(false)));
+        let live = (inner.clone(), held.clone(), stop.clone());
+        std::thread::spawn(move || {
+            let (inner, held, stop) = live;
+            while !stop.load(Ordering::SeqCst) {
+                let mut wait = held.0.lock().unwrap_or_else(PoisonError::into_inner);
+                while *wait && !stop.load(Ordering::SeqCst) {
+                    wait = held.1.wait(wait).unwrap_or_else(PoisonError::into_inner);
+                }
+                drop(wait);
+                if !inner.advance() {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        Arc::new(LiveDummy { inner, capabilities, held, stop })
+    }
+
+    /// Stops time, or lets it go on.
+    pub fn hold(&self, hold: bool) {
+        *self.held.0.lock().unwrap_or_else(PoisonError::into_inner) = hold;
+        self.held.1.notify_all();
+    }
+
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(DummyClock(self.inner.clone()))
+    }
+}
+
+impl Drop for LiveDummy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.hold(false);
+    }
+}
+
+impl fmt::Debug for LiveDummy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LiveDummy")
+    }
+}
+
+impl Device for LiveDummy {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+    fn scheme(&self) -> Scheme {
+        self.inner.scheme()
+    }
+    fn set_scheme(&self, scheme: Scheme) {
+        self.inner.set_scheme(scheme);
+    }
+    fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
+        self.inner.load(plan)
+    }
+    fn unload(&self, plan: LoadedPlan) {
+        self.inner.unload(plan);
+    }
+    fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
+        self.inner.alloc_io(plan)
+    }
+    fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
+        self.inner.submit(plan, key, io, token)
+    }
+    fn cancel(&self, task: TaskId) {
+        self.inner.cancel(task);
+    }
+    fn try_complete(&self) -> Option<Completion> {
+        self.inner.try_complete()
+    }
+    fn set_waker(&self, waker: Arc<dyn Wake>) {
+        self.inner.set_waker(waker);
+    }
+    fn quiesce(&self, timeout: Duration) -> bool {
+        self.inner.quiesce(timeout)
+    }
+    fn resume(&self) {
+        self.inner.resume();
+    }
+    fn poison(&self, reason: &str) {
+        self.inner.poison(reason);
+    }
+    fn counters(&self) -> DeviceCounters {
+        self.inner.counters()
+    }
+    fn block_times(&self, plan: LoadedPlan) -> Vec<Option<u64>> {
+        self.inner.block_times(plan)
+    }
+    fn record_events(&self, on: bool) {
+        self.inner.record_events(on);
+    }
+    fn drain_events(&self, events: &mut Vec<Event>) -> u64 {
+        self.inner.drain_events(events)
+    }
+}
+
+/// An engine whose time passes in steps.
+pub fn stepped() -> Engine {
+    let device = Arc::new(DummyDevice::new(DummyOptions::default()));
+    let clock: Arc<dyn Clock> = Arc::new(DummyClock(device.clone()));
+    Engine::new(device, EngineOptions { clock, ..EngineOptions::default() }).unwrap()
+}
+
+/// An engine with its threads.
+pub fn live() -> (Engine, Arc<LiveDummy>) {
+    let device = LiveDummy::new(DummyOptions::default());
+    let options = EngineOptions { clock: device.clock(), ..EngineOptions::default() };
+    (Engine::new(device.clone(), options).unwrap(), device)
+}
+
+pub fn key(name: &str) -> ModelKey {
+    ModelKey { name: name.into(), version: "1".into() }
+}
+
+/// A plan of `stages` stages of 4 blocks of 10 µs each.
+pub fn plan(engine: &Engine, name: &str, seed: u64, stages: usize) -> Arc<Plan> {
+    plan_for(engine.capabilities().target, name, seed, stages)
+}
+
+pub fn plan_for(target: Target, name: &str, seed: u64, stages: usize) -> Arc<Plan> {
+    let stage = SyntheticStage { blocks: 4, polls: 10, poll_ns: 1000 };
+    Arc::new(synthetic_plan(name, target, seed, &vec![stage; stages]).unwrap())
+}
+
+/// Loads a synthetic model and returns its plan.
+pub fn load(engine: &Engine, name: &str, settings: ModelSettings, stages: usize) -> Arc<Plan> {
+    let plan = plan(engine, name, name.len() as u64, stages);
+    engine.load_plan(key(name), settings, plan.clone()).unwrap();
+    plan
+}
+
+pub fn real_time(level: u8) -> ModelSettings {
+    ModelSettings::real_time(Level::new(level).unwrap())
+}
+
+/// A request with the one input that synthetic plans have.
+pub fn request<'a>(model: &'a str, data: &'a [u8]) -> InferRequest<'a> {
+    let shape = Shape::from([data.len()]);
+    InferRequest::new(model, vec![InputTensor { name: "x", dtype: DType::U8, shape, data }])
+}
+
+/// Checks an answer bit for bit.
+pub fn assert_exact(plan: &Plan, input: &[u8], response: &InferResponse) {
+    assert_eq!(response.output("y").unwrap().data, synthetic_output(plan, input));
+}
