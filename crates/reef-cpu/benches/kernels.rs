@@ -11,24 +11,41 @@ mod kernels;
 #[path = "../src/sync.rs"]
 mod sync;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use context::{Bases, BlockContext, BlockEnd, Demand, Poll};
 use reef_base::{AlignedBytes, Rng};
-use reef_graph::{DType, Shape, Tensor, Unary};
+use reef_graph::{Binary, DType, PoolKind, Reduce, Shape, Tensor, Unary};
 use reef_plan::{
-    ConvSpec, Cost, Epilogue, IoSpec, Isa, Kernel, KernelSpec, Packing, Place, Plan, PlanParts, Region,
-    Restart, Target, WeightStore,
+    ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, IoSpec, Isa, Kernel,
+    KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, Packing, Place, Plan, PlanParts, PoolSpec, ReduceSpec,
+    Region, Restart, SoftmaxSpec, Target, WeightStore,
 };
 use sync::AtomicU64;
 
-struct Never;
+/// Never wants the compute unit. When it is asked at all (a poll threshold above the word), it measures the
+/// longest time between two polls.
+struct Gaps {
+    last: Cell<Instant>,
+    longest: Cell<Duration>,
+}
 
-impl Demand for Never {
+impl Demand for Gaps {
     fn take(&self) -> bool {
+        let now = Instant::now();
+        self.longest.set(self.longest.get().max(now - self.last.get()));
+        self.last.set(now);
         false
     }
+}
+
+/// What was measured: seconds of the fastest run of all blocks; the longest time between polls, in the run
+/// where it was shortest.
+struct Measured {
+    seconds: f64,
+    poll_us: f64,
 }
 
 /// A kernel with buffers to run on.
@@ -40,11 +57,21 @@ struct Setup {
 }
 
 impl Setup {
-    /// One kernel of `spec` from input 0 (and weights) to output 0, sizes in bytes.
-    fn new(spec: KernelSpec, isa: Isa, input: usize, output: usize, weights: &[(Tensor, Packing)]) -> Setup {
+    /// One kernel of `spec` from input 0 (`reads` are parts of it, in bytes) and weights to output 0.
+    fn new(
+        spec: KernelSpec,
+        isa: Isa,
+        parts: &[usize],
+        output: usize,
+        weights: &[(Tensor, Packing)],
+    ) -> Setup {
+        let input: usize = parts.iter().sum();
         let store = Arc::new(WeightStore::new());
         let weights: Vec<_> = weights.iter().map(|(t, packing)| store.insert(t, *packing)).collect();
-        let mut reads = vec![Region::dense(Place::Input(0), 0, input)];
+        let mut reads = vec![];
+        for (index, bytes) in parts.iter().enumerate() {
+            reads.push(Region::dense(Place::Input(0), parts[..index].iter().sum(), *bytes));
+        }
         for (index, weight) in weights.iter().enumerate() {
             reads.push(Region::dense(Place::Weight(index as u32), 0, weight.bytes));
         }
@@ -77,39 +104,49 @@ impl Setup {
         Setup { plan, input: data, output: AlignedBytes::zeroed(output), scratch }
     }
 
-    /// The fastest run of all blocks, in seconds.
-    fn fastest(&mut self, isa: Isa) -> f64 {
+    /// Runs all blocks many times, with polls as they usually are, then a few times with polls that measure.
+    fn measure(&mut self, isa: Isa) -> Measured {
         let kernel = kernels::prepare(&self.plan.kernels()[0], &self.plan, isa);
-        let packed: Vec<Arc<AlignedBytes>> = self
-            .plan
-            .weights()
-            .iter()
-            .map(|w| self.plan.store().get(w.key, w.packing).expect("packed"))
-            .collect();
+        let store = self.plan.store();
+        let packed: Vec<Arc<AlignedBytes>> =
+            self.plan.weights().iter().map(|w| store.get(w.key, w.packing).expect("packed")).collect();
         let weights: Vec<*const u8> = packed.iter().map(|bytes| bytes.as_ptr()).collect();
-        let (word, cancel) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        let (word, cancel) = (AtomicU64::new(0), AtomicU64::new(0));
         let (inputs, outputs) = ([self.input.as_ptr()], [self.output.as_mut_ptr()]);
-        let context = BlockContext {
-            bases: Bases { inputs: &inputs, outputs: &outputs, arena: std::ptr::null_mut() },
-            weights: &weights,
-            scratch: self.scratch.as_mut_ptr(),
-            poll: Poll { word: &word, threshold: 1, cancel: &cancel, demand: &Never },
-            host: None,
-        };
+        let gaps = Gaps { last: Cell::new(Instant::now()), longest: Cell::default() };
+        let scratch = self.scratch.as_mut_ptr();
         let blocks = self.plan.blocks() as u32;
-        let (start, mut best, mut runs) = (Instant::now(), f64::INFINITY, 0);
-        while runs < 5 || start.elapsed() < Duration::from_millis(250) {
+        // A threshold of 0 concerns nobody; 1 asks `gaps` at every poll.
+        let run_all = |threshold: u64| {
             let begin = Instant::now();
+            gaps.last.set(begin);
             for block in 0..blocks {
+                let context = BlockContext {
+                    bases: Bases { inputs: &inputs, outputs: &outputs, arena: std::ptr::null_mut() },
+                    weights: &weights,
+                    scratch,
+                    poll: Poll { word: &word, threshold, cancel: &cancel, demand: &gaps },
+                    host: None,
+                };
                 // SAFETY: the buffers are those of the plan, and only this thread uses them.
                 #[allow(unsafe_code)]
                 let end = unsafe { kernel.run(&context, block) };
                 assert_eq!(end, BlockEnd::Done);
             }
-            best = best.min(begin.elapsed().as_secs_f64());
+            begin.elapsed().as_secs_f64()
+        };
+        let (start, mut seconds, mut runs) = (Instant::now(), f64::INFINITY, 0);
+        while runs < 5 || start.elapsed() < Duration::from_millis(250) {
+            seconds = run_all(0).min(seconds);
             runs += 1;
         }
-        best
+        let mut poll_us = f64::INFINITY;
+        for _ in 0..20 {
+            gaps.longest.set(Duration::ZERO);
+            run_all(1);
+            poll_us = poll_us.min(gaps.longest.get().as_secs_f64() * 1e6);
+        }
+        Measured { seconds, poll_us }
     }
 }
 
@@ -175,18 +212,185 @@ fn bench_conv(shape: &ConvShape, isa: Isa, tile: [usize; 2]) {
     let input = spec.batch * spec.in_hw[0] * spec.in_hw[1] * spec.in_c * 4;
     let output = spec.rows() * spec.out_c * 4;
     let (rows, depth, columns, blocks) = (spec.rows(), spec.depth(), spec.out_c, spec.blocks());
-    let mut setup =
-        Setup::new(KernelSpec::Conv(spec), isa, input, output, &[(weights, packing), (bias, Packing::Raw)]);
-    let seconds = setup.fastest(isa);
+    let mut setup = Setup::new(
+        KernelSpec::Conv(spec),
+        isa,
+        &[input],
+        output,
+        &[(weights, packing), (bias, Packing::Raw)],
+    );
+    let Measured { seconds, poll_us } = setup.measure(isa);
     let flops = 2.0 * rows as f64 * depth as f64 * columns as f64;
     println!(
-        "{:24} {isa:8} tile {:4}x{:<4} {blocks:5} blocks of {:6.1} us {:7.1} GFLOP/s {:6.1} GB/s",
+        "{:24} {isa:8} tile {:4}x{:<4} {blocks:5} blocks of {:6.1} us {:7.1} GFLOP/s {:5.1} GB/s, poll {:4.1} us",
         shape.0,
         tile[0],
         tile[1],
         seconds / blocks as f64 * 1e6,
         flops / seconds / 1e9,
         (depth * columns * 4) as f64 / seconds / 1e9,
+        poll_us,
+    );
+}
+
+/// A kernel that is bound by memory: its name, what it computes, bytes of its inputs and of its output.
+type Mover = (&'static str, KernelSpec, Vec<usize>, usize);
+
+fn elementwise(
+    dims: &[usize],
+    inputs: &[&[isize]],
+    program: &[ElemOp],
+    tile: usize,
+) -> (KernelSpec, Vec<usize>, usize) {
+    let extent = |strides: &[isize]| {
+        let last: isize = strides.iter().zip(dims).map(|(s, d)| s * (*d as isize - 1)).sum();
+        (last as usize + 1) * 4
+    };
+    let mut out_strides = vec![1; dims.len()];
+    for axis in (1..dims.len()).rev() {
+        out_strides[axis - 1] = out_strides[axis] * dims[axis];
+    }
+    let input = |strides: &&[isize]| ElemInput { dtype: DType::F32, offset: 0, strides: strides.to_vec() };
+    let spec = ElementwiseSpec {
+        dims: dims.to_vec(),
+        inputs: inputs.iter().map(input).collect(),
+        program: program.to_vec(),
+        out_dtype: DType::F32,
+        out_strides,
+        tile,
+    };
+    let bytes = spec.elements() * 4;
+    (KernelSpec::Elementwise(spec), inputs.iter().map(|strides| extent(strides)).collect(), bytes)
+}
+
+fn movers() -> Vec<Mover> {
+    let mut movers = vec![];
+    let mut add = |name, (spec, inputs, output): (KernelSpec, Vec<usize>, usize)| {
+        movers.push((name, spec, inputs, output));
+    };
+    let (load, unary) = (ElemOp::Load, |function, a| ElemOp::Unary(function, a));
+    let sum_relu = [load(0), load(1), ElemOp::Binary(Binary::Add, 0, 1), unary(Unary::Relu, 2)];
+    add("add+relu 56x56x256", elementwise(&[3136, 256], &[&[256, 1], &[256, 1]], &sum_relu, 16384));
+    let affine = [
+        load(0),
+        load(1),
+        ElemOp::Binary(Binary::Mul, 0, 1),
+        load(2),
+        ElemOp::Binary(Binary::Add, 2, 3),
+        unary(Unary::Relu, 4),
+    ];
+    add("affine+relu 28x28x512", elementwise(&[784, 512], &[&[512, 1], &[0, 1], &[0, 1]], &affine, 16384));
+    add("affine+relu 112x112x64", elementwise(&[12544, 64], &[&[64, 1], &[0, 1], &[0, 1]], &affine, 16384));
+    for (name, function) in [
+        ("gelu 128x1536", Unary::Gelu),
+        ("tanh 128x1536", Unary::Tanh),
+        ("exp 128x1536", Unary::Exp),
+        ("log 128x1536", Unary::Log),
+        ("silu 128x1536", Unary::Silu),
+        ("sin 128x1536", Unary::Sin),
+    ] {
+        add(name, elementwise(&[128 * 1536], &[&[1]], &[load(0), unary(function, 0)], 16384));
+    }
+    add("nchw->nhwc 3x224x224", elementwise(&[50176, 3], &[&[1, 50176]], &[load(0)], 16384));
+    add("nchw->nhwc 512x7x7", elementwise(&[49, 512], &[&[1, 49]], &[load(0)], 8192));
+    add("nhwc->nchw 56x56x256", elementwise(&[256, 3136], &[&[1, 256]], &[load(0)], 16384));
+    add("heads 128x12x32", elementwise(&[12, 128, 32], &[&[32, 384, 1]], &[load(0)], 16384));
+    let pool = |kind, side: usize, out: usize, channels, kernel, stride, tile_rows| {
+        let spec = PoolSpec {
+            kind,
+            batch: 1,
+            channels,
+            in_hw: [side, side],
+            in_pixel_stride: channels,
+            out_hw: [out, out],
+            out_pixel_stride: channels,
+            kernel: [kernel, kernel],
+            strides: [stride, stride],
+            pads: [0, 0, 0, 0],
+            dilations: [1, 1],
+            tile_rows,
+        };
+        (KernelSpec::Pool(spec), vec![side * side * channels * 4], out * out * channels * 4)
+    };
+    add("maxpool 3/2 112x112x64", pool(PoolKind::Max, 112, 55, 64, 3, 2, 4));
+    add("avgpool 7 7x7x2048", pool(PoolKind::AvgExcludePad, 7, 1, 2048, 7, 1, 1));
+    add("avgpool 112 112x112x64", pool(PoolKind::AvgExcludePad, 112, 1, 64, 112, 1, 1));
+    let axis = |extent, stride| LoopDim { extent, in_stride: stride, out_stride: stride };
+    let softmax =
+        |rows, len| SoftmaxSpec { rows: vec![axis(rows, len)], axis: axis(len, 1), log: false, tile: 64 };
+    add("softmax 1536x128", (KernelSpec::Softmax(softmax(1536, 128)), vec![786_432], 786_432));
+    add("softmax 16x30000", (KernelSpec::Softmax(softmax(16, 30_000)), vec![1_920_000], 1_920_000));
+    let norm = LayerNormSpec { rows: 128, len: 384, epsilon: 1e-5, shift: true, residual: true, tile: 32 };
+    let bytes = 128 * 384 * 4;
+    add("layernorm 128x384", (KernelSpec::LayerNorm(norm), vec![bytes, 1536, 1536, bytes], bytes));
+    let window = DepthwiseSpec {
+        batch: 1,
+        channels: 144,
+        in_hw: [56, 56],
+        in_pixel_stride: 144,
+        out_hw: [56, 56],
+        out_pixel_stride: 144,
+        kernel: [3, 3],
+        strides: [1, 1],
+        pads: [1, 1],
+        dilations: [1, 1],
+        epilogue: Epilogue { bias: true, residual_pixel_stride: None, activation: Some(Unary::Relu) },
+        tile_rows: 4,
+    };
+    let bytes = 56 * 56 * 144 * 4;
+    add("depthwise 3x3 56x56x144", (KernelSpec::Depthwise(window), vec![bytes, 9 * 576, 576], bytes));
+    let sum = ReduceSpec {
+        reduce: Reduce::Mean,
+        kept: vec![LoopDim { extent: 2048, in_stride: 1, out_stride: 1 }],
+        reduced: vec![LoopDim { extent: 49, in_stride: 2048, out_stride: 0 }],
+        tile: 512,
+    };
+    add("mean 49x2048", (KernelSpec::Reduce(sum), vec![49 * 8192], 8192));
+    movers
+}
+
+fn bench_mover((name, spec, inputs, output): &Mover, isa: Isa) {
+    let blocks = spec.blocks();
+    let bytes = inputs.iter().sum::<usize>() + output;
+    let Measured { seconds, poll_us } = Setup::new(spec.clone(), isa, inputs, *output, &[]).measure(isa);
+    println!(
+        "{name:24} {isa:8} {blocks:5} blocks of {:6.1} us {:6.2} ns/element {:5.1} GB/s, poll {poll_us:4.1} us",
+        seconds / blocks as f64 * 1e6,
+        seconds * 1e9 / (output / 4) as f64,
+        bytes as f64 / seconds / 1e9,
+    );
+}
+
+/// Attention's products: batch, m, n, k, b transposed.
+const PRODUCTS: &[(usize, usize, usize, usize, bool)] = &[
+    (12, 128, 128, 32, true),
+    (12, 128, 32, 128, false),
+    (12, 512, 512, 64, true),
+    (1, 256, 256, 256, false),
+];
+
+fn bench_product(&(batch, m, n, k, trans_b): &(usize, usize, usize, usize, bool), isa: Isa) {
+    let spec = MatMulSpec {
+        batch: vec![[batch, m * k, n * k, m * n]],
+        m,
+        n,
+        k,
+        a_strides: [k, 1],
+        b_strides: if trans_b { [1, k] } else { [n, 1] },
+        c_row_stride: n,
+        alpha: 1.0,
+        tile_rows: m,
+        tile_columns: n.min(128),
+    };
+    let blocks = spec.blocks();
+    let bytes = [batch * m * k * 4, batch * n * k * 4];
+    let mut setup = Setup::new(KernelSpec::MatMul(spec), isa, &bytes, batch * m * n * 4, &[]);
+    let Measured { seconds, poll_us } = setup.measure(isa);
+    println!(
+        "{:24} {isa:8} {blocks:5} blocks of {:6.1} us {:7.1} GFLOP/s, poll {poll_us:4.1} us",
+        format!("product {batch}x{m}x{n}x{k}"),
+        seconds / blocks as f64 * 1e6,
+        2.0 * (batch * m * n * k) as f64 / seconds / 1e9,
     );
 }
 
@@ -218,9 +422,9 @@ fn main() {
             } else {
                 &[[48, 64]]
             };
-            for tile in tiles {
-                bench_conv(shape, isa, *tile);
-            }
+            tiles.iter().for_each(|tile| bench_conv(shape, isa, *tile));
         }
+        PRODUCTS.iter().filter(|_| "product".contains(&filter)).for_each(|shape| bench_product(shape, isa));
+        movers().iter().filter(|mover| mover.0.contains(&filter)).for_each(|mover| bench_mover(mover, isa));
     }
 }

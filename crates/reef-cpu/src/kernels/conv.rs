@@ -144,10 +144,10 @@ impl Conv {
         (rows, vectors): (usize, usize),
         weights: *const f32,
     ) -> bool {
-        let width = self.spec.panel_width;
+        let (width, steps) = (self.spec.panel_width, micro::steps_at_once::<V>(vectors));
         let mut chunk = Chunk {
             addresses: operands.table,
-            segments: (V::STEPS / segments.len).clamp(1, segments.count),
+            segments: (steps / segments.len).clamp(1, segments.count),
             offset: 0,
             len: segments.len,
             weights,
@@ -156,7 +156,7 @@ impl Conv {
             first: true,
         };
         // Long runs are cut into equal parts, short ones taken several at a time.
-        let parts = segments.len.div_ceil(V::STEPS);
+        let parts = segments.len.div_ceil(steps);
         let part = segments.len.div_ceil(parts.max(1));
         let mut segment = 0;
         while segment < segments.count {

@@ -72,6 +72,7 @@ impl Depthwise {
             && right < spec.in_hw[1] + spec.pads[1]
     }
 
+    /// Makes some pixels of an output line, some channels of them.
     unsafe fn pixels<V: Vector>(
         &self,
         context: &BlockContext<'_>,
@@ -80,47 +81,8 @@ impl Depthwise {
         (channel, channels): (usize, usize),
     ) {
         let spec = &self.spec;
-        let (image, y) = (line / spec.out_hw[0], line % spec.out_hw[0]);
-        let [tops, lefts] = [0, 1].map(|axis| {
-            let at = if axis == 0 { y } else { x };
-            window_taps(
-                at * spec.strides[axis],
-                spec.pads[axis],
-                spec.kernel[axis],
-                spec.dilations[axis],
-                spec.in_hw[axis],
-            )
-        });
-        let acc = context.scratch.cast::<f32>();
-        let acc_stride = channels.next_multiple_of(V::LANES);
-        let in_y = y * spec.strides[0] + tops.0 * spec.dilations[0];
-        let in_x = x * spec.strides[1] + lefts.0 * spec.dilations[1];
-        // A window without a tap inside the image reads nothing; its corner may lie outside.
-        let corner = ((image * spec.in_hw[0] + in_y).wrapping_sub(spec.pads[0]))
-            .wrapping_mul(spec.in_hw[1])
-            .wrapping_add(in_x)
-            .wrapping_sub(spec.pads[1]);
-        let window = Window {
-            x: context
-                .read_ptr(&self.x)
-                .cast::<f32>()
-                .wrapping_add(corner.wrapping_mul(spec.in_pixel_stride))
-                .wrapping_add(channel),
-            weights: context
-                .read_ptr(&self.weights)
-                .cast::<f32>()
-                .wrapping_add((tops.0 * spec.kernel[1] + lefts.0) * spec.channels + channel),
-            taps: [tops.1 - tops.0, lefts.1 - lefts.0],
-            x_strides: [
-                spec.dilations[0] * spec.in_hw[1] * spec.in_pixel_stride,
-                spec.dilations[1] * spec.in_pixel_stride,
-                spec.strides[1] * spec.in_pixel_stride,
-            ],
-            weight_strides: [spec.kernel[1] * spec.channels, spec.channels],
-            channels,
-            acc,
-            acc_stride,
-        };
+        // SAFETY: passed on from the caller.
+        let window = unsafe { self.window::<V>(context, [line, x], (channel, channels)) };
         let at = |region: &Option<Region>, offset: usize| {
             region.as_ref().map_or(std::ptr::null(), |region| {
                 context.read_ptr(region).cast::<f32>().wrapping_add(offset)
@@ -136,8 +98,8 @@ impl Depthwise {
                 _ => V::enter(Sums::<1>(&window)),
             }
             epilogue::store::<V>(&Store {
-                acc,
-                acc_stride,
+                acc: window.acc,
+                acc_stride: window.acc_stride,
                 rows: pixels,
                 columns: channels,
                 bias: at(&self.bias, channel),
@@ -148,6 +110,48 @@ impl Depthwise {
                 alpha: 1.0,
                 activation: spec.epilogue.activation,
             });
+        }
+    }
+
+    /// The windows of the pixels from `x` on in an output line, all of which have the same taps.
+    unsafe fn window<V: Vector>(
+        &self,
+        context: &BlockContext<'_>,
+        [line, x]: [usize; 2],
+        (channel, channels): (usize, usize),
+    ) -> Window {
+        let spec = &self.spec;
+        let (image, y) = (line / spec.out_hw[0], line % spec.out_hw[0]);
+        let [down, across] = [(0, y), (1, x)].map(|(axis, at)| {
+            let (pad, taps) = (spec.pads[axis], spec.kernel[axis]);
+            window_taps(at * spec.strides[axis], pad, taps, spec.dilations[axis], spec.in_hw[axis])
+        });
+        let in_y = y * spec.strides[0] + down.0 * spec.dilations[0];
+        let in_x = x * spec.strides[1] + across.0 * spec.dilations[1];
+        // A window without a tap inside the image reads nothing; its corner may lie outside.
+        let corner = (image * spec.in_hw[0] + in_y)
+            .wrapping_sub(spec.pads[0])
+            .wrapping_mul(spec.in_hw[1])
+            .wrapping_add(in_x)
+            .wrapping_sub(spec.pads[1]);
+        let first_weight = (down.0 * spec.kernel[1] + across.0) * spec.channels + channel;
+        Window {
+            x: context
+                .read_ptr(&self.x)
+                .cast::<f32>()
+                .wrapping_add(corner.wrapping_mul(spec.in_pixel_stride))
+                .wrapping_add(channel),
+            weights: context.read_ptr(&self.weights).cast::<f32>().wrapping_add(first_weight),
+            taps: [down.1 - down.0, across.1 - across.0],
+            x_strides: [
+                spec.dilations[0] * spec.in_hw[1] * spec.in_pixel_stride,
+                spec.dilations[1] * spec.in_pixel_stride,
+                spec.strides[1] * spec.in_pixel_stride,
+            ],
+            weight_strides: [spec.kernel[1] * spec.channels, spec.channels],
+            channels,
+            acc: context.scratch.cast(),
+            acc_stride: channels.next_multiple_of(V::LANES),
         }
     }
 }

@@ -155,7 +155,8 @@ impl MatMul {
         let mut column = 0;
         while column < tile.columns {
             let vectors = micro::vectors_at_once::<V>(rows, tile.columns - column);
-            for offset in (0..k).step_by(V::STEPS) {
+            let steps = micro::steps_at_once::<V>(vectors);
+            for offset in (0..k).step_by(steps) {
                 if context.poll.stop() {
                     return false;
                 }
@@ -165,7 +166,7 @@ impl MatMul {
                         addresses: operands.table,
                         segments: 1,
                         offset,
-                        len: V::STEPS.min(k - offset),
+                        len: steps.min(k - offset),
                         weights: operands.panels.add(column * k + offset * width),
                         panel_stride: k * width,
                         acc: operands.acc,

@@ -75,6 +75,13 @@ pub(super) fn vectors_at_once<V: Vector>(rows: usize, columns: usize) -> usize {
     }
 }
 
+/// Steps between polls of a micro-tile of so many vectors: the wide ones, which have few rows, are bound by how
+/// fast the weights arrive.
+#[inline(always)]
+pub(super) fn steps_at_once<V: Vector>(vectors: usize) -> usize {
+    if vectors > PANEL_VECTORS { V::STEPS / 2 } else { V::STEPS }
+}
+
 struct Micro<'a, const ROWS: usize, const VECTORS: usize>(&'a Chunk);
 
 impl<const ROWS: usize, const VECTORS: usize> Leaf for Micro<'_, ROWS, VECTORS> {

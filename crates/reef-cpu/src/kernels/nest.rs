@@ -98,18 +98,26 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    /// The piece that starts at flat index `at` and ends at `end` or earlier: a part of a line of up to
-    /// `columns_max`, or, at the start of a line that is no longer than that, up to `elements_max / line`
-    /// whole lines.
-    pub(super) fn next(nest: &Nest, at: usize, end: usize, elements_max: usize, columns_max: usize) -> Piece {
+    /// The piece that starts at flat index `at` and ends at `end` or earlier: up to `lines_max` whole lines at
+    /// the start of a line that is no longer than `columns_max`, else a part of a line of up to `columns_max`.
+    pub(super) fn next(nest: &Nest, at: usize, end: usize, lines_max: usize, columns_max: usize) -> Piece {
         let length = nest.line();
         let (line, column) = (at / length, at % length);
         let left = end - at;
         if column == 0 && left >= length && length <= columns_max {
-            let lines = (left / length).min(elements_max / length).max(1);
-            return Piece { line, lines, column, columns: length };
+            return Piece { line, lines: (left / length).min(lines_max), column, columns: length };
         }
         Piece { line, lines: 1, column, columns: left.min(length - column).min(columns_max) }
+    }
+
+    /// The same lines' columns in parts of up to `columns_max`.
+    pub(super) fn columns_by(self, columns_max: usize) -> impl Iterator<Item = Piece> {
+        let parts = (0..self.columns).step_by(columns_max);
+        parts.map(move |first| Piece {
+            column: self.column + first,
+            columns: columns_max.min(self.columns - first),
+            ..self
+        })
     }
 
     /// Number of elements.

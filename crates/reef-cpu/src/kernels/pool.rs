@@ -20,7 +20,7 @@ struct Pool {
 }
 
 /// Elements read between polls, roughly.
-const WORK_MAX: usize = 64 << 10;
+const WORK_MAX: usize = 24 << 10;
 
 impl VectorKernel for Pool {
     #[inline(always)]

@@ -24,9 +24,10 @@ const CHUNK: usize = 512;
 /// Bytes of a register, of either kind.
 const REGISTER_BYTES: usize = CHUNK * 8;
 
-/// Elements and columns of one step of a copy.
+/// Elements of one step of a copy, and the lines that it takes at least, if there are so many: as many 4-byte
+/// elements as share a cache line when it is the lines that are neighbours in memory.
 const COPY_ELEMENTS: usize = 4096;
-const COPY_COLUMNS: usize = 1024;
+const COPY_LINES: usize = 16;
 
 /// Makes an element-wise kernel ready.
 pub(super) fn prepare(spec: &ElementwiseSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {
@@ -136,10 +137,14 @@ impl VectorKernel for Elementwise {
     unsafe fn run_block<V: Vector>(&self, context: &BlockContext<'_>, block: usize) -> BlockEnd {
         let first = block * self.tile;
         let end = (first + self.tile).min(self.elements);
+        let line = self.nest.line();
+        let (lines, columns) = match self.copy {
+            true => ((COPY_ELEMENTS / line).max(COPY_LINES), line),
+            false => ((CHUNK / line).max(1), CHUNK),
+        };
         let mut at = first;
         while at < end {
-            let (elements, columns) = if self.copy { (COPY_ELEMENTS, COPY_COLUMNS) } else { (CHUNK, CHUNK) };
-            let piece = Piece::next(&self.nest, at, end, elements, columns);
+            let piece = Piece::next(&self.nest, at, end, lines, columns);
             // SAFETY: the piece is a part of the loop; the validator checked the regions.
             let done = unsafe {
                 match self.copy {
@@ -184,10 +189,19 @@ impl Elementwise {
         self.nest.line_offset(operand, line) + piece.column as isize * self.nest.step(operand)
     }
 
+    /// Copies a piece in steps. False when the poll said stop.
     unsafe fn copy_piece(&self, context: &BlockContext<'_>, piece: &Piece) -> bool {
-        if context.poll.stop() {
-            return false;
+        for part in piece.columns_by((COPY_ELEMENTS / piece.lines).max(1)) {
+            if context.poll.stop() {
+                return false;
+            }
+            // SAFETY: the part is a part of the loop.
+            unsafe { self.copy_part(context, &part) };
         }
+        true
+    }
+
+    unsafe fn copy_part(&self, context: &BlockContext<'_>, piece: &Piece) {
         let (bytes, out) = (self.out_dtype.bytes() as isize, self.inputs.len());
         let from = context.read_ptr(&self.regions[0]);
         let to = context.write_ptr(&self.out);
@@ -205,7 +219,6 @@ impl Elementwise {
                 });
             }
         });
-        true
     }
 
     /// Runs the program for one piece. False when the poll said stop.

@@ -313,7 +313,9 @@ fn nests_join_axes_and_find_lines() {
     assert_eq!((scalar.line(), scalar.lines(), scalar.step(0)), (1, 1, 1));
     // Whole lines where they start, else up to the line's end.
     let lines = Piece { line: 1, lines: 3, column: 0, columns: 20 };
-    assert_eq!(Piece::next(&nest, 20, 119, 64, 64), lines);
-    assert_eq!(Piece::next(&nest, 33, 119, 64, 64), Piece { line: 1, lines: 1, column: 13, columns: 7 });
-    assert_eq!(Piece::next(&nest, 20, 30, 64, 64), Piece { line: 1, lines: 1, column: 0, columns: 10 });
+    assert_eq!(Piece::next(&nest, 20, 119, 3, 64), lines);
+    assert_eq!(Piece::next(&nest, 33, 119, 3, 64), Piece { line: 1, lines: 1, column: 13, columns: 7 });
+    let columns: Vec<_> = lines.columns_by(12).map(|part| (part.column, part.columns, part.lines)).collect();
+    assert_eq!(columns, [(0, 12, 3), (12, 8, 3)]);
+    assert_eq!(Piece::next(&nest, 20, 30, 3, 64), Piece { line: 1, lines: 1, column: 0, columns: 10 });
 }
