@@ -2,8 +2,10 @@
 //!
 //! Compute units run at nice 19 so that I/O gets a core at once. The price is that reading megabytes of JSON
 //! for a best-effort request would displace real-time blocks for milliseconds; this thread runs at nice 19
-//! too and takes its turn like any of them. Invariants: jobs run in order, one at a time; the queue is bounded,
-//! and a full one makes the sender wait; the job of a client that left is dropped.
+//! too and takes its turn like any of them.
+//!
+//! Invariants: jobs run in order, one at a time; the queue is bounded, and a full one makes the sender wait;
+//! the job of a client that left is dropped.
 
 use std::io;
 

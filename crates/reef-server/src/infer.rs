@@ -324,7 +324,69 @@ impl AsRef<[u8]> for OutputView {
 
 #[cfg(test)]
 mod tests {
+    use hyper::StatusCode;
+    use reef_base::Rng;
+
     use super::*;
+
+    /// A request with a tensor of each kind, and what its header says.
+    fn sample() -> (Vec<u8>, usize) {
+        let json = concat!(
+            r#"{"id":"7","parameters":{"class":"real-time","priority":1,"binary_data_output":true},"#,
+            r#""inputs":["#,
+            r#"{"name":"a","shape":[2,2],"datatype":"FP32","data":[[1,2.5e0],[-3,4]]},"#,
+            r#"{"name":"b","shape":[3],"datatype":"UINT8","parameters":{"binary_data_size":3}}],"#,
+            r#""outputs":[{"name":"y","parameters":{"binary_data":false}}]}"#
+        );
+        ([json.as_bytes(), &[1, 2, 3]].concat(), json.len())
+    }
+
+    /// Everything that is done to a body before the engine sees it.
+    fn read(bytes: Vec<u8>, header: &str) -> Result<Vec<(DType, Bytes)>, ApiError> {
+        let Parts::Json(json, mut binary) = request::split(Body::from(bytes), Some(header))? else {
+            return Ok(Vec::new());
+        };
+        let parsed = request::parse(&json, binary.len())?;
+        Schedule::from_parameters(parsed.parameters.as_ref())?;
+        Wanted::from_json(&parsed)?;
+        tensors(&parsed, &mut binary)
+    }
+
+    #[test]
+    fn tensors_of_both_kinds_are_read() {
+        let (bytes, len) = sample();
+        let tensors = read(bytes, &len.to_string()).unwrap();
+        let a: Vec<u8> = [1f32, 2.5, -3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(tensors, [(DType::F32, Bytes::from(a)), (DType::U8, Bytes::from_static(&[1, 2, 3]))]);
+    }
+
+    #[test]
+    fn damaged_requests_are_read_or_refused_as_the_clients_fault() {
+        let mut rng = Rng::new(7);
+        let pieces = [&b"[[[["[..], b"99999999999999999999", b"-1", b"\"", b"{", b"null", b"1e999", b"\xff"];
+        let mut refused = 0;
+        for _ in 0..20_000 {
+            let (mut bytes, mut len) = sample();
+            for _ in 0..=rng.below(3) {
+                let at = rng.below(bytes.len() as u64) as usize;
+                let piece = pieces[rng.below(pieces.len() as u64) as usize];
+                match rng.below(4) {
+                    0 => bytes[at] = rng.next_u64() as u8,
+                    1 => bytes.truncate(at.max(1)),
+                    2 => drop(bytes.splice(at..at, piece.iter().copied())),
+                    _ => len = len.wrapping_add_signed(rng.below(9) as isize - 4),
+                }
+            }
+            if let Err(error) = read(bytes, &len.to_string()) {
+                refused += 1;
+                assert!(
+                    [StatusCode::BAD_REQUEST, StatusCode::NOT_IMPLEMENTED].contains(&error.status),
+                    "{error:?}"
+                );
+            }
+        }
+        assert!(refused > 10_000, "{refused}");
+    }
 
     #[test]
     fn the_byte_count_gives_the_open_dimension() {

@@ -1,6 +1,6 @@
 //! `/metrics`: the engine's statistics under the names that Triton's dashboards know, and under our own.
 //!
-//! Triton's families have the labels `model` and `version` and add up both classes; ours have `class` as well.
+//! Triton's families have the labels `model` and `version` and add up both classes; ours have `class` too.
 
 use reef_engine::{
     ClassStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelStats, Nanos,

@@ -3,7 +3,7 @@
 //! | phase | set by | new connections | open connections | the engine |
 //! |---|---|---|---|---|
 //! | serving | start | accepted | served | takes requests |
-//! | draining | [`Running::shutdown`] | refused (metrics port: accepted) | served; inference gets 503 | ends its work |
+//! | draining | [`Running::shutdown`] | metrics port only | served; inference gets 503 | ends its work |
 //! | closing | the engine has ended | refused | finish their request, then close | – |
 //! | closed | all have closed, or time is up | refused | cut off | – |
 //!
@@ -168,8 +168,8 @@ impl Running {
         })
     }
 
-    /// Stops accepting, shuts the engine down (real-time work finishes, best-effort work gets `drain`), delivers
-    /// the last answers and closes all connections. False if some had to be cut off.
+    /// Stops accepting, shuts the engine down (real-time work finishes, best-effort work gets `drain`),
+    /// delivers the last answers and closes all connections. False if some had to be cut off.
     pub fn shutdown(mut self, drain: Duration) -> bool {
         let Some(runtime) = self.runtime.take() else { return true };
         tracing::info!(?drain, "draining");

@@ -1,0 +1,197 @@
+//! A server on loopback with synthetic models on the virtual-time dummy device.
+//!
+//! Time stands still until a test lets it pass, so "while the request runs" is a state and not a race.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use reef_engine::{
+    ClassStats, DType, Engine, EngineOptions, IoSpec, ModelKey, ModelSettings, Plan, PlanSource, Shape,
+    TensorInfo,
+};
+use reef_plan::{
+    Cost, Kernel, KernelSpec, Place, PlanParts, Region, Restart, SyntheticSpec, Target, WeightStore,
+};
+use reef_server::{Running, Server, ServerOptions};
+
+use crate::client::Client;
+use crate::gate::Gate;
+
+/// The server under test, its engine, and the thread that lets virtual time pass.
+pub struct Fixture {
+    pub engine: Engine,
+    pub gate: Arc<Gate>,
+    running: Option<Running>,
+    driver: Option<JoinHandle<()>>,
+}
+
+impl Fixture {
+    /// Bodies of one mebibyte, free ports.
+    pub fn new() -> Fixture {
+        let gate = Gate::new();
+        let options = EngineOptions { clock: gate.clone(), ..EngineOptions::default() };
+        let engine = Engine::new(gate.clone(), options).unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let options =
+            ServerOptions { http: any, metrics: Some(any), body_bytes_max: 1 << 20, ..Default::default() };
+        let running = Server::bind(options).unwrap().start(engine.clone()).unwrap();
+        let driver = {
+            let (engine, gate) = (engine.clone(), gate.clone());
+            std::thread::spawn(move || gate.drive(|| engine.step()))
+        };
+        Fixture { engine, gate, running: Some(running), driver: Some(driver) }
+    }
+
+    /// Adds the model `name` with these tensors.
+    pub fn model(&self, name: &str, inputs: &[Tensor], outputs: &[Tensor], settings: ModelSettings) {
+        let source = Arc::new(Synthetic::new(inputs, outputs));
+        self.engine.load_source(key(name), settings, source).unwrap();
+    }
+
+    /// A fixture with the best-effort model `m`: FP32 `x` of shape [2, 2] in, FP32 `y` of shape [2, 2] out.
+    pub fn with_m() -> Fixture {
+        let fixture = Fixture::new();
+        fixture.model("m", &[x()], &[y()], ModelSettings::default());
+        fixture
+    }
+
+    pub fn running(&self) -> &Running {
+        self.running.as_ref().expect("not shut down yet")
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.running().http_addr())
+    }
+
+    /// Waits until the statistics of `model`, both classes added up by `what`, are `wanted`.
+    pub fn wait_for(&self, model: &str, what: impl Fn(&ClassStats) -> u64, wanted: u64) {
+        loop {
+            let stats = self.engine.stats();
+            let model = stats.models.iter().find(|stats| stats.key.name == model).unwrap();
+            if what(&model.real_time) + what(&model.best_effort) == wanted {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Drops the server without a shutdown.
+    pub fn cut_off(&mut self) {
+        self.running = None;
+    }
+
+    /// Shuts the server down on another thread.
+    pub fn shut_down(&mut self, drain: Duration) -> JoinHandle<bool> {
+        let running = self.running.take().expect("not shut down yet");
+        std::thread::spawn(move || running.shutdown(drain))
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.gate.end();
+        if let Some(driver) = self.driver.take() {
+            let _ = driver.join();
+        }
+    }
+}
+
+/// Name, type and extents (-1 open) of a tensor.
+pub type Tensor = (&'static str, DType, &'static [i64]);
+
+pub fn x() -> Tensor {
+    ("x", DType::F32, &[2, 2])
+}
+
+pub fn y() -> Tensor {
+    ("y", DType::F32, &[2, 2])
+}
+
+pub fn key(name: &str) -> ModelKey {
+    ModelKey { name: name.into(), version: "1".into() }
+}
+
+/// A model of one synthetic kernel per output, each of which reads all inputs.
+#[derive(Debug)]
+struct Synthetic {
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+}
+
+impl Synthetic {
+    fn new(inputs: &[Tensor], outputs: &[Tensor]) -> Synthetic {
+        let infos = |tensors: &[Tensor]| {
+            let info = |&(name, dtype, dims): &Tensor| TensorInfo {
+                name: name.to_string(),
+                dtype,
+                dims: dims.to_vec(),
+            };
+            tensors.iter().map(info).collect()
+        };
+        Synthetic { inputs: infos(inputs), outputs: infos(outputs) }
+    }
+}
+
+impl PlanSource for Synthetic {
+    fn inputs(&self) -> &[TensorInfo] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[TensorInfo] {
+        &self.outputs
+    }
+
+    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
+        let spec =
+            |info: &TensorInfo, shape: Shape| IoSpec { name: info.name.clone(), dtype: info.dtype, shape };
+        let inputs: Vec<IoSpec> =
+            self.inputs.iter().zip(shapes).map(|(info, shape)| spec(info, shape.clone())).collect();
+        // An open extent of an output is the first extent of the first input.
+        let open = shapes[0].first().copied().unwrap_or(1);
+        let shape = |info: &TensorInfo| -> Shape {
+            info.dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(open)).collect()
+        };
+        let outputs: Vec<IoSpec> = self.outputs.iter().map(|info| spec(info, shape(info))).collect();
+        let stage = |(index, output)| vec![kernel(index, &inputs, output)];
+        let stages = outputs.iter().enumerate().map(stage).collect();
+        let parts = PlanParts {
+            name: "synthetic".into(),
+            target,
+            stages,
+            inputs,
+            outputs,
+            weights: vec![],
+            store: Arc::new(WeightStore::new()),
+            host_kernels: vec![],
+            arena_bytes: 0,
+        };
+        Plan::new(parts).map(Arc::new).map_err(|error| error.to_string())
+    }
+}
+
+fn kernel(index: usize, inputs: &[IoSpec], output: &IoSpec) -> Kernel {
+    let place = |index: usize| u16::try_from(index).unwrap();
+    let reads = inputs
+        .iter()
+        .enumerate()
+        .map(|(index, input)| Region::dense(Place::Input(place(index)), 0, input.bytes()));
+    Kernel {
+        name: format!("make {}", output.name),
+        spec: KernelSpec::Synthetic(synthetic(index, output.bytes())),
+        reads: reads.collect(),
+        writes: vec![Region::dense(Place::Output(place(index)), 0, output.bytes())],
+        restart: Restart::Safe,
+        cost: Cost::default(),
+    }
+}
+
+fn synthetic(index: usize, bytes: usize) -> SyntheticSpec {
+    SyntheticSpec { seed: index as u64, bytes, tile_bytes: 64, polls: 4, poll_ns: 1_000 }
+}
+
+/// The bytes of output `index` for these inputs.
+pub fn expected(index: usize, inputs: &[&[u8]], bytes: usize) -> Vec<u8> {
+    let digest = synthetic(index, bytes).digest(inputs.iter().copied());
+    (0..bytes).map(|index| SyntheticSpec::byte(digest, index)).collect()
+}

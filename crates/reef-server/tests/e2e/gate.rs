@@ -1,0 +1,170 @@
+//! The dummy device behind a gate: virtual time passes only while the gate is open.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use reef_base::{Clock, Nanos, TaskId, TaskKey};
+use reef_device::{
+    Capabilities, Completion, Device, DeviceCounters, DeviceError, DummyDevice, DummyOptions, Event, Io,
+    LoadedPlan, Rejected, Scheme, Wake,
+};
+use reef_plan::Plan;
+
+/// The device; also its clock.
+#[derive(Debug)]
+pub struct Gate {
+    device: DummyDevice,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    frozen: bool,
+    ended: bool,
+    /// Counts what may give time something to do.
+    events: u64,
+    /// Cancellations that the engine asked for.
+    cancels: u64,
+}
+
+impl Gate {
+    pub fn new() -> Arc<Gate> {
+        let device = DummyDevice::new(DummyOptions::default());
+        Arc::new(Gate { device, state: Mutex::default(), changed: Condvar::new() })
+    }
+
+    /// Once it returns, no time passes.
+    pub fn freeze(&self) {
+        self.state().frozen = true;
+    }
+
+    /// Time may pass.
+    pub fn flow(&self) {
+        self.state().frozen = false;
+        self.changed.notify_all();
+    }
+
+    /// Time may pass, and [`Gate::drive`] returns.
+    pub fn end(&self) {
+        self.state().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Blocks until the engine has asked for the cancellation of `count` tasks in all.
+    pub fn wait_for_cancels(&self, count: u64) {
+        drop(self.changed.wait_while(self.state(), |state| state.cancels < count).unwrap());
+    }
+
+    /// Calls `step` as long as there is something to do, until the end.
+    pub fn drive(&self, step: impl Fn() -> bool) {
+        loop {
+            let state = self.state();
+            let (events, ended) = (state.events, state.ended);
+            drop(state);
+            if ended {
+                return;
+            }
+            if !step() {
+                let idle = |state: &mut State| state.events == events && !state.ended;
+                drop(self.changed.wait_while(self.state(), idle).unwrap());
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn event(&self) {
+        self.state().events += 1;
+        self.changed.notify_all();
+    }
+}
+
+impl Clock for Gate {
+    fn now(&self) -> Nanos {
+        self.device.now()
+    }
+}
+
+impl Device for Gate {
+    fn advance(&self) -> bool {
+        let frozen = |state: &mut State| state.frozen && !state.ended;
+        // Held while time passes, so that `freeze` waits for it.
+        let _state = self.changed.wait_while(self.state(), frozen).unwrap();
+        self.device.advance()
+    }
+
+    fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
+        let submitted = self.device.submit(plan, key, io, token);
+        self.event();
+        submitted
+    }
+
+    fn cancel(&self, task: TaskId) {
+        self.device.cancel(task);
+        self.state().cancels += 1;
+        self.event();
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        self.device.capabilities()
+    }
+
+    fn scheme(&self) -> Scheme {
+        self.device.scheme()
+    }
+
+    fn set_scheme(&self, scheme: Scheme) {
+        self.device.set_scheme(scheme);
+    }
+
+    fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
+        self.device.load(plan)
+    }
+
+    fn unload(&self, plan: LoadedPlan) {
+        self.device.unload(plan);
+    }
+
+    fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
+        self.device.alloc_io(plan)
+    }
+
+    fn try_complete(&self) -> Option<Completion> {
+        self.device.try_complete()
+    }
+
+    fn set_waker(&self, waker: Arc<dyn Wake>) {
+        self.device.set_waker(waker);
+    }
+
+    fn quiesce(&self, timeout: Duration) -> bool {
+        self.device.quiesce(timeout)
+    }
+
+    fn resume(&self) {
+        self.device.resume();
+    }
+
+    fn poison(&self, reason: &str) {
+        self.device.poison(reason);
+    }
+
+    fn counters(&self) -> DeviceCounters {
+        self.device.counters()
+    }
+
+    fn block_times(&self, plan: LoadedPlan) -> Vec<Option<u64>> {
+        self.device.block_times(plan)
+    }
+
+    fn record_events(&self, on: bool) {
+        self.device.record_events(on);
+    }
+
+    fn drain_events(&self, events: &mut Vec<Event>) -> u64 {
+        self.device.drain_events(events)
+    }
+}

@@ -1,0 +1,9 @@
+//! The server over loopback, with requests written byte by byte.
+
+mod bad_input;
+mod client;
+mod fixture;
+mod gate;
+mod life;
+mod metrics;
+mod protocol;

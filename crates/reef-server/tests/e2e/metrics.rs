@@ -1,0 +1,107 @@
+//! The metrics text, read by a small parser of the Prometheus format.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use reef_engine::{Level, ModelSettings};
+
+use crate::client::Client;
+use crate::fixture::{Fixture, x, y};
+
+/// Samples by name and labels, as written; panics on text that is not the format.
+fn parse(text: &str) -> BTreeMap<String, f64> {
+    let mut samples = BTreeMap::new();
+    let mut families = BTreeSet::new();
+    let mut family = (String::new(), String::new());
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            assert!(help.split_once(' ').is_some_and(|(_, help)| !help.is_empty()), "{line}");
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').unwrap();
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(families.insert(name.to_string()), "{name} stands in two places");
+            family = (name.to_string(), kind.to_string());
+        } else {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            let plain = name.split('{').next().unwrap();
+            let suffix = plain.strip_prefix(family.0.as_str()).unwrap_or_else(|| panic!("stray: {line}"));
+            let suffixes: &[&str] =
+                if family.1 == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(suffixes.contains(&suffix), "{line}");
+            assert!(name.contains('{') == name.ends_with('}'), "{line}");
+            let value: f64 = value.parse().unwrap();
+            assert!(samples.insert(name.to_string(), value).is_none(), "twice: {name}");
+        }
+    }
+    samples
+}
+
+fn scrape(client: &mut Client) -> BTreeMap<String, f64> {
+    let answer = client.get("/metrics");
+    assert_eq!(answer.status, 200);
+    assert!(answer.headers["content-type"].starts_with("text/plain; version=0.0.4"));
+    parse(answer.text())
+}
+
+#[test]
+fn both_ports_tell_the_same_story() {
+    let fixture = Fixture::with_m();
+    fixture.model("rt", &[x()], &[y()], ModelSettings::real_time(Level::TOP));
+    let mut client = fixture.client();
+    let json = r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#;
+    for _ in 0..3 {
+        assert_eq!(client.infer(json).status, 200);
+    }
+    assert_eq!(client.request("POST", "/v2/models/rt/infer", &[], json.as_bytes()).status, 200);
+    assert_eq!(client.infer("{}").status, 400);
+    let mut metrics = Client::connect(fixture.running().metrics_addr().unwrap());
+    for samples in [scrape(&mut client), scrape(&mut metrics)] {
+        let value = |name: &str| *samples.get(name).unwrap_or_else(|| panic!("no {name}: {samples:#?}"));
+        assert_eq!(value(r#"nv_inference_request_success{model="m",version="1"}"#), 3.0);
+        assert_eq!(value(r#"nv_inference_count{model="rt",version="1"}"#), 1.0);
+        assert_eq!(value(r#"nv_inference_exec_count{model="m",version="1"}"#), 3.0);
+        assert_eq!(value(r#"nv_inference_pending_request_count{model="m",version="1"}"#), 0.0);
+        let failure = r#"nv_inference_request_failure{model="m",version="1",reason="REJECTED"}"#;
+        assert_eq!(value(failure), 0.0);
+        for what in ["request", "queue", "compute_input", "compute_infer", "compute_output"] {
+            value(&format!(r#"nv_inference_{what}_duration_us{{model="m",version="1"}}"#));
+        }
+        let counters = [
+            "preemptions_total",
+            "blocks_killed_total",
+            "wasted_seconds_total",
+            "padding_seconds_total",
+            "deadline_misses_total",
+            "queue_length",
+            "cu_busy_seconds_total",
+            "preemption_latency_seconds_count",
+        ];
+        for what in counters {
+            value(&format!(r#"reef_{what}{{model="m",version="1",class="best-effort"}}"#));
+            value(&format!(r#"reef_{what}{{model="rt",version="1",class="real-time"}}"#));
+        }
+        let bucket =
+            r#"reef_request_duration_seconds_bucket{model="m",version="1",class="best-effort",le="+Inf"}"#;
+        assert_eq!(value(bucket), 3.0);
+        assert_eq!(value(r#"reef_http_responses_total{code="400"}"#), 1.0);
+    }
+    assert_eq!(metrics.get("/v2").status, 404);
+    assert_eq!(metrics.get("/v2/health/live").status, 200);
+}
+
+#[test]
+fn statistics_are_tritons() {
+    let fixture = Fixture::with_m();
+    let mut client = fixture.client();
+    let json = r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#;
+    assert_eq!(client.infer(json).status, 200);
+    for path in ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/1/stats"] {
+        let stats = &client.get(path).json()["model_stats"][0];
+        assert_eq!(
+            (stats["inference_count"].as_u64(), stats["execution_count"].as_u64()),
+            (Some(1), Some(1))
+        );
+        assert_eq!(stats["inference_stats"]["queue"]["count"], 1);
+    }
+    assert_eq!(client.get("/v2/models/none/stats").status, 404);
+}
