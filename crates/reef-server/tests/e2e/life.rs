@@ -139,6 +139,7 @@ fn a_server_that_is_dropped_lets_go_of_its_requests() {
     send(&mut client, "");
     fixture.wait_for("m", ClassStats::pending, 1);
     fixture.cut_off();
+    fixture.gate.wait_for_cancels(1);
     fixture.gate.flow();
     fixture.wait_for("m", ClassStats::pending, 0);
     assert!(client.is_closed());
