@@ -222,7 +222,8 @@ fn bench_conv(shape: &ConvShape, isa: Isa, tile: [usize; 2]) {
     let Measured { seconds, poll_us } = setup.measure(isa);
     let flops = 2.0 * rows as f64 * depth as f64 * columns as f64;
     println!(
-        "{:24} {isa:8} tile {:4}x{:<4} {blocks:5} blocks of {:6.1} us {:7.1} GFLOP/s {:5.1} GB/s, poll {:4.1} us",
+        "{:24} {isa:8} tile {:4}x{:<4} {blocks:5} blocks of {:6.1} us {:7.1} GFLOP/s {:5.1} GB/s, \
+         poll {:4.1} us",
         shape.0,
         tile[0],
         tile[1],
@@ -264,6 +265,12 @@ fn elementwise(
 }
 
 fn movers() -> Vec<Mover> {
+    let mut movers = elementwise_movers();
+    movers.extend(other_movers());
+    movers
+}
+
+fn elementwise_movers() -> Vec<Mover> {
     let mut movers = vec![];
     let mut add = |name, (spec, inputs, output): (KernelSpec, Vec<usize>, usize)| {
         movers.push((name, spec, inputs, output));
@@ -295,6 +302,14 @@ fn movers() -> Vec<Mover> {
     add("nchw->nhwc 512x7x7", elementwise(&[49, 512], &[&[1, 49]], &[load(0)], 8192));
     add("nhwc->nchw 56x56x256", elementwise(&[256, 3136], &[&[1, 256]], &[load(0)], 16384));
     add("heads 128x12x32", elementwise(&[12, 128, 32], &[&[32, 384, 1]], &[load(0)], 16384));
+    movers
+}
+
+fn other_movers() -> Vec<Mover> {
+    let mut movers = vec![];
+    let mut add = |name, (spec, inputs, output): (KernelSpec, Vec<usize>, usize)| {
+        movers.push((name, spec, inputs, output));
+    };
     let pool = |kind, side: usize, out: usize, channels, kernel, stride, tile_rows| {
         let spec = PoolSpec {
             kind,
@@ -354,7 +369,8 @@ fn bench_mover((name, spec, inputs, output): &Mover, isa: Isa) {
     let bytes = inputs.iter().sum::<usize>() + output;
     let Measured { seconds, poll_us } = Setup::new(spec.clone(), isa, inputs, *output, &[]).measure(isa);
     println!(
-        "{name:24} {isa:8} {blocks:5} blocks of {:6.1} us {:6.2} ns/element {:5.1} GB/s, poll {poll_us:4.1} us",
+        "{name:24} {isa:8} {blocks:5} blocks of {:6.1} us {:6.2} ns/element {:5.1} GB/s, \
+         poll {poll_us:4.1} us",
         seconds / blocks as f64 * 1e6,
         seconds * 1e9 / (output / 4) as f64,
         bytes as f64 / seconds / 1e9,

@@ -1,9 +1,9 @@
 //! Convolutions, and matrix products with constant weights, as implicit matrix products.
 //!
-//! No input is copied: for every tap of the window and every pixel of a micro-tile a table holds the address of
-//! the input's channels there (or of zeros), and the micro-kernel reads through it. A block goes through its
-//! pixels in groups of up to [`Vector::ROWS`]; for each it fills the table once and walks over its panels.
-//! It polls before every chunk of a micro-tile.
+//! No input is copied: for every tap of the window and every pixel of a micro-tile a table holds the
+//! address of the input's channels there (or of zeros), and the micro-kernel reads through it. A block goes
+//! through its pixels in groups of up to [`Vector::ROWS`]; for each it fills the table once and walks over
+//! its panels. It polls before every chunk of a micro-tile.
 
 use reef_plan::{ConvSpec, Isa, Kernel, Region};
 
@@ -87,8 +87,8 @@ impl Conv {
             // SAFETY: bias and residual have as many channels as the output.
             false => unsafe { pointer.add(group * outputs) },
         };
-        // SAFETY: the validator checked the regions' sizes; the group is one of the spec's. Scratch is as large
-        // as the spec says.
+        // SAFETY: the validator checked the regions' sizes; the group is one of the spec's. Scratch is as
+        // large as the spec says.
         unsafe {
             Operands {
                 x: context.read_ptr(&self.x).cast::<f32>().add(group * (spec.in_c / spec.groups)),
@@ -119,8 +119,8 @@ impl Conv {
         let end = first_column + columns;
         while column < end {
             let vectors = micro::vectors_at_once::<V>(rows, end - column);
-            // SAFETY: a column tile starts at a panel, and steps are whole panels but for the last; the rest is
-            // passed on from the caller.
+            // SAFETY: a column tile starts at a panel, and steps are whole panels but for the last; the
+            // rest is passed on from the caller.
             unsafe {
                 let weights = operands.weights.add(column * self.spec.depth());
                 if !self.sums::<V>(context, operands, segments, (rows, vectors), weights) {

@@ -52,7 +52,8 @@ impl VectorKernel for Depthwise {
                         return BlockEnd::Killed;
                     }
                     let channels = slab.min(spec.channels - channel);
-                    // SAFETY: the pixels and channels are the kernel's; scratch holds PIXELS rows of channels.
+                    // SAFETY: the pixels and channels are the kernel's; scratch holds PIXELS rows of
+                    // channels.
                     unsafe { self.pixels::<V>(context, [line, x], pixels, (channel, channels)) };
                 }
                 x += pixels;
@@ -156,8 +157,8 @@ impl Depthwise {
     }
 }
 
-/// First tap, and past the last tap, of a window that lies inside an image of `extent` pixels, when the window
-/// starts `start − pad` pixels into it.
+/// First tap, and past the last tap, of a window that lies inside an image of `extent` pixels, when the
+/// window starts `start − pad` pixels into it.
 pub(super) fn window_taps(
     start: usize,
     pad: usize,

@@ -1,7 +1,7 @@
 //! Matrix products of two computed operands: b is packed into panels in scratch, then as a 1×1 convolution.
 //!
-//! a is read in place when its rows are contiguous, else packed too, a few rows at a time. A block polls while
-//! it packs and before every chunk of a micro-tile.
+//! a is read in place when its rows are contiguous, else packed too, a few rows at a time. A block polls
+//! while it packs and before every chunk of a micro-tile.
 
 use reef_plan::{Isa, Kernel, MatMulSpec, Region, Tile};
 
@@ -52,7 +52,8 @@ impl MatMul {
     unsafe fn operands<V: Vector>(&self, context: &BlockContext<'_>, tile: &Tile) -> Operands {
         let offsets = self.spec.plane_offsets(tile.plane);
         let width = PANEL_VECTORS * V::LANES;
-        // SAFETY: the offsets are a batch entry's; scratch holds all four parts (`KernelSpec::scratch_bytes`).
+        // SAFETY: the offsets are a batch entry's; scratch holds all four parts
+        // (`KernelSpec::scratch_bytes`).
         unsafe {
             let panels = context.scratch.add(4 << 10).cast::<f32>();
             Operands {
@@ -217,7 +218,8 @@ impl Leaf for Pack {
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         let width = PANEL_VECTORS * V::LANES;
-        // SAFETY: the caller vouches for steps and columns on both sides; a step of the panel has `width` floats.
+        // SAFETY: the caller vouches for steps and columns on both sides; a step of the panel has `width`
+        // floats.
         unsafe {
             if self.n_stride == 1 {
                 for step in 0..self.steps {

@@ -1,8 +1,9 @@
 //! The micro-kernel of convolutions and matrix products: a tile of rows × columns in registers.
 //!
-//! A sum of products is one chain of fused multiply-adds in a fixed order per output element, whatever tile the
-//! element is in: that is what makes results independent of how a kernel is cut. Long sums are made in chunks of
-//! about [`Vector::STEPS`] steps; between two of them the accumulators lie in scratch, and the caller polls.
+//! A sum of products is one chain of fused multiply-adds in a fixed order per output element, whatever tile
+//! the element is in: that is what makes results independent of how a kernel is cut. Long sums are made in
+//! chunks of about [`Vector::STEPS`] steps; between two of them the accumulators lie in scratch, and the
+//! caller polls.
 
 use super::vector::{Leaf, Vector};
 
@@ -41,8 +42,8 @@ pub(super) struct Chunk {
 
 /// Runs `chunk` for a micro-tile of `rows` rows and `vectors` vectors.
 ///
-/// # Safety
-/// Inside `V::enter`; the chunk's addresses are valid; (rows, vectors) is one that [`vectors_at_once`] allows.
+/// # Safety Inside `V::enter`; the chunk's addresses are valid; (rows, vectors) is one that
+/// [`vectors_at_once`] allows.
 #[inline(always)]
 pub(super) unsafe fn run<V: Vector>(rows: usize, vectors: usize, chunk: &Chunk) {
     // The tables are written out so that every size is a function of its own, chosen by one jump.
@@ -62,8 +63,8 @@ pub(super) unsafe fn run<V: Vector>(rows: usize, vectors: usize, chunk: &Chunk) 
     }
 }
 
-/// How many vectors of columns the next micro-tile takes, `columns` being left: one when they fit, four panels
-/// when there are so few rows that two vectors would wait for each other, else a panel.
+/// How many vectors of columns the next micro-tile takes, `columns` being left: one when they fit, four
+/// panels when there are so few rows that two vectors would wait for each other, else a panel.
 #[inline(always)]
 pub(super) fn vectors_at_once<V: Vector>(rows: usize, columns: usize) -> usize {
     if columns <= V::LANES {
@@ -75,8 +76,8 @@ pub(super) fn vectors_at_once<V: Vector>(rows: usize, columns: usize) -> usize {
     }
 }
 
-/// Steps between polls of a micro-tile of so many vectors: the wide ones, which have few rows, are bound by how
-/// fast the weights arrive.
+/// Steps between polls of a micro-tile of so many vectors: the wide ones, which have few rows, are bound by
+/// how fast the weights arrive.
 #[inline(always)]
 pub(super) fn steps_at_once<V: Vector>(vectors: usize) -> usize {
     if vectors > PANEL_VECTORS { V::STEPS / 2 } else { V::STEPS }

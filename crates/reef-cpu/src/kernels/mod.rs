@@ -1,8 +1,8 @@
 //! Block kernels: the code that runs one block of each kernel specification.
 //!
-//! [`prepare`] binds a kernel to an instruction set: the arithmetic is written once over [`vector::Vector`] and
-//! compiled for each. Results depend on the plan and the instruction set, never on which blocks ran where, how
-//! often, or how large they are. Nothing here allocates while it runs, but host kernels.
+//! [`prepare`] binds a kernel to an instruction set: the arithmetic is written once over [`vector::Vector`]
+//! and compiled for each. Results depend on the plan and the instruction set, never on which blocks ran
+//! where, how often, or how large they are. Nothing here allocates while it runs, but host kernels.
 #![allow(unsafe_code)]
 // Register arrays are walked by index: counted loops of constant length are what the compiler unrolls.
 #![allow(clippy::needless_range_loop)]
@@ -58,14 +58,13 @@ mod vector;
 pub(crate) trait BlockKernel: Send + Sync {
     /// Runs block `block`: writes its tile of the outputs, or stops when the context's poll says so.
     ///
-    /// # Safety
-    /// The context's addresses must be valid for the plan that the kernel was prepared from, and no other thread
-    /// may write what the block reads or touch what it writes while it runs.
+    /// # Safety The context's addresses must be valid for the plan that the kernel was prepared from, and
+    /// no other thread may write what the block reads or touch what it writes while it runs.
     unsafe fn run(&self, context: &BlockContext<'_>, block: u32) -> BlockEnd;
 }
 
-/// Makes `kernel` of a plan ready for `isa`, which the machine must have. Convolutions must have been compiled
-/// for it: their weights are packed for one panel width.
+/// Makes `kernel` of a plan ready for `isa`, which the machine must have. Convolutions must have been
+/// compiled for it: their weights are packed for one panel width.
 pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockKernel> {
     match &kernel.spec {
         KernelSpec::Conv(spec) => conv::prepare(spec, kernel, isa),

@@ -98,8 +98,9 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    /// The piece that starts at flat index `at` and ends at `end` or earlier: up to `lines_max` whole lines at
-    /// the start of a line that is no longer than `columns_max`, else a part of a line of up to `columns_max`.
+    /// The piece that starts at flat index `at` and ends at `end` or earlier: up to `lines_max` whole lines
+    /// at the start of a line that is no longer than `columns_max`, else a part of a line of up to
+    /// `columns_max`.
     pub(super) fn next(nest: &Nest, at: usize, end: usize, lines_max: usize, columns_max: usize) -> Piece {
         let length = nest.line();
         let (line, column) = (at / length, at % length);

@@ -81,8 +81,8 @@ impl Host {
 impl BlockKernel for Host {
     unsafe fn run(&self, context: &BlockContext<'_>, _block: u32) -> BlockEnd {
         let state = context.host.expect("the executor gives host kernels their state");
-        // SAFETY: the regions are dense and valid; writes are disjoint from each other and from the reads (the
-        // validator checked), and a host kernel has one block, so nobody else uses them or the state.
+        // SAFETY: the regions are dense and valid; writes are disjoint from each other and from the reads
+        // (the validator checked), and a host kernel has one block, so nobody else uses them or the state.
         let result = unsafe {
             let inputs: Vec<&[u8]> = self
                 .reads

@@ -19,8 +19,8 @@ struct Pool {
     y: Region,
 }
 
-/// Elements read between polls, roughly.
-const WORK_MAX: usize = 24 << 10;
+/// Vectors read between polls, roughly.
+const WORK_MAX: usize = 1536;
 
 impl VectorKernel for Pool {
     #[inline(always)]
@@ -29,8 +29,8 @@ impl VectorKernel for Pool {
         let first = block * spec.tile_rows;
         let last = (first + spec.tile_rows).min(spec.batch * spec.out_hw[0]);
         let taps = spec.kernel[0] * spec.kernel[1];
-        let slab = (WORK_MAX / taps / V::LANES * V::LANES).max(V::LANES).min(spec.channels);
-        let span = (WORK_MAX / taps / slab).max(1);
+        let slab = ((WORK_MAX / taps).max(1) * V::LANES).min(spec.channels);
+        let span = (WORK_MAX / taps / slab.div_ceil(V::LANES)).max(1);
         let (x, y) = (context.read_ptr(&self.x).cast::<f32>(), context.write_ptr(&self.y).cast::<f32>());
         for line in first..last {
             for column in (0..spec.out_hw[1]).step_by(span) {
@@ -105,8 +105,8 @@ impl Leaf for Span<'_> {
     }
 }
 
-/// What a mean divides by: the taps inside the image, or inside the padded image. `corner` is where the window
-/// starts in the padded image.
+/// What a mean divides by: the taps inside the image, or inside the padded image. `corner` is where the
+/// window starts in the padded image.
 fn divisor(spec: &PoolSpec, corner: [usize; 2], inside: usize) -> f32 {
     if spec.kind != PoolKind::AvgIncludePad {
         return inside as f32;

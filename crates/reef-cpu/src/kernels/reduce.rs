@@ -1,8 +1,8 @@
 //! Reductions: by columns when kept elements are neighbours, by rows when reduced ones are, else one by one.
 //!
-//! By columns and one by one, each result is folded in the order of the reduced axes. By rows, four vectors of
-//! partial results are folded along every run and joined at the end. Which of them is used depends on the spec
-//! only. Polls every few thousand elements.
+//! By columns and one by one, each result is folded in the order of the reduced axes. By rows, four vectors
+//! of partial results are folded along every run and joined at the end. Which of them is used depends on
+//! the spec only. Polls every few thousand elements.
 
 use reef_graph::Reduce;
 use reef_plan::{Isa, Kernel, ReduceSpec, Region};

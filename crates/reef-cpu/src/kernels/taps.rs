@@ -59,8 +59,8 @@ impl Taps {
         }
     }
 
-    /// Writes the addresses of rows `row .. row + rows` to `table`; `x` is the first image's first pixel, at the
-    /// first channel of the group.
+    /// Writes the addresses of rows `row .. row + rows` to `table`; `x` is the first image's first pixel,
+    /// at the first channel of the group.
     ///
     /// # Safety
     /// The rows are rows of the convolution, `x` points at its input, and `table` holds `rows` addresses for

@@ -1,9 +1,9 @@
 //! Vectors of f32: one trait, one implementation per instruction set, and the way into code that uses one.
 //!
-//! Kernels are generic over [`Vector`] and marked `inline(always)` down to the intrinsics. What gives them the
-//! instructions is [`Vector::enter`], the only function compiled with them. Hence two rules: everything between
-//! `enter` and the intrinsics is inlined (no closures: they are functions of their own), and a vector can be
-//! made only by `unsafe` functions, so that whoever holds one has entered.
+//! Kernels are generic over [`Vector`] and marked `inline(always)` down to the intrinsics. What gives them
+//! the instructions is [`Vector::enter`], the only function compiled with them. Hence two rules: everything
+//! between `enter` and the intrinsics is inlined (no closures: they are functions of their own), and a
+//! vector can be made only by `unsafe` functions, so that whoever holds one has entered.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 

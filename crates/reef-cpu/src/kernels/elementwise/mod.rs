@@ -169,8 +169,8 @@ struct Source {
 }
 
 impl Elementwise {
-    /// Calls `visit` with every plane of `piece`: lines already visited, the first line, and how many follow it
-    /// in the same plane.
+    /// Calls `visit` with every plane of `piece`: lines already visited, the first line, and how many
+    /// follow it in the same plane.
     #[inline(always)]
     fn planes(&self, piece: &Piece, mut visit: impl FnMut(usize, usize, usize)) {
         let mut done = 0;
@@ -230,7 +230,8 @@ impl Elementwise {
             if context.poll.stop() {
                 return false;
             }
-            // SAFETY: scratch has a register for every instruction and one more; instructions read earlier ones.
+            // SAFETY: scratch has a register for every instruction and one more; instructions read earlier
+            // ones.
             unsafe {
                 let mut to = context.scratch.add((index + 1) * REGISTER_BYTES);
                 if index == last
@@ -261,8 +262,8 @@ impl Elementwise {
         unsafe { context.write_ptr(&self.out).offset(offset * self.out_dtype.bytes() as isize) }
     }
 
-    /// Where the last instruction may put its result at once: the output, when it lies as a register does. Not
-    /// for loads and constants, whose registers outlive the piece or are not registers at all.
+    /// Where the last instruction may put its result at once: the output, when it lies as a register does.
+    /// Not for loads and constants, whose registers outlive the piece or are not registers at all.
     unsafe fn result_place(&self, context: &BlockContext<'_>, piece: &Piece) -> Option<*mut u8> {
         let last = self.program.len() - 1;
         let register = if self.floats[last] { DType::F32 } else { DType::I64 };
@@ -370,8 +371,8 @@ impl Elementwise {
         count: usize,
         first: bool,
     ) {
-        // SAFETY: registers before this instruction's are set and hold `count` elements of their kind; `to` has
-        // room for as many.
+        // SAFETY: registers before this instruction's are set and hold `count` elements of their kind; `to`
+        // has room for as many.
         unsafe {
             let register = |index: usize| *registers.add(index);
             let float = |index: usize| register(index).cast::<f32>();

@@ -1,8 +1,8 @@
 //! Every kernel against a plain reference, on every instruction set of this machine.
 //!
-//! [`check`] runs a kernel's blocks in random order on poisoned outputs and scratch: each output element must be
-//! what the reference says and every other byte untouched. Then it runs blocks twice, kills them at every poll,
-//! and cuts the kernel into other tiles: the bits must not change.
+//! [`check`] runs a kernel's blocks in random order on poisoned outputs and scratch: each output element
+//! must be what the reference says and every other byte untouched. Then it runs blocks twice, kills them at
+//! every poll, and cuts the kernel into other tiles: the bits must not change.
 
 use std::cell::Cell;
 use std::sync::Arc;
