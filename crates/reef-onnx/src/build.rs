@@ -81,7 +81,8 @@ pub(crate) fn matmul(
     let (left, right) = (&graph.value(a).shape, &graph.value(b).shape);
     let (rank_a, rank_b) = (left.rank().checked_sub(2)?, right.rank().checked_sub(2)?);
     let (m, k) = if trans_a { (left[rank_a + 1], left[rank_a]) } else { (left[rank_a], left[rank_a + 1]) };
-    let (n, l) = if trans_b { (right[rank_b], right[rank_b + 1]) } else { (right[rank_b + 1], right[rank_b]) };
+    let (n, l) =
+        if trans_b { (right[rank_b], right[rank_b + 1]) } else { (right[rank_b + 1], right[rank_b]) };
     if k != l {
         return None;
     }

@@ -1,4 +1,5 @@
-//! Constants: from tract's tensors to ours, each converted and folded once for all specialisations of a model.
+//! Constants: from tract's tensors to ours, each converted and folded once for all specialisations of a
+//! model.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};

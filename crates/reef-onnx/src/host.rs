@@ -1,8 +1,9 @@
 //! Host kernels: regions of nodes without a native form, each a tract model optimised once.
 //!
-//! [`merge`] joins neighbouring host operators into convex regions (no path leaves one and comes back), so that
-//! data crosses as seldom as possible. [`attach`] builds the kernels that are still needed after normalisation.
-//! A host operator's index is a typed node's id after the walk, its region after `merge`, its kernel after `attach`.
+//! [`merge`] joins neighbouring host operators into convex regions (no path leaves one and comes back), so
+//! that data crosses as seldom as possible. [`attach`] builds the kernels that are still needed after
+//! normalisation. A host operator's index is a typed node's id after the walk, its region after `merge`, its
+//! kernel after `attach`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -202,7 +203,9 @@ impl<'a> Contraction<'a> {
         }
         let (mut ids, mut names): (Vec<usize>, Vec<&str>) = (vec![], vec![]);
         for &at in &nodes {
-            let Op::Host(host) = &self.graph.nodes[at].op else { unreachable!("regions hold host operators") };
+            let Op::Host(host) = &self.graph.nodes[at].op else {
+                unreachable!("regions hold host operators")
+            };
             ids.push(host.index);
             if !names.contains(&host.operators.as_str()) {
                 names.push(&host.operators);

@@ -1,13 +1,13 @@
 //! `reef-onnx`: ONNX models as normalised graphs, and the host kernels for what no native kernel computes.
 //!
 //! The only crate that knows tract. Nothing of tract leaves it: callers see [`reef_graph::Graph`] and
-//! [`reef_plan::HostKernel`]. A model is parsed once ([`OnnxModel`]) and specialised for concrete input shapes
-//! as often as needed ([`OnnxModel::specialise`]); constants are shared between specialisations.
+//! [`reef_plan::HostKernel`]. A model is parsed once ([`OnnxModel`]) and specialised for concrete input
+//! shapes as often as needed ([`OnnxModel::specialise`]); constants are shared between specialisations.
 //!
 //! Path of a model: protobuf ([`proto`] checks it) → tract's typed model → our operators ([`translate`]) with
-//! host placeholders for the rest ([`host`]) → normalisation ([`passes`]). The result depends on what the model
-//! computes, not on how its exporter or tract wrote it. Must not know plans' stages, devices or scheduling.
-//! A broken file is an [`ImportError`], never a panic.
+//! host placeholders for the rest ([`host`]) → normalisation ([`passes`]). The result depends on what the
+//! model computes, not on how its exporter or tract wrote it. Must not know plans' stages, devices or
+//! scheduling. A broken file is an [`ImportError`], never a panic.
 
 mod build;
 mod consts;

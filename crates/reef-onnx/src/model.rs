@@ -9,8 +9,8 @@ use reef_graph::{DType, Graph, Shape};
 use reef_plan::HostKernel;
 use tract_onnx::model::ParseResult;
 use tract_onnx::prelude::{InferenceModel, InferenceModelExt, TypedModel};
-use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_core::internal::DimLike;
+use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceFact};
 
 use crate::consts::{ConstPool, datum_of, dtype_of};
@@ -47,7 +47,8 @@ pub struct Specialised {
     pub host_kernels: Vec<Arc<dyn HostKernel>>,
 }
 
-/// A model, parsed once; cheap to specialise.
+/// A model, parsed once; cheap to specialise. It keeps tract's copy of the weights beside ours: drop it when no
+/// further specialisation is wanted.
 #[derive(Debug)]
 pub struct OnnxModel {
     model: InferenceModel,
@@ -61,8 +62,8 @@ pub struct OnnxModel {
 impl OnnxModel {
     /// Reads a model file; external data is looked up beside it.
     pub fn read(path: &Path) -> Result<OnnxModel, ImportError> {
-        let bytes = std::fs::read(path)
-            .map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+        let bytes =
+            std::fs::read(path).map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
         let directory = path.parent().unwrap_or(Path::new("."));
         OnnxModel::parse(&bytes, directory.to_str())
     }
@@ -150,7 +151,10 @@ impl OnnxModel {
             }
             let elements = shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
             if elements.is_none_or(|elements| elements > TENSOR_ELEMENTS_MAX) {
-                return Err(fail(&decl.name, format!("shape {shape} exceeds {TENSOR_ELEMENTS_MAX} elements")));
+                return Err(fail(
+                    &decl.name,
+                    format!("shape {shape} exceeds {TENSOR_ELEMENTS_MAX} elements"),
+                ));
             }
             for (axis, (dim, &got)) in decl.dims.iter().zip(shape.iter()).enumerate() {
                 check_dim(dim, got, axis, &decl.name, &mut symbols).map_err(|why| fail(&decl.name, why))?;
@@ -226,7 +230,9 @@ fn complete(
         let dtype = fact.and_then(|fact| fact.datum_type.concretize()).and_then(dtype_of);
         let dims = fact.and_then(|fact| fact.shape.concretize());
         let (Some(dtype), Some(dims)) = (dtype, dims) else {
-            return Err(ImportError::Parse { reason: format!("output {name}: type and shape are not known") });
+            return Err(ImportError::Parse {
+                reason: format!("output {name}: type and shape are not known"),
+            });
         };
         let dim = |extent: &tract_onnx::prelude::TDim| match extent.to_usize() {
             Ok(extent) => Dim::Fixed(extent),

@@ -1,7 +1,7 @@
 //! The protobuf message: decoding, checks that must precede tract, and the declared inputs and outputs.
 //!
-//! Checked here: every operator is known by name; every tensor holds as many bytes as its shape needs, so that
-//! a broken header cannot make the parser allocate without bound.
+//! Checked here: every operator is known by name; every tensor holds as many bytes as its shape needs, so
+//! that a broken header cannot make the parser allocate without bound.
 
 use std::collections::{HashMap, HashSet};
 
@@ -34,7 +34,7 @@ pub(crate) fn decode(onnx: &Onnx, bytes: &[u8]) -> Result<pb::ModelProto, Import
 pub(crate) fn inputs(graph: &pb::GraphProto) -> Result<Vec<TensorDecl>, ImportError> {
     let given: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
     let inputs = graph.input.iter().filter(|input| !given.contains(input.name.as_str()));
-    let decls: Vec<TensorDecl> = inputs.map(|input| required(input)).collect::<Result<_, _>>()?;
+    let decls: Vec<TensorDecl> = inputs.map(required).collect::<Result<_, _>>()?;
     if decls.len() > MODEL_TENSORS_MAX || graph.output.len() > MODEL_TENSORS_MAX {
         return Err(parse(&format!("more than {MODEL_TENSORS_MAX} inputs or outputs")));
     }
@@ -173,7 +173,7 @@ fn check_tensor(tensor: &pb::TensorProto) -> Result<(), ImportError> {
         () if matches!(dtype, DType::U64 | DType::U32) => tensor.uint64_data.len(),
         () => tensor.int32_data.len(),
     };
-    let misaligned = tensor.raw_data.len() % dtype.bytes() != 0;
+    let misaligned = !tensor.raw_data.len().is_multiple_of(dtype.bytes());
     if held != elements || misaligned {
         return Err(fail(format!("{held} elements given, shape {:?} needs {elements}", tensor.dims)));
     }

@@ -91,16 +91,12 @@ impl Expansion for BatchNorm {
         Ok(())
     }
 
-    fn wire(
-        &self,
-        prefix: &str,
-        model: &mut TypedModel,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
+    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
         let mut parameters: Vec<Vec<f64>> = vec![];
         for &input in &inputs[1..] {
             let constant = model.outlet_fact(input)?.konst.clone();
-            let constant = constant.context("BatchNormalization with computed parameters is not supported")?;
+            let constant =
+                constant.context("BatchNormalization with computed parameters is not supported")?;
             parameters.push(constant.cast_to::<f64>()?.try_as_plain_ram()?.as_slice::<f64>()?.to_vec());
         }
         let [gamma, beta, mean, variance] = &parameters[..] else { bail!("BatchNormalization has 5 inputs") };

@@ -1,7 +1,7 @@
 //! Rebuilding a graph node by node with some of them replaced.
 //!
-//! Rules look at the old graph and add nodes to the new one. A replaced node's operands that nothing else reads
-//! stay behind as dead nodes, which [`live`] removes.
+//! Rules look at the old graph and add nodes to the new one. A replaced node's operands that nothing else
+//! reads stay behind as dead nodes, which [`live`] removes.
 
 use std::collections::HashMap;
 
@@ -24,8 +24,7 @@ impl<'a> Rewriter<'a> {
         for id in old.nodes.iter().flat_map(|node| &node.inputs).chain(&old.outputs) {
             uses[id.index()] += 1;
         }
-        let mut rewriter =
-            Self { old, new: Graph::default(), map: vec![None; old.values.len()], uses };
+        let mut rewriter = Self { old, new: Graph::default(), map: vec![None; old.values.len()], uses };
         for &input in &old.inputs {
             let Value { name, dtype, shape, .. } = old.value(input).clone();
             let id = rewriter.new.add_input(name, dtype, shape);
@@ -69,7 +68,13 @@ impl<'a> Rewriter<'a> {
     /// Lets `new` stand for the old graph's value `old`.
     pub fn replace(&mut self, old: ValueId, new: ValueId) {
         let (was, is) = (self.old.value(old), self.new.value(new));
-        assert!(was.dtype == is.dtype && was.shape == is.shape, "{}: {} is not {}", was.name, is.shape, was.shape);
+        assert!(
+            was.dtype == is.dtype && was.shape == is.shape,
+            "{}: {} is not {}",
+            was.name,
+            is.shape,
+            was.shape
+        );
         self.map[old.index()] = Some(new);
     }
 

@@ -1,5 +1,6 @@
-//! From tract's typed model to our graph, node by node: constants are computed, what [`crate::translate`] knows
-//! becomes our operators, and anything else a host operator of its own (joined later by [`crate::host`]).
+//! From tract's typed model to our graph, node by node: constants are computed, what [`crate::translate`]
+//! knows becomes our operators, and anything else a host operator of its own (joined later by
+//! [`crate::host`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -130,8 +131,8 @@ impl Walk<'_> {
                     return Ok(known);
                 }
                 let converted = self.consts.convert(&tensor);
-                let converted =
-                    converted.ok_or_else(|| format!("{:?} constants are not supported", tensor.datum_type()))?;
+                let converted = converted
+                    .ok_or_else(|| format!("{:?} constants are not supported", tensor.datum_type()))?;
                 let value = self.graph.add_const(self.typed.node(outlet.node).name.clone(), converted);
                 // The operand table keeps the tensor alive, so its address stays its own.
                 self.const_values.insert(key, value);
@@ -157,7 +158,11 @@ impl Walk<'_> {
     fn visit(&mut self, node: &TypedNode) -> Result<(), ImportError> {
         if node.op_is::<TypedSource>() {
             let known = self.outlets.contains_key(&OutletId::new(node.id, 0));
-            return if known { Ok(()) } else { Err(unsupported(node, self.operators, "it is not an input".into())) };
+            return if known {
+                Ok(())
+            } else {
+                Err(unsupported(node, self.operators, "it is not an input".into()))
+            };
         }
         if self.visit_constant(node) {
             return Ok(());

@@ -47,8 +47,8 @@ pub(super) fn square_of(rewriter: &Rewriter, node: &Node) -> Option<ValueId> {
     }
 }
 
-/// Constants come second; they are subtracted and divided by as sums and products (rounding as one operation);
-/// powers with known exponents, and neutral operands.
+/// Constants come second; they are subtracted and divided by as sums and products (rounding as one
+/// operation); powers with known exponents, and neutral operands.
 pub(super) fn canonical(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node) -> Option<ValueId> {
     let Op::Binary(op) = node.op else { return None };
     let [a, b] = node.inputs[..] else { return None };
@@ -95,9 +95,10 @@ pub(super) fn canonical(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node) 
 /// Constants of element-wise operators have no leading axes of extent 1: broadcasting does not need them.
 pub(super) fn slim_constant(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node) -> Option<ValueId> {
     let Op::Binary(op) = node.op else { return None };
-    let at = node.inputs.iter().position(|&id| {
-        rewriter.constant(id).is_some_and(|tensor| tensor.shape().first() == Some(&1))
-    })?;
+    let at = node
+        .inputs
+        .iter()
+        .position(|&id| rewriter.constant(id).is_some_and(|tensor| tensor.shape().first() == Some(&1)))?;
     let tensor = rewriter.constant(node.inputs[at])?;
     let other = node.inputs[1 - at];
     if rewriter.shape(other).rank() < tensor.shape().rank() {
@@ -135,9 +136,7 @@ pub(super) fn clip(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) -> Optio
     let inner = rewriter.sole(x).and_then(|def| bounds(rewriter, def));
     let (x, low, high) = match inner {
         // min(max(x, low), high) of the bounds in order is what Clip computes; others are left apart.
-        Some((x, inner_low, inner_high)) => {
-            (x, inner_low.max(low).min(high), inner_high.min(high).max(low))
-        }
+        Some((x, inner_low, inner_high)) => (x, inner_low.max(low).min(high), inner_high.min(high).max(low)),
         None if already && !(low == 0.0 && high == f64::INFINITY && node.op != Op::Unary(Unary::Relu)) => {
             return None;
         }
@@ -295,7 +294,9 @@ fn power_of(rewriter: &Rewriter, value: ValueId, x: ValueId) -> Option<usize> {
     if square_of(rewriter, def) == Some(x) {
         return Some(2);
     }
-    let cube = def.op == Op::Binary(Binary::Pow) && def.inputs[0] == x && rewriter.uniform(def.inputs[1]) == Some(3.0);
+    let cube = def.op == Op::Binary(Binary::Pow)
+        && def.inputs[0] == x
+        && rewriter.uniform(def.inputs[1]) == Some(3.0);
     cube.then_some(3)
 }
 

@@ -74,7 +74,9 @@ pub(super) fn into_conv(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node) 
         pool.folded(what, &parts, || {
             let channels = weights.shape()[0];
             let of = |part: Option<&Tensor>, missing: f64| {
-                part.map_or(vec![missing; channels], |part| consts::floats(part).expect("parameters are numbers"))
+                part.map_or(vec![missing; channels], |part| {
+                    consts::floats(part).expect("parameters are numbers")
+                })
             };
             let (bias, scale, shift) = (of(bias, 0.0), of(scale.as_ref(), 1.0), of(shift.as_ref(), 0.0));
             let values: Vec<f64> = (0..channels).map(|c| bias[c] * scale[c] + shift[c]).collect();
@@ -110,12 +112,14 @@ pub(super) fn scale_shift(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node
         return None;
     }
     let shape = rewriter.shape(inner.x).clone();
-    if outer.scale.is_none() && inner.shift.is_none() && is_uniform(&inner.scale) && is_uniform(&outer.shift) {
+    if outer.scale.is_none() && inner.shift.is_none() && is_uniform(&inner.scale) && is_uniform(&outer.shift)
+    {
         return None;
     }
     let channels = shape[1];
     let of = |part: &Option<Tensor>, missing: f64| {
-        part.as_ref().map_or(vec![missing; channels], |part| consts::floats(part).expect("parameters are numbers"))
+        part.as_ref()
+            .map_or(vec![missing; channels], |part| consts::floats(part).expect("parameters are numbers"))
     };
     let (a, b) = (of(&inner.scale, 1.0), of(&inner.shift, 0.0));
     let (c, d) = (of(&outer.scale, 1.0), of(&outer.shift, 0.0));

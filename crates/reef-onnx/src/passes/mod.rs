@@ -1,7 +1,8 @@
 //! Normalisation: the same network gives the same graph however it was written.
 //!
-//! Rules replace one node each, looking backwards from it in the old graph. Sweeps over the graph repeat until no
-//! rule applies. Every rule keeps the value exact, or within the rounding of one operation where it says so.
+//! Rules replace one node each, looking backwards from it in the old graph. Sweeps over the graph repeat
+//! until no rule applies. Every rule keeps the value exact, or within the rounding of one operation where it
+//! says so.
 
 mod activation;
 mod affine;
@@ -41,6 +42,7 @@ const FINDING: &[Rule] = &[
     norm::mean,
     norm::layer_norm,
     norm::layer_norm_affine,
+    movement::sink_movement,
     movement::sink_reshape,
 ];
 

@@ -1,17 +1,21 @@
 //! Rules for operators that move elements.
 
-use reef_graph::{Binary, Node, Op, Shape, ValueId};
+use reef_graph::{Binary, DType, Node, Op, Shape, ValueId};
 
 use crate::build;
-use crate::consts::ConstPool;
+use crate::consts::{self, ConstPool};
 use crate::rewrite::Rewriter;
 
-/// Reshapes and transposes of constants are done now.
+/// Reshapes, transposes and widenings of constants are done now.
 pub(super) fn constant(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node) -> Option<ValueId> {
     let tensor = rewriter.constant(*node.inputs.first()?)?;
     let made = match &node.op {
         Op::Reshape => pool.reshaped(tensor, rewriter.shape(node.outputs[0])),
         Op::Transpose { perm } => pool.transposed(tensor, perm),
+        Op::Cast { to: DType::F32 } if tensor.dtype() == DType::F16 => {
+            let values = consts::floats(tensor)?;
+            pool.folded("widen".into(), &[tensor], || consts::rounded(tensor.shape().clone(), &values))
+        }
         _ => return None,
     };
     Some(rewriter.add_const(&node.name, made))
@@ -74,7 +78,8 @@ pub(super) fn unbroadcast(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) -
         let def = rewriter.def(node.inputs[at]).filter(|def| def.op == Op::Expand)?;
         let mut inputs = node.inputs.clone();
         inputs[at] = def.inputs[0];
-        let joined = inputs.iter().try_fold(Shape::default(), |shape, &id| shape.broadcast(rewriter.shape(id)))?;
+        let joined =
+            inputs.iter().try_fold(Shape::default(), |shape, &id| shape.broadcast(rewriter.shape(id)))?;
         (joined == *shape).then_some(def.inputs[0])
     };
     let (at, slim) = (0..node.inputs.len()).find_map(|at| narrow(at).map(|slim| (at, slim)))?;
@@ -125,8 +130,8 @@ pub(super) fn pixel_conv(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node)
     Some(build::reshape(graph, &node.name, made, Shape::from([batch, to, 1, 1])))
 }
 
-/// A transposed operand of a matrix product whose last two axes come in descending order: the product reads them
-/// the other way round instead.
+/// A transposed operand of a matrix product whose last two axes come in descending order: the product reads
+/// them the other way round instead.
 pub(super) fn transposed_operand(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) -> Option<ValueId> {
     let Op::MatMul { trans_a, trans_b } = node.op else { return None };
     let mut flags = [trans_a, trans_b];
@@ -147,33 +152,51 @@ pub(super) fn transposed_operand(rewriter: &mut Rewriter, _: &ConstPool, node: &
     build::matmul(&mut rewriter.new, &node.name, (inputs[0], flags[0]), (inputs[1], flags[1]))
 }
 
-/// A reshape that only adds or removes axes of extent 1 moves below element-wise operators, where it may meet
-/// another one and vanish.
+/// A function of single elements comes before a transpose or reshape: next to what makes its operand, which
+/// may compute it too.
+pub(super) fn sink_movement(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) -> Option<ValueId> {
+    let at = match &node.op {
+        Op::Unary(_) | Op::Cast { .. } => 0,
+        Op::Binary(_) => {
+            let scalar = |&id: &ValueId| rewriter.constant(id).is_some_and(|c| c.shape().rank() == 0);
+            1 - node.inputs.iter().position(scalar)?
+        }
+        _ => return None,
+    };
+    let moved = rewriter.sole(node.inputs[at])?;
+    if !matches!(moved.op, Op::Transpose { .. } | Op::Reshape) {
+        return None;
+    }
+    let mut inputs: Vec<ValueId> = node.inputs.clone();
+    inputs[at] = moved.inputs[0];
+    let inner = rewriter.shape(moved.inputs[0]).clone();
+    let inputs: Vec<ValueId> = inputs.into_iter().map(|id| rewriter.get(id)).collect();
+    let output = rewriter.old.value(node.outputs[0]);
+    let graph = &mut rewriter.new;
+    let made = graph.add_node(&node.name, node.op.clone(), &inputs, output.dtype, inner);
+    Some(graph.add_node(&moved.name, moved.op.clone(), &[made], output.dtype, output.shape.clone()))
+}
+
+/// A reshape that only adds or removes axes of extent 1 moves below operators of two operands, where it may
+/// meet another one and vanish.
 pub(super) fn sink_reshape(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node) -> Option<ValueId> {
     let at = (0..node.inputs.len()).find(|&at| {
         let def = rewriter.sole(node.inputs[at]).filter(|def| def.op == Op::Reshape);
-        def.is_some_and(|def| same_without_units(rewriter.shape(def.inputs[0]), rewriter.shape(def.outputs[0])))
+        def.is_some_and(|def| {
+            same_without_units(rewriter.shape(def.inputs[0]), rewriter.shape(def.outputs[0]))
+        })
     })?;
     let reshaped = rewriter.def(node.inputs[at])?;
     let inner = rewriter.shape(reshaped.inputs[0]).clone();
     let output = rewriter.old.value(node.outputs[0]);
-    let made = match &node.op {
-        Op::Unary(_) | Op::Cast { .. } => {
-            let x = rewriter.get(reshaped.inputs[0]);
-            rewriter.new.add_node(&node.name, node.op.clone(), &[x], output.dtype, inner)
-        }
-        Op::Binary(op) => {
-            let other = node.inputs[1 - at];
-            if rewriter.shape(node.inputs[at]) != &output.shape {
-                return None;
-            }
-            let other = follow(rewriter, pool, other, node.inputs[at], &inner)?;
-            let x = rewriter.get(reshaped.inputs[0]);
-            let (a, b) = if at == 0 { (x, other) } else { (other, x) };
-            build::binary(&mut rewriter.new, &node.name, *op, a, b)?
-        }
-        _ => return None,
-    };
+    let Op::Binary(op) = node.op else { return None };
+    if rewriter.shape(node.inputs[at]) != &output.shape {
+        return None;
+    }
+    let other = follow(rewriter, pool, node.inputs[1 - at], node.inputs[at], &inner)?;
+    let x = rewriter.get(reshaped.inputs[0]);
+    let (a, b) = if at == 0 { (x, other) } else { (other, x) };
+    let made = build::binary(&mut rewriter.new, &node.name, op, a, b)?;
     if rewriter.new.value(made).shape.elements() != output.shape.elements() {
         return None;
     }
@@ -189,11 +212,6 @@ fn follow(
     inner: &Shape,
 ) -> Option<ValueId> {
     let shape = rewriter.shape(other);
-    if shape.elements() == 1 {
-        let tensor = rewriter.constant(other)?;
-        let scalar = pool.reshaped(tensor, &Shape::default());
-        return Some(rewriter.add_const("scalar", scalar));
-    }
     if let Some(def) = rewriter.sole(other)
         && def.op == Op::Reshape
         && shape == rewriter.shape(reshaped)
@@ -207,7 +225,8 @@ fn follow(
     let mut extents = vec![1; outer.rank() - shape.rank()];
     extents.extend(shape.iter().copied());
     let mut kept = outer.iter().zip(&extents).filter(|&(&extent, _)| extent != 1).map(|(_, &extent)| extent);
-    let dims: Option<Shape> = inner.iter().map(|&extent| if extent == 1 { Some(1) } else { kept.next() }).collect();
+    let dims: Option<Shape> =
+        inner.iter().map(|&extent| if extent == 1 { Some(1) } else { kept.next() }).collect();
     let dims = dims.filter(|dims| dims.elements() == shape.elements())?;
     let tensor = pool.reshaped(tensor, &dims);
     Some(rewriter.add_const("operand", tensor))

@@ -3,8 +3,8 @@
 use reef_graph::{Binary, DType, Node, Op, Reduce, Shape, Tensor, Unary, ValueId};
 
 use super::activation::{either, square_of};
-use crate::consts::{self, ConstPool};
 use crate::build;
+use crate::consts::{self, ConstPool};
 use crate::rewrite::Rewriter;
 
 /// A sum divided by the number of its terms is a mean.
@@ -32,7 +32,8 @@ pub(super) fn mean(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) -> Optio
     Some(build::reshape(&mut rewriter.new, &node.name, made, output.clone()))
 }
 
-/// A centred operand divided by its standard deviation over the last axes is a layer norm, for now without scale.
+/// A centred operand divided by its standard deviation over the last axes is a layer norm, for now without
+/// scale.
 pub(super) fn layer_norm(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) -> Option<ValueId> {
     let (centred, variance) = normalised(rewriter, node)?;
     let difference = rewriter.def(centred).filter(|def| def.op == Op::Binary(Binary::Sub))?;

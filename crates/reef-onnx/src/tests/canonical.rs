@@ -1,5 +1,5 @@
-//! A dump of what a graph computes that does not depend on names, order of nodes, rounding of constants or axes
-//! of extent 1.
+//! A dump of what a graph computes that does not depend on names, order of nodes, rounding of constants or
+//! axes of extent 1.
 
 use reef_graph::{Graph, Op, Shape, ValueId, ValueKind};
 

@@ -3,7 +3,7 @@
 use reef_graph::Op;
 use tract_onnx::pb::tensor_proto::DataType;
 
-use super::network::{Attr, Network, specialise};
+use super::network::{Attr, Network, brief, specialise};
 use crate::ImportError;
 
 /// `relu(argmax-like chain)`: two host operators in a row between native ones.
@@ -96,10 +96,14 @@ fn operators_that_cannot_run_are_refused_by_name() {
             other => panic!("{operator} gave {other:?}"),
         }
     };
-    insta::assert_snapshot!(refusal("NonZero", &[]), @"node NonZero1 (NonZero): the shape of its output depends on data");
-    insta::assert_snapshot!(refusal("Frobnicate", &[]), @"node Frobnicate1 (Frobnicate): this operator is not known");
-    insta::assert_snapshot!(refusal("Celu", &[("alpha", Attr::Float(2.0))]), @"node Celu1 (Celu): alpha 2");
-    insta::assert_snapshot!(refusal("LSTM", &[("direction", Attr::Text("reverse"))]), @"node LSTM1 (LSTM): direction `reverse`");
+    let error = refusal("NonZero", &[]);
+    assert_eq!(error, "node NonZero1 (NonZero): the shape of its output depends on data");
+    let error = refusal("Frobnicate", &[]);
+    assert_eq!(error, "node Frobnicate1 (Frobnicate): this operator is not known");
+    let error = refusal("Celu", &[("alpha", Attr::Float(2.0))]);
+    assert_eq!(error, "node Celu1 (Celu): alpha 2");
+    let error = refusal("LSTM", &[("direction", Attr::Text("reverse"))]);
+    assert_eq!(error, "node LSTM1 (LSTM): direction `reverse`");
 }
 
 #[test]
@@ -111,10 +115,10 @@ fn native_operators_do_not_become_host_ones() {
     let y = network.node("Conv", &["x", &weights], &attributes);
     network.output(&y, DataType::Float, &["2", "6", "9"]);
     let graph = specialise(&network.model(), &[&[2, 4, 9]]).graph;
-    insta::assert_snapshot!(graph, @r"
+    insta::assert_snapshot!(brief(&graph), @r"
     input %0 x f32[2,4,9]
     %2 f32[2,4,1,9] = Reshape %0
-    %3 f32[2,6,1,9] = Conv(ConvAttrs { kernel: [1, 3], strides: [1, 1], pads: [0, 1, 0, 1], dilations: [1, 1], groups: 1 }) %2 f32[6,4,1,3]#c08ee282a
+    %3 f32[2,6,1,9] = Conv([1, 3] stride [1, 1] pads [0, 1, 0, 1]) %2 f32[6,4,1,3]#c08ee282a
     %4 f32[2,6,9] = Reshape %3
     output %4 Conv2_0
     ");

@@ -17,7 +17,8 @@ fn try_import(bytes: &[u8]) -> Result<(), ImportError> {
     let inputs = model.inputs().iter();
     let shapes: Vec<(String, Shape)> =
         inputs.map(|input| (input.name.clone(), input.dims.iter().map(extent).collect())).collect();
-    let shapes: Vec<(&str, Shape)> = shapes.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
+    let shapes: Vec<(&str, Shape)> =
+        shapes.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
     model.specialise(&shapes).map(|_| ())
 }
 
@@ -42,7 +43,7 @@ fn changed_bytes_do_no_harm() {
         let mut changed = bytes.clone();
         for _ in 0..4 {
             // Half of the changes hit the head, where the structure is.
-            let range = if rng.next_u64() % 2 == 0 { 2000 } else { changed.len() as u64 };
+            let range = if rng.next_u64().is_multiple_of(2) { 2000 } else { changed.len() as u64 };
             let at = (rng.next_u64() % range) as usize;
             changed[at] = rng.next_u64() as u8;
         }
@@ -71,7 +72,10 @@ fn missing_files_and_data_are_named() {
     let y = network.node("Identity", &["x"], &[]);
     network.output(&y, DataType::String, &["2"]);
     let error = OnnxModel::from_bytes(&network.bytes()).expect_err("strings are not supported");
-    insta::assert_snapshot!(error, @"not a valid ONNX model: input x: its element type (code 8) is not supported");
+    assert_eq!(
+        error.to_string(),
+        "not a valid ONNX model: input x: its element type (code 8) is not supported"
+    );
 }
 
 #[test]
@@ -88,5 +92,6 @@ fn models_that_contradict_themselves_are_refused() {
     network.input("x", DataType::Float, &["2"]);
     let y = network.node("Add", &["x", "nowhere"], &[]);
     network.output(&y, DataType::Float, &["2"]);
-    insta::assert_snapshot!(try_import(&network.bytes()).expect_err("a value is missing"), @"not a valid ONNX model: nothing makes the value nowhere");
+    let error = try_import(&network.bytes()).expect_err("a value is missing");
+    assert_eq!(error.to_string(), "not a valid ONNX model: nothing makes the value nowhere");
 }

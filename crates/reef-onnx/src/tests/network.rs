@@ -113,8 +113,15 @@ impl Network {
 /// The model for these extents, by input order.
 pub(super) fn specialise(model: &OnnxModel, dims: &[&[usize]]) -> Specialised {
     let inputs = model.inputs().iter().zip(dims);
-    let shapes: Vec<(&str, Shape)> = inputs.map(|(input, dims)| (input.name.as_str(), Shape::new(dims))).collect();
+    let shapes: Vec<(&str, Shape)> =
+        inputs.map(|(input, dims)| (input.name.as_str(), Shape::new(dims))).collect();
     model.specialise(&shapes).expect("the model fits these shapes")
+}
+
+/// The graph's text with convolutions abbreviated.
+pub(super) fn brief(graph: &reef_graph::Graph) -> String {
+    let text = graph.to_string().replace(", dilations: [1, 1], groups: 1 })", ")");
+    text.replace("ConvAttrs { kernel: ", "").replace(", strides:", " stride").replace(", pads:", " pads")
 }
 
 fn tensor(dims: &[i64], code: DataType) -> pb::TensorProto {

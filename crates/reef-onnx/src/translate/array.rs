@@ -3,7 +3,9 @@
 use reef_graph::{DType, Op, Shape, Tensor as ReefTensor, ValueId};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::DimLike;
-use tract_onnx::tract_core::ops::array::{Gather, MultiBroadcastTo, Pad, PadMode, Slice, Tile, Trilu, TypedConcat};
+use tract_onnx::tract_core::ops::array::{
+    Gather, MultiBroadcastTo, Pad, PadMode, Slice, Tile, Trilu, TypedConcat,
+};
 use tract_onnx::tract_core::ops::change_axes::{AxisOp, IntoShape};
 use tract_onnx::tract_core::ops::downsample::Downsample;
 

@@ -1,5 +1,5 @@
-//! Convolutions, pools and channel-wise scaling. One-dimensional ones get a height of 1; channels-last ones and
-//! those without a batch axis are turned into `[N,C,H,W]` and back.
+//! Convolutions, pools and channel-wise scaling. One-dimensional ones get a height of 1; channels-last ones
+//! and those without a batch axis are turned into `[N,C,H,W]` and back.
 
 use reef_graph::{ConvAttrs, DType, Op, PoolAttrs, PoolKind, Shape, ValueId};
 use tract_onnx::prelude::*;
@@ -141,7 +141,11 @@ fn pool(
     Ok(walk.graph.add_node(&node.name, Op::Pool(attrs), &[x], DType::F32, shape))
 }
 
-pub(super) fn channel_affine(walk: &mut Walk, node: &TypedNode, op: &ChannelAffine) -> Result<ValueId, Reject> {
+pub(super) fn channel_affine(
+    walk: &mut Walk,
+    node: &TypedNode,
+    op: &ChannelAffine,
+) -> Result<ValueId, Reject> {
     let x = walk.value(node.inputs[0])?;
     let (x, back) = computable(&mut walk.graph, &node.name, x)?;
     let mut inputs = vec![x];
@@ -209,18 +213,14 @@ fn leave(
 
 impl Window {
     fn new(spec: &PoolSpec, image: &[usize]) -> Result<Window, Reject> {
-        let mut window = Window {
-            kernel: [1; 2],
-            strides: [1; 2],
-            pads: [0; 4],
-            extra: [0; 2],
-            dilations: [1; 2],
-        };
+        let mut window =
+            Window { kernel: [1; 2], strides: [1; 2], pads: [0; 4], extra: [0; 2], dilations: [1; 2] };
         let offset = 2 - image.len();
         let computed = spec.computed_padding(image);
         for (axis, padding) in computed.into_iter().enumerate() {
             let at = axis + offset;
-            let (kernel, stride, dilation) = (spec.kernel_shape[axis], spec.stride(axis), spec.dilation(axis));
+            let (kernel, stride, dilation) =
+                (spec.kernel_shape[axis], spec.stride(axis), spec.dilation(axis));
             if kernel == 0 || stride == 0 || dilation == 0 {
                 return Err("an empty window".into());
             }

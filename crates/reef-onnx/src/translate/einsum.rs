@@ -1,9 +1,9 @@
 //! Sums of products as convolutions and matrix products.
 //!
-//! Axes are classified by where they appear: *batch* (both operands and the result), *rows* (left and result),
-//! *columns* (right and result), *inner* (both operands only). What already has NumPy's order becomes a MatMul as
-//! it is; a channel contraction of an image a 1×1 Conv; anything else is permuted into `[batch,rows,inner]` and
-//! `[batch,inner,columns]`.
+//! Axes are classified by where they appear: *batch* (both operands and the result), *rows* (left and
+//! result), *columns* (right and result), *inner* (both operands only). What already has NumPy's order
+//! becomes a MatMul as it is; a channel contraction of an image a 1×1 Conv; anything else is permuted into
+//! `[batch,rows,inner]` and `[batch,inner,columns]`.
 
 use reef_graph::{ConvAttrs, DType, Op, Reduce, Shape, ValueId};
 use tract_onnx::prelude::*;
@@ -60,7 +60,13 @@ pub(super) fn einsum(walk: &mut Walk, node: &TypedNode, op: &EinSum) -> Result<V
 }
 
 /// One operand: sums and a permutation.
-fn single(walk: &mut Walk, node: &TypedNode, term: &Term, out: &[char], shape: &Shape) -> Result<ValueId, Reject> {
+fn single(
+    walk: &mut Walk,
+    node: &TypedNode,
+    term: &Term,
+    out: &[char],
+    shape: &Shape,
+) -> Result<ValueId, Reject> {
     let term = summed(walk, node, term, |letter| out.contains(&letter));
     let order: Vec<char> = out.iter().copied().filter(|letter| term.letters.contains(letter)).collect();
     let made = arranged(walk, node, &term, &order);
@@ -179,9 +185,10 @@ fn general(
     let a_order: Vec<char> = batch.iter().chain(&rows).chain(&inner).copied().collect();
     let b_order: Vec<char> = batch.iter().chain(&inner).chain(&columns).copied().collect();
     let (x, y) = (arranged(walk, node, &left, &a_order), arranged(walk, node, &right, &b_order));
-    let joined = |middle: [usize; 2]| b.iter().copied().chain(middle).collect::<Shape>();
-    let x = build::reshape(&mut walk.graph, &node.name, x, joined([size(&m), k]));
-    let y = build::reshape(&mut walk.graph, &node.name, y, joined([k, size(&n)]));
+    // Without batch axes all rows but the last may broadcast against the one matrix on the right.
+    let x_rows = if b.is_empty() && !m.is_empty() { m.clone() } else { vec![size(&m)] };
+    let x = build::reshape(&mut walk.graph, &node.name, x, [&b[..], &x_rows[..], &[k]].concat().into());
+    let y = build::reshape(&mut walk.graph, &node.name, y, [&b[..], &[k, size(&n)]].concat().into());
     let made = build::matmul(&mut walk.graph, &node.name, (x, false), (y, false)).ok_or("extents differ")?;
     let apart: Shape = b.iter().chain(&m).chain(&n).copied().collect();
     let made = build::reshape(&mut walk.graph, &node.name, made, apart);
@@ -219,6 +226,7 @@ fn summed(walk: &mut Walk, node: &TypedNode, term: &Term, kept: impl Fn(char) ->
 
 /// The term with its axes in the given order, which has the same letters.
 fn arranged(walk: &mut Walk, node: &TypedNode, term: &Term, order: &[char]) -> ValueId {
-    let at = |letter: &char| term.letters.iter().position(|l| l == letter).expect("the order has its letters");
+    let at =
+        |letter: &char| term.letters.iter().position(|l| l == letter).expect("the order has its letters");
     build::transpose(&mut walk.graph, &node.name, term.value, order.iter().map(at).collect())
 }

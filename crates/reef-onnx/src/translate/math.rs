@@ -136,7 +136,8 @@ pub(super) fn iff(walk: &mut Walk, node: &TypedNode, _: &Iff) -> Result<ValueId,
         inputs.push(walk.value(input)?);
     }
     let graph = &mut walk.graph;
-    let shape = inputs.iter().try_fold(Shape::default(), |shape, &id| shape.broadcast(&graph.value(id).shape));
+    let shape =
+        inputs.iter().try_fold(Shape::default(), |shape, &id| shape.broadcast(&graph.value(id).shape));
     let shape = shape.ok_or("shapes do not broadcast")?;
     let (dtype, other) = (graph.value(inputs[1]).dtype, graph.value(inputs[2]).dtype);
     if dtype != other {
