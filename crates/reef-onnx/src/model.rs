@@ -47,8 +47,8 @@ pub struct Specialised {
     pub host_kernels: Vec<Arc<dyn HostKernel>>,
 }
 
-/// A model, parsed once; cheap to specialise. It keeps tract's copy of the weights beside ours: drop it when no
-/// further specialisation is wanted.
+/// A model, parsed once; cheap to specialise. It keeps tract's copy of the weights beside ours: drop it when
+/// no further specialisation is wanted.
 #[derive(Debug)]
 pub struct OnnxModel {
     model: InferenceModel,
