@@ -16,9 +16,8 @@ mod pick;
 mod plans;
 mod slot;
 mod sync;
-mod synthetic;
 mod thread;
 mod worker;
 
 pub use device::CpuDevice;
-pub use options::CpuOptions;
+pub use options::{CpuOptions, allowed_cores};

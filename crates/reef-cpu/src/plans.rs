@@ -19,7 +19,6 @@ use reef_plan::{HostState, Kernel, KernelSpec, Plan, Restart};
 use crate::board::{Board, Opening};
 use crate::estimate::Estimate;
 use crate::kernels::{self, BlockKernel};
-use crate::synthetic;
 
 const INDEX_BITS: u32 = 12;
 /// Plans that one device holds at a time.
@@ -69,10 +68,7 @@ impl Loaded {
     pub(crate) fn new(plan: Arc<Plan>, slots: usize) -> Result<Loaded, DeviceError> {
         let isa = plan.target().isa;
         let prepare = |kernel: &Kernel| Prepared {
-            kernel: match &kernel.spec {
-                KernelSpec::Synthetic(spec) => synthetic::prepare(spec, kernel),
-                _ => kernels::prepare(kernel, &plan, isa),
-            },
+            kernel: kernels::prepare(kernel, &plan, isa),
             restart: kernel.restart,
             host: if let KernelSpec::Host(index) = kernel.spec { Some(index) } else { None },
             estimate: Estimate::default(),

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use reef_base::{Class, Nanos, Rng, TaskId, TaskKey};
 use reef_plan::{Plan, SyntheticStage, Target, synthetic_output, synthetic_plan};
 
-use crate::contract::{Completion, Device, DeviceError, Io, Kill, LoadedPlan, Outcome, RejectReason};
+use crate::contract::{
+    Completion, Device, DeviceCounters, DeviceError, Io, Kill, LoadedPlan, Outcome, RejectReason,
+};
 use crate::event::EventKind;
 use crate::scheme::Scheme;
 
@@ -105,10 +107,13 @@ impl Rig {
         assert!(started.elapsed() < PATIENCE, "the device is stuck");
     }
 
-    /// Lets time pass until some block has ended since the counters said `blocks_done`.
+    /// Lets time pass until `blocks_done` blocks have ended, or every task has.
     fn until_blocks(&self, blocks_done: u64) {
         let started = Instant::now();
-        while self.device.counters().blocks_done < blocks_done {
+        let more = |counters: DeviceCounters| {
+            counters.blocks_done < blocks_done && counters.completed < counters.submitted
+        };
+        while more(self.device.counters()) {
             self.pass(started);
         }
     }

@@ -171,6 +171,8 @@ fn loom_cancel_against_finish_ends_once() {
         rig.work_off(shape);
         assert_eq!(rig.ended(), 1);
         assert!([0, 2].contains(&count(&rig.settled[1])) && count(&rig.settled[0]) == 2);
+        let closed = rig.board.slots[slot].cancel.load(Ordering::SeqCst) == 1;
+        assert_eq!(closed, rig.board.reason(slot).is_some(), "no stage opens after the task was closed");
     });
 }
 

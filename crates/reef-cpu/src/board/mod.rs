@@ -168,7 +168,8 @@ impl Board {
         place.done.store(0, Ordering::Relaxed);
         place.dropped.store(0, Ordering::Relaxed);
         place.estimate.store(opening.estimate, Ordering::Relaxed);
-        place.claim.store(Word::new(generation, 0, opening.blocks).0, Ordering::Release);
+        // A swap, not a store: all writes of the word are read-modify-writes, so a late closer's is before or after.
+        place.claim.swap(Word::new(generation, 0, opening.blocks).0, Ordering::AcqRel);
         self.active.fetch_or(1 << slot, Ordering::AcqRel);
         self.raise_poll(key);
     }

@@ -1,0 +1,190 @@
+//! Bad input and faults: a broken task or device harms nothing else.
+
+mod rig;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reef_base::TaskKey;
+use reef_cpu::{CpuDevice, CpuOptions};
+use reef_device::{Device, DeviceError, Io, LoadedPlan, Outcome, RejectReason, Scheme};
+use reef_graph::{DType, Shape};
+use reef_plan::{
+    Cost, HostFault, HostKernel, HostState, IoSpec, Isa, Kernel, KernelSpec, Place, Plan, PlanParts, Region,
+    Restart, Target, TensorSpec, WeightStore,
+};
+use rig::KernelShape;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mood {
+    Copies,
+    Fails,
+    Panics,
+}
+
+#[derive(Debug)]
+struct Host(Mood, [TensorSpec; 1]);
+
+struct State(Mood);
+
+impl HostKernel for Host {
+    fn name(&self) -> &str {
+        "moody"
+    }
+    fn inputs(&self) -> &[TensorSpec] {
+        &self.1
+    }
+    fn outputs(&self) -> &[TensorSpec] {
+        &self.1
+    }
+    fn new_state(&self) -> Result<Box<dyn HostState>, HostFault> {
+        Ok(Box::new(State(self.0)))
+    }
+}
+
+impl HostState for State {
+    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), HostFault> {
+        match self.0 {
+            Mood::Copies => outputs[0].copy_from_slice(inputs[0]),
+            Mood::Fails => return Err(HostFault { kernel: "moody".into(), reason: "today".into() }),
+            Mood::Panics => panic!("planted"),
+        }
+        Ok(())
+    }
+}
+
+/// A plan of one host kernel, 64 bytes in and out.
+fn host_plan(mood: Mood) -> Arc<Plan> {
+    let spec = TensorSpec { dtype: DType::U8, shape: Shape::from([64]) };
+    let io = |name: &str| IoSpec { name: name.into(), dtype: DType::U8, shape: Shape::from([64]) };
+    let kernel = Kernel {
+        name: "host".into(),
+        spec: KernelSpec::Host(0),
+        reads: vec![Region::dense(Place::Input(0), 0, 64)],
+        writes: vec![Region::dense(Place::Output(0), 0, 64)],
+        restart: Restart::Never,
+        cost: Cost::default(),
+    };
+    let parts = PlanParts {
+        name: "host".into(),
+        target: Target::cpu(Isa::Portable, 1),
+        inputs: vec![io("x")],
+        outputs: vec![io("y")],
+        weights: vec![],
+        store: Arc::new(WeightStore::new()),
+        host_kernels: vec![Arc::new(Host(mood, [spec]))],
+        stages: vec![vec![kernel]],
+        arena_bytes: 0,
+    };
+    Arc::new(Plan::new(parts).expect("the plan is valid"))
+}
+
+fn synthetic(polls: u32) -> Arc<Plan> {
+    let shape = KernelShape { bytes: 640, tile_bytes: 64, polls, poll_ns: 1_000, restart: true };
+    let stage = vec![shape];
+    Arc::new(rig::plan(3, &[stage.clone(), stage.clone(), stage.clone(), stage]))
+}
+
+#[test]
+fn a_failing_host_kernel_fails_its_task_only() {
+    let device = rig::device(2, Scheme::Reset);
+    let (good, bad) = (host_plan(Mood::Copies), host_plan(Mood::Fails));
+    let (good, bad) = (device.load(good).unwrap(), device.load(bad).unwrap());
+    for (token, plan) in [good, bad, good, bad].into_iter().enumerate() {
+        let io = rig::filled(&device, plan, 9);
+        device.submit(plan, rig::real_time(0, token as u64), io, token as u64).unwrap();
+    }
+    for _ in 0..4 {
+        let done = rig::wait(&device);
+        if done.token % 2 == 0 {
+            assert_eq!((done.outcome, done.io.outputs[0].as_slice()), (Outcome::Done, [9u8; 64].as_slice()));
+        } else {
+            assert!(matches!(done.outcome, Outcome::Failed(fault) if fault.reason == "today"));
+        }
+    }
+}
+
+#[test]
+fn a_panicking_kernel_poisons_the_device_and_every_task_ends() {
+    let device = rig::device(2, Scheme::Reset);
+    let long = device.load(synthetic(1_000)).unwrap();
+    let bad = device.load(host_plan(Mood::Panics)).unwrap();
+    let submit = |plan, key, token| device.submit(plan, key, rig::filled(&device, plan, 1), token);
+    submit(long, TaskKey::best_effort(0), 1).unwrap();
+    submit(long, TaskKey::best_effort(1), 2).unwrap();
+    submit(bad, rig::real_time(0, 0), 3).unwrap();
+    for _ in 0..3 {
+        assert_eq!(rig::wait(&device).outcome, Outcome::DeviceFault);
+    }
+    assert_eq!(submit(long, rig::real_time(0, 0), 4).unwrap_err().why, RejectReason::Closed);
+    assert!(matches!(device.load(synthetic(1)), Err(DeviceError::Poisoned(why)) if why.contains("panicked")));
+    assert!(device.quiesce(Duration::from_secs(60)));
+    device.resume();
+    assert_eq!(submit(long, rig::real_time(0, 0), 5).unwrap_err().why, RejectReason::Closed);
+}
+
+#[test]
+fn cancelling_while_quiesced_ends_the_task_at_once() {
+    let device = rig::device(2, Scheme::Reset);
+    // Longer than any pause of this thread before it quiesces the device: 40 blocks of 20 ms.
+    let long = device.load(synthetic(20_000)).unwrap();
+    let task = device.submit(long, TaskKey::best_effort(0), rig::filled(&device, long, 1), 7).unwrap();
+    assert!(device.quiesce(Duration::from_secs(60)));
+    assert!(device.try_complete().is_none());
+    device.cancel(task);
+    let done = device.try_complete().expect("no block runs, so the task is over");
+    assert_eq!(done.outcome, Outcome::Cancelled);
+    device.cancel(task);
+    device.resume();
+    let plan = device.load(synthetic(5)).unwrap();
+    let again = device.submit(plan, TaskKey::best_effort(0), rig::filled(&device, plan, 1), 8).unwrap();
+    assert_ne!(task, again);
+    assert_eq!(rig::wait(&device).outcome, Outcome::Done);
+}
+
+#[test]
+fn arenas_grow_while_tasks_run_and_unloaded_plans_are_gone() {
+    let device = rig::device(2, Scheme::Reset);
+    let small = device.load(host_plan(Mood::Copies)).unwrap();
+    device.submit(small, TaskKey::best_effort(0), rig::filled(&device, small, 5), 0).unwrap();
+    let plan = synthetic(2);
+    let large = device.load(plan.clone()).unwrap();
+    for token in 1..20 {
+        device.submit(large, rig::real_time(0, token), rig::filled(&device, large, 6), token).unwrap();
+        let mut done = rig::wait(&device);
+        if done.token == 0 {
+            done = rig::wait(&device);
+        }
+        assert_eq!(done.io.outputs[0].as_slice(), rig::evaluate(&plan, &[6; 100]));
+    }
+    device.unload(large);
+    device.unload(large);
+    assert!(device.alloc_io(large).is_none());
+    let rejected = device.submit(large, rig::real_time(0, 0), Io::default(), 0).unwrap_err();
+    assert_eq!(rejected.why, RejectReason::UnknownPlan);
+    let next = device.load(plan).unwrap();
+    assert_ne!(next, large);
+    assert!(device.block_times(LoadedPlan(u32::MAX)).is_empty());
+}
+
+#[test]
+fn wrong_options_are_refused() {
+    let start = |options| CpuDevice::start(options).map(drop).unwrap_err();
+    let options = CpuOptions::default;
+    assert!(matches!(start(CpuOptions { cus: Some(0), ..options() }), DeviceError::Start(_)));
+    assert!(matches!(start(CpuOptions { slots: 65, ..options() }), DeviceError::Start(_)));
+    assert!(matches!(start(CpuOptions { slots_real_time: 9, ..options() }), DeviceError::Start(_)));
+    assert!(matches!(start(CpuOptions { cores: Some(vec![]), ..options() }), DeviceError::Start(_)));
+}
+
+#[test]
+fn a_device_may_go_while_tasks_run() {
+    for cus in [1, 3] {
+        let device = rig::device(cus, Scheme::Reset);
+        let plan = device.load(synthetic(5_000)).unwrap();
+        for token in 0..3 {
+            device.submit(plan, TaskKey::best_effort(token), rig::filled(&device, plan, 1), token).unwrap();
+        }
+        drop(device);
+    }
+}
