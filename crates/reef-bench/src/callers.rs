@@ -1,0 +1,123 @@
+//! One way to ask for one inference, over HTTP or in-process, so that one load generator drives both.
+
+use std::sync::Arc;
+
+use reef_base::{Nanos, Rng};
+use reef_engine::{Engine, Session, SessionOptions};
+
+use crate::error::BenchError;
+use crate::http::{Client, InferParameters, ModelMetadata, Prepared, Tensor};
+use crate::inputs;
+
+/// What an answer says about how it came about; absent where the answer does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// First block to last.
+    pub compute: Option<Nanos>,
+    /// The task's submission to its first block.
+    pub first_block: Option<Nanos>,
+    /// The task's submission until it had run on every compute unit that its first stage could use.
+    pub all_cus: Option<Nanos>,
+    /// Whether it displaced less urgent work.
+    pub preempted: bool,
+}
+
+/// A client that can ask for one inference at a time.
+pub trait Caller: Send {
+    /// Asks once and waits for the answer.
+    fn call(&mut self) -> Result<Reply, BenchError>;
+}
+
+/// A caller with a connection of its own.
+#[derive(Debug)]
+pub struct HttpCaller {
+    client: Client,
+    request: Arc<Prepared>,
+}
+
+impl HttpCaller {
+    /// Sends `request` with `client`.
+    pub fn new(client: Client, request: Arc<Prepared>) -> HttpCaller {
+        HttpCaller { client, request }
+    }
+}
+
+/// Response parameters that are read, where a server sends them: `compute_us`, and `preempt_us`, the time
+/// from the task's submission to its first block, there only if the task displaced less urgent work.
+impl Caller for HttpCaller {
+    fn call(&mut self) -> Result<Reply, BenchError> {
+        let answer = self.client.infer(&self.request)?;
+        let time = |name| answer.number(name).map(|us: f64| Nanos((us * 1e3) as u64));
+        Ok(Reply {
+            compute: time("compute_us"),
+            first_block: time("preempt_us"),
+            all_cus: None,
+            preempted: answer.parameters.contains_key("preempt_us"),
+        })
+    }
+}
+
+/// A request with seeded inputs for a model without symbolic extents.
+pub fn random_request(
+    metadata: &ModelMetadata,
+    parameters: InferParameters,
+    seed: u64,
+) -> Result<Prepared, BenchError> {
+    let mut rng = Rng::new(seed);
+    let mut tensors = Vec::new();
+    for input in &metadata.inputs {
+        let shape: Option<Vec<usize>> = input.shape.iter().map(|&dim| usize::try_from(dim).ok()).collect();
+        let sized = shape.zip(inputs::element_bytes(&input.datatype));
+        let (shape, element) = sized.ok_or_else(|| BenchError::Protocol {
+            what: format!("the metadata of {}", metadata.name),
+            problem: format!("input '{}' has no fixed size", input.name),
+        })?;
+        let mut data = vec![0; shape.iter().product::<usize>() * element];
+        inputs::fill(&input.datatype, &mut data, &mut rng);
+        tensors.push((input, shape, data));
+    }
+    let tensors: Vec<Tensor<'_>> = tensors
+        .iter()
+        .map(|(input, shape, data)| Tensor { name: &input.name, datatype: &input.datatype, shape, data })
+        .collect();
+    Ok(Prepared::infer(&metadata.name, &tensors, parameters))
+}
+
+/// An in-process caller with buffers of its own.
+#[derive(Debug)]
+pub struct SessionCaller {
+    model: String,
+    session: Session,
+}
+
+impl SessionCaller {
+    /// A session of `model` with its own settings and seeded inputs.
+    pub fn new(engine: &Engine, model: &str, seed: u64) -> Result<SessionCaller, BenchError> {
+        let session = engine.session(model, &SessionOptions::default()).map_err(BenchError::infer(model))?;
+        let mut caller = SessionCaller { model: model.to_string(), session };
+        let mut rng = Rng::new(seed);
+        for index in 0..caller.session.inputs().len() {
+            let datatype = caller.session.inputs()[index].dtype.protocol_name();
+            inputs::fill(datatype, caller.session.input_mut(index), &mut rng);
+        }
+        Ok(caller)
+    }
+
+    /// `count` sessions of `model`, for one load.
+    pub fn several(engine: &Engine, model: &str, count: usize) -> Result<Vec<Box<dyn Caller>>, BenchError> {
+        let one = |seed| Ok(Box::new(SessionCaller::new(engine, model, seed)?) as Box<dyn Caller>);
+        (0..count as u64).map(one).collect()
+    }
+}
+
+impl Caller for SessionCaller {
+    fn call(&mut self) -> Result<Reply, BenchError> {
+        let info = self.session.run().map_err(BenchError::infer(&self.model))?;
+        Ok(Reply {
+            compute: Some(info.timings.compute),
+            first_block: Some(info.first_block),
+            all_cus: info.all_cus,
+            preempted: info.preempted,
+        })
+    }
+}

@@ -1,0 +1,102 @@
+//! Why a benchmark could not be run. A target that is not met is a result, not an error.
+
+use std::io;
+use std::path::PathBuf;
+
+use reef_engine::{EngineError, InferError, LoadError};
+use reef_plan::PlanError;
+use reef_zoo::ZooError;
+
+/// What the binary's side of a benchmark fails with; `anyhow::Error` converts into it.
+pub type EnvironmentError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A benchmark could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The device or the server could not be started.
+    #[error("cannot start {what}: {source}")]
+    Environment {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: EnvironmentError,
+    },
+    /// A socket failed.
+    #[error("{what}: {source}")]
+    Socket {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A file or folder could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server refused or failed a request.
+    #[error("the server answered {status} to {what}: {message}")]
+    Status {
+        /// What was asked.
+        what: String,
+        /// The HTTP status.
+        status: u16,
+        /// The server's message.
+        message: String,
+    },
+    /// The server's answer is not what the protocol says.
+    #[error("the answer to {what} is not as the protocol says: {problem}")]
+    Protocol {
+        /// What was asked.
+        what: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The engine could not be started.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A model could not be loaded.
+    #[error(transparent)]
+    Load(Box<LoadError>),
+    /// The engine answered a request with an error.
+    #[error("model {model}: {source}")]
+    Infer {
+        /// The model.
+        model: String,
+        /// Why.
+        source: Box<InferError>,
+    },
+    /// A benchmark model could not be written.
+    #[error(transparent)]
+    Zoo(#[from] ZooError),
+    /// A synthetic plan is not valid.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// No part of the benchmark has this name.
+    #[error("there is no part '{name}'; there are {known}")]
+    UnknownPart {
+        /// The name asked for.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// Nothing was measured where something had to be.
+    #[error("{0}")]
+    NoSamples(String),
+}
+
+impl BenchError {
+    /// Wraps an engine's answer with the model's name.
+    pub(crate) fn infer(model: &str) -> impl Fn(InferError) -> BenchError + '_ {
+        move |source| BenchError::Infer { model: model.to_string(), source: Box::new(source) }
+    }
+}
+
+impl From<LoadError> for BenchError {
+    fn from(error: LoadError) -> Self {
+        BenchError::Load(Box::new(error))
+    }
+}

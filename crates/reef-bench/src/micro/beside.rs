@@ -1,0 +1,262 @@
+//! Part `realtime`: a real-time model in-process beside saturating best-effort work, under `rt-only` (without
+//! it), `concurrent`, `wait` and `reset`, all in every round, in an order that changes from round to round.
+//!
+//! Ratios are taken inside a round, and rows hold one ratio per round. What best-effort work should get is
+//! 0.93 × (1 − busy) × what it gets alone; *busy* is the share of time that the real-time model has tasks on
+//! the device under `rt-only`, from the same round.
+
+use std::time::Duration;
+
+use reef_base::{Class, MonotonicClock, Nanos};
+use reef_device::Scheme;
+use reef_zoo::Model;
+
+use super::Bench;
+use super::rig::Rig;
+use crate::callers::{Caller, SessionCaller};
+use crate::error::BenchError;
+use crate::load::{LoadResult, OpenLoop};
+use crate::recorder::{Samples, Summary};
+use crate::report::{Part, Row, Stat};
+use crate::schedule::Schedule;
+
+pub(super) const NAME: &str = "realtime";
+
+/// The schemes with best-effort work; `rt-only` is what they are compared with.
+const SHARED: [Scheme; 3] = [Scheme::Concurrent, Scheme::Wait, Scheme::Reset];
+const CALLERS: usize = 16;
+const CAMERA_SHARE: f64 = 0.3;
+/// A tiny camera model is so fast that 30 % of it would measure this thread's sleeping.
+const CAMERA_HZ_MAX: f64 = 500.0;
+const BEST_EFFORT_SHARE: f64 = 0.93;
+
+/// One real-time model and what it has to reach under `reset`, as ratios to `rt-only`.
+struct Case {
+    model: Model,
+    rate_hz: f64,
+    time: Duration,
+    p50: f64,
+    p99: Option<f64>,
+    mean: Option<f64>,
+}
+
+pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
+    let rig = bench.rig(bench.options.cus, 0)?;
+    bench.load(&rig, Model::Resnet152, Class::BestEffort)?;
+    bench.load(&rig, Model::Control, Class::real_time(0))?;
+    bench.load(&rig, Model::Resnet18, Class::real_time(1))?;
+    let rounds = bench.pick(5, 2);
+    let control = Case {
+        model: Model::Control,
+        rate_hz: 200.0,
+        time: bench.shorter(Duration::from_secs(5)),
+        p50: 1.05,
+        p99: Some(1.25),
+        mean: None,
+    };
+    let camera = Case {
+        model: Model::Resnet18,
+        rate_hz: (CAMERA_SHARE * 1e6 / alone_us(bench, &rig, Model::Resnet18)?).min(CAMERA_HZ_MAX),
+        time: bench.shorter(Duration::from_secs(7)),
+        p50: 1.03,
+        p99: None,
+        mean: Some(1.05),
+    };
+    let mut rows = Vec::new();
+    for case in [&control, &camera] {
+        rows.extend(case.run(bench, &rig, rounds)?);
+    }
+    let method = format!(
+        "{rounds} rounds beside saturating {}; control at 200 Hz, {} at {:.1} Hz; ratios inside a round to \
+         rt-only without best-effort work; latency from the scheduled arrival",
+        Model::Resnet152,
+        Model::Resnet18,
+        camera.rate_hz
+    );
+    Ok(Part { name: NAME, method, rows })
+}
+
+/// Median time on the device of a model alone.
+fn alone_us(bench: &Bench<'_>, rig: &Rig, model: Model) -> Result<f64, BenchError> {
+    rig.engine.set_scheme(Scheme::RtOnly);
+    let mut caller = SessionCaller::new(&rig.engine, model.name(), 1)?;
+    let mut compute_us = Samples::default();
+    for index in 0..bench.pick(40, 20) {
+        let reply = caller.call()?;
+        if index >= 5 {
+            compute_us.push_micros(reply.compute.unwrap_or_default());
+        }
+    }
+    Ok(compute_us.summary().map_or(1.0, |summary| summary.p50.max(1.0)))
+}
+
+/// One scheme in one round.
+struct Seen {
+    latency: Summary,
+    latency_us: Samples,
+    /// Sum of the times on the device over the time measured.
+    busy: f64,
+    best_effort_per_s: Option<f64>,
+}
+
+/// All rounds of one scheme with best-effort work.
+#[derive(Default)]
+struct Rows {
+    latency_us: Samples,
+    p50: Samples,
+    p99: Samples,
+    mean: Samples,
+    best_effort_per_s: Samples,
+    best_effort_share: Samples,
+}
+
+impl Case {
+    fn run(&self, bench: &Bench<'_>, rig: &Rig, rounds: usize) -> Result<Vec<Row>, BenchError> {
+        let mut alone_us = Samples::default();
+        let mut alone_per_s = Samples::default();
+        let mut schemes = SHARED.map(|_| Rows::default());
+        for round in 0..rounds {
+            bench.progress.phase(format!("{} beside load, round {}", self.model, round + 1));
+            let alone_rate = self.best_effort_alone(bench, rig)?;
+            alone_per_s.push(alone_rate);
+            // Every scheme is measured in every position, so that a drift of the machine hits all of them.
+            let mut order = [Scheme::RtOnly, SHARED[0], SHARED[1], SHARED[2]];
+            order.rotate_left(round % (SHARED.len() + 1));
+            let mut seen = Vec::new();
+            for scheme in order {
+                seen.push((scheme, self.measure(bench, rig, scheme)?));
+            }
+            let of = |wanted| &seen.iter().find(|(scheme, _)| *scheme == wanted).expect("all are measured").1;
+            let base = of(Scheme::RtOnly);
+            alone_us.extend(&base.latency_us);
+            for (rows, scheme) in schemes.iter_mut().zip(SHARED) {
+                rows.push(of(scheme), base, alone_rate);
+            }
+        }
+        let mut rows = vec![Row::new(format!("{} rt-only: latency", self.model), "µs", &alone_us)];
+        for (seen, scheme) in schemes.iter().zip(SHARED) {
+            rows.extend(self.rows(scheme, seen));
+        }
+        rows.push(Row::new(format!("{} alone", Model::Resnet152), "1/s", &alone_per_s));
+        Ok(rows)
+    }
+
+    fn best_effort_alone(&self, bench: &Bench<'_>, rig: &Rig) -> Result<f64, BenchError> {
+        rig.engine.set_scheme(Scheme::Reset);
+        let load = rig.saturate(Model::Resnet152)?;
+        bench.progress.sleep(self.warm_up());
+        load.restart();
+        bench.progress.sleep(self.time);
+        let rate = load.take().into_ok()?.rate_per_s();
+        load.stop().into_ok()?;
+        rate.ok_or_else(|| BenchError::NoSamples(format!("{} gave too few answers", Model::Resnet152)))
+    }
+
+    fn warm_up(&self) -> Duration {
+        self.time / 10
+    }
+
+    fn measure(&self, bench: &Bench<'_>, rig: &Rig, scheme: Scheme) -> Result<Seen, BenchError> {
+        rig.engine.set_scheme(scheme);
+        let load = (scheme != Scheme::RtOnly).then(|| rig.saturate(Model::Resnet152)).transpose()?;
+        let mut callers = SessionCaller::several(&rig.engine, self.model.name(), CALLERS)?;
+        let (warm_up, end) = (self.warm_up(), self.warm_up() + self.time);
+        let open = OpenLoop {
+            schedule: Schedule::periodic(self.rate_hz, 0.0, end),
+            measured: Nanos::from(warm_up)..Nanos::from(end),
+            grace: Duration::from_secs(5),
+        };
+        let start = MonotonicClock::read();
+        let (result, best_effort) = std::thread::scope(|scope| {
+            let callers: &mut [Box<dyn Caller>] = &mut callers;
+            let stream = scope.spawn(move || open.run(start, callers));
+            bench.progress.sleep(warm_up);
+            load.iter().for_each(|load| {
+                load.restart();
+            });
+            bench.progress.sleep(self.time);
+            let best_effort = load.as_ref().map(|load| load.take());
+            (stream.join().expect("a load does not panic"), best_effort)
+        });
+        let best_effort = best_effort.map(LoadResult::into_ok).transpose()?;
+        self.seen(result.into_ok()?, best_effort, scheme)
+    }
+
+    fn seen(
+        &self,
+        result: LoadResult,
+        best_effort: Option<LoadResult>,
+        scheme: Scheme,
+    ) -> Result<Seen, BenchError> {
+        let nothing = || BenchError::NoSamples(format!("{} under {scheme}: no answer", self.model));
+        let compute_us: f64 = result.compute_us.as_slice().iter().sum();
+        Ok(Seen {
+            latency: result.latency_us.summary().ok_or_else(nothing)?,
+            latency_us: result.latency_us,
+            busy: compute_us / (self.time.as_secs_f64() * 1e6),
+            best_effort_per_s: best_effort.map(|load| load.rate_per_s().unwrap_or(0.0)),
+        })
+    }
+
+    fn rows(&self, scheme: Scheme, seen: &Rows) -> Vec<Row> {
+        let name = |what: &str| format!("{} {scheme}: {what}", self.model);
+        let goal = |row: Row, bound: Option<f64>| match bound.filter(|_| scheme == Scheme::Reset) {
+            Some(bound) => row.at_most(Stat::P50, bound),
+            None => row,
+        };
+        let share = Row::new(name("best-effort, of what is left"), "ratio", &seen.best_effort_share);
+        vec![
+            Row::new(name("latency"), "µs", &seen.latency_us),
+            goal(Row::new(name("p50 to rt-only"), "ratio", &seen.p50), Some(self.p50)),
+            goal(Row::new(name("p99 to rt-only"), "ratio", &seen.p99), self.p99),
+            goal(Row::new(name("mean to rt-only"), "ratio", &seen.mean), self.mean),
+            Row::new(name("best-effort"), "1/s", &seen.best_effort_per_s),
+            if scheme == Scheme::Reset { share.at_least(Stat::P50, BEST_EFFORT_SHARE) } else { share },
+        ]
+    }
+}
+
+impl Rows {
+    /// Adds a round: `base` is the same round's `rt-only`, `alone_per_s` its best-effort throughput alone.
+    fn push(&mut self, seen: &Seen, base: &Seen, alone_per_s: f64) {
+        self.latency_us.extend(&seen.latency_us);
+        self.p50.push(seen.latency.p50 / base.latency.p50);
+        self.p99.push(seen.latency.p99 / base.latency.p99);
+        self.mean.push(seen.latency.mean / base.latency.mean);
+        if let Some(rate) = seen.best_effort_per_s {
+            self.best_effort_per_s.push(rate);
+            self.best_effort_share.push(rate / ((1.0 - base.busy).max(0.01) * alone_per_s));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(latency: f64, busy: f64, rate: Option<f64>) -> Seen {
+        let latency_us: Samples = [latency; 3].into_iter().collect();
+        let latency = latency_us.summary().unwrap();
+        Seen { latency, latency_us, busy, best_effort_per_s: rate }
+    }
+
+    #[test]
+    fn ratios_refer_to_rt_only_of_the_same_round() {
+        let mut rows = Rows::default();
+        rows.push(&seen(110.0, 0.5, Some(6.0)), &seen(100.0, 0.25, None), 10.0);
+        rows.push(&seen(90.0, 0.5, Some(7.5)), &seen(90.0, 0.25, None), 10.0);
+        assert_eq!(rows.p50.as_slice(), [1.1, 1.0]);
+        assert_eq!(rows.best_effort_share.as_slice(), [0.8, 1.0]);
+        let case = Case {
+            model: Model::Control,
+            rate_hz: 200.0,
+            time: Duration::from_secs(1),
+            p50: 1.05,
+            p99: Some(1.25),
+            mean: None,
+        };
+        let reset: Vec<usize> = case.rows(Scheme::Reset, &rows).iter().map(|row| row.targets.len()).collect();
+        assert_eq!(reset, [0, 1, 1, 0, 0, 1]);
+        assert!(case.rows(Scheme::Wait, &rows).iter().all(|row| row.targets.is_empty()));
+    }
+}

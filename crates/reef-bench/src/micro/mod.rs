@@ -1,0 +1,133 @@
+//! `bench micro`: what preemption costs and what it leaves to the others, in parts that run one after the
+//! other.
+//!
+//! Every part starts the devices that it needs through [`MicroEnvironment`] and ends them before the next
+//! part. Models come from the zoo, with seeded weights and inputs; `quick` takes the tiny ones and few
+//! samples.
+
+mod beside;
+mod latency;
+mod overhead;
+mod preempt;
+mod rig;
+mod stage;
+mod throughput;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reef_device::{Device, Scheme};
+use reef_engine::Engine;
+
+use crate::error::{BenchError, EnvironmentError};
+use crate::machine::Machine;
+use crate::progress::Progress;
+use crate::report::{MicroReport, Part};
+
+/// What the binary provides: devices and a server.
+pub trait MicroEnvironment {
+    /// A fresh device. Dropping the last reference must end its threads.
+    fn device(&self, request: DeviceRequest) -> Result<Arc<dyn Device>, EnvironmentError>;
+
+    /// Serves `engine` over HTTP on a free loopback port until the answer is dropped; the engine lives on.
+    fn serve(&self, engine: &Engine) -> Result<Box<dyn Serving>, EnvironmentError>;
+}
+
+/// A server that runs until it is dropped.
+pub trait Serving {
+    /// Where the Open Inference Protocol is spoken.
+    fn address(&self) -> SocketAddr;
+}
+
+/// The device that a part needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceRequest {
+    /// Compute units, each pinned to a core of its own.
+    pub cus: usize,
+    /// The first compute unit's core, as an index into the cores that this process may use, in rising order.
+    /// Cores below it are left free.
+    pub first_core: usize,
+    /// The scheme to begin with.
+    pub scheme: Scheme,
+}
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct MicroOptions {
+    /// Tiny models and few samples.
+    pub quick: bool,
+    /// Names of the parts to run, in any order; empty for all.
+    pub only: Vec<String>,
+    /// Compute units where a part wants one on every core.
+    pub cus: usize,
+}
+
+type RunPart = fn(&Bench<'_>) -> Result<Part, BenchError>;
+
+/// Every part: name, about how many seconds it takes, what it does.
+const PARTS: [(&str, u64, RunPart); 6] = [
+    (preempt::NAME, 40, preempt::run),
+    (stage::NAME, 5, stage::run),
+    (throughput::NAME, 45, throughput::run),
+    (beside::NAME, 320, beside::run),
+    (overhead::NAME, 30, overhead::run),
+    (latency::NAME, 60, latency::run),
+];
+
+/// The names of all parts, in the order in which they run.
+pub fn part_names() -> impl Iterator<Item = &'static str> {
+    PARTS.iter().map(|(name, ..)| *name)
+}
+
+/// Runs the parts that `options` asks for.
+pub fn run(
+    options: &MicroOptions,
+    environment: &dyn MicroEnvironment,
+    progress: &Progress,
+) -> Result<MicroReport, BenchError> {
+    if let Some(name) = options.only.iter().find(|name| !part_names().any(|part| part == name.as_str())) {
+        let known = part_names().collect::<Vec<_>>().join(", ");
+        return Err(BenchError::UnknownPart { name: name.clone(), known });
+    }
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
+    let parts = || PARTS.iter().filter(|(name, ..)| wanted(name));
+    let bench = Bench { options, environment, progress };
+    progress.expect(parts().map(|&(_, seconds, _)| bench.shorter(Duration::from_secs(seconds))).sum());
+    let machine = Machine::now(&bench.device_name()?);
+    let mut report = MicroReport { machine, quick: options.quick, parts: Vec::new() };
+    for &(_, _, run) in parts() {
+        report.parts.push(run(&bench)?);
+    }
+    progress.finish();
+    Ok(report)
+}
+
+/// What every part is given.
+struct Bench<'a> {
+    options: &'a MicroOptions,
+    environment: &'a dyn MicroEnvironment,
+    progress: &'a Progress,
+}
+
+impl Bench<'_> {
+    /// `full`, or `quick` where little time is wanted.
+    fn pick<T>(&self, full: T, quick: T) -> T {
+        if self.options.quick { quick } else { full }
+    }
+
+    /// `time`, or a tenth where little time is wanted.
+    fn shorter(&self, time: Duration) -> Duration {
+        self.pick(time, time / 10)
+    }
+
+    fn device_name(&self) -> Result<String, BenchError> {
+        let request = DeviceRequest { cus: self.options.cus, first_core: 0, scheme: Scheme::Reset };
+        Ok(self.device(request)?.capabilities().name.clone())
+    }
+
+    fn device(&self, request: DeviceRequest) -> Result<Arc<dyn Device>, BenchError> {
+        let device = self.environment.device(request);
+        device.map_err(|source| BenchError::Environment { what: "the device", source })
+    }
+}

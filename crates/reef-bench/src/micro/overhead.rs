@@ -1,0 +1,138 @@
+//! Part `http`: what the server adds to a call, with binary tensors and a tiny real-time model. In-process
+//! and HTTP calls alternate one by one; overheads are differences inside a round.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reef_base::{Class, MonotonicClock, Nanos, Rng};
+use reef_device::Scheme;
+use reef_zoo::{Model, Variant};
+
+use super::Bench;
+use crate::callers::{Caller, HttpCaller, SessionCaller, random_request};
+use crate::error::BenchError;
+use crate::http::{Client, InferParameters};
+use crate::load::wake_on_time;
+use crate::recorder::Samples;
+use crate::report::{Part, Row, Stat};
+
+pub(super) const NAME: &str = "http";
+
+const P50_IDLE_US: f64 = 250.0;
+const P99_LOADED_US: f64 = 1_000.0;
+
+pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
+    let rig = bench.rig(bench.options.cus, 0)?;
+    bench.load_variant(&rig, Model::Control, &Variant::tiny(), Class::real_time(0))?;
+    bench.load(&rig, Model::Resnet152, Class::BestEffort)?;
+    rig.engine.set_scheme(Scheme::Reset);
+    let served = bench.environment.serve(&rig.engine);
+    let server = served.map_err(|source| BenchError::Environment { what: "the server", source })?;
+    let metadata = Client::new(server.address()).metadata(Model::Control.name())?;
+    let request = random_request(&metadata, InferParameters::default(), 1)?;
+    let mut pair = Pair {
+        session: SessionCaller::new(&rig.engine, Model::Control.name(), 1)?,
+        http: HttpCaller::new(Client::new(server.address()), Arc::new(request)),
+        rng: Rng::new(1),
+    };
+    let (rounds, calls) = bench.pick((6, 400), (2, 60));
+    let (mut idle, mut loaded) = (Condition::default(), Condition::default());
+    wake_on_time();
+    pair.calls(20, bench)?;
+    for round in 1..=rounds {
+        bench.progress.phase(format!("server overhead, round {round}"));
+        idle.push(pair.calls(calls, bench)?);
+        let load = rig.saturate(Model::Resnet152)?;
+        bench.progress.sleep(bench.shorter(Duration::from_millis(500)));
+        loaded.push(pair.calls(calls, bench)?);
+        load.stop().into_ok()?;
+    }
+    let method = format!(
+        "{rounds} rounds of {calls} in-process and {calls} HTTP calls in turns, tiny {}; overhead = HTTP's \
+         percentile less in-process's in the same round",
+        Model::Control
+    );
+    Ok(Part { name: NAME, method, rows: rows(&idle, &loaded) })
+}
+
+fn rows(idle: &Condition, loaded: &Condition) -> Vec<Row> {
+    vec![
+        Row::new("idle: in-process", "µs", &idle.session_us),
+        Row::new("idle: HTTP", "µs", &idle.http_us),
+        Row::new("idle: overhead at p50", "µs", &idle.p50_overhead).at_most(Stat::P50, P50_IDLE_US),
+        Row::new("idle: overhead at p99", "µs", &idle.p99_overhead),
+        Row::new("beside load: in-process", "µs", &loaded.session_us),
+        Row::new("beside load: HTTP", "µs", &loaded.http_us),
+        Row::new("beside load: overhead at p50", "µs", &loaded.p50_overhead),
+        Row::new("beside load: overhead at p99", "µs", &loaded.p99_overhead)
+            .at_most(Stat::P50, P99_LOADED_US),
+    ]
+}
+
+/// Idle, or beside best-effort load: all calls, and one overhead per round.
+#[derive(Default)]
+struct Condition {
+    session_us: Samples,
+    http_us: Samples,
+    p50_overhead: Samples,
+    p99_overhead: Samples,
+}
+
+impl Condition {
+    fn push(&mut self, (session_us, http_us): (Samples, Samples)) {
+        if let (Some(session), Some(http)) = (session_us.summary(), http_us.summary()) {
+            self.p50_overhead.push(http.p50 - session.p50);
+            self.p99_overhead.push(http.p99 - session.p99);
+        }
+        self.session_us.extend(&session_us);
+        self.http_us.extend(&http_us);
+    }
+}
+
+struct Pair {
+    session: SessionCaller,
+    http: HttpCaller,
+    rng: Rng,
+}
+
+impl Pair {
+    /// `count` calls of each kind in turns, at random gaps.
+    fn calls(&mut self, count: usize, bench: &Bench<'_>) -> Result<(Samples, Samples), BenchError> {
+        let (mut session_us, mut http_us) = (Samples::default(), Samples::default());
+        for _ in 0..count {
+            session_us.push_micros(timed(&mut self.session)?);
+            self.gap(bench);
+            http_us.push_micros(timed(&mut self.http)?);
+            self.gap(bench);
+        }
+        Ok((session_us, http_us))
+    }
+
+    fn gap(&mut self, bench: &Bench<'_>) {
+        let gap = Duration::from_micros(500 + self.rng.below(2_000));
+        std::thread::sleep(gap);
+        bench.progress.advance(gap);
+    }
+}
+
+fn timed(caller: &mut dyn Caller) -> Result<Nanos, BenchError> {
+    let begin = MonotonicClock::read();
+    caller.call()?;
+    Ok(MonotonicClock::read().since(begin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overheads_are_differences_inside_a_round() {
+        let samples = |values: &[f64]| values.iter().copied().collect::<Samples>();
+        let mut condition = Condition::default();
+        condition.push((samples(&[10.0, 11.0]), samples(&[110.0, 211.0])));
+        condition.push((samples(&[20.0]), samples(&[80.0])));
+        assert_eq!(condition.p50_overhead.as_slice(), [100.0, 60.0]);
+        assert_eq!(condition.p99_overhead.as_slice(), [200.0, 60.0]);
+        assert_eq!(condition.http_us.len(), 3);
+    }
+}

@@ -1,0 +1,112 @@
+//! The demo and the micro-benchmarks from end to end, on the CPU device with tiny models: everything runs and
+//! every number is there. How good the numbers are is not asked here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reef_bench::demo::{self, DemoOptions};
+use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
+use reef_bench::{BenchError, EnvironmentError, Progress};
+use reef_cpu::{CpuDevice, CpuOptions};
+use reef_device::Device;
+use reef_engine::{Engine, EngineOptions};
+use reef_server::{Running, Server, ServerOptions};
+
+struct Local;
+
+struct LocalServer(Running);
+
+impl Serving for LocalServer {
+    fn address(&self) -> SocketAddr {
+        self.0.http_addr()
+    }
+}
+
+impl MicroEnvironment for Local {
+    fn device(&self, request: DeviceRequest) -> Result<Arc<dyn Device>, EnvironmentError> {
+        // Not pinned: machines that run tests may have one core.
+        let options = CpuOptions {
+            cus: Some(request.cus),
+            scheme: request.scheme,
+            pin: false,
+            ..CpuOptions::default()
+        };
+        Ok(Arc::new(CpuDevice::start(options)?))
+    }
+
+    fn serve(&self, engine: &Engine) -> Result<Box<dyn Serving>, EnvironmentError> {
+        Ok(Box::new(LocalServer(serve(engine)?)))
+    }
+}
+
+fn serve(engine: &Engine) -> Result<Running, EnvironmentError> {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = ServerOptions { http: any, metrics: None, ..ServerOptions::default() };
+    Ok(Server::bind(options)?.start(engine.clone())?)
+}
+
+fn micro(only: &[&str]) -> serde_json::Value {
+    let only = only.iter().map(|name| name.to_string()).collect();
+    let options = MicroOptions { quick: true, only, cus: 2 };
+    let report = micro::run(&options, &Local, &Progress::hidden()).unwrap();
+    serde_json::from_str(&report.to_json()).unwrap()
+}
+
+#[test]
+fn micro_parts_measure_what_they_name() {
+    let report = micro(&["stage", "preempt", "http"]);
+    let parts = report["parts"].as_array().unwrap();
+    let names: Vec<&str> = parts.iter().map(|part| part["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["preempt", "stage", "http"]);
+    for row in parts.iter().flat_map(|part| part["rows"].as_array().unwrap()) {
+        // How often a task reaches all compute units is the device's affair.
+        let reached = row["name"].as_str().unwrap().contains("last CU") || row["count"].as_u64().unwrap() > 0;
+        assert!(reached, "{row}");
+    }
+    assert_eq!(report["quick"], true);
+}
+
+#[test]
+fn unknown_parts_are_named_with_those_that_exist() {
+    let options = MicroOptions { quick: true, only: vec!["speed".into()], cus: 1 };
+    let error = micro::run(&options, &Local, &Progress::hidden()).unwrap_err();
+    assert!(matches!(error, BenchError::UnknownPart { .. }));
+    assert!(error.to_string().contains("preempt, stage, polling, realtime, http, latency"), "{error}");
+}
+
+#[test]
+fn the_demo_compares_every_scheme() {
+    let dir = std::env::temp_dir().join(format!("reef-bench-demo-{}", std::process::id()));
+    let progress = Progress::hidden();
+    let device = Local.device(DeviceRequest { cus: 2, first_core: 0, scheme: Default::default() }).unwrap();
+    let engine = Engine::new(device, EngineOptions::default()).unwrap();
+    for spec in demo::write_models(&dir, true, &progress).unwrap() {
+        engine.load(spec).unwrap();
+    }
+    let server = serve(&engine).unwrap();
+    let trace = dir.join("trace.json");
+    let options = DemoOptions::new(true, Some(0.6), Some(trace.clone()));
+    let report = demo::run(&options, &engine, server.http_addr(), &progress).unwrap();
+    server.shutdown(Duration::from_secs(10));
+    let names: Vec<&str> = report.schemes.iter().map(|scheme| scheme.scheme).collect();
+    assert_eq!(names, ["rt-only", "sequential", "concurrent", "wait", "reset"]);
+    for scheme in &report.schemes {
+        assert!(scheme.real_time.iter().all(|stream| stream.latency_us.count > 0), "{scheme:?}");
+        assert!(scheme.real_time.iter().all(|stream| stream.failed == 0), "{scheme:?}");
+        let served = scheme.best_effort_per_s.is_some_and(|rate| rate > 0.0);
+        assert_eq!(served, scheme.scheme != "rt-only", "{scheme:?}");
+    }
+    assert_eq!(report.schemes[0].real_time[0].p50_ratio, 1.0);
+    let table = report.to_string();
+    for expected in ["control: real-time level 0, 200.0 Hz", "share of alone", "blocks killed"] {
+        assert!(table.contains(expected), "{table}");
+    }
+    println!("{table}");
+    report.write_json(&dir.join("demo.json")).unwrap();
+    let written = std::fs::read_to_string(dir.join("demo.json")).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&written).unwrap()["quick"], true);
+    let trace: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(trace).unwrap()).unwrap();
+    assert!(trace.is_object() || trace.is_array());
+    std::fs::remove_dir_all(dir).unwrap();
+}
