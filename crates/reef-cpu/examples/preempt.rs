@@ -1,8 +1,8 @@
 //! How fast a real-time task gets its compute units from a saturating best-effort one. Synthetic plans only.
 //!
-//! Run: `cargo run --release -p reef-cpu --example preempt [samples [nice]]`. Prints, per case, submit → first block,
-//! submit → last unit, the opening of a stage (end of a stage's last block → start of the next stage's first
-//! block), and submit → end.
+//! Run: `cargo run --release -p reef-cpu --example preempt [samples [nice]]`. Prints, per case, submit →
+//! first block, submit → last unit, the opening of a stage (end of a stage's last block → start of the next
+//! stage's first block), and submit → end.
 
 use std::sync::Arc;
 
@@ -81,7 +81,8 @@ fn measure(name: &str, cus: usize, scheme: Scheme, nice: i32, samples: usize) {
     println!("{name:32}killed {}, padded {}", counters.blocks_killed, counters.blocks_padding);
 }
 
-/// Lets best-effort work run for a while: asleep, as a server waits for requests, when this core has a unit too.
+/// Lets best-effort work run for a while: asleep, as a server waits for requests, when this core has a unit
+/// too.
 fn pause(device: &CpuDevice, best_effort: LoadedPlan, span: Nanos, cus: usize) {
     let until = MonotonicClock::read() + span;
     while MonotonicClock::read() < until {

@@ -91,8 +91,8 @@ impl BlockContext<'_> {
             Place::Arena => self.bases.arena,
             Place::Weight(index) => self.weights[index as usize],
         };
-        // SAFETY: the plan's validator checked that the region lies inside its place, and the executor that the
-        // buffers have the places' sizes.
+        // SAFETY: the plan's validator checked that the region lies inside its place, and the executor that
+        // the buffers have the places' sizes.
         unsafe { base.add(region.offset) }
     }
 

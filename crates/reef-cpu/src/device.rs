@@ -25,8 +25,8 @@ use crate::plans::{Loaded, PLANS_MAX};
 use crate::slot::{parts_of, task_id};
 use crate::thread::{Placement, spawn};
 
-/// From `submit` until no less urgent block starts where it must not: a store seen by other cores, and a block
-/// that was being started meanwhile and looks at the poll word before it runs.
+/// From `submit` until no less urgent block starts where it must not: a store seen by other cores, and a
+/// block that was being started meanwhile and looks at the poll word before it runs.
 const PROPAGATION: Nanos = Nanos(2_000);
 
 /// Threads of this machine as a device.
@@ -303,7 +303,8 @@ impl Drop for CpuDevice {
         self.executor.close_all(Reason::Cancelled);
         for thread in self.threads.drain(..) {
             thread.thread().unpark();
-            // A unit catches the panics of kernels; one of its own is a bug that was reported where it happened.
+            // A unit catches the panics of kernels; one of its own is a bug that was reported where it
+            // happened.
             let _ = thread.join();
         }
     }

@@ -22,7 +22,8 @@ impl Estimate {
         self.0.load(Ordering::Relaxed) & !BOUND
     }
 
-    /// Adds a block that ended. An outlier (the thread lost its core) counts no more than four times the mean.
+    /// Adds a block that ended. An outlier (the thread lost its core) counts no more than four times the
+    /// mean.
     #[inline]
     pub(crate) fn add(&self, ns: u64) {
         let before = self.0.load(Ordering::Relaxed);

@@ -1,8 +1,9 @@
 //! What submitters, compute units and cancellers share, and the steps that any of them may take on a task.
 //!
-//! Order at a task's end, by the one caller that settled its last block: outcome and counters are written, the
-//! task leaves the board, its slot's bit appears in `completed` (release), the waker is called, and parked units
-//! that may now run held-back work are woken. From then on the slot belongs to who pops the completion.
+//! Order at a task's end, by the one caller that settled its last block: outcome and counters are written,
+//! the task leaves the board, its slot's bit appears in `completed` (release), the waker is called, and
+//! parked units that may now run held-back work are woken. From then on the slot belongs to who pops the
+//! completion.
 
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -232,8 +233,8 @@ impl Executor {
         }
     }
 
-    /// Who to call when completions are ready. Earlier ones stay alive as long as the device: a unit may be calling
-    /// them.
+    /// Who to call when completions are ready. Earlier ones stay alive as long as the device: a unit may be
+    /// calling them.
     pub(crate) fn set_waker(&self, waker: Arc<dyn Wake>) {
         let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
         wakers.push(Box::new(Waker(waker)));
@@ -316,7 +317,8 @@ impl Executor {
         self.call_waker();
     }
 
-    /// Whether a task with `key` that can use `wanted` units finds too few idle, and less urgent work on others.
+    /// Whether a task with `key` that can use `wanted` units finds too few idle, and less urgent work on
+    /// others.
     pub(crate) fn would_preempt(&self, key: TaskKey, wanted: u32) -> bool {
         let running = self.cus.iter().filter_map(|cu| cu.running());
         let (mut busy, mut lesser) = (0, 0);
@@ -331,7 +333,8 @@ impl Executor {
         self.loaded(slot).plan.stages()[stage as usize].blocks()
     }
 
-    /// Opens the stage behind `stage`, or ends the task. For the one caller that settled the stage's last block.
+    /// Opens the stage behind `stage`, or ends the task. For the one caller that settled the stage's last
+    /// block.
     fn advance(&self, slot: usize, stage: Word, now: Nanos) {
         let loaded = self.loaded(slot);
         let next = stage.stage() as usize + 1;

@@ -1,7 +1,8 @@
-//! `reef-cpu`: the CPU as a device: pinned threads as compute units, a lock-free board, kernels that can be killed.
+//! `reef-cpu`: the CPU as a device: pinned threads as compute units, a lock-free board, kernels that can be
+//! killed.
 //!
-//! Owns the resident executor (`board` the protocol, `executor` and `worker` the steps, `pick` the schemes) and the
-//! kernels. Knows nothing of models, requests or queues.
+//! Owns the resident executor (`board` the protocol, `executor` and `worker` the steps, `pick` the schemes)
+//! and the kernels. Knows nothing of models, requests or queues.
 
 mod board;
 mod context;

@@ -1,10 +1,11 @@
 //! Which block a free compute unit (CU) takes next: the schemes, and the rule of padding.
 //!
-//! `reset`, `wait` and `rt-only` go by key. While a real-time task has an open stage whose blocks are all claimed, a
-//! CU may *pad* it with a less urgent block that will end before the stage's running blocks do, by measured block
-//! times (the paper's section 5.2, rule 1; occupancy, its rule 2, does not exist for CPU threads). A block of
-//! unknown time may try once if it can be killed: that costs the stage behind at most one poll period, and being
-//! killed bounds its time from below. `concurrent` takes turns among tasks. `sequential` runs one task to its end.
+//! `reset`, `wait` and `rt-only` go by key. While a real-time task has an open stage whose blocks are all
+//! claimed, a CU may *pad* it with a less urgent block that will end before the stage's running blocks do, by
+//! measured block times (the paper's section 5.2, rule 1; occupancy, its rule 2, does not exist for CPU
+//! threads). A block of unknown time may try once if it can be killed: that costs the stage behind at most
+//! one poll period, and being killed bounds its time from below. `concurrent` takes turns among tasks.
+//! `sequential` runs one task to its end.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -106,8 +107,8 @@ impl Executor {
         None
     }
 
-    /// Elects a current task when there is none. Who elects checks afterwards that the task is still there; who
-    /// ends a task checks afterwards whether it is the current one; so no dead task stays elected.
+    /// Elects a current task when there is none. Who elects checks afterwards that the task is still there;
+    /// who ends a task checks afterwards whether it is the current one; so no dead task stays elected.
     fn pick_current(&self, cu: usize) -> Option<Pick> {
         loop {
             let current = self.current.load(Ordering::Acquire);

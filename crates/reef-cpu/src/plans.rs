@@ -55,8 +55,8 @@ pub(crate) struct Loaded {
     hosts: Vec<HostCell>,
 }
 
-// SAFETY: the weights are shared, immutable buffers; a host state is used only by the compute unit that runs the
-// one block of its kernel in its slot, and stages order those runs.
+// SAFETY: the weights are shared, immutable buffers; a host state is used only by the compute unit that runs
+// the one block of its kernel in its slot, and stages order those runs.
 #[allow(unsafe_code)]
 unsafe impl Send for Loaded {}
 // SAFETY: as above.
@@ -104,7 +104,8 @@ impl Loaded {
     }
 }
 
-/// What is known of the blocks of `kernels`: the longest, and whether all may be killed. See `Slot::estimate`.
+/// What is known of the blocks of `kernels`: the longest, and whether all may be killed. See
+/// `Slot::estimate`.
 fn estimate_of(kernels: &[Prepared]) -> u64 {
     let mut longest = 0;
     let mut killable = Board::KILLABLE;
@@ -131,8 +132,8 @@ pub(crate) struct PlanTable {
     entries: Box<[Entry]>,
 }
 
-// SAFETY: an entry's plan is written by the loader while the entry is empty (nobody holds a reference and new ones
-// are refused), read by holders of references, and dropped by whoever gave the last one back.
+// SAFETY: an entry's plan is written by the loader while the entry is empty (nobody holds a reference and new
+// ones are refused), read by holders of references, and dropped by whoever gave the last one back.
 #[allow(unsafe_code)]
 unsafe impl Sync for PlanTable {}
 // SAFETY: the table owns its plans, which are `Send`.
@@ -189,8 +190,8 @@ impl PlanTable {
             if state as u32 == 1 {
                 // The last one: nobody can take another, because the entry is closed.
                 std::sync::atomic::fence(Ordering::Acquire);
-                // SAFETY: this caller holds the only reference, and the loader leaves the entry alone until the
-                // count is 0.
+                // SAFETY: this caller holds the only reference, and the loader leaves the entry alone until
+                // the count is 0.
                 unsafe { *entry.plan.get() = None };
             }
             match entry.state.compare_exchange_weak(state, state - 1, Ordering::AcqRel, Ordering::Relaxed) {

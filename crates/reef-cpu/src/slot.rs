@@ -2,10 +2,10 @@
 //!
 //! | part | who touches it |
 //! |---|---|
-//! | [`Task`] | written by the submitter that took the slot; read by holders of blocks; taken by the completion's popper |
+//! | [`Task`] | written by the submitter; read by holders of blocks; taken by the completion's popper |
 //! | [`Ended`] | written by the owner of the settled last stage; read by the popper |
 //! | arena | prepared by the submitter; written by blocks, which stages and tiles keep apart |
-//! | [`Tally`], one per compute unit | that compute unit while it holds a block; summed and cleared by the owner |
+//! | [`Tally`], one per unit | the unit, while it holds a block; summed and cleared by the owner |
 
 use std::cell::UnsafeCell;
 use std::sync::Mutex;
@@ -111,8 +111,8 @@ pub(crate) struct TaskSlot {
     pub(crate) finished: AtomicU64,
 }
 
-// SAFETY: the cells follow the table above; the board's protocol orders their accesses. The pointers are into the
-// task's own buffers and to a plan that the task holds a reference to.
+// SAFETY: the cells follow the table above; the board's protocol orders their accesses. The pointers are into
+// the task's own buffers and to a plan that the task holds a reference to.
 #[allow(unsafe_code)]
 unsafe impl Sync for TaskSlot {}
 // SAFETY: as above.

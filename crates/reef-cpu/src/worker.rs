@@ -1,7 +1,7 @@
 //! A compute unit: a thread that picks a block, runs it, settles it, and parks when there is nothing to do.
 //!
-//! Two reads of the clock and no system call per block. A block that sees a more urgent demand at a poll claims the
-//! urgent block first and is then abandoned: the claimed block is *in hand* and runs next.
+//! Two reads of the clock and no system call per block. A block that sees a more urgent demand at a poll
+//! claims the urgent block first and is then abandoned: the claimed block is *in hand* and runs next.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +16,7 @@ use crate::board::{Board, Claim, limit_of};
 use crate::context::{Bases, BlockContext, BlockEnd, Demand, Poll};
 use crate::executor::{Executor, Gate, Running, bump_both};
 use crate::pick::Pick;
-use crate::plans::Prepared;
+use crate::plans::{Loaded, Prepared};
 use crate::slot::{Task, bump};
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -165,11 +165,7 @@ impl Worker {
         // SAFETY: this unit holds a block of the task.
         let task = unsafe { place.task() };
         let loaded = executor.loaded(claim.slot);
-        let stage = &loaded.plan.stages()[claim.word.stage() as usize];
-        let total = stage.blocks();
-        let index = total - claim.word.ticket();
-        let (kernel, block) = stage.locate(index);
-        let prepared = &loaded.kernels[kernel];
+        let Located { prepared, block, index, total } = locate(loaded, claim);
         let guess = prepared.estimate.guess();
 
         let start = MonotonicClock::read();
@@ -203,8 +199,8 @@ impl Worker {
             poll,
             host: prepared.host.map(|host| loaded.host(claim.slot, host)),
         };
-        // SAFETY: the submitter checked the buffers against the plan; the validator, that stages order writers and
-        // readers and that blocks of a stage write apart.
+        // SAFETY: the submitter checked the buffers against the plan; the validator, that stages order
+        // writers and readers and that blocks of a stage write apart.
         let result = catch_unwind(AssertUnwindSafe(|| unsafe { prepared.kernel.run(&context, block) }));
         let now = MonotonicClock::read();
         let ran = Ran { claim, index, start, now, padding };
@@ -286,6 +282,25 @@ impl Worker {
         let event = Event { at, span, cu, task: task.id, key: task.key, token: task.token, kind };
         executor.recorder.unit(&mut self.events, event);
     }
+}
+
+/// Where a claimed block is in its plan.
+struct Located<'a> {
+    prepared: &'a Prepared,
+    /// Block of the kernel.
+    block: u32,
+    /// Block of the stage.
+    index: u32,
+    /// Blocks of the stage.
+    total: u32,
+}
+
+fn locate(loaded: &Loaded, claim: Claim) -> Located<'_> {
+    let stage = &loaded.plan.stages()[claim.word.stage() as usize];
+    let total = stage.blocks();
+    let index = total - claim.word.ticket();
+    let (kernel, block) = stage.locate(index);
+    Located { prepared: &loaded.kernels[kernel], block, index, total }
 }
 
 /// One execution of a block that came back.

@@ -96,7 +96,7 @@ fn a_failing_host_kernel_fails_its_task_only() {
     }
     for _ in 0..4 {
         let done = rig::wait(&device);
-        if done.token % 2 == 0 {
+        if done.token.is_multiple_of(2) {
             assert_eq!((done.outcome, done.io.outputs[0].as_slice()), (Outcome::Done, [9u8; 64].as_slice()));
         } else {
             assert!(matches!(done.outcome, Outcome::Failed(fault) if fault.reason == "today"));

@@ -35,7 +35,8 @@ impl Rig {
         slot
     }
 
-    /// Settles, and does what the owner of a settled stage must do. Stages have `total` blocks, tasks `stages`.
+    /// Settles, and does what the owner of a settled stage must do. Stages have `total` blocks, tasks
+    /// `stages`.
     fn settle(&self, slot: usize, word: Word, count: u32, shape: Shape, dropped: bool) {
         self.settled[word.stage() as usize].fetch_add(u64::from(count), Ordering::Relaxed);
         if !self.board.settle(slot, count, shape.total, dropped) {

@@ -1,33 +1,35 @@
-//! The board: where tasks are published and compute units (CUs) pull blocks. Lock-free; knows no plan, no thread.
+//! The board: where tasks are published and compute units (CUs) pull blocks. Lock-free; knows no plan, no
+//! thread.
 //!
 //! Protocol. A task is *published* in a slot as a claim word (see [`word`]). A CU *claims* a block by a
-//! compare-and-swap that takes one off the word, or pops a block from the *redo* entries, which hold the tickets
-//! of blocks that were killed or given back. Each block ends once: *settled*, by being done or by being dropped.
-//! The CU that settles the last block of a stage owns the task alone, and *opens* the next stage or *retires* the
-//! task. To end a task early, anybody *closes* it: the claim word is swapped for a closed one, whose swapper (and
-//! whoever finds redo entries after it) drops the blocks it got hold of; running blocks see the cancel word.
+//! compare-and-swap that takes one off the word, or pops a block from the *redo* entries, which hold the
+//! tickets of blocks that were killed or given back. Each block ends once: *settled*, by being done or by
+//! being dropped. The CU that settles the last block of a stage owns the task alone, and *opens* the next
+//! stage or *retires* the task. To end a task early, anybody *closes* it: the claim word is swapped for a
+//! closed one, whose swapper (and whoever finds redo entries after it) drops the blocks it got hold of;
+//! running blocks see the cancel word.
 //!
-//! | field | written by | when |
-//! |---|---|---|
-//! | `free`, a slot's bit | submitter (clear), popper of the completion (set) | slot taken; slot given back |
-//! | `key`, `cancel`, `done`, `dropped` | submitter that took the slot | before the first claim word |
-//! | `claim` | submitter; claimers (−1); owner of a settled stage (next stage); closers | |
-//! | `redo[cu]` | `cu`: 0 → ticket, when it holds that block; anybody: ticket → 0, to take the block | |
-//! | `redo_count` | +1 before an entry is filled, −1 after it was emptied: never less than the entries | |
-//! | `done` | settlers (+n); owner of a settled stage (0) | |
-//! | `active`, a slot's bit | submitter (set), owner of the settled last stage (clear) | |
-//! | `poll` | raised after work appears; lowered by who finds it too high | |
+//! | field | who writes it |
+//! |---|---|
+//! | `free`, a slot's bit | the submitter that takes the slot (clear), the popper of the completion (set) |
+//! | `key`, `cancel`, `done`, `dropped` | the submitter, before the first claim word of its task |
+//! | `claim` | the submitter; claimers (−1); the owner of a settled stage (next stage); closers |
+//! | `redo[cu]` | `cu`: 0 → ticket of the block that it holds; anybody: ticket → 0, to take the block |
+//! | `redo_count` | +1 before an entry is filled, −1 after it was emptied: never less than the entries |
+//! | `done` | settlers (+n); the owner of a settled stage (0) |
+//! | `active`, a slot's bit | the submitter (set), the owner of the settled last stage (clear) |
+//! | `poll` | who makes work raises it, afterwards; who finds it too high lowers it |
 //!
-//! A CU starts a block of a slot only when its own entry in that slot is empty (it pops its own one first), so the
-//! entry is free when the block is killed. A redo entry that is filled after its task was closed is found by the
-//! closer or by the filler itself: each writes its word, then a fence, then reads the other's.
+//! A CU starts a block of a slot only when its own entry in that slot is empty (it pops its own one first),
+//! so the entry is free when the block is killed. A redo entry that is filled after its task was closed is
+//! found by the closer or by the filler itself: each writes its word, then a fence, then reads the other's.
 //!
-//! The *poll word* says how urgent the most urgent claimable real-time work is: rank << 60, `u64::MAX` for none. It is a
-//! hint: a running block that sees a smaller rank than its own tries to claim a block of that work, and is killed
-//! only with the urgent block in hand. So a stage of three blocks disturbs three CUs, and no demand is counted.
-//! The word is never left less urgent than the claimable work: who makes work raises it afterwards; who lowers
-//! it looks at the board again afterwards, and raises it if something came up. Left too urgent, it costs the next
-//! block that polls one look at the board, which lowers it.
+//! The *poll word* says how urgent the most urgent claimable real-time work is: rank << 60, `u64::MAX` for
+//! none. It is a hint: a running block that sees a smaller rank than its own tries to claim a block of that
+//! work, and is killed only with the urgent block in hand. So a stage of three blocks disturbs three CUs, and
+//! no demand is counted. The word is never left less urgent than the claimable work: who makes work raises it
+//! afterwards; who lowers it looks at the board again afterwards, and raises it if something came up. Left
+//! too urgent, it costs the next block that polls one look at the board, which lowers it.
 
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -97,8 +99,8 @@ pub(crate) struct Slot {
     pub(crate) estimate: AtomicU64,
     done: Line<AtomicU64>,
     dropped: AtomicU64,
-    /// What running blocks poll: not 0 once the task is closed. A late closer may set it for the next task of the
-    /// slot; its block is then killed for nothing, and the CU that sees that clears it.
+    /// What running blocks poll: not 0 once the task is closed. A late closer may set it for the next task of
+    /// the slot; its block is then killed for nothing, and the CU that sees that clears it.
     pub(crate) cancel: Line<AtomicU64>,
     redo: Box<[AtomicU64]>,
 }
@@ -168,7 +170,8 @@ impl Board {
         place.done.store(0, Ordering::Relaxed);
         place.dropped.store(0, Ordering::Relaxed);
         place.estimate.store(opening.estimate, Ordering::Relaxed);
-        // A swap, not a store: all writes of the word are read-modify-writes, so a late closer's is before or after.
+        // A swap, not a store: all writes of the word are read-modify-writes, so a late closer's is before or
+        // after.
         place.claim.swap(Word::new(generation, 0, opening.blocks).0, Ordering::AcqRel);
         self.active.fetch_or(1 << slot, Ordering::AcqRel);
         self.raise_poll(key);
@@ -235,8 +238,8 @@ impl Board {
         None
     }
 
-    /// Puts a block that the caller holds among those to redo. When the task was closed, the block comes back:
-    /// the caller must drop it.
+    /// Puts a block that the caller holds among those to redo. When the task was closed, the block comes
+    /// back: the caller must drop it.
     pub(crate) fn give_back(&self, cu: usize, claim: Claim) -> Option<Claim> {
         let place = &self.slots[claim.slot];
         let key = place.key.load(Ordering::Relaxed);
@@ -251,8 +254,8 @@ impl Board {
         None
     }
 
-    /// Settles `count` blocks that the caller holds of a stage of `total`. True for the one caller that settles
-    /// the last: it owns the task until it opens the next stage or retires the task.
+    /// Settles `count` blocks that the caller holds of a stage of `total`. True for the one caller that
+    /// settles the last: it owns the task until it opens the next stage or retires the task.
     pub(crate) fn settle(&self, slot: usize, count: u32, total: u32, dropped: bool) -> bool {
         let place = &self.slots[slot];
         if dropped {
@@ -268,8 +271,8 @@ impl Board {
         self.slots[slot].dropped.load(Ordering::Relaxed) != 0
     }
 
-    /// Opens the stage behind `stage`, whose blocks are all settled; for the owner. The reason if the task was
-    /// closed instead.
+    /// Opens the stage behind `stage`, whose blocks are all settled; for the owner. The reason if the task
+    /// was closed instead.
     pub(crate) fn open(&self, slot: usize, stage: Word, opening: Opening) -> Result<(), Reason> {
         let place = &self.slots[slot];
         let key = place.key.load(Ordering::Relaxed);
@@ -291,8 +294,8 @@ impl Board {
         Word(self.slots[slot].claim.load(Ordering::Acquire)).reason()
     }
 
-    /// Ends the task with this generation early, unless it is over. Blocks that the closer got hold of must be
-    /// dropped.
+    /// Ends the task with this generation early, unless it is over. Blocks that the closer got hold of must
+    /// be dropped.
     pub(crate) fn close(&self, slot: usize, generation: u64, reason: Reason) -> Closed {
         let place = &self.slots[slot];
         let mut word = Word(place.claim.load(Ordering::Acquire));
@@ -318,8 +321,8 @@ impl Board {
         held
     }
 
-    /// Whether the task that the claim belongs to was closed; clears a cancel word that was meant for an earlier
-    /// task. For a holder of one of the task's blocks.
+    /// Whether the task that the claim belongs to was closed; clears a cancel word that was meant for an
+    /// earlier task. For a holder of one of the task's blocks.
     pub(crate) fn is_closed(&self, claim: Claim) -> bool {
         let place = &self.slots[claim.slot];
         if Word(place.claim.load(Ordering::Acquire)).is_closed() {

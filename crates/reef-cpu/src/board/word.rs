@@ -6,10 +6,11 @@
 //! | 24..40 | stage | the open stage; [`CLOSED_STAGE`]: the task takes no blocks any more |
 //! | 0..24 | remaining | blocks of the stage that nobody has claimed; in a closed word the [`Reason`] |
 //!
-//! A claim is a compare-and-swap of the whole word, so it succeeds only for the generation and stage that were
-//! looked at. The value that it replaced is the block's *ticket*: it names one block of one stage of one task
-//! (block = total − remaining) and is never 0, so a redo entry is a ticket or 0. A generation comes again after
-//! 2^24 tasks of one slot; a claimer would have to sleep exactly that long between two loads to be fooled.
+//! A claim is a compare-and-swap of the whole word, so it succeeds only for the generation and stage that
+//! were looked at. The value that it replaced is the block's *ticket*: it names one block of one stage of one
+//! task (block = total − remaining) and is never 0, so a redo entry is a ticket or 0. A generation comes
+//! again after 2^24 tasks of one slot; a claimer would have to sleep exactly that long between two loads to
+//! be fooled.
 
 use reef_base::limits;
 
