@@ -1,2 +1,37 @@
-//! The `reef` binary.
-fn main() {}
+//! The `reef` binary: serves, runs, inspects and benchmarks models. The only place that picks devices.
+
+mod cli;
+mod commands;
+mod device;
+mod inputs;
+mod loader;
+mod npy;
+mod repository;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{BenchCommand, Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("REEF_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let result = match &cli.command {
+        Command::Serve(args) => commands::serve::run(args),
+        Command::Run(args) => commands::run::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+        Command::Profile(args) => commands::profile::run(args),
+        Command::Zoo(args) => commands::zoo::run(args),
+        Command::Demo(args) => commands::demo::run(args),
+        Command::Bench(BenchCommand::Micro(args)) => commands::bench::micro(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("reef: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

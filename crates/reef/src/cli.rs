@@ -1,0 +1,239 @@
+//! The command line: what a user may say, and nothing of what it does.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use reef_device::Scheme;
+
+/// Serves neural networks on one device to real-time and best-effort clients at once.
+#[derive(Debug, Parser)]
+#[command(name = "reef", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show real-time preemption on this machine: every scheme side by side, driven over HTTP.
+    Demo(DemoArgs),
+    /// Serve every model of a directory over the Open Inference Protocol.
+    Serve(ServeArgs),
+    /// Run one model once (or `--repeat` times) and write its outputs.
+    Run(RunArgs),
+    /// Show how a model is compiled.
+    Inspect(InspectArgs),
+    /// Measure every kernel of a model on this device.
+    Profile(ProfileArgs),
+    /// Write the benchmark models as ONNX files.
+    Zoo(ZooArgs),
+    /// Benchmarks.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+/// The device and how it is driven.
+#[derive(Clone, Debug, Args)]
+pub struct DeviceArgs {
+    /// The device to run on.
+    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
+    pub device: DeviceName,
+    /// Compute units (worker threads); by default one per core that this process may use.
+    #[arg(long, value_name = "N")]
+    pub cus: Option<usize>,
+    /// Nice value of the compute units' threads.
+    #[arg(long, default_value_t = 19, value_parser = clap::value_parser!(i32).range(-20..=19))]
+    pub nice: i32,
+}
+
+/// A kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceName {
+    /// Threads of this machine.
+    Cpu,
+}
+
+/// `reef demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Tiny models and short runs.
+    #[arg(long)]
+    pub quick: bool,
+    /// Where to write models, trace and results.
+    #[arg(long, value_name = "DIR", default_value = "demo-out")]
+    pub out: PathBuf,
+    /// Seconds per scheme.
+    #[arg(long, value_name = "S")]
+    pub seconds: Option<f64>,
+}
+
+/// `reef serve`
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Directory with models: `NAME/1/model.onnx` or `NAME.onnx`, settings in `reef.toml`.
+    pub models: PathBuf,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// How classes share the device.
+    #[arg(long, default_value_t = Scheme::Reset)]
+    pub scheme: Scheme,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub address: IpAddr,
+    /// Port of the inference protocol; 0 picks a free one.
+    #[arg(long, default_value_t = 8000)]
+    pub http_port: u16,
+    /// Port of the metrics; 0 picks a free one.
+    #[arg(long, default_value_t = 8002)]
+    pub metrics_port: u16,
+    /// Write a Chrome/Perfetto trace to this file at the end.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Seconds that best-effort work may take to finish after a signal to stop.
+    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
+    pub drain_timeout: Duration,
+    /// Largest request body in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = reef_base::limits::BODY_BYTES_DEFAULT)]
+    pub max_body: usize,
+}
+
+/// `reef run`
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The model.
+    pub model: PathBuf,
+    /// An input: `NAME=FILE.npy`.
+    #[arg(long = "input", value_name = "NAME=FILE.npy", value_parser = name_and_path)]
+    pub inputs: Vec<(String, PathBuf)>,
+    /// Random inputs from this seed where no `--input` is given.
+    #[arg(long, value_name = "SEED")]
+    pub random: Option<u64>,
+    /// Extents for symbolic dimensions of random inputs: `batch=3`.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = name_and_extent)]
+    pub dims: Vec<(String, usize)>,
+    /// Where to write outputs, one `.npy` file each.
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// Run so many times and print latency percentiles.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub repeat: u64,
+    /// Print the latency as JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// `reef inspect`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The model.
+    pub model: PathBuf,
+    /// Extents for symbolic dimensions: `batch=3`.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = name_and_extent)]
+    pub dims: Vec<(String, usize)>,
+    /// The device to compile for.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Print the normalised graph.
+    #[arg(long)]
+    pub graph: bool,
+    /// Print the whole plan.
+    #[arg(long)]
+    pub plan: bool,
+}
+
+/// `reef profile`
+#[derive(Debug, Args)]
+pub struct ProfileArgs {
+    /// The model.
+    pub model: PathBuf,
+    /// Extents for symbolic dimensions: `batch=3`.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = name_and_extent)]
+    pub dims: Vec<(String, usize)>,
+    /// Runs to measure.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub repeat: u64,
+    /// Kernels to list.
+    #[arg(long, default_value_t = 25)]
+    pub top: usize,
+    /// As JSON, every kernel.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// `reef zoo`
+#[derive(Debug, Args)]
+pub struct ZooArgs {
+    /// Directory to write to; `NAME.onnx` each.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Only these models.
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub model: Vec<String>,
+    /// The same topologies with little width and resolution.
+    #[arg(long)]
+    pub tiny: bool,
+    /// Leave batch and sequence symbolic.
+    #[arg(long)]
+    pub dynamic: bool,
+    /// Images of a static model.
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Seed of the weights.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// `reef bench`
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Preemption latency, polling and stage costs, real-time latency beside load, server overhead.
+    Micro(MicroArgs),
+}
+
+/// `reef bench micro`
+#[derive(Debug, Args)]
+pub struct MicroArgs {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Fewer samples and tiny models.
+    #[arg(long)]
+    pub quick: bool,
+    /// Only these parts.
+    #[arg(long, value_name = "PART", num_args = 1..)]
+    pub only: Vec<String>,
+    /// Write the JSON to this file too.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let value: f64 = text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))?;
+    Duration::try_from_secs_f64(value).map_err(|error| error.to_string())
+}
+
+fn name_and_path(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = text.split_once('=').ok_or("expected NAME=FILE.npy")?;
+    Ok((name.to_string(), PathBuf::from(path)))
+}
+
+fn name_and_extent(text: &str) -> Result<(String, usize), String> {
+    let (name, extent) = text.split_once('=').ok_or("expected NAME=N")?;
+    let extent = extent.parse().map_err(|_| format!("'{extent}' is not an extent"))?;
+    Ok((name.to_string(), extent))
+}

@@ -1,0 +1,148 @@
+//! `reef profile`: what every kernel of a model costs on this device.
+
+use anyhow::{Context, Result};
+use reef_base::{Class, Level, Nanos, Rng, TaskKey};
+use reef_device::{Device, Outcome, Scheme};
+use reef_plan::Plan;
+use serde_json::json;
+use std::sync::Arc;
+
+use crate::cli::ProfileArgs;
+use crate::commands::inspect;
+use crate::{device, loader};
+
+struct Row {
+    stage: usize,
+    name: String,
+    kind: &'static str,
+    blocks: u64,
+    block_ns: u64,
+    flops: u64,
+}
+
+impl Row {
+    fn total_ns(&self) -> u64 {
+        self.blocks * self.block_ns
+    }
+
+    fn gflops(&self) -> f64 {
+        self.flops as f64 / self.total_ns().max(1) as f64
+    }
+}
+
+/// Runs the model alone and prints the heaviest kernels.
+pub fn run(args: &ProfileArgs) -> Result<()> {
+    let device = device::start(&args.device, Scheme::Reset)?;
+    let declared = loader::read(&args.model)?;
+    let shapes = declared.shapes(&args.dims)?;
+    let plan = Arc::new(inspect::compile(&declared, &shapes, device.capabilities().target)?.plan);
+    drop(declared);
+    let loaded = device.load(plan.clone())?;
+    let latencies = measure(device.as_ref(), &plan, loaded, args.repeat)?;
+    let times = device.block_times(loaded);
+    let rows = rows(&plan, &times);
+    if args.json {
+        print_json(args, &rows, &latencies);
+    } else {
+        print_table(args, &rows, &latencies, device.capabilities().cus);
+    }
+    Ok(())
+}
+
+fn measure(
+    device: &dyn Device,
+    plan: &Plan,
+    loaded: reef_device::LoadedPlan,
+    repeat: u64,
+) -> Result<Vec<u64>> {
+    let mut io = device.alloc_io(loaded).context("the plan was just loaded")?;
+    let mut rng = Rng::new(1);
+    for (buffer, spec) in io.inputs.iter_mut().zip(plan.inputs()) {
+        if spec.dtype == reef_graph::DType::F32 {
+            buffer.typed_mut::<f32>().iter_mut().for_each(|value| *value = rng.normal_f32());
+        }
+    }
+    let mut latencies = Vec::new();
+    for run in 0..repeat {
+        let key = match Class::RealTime(Level::TOP) {
+            Class::RealTime(level) => TaskKey::real_time(level, None, Nanos(run)),
+            Class::BestEffort => TaskKey::best_effort(run),
+        };
+        device.submit(loaded, key, io, run).map_err(|rejected| anyhow::anyhow!("{}", rejected.why))?;
+        let completion = loop {
+            match device.try_complete() {
+                Some(completion) => break completion,
+                None => std::thread::yield_now(),
+            }
+        };
+        anyhow::ensure!(completion.outcome == Outcome::Done, "a run ended as {:?}", completion.outcome);
+        latencies.push((completion.finished - completion.submitted).0);
+        io = completion.io;
+    }
+    latencies.sort_unstable();
+    Ok(latencies)
+}
+
+fn rows(plan: &Plan, times: &[Option<u64>]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (stage_index, stage) in plan.stages().iter().enumerate() {
+        for index in stage.kernels.start as usize..stage.kernels.end as usize {
+            let kernel = &plan.kernels()[index];
+            rows.push(Row {
+                stage: stage_index,
+                name: kernel.name.clone(),
+                kind: kernel.spec.name(),
+                blocks: kernel.spec.blocks() as u64,
+                block_ns: times.get(index).copied().flatten().unwrap_or(0),
+                flops: kernel.cost.flops,
+            });
+        }
+    }
+    rows.sort_by_key(|row| std::cmp::Reverse(row.total_ns()));
+    rows
+}
+
+fn print_table(args: &ProfileArgs, rows: &[Row], latencies: &[u64], cus: usize) {
+    let total: u64 = rows.iter().map(Row::total_ns).sum();
+    println!(
+        "{:>5} {:>12} {:>7} {:>10} {:>7} {:>8}  kernel",
+        "stage", "kind", "blocks", "block µs", "share", "GFLOP/s"
+    );
+    for row in rows.iter().take(args.top) {
+        println!(
+            "{:>5} {:>12} {:>7} {:>10.1} {:>6.1}% {:>8.1}  {}",
+            row.stage,
+            row.kind,
+            row.blocks,
+            row.block_ns as f64 / 1e3,
+            100.0 * row.total_ns() as f64 / total.max(1) as f64,
+            row.gflops(),
+            row.name
+        );
+    }
+    let ms = |nanos: u64| nanos as f64 / 1e6;
+    println!(
+        "{} kernels, {:.3} ms of compute-unit time; latency on {cus} units: min {:.3} ms, p50 {:.3} ms",
+        rows.len(),
+        ms(total),
+        ms(latencies[0]),
+        ms(latencies[latencies.len() / 2])
+    );
+}
+
+fn print_json(args: &ProfileArgs, rows: &[Row], latencies: &[u64]) {
+    let kernels: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            json!({
+                "stage": row.stage, "name": row.name, "kind": row.kind, "blocks": row.blocks,
+                "block_ns": row.block_ns, "flops": row.flops
+            })
+        })
+        .collect();
+    let latency = json!({
+        "min": latencies[0], "p50": latencies[latencies.len() / 2], "max": latencies[latencies.len() - 1],
+        "count": latencies.len()
+    });
+    println!("{}", json!({ "model": args.model, "latency_ns": latency, "kernels": kernels }));
+}

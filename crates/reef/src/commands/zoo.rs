@@ -1,0 +1,41 @@
+//! `reef zoo`: writes the benchmark models.
+
+use anyhow::{Context, Result, anyhow, bail};
+use reef_zoo::{Model, Variant};
+
+use crate::cli::ZooArgs;
+
+/// Writes the models that were asked for, and says where.
+pub fn run(args: &ZooArgs) -> Result<()> {
+    if args.batch == 0 {
+        bail!("--batch 0: at least one image");
+    }
+    let models = chosen(&args.model)?;
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot make the directory {}", args.out.display()))?;
+    let size = if args.tiny { Variant::tiny() } else { Variant::full() };
+    let variant = size.seed(args.seed);
+    let variant = if args.dynamic { variant.dynamic() } else { variant.batch(args.batch) };
+    for model in models {
+        let path = args.out.join(format!("{}.onnx", model.name()));
+        reef_zoo::write(model, &variant, &path)?;
+        let parameters = model.param_count(&variant)?;
+        println!("{}  {parameters} parameters", path.display());
+    }
+    Ok(())
+}
+
+fn chosen(names: &[String]) -> Result<Vec<Model>> {
+    if names.is_empty() {
+        return Ok(Model::ALL.to_vec());
+    }
+    names
+        .iter()
+        .map(|name| {
+            Model::ALL.into_iter().find(|model| model.name() == name).ok_or_else(|| {
+                let all: Vec<&str> = Model::ALL.iter().map(|model| model.name()).collect();
+                anyhow!("no model '{name}'; there are {}", all.join(", "))
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,23 @@
+//! Picks and starts devices: the only place that knows which ones exist.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use reef_cpu::{CpuDevice, CpuOptions};
+use reef_device::{Device, Scheme};
+
+use crate::cli::{DeviceArgs, DeviceName};
+
+/// Starts the device that the command line names.
+pub fn start(args: &DeviceArgs, scheme: Scheme) -> Result<Arc<dyn Device>> {
+    match args.device {
+        DeviceName::Cpu => {
+            let options = CpuOptions { cus: args.cus, nice: args.nice, scheme, ..CpuOptions::default() };
+            let device = CpuDevice::start(options).context("cannot start the CPU device")?;
+            for warning in device.warnings() {
+                tracing::warn!("{warning}");
+            }
+            Ok(Arc::new(device))
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Models read and compiled outside an engine, for `inspect`, and what `run` and `profile` know of a file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use reef_base::ModelKey;
+use reef_engine::{Engine, EngineOptions, ModelInfo, ModelSettings, ModelSource, ModelSpec, TensorInfo};
+use reef_graph::Shape;
+use reef_onnx::{Dim, OnnxModel, TensorDecl};
+
+/// What an ONNX file declares, without compiling it.
+#[derive(Debug)]
+pub struct Declared {
+    /// The parsed file.
+    pub model: OnnxModel,
+    /// Its inputs.
+    pub inputs: Vec<TensorInfo>,
+    /// For every input, the names of its symbolic dimensions.
+    pub symbols: Vec<Vec<Option<String>>>,
+}
+
+/// Reads what a file declares.
+pub fn read(path: &Path) -> Result<Declared> {
+    let model = OnnxModel::read(path).with_context(|| format!("cannot read the model {}", path.display()))?;
+    let inputs = model.inputs().iter().map(info).collect();
+    let symbols = model.inputs().iter().map(symbols).collect();
+    Ok(Declared { model, inputs, symbols })
+}
+
+impl Declared {
+    /// Concrete shapes for every input; symbolic dimensions from `dims`, 1 where not given.
+    pub fn shapes(&self, dims: &[(String, usize)]) -> Result<Vec<(String, Shape)>> {
+        let known = |name: &String| self.symbols.iter().flatten().flatten().any(|symbol| symbol == name);
+        if let Some((name, _)) = dims.iter().find(|(name, _)| !known(name)) {
+            bail!("the model has no symbolic dimension '{name}'");
+        }
+        let shape = |(input, symbols)| -> Result<(String, Shape)> {
+            let input: &TensorInfo = input;
+            Ok((input.name.clone(), crate::inputs::concrete_shape(input, symbols, dims)?))
+        };
+        self.inputs.iter().zip(self.symbols.iter().map(Vec::as_slice)).map(shape).collect()
+    }
+}
+
+fn info(decl: &TensorDecl) -> TensorInfo {
+    let dims = decl.dims.iter().map(|dim| match dim {
+        Dim::Fixed(extent) => *extent as i64,
+        Dim::Symbol(_) => -1,
+    });
+    TensorInfo { name: decl.name.clone(), dtype: decl.dtype, dims: dims.collect() }
+}
+
+fn symbols(decl: &TensorDecl) -> Vec<Option<String>> {
+    let name = |dim: &Dim| match dim {
+        Dim::Fixed(_) => None,
+        Dim::Symbol(name) => Some(name.clone()),
+    };
+    decl.dims.iter().map(name).collect()
+}
+
+/// An engine on `device` that serves just `path`, with these settings.
+pub fn engine_with(
+    device: Arc<dyn reef_device::Device>,
+    path: &Path,
+    settings: ModelSettings,
+) -> Result<(Engine, ModelInfo)> {
+    let engine = Engine::new(device, EngineOptions::default())?;
+    let name = path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
+    let key = ModelKey { name, version: "1".into() };
+    let source = ModelSource::Path(path.to_path_buf());
+    let info = engine
+        .load(ModelSpec { key, source, settings })
+        .with_context(|| format!("cannot load the model {}", path.display()))?;
+    Ok((engine, info))
+}

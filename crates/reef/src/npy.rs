@@ -1,0 +1,134 @@
+//! Tensors as NumPy files.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use npyz::{NpyHeader, Order, WriterBuilder};
+use reef_base::AlignedBytes;
+use reef_graph::{DType, Shape};
+
+/// A dense row-major tensor read from a file.
+#[derive(Clone, Debug)]
+pub struct NpyTensor {
+    /// Element type.
+    pub dtype: DType,
+    /// Shape.
+    pub shape: Shape,
+    /// Little-endian elements.
+    pub data: AlignedBytes,
+}
+
+/// Reads a `.npy` file of a type that reef carries, in C order and little endian.
+pub fn read(path: &Path) -> Result<NpyTensor> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    parse(BufReader::new(file))
+        .with_context(|| format!("{} is not a tensor that can be read", path.display()))
+}
+
+fn parse(mut reader: impl Read) -> Result<NpyTensor> {
+    let header = NpyHeader::from_reader(&mut reader)?;
+    let descr = header.dtype().descr();
+    let name = descr.trim_matches('\'');
+    let Some(dtype) = dtype_of(name) else { bail!("element type {name} is not supported") };
+    if header.order() != Order::C {
+        bail!("the array is in Fortran order; save it with numpy.ascontiguousarray");
+    }
+    let shape: Shape = header.shape().iter().map(|&extent| extent as usize).collect();
+    let mut data = AlignedBytes::zeroed(shape.elements() * dtype.bytes());
+    reader.read_exact(data.as_mut_slice()).context("the file is shorter than its header says")?;
+    if reader.read(&mut [0])? != 0 {
+        bail!("the file is longer than its header says");
+    }
+    Ok(NpyTensor { dtype, shape, data })
+}
+
+fn dtype_of(descr: &str) -> Option<DType> {
+    Some(match descr {
+        "<f4" => DType::F32,
+        "<f2" => DType::F16,
+        "<f8" => DType::F64,
+        "<i8" => DType::I64,
+        "<i4" => DType::I32,
+        "<i2" => DType::I16,
+        "|i1" => DType::I8,
+        "<u8" => DType::U64,
+        "<u4" => DType::U32,
+        "<u2" => DType::U16,
+        "|u1" => DType::U8,
+        "|b1" => DType::Bool,
+        _ => return None,
+    })
+}
+
+/// Writes a dense row-major tensor; bf16, which NumPy does not have, as its bits in u16.
+pub fn write(path: &Path, dtype: DType, shape: &Shape, data: &AlignedBytes) -> Result<()> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut out = BufWriter::new(file);
+    let dims: Vec<u64> = shape.iter().map(|&extent| extent as u64).collect();
+    match dtype {
+        DType::F32 => elements(&mut out, &dims, data.typed::<f32>()),
+        DType::F64 => elements(&mut out, &dims, data.typed::<f64>()),
+        DType::F16 => elements(&mut out, &dims, data.typed::<half::f16>()),
+        DType::BF16 | DType::U16 => elements(&mut out, &dims, data.typed::<u16>()),
+        DType::I64 => elements(&mut out, &dims, data.typed::<i64>()),
+        DType::I32 => elements(&mut out, &dims, data.typed::<i32>()),
+        DType::I16 => elements(&mut out, &dims, data.typed::<i16>()),
+        DType::I8 => elements(&mut out, &dims, data.typed::<i8>()),
+        DType::U64 => elements(&mut out, &dims, data.typed::<u64>()),
+        DType::U32 => elements(&mut out, &dims, data.typed::<u32>()),
+        DType::U8 => elements(&mut out, &dims, data.typed::<u8>()),
+        DType::Bool => {
+            let values: Vec<bool> = data.as_slice().iter().map(|&byte| byte != 0).collect();
+            elements(&mut out, &dims, &values)
+        }
+    }
+    .and_then(|()| out.flush())
+    .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn elements<T: npyz::AutoSerialize + Copy>(
+    out: impl Write,
+    dims: &[u64],
+    values: &[T],
+) -> std::io::Result<()> {
+    let mut writer = npyz::WriteOptions::new().default_dtype().shape(dims).writer(out).begin_nd()?;
+    writer.extend(values.iter().copied())?;
+    writer.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_round_trip() {
+        let dir = std::env::temp_dir().join(format!("reef-npy-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for (dtype, bytes) in
+            [(DType::F32, 24), (DType::I64, 48), (DType::Bool, 6), (DType::F16, 12), (DType::U8, 6)]
+        {
+            let mut data = AlignedBytes::zeroed(bytes);
+            data.as_mut_slice()[0] = 1;
+            let path = dir.join(format!("{dtype}.npy"));
+            write(&path, dtype, &Shape::from([2, 3]), &data).unwrap();
+            let back = read(&path).unwrap();
+            assert_eq!((back.dtype, &back.shape[..]), (dtype, &[2, 3][..]));
+            assert_eq!(back.data.as_slice(), data.as_slice());
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn broken_files_are_named() {
+        let missing = read(Path::new("/nonexistent/x.npy")).unwrap_err();
+        assert!(format!("{missing:#}").contains("/nonexistent/x.npy"));
+        assert!(parse(&b"not an array"[..]).is_err());
+        let mut bytes = Vec::new();
+        elements(&mut bytes, &[2], &[1.0f32, 2.0]).unwrap();
+        assert!(parse(&bytes[..bytes.len() - 1]).is_err());
+        bytes.push(0);
+        assert!(parse(&bytes[..]).is_err());
+    }
+}

@@ -1,0 +1,236 @@
+//! A directory of models: which files are models, and the settings beside them.
+//!
+//! Layouts: `DIR/NAME/VERSION/model.onnx` (Triton's) and `DIR/NAME.onnx`. Settings: `DIR/reef.toml` with a
+//! table `[model.NAME]` per model, and `DIR/NAME/reef.toml` (or `DIR/NAME.toml` beside `NAME.onnx`) with the
+//! same keys at the top. A key beside the model wins over the directory's. Unknown keys are errors.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use reef_base::{Class, Level, ModelKey, Nanos};
+use serde::Deserialize;
+
+/// A model file found in a directory, with its settings.
+#[derive(Clone, Debug)]
+pub struct FoundModel {
+    /// Name and version.
+    pub key: ModelKey,
+    /// The ONNX file.
+    pub path: PathBuf,
+    /// What was said about it; `None` when nothing was.
+    pub settings: Option<Settings>,
+}
+
+/// Settings of one model as written by its owner.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// `real-time` or `best-effort`.
+    pub class: Option<String>,
+    /// Real-time level, 0 the most urgent.
+    pub level: Option<u8>,
+    /// Share among best-effort models.
+    pub weight: Option<u32>,
+    /// Deadline of a request from its arrival, milliseconds.
+    pub deadline_ms: Option<f64>,
+    /// Requests that may wait.
+    pub queue_len: Option<usize>,
+    /// Input shapes to compile ahead, for models with symbolic dimensions.
+    pub shapes: Option<Vec<BTreeMap<String, Vec<usize>>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DirectorySettings {
+    #[serde(default)]
+    model: BTreeMap<String, Settings>,
+}
+
+impl Settings {
+    /// The class that these settings give the model.
+    pub fn class(&self) -> Result<Class> {
+        let level = self.level.unwrap_or(0);
+        match self.class.as_deref() {
+            Some("real-time") => match Level::new(level) {
+                Some(level) => Ok(Class::RealTime(level)),
+                None => bail!("level = {level}: levels are 0 to {}", reef_base::limits::REAL_TIME_LEVELS - 1),
+            },
+            Some("best-effort") | None if self.level.is_some() => {
+                bail!("level = {level} needs class = \"real-time\"")
+            }
+            Some("best-effort") | None => Ok(Class::BestEffort),
+            Some(other) => bail!("class = \"{other}\": there are \"real-time\" and \"best-effort\""),
+        }
+    }
+
+    /// The deadline of a request, from its arrival.
+    pub fn deadline(&self) -> Result<Option<Nanos>> {
+        match self.deadline_ms {
+            Some(ms) if ms.is_finite() && ms > 0.0 => Ok(Some(Nanos((ms * 1e6) as u64))),
+            Some(ms) => bail!("deadline_ms = {ms}: a positive number of milliseconds"),
+            None => Ok(None),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.class()?;
+        self.deadline()?;
+        if self.weight == Some(0) {
+            bail!("weight = 0: at least 1");
+        }
+        if let Some(len) = self.queue_len
+            && !(1..=reef_base::limits::QUEUE_LEN_MAX).contains(&len)
+        {
+            bail!("queue_len = {len}: 1 to {}", reef_base::limits::QUEUE_LEN_MAX);
+        }
+        Ok(())
+    }
+
+    fn or(self, fallback: Settings) -> Settings {
+        // A class beside the model does not take over a level that was meant for another class.
+        let level = if self.class.is_some() { self.level } else { self.level.or(fallback.level) };
+        Settings {
+            class: self.class.or(fallback.class),
+            level,
+            weight: self.weight.or(fallback.weight),
+            deadline_ms: self.deadline_ms.or(fallback.deadline_ms),
+            queue_len: self.queue_len.or(fallback.queue_len),
+            shapes: self.shapes.or(fallback.shapes),
+        }
+    }
+}
+
+/// Every model under `dir`, by name.
+pub fn scan(dir: &Path) -> Result<Vec<FoundModel>> {
+    let mut shared: DirectorySettings = read_toml(&dir.join("reef.toml"))?.unwrap_or_default();
+    let entries =
+        std::fs::read_dir(dir).with_context(|| format!("cannot read the directory {}", dir.display()))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(scan_versions(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "onnx") {
+            let settings = read_toml(&path.with_extension("toml"))?;
+            found.push(FoundModel { key: key(&path, "1")?, path, settings });
+        }
+    }
+    found.sort_by(|a, b| a.key.cmp(&b.key));
+    if let Some(pair) = found.windows(2).find(|pair| pair[0].key == pair[1].key) {
+        bail!("{} and {} are the same model {}", pair[0].path.display(), pair[1].path.display(), pair[0].key);
+    }
+    for model in &mut found {
+        let beside = model.settings.take();
+        let general = shared.model.get(&model.key.name).cloned();
+        model.settings = match (beside, general) {
+            (Some(beside), Some(general)) => Some(beside.or(general)),
+            (beside, general) => beside.or(general),
+        };
+        if let Some(settings) = &model.settings {
+            settings.check().with_context(|| format!("settings of model {}", model.key.name))?;
+        }
+    }
+    shared.model.retain(|name, _| !found.iter().any(|model| &model.key.name == name));
+    if let Some(name) = shared.model.keys().next() {
+        bail!("{}: settings for '{name}', but there is no such model", dir.join("reef.toml").display());
+    }
+    Ok(found)
+}
+
+fn scan_versions(dir: &Path) -> Result<Vec<FoundModel>> {
+    if dir.join("config.pbtxt").exists() {
+        tracing::warn!("{}: config.pbtxt is not read yet", dir.display());
+    }
+    let settings: Option<Settings> = read_toml(&dir.join("reef.toml"))?;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let path = entry?.path().join("model.onnx");
+        let version = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        if let Some(version) = version.filter(|name| name.parse::<u32>().is_ok())
+            && path.is_file()
+        {
+            found.push(FoundModel { key: key(dir, &version)?, path, settings: settings.clone() });
+        }
+    }
+    Ok(found)
+}
+
+fn key(path: &Path, version: &str) -> Result<ModelKey> {
+    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    let Some(name) = stem.and_then(|name| name.to_str()) else {
+        bail!("{}: a model's name must be valid UTF-8", path.display());
+    };
+    Ok(ModelKey { name: name.to_string(), version: version.to_string() })
+}
+
+fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    toml::from_str(&text).map(Some).with_context(|| format!("{}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("reef-repository-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        for (path, text) in files {
+            let path = dir.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn both_layouts_and_both_places_of_settings_are_found() {
+        let dir = directory(
+            "layouts",
+            &[
+                ("a/1/model.onnx", ""),
+                ("a/2/model.onnx", ""),
+                ("a/reef.toml", "level = 2\nqueue_len = 5"),
+                ("b.onnx", ""),
+                ("c.onnx", ""),
+                ("notes.txt", ""),
+                ("reef.toml", "[model.a]\nclass = \"real-time\"\nqueue_len = 9\n[model.b]\nweight = 2"),
+            ],
+        );
+        let found = scan(&dir).unwrap();
+        let keys: Vec<String> = found.iter().map(|model| model.key.to_string()).collect();
+        assert_eq!(keys, ["a/1", "a/2", "b/1", "c/1"]);
+        let a = found[0].settings.as_ref().unwrap();
+        assert_eq!((a.class().unwrap(), a.queue_len), (Class::real_time(2), Some(5)));
+        assert_eq!(found[2].settings.as_ref().unwrap().weight, Some(2));
+        assert!(found[3].settings.is_none());
+    }
+
+    #[test]
+    fn wrong_settings_are_errors_that_name_the_file_or_model() {
+        let cases = [
+            ("[model.a]\ncolour = 1", "colour"),
+            ("[model.z]\nweight = 1", "no such model"),
+            ("[model.a]\nclass = \"urgent\"", "urgent"),
+            ("[model.a]\nlevel = 3", "real-time"),
+            ("[model.a]\nclass = \"real-time\"\nlevel = 99", "99"),
+            ("[model.a]\nweight = 0", "weight"),
+            ("[model.a]\nqueue_len = 0", "queue_len"),
+            ("[model.a]\ndeadline_ms = 0", "deadline_ms"),
+            ("not toml", "reef.toml"),
+        ];
+        for (text, expected) in cases {
+            let dir = directory("wrong", &[("a.onnx", ""), ("reef.toml", text)]);
+            let message = format!("{:#}", scan(&dir).unwrap_err());
+            assert!(message.contains(expected), "{text}: {message}");
+        }
+        assert!(scan(Path::new("/nonexistent")).is_err());
+        let twice = directory("twice", &[("a.onnx", ""), ("a/1/model.onnx", "")]);
+        assert!(format!("{:#}", scan(&twice).unwrap_err()).contains("same model"));
+    }
+}
