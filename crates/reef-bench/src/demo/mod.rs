@@ -29,6 +29,7 @@ pub use report::{BestEffort, DemoReport, PreemptLatency, SchemeResult, Stream, S
 
 const CONTROL_HZ: f64 = 200.0;
 const CAMERA_SHARE: f64 = 0.3;
+const CAMERA_HZ_MAX: f64 = 240.0;
 /// Most requests of one stream that can be under way at once; more wait in the client.
 const CONTROL_CALLERS: usize = 64;
 const CAMERA_CALLERS: usize = 16;
@@ -281,10 +282,9 @@ pub(crate) struct Alone {
     rate_per_s: f64,
 }
 
-/// 30 % of what the device can do, unless HTTP is so much slower than the (tiny) model that the client could
-/// not keep it up.
+/// 30 % of what the device can do, unless the (tiny) model is so fast that the load would be mostly HTTP.
 fn camera_hz(alone: &Alone) -> f64 {
-    (CAMERA_SHARE * 1e6 / alone.compute_us).min(0.5 * 1e6 / alone.latency_us)
+    (CAMERA_SHARE * 1e6 / alone.compute_us).min(CAMERA_HZ_MAX)
 }
 
 /// Mean time on the device of the requests that `model` answered between two snapshots.
