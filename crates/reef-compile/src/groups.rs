@@ -71,14 +71,28 @@ pub(crate) fn is_elementwise(op: &Op) -> bool {
 /// Groups the nodes of a simplified graph; the groups are ordered by their roots.
 pub(crate) fn group(graph: &Graph) -> Vec<Group> {
     let mut grouper = Grouper::new(graph);
-    for index in (0..graph.nodes.len()).rev() {
-        grouper.take_contraction(NodeId(index as u32));
+    for id in deepest_first(graph) {
+        grouper.take_contraction(id);
     }
     for index in (0..graph.nodes.len()).rev() {
         grouper.take_rest(NodeId(index as u32));
     }
     grouper.groups.sort_by_key(Group::root);
     grouper.groups
+}
+
+/// The nodes by their distance from the inputs, the farthest first. The deeper of two branches takes the sum
+/// behind them: the other one then waits for nothing and may run beside the deeper one's beginning.
+fn deepest_first(graph: &Graph) -> Vec<NodeId> {
+    let mut depths = vec![0usize; graph.values.len()];
+    let mut nodes: Vec<(usize, NodeId)> = Vec::with_capacity(graph.nodes.len());
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let depth = 1 + node.inputs.iter().map(|id| depths[id.index()]).max().unwrap_or(0);
+        node.outputs.iter().for_each(|id| depths[id.index()] = depth);
+        nodes.push((depth, NodeId(index as u32)));
+    }
+    nodes.sort_unstable_by(|a, b| b.cmp(a));
+    nodes.into_iter().map(|(_, id)| id).collect()
 }
 
 struct Grouper<'a> {

@@ -1,8 +1,8 @@
 //! How kernels are cut into blocks.
 //!
 //! The number of blocks of a kernel trades the overhead of a block against the time that compute units idle
-//! at the end of a stage: with overhead o, total time T and c compute units, blocks of `√(10·o·T/c)` lose
-//! least when a tenth of a block is lost at the end. The cut never changes results: kernels sum in an order
+//! at the end of a stage: with overhead o, total time T and c compute units, blocks of `√(o·T/(c·t))` lose
+//! least when t of a block is lost at the end. The cut never changes results: kernels sum in an order
 //! that their specification fixes.
 
 use reef_plan::{Isa, Target};
@@ -13,6 +13,10 @@ const BLOCK_OVERHEAD_NS: f64 = 500.0;
 const BLOCK_NS_MIN: f64 = 5_000.0;
 /// Longest block: what a more urgent kernel waits for when it cannot kill.
 const BLOCK_NS_MAX: f64 = 200_000.0;
+/// Share of a block that is lost at the end of a stage, because compute units are disturbed or start late.
+const TAIL_LOSS: f64 = 0.2;
+/// Share of the lesser of arithmetic and operand traffic that does not hide behind the other.
+const OVERLAP_LOSS: f64 = 0.1;
 /// Bytes per nanosecond of one core that streams through memory.
 const STREAM_BYTES_PER_NS: f64 = 8.0;
 /// Bytes per nanosecond of one core that reads packed weights or activations again.
@@ -40,11 +44,12 @@ pub(crate) fn block_count(target: Target, total_ns: f64) -> usize {
     if total_ns < BLOCK_NS_MIN {
         return 1;
     }
-    let best = (10.0 * BLOCK_OVERHEAD_NS * total_ns / cus as f64).sqrt().clamp(BLOCK_NS_MIN, BLOCK_NS_MAX);
+    let best =
+        (BLOCK_OVERHEAD_NS * total_ns / cus as f64 / TAIL_LOSS).sqrt().clamp(BLOCK_NS_MIN, BLOCK_NS_MAX);
     if total_ns < 2.0 * best {
         return cus.min((total_ns / (BLOCK_NS_MIN / 2.0)) as usize).max(1);
     }
-    ((total_ns / best / cus as f64).round() as usize).max(1) * cus
+    ((total_ns / best / cus as f64) as usize).max(1) * cus
 }
 
 /// Units per block when `units` take `total_ns` together; a multiple of `granule` unless that leaves one
@@ -98,7 +103,7 @@ impl ConvWork {
         let compute = compute_ns(isa, 2.0 * micro_rows * width * self.depth as f64);
         let operands =
             (width * self.depth as f64 * 4.0 + rows as f64 * self.row_bytes) / OPERAND_BYTES_PER_NS;
-        compute.max(operands) + 0.25 * compute.min(operands) + BLOCK_OVERHEAD_NS
+        compute.max(operands) + OVERLAP_LOSS * compute.min(operands) + BLOCK_OVERHEAD_NS
     }
 
     /// The tiles with the least estimated time for a stage of this kernel alone.
@@ -133,8 +138,11 @@ impl ConvWork {
         let blocks = row_tiles * column_tiles * self.groups;
         let (longest, mean) = (ns(rows, columns), total / blocks as f64);
         let idle = (blocks.next_multiple_of(cus) - blocks) as f64 * mean / cus as f64;
-        let tail = 0.1 * longest + 0.1 * (longest - BLOCK_NS_MAX).max(0.0);
-        (total / cus as f64 + idle).max(longest) + tail
+        // Nothing gains as much from a long block as what waits for its end loses.
+        let tail = TAIL_LOSS * longest + 20.0 * (longest - BLOCK_NS_MAX).max(0.0);
+        let shortest = if blocks > cus { BLOCK_NS_MIN } else { BLOCK_NS_MIN / 2.0 };
+        let short = blocks as f64 * (shortest - mean).max(0.0);
+        (total / cus as f64 + idle).max(longest) + tail + short
     }
 }
 

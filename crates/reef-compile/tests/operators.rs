@@ -1,8 +1,8 @@
 //! Every operator alone: the plan computes what the graph says.
 
-mod common;
+mod harness;
 
-use common::{Builder, conv_attrs};
+use harness::{Builder, conv_attrs};
 use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Tensor, Unary};
 
 #[test]

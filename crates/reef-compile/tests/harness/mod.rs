@@ -2,12 +2,14 @@
 
 #![allow(dead_code, missing_docs)]
 
+pub mod machine;
+
 use std::sync::Arc;
 
 use reef_base::Rng;
 use reef_compile::{CompileOptions, Compiled, compile_and_inspect, interpret, reference};
 use reef_graph::{ConvAttrs, DType, Graph, Op, Shape, Tensor, ValueId};
-use reef_plan::{DeviceKind, Isa, Plan, Target, WeightStore};
+use reef_plan::{DeviceKind, HostKernel, Isa, Plan, Target, WeightStore};
 
 pub fn target(isa: Isa, cus: usize, window: usize) -> Target {
     Target { device: DeviceKind::Cpu, isa, cus, window }
@@ -68,27 +70,52 @@ pub fn assert_close(got: &[Tensor], expected: &[Tensor], what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}");
     for (output, (got, expected)) in got.iter().zip(expected).enumerate() {
         assert_eq!((got.dtype(), got.shape()), (expected.dtype(), expected.shape()), "{what}");
+        let dtype = got.dtype();
         let (got, expected) = (values(got), values(expected));
         let scale = expected.iter().filter(|x| x.is_finite()).fold(1.0f64, |max, x| max.max(x.abs()));
+        let tolerance = if dtype == DType::F16 { 2e-3 } else { 2e-4 } * scale;
         for (index, (a, b)) in got.iter().zip(&expected).enumerate() {
-            let same = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 2e-4 * scale;
+            let same = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance;
             assert!(same, "{what}: output {output} element {index}: {a} instead of {b}");
         }
     }
 }
 
-/// Compiles for several targets and compares every plan with the graph.
+/// Compiles for several targets, interprets every plan and runs those that this machine can run; compares the
+/// results with the graph's.
 pub fn check(what: &str, graph: &Graph) {
     let inputs = inputs(graph, 5);
     let expected = reference::evaluate(graph, &inputs).unwrap();
-    for target in [target(Isa::Avx512, 2, 0), target(Isa::Portable, 3, 4)] {
+    check_targets(what, graph, &[], &inputs, &expected);
+}
+
+/// [`check`], when the results are known.
+pub fn check_targets(
+    what: &str,
+    graph: &Graph,
+    host_kernels: &[Arc<dyn HostKernel>],
+    inputs: &[Tensor],
+    expected: &[Tensor],
+) {
+    let targets = [
+        target(Isa::Avx512, 2, 0),
+        target(Isa::Avx2, 2, 0),
+        target(Isa::Portable, 2, 0),
+        target(Isa::Portable, 3, 4),
+    ];
+    let store = Arc::new(WeightStore::new());
+    for target in targets {
         let options = CompileOptions { name: "test".into() };
-        let store = Arc::new(WeightStore::new());
-        let plan = compile_and_inspect(graph, &[], &store, target, &options)
+        let plan = compile_and_inspect(graph, host_kernels, &store, target, &options)
             .unwrap_or_else(|error| panic!("{what} for {target}: {error}\n{graph}"))
             .plan;
-        let got = interpret::run(&plan, &inputs).unwrap_or_else(|error| panic!("{what}: {error}\n{plan}"));
-        assert_close(&got, &expected, what);
+        if target.isa != Isa::Avx2 {
+            let got = interpret::run(&plan, inputs).unwrap_or_else(|error| panic!("{what}: {error}\n{plan}"));
+            assert_close(&got, expected, &format!("{what}, interpreted for {target}"));
+        }
+        if let Some(got) = machine::run(plan, inputs) {
+            assert_close(&got, expected, &format!("{what}, run on {target}"));
+        }
     }
 }
 
