@@ -150,8 +150,8 @@ fn small() -> Builder {
     b
 }
 
-/// The plan's dump in lines of 100 characters, without the keys of constants: random numbers may differ in the
-/// last bit from one machine's mathematical library to another's.
+/// The plan's dump in lines of 100 characters, without the keys of constants: random numbers may differ in
+/// the last bit from one machine's mathematical library to another's.
 fn folded(plan: &Plan) -> String {
     let mut text = String::new();
     for line in plan.to_string().lines() {

@@ -34,21 +34,7 @@ fn grow(b: &mut Builder, rng: &mut Rng, values: &[ValueId]) -> Option<ValueId> {
         }
         5 | 6 => b.same(Op::Unary(functions[rng.below(5) as usize]), &[x]),
         7 | 8 => b.same(Op::Binary([Binary::Add, Binary::Mul][rng.below(2) as usize]), &[x, other]),
-        9 | 10 => {
-            let axis = if image && rng.below(3) > 0 { 1 } else { rng.below(dims.len() as u64) as usize };
-            let fits = |value: &&ValueId| {
-                let shape = b.shape(**value);
-                shape.len() == dims.len() && (0..dims.len()).all(|i| i == axis || shape[i] == dims[i])
-            };
-            let mut parts: Vec<ValueId> = values.iter().filter(fits).copied().collect();
-            parts.truncate(4);
-            let mut shape = dims.clone();
-            shape[axis] = parts.iter().map(|&part| b.shape(part)[axis]).sum();
-            if shape.iter().product::<usize>() > 3000 {
-                return None;
-            }
-            b.node(Op::Concat { axis }, &parts, &shape)
-        }
+        9 | 10 => return join(b, rng, values, x),
         11 => {
             let axis = rng.below(dims.len() as u64) as usize;
             let begin = rng.below(dims[axis] as u64) as usize;
@@ -81,6 +67,22 @@ fn grow(b: &mut Builder, rng: &mut Rng, values: &[ValueId]) -> Option<ValueId> {
         }
         _ => return None,
     })
+}
+
+/// Concatenates values that fit to `x`.
+fn join(b: &mut Builder, rng: &mut Rng, values: &[ValueId], x: ValueId) -> Option<ValueId> {
+    let dims = b.shape(x);
+    let channels = dims.len() == 4 && rng.below(3) > 0;
+    let axis = if channels { 1 } else { rng.below(dims.len() as u64) as usize };
+    let fits = |value: &&ValueId| {
+        let shape = b.shape(**value);
+        shape.len() == dims.len() && (0..dims.len()).all(|i| i == axis || shape[i] == dims[i])
+    };
+    let mut parts: Vec<ValueId> = values.iter().filter(fits).copied().collect();
+    parts.truncate(4);
+    let mut shape = dims.clone();
+    shape[axis] = parts.iter().map(|&part| b.shape(part)[axis]).sum();
+    (shape.iter().product::<usize>() <= 3000).then(|| b.node(Op::Concat { axis }, &parts, &shape))
 }
 
 #[test]
