@@ -7,6 +7,41 @@
 //! A request is checked and its inputs copied on the caller's thread ([`Engine::submit`]); the scheduler's
 //! state machine, behind one short mutex, says when it becomes a task; one thread takes completions and
 //! timers. Compute units never take that mutex.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use reef_cpu::{CpuDevice, CpuOptions};
+//! use reef_engine::{
+//!     Engine, EngineOptions, InferRequest, InputTensor, Level, ModelKey, ModelSettings, ModelSource,
+//!     ModelSpec,
+//! };
+//! use reef_zoo::{Model, Variant};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let device = CpuDevice::start(CpuOptions { cus: Some(2), ..CpuOptions::default() })?;
+//! let engine = Engine::new(Arc::new(device), EngineOptions::default())?;
+//!
+//! // Any ONNX model; this one is a robot's controller, made here.
+//! let onnx = reef_zoo::build(Model::Control, &Variant::tiny())?;
+//! let model = engine.load(ModelSpec {
+//!     key: ModelKey { name: "control".into(), version: "1".into() },
+//!     source: ModelSource::Bytes(onnx),
+//!     settings: ModelSettings::real_time(Level::TOP),
+//! })?;
+//!
+//! let input = &model.inputs[0];
+//! let shape = input.fixed_shape().expect("no extent is symbolic");
+//! let data = vec![0; shape.elements() * input.dtype.bytes()];
+//! let tensor = InputTensor { name: &input.name, dtype: input.dtype, shape, data: &data };
+//! let response = engine.infer(&InferRequest::new("control", vec![tensor]))?;
+//! for output in response.outputs() {
+//!     println!("{} {}{}: {} bytes", output.name, output.dtype, output.shape, output.data.len());
+//! }
+//! println!("computed in {}", response.timings.compute);
+//! # Ok(())
+//! # }
+//! ```
 
 mod check;
 mod compile;

@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) compile: CompileQueue,
     pub(crate) tracing: Tracing,
+    /// Ends of one step, kept so that stepping allocates no more than the completion thread does.
+    step_out: Mutex<Vec<Delivery>>,
     /// Time is virtual: there are no threads, who waits makes it pass.
     pub(crate) stepped: bool,
     closed: AtomicBool,
@@ -48,6 +50,7 @@ impl Shared {
             registry: Registry::default(),
             compile: CompileQueue::new(compile_queue_len),
             tracing: Tracing::default(),
+            step_out: Mutex::default(),
             stepped,
             closed: AtomicBool::new(false),
         }
@@ -115,11 +118,12 @@ impl Shared {
 
     /// Lets virtual time pass to the next event; false when nothing is left to do.
     pub(crate) fn step(&self) -> bool {
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut *self.step_out());
         // Events of the past first: they may start something.
         let progress = self.advance(&mut out);
         let progress = self.device.advance() || progress;
         let progress = self.advance(&mut out) || progress;
+        *self.step_out() = out;
         self.tracing.collect(self);
         progress
     }
@@ -165,6 +169,10 @@ impl Shared {
                 drop(self.idle.wait_timeout(core, pause).unwrap_or_else(PoisonError::into_inner));
             }
         }
+    }
+
+    fn step_out(&self) -> MutexGuard<'_, Vec<Delivery>> {
+        self.step_out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn close(&self) {

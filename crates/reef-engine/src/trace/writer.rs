@@ -1,7 +1,7 @@
 //! A recording as Chrome trace JSON, which Perfetto opens: process 1 is the device with one track per compute
 //! unit, process 2 the requests as asynchronous spans. Times are microseconds on the engine's clock.
 
-use std::fmt::{self, Display};
+use std::fmt::{self, Display, Write as _};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub(super) fn temporary(path: &Path) -> PathBuf {
 
 /// Writes the recording; returns how many events were written.
 pub(super) fn write(recording: &Recording, device: &Capabilities, file: impl Write) -> std::io::Result<u64> {
-    let mut out = Out { file: BufWriter::new(file), events: 0, first: true };
+    let mut out = Out { file: BufWriter::new(file), events: 0, first: true, line: String::new() };
     out.file.write_all(b"{\"displayTimeUnit\":\"ns\",\"traceEvents\":[")?;
     tracks(&mut out, device)?;
     for (event, name) in &recording.events {
@@ -41,28 +41,51 @@ struct Out<W: Write> {
     file: BufWriter<W>,
     events: u64,
     first: bool,
+    /// The object being made.
+    line: String,
 }
 
 impl<W: Write> Out<W> {
-    /// Writes one JSON object without its braces.
-    fn object(&mut self, fields: fmt::Arguments<'_>) -> std::io::Result<()> {
+    /// Begins an object of phase `phase` on a track.
+    fn begin(&mut self, phase: &str, process: u32, track: u32) -> &mut Self {
+        self.line.clear();
+        self.raw("ph", Json(phase)).raw("pid", process).raw("tid", track)
+    }
+
+    fn text(&mut self, key: &str, value: &str) -> &mut Self {
+        self.raw(key, Json(value))
+    }
+
+    fn time(&mut self, key: &str, value: Nanos) -> &mut Self {
+        self.raw(key, Micros(value))
+    }
+
+    /// A field whose value is JSON as it is.
+    fn raw(&mut self, key: &str, value: impl Display) -> &mut Self {
+        let comma = if self.line.is_empty() || self.line.ends_with('{') { "" } else { "," };
+        write!(self.line, "{comma}\"{key}\":{value}").expect("strings take everything");
+        self
+    }
+
+    /// The fields that follow belong to `args`, until the end.
+    fn args(&mut self) -> &mut Self {
+        self.raw("args", "{")
+    }
+
+    /// Writes the object; `closing` ends what was opened inside.
+    fn end(&mut self, closing: &str) -> std::io::Result<()> {
         let comma = if std::mem::take(&mut self.first) { "" } else { "," };
-        write!(self.file, "{comma}\n{{{fields}}}")
+        write!(self.file, "{comma}\n{{{}{closing}}}", self.line)
     }
 }
 
 fn tracks(out: &mut Out<impl Write>, device: &Capabilities) -> std::io::Result<()> {
     for (process, name) in [(DEVICE, device.name.as_str()), (REQUESTS, "requests")] {
-        let name = Json(name);
-        out.object(format_args!(
-            r#""ph":"M","pid":{process},"tid":0,"name":"process_name","args":{{"name":{name}}}"#
-        ))?;
+        out.begin("M", process, 0).text("name", "process_name").args().text("name", name).end("}")?;
     }
-    for cu in 0..device.cus {
-        out.object(format_args!(
-            r#""ph":"M","pid":{DEVICE},"tid":{},"name":"thread_name","args":{{"name":"CU {cu}"}}"#,
-            cu + 1
-        ))?;
+    for cu in 0..device.cus as u32 {
+        let name = format!("CU {cu}");
+        out.begin("M", DEVICE, cu + 1).text("name", "thread_name").args().text("name", &name).end("}")?;
     }
     Ok(())
 }
@@ -75,51 +98,54 @@ fn write_event(out: &mut Out<impl Write>, event: &Event, named: Option<&Named>) 
         EventKind::Killed { stage, block } => (stage, block, "killed"),
         EventKind::Submitted | EventKind::Completed => return Ok(()),
     };
-    let class = event.key.class();
-    let kernel = kernel_name(named, stage, block);
-    let (kernel, model) = (Json(kernel), Json(named.map_or("?", |named| named.model.name.as_str())));
-    let colour = if what == "killed" { "terrible" } else { colour(class) };
-    let (at, span, unit) = (Micros(event.at), Micros(event.span), u32::from(cu.0) + 1);
-    let task = event.task;
+    let (class, track) = (event.key.class(), u32::from(cu.0) + 1);
+    let model = named.map_or("?", |named| named.model.name.as_str());
+    let killed = what == "killed";
     out.events += 1;
-    out.object(format_args!(
-        r#""ph":"X","pid":{DEVICE},"tid":{unit},"ts":{at},"dur":{span},"name":{kernel},"cat":"{what}","cname":"{colour}","args":{{"model":{model},"class":"{}","stage":{stage},"block":{block},"task":{task}}}"#,
-        class_name(class)
-    ))?;
-    if what == "killed" {
-        let end = Micros(event.at + event.span);
+    out.begin("X", DEVICE, track).time("ts", event.at).time("dur", event.span);
+    out.text("name", kernel_name(named, stage, block)).text("cat", what);
+    out.text("cname", if killed { "terrible" } else { colour(class) });
+    out.args().text("model", model).text("class", &class_name(class));
+    out.raw("stage", stage).raw("block", block).raw("task", event.task).end("}")?;
+    if killed {
         out.events += 1;
-        out.object(format_args!(
-            r#""ph":"i","s":"t","pid":{DEVICE},"tid":{unit},"ts":{end},"name":"preempted","cat":"preemption","args":{{"model":{model},"task":{task}}}"#
-        ))?;
+        out.begin("i", DEVICE, track).time("ts", event.at + event.span).text("s", "t");
+        out.text("name", "preempted").text("cat", "preemption");
+        out.args().text("model", model).raw("task", event.task).end("}")?;
     }
     Ok(())
 }
 
 /// A request as nested asynchronous spans: all of it, its time in the queues, its time on compute units.
 fn write_span(out: &mut Out<impl Write>, span: &Span) -> std::io::Result<()> {
-    let (model, token) = (Json(&span.model.name), span.token);
-    let class = class_name(span.class);
-    let error = Json(span.error.as_deref().unwrap_or(""));
     let started = span.first_block.or(span.finished).unwrap_or(span.end);
-    let board = Micros(span.submitted.map_or(Nanos::ZERO, |submitted| started - submitted));
-    let mut phase = |name: &dyn Display, from: Nanos, to: Nanos, args: fmt::Arguments<'_>| {
-        let (from, to) = (Micros(from), Micros(to.max(from)));
-        out.events += 1;
-        out.object(format_args!(
-            r#""ph":"b","pid":{REQUESTS},"tid":0,"id":{token},"ts":{from},"name":{name},"cat":"request","args":{{{args}}}"#
-        ))?;
-        out.object(format_args!(
-            r#""ph":"e","pid":{REQUESTS},"tid":0,"id":{token},"ts":{to},"name":{name},"cat":"request""#
-        ))
-    };
-    let details = format_args!(r#""class":"{class}","on_board_us":{board},"error":{error}"#);
-    phase(&model, span.arrival, span.end, details)?;
-    phase(&r#""queue""#, span.queued, started, format_args!(""))?;
+    write_phase(out, span, &span.model.name, span.arrival, span.end)?;
+    write_phase(out, span, "queue", span.queued, started)?;
     match (span.first_block, span.finished) {
-        (Some(first), Some(finished)) => phase(&r#""compute""#, first, finished, format_args!("")),
+        (Some(first), Some(finished)) => write_phase(out, span, "compute", first, finished),
         _ => Ok(()),
     }
+}
+
+fn write_phase(
+    out: &mut Out<impl Write>,
+    span: &Span,
+    name: &str,
+    from: Nanos,
+    to: Nanos,
+) -> std::io::Result<()> {
+    out.events += 1;
+    out.begin("b", REQUESTS, 0).raw("id", span.token).time("ts", from).text("name", name);
+    out.text("cat", "request").args().text("class", &class_name(span.class));
+    if let Some(submitted) = span.submitted {
+        out.time("submitted_us", submitted);
+    }
+    if let Some(error) = &span.error {
+        out.text("error", error);
+    }
+    out.end("}")?;
+    out.begin("e", REQUESTS, 0).raw("id", span.token).time("ts", to.max(from)).text("name", name);
+    out.text("cat", "request").end("")
 }
 
 fn kernel_name(named: Option<&Named>, stage: u32, block: u32) -> &str {
@@ -137,17 +163,11 @@ fn colour(class: Class) -> &'static str {
     }
 }
 
-fn class_name(class: Class) -> impl Display {
-    struct Name(Class);
-    impl Display for Name {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            match self.0 {
-                Class::RealTime(level) => write!(f, "real-time {}", level.get()),
-                Class::BestEffort => f.write_str("best-effort"),
-            }
-        }
+fn class_name(class: Class) -> String {
+    match class {
+        Class::RealTime(level) => format!("real-time {}", level.get()),
+        Class::BestEffort => "best-effort".into(),
     }
-    Name(class)
 }
 
 /// Nanoseconds as microseconds with three decimals, exactly.

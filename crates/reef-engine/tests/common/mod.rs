@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use reef_base::{Clock, TaskId, TaskKey};
+use reef_cpu::{CpuDevice, CpuOptions};
 use reef_device::dummy::{DummyDevice, DummyOptions};
 use reef_device::{Completion, Event, Io, LoadedPlan, Rejected, Wake};
 use reef_engine::*;
@@ -144,6 +145,12 @@ pub fn live() -> (Engine, Arc<LiveDummy>) {
     (Engine::new(device.clone(), options).unwrap(), device)
 }
 
+/// An engine on two threads of this machine.
+pub fn cpu() -> Engine {
+    let device = CpuDevice::start(CpuOptions { cus: Some(2), ..CpuOptions::default() }).unwrap();
+    Engine::new(Arc::new(device), EngineOptions::default()).unwrap()
+}
+
 pub fn key(name: &str) -> ModelKey {
     ModelKey { name: name.into(), version: "1".into() }
 }
@@ -178,4 +185,61 @@ pub fn request<'a>(model: &'a str, data: &'a [u8]) -> InferRequest<'a> {
 /// Checks an answer bit for bit.
 pub fn assert_exact(plan: &Plan, input: &[u8], response: &InferResponse) {
     assert_eq!(response.output("y").unwrap().data, synthetic_output(plan, input));
+}
+
+/// A model of one symbolic dimension: any multiple of 64 bytes in, as many out. Counts its compilations.
+#[derive(Debug)]
+pub struct AnyLength {
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+    pub compiled: std::sync::atomic::AtomicUsize,
+}
+
+impl AnyLength {
+    pub fn new() -> Arc<AnyLength> {
+        let info = |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1] }];
+        Arc::new(AnyLength { inputs: info("x"), outputs: info("y"), compiled: Default::default() })
+    }
+
+    pub fn plan(bytes: usize, target: Target) -> Result<Plan, String> {
+        use reef_plan::{Cost, Kernel, KernelSpec, Place, PlanParts, Region, Restart, SyntheticSpec};
+        if !bytes.is_multiple_of(64) {
+            return Err(format!("{bytes} is not a multiple of 64"));
+        }
+        let spec = SyntheticSpec { seed: 5, bytes, tile_bytes: 64, polls: 2, poll_ns: 1000 };
+        let kernel = Kernel {
+            name: "any".into(),
+            spec: KernelSpec::Synthetic(spec),
+            reads: vec![Region::dense(Place::Input(0), 0, bytes)],
+            writes: vec![Region::dense(Place::Output(0), 0, bytes)],
+            restart: Restart::Safe,
+            cost: Cost::default(),
+        };
+        let io = |name: &str| IoSpec { name: name.into(), dtype: DType::U8, shape: Shape::from([bytes]) };
+        let parts = PlanParts {
+            name: format!("any [{bytes}]"),
+            target,
+            inputs: vec![io("x")],
+            outputs: vec![io("y")],
+            weights: vec![],
+            store: Arc::default(),
+            host_kernels: vec![],
+            stages: vec![vec![kernel]],
+            arena_bytes: 0,
+        };
+        Plan::new(parts).map_err(|error| error.to_string())
+    }
+}
+
+impl PlanSource for AnyLength {
+    fn inputs(&self) -> &[TensorInfo] {
+        &self.inputs
+    }
+    fn outputs(&self) -> &[TensorInfo] {
+        &self.outputs
+    }
+    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
+        self.compiled.fetch_add(1, Ordering::SeqCst);
+        AnyLength::plan(shapes[0][0], target).map(Arc::new)
+    }
 }
