@@ -30,15 +30,10 @@ pub(crate) enum Kind {
     Conv(Tail),
     /// A product with a constant matrix on the right (first member) with its epilogue.
     Linear(Tail),
-    /// A product of computed operands (`a`, `b` as the node reads them), times `alpha`.
-    MatMul {
-        /// Left operand.
-        a: ValueId,
-        /// Right operand.
-        b: ValueId,
-        /// Factor.
-        alpha: f32,
-    },
+    /// A product of computed operands, times this factor.
+    MatMul(f32),
+    /// Nothing: a product took the factor that the node multiplies this value with.
+    Alias(ValueId),
     /// One program over all members.
     Elementwise,
     /// A layer norm (last member) of a sum, if these two are given.
@@ -220,15 +215,14 @@ impl<'a> Grouper<'a> {
     /// A product takes a constant factor behind it or on the way to it.
     fn take_product(&mut self, id: NodeId) {
         let node = self.node(id);
-        let (mut a, mut b) = (node.inputs[0], node.inputs[1]);
         let (mut nodes, mut alpha) = (vec![id], 1.0);
-        for operand in [&mut a, &mut b] {
-            let scaled = self.sole_producer(*operand).and_then(|by| Some((by, self.scaling(by)?)));
-            if let Some((by, (source, factor))) = scaled
-                && self.shape(source) == self.shape(*operand)
-            {
-                (*operand, alpha) = (source, alpha * factor);
+        // A value that is both operands would be scaled twice.
+        let different = node.inputs[0] != node.inputs[1];
+        for &operand in node.inputs.iter().filter(|_| different) {
+            if let Some((by, source, factor)) = self.scaling_behind(operand) {
+                self.push(vec![by], Kind::Alias(source));
                 nodes.push(by);
+                alpha *= factor;
             }
         }
         let value = node.outputs[0];
@@ -240,7 +234,22 @@ impl<'a> Grouper<'a> {
             alpha *= factor;
             nodes.push(next);
         }
-        self.push(nodes, Kind::MatMul { a, b, alpha });
+        self.push(nodes, Kind::MatMul(alpha));
+    }
+
+    /// The node that scales `value`, perhaps before it was cut, turned or reshaped; its operand and its factor.
+    fn scaling_behind(&self, mut value: ValueId) -> Option<(NodeId, ValueId, f32)> {
+        loop {
+            let by = self.sole_producer(value)?;
+            let node = self.node(by);
+            match node.op {
+                Op::Reshape | Op::Transpose { .. } | Op::Slice { .. } => value = node.inputs[0],
+                _ => {
+                    let (source, factor) = self.scaling(by)?;
+                    return (self.shape(source) == self.shape(value)).then_some((by, source, factor));
+                }
+            }
+        }
     }
 
     /// The operand and the factor, when `id` multiplies or divides by a constant scalar.
@@ -279,6 +288,7 @@ impl<'a> Grouper<'a> {
         let sum = self.sole_producer(x).filter(|&sum| {
             let node = self.node(sum);
             matches!(node.op, Op::Binary(Binary::Add))
+                && !self.node(id).inputs[1..].contains(&x)
                 && node.inputs.iter().all(|&input| self.shape(input) == self.shape(x))
         });
         match sum {

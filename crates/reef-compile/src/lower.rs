@@ -163,7 +163,11 @@ impl<'a> Lowering<'a> {
         match &group.kind {
             Kind::Conv(tail) => self.conv(group, tail),
             Kind::Linear(tail) => self.linear(group, tail),
-            Kind::MatMul { a, b, alpha } => self.matmul(group, *a, *b, *alpha),
+            Kind::MatMul(alpha) => self.matmul(group, *alpha),
+            Kind::Alias(source) => {
+                self.views[root.outputs[0].index()] = Some(self.view(*source));
+                Ok(())
+            }
             Kind::Elementwise => self.elementwise(group),
             Kind::LayerNorm(sum) => self.layer_norm(root, *sum),
             Kind::Single => self.single(root),

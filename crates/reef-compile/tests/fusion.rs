@@ -188,9 +188,12 @@ fn attention_copies_nothing() {
 #[test]
 fn factors_on_the_way_to_a_product_are_its_own() {
     let mut b = Builder::new();
-    let (x, y) = (b.input(&[2, 4, 6]), b.input(&[2, 6, 3]));
+    let (x, y) = (b.input(&[6, 2, 4]), b.input(&[2, 6, 3]));
     let (half, three) = (b.scalar(0.5), b.scalar(3.0));
-    let scaled = b.same(MUL, &[x, half]);
+    let scaled = b.node(Op::Transpose { perm: vec![1, 2, 0] }, &[x], &[2, 4, 6]);
+    let scaled = b.same(MUL, &[scaled, half]);
+    let scaled = b.node(Op::Reshape, &[scaled], &[2, 2, 2, 6]);
+    let scaled = b.node(Op::Reshape, &[scaled], &[2, 4, 6]);
     let z = b.node(PRODUCT, &[scaled, y], &[2, 4, 3]);
     let z = b.same(MUL, &[z, three]);
     let graph = {
@@ -201,6 +204,19 @@ fn factors_on_the_way_to_a_product_are_its_own() {
     let plan = plan(&graph);
     assert_eq!(plan.kernels().len(), 1);
     assert!(matches!(&plan.kernels()[0].spec, KernelSpec::MatMul(spec) if spec.alpha == 1.5));
+}
+
+#[test]
+fn operands_that_are_used_twice_are_kept() {
+    let mut b = Builder::new();
+    let x = b.input(&[4, 4]);
+    let half = b.scalar(0.5);
+    let scaled = b.same(MUL, &[x, half]);
+    let gram = b.node(Op::MatMul { trans_a: false, trans_b: true }, &[scaled, scaled], &[4, 4]);
+    let doubled = b.same(ADD, &[gram, gram]);
+    let sum = b.same(ADD, &[doubled, x]);
+    let norm = b.same(Op::LayerNorm { axis: 0, epsilon: 1e-5 }, &[sum, sum]);
+    b.check("operands used twice", &[norm]);
 }
 
 #[test]

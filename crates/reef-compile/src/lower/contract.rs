@@ -207,22 +207,13 @@ impl Lowering<'_> {
         label
     }
 
-    pub(super) fn matmul(
-        &mut self,
-        group: &Group,
-        a: ValueId,
-        b: ValueId,
-        alpha: f32,
-    ) -> Result<(), CompileError> {
-        let product = group.nodes.iter().map(|&id| self.node(id));
-        let node = product
-            .into_iter()
-            .find(|node| matches!(node.op, Op::MatMul { .. }))
-            .expect("the group has a product");
+    pub(super) fn matmul(&mut self, group: &Group, alpha: f32) -> Result<(), CompileError> {
+        let mut nodes = group.nodes.iter().map(|&id| self.node(id));
+        let node = nodes.find(|node| matches!(node.op, Op::MatMul { .. })).expect("the group has a product");
         let Op::MatMul { trans_a, trans_b } = node.op else { unreachable!("found as a product") };
         self.require_f32(node, &node.inputs)?;
         let output = self.node(group.root()).outputs[0];
-        let (a, b) = (self.forward(a), self.forward(b));
+        let (a, b) = (self.forward(node.inputs[0]), self.forward(node.inputs[1]));
         let a = if trans_a { swap_last(&a) } else { a };
         let b = if trans_b { swap_last(&b) } else { b };
         let y = self.place(output, Need::Inner, None);
