@@ -237,7 +237,7 @@ impl<'a> Grouper<'a> {
         self.push(nodes, Kind::MatMul(alpha));
     }
 
-    /// The node that scales `value`, perhaps before it was cut, turned or reshaped; its operand and its factor.
+    /// The node that scales `value`, perhaps before it was cut, turned or reshaped; its operand and factor.
     fn scaling_behind(&self, mut value: ValueId) -> Option<(NodeId, ValueId, f32)> {
         loop {
             let by = self.sole_producer(value)?;

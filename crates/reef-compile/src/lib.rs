@@ -1,8 +1,8 @@
 //! `reef-compile`: graphs become plans.
 //!
-//! The passes, in order: [`simplify`] rewrites the graph, [`groups`] decides what becomes one kernel,
-//! [`layout`] where values lie, [`lower`] makes kernels cut into blocks ([`tile`]), [`schedule`] puts them
-//! into stages, [`memory`] gives buffers addresses. The plan is validated when it is built. Deterministic:
+//! The passes, in order: `simplify` rewrites the graph, `groups` decides what becomes one kernel,
+//! `layout` where values lie, `lower` makes kernels cut into blocks (`tile`), `schedule` puts them
+//! into stages, `memory` gives buffers addresses. The plan is validated when it is built. Deterministic:
 //! the same graph and target give the same plan; names inside the graph have no influence. Knows a device
 //! only as a [`Target`].
 

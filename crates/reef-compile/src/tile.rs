@@ -18,7 +18,7 @@ const TAIL_LOSS: f64 = 0.2;
 /// Share of the lesser of arithmetic and operand traffic that does not hide behind the other.
 const OVERLAP_LOSS: f64 = 0.1;
 /// Bytes per nanosecond of one core that streams through memory.
-const STREAM_BYTES_PER_NS: f64 = 8.0;
+const STREAM_BYTES_PER_NS: f64 = 12.0;
 /// Bytes per nanosecond of one core that reads packed weights or activations again.
 const OPERAND_BYTES_PER_NS: f64 = 16.0;
 /// What a core can hold of its operands between blocks.

@@ -85,7 +85,7 @@ impl Lowering<'_> {
         let bytes = touched(y) + inputs.iter().map(touched).sum::<f64>();
         // A copy that changes the order of axes reads or writes by the element.
         let scattered = inputs.iter().any(|view| view.is_injective() && view.order() != y.order());
-        let penalty = if scattered { 3.0 } else { 1.0 };
+        let penalty = if scattered { 1.5 } else { 1.0 };
         Work { flops, ns: tile::stream_ns(self.target.isa, bytes * penalty, flops * penalty) }
     }
 }
