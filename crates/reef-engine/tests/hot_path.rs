@@ -1,12 +1,12 @@
 //! The hot path on the CPU device: no allocation on any thread after warm-up, beside best-effort work that is
 //! preempted all the time. One test only, because the count is of the whole process.
 
-mod common;
+mod doubles;
 
 use std::alloc::System;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::*;
+use doubles::*;
 use reef_engine::*;
 use reef_plan::synthetic_output;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};

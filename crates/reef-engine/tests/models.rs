@@ -1,6 +1,6 @@
 //! Models that come and go while others run, plans for new shapes, shutdown: on an engine with its threads.
 
-mod common;
+mod doubles;
 
 use std::future::Future;
 use std::pin::pin;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{Thread, scope};
 use std::time::Duration;
 
-use common::*;
+use doubles::*;
 use reef_base::limits;
 use reef_engine::*;
 
@@ -130,7 +130,7 @@ fn one_of_many_concurrent_loads_of_a_name_wins_while_others_run() {
             .map(|_| {
                 let engine = engine.clone();
                 scope.spawn(move || {
-                    let plan = common::plan(&engine, "new", 1, 2);
+                    let plan = doubles::plan(&engine, "new", 1, 2);
                     engine.load_plan(key("new"), ModelSettings::default(), plan).is_ok()
                 })
             })

@@ -1,8 +1,8 @@
 //! ONNX models through the whole path: read, compiled at load or on first use, run beside each other.
 
-mod common;
+mod doubles;
 
-use common::*;
+use doubles::*;
 use reef_base::Rng;
 use reef_engine::*;
 use reef_zoo::{Model, Variant};

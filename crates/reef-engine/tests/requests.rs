@@ -1,8 +1,8 @@
 //! Requests: what is refused and why, what comes back, and that outputs are exact whatever else runs.
 
-mod common;
+mod doubles;
 
-use common::*;
+use doubles::*;
 use reef_engine::*;
 
 fn wrong(error: InferError) -> (String, WrongInput) {

@@ -1,8 +1,8 @@
 //! The timeline: what the file holds, and that it is bounded.
 
-mod common;
+mod doubles;
 
-use common::*;
+use doubles::*;
 use reef_engine::*;
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! The timeline: block events of the device and spans of requests, as Chrome/Perfetto JSON.
 //!
 //! While a trace is on, the core notes which task belongs to which plan and how each request went in a small
-//! ring ([`Ring`]); a thread of the trace moves those and the device's events into a larger one and keeps the
+//! ring (`Ring`); a thread of the trace moves those and the device's events into a larger one and keeps the
 //! newest. Off, it costs one test of an `Option` per request, and what the device states per block. The file
 //! is written when the trace stops, beside its place, then renamed.
 
