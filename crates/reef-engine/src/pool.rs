@@ -318,16 +318,10 @@ fn check_settings(key: &ModelKey, settings: &ModelSettings) -> Result<(), LoadEr
 fn compile_ahead(shared: &Shared, model: &Model) -> Result<(), LoadError> {
     let inputs = model.source.inputs();
     let fixed: Option<Vec<Shape>> = inputs.iter().map(|info| info.fixed_shape()).collect();
-    let mut sets = Vec::new();
-    match fixed {
-        Some(shapes) => sets.push(shapes),
-        None => {
-            for shapes in &model.settings.shapes {
-                sets.push(concrete(model, shapes)?);
-            }
-        }
-    }
-    for shapes in sets {
+    // Checked for a model without symbolic dimensions too: a shape that it cannot take is a mistake.
+    let named = model.settings.shapes.iter().map(|shapes| concrete(model, shapes));
+    let named = named.collect::<Result<Vec<_>, _>>()?;
+    for shapes in fixed.map_or(named, |shapes| vec![shapes]) {
         model.plan(shared, &shapes).map_err(|failure| match failure {
             PlanFailure::Compile(reason) => {
                 let shapes = shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(" ");

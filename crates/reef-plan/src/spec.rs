@@ -485,10 +485,7 @@ impl KernelSpec {
             // A slab of partial results.
             KernelSpec::Reduce(_) => 256 * 4,
             KernelSpec::LayerNorm(spec) => spec.len.next_multiple_of(16) * 4,
-            KernelSpec::Pool(_)
-            | KernelSpec::Gather(_)
-            | KernelSpec::Host(_)
-            | KernelSpec::Synthetic(_) => 0,
+            KernelSpec::Pool(_) | KernelSpec::Gather(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => 0,
         }
     }
 

@@ -29,12 +29,18 @@ pub fn read(path: &Path) -> Result<Declared> {
 }
 
 impl Declared {
+    /// Refuses extents for symbolic dimensions that the model does not have.
+    pub fn check_dims(&self, dims: &[(String, usize)]) -> Result<()> {
+        let known = |name: &String| self.symbols.iter().flatten().flatten().any(|symbol| symbol == name);
+        match dims.iter().find(|(name, _)| !known(name)) {
+            Some((name, _)) => bail!("the model has no symbolic dimension '{name}'"),
+            None => Ok(()),
+        }
+    }
+
     /// Concrete shapes for every input; symbolic dimensions from `dims`, 1 where not given.
     pub fn shapes(&self, dims: &[(String, usize)]) -> Result<Vec<(String, Shape)>> {
-        let known = |name: &String| self.symbols.iter().flatten().flatten().any(|symbol| symbol == name);
-        if let Some((name, _)) = dims.iter().find(|(name, _)| !known(name)) {
-            bail!("the model has no symbolic dimension '{name}'");
-        }
+        self.check_dims(dims)?;
         let shape = |(input, symbols)| -> Result<(String, Shape)> {
             let input: &TensorInfo = input;
             Ok((input.name.clone(), crate::inputs::concrete_shape(input, symbols, dims)?))

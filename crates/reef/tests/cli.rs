@@ -1,14 +1,201 @@
 //! The command line end to end: what a user types, and the errors for what they type wrong.
 
-use std::process::{Command, Output};
+mod harness;
 
-fn reef(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_reef")).args(args).env("REEF_LOG", "warn").output().expect("the binary runs")
+use std::io::Read;
+use std::process::Stdio;
+
+use harness::{Scratch, command, npy, one_node, refused, succeeds, text};
+use serde_json::Value;
+
+/// Elements of the input `[1, 3, 24, 24]` of the tiny `control`.
+const ELEMENTS: usize = 3 * 24 * 24;
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&succeeds(args)).unwrap()
 }
 
 #[test]
-fn a_missing_model_is_named() {
-    let output = reef(&["run", "/nonexistent/model.onnx", "--random", "1"]);
-    assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/model.onnx"));
+fn files_that_are_no_models_are_refused() {
+    let dir = Scratch::new("no-models");
+    refused(
+        &["run", "/nonexistent/model.onnx", "--random", "1"],
+        &["/nonexistent/model.onnx", "No such file"],
+    );
+    let whole = std::fs::read(dir.zoo("control", "control.onnx")).unwrap();
+    for len in [0, 1, 7, 100, whole.len() / 3, whole.len() / 2, whole.len() - 1] {
+        let cut = dir.file("cut.onnx", &whole[..len]);
+        refused(&["run", text(&cut), "--random", "1"], &["cut.onnx", "not a valid ONNX model"]);
+    }
+    let mut state = 1u64;
+    for round in 0..8 {
+        let mut noise = vec![0u8; 1 << (round + 4)];
+        for byte in &mut noise {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            *byte = (state >> 56) as u8;
+        }
+        let noise = dir.file("noise.onnx", noise);
+        for what in ["inspect", "profile"] {
+            refused(&[what, text(&noise)], &["noise.onnx"]);
+        }
+    }
+}
+
+#[test]
+fn operators_that_cannot_run_are_named_with_their_node() {
+    let dir = Scratch::new("operators");
+    let unknown = dir.file("unknown.onnx", one_node("Frobnicate", 1));
+    refused(&["run", text(&unknown), "--random", "1"], &["unknown.onnx", "Frobnicate", "the_node"]);
+    // The hand-made file is a model: the same with an operator that exists runs.
+    let known = dir.file("known.onnx", one_node("Relu", 1));
+    succeeds(&["run", text(&known), "--random", "1"]);
+    let counted = dir.file("counted.onnx", one_node("NonZero", 7));
+    refused(&["run", text(&counted), "--random", "1"], &["counted.onnx", "NonZero", "the_node"]);
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_named() {
+    let dir = Scratch::new("inputs");
+    let model = dir.zoo("control", "control.onnx");
+    let run = |input: &str, expected: &[&str]| refused(&["run", text(&model), "--input", input], expected);
+    refused(&["run", text(&model)], &["input 'input' is missing", "--random"]);
+    let good = dir.file("good.npy", npy("<f4", "(1, 3, 24, 24)", &[0; ELEMENTS * 4]));
+    run(&format!("image={}", text(&good)), &["no input 'image'", "it has input"]);
+    run("input=/nonexistent/x.npy", &["/nonexistent/x.npy"]);
+    let files = [
+        ("shape.npy", npy("<f4", "(1, 3, 25, 24)", &[0; 3 * 25 * 24 * 4]), ["input", "25"]),
+        ("rank.npy", npy("<f4", "(3, 24, 24)", &[0; ELEMENTS * 4]), ["input", "24"]),
+        ("type.npy", npy("<i8", "(1, 3, 24, 24)", &[0; ELEMENTS * 8]), ["input", "i64"]),
+        ("complex.npy", npy("<c8", "(1, 3, 24, 24)", &[0; ELEMENTS * 8]), ["complex.npy", "c8"]),
+        ("short.npy", npy("<f4", "(1, 3, 24, 24)", &[0; ELEMENTS]), ["short.npy", "shorter"]),
+        ("long.npy", npy("<f4", "(1, 3, 24, 24)", &[0; ELEMENTS * 5]), ["long.npy", "longer"]),
+        ("noise.npy", vec![7; 300], ["noise.npy", "not a tensor"]),
+    ];
+    for (name, content, expected) in files {
+        let file = dir.file(name, content);
+        run(&format!("input={}", text(&file)), &expected);
+    }
+    refused(&["run", text(&model), "--random", "1", "--dim", "batch=3"], &["symbolic dimension 'batch'"]);
+}
+
+#[test]
+fn outputs_are_written_or_the_place_is_named() {
+    let dir = Scratch::new("outputs");
+    let model = dir.zoo("control", "control.onnx");
+    let out = dir.path("out");
+    let args = ["run", text(&model), "--random", "1", "--output-dir"];
+    succeeds(&[&args[..], &[text(&out)]].concat());
+    let first = std::fs::read(out.join("action.npy")).unwrap();
+    succeeds(&[&args[..], &[text(&out)]].concat());
+    assert_eq!(first, std::fs::read(out.join("action.npy")).unwrap());
+    let taken = dir.file("taken", "kept");
+    refused(&[&args[..], &[text(&taken)]].concat(), &["taken"]);
+    assert_eq!(std::fs::read_to_string(&taken).unwrap(), "kept");
+    let blocked = dir.path("blocked");
+    std::fs::create_dir_all(blocked.join("action.npy")).unwrap();
+    refused(&[&args[..], &[text(&blocked)]].concat(), &["action.npy"]);
+}
+
+#[test]
+fn nan_passes_through() {
+    let dir = Scratch::new("nan");
+    let model = dir.file("relu.onnx", one_node("Neg", 1));
+    let values = [f32::NAN, 1.0, f32::INFINITY, -2.0].map(f32::to_le_bytes).concat();
+    let input = format!("x={}", text(&dir.file("x.npy", npy("<f4", "(4,)", &values))));
+    let out = dir.path("out");
+    succeeds(&["run", text(&model), "--input", &input, "--output-dir", text(&out)]);
+    let file = std::fs::read(out.join("y.npy")).unwrap();
+    let y = &file[file.len() - 16..];
+    let y: Vec<f32> = y.chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    assert!(y[0].is_nan());
+    assert_eq!(y[1..], [-1.0, f32::NEG_INFINITY, 2.0]);
+}
+
+#[test]
+fn repeated_runs_report_percentiles() {
+    let dir = Scratch::new("repeat");
+    let model = dir.zoo("control", "control.onnx");
+    let report = json(&["run", text(&model), "--random", "1", "--repeat", "5", "--json"]);
+    assert_eq!(report["latency_ns"]["count"], 5);
+    let at = |name: &str| report["latency_ns"][name].as_u64().unwrap();
+    assert!(0 < at("min") && at("min") <= at("p50") && at("p50") <= at("p99") && at("p99") <= at("max"));
+}
+
+#[test]
+fn inspect_shows_the_plan_and_its_hash_is_stable() {
+    let dir = Scratch::new("inspect");
+    let model = dir.zoo("control", "control.onnx");
+    let plain = succeeds(&["inspect", text(&model)]);
+    for expected in ["plan ", "input   input f32[1,3,24,24]", "output  action", "natively", "restart"] {
+        assert!(plain.contains(expected), "{expected}: {plain}");
+    }
+    let report = json(&["inspect", text(&model), "--json"]);
+    for key in ["hash", "target", "inputs", "outputs", "parameters", "operators", "host_kernels", "memory"] {
+        assert!(!report[key].is_null(), "{key}");
+    }
+    let kernel = &report["stages"][0]["kernels"][0];
+    assert!(kernel["native"].is_boolean() && kernel["restart_safe"].is_boolean());
+    assert_eq!(report, json(&["inspect", text(&model), "--json"]));
+    assert!(plain.contains(report["hash"].as_str().unwrap()));
+    for view in ["--graph", "--plan"] {
+        assert!(succeeds(&["inspect", text(&model), view]).lines().count() > 5, "{view}");
+    }
+}
+
+#[test]
+fn symbolic_dimensions_take_the_extents_given() {
+    let dir = Scratch::new("dims");
+    let model = dir.zoo_dynamic("distilbert", "distilbert.onnx");
+    let dims = ["--dim", "batch=3", "--dim", "sequence=5"];
+    let report = json(&[&["inspect", text(&model), "--json"], &dims[..]].concat());
+    assert_eq!(report["inputs"][0]["shape"], serde_json::json!([3, 5]));
+    succeeds(&[&["run", text(&model), "--random", "1"], &dims[..]].concat());
+    refused(&["inspect", text(&model), "--dim", "length=5"], &["symbolic dimension 'length'"]);
+    let malformed = harness::reef(&["inspect", text(&model), "--dim", "batch=many"]);
+    assert_eq!(malformed.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&malformed.stderr).contains("'many' is not an extent"));
+}
+
+#[test]
+fn profile_lists_every_kernel() {
+    let dir = Scratch::new("profile");
+    let model = dir.zoo("resnet18", "resnet18.onnx");
+    let report = json(&["profile", text(&model), "--json", "--repeat", "3"]);
+    assert_eq!(report["latency_ns"]["count"], 3);
+    let kernels = report["kernels"].as_array().unwrap();
+    assert!(kernels.len() > 10);
+    assert!(kernels.iter().all(|kernel| kernel["blocks"].as_u64().unwrap() > 0));
+    let table = succeeds(&["profile", text(&model), "--repeat", "1", "--top", "2"]);
+    assert_eq!(table.lines().count(), 4, "{table}");
+}
+
+#[test]
+fn zoo_writes_every_model_or_says_why_not() {
+    let dir = Scratch::new("zoo");
+    let out = dir.path("models");
+    succeeds(&["zoo", "--tiny", "--out", text(&out)]);
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), reef_zoo::Model::ALL.len());
+    for model in reef_zoo::Model::ALL {
+        assert!(out.join(format!("{model}.onnx")).is_file(), "{model}");
+        refused(&["zoo", "--model", "alexnet", "--out", text(&out)], &["'alexnet'", model.name()]);
+    }
+    let taken = dir.file("taken", "kept");
+    refused(&["zoo", "--tiny", "--out", text(&taken)], &["taken"]);
+    assert_eq!(std::fs::read_to_string(&taken).unwrap(), "kept");
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_not_an_error() {
+    let dir = Scratch::new("pipe");
+    let model = dir.zoo("resnet152", "resnet152.onnx");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut child = command(&["inspect", text(&model)])
+        .stdout(Stdio::from(writer))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut errors = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert!(child.wait().unwrap().success() && errors.is_empty(), "{errors}");
 }

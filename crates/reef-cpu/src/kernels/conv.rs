@@ -14,6 +14,12 @@ use super::vector::Vector;
 use super::{BlockKernel, VectorKernel, bind};
 use crate::context::{BlockContext, BlockEnd};
 
+/// Products from which on a sum of a 1×1 convolution is added up in parts.
+const LONG_SUM: usize = 2048;
+
+/// Products of one of these parts.
+const PART_OF_LONG_SUM: usize = 256;
+
 /// Makes a convolution ready.
 pub(super) fn prepare(spec: &ConvSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {
     assert_eq!(spec.panel_width, isa.panel_width(), "panels of {} for {isa}", kernel.name);
@@ -144,7 +150,10 @@ impl Conv {
         (rows, vectors): (usize, usize),
         weights: *const f32,
     ) -> bool {
-        let (width, steps) = (self.spec.panel_width, micro::steps_at_once::<V>(vectors));
+        let width = self.spec.panel_width;
+        // A very long sum of a single run is cut at fixed places and added up part by part.
+        let apart = self.spec.kernel == [1, 1] && segments.len >= LONG_SUM;
+        let steps = if apart { PART_OF_LONG_SUM } else { micro::steps_at_once::<V>(vectors) };
         let mut chunk = Chunk {
             addresses: operands.table,
             segments: (steps / segments.len).clamp(1, segments.count),
@@ -154,10 +163,11 @@ impl Conv {
             panel_stride: self.spec.depth() * width,
             acc: operands.acc,
             first: true,
+            apart,
         };
         // Long runs are cut into equal parts, short ones taken several at a time.
-        let parts = segments.len.div_ceil(steps);
-        let part = segments.len.div_ceil(parts.max(1));
+        let parts = segments.len.div_ceil(steps).max(1);
+        let part = if apart { steps } else { segments.len.div_ceil(parts) };
         let mut segment = 0;
         while segment < segments.count {
             chunk.segments = chunk.segments.min(segments.count - segment);

@@ -172,6 +172,7 @@ impl MatMul {
                         panel_stride: k * width,
                         acc: operands.acc,
                         first: offset == 0,
+                        apart: false,
                     };
                     micro::run::<V>(rows, vectors, &chunk);
                 }

@@ -38,6 +38,10 @@ pub(super) struct Chunk {
     pub(super) acc: *mut f32,
     /// Start at zero rather than at `acc`.
     pub(super) first: bool,
+    /// Sum the chunk by itself and add it to `acc`: the rounding errors of a long sum then grow with the
+    /// number of chunks and their length, not with their product. Where chunks begin must not depend on the
+    /// tile.
+    pub(super) apart: bool,
 }
 
 /// Runs `chunk` for a micro-tile of `rows` rows and `vectors` vectors.
@@ -95,7 +99,7 @@ impl<const ROWS: usize, const VECTORS: usize> Leaf for Micro<'_, ROWS, VECTORS> 
         // segment `offset + len` floats, and every panel as many steps as all segments together.
         unsafe {
             let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
-            if !chunk.first {
+            if !chunk.first && !chunk.apart {
                 for row in 0..ROWS {
                     for vector in 0..VECTORS {
                         sums[row][vector] = V::load(chunk.acc.add((row * VECTORS + vector) * V::LANES));
@@ -122,6 +126,14 @@ impl<const ROWS: usize, const VECTORS: usize> Leaf for Micro<'_, ROWS, VECTORS> 
                         }
                     }
                     weights = weights.add(PANEL_VECTORS * V::LANES);
+                }
+            }
+            if !chunk.first && chunk.apart {
+                for row in 0..ROWS {
+                    for vector in 0..VECTORS {
+                        let before = V::load(chunk.acc.add((row * VECTORS + vector) * V::LANES));
+                        sums[row][vector] = before + sums[row][vector];
+                    }
                 }
             }
             for row in 0..ROWS {

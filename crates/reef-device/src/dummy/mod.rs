@@ -137,6 +137,10 @@ impl Device for DummyDevice {
             let reason = format!("kernel {} is not synthetic", kernel.name);
             return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
         }
+        if plan.stages().iter().any(|stage| stage.kernels.len() > 1) {
+            let reason = "a stage of several kernels".to_string();
+            return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
+        }
         self.state().load(plan)
     }
 

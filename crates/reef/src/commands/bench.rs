@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
@@ -33,7 +32,8 @@ impl MicroEnvironment for Environment {
     }
 
     fn serve(&self, engine: &Engine) -> Result<Box<dyn Serving>, EnvironmentError> {
-        let options = ServerOptions { http: ([127, 0, 0, 1], 0).into(), metrics: None, ..ServerOptions::default() };
+        let options =
+            ServerOptions { http: ([127, 0, 0, 1], 0).into(), metrics: None, ..ServerOptions::default() };
         let running = Server::bind(options)?.start(engine.clone())?;
         Ok(Box::new(Served(running)))
     }

@@ -17,7 +17,8 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     let models = args.out.join("models");
     let trace = args.out.join("trace.json");
     let results = args.out.join("results.json");
-    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the directory {}", args.out.display()))?;
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot make the directory {}", args.out.display()))?;
     let progress = Progress::on_stderr();
     let specs = demo::write_models(&models, args.quick, &progress)?;
     let server = Server::bind(ServerOptions {

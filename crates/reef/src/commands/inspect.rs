@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::cli::InspectArgs;
 use crate::device;
 use crate::loader::{self, Declared};
+use crate::output::say;
 
 /// A graph and the plan made of it.
 pub struct Compiled {
@@ -27,7 +28,8 @@ pub struct Compiled {
 
 /// Compiles a declared model for concrete shapes.
 pub fn compile(declared: &Declared, shapes: &[(String, Shape)], target: Target) -> Result<Compiled> {
-    let named: Vec<(&str, Shape)> = shapes.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
+    let named: Vec<(&str, Shape)> =
+        shapes.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
     let Specialised { graph, host_kernels, .. } = declared.model.specialise(&named)?;
     let store = Arc::new(WeightStore::new());
     let shapes: Vec<String> = shapes.iter().map(|(name, shape)| format!("{name}{shape}")).collect();
@@ -44,14 +46,14 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     let target = device::start(&args.device, Scheme::Reset)?.capabilities().target;
     let compiled = compile(&declared, &shapes, target)?;
     if args.json {
-        println!("{:#}", to_json(&compiled));
+        say!("{:#}", to_json(&compiled));
         return Ok(());
     }
     if args.graph {
-        print!("{}", compiled.graph);
+        say!("{}", compiled.graph.to_string().trim_end());
     }
     if args.plan {
-        print!("{}", compiled.plan);
+        say!("{}", compiled.plan.to_string().trim_end());
     }
     if !args.graph && !args.plan {
         print(&compiled);
@@ -61,22 +63,23 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 
 fn print(compiled: &Compiled) {
     let plan = &compiled.plan;
-    println!("plan {} for {}", plan.hash(), plan.target());
+    say!("plan {} for {}", plan.hash(), plan.target());
     for (kind, specs) in [("input", plan.inputs()), ("output", plan.outputs())] {
         for spec in specs {
-            println!("{kind:<7} {} {}{}", spec.name, spec.dtype, spec.shape);
+            say!("{kind:<7} {} {}{}", spec.name, spec.dtype, spec.shape);
         }
     }
     let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
-    println!("{} parameters, {:.3} GFLOP", compiled.graph.parameter_count(), plan.cost().flops as f64 / 1e9);
-    println!(
-        "memory  persistent {:.2} MiB, ephemeral {:.2} MiB (largest live set {:.2}), scratch {:.2} MiB per CU",
+    say!("{} parameters, {:.3} GFLOP", compiled.graph.parameter_count(), plan.cost().flops as f64 / 1e9);
+    say!(
+        "memory  persistent {:.2} MiB, ephemeral {:.2} MiB (largest live set {:.2}), \
+         scratch {:.2} MiB per CU",
         mib(plan.weight_bytes()),
         mib(plan.arena_bytes()),
         mib(compiled.report.memory.largest_live_set_bytes),
         mib(plan.scratch_bytes())
     );
-    println!(
+    say!(
         "{} stages, {} kernels, {} blocks; operators of the graph: {}",
         plan.stages().len(),
         plan.kernels().len(),
@@ -89,14 +92,14 @@ fn print(compiled: &Compiled) {
     );
     let host: Vec<&str> = plan.host_kernels().iter().map(|kernel| kernel.name()).collect();
     match host.is_empty() {
-        true => println!("every operator runs natively"),
-        false => println!("host kernels (one block, not preemptible): {}", host.join("; ")),
+        true => say!("every operator runs natively"),
+        false => say!("host kernels (one block, not preemptible): {}", host.join("; ")),
     }
-    println!("{:>5} {:>12} {:>7} {:>8} {:>10}  computes", "stage", "kernel", "blocks", "restart", "MFLOP");
+    say!("{:>5} {:>12} {:>7} {:>8} {:>10}  computes", "stage", "kernel", "blocks", "restart", "MFLOP");
     for (index, stage) in plan.stages().iter().enumerate() {
         for kernel in &plan.kernels()[stage.kernels.start as usize..stage.kernels.end as usize] {
             let restart = if kernel.restart == Restart::Safe { "safe" } else { "never" };
-            println!(
+            say!(
                 "{index:>5} {:>12} {:>7} {restart:>8} {:>10.2}  {}",
                 kernel.spec.name(),
                 kernel.spec.blocks(),

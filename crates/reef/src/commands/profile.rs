@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::cli::ProfileArgs;
 use crate::commands::inspect;
+use crate::output::say;
 use crate::{device, loader};
 
 struct Row {
@@ -104,12 +105,17 @@ fn rows(plan: &Plan, times: &[Option<u64>]) -> Vec<Row> {
 
 fn print_table(args: &ProfileArgs, rows: &[Row], latencies: &[u64], cus: usize) {
     let total: u64 = rows.iter().map(Row::total_ns).sum();
-    println!(
+    say!(
         "{:>5} {:>12} {:>7} {:>10} {:>7} {:>8}  kernel",
-        "stage", "kind", "blocks", "block µs", "share", "GFLOP/s"
+        "stage",
+        "kind",
+        "blocks",
+        "block µs",
+        "share",
+        "GFLOP/s"
     );
     for row in rows.iter().take(args.top) {
-        println!(
+        say!(
             "{:>5} {:>12} {:>7} {:>10.1} {:>6.1}% {:>8.1}  {}",
             row.stage,
             row.kind,
@@ -121,7 +127,7 @@ fn print_table(args: &ProfileArgs, rows: &[Row], latencies: &[u64], cus: usize) 
         );
     }
     let ms = |nanos: u64| nanos as f64 / 1e6;
-    println!(
+    say!(
         "{} kernels, {:.3} ms of compute-unit time; latency on {cus} units: min {:.3} ms, p50 {:.3} ms",
         rows.len(),
         ms(total),
@@ -144,5 +150,5 @@ fn print_json(args: &ProfileArgs, rows: &[Row], latencies: &[u64]) {
         "min": latencies[0], "p50": latencies[latencies.len() / 2], "max": latencies[latencies.len() - 1],
         "count": latencies.len()
     });
-    println!("{}", json!({ "model": args.model, "latency_ns": latency, "kernels": kernels }));
+    say!("{}", json!({ "model": args.model, "latency_ns": latency, "kernels": kernels }));
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::cli::RunArgs;
 use crate::inputs::{self, InputSource, NamedTensor};
+use crate::output::say;
 use crate::{device, loader, npy};
 
 /// Runs the model on the inputs given, writes its outputs, and reports latencies when repeated.
@@ -19,6 +20,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
             .with_context(|| format!("cannot make the directory {}", dir.display()))?;
     }
     let declared = loader::read(&args.model)?;
+    declared.check_dims(&args.dims)?;
     let source = InputSource { files: &args.inputs, seed: args.random, dims: &args.dims };
     let tensors = inputs::gather(&declared.inputs, &declared.symbols, &source)?;
     // Read anew by the engine; two copies of a large model's constants are not needed.
@@ -86,12 +88,12 @@ fn report(args: &RunArgs, mut latencies: Vec<u64>) {
             "max": at(1.0),
             "count": latencies.len(),
         });
-        println!("{}", json!({ "model": args.model, "latency_ns": latency }));
+        say!("{}", json!({ "model": args.model, "latency_ns": latency }));
         return;
     }
     let ms = |nanos: u64| nanos as f64 / 1e6;
     if args.repeat > 1 {
-        println!(
+        say!(
             "latency ms: min {:.3}  p50 {:.3}  p95 {:.3}  p99 {:.3}  max {:.3}  ({} runs)",
             ms(at(0.0)),
             ms(at(0.5)),
@@ -101,9 +103,9 @@ fn report(args: &RunArgs, mut latencies: Vec<u64>) {
             latencies.len()
         );
     } else {
-        println!("{:.3} ms", ms(at(0.5)));
+        say!("{:.3} ms", ms(at(0.5)));
     }
     if let Some(dir) = &args.output_dir {
-        println!("outputs are in {}", dir.display());
+        say!("outputs are in {}", dir.display());
     }
 }

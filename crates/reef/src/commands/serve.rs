@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use reef_base::Class;
-use reef_engine::{
-    Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec, Shape, TraceOptions,
-};
+use reef_engine::{Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec, Shape, TraceOptions};
 use reef_server::{Server, ServerOptions};
 
 use crate::cli::ServeArgs;
@@ -40,7 +38,9 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     }
     if args.trace.is_some() {
         match engine.stop_trace() {
-            Ok(summary) => tracing::info!(path = %summary.path.display(), events = summary.events, "trace written"),
+            Ok(summary) => {
+                tracing::info!(path = %summary.path.display(), events = summary.events, "trace written")
+            }
             // The engine's shutdown writes it as well.
             Err(reef_engine::TraceError::State(_)) => {}
             Err(error) => return Err(error.into()),
@@ -83,9 +83,10 @@ fn describe(class: Class) -> String {
 pub fn settings(model: &FoundModel) -> Result<ModelSettings> {
     let defaults = ModelSettings::default();
     let Some(own) = &model.settings else { return Ok(defaults) };
-    let shapes = own.shapes.iter().flatten().map(|set| {
-        set.iter().map(|(name, extents)| (name.clone(), Shape::from(extents.clone()))).collect()
-    });
+    let shapes =
+        own.shapes.iter().flatten().map(|set| {
+            set.iter().map(|(name, extents)| (name.clone(), Shape::from(extents.clone()))).collect()
+        });
     Ok(ModelSettings {
         class: own.class()?,
         weight: own.weight.unwrap_or(defaults.weight),

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use reef_zoo::{Model, Variant};
 
 use crate::cli::ZooArgs;
+use crate::output::say;
 
 /// Writes the models that were asked for, and says where.
 pub fn run(args: &ZooArgs) -> Result<()> {
@@ -20,7 +21,7 @@ pub fn run(args: &ZooArgs) -> Result<()> {
         let path = args.out.join(format!("{}.onnx", model.name()));
         reef_zoo::write(model, &variant, &path)?;
         let parameters = model.param_count(&variant)?;
-        println!("{}  {parameters} parameters", path.display());
+        say!("{}  {parameters} parameters", path.display());
     }
     Ok(())
 }

@@ -1,0 +1,292 @@
+//! The server end to end: what it refuses to start with, and what a client of a running one sees.
+
+mod harness;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use harness::{Scratch, command, refused, text};
+use serde_json::{Value, json};
+
+/// Bounds every wait: far above what a loaded machine takes, reached only by a hang.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const SETTINGS: &str = r#"
+[model.policy]
+class = "real-time"
+level = 1
+deadline_ms = 60000
+queue_len = 8
+
+[model.words]
+weight = 2
+shapes = [{ input_ids = [1, 4], attention_mask = [1, 4] }, { input_ids = [2, 7], attention_mask = [2, 7] }]
+"#;
+
+/// A server that says where it listens; killed if a test fails.
+struct Serving {
+    child: Child,
+    lines: Receiver<String>,
+    log: Vec<String>,
+    http: SocketAddr,
+    metrics: SocketAddr,
+}
+
+impl Serving {
+    fn start(args: &[&str]) -> Serving {
+        let free = ["--http-port", "0", "--metrics-port", "0"];
+        let mut child = command(&[&["serve"], args, &free].concat())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let errors = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            errors.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut serving = Serving { child, lines, log: Vec::new(), http: nowhere, metrics: nowhere };
+        let line = serving.read_until(" serving ");
+        serving.http = address(&line, "http=");
+        serving.metrics = address(&line, "metrics=");
+        serving
+    }
+
+    fn read_until(&mut self, what: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("no '{what}' in the log: {:#?}", self.log));
+            self.log.push(line.clone());
+            if line.contains(what) {
+                return line;
+            }
+        }
+    }
+
+    fn get(&self, path: &str) -> (u16, Value) {
+        parsed(request(self.http, "GET", path, ""))
+    }
+
+    fn infer(&self, model: &str, body: &str) -> (u16, Value) {
+        parsed(request(self.http, "POST", &format!("/v2/models/{model}/infer"), body))
+    }
+
+    /// An error that says all of `expected`.
+    fn refuses(&self, model: &str, body: &str, status: u16, expected: &[&str]) {
+        let (code, answer) = self.infer(model, body);
+        let message = answer["error"].as_str().unwrap_or_default();
+        assert_eq!(code, status, "{body}: {answer}");
+        for part in expected {
+            assert!(message.contains(part), "{body}: {answer}");
+        }
+    }
+
+    /// Asks to stop and waits; the log's rest.
+    fn stop(mut self) -> (Option<i32>, Vec<String>) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        // The log ends with the process; a hang is found by the bound on each line.
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => self.log.push(line),
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(error) => panic!("{error}: {:#?}", self.log),
+            }
+        }
+        let status = self.child.wait().unwrap();
+        (status.code(), std::mem::take(&mut self.log))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The address after `key` in a line of the log.
+fn address(line: &str, key: &str) -> SocketAddr {
+    let rest = line.split_once(key).unwrap_or_else(|| panic!("no {key} in {line}")).1;
+    let word = rest.trim_start_matches("Some(").split([' ', ')']).next().unwrap();
+    word.parse().unwrap_or_else(|_| panic!("{key}{word} in {line}"))
+}
+
+fn request(to: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let len = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n"
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_string())
+}
+
+fn parsed((status, body): (u16, String)) -> (u16, Value) {
+    (status, serde_json::from_str(&body).unwrap_or(Value::Null))
+}
+
+/// A request to `control` with these parameters.
+fn image(parameters: Value) -> String {
+    let input = json!({
+        "name": "input", "shape": [1, 3, 24, 24], "datatype": "FP32", "data": vec![0.5; 3 * 24 * 24],
+    });
+    json!({ "id": "7", "parameters": parameters, "inputs": [input] }).to_string()
+}
+
+/// A request to DistilBERT of `batch` × `sequence` tokens.
+fn tokens(batch: usize, sequence: usize) -> String {
+    let input = |name: &str| {
+        let data = vec![1; batch * sequence];
+        json!({ "name": name, "shape": [batch, sequence], "datatype": "INT64", "data": data })
+    };
+    json!({ "inputs": [input("input_ids"), input("attention_mask")] }).to_string()
+}
+
+#[test]
+fn directories_that_cannot_be_served_are_refused() {
+    let serve = |dir: &Path, expected: &[&str]| {
+        refused(&["serve", text(dir), "--http-port", "0", "--metrics-port", "0"], expected);
+    };
+    let dir = Scratch::new("unservable");
+    serve(&dir.path("missing"), &["missing", "No such file"]);
+    std::fs::create_dir(dir.path("empty")).unwrap();
+    serve(&dir.path("empty"), &["empty", "no models", "NAME.onnx"]);
+    dir.file("broken/bad.onnx", "this is no model");
+    serve(&dir.path("broken"), &["bad.onnx", "not a valid ONNX model"]);
+    dir.zoo("control", "set/control.onnx");
+    for (settings, expected) in [
+        ("[model.control]\ncolour = 1", ["reef.toml", "colour"]),
+        ("[model.control]\nclass = \"urgent\"", ["control", "urgent"]),
+        ("[model.absent]\nweight = 1", ["'absent'", "no such model"]),
+        ("[model.control]\nshapes = [{ picture = [1] }]", ["control", "picture"]),
+        ("[model.control]\nshapes = [{ input = [1, 3, 25, 24] }]", ["control", "25"]),
+    ] {
+        dir.file("set/reef.toml", settings);
+        serve(&dir.path("set"), &expected);
+    }
+}
+
+#[test]
+fn ports_in_use_and_unwritable_traces_are_named() {
+    let dir = Scratch::new("ports");
+    dir.zoo("control", "models/control.onnx");
+    let models = dir.path("models");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let serve = |http: &str, metrics: &str, more: &[&str], expected: &[&str]| {
+        let args = ["serve", text(&models), "--http-port", http, "--metrics-port", metrics];
+        refused(&[&args[..], more].concat(), expected);
+    };
+    serve(&port, "0", &[], &[&port, "in use", "HTTP"]);
+    serve("0", &port, &[], &[&port, "in use", "metrics"]);
+    serve("0", "0", &["--trace", "/nonexistent/trace.json"], &["/nonexistent/trace.json"]);
+}
+
+#[test]
+fn models_of_both_layouts_are_served_with_their_settings() {
+    let dir = Scratch::new("serving");
+    dir.zoo("control", "models/policy/1/model.onnx");
+    dir.file("models/policy/config.pbtxt", "name: \"policy\"");
+    dir.zoo_dynamic("distilbert", "models/words.onnx");
+    dir.zoo("control", "models/plain.onnx");
+    dir.file("models/reef.toml", SETTINGS);
+    let trace = dir.path("trace.json");
+    let serving = Serving::start(&[text(&dir.path("models")), "--trace", text(&trace), "--cus", "2"]);
+    metadata_is_served(&serving);
+    inferences_are_served(&serving);
+    bad_requests_are_refused(&serving);
+    metrics_are_served(&serving);
+    let (code, log) = serving.stop();
+    assert_eq!(code, Some(0), "{log:#?}");
+    for expected in ["policy: config.pbtxt is not read", "model plain/1 has no settings", "real-time level 1"]
+    {
+        assert!(log.iter().any(|line| line.contains(expected)), "{expected}: {log:#?}");
+    }
+    assert!(!log.iter().any(|line| line.contains('\x1b') || line.contains("panicked")), "{log:#?}");
+    trace_is_valid(&trace);
+}
+
+fn metadata_is_served(serving: &Serving) {
+    for path in ["/v2/health/live", "/v2/health/ready", "/v2/models/policy/ready"] {
+        assert_eq!(serving.get(path).0, 200, "{path}");
+    }
+    assert_eq!(serving.get("/v2").1["name"], "reef");
+    let (_, policy) = serving.get("/v2/models/policy/versions/1");
+    assert_eq!(policy["inputs"][0]["shape"], json!([1, 3, 24, 24]));
+    let (_, words) = serving.get("/v2/models/words");
+    assert_eq!(words["inputs"][0]["shape"], json!([-1, -1]));
+}
+
+fn inferences_are_served(serving: &Serving) {
+    let (status, policy) = serving.infer("policy", &image(json!({})));
+    assert_eq!(status, 200, "{policy}");
+    assert_eq!((&policy["id"], &policy["outputs"][0]["shape"]), (&json!("7"), &json!([1, 8])));
+    assert_eq!(
+        (&policy["parameters"]["class"], &policy["parameters"]["level"]),
+        (&json!("real-time"), &json!(1))
+    );
+    let (_, plain) = serving.infer("plain", &image(json!({})));
+    assert_eq!(plain["parameters"]["class"], "best-effort");
+    assert_eq!(plain["outputs"], policy["outputs"]);
+    let (_, demoted) = serving.infer("policy", &image(json!({ "class": "best-effort" })));
+    assert_eq!(demoted["parameters"]["class"], "best-effort");
+    // Two of the shapes were compiled ahead, one was not.
+    for (batch, sequence) in [(1, 4), (2, 7), (3, 2)] {
+        let (status, words) = serving.infer("words", &tokens(batch, sequence));
+        assert_eq!(status, 200, "{words}");
+        let shape = words["outputs"][0]["shape"].as_array().unwrap();
+        assert_eq!(shape[..2], [json!(batch), json!(sequence)]);
+    }
+}
+
+fn bad_requests_are_refused(serving: &Serving) {
+    serving.refuses("nobody", &image(json!({})), 404, &["nobody"]);
+    let good = image(json!({}));
+    let input = |from: &str, to: &str| good.replace(from, to);
+    serving.refuses("policy", &input("[1,3,24,24]", "[1,3,23,24]"), 400, &["input"]);
+    serving.refuses("policy", &input("FP32", "INT64"), 400, &["input"]);
+    serving.refuses("policy", &input("\"input\"", "\"image\""), 400, &["image"]);
+    serving.refuses("policy", &good[..good.len() / 2], 400, &[]);
+    serving.refuses("policy", "{}", 400, &["inputs"]);
+    serving.refuses("plain", &image(json!({ "class": "real-time" })), 400, &["plain"]);
+    serving.refuses("policy", &image(json!({ "priority": 1 })), 400, &["policy"]);
+    serving.refuses("policy", &image(json!({ "class": "soon" })), 400, &["soon"]);
+    serving.refuses("policy", &image(json!({ "deadline_us": 1 })), 504, &["deadline"]);
+    // Nothing was lost by all that.
+    assert_eq!(serving.infer("policy", &good).0, 200);
+}
+
+fn metrics_are_served(serving: &Serving) {
+    for port in [serving.http, serving.metrics] {
+        let (status, metrics) = request(port, "GET", "/metrics", "");
+        assert_eq!(status, 200);
+        let success = "nv_inference_request_success{model=\"plain\",version=\"1\"} 1";
+        assert!(metrics.contains(success), "{metrics}");
+    }
+}
+
+/// Chrome's format, with a track for each compute unit.
+fn trace_is_valid(path: &Path) {
+    let trace: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    for cu in ["CU 0", "CU 1"] {
+        let named = |event: &&Value| event["name"] == "thread_name" && event["args"]["name"] == cu;
+        let track = events.iter().find(named).unwrap_or_else(|| panic!("no track {cu}"));
+        assert!(track["tid"].is_number());
+    }
+    assert!(
+        events.iter().any(|event| event["ph"] == "X" && event["dur"].is_number()),
+        "no block in the trace"
+    );
+}
