@@ -96,7 +96,7 @@ impl PlanSource for OnnxSource {
         let named: Vec<(&str, Shape)> = names.zip(shapes.iter().cloned()).collect();
         let special = self.model.specialise(&named).map_err(|error| error.to_string())?;
         let shapes = shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(" ");
-        let options = CompileOptions { name: format!("{} {shapes}", self.name), ..Default::default() };
+        let options = CompileOptions { name: format!("{} {shapes}", self.name) };
         let (graph, host_kernels) = (&special.graph, &special.host_kernels);
         let plan = reef_compile::compile(graph, host_kernels, &self.store, target, &options);
         plan.map(Arc::new).map_err(|error| error.to_string())

@@ -7,13 +7,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
-use harness::{Scratch, command, refused, text};
+use harness::{PATIENCE, Scratch, command, refused, text};
 use serde_json::{Value, json};
-
-/// Bounds every wait: far above what a loaded machine takes, reached only by a hang.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 const SETTINGS: &str = r#"
 [model.policy]

@@ -4,8 +4,14 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+/// Bounds every wait: far above what a loaded machine takes, reached only by a hang.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A directory of one test, empty at the start and removed at the end.
 pub struct Scratch(PathBuf);
@@ -58,8 +64,29 @@ pub fn command(args: &[&str]) -> Command {
     command
 }
 
+/// Runs the command to its end; kills it and fails where it has none.
 pub fn reef(args: &[&str]) -> Output {
-    command(args).output().expect("the binary runs")
+    let mut child = command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let stdout = drained(child.stdout.take().unwrap());
+    let stderr = drained(child.stderr.take().unwrap());
+    let ended = stdout.recv_timeout(PATIENCE).and_then(|out| Ok((out, stderr.recv_timeout(PATIENCE)?)));
+    let Ok((stdout, stderr)) = ended else {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("{args:?} does not end");
+    };
+    Output { status: child.wait().unwrap(), stdout, stderr }
+}
+
+/// All that a stream gives, once it ends.
+fn drained(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, whole) = channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let _ = sender.send(bytes);
+    });
+    whole
 }
 
 /// Standard output of a command that succeeds.
