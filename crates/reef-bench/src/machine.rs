@@ -65,6 +65,86 @@ impl fmt::Display for Machine {
     }
 }
 
+/// Above this share of the machine's time, what other processes took makes numbers doubtful.
+const DISTURBED: f64 = 0.05;
+
+/// Watches how much of the machine's time goes to others while something is measured.
+#[derive(Debug)]
+pub struct Watch(Option<CpuTimes>);
+
+impl Watch {
+    /// Begins now.
+    pub fn start() -> Watch {
+        Watch(CpuTimes::now())
+    }
+
+    /// What others took since the start.
+    pub fn others(&self) -> Others {
+        Others(self.0.and_then(|begin| CpuTimes::now()?.others_since(begin)))
+    }
+}
+
+/// The share of the machine's time (all cores) that other processes and the hypervisor took while something
+/// was measured; `None` where the system does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Others(pub Option<f64>);
+
+impl Others {
+    /// Whether it was so much that the numbers are doubtful.
+    pub fn disturbed(self) -> bool {
+        self.0.is_some_and(|share| share > DISTURBED)
+    }
+}
+
+/// A warning where the numbers are doubtful, otherwise nothing.
+impl fmt::Display for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.filter(|_| self.disturbed()) {
+            Some(share) => writeln!(
+                f,
+                "DISTURBED: others took {:.0} % of the machine; these numbers prove nothing",
+                share * 100.0
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Sums since boot in clock ticks, which the system uses for both.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct CpuTimes {
+    all: u64,
+    idle: u64,
+    own: u64,
+}
+
+impl CpuTimes {
+    fn now() -> Option<CpuTimes> {
+        let machine = fs::read_to_string("/proc/stat").ok()?;
+        let process = fs::read_to_string("/proc/self/stat").ok()?;
+        CpuTimes::parse(&machine, &process)
+    }
+
+    /// `/proc/stat`'s first line is `cpu user nice system idle iowait irq softirq steal …`; in
+    /// `/proc/self/stat` user and system time are the 12th and 13th fields behind the name in parentheses.
+    fn parse(machine: &str, process: &str) -> Option<CpuTimes> {
+        let cpu = machine.lines().next()?.strip_prefix("cpu ")?;
+        let times: Vec<u64> = cpu.split_whitespace().take(8).filter_map(|word| word.parse().ok()).collect();
+        let (_, fields) = process.rsplit_once(')')?;
+        let mut own = fields.split_whitespace().skip(11).map_while(|word| word.parse::<u64>().ok());
+        let idle = times.get(3)? + times.get(4)?;
+        Some(CpuTimes { all: times.iter().sum(), idle, own: own.next()? + own.next()? })
+    }
+
+    fn others_since(self, begin: CpuTimes) -> Option<f64> {
+        let since = |of: fn(&CpuTimes) -> u64| of(&self).saturating_sub(of(&begin));
+        let all = since(|times| times.all);
+        let others = all.saturating_sub(since(|times| times.idle)).saturating_sub(since(|times| times.own));
+        (all > 0).then(|| others as f64 / all as f64)
+    }
+}
+
 fn read_line(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_string()).filter(|text| !text.is_empty())
 }
@@ -93,6 +173,22 @@ mod tests {
         assert_eq!(cpu_name("nothing"), None);
         assert_eq!(load_average("0.50 1.25 2.00 1/234 5\n"), Some([0.5, 1.25, 2.0]));
         assert_eq!(load_average("x"), None);
+    }
+
+    #[test]
+    fn what_others_take_is_neither_idle_nor_own() {
+        let machine = |user, idle| format!("cpu  {user} 10 10 {idle} 5 0 0 5 0 0\ncpu0 1 2 3\n");
+        let process = |user| format!("7 (a) b) S 1 2 3 4 5 6 7 8 9 10 {user} 20 0 0\n");
+        let begin = CpuTimes::parse(&machine(100, 500), &process(50)).unwrap();
+        assert_eq!(begin, CpuTimes { all: 630, idle: 505, own: 70 });
+        let end = CpuTimes::parse(&machine(160, 540), &process(80)).unwrap();
+        assert_eq!(end.others_since(begin), Some(0.3));
+        assert_eq!(begin.others_since(begin), None);
+        assert_eq!(CpuTimes::parse("intr 1", &process(1)), None);
+        assert!(
+            Others(Some(0.3)).disturbed() && !Others(Some(0.01)).disturbed() && !Others(None).disturbed()
+        );
+        assert!(Others(Some(0.3)).to_string().contains("30 %"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::machine::Machine;
+use crate::machine::{Machine, Others};
 use crate::recorder::{Samples, Summary};
 
 /// A number of a summary.
@@ -91,6 +91,8 @@ pub struct Part {
     pub name: &'static str,
     /// How it was measured, in a sentence or two.
     pub method: String,
+    /// What others took of the machine meanwhile, as a share.
+    pub others_cpu: Others,
     /// What was measured.
     pub rows: Vec<Row>,
 }
@@ -104,6 +106,13 @@ pub struct MicroReport {
     pub quick: bool,
     /// What.
     pub parts: Vec<Part>,
+}
+
+impl Part {
+    /// A part; what others took of the machine is filled in by who ran it.
+    pub fn new(name: &'static str, method: String, rows: Vec<Row>) -> Part {
+        Part { name, method, others_cpu: Others(None), rows }
+    }
 }
 
 impl MicroReport {
@@ -142,6 +151,7 @@ impl fmt::Display for MicroReport {
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}", self.name, self.method)?;
+        write!(f, "{}", self.others_cpu)?;
         let width = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
         let columns = ["min", "p50", "p99", "mean", "max", "count"];
         write!(f, "  {:width$}  {:5}", "", "")?;
@@ -195,7 +205,7 @@ mod tests {
             Row::new("throughput", "1/s", &samples).at_least(Stat::P50, 51.0),
             Row::new("nothing", "µs", &Samples::default()).at_most(Stat::P50, 1.0),
         ];
-        let part = Part { name: "preempt", method: "so".into(), rows };
+        let part = Part { name: "preempt", method: "so".into(), others_cpu: Others(Some(0.5)), rows };
         MicroReport { machine: Machine::now("dummy"), quick: true, parts: vec![part] }
     }
 
@@ -232,5 +242,6 @@ mod tests {
         assert!(text.contains("p50 ≤ 50: met"), "{text}");
         assert!(text.contains("p99 ≤ 98.5: not met"), "{text}");
         assert!(text.contains("1 of 4 targets met"), "{text}");
+        assert!(text.contains("DISTURBED: others took 50 %"), "{text}");
     }
 }

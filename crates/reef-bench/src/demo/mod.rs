@@ -20,7 +20,7 @@ use crate::callers::{Caller, HttpCaller, random_request};
 use crate::error::BenchError;
 use crate::http::{Client, InferParameters, Prepared};
 use crate::load::{ClosedLoop, LoadResult, OpenLoop};
-use crate::machine::Machine;
+use crate::machine::{Machine, Others, Watch};
 use crate::progress::Progress;
 use crate::recorder::Samples;
 use crate::schedule::Schedule;
@@ -156,6 +156,7 @@ struct Measured {
 
 impl Demo<'_> {
     fn run(&self) -> Result<DemoReport, BenchError> {
+        let watch = Watch::start();
         let control = self.alone(Model::Control, Scheme::RtOnly, &self.requests.control, 1)?;
         let camera = self.alone(Model::Resnet18, Scheme::RtOnly, &self.requests.camera, 1)?;
         let best_effort =
@@ -167,6 +168,7 @@ impl Demo<'_> {
         let mut report = DemoReport {
             machine: Machine::now(&self.engine.capabilities().name),
             quick: self.options.quick,
+            others_cpu: Others(None),
             seconds_per_scheme: self.options.time_per_scheme.as_secs_f64(),
             real_time: streams.to_vec(),
             best_effort: BestEffort::new(
@@ -181,6 +183,7 @@ impl Demo<'_> {
             let measured = self.scheme(scheme, &streams)?;
             report.push(scheme, measured)?;
         }
+        report.others_cpu = watch.others();
         Ok(report)
     }
 

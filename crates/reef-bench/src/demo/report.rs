@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Alone, Measured, preempt_histogram, preempt_samples};
 use crate::error::BenchError;
 use crate::load::LoadResult;
-use crate::machine::Machine;
+use crate::machine::{Machine, Others};
 use crate::recorder::{Samples, Summary};
 use crate::report::short;
 
@@ -21,6 +21,8 @@ pub struct DemoReport {
     pub machine: Machine,
     /// Whether the models were tiny.
     pub quick: bool,
+    /// What others took of the machine meanwhile, as a share.
+    pub others_cpu: Others,
     /// Time per scheme, without warm-up.
     pub seconds_per_scheme: f64,
     /// The real-time clients.
@@ -212,7 +214,7 @@ impl fmt::Display for DemoReport {
         if self.quick {
             writeln!(f, "quick: tiny models; the numbers only show that everything works")?;
         }
-        writeln!(f)?;
+        writeln!(f, "{}", self.others_cpu)?;
         let line = |f: &mut fmt::Formatter<'_>, label: &str, cell: &dyn Fn(&SchemeResult) -> String| {
             write!(f, "{label:LABEL_WIDTH$}")?;
             self.schemes.iter().try_for_each(|scheme| write!(f, "{:>COLUMN_WIDTH$}", cell(scheme)))?;

@@ -78,7 +78,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
         Model::Resnet18,
         camera.rate_hz
     );
-    Ok(Part { name: NAME, method, rows })
+    Ok(Part::new(NAME, method, rows))
 }
 
 /// Median time on the device of a model alone.
@@ -283,9 +283,14 @@ impl Rows {
         self.p99.push(seen.latency.p99 / base.latency.p99);
         self.mean.push(seen.latency.mean / base.latency.mean);
         self.compute.push(seen.compute_us / reference.awake_us);
+        let left = 1.0 - base.busy;
         if let Some(rate) = seen.best_effort_per_s {
             self.best_effort_per_s.push(rate);
-            self.best_effort_share.push(rate / ((1.0 - base.busy).max(0.01) * reference.alone_per_s));
+            // A device that is nearly always busy by itself is overloaded or disturbed: nothing was left to
+            // share.
+            if left > 0.1 {
+                self.best_effort_share.push(rate / (left * reference.alone_per_s));
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
         rig.engine.unload(model.name(), None, Queued::Finish)?;
     }
     let method = format!("closed loop under rt-only on {} CUs, {time:?} each", bench.options.cus);
-    Ok(Part { name: NAME, method, rows })
+    Ok(Part::new(NAME, method, rows))
 }
 
 fn measure(caller: &mut dyn Caller, time: Duration) -> Result<Samples, BenchError> {

@@ -21,7 +21,7 @@ use reef_device::{Device, Scheme};
 use reef_engine::Engine;
 
 use crate::error::{BenchError, EnvironmentError};
-use crate::machine::Machine;
+use crate::machine::{Machine, Watch};
 use crate::progress::Progress;
 use crate::report::{MicroReport, Part};
 
@@ -97,7 +97,9 @@ pub fn run(
     let machine = Machine::now(&bench.device_name()?);
     let mut report = MicroReport { machine, quick: options.quick, parts: Vec::new() };
     for &(_, _, run) in parts() {
-        report.parts.push(run(&bench)?);
+        let watch = Watch::start();
+        let part = run(&bench)?;
+        report.parts.push(Part { others_cpu: watch.others(), ..part });
     }
     progress.finish();
     Ok(report)

@@ -54,7 +54,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
          call less the round's median in-process",
         Model::Control
     );
-    Ok(Part { name: NAME, method, rows: rows(&idle, &loaded) })
+    Ok(Part::new(NAME, method, rows(&idle, &loaded)))
 }
 
 fn rows(idle: &Condition, loaded: &Condition) -> Vec<Row> {

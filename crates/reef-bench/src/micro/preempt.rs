@@ -55,7 +55,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
         Model::Resnet152,
         notes.join("; ")
     );
-    Ok(Part { name: NAME, method, rows })
+    Ok(Part::new(NAME, method, rows))
 }
 
 /// Preemptions on one arrangement of compute units.

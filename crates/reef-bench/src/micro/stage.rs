@@ -38,7 +38,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
     }
     let method =
         format!("{runs} runs of {STAGES} stages of one empty block, less {STAGES} blocks in one stage");
-    Ok(Part { name: NAME, method, rows })
+    Ok(Part::new(NAME, method, rows))
 }
 
 struct Plan(SessionCaller);

@@ -34,5 +34,5 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
         rows.push(Row::new(format!("{model} best-effort"), "1/s", &rates));
     }
     let method = format!("{bursts} bursts of {time:?}; scripts/polling-cost.sh compares two builds");
-    Ok(Part { name: NAME, method, rows })
+    Ok(Part::new(NAME, method, rows))
 }

@@ -154,8 +154,8 @@ impl State {
             killed += self.kill_blocks(victim);
             let restart = self.options.queue_stages;
             let task = self.tasks.get_mut(&victim).expect("a victim is on the board");
-            // A victim that was reset already and has launched nothing since stays where it is: going back again
-            // would leave the window.
+            // A victim that was reset already and has launched nothing since stays where it is: going back
+            // again would leave the window.
             if !task.device_queue.is_empty() {
                 task.device_queue.clear();
                 task.next_launch = task.next_launch.saturating_sub(restart);
