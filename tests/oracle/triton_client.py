@@ -79,7 +79,13 @@ def arrange(args, work):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, target)
         references[name] = oracle.Reference(target)
+    (work / "serve" / "reef.toml").write_text(f'[model.{victim(references)}]\nclass = "real-time"\n')
     return references
+
+
+def victim(references):
+    """The model that single requests go to: one with fixed shapes if there is one."""
+    return next((name for name, ref in references.items() if is_fixed(ref)), next(iter(references)))
 
 
 class Server:
@@ -169,7 +175,7 @@ class Checks:
         self.client = triton.InferenceServerClient(f"127.0.0.1:{server.http_port}", network_timeout=300.0)
         self.successes = dict.fromkeys(references, 0)
         # A fixed-shape model with an image, to send bad requests to.
-        self.victim = next((name for name, ref in references.items() if is_fixed(ref)), next(iter(references)))
+        self.victim = victim(references)
 
     # Good requests.
 
@@ -230,9 +236,12 @@ class Checks:
         self.expect_close(reference, result, want)
         echoed = result.get_response().get("parameters", {})
         assert echoed.get("class") == "best-effort", f"the response says {echoed}"
+        # Real-time at level 0 by the settings that `arrange` wrote: priority 1 is level 0.
         result = self.infer(reference.name, self.inputs(feeds, True), priority=1, timeout=60_000_000)
         self.expect_close(reference, result, want)
-        return str(echoed)
+        urgent = result.get_response().get("parameters", {})
+        assert urgent.get("class") == "real-time", f"the response says {urgent}"
+        return f"{echoed['class']}, then {urgent['class']}"
 
     def check_parallel_clients(self):
         examples = [self.example(name) for name in self.references]
