@@ -130,12 +130,19 @@ pub(crate) fn loom() -> Result<()> {
     let mut command = cargo(&["test", "--release", "-p", "reef-cpu", "--lib", "loom"]);
     append_env(&mut command, "RUSTFLAGS", "--cfg loom");
     command.env("CARGO_TARGET_DIR", target);
+    // Unbounded, the search does not end. Two switches away from a running thread find what two threads can do to
+    // each other; more is for the long suite: LOOM_MAX_PREEMPTIONS=3 cargo xtask loom.
+    if std::env::var_os(LOOM_BOUND).is_none() {
+        command.env(LOOM_BOUND, "2");
+    }
     let count = run_counting_tests(command)?;
     if count == 0 {
         bail!("no test of reef-cpu has `loom` in its path: nothing was checked");
     }
     Ok(())
 }
+
+const LOOM_BOUND: &str = "LOOM_MAX_PREEMPTIONS";
 
 #[cfg(test)]
 mod tests {
