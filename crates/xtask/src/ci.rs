@@ -130,8 +130,8 @@ pub(crate) fn loom() -> Result<()> {
     let mut command = cargo(&["test", "--release", "-p", "reef-cpu", "--lib", "loom"]);
     append_env(&mut command, "RUSTFLAGS", "--cfg loom");
     command.env("CARGO_TARGET_DIR", target);
-    // Unbounded, the search does not end. Two switches away from a running thread find what two threads can do to
-    // each other; more is for the long suite: LOOM_MAX_PREEMPTIONS=3 cargo xtask loom.
+    // Unbounded, the search does not end. Two switches away from a running thread find what two threads can
+    // do to each other; more is for the long suite: LOOM_MAX_PREEMPTIONS=3 cargo xtask loom.
     if std::env::var_os(LOOM_BOUND).is_none() {
         command.env(LOOM_BOUND, "2");
     }
