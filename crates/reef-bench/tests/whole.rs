@@ -72,7 +72,7 @@ fn unknown_parts_are_named_with_those_that_exist() {
     let options = MicroOptions { quick: true, only: vec!["speed".into()], cus: 1 };
     let error = micro::run(&options, &Local, &Progress::hidden()).unwrap_err();
     assert!(matches!(error, BenchError::UnknownPart { .. }));
-    assert!(error.to_string().contains("preempt, stage, polling, realtime, http, latency"), "{error}");
+    assert!(error.to_string().contains("preempt, stage, realtime, http, latency"), "{error}");
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Recorder {
     /// Whether events are recorded.
     #[inline]
     pub(crate) fn is_on(&self) -> bool {
-        self.on.load(Ordering::Relaxed)
+        !cfg!(feature = "no-trace") && self.on.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set(&self, on: bool) {

@@ -317,9 +317,12 @@ impl Executor {
         self.call_waker();
     }
 
-    /// Whether a task with `key` that can use `wanted` units finds too few idle, and less urgent work on
-    /// others.
+    /// Whether a task with `key` that can use `wanted` units displaces less urgent work: finds too few units
+    /// idle, and such work on others.
     pub(crate) fn would_preempt(&self, key: TaskKey, wanted: u32) -> bool {
+        if !self.scheme().is_prioritised() {
+            return false;
+        }
         let running = self.cus.iter().filter_map(|cu| cu.running());
         let (mut busy, mut lesser) = (0, 0);
         for running in running {

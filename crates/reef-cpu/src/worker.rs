@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use reef_base::{CuId, MonotonicClock, Nanos};
-use reef_device::{Event, EventKind, Scheme};
+use reef_device::{Event, EventKind};
 use reef_plan::Restart;
 use rtrb::Producer;
 
@@ -146,16 +146,15 @@ impl Worker {
     fn step(&mut self, mut pick: Pick) {
         let executor = Arc::clone(&self.executor);
         let scheme = executor.scheme();
-        let by_key = !matches!(scheme, Scheme::Concurrent | Scheme::Sequential);
         let rank = executor.rank(pick.claim.slot);
-        if by_key
+        if scheme.is_prioritised()
             && executor.board.poll.load(Ordering::Relaxed) < limit_of(rank)
             && let Some(urgent) = executor.board.claim_urgent(self.cu, rank)
         {
             self.give_back(pick.claim);
             pick = Pick { claim: urgent, padding: false };
         }
-        self.run_block(&executor, pick, matches!(scheme, Scheme::Reset | Scheme::RtOnly));
+        self.run_block(&executor, pick, scheme.kills());
     }
 
     #[allow(unsafe_code)]

@@ -34,6 +34,16 @@ impl Scheme {
             Scheme::Reset => "reset",
         }
     }
+
+    /// Whether more urgent tasks displace less urgent ones. Under `RtOnly` these are real-time levels.
+    pub const fn is_prioritised(self) -> bool {
+        matches!(self, Scheme::RtOnly | Scheme::Wait | Scheme::Reset)
+    }
+
+    /// Whether running blocks are killed for more urgent tasks.
+    pub const fn kills(self) -> bool {
+        matches!(self, Scheme::RtOnly | Scheme::Reset)
+    }
 }
 
 impl fmt::Display for Scheme {

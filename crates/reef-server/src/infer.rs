@@ -304,6 +304,9 @@ fn parameters(response: &InferResponse) -> Map<String, Value> {
     set("queue_us", micros(response.timings.queue));
     set("compute_us", micros(response.timings.compute));
     set("preempted", json!(response.counters.blocks_killed));
+    if response.preempted {
+        set("preempt_us", json!(response.first_block.0 as f64 / 1e3));
+    }
     if response.late {
         set("late", json!(true));
     }

@@ -11,7 +11,8 @@
 //!
 //! What answers say in `parameters`: the effective `class`, with its `level` and `priority` if real-time;
 //! `queue_us` and `compute_us`; `preempted`, the number of the request's blocks that were killed for more
-//! urgent work; `late` if it ended after its deadline.
+//! urgent work; `preempt_us`, with a fraction, from the task's submission to its first block, if it displaced
+//! less urgent work itself; `late` if it ended after its deadline.
 //!
 //! Errors are `{"error": "…"}`: 404 unknown model or path, 413 body too large, 501 what the protocol has and
 //! this server does not, 503 what may work later, 504 a deadline that passed or cannot be met, 500 faults,

@@ -126,7 +126,8 @@ impl Server {
             open.push((permits.clone(), self.options.connections_max.max(1)));
             runtime.spawn(accept(listener, port, permits, state.clone()));
         }
-        tracing::info!(http = %http_addr, metrics = ?metrics_addr, "serving");
+        let metrics = metrics_addr.map_or("off".to_string(), |address| address.to_string());
+        tracing::info!(http = %http_addr, metrics, "serving");
         Ok(Running { runtime: Some(runtime), state, open, http_addr, metrics_addr })
     }
 }

@@ -199,7 +199,7 @@ pub struct ZooArgs {
 /// `reef bench`
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// Preemption latency, polling and stage costs, real-time latency beside load, server overhead.
+    /// Preemption latency, stage costs, real-time latency beside load, server overhead.
     Micro(MicroArgs),
 }
 

@@ -39,8 +39,30 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("reef: {error:#}");
+            eprintln!("reef: {}", message(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The error and its causes on one line; a cause that the text before it quotes already is not said again.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    #[test]
+    fn no_cause_is_said_twice() {
+        let quoting = anyhow!("no space left").context("cannot write x: no space left").context("saving");
+        assert_eq!(super::message(&quoting), "saving: cannot write x: no space left");
     }
 }

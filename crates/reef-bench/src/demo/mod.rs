@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use reef_base::{Level, ModelKey, MonotonicClock, Nanos};
 use reef_device::Scheme;
-use reef_engine::{Engine, EngineStats, Histogram, ModelSettings, ModelSource, ModelSpec, TraceOptions};
+use reef_engine::{Engine, EngineStats, ModelSettings, ModelSource, ModelSpec, TraceOptions};
 use reef_zoo::{Model, Variant};
 
 use crate::callers::{Caller, HttpCaller, random_request};
@@ -302,21 +302,6 @@ fn compute_us(model: Model, before: &EngineStats, after: &EngineStats) -> Option
     let ((before_time, before_count), (after_time, after_count)) = (sums(before), sums(after));
     let count = after_count.checked_sub(before_count).filter(|&count| count > 0)?;
     Some(after_time.since(before_time).as_micros_f64() / count as f64)
-}
-
-/// The preemption latency of all real-time requests between two snapshots, as far as the histogram's buckets
-/// tell.
-fn preempt_histogram(before: &EngineStats, after: &EngineStats) -> Histogram {
-    let sum = |stats: &EngineStats| {
-        let mut all = Histogram::default();
-        stats.models.iter().for_each(|model| all.merge(&model.real_time.preempt_latency));
-        all
-    };
-    let (before, mut after) = (sum(before), sum(after));
-    after.buckets.iter_mut().zip(before.buckets).for_each(|(after, before)| *after -= before);
-    after.sum = after.sum.since(before.sum);
-    after.count -= before.count;
-    after
 }
 
 /// All samples of preemption latency that answers brought.

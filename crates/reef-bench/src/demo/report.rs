@@ -4,10 +4,9 @@ use std::fmt;
 use std::path::Path;
 
 use reef_device::Scheme;
-use reef_engine::{HISTOGRAM_BOUNDS_NS, Histogram};
 use serde::Serialize;
 
-use super::{Alone, Measured, preempt_histogram, preempt_samples};
+use super::{Alone, Measured, preempt_samples};
 use crate::error::BenchError;
 use crate::load::LoadResult;
 use crate::machine::{Machine, Others};
@@ -117,9 +116,6 @@ pub struct PreemptLatency {
     pub p50_us: f64,
     /// 99th percentile.
     pub p99_us: f64,
-    /// Whether every preemption was timed by itself; otherwise the numbers are interpolated in the engine's
-    /// histogram.
-    pub exact: bool,
 }
 
 impl DemoReport {
@@ -136,9 +132,8 @@ impl DemoReport {
 
     pub(super) fn push(&mut self, scheme: Scheme, measured: Measured) -> Result<(), BenchError> {
         let (before, after) = (&measured.before.device, &measured.after.device);
-        let histogram = preempt_histogram(&measured.before, &measured.after);
         let rate = measured.best_effort.as_ref().map(|load| load.rate_per_s().unwrap_or(0.0));
-        let preempt_latency = preempt_latency(&preempt_samples(&measured.streams), &histogram);
+        let preempt_latency = preempt_latency(&preempt_samples(&measured.streams));
         let mut real_time = Vec::new();
         for (index, load) in measured.streams.into_iter().enumerate() {
             let alone = self.schemes.first().map(|first| first.real_time[index].latency_us);
@@ -181,27 +176,8 @@ fn stream_result(
     })
 }
 
-fn preempt_latency(samples: &Samples, histogram: &Histogram) -> Option<PreemptLatency> {
-    if let Some(summary) = samples.summary() {
-        return Some(PreemptLatency { p50_us: summary.p50, p99_us: summary.p99, exact: true });
-    }
-    let (p50_us, p99_us) = (histogram_us(histogram, 0.5)?, histogram_us(histogram, 0.99)?);
-    Some(PreemptLatency { p50_us, p99_us, exact: false })
-}
-
-/// A quantile in microseconds, linear inside its bucket; `None` when nothing was counted.
-fn histogram_us(histogram: &Histogram, quantile: f64) -> Option<f64> {
-    let rank = quantile * histogram.count as f64;
-    let mut below = 0.0;
-    for (index, &count) in histogram.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
-        let lower = index.checked_sub(1).map_or(0, |index| HISTOGRAM_BOUNDS_NS[index]) as f64;
-        let upper = HISTOGRAM_BOUNDS_NS.get(index).map_or(lower, |&bound| bound as f64);
-        if below + count as f64 >= rank {
-            return Some((lower + (upper - lower) * (rank - below) / count as f64) / 1e3);
-        }
-        below += count as f64;
-    }
-    None
+fn preempt_latency(samples: &Samples) -> Option<PreemptLatency> {
+    samples.summary().map(|summary| PreemptLatency { p50_us: summary.p50, p99_us: summary.p99 })
 }
 
 const LABEL_WIDTH: usize = 30;
@@ -245,10 +221,7 @@ impl fmt::Display for DemoReport {
         line(f, "  preemptions", &|scheme| scheme.preemptions.to_string())?;
         let latency = |of: fn(&PreemptLatency) -> f64| {
             move |scheme: &SchemeResult| {
-                optional(scheme.preempt_latency.as_ref().map(|latency| {
-                    let about = if latency.exact { "" } else { "~" };
-                    format!("{about}{}", short(of(latency)))
-                }))
+                optional(scheme.preempt_latency.as_ref().map(|latency| short(of(latency))))
             }
         };
         line(f, "  latency p50, µs", &latency(|latency| latency.p50_us))?;

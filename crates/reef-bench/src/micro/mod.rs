@@ -11,7 +11,6 @@ mod overhead;
 mod preempt;
 mod rig;
 mod stage;
-mod throughput;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -66,10 +65,9 @@ pub struct MicroOptions {
 type RunPart = fn(&Bench<'_>) -> Result<Part, BenchError>;
 
 /// Every part: name, about how many seconds it takes, what it does.
-const PARTS: [(&str, u64, RunPart); 6] = [
+const PARTS: [(&str, u64, RunPart); 5] = [
     (preempt::NAME, 40, preempt::run),
     (stage::NAME, 5, stage::run),
-    (throughput::NAME, 45, throughput::run),
     (beside::NAME, 320, beside::run),
     (overhead::NAME, 30, overhead::run),
     (latency::NAME, 60, latency::run),

@@ -127,17 +127,18 @@ impl State {
             not_before: self.now,
             first_block: None,
             all_units: None,
-            preempted: self.units.iter().flatten().any(|run| key.preempts(self.tasks[&run.task].key)),
+            preempted: self.scheme.is_prioritised()
+                && self.units.iter().flatten().any(|run| key.preempts(self.tasks[&run.task].key)),
             next_launch: 0,
             device_queue: VecDeque::new(),
             finished: HashSet::new(),
             counters: TaskCounters::default(),
         };
         self.counters.submitted += 1;
-        self.counters.preemptions += u64::from(task.preempted && self.prioritised());
+        self.counters.preemptions += u64::from(task.preempted);
         self.tasks.insert(id, task);
         self.event(id, None, self.now, self.now, EventKind::Submitted);
-        if self.scheme == Scheme::Reset {
+        if self.scheme.kills() {
             self.reset_for(id);
         }
         self.dispatch();
@@ -324,7 +325,6 @@ impl State {
         self.event(id, None, self.now, self.now, EventKind::Completed);
         let task = self.tasks.remove(&id).expect("a task completes once");
         self.counters.completed += 1;
-        let preempted = task.preempted && self.prioritised();
         self.completions.push_back(Completion {
             task: id,
             token: task.token,
@@ -334,14 +334,10 @@ impl State {
             submitted: task.submitted,
             first_block: task.first_block,
             all_cus: task.all_units,
-            preempted,
+            preempted: task.preempted,
             finished: self.now,
             counters: task.counters,
         });
-    }
-
-    fn prioritised(&self) -> bool {
-        matches!(self.scheme, Scheme::Wait | Scheme::Reset)
     }
 
     fn event(&mut self, id: TaskId, cu: Option<usize>, start: Nanos, end: Nanos, kind: EventKind) {
