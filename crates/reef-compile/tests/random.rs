@@ -4,7 +4,7 @@ mod harness;
 
 use harness::{Builder, conv_attrs};
 use reef_base::Rng;
-use reef_graph::{Binary, ConvAttrs, Op, PoolAttrs, PoolKind, Reduce, Unary, ValueId};
+use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Tensor, Unary, ValueId};
 
 /// Adds a random node that reads some of `values`.
 fn grow(b: &mut Builder, rng: &mut Rng, values: &[ValueId]) -> Option<ValueId> {
@@ -16,7 +16,7 @@ fn grow(b: &mut Builder, rng: &mut Rng, values: &[ValueId]) -> Option<ValueId> {
     let alike: Vec<ValueId> = values.iter().copied().filter(same).collect();
     let other = alike[rng.below(alike.len() as u64) as usize];
     let functions = [Unary::Relu, Unary::Sigmoid, Unary::Tanh, Unary::Abs, Unary::Gelu];
-    Some(match rng.below(15) {
+    Some(match rng.below(22) {
         0 | 1 if image => {
             let kernel = [1, 3][rng.below(2) as usize];
             let outputs = 1 + rng.below(9) as usize;
@@ -33,7 +33,12 @@ fn grow(b: &mut Builder, rng: &mut Rng, values: &[ValueId]) -> Option<ValueId> {
             b.same(Op::ScaleShift, &[x, scale, shift])
         }
         5 | 6 => b.same(Op::Unary(functions[rng.below(5) as usize]), &[x]),
-        7 | 8 => b.same(Op::Binary([Binary::Add, Binary::Mul][rng.below(2) as usize]), &[x, other]),
+        7 => b.same(Op::Binary(Binary::Add), &[x, other]),
+        // A factor below 1: values that grow for ever would end beyond f32.
+        8 => {
+            let factor = b.same(Op::Unary(Unary::Tanh), &[x]);
+            b.same(Op::Binary(Binary::Mul), &[factor, other])
+        }
         9 | 10 => return join(b, rng, values, x),
         11 => {
             let axis = rng.below(dims.len() as u64) as usize;
@@ -48,7 +53,7 @@ fn grow(b: &mut Builder, rng: &mut Rng, values: &[ValueId]) -> Option<ValueId> {
             let shape: Vec<usize> = perm.iter().map(|&axis| dims[axis]).collect();
             b.node(Op::Transpose { perm }, &[x], &shape)
         }
-        13 => {
+        13 if dims.len() > 1 => {
             let last = dims[dims.len() - 1];
             let weights = b.constant(&[last, 5]);
             let shape: Vec<usize> = dims[..dims.len() - 1].iter().copied().chain([5]).collect();
@@ -65,8 +70,79 @@ fn grow(b: &mut Builder, rng: &mut Rng, values: &[ValueId]) -> Option<ValueId> {
             let shape = if keep_dims { vec![dims[0], dims[1], 1, 1] } else { dims[..2].to_vec() };
             b.node(reduce, &[x], &shape)
         }
+        15 | 16 => {
+            let axis = rng.below(dims.len() as u64) as usize;
+            let op = if rng.below(2) == 0 { Op::Softmax { axis } } else { Op::LogSoftmax { axis } };
+            b.same(op, &[x])
+        }
+        17 => return Some(rearrange(b, rng, x)),
+        18 => return fold(b, rng, x),
+        19 => {
+            let half = b.typed_node(Op::Binary(Binary::Greater), &[x, other], DType::Bool, &dims);
+            b.node(Op::Where, &[half, other, x], &dims)
+        }
+        20 if dims.len() > 1 => {
+            let transposed: Vec<usize> =
+                (0..dims.len() - 2).chain([dims.len() - 1, dims.len() - 2]).collect();
+            let shape: Vec<usize> = transposed.iter().map(|&axis| dims[axis]).collect();
+            let y = b.node(Op::Transpose { perm: transposed }, &[x], &shape);
+            let rows = dims[dims.len() - 2];
+            let shape: Vec<usize> = dims[..dims.len() - 1].iter().copied().chain([rows]).collect();
+            let product = b.node(Op::MatMul { trans_a: false, trans_b: false }, &[x, y], &shape);
+            b.same(Op::Unary(Unary::Tanh), &[product])
+        }
         _ => return None,
     })
+}
+
+/// Elements somewhere else: a backward slice, padding, picks or an expansion.
+fn rearrange(b: &mut Builder, rng: &mut Rng, x: ValueId) -> ValueId {
+    let mut shape = b.shape(x);
+    let axis = rng.below(shape.len() as u64) as usize;
+    let extent = shape[axis];
+    match rng.below(4) {
+        0 => {
+            let step = 1 + rng.below(2) as usize;
+            shape[axis] = extent.div_ceil(step);
+            let op = Op::Slice { axis, begin: extent - 1, end: -1, step: -(step as isize) };
+            b.node(op, &[x], &shape)
+        }
+        1 => {
+            let mut pads = vec![(0, 0); shape.len()];
+            pads[axis] = (rng.below(2) as usize, rng.below(3) as usize);
+            shape[axis] += pads[axis].0 + pads[axis].1;
+            b.node(Op::Pad { pads, value: 0.5 }, &[x], &shape)
+        }
+        2 => {
+            let picks: Vec<i64> = (0..1 + rng.below(4)).map(|_| rng.below(extent as u64) as i64).collect();
+            shape[axis] = picks.len();
+            let indices = b.graph.add_const("picks", Tensor::i64([picks.len()], &picks));
+            b.typed_node(Op::Gather { axis }, &[x, indices], DType::F32, &shape)
+        }
+        _ => {
+            shape[axis] = 1;
+            let one = b.node(Op::Slice { axis, begin: 0, end: 1, step: 1 }, &[x], &shape);
+            shape[axis] = extent;
+            b.node(Op::Expand, &[one], &shape)
+        }
+    }
+}
+
+/// Some axes folded.
+fn fold(b: &mut Builder, rng: &mut Rng, x: ValueId) -> Option<ValueId> {
+    let dims = b.shape(x);
+    let axes: Vec<usize> = (0..dims.len()).filter(|_| rng.below(2) == 0).collect();
+    let keep_dims = rng.below(2) == 0;
+    let kept = |axis: &usize| !axes.contains(axis);
+    let shape: Vec<usize> = if keep_dims {
+        (0..dims.len()).map(|axis| if kept(&axis) { dims[axis] } else { 1 }).collect()
+    } else {
+        (0..dims.len()).filter(kept).map(|axis| dims[axis]).collect()
+    };
+    let reduce = [Reduce::Mean, Reduce::Max, Reduce::Min, Reduce::Sum][rng.below(4) as usize];
+    let folded = b.node(Op::Reduce { reduce, axes, keep_dims }, &[x], &shape);
+    // A value without axes has none to go on with.
+    (!shape.is_empty()).then(|| b.same(Op::Unary(Unary::Tanh), &[folded]))
 }
 
 /// Concatenates values that fit to `x`.
@@ -87,7 +163,7 @@ fn join(b: &mut Builder, rng: &mut Rng, values: &[ValueId], x: ValueId) -> Optio
 
 #[test]
 fn random_graphs_compute_the_same() {
-    for seed in 0..400 {
+    for seed in 0..3000 {
         let mut rng = Rng::new(seed);
         let mut b = Builder::new();
         let mut values =

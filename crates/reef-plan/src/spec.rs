@@ -348,7 +348,7 @@ pub struct ReduceSpec {
 
 /// Softmax or log-softmax in f32.
 ///
-/// Reads x; writes y, which has the same layout. Block b makes rows `b · tile ..` of the flattened row axes.
+/// Reads x; writes y, whose strides are its own. Block b makes rows `b · tile ..` of the flattened row axes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SoftmaxSpec {
     /// Axes other than the normalised one, outermost first.

@@ -36,12 +36,12 @@ impl Lowering<'_> {
         let whole = self.root_view(run.root);
         let root = self.layouts.roots[run.root].clone();
         for part in run.first..run.first + run.count {
-            let leaf = root.leaves[part];
-            let at_home = self.layouts.homes.get(&leaf) == Some(&(run.root, part));
-            if at_home || self.copied_leaves.insert((run.root, part), ()).is_some() {
+            let (source, target) = (self.view(root.leaves[part]), self.leaf_view(run.root, part));
+            // A part that has a home here may lie elsewhere all the same: as a view of something else.
+            let made_here = source == target;
+            if made_here || self.copied_leaves.insert((run.root, part), ()).is_some() {
                 continue;
             }
-            let (source, target) = (self.view(leaf), self.leaf_view(run.root, part));
             self.copy(&source, &target, format!("{}: part {part}", node.name));
         }
         let extent = self.graph.value(output).shape[root.axis];

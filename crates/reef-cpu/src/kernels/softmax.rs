@@ -1,6 +1,6 @@
 //! Softmax and log-softmax: largest element, sum of exponentials, result. Polls every few thousand elements.
 
-use reef_plan::{Isa, Kernel, Region, SoftmaxSpec};
+use reef_plan::{Isa, Kernel, LoopDim, Region, SoftmaxSpec};
 
 use super::math;
 use super::nest::Nest;
@@ -11,13 +11,14 @@ use crate::context::{BlockContext, BlockEnd};
 /// Makes a softmax ready.
 pub(super) fn prepare(spec: &SoftmaxSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {
     let dims: Vec<usize> = spec.rows.iter().map(|axis| axis.extent).collect();
-    let strides = spec.rows.iter().map(|axis| axis.in_stride as isize).collect();
-    let rows = Nest::new(&dims, &[strides]);
+    let strides = |of: fn(&LoopDim) -> usize| spec.rows.iter().map(|axis| of(axis) as isize).collect();
+    let rows = Nest::new(&dims, &[strides(|axis| axis.in_stride), strides(|axis| axis.out_stride)]);
     bind(Softmax { spec: spec.clone(), rows, x: kernel.reads[0], y: kernel.writes[0] }, isa)
 }
 
 struct Softmax {
     spec: SoftmaxSpec,
+    /// Of x and y.
     rows: Nest,
     x: Region,
     y: Region,
@@ -33,11 +34,12 @@ impl VectorKernel for Softmax {
         let first = block * self.spec.tile;
         for row in first..(first + self.spec.tile).min(count) {
             let (line, column) = (row / self.rows.line(), row % self.rows.line());
-            let offset = self.rows.line_offset(0, line) + column as isize * self.rows.step(0);
-            // SAFETY: the offset is that of a row; the validator checked the regions.
+            let offset =
+                |operand| self.rows.line_offset(operand, line) + column as isize * self.rows.step(operand);
+            // SAFETY: the offsets are those of a row; the validator checked the regions.
             let done = unsafe {
-                let x = context.read_ptr(&self.x).cast::<f32>().offset(offset);
-                let y = context.write_ptr(&self.y).cast::<f32>().offset(offset);
+                let x = context.read_ptr(&self.x).cast::<f32>().offset(offset(0));
+                let y = context.write_ptr(&self.y).cast::<f32>().offset(offset(1));
                 self.row::<V>(context, x, y)
             };
             if !done {
@@ -49,23 +51,33 @@ impl VectorKernel for Softmax {
 }
 
 impl Softmax {
+    /// One row, through the scratch where its elements are not neighbours. False when the poll said stop.
     unsafe fn row<V: Vector>(&self, context: &BlockContext<'_>, x: *const f32, y: *mut f32) -> bool {
-        let (len, stride) = (self.spec.axis.extent, self.spec.axis.in_stride);
-        if stride == 1 || len == 1 {
-            // SAFETY: passed on from the caller.
-            return unsafe { self.dense::<V>(context, x, y, len) };
-        }
+        let LoopDim { extent: len, in_stride, out_stride } = self.spec.axis;
         let row = context.scratch.cast::<f32>();
-        // SAFETY: scratch holds a row; x and y have one with this stride.
-        unsafe {
-            for at in 0..len {
-                row.add(at).write(*x.add(at * stride));
-            }
-            if !self.dense::<V>(context, row, row, len) {
+        let (gathers, scatters) = (len > 1 && in_stride != 1, len > 1 && out_stride != 1);
+        for first in (0..len).step_by(STEPS).take_while(|_| gathers) {
+            if context.poll.stop() {
                 return false;
             }
-            for at in 0..len {
-                y.add(at * stride).write(*row.add(at));
+            for at in first..(first + STEPS).min(len) {
+                // SAFETY: scratch holds a row; x has one with this stride.
+                unsafe { row.add(at).write(*x.add(at * in_stride)) };
+            }
+        }
+        let from = if gathers { row.cast_const() } else { x };
+        let to = if scatters { row } else { y };
+        // SAFETY: both are contiguous rows.
+        if !unsafe { self.dense::<V>(context, from, to, len) } {
+            return false;
+        }
+        for first in (0..len).step_by(STEPS).take_while(|_| scatters) {
+            if context.poll.stop() {
+                return false;
+            }
+            for at in first..(first + STEPS).min(len) {
+                // SAFETY: as above, for y.
+                unsafe { y.add(at * out_stride).write(*row.add(at)) };
             }
         }
         true

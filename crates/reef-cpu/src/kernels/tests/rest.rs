@@ -152,18 +152,24 @@ fn softmaxes() {
         (vec![dim(2, 5000, 5000)], dim(5000, 1, 1)),
         (vec![dim(3, 200, 200), dim(20, 1, 1)], dim(10, 20, 20)),
         (vec![dim(1, 0, 0)], dim(1, 1, 1)),
+        // Rows of x are apart from each other, elements of y are, and so are both, each in its way.
+        (vec![dim(4, 9, 6)], dim(6, 1, 1)),
+        (vec![dim(3, 40, 1), dim(5, 8, 3)], dim(7, 1, 15)),
+        (vec![dim(3, 1, 17)], dim(17, 3, 1)),
+        (vec![dim(2, 0, 4500)], dim(4500, 2, 1)),
     ];
     for (rows, axis) in shapes {
         let x: Vec<f32> = random(1, 10_000).iter().map(|x| x * 20.0).collect();
         for log in [false, true] {
             let mut expected = vec![];
-            for (from, _) in offsets(&rows) {
-                let at: Vec<usize> = (0..axis.extent).map(|i| from + i * axis.in_stride).collect();
-                let largest = at.iter().map(|&i| f64::from(x[i])).fold(f64::NEG_INFINITY, f64::max);
-                let sum: f64 = at.iter().map(|&i| (f64::from(x[i]) - largest).exp()).sum();
-                expected.extend(at.iter().map(|&i| {
-                    let power = f64::from(x[i]) - largest;
-                    (i, if log { power - sum.ln() } else { power.exp() / sum })
+            for (from, to) in offsets(&rows) {
+                let line: Vec<f64> =
+                    (0..axis.extent).map(|i| f64::from(x[from + i * axis.in_stride])).collect();
+                let largest = line.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = line.iter().map(|x| (x - largest).exp()).sum();
+                expected.extend(line.iter().enumerate().map(|(i, x)| {
+                    let power = x - largest;
+                    (to + i * axis.out_stride, if log { power - sum.ln() } else { power.exp() / sum })
                 }));
             }
             let spec = SoftmaxSpec { rows: rows.clone(), axis, log, tile: 0 };
