@@ -19,7 +19,7 @@ pub(crate) enum BlockEnd {
 
 /// Decides, off the fast path, whether a block that saw a demand gives its compute unit up.
 pub(crate) trait Demand {
-    /// Whether this compute unit is wanted. A "yes" takes one unit off the demand: the caller must stop.
+    /// Whether this compute unit is wanted. After a "yes" the caller must stop: the urgent block is in hand.
     fn take(&self) -> bool;
 }
 
@@ -52,7 +52,8 @@ impl Poll<'_> {
     #[cold]
     #[inline(never)]
     fn decide(&self) -> bool {
-        self.cancel.load(Ordering::Relaxed) != 0 || self.demand.take()
+        let wanted = || self.word.load(Ordering::Relaxed) < self.threshold && self.demand.take();
+        self.cancel.load(Ordering::Relaxed) != 0 || wanted()
     }
 }
 

@@ -348,7 +348,11 @@ fn start_threads(
             Ok(thread) => threads.push(thread),
             Err(error) => {
                 executor.shut_gate(Gate::Stopping);
-                threads.into_iter().for_each(|thread| drop(thread.join()));
+                // The executor does not know the threads yet, so it cannot have woken them.
+                for thread in threads {
+                    thread.thread().unpark();
+                    drop(thread.join());
+                }
                 return Err(DeviceError::Start(error.to_string()));
             }
         }

@@ -30,7 +30,8 @@ impl Estimate {
         let value = if before == 0 || before & BOUND != 0 {
             ns
         } else {
-            before - before / 8 + ns.min(before * 4) / 8
+            // Rounded up: from 1 ns, too, the mean can rise.
+            (before * 7 + ns.min(before * 4)).div_ceil(8)
         };
         self.0.store(value.clamp(1, BOUND - 1), Ordering::Relaxed);
     }
@@ -60,6 +61,10 @@ mod tests {
         estimate.add_killed(1_000_000);
         estimate.add(1_000_000);
         assert_eq!(estimate.mean(), Some(1375));
+        (0..100).for_each(|_| estimate.add(2000));
+        assert!(estimate.guess().abs_diff(2000) < 20);
+        let estimate = Estimate::default();
+        estimate.add(0);
         (0..100).for_each(|_| estimate.add(2000));
         assert!(estimate.guess().abs_diff(2000) < 20);
     }

@@ -208,6 +208,10 @@ impl Executor {
     }
 
     /// Wakes as many parked units as `blocks` new blocks can use beside those that are awake without work.
+    ///
+    /// Such a unit may be on its way to other work already. So each one, when it starts a block, looks
+    /// whether there is more ([`Executor::pass_on`]): it publishes what it runs, then a fence, then looks at
+    /// the board; who makes work writes the board, then a fence, then looks at what runs.
     pub(crate) fn wake(&self, blocks: u32) {
         self.board.before_wake();
         let parked = self.board.parked();
@@ -222,6 +226,14 @@ impl Executor {
                 Some(cu) => self.unpark(cu),
                 None => return,
             }
+        }
+    }
+
+    /// Wakes a parked unit if there is work for it that no other unit is about to find. For a unit that has
+    /// just published what it runs.
+    pub(crate) fn pass_on(&self) {
+        if self.board.parked() != 0 && self.has_work() {
+            self.wake(1);
         }
     }
 
@@ -356,12 +368,13 @@ impl Executor {
         self.complete(slot, outcome, now);
     }
 
+    /// How a task that was closed ends; for its owner. Leaves no fault behind for the slot's next task.
     fn outcome(&self, slot: usize, reason: Reason) -> Outcome {
+        let fault = self.slots[slot].fault.lock().unwrap_or_else(PoisonError::into_inner).take();
         match reason {
             Reason::Cancelled => Outcome::Cancelled,
             Reason::DeviceFault => Outcome::DeviceFault,
             Reason::Failed => {
-                let fault = self.slots[slot].fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 Outcome::Failed(fault.expect("a fault is stored before the task is closed for it"))
             }
         }

@@ -32,26 +32,36 @@ impl Executor {
         match self.scheme() {
             Scheme::Concurrent => self.pick_in_turn(cu, turn),
             Scheme::Sequential => self.pick_current(cu),
-            Scheme::RtOnly => self.pick_by_key(cu, limit_of(reef_base::limits::REAL_TIME_LEVELS), true),
-            Scheme::Wait => self.pick_by_key(cu, NONE, false),
-            Scheme::Reset => self.pick_by_key(cu, NONE, true),
+            scheme => self.pick_by_key(cu, limit_under(scheme), scheme.kills()),
+        }
+    }
+
+    /// Whether a unit without work would find some now.
+    pub(crate) fn has_work(&self) -> bool {
+        match self.scheme() {
+            Scheme::Concurrent => self.board.claimable_blocks(1) > 0,
+            Scheme::Sequential => self.current_view().is_some_and(|view| view.claimable),
+            scheme => self.choose(limit_under(scheme), scheme.kills()).is_some(),
         }
     }
 
     fn pick_by_key(&self, cu: usize, limit: u64, kills: bool) -> Option<Pick> {
         for _ in 0..CLAIM_TRIES {
-            let best = self.board.most_urgent(limit);
-            let waiting = self.waiting(best.map_or(limit, |view| view.key));
-            let (view, padding) = match (best, waiting) {
-                (None, _) => return None,
-                (Some(view), None) => (view, false),
-                (Some(_), Some(waiting)) => (self.padding(waiting, limit, kills)?, true),
-            };
+            let (view, padding) = self.choose(limit, kills)?;
             if let Some(claim) = self.board.claim(cu, view) {
                 return Some(Pick { claim, padding });
             }
         }
         None
+    }
+
+    /// The task to claim a block of, and whether that would be padding.
+    fn choose(&self, limit: u64, kills: bool) -> Option<(View, bool)> {
+        let best = self.board.most_urgent(limit)?;
+        match self.waiting(best.key) {
+            None => Some((best, false)),
+            Some(waiting) => Some((self.padding(waiting, limit, kills)?, true)),
+        }
     }
 
     /// The most urgent real-time task more urgent than `limit` that has nothing to claim.
@@ -125,11 +135,17 @@ impl Executor {
                 }
                 continue;
             }
-            let (slot, generation) = crate::slot::parts_of(reef_base::TaskId(current - 1));
-            let view = self.board.view(slot).filter(|view| view.word.is_of(generation) && view.claimable)?;
+            let view = self.current_view().filter(|view| view.claimable)?;
             let claim = self.board.claim(cu, view)?;
             return Some(Pick { claim, padding: false });
         }
+    }
+
+    /// The task that runs under `sequential`, if one is elected.
+    fn current_view(&self) -> Option<View> {
+        let current = self.current.load(Ordering::Acquire).checked_sub(1)?;
+        let (slot, generation) = crate::slot::parts_of(reef_base::TaskId(current));
+        self.board.view(slot).filter(|view| view.word.is_of(generation))
     }
 
     fn is_current(&self, word: u64) -> bool {
@@ -137,6 +153,11 @@ impl Executor {
         self.board.active() >> slot & 1 != 0
             && self.slots[slot].generation.load(Ordering::Acquire) == generation
     }
+}
+
+/// Tasks with smaller keys may run.
+fn limit_under(scheme: Scheme) -> u64 {
+    if scheme == Scheme::RtOnly { limit_of(reef_base::limits::REAL_TIME_LEVELS) } else { NONE }
 }
 
 fn preempts(urgent: View, other: View) -> bool {

@@ -4,7 +4,7 @@
 //!
 //! | state word | meaning |
 //! |---|---|
-//! | generation (18 bits), open, references n ≥ 1 | loaded; the loader holds one reference, every task one |
+//! | generation, open, references n ≥ 1 | loaded; the loader holds one reference, every task one |
 //! | generation, closed, n ≥ 1 | unloaded, tasks are left |
 //! | generation, closed, 0 | empty; whoever took the last reference away freed the plan |
 

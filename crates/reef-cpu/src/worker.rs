@@ -142,7 +142,7 @@ impl Worker {
         }
     }
 
-    /// Runs a claimed block, unless something more urgent came up meanwhile or the device is being quiesced.
+    /// Runs a claimed block, unless something more urgent came up meanwhile.
     fn step(&mut self, mut pick: Pick) {
         let executor = Arc::clone(&self.executor);
         let scheme = executor.scheme();
@@ -177,6 +177,7 @@ impl Worker {
             executor.cus[self.cu].set_running(None);
             return;
         }
+        executor.pass_on();
         if claim.word.stage() == 0 {
             place.note_start(self.cu, start, task.first_cus);
         }
@@ -252,6 +253,12 @@ impl Worker {
     fn account_killed(&mut self, executor: &Executor, task: &Task, prepared: &Prepared, ran: &Ran) {
         let ns = (ran.now - ran.start).0;
         prepared.estimate.add_killed(ns);
+        // For who picks the next block: it must not try a block of unknown time again and again.
+        let hint = &executor.board.slots[ran.claim.slot].estimate;
+        hint.store(
+            hint.load(Ordering::Relaxed) & Board::KILLABLE | prepared.estimate.guess(),
+            Ordering::Relaxed,
+        );
         let (unit, tally) = (&executor.cus[self.cu], &executor.slots[ran.claim.slot].tallies[self.cu]);
         bump_both(&unit.blocks_killed, &tally.blocks_killed, 1);
         bump_both(&unit.wasted, &tally.wasted_time, ns);

@@ -18,7 +18,8 @@ use rig::KernelShape;
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mood {
     Copies,
-    Fails,
+    /// For this reason.
+    Fails(&'static str),
     Panics,
 }
 
@@ -46,7 +47,7 @@ impl HostState for State {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), HostFault> {
         match self.0 {
             Mood::Copies => outputs[0].copy_from_slice(inputs[0]),
-            Mood::Fails => return Err(HostFault { kernel: "moody".into(), reason: "today".into() }),
+            Mood::Fails(why) => return Err(HostFault { kernel: "moody".into(), reason: why.into() }),
             Mood::Panics => panic!("planted"),
         }
         Ok(())
@@ -88,18 +89,49 @@ fn synthetic(polls: u32) -> Arc<Plan> {
 #[test]
 fn a_failing_host_kernel_fails_its_task_only() {
     let device = rig::device(2, Scheme::Reset);
-    let (good, bad) = (host_plan(Mood::Copies), host_plan(Mood::Fails));
-    let (good, bad) = (device.load(good).unwrap(), device.load(bad).unwrap());
-    for (token, plan) in [good, bad, good, bad].into_iter().enumerate() {
-        let io = rig::filled(&device, plan, 9);
-        device.submit(plan, rig::real_time(0, token as u64), io, token as u64).unwrap();
+    let moods = [Mood::Copies, Mood::Fails("today"), Mood::Copies, Mood::Fails("always")];
+    let plans = moods.map(|mood| device.load(host_plan(mood)).unwrap());
+    // Twice, so that slots are used again by tasks that fail for another reason.
+    for _ in 0..2 {
+        for (token, plan) in plans.into_iter().enumerate() {
+            let io = rig::filled(&device, plan, 9);
+            device.submit(plan, rig::real_time(0, token as u64), io, token as u64).unwrap();
+        }
+        for _ in 0..plans.len() {
+            let done = rig::wait(&device);
+            match (moods[done.token as usize], done.outcome) {
+                (Mood::Copies, Outcome::Done) => assert_eq!(done.io.outputs[0].as_slice(), [9; 64]),
+                (Mood::Fails(why), Outcome::Failed(fault)) => assert_eq!(fault.reason, why),
+                (mood, outcome) => panic!("{mood:?} ended as {outcome:?}"),
+            }
+        }
+        // One after the other: all in the same slot.
+        for (plan, mood) in plans.into_iter().zip(moods) {
+            device.submit(plan, rig::real_time(0, 0), rig::filled(&device, plan, 9), 0).unwrap();
+            if let (Mood::Fails(why), outcome) = (mood, rig::wait(&device).outcome) {
+                assert!(matches!(outcome, Outcome::Failed(fault) if fault.reason == why));
+            }
+        }
     }
-    for _ in 0..4 {
-        let done = rig::wait(&device);
-        if done.token.is_multiple_of(2) {
-            assert_eq!((done.outcome, done.io.outputs[0].as_slice()), (Outcome::Done, [9u8; 64].as_slice()));
-        } else {
-            assert!(matches!(done.outcome, Outcome::Failed(fault) if fault.reason == "today"));
+}
+
+#[test]
+fn tasks_that_arrive_together_wake_a_unit_each() {
+    for scheme in [Scheme::Reset, Scheme::Concurrent] {
+        let device = rig::device(2, scheme);
+        // One block of 0.2 s: long enough for a woken thread to get a core of a busy machine.
+        let shape = KernelShape { bytes: 64, tile_bytes: 64, polls: 200, poll_ns: 1_000_000, restart: true };
+        let plan = device.load(Arc::new(rig::plan(5, &[vec![shape]]))).unwrap();
+        for round in 0..4 {
+            // Until the units have parked.
+            std::thread::sleep(Duration::from_millis(5));
+            for order in 0..2 {
+                let io = rig::filled(&device, plan, 1);
+                device.submit(plan, TaskKey::best_effort(order), io, order).unwrap();
+            }
+            let (first, second) = (rig::wait(&device), rig::wait(&device));
+            let started = second.first_block.unwrap();
+            assert!(started < first.finished, "{scheme}, round {round}: one waited for the other");
         }
     }
 }
