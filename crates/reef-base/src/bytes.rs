@@ -33,6 +33,15 @@ impl AlignedBytes {
         Self { lines: vec![Line::zeroed(); len.div_ceil(ALIGN_BYTES)], len }
     }
 
+    /// A buffer of `len` zero bytes; `None` when the system has not got them.
+    pub fn try_zeroed(len: usize) -> Option<Self> {
+        let count = len.div_ceil(ALIGN_BYTES);
+        let mut lines = Vec::new();
+        lines.try_reserve_exact(count).ok()?;
+        lines.resize(count, Line::zeroed());
+        Some(Self { lines, len })
+    }
+
     /// A copy of `bytes`.
     pub fn copy_from(bytes: &[u8]) -> Self {
         let mut buffer = Self::zeroed(bytes.len());

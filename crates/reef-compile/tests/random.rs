@@ -18,8 +18,7 @@ fn grow(b: &mut Builder, rng: &mut Rng, values: &[ValueId]) -> Option<ValueId> {
     let functions = [Unary::Relu, Unary::Sigmoid, Unary::Tanh, Unary::Abs, Unary::Gelu];
     Some(match rng.below(22) {
         0 | 1 if image => {
-            let kernel = [1, 3][rng.below(2) as usize];
-            let outputs = 1 + rng.below(9) as usize;
+            let (kernel, outputs) = ([1, 3][rng.below(2) as usize], 1 + rng.below(9) as usize);
             b.conv(x, outputs, conv_attrs(kernel, 1 + rng.below(2) as usize))
         }
         2 if image => b.conv(x, dims[1], ConvAttrs { groups: dims[1], ..conv_attrs(3, 1) }),
@@ -53,23 +52,7 @@ fn grow(b: &mut Builder, rng: &mut Rng, values: &[ValueId]) -> Option<ValueId> {
             let shape: Vec<usize> = perm.iter().map(|&axis| dims[axis]).collect();
             b.node(Op::Transpose { perm }, &[x], &shape)
         }
-        13 if dims.len() > 1 => {
-            let last = dims[dims.len() - 1];
-            let weights = b.constant(&[last, 5]);
-            let shape: Vec<usize> = dims[..dims.len() - 1].iter().copied().chain([5]).collect();
-            b.node(Op::MatMul { trans_a: false, trans_b: false }, &[x, weights], &shape)
-        }
-        14 if !image => {
-            let scale = b.constant(&[dims[dims.len() - 1]]);
-            b.same(Op::LayerNorm { axis: dims.len() - 1, epsilon: 1e-2 }, &[x, scale])
-        }
-        14 => {
-            let axes = vec![2, 3];
-            let reduce = Op::Reduce { reduce: Reduce::Mean, axes, keep_dims: rng.below(2) == 0 };
-            let Op::Reduce { keep_dims, .. } = reduce else { return None };
-            let shape = if keep_dims { vec![dims[0], dims[1], 1, 1] } else { dims[..2].to_vec() };
-            b.node(reduce, &[x], &shape)
-        }
+        13 | 14 => return combine(b, rng, x),
         15 | 16 => {
             let axis = rng.below(dims.len() as u64) as usize;
             let op = if rng.below(2) == 0 { Op::Softmax { axis } } else { Op::LogSoftmax { axis } };
@@ -93,6 +76,24 @@ fn grow(b: &mut Builder, rng: &mut Rng, values: &[ValueId]) -> Option<ValueId> {
         }
         _ => return None,
     })
+}
+
+/// A product with weights, a layer norm, or a mean over the image.
+fn combine(b: &mut Builder, rng: &mut Rng, x: ValueId) -> Option<ValueId> {
+    let dims = b.shape(x);
+    let last = dims[dims.len() - 1];
+    if dims.len() > 1 && rng.below(2) == 0 {
+        let weights = b.constant(&[last, 5]);
+        let shape: Vec<usize> = dims[..dims.len() - 1].iter().copied().chain([5]).collect();
+        return Some(b.node(Op::MatMul { trans_a: false, trans_b: false }, &[x, weights], &shape));
+    }
+    if dims.len() != 4 {
+        let scale = b.constant(&[last]);
+        return Some(b.same(Op::LayerNorm { axis: dims.len() - 1, epsilon: 1e-2 }, &[x, scale]));
+    }
+    let keep_dims = rng.below(2) == 0;
+    let shape = if keep_dims { vec![dims[0], dims[1], 1, 1] } else { dims[..2].to_vec() };
+    Some(b.node(Op::Reduce { reduce: Reduce::Mean, axes: vec![2, 3], keep_dims }, &[x], &shape))
 }
 
 /// Elements somewhere else: a backward slice, padding, picks or an expansion.

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use reef_base::limits::{BOARD_SLOTS_MAX, CUS_MAX, POLL_PERIOD_CPU_NS};
-use reef_base::{MonotonicClock, Nanos, TaskId, TaskKey};
+use reef_base::{AlignedBytes, MonotonicClock, Nanos, TaskId, TaskKey};
 use reef_device::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io, Kill, LoadedPlan,
     RejectReason, Rejected, Scheme, Wake,
@@ -20,7 +20,7 @@ use crate::board::word::Reason;
 use crate::events::Recorder;
 use crate::executor::{Executor, Gate};
 use crate::kernels;
-use crate::options::{CpuOptions, allowed_cores, quota_cores};
+use crate::options::{CpuOptions, allowed_cores, granted_memory, quota_cores};
 use crate::plans::{Loaded, PLANS_MAX};
 use crate::slot::{parts_of, task_id};
 use crate::thread::{Placement, spawn};
@@ -72,7 +72,7 @@ impl CpuDevice {
             propagation: PROPAGATION,
             slots,
             slots_real_time: reserved,
-            memory_bytes: None,
+            memory_bytes: options.memory_bytes.or_else(|| granted_memory().map(|bytes| bytes / 2)),
             virtual_time: false,
         };
         Ok(CpuDevice { capabilities, executor, threads, warnings, loading: Mutex::default() })
@@ -94,6 +94,38 @@ impl CpuDevice {
         }
         let (plan, plan_target, device_target) = (plan.name().to_string(), wanted, have);
         Err(DeviceError::WrongTarget { plan, plan_target, device_target })
+    }
+
+    /// Offers every slot and compute unit the bytes of arena and scratch that a plan needs. All buffers are
+    /// there before the first is offered, so nothing changes where one cannot be had.
+    fn grow(
+        &self,
+        offered: &mut Offered,
+        (arena, scratch): (usize, usize),
+        plan: String,
+    ) -> Result<(), DeviceError> {
+        let (slots, units) = (&self.executor.slots, &self.executor.scratch);
+        let all = |each: usize, count: usize| each as u64 * count as u64;
+        let needed = all(arena.max(offered.arena_bytes), slots.len())
+            + all(scratch.max(offered.scratch_bytes), units.len());
+        let available = self.capabilities.memory_bytes.unwrap_or(u64::MAX);
+        let refused = || DeviceError::OutOfMemory { plan: plan.clone(), needed, available };
+        if needed > available {
+            return Err(refused());
+        }
+        let buffers = |wanted: usize, have: usize, count: usize| {
+            let count = if wanted > have { count } else { 0 };
+            (0..count).map(|_| AlignedBytes::try_zeroed(wanted)).collect::<Option<Vec<_>>>()
+        };
+        let arenas = buffers(arena, offered.arena_bytes, slots.len()).ok_or_else(refused)?;
+        let scratches = buffers(scratch, offered.scratch_bytes, units.len()).ok_or_else(refused)?;
+        slots.iter().zip(arenas).for_each(|(slot, bytes)| slot.arena.offer(bytes));
+        units.iter().zip(scratches).for_each(|(unit, bytes)| unit.offer(bytes));
+        *offered = Offered {
+            arena_bytes: arena.max(offered.arena_bytes),
+            scratch_bytes: scratch.max(offered.scratch_bytes),
+        };
+        Ok(())
     }
 
     fn poisoned(&self) -> Option<DeviceError> {
@@ -167,18 +199,11 @@ impl Device for CpuDevice {
             return Err(poisoned);
         }
         self.check_target(&plan)?;
-        let (arena_bytes, scratch_bytes) = (plan.arena_bytes(), plan.scratch_bytes());
+        let (name, wanted) = (plan.name().to_string(), (plan.arena_bytes(), plan.scratch_bytes()));
         let loaded = Box::new(Loaded::new(plan, self.capabilities.slots)?);
         let mut offered = self.lock_loading();
         self.executor.retired.collect();
-        if arena_bytes > offered.arena_bytes {
-            self.executor.slots.iter().for_each(|slot| slot.arena.offer(arena_bytes));
-            offered.arena_bytes = arena_bytes;
-        }
-        if scratch_bytes > offered.scratch_bytes {
-            self.executor.scratch.iter().for_each(|scratch| scratch.offer(scratch_bytes));
-            offered.scratch_bytes = scratch_bytes;
-        }
+        self.grow(&mut offered, wanted, name)?;
         self.executor.plans.insert(loaded).map_err(|_| DeviceError::TooManyPlans { max: PLANS_MAX })
     }
 

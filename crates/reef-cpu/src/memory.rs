@@ -31,9 +31,9 @@ unsafe impl Sync for Grown {}
 unsafe impl Send for Grown {}
 
 impl Grown {
-    /// Offers a buffer of `len` bytes; replaces an earlier offer that was not taken.
-    pub(crate) fn offer(&self, len: usize) {
-        let node = Box::new(Node { bytes: AlignedBytes::zeroed(len), next: ptr::null_mut() });
+    /// Offers a buffer; replaces an earlier offer that was not taken. A later offer must not be smaller.
+    pub(crate) fn offer(&self, bytes: AlignedBytes) {
+        let node = Box::new(Node { bytes, next: ptr::null_mut() });
         let before = self.offered.swap(Box::into_raw(node), Ordering::AcqRel);
         drop_list(before);
     }
@@ -112,11 +112,11 @@ mod tests {
     #[test]
     fn an_offer_is_taken_when_it_is_needed() {
         let (grown, retired) = (Grown::default(), Retired::default());
-        grown.offer(64);
-        grown.offer(128);
+        grown.offer(AlignedBytes::zeroed(64));
+        grown.offer(AlignedBytes::zeroed(128));
         // SAFETY: one thread.
         let first = unsafe { grown.ensure(100, &retired) };
-        grown.offer(256);
+        grown.offer(AlignedBytes::zeroed(256));
         // SAFETY: one thread.
         let (same, larger) = unsafe { (grown.ensure(128, &retired), grown.ensure(200, &retired)) };
         assert_eq!(first, same);

@@ -29,6 +29,9 @@ pub struct CpuOptions {
     pub spin: Duration,
     /// Events that a compute unit can hold between two drains.
     pub events: usize,
+    /// Bytes for the arenas of all slots and the scratch of all compute units; `None`: half of what the
+    /// machine and the cgroup grant. Plans that need more are refused.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Default for CpuOptions {
@@ -44,6 +47,7 @@ impl Default for CpuOptions {
             scheme: Scheme::default(),
             spin: Duration::from_micros(50),
             events: 1 << 13,
+            memory_bytes: None,
         }
     }
 }
@@ -58,18 +62,36 @@ pub fn allowed_cores() -> Vec<usize> {
 
 /// Cores' worth of time that the cgroup grants, rounded up; `None` when it sets no quota.
 pub(crate) fn quota_cores() -> Option<usize> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let unified = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    let own = std::path::Path::new(unified.trim_start_matches('/'));
-    let v2 = own.ancestors().filter_map(|group| {
-        let file = std::path::Path::new("/sys/fs/cgroup").join(group).join("cpu.max");
-        parse_quota(&std::fs::read_to_string(file).ok()?)
-    });
+    let v2 = cgroup_files("cpu.max").filter_map(|text| parse_quota(&text));
     let v1 = || {
         let read = |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/cpu/{name}")).ok();
         parse_quota(&format!("{} {}", read("cpu.cfs_quota_us")?.trim(), read("cpu.cfs_period_us")?.trim()))
     };
     v2.min().or_else(v1)
+}
+
+/// Bytes of memory that the machine and the cgroup grant; `None` when neither says.
+pub(crate) fn granted_memory() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_memory(&text));
+    let v1 = std::fs::read_to_string("/sys/fs/cgroup/memory/memory.limit_in_bytes").ok();
+    let groups = cgroup_files("memory.max").chain(v1).filter_map(|text| text.trim().parse().ok());
+    groups.chain(machine).min()
+}
+
+/// The contents of a control file of this process's cgroup (version 2) and of those around it.
+fn cgroup_files(name: &'static str) -> impl Iterator<Item = String> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let unified = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let own = std::path::PathBuf::from(unified.trim_start_matches('/'));
+    let all: Vec<_> = own.ancestors().map(|group| group.join(name)).collect();
+    all.into_iter()
+        .filter_map(|file| std::fs::read_to_string(std::path::Path::new("/sys/fs/cgroup").join(file)).ok())
+}
+
+/// Reads `MemTotal` of `/proc/meminfo`.
+fn parse_memory(text: &str) -> Option<u64> {
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Reads `<quota> <period>`; a quota of `max` or below 0 is none.
@@ -89,6 +111,12 @@ mod tests {
         assert_eq!(parse_quota("-1 100000"), None);
         assert_eq!(parse_quota("150000 100000\n"), Some(2));
         assert_eq!(parse_quota("1000 100000"), Some(1));
+    }
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        assert_eq!(parse_memory("MemTotal:        8000 kB\nMemFree:     12 kB\n"), Some(8_192_000));
+        assert_eq!(parse_memory("MemFree: 12 kB"), None);
     }
 
     #[test]

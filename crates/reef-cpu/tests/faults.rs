@@ -200,6 +200,25 @@ fn arenas_grow_while_tasks_run_and_unloaded_plans_are_gone() {
 }
 
 #[test]
+fn a_plan_beyond_the_memory_is_refused_and_others_go_on() {
+    let plan = synthetic(2);
+    let slots = CpuOptions::default().slots as u64;
+    let needed = plan.arena_bytes() as u64 * slots;
+    let start = |memory| {
+        let options = CpuOptions { cus: Some(2), memory_bytes: Some(memory), ..CpuOptions::default() };
+        CpuDevice::start(options).unwrap()
+    };
+    let device = start(needed - 1);
+    let small = device.load(host_plan(Mood::Copies)).unwrap();
+    let error = device.load(plan.clone()).unwrap_err();
+    assert!(matches!(error, DeviceError::OutOfMemory { needed: all, .. } if all >= needed), "{error}");
+    device.submit(small, TaskKey::best_effort(0), rig::filled(&device, small, 5), 0).unwrap();
+    assert_eq!(rig::wait(&device).outcome, Outcome::Done);
+    let device = start(needed + (1 << 20));
+    assert!(device.load(plan).is_ok());
+}
+
+#[test]
 fn wrong_options_are_refused() {
     let start = |options| CpuDevice::start(options).map(drop).unwrap_err();
     let options = CpuOptions::default;

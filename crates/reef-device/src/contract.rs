@@ -209,13 +209,13 @@ pub enum DeviceError {
         device_target: Target,
     },
     /// Not enough memory for arenas and scratch.
-    #[error("plan {plan} needs {needed} bytes, {available} are left")]
+    #[error("plan {plan}: {needed} bytes of arenas and scratch are needed, {available} may be used")]
     OutOfMemory {
         /// The plan's name.
         plan: String,
-        /// Bytes needed.
+        /// Bytes that arenas and scratch would have with this plan.
         needed: u64,
-        /// Bytes left.
+        /// Bytes that they may have.
         available: u64,
     },
     /// The device has no code for a kernel of the plan.

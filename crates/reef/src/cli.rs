@@ -48,6 +48,10 @@ pub struct DeviceArgs {
     /// Nice value of the compute units' threads.
     #[arg(long, default_value_t = 19, value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub nice: i32,
+    /// Memory for the arenas of running tasks, in MiB; by default half of the machine's. A model or shape
+    /// that needs more is refused.
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<u64>,
 }
 
 /// A kind of device.

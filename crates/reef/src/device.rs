@@ -12,7 +12,9 @@ use crate::cli::{DeviceArgs, DeviceName};
 pub fn start(args: &DeviceArgs, scheme: Scheme) -> Result<Arc<dyn Device>> {
     match args.device {
         DeviceName::Cpu => {
-            let options = CpuOptions { cus: args.cus, nice: args.nice, scheme, ..CpuOptions::default() };
+            let memory_bytes = args.memory.map(|mib| mib.saturating_mul(1 << 20));
+            let (cus, nice) = (args.cus, args.nice);
+            let options = CpuOptions { cus, nice, scheme, memory_bytes, ..CpuOptions::default() };
             let device = CpuDevice::start(options).context("cannot start the CPU device")?;
             for warning in device.warnings() {
                 tracing::warn!("{warning}");
