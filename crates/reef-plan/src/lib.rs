@@ -6,6 +6,7 @@
 
 pub mod host;
 pub mod plan;
+mod reach;
 pub mod region;
 pub mod spec;
 pub mod synthetic;

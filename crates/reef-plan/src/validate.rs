@@ -5,9 +5,11 @@
 //!    own) reads or writes, so blocks may run in any order and any number of times until the stage is done;
 //! 2. across a restart window of `w` stages, nothing that a stage reads is overwritten by the next `w`
 //!    stages, so a queued executor may go back that far;
-//! 3. every region lies inside its place, and only outputs and the arena are written.
+//! 3. every region lies inside its place, only outputs and the arena are written, and by its specification
+//!    no kernel reaches beyond its regions.
 
 use crate::plan::{Kernel, Plan, PlanHash, PlanParts, Stage};
+use crate::reach::reaches;
 use crate::region::{Place, Region};
 use crate::spec::KernelSpec;
 use reef_base::limits;
@@ -121,11 +123,7 @@ fn check_kernel(parts: &PlanParts, kernel: &Kernel) -> Result<(), PlanError> {
     if kernel.spec.blocks() == 0 {
         return Err(PlanError::Malformed { what: format!("kernel {} has no blocks", kernel.name) });
     }
-    if let KernelSpec::Host(index) = kernel.spec
-        && index >= parts.host_kernels.len()
-    {
-        return Err(PlanError::Malformed { what: format!("kernel {}: no host kernel {index}", kernel.name) });
-    }
+    check_reach(parts, kernel)?;
     let fail = |region: &Region, reason| {
         Err(PlanError::Region { kernel: kernel.name.clone(), region: region.to_string(), reason })
     };
@@ -149,6 +147,30 @@ fn check_kernel(parts: &PlanParts, kernel: &Kernel) -> Result<(), PlanError> {
         let others = kernel.writes[..index].iter().chain(&kernel.reads);
         if let Some(region) = others.into_iter().find(|other| other.overlaps(write)) {
             return Err(PlanError::InPlace { kernel: kernel.name.clone(), region: region.to_string() });
+        }
+    }
+    Ok(())
+}
+
+/// The kernel has the operands that its specification lists, and stays inside them.
+fn check_reach(parts: &PlanParts, kernel: &Kernel) -> Result<(), PlanError> {
+    let malformed = |what: &str| {
+        Err(PlanError::Malformed { what: format!("kernel {} ({}) {what}", kernel.name, kernel.spec.name()) })
+    };
+    let (reads, writes) = match reaches(&kernel.spec, &parts.host_kernels) {
+        Ok(reaches) => reaches,
+        Err(what) => return malformed(what),
+    };
+    let counted = !matches!(kernel.spec, KernelSpec::Synthetic(_));
+    if writes.len() != kernel.writes.len() || counted && reads.len() != kernel.reads.len() {
+        return malformed("has too many or too few operands");
+    }
+    let read = reads.iter().zip(&kernel.reads).map(|(reach, region)| (reach, region, false));
+    let written = writes.iter().zip(&kernel.writes).map(|(reach, region)| (reach, region, true));
+    for (reach, region, writes) in read.chain(written) {
+        if let Some(reason) = reach.leaves(region, writes) {
+            let (kernel, region) = (kernel.name.clone(), region.to_string());
+            return Err(PlanError::Region { kernel, region, reason });
         }
     }
     Ok(())
@@ -240,7 +262,7 @@ mod tests {
 
     use super::*;
     use crate::plan::{Cost, IoSpec, Restart};
-    use crate::spec::SyntheticSpec;
+    use crate::spec::{ElemInput, ElemOp, ElementwiseSpec, LoopDim, SoftmaxSpec, SyntheticSpec};
     use crate::target::{DeviceKind, Isa, Target};
     use crate::weights::WeightStore;
 
@@ -322,6 +344,66 @@ mod tests {
         assert!(Plan::new(parts(stages(), 1)).is_ok());
         let error = Plan::new(parts(stages(), 2)).unwrap_err();
         assert!(matches!(error, PlanError::RestartWindow { writer_stage: 2, distance: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_kernel_must_stay_inside_its_operands() {
+        let axis = |extent, in_stride, out_stride| LoopDim { extent, in_stride, out_stride };
+        let softmax = |rows: LoopDim, axis: LoopDim, x: Region, y: Region| {
+            let spec = KernelSpec::Softmax(SoftmaxSpec { rows: vec![rows], axis, log: false, tile: 1 });
+            Plan::new(parts(vec![vec![Kernel { spec, ..kernel("s", &[x], &[y]) }]], 0))
+        };
+        let (x, y) = (arena(0, 64), arena(64, 64));
+        assert!(softmax(axis(4, 4, 4), axis(4, 1, 1), x, y).is_ok());
+        for (rows, along) in [
+            (axis(4, 4, 6), axis(4, 1, 1)),
+            (axis(4, 6, 4), axis(4, 1, 1)),
+            (axis(4, 1, 1), axis(5, 4, 3)),
+            (axis(4, usize::MAX / 2, 4), axis(4, 1, 1)),
+        ] {
+            let error = softmax(rows, along, x, y).unwrap_err();
+            assert!(
+                matches!(&error, PlanError::Region { reason, .. } if reason.contains("smaller")),
+                "{error}"
+            );
+        }
+        // Two of four columns are the kernel's: it may walk down them, not across.
+        let column = Region::column(Place::Arena, 64, 4, 8, 16);
+        assert!(softmax(axis(4, 2, 4), axis(2, 1, 1), x, column).is_ok());
+        let error = softmax(axis(4, 2, 4), axis(3, 1, 1), x, column).unwrap_err();
+        assert!(matches!(error, PlanError::Region { .. }), "{error}");
+        let error = softmax(axis(3, 2, 4), axis(2, 1, 2), x, column).unwrap_err();
+        assert!(matches!(&error, PlanError::Region { reason, .. } if reason.contains("narrower")), "{error}");
+    }
+
+    #[test]
+    fn a_kernel_needs_its_operands_and_a_program_its_registers() {
+        let copy = |reads: &[Region], program: Vec<ElemOp>, stride: isize| {
+            let input = ElemInput { dtype: DType::F32, offset: 3, strides: vec![stride] };
+            let spec = KernelSpec::Elementwise(ElementwiseSpec {
+                dims: vec![4],
+                inputs: vec![input],
+                program,
+                out_dtype: DType::F32,
+                out_strides: vec![1],
+                tile: 4,
+            });
+            Plan::new(parts(vec![vec![Kernel { spec, ..kernel("e", reads, &[arena(64, 16)]) }]], 0))
+        };
+        let x = arena(0, 28);
+        assert!(copy(&[x], vec![ElemOp::Load(0)], 1).is_ok());
+        assert!(copy(&[x], vec![ElemOp::Load(0)], -1).is_ok());
+        assert!(matches!(copy(&[x], vec![ElemOp::Load(0)], -2), Err(PlanError::Region { .. })));
+        assert!(matches!(copy(&[x], vec![ElemOp::Load(0)], 2), Err(PlanError::Region { .. })));
+        for (reads, program) in [
+            (&[][..], vec![ElemOp::Load(0)]),
+            (&[x, x], vec![ElemOp::Load(0)]),
+            (&[x], vec![ElemOp::Load(1)]),
+            (&[x], vec![ElemOp::Load(0), ElemOp::ToF32(1)]),
+            (&[x], vec![]),
+        ] {
+            assert!(matches!(copy(reads, program, 1), Err(PlanError::Malformed { .. })));
+        }
     }
 
     #[test]

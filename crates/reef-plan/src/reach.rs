@@ -1,0 +1,206 @@
+//! How far a kernel reaches into its operands, by its specification: what the validator holds against the
+//! regions, so that kernels may trust their addresses.
+
+use std::sync::Arc;
+
+use crate::host::{HostKernel, TensorSpec};
+use crate::region::Region;
+use crate::spec::{
+    ConvSpec, DepthwiseSpec, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, KernelSpec, LayerNormSpec,
+    LoopDim, MatMulSpec, PoolSpec,
+};
+
+/// The elements of an operand that a kernel touches: a loop nest from the region's first byte on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// Element on which the nest starts.
+    first: usize,
+    /// Extent and stride of every axis.
+    axes: Vec<(usize, isize)>,
+    /// Bytes of an element.
+    size: usize,
+}
+
+const F32: usize = 4;
+
+impl Reach {
+    fn new(size: usize, axes: impl IntoIterator<Item = (usize, usize)>) -> Reach {
+        let axes = axes.into_iter().map(|(extent, stride)| (extent, stride as isize)).collect();
+        Reach { first: 0, axes, size }
+    }
+
+    /// `count` elements one after the other.
+    fn dense(size: usize, count: usize) -> Reach {
+        Reach::new(size, [(count, 1)])
+    }
+
+    /// Rows of pixels of `channels` f32.
+    fn pixels(count: usize, stride: usize, channels: usize) -> Reach {
+        Reach::new(F32, [(count, stride), (channels, 1)])
+    }
+
+    /// Why the kernel would leave `region`; `None` if it stays inside. A column of a weight or input may be
+    /// read beside: only what is written must keep to it, because others own the rest.
+    pub fn leaves(&self, region: &Region, writes: bool) -> Option<&'static str> {
+        if self.axes.iter().any(|axis| axis.0 == 0) {
+            return None;
+        }
+        let steps = |axis: &&(usize, isize)| (axis.0 - 1).checked_mul(axis.1.unsigned_abs());
+        let sum = |backwards: bool| {
+            let mut own = self.axes.iter().filter(|axis| (axis.1 < 0) == backwards);
+            own.try_fold(0usize, |sum, axis| sum.checked_add(steps(&axis)?))
+        };
+        let (Some(forward), Some(backward)) = (sum(false), sum(true)) else {
+            return Some("is smaller than what the kernel reaches");
+        };
+        if backward > self.first {
+            return Some("begins behind what the kernel reaches");
+        }
+        let end =
+            self.first.checked_add(forward).and_then(|last| last.checked_add(1)?.checked_mul(self.size));
+        if end.is_none_or(|end| end > region.bytes) {
+            return Some("is smaller than what the kernel reaches");
+        }
+        let lane = region.lane.filter(|_| writes)?;
+        let inside: usize = self
+            .axes
+            .iter()
+            .filter(|axis| !(axis.1.unsigned_abs() * self.size).is_multiple_of(lane.stride))
+            .map(|axis| (axis.0 - 1) * axis.1.unsigned_abs() * self.size)
+            .sum();
+        (inside + self.size > lane.width).then_some("is narrower than what the kernel writes")
+    }
+}
+
+/// What a kernel touches of its reads and its writes, in the order of the operands. A synthetic kernel reads
+/// its regions as they are: none of its reads is listed. An error says what is wrong with the specification
+/// itself.
+pub(crate) fn reaches(
+    spec: &KernelSpec,
+    hosts: &[Arc<dyn HostKernel>],
+) -> Result<(Vec<Reach>, Vec<Reach>), &'static str> {
+    Ok(match spec {
+        KernelSpec::Conv(spec) => conv(spec)?,
+        KernelSpec::Depthwise(spec) => depthwise(spec),
+        KernelSpec::MatMul(spec) => matmul(spec),
+        KernelSpec::Elementwise(spec) => elementwise(spec)?,
+        KernelSpec::Pool(spec) => pool(spec),
+        KernelSpec::Reduce(spec) => {
+            let all = || spec.kept.iter().chain(&spec.reduced);
+            (vec![nest(all(), |dim| dim.in_stride)], vec![nest(spec.kept.iter(), |dim| dim.out_stride)])
+        }
+        KernelSpec::Softmax(spec) => {
+            let all = || spec.rows.iter().chain([&spec.axis]);
+            (vec![nest(all(), |dim| dim.in_stride)], vec![nest(all(), |dim| dim.out_stride)])
+        }
+        KernelSpec::LayerNorm(spec) => layer_norm(spec),
+        KernelSpec::Gather(spec) => gather(spec),
+        KernelSpec::Host(index) => {
+            let kernel = hosts.get(*index).ok_or("names a host kernel that the plan does not have")?;
+            let all = |tensors: &[TensorSpec]| -> Vec<Reach> {
+                let dense = |tensor: &TensorSpec| Reach::dense(tensor.dtype.bytes(), tensor.shape.elements());
+                tensors.iter().map(dense).collect()
+            };
+            (all(kernel.inputs()), all(kernel.outputs()))
+        }
+        KernelSpec::Synthetic(spec) => (vec![], vec![Reach::dense(1, spec.bytes)]),
+    })
+}
+
+fn nest<'a>(dims: impl Iterator<Item = &'a LoopDim>, stride: fn(&LoopDim) -> usize) -> Reach {
+    Reach::new(F32, dims.map(|dim| (dim.extent, stride(dim))))
+}
+
+/// The operands behind the weights.
+fn epilogue(epilogue: &Epilogue, rows: usize, channels: usize) -> Vec<Reach> {
+    let bias = epilogue.bias.then(|| Reach::dense(F32, channels));
+    let residual = epilogue.residual_pixel_stride.map(|stride| Reach::pixels(rows, stride, channels));
+    bias.into_iter().chain(residual).collect()
+}
+
+type Operands = (Vec<Reach>, Vec<Reach>);
+
+fn conv(spec: &ConvSpec) -> Result<Operands, &'static str> {
+    let divides = |channels: usize| channels.is_multiple_of(spec.groups.max(1));
+    if spec.in_c == 0 || spec.groups == 0 || !divides(spec.in_c) || !divides(spec.out_c) {
+        return Err("has channels that its groups do not divide, or none");
+    }
+    let pixels = spec.batch * spec.in_hw[0] * spec.in_hw[1];
+    let panels = spec.groups * (spec.out_c / spec.groups).div_ceil(spec.panel_width.max(1));
+    let weights = Reach::dense(F32, panels * spec.depth() * spec.panel_width);
+    let mut reads = vec![Reach::pixels(pixels, spec.in_pixel_stride, spec.in_c), weights];
+    reads.extend(epilogue(&spec.epilogue, spec.rows(), spec.out_c));
+    Ok((reads, vec![Reach::pixels(spec.rows(), spec.out_pixel_stride, spec.out_c)]))
+}
+
+fn depthwise(spec: &DepthwiseSpec) -> Operands {
+    let pixels = spec.batch * spec.in_hw[0] * spec.in_hw[1];
+    let rows = spec.batch * spec.out_hw[0] * spec.out_hw[1];
+    let weights = Reach::dense(F32, spec.kernel[0] * spec.kernel[1] * spec.channels);
+    let mut reads = vec![Reach::pixels(pixels, spec.in_pixel_stride, spec.channels), weights];
+    reads.extend(epilogue(&spec.epilogue, rows, spec.channels));
+    (reads, vec![Reach::pixels(rows, spec.out_pixel_stride, spec.channels)])
+}
+
+fn matmul(spec: &MatMulSpec) -> Operands {
+    let operand = |index: usize, inner: [(usize, usize); 2]| {
+        Reach::new(F32, spec.batch.iter().map(|axis| (axis[0], axis[index])).chain(inner))
+    };
+    let a = operand(1, [(spec.m, spec.a_strides[0]), (spec.k, spec.a_strides[1])]);
+    let b = operand(2, [(spec.k, spec.b_strides[0]), (spec.n, spec.b_strides[1])]);
+    (vec![a, b], vec![operand(3, [(spec.m, spec.c_row_stride), (spec.n, 1)])])
+}
+
+fn elementwise(spec: &ElementwiseSpec) -> Result<Operands, &'static str> {
+    for (at, op) in spec.program.iter().enumerate() {
+        let fine = match *op {
+            ElemOp::Load(input) => input < spec.inputs.len(),
+            ElemOp::ConstF32(_) | ElemOp::ConstI64(_) => true,
+            ElemOp::Unary(_, a) | ElemOp::ToF32(a) | ElemOp::ToInt(a, _) => a < at,
+            ElemOp::Binary(_, a, b) => a.max(b) < at,
+            ElemOp::Where(a, b, c) => a.max(b).max(c) < at,
+        };
+        if !fine {
+            return Err("has a program that uses what it has not made");
+        }
+    }
+    let axes = spec.dims.len();
+    if spec.program.is_empty()
+        || spec.out_strides.len() != axes
+        || spec.inputs.iter().any(|input| input.strides.len() != axes)
+    {
+        return Err("has no program, or not one stride for every axis");
+    }
+    let reads = spec.inputs.iter().map(|input| Reach {
+        first: input.offset,
+        axes: spec.dims.iter().copied().zip(input.strides.iter().copied()).collect(),
+        size: input.dtype.bytes(),
+    });
+    let y =
+        Reach::new(spec.out_dtype.bytes(), spec.dims.iter().copied().zip(spec.out_strides.iter().copied()));
+    Ok((reads.collect(), vec![y]))
+}
+
+fn pool(spec: &PoolSpec) -> Operands {
+    let pixels = spec.batch * spec.in_hw[0] * spec.in_hw[1];
+    let rows = spec.batch * spec.out_hw[0] * spec.out_hw[1];
+    (
+        vec![Reach::pixels(pixels, spec.in_pixel_stride, spec.channels)],
+        vec![Reach::pixels(rows, spec.out_pixel_stride, spec.channels)],
+    )
+}
+
+fn layer_norm(spec: &LayerNormSpec) -> Operands {
+    let all = || Reach::dense(F32, spec.rows * spec.len);
+    let mut reads = vec![all(), Reach::dense(F32, spec.len)];
+    reads.extend(spec.shift.then(|| Reach::dense(F32, spec.len)));
+    reads.extend(spec.residual.then(all));
+    (reads, vec![all()])
+}
+
+fn gather(spec: &GatherSpec) -> Operands {
+    let size = spec.dtype.bytes();
+    let data = Reach::dense(size, spec.outer * spec.extent * spec.inner);
+    let indices = Reach::dense(spec.index_dtype.bytes(), spec.picks);
+    (vec![data, indices], vec![Reach::dense(size, spec.outer * spec.picks * spec.inner)])
+}
