@@ -119,20 +119,8 @@ pub(crate) fn binary(function: Binary, a: f64, b: f64) -> f64 {
         Binary::Sub => a - b,
         Binary::Mul => a * b,
         Binary::Div => a / b,
-        Binary::Max => {
-            if a.is_nan() || b.is_nan() {
-                f64::NAN
-            } else {
-                a.max(b)
-            }
-        }
-        Binary::Min => {
-            if a.is_nan() || b.is_nan() {
-                f64::NAN
-            } else {
-                a.min(b)
-            }
-        }
+        Binary::Max => larger(a, b),
+        Binary::Min => smaller(a, b),
         Binary::Pow => a.powf(b),
         Binary::Equal => f64::from(a == b),
         Binary::Less => f64::from(a < b),
@@ -246,6 +234,16 @@ impl Element {
             _ => bytes.copy_from_slice(&self.int().to_le_bytes()[..dtype.bytes()]),
         }
     }
+}
+
+/// The larger one; a NaN wins.
+pub(crate) fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
+/// The smaller one; a NaN wins.
+pub(crate) fn smaller(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 mod harness;
 
 use harness::{Builder, conv_attrs};
-use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Tensor, Unary};
+use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Tensor, Unary, ValueId};
 
 #[test]
 fn convolutions() {
@@ -256,4 +256,57 @@ fn values_without_elements() {
     let weights = builder.constant(&[3, 4]);
     let product = builder.node(Op::MatMul { trans_a: false, trans_b: false }, &[x, weights], &[0, 4]);
     builder.check("empty values", &[joined, sum, product]);
+}
+
+/// Operands with what is no ordinary number in them: it passes through every path in the same way.
+#[test]
+fn infinities_and_what_is_no_number() {
+    let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e38, -1e38, 1e-40, 0.5];
+    let functions: [fn(&mut Builder, ValueId) -> ValueId; 12] = [
+        |b, x| b.same(Op::Unary(Unary::Relu), &[x]),
+        |b, x| b.same(Op::Unary(Unary::Clip(-1.0, 1.0)), &[x]),
+        |b, x| b.same(Op::Unary(Unary::Sigmoid), &[x]),
+        |b, x| b.same(Op::Unary(Unary::Tanh), &[x]),
+        |b, x| b.same(Op::Unary(Unary::Exp), &[x]),
+        |b, x| b.same(Op::Binary(Binary::Max), &[x, x]),
+        |b, x| b.same(Op::Binary(Binary::Min), &[x, x]),
+        |b, x| b.same(Op::Softmax { axis: 3 }, &[x]),
+        |b, x| b.node(fold(Reduce::Max), &[x], &[1, 2, 3]),
+        |b, x| b.node(fold(Reduce::Min), &[x], &[1, 2, 3]),
+        |b, x| b.node(fold(Reduce::Sum), &[x], &[1, 2, 3]),
+        |b, x| {
+            let attrs = PoolAttrs {
+                kind: PoolKind::Max,
+                kernel: [2, 2],
+                strides: [1, 1],
+                pads: [0; 4],
+                dilations: [1, 1],
+            };
+            b.node(Op::Pool(attrs), &[x], &[1, 2, 2, 8])
+        },
+    ];
+    for (index, function) in functions.into_iter().enumerate() {
+        for shift in 0..special.len() {
+            let mut builder = Builder::new();
+            let x = builder.input(&[1, 2, 3, 9]);
+            let y = function(&mut builder, x);
+            builder.output(y);
+            // One special number in an otherwise ordinary row, and a row full of them.
+            let values: Vec<f32> = (0..54)
+                .map(|at| match at {
+                    0..27 if at % 9 == shift => special[(at / 9 + shift) % special.len()],
+                    45..54 => special[(at - 45 + shift) % special.len()],
+                    _ => at as f32 * 0.25 - 5.0,
+                })
+                .collect();
+            let inputs = [Tensor::f32([1, 2, 3, 9], &values)];
+            let expected = reef_compile::reference::evaluate(&builder.graph, &inputs).unwrap();
+            let what = format!("function {index}, shift {shift}");
+            harness::check_targets(&what, &builder.graph, &[], &inputs, &expected);
+        }
+    }
+}
+
+fn fold(reduce: Reduce) -> Op {
+    Op::Reduce { reduce, axes: vec![3], keep_dims: false }
 }

@@ -118,6 +118,15 @@ impl Rig {
         }
     }
 
+    /// Time for several blocks.
+    fn let_time_pass(&self) {
+        if self.device.capabilities().virtual_time {
+            self.device.advance();
+        } else {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn check_output(&self, plan: usize, completion: &Completion) {
         let expected = synthetic_output(&self.plans[plan].0, completion.io.inputs[0].as_slice());
         assert_eq!(completion.outcome, Outcome::Done);
@@ -387,6 +396,8 @@ pub fn quiesce_stops_and_resume_goes_on(harness: &dyn Harness) {
     let before = rig.device.counters();
     let rejected = rig.device.submit(rig.plans[plan].1, real_time(0), rig.io(plan, 3), 1).unwrap_err();
     assert_eq!(rejected.why, RejectReason::Closed);
+    // Long enough for several blocks, did they run.
+    rig.let_time_pass();
     assert_eq!(rig.device.counters().blocks_done, before.blocks_done);
     rig.device.resume();
     rig.check_output(plan, &rig.complete(1)[0]);

@@ -265,7 +265,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// caller's thread; it disturbs neither submitters nor compute units.
     fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError>;
 
-    /// No new tasks of `plan` from now on; its memory goes after its last task.
+    /// No new tasks of `plan` from now on; it is freed after its last task. Arenas and scratch, which plans
+    /// share, stay as large as the largest plan so far.
     fn unload(&self, plan: LoadedPlan);
 
     /// Buffers for one request of `plan`; `None` when it is not loaded.
@@ -284,7 +285,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     fn set_waker(&self, waker: Arc<dyn Wake>);
 
     /// Stops taking tasks and returns once no block runs, at block boundaries; tasks stay where they are.
-    /// False if that did not come about within `timeout` (the device then takes tasks again).
+    /// False if that did not come about within `timeout`: then the device takes tasks again, unless it had
+    /// been quiesced before.
     fn quiesce(&self, timeout: Duration) -> bool;
 
     /// Goes on after [`Device::quiesce`].

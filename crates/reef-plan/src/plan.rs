@@ -228,7 +228,7 @@ impl Plan {
     }
 }
 
-/// A readable dump, complete enough that equal dumps mean equal plans.
+/// A readable dump. Equal dumps mean equal plans, but for what host kernels do inside: it names them only.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "plan {} for {}", self.name, self.target)?;

@@ -4,6 +4,7 @@ use reef_graph::PoolKind;
 use reef_plan::{ConvSpec, DepthwiseSpec, Epilogue, MatMulSpec, Packing, PoolSpec};
 
 use super::Access;
+use crate::scalar::larger;
 use crate::scalar::unary;
 
 /// Applies the epilogue to a sum; `operand` is the first operand behind the weights.
@@ -126,7 +127,7 @@ pub(super) fn pool(spec: &PoolSpec, access: &mut Access<'_, '_>) {
             for pixel in taps(spec.kernel).filter_map(|tap| window.pixel(row, tap)) {
                 let value = access.load_f32(0, pixel * spec.in_pixel_stride + channel);
                 sum += value;
-                largest = if value.is_nan() { value } else { largest.max(value) };
+                largest = larger(largest, value);
                 inside += 1;
             }
             let value = match spec.kind {

@@ -5,7 +5,7 @@ use reef_plan::spec::elements;
 use reef_plan::{ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, SoftmaxSpec};
 
 use super::Access;
-use crate::scalar::{self, Element, wrap};
+use crate::scalar::{self, Element, larger, smaller, wrap};
 
 /// The index of every axis at flat position `flat`.
 fn indices(extents: impl DoubleEndedIterator<Item = usize>, mut flat: usize) -> Vec<usize> {
@@ -96,8 +96,8 @@ pub(super) fn reduce(spec: &ReduceSpec, access: &mut Access<'_, '_>) {
         let result = match spec.reduce {
             Reduce::Sum => values.sum(),
             Reduce::Mean => values.sum::<f64>() / count as f64,
-            Reduce::Max => values.fold(f64::NEG_INFINITY, f64::max),
-            Reduce::Min => values.fold(f64::INFINITY, f64::min),
+            Reduce::Max => values.fold(f64::NEG_INFINITY, larger),
+            Reduce::Min => values.fold(f64::INFINITY, smaller),
             Reduce::Prod => values.product(),
             Reduce::SumSquare => values.map(|value| value * value).sum(),
         };

@@ -3,7 +3,7 @@
 use reef_graph::{ConvAttrs, PoolAttrs, PoolKind, Reduce, Shape};
 
 use super::{Grid, flatten, indices};
-use crate::scalar::Element;
+use crate::scalar::{Element, larger, smaller};
 
 /// Where tap `tap` of output position `out` falls in an image of `extent`, if inside.
 fn position(
@@ -73,7 +73,7 @@ pub(super) fn pool(attrs: &PoolAttrs, x: &Grid, shape: &Shape) -> Vec<Element> {
             let (Some(h), Some(w)) = (at(0), at(1)) else { continue };
             let value = x.at(&[index[0], index[1], h, w]).float();
             sum += value;
-            largest = if value.is_nan() { value } else { largest.max(value) };
+            largest = larger(largest, value);
             inside += 1;
         }
         Element::Float(match attrs.kind {
@@ -103,8 +103,8 @@ pub(super) fn reduce(reduce: Reduce, axes: &[usize], x: &Grid) -> Vec<Element> {
             Reduce::Sum | Reduce::Mean => *slot + value,
             Reduce::SumSquare => *slot + value * value,
             Reduce::Prod => *slot * value,
-            Reduce::Max => slot.max(value),
-            Reduce::Min => slot.min(value),
+            Reduce::Max => larger(*slot, value),
+            Reduce::Min => smaller(*slot, value),
         };
     }
     let scale = if reduce == Reduce::Mean { count } else { 1.0 };

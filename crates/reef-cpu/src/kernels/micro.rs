@@ -46,8 +46,9 @@ pub(super) struct Chunk {
 
 /// Runs `chunk` for a micro-tile of `rows` rows and `vectors` vectors.
 ///
-/// # Safety Inside `V::enter`; the chunk's addresses are valid; (rows, vectors) is one that
-/// [`vectors_at_once`] allows.
+/// # Safety
+/// Inside `V::enter`; the chunk's addresses are valid; (rows, vectors) is one that [`vectors_at_once`]
+/// allows.
 #[inline(always)]
 pub(super) unsafe fn run<V: Vector>(rows: usize, vectors: usize, chunk: &Chunk) {
     // The tables are written out so that every size is a function of its own, chosen by one jump.

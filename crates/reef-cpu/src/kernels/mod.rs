@@ -58,8 +58,9 @@ mod vector;
 pub(crate) trait BlockKernel: Send + Sync {
     /// Runs block `block`: writes its tile of the outputs, or stops when the context's poll says so.
     ///
-    /// # Safety The context's addresses must be valid for the plan that the kernel was prepared from, and
-    /// no other thread may write what the block reads or touch what it writes while it runs.
+    /// # Safety
+    /// The context's addresses must be valid for the plan that the kernel was prepared from, and no other
+    /// thread may write what the block reads or touch what it writes while it runs.
     unsafe fn run(&self, context: &BlockContext<'_>, block: u32) -> BlockEnd;
 }
 
