@@ -1,4 +1,5 @@
-//! Pooling: vectors of channels, window taps line by line. Polls before every span of pixels.
+//! Pooling: vectors of channels, window taps line by line. Polls before every span of pixels, and in very
+//! large windows before every line of taps.
 
 use reef_graph::PoolKind;
 use reef_plan::{Isa, Kernel, PoolSpec, Region};
@@ -6,7 +7,7 @@ use reef_plan::{Isa, Kernel, PoolSpec, Region};
 use super::depthwise::window_taps;
 use super::vector::{Leaf, Vector};
 use super::{BlockKernel, VectorKernel, bind};
-use crate::context::{BlockContext, BlockEnd};
+use crate::context::{BlockContext, BlockEnd, Poll};
 
 /// Makes a pooling ready.
 pub(super) fn prepare(spec: &PoolSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {
@@ -40,8 +41,12 @@ impl VectorKernel for Pool {
                     }
                     let columns = (column, (column + span).min(spec.out_hw[1]));
                     let channels = (channel, (channel + slab).min(spec.channels));
+                    let poll = (taps > WORK_MAX).then_some(&context.poll);
                     // SAFETY: pixels and channels are the kernel's; the validator checked the regions.
-                    unsafe { V::enter(Span { spec, x, y, line, columns, channels }) };
+                    let done = unsafe { V::enter(Span { spec, x, y, line, columns, channels, poll }) };
+                    if !done {
+                        return BlockEnd::Killed;
+                    }
                 }
             }
         }
@@ -57,13 +62,16 @@ struct Span<'a> {
     line: usize,
     columns: (usize, usize),
     channels: (usize, usize),
+    /// Asked inside windows, if they are very large.
+    poll: Option<&'a Poll<'a>>,
 }
 
 impl Leaf for Span<'_> {
-    type Out = ();
+    /// False when the poll said stop.
+    type Out = bool;
 
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
+    unsafe fn run<V: Vector>(self) -> bool {
         let spec = self.spec;
         let (image, row) = (self.line / spec.out_hw[0], self.line % spec.out_hw[0]);
         let top = row * spec.strides[0];
@@ -82,16 +90,21 @@ impl Leaf for Span<'_> {
                     let mut value = V::splat(start);
                     for ky in first_y..past_y {
                         let y = image * spec.in_hw[0] + top + ky * spec.dilations[0] - spec.pads[0];
-                        for kx in first_x..past_x {
-                            let x = left + kx * spec.dilations[1] - spec.pads[1];
-                            let pixel = (y * spec.in_hw[1] + x) * spec.in_pixel_stride;
-                            let from = self.x.add(pixel + channel);
-                            let tap =
-                                if count == V::LANES { V::load(from) } else { V::load_part(from, count) };
-                            value = match spec.kind {
-                                PoolKind::Max => tap.max(value),
-                                _ => value + tap,
-                            };
+                        for part in (first_x..past_x).step_by(WORK_MAX) {
+                            if self.poll.is_some_and(Poll::stop) {
+                                return false;
+                            }
+                            for kx in part..past_x.min(part + WORK_MAX) {
+                                let x = left + kx * spec.dilations[1] - spec.pads[1];
+                                let pixel = (y * spec.in_hw[1] + x) * spec.in_pixel_stride;
+                                let from = self.x.add(pixel + channel);
+                                let tap =
+                                    if count == V::LANES { V::load(from) } else { V::load_part(from, count) };
+                                value = match spec.kind {
+                                    PoolKind::Max => tap.max(value),
+                                    _ => value + tap,
+                                };
+                            }
                         }
                     }
                     if spec.kind != PoolKind::Max {
@@ -102,6 +115,7 @@ impl Leaf for Span<'_> {
                 }
             }
         }
+        true
     }
 }
 

@@ -75,9 +75,12 @@ fn pools() {
                 out_hw: [1, 1],
                 ..base.clone()
             },
+            // Windows so large that they are polled inside, one with long lines.
+            PoolSpec { kind, in_hw: [60, 70], kernel: [50, 60], out_hw: [5, 6], ..base.clone() },
+            PoolSpec { kind, in_hw: [1, 4000], kernel: [1, 3900], out_hw: [2, 52], ..base.clone() },
         ];
         for spec in shapes {
-            let x = pixels(1, 2 * 7 * 8, spec.channels, spec.in_pixel_stride);
+            let x = pixels(1, 2 * spec.in_hw[0] * spec.in_hw[1], spec.channels, spec.in_pixel_stride);
             let expected = pool_expected(&spec, &x);
             let elements = expected.last().unwrap().0 + 1;
             let cut = |tile_rows| {
