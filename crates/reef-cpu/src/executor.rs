@@ -208,33 +208,20 @@ impl Executor {
     }
 
     /// Wakes as many parked units as `blocks` new blocks can use beside those that are awake without work.
-    ///
-    /// Such a unit may be on its way to other work already. So each one, when it starts a block, looks
-    /// whether there is more ([`Executor::pass_on`]): it publishes what it runs, then a fence, then looks at
-    /// the board; who makes work writes the board, then a fence, then looks at what runs.
     pub(crate) fn wake(&self, blocks: u32) {
-        self.board.before_wake();
-        let parked = self.board.parked();
-        if parked == 0 {
-            return;
-        }
-        let awake = (0..self.cus.len())
-            .filter(|&cu| parked >> cu & 1 == 0 && self.cus[cu].running().is_none())
-            .count();
-        for _ in awake..(blocks as usize).min(self.cus.len()) {
-            match self.board.take_parked() {
-                Some(cu) => self.unpark(cu),
-                None => return,
-            }
-        }
+        self.board.to_wake(blocks, |cu| self.is_busy(cu)).for_each(|cu| self.unpark(cu));
     }
 
     /// Wakes a parked unit if there is work for it that no other unit is about to find. For a unit that has
-    /// just published what it runs.
+    /// just published what it runs, behind a fence.
     pub(crate) fn pass_on(&self) {
-        if self.board.parked() != 0 && self.has_work() {
-            self.wake(1);
+        if let Some(cu) = self.board.pass_on(|| self.has_work(), |cu| self.is_busy(cu)) {
+            self.unpark(cu);
         }
+    }
+
+    fn is_busy(&self, cu: usize) -> bool {
+        self.cus[cu].running().is_some()
     }
 
     /// Wakes every parked unit.

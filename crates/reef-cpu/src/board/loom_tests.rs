@@ -325,6 +325,29 @@ fn loom_a_unit_does_not_sleep_beside_new_work() {
     });
 }
 
+/// Unit 0 was woken for a first block when a second one comes: unit 1 must not stay parked beside it.
+#[test]
+fn loom_a_unit_on_its_way_elsewhere_does_not_hide_a_parked_one() {
+    loom::model(|| {
+        let (rig, busy) = (Rig::new(2, 2), Arc::new(AtomicU64::new(0)));
+        rig.board.announce_park(1);
+        rig.publish(1, best_effort(), 1);
+        let (other, seen) = (rig.clone(), busy.clone());
+        let thread = thread::spawn(move || {
+            other.publish(1, best_effort(), 1);
+            other.board.to_wake(1, |cu| cu == 0 && seen.load(Ordering::Acquire) == 1).count()
+        });
+        let claim = rig.claim(0);
+        busy.store(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        let has_work = || rig.board.most_urgent(NONE).is_some();
+        let passed = rig.board.pass_on(has_work, |cu| cu == 0).is_some();
+        let woken = thread.join().unwrap();
+        assert!(claim.is_some());
+        assert!(passed || woken == 1, "unit 1 sleeps beside a block");
+    });
+}
+
 #[test]
 fn loom_a_slot_is_taken_by_one() {
     loom::model(|| {

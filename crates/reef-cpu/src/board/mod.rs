@@ -30,6 +30,12 @@
 //! no demand is counted. The word is never left less urgent than the claimable work: who makes work raises it
 //! afterwards; who lowers it looks at the board again afterwards, and raises it if something came up. Left
 //! too urgent, it costs the next block that polls one look at the board, which lowers it.
+//!
+//! *Parking*. A CU without work announces that it parks, then looks at the board once more; who makes work
+//! looks for parked CUs afterwards. It wakes none while enough are awake and not busy, though such a CU may
+//! be on its way to other work. So a CU that starts a block publishes that it is busy, then looks whether
+//! there is work left for a parked one. Between the two steps of each side is a fence, so one of them sees
+//! the other.
 
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -395,6 +401,22 @@ impl Board {
     /// Between making work and looking for parked CUs.
     pub(crate) fn before_wake(&self) {
         fence(Ordering::SeqCst);
+    }
+
+    /// Takes as many CUs out of the parked ones as `blocks` new blocks can use beside those that are awake
+    /// and not `busy`; the caller must wake them.
+    pub(crate) fn to_wake(&self, blocks: u32, busy: impl Fn(usize) -> bool) -> impl Iterator<Item = usize> {
+        self.before_wake();
+        let parked = self.parked();
+        let idle = |cu: &usize| parked >> cu & 1 == 0 && !busy(*cu);
+        let awake = if parked == 0 { self.cus } else { (0..self.cus).filter(idle).count() };
+        (awake..(blocks as usize).min(self.cus)).map_while(|_| self.take_parked())
+    }
+
+    /// Takes a parked CU that the caller must wake, if there is work that no other CU is about to find. For
+    /// a CU that is `busy` since a moment, with a fence in between.
+    pub(crate) fn pass_on(&self, has_work: impl Fn() -> bool, busy: impl Fn(usize) -> bool) -> Option<usize> {
+        (self.parked() != 0 && has_work()).then(|| self.to_wake(1, busy).next())?
     }
 
     /// Picks one parked CU that the caller must wake.
