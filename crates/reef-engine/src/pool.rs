@@ -102,14 +102,21 @@ pub(crate) struct Registry {
 
 type Versions = BTreeMap<Version, Entry>;
 
-/// Versions in their order: numbers by value, then other words.
+/// Versions in their order, newest first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Version(Option<std::cmp::Reverse<u64>>, String);
+struct Version(Rank, String);
+
+/// Numbers, the greatest first, come before all other words.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Number(std::cmp::Reverse<u64>),
+    Word,
+}
 
 impl Version {
-    /// Newest first: numbers descending come before words, which have no number.
     fn new(version: &str) -> Self {
-        Version(version.parse().ok().map(std::cmp::Reverse), version.to_string())
+        let number = version.parse().map(|number| Rank::Number(std::cmp::Reverse(number)));
+        Version(number.unwrap_or(Rank::Word), version.to_string())
     }
 }
 
