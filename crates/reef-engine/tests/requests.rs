@@ -224,3 +224,16 @@ fn sessions_reuse_their_buffers() {
     engine.unload("m", None, Queued::Finish).unwrap();
     assert!(matches!(session.run(), Err(InferError::Unloading(_))));
 }
+
+#[test]
+fn a_session_that_lost_its_buffers_says_so() {
+    let device = LiveDummy::stuck();
+    let options = EngineOptions { clock: device.clock(), ..EngineOptions::default() };
+    let engine = Engine::new(device, options).unwrap();
+    load(&engine, "m", real_time(0), 2);
+    let mut session = engine.session("m", &SessionOptions::default()).unwrap();
+    assert_eq!(session.run().unwrap_err(), InferError::Cancelled, "time stands still");
+    session.input_mut(0).fill(1);
+    assert_eq!(session.run().unwrap_err(), InferError::DeviceFault);
+    assert_eq!(session.output(0).data.len(), session.plan().outputs()[0].bytes());
+}
