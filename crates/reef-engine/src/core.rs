@@ -9,8 +9,8 @@ use std::sync::Arc;
 use reef_base::{Class, ModelKey, Nanos, TaskId};
 use reef_device::{Completion, Device, Outcome, RejectReason, Scheme};
 use reef_sched::{
-    Action, CancelReason, Cancelled, Ended, ModelId, ModelOptions, Refusal, Request, RequestId, SchedOptions,
-    Scheduler, Usage,
+    Action, CancelReason, Cancelled, Drain, Ended, ModelId, ModelOptions, Refusal, Request, RequestId,
+    SchedOptions, Scheduler, Usage,
 };
 
 use crate::error::InferError;
@@ -73,6 +73,8 @@ pub(crate) struct Core {
     models: Vec<Option<Arc<ModelKey>>>,
     /// By the model's id: real-time, best-effort.
     stats: Vec<[ClassStats; 2]>,
+    /// By the model's id.
+    draining: Vec<bool>,
     best_effort_slots: usize,
     /// When the thread that keeps the timers will wake up.
     pub(crate) armed: Nanos,
@@ -90,6 +92,7 @@ impl Core {
             models: Vec::new(),
             stats: Vec::new(),
             best_effort_slots: options.best_effort_slots,
+            draining: Vec::new(),
             armed: Nanos::ZERO,
             poisoned: false,
             trace: None,
@@ -102,7 +105,13 @@ impl Core {
         self.scheme
     }
 
-    pub(crate) fn set_scheme(&mut self, scheme: Scheme) {
+    /// Changes the scheme; what then never runs of a model that is being unloaded ends.
+    pub(crate) fn change_scheme(&mut self, now: Nanos, scheme: Scheme, out: &mut Vec<Delivery>) {
+        self.set_scheme(scheme);
+        self.end_unserved(now, out);
+    }
+
+    fn set_scheme(&mut self, scheme: Scheme) {
         self.scheme = scheme;
         self.device.set_scheme(scheme);
         self.sched.set_best_effort_slots(match scheme {
@@ -120,7 +129,9 @@ impl Core {
             self.models.resize(id.index() + 1, None);
         }
         self.stats[id.index()] = Default::default();
+            self.draining.resize(id.index() + 1, false);
         self.models[id.index()] = Some(key);
+        self.draining[id.index()] = false;
         let slots = self.sched.capacity().max(self.pending.len());
         self.pending.resize_with(slots, || None);
         Some(id)
@@ -137,6 +148,31 @@ impl Core {
 
     /// A plan number of a model names another plan from now on.
     pub(crate) fn reset_plan(&mut self, id: ModelId, key: &Arc<ModelKey>, plan: u16) {
+    /// From now on a model takes no requests. Those that the scheme does not serve end, however it is
+    /// drained: who waits for the model to be idle would wait for ever.
+    pub(crate) fn drain_model(&mut self, now: Nanos, id: ModelId, drain: Drain, out: &mut Vec<Delivery>) {
+        self.sched.drain_model(id, drain);
+        self.draining[id.index()] = true;
+        self.end_unserved(now, out);
+    }
+
+    fn end_unserved(&mut self, now: Nanos, out: &mut Vec<Delivery>) {
+        if self.scheme != Scheme::RtOnly {
+            return;
+        }
+        for slot in 0..self.pending.len() {
+            let Some(pending) = &self.pending[slot] else { continue };
+            let (id, class) = (pending.id, pending.class);
+            if class.is_real_time() || !self.draining[pending.model.index()] {
+                continue;
+            }
+            // One that is on the board ends there, see [`Core::complete`].
+            if self.sched.cancel(id) == Cancelled::Dropped {
+                self.end_queued(now, id, InferError::NotServed { scheme: self.scheme, class }, out);
+            }
+        }
+    }
+
         if self.knows(id, key) {
             self.sched.reset_plan(id, plan);
         }
@@ -256,7 +292,7 @@ impl Core {
         self.count_execution(&pending, &completion);
         let result = match &completion.outcome {
             Outcome::Done => Ok(record(&pending, &completion, now)),
-            Outcome::Cancelled => Err(cancelled(&ended)),
+            Outcome::Cancelled => Err(cancelled(&ended, &pending, self.scheme)),
             Outcome::Failed(fault) => Err(InferError::Failed(fault.clone())),
             Outcome::DeviceFault => Err(InferError::DeviceFault),
         };
@@ -408,13 +444,17 @@ fn record(pending: &Pending, completion: &Completion, now: Nanos) -> Record {
     }
 }
 
-fn cancelled(ended: &Ended) -> InferError {
+fn cancelled(ended: &Ended, pending: &Pending, scheme: Scheme) -> InferError {
     match ended.cancel {
         Some(CancelReason::Deadline) => InferError::DeadlinePassed,
         Some(CancelReason::ShuttingDown) => InferError::ShuttingDown,
         Some(CancelReason::Requested) | None => InferError::Cancelled,
     }
 }
+        // Not asked for by the client: see [`Core::end_unserved`].
+        Some(CancelReason::Requested) if !pending.ticket.is_cancelled() => {
+            InferError::NotServed { scheme, class: pending.class }
+        }
 
 fn refused(refusal: Refusal, key: &ModelKey, queued: usize) -> InferError {
     match refusal {

@@ -1,7 +1,7 @@
 //! The engine's public face: models in, requests in, answers out.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use reef_base::{AlignedBytes, Clock, ModelKey, MonotonicClock, Nanos, limits};
@@ -208,9 +208,9 @@ impl Engine {
     }
 
     /// Changes the scheme for every later decision. Under `rt-only` best-effort requests are refused; those
-    /// that are queued already wait until the scheme changes again.
+    /// that are queued already wait until the scheme changes again, or end when their model is unloaded.
     pub fn set_scheme(&self, scheme: Scheme) {
-        self.shared().enter(|core, _, _| core.set_scheme(scheme));
+        self.shared().enter(|core, now, out| core.change_scheme(now, scheme, out));
     }
 
     /// A snapshot of all statistics, models by name, newest version first.
@@ -279,9 +279,6 @@ impl fmt::Debug for Engine {
 
 impl Handle {
     fn shutdown(&self, drain: Duration) {
-        // Held to the end: who comes second returns when everything has ended.
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(threads) = threads.take() else { return };
         let shared = &self.shared;
         shared.close();
         let begin = shared.clock.now();
@@ -299,6 +296,15 @@ impl Handle {
 }
 
 impl Drop for Handle {
+        // Held to the end: who comes second returns when everything has ended. A waker on the completion
+        // thread cannot wait for that, because the first one waits for this thread.
+        let mut threads = match self.threads.try_lock() {
+            Ok(threads) => threads,
+            Err(TryLockError::Poisoned(threads)) => threads.into_inner(),
+            Err(TryLockError::WouldBlock) if shared.signal.is_attached_here() => return,
+            Err(TryLockError::WouldBlock) => self.threads.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        let Some(threads) = threads.take() else { return };
     fn drop(&mut self) {
         self.shutdown(Duration::ZERO);
     }

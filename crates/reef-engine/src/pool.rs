@@ -253,7 +253,7 @@ pub(crate) fn unload(
         Queued::Refuse => Drain::Refuse,
     };
     let id = model.id();
-    shared.enter(|core, _, _| core.sched.drain_model(id, drain));
+    shared.enter(|core, now, out| core.drain_model(now, id, drain, out));
     shared.wait_until(Nanos::MAX, |core| core.sched.is_model_idle(id));
     let removed = shared.core().remove_model(id);
     if !removed {

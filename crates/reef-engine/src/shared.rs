@@ -164,18 +164,21 @@ impl Shared {
                     return done(&self.core());
                 }
             } else {
-                // The bound is for ends that nobody tells of, such as a request dropped while it was queued.
-                let pause = Duration::from(left).min(Duration::from_millis(20));
                 drop(self.idle.wait_timeout(core, pause).unwrap_or_else(PoisonError::into_inner));
             }
         }
     }
 
+            // The bound is for ends that nobody tells of, such as a request dropped while it was queued.
+            let pause = Duration::from(left).min(Duration::from_millis(20));
     fn step_out(&self) -> MutexGuard<'_, Vec<Delivery>> {
         self.step_out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn close(&self) {
+            } else if self.signal.is_attached_here() {
+                drop(core);
+                self.advance_here(pause);
         self.closed.store(true, Ordering::Release);
     }
 
@@ -183,6 +186,14 @@ impl Shared {
         self.closed.load(Ordering::Acquire)
     }
 }
+
+    /// A foreign waker waits on the completion thread: nobody else fetches what it waits for.
+    fn advance_here(&self, pause: Duration) {
+        self.signal.take();
+        if !self.advance(&mut Vec::new()) && !self.signal.is_pending() {
+            std::thread::park_timeout(pause);
+        }
+    }
 
 /// Wakes the completion thread. Compute units call it: one atomic exchange, and a system call only if the
 /// thread was not woken already.
@@ -212,6 +223,11 @@ impl Signal {
     pub(crate) fn take(&self) -> bool {
         self.pending.swap(false, Ordering::AcqRel)
     }
+    /// Whether the calling thread is the one that is woken.
+    pub(crate) fn is_attached_here(&self) -> bool {
+        self.thread.get().is_some_and(|thread| thread.id() == std::thread::current().id())
+    }
+
 
     pub(crate) fn is_pending(&self) -> bool {
         self.pending.load(Ordering::Acquire)
