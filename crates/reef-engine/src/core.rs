@@ -29,6 +29,8 @@ pub(crate) struct Job {
     pub(crate) buffers: Buffers,
     pub(crate) class: Class,
     pub(crate) arrival: Nanos,
+    /// When it began to wait, if that was before it came here.
+    pub(crate) waited_since: Option<Nanos>,
     pub(crate) deadline: Option<Nanos>,
     pub(crate) queue_until: Option<Nanos>,
 }
@@ -71,10 +73,10 @@ pub(crate) struct Core {
     pending: Vec<Option<Pending>>,
     /// By the model's id. Ids are used again, so a job also says which load of which model it means.
     models: Vec<Option<Arc<ModelKey>>>,
-    /// By the model's id: real-time, best-effort.
-    stats: Vec<[ClassStats; 2]>,
     /// By the model's id.
     draining: Vec<bool>,
+    /// By the model's id: real-time, best-effort.
+    stats: Vec<[ClassStats; 2]>,
     best_effort_slots: usize,
     /// When the thread that keeps the timers will wake up.
     pub(crate) armed: Nanos,
@@ -90,9 +92,9 @@ impl Core {
             device,
             pending: Vec::new(),
             models: Vec::new(),
+            draining: Vec::new(),
             stats: Vec::new(),
             best_effort_slots: options.best_effort_slots,
-            draining: Vec::new(),
             armed: Nanos::ZERO,
             poisoned: false,
             trace: None,
@@ -127,11 +129,11 @@ impl Core {
         if self.stats.len() <= id.index() {
             self.stats.resize_with(id.index() + 1, Default::default);
             self.models.resize(id.index() + 1, None);
-        }
-        self.stats[id.index()] = Default::default();
             self.draining.resize(id.index() + 1, false);
-        self.models[id.index()] = Some(key);
+        }
         self.draining[id.index()] = false;
+        self.stats[id.index()] = Default::default();
+        self.models[id.index()] = Some(key);
         let slots = self.sched.capacity().max(self.pending.len());
         self.pending.resize_with(slots, || None);
         Some(id)
@@ -146,8 +148,6 @@ impl Core {
         removed
     }
 
-    /// A plan number of a model names another plan from now on.
-    pub(crate) fn reset_plan(&mut self, id: ModelId, key: &Arc<ModelKey>, plan: u16) {
     /// From now on a model takes no requests. Those that the scheme does not serve end, however it is
     /// drained: who waits for the model to be idle would wait for ever.
     pub(crate) fn drain_model(&mut self, now: Nanos, id: ModelId, drain: Drain, out: &mut Vec<Delivery>) {
@@ -173,6 +173,8 @@ impl Core {
         }
     }
 
+    /// A plan number of a model names another plan from now on.
+    pub(crate) fn reset_plan(&mut self, id: ModelId, key: &Arc<ModelKey>, plan: u16) {
         if self.knows(id, key) {
             self.sched.reset_plan(id, plan);
         }
@@ -202,7 +204,7 @@ impl Core {
             Ok(id) => {
                 job.ticket.set_request(id);
                 let Job { model, key, plan, ticket, buffers, class, arrival, deadline, .. } = job;
-                let (task, queued) = (None, now);
+                let (task, queued) = (None, job.waited_since.unwrap_or(now));
                 self.pending[id.slot()] = Some(Pending {
                     id,
                     model,
@@ -250,13 +252,14 @@ impl Core {
         self.sched.submit(now, request).map_err(|refusal| refused(refusal, &job.key, queued))
     }
 
-    /// Asks for the end of a ticket's request.
-    pub(crate) fn cancel(&mut self, now: Nanos, ticket: &Ticket, out: &mut Vec<Delivery>) {
+    /// Asks for the end of a ticket's request; false when it is not, or not yet, one of the scheduler's.
+    pub(crate) fn cancel(&mut self, now: Nanos, ticket: &Ticket, out: &mut Vec<Delivery>) -> bool {
         ticket.set_cancelled();
-        let Some(id) = ticket.request() else { return };
+        let Some(id) = ticket.request() else { return false };
         if self.sched.cancel(id) == Cancelled::Dropped {
             self.end_queued(now, id, InferError::Cancelled, out);
         }
+        true
     }
 
     /// Does what the scheduler wants until it wants nothing more.
@@ -448,13 +451,13 @@ fn cancelled(ended: &Ended, pending: &Pending, scheme: Scheme) -> InferError {
     match ended.cancel {
         Some(CancelReason::Deadline) => InferError::DeadlinePassed,
         Some(CancelReason::ShuttingDown) => InferError::ShuttingDown,
-        Some(CancelReason::Requested) | None => InferError::Cancelled,
-    }
-}
         // Not asked for by the client: see [`Core::end_unserved`].
         Some(CancelReason::Requested) if !pending.ticket.is_cancelled() => {
             InferError::NotServed { scheme, class: pending.class }
         }
+        Some(CancelReason::Requested) | None => InferError::Cancelled,
+    }
+}
 
 fn refused(refusal: Refusal, key: &ModelKey, queued: usize) -> InferError {
     match refusal {
@@ -477,7 +480,9 @@ fn failure_reason(error: &InferError) -> Option<FailureReason> {
         InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => Some(FailureReason::Deadline),
         InferError::Timeout => Some(FailureReason::Timeout),
         InferError::Cancelled => Some(FailureReason::Cancelled),
-        InferError::Failed(_) | InferError::DeviceFault => Some(FailureReason::Backend),
+        InferError::Failed(_) | InferError::DeviceFault | InferError::NoPlan(_) => {
+            Some(FailureReason::Backend)
+        }
         InferError::UnknownModel(_)
         | InferError::NotReady(_)
         | InferError::WrongInput { .. }

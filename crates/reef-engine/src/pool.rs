@@ -49,8 +49,11 @@ impl Model {
         let target = shared.device.capabilities().target;
         let compile = || {
             let compiled = std::panic::catch_unwind(AssertUnwindSafe(|| self.source.compile(shapes, target)));
-            let plan = compiled.unwrap_or_else(|_| Err("the compiler panicked".into()))?;
-            self.check_plan(&plan, shapes)?;
+            let plan = match compiled {
+                Ok(made) => made.map_err(PlanFailure::Shapes)?,
+                Err(_) => return Err(PlanFailure::Fault("the compiler panicked".into())),
+            };
+            self.check_plan(&plan, shapes).map_err(PlanFailure::Fault)?;
             Ok(plan)
         };
         let on_new = |index| {
@@ -252,6 +255,7 @@ pub(crate) fn unload(
         Queued::Finish => Drain::Finish,
         Queued::Refuse => Drain::Refuse,
     };
+    shared.compile.refuse(shared, &model);
     let id = model.id();
     shared.enter(|core, now, out| core.drain_model(now, id, drain, out));
     shared.wait_until(Nanos::MAX, |core| core.sched.is_model_idle(id));
@@ -330,7 +334,7 @@ fn compile_ahead(shared: &Shared, model: &Model) -> Result<(), LoadError> {
     let named = named.collect::<Result<Vec<_>, _>>()?;
     for shapes in fixed.map_or(named, |shapes| vec![shapes]) {
         model.plan(shared, &shapes).map_err(|failure| match failure {
-            PlanFailure::Compile(reason) => {
+            PlanFailure::Shapes(reason) | PlanFailure::Fault(reason) => {
                 let shapes = shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(" ");
                 LoadError::Compile { key: (*model.key).clone(), shapes, reason }
             }

@@ -138,6 +138,7 @@ impl Session {
             buffers,
             class: self.terms.class,
             arrival,
+            waited_since: None,
             deadline: self.terms.deadline.map(|deadline| arrival + deadline),
             queue_until: self.terms.timeout.map(|timeout| arrival + timeout),
         };
