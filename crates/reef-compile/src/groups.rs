@@ -215,11 +215,13 @@ impl<'a> Grouper<'a> {
     /// A product takes a constant factor behind it or on the way to it.
     fn take_product(&mut self, id: NodeId) {
         let node = self.node(id);
-        let (mut nodes, mut alpha) = (vec![id], 1.0);
+        let (mut nodes, mut alpha) = (vec![id], 1f32);
         // A value that is both operands would be scaled twice.
         let different = node.inputs[0] != node.inputs[1];
         for &operand in node.inputs.iter().filter(|_| different) {
-            if let Some((by, source, factor)) = self.scaling_behind(operand) {
+            if let Some((by, source, factor)) = self.scaling_behind(operand)
+                && (alpha * factor).is_normal()
+            {
                 self.push(vec![by], Kind::Alias(source));
                 nodes.push(by);
                 alpha *= factor;
@@ -229,6 +231,7 @@ impl<'a> Grouper<'a> {
         if let Some(next) = self.sole_consumer(value)
             && let Some((source, factor)) = self.scaling(next)
             && source == value
+            && (alpha * factor).is_normal()
             && self.shape(value) == self.shape(self.output(next))
         {
             alpha *= factor;
@@ -252,13 +255,14 @@ impl<'a> Grouper<'a> {
         }
     }
 
-    /// The operand and the factor, when `id` multiplies or divides by a constant scalar.
+    /// The operand and the factor, when `id` multiplies or divides by a constant scalar. The factor is a
+    /// normal number: others would turn what the division makes finite into infinities and NaN.
     fn scaling(&self, id: NodeId) -> Option<(ValueId, f32)> {
         let node = self.node(id);
         let scalar = |id: ValueId| {
             let tensor = self.graph.constant(id)?;
             let one = tensor.dtype() == DType::F32 && tensor.shape().elements() == 1;
-            one.then(|| tensor.values::<f32>()[0]).filter(|value| value.is_finite() && *value != 0.0)
+            one.then(|| tensor.values::<f32>()[0]).filter(|value| value.is_normal())
         };
         match node.op {
             Op::Binary(Binary::Mul) => match (scalar(node.inputs[0]), scalar(node.inputs[1])) {
@@ -266,7 +270,10 @@ impl<'a> Grouper<'a> {
                 (Some(factor), _) => Some((node.inputs[1], factor)),
                 _ => None,
             },
-            Op::Binary(Binary::Div) => Some((node.inputs[0], 1.0 / scalar(node.inputs[1])?)),
+            Op::Binary(Binary::Div) => {
+                let factor = 1.0 / scalar(node.inputs[1])?;
+                factor.is_normal().then_some((node.inputs[0], factor))
+            }
             _ => None,
         }
     }
@@ -356,5 +363,52 @@ impl<'a> Grouper<'a> {
     /// Whether the node's point is to round: registers do not, only stores do.
     fn rounds(&self, id: NodeId) -> bool {
         matches!(self.node(id).op, Op::Cast { to: DType::F16 | DType::BF16 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reef_graph::Tensor;
+
+    /// What becomes of a product whose left operand is scaled by `before` and whose result by `after`.
+    fn product_of(before: (Binary, f32), after: (Binary, f32)) -> Vec<Kind> {
+        let mut graph = Graph::default();
+        let shape = || Shape::from([4, 4]);
+        let left = graph.add_input("a", DType::F32, shape());
+        let right = graph.add_input("b", DType::F32, shape());
+        let scale = |graph: &mut Graph, value, (function, factor)| {
+            let factor = graph.add_const("factor", Tensor::scalar_f32(factor));
+            graph.add_node("scale", Op::Binary(function), &[value, factor], DType::F32, shape())
+        };
+        let left = scale(&mut graph, left, before);
+        let op = Op::MatMul { trans_a: false, trans_b: false };
+        let product = graph.add_node("product", op, &[left, right], DType::F32, shape());
+        let y = scale(&mut graph, product, after);
+        graph.add_output("y", y);
+        group(&graph).into_iter().map(|group| group.kind).collect()
+    }
+
+    #[test]
+    fn products_take_no_factor_that_leaves_the_normal_numbers() {
+        use Binary::{Div, Mul};
+        let alias = |kinds: &[Kind]| kinds.iter().filter(|kind| matches!(kind, Kind::Alias(_))).count();
+        let alpha = |kinds: &[Kind]| {
+            kinds.iter().find_map(|kind| if let Kind::MatMul(alpha) = kind { Some(*alpha) } else { None })
+        };
+        let kinds = product_of((Mul, 0.5), (Div, 4.0));
+        assert_eq!((kinds.len(), alias(&kinds), alpha(&kinds)), (2, 1, Some(0.125)));
+        // A tiny divisor, a tiny factor, and two factors that are fine alone.
+        let kinds = product_of((Mul, 0.5), (Div, 1e-40));
+        assert_eq!((kinds.len(), alias(&kinds), alpha(&kinds)), (3, 1, Some(0.5)));
+        let kinds = product_of((Mul, 1e-40), (Mul, 2.0));
+        assert_eq!((kinds.len(), alias(&kinds), alpha(&kinds)), (2, 0, Some(2.0)));
+        for factor in [1e-30, 1e30] {
+            let kinds = product_of((Mul, factor), (Mul, factor));
+            assert_eq!((kinds.len(), alias(&kinds), alpha(&kinds)), (3, 1, Some(factor)));
+        }
+        // The reciprocal of a very large divisor is not normal either.
+        let kinds = product_of((Div, 2e38), (Mul, 2.0));
+        assert_eq!((kinds.len(), alias(&kinds), alpha(&kinds)), (2, 0, Some(2.0)));
     }
 }

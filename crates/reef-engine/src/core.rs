@@ -9,8 +9,8 @@ use std::sync::Arc;
 use reef_base::{Class, ModelKey, Nanos, TaskId};
 use reef_device::{Completion, Device, Outcome, RejectReason, Scheme};
 use reef_sched::{
-    Action, CancelReason, Cancelled, Ended, ModelId, ModelOptions, Refusal, Request, RequestId, SchedOptions,
-    Scheduler, Usage,
+    Action, CancelReason, Cancelled, Drain, Ended, ModelId, ModelOptions, Refusal, Request, RequestId,
+    SchedOptions, Scheduler, Usage,
 };
 
 use crate::error::InferError;
@@ -29,6 +29,8 @@ pub(crate) struct Job {
     pub(crate) buffers: Buffers,
     pub(crate) class: Class,
     pub(crate) arrival: Nanos,
+    /// When it began to wait, if that was before it came here.
+    pub(crate) waited_since: Option<Nanos>,
     pub(crate) deadline: Option<Nanos>,
     pub(crate) queue_until: Option<Nanos>,
 }
@@ -71,6 +73,8 @@ pub(crate) struct Core {
     pending: Vec<Option<Pending>>,
     /// By the model's id. Ids are used again, so a job also says which load of which model it means.
     models: Vec<Option<Arc<ModelKey>>>,
+    /// By the model's id.
+    draining: Vec<bool>,
     /// By the model's id: real-time, best-effort.
     stats: Vec<[ClassStats; 2]>,
     best_effort_slots: usize,
@@ -88,6 +92,7 @@ impl Core {
             device,
             pending: Vec::new(),
             models: Vec::new(),
+            draining: Vec::new(),
             stats: Vec::new(),
             best_effort_slots: options.best_effort_slots,
             armed: Nanos::ZERO,
@@ -102,7 +107,13 @@ impl Core {
         self.scheme
     }
 
-    pub(crate) fn set_scheme(&mut self, scheme: Scheme) {
+    /// Changes the scheme; what then never runs of a model that is being unloaded ends.
+    pub(crate) fn change_scheme(&mut self, now: Nanos, scheme: Scheme, out: &mut Vec<Delivery>) {
+        self.set_scheme(scheme);
+        self.end_unserved(now, out);
+    }
+
+    fn set_scheme(&mut self, scheme: Scheme) {
         self.scheme = scheme;
         self.device.set_scheme(scheme);
         self.sched.set_best_effort_slots(match scheme {
@@ -118,7 +129,9 @@ impl Core {
         if self.stats.len() <= id.index() {
             self.stats.resize_with(id.index() + 1, Default::default);
             self.models.resize(id.index() + 1, None);
+            self.draining.resize(id.index() + 1, false);
         }
+        self.draining[id.index()] = false;
         self.stats[id.index()] = Default::default();
         self.models[id.index()] = Some(key);
         let slots = self.sched.capacity().max(self.pending.len());
@@ -133,6 +146,31 @@ impl Core {
             self.models[id.index()] = None;
         }
         removed
+    }
+
+    /// From now on a model takes no requests. Those that the scheme does not serve end, however it is
+    /// drained: who waits for the model to be idle would wait for ever.
+    pub(crate) fn drain_model(&mut self, now: Nanos, id: ModelId, drain: Drain, out: &mut Vec<Delivery>) {
+        self.sched.drain_model(id, drain);
+        self.draining[id.index()] = true;
+        self.end_unserved(now, out);
+    }
+
+    fn end_unserved(&mut self, now: Nanos, out: &mut Vec<Delivery>) {
+        if self.scheme != Scheme::RtOnly {
+            return;
+        }
+        for slot in 0..self.pending.len() {
+            let Some(pending) = &self.pending[slot] else { continue };
+            let (id, class) = (pending.id, pending.class);
+            if class.is_real_time() || !self.draining[pending.model.index()] {
+                continue;
+            }
+            // One that is on the board ends there, see [`Core::complete`].
+            if self.sched.cancel(id) == Cancelled::Dropped {
+                self.end_queued(now, id, InferError::NotServed { scheme: self.scheme, class }, out);
+            }
+        }
     }
 
     /// A plan number of a model names another plan from now on.
@@ -166,7 +204,7 @@ impl Core {
             Ok(id) => {
                 job.ticket.set_request(id);
                 let Job { model, key, plan, ticket, buffers, class, arrival, deadline, .. } = job;
-                let (task, queued) = (None, now);
+                let (task, queued) = (None, job.waited_since.unwrap_or(now));
                 self.pending[id.slot()] = Some(Pending {
                     id,
                     model,
@@ -214,13 +252,14 @@ impl Core {
         self.sched.submit(now, request).map_err(|refusal| refused(refusal, &job.key, queued))
     }
 
-    /// Asks for the end of a ticket's request.
-    pub(crate) fn cancel(&mut self, now: Nanos, ticket: &Ticket, out: &mut Vec<Delivery>) {
+    /// Asks for the end of a ticket's request; false when it is not, or not yet, one of the scheduler's.
+    pub(crate) fn cancel(&mut self, now: Nanos, ticket: &Ticket, out: &mut Vec<Delivery>) -> bool {
         ticket.set_cancelled();
-        let Some(id) = ticket.request() else { return };
+        let Some(id) = ticket.request() else { return false };
         if self.sched.cancel(id) == Cancelled::Dropped {
             self.end_queued(now, id, InferError::Cancelled, out);
         }
+        true
     }
 
     /// Does what the scheduler wants until it wants nothing more.
@@ -256,7 +295,7 @@ impl Core {
         self.count_execution(&pending, &completion);
         let result = match &completion.outcome {
             Outcome::Done => Ok(record(&pending, &completion, now)),
-            Outcome::Cancelled => Err(cancelled(&ended)),
+            Outcome::Cancelled => Err(cancelled(&ended, &pending, self.scheme)),
             Outcome::Failed(fault) => Err(InferError::Failed(fault.clone())),
             Outcome::DeviceFault => Err(InferError::DeviceFault),
         };
@@ -408,10 +447,14 @@ fn record(pending: &Pending, completion: &Completion, now: Nanos) -> Record {
     }
 }
 
-fn cancelled(ended: &Ended) -> InferError {
+fn cancelled(ended: &Ended, pending: &Pending, scheme: Scheme) -> InferError {
     match ended.cancel {
         Some(CancelReason::Deadline) => InferError::DeadlinePassed,
         Some(CancelReason::ShuttingDown) => InferError::ShuttingDown,
+        // Not asked for by the client: see [`Core::end_unserved`].
+        Some(CancelReason::Requested) if !pending.ticket.is_cancelled() => {
+            InferError::NotServed { scheme, class: pending.class }
+        }
         Some(CancelReason::Requested) | None => InferError::Cancelled,
     }
 }
@@ -437,7 +480,9 @@ fn failure_reason(error: &InferError) -> Option<FailureReason> {
         InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => Some(FailureReason::Deadline),
         InferError::Timeout => Some(FailureReason::Timeout),
         InferError::Cancelled => Some(FailureReason::Cancelled),
-        InferError::Failed(_) | InferError::DeviceFault => Some(FailureReason::Backend),
+        InferError::Failed(_) | InferError::DeviceFault | InferError::NoPlan(_) => {
+            Some(FailureReason::Backend)
+        }
         InferError::UnknownModel(_)
         | InferError::NotReady(_)
         | InferError::WrongInput { .. }

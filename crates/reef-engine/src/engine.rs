@@ -1,7 +1,7 @@
 //! The engine's public face: models in, requests in, answers out.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use reef_base::{AlignedBytes, Clock, ModelKey, MonotonicClock, Nanos, limits};
@@ -22,7 +22,7 @@ use crate::request::{InferRequest, InferResponse};
 use crate::session::{Session, SessionOptions};
 use crate::shared::Shared;
 use crate::source::{OnePlan, PlanSource, open_onnx};
-use crate::stats::{EngineStats, ModelStats};
+use crate::stats::{ClassStats, EngineStats, ModelStats};
 use crate::threads::Threads;
 use crate::ticket::Ticket;
 use crate::trace::{TraceError, TraceOptions, TraceSummary};
@@ -149,18 +149,33 @@ impl Engine {
         let deadline = terms.deadline.map(|deadline| arrival + deadline);
         let queue_until = terms.timeout.map(|timeout| arrival + timeout);
         let data = order.iter().map(|&index| request.inputs[index].data);
-        let cold = |inputs| {
+        let cold = |inputs, queued| {
             let (model, shapes, ticket) = (model.clone(), shapes.clone(), ticket.clone());
-            ColdJob { model, shapes, inputs, ticket, class, arrival, deadline, queue_until }
+            ColdJob { model, shapes, inputs, ticket, class, arrival, queued, deadline, queue_until }
         };
         match model.plans.find(&shapes) {
             Some(plan) => {
                 let buffers = filled(&plan, data)?;
                 let (model, key, ticket) = (model.id(), key.clone(), ticket.clone());
-                let job = Job { model, key, plan, ticket, buffers, class, arrival, deadline, queue_until };
+                let waited_since = None;
+                let job = Job {
+                    model,
+                    key,
+                    plan,
+                    ticket,
+                    buffers,
+                    class,
+                    arrival,
+                    waited_since,
+                    deadline,
+                    queue_until,
+                };
                 shared.submit(job).map_err(|(error, _)| error)?;
             }
-            None => self.submit_cold(&model, cold(data.map(AlignedBytes::copy_from).collect()))?,
+            None => {
+                let inputs = data.map(AlignedBytes::copy_from).collect();
+                self.submit_cold(&model, cold(inputs, shared.clock.now()))?;
+            }
         }
         let (shared, id) = (shared.clone(), request.id.clone());
         Ok(InferFuture { shared, ticket, model: key, id, wanted, ended: false })
@@ -208,9 +223,9 @@ impl Engine {
     }
 
     /// Changes the scheme for every later decision. Under `rt-only` best-effort requests are refused; those
-    /// that are queued already wait until the scheme changes again.
+    /// that are queued already wait until the scheme changes again, or end when their model is unloaded.
     pub fn set_scheme(&self, scheme: Scheme) {
-        self.shared().enter(|core, _, _| core.set_scheme(scheme));
+        self.shared().enter(|core, now, out| core.change_scheme(now, scheme, out));
     }
 
     /// A snapshot of all statistics, models by name, newest version first.
@@ -222,11 +237,12 @@ impl Engine {
         let counted: Vec<_> = known.collect();
         let (at, scheme) = (shared.clock.now(), core.scheme());
         drop(core);
-        let model_stats = |(model, [real_time, best_effort]): (&Arc<Model>, [_; 2])| ModelStats {
-            key: (*model.key).clone(),
-            real_time,
-            best_effort,
-            plans_compiled: model.plans.compiled(),
+        let model_stats = |(model, [mut real_time, mut best_effort]): (&Arc<Model>, [ClassStats; 2])| {
+            let [urgent, other] = shared.compile.waiting(model);
+            real_time.queued += urgent;
+            best_effort.queued += other;
+            let (key, plans_compiled) = ((*model.key).clone(), model.plans.compiled());
+            ModelStats { key, real_time, best_effort, plans_compiled }
         };
         let models = counted.into_iter().map(model_stats).collect();
         EngineStats { at, scheme, models, device: shared.device.counters() }
@@ -262,10 +278,10 @@ impl Engine {
     fn submit_cold(&self, model: &Model, job: ColdJob) -> Result<(), InferError> {
         let class = job.class;
         if self.shared().stepped {
-            compile::run_cold(self.shared(), job);
+            compile::run_here(self.shared(), job);
             return Ok(());
         }
-        self.shared().compile.push(job).inspect_err(|error| {
+        self.shared().compile.push(self.shared(), job).inspect_err(|error| {
             self.shared().core().count_refusal(model.id(), &model.key, class, error);
         })
     }
@@ -279,13 +295,20 @@ impl fmt::Debug for Engine {
 
 impl Handle {
     fn shutdown(&self, drain: Duration) {
-        // Held to the end: who comes second returns when everything has ended.
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(threads) = threads.take() else { return };
         let shared = &self.shared;
+        // Held to the end: who comes second returns when everything has ended. A waker on the completion
+        // thread cannot wait for that, because the first one waits for this thread.
+        let mut threads = match self.threads.try_lock() {
+            Ok(threads) => threads,
+            Err(TryLockError::Poisoned(threads)) => threads.into_inner(),
+            Err(TryLockError::WouldBlock) if shared.signal.is_attached_here() => return,
+            Err(TryLockError::WouldBlock) => self.threads.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        let Some(threads) = threads.take() else { return };
         shared.close();
         let begin = shared.clock.now();
         shared.enter(|core, _, _| core.sched.close());
+        shared.compile.stop(shared);
         shared.wait_until(Nanos::MAX, |core| core.sched.is_real_time_idle());
         let left = Nanos::from(drain) - (shared.clock.now() - begin);
         shared.wait_until(left, |core| core.sched.is_idle());

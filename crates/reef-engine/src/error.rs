@@ -161,9 +161,13 @@ pub enum InferError {
         /// What the request asked for.
         asked: String,
     },
-    /// The model has no plan for these input shapes and none can be made.
+    /// The model does not take these input shapes.
     #[error("the model does not take these input shapes: {0}")]
     Shapes(String),
+    /// No plan could be made for shapes that the model may well take: the device is full, a host kernel could
+    /// not be prepared, the compiler failed.
+    #[error("no plan could be made: {0}")]
+    NoPlan(String),
     /// The model's queue is full. Try again later.
     #[error("the queue of model {key} is full ({len} requests)")]
     QueueFull {

@@ -138,7 +138,7 @@ pub struct PlanInfo {
 /// What happens at an unload to requests that still wait. Running ones finish in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queued {
-    /// They are run first.
+    /// They are run first, unless they still wait for a plan to be compiled: those are refused.
     Finish,
     /// They are refused.
     Refuse,

@@ -108,8 +108,10 @@ impl fmt::Debug for PlanEntry {
 /// Why there is no plan for some shapes.
 #[derive(Clone, Debug)]
 pub(crate) enum PlanFailure {
-    /// The model cannot be compiled for them.
-    Compile(String),
+    /// The model does not take them.
+    Shapes(String),
+    /// The engine could not make a plan, whatever the shapes.
+    Fault(String),
     /// The device could not take the plan.
     Device(DeviceError),
 }
@@ -134,7 +136,7 @@ enum Place {
 struct Inner {
     places: Vec<Place>,
     compiling: Vec<Vec<Shape>>,
-    failures: Vec<(Vec<Shape>, String)>,
+    failures: Vec<(Vec<Shape>, PlanFailure)>,
     compiled: u64,
 }
 
@@ -158,7 +160,7 @@ impl PlanTable {
         &self,
         shapes: &[Shape],
         device: &Arc<dyn Device>,
-        compile: impl FnOnce() -> Result<Arc<Plan>, String>,
+        compile: impl FnOnce() -> Result<Arc<Plan>, PlanFailure>,
         on_new: impl FnOnce(u16),
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
         let mut inner = self.lock();
@@ -167,8 +169,8 @@ impl PlanTable {
                 self.touch(entry);
                 return Ok(entry.clone());
             }
-            if let Some((_, reason)) = inner.failures.iter().find(|(failed, _)| failed == shapes) {
-                return Err(PlanFailure::Compile(reason.clone()));
+            if let Some((_, failure)) = inner.failures.iter().find(|(failed, _)| failed == shapes) {
+                return Err(failure.clone());
             }
             if !inner.compiling.iter().any(|other| other == shapes) {
                 break;
@@ -178,10 +180,7 @@ impl PlanTable {
         inner.compiling.push(shapes.to_vec());
         drop(inner);
         let _unmark = Unmark { table: self, shapes };
-        let plan = compile().map_err(|reason| {
-            self.remember_failure(shapes, &reason);
-            PlanFailure::Compile(reason)
-        })?;
+        let plan = compile().inspect_err(|failure| self.remember_failure(shapes, failure))?;
         self.insert(plan, device, on_new)
     }
 
@@ -208,7 +207,7 @@ impl PlanTable {
         on_new: impl FnOnce(u16),
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
         let Some((index, evicted)) = self.lock().reserve() else {
-            return Err(PlanFailure::Compile("too many plans are being made at once".into()));
+            return Err(PlanFailure::Fault("too many plans are being made at once".into()));
         };
         drop(evicted);
         let loaded = PlanEntry::load(device, plan, index).map(Arc::new);
@@ -230,12 +229,12 @@ impl PlanTable {
         }
     }
 
-    fn remember_failure(&self, shapes: &[Shape], reason: &str) {
+    fn remember_failure(&self, shapes: &[Shape], failure: &PlanFailure) {
         let mut inner = self.lock();
         if inner.failures.len() >= FAILURES_MAX {
             inner.failures.remove(0);
         }
-        inner.failures.push((shapes.to_vec(), reason.to_string()));
+        inner.failures.push((shapes.to_vec(), failure.clone()));
     }
 
     fn touch(&self, entry: &PlanEntry) {

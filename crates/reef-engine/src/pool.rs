@@ -49,8 +49,11 @@ impl Model {
         let target = shared.device.capabilities().target;
         let compile = || {
             let compiled = std::panic::catch_unwind(AssertUnwindSafe(|| self.source.compile(shapes, target)));
-            let plan = compiled.unwrap_or_else(|_| Err("the compiler panicked".into()))?;
-            self.check_plan(&plan, shapes)?;
+            let plan = match compiled {
+                Ok(made) => made.map_err(PlanFailure::Shapes)?,
+                Err(_) => return Err(PlanFailure::Fault("the compiler panicked".into())),
+            };
+            self.check_plan(&plan, shapes).map_err(PlanFailure::Fault)?;
             Ok(plan)
         };
         let on_new = |index| {
@@ -102,14 +105,21 @@ pub(crate) struct Registry {
 
 type Versions = BTreeMap<Version, Entry>;
 
-/// Versions in their order: numbers by value, then other words.
+/// Versions in their order, newest first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Version(Option<std::cmp::Reverse<u64>>, String);
+struct Version(Rank, String);
+
+/// Numbers, the greatest first, come before all other words.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Number(std::cmp::Reverse<u64>),
+    Word,
+}
 
 impl Version {
-    /// Newest first: numbers descending come before words, which have no number.
     fn new(version: &str) -> Self {
-        Version(version.parse().ok().map(std::cmp::Reverse), version.to_string())
+        let number = version.parse().map(|number| Rank::Number(std::cmp::Reverse(number)));
+        Version(number.unwrap_or(Rank::Word), version.to_string())
     }
 }
 
@@ -245,8 +255,9 @@ pub(crate) fn unload(
         Queued::Finish => Drain::Finish,
         Queued::Refuse => Drain::Refuse,
     };
+    shared.compile.refuse(shared, &model);
     let id = model.id();
-    shared.enter(|core, _, _| core.sched.drain_model(id, drain));
+    shared.enter(|core, now, out| core.drain_model(now, id, drain, out));
     shared.wait_until(Nanos::MAX, |core| core.sched.is_model_idle(id));
     let removed = shared.core().remove_model(id);
     if !removed {
@@ -323,7 +334,7 @@ fn compile_ahead(shared: &Shared, model: &Model) -> Result<(), LoadError> {
     let named = named.collect::<Result<Vec<_>, _>>()?;
     for shapes in fixed.map_or(named, |shapes| vec![shapes]) {
         model.plan(shared, &shapes).map_err(|failure| match failure {
-            PlanFailure::Compile(reason) => {
+            PlanFailure::Shapes(reason) | PlanFailure::Fault(reason) => {
                 let shapes = shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(" ");
                 LoadError::Compile { key: (*model.key).clone(), shapes, reason }
             }

@@ -84,7 +84,8 @@ pub struct Timings {
     pub arrival: Nanos,
     /// Checking and copying the inputs.
     pub compute_input: Nanos,
-    /// From there to its first block: in the scheduler's queue and on the device's board.
+    /// From there to its first block: waiting for its plan to be compiled, in the scheduler's queue and on
+    /// the device's board.
     pub queue: Nanos,
     /// From its first block to its last.
     pub compute: Nanos,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use reef_base::Nanos;
-use reef_device::TaskCounters;
+use reef_device::{Io, TaskCounters};
 use reef_graph::Shape;
 use reef_plan::{IoSpec, Plan};
 
@@ -60,8 +60,10 @@ pub struct Session {
     plan: Arc<PlanEntry>,
     ticket: Arc<Ticket>,
     terms: Terms,
-    /// Away while a run is under way.
+    /// Away while a run is under way; lost when a run failed and the device gave no new ones.
     buffers: Option<Buffers>,
+    /// What the caller sees then.
+    lost: Io,
 }
 
 impl Session {
@@ -83,7 +85,8 @@ impl Session {
         let plan = model.plan(shared, &shapes).map_err(plan_error)?;
         let buffers = Some(plan.buffers().ok_or(InferError::DeviceFault)?);
         let ticket = Arc::new(Ticket::new());
-        Ok(Session { shared: shared.clone(), model, plan, ticket, terms, buffers })
+        let lost = Io::default();
+        Ok(Session { shared: shared.clone(), model, plan, ticket, terms, buffers, lost })
     }
 
     /// The model's inputs, in its order.
@@ -94,8 +97,8 @@ impl Session {
     /// The buffer of input `index`, to be written before a run: dense, row-major, little endian. It keeps
     /// what was written.
     pub fn input_mut(&mut self, index: usize) -> &mut [u8] {
-        let buffers = self.buffers.as_mut().expect("the buffers are back after every run");
-        buffers.io.inputs[index].as_mut_slice()
+        let io = self.buffers.as_mut().map_or(&mut self.lost, |buffers| &mut buffers.io);
+        io.inputs[index].as_mut_slice()
     }
 
     /// Number of outputs.
@@ -106,8 +109,8 @@ impl Session {
     /// Output `index` of the last run, in the model's order; rubbish before the first or after a failed one.
     pub fn output(&self, index: usize) -> OutputTensor<'_> {
         let spec = &self.plan.pool.outputs[index];
-        let buffers = self.buffers.as_ref().expect("the buffers are back after every run");
-        let data = buffers.io.outputs[index].as_slice();
+        let io = self.buffers.as_ref().map_or(&self.lost, |buffers| &buffers.io);
+        let data = io.outputs[index].as_slice();
         OutputTensor { name: &spec.name, dtype: spec.dtype, shape: &spec.shape, data }
     }
 
@@ -116,7 +119,8 @@ impl Session {
         &self.plan.plan
     }
 
-    /// Runs the model once on the inputs, and blocks until it is done.
+    /// Runs the model once on the inputs, and blocks until it is done. After a fault that took the buffers
+    /// every later run fails too.
     pub fn run(&mut self) -> Result<RunInfo, InferError> {
         self.run_from(self.shared.clock.now())
     }
@@ -124,7 +128,7 @@ impl Session {
     /// As [`Session::run`], for a request that arrived earlier: deadline, timeout and total time count from
     /// `arrival`.
     pub fn run_from(&mut self, arrival: Nanos) -> Result<RunInfo, InferError> {
-        let buffers = self.buffers.take().expect("the buffers are back after every run");
+        let buffers = self.buffers.take().ok_or(InferError::DeviceFault)?;
         self.ticket.reset();
         let job = Job {
             model: self.model.id(),
@@ -134,6 +138,7 @@ impl Session {
             buffers,
             class: self.terms.class,
             arrival,
+            waited_since: None,
             deadline: self.terms.deadline.map(|deadline| arrival + deadline),
             queue_until: self.terms.timeout.map(|timeout| arrival + timeout),
         };
@@ -142,9 +147,9 @@ impl Session {
             return Err(error);
         }
         let finished = self.shared.wait(&self.ticket);
-        match finished.buffers {
-            Some(buffers) => self.buffers = Some(buffers),
-            None => self.buffers = Some(self.plan.buffers().ok_or(InferError::DeviceFault)?),
+        self.buffers = finished.buffers.or_else(|| self.plan.buffers());
+        if self.buffers.is_none() {
+            self.lost = Io::for_plan(&self.plan.plan);
         }
         let record = finished.result?;
         Ok(RunInfo {

@@ -96,7 +96,19 @@ impl Shared {
 
     /// Asks for the end of a ticket's request.
     pub(crate) fn cancel(&self, ticket: &Ticket) {
-        self.enter(|core, now, out| core.cancel(now, ticket, out));
+        let known = self.enter(|core, now, out| core.cancel(now, ticket, out));
+        if !known {
+            self.compile.cancel(self, ticket);
+        }
+    }
+
+    /// The completion thread is to look again at `at`, if not before.
+    pub(crate) fn wake_by(&self, at: Nanos) {
+        let mut core = self.core();
+        if at < core.armed {
+            core.armed = at;
+            self.signal.wake();
+        }
     }
 
     /// Takes every completion that is ready and fires the timers that are due; true if something completed.
@@ -110,6 +122,7 @@ impl Shared {
         self.enter_with(out, |_, _, _| ());
         progress |= !out.is_empty();
         out.drain(..).for_each(Delivery::deliver);
+        progress |= self.compile.expire(self, self.clock.now());
         if progress {
             self.idle.notify_all();
         }
@@ -158,16 +171,27 @@ impl Shared {
             if left == Nanos::ZERO {
                 return false;
             }
+            // The bound is for ends that nobody tells of, such as a request dropped while it was queued.
+            let pause = Duration::from(left).min(Duration::from_millis(20));
             if self.stepped {
                 drop(core);
                 if !self.step() {
                     return done(&self.core());
                 }
+            } else if self.signal.is_attached_here() {
+                drop(core);
+                self.advance_here(pause);
             } else {
-                // The bound is for ends that nobody tells of, such as a request dropped while it was queued.
-                let pause = Duration::from(left).min(Duration::from_millis(20));
                 drop(self.idle.wait_timeout(core, pause).unwrap_or_else(PoisonError::into_inner));
             }
+        }
+    }
+
+    /// A foreign waker waits on the completion thread: nobody else fetches what it waits for.
+    fn advance_here(&self, pause: Duration) {
+        self.signal.take();
+        if !self.advance(&mut Vec::new()) && !self.signal.is_pending() {
+            std::thread::park_timeout(pause);
         }
     }
 
@@ -197,6 +221,11 @@ impl Signal {
     /// From now on the calling thread is the one that is woken.
     pub(crate) fn attach(&self) {
         let _ = self.thread.set(std::thread::current());
+    }
+
+    /// Whether the calling thread is the one that is woken.
+    pub(crate) fn is_attached_here(&self) -> bool {
+        self.thread.get().is_some_and(|thread| thread.id() == std::thread::current().id())
     }
 
     pub(crate) fn stop(&self) {

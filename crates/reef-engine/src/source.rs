@@ -21,7 +21,8 @@ pub trait PlanSource: Send + Sync + fmt::Debug {
     /// The model's outputs, -1 for symbolic extents.
     fn outputs(&self) -> &[TensorInfo];
 
-    /// A plan for these concrete shapes, one per input in order. The error says what is wrong, for people.
+    /// A plan for these concrete shapes, one per input in order. The error says why the model does not take
+    /// them, for people: it is what a client is told.
     fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String>;
 }
 

@@ -107,7 +107,7 @@ pub struct ClassStats {
     pub executions: u64,
     /// Of successful requests: checking and copying inputs.
     pub compute_input: Nanos,
-    /// Of successful requests: waiting for the first block.
+    /// Of successful requests: waiting for a plan and for the first block.
     pub queue: Nanos,
     /// Of successful requests: first block to last.
     pub compute: Nanos,
@@ -115,7 +115,7 @@ pub struct ClassStats {
     pub compute_output: Nanos,
     /// Of successful requests: arrival to delivery, with its distribution.
     pub total: Histogram,
-    /// Requests that wait in the queue now.
+    /// Requests that wait in the queue or for a plan now.
     pub queued: u64,
     /// Tasks on the device's board now.
     pub on_board: u64,

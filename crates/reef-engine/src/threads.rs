@@ -1,4 +1,7 @@
 //! The engine's threads: one for completions and timers, one that compiles plans on first use.
+//!
+//! A compilation takes seconds of a core, which real-time blocks may need: that thread has the lowest
+//! priority, so that it takes no more than its turn from compute units that have the same.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -8,6 +11,9 @@ use reef_base::Nanos;
 
 use crate::error::EngineError;
 use crate::shared::Shared;
+
+/// Priority of the compile thread: the lowest.
+const COMPILE_NICE: i32 = 19;
 
 /// Threads to be joined at shutdown.
 #[derive(Debug, Default)]
@@ -20,14 +26,18 @@ impl Threads {
         let own = shared.clone();
         threads.spawn("completions", move || completions(&own, spin))?;
         let own = shared.clone();
-        threads.spawn("compile", move || own.compile.run(&own)).inspect_err(|_| shared.signal.stop())?;
+        let compile = move || {
+            lower_priority();
+            own.compile.run(&own);
+        };
+        threads.spawn("compile", compile).inspect_err(|_| shared.signal.stop())?;
         Ok(threads)
     }
 
     /// Ends the threads and waits for them.
     pub(crate) fn stop(self, shared: &Shared) {
         shared.signal.stop();
-        shared.compile.stop();
+        shared.compile.stop(shared);
         for thread in self.0 {
             // A foreign waker may drop the last handle on one of these threads.
             if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
@@ -41,6 +51,14 @@ impl Threads {
         let thread = builder.spawn(run).map_err(|source| EngineError::Thread { thread: name, source })?;
         self.0.push(thread);
         Ok(())
+    }
+}
+
+fn lower_priority() {
+    // On Linux a nice value belongs to a thread.
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), COMPILE_NICE) {
+        tracing::warn!(%error, "the compile thread keeps its priority");
     }
 }
 
@@ -72,6 +90,6 @@ fn completions(shared: &Shared, spin: Nanos) {
 /// Announces how long this thread sleeps: an earlier timer wakes it.
 fn arm(shared: &Shared) -> Nanos {
     let mut core = shared.core();
-    core.armed = core.sched.next_wakeup().unwrap_or(Nanos::MAX);
+    core.armed = core.sched.next_wakeup().unwrap_or(Nanos::MAX).min(shared.compile.next_expiry());
     core.armed
 }

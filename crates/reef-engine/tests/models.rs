@@ -4,8 +4,8 @@ mod doubles;
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{Thread, scope};
 use std::time::Duration;
@@ -118,6 +118,24 @@ fn unloading_finishes_or_refuses_what_waits() {
         load(&engine, "m", ModelSettings::default(), 1);
         engine.infer(&request("m", &input)).unwrap();
     }
+}
+
+#[test]
+fn unloading_under_rt_only_ends_what_is_not_served() {
+    let (engine, device) = live();
+    load(&engine, "be", ModelSettings::default(), 50);
+    device.hold(true);
+    let input = [3u8; 64];
+    // Two on the board, two in the queue.
+    let futures: Vec<_> = (0..4).map(|_| engine.submit(&request("be", &input)).unwrap()).collect();
+    engine.set_scheme(Scheme::RtOnly);
+    device.hold(false);
+    engine.unload("be", None, Queued::Finish).unwrap();
+    let refused = InferError::NotServed { scheme: Scheme::RtOnly, class: Class::BestEffort };
+    for future in futures {
+        assert_eq!(future.wait().unwrap_err(), refused);
+    }
+    assert!(engine.model("be", None).is_none());
 }
 
 #[test]
@@ -268,6 +286,32 @@ fn shutdown_gives_best_effort_work_the_time_it_was_promised() {
     let futures: Vec<_> = (0..3).map(|_| engine.submit(&request("be", &[0; 64])).unwrap()).collect();
     engine.shutdown(Duration::from_secs(1));
     futures.into_iter().for_each(|future| assert!(future.wait().is_ok()));
+}
+
+/// The completion thread calls wakers; the shutdown inside waits for completions that only it fetches.
+#[test]
+fn the_last_engine_may_go_in_a_waker() {
+    struct Last(Mutex<Option<Engine>>, Mutex<mpsc::Sender<()>>);
+    impl Wake for Last {
+        fn wake(self: Arc<Self>) {
+            drop(self.0.lock().unwrap().take());
+            self.1.lock().unwrap().send(()).unwrap();
+        }
+    }
+    let (engine, device) = live();
+    load(&engine, "short", real_time(0), 1);
+    let long = load(&engine, "long", real_time(0), 100);
+    device.hold(true);
+    let input = [8u8; 64];
+    let mut short = engine.submit(&request("short", &input)).unwrap();
+    let other = engine.submit(&request("long", &input)).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let waker = Waker::from(Arc::new(Last(Mutex::new(Some(engine)), Mutex::new(sender))));
+    assert!(pin!(&mut short).poll(&mut Context::from_waker(&waker)).is_pending());
+    device.hold(false);
+    receiver.recv_timeout(Duration::from_secs(60)).expect("the shutdown ends");
+    assert_exact(&long, &input, &other.wait().unwrap());
+    short.wait().unwrap();
 }
 
 #[test]

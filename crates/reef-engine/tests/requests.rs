@@ -92,14 +92,14 @@ fn models_versions_outputs_and_classes_are_checked() {
 #[test]
 fn without_a_version_the_newest_by_number_answers() {
     let engine = stepped();
-    for version in ["2", "10", "9"] {
+    for version in ["2", "beta", "10", "9"] {
         let key = ModelKey { name: "m".into(), version: version.into() };
         engine.load_plan(key, ModelSettings::default(), plan(&engine, "m", 1, 1)).unwrap();
     }
     let response = engine.infer(&request("m", &[0; 64])).unwrap();
     assert_eq!(response.model.version, "10");
     let versions: Vec<String> = engine.models().into_iter().map(|info| info.key.version).collect();
-    assert_eq!(versions, ["10", "9", "2"]);
+    assert_eq!(versions, ["10", "9", "2", "beta"]);
     let again = engine.load_plan(key("m"), ModelSettings::default(), plan(&engine, "m", 1, 1));
     assert!(again.is_ok());
     let again = engine.load_plan(key("m"), ModelSettings::default(), plan(&engine, "m", 1, 1));
@@ -223,4 +223,17 @@ fn sessions_reuse_their_buffers() {
     assert!(matches!(engine.session("m", &wrong), Err(InferError::WrongInput { .. })));
     engine.unload("m", None, Queued::Finish).unwrap();
     assert!(matches!(session.run(), Err(InferError::Unloading(_))));
+}
+
+#[test]
+fn a_session_that_lost_its_buffers_says_so() {
+    let device = LiveDummy::stuck();
+    let options = EngineOptions { clock: device.clock(), ..EngineOptions::default() };
+    let engine = Engine::new(device, options).unwrap();
+    load(&engine, "m", real_time(0), 2);
+    let mut session = engine.session("m", &SessionOptions::default()).unwrap();
+    assert_eq!(session.run().unwrap_err(), InferError::Cancelled, "time stands still");
+    session.input_mut(0).fill(1);
+    assert_eq!(session.run().unwrap_err(), InferError::DeviceFault);
+    assert_eq!(session.output(0).data.len(), session.plan().outputs()[0].bytes());
 }

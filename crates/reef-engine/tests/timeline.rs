@@ -2,6 +2,8 @@
 
 mod doubles;
 
+use std::sync::Arc;
+
 use doubles::*;
 use reef_engine::*;
 use serde_json::Value;
@@ -56,4 +58,30 @@ fn a_trace_that_cannot_be_written_fails_at_once() {
     let started = engine.start_trace(TraceOptions::new("/no/such/folder/trace.json"));
     assert!(matches!(started, Err(TraceError::Write { .. })));
     assert!(matches!(engine.stop_trace(), Err(TraceError::State(_))));
+}
+
+#[test]
+fn a_trace_that_cannot_be_finished_leaves_nothing_behind() {
+    let folder = std::env::temp_dir().join(format!("reef-unfinished-{}", std::process::id()));
+    let path = folder.join("trace.json");
+    std::fs::create_dir_all(path.join("in the way")).unwrap();
+    let engine = stepped();
+    engine.start_trace(TraceOptions::new(&path)).unwrap();
+    assert!(matches!(engine.stop_trace(), Err(TraceError::Write { .. })));
+    let left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(left, ["trace.json"]);
+}
+
+#[test]
+fn a_trace_keeps_no_plan() {
+    let path = std::env::temp_dir().join(format!("reef-unloaded-{}.json", std::process::id()));
+    let engine = stepped();
+    let plan = Arc::downgrade(&load(&engine, "m", ModelSettings::default(), 2));
+    engine.start_trace(TraceOptions::new(&path)).unwrap();
+    engine.infer(&request("m", &[1; 64])).unwrap();
+    engine.unload("m", None, Queued::Finish).unwrap();
+    assert!(plan.upgrade().is_none());
+    assert!(engine.stop_trace().unwrap().events > 0);
+    std::fs::remove_file(&path).unwrap();
 }

@@ -1,5 +1,6 @@
 //! Constants: from tract's tensors to ours, each converted and folded once for all specialisations of a
-//! model.
+//! model. What the last few of them did not use is let go: some constants are made for the shapes of one
+//! request, and there is no end of shapes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -8,19 +9,37 @@ use reef_base::AlignedBytes;
 use reef_graph::{ConstKey, DType, Shape, Tensor};
 use tract_onnx::prelude::{DatumType, Tensor as TractTensor};
 
+/// Specialisations for which a folded constant is kept after its last use.
+const KEPT_FOR: u64 = 4;
+
 /// Constants already converted or folded; lives as long as the model.
 #[derive(Debug, Default)]
 pub(crate) struct ConstPool {
     /// Tensors that the model holds for its whole life, by address.
     lasting: HashSet<usize>,
     converted: Mutex<HashMap<usize, Tensor>>,
-    folded: Mutex<HashMap<(String, Vec<ConstKey>), Tensor>>,
+    folded: Mutex<Folded>,
+}
+
+#[derive(Debug, Default)]
+struct Folded {
+    /// With the number of the specialisation that used it last.
+    tensors: HashMap<(String, Vec<ConstKey>), (Tensor, u64)>,
+    specialisation: u64,
 }
 
 impl ConstPool {
     /// A pool that remembers the conversion of `lasting`, which must outlive it.
     pub fn new<'a>(lasting: impl Iterator<Item = &'a Arc<TractTensor>>) -> Self {
         Self { lasting: lasting.map(address).collect(), ..Self::default() }
+    }
+
+    /// A specialisation begins.
+    pub fn begin(&self) {
+        let mut folded = self.folded.lock().expect("no panic holds this lock");
+        folded.specialisation += 1;
+        let now = folded.specialisation;
+        folded.tensors.retain(|_, (_, used)| *used + KEPT_FOR >= now);
     }
 
     /// Our copy of `tensor`; `None` when it has a type that graphs do not have.
@@ -40,11 +59,16 @@ impl ConstPool {
     /// `make()`, or what it gave earlier for the same `what` and `parts`.
     pub fn folded(&self, what: String, parts: &[&Tensor], make: impl FnOnce() -> Tensor) -> Tensor {
         let key = (what, parts.iter().map(|part| part.key()).collect::<Vec<_>>());
-        if let Some(known) = self.folded.lock().expect("no panic holds this lock").get(&key) {
+        let mut folded = self.folded.lock().expect("no panic holds this lock");
+        let now = folded.specialisation;
+        if let Some((known, used)) = folded.tensors.get_mut(&key) {
+            *used = now;
             return known.clone();
         }
+        drop(folded);
         let made = make();
-        self.folded.lock().expect("no panic holds this lock").insert(key, made.clone());
+        let mut folded = self.folded.lock().expect("no panic holds this lock");
+        folded.tensors.insert(key, (made.clone(), now));
         made
     }
 
@@ -187,5 +211,27 @@ mod tests {
         let pool = ConstPool::new(std::iter::once(&tensor));
         let (a, b) = (pool.convert(&tensor).unwrap(), pool.convert(&tensor).unwrap());
         assert!(Arc::ptr_eq(a.bytes(), b.bytes()));
+    }
+
+    #[test]
+    fn folded_constants_that_are_not_used_any_more_are_let_go() {
+        let pool = ConstPool::default();
+        let (weights, made) = (Tensor::f32([2], &[1.0, 2.0]), std::cell::Cell::new(0));
+        let fold = |what: String| {
+            pool.folded(what, &[&weights], || {
+                made.set(made.get() + 1);
+                weights.clone()
+            })
+        };
+        for shape in 0..20 {
+            pool.begin();
+            fold("always".into());
+            fold(format!("for shape {shape}"));
+            assert!(pool.folded.lock().unwrap().tensors.len() <= 2 + KEPT_FOR as usize);
+        }
+        assert_eq!(made.get(), 21);
+        pool.begin();
+        fold("for shape 19".into());
+        assert_eq!(made.get(), 21, "kept for a while");
     }
 }

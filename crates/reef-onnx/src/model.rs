@@ -90,6 +90,7 @@ impl OnnxModel {
 
     pub(crate) fn lower(&self, shapes: &[(&str, Shape)], form: Form) -> Result<Specialised, ImportError> {
         let shapes = self.bind(shapes)?;
+        self.consts.begin();
         let mut typed = self.typed(&shapes)?;
         if form == Form::Decluttered {
             guarded(|| typed.declutter()).map_err(|reason| ImportError::Analysis { reason })?;

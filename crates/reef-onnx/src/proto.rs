@@ -1,7 +1,8 @@
 //! The protobuf message: decoding, checks that must precede tract, and the declared inputs and outputs.
 //!
-//! Checked here: every operator is known by name; every tensor holds as many bytes as its shape needs, so
-//! that a broken header cannot make the parser allocate without bound.
+//! Checked here: every operator is one of ONNX's own and known by name (tract looks at the name only, so that
+//! a namesake of another domain would be computed as the standard one); every tensor holds as many bytes as
+//! its shape needs, so that a broken header cannot make the parser allocate without bound.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,7 +27,9 @@ pub(crate) fn decode(onnx: &Onnx, bytes: &[u8]) -> Result<pb::ModelProto, Import
     if graph.output.is_empty() {
         return Err(parse("its graph has no output"));
     }
-    check_graph(onnx, graph, 0)?;
+    let functions = model.functions.iter().map(|function| (function.domain(), function.name()));
+    let operators = Operators { onnx, functions: functions.collect() };
+    operators.check_graph(graph, 0)?;
     Ok(model)
 }
 
@@ -100,36 +103,61 @@ fn parse(reason: &str) -> ImportError {
     ImportError::Parse { reason: reason.to_owned() }
 }
 
-fn check_graph(onnx: &Onnx, graph: &pb::GraphProto, depth: usize) -> Result<(), ImportError> {
-    if depth > NESTING_MAX {
-        return Err(parse(&format!("graphs nested deeper than {NESTING_MAX}")));
-    }
-    for tensor in &graph.initializer {
-        check_tensor(tensor)?;
-    }
-    for node in &graph.node {
-        check_node(onnx, node, depth)?;
-    }
-    Ok(())
+/// The operators that a model's nodes may name.
+struct Operators<'a> {
+    onnx: &'a Onnx,
+    /// Functions of the model's own, by domain and name: they are not followed.
+    functions: HashSet<(&'a str, &'a str)>,
 }
 
-fn check_node(onnx: &Onnx, node: &pb::NodeProto, depth: usize) -> Result<(), ImportError> {
-    let known = onnx.op_register.0.contains_key(&node.op_type);
-    let reason = if known { misread(node) } else { Some("this operator is not known".into()) };
-    if let Some(reason) = reason {
-        let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
-        let (node, operator) = (name.cloned().unwrap_or_default(), node.op_type.clone());
-        return Err(ImportError::Unsupported { node, operator, reason });
-    }
-    for attribute in &node.attribute {
-        for tensor in attribute.t.iter().chain(&attribute.tensors) {
+impl Operators<'_> {
+    fn check_graph(&self, graph: &pb::GraphProto, depth: usize) -> Result<(), ImportError> {
+        if depth > NESTING_MAX {
+            return Err(parse(&format!("graphs nested deeper than {NESTING_MAX}")));
+        }
+        for tensor in &graph.initializer {
             check_tensor(tensor)?;
         }
-        for graph in attribute.g.iter().chain(&attribute.graphs) {
-            check_graph(onnx, graph, depth + 1)?;
+        for node in &graph.node {
+            self.check_node(node, depth)?;
+        }
+        Ok(())
+    }
+
+    fn check_node(&self, node: &pb::NodeProto, depth: usize) -> Result<(), ImportError> {
+        if let Some(reason) = self.refusal(node) {
+            let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
+            let (node, operator) = (name.cloned().unwrap_or_default(), node.op_type.clone());
+            return Err(ImportError::Unsupported { node, operator, reason });
+        }
+        for attribute in &node.attribute {
+            for tensor in attribute.t.iter().chain(&attribute.tensors) {
+                check_tensor(tensor)?;
+            }
+            for graph in attribute.g.iter().chain(&attribute.graphs) {
+                self.check_graph(graph, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a node cannot be read.
+    fn refusal(&self, node: &pb::NodeProto) -> Option<String> {
+        let domain = node.domain.as_str();
+        // Two names of the same domain.
+        let standard = ["", "ai.onnx"];
+        let domains: &[&str] = if standard.contains(&domain) { &standard } else { &[domain] };
+        if domains.iter().any(|domain| self.functions.contains(&(*domain, node.op_type.as_str()))) {
+            return Some(format!("functions of a model's own are not supported (domain `{domain}`)"));
+        }
+        if !standard.contains(&domain) {
+            return Some(format!("operators of the domain `{domain}` are not supported"));
+        }
+        match self.onnx.op_register.0.contains_key(&node.op_type) {
+            true => misread(node),
+            false => Some("this operator is not known".into()),
         }
     }
-    Ok(())
 }
 
 /// Attributes that tract does not look at: it would compute something else without a word.

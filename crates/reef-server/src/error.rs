@@ -110,6 +110,8 @@ fn status(error: &InferError) -> StatusCode {
         | InferError::Unloading(_)
         | InferError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => StatusCode::GATEWAY_TIMEOUT,
-        InferError::Failed(_) | InferError::DeviceFault => StatusCode::INTERNAL_SERVER_ERROR,
+        InferError::Failed(_) | InferError::DeviceFault | InferError::NoPlan(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     }
 }

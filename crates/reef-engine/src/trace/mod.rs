@@ -10,7 +10,7 @@ mod writer;
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -167,7 +167,7 @@ impl Tracing {
                 let (own, recording, stop) = (shared.clone(), recording.clone(), stop.clone());
                 let collect = move || collect_until(&own, &recording, &stop);
                 let builder = std::thread::Builder::new().name("reef-trace".into());
-                Some(builder.spawn(collect).map_err(fail)?)
+                Some(builder.spawn(collect).inspect_err(|_| discard(&temporary)).map_err(fail)?)
             }
         };
         shared.core().trace = Some(Ring::new());
@@ -190,11 +190,17 @@ impl Tracing {
         collect(shared, &active.recording);
         shared.core().trace = None;
         let path = active.options.path;
-        let fail = |source| TraceError::Write { path: path.clone(), source };
         let recording = active.recording.lock().unwrap_or_else(PoisonError::into_inner);
-        let events = writer::write(&recording, shared.device.capabilities(), &active.file).map_err(fail)?;
-        active.file.sync_all().map_err(fail)?;
-        std::fs::rename(&active.temporary, &path).map_err(fail)?;
+        let write = || -> std::io::Result<u64> {
+            let events = writer::write(&recording, shared.device.capabilities(), &active.file)?;
+            active.file.sync_all()?;
+            std::fs::rename(&active.temporary, &path)?;
+            Ok(events)
+        };
+        let events = write().map_err(|source| {
+            discard(&active.temporary);
+            TraceError::Write { path: path.clone(), source }
+        })?;
         let dropped = recording.dropped();
         drop(recording);
         Ok(TraceSummary { path, events, dropped })
@@ -206,6 +212,13 @@ impl Tracing {
         if let Some(active) = active.as_ref() {
             collect(shared, &active.recording);
         }
+    }
+}
+
+/// Removes a file that will not be finished.
+fn discard(temporary: &Path) {
+    if let Err(error) = std::fs::remove_file(temporary) {
+        tracing::warn!(%error, path = %temporary.display(), "the unfinished trace stays");
     }
 }
 

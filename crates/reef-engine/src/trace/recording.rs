@@ -1,21 +1,37 @@
 //! The newest events and spans of a trace, with what is needed to name them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use reef_base::ModelKey;
 use reef_device::{Device, Event, EventKind};
-use reef_plan::Plan;
+use reef_plan::{Plan, Stage};
 
 use super::{Ring, Span, push_bounded};
 
 /// Tasks whose plan is known; far more than can be live. Bounds what a lost event would leave behind.
 const TASKS_MAX: usize = 1 << 16;
 
-/// A model and the plan of it that ran.
+/// A model and the names of the kernels of a plan of it that ran. The plan with its weights is let go.
 pub(super) struct Named {
     pub(super) model: Arc<ModelKey>,
-    pub(super) plan: Arc<Plan>,
+    /// Tells the plan from others; keeps none of what it holds.
+    plan: Weak<Plan>,
+    stages: Vec<Stage>,
+    kernels: Vec<String>,
+}
+
+impl Named {
+    fn new(model: Arc<ModelKey>, plan: &Arc<Plan>) -> Self {
+        let kernels = plan.kernels().iter().map(|kernel| kernel.name.clone()).collect();
+        Named { model, plan: Arc::downgrade(plan), stages: plan.stages().to_vec(), kernels }
+    }
+
+    /// The name of the kernel that block `block` of stage `stage` is part of.
+    pub(super) fn kernel(&self, stage: u32, block: u32) -> Option<&str> {
+        let (kernel, _) = self.stages.get(stage as usize)?.locate(block);
+        self.kernels.get(kernel).map(String::as_str)
+    }
 }
 
 pub(super) struct Recording {
@@ -85,9 +101,9 @@ impl Recording {
     }
 
     fn name_index(&mut self, model: Arc<ModelKey>, plan: Arc<Plan>) -> u32 {
-        let known = self.names.iter().rposition(|named| Arc::ptr_eq(&named.plan, &plan));
+        let known = self.names.iter().rposition(|named| named.plan.as_ptr() == Arc::as_ptr(&plan));
         let index = known.unwrap_or_else(|| {
-            self.names.push(Named { model, plan });
+            self.names.push(Named::new(model, &plan));
             self.names.len() - 1
         });
         index as u32

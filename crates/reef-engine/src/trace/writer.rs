@@ -149,10 +149,7 @@ fn write_phase(
 }
 
 fn kernel_name(named: Option<&Named>, stage: u32, block: u32) -> &str {
-    let plan = named.map(|named| &named.plan);
-    let located = plan.and_then(|plan| plan.stages().get(stage as usize).map(|stage| stage.locate(block)));
-    let kernel = located.zip(plan).and_then(|((kernel, _), plan)| plan.kernels().get(kernel));
-    kernel.map_or("?", |kernel| kernel.name.as_str())
+    named.and_then(|named| named.kernel(stage, block)).unwrap_or("?")
 }
 
 fn colour(class: Class) -> &'static str {

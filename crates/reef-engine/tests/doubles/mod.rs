@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "every test crate uses its own part")]
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,12 +29,25 @@ pub struct LiveDummy {
     capabilities: Capabilities,
     held: Arc<(Mutex<bool>, Condvar)>,
     stop: Arc<AtomicBool>,
+    /// Buffers that it still gives out.
+    ios: AtomicUsize,
 }
 
 impl LiveDummy {
     pub fn new(options: DummyOptions) -> Arc<LiveDummy> {
+        LiveDummy::with(options, false, usize::MAX)
+    }
+
+    /// Its time stands still, and it has buffers for one request only.
+    pub fn stuck() -> Arc<LiveDummy> {
+        let stuck = LiveDummy::with(DummyOptions::default(), true, 1);
+        stuck.hold(true);
+        stuck
+    }
+
+    fn with(options: DummyOptions, virtual_time: bool, ios: usize) -> Arc<LiveDummy> {
         let inner = Arc::new(DummyDevice::new(options));
-        let capabilities = Capabilities { virtual_time: false, ..inner.capabilities().clone() };
+        let capabilities = Capabilities { virtual_time, ..inner.capabilities().clone() };
         let (held, stop) = (Arc::new((Mutex::new(false), Condvar::new())), Arc::new(AtomicBool::new(false)));
         let live = (inner.clone(), held.clone(), stop.clone());
         std::thread::spawn(move || {
@@ -50,7 +63,7 @@ impl LiveDummy {
                 }
             }
         });
-        Arc::new(LiveDummy { inner, capabilities, held, stop })
+        Arc::new(LiveDummy { inner, capabilities, held, stop, ios: ios.into() })
     }
 
     /// Stops time, or lets it go on.
@@ -94,6 +107,8 @@ impl Device for LiveDummy {
         self.inner.unload(plan);
     }
     fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
+        let take = |left: usize| left.checked_sub(1);
+        self.ios.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
         self.inner.alloc_io(plan)
     }
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {

@@ -1,10 +1,16 @@
 //! Host regions: built, joined, run twice with the same result.
 
+use std::sync::Arc;
+
+use reef_base::TaskKey;
+use reef_cpu::{CpuDevice, CpuOptions};
+use reef_device::Device;
 use reef_graph::Op;
 use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, IntoTValue, tensor1, tvec};
 
 use super::network::{Attr, Network, brief, specialise};
-use crate::ImportError;
+use crate::{ImportError, OnnxModel, Specialised};
 
 /// `relu(argmax-like chain)`: two host operators in a row between native ones.
 fn cumulative() -> Network {
@@ -104,6 +110,61 @@ fn operators_that_cannot_run_are_refused_by_name() {
     assert_eq!(error, "node Celu1 (Celu): alpha 2");
     let error = refusal("LSTM", &[("direction", Attr::Text("reverse"))]);
     assert_eq!(error, "node LSTM1 (LSTM): direction `reverse`");
+}
+
+/// One input and one output of f32, compiled and run on a CPU device.
+fn run(specialised: &Specialised, input: &[f32]) -> Vec<f32> {
+    let options = CpuOptions { cus: Some(1), nice: 0, pin: false, ..CpuOptions::default() };
+    let device = CpuDevice::start(options).expect("the device starts");
+    let (graph, kernels) = (&specialised.graph, &specialised.host_kernels);
+    let (target, options) = (device.capabilities().target, reef_compile::CompileOptions::default());
+    let plan = reef_compile::compile(graph, kernels, &Arc::default(), target, &options);
+    let loaded = device.load(Arc::new(plan.expect("it compiles"))).expect("the device takes it");
+    let mut io = device.alloc_io(loaded).expect("there is memory");
+    io.inputs[0].as_mut_slice().copy_from_slice(bytemuck::cast_slice(input));
+    device.submit(loaded, TaskKey::best_effort(0), io, 0).expect("the board is empty");
+    loop {
+        match device.try_complete() {
+            Some(done) => return bytemuck::cast_slice(done.io.outputs[0].as_slice()).to_vec(),
+            None => std::thread::yield_now(),
+        }
+    }
+}
+
+/// Conversions to and from f64, a choice between f64 values and a power of integers have no native kernels;
+/// what surrounds them has.
+#[test]
+fn types_that_are_not_computed_natively_run_on_the_host() {
+    let mut network = Network::default();
+    network.input("x", DataType::Float, &["8"]);
+    let cast = |network: &mut Network, x: &str, to: DataType| {
+        network.node("Cast", &[x], &[("to", Attr::Int(to as i64))])
+    };
+    let (zero, cube) = (network.constant(&[], &[0.0]), network.integers(&[], &[3]));
+    let wide = cast(&mut network, "x", DataType::Double);
+    let square = network.node("Mul", &[&wide, &wide], &[]);
+    let negative = network.node("Less", &["x", &zero], &[]);
+    let chosen = network.node("Where", &[&negative, &wide, &square], &[]);
+    let narrow = cast(&mut network, &chosen, DataType::Float);
+    let whole = cast(&mut network, "x", DataType::Int64);
+    let power = network.node("Pow", &[&whole, &cube], &[]);
+    let power = cast(&mut network, &power, DataType::Float);
+    let y = network.node("Add", &[&narrow, &power], &[]);
+    network.output(&y, DataType::Float, &["8"]);
+    let bytes = network.bytes();
+
+    let input = [-3.5f32, -1.0, -0.25, 0.0, 0.1, 1.5, 2.0, 1e10];
+    let mut reader = &bytes[..];
+    let model = tract_onnx::onnx().model_for_read(&mut reader).and_then(|model| model.into_typed());
+    let model = model.and_then(|model| model.into_runnable()).expect("tract runs it");
+    let expected = model.run(tvec!(tensor1(&input).into_tvalue())).expect("tract runs it");
+    let expected = expected[0].try_as_plain_ram().expect("it is in memory").as_slice::<f32>();
+
+    let model = OnnxModel::from_bytes(&bytes).expect("the model is valid");
+    let specialised = specialise(&model, &[&[8]]);
+    assert!(!specialised.host_kernels.is_empty());
+    assert!(specialised.graph.nodes.iter().any(|node| !matches!(node.op, Op::Host(_))));
+    assert_eq!(run(&specialised, &input), expected.expect("it is f32"));
 }
 
 #[test]

@@ -95,3 +95,27 @@ fn models_that_contradict_themselves_are_refused() {
     let error = try_import(&network.bytes()).expect_err("a value is missing");
     assert_eq!(error.to_string(), "not a valid ONNX model: nothing makes the value nowhere");
 }
+
+/// tract goes by the name alone: a namesake would be computed as the standard operator.
+#[test]
+fn operators_of_other_domains_and_functions_are_refused() {
+    let import = |domain: &str, function: Option<&str>| {
+        let mut network = Network::default();
+        network.input("x", DataType::Float, &["2"]);
+        let y = network.node("Relu", &["x"], &[]);
+        network.domain(domain);
+        function.into_iter().for_each(|owner| network.function(owner, "Relu"));
+        network.output(&y, DataType::Float, &["2"]);
+        try_import(&network.bytes()).map_err(|error| error.to_string())
+    };
+    let function = |domain| {
+        Err(format!("node Relu1 (Relu): functions of a model's own are not supported (domain `{domain}`)"))
+    };
+    let foreign = "node Relu1 (Relu): operators of the domain `com.example` are not supported";
+    assert_eq!(import("", None), Ok(()));
+    assert_eq!(import("ai.onnx", None), Ok(()));
+    assert_eq!(import("", Some("com.example")), Ok(()), "a function that no node calls");
+    assert_eq!(import("com.example", None), Err(foreign.into()));
+    assert_eq!(import("com.example", Some("com.example")), function("com.example"));
+    assert_eq!(import("", Some("ai.onnx")), function(""));
+}

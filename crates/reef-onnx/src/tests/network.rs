@@ -12,6 +12,7 @@ use reef_graph::Shape;
 #[derive(Default)]
 pub(super) struct Network {
     graph: pb::GraphProto,
+    functions: Vec<pb::FunctionProto>,
     made: usize,
 }
 
@@ -75,6 +76,18 @@ impl Network {
         output
     }
 
+    /// Puts the operator of the last node into a domain.
+    pub fn domain(&mut self, domain: &str) {
+        let node = self.graph.node.last_mut().expect("there is a node");
+        node.domain = domain.into();
+    }
+
+    /// A function of the model's own, without a body.
+    pub fn function(&mut self, domain: &str, name: &str) {
+        let (domain, name) = (Some(domain.into()), Some(name.into()));
+        self.functions.push(pb::FunctionProto { domain, name, ..Default::default() });
+    }
+
     /// Declares an output.
     pub fn output(&mut self, name: &str, code: DataType, dims: &[&str]) {
         self.graph.output.push(info(name, code, dims));
@@ -87,6 +100,7 @@ impl Network {
             ir_version: 8,
             opset_import: vec![opset],
             graph: Some(self.graph),
+            functions: self.functions,
             ..Default::default()
         };
         model.encode_to_vec()

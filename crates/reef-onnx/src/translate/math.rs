@@ -52,6 +52,12 @@ fn binary_of(walk: &mut Walk, name: &str, op: Binary, a: ValueId, b: ValueId) ->
     if left != right {
         return Err(mismatch());
     }
+    // What the compiler has no instruction for stays on the host.
+    if (op == Binary::Pow && !left.is_float())
+        || (matches!(op, Binary::And | Binary::Or | Binary::Xor) && left.is_float())
+    {
+        return Err(mismatch());
+    }
     let made = match left {
         DType::F32 | DType::I64 | DType::I32 | DType::Bool => build::binary(graph, name, op, a, b),
         DType::F16 | DType::BF16 => {
@@ -143,11 +149,20 @@ pub(super) fn iff(walk: &mut Walk, node: &TypedNode, _: &Iff) -> Result<ValueId,
     if dtype != other {
         return Err(format!("operands of {dtype} and {other}"));
     }
+    if dtype == DType::F64 {
+        return Err(format!("{dtype} is not computed natively"));
+    }
     Ok(graph.add_node(&node.name, Op::Where, &inputs, dtype, shape))
 }
 
 pub(super) fn cast(walk: &mut Walk, node: &TypedNode, op: &Cast) -> Result<ValueId, Reject> {
     let x = walk.value(node.inputs[0])?;
     let to = dtype_of(op.to).ok_or_else(|| format!("conversion to {:?}", op.to))?;
+    let from = walk.graph.value(x).dtype;
+    // What the compiler has no instruction for stays on the host.
+    let wide = |dtype| matches!(dtype, DType::F64 | DType::U64);
+    if from != to && (from.is_float() || to.is_float()) && (wide(from) || wide(to)) {
+        return Err(format!("conversion of {from} to {to}"));
+    }
     Ok(build::cast(&mut walk.graph, &node.name, x, to))
 }
