@@ -205,11 +205,11 @@ impl Demo<'_> {
         let after = self.engine.stats();
         let result = load.take().into_ok()?;
         drop(load);
-        let nothing = || BenchError::NoSamples(format!("{model} alone gave too few answers: take longer"));
+        let nothing = || BenchError::NoSamples(format!("{model} alone gave no answer"));
         Ok(Alone {
             latency_us: result.latency_us.summary().ok_or_else(nothing)?.p50,
             compute_us: compute_us(model, &before, &after).ok_or_else(nothing)?,
-            rate_per_s: result.rate_per_s().ok_or_else(nothing)?,
+            rate_per_s: result.rate_per_s().filter(|&rate| rate > 0.0).ok_or_else(nothing)?,
         })
     }
 

@@ -173,7 +173,8 @@ impl Case {
         bench.progress.sleep(self.time);
         let rate = load.take().into_ok()?.rate_per_s();
         load.stop().into_ok()?;
-        rate.ok_or_else(|| BenchError::NoSamples(format!("{} gave too few answers", Model::Resnet152)))
+        let nothing = || BenchError::NoSamples(format!("{} gave no answer", Model::Resnet152));
+        rate.filter(|&rate| rate > 0.0).ok_or_else(nothing)
     }
 
     fn warm_up(&self) -> Duration {
@@ -195,9 +196,7 @@ impl Case {
             let callers: &mut [Box<dyn Caller>] = &mut callers;
             let stream = scope.spawn(move || open.run(start, callers));
             bench.progress.sleep(warm_up);
-            load.iter().for_each(|load| {
-                load.restart();
-            });
+            load.iter().for_each(ClosedLoop::restart);
             bench.progress.sleep(self.time);
             let best_effort = load.as_ref().map(|load| load.take());
             (stream.join().expect("a load does not panic"), best_effort)
