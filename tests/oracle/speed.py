@@ -3,6 +3,11 @@
 
 Short bursts of both alternate, so that a machine that slows down slows both. A model's ratio is the median over the
 rounds of (p50 of our burst / p50 of the ONNX Runtime burst next to it); below 1 we are faster.
+
+Both times are what the caller of the respective library waits for: for reef from the call to the return of a session's
+`run` in Rust, with the inputs in the session's buffers already; for ONNX Runtime from the call to the return of `run`
+in Python, which takes the NumPy arrays as they are and allocates the outputs. Python's own share, some microseconds,
+is in ONNX Runtime's time only: it flatters us with models that take less than a millisecond.
 """
 
 import argparse

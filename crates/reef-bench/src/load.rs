@@ -17,7 +17,7 @@ use reef_base::{MonotonicClock, Nanos};
 
 use crate::callers::{Caller, Reply};
 use crate::error::BenchError;
-use crate::recorder::{Samples, rate_per_s};
+use crate::recorder::{Samples, Window, rate_per_s};
 use crate::schedule::Schedule;
 
 /// How long after a refusal a closed-loop client asks again.
@@ -34,6 +34,8 @@ pub struct LoadResult {
     pub compute_us: Samples,
     /// When calls were answered, in rising order.
     pub completed: Vec<Nanos>,
+    /// The time that a closed loop was measured; `None` for an open loop, whose rate is its schedule's.
+    pub window: Option<Window>,
     /// Calls that failed.
     pub failed: u64,
     /// Arrivals that were never called: the callers were too busy until long after their time.
@@ -43,9 +45,9 @@ pub struct LoadResult {
 }
 
 impl LoadResult {
-    /// Answers per second.
+    /// Answers per second of a closed loop; see [`rate_per_s`].
     pub fn rate_per_s(&self) -> Option<f64> {
-        rate_per_s(&self.completed)
+        self.window.map(|window| rate_per_s(&self.completed, window))
     }
 
     /// The first failure as an error, if there was one.
@@ -56,8 +58,8 @@ impl LoadResult {
         }
     }
 
-    /// Adds what `other` measured.
-    pub fn merge(&mut self, other: LoadResult) {
+    /// Adds what another caller of the same open loop measured.
+    fn merge(&mut self, other: LoadResult) {
         self.latency_us.extend(&other.latency_us);
         self.preempt_us.extend(&other.preempt_us);
         self.compute_us.extend(&other.compute_us);
@@ -145,16 +147,40 @@ pub struct ClosedLoop {
     threads: Vec<thread::JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     stop: AtomicBool,
-    result: Mutex<LoadResult>,
+    measured: Mutex<Measured>,
+}
+
+/// What was measured since `from`.
+#[derive(Debug)]
+struct Measured {
+    result: LoadResult,
+    from: Nanos,
+    /// The last answer before that.
+    before: Option<Nanos>,
+}
+
+impl Measured {
+    fn new(before: Option<Nanos>) -> Measured {
+        Measured { result: LoadResult::default(), from: MonotonicClock::read(), before }
+    }
+
+    /// Ends the window here and begins the next one.
+    fn take(&mut self) -> LoadResult {
+        let last = self.result.completed.last().copied().or(self.before);
+        let ended = std::mem::replace(self, Measured::new(last));
+        let window = Window { before: ended.before, from: ended.from, to: self.from };
+        LoadResult { window: Some(window), ..ended.result }
+    }
 }
 
 impl ClosedLoop {
     /// One client thread per caller.
     pub fn start(callers: Vec<Box<dyn Caller>>) -> ClosedLoop {
-        let shared = std::sync::Arc::new(Shared::default());
+        let measured = Mutex::new(Measured::new(None));
+        let shared = std::sync::Arc::new(Shared { stop: AtomicBool::new(false), measured });
         let spawn = |mut caller: Box<dyn Caller>| {
             let shared = shared.clone();
             thread::spawn(move || shared.work(&mut *caller))
@@ -163,15 +189,15 @@ impl ClosedLoop {
         ClosedLoop { shared, threads }
     }
 
-    /// Forgets what was measured so far; returns the time from when on it counts.
-    pub fn restart(&self) -> Nanos {
-        *self.shared.lock() = LoadResult::default();
-        MonotonicClock::read()
+    /// Forgets what was measured so far; a new window begins.
+    pub fn restart(&self) {
+        self.take();
     }
 
-    /// What was measured since the last [`ClosedLoop::restart`]; measuring goes on from zero.
+    /// What was measured since the last call of this or of [`ClosedLoop::restart`]; measuring goes on from
+    /// zero.
     pub fn take(&self) -> LoadResult {
-        std::mem::take(&mut *self.shared.lock())
+        self.shared.lock().take()
     }
 
     /// Lets the clients finish their calls and ends them.
@@ -195,8 +221,8 @@ impl Drop for ClosedLoop {
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, LoadResult> {
-        self.result.lock().expect("recording does not panic")
+    fn lock(&self) -> std::sync::MutexGuard<'_, Measured> {
+        self.measured.lock().expect("recording does not panic")
     }
 
     fn work(&self, caller: &mut dyn Caller) {
@@ -204,7 +230,7 @@ impl Shared {
             let begin = MonotonicClock::read();
             let answer = caller.call();
             let refused = answer.is_err();
-            self.lock().record(begin, answer);
+            self.lock().result.record(begin, answer);
             if refused {
                 thread::sleep(BACK_OFF);
             }
@@ -312,5 +338,28 @@ mod tests {
         }
         let rest = load.stop().into_ok().unwrap();
         assert!(rest.completed.is_sorted());
+    }
+
+    #[test]
+    fn each_window_of_a_closed_loop_begins_where_the_last_one_ended() {
+        let address = fake_server(move |_, _| Some(infer_answer(&[1], json!({}))));
+        let load = ClosedLoop::start(callers(address, 1));
+        let answered = || loop {
+            let result = load.take();
+            if !result.completed.is_empty() {
+                return result;
+            }
+            thread::yield_now();
+        };
+        let first = answered();
+        let second = answered();
+        let (one, two) = (first.window.unwrap(), second.window.unwrap());
+        assert!(
+            one.to <= two.from
+                && two.from <= second.completed[0]
+                && *second.completed.last().unwrap() <= two.to
+        );
+        assert!(two.before >= first.completed.last().copied() && two.before <= Some(two.from));
+        assert!(second.rate_per_s().unwrap() > 0.0);
     }
 }

@@ -86,7 +86,7 @@ fn the_demo_compares_every_scheme() {
     }
     let server = serve(&engine).unwrap();
     let trace = dir.join("trace.json");
-    let options = DemoOptions::new(true, Some(0.6), Some(trace.clone()));
+    let options = DemoOptions::new(true, Some(Duration::from_millis(600)), Some(trace.clone()));
     let report = demo::run(&options, &engine, server.http_addr(), &progress).unwrap();
     server.shutdown(Duration::from_secs(10));
     let names: Vec<&str> = report.schemes.iter().map(|scheme| scheme.scheme).collect();
@@ -102,6 +102,7 @@ fn the_demo_compares_every_scheme() {
     for expected in ["control: real-time level 0, 200.0 Hz", "share of alone", "blocks killed"] {
         assert!(table.contains(expected), "{table}");
     }
+    assert_eq!(report.trace_error, None);
     println!("{table}");
     report.write_json(&dir.join("demo.json")).unwrap();
     let written = std::fs::read_to_string(dir.join("demo.json")).unwrap();

@@ -4,8 +4,15 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reef_device::Scheme;
+
+/// Every run's latency is kept: this many take 800 MB.
+const REPEAT_MAX: u64 = 100_000_000;
+
+/// Waits are at most this long; sums of a few of them do not overflow.
+const SECONDS_MAX: f64 = 1e6;
 
 /// Serves neural networks on one device to real-time and best-effort clients at once.
 #[derive(Debug, Parser)]
@@ -46,7 +53,8 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "N")]
     pub cus: Option<usize>,
     /// Nice value of the compute units' threads.
-    #[arg(long, default_value_t = 19, value_parser = clap::value_parser!(i32).range(-20..=19))]
+    #[arg(long, default_value_t = 19, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub nice: i32,
     /// Memory for the arenas of running tasks, in MiB; by default half of the machine's. A model or shape
     /// that needs more is refused.
@@ -73,8 +81,8 @@ pub struct DemoArgs {
     #[arg(long, value_name = "DIR", default_value = "demo-out")]
     pub out: PathBuf,
     /// Seconds per scheme.
-    #[arg(long, value_name = "S")]
-    pub seconds: Option<f64>,
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = some_seconds)]
+    pub seconds: Option<Duration>,
 }
 
 /// `reef serve`
@@ -100,7 +108,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// Seconds that best-effort work may take to finish after a signal to stop.
-    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value = "5", allow_negative_numbers = true, value_parser = seconds)]
     pub drain_timeout: Duration,
     /// Largest request body in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = reef_base::limits::BODY_BYTES_DEFAULT)]
@@ -125,7 +133,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
     /// Run so many times and print latency percentiles.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = runs())]
     pub repeat: u64,
     /// Print the latency as JSON.
     #[arg(long)]
@@ -165,7 +173,7 @@ pub struct ProfileArgs {
     #[arg(long = "dim", value_name = "NAME=N", value_parser = name_and_extent)]
     pub dims: Vec<(String, usize)>,
     /// Runs to measure.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 20, value_parser = runs())]
     pub repeat: u64,
     /// Kernels to list.
     #[arg(long, default_value_t = 25)]
@@ -226,9 +234,22 @@ pub struct MicroArgs {
     pub out: Option<PathBuf>,
 }
 
+fn runs() -> RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=REPEAT_MAX)
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let value: f64 = text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))?;
+    if !(0.0..=SECONDS_MAX).contains(&value) {
+        return Err(format!("0 to {SECONDS_MAX} seconds"));
+    }
     Duration::try_from_secs_f64(value).map_err(|error| error.to_string())
+}
+
+/// Enough for something to happen.
+fn some_seconds(text: &str) -> Result<Duration, String> {
+    let time = seconds(text)?;
+    if time < Duration::from_millis(1) { Err("at least 0.001 seconds".into()) } else { Ok(time) }
 }
 
 fn name_and_path(text: &str) -> Result<(String, PathBuf), String> {

@@ -82,7 +82,11 @@ pub fn concrete_shape(
         None => usize::try_from(dim).map_err(|_| anyhow!("input '{}' has an unnamed dimension", input.name)),
         Some(symbol) => Ok(dims.iter().find(|(name, _)| name == symbol).map_or(1, |&(_, extent)| extent)),
     });
-    extents.collect::<Result<Vec<usize>>>().map(Shape::from).context("shapes of random inputs")
+    let extents = extents.collect::<Result<Vec<usize>>>().context("shapes of random inputs")?;
+    if npy::tensor_bytes(&extents, input.dtype).is_none() {
+        bail!("input '{}': shape {extents:?} is larger than a tensor may be", input.name);
+    }
+    Ok(Shape::from(extents))
 }
 
 /// Normal numbers for floats; 0 and 1 for integers and booleans, valid as token ids and as masks.
@@ -127,6 +131,16 @@ mod tests {
         let first = gather(&inputs, &symbols, &source).unwrap();
         assert_eq!(first[0].shape[..], [4, 3]);
         assert_eq!(first[0].data.as_slice(), gather(&inputs, &symbols, &source).unwrap()[0].data.as_slice());
+    }
+
+    #[test]
+    fn extents_beyond_any_tensor_are_refused() {
+        let (inputs, symbols) = declared();
+        for extent in [usize::MAX, usize::MAX / 2, 1 << 31] {
+            let dims = [("batch".to_string(), extent)];
+            let error = concrete_shape(&inputs[0], &symbols[0], &dims).unwrap_err().to_string();
+            assert!(error.contains("'x'") && error.contains("larger"), "{error}");
+        }
     }
 
     #[test]

@@ -9,9 +9,13 @@ mod npy;
 mod output;
 mod repository;
 
+use std::any::Any;
 use std::io::IsTerminal;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::{Result, anyhow};
 use clap::Parser;
 use cli::{BenchCommand, Cli, Command};
 
@@ -29,9 +33,9 @@ fn main() -> ExitCode {
         .init();
     let result = match &cli.command {
         Command::Serve(args) => commands::serve::run(args),
-        Command::Run(args) => commands::run::run(args),
-        Command::Inspect(args) => commands::inspect::run(args),
-        Command::Profile(args) => commands::profile::run(args),
+        Command::Run(args) => guarded(&args.model, || commands::run::run(args)),
+        Command::Inspect(args) => guarded(&args.model, || commands::inspect::run(args)),
+        Command::Profile(args) => guarded(&args.model, || commands::profile::run(args)),
         Command::Zoo(args) => commands::zoo::run(args),
         Command::Demo(args) => commands::demo::run(args),
         Command::Bench(BenchCommand::Micro(args)) => commands::bench::micro(args),
@@ -43,6 +47,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a command on one model. A panic of the importer or the compiler is a bug of ours, and an error for
+/// who started the command. Nothing that the command worked on is seen again.
+fn guarded(model: &Path, command: impl FnOnce() -> Result<()>) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|panic| {
+        let what = panic_message(&*panic);
+        Err(anyhow!("{}: an internal error, please report it: {what}", model.display()))
+    })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// The error and its causes on one line; a cause that the text before it quotes already is not said again.
@@ -58,7 +76,17 @@ fn message(error: &anyhow::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use anyhow::anyhow;
+
+    #[test]
+    fn a_panic_is_an_error_that_names_the_model() {
+        let error = super::guarded(Path::new("m.onnx"), || panic!("stage {} is empty", 7)).unwrap_err();
+        assert_eq!(error.to_string(), "m.onnx: an internal error, please report it: stage 7 is empty");
+        let refused = super::guarded(Path::new("m.onnx"), || Err(anyhow!("no input")));
+        assert_eq!(refused.unwrap_err().to_string(), "no input");
+    }
 
     #[test]
     fn no_cause_is_said_twice() {

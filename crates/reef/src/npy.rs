@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use npyz::{NpyHeader, Order, WriterBuilder};
-use reef_base::AlignedBytes;
+use reef_base::{AlignedBytes, limits};
 use reef_graph::{DType, Shape};
 
 /// A dense row-major tensor read from a file.
@@ -35,13 +35,27 @@ fn parse(mut reader: impl Read) -> Result<NpyTensor> {
     if header.order() != Order::C {
         bail!("the array is in Fortran order; save it with numpy.ascontiguousarray");
     }
-    let shape: Shape = header.shape().iter().map(|&extent| extent as usize).collect();
-    let mut data = AlignedBytes::zeroed(shape.elements() * dtype.bytes());
-    reader.read_exact(data.as_mut_slice()).context("the file is shorter than its header says")?;
+    let extents: Option<Vec<usize>> = header.shape().iter().map(|&n| usize::try_from(n).ok()).collect();
+    let sized = extents.and_then(|extents| Some((tensor_bytes(&extents, dtype)?, extents)));
+    let Some((bytes, extents)) = sized else {
+        bail!("shape {:?} is larger than a tensor may be", header.shape());
+    };
+    // Memory grows with what the file holds, not with what its header says.
+    let mut data = Vec::new();
+    reader.by_ref().take(bytes as u64).read_to_end(&mut data)?;
+    if data.len() < bytes {
+        bail!("the file is shorter than its header says");
+    }
     if reader.read(&mut [0])? != 0 {
         bail!("the file is longer than its header says");
     }
-    Ok(NpyTensor { dtype, shape, data })
+    Ok(NpyTensor { dtype, shape: Shape::from(extents), data: AlignedBytes::copy_from(&data) })
+}
+
+/// Bytes of a tensor; `None` where it has more elements than one may have.
+pub fn tensor_bytes(extents: &[usize], dtype: DType) -> Option<usize> {
+    let elements = extents.iter().try_fold(1usize, |elements, &extent| elements.checked_mul(extent))?;
+    (elements <= limits::TENSOR_ELEMENTS_MAX).then(|| elements * dtype.bytes())
 }
 
 fn dtype_of(descr: &str) -> Option<DType> {
@@ -130,5 +144,22 @@ mod tests {
         assert!(parse(&bytes[..bytes.len() - 1]).is_err());
         bytes.push(0);
         assert!(parse(&bytes[..]).is_err());
+    }
+
+    #[test]
+    fn a_header_that_promises_too_much_is_refused_before_memory_is_taken() {
+        let shapes = [
+            ("(2147483648,)", "shorter"),
+            ("(2147483649,)", "larger"),
+            ("(8589934592, 8589934592)", "larger"),
+            ("(9223372036854775807,)", "larger"),
+        ];
+        for (shape, expected) in shapes {
+            let header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n");
+            let file =
+                [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes()].concat();
+            let error = format!("{:#}", parse(&file[..]).unwrap_err());
+            assert!(error.contains(expected), "{shape}: {error}");
+        }
     }
 }

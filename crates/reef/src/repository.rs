@@ -3,6 +3,7 @@
 //! Layouts: `DIR/NAME/VERSION/model.onnx` (Triton's) and `DIR/NAME.onnx`. Settings: `DIR/reef.toml` with a
 //! table `[model.NAME]` per model, and `DIR/NAME/reef.toml` (or `DIR/NAME.toml` beside `NAME.onnx`) with the
 //! same keys at the top. A key beside the model wins over the directory's. Unknown keys are errors.
+//! `reef.onnx` has its settings in the directory's `reef.toml` only, as `[model.reef]`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -103,7 +104,8 @@ impl Settings {
 
 /// Every model under `dir`, by name.
 pub fn scan(dir: &Path) -> Result<Vec<FoundModel>> {
-    let mut shared: DirectorySettings = read_toml(&dir.join("reef.toml"))?.unwrap_or_default();
+    let shared_path = dir.join("reef.toml");
+    let mut shared: DirectorySettings = read_toml(&shared_path)?.unwrap_or_default();
     let entries =
         std::fs::read_dir(dir).with_context(|| format!("cannot read the directory {}", dir.display()))?;
     let mut found = Vec::new();
@@ -111,8 +113,12 @@ pub fn scan(dir: &Path) -> Result<Vec<FoundModel>> {
         let path = entry?.path();
         if path.is_dir() {
             found.extend(scan_versions(&path)?);
+            if let Some(misplaced) = misplaced(&path) {
+                tracing::warn!("{misplaced}");
+            }
         } else if path.extension().is_some_and(|extension| extension == "onnx") {
-            let settings = read_toml(&path.with_extension("toml"))?;
+            let beside = path.with_extension("toml");
+            let settings = if beside == shared_path { None } else { read_toml(&beside)? };
             found.push(FoundModel { key: key(&path, "1")?, path, settings });
         }
     }
@@ -133,7 +139,7 @@ pub fn scan(dir: &Path) -> Result<Vec<FoundModel>> {
     }
     shared.model.retain(|name, _| !found.iter().any(|model| &model.key.name == name));
     if let Some(name) = shared.model.keys().next() {
-        bail!("{}: settings for '{name}', but there is no such model", dir.join("reef.toml").display());
+        bail!("{}: settings for '{name}', but there is no such model", shared_path.display());
     }
     Ok(found)
 }
@@ -147,13 +153,28 @@ fn scan_versions(dir: &Path) -> Result<Vec<FoundModel>> {
     for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let path = entry?.path().join("model.onnx");
         let version = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-        if let Some(version) = version.filter(|name| name.parse::<u32>().is_ok())
+        if let Some(version) = version.filter(|name| is_version(name))
             && path.is_file()
         {
             found.push(FoundModel { key: key(dir, &version)?, path, settings: settings.clone() });
         }
     }
     Ok(found)
+}
+
+/// A number without a sign, which `parse` would take.
+fn is_version(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_digit()) && name.parse::<u32>().is_ok()
+}
+
+/// Says that a model lies where none is looked for.
+fn misplaced(dir: &Path) -> Option<String> {
+    let model = dir.join("model.onnx");
+    let say = || {
+        let expected = dir.join("1").join("model.onnx");
+        format!("{} is not served: {} is where it would be", model.display(), expected.display())
+    };
+    model.is_file().then(say)
 }
 
 fn key(path: &Path, version: &str) -> Result<ModelKey> {
@@ -209,6 +230,62 @@ mod tests {
         assert_eq!((a.class().unwrap(), a.queue_len), (Class::real_time(2), Some(5)));
         assert_eq!(found[2].settings.as_ref().unwrap().weight, Some(2));
         assert!(found[3].settings.is_none());
+    }
+
+    #[test]
+    fn a_model_without_a_version_directory_is_not_skipped_in_silence() {
+        let dir = directory("misplaced", &[("a/model.onnx", ""), ("b/1/model.onnx", "")]);
+        let found = scan(&dir).unwrap();
+        assert_eq!(found.iter().map(|model| model.key.to_string()).collect::<Vec<_>>(), ["b/1"]);
+        let said = misplaced(&dir.join("a")).unwrap();
+        assert!(said.contains("a/model.onnx") && said.contains("a/1/model.onnx"), "{said}");
+        assert_eq!(misplaced(&dir.join("b")), None);
+    }
+
+    #[test]
+    fn versions_are_digits() {
+        let dir = directory(
+            "versions",
+            &[("a/+1/model.onnx", ""), ("a/-1/model.onnx", ""), ("a/2/model.onnx", "")],
+        );
+        let found = scan(&dir).unwrap();
+        assert_eq!(found.iter().map(|model| model.key.to_string()).collect::<Vec<_>>(), ["a/2"]);
+        assert!(!is_version("") && !is_version("4294967296") && !is_version("1a") && is_version("10"));
+    }
+
+    #[test]
+    fn a_model_called_reef_has_its_settings_in_the_table_of_its_name() {
+        let dir = directory("reef", &[("reef.onnx", ""), ("reef.toml", "[model.reef]\nweight = 3")]);
+        assert_eq!(scan(&dir).unwrap()[0].settings.as_ref().unwrap().weight, Some(3));
+    }
+
+    /// Whatever a file of settings became, it is read or refused.
+    #[test]
+    fn damaged_settings_never_panic() {
+        let good = "[model.a]\nclass = \"real-time\"\nlevel = 1\ndeadline_ms = 12.5\n\
+                    [model.b]\nweight = 2\nqueue_len = 8\nshapes = [{ x = [1, 4] }, { x = [2, 7] }]\n";
+        let dir = directory("damaged", &[("a.onnx", ""), ("b.onnx", ""), ("reef.toml", good)]);
+        scan(&dir).unwrap();
+        let (mut read, mut refused) = (0, 0);
+        let mut try_it = |bytes: &[u8]| {
+            std::fs::write(dir.join("reef.toml"), bytes).unwrap();
+            // What is done with them later.
+            let used = scan(&dir).and_then(|found| {
+                found.iter().try_for_each(|model| crate::commands::serve::settings(model).map(|_| ()))
+            });
+            *(if used.is_ok() { &mut read } else { &mut refused }) += 1;
+        };
+        for len in 0..good.len() {
+            try_it(&good.as_bytes()[..len]);
+        }
+        for at in 0..good.len() {
+            for byte in [b' ', b'\n', b'"', b'9', 0xFF] {
+                let mut bytes = good.as_bytes().to_vec();
+                bytes[at] = byte;
+                try_it(&bytes);
+            }
+        }
+        assert!(read > 20 && refused > 100, "{read} read, {refused} refused");
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod harness;
 use std::io::Read;
 use std::process::Stdio;
 
-use harness::{Scratch, command, npy, one_node, refused, succeeds, text};
+use harness::{Scratch, command, misused, nodes, npy, one_node, refused, succeeds, text};
 use serde_json::Value;
 
 /// Elements of the input `[1, 3, 24, 24]` of the tiny `control`.
@@ -70,6 +70,12 @@ fn inputs_that_do_not_fit_are_named() {
         ("short.npy", npy("<f4", "(1, 3, 24, 24)", &[0; ELEMENTS]), ["short.npy", "shorter"]),
         ("long.npy", npy("<f4", "(1, 3, 24, 24)", &[0; ELEMENTS * 5]), ["long.npy", "longer"]),
         ("noise.npy", vec![7; 300], ["noise.npy", "not a tensor"]),
+        (
+            "huge.npy",
+            npy("<f4", "(1, 3, 9223372036854775807, 24)", &[]),
+            ["huge.npy", "larger than a tensor"],
+        ),
+        ("large.npy", npy("<f8", "(2147483648,)", &[]), ["large.npy", "shorter"]),
     ];
     for (name, content, expected) in files {
         let file = dir.file(name, content);
@@ -151,9 +157,58 @@ fn symbolic_dimensions_take_the_extents_given() {
     assert_eq!(report["inputs"][0]["shape"], serde_json::json!([3, 5]));
     succeeds(&[&["run", text(&model), "--random", "1"], &dims[..]].concat());
     refused(&["inspect", text(&model), "--dim", "length=5"], &["symbolic dimension 'length'"]);
-    let malformed = harness::reef(&["inspect", text(&model), "--dim", "batch=many"]);
-    assert_eq!(malformed.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&malformed.stderr).contains("'many' is not an extent"));
+    misused(&["inspect", text(&model), "--dim", "batch=many"], "'many' is not an extent");
+    for huge in ["batch=18446744073709551615", "batch=4611686018427387904", "sequence=2147483649"] {
+        let random = ["run", text(&model), "--random", "1"];
+        for command in [&random[..], &["inspect", text(&model)], &["profile", text(&model)]] {
+            refused(&[command, &["--dim", huge]].concat(), &["input_ids", "larger than a tensor may be"]);
+        }
+    }
+}
+
+#[test]
+fn numbers_out_of_range_are_named() {
+    for seconds in ["0", "-1", "NaN", "1e300", "1e-10", "soon"] {
+        misused(&["demo", "--seconds", seconds], "seconds");
+    }
+    for repeat in ["0", "18446744073709551615"] {
+        misused(&["run", "m.onnx", "--random", "1", "--repeat", repeat], "--repeat");
+    }
+    for nice in ["-21", "20"] {
+        misused(&["inspect", "m.onnx", "--nice", nice], "--nice");
+    }
+    // It is the model that is missing.
+    refused(&["inspect", "/nonexistent/m.onnx", "--nice", "-20"], &["/nonexistent/m.onnx"]);
+    let dir = Scratch::new("numbers");
+    let model = dir.zoo("control", "control.onnx");
+    for cus in ["0", "65", "18446744073709551615"] {
+        refused(&["run", text(&model), "--random", "1", "--cus", cus], &["compute units"]);
+    }
+}
+
+#[test]
+fn outputs_whose_names_differ_only_in_slashes_have_files_of_their_own() {
+    let dir = Scratch::new("slashes");
+    let model = dir.file("m.onnx", nodes(&[("Neg", "a/b"), ("Abs", "a_b")], 1));
+    let values = [1.0f32, -2.0, 3.0, -4.0].map(f32::to_le_bytes).concat();
+    let input = format!("x={}", text(&dir.file("x.npy", npy("<f4", "(4,)", &values))));
+    let out = dir.path("out");
+    let report = json(&["run", text(&model), "--input", &input, "--json", "--output-dir", text(&out)]);
+    for (name, expected) in [("a/b", [-1.0f32, 2.0, -3.0, 4.0]), ("a_b", [1.0, 2.0, 3.0, 4.0])] {
+        let file = std::fs::read(out.join(report["outputs"][name].as_str().unwrap())).unwrap();
+        assert_eq!(file[file.len() - 16..], expected.map(f32::to_le_bytes).concat(), "{name}");
+    }
+}
+
+#[test]
+fn a_trace_that_cannot_be_written_is_said() {
+    let dir = Scratch::new("demo");
+    let out = dir.path("out");
+    std::fs::create_dir_all(out.join("trace.json")).unwrap();
+    let said = succeeds(&["demo", "--quick", "--seconds", "0.2", "--out", text(&out)]);
+    assert!(said.contains("timeline   none: cannot write the trace"), "{said}");
+    let report: Value = serde_json::from_slice(&std::fs::read(out.join("results.json")).unwrap()).unwrap();
+    assert!(report["trace_error"].as_str().unwrap().contains("trace.json"));
 }
 
 #[test]
@@ -188,14 +243,12 @@ fn zoo_writes_every_model_or_says_why_not() {
 fn a_reader_that_leaves_early_is_not_an_error() {
     let dir = Scratch::new("pipe");
     let model = dir.zoo("resnet152", "resnet152.onnx");
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let mut child = command(&["inspect", text(&model)])
-        .stdout(Stdio::from(writer))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut errors = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-    assert!(child.wait().unwrap().success() && errors.is_empty(), "{errors}");
+    for args in [&["inspect", text(&model)][..], &["bench", "micro", "--quick", "--only", "stage"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut child = command(args).stdout(Stdio::from(writer)).stderr(Stdio::piped()).spawn().unwrap();
+        let mut errors = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        assert!(child.wait().unwrap().success() && !errors.contains("panicked"), "{args:?}: {errors}");
+    }
 }

@@ -109,7 +109,7 @@ impl Drop for Serving {
 /// The address after `key` in a line of the log.
 fn address(line: &str, key: &str) -> SocketAddr {
     let rest = line.split_once(key).unwrap_or_else(|| panic!("no {key} in {line}")).1;
-    let word = rest.trim_start_matches("Some(").split([' ', ')']).next().unwrap();
+    let word = rest.trim_start_matches('"').split([' ', '"']).next().unwrap();
     word.parse().unwrap_or_else(|_| panic!("{key}{word} in {line}"))
 }
 
@@ -196,6 +196,7 @@ fn models_of_both_layouts_are_served_with_their_settings() {
     dir.file("models/policy/config.pbtxt", "name: \"policy\"");
     dir.zoo_dynamic("distilbert", "models/words.onnx");
     dir.zoo("control", "models/plain.onnx");
+    dir.zoo("control", "models/lost/model.onnx");
     dir.file("models/reef.toml", SETTINGS);
     let trace = dir.path("trace.json");
     let serving = Serving::start(&[text(&dir.path("models")), "--trace", text(&trace), "--cus", "2"]);
@@ -205,8 +206,12 @@ fn models_of_both_layouts_are_served_with_their_settings() {
     metrics_are_served(&serving);
     let (code, log) = serving.stop();
     assert_eq!(code, Some(0), "{log:#?}");
-    for expected in ["policy: config.pbtxt is not read", "model plain/1 has no settings", "real-time level 1"]
-    {
+    for expected in [
+        "policy: config.pbtxt is not read",
+        "lost/model.onnx is not served",
+        "model plain/1 has no settings",
+        "real-time level 1",
+    ] {
         assert!(log.iter().any(|line| line.contains(expected)), "{expected}: {log:#?}");
     }
     assert!(!log.iter().any(|line| line.contains('\x1b') || line.contains("panicked")), "{log:#?}");

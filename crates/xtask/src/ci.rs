@@ -14,6 +14,7 @@ use crate::tidy;
 pub(crate) enum Step {
     Fmt,
     Clippy,
+    Features,
     Tidy,
     Tests,
     Docs,
@@ -21,7 +22,7 @@ pub(crate) enum Step {
 
 impl Step {
     /// In the order they run: what fails fastest comes first.
-    const ALL: [Self; 5] = [Self::Fmt, Self::Clippy, Self::Tidy, Self::Tests, Self::Docs];
+    const ALL: [Self; 6] = [Self::Fmt, Self::Clippy, Self::Features, Self::Tidy, Self::Tests, Self::Docs];
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|step| step.name() == name)
@@ -31,6 +32,7 @@ impl Step {
         match self {
             Self::Fmt => "fmt",
             Self::Clippy => "clippy",
+            Self::Features => "features",
             Self::Tidy => "tidy",
             Self::Tests => "tests",
             Self::Docs => "docs",
@@ -77,6 +79,7 @@ pub(crate) fn run_step(step: Step) -> Result<()> {
             // Denied behind `--` and not in RUSTFLAGS, which would build every dependency a second time.
             run_command(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
         }
+        Step::Features => features(),
         Step::Tidy => tidy::run(&workspace_root(), &Metadata::load()?),
         Step::Tests => run_command(cargo(&["test", "--release", "--workspace"])),
         Step::Docs => {
@@ -86,6 +89,16 @@ pub(crate) fn run_step(step: Step) -> Result<()> {
             run_command(command)
         }
     }
+}
+
+/// What `scripts/cost-of.py` builds and nothing else does: mechanisms compiled out, each and together. Of
+/// this crate only, so that tract is not built with other features.
+fn features() -> Result<()> {
+    for features in ["no-polls", "no-trace", "no-polls,no-trace"] {
+        let only = ["clippy", "-p", "reef-cpu", "--features", features, "--", "-D", "warnings"];
+        run_command(cargo(&only))?;
+    }
+    Ok(())
 }
 
 /// Tests in the dev profile, where debug assertions and overflow checks are on.

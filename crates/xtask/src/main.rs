@@ -16,9 +16,10 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 cargo xtask COMMAND
 
-  ci [--skip STEP,...]  fmt, clippy, tidy, tests and docs, in this order
+  ci [--skip STEP,...]  fmt, clippy, features, tidy, tests and docs, in this order
   fmt                   cargo fmt --check on every crate
   clippy                cargo clippy on every target, warnings denied
+  features              cargo clippy on reef-cpu without what measurements compile out
   tidy                  the crate table, file headers, size limits, names, unsafe code
   tests                 cargo test --release --workspace (the README's command)
   docs                  cargo doc on every crate, warnings denied

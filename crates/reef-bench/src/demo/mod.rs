@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use reef_base::{Level, ModelKey, MonotonicClock, Nanos};
 use reef_device::Scheme;
-use reef_engine::{Engine, EngineStats, ModelSettings, ModelSource, ModelSpec, TraceOptions};
+use reef_engine::{Engine, EngineStats, ModelSettings, ModelSource, ModelSpec, TraceError, TraceOptions};
 use reef_zoo::{Model, Variant};
 
 use crate::callers::{Caller, HttpCaller, random_request};
@@ -50,10 +50,10 @@ pub struct DemoOptions {
 }
 
 impl DemoOptions {
-    /// The demo as it is meant, with `seconds` per scheme where given.
-    pub fn new(quick: bool, seconds: Option<f64>, trace: Option<PathBuf>) -> DemoOptions {
-        let seconds = seconds.filter(|s| s.is_finite() && *s > 0.0).unwrap_or(if quick { 2.5 } else { 10.0 });
-        DemoOptions { quick, time_per_scheme: Duration::from_secs_f64(seconds), trace }
+    /// The demo as it is meant, with `time` per scheme where given.
+    pub fn new(quick: bool, time: Option<Duration>, trace: Option<PathBuf>) -> DemoOptions {
+        let usual = Duration::from_millis(if quick { 2_500 } else { 10_000 });
+        DemoOptions { quick, time_per_scheme: time.unwrap_or(usual), trace }
     }
 
     fn warm_up(&self) -> Duration {
@@ -152,6 +152,16 @@ struct Measured {
     best_effort: Option<LoadResult>,
     before: EngineStats,
     after: EngineStats,
+    /// Why there is no trace, if one was asked for.
+    trace_error: Option<TraceError>,
+}
+
+/// What the engine and the best-effort clients did in the measured time.
+struct Watched {
+    before: EngineStats,
+    after: EngineStats,
+    best_effort: Option<LoadResult>,
+    trace: Result<(), TraceError>,
 }
 
 impl Demo<'_> {
@@ -177,6 +187,7 @@ impl Demo<'_> {
                 best_effort.rate_per_s,
             ),
             schemes: Vec::new(),
+            trace_error: None,
         };
         for scheme in Scheme::ALL {
             self.progress.phase(format!("scheme {scheme}"));
@@ -205,11 +216,11 @@ impl Demo<'_> {
         let after = self.engine.stats();
         let result = load.take().into_ok()?;
         drop(load);
-        let nothing = || BenchError::NoSamples(format!("{model} alone gave too few answers: take longer"));
+        let nothing = || BenchError::NoSamples(format!("{model} alone gave no answer"));
         Ok(Alone {
             latency_us: result.latency_us.summary().ok_or_else(nothing)?.p50,
             compute_us: compute_us(model, &before, &after).ok_or_else(nothing)?,
-            rate_per_s: result.rate_per_s().ok_or_else(nothing)?,
+            rate_per_s: result.rate_per_s().filter(|&rate| rate > 0.0).ok_or_else(nothing)?,
         })
     }
 
@@ -231,7 +242,7 @@ impl Demo<'_> {
         };
         let loops = [open(&streams[0], 0.0), open(&streams[1], 0.37)];
         let start = MonotonicClock::read();
-        let (streams, (before, after, best_effort)) = std::thread::scope(|scope| {
+        let (streams, watched) = std::thread::scope(|scope| {
             let run = |(open, callers): (OpenLoop, _)| scope.spawn(move || open.run(start, callers));
             let handles: Vec<_> = loops.into_iter().zip(&mut callers).map(|(o, c)| run((o, c))).collect();
             let watched = self.watch(best_effort.as_ref(), traced);
@@ -239,16 +250,13 @@ impl Demo<'_> {
                 |handle: std::thread::ScopedJoinHandle<'_, _>| handle.join().expect("loads do not panic");
             (handles.into_iter().map(join).collect::<Vec<LoadResult>>(), watched)
         });
+        let Watched { before, after, best_effort, trace } = watched;
         let best_effort = best_effort.map(LoadResult::into_ok).transpose()?;
-        Ok(Measured { streams, best_effort, before, after })
+        Ok(Measured { streams, best_effort, before, after, trace_error: trace.err() })
     }
 
-    /// Statistics and best-effort answers of the measured time, while the clients run.
-    fn watch(
-        &self,
-        best_effort: Option<&ClosedLoop>,
-        traced: Option<&Path>,
-    ) -> (EngineStats, EngineStats, Option<LoadResult>) {
+    /// Watches while the clients run, then has the trace written.
+    fn watch(&self, best_effort: Option<&ClosedLoop>, traced: Option<&Path>) -> Watched {
         self.progress.sleep(self.options.warm_up());
         if let Some(load) = best_effort {
             load.restart();
@@ -256,15 +264,16 @@ impl Demo<'_> {
         let before = self.engine.stats();
         self.progress.sleep(self.options.time_per_scheme);
         let after = self.engine.stats();
-        let result = best_effort.map(ClosedLoop::take);
-        if let Some(path) = traced
-            && self.engine.start_trace(TraceOptions::new(path)).is_ok()
-        {
-            self.progress.sleep(TRACE_TIME);
-            // A trace that cannot be written must not cost the measurement; the binary looks for the file.
-            let _ = self.engine.stop_trace();
-        }
-        (before, after, result)
+        let best_effort = best_effort.map(ClosedLoop::take);
+        // A trace that cannot be written must not cost the measurement: the report says so.
+        let trace = traced.map_or(Ok(()), |path| self.trace(path));
+        Watched { before, after, best_effort, trace }
+    }
+
+    fn trace(&self, path: &Path) -> Result<(), TraceError> {
+        self.engine.start_trace(TraceOptions::new(path))?;
+        self.progress.sleep(TRACE_TIME);
+        self.engine.stop_trace().map(|_| ())
     }
 
     fn callers(&self, request: &Arc<Prepared>, count: usize) -> Vec<Box<dyn Caller>> {

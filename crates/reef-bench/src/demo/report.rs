@@ -30,6 +30,9 @@ pub struct DemoReport {
     pub best_effort: BestEffort,
     /// One entry per scheme, `rt-only` first.
     pub schemes: Vec<SchemeResult>,
+    /// Why the trace could not be written; `None` when it was, or none was asked for. A file of that name
+    /// then is of an earlier run.
+    pub trace_error: Option<String>,
 }
 
 /// A real-time client.
@@ -133,6 +136,7 @@ impl DemoReport {
     pub(super) fn push(&mut self, scheme: Scheme, measured: Measured) -> Result<(), BenchError> {
         let (before, after) = (&measured.before.device, &measured.after.device);
         let rate = measured.best_effort.as_ref().map(|load| load.rate_per_s().unwrap_or(0.0));
+        self.trace_error = self.trace_error.take().or(measured.trace_error.map(|error| error.to_string()));
         let preempt_latency = preempt_latency(&preempt_samples(&measured.streams));
         let mut real_time = Vec::new();
         for (index, load) in measured.streams.into_iter().enumerate() {

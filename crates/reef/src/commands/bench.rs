@@ -13,6 +13,7 @@ use reef_server::{Running, Server, ServerOptions};
 
 use crate::cli::{DeviceArgs, MicroArgs};
 use crate::device;
+use crate::output::say;
 
 struct Environment {
     nice: i32,
@@ -58,9 +59,9 @@ pub fn micro(args: &MicroArgs) -> Result<()> {
         std::fs::write(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if args.json {
-        println!("{json}");
+        say!("{json}");
     } else {
-        println!("{report}");
+        say!("{report}");
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use reef_server::{Server, ServerOptions};
 
 use crate::cli::DemoArgs;
 use crate::device;
+use crate::output::say;
 
 /// Runs the demo, prints its table and says what it wrote.
 pub fn run(args: &DemoArgs) -> Result<()> {
@@ -37,10 +38,14 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     running.shutdown(Duration::from_secs(1));
     let report = report?;
     report.write_json(&results)?;
-    println!("{report}");
-    println!("timeline   {} (open it at https://ui.perfetto.dev)", trace.display());
-    println!("results    {}", results.display());
-    println!("serve these models:  reef serve {}", models.display());
-    println!("serve your own:      reef serve DIR, with DIR/NAME.onnx and a DIR/reef.toml like that one");
+    say!("{report}");
+    match &report.trace_error {
+        None => say!("timeline   {} (open it at https://ui.perfetto.dev)", trace.display()),
+        Some(why) if trace.exists() => say!("timeline   none: {why}; what is there is of an earlier run"),
+        Some(why) => say!("timeline   none: {why}"),
+    }
+    say!("results    {}", results.display());
+    say!("serve these models:  reef serve {}", models.display());
+    say!("serve your own:      reef serve DIR, with DIR/NAME.onnx and a DIR/reef.toml like that one");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `reef profile`: what every kernel of a model costs on this device.
 
 use anyhow::{Context, Result};
-use reef_base::{Class, Level, Nanos, Rng, TaskKey};
+use reef_base::{Level, Nanos, Rng, TaskKey};
 use reef_device::{Device, Outcome, Scheme};
 use reef_plan::Plan;
 use serde_json::json;
@@ -65,10 +65,7 @@ fn measure(
     }
     let mut latencies = Vec::new();
     for run in 0..repeat {
-        let key = match Class::RealTime(Level::TOP) {
-            Class::RealTime(level) => TaskKey::real_time(level, None, Nanos(run)),
-            Class::BestEffort => TaskKey::best_effort(run),
-        };
+        let key = TaskKey::real_time(Level::TOP, None, Nanos(run));
         device.submit(loaded, key, io, run).map_err(|rejected| anyhow::anyhow!("{}", rejected.why))?;
         let completion = loop {
             match device.try_complete() {

@@ -1,9 +1,10 @@
 //! `reef run`: one model, once or many times.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use reef_base::{Class, Level};
+use reef_base::{Class, Level, MonotonicClock};
 use reef_device::Scheme;
 use reef_engine::{ModelSettings, Session, SessionOptions};
 use serde_json::json;
@@ -29,15 +30,23 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let (engine, info) =
         loader::engine_with(device::start(&args.device, Scheme::Reset)?, &args.model, settings)?;
     let mut session = open(&engine, &info.key.name, &tensors)?;
-    let mut latencies: Vec<u64> = Vec::with_capacity(args.repeat as usize);
-    for _ in 0..args.repeat {
-        latencies.push(session.run()?.timings.total.0);
-    }
-    if let Some(dir) = &args.output_dir {
-        write_outputs(&session, dir)?;
-    }
-    report(args, latencies);
+    let latencies = measure(&mut session, args.repeat)?;
+    let files = args.output_dir.as_deref().map(|dir| write_outputs(&session, dir)).transpose()?;
+    report(args, latencies, files);
     Ok(())
+}
+
+/// What the caller waits for, in nanoseconds: inputs are in the device's buffers already, outputs are read
+/// where the device wrote them.
+fn measure(session: &mut Session, repeat: u64) -> Result<Vec<u64>> {
+    let mut latencies = Vec::new();
+    for _ in 0..repeat {
+        let begin = MonotonicClock::read();
+        session.run()?;
+        latencies.push(MonotonicClock::read().since(begin).0);
+    }
+    latencies.sort_unstable();
+    Ok(latencies)
 }
 
 fn open(engine: &reef_engine::Engine, model: &str, tensors: &[NamedTensor]) -> Result<Session> {
@@ -66,18 +75,39 @@ fn open(engine: &reef_engine::Engine, model: &str, tensors: &[NamedTensor]) -> R
     Ok(session)
 }
 
-fn write_outputs(session: &Session, dir: &Path) -> Result<()> {
-    for index in 0..session.output_count() {
+/// Writes one file per output; returns each output's file name in `dir`.
+fn write_outputs(session: &Session, dir: &Path) -> Result<BTreeMap<String, String>> {
+    let names: Vec<&str> = (0..session.output_count()).map(|index| session.output(index).name).collect();
+    let files = file_names(&names);
+    for (index, file) in files.iter().enumerate() {
         let output = session.output(index);
-        // Names may hold characters that file names may not.
-        let path = dir.join(format!("{}.npy", output.name.replace(['/', '\\', ':'], "_")));
-        npy::write(&path, output.dtype, output.shape, &reef_base::AlignedBytes::copy_from(output.data))?;
+        let data = reef_base::AlignedBytes::copy_from(output.data);
+        npy::write(&dir.join(file), output.dtype, output.shape, &data)?;
     }
-    Ok(())
+    Ok(names.into_iter().map(str::to_string).zip(files).collect())
 }
 
-fn report(args: &RunArgs, mut latencies: Vec<u64>) {
-    latencies.sort_unstable();
+/// A file name of its own for each output. Names may hold characters that file names may not, and two names
+/// may differ in those only: the later one of them gets a number. A name that is fit for a file keeps it.
+fn file_names(names: &[&str]) -> Vec<String> {
+    let unfit = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
+    let mut taken: BTreeSet<String> =
+        names.iter().filter(|name| !name.contains(unfit)).map(|name| name.to_string()).collect();
+    let mut fit = |name: &&str| {
+        if !name.contains(unfit) {
+            return format!("{name}.npy");
+        }
+        let base = name.replace(unfit, "_");
+        let numbered = (2..).map(|number| format!("{base}_{number}"));
+        let mut candidates = std::iter::once(base.clone()).chain(numbered);
+        let free = candidates.find(|name| taken.insert(name.clone())).expect("numbers do not end");
+        format!("{free}.npy")
+    };
+    names.iter().map(&mut fit).collect()
+}
+
+/// `latencies` are sorted; `files` says which output is in which file.
+fn report(args: &RunArgs, latencies: Vec<u64>, files: Option<BTreeMap<String, String>>) {
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share).round() as usize];
     if args.json {
         let latency = json!({
@@ -88,7 +118,7 @@ fn report(args: &RunArgs, mut latencies: Vec<u64>) {
             "max": at(1.0),
             "count": latencies.len(),
         });
-        say!("{}", json!({ "model": args.model, "latency_ns": latency }));
+        say!("{}", json!({ "model": args.model, "latency_ns": latency, "outputs": files }));
         return;
     }
     let ms = |nanos: u64| nanos as f64 / 1e6;
@@ -107,5 +137,17 @@ fn report(args: &RunArgs, mut latencies: Vec<u64>) {
     }
     if let Some(dir) = &args.output_dir {
         say!("outputs are in {}", dir.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_outputs_share_a_file() {
+        assert_eq!(file_names(&["logits", "a/b"]), ["logits.npy", "a_b.npy"]);
+        let clash = ["a/b", "a_b", "a:b", "a_b_2", "a\\b"];
+        assert_eq!(file_names(&clash), ["a_b_3.npy", "a_b.npy", "a_b_4.npy", "a_b_2.npy", "a_b_5.npy"]);
     }
 }

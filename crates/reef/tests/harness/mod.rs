@@ -97,6 +97,14 @@ pub fn succeeds(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// A command line that cannot be meant: status 2, and a message that says `expected`.
+pub fn misused(args: &[&str], expected: &str) {
+    let output = reef(args);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {errors}");
+    assert!(errors.contains(expected), "{args:?}: {errors}");
+}
+
 /// A command that ends with status 1, no result and one message, which says all of `expected`.
 pub fn refused(args: &[&str], expected: &[&str]) {
     let output = reef(args);
@@ -133,19 +141,26 @@ pub fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
 
 /// A model of one node `op` from `x`, f32 `[4]`, to `y`; `out_type` is ONNX's number of an element type.
 pub fn one_node(op: &str, out_type: u8) -> Vec<u8> {
+    nodes(&[(op, "y")], out_type)
+}
+
+/// A model of nodes `(op, output)`, each from `x`, f32 `[4]`.
+pub fn nodes(nodes: &[(&str, &str)], out_type: u8) -> Vec<u8> {
     let tensor = |name: &str, elem_type: u8, dim: Vec<u8>| {
         let tensor = [vec![0x08, elem_type], message(2, &message(1, &dim))].concat();
         [message(1, name.as_bytes()), message(2, &message(1, &tensor))].concat()
     };
-    let node =
-        [message(1, b"x"), message(2, b"y"), message(3, b"the_node"), message(4, op.as_bytes())].concat();
-    let graph = [
-        message(1, &node),
-        message(2, b"graph"),
-        message(11, &tensor("x", 1, vec![0x08, 4])),
-        message(12, &tensor("y", out_type, message(2, b"n"))),
-    ]
-    .concat();
+    let mut graph = Vec::new();
+    for (index, (op, output)) in nodes.iter().enumerate() {
+        let name = if index == 0 { "the_node".to_string() } else { format!("node {index}") };
+        let node = [message(1, b"x"), message(2, output.as_bytes()), message(3, name.as_bytes())].concat();
+        graph.extend(message(1, &[node, message(4, op.as_bytes())].concat()));
+    }
+    graph.extend(message(2, b"graph"));
+    graph.extend(message(11, &tensor("x", 1, vec![0x08, 4])));
+    for (_, output) in nodes {
+        graph.extend(message(12, &tensor(output, out_type, message(2, b"n"))));
+    }
     // IR version 8, operator set 17.
     [vec![0x08, 8], message(7, &graph), message(8, &[0x10, 17])].concat()
 }
