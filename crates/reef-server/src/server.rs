@@ -29,7 +29,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::bulk::Bulk;
+use crate::budget::Budget;
+use crate::bulk::Lanes;
 use crate::error::{ApiError, ServerError};
 use crate::infer::infer;
 use crate::receive::discard;
@@ -55,6 +56,9 @@ pub struct ServerOptions {
     pub metrics: Option<SocketAddr>,
     /// Bytes of one request body at most.
     pub body_bytes_max: usize,
+    /// Bytes of all request bodies that are in memory at once, at most; what goes beyond is refused with 503.
+    /// The last quarter is for real-time models. At least four thirds of `body_bytes_max`, whatever is said.
+    pub bodies_bytes_max: usize,
     /// Connections per port at most; more wait in the operating system's queue.
     pub connections_max: usize,
     /// Threads that serve connections.
@@ -68,6 +72,7 @@ impl Default for ServerOptions {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8002))),
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
+            bodies_bytes_max: 1 << 30,
             connections_max: 1024,
             threads: 2,
         }
@@ -114,7 +119,8 @@ impl Server {
             engine,
             phase: watch::Sender::new(Phase::Serving),
             body_bytes_max: self.options.body_bytes_max,
-            bulk: Bulk::start().map_err(ServerError::Threads)?,
+            bodies: Arc::new(Budget::new(self.options.bodies_bytes_max, self.options.body_bytes_max)),
+            lanes: Lanes::start().map_err(ServerError::Threads)?,
             responses: Responses::default(),
         });
         let mut open = Vec::new();
@@ -205,7 +211,8 @@ impl Drop for Running {
 pub(crate) struct State {
     pub(crate) engine: Engine,
     pub(crate) body_bytes_max: usize,
-    pub(crate) bulk: Bulk,
+    pub(crate) bodies: Arc<Budget>,
+    pub(crate) lanes: Lanes,
     phase: watch::Sender<Phase>,
     responses: Responses,
 }

@@ -47,6 +47,24 @@ fn a_client_that_leaves_cancels_its_request() {
 }
 
 #[test]
+fn a_model_that_is_loading_is_not_ready_yet() {
+    let fixture = Fixture::new();
+    let loading = fixture.loading("m");
+    let mut client = fixture.client();
+    let zero = [("Inference-Header-Content-Length", "0")];
+    let raw = client.request("POST", "/v2/models/m/infer", &zero, &[0; 16]);
+    for answer in
+        [raw, client.infer(&body("")), client.get("/v2/models/m"), client.get("/v2/models/m/config")]
+    {
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(answer.error().contains("m/1 is not ready"), "{}", answer.error());
+    }
+    assert_eq!(client.get("/v2/models/m/ready").status, 503);
+    loading.finish();
+    assert_eq!(client.request("POST", "/v2/models/m/infer", &zero, &[0; 16]).status, 200);
+}
+
+#[test]
 fn a_queued_request_of_a_client_that_leaves_never_runs() {
     let fixture = Fixture::new();
     let settings = ModelSettings { in_flight_max: Some(1), ..ModelSettings::default() };
