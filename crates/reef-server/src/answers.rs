@@ -4,6 +4,7 @@ use hyper::StatusCode;
 use reef_engine::{
     ClassStats, FailureReason, InferError, ModelInfo, ModelState, ModelStats, Nanos, TensorInfo,
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
@@ -86,12 +87,27 @@ pub(crate) fn model_config(state: &State, path: &ModelPath<'_>) -> Result<Reply,
     Ok(json(StatusCode::OK, &config))
 }
 
-/// Every model with its state.
-pub(crate) fn repository_index(state: &State) -> Reply {
+/// What a client may ask of the index.
+#[derive(Debug, Default, Deserialize)]
+struct IndexRequest {
+    /// Only models that take requests.
+    #[serde(default)]
+    ready: bool,
+}
+
+/// Every model with its state, or those that are ready where `body` asks for them.
+pub(crate) fn repository_index(state: &State, body: &[u8]) -> Result<Reply, ApiError> {
+    let wanted = match body.trim_ascii() {
+        b"" => IndexRequest::default(),
+        body => serde_json::from_slice(body).map_err(|error| {
+            ApiError::invalid(format!("the request is not as the protocol says: {error}"))
+        })?,
+    };
     let index: Vec<Value> = state
         .engine
         .models()
         .iter()
+        .filter(|model| !wanted.ready || model.state == ModelState::Ready)
         .map(|model| {
             let (state, reason) = match model.state {
                 ModelState::Ready => ("READY", ""),
@@ -102,7 +118,7 @@ pub(crate) fn repository_index(state: &State) -> Reply {
             json!({ "name": key.name, "version": key.version, "state": state, "reason": reason })
         })
         .collect();
-    json(StatusCode::OK, &index)
+    Ok(json(StatusCode::OK, &index))
 }
 
 /// Triton's statistics of one model or of all.

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::EXPECT;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
@@ -33,7 +34,7 @@ use crate::budget::Budget;
 use crate::bulk::Lanes;
 use crate::error::{ApiError, ServerError};
 use crate::infer::infer;
-use crate::receive::discard;
+use crate::receive::{Allowance, discard, receive};
 use crate::reply::{Reply, error, reply};
 use crate::route::{Route, route};
 use crate::{answers, exposition, metrics};
@@ -46,6 +47,9 @@ const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Pause after a failed accept, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Bytes of a question to the repository at most; the longest that means something has 15.
+const QUESTION_BYTES_MAX: usize = 4 << 10;
 
 /// How the server listens.
 #[derive(Clone, Debug)]
@@ -351,6 +355,12 @@ async fn handle(state: &Arc<State>, port: Port, request: Request<Incoming>) -> R
     if let (Port::Http, Ok(Route::Infer(model))) = (port, &route) {
         return infer(state, model.clone(), &head.headers, body).await;
     }
+    if let (Port::Http, Ok(Route::RepositoryIndex)) = (port, &route) {
+        let expects_continue = head.headers.contains_key(EXPECT);
+        let allowance = Allowance { bytes_max: QUESTION_BYTES_MAX, share: None, expects_continue };
+        let mut body = receive(body, allowance).await?;
+        return answers::repository_index(state, &body.take(body.len()));
+    }
     discard(body, state.body_bytes_max);
     match route? {
         Route::Live => Ok(answers::live()),
@@ -363,11 +373,12 @@ async fn handle(state: &Arc<State>, port: Port, request: Request<Incoming>) -> R
             Err(ApiError::not_found("this port serves /metrics and /v2/health only".to_string()))
         }
         Route::Metadata => Ok(answers::server_metadata()),
-        Route::RepositoryIndex => Ok(answers::repository_index(state)),
         Route::Stats(model) => answers::stats(state, model.as_ref()),
         Route::Model(model) => answers::model_metadata(state, &model),
         Route::ModelReady(model) => answers::model_ready(state, &model),
         Route::ModelConfig(model) => answers::model_config(state, &model),
-        Route::Infer(_) => unreachable!("answered above, or refused on the metrics port"),
+        Route::Infer(_) | Route::RepositoryIndex => {
+            unreachable!("answered above, or refused on the metrics port")
+        }
     }
 }

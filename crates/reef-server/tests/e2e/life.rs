@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reef_engine::{ClassStats, FailureReason, Level, ModelSettings};
 use reef_server::{Server, ServerOptions};
+use serde_json::Value;
 
 use crate::client::{Client, request};
 use crate::fixture::{Fixture, x, y};
@@ -60,6 +61,20 @@ fn a_model_that_is_loading_is_not_ready_yet() {
         assert!(answer.error().contains("m/1 is not ready"), "{}", answer.error());
     }
     assert_eq!(client.get("/v2/models/m/ready").status, 503);
+    fixture.model("other", &[x()], &[y()], ModelSettings::default());
+    let mut states = |question: &str| -> Vec<String> {
+        let index = client.request("POST", "/v2/repository/index", &[], question.as_bytes()).json();
+        let state = |model: &Value| format!("{} {}", model["name"], model["state"]).replace('"', "");
+        index.as_array().unwrap().iter().map(state).collect()
+    };
+    for question in ["", "{}", r#"{"ready":false,"repository_name":"r"}"#] {
+        assert_eq!(states(question), ["m LOADING", "other READY"], "{question}");
+    }
+    assert_eq!(states(r#"{"ready":true}"#), ["other READY"]);
+    for (question, status) in [("{", 400), (r#"{"ready":1}"#, 400), (&" ".repeat(5_000), 413)] {
+        let answer = client.request("POST", "/v2/repository/index", &[], question.as_bytes());
+        assert_eq!(answer.status, status, "{question}");
+    }
     loading.finish();
     assert_eq!(client.request("POST", "/v2/models/m/infer", &zero, &[0; 16]).status, 200);
 }
