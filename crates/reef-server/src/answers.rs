@@ -187,10 +187,13 @@ fn find(state: &State, path: &ModelPath<'_>) -> Result<ModelInfo, ApiError> {
 }
 
 fn find_named(state: &State, name: &str, version: Option<&str>) -> Result<ModelInfo, ApiError> {
-    state.engine.model(name, version).ok_or_else(|| {
-        let version = version.map(|version| format!(" version {version}")).unwrap_or_default();
-        ApiError::not_found(format!("there is no model '{name}'{version}"))
-    })
+    if let Some(model) = state.engine.model(name, version) {
+        return Ok(model);
+    }
+    // What is unknown now may be among the models that are still to come.
+    state.check_loaded()?;
+    let version = version.map(|version| format!(" version {version}")).unwrap_or_default();
+    Err(ApiError::not_found(format!("there is no model '{name}'{version}")))
 }
 
 /// The versions that the path names: the one asked for, or all of that name.

@@ -88,6 +88,7 @@ fn examine(
     headers: &HeaderMap,
     incoming: &Incoming,
 ) -> Result<(Option<String>, Option<Class>), ApiError> {
+    state.check_loaded()?;
     let json_length = json_length(headers)?;
     let large = incoming.size_hint().upper().is_none_or(|bytes| bytes >= LARGE_BYTES_MIN as u64);
     let class = match large {

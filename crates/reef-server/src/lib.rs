@@ -30,6 +30,8 @@ mod receive;
 mod reply;
 mod route;
 mod server;
+mod signals;
 
 pub use error::ServerError;
 pub use server::{Running, Server, ServerOptions};
+pub use signals::Signals;

@@ -2,7 +2,8 @@
 //!
 //! | phase | set by | new connections | open connections | the engine |
 //! |---|---|---|---|---|
-//! | serving | start | accepted | served | takes requests |
+//! | loading | [`Server::open`] | accepted | served; inference gets 503 | loads its models |
+//! | serving | [`Running::set_ready`] | accepted | served | takes requests |
 //! | draining | [`Running::shutdown`] | metrics port only | served; inference gets 503 | ends its work |
 //! | closing | the engine has ended | refused | finish their request, then close | – |
 //! | closed | all have closed, or time is up | refused | cut off | – |
@@ -92,7 +93,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the ports. Clients may connect from now on; they wait until [`Server::start`].
+    /// Takes the ports. Clients may connect from now on; they wait until [`Server::open`].
     pub fn bind(options: ServerOptions) -> Result<Server, ServerError> {
         let http = listen(options.http, "HTTP")?;
         let metrics = options.metrics.map(|address| listen(address, "metrics")).transpose()?;
@@ -110,8 +111,15 @@ impl Server {
         metrics.local_addr().ok().or(self.options.metrics)
     }
 
-    /// Serves `engine` on threads of its own.
+    /// Serves `engine`, whose models are there, on threads of its own.
     pub fn start(self, engine: Engine) -> Result<Running, ServerError> {
+        let running = self.open(engine)?;
+        running.set_ready();
+        Ok(running)
+    }
+
+    /// Answers on threads of its own while `engine` loads its models: the server is live, but not ready.
+    pub fn open(self, engine: Engine) -> Result<Running, ServerError> {
         let (http_addr, metrics_addr) = (self.http_addr(), self.metrics_addr());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(self.options.threads.max(1))
@@ -121,7 +129,7 @@ impl Server {
             .map_err(ServerError::Threads)?;
         let state = Arc::new(State {
             engine,
-            phase: watch::Sender::new(Phase::Serving),
+            phase: watch::Sender::new(Phase::Loading),
             body_bytes_max: self.options.body_bytes_max,
             bodies: Arc::new(Budget::new(self.options.bodies_bytes_max, self.options.body_bytes_max)),
             lanes: Lanes::start().map_err(ServerError::Threads)?,
@@ -136,9 +144,9 @@ impl Server {
             open.push((permits.clone(), self.options.connections_max.max(1)));
             runtime.spawn(accept(listener, port, permits, state.clone()));
         }
-        let metrics = metrics_addr.map_or("off".to_string(), |address| address.to_string());
-        tracing::info!(http = %http_addr, metrics, "serving");
-        Ok(Running { runtime: Some(runtime), state, open, http_addr, metrics_addr })
+        let running = Running { runtime: Some(runtime), state, open, http_addr, metrics_addr };
+        tracing::info!(http = %http_addr, metrics = %running.metrics_text(), "listening");
+        Ok(running)
     }
 }
 
@@ -164,19 +172,18 @@ impl Running {
         self.metrics_addr
     }
 
-    /// Blocks until the process is asked to end (SIGINT or SIGTERM).
-    pub fn wait_for_signal(&self) -> std::io::Result<()> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let Some(runtime) = &self.runtime else { return Ok(()) };
-        runtime.block_on(async {
-            let (mut interrupt, mut terminate) =
-                (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+    /// All models are loaded: inference requests are taken from now on.
+    pub fn set_ready(&self) {
+        let ready = self.state.phase.send_if_modified(|phase| {
+            let loading = *phase == Phase::Loading;
+            if loading {
+                *phase = Phase::Serving;
             }
-            Ok(())
-        })
+            loading
+        });
+        if ready {
+            tracing::info!(http = %self.http_addr, metrics = %self.metrics_text(), "serving");
+        }
     }
 
     /// Stops accepting, shuts the engine down (real-time work finishes, best-effort work gets `drain`),
@@ -199,6 +206,10 @@ impl Running {
         self.state.phase.send_replace(Phase::Closed);
         runtime.shutdown_timeout(Duration::from_secs(1));
         all_closed
+    }
+
+    fn metrics_text(&self) -> String {
+        self.metrics_addr.map_or("off".to_string(), |address| address.to_string())
     }
 }
 
@@ -226,6 +237,14 @@ impl State {
     pub(crate) fn takes_requests(&self) -> bool {
         *self.phase.borrow() == Phase::Serving && self.engine.is_ready()
     }
+
+    /// An error, for what needs models, while they are being loaded.
+    pub(crate) fn check_loaded(&self) -> Result<(), ApiError> {
+        match *self.phase.borrow() {
+            Phase::Loading => Err(ApiError::unavailable("the server is still loading its models")),
+            Phase::Serving | Phase::Draining | Phase::Closing | Phase::Closed => Ok(()),
+        }
+    }
 }
 
 impl std::fmt::Debug for State {
@@ -236,6 +255,7 @@ impl std::fmt::Debug for State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
+    Loading,
     Serving,
     Draining,
     Closing,

@@ -3,12 +3,13 @@
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use reef_engine::{ClassStats, FailureReason, Level, ModelSettings};
+use reef_engine::{ClassStats, Engine, EngineOptions, FailureReason, Level, ModelSettings};
 use reef_server::{Server, ServerOptions};
 use serde_json::Value;
 
 use crate::client::{Client, request};
 use crate::fixture::{Fixture, x, y};
+use crate::gate::Gate;
 
 fn body(parameters: &str) -> String {
     format!(
@@ -77,6 +78,31 @@ fn a_model_that_is_loading_is_not_ready_yet() {
     }
     loading.finish();
     assert_eq!(client.request("POST", "/v2/models/m/infer", &zero, &[0; 16]).status, 200);
+}
+
+#[test]
+fn a_server_that_loads_lives_but_is_not_ready() {
+    let clock = Gate::new();
+    let options = EngineOptions { clock: clock.clone(), ..EngineOptions::default() };
+    let engine = Engine::new(clock, options).unwrap();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let options = ServerOptions { http: any, metrics: Some(any), ..ServerOptions::default() };
+    let running = Server::bind(options).unwrap().open(engine).unwrap();
+    let (http, metrics) = (running.http_addr(), running.metrics_addr().unwrap());
+    let statuses = || {
+        let mut client = Client::connect(http);
+        let paths = ["/v2/health/live", "/v2/health/ready", "/v2/models/m/ready", "/v2/models/m"];
+        let mut statuses = paths.map(|path| client.get(path).status).to_vec();
+        statuses.push(client.infer(&body("")).status);
+        statuses.push(Client::connect(metrics).get("/v2/health/live").status);
+        statuses
+    };
+    assert_eq!(statuses(), [200, 503, 503, 503, 503, 200]);
+    let refused = Client::connect(http).infer(&body(""));
+    assert!(refused.error().contains("still loading"), "{}", refused.error());
+    running.set_ready();
+    assert_eq!(statuses(), [200, 200, 404, 404, 404, 200]);
+    assert!(running.shutdown(Duration::ZERO));
 }
 
 #[test]
