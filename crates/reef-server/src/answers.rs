@@ -1,7 +1,10 @@
 //! Answers about the server and its models: health, metadata, readiness, configuration, statistics.
 
 use hyper::StatusCode;
-use reef_engine::{ClassStats, Engine, FailureReason, ModelInfo, ModelState, ModelStats, Nanos, TensorInfo};
+use reef_engine::{
+    ClassStats, FailureReason, InferError, ModelInfo, ModelState, ModelStats, Nanos, TensorInfo,
+};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
@@ -35,7 +38,7 @@ pub(crate) fn server_metadata() -> Reply {
 
 /// Inputs and outputs of a model; -1 stands for any extent.
 pub(crate) fn model_metadata(state: &State, path: &ModelPath<'_>) -> Result<Reply, ApiError> {
-    let model = find(&state.engine, path)?;
+    let model = find_loaded(state, path)?;
     let tensors = |tensors: &[TensorInfo]| -> Vec<Value> {
         let tensor = |tensor: &TensorInfo| {
             let datatype = tensor.dtype.protocol_name();
@@ -45,7 +48,7 @@ pub(crate) fn model_metadata(state: &State, path: &ModelPath<'_>) -> Result<Repl
     };
     let metadata = json!({
         "name": model.key.name,
-        "versions": versions(&state.engine, path, &model),
+        "versions": versions(state, path, &model),
         "platform": PLATFORM,
         "inputs": tensors(&model.inputs),
         "outputs": tensors(&model.outputs),
@@ -55,14 +58,14 @@ pub(crate) fn model_metadata(state: &State, path: &ModelPath<'_>) -> Result<Repl
 
 /// Whether a model takes requests.
 pub(crate) fn model_ready(state: &State, path: &ModelPath<'_>) -> Result<Reply, ApiError> {
-    let model = find(&state.engine, path)?;
+    let model = find(state, path)?;
     let ready = model.state == ModelState::Ready && state.takes_requests();
     Ok(json(readiness(ready), &json!({ "name": model.key.name, "ready": ready })))
 }
 
 /// A model in the words of Triton's configuration, as far as they have a meaning here.
 pub(crate) fn model_config(state: &State, path: &ModelPath<'_>) -> Result<Reply, ApiError> {
-    let model = find(&state.engine, path)?;
+    let model = find_loaded(state, path)?;
     let tensors = |tensors: &[TensorInfo]| -> Vec<Value> {
         let tensor = |tensor: &TensorInfo| {
             let data_type = format!("TYPE_{}", tensor.dtype.protocol_name());
@@ -84,12 +87,27 @@ pub(crate) fn model_config(state: &State, path: &ModelPath<'_>) -> Result<Reply,
     Ok(json(StatusCode::OK, &config))
 }
 
-/// Every model with its state.
-pub(crate) fn repository_index(state: &State) -> Reply {
+/// What a client may ask of the index.
+#[derive(Debug, Default, Deserialize)]
+struct IndexRequest {
+    /// Only models that take requests.
+    #[serde(default)]
+    ready: bool,
+}
+
+/// Every model with its state, or those that are ready where `body` asks for them.
+pub(crate) fn repository_index(state: &State, body: &[u8]) -> Result<Reply, ApiError> {
+    let wanted = match body.trim_ascii() {
+        b"" => IndexRequest::default(),
+        body => serde_json::from_slice(body).map_err(|error| {
+            ApiError::invalid(format!("the request is not as the protocol says: {error}"))
+        })?,
+    };
     let index: Vec<Value> = state
         .engine
         .models()
         .iter()
+        .filter(|model| !wanted.ready || model.state == ModelState::Ready)
         .map(|model| {
             let (state, reason) = match model.state {
                 ModelState::Ready => ("READY", ""),
@@ -100,12 +118,12 @@ pub(crate) fn repository_index(state: &State) -> Reply {
             json!({ "name": key.name, "version": key.version, "state": state, "reason": reason })
         })
         .collect();
-    json(StatusCode::OK, &index)
+    Ok(json(StatusCode::OK, &index))
 }
 
 /// Triton's statistics of one model or of all.
 pub(crate) fn stats(state: &State, path: Option<&ModelPath<'_>>) -> Result<Reply, ApiError> {
-    let wanted = path.map(|path| find(&state.engine, path)).transpose()?.map(|model| model.key);
+    let wanted = path.map(|path| find(state, path)).transpose()?.map(|model| model.key);
     let stats = state.engine.stats();
     let models = stats.models.iter().filter(|model| wanted.as_ref().is_none_or(|key| *key == model.key));
     let models: Vec<Value> = models.map(model_stats).collect();
@@ -146,18 +164,43 @@ fn readiness(ready: bool) -> StatusCode {
     if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-fn find(engine: &Engine, path: &ModelPath<'_>) -> Result<ModelInfo, ApiError> {
-    engine.model(&path.name, path.version.as_deref()).ok_or_else(|| {
-        let version = path.version.as_ref().map(|version| format!(" version {version}"));
-        ApiError::not_found(format!("there is no model '{}'{}", path.name, version.unwrap_or_default()))
-    })
+/// A model that takes requests.
+pub(crate) fn find_ready(state: &State, name: &str, version: Option<&str>) -> Result<ModelInfo, ApiError> {
+    let model = find_named(state, name, version)?;
+    match model.state {
+        ModelState::Ready => Ok(model),
+        ModelState::Loading | ModelState::Unloading => Err(InferError::NotReady(model.key).into()),
+    }
+}
+
+/// A model whose inputs and outputs are known.
+fn find_loaded(state: &State, path: &ModelPath<'_>) -> Result<ModelInfo, ApiError> {
+    let model = find(state, path)?;
+    match model.state {
+        ModelState::Ready | ModelState::Unloading => Ok(model),
+        ModelState::Loading => Err(InferError::NotReady(model.key).into()),
+    }
+}
+
+fn find(state: &State, path: &ModelPath<'_>) -> Result<ModelInfo, ApiError> {
+    find_named(state, &path.name, path.version.as_deref())
+}
+
+fn find_named(state: &State, name: &str, version: Option<&str>) -> Result<ModelInfo, ApiError> {
+    if let Some(model) = state.engine.model(name, version) {
+        return Ok(model);
+    }
+    // What is unknown now may be among the models that are still to come.
+    state.check_loaded()?;
+    let version = version.map(|version| format!(" version {version}")).unwrap_or_default();
+    Err(ApiError::not_found(format!("there is no model '{name}'{version}")))
 }
 
 /// The versions that the path names: the one asked for, or all of that name.
-fn versions(engine: &Engine, path: &ModelPath<'_>, model: &ModelInfo) -> Vec<String> {
+fn versions(state: &State, path: &ModelPath<'_>, model: &ModelInfo) -> Vec<String> {
     if path.version.is_some() {
         return vec![model.key.version.clone()];
     }
-    let models = engine.models().into_iter().map(|model| model.key);
+    let models = state.engine.models().into_iter().map(|model| model.key);
     models.filter(|key| key.name == model.key.name).map(|key| key.version).collect()
 }

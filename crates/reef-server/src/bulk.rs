@@ -1,43 +1,69 @@
-//! A thread of low priority for JSON that would keep a core from real-time work.
+//! Threads of low priority for JSON that would keep a core from real-time work: one lane per class.
 //!
 //! Compute units run at nice 19 so that I/O gets a core at once. The price is that reading megabytes of JSON
-//! for a best-effort request would displace real-time blocks for milliseconds; this thread runs at nice 19
-//! too and takes its turn like any of them.
+//! there would displace real-time blocks, and hold up every connection of that thread, for up to seconds. So
+//! large JSON is read and written in lanes. The best-effort lane runs at nice 19 too and takes its turn like
+//! any compute unit. The real-time lane waits for no best-effort job; it goes before compute units, as the
+//! request that it serves is real-time, but after I/O, so that large JSON never delays small requests.
 //!
-//! Invariants: jobs run in order, one at a time; the queue is bounded, and a full one makes the sender wait;
-//! the job of a client that left is dropped.
+//! Invariants: jobs of a lane run in order, one at a time; the queue is bounded, and a full one makes the
+//! sender wait; the job of a client that left is dropped.
 
 use std::io;
 
+use reef_engine::Class;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::ApiError;
 
-/// Jobs that wait at most.
+/// Jobs that wait in one lane at most.
 const QUEUE_LEN: usize = 64;
 
-/// Priority of the thread: that of the compute units.
-const NICE: i32 = 19;
+/// Priority of the real-time lane: between I/O and the compute units.
+const NICE_REAL_TIME: i32 = 10;
+
+/// Priority of the best-effort lane: that of the compute units.
+const NICE_BEST_EFFORT: i32 = 19;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The thread's queue. The thread ends when the last clone is dropped.
-#[derive(Clone)]
-pub(crate) struct Bulk {
+/// A lane for each class.
+pub(crate) struct Lanes {
+    real_time: Lane,
+    best_effort: Lane,
+}
+
+impl Lanes {
+    /// Starts the threads.
+    pub(crate) fn start() -> io::Result<Lanes> {
+        let real_time = Lane::start("reef-bulk-rt", NICE_REAL_TIME)?;
+        Ok(Lanes { real_time, best_effort: Lane::start("reef-bulk-be", NICE_BEST_EFFORT)? })
+    }
+
+    /// The lane of a class.
+    pub(crate) fn of(&self, class: Class) -> &Lane {
+        match class {
+            Class::RealTime(_) => &self.real_time,
+            Class::BestEffort => &self.best_effort,
+        }
+    }
+}
+
+/// A thread's queue. The thread ends when it is dropped.
+pub(crate) struct Lane {
     jobs: mpsc::Sender<Job>,
 }
 
-impl Bulk {
-    /// Starts the thread.
-    pub(crate) fn start() -> io::Result<Bulk> {
+impl Lane {
+    fn start(name: &str, nice: i32) -> io::Result<Lane> {
         let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE_LEN);
-        std::thread::Builder::new().name("reef-http-bulk".into()).spawn(move || {
-            lower_priority();
+        std::thread::Builder::new().name(name.into()).spawn(move || {
+            lower_priority(nice);
             while let Some(job) = queue.blocking_recv() {
                 job();
             }
         })?;
-        Ok(Bulk { jobs })
+        Ok(Lane { jobs })
     }
 
     /// Runs `work` on the thread.
@@ -57,10 +83,13 @@ impl Bulk {
     }
 }
 
-fn lower_priority() {
-    let thread = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(thread), NICE) {
-        tracing::warn!(%error, "the thread for large requests keeps its priority");
+/// Never raises it: a process that was started with a lower one keeps that.
+fn lower_priority(nice: i32) {
+    let thread = Some(rustix::thread::gettid());
+    let lowered = rustix::process::getpriority_process(thread)
+        .and_then(|now| rustix::process::setpriority_process(thread, nice.max(now)));
+    if let Err(error) = lowered {
+        tracing::warn!(%error, "a thread for large requests keeps its priority");
     }
 }
 
@@ -70,16 +99,35 @@ mod tests {
 
     #[test]
     fn work_runs_elsewhere_and_at_low_priority() {
-        let bulk = Bulk::start().unwrap();
+        let lanes = Lanes::start().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let priority = || rustix::process::getpriority_process(Some(rustix::thread::gettid())).unwrap();
-        assert_eq!(runtime.block_on(bulk.run(priority)), Ok(NICE));
-        assert_ne!(priority(), NICE);
+        let here = priority();
+        for (class, nice) in [(Class::real_time(0), NICE_REAL_TIME), (Class::BestEffort, NICE_BEST_EFFORT)] {
+            assert_eq!(runtime.block_on(lanes.of(class).run(priority)), Ok(nice.max(here)));
+        }
+        assert_eq!(priority(), here);
+    }
+
+    #[test]
+    fn real_time_work_does_not_wait_for_best_effort_work() {
+        let lanes = Lanes::start().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let waits = lanes.of(Class::BestEffort).run(move || gate.recv());
+        let urgent = async {
+            let done = lanes.of(Class::real_time(0)).run(|| 7).await;
+            open.send(()).unwrap();
+            done
+        };
+        let (waited, urgent) = runtime.block_on(async { tokio::join!(waits, urgent) });
+        assert!(waited.unwrap().is_ok() && urgent == Ok(7));
     }
 
     #[test]
     fn a_job_that_nobody_waits_for_is_dropped() {
-        let bulk = Bulk::start().unwrap();
+        let lanes = Lanes::start().unwrap();
+        let bulk = lanes.of(Class::BestEffort);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let (open, gate) = std::sync::mpsc::channel::<()>();

@@ -68,6 +68,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_IMPLEMENTED, message)
     }
 
+    /// What may work later: 503.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
     /// The server's fault: 500.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)

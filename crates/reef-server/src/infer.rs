@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::StatusCode;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, EXPECT, HeaderName, HeaderValue};
 use reef_base::limits::TENSOR_ELEMENTS_MAX;
 use reef_engine::{
@@ -16,12 +16,13 @@ use reef_engine::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::answers::find_ready;
 use crate::error::ApiError;
 use crate::protocol::body::Body;
 use crate::protocol::elements;
 use crate::protocol::request::{self, InputData, InputJson, Parts, RequestJson, Schedule, Wanted};
 use crate::protocol::response::{self, Head, Output};
-use crate::receive::{discard, receive};
+use crate::receive::{Allowance, receive, refuse};
 use crate::reply::{Reply, reply};
 use crate::route::ModelPath;
 use crate::server::State;
@@ -29,8 +30,9 @@ use crate::server::State;
 /// Where the JSON part of a body ends; tensors follow.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// JSON from this size on is read and written at low priority for best-effort models.
-const BULK_BYTES_MIN: usize = 64 << 10;
+/// Bodies from this size on are large: their model is looked up before they are read, and they count in the
+/// budget of all bodies. JSON from this size on is read and written in the lanes.
+const LARGE_BYTES_MIN: usize = 64 << 10;
 
 /// Binary outputs that add up to less are copied behind the JSON part, so that the answer is one piece and
 /// the engine has its buffers back at once.
@@ -44,29 +46,56 @@ pub(crate) async fn infer(
     incoming: Incoming,
 ) -> Result<Reply, ApiError> {
     let arrival = state.engine.now();
-    let json_length = match json_length(headers) {
-        Ok(length) => length,
+    let expects_continue = headers.contains_key(EXPECT);
+    let (json_length, class) = match examine(state, &model, headers, &incoming) {
+        Ok(known) => known,
         Err(error) => {
-            discard(incoming, state.body_bytes_max);
+            refuse(incoming, state.body_bytes_max, expects_continue);
             return Err(error);
         }
     };
-    let body = receive(incoming, state.body_bytes_max, headers.contains_key(EXPECT)).await?;
+    let mut share = class.map(|class| state.bodies.share(class));
+    let allowance = Allowance { bytes_max: state.body_bytes_max, share: share.as_mut(), expects_continue };
+    let body = receive(incoming, allowance).await?;
     let question = Question {
         model: model.name.into_owned(),
         version: model.version.map(|version| version.into_owned()),
         arrival,
         json_length,
     };
-    let bulk = is_bulk(&state.engine, &question, body.len());
-    let engine = state.engine.clone();
-    let submit = move || submit(&engine, &question, body);
-    let (answer, manner) = if bulk { state.bulk.run(submit).await?? } else { submit()? };
+    let large = class.filter(|_| question.json_bytes(body.len()) >= LARGE_BYTES_MIN);
+    let server = state.clone();
+    let submit = move || {
+        let submitted = submit(&server, &question, body);
+        drop(share);
+        submitted
+    };
+    let (answer, manner) = match large {
+        Some(class) => state.lanes.of(class).run(submit).await??,
+        None => submit()?,
+    };
     let response = answer.await?;
-    if bulk || (response.class == Class::BestEffort && json_bytes(&response, &manner) >= BULK_BYTES_MIN) {
-        return state.bulk.run(move || write(response, &manner)).await?;
+    if json_bytes(&response, &manner) >= LARGE_BYTES_MIN {
+        return state.lanes.of(response.class).run(move || write(response, &manner)).await?;
     }
     write(response, &manner)
+}
+
+/// What is known before the body: where its JSON ends and, if the body may be large, its model's class.
+fn examine(
+    state: &State,
+    model: &ModelPath<'_>,
+    headers: &HeaderMap,
+    incoming: &Incoming,
+) -> Result<(Option<String>, Option<Class>), ApiError> {
+    state.check_loaded()?;
+    let json_length = json_length(headers)?;
+    let large = incoming.size_hint().upper().is_none_or(|bytes| bytes >= LARGE_BYTES_MIN as u64);
+    let class = match large {
+        true => Some(find_ready(state, &model.name, model.version.as_deref())?.settings.class),
+        false => None,
+    };
+    Ok((json_length, class))
 }
 
 /// What the request line and the headers say.
@@ -75,6 +104,14 @@ struct Question {
     version: Option<String>,
     arrival: Nanos,
     json_length: Option<String>,
+}
+
+impl Question {
+    /// Bytes of JSON in a body of `body_bytes`, if the header is right.
+    fn json_bytes(&self, body_bytes: usize) -> usize {
+        let stated = self.json_length.as_ref().and_then(|length| length.trim().parse().ok());
+        stated.unwrap_or(body_bytes).min(body_bytes)
+    }
 }
 
 /// How the answer is to be written.
@@ -96,20 +133,11 @@ fn json_length(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     }
 }
 
-fn is_bulk(engine: &Engine, question: &Question, body_bytes: usize) -> bool {
-    let stated = question.json_length.as_ref().and_then(|length| length.trim().parse().ok());
-    if stated.unwrap_or(body_bytes).min(body_bytes) < BULK_BYTES_MIN {
-        return false;
-    }
-    let model = engine.model(&question.model, question.version.as_deref());
-    model.is_some_and(|model| model.settings.class == Class::BestEffort)
-}
-
 /// Reads the body and hands the request to the engine.
-fn submit(engine: &Engine, question: &Question, body: Body) -> Result<(InferFuture, Manner), ApiError> {
+fn submit(state: &State, question: &Question, body: Body) -> Result<(InferFuture, Manner), ApiError> {
     match request::split(body, question.json_length.as_deref())? {
-        Parts::Json(json, binary) => submit_json(engine, question, &json, binary),
-        Parts::Raw(body) => submit_raw(engine, question, body),
+        Parts::Json(json, binary) => submit_json(&state.engine, question, &json, binary),
+        Parts::Raw(body) => submit_raw(state, question, body),
     }
 }
 
@@ -197,18 +225,9 @@ fn elements_of(input: &InputJson<'_>) -> Result<usize, ApiError> {
     })
 }
 
-fn submit_raw(
-    engine: &Engine,
-    question: &Question,
-    mut body: Body,
-) -> Result<(InferFuture, Manner), ApiError> {
+fn submit_raw(state: &State, question: &Question, mut body: Body) -> Result<(InferFuture, Manner), ApiError> {
+    let model = find_ready(state, &question.model, question.version.as_deref())?;
     let data = body.take(body.len());
-    let model = engine.model(&question.model, question.version.as_deref());
-    // The engine words the refusal of an unknown model; any input will do for it.
-    let Some(model) = model else {
-        let future = engine.submit(&base_request(question, Vec::new()))?;
-        return Ok((future, Manner { id: None, wanted: Wanted::all_binary() }));
-    };
     let [input] = &model.inputs[..] else {
         let count = model.inputs.len();
         return Err(ApiError::invalid(format!("a raw request needs a model with one input, it has {count}")));
@@ -216,7 +235,7 @@ fn submit_raw(
     let shape = raw_shape(&input.dims, input.dtype, data.len())
         .map_err(|problem| ApiError::invalid(format!("input '{}': {problem}", input.name)))?;
     let input = InputTensor { name: &input.name, dtype: input.dtype, shape: Shape::new(&shape), data: &data };
-    let future = engine.submit(&base_request(question, vec![input]))?;
+    let future = state.engine.submit(&base_request(question, vec![input]))?;
     Ok((future, Manner { id: None, wanted: Wanted::all_binary() }))
 }
 

@@ -19,6 +19,7 @@
 //! 405 and 408 as HTTP has them, and 400 for everything else that is wrong with a request.
 
 mod answers;
+mod budget;
 mod bulk;
 mod error;
 mod exposition;
@@ -29,6 +30,8 @@ mod receive;
 mod reply;
 mod route;
 mod server;
+mod signals;
 
 pub use error::ServerError;
 pub use server::{Running, Server, ServerOptions};
+pub use signals::Signals;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 
+use crate::budget::Share;
 use crate::error::ApiError;
 use crate::protocol::body::Body;
 
@@ -16,30 +17,53 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long a refused body is read and thrown away, so that the client gets to read why.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// The whole body, at most `bytes_max` of it. `expects_continue`: the client waits for our word to send it.
-pub(crate) async fn receive(
-    mut incoming: Incoming,
-    bytes_max: usize,
-    expects_continue: bool,
-) -> Result<Body, ApiError> {
-    let declared = incoming.size_hint().lower();
-    if declared > bytes_max as u64 {
-        if !expects_continue {
-            discard(incoming, bytes_max);
-        }
-        return Err(ApiError::too_large(format!(
-            "the body has {declared} bytes, at most {bytes_max} are allowed"
-        )));
+/// What a body may take.
+pub(crate) struct Allowance<'a> {
+    /// Bytes of this body at most.
+    pub(crate) bytes_max: usize,
+    /// Its part of what all bodies may take together; `None` for a small one.
+    pub(crate) share: Option<&'a mut Share>,
+    /// The client waits for our word to send it.
+    pub(crate) expects_continue: bool,
+}
+
+/// The whole body.
+pub(crate) async fn receive(mut incoming: Incoming, allowance: Allowance<'_>) -> Result<Body, ApiError> {
+    let Allowance { bytes_max, mut share, expects_continue } = allowance;
+    if let Err(error) = check_declared(incoming.size_hint().lower(), bytes_max, share.as_deref()) {
+        refuse(incoming, bytes_max, expects_continue);
+        return Err(error);
     }
     let mut body = Body::default();
     while let Some(chunk) = next_chunk(&mut incoming).await? {
-        if chunk.len() > bytes_max - body.len() {
+        let granted = if chunk.len() > bytes_max - body.len() {
+            Err(ApiError::too_large(format!("the body has more than the allowed {bytes_max} bytes")))
+        } else {
+            share.as_mut().map_or(Ok(()), |share| share.grow(chunk.len()))
+        };
+        if let Err(error) = granted {
             discard(incoming, bytes_max);
-            return Err(ApiError::too_large(format!("the body has more than the allowed {bytes_max} bytes")));
+            return Err(error);
         }
         body.push(chunk);
     }
     Ok(body)
+}
+
+/// Deals with a body that nobody will look at. A client that waits for our word need not send it at all.
+pub(crate) fn refuse(incoming: Incoming, bytes_max: usize, expects_continue: bool) {
+    if !expects_continue {
+        discard(incoming, bytes_max);
+    }
+}
+
+fn check_declared(declared: u64, bytes_max: usize, share: Option<&Share>) -> Result<(), ApiError> {
+    if declared > bytes_max as u64 {
+        return Err(ApiError::too_large(format!(
+            "the body has {declared} bytes, at most {bytes_max} are allowed"
+        )));
+    }
+    share.map_or(Ok(()), |share| share.check(declared))
 }
 
 /// Reads on in the background and throws away, within bounds, so that an answer sent early reaches a client

@@ -2,7 +2,8 @@
 //!
 //! | phase | set by | new connections | open connections | the engine |
 //! |---|---|---|---|---|
-//! | serving | start | accepted | served | takes requests |
+//! | loading | [`Server::open`] | accepted | served; inference gets 503 | loads its models |
+//! | serving | [`Running::set_ready`] | accepted | served | takes requests |
 //! | draining | [`Running::shutdown`] | metrics port only | served; inference gets 503 | ends its work |
 //! | closing | the engine has ended | refused | finish their request, then close | – |
 //! | closed | all have closed, or time is up | refused | cut off | – |
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::EXPECT;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
@@ -29,10 +31,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::bulk::Bulk;
+use crate::budget::Budget;
+use crate::bulk::Lanes;
 use crate::error::{ApiError, ServerError};
 use crate::infer::infer;
-use crate::receive::discard;
+use crate::receive::{Allowance, discard, receive};
 use crate::reply::{Reply, error, reply};
 use crate::route::{Route, route};
 use crate::{answers, exposition, metrics};
@@ -46,6 +49,9 @@ const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
 /// Pause after a failed accept, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
+/// Bytes of a question to the repository at most; the longest that means something has 15.
+const QUESTION_BYTES_MAX: usize = 4 << 10;
+
 /// How the server listens.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
@@ -55,6 +61,9 @@ pub struct ServerOptions {
     pub metrics: Option<SocketAddr>,
     /// Bytes of one request body at most.
     pub body_bytes_max: usize,
+    /// Bytes of all request bodies that are in memory at once, at most; what goes beyond is refused with 503.
+    /// The last quarter is for real-time models. At least four thirds of `body_bytes_max`, whatever is said.
+    pub bodies_bytes_max: usize,
     /// Connections per port at most; more wait in the operating system's queue.
     pub connections_max: usize,
     /// Threads that serve connections.
@@ -68,6 +77,7 @@ impl Default for ServerOptions {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8002))),
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
+            bodies_bytes_max: 1 << 30,
             connections_max: 1024,
             threads: 2,
         }
@@ -83,7 +93,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the ports. Clients may connect from now on; they wait until [`Server::start`].
+    /// Takes the ports. Clients may connect from now on; they wait until [`Server::open`].
     pub fn bind(options: ServerOptions) -> Result<Server, ServerError> {
         let http = listen(options.http, "HTTP")?;
         let metrics = options.metrics.map(|address| listen(address, "metrics")).transpose()?;
@@ -101,8 +111,15 @@ impl Server {
         metrics.local_addr().ok().or(self.options.metrics)
     }
 
-    /// Serves `engine` on threads of its own.
+    /// Serves `engine`, whose models are there, on threads of its own.
     pub fn start(self, engine: Engine) -> Result<Running, ServerError> {
+        let running = self.open(engine)?;
+        running.set_ready();
+        Ok(running)
+    }
+
+    /// Answers on threads of its own while `engine` loads its models: the server is live, but not ready.
+    pub fn open(self, engine: Engine) -> Result<Running, ServerError> {
         let (http_addr, metrics_addr) = (self.http_addr(), self.metrics_addr());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(self.options.threads.max(1))
@@ -112,9 +129,10 @@ impl Server {
             .map_err(ServerError::Threads)?;
         let state = Arc::new(State {
             engine,
-            phase: watch::Sender::new(Phase::Serving),
+            phase: watch::Sender::new(Phase::Loading),
             body_bytes_max: self.options.body_bytes_max,
-            bulk: Bulk::start().map_err(ServerError::Threads)?,
+            bodies: Arc::new(Budget::new(self.options.bodies_bytes_max, self.options.body_bytes_max)),
+            lanes: Lanes::start().map_err(ServerError::Threads)?,
             responses: Responses::default(),
         });
         let mut open = Vec::new();
@@ -126,9 +144,9 @@ impl Server {
             open.push((permits.clone(), self.options.connections_max.max(1)));
             runtime.spawn(accept(listener, port, permits, state.clone()));
         }
-        let metrics = metrics_addr.map_or("off".to_string(), |address| address.to_string());
-        tracing::info!(http = %http_addr, metrics, "serving");
-        Ok(Running { runtime: Some(runtime), state, open, http_addr, metrics_addr })
+        let running = Running { runtime: Some(runtime), state, open, http_addr, metrics_addr };
+        tracing::info!(http = %http_addr, metrics = %running.metrics_text(), "listening");
+        Ok(running)
     }
 }
 
@@ -154,19 +172,18 @@ impl Running {
         self.metrics_addr
     }
 
-    /// Blocks until the process is asked to end (SIGINT or SIGTERM).
-    pub fn wait_for_signal(&self) -> std::io::Result<()> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let Some(runtime) = &self.runtime else { return Ok(()) };
-        runtime.block_on(async {
-            let (mut interrupt, mut terminate) =
-                (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+    /// All models are loaded: inference requests are taken from now on.
+    pub fn set_ready(&self) {
+        let ready = self.state.phase.send_if_modified(|phase| {
+            let loading = *phase == Phase::Loading;
+            if loading {
+                *phase = Phase::Serving;
             }
-            Ok(())
-        })
+            loading
+        });
+        if ready {
+            tracing::info!(http = %self.http_addr, metrics = %self.metrics_text(), "serving");
+        }
     }
 
     /// Stops accepting, shuts the engine down (real-time work finishes, best-effort work gets `drain`),
@@ -190,6 +207,10 @@ impl Running {
         runtime.shutdown_timeout(Duration::from_secs(1));
         all_closed
     }
+
+    fn metrics_text(&self) -> String {
+        self.metrics_addr.map_or("off".to_string(), |address| address.to_string())
+    }
 }
 
 impl Drop for Running {
@@ -205,7 +226,8 @@ impl Drop for Running {
 pub(crate) struct State {
     pub(crate) engine: Engine,
     pub(crate) body_bytes_max: usize,
-    pub(crate) bulk: Bulk,
+    pub(crate) bodies: Arc<Budget>,
+    pub(crate) lanes: Lanes,
     phase: watch::Sender<Phase>,
     responses: Responses,
 }
@@ -214,6 +236,14 @@ impl State {
     /// Whether inference requests are taken.
     pub(crate) fn takes_requests(&self) -> bool {
         *self.phase.borrow() == Phase::Serving && self.engine.is_ready()
+    }
+
+    /// An error, for what needs models, while they are being loaded.
+    pub(crate) fn check_loaded(&self) -> Result<(), ApiError> {
+        match *self.phase.borrow() {
+            Phase::Loading => Err(ApiError::unavailable("the server is still loading its models")),
+            Phase::Serving | Phase::Draining | Phase::Closing | Phase::Closed => Ok(()),
+        }
     }
 }
 
@@ -225,6 +255,7 @@ impl std::fmt::Debug for State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
+    Loading,
     Serving,
     Draining,
     Closing,
@@ -344,6 +375,12 @@ async fn handle(state: &Arc<State>, port: Port, request: Request<Incoming>) -> R
     if let (Port::Http, Ok(Route::Infer(model))) = (port, &route) {
         return infer(state, model.clone(), &head.headers, body).await;
     }
+    if let (Port::Http, Ok(Route::RepositoryIndex)) = (port, &route) {
+        let expects_continue = head.headers.contains_key(EXPECT);
+        let allowance = Allowance { bytes_max: QUESTION_BYTES_MAX, share: None, expects_continue };
+        let mut body = receive(body, allowance).await?;
+        return answers::repository_index(state, &body.take(body.len()));
+    }
     discard(body, state.body_bytes_max);
     match route? {
         Route::Live => Ok(answers::live()),
@@ -356,11 +393,12 @@ async fn handle(state: &Arc<State>, port: Port, request: Request<Incoming>) -> R
             Err(ApiError::not_found("this port serves /metrics and /v2/health only".to_string()))
         }
         Route::Metadata => Ok(answers::server_metadata()),
-        Route::RepositoryIndex => Ok(answers::repository_index(state)),
         Route::Stats(model) => answers::stats(state, model.as_ref()),
         Route::Model(model) => answers::model_metadata(state, &model),
         Route::ModelReady(model) => answers::model_ready(state, &model),
         Route::ModelConfig(model) => answers::model_config(state, &model),
-        Route::Infer(_) => unreachable!("answered above, or refused on the metrics port"),
+        Route::Infer(_) | Route::RepositoryIndex => {
+            unreachable!("answered above, or refused on the metrics port")
+        }
     }
 }

@@ -5,7 +5,7 @@ mod harness;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use harness::{PATIENCE, Scratch, command, refused, text};
@@ -26,31 +26,41 @@ shapes = [{ input_ids = [1, 4], attention_mask = [1, 4] }, { input_ids = [2, 7],
 /// A server that says where it listens; killed if a test fails.
 struct Serving {
     child: Child,
+    /// Of its log.
     lines: Receiver<String>,
+    /// Of its standard output.
+    said: Receiver<String>,
     log: Vec<String>,
     http: SocketAddr,
     metrics: SocketAddr,
 }
 
 impl Serving {
+    /// Returns when all models are loaded.
     fn start(args: &[&str]) -> Serving {
+        let mut serving = Serving::spawn(args, "info");
+        serving.listens_at(" serving ");
+        serving
+    }
+
+    fn spawn(args: &[&str], log_level: &str) -> Serving {
         let free = ["--http-port", "0", "--metrics-port", "0"];
         let mut child = command(&[&["serve"], args, &free].concat())
-            .stdout(Stdio::null())
+            .env("REEF_LOG", log_level)
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let errors = BufReader::new(child.stderr.take().unwrap());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            errors.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-        });
+        let (lines, said) = (lines(child.stderr.take().unwrap()), lines(child.stdout.take().unwrap()));
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut serving = Serving { child, lines, log: Vec::new(), http: nowhere, metrics: nowhere };
-        let line = serving.read_until(" serving ");
-        serving.http = address(&line, "http=");
-        serving.metrics = address(&line, "metrics=");
-        serving
+        Serving { child, lines, said, log: Vec::new(), http: nowhere, metrics: nowhere }
+    }
+
+    /// Reads the log up to the line with `what`, which has the addresses.
+    fn listens_at(&mut self, what: &str) {
+        let line = self.read_until(what);
+        self.http = address(&line, "http=");
+        self.metrics = address(&line, "metrics=");
     }
 
     fn read_until(&mut self, what: &str) -> String {
@@ -82,10 +92,15 @@ impl Serving {
         }
     }
 
-    /// Asks to stop and waits; the log's rest.
-    fn stop(mut self) -> (Option<i32>, Vec<String>) {
+    /// Asks to stop.
+    fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Asks to stop and waits; the log's rest.
+    fn stop(mut self) -> (Option<i32>, Vec<String>) {
+        self.terminate();
         // The log ends with the process; a hang is found by the bound on each line.
         loop {
             match self.lines.recv_timeout(PATIENCE) {
@@ -104,6 +119,14 @@ impl Drop for Serving {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    let send =
+        move || BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|line| sender.send(line));
+    std::thread::spawn(send);
+    lines
 }
 
 /// The address after `key` in a line of the log.
@@ -187,6 +210,75 @@ fn ports_in_use_and_unwritable_traces_are_named() {
     serve(&port, "0", &[], &[&port, "in use", "HTTP"]);
     serve("0", &port, &[], &[&port, "in use", "metrics"]);
     serve("0", "0", &["--trace", "/nonexistent/trace.json"], &["/nonexistent/trace.json"]);
+}
+
+/// A directory with a model that is being read until somebody writes it.
+fn with_endless_model(name: &str) -> Scratch {
+    let dir = Scratch::new(name);
+    dir.zoo("control", "models/control.onnx");
+    let made = Command::new("mkfifo").arg(dir.path("models/endless.onnx")).status().unwrap();
+    assert!(made.success());
+    dir
+}
+
+#[test]
+fn a_server_that_loads_lives_but_is_not_ready() {
+    let dir = with_endless_model("loading");
+    let mut serving = Serving::spawn(&[text(&dir.path("models"))], "info");
+    serving.listens_at(" listening ");
+    let statuses = |serving: &Serving| {
+        ["/v2/health/live", "/v2/health/ready", "/v2/models/endless/ready"].map(|path| serving.get(path).0)
+    };
+    assert_eq!(statuses(&serving), [200, 503, 503]);
+    serving.refuses("endless", &image(json!({})), 503, &["loading"]);
+    let model = std::fs::read(dir.path("models/control.onnx")).unwrap();
+    std::fs::write(dir.path("models/endless.onnx"), model).unwrap();
+    serving.listens_at(" serving ");
+    assert_eq!(statuses(&serving), [200, 200, 200]);
+    assert_eq!(serving.infer("endless", &image(json!({}))).0, 200);
+    assert_eq!(serving.stop().0, Some(0));
+}
+
+#[test]
+fn a_signal_ends_a_server_that_loads() {
+    let dir = with_endless_model("stopped");
+    let trace = dir.path("trace.json");
+    let mut serving = Serving::spawn(&[text(&dir.path("models")), "--trace", text(&trace)], "info");
+    serving.read_until(" listening ");
+    let (code, log) = serving.stop();
+    assert_eq!(code, Some(0), "{log:#?}");
+    assert!(trace.exists(), "{log:#?}");
+}
+
+#[test]
+fn a_second_signal_ends_the_server_at_once() {
+    let dir = Scratch::new("impatient");
+    dir.zoo("control", "models/control.onnx");
+    let mut serving = Serving::start(&[text(&dir.path("models"))]);
+    // A client that never sends the body that it announced keeps the server from ending for seconds.
+    let mut client = TcpStream::connect(serving.http).unwrap();
+    let head = "POST /v2/models/control/infer HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n";
+    client.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).unwrap();
+    let mut word = [0; 12];
+    client.read_exact(&mut word).unwrap();
+    assert_eq!(&word, b"HTTP/1.1 100");
+    serving.terminate();
+    serving.read_until("draining");
+    let (code, log) = serving.stop();
+    assert_eq!(code, Some(128 + 15), "{log:#?}");
+}
+
+#[test]
+fn the_address_is_told_without_a_log() {
+    let dir = Scratch::new("quiet");
+    dir.zoo("control", "models/control.onnx");
+    let serving = Serving::spawn(&[text(&dir.path("models"))], "error");
+    let line = serving.said.recv_timeout(PATIENCE).unwrap();
+    for key in ["http=", "metrics="] {
+        assert_eq!(request(address(&line, key), "GET", "/v2/health/ready", "").0, 200, "{line}");
+    }
+    let (code, log) = serving.stop();
+    assert_eq!((code, &log[..]), (Some(0), &[][..]));
 }
 
 #[test]

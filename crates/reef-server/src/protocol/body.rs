@@ -1,6 +1,6 @@
 //! A request body as it arrived: a row of chunks, read from the front.
 //!
-//! Invariant: bytes of tensors are never joined; each is copied once, from its chunk to where it is used.
+//! Invariant: what one chunk holds is handed out without a copy; what lies in several is joined, once.
 
 use std::collections::VecDeque;
 

@@ -4,29 +4,52 @@
 //! so nothing here is compared with what a model takes. Source: Open Inference Protocol v2 (REST) and
 //! Triton's extensions `binary_tensor_data`, `schedule_policy` and `parameters`.
 
+use std::fmt;
+
 use bytes::Bytes;
 use reef_base::limits::{MODEL_TENSORS_MAX, TENSOR_RANK_MAX};
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::protocol::body::Body;
 
-/// Parameters of a request, a tensor or a requested output.
-pub(crate) type Parameters = Map<String, Value>;
+/// The parameters that have a meaning here. All others are skipped: however many a client sends and however
+/// large they are, none is built in memory.
+const PARAMETERS: [&str; 12] = [
+    "binary_data",
+    "binary_data_output",
+    "binary_data_size",
+    "class",
+    "classification",
+    "deadline_us",
+    "priority",
+    "sequence_end",
+    "sequence_id",
+    "sequence_start",
+    "shared_memory_region",
+    "timeout",
+];
+
+/// Characters of a client's value that an error quotes.
+const QUOTE_LEN_MAX: usize = 64;
+
+/// Parameters of a request, a tensor or a requested output, each as it stands in the JSON.
+#[derive(Debug, Default)]
+pub(crate) struct Parameters<'a>(Vec<(&'static str, &'a RawValue)>);
 
 /// The JSON part of an inference request. Unknown members are ignored, as the protocol demands.
 #[derive(Debug, Deserialize)]
 pub(crate) struct RequestJson<'a> {
     #[serde(default)]
     pub(crate) id: Option<String>,
-    #[serde(default)]
-    pub(crate) parameters: Option<Parameters>,
+    #[serde(borrow, default)]
+    pub(crate) parameters: Option<Parameters<'a>>,
     #[serde(borrow)]
     pub(crate) inputs: Vec<InputJson<'a>>,
-    #[serde(default)]
-    pub(crate) outputs: Option<Vec<OutputJson>>,
+    #[serde(borrow, default)]
+    pub(crate) outputs: Option<Vec<OutputJson<'a>>>,
 }
 
 /// An input tensor in JSON.
@@ -35,18 +58,18 @@ pub(crate) struct InputJson<'a> {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) datatype: String,
-    #[serde(default)]
-    pub(crate) parameters: Option<Parameters>,
+    #[serde(borrow, default)]
+    pub(crate) parameters: Option<Parameters<'a>>,
     #[serde(borrow, default)]
     pub(crate) data: Option<&'a RawValue>,
 }
 
 /// A requested output in JSON.
 #[derive(Debug, Deserialize)]
-pub(crate) struct OutputJson {
+pub(crate) struct OutputJson<'a> {
     pub(crate) name: String,
-    #[serde(default)]
-    pub(crate) parameters: Option<Parameters>,
+    #[serde(borrow, default)]
+    pub(crate) parameters: Option<Parameters<'a>>,
 }
 
 /// Where an input's elements are.
@@ -110,11 +133,13 @@ pub(crate) fn split(mut body: Body, header: Option<&str>) -> Result<Parts, ApiEr
 pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, ApiError> {
     let request: RequestJson<'_> = serde_json::from_slice(json)
         .map_err(|error| ApiError::invalid(format!("the request is not as the protocol says: {error}")))?;
-    if request.inputs.len() > MODEL_TENSORS_MAX {
-        return Err(ApiError::invalid(format!(
-            "{} inputs, at most {MODEL_TENSORS_MAX} are allowed",
-            request.inputs.len()
-        )));
+    let outputs = request.outputs.as_ref().map_or(0, Vec::len);
+    for (count, what) in [(request.inputs.len(), "inputs"), (outputs, "outputs")] {
+        if count > MODEL_TENSORS_MAX {
+            return Err(ApiError::invalid(format!(
+                "{count} {what}, at most {MODEL_TENSORS_MAX} are allowed"
+            )));
+        }
     }
     let mut binary_sum = 0usize;
     for input in &request.inputs {
@@ -134,6 +159,43 @@ pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, A
         )));
     }
     Ok(request)
+}
+
+impl<'a> Parameters<'a> {
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.iter().find(|(known, _)| *known == name).map(|&(_, value)| value)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Parameters<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ParametersVisitor)
+    }
+}
+
+struct ParametersVisitor;
+
+impl<'de> Visitor<'de> for ParametersVisitor {
+    type Value = Parameters<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of parameters")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parameters<'de>, A::Error> {
+        let mut found: Vec<(&'static str, &'de RawValue)> = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let Some(&known) = PARAMETERS.iter().find(|known| **known == name) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let value = map.next_value()?;
+            // Of two with one name the last one counts, as with JSON objects everywhere.
+            found.retain(|(other, _)| *other != known);
+            found.push((known, value));
+        }
+        Ok(Parameters(found))
+    }
 }
 
 impl<'a> InputJson<'a> {
@@ -197,7 +259,7 @@ impl Wanted {
 
 impl Schedule {
     /// Reads `class`, `priority`, `timeout` and `deadline_us`.
-    pub(crate) fn from_parameters(parameters: Option<&Parameters>) -> Result<Schedule, ApiError> {
+    pub(crate) fn from_parameters(parameters: Option<&Parameters<'_>>) -> Result<Schedule, ApiError> {
         let number = |name| unsigned(parameters, name, "request");
         if let Some(name) = ["sequence_id", "sequence_start", "sequence_end"]
             .into_iter()
@@ -205,16 +267,7 @@ impl Schedule {
         {
             return Err(ApiError::unsupported(format!("parameter '{name}': sequences are not supported")));
         }
-        let real_time = match parameters.and_then(|all| all.get("class")) {
-            None => None,
-            Some(Value::String(class)) if class == "real-time" => Some(true),
-            Some(Value::String(class)) if class == "best-effort" => Some(false),
-            Some(other) => {
-                return Err(ApiError::invalid(format!(
-                    "parameter 'class' of the request: {other} is neither \"real-time\" nor \"best-effort\""
-                )));
-            }
-        };
+        let real_time = parameters.and_then(|all| all.get("class")).map(is_real_time).transpose()?;
         Ok(Schedule {
             real_time,
             priority: u32::try_from(number("priority")?.unwrap_or(0)).unwrap_or(u32::MAX),
@@ -225,30 +278,55 @@ impl Schedule {
 }
 
 /// Whether a parameter holds something other than the value that stands for "not used".
-fn is_set(value: &Value) -> bool {
-    !matches!(value, Value::Null | Value::Bool(false)) && value.as_u64() != Some(0) && value != ""
+fn is_set(value: &RawValue) -> bool {
+    !["null", "false", "0", "\"\""].contains(&value.get())
 }
 
-fn refuse_shared_memory(parameters: Option<&Parameters>, place: &str) -> Result<(), ApiError> {
+fn is_real_time(class: &RawValue) -> Result<bool, ApiError> {
+    match read::<String>(class).as_deref() {
+        Some("real-time") => Ok(true),
+        Some("best-effort") => Ok(false),
+        _ => Err(ApiError::invalid(format!(
+            "parameter 'class' of the request: {} is neither \"real-time\" nor \"best-effort\"",
+            quote(class)
+        ))),
+    }
+}
+
+fn refuse_shared_memory(parameters: Option<&Parameters<'_>>, place: &str) -> Result<(), ApiError> {
     match parameters.and_then(|all| all.get("shared_memory_region")) {
         None => Ok(()),
         Some(_) => Err(ApiError::unsupported(format!("{place}: shared memory is not supported"))),
     }
 }
 
-fn unsigned(parameters: Option<&Parameters>, name: &str, place: &str) -> Result<Option<u64>, ApiError> {
+fn unsigned(parameters: Option<&Parameters<'_>>, name: &str, place: &str) -> Result<Option<u64>, ApiError> {
     let Some(value) = parameters.and_then(|all| all.get(name)) else { return Ok(None) };
-    value.as_u64().map(Some).ok_or_else(|| {
+    read(value).map(Some).ok_or_else(|| {
+        let value = quote(value);
         ApiError::invalid(format!("parameter '{name}' of {place}: {value} is not an unsigned integer"))
     })
 }
 
-fn boolean(parameters: Option<&Parameters>, name: &str, place: &str) -> Result<Option<bool>, ApiError> {
+fn boolean(parameters: Option<&Parameters<'_>>, name: &str, place: &str) -> Result<Option<bool>, ApiError> {
     let Some(value) = parameters.and_then(|all| all.get(name)) else { return Ok(None) };
-    value
-        .as_bool()
-        .map(Some)
-        .ok_or_else(|| ApiError::invalid(format!("parameter '{name}' of {place}: {value} is not a boolean")))
+    read(value).map(Some).ok_or_else(|| {
+        let value = quote(value);
+        ApiError::invalid(format!("parameter '{name}' of {place}: {value} is not a boolean"))
+    })
+}
+
+fn read<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Option<T> {
+    serde_json::from_str(value.get()).ok()
+}
+
+/// The value for an error's text.
+fn quote(value: &RawValue) -> String {
+    let text = value.get();
+    match text.char_indices().nth(QUOTE_LEN_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -315,6 +393,30 @@ mod tests {
     }
 
     #[test]
+    fn lists_longer_than_any_model_has_are_refused() {
+        let listed = |item: &str, count: usize| vec![item; count].join(",");
+        let outputs = |count| format!(r#"{{"inputs":[],"outputs":[{}]}}"#, listed(r#"{"name":"y"}"#, count));
+        assert!(parse(outputs(MODEL_TENSORS_MAX).as_bytes(), 0).is_ok());
+        assert!(parse_error(&outputs(MODEL_TENSORS_MAX + 1), 0).contains("65 outputs, at most 64"));
+        let input = r#"{"name":"x","shape":[],"datatype":"FP32","data":[0]}"#;
+        let inputs = format!(r#"{{"inputs":[{}]}}"#, listed(input, MODEL_TENSORS_MAX + 1));
+        assert!(parse_error(&inputs, 0).contains("65 inputs, at most 64"));
+    }
+
+    #[test]
+    fn only_parameters_with_a_meaning_are_kept() {
+        let others: Vec<String> = (0..1000).map(|index| format!(r#""p{index}":[[{index}]]"#)).collect();
+        let json = format!(r#"{{"priority":1,{},"priority":2}}"#, others.join(","));
+        let parameters: Parameters<'_> = serde_json::from_str(&json).unwrap();
+        assert_eq!(parameters.0.len(), 1);
+        assert_eq!(unsigned(Some(&parameters), "priority", "request"), Ok(Some(2)));
+        let long = format!(r#"{{"priority":"{}"}}"#, "é".repeat(1000));
+        let parameters = serde_json::from_str(&long).unwrap();
+        let error = unsigned(Some(&parameters), "priority", "request").unwrap_err().message;
+        assert!(error.contains("é… is not an unsigned integer") && error.len() < 300, "{error}");
+    }
+
+    #[test]
     fn sizes_near_the_end_of_the_numbers_do_not_wrap() {
         let tensor = |size: u64| {
             format!(
@@ -349,7 +451,7 @@ mod tests {
     #[test]
     fn schedule_parameters_have_one_polarity() {
         let schedule = |json: &str| {
-            let parameters: Parameters = serde_json::from_str(json).unwrap();
+            let parameters: Parameters<'_> = serde_json::from_str(json).unwrap();
             Schedule::from_parameters(Some(&parameters))
         };
         assert_eq!(schedule("{}").unwrap(), Schedule::default());

@@ -82,6 +82,14 @@ impl Client {
         status
     }
 
+    /// Asks whether a body of `bytes` may be sent and sends none: 100 or the status of the refusal.
+    pub fn may_send(&mut self, path: &str, bytes: usize) -> u16 {
+        let head = request("POST", path, &[("expect", "100-continue")], &[]);
+        let head = String::from_utf8(head).unwrap();
+        self.send(head.replace("content-length: 0", &format!("content-length: {bytes}")).as_bytes());
+        self.answer_head().0
+    }
+
     /// Reads one answer.
     pub fn answer(&mut self) -> Answer {
         let (status, headers, head_len) = self.answer_head();

@@ -1,8 +1,10 @@
 //! A server on loopback with synthetic models on the virtual-time dummy device.
 //!
-//! Time stands still until a test lets it pass, so "while the request runs" is a state and not a race.
+//! Time stands still until a test lets it pass, so "while the request runs" is a state and not a race. So is
+//! "while the model loads".
 
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -29,12 +31,22 @@ pub struct Fixture {
 impl Fixture {
     /// Bodies of one mebibyte, free ports.
     pub fn new() -> Fixture {
+        Self::with_bodies(ServerOptions::default().bodies_bytes_max)
+    }
+
+    /// With a budget for all bodies together.
+    pub fn with_bodies(bodies_bytes_max: usize) -> Fixture {
         let gate = Gate::new();
         let options = EngineOptions { clock: gate.clone(), ..EngineOptions::default() };
         let engine = Engine::new(gate.clone(), options).unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
-        let options =
-            ServerOptions { http: any, metrics: Some(any), body_bytes_max: 1 << 20, ..Default::default() };
+        let options = ServerOptions {
+            http: any,
+            metrics: Some(any),
+            body_bytes_max: 1 << 20,
+            bodies_bytes_max,
+            ..Default::default()
+        };
         let running = Server::bind(options).unwrap().start(engine.clone()).unwrap();
         let driver = {
             let (engine, gate) = (engine.clone(), gate.clone());
@@ -47,6 +59,17 @@ impl Fixture {
     pub fn model(&self, name: &str, inputs: &[Tensor], outputs: &[Tensor], settings: ModelSettings) {
         let source = Arc::new(Synthetic::new(inputs, outputs));
         self.engine.load_source(key(name), settings, source).unwrap();
+    }
+
+    /// Begins to load the model `name`; it is loading until the answer is used.
+    pub fn loading(&self, name: &str) -> Loading {
+        let ((begun, begin), (finish, finished)) = (channel(), channel());
+        let source = Slow { model: Synthetic::new(&[x()], &[y()]), begun, finished: Mutex::new(finished) };
+        let (engine, key) = (self.engine.clone(), key(name));
+        let load = move || drop(engine.load_source(key, ModelSettings::default(), Arc::new(source)).unwrap());
+        let thread = std::thread::spawn(load);
+        begin.recv().unwrap();
+        Loading { finish, thread }
     }
 
     /// A fixture with the best-effort model `m`: FP32 `x` of shape [2, 2] in, FP32 `y` of shape [2, 2] out.
@@ -94,6 +117,20 @@ impl Drop for Fixture {
         if let Some(driver) = self.driver.take() {
             let _ = driver.join();
         }
+    }
+}
+
+/// A model that is loading.
+pub struct Loading {
+    finish: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Loading {
+    /// Lets it become ready.
+    pub fn finish(self) {
+        self.finish.send(()).unwrap();
+        self.thread.join().unwrap();
     }
 }
 
@@ -167,6 +204,30 @@ impl PlanSource for Synthetic {
             arena_bytes: 0,
         };
         Plan::new(parts).map(Arc::new).map_err(|error| error.to_string())
+    }
+}
+
+/// A model whose compilation takes until somebody says so.
+#[derive(Debug)]
+struct Slow {
+    model: Synthetic,
+    begun: Sender<()>,
+    finished: Mutex<Receiver<()>>,
+}
+
+impl PlanSource for Slow {
+    fn inputs(&self) -> &[TensorInfo] {
+        self.model.inputs()
+    }
+
+    fn outputs(&self) -> &[TensorInfo] {
+        self.model.outputs()
+    }
+
+    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
+        self.begun.send(()).unwrap();
+        self.finished.lock().unwrap().recv().unwrap();
+        self.model.compile(shapes, target)
     }
 }
 

@@ -3,11 +3,13 @@
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use reef_engine::{ClassStats, FailureReason, Level, ModelSettings};
+use reef_engine::{ClassStats, Engine, EngineOptions, FailureReason, Level, ModelSettings};
 use reef_server::{Server, ServerOptions};
+use serde_json::Value;
 
 use crate::client::{Client, request};
 use crate::fixture::{Fixture, x, y};
+use crate::gate::Gate;
 
 fn body(parameters: &str) -> String {
     format!(
@@ -44,6 +46,63 @@ fn a_client_that_leaves_cancels_its_request() {
         fixture.wait_for("m", ClassStats::pending, 0);
     }
     assert_eq!(fixture.client().infer(&body("")).status, 200);
+}
+
+#[test]
+fn a_model_that_is_loading_is_not_ready_yet() {
+    let fixture = Fixture::new();
+    let loading = fixture.loading("m");
+    let mut client = fixture.client();
+    let zero = [("Inference-Header-Content-Length", "0")];
+    let raw = client.request("POST", "/v2/models/m/infer", &zero, &[0; 16]);
+    for answer in
+        [raw, client.infer(&body("")), client.get("/v2/models/m"), client.get("/v2/models/m/config")]
+    {
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(answer.error().contains("m/1 is not ready"), "{}", answer.error());
+    }
+    assert_eq!(client.get("/v2/models/m/ready").status, 503);
+    fixture.model("other", &[x()], &[y()], ModelSettings::default());
+    let mut states = |question: &str| -> Vec<String> {
+        let index = client.request("POST", "/v2/repository/index", &[], question.as_bytes()).json();
+        let state = |model: &Value| format!("{} {}", model["name"], model["state"]).replace('"', "");
+        index.as_array().unwrap().iter().map(state).collect()
+    };
+    for question in ["", "{}", r#"{"ready":false,"repository_name":"r"}"#] {
+        assert_eq!(states(question), ["m LOADING", "other READY"], "{question}");
+    }
+    assert_eq!(states(r#"{"ready":true}"#), ["other READY"]);
+    for (question, status) in [("{", 400), (r#"{"ready":1}"#, 400), (&" ".repeat(5_000), 413)] {
+        let answer = client.request("POST", "/v2/repository/index", &[], question.as_bytes());
+        assert_eq!(answer.status, status, "{question}");
+    }
+    loading.finish();
+    assert_eq!(client.request("POST", "/v2/models/m/infer", &zero, &[0; 16]).status, 200);
+}
+
+#[test]
+fn a_server_that_loads_lives_but_is_not_ready() {
+    let clock = Gate::new();
+    let options = EngineOptions { clock: clock.clone(), ..EngineOptions::default() };
+    let engine = Engine::new(clock, options).unwrap();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let options = ServerOptions { http: any, metrics: Some(any), ..ServerOptions::default() };
+    let running = Server::bind(options).unwrap().open(engine).unwrap();
+    let (http, metrics) = (running.http_addr(), running.metrics_addr().unwrap());
+    let statuses = || {
+        let mut client = Client::connect(http);
+        let paths = ["/v2/health/live", "/v2/health/ready", "/v2/models/m/ready", "/v2/models/m"];
+        let mut statuses = paths.map(|path| client.get(path).status).to_vec();
+        statuses.push(client.infer(&body("")).status);
+        statuses.push(Client::connect(metrics).get("/v2/health/live").status);
+        statuses
+    };
+    assert_eq!(statuses(), [200, 503, 503, 503, 503, 200]);
+    let refused = Client::connect(http).infer(&body(""));
+    assert!(refused.error().contains("still loading"), "{}", refused.error());
+    running.set_ready();
+    assert_eq!(statuses(), [200, 200, 404, 404, 404, 200]);
+    assert!(running.shutdown(Duration::ZERO));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod bad_input;
 mod client;
 mod fixture;
 mod gate;
+mod large;
 mod life;
 mod metrics;
 mod protocol;

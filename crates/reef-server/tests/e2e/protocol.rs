@@ -168,10 +168,16 @@ fn tensors_keep_their_order_and_outputs_are_chosen() {
 }
 
 #[test]
-fn large_bodies_take_the_slow_lane_and_come_out_the_same() {
+fn large_bodies_take_the_lanes_and_come_out_the_same() {
+    for settings in [ModelSettings::default(), ModelSettings::real_time(Level::TOP)] {
+        large_bodies_come_out_the_same(settings);
+    }
+}
+
+fn large_bodies_come_out_the_same(settings: ModelSettings) {
     let fixture = Fixture::new();
     let (x, y) = (("x", DType::I32, &[-1][..]), ("y", DType::I32, &[-1][..]));
-    fixture.model("m", &[x], &[y], ModelSettings::default());
+    fixture.model("m", &[x], &[y], settings);
     let values: Vec<i32> = (0..40_000).collect();
     let x: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let y: Vec<i32> = expected(0, &[&x], x.len())

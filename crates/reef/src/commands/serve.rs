@@ -1,18 +1,40 @@
 //! `reef serve`: every model of a directory, until a signal asks to stop.
+//!
+//! | state | event | next |
+//! |---|---|---|
+//! | loading: live, not ready | all models are loaded | serving |
+//! | loading | a model cannot be loaded | ends with an error |
+//! | loading, serving | SIGINT or SIGTERM | draining; while models load there is nothing to drain |
+//! | draining | all work has ended | ends with 0 |
+//! | any after a signal | SIGINT or SIGTERM again | ends at once, with 128 and the signal's number |
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::mpsc::{Sender, channel};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use reef_base::Class;
 use reef_engine::{Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec, Shape, TraceOptions};
-use reef_server::{Server, ServerOptions};
+use reef_server::{Server, ServerOptions, Signals};
 
 use crate::cli::ServeArgs;
 use crate::device;
+use crate::output::say;
 use crate::repository::{self, FoundModel};
+
+/// Stack of the thread that loads models: what a main thread has.
+const LOAD_STACK_BYTES: usize = 8 << 20;
+
+/// What `reef serve` waits for.
+enum Event {
+    Loaded(Result<()>),
+    Signal,
+}
 
 /// Serves until SIGINT or SIGTERM, then drains and ends.
 pub fn run(args: &ServeArgs) -> Result<()> {
+    let (events, event) = channel();
+    watch_signals(events.clone())?;
     let models = repository::scan(&args.models)?;
     if models.is_empty() {
         bail!("{}: no models (NAME.onnx or NAME/1/model.onnx)", args.models.display());
@@ -28,11 +50,15 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     if let Some(path) = &args.trace {
         engine.start_trace(TraceOptions::new(path))?;
     }
-    for model in &models {
-        load(&engine, model)?;
+    let running = server.open(engine.clone())?;
+    load_all(engine.clone(), models, events)?;
+    while let Event::Loaded(loaded) = event.recv().context("nobody waits for signals")? {
+        loaded?;
+        running.set_ready();
+        // The log may be off: whoever asked for a free port finds it here.
+        let metrics = running.metrics_addr().map(|address| format!(" metrics={address}"));
+        say!("serving http={}{}", running.http_addr(), metrics.unwrap_or_default());
     }
-    let running = server.start(engine.clone())?;
-    running.wait_for_signal().context("cannot wait for signals")?;
     if !running.shutdown(args.drain_timeout) {
         tracing::warn!("some connections had to be cut off");
     }
@@ -46,6 +72,39 @@ pub fn run(args: &ServeArgs) -> Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(())
+}
+
+/// From the start: a process that is the first one of its container is ended by no signal that it does not
+/// handle.
+fn watch_signals(events: Sender<Event>) -> Result<()> {
+    let mut signals = Signals::install().context("cannot wait for signals")?;
+    let watch = move || {
+        signals.wait();
+        let _ = events.send(Event::Signal);
+        let signal = signals.wait();
+        tracing::warn!(signal, "ended at once by a second signal");
+        std::process::exit(128 + signal);
+    };
+    std::thread::Builder::new()
+        .name("reef-signals".into())
+        .spawn(watch)
+        .context("cannot wait for signals")?;
+    Ok(())
+}
+
+/// Loads the models on a thread, so that a signal need not wait for it.
+fn load_all(engine: Engine, models: Vec<FoundModel>, events: Sender<Event>) -> Result<()> {
+    let load_all = move || {
+        let each = AssertUnwindSafe(|| models.iter().try_for_each(|model| load(&engine, model)));
+        let loaded = std::panic::catch_unwind(each).unwrap_or_else(|_| Err(anyhow!("loading panicked")));
+        let _ = events.send(Event::Loaded(loaded));
+    };
+    std::thread::Builder::new()
+        .name("reef-load".into())
+        .stack_size(LOAD_STACK_BYTES)
+        .spawn(load_all)
+        .context("cannot load models")?;
     Ok(())
 }
 
