@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use reef_base::{AlignedBytes, Class, Nanos};
+use reef_device::DeviceError;
 use reef_graph::Shape;
 
 use crate::core::Job;
@@ -226,7 +227,9 @@ pub(crate) fn plan_error(failure: PlanFailure) -> InferError {
     match failure {
         PlanFailure::Shapes(reason) => InferError::Shapes(reason),
         PlanFailure::Fault(reason) => InferError::NoPlan(reason),
-        PlanFailure::Device(reef_device::DeviceError::Poisoned(_)) => InferError::DeviceFault,
+        PlanFailure::Device(DeviceError::Poisoned(_)) => InferError::DeviceFault,
+        // Arenas are shared by all plans, so it is these shapes alone that are too large.
+        PlanFailure::Device(error @ DeviceError::OutOfMemory { .. }) => InferError::Shapes(error.to_string()),
         PlanFailure::Device(error) => InferError::NoPlan(error.to_string()),
     }
 }

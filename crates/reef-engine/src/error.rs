@@ -164,8 +164,8 @@ pub enum InferError {
     /// The model does not take these input shapes.
     #[error("the model does not take these input shapes: {0}")]
     Shapes(String),
-    /// No plan could be made for shapes that the model may well take: the device is full, a host kernel could
-    /// not be prepared, the compiler failed.
+    /// No plan could be made for shapes that the model may well take: there are too many plans, a host kernel
+    /// could not be prepared, the compiler failed.
     #[error("no plan could be made: {0}")]
     NoPlan(String),
     /// The model's queue is full. Try again later.

@@ -263,7 +263,7 @@ impl Schedule {
         let number = |name| unsigned(parameters, name, "request");
         if let Some(name) = ["sequence_id", "sequence_start", "sequence_end"]
             .into_iter()
-            .find(|name| parameters.and_then(|all| all.get(*name)).is_some_and(is_set))
+            .find(|name| parameters.and_then(|all| all.get(name)).is_some_and(is_set))
         {
             return Err(ApiError::unsupported(format!("parameter '{name}': sequences are not supported")));
         }
