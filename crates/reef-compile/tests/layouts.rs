@@ -6,8 +6,11 @@ mod harness;
 use harness::{Builder, conv_attrs};
 use reef_graph::{Binary, DType, Op, PoolAttrs, PoolKind, Reduce, Tensor, Unary, ValueId};
 
+type Source = fn(&mut Builder) -> ValueId;
+type Sink = fn(&mut Builder, ValueId) -> Vec<ValueId>;
+
 /// Where the operand comes from: always `[2, 3, 4, 5]` in f32.
-const SOURCES: [(&str, fn(&mut Builder) -> ValueId); 9] = [
+const SOURCES: [(&str, Source); 9] = [
     ("an input", |b| b.input(&[2, 3, 4, 5])),
     ("NHWC", |b| {
         let x = b.input(&[2, 4, 4, 5]);
@@ -47,7 +50,7 @@ const SOURCES: [(&str, fn(&mut Builder) -> ValueId); 9] = [
 ];
 
 /// What is done with the result, besides its being an output of the model or not.
-const SINKS: [(&str, fn(&mut Builder, ValueId) -> Vec<ValueId>); 7] = [
+const SINKS: [(&str, Sink); 7] = [
     ("an output", |_, y| vec![y]),
     ("a part of an outer concatenation", |b, y| vec![join(b, y, 0)]),
     ("a part of an inner concatenation", |b, y| {
