@@ -15,4 +15,5 @@ USER reef
 EXPOSE 8000 8002
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["reef"]
-CMD ["serve", "/models"]
+# The default address is the loopback one, which nobody outside the container reaches.
+CMD ["serve", "/models", "--address", "0.0.0.0"]
