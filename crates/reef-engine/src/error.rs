@@ -193,7 +193,7 @@ pub enum InferError {
     /// The request was cancelled.
     #[error("the request was cancelled")]
     Cancelled,
-    /// A host kernel of the model failed.
+    /// A kernel of the model failed on these inputs.
     #[error(transparent)]
     Failed(#[from] HostFault),
     /// The device was poisoned by a fault.

@@ -23,9 +23,9 @@ impl TensorSpec {
     }
 }
 
-/// A host kernel could not compute its outputs.
+/// A kernel could not compute its outputs: a host kernel failed, or an index was outside its axis.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("host kernel {kernel}: {reason}")]
+#[error("kernel {kernel}: {reason}")]
 pub struct HostFault {
     /// The kernel's name.
     pub kernel: String,

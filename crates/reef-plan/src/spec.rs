@@ -383,7 +383,7 @@ pub struct LayerNormSpec {
 /// Slices of a dense tensor picked by index.
 ///
 /// Reads data `[outer, extent, inner]`, indices `[picks]` (dense); writes y `[outer, picks, inner]`. Negative
-/// indices count from the end; an index outside the extent is clamped (ONNX leaves it undefined). Block b
+/// indices count from the end; an index outside the extent fails the task. Block b
 /// makes slices `b · tile ..` of the `outer · picks`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatherSpec {

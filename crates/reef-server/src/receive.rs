@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
@@ -13,6 +13,10 @@ use crate::protocol::body::Body;
 
 /// How long a client may pause inside its body.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Bytes that must arrive each second, on the average, once a body has taken longer than a pause may: a client
+/// that trickles holds a connection that others want.
+const BYTES_PER_S_MIN: u64 = 16 << 10;
 
 /// How long a refused body is read and thrown away, so that the client gets to read why.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
@@ -35,8 +39,11 @@ pub(crate) async fn receive(mut incoming: Incoming, allowance: Allowance<'_>) ->
         return Err(error);
     }
     let mut body = Body::default();
+    let start = Instant::now();
     while let Some(chunk) = next_chunk(&mut incoming).await? {
-        let granted = if chunk.len() > bytes_max - body.len() {
+        let granted = if trickles(start.elapsed(), body.len() + chunk.len()) {
+            Err(ApiError::too_slow(format!("the body arrives at less than {BYTES_PER_S_MIN} bytes a second")))
+        } else if chunk.len() > bytes_max - body.len() {
             Err(ApiError::too_large(format!("the body has more than the allowed {bytes_max} bytes")))
         } else {
             share.as_mut().map_or(Ok(()), |share| share.grow(chunk.len()))
@@ -48,6 +55,11 @@ pub(crate) async fn receive(mut incoming: Incoming, allowance: Allowance<'_>) ->
         body.push(chunk);
     }
     Ok(body)
+}
+
+/// Whether a client is too slow that has sent `bytes` in `time`.
+fn trickles(time: Duration, bytes: usize) -> bool {
+    time > PAUSE_MAX + Duration::from_secs(bytes as u64 / BYTES_PER_S_MIN)
 }
 
 /// Deals with a body that nobody will look at. A client that waits for our word need not send it at all.
@@ -96,5 +108,18 @@ async fn next_chunk(incoming: &mut Incoming) -> Result<Option<Bytes>, ApiError> 
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_must_arrive_at_some_rate() {
+        let seconds = Duration::from_secs;
+        assert!(!trickles(seconds(29), 0) && trickles(seconds(31), 4));
+        let mib = 1 << 20;
+        assert!(!trickles(seconds(90), mib) && trickles(seconds(95), mib));
     }
 }

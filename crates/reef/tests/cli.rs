@@ -118,6 +118,23 @@ fn nan_passes_through() {
 }
 
 #[test]
+fn an_index_beyond_its_axis_is_an_error() {
+    let dir = Scratch::new("index");
+    let model = dir.zoo("distilbert", "distilbert.onnx");
+    let with = |id: i64| {
+        let mut ids = [1i64; 16];
+        ids[7] = id;
+        let bytes = ids.map(i64::to_le_bytes).concat();
+        format!("input_ids={}", text(&dir.file(&format!("{id}.npy"), npy("<i8", "(1, 16)", &bytes))))
+    };
+    succeeds(&["run", text(&model), "--input", &with(2), "--random", "1"]);
+    for id in [99_999, -99_999] {
+        let index = format!("index {id} is outside an axis of");
+        refused(&["run", text(&model), "--input", &with(id), "--random", "1"], &[&index]);
+    }
+}
+
+#[test]
 fn repeated_runs_report_percentiles() {
     let dir = Scratch::new("repeat");
     let model = dir.zoo("control", "control.onnx");

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use reef_graph::DType;
-use reef_plan::{GatherSpec, Kernel, Region, SyntheticSpec};
+use reef_plan::{GatherSpec, HostFault, Kernel, Region, SyntheticSpec};
 
 use super::BlockKernel;
 use crate::context::{BlockContext, BlockEnd};
@@ -14,6 +14,7 @@ pub(super) struct Gather {
     data: Region,
     indices: Region,
     y: Region,
+    name: String,
 }
 
 /// Bytes copied between polls.
@@ -21,11 +22,12 @@ const COPY_BYTES: usize = 32 << 10;
 
 impl Gather {
     pub(super) fn new(spec: &GatherSpec, kernel: &Kernel) -> Gather {
-        Gather { spec: spec.clone(), data: kernel.reads[0], indices: kernel.reads[1], y: kernel.writes[0] }
+        let (data, indices, y) = (kernel.reads[0], kernel.reads[1], kernel.writes[0]);
+        Gather { spec: spec.clone(), data, indices, y, name: kernel.name.clone() }
     }
 
     /// The slice of its plane that pick `pick` means.
-    unsafe fn index(&self, context: &BlockContext<'_>, pick: usize) -> usize {
+    unsafe fn index(&self, context: &BlockContext<'_>, pick: usize) -> Result<usize, HostFault> {
         let indices = context.read_ptr(&self.indices);
         // SAFETY: there are `picks` indices of the spec's type.
         let index = unsafe {
@@ -36,8 +38,12 @@ impl Gather {
             }
         };
         let extent = self.spec.extent as i64;
-        let index = if index < 0 { index.saturating_add(extent) } else { index };
-        index.clamp(0, extent - 1) as usize
+        let from_start = if index < 0 { index.saturating_add(extent) } else { index };
+        if (0..extent).contains(&from_start) {
+            return Ok(from_start as usize);
+        }
+        let reason = format!("index {index} is outside an axis of {extent}");
+        Err(HostFault { kernel: self.name.clone(), reason })
     }
 }
 
@@ -50,9 +56,14 @@ impl BlockKernel for Gather {
         let (data, y) = (context.read_ptr(&self.data), context.write_ptr(&self.y));
         for slice in first..last {
             let (plane, pick) = (slice / spec.picks, slice % spec.picks);
-            // SAFETY: the index is clamped to the extent; slices are those of the spec.
+            // SAFETY: there is such a pick.
+            let index = match unsafe { self.index(context, pick) } {
+                Ok(index) => index,
+                Err(fault) => return BlockEnd::Failed(fault),
+            };
+            // SAFETY: the index is inside the extent; slices are those of the spec.
             unsafe {
-                let from = data.add((plane * spec.extent + self.index(context, pick)) * bytes);
+                let from = data.add((plane * spec.extent + index) * bytes);
                 let to = y.add(slice * bytes);
                 for at in (0..bytes).step_by(COPY_BYTES) {
                     if context.poll.stop() {

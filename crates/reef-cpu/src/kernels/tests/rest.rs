@@ -226,14 +226,14 @@ fn layer_norms() {
 
 #[test]
 fn gathers() {
-    let indices = [2i64, -1, 0, 99, -99, 4, 2];
+    let indices = [2i64, -1, 0, 3, -5, 4, 2];
     let (outer, extent, inner) = (3, 5, 70);
     let x = random(1, outer * extent * inner);
     for index_dtype in [DType::I64, DType::I32] {
         let mut expected = vec![];
         for slice in 0..outer * indices.len() {
             let index = indices[slice % indices.len()];
-            let index = if index < 0 { index + extent as i64 } else { index }.clamp(0, extent as i64 - 1);
+            let index = if index < 0 { index + extent as i64 } else { index };
             let from = (slice / indices.len() * extent + index as usize) * inner;
             expected.extend((0..inner).map(|at| (slice * inner + at, f64::from(x[from + at]))));
         }
