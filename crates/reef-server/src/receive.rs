@@ -14,8 +14,8 @@ use crate::protocol::body::Body;
 /// How long a client may pause inside its body.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Bytes that must arrive each second, on the average, once a body has taken longer than a pause may: a client
-/// that trickles holds a connection that others want.
+/// Bytes that must arrive each second, on the average, once a body has taken longer than a pause may: a
+/// client that trickles holds a connection that others want.
 const BYTES_PER_S_MIN: u64 = 16 << 10;
 
 /// How long a refused body is read and thrown away, so that the client gets to read why.
