@@ -51,7 +51,15 @@ pub const POLL_PERIOD_CPU_NS: u64 = 10_000;
 /// Bytes of one HTTP request body, unless the operator says otherwise.
 pub const BODY_BYTES_DEFAULT: usize = 256 << 20;
 
+/// Bytes of all HTTP request bodies in memory at once, unless the embedder says otherwise.
+pub const BODIES_BYTES_DEFAULT: usize = 1 << 30;
+
+/// Nice value of threads that take what is left: compute units, by default, and background work. The lowest
+/// priority there is.
+pub const NICE_BACKGROUND: i32 = 19;
+
 const _: () = assert!(REAL_TIME_SLOTS_RESERVED < BOARD_SLOTS_DEFAULT);
 const _: () = assert!(BOARD_SLOTS_DEFAULT <= BOARD_SLOTS_MAX);
+const _: () = assert!(BODIES_BYTES_DEFAULT / 4 * 3 >= BODY_BYTES_DEFAULT, "best-effort has three quarters");
 const _: () = assert!(QUEUE_LEN_DEFAULT <= QUEUE_LEN_MAX);
 const _: () = assert!(CUS_MAX <= 64, "sets of compute units are u64 bit masks");

@@ -58,7 +58,7 @@ fn run_kernel(plan: &Plan, kernel: &Kernel, memory: &mut Memory) -> Result<(), S
         KernelSpec::Reduce(spec) => loops::reduce(spec, &mut access),
         KernelSpec::Softmax(spec) => loops::softmax(spec, &mut access),
         KernelSpec::LayerNorm(spec) => loops::layer_norm(spec, &mut access),
-        KernelSpec::Gather(spec) => loops::gather(spec, &mut access),
+        KernelSpec::Gather(spec) => loops::gather(spec, &mut access)?,
         KernelSpec::Host(index) => run_host(plan, *index, &mut access)?,
         KernelSpec::Synthetic(_) => return Err("synthetic kernels are not interpreted".into()),
     }

@@ -73,7 +73,7 @@ pub(crate) fn apply(op: &Op, inputs: &[&Tensor], dtype: DType, shape: &Shape) ->
         Op::Transpose { perm } => movement::transpose(&grids[0], perm, shape),
         Op::Reshape => grids.into_iter().next().expect("a reshape has an input").elements,
         Op::Expand => movement::expand(&grids[0], shape),
-        Op::Gather { axis } => movement::gather(&grids[0], &grids[1], *axis),
+        Op::Gather { axis } => movement::gather(&grids[0], &grids[1], *axis)?,
         Op::Pad { pads, value } => movement::pad(&grids[0], pads, *value, dtype, shape),
         Op::Host(_) => return Err("host operators are not interpreted".into()),
     };

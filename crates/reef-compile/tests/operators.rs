@@ -236,6 +236,27 @@ fn gathers() {
     }
 }
 
+/// Neither folded into a plausible constant nor computed.
+#[test]
+fn indices_outside_their_axis_are_errors() {
+    for index in [4i64, -5, i64::MAX, i64::MIN] {
+        for constant in [false, true] {
+            let mut builder = Builder::new();
+            let x = if constant { builder.constant(&[4, 3]) } else { builder.input(&[4, 3]) };
+            let picks = builder.graph.add_const("picks", Tensor::i64([2], &[0, index]));
+            let y = builder.typed_node(Op::Gather { axis: 0 }, &[x, picks], DType::F32, &[2, 3]);
+            builder.output(y);
+            let inputs = harness::inputs(&builder.graph, 5);
+            let expected = format!("index {index} is outside an axis of 4");
+            let error = reef_compile::reference::evaluate(&builder.graph, &inputs).unwrap_err();
+            assert!(error.to_string().contains(&expected), "{error}");
+            let plan = harness::plan(&builder.graph);
+            let error = reef_compile::interpret::run(&plan, &inputs).unwrap_err();
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
+    }
+}
+
 #[test]
 fn outputs_that_nothing_computes() {
     let mut builder = Builder::new();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reef_base::limits::{BOARD_SLOTS_DEFAULT, REAL_TIME_SLOTS_RESERVED};
+use reef_base::limits::{BOARD_SLOTS_DEFAULT, NICE_BACKGROUND, REAL_TIME_SLOTS_RESERVED};
 use reef_device::Scheme;
 use reef_plan::Isa;
 
@@ -40,7 +40,7 @@ impl Default for CpuOptions {
             cus: None,
             cores: None,
             isa: None,
-            nice: 19,
+            nice: NICE_BACKGROUND,
             pin: true,
             slots: BOARD_SLOTS_DEFAULT,
             slots_real_time: REAL_TIME_SLOTS_RESERVED,

@@ -8,12 +8,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use reef_base::Nanos;
+use reef_base::limits::NICE_BACKGROUND;
 
 use crate::error::EngineError;
 use crate::shared::Shared;
-
-/// Priority of the compile thread: the lowest.
-const COMPILE_NICE: i32 = 19;
 
 /// Threads to be joined at shutdown.
 #[derive(Debug, Default)]
@@ -57,7 +55,7 @@ impl Threads {
 fn lower_priority() {
     // On Linux a nice value belongs to a thread.
     let thread = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(thread), COMPILE_NICE) {
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), NICE_BACKGROUND) {
         tracing::warn!(%error, "the compile thread keeps its priority");
     }
 }

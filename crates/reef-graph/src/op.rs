@@ -250,7 +250,8 @@ pub enum Op {
     Reshape,
     /// The input broadcast to the output's shape.
     Expand,
-    /// Inputs data, indices (i64 or i32; negative ones count from the end): data's slices along `axis`.
+    /// Inputs data, indices (i64 or i32, see [`axis_index`]): data's slices along `axis`. An index outside
+    /// the axis is an error.
     Gather {
         /// The axis.
         axis: usize,
@@ -297,4 +298,12 @@ impl Op {
             Op::Host(_) => "Host",
         }
     }
+}
+
+/// The place on an axis of `extent` that an index means; negative ones count from the end. `None` when it
+/// lies outside.
+pub fn axis_index(index: i64, extent: usize) -> Option<usize> {
+    let extent = i64::try_from(extent).ok()?;
+    let place = if index < 0 { index.checked_add(extent)? } else { index };
+    (0..extent).contains(&place).then_some(place as usize)
 }

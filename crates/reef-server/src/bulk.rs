@@ -23,7 +23,7 @@ const QUEUE_LEN: usize = 64;
 const NICE_REAL_TIME: i32 = 10;
 
 /// Priority of the best-effort lane: that of the compute units.
-const NICE_BEST_EFFORT: i32 = 19;
+const NICE_BEST_EFFORT: i32 = reef_base::limits::NICE_BACKGROUND;
 
 type Job = Box<dyn FnOnce() + Send>;
 

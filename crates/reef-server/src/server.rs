@@ -77,7 +77,7 @@ impl Default for ServerOptions {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8002))),
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
-            bodies_bytes_max: 1 << 30,
+            bodies_bytes_max: limits::BODIES_BYTES_DEFAULT,
             connections_max: 1024,
             threads: 2,
         }

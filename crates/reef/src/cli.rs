@@ -53,7 +53,7 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "N")]
     pub cus: Option<usize>,
     /// Nice value of the compute units' threads.
-    #[arg(long, default_value_t = 19, allow_negative_numbers = true,
+    #[arg(long, default_value_t = reef_base::limits::NICE_BACKGROUND, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub nice: i32,
     /// Memory for the arenas of running tasks, in MiB; by default half of the machine's. A model or shape

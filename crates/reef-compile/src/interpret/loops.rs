@@ -1,6 +1,6 @@
 //! Kernels that are loop nests.
 
-use reef_graph::{DType, Reduce};
+use reef_graph::{DType, Reduce, axis_index};
 use reef_plan::spec::elements;
 use reef_plan::{ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, SoftmaxSpec};
 
@@ -140,7 +140,7 @@ pub(super) fn layer_norm(spec: &LayerNormSpec, access: &mut Access<'_, '_>) {
     }
 }
 
-pub(super) fn gather(spec: &GatherSpec, access: &mut Access<'_, '_>) {
+pub(super) fn gather(spec: &GatherSpec, access: &mut Access<'_, '_>) -> Result<(), String> {
     // Elements are moved as they are, in integers of their size.
     let dtype = match spec.dtype.bytes() {
         8 => DType::I64,
@@ -151,11 +151,12 @@ pub(super) fn gather(spec: &GatherSpec, access: &mut Access<'_, '_>) {
     for slice in 0..spec.outer * spec.picks {
         let (outer, pick) = (slice / spec.picks, slice % spec.picks);
         let index = access.load(1, spec.index_dtype, pick).int();
-        let extent = spec.extent as i64;
-        let index = if index < 0 { index + extent } else { index }.clamp(0, extent - 1) as usize;
+        let index = axis_index(index, spec.extent)
+            .ok_or_else(|| format!("index {index} is outside an axis of {}", spec.extent))?;
         for inner in 0..spec.inner {
             let value = access.load(0, dtype, (outer * spec.extent + index) * spec.inner + inner);
             access.store(dtype, slice * spec.inner + inner, value);
         }
     }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Operators that move elements: views where strides can say it, copies where not.
 
-use reef_graph::{DType, Node, Op};
+use reef_graph::{DType, Node, Op, axis_index};
 use reef_plan::{ElemOp, GatherSpec, KernelSpec};
 
 use super::{Lowering, Work};
@@ -117,19 +117,17 @@ impl Lowering<'_> {
     /// The view that picks constant indices when they are evenly spaced.
     fn pick_constant(&self, node: &Node, data: &View, axis: usize) -> Option<View> {
         let tensor = self.graph.constant(node.inputs[1])?;
-        let extent = data.dims[axis] as i64;
         let indices: Vec<i64> = match tensor.dtype() {
             DType::I64 => tensor.values::<i64>().to_vec(),
             DType::I32 => tensor.values::<i32>().iter().map(|&index| i64::from(index)).collect(),
             _ => return None,
         };
-        let at = |index: i64| if index < 0 { index + extent } else { index };
-        let indices: Vec<i64> = indices.into_iter().map(at).collect();
+        let place = |index| axis_index(index, data.dims[axis]).map(|place| place as i64);
+        let indices: Vec<i64> = indices.into_iter().map(place).collect::<Option<_>>()?;
         let first = *indices.first()?;
         let step = indices.get(1).map_or(1, |second| second - first);
         let even = indices.iter().enumerate().all(|(i, &index)| index == first + i as i64 * step);
-        let inside = indices.iter().all(|index| (0..extent).contains(index));
-        if tensor.shape().rank() > 1 || !even || !inside || step == 0 {
+        if tensor.shape().rank() > 1 || !even || step == 0 {
             return None;
         }
         let view = data.slice(axis, first as usize, indices.len(), step as isize);

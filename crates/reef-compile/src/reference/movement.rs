@@ -1,6 +1,6 @@
 //! Operators that move elements.
 
-use reef_graph::{DType, Shape};
+use reef_graph::{DType, Shape, axis_index};
 
 use super::{Grid, flatten, indices};
 use crate::scalar::Element;
@@ -41,22 +41,23 @@ pub(super) fn expand(x: &Grid, shape: &Shape) -> Vec<Element> {
     indices(shape).map(|index| x.broadcast_at(&index)).collect()
 }
 
-pub(super) fn gather(data: &Grid, picks: &Grid, axis: usize) -> Vec<Element> {
+pub(super) fn gather(data: &Grid, picks: &Grid, axis: usize) -> Result<Vec<Element>, String> {
     let (before, after) = (&data.dims[..axis], &data.dims[axis + 1..]);
-    let extent = data.dims[axis] as i64;
+    let extent = data.dims[axis];
     let mut result = Vec::new();
     for outer in indices(before) {
         for pick in &picks.elements {
             let pick = pick.int();
-            let at = if pick < 0 { pick + extent } else { pick }.clamp(0, extent - 1);
+            let at = axis_index(pick, extent)
+                .ok_or_else(|| format!("index {pick} is outside an axis of {extent}"))?;
             for inner in indices(after) {
                 let index: Vec<usize> =
-                    outer.iter().copied().chain([at as usize]).chain(inner.iter().copied()).collect();
+                    outer.iter().copied().chain([at]).chain(inner.iter().copied()).collect();
                 result.push(data.at(&index));
             }
         }
     }
-    result
+    Ok(result)
 }
 
 pub(super) fn pad(

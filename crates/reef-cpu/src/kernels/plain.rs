@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use reef_graph::DType;
+use reef_graph::{DType, axis_index};
 use reef_plan::{GatherSpec, HostFault, Kernel, Region, SyntheticSpec};
 
 use super::BlockKernel;
@@ -37,13 +37,11 @@ impl Gather {
                 other => unreachable!("indices of type {other}"),
             }
         };
-        let extent = self.spec.extent as i64;
-        let from_start = if index < 0 { index.saturating_add(extent) } else { index };
-        if (0..extent).contains(&from_start) {
-            return Ok(from_start as usize);
-        }
-        let reason = format!("index {index} is outside an axis of {extent}");
-        Err(HostFault { kernel: self.name.clone(), reason })
+        let extent = self.spec.extent;
+        axis_index(index, extent).ok_or_else(|| {
+            let reason = format!("index {index} is outside an axis of {extent}");
+            HostFault { kernel: self.name.clone(), reason }
+        })
     }
 }
 
