@@ -83,6 +83,14 @@ pub enum BenchError {
         /// Those that exist.
         known: String,
     },
+    /// A file of results could not be read.
+    #[error("cannot read the results in {}: {why}", path.display())]
+    Results {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// Nothing was measured where something had to be.
     #[error("{0}")]
     NoSamples(String),

@@ -12,6 +12,7 @@
 
 pub mod callers;
 pub mod demo;
+pub mod disb;
 pub mod error;
 pub mod http;
 pub mod inputs;

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use reef_base::Nanos;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Samples of one quantity, in the order they were taken.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -53,6 +53,7 @@ impl Samples {
             count: sorted.len() as u64,
             min,
             p50: nearest_rank(&sorted, 50.0),
+            p90: nearest_rank(&sorted, 90.0),
             p95: nearest_rank(&sorted, 95.0),
             p99: nearest_rank(&sorted, 99.0),
             max,
@@ -68,7 +69,7 @@ impl FromIterator<f64> for Samples {
 }
 
 /// What reports say of samples, in the samples' unit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// How many samples.
     pub count: u64,
@@ -76,6 +77,8 @@ pub struct Summary {
     pub min: f64,
     /// The median.
     pub p50: f64,
+    /// The 90th percentile.
+    pub p90: f64,
     /// The 95th percentile.
     pub p95: f64,
     /// The 99th percentile.
@@ -131,8 +134,16 @@ mod tests {
     fn percentiles_are_nearest_ranks() {
         let samples: Samples = (1..=100).rev().map(f64::from).collect();
         let summary = samples.summary().unwrap();
-        let expected =
-            Summary { count: 100, min: 1.0, p50: 50.0, p95: 95.0, p99: 99.0, max: 100.0, mean: 50.5 };
+        let expected = Summary {
+            count: 100,
+            min: 1.0,
+            p50: 50.0,
+            p90: 90.0,
+            p95: 95.0,
+            p99: 99.0,
+            max: 100.0,
+            mean: 50.5,
+        };
         assert_eq!(summary, expected);
     }
 

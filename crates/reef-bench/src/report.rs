@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::machine::{Machine, Others};
 use crate::recorder::{Samples, Summary};
 
 /// A number of a summary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stat {
     /// The median.
@@ -18,7 +18,7 @@ pub enum Stat {
 }
 
 /// On which side of its bound a number has to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// At most the bound.
@@ -28,7 +28,7 @@ pub enum Side {
 }
 
 /// What a row has to reach.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Target {
     /// Which number.
     pub stat: Stat,
@@ -41,12 +41,12 @@ pub struct Target {
 }
 
 /// One quantity that was measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// What was measured.
     pub name: String,
     /// The unit: `µs`, `ratio`, `1/s`, …
-    pub unit: &'static str,
+    pub unit: String,
     /// The numbers.
     #[serde(flatten)]
     pub summary: Summary,
@@ -56,8 +56,13 @@ pub struct Row {
 
 impl Row {
     /// A row of `samples`; without any, all its numbers are zero and no target of it is met.
-    pub fn new(name: impl Into<String>, unit: &'static str, samples: &Samples) -> Row {
-        Row { name: name.into(), unit, summary: samples.summary().unwrap_or_default(), targets: Vec::new() }
+    pub fn new(name: impl Into<String>, unit: &str, samples: &Samples) -> Row {
+        Row {
+            name: name.into(),
+            unit: unit.into(),
+            summary: samples.summary().unwrap_or_default(),
+            targets: Vec::new(),
+        }
     }
 
     /// The same with a target: `stat` is at most `bound`.
@@ -85,10 +90,10 @@ impl Row {
 }
 
 /// A part of the benchmark: rows that were measured together.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Part {
     /// Its name on the command line.
-    pub name: &'static str,
+    pub name: String,
     /// How it was measured, in a sentence or two.
     pub method: String,
     /// What others took of the machine meanwhile, as a share.
@@ -98,7 +103,7 @@ pub struct Part {
 }
 
 /// Everything that `bench micro` measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MicroReport {
     /// Where.
     pub machine: Machine,
@@ -110,8 +115,8 @@ pub struct MicroReport {
 
 impl Part {
     /// A part; what others took of the machine is filled in by who ran it.
-    pub fn new(name: &'static str, method: String, rows: Vec<Row>) -> Part {
-        Part { name, method, others_cpu: Others(None), rows }
+    pub fn new(name: &str, method: String, rows: Vec<Row>) -> Part {
+        Part { name: name.into(), method, others_cpu: Others(None), rows }
     }
 }
 
@@ -205,7 +210,7 @@ mod tests {
             Row::new("throughput", "1/s", &samples).at_least(Stat::P50, 51.0),
             Row::new("nothing", "µs", &Samples::default()).at_most(Stat::P50, 1.0),
         ];
-        let part = Part { name: "preempt", method: "so".into(), others_cpu: Others(Some(0.5)), rows };
+        let part = Part { name: "preempt".into(), method: "so".into(), others_cpu: Others(Some(0.5)), rows };
         MicroReport { machine: Machine::now("dummy"), quick: true, parts: vec![part] }
     }
 
