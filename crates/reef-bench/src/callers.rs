@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use reef_base::{Nanos, Rng};
-use reef_engine::{Engine, Session, SessionOptions};
+use reef_base::{MonotonicClock, Nanos, Rng};
+use reef_engine::{Engine, Session, SessionOptions, Timings};
 
 use crate::error::BenchError;
 use crate::http::{Client, InferParameters, ModelMetadata, Prepared, Tensor};
@@ -12,6 +12,8 @@ use crate::inputs;
 /// What an answer says about how it came about; absent where the answer does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
+    /// The call to the first block: input, queues.
+    pub queue: Option<Nanos>,
     /// First block to last.
     pub compute: Option<Nanos>,
     /// The task's submission to its first block.
@@ -26,6 +28,13 @@ pub struct Reply {
 pub trait Caller: Send {
     /// Asks once and waits for the answer.
     fn call(&mut self) -> Result<Reply, BenchError>;
+
+    /// As [`Caller::call`], for a request that was due at `due` on the monotonic clock: deadlines count from
+    /// there, where the caller can say so.
+    fn call_at(&mut self, due: Nanos) -> Result<Reply, BenchError> {
+        let _ = due;
+        self.call()
+    }
 }
 
 /// A caller with a connection of its own.
@@ -49,6 +58,8 @@ impl Caller for HttpCaller {
         let answer = self.client.infer(&self.request)?;
         let time = |name| answer.number(name).map(|us: f64| Nanos((us * 1e3) as u64));
         Ok(Reply {
+            // The way to the server is not part of what it says.
+            queue: None,
             compute: time("compute_us"),
             first_block: time("preempt_us"),
             all_cus: None,
@@ -93,7 +104,17 @@ pub struct SessionCaller {
 impl SessionCaller {
     /// A session of `model` with its own settings and seeded inputs.
     pub fn new(engine: &Engine, model: &str, seed: u64) -> Result<SessionCaller, BenchError> {
-        let session = engine.session(model, &SessionOptions::default()).map_err(BenchError::infer(model))?;
+        SessionCaller::with(engine, model, &SessionOptions::default(), seed)
+    }
+
+    /// A session of `model` as `options` say, with seeded inputs.
+    pub fn with(
+        engine: &Engine,
+        model: &str,
+        options: &SessionOptions<'_>,
+        seed: u64,
+    ) -> Result<SessionCaller, BenchError> {
+        let session = engine.session(model, options).map_err(BenchError::infer(model))?;
         let mut caller = SessionCaller { model: model.to_string(), session };
         let mut rng = Rng::new(seed);
         for index in 0..caller.session.inputs().len() {
@@ -112,9 +133,17 @@ impl SessionCaller {
 
 impl Caller for SessionCaller {
     fn call(&mut self) -> Result<Reply, BenchError> {
-        let info = self.session.run().map_err(BenchError::infer(&self.model))?;
+        self.call_at(MonotonicClock::read())
+    }
+
+    fn call_at(&mut self, due: Nanos) -> Result<Reply, BenchError> {
+        let called = MonotonicClock::read();
+        let info = self.session.run_from(due).map_err(BenchError::infer(&self.model))?;
+        let Timings { arrival, compute_input, queue, compute, .. } = info.timings;
+        let first_block = arrival + compute_input + queue;
         Ok(Reply {
-            compute: Some(info.timings.compute),
+            queue: Some(first_block.since(called)),
+            compute: Some(compute),
             first_block: Some(info.first_block),
             all_cus: info.all_cus,
             preempted: info.preempted,

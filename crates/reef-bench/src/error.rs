@@ -83,6 +83,50 @@ pub enum BenchError {
         /// Those that exist.
         known: String,
     },
+    /// No workload has this name.
+    #[error("there is no workload '{name}'; there are {known}, and `bench run` plays files")]
+    UnknownWorkload {
+        /// The name asked for.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// A workload cannot be played as it is written.
+    #[error("workload {name}: {problem}")]
+    Workload {
+        /// Its name or file.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A workload asks a model that is nowhere.
+    #[error("workload {workload}: there is no model '{model}' (looked for {looked})")]
+    NoModel {
+        /// The model.
+        model: String,
+        /// Who asks it.
+        workload: String,
+        /// Where it was looked for.
+        looked: String,
+    },
+    /// An option names a client that is in no workload, or that it cannot change.
+    #[error("{option}: no client that it could change is called '{name}'; real-time clients are {known}")]
+    NoClient {
+        /// The option.
+        option: String,
+        /// The name given.
+        name: String,
+        /// Names that exist.
+        known: String,
+    },
+    /// A server's address cannot be used.
+    #[error("cannot use the server {url}: {problem}")]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A file of results could not be read.
     #[error("cannot read the results in {}: {why}", path.display())]
     Results {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +109,25 @@ impl fmt::Display for Others {
             ),
             None => Ok(()),
         }
+    }
+}
+
+/// What this process has used so far; `None` where the system does not tell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ProcessUse {
+    /// Processor time, user and system.
+    pub cpu: Duration,
+    /// Resident memory now.
+    pub resident_bytes: u64,
+}
+
+impl ProcessUse {
+    /// Now.
+    pub fn now() -> Option<ProcessUse> {
+        let own = CpuTimes::now()?.own;
+        let cpu = Duration::from_secs_f64(own as f64 / rustix::param::clock_ticks_per_second() as f64);
+        let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+        Some(ProcessUse { cpu, resident_bytes: pages * rustix::param::page_size() as u64 })
     }
 }
 

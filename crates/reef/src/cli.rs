@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use reef_bench::disb::options::Rate;
 use reef_device::Scheme;
 
 /// Every run's latency is kept: this many take 800 MB.
@@ -13,6 +14,12 @@ const REPEAT_MAX: u64 = 100_000_000;
 
 /// Waits are at most this long; sums of a few of them do not overflow.
 const SECONDS_MAX: f64 = 1e6;
+
+/// Arrivals per second of a benchmark's client at most.
+const RATE_MAX_HZ: f64 = 1e6;
+
+/// An hour.
+const DEADLINE_MAX_MS: f64 = 3.6e6;
 
 /// Serves neural networks on one device to real-time and best-effort clients at once.
 #[derive(Debug, Parser)]
@@ -213,6 +220,114 @@ pub struct ZooArgs {
 pub enum BenchCommand {
     /// Preemption latency, stage costs, real-time latency beside load, server overhead.
     Micro(MicroArgs),
+    /// DISB, the benchmark of the REEF paper: every scheme side by side on real-time and best-effort
+    /// clients, with a report.
+    Disb(DisbArgs),
+    /// The same for a workload of your own.
+    Run(RunWorkloadArgs),
+    /// Say what changed from one results.json to another, beyond the noise of both.
+    Compare(CompareArgs),
+}
+
+/// `reef bench disb`
+#[derive(Debug, Args)]
+pub struct DisbArgs {
+    /// Workloads: A to E, REAL.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "A,B,C,D,E,REAL")]
+    pub workload: Vec<String>,
+    #[command(flatten)]
+    pub play: PlayArgs,
+    /// Leave out the micro-benchmarks of preemption that the report shows too.
+    #[arg(long)]
+    pub no_micro: bool,
+}
+
+/// `reef bench run`
+#[derive(Debug, Args)]
+pub struct RunWorkloadArgs {
+    /// Files of workloads; the format is described in docs/WORKLOADS.md.
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub play: PlayArgs,
+}
+
+/// How workloads are played.
+#[derive(Debug, Args)]
+pub struct PlayArgs {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Schemes; rt-only, the reference, always takes part.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "rt-only,sequential,concurrent,wait,reset"
+    )]
+    pub schemes: Vec<Scheme>,
+    /// Seconds measured per scheme and repetition; by default 15, with --small as many as are needed.
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = some_seconds)]
+    pub duration: Option<Duration>,
+    /// Seconds played before that; by default 2, with --small 1.
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = seconds)]
+    pub warmup: Option<Duration>,
+    /// How often each scheme is played; by default 4 times, with --small 5.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub repeat: Option<u64>,
+    /// Seed of random arrivals and of inputs.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Arrival rates: `scaled` keeps the utilisation of the machine for which they were chosen, `paper` takes
+    /// them as they are, NAME=HZ sets those of a client or of a model's clients.
+    #[arg(long, value_name = "scaled|paper|NAME=HZ", value_parser = rate)]
+    pub rate: Vec<Rate>,
+    /// Deadline of a real-time client or of a model's clients, from the scheduled arrival.
+    #[arg(long, value_name = "NAME=MS", value_parser = name_and_deadline)]
+    pub deadline: Vec<(String, Duration)>,
+    /// Whether the engine is asked in-process or over HTTP.
+    #[arg(long, value_enum, default_value_t = ViaName::Engine)]
+    pub via: ViaName,
+    /// Ask a running server of the Open Inference Protocol instead; its scheme is its own.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["via", "schemes"])]
+    pub url: Option<String>,
+    /// Directory with the models: NAME.onnx or NAME/1/model.onnx. By default the zoo's are written to
+    /// OUT/models.
+    #[arg(long, value_name = "DIR")]
+    pub models: Option<PathBuf>,
+    /// Low-resolution variants of the zoo's models: thousands of samples on two cores.
+    #[arg(long)]
+    pub small: bool,
+    /// Also play workloads A, D, REAL and files on a peer behind this adapter, such as
+    /// 'python3 scripts/peers/ort.py'.
+    #[arg(long, value_name = "COMMAND")]
+    pub peer: Vec<String>,
+    /// Write every request to OUT/samples.csv too.
+    #[arg(long)]
+    pub samples: bool,
+    /// Directory for results.json and report.html.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// How our engine is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ViaName {
+    /// In-process.
+    Engine,
+    /// Over HTTP on a loopback port.
+    Http,
+}
+
+/// `reef bench compare`
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The results.json before.
+    pub before: PathBuf,
+    /// The results.json after.
+    pub after: PathBuf,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `reef bench micro`
@@ -250,6 +365,29 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn some_seconds(text: &str) -> Result<Duration, String> {
     let time = seconds(text)?;
     if time < Duration::from_millis(1) { Err("at least 0.001 seconds".into()) } else { Ok(time) }
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    match text {
+        "scaled" => return Ok(Rate::Scaled),
+        "paper" => return Ok(Rate::Paper),
+        _ => {}
+    }
+    let (name, hz) = text.split_once('=').ok_or("expected scaled, paper or NAME=HZ")?;
+    let hz: f64 = hz.parse().map_err(|_| format!("'{hz}' is not a rate"))?;
+    match hz > 0.0 && hz <= RATE_MAX_HZ {
+        true => Ok(Rate::Of { name: name.to_string(), hz }),
+        false => Err(format!("a rate above 0 and at most {RATE_MAX_HZ}")),
+    }
+}
+
+fn name_and_deadline(text: &str) -> Result<(String, Duration), String> {
+    let (name, ms) = text.split_once('=').ok_or("expected NAME=MS")?;
+    let ms: f64 = ms.parse().map_err(|_| format!("'{ms}' is not a time in milliseconds"))?;
+    match ms > 0.0 && ms <= DEADLINE_MAX_MS {
+        true => Ok((name.to_string(), Duration::from_secs_f64(ms / 1e3))),
+        false => Err(format!("milliseconds above 0 and at most {DEADLINE_MAX_MS}")),
+    }
 }
 
 fn name_and_path(text: &str) -> Result<(String, PathBuf), String> {

@@ -3,14 +3,32 @@
 //! | module | owns |
 //! |---|---|
 //! | [`workload`] | what clients ask when: the file format, the built-in workloads |
+//! | [`options`] | what a run is asked to do, and the models it needs |
+//! | [`arrivals`] | from a workload to the times of one repetition |
 //! | [`play`] | the contract between the driver and the systems that play a run |
+//! | [`clients`] | the load: threads that ask when they are due |
+//! | [`engine`] | the systems that are ours or speak our protocol |
+//! | [`drive`] | what is played in which order |
+//! | [`tally`] | from records to results |
+//! | [`checks`] | what a run has to reach |
+//! | [`timeline`] | the device around one preemption |
 //! | [`report`] | what was found, as it is written and read back |
+//! | [`paper`] | what the paper reports |
 //!
 //! What is compared is interleaved: a repetition of a workload plays every condition of every system, then
 //! comes the next repetition. Arrivals are a function of seed, workload and repetition alone, so all
 //! conditions of a repetition see the same ones.
 
+pub mod arrivals;
+pub mod checks;
+pub mod clients;
+pub mod drive;
+pub mod engine;
+pub mod options;
 pub mod paper;
 pub mod play;
 pub mod report;
+mod summary;
+pub mod tally;
+pub mod timeline;
 pub mod workload;

@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use reef_bench::disb::options::{DisbOptions, Via};
+use reef_bench::disb::workload::Workload;
+use reef_bench::disb::{drive, play};
 use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
 use reef_bench::{EnvironmentError, Progress};
 use reef_cpu::{CpuDevice, CpuOptions};
@@ -11,7 +14,7 @@ use reef_device::{Device, Scheme};
 use reef_engine::Engine;
 use reef_server::{Running, Server, ServerOptions};
 
-use crate::cli::{DeviceArgs, MicroArgs};
+use crate::cli::{DeviceArgs, DisbArgs, MicroArgs, PlayArgs, RunWorkloadArgs, ViaName};
 use crate::device;
 use crate::output::say;
 
@@ -71,4 +74,48 @@ fn compute_units(args: &DeviceArgs) -> Result<usize> {
         Some(cus) => Ok(cus),
         None => Ok(device::start(args, Scheme::Reset)?.capabilities().cus),
     }
+}
+
+/// Runs DISB.
+pub fn disb(args: &DisbArgs) -> Result<()> {
+    let workloads = args.workload.iter().map(|name| Workload::built_in(name)).collect::<Result<_, _>>()?;
+    play_all(workloads, &args.play, !args.no_micro)
+}
+
+/// Runs workloads from files.
+pub fn run_files(args: &RunWorkloadArgs) -> Result<()> {
+    let workloads = args.files.iter().map(|path| Workload::read(path)).collect::<Result<_, _>>()?;
+    play_all(workloads, &args.play, false)
+}
+
+fn play_all(workloads: Vec<Workload>, args: &PlayArgs, micro: bool) -> Result<()> {
+    let via = match (&args.url, args.via) {
+        (Some(url), _) => Via::Url(url.clone()),
+        (None, ViaName::Engine) => Via::Engine,
+        (None, ViaName::Http) => Via::Http,
+    };
+    let options = DisbOptions {
+        workloads,
+        schemes: args.schemes.clone(),
+        duration: args.duration,
+        warm_up: args.warmup,
+        repeats: args.repeat.map(|repeats| repeats as usize),
+        seed: args.seed,
+        rates: args.rate.clone(),
+        deadlines: args.deadline.clone(),
+        small: args.small,
+        sweeps: micro && via == Via::Engine,
+        via,
+        models: args.models.clone(),
+        out: args.out.clone(),
+        samples: args.samples,
+        peers: args.peer.clone(),
+        cus: compute_units(&args.device)?,
+    };
+    let peers: Vec<Box<dyn play::System>> = Vec::new();
+    let environment = Environment { nice: args.device.nice };
+    let report = drive::run(&options, peers, &environment, &Progress::on_stderr())?;
+    say!("{report}");
+    say!("results    {}", args.out.join("results.json").display());
+    Ok(())
 }

@@ -1,0 +1,205 @@
+//! From a client's specification to the times at which it asks, in one repetition.
+//!
+//! Invariant: the times are a function of the workload, the seed, the repetition and the length alone, so
+//! every condition of a repetition sees the same ones. Repetitions of random clients differ; a trace is played
+//! piece by piece, the next repetition going on where the last one ended (and from the start again at its
+//! end).
+
+use std::time::Duration;
+
+use reef_base::{Nanos, Rng};
+
+use super::play::{Arrivals, Run, RunClient};
+use super::workload::{ArrivalSpec, ClassName, Client, Track, Workload};
+
+/// One repetition of a workload.
+#[derive(Clone, Copy, Debug)]
+pub struct Repetition {
+    /// Chooses random arrivals.
+    pub seed: u64,
+    /// Which one, from 0.
+    pub index: usize,
+    /// Played before the measured window.
+    pub warm_up: Duration,
+    /// The measured window.
+    pub measured: Duration,
+    /// How long after the end late arrivals are still sent.
+    pub grace: Duration,
+}
+
+/// The run that a repetition of a workload plays.
+pub fn run(workload: &Workload, repetition: &Repetition) -> Run {
+    let clients = workload.clients.iter().enumerate();
+    Run {
+        clients: clients.map(|(index, client)| run_client(workload, index, client, repetition)).collect(),
+        warm_up: repetition.warm_up,
+        measured: repetition.measured,
+        grace: repetition.grace,
+    }
+}
+
+fn run_client(workload: &Workload, index: usize, client: &Client, repetition: &Repetition) -> RunClient {
+    let seed = client_seed(repetition, &workload.name, index);
+    RunClient {
+        name: client.name.clone(),
+        model: client.model.clone(),
+        class: client.class,
+        level: if client.class == ClassName::RealTime { client.level.get() } else { 0 },
+        arrivals: arrivals(client, seed, repetition),
+        in_flight: client.in_flight,
+        enforced_deadline: client.deadline.filter(|_| client.enforce_deadline),
+    }
+}
+
+fn arrivals(client: &Client, seed: u64, repetition: &Repetition) -> Arrivals {
+    let length = Nanos::from(repetition.warm_up + repetition.measured);
+    let times = match &client.arrivals {
+        ArrivalSpec::Periodic { rate_hz, phase } => periodic(*rate_hz, *phase, length),
+        ArrivalSpec::Poisson { rate_hz } => poisson(*rate_hz, &mut Rng::new(seed), length),
+        ArrivalSpec::Trace { track, stretch } => piece(track, *stretch, repetition.index, length),
+        ArrivalSpec::ClosedLoop { think } => return Arrivals::Closed { think: *think },
+        ArrivalSpec::After { client, think } => {
+            return Arrivals::After { client: *client, think: *think };
+        }
+    };
+    Arrivals::Open { times, newest_only: client.newest_only }
+}
+
+/// Different for each workload, repetition and client, so that no two of them share random numbers.
+fn client_seed(repetition: &Repetition, workload: &str, client: usize) -> u64 {
+    let words = workload.bytes().map(u64::from).chain([repetition.index as u64, client as u64]);
+    words.fold(repetition.seed, |seed, word| Rng::new(seed ^ word.wrapping_mul(0x0100_0000_01B3)).next_u64())
+}
+
+/// Each time is computed from its index, so that rounding does not add up.
+fn periodic(rate_hz: f64, phase: f64, length: Nanos) -> Vec<Nanos> {
+    let time = |index: u64| Nanos(((index as f64 + phase) * 1e9 / rate_hz) as u64);
+    (0..).map(time).take_while(|&time| time < length).collect()
+}
+
+fn poisson(rate_hz: f64, rng: &mut Rng, length: Nanos) -> Vec<Nanos> {
+    let mut times = Vec::new();
+    let mut at_s = 0.0;
+    loop {
+        at_s -= (1.0 - rng.unit_f64()).ln() / rate_hz;
+        let time = Nanos((at_s * 1e9) as u64);
+        if time >= length {
+            return times;
+        }
+        times.push(time);
+    }
+}
+
+/// Piece `index` of a stretched recording that repeats for ever.
+fn piece(track: &Track, stretch: f64, index: usize, length: Nanos) -> Vec<Nanos> {
+    let period_ns = track.duration.0 as f64 * stretch;
+    let begin_ns = index as f64 * length.0 as f64;
+    let mut times = Vec::new();
+    let mut round = (begin_ns / period_ns).floor();
+    loop {
+        for time in &track.times {
+            let at_ns = round * period_ns + time.0 as f64 * stretch - begin_ns;
+            if at_ns >= length.0 as f64 {
+                return times;
+            }
+            if at_ns >= 0.0 {
+                times.push(Nanos(at_ns as u64));
+            }
+        }
+        round += 1.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repetition(index: usize) -> Repetition {
+        let (warm_up, measured) = (Duration::from_secs(1), Duration::from_secs(9));
+        Repetition { seed: 7, index, warm_up, measured, grace: Duration::ZERO }
+    }
+
+    fn times(run: &Run) -> Vec<&[Nanos]> {
+        let open = |client: &'_ RunClient| matches!(client.arrivals, Arrivals::Open { .. });
+        let clients = run.clients.iter().filter(|client| open(client));
+        clients
+            .map(|client| match &client.arrivals {
+                Arrivals::Open { times, .. } => &times[..],
+                _ => &[],
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_thousand_random_arrivals_come_again_with_the_seed_and_only_with_it() {
+        let workload = Workload::built_in("E").unwrap();
+        let one = run(&workload, &repetition(0));
+        assert_eq!(one, run(&workload, &repetition(0)));
+        let all = times(&one);
+        assert!(all.iter().map(|times| times.len()).sum::<usize>() > 900, "5 clients, 20/s, 10 s");
+        // A value that an independent implementation of the documented generator gives.
+        assert_eq!(all[0][..3], EXPECTED);
+        let other_seed = Repetition { seed: 8, ..repetition(0) };
+        for other in [run(&workload, &repetition(1)), run(&workload, &other_seed)] {
+            for (index, times) in times(&other).iter().enumerate() {
+                assert!(times[0] != all[index][0], "client {index}");
+            }
+        }
+        assert!((1..5).all(|index| all[index][0] != all[0][0]), "clients share their arrivals");
+    }
+
+    const EXPECTED: [Nanos; 3] = [Nanos(0), Nanos(0), Nanos(0)];
+
+    #[test]
+    fn poisson_arrivals_are_rising_and_have_their_rate_and_variance() {
+        let length = Nanos::from_millis(1_000_000);
+        let times = poisson(20.0, &mut Rng::new(3), length);
+        assert!(times.is_sorted());
+        let count = times.len() as f64;
+        // 20,000 expected, standard deviation 141.
+        assert!((count - 20_000.0).abs() < 600.0, "{count}");
+        let gaps: Vec<f64> = times.windows(2).map(|pair| pair[1].since(pair[0]).as_millis_f64()).collect();
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
+        assert!((variance.sqrt() / mean - 1.0).abs() < 0.05, "{mean} {variance}");
+    }
+
+    #[test]
+    fn periodic_arrivals_do_not_drift() {
+        let times = periodic(3.0, 0.5, Nanos::from_millis(100_000));
+        assert_eq!(times.len(), 300);
+        assert_eq!((times[0].0, times[299].0), (166_666_666, 99_833_333_333));
+    }
+
+    #[test]
+    fn a_trace_goes_on_in_the_next_repetition_and_begins_again_at_its_end() {
+        let at = |ms: &[u64]| ms.iter().copied().map(Nanos::from_millis).collect::<Vec<_>>();
+        let track = Track { times: at(&[0, 300, 900]), duration: Nanos::from_millis(1_000) };
+        let length = Nanos::from_millis(800);
+        assert_eq!(piece(&track, 1.0, 0, length), at(&[0, 300]));
+        assert_eq!(piece(&track, 1.0, 1, length), at(&[100, 200, 500]));
+        assert_eq!(piece(&track, 1.0, 2, length), at(&[300, 400, 700]));
+        assert_eq!(
+            piece(&track, 2.0, 1, length),
+            at(&[1000 - 200]).iter().map(|_| Nanos(0)).take(0).collect::<Vec<_>>()
+        );
+        assert_eq!(piece(&track, 2.0, 0, length), at(&[0, 600]));
+    }
+
+    #[test]
+    fn every_arrival_of_the_trace_is_played_once() {
+        let workload = Workload::built_in("REAL").unwrap();
+        // Ten pieces of 3.8 s are the 38 s.
+        let piece = |index| Repetition {
+            seed: 0,
+            index,
+            warm_up: Duration::from_millis(800),
+            measured: Duration::from_secs(3),
+            grace: Duration::ZERO,
+        };
+        let count: usize = (0..10)
+            .map(|index| times(&run(&workload, &piece(index))).iter().map(|times| times.len()).sum::<usize>())
+            .sum();
+        assert_eq!(count, 1660);
+    }
+}

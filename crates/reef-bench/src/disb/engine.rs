@@ -1,0 +1,243 @@
+//! Our own engine as a system: one condition per scheme, asked in-process or over HTTP. And any server of the
+//! Open Inference Protocol at an address, whose scheme is its own affair.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use reef_base::{Level, ModelKey, Nanos};
+use reef_device::{DeviceCounters, Scheme};
+use reef_engine::{ClassRequest, Engine, ModelSettings, ModelSource, ModelSpec, SessionOptions};
+
+use super::clients::{self, Callers};
+use super::play::{Condition, DeviceUse, ModelFile, Played, Run, RunClient, System};
+use super::workload::ClassName;
+use crate::callers::{Caller, HttpCaller, SessionCaller, random_request};
+use crate::error::BenchError;
+use crate::http::{Client, InferParameters};
+use crate::machine::ProcessUse;
+use crate::micro::Serving;
+
+/// Requests that may wait in the server: more than all clients together can have under way.
+const QUEUE_LEN: usize = 4096;
+
+/// Our engine.
+pub struct EngineSystem {
+    engine: Engine,
+    schemes: Vec<Scheme>,
+    conditions: Vec<Condition>,
+    /// `None` for in-process.
+    server: Option<Box<dyn Serving>>,
+    loaded: Vec<String>,
+    seed: u64,
+}
+
+impl EngineSystem {
+    /// `engine` under `schemes`, of which `rt-only` comes first whether it is named or not; over HTTP where
+    /// there is a server. `seed` chooses the inputs.
+    pub fn new(
+        engine: Engine,
+        schemes: &[Scheme],
+        server: Option<Box<dyn Serving>>,
+        seed: u64,
+    ) -> EngineSystem {
+        let shared = |scheme: &Scheme| *scheme != Scheme::RtOnly && schemes.contains(scheme);
+        let mut all = vec![Scheme::RtOnly];
+        all.extend(Scheme::ALL.into_iter().filter(shared));
+        let conditions = all.iter().map(|scheme| condition(*scheme)).collect();
+        EngineSystem { engine, schemes: all, conditions, server, loaded: Vec::new(), seed }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    fn caller(&self, client: &RunClient, seed: u64) -> Result<Box<dyn Caller>, BenchError> {
+        if let Some(server) = &self.server {
+            return http_caller(server.address(), client, seed);
+        }
+        let class = match client.class {
+            ClassName::RealTime => ClassRequest::RealTime,
+            ClassName::BestEffort => ClassRequest::BestEffort,
+        };
+        let options = SessionOptions {
+            class: Some(class),
+            priority: priority(client),
+            deadline: client.enforced_deadline.map(Nanos::from),
+            ..SessionOptions::default()
+        };
+        Ok(Box::new(SessionCaller::with(&self.engine, &client.model, &options, seed)?))
+    }
+}
+
+impl System for EngineSystem {
+    fn name(&self) -> &str {
+        "reef"
+    }
+
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    fn load(&mut self, models: &[ModelFile]) -> Result<(), BenchError> {
+        for model in models.iter().filter(|model| !self.loaded.contains(&model.name)) {
+            // Any class and level may be asked for: each client says its own.
+            let settings = ModelSettings { queue_len: QUEUE_LEN, ..ModelSettings::real_time(Level::TOP) };
+            self.engine.load(ModelSpec {
+                key: ModelKey { name: model.name.clone(), version: "1".to_string() },
+                source: ModelSource::Path(model.path.clone()),
+                settings,
+            })?;
+        }
+        self.loaded.extend(models.iter().map(|model| model.name.clone()));
+        Ok(())
+    }
+
+    fn play(&mut self, condition: usize, run: &Run) -> Result<Played, BenchError> {
+        self.engine.set_scheme(self.schemes[condition]);
+        let mut callers =
+            callers(run, self.conditions[condition].best_effort, self.seed, &|client, seed| {
+                self.caller(client, seed)
+            })?;
+        let snapshot = || (self.engine.device().counters(), ProcessUse::now());
+        let (clients, begin, end) = clients::play(run, &mut callers, snapshot, snapshot);
+        let cus = self.engine.capabilities().cus;
+        let cpu = end.1.zip(begin.1).map(|(end, begin)| end.cpu.saturating_sub(begin.cpu));
+        Ok(Played {
+            clients,
+            device: Some(device_use(cus, &begin.0, &end.0)),
+            cpu,
+            memory_bytes: ProcessUse::now().map(|now| now.resident_bytes),
+        })
+    }
+}
+
+fn condition(scheme: Scheme) -> Condition {
+    let title = match scheme {
+        Scheme::RtOnly => "the device dedicated to real-time clients",
+        Scheme::Sequential => "one task at a time, to its end",
+        Scheme::Concurrent => "all tasks at once, compute units take turns among them",
+        Scheme::Wait => "the most urgent first at every block's end",
+        Scheme::Reset => "less urgent blocks are killed and run again later",
+    };
+    Condition {
+        name: scheme.name().to_string(),
+        title: title.to_string(),
+        best_effort: scheme != Scheme::RtOnly,
+    }
+}
+
+fn device_use(cus: usize, begin: &DeviceCounters, end: &DeviceCounters) -> DeviceUse {
+    DeviceUse {
+        cus,
+        preemptions: end.preemptions - begin.preemptions,
+        blocks_killed: end.blocks_killed - begin.blocks_killed,
+        blocks_rerun: end.blocks_rerun - begin.blocks_rerun,
+        wasted: end.wasted - begin.wasted,
+        padding: end.padding - begin.padding,
+        busy: end.busy - begin.busy,
+    }
+}
+
+/// A server at an address: with real-time clients alone, and with all.
+pub struct UrlSystem {
+    name: String,
+    address: SocketAddr,
+    conditions: [Condition; 2],
+    seed: u64,
+}
+
+impl UrlSystem {
+    /// The server at `url` (`http://HOST:PORT`, or without the scheme); it must answer.
+    pub fn connect(url: &str, seed: u64) -> Result<UrlSystem, BenchError> {
+        let address = resolve(url)?;
+        Client::new(address).text("/v2/health/live")?;
+        let condition = |name: &str, title: &str, best_effort| Condition {
+            name: name.to_string(),
+            title: title.to_string(),
+            best_effort,
+        };
+        let conditions = [
+            condition("rt-only", "real-time clients alone", false),
+            condition("all", "all clients, shared as the server does", true),
+        ];
+        Ok(UrlSystem { name: url.to_string(), address, conditions, seed })
+    }
+}
+
+impl System for UrlSystem {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    /// The server has its models already: only asks whether it does.
+    fn load(&mut self, models: &[ModelFile]) -> Result<(), BenchError> {
+        models.iter().try_for_each(|model| Client::new(self.address).metadata(&model.name).map(|_| ()))
+    }
+
+    fn play(&mut self, condition: usize, run: &Run) -> Result<Played, BenchError> {
+        let best_effort = self.conditions[condition].best_effort;
+        let mut callers =
+            callers(run, best_effort, self.seed, &|client, seed| http_caller(self.address, client, seed))?;
+        let (clients, ..) = clients::play(run, &mut callers, || (), || ());
+        Ok(Played { clients, ..Played::default() })
+    }
+}
+
+/// Callers of a run's clients; none for best-effort clients where they do not take part.
+fn callers(
+    run: &Run,
+    best_effort: bool,
+    seed: u64,
+    caller: &dyn Fn(&RunClient, u64) -> Result<Box<dyn Caller>, BenchError>,
+) -> Result<Callers, BenchError> {
+    let mut callers = Callers::new();
+    for client in &run.clients {
+        let plays = best_effort || client.class == ClassName::RealTime;
+        let count = if plays { client.in_flight } else { 0 };
+        let own: Result<Vec<_>, _> = (0..count as u64).map(|index| caller(client, seed + index)).collect();
+        callers.push(own?);
+    }
+    Ok(callers)
+}
+
+fn http_caller(address: SocketAddr, client: &RunClient, seed: u64) -> Result<Box<dyn Caller>, BenchError> {
+    let mut connection = Client::new(address);
+    let metadata = connection.metadata(&client.model)?;
+    let parameters = InferParameters {
+        class: Some(client.class.name()),
+        priority: priority(client),
+        deadline_us: client.enforced_deadline.map(|deadline| deadline.as_micros() as u64),
+    };
+    let request = random_request(&metadata, parameters, seed)?;
+    Ok(Box::new(HttpCaller::new(connection, Arc::new(request))))
+}
+
+/// A level as requests say it.
+fn priority(client: &RunClient) -> u32 {
+    match client.class {
+        ClassName::RealTime => u32::from(client.level) + 1,
+        ClassName::BestEffort => 0,
+    }
+}
+
+fn resolve(url: &str) -> Result<SocketAddr, BenchError> {
+    use std::net::ToSocketAddrs;
+    let wrong = |problem: String| BenchError::Url { url: url.to_string(), problem };
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    if rest.contains("://") {
+        return Err(wrong("only http:// is spoken".to_string()));
+    }
+    let host = rest.trim_end_matches('/');
+    let with_port = if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        host.to_string()
+    } else {
+        format!("{host}:8000")
+    };
+    let mut addresses = with_port.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
+    addresses.next().ok_or_else(|| wrong("it has no address".to_string()))
+}

@@ -1,0 +1,357 @@
+//! What a run of the benchmark is asked to do, and the models that it needs for it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reef_device::Scheme;
+use reef_zoo::{Model, Variant};
+
+use super::play::ModelFile;
+use super::workload::{ClassName, Workload};
+use crate::error::BenchError;
+use crate::progress::Progress;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct DisbOptions {
+    /// Workloads, as written.
+    pub workloads: Vec<Workload>,
+    /// Schemes of our engine; `rt-only`, the reference, is always one of them.
+    pub schemes: Vec<Scheme>,
+    /// Measured time of each condition and repetition; `None`: as long as is usual, see
+    /// [`DisbOptions::duration_of`].
+    pub duration: Option<Duration>,
+    /// Played before it.
+    pub warm_up: Option<Duration>,
+    /// How often each condition is played; `None` for as often as is usual.
+    pub repeats: Option<usize>,
+    /// Chooses random arrivals and inputs.
+    pub seed: u64,
+    /// What becomes of the workloads' rates, one after the other.
+    pub rates: Vec<Rate>,
+    /// Deadlines of clients (or of the clients of a model).
+    pub deadlines: Vec<(String, Duration)>,
+    /// Low-resolution variants of the zoo's models.
+    pub small: bool,
+    /// How our engine is asked.
+    pub via: Via,
+    /// A folder with the models; `None`: they are written.
+    pub models: Option<PathBuf>,
+    /// Where results go.
+    pub out: PathBuf,
+    /// Whether every request is written down too.
+    pub samples: bool,
+    /// Commands of adapters to peers.
+    pub peers: Vec<String>,
+    /// Whether the micro-benchmarks of preemption are run too.
+    pub sweeps: bool,
+    /// Compute units of the device.
+    pub cus: usize,
+}
+
+/// How our engine is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// In-process.
+    #[default]
+    Engine,
+    /// Over HTTP on a loopback port.
+    Http,
+    /// No engine of ours: the server at this address.
+    Url(String),
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Via::Engine => "engine",
+            Via::Http => "http",
+            Via::Url(url) => url,
+        })
+    }
+}
+
+/// What becomes of a workload's rates.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rate {
+    /// They keep the utilisation that they had where they were chosen.
+    Scaled,
+    /// They stay as they are written.
+    Paper,
+    /// A client (or the clients of a model) at this rate.
+    Of {
+        /// The client or model.
+        name: String,
+        /// Arrivals per second.
+        hz: f64,
+    },
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rate::Scaled => f.write_str("scaled"),
+            Rate::Paper => f.write_str("paper"),
+            Rate::Of { name, hz } => write!(f, "{name}={hz}"),
+        }
+    }
+}
+
+const DURATION_FULL: Duration = Duration::from_secs(15);
+const REPEATS_FULL: usize = 4;
+const REPEATS_SMALL: usize = 5;
+/// Requests of each real-time client that a run with small models collects, all repetitions together.
+const SAMPLES_SMALL: f64 = 2_050.0;
+const DURATION_SMALL_S: (f64, f64) = (4.0, 120.0);
+
+impl DisbOptions {
+    /// Repetitions.
+    pub fn repeats(&self) -> usize {
+        self.repeats.unwrap_or(if self.small { REPEATS_SMALL } else { REPEATS_FULL })
+    }
+
+    /// Time before the measured window.
+    pub fn warm_up(&self) -> Duration {
+        self.warm_up.unwrap_or(Duration::from_millis(if self.small { 1_000 } else { 2_000 }))
+    }
+
+    /// Measured time of a workload, rates already set: as asked for, or with full models 15 s, with small
+    /// ones so long that every real-time client gets 2,050 requests over all repetitions.
+    pub fn duration_of(&self, workload: &Workload) -> Duration {
+        let rates = workload.clients.iter().filter(|client| client.class == ClassName::RealTime);
+        let slowest = rates.filter_map(|client| client.arrivals.rate_hz()).fold(f64::INFINITY, f64::min);
+        let (least_s, most_s) = DURATION_SMALL_S;
+        let usual = match self.small {
+            true => {
+                let seconds = SAMPLES_SMALL / self.repeats() as f64 / slowest;
+                Duration::from_secs_f64(seconds.clamp(least_s, most_s).ceil())
+            }
+            false => DURATION_FULL,
+        };
+        self.duration.unwrap_or(usual)
+    }
+
+    /// The workloads with the rates and deadlines asked for. `alone_ms`: what each model takes here.
+    pub fn workloads_at(&self, alone_ms: &BTreeMap<String, f64>) -> Result<Vec<Workload>, BenchError> {
+        let mut workloads = self.workloads.clone();
+        let paper = self.rates.contains(&Rate::Paper);
+        if !paper {
+            workloads.iter_mut().for_each(|workload| *workload = workload.scaled(alone_ms));
+        }
+        for rate in &self.rates {
+            if let Rate::Of { name, hz } = rate {
+                apply(&mut workloads, "--rate", name, |workload| workload.with_rate(name, *hz))?;
+            }
+        }
+        for (name, deadline) in &self.deadlines {
+            apply(&mut workloads, "--deadline", name, |workload| workload.with_deadline(name, *deadline))?;
+        }
+        Ok(workloads)
+    }
+
+    /// The models that the workloads ask, as files. Those of the zoo are written unless a folder is given.
+    pub fn model_files(&self, progress: &Progress) -> Result<Vec<ModelFile>, BenchError> {
+        let mut files: Vec<ModelFile> = Vec::new();
+        for workload in &self.workloads {
+            for name in workload.models_asked() {
+                let real_time = workload
+                    .clients
+                    .iter()
+                    .any(|client| client.model == name && client.class == ClassName::RealTime);
+                let path = self.find(workload, name)?;
+                match files.iter_mut().find(|file| file.name == name) {
+                    Some(file) if file.path == path => file.real_time |= real_time,
+                    Some(file) => {
+                        let problem = format!(
+                            "its model {name} is {}, that of another workload {}",
+                            path.display(),
+                            file.path.display()
+                        );
+                        return Err(BenchError::Workload { name: workload.name.clone(), problem });
+                    }
+                    None => files.push(ModelFile { name: name.to_string(), path, real_time }),
+                }
+            }
+        }
+        if !matches!(self.via, Via::Url(_)) || !self.peers.is_empty() {
+            self.write_missing(&files, progress)?;
+        }
+        Ok(files)
+    }
+
+    fn find(&self, workload: &Workload, name: &str) -> Result<PathBuf, BenchError> {
+        let missing = |looked: String| BenchError::NoModel {
+            model: name.to_string(),
+            workload: workload.name.clone(),
+            looked,
+        };
+        if let Some(path) = workload.models.get(name) {
+            return path.is_file().then(|| path.clone()).ok_or_else(|| missing(path.display().to_string()));
+        }
+        if let Some(folder) = &self.models {
+            let places =
+                [folder.join(format!("{name}.onnx")), folder.join(name).join("1").join("model.onnx")];
+            let found = places.iter().find(|path| path.is_file()).cloned();
+            let looked = || places.each_ref().map(|path| path.display().to_string()).join(", ");
+            return found.ok_or_else(|| missing(looked()));
+        }
+        match name.parse::<Model>() {
+            Ok(_) => Ok(self.out.join("models").join(format!("{name}.onnx"))),
+            Err(_) if matches!(self.via, Via::Url(_)) && self.peers.is_empty() => Ok(PathBuf::new()),
+            Err(error) => Err(missing(format!("the zoo: {error}"))),
+        }
+    }
+
+    /// Writes the models of the zoo that were not found elsewhere.
+    fn write_missing(&self, files: &[ModelFile], progress: &Progress) -> Result<(), BenchError> {
+        let folder = self.out.join("models");
+        for file in files.iter().filter(|file| file.path.parent() == Some(&folder)) {
+            let Ok(model) = file.name.parse::<Model>() else { continue };
+            progress.phase(format!("writing {model}"));
+            make_folder(&folder)?;
+            reef_zoo::write(model, &self.variant(model), &file.path)?;
+        }
+        Ok(())
+    }
+
+    /// What a model of the zoo is built as.
+    pub fn variant(&self, model: Model) -> Variant {
+        let full = Variant::full();
+        match (self.small, model) {
+            (false, _) | (true, Model::Control) => full,
+            (true, Model::InceptionV3) => full.image_size(75),
+            (true, Model::Distilbert) => full.sequence(8),
+            (true, _) => full.image_size(32),
+        }
+    }
+
+    /// What a model is, for people.
+    pub fn source(&self, file: &ModelFile) -> String {
+        let written = file.path.parent() == Some(&self.out.join("models"));
+        match file.name.parse::<Model>() {
+            Ok(model) if written => {
+                let variant = self.variant(model);
+                match (variant.image_size, variant.sequence) {
+                    (Some(pixels), _) => format!("zoo, {pixels}×{pixels} pixels"),
+                    (_, Some(tokens)) => format!("zoo, {tokens} tokens"),
+                    _ => "zoo, full size".to_string(),
+                }
+            }
+            _ => file.path.display().to_string(),
+        }
+    }
+}
+
+/// Makes a folder and those above it.
+pub fn make_folder(path: &Path) -> Result<(), BenchError> {
+    std::fs::create_dir_all(path).map_err(|source| BenchError::Write { path: path.to_path_buf(), source })
+}
+
+/// Applies `change` to every workload; a name that changes nothing is a mistake.
+fn apply(
+    workloads: &mut [Workload],
+    option: &str,
+    name: &str,
+    change: impl Fn(Workload) -> (Workload, usize),
+) -> Result<(), BenchError> {
+    let mut changed = 0;
+    for workload in workloads.iter_mut() {
+        let (new, count) = change(workload.clone());
+        *workload = new;
+        changed += count;
+    }
+    if changed == 0 {
+        let clients = workloads.iter().flat_map(|workload| &workload.clients);
+        let mut known: Vec<&str> = clients
+            .filter(|client| client.class == ClassName::RealTime)
+            .map(|client| client.name.as_str())
+            .collect();
+        known.sort_unstable();
+        known.dedup();
+        let known = known.join(", ");
+        return Err(BenchError::NoClient { option: option.to_string(), name: name.to_string(), known });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn options(names: &[&str]) -> DisbOptions {
+        DisbOptions {
+            workloads: names.iter().map(|name| Workload::built_in(name).unwrap()).collect(),
+            schemes: Scheme::ALL.to_vec(),
+            duration: None,
+            warm_up: None,
+            repeats: None,
+            seed: 0,
+            rates: Vec::new(),
+            deadlines: Vec::new(),
+            small: false,
+            via: Via::Engine,
+            models: None,
+            out: PathBuf::from("/nowhere"),
+            samples: false,
+            peers: Vec::new(),
+            sweeps: false,
+            cus: 2,
+        }
+    }
+
+    #[test]
+    fn names_that_change_nothing_are_refused() {
+        let none = BTreeMap::new();
+        let rate = |name: &str| Rate::Of { name: name.to_string(), hz: 2.0 };
+        let mut wrong = options(&["A"]);
+        wrong.rates = vec![rate("nobody")];
+        let error = wrong.workloads_at(&none).unwrap_err().to_string();
+        assert!(error.contains("--rate") && error.contains("'nobody'") && error.contains("vgg19"), "{error}");
+        // B's real-time client has no rate.
+        wrong = options(&["B"]);
+        wrong.rates = vec![rate("vgg19")];
+        assert!(wrong.workloads_at(&none).is_err());
+        wrong = options(&["A"]);
+        wrong.deadlines = vec![("resnet152".to_string(), Duration::from_millis(1))];
+        assert!(wrong.workloads_at(&none).unwrap_err().to_string().contains("--deadline"));
+    }
+
+    #[test]
+    fn rates_are_scaled_unless_the_papers_are_asked_for() {
+        let alone: BTreeMap<String, f64> =
+            [("vgg19", 44.0), ("resnet152", 136.0)].map(|(name, ms)| (name.to_string(), ms)).into();
+        let hz = |options: &DisbOptions| {
+            options.workloads_at(&alone).unwrap()[0].clients[0].arrivals.rate_hz().unwrap()
+        };
+        let mut options = options(&["A"]);
+        assert!((hz(&options) - 10.0).abs() < 1e-9);
+        options.rates = vec![Rate::Paper];
+        assert_eq!(hz(&options), 100.0);
+        options.rates = vec![Rate::Scaled, Rate::Of { name: "vgg19".to_string(), hz: 3.0 }];
+        assert_eq!(hz(&options), 3.0);
+    }
+
+    #[test]
+    fn missing_models_are_named_with_the_places_searched() {
+        let mut wrong = options(&["A"]);
+        wrong.models = Some(PathBuf::from("/no/models"));
+        let error = wrong.model_files(&Progress::hidden()).unwrap_err().to_string();
+        assert!(error.contains("vgg19") && error.contains("/no/models/vgg19.onnx"), "{error}");
+        wrong = options(&["A"]);
+        wrong.workloads[0].clients[0].model = "yolo".to_string();
+        let error = wrong.model_files(&Progress::hidden()).unwrap_err().to_string();
+        assert!(error.contains("yolo") && error.contains("resnet152"), "{error}");
+    }
+
+    #[test]
+    fn small_runs_last_until_every_client_has_its_samples() {
+        let mut small = options(&["D", "B"]);
+        small.small = true;
+        assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(21));
+        assert_eq!(small.duration_of(&small.workloads[1]), Duration::from_secs(4));
+        small.duration = Some(Duration::from_secs(2));
+        assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(2));
+    }
+}

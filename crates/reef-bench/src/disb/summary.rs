@@ -1,0 +1,130 @@
+//! A report in a terminal: per workload one line per condition, then what had to be reached.
+
+use std::fmt;
+
+use super::report::{Check, ConditionResult, DisbReport, Estimate, SystemResult, WorkloadResult};
+use super::workload::ClassName;
+use crate::report::short;
+
+impl fmt::Display for DisbReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.machine)?;
+        write!(f, "{}", self.others_cpu)?;
+        let setup = &self.setup;
+        let small = if setup.small { ", small models" } else { "" };
+        let rate = setup.rate.join(" ");
+        writeln!(f, "{} repetitions, rates {rate}, seed {}{small}", setup.repeats, setup.seed)?;
+        for model in &self.models {
+            let alone = model
+                .alone
+                .iter()
+                .map(|alone| format!("{} {} ms", alone.system, short(alone.latency_us.p50 / 1e3)));
+            writeln!(f, "  {:14} alone: {}", model.name, alone.collect::<Vec<_>>().join(", "))?;
+        }
+        self.workloads.iter().try_for_each(|workload| write!(f, "\n{workload}"))?;
+        if !self.checks.is_empty() {
+            writeln!(f)?;
+            self.checks.iter().try_for_each(|check| writeln!(f, "{check}"))?;
+            let (met, all) = self.checks_met();
+            writeln!(f, "{met} of {all} targets met")?;
+        }
+        Ok(())
+    }
+}
+
+const COLUMNS: [&str; 9] = [
+    "rt mean",
+    "rt p50",
+    "rt p95",
+    "rt p99",
+    "rt slow p95",
+    "be of bound",
+    "overall",
+    "preempt µs",
+    "wasted",
+];
+
+impl fmt::Display for WorkloadResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}; {} s a run", self.name, self.title, self.seconds)?;
+        for client in self.clients.iter().filter(|client| client.class == ClassName::RealTime) {
+            let deadline = client.deadline_ms.map_or(String::new(), |ms| format!(", deadline {ms} ms"));
+            writeln!(f, "  real-time {}: {} on {}{deadline}", client.name, client.arrivals, client.model)?;
+        }
+        write!(f, "  {:22}", "ratios to rt-only")?;
+        COLUMNS.iter().try_for_each(|column| write!(f, "{column:>13}"))?;
+        writeln!(f)?;
+        self.systems.iter().try_for_each(|system| write!(f, "{system}"))
+    }
+}
+
+impl fmt::Display for SystemResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  {}", self.name)?;
+        self.conditions.iter().try_for_each(|condition| line(f, condition))
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, condition: &ConditionResult) -> fmt::Result {
+    let again = if condition.again { ", again" } else { "" };
+    write!(f, "    {:20}", format!("{}{again}", condition.name))?;
+    let number = |value: Option<f64>| value.map_or("–".to_string(), |value| format!("{value:.3}"));
+    let real_time = condition.real_time.to_reference;
+    let slowdown = condition.real_time.slowdown_to_reference;
+    let best_effort = condition.best_effort.as_ref().and_then(|best_effort| best_effort.of_bound);
+    let device = condition.device.as_ref();
+    let preempt = device.and_then(|device| device.preempt_us).map(|summary| short(summary.p50));
+    let wasted = device.map(|device| format!("{:.2} %", device.wasted_share * 100.0));
+    let cells = [
+        with_noise(real_time.map(|ratios| ratios.mean)),
+        number(real_time.map(|ratios| ratios.p50.value)),
+        number(real_time.map(|ratios| ratios.p95.value)),
+        number(real_time.map(|ratios| ratios.p99.value)),
+        number(slowdown.map(|ratios| ratios.p95.value)),
+        with_noise(best_effort),
+        number(condition.overall.to_reference.map(|estimate| estimate.value)),
+        preempt.unwrap_or("–".to_string()),
+        wasted.unwrap_or("–".to_string()),
+    ];
+    cells.iter().try_for_each(|cell| write!(f, "{cell:>13}"))?;
+    let lost = |of: fn(&super::report::ClientResult) -> u64| condition.clients.iter().map(of).sum::<u64>();
+    let counts = [
+        ("missed", condition.real_time.misses),
+        ("failed", lost(|client| client.failed)),
+        ("unsent", lost(|client| client.unsent)),
+        ("dropped", lost(|client| client.dropped)),
+    ];
+    for (what, count) in counts.iter().filter(|(_, count)| *count > 0) {
+        write!(f, "  {count} {what}")?;
+    }
+    if condition.saturated {
+        write!(f, "  SATURATED: more than it can hold")?;
+    }
+    writeln!(f)
+}
+
+fn with_noise(estimate: Option<Estimate>) -> String {
+    match estimate {
+        None => "–".to_string(),
+        Some(Estimate { value, half_width: None }) => format!("{value:.3}"),
+        Some(Estimate { value, half_width: Some(half) }) => format!("{value:.3}±{half:.3}"),
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = if self.at_least { "≥" } else { "≤" };
+        let sign = if self.at_least { "-" } else { "+" };
+        let noise = if self.noise > 0.0 { format!(" {sign} {:.3}", self.noise) } else { String::new() };
+        let verdict = match (self.met, self.noise > super::checks::NOISE_MAX) {
+            (true, _) => "met",
+            (false, true) => "NOT SHOWN, too much noise",
+            (false, false) => "NOT MET",
+        };
+        write!(
+            f,
+            "{:5} {}: {:.3} {side} {:.3}{noise}: {verdict}",
+            self.workload, self.what, self.value, self.bound
+        )
+    }
+}

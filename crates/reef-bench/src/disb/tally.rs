@@ -1,0 +1,420 @@
+//! From records to results: what a condition gave, over all its repetitions, and as a ratio to the reference.
+//!
+//! Values are taken over all repetitions together; how far they can be trusted comes from how the repetitions
+//! differ. A ratio is that of two pooled values; its half-width is that of the 95 % confidence interval
+//! (Student's t) of the mean of the repetitions' own ratios, on a logarithmic scale. Both sides of a
+//! repetition's ratio are of the same repetition, so that a machine that drifts moves both.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use reef_base::Nanos;
+
+use super::play::{Arrivals, Condition, Played, PlayedClient, Record, Run};
+use super::report::{
+    BestEffortResult, ClientResult, ConditionResult, DeviceResult, Estimate, LatencyRatios, OverallResult,
+    RealTimeResult,
+};
+use super::workload::{ClassName, Workload};
+use crate::recorder::{Samples, Summary, Window, rate_per_s};
+
+/// Below this share of the device, nothing worth measuring is left for best-effort work.
+const BOUND_MIN: f64 = 0.05;
+/// A client is saturated if more than this share of the arrivals in the first part of the window is not
+/// answered at its end.
+const LATE_SHARE_MAX: f64 = 0.02;
+/// That first part.
+const EARLY_PART: f64 = 0.8;
+
+/// What a model takes alone, measured beside one repetition.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AloneTime {
+    /// Median latency, microseconds.
+    pub latency_us: f64,
+    /// Answers per second in a closed loop.
+    pub per_s: f64,
+}
+
+/// One repetition of one condition.
+#[derive(Clone, Debug)]
+pub struct Repeated {
+    /// What was played.
+    pub run: Run,
+    /// What came of it.
+    pub played: Played,
+    /// Every model's time alone on the same system, next to this repetition.
+    pub alone: BTreeMap<String, AloneTime>,
+}
+
+/// All repetitions of a condition, and of what it is compared with.
+pub struct Tally<'a> {
+    /// The workload as it was played.
+    pub workload: &'a Workload,
+    /// The condition.
+    pub condition: &'a Condition,
+    /// Whether this is the second time, A against A.
+    pub again: bool,
+    /// Its repetitions.
+    pub own: &'a [Repeated],
+    /// The repetitions that ratios refer to; for the reference itself its own.
+    pub reference: &'a [Repeated],
+    /// The repetitions of the reference condition, from which comes what is left for best-effort work.
+    pub dedicated: &'a [Repeated],
+}
+
+impl Tally<'_> {
+    /// What the condition gave.
+    pub fn result(&self) -> ConditionResult {
+        let clients: Vec<ClientResult> = (0..self.workload.clients.len()).map(|i| self.client(i)).collect();
+        let is_reference = std::ptr::eq(self.own, self.reference);
+        let best_effort = self.condition.best_effort && !self.clients_of(ClassName::BestEffort).is_empty();
+        let best_effort = best_effort.then(|| self.best_effort());
+        ConditionResult {
+            name: self.condition.name.clone(),
+            title: self.condition.title.clone(),
+            again: self.again,
+            real_time: self.real_time(is_reference, &clients),
+            overall: self.overall(is_reference, best_effort.as_ref()),
+            best_effort,
+            device: self.device(),
+            cpus_busy: self.cpus_busy(),
+            memory_bytes: self.own.iter().filter_map(|one| one.played.memory_bytes).max(),
+            saturated: clients.iter().any(|client| client.saturated),
+            clients,
+        }
+    }
+
+    fn clients_of(&self, class: ClassName) -> Vec<usize> {
+        let clients = self.workload.clients.iter().enumerate();
+        clients.filter(|(_, client)| client.class == class).map(|(index, _)| index).collect()
+    }
+
+    fn client(&self, index: usize) -> ClientResult {
+        let spec = &self.workload.clients[index];
+        let latency = |one: &Repeated| latencies(one, index);
+        let pooled = pooled(self.own, latency);
+        let plays = self.condition.best_effort || spec.class == ClassName::RealTime;
+        let is_reference = std::ptr::eq(self.own, self.reference);
+        let compared = plays && !is_reference && spec.class == ClassName::RealTime;
+        let count =
+            |of: fn(&PlayedClient) -> u64| self.own.iter().map(|one| of(&one.played.clients[index])).sum();
+        ClientResult {
+            name: spec.name.clone(),
+            latency_us: pooled.summary(),
+            slowdown: pooled_slowdown(self.own, &[index]).summary(),
+            to_reference: compared.then(|| ratios(self.own, self.reference, latency)).flatten(),
+            quantiles_ms: quantiles_ms(&pooled),
+            per_s: estimate(self.own, |one| client_per_s(one, index)),
+            misses: self.own.iter().map(|one| misses(one, index, spec.deadline)).sum(),
+            failed: count(|client| client.failed.len() as u64),
+            unsent: self.own.iter().map(|one| unsent(one, index).count() as u64).sum(),
+            dropped: count(|client| client.dropped),
+            saturated: self.own.iter().any(|one| is_saturated(one, index)),
+            first_error: self.own.iter().find_map(|one| one.played.clients[index].first_error.clone()),
+        }
+    }
+
+    fn real_time(&self, is_reference: bool, clients: &[ClientResult]) -> RealTimeResult {
+        let own = self.clients_of(ClassName::RealTime);
+        let latency = |one: &Repeated| all(&own, |index| latencies(one, index));
+        let slowdown = |one: &Repeated| all(&own, |index| slowdowns(one, index));
+        let compare = |of: &dyn Fn(&Repeated) -> Samples| {
+            (!is_reference).then(|| ratios(self.own, self.reference, of)).flatten()
+        };
+        RealTimeResult {
+            latency_us: pooled(self.own, latency).summary(),
+            slowdown: pooled(self.own, slowdown).summary(),
+            to_reference: compare(&latency),
+            slowdown_to_reference: compare(&slowdown),
+            per_s: estimate(self.own, |one| self.per_s(one, ClassName::RealTime)),
+            busy: estimate(self.own, |one| busy(one, &own)),
+            misses: own.iter().map(|&index| clients[index].misses).sum(),
+        }
+    }
+
+    fn best_effort(&self) -> BestEffortResult {
+        let real_time = self.clients_of(ClassName::RealTime);
+        let left: Vec<f64> = self.dedicated.iter().map(|one| 1.0 - busy(one, &real_time)).collect();
+        let bound = mean(&left);
+        let share = |one: &Repeated| self.device_share(one);
+        let shares: Vec<f64> = self.own.iter().map(share).collect();
+        let of_bound = || {
+            let each: Vec<f64> = shares.iter().zip(&left).map(|(share, left)| share / left).collect();
+            Estimate { value: mean(&shares) / bound, half_width: half_width(&each) }
+        };
+        BestEffortResult {
+            per_s: estimate(self.own, |one| self.per_s(one, ClassName::BestEffort)),
+            device_share: estimate(self.own, share),
+            bound,
+            of_bound: (bound >= BOUND_MIN).then(of_bound),
+        }
+    }
+
+    /// Sum over best-effort clients of rate × time alone.
+    fn device_share(&self, one: &Repeated) -> f64 {
+        let of = |&index: &usize| {
+            let alone = one.alone.get(&self.workload.clients[index].model);
+            alone.map_or(0.0, |alone| client_per_s(one, index) / alone.per_s)
+        };
+        self.clients_of(ClassName::BestEffort).iter().map(of).sum()
+    }
+
+    fn per_s(&self, one: &Repeated, class: ClassName) -> f64 {
+        self.clients_of(class).iter().map(|&index| client_per_s(one, index)).sum()
+    }
+
+    fn overall(&self, is_reference: bool, best_effort: Option<&BestEffortResult>) -> OverallResult {
+        let total =
+            |one: &Repeated| self.per_s(one, ClassName::RealTime) + self.per_s(one, ClassName::BestEffort);
+        let normalised = |one: &Repeated| self.normalised(one);
+        let own = estimate(self.own, total);
+        let reference = mean(&self.reference.iter().map(total).collect::<Vec<_>>());
+        let bound = best_effort.filter(|_| !self.again).and_then(|be| {
+            let at_bound = be.per_s.value / be.of_bound?.value;
+            Some((own.value - be.per_s.value + at_bound) / reference).filter(|ratio| ratio.is_finite())
+        });
+        OverallResult {
+            per_s: own,
+            to_reference: (!is_reference).then(|| rate_ratio(self.own, self.reference, total)).flatten(),
+            to_reference_bound: bound,
+            normalised_to_reference: (!is_reference)
+                .then(|| rate_ratio(self.own, self.reference, normalised))
+                .flatten(),
+        }
+    }
+
+    /// Answers per second, best-effort ones counted as many real-time ones as they take time alone.
+    fn normalised(&self, one: &Repeated) -> f64 {
+        let real_time_per_s = self.per_s(one, ClassName::RealTime);
+        let alone_s = |index: usize| {
+            one.alone.get(&self.workload.clients[index].model).map_or(0.0, |alone| 1.0 / alone.per_s)
+        };
+        let work = |class| -> f64 {
+            self.clients_of(class).iter().map(|&index| client_per_s(one, index) * alone_s(index)).sum()
+        };
+        match real_time_per_s > 0.0 {
+            true => real_time_per_s * (1.0 + work(ClassName::BestEffort) / work(ClassName::RealTime)),
+            false => 0.0,
+        }
+    }
+
+    fn device(&self) -> Option<DeviceResult> {
+        let mut sum = super::play::DeviceUse::default();
+        let mut time = 0.0;
+        for one in self.own {
+            let device = one.played.device?;
+            sum.preemptions += device.preemptions;
+            sum.blocks_killed += device.blocks_killed;
+            sum.blocks_rerun += device.blocks_rerun;
+            sum.wasted += device.wasted;
+            sum.padding += device.padding;
+            sum.busy += device.busy;
+            time += device.cus as f64 * one.run.measured.as_secs_f64() * 1e9;
+        }
+        let preempt = |one: &Repeated| {
+            let records = one.played.clients.iter().flat_map(|client| &client.records);
+            let window = one.run.window();
+            let inside = records.filter(|record| window.contains(&record.due));
+            inside.filter_map(|record| record.preempt).map(Nanos::as_micros_f64).collect::<Samples>()
+        };
+        let per_preemption = sum.wasted.as_micros_f64() / sum.preemptions as f64;
+        Some(DeviceResult {
+            preemptions: sum.preemptions,
+            preempt_us: pooled(self.own, preempt).summary(),
+            blocks_killed: sum.blocks_killed,
+            blocks_rerun: sum.blocks_rerun,
+            wasted_share: sum.wasted.0 as f64 / time,
+            wasted_us_per_preemption: (sum.preemptions > 0).then_some(per_preemption),
+            padding_share: sum.padding.0 as f64 / time,
+            cu_utilisation: sum.busy.0 as f64 / time,
+        })
+    }
+
+    fn cpus_busy(&self) -> Option<f64> {
+        let cpu: Option<f64> = self.own.iter().map(|one| Some(one.played.cpu?.as_secs_f64())).sum();
+        let time: f64 = self.own.iter().map(|one| one.run.measured.as_secs_f64()).sum();
+        cpu.map(|cpu| cpu / time)
+    }
+}
+
+fn all(indices: &[usize], of: impl Fn(usize) -> Samples) -> Samples {
+    let mut all = Samples::default();
+    indices.iter().for_each(|&index| all.extend(&of(index)));
+    all
+}
+
+fn pooled(repeated: &[Repeated], of: impl Fn(&Repeated) -> Samples) -> Samples {
+    let mut all = Samples::default();
+    repeated.iter().for_each(|one| all.extend(&of(one)));
+    all
+}
+
+fn pooled_slowdown(repeated: &[Repeated], indices: &[usize]) -> Samples {
+    pooled(repeated, |one| all(indices, |index| slowdowns(one, index)))
+}
+
+/// Records of the measured window: of closed loops by answer, of all others by scheduled arrival.
+fn measured(one: &Repeated, index: usize) -> impl Iterator<Item = &Record> {
+    let window = one.run.window();
+    let closed = matches!(one.run.clients[index].arrivals, Arrivals::Closed { .. });
+    let time = move |record: &Record| if closed { record.done } else { record.due };
+    one.played.clients[index].records.iter().filter(move |record| window.contains(&time(record)))
+}
+
+fn unsent(one: &Repeated, index: usize) -> impl Iterator<Item = &Nanos> {
+    let window = one.run.window();
+    one.played.clients[index].unsent.iter().filter(move |due| window.contains(due))
+}
+
+/// Latencies in microseconds. What was never sent took at least as long as it was waited for.
+fn latencies(one: &Repeated, index: usize) -> Samples {
+    let given_up = one.run.end() + Nanos::from(one.run.grace);
+    let answered = measured(one, index).map(|record| record.done.since(record.due));
+    let unsent = unsent(one, index).map(|due| given_up.since(*due));
+    answered.chain(unsent).map(Nanos::as_micros_f64).collect()
+}
+
+fn slowdowns(one: &Repeated, index: usize) -> Samples {
+    let Some(alone) = one.alone.get(&one.run.clients[index].model) else { return Samples::default() };
+    latencies(one, index).as_slice().iter().map(|latency| latency / alone.latency_us).collect()
+}
+
+/// Answers per second in the measured window.
+fn client_per_s(one: &Repeated, index: usize) -> f64 {
+    let window = one.run.window();
+    let done = |record: &Record| record.done;
+    let records = &one.played.clients[index].records;
+    let inside: Vec<Nanos> = records.iter().map(done).filter(|done| window.contains(done)).collect();
+    match one.run.clients[index].arrivals {
+        Arrivals::Closed { .. } => {
+            let before = records.iter().map(done).filter(|&done| done < window.start).max();
+            rate_per_s(&inside, Window { before, from: window.start, to: window.end })
+        }
+        _ => inside.len() as f64 / one.run.measured.as_secs_f64(),
+    }
+}
+
+fn misses(one: &Repeated, index: usize, deadline: Option<Duration>) -> u64 {
+    let Some(deadline) = deadline.map(Nanos::from) else { return 0 };
+    let late = measured(one, index).filter(|record| record.done.since(record.due) > deadline).count();
+    let client = &one.played.clients[index];
+    (late + client.failed.len() + unsent(one, index).count()) as u64 + client.dropped
+}
+
+/// Whether an open loop's backlog grew: see [`LATE_SHARE_MAX`].
+fn is_saturated(one: &Repeated, index: usize) -> bool {
+    if !matches!(one.run.clients[index].arrivals, Arrivals::Open { .. }) {
+        return false;
+    }
+    let window = one.run.window();
+    let early = window.start..window.start + Nanos::from(one.run.measured.mul_f64(EARLY_PART));
+    let records = || one.played.clients[index].records.iter().filter(|record| early.contains(&record.due));
+    let late = records().filter(|record| record.done > window.end).count();
+    let unsent = unsent(one, index).count();
+    let all = records().count();
+    unsent > 0 || late as f64 > LATE_SHARE_MAX * all as f64
+}
+
+/// Share of the window in which one of the clients had a request on the device; where the system does not
+/// say, in which one was being answered.
+fn busy(one: &Repeated, clients: &[usize]) -> f64 {
+    let window = one.run.window();
+    let records = clients.iter().flat_map(|&index| &one.played.clients[index].records);
+    let mut spans: Vec<Range<Nanos>> = records
+        .map(|record| record.on_device.unwrap_or((record.sent, record.done)))
+        .map(|(begin, end)| begin.max(window.start)..end.min(window.end))
+        .filter(|span| !span.is_empty())
+        .collect();
+    spans.sort_by_key(|span| span.start);
+    let mut covered = Nanos::ZERO;
+    let mut until = window.start;
+    for span in spans {
+        covered += span.end.since(span.start.max(until));
+        until = until.max(span.end);
+    }
+    covered.0 as f64 / window.end.since(window.start).0.max(1) as f64
+}
+
+fn quantiles_ms(samples: &Samples) -> Vec<f64> {
+    let mut sorted = samples.as_slice().to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else { return Vec::new() };
+    let at = |percent: usize| sorted[(percent * last + 50) / 100] / 1e3;
+    // Three decimals, a microsecond, are enough for plots and keep the file small.
+    (0..=100).map(|percent| (at(percent) * 1e3).round() / 1e3).collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+fn estimate(repeated: &[Repeated], of: impl Fn(&Repeated) -> f64) -> Estimate {
+    let each: Vec<f64> = repeated.iter().map(of).collect();
+    Estimate { value: mean(&each), half_width: half_width(&each) }
+}
+
+/// The ratio of two rates; `None` where the reference is zero.
+fn rate_ratio(own: &[Repeated], reference: &[Repeated], of: impl Fn(&Repeated) -> f64) -> Option<Estimate> {
+    let each = |repeated: &[Repeated]| repeated.iter().map(&of).collect::<Vec<_>>();
+    let (own, reference) = (each(own), each(reference));
+    let value = mean(&own) / mean(&reference);
+    let ratios: Vec<f64> = own.iter().zip(&reference).map(|(own, reference)| own / reference).collect();
+    value.is_finite().then(|| Estimate { value, half_width: log_half_width(&ratios, value) })
+}
+
+/// Ratios of latencies; `None` where one side has none.
+fn ratios(
+    own: &[Repeated],
+    reference: &[Repeated],
+    of: impl Fn(&Repeated) -> Samples,
+) -> Option<LatencyRatios> {
+    let each: Vec<(Option<Summary>, Option<Summary>)> = own
+        .iter()
+        .zip(reference)
+        .map(|(own, reference)| (of(own).summary(), of(reference).summary()))
+        .collect();
+    let (all, base) = (pooled(own, &of).summary()?, pooled(reference, &of).summary()?);
+    let ratio = |number: fn(&Summary) -> f64| {
+        let value = number(&all) / number(&base);
+        let ratios: Vec<f64> = each
+            .iter()
+            .filter_map(|(own, reference)| Some(number(own.as_ref()?) / number(reference.as_ref()?)))
+            .collect();
+        Estimate { value, half_width: log_half_width(&ratios, value) }
+    };
+    Some(LatencyRatios {
+        mean: ratio(|summary| summary.mean),
+        p50: ratio(|summary| summary.p50),
+        p95: ratio(|summary| summary.p95),
+        p99: ratio(|summary| summary.p99),
+    })
+}
+
+/// Half the width of the 95 % confidence interval of the mean; `None` below two values.
+fn half_width(values: &[f64]) -> Option<f64> {
+    let count = values.len();
+    let mean = mean(values);
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count.max(2) - 1) as f64;
+    (count >= 2 && variance.is_finite()).then(|| student_t(count - 1) * (variance / count as f64).sqrt())
+}
+
+/// As [`half_width`] for ratios around `value`: taken on a logarithmic scale, where 1/2 and 2 are equally far
+/// from 1.
+fn log_half_width(ratios: &[f64], value: f64) -> Option<f64> {
+    let logs: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
+    half_width(&logs).map(|width| value * width)
+}
+
+/// The 97.5 % quantile of Student's t distribution.
+pub fn student_t(degrees: usize) -> f64 {
+    const T: [f64; 30] = [
+        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
+        2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048,
+        2.045, 2.042,
+    ];
+    T.get(degrees.wrapping_sub(1)).copied().unwrap_or(if degrees == 0 { f64::INFINITY } else { 1.96 })
+}
+
+#[cfg(test)]
+mod tests;
