@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use reef_base::Nanos;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Samples of one quantity, in the order they were taken.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,7 +68,7 @@ impl FromIterator<f64> for Samples {
 }
 
 /// What reports say of samples, in the samples' unit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// How many samples.
     pub count: u64,
