@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use reef_bench::demo::{self, DemoOptions};
 use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
+use reef_bench::report::MicroReport;
 use reef_bench::{BenchError, EnvironmentError, Progress};
 use reef_cpu::{CpuDevice, CpuOptions};
 use reef_device::Device;
@@ -68,11 +69,30 @@ fn micro_parts_measure_what_they_name() {
 }
 
 #[test]
+fn sweeps_have_a_point_for_every_scheme_and_place() {
+    let report = micro(&["kernels", "length", "clients"]);
+    for part in report["parts"].as_array().unwrap() {
+        assert!(part["axis"].is_string(), "{part}");
+        let rows = part["rows"].as_array().unwrap();
+        let series = |row: &serde_json::Value| row["point"]["series"].as_str().unwrap().to_string();
+        let places = |name: &str| rows.iter().filter(|&row| series(row) == name).count();
+        for scheme in ["sequential", "concurrent", "wait", "reset"] {
+            assert!(places(scheme) >= 3, "{}: {scheme}", part["name"]);
+        }
+        for row in rows {
+            assert!(row["count"].as_u64().unwrap() > 0 && row["point"]["x"].as_f64().unwrap() > 0.0, "{row}");
+        }
+    }
+    let read: MicroReport = serde_json::from_value(report).unwrap();
+    assert_eq!(read.parts.len(), 3);
+}
+
+#[test]
 fn unknown_parts_are_named_with_those_that_exist() {
     let options = MicroOptions { quick: true, only: vec!["speed".into()], cus: 1 };
     let error = micro::run(&options, &Local, &Progress::hidden()).unwrap_err();
     assert!(matches!(error, BenchError::UnknownPart { .. }));
-    assert!(error.to_string().contains("preempt, stage, realtime, http, latency"), "{error}");
+    assert!(error.to_string().contains("clients, stage, realtime, http, latency"), "{error}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `bench micro`: what preemption costs and what it leaves to the others, in parts that run one after the
-//! other.
+//! other. `kernels`, `length` and `clients` repeat what the paper's section 7.3 measures (figures 13 and
+//! 14(a)).
 //!
 //! Every part starts the devices that it needs through [`MicroEnvironment`] and ends them before the next
 //! part. Models come from the zoo, with seeded weights and inputs; `quick` takes the tiny ones and few
@@ -11,6 +12,7 @@ mod overhead;
 mod preempt;
 mod rig;
 mod stage;
+mod sweep;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -65,8 +67,11 @@ pub struct MicroOptions {
 type RunPart = fn(&Bench<'_>) -> Result<Part, BenchError>;
 
 /// Every part: name, about how many seconds it takes, what it does.
-const PARTS: [(&str, u64, RunPart); 5] = [
+const PARTS: [(&str, u64, RunPart); 8] = [
     (preempt::NAME, 40, preempt::run),
+    (sweep::KERNELS, 40, sweep::kernels),
+    (sweep::LENGTH, 50, sweep::length),
+    (sweep::CLIENTS, 30, sweep::clients),
     (stage::NAME, 5, stage::run),
     (beside::NAME, 320, beside::run),
     (overhead::NAME, 30, overhead::run),
