@@ -88,11 +88,25 @@ fn sweeps_have_a_point_for_every_scheme_and_place() {
 }
 
 #[test]
+fn restoring_is_measured_for_every_model() {
+    let report = micro(&["restore"]);
+    let rows = report["parts"][0]["rows"].as_array().unwrap();
+    for model in ["resnet152", "densenet201", "vgg19", "inceptionv3", "distilbert"] {
+        for what in ["alone", "reset: work lost", "reset: extra time", "wait: extra, of alone"] {
+            let name = format!("{model} {what}");
+            let row = rows.iter().find(|row| row["name"] == name.as_str()).expect(&name);
+            // Whether a tiny model was still running when it was to be preempted is chance.
+            assert!(what != "alone" || row["count"].as_u64().unwrap() > 0, "{row}");
+        }
+    }
+}
+
+#[test]
 fn unknown_parts_are_named_with_those_that_exist() {
     let options = MicroOptions { quick: true, only: vec!["speed".into()], cus: 1 };
     let error = micro::run(&options, &Local, &Progress::hidden()).unwrap_err();
     assert!(matches!(error, BenchError::UnknownPart { .. }));
-    assert!(error.to_string().contains("clients, stage, realtime, http, latency"), "{error}");
+    assert!(error.to_string().contains("clients, restore, stage, realtime, http, latency"), "{error}");
 }
 
 #[test]
