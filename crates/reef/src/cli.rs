@@ -211,7 +211,8 @@ pub struct ZooArgs {
 /// `reef bench`
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// Preemption latency, stage costs, real-time latency beside load, server overhead.
+    /// Preemption latency and what it depends on, restore and stage costs, real-time latency beside load,
+    /// server overhead.
     Micro(MicroArgs),
 }
 
