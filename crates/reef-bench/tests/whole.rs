@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use reef_bench::demo::{self, DemoOptions};
 use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
+use reef_bench::report::MicroReport;
 use reef_bench::{BenchError, EnvironmentError, Progress};
 use reef_cpu::{CpuDevice, CpuOptions};
 use reef_device::Device;
@@ -68,11 +69,49 @@ fn micro_parts_measure_what_they_name() {
 }
 
 #[test]
+fn sweeps_have_a_point_for_every_scheme_and_place() {
+    let report = micro(&["kernels", "length", "clients", "select"]);
+    for part in report["parts"].as_array().unwrap() {
+        assert!(part["axis"].is_string(), "{part}");
+        let rows = part["rows"].as_array().unwrap();
+        let series = |row: &serde_json::Value| row["point"]["series"].as_str().unwrap().to_string();
+        let places = |name: &str| rows.iter().filter(|&row| series(row) == name).count();
+        for scheme in ["sequential", "concurrent", "wait", "reset"] {
+            assert!(places(scheme) >= 3, "{}: {scheme}", part["name"]);
+        }
+        for row in rows {
+            // What was measured while somebody else had a core is left out there.
+            let counted = part["name"] == "select" || row["count"].as_u64().unwrap() > 0;
+            assert!(counted && row["point"]["x"].as_f64().unwrap() > 0.0, "{row}");
+        }
+    }
+    let read: MicroReport = serde_json::from_value(report).unwrap();
+    assert_eq!(read.parts.len(), 4);
+}
+
+#[test]
+fn restoring_is_measured_for_every_model() {
+    let report = micro(&["restore"]);
+    let rows = report["parts"][0]["rows"].as_array().unwrap();
+    for model in ["resnet152", "densenet201", "vgg19", "inceptionv3", "distilbert"] {
+        for what in ["alone", "reset: work lost", "reset: extra time", "wait: extra, of alone"] {
+            let name = format!("{model} {what}");
+            let row = rows.iter().find(|row| row["name"] == name.as_str()).expect(&name);
+            // Whether a tiny model was still running when it was to be preempted is chance.
+            assert!(what != "alone" || row["count"].as_u64().unwrap() > 0, "{row}");
+        }
+    }
+}
+
+#[test]
 fn unknown_parts_are_named_with_those_that_exist() {
     let options = MicroOptions { quick: true, only: vec!["speed".into()], cus: 1 };
     let error = micro::run(&options, &Local, &Progress::hidden()).unwrap_err();
     assert!(matches!(error, BenchError::UnknownPart { .. }));
-    assert!(error.to_string().contains("preempt, stage, realtime, http, latency"), "{error}");
+    assert!(
+        error.to_string().contains("clients, restore, select, stage, realtime, http, latency"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -218,7 +218,8 @@ pub struct ZooArgs {
 /// `reef bench`
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// Preemption latency, stage costs, real-time latency beside load, server overhead.
+    /// Preemption latency and what it depends on, restore and stage costs, real-time latency beside load,
+    /// server overhead.
     Micro(MicroArgs),
     /// DISB, the benchmark of the REEF paper: every scheme side by side on real-time and best-effort
     /// clients, with a report.

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use reef_base::{MonotonicClock, Nanos};
 
-use super::play::{Arrivals, PlayedClient, Record, Run, RunClient};
+use super::play::{Arrivals, PlayedClient, Record, Run};
 use super::workload::ClassName;
 use crate::callers::{Caller, Reply};
 use crate::error::BenchError;
@@ -44,9 +44,11 @@ pub fn play<B, E>(
     at_end: impl FnOnce() -> E,
 ) -> (Vec<PlayedClient>, B, E) {
     let start = MonotonicClock::read() + Nanos::from(LEAD);
-    let feeds: Vec<Feed> =
-        run.clients.iter().zip(&*callers).map(|(client, own)| Feed::new(client, own.len())).collect();
+    let feeds = callers.iter().map(|own| Feed::new(own.len())).collect();
     let stage = Stage { run, start, feeds, real_time_over: AtomicBool::new(false) };
+    // Who waits for a client that nobody plays waits for nothing.
+    let idle = (0..callers.len()).filter(|&index| callers[index].is_empty());
+    idle.for_each(|index| stage.tell_end(index));
     let stage = &stage;
     thread::scope(|scope| {
         let mut real_time = Vec::new();
@@ -118,13 +120,8 @@ struct Answers {
 }
 
 impl Feed {
-    fn new(client: &RunClient, callers: usize) -> Feed {
-        let feed = Feed { callers: AtomicUsize::new(callers), ..Feed::default() };
-        // Nothing will ever come from a client that nobody plays; the one that waits for it says so itself.
-        if callers == 0 && matches!(client.arrivals, Arrivals::After { .. }) {
-            feed.lock().over = true;
-        }
-        feed
+    fn new(callers: usize) -> Feed {
+        Feed { callers: AtomicUsize::new(callers), ..Feed::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Answers> {

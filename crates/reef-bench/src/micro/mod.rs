@@ -1,5 +1,6 @@
 //! `bench micro`: what preemption costs and what it leaves to the others, in parts that run one after the
-//! other.
+//! other. `kernels`, `length`, `clients`, `restore` and `select` repeat what the paper's sections 7.3 and 7.4
+//! measure (figures 13, 14(a), 15(b) and 19(a)).
 //!
 //! Every part starts the devices that it needs through [`MicroEnvironment`] and ends them before the next
 //! part. Models come from the zoo, with seeded weights and inputs; `quick` takes the tiny ones and few
@@ -9,8 +10,11 @@ mod beside;
 mod latency;
 mod overhead;
 mod preempt;
+mod restore;
 mod rig;
+mod select;
 mod stage;
+mod sweep;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -65,8 +69,13 @@ pub struct MicroOptions {
 type RunPart = fn(&Bench<'_>) -> Result<Part, BenchError>;
 
 /// Every part: name, about how many seconds it takes, what it does.
-const PARTS: [(&str, u64, RunPart); 5] = [
+const PARTS: [(&str, u64, RunPart); 10] = [
     (preempt::NAME, 40, preempt::run),
+    (sweep::KERNELS, 40, sweep::kernels),
+    (sweep::LENGTH, 50, sweep::length),
+    (sweep::CLIENTS, 30, sweep::clients),
+    (restore::NAME, 80, restore::run),
+    (select::NAME, 30, select::run),
     (stage::NAME, 5, stage::run),
     (beside::NAME, 320, beside::run),
     (overhead::NAME, 30, overhead::run),

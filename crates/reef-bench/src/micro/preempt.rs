@@ -84,7 +84,8 @@ impl Seen {
 fn measure(bench: &Bench<'_>, cus: usize, first_core: usize, count: usize) -> Result<Seen, BenchError> {
     let rig = bench.rig(cus, first_core)?;
     bench.load(&rig, Model::Resnet152, Class::BestEffort)?;
-    rig.load_synthetic(TASK, &[SyntheticStage { blocks: cus, polls: BLOCK.0, poll_ns: BLOCK.1 }])?;
+    let block = SyntheticStage { blocks: cus, polls: BLOCK.0, poll_ns: BLOCK.1 };
+    rig.load_synthetic(TASK, Class::real_time(0), &[block])?;
     let load = rig.saturate(Model::Resnet152)?;
     bench.progress.phase(format!("preemptions on {cus} CUs"));
     bench.progress.sleep(bench.pick(Duration::from_secs(1), Duration::from_millis(100)));

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::{Class, Level, ModelKey};
+use reef_base::{Class, ModelKey};
 use reef_device::Scheme;
-use reef_engine::{Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec};
+use reef_engine::{Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec, Session, SessionOptions};
 use reef_plan::{SyntheticStage, synthetic_plan};
 use reef_zoo::{Model, Variant};
 
@@ -16,7 +16,10 @@ use crate::load::ClosedLoop;
 
 /// Callers of a saturating load: with two, the device has the next inference before the last one's caller
 /// wakes.
-const SATURATING_CALLERS: usize = 2;
+pub(super) const SATURATING_CALLERS: usize = 2;
+
+/// The schemes that take best-effort work.
+pub(super) const SHARING: [Scheme; 4] = [Scheme::Sequential, Scheme::Concurrent, Scheme::Wait, Scheme::Reset];
 
 /// An engine of its own; shut down at once when dropped.
 pub(super) struct Rig {
@@ -32,8 +35,21 @@ impl Drop for Rig {
 impl Bench<'_> {
     /// An engine on `cus` compute units from core `first_core` on, under `reset`.
     pub(super) fn rig(&self, cus: usize, first_core: usize) -> Result<Rig, BenchError> {
-        let device = self.device(DeviceRequest { cus, first_core, scheme: Scheme::Reset })?;
-        Ok(Rig { engine: Engine::new(device, EngineOptions::default())? })
+        self.rig_with(DeviceRequest { cus, first_core, scheme: Scheme::Reset }, EngineOptions::default())
+    }
+
+    /// An engine with its compute units on all cores and as many best-effort tasks on its board as there is
+    /// room for, `tasks` at most; and how many that is.
+    pub(super) fn wide_rig(&self, tasks: usize) -> Result<(Rig, usize), BenchError> {
+        let request = DeviceRequest { cus: self.options.cus, first_core: 0, scheme: Scheme::Reset };
+        let rig = self.rig_with(request, EngineOptions { best_effort_slots: tasks, ..Default::default() })?;
+        let device = rig.engine.capabilities();
+        let room = device.slots.saturating_sub(device.slots_real_time).min(tasks);
+        Ok((rig, room))
+    }
+
+    fn rig_with(&self, request: DeviceRequest, options: EngineOptions) -> Result<Rig, BenchError> {
+        Ok(Rig { engine: Engine::new(self.device(request)?, options)? })
     }
 
     /// The variant of a model that this run measures.
@@ -64,17 +80,38 @@ impl Bench<'_> {
 }
 
 impl Rig {
-    /// Loads a real-time model of synthetic stages.
-    pub(super) fn load_synthetic(&self, name: &str, stages: &[SyntheticStage]) -> Result<(), BenchError> {
+    /// Loads a model of synthetic stages.
+    pub(super) fn load_synthetic(
+        &self,
+        name: &str,
+        class: Class,
+        stages: &[SyntheticStage],
+    ) -> Result<(), BenchError> {
         let plan = synthetic_plan(name, self.engine.capabilities().target, 1, stages)?;
-        let settings = ModelSettings::real_time(Level::TOP);
+        let settings = ModelSettings { class, ..ModelSettings::default() };
         self.engine.load_plan(key(name), settings, Arc::new(plan))?;
         Ok(())
     }
 
     /// Keeps the device busy with `model` until the answer is stopped or dropped.
     pub(super) fn saturate(&self, model: Model) -> Result<ClosedLoop, BenchError> {
-        Ok(ClosedLoop::start(SessionCaller::several(&self.engine, model.name(), SATURATING_CALLERS)?))
+        self.clients(model.name(), SATURATING_CALLERS)
+    }
+
+    /// `count` clients that call `model` without a break until the answer is stopped or dropped.
+    pub(super) fn clients(&self, model: &str, count: usize) -> Result<ClosedLoop, BenchError> {
+        Ok(ClosedLoop::start(SessionCaller::several(&self.engine, model, count)?))
+    }
+
+    /// A session of `model` with its own settings, for who has to know more than a caller says.
+    pub(super) fn session(&self, model: &str) -> Result<Session, BenchError> {
+        self.engine.session(model, &SessionOptions::default()).map_err(BenchError::infer(model))
+    }
+
+    /// Whether there is a task on the device.
+    pub(super) fn is_busy(&self) -> bool {
+        let counters = self.engine.device().counters();
+        counters.submitted > counters.completed
     }
 }
 

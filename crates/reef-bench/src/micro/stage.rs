@@ -1,6 +1,7 @@
 //! Part `stage`: what opening a stage costs. A plan of many stages with one empty block each, less a plan
 //! with as many empty blocks in one stage, per stage.
 
+use reef_base::Class;
 use reef_plan::SyntheticStage;
 
 use super::Bench;
@@ -45,12 +46,12 @@ struct Plan(SessionCaller);
 
 impl Plan {
     fn many_stages(rig: &Rig) -> Result<Plan, BenchError> {
-        rig.load_synthetic("stages", &[EMPTY; STAGES])?;
+        rig.load_synthetic("stages", Class::real_time(0), &[EMPTY; STAGES])?;
         Ok(Plan(SessionCaller::new(&rig.engine, "stages", 1)?))
     }
 
     fn one_stage(rig: &Rig) -> Result<Plan, BenchError> {
-        rig.load_synthetic("blocks", &[SyntheticStage { blocks: STAGES, ..EMPTY }])?;
+        rig.load_synthetic("blocks", Class::real_time(0), &[SyntheticStage { blocks: STAGES, ..EMPTY }])?;
         Ok(Plan(SessionCaller::new(&rig.engine, "blocks", 1)?))
     }
 
