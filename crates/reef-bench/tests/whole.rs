@@ -1,51 +1,16 @@
 //! The demo and the micro-benchmarks from end to end, on the CPU device with tiny models: everything runs and
 //! every number is there. How good the numbers are is not asked here.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+mod local;
+
 use std::time::Duration;
 
+use local::{Local, serve};
 use reef_bench::demo::{self, DemoOptions};
-use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
+use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions};
 use reef_bench::report::MicroReport;
-use reef_bench::{BenchError, EnvironmentError, Progress};
-use reef_cpu::{CpuDevice, CpuOptions};
-use reef_device::Device;
+use reef_bench::{BenchError, Progress};
 use reef_engine::{Engine, EngineOptions};
-use reef_server::{Running, Server, ServerOptions};
-
-struct Local;
-
-struct LocalServer(Running);
-
-impl Serving for LocalServer {
-    fn address(&self) -> SocketAddr {
-        self.0.http_addr()
-    }
-}
-
-impl MicroEnvironment for Local {
-    fn device(&self, request: DeviceRequest) -> Result<Arc<dyn Device>, EnvironmentError> {
-        // Not pinned: machines that run tests may have one core.
-        let options = CpuOptions {
-            cus: Some(request.cus),
-            scheme: request.scheme,
-            pin: false,
-            ..CpuOptions::default()
-        };
-        Ok(Arc::new(CpuDevice::start(options)?))
-    }
-
-    fn serve(&self, engine: &Engine) -> Result<Box<dyn Serving>, EnvironmentError> {
-        Ok(Box::new(LocalServer(serve(engine)?)))
-    }
-}
-
-fn serve(engine: &Engine) -> Result<Running, EnvironmentError> {
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let options = ServerOptions { http: any, metrics: None, ..ServerOptions::default() };
-    Ok(Server::bind(options)?.start(engine.clone())?)
-}
 
 fn micro(only: &[&str]) -> serde_json::Value {
     let only = only.iter().map(|name| name.to_string()).collect();

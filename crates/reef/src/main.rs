@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Command::Bench(BenchCommand::Micro(args)) => commands::bench::micro(args),
         Command::Bench(BenchCommand::Disb(args)) => commands::bench::disb(args),
         Command::Bench(BenchCommand::Run(args)) => commands::bench::run_files(args),
-        Command::Bench(BenchCommand::Compare(_)) => todo_compare(),
+        Command::Bench(BenchCommand::Compare(args)) => commands::bench::compare(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -96,8 +96,4 @@ mod tests {
         let quoting = anyhow!("no space left").context("cannot write x: no space left").context("saving");
         assert_eq!(super::message(&quoting), "saving: cannot write x: no space left");
     }
-}
-
-fn todo_compare() -> anyhow::Result<()> {
-    Ok(())
 }

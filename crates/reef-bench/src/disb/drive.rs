@@ -73,6 +73,7 @@ pub fn run(
         models: &models,
         alone: vec![BTreeMap::new(); systems.len()],
         samples: samples_file(options)?,
+        disturbance: Vec::new(),
         systems,
         results,
     };
@@ -129,6 +130,8 @@ struct Driver<'a> {
     /// Per system and model: latencies alone, all of the run.
     alone: Vec<BTreeMap<String, Samples>>,
     samples: Option<BufWriter<File>>,
+    /// What others took of the machine during each play of our own system, and how long that was.
+    disturbance: Vec<(f64, f64)>,
     results: PathBuf,
 }
 
@@ -173,16 +176,21 @@ impl Driver<'_> {
         report.models = self.model_facts();
         let workloads = self.workloads(report)?;
         self.progress.expect(self.expected(&workloads));
-        let watch = Watch::start();
         for workload in &workloads {
             let result = self.workload(workload, report)?;
             report.checks.extend(checks::of_workload(&result, self.options.small));
             report.workloads.push(result);
-            report.others_cpu = watch.others();
+            report.others_cpu = self.others();
             report.models = self.model_facts();
             write(report, &self.results)?;
         }
         Ok(())
+    }
+
+    fn others(&self) -> Others {
+        let time: f64 = self.disturbance.iter().map(|(_, seconds)| seconds).sum();
+        let taken: f64 = self.disturbance.iter().map(|(share, seconds)| share * seconds).sum();
+        Others((time > 0.0).then(|| taken / time))
     }
 
     fn load(&mut self) -> Result<(), BenchError> {
@@ -333,10 +341,16 @@ impl Driver<'_> {
             workload.name,
             self.systems[system].name()
         ));
+        let watch = Watch::start();
         let played = self.systems[system].play(turn.condition, run)?;
+        // What a peer or a server takes is not ours, and no disturbance either.
+        if played.device.is_some() {
+            self.disturbance.extend(watch.others().0.map(|share| (share, run.measured.as_secs_f64())));
+        }
         self.progress.advance(run.warm_up + run.measured);
         if let Some(file) = &mut self.samples {
-            let labels = [&workload.name, self.systems[system].name(), &format!("{name}{again}")].map(quoted);
+            let condition = format!("{name}{}", if turn.again { " (again)" } else { "" });
+            let labels = [&workload.name, self.systems[system].name(), &condition].map(quoted);
             let written = write_samples(file, &labels, repetition, run, &played);
             let path = self.options.out.join("samples.csv");
             written.map_err(|source| BenchError::Write { path, source })?;
