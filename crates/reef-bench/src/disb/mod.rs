@@ -11,6 +11,7 @@
 //! conditions of a repetition see the same ones.
 
 pub mod paper;
+pub mod peer;
 pub mod play;
 pub mod report;
 pub mod workload;
