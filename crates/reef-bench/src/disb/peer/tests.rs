@@ -329,3 +329,136 @@ fn is_running(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
 }
+
+/// A stand-in for ONNX Runtime's Python package: models without inputs that take 2 ms, or that only load.
+struct FakeOnnxRuntime {
+    folder: PathBuf,
+}
+
+impl FakeOnnxRuntime {
+    fn write(test: &str) -> FakeOnnxRuntime {
+        let folder = std::env::temp_dir().join(format!("reef-peer-{test}-{}", std::process::id()));
+        let write = |file: &str, text: &str| {
+            let file = folder.join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        };
+        write("numpy.py", "");
+        write(
+            "onnxruntime-0.5.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: onnxruntime\nVersion: 0.5\n",
+        );
+        let module = "
+import time
+class SessionOptions:
+    pass
+class InferenceSession:
+    def __init__(self, path, options, providers):
+        assert options.intra_op_num_threads == 3 and providers == ['CPUExecutionProvider']
+        self.left = 2 if 'broken' in path else 1_000_000
+    def get_inputs(self):
+        return []
+    def run(self, names, feeds):
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError('it broke')
+        time.sleep(0.002)
+";
+        write("onnxruntime.py", module);
+        FakeOnnxRuntime { folder }
+    }
+
+    fn peer(&self) -> Peer {
+        let adapter = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/peers/ort.py");
+        let python = "PYTHONDONTWRITEBYTECODE=1 exec python3";
+        Peer::start(&format!("PYTHONPATH='{}' {python} '{adapter}' --threads 3", self.folder.display()))
+            .unwrap()
+    }
+}
+
+impl Drop for FakeOnnxRuntime {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.folder).unwrap();
+    }
+}
+
+/// All kinds of arrivals; more than the models, at 2 ms each, can hold.
+fn mixed_run() -> Run {
+    let often = |newest_only| {
+        let times = (0..40).map(|index| Nanos(index * 1_000_000)).collect();
+        Arrivals::Open { times, newest_only }
+    };
+    let closed = |think| Arrivals::Closed { think: Duration::from_millis(think) };
+    let after = Arrivals::After { client: 0, think: Duration::from_millis(1) };
+    let clients = vec![
+        client("all", ClassName::RealTime, often(false)),
+        client("newest", ClassName::RealTime, often(true)),
+        client("closed", ClassName::RealTime, closed(3)),
+        client("after", ClassName::RealTime, after),
+        client("broken", ClassName::RealTime, closed(0)),
+        client("rest", ClassName::BestEffort, closed(0)),
+        client("other", ClassName::BestEffort, closed(0)),
+    ];
+    let (warm_up, measured) = (Duration::from_millis(10), Duration::from_millis(30));
+    let mut run = Run { clients, warm_up, measured, grace: Duration::from_secs(30) };
+    run.clients[4].model = "broken".to_string();
+    run
+}
+
+/// That every arrival is accounted for and that times are possible is checked by the peer itself.
+#[test]
+fn the_adapter_of_onnx_runtime_plays_all_kinds_of_clients_under_all_its_conditions() {
+    let fake = FakeOnnxRuntime::write("kinds");
+    let mut peer = fake.peer();
+    let names: Vec<&str> = peer.conditions().iter().map(|condition| &*condition.name).collect();
+    assert_eq!(names, ["rt-only", "priority queue", "two processes", "nice 19", "SCHED_IDLE"]);
+    assert_eq!(peer.name(), "ONNX Runtime 0.5");
+    let model = |name: &str, real_time| {
+        let path = PathBuf::from(format!("{name}.onnx"));
+        ModelFile { name: name.to_string(), path, real_time }
+    };
+    let run = mixed_run();
+    assert!(
+        message(peer.play(0, &run)).ends_with("cannot play under 'rt-only': model m has not been loaded")
+    );
+    peer.load(&[model("m", true), model("broken", true)]).unwrap();
+    // The second round goes back from the lowest priority.
+    for condition in (0..5).chain(0..3) {
+        let played = peer.play(condition, &run).unwrap();
+        let answered: Vec<usize> = played.clients.iter().map(|client| client.records.len()).collect();
+        let rest = usize::from(condition > 0);
+        assert_eq!((answered[0], answered[4]), (40, 0), "{condition}: {answered:?}");
+        assert!(
+            answered[1] > 0 && answered[1] < 40 && played.clients[1].dropped > 0,
+            "{condition}: {answered:?}"
+        );
+        assert!(answered[2] > 0 && answered[5].min(1) == rest && answered[6].min(1) == rest, "{answered:?}");
+        let broken = played.clients[4].first_error.as_deref();
+        assert_eq!(broken, Some("RuntimeError: it broke"));
+        let think = Nanos(1_000_000);
+        let asked = played.clients[0].records.iter().map(|record| record.done + think);
+        let wanted: Vec<Nanos> = asked.filter(|&due| due < run.end()).collect();
+        let due: Vec<Nanos> = played.clients[3].records.iter().map(|record| record.due).collect();
+        assert_eq!(due, wanted, "{condition}");
+        assert!(played.clients[0].records.iter().all(|record| record.on_device.is_some()));
+        assert!(played.cpu.is_some() && played.memory_bytes > Some(1 << 20));
+    }
+}
+
+/// What is due but not begun when the grace is over stays unsent, in the adapter's queue as before it.
+#[test]
+fn the_adapter_of_onnx_runtime_gives_up_after_the_grace() {
+    let fake = FakeOnnxRuntime::write("grace");
+    let mut peer = fake.peer();
+    peer.load(&[ModelFile { name: "m".to_string(), path: PathBuf::from("m"), real_time: true }]).unwrap();
+    for in_flight in [1, 16] {
+        let times = (0..200).map(|index| Nanos(index * 10_000)).collect();
+        let mut all = client("all", ClassName::RealTime, Arrivals::Open { times, newest_only: false });
+        all.in_flight = in_flight;
+        let (warm_up, measured) = (Duration::ZERO, Duration::from_millis(2));
+        let played =
+            peer.play(0, &Run { clients: vec![all], warm_up, measured, grace: Duration::ZERO }).unwrap();
+        let (answered, unsent) = (played.clients[0].records.len(), played.clients[0].unsent.len());
+        assert!(answered + unsent == 200 && unsent >= 198, "{answered} {unsent}");
+    }
+}
