@@ -9,6 +9,7 @@ priority. Their parent, which the benchmark talks to, sleeps while they work.
 
 import argparse
 import collections
+import contextlib
 import gc
 import heapq
 import json
@@ -28,6 +29,8 @@ LEAD_NS = 50_000_000
 BACK_OFF_NS = 10_000_000
 # Runs of each model while it is loaded.
 WARM_UP_RUNS = 2
+# Passes over the threads of a process until all have their priority.
+RESCHEDULE_TRIES = 10
 # For symbolic dimensions: the first of a tensor, and others.
 SYMBOL_FIRST, SYMBOL_OTHER = 1, 128
 
@@ -131,10 +134,11 @@ class Server:
         """The answer to the last request. Earlier ones, left when another process failed, are skipped."""
         while line := self.process.stdout.readline():
             answer = json.loads(line)
+            if answer["id"] != self.last_id:
+                continue
             if "error" in answer:
                 raise PeerError(f"the {self.role} process: {answer['error']}")
-            if answer["id"] == self.last_id:
-                return answer
+            return answer
         raise PeerError(self.how_it_ended())
 
     def ask(self, what, **fields):
@@ -163,10 +167,15 @@ class Server:
 
     def reschedule(self, nice, policy):
         # A thread that starts meanwhile has its creator's priority, maybe the old one: until all are right.
-        while wrong := self.wrongly_scheduled(nice, policy):
+        for _ in range(RESCHEDULE_TRIES):
+            wrong = self.wrongly_scheduled(nice, policy)
+            if not wrong:
+                return
             for thread in wrong:
-                os.sched_setscheduler(thread, policy, os.sched_param(0))
-                os.setpriority(os.PRIO_PROCESS, thread, nice)
+                with contextlib.suppress(ProcessLookupError):  # It has ended.
+                    os.sched_setscheduler(thread, policy, os.sched_param(0))
+                    os.setpriority(os.PRIO_PROCESS, thread, nice)
+        raise PeerError(f"{len(wrong)} threads of the {self.role} process keep another priority")
 
     def wrongly_scheduled(self, nice, policy):
         """Threads with another priority, as the system tells: nice is field 19 of `stat`, policy field 41."""
