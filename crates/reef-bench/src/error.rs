@@ -135,6 +135,16 @@ pub enum BenchError {
         /// Why.
         why: String,
     },
+    /// A peer's adapter failed, or did what its protocol does not allow.
+    #[error("the peer {peer} {problem}{}", quoted(last_words))]
+    Peer {
+        /// Its name where it is known, and its command line.
+        peer: String,
+        /// What it did.
+        problem: String,
+        /// The last lines that it wrote to standard error.
+        last_words: Vec<String>,
+    },
     /// Nothing was measured where something had to be.
     #[error("{0}")]
     NoSamples(String),
@@ -150,5 +160,13 @@ impl BenchError {
 impl From<LoadError> for BenchError {
     fn from(error: LoadError) -> Self {
         BenchError::Load(Box::new(error))
+    }
+}
+
+/// Lines of another program, each on a line of its own, behind a message.
+fn quoted(lines: &[String]) -> String {
+    match lines {
+        [] => String::new(),
+        lines => format!("; it wrote last:\n  {}", lines.join("\n  ")),
     }
 }

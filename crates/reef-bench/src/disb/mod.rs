@@ -26,6 +26,7 @@ pub mod drive;
 pub mod engine;
 pub mod options;
 pub mod paper;
+pub mod peer;
 pub mod play;
 pub mod report;
 mod summary;
