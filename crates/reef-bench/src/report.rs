@@ -40,6 +40,15 @@ pub struct Target {
     pub met: bool,
 }
 
+/// Where a row stands in a plot of its part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// The line that it belongs to.
+    pub series: String,
+    /// Where on the part's axis.
+    pub x: f64,
+}
+
 /// One quantity that was measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -47,6 +56,9 @@ pub struct Row {
     pub name: String,
     /// The unit: `µs`, `ratio`, `1/s`, …
     pub unit: String,
+    /// Its place in a plot, in parts with an axis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<Point>,
     /// The numbers.
     #[serde(flatten)]
     pub summary: Summary,
@@ -59,10 +71,16 @@ impl Row {
     pub fn new(name: impl Into<String>, unit: &str, samples: &Samples) -> Row {
         Row {
             name: name.into(),
-            unit: unit.into(),
+            unit: unit.to_string(),
+            point: None,
             summary: samples.summary().unwrap_or_default(),
             targets: Vec::new(),
         }
+    }
+
+    /// The same at `x` of the part's axis, on the line `series`.
+    pub fn at(self, series: impl Into<String>, x: f64) -> Row {
+        Row { point: Some(Point { series: series.into(), x }), ..self }
     }
 
     /// The same with a target: `stat` is at most `bound`.
@@ -96,6 +114,9 @@ pub struct Part {
     pub name: String,
     /// How it was measured, in a sentence or two.
     pub method: String,
+    /// What the rows' points are over, in parts that can be plotted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub axis: Option<String>,
     /// What others took of the machine meanwhile, as a share.
     pub others_cpu: Others,
     /// What was measured.
@@ -116,7 +137,12 @@ pub struct MicroReport {
 impl Part {
     /// A part; what others took of the machine is filled in by who ran it.
     pub fn new(name: &str, method: String, rows: Vec<Row>) -> Part {
-        Part { name: name.into(), method, others_cpu: Others(None), rows }
+        Part { name: name.to_string(), method, axis: None, others_cpu: Others(None), rows }
+    }
+
+    /// The same with an axis: rows have points on it.
+    pub fn over(self, axis: impl Into<String>) -> Part {
+        Part { axis: Some(axis.into()), ..self }
     }
 }
 
@@ -210,7 +236,7 @@ mod tests {
             Row::new("throughput", "1/s", &samples).at_least(Stat::P50, 51.0),
             Row::new("nothing", "µs", &Samples::default()).at_most(Stat::P50, 1.0),
         ];
-        let part = Part { name: "preempt".into(), method: "so".into(), others_cpu: Others(Some(0.5)), rows };
+        let part = Part { others_cpu: Others(Some(0.5)), ..Part::new("preempt", "so".into(), rows) };
         MicroReport { machine: Machine::now("dummy"), quick: true, parts: vec![part] }
     }
 

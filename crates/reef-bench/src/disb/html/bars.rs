@@ -1,0 +1,296 @@
+//! Grouped bars: one group per workload or model, one bar per condition, with noise, whiskers and bounds.
+//!
+//! A plot of more than a few groups is drawn twice, once in one row and once in several shorter ones; the
+//! style sheet shows the one that the window has room for, so that letters keep their size.
+
+use super::markup::Markup;
+use super::scale::{Kind, Scale};
+use super::svg::{Anchor, Area, text_width};
+use super::text::{NOTHING, extent};
+
+const LEFT: f64 = 62.0;
+const TOP: f64 = 30.0;
+const BOTTOM: f64 = 26.0;
+const HEIGHT: f64 = 270.0;
+const GROUP_WIDTH: f64 = 172.0;
+const BAR_MAX: f64 = 40.0;
+/// Groups in a row where there is little room.
+const FEW: usize = 3;
+const LABEL_SIZE: f64 = 11.0;
+/// Above this ratio of largest to smallest, ratios get a logarithmic axis.
+const WIDE_RANGE: f64 = 4.0;
+
+/// One bar.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bar {
+    /// The class of its colour.
+    pub(super) class: String,
+    /// Its height; `None` where nothing was measured.
+    pub(super) value: Option<f64>,
+    /// What stands above it.
+    pub(super) label: String,
+    /// Half the length of its error bar.
+    pub(super) noise: Option<f64>,
+    /// Where a whisker ends that begins at its top.
+    pub(super) whisker: Option<f64>,
+    /// A mark across it.
+    pub(super) bound: Option<f64>,
+    /// Whether it is a lower bound.
+    pub(super) saturated: bool,
+    /// Shown where the pointer rests on it.
+    pub(super) title: String,
+}
+
+/// Bars that stand together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Group {
+    /// Their common name.
+    pub(super) label: String,
+    /// A stretch that noise alone explains.
+    pub(super) noise: Option<(f64, f64)>,
+    /// The bars.
+    pub(super) bars: Vec<Bar>,
+}
+
+/// A stretch of the axis that the paper names.
+#[derive(Clone, Debug)]
+pub(super) struct Band {
+    /// The class of its colour.
+    pub(super) class: String,
+    pub(super) from: f64,
+    pub(super) to: f64,
+    /// What it is, in a few words.
+    pub(super) label: String,
+}
+
+/// A whole plot.
+#[derive(Clone, Debug)]
+pub(super) struct BarPlot {
+    /// What it shows, for who cannot see it.
+    pub(super) title: String,
+    /// Values of the vertical axis.
+    pub(super) axis: Scale,
+    /// Where bars begin.
+    pub(super) base: f64,
+    /// A line across the whole plot.
+    pub(super) line: Option<f64>,
+    /// How ticks are written.
+    pub(super) tick: fn(f64) -> String,
+    pub(super) bands: Vec<Band>,
+    pub(super) groups: Vec<Group>,
+}
+
+/// An axis for ratios and where bars on it begin: at 0, or at 1 where the range is so wide that the axis is
+/// logarithmic.
+pub(super) fn ratio_axis(groups: &[Group]) -> (Scale, f64) {
+    let all = || values(groups).chain([1.0]);
+    match extent(all().filter(|&value| value > 0.0)) {
+        Some((low, high)) if high / low.min(1.0) > WIDE_RANGE => (Scale::log(all(), 1.12), 1.0),
+        _ => (Scale::from_zero(all()), 0.0),
+    }
+}
+
+/// Everything that has to lie on the axis.
+pub(super) fn values(groups: &[Group]) -> impl Iterator<Item = f64> {
+    groups.iter().flat_map(|group| &group.bars).flat_map(|bar| {
+        let top = bar.value.zip(bar.noise).map(|(value, noise)| value + noise);
+        [bar.value, top, bar.whisker, bar.bound].into_iter().flatten()
+    })
+}
+
+/// Where a row of groups is drawn.
+struct Frame<'a> {
+    plot: &'a BarPlot,
+    axis: Scale,
+    left: f64,
+    right: f64,
+    bar_width: f64,
+    upright: bool,
+}
+
+impl BarPlot {
+    /// Draws it in as many rows as there is room for.
+    pub(super) fn draw(&self, m: &mut Markup) {
+        if self.groups.len() <= FEW {
+            return self.draw_row(m, &self.groups);
+        }
+        m.div("wide", |m| self.draw_row(m, &self.groups));
+        m.div("narrow", |m| self.groups.chunks(FEW).for_each(|groups| self.draw_row(m, groups)));
+    }
+
+    fn draw_row(&self, m: &mut Markup, groups: &[Group]) {
+        let margin = self.bands.iter().map(|band| text_width(&band.label, LABEL_SIZE) + 8.0);
+        let margin = margin.fold(8.0, f64::max);
+        let right = LEFT + GROUP_WIDTH * groups.len() as f64;
+        let most = self.groups.iter().map(|group| group.bars.len()).max().unwrap_or(1).max(1);
+        let bar_width = (GROUP_WIDTH * 0.88 / most as f64).min(BAR_MAX);
+        let labels = self.groups.iter().flat_map(|group| &group.bars);
+        let widest = labels.map(|bar| text_width(&bar.label, LABEL_SIZE)).fold(0.0, f64::max);
+        let frame = Frame {
+            plot: self,
+            axis: self.axis.on(HEIGHT - BOTTOM, TOP),
+            left: LEFT,
+            right,
+            bar_width,
+            upright: widest > bar_width + 3.0,
+        };
+        m.svg("plot", (right + margin, HEIGHT), &self.title, |m| frame.draw(m, groups));
+    }
+}
+
+impl Frame<'_> {
+    fn draw(&self, m: &mut Markup, groups: &[Group]) {
+        self.bands(m);
+        self.grid(m);
+        for (index, group) in groups.iter().enumerate() {
+            let begin = self.left + GROUP_WIDTH * index as f64;
+            self.group(m, group, begin);
+        }
+        if let Some(value) = self.plot.line {
+            let y = self.axis.at(value);
+            m.line("reference", (self.left, y), (self.right, y));
+        }
+    }
+
+    fn bands(&self, m: &mut Markup) {
+        for band in &self.plot.bands {
+            let (low, high) = (self.axis.at(band.from), self.axis.at(band.to));
+            let (low, high) = if low - high < 3.0 { (low + 1.5, high - 1.5) } else { (low, high) };
+            let class = format!("band {}", band.class);
+            m.rect(&class, Area::between((self.left, high), (self.right, low)), &band.label);
+            let place = (self.right + 6.0, (low + high) / 2.0 + 4.0);
+            m.label("band-label", Anchor::Start, place, &band.label);
+        }
+    }
+
+    fn grid(&self, m: &mut Markup) {
+        for tick in self.axis.ticks(7) {
+            let y = self.axis.at(tick);
+            m.line("grid", (self.left, y), (self.right, y));
+            m.label("tick", Anchor::End, (self.left - 7.0, y + 4.0), (self.plot.tick)(tick));
+        }
+        let y = self.axis.at(self.plot.base);
+        m.line("axis", (self.left, y), (self.right, y));
+    }
+
+    fn group(&self, m: &mut Markup, group: &Group, begin: f64) {
+        let middle = begin + GROUP_WIDTH / 2.0;
+        m.label("group", Anchor::Middle, (middle, HEIGHT - 7.0), &group.label);
+        let used = self.bar_width * group.bars.len() as f64;
+        if let Some((low, high)) = group.noise {
+            let corner = (middle - used / 2.0 - 5.0, self.axis.at(high));
+            let opposite = (middle + used / 2.0 + 5.0, self.axis.at(low));
+            m.rect("noise-band", Area::between(corner, opposite), "the reference against itself");
+        }
+        for (index, bar) in group.bars.iter().enumerate() {
+            self.bar(m, bar, middle - used / 2.0 + self.bar_width * index as f64);
+        }
+    }
+
+    fn bar(&self, m: &mut Markup, bar: &Bar, x: f64) {
+        let (from, middle, to) = (x + 1.5, x + self.bar_width / 2.0, x + self.bar_width - 1.5);
+        let base = self.axis.at(self.plot.base);
+        let Some(value) = bar.value.filter(|value| value.is_finite()) else {
+            return m.label("value faint", Anchor::Middle, (middle, base - 5.0), NOTHING);
+        };
+        let y = self.axis.at(value);
+        // So that a bar of no height can be seen.
+        let (low, high) = if (base - y).abs() < 2.0 { (base + 1.0, base - 1.0) } else { (base, y) };
+        let area = Area::between((from, low), (to, high));
+        m.group(&format!("bar {}", bar.class), |m| {
+            m.rect("fill", area, &bar.title);
+            if bar.saturated {
+                m.rect("hatch", area, &bar.title);
+            }
+        });
+        let mut top = y.min(base);
+        if let Some(whisker) = bar.whisker {
+            let end = self.axis.at(whisker);
+            m.line("whisker", (middle, y), (middle, end));
+            m.line("whisker", (middle - 5.0, end), (middle + 5.0, end));
+            top = top.min(end);
+        }
+        if let Some(noise) = bar.noise {
+            top = top.min(self.noise(m, value, noise, middle));
+        }
+        if let Some(bound) = bar.bound {
+            let at = self.axis.at(bound);
+            m.line("bound", (from - 0.5, at), (to + 0.5, at));
+            top = top.min(at);
+        }
+        self.value(m, bar, (middle, top - 5.0));
+    }
+
+    /// Draws an error bar; gives back its upper end.
+    fn noise(&self, m: &mut Markup, value: f64, noise: f64, middle: f64) -> f64 {
+        let low = match self.axis.kind {
+            Kind::Log => (value - noise).max(self.axis.from),
+            Kind::Linear => value - noise,
+        };
+        let (low, high) = (self.axis.at(low), self.axis.at(value + noise));
+        m.line("error", (middle, low), (middle, high));
+        m.line("error", (middle - 3.0, low), (middle + 3.0, low));
+        m.line("error", (middle - 3.0, high), (middle + 3.0, high));
+        high
+    }
+
+    fn value(&self, m: &mut Markup, bar: &Bar, (x, y): (f64, f64)) {
+        let class = if bar.saturated { "value bad" } else { "value" };
+        if self.upright {
+            m.label_up(class, (x + 4.0, y), &bar.label);
+        } else {
+            m.label(class, Anchor::Middle, (x, y), &bar.label);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disb::html::text::ratio;
+
+    fn plot(bars: &[Option<f64>], groups: usize) -> String {
+        let bar = |&value: &Option<f64>| Bar {
+            class: "c-reset".into(),
+            value,
+            label: value.map_or_else(String::new, ratio),
+            noise: Some(f64::NAN),
+            bound: Some(1.5),
+            whisker: Some(f64::INFINITY),
+            ..Bar::default()
+        };
+        let group = Group { label: "A".into(), noise: None, bars: bars.iter().map(bar).collect() };
+        let groups = vec![group; groups];
+        let (axis, base) = ratio_axis(&groups);
+        let bands = vec![Band { class: "c-wait".into(), from: 1.0, to: 1.0, label: "so".into() }];
+        let plot = BarPlot { title: "t".into(), axis, base, line: Some(1.0), tick: ratio, bands, groups };
+        let mut m = Markup::default();
+        plot.draw(&mut m);
+        m.finish()
+    }
+
+    #[test]
+    fn many_groups_are_drawn_for_both_widths() {
+        assert_eq!(plot(&[Some(1.0)], 6).matches("<svg").count(), 3);
+        assert_eq!(plot(&[Some(1.0)], 3).matches("<svg").count(), 1);
+    }
+
+    #[test]
+    fn odd_values_leave_no_trace() {
+        let text = plot(&[None, Some(f64::NAN), Some(0.0), Some(-1.0), Some(1e12)], 1);
+        assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+        assert!(!plot(&[], 2).is_empty());
+    }
+
+    #[test]
+    fn a_wide_range_gets_a_logarithmic_axis_from_one() {
+        let groups = |values: &[f64]| {
+            let bars = values.iter().map(|&value| Bar { value: Some(value), ..Bar::default() }).collect();
+            vec![Group { bars, ..Group::default() }]
+        };
+        let (axis, base) = ratio_axis(&groups(&[1.01, 3.2]));
+        assert_eq!((axis.kind, base), (Kind::Linear, 0.0));
+        let (axis, base) = ratio_axis(&groups(&[0.7, 36.0]));
+        assert_eq!((axis.kind, base), (Kind::Log, 1.0));
+    }
+}
