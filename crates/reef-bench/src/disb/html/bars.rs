@@ -12,7 +12,9 @@ const LEFT: f64 = 62.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 26.0;
 const HEIGHT: f64 = 270.0;
-const GROUP_WIDTH: f64 = 172.0;
+/// What the page has room for.
+const WIDTH_MAX: f64 = 1140.0;
+const GROUP_WIDTH: f64 = 176.0;
 const BAR_MAX: f64 = 40.0;
 /// Groups in a row where there is little room.
 const FEW: usize = 3;
@@ -98,12 +100,16 @@ pub(super) fn values(groups: &[Group]) -> impl Iterator<Item = f64> {
     })
 }
 
+/// What is written above a bar, and where.
+type Label<'a> = (&'a Bar, (f64, f64));
+
 /// Where a row of groups is drawn.
 struct Frame<'a> {
     plot: &'a BarPlot,
     axis: Scale,
     left: f64,
     right: f64,
+    group_width: f64,
     bar_width: f64,
     upright: bool,
 }
@@ -121,9 +127,11 @@ impl BarPlot {
     fn draw_row(&self, m: &mut Markup, groups: &[Group]) {
         let margin = self.bands.iter().map(|band| text_width(&band.label, LABEL_SIZE) + 8.0);
         let margin = margin.fold(8.0, f64::max);
-        let right = LEFT + GROUP_WIDTH * groups.len() as f64;
+        let room = (WIDTH_MAX - LEFT - margin) / groups.len().max(1) as f64;
+        let group_width = room.min(GROUP_WIDTH);
+        let right = LEFT + group_width * groups.len() as f64;
         let most = self.groups.iter().map(|group| group.bars.len()).max().unwrap_or(1).max(1);
-        let bar_width = (GROUP_WIDTH * 0.88 / most as f64).min(BAR_MAX);
+        let bar_width = (group_width * 0.88 / most as f64).min(BAR_MAX);
         let labels = self.groups.iter().flat_map(|group| &group.bars);
         let widest = labels.map(|bar| text_width(&bar.label, LABEL_SIZE)).fold(0.0, f64::max);
         let frame = Frame {
@@ -131,6 +139,7 @@ impl BarPlot {
             axis: self.axis.on(HEIGHT - BOTTOM, TOP),
             left: LEFT,
             right,
+            group_width,
             bar_width,
             upright: widest > bar_width + 3.0,
         };
@@ -142,14 +151,16 @@ impl Frame<'_> {
     fn draw(&self, m: &mut Markup, groups: &[Group]) {
         self.bands(m);
         self.grid(m);
+        let mut labels = Vec::new();
         for (index, group) in groups.iter().enumerate() {
-            let begin = self.left + GROUP_WIDTH * index as f64;
-            self.group(m, group, begin);
+            let begin = self.left + self.group_width * index as f64;
+            self.group(m, group, begin, &mut labels);
         }
         if let Some(value) = self.plot.line {
             let y = self.axis.at(value);
             m.line("reference", (self.left, y), (self.right, y));
         }
+        labels.into_iter().for_each(|(bar, place)| self.value(m, bar, place));
     }
 
     fn bands(&self, m: &mut Markup) {
@@ -173,8 +184,9 @@ impl Frame<'_> {
         m.line("axis", (self.left, y), (self.right, y));
     }
 
-    fn group(&self, m: &mut Markup, group: &Group, begin: f64) {
-        let middle = begin + GROUP_WIDTH / 2.0;
+    /// Draws a group; puts off what is written above its bars.
+    fn group<'a>(&self, m: &mut Markup, group: &'a Group, begin: f64, labels: &mut Vec<Label<'a>>) {
+        let middle = begin + self.group_width / 2.0;
         m.label("group", Anchor::Middle, (middle, HEIGHT - 7.0), &group.label);
         let used = self.bar_width * group.bars.len() as f64;
         if let Some((low, high)) = group.noise {
@@ -183,15 +195,17 @@ impl Frame<'_> {
             m.rect("noise-band", Area::between(corner, opposite), "the reference against itself");
         }
         for (index, bar) in group.bars.iter().enumerate() {
-            self.bar(m, bar, middle - used / 2.0 + self.bar_width * index as f64);
+            let begin = middle - used / 2.0 + self.bar_width * index as f64;
+            labels.push((bar, self.bar(m, bar, begin)));
         }
     }
 
-    fn bar(&self, m: &mut Markup, bar: &Bar, x: f64) {
+    /// Draws a bar; gives back where its label belongs.
+    fn bar(&self, m: &mut Markup, bar: &Bar, x: f64) -> (f64, f64) {
         let (from, middle, to) = (x + 1.5, x + self.bar_width / 2.0, x + self.bar_width - 1.5);
         let base = self.axis.at(self.plot.base);
         let Some(value) = bar.value.filter(|value| value.is_finite()) else {
-            return m.label("value faint", Anchor::Middle, (middle, base - 5.0), NOTHING);
+            return (middle, base - 5.0);
         };
         let y = self.axis.at(value);
         // So that a bar of no height can be seen.
@@ -218,7 +232,13 @@ impl Frame<'_> {
             m.line("bound", (from - 0.5, at), (to + 0.5, at));
             top = top.min(at);
         }
-        self.value(m, bar, (middle, top - 5.0));
+        (middle, self.clear_of_line(top) - 5.0)
+    }
+
+    /// A label that would stand on the line across the plot stands above it.
+    fn clear_of_line(&self, top: f64) -> f64 {
+        let line = self.plot.line.map(|value| self.axis.at(value));
+        line.filter(|line| (top - 18.0..top).contains(line)).unwrap_or(top)
     }
 
     /// Draws an error bar; gives back its upper end.
@@ -236,7 +256,9 @@ impl Frame<'_> {
 
     fn value(&self, m: &mut Markup, bar: &Bar, (x, y): (f64, f64)) {
         let class = if bar.saturated { "value bad" } else { "value" };
-        if self.upright {
+        if bar.value.is_none_or(|value| !value.is_finite()) {
+            m.label("value faint", Anchor::Middle, (x, y), NOTHING);
+        } else if self.upright {
             m.label_up(class, (x + 4.0, y), &bar.label);
         } else {
             m.label(class, Anchor::Middle, (x, y), &bar.label);

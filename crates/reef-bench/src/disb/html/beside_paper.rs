@@ -66,9 +66,12 @@ fn ratios(m: &mut Markup, both: &[(Ours<'_>, &Figures)], value: Value, said: Pap
 }
 
 fn here(m: &mut Markup, condition: &ConditionResult, value: Option<Estimate>) {
-    let text = value.map_or_else(|| NOTHING.to_string(), |value| format!("{}×", estimate(value, ratio)));
+    let text = value.map_or_else(|| NOTHING.to_string(), |value| estimate(value, ratio));
     match condition.saturated {
-        true => m.cell_of("n bad", format!("{text} saturated")),
+        true => m.element("td", &[("class", &"n bad")], |m| {
+            m.leaf("small", &[], "saturated ");
+            m.text(text);
+        }),
         false => m.number(text),
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport, palette: &Palette) {
             }
         }
         palette.legend(m, &names);
-        m.div("panels", |m| {
+        m.div("panels small", |m| {
             for (ours, plots) in &plots {
                 for plot in plots {
                     m.div("cell", |m| {
@@ -74,12 +74,12 @@ fn plot<'a>(ours: Ours<'a>, client: &ClientFacts, palette: &Palette) -> Option<L
     let deadline = client.deadline_ms.map(|ms| ms * 1e3).filter(|&us| us > scale.from && us < scale.to);
     Some(LinePlot {
         title: client.name.clone(),
-        size: (360.0, 220.0),
+        size: (290.0, 190.0),
         x: Axis {
             scale,
             title: if wide { "latency (logarithmic)" } else { "latency" },
             tick: time_tick_us,
-            ticks: 5,
+            ticks: 4,
         },
         y: Axis { scale: Scale::linear([0.0, 1.0]), title: "", tick: percent, ticks: 5 },
         bands: Vec::new(),

@@ -4,7 +4,7 @@
 use super::bars::{Bar, BarPlot, Group, ratio_axis, values};
 use super::markup::Markup;
 use super::palette::Palette;
-use super::scale::Scale;
+use super::scale::{Kind, Scale};
 use super::text::{estimate, estimate_percent, percent, ratio, ratio_short, time_us, trimmed};
 use super::view::{self, Ours};
 use crate::disb::report::{ConditionResult, DisbReport, Estimate, WorkloadResult};
@@ -18,24 +18,36 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport, palette: &Palette) {
     if names.is_empty() {
         return m.p("note", "Only the reference was played, so there is nothing to compare it with.");
     }
-    palette.legend(m, &names);
+    let reference = view::reference_name(report);
+    let line = format!("{reference} = 1");
+    let mut keys = vec![("key-line", line.as_str()), ("key-bound", "bound of throughput")];
+    if any_saturated(report) {
+        keys.push(("key-saturated", "saturated"));
+    }
+    palette.legend_with(m, &names, &keys);
     let latency = groups(report, palette, &names, latency_bar);
     if has_values(&latency) {
         let (axis, base) = ratio_axis(&latency);
         let plot =
             BarPlot { axis, base, ..ratios("mean real-time latency, as a ratio to the reference", latency) };
-        figure(m, "(a) Mean real-time latency", LATENCY_NOTE, &plot);
+        figure(m, "(a) Mean real-time latency", &latency_note(reference), &plot);
     }
     let throughput = groups(report, palette, &names, throughput_bar);
     if has_values(&throughput) {
         let (axis, base) = ratio_axis(&throughput);
         let plot =
             BarPlot { axis, base, ..ratios("overall throughput, as a ratio to the reference", throughput) };
-        figure(m, "(b) Overall throughput", THROUGHPUT_NOTE, &plot);
+        figure(m, "(b) Overall throughput", &throughput_note(reference), &plot);
     }
     if any_saturated(report) {
         m.p("note", SATURATED_NOTE);
     }
+    m.element("dl", &[("class", &"facts")], |m| {
+        for workload in &report.workloads {
+            m.leaf("dt", &[], &workload.name);
+            m.leaf("dd", &[], &workload.title);
+        }
+    });
 }
 
 /// Draws best-effort throughput as a share of its bound.
@@ -56,13 +68,23 @@ pub(super) fn draw_share(m: &mut Markup, report: &DisbReport, palette: &Palette)
     });
 }
 
-const LATENCY_NOTE: &str = "Ratio to rt-only, the device dedicated to real-time clients (line at 1). Lower is \
-    better. Error bars: 95 % interval over repetitions; grey band: rt-only against itself.";
-const THROUGHPUT_NOTE: &str = "Answers per second of both classes, as a ratio to rt-only (line at 1). Higher is \
-    better, but only what leaves (a) at 1 is free. Dash across a bar: its bound, if best-effort work got exactly \
-    what real-time clients leave.";
-const SHARE_NOTE: &str = "100 % is all the time that real-time clients leave idle under rt-only. More than that \
-    is taken from real-time clients. “–”: they leave less than a twentieth.";
+fn latency_note(reference: &str) -> String {
+    format!(
+        "Ratio to {reference}, the device dedicated to real-time clients (line at 1). Lower is better. Error \
+         bars: 95 % interval over repetitions; grey band: {reference} against itself."
+    )
+}
+
+fn throughput_note(reference: &str) -> String {
+    format!(
+        "Answers per second of both classes, as a ratio to {reference} (line at 1). Higher is better, but only \
+         what leaves (a) at 1 is free. Dash across a bar: its bound, if best-effort work got exactly what \
+         real-time clients leave."
+    )
+}
+
+const SHARE_NOTE: &str = "100 % is all the time that real-time clients leave idle when the device is theirs \
+    alone. More than that is taken from real-time clients. “–”: they leave less than a twentieth.";
 const SATURATED_NOTE: &str = "Hatched, red value: saturated. More was asked than the system could hold, so \
     latency grows with the length of the run, and what is shown is a lower bound.";
 
@@ -72,6 +94,9 @@ fn figure(m: &mut Markup, title: &str, note: &str, plot: &BarPlot) {
             m.leaf("b", &[], title);
             m.text(" ");
             m.text(note);
+            if plot.axis.kind == Kind::Log {
+                m.text(" Logarithmic.");
+            }
         });
         plot.draw(m);
     });
@@ -79,7 +104,7 @@ fn figure(m: &mut Markup, title: &str, note: &str, plot: &BarPlot) {
 
 fn ratios(title: &str, groups: Vec<Group>) -> BarPlot {
     let axis = Scale::from_zero([1.0]);
-    let tick = |value| trimmed(value, 3);
+    let tick = |value| format!("{}×", trimmed(value, 3));
     BarPlot { title: title.into(), axis, base: 0.0, line: Some(1.0), tick, bands: Vec::new(), groups }
 }
 

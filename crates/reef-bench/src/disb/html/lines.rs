@@ -74,7 +74,6 @@ impl LinePlot<'_> {
             let (low, high) = if low - high < 3.0 { (low + 1.5, high - 1.5) } else { (low, high) };
             let class = format!("band {}", band.class);
             m.rect(&class, Area::between((LEFT, high), (right, low)), &band.label);
-            m.label("band-label", Anchor::End, (right - 3.0, high - 3.0), &band.label);
         }
     }
 
@@ -103,7 +102,8 @@ impl LinePlot<'_> {
         for (value, name) in &self.verticals {
             let at = x.at(*value);
             m.line("deadline", (at, top), (at, self.size.1 - BOTTOM));
-            m.label("band-label", Anchor::End, (at - 3.0, top + 9.0), name);
+            let floor = self.size.1 - BOTTOM;
+            m.label("band-label halo", Anchor::End, (at - 3.0, floor - 5.0), name);
         }
     }
 

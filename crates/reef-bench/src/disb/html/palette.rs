@@ -65,7 +65,20 @@ impl Palette {
 
     /// A key to the colours of `names`.
     pub(super) fn legend(&self, m: &mut Markup, names: &[&str]) {
-        m.div("legend", |m| names.iter().for_each(|name| self.swatch(m, name)));
+        self.legend_with(m, names, &[]);
+    }
+
+    /// The same with keys to what else is drawn: class of the sign, and what it means.
+    pub(super) fn legend_with(&self, m: &mut Markup, names: &[&str], keys: &[(&str, &str)]) {
+        m.div("legend", |m| {
+            names.iter().for_each(|name| self.swatch(m, name));
+            for (class, text) in keys {
+                m.element("span", &[("class", &format!("swatch {class}"))], |m| {
+                    m.leaf("i", &[], "");
+                    m.text(text);
+                });
+            }
+        });
     }
 
     /// A name with its colour.

@@ -118,7 +118,7 @@ fn workloads(m: &mut Markup, report: &DisbReport, palette: &Palette, names: &[&s
         })
         .collect();
     let bands = paper_bands();
-    let axis = Scale::log(values(&groups).chain(band_ends(&bands)), 1.4);
+    let axis = Scale::log_from_decade(values(&groups).chain(band_ends(&bands)), 1.4);
     let plot = BarPlot {
         title: "preemption latency by workload".into(),
         axis,
@@ -160,6 +160,8 @@ fn draw_sweeps(m: &mut Markup, sweeps: &[&Part], palette: &Palette) {
             for part in sweeps {
                 m.div("cell", |m| {
                     m.leaf("h4", &[], sweep_title(part));
+                    let bands: Vec<String> = sweep_bands(part).into_iter().map(|band| band.label).collect();
+                    m.p("note", bands.join("; "));
                     sweep_plot(part, palette).draw(m);
                 });
             }
@@ -181,16 +183,13 @@ fn sweep_title(part: &Part) -> String {
 fn sweep_bands(part: &Part) -> Vec<Band> {
     let (low, high) = paper::SELECT_US;
     match part.name.as_str() {
-        "kernels" | "length" | "clients" => vec![Band {
-            label: "paper: reset".into(),
-            ..paper_bands().pop().expect("the paper has one for reset")
-        }],
+        "kernels" | "length" | "clients" => paper_bands().into_iter().skip(1).collect(),
         "select" => {
             vec![Band {
                 class: "c-reset".into(),
                 from: low,
                 to: high,
-                label: "paper: choosing a kernel".into(),
+                label: format!("paper, MI50: choosing a kernel {low}–{high} µs"),
             }]
         }
         _ => Vec::new(),

@@ -40,6 +40,12 @@ impl Scale {
         Scale::new(Kind::Log, low / room, high * room)
     }
 
+    /// The same from the power of ten below the smallest of `values`, for bars.
+    pub(super) fn log_from_decade(values: impl IntoIterator<Item = f64>, room: f64) -> Scale {
+        let scale = Scale::log(values, room);
+        Scale { from: 10f64.powf((scale.from * room).log10().floor()), ..scale }
+    }
+
     fn new(kind: Kind, from: f64, to: f64) -> Scale {
         let (from, to) = match kind {
             _ if to > from => (from, to),
@@ -138,6 +144,7 @@ mod tests {
             Scale::log([], 1.0),
             Scale::log([0.0, -1.0, f64::INFINITY], 1.0),
             Scale::log([3.0], 1.0),
+            Scale::log_from_decade([3.0], 1.4),
         ];
         for scale in scales {
             assert!(scale.to > scale.from && scale.at(1.0).is_finite(), "{scale:?}");

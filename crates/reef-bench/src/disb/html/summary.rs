@@ -80,6 +80,7 @@ struct Tile {
 /// What the scheme that the report is about reached, over all workloads that it could hold.
 fn tiles(m: &mut Markup, report: &DisbReport) {
     let Some(hero) = view::hero(report) else { return };
+    let reference = view::reference_name(report);
     let held = || view::ours(report).filter_map(|ours| ours.condition(hero)).filter(|c| !c.saturated);
     let latency = |condition: &ConditionResult| Some(condition.real_time.to_reference?.mean.value);
     let throughput = |condition: &ConditionResult| Some(condition.overall.to_reference?.value);
@@ -88,11 +89,11 @@ fn tiles(m: &mut Markup, report: &DisbReport) {
     let tiles = [
         Tile {
             value: times(range(held().filter_map(latency), ratio)),
-            name: "mean real-time latency against rt-only".into(),
+            name: format!("mean real-time latency against {reference}"),
         },
         Tile {
-            value: times(range(held().filter_map(throughput), ratio)),
-            name: "overall throughput against rt-only".into(),
+            value: times(range(held().filter_map(throughput), |value| significant(value, 3))),
+            name: format!("overall throughput against {reference}"),
         },
         Tile {
             value: range(held().filter_map(share), percent),
@@ -128,7 +129,12 @@ fn facts(m: &mut Markup, report: &DisbReport) {
     let governor = machine.governor.as_ref().map(|name| format!(", governor {name}")).unwrap_or_default();
     facts.push(("Machine", format!("{cpu}, {}{kernel}{governor}", counted(machine.cores, "core"))));
     let cus = if setup.cus > 0 { format!(", {}", counted(setup.cus, "compute unit")) } else { String::new() };
-    facts.push(("Device", format!("{}{cus}; asked by: {}", machine.device, setup.via)));
+    let via = match setup.via.as_str() {
+        "engine" => "asked in-process".to_string(),
+        "http" => "asked over HTTP".to_string(),
+        url => format!("asked at {url}"),
+    };
+    facts.push(("Device", format!("{}{cus}; {via}", machine.device)));
     facts.push(("Build", format!("{}, {}", machine.rustc, machine.profile)));
     if let Some([one, five, fifteen]) = machine.load_average {
         let others = report.others_cpu.0.map(|share| format!("; others took {} meanwhile", percent(share)));

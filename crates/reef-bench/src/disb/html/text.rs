@@ -42,8 +42,9 @@ pub(super) fn ratio(value: f64) -> String {
 /// A ratio in few characters, for bars.
 pub(super) fn ratio_short(value: f64) -> String {
     match value {
-        v if (0.9..1.1).contains(&v) => format!("{v:.3}"),
-        v if (10.0..1e4).contains(&v) => format!("{v:.0}"),
+        v if (0.95..1.05).contains(&v) => format!("{v:.3}"),
+        v if (0.0..9.995).contains(&v) => format!("{v:.2}"),
+        v if (9.995..1e4).contains(&v) => format!("{v:.0}"),
         v => significant(v, 3),
     }
 }
@@ -100,11 +101,13 @@ pub(super) fn count(count: u64) -> String {
     grouped(&count.to_string())
 }
 
-/// An estimate with its noise.
+/// An estimate with its noise, both to the same decimal.
 pub(super) fn estimate(estimate: Estimate, format: fn(f64) -> String) -> String {
     let value = format(estimate.value);
-    match estimate.half_width.filter(|half| half.is_finite()) {
-        Some(half) => format!("{value} ± {}", significant(half, 2)),
+    let decimals = value.rsplit_once('.').map_or(0, |(_, decimals)| decimals.len());
+    match estimate.half_width.filter(|half| half.is_finite() && estimate.value.is_finite()) {
+        Some(half) if half >= 0.5 * 0.1f64.powi(decimals as i32) => format!("{value} ± {half:.decimals$}"),
+        Some(half) => format!("{value} ± {}", significant(half, 1)),
         None => value,
     }
 }
@@ -187,7 +190,7 @@ mod tests {
         assert_eq!(shown, ["0", "0.0123", "1.23", "12.3", "123", "1234", "123\u{202f}456"]);
         assert_eq!([1.0, 1.5, 20.0, 0.1].map(|v| trimmed(v, 3)), ["1", "1.5", "20", "0.1"]);
         assert_eq!([1.0049, 0.951, 1.95, 13.62, 120.4].map(ratio), ["1.005", "0.951", "1.95", "13.6", "120"]);
-        assert_eq!(ratio_short(13.62), "14");
+        assert_eq!([13.62, 1.004, 1.58, 0.91].map(ratio_short), ["14", "1.004", "1.58", "0.91"]);
         let shares = [0.0, 0.000_02, 0.000_5, 0.012, 0.8349, 1.2].map(percent);
         assert_eq!(shares, ["0 %", "< 0.01 %", "0.05 %", "1.2 %", "83 %", "120 %"]);
     }
@@ -226,6 +229,8 @@ mod tests {
         let noisy = Estimate { value: 1.0049, half_width: Some(0.0123) };
         assert_eq!(estimate(noisy, ratio), "1.005 ± 0.012");
         assert_eq!(estimate(Estimate { half_width: None, ..noisy }, ratio), "1.005");
+        assert_eq!(estimate(Estimate { half_width: Some(0.000_31), ..noisy }, ratio), "1.005 ± 0.0003");
+        assert_eq!(estimate(Estimate { value: 14.23, half_width: Some(0.06) }, ratio), "14.2 ± 0.1");
         let share = Estimate { value: 0.834, half_width: Some(0.012) };
         assert_eq!(estimate_percent(share), "83 ± 1.2 %");
     }

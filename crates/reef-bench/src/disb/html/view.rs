@@ -42,6 +42,12 @@ pub(super) fn reference(system: &SystemResult) -> Option<&ConditionResult> {
     firsts(system).next()
 }
 
+/// The name of our reference.
+pub(super) fn reference_name(report: &DisbReport) -> &str {
+    let system = report.workloads.iter().find_map(|workload| workload.systems.first());
+    system.and_then(reference).map_or("the reference", |condition| &condition.name)
+}
+
 /// Names of our conditions that are compared with the reference, in the order of reports.
 pub(super) fn compared(report: &DisbReport) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
