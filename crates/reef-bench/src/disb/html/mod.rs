@@ -91,13 +91,4 @@ fn sections(m: &mut Markup, report: &DisbReport) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::sample::sample;
-    use super::*;
-
-    #[test]
-    fn the_sample_is_written_for_looking_at() {
-        let path = std::env::temp_dir().join("reef-disb-sample.html");
-        std::fs::write(path, html(&sample())).unwrap();
-    }
-}
+mod tests;

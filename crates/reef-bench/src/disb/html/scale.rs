@@ -11,6 +11,9 @@ pub(super) enum Kind {
     Log,
 }
 
+/// No axis goes beyond this, so that computing with its ends gives numbers.
+const HUGE: f64 = 1e100;
+
 /// An axis: `from..to` of the quantity lies on `begin..end` of the page.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Scale {
@@ -47,6 +50,7 @@ impl Scale {
     }
 
     fn new(kind: Kind, from: f64, to: f64) -> Scale {
+        let (from, to) = (from.clamp(-HUGE, HUGE), to.clamp(-HUGE, HUGE));
         let (from, to) = match kind {
             _ if to > from => (from, to),
             Kind::Linear => (from - 0.5, from + 0.5),

@@ -5,10 +5,16 @@ use crate::disb::report::Estimate;
 /// Stands where there is no number.
 pub(super) const NOTHING: &str = "–";
 
-/// About `digits` significant digits, without an exponent.
+/// From here on a number has an exponent.
+const HUGE: f64 = 1e12;
+
+/// About `digits` significant digits.
 pub(super) fn significant(value: f64, digits: i32) -> String {
     if !value.is_finite() {
         return NOTHING.to_string();
+    }
+    if value.abs() >= HUGE {
+        return format!("{value:.1e}");
     }
     // Of the rounded number: 0.9996 has the magnitude of 1.
     let scientific = format!("{value:.*e}", (digits - 1) as usize);
@@ -53,6 +59,7 @@ pub(super) fn ratio_short(value: f64) -> String {
 pub(super) fn percent(value: f64) -> String {
     match value * 100.0 {
         v if !v.is_finite() => NOTHING.to_string(),
+        v if v.abs() >= HUGE => format!("{v:.1e} %"),
         v if v.abs() >= 9.95 || v == 0.0 => format!("{v:.0} %"),
         v if v.abs() >= 0.095 => format!("{v:.1} %"),
         v if v.abs() >= 0.0095 => format!("{v:.2} %"),
@@ -85,7 +92,7 @@ fn in_unit(us: f64) -> (f64, &'static str) {
 /// Microseconds as plain milliseconds, for columns whose head names the unit.
 pub(super) fn ms(us: f64) -> String {
     match us / 1e3 {
-        v if v.is_finite() && v.abs() >= 100.0 => grouped(&format!("{v:.0}")),
+        v if v.is_finite() && (100.0..HUGE).contains(&v.abs()) => grouped(&format!("{v:.0}")),
         v => significant(v, 3),
     }
 }
