@@ -10,6 +10,7 @@
 //! comes the next repetition. Arrivals are a function of seed, workload and repetition alone, so all
 //! conditions of a repetition see the same ones.
 
+pub mod compare;
 pub mod html;
 pub mod paper;
 pub mod play;
