@@ -5,7 +5,7 @@
 
 use super::markup::Markup;
 use super::scale::{Kind, Scale};
-use super::svg::{Anchor, Area, text_width};
+use super::svg::{Anchor, Area, fitted, text_width};
 use super::text::{NOTHING, extent};
 
 const LEFT: f64 = 62.0;
@@ -15,10 +15,12 @@ const HEIGHT: f64 = 270.0;
 /// What the page has room for.
 const WIDTH_MAX: f64 = 1140.0;
 const GROUP_WIDTH: f64 = 176.0;
-const BAR_MAX: f64 = 40.0;
+const BAR_MAX: f64 = 46.0;
 /// Groups in a row where there is little room.
 const FEW: usize = 3;
 const LABEL_SIZE: f64 = 11.0;
+/// Names of groups are 13 pixels high, but bold, which makes them as wide as others of this size.
+pub(super) const BOLD_SIZE: f64 = 15.5;
 /// Above this ratio of largest to smallest, ratios get a logarithmic axis.
 const WIDE_RANGE: f64 = 4.0;
 
@@ -33,8 +35,8 @@ pub(super) struct Bar {
     pub(super) label: String,
     /// Half the length of its error bar.
     pub(super) noise: Option<f64>,
-    /// Where a whisker ends that begins at its top.
-    pub(super) whisker: Option<f64>,
+    /// Where a whisker ends that begins at its top, and what stands above that.
+    pub(super) whisker: Option<(f64, String)>,
     /// A mark across it.
     pub(super) bound: Option<f64>,
     /// Whether it is a lower bound.
@@ -96,12 +98,17 @@ pub(super) fn ratio_axis(groups: &[Group]) -> (Scale, f64) {
 pub(super) fn values(groups: &[Group]) -> impl Iterator<Item = f64> {
     groups.iter().flat_map(|group| &group.bars).flat_map(|bar| {
         let top = bar.value.zip(bar.noise).map(|(value, noise)| value + noise);
-        [bar.value, top, bar.whisker, bar.bound].into_iter().flatten()
+        let whisker = bar.whisker.as_ref().map(|(end, _)| *end);
+        [bar.value, top, whisker, bar.bound].into_iter().flatten()
     })
 }
 
-/// What is written above a bar, and where.
-type Label<'a> = (&'a Bar, (f64, f64));
+/// What is written above a bar.
+struct Label<'a> {
+    class: &'static str,
+    text: &'a str,
+    place: (f64, f64),
+}
 
 /// Where a row of groups is drawn.
 struct Frame<'a> {
@@ -118,18 +125,19 @@ impl BarPlot {
     /// Draws it in as many rows as there is room for.
     pub(super) fn draw(&self, m: &mut Markup) {
         if self.groups.len() <= FEW {
-            return self.draw_row(m, &self.groups);
+            return self.draw_row(m, &self.groups, self.groups.len());
         }
-        m.div("wide", |m| self.draw_row(m, &self.groups));
-        m.div("narrow", |m| self.groups.chunks(FEW).for_each(|groups| self.draw_row(m, groups)));
+        m.div("wide", |m| self.draw_row(m, &self.groups, self.groups.len()));
+        m.div("narrow", |m| self.groups.chunks(FEW).for_each(|groups| self.draw_row(m, groups, FEW)));
     }
 
-    fn draw_row(&self, m: &mut Markup, groups: &[Group]) {
+    /// Draws `groups` where there is room for `slots` of them.
+    fn draw_row(&self, m: &mut Markup, groups: &[Group], slots: usize) {
         let margin = self.bands.iter().map(|band| text_width(&band.label, LABEL_SIZE) + 8.0);
         let margin = margin.fold(8.0, f64::max);
-        let room = (WIDTH_MAX - LEFT - margin) / groups.len().max(1) as f64;
+        let room = (WIDTH_MAX - LEFT - margin) / slots.max(1) as f64;
         let group_width = room.min(GROUP_WIDTH);
-        let right = LEFT + group_width * groups.len() as f64;
+        let right = LEFT + group_width * slots as f64;
         let most = self.groups.iter().map(|group| group.bars.len()).max().unwrap_or(1).max(1);
         let bar_width = (group_width * 0.88 / most as f64).min(BAR_MAX);
         let labels = self.groups.iter().flat_map(|group| &group.bars);
@@ -160,7 +168,7 @@ impl Frame<'_> {
             let y = self.axis.at(value);
             m.line("reference", (self.left, y), (self.right, y));
         }
-        labels.into_iter().for_each(|(bar, place)| self.value(m, bar, place));
+        labels.iter().for_each(|label| self.value(m, label));
     }
 
     fn bands(&self, m: &mut Markup) {
@@ -187,7 +195,12 @@ impl Frame<'_> {
     /// Draws a group; puts off what is written above its bars.
     fn group<'a>(&self, m: &mut Markup, group: &'a Group, begin: f64, labels: &mut Vec<Label<'a>>) {
         let middle = begin + self.group_width / 2.0;
-        m.label("group", Anchor::Middle, (middle, HEIGHT - 7.0), &group.label);
+        m.label(
+            "group",
+            Anchor::Middle,
+            (middle, HEIGHT - 7.0),
+            fitted(&group.label, BOLD_SIZE, self.group_width - 6.0),
+        );
         let used = self.bar_width * group.bars.len() as f64;
         if let Some((low, high)) = group.noise {
             let corner = (middle - used / 2.0 - 5.0, self.axis.at(high));
@@ -196,16 +209,15 @@ impl Frame<'_> {
         }
         for (index, bar) in group.bars.iter().enumerate() {
             let begin = middle - used / 2.0 + self.bar_width * index as f64;
-            labels.push((bar, self.bar(m, bar, begin)));
+            self.bar(m, bar, begin, labels);
         }
     }
 
-    /// Draws a bar; gives back where its label belongs.
-    fn bar(&self, m: &mut Markup, bar: &Bar, x: f64) -> (f64, f64) {
+    fn bar<'a>(&self, m: &mut Markup, bar: &'a Bar, x: f64, labels: &mut Vec<Label<'a>>) {
         let (from, middle, to) = (x + 1.5, x + self.bar_width / 2.0, x + self.bar_width - 1.5);
         let base = self.axis.at(self.plot.base);
         let Some(value) = bar.value.filter(|value| value.is_finite()) else {
-            return (middle, base - 5.0);
+            return labels.push(Label { class: "value faint", text: NOTHING, place: (middle, base - 5.0) });
         };
         let y = self.axis.at(value);
         // So that a bar of no height can be seen.
@@ -218,12 +230,6 @@ impl Frame<'_> {
             }
         });
         let mut top = y.min(base);
-        if let Some(whisker) = bar.whisker {
-            let end = self.axis.at(whisker);
-            m.line("whisker", (middle, y), (middle, end));
-            m.line("whisker", (middle - 5.0, end), (middle + 5.0, end));
-            top = top.min(end);
-        }
         if let Some(noise) = bar.noise {
             top = top.min(self.noise(m, value, noise, middle));
         }
@@ -232,7 +238,23 @@ impl Frame<'_> {
             m.line("bound", (from - 0.5, at), (to + 0.5, at));
             top = top.min(at);
         }
-        (middle, self.clear_of_line(top) - 5.0)
+        let place = (middle, self.clear_of_line(top) - 5.0);
+        if let Some((end, text)) = &bar.whisker {
+            let end = self.axis.at(*end);
+            // Not through the label.
+            let label = if self.upright { text_width(&bar.label, LABEL_SIZE) } else { LABEL_SIZE };
+            let begin = y.min(place.1 - label - 1.0);
+            if end < begin {
+                m.line("whisker", (middle, begin), (middle, end));
+            }
+            m.line("whisker", (middle - 5.0, end), (middle + 5.0, end));
+            let above = (middle, (end - 5.0).min(place.1 - LABEL_SIZE - 2.0));
+            if !self.upright {
+                labels.push(Label { class: "value soft", text, place: above });
+            }
+        }
+        let class = if bar.saturated { "value bad" } else { "value" };
+        labels.push(Label { class, text: &bar.label, place });
     }
 
     /// A label that would stand on the line across the plot stands above it.
@@ -254,14 +276,12 @@ impl Frame<'_> {
         high
     }
 
-    fn value(&self, m: &mut Markup, bar: &Bar, (x, y): (f64, f64)) {
-        let class = if bar.saturated { "value bad" } else { "value" };
-        if bar.value.is_none_or(|value| !value.is_finite()) {
-            m.label("value faint", Anchor::Middle, (x, y), NOTHING);
-        } else if self.upright {
-            m.label_up(class, (x + 4.0, y), &bar.label);
+    fn value(&self, m: &mut Markup, label: &Label<'_>) {
+        let (x, y) = label.place;
+        if self.upright && label.text != NOTHING {
+            m.label_up(label.class, (x + 4.0, y), label.text);
         } else {
-            m.label(class, Anchor::Middle, (x, y), &bar.label);
+            m.label(label.class, Anchor::Middle, label.place, label.text);
         }
     }
 }
@@ -278,7 +298,7 @@ mod tests {
             label: value.map_or_else(String::new, ratio),
             noise: Some(f64::NAN),
             bound: Some(1.5),
-            whisker: Some(f64::INFINITY),
+            whisker: Some((f64::INFINITY, "p99".into())),
             ..Bar::default()
         };
         let group = Group { label: "A".into(), noise: None, bars: bars.iter().map(bar).collect() };

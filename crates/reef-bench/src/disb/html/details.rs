@@ -211,7 +211,6 @@ fn classes(m: &mut Markup, system: &SystemResult, palette: &Palette) {
         Number("p99"),
         Number("slowdown p99"),
         Number("device busy"),
-        Number("missed"),
         Number("best-effort/s"),
         Number("device share"),
         Number("of its bound"),
@@ -243,7 +242,6 @@ fn class_cells(m: &mut Markup, condition: &ConditionResult) {
     m.number(maybe(to_reference, |ratios| estimate(ratios.p99, ratio)));
     m.number(maybe(real_time.slowdown_to_reference, |ratios| estimate(ratios.p99, ratio)));
     m.number(estimate_percent(real_time.busy));
-    m.cell_of(if real_time.misses > 0 { "n warn" } else { "n" }, count(real_time.misses));
     m.number(maybe(best_effort, |best_effort| rate(best_effort.per_s)));
     m.number(maybe(best_effort, |best_effort| estimate_percent(best_effort.device_share)));
     m.number(maybe(best_effort.and_then(|best_effort| best_effort.of_bound), estimate_percent));

@@ -25,20 +25,9 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport, palette: &Palette) {
         keys.push(("key-saturated", "saturated"));
     }
     palette.legend_with(m, &names, &keys);
-    let latency = groups(report, palette, &names, latency_bar);
-    if has_values(&latency) {
-        let (axis, base) = ratio_axis(&latency);
-        let plot =
-            BarPlot { axis, base, ..ratios("mean real-time latency, as a ratio to the reference", latency) };
-        figure(m, "(a) Mean real-time latency", &latency_note(reference), &plot);
-    }
-    let throughput = groups(report, palette, &names, throughput_bar);
-    if has_values(&throughput) {
-        let (axis, base) = ratio_axis(&throughput);
-        let plot =
-            BarPlot { axis, base, ..ratios("overall throughput, as a ratio to the reference", throughput) };
-        figure(m, "(b) Overall throughput", &throughput_note(reference), &plot);
-    }
+    // A few workloads leave room for one beside the other.
+    let class = if report.workloads.len() <= 3 { "pair" } else { "" };
+    m.div(class, |m| figures(m, report, palette, &names));
     if any_saturated(report) {
         m.p("note", SATURATED_NOTE);
     }
@@ -48,6 +37,24 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport, palette: &Palette) {
             m.leaf("dd", &[], &workload.title);
         }
     });
+}
+
+fn figures(m: &mut Markup, report: &DisbReport, palette: &Palette, names: &[&str]) {
+    let reference = view::reference_name(report);
+    let latency = groups(report, palette, names, latency_bar);
+    if has_values(&latency) {
+        let (axis, base) = ratio_axis(&latency);
+        let plot =
+            BarPlot { axis, base, ..ratios("mean real-time latency, as a ratio to the reference", latency) };
+        figure(m, "(a) Mean real-time latency", &latency_note(reference), &plot);
+    }
+    let throughput = groups(report, palette, names, throughput_bar);
+    if has_values(&throughput) {
+        let (axis, base) = ratio_axis(&throughput);
+        let plot =
+            BarPlot { axis, base, ..ratios("overall throughput, as a ratio to the reference", throughput) };
+        figure(m, "(b) Overall throughput", &throughput_note(reference), &plot);
+    }
 }
 
 /// Draws best-effort throughput as a share of its bound.

@@ -98,8 +98,8 @@ fn whiskered(class: String, summary: &Summary, what: &str) -> Bar {
     Bar {
         class,
         value: Some(summary.p50),
-        whisker: Some(summary.p99),
-        label: time_us(summary.p50).replace(".00 ", " "),
+        whisker: Some((summary.p99, time_us(summary.p99))),
+        label: time_us(summary.p50),
         title: format!("{what}: p50 {}, p99 {}", time_us(summary.p50), time_us(summary.p99)),
         ..Bar::default()
     }
@@ -128,7 +128,7 @@ fn workloads(m: &mut Markup, report: &DisbReport, palette: &Palette, names: &[&s
         bands,
         groups,
     };
-    caption(m, "By workload", "Bar: median; whisker: p99. Logarithmic.", |m| plot.draw(m));
+    caption(m, "By workload", "Bar: median; whisker, value in grey: p99. Logarithmic.", |m| plot.draw(m));
 }
 
 fn caption(m: &mut Markup, title: &str, note: &str, content: impl FnOnce(&mut Markup)) {
@@ -303,7 +303,7 @@ fn restore_figure(m: &mut Markup, groups: Vec<Group>) {
 }
 
 const RESTORE_NOTE: &str = "From left to right: work lost under reset (light), extra time under reset, extra \
-    time under wait, which kills nothing. Bar: median; whisker: p99.";
+    time under wait, which kills nothing. Bar: median; whisker, value in grey: p99.";
 
 type Waste = (&'static str, fn(&DeviceResult) -> Option<f64>, fn(f64) -> String);
 

@@ -65,6 +65,19 @@ pub(super) fn text_width(text: &str, size: f64) -> f64 {
     text.chars().map(width).sum::<f64>() * size
 }
 
+/// As much of a text as has room.
+pub(super) fn fitted(text: &str, size: f64, room: f64) -> String {
+    if text_width(text, size) <= room {
+        return text.to_string();
+    }
+    let mut used = text_width("…", size);
+    let fits = |char: &char| {
+        used += text_width(char.encode_utf8(&mut [0; 4]), size);
+        used <= room
+    };
+    text.chars().take_while(fits).chain(['…']).collect()
+}
+
 impl Markup {
     /// A drawing of this size; `label` says what it shows to who cannot see it.
     pub(super) fn svg(
@@ -149,6 +162,14 @@ mod tests {
     fn lengths_are_always_numbers() {
         let shown = [1.0, 2.345, -0.01, f64::NAN, f64::INFINITY].map(|px| Px(px).to_string());
         assert_eq!(shown, ["1", "2.3", "0", "0", "0"]);
+    }
+
+    #[test]
+    fn what_has_no_room_is_cut_off() {
+        assert_eq!(fitted("REAL", 13.0, 100.0), "REAL");
+        let cut = fitted("a rather long name", 13.0, 60.0);
+        assert!(cut.ends_with('…') && cut.starts_with("a rat") && text_width(&cut, 13.0) <= 60.0, "{cut}");
+        assert_eq!(fitted("name", 13.0, 0.0), "…");
     }
 
     #[test]
