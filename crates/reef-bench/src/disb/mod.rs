@@ -8,11 +8,14 @@
 //! | [`play`] | the contract between the driver and the systems that play a run |
 //! | [`clients`] | the load: threads that ask when they are due |
 //! | [`engine`] | the systems that are ours or speak our protocol |
+//! | [`peer`] | other systems, behind adapters |
 //! | [`drive`] | what is played in which order |
 //! | [`tally`] | from records to results |
 //! | [`checks`] | what a run has to reach |
 //! | [`timeline`] | the device around one preemption |
 //! | [`report`] | what was found, as it is written and read back |
+//! | [`html`] | the page for people |
+//! | [`compare`] | what changed between two runs |
 //! | [`paper`] | what the paper reports |
 //!
 //! What is compared is interleaved: a repetition of a workload plays every condition of every system, then
@@ -22,8 +25,10 @@
 pub mod arrivals;
 pub mod checks;
 pub mod clients;
+pub mod compare;
 pub mod drive;
 pub mod engine;
+pub mod html;
 pub mod options;
 pub mod paper;
 pub mod peer;

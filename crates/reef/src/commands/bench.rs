@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use reef_bench::disb::options::{DisbOptions, Via};
+use reef_bench::disb::peer::Peer;
+use reef_bench::disb::play::System;
+use reef_bench::disb::report::DisbReport;
 use reef_bench::disb::workload::Workload;
-use reef_bench::disb::{drive, play};
+use reef_bench::disb::{compare, drive, html};
 use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
 use reef_bench::{EnvironmentError, Progress};
 use reef_cpu::{CpuDevice, CpuOptions};
@@ -14,7 +17,7 @@ use reef_device::{Device, Scheme};
 use reef_engine::Engine;
 use reef_server::{Running, Server, ServerOptions};
 
-use crate::cli::{DeviceArgs, DisbArgs, MicroArgs, PlayArgs, RunWorkloadArgs, ViaName};
+use crate::cli::{CompareArgs, DeviceArgs, DisbArgs, MicroArgs, PlayArgs, RunWorkloadArgs, ViaName};
 use crate::device;
 use crate::output::say;
 
@@ -112,10 +115,27 @@ fn play_all(workloads: Vec<Workload>, args: &PlayArgs, micro: bool) -> Result<()
         peers: args.peer.clone(),
         cus: compute_units(&args.device)?,
     };
-    let peers: Vec<Box<dyn play::System>> = Vec::new();
+    let mut peers: Vec<Box<dyn System>> = Vec::new();
+    for command in &args.peer {
+        peers.push(Box::new(Peer::start(command)?));
+    }
     let environment = Environment { nice: args.device.nice };
     let report = drive::run(&options, peers, &environment, &Progress::on_stderr())?;
+    let page = args.out.join("report.html");
+    std::fs::write(&page, html::html(&report)).with_context(|| format!("cannot write {}", page.display()))?;
     say!("{report}");
     say!("results    {}", args.out.join("results.json").display());
+    say!("report     {}", page.display());
+    Ok(())
+}
+
+/// Says what changed between two runs.
+pub fn compare(args: &CompareArgs) -> Result<()> {
+    let comparison = compare::compare(&DisbReport::read(&args.before)?, &DisbReport::read(&args.after)?);
+    if args.json {
+        say!("{}", serde_json::to_string_pretty(&comparison)?);
+    } else {
+        say!("{comparison}");
+    }
     Ok(())
 }

@@ -1,0 +1,83 @@
+//! What the run had to reach, and how the page is to be read.
+
+use super::markup::Markup;
+use super::table::Head::{Number, Text};
+use super::text::{NOTHING, ratio, significant};
+use crate::disb::report::DisbReport;
+
+/// Draws the table of checks, unless there is none.
+pub(super) fn draw(m: &mut Markup, report: &DisbReport) {
+    if report.checks.is_empty() {
+        return;
+    }
+    m.element("section", &[("id", &"checks")], |m| {
+        m.leaf("h2", &[], "Checks");
+        let heads =
+            [Text("workload"), Text("what"), Number("measured"), Number("bound"), Number("noise"), Text("")];
+        m.table(&heads, |m| {
+            for check in &report.checks {
+                let side = if check.at_least { "≥" } else { "≤" };
+                m.row(if check.met { "" } else { "missed" }, |m| {
+                    m.cell(&check.workload);
+                    m.cell(&check.what);
+                    m.number(ratio(check.value));
+                    m.number(format!("{side} {}", ratio(check.bound)));
+                    m.number(if check.noise == 0.0 { NOTHING.into() } else { significant(check.noise, 2) });
+                    let (class, verdict) =
+                        if check.met { ("good", "✓ met") } else { ("bad", "✗ not met") };
+                    m.cell_of(class, verdict);
+                });
+            }
+        });
+        m.p("note", "The noise widens the bound: A against A, half the 95 % confidence interval.");
+    });
+}
+
+/// Draws the notes on the method.
+pub(super) fn draw_method(m: &mut Markup) {
+    m.element("section", &[("id", &"method")], |m| {
+        m.leaf("h2", &[], "How to read this");
+        for (head, text) in METHOD {
+            m.element("p", &[("class", &"method")], |m| {
+                m.leaf("b", &[], head);
+                m.text(" ");
+                m.text(text);
+            });
+        }
+    });
+}
+
+const METHOD: [(&str, &str); 6] = [
+    (
+        "Open loop.",
+        "Real-time clients with a rate ask at their times whatever the server does. Latency counts from the \
+         scheduled arrival, so a server that stalls cannot hide the requests that it kept from being sent; \
+         arrivals that were never sent count with the time after which they were given up.",
+    ),
+    (
+        "Interleaved.",
+        "A repetition plays every condition of every system, then comes the next one, so that a machine that \
+         drifts disturbs all alike. Arrivals depend on seed, workload and repetition alone: all conditions of a \
+         repetition see the same ones. Ratios are taken inside a repetition.",
+    ),
+    (
+        "Noise.",
+        "The reference is played twice in each repetition. What it shows against itself (A against A) is what \
+         no other difference may be smaller than to mean anything.",
+    ),
+    (
+        "Schemes.",
+        "rt-only runs no best-effort work; sequential runs one task after the other; concurrent lets all \
+         compete as equals; wait favours real-time work at block boundaries; reset also kills running blocks.",
+    ),
+    (
+        "Bounds.",
+        "Real-time clients leave 1 − their busy share under rt-only. Best-effort work cannot have more without \
+         taking it from them; its share of that bound says how much of what was left idle was put to use.",
+    ),
+    (
+        "Saturated.",
+        "Where a client asks for more than the system can hold, a queue grows until the run ends. Its latency \
+         then says how long the run was, and is shown as a lower bound.",
+    ),
+];

@@ -1,0 +1,183 @@
+//! The top of the page: what came of it in a sentence, a few numbers, where and how.
+
+use super::markup::Markup;
+use super::text::{count, counted, date, percent, range, ratio, significant, time_us};
+use super::view::{self, Ours};
+use crate::disb::report::{Check, ConditionResult, DisbReport};
+
+/// Draws title, verdict, warnings, numbers and facts.
+pub(super) fn draw(m: &mut Markup, report: &DisbReport) {
+    m.element("header", &[], |m| {
+        m.p("eyebrow", format!("reef · DISB · {}", date(report.machine.unix_time_s)));
+        m.leaf("h1", &[], "Real-time inference beside best-effort work");
+        verdict(m, report);
+        warnings(m, report);
+        tiles(m, report);
+        facts(m, report);
+    });
+}
+
+fn verdict(m: &mut Markup, report: &DisbReport) {
+    let (met, all) = report.checks_met();
+    if all == 0 {
+        let played = counted(report.workloads.len(), "workload");
+        return m.p("verdict", format!("{played} played; nothing had to be reached."));
+    }
+    if met == all {
+        let checks = if all == 1 { "The check is".to_string() } else { format!("All {all} checks are") };
+        return m.element("p", &[("class", &"verdict good")], |m| {
+            m.leaf("b", &[], "✓");
+            m.text(format!(" {checks} met."));
+        });
+    }
+    let missed: Vec<&Check> = report.checks.iter().filter(|check| !check.met).collect();
+    m.element("p", &[("class", &"verdict bad")], |m| {
+        m.leaf("b", &[], format!("{met} of {all} checks met."));
+        m.text(format!(" Missed: {}.", missed_in_words(&missed)));
+    });
+}
+
+/// The first few checks that were missed, and how many more there are.
+fn missed_in_words(missed: &[&Check]) -> String {
+    const NAMED: usize = 3;
+    let mut names: Vec<String> = missed.iter().take(NAMED).map(|check| in_words(check)).collect();
+    if missed.len() > NAMED {
+        names.push(format!("and {} more", missed.len() - NAMED));
+    }
+    names.join("; ")
+}
+
+fn in_words(check: &Check) -> String {
+    let side = if check.at_least { "at least" } else { "at most" };
+    let (value, bound) = (ratio(check.value), ratio(check.bound));
+    format!("{}, {} ({value}, had to be {side} {bound})", check.workload, check.what)
+}
+
+fn warnings(m: &mut Markup, report: &DisbReport) {
+    if report.others_cpu.disturbed() {
+        m.element("p", &[("class", &"warning")], |m| {
+            let warning = report.others_cpu.to_string();
+            m.text(warning.trim());
+        });
+    }
+    if report.setup.small {
+        m.p(
+            "warning",
+            "Low-resolution variants of the models: these numbers only show that the benchmark works.",
+        );
+    }
+    if report.machine.profile != "release" {
+        m.p("warning", format!("Built as {}, not release: times mean nothing.", report.machine.profile));
+    }
+}
+
+/// A number that stands for many.
+struct Tile {
+    value: Option<String>,
+    name: String,
+}
+
+/// What the scheme that the report is about reached, over all workloads that it could hold.
+fn tiles(m: &mut Markup, report: &DisbReport) {
+    let Some(hero) = view::hero(report) else { return };
+    let reference = view::reference_name(report);
+    let held = || view::ours(report).filter_map(|ours| ours.condition(hero)).filter(|c| !c.saturated);
+    let latency = |condition: &ConditionResult| Some(condition.real_time.to_reference?.mean.value);
+    let throughput = |condition: &ConditionResult| Some(condition.overall.to_reference?.value);
+    let share = |condition: &ConditionResult| Some(condition.best_effort.as_ref()?.of_bound?.value);
+    let preempt = |condition: &ConditionResult| Some(condition.device.as_ref()?.preempt_us?.p50);
+    let tiles = [
+        Tile {
+            value: times(range(held().filter_map(latency), ratio)),
+            name: format!("mean real-time latency against {reference}"),
+        },
+        Tile {
+            value: times(range(held().filter_map(throughput), |value| significant(value, 3))),
+            name: format!("overall throughput against {reference}"),
+        },
+        Tile {
+            value: range(held().filter_map(share), percent),
+            name: "of what is left goes to best-effort work".into(),
+        },
+        Tile { value: range(held().filter_map(preempt), time_us), name: "preemption latency, median".into() },
+    ];
+    if tiles.iter().all(|tile| tile.value.is_none()) {
+        return;
+    }
+    let played = counted(held().count(), "workload");
+    m.p("tiles-title", format!("{hero}, over {played}"));
+    m.div("tiles", |m| {
+        for tile in tiles {
+            let Some(value) = tile.value else { continue };
+            m.div("tile", |m| {
+                m.leaf("b", &[], value);
+                m.leaf("span", &[], tile.name);
+            });
+        }
+    });
+}
+
+fn times(range: Option<String>) -> Option<String> {
+    range.map(|range| format!("{range} ×"))
+}
+
+fn facts(m: &mut Markup, report: &DisbReport) {
+    let (machine, setup) = (&report.machine, &report.setup);
+    let mut facts: Vec<(&str, String)> = Vec::new();
+    let cpu = machine.cpu.as_deref().unwrap_or("unknown processor");
+    let kernel = machine.kernel.as_ref().map(|kernel| format!(", kernel {kernel}")).unwrap_or_default();
+    let governor = machine.governor.as_ref().map(|name| format!(", governor {name}")).unwrap_or_default();
+    facts.push(("Machine", format!("{cpu}, {}{kernel}{governor}", counted(machine.cores, "core"))));
+    let cus = if setup.cus > 0 { format!(", {}", counted(setup.cus, "compute unit")) } else { String::new() };
+    let via = match setup.via.as_str() {
+        "engine" => "asked in-process".to_string(),
+        "http" => "asked over HTTP".to_string(),
+        url => format!("asked at {url}"),
+    };
+    facts.push(("Device", format!("{}{cus}; {via}", machine.device)));
+    facts.push(("Build", format!("{}, {}", machine.rustc, machine.profile)));
+    if let Some([one, five, fifteen]) = machine.load_average {
+        let others = report.others_cpu.0.map(|share| format!("; others took {} meanwhile", percent(share)));
+        let load = format!("{one:.2}, {five:.2}, {fifteen:.2} (1, 5, 15 minutes before the run)");
+        facts.push(("Load", load + &others.unwrap_or_default()));
+    }
+    facts.push(("Run", run(report)));
+    facts.push(("Noise", noise(report)));
+    m.element("dl", &[("class", &"facts")], |m| {
+        for (name, fact) in facts {
+            m.leaf("dt", &[], name);
+            m.leaf("dd", &[], fact);
+        }
+        m.leaf("dt", &[], "Command");
+        m.element("dd", &[], |m| m.leaf("code", &[], &machine.command));
+    });
+}
+
+fn run(report: &DisbReport) -> String {
+    let setup = &report.setup;
+    let seconds = range(report.workloads.iter().map(|workload| workload.seconds), |s| significant(s, 3));
+    let seconds =
+        seconds.map(|seconds| format!("{seconds} s per condition and repetition, ")).unwrap_or_default();
+    let rate =
+        if setup.rate.is_empty() { String::new() } else { format!(", rates {}", setup.rate.join(", ")) };
+    let (repeats, warm_up) = (counted(setup.repeats, "repetition"), significant(setup.warm_up_s, 2));
+    format!("{repeats}, {seconds}{warm_up} s of warm-up, seed {}{rate}", count(setup.seed))
+}
+
+fn noise(report: &DisbReport) -> String {
+    let bars = match report.setup.repeats {
+        0 | 1 => "one repetition only: no interval is known".to_string(),
+        repeats => format!("± is half the 95 % confidence interval over {repeats} repetitions"),
+    };
+    let against_itself = |ours: Ours<'_>| Some(ours.again()?.real_time.to_reference?.mean.value - 1.0);
+    let differences = view::ours(report).filter_map(against_itself).map(f64::abs);
+    let largest = differences.filter(|difference| difference.is_finite()).reduce(f64::max);
+    match largest {
+        Some(largest) => format!(
+            "{bars}; the reference was played twice (A against A), and its mean latency differs from itself by \
+             {} at most",
+            percent(largest)
+        ),
+        None => format!("{bars}; no condition was played twice"),
+    }
+}
