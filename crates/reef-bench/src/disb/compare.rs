@@ -5,8 +5,8 @@
 //!
 //! | metric | noise of the difference | floor |
 //! |---|---|---|
-//! | estimates (ratios, shares, rates) | both standard errors, from the half widths of the 95 % intervals | 2 % |
-//! | absolute ones | what a condition that was played twice differs from itself, the larger of both runs | 2 % |
+//! | estimates (ratios, shares, rates) | both standard errors, from the widths of the intervals | 2 % |
+//! | absolute ones | what a condition played twice differs from itself, the larger of both | 2 % |
 //! | any whose noise neither run knows | – | 5 % |
 //!
 //! For a condition that was played once, the one of the same system and workload that was played twice stands
@@ -205,6 +205,7 @@ impl Metric {
 type OfSummary = fn(&Summary) -> f64;
 type OfRatios = fn(&LatencyRatios) -> Estimate;
 type OfCondition = fn(&ConditionResult) -> Option<f64>;
+type Of<'a> = &'a dyn Fn(&ConditionResult) -> Option<f64>;
 
 const LATENCIES: [(Metric, OfSummary); 4] = [
     (Metric::less("mean latency", "µs"), |latency| latency.mean),
@@ -335,7 +336,7 @@ impl Systems<'_> {
         comparison: &mut Comparison,
         place: &Place,
         conditions: [&ConditionResult; 2],
-        (metric, of): (&Metric, &dyn Fn(&ConditionResult) -> Option<f64>),
+        (metric, of): (&Metric, Of<'_>),
     ) {
         let noises = self.systems.map(|system| against_itself(system, &place.condition, of));
         let noise = noises.into_iter().flatten().reduce(f64::max);
@@ -356,13 +357,9 @@ impl Systems<'_> {
     }
 }
 
-/// How much a metric of a condition differs from itself, relatively: of the same condition where it was played
-/// twice, otherwise of any that was.
-fn against_itself(
-    system: &SystemResult,
-    condition: &str,
-    of: &dyn Fn(&ConditionResult) -> Option<f64>,
-) -> Option<f64> {
+/// How much a metric of a condition differs from itself, relatively: of the same condition where it was
+/// played twice, otherwise of any that was.
+fn against_itself(system: &SystemResult, condition: &str, of: Of<'_>) -> Option<f64> {
     let difference = |again: &ConditionResult| {
         let first = system.conditions.iter().find(|first| !first.again && first.name == again.name)?;
         let (first, again) = (of(first)?, of(again)?);

@@ -13,8 +13,8 @@ const TOP: f64 = 30.0;
 const BOTTOM: f64 = 26.0;
 const HEIGHT: f64 = 270.0;
 /// What the page has room for.
-const WIDTH_MAX: f64 = 1140.0;
-const GROUP_WIDTH: f64 = 176.0;
+const WIDTH_MAX: f64 = 1180.0;
+const GROUP_WIDTH: f64 = 184.0;
 const BAR_MAX: f64 = 46.0;
 /// Groups in a row where there is little room.
 const FEW: usize = 3;

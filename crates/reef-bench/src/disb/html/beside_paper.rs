@@ -36,8 +36,8 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport) {
 }
 
 const LEAD: &str = "The paper's numbers are of an AMD MI50 (section 7.2), ours of the machine above, so only \
-    ratios compare. Rates are scaled to the same load, but what a best-effort request costs beside a real-time \
-    one differs, and with it what throughput can be reached.";
+    ratios compare. Rates are scaled to the same load, but what a best-effort request costs beside a \
+    real-time one differs, and with it what throughput can be reached.";
 
 fn ratios(m: &mut Markup, both: &[(Ours<'_>, &Figures)], value: Value, said: Paper) {
     let heads: [Head<'_>; 7] = [

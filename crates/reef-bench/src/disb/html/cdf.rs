@@ -45,8 +45,8 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport, palette: &Palette) {
     });
 }
 
-const LEAD: &str = "Share of a client's requests that were answered within a time from their scheduled arrival. \
-    The closer a curve is to rt-only, the better. Time is logarithmic where it varies widely.";
+const LEAD: &str = "Share of a client's requests that were answered within a time from their scheduled \
+    arrival. The closer a curve is to rt-only, the better. Time is logarithmic where it varies widely.";
 
 fn plots<'a>(ours: Ours<'a>, palette: &Palette) -> Vec<LinePlot<'a>> {
     let real_time = ours.workload.clients.iter().filter(|client| client.class == ClassName::RealTime);

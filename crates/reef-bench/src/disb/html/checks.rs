@@ -57,27 +57,29 @@ const METHOD: [(&str, &str); 6] = [
     (
         "Interleaved.",
         "A repetition plays every condition of every system, then comes the next one, so that a machine that \
-         drifts disturbs all alike. Arrivals depend on seed, workload and repetition alone: all conditions of a \
-         repetition see the same ones. Ratios are taken inside a repetition.",
+         drifts disturbs all alike. Arrivals depend on seed, workload and repetition alone: all conditions \
+         of a repetition see the same ones. Ratios are taken inside a repetition.",
     ),
     (
         "Noise.",
-        "The reference is played twice in each repetition. What it shows against itself (A against A) is what \
-         no other difference may be smaller than to mean anything.",
+        "The reference is played twice in each repetition. What it shows against itself (A against A) is \
+         what no other difference may be smaller than to mean anything.",
     ),
     (
         "Schemes.",
         "rt-only runs no best-effort work; sequential runs one task after the other; concurrent lets all \
-         compete as equals; wait favours real-time work at block boundaries; reset also kills running blocks.",
+         compete as equals; wait favours real-time work at block boundaries; reset also kills running \
+         blocks.",
     ),
     (
         "Bounds.",
-        "Real-time clients leave 1 − their busy share under rt-only. Best-effort work cannot have more without \
-         taking it from them; its share of that bound says how much of what was left idle was put to use.",
+        "Real-time clients leave 1 − their busy share under rt-only. Best-effort work cannot have more \
+         without taking it from them; its share of that bound says how much of what was left idle was \
+         put to use.",
     ),
     (
         "Saturated.",
-        "Where a client asks for more than the system can hold, a queue grows until the run ends. Its latency \
-         then says how long the run was, and is shown as a lower bound.",
+        "Where a client asks for more than the system can hold, a queue grows until the run ends. Its \
+         latency then says how long the run was, and is shown as a lower bound.",
     ),
 ];

@@ -84,9 +84,9 @@ fn latency_note(reference: &str) -> String {
 
 fn throughput_note(reference: &str) -> String {
     format!(
-        "Answers per second of both classes, as a ratio to {reference} (line at 1). Higher is better, but only \
-         what leaves (a) at 1 is free. Dash across a bar: its bound, if best-effort work got exactly what \
-         real-time clients leave."
+        "Answers per second of both classes, as a ratio to {reference} (line at 1). Higher is better, but \
+         only what leaves (a) at 1 is free. Dash across a bar: its bound, if best-effort work got exactly \
+         what real-time clients leave."
     )
 }
 

@@ -2,14 +2,15 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | `markup`, `svg`, `table` | writing elements, drawings and tables; everything that is text is escaped there |
+//! | `markup`, `svg`, `table` | writing elements, drawings and tables; text is escaped there |
 //! | `text`, `scale`, `palette` | numbers for people; places on axes; which colour belongs to what |
 //! | `view` | what all the others ask of a report |
 //! | `bars`, `rows`, `lines` | the kinds of plots |
-//! | `summary`, `headline`, `preemption`, `cdf`, `timeline`, `peers`, `beside_paper`, `details`, `checks` | sections |
+//! | `summary`, `headline`, `preemption`, `cdf`, `timeline` | sections with figures |
+//! | `peers`, `beside_paper`, `details`, `checks` | sections with tables |
 //!
-//! A section that has nothing to show is left out. A number that is none is shown as a dash, and never reaches
-//! a drawing.
+//! A section that has nothing to show is left out. A number that is none is shown as a dash, and never
+//! reaches a drawing.
 
 mod bars;
 mod beside_paper;

@@ -50,8 +50,8 @@ impl Palette {
         format!("c-further-{}", index % FURTHER)
     }
 
-    /// What the colour of a system's condition goes by: conditions of the first system have one each, any other
-    /// system one for all.
+    /// What the colour of a system's condition goes by: conditions of the first system have one each, any
+    /// other system one for all.
     pub(super) fn key<'a>(&self, system: &'a SystemResult, condition: &'a str) -> &'a str {
         if self.further_systems.contains(&system.name) { &system.name } else { condition }
     }

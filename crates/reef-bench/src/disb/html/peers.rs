@@ -30,8 +30,8 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport, palette: &Palette) {
 }
 
 const LEAD: &str = "Every system gets the same arrivals. Ratios are to the system's own reference, so that a \
-    system that is slower alone has no advantage; milliseconds are absolute. Dot: mean; line: up to p99; on a \
-    logarithmic axis from 1.";
+    system that is slower alone has no advantage; milliseconds are absolute. Dot: mean; line: up to p99; \
+    on a logarithmic axis from 1.";
 
 fn table(m: &mut Markup, workload: &WorkloadResult, palette: &Palette) {
     let all = || workload.systems.iter().flat_map(view::firsts);

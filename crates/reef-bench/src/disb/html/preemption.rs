@@ -65,8 +65,8 @@ pub(super) fn draw_waste(m: &mut Markup, report: &DisbReport, palette: &Palette)
     });
 }
 
-const WASTE_LEAD: &str = "A killed block runs again from its begin; what it had done is lost. Compute-unit time: \
-    one unit busy for a millisecond is a millisecond, eight units are eight.";
+const WASTE_LEAD: &str = "A killed block runs again from its begin; what it had done is lost. Compute-unit \
+    time: one unit busy for a millisecond is a millisecond, eight units are eight.";
 
 fn device(condition: &ConditionResult) -> Option<&DeviceResult> {
     condition.device.as_ref()

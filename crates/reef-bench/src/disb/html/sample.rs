@@ -1,5 +1,6 @@
 //! A made-up report with everything in it, to develop and test pages and comparisons with: all workloads of
-//! DISB, all schemes and the reference a second time, a peer on three workloads, micro-benchmarks, a timeline.
+//! DISB, all schemes and the reference a second time, a peer on three workloads, micro-benchmarks, a
+//! timeline.
 
 use crate::disb::report::*;
 use crate::disb::workload::ClassName;
@@ -272,7 +273,13 @@ fn condition(shape: &Shape, case: Case, again: bool, speed: f64) -> ConditionRes
     let is_reference = matches!(name, "rt-only" | "alone");
     let saturated = shape.name == "B" && mean > 5.0;
     let client = |index: usize, class| client(shape, case, index, class, (saturated, speed, is_reference));
-    let real_time = shape.real_time.iter().map(|&index| client(index, ClassName::RealTime));
+    let real_time = shape.real_time.iter().map(|&index| {
+        let result = client(index, ClassName::RealTime);
+        ClientResult {
+            to_reference: if again { Some(ratios(mean, p99)) } else { result.to_reference },
+            ..result
+        }
+    });
     let best_effort = shape.best_effort.iter().map(|&index| client(index, ClassName::BestEffort));
     let per_s = shape.rate_hz * shape.real_time.len() as f64;
     let pooled = latency(30.0 * speed, mean, p99, (per_s * 300.0) as u64).0;

@@ -174,8 +174,8 @@ fn noise(report: &DisbReport) -> String {
     let largest = differences.filter(|difference| difference.is_finite()).reduce(f64::max);
     match largest {
         Some(largest) => format!(
-            "{bars}; the reference was played twice (A against A), and its mean latency differs from itself by \
-             {} at most",
+            "{bars}; the reference was played twice (A against A), and its mean latency differs from \
+             itself by {} at most",
             percent(largest)
         ),
         None => format!("{bars}; no condition was played twice"),
