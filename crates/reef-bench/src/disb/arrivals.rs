@@ -1,9 +1,9 @@
 //! From a client's specification to the times at which it asks, in one repetition.
 //!
 //! Invariant: the times are a function of the workload, the seed, the repetition and the length alone, so
-//! every condition of a repetition sees the same ones. Repetitions of random clients differ; a trace is played
-//! piece by piece, the next repetition going on where the last one ended (and from the start again at its
-//! end).
+//! every condition of a repetition sees the same ones. Repetitions of random clients differ; a trace is
+//! played piece by piece, the next repetition going on where the last one ended (and from the start again at
+//! its end).
 
 use std::time::Duration;
 

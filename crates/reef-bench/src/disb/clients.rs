@@ -5,9 +5,12 @@
 //!
 //! | arrivals | due | handed out | ends |
 //! |---|---|---|---|
-//! | open | as scheduled | in order; with *newest only* what is overdue but for the last is dropped | with the schedule; what is left `grace` later is unsent |
-//! | closed | when a caller is free, after its pause | one per caller | real-time: at the end of the run; best-effort: when all real-time requests have been answered |
-//! | after | so long after each answer of the other client | in order | when the other client has ended |
+//! | open | as scheduled | in order | with the schedule |
+//! | closed | after a caller's pause | to that caller | with the run, best-effort clients later |
+//! | after | so long after each answer of the other client | in order | when that client has ended |
+//!
+//! With *newest only* an open loop drops what is overdue but for the last. What an open loop has not handed
+//! out `grace` after the end is unsent.
 //!
 //! Best-effort clients go on beyond the end of the run until the last real-time request is answered, so that
 //! none of these finishes on an empty device.

@@ -188,12 +188,15 @@ impl System for UrlSystem {
     }
 }
 
+/// Makes a caller of a client, with inputs from a seed.
+type MakeCaller<'a> = &'a dyn Fn(&RunClient, u64) -> Result<Box<dyn Caller>, BenchError>;
+
 /// Callers of a run's clients; none for best-effort clients where they do not take part.
 fn callers(
     run: &Run,
     best_effort: bool,
     seed: u64,
-    caller: &dyn Fn(&RunClient, u64) -> Result<Box<dyn Caller>, BenchError>,
+    caller: MakeCaller<'_>,
 ) -> Result<Callers, BenchError> {
     let mut callers = Callers::new();
     for client in &run.clients {

@@ -1,9 +1,9 @@
 //! What is played and what plays it: one *run* is a set of clients under one *condition* of one *system*.
 //!
-//! A system is whatever answers inferences: our engine (in-process or over HTTP) under one of its schemes, any
-//! server at a URL, or a peer such as ONNX Runtime behind an adapter. All of them get the same [`Run`], so
-//! that arrivals are the same to the nanosecond, and give back the same [`Played`]: one record per request.
-//! What is made of the records is the same code for all.
+//! A system is whatever answers inferences: our engine (in-process or over HTTP) under one of its schemes,
+//! any server at a URL, or a peer such as ONNX Runtime behind an adapter. All of them get the same [`Run`],
+//! so that arrivals are the same to the nanosecond, and give back the same [`Played`]: one record per
+//! request. What is made of the records is the same code for all.
 
 use std::time::Duration;
 
@@ -133,7 +133,8 @@ pub struct DeviceUse {
 /// What came of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Played {
-    /// In the order of [`Run::clients`]. Best-effort clients that the condition does not admit have no record.
+    /// In the order of [`Run::clients`]. Best-effort clients that the condition does not admit have no
+    /// record.
     pub clients: Vec<PlayedClient>,
     /// The device, where the system tells.
     pub device: Option<DeviceUse>,

@@ -102,8 +102,8 @@ pub struct WorkloadResult {
     pub seconds: f64,
     /// Its clients.
     pub clients: Vec<ClientFacts>,
-    /// Offered load of its open-loop real-time clients: sum of rate × time alone. `None` where one is a closed
-    /// loop.
+    /// Offered load of its open-loop real-time clients: sum of rate × time alone. `None` where one is a
+    /// closed loop.
     pub offered: Option<f64>,
     /// What played it; ours first.
     pub systems: Vec<SystemResult>,
@@ -133,8 +133,8 @@ pub struct ClientFacts {
 pub struct SystemResult {
     /// Its name.
     pub name: String,
-    /// One per condition in the order of reports, the reference first. A condition that was played twice, as A
-    /// against A, comes twice; the second one says so.
+    /// One per condition in the order of reports, the reference first. A condition that was played twice, as
+    /// A against A, comes twice; the second one says so.
     pub conditions: Vec<ConditionResult>,
 }
 
@@ -158,8 +158,8 @@ pub struct ConditionResult {
     pub overall: OverallResult,
     /// The device, where the system tells.
     pub device: Option<DeviceResult>,
-    /// Processors that the system kept busy on average; the load generator's part is included where both share
-    /// a process.
+    /// Processors that the system kept busy on average; the load generator's part is included where both
+    /// share a process.
     pub cpus_busy: Option<f64>,
     /// Resident memory at the end, bytes; the largest of all repetitions.
     pub memory_bytes: Option<u64>,
@@ -172,8 +172,8 @@ pub struct ConditionResult {
 pub struct ClientResult {
     /// Its name.
     pub name: String,
-    /// From the scheduled arrival to the answer. Requests that were never sent count with the time after which
-    /// they were given up, so that percentiles of a saturated client are lower bounds.
+    /// From the scheduled arrival to the answer. Requests that were never sent count with the time after
+    /// which they were given up, so that percentiles of a saturated client are lower bounds.
     pub latency_us: Option<Summary>,
     /// Latency as a multiple of the model's median time alone, in the same repetition.
     pub slowdown: Option<Summary>,
@@ -224,8 +224,8 @@ pub struct RealTimeResult {
     pub slowdown_to_reference: Option<LatencyRatios>,
     /// Answers per second.
     pub per_s: Estimate,
-    /// Share of the time in which a real-time task was on the device (or, where the system does not say, being
-    /// answered).
+    /// Share of the time in which a real-time task was on the device (or, where the system does not say,
+    /// being answered).
     pub busy: Estimate,
     /// Deadlines missed.
     pub misses: u64,

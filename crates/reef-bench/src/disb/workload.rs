@@ -1,4 +1,5 @@
-//! Workloads: which clients ask which model when. A workload is a TOML file; the benchmark's own are built in.
+//! Workloads: which clients ask which model when. A workload is a TOML file; the benchmark's own are built
+//! in.
 //!
 //! ```toml
 //! name = "parking"
@@ -547,7 +548,7 @@ fn read_track(text: &str, track: &str) -> Result<Track, String> {
         let known = raw.arrivals.keys().cloned().collect::<Vec<_>>().join(", ");
         return Err(format!("there is no track '{track}'; there are {known}"));
     };
-    if let Some(time) = times.iter().find(|time| !(**time >= 0.0)) {
+    if let Some(time) = times.iter().find(|time| time.is_nan() || **time < 0.0) {
         return Err(format!("track '{track}' has an arrival at {time}"));
     }
     let mut times: Vec<Nanos> = times.iter().map(|time| Nanos((time * unit_ns) as u64)).collect();

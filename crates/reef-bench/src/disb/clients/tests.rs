@@ -1,3 +1,5 @@
+//! The load against callers that answer as they are told: nothing is lost, and a stall is seen.
+
 use std::sync::Arc;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Results against numbers that were worked out by hand.
+
 use super::*;
 use crate::disb::play::{DeviceUse, RunClient};
 

@@ -1,3 +1,5 @@
+//! Workloads: what is refused, what is built in, what scaling keeps.
+
 use super::*;
 
 fn parse(text: &str) -> Result<Workload, BenchError> {
