@@ -96,6 +96,8 @@ pub fn compare(before: &DisbReport, after: &DisbReport) -> Comparison {
     let repeats = [before.setup.repeats, after.setup.repeats];
     let pairs = matched(&before.workloads, &after.workloads, |workload| &workload.name);
     for workloads in comparison.both(pairs, |name| format!("workload {name}")) {
+        let pairs = matched(&workloads[0].clients, &workloads[1].clients, |client| &client.name);
+        comparison.both(pairs, |name| format!("{}: client {name}", workloads[0].name));
         let pairs = matched(&workloads[0].systems, &workloads[1].systems, |system| &system.name);
         for systems in comparison.both(pairs, |name| format!("{}: system {name}", workloads[0].name)) {
             Systems { workloads, systems, repeats }.compare(&mut comparison);
@@ -293,9 +295,11 @@ impl Systems<'_> {
             clients[0].iter().any(|client| client.name == name && client.class == class)
         };
         let count = |class| clients[0].iter().filter(|client| client.class == class).count();
-        let pairs = matched(&conditions[0].clients, &conditions[1].clients, |client| &client.name);
-        for results in comparison.both(pairs, |name| format!("{place}: client {name}")) {
-            let name = results[0].name.clone();
+        for one in &conditions[0].clients {
+            let Some(other) = conditions[1].clients.iter().find(|other| other.name == one.name) else {
+                continue;
+            };
+            let (results, name) = ([one, other], one.name.clone());
             let place = Place { client: Some(name.clone()), ..place.clone() };
             if count(ClassName::RealTime) > 1 && is_of(ClassName::RealTime, &name) {
                 self.client(comparison, &place, conditions, results);
@@ -616,6 +620,7 @@ mod tests {
         less.workloads[2].systems.truncate(1);
         less.workloads[0].systems[0].conditions.retain(|condition| condition.name != "wait");
         less.workloads[0].systems[0].conditions.last_mut().unwrap().device = None;
+        less.workloads[1].clients.pop();
         let comparison = compare(&sample(), &less);
         let named = [
             "A, reef: condition wait",
@@ -623,6 +628,7 @@ mod tests {
             "A, reef, reset: preemption latency p99",
             "A, reef, reset: wasted share",
             "workload B",
+            "C: client distilbert be",
             "D: system onnxruntime 1.23",
         ];
         let mut only = comparison.only_before.clone();

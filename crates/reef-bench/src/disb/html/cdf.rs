@@ -70,7 +70,11 @@ fn plot<'a>(ours: Ours<'a>, client: &ClientFacts, palette: &Palette) -> Option<L
     let times = || lines.iter().flat_map(|line| line.places.iter().map(|place| place.0));
     let (low, high) = extent(times())?;
     let wide = low > 0.0 && high / low > WIDE_RANGE;
-    let scale = if wide { Scale::log(times(), 1.05) } else { Scale::linear([low * 0.98, high * 1.02]) };
+    let scale = if wide {
+        Scale::log(times(), 1.12)
+    } else {
+        Scale::linear([low - (high - low) * 0.05, high + (high - low) * 0.03])
+    };
     let deadline = client.deadline_ms.map(|ms| ms * 1e3).filter(|&us| us > scale.from && us < scale.to);
     Some(LinePlot {
         title: client.name.clone(),

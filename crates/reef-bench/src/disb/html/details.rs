@@ -8,9 +8,10 @@ use super::text::{
 };
 use super::view;
 use crate::disb::report::{
-    ClientFacts, ClientResult, ConditionResult, DisbReport, Estimate, LatencyRatios, SystemResult,
-    WorkloadResult,
+    ClientFacts, ClientResult, ConditionResult, DisbReport, Estimate, LatencyRatios, RealTimeResult,
+    SystemResult, WorkloadResult,
 };
+use crate::disb::workload::ClassName;
 use crate::recorder::Summary;
 use crate::report::Part;
 
@@ -145,33 +146,53 @@ fn took_part(result: &ClientResult) -> bool {
 }
 
 fn latencies(m: &mut Markup, workload: &WorkloadResult, system: &SystemResult, palette: &Palette) {
-    let mut heads = vec![Text("condition"), Number("answers"), Number("mean [ms]")];
+    let mut heads = vec![Text("condition"), Number("count"), Number("mean [ms]")];
     heads.extend(["p50", "p90", "p95", "p99", "max"].map(Number));
     heads.extend([Number("slowdown p50"), Number("p99"), Number("answers/s")]);
+    let row = |m: &mut Markup, condition: &ConditionResult, latency: &Latency<'_>| {
+        m.row(if latency.saturated { "saturated" } else { "" }, |m| {
+            condition_cell(m, condition, system, palette);
+            latency_cells(m, latency);
+        });
+    };
     m.table(&heads, |m| {
+        if workload.clients.iter().filter(|client| client.class == ClassName::RealTime).count() > 1 {
+            m.row_over(heads.len(), "all real-time clients");
+            for condition in &system.conditions {
+                let ConditionResult { real_time, saturated, .. } = condition;
+                let RealTimeResult { latency_us, slowdown, per_s, .. } = real_time;
+                let (latency_us, slowdown) = (latency_us.as_ref(), slowdown.as_ref());
+                row(m, condition, &Latency { latency_us, slowdown, per_s: *per_s, saturated: *saturated });
+            }
+        }
         for (client, results) in by_client(workload, system) {
             m.row_over(heads.len(), format!("{} ({})", client.name, client.class));
             for (condition, result) in results {
-                m.row(if result.saturated { "saturated" } else { "" }, |m| {
-                    condition_cell(m, condition, system, palette);
-                    latency_cells(m, result.latency_us.as_ref());
-                    let slowdown = |of: fn(&Summary) -> f64| {
-                        maybe(result.slowdown.as_ref(), |summary| ratio(of(summary)))
-                    };
-                    m.number(slowdown(|summary| summary.p50));
-                    m.number(slowdown(|summary| summary.p99));
-                    m.number(rate(result.per_s));
-                });
+                let ClientResult { latency_us, slowdown, per_s, saturated, .. } = result;
+                let (latency_us, slowdown) = (latency_us.as_ref(), slowdown.as_ref());
+                row(m, condition, &Latency { latency_us, slowdown, per_s: *per_s, saturated: *saturated });
             }
         }
     });
 }
 
-fn latency_cells(m: &mut Markup, latency: Option<&Summary>) {
+/// What a row about latency shows.
+struct Latency<'a> {
+    latency_us: Option<&'a Summary>,
+    slowdown: Option<&'a Summary>,
+    per_s: Estimate,
+    saturated: bool,
+}
+
+fn latency_cells(m: &mut Markup, row: &Latency<'_>) {
+    let latency = row.latency_us;
     m.number(maybe(latency, |latency| count(latency.count)));
     let numbers: [fn(&Summary) -> f64; 6] =
         [|s| s.mean, |s| s.p50, |s| s.p90, |s| s.p95, |s| s.p99, |s| s.max];
     numbers.iter().for_each(|of| m.number(maybe(latency, |latency| ms(of(latency)))));
+    m.number(maybe(row.slowdown, |slowdown| ratio(slowdown.p50)));
+    m.number(maybe(row.slowdown, |slowdown| ratio(slowdown.p99)));
+    m.number(rate(row.per_s));
 }
 
 fn rate(per_s: Estimate) -> String {

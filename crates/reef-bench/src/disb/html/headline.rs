@@ -31,6 +31,9 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport, palette: &Palette) {
     if any_saturated(report) {
         m.p("note", SATURATED_NOTE);
     }
+    if view::ours(report).any(is_reference_saturated) {
+        m.p("note bad", "† The reference itself is saturated, so ratios to it mean little.");
+    }
     m.element("dl", &[("class", &"facts")], |m| {
         for workload in &report.workloads {
             m.leaf("dt", &[], &workload.name);
@@ -122,13 +125,19 @@ fn groups(report: &DisbReport, palette: &Palette, names: &[&str], bar: BarOf) ->
             Bar { class: palette.class(name), ..filled.unwrap_or_default() }
         };
         let noise = ours.again().and_then(|again| Some(again.real_time.to_reference?.mean));
-        Group {
-            label: ours.workload.name.clone(),
-            noise: noise.map(noise_band),
-            bars: names.iter().map(bar).collect(),
-        }
+        Group { label: label(ours), noise: noise.map(noise_band), bars: names.iter().map(bar).collect() }
     };
     view::ours(report).map(group).collect()
+}
+
+/// The workload's name, marked where the reference is saturated.
+fn label(ours: Ours<'_>) -> String {
+    let mark = if is_reference_saturated(ours) { " †" } else { "" };
+    format!("{}{mark}", ours.workload.name)
+}
+
+fn is_reference_saturated(ours: Ours<'_>) -> bool {
+    ours.conditions().next().is_some_and(|reference| reference.saturated)
 }
 
 /// What the reference shows against itself, 1 included.

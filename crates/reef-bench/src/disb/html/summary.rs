@@ -50,7 +50,9 @@ fn missed_in_words(missed: &[&Check]) -> String {
 fn in_words(check: &Check) -> String {
     let side = if check.at_least { "at least" } else { "at most" };
     let (value, bound) = (ratio(check.value), ratio(check.bound));
-    format!("{}, {} ({value}, had to be {side} {bound})", check.workload, check.what)
+    let noise =
+        if check.noise == 0.0 { String::new() } else { format!(" ± {}", significant(check.noise, 1)) };
+    format!("{}, {} ({value}, had to be {side} {bound}{noise})", check.workload, check.what)
 }
 
 fn warnings(m: &mut Markup, report: &DisbReport) {

@@ -259,3 +259,12 @@ fn doubtful_numbers_are_said_to_be() {
     report.checks.iter_mut().for_each(|check| check.met = false);
     assert!(page_of(&report).contains("and 2 more"));
 }
+
+#[test]
+fn a_saturated_reference_is_marked() {
+    assert!(!page_of(&sample()).contains('†'));
+    let mut report = sample();
+    report.workloads[1].systems[0].conditions[0].saturated = true;
+    let page = page_of(&report);
+    assert!(page.contains("B †") && page.contains("† The reference itself is saturated"));
+}

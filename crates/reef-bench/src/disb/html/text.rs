@@ -112,7 +112,7 @@ pub(super) fn count(count: u64) -> String {
 pub(super) fn estimate(estimate: Estimate, format: fn(f64) -> String) -> String {
     let value = format(estimate.value);
     let decimals = value.rsplit_once('.').map_or(0, |(_, decimals)| decimals.len());
-    match estimate.half_width.filter(|half| half.is_finite() && estimate.value.is_finite()) {
+    match estimate.half_width.filter(|&half| half.is_finite() && half > 0.0 && estimate.value.is_finite()) {
         Some(half) if half >= 0.5 * 0.1f64.powi(decimals as i32) => format!("{value} ± {half:.decimals$}"),
         Some(half) => format!("{value} ± {}", significant(half, 1)),
         None => value,
@@ -122,8 +122,12 @@ pub(super) fn estimate(estimate: Estimate, format: fn(f64) -> String) -> String 
 /// The same as percentages.
 pub(super) fn estimate_percent(estimate: Estimate) -> String {
     let value = percent(estimate.value);
-    match estimate.half_width.filter(|half| half.is_finite()) {
-        Some(half) => format!("{} ± {}", value.trim_end_matches(" %"), percent(half)),
+    let half = estimate
+        .half_width
+        .map(percent)
+        .filter(|half| half.starts_with(|first: char| first.is_ascii_digit()));
+    match half.filter(|half| half != "0 %" && estimate.value.is_finite()) {
+        Some(half) => format!("{} ± {half}", value.trim_end_matches(" %")),
         None => value,
     }
 }
@@ -240,6 +244,10 @@ mod tests {
         assert_eq!(estimate(Estimate { value: 14.23, half_width: Some(0.06) }, ratio), "14.2 ± 0.1");
         let share = Estimate { value: 0.834, half_width: Some(0.012) };
         assert_eq!(estimate_percent(share), "83 ± 1.2 %");
+        let silent = [Some(0.0), Some(0.000_01), Some(f64::NAN), None];
+        let silent = silent.map(|half_width| estimate_percent(Estimate { half_width, ..share }));
+        assert!(silent.iter().all(|text| text == "83 %"), "{silent:?}");
+        assert_eq!(estimate(Estimate { value: 0.0, half_width: Some(0.0) }, ratio), "0");
     }
 
     #[test]
