@@ -192,12 +192,7 @@ impl System for UrlSystem {
 type MakeCaller<'a> = &'a dyn Fn(&RunClient, u64) -> Result<Box<dyn Caller>, BenchError>;
 
 /// Callers of a run's clients; none for best-effort clients where they do not take part.
-fn callers(
-    run: &Run,
-    best_effort: bool,
-    seed: u64,
-    caller: MakeCaller<'_>,
-) -> Result<Callers, BenchError> {
+fn callers(run: &Run, best_effort: bool, seed: u64, caller: MakeCaller<'_>) -> Result<Callers, BenchError> {
     let mut callers = Callers::new();
     for client in &run.clients {
         let plays = best_effort || client.class == ClassName::RealTime;

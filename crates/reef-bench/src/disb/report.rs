@@ -179,7 +179,7 @@ pub struct ClientResult {
     pub slowdown: Option<Summary>,
     /// Latency as a ratio to the reference condition.
     pub to_reference: Option<LatencyRatios>,
-    /// Latencies in milliseconds at 0, 1, …, 100 % of the requests, for plots.
+    /// Of real-time clients: latencies in milliseconds at 0, 1, …, 100 % of the requests, for plots.
     #[serde(default)]
     pub quantiles_ms: Vec<f64>,
     /// Answers per second.
@@ -354,9 +354,11 @@ pub struct Mark {
 }
 
 impl DisbReport {
-    /// As indented JSON.
+    /// As JSON in one line, numbers with seven significant digits: more was not measured.
     pub fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).expect("a report has no map with other keys than strings")
+        let mut value = serde_json::to_value(self).expect("a report has no map with other keys than strings");
+        round(&mut value);
+        value.to_string()
     }
 
     /// Reads what [`DisbReport::to_json`] wrote.
@@ -376,5 +378,19 @@ impl DisbReport {
     /// Checks that were met, and all.
     pub fn checks_met(&self) -> (usize, usize) {
         (self.checks.iter().filter(|check| check.met).count(), self.checks.len())
+    }
+}
+
+fn round(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(round),
+        Value::Object(fields) => fields.values_mut().for_each(round),
+        Value::Number(number) if number.is_f64() => {
+            let exact = number.as_f64().expect("it is one");
+            let short = format!("{exact:.6e}").parse::<f64>().ok().and_then(serde_json::Number::from_f64);
+            *number = short.unwrap_or_else(|| number.clone());
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }

@@ -94,9 +94,8 @@ impl Tally<'_> {
         let spec = &self.workload.clients[index];
         let latency = |one: &Repeated| latencies(one, index);
         let pooled = pooled(self.own, latency);
-        let plays = self.condition.best_effort || spec.class == ClassName::RealTime;
-        let is_reference = std::ptr::eq(self.own, self.reference);
-        let compared = plays && !is_reference && spec.class == ClassName::RealTime;
+        let real_time = spec.class == ClassName::RealTime;
+        let compared = real_time && !std::ptr::eq(self.own, self.reference);
         let count =
             |of: fn(&PlayedClient) -> u64| self.own.iter().map(|one| of(&one.played.clients[index])).sum();
         ClientResult {
@@ -104,7 +103,7 @@ impl Tally<'_> {
             latency_us: pooled.summary(),
             slowdown: pooled_slowdown(self.own, &[index]).summary(),
             to_reference: compared.then(|| ratios(self.own, self.reference, latency)).flatten(),
-            quantiles_ms: quantiles_ms(&pooled),
+            quantiles_ms: if real_time { quantiles_ms(&pooled) } else { Vec::new() },
             per_s: estimate(self.own, |one| client_per_s(one, index)),
             misses: self.own.iter().map(|one| misses(one, index, spec.deadline)).sum(),
             failed: count(|client| client.failed.len() as u64),
