@@ -44,7 +44,7 @@ impl Machine {
             device: device.to_string(),
             rustc: env!("REEF_BENCH_RUSTC").to_string(),
             profile: env!("REEF_BENCH_PROFILE").to_string(),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: std::env::args().map(quoted).collect::<Vec<_>>().join(" "),
             unix_time_s: since_epoch.map_or(0, |time| time.as_secs()),
         }
     }
@@ -165,6 +165,15 @@ impl CpuTimes {
     }
 }
 
+/// An argument as a shell would have to be given it.
+fn quoted(argument: String) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./=,:+@%".contains(c);
+    match !argument.is_empty() && argument.chars().all(plain) {
+        true => argument,
+        false => format!("'{}'", argument.replace('\'', "'\\''")),
+    }
+}
+
 fn read_line(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_string()).filter(|text| !text.is_empty())
 }
@@ -209,6 +218,13 @@ mod tests {
             Others(Some(0.3)).disturbed() && !Others(Some(0.01)).disturbed() && !Others(None).disturbed()
         );
         assert!(Others(Some(0.3)).to_string().contains("30 %"));
+    }
+
+    #[test]
+    fn a_command_can_be_typed_again() {
+        let arguments = ["--peer", "python3 x.py", "a=1,b", "it's", ""];
+        let typed = arguments.map(|argument| quoted(argument.to_string())).join(" ");
+        assert_eq!(typed, r"--peer 'python3 x.py' a=1,b 'it'\''s' ''");
     }
 
     #[test]

@@ -298,6 +298,13 @@ pub struct Check {
     pub met: bool,
 }
 
+impl Check {
+    /// Whether there was too much noise to say anything.
+    pub fn is_noisy(&self) -> bool {
+        self.noise > super::checks::NOISE_MAX
+    }
+}
+
 /// A stretch of the device's timeline. Times are microseconds from its begin.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timeline {

@@ -116,7 +116,7 @@ impl fmt::Display for Check {
         let side = if self.at_least { "≥" } else { "≤" };
         let sign = if self.at_least { "-" } else { "+" };
         let noise = if self.noise > 0.0 { format!(" {sign} {:.3}", self.noise) } else { String::new() };
-        let verdict = match (self.met, self.noise > super::checks::NOISE_MAX) {
+        let verdict = match (self.met, self.is_noisy()) {
             (true, _) => "met",
             (false, true) => "NOT SHOWN, too much noise",
             (false, false) => "NOT MET",

@@ -23,8 +23,11 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport) {
                     m.number(ratio(check.value));
                     m.number(format!("{side} {}", ratio(check.bound)));
                     m.number(if check.noise == 0.0 { NOTHING.into() } else { significant(check.noise, 2) });
-                    let (class, verdict) =
-                        if check.met { ("good", "✓ met") } else { ("bad", "✗ not met") };
+                    let (class, verdict) = match (check.met, check.is_noisy()) {
+                        (true, _) => ("good", "✓ met"),
+                        (false, true) => ("bad", "✗ not shown: too much noise"),
+                        (false, false) => ("bad", "✗ not met"),
+                    };
                     m.cell_of(class, verdict);
                 });
             }
@@ -58,7 +61,8 @@ const METHOD: [(&str, &str); 6] = [
         "Interleaved.",
         "A repetition plays every condition of every system, then comes the next one, so that a machine that \
          drifts disturbs all alike. Arrivals depend on seed, workload and repetition alone: all conditions \
-         of a repetition see the same ones. Ratios are taken inside a repetition.",
+         of a repetition see the same ones. Ratios are of all repetitions together; their noise is how much \
+         the repetitions' own ratios differ.",
     ),
     (
         "Noise.",
@@ -73,9 +77,9 @@ const METHOD: [(&str, &str); 6] = [
     ),
     (
         "Bounds.",
-        "Real-time clients leave 1 − their busy share under rt-only. Best-effort work cannot have more \
-         without taking it from them; its share of that bound says how much of what was left idle was \
-         put to use.",
+        "Real-time clients leave 1 − their busy share under rt-only. Best-effort work gets more only \
+         on compute units that a real-time stage does not need, or by taking it from real-time clients; its \
+         share of that bound says how much of what was left idle was put to use.",
     ),
     (
         "Saturated.",

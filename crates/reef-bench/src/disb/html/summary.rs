@@ -63,10 +63,7 @@ fn warnings(m: &mut Markup, report: &DisbReport) {
         });
     }
     if report.setup.small {
-        m.p(
-            "warning",
-            "Low-resolution variants of the models: these numbers only show that the benchmark works.",
-        );
+        m.p("warning", "Low-resolution variants of the models: shorter tasks, more samples.");
     }
     if report.machine.profile != "release" {
         m.p("warning", format!("Built as {}, not release: times mean nothing.", report.machine.profile));
