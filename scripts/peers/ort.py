@@ -365,6 +365,7 @@ class Player:
         self.window = range(run["warm_up_ns"], run["warm_up_ns"] + run["measured_ns"])
         self.end = self.window.stop
         self.give_up = self.end + run["grace_ns"]
+        self.cool = self.end + run["cool_down_ns"]
         lock = threading.Lock()
         self.timer, self.work = threading.Condition(lock), threading.Condition(lock)
         # Requests that have been sent, of real-time and of best-effort clients: (client, due, sent).
@@ -483,7 +484,9 @@ class Player:
 
     def ask_again(self, client, done, think):
         due = done + think
-        if due >= self.end:
+        # Best-effort closed loops go on for a while, so that the last real-time requests are not answered alone.
+        rests = client.arrivals["kind"] == "closed" and not client.urgent
+        if due >= (self.cool if rests else self.end):
             return
         if think:
             self.expect(due, client)

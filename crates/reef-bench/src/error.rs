@@ -109,6 +109,9 @@ pub enum BenchError {
         /// Where it was looked for.
         looked: String,
     },
+    /// Both of two ways that exclude each other were asked for.
+    #[error("rates are either scaled or the paper's, not both")]
+    Rates,
     /// An option names a client that is in no workload, or that it cannot change.
     #[error("{option}: no client that it could change is called '{name}'; real-time clients are {known}")]
     NoClient {

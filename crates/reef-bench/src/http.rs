@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::error::BenchError;
 
 /// How long an answer may take before the connection counts as dead.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 const HEADERS_MAX: usize = 32;
 const HEAD_BYTES_MAX: usize = 16 << 10;

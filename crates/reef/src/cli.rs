@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reef_bench::disb::options::Rate;
+use reef_bench::disb::workload::{RATE_MAX_HZ, RATE_MIN_HZ};
 use reef_device::Scheme;
 
 /// Every run's latency is kept: this many take 800 MB.
@@ -15,8 +16,8 @@ const REPEAT_MAX: u64 = 100_000_000;
 /// Waits are at most this long; sums of a few of them do not overflow.
 const SECONDS_MAX: f64 = 1e6;
 
-/// Arrivals per second of a benchmark's client at most.
-const RATE_MAX_HZ: f64 = 1e6;
+/// Arrivals per second of a benchmark's client.
+const RATES_HZ: std::ops::RangeInclusive<f64> = RATE_MIN_HZ..=RATE_MAX_HZ;
 
 /// An hour.
 const DEADLINE_MAX_MS: f64 = 3.6e6;
@@ -266,13 +267,14 @@ pub struct PlayArgs {
         default_value = "rt-only,sequential,concurrent,wait,reset"
     )]
     pub schemes: Vec<Scheme>,
-    /// Seconds measured per scheme and repetition; by default 15, with --small as many as are needed.
+    /// Seconds measured per scheme and repetition; by default 5, with --small as many as it
+    /// takes for 2,000 requests of each real-time client.
     #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = some_seconds)]
     pub duration: Option<Duration>,
-    /// Seconds played before that; by default 2, with --small 1.
+    /// Seconds played before that; by default 1, with --small 0.5.
     #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = seconds)]
     pub warmup: Option<Duration>,
-    /// How often each scheme is played; by default 4 times, with --small 5.
+    /// How often each scheme is played; by default 8 times.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub repeat: Option<u64>,
     /// Seed of random arrivals and of inputs.
@@ -296,7 +298,7 @@ pub struct PlayArgs {
     #[arg(long, value_name = "DIR")]
     pub models: Option<PathBuf>,
     /// Low-resolution variants of the zoo's models: thousands of samples on two cores.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "models")]
     pub small: bool,
     /// Also play workloads A, D, REAL and files on a peer behind this adapter, such as
     /// 'python3 scripts/peers/ort.py'.
@@ -376,9 +378,9 @@ fn rate(text: &str) -> Result<Rate, String> {
     }
     let (name, hz) = text.split_once('=').ok_or("expected scaled, paper or NAME=HZ")?;
     let hz: f64 = hz.parse().map_err(|_| format!("'{hz}' is not a rate"))?;
-    match hz > 0.0 && hz <= RATE_MAX_HZ {
+    match RATES_HZ.contains(&hz) {
         true => Ok(Rate::Of { name: name.to_string(), hz }),
-        false => Err(format!("a rate above 0 and at most {RATE_MAX_HZ}")),
+        false => Err(format!("a rate of {RATE_MIN_HZ} to {RATE_MAX_HZ} per second")),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::cli::{DeviceArgs, DeviceName};
 pub fn start(args: &DeviceArgs, scheme: Scheme) -> Result<Arc<dyn Device>> {
     match args.device {
         DeviceName::Cpu => {
-            let memory_bytes = args.memory.map(|mib| mib.saturating_mul(1 << 20));
+            let memory_bytes = memory_bytes(args);
             let (cus, nice) = (args.cus, args.nice);
             let options = CpuOptions { cus, nice, scheme, memory_bytes, ..CpuOptions::default() };
             let device = CpuDevice::start(options).context("cannot start the CPU device")?;
@@ -22,4 +22,9 @@ pub fn start(args: &DeviceArgs, scheme: Scheme) -> Result<Arc<dyn Device>> {
             Ok(Arc::new(device))
         }
     }
+}
+
+/// Memory for arenas, where the command line says how much.
+pub fn memory_bytes(args: &DeviceArgs) -> Option<u64> {
+    args.memory.map(|mib| mib.saturating_mul(1 << 20))
 }

@@ -269,3 +269,83 @@ fn a_reader_that_leaves_early_is_not_an_error() {
         assert!(child.wait().unwrap().success() && !errors.contains("panicked"), "{args:?}: {errors}");
     }
 }
+
+#[test]
+fn benchmarks_that_cannot_be_run_say_why() {
+    let dir = Scratch::new("bench");
+    let out = dir.path("out");
+    let out = text(&out);
+    let disb = |more: &[&str], expected: &[&str]| {
+        refused(&[&["bench", "disb", "--out", out][..], more].concat(), expected);
+    };
+    disb(&["--workload", "A,F"], &["'F'", "A, B, C, D, E, REAL"]);
+    disb(&["--models", "/nonexistent"], &["vgg19", "/nonexistent/vgg19.onnx"]);
+    disb(&["--url", "http://127.0.0.1:9"], &["127.0.0.1:9"]);
+    disb(&["--rate", "nobody=5"], &["--rate", "nobody", "vgg19"]);
+    disb(&["--deadline", "nobody=5"], &["--deadline", "nobody"]);
+    disb(&["--peer", "exit 3"], &["exit 3"]);
+    disb(&["--workload", "A,a"], &["two of this name"]);
+    disb(&["--rate", "paper", "--rate", "scaled"], &["paper", "scaled"]);
+    refused(&["bench", "disb", "--out", "/proc/nowhere"], &["/proc/nowhere"]);
+    for (option, value) in [
+        ("--rate", "fast"),
+        ("--rate", "vgg19=0"),
+        ("--rate", "vgg19=inf"),
+        ("--deadline", "vgg19=-1"),
+        ("--deadline", "vgg19"),
+        ("--schemes", "fifo"),
+        ("--duration", "0"),
+        ("--repeat", "0"),
+        ("--via", "grpc"),
+    ] {
+        misused(&["bench", "disb", "--out", out, option, value], option);
+    }
+    let workload = dir.file("own.toml", "name = \"own\"\n[[client]]\nmodel = \"m\"\n");
+    refused(&["bench", "run", text(&workload), "--out", out], &["own.toml", "class"]);
+    refused(&["bench", "run", "/nonexistent.toml", "--out", out], &["/nonexistent.toml"]);
+    let results = dir.file("results.json", "{}");
+    refused(&["bench", "compare", text(&results), text(&results)], &["results.json", "not a result"]);
+    refused(&["bench", "compare", "/nonexistent.json", text(&results)], &["/nonexistent.json"]);
+}
+
+#[test]
+fn a_workload_of_ones_own_is_played_reported_and_compared() {
+    let dir = Scratch::new("bench-run");
+    dir.zoo("control", "models/control.onnx");
+    dir.zoo("resnet18", "models/resnet18.onnx");
+    let client = |model: &str, class: &str, arrivals: &str| {
+        format!("[[client]]\nmodel = \"{model}\"\nclass = \"{class}\"\narrivals = {{ {arrivals} }}\n")
+    };
+    let workload = [
+        "name = \"own <b>\"\n".to_string(),
+        client("control", "real-time", "kind = \"periodic\", rate_hz = 200"),
+        client("resnet18", "best-effort", "kind = \"closed-loop\""),
+    ];
+    let workload = dir.file("own.toml", workload.concat());
+    let (models, out) = (dir.path("models"), dir.path("out"));
+    let printed = succeeds(&[
+        "bench",
+        "run",
+        text(&workload),
+        "--models",
+        text(&models),
+        "--out",
+        text(&out),
+        "--schemes",
+        "reset",
+        "--duration",
+        "0.3",
+        "--warmup",
+        "0.05",
+        "--repeat",
+        "2",
+        "--cus",
+        "2",
+    ]);
+    assert!(printed.contains("report.html") && printed.contains("own <b>"), "{printed}");
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("own &lt;b&gt;") && !page.contains("own <b>"));
+    let results = out.join("results.json");
+    let compared = json(&["bench", "compare", text(&results), text(&results), "--json"]);
+    assert_eq!(compared["changed"].as_array().map(Vec::len), Some(0), "{compared}");
+}

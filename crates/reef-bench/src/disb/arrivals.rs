@@ -1,9 +1,8 @@
 //! From a client's specification to the times at which it asks, in one repetition.
 //!
 //! Invariant: the times are a function of the workload, the seed, the repetition and the length alone, so
-//! every condition of a repetition sees the same ones. Repetitions of random clients differ; a trace is
-//! played piece by piece, the next repetition going on where the last one ended (and from the start again at
-//! its end).
+//! every condition of a repetition sees the same ones. Repetitions of random clients differ; of a trace
+//! each plays another piece, and the pieces begin at places evenly spread over it.
 
 use std::time::Duration;
 
@@ -19,10 +18,14 @@ pub struct Repetition {
     pub seed: u64,
     /// Which one, from 0.
     pub index: usize,
+    /// How many there are.
+    pub count: usize,
     /// Played before the measured window.
     pub warm_up: Duration,
     /// The measured window.
     pub measured: Duration,
+    /// How long best-effort closed loops go on after it.
+    pub cool_down: Duration,
     /// How long after the end late arrivals are still sent.
     pub grace: Duration,
 }
@@ -34,6 +37,7 @@ pub fn run(workload: &Workload, repetition: &Repetition) -> Run {
         clients: clients.map(|(index, client)| run_client(workload, index, client, repetition)).collect(),
         warm_up: repetition.warm_up,
         measured: repetition.measured,
+        cool_down: repetition.cool_down,
         grace: repetition.grace,
     }
 }
@@ -56,7 +60,10 @@ fn arrivals(client: &Client, seed: u64, repetition: &Repetition) -> Arrivals {
     let times = match &client.arrivals {
         ArrivalSpec::Periodic { rate_hz, phase } => periodic(*rate_hz, *phase, length),
         ArrivalSpec::Poisson { rate_hz } => poisson(*rate_hz, &mut Rng::new(seed), length),
-        ArrivalSpec::Trace { track, stretch } => piece(track, *stretch, repetition.index, length),
+        ArrivalSpec::Trace { track, stretch } => {
+            let begin = repetition.index as f64 / repetition.count as f64;
+            piece(track, *stretch, begin, length)
+        }
         ArrivalSpec::ClosedLoop { think } => return Arrivals::Closed { think: *think },
         ArrivalSpec::After { client, think } => {
             return Arrivals::After { client: *client, think: *think };
@@ -90,12 +97,12 @@ fn poisson(rate_hz: f64, rng: &mut Rng, length: Nanos) -> Vec<Nanos> {
     }
 }
 
-/// Piece `index` of a stretched recording that repeats for ever.
-fn piece(track: &Track, stretch: f64, index: usize, length: Nanos) -> Vec<Nanos> {
+/// A piece of a stretched recording that repeats for ever, from the fraction `begin` of it on.
+fn piece(track: &Track, stretch: f64, begin: f64, length: Nanos) -> Vec<Nanos> {
     let period_ns = track.duration.0 as f64 * stretch;
-    let begin_ns = index as f64 * length.0 as f64;
+    let begin_ns = (begin * period_ns).round();
     let mut times = Vec::new();
-    let mut round = (begin_ns / period_ns).floor();
+    let mut round = 0.0;
     loop {
         for time in &track.times {
             let at_ns = round * period_ns + time.0 as f64 * stretch - begin_ns;
@@ -116,7 +123,8 @@ mod tests {
 
     fn repetition(index: usize) -> Repetition {
         let (warm_up, measured) = (Duration::from_secs(1), Duration::from_secs(9));
-        Repetition { seed: 7, index, warm_up, measured, grace: Duration::ZERO }
+        let (cool_down, grace) = (Duration::ZERO, Duration::ZERO);
+        Repetition { seed: 7, index, count: 10, warm_up, measured, cool_down, grace }
     }
 
     fn times(run: &Run) -> Vec<&[Nanos]> {
@@ -172,28 +180,23 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_goes_on_in_the_next_repetition_and_begins_again_at_its_end() {
+    fn a_trace_begins_where_it_is_told_and_again_at_its_end() {
         let at = |ms: &[u64]| ms.iter().copied().map(Nanos::from_millis).collect::<Vec<_>>();
         let track = Track { times: at(&[0, 300, 900]), duration: Nanos::from_millis(1_000) };
         let length = Nanos::from_millis(800);
-        assert_eq!(piece(&track, 1.0, 0, length), at(&[0, 300]));
-        assert_eq!(piece(&track, 1.0, 1, length), at(&[100, 200, 500]));
-        assert_eq!(piece(&track, 1.0, 2, length), at(&[300, 400, 700]));
-        assert_eq!(piece(&track, 2.0, 1, length), at(&[]));
-        assert_eq!(piece(&track, 2.0, 0, length), at(&[0, 600]));
+        assert_eq!(piece(&track, 1.0, 0.0, length), at(&[0, 300]));
+        assert_eq!(piece(&track, 1.0, 0.8, length), at(&[100, 200, 500]));
+        assert_eq!(piece(&track, 2.0, 0.0, length), at(&[0, 600]));
+        assert_eq!(piece(&track, 2.0, 0.4, length), at(&[]));
+        assert_eq!(piece(&track, 0.5, 0.0, length), at(&[0, 150, 450, 500, 650]));
     }
 
     #[test]
     fn every_arrival_of_the_trace_is_played_once() {
         let workload = Workload::built_in("REAL").unwrap();
         // Ten pieces of 3.8 s are the 38 s.
-        let piece = |index| Repetition {
-            seed: 0,
-            index,
-            warm_up: Duration::from_millis(800),
-            measured: Duration::from_secs(3),
-            grace: Duration::ZERO,
-        };
+        let (warm_up, measured) = (Duration::from_millis(800), Duration::from_secs(3));
+        let piece = |index| Repetition { warm_up, measured, ..repetition(index) };
         let count: usize = (0..10)
             .map(|index| times(&run(&workload, &piece(index))).iter().map(|times| times.len()).sum::<usize>())
             .sum();

@@ -1,8 +1,10 @@
 //! What a run has to reach. The noise that is added to a bound is that of A against A, the reference played
-//! twice: half the width of the 95 % interval of that ratio, which would be 1 without noise.
+//! twice: half the width of the 95 % interval of that ratio, which would be 1 without noise. Where that is
+//! more than [`NOISE_MAX`] or not known, or where a condition is saturated or lost requests, nothing is shown,
+//! and nothing is met.
 
 use super::report::{Check, ConditionResult, Estimate, LatencyRatios, SystemResult, WorkloadResult};
-use super::workload::{BUILT_IN, ClassName};
+use super::workload::ClassName;
 
 /// Mean real-time latency under `reset`, to `rt-only`.
 const MEAN: f64 = 1.02;
@@ -23,57 +25,127 @@ const OURS: &str = "reset";
 const PEER: &str = "SCHED_IDLE";
 
 /// The checks of one workload. Workloads that are not built in have none.
-pub fn of_workload(workload: &WorkloadResult, small: bool) -> Vec<Check> {
+pub fn of_workload(workload: &WorkloadResult, built_in: bool, small: bool) -> Vec<Check> {
     let Some((ours, peers)) = workload.systems.split_first() else { return Vec::new() };
-    let Some(reset) = condition(ours, OURS).filter(|_| BUILT_IN.contains(&workload.name.as_str())) else {
-        return Vec::new();
-    };
-    let again = ours.conditions.iter().find(|condition| condition.again && condition.best_effort.is_none());
+    let Some(reset) = condition(ours, OURS).filter(|_| built_in) else { return Vec::new() };
+    let judge = Judge::new(workload, ours, reset);
     let mut checks = Vec::new();
-    let mut push = |what: String, value: f64, bound: f64, at_least: bool, noise: f64| {
-        let reached = if at_least { value >= bound - noise } else { value <= bound + noise };
-        let met = reached && noise <= NOISE_MAX;
-        checks.push(Check { workload: workload.name.clone(), what, value, bound, at_least, noise, met });
-    };
-    let noise = |of: &dyn Fn(&ConditionResult) -> Option<Estimate>| {
-        again.and_then(of).and_then(|estimate| estimate.half_width).unwrap_or(0.0)
-    };
-    let real_time = |condition: &ConditionResult| condition.real_time.to_reference;
-    let mean = |condition: &ConditionResult| real_time(condition).map(|ratios| ratios.mean);
-    if let Some(value) = mean(reset) {
-        let contended = matches!(workload.name.as_str(), "D" | "E");
-        let bound = if contended { MEAN_CONTENDED } else { MEAN };
-        push("mean real-time latency to rt-only".to_string(), value.value, bound, false, noise(&mean));
-    }
-    let slowdown_p95 =
-        |condition: &ConditionResult| condition.real_time.slowdown_to_reference.map(|ratios| ratios.p95);
-    if let Some(value) = slowdown_p95(reset) {
-        let what = "95th percentile of the slowdown to rt-only".to_string();
-        push(what, value.value, SLOWDOWN_P95, false, noise(&slowdown_p95));
-    }
-    for (index, ratios, count) in clients(workload, reset).filter(|_| small) {
+    let contended = matches!(workload.name.as_str(), "D" | "E");
+    let bound = if contended { MEAN_CONTENDED } else { MEAN };
+    checks.extend(judge.ratio("mean real-time latency to rt-only", mean, bound));
+    checks.extend(judge.ratio("95th percentile of the slowdown to rt-only", slowdown_p95, SLOWDOWN_P95));
+    for (name, ratios, count) in clients(workload, reset).filter(|_| small) {
         if count >= P99_SAMPLES_MIN {
-            let what = format!("99th percentile of {} to rt-only", reset.clients[index].name);
-            push(what, ratios.p99.value, P99_SMALL, false, 0.0);
+            let what = format!("99th percentile of {name} to rt-only");
+            checks.push(judge.check(&what, ratios.p99.value, P99_SMALL, Side::AtMost, Some(0.0)));
         }
     }
-    let share = reset.best_effort.as_ref().and_then(|best_effort| best_effort.of_bound);
-    if let Some(share) = share {
-        push("best-effort share of its bound".to_string(), share.value, BEST_EFFORT, true, 0.0);
-    }
+    let share = share(reset);
+    let what = "best-effort share of its bound";
+    checks.extend(share.map(|share| judge.check(what, share, BEST_EFFORT, Side::AtLeast, Some(0.0))));
     for peer in peers {
-        let Some(other) = condition(peer, PEER) else { continue };
-        if let Some((own, its)) = mean(reset).zip(mean(other)) {
-            let what = format!("mean real-time latency to rt-only, beside {} {PEER}'s", peer.name);
-            push(what, own.value, its.value, false, noise(&mean));
-        }
-        let its = other.best_effort.as_ref().and_then(|best_effort| best_effort.of_bound);
-        if let Some((own, its)) = share.zip(its) {
-            let what = format!("best-effort share of its bound, beside {} {PEER}'s", peer.name);
-            push(what, own.value, its.value, true, 0.0);
+        checks.extend(beside(&judge, peer));
+    }
+    checks
+}
+
+/// Beside the peer's best condition: real-time no worse, best-effort no less.
+fn beside(judge: &Judge<'_>, peer: &SystemResult) -> Vec<Check> {
+    let Some(other) = condition(peer, PEER) else { return Vec::new() };
+    let lost = [peer.conditions.first(), Some(other)].into_iter().flatten().find_map(lost);
+    let named = |what: &str| format!("{what}, beside {} {PEER}'s", peer.name);
+    let mut checks = Vec::new();
+    if let Some(its) = mean(other) {
+        checks.extend(judge.ratio(&named("mean real-time latency to rt-only"), mean, its.value));
+    }
+    if let Some((own, its)) = share(judge.reset).zip(share(other)) {
+        let what = named("best-effort share of its bound");
+        checks.push(judge.check(&what, own, its, Side::AtLeast, Some(0.0)));
+    }
+    for check in &mut checks {
+        if let Some(lost) = &lost {
+            check.met = false;
+            check.not_shown = Some(format!("{}: {lost}", peer.name));
         }
     }
     checks
+}
+
+fn mean(condition: &ConditionResult) -> Option<Estimate> {
+    condition.real_time.to_reference.map(|ratios| ratios.mean)
+}
+
+fn slowdown_p95(condition: &ConditionResult) -> Option<Estimate> {
+    condition.real_time.slowdown_to_reference.map(|ratios| ratios.p95)
+}
+
+fn share(condition: &ConditionResult) -> Option<f64> {
+    condition.best_effort.as_ref()?.of_bound.map(|share| share.value)
+}
+
+/// Why nothing that a condition gave can be compared.
+fn lost(condition: &ConditionResult) -> Option<String> {
+    if condition.saturated {
+        return Some(format!("{} is saturated", condition.name));
+    }
+    let failed: u64 = condition.clients.iter().map(|client| client.failed).sum();
+    (failed > 0).then(|| format!("{failed} requests failed under {}", condition.name))
+}
+
+/// On which side of its bound a value has to be.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    AtMost,
+    AtLeast,
+}
+
+/// Makes checks of one workload.
+struct Judge<'a> {
+    workload: &'a str,
+    reset: &'a ConditionResult,
+    /// The reference, played again.
+    again: Option<&'a ConditionResult>,
+    lost: Option<String>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(workload: &'a WorkloadResult, ours: &'a SystemResult, reset: &'a ConditionResult) -> Judge<'a> {
+        let again =
+            ours.conditions.iter().find(|condition| condition.again && condition.best_effort.is_none());
+        let lost = [ours.conditions.first(), Some(reset)].into_iter().flatten().find_map(lost);
+        Judge { workload: &workload.name, reset, again, lost }
+    }
+
+    /// A ratio that may be `bound` at most, and the noise that A against A has in the same quantity.
+    fn ratio(&self, what: &str, of: fn(&ConditionResult) -> Option<Estimate>, bound: f64) -> Option<Check> {
+        let noise = self.again.and_then(of).and_then(|estimate| estimate.half_width);
+        Some(self.check(what, of(self.reset)?.value, bound, Side::AtMost, noise))
+    }
+
+    /// `noise`: `None` where it is not known.
+    fn check(&self, what: &str, value: f64, bound: f64, side: Side, noise: Option<f64>) -> Check {
+        let not_shown = match (&self.lost, noise) {
+            (Some(lost), _) => Some(lost.clone()),
+            (None, None) => Some("one repetition does not tell the noise".to_string()),
+            (None, Some(noise)) if noise > NOISE_MAX => Some("too much noise".to_string()),
+            (None, Some(_)) => None,
+        };
+        let noise = noise.unwrap_or(0.0);
+        let reached = match side {
+            Side::AtMost => value <= bound + noise,
+            Side::AtLeast => value >= bound - noise,
+        };
+        Check {
+            workload: self.workload.to_string(),
+            what: what.to_string(),
+            value,
+            bound,
+            at_least: side == Side::AtLeast,
+            noise,
+            met: reached && not_shown.is_none(),
+            not_shown,
+        }
+    }
 }
 
 fn condition<'a>(system: &'a SystemResult, name: &str) -> Option<&'a ConditionResult> {
@@ -84,10 +156,10 @@ fn condition<'a>(system: &'a SystemResult, name: &str) -> Option<&'a ConditionRe
 fn clients<'a>(
     workload: &'a WorkloadResult,
     condition: &'a ConditionResult,
-) -> impl Iterator<Item = (usize, LatencyRatios, u64)> + 'a {
-    let all = workload.clients.iter().zip(&condition.clients).enumerate();
-    all.filter(|(_, (facts, _))| facts.class == ClassName::RealTime)
-        .filter_map(|(index, (_, client))| Some((index, client.to_reference?, client.latency_us?.count)))
+) -> impl Iterator<Item = (&'a str, LatencyRatios, u64)> + 'a {
+    let all = workload.clients.iter().zip(&condition.clients);
+    all.filter(|(facts, _)| facts.class == ClassName::RealTime)
+        .filter_map(|(_, client)| Some((&client.name[..], client.to_reference?, client.latency_us?.count)))
 }
 
 #[cfg(test)]
@@ -136,7 +208,7 @@ mod tests {
     }
 
     fn verdicts(workload: &WorkloadResult, small: bool) -> Vec<bool> {
-        of_workload(workload, small).iter().map(|check| check.met).collect()
+        of_workload(workload, true, small).iter().map(|check| check.met).collect()
     }
 
     #[test]
@@ -153,6 +225,19 @@ mod tests {
     fn too_much_noise_proves_nothing_and_own_workloads_have_no_targets() {
         let noisy = verdicts(&report("A", 1.0, 0.5), false);
         assert_eq!(noisy, [false, false, true, false, true]);
-        assert!(of_workload(&report("mine", 9.0, 0.0), false).is_empty());
+        assert!(of_workload(&report("mine", 9.0, 0.0), false, false).is_empty());
+    }
+
+    #[test]
+    fn what_is_saturated_or_failed_shows_nothing() {
+        let spoilt = |spoil: &dyn Fn(&mut WorkloadResult)| {
+            let mut workload = report("A", 1.0, 0.0);
+            spoil(&mut workload);
+            verdicts(&workload, false)
+        };
+        assert_eq!(spoilt(&|workload| workload.systems[0].conditions[0].saturated = true), [false; 5]);
+        assert_eq!(spoilt(&|workload| workload.systems[0].conditions[1].clients[0].failed = 1), [false; 5]);
+        let of_peer = spoilt(&|workload| workload.systems[1].conditions[0].saturated = true);
+        assert_eq!(of_peer, [true, true, true, false, false]);
     }
 }

@@ -6,18 +6,18 @@
 //! | arrivals | due | handed out | ends |
 //! |---|---|---|---|
 //! | open | as scheduled | in order | with the schedule |
-//! | closed | after a caller's pause | to that caller | with the run, best-effort clients later |
-//! | after | so long after each answer of the other client | in order | when that client has ended |
+//! | closed | after a caller's pause | to that caller | with the run |
+//! | after | so long after each answer of another client | in order | with the run or that client |
 //!
-//! With *newest only* an open loop drops what is overdue but for the last. What an open loop has not handed
-//! out `grace` after the end is unsent.
+//! With *newest only* an open loop drops what is overdue but for the last. What has not been handed out
+//! `grace` after the end is unsent.
 //!
-//! Best-effort clients go on beyond the end of the run until the last real-time request is answered, so that
-//! none of these finishes on an empty device.
+//! Best-effort closed loops go on beyond the end of the run, until the last real-time request is answered or
+//! `cool_down` is over, so that none of these finishes on an empty device.
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub fn play<B, E>(
 ) -> (Vec<PlayedClient>, B, E) {
     let start = MonotonicClock::read() + Nanos::from(LEAD);
     let feeds = callers.iter().map(|own| Feed::new(own.len())).collect();
-    let stage = Stage { run, start, feeds, real_time_over: AtomicBool::new(false) };
+    let stage = Stage { run, start, feeds, real_time_over: Mutex::new(false), rest: Condvar::new() };
     // Who waits for a client that nobody plays waits for nothing.
     let idle = (0..callers.len()).filter(|&index| callers[index].is_empty());
     idle.for_each(|index| stage.tell_end(index));
@@ -77,7 +77,8 @@ pub fn play<B, E>(
             }
         };
         collect(real_time);
-        stage.real_time_over.store(true, Ordering::Release);
+        *stage.lock_over() = true;
+        stage.rest.notify_all();
         collect(best_effort);
         for (played, feed) in played.iter_mut().zip(&stage.feeds) {
             played.dropped = feed.dropped.load(Ordering::Relaxed) as u64;
@@ -99,7 +100,9 @@ struct Stage<'a> {
     run: &'a Run,
     start: Nanos,
     feeds: Vec<Feed>,
-    real_time_over: AtomicBool,
+    real_time_over: Mutex<bool>,
+    /// Best-effort closed loops rest here between two requests.
+    rest: Condvar,
 }
 
 /// What the callers of one client share.
@@ -187,7 +190,7 @@ impl Stage<'_> {
                 let due = free + Nanos::from(*think);
                 let over = match client.class {
                     ClassName::RealTime => due >= self.run.end(),
-                    ClassName::BestEffort => self.real_time_over.load(Ordering::Acquire),
+                    ClassName::BestEffort => self.rest_until(due),
                 };
                 if over { Next::End } else { Next::Ask(due) }
             }
@@ -208,10 +211,35 @@ impl Stage<'_> {
         let index = newest(from);
         let skipped = times[from..index].iter().filter(|time| self.run.window().contains(time)).count();
         feed.dropped.fetch_add(skipped, Ordering::Relaxed);
-        let due = times[index];
+        self.ask(times[index])
+    }
+
+    /// Asks for what is due, unless it is too late for that.
+    fn ask(&self, due: Nanos) -> Next {
+        let now = MonotonicClock::read().since(self.start);
         match now > self.run.end() + Nanos::from(self.run.grace) {
             true => Next::Unsent(due),
             false => Next::Ask(due),
+        }
+    }
+
+    fn lock_over(&self) -> MutexGuard<'_, bool> {
+        self.real_time_over.lock().expect("nothing panics while it holds it")
+    }
+
+    /// Waits until a best-effort closed loop may ask again; true if it is to end instead.
+    fn rest_until(&self, due: Nanos) -> bool {
+        if due >= self.run.end() + Nanos::from(self.run.cool_down) {
+            return true;
+        }
+        let mut over = self.lock_over();
+        loop {
+            let left = (self.start + due).since(MonotonicClock::read());
+            if *over || left == Nanos::ZERO {
+                return *over;
+            }
+            let waited = self.rest.wait_timeout(over, left.into());
+            over = waited.expect("nothing panics while it holds it").0;
         }
     }
 
@@ -219,7 +247,8 @@ impl Stage<'_> {
         let mut answers = feed.lock();
         loop {
             match answers.due.pop_front() {
-                Some(due) => return Next::Ask(due),
+                Some(due) if due >= self.run.end() => return Next::End,
+                Some(due) => return self.ask(due),
                 None if answers.over => return Next::End,
                 None => answers = feed.answered.wait(answers).expect("nothing panics while it holds them"),
             }

@@ -17,7 +17,8 @@ use std::fmt;
 use serde::Serialize;
 
 use super::report::{
-    ClientResult, ConditionResult, DisbReport, Estimate, LatencyRatios, SystemResult, WorkloadResult,
+    ClientFacts, ClientResult, ConditionResult, DisbReport, Estimate, LatencyRatios, SystemResult,
+    WorkloadResult,
 };
 use super::workload::ClassName;
 use crate::recorder::Summary;
@@ -421,11 +422,26 @@ fn setup_warnings(before: &DisbReport, after: &DisbReport) -> Vec<String> {
             let (one, other) = (workload.seconds, later.seconds);
             warnings.push(format!("seconds of {} differ: {one}, then {other}", workload.name));
         }
-        if workload.clients != later.clients {
+        if !same_clients(&workload.clients, &later.clients) {
             warnings.push(format!("clients of {} differ", workload.name));
         }
     }
     warnings
+}
+
+/// Whether clients are the same. Scaled rates come from a measurement and never agree to the last digit.
+fn same_clients(before: &[ClientFacts], after: &[ClientFacts]) -> bool {
+    const RATES_DIFFER: f64 = 0.03;
+    let same = |(one, other): (&ClientFacts, &ClientFacts)| {
+        let rates = match (one.rate_hz, other.rate_hz) {
+            (Some(one), Some(other)) => (one / other - 1.0).abs() <= RATES_DIFFER,
+            (one, other) => one == other,
+        };
+        let facts =
+            |facts: &ClientFacts| ClientFacts { rate_hz: None, arrivals: String::new(), ..facts.clone() };
+        rates && facts(one) == facts(other)
+    };
+    before.len() == after.len() && before.iter().zip(after).all(same)
 }
 
 fn facts(report: &DisbReport) -> Vec<(&'static str, String)> {

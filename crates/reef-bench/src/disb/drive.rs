@@ -2,18 +2,21 @@
 //!
 //! 1. Every model alone on our system, which sets the rates.
 //! 2. Workload by workload, repetition by repetition: on each system every model of the workload alone, then
-//!    every condition once, in an order that changes with the repetition; the reference and the last
-//!    condition (`reset`) come a second time, as A against A.
+//!    every condition once, in a seeded order that differs from repetition to repetition; the reference and
+//!    the last condition (`reset`) come a second time, as A against A. Which system comes first changes too.
 //! 3. A short stretch with the trace on, that no number comes from, and the micro-benchmarks of preemption.
 //!
-//! `results.json` is written after every workload, so that a run that is stopped loses little.
+//! `results.json` and `report.html` are written after every workload, each in one step, so that a run that is
+//! stopped leaves what it had. A peer that fails is left out from there on, and the report says so.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use reef_base::Rng;
 use reef_device::Scheme;
 use reef_engine::{Engine, EngineOptions};
 
@@ -21,30 +24,34 @@ use super::arrivals::{self, Repetition};
 use super::checks;
 use super::engine::{EngineSystem, UrlSystem};
 use super::options::{DisbOptions, Via, make_folder};
-use super::play::{Arrivals, Condition, ModelFile, Played, Run, RunClient, System};
+use super::play::{Arrivals, ModelFile, Played, Run, RunClient, System};
 use super::report::{
-    Alone, ClientFacts, DisbReport, FORMAT, ModelFacts, Setup, SystemResult, WorkloadResult,
+    Alone, ClientFacts, ConditionResult, DisbReport, FORMAT, ModelFacts, Setup, SystemResult, WorkloadResult,
 };
-use super::tally::{AloneTime, Repeated, Tally};
-use super::timeline;
-use super::workload::{BUILT_IN, ClassName, Workload};
+use super::tally::{self, AloneTime, Repeated, Tally};
+use super::workload::{ClassName, Workload};
+use super::{html, timeline};
 use crate::error::BenchError;
 use crate::machine::{Machine, Others, Watch};
 use crate::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions};
 use crate::progress::Progress;
-use crate::recorder::{Samples, Window, rate_per_s};
+use crate::recorder::Samples;
 
 /// Built-in workloads that peers play; they play every workload of a file.
 const PEERS_PLAY: [&str; 3] = ["A", "D", "REAL"];
+/// How long best-effort clients go on after the end of a run, while real-time requests are not answered.
+const COOL_DOWN: Duration = Duration::from_secs(1);
 /// How long after the end of the run late arrivals are still sent.
 const GRACE: Duration = Duration::from_secs(5);
 /// A closed loop of a model alone before it is measured, and how long it is.
-const ALONE_WARM_UP: Duration = Duration::from_millis(300);
-const ALONE_FULL: Duration = Duration::from_millis(2_200);
-const ALONE_SMALL: Duration = Duration::from_millis(700);
+const ALONE_WARM_UP: Duration = Duration::from_millis(250);
+const ALONE_FULL: Duration = Duration::from_millis(1_500);
+const ALONE_SMALL: Duration = Duration::from_millis(500);
 /// Fewer answers than this say nothing about a model alone; it is then asked for longer, up to so often.
 const ALONE_ANSWERS_MIN: usize = 5;
 const ALONE_ATTEMPTS: u32 = 6;
+const RESULTS: &str = "results.json";
+const PAGE: &str = "report.html";
 /// The parts of the micro-benchmarks that belong to the report.
 const SWEEPS: [&str; 5] = ["kernels", "length", "clients", "restore", "select"];
 
@@ -57,11 +64,12 @@ pub fn run(
     progress: &Progress,
 ) -> Result<DisbReport, BenchError> {
     make_folder(&options.out)?;
-    let results = options.out.join("results.json");
-    // Better now than after an hour.
-    let writable = File::options().create(true).append(true).open(&results).map(|_| ());
-    writable.map_err(|source| BenchError::Write { path: results.clone(), source })?;
-    options.workloads_at(&BTreeMap::new())?;
+    // Better now than after an hour. What an earlier run left here must not pass for this one's.
+    for name in [RESULTS, PAGE] {
+        let path = options.out.join(name);
+        replace(&path, "").and_then(|()| std::fs::remove_file(&path)).map_err(write_error(&path))?;
+    }
+    options.check(&options.workloads_at(&BTreeMap::new())?)?;
     let models = options.model_files(progress)?;
     let (ours, device) = our_system(options, environment)?;
     let engine = ours.1;
@@ -72,17 +80,19 @@ pub fn run(
         progress,
         models: &models,
         alone: vec![BTreeMap::new(); systems.len()],
+        names: names(&systems),
+        gone: BTreeMap::new(),
         samples: samples_file(options)?,
         disturbance: Vec::new(),
         systems,
-        results,
     };
     let mut report = driver.report(&device);
     driver.play_all(&mut report)?;
     if let Some(engine) = &engine {
         progress.phase("a timeline");
         let workloads = driver.workloads(&report)?;
-        report.timeline = timeline::record(engine, &report, &mut *driver.systems[0], &workloads)?;
+        let timeline = timeline::record(engine, &report, &mut *driver.systems[0], &workloads);
+        report.timeline = noted(&mut report.notes, "the timeline", timeline).flatten();
     }
     drop(driver);
     if let Some(engine) = engine {
@@ -91,11 +101,32 @@ pub fn run(
     if options.sweeps {
         let only = SWEEPS.map(str::to_string).to_vec();
         let options = MicroOptions { quick: options.small, only, cus: options.cus };
-        report.sweeps = micro::run(&options, environment, progress)?.parts;
+        let parts = micro::run(&options, environment, progress).map(|report| report.parts);
+        report.sweeps = noted(&mut report.notes, "the micro-benchmarks", parts).unwrap_or_default();
     }
-    write(&report, &options.out.join("results.json"))?;
+    report.finished = true;
+    write(&report, &options.out)?;
     progress.finish();
     Ok(report)
+}
+
+/// What went well; what did not becomes a note: it must not cost the rest.
+fn noted<T>(notes: &mut Vec<String>, what: &str, result: Result<T, BenchError>) -> Option<T> {
+    result.map_err(|error| notes.push(format!("{what} failed and is left out: {error}"))).ok()
+}
+
+/// The systems' names, told apart.
+fn names(systems: &[Box<dyn System>]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for system in systems {
+        let name = |number: usize| match number {
+            1 => system.name().to_string(),
+            _ => format!("{} ({number})", system.name()),
+        };
+        let free = (1..).map(name).find(|name| !names.contains(name));
+        names.push(free.expect("there is always a further number"));
+    }
+    names
 }
 
 type Ours = (Box<dyn System>, Option<Engine>);
@@ -127,12 +158,15 @@ struct Driver<'a> {
     progress: &'a Progress,
     models: &'a [ModelFile],
     systems: Vec<Box<dyn System>>,
+    /// Their names, no two alike.
+    names: Vec<String>,
+    /// Peers that failed, and why.
+    gone: BTreeMap<usize, String>,
     /// Per system and model: latencies alone, all of the run.
     alone: Vec<BTreeMap<String, Samples>>,
     samples: Option<BufWriter<File>>,
-    /// What others took of the machine during each play of our own system, and how long that was.
+    /// What others took of the machine during each play of our own system, as a share, and how long it was.
     disturbance: Vec<(f64, f64)>,
-    results: PathBuf,
 }
 
 /// One condition of one system in the order of a repetition.
@@ -167,6 +201,8 @@ impl Driver<'_> {
             sweeps: Vec::new(),
             others_cpu: Others(None),
             checks: Vec::new(),
+            notes: Vec::new(),
+            finished: false,
         }
     }
 
@@ -175,14 +211,19 @@ impl Driver<'_> {
         self.calibrate()?;
         report.models = self.model_facts();
         let workloads = self.workloads(report)?;
+        self.options.check(&workloads)?;
         self.progress.expect(self.expected(&workloads));
         for workload in &workloads {
             let result = self.workload(workload, report)?;
-            report.checks.extend(checks::of_workload(&result, self.options.small));
+            report.checks.extend(checks::of_workload(&result, workload.built_in, self.options.small));
             report.workloads.push(result);
             report.others_cpu = self.others();
             report.models = self.model_facts();
-            write(report, &self.results)?;
+            let gone = |(index, why): (&usize, &String)| {
+                format!("{} failed and is left out from there on: {why}", self.names[*index])
+            };
+            report.notes = self.gone.iter().map(gone).collect();
+            write(report, &self.options.out)?;
         }
         Ok(())
     }
@@ -194,9 +235,12 @@ impl Driver<'_> {
     }
 
     fn load(&mut self) -> Result<(), BenchError> {
-        for system in &mut self.systems {
+        for (index, system) in self.systems.iter_mut().enumerate() {
             self.progress.phase(format!("loading models: {}", system.name()));
-            system.load(self.models)?;
+            match system.load(self.models) {
+                Err(error) if index > 0 => drop(self.gone.insert(index, error.to_string())),
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -218,39 +262,39 @@ impl Driver<'_> {
         Ok(())
     }
 
+    /// How long a model is asked alone.
+    fn alone_time(&self) -> Duration {
+        let usual = if self.options.small { ALONE_SMALL } else { ALONE_FULL };
+        self.options.duration.map_or(usual, |duration| duration.min(usual))
+    }
+
     /// One model alone on one system, in a closed loop under the reference condition.
     fn alone_on(&mut self, system: usize, model: &str) -> Result<AloneTime, BenchError> {
-        let usual = if self.options.small { ALONE_SMALL } else { ALONE_FULL };
+        let mut first_error = None;
         for attempt in 0..ALONE_ATTEMPTS {
-            let run = alone_run(model, ALONE_WARM_UP, usual * 3u32.pow(attempt));
+            let longer = 3u32.pow(attempt);
+            let run = Arc::new(alone_run(model, ALONE_WARM_UP * longer, self.alone_time() * longer));
             let played = self.systems[system].play(0, &run)?;
-            let client = &played.clients[0];
-            if let Some(error) = &client.first_error {
-                let name = self.systems[system].name();
-                return Err(BenchError::NoSamples(format!("{model} alone on {name}: {error}")));
+            first_error = first_error.or(played.clients[0].first_error.clone());
+            let alone = BTreeMap::new();
+            let one = Repeated { run, played, alone };
+            let latency = tally::latencies(&one, 0);
+            if latency.len() >= ALONE_ANSWERS_MIN
+                && let Some(summary) = latency.summary()
+            {
+                self.alone[system].entry(model.to_string()).or_default().extend(&latency);
+                return Ok(AloneTime { latency_us: summary.p50, per_s: tally::client_per_s(&one, 0) });
             }
-            let window = run.window();
-            let inside = || client.records.iter().filter(|record| window.contains(&record.done));
-            let latency: Samples =
-                inside().map(|record| record.done.since(record.sent).as_micros_f64()).collect();
-            if latency.len() < ALONE_ANSWERS_MIN {
-                continue;
-            }
-            let summary = latency.summary().expect("there are answers");
-            self.alone[system].entry(model.to_string()).or_default().extend(&latency);
-            let before = client.records.iter().map(|r| r.done).filter(|&done| done < window.start).max();
-            let done: Vec<_> = inside().map(|record| record.done).collect();
-            let per_s = rate_per_s(&done, Window { before, from: window.start, to: window.end });
-            return Ok(AloneTime { latency_us: summary.p50, per_s });
         }
-        Err(BenchError::NoSamples(format!("{model} alone gave hardly any answer")))
+        let why = first_error.unwrap_or("hardly any answer".to_string());
+        Err(BenchError::NoSamples(format!("{model} alone on {}: {why}", self.names[system])))
     }
 
     fn model_facts(&self) -> Vec<ModelFacts> {
         let facts = |model: &ModelFile| {
-            let alone = self.systems.iter().zip(&self.alone).filter_map(|(system, alone)| {
+            let alone = self.names.iter().zip(&self.alone).filter_map(|(system, alone)| {
                 let latency_us = alone.get(&model.name)?.summary()?;
-                Some(Alone { system: system.name().to_string(), latency_us })
+                Some(Alone { system: system.clone(), latency_us })
             });
             let mut references =
                 self.options.workloads.iter().filter_map(|workload| workload.reference_ms.get(&model.name));
@@ -265,17 +309,21 @@ impl Driver<'_> {
     }
 
     fn plays(&self, system: usize, workload: &Workload) -> bool {
-        let built_in = BUILT_IN.contains(&workload.name.as_str());
-        system == 0 || !built_in || PEERS_PLAY.contains(&workload.name.as_str())
+        let wanted = !workload.built_in || PEERS_PLAY.contains(&workload.name.as_str());
+        system == 0 || (wanted && !self.gone.contains_key(&system))
+    }
+
+    fn players(&self, workload: &Workload) -> Vec<usize> {
+        (0..self.systems.len()).filter(|&system| self.plays(system, workload)).collect()
     }
 
     fn expected(&self, workloads: &[Workload]) -> Duration {
-        let alone = if self.options.small { ALONE_SMALL } else { ALONE_FULL } + ALONE_WARM_UP;
+        let alone = self.alone_time() + ALONE_WARM_UP;
         let mut total = Duration::ZERO;
         for workload in workloads {
             let one = self.options.warm_up() + self.options.duration_of(workload);
-            for index in (0..self.systems.len()).filter(|&index| self.plays(index, workload)) {
-                let turns = turns(self.systems[index].conditions(), 0).len() as u32;
+            for system in self.players(workload) {
+                let turns = turns(self.systems[system].conditions().len()).len() as u32;
                 total += one * turns + alone * workload.models_asked().len() as u32;
             }
         }
@@ -283,28 +331,51 @@ impl Driver<'_> {
     }
 
     fn workload(&mut self, workload: &Workload, report: &DisbReport) -> Result<WorkloadResult, BenchError> {
-        let players: Vec<usize> =
-            (0..self.systems.len()).filter(|&system| self.plays(system, workload)).collect();
-        let mut repeated: BTreeMap<(usize, usize, bool), Vec<Repeated>> = BTreeMap::new();
+        let mut repeated: Played3 = BTreeMap::new();
         for index in 0..self.options.repeats() {
             let repetition = Repetition {
                 seed: self.options.seed,
                 index,
+                count: self.options.repeats(),
                 warm_up: self.options.warm_up(),
                 measured: self.options.duration_of(workload),
+                cool_down: COOL_DOWN,
                 grace: GRACE,
             };
-            let run = arrivals::run(workload, &repetition);
-            for &system in &players {
-                let alone = self.alone_all(system, workload)?;
-                for turn in turns(self.systems[system].conditions(), index) {
-                    let played = self.play(system, turn, workload, index, &run)?;
-                    let one = Repeated { run: run.clone(), played, alone: alone.clone() };
-                    repeated.entry((system, turn.condition, turn.again)).or_default().push(one);
+            let run = Arc::new(arrivals::run(workload, &repetition));
+            let mut players = self.players(workload);
+            let length = players.len();
+            players.rotate_left(index % length);
+            for system in players {
+                match self.repetition(system, workload, index, &run, &mut repeated) {
+                    Err(error) if system > 0 => {
+                        repeated.retain(|&(player, ..), _| player != system);
+                        self.gone.insert(system, error.to_string());
+                    }
+                    other => other?,
                 }
             }
         }
-        Ok(self.result(workload, report, &players, &repeated))
+        Ok(self.result(workload, report, &repeated))
+    }
+
+    /// One repetition of a workload on one system.
+    fn repetition(
+        &mut self,
+        system: usize,
+        workload: &Workload,
+        index: usize,
+        run: &Arc<Run>,
+        repeated: &mut Played3,
+    ) -> Result<(), BenchError> {
+        let alone = self.alone_all(system, workload)?;
+        let mut rng = Rng::new(self.options.seed ^ (index as u64) << 32 ^ system as u64);
+        for turn in shuffled(turns(self.systems[system].conditions().len()), &mut rng) {
+            let played = self.play(system, turn, workload, index, run)?;
+            let one = Repeated { run: run.clone(), played, alone: alone.clone() };
+            repeated.entry((system, turn.condition, turn.again)).or_default().push(one);
+        }
+        Ok(())
     }
 
     fn alone_all(
@@ -314,13 +385,9 @@ impl Driver<'_> {
     ) -> Result<BTreeMap<String, AloneTime>, BenchError> {
         let mut all = BTreeMap::new();
         for model in workload.models_asked() {
-            self.progress.phase(format!(
-                "{}: {model} alone on {}",
-                workload.name,
-                self.systems[system].name()
-            ));
+            self.progress.phase(format!("{}: {model} alone on {}", workload.name, self.names[system]));
             all.insert(model.to_string(), self.alone_on(system, model)?);
-            self.progress.advance(if self.options.small { ALONE_SMALL } else { ALONE_FULL } + ALONE_WARM_UP);
+            self.progress.advance(self.alone_time() + ALONE_WARM_UP);
         }
         Ok(all)
     }
@@ -333,66 +400,90 @@ impl Driver<'_> {
         repetition: usize,
         run: &Run,
     ) -> Result<Played, BenchError> {
-        let name = self.systems[system].conditions()[turn.condition].name.clone();
-        let again = if turn.again { ", again" } else { "" };
+        let condition = self.systems[system].conditions()[turn.condition].name.clone();
+        let condition = format!("{condition}{}", if turn.again { " (again)" } else { "" });
         let (round, rounds) = (repetition + 1, self.options.repeats());
-        self.progress.phase(format!(
-            "{} {round}/{rounds}: {}, {name}{again}",
-            workload.name,
-            self.systems[system].name()
-        ));
+        let name = &self.names[system];
+        self.progress.phase(format!("{} {round}/{rounds}: {name}, {condition}", workload.name));
         let watch = Watch::start();
         let played = self.systems[system].play(turn.condition, run)?;
-        // What a peer or a server takes is not ours, and no disturbance either.
+        // What a peer or a server takes is no disturbance, and cannot be told from one.
         if played.device.is_some() {
             self.disturbance.extend(watch.others().0.map(|share| (share, run.measured.as_secs_f64())));
         }
         self.progress.advance(run.warm_up + run.measured);
         if let Some(file) = &mut self.samples {
-            let condition = format!("{name}{}", if turn.again { " (again)" } else { "" });
-            let labels = [&workload.name, self.systems[system].name(), &condition].map(quoted);
+            let labels = [&workload.name, &self.names[system], &condition].map(|label| quoted(label));
             let written = write_samples(file, &labels, repetition, run, &played);
-            let path = self.options.out.join("samples.csv");
-            written.map_err(|source| BenchError::Write { path, source })?;
+            written.map_err(write_error(&self.options.out.join("samples.csv")))?;
         }
         Ok(played)
     }
 
-    fn result(
-        &self,
-        workload: &Workload,
-        report: &DisbReport,
-        players: &[usize],
-        repeated: &BTreeMap<(usize, usize, bool), Vec<Repeated>>,
-    ) -> WorkloadResult {
-        let systems = players.iter().map(|&system| {
-            let conditions = self.systems[system].conditions();
-            let dedicated = &repeated[&(system, 0, false)];
-            let all = turns(conditions, 0);
-            let tally = |turn: &Turn| {
-                let own = &repeated[&(system, turn.condition, turn.again)];
-                let reference =
-                    if turn.again { &repeated[&(system, turn.condition, false)] } else { dedicated };
-                let condition = &conditions[turn.condition];
-                Tally { workload, condition, again: turn.again, own, reference, dedicated }.result()
-            };
-            let name = self.systems[system].name().to_string();
-            SystemResult { name, conditions: all.iter().map(tally).collect() }
-        });
-        let alone_ms = |model: &str| {
-            let facts = report.models.iter().find(|facts| facts.name == model)?;
-            Some(facts.alone.first()?.latency_us.p50 / 1e3)
-        };
-        let real_time = workload.clients.iter().filter(|client| client.class == ClassName::RealTime);
+    fn result(&self, workload: &Workload, report: &DisbReport, repeated: &Played3) -> WorkloadResult {
+        let mut systems: Vec<usize> = repeated.keys().map(|&(system, ..)| system).collect();
+        systems.dedup();
         WorkloadResult {
             name: workload.name.clone(),
             title: workload.title.clone(),
             seconds: self.options.duration_of(workload).as_secs_f64(),
-            offered: real_time.map(|c| Some(c.arrivals.rate_hz()? * alone_ms(&c.model)? / 1e3)).sum(),
             clients: workload.clients.iter().map(client_facts).collect(),
-            systems: systems.collect(),
+            systems: systems
+                .into_iter()
+                .map(|system| SystemResult {
+                    name: self.names[system].clone(),
+                    offered: offered(report, &self.names[system], &repeated[&(system, 0, false)]),
+                    conditions: self.conditions(workload, system, repeated),
+                })
+                .collect(),
         }
     }
+
+    /// What each condition of a system gave. One that is played twice counts both times, and the second time
+    /// is compared with the first.
+    fn conditions(&self, workload: &Workload, system: usize, repeated: &Played3) -> Vec<ConditionResult> {
+        let of = |condition: usize, again: bool| repeated.get(&(system, condition, again));
+        let first = |condition: usize| of(condition, false).into_iter().flatten();
+        let second = |condition: usize| of(condition, true).into_iter().flatten();
+        let both = |condition: usize| first(condition).chain(second(condition)).collect::<Vec<&Repeated>>();
+        let conditions = self.systems[system].conditions();
+        let result = |turn: Turn| {
+            let condition = &conditions[turn.condition];
+            let (once, twice) = (first(0).collect::<Vec<_>>(), both(0));
+            let dedicated = if of(turn.condition, true).is_some() { &twice[..] } else { &once[..] };
+            let (own, compared) = match turn.again {
+                true => (second(turn.condition).collect(), first(turn.condition).collect()),
+                false => (both(turn.condition), Vec::new()),
+            };
+            let own = if turn.condition == 0 && !turn.again { dedicated } else { &own[..] };
+            let reference = if turn.again { &compared[..] } else { dedicated };
+            Tally { workload, condition, again: turn.again, own, reference, dedicated }.result()
+        };
+        turns(conditions.len()).into_iter().map(result).collect()
+    }
+}
+
+/// Every repetition, by system, condition and whether it is the second time.
+type Played3 = BTreeMap<(usize, usize, bool), Vec<Repeated>>;
+
+/// Real-time arrivals × time alone on a system, as a share of the time.
+fn offered(report: &DisbReport, system: &str, repeated: &[Repeated]) -> Option<f64> {
+    let alone_s = |model: &str| {
+        let facts = report.models.iter().find(|facts| facts.name == model)?;
+        let alone = facts.alone.iter().find(|alone| alone.system == system)?;
+        Some(alone.latency_us.p50 / 1e6)
+    };
+    let mut work_s = 0.0;
+    for one in repeated {
+        let window = one.run.window();
+        for client in one.run.clients.iter().filter(|client| client.class == ClassName::RealTime) {
+            let Arrivals::Open { times, .. } = &client.arrivals else { return None };
+            let count = times.iter().filter(|time| window.contains(time)).count();
+            work_s += count as f64 * alone_s(&client.model)?;
+        }
+    }
+    let time_s: f64 = repeated.iter().map(|one| one.run.measured.as_secs_f64()).sum();
+    Some(work_s / time_s)
 }
 
 fn client_facts(client: &super::workload::Client) -> ClientFacts {
@@ -407,18 +498,21 @@ fn client_facts(client: &super::workload::Client) -> ClientFacts {
     }
 }
 
-/// The conditions in the order of a repetition: each once, the first and the last one twice. In the first
-/// repetition the second times come last.
-fn turns(conditions: &[Condition], repetition: usize) -> Vec<Turn> {
-    let mut turns: Vec<Turn> =
-        (0..conditions.len()).map(|condition| Turn { condition, again: false }).collect();
+/// The turns of a repetition: each condition once, the first and the last one twice.
+fn turns(conditions: usize) -> Vec<Turn> {
+    let mut turns: Vec<Turn> = (0..conditions).map(|condition| Turn { condition, again: false }).collect();
     turns.push(Turn { condition: 0, again: true });
-    if conditions.len() > 1 {
-        turns.push(Turn { condition: conditions.len() - 1, again: true });
+    if conditions > 1 {
+        turns.push(Turn { condition: conditions - 1, again: true });
     }
-    // Three of them further each time, so that no condition always comes first or behind the same one.
-    let length = turns.len();
-    turns.rotate_left(repetition * 3 % length);
+    turns
+}
+
+/// In random order (Fisher and Yates), so that no condition comes more often first or behind the same one.
+fn shuffled(mut turns: Vec<Turn>, rng: &mut Rng) -> Vec<Turn> {
+    for index in (1..turns.len()).rev() {
+        turns.swap(index, rng.below(index as u64 + 1) as usize);
+    }
     turns
 }
 
@@ -433,12 +527,29 @@ fn alone_run(model: &str, warm_up: Duration, measured: Duration) -> Run {
         in_flight: 1,
         enforced_deadline: None,
     };
-    Run { clients: vec![client], warm_up, measured, grace: Duration::ZERO }
+    let (cool_down, grace) = (Duration::ZERO, Duration::ZERO);
+    Run { clients: vec![client], warm_up, measured, cool_down, grace }
 }
 
-fn write(report: &DisbReport, path: &std::path::Path) -> Result<(), BenchError> {
-    std::fs::write(path, report.to_json())
-        .map_err(|source| BenchError::Write { path: path.to_path_buf(), source })
+/// Writes the results and the page, each in one step.
+fn write(report: &DisbReport, folder: &Path) -> Result<(), BenchError> {
+    for (name, content) in [(RESULTS, report.to_json()), (PAGE, html::html(report))] {
+        let path = folder.join(name);
+        replace(&path, &content).map_err(write_error(&path))?;
+    }
+    Ok(())
+}
+
+/// Puts `content` at `path`; nobody ever sees half of it.
+fn replace(path: &Path, content: &str) -> std::io::Result<()> {
+    let mut partial = path.as_os_str().to_os_string();
+    partial.push(".part");
+    std::fs::write(&partial, content).and_then(|()| std::fs::rename(&partial, path))
+}
+
+fn write_error(path: &Path) -> impl Fn(std::io::Error) -> BenchError {
+    let path = path.to_path_buf();
+    move |source| BenchError::Write { path: path.clone(), source }
 }
 
 fn samples_file(options: &DisbOptions) -> Result<Option<BufWriter<File>>, BenchError> {
@@ -451,7 +562,7 @@ fn samples_file(options: &DisbOptions) -> Result<Option<BufWriter<File>>, BenchE
         let mut file = BufWriter::new(file);
         file.write_all(header.as_bytes()).map(|()| file)
     });
-    file.map(Some).map_err(|source| BenchError::Write { path, source })
+    file.map(Some).map_err(write_error(&path))
 }
 
 /// One line per request; times from the start of the run.
@@ -464,12 +575,12 @@ fn write_samples(
 ) -> std::io::Result<()> {
     let [workload, system, condition] = labels;
     let window = run.window();
-    for (client, played) in run.clients.iter().zip(&played.clients) {
+    for (index, (client, played)) in run.clients.iter().zip(&played.clients).enumerate() {
         let name = quoted(&client.name);
         let begin = format!("{workload},{system},{condition},{repetition},{name}");
         for record in &played.records {
             let [due, sent, done] = [record.due, record.sent, record.done].map(|time| time.as_micros_f64());
-            let inside = window.contains(&record.due);
+            let inside = tally::is_measured(run, index, record);
             writeln!(file, "{begin},answered,{due:.1},{sent:.1},{done:.1},{inside}")?;
         }
         for (outcome, times) in [("failed", &played.failed), ("unsent", &played.unsent)] {
@@ -496,20 +607,26 @@ mod tests {
 
     #[test]
     fn every_condition_is_played_once_and_the_ends_twice_in_changing_order() {
-        let conditions: Vec<Condition> = ["rt-only", "wait", "reset"]
-            .map(|name| Condition { name: name.to_string(), title: String::new(), best_effort: true })
-            .into();
-        let first = turns(&conditions, 0);
-        assert_eq!(first.len(), 5);
+        let all = turns(3);
+        assert_eq!(all.len(), 5);
         for again in [false, true] {
             for condition in 0..3 {
-                let count = first.iter().filter(|turn| **turn == Turn { condition, again }).count();
+                let count = all.iter().filter(|turn| **turn == Turn { condition, again }).count();
                 assert_eq!(count, usize::from(!again || condition != 1), "{condition} {again}");
             }
         }
-        let begins: Vec<Turn> = (0..5).map(|repetition| turns(&conditions, repetition)[0]).collect();
-        assert!((1..5).all(|index| !begins[..index].contains(&begins[index])), "{begins:?}");
-        assert_eq!(turns(&conditions[..1], 0).len(), 2);
+        assert_eq!(turns(1).len(), 2);
+        let orders: Vec<Vec<Turn>> = (0..40).map(|seed| shuffled(all.clone(), &mut Rng::new(seed))).collect();
+        for turn in &all {
+            let behind = |other: &Turn| {
+                let pairs = orders.iter().flat_map(|order| order.windows(2));
+                pairs.filter(|pair| pair[0] == *other && pair[1] == *turn).count()
+            };
+            // 40 orders of five: each pair eight times on average.
+            assert!(all.iter().filter(|other| *other != turn).all(|other| (1..24).contains(&behind(other))));
+            assert!(orders.iter().filter(|order| order[0] == *turn).count() < 20);
+        }
+        assert_eq!(orders[7], shuffled(all.clone(), &mut Rng::new(7)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Our own engine as a system: one condition per scheme, asked in-process or over HTTP. And any server of the
 //! Open Inference Protocol at an address, whose scheme is its own affair.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
 use reef_base::{Level, ModelKey, Nanos};
@@ -19,6 +19,8 @@ use crate::micro::Serving;
 
 /// Requests that may wait in the server: more than all clients together can have under way.
 const QUEUE_LEN: usize = 4096;
+/// Where a server listens whose address does not say.
+const PORT_DEFAULT: u16 = 8000;
 
 /// Our engine.
 pub struct EngineSystem {
@@ -150,8 +152,7 @@ pub struct UrlSystem {
 impl UrlSystem {
     /// The server at `url` (`http://HOST:PORT`, or without the scheme); it must answer.
     pub fn connect(url: &str, seed: u64) -> Result<UrlSystem, BenchError> {
-        let address = resolve(url)?;
-        Client::new(address).text("/v2/health/live")?;
+        let address = answering(url)?;
         let condition = |name: &str, title: &str, best_effort| Condition {
             name: name.to_string(),
             title: title.to_string(),
@@ -197,7 +198,8 @@ fn callers(run: &Run, best_effort: bool, seed: u64, caller: MakeCaller<'_>) -> R
     for client in &run.clients {
         let plays = best_effort || client.class == ClassName::RealTime;
         let count = if plays { client.in_flight } else { 0 };
-        let own: Result<Vec<_>, _> = (0..count as u64).map(|index| caller(client, seed + index)).collect();
+        let own: Result<Vec<_>, _> =
+            (0..count as u64).map(|index| caller(client, seed.wrapping_add(index))).collect();
         callers.push(own?);
     }
     Ok(callers)
@@ -223,19 +225,25 @@ fn priority(client: &RunClient) -> u32 {
     }
 }
 
-fn resolve(url: &str) -> Result<SocketAddr, BenchError> {
-    use std::net::ToSocketAddrs;
+/// The first address of a server that answers.
+fn answering(url: &str) -> Result<SocketAddr, BenchError> {
     let wrong = |problem: String| BenchError::Url { url: url.to_string(), problem };
     let rest = url.strip_prefix("http://").unwrap_or(url);
     if rest.contains("://") {
         return Err(wrong("only http:// is spoken".to_string()));
     }
     let host = rest.trim_end_matches('/');
-    let with_port = if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
-        host.to_string()
-    } else {
-        format!("{host}:8000")
+    let with_port = match host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        true => host.to_string(),
+        false => format!("{host}:{PORT_DEFAULT}"),
     };
-    let mut addresses = with_port.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
-    addresses.next().ok_or_else(|| wrong("it has no address".to_string()))
+    let addresses = with_port.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
+    let mut last = wrong("it has no address".to_string());
+    for address in addresses {
+        match Client::new(address).text("/v2/health/live") {
+            Ok(_) => return Ok(address),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }

@@ -9,7 +9,7 @@ use reef_device::Scheme;
 use reef_zoo::{Model, Variant};
 
 use super::play::ModelFile;
-use super::workload::{ClassName, Workload};
+use super::workload::{BUILT_IN, ClassName, RATE_MAX_HZ, RATE_MIN_HZ, Workload};
 use crate::error::BenchError;
 use crate::progress::Progress;
 
@@ -99,12 +99,16 @@ impl fmt::Display for Rate {
     }
 }
 
-const DURATION_FULL: Duration = Duration::from_secs(15);
-const REPEATS_FULL: usize = 4;
-const REPEATS_SMALL: usize = 5;
+/// Where models of the zoo are written, in the folder of the results.
+const MODELS_FOLDER: &str = "models";
+/// Arrivals of a run at most: each is kept until the end.
+const ARRIVALS_MAX: f64 = 1e6;
+const DURATION_FULL: Duration = Duration::from_secs(5);
+const REPEATS_FULL: usize = 8;
+const REPEATS_SMALL: usize = 8;
 /// Requests of each real-time client that a run with small models collects, all repetitions together.
 const SAMPLES_SMALL: f64 = 2_050.0;
-const DURATION_SMALL_S: (f64, f64) = (4.0, 120.0);
+const DURATION_SMALL_S: (f64, f64) = (3.0, 60.0);
 
 impl DisbOptions {
     /// Repetitions.
@@ -114,10 +118,10 @@ impl DisbOptions {
 
     /// Time before the measured window.
     pub fn warm_up(&self) -> Duration {
-        self.warm_up.unwrap_or(Duration::from_millis(if self.small { 1_000 } else { 2_000 }))
+        self.warm_up.unwrap_or(Duration::from_millis(if self.small { 500 } else { 1_000 }))
     }
 
-    /// Measured time of a workload, rates already set: as asked for, or with full models 15 s, with small
+    /// Measured time of a workload, rates already set: as asked for, or with full models 5 s, with small
     /// ones so long that every real-time client gets 2,050 requests over all repetitions.
     pub fn duration_of(&self, workload: &Workload) -> Duration {
         let rates = workload.clients.iter().filter(|client| client.class == ClassName::RealTime);
@@ -137,6 +141,9 @@ impl DisbOptions {
     pub fn workloads_at(&self, alone_ms: &BTreeMap<String, f64>) -> Result<Vec<Workload>, BenchError> {
         let mut workloads = self.workloads.clone();
         let paper = self.rates.contains(&Rate::Paper);
+        if paper && self.rates.contains(&Rate::Scaled) {
+            return Err(BenchError::Rates);
+        }
         if !paper {
             workloads.iter_mut().for_each(|workload| *workload = workload.scaled(alone_ms));
         }
@@ -151,66 +158,88 @@ impl DisbOptions {
         Ok(workloads)
     }
 
+    /// Refuses what no machine can play or no report tell apart, before anything is started. `workloads`: as
+    /// they will be played.
+    pub fn check(&self, workloads: &[Workload]) -> Result<(), BenchError> {
+        for (index, workload) in workloads.iter().enumerate() {
+            let wrong = |problem: String| BenchError::Workload { name: workload.name.clone(), problem };
+            if workloads[..index].iter().any(|other| other.name == workload.name) {
+                return Err(wrong("there are two of this name".to_string()));
+            }
+            if !workload.built_in && BUILT_IN.contains(&workload.name.as_str()) {
+                return Err(wrong("this name belongs to a built-in workload".to_string()));
+            }
+            let rates = || workload.clients.iter().filter_map(|client| client.arrivals.rate_hz());
+            if let Some(rate) = rates().find(|rate| !(RATE_MIN_HZ..=RATE_MAX_HZ).contains(rate)) {
+                return Err(wrong(format!("{rate} arrivals per second, not {RATE_MIN_HZ} to {RATE_MAX_HZ}")));
+            }
+            let seconds = (self.warm_up() + self.duration_of(workload)).as_secs_f64();
+            let arrivals = rates().sum::<f64>() * seconds;
+            if arrivals > ARRIVALS_MAX {
+                let problem = format!(
+                    "{arrivals:.0} arrivals in {seconds} s are more than the {ARRIVALS_MAX} that are kept"
+                );
+                return Err(wrong(problem));
+            }
+        }
+        Ok(())
+    }
+
     /// The models that the workloads ask, as files. Those of the zoo are written unless a folder is given.
     pub fn model_files(&self, progress: &Progress) -> Result<Vec<ModelFile>, BenchError> {
         let mut files: Vec<ModelFile> = Vec::new();
         for workload in &self.workloads {
             for name in workload.models_asked() {
-                let real_time = workload
-                    .clients
-                    .iter()
-                    .any(|client| client.model == name && client.class == ClassName::RealTime);
-                let path = self.find(workload, name)?;
+                let mut asking = workload.clients.iter().filter(|client| client.model == name);
+                let real_time = asking.any(|client| client.class == ClassName::RealTime);
+                let (path, zoo) = self.find(workload, name)?;
                 match files.iter_mut().find(|file| file.name == name) {
                     Some(file) if file.path == path => file.real_time |= real_time,
                     Some(file) => {
-                        let problem = format!(
-                            "its model {name} is {}, that of another workload {}",
-                            path.display(),
-                            file.path.display()
-                        );
+                        let (own, other) = (path.display(), file.path.display());
+                        let problem = format!("its model {name} is {own}, that of another workload {other}");
                         return Err(BenchError::Workload { name: workload.name.clone(), problem });
                     }
-                    None => files.push(ModelFile { name: name.to_string(), path, real_time }),
+                    None => files.push(ModelFile { name: name.to_string(), path, real_time, zoo }),
                 }
             }
         }
         if !matches!(self.via, Via::Url(_)) || !self.peers.is_empty() {
-            self.write_missing(&files, progress)?;
+            self.write_zoo(&files, progress)?;
         }
         Ok(files)
     }
 
-    fn find(&self, workload: &Workload, name: &str) -> Result<PathBuf, BenchError> {
+    /// Where a model is, and whether it is one of the zoo's that has to be written there.
+    fn find(&self, workload: &Workload, name: &str) -> Result<(PathBuf, bool), BenchError> {
         let missing = |looked: String| BenchError::NoModel {
             model: name.to_string(),
             workload: workload.name.clone(),
             looked,
         };
         if let Some(path) = workload.models.get(name) {
-            return path.is_file().then(|| path.clone()).ok_or_else(|| missing(path.display().to_string()));
+            let found = path.is_file().then(|| (path.clone(), false));
+            return found.ok_or_else(|| missing(path.display().to_string()));
         }
         if let Some(folder) = &self.models {
             let places =
                 [folder.join(format!("{name}.onnx")), folder.join(name).join("1").join("model.onnx")];
-            let found = places.iter().find(|path| path.is_file()).cloned();
+            let found = places.iter().find(|path| path.is_file()).map(|path| (path.clone(), false));
             let looked = || places.each_ref().map(|path| path.display().to_string()).join(", ");
             return found.ok_or_else(|| missing(looked()));
         }
         match name.parse::<Model>() {
-            Ok(_) => Ok(self.out.join("models").join(format!("{name}.onnx"))),
-            Err(_) if matches!(self.via, Via::Url(_)) && self.peers.is_empty() => Ok(PathBuf::new()),
+            Ok(_) => Ok((self.out.join(MODELS_FOLDER).join(format!("{name}.onnx")), true)),
+            Err(_) if matches!(self.via, Via::Url(_)) && self.peers.is_empty() => Ok((PathBuf::new(), false)),
             Err(error) => Err(missing(format!("the zoo: {error}"))),
         }
     }
 
-    /// Writes the models of the zoo that were not found elsewhere.
-    fn write_missing(&self, files: &[ModelFile], progress: &Progress) -> Result<(), BenchError> {
-        let folder = self.out.join("models");
-        for file in files.iter().filter(|file| file.path.parent() == Some(&folder)) {
-            let Ok(model) = file.name.parse::<Model>() else { continue };
+    fn write_zoo(&self, files: &[ModelFile], progress: &Progress) -> Result<(), BenchError> {
+        for file in files.iter().filter(|file| file.zoo) {
+            let model: Model = file.name.parse()?;
             progress.phase(format!("writing {model}"));
-            make_folder(&folder)?;
+            make_folder(&self.out.join(MODELS_FOLDER))?;
             reef_zoo::write(model, &self.variant(model), &file.path)?;
         }
         Ok(())
@@ -229,9 +258,8 @@ impl DisbOptions {
 
     /// What a model is, for people.
     pub fn source(&self, file: &ModelFile) -> String {
-        let written = file.path.parent() == Some(&self.out.join("models"));
         match file.name.parse::<Model>() {
-            Ok(model) if written => {
+            Ok(model) if file.zoo => {
                 let variant = self.variant(model);
                 match (variant.image_size, variant.sequence) {
                     (Some(pixels), _) => format!("zoo, {pixels}×{pixels} pixels"),
@@ -346,11 +374,30 @@ mod tests {
     }
 
     #[test]
+    fn what_no_machine_can_play_and_no_report_tell_apart_is_refused() {
+        let refused = |options: &DisbOptions, expected: &str| {
+            let error = options.check(&options.workloads).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        assert!(options(&["A", "REAL"]).check(&options(&["A", "REAL"]).workloads).is_ok());
+        refused(&options(&["A", "D", "A"]), "two of this name");
+        let mut taken = options(&["A"]);
+        taken.workloads[0].built_in = false;
+        refused(&taken, "built-in");
+        let mut many = options(&["A"]);
+        many.duration = Some(Duration::from_secs(1_000_000));
+        refused(&many, "arrivals");
+        let mut rare = options(&["A"]);
+        rare.workloads[0] = rare.workloads[0].clone().with_rate("vgg19", 1e-9).0;
+        refused(&rare, "arrivals per second");
+    }
+
+    #[test]
     fn small_runs_last_until_every_client_has_its_samples() {
         let mut small = options(&["D", "B"]);
         small.small = true;
-        assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(21));
-        assert_eq!(small.duration_of(&small.workloads[1]), Duration::from_secs(4));
+        assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(14));
+        assert_eq!(small.duration_of(&small.workloads[1]), Duration::from_secs(3));
         small.duration = Some(Duration::from_secs(2));
         assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(2));
     }

@@ -28,7 +28,8 @@
 //! {"clients": [{"name": "front", "model": "vgg19", "class": "real-time", "level": 0, "in_flight": 16,
 //!               "deadline_ns": null,
 //!               "arrivals": {"kind": "open", "times_ns": [0, 450000000], "newest_only": false}}],
-//!  "warm_up_ns": 1000000000, "measured_ns": 15000000000, "grace_ns": 5000000000}
+//!  "warm_up_ns": 1000000000, "measured_ns": 15000000000, "cool_down_ns": 1000000000,
+//!  "grace_ns": 5000000000}
 //! ```
 //!
 //! `arrivals` is one of
@@ -207,7 +208,7 @@ impl System for Peer {
         let Condition { name, best_effort, .. } = self.conditions[condition].clone();
         let request = format!("play under '{name}'");
         let what = What::Play { condition: &name, run: RunRequest::from(run) };
-        let limit = Duration::from(run.end()) + run.grace + self.limits.beyond_run;
+        let limit = Duration::from(run.end()) + run.cool_down.max(run.grace) + self.limits.beyond_run;
         let asked = MonotonicClock::read();
         let answer: PlayAnswer = self.ask(&request, what, limit)?;
         let took = MonotonicClock::read().since(asked);

@@ -65,6 +65,9 @@ pub struct Run {
     pub warm_up: Duration,
     /// Recorded: arrivals of open loops and answers of closed ones inside of it.
     pub measured: Duration,
+    /// How long after the end best-effort closed loops go on, so that the last real-time requests are not
+    /// answered on an empty device; less, if all of these have been answered.
+    pub cool_down: Duration,
     /// How long after the end late arrivals are still asked for; what is left then is counted as unsent.
     pub grace: Duration,
 }
@@ -181,4 +184,6 @@ pub struct ModelFile {
     pub path: std::path::PathBuf,
     /// Whether a real-time client asks it.
     pub real_time: bool,
+    /// Whether it is one of the zoo's, which the benchmark writes.
+    pub zoo: bool,
 }

@@ -39,6 +39,11 @@ pub struct DisbReport {
     pub others_cpu: Others,
     /// What the run had to reach.
     pub checks: Vec<Check>,
+    /// What went wrong on the way and was left out, for people.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Whether everything was played; false in what a run writes on its way.
+    pub finished: bool,
 }
 
 /// How a run was made.
@@ -102,9 +107,6 @@ pub struct WorkloadResult {
     pub seconds: f64,
     /// Its clients.
     pub clients: Vec<ClientFacts>,
-    /// Offered load of its open-loop real-time clients: sum of rate × time alone. `None` where one is a
-    /// closed loop.
-    pub offered: Option<f64>,
     /// What played it; ours first.
     pub systems: Vec<SystemResult>,
 }
@@ -133,6 +135,10 @@ pub struct ClientFacts {
 pub struct SystemResult {
     /// Its name.
     pub name: String,
+    /// Load that the real-time clients offer it: sum of the rate of their arrivals × time alone on it. `None`
+    /// where a client's arrivals depend on answers.
+    #[serde(default)]
+    pub offered: Option<f64>,
     /// One per condition in the order of reports, the reference first. A condition that was played twice, as
     /// A against A, comes twice; the second one says so.
     pub conditions: Vec<ConditionResult>,
@@ -296,12 +302,24 @@ pub struct Check {
     pub noise: f64,
     /// Whether it was reached.
     pub met: bool,
+    /// Why nothing is shown; `None` where the value can be judged.
+    #[serde(default)]
+    pub not_shown: Option<String>,
 }
 
 impl Check {
-    /// Whether there was too much noise to say anything.
-    pub fn is_noisy(&self) -> bool {
-        self.noise > super::checks::NOISE_MAX
+    /// The verdict in words.
+    pub fn verdict(&self) -> String {
+        let without_noise = match self.at_least {
+            true => self.value >= self.bound,
+            false => self.value <= self.bound,
+        };
+        match (self.met, without_noise, &self.not_shown) {
+            (_, _, Some(why)) => format!("not shown: {why}"),
+            (true, true, None) => "met".to_string(),
+            (true, false, None) => "met within noise".to_string(),
+            (false, _, None) => "not met".to_string(),
+        }
     }
 }
 

@@ -22,6 +22,7 @@ impl fmt::Display for DisbReport {
             writeln!(f, "  {:14} alone: {}", model.name, alone.collect::<Vec<_>>().join(", "))?;
         }
         self.workloads.iter().try_for_each(|workload| write!(f, "\n{workload}"))?;
+        self.notes.iter().try_for_each(|note| writeln!(f, "note: {note}"))?;
         if !self.checks.is_empty() {
             writeln!(f)?;
             self.checks.iter().try_for_each(|check| writeln!(f, "{check}"))?;
@@ -116,11 +117,7 @@ impl fmt::Display for Check {
         let side = if self.at_least { "≥" } else { "≤" };
         let sign = if self.at_least { "-" } else { "+" };
         let noise = if self.noise > 0.0 { format!(" {sign} {:.3}", self.noise) } else { String::new() };
-        let verdict = match (self.met, self.is_noisy()) {
-            (true, _) => "met",
-            (false, true) => "NOT SHOWN, too much noise",
-            (false, false) => "NOT MET",
-        };
+        let verdict = if self.met { self.verdict() } else { self.verdict().to_uppercase() };
         write!(
             f,
             "{:5} {}: {:.3} {side} {:.3}{noise}: {verdict}",

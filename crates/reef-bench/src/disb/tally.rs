@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reef_base::Nanos;
@@ -21,11 +22,11 @@ use crate::recorder::{Samples, Summary, Window, rate_per_s};
 
 /// Below this share of the device, nothing worth measuring is left for best-effort work.
 const BOUND_MIN: f64 = 0.05;
-/// A client is saturated if more than this share of the arrivals in the first part of the window is not
-/// answered at its end.
-const LATE_SHARE_MAX: f64 = 0.02;
-/// That first part.
-const EARLY_PART: f64 = 0.8;
+/// A client is saturated if its backlog grows by more than this share of the arrivals of the window, over all
+/// repetitions, …
+const BACKLOG_SHARE_MAX: f64 = 0.03;
+/// … and by more than so many requests in a repetition: it comes and goes by some.
+const BACKLOG_GROWTH_MIN: f64 = 2.0;
 
 /// What a model takes alone, measured beside one repetition.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,7 +41,7 @@ pub struct AloneTime {
 #[derive(Clone, Debug)]
 pub struct Repeated {
     /// What was played.
-    pub run: Run,
+    pub run: Arc<Run>,
     /// What came of it.
     pub played: Played,
     /// Every model's time alone on the same system, next to this repetition.
@@ -55,19 +56,20 @@ pub struct Tally<'a> {
     pub condition: &'a Condition,
     /// Whether this is the second time, A against A.
     pub again: bool,
-    /// Its repetitions.
-    pub own: &'a [Repeated],
-    /// The repetitions that ratios refer to; for the reference itself its own.
-    pub reference: &'a [Repeated],
+    /// Its repetitions; of a condition that is played twice all of both times, unless this is the second time
+    /// by itself.
+    pub own: &'a [&'a Repeated],
+    /// What ratios refer to, one for each of its own; for the reference itself its own.
+    pub reference: &'a [&'a Repeated],
     /// The repetitions of the reference condition, from which comes what is left for best-effort work.
-    pub dedicated: &'a [Repeated],
+    pub dedicated: &'a [&'a Repeated],
 }
 
 impl Tally<'_> {
     /// What the condition gave.
     pub fn result(&self) -> ConditionResult {
         let clients: Vec<ClientResult> = (0..self.workload.clients.len()).map(|i| self.client(i)).collect();
-        let is_reference = std::ptr::eq(self.own, self.reference);
+        let is_reference = self.is_reference();
         let best_effort = self.condition.best_effort && !self.clients_of(ClassName::BestEffort).is_empty();
         let best_effort = best_effort.then(|| self.best_effort());
         ConditionResult {
@@ -80,9 +82,15 @@ impl Tally<'_> {
             device: self.device(),
             cpus_busy: self.cpus_busy(),
             memory_bytes: self.own.iter().filter_map(|one| one.played.memory_bytes).max(),
-            saturated: clients.iter().any(|client| client.saturated),
+            // Best-effort clients may starve: that is the other class's good right.
+            saturated: self.clients_of(ClassName::RealTime).iter().any(|&index| clients[index].saturated),
             clients,
         }
+    }
+
+    /// Whether this is what the others are compared with.
+    fn is_reference(&self) -> bool {
+        std::ptr::eq(self.own, self.reference)
     }
 
     fn clients_of(&self, class: ClassName) -> Vec<usize> {
@@ -95,7 +103,7 @@ impl Tally<'_> {
         let latency = |one: &Repeated| latencies(one, index);
         let pooled = pooled(self.own, latency);
         let real_time = spec.class == ClassName::RealTime;
-        let compared = real_time && !std::ptr::eq(self.own, self.reference);
+        let compared = real_time && !self.is_reference();
         let count =
             |of: fn(&PlayedClient) -> u64| self.own.iter().map(|one| of(&one.played.clients[index])).sum();
         ClientResult {
@@ -109,7 +117,7 @@ impl Tally<'_> {
             failed: count(|client| client.failed.len() as u64),
             unsent: self.own.iter().map(|one| unsent(one, index).count() as u64).sum(),
             dropped: count(|client| client.dropped),
-            saturated: self.own.iter().any(|one| is_saturated(one, index)),
+            saturated: is_saturated(self.own, index),
             first_error: self.own.iter().find_map(|one| one.played.clients[index].first_error.clone()),
         }
     }
@@ -137,7 +145,7 @@ impl Tally<'_> {
         let left: Vec<f64> = self.dedicated.iter().map(|one| 1.0 - busy(one, &real_time)).collect();
         let bound = mean(&left);
         let share = |one: &Repeated| self.device_share(one);
-        let shares: Vec<f64> = self.own.iter().map(share).collect();
+        let shares: Vec<f64> = self.own.iter().map(|one| share(one)).collect();
         let of_bound = || {
             let each: Vec<f64> = shares.iter().zip(&left).map(|(share, left)| share / left).collect();
             Estimate { value: mean(&shares) / bound, half_width: half_width(&each) }
@@ -168,7 +176,7 @@ impl Tally<'_> {
             |one: &Repeated| self.per_s(one, ClassName::RealTime) + self.per_s(one, ClassName::BestEffort);
         let normalised = |one: &Repeated| self.normalised(one);
         let own = estimate(self.own, total);
-        let reference = mean(&self.reference.iter().map(total).collect::<Vec<_>>());
+        let reference = mean(&self.reference.iter().map(|one| total(one)).collect::<Vec<_>>());
         let bound = best_effort.filter(|_| !self.again).and_then(|be| {
             let at_bound = be.per_s.value / be.of_bound?.value;
             Some((own.value - be.per_s.value + at_bound) / reference).filter(|ratio| ratio.is_finite())
@@ -243,22 +251,26 @@ fn all(indices: &[usize], of: impl Fn(usize) -> Samples) -> Samples {
     all
 }
 
-fn pooled(repeated: &[Repeated], of: impl Fn(&Repeated) -> Samples) -> Samples {
+fn pooled(repeated: &[&Repeated], of: impl Fn(&Repeated) -> Samples) -> Samples {
     let mut all = Samples::default();
     repeated.iter().for_each(|one| all.extend(&of(one)));
     all
 }
 
-fn pooled_slowdown(repeated: &[Repeated], indices: &[usize]) -> Samples {
+fn pooled_slowdown(repeated: &[&Repeated], indices: &[usize]) -> Samples {
     pooled(repeated, |one| all(indices, |index| slowdowns(one, index)))
 }
 
-/// Records of the measured window: of closed loops by answer, of all others by scheduled arrival.
+/// Whether a record belongs to the measured window: of closed loops by answer, of all others by scheduled
+/// arrival.
+pub fn is_measured(run: &Run, index: usize, record: &Record) -> bool {
+    let closed = matches!(run.clients[index].arrivals, Arrivals::Closed { .. });
+    run.window().contains(if closed { &record.done } else { &record.due })
+}
+
 fn measured(one: &Repeated, index: usize) -> impl Iterator<Item = &Record> {
-    let window = one.run.window();
-    let closed = matches!(one.run.clients[index].arrivals, Arrivals::Closed { .. });
-    let time = move |record: &Record| if closed { record.done } else { record.due };
-    one.played.clients[index].records.iter().filter(move |record| window.contains(&time(record)))
+    let records = &one.played.clients[index].records;
+    records.iter().filter(move |record| is_measured(&one.run, index, record))
 }
 
 fn unsent(one: &Repeated, index: usize) -> impl Iterator<Item = &Nanos> {
@@ -267,7 +279,7 @@ fn unsent(one: &Repeated, index: usize) -> impl Iterator<Item = &Nanos> {
 }
 
 /// Latencies in microseconds. What was never sent took at least as long as it was waited for.
-fn latencies(one: &Repeated, index: usize) -> Samples {
+pub(super) fn latencies(one: &Repeated, index: usize) -> Samples {
     let given_up = one.run.end() + Nanos::from(one.run.grace);
     let answered = measured(one, index).map(|record| record.done.since(record.due));
     let unsent = unsent(one, index).map(|due| given_up.since(*due));
@@ -280,14 +292,16 @@ fn slowdowns(one: &Repeated, index: usize) -> Samples {
 }
 
 /// Answers per second in the measured window.
-fn client_per_s(one: &Repeated, index: usize) -> f64 {
+pub(super) fn client_per_s(one: &Repeated, index: usize) -> f64 {
     let window = one.run.window();
     let done = |record: &Record| record.done;
     let records = &one.played.clients[index].records;
     let inside: Vec<Nanos> = records.iter().map(done).filter(|done| window.contains(done)).collect();
     match one.run.clients[index].arrivals {
         Arrivals::Closed { .. } => {
+            // The loop began with the run, at zero.
             let before = records.iter().map(done).filter(|&done| done < window.start).max();
+            let before = Some(before.unwrap_or(Nanos::ZERO));
             rate_per_s(&inside, Window { before, from: window.start, to: window.end })
         }
         _ => inside.len() as f64 / one.run.measured.as_secs_f64(),
@@ -301,18 +315,29 @@ fn misses(one: &Repeated, index: usize, deadline: Option<Duration>) -> u64 {
     (late + client.failed.len() + unsent(one, index).count()) as u64 + client.dropped
 }
 
-/// Whether an open loop's backlog grew: see [`LATE_SHARE_MAX`].
-fn is_saturated(one: &Repeated, index: usize) -> bool {
-    if !matches!(one.run.clients[index].arrivals, Arrivals::Open { .. }) {
-        return false;
+/// Whether a client asked for more than it could get: arrivals that were never sent, or a backlog that grew;
+/// see [`BACKLOG_SHARE_MAX`].
+fn is_saturated(repeated: &[&Repeated], index: usize) -> bool {
+    let growth: f64 = repeated.iter().map(|one| backlog_growth(one, index)).sum();
+    let arrivals: usize = repeated.iter().map(|one| measured(one, index).count()).sum();
+    let usual = BACKLOG_GROWTH_MIN * repeated.len() as f64;
+    let unsent = repeated.iter().any(|one| unsent(one, index).next().is_some());
+    unsent || growth > usual.max(BACKLOG_SHARE_MAX * arrivals as f64)
+}
+
+/// Requests due and not answered at the end of the window, less those at its begin. A closed loop has no
+/// backlog.
+fn backlog_growth(one: &Repeated, index: usize) -> f64 {
+    if matches!(one.run.clients[index].arrivals, Arrivals::Closed { .. }) {
+        return 0.0;
     }
+    let client = &one.played.clients[index];
+    let waiting = |at: Nanos| {
+        let answered = client.records.iter().filter(|record| record.due <= at && record.done > at).count();
+        answered + client.unsent.iter().filter(|due| **due <= at).count()
+    };
     let window = one.run.window();
-    let early = window.start..window.start + Nanos::from(one.run.measured.mul_f64(EARLY_PART));
-    let records = || one.played.clients[index].records.iter().filter(|record| early.contains(&record.due));
-    let late = records().filter(|record| record.done > window.end).count();
-    let unsent = unsent(one, index).count();
-    let all = records().count();
-    unsent > 0 || late as f64 > LATE_SHARE_MAX * all as f64
+    waiting(window.end) as f64 - waiting(window.start) as f64
 }
 
 /// Share of the window in which one of the clients had a request on the device; where the system does not
@@ -348,14 +373,14 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-fn estimate(repeated: &[Repeated], of: impl Fn(&Repeated) -> f64) -> Estimate {
-    let each: Vec<f64> = repeated.iter().map(of).collect();
+fn estimate(repeated: &[&Repeated], of: impl Fn(&Repeated) -> f64) -> Estimate {
+    let each: Vec<f64> = repeated.iter().map(|one| of(one)).collect();
     Estimate { value: mean(&each), half_width: half_width(&each) }
 }
 
 /// The ratio of two rates; `None` where the reference is zero.
-fn rate_ratio(own: &[Repeated], reference: &[Repeated], of: impl Fn(&Repeated) -> f64) -> Option<Estimate> {
-    let each = |repeated: &[Repeated]| repeated.iter().map(&of).collect::<Vec<_>>();
+fn rate_ratio(own: &[&Repeated], reference: &[&Repeated], of: impl Fn(&Repeated) -> f64) -> Option<Estimate> {
+    let each = |repeated: &[&Repeated]| repeated.iter().map(|one| of(one)).collect::<Vec<_>>();
     let (own, reference) = (each(own), each(reference));
     let value = mean(&own) / mean(&reference);
     let ratios: Vec<f64> = own.iter().zip(&reference).map(|(own, reference)| own / reference).collect();
@@ -364,8 +389,8 @@ fn rate_ratio(own: &[Repeated], reference: &[Repeated], of: impl Fn(&Repeated) -
 
 /// Ratios of latencies; `None` where one side has none.
 fn ratios(
-    own: &[Repeated],
-    reference: &[Repeated],
+    own: &[&Repeated],
+    reference: &[&Repeated],
     of: impl Fn(&Repeated) -> Samples,
 ) -> Option<LatencyRatios> {
     let each: Vec<(Option<Summary>, Option<Summary>)> = own

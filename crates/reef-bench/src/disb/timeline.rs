@@ -32,8 +32,10 @@ pub fn record(
     let repetition = Repetition {
         seed: report.setup.seed,
         index: 0,
+        count: 1,
         warm_up: Duration::from_millis(500),
         measured: Duration::from_secs_f64((4.0 / slowest).clamp(0.2, 5.0)),
+        cool_down: Duration::ZERO,
         grace: Duration::ZERO,
     };
     let path = std::env::temp_dir().join(format!("reef-bench-timeline-{}.json", std::process::id()));

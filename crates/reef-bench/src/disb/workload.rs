@@ -58,7 +58,9 @@ const IN_FLIGHT_DEFAULT: usize = 16;
 /// Each takes a thread and buffers.
 const IN_FLIGHT_MAX: usize = 1024;
 /// Arrivals per second that a client may ask for.
-const RATE_MAX_HZ: f64 = 1e6;
+pub const RATE_MAX_HZ: f64 = 1e6;
+/// At least so many: one in about three hours.
+pub const RATE_MIN_HZ: f64 = 1e-4;
 /// An hour, in milliseconds: more is a mistake.
 const MILLIS_MAX: f64 = 3.6e6;
 
@@ -103,6 +105,8 @@ pub struct Workload {
     pub reference_ms: BTreeMap<String, f64>,
     /// Who asks. At least one is real-time.
     pub clients: Vec<Client>,
+    /// Whether it is one of the benchmark's own, as it is written.
+    pub built_in: bool,
 }
 
 /// A client of a workload.
@@ -236,7 +240,8 @@ impl Workload {
                 return Err(BenchError::UnknownWorkload { name: name.to_string(), known });
             }
         };
-        Workload::parse(text, name, &|_| Ok(REAL_TRACE.to_string()))
+        let workload = Workload::parse(text, name, &|_| Ok(REAL_TRACE.to_string()))?;
+        Ok(Workload { built_in: true, ..workload })
     }
 
     /// Reads a workload's file.
@@ -414,6 +419,10 @@ impl RawWorkload {
         for (model, ms) in &self.reference_ms {
             check_millis(&format!("reference_ms of {model}"), *ms)?;
         }
+        let asked = |model: &String| self.client.iter().any(|client| client.model == *model);
+        if let Some(model) = self.reference_ms.keys().chain(self.models.keys()).find(|model| !asked(model)) {
+            return Err(format!("no client asks the model '{model}'"));
+        }
         let names: Vec<String> =
             self.client.iter().map(|raw| raw.name.clone().unwrap_or_else(|| raw.model.clone())).collect();
         if let Some(index) = (1..names.len()).find(|&index| names[..index].contains(&names[index])) {
@@ -429,7 +438,7 @@ impl RawWorkload {
         }
         check_chains(&clients)?;
         let RawWorkload { name, title, models, reference_ms, .. } = self;
-        Ok(Workload { name, title, models, reference_ms, clients })
+        Ok(Workload { name, title, models, reference_ms, clients, built_in: false })
     }
 }
 
@@ -504,9 +513,16 @@ impl RawArrivals {
     }
 }
 
-/// Every chain of clients that wait for others must begin with one that does not.
+/// Every chain of clients that wait for others must begin with one that does not. A real-time client cannot
+/// wait for a best-effort one, which the reference does without.
 fn check_chains(clients: &[Client]) -> Result<(), String> {
     for (begin, client) in clients.iter().enumerate() {
+        if let ArrivalSpec::After { client: other, .. } = client.arrivals
+            && (client.class, clients[other].class) == (ClassName::RealTime, ClassName::BestEffort)
+        {
+            let (name, other) = (&client.name, &clients[other].name);
+            return Err(format!("the real-time client '{name}' waits for '{other}', which is best-effort"));
+        }
         let mut at = begin;
         for _ in 0..=clients.len() {
             let ArrivalSpec::After { client: next, .. } = clients[at].arrivals else { break };
@@ -520,9 +536,9 @@ fn check_chains(clients: &[Client]) -> Result<(), String> {
 }
 
 fn check_rate(rate_hz: f64) -> Result<(), String> {
-    match rate_hz > 0.0 && rate_hz <= RATE_MAX_HZ {
+    match (RATE_MIN_HZ..=RATE_MAX_HZ).contains(&rate_hz) {
         true => Ok(()),
-        false => Err(format!("rate_hz is {rate_hz}, not above 0 and at most {RATE_MAX_HZ}")),
+        false => Err(format!("rate_hz is {rate_hz}, not {RATE_MIN_HZ} to {RATE_MAX_HZ}")),
     }
 }
 

@@ -9,7 +9,7 @@ use reef_bench::disb::peer::Peer;
 use reef_bench::disb::play::System;
 use reef_bench::disb::report::DisbReport;
 use reef_bench::disb::workload::Workload;
-use reef_bench::disb::{compare, drive, html};
+use reef_bench::disb::{compare, drive};
 use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
 use reef_bench::{EnvironmentError, Progress};
 use reef_cpu::{CpuDevice, CpuOptions};
@@ -23,6 +23,13 @@ use crate::output::say;
 
 struct Environment {
     nice: i32,
+    memory_bytes: Option<u64>,
+}
+
+impl Environment {
+    fn new(args: &DeviceArgs) -> Environment {
+        Environment { nice: args.nice, memory_bytes: device::memory_bytes(args) }
+    }
 }
 
 impl MicroEnvironment for Environment {
@@ -32,6 +39,7 @@ impl MicroEnvironment for Environment {
             cus: Some(request.cus),
             cores: Some(cores.into_iter().skip(request.first_core).collect()),
             nice: self.nice,
+            memory_bytes: self.memory_bytes,
             scheme: request.scheme,
             ..CpuOptions::default()
         };
@@ -59,7 +67,7 @@ impl Serving for Served {
 pub fn micro(args: &MicroArgs) -> Result<()> {
     let options =
         MicroOptions { quick: args.quick, only: args.only.clone(), cus: compute_units(&args.device)? };
-    let report = micro::run(&options, &Environment { nice: args.device.nice }, &Progress::on_stderr())?;
+    let report = micro::run(&options, &Environment::new(&args.device), &Progress::on_stderr())?;
     let json = report.to_json();
     if let Some(path) = &args.out {
         std::fs::write(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
@@ -113,19 +121,17 @@ fn play_all(workloads: Vec<Workload>, args: &PlayArgs, micro: bool) -> Result<()
         out: args.out.clone(),
         samples: args.samples,
         peers: args.peer.clone(),
-        cus: compute_units(&args.device)?,
+        cus: if args.url.is_some() { 0 } else { compute_units(&args.device)? },
     };
     let mut peers: Vec<Box<dyn System>> = Vec::new();
     for command in &args.peer {
         peers.push(Box::new(Peer::start(command)?));
     }
-    let environment = Environment { nice: args.device.nice };
+    let environment = Environment::new(&args.device);
     let report = drive::run(&options, peers, &environment, &Progress::on_stderr())?;
-    let page = args.out.join("report.html");
-    std::fs::write(&page, html::html(&report)).with_context(|| format!("cannot write {}", page.display()))?;
     say!("{report}");
     say!("results    {}", args.out.join("results.json").display());
-    say!("report     {}", page.display());
+    say!("report     {}", args.out.join("report.html").display());
     Ok(())
 }
 

@@ -39,7 +39,8 @@ fn every_ms(count: u64, newest_only: bool) -> Arrivals {
 }
 
 fn short(clients: Vec<RunClient>, ms: u64, grace: Duration) -> Run {
-    Run { clients, warm_up: Duration::ZERO, measured: Duration::from_millis(ms), grace }
+    let measured = Duration::from_millis(ms);
+    Run { clients, warm_up: Duration::ZERO, measured, cool_down: Duration::from_secs(60), grace }
 }
 
 fn play_all(run: &Run, mut callers: Callers) -> Vec<PlayedClient> {
@@ -100,6 +101,37 @@ fn best_effort_goes_on_until_the_last_real_time_answer() {
 }
 
 #[test]
+fn best_effort_ends_after_the_cool_down_and_does_not_sleep_beyond_the_end() {
+    let clients = vec![
+        client("rt", ClassName::RealTime, every_ms(1, false)),
+        client("be", ClassName::BestEffort, Arrivals::Closed { think: Duration::ZERO }),
+        client("sleepy", ClassName::BestEffort, Arrivals::Closed { think: Duration::from_secs(3600) }),
+    ];
+    let run = Run { cool_down: Duration::from_millis(5), ..short(clients, 5, Duration::from_secs(60)) };
+    let until_40_ms = vec![stalled(Duration::from_millis(40))];
+    let played = play_all(&run, vec![until_40_ms, vec![at_once()], vec![at_once()]]);
+    assert!(played[1].records.iter().all(|record| record.due < Nanos::from_millis(10)));
+    assert!(played[2].records.is_empty());
+    // Rests for an hour, and is woken when there is nothing more to wait for.
+    let forever = Run { cool_down: Duration::from_secs(7200), ..run };
+    play_all(&forever, vec![vec![at_once()], vec![], vec![at_once()]]);
+}
+
+#[test]
+fn who_follows_a_slow_client_gives_up_as_an_open_loop_does() {
+    let after = Arrivals::After { client: 0, think: Duration::ZERO };
+    let clients = vec![
+        client("quick", ClassName::RealTime, every_ms(20, false)),
+        client("slow", ClassName::RealTime, after),
+    ];
+    let run = short(clients, 500, Duration::from_millis(10));
+    let played = play_all(&run, vec![vec![at_once()], vec![stalled(Duration::from_millis(560))]]);
+    assert_eq!(played[0].records.len(), 20);
+    assert_eq!(played[1].records.len() + played[1].unsent.len(), 20);
+    assert!(!played[1].unsent.is_empty());
+}
+
+#[test]
 fn a_real_time_closed_loop_ends_with_the_run_and_thinks_in_between() {
     let think = Duration::from_millis(4);
     let run = short(vec![client("a", ClassName::RealTime, Arrivals::Closed { think })], 30, Duration::ZERO);
@@ -119,7 +151,7 @@ fn clients_follow_the_answers_of_others_down_the_chain() {
         client("second", ClassName::RealTime, after(2)),
         client("first", ClassName::RealTime, every_ms(5, false)),
     ];
-    let run = short(clients, 5, Duration::from_secs(60));
+    let run = short(clients, 1_000, Duration::from_secs(60));
     let played = play_all(&run, vec![vec![at_once()], vec![at_once()], vec![at_once()]]);
     for index in 0..2 {
         let (own, other) = (&played[index].records, &played[index + 1].records);
@@ -191,6 +223,7 @@ fn the_window_is_announced_at_its_ends() {
         clients: vec![client("a", ClassName::RealTime, every_ms(1, false))],
         warm_up: Duration::from_millis(5),
         measured: Duration::from_millis(5),
+        cool_down: Duration::ZERO,
         grace: Duration::ZERO,
     };
     let begin = MonotonicClock::read();

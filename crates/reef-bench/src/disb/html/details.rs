@@ -71,7 +71,7 @@ fn maybe<T>(value: Option<T>, format: impl FnOnce(T) -> String) -> String {
 }
 
 fn draw_workload(m: &mut Markup, workload: &WorkloadResult, palette: &Palette) {
-    let offered = workload.offered.map(|offered| {
+    let offered = workload.systems.first().and_then(|system| system.offered).map(|offered| {
         let offered = percent(offered);
         format!(" Real-time clients offer {offered} of what the device can do.")
     });

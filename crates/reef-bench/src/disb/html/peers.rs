@@ -5,7 +5,7 @@ use super::palette::Palette;
 use super::scale::Scale;
 use super::svg::{Anchor, Area};
 use super::table::Head::{Number, Text};
-use super::text::{NOTHING, estimate, estimate_percent, extent, ms, ratio, trimmed};
+use super::text::{NOTHING, estimate, estimate_percent, extent, ms, percent, ratio, trimmed};
 use super::view;
 use crate::disb::report::{ConditionResult, DisbReport, SystemResult, WorkloadResult};
 
@@ -31,7 +31,7 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport, palette: &Palette) {
 
 const LEAD: &str = "Every system gets the same arrivals. Ratios are to the system's own reference, so that a \
     system that is slower alone has no advantage; milliseconds are absolute. Dot: mean; line: up to p99; \
-    on a logarithmic axis from 1.";
+    on a logarithmic axis from 1. Offered: real-time arrivals × time alone on that system.";
 
 fn table(m: &mut Markup, workload: &WorkloadResult, palette: &Palette) {
     let all = || workload.systems.iter().flat_map(view::firsts);
@@ -50,7 +50,8 @@ fn table(m: &mut Markup, workload: &WorkloadResult, palette: &Palette) {
     ];
     m.table(&heads, |m| {
         for system in &workload.systems {
-            m.row_over(heads.len(), &system.name);
+            let offered = system.offered.map(|offered| format!(", {} offered", percent(offered)));
+            m.row_over(heads.len(), format!("{}{}", system.name, offered.unwrap_or_default()));
             for condition in view::firsts(system) {
                 let class = if condition.saturated { "saturated" } else { "" };
                 m.row(class, |m| row(m, (system, condition), scale, palette));

@@ -161,12 +161,23 @@ pub(in crate::disb) fn sample() -> DisbReport {
         sweeps: sweeps(),
         others_cpu: Others(Some(0.011)),
         checks,
+        notes: Vec::new(),
+        finished: true,
     }
 }
 
 fn check(workload: &str, what: &str, value: f64, bound: f64, at_least: bool, noise: f64) -> Check {
     let met = if at_least { value + noise >= bound } else { value - noise <= bound };
-    Check { workload: workload.into(), what: what.into(), value, bound, at_least, noise, met }
+    Check {
+        workload: workload.into(),
+        what: what.into(),
+        value,
+        bound,
+        at_least,
+        noise,
+        met,
+        not_shown: None,
+    }
 }
 
 fn machine() -> Machine {
@@ -228,12 +239,16 @@ fn workload(shape: &Shape) -> WorkloadResult {
     let again: Case = ("rt-only", 1.003, 0.994, 1.0, None);
     let mut conditions = vec![condition(shape, reference, false, 1.0), condition(shape, again, true, 1.0)];
     conditions.extend(shape.cases.iter().map(|&case| condition(shape, case, false, 1.0)));
-    let mut systems = vec![SystemResult { name: "reef".into(), conditions }];
+    let mut systems = vec![SystemResult { name: "reef".into(), offered: Some(shape.offered), conditions }];
     if ["A", "D", "REAL"].contains(&shape.name) {
         let mut peer: Vec<ConditionResult> =
             PEER.iter().map(|&case| condition(shape, case, false, 0.94)).collect();
         peer.iter_mut().for_each(|condition| condition.device = None);
-        systems.push(SystemResult { name: "onnxruntime 1.23".into(), conditions: peer });
+        systems.push(SystemResult {
+            name: "onnxruntime 1.23".into(),
+            offered: Some(shape.offered),
+            conditions: peer,
+        });
     }
     let client = |index: usize, class: ClassName| ClientFacts {
         name: client_name(index, class),
@@ -256,7 +271,6 @@ fn workload(shape: &Shape) -> WorkloadResult {
         title: shape.title.into(),
         seconds: 60.0,
         clients: real_time.chain(best_effort).collect(),
-        offered: Some(shape.offered),
         systems,
     }
 }

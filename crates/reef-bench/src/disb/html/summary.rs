@@ -62,6 +62,10 @@ fn warnings(m: &mut Markup, report: &DisbReport) {
             m.text(warning.trim());
         });
     }
+    if !report.finished {
+        m.p("warning", "Not finished: the run that wrote this was still under way, or was stopped.");
+    }
+    report.notes.iter().for_each(|note| m.p("warning", note));
     if report.setup.small {
         m.p("warning", "Low-resolution variants of the models: shorter tasks, more samples.");
     }

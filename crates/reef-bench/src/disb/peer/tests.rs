@@ -46,7 +46,7 @@ fn run() -> Run {
         client("rest", ClassName::BestEffort, Arrivals::Closed { think: Duration::ZERO }),
     ];
     let (warm_up, measured) = (Duration::from_micros(5), Duration::from_micros(20));
-    Run { clients, warm_up, measured, grace: Duration::ZERO }
+    Run { clients, warm_up, measured, cool_down: Duration::ZERO, grace: Duration::ZERO }
 }
 
 fn message<T>(result: Result<T, BenchError>) -> String {
@@ -97,7 +97,7 @@ answer(asked)
 asked = next(requests)
 common = {"model": "m", "level": 0, "in_flight": 1}
 check(asked, {"do": "play", "condition": "b", "run": {
-    "warm_up_ns": 5000, "measured_ns": 20000, "grace_ns": 0, "clients": [
+    "warm_up_ns": 5000, "measured_ns": 20000, "cool_down_ns": 0, "grace_ns": 0, "clients": [
         {"name": "front", "class": "real-time", "deadline_ns": 7000, **common,
          "arrivals": {"kind": "open", "times_ns": [0, 10000, 20000], "newest_only": True}},
         {"name": "rest", "class": "best-effort", "deadline_ns": None, **common,
@@ -112,7 +112,7 @@ answer(asked, clients=[open_loop, closed, after], cpu_ns=1500, memory_bytes=4096
 "#;
     let mut peer = Peer::start(&format!("exec python3 -c '{script}'")).unwrap();
     let path = PathBuf::from("dir/m.onnx");
-    peer.load(&[ModelFile { name: "m".to_string(), path, real_time: true }]).unwrap();
+    peer.load(&[ModelFile { name: "m".to_string(), path, real_time: true, zoo: false }]).unwrap();
     let mut run = run();
     run.clients[0].enforced_deadline = Some(Duration::from_micros(7));
     let after = Arrivals::After { client: 0, think: Duration::from_micros(3) };
@@ -178,7 +178,7 @@ fn a_program_that_does_not_answer_in_time_is_given_up() {
     assert!(said.contains("did not answer within 50.025ms, when asked to play under 'both'"), "{said}");
     // A request that does not fit into the pipe of a program that does not read.
     let deaf = answering(&[HELLO]).replace("cat >/dev/null", "exec tail -f /dev/null");
-    let model = ModelFile { name: "m".repeat(1 << 20), path: PathBuf::new(), real_time: true };
+    let model = ModelFile { name: "m".repeat(1 << 20), path: PathBuf::new(), real_time: true, zoo: false };
     let said = message(Peer::start_within(&deaf, SHORT).unwrap().load(&[model]));
     assert!(said.contains("did not answer within 50ms"), "{said}");
 }
@@ -400,7 +400,8 @@ fn mixed_run() -> Run {
         client("other", ClassName::BestEffort, closed(0)),
     ];
     let (warm_up, measured) = (Duration::from_millis(10), Duration::from_millis(30));
-    let mut run = Run { clients, warm_up, measured, grace: Duration::from_secs(30) };
+    let cool_down = Duration::ZERO;
+    let mut run = Run { clients, warm_up, measured, cool_down, grace: Duration::from_secs(30) };
     run.clients[4].model = "broken".to_string();
     run
 }
@@ -450,14 +451,25 @@ fn the_adapter_of_onnx_runtime_plays_all_kinds_of_clients_under_all_its_conditio
 fn the_adapter_of_onnx_runtime_gives_up_after_the_grace() {
     let fake = FakeOnnxRuntime::write("grace");
     let mut peer = fake.peer();
-    peer.load(&[ModelFile { name: "m".to_string(), path: PathBuf::from("m"), real_time: true }]).unwrap();
+    peer.load(&[ModelFile { name: "m".to_string(), path: PathBuf::from("m"), real_time: true, zoo: false }])
+        .unwrap();
     for in_flight in [1, 16] {
         let times = (0..200).map(|index| Nanos(index * 10_000)).collect();
         let mut all = client("all", ClassName::RealTime, Arrivals::Open { times, newest_only: false });
         all.in_flight = in_flight;
         let (warm_up, measured) = (Duration::ZERO, Duration::from_millis(2));
-        let played =
-            peer.play(0, &Run { clients: vec![all], warm_up, measured, grace: Duration::ZERO }).unwrap();
+        let played = peer
+            .play(
+                0,
+                &Run {
+                    clients: vec![all],
+                    warm_up,
+                    measured,
+                    cool_down: Duration::ZERO,
+                    grace: Duration::ZERO,
+                },
+            )
+            .unwrap();
         let (answered, unsent) = (played.clients[0].records.len(), played.clients[0].unsent.len());
         assert!(answered + unsent == 200 && unsent >= 198, "{answered} {unsent}");
     }

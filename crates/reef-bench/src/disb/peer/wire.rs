@@ -37,6 +37,7 @@ pub(super) struct RunRequest<'a> {
     clients: Vec<Client<'a>>,
     warm_up_ns: u64,
     measured_ns: u64,
+    cool_down_ns: u64,
     grace_ns: u64,
 }
 
@@ -120,6 +121,7 @@ impl<'a> From<&'a Run> for RunRequest<'a> {
             clients: run.clients.iter().map(Client::from).collect(),
             warm_up_ns: nanos(run.warm_up),
             measured_ns: nanos(run.measured),
+            cool_down_ns: nanos(run.cool_down),
             grace_ns: nanos(run.grace),
         }
     }

@@ -41,6 +41,7 @@ fn run() -> Run {
         ],
         warm_up: Duration::from_millis(200),
         measured: Duration::from_secs(1),
+        cool_down: Duration::ZERO,
         grace: Duration::from_secs(5),
     }
 }
@@ -58,7 +59,7 @@ fn repeated(latency_ms: u64, gap_ms: Option<u64>) -> Repeated {
     let client = |records| PlayedClient { records, ..PlayedClient::default() };
     let alone = |latency_us, per_s| AloneTime { latency_us, per_s };
     Repeated {
-        run: run(),
+        run: Arc::new(run()),
         played: Played { clients: vec![client(real_time), client(best_effort)], ..Played::default() },
         alone: [("m".to_string(), alone(10_000.0, 100.0)), ("n".to_string(), alone(20_000.0, 50.0))].into(),
     }
@@ -70,9 +71,13 @@ fn condition(best_effort: bool) -> Condition {
 
 fn tally(own: &[Repeated], reference: &[Repeated]) -> ConditionResult {
     let workload = workload();
-    let condition = condition(!std::ptr::eq(own, reference));
-    let dedicated = reference;
-    Tally { workload: &workload, condition: &condition, again: false, own, reference, dedicated }.result()
+    let is_reference = std::ptr::eq(own, reference);
+    let condition = &condition(!is_reference);
+    let (own, reference): (Vec<&Repeated>, Vec<&Repeated>) =
+        (own.iter().collect(), reference.iter().collect());
+    let dedicated = &reference[..];
+    let own = if is_reference { dedicated } else { &own[..] };
+    Tally { workload: &workload, condition, again: false, own, reference: dedicated, dedicated }.result()
 }
 
 #[test]
@@ -126,19 +131,48 @@ fn what_was_never_sent_counts_as_long_as_it_was_waited_for() {
     assert_eq!(client.misses, 1);
 }
 
+/// Requests every 10 ms for 1.2 s on a server that takes `service_ms` for each.
+fn queue(service_us: u64) -> Repeated {
+    let mut one = repeated(10, None);
+    let mut free = Nanos::ZERO;
+    let request = |index: u64| {
+        let due = Nanos(index * 10 * MS);
+        free = free.max(due) + Nanos::from_micros(service_us);
+        Record { done: free, ..record(index * 10, 0) }
+    };
+    one.played.clients[0].records = (0..120).map(request).collect();
+    one
+}
+
 #[test]
-fn a_backlog_that_grows_is_saturation_and_a_late_tail_is_not() {
-    // Each answer is 250 ms late, but the backlog does not grow.
+fn a_backlog_that_grows_is_saturation_and_a_late_answer_is_not() {
+    // Each answer is 150 ms late, but the backlog does not grow.
     let steady = [repeated(150, None)];
     assert!(!tally(&steady, &steady).saturated);
-    let mut growing = repeated(10, None);
-    for (index, record) in growing.played.clients[0].records.iter_mut().enumerate() {
-        record.done = record.due + Nanos(index as u64 * 90 * MS);
-    }
-    let growing = [growing];
-    let result = tally(&growing, &growing);
-    assert!(result.saturated);
-    assert_eq!(result.clients[0].misses, 10);
+    let saturated = |service_us| {
+        let own = [queue(service_us), queue(service_us)];
+        tally(&own, &own).saturated
+    };
+    assert!(!saturated(9_900), "99 % of what it can hold");
+    assert!(saturated(10_500), "5 % more than it can hold");
+    assert!(saturated(20_000));
+}
+
+#[test]
+fn who_starves_among_best_effort_clients_saturates_nobody() {
+    let mut one = repeated(10, Some(20));
+    one.played.clients[1].unsent = vec![Nanos(700 * MS)];
+    let reference = [repeated(10, None)];
+    let result = tally(&[one], &reference);
+    assert!(result.clients[1].saturated && !result.saturated);
+}
+
+#[test]
+fn a_closed_loop_slower_than_the_warm_up_has_its_rate() {
+    // Answers at 350, 700, 1050 ms; the window is 200 to 1200 ms.
+    let own = [repeated(10, Some(350))];
+    let rate = tally(&own, &[repeated(10, None)]).best_effort.unwrap().per_s.value;
+    assert!((rate - 1e3 / 350.0).abs() < 1e-6, "{rate}");
 }
 
 #[test]

@@ -39,6 +39,14 @@ fn what_cannot_be_played_is_named() {
         ("arrivals = { kind = \"closed-loop\" }\nkeep = \"newest\"".to_string(), "keep"),
         (format!("{periodic}\n[[client]]\nmodel = \"m\"\nclass = \"real-time\"\n{periodic}"), "two clients"),
         (format!("{periodic}\n[reference_ms]\nm = -3"), "reference_ms of m is -3"),
+        (format!("{periodic}\n[reference_ms]\nvvg19 = 3"), "no client asks the model 'vvg19'"),
+        (format!("{periodic}\n[models]\nn = \"n.onnx\""), "no client asks the model 'n'"),
+        (
+            "arrivals = { kind = \"after\", client = \"b\" }\n[[client]]\nname = \"b\"\nmodel = \"m\"\n\
+             class = \"best-effort\"\narrivals = { kind = \"closed-loop\" }"
+                .to_string(),
+            "waits for 'b', which is best-effort",
+        ),
     ];
     for (client, expected) in cases {
         let error = one(&client).unwrap_err().to_string();
