@@ -1,8 +1,9 @@
 //! From a client's specification to the times at which it asks, in one repetition.
 //!
 //! Invariant: the times are a function of the workload, the seed, the repetition and the length alone, so
-//! every condition of a repetition sees the same ones. Repetitions of random clients differ; of a trace
-//! each plays another piece, and the pieces begin at places evenly spread over it.
+//! every condition of a repetition sees the same ones. Repetitions differ: of a trace each plays another
+//! piece, and the pieces begin at places evenly spread over it; so do the phases of periodic clients, since
+//! few periods fit in a repetition.
 
 use std::time::Duration;
 
@@ -57,13 +58,11 @@ fn run_client(workload: &Workload, index: usize, client: &Client, repetition: &R
 
 fn arrivals(client: &Client, seed: u64, repetition: &Repetition) -> Arrivals {
     let length = Nanos::from(repetition.warm_up + repetition.measured);
+    let begin = repetition.index as f64 / repetition.count as f64;
     let times = match &client.arrivals {
-        ArrivalSpec::Periodic { rate_hz, phase } => periodic(*rate_hz, *phase, length),
+        ArrivalSpec::Periodic { rate_hz, phase } => periodic(*rate_hz, (phase + begin) % 1.0, length),
         ArrivalSpec::Poisson { rate_hz } => poisson(*rate_hz, &mut Rng::new(seed), length),
-        ArrivalSpec::Trace { track, stretch } => {
-            let begin = repetition.index as f64 / repetition.count as f64;
-            piece(track, *stretch, begin, length)
-        }
+        ArrivalSpec::Trace { track, stretch } => piece(track, *stretch, begin, length),
         ArrivalSpec::ClosedLoop { think } => return Arrivals::Closed { think: *think },
         ArrivalSpec::After { client, think } => {
             return Arrivals::After { client: *client, think: *think };

@@ -1,7 +1,7 @@
 //! What a run has to reach. The noise that is added to a bound is that of A against A, the reference played
 //! twice: half the width of the 95 % interval of that ratio, which would be 1 without noise. Where that is
-//! more than [`NOISE_MAX`] or not known, or where a condition is saturated or lost requests, nothing is shown,
-//! and nothing is met.
+//! more than [`NOISE_MAX`] or not known, or where a condition is saturated or lost requests, nothing is
+//! shown, and nothing is met.
 
 use super::report::{Check, ConditionResult, Estimate, LatencyRatios, SystemResult, WorkloadResult};
 use super::workload::ClassName;

@@ -47,6 +47,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const ALONE_WARM_UP: Duration = Duration::from_millis(250);
 const ALONE_FULL: Duration = Duration::from_millis(1_500);
 const ALONE_SMALL: Duration = Duration::from_millis(500);
+/// How often every model is asked alone before rates are set.
+const CALIBRATIONS: usize = 3;
 /// Fewer answers than this say nothing about a model alone; it is then asked for longer, up to so often.
 const ALONE_ANSWERS_MIN: usize = 5;
 const ALONE_ATTEMPTS: u32 = 6;
@@ -254,8 +256,8 @@ impl Driver<'_> {
 
     /// Every model alone on the first system: rates depend on it.
     fn calibrate(&mut self) -> Result<(), BenchError> {
-        for index in 0..self.models.len() {
-            let model = self.models[index].name.clone();
+        for index in 0..self.models.len() * CALIBRATIONS {
+            let model = self.models[index % self.models.len()].name.clone();
             self.progress.phase(format!("{model} alone"));
             self.alone_on(0, &model)?;
         }

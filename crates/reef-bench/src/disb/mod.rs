@@ -11,6 +11,7 @@
 //! | [`peer`] | other systems, behind adapters |
 //! | [`drive`] | what is played in which order |
 //! | [`tally`] | from records to results |
+//! | [`typical`] | what repetitions have in common, and how sure that is |
 //! | [`checks`] | what a run has to reach |
 //! | [`timeline`] | the device around one preemption |
 //! | [`report`] | what was found, as it is written and read back |
@@ -37,4 +38,5 @@ pub mod report;
 mod summary;
 pub mod tally;
 pub mod timeline;
+pub mod typical;
 pub mod workload;

@@ -396,7 +396,7 @@ mod tests {
     fn small_runs_last_until_every_client_has_its_samples() {
         let mut small = options(&["D", "B"]);
         small.small = true;
-        assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(14));
+        assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(13));
         assert_eq!(small.duration_of(&small.workloads[1]), Duration::from_secs(3));
         small.duration = Some(Duration::from_secs(2));
         assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(2));

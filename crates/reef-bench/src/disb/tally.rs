@@ -1,9 +1,9 @@
 //! From records to results: what a condition gave, over all its repetitions, and as a ratio to the reference.
 //!
-//! Values are taken over all repetitions together; how far they can be trusted comes from how the repetitions
-//! differ. A ratio is that of two pooled values; its half-width is that of the 95 % confidence interval
-//! (Student's t) of the mean of the repetitions' own ratios, on a logarithmic scale. Both sides of a
-//! repetition's ratio are of the same repetition, so that a machine that drifts moves both.
+//! Every repetition has its own ratio, of two sides that were played close together on the same arrivals, so
+//! that a machine that drifts moves both. A ratio of the whole is the centre of these ([`typical`]). The
+//! exception are percentiles of which a repetition has too few requests: their ratio is that of the two
+//! percentiles over all repetitions together. Summaries of latencies are over all repetitions together.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,6 +17,7 @@ use super::report::{
     BestEffortResult, ClientResult, ConditionResult, DeviceResult, Estimate, LatencyRatios, OverallResult,
     RealTimeResult,
 };
+use super::typical::{Typical, typical, typical_ratio};
 use super::workload::{ClassName, Workload};
 use crate::recorder::{Samples, Summary, Window, rate_per_s};
 
@@ -148,7 +149,8 @@ impl Tally<'_> {
         let shares: Vec<f64> = self.own.iter().map(|one| share(one)).collect();
         let of_bound = || {
             let each: Vec<f64> = shares.iter().zip(&left).map(|(share, left)| share / left).collect();
-            Estimate { value: mean(&shares) / bound, half_width: half_width(&each) }
+            let Typical { centre, half_width } = typical(&each);
+            Estimate { value: centre, half_width }
         };
         BestEffortResult {
             per_s: estimate(self.own, |one| self.per_s(one, ClassName::BestEffort)),
@@ -375,16 +377,20 @@ fn mean(values: &[f64]) -> f64 {
 
 fn estimate(repeated: &[&Repeated], of: impl Fn(&Repeated) -> f64) -> Estimate {
     let each: Vec<f64> = repeated.iter().map(|one| of(one)).collect();
-    Estimate { value: mean(&each), half_width: half_width(&each) }
+    Estimate { value: mean(&each), half_width: typical(&each).half_width }
 }
 
 /// The ratio of two rates; `None` where the reference is zero.
 fn rate_ratio(own: &[&Repeated], reference: &[&Repeated], of: impl Fn(&Repeated) -> f64) -> Option<Estimate> {
-    let each = |repeated: &[&Repeated]| repeated.iter().map(|one| of(one)).collect::<Vec<_>>();
-    let (own, reference) = (each(own), each(reference));
-    let value = mean(&own) / mean(&reference);
-    let ratios: Vec<f64> = own.iter().zip(&reference).map(|(own, reference)| own / reference).collect();
-    value.is_finite().then(|| Estimate { value, half_width: log_half_width(&ratios, value) })
+    let ratios: Vec<f64> = own.iter().zip(reference).map(|(own, base)| of(own) / of(base)).collect();
+    centre(&ratios)
+}
+
+/// The centre of ratios; `None` where one is not finite, for want of something to compare with.
+fn centre(ratios: &[f64]) -> Option<Estimate> {
+    let Typical { centre, half_width } = typical_ratio(ratios);
+    let finite = !ratios.is_empty() && ratios.iter().all(|ratio| ratio.is_finite() && *ratio > 0.0);
+    finite.then_some(Estimate { value: centre, half_width })
 }
 
 /// Ratios of latencies; `None` where one side has none.
@@ -393,51 +399,25 @@ fn ratios(
     reference: &[&Repeated],
     of: impl Fn(&Repeated) -> Samples,
 ) -> Option<LatencyRatios> {
-    let each: Vec<(Option<Summary>, Option<Summary>)> = own
-        .iter()
-        .zip(reference)
-        .map(|(own, reference)| (of(own).summary(), of(reference).summary()))
-        .collect();
+    let pairs = own.iter().zip(reference);
+    let each: Vec<(Summary, Summary)> =
+        pairs.filter_map(|(own, base)| Some((of(own).summary()?, of(base).summary()?))).collect();
     let (all, base) = (pooled(own, &of).summary()?, pooled(reference, &of).summary()?);
-    let ratio = |number: fn(&Summary) -> f64| {
-        let value = number(&all) / number(&base);
-        let ratios: Vec<f64> = each
-            .iter()
-            .filter_map(|(own, reference)| Some(number(own.as_ref()?) / number(reference.as_ref()?)))
-            .collect();
-        Estimate { value, half_width: log_half_width(&ratios, value) }
+    // `requests`: as many as a repetition needs at least for its number to be one.
+    let ratio = |number: fn(&Summary) -> f64, requests: u64| {
+        let ratios: Vec<f64> = each.iter().map(|(own, base)| number(own) / number(base)).collect();
+        let Typical { centre, half_width } = typical_ratio(&ratios);
+        match each.iter().all(|(own, base)| own.count.min(base.count) >= requests) {
+            true => Estimate { value: centre, half_width },
+            false => Estimate { value: number(&all) / number(&base), half_width },
+        }
     };
-    Some(LatencyRatios {
-        mean: ratio(|summary| summary.mean),
-        p50: ratio(|summary| summary.p50),
-        p95: ratio(|summary| summary.p95),
-        p99: ratio(|summary| summary.p99),
+    (!each.is_empty()).then(|| LatencyRatios {
+        mean: ratio(|summary| summary.mean, 1),
+        p50: ratio(|summary| summary.p50, 1),
+        p95: ratio(|summary| summary.p95, 20),
+        p99: ratio(|summary| summary.p99, 100),
     })
-}
-
-/// Half the width of the 95 % confidence interval of the mean; `None` below two values.
-fn half_width(values: &[f64]) -> Option<f64> {
-    let count = values.len();
-    let mean = mean(values);
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count.max(2) - 1) as f64;
-    (count >= 2 && variance.is_finite()).then(|| student_t(count - 1) * (variance / count as f64).sqrt())
-}
-
-/// As [`half_width`] for ratios around `value`: taken on a logarithmic scale, where 1/2 and 2 are equally far
-/// from 1.
-fn log_half_width(ratios: &[f64], value: f64) -> Option<f64> {
-    let logs: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
-    half_width(&logs).map(|width| value * width)
-}
-
-/// The 97.5 % quantile of Student's t distribution.
-pub fn student_t(degrees: usize) -> f64 {
-    const T: [f64; 30] = [
-        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
-        2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048,
-        2.045, 2.042,
-    ];
-    T.get(degrees.wrapping_sub(1)).copied().unwrap_or(if degrees == 0 { f64::INFINITY } else { 1.96 })
 }
 
 #[cfg(test)]

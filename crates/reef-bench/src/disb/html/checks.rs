@@ -24,7 +24,7 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport) {
                     m.number(format!("{side} {}", ratio(check.bound)));
                     m.number(if check.noise == 0.0 { NOTHING.into() } else { significant(check.noise, 2) });
                     let (class, sign) = if check.met { ("good", "✓") } else { ("bad", "✗") };
-                    m.cell_of(class, &format!("{sign} {}", check.verdict()));
+                    m.cell_of(class, format!("{sign} {}", check.verdict()));
                 });
             }
         });

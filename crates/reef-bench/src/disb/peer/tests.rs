@@ -416,7 +416,7 @@ fn the_adapter_of_onnx_runtime_plays_all_kinds_of_clients_under_all_its_conditio
     assert_eq!(peer.name(), "ONNX Runtime 0.5");
     let model = |name: &str, real_time| {
         let path = PathBuf::from(format!("{name}.onnx"));
-        ModelFile { name: name.to_string(), path, real_time }
+        ModelFile { name: name.to_string(), path, real_time, zoo: false }
     };
     let run = mixed_run();
     assert!(
