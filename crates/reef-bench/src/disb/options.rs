@@ -106,7 +106,8 @@ const ARRIVALS_MAX: f64 = 1e6;
 const DURATION_FULL: Duration = Duration::from_secs(5);
 const REPEATS_FULL: usize = 8;
 const REPEATS_SMALL: usize = 8;
-/// Requests of each real-time client that a run with small models collects, all repetitions together.
+/// Requests of each real-time client that a run with small models collects under the reference and the last
+/// scheme, all repetitions together.
 const SAMPLES_SMALL: f64 = 2_050.0;
 const DURATION_SMALL_S: (f64, f64) = (3.0, 60.0);
 
@@ -122,14 +123,15 @@ impl DisbOptions {
     }
 
     /// Measured time of a workload, rates already set: as asked for, or with full models 5 s, with small
-    /// ones so long that every real-time client gets 2,050 requests over all repetitions.
+    /// ones so long that every real-time client gets 2,050 requests under the reference and the last scheme.
     pub fn duration_of(&self, workload: &Workload) -> Duration {
         let rates = workload.clients.iter().filter(|client| client.class == ClassName::RealTime);
         let slowest = rates.filter_map(|client| client.arrivals.rate_hz()).fold(f64::INFINITY, f64::min);
         let (least_s, most_s) = DURATION_SMALL_S;
         let usual = match self.small {
             true => {
-                let seconds = SAMPLES_SMALL / self.repeats() as f64 / slowest;
+                // The reference and the last scheme are played twice.
+                let seconds = SAMPLES_SMALL / (2 * self.repeats()) as f64 / slowest;
                 Duration::from_secs_f64(seconds.clamp(least_s, most_s).ceil())
             }
             false => DURATION_FULL,
@@ -396,7 +398,7 @@ mod tests {
     fn small_runs_last_until_every_client_has_its_samples() {
         let mut small = options(&["D", "B"]);
         small.small = true;
-        assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(13));
+        assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(7));
         assert_eq!(small.duration_of(&small.workloads[1]), Duration::from_secs(3));
         small.duration = Some(Duration::from_secs(2));
         assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(2));
