@@ -274,7 +274,7 @@ pub struct PlayArgs {
     /// Seconds played before that; by default 1, with --small 0.5.
     #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = seconds)]
     pub warmup: Option<Duration>,
-    /// How often each scheme is played; by default 8 times.
+    /// How often each scheme is played; by default 8 times, with --small 16.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub repeat: Option<u64>,
     /// Seed of random arrivals and of inputs.

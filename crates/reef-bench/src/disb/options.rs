@@ -105,11 +105,11 @@ const MODELS_FOLDER: &str = "models";
 const ARRIVALS_MAX: f64 = 1e6;
 const DURATION_FULL: Duration = Duration::from_secs(5);
 const REPEATS_FULL: usize = 8;
-const REPEATS_SMALL: usize = 8;
+const REPEATS_SMALL: usize = 16;
 /// Requests of each real-time client that a run with small models collects under the reference and the last
 /// scheme, all repetitions together.
 const SAMPLES_SMALL: f64 = 2_050.0;
-const DURATION_SMALL_S: (f64, f64) = (3.0, 60.0);
+const DURATION_SMALL_S: (f64, f64) = (4.0, 60.0);
 
 impl DisbOptions {
     /// Repetitions.
@@ -396,10 +396,10 @@ mod tests {
 
     #[test]
     fn small_runs_last_until_every_client_has_its_samples() {
-        let mut small = options(&["D", "B"]);
+        let mut small = options(&["REAL", "B"]);
         small.small = true;
-        assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(7));
-        assert_eq!(small.duration_of(&small.workloads[1]), Duration::from_secs(3));
+        assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(15));
+        assert_eq!(small.duration_of(&small.workloads[1]), Duration::from_secs(4));
         small.duration = Some(Duration::from_secs(2));
         assert_eq!(small.duration_of(&small.workloads[0]), Duration::from_secs(2));
     }
