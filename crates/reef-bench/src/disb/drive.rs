@@ -287,6 +287,10 @@ impl Driver<'_> {
                 self.alone[system].entry(model.to_string()).or_default().extend(&latency);
                 return Ok(AloneTime { latency_us: summary.p50, per_s: tally::client_per_s(&one, 0) });
             }
+            // It does not answer slowly, it does not answer.
+            if latency.is_empty() && first_error.is_some() {
+                break;
+            }
         }
         let why = first_error.unwrap_or("hardly any answer".to_string());
         Err(BenchError::NoSamples(format!("{model} alone on {}: {why}", self.names[system])))
@@ -333,7 +337,7 @@ impl Driver<'_> {
     }
 
     fn workload(&mut self, workload: &Workload, report: &DisbReport) -> Result<WorkloadResult, BenchError> {
-        let mut repeated: Played3 = BTreeMap::new();
+        let mut repeated: Repetitions = BTreeMap::new();
         for index in 0..self.options.repeats() {
             let repetition = Repetition {
                 seed: self.options.seed,
@@ -368,7 +372,7 @@ impl Driver<'_> {
         workload: &Workload,
         index: usize,
         run: &Arc<Run>,
-        repeated: &mut Played3,
+        repeated: &mut Repetitions,
     ) -> Result<(), BenchError> {
         let alone = self.alone_all(system, workload)?;
         let mut rng = Rng::new(self.options.seed ^ (index as u64) << 32 ^ system as u64);
@@ -422,7 +426,7 @@ impl Driver<'_> {
         Ok(played)
     }
 
-    fn result(&self, workload: &Workload, report: &DisbReport, repeated: &Played3) -> WorkloadResult {
+    fn result(&self, workload: &Workload, report: &DisbReport, repeated: &Repetitions) -> WorkloadResult {
         let mut systems: Vec<usize> = repeated.keys().map(|&(system, ..)| system).collect();
         systems.dedup();
         WorkloadResult {
@@ -443,7 +447,7 @@ impl Driver<'_> {
 
     /// What each condition of a system gave. One that is played twice counts both times, and the second time
     /// is compared with the first.
-    fn conditions(&self, workload: &Workload, system: usize, repeated: &Played3) -> Vec<ConditionResult> {
+    fn conditions(&self, workload: &Workload, system: usize, repeated: &Repetitions) -> Vec<ConditionResult> {
         let of = |condition: usize, again: bool| repeated.get(&(system, condition, again));
         let first = |condition: usize| of(condition, false).into_iter().flatten();
         let second = |condition: usize| of(condition, true).into_iter().flatten();
@@ -466,7 +470,7 @@ impl Driver<'_> {
 }
 
 /// Every repetition, by system, condition and whether it is the second time.
-type Played3 = BTreeMap<(usize, usize, bool), Vec<Repeated>>;
+type Repetitions = BTreeMap<(usize, usize, bool), Vec<Repeated>>;
 
 /// Real-time arrivals × time alone on a system, as a share of the time.
 fn offered(report: &DisbReport, system: &str, repeated: &[Repeated]) -> Option<f64> {

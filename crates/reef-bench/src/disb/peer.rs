@@ -39,9 +39,11 @@
 //! - `{"kind": "closed", "think_ns"}`: in `in_flight` places, first at 0, then so long after each answer.
 //! - `{"kind": "after", "client", "think_ns"}`: so long after each answer to the client of this index.
 //!
-//! Nothing becomes due at `warm_up_ns + measured_ns` or later; what has not been sent `grace_ns` after that
-//! is *unsent*. `class` is `real-time` or `best-effort`, level 0 is the most urgent, and `deadline_ns` counts
-//! from a request's due time, for systems that refuse what would be late.
+//! Nothing becomes due at the run's end, `warm_up_ns + measured_ns`, or later, but for best-effort closed
+//! loops, which go on for `cool_down_ns`. What has not been sent `grace_ns` after the end is *unsent*.
+//!
+//! `class` is `real-time` or `best-effort`, level 0 is the most urgent, and `deadline_ns` counts from
+//! a request's due time, for systems that refuse what would be late.
 //!
 //! The answer comes when every request has ended, and not before the run's end. `clients` is in the order of
 //! the request:

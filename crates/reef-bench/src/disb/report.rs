@@ -87,10 +87,10 @@ pub struct Alone {
     pub latency_us: Summary,
 }
 
-/// A number that was measured once in each repetition.
+/// A number that was measured once in each repetition: a rate, a share, a ratio.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// Over all repetitions together.
+    /// The mean of rates and shares, the centre of ratios (see [`super::typical`]).
     pub value: f64,
     /// Half the width of the 95 % confidence interval, as the repetitions differ; `None` with fewer than two.
     pub half_width: Option<f64>,

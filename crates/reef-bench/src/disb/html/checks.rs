@@ -55,10 +55,11 @@ const METHOD: [(&str, &str); 6] = [
     ),
     (
         "Interleaved.",
-        "A repetition plays every condition of every system, then comes the next one, so that a machine that \
-         drifts disturbs all alike. Arrivals depend on seed, workload and repetition alone: all conditions \
-         of a repetition see the same ones. Ratios are of all repetitions together; their noise is how much \
-         the repetitions' own ratios differ.",
+        "A repetition plays every condition of every system in random order, then comes the next one, so \
+         that a machine that drifts disturbs all alike. Arrivals depend on seed, workload and repetition \
+         alone: all conditions of a repetition see the same ones. A ratio is the centre of the repetitions' \
+         own ratios, which a single odd one does not move; percentiles of which a repetition has too few \
+         requests are compared over all repetitions together.",
     ),
     (
         "Noise.",
