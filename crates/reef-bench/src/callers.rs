@@ -150,3 +150,47 @@ impl Caller for SessionCaller {
         })
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::http::tests::{fake_server, infer_answer};
+
+    /// Answers as a closure says.
+    struct Fake<F>(F);
+
+    impl<F: FnMut() -> Result<Reply, BenchError> + Send> Caller for Fake<F> {
+        fn call(&mut self) -> Result<Reply, BenchError> {
+            (self.0)()
+        }
+    }
+
+    /// A caller that answers as `answer` says.
+    pub(crate) fn fake(
+        answer: impl FnMut() -> Result<Reply, BenchError> + Send + 'static,
+    ) -> Box<dyn Caller> {
+        Box::new(Fake(answer))
+    }
+
+    #[test]
+    fn preemptions_and_failures_are_told_apart() {
+        let address = fake_server(move |number, _| match number {
+            0 => Some(infer_answer(&[1], json!({"preempt_us": 7, "compute_us": 3}))),
+            1 => Some(infer_answer(&[1], json!({"queue_us": 90}))),
+            _ => Some(b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n".to_vec()),
+        });
+        let request = Arc::new(Prepared::infer("m", &[], InferParameters::default()));
+        let mut caller = HttpCaller::new(Client::new(address), request);
+        let preempted = Reply {
+            compute: Some(Nanos(3_000)),
+            first_block: Some(Nanos(7_000)),
+            preempted: true,
+            ..Reply::default()
+        };
+        assert_eq!(caller.call().unwrap(), preempted);
+        assert_eq!(caller.call().unwrap(), Reply::default());
+        assert!(caller.call().is_err());
+    }
+}

@@ -148,7 +148,7 @@ pub enum BenchError {
         /// The last lines that it wrote to standard error.
         last_words: Vec<String>,
     },
-    /// Nothing was measured where something had to be.
+    /// Nothing was measured where something had to be, or requests failed where none may.
     #[error("{0}")]
     NoSamples(String),
 }

@@ -1,9 +1,8 @@
 //! `reef-bench`: load, measurements and reports.
 //!
-//! Owns the open-loop and closed-loop load generators, an HTTP client of the Open Inference Protocol, the
-//! recorder of samples, the demo's driver, the micro-benchmarks and DISB ([`disb`]). Knows no real
-//! device and starts no server: the binary hands both in ([`micro::MicroEnvironment`],
-//! [`demo::run`]'s engine and address).
+//! Owns the load generator ([`load`]), an HTTP client of the Open Inference Protocol, the recorder of
+//! samples, the demo's driver, the micro-benchmarks and DISB ([`disb`]). Knows no real device and starts no
+//! server: the binary hands both in ([`micro::MicroEnvironment`], [`demo::run`]'s engine and address).
 //!
 //! Rules that every measurement here keeps:
 //! - What is compared is interleaved in one run, in several rounds; ratios are taken inside a round.
@@ -23,7 +22,6 @@ pub mod micro;
 pub mod progress;
 pub mod recorder;
 pub mod report;
-pub mod schedule;
 
 pub use error::{BenchError, EnvironmentError};
 pub use progress::Progress;

@@ -2,6 +2,7 @@
 //! phase.
 
 use std::io::IsTerminal;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -58,9 +59,18 @@ impl Progress {
                 return;
             }
             let step = left.min(STEP);
-            std::thread::sleep(step);
+            thread::sleep(step);
             self.advance(step);
         }
+    }
+
+    /// Does `work` on another thread while the line moves for `time`, which it should take about.
+    pub fn during<R: Send>(&self, time: Duration, work: impl FnOnce() -> R + Send) -> R {
+        thread::scope(|scope| {
+            let working = scope.spawn(work);
+            self.sleep(time);
+            working.join().expect("measuring does not panic")
+        })
     }
 
     /// Removes the line.

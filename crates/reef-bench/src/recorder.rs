@@ -98,8 +98,8 @@ fn nearest_rank(sorted: &[f64], percent: f64) -> f64 {
 /// A stretch of time in which completions of a steady load are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// The last completion at or before `from`, if there was one.
-    pub before: Option<Nanos>,
+    /// The last completion before `from`; the begin of the load, where there was none.
+    pub before: Nanos,
     /// When it begins.
     pub from: Nanos,
     /// When it ends.
@@ -113,16 +113,12 @@ pub struct Window {
 /// which is exact for a steady stream. It is never taken to be shorter than the window less one mean gap: the
 /// window's end may cut off an inference under way, and anything longer without a completion is starvation.
 /// The rate is therefore at most `n / (window - mean gap)`. A gap that began before the window counts whole.
-///
-/// Without a completion before the window this is the plain count over the window.
 pub fn rate_per_s(completions: &[Nanos], window: Window) -> f64 {
     let length = window.to.since(window.from);
     let Some(&last) = completions.last() else { return 0.0 };
     let count = completions.len() as u64;
-    let time = window.before.map_or(length, |before| {
-        let taken = last.since(before);
-        taken.max(length.since(Nanos(taken.0 / count)))
-    });
+    let taken = last.since(window.before);
+    let time = taken.max(length.since(Nanos(taken.0 / count)));
     count as f64 / Duration::from(time.max(Nanos(1))).as_secs_f64()
 }
 
@@ -166,7 +162,7 @@ mod tests {
     fn rate(stream: impl IntoIterator<Item = u64>) -> f64 {
         let [from, to] = [1000, 6000].map(Nanos::from_millis);
         let all = at(&stream.into_iter().collect::<Vec<_>>());
-        let before = all.iter().copied().rfind(|&time| time <= from);
+        let before = all.iter().copied().rfind(|&time| time <= from).unwrap_or(Nanos::ZERO);
         let inside: Vec<Nanos> = all.into_iter().filter(|&time| time > from && time <= to).collect();
         rate_per_s(&inside, Window { before, from, to })
     }
@@ -215,8 +211,8 @@ mod tests {
         assert_eq!(rate([]), 0.0);
         assert_eq!(rate([900]), 0.0);
         assert_eq!(rate([7000]), 0.0);
-        // Nothing known of the time before: the plain count.
-        assert_eq!(rate([1500]), 0.2);
+        // The first one ever, 1.5 s after the load began: it took no longer than the window less its own time.
+        assert_eq!(rate([1500]), 1.0 / 3.5);
         // Slower than the window is long.
         assert_eq!(rate([500, 5500]), 0.2);
     }

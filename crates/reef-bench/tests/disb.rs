@@ -134,6 +134,10 @@ fn check(report: &DisbReport, conditions: &[(&str, bool)], out: &Path) {
     }
     let written = DisbReport::read(&out.join("results.json")).unwrap();
     assert_eq!(written.to_json(), report.to_json());
+    let page = out.join("report.html");
+    std::fs::remove_file(&page).unwrap();
+    assert_eq!(drive::redraw(out).unwrap().to_json(), report.to_json());
+    assert!(std::fs::read_to_string(&page).unwrap().contains("mine"));
     assert!(report.to_string().contains("mine: a test"), "{report}");
 }
 

@@ -69,6 +69,21 @@ fn restoring_is_measured_for_every_model() {
 }
 
 #[test]
+fn a_model_beside_load_is_measured_under_every_scheme() {
+    let report = micro(&["realtime"]);
+    let rows = report["parts"][0]["rows"].as_array().unwrap();
+    for model in ["control", "resnet18"] {
+        let schemes = ["concurrent", "wait", "reset"];
+        let measured = schemes.map(|scheme| [format!("{scheme}: latency"), format!("{scheme}: best-effort")]);
+        for what in measured.concat().into_iter().chain(["rt-only: latency".to_string()]) {
+            let name = format!("{model} {what}");
+            let row = rows.iter().find(|row| row["name"] == name.as_str()).expect(&name);
+            assert!(row["count"].as_u64().unwrap() > 0, "{row}");
+        }
+    }
+}
+
+#[test]
 fn unknown_parts_are_named_with_those_that_exist() {
     let options = MicroOptions { quick: true, only: vec!["speed".into()], cus: 1 };
     let error = micro::run(&options, &Local, &Progress::hidden()).unwrap_err();

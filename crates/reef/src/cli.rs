@@ -227,6 +227,8 @@ pub enum BenchCommand {
     Disb(DisbArgs),
     /// The same for a workload of your own.
     Run(RunWorkloadArgs),
+    /// Judge the results.json of an earlier run as this version does, and draw its page anew.
+    Report(ReportArgs),
     /// Say what changed from one results.json to another, beyond the noise of both.
     Compare(CompareArgs),
 }
@@ -319,6 +321,13 @@ pub enum ViaName {
     Engine,
     /// Over HTTP on a loopback port.
     Http,
+}
+
+/// `reef bench report`
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Directory with results.json; that and report.html are written again.
+    pub dir: PathBuf,
 }
 
 /// `reef bench compare`

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Bench(BenchCommand::Micro(args)) => commands::bench::micro(args),
         Command::Bench(BenchCommand::Disb(args)) => commands::bench::disb(args),
         Command::Bench(BenchCommand::Run(args)) => commands::bench::run_files(args),
+        Command::Bench(BenchCommand::Report(args)) => commands::bench::report(args),
         Command::Bench(BenchCommand::Compare(args)) => commands::bench::compare(args),
     };
     match result {

@@ -306,6 +306,7 @@ fn benchmarks_that_cannot_be_run_say_why() {
     let results = dir.file("results.json", "{}");
     refused(&["bench", "compare", text(&results), text(&results)], &["results.json", "not a result"]);
     refused(&["bench", "compare", "/nonexistent.json", text(&results)], &["/nonexistent.json"]);
+    refused(&["bench", "report", "/nonexistent"], &["/nonexistent/results.json"]);
 }
 
 #[test]

@@ -9,9 +9,10 @@ mod report;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use reef_base::{Level, ModelKey, MonotonicClock, Nanos};
+use reef_base::{Level, ModelKey, Nanos};
 use reef_device::Scheme;
 use reef_engine::{Engine, EngineStats, ModelSettings, ModelSource, ModelSpec, TraceError, TraceOptions};
 use reef_zoo::{Model, Variant};
@@ -19,11 +20,9 @@ use reef_zoo::{Model, Variant};
 use crate::callers::{Caller, HttpCaller, random_request};
 use crate::error::BenchError;
 use crate::http::{Client, InferParameters, Prepared};
-use crate::load::{ClosedLoop, LoadResult, OpenLoop};
+use crate::load::{self, Arrivals, COOL_DOWN, Callers, ClassName, GRACE, PlayedClient, Run, RunClient};
 use crate::machine::{Machine, Others, Watch};
 use crate::progress::Progress;
-use crate::recorder::Samples;
-use crate::schedule::Schedule;
 
 pub use report::{BestEffort, DemoReport, PreemptLatency, SchemeResult, Stream, StreamResult};
 
@@ -35,8 +34,8 @@ const CONTROL_CALLERS: usize = 64;
 const CAMERA_CALLERS: usize = 16;
 /// Two, so that the device has the next inference while the first one's answer is on its way.
 const BEST_EFFORT_CALLERS: usize = 2;
-const GRACE: Duration = Duration::from_secs(5);
 const TRACE_TIME: Duration = Duration::from_millis(500);
+const TRACE_WARM_UP: Duration = Duration::from_millis(300);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -68,7 +67,7 @@ impl DemoOptions {
         let schemes = (self.warm_up() + self.time_per_scheme) * Scheme::ALL.len() as u32;
         (self.warm_up() + self.alone()) * 3
             + schemes
-            + self.trace.as_ref().map_or(Duration::ZERO, |_| TRACE_TIME)
+            + self.trace.as_ref().map_or(Duration::ZERO, |_| TRACE_WARM_UP + TRACE_TIME)
     }
 }
 
@@ -148,20 +147,14 @@ struct Demo<'a> {
 
 /// What one scheme gave, before it is compared.
 struct Measured {
-    streams: Vec<LoadResult>,
-    best_effort: Option<LoadResult>,
+    /// What was played: the real-time streams in their order, then the best-effort client where the scheme
+    /// admits it.
+    run: Run,
+    played: Vec<PlayedClient>,
     before: EngineStats,
     after: EngineStats,
     /// Why there is no trace, if one was asked for.
     trace_error: Option<TraceError>,
-}
-
-/// What the engine and the best-effort clients did in the measured time.
-struct Watched {
-    before: EngineStats,
-    after: EngineStats,
-    best_effort: Option<LoadResult>,
-    trace: Result<(), TraceError>,
 }
 
 impl Demo<'_> {
@@ -192,7 +185,7 @@ impl Demo<'_> {
         for scheme in Scheme::ALL {
             self.progress.phase(format!("scheme {scheme}"));
             let measured = self.scheme(scheme, &streams)?;
-            report.push(scheme, measured)?;
+            report.push(scheme, &measured)?;
         }
         report.others_cpu = watch.others();
         Ok(report)
@@ -208,72 +201,64 @@ impl Demo<'_> {
     ) -> Result<Alone, BenchError> {
         self.progress.phase(format!("{model} alone"));
         self.engine.set_scheme(scheme);
-        let load = ClosedLoop::start(self.callers(request, callers));
-        self.progress.sleep(self.options.warm_up());
-        load.restart();
-        let before = self.engine.stats();
-        self.progress.sleep(self.options.alone());
-        let after = self.engine.stats();
-        let result = load.take().into_ok()?;
-        drop(load);
-        let nothing = || BenchError::NoSamples(format!("{model} alone gave no answer"));
+        let class = if scheme == Scheme::RtOnly { ClassName::RealTime } else { ClassName::BestEffort };
+        let client = RunClient::new(model.name(), class, Arrivals::BACK_TO_BACK, callers);
+        let run = run_of(vec![client], self.options.warm_up(), self.options.alone());
+        let mut callers = vec![self.callers(request, callers)];
+        let (played, before, after) = self.play(&run, &mut callers);
+        let played = &played[0];
+        let why = played.first_error.as_deref().unwrap_or("no answer");
+        let nothing = || BenchError::NoSamples(format!("{model} alone: {why}"));
+        if played.failure().is_some() {
+            return Err(nothing());
+        }
         Ok(Alone {
-            latency_us: result.latency_us.summary().ok_or_else(nothing)?.p50,
+            latency_us: run.latencies_us(0, played).summary().ok_or_else(nothing)?.p50,
             compute_us: compute_us(model, &before, &after).ok_or_else(nothing)?,
-            rate_per_s: result.rate_per_s().filter(|&rate| rate > 0.0).ok_or_else(nothing)?,
+            rate_per_s: Some(run.per_s(0, played)).filter(|&rate| rate > 0.0).ok_or_else(nothing)?,
         })
     }
 
     fn scheme(&self, scheme: Scheme, streams: &[Stream; 2]) -> Result<Measured, BenchError> {
         self.engine.set_scheme(scheme);
-        let best_effort = (scheme != Scheme::RtOnly)
-            .then(|| ClosedLoop::start(self.callers(&self.requests.best_effort, BEST_EFFORT_CALLERS)));
-        let mut callers = [
+        let (warm_up, time) = (self.options.warm_up(), self.options.time_per_scheme);
+        let mut callers = vec![
             self.callers(&self.requests.control, CONTROL_CALLERS),
             self.callers(&self.requests.camera, CAMERA_CALLERS),
         ];
-        let traced = self.options.trace.as_deref().filter(|_| scheme == Scheme::Reset);
-        let warm_up = self.options.warm_up();
-        let duration = warm_up + self.options.time_per_scheme + traced.map_or(Duration::ZERO, |_| TRACE_TIME);
-        let open = |stream: &Stream, phase| OpenLoop {
-            schedule: Schedule::periodic(stream.rate_hz, phase, duration),
-            measured: Nanos::from(warm_up)..Nanos::from(warm_up + self.options.time_per_scheme),
-            grace: GRACE,
-        };
-        let loops = [open(&streams[0], 0.0), open(&streams[1], 0.37)];
-        let start = MonotonicClock::read();
-        let (streams, watched) = std::thread::scope(|scope| {
-            let run = |(open, callers): (OpenLoop, _)| scope.spawn(move || open.run(start, callers));
-            let handles: Vec<_> = loops.into_iter().zip(&mut callers).map(|(o, c)| run((o, c))).collect();
-            let watched = self.watch(best_effort.as_ref(), traced);
-            let join =
-                |handle: std::thread::ScopedJoinHandle<'_, _>| handle.join().expect("loads do not panic");
-            (handles.into_iter().map(join).collect::<Vec<LoadResult>>(), watched)
-        });
-        let Watched { before, after, best_effort, trace } = watched;
-        let best_effort = best_effort.map(LoadResult::into_ok).transpose()?;
-        Ok(Measured { streams, best_effort, before, after, trace_error: trace.err() })
-    }
-
-    /// Watches while the clients run, then has the trace written.
-    fn watch(&self, best_effort: Option<&ClosedLoop>, traced: Option<&Path>) -> Watched {
-        self.progress.sleep(self.options.warm_up());
-        if let Some(load) = best_effort {
-            load.restart();
+        if scheme != Scheme::RtOnly {
+            callers.push(self.callers(&self.requests.best_effort, BEST_EFFORT_CALLERS));
         }
-        let before = self.engine.stats();
-        self.progress.sleep(self.options.time_per_scheme);
-        let after = self.engine.stats();
-        let best_effort = best_effort.map(ClosedLoop::take);
+        let run = run_of(clients(scheme, streams, warm_up + time), warm_up, time);
+        let (played, before, after) = self.play(&run, &mut callers);
+        let traced = self.options.trace.as_deref().filter(|_| scheme == Scheme::Reset);
         // A trace that cannot be written must not cost the measurement: the report says so.
-        let trace = traced.map_or(Ok(()), |path| self.trace(path));
-        Watched { before, after, best_effort, trace }
+        let trace = traced.map_or(Ok(()), |path| {
+            let clients = clients(scheme, streams, TRACE_WARM_UP + TRACE_TIME);
+            self.trace(path, &run_of(clients, TRACE_WARM_UP, TRACE_TIME), &mut callers)
+        });
+        Ok(Measured { run, played, before, after, trace_error: trace.err() })
     }
 
-    fn trace(&self, path: &Path) -> Result<(), TraceError> {
-        self.engine.start_trace(TraceOptions::new(path))?;
-        self.progress.sleep(TRACE_TIME);
-        self.engine.stop_trace().map(|_| ())
+    /// Plays a run, with what the engine counted until the begin and the end of its measured window.
+    fn play(&self, run: &Run, callers: &mut Callers) -> (Vec<PlayedClient>, EngineStats, EngineStats) {
+        let stats = || self.engine.stats();
+        self.progress.during(run.warm_up + run.measured, || load::play(run, callers, stats, stats))
+    }
+
+    fn trace(&self, path: &Path, run: &Run, callers: &mut Callers) -> Result<(), TraceError> {
+        let recording = AtomicBool::new(false);
+        let start = || {
+            let started = self.engine.start_trace(TraceOptions::new(path));
+            recording.store(started.is_ok(), Ordering::Relaxed);
+            started
+        };
+        // A trace that somebody else has started is theirs.
+        let stop = || recording.load(Ordering::Relaxed).then(|| self.engine.stop_trace());
+        let play = || load::play(run, callers, start, stop);
+        let (_, started, stopped) = self.progress.during(run.warm_up + run.measured, play);
+        started?;
+        stopped.map_or(Ok(()), |stopped| stopped.map(|_| ()))
     }
 
     fn callers(&self, request: &Arc<Prepared>, count: usize) -> Vec<Box<dyn Caller>> {
@@ -313,9 +298,22 @@ fn compute_us(model: Model, before: &EngineStats, after: &EngineStats) -> Option
     Some(after_time.since(before_time).as_micros_f64() / count as f64)
 }
 
-/// All samples of preemption latency that answers brought.
-fn preempt_samples(streams: &[LoadResult]) -> Samples {
-    let mut all = Samples::default();
-    streams.iter().for_each(|stream| all.extend(&stream.preempt_us));
-    all
+fn run_of(clients: Vec<RunClient>, warm_up: Duration, measured: Duration) -> Run {
+    Run { clients, warm_up, measured, cool_down: COOL_DOWN, grace: GRACE }
+}
+
+/// The clients of a scheme: two periodic streams for `length`, and the best-effort one where there is one. The
+/// class and level of their requests are those that the models were loaded with.
+fn clients(scheme: Scheme, streams: &[Stream; 2], length: Duration) -> Vec<RunClient> {
+    let open = |stream: &Stream, phase, callers| {
+        let arrivals = Arrivals::periodic(stream.rate_hz, phase, length);
+        RunClient::new(stream.model, ClassName::RealTime, arrivals, callers)
+    };
+    let [control, camera] = streams;
+    let mut clients = vec![open(control, 0.0, CONTROL_CALLERS), open(camera, 0.37, CAMERA_CALLERS)];
+    if scheme != Scheme::RtOnly {
+        let (model, class) = (Model::Resnet152.name(), ClassName::BestEffort);
+        clients.push(RunClient::new(model, class, Arrivals::BACK_TO_BACK, BEST_EFFORT_CALLERS));
+    }
+    clients
 }

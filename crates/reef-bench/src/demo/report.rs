@@ -3,12 +3,13 @@
 use std::fmt;
 use std::path::Path;
 
+use reef_base::Nanos;
 use reef_device::Scheme;
 use serde::Serialize;
 
-use super::{Alone, Measured, preempt_samples};
+use super::{Alone, Measured};
 use crate::error::BenchError;
-use crate::load::LoadResult;
+use crate::load::{PlayedClient, Run};
 use crate::machine::{Machine, Others};
 use crate::recorder::{Samples, Summary};
 use crate::report::short;
@@ -98,7 +99,8 @@ pub struct SchemeResult {
 /// One real-time client under one scheme.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StreamResult {
-    /// From the scheduled arrival to the answer.
+    /// From the scheduled arrival to the answer. Requests that were never sent count with the time
+    /// after which they were given up.
     pub latency_us: Summary,
     /// Median as a ratio to `rt-only`.
     pub p50_ratio: f64,
@@ -133,15 +135,22 @@ impl DemoReport {
             .map_err(|source| BenchError::Write { path: path.to_path_buf(), source })
     }
 
-    pub(super) fn push(&mut self, scheme: Scheme, measured: Measured) -> Result<(), BenchError> {
+    pub(super) fn push(&mut self, scheme: Scheme, measured: &Measured) -> Result<(), BenchError> {
+        let Measured { run, played, .. } = measured;
         let (before, after) = (&measured.before.device, &measured.after.device);
-        let rate = measured.best_effort.as_ref().map(|load| load.rate_per_s().unwrap_or(0.0));
-        self.trace_error = self.trace_error.take().or(measured.trace_error.map(|error| error.to_string()));
-        let preempt_latency = preempt_latency(&preempt_samples(&measured.streams));
+        let trace_error = measured.trace_error.as_ref().map(ToString::to_string);
+        self.trace_error = self.trace_error.take().or(trace_error);
         let mut real_time = Vec::new();
-        for (index, load) in measured.streams.into_iter().enumerate() {
-            let alone = self.schemes.first().map(|first| first.real_time[index].latency_us);
-            real_time.push(stream_result(self.real_time[index].model, scheme, load, alone)?);
+        for (index, stream) in self.real_time.iter().enumerate() {
+            let rt_only = self.schemes.first().map(|first| first.real_time[index].latency_us);
+            let result = stream_result(run, index, &played[index], rt_only);
+            real_time.push(result.map_err(|why| failed(stream.model, scheme, why))?);
+        }
+        // The client behind the streams, where there is one.
+        let best_effort = self.real_time.len();
+        let rate = played.get(best_effort).map(|played| run.per_s(best_effort, played));
+        if let Some(why) = played.get(best_effort).and_then(PlayedClient::failure) {
+            return Err(failed(self.best_effort.model, scheme, why));
         }
         self.schemes.push(SchemeResult {
             scheme: scheme.name(),
@@ -149,7 +158,7 @@ impl DemoReport {
             best_effort_per_s: rate,
             best_effort_share: rate.map(|rate| rate / self.best_effort.alone_per_s),
             preemptions: after.preemptions - before.preemptions,
-            preempt_latency,
+            preempt_latency: preempt_latency(run, &played[..best_effort]),
             blocks_killed: after.blocks_killed - before.blocks_killed,
             wasted_ms: after.wasted.since(before.wasted).as_millis_f64(),
         });
@@ -157,30 +166,37 @@ impl DemoReport {
     }
 }
 
-/// `rt_only`: what the ratios refer to; `None` for that scheme itself.
-fn stream_result(
-    model: &str,
-    scheme: Scheme,
-    load: LoadResult,
+fn failed(model: &str, scheme: Scheme, why: &str) -> BenchError {
+    BenchError::NoSamples(format!("{model} under {scheme}: {why}"))
+}
+
+/// What the client of this index in `run` saw. `rt_only`: what the ratios refer to; `None` for that scheme
+/// itself. An error says why there is nothing to report.
+fn stream_result<'a>(
+    run: &Run,
+    index: usize,
+    played: &'a PlayedClient,
     rt_only: Option<Summary>,
-) -> Result<StreamResult, BenchError> {
-    let Some(latency_us) = load.latency_us.summary() else {
-        let nothing =
-            || BenchError::NoSamples(format!("{model} under {scheme}: no answer in the measured time"));
-        return Err(load.first_error.unwrap_or_else(nothing));
-    };
+) -> Result<StreamResult, &'a str> {
+    let latency_us = run.latencies_us(index, played).summary();
+    let nothing = "no answer in the measured time";
+    let latency_us = latency_us.ok_or(played.first_error.as_deref().unwrap_or(nothing))?;
     let rt_only = rt_only.unwrap_or(latency_us);
     Ok(StreamResult {
         latency_us,
         p50_ratio: latency_us.p50 / rt_only.p50,
         p95_ratio: latency_us.p95 / rt_only.p95,
-        failed: load.failed,
-        unsent: load.unsent,
-        first_error: load.first_error.map(|error| error.to_string()),
+        failed: played.failed.len() as u64,
+        unsent: run.unsent(played).count() as u64,
+        first_error: played.failure().map(str::to_string),
     })
 }
 
-fn preempt_latency(samples: &Samples) -> Option<PreemptLatency> {
+/// Over all real-time clients, which come first in `run`.
+fn preempt_latency(run: &Run, played: &[PlayedClient]) -> Option<PreemptLatency> {
+    let records = played.iter().enumerate().flat_map(|(index, played)| run.records(index, played));
+    let preempt = records.filter_map(|record| record.preempt);
+    let samples: Samples = preempt.map(Nanos::as_micros_f64).collect();
     samples.summary().map(|summary| PreemptLatency { p50_us: summary.p50, p99_us: summary.p99 })
 }
 

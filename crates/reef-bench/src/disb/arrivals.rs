@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use reef_base::{Nanos, Rng};
 
-use super::play::{Arrivals, Run, RunClient};
 use super::workload::{ArrivalSpec, ClassName, Client, Track, Workload};
+use crate::load::{Arrivals, Run, RunClient, periodic};
 
 /// One repetition of a workload.
 #[derive(Clone, Copy, Debug)]
@@ -75,12 +75,6 @@ fn arrivals(client: &Client, seed: u64, repetition: &Repetition) -> Arrivals {
 fn client_seed(repetition: &Repetition, workload: &str, client: usize) -> u64 {
     let words = workload.bytes().map(u64::from).chain([repetition.index as u64, client as u64]);
     words.fold(repetition.seed, |seed, word| Rng::new(seed ^ word.wrapping_mul(0x0100_0000_01B3)).next_u64())
-}
-
-/// Each time is computed from its index, so that rounding does not add up.
-fn periodic(rate_hz: f64, phase: f64, length: Nanos) -> Vec<Nanos> {
-    let time = |index: u64| Nanos(((index as f64 + phase) * 1e9 / rate_hz) as u64);
-    (0..).map(time).take_while(|&time| time < length).collect()
 }
 
 fn poisson(rate_hz: f64, rng: &mut Rng, length: Nanos) -> Vec<Nanos> {
@@ -169,13 +163,6 @@ mod tests {
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
         assert!((variance.sqrt() / mean - 1.0).abs() < 0.05, "{mean} {variance}");
-    }
-
-    #[test]
-    fn periodic_arrivals_do_not_drift() {
-        let times = periodic(3.0, 0.5, Nanos::from_millis(100_000));
-        assert_eq!(times.len(), 300);
-        assert_eq!((times[0].0, times[299].0), (166_666_666, 99_833_333_333));
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! What a run has to reach. The noise that is added to a bound is that of A against A, the reference played
-//! twice: half the width of the 95 % interval of that ratio, which would be 1 without noise. Where that is
-//! more than [`NOISE_MAX`] or not known, or where a condition is saturated or lost requests, nothing is
-//! shown, and nothing is met.
+//! twice: half the width of the 95 % interval of that ratio, which would be 1 without noise.
+//!
+//! Where the noise is not known, or a condition is saturated or lost requests, nothing is shown, and nothing
+//! is met. So it is where the noise is more than [`NOISE_MAX`], unless the value's own interval lies on the
+//! right side of the bound as it is.
 
-use super::report::{Check, ConditionResult, Estimate, LatencyRatios, SystemResult, WorkloadResult};
+use super::report::{
+    Check, ConditionResult, DisbReport, Estimate, LatencyRatios, SystemResult, WorkloadResult,
+};
 use super::workload::ClassName;
 
 /// Mean real-time latency under `reset`, to `rt-only`.
@@ -16,13 +20,20 @@ const P99_SMALL: f64 = 1.10;
 const P99_SAMPLES_MIN: u64 = 2_000;
 const BEST_EFFORT: f64 = 0.93;
 
-/// With more noise than this, a bound plus the noise would prove nothing.
-pub const NOISE_MAX: f64 = 0.10;
+/// With more noise than this, a bound plus the noise proves nothing.
+const NOISE_MAX: f64 = 0.10;
 
 /// The scheme that has to reach something.
 const OURS: &str = "reset";
 /// The condition of a peer that ours is compared with.
 const PEER: &str = "SCHED_IDLE";
+
+/// The checks of a report that was read back, as this version makes them. Workloads that had none get none.
+pub fn of_report(report: &DisbReport) -> Vec<Check> {
+    let judged = |workload: &&WorkloadResult| report.checks.iter().any(|c| c.workload == workload.name);
+    let workloads = report.workloads.iter().filter(judged);
+    workloads.flat_map(|workload| of_workload(workload, true, report.setup.small)).collect()
+}
 
 /// The checks of one workload. Workloads that are not built in have none.
 pub fn of_workload(workload: &WorkloadResult, built_in: bool, small: bool) -> Vec<Check> {
@@ -37,7 +48,7 @@ pub fn of_workload(workload: &WorkloadResult, built_in: bool, small: bool) -> Ve
     for (name, ratios, count) in clients(workload, reset).filter(|_| small) {
         if count >= P99_SAMPLES_MIN {
             let what = format!("99th percentile of {name} to rt-only");
-            checks.push(judge.check(&what, ratios.p99.value, P99_SMALL, Side::AtMost, Some(0.0)));
+            checks.push(judge.check(&what, ratios.p99, P99_SMALL, Side::AtMost, Some(0.0)));
         }
     }
     let share = share(reset);
@@ -60,7 +71,7 @@ fn beside(judge: &Judge<'_>, peer: &SystemResult) -> Vec<Check> {
     }
     if let Some((own, its)) = share(judge.reset).zip(share(other)) {
         let what = named("best-effort share of its bound");
-        checks.push(judge.check(&what, own, its, Side::AtLeast, Some(0.0)));
+        checks.push(judge.check(&what, own, its.value, Side::AtLeast, Some(0.0)));
     }
     for check in &mut checks {
         if let Some(lost) = &lost {
@@ -79,8 +90,8 @@ fn slowdown_p95(condition: &ConditionResult) -> Option<Estimate> {
     condition.real_time.slowdown_to_reference.map(|ratios| ratios.p95)
 }
 
-fn share(condition: &ConditionResult) -> Option<f64> {
-    condition.best_effort.as_ref()?.of_bound.map(|share| share.value)
+fn share(condition: &ConditionResult) -> Option<Estimate> {
+    condition.best_effort.as_ref()?.of_bound
 }
 
 /// Why nothing that a condition gave can be compared.
@@ -119,22 +130,24 @@ impl<'a> Judge<'a> {
     /// A ratio that may be `bound` at most, and the noise that A against A has in the same quantity.
     fn ratio(&self, what: &str, of: fn(&ConditionResult) -> Option<Estimate>, bound: f64) -> Option<Check> {
         let noise = self.again.and_then(of).and_then(|estimate| estimate.half_width);
-        Some(self.check(what, of(self.reset)?.value, bound, Side::AtMost, noise))
+        Some(self.check(what, of(self.reset)?, bound, Side::AtMost, noise))
     }
 
     /// `noise`: `None` where it is not known.
-    fn check(&self, what: &str, value: f64, bound: f64, side: Side, noise: Option<f64>) -> Check {
+    fn check(&self, what: &str, own: Estimate, bound: f64, side: Side, noise: Option<f64>) -> Check {
+        let Estimate { value, half_width } = own;
+        let within = |slack: f64| match side {
+            Side::AtMost => value <= bound + slack,
+            Side::AtLeast => value >= bound - slack,
+        };
+        let certain = half_width.is_some_and(|half_width| within(-half_width));
         let not_shown = match (&self.lost, noise) {
             (Some(lost), _) => Some(lost.clone()),
             (None, None) => Some("one repetition does not tell the noise".to_string()),
-            (None, Some(noise)) if noise > NOISE_MAX => Some("too much noise".to_string()),
+            (None, Some(noise)) if noise > NOISE_MAX && !certain => Some("too much noise".to_string()),
             (None, Some(_)) => None,
         };
         let noise = noise.unwrap_or(0.0);
-        let reached = match side {
-            Side::AtMost => value <= bound + noise,
-            Side::AtLeast => value >= bound - noise,
-        };
         Check {
             workload: self.workload.to_string(),
             what: what.to_string(),
@@ -142,7 +155,7 @@ impl<'a> Judge<'a> {
             bound,
             at_least: side == Side::AtLeast,
             noise,
-            met: reached && not_shown.is_none(),
+            met: within(noise) && not_shown.is_none(),
             not_shown,
         }
     }
@@ -223,9 +236,26 @@ mod tests {
 
     #[test]
     fn too_much_noise_proves_nothing_and_own_workloads_have_no_targets() {
-        let noisy = verdicts(&report("A", 1.0, 0.5), false);
+        // Half the width of the value's own interval is 0.01: 1.015 may be above 1.02, but not above 1.05.
+        let noisy = verdicts(&report("A", 1.015, 0.5), false);
+        assert_eq!(noisy, [false, true, true, true, true]);
+        let noisy = verdicts(&report("A", 1.045, 0.5), false);
         assert_eq!(noisy, [false, false, true, false, true]);
         assert!(of_workload(&report("mine", 9.0, 0.0), false, false).is_empty());
+    }
+
+    #[test]
+    fn a_report_that_was_read_back_is_judged_anew() {
+        let (known, mine) = (report("A", 1.0, 0.0), report("mine", 9.0, 0.0));
+        let expected = of_workload(&known, true, false);
+        let mut checks = expected.clone();
+        checks.iter_mut().for_each(|check| check.met = false);
+        let whole = serde_json::json!({"format": "", "machine": crate::machine::Machine::now("test"),
+            "setup": {"small": false, "via": "", "seed": 0, "repeats": 8, "warm_up_s": 1.0, "rate": [],
+                "cus": 2},
+            "models": [], "workloads": [known, mine], "others_cpu": null, "checks": checks,
+            "finished": true});
+        assert_eq!(of_report(&serde_json::from_value(whole).unwrap()), expected);
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! 3. A short stretch with the trace on, that no number comes from, and the micro-benchmarks of preemption.
 //!
 //! `results.json` and `report.html` are written after every workload, each in one step, so that a run that is
-//! stopped leaves what it had. A peer that fails is left out from there on, and the report says so.
+//! stopped leaves what it had. A peer that fails is left out from there on, and the report says so. Both files
+//! can be made anew from the results ([`redraw`]).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,14 +25,15 @@ use super::arrivals::{self, Repetition};
 use super::checks;
 use super::engine::{EngineSystem, UrlSystem};
 use super::options::{DisbOptions, Via, make_folder};
-use super::play::{Arrivals, ModelFile, Played, Run, RunClient, System};
 use super::report::{
     Alone, ClientFacts, ConditionResult, DisbReport, FORMAT, ModelFacts, Setup, SystemResult, WorkloadResult,
 };
-use super::tally::{self, AloneTime, Repeated, Tally};
-use super::workload::{ClassName, Workload};
+use super::system::{ModelFile, Played, System};
+use super::tally::{AloneTime, Repeated, Tally};
+use super::workload::Workload;
 use super::{html, timeline};
 use crate::error::BenchError;
+use crate::load::{Arrivals, COOL_DOWN, ClassName, GRACE, Run, RunClient};
 use crate::machine::{Machine, Others, Watch};
 use crate::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions};
 use crate::progress::Progress;
@@ -39,10 +41,6 @@ use crate::recorder::Samples;
 
 /// Built-in workloads that peers play; they play every workload of a file.
 const PEERS_PLAY: [&str; 3] = ["A", "D", "REAL"];
-/// How long best-effort clients go on after the end of a run, while real-time requests are not answered.
-const COOL_DOWN: Duration = Duration::from_secs(1);
-/// How long after the end of the run late arrivals are still sent.
-const GRACE: Duration = Duration::from_secs(5);
 /// A closed loop of a model alone before it is measured, and how long it is.
 const ALONE_WARM_UP: Duration = Duration::from_millis(250);
 const ALONE_FULL: Duration = Duration::from_millis(1_500);
@@ -109,6 +107,15 @@ pub fn run(
     report.finished = true;
     write(&report, &options.out)?;
     progress.finish();
+    Ok(report)
+}
+
+/// Reads the results in a folder back, judges them as this version does, and writes both files anew. Fields
+/// that this version does not know are lost.
+pub fn redraw(folder: &Path) -> Result<DisbReport, BenchError> {
+    let mut report = DisbReport::read(&folder.join(RESULTS))?;
+    report.checks = checks::of_report(&report);
+    write(&report, folder)?;
     Ok(report)
 }
 
@@ -275,17 +282,15 @@ impl Driver<'_> {
         let mut first_error = None;
         for attempt in 0..ALONE_ATTEMPTS {
             let longer = 3u32.pow(attempt);
-            let run = Arc::new(alone_run(model, ALONE_WARM_UP * longer, self.alone_time() * longer));
+            let run = alone_run(model, ALONE_WARM_UP * longer, self.alone_time() * longer);
             let played = self.systems[system].play(0, &run)?;
             first_error = first_error.or(played.clients[0].first_error.clone());
-            let alone = BTreeMap::new();
-            let one = Repeated { run, played, alone };
-            let latency = tally::latencies(&one, 0);
+            let latency = run.latencies_us(0, &played.clients[0]);
             if latency.len() >= ALONE_ANSWERS_MIN
                 && let Some(summary) = latency.summary()
             {
                 self.alone[system].entry(model.to_string()).or_default().extend(&latency);
-                return Ok(AloneTime { latency_us: summary.p50, per_s: tally::client_per_s(&one, 0) });
+                return Ok(AloneTime { latency_us: summary.p50, per_s: run.per_s(0, &played.clients[0]) });
             }
             // It does not answer slowly, it does not answer.
             if latency.is_empty() && first_error.is_some() {
@@ -524,15 +529,7 @@ fn shuffled(mut turns: Vec<Turn>, rng: &mut Rng) -> Vec<Turn> {
 
 /// A run of one closed-loop client that asks `model` alone.
 fn alone_run(model: &str, warm_up: Duration, measured: Duration) -> Run {
-    let client = RunClient {
-        name: model.to_string(),
-        model: model.to_string(),
-        class: ClassName::RealTime,
-        level: 0,
-        arrivals: Arrivals::Closed { think: Duration::ZERO },
-        in_flight: 1,
-        enforced_deadline: None,
-    };
+    let client = RunClient::new(model, ClassName::RealTime, Arrivals::BACK_TO_BACK, 1);
     let (cool_down, grace) = (Duration::ZERO, Duration::ZERO);
     Run { clients: vec![client], warm_up, measured, cool_down, grace }
 }
@@ -586,7 +583,7 @@ fn write_samples(
         let begin = format!("{workload},{system},{condition},{repetition},{name}");
         for record in &played.records {
             let [due, sent, done] = [record.due, record.sent, record.done].map(|time| time.as_micros_f64());
-            let inside = tally::is_measured(run, index, record);
+            let inside = run.is_measured(index, record);
             writeln!(file, "{begin},answered,{due:.1},{sent:.1},{done:.1},{inside}")?;
         }
         for (outcome, times) in [("failed", &played.failed), ("unsent", &played.unsent)] {

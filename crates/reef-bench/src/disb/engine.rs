@@ -8,12 +8,11 @@ use reef_base::{Level, ModelKey, Nanos};
 use reef_device::{DeviceCounters, Scheme};
 use reef_engine::{ClassRequest, Engine, ModelSettings, ModelSource, ModelSpec, SessionOptions};
 
-use super::clients::{self, Callers};
-use super::play::{Condition, DeviceUse, ModelFile, Played, Run, RunClient, System};
-use super::workload::ClassName;
+use super::system::{Condition, DeviceUse, ModelFile, Played, System};
 use crate::callers::{Caller, HttpCaller, SessionCaller, random_request};
 use crate::error::BenchError;
 use crate::http::{Client, InferParameters};
+use crate::load::{self, Callers, ClassName, Run, RunClient};
 use crate::machine::ProcessUse;
 use crate::micro::Serving;
 
@@ -102,7 +101,7 @@ impl System for EngineSystem {
                 self.caller(client, seed)
             })?;
         let snapshot = || (self.engine.device().counters(), ProcessUse::now());
-        let (clients, begin, end) = clients::play(run, &mut callers, snapshot, snapshot);
+        let (clients, begin, end) = load::play(run, &mut callers, snapshot, snapshot);
         let cus = self.engine.capabilities().cus;
         let cpu = end.1.zip(begin.1).map(|(end, begin)| end.cpu.saturating_sub(begin.cpu));
         Ok(Played {
@@ -184,7 +183,7 @@ impl System for UrlSystem {
         let best_effort = self.conditions[condition].best_effort;
         let mut callers =
             callers(run, best_effort, self.seed, &|client, seed| http_caller(self.address, client, seed))?;
-        let (clients, ..) = clients::play(run, &mut callers, || (), || ());
+        let (clients, ..) = load::play(run, &mut callers, || (), || ());
         Ok(Played { clients, ..Played::default() })
     }
 }

@@ -5,8 +5,7 @@
 //! | [`workload`] | what clients ask when: the file format, the built-in workloads |
 //! | [`options`] | what a run is asked to do, and the models it needs |
 //! | [`arrivals`] | from a workload to the times of one repetition |
-//! | [`play`] | the contract between the driver and the systems that play a run |
-//! | [`clients`] | the load: threads that ask when they are due |
+//! | [`system`] | the contract between the driver and the systems that play a run |
 //! | [`engine`] | the systems that are ours or speak our protocol |
 //! | [`peer`] | other systems, behind adapters |
 //! | [`drive`] | what is played in which order |
@@ -25,7 +24,6 @@
 
 pub mod arrivals;
 pub mod checks;
-pub mod clients;
 pub mod compare;
 pub mod drive;
 pub mod engine;
@@ -33,9 +31,9 @@ pub mod html;
 pub mod options;
 pub mod paper;
 pub mod peer;
-pub mod play;
 pub mod report;
 mod summary;
+pub mod system;
 pub mod tally;
 pub mod timeline;
 pub mod typical;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use reef_device::Scheme;
 use reef_zoo::{Model, Variant};
 
-use super::play::ModelFile;
+use super::system::ModelFile;
 use super::workload::{BUILT_IN, ClassName, RATE_MAX_HZ, RATE_MIN_HZ, Workload};
 use crate::error::BenchError;
 use crate::progress::Progress;

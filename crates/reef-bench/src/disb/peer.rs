@@ -74,8 +74,9 @@ use serde_json::Value;
 
 use self::process::Adapter;
 use self::wire::{Accepted, Hello, PlayAnswer, Request, RunRequest, What};
-use super::play::{Condition, ModelFile, Played, Run, System};
+use super::system::{Condition, ModelFile, Played, System};
 use crate::error::BenchError;
+use crate::load::Run;
 
 /// Version of the protocol that this module speaks.
 const PROTOCOL: u32 = 1;

@@ -12,14 +12,15 @@ use std::time::Duration;
 
 use reef_base::Nanos;
 
-use super::play::{Arrivals, Condition, Played, PlayedClient, Record, Run};
 use super::report::{
     BestEffortResult, ClientResult, ConditionResult, DeviceResult, Estimate, LatencyRatios, OverallResult,
     RealTimeResult,
 };
+use super::system::{Condition, DeviceUse, Played};
 use super::typical::{Typical, typical, typical_ratio};
 use super::workload::{ClassName, Workload};
-use crate::recorder::{Samples, Summary, Window, rate_per_s};
+use crate::load::{Arrivals, PlayedClient, Record, Run};
+use crate::recorder::{Samples, Summary};
 
 /// Below this share of the device, nothing worth measuring is left for best-effort work.
 const BOUND_MIN: f64 = 0.05;
@@ -209,7 +210,7 @@ impl Tally<'_> {
     }
 
     fn device(&self) -> Option<DeviceResult> {
-        let mut sum = super::play::DeviceUse::default();
+        let mut sum = DeviceUse::default();
         let mut time = 0.0;
         for one in self.own {
             let device = one.played.device?;
@@ -263,29 +264,17 @@ fn pooled_slowdown(repeated: &[&Repeated], indices: &[usize]) -> Samples {
     pooled(repeated, |one| all(indices, |index| slowdowns(one, index)))
 }
 
-/// Whether a record belongs to the measured window: of closed loops by answer, of all others by scheduled
-/// arrival.
-pub fn is_measured(run: &Run, index: usize, record: &Record) -> bool {
-    let closed = matches!(run.clients[index].arrivals, Arrivals::Closed { .. });
-    run.window().contains(if closed { &record.done } else { &record.due })
-}
-
 fn measured(one: &Repeated, index: usize) -> impl Iterator<Item = &Record> {
-    let records = &one.played.clients[index].records;
-    records.iter().filter(move |record| is_measured(&one.run, index, record))
+    one.run.records(index, &one.played.clients[index])
 }
 
 fn unsent(one: &Repeated, index: usize) -> impl Iterator<Item = &Nanos> {
-    let window = one.run.window();
-    one.played.clients[index].unsent.iter().filter(move |due| window.contains(due))
+    one.run.unsent(&one.played.clients[index])
 }
 
-/// Latencies in microseconds. What was never sent took at least as long as it was waited for.
-pub(super) fn latencies(one: &Repeated, index: usize) -> Samples {
-    let given_up = one.run.end() + Nanos::from(one.run.grace);
-    let answered = measured(one, index).map(|record| record.done.since(record.due));
-    let unsent = unsent(one, index).map(|due| given_up.since(*due));
-    answered.chain(unsent).map(Nanos::as_micros_f64).collect()
+/// In microseconds.
+fn latencies(one: &Repeated, index: usize) -> Samples {
+    one.run.latencies_us(index, &one.played.clients[index])
 }
 
 fn slowdowns(one: &Repeated, index: usize) -> Samples {
@@ -294,20 +283,8 @@ fn slowdowns(one: &Repeated, index: usize) -> Samples {
 }
 
 /// Answers per second in the measured window.
-pub(super) fn client_per_s(one: &Repeated, index: usize) -> f64 {
-    let window = one.run.window();
-    let done = |record: &Record| record.done;
-    let records = &one.played.clients[index].records;
-    let inside: Vec<Nanos> = records.iter().map(done).filter(|done| window.contains(done)).collect();
-    match one.run.clients[index].arrivals {
-        Arrivals::Closed { .. } => {
-            // The loop began with the run, at zero.
-            let before = records.iter().map(done).filter(|&done| done < window.start).max();
-            let before = Some(before.unwrap_or(Nanos::ZERO));
-            rate_per_s(&inside, Window { before, from: window.start, to: window.end })
-        }
-        _ => inside.len() as f64 / one.run.measured.as_secs_f64(),
-    }
+fn client_per_s(one: &Repeated, index: usize) -> f64 {
+    one.run.per_s(index, &one.played.clients[index])
 }
 
 fn misses(one: &Repeated, index: usize, deadline: Option<Duration>) -> u64 {

@@ -6,8 +6,8 @@ use reef_engine::{Engine, TraceOptions};
 use serde_json::Value;
 
 use super::arrivals::{self, Repetition};
-use super::play::System;
 use super::report::{DisbReport, Mark, Span, SpanKind, Timeline};
+use super::system::System;
 use super::workload::{ClassName, Workload};
 use crate::error::BenchError;
 

@@ -46,9 +46,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reef_base::{Level, Nanos};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::error::BenchError;
+pub use crate::load::ClassName;
 
 /// The names of the built-in workloads, in the order of reports.
 pub const BUILT_IN: [&str; 6] = ["A", "B", "C", "D", "E", "REAL"];
@@ -65,32 +66,6 @@ pub const RATE_MIN_HZ: f64 = 1e-4;
 const MILLIS_MAX: f64 = 3.6e6;
 
 const REAL_TRACE: &str = include_str!("../../workloads/real-trace.json");
-
-/// The class of a client's requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ClassName {
-    /// Must answer in time.
-    RealTime,
-    /// Takes what is left.
-    BestEffort,
-}
-
-impl ClassName {
-    /// As reports and request parameters write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            ClassName::RealTime => "real-time",
-            ClassName::BestEffort => "best-effort",
-        }
-    }
-}
-
-impl fmt::Display for ClassName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// Which clients ask which model when.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,6 +6,9 @@
 //! five rounds do, so there is a second row for it: the percentile of all rounds' requests under the scheme
 //! over that of all rounds' requests under `rt-only`. Both have to reach the target.
 //!
+//! Latency counts from the scheduled arrival; what was never sent counts with the time after which it was
+//! given up.
+//!
 //! What best-effort work should get is 0.93 × (1 − busy) × what it gets alone; *busy* is the share of time
 //! that the real-time model has tasks on the device under `rt-only`, from the same round.
 //!
@@ -16,18 +19,17 @@
 
 use std::time::Duration;
 
-use reef_base::{Class, MonotonicClock, Nanos};
+use reef_base::{Class, Nanos};
 use reef_device::Scheme;
 use reef_zoo::Model;
 
 use super::Bench;
-use super::rig::Rig;
+use super::rig::{Rig, SATURATING_CALLERS};
 use crate::callers::{Caller, SessionCaller};
 use crate::error::BenchError;
-use crate::load::{ClosedLoop, LoadResult, OpenLoop};
+use crate::load::{Arrivals, COOL_DOWN, ClassName, GRACE, PlayedClient, Record, Run, RunClient};
 use crate::recorder::{Samples, Summary};
 use crate::report::{Part, Row, Stat};
-use crate::schedule::Schedule;
 
 pub(super) const NAME: &str = "realtime";
 
@@ -161,70 +163,49 @@ impl Case {
     /// Median time on the device of calls without gaps, under `rt-only`: compute units have no time to park.
     fn back_to_back(&self, bench: &Bench<'_>, rig: &Rig) -> Result<f64, BenchError> {
         rig.engine.set_scheme(Scheme::RtOnly);
-        let load = ClosedLoop::start(SessionCaller::several(&rig.engine, self.model.name(), 1)?);
-        bench.progress.sleep(self.warm_up());
-        load.restart();
-        bench.progress.sleep(self.time / 5);
-        let summary = load.take().into_ok()?.compute_us.summary();
-        load.stop().into_ok()?;
+        let name = self.model.name();
+        let client = RunClient::new(name, ClassName::RealTime, Arrivals::BACK_TO_BACK, 1);
+        let run = self.run_of(vec![client], self.time / 5);
+        let played = rig.play(bench, &run)?;
         let nothing = || BenchError::NoSamples(format!("{} gave no answer back to back", self.model));
-        Ok(summary.ok_or_else(nothing)?.p50)
+        Ok(compute_us(&run, 0, &played[0]).summary().ok_or_else(nothing)?.p50)
     }
 
     fn best_effort_alone(&self, bench: &Bench<'_>, rig: &Rig) -> Result<f64, BenchError> {
         rig.engine.set_scheme(Scheme::Reset);
-        let load = rig.saturate(Model::Resnet152)?;
-        bench.progress.sleep(self.warm_up());
-        load.restart();
-        bench.progress.sleep(self.time);
-        let rate = load.take().into_ok()?.rate_per_s();
-        load.stop().into_ok()?;
+        let run = self.run_of(vec![best_effort()], self.time);
+        let played = rig.play(bench, &run)?;
         let nothing = || BenchError::NoSamples(format!("{} gave no answer", Model::Resnet152));
-        rate.filter(|&rate| rate > 0.0).ok_or_else(nothing)
+        Some(run.per_s(0, &played[0])).filter(|&rate| rate > 0.0).ok_or_else(nothing)
     }
 
     fn warm_up(&self) -> Duration {
         self.time / 10
     }
 
-    fn measure(&self, bench: &Bench<'_>, rig: &Rig, scheme: Scheme) -> Result<Seen, BenchError> {
-        rig.engine.set_scheme(scheme);
-        let load = (scheme != Scheme::RtOnly).then(|| rig.saturate(Model::Resnet152)).transpose()?;
-        let mut callers = SessionCaller::several(&rig.engine, self.model.name(), CALLERS)?;
-        let (warm_up, end) = (self.warm_up(), self.warm_up() + self.time);
-        let open = OpenLoop {
-            schedule: Schedule::periodic(self.rate_hz, 0.0, end),
-            measured: Nanos::from(warm_up)..Nanos::from(end),
-            grace: Duration::from_secs(5),
-        };
-        let start = MonotonicClock::read();
-        let (result, best_effort) = std::thread::scope(|scope| {
-            let callers: &mut [Box<dyn Caller>] = &mut callers;
-            let stream = scope.spawn(move || open.run(start, callers));
-            bench.progress.sleep(warm_up);
-            load.iter().for_each(ClosedLoop::restart);
-            bench.progress.sleep(self.time);
-            let best_effort = load.as_ref().map(|load| load.take());
-            (stream.join().expect("a load does not panic"), best_effort)
-        });
-        let best_effort = best_effort.map(LoadResult::into_ok).transpose()?;
-        self.seen(result.into_ok()?, best_effort, scheme)
+    fn run_of(&self, clients: Vec<RunClient>, measured: Duration) -> Run {
+        Run { clients, warm_up: self.warm_up(), measured, cool_down: COOL_DOWN, grace: GRACE }
     }
 
-    fn seen(
-        &self,
-        result: LoadResult,
-        best_effort: Option<LoadResult>,
-        scheme: Scheme,
-    ) -> Result<Seen, BenchError> {
+    fn measure(&self, bench: &Bench<'_>, rig: &Rig, scheme: Scheme) -> Result<Seen, BenchError> {
+        rig.engine.set_scheme(scheme);
+        let open = Arrivals::periodic(self.rate_hz, 0.0, self.warm_up() + self.time);
+        let mut clients = vec![RunClient::new(self.model.name(), ClassName::RealTime, open, CALLERS)];
+        if scheme != Scheme::RtOnly {
+            clients.push(best_effort());
+        }
+        let run = self.run_of(clients, self.time);
+        let played = rig.play(bench, &run)?;
         let nothing = || BenchError::NoSamples(format!("{} under {scheme}: no answer", self.model));
-        let busy_us: f64 = result.compute_us.as_slice().iter().sum();
+        let latency_us = run.latencies_us(0, &played[0]);
+        let compute_us = compute_us(&run, 0, &played[0]);
+        let busy_us: f64 = compute_us.as_slice().iter().sum();
         Ok(Seen {
-            latency: result.latency_us.summary().ok_or_else(nothing)?,
-            compute_us: result.compute_us.summary().ok_or_else(nothing)?.p50,
-            latency_us: result.latency_us,
+            latency: latency_us.summary().ok_or_else(nothing)?,
+            compute_us: compute_us.summary().ok_or_else(nothing)?.p50,
+            latency_us,
             busy: busy_us / (self.time.as_secs_f64() * 1e6),
-            best_effort_per_s: best_effort.map(|load| load.rate_per_s().unwrap_or(0.0)),
+            best_effort_per_s: played.get(1).map(|played| run.per_s(1, played)),
         })
     }
 
@@ -247,6 +228,18 @@ impl Case {
             if scheme == Scheme::Reset { share.at_least(Stat::P50, BEST_EFFORT_SHARE) } else { share },
         ]
     }
+}
+
+/// The best-effort client, which saturates the device.
+fn best_effort() -> RunClient {
+    let model = Model::Resnet152.name();
+    RunClient::new(model, ClassName::BestEffort, Arrivals::BACK_TO_BACK, SATURATING_CALLERS)
+}
+
+/// Times on the device of a client's requests.
+fn compute_us(run: &Run, index: usize, played: &PlayedClient) -> Samples {
+    let compute = run.records(index, played).filter_map(Record::compute);
+    compute.map(Nanos::as_micros_f64).collect()
 }
 
 /// The 99th percentile of one set of latencies over that of another; nothing where one is empty.

@@ -47,7 +47,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
         let load = rig.saturate(Model::Resnet152)?;
         bench.progress.sleep(bench.shorter(Duration::from_millis(500)));
         loaded.push(pair.calls(calls, bench)?);
-        load.stop().into_ok()?;
+        load.stop()?;
     }
     let method = format!(
         "{rounds} rounds of {calls} in-process and {calls} HTTP calls in turns, tiny {}; overhead = HTTP \

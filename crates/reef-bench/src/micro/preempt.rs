@@ -96,7 +96,7 @@ fn measure(bench: &Bench<'_>, cus: usize, first_core: usize, count: usize) -> Re
     let submitting = || submit(progress, caller, count, free_core);
     let seen = thread::scope(|scope| scope.spawn(submitting).join().expect("submitting does not panic"))?;
     let end = rig.engine.device().counters();
-    load.stop().into_ok()?;
+    load.stop()?;
     Ok(Seen {
         blocks_killed: end.blocks_killed - begin.blocks_killed,
         wasted: end.wasted.since(begin.wasted),

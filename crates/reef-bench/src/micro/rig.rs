@@ -12,7 +12,7 @@ use reef_zoo::{Model, Variant};
 use super::{Bench, DeviceRequest};
 use crate::callers::SessionCaller;
 use crate::error::BenchError;
-use crate::load::ClosedLoop;
+use crate::load::{self, Background, Callers, PlayedClient, Run, RunClient};
 
 /// Callers of a saturating load: with two, the device has the next inference before the last one's caller
 /// wakes.
@@ -93,14 +93,30 @@ impl Rig {
         Ok(())
     }
 
+    /// Plays `run` with sessions of the clients' models, of the class and level that these were loaded with. An
+    /// error if a request in the measured window fails.
+    pub(super) fn play(&self, bench: &Bench<'_>, run: &Run) -> Result<Vec<PlayedClient>, BenchError> {
+        let several =
+            |client: &RunClient| SessionCaller::several(&self.engine, &client.model, client.in_flight);
+        let mut callers: Callers = run.clients.iter().map(several).collect::<Result<_, _>>()?;
+        let play = || load::play(run, &mut callers, || (), || ()).0;
+        let played = bench.progress.during(run.warm_up + run.measured, play);
+        for (client, played) in run.clients.iter().zip(&played) {
+            if let Some(why) = played.failure() {
+                return Err(BenchError::NoSamples(format!("{}: {why}", client.name)));
+            }
+        }
+        Ok(played)
+    }
+
     /// Keeps the device busy with `model` until the answer is stopped or dropped.
-    pub(super) fn saturate(&self, model: Model) -> Result<ClosedLoop, BenchError> {
+    pub(super) fn saturate(&self, model: Model) -> Result<Background, BenchError> {
         self.clients(model.name(), SATURATING_CALLERS)
     }
 
     /// `count` clients that call `model` without a break until the answer is stopped or dropped.
-    pub(super) fn clients(&self, model: &str, count: usize) -> Result<ClosedLoop, BenchError> {
-        Ok(ClosedLoop::start(SessionCaller::several(&self.engine, model, count)?))
+    pub(super) fn clients(&self, model: &str, count: usize) -> Result<Background, BenchError> {
+        Ok(Background::start(SessionCaller::several(&self.engine, model, count)?))
     }
 
     /// A session of `model` with its own settings, for who has to know more than a caller says.

@@ -63,7 +63,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
                 if pads(bench, SHARING[which]) {
                     seen[which].padding(bench, &rig, &mut narrow, tasks)?;
                 }
-                load.stop().into_ok()?;
+                load.stop()?;
             }
         }
     }

@@ -187,7 +187,7 @@ impl Prober<'_> {
             }
         }
         seen.put_off += put_off;
-        load.stop().into_ok()?;
+        load.stop()?;
         Ok(())
     }
 }

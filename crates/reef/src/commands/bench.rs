@@ -1,13 +1,14 @@
 //! `reef bench`: hands devices and servers to the benchmarks.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use reef_bench::disb::options::{DisbOptions, Via};
 use reef_bench::disb::peer::Peer;
-use reef_bench::disb::play::System;
 use reef_bench::disb::report::DisbReport;
+use reef_bench::disb::system::System;
 use reef_bench::disb::workload::Workload;
 use reef_bench::disb::{compare, drive};
 use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
@@ -17,7 +18,9 @@ use reef_device::{Device, Scheme};
 use reef_engine::Engine;
 use reef_server::{Running, Server, ServerOptions};
 
-use crate::cli::{CompareArgs, DeviceArgs, DisbArgs, MicroArgs, PlayArgs, RunWorkloadArgs, ViaName};
+use crate::cli::{
+    CompareArgs, DeviceArgs, DisbArgs, MicroArgs, PlayArgs, ReportArgs, RunWorkloadArgs, ViaName,
+};
 use crate::device;
 use crate::output::say;
 
@@ -129,10 +132,21 @@ fn play_all(workloads: Vec<Workload>, args: &PlayArgs, micro: bool) -> Result<()
     }
     let environment = Environment::new(&args.device);
     let report = drive::run(&options, peers, &environment, &Progress::on_stderr())?;
-    say!("{report}");
-    say!("results    {}", args.out.join("results.json").display());
-    say!("report     {}", args.out.join("report.html").display());
+    show(&report, &args.out);
     Ok(())
+}
+
+/// Judges earlier results again and draws their page anew.
+pub fn report(args: &ReportArgs) -> Result<()> {
+    let report = drive::redraw(&args.dir)?;
+    show(&report, &args.dir);
+    Ok(())
+}
+
+fn show(report: &DisbReport, folder: &Path) {
+    say!("{report}");
+    say!("results    {}", folder.join("results.json").display());
+    say!("report     {}", folder.join("report.html").display());
 }
 
 /// Says what changed between two runs.

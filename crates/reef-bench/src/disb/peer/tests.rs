@@ -7,8 +7,7 @@ use std::time::Instant;
 use reef_base::Nanos;
 
 use super::*;
-use crate::disb::play::{Arrivals, PlayedClient, Record, RunClient};
-use crate::disb::workload::ClassName;
+use crate::load::{Arrivals, ClassName, PlayedClient, Record, RunClient};
 
 const HELLO: &str = r#""name": "fake", "version": "1.2", "conditions": [
     {"name": "rt-only", "title": "t", "best_effort": false},
@@ -33,8 +32,7 @@ fn answering(answers: &[&str]) -> String {
 }
 
 fn client(name: &str, class: ClassName, arrivals: Arrivals) -> RunClient {
-    let (name, model) = (name.to_string(), "m".to_string());
-    RunClient { name, model, class, level: 0, arrivals, in_flight: 1, enforced_deadline: None }
+    RunClient { name: name.to_string(), ..RunClient::new("m", class, arrivals, 1) }
 }
 
 /// Two clients: an open loop due at 0, 10 and 20 µs, and best-effort; measured from 5 to 25 µs.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use reef_base::Nanos;
 use serde::{Deserialize, Serialize};
 
-use crate::disb::play::{Arrivals, Condition, ModelFile, Played, PlayedClient, Record, Run, RunClient};
-use crate::disb::workload::ClassName;
+use crate::disb::system::{Condition, ModelFile, Played};
+use crate::load::{Arrivals, ClassName, PlayedClient, Record, Run, RunClient};
 
 #[derive(Serialize)]
 pub(super) struct Request<'a> {

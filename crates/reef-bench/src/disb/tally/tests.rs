@@ -1,7 +1,7 @@
 //! Results against numbers that were worked out by hand.
 
 use super::*;
-use crate::disb::play::{DeviceUse, RunClient};
+use crate::load::RunClient;
 
 const MS: u64 = 1_000_000;
 

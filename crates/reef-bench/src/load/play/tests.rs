@@ -3,35 +3,15 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::disb::play::RunClient;
-
-/// Answers as a closure says.
-struct Fake(Box<dyn FnMut() -> Result<Reply, BenchError> + Send>);
-
-impl Caller for Fake {
-    fn call(&mut self) -> Result<Reply, BenchError> {
-        (self.0)()
-    }
-}
-
-fn fake(answer: impl FnMut() -> Result<Reply, BenchError> + Send + 'static) -> Box<dyn Caller> {
-    Box::new(Fake(Box::new(answer)))
-}
+use crate::callers::tests::fake;
+use crate::load::RunClient;
 
 fn at_once() -> Box<dyn Caller> {
     fake(|| Ok(Reply::default()))
 }
 
 fn client(name: &str, class: ClassName, arrivals: Arrivals) -> RunClient {
-    RunClient {
-        name: name.to_string(),
-        model: "m".to_string(),
-        class,
-        level: 0,
-        arrivals,
-        in_flight: 1,
-        enforced_deadline: None,
-    }
+    RunClient { name: name.to_string(), ..RunClient::new("m", class, arrivals, 1) }
 }
 
 fn every_ms(count: u64, newest_only: bool) -> Arrivals {

@@ -24,16 +24,12 @@ use std::time::Duration;
 
 use reef_base::{MonotonicClock, Nanos};
 
-use super::play::{Arrivals, PlayedClient, Record, Run};
-use super::workload::ClassName;
+use super::{Arrivals, BACK_OFF, ClassName, PlayedClient, Record, Run, sleep_until, wake_on_time};
 use crate::callers::{Caller, Reply};
 use crate::error::BenchError;
-use crate::load::{sleep_until, wake_on_time};
 
 /// From the call until time zero of the run: every thread is waiting by then.
 const LEAD: Duration = Duration::from_millis(30);
-/// How long after a refusal a client that does not follow a schedule asks again.
-const BACK_OFF: Duration = Duration::from_millis(10);
 
 /// The callers of each client of a run, in its order. Clients without callers are not played.
 pub type Callers = Vec<Vec<Box<dyn Caller>>>;
