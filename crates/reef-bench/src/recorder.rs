@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(rate([]), 0.0);
         assert_eq!(rate([900]), 0.0);
         assert_eq!(rate([7000]), 0.0);
-        // The first one ever, 1.5 s after the load began: it took no longer than the window less its own time.
+        // The first one ever, 1.5 s after the load began: nothing came in the 3.5 s behind it.
         assert_eq!(rate([1500]), 1.0 / 3.5);
         // Slower than the window is long.
         assert_eq!(rate([500, 5500]), 0.2);

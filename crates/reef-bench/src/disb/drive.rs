@@ -7,8 +7,8 @@
 //! 3. A short stretch with the trace on, that no number comes from, and the micro-benchmarks of preemption.
 //!
 //! `results.json` and `report.html` are written after every workload, each in one step, so that a run that is
-//! stopped leaves what it had. A peer that fails is left out from there on, and the report says so. Both files
-//! can be made anew from the results ([`redraw`]).
+//! stopped leaves what it had; [`redraw`] makes them anew from the results. A peer that fails is left out
+//! from there on, and the report says so.
 
 use std::collections::BTreeMap;
 use std::fs::File;

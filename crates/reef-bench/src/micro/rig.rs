@@ -93,8 +93,8 @@ impl Rig {
         Ok(())
     }
 
-    /// Plays `run` with sessions of the clients' models, of the class and level that these were loaded with. An
-    /// error if a request in the measured window fails.
+    /// Plays `run` with sessions of the clients' models, of the class and level that these were loaded with.
+    /// An error if a request in the measured window fails.
     pub(super) fn play(&self, bench: &Bench<'_>, run: &Run) -> Result<Vec<PlayedClient>, BenchError> {
         let several =
             |client: &RunClient| SessionCaller::several(&self.engine, &client.model, client.in_flight);

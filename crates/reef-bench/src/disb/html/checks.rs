@@ -32,8 +32,8 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport) {
     });
 }
 
-const NOISE_NOTE: &str = "The noise widens the bound: A against A, half the 95 % confidence interval. Where that is more than 0.1, \
-     only a value whose own interval lies within the bound as it is counts as met.";
+const NOISE_NOTE: &str = "The noise widens the bound: A against A, half the 95 % confidence interval. Where \
+     that is more than 0.1, only a value whose own interval lies within the bound as it is counts as met.";
 
 /// Draws the notes on the method.
 pub(super) fn draw_method(m: &mut Markup) {
