@@ -302,8 +302,8 @@ fn run_of(clients: Vec<RunClient>, warm_up: Duration, measured: Duration) -> Run
     Run { clients, warm_up, measured, cool_down: COOL_DOWN, grace: GRACE }
 }
 
-/// The clients of a scheme: two periodic streams for `length`, and the best-effort one where there is one. The
-/// class and level of their requests are those that the models were loaded with.
+/// The clients of a scheme: two periodic streams for `length`, and the best-effort one where there is one.
+/// The class and level of their requests are those that the models were loaded with.
 fn clients(scheme: Scheme, streams: &[Stream; 2], length: Duration) -> Vec<RunClient> {
     let open = |stream: &Stream, phase, callers| {
         let arrivals = Arrivals::periodic(stream.rate_hz, phase, length);
