@@ -13,6 +13,8 @@ use crate::error::BenchError;
 
 /// Time on either side of the moment that is shown.
 const AROUND_US: f64 = 600.0;
+/// A real-time block that begins this near to the end of a killed one may be what that was killed for.
+const NEAR_US: f64 = 50.0;
 /// Blocks in a stretch at most; a stretch with more is cut at its end.
 const SPANS_MAX: usize = 400;
 
@@ -53,14 +55,7 @@ pub fn record(
 /// The stretch around the preemption in the middle of all.
 fn cut(trace: &Value, workload: &str, cus: usize) -> Option<Timeline> {
     let spans: Vec<Span> = trace["traceEvents"].as_array()?.iter().filter_map(span).collect();
-    let mut kills: Vec<f64> =
-        spans.iter().filter(|span| span.what == SpanKind::Killed).map(|span| span.end_us).collect();
-    kills.sort_by(f64::total_cmp);
-    let killed_at = *kills.get(kills.len() / 2)?;
-    // The first block of the task for which the block was killed begins where that one ends, or just before.
-    let urgent = |span: &&Span| span.class == ClassName::RealTime && span.end_us > killed_at - 50.0;
-    let first = spans.iter().filter(urgent).map(|span| span.begin_us).fold(f64::INFINITY, f64::min);
-    let first = if first.is_finite() { first } else { killed_at };
+    let (first, killed_at) = preemption(&spans)?;
     let begin = first.min(killed_at) - AROUND_US / 2.0;
     let length_us = AROUND_US * 2.0;
     let inside = |span: &&Span| span.end_us > begin && span.begin_us < begin + length_us;
@@ -74,6 +69,40 @@ fn cut(trace: &Value, workload: &str, cus: usize) -> Option<Timeline> {
     let marks = vec![Mark { at_us: first - begin, what: "first real-time block".to_string() }];
     let title = format!("Workload {workload} under reset: a real-time request takes the device");
     Some(Timeline { title, length_us, cus, spans: shown, marks })
+}
+
+/// The begin of the first block of a real-time task that took the device, and the end of a block that was
+/// killed for it.
+///
+/// Blocks are also killed between two kernels of one task, where they had taken a unit that it left idle for
+/// a moment. So of all kills those count before which there was no real-time block for a while, half of the
+/// longest such while at least, and of these the middle one.
+fn preemption(spans: &[Span]) -> Option<(f64, f64)> {
+    let mut real_time: Vec<&Span> = spans.iter().filter(|span| span.class == ClassName::RealTime).collect();
+    real_time.sort_by(|a, b| a.begin_us.total_cmp(&b.begin_us));
+    // Begins of real-time blocks, each with the time since the last one before it ended.
+    let mut busy_until = f64::NEG_INFINITY;
+    let mut after_quiet = Vec::new();
+    for span in real_time {
+        after_quiet.push((span.begin_us, span.begin_us - busy_until));
+        busy_until = busy_until.max(span.end_us);
+    }
+    let mut kills: Vec<f64> =
+        spans.iter().filter(|span| span.what == SpanKind::Killed).map(|span| span.end_us).collect();
+    kills.sort_by(f64::total_cmp);
+    // The task's first block begins where the killed one ends, or, on another unit, just before.
+    let taken = |killed_at: &f64| {
+        let from = after_quiet.partition_point(|(begin_us, _)| *begin_us < killed_at - NEAR_US);
+        let to = after_quiet.partition_point(|(begin_us, _)| *begin_us < killed_at + NEAR_US);
+        let first = after_quiet[from..to].iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        Some((first.0, *killed_at, first.1))
+    };
+    let all: Vec<(f64, f64, f64)> = kills.iter().filter_map(taken).collect();
+    // Before the first block of all there may have been more than the trace has.
+    let quiet = |quiet_us: f64| if quiet_us.is_finite() { quiet_us } else { 0.0 };
+    let longest = all.iter().map(|one| quiet(one.2)).fold(0.0, f64::max);
+    let clear: Vec<_> = all.iter().filter(|one| quiet(one.2) >= longest / 2.0).collect();
+    clear.get(clear.len() / 2).map(|one| (one.0, one.1))
 }
 
 /// A block among the events of a trace: complete events of process 1, one track per compute unit.
@@ -128,6 +157,27 @@ mod tests {
         assert_eq!(timeline.marks[0].at_us, first.begin_us);
         assert!(timeline.spans.iter().any(|span| span.what == SpanKind::Killed && span.end_us > 0.0));
         assert!(timeline.title.contains("Workload A"));
+    }
+
+    /// A unit that a real-time task leaves idle between two of its kernels is taken and taken back.
+    #[test]
+    fn a_kill_between_two_kernels_of_a_task_is_not_its_preemption() {
+        let mut events = Vec::new();
+        for request in 0..5 {
+            let at = 100_000.0 * f64::from(request);
+            events.push(event(0, at - 100.0, 99.0, "best-effort", "killed"));
+            events.push(event(0, at, 300.0, "real-time 0", "block"));
+            for kernel in 1..4 {
+                let at = at + 300.0 * f64::from(kernel);
+                events.push(event(1, at - 40.0, 39.0, "best-effort", "killed"));
+                events.push(event(0, at, 300.0, "real-time 0", "block"));
+                events.push(event(1, at, 100.0, "real-time 0", "block"));
+            }
+        }
+        let timeline = cut(&json!({"traceEvents": events}), "A", 2).unwrap();
+        let mark = timeline.marks[0].at_us;
+        let urgent = timeline.spans.iter().filter(|span| span.class == ClassName::RealTime);
+        assert!(urgent.clone().all(|span| span.begin_us >= mark) && urgent.count() > 2);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(super) struct Recording {
     pub(super) spans: VecDeque<Span>,
     pub(super) names: Vec<Named>,
     tasks: HashMap<u64, u32>,
+    /// Tasks that had completed by the last collection.
+    completed: Vec<u64>,
     fresh: Vec<Event>,
     spare: Ring,
     events_max: usize,
@@ -53,6 +55,7 @@ impl Recording {
             spans: VecDeque::new(),
             names: Vec::new(),
             tasks: HashMap::new(),
+            completed: Vec::new(),
             fresh: Vec::new(),
             spare: Ring::new(),
             events_max,
@@ -88,12 +91,18 @@ impl Recording {
             }
             self.tasks.insert(label.token, name);
         }
+        // A task's blocks may come after its completion, since every compute unit has a buffer of its own,
+        // but no later than in the collection after that one.
+        let completed = std::mem::take(&mut self.completed);
         for event in self.fresh.drain(..) {
-            let name = match event.kind {
-                EventKind::Completed => self.tasks.remove(&event.token),
-                _ => self.tasks.get(&event.token).copied(),
-            };
+            if event.kind == EventKind::Completed {
+                self.completed.push(event.token);
+            }
+            let name = self.tasks.get(&event.token).copied();
             self.dropped += u64::from(push_bounded(&mut self.events, (event, name), self.events_max));
+        }
+        for token in completed {
+            self.tasks.remove(&token);
         }
         while let Some(span) = self.spare.spans.pop_front() {
             self.dropped += u64::from(push_bounded(&mut self.spans, span, self.events_max));
@@ -107,5 +116,37 @@ impl Recording {
             self.names.len() - 1
         });
         index as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reef_base::{CuId, Nanos, TaskId, TaskKey};
+    use reef_plan::{Isa, SyntheticStage, Target, synthetic_plan};
+
+    use super::super::Label;
+    use super::*;
+
+    fn event(token: u64, kind: EventKind) -> Event {
+        let (at, span, key) = (Nanos(token), Nanos(1), TaskKey::best_effort(0));
+        Event { at, span, cu: Some(CuId(0)), task: TaskId(token), key, token, kind }
+    }
+
+    /// Completions have a buffer of their own, which may be emptied before those of the compute units.
+    #[test]
+    fn blocks_that_come_after_their_tasks_completion_have_names() {
+        let stage = SyntheticStage { blocks: 2, polls: 1, poll_ns: 0 };
+        let plan = Arc::new(synthetic_plan("p", Target::cpu(Isa::Portable, 2), 1, &[stage]).unwrap());
+        let model = Arc::new(ModelKey { name: "m".into(), version: "1".into() });
+        let mut recording = Recording::new(100);
+        let block = |block| event(7, EventKind::Block { stage: 0, block, padding: false });
+        recording.spare.labels.push_back(Label { token: 7, model, plan });
+        recording.fresh.extend([event(7, EventKind::Completed), block(0)]);
+        recording.resolve();
+        recording.fresh.push(block(1));
+        recording.resolve();
+        let named = |(_, name): &(Event, Option<u32>)| recording.name(*name).map(|named| &*named.model.name);
+        assert!(recording.events.iter().all(|event| named(event) == Some("m")), "a block has lost its name");
+        assert!(recording.tasks.is_empty(), "tasks are forgotten");
     }
 }

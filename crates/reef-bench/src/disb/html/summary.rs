@@ -3,7 +3,7 @@
 use super::markup::Markup;
 use super::text::{count, counted, date, percent, range, ratio, significant, time_us};
 use super::view::{self, Ours};
-use crate::disb::report::{Check, ConditionResult, DisbReport};
+use crate::disb::report::{Check, ConditionResult, DisbReport, Estimate};
 
 /// Draws title, verdict, warnings, numbers and facts.
 pub(super) fn draw(m: &mut Markup, report: &DisbReport) {
@@ -30,19 +30,27 @@ fn verdict(m: &mut Markup, report: &DisbReport) {
             m.text(format!(" {checks} met."));
         });
     }
-    let missed: Vec<&Check> = report.checks.iter().filter(|check| !check.met).collect();
-    m.element("p", &[("class", &"verdict bad")], |m| {
+    let open = report.checks.iter().filter(|check| !check.met);
+    let (not_shown, missed): (Vec<&Check>, Vec<&Check>) = open.partition(|check| check.not_shown.is_some());
+    let class = if missed.is_empty() { "verdict" } else { "verdict bad" };
+    m.element("p", &[("class", &class)], |m| {
         m.leaf("b", &[], format!("{met} of {all} checks met."));
-        m.text(format!(" Missed: {}.", missed_in_words(&missed)));
+        if !missed.is_empty() {
+            m.text(format!(" Missed: {}.", some_in_words(&missed)));
+        }
+        if !not_shown.is_empty() {
+            let none_missed = if missed.is_empty() { "; none was missed" } else { "" };
+            m.text(format!(" Neither met nor missed{none_missed}: {}.", some_in_words(&not_shown)));
+        }
     });
 }
 
-/// The first few checks that were missed, and how many more there are.
-fn missed_in_words(missed: &[&Check]) -> String {
+/// The first few of some checks, and how many more there are.
+fn some_in_words(checks: &[&Check]) -> String {
     const NAMED: usize = 3;
-    let mut names: Vec<String> = missed.iter().take(NAMED).map(|check| in_words(check)).collect();
-    if missed.len() > NAMED {
-        names.push(format!("and {} more", missed.len() - NAMED));
+    let mut names: Vec<String> = checks.iter().take(NAMED).map(|check| in_words(check)).collect();
+    if checks.len() > NAMED {
+        names.push(format!("and {} more", checks.len() - NAMED));
     }
     names.join("; ")
 }
@@ -51,8 +59,9 @@ fn in_words(check: &Check) -> String {
     let side = if check.at_least { "at least" } else { "at most" };
     let (value, bound) = (ratio(check.value), ratio(check.bound));
     let noise =
-        if check.noise == 0.0 { String::new() } else { format!(" ± {}", significant(check.noise, 1)) };
-    format!("{}, {} ({value}, had to be {side} {bound}{noise})", check.workload, check.what)
+        if check.noise == 0.0 { String::new() } else { format!(" ± {}", significant(check.noise, 2)) };
+    let why = check.not_shown.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+    format!("{}, {} ({value}, has to be {side} {bound}{noise}{why})", check.workload, check.what)
 }
 
 fn warnings(m: &mut Markup, report: &DisbReport) {
@@ -172,13 +181,15 @@ fn noise(report: &DisbReport) -> String {
         0 | 1 => "one repetition only: no interval is known".to_string(),
         repeats => format!("± is half the 95 % confidence interval over {repeats} repetitions"),
     };
-    let against_itself = |ours: Ours<'_>| Some(ours.again()?.real_time.to_reference?.mean.value - 1.0);
-    let differences = view::ours(report).filter_map(against_itself).map(f64::abs);
-    let largest = differences.filter(|difference| difference.is_finite()).reduce(f64::max);
-    match largest {
+    let against_itself = |ours: Ours<'_>| Some(ours.again()?.real_time.to_reference?.mean);
+    let all: Vec<Estimate> = view::ours(report).filter_map(against_itself).collect();
+    let largest = |of: fn(&Estimate) -> f64| all.iter().map(of).filter(|v| v.is_finite()).reduce(f64::max);
+    let width = largest(|again| again.half_width.unwrap_or(0.0)).filter(|width| *width > 0.0);
+    let width = width.map(|width| format!(", known to ± {} at worst", percent(width))).unwrap_or_default();
+    match largest(|again| (again.value - 1.0).abs()) {
         Some(largest) => format!(
             "{bars}; the reference was played twice (A against A), and its mean latency differs from \
-             itself by {} at most",
+             itself by {} at most{width}",
             percent(largest)
         ),
         None => format!("{bars}; no condition was played twice"),
