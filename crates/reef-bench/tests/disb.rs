@@ -173,10 +173,16 @@ fn over_http_and_at_a_url_the_same_is_measured() {
 
     let request = DeviceRequest { cus: 2, first_core: 0, scheme: Scheme::Reset };
     let engine = Engine::new(Local.device(request).unwrap(), EngineOptions::default()).unwrap();
-    for name in ["control", "resnet18"] {
+    // A third one, which only a best-effort client asks and the server has as such.
+    std::fs::copy(folder.0.join("models/resnet18.onnx"), folder.0.join("models/rest.onnx")).unwrap();
+    options.workloads[0].clients[3].model = "rest".to_string();
+    for name in ["control", "resnet18", "rest"] {
         let key = ModelKey { name: name.to_string(), version: "1".to_string() };
         let source = ModelSource::Path(folder.0.join("models").join(format!("{name}.onnx")));
-        let settings = ModelSettings::real_time(Level::TOP);
+        let settings = match name {
+            "rest" => ModelSettings::default(),
+            _ => ModelSettings::real_time(Level::TOP),
+        };
         engine.load(ModelSpec { key, source, settings }).unwrap();
     }
     let server = serve(&engine).unwrap();
@@ -218,9 +224,13 @@ fn what_cannot_work_is_refused_before_anything_is_played() {
         assert!(error.contains(expected), "{error}");
     };
     refused(&|options| options.out = "/proc/reef".into(), "/proc/reef");
+    let earlier = folder.options().out.join("results.json");
+    std::fs::create_dir_all(folder.options().out).unwrap();
+    std::fs::write(&earlier, "earlier").unwrap();
     refused(&|options| options.via = Via::Url("http://127.0.0.1:9".into()), "127.0.0.1:9");
     refused(&|options| options.via = Via::Url("https://localhost".into()), "only http://");
     refused(&|options| options.deadlines = vec![("ghost".into(), Duration::from_millis(1))], "'ghost'");
     std::fs::remove_file(folder.0.join("models/resnet18.onnx")).unwrap();
     refused(&|_| (), "resnet18");
+    assert_eq!(std::fs::read_to_string(&earlier).unwrap(), "earlier", "a mistake costs no results");
 }

@@ -4,6 +4,9 @@
 //! Where the noise is not known, or a condition is saturated or lost requests, nothing is shown, and nothing
 //! is met. So it is where the noise is more than [`NOISE_MAX`], unless the value's own interval lies on the
 //! right side of the bound as it is.
+//!
+//! Nothing is added to bounds of 99th percentiles and of shares. There the width of the value's own interval
+//! takes the place of the noise.
 
 use super::report::{
     Check, ConditionResult, DisbReport, Estimate, LatencyRatios, SystemResult, WorkloadResult,
@@ -48,12 +51,12 @@ pub fn of_workload(workload: &WorkloadResult, built_in: bool, small: bool) -> Ve
     for (name, ratios, count) in clients(workload, reset).filter(|_| small) {
         if count >= P99_SAMPLES_MIN {
             let what = format!("99th percentile of {name} to rt-only");
-            checks.push(judge.check(&what, ratios.p99, P99_SMALL, Side::AtMost, Some(0.0)));
+            checks.push(judge.plain(&what, ratios.p99, P99_SMALL, Side::AtMost));
         }
     }
     let share = share(reset);
     let what = "best-effort share of its bound";
-    checks.extend(share.map(|share| judge.check(what, share, BEST_EFFORT, Side::AtLeast, Some(0.0))));
+    checks.extend(share.map(|share| judge.plain(what, share, BEST_EFFORT, Side::AtLeast)));
     for peer in peers {
         checks.extend(beside(&judge, peer));
     }
@@ -71,7 +74,7 @@ fn beside(judge: &Judge<'_>, peer: &SystemResult) -> Vec<Check> {
     }
     if let Some((own, its)) = share(judge.reset).zip(share(other)) {
         let what = named("best-effort share of its bound");
-        checks.push(judge.check(&what, own, its.value, Side::AtLeast, Some(0.0)));
+        checks.push(judge.plain(&what, own, its.value, Side::AtLeast));
     }
     for check in &mut checks {
         if let Some(lost) = &lost {
@@ -130,11 +133,25 @@ impl<'a> Judge<'a> {
     /// A ratio that may be `bound` at most, and the noise that A against A has in the same quantity.
     fn ratio(&self, what: &str, of: fn(&ConditionResult) -> Option<Estimate>, bound: f64) -> Option<Check> {
         let noise = self.again.and_then(of).and_then(|estimate| estimate.half_width);
-        Some(self.check(what, of(self.reset)?, bound, Side::AtMost, noise))
+        let own = of(self.reset)?;
+        Some(self.check(what, own, bound, Side::AtMost, noise, noise))
     }
 
-    /// `noise`: `None` where it is not known.
-    fn check(&self, what: &str, own: Estimate, bound: f64, side: Side, noise: Option<f64>) -> Check {
+    /// A bound to which no noise is added; the value's own says whether it is shown.
+    fn plain(&self, what: &str, own: Estimate, bound: f64, side: Side) -> Check {
+        self.check(what, own, bound, side, Some(0.0), own.half_width)
+    }
+
+    /// `slack`: what is added to the bound; `noise`: what must not be too much. `None` where it is not known.
+    fn check(
+        &self,
+        what: &str,
+        own: Estimate,
+        bound: f64,
+        side: Side,
+        slack: Option<f64>,
+        noise: Option<f64>,
+    ) -> Check {
         let Estimate { value, half_width } = own;
         let within = |slack: f64| match side {
             Side::AtMost => value <= bound + slack,
@@ -147,15 +164,15 @@ impl<'a> Judge<'a> {
             (None, Some(noise)) if noise > NOISE_MAX && !certain => Some("too much noise".to_string()),
             (None, Some(_)) => None,
         };
-        let noise = noise.unwrap_or(0.0);
+        let slack = slack.unwrap_or(0.0);
         Check {
             workload: self.workload.to_string(),
             what: what.to_string(),
             value,
             bound,
             at_least: side == Side::AtLeast,
-            noise,
-            met: within(noise) && not_shown.is_none(),
+            noise: slack,
+            met: within(slack) && not_shown.is_none(),
             not_shown,
         }
     }

@@ -52,6 +52,7 @@ const ALONE_ANSWERS_MIN: usize = 5;
 const ALONE_ATTEMPTS: u32 = 6;
 const RESULTS: &str = "results.json";
 const PAGE: &str = "report.html";
+const SAMPLES: &str = "samples.csv";
 /// The parts of the micro-benchmarks that belong to the report.
 const SWEEPS: [&str; 5] = ["kernels", "length", "clients", "restore", "select"];
 
@@ -64,15 +65,12 @@ pub fn run(
     progress: &Progress,
 ) -> Result<DisbReport, BenchError> {
     make_folder(&options.out)?;
-    // Better now than after an hour. What an earlier run left here must not pass for this one's.
-    for name in [RESULTS, PAGE] {
-        let path = options.out.join(name);
-        replace(&path, "").and_then(|()| std::fs::remove_file(&path)).map_err(write_error(&path))?;
-    }
+    probe(&options.out)?;
     options.check(&options.workloads_at(&BTreeMap::new())?)?;
     let models = options.model_files(progress)?;
     let (ours, device) = our_system(options, environment)?;
     let engine = ours.1;
+    set_aside(&options.out)?;
     let mut systems = vec![ours.0];
     systems.extend(peers);
     let mut driver = Driver {
@@ -108,6 +106,27 @@ pub fn run(
     write(&report, &options.out)?;
     progress.finish();
     Ok(report)
+}
+
+/// Finds out now, not after an hour, whether results can be written.
+fn probe(folder: &Path) -> Result<(), BenchError> {
+    let path = folder.join(".reef-bench");
+    replace(&path, "").and_then(|()| std::fs::remove_file(&path)).map_err(write_error(&path))?;
+    match [RESULTS, PAGE, SAMPLES].map(|name| folder.join(name)).into_iter().find(|path| path.is_dir()) {
+        Some(path) => Err(write_error(&path)(std::io::ErrorKind::IsADirectory.into())),
+        None => Ok(()),
+    }
+}
+
+/// What an earlier run left in the folder must not pass for this one's, and must not be lost either: it gets
+/// the ending `.old`.
+fn set_aside(folder: &Path) -> Result<(), BenchError> {
+    for path in [RESULTS, PAGE, SAMPLES].map(|name| folder.join(name)).iter().filter(|path| path.exists()) {
+        let mut old = path.as_os_str().to_os_string();
+        old.push(".old");
+        std::fs::rename(path, old).map_err(write_error(path))?;
+    }
+    Ok(())
 }
 
 /// Reads the results in a folder back, judges them as this version does, and writes both files anew. Fields
@@ -277,13 +296,15 @@ impl Driver<'_> {
         self.options.duration.map_or(usual, |duration| duration.min(usual))
     }
 
-    /// One model alone on one system, in a closed loop under the reference condition.
+    /// One model alone on one system, in a closed loop.
     fn alone_on(&mut self, system: usize, model: &str) -> Result<AloneTime, BenchError> {
+        let real_time = self.models.iter().any(|facts| facts.name == model && facts.real_time);
+        let (condition, class) = self.systems[system].alone(real_time);
         let mut first_error = None;
         for attempt in 0..ALONE_ATTEMPTS {
             let longer = 3u32.pow(attempt);
-            let run = alone_run(model, ALONE_WARM_UP * longer, self.alone_time() * longer);
-            let played = self.systems[system].play(0, &run)?;
+            let run = alone_run(model, class, ALONE_WARM_UP * longer, self.alone_time() * longer);
+            let played = self.systems[system].play(condition, &run)?;
             first_error = first_error.or(played.clients[0].first_error.clone());
             let latency = run.latencies_us(0, &played.clients[0]);
             if latency.len() >= ALONE_ANSWERS_MIN
@@ -426,7 +447,7 @@ impl Driver<'_> {
         if let Some(file) = &mut self.samples {
             let labels = [&workload.name, &self.names[system], &condition].map(|label| quoted(label));
             let written = write_samples(file, &labels, repetition, run, &played);
-            written.map_err(write_error(&self.options.out.join("samples.csv")))?;
+            written.map_err(write_error(&self.options.out.join(SAMPLES)))?;
         }
         Ok(played)
     }
@@ -528,8 +549,8 @@ fn shuffled(mut turns: Vec<Turn>, rng: &mut Rng) -> Vec<Turn> {
 }
 
 /// A run of one closed-loop client that asks `model` alone.
-fn alone_run(model: &str, warm_up: Duration, measured: Duration) -> Run {
-    let client = RunClient::new(model, ClassName::RealTime, Arrivals::BACK_TO_BACK, 1);
+fn alone_run(model: &str, class: ClassName, warm_up: Duration, measured: Duration) -> Run {
+    let client = RunClient::new(model, class, Arrivals::BACK_TO_BACK, 1);
     let (cool_down, grace) = (Duration::ZERO, Duration::ZERO);
     Run { clients: vec![client], warm_up, measured, cool_down, grace }
 }
@@ -559,7 +580,7 @@ fn samples_file(options: &DisbOptions) -> Result<Option<BufWriter<File>>, BenchE
     if !options.samples {
         return Ok(None);
     }
-    let path = options.out.join("samples.csv");
+    let path = options.out.join(SAMPLES);
     let header = "workload,system,condition,repetition,client,outcome,due_us,sent_us,done_us,measured\n";
     let file = File::create(&path).and_then(|file| {
         let mut file = BufWriter::new(file);

@@ -174,6 +174,11 @@ impl System for UrlSystem {
         &self.conditions
     }
 
+    /// A server may refuse to serve as real-time what it has as best-effort.
+    fn alone(&self, real_time: bool) -> (usize, ClassName) {
+        if real_time { (0, ClassName::RealTime) } else { (1, ClassName::BestEffort) }
+    }
+
     /// The server has its models already: only asks whether it does.
     fn load(&mut self, models: &[ModelFile]) -> Result<(), BenchError> {
         models.iter().try_for_each(|model| Client::new(self.address).metadata(&model.name).map(|_| ()))

@@ -22,6 +22,9 @@ impl fmt::Display for DisbReport {
             writeln!(f, "  {:14} alone: {}", model.name, alone.collect::<Vec<_>>().join(", "))?;
         }
         self.workloads.iter().try_for_each(|workload| write!(f, "\n{workload}"))?;
+        if !self.finished {
+            writeln!(f, "NOT FINISHED: the run that wrote this was still under way, or was stopped")?;
+        }
         self.notes.iter().try_for_each(|note| writeln!(f, "note: {note}"))?;
         if !self.checks.is_empty() {
             writeln!(f)?;

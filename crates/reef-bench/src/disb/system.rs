@@ -10,7 +10,7 @@ use std::time::Duration;
 use reef_base::Nanos;
 
 use crate::error::BenchError;
-use crate::load::{PlayedClient, Run};
+use crate::load::{ClassName, PlayedClient, Run};
 
 /// What a device did in the measured window, where the system tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -64,6 +64,13 @@ pub trait System {
 
     /// Its conditions. The first is the reference: the device dedicated to real-time clients.
     fn conditions(&self) -> &[Condition];
+
+    /// Under which condition, and as which class, a model is asked alone; `real_time`: whether a real-time
+    /// client asks it. Usually as a real-time one of the device dedicated to such.
+    fn alone(&self, real_time: bool) -> (usize, ClassName) {
+        let _ = real_time;
+        (0, ClassName::RealTime)
+    }
 
     /// Makes `models` ready to be asked; models of earlier calls may stay.
     fn load(&mut self, models: &[ModelFile]) -> Result<(), BenchError>;

@@ -3,14 +3,15 @@
 //! Every repetition has its own ratio, of two sides that were played close together on the same arrivals, so
 //! that a machine that drifts moves both. A ratio of the whole is the centre of these ([`typical`]). The
 //! exception are percentiles of which a repetition has too few requests: their ratio is that of the two
-//! percentiles over all repetitions together. Summaries of latencies are over all repetitions together.
+//! percentiles over all repetitions together, its interval the bootstrap's over repetitions. Summaries of
+//! latencies are over all repetitions together.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::Nanos;
+use reef_base::{Nanos, Rng};
 
 use super::report::{
     BestEffortResult, ClientResult, ConditionResult, DeviceResult, Estimate, LatencyRatios, OverallResult,
@@ -29,6 +30,9 @@ const BOUND_MIN: f64 = 0.05;
 const BACKLOG_SHARE_MAX: f64 = 0.03;
 /// … and by more than so many requests in a repetition: it comes and goes by some.
 const BACKLOG_GROWTH_MIN: f64 = 2.0;
+
+/// How often repetitions are drawn for the interval of a percentile over all of them.
+const RESAMPLES: usize = 400;
 
 /// What a model takes alone, measured beside one repetition.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -376,9 +380,10 @@ fn ratios(
     reference: &[&Repeated],
     of: impl Fn(&Repeated) -> Samples,
 ) -> Option<LatencyRatios> {
-    let pairs = own.iter().zip(reference);
+    let samples: Vec<(Samples, Samples)> =
+        own.iter().zip(reference).map(|(own, base)| (of(own), of(base))).collect();
     let each: Vec<(Summary, Summary)> =
-        pairs.filter_map(|(own, base)| Some((of(own).summary()?, of(base).summary()?))).collect();
+        samples.iter().filter_map(|(own, base)| Some((own.summary()?, base.summary()?))).collect();
     let (all, base) = (pooled(own, &of).summary()?, pooled(reference, &of).summary()?);
     // `requests`: as many as a repetition needs at least for its number to be one.
     let ratio = |number: fn(&Summary) -> f64, requests: u64| {
@@ -386,7 +391,9 @@ fn ratios(
         let Typical { centre, half_width } = typical_ratio(&ratios);
         match each.iter().all(|(own, base)| own.count.min(base.count) >= requests) {
             true => Estimate { value: centre, half_width },
-            false => Estimate { value: number(&all) / number(&base), half_width },
+            false => {
+                Estimate { value: number(&all) / number(&base), half_width: resampled(&samples, number) }
+            }
         }
     };
     (!each.is_empty()).then(|| LatencyRatios {
@@ -395,6 +402,28 @@ fn ratios(
         p95: ratio(|summary| summary.p95, 20),
         p99: ratio(|summary| summary.p99, 100),
     })
+}
+
+/// Half the width of the 95 % interval of a ratio of numbers over all repetitions together: the ratio of as
+/// many repetitions, drawn with replacement, again and again (the bootstrap). `None` below two repetitions.
+fn resampled(samples: &[(Samples, Samples)], number: fn(&Summary) -> f64) -> Option<f64> {
+    if samples.len() < 2 {
+        return None;
+    }
+    let mut rng = Rng::new(samples.len() as u64);
+    let draw = |_| {
+        let (mut own, mut base) = (Samples::default(), Samples::default());
+        for _ in samples {
+            let (one, its_base) = &samples[rng.below(samples.len() as u64) as usize];
+            own.extend(one);
+            base.extend(its_base);
+        }
+        Some(number(&own.summary()?) / number(&base.summary()?))
+    };
+    let mut ratios: Vec<f64> = (0..RESAMPLES).filter_map(draw).filter(|ratio| ratio.is_finite()).collect();
+    ratios.sort_by(f64::total_cmp);
+    let last = ratios.len().checked_sub(1)?;
+    Some((ratios[last - last / 40] - ratios[last / 40]) / 2.0)
 }
 
 #[cfg(test)]

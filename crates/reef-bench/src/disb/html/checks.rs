@@ -17,13 +17,17 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport) {
         m.table(&heads, |m| {
             for check in &report.checks {
                 let side = if check.at_least { "≥" } else { "≤" };
-                m.row(if check.met { "" } else { "missed" }, |m| {
+                let (row, class, sign) = match (check.met, &check.not_shown) {
+                    (true, _) => ("", "good", "✓"),
+                    (false, None) => ("missed", "bad", "✗"),
+                    (false, Some(_)) => ("", "", "?"),
+                };
+                m.row(row, |m| {
                     m.cell(&check.workload);
                     m.cell(&check.what);
                     m.number(ratio(check.value));
                     m.number(format!("{side} {}", ratio(check.bound)));
                     m.number(if check.noise == 0.0 { NOTHING.into() } else { significant(check.noise, 2) });
-                    let (class, sign) = if check.met { ("good", "✓") } else { ("bad", "✗") };
                     m.cell_of(class, format!("{sign} {}", check.verdict()));
                 });
             }
@@ -32,8 +36,9 @@ pub(super) fn draw(m: &mut Markup, report: &DisbReport) {
     });
 }
 
-const NOISE_NOTE: &str = "The noise widens the bound: A against A, half the 95 % confidence interval. Where \
-     that is more than 0.1, only a value whose own interval lies within the bound as it is counts as met.";
+const NOISE_NOTE: &str = "The noise widens the bound: A against A, half the 95 % confidence interval. \
+     Nothing is added for 99th percentiles and shares; their noise is half of their own interval. Where the \
+     noise is more than 0.1, only a value whose own interval lies within the bound as it is counts as met.";
 
 /// Draws the notes on the method.
 pub(super) fn draw_method(m: &mut Markup) {
@@ -78,8 +83,9 @@ const METHOD: [(&str, &str); 6] = [
     (
         "Bounds.",
         "Real-time clients leave 1 − their busy share under rt-only. Best-effort work gets more only \
-         on compute units that a real-time stage does not need, or by taking it from real-time clients; its \
-         share of that bound says how much of what was left idle was put to use.",
+         on compute units that a real-time stage does not need, in the pauses between the requests of one \
+         client, which several fill for each other, or by taking it from real-time clients; its share of \
+         that bound says how much of what was left idle was put to use.",
     ),
     (
         "Saturated.",

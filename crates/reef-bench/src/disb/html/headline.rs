@@ -94,8 +94,8 @@ fn throughput_note(reference: &str) -> String {
 }
 
 const SHARE_NOTE: &str = "100 % is all the time that real-time clients leave idle when the device is theirs \
-    alone. More than that runs on compute units that real-time stages leave idle, or is taken from real-time \
-    clients. “–”: they leave less than a twentieth.";
+    alone. More than that runs on compute units that real-time stages leave idle, fills pauses between the \
+    requests of one client, or is taken from real-time clients. “–”: they leave less than a twentieth.";
 const SATURATED_NOTE: &str = "Hatched, red value: saturated. More was asked than the system could hold, so \
     latency grows with the length of the run, and what is shown is a lower bound.";
 

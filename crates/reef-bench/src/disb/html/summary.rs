@@ -39,8 +39,8 @@ fn verdict(m: &mut Markup, report: &DisbReport) {
             m.text(format!(" Missed: {}.", some_in_words(&missed)));
         }
         if !not_shown.is_empty() {
-            let none_missed = if missed.is_empty() { "; none was missed" } else { "" };
-            m.text(format!(" Neither met nor missed{none_missed}: {}.", some_in_words(&not_shown)));
+            let begin = if missed.is_empty() { "None is missed; not shown" } else { "Not shown" };
+            m.text(format!(" {begin}: {}.", some_in_words(&not_shown)));
         }
     });
 }

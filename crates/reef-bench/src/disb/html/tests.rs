@@ -71,7 +71,7 @@ fn every_section_comes_in_its_order() {
     for said in [
         "4 of 6 checks met",
         "Missed: B, reset: mean",
-        "Neither met nor missed: E, reset: mean",
+        "Not shown: E, reset: mean",
         "reef bench disb --seconds 60",
         "0.3 % at most",
     ] {
