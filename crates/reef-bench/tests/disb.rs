@@ -151,7 +151,7 @@ fn a_workload_is_played_under_every_scheme_and_written_down() {
     check(&report, &expected, &options.out);
     let ours = &report.workloads[0].systems[0].conditions;
     assert!(ours.iter().all(|condition| condition.device.is_some() && condition.memory_bytes.is_some()));
-    // Under rt-only the more urgent of two real-time clients kills blocks of the other; under wait nobody does.
+    // Under rt-only the more urgent real-time client kills blocks of the other; under wait nobody does.
     assert_eq!(ours[1].device.as_ref().unwrap().blocks_killed, 0);
     assert!(report.checks.is_empty(), "only built-in workloads have targets");
     let samples = std::fs::read_to_string(options.out.join("samples.csv")).unwrap();
