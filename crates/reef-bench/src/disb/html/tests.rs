@@ -259,7 +259,7 @@ fn doubtful_numbers_are_said_to_be() {
     }
     assert!(page.contains("tr class=\"saturated\""));
     report.checks.iter_mut().for_each(|check| check.met = true);
-    assert!(page_of(&report).contains("All 5 checks are met."));
+    assert!(page_of(&report).contains("All 6 checks are met."));
     report.checks.iter_mut().for_each(|check| check.met = false);
     assert!(page_of(&report).contains("and 2 more"));
 }
