@@ -270,7 +270,8 @@ pub struct PlayArgs {
     )]
     pub schemes: Vec<Scheme>,
     /// Seconds measured per scheme and repetition; by default 5, with --small as many as it
-    /// takes for 2,000 requests of each real-time client.
+    /// takes for 2,000 requests of each real-time client where a scheme is played twice (rt-only and reset)
+    /// and half as many elsewhere.
     #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = some_seconds)]
     pub duration: Option<Duration>,
     /// Seconds played before that; by default 1, with --small 0.5.

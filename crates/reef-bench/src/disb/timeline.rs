@@ -80,8 +80,9 @@ fn cut(trace: &Value, workload: &str, cus: usize) -> Option<Timeline> {
 fn preemption(spans: &[Span]) -> Option<(f64, f64)> {
     let mut real_time: Vec<&Span> = spans.iter().filter(|span| span.class == ClassName::RealTime).collect();
     real_time.sort_by(|a, b| a.begin_us.total_cmp(&b.begin_us));
-    // Begins of real-time blocks, each with the time since the last one before it ended.
-    let mut busy_until = f64::NEG_INFINITY;
+    // Begins of real-time blocks, each with the time since the last one before it ended. Before the first of
+    // all there may have been more than the trace has.
+    let mut busy_until = real_time.first()?.begin_us;
     let mut after_quiet = Vec::new();
     for span in real_time {
         after_quiet.push((span.begin_us, span.begin_us - busy_until));
@@ -98,10 +99,8 @@ fn preemption(spans: &[Span]) -> Option<(f64, f64)> {
         Some((first.0, *killed_at, first.1))
     };
     let all: Vec<(f64, f64, f64)> = kills.iter().filter_map(taken).collect();
-    // Before the first block of all there may have been more than the trace has.
-    let quiet = |quiet_us: f64| if quiet_us.is_finite() { quiet_us } else { 0.0 };
-    let longest = all.iter().map(|one| quiet(one.2)).fold(0.0, f64::max);
-    let clear: Vec<_> = all.iter().filter(|one| quiet(one.2) >= longest / 2.0).collect();
+    let longest = all.iter().map(|one| one.2).fold(0.0, f64::max);
+    let clear: Vec<_> = all.iter().filter(|one| one.2 >= longest / 2.0).collect();
     clear.get(clear.len() / 2).map(|one| (one.0, one.1))
 }
 

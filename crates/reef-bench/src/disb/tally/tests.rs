@@ -224,3 +224,16 @@ fn quantiles_are_known_values() {
     assert_eq!((quantiles.len(), quantiles[0], quantiles[50], quantiles[100]), (101, 0.0, 100.0, 200.0));
     assert!(quantiles_ms(&Samples::default()).is_empty());
 }
+
+#[test]
+fn the_interval_of_a_pooled_percentile_knows_an_odd_repetition() {
+    let p95 = |summary: &Summary| summary.p95;
+    let like = |scale: f64| (1..=11).map(|rank| scale * f64::from(rank)).collect::<Samples>();
+    let mut samples = vec![(like(1.0), like(1.0)); 8];
+    assert_eq!(resampled(&samples[..1], p95), None);
+    assert_eq!(resampled(&samples, p95), Some(0.0));
+    // One of eight repetitions has as many slow requests as make the percentile over all of them, or not.
+    samples[0].0 = like(10.0);
+    let half_width = resampled(&samples, p95).unwrap();
+    assert!((0.5..10.0).contains(&half_width), "{half_width}");
+}
