@@ -1,7 +1,7 @@
 //! The CPU as a device: starting it, loading plans, submitting tasks. The steps of running are elsewhere.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -18,7 +18,8 @@ use reef_plan::{DeviceKind, Plan, Target};
 use crate::board::bits;
 use crate::board::word::Reason;
 use crate::events::Recorder;
-use crate::executor::{Executor, Gate};
+use crate::executor::Executor;
+use crate::gate::Gate;
 use crate::kernels;
 use crate::options::{CpuOptions, allowed_cores, granted_memory, quota_cores};
 use crate::plans::{Loaded, PLANS_MAX};
@@ -60,7 +61,7 @@ impl CpuDevice {
         let spin = if cus > cores.len() { Duration::ZERO } else { options.spin };
         let (recorder, producers) = Recorder::new(cus, options.events);
         let (slots, reserved) = (options.slots, options.slots_real_time);
-        let executor = Arc::new(Executor::new(slots, reserved, cus, spin.into(), recorder));
+        let executor = Arc::new(Executor::new(slots, reserved, cus, spin.into(), options.padding, recorder));
         executor.set_scheme(options.scheme);
         let (threads, warnings) = start_threads(&options, &cores, &executor, producers)?;
         let capabilities = Capabilities {
@@ -164,7 +165,9 @@ impl CpuDevice {
         executor.submitted.fetch_add(1, Ordering::Relaxed);
         executor.board.publish(slot, generation, key.get(), opening);
         executor.wake(opening.blocks);
-        if executor.gate() == Gate::Poisoned {
+        // Who poisons the device shuts the gate, then closes what it finds on the board.
+        fence(Ordering::SeqCst);
+        if executor.gate() >= Gate::Poisoned {
             executor.close(slot, generation, Reason::DeviceFault);
         }
         id
@@ -200,7 +203,7 @@ impl Device for CpuDevice {
         }
         self.check_target(&plan)?;
         let (name, wanted) = (plan.name().to_string(), (plan.arena_bytes(), plan.scratch_bytes()));
-        let loaded = Box::new(Loaded::new(plan, self.capabilities.slots)?);
+        let loaded = Box::new(Loaded::new(plan, self.capabilities.slots, self.capabilities.cus)?);
         let mut offered = self.lock_loading();
         self.executor.retired.collect();
         self.grow(&mut offered, wanted, name)?;
@@ -267,7 +270,7 @@ impl Device for CpuDevice {
     fn quiesce(&self, timeout: Duration) -> bool {
         let moved = self.executor.move_gate(Gate::Open, Gate::Quiesced);
         let start = Instant::now();
-        while self.executor.cus.iter().any(|cu| cu.running().is_some()) {
+        while !self.executor.gates.is_empty() {
             if start.elapsed() >= timeout {
                 if moved {
                     self.resume();

@@ -10,30 +10,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
 use reef_base::{MonotonicClock, Nanos, TaskKey};
-use reef_device::{Completion, Event, EventKind, Outcome, Scheme, Wake};
+use reef_device::{Completion, Event, EventKind, Outcome, Padding, Scheme, Wake};
 use reef_plan::HostFault;
 
 use crate::board::word::{Reason, Word};
 use crate::board::{Board, Claim, bits};
 use crate::events::Recorder;
+use crate::gate::{Gate, Gates};
 use crate::memory::{Grown, Retired};
 use crate::plans::{Loaded, PlanTable};
 use crate::slot::{Ended, TaskSlot, bump, task_id};
 use crate::sync::Line;
-
-/// Whether tasks are taken and blocks run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(crate) enum Gate {
-    /// Both.
-    Open = 0,
-    /// Neither; tasks stay where they are.
-    Quiesced = 1,
-    /// Tasks on the board end, new ones are refused.
-    Poisoned = 2,
-    /// Compute units leave.
-    Stopping = 3,
-}
 
 /// One compute unit's public state. `running` is 0 while it runs nothing, else expected end, rank and slot.
 #[derive(Debug, Default)]
@@ -95,8 +82,10 @@ pub(crate) struct Executor {
     pub(crate) current: Line<AtomicU64>,
     /// Slots whose task is over and not popped.
     completed: Line<AtomicU64>,
-    gate: Line<AtomicU8>,
+    pub(crate) gates: Gates,
     scheme: AtomicU8,
+    /// Which blocks may pad a more urgent stage.
+    pub(crate) padding: Padding,
     waker: AtomicPtr<Waker>,
     // Boxed: compute units hold their addresses.
     #[allow(clippy::vec_box)]
@@ -113,6 +102,7 @@ impl Executor {
         reserved: usize,
         cus: usize,
         spin: Nanos,
+        padding: Padding,
         recorder: Recorder,
     ) -> Executor {
         Executor {
@@ -127,8 +117,9 @@ impl Executor {
             spin,
             current: Line(AtomicU64::new(0)),
             completed: Line(AtomicU64::new(0)),
-            gate: Line(AtomicU8::new(Gate::Open as u8)),
+            gates: Gates::new(cus),
             scheme: AtomicU8::new(0),
+            padding,
             waker: AtomicPtr::new(std::ptr::null_mut()),
             wakers: Mutex::new(Vec::new()),
             poison_reason: Mutex::new(String::new()),
@@ -151,33 +142,36 @@ impl Executor {
 
     /// The gate.
     pub(crate) fn gate(&self) -> Gate {
-        match self.gate.load(Ordering::Acquire) {
-            0 => Gate::Open,
-            1 => Gate::Quiesced,
-            2 => Gate::Poisoned,
-            _ => Gate::Stopping,
-        }
+        self.gates.now()
     }
 
     /// Moves the gate from `from` to `to`, if it is there.
     pub(crate) fn move_gate(&self, from: Gate, to: Gate) -> bool {
-        let moved =
-            self.gate.compare_exchange(from as u8, to as u8, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+        let moved = self.gates.change(from, to);
         self.wake_all();
         moved
     }
 
     /// Moves the gate to `to` unless it is further already.
     pub(crate) fn shut_gate(&self, to: Gate) {
-        self.gate.fetch_max(to as u8, Ordering::SeqCst);
+        self.gates.shut(to);
         self.wake_all();
     }
 
-    /// Settles a block that the caller holds; goes on with its task when it was the last of its stage.
-    pub(crate) fn settle(&self, claim: Claim, total: u32, dropped: bool, now: Nanos) {
-        if self.board.settle(claim.slot, 1, total, dropped) {
-            self.advance(claim.slot, claim.word, now);
+    /// Settles a block that the caller holds; goes on with its task when it was the last of its stage. With
+    /// `keep`, the first block of the stage that this opens may come back: the caller then holds it.
+    pub(crate) fn settle(
+        &self,
+        claim: Claim,
+        total: u32,
+        dropped: bool,
+        keep: bool,
+        now: Nanos,
+    ) -> Option<Claim> {
+        if !self.board.settle(claim.slot, 1, total, dropped) {
+            return None;
         }
+        self.advance(claim.slot, claim.word, keep, now)
     }
 
     /// Ends the task of `generation` in `slot` early, unless it is over.
@@ -189,7 +183,7 @@ impl Executor {
         // The blocks that are held keep the task in its slot.
         let total = self.stage_blocks(slot, held.stage);
         if self.board.settle(slot, held.blocks, total, true) {
-            self.advance(slot, Word::new(generation, held.stage, 0), MonotonicClock::read());
+            self.advance(slot, Word::new(generation, held.stage, 0), false, MonotonicClock::read());
         }
     }
 
@@ -336,8 +330,8 @@ impl Executor {
     }
 
     /// Opens the stage behind `stage`, or ends the task. For the one caller that settled the stage's last
-    /// block.
-    fn advance(&self, slot: usize, stage: Word, now: Nanos) {
+    /// block. With `keep` it gets the first block of the new stage, if that is what it would pick next.
+    fn advance(&self, slot: usize, stage: Word, keep: bool, now: Nanos) -> Option<Claim> {
         let loaded = self.loaded(slot);
         let next = stage.stage() as usize + 1;
         let over = next == loaded.plan.stages().len();
@@ -347,12 +341,25 @@ impl Executor {
             Outcome::Done
         } else {
             let opening = loaded.opening(next);
-            match self.board.open(slot, stage, opening) {
-                Ok(()) => return self.wake(opening.blocks.saturating_sub(1)),
+            let keep = keep && self.is_next(slot);
+            match self.board.open(slot, stage, opening, keep) {
+                Ok(kept) => {
+                    self.wake(opening.blocks - 1);
+                    return kept;
+                }
                 Err(reason) => self.outcome(slot, reason),
             }
         };
         self.complete(slot, outcome, now);
+        None
+    }
+
+    /// Whether the real-time task in `slot` is the one that a unit would go on with; for its owner.
+    #[allow(unsafe_code)]
+    fn is_next(&self, slot: usize) -> bool {
+        // SAFETY: the caller owns the settled stage.
+        let key = unsafe { self.slots[slot].task() }.key;
+        key.class().is_real_time() && self.scheme().is_prioritised() && self.board.is_first(key.get())
     }
 
     /// How a task that was closed ends; for its owner. Leaves no fault behind for the slot's next task.

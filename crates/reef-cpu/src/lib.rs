@@ -10,6 +10,7 @@ mod device;
 mod estimate;
 mod events;
 mod executor;
+mod gate;
 mod kernels;
 mod memory;
 mod options;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reef_base::limits::{BOARD_SLOTS_DEFAULT, NICE_BACKGROUND, REAL_TIME_SLOTS_RESERVED};
-use reef_device::Scheme;
+use reef_device::{Padding, Scheme};
 use reef_plan::Isa;
 
 /// Settings of a CPU device.
@@ -25,6 +25,8 @@ pub struct CpuOptions {
     pub slots_real_time: usize,
     /// The scheme to start with.
     pub scheme: Scheme,
+    /// Which blocks may pad a more urgent stage.
+    pub padding: Padding,
     /// How long a compute unit without work spins before it parks. 0 when there are more units than cores.
     pub spin: Duration,
     /// Events that a compute unit can hold between two drains.
@@ -45,6 +47,7 @@ impl Default for CpuOptions {
             slots: BOARD_SLOTS_DEFAULT,
             slots_real_time: REAL_TIME_SLOTS_RESERVED,
             scheme: Scheme::default(),
+            padding: Padding::default(),
             spin: Duration::from_micros(50),
             events: 1 << 13,
             memory_bytes: None,

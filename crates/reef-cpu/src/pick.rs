@@ -1,18 +1,23 @@
 //! Which block a free compute unit (CU) takes next: the schemes, and the rule of padding.
 //!
 //! `reset`, `wait` and `rt-only` go by key. While a real-time task has an open stage whose blocks are all
-//! claimed, a CU may *pad* it with a less urgent block that will end before the stage's running blocks do, by
-//! measured block times (the paper's section 5.2, rule 1; occupancy, its rule 2, does not exist for CPU
-//! threads). A block of unknown time may try once if it can be killed: that costs the stage behind at most
-//! one poll period, and being killed bounds its time from below. `concurrent` takes turns among tasks.
-//! `sequential` runs one task to its end.
+//! claimed, a CU may *pad* it with a block of another task. Two rules say which ([`Padding`]):
+//!
+//! - *Fitting*, the paper's rule 1 of section 5.2: a block that will end before the stage's running blocks do,
+//!   by measured block times (occupancy, its rule 2, does not exist for CPU threads). All that `wait` can do.
+//! - *Preemptible*: the best block there is, unless the urgent task will want the CU before it ends. The task
+//!   does not want it while the stages that come (see [`Outlook`]) are no wider than the CUs that it has or
+//!   that nobody uses. If that turns out wrong, the block is killed, which costs the task a poll period.
+//!
+//! A block of unknown time may try once if it can be killed, or if it is as urgent as the task: being killed
+//! bounds its time from below. `concurrent` takes turns among tasks. `sequential` runs one task to its end.
 
 use std::sync::atomic::{Ordering, fence};
 
 use reef_base::{MonotonicClock, Nanos};
-use reef_device::Scheme;
+use reef_device::{Padding, Scheme};
 
-use crate::board::{Board, CLAIM_TRIES, Claim, NONE, View, bits, is_real_time, limit_of};
+use crate::board::{Board, CLAIM_TRIES, Claim, NONE, Outlook, View, bits, is_real_time, limit_of};
 use crate::executor::{Executor, current_word};
 
 /// What to run.
@@ -36,18 +41,18 @@ impl Executor {
         }
     }
 
-    /// Whether a unit without work would find some now.
+    /// Whether a parked unit would find work now.
     pub(crate) fn has_work(&self) -> bool {
         match self.scheme() {
             Scheme::Concurrent => self.board.claimable_blocks(1) > 0,
             Scheme::Sequential => self.current_view().is_some_and(|view| view.claimable),
-            scheme => self.choose(limit_under(scheme), scheme.kills()).is_some(),
+            scheme => self.choose(NO_CU, limit_under(scheme), scheme.kills()).is_some(),
         }
     }
 
     fn pick_by_key(&self, cu: usize, limit: u64, kills: bool) -> Option<Pick> {
         for _ in 0..CLAIM_TRIES {
-            let (view, padding) = self.choose(limit, kills)?;
+            let (view, padding) = self.choose(cu, limit, kills)?;
             if let Some(claim) = self.board.claim(cu, view) {
                 return Some(Pick { claim, padding });
             }
@@ -55,12 +60,12 @@ impl Executor {
         None
     }
 
-    /// The task to claim a block of, and whether that would be padding.
-    fn choose(&self, limit: u64, kills: bool) -> Option<(View, bool)> {
+    /// The task to claim a block of for `cu`, and whether that would be padding.
+    fn choose(&self, cu: usize, limit: u64, kills: bool) -> Option<(View, bool)> {
         let best = self.board.most_urgent(limit)?;
         match self.waiting(best.key) {
             None => Some((best, false)),
-            Some(waiting) => Some((self.padding(waiting, limit, kills)?, true)),
+            Some(waiting) => Some((self.padding(cu, waiting, limit, kills)?, true)),
         }
     }
 
@@ -74,19 +79,51 @@ impl Executor {
     }
 
     /// The most urgent task whose next block may pad the open stage of `waiting`.
-    fn padding(&self, waiting: View, limit: u64, kills: bool) -> Option<View> {
+    fn padding(&self, cu: usize, waiting: View, limit: u64, kills: bool) -> Option<View> {
         let now = MonotonicClock::read();
-        let end = self.stage_end(waiting.slot)?;
+        let preemptible = kills && self.padding == Padding::Preemptible;
+        let end = match preemptible {
+            true => self.wanted_again(cu, waiting.slot)?,
+            false => self.stage_end(waiting.slot)?,
+        };
         let fits = |view: &View| {
-            let estimate = self.board.slots[view.slot].estimate.load(Ordering::Relaxed);
-            let (ns, killable) = (estimate & !Board::KILLABLE, estimate & Board::KILLABLE != 0);
-            if ns == 0 { kills && killable && preempts(waiting, *view) } else { now + Nanos(ns) <= end }
+            let (ns, killable) = self.block_time(view.slot);
+            let may_try = kills && killable && preempts(waiting, *view);
+            let equals = preemptible && !preempts(waiting, *view);
+            if ns == 0 { may_try || equals } else { now + Nanos(ns) <= end }
         };
         bits(self.board.active())
             .filter_map(|slot| self.board.view(slot))
             .filter(|view| view.claimable && view.key > waiting.key && view.key < limit)
             .filter(fits)
             .min_by_key(|view| view.key)
+    }
+
+    /// When the task in `slot`, whose blocks are all claimed, will want `cu` for a later stage; `None` if that
+    /// is not known.
+    fn wanted_again(&self, cu: usize, slot: usize) -> Option<Nanos> {
+        let outlook = self.board.outlook(slot);
+        let parked = self.board.parked();
+        let has = |other: &usize| match self.cus[*other].running() {
+            Some(running) => running.slot == slot,
+            None => parked >> other & 1 == 0,
+        };
+        let ready = (0..self.cus.len()).filter(|&other| other != cu).filter(has).count();
+        if ready < outlook.width as usize {
+            return self.stage_end(slot);
+        }
+        if outlook.calm == Outlook::FOR_GOOD {
+            return Some(Nanos::MAX);
+        }
+        // As if the stages until then were like this one.
+        let (ns, _) = self.block_time(slot);
+        Some(self.stage_end(slot)? + Nanos(ns.saturating_mul(u64::from(outlook.calm))))
+    }
+
+    /// What a block of the open stage in `slot` takes, 0 when not known, and whether it can be killed.
+    fn block_time(&self, slot: usize) -> (u64, bool) {
+        let estimate = self.board.slots[slot].estimate.load(Ordering::Relaxed);
+        (estimate & !Board::KILLABLE, estimate & Board::KILLABLE != 0)
     }
 
     /// When the blocks of the task in `slot` that run now will have ended; `None` if that is not known.
@@ -154,6 +191,9 @@ impl Executor {
             && self.slots[slot].generation.load(Ordering::Acquire) == generation
     }
 }
+
+/// No unit in particular: one that is not there.
+const NO_CU: usize = usize::MAX;
 
 /// Tasks with smaller keys may run.
 fn limit_under(scheme: Scheme) -> u64 {

@@ -16,7 +16,7 @@ use reef_base::AlignedBytes;
 use reef_device::{DeviceError, LoadedPlan};
 use reef_plan::{HostState, Kernel, KernelSpec, Plan, Restart};
 
-use crate::board::{Board, Opening};
+use crate::board::{Board, Opening, Outlook};
 use crate::estimate::Estimate;
 use crate::kernels::{self, BlockKernel};
 
@@ -53,6 +53,8 @@ pub(crate) struct Loaded {
     _weights: Vec<Arc<AlignedBytes>>,
     /// State of host kernels, by slot and host kernel.
     hosts: Vec<HostCell>,
+    /// By stage.
+    outlooks: Vec<Outlook>,
 }
 
 // SAFETY: the weights are shared, immutable buffers; a host state is used only by the compute unit that runs
@@ -64,8 +66,8 @@ unsafe impl Send for Loaded {}
 unsafe impl Sync for Loaded {}
 
 impl Loaded {
-    /// Prepares `plan` for a board of `slots` slots.
-    pub(crate) fn new(plan: Arc<Plan>, slots: usize) -> Result<Loaded, DeviceError> {
+    /// Prepares `plan` for a board of `slots` slots and `cus` compute units.
+    pub(crate) fn new(plan: Arc<Plan>, slots: usize, cus: usize) -> Result<Loaded, DeviceError> {
         let isa = plan.target().isa;
         let prepare = |kernel: &Kernel| Prepared {
             kernel: kernels::prepare(kernel, &plan, isa),
@@ -88,7 +90,8 @@ impl Loaded {
             })
             .collect();
         let addresses = weights.iter().map(|bytes| bytes.as_ptr()).collect();
-        Ok(Loaded { kernels: prepared, weights: addresses, _weights: weights, hosts, plan })
+        let outlooks = outlooks(plan.stages().iter().map(|stage| stage.blocks()), cus as u32);
+        Ok(Loaded { kernels: prepared, weights: addresses, _weights: weights, hosts, outlooks, plan })
     }
 
     /// The state of host kernel `host` for tasks in `slot`.
@@ -98,10 +101,28 @@ impl Loaded {
 
     /// Stage `stage`, for the board.
     pub(crate) fn opening(&self, stage: usize) -> Opening {
+        let outlook = self.outlooks[stage];
         let stage = &self.plan.stages()[stage];
         let kernels = &self.kernels[stage.kernels.start as usize..stage.kernels.end as usize];
-        Opening { blocks: stage.blocks(), estimate: estimate_of(kernels) }
+        Opening { blocks: stage.blocks(), estimate: estimate_of(kernels), outlook }
     }
+}
+
+/// The outlook of each stage of a plan, from the stages' blocks.
+fn outlooks(blocks: impl Iterator<Item = u32>, cus: u32) -> Vec<Outlook> {
+    let widths: Vec<u32> = blocks.map(|blocks| blocks.min(cus)).collect();
+    let mut outlooks = vec![Outlook::default(); widths.len()];
+    // Stages behind the present one that may be the next wider one: each wider than the one before it.
+    let mut wider: Vec<usize> = Vec::new();
+    for (stage, &width) in widths.iter().enumerate().rev() {
+        while wider.last().is_some_and(|&other| widths[other] <= width) {
+            wider.pop();
+        }
+        let calm = wider.last().map_or(Outlook::FOR_GOOD, |&other| (other - stage - 1) as u32);
+        outlooks[stage] = Outlook { width, calm };
+        wider.push(stage);
+    }
+    outlooks
 }
 
 /// What is known of the blocks of `kernels`: the longest, and whether all may be killed. See
@@ -219,5 +240,25 @@ impl PlanTable {
 
     fn entry(&self, id: LoadedPlan) -> (&Entry, u64) {
         (&self.entries[id.index() % PLANS_MAX], u64::from(id.0 >> INDEX_BITS))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outlook_reaches_to_the_next_wider_stage() {
+        let calm = |blocks: &[u32], cus| -> Vec<(u32, Option<u32>)> {
+            let outlooks = outlooks(blocks.iter().copied(), cus);
+            let finite = |calm| (calm != Outlook::FOR_GOOD).then_some(calm);
+            outlooks.iter().map(|outlook| (outlook.width, finite(outlook.calm))).collect()
+        };
+        assert_eq!(calm(&[1, 1, 9], 2), [(1, Some(1)), (1, Some(0)), (2, None)]);
+        assert_eq!(calm(&[3, 1, 3, 2, 1], 4), [(3, None), (1, Some(0)), (3, None), (2, None), (1, None)]);
+        assert_eq!(
+            calm(&[2, 1, 1, 3, 9], 8),
+            [(2, Some(2)), (1, Some(1)), (1, Some(0)), (3, Some(0)), (8, None)]
+        );
     }
 }

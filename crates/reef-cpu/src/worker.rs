@@ -14,7 +14,8 @@ use rtrb::Producer;
 
 use crate::board::{Board, Claim, limit_of};
 use crate::context::{Bases, BlockContext, BlockEnd, Demand, Poll};
-use crate::executor::{Executor, Gate, Running, bump_both};
+use crate::executor::{Executor, Running, bump_both};
+use crate::gate::Gate;
 use crate::pick::Pick;
 use crate::plans::{Loaded, Prepared};
 use crate::slot::{Task, bump};
@@ -33,8 +34,10 @@ pub(crate) struct Worker {
     events: Producer<Event>,
     /// Where `concurrent` goes on.
     turn: usize,
-    /// A block claimed by the demand that killed the last one.
+    /// A block claimed by the demand that killed the last one, or kept from the stage just opened.
     hand: Cell<Option<Claim>>,
+    /// Whether it is inside the gate.
+    inside: bool,
     /// Polled by blocks that must not be stopped.
     never: AtomicU64,
 }
@@ -68,26 +71,43 @@ impl Demand for BlockDemand<'_> {
 impl Worker {
     pub(crate) fn new(executor: Arc<Executor>, cu: usize, events: Producer<Event>) -> Worker {
         let (hand, never) = (Cell::new(None), AtomicU64::new(0));
-        Worker { executor, cu, events, turn: 0, hand, never }
+        Worker { executor, cu, events, turn: 0, hand, inside: false, never }
     }
 
     /// Runs until the gate says stop.
     pub(crate) fn run(mut self) {
         loop {
-            match self.executor.gate() {
-                Gate::Stopping => return,
-                Gate::Quiesced => {
-                    if let Some(claim) = self.hand.take() {
-                        self.give_back(claim);
-                    }
-                    self.park_while(|worker| worker.executor.gate() == Gate::Quiesced);
-                }
+            match self.gate() {
                 Gate::Open | Gate::Poisoned => match self.next() {
                     Some(pick) => self.step(pick),
                     None => self.idle(),
                 },
+                shut => {
+                    if let Some(claim) = self.hand.take() {
+                        self.give_back(claim);
+                    }
+                    if shut == Gate::Stopping {
+                        return self.leave();
+                    }
+                    self.park_while_quiesced();
+                }
             }
         }
+    }
+
+    /// The gate, as seen from inside.
+    fn gate(&mut self) -> Gate {
+        if self.inside {
+            return self.executor.gate();
+        }
+        self.inside = true;
+        self.executor.gates.enter(self.cu)
+    }
+
+    fn leave(&mut self) {
+        debug_assert!(self.hand.get().is_none(), "who leaves holds no block");
+        self.inside = false;
+        self.executor.gates.leave(self.cu);
     }
 
     /// The next block: the one in hand, or the best on the board.
@@ -122,14 +142,19 @@ impl Worker {
                 self.executor.board.withdraw_park(self.cu);
                 self.step(pick);
             }
-            None if self.executor.gate() < Gate::Stopping => self.park_announced(),
-            None => self.executor.board.withdraw_park(self.cu),
+            None => self.park_if(|gate| gate < Gate::Stopping),
         }
     }
 
-    fn park_while(&self, condition: impl Fn(&Worker) -> bool) {
+    fn park_while_quiesced(&mut self) {
         self.executor.board.announce_park(self.cu);
-        if condition(self) {
+        self.park_if(|gate| gate == Gate::Quiesced);
+    }
+
+    /// Parks as announced if the gate is as wanted: who moves it wakes every unit afterwards.
+    fn park_if(&mut self, wanted: impl Fn(Gate) -> bool) {
+        if wanted(self.executor.gate()) {
+            self.leave();
             self.park_announced();
         } else {
             self.executor.board.withdraw_park(self.cu);
@@ -172,11 +197,6 @@ impl Worker {
         let rank = task.key.rank();
         executor.cus[self.cu].set_running(Some(Running { slot: claim.slot, rank, end }));
         fence(Ordering::SeqCst);
-        if executor.gate() == Gate::Quiesced {
-            self.give_back(claim);
-            executor.cus[self.cu].set_running(None);
-            return;
-        }
         executor.pass_on();
         if claim.word.stage() == 0 {
             place.note_start(self.cu, start, task.first_cus);
@@ -207,23 +227,25 @@ impl Worker {
         match result {
             Ok(BlockEnd::Done) => {
                 self.account_done(executor, task, prepared, &ran);
-                executor.settle(claim, total, false, now);
+                if let Some(kept) = executor.settle(claim, total, false, self.hand.get().is_none(), now) {
+                    self.hand.set(Some(kept));
+                }
             }
             Ok(BlockEnd::Killed) => {
                 self.account_killed(executor, task, prepared, &ran);
                 if executor.board.is_closed(claim) {
-                    executor.settle(claim, total, true, now);
+                    executor.settle(claim, total, true, false, now);
                 } else {
                     self.give_back(claim);
                 }
             }
             Ok(BlockEnd::Failed(fault)) => {
                 executor.fail(claim, fault);
-                executor.settle(claim, total, true, now);
+                executor.settle(claim, total, true, false, now);
             }
             Err(_) => {
                 executor.poison("a kernel panicked");
-                executor.settle(claim, total, true, now);
+                executor.settle(claim, total, true, false, now);
             }
         }
         executor.cus[self.cu].set_running(None);
@@ -278,7 +300,9 @@ impl Worker {
         let total = self.executor.loaded(claim.slot).plan.stages()[claim.word.stage() as usize].blocks();
         match self.executor.board.give_back(self.cu, claim) {
             None => self.executor.wake(1),
-            Some(claim) => self.executor.settle(claim, total, true, MonotonicClock::read()),
+            Some(claim) => {
+                self.executor.settle(claim, total, true, false, MonotonicClock::read());
+            }
         }
     }
 

@@ -139,7 +139,8 @@ fn tasks_that_arrive_together_wake_a_unit_each() {
 #[test]
 fn a_panicking_kernel_poisons_the_device_and_every_task_ends() {
     let device = rig::device(2, Scheme::Reset);
-    let long = device.load(synthetic(1_000)).unwrap();
+    // Longer than any pause of this thread before the bad one comes: 40 blocks of 20 ms.
+    let long = device.load(synthetic(20_000)).unwrap();
     let bad = device.load(host_plan(Mood::Panics)).unwrap();
     let submit = |plan, key, token| device.submit(plan, key, rig::filled(&device, plan, 1), token);
     submit(long, TaskKey::best_effort(0), 1).unwrap();

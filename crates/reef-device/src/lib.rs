@@ -32,4 +32,4 @@ pub use contract::{
 };
 pub use dummy::{DummyDevice, DummyOptions};
 pub use event::{Event, EventKind};
-pub use scheme::Scheme;
+pub use scheme::{Padding, Scheme};

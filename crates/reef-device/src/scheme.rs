@@ -52,6 +52,52 @@ impl fmt::Display for Scheme {
     }
 }
 
+/// Which blocks may run on a compute unit that the open stage of a more urgent task leaves idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Padding {
+    /// The best there are, unless they would be killed for nothing: under a scheme that kills, a block runs if
+    /// it will have ended before the urgent task needs the unit again, or if the task will not need it.
+    #[default]
+    Preemptible,
+    /// Only those that end before the open stage does, by measured block times: rule 1 of the paper's section
+    /// 5.2, for devices that cannot kill a block at once. Schemes that do not kill always keep it.
+    Fitting,
+}
+
+impl Padding {
+    /// Both.
+    pub const ALL: [Padding; 2] = [Padding::Preemptible, Padding::Fitting];
+
+    /// The name on command lines and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Padding::Preemptible => "preemptible",
+            Padding::Fitting => "fitting",
+        }
+    }
+}
+
+impl fmt::Display for Padding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// No rule of padding has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no rule of padding '{0}'; there are preemptible, fitting")]
+pub struct UnknownPadding(pub String);
+
+impl FromStr for Padding {
+    type Err = UnknownPadding;
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Padding::ALL
+            .into_iter()
+            .find(|padding| padding.name() == name)
+            .ok_or_else(|| UnknownPadding(name.to_string()))
+    }
+}
+
 /// No scheme has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no scheme '{0}'; there are rt-only, sequential, concurrent, wait, reset")]
@@ -77,5 +123,9 @@ mod tests {
             assert_eq!(scheme.name().parse(), Ok(scheme));
         }
         assert!("reef".parse::<Scheme>().is_err());
+        for padding in Padding::ALL {
+            assert_eq!(padding.name().parse(), Ok(padding));
+        }
+        assert!("rule".parse::<Padding>().is_err());
     }
 }

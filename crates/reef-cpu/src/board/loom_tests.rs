@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64 as Plain;
 use reef_base::{Level, Nanos, TaskKey};
 
 use super::*;
+use crate::gate::{Gate, Gates};
 
 /// A board, and what happened to its tasks. `ended` stands for the completion: it orders a slot's next task
 /// behind the last one. The other counters are no part of the model.
@@ -31,7 +32,7 @@ impl Rig {
 
     fn publish(&self, generation: u64, key: u64, blocks: u32) -> usize {
         let slot = self.board.take_slot(true).expect("a slot is free");
-        self.board.publish(slot, generation, key, Opening { blocks, estimate: 0 });
+        self.board.publish(slot, generation, key, opening(blocks));
         slot
     }
 
@@ -44,9 +45,13 @@ impl Rig {
         }
         let over = word.stage() + 1 == shape.stages;
         if !self.board.any_dropped(slot) && !over {
-            let opening = Opening { blocks: shape.total, estimate: 0 };
-            if self.board.open(slot, word, opening).is_ok() {
+            if let Ok(kept) = self.board.open(slot, word, opening(shape.total), shape.keep) {
                 self.opened.fetch_add(1, Ordering::Relaxed);
+                assert_eq!(kept.is_some(), shape.keep);
+                if let Some(kept) = kept {
+                    let dropped = self.board.is_closed(kept);
+                    self.settle(slot, kept.word, 1, shape, dropped);
+                }
                 return;
             }
         } else if self.board.any_dropped(slot) {
@@ -108,6 +113,16 @@ impl Rig {
 struct Shape {
     total: u32,
     stages: u32,
+    /// Openers keep a block.
+    keep: bool,
+}
+
+fn shape(total: u32, stages: u32) -> Shape {
+    Shape { total, stages, keep: false }
+}
+
+fn opening(blocks: u32) -> Opening {
+    Opening { blocks, estimate: 0, outlook: Outlook::default() }
 }
 
 fn best_effort() -> u64 {
@@ -125,7 +140,7 @@ fn count(counter: &Plain) -> u64 {
 #[test]
 fn loom_every_block_is_settled_once_and_every_stage_opened_once() {
     loom::model(|| {
-        let shape = Shape { total: 2, stages: 2 };
+        let shape = shape(2, 2);
         let rig = Rig::new(1, 2);
         rig.publish(1, best_effort(), shape.total);
         let other = rig.clone();
@@ -140,9 +155,28 @@ fn loom_every_block_is_settled_once_and_every_stage_opened_once() {
 }
 
 #[test]
+fn loom_kept_blocks_are_settled_once_too() {
+    loom::model(|| {
+        let shape = Shape { keep: true, ..shape(2, 2) };
+        let rig = Rig::new(1, 2);
+        let slot = rig.publish(1, real_time(0), shape.total);
+        let other = rig.clone();
+        let thread = thread::spawn(move || {
+            other.work(1, 2, shape);
+            other.close(slot, 1, shape);
+        });
+        rig.work(0, 3, shape);
+        thread.join().unwrap();
+        rig.work_off(shape);
+        assert_eq!((count(&rig.settled[0]), rig.ended()), (2, 1));
+        assert_eq!(count(&rig.settled[1]), 2 * count(&rig.opened), "a stage that was opened is settled");
+    });
+}
+
+#[test]
 fn loom_killed_blocks_are_not_lost() {
     loom::model(|| {
-        let shape = Shape { total: 2, stages: 2 };
+        let shape = shape(2, 2);
         let rig = Rig::new(1, 2);
         rig.publish(1, best_effort(), shape.total);
         let other = rig.clone();
@@ -162,7 +196,7 @@ fn loom_killed_blocks_are_not_lost() {
 #[test]
 fn loom_cancel_against_finish_ends_once() {
     loom::model(|| {
-        let shape = Shape { total: 2, stages: 2 };
+        let shape = shape(2, 2);
         let rig = Rig::new(1, 2);
         let slot = rig.publish(1, best_effort(), shape.total);
         let other = rig.clone();
@@ -180,7 +214,7 @@ fn loom_cancel_against_finish_ends_once() {
 #[test]
 fn loom_cancel_against_kill_ends_once() {
     loom::model(|| {
-        let shape = Shape { total: 2, stages: 1 };
+        let shape = shape(2, 1);
         let rig = Rig::new(1, 3);
         let slot = rig.publish(1, best_effort(), shape.total);
         let (closer, killer) = (rig.clone(), rig.clone());
@@ -198,7 +232,7 @@ fn loom_cancel_against_kill_ends_once() {
 #[test]
 fn loom_two_closers_end_a_task_once() {
     loom::model(|| {
-        let shape = Shape { total: 2, stages: 1 };
+        let shape = shape(2, 1);
         let rig = Rig::new(1, 2);
         let slot = rig.publish(1, best_effort(), shape.total);
         let held = rig.claim(0).unwrap();
@@ -222,14 +256,14 @@ fn loom_two_closers_end_a_task_once() {
 #[test]
 fn loom_a_late_cancel_does_not_hit_the_next_task() {
     loom::model(|| {
-        let shape = Shape { total: 1, stages: 1 };
+        let shape = shape(1, 1);
         let rig = Rig::new(1, 2);
         let slot = rig.publish(1, best_effort(), 1);
         let other = rig.clone();
         let thread = thread::spawn(move || other.close(slot, 1, shape));
         rig.work(0, 1, shape);
         if rig.ended() == 1 {
-            rig.board.publish(slot, 2, best_effort(), Opening { blocks: 1, estimate: 0 });
+            rig.board.publish(slot, 2, best_effort(), opening(1));
             let claim = rig.claim(0).expect("nobody closed the second task");
             assert!(!rig.board.is_closed(claim));
             rig.settle(slot, claim.word, 1, shape, false);
@@ -260,7 +294,7 @@ fn loom_a_cancelled_task_shows_in_its_own_cancel_word() {
 #[test]
 fn loom_demand_is_not_lost_when_work_comes_and_goes() {
     loom::model(|| {
-        let shape = Shape { total: 1, stages: 1 };
+        let shape = shape(1, 1);
         let rig = Rig::new(3, 2);
         rig.publish(1, real_time(1), 1);
         let other = rig.clone();
@@ -295,7 +329,7 @@ fn loom_demand_is_not_lost_between_levels_and_kills() {
 #[test]
 fn loom_demand_is_not_lost_when_a_stage_opens() {
     loom::model(|| {
-        let shape = Shape { total: 1, stages: 2 };
+        let shape = shape(1, 2);
         let rig = Rig::new(2, 2);
         rig.publish(1, real_time(1), 1);
         rig.publish(1, real_time(2), 1);
@@ -361,5 +395,52 @@ fn loom_a_slot_is_taken_by_one() {
         assert!(first.is_some());
         assert_ne!(first, second);
         thread.join().unwrap();
+    });
+}
+
+/// A task that is closed while the device is quiesced is over at once: nobody holds a block of it.
+#[test]
+fn loom_nobody_holds_a_block_behind_a_shut_gate() {
+    loom::model(|| {
+        let shape = shape(1, 1);
+        let (rig, gates) = (Rig::new(1, 2), Arc::new(Gates::new(2)));
+        let slot = rig.publish(1, best_effort(), 1);
+        let (other, inner) = (rig.clone(), gates.clone());
+        let thread = thread::spawn(move || {
+            if inner.enter(1) == Gate::Open {
+                other.kill_one(1, shape);
+                other.work(1, 1, shape);
+            }
+            inner.leave(1);
+        });
+        assert!(gates.change(Gate::Open, Gate::Quiesced));
+        if gates.is_empty() {
+            rig.close(slot, 1, shape);
+            assert_eq!(rig.ended(), 1);
+        }
+        thread.join().unwrap();
+    });
+}
+
+/// Poisoning ends every task, also one that is published at the same moment.
+#[test]
+fn loom_no_task_outlives_poison() {
+    loom::model(|| {
+        let shape = shape(1, 1);
+        let (rig, gates) = (Rig::new(1, 1), Arc::new(Gates::new(1)));
+        let (other, inner) = (rig.clone(), gates.clone());
+        let thread = thread::spawn(move || {
+            let slot = other.publish(1, best_effort(), 1);
+            fence(Ordering::SeqCst);
+            if inner.now() >= Gate::Poisoned {
+                other.close(slot, 1, shape);
+            }
+        });
+        gates.shut(Gate::Poisoned);
+        for slot in bits(rig.board.active()) {
+            rig.close(slot, 1, shape);
+        }
+        thread.join().unwrap();
+        assert_eq!(rig.ended(), 1);
     });
 }

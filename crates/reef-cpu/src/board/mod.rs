@@ -24,6 +24,9 @@
 //! so the entry is free when the block is killed. A redo entry that is filled after its task was closed is
 //! found by the closer or by the filler itself: each writes its word, then a fence, then reads the other's.
 //!
+//! The opener of a stage may keep its first block. So a task whose stages are narrow stays on the CUs that it
+//! has, and does not ask for another one at every stage.
+//!
 //! The *poll word* says how urgent the most urgent claimable real-time work is: rank << 60, `u64::MAX` for
 //! none. It is a hint: a running block that sees a smaller rank than its own tries to claim a block of that
 //! work, and is killed only with the urgent block in hand. So a stage of three blocks disturbs three CUs, and
@@ -71,6 +74,30 @@ pub(crate) struct Opening {
     pub(crate) blocks: u32,
     /// See [`Slot::estimate`].
     pub(crate) estimate: u64,
+    /// See [`Slot::outlook`].
+    pub(crate) outlook: Outlook,
+}
+
+/// How wide a stage is, and for how long no later one is wider.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outlook {
+    /// CUs that the stage can use at once.
+    pub(crate) width: u32,
+    /// Stages behind it until a wider one; [`Outlook::FOR_GOOD`] when none comes.
+    pub(crate) calm: u32,
+}
+
+impl Outlook {
+    /// No later stage is wider.
+    pub(crate) const FOR_GOOD: u32 = u32::MAX;
+
+    fn to_bits(self) -> u64 {
+        u64::from(self.width) << 32 | u64::from(self.calm)
+    }
+
+    fn from_bits(bits: u64) -> Outlook {
+        Outlook { width: (bits >> 32) as u32, calm: bits as u32 }
+    }
 }
 
 /// What a slot looked like.
@@ -103,6 +130,8 @@ pub(crate) struct Slot {
     redo_count: AtomicU64,
     /// Nanoseconds that a block of the open stage takes, with [`Board::KILLABLE`]; 0 when not known. A hint.
     pub(crate) estimate: AtomicU64,
+    /// The [`Outlook`] of the open stage. A hint.
+    outlook: AtomicU64,
     done: Line<AtomicU64>,
     dropped: AtomicU64,
     /// What running blocks poll: not 0 once the task is closed. A late closer may set it for the next task of
@@ -176,6 +205,7 @@ impl Board {
         place.done.store(0, Ordering::Relaxed);
         place.dropped.store(0, Ordering::Relaxed);
         place.estimate.store(opening.estimate, Ordering::Relaxed);
+        place.outlook.store(opening.outlook.to_bits(), Ordering::Relaxed);
         // A swap, not a store: all writes of the word are read-modify-writes, so a late closer's is before or
         // after.
         place.claim.swap(Word::new(generation, 0, opening.blocks).0, Ordering::AcqRel);
@@ -277,19 +307,30 @@ impl Board {
         self.slots[slot].dropped.load(Ordering::Relaxed) != 0
     }
 
-    /// Opens the stage behind `stage`, whose blocks are all settled; for the owner. The reason if the task
-    /// was closed instead.
-    pub(crate) fn open(&self, slot: usize, stage: Word, opening: Opening) -> Result<(), Reason> {
+    /// Opens the stage behind `stage`, whose blocks are all settled; for the owner, who may `keep` the first
+    /// block. The reason if the task was closed instead.
+    pub(crate) fn open(
+        &self,
+        slot: usize,
+        stage: Word,
+        opening: Opening,
+        keep: bool,
+    ) -> Result<Option<Claim>, Reason> {
         let place = &self.slots[slot];
         let key = place.key.load(Ordering::Relaxed);
         place.done.store(0, Ordering::Relaxed);
         place.estimate.store(opening.estimate, Ordering::Relaxed);
+        place.outlook.store(opening.outlook.to_bits(), Ordering::Relaxed);
         let settled = Word::new(stage.generation(), stage.stage(), 0);
-        let next = Word::new(stage.generation(), stage.stage() + 1, opening.blocks);
+        let whole = Word::new(stage.generation(), stage.stage() + 1, opening.blocks);
+        let next = if keep { whole.claimed() } else { whole };
         match place.claim.compare_exchange(settled.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
-                self.raise_poll(key);
-                Ok(())
+                // A stage of one block that its opener keeps concerns nobody else.
+                if next.remaining() > 0 {
+                    self.raise_poll(key);
+                }
+                Ok(keep.then_some(Claim { slot, word: whole }))
             }
             Err(now) => Err(Word(now).reason().expect("only a closer changes the word of a settled stage")),
         }
@@ -363,6 +404,16 @@ impl Board {
             }
         }
         best
+    }
+
+    /// The outlook of the open stage in a slot.
+    pub(crate) fn outlook(&self, slot: usize) -> Outlook {
+        Outlook::from_bits(self.slots[slot].outlook.load(Ordering::Relaxed))
+    }
+
+    /// Whether no task on the board is more urgent than `key`.
+    pub(crate) fn is_first(&self, key: u64) -> bool {
+        bits(self.active()).filter_map(|slot| self.view(slot)).all(|view| view.key >= key)
     }
 
     /// Blocks that could be claimed now, at most `limit`.
@@ -498,6 +549,7 @@ impl Slot {
             key: AtomicU64::new(NONE),
             redo_count: AtomicU64::new(0),
             estimate: AtomicU64::new(0),
+            outlook: AtomicU64::new(0),
             done: Line(AtomicU64::new(0)),
             dropped: AtomicU64::new(0),
             cancel: Line(AtomicU64::new(0)),

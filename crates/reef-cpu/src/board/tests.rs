@@ -4,7 +4,11 @@ use reef_base::{Level, Nanos, TaskKey};
 
 use super::*;
 
-const STAGE: Opening = Opening { blocks: 3, estimate: 0 };
+const STAGE: Opening = opening(3);
+
+const fn opening(blocks: u32) -> Opening {
+    Opening { blocks, estimate: 0, outlook: Outlook { width: 0, calm: 0 } }
+}
 
 fn best_effort() -> u64 {
     TaskKey::best_effort(1).get()
@@ -27,7 +31,7 @@ fn blocks_are_claimed_once_and_the_last_settler_opens_the_next_stage() {
     assert_eq!(claims.iter().map(|claim| claim.word.ticket()).collect::<Vec<_>>(), [3, 2, 1]);
     let last: Vec<_> = claims.iter().map(|_| board.settle(slot, 1, 3, false)).collect();
     assert_eq!(last, [false, false, true]);
-    board.open(slot, claims[0].word, Opening { blocks: 1, estimate: 0 }).unwrap();
+    assert_eq!(board.open(slot, claims[0].word, opening(1), false), Ok(None));
     let next = claim(&board, 1).unwrap();
     assert_eq!((next.word.stage(), next.word.ticket()), (1, 1));
     assert!(board.settle(slot, 1, 1, false));
@@ -54,7 +58,7 @@ fn reserved_slots_are_for_real_time() {
 fn a_stale_claimer_fails() {
     let board = Board::new(1, 0, 1);
     let slot = board.take_slot(false).unwrap();
-    board.publish(slot, 1, best_effort(), Opening { blocks: 1, estimate: 0 });
+    board.publish(slot, 1, best_effort(), opening(1));
     let stale = board.view(slot).unwrap();
     let first = claim(&board, 0).unwrap();
     assert!(board.settle(slot, 1, 1, false));
@@ -85,7 +89,7 @@ fn the_poll_word_follows_the_most_urgent_claimable_work() {
     let board = Board::new(3, 0, 1);
     for (slot, key) in [(0, best_effort()), (1, real_time(2)), (2, real_time(0))] {
         board.take_slot(true);
-        board.publish(slot, 1, key, Opening { blocks: 1, estimate: 0 });
+        board.publish(slot, 1, key, opening(1));
     }
     assert_eq!(board.poll.load(Ordering::Relaxed), 0);
     let urgent = board.claim_urgent(0, 15).unwrap();
@@ -104,7 +108,7 @@ fn the_poll_word_follows_the_most_urgent_claimable_work() {
 fn closing_takes_what_nobody_runs() {
     let board = Board::new(1, 0, 2);
     let slot = board.take_slot(false).unwrap();
-    board.publish(slot, 5, best_effort(), Opening { blocks: 4, estimate: 0 });
+    board.publish(slot, 5, best_effort(), opening(4));
     let (running, killed) = (claim(&board, 0).unwrap(), claim(&board, 1).unwrap());
     board.give_back(1, killed);
     assert_eq!(board.close(slot, 5, Reason::Cancelled), Closed { blocks: 3, stage: 0 });
