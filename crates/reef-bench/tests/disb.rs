@@ -172,7 +172,7 @@ fn over_http_and_at_a_url_the_same_is_measured() {
     let expected = [("rt-only", false), ("reset", false), ("rt-only", true), ("reset", true)];
     check(&run(&options).unwrap(), &expected, &options.out);
 
-    let request = DeviceRequest { cus: 2, first_core: 0, scheme: Scheme::Reset };
+    let request = DeviceRequest::new(2, Scheme::Reset);
     let engine = Engine::new(Local.device(request).unwrap(), EngineOptions::default()).unwrap();
     // A third one, which only a best-effort client asks and the server has as such.
     std::fs::copy(folder.0.join("models/resnet18.onnx"), folder.0.join("models/rest.onnx")).unwrap();

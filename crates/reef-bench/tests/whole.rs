@@ -98,7 +98,7 @@ fn unknown_parts_are_named_with_those_that_exist() {
 fn the_demo_compares_every_scheme() {
     let dir = std::env::temp_dir().join(format!("reef-bench-demo-{}", std::process::id()));
     let progress = Progress::hidden();
-    let device = Local.device(DeviceRequest { cus: 2, first_core: 0, scheme: Default::default() }).unwrap();
+    let device = Local.device(DeviceRequest::new(2, Default::default())).unwrap();
     let engine = Engine::new(device, EngineOptions::default()).unwrap();
     for spec in demo::write_models(&dir, true, &progress).unwrap() {
         engine.load(spec).unwrap();

@@ -26,6 +26,8 @@ use crate::sync::Line;
 #[derive(Debug, Default)]
 pub(crate) struct Cu {
     running: AtomicU64,
+    /// When the block that runs started, where it can be killed; 0 otherwise. Written before `running`.
+    since: AtomicU64,
     pub(crate) blocks_done: AtomicU64,
     pub(crate) blocks_killed: AtomicU64,
     pub(crate) blocks_padding: AtomicU64,
@@ -43,6 +45,13 @@ pub(crate) struct Running {
 }
 
 impl Cu {
+    /// Publishes that a block runs which started at `since` and can be killed, or cannot (`None`).
+    #[inline]
+    pub(crate) fn start(&self, running: Running, since: Option<Nanos>) {
+        self.since.store(since.unwrap_or_default().0, Ordering::Relaxed);
+        self.set_running(Some(running));
+    }
+
     /// Publishes what runs, `None` for nothing.
     #[inline]
     pub(crate) fn set_running(&self, running: Option<Running>) {
@@ -323,6 +332,20 @@ impl Executor {
             lesser += usize::from(running.rank > key.rank());
         }
         lesser > 0 && self.cus.len() - busy < wanted as usize
+    }
+
+    /// Units other than `cu` that would lose less than it by running a block of rank `urgent`: those that
+    /// are awake and idle, and those whose block can be killed and started after `since`.
+    pub(crate) fn better_placed(&self, cu: usize, urgent: u8, since: Nanos) -> usize {
+        let parked = self.board.parked();
+        let better = |other: &usize| {
+            let unit = &self.cus[*other];
+            match unit.running() {
+                None => parked >> other & 1 == 0,
+                Some(running) => running.rank > urgent && unit.since.load(Ordering::Relaxed) > since.0,
+            }
+        };
+        (0..self.cus.len()).filter(|&other| other != cu).filter(better).count()
     }
 
     fn stage_blocks(&self, slot: usize, stage: u32) -> u32 {

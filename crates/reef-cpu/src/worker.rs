@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use reef_base::{CuId, MonotonicClock, Nanos};
+use reef_base::{CuId, MonotonicClock, Nanos, TaskKey};
 use reef_device::{Event, EventKind};
 use reef_plan::Restart;
 use rtrb::Producer;
@@ -23,6 +23,9 @@ use crate::sync::{AtomicU64, Ordering, fence};
 
 /// A running block that would end sooner than this is not killed.
 const NEARLY_DONE: Nanos = Nanos(2_000);
+
+/// For so long a block leaves urgent work to units that lose less by it: until each of them has polled.
+const COURTESY: Nanos = Nanos(reef_base::limits::POLL_PERIOD_CPU_NS);
 
 /// Looks at the board between two looks at the clock.
 const LOOKS_PER_CLOCK: u32 = 32;
@@ -47,9 +50,13 @@ struct BlockDemand<'a> {
     executor: &'a Executor,
     cu: usize,
     rank: u8,
-    /// When the block will have ended, by its estimate; zero when not known.
+    /// When the block started.
+    start: Nanos,
+    /// When it will have ended, by its estimate; zero when not known.
     end: Nanos,
     hand: &'a Cell<Option<Claim>>,
+    /// First and last time that the block left the urgent work that there is now to others.
+    left: Cell<(Nanos, Nanos)>,
 }
 
 impl Demand for BlockDemand<'_> {
@@ -57,14 +64,31 @@ impl Demand for BlockDemand<'_> {
         if self.hand.get().is_some() {
             return true;
         }
-        if self.end != Nanos::ZERO {
-            let now = MonotonicClock::read();
-            if now < self.end && self.end - now < NEARLY_DONE {
-                return false;
-            }
+        let now = MonotonicClock::read();
+        if now < self.end && self.end - now < NEARLY_DONE || self.leaves_it(now) {
+            return false;
         }
         self.hand.set(self.executor.board.claim_urgent(self.cu, self.rank));
         self.hand.get().is_some()
+    }
+}
+
+impl BlockDemand<'_> {
+    /// Whether units that lose less are about to take what is urgent, or had no time to do so yet. So long
+    /// blocks end, also where short urgent tasks come all the time.
+    fn leaves_it(&self, now: Nanos) -> bool {
+        let Some(urgent) = self.executor.board.most_urgent(limit_of(self.rank)) else { return false };
+        let wanted = urgent.word.remaining().max(1) as usize;
+        let rank = TaskKey::from_bits(urgent.key).rank();
+        if self.executor.better_placed(self.cu, rank, self.start) < wanted {
+            return false;
+        }
+        let (mut first, last) = self.left.get();
+        if now.since(last) > COURTESY {
+            first = now;
+        }
+        self.left.set((first, now));
+        now.since(first) < COURTESY
     }
 }
 
@@ -195,14 +219,16 @@ impl Worker {
         let start = MonotonicClock::read();
         let end = if guess == 0 { Nanos::ZERO } else { start + Nanos(guess) };
         let rank = task.key.rank();
-        executor.cus[self.cu].set_running(Some(Running { slot: claim.slot, rank, end }));
+        let restart = prepared.restart == Restart::Safe;
+        let since = (kills && restart).then_some(start);
+        executor.cus[self.cu].start(Running { slot: claim.slot, rank, end }, since);
         fence(Ordering::SeqCst);
         executor.pass_on();
         if claim.word.stage() == 0 {
             place.note_start(self.cu, start, task.first_cus);
         }
-        let demand = BlockDemand { executor, cu: self.cu, rank, end, hand: &self.hand };
-        let restart = prepared.restart == Restart::Safe;
+        let left = Cell::default();
+        let demand = BlockDemand { executor, cu: self.cu, rank, start, end, hand: &self.hand, left };
         let poll = Poll {
             word: &executor.board.poll,
             threshold: if kills && restart { limit_of(rank) } else { 0 },

@@ -169,7 +169,7 @@ fn our_system(
         let system = UrlSystem::connect(url, options.seed)?;
         return Ok(((Box::new(system), None), url.clone()));
     }
-    let request = DeviceRequest { cus: options.cus, first_core: 0, scheme: Scheme::RtOnly };
+    let request = DeviceRequest::new(options.cus, Scheme::RtOnly);
     let device = environment.device(request).map_err(failed("the device"))?;
     let engine = Engine::new(device, EngineOptions::default())?;
     let server = match options.via {

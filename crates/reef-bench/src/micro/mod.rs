@@ -8,6 +8,7 @@
 
 mod beside;
 mod latency;
+mod narrow;
 mod overhead;
 mod preempt;
 mod restore;
@@ -20,7 +21,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_device::{Device, Scheme};
+use reef_device::{Device, Padding, Scheme};
 use reef_engine::Engine;
 
 use crate::error::{BenchError, EnvironmentError};
@@ -53,6 +54,15 @@ pub struct DeviceRequest {
     pub first_core: usize,
     /// The scheme to begin with.
     pub scheme: Scheme,
+    /// Which blocks may pad a more urgent stage.
+    pub padding: Padding,
+}
+
+impl DeviceRequest {
+    /// Compute units from the first core on, with the usual padding.
+    pub fn new(cus: usize, scheme: Scheme) -> DeviceRequest {
+        DeviceRequest { cus, first_core: 0, scheme, padding: Padding::default() }
+    }
 }
 
 /// What to measure.
@@ -69,7 +79,7 @@ pub struct MicroOptions {
 type RunPart = fn(&Bench<'_>) -> Result<Part, BenchError>;
 
 /// Every part: name, about how many seconds it takes, what it does.
-const PARTS: [(&str, u64, RunPart); 10] = [
+const PARTS: [(&str, u64, RunPart); 11] = [
     (preempt::NAME, 40, preempt::run),
     (sweep::KERNELS, 40, sweep::kernels),
     (sweep::LENGTH, 50, sweep::length),
@@ -77,6 +87,7 @@ const PARTS: [(&str, u64, RunPart); 10] = [
     (restore::NAME, 80, restore::run),
     (select::NAME, 30, select::run),
     (stage::NAME, 5, stage::run),
+    (narrow::NAME, 500, narrow::run),
     (beside::NAME, 320, beside::run),
     (overhead::NAME, 30, overhead::run),
     (latency::NAME, 60, latency::run),
@@ -131,7 +142,7 @@ impl Bench<'_> {
     }
 
     fn device_name(&self) -> Result<String, BenchError> {
-        let request = DeviceRequest { cus: self.options.cus, first_core: 0, scheme: Scheme::Reset };
+        let request = DeviceRequest::new(self.options.cus, Scheme::Reset);
         Ok(self.device(request)?.capabilities().name.clone())
     }
 

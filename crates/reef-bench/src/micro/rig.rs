@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reef_base::{Class, ModelKey};
-use reef_device::Scheme;
+use reef_device::{Padding, Scheme};
 use reef_engine::{Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec, Session, SessionOptions};
 use reef_plan::{SyntheticStage, synthetic_plan};
 use reef_zoo::{Model, Variant};
@@ -35,17 +35,24 @@ impl Drop for Rig {
 impl Bench<'_> {
     /// An engine on `cus` compute units from core `first_core` on, under `reset`.
     pub(super) fn rig(&self, cus: usize, first_core: usize) -> Result<Rig, BenchError> {
-        self.rig_with(DeviceRequest { cus, first_core, scheme: Scheme::Reset }, EngineOptions::default())
+        let request = DeviceRequest { first_core, ..DeviceRequest::new(cus, Scheme::Reset) };
+        self.rig_with(request, EngineOptions::default())
     }
 
     /// An engine with its compute units on all cores and as many best-effort tasks on its board as there is
     /// room for, `tasks` at most; and how many that is.
     pub(super) fn wide_rig(&self, tasks: usize) -> Result<(Rig, usize), BenchError> {
-        let request = DeviceRequest { cus: self.options.cus, first_core: 0, scheme: Scheme::Reset };
+        let request = DeviceRequest::new(self.options.cus, Scheme::Reset);
         let rig = self.rig_with(request, EngineOptions { best_effort_slots: tasks, ..Default::default() })?;
         let device = rig.engine.capabilities();
         let room = device.slots.saturating_sub(device.slots_real_time).min(tasks);
         Ok((rig, room))
+    }
+
+    /// An engine with its compute units on all cores and this rule of padding.
+    pub(super) fn padded_rig(&self, padding: Padding) -> Result<Rig, BenchError> {
+        let request = DeviceRequest { padding, ..DeviceRequest::new(self.options.cus, Scheme::Reset) };
+        self.rig_with(request, EngineOptions::default())
     }
 
     fn rig_with(&self, request: DeviceRequest, options: EngineOptions) -> Result<Rig, BenchError> {

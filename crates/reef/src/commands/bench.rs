@@ -44,6 +44,7 @@ impl MicroEnvironment for Environment {
             nice: self.nice,
             memory_bytes: self.memory_bytes,
             scheme: request.scheme,
+            padding: request.padding,
             ..CpuOptions::default()
         };
         Ok(Arc::new(CpuDevice::start(options)?))
