@@ -2,6 +2,8 @@
 //!
 //! The interface between the executor, which makes contexts, and the kernels, which only use them.
 
+use std::cell::UnsafeCell;
+
 use reef_plan::{HostFault, HostState, Place, Region};
 
 use crate::sync::{AtomicU64, Ordering};
@@ -16,6 +18,9 @@ pub(crate) enum BlockEnd {
     /// A host kernel failed.
     Failed(HostFault),
 }
+
+/// One task slot's state of one host kernel; none after a panic.
+pub(crate) type HostCell = UnsafeCell<Option<Box<dyn HostState>>>;
 
 /// Decides, off the fast path, whether a block that saw a demand gives its compute unit up.
 pub(crate) trait Demand {
@@ -78,7 +83,7 @@ pub(crate) struct BlockContext<'a> {
     /// The poll.
     pub(crate) poll: Poll<'a>,
     /// The task slot's state of the host kernel, for host kernels only. One block, so never shared.
-    pub(crate) host: Option<&'a std::cell::UnsafeCell<Box<dyn HostState>>>,
+    pub(crate) host: Option<&'a HostCell>,
 }
 
 impl BlockContext<'_> {

@@ -17,6 +17,7 @@ use reef_plan::{DeviceKind, Plan, Target};
 
 use crate::board::bits;
 use crate::board::word::Reason;
+use crate::companion::Crew;
 use crate::events::Recorder;
 use crate::executor::Executor;
 use crate::gate::Gate;
@@ -61,9 +62,16 @@ impl CpuDevice {
         let spin = if cus > cores.len() { Duration::ZERO } else { options.spin };
         let (recorder, producers) = Recorder::new(cus, options.events);
         let (slots, reserved) = (options.slots, options.slots_real_time);
-        let executor = Arc::new(Executor::new(slots, reserved, cus, spin.into(), options.padding, recorder));
+        let placement = |cu: usize| {
+            let core = options.pin.then(|| cores[cu % cores.len()]);
+            Placement { core, nice: options.nice }
+        };
+        let placements: Box<[Placement]> = (0..cus).map(placement).collect();
+        let spin = spin.into();
+        let executor = Executor::new(slots, reserved, placements.clone(), spin, options.padding, recorder);
+        let executor = Arc::new(executor);
         executor.set_scheme(options.scheme);
-        let (threads, warnings) = start_threads(&options, &cores, &executor, producers)?;
+        let (threads, warnings) = start_threads(&placements, &executor, producers)?;
         let capabilities = Capabilities {
             name: format!("cpu, {cus} threads, {isa}"),
             target: Target::cpu(isa, cus),
@@ -127,6 +135,15 @@ impl CpuDevice {
             scratch_bytes: scratch.max(offered.scratch_bytes),
         };
         Ok(())
+    }
+
+    /// The companions that run the first host kernel of each unit: here, so that no task waits for a thread
+    /// to start.
+    fn start_companions(&self) -> Result<(), DeviceError> {
+        let start = |cu| Crew::start(&self.executor, cu, 0).map(drop);
+        (0..self.capabilities.cus)
+            .try_for_each(start)
+            .map_err(|error| DeviceError::Start(format!("a thread for host kernels: {error}")))
     }
 
     fn poisoned(&self) -> Option<DeviceError> {
@@ -203,6 +220,9 @@ impl Device for CpuDevice {
         }
         self.check_target(&plan)?;
         let (name, wanted) = (plan.name().to_string(), (plan.arena_bytes(), plan.scratch_bytes()));
+        if !plan.host_kernels().is_empty() {
+            self.start_companions()?;
+        }
         let loaded = Box::new(Loaded::new(plan, self.capabilities.slots, self.capabilities.cus)?);
         let mut offered = self.lock_loading();
         self.executor.retired.collect();
@@ -330,11 +350,13 @@ impl Drop for CpuDevice {
         self.executor.shut_gate(Gate::Stopping);
         self.executor.close_all(Reason::Cancelled);
         for thread in self.threads.drain(..) {
+            // It may have parked since, or wait for a companion.
             thread.thread().unpark();
             // A unit catches the panics of kernels; one of its own is a bug that was reported where it
             // happened.
             let _ = thread.join();
         }
+        self.executor.crew.leave(&self.executor);
     }
 }
 
@@ -362,17 +384,14 @@ fn check_options(options: &CpuOptions, cus: usize, cores: &[usize]) -> Result<()
 type Started = (Vec<JoinHandle<()>>, Vec<String>);
 
 fn start_threads(
-    options: &CpuOptions,
-    cores: &[usize],
+    placements: &[Placement],
     executor: &Arc<Executor>,
     producers: Vec<rtrb::Producer<Event>>,
 ) -> Result<Started, DeviceError> {
     let (report, reports) = mpsc::channel();
     let mut threads = Vec::new();
     for (cu, producer) in producers.into_iter().enumerate() {
-        let core = options.pin.then(|| cores[cu % cores.len()]);
-        let placement = Placement { core, nice: options.nice };
-        match spawn(executor.clone(), cu, producer, placement, report.clone()) {
+        match spawn(executor.clone(), cu, producer, placements[cu], report.clone()) {
             Ok(thread) => threads.push(thread),
             Err(error) => {
                 executor.shut_gate(Gate::Stopping);

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use reef_base::Nanos;
+
 /// Marks a lower bound, known from a block that was killed before one ended.
 const BOUND: u64 = 1 << 62;
 
@@ -20,6 +22,13 @@ impl Estimate {
     #[inline]
     pub(crate) fn guess(&self) -> u64 {
         self.0.load(Ordering::Relaxed) & !BOUND
+    }
+
+    /// When a block will have ended that starts now; zero when nothing is known.
+    #[inline]
+    pub(crate) fn end_of(&self, start: Nanos) -> Nanos {
+        let guess = self.guess();
+        if guess == 0 { Nanos::ZERO } else { start + Nanos(guess) }
     }
 
     /// Adds a block that ended. An outlier (the thread lost its core) counts no more than four times the

@@ -14,13 +14,16 @@ use reef_device::{Completion, Event, EventKind, Outcome, Padding, Scheme, Wake};
 use reef_plan::HostFault;
 
 use crate::board::word::{Reason, Word};
-use crate::board::{Board, Claim, bits};
+use crate::board::{Board, Claim, bits, limit_of};
+use crate::companion::Crew;
 use crate::events::Recorder;
 use crate::gate::{Gate, Gates};
+use crate::lease::Leases;
 use crate::memory::{Grown, Retired};
 use crate::plans::{Loaded, PlanTable};
 use crate::slot::{Ended, TaskSlot, bump, task_id};
 use crate::sync::Line;
+use crate::thread::Placement;
 
 /// One compute unit's public state. `running` is 0 while it runs nothing, else expected end, rank and slot.
 #[derive(Debug, Default)]
@@ -92,6 +95,9 @@ pub(crate) struct Executor {
     /// Slots whose task is over and not popped.
     completed: Line<AtomicU64>,
     pub(crate) gates: Gates,
+    pub(crate) leases: Leases,
+    /// The threads that units lend their cores to.
+    pub(crate) crew: Crew,
     scheme: AtomicU8,
     /// Which blocks may pad a more urgent stage.
     pub(crate) padding: Padding,
@@ -109,11 +115,12 @@ impl Executor {
     pub(crate) fn new(
         slots: usize,
         reserved: usize,
-        cus: usize,
+        placements: Box<[Placement]>,
         spin: Nanos,
         padding: Padding,
         recorder: Recorder,
     ) -> Executor {
+        let cus = placements.len();
         Executor {
             board: Board::new(slots, reserved, cus),
             slots: (0..slots).map(|_| TaskSlot::new(cus)).collect(),
@@ -127,6 +134,8 @@ impl Executor {
             current: Line(AtomicU64::new(0)),
             completed: Line(AtomicU64::new(0)),
             gates: Gates::new(cus),
+            leases: Leases::new(cus),
+            crew: Crew::new(placements),
             scheme: AtomicU8::new(0),
             padding,
             waker: AtomicPtr::new(std::ptr::null_mut()),
@@ -210,16 +219,55 @@ impl Executor {
         }
     }
 
-    /// Wakes as many parked units as `blocks` new blocks can use beside those that are awake without work.
+    /// Wakes as many parked units as `blocks` new blocks can use beside those that are awake without work,
+    /// and has units come back that lent their cores, if the blocks are more urgent.
     pub(crate) fn wake(&self, blocks: u32) {
-        self.board.to_wake(blocks, |cu| self.is_busy(cu)).for_each(|cu| self.unpark(cu));
+        let mut missing = self.board.missing(blocks, |cu| self.is_busy(cu));
+        while missing > 0
+            && let Some(cu) = self.board.take_parked()
+        {
+            self.unpark(cu);
+            missing -= 1;
+        }
+        self.recall(missing);
     }
 
-    /// Wakes a parked unit if there is work for it that no other unit is about to find. For a unit that has
-    /// just published what it runs, behind a fence.
+    /// Has at most `count` units come back that lent their cores, for what is more urgent there is now.
+    fn recall(&self, mut count: usize) {
+        let lent = self.leases.lent();
+        if lent == 0 || !self.scheme().kills() {
+            return;
+        }
+        let poll = self.board.poll.load(Ordering::Acquire);
+        for cu in bits(lent) {
+            // The lease first: what the unit runs was published before.
+            let lesser = || self.cus[cu].running().is_some_and(|running| poll < limit_of(running.rank));
+            if count == 0 {
+                return;
+            }
+            if self.leases.is_lent(cu) && lesser() && self.call_back(cu) {
+                count -= 1;
+            }
+        }
+    }
+
+    /// Takes the core of `cu` back for it; whether it was lent.
+    fn call_back(&self, cu: usize) -> bool {
+        let companion = self.leases.recall(cu);
+        if let Some(companion) = companion {
+            self.crew.get(cu, companion).knock();
+            self.unpark(cu);
+        }
+        companion.is_some()
+    }
+
+    /// Wakes a parked unit, or has one come back, if there is work for it that no other unit is about to
+    /// find. For a unit that has just published what it runs, behind a fence.
     pub(crate) fn pass_on(&self) {
         if let Some(cu) = self.board.pass_on(|| self.has_work(), |cu| self.is_busy(cu)) {
             self.unpark(cu);
+        } else if self.leases.lent() != 0 {
+            self.recall(self.board.missing(1, |cu| self.is_busy(cu)));
         }
     }
 
@@ -227,11 +275,14 @@ impl Executor {
         self.cus[cu].running().is_some()
     }
 
-    /// Wakes every parked unit.
+    /// Wakes every parked unit, and has every one come back that lent its core.
     pub(crate) fn wake_all(&self) {
         self.board.before_wake();
         while let Some(cu) = self.board.take_parked() {
             self.unpark(cu);
+        }
+        for cu in bits(self.leases.lent()) {
+            self.call_back(cu);
         }
     }
 
@@ -421,7 +472,7 @@ impl Executor {
         self.completed.fetch_or(1 << slot, Ordering::AcqRel);
         self.call_waker();
         self.board.before_wake();
-        if self.board.parked() != 0 {
+        if self.board.parked() | self.leases.lent() != 0 {
             self.wake(self.board.claimable_blocks(self.cus.len() as u32));
         }
     }
@@ -435,7 +486,7 @@ impl Executor {
         self.recorder.outside(Event { at, span: Nanos::ZERO, cu: None, task: task.id, key, token, kind });
     }
 
-    fn unpark(&self, cu: usize) {
+    pub(crate) fn unpark(&self, cu: usize) {
         if let Some(threads) = self.threads.get() {
             threads[cu].unpark();
         }

@@ -1,22 +1,27 @@
 //! `reef-cpu`: the CPU as a device: pinned threads as compute units, a lock-free board, kernels that can be
 //! killed.
 //!
-//! Owns the resident executor (`board` the protocol, `executor` and `worker` the steps, `pick` the schemes)
-//! and the kernels. Knows nothing of models, requests or queues.
+//! Owns the resident executor (`board`, `gate` and `lease` the protocols, `executor`, `worker` and `hosting`
+//! the steps, `pick` the schemes, `companion` the threads that run what cannot be killed) and the kernels.
+//! Knows nothing of models, requests or queues.
 
 mod board;
+mod companion;
 mod context;
 mod device;
 mod estimate;
 mod events;
 mod executor;
 mod gate;
+mod hosting;
 mod kernels;
+mod lease;
 mod memory;
 mod options;
 mod pick;
 mod plans;
 mod slot;
+mod stop;
 mod sync;
 mod thread;
 mod worker;

@@ -3,8 +3,9 @@
 //! `reset`, `wait` and `rt-only` go by key. While a real-time task has an open stage whose blocks are all
 //! claimed, a CU may *pad* it with a block of another task. Two rules say which ([`Padding`]):
 //!
-//! - *Fitting*, the paper's rule 1 of section 5.2: a block that will end before the stage's running blocks do,
-//!   by measured block times (occupancy, its rule 2, does not exist for CPU threads). All that `wait` can do.
+//! - *Fitting*, the paper's rule 1 of section 5.2: a block that will end before the stage's running blocks
+//!   do, by measured block times (occupancy, its rule 2, does not exist for CPU threads). All that `wait` can
+//!   do.
 //! - *Preemptible*: the best block there is, unless the urgent task will want the CU before it ends. The task
 //!   does not want it while the stages that come (see [`Outlook`]) are no wider than the CUs that it has or
 //!   that nobody uses. If that turns out wrong, the block is killed, which costs the task a poll period.
@@ -29,16 +30,24 @@ pub(crate) struct Pick {
 }
 
 impl Executor {
-    /// Claims the next block for `cu`. `turn` is where `concurrent` goes on.
-    pub(crate) fn pick(&self, cu: usize, turn: &mut usize) -> Option<Pick> {
+    /// Claims the next block for `cu`, of a task whose key is below `limit`: nobody else's work than what may
+    /// displace the block that the unit holds, see [`Executor::limit_beside`]. `turn` is where `concurrent`
+    /// goes on.
+    pub(crate) fn pick(&self, cu: usize, turn: &mut usize, limit: u64) -> Option<Pick> {
         if self.board.active() == 0 {
             return None;
         }
         match self.scheme() {
-            Scheme::Concurrent => self.pick_in_turn(cu, turn),
-            Scheme::Sequential => self.pick_current(cu),
-            scheme => self.pick_by_key(cu, limit_under(scheme), scheme.kills()),
+            Scheme::Concurrent if limit == NONE => self.pick_in_turn(cu, turn),
+            Scheme::Sequential if limit == NONE => self.pick_current(cu),
+            Scheme::Concurrent | Scheme::Sequential => None,
+            scheme => self.pick_by_key(cu, limit.min(limit_under(scheme)), scheme.kills()),
         }
+    }
+
+    /// Only tasks with smaller keys displace a block of `rank` that a companion runs.
+    pub(crate) fn limit_beside(&self, rank: u8) -> u64 {
+        if self.scheme().kills() { limit_of(rank) } else { 0 }
     }
 
     /// Whether a parked unit would find work now.
@@ -99,8 +108,8 @@ impl Executor {
             .min_by_key(|view| view.key)
     }
 
-    /// When the task in `slot`, whose blocks are all claimed, will want `cu` for a later stage; `None` if that
-    /// is not known.
+    /// When the task in `slot`, whose blocks are all claimed, will want `cu` for a later stage; `None` if
+    /// that is not known.
     fn wanted_again(&self, cu: usize, slot: usize) -> Option<Nanos> {
         let outlook = self.board.outlook(slot);
         let parked = self.board.parked();

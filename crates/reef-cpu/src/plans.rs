@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use reef_base::AlignedBytes;
 use reef_device::{DeviceError, LoadedPlan};
-use reef_plan::{HostState, Kernel, KernelSpec, Plan, Restart};
+use reef_plan::{Kernel, KernelSpec, Plan, Restart};
 
-use crate::board::{Board, Opening, Outlook};
+use crate::board::{Board, Claim, Opening, Outlook};
+use crate::context::HostCell;
 use crate::estimate::Estimate;
 use crate::kernels::{self, BlockKernel};
 
@@ -38,9 +39,6 @@ pub(crate) struct Prepared {
     pub(crate) estimate: Estimate,
 }
 
-/// One task slot's state of one host kernel.
-type HostCell = UnsafeCell<Box<dyn HostState>>;
-
 /// A plan ready to run.
 pub(crate) struct Loaded {
     /// The plan.
@@ -57,8 +55,8 @@ pub(crate) struct Loaded {
     outlooks: Vec<Outlook>,
 }
 
-// SAFETY: the weights are shared, immutable buffers; a host state is used only by the compute unit that runs
-// the one block of its kernel in its slot, and stages order those runs.
+// SAFETY: the weights are shared, immutable buffers; a host state is used only by the companion that runs the
+// one block of its kernel in its slot, and stages order those runs.
 #[allow(unsafe_code)]
 unsafe impl Send for Loaded {}
 // SAFETY: as above.
@@ -79,7 +77,7 @@ impl Loaded {
         let mut hosts = Vec::new();
         for _ in 0..slots {
             for host in plan.host_kernels() {
-                hosts.push(UnsafeCell::new(host.new_state()?));
+                hosts.push(UnsafeCell::new(Some(host.new_state()?)));
             }
         }
         let weights: Vec<_> = plan
@@ -108,6 +106,25 @@ impl Loaded {
     }
 }
 
+/// Where a claimed block is in its plan.
+pub(crate) struct Located<'a> {
+    pub(crate) prepared: &'a Prepared,
+    /// Block of the kernel.
+    pub(crate) block: u32,
+    /// Block of the stage.
+    pub(crate) index: u32,
+    /// Blocks of the stage.
+    pub(crate) total: u32,
+}
+
+pub(crate) fn locate(loaded: &Loaded, claim: Claim) -> Located<'_> {
+    let stage = &loaded.plan.stages()[claim.word.stage() as usize];
+    let total = stage.blocks();
+    let index = total - claim.word.ticket();
+    let (kernel, block) = stage.locate(index);
+    Located { prepared: &loaded.kernels[kernel], block, index, total }
+}
+
 /// The outlook of each stage of a plan, from the stages' blocks.
 fn outlooks(blocks: impl Iterator<Item = u32>, cus: u32) -> Vec<Outlook> {
     let widths: Vec<u32> = blocks.map(|blocks| blocks.min(cus)).collect();
@@ -125,7 +142,7 @@ fn outlooks(blocks: impl Iterator<Item = u32>, cus: u32) -> Vec<Outlook> {
     outlooks
 }
 
-/// What is known of the blocks of `kernels`: the longest, and whether all may be killed. See
+/// What is known of the blocks of `kernels`: the longest, and whether all may be killed or stopped. See
 /// `Slot::estimate`.
 fn estimate_of(kernels: &[Prepared]) -> u64 {
     let mut longest = 0;
@@ -135,7 +152,8 @@ fn estimate_of(kernels: &[Prepared]) -> u64 {
         let guess = kernel.estimate.guess();
         known &= guess != 0;
         longest = longest.max(guess);
-        if kernel.restart == Restart::Never {
+        // A host kernel cannot be killed, but stopped.
+        if kernel.restart == Restart::Never && kernel.host.is_none() {
             killable = 0;
         }
     }

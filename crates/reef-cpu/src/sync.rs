@@ -1,9 +1,9 @@
 //! The atomics that lock-free code here uses: the standard library's, or loom's under `--cfg loom`.
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// A value alone on its cache lines (two: processors fetch them in pairs).
 #[derive(Debug, Default)]
@@ -15,4 +15,24 @@ impl<T> std::ops::Deref for Line<T> {
     fn deref(&self) -> &T {
         &self.0
     }
+}
+
+/// Sleeps while `word` is `seen`, until [`futex_wake`] or for no reason. One system call, nothing else:
+/// signal handlers call it.
+pub(crate) fn futex_wait(word: &AtomicU32, seen: u32) {
+    #[cfg(not(loom))]
+    // Any error means that there is no reason to sleep, and callers look again.
+    let _ = rustix::thread::futex::wait(word, rustix::thread::futex::Flags::PRIVATE, seen, None);
+    #[cfg(loom)]
+    if word.load(Ordering::Relaxed) == seen {
+        loom::thread::yield_now();
+    }
+}
+
+/// Wakes whoever sleeps on `word`.
+pub(crate) fn futex_wake(word: &AtomicU32) {
+    #[cfg(not(loom))]
+    let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::PRIVATE, i32::MAX as u32);
+    #[cfg(loom)]
+    let _ = word;
 }

@@ -12,12 +12,13 @@ use reef_device::{Event, EventKind};
 use reef_plan::Restart;
 use rtrb::Producer;
 
-use crate::board::{Board, Claim, limit_of};
+use crate::board::{Board, Claim, NONE, limit_of};
 use crate::context::{Bases, BlockContext, BlockEnd, Demand, Poll};
 use crate::executor::{Executor, Running, bump_both};
 use crate::gate::Gate;
+use crate::hosting::Hosted;
 use crate::pick::Pick;
-use crate::plans::{Loaded, Prepared};
+use crate::plans::{Located, Prepared, locate};
 use crate::slot::{Task, bump};
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -28,17 +29,21 @@ const NEARLY_DONE: Nanos = Nanos(2_000);
 const COURTESY: Nanos = Nanos(reef_base::limits::POLL_PERIOD_CPU_NS);
 
 /// Looks at the board between two looks at the clock.
-const LOOKS_PER_CLOCK: u32 = 32;
+pub(crate) const LOOKS_PER_CLOCK: u32 = 32;
 
 /// One compute unit.
 pub(crate) struct Worker {
-    executor: Arc<Executor>,
-    cu: usize,
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) cu: usize,
     events: Producer<Event>,
     /// Where `concurrent` goes on.
-    turn: usize,
+    pub(crate) turn: usize,
+    /// Blocks that are with companions, each more urgent than the one before it.
+    pub(crate) hosted: Vec<Hosted>,
+    /// When a companion last had the core, or got its first block.
+    pub(crate) lent_at: Nanos,
     /// A block claimed by the demand that killed the last one, or kept from the stage just opened.
-    hand: Cell<Option<Claim>>,
+    pub(crate) hand: Cell<Option<Claim>>,
     /// Whether it is inside the gate.
     inside: bool,
     /// Polled by blocks that must not be stopped.
@@ -95,20 +100,31 @@ impl BlockDemand<'_> {
 impl Worker {
     pub(crate) fn new(executor: Arc<Executor>, cu: usize, events: Producer<Event>) -> Worker {
         let (hand, never) = (Cell::new(None), AtomicU64::new(0));
-        Worker { executor, cu, events, turn: 0, hand, inside: false, never }
+        let hosted = Vec::with_capacity(usize::from(reef_base::limits::REAL_TIME_LEVELS) + 1);
+        let lent_at = Nanos::ZERO;
+        Worker { executor, cu, events, turn: 0, hosted, lent_at, hand, inside: false, never }
     }
 
     /// Runs until the gate says stop.
     pub(crate) fn run(mut self) {
         loop {
-            match self.gate() {
+            let gate = self.gate();
+            if !self.hosted.is_empty() && self.tend() {
+                continue;
+            }
+            match gate {
                 Gate::Open | Gate::Poisoned => match self.next() {
                     Some(pick) => self.step(pick),
-                    None => self.idle(),
+                    None if self.hosted.is_empty() => self.idle(),
+                    None => self.attend(),
                 },
                 shut => {
                     if let Some(claim) = self.hand.take() {
                         self.give_back(claim);
+                    }
+                    if !self.hosted.is_empty() {
+                        self.lend();
+                        continue;
                     }
                     if shut == Gate::Stopping {
                         return self.leave();
@@ -129,7 +145,7 @@ impl Worker {
     }
 
     fn leave(&mut self) {
-        debug_assert!(self.hand.get().is_none(), "who leaves holds no block");
+        debug_assert!(self.hand.get().is_none() && self.hosted.is_empty(), "who leaves holds no block");
         self.inside = false;
         self.executor.gates.leave(self.cu);
     }
@@ -139,7 +155,13 @@ impl Worker {
         if let Some(claim) = self.hand.take() {
             return Some(Pick { claim, padding: false });
         }
-        self.executor.pick(self.cu, &mut self.turn)
+        self.pick()
+    }
+
+    /// The best block on the board for this unit as it is.
+    pub(crate) fn pick(&mut self) -> Option<Pick> {
+        let limit = self.hosted.last().map_or(NONE, |hosted| self.executor.limit_beside(hosted.rank));
+        self.executor.pick(self.cu, &mut self.turn, limit)
     }
 
     /// Spins for work for a while, then parks.
@@ -149,7 +171,7 @@ impl Worker {
             if self.executor.gate() != Gate::Open {
                 break;
             }
-            if let Some(pick) = self.executor.pick(self.cu, &mut self.turn) {
+            if let Some(pick) = self.pick() {
                 return self.step(pick);
             }
             if look % LOOKS_PER_CLOCK == 1 {
@@ -161,7 +183,7 @@ impl Worker {
             std::hint::spin_loop();
         }
         self.executor.board.announce_park(self.cu);
-        match self.executor.pick(self.cu, &mut self.turn) {
+        match self.pick() {
             Some(pick) => {
                 self.executor.board.withdraw_park(self.cu);
                 self.step(pick);
@@ -192,7 +214,7 @@ impl Worker {
     }
 
     /// Runs a claimed block, unless something more urgent came up meanwhile.
-    fn step(&mut self, mut pick: Pick) {
+    pub(crate) fn step(&mut self, mut pick: Pick) {
         let executor = Arc::clone(&self.executor);
         let scheme = executor.scheme();
         let rank = executor.rank(pick.claim.slot);
@@ -214,10 +236,12 @@ impl Worker {
         let task = unsafe { place.task() };
         let loaded = executor.loaded(claim.slot);
         let Located { prepared, block, index, total } = locate(loaded, claim);
-        let guess = prepared.estimate.guess();
+        if prepared.host.is_some() {
+            return self.host(pick);
+        }
 
         let start = MonotonicClock::read();
-        let end = if guess == 0 { Nanos::ZERO } else { start + Nanos(guess) };
+        let end = prepared.estimate.end_of(start);
         let rank = task.key.rank();
         let restart = prepared.restart == Restart::Safe;
         let since = (kills && restart).then_some(start);
@@ -243,19 +267,17 @@ impl Worker {
                 executor.scratch[self.cu].ensure(loaded.plan.scratch_bytes(), &executor.retired)
             },
             poll,
-            host: prepared.host.map(|host| loaded.host(claim.slot, host)),
+            host: None,
         };
         // SAFETY: the submitter checked the buffers against the plan; the validator, that stages order
         // writers and readers and that blocks of a stage write apart.
         let result = catch_unwind(AssertUnwindSafe(|| unsafe { prepared.kernel.run(&context, block) }));
         let now = MonotonicClock::read();
-        let ran = Ran { claim, index, start, now, padding };
+        let ran = Ran { claim, index, start, now, time: now - start, padding };
         match result {
             Ok(BlockEnd::Done) => {
                 self.account_done(executor, task, prepared, &ran);
-                if let Some(kept) = executor.settle(claim, total, false, self.hand.get().is_none(), now) {
-                    self.hand.set(Some(kept));
-                }
+                self.settle_done(executor, claim, total, now);
             }
             Ok(BlockEnd::Killed) => {
                 self.account_killed(executor, task, prepared, &ran);
@@ -266,6 +288,7 @@ impl Worker {
                 }
             }
             Ok(BlockEnd::Failed(fault)) => {
+                self.account_failed(executor, &ran);
                 executor.fail(claim, fault);
                 executor.settle(claim, total, true, false, now);
             }
@@ -274,11 +297,19 @@ impl Worker {
                 executor.settle(claim, total, true, false, now);
             }
         }
-        executor.cus[self.cu].set_running(None);
+        self.show_hosted();
     }
 
-    fn account_done(&mut self, executor: &Executor, task: &Task, prepared: &Prepared, ran: &Ran) {
-        let ns = (ran.now - ran.start).0;
+    /// Settles a block that ended well. The unit may keep one of the stage that this opens.
+    pub(crate) fn settle_done(&self, executor: &Executor, claim: Claim, total: u32, now: Nanos) {
+        if let Some(kept) = executor.settle(claim, total, false, self.hand.get().is_none(), now) {
+            self.hand.set(Some(kept));
+        }
+    }
+
+    /// Accounts for a block that ended well.
+    pub(crate) fn account_done(&mut self, executor: &Executor, task: &Task, prepared: &Prepared, ran: &Ran) {
+        let ns = ran.time.0;
         prepared.estimate.add(ns);
         let hint = &executor.board.slots[ran.claim.slot].estimate;
         let before = hint.load(Ordering::Relaxed);
@@ -298,8 +329,14 @@ impl Worker {
         }
     }
 
+    /// Accounts for a block that failed.
+    pub(crate) fn account_failed(&self, executor: &Executor, ran: &Ran) {
+        let (unit, tally) = (&executor.cus[self.cu], &executor.slots[ran.claim.slot].tallies[self.cu]);
+        bump_both(&unit.wasted, &tally.wasted_time, ran.time.0);
+    }
+
     fn account_killed(&mut self, executor: &Executor, task: &Task, prepared: &Prepared, ran: &Ran) {
-        let ns = (ran.now - ran.start).0;
+        let ns = ran.time.0;
         prepared.estimate.add_killed(ns);
         // For who picks the next block: it must not try a block of unknown time again and again.
         let hint = &executor.board.slots[ran.claim.slot].estimate;
@@ -332,7 +369,7 @@ impl Worker {
         }
     }
 
-    fn record(&mut self, executor: &Executor, task: &Task, ran: &Ran, kind: EventKind) {
+    pub(crate) fn record(&mut self, executor: &Executor, task: &Task, ran: &Ran, kind: EventKind) {
         let cu = Some(CuId(self.cu as u16));
         let (at, span) = (ran.start, ran.now - ran.start);
         let event = Event { at, span, cu, task: task.id, key: task.key, token: task.token, kind };
@@ -340,31 +377,15 @@ impl Worker {
     }
 }
 
-/// Where a claimed block is in its plan.
-struct Located<'a> {
-    prepared: &'a Prepared,
-    /// Block of the kernel.
-    block: u32,
-    /// Block of the stage.
-    index: u32,
-    /// Blocks of the stage.
-    total: u32,
-}
-
-fn locate(loaded: &Loaded, claim: Claim) -> Located<'_> {
-    let stage = &loaded.plan.stages()[claim.word.stage() as usize];
-    let total = stage.blocks();
-    let index = total - claim.word.ticket();
-    let (kernel, block) = stage.locate(index);
-    Located { prepared: &loaded.kernels[kernel], block, index, total }
-}
-
 /// One execution of a block that came back.
-struct Ran {
-    claim: Claim,
+pub(crate) struct Ran {
+    pub(crate) claim: Claim,
     /// Block of the stage.
-    index: u32,
-    start: Nanos,
-    now: Nanos,
-    padding: bool,
+    pub(crate) index: u32,
+    /// When it had the core from, and until when; the last time, if several.
+    pub(crate) start: Nanos,
+    pub(crate) now: Nanos,
+    /// What it used.
+    pub(crate) time: Nanos,
+    pub(crate) padding: bool,
 }

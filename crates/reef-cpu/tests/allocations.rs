@@ -54,7 +54,8 @@ fn the_hot_path_does_not_allocate() {
     let waker = Arc::new(Count(AtomicU64::new(0)));
     device.set_waker(waker.clone());
     device.record_events(true);
-    let shape = KernelShape { bytes: 500, tile_bytes: 64, polls: 4, poll_ns: 500, restart: true };
+    let shape =
+        KernelShape { bytes: 500, tile_bytes: 64, polls: 4, poll_ns: 500, restart: true, host: false };
     let plan = Arc::new(rig::plan(1, &[vec![shape; 2], vec![shape; 2], vec![shape; 2]]));
     let loaded = device.load(plan).expect("the plan loads");
     let mut ios: Vec<_> = (0..4).map(|fill| rig::filled(&device, loaded, fill)).collect();

@@ -81,7 +81,7 @@ fn host_plan(mood: Mood) -> Arc<Plan> {
 }
 
 fn synthetic(polls: u32) -> Arc<Plan> {
-    let shape = KernelShape { bytes: 640, tile_bytes: 64, polls, poll_ns: 1_000, restart: true };
+    let shape = KernelShape { bytes: 640, tile_bytes: 64, polls, poll_ns: 1_000, restart: true, host: false };
     let stage = vec![shape];
     Arc::new(rig::plan(3, &[stage.clone(), stage.clone(), stage.clone(), stage]))
 }
@@ -120,7 +120,14 @@ fn tasks_that_arrive_together_wake_a_unit_each() {
     for scheme in [Scheme::Reset, Scheme::Concurrent] {
         let device = rig::device(2, scheme);
         // One block of 0.2 s: long enough for a woken thread to get a core of a busy machine.
-        let shape = KernelShape { bytes: 64, tile_bytes: 64, polls: 200, poll_ns: 1_000_000, restart: true };
+        let shape = KernelShape {
+            bytes: 64,
+            tile_bytes: 64,
+            polls: 200,
+            poll_ns: 1_000_000,
+            restart: true,
+            host: false,
+        };
         let plan = device.load(Arc::new(rig::plan(5, &[vec![shape]]))).unwrap();
         for round in 0..4 {
             // Until the units have parked.
@@ -137,20 +144,42 @@ fn tasks_that_arrive_together_wake_a_unit_each() {
 }
 
 #[test]
-fn a_panicking_kernel_poisons_the_device_and_every_task_ends() {
-    let device = rig::device(2, Scheme::Reset);
-    // Longer than any pause of this thread before the bad one comes: 40 blocks of 20 ms.
-    let long = device.load(synthetic(20_000)).unwrap();
+fn a_panicking_host_kernel_fails_its_task_only() {
+    let device = rig::device(1, Scheme::Reset);
     let bad = device.load(host_plan(Mood::Panics)).unwrap();
+    let good = device.load(host_plan(Mood::Copies)).unwrap();
+    let submit =
+        |plan, token| device.submit(plan, rig::real_time(0, 0), rig::filled(&device, plan, 7), token);
+    // More often than there are slots: each is used again after a panic.
+    for round in 0..20 {
+        submit(bad, round).unwrap();
+        match rig::wait(&device).outcome {
+            Outcome::Failed(fault) => {
+                assert_eq!((fault.kernel.as_str(), fault.reason.as_str()), ("moody", "it panicked: planted"));
+            }
+            other => panic!("ended as {other:?}"),
+        }
+        submit(good, round).unwrap();
+        let done = rig::wait(&device);
+        assert_eq!((done.outcome, done.io.outputs[0].as_slice()), (Outcome::Done, &[7; 64][..]));
+    }
+}
+
+#[test]
+fn poison_ends_every_task_and_later_ones_are_refused() {
+    let device = rig::device(2, Scheme::Reset);
+    // Longer than any pause of this thread before the poison comes: 40 blocks of 20 ms.
+    let long = device.load(synthetic(20_000)).unwrap();
     let submit = |plan, key, token| device.submit(plan, key, rig::filled(&device, plan, 1), token);
     submit(long, TaskKey::best_effort(0), 1).unwrap();
     submit(long, TaskKey::best_effort(1), 2).unwrap();
-    submit(bad, rig::real_time(0, 0), 3).unwrap();
+    submit(long, rig::real_time(0, 0), 3).unwrap();
+    device.poison("planted");
     for _ in 0..3 {
         assert_eq!(rig::wait(&device).outcome, Outcome::DeviceFault);
     }
     assert_eq!(submit(long, rig::real_time(0, 0), 4).unwrap_err().why, RejectReason::Closed);
-    assert!(matches!(device.load(synthetic(1)), Err(DeviceError::Poisoned(why)) if why.contains("panicked")));
+    assert!(matches!(device.load(synthetic(1)), Err(DeviceError::Poisoned(why)) if why == "planted"));
     assert!(device.quiesce(Duration::from_secs(60)));
     device.resume();
     assert_eq!(submit(long, rig::real_time(0, 0), 5).unwrap_err().why, RejectReason::Closed);

@@ -22,13 +22,15 @@ struct Step {
 }
 
 fn kernel_shape() -> impl Strategy<Value = KernelShape> {
-    (1usize..400, 16usize..200, 1u32..6, 0u32..3000, prop::bool::weighted(0.9)).prop_map(
-        |(bytes, tile_bytes, polls, poll_ns, restart)| KernelShape {
+    let (often, rarely) = (prop::bool::weighted(0.9), prop::bool::weighted(0.15));
+    (1usize..400, 16usize..200, 1u32..6, 0u32..3000, often, rarely).prop_map(
+        |(bytes, tile_bytes, polls, poll_ns, restart, host)| KernelShape {
             bytes,
             tile_bytes,
             polls,
             poll_ns,
             restart,
+            host,
         },
     )
 }

@@ -14,9 +14,19 @@ const KILLS: u64 = 2_000;
 #[test]
 fn outputs_stay_exact_in_a_storm_of_preemptions() {
     let device = rig::device(2, Scheme::Reset);
-    let shape = |polls, poll_ns| KernelShape { bytes: 600, tile_bytes: 64, polls, poll_ns, restart: true };
+    let shape = |polls, poll_ns| KernelShape {
+        bytes: 600,
+        tile_bytes: 64,
+        polls,
+        poll_ns,
+        restart: true,
+        host: false,
+    };
+    let host = |polls| KernelShape { host: true, ..shape(polls, 1_000) };
+    let mut long = vec![vec![shape(40, 1_000); 2]; 6];
+    long.insert(3, vec![host(500), host(300)]);
     let stages =
-        [vec![vec![shape(40, 1_000); 2]; 6], vec![vec![shape(8, 1_000)]; 2], vec![vec![shape(1, 500)]]];
+        [long, vec![vec![shape(8, 1_000)], vec![host(30), shape(8, 1_000)]], vec![vec![shape(1, 500)]]];
     let mut plans = Vec::new();
     for (index, stages) in stages.iter().enumerate() {
         let plan = Arc::new(rig::plan(index as u64 * 500, stages));

@@ -134,7 +134,7 @@ pub struct TaskCounters {
     pub blocks_padding: u64,
     /// Compute-unit time of blocks that ran to their end.
     pub cu_time: Nanos,
-    /// Compute-unit time of killed executions.
+    /// Compute-unit time of executions that were killed or failed.
     pub wasted_time: Nanos,
     /// Compute-unit time as padding, part of `cu_time`.
     pub padding_time: Nanos,
@@ -189,7 +189,7 @@ pub struct DeviceCounters {
     pub blocks_padding: u64,
     /// Compute-unit time of blocks that ran to their end, all compute units added up.
     pub busy: Nanos,
-    /// Compute-unit time of killed executions.
+    /// Compute-unit time of executions that were killed or failed.
     pub wasted: Nanos,
     /// Compute-unit time as padding, part of `busy`.
     pub padding: Nanos,

@@ -35,6 +35,13 @@ pub enum EventKind {
         /// Whether it padded a more urgent stage.
         padding: bool,
     },
+    /// A block that cannot be killed had its compute unit for a while, was stopped there, and goes on later.
+    Part {
+        /// Stage of the plan.
+        stage: u32,
+        /// Block of the stage.
+        block: u32,
+    },
     /// A block was killed at a poll point, for a more urgent task or a cancellation.
     Killed {
         /// Stage of the plan.

@@ -55,8 +55,8 @@ impl fmt::Display for Scheme {
 /// Which blocks may run on a compute unit that the open stage of a more urgent task leaves idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Padding {
-    /// The best there are, unless they would be killed for nothing: under a scheme that kills, a block runs if
-    /// it will have ended before the urgent task needs the unit again, or if the task will not need it.
+    /// The best there are, unless they would be killed for nothing: under a scheme that kills, a block runs
+    /// if it will have ended before the urgent task needs the unit again, or if the task will not need it.
     #[default]
     Preemptible,
     /// Only those that end before the open stage does, by measured block times: rule 1 of the paper's section

@@ -5,9 +5,10 @@
 //! without others; best-effort throughput is given as a share of that share of its throughput alone. The
 //! real-time ratio is that of mean times on the device, to the same client without others.
 //!
-//! `stream`: a client that calls a task of 20 stages of 500 µs without a pause, beside best-effort blocks of
-//! 400 µs, 600 µs and 2 ms. `long`: one task of 1,000 such stages beside blocks of 500 µs. `peer` and `lower`:
-//! the stream beside a second real-time client of the same and of a lower level, in place of best-effort work.
+//! `stream`: a client that calls a task of 20 stages of 500 µs without a pause, beside best-effort blocks
+//! of 400 µs, 600 µs and 2 ms. `long`: one task of 1,000 such stages beside blocks of 500 µs. `peer` and
+//! `lower`: the stream beside a second real-time client of the same and of a lower level, in place of best-
+//! effort work.
 
 use std::time::Duration;
 
@@ -73,9 +74,9 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
         rows.extend(seen.iter().flat_map(|(padding, seen)| case.rows(*padding, seen)));
     }
     let method = format!(
-        "{} CUs under reset; a real-time client of tasks with stages of one block of 500 µs, without a pause, \
-         beside {SATURATING_CALLERS} callers of a task with stages of {WIDE} blocks; share: throughput beside \
-         it, of what it gets alone times the idle share; {rounds} rounds",
+        "{} CUs under reset; a real-time client of tasks with stages of one block of 500 µs, without a \
+         pause, beside {SATURATING_CALLERS} callers of a task with stages of {WIDE} blocks; share: \
+         throughput beside it, of what it gets alone times the idle share; {rounds} rounds",
         bench.options.cus
     );
     Ok(Part::new(NAME, method, rows))

@@ -369,7 +369,8 @@ fn loom_a_unit_on_its_way_elsewhere_does_not_hide_a_parked_one() {
         let (other, seen) = (rig.clone(), busy.clone());
         let thread = thread::spawn(move || {
             other.publish(1, best_effort(), 1);
-            other.board.to_wake(1, |cu| cu == 0 && seen.load(Ordering::Acquire) == 1).count()
+            let missing = other.board.missing(1, |cu| cu == 0 && seen.load(Ordering::Acquire) == 1);
+            (0..missing).map_while(|_| other.board.take_parked()).count()
         });
         let claim = rig.claim(0);
         busy.store(1, Ordering::Release);

@@ -454,20 +454,19 @@ impl Board {
         fence(Ordering::SeqCst);
     }
 
-    /// Takes as many CUs out of the parked ones as `blocks` new blocks can use beside those that are awake
-    /// and not `busy`; the caller must wake them.
-    pub(crate) fn to_wake(&self, blocks: u32, busy: impl Fn(usize) -> bool) -> impl Iterator<Item = usize> {
+    /// How many CUs `blocks` new blocks can use beside those that are awake and not `busy`.
+    pub(crate) fn missing(&self, blocks: u32, busy: impl Fn(usize) -> bool) -> usize {
         self.before_wake();
         let parked = self.parked();
         let idle = |cu: &usize| parked >> cu & 1 == 0 && !busy(*cu);
-        let awake = if parked == 0 { self.cus } else { (0..self.cus).filter(idle).count() };
-        (awake..(blocks as usize).min(self.cus)).map_while(|_| self.take_parked())
+        let wanted = (blocks as usize).min(self.cus);
+        wanted.saturating_sub((0..self.cus).filter(idle).count())
     }
 
     /// Takes a parked CU that the caller must wake, if there is work that no other CU is about to find. For
     /// a CU that is `busy` since a moment, with a fence in between.
     pub(crate) fn pass_on(&self, has_work: impl Fn() -> bool, busy: impl Fn(usize) -> bool) -> Option<usize> {
-        (self.parked() != 0 && has_work()).then(|| self.to_wake(1, busy).next())?
+        (self.parked() != 0 && has_work() && self.missing(1, busy) > 0).then(|| self.take_parked())?
     }
 
     /// Picks one parked CU that the caller must wake.

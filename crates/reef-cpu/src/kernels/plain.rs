@@ -103,7 +103,8 @@ impl BlockKernel for Host {
                 .iter()
                 .map(|region| std::slice::from_raw_parts_mut(context.write_ptr(region), region.bytes))
                 .collect();
-            (*state.get()).run(&inputs, &mut outputs)
+            let state = (*state.get()).as_mut().expect("the companion made the state");
+            state.run(&inputs, &mut outputs)
         };
         match result {
             Ok(()) => BlockEnd::Done,

@@ -96,6 +96,7 @@ fn write_event(out: &mut Out<impl Write>, event: &Event, named: Option<&Named>) 
         EventKind::Block { stage, block, padding: false } => (stage, block, "block"),
         EventKind::Block { stage, block, padding: true } => (stage, block, "padding"),
         EventKind::Killed { stage, block } => (stage, block, "killed"),
+        EventKind::Part { stage, block } => (stage, block, "part"),
         EventKind::Submitted | EventKind::Completed => return Ok(()),
     };
     let (class, track) = (event.key.class(), u32::from(cu.0) + 1);

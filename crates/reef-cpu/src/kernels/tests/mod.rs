@@ -183,7 +183,7 @@ struct Bench {
     weights: Vec<Arc<AlignedBytes>>,
     output: AlignedBytes,
     scratch: AlignedBytes,
-    host: Option<std::cell::UnsafeCell<Box<dyn reef_plan::HostState>>>,
+    host: Option<crate::context::HostCell>,
 }
 
 /// Bytes behind scratch that must stay as they are.
@@ -235,7 +235,7 @@ impl Bench {
             weights,
             output: AlignedBytes::zeroed(total),
             scratch: AlignedBytes::zeroed(plan.scratch_bytes().next_multiple_of(64) + GUARD),
-            host: case.host.as_ref().map(|host| std::cell::UnsafeCell::new(host.new_state().unwrap())),
+            host: case.host.as_ref().map(|host| std::cell::UnsafeCell::new(Some(host.new_state().unwrap()))),
             plan,
         }
     }
