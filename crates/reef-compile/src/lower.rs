@@ -105,6 +105,7 @@ pub(crate) fn lower(
         lowering.group(group)?;
     }
     lowering.add_outputs();
+    lowering.ensure_work();
     Ok(lowering.lowered)
 }
 
@@ -152,11 +153,21 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// A kernel of one element that nothing reads, when there is nothing to compute: every output is empty. A
+    /// plan always has a stage, so devices, with their hot paths, need not know of tasks without one.
+    fn ensure_work(&mut self) {
+        if self.lowered.drafts.is_empty() {
+            self.members.clear();
+            let buf = self.buffer(BufKind::Arena, DType::F32.bytes());
+            self.fill(&View::dense(buf, DType::F32, &[1]), DType::F32, 0.0, "nothing to compute".into());
+        }
+    }
+
     fn group(&mut self, group: &Group) -> Result<(), CompileError> {
         self.members = group.nodes.clone();
         let root = self.node(group.root());
         let empty = |id: &ValueId| self.graph.value(*id).shape.elements() == 0;
-        if !matches!(root.op, Op::Host(_)) && root.outputs.iter().all(empty) {
+        if root.outputs.iter().all(empty) {
             root.outputs.iter().for_each(|&id| drop(self.place(id, Need::Dense, None)));
             return Ok(());
         }

@@ -279,6 +279,60 @@ fn values_without_elements() {
     builder.check("empty values", &[joined, sum, product]);
 }
 
+/// Every operator on operands without elements: nothing where the output is empty, what the operator gives for
+/// an empty set where it is not. The plan has a stage even where nothing is left to compute.
+#[test]
+fn operators_of_operands_without_elements() {
+    let check = |what: &str, build: &dyn Fn(&mut Builder) -> ValueId| {
+        let mut builder = Builder::new();
+        let y = build(&mut builder);
+        builder.check(what, &[y]);
+    };
+    check("relu", &|b| {
+        let x = b.input(&[0, 4]);
+        b.same(Op::Unary(Unary::Relu), &[x])
+    });
+    check("sum of two", &|b| {
+        let (x, y) = (b.input(&[0, 4]), b.input(&[1, 4]));
+        b.node(Op::Binary(Binary::Add), &[x, y], &[0, 4])
+    });
+    check("softmax", &|b| {
+        let x = b.input(&[3, 0]);
+        b.same(Op::Softmax { axis: 1 }, &[x])
+    });
+    check("convolution of no image", &|b| {
+        let x = b.input(&[0, 3, 8, 8]);
+        b.conv(x, 4, conv_attrs(3, 1))
+    });
+    check("gather without indices", &|b| {
+        let (x, picks) = (b.input(&[4, 3]), b.typed_input(DType::I64, &[0]));
+        b.typed_node(Op::Gather { axis: 0 }, &[x, picks], DType::F32, &[0, 3])
+    });
+    check("product over nothing", &|b| {
+        let (x, y) = (b.input(&[2, 0]), b.input(&[0, 3]));
+        b.node(Op::MatMul { trans_a: false, trans_b: false }, &[x, y], &[2, 3])
+    });
+    check("product over nothing with a constant", &|b| {
+        let (x, y) = (b.input(&[2, 0]), b.constant(&[0, 3]));
+        b.node(Op::MatMul { trans_a: false, trans_b: false }, &[x, y], &[2, 3])
+    });
+    check("padding of nothing", &|b| {
+        let x = b.input(&[0, 2]);
+        b.node(Op::Pad { pads: vec![(1, 1), (0, 1)], value: 1.5 }, &[x], &[2, 3])
+    });
+    check("normalisation", &|b| {
+        let (x, scale) = (b.input(&[0, 4]), b.constant(&[4]));
+        b.same(Op::LayerNorm { axis: 1, epsilon: 1e-5 }, &[x, scale])
+    });
+    use Reduce::*;
+    for reduce in [Sum, Mean, Max, Min, Prod, SumSquare] {
+        check(&format!("{reduce:?} of nothing"), &|b| {
+            let x = b.input(&[2, 0]);
+            b.node(Op::Reduce { reduce, axes: vec![1], keep_dims: false }, &[x], &[2])
+        });
+    }
+}
+
 /// Operands with what is no ordinary number in them: it passes through every path in the same way.
 #[test]
 fn infinities_and_what_is_no_number() {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use harness::{Builder, compiled, conv_attrs, plan, target};
-use reef_compile::{CompileError, CompileOptions, Compiled, compile, interpret};
+use reef_compile::{CompileOptions, Compiled, compile, interpret};
 use reef_graph::{Binary, ConvAttrs, DType, Graph, HostOp, Op, PoolAttrs, PoolKind, Reduce, Shape, Tensor};
 use reef_graph::{Unary, ValueId};
 use reef_plan::{HostFault, HostKernel, HostState, Isa, Plan, Restart, TensorSpec, WeightStore};
@@ -331,14 +331,35 @@ fn errors_name_node_operator_and_reason() {
     assert_eq!(error(b), "1 inputs and 0 outputs");
 }
 
+/// Whatever has no element to compute is one kernel that nothing reads: a plan always has a stage.
 #[test]
-fn a_plan_without_kernels_is_refused() {
+fn a_plan_without_work_has_one_stage() {
     let mut b = Builder::new();
-    let x = b.input(&[0]);
+    let x = b.input(&[0, 4]);
+    let y = b.same(Op::Unary(Unary::Relu), &[x]);
+    b.output(y);
     b.output(x);
+    let plan = harness::plan(&b.graph);
+    assert_eq!((plan.stages().len(), plan.blocks(), plan.arena_bytes()), (1, 1, 64));
+    assert_eq!(plan.kernels()[0].name, "nothing to compute");
+    let outputs = interpret::run(&plan, &harness::inputs(&b.graph, 1)).unwrap();
+    assert!(outputs.iter().all(|output| output.shape()[..] == [0, 4]));
+}
+
+/// Even a host kernel: most libraries divide by an extent somewhere.
+#[test]
+fn host_kernels_that_write_nothing_are_dropped() {
+    let empty = || TensorSpec { dtype: DType::F32, shape: Shape::from([0, 2]) };
+    let host: Arc<dyn HostKernel> = Arc::new(Doubling([empty()], [empty(), empty()]));
+    let mut b = Builder::new();
+    let x = b.input(&[0, 2]);
+    let op = Op::Host(HostOp { index: 0, operators: "Doubling".into() });
+    let outputs = vec![(DType::F32, Shape::from([0, 2])); 2];
+    b.graph.add_node_multi("host", op, &[x], outputs).into_iter().for_each(|id| b.output(id));
     let store = Arc::new(WeightStore::new());
-    let result = compile(&b.graph, &[], &store, target(Isa::Avx2, 2, 0), &CompileOptions::default());
-    assert!(matches!(result, Err(CompileError::Plan(_))));
+    let plan =
+        compile(&b.graph, &[host], &store, target(Isa::Avx2, 2, 0), &CompileOptions::default()).unwrap();
+    assert!(plan.kernels().iter().all(|kernel| kernel.restart == Restart::Safe));
 }
 
 /// Doubles its input and also gives the sum.
