@@ -279,8 +279,8 @@ fn values_without_elements() {
     builder.check("empty values", &[joined, sum, product]);
 }
 
-/// Every operator on operands without elements: nothing where the output is empty, what the operator gives for
-/// an empty set where it is not. The plan has a stage even where nothing is left to compute.
+/// Every operator on operands without elements: nothing where the output is empty, what the operator gives
+/// for an empty set where it is not. The plan has a stage even where nothing is left to compute.
 #[test]
 fn operators_of_operands_without_elements() {
     let check = |what: &str, build: &dyn Fn(&mut Builder) -> ValueId| {
