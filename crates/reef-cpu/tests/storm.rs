@@ -24,7 +24,7 @@ fn outputs_stay_exact_in_a_storm_of_preemptions() {
     };
     let host = |polls| KernelShape { host: true, ..shape(polls, 1_000) };
     let mut long = vec![vec![shape(40, 1_000); 2]; 6];
-    long.insert(3, vec![host(500), host(300)]);
+    long.insert(3, vec![host(100), host(60)]);
     let stages =
         [long, vec![vec![shape(8, 1_000)], vec![host(30), shape(8, 1_000)]], vec![vec![shape(1, 500)]]];
     let mut plans = Vec::new();
