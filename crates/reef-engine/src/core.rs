@@ -285,7 +285,9 @@ impl Core {
         let id = RequestId(completion.token);
         let done = completion.outcome == Outcome::Done;
         let service = completion.first_block.filter(|_| done).map(|first| completion.finished - first);
-        let usage = Usage { cu_time: completion.counters.cu_time, service };
+        let counters = &completion.counters;
+        let thrown_away = if done { Nanos::ZERO } else { counters.wasted_time };
+        let usage = Usage { cu_time: counters.cu_time + thrown_away, service };
         let Some(ended) = self.sched.on_complete(now, id, usage) else {
             tracing::error!(task = completion.task.0, "the device completed an unknown task");
             return;

@@ -85,6 +85,13 @@ impl Model {
         self.pass += self.virtual_time(used);
     }
 
+    /// As [`Model::settle`], for a task that did not end well. All that it used is charged, but tells nothing
+    /// of what one that does uses.
+    pub(crate) fn settle_unfinished(&mut self, charged: u64, used: u64) {
+        self.refund(charged);
+        self.pass += self.virtual_time(used);
+    }
+
     /// Takes an advance charge back.
     pub(crate) fn refund(&mut self, charged: u64) {
         self.pass = self.pass.saturating_sub(self.virtual_time(charged));

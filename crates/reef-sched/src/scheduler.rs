@@ -200,7 +200,7 @@ impl Scheduler {
         if lane == 1 {
             match usage.service {
                 Some(_) => model.settle(charged, usage.cu_time.0),
-                None => model.refund(charged.saturating_sub(usage.cu_time.0)),
+                None => model.settle_unfinished(charged, usage.cu_time.0),
             }
         }
         if let Some(service) = usage.service {

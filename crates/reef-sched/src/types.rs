@@ -163,7 +163,8 @@ pub enum Cancelled {
 /// What a task used, as the device reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Compute-unit time of its finished blocks: what best-effort models are charged.
+    /// Compute-unit time that best-effort models are charged: of its finished blocks, and if it did not end
+    /// well of all others, too. Who finishes does not pay for work that was thrown away for others' sake.
     pub cu_time: Nanos,
     /// First block to last, if it ran to its end: what deadlines are checked with.
     pub service: Option<Nanos>,

@@ -219,6 +219,31 @@ fn weights_share_the_device_by_its_time() {
     );
 }
 
+/// However a task ends, its model pays for what it used: one whose tasks never end well gets its share, not
+/// the device.
+#[test]
+fn a_model_whose_tasks_never_end_well_pays_for_them() {
+    check(
+        "0 model bad be
+         0 model good be
+         0 slots 1
+         0 submit bad b1
+         0 submit bad b2
+         0 submit bad b3
+         0 submit good g1
+         0 submit good g2
+         10 done b1 cu=10
+         20 done g1 cu=10 service=10
+         50 done b2 cu=30
+         60 done g2 cu=10 service=10",
+        "0 ns: start b1 be
+         10 ns: start g1 be
+         20 ns: start b2 be
+         50 ns: start g2 be
+         60 ns: start b3 be",
+    );
+}
+
 #[test]
 fn an_idle_model_banks_no_credit() {
     check(
