@@ -1,21 +1,11 @@
-//! Own readings of ONNX operators, where tract's would lose precision or structure.
-//!
-//! `BatchNormalization` with constant parameters becomes one typed operator that keeps scale and shift in
-//! double precision, so that folding it into a convolution rounds once.
+//! `BatchNormalization` with constant parameters: one typed operator that keeps scale and shift in double
+//! precision, so that folding it into a convolution rounds once.
 
-use tract_onnx::model::{Onnx, ParsingContext};
+use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, Solver, TensorProxy};
 use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
-
-/// tract's ONNX reader with our operators in it. Shapes that the file claims for intermediate values are not
-/// believed: they may be those of another specialisation.
-pub(crate) fn onnx() -> Onnx {
-    let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
-    onnx.op_register.insert("BatchNormalization", batch_norm);
-    onnx
-}
 
 /// `x·scale + shift` by channel (axis 1), with f64 parameters of shape `[C]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +98,11 @@ impl Expansion for BatchNorm {
     }
 }
 
-fn batch_norm(_: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+/// The reader.
+pub(super) fn batch_norm(
+    _: &ParsingContext,
+    node: &NodeProto,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     if node.get_attr_opt::<i64>("training_mode")?.unwrap_or(0) != 0 {
         bail!("BatchNormalization in training mode is not supported");
     }
