@@ -48,6 +48,10 @@ pub const PLANS_PER_MODEL_MAX: usize = 64;
 /// Poll period that kernels must keep on a CPU, in nanoseconds.
 pub const POLL_PERIOD_CPU_NS: u64 = 10_000;
 
+/// The longest block that the compiler aims at on a CPU, in nanoseconds: what more urgent work waits for
+/// where a block can be neither killed nor stopped.
+pub const BLOCK_CPU_NS_MAX: u64 = 200_000;
+
 /// Bytes of one HTTP request body, unless the operator says otherwise.
 pub const BODY_BYTES_DEFAULT: usize = 256 << 20;
 

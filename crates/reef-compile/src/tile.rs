@@ -5,14 +5,15 @@
 //! least when t of a block is lost at the end. The cut never changes results: kernels sum in an order
 //! that their specification fixes.
 
+use reef_base::limits::BLOCK_CPU_NS_MAX;
 use reef_plan::{Isa, Target};
 
 /// Time lost per block: claiming it, setting up, a cold start of the pipeline.
 const BLOCK_OVERHEAD_NS: f64 = 500.0;
 /// Shortest block that is worth it.
 const BLOCK_NS_MIN: f64 = 5_000.0;
-/// Longest block: what a more urgent kernel waits for when it cannot kill.
-const BLOCK_NS_MAX: f64 = 200_000.0;
+/// Longest block.
+const BLOCK_NS_MAX: f64 = BLOCK_CPU_NS_MAX as f64;
 /// Share of a block that is lost at the end of a stage, because compute units are disturbed or start late.
 const TAIL_LOSS: f64 = 0.2;
 /// Share of the lesser of arithmetic and operand traffic that does not hide behind the other.

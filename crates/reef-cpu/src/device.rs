@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use reef_base::limits::{BOARD_SLOTS_MAX, CUS_MAX, POLL_PERIOD_CPU_NS};
+use reef_base::limits::{BLOCK_CPU_NS_MAX, BOARD_SLOTS_MAX, CUS_MAX, POLL_PERIOD_CPU_NS};
 use reef_base::{AlignedBytes, MonotonicClock, Nanos, TaskId, TaskKey};
 use reef_device::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io, Kill, LoadedPlan,
@@ -17,7 +17,7 @@ use reef_plan::{DeviceKind, Plan, Target};
 
 use crate::board::bits;
 use crate::board::word::Reason;
-use crate::companion::Crew;
+use crate::companion::{Crew, GRACE};
 use crate::events::Recorder;
 use crate::executor::Executor;
 use crate::gate::Gate;
@@ -30,6 +30,11 @@ use crate::thread::{Placement, spawn};
 /// From `submit` until no less urgent block starts where it must not: a store seen by other cores, and a
 /// block that was being started meanwhile and looks at the poll word before it runs.
 const PROPAGATION: Nanos = Nanos(2_000);
+
+/// Host kernels are stopped within microseconds, but for the grace; other kernels that must not be killed run
+/// to the end of their block.
+const NEVER_MAX: Nanos = Nanos(BLOCK_CPU_NS_MAX);
+const _: () = assert!(GRACE.0 < NEVER_MAX.0);
 
 /// Threads of this machine as a device.
 pub struct CpuDevice {
@@ -78,6 +83,7 @@ impl CpuDevice {
             cus,
             kill: Kill::AtPollPoints,
             poll_period: Nanos(POLL_PERIOD_CPU_NS),
+            never_max: NEVER_MAX,
             propagation: PROPAGATION,
             slots,
             slots_real_time: reserved,

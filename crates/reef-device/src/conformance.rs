@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reef_base::{Class, Nanos, Rng, TaskId, TaskKey};
-use reef_plan::{Plan, SyntheticStage, Target, synthetic_output, synthetic_plan};
+use reef_plan::{
+    Kernel, Plan, PlanParts, Restart, Stage, SyntheticStage, Target, WeightStore, synthetic_output,
+    synthetic_plan,
+};
 
 use crate::contract::{
     Completion, Device, DeviceCounters, DeviceError, Io, Kill, LoadedPlan, Outcome, RejectReason,
@@ -36,6 +39,7 @@ macro_rules! conformance_suite {
             urgent_tasks_end_first,
             reset_kills_and_wait_does_not,
             a_narrow_stage_disturbs_few_units,
+            what_must_not_be_killed_is_refused_or_runs_to_its_end,
             finished_blocks_are_not_run_again,
             sequential_runs_to_the_end,
             rt_only_refuses_best_effort,
@@ -243,6 +247,55 @@ pub fn reset_kills_and_wait_does_not(harness: &dyn Harness) {
         assert_eq!(completions[0].counters.kills_caused, victim.counters.blocks_killed);
         assert_eq!(rig.device.counters().blocks_killed, victim.counters.blocks_killed);
     }
+}
+
+/// Blocks of [`Restart::Never`]: a device that stops what runs wherever it is refuses them, with the reason;
+/// on others they run to their end, at most as long as the device states if the plan keeps to it.
+pub fn what_must_not_be_killed_is_refused_or_runs_to_its_end(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 1, Scheme::Reset);
+    let capabilities = rig.device.capabilities();
+    let polls = capabilities.never_max.0 / 5_000;
+    let stages = [SyntheticStage { blocks: 2, polls: polls as u32, poll_ns: 5_000 }; 3];
+    let safe = synthetic_plan("never", capabilities.target, 1, &stages).expect("a valid plan");
+    let plan = Arc::new(never_killed(&safe));
+    let loaded = match rig.device.load(plan.clone()) {
+        Ok(loaded) => loaded,
+        Err(DeviceError::Unsupported { .. }) => return,
+        Err(error) => panic!("the plan is refused for another reason: {error}"),
+    };
+    assert!(
+        capabilities.never_max > Nanos::ZERO,
+        "a device that takes such plans states how long a block is"
+    );
+    rig.plans.push((plan, loaded));
+    let short = rig.load(2, &SHORT);
+    rig.submit(0, best_effort(0), 0);
+    rig.until_blocks(1);
+    rig.submit(short, real_time(0), 1);
+    for completion in rig.complete(2) {
+        rig.check_output(if completion.token == 0 { 0 } else { short }, &completion);
+        assert_eq!(completion.counters.blocks_killed, 0);
+    }
+}
+
+/// `plan` with kernels that must not be killed.
+fn never_killed(plan: &Plan) -> Plan {
+    let never = |kernel: &Kernel| Kernel { restart: Restart::Never, ..kernel.clone() };
+    let kernels = |stage: &Stage| {
+        plan.kernels()[stage.kernels.start as usize..stage.kernels.end as usize].iter().map(never).collect()
+    };
+    let parts = PlanParts {
+        name: plan.name().into(),
+        target: plan.target(),
+        inputs: plan.inputs().to_vec(),
+        outputs: plan.outputs().to_vec(),
+        weights: vec![],
+        store: Arc::new(WeightStore::new()),
+        host_kernels: vec![],
+        stages: plan.stages().iter().map(kernels).collect(),
+        arena_bytes: plan.arena_bytes(),
+    };
+    Plan::new(parts).expect("as valid as before")
 }
 
 /// Promise 1: a stage of one block kills at most one block where blocks are killed one by one.

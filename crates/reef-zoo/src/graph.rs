@@ -127,6 +127,16 @@ pub(crate) fn int(name: &str, value: i64) -> AttributeProto {
     }
 }
 
+/// An attribute that is a word.
+pub(crate) fn text(name: &str, value: &str) -> AttributeProto {
+    AttributeProto {
+        name: name.to_string(),
+        s: Some(value.to_string()),
+        r#type: attribute_type::STRING,
+        ..AttributeProto::default()
+    }
+}
+
 /// An attribute that is a list of extents or axes.
 pub(crate) fn ints(name: &str, values: &[usize]) -> AttributeProto {
     let values: Vec<i64> = values.iter().map(|value| *value as i64).collect();

@@ -9,6 +9,12 @@
 //! | DistilBERT | `distilbert` | 66,362,880 | 128 tokens | no task head |
 //! | ResNet-18 | `resnet18` | 11,689,512 | 3×224×224 | – |
 //! | Control | `control` | 629,704 | 3×64×64 | our own policy network: 8 layers, 27 MFLOP |
+//! | LSTM | `lstm` | 2,101,248 | 400×512 | one recurrent layer |
+//! | Upscale | `upscale` | 0 | 32×256×256 | one cubic Resize by two |
+//!
+//! The last two are probes, for workloads: one operator in one long piece that nothing can interrupt from
+//! inside. They are asked for by name. LSTM reads `input` f32 `[S,N,512]` and gives `output` f32
+//! `[S,1,N,512]`, Upscale reads `[N,32,256,256]` and gives `[N,32,512,512]`.
 //!
 //! Image networks read `input` f32 `[N,3,H,W]` and give `logits` f32 `[N,1000]`, Control `action` f32 `[N,8]`
 //! in −1..1. DistilBERT reads `input_ids` and `attention_mask`, i64 `[N,S]`, and gives `last_hidden_state`
@@ -68,6 +74,10 @@ pub enum Model {
     Resnet18,
     /// A small policy network for control loops: five convolutions, three dense layers.
     Control,
+    /// A probe: one recurrent layer.
+    Lstm,
+    /// A probe: one cubic Resize.
+    Upscale,
 }
 
 /// Why a model was not built or written.
@@ -115,7 +125,7 @@ pub fn write(model: Model, variant: &Variant, path: &Path) -> Result<(), ZooErro
 }
 
 impl Model {
-    /// All of them.
+    /// All networks.
     pub const ALL: [Model; 7] = [
         Model::Resnet152,
         Model::Densenet201,
@@ -125,6 +135,9 @@ impl Model {
         Model::Resnet18,
         Model::Control,
     ];
+
+    /// The probes: models of one operator.
+    pub const PROBES: [Model; 2] = [Model::Lstm, Model::Upscale];
 
     /// The name on a command line and of a file.
     pub const fn name(self) -> &'static str {
@@ -136,6 +149,8 @@ impl Model {
             Model::Distilbert => "distilbert",
             Model::Resnet18 => "resnet18",
             Model::Control => "control",
+            Model::Lstm => "lstm",
+            Model::Upscale => "upscale",
         }
     }
 
@@ -161,7 +176,7 @@ impl Model {
     }
 
     fn names() -> String {
-        Self::ALL.map(Model::name).join(", ")
+        [Self::ALL.map(Model::name).join(", "), Self::PROBES.map(Model::name).join(", ")].join(", ")
     }
 
     fn graph(self, variant: &Variant) -> Result<Graph, ZooError> {
@@ -182,7 +197,7 @@ impl FromStr for Model {
     type Err = ZooError;
 
     fn from_str(name: &str) -> Result<Self, ZooError> {
-        let found = Self::ALL.into_iter().find(|model| model.name() == name);
+        let found = Self::ALL.into_iter().chain(Self::PROBES).find(|model| model.name() == name);
         found.ok_or_else(|| ZooError::UnknownModel { name: name.to_string() })
     }
 }

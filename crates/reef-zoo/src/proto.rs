@@ -68,6 +68,8 @@ pub(crate) struct AttributeProto {
     pub f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
+    #[prost(string, optional, tag = "4")]
+    pub s: Option<String>,
     #[prost(message, optional, tag = "5")]
     pub t: Option<TensorProto>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
@@ -80,6 +82,7 @@ pub(crate) struct AttributeProto {
 pub(crate) mod attribute_type {
     pub(crate) const FLOAT: i32 = 1;
     pub(crate) const INT: i32 = 2;
+    pub(crate) const STRING: i32 = 3;
     pub(crate) const TENSOR: i32 = 4;
     pub(crate) const INTS: i32 = 7;
 }

@@ -19,7 +19,7 @@ pub enum Shapes {
         /// Extent of the first axis of every input and output.
         batch: usize,
     },
-    /// The batch is the symbol `batch`; for text models the length is the symbol `sequence`.
+    /// The batch is the symbol `batch`; for models of sequences the length is the symbol `sequence`.
     Dynamic,
 }
 
@@ -36,7 +36,7 @@ pub struct Variant {
     /// Control, and of VGG-19 below 224, is as large as it makes the features; the other networks keep their
     /// parameters.
     pub image_size: Option<usize>,
-    /// Tokens in a sequence, where not the default of `size`. Only for static shapes.
+    /// Tokens or steps in a sequence, where not the default of `size`. Only for static shapes.
     pub sequence: Option<usize>,
 }
 
@@ -96,10 +96,10 @@ impl Variant {
     /// Refuses what no model can be built with; each network checks its own resolution.
     pub(crate) fn check(&self, model: Model) -> Result<(), ZooError> {
         let refuse = |why: &str| Err(ZooError::Variant { model, why: why.to_string() });
-        let text = model == Model::Distilbert;
+        let text = matches!(model, Model::Distilbert | Model::Lstm);
         match self {
             Variant { shapes: Shapes::Static { batch: 0 }, .. } => refuse("a batch of 0"),
-            Variant { image_size: Some(_), .. } if text => refuse("an image size for a text model"),
+            Variant { image_size: Some(_), .. } if text => refuse("an image size for a model of sequences"),
             Variant { sequence: Some(_), .. } if !text => refuse("a sequence length for an image model"),
             Variant { sequence: Some(_), shapes: Shapes::Dynamic, .. } => {
                 refuse("a sequence length beside a symbolic one")

@@ -251,7 +251,7 @@ impl DisbOptions {
     pub fn variant(&self, model: Model) -> Variant {
         let full = Variant::full();
         match (self.small, model) {
-            (false, _) | (true, Model::Control) => full,
+            (false, _) | (true, Model::Control | Model::Lstm | Model::Upscale) => full,
             (true, Model::InceptionV3) => full.image_size(75),
             (true, Model::Distilbert) => full.sequence(8),
             (true, _) => full.image_size(32),

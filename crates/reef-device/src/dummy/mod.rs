@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reef_base::{Nanos, TaskId, TaskKey};
-use reef_plan::{DeviceKind, Isa, KernelSpec, Plan, Target};
+use reef_plan::{DeviceKind, Isa, KernelSpec, Plan, Restart, Target};
 
 use crate::contract::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, LoadedPlan, RejectReason,
@@ -86,6 +86,7 @@ impl DummyDevice {
             cus: options.cus,
             kill: Kill::RunningWaves,
             poll_period: Nanos::ZERO,
+            never_max: Nanos::ZERO,
             propagation: options.reset_latency,
             slots: options.slots,
             slots_real_time: options.slots_real_time,
@@ -135,6 +136,11 @@ impl Device for DummyDevice {
         }
         if let Some(kernel) = plan.kernels().iter().find(|k| !matches!(k.spec, KernelSpec::Synthetic(_))) {
             let reason = format!("kernel {} is not synthetic", kernel.name);
+            return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
+        }
+        if let Some(kernel) = plan.kernels().iter().find(|kernel| kernel.restart == Restart::Never) {
+            let reason =
+                format!("kernel {} must not be killed, and a reset kills all that runs", kernel.name);
             return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
         }
         if plan.stages().iter().any(|stage| stage.kernels.len() > 1) {

@@ -4,6 +4,7 @@ mod control;
 mod densenet;
 mod distilbert;
 mod inception;
+mod probes;
 mod resnet;
 mod vgg;
 
@@ -21,6 +22,8 @@ pub(crate) fn build(model: Model, variant: &Variant, graph: &mut Graph) -> Resul
         Model::InceptionV3 => inception::build(variant, graph),
         Model::Distilbert => distilbert::build(variant, graph),
         Model::Control => control::build(variant, graph),
+        Model::Lstm => probes::lstm(variant, graph),
+        Model::Upscale => probes::upscale(variant, graph),
     }
 }
 

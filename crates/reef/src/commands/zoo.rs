@@ -1,7 +1,7 @@
 //! `reef zoo`: writes the benchmark models.
 
 use anyhow::{Context, Result, anyhow, bail};
-use reef_zoo::{Model, Variant};
+use reef_zoo::{Model, Variant, ZooError};
 
 use crate::cli::ZooArgs;
 use crate::output::say;
@@ -30,13 +30,5 @@ fn chosen(names: &[String]) -> Result<Vec<Model>> {
     if names.is_empty() {
         return Ok(Model::ALL.to_vec());
     }
-    names
-        .iter()
-        .map(|name| {
-            Model::ALL.into_iter().find(|model| model.name() == name).ok_or_else(|| {
-                let all: Vec<&str> = Model::ALL.iter().map(|model| model.name()).collect();
-                anyhow!("no model '{name}'; there are {}", all.join(", "))
-            })
-        })
-        .collect()
+    names.iter().map(|name| name.parse().map_err(|error: ZooError| anyhow!(error))).collect()
 }
