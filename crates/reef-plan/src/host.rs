@@ -1,7 +1,8 @@
 //! Host kernels: regions of a graph that no native kernel computes.
 //!
-//! A host kernel is one block, runs to its end once started (it is not preemptible) and is exempt from
-//! the poll and allocation rules. Its state is made per task slot, so that tasks do not share any.
+//! A host kernel is one block that neither polls nor may be killed and run again, so a device that preempts
+//! has to stop it from outside and let it go on later. It is exempt from the poll and allocation rules. Its
+//! state is made per task slot, so that tasks do not share any.
 
 use std::fmt;
 

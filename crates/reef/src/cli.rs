@@ -8,7 +8,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reef_bench::disb::options::Rate;
 use reef_bench::disb::workload::{RATE_MAX_HZ, RATE_MIN_HZ};
-use reef_device::Scheme;
+use reef_device::{Padding, Scheme};
 
 /// Every run's latency is kept: this many take 800 MB.
 const REPEAT_MAX: u64 = 100_000_000;
@@ -64,6 +64,9 @@ pub struct DeviceArgs {
     #[arg(long, default_value_t = reef_base::limits::NICE_BACKGROUND, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub nice: i32,
+    /// Which blocks may run on compute units that a more urgent stage leaves idle.
+    #[arg(long, value_name = "preemptible|fitting", default_value_t = Padding::default())]
+    pub padding: Padding,
     /// Memory for the arenas of running tasks, in MiB; by default half of the machine's. A model or shape
     /// that needs more is refused.
     #[arg(long, value_name = "MIB")]

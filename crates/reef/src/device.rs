@@ -13,8 +13,8 @@ pub fn start(args: &DeviceArgs, scheme: Scheme) -> Result<Arc<dyn Device>> {
     match args.device {
         DeviceName::Cpu => {
             let memory_bytes = memory_bytes(args);
-            let (cus, nice) = (args.cus, args.nice);
-            let options = CpuOptions { cus, nice, scheme, memory_bytes, ..CpuOptions::default() };
+            let (cus, nice, padding) = (args.cus, args.nice, args.padding);
+            let options = CpuOptions { cus, nice, scheme, padding, memory_bytes, ..CpuOptions::default() };
             let device = CpuDevice::start(options).context("cannot start the CPU device")?;
             for warning in device.warnings() {
                 tracing::warn!("{warning}");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use reef_base::Nanos;
 use reef_compile::{CompileOptions, InspectReport};
 use reef_device::Scheme;
 use reef_graph::{Graph, Shape};
@@ -43,8 +44,9 @@ pub fn compile(declared: &Declared, shapes: &[(String, Shape)], target: Target) 
 pub fn run(args: &InspectArgs) -> Result<()> {
     let declared = loader::read(&args.model)?;
     let shapes = declared.shapes(&args.dims)?;
-    let target = device::start(&args.device, Scheme::Reset)?.capabilities().target;
-    let compiled = compile(&declared, &shapes, target)?;
+    let device = device::start(&args.device, Scheme::Reset)?;
+    let capabilities = device.capabilities();
+    let compiled = compile(&declared, &shapes, capabilities.target)?;
     if args.json {
         say!("{:#}", to_json(&compiled));
         return Ok(());
@@ -56,12 +58,12 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         say!("{}", compiled.plan.to_string().trim_end());
     }
     if !args.graph && !args.plan {
-        print(&compiled);
+        print(&compiled, capabilities.never_max);
     }
     Ok(())
 }
 
-fn print(compiled: &Compiled) {
+fn print(compiled: &Compiled, never_max: Nanos) {
     let plan = &compiled.plan;
     say!("plan {} for {}", plan.hash(), plan.target());
     for (kind, specs) in [("input", plan.inputs()), ("output", plan.outputs())] {
@@ -93,7 +95,11 @@ fn print(compiled: &Compiled) {
     let host: Vec<&str> = plan.host_kernels().iter().map(|kernel| kernel.name()).collect();
     match host.is_empty() {
         true => say!("every operator runs natively"),
-        false => say!("host kernels (one block, not preemptible): {}", host.join("; ")),
+        false => say!(
+            "host kernels (one block each; stopped for more urgent work, which waits {:.1} ms at most): {}",
+            never_max.0 as f64 / 1e6,
+            host.join("; ")
+        ),
     }
     say!("{:>5} {:>12} {:>7} {:>8} {:>10}  computes", "stage", "kernel", "blocks", "restart", "MFLOP");
     for (index, stage) in plan.stages().iter().enumerate() {
