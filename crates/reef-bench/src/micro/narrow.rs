@@ -116,7 +116,7 @@ impl Case {
     }
 
     fn play(&self, bench: &Bench<'_>, rig: &Rig, clients: Vec<RunClient>) -> Result<Played, BenchError> {
-        let measured = bench.shorter(Duration::from_secs(4));
+        let measured = bench.shorter(Duration::from_secs(2));
         let warm_up = measured / 8;
         let run = Run { clients, warm_up, measured, cool_down: COOL_DOWN, grace: GRACE };
         let busy = || rig.engine.device().counters().busy;
