@@ -284,10 +284,12 @@ impl Core {
     pub(crate) fn complete(&mut self, now: Nanos, completion: Completion, out: &mut Vec<Delivery>) {
         let id = RequestId(completion.token);
         let done = completion.outcome == Outcome::Done;
-        let service = completion.first_block.filter(|_| done).map(|first| completion.finished - first);
+        let ran = completion.first_block.map(|first| completion.finished - first);
+        let stopped = completion.outcome == Outcome::Cancelled;
+        let (service, stopped_after) = (ran.filter(|_| done), ran.filter(|_| stopped));
         let counters = &completion.counters;
         let thrown_away = if done { Nanos::ZERO } else { counters.wasted_time };
-        let usage = Usage { cu_time: counters.cu_time + thrown_away, service };
+        let usage = Usage { cu_time: counters.cu_time + thrown_away, service, stopped_after };
         let Some(ended) = self.sched.on_complete(now, id, usage) else {
             tracing::error!(task = completion.task.0, "the device completed an unknown task");
             return;

@@ -6,7 +6,7 @@ use reef_base::{Class, Nanos, TaskKey};
 use crate::heap::{Item, Order};
 use crate::model::lane;
 use crate::scheduler::{RANKS, Scheduler, rank, real_time_key};
-use crate::table::State;
+use crate::table::{Admitted, State};
 use crate::types::{Action, CancelReason, Drain, ModelId, Refusal, Request};
 
 impl Scheduler {
@@ -30,15 +30,12 @@ impl Scheduler {
     }
 
     /// Refuses a request whose deadline has passed or, by what was measured, cannot be met behind the work
-    /// that goes before it. `order` is its place in the queue.
-    pub(crate) fn check_deadline(
-        &mut self,
-        now: Nanos,
-        request: &Request,
-        order: Order,
-        expected: Nanos,
-    ) -> Result<(), Refusal> {
-        let Some(deadline) = request.deadline else { return Ok(()) };
+    /// that goes before it, unless it is to be a probe. `order` is its place in the queue.
+    pub(crate) fn admit(&mut self, now: Nanos, request: &Request, order: Order) -> Result<Admitted, Refusal> {
+        let measured = &self.model(request.model).service[usize::from(request.plan)];
+        let (expected, epoch) = (measured.get(), measured.epoch());
+        let admitted = Admitted { expected, probe: false, epoch };
+        let Some(deadline) = request.deadline else { return Ok(admitted) };
         if deadline <= now {
             return Err(Refusal::DeadlinePassed);
         }
@@ -47,17 +44,29 @@ impl Scheduler {
         let urgent: u64 = (0..own).map(|rank| self.queued_ns[rank] + self.board_ns[rank]).sum();
         let running = urgent.saturating_add(self.board_ns[own]);
         let progress = now.since(self.progress_at[lane(request.class)]).0;
-        let needed = |queued: u64| Nanos(running.saturating_add(queued).saturating_sub(progress)) + expected;
+        let before = |queued: u64| Nanos(running.saturating_add(queued).saturating_sub(progress));
         // All of its level is more than what goes before it: mostly enough to know.
-        if expected == Nanos::ZERO || needed(self.queued_ns[own]) <= left {
-            return Ok(());
+        if expected == Nanos::ZERO || before(self.queued_ns[own]) + expected <= left {
+            return Ok(admitted);
         }
-        let needed = needed(self.queued_before(request, order));
-        if needed <= left {
-            return Ok(());
+        let before = before(self.queued_before(request, order));
+        if before + expected <= left {
+            return Ok(admitted);
         }
-        self.note_refusal(request);
-        Err(Refusal::DeadlineUnreachable { needed, left })
+        if self.begin_probe(now, request, left - before) {
+            return Ok(Admitted { expected: Nanos::ZERO, probe: true, epoch });
+        }
+        Err(Refusal::DeadlineUnreachable { needed: before + expected, left })
+    }
+
+    /// Whether a request that the estimate of its plan refuses becomes a probe.
+    fn begin_probe(&mut self, now: Nanos, request: &Request, left: Nanos) -> bool {
+        let measured = &mut self.model_mut(request.model).service[usize::from(request.plan)];
+        let probes = measured.may_probe(now, left);
+        if probes {
+            measured.probe_begins();
+        }
+        probes
     }
 
     /// Expected service time of queued requests of the same level that go before `order`. Among best-effort
@@ -70,10 +79,6 @@ impl Scheduler {
         let before = |item: &&Item| item.order < order && real_time_rank_of(item.order) == own;
         let items = self.models.iter().flatten().flat_map(|model| model.real_time.items());
         items.filter(before).map(|item| self.table.get(item.slot).expected).sum()
-    }
-
-    fn note_refusal(&mut self, request: &Request) {
-        self.model_mut(request.model).service[usize::from(request.plan)].refused();
     }
 
     /// A queued request of a model that refuses, or one that was given up.
@@ -113,16 +118,28 @@ impl Scheduler {
 
     fn next_start(&mut self, now: Nanos) -> Option<Action> {
         let slot = self.next_real_time().or_else(|| self.next_best_effort())?;
-        let entry = self.table.get(slot);
-        let (request, expected) = (entry.request, Nanos(entry.expected));
-        if let Some(deadline) = request.deadline
-            && now + expected > deadline
-        {
-            self.note_refusal(&request);
-            let left = deadline.since(now);
-            return Some(self.refuse(slot, Refusal::DeadlineUnreachable { needed: expected, left }));
+        if let Some(why) = self.too_late(now, slot) {
+            return Some(self.refuse(slot, why));
         }
+        let request = self.table.get(slot).request;
         Some(self.start(now, slot, request))
+    }
+
+    /// Why a request must not start, if so: by what is known now it would be stopped before its end.
+    fn too_late(&mut self, now: Nanos, slot: u32) -> Option<Refusal> {
+        let entry = self.table.get(slot);
+        let left = entry.request.deadline?.since(now);
+        let (request, epoch) = (entry.request, entry.epoch);
+        let measured = &self.model(request.model).service[usize::from(request.plan)];
+        let needed = if measured.epoch() == epoch { measured.get() } else { Nanos(entry.expected) };
+        if entry.probe || needed <= left {
+            return None;
+        }
+        if measured.epoch() == epoch && self.begin_probe(now, &request, left) {
+            self.table.get_mut(slot).probe = true;
+            return None;
+        }
+        Some(Refusal::DeadlineUnreachable { needed, left })
     }
 
     fn start(&mut self, now: Nanos, slot: u32, request: Request) -> Action {
@@ -144,6 +161,7 @@ impl Scheduler {
         }
         let entry = self.table.get_mut(slot);
         entry.state = State::OnBoard;
+        entry.started = now;
         entry.charged = charged;
         self.board_ns[rank(request.class)] += entry.expected;
         // Time in the queue is over; the deadline still counts.

@@ -30,7 +30,7 @@ mod scheduler;
 mod table;
 mod types;
 
-pub use estimate::SAMPLES_MIN;
+pub use estimate::{PROBE_AFTER, PROBE_RARITY, SAMPLES_MIN};
 pub use scheduler::Scheduler;
 pub use types::{
     Action, CancelReason, Cancelled, Drain, Ended, ModelId, ModelOptions, Refusal, Request, RequestId,

@@ -146,10 +146,9 @@ impl Scheduler {
         if model.queue(request.class).len() >= model.options.queue_len {
             return Err(Refusal::QueueFull);
         }
-        let expected = model.service[usize::from(request.plan)].get();
         let order = self.next_order(&request);
-        self.check_deadline(now, &request, order, expected)?;
-        let slot = self.table.insert(request, order, expected.0);
+        let admitted = self.admit(now, &request, order)?;
+        let slot = self.table.insert(request, order, admitted);
         self.enqueue(slot);
         let expiry = [request.deadline, request.queue_until].into_iter().flatten().min();
         self.set_timer(slot, expiry);
@@ -203,8 +202,16 @@ impl Scheduler {
                 None => model.settle_unfinished(charged, usage.cu_time.0),
             }
         }
-        if let Some(service) = usage.service {
-            model.service[usize::from(entry.request.plan)].record(service);
+        let measured = &mut model.service[usize::from(entry.request.plan)];
+        if measured.epoch() == entry.epoch {
+            if entry.probe {
+                measured.probe_ends(now, entry.request.deadline.unwrap_or(Nanos::MAX).since(entry.started));
+            }
+            match (usage.service, usage.stopped_after) {
+                (Some(service), _) => measured.record(now, service),
+                (None, Some(ran)) => measured.record_stopped(ran),
+                (None, None) => {}
+            }
         }
         Some(Ended { request: entry.request, cancel: entry.cancel })
     }
@@ -215,10 +222,11 @@ impl Scheduler {
         self.retry_at.iter().flatten().copied().chain(timer).min()
     }
 
-    /// Forgets what was measured for a plan; its number will name another one.
+    /// Forgets what was measured for a plan; its number names another one in requests submitted from now on.
+    /// Those submitted before keep what was expected of them, and measure nothing.
     pub fn reset_plan(&mut self, id: ModelId, plan: u16) {
         if let Some(Some(model)) = self.models.get_mut(id.index()) {
-            model.service[usize::from(plan)] = Default::default();
+            model.service[usize::from(plan)].reset();
         }
     }
 
@@ -299,7 +307,13 @@ impl Scheduler {
     pub(crate) fn drop_queued(&mut self, slot: u32) {
         self.dequeue(slot);
         self.set_timer(slot, None);
-        self.table.remove(slot);
+        let entry = self.table.remove(slot);
+        if entry.probe {
+            let measured = &mut self.model_mut(entry.request.model).service[usize::from(entry.request.plan)];
+            if measured.epoch() == entry.epoch {
+                measured.probe_dropped();
+            }
+        }
     }
 
     /// (Re)places or takes away a request's timer.

@@ -13,6 +13,15 @@ pub(crate) enum State {
     OnBoard,
 }
 
+/// On what terms a request is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Admitted {
+    /// The service time to count for it.
+    pub(crate) expected: Nanos,
+    pub(crate) probe: bool,
+    pub(crate) epoch: u32,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     pub(crate) generation: u32,
@@ -25,6 +34,12 @@ pub(crate) struct Entry {
     pub(crate) timer_at: u32,
     /// The service time counted for it in the backlog.
     pub(crate) expected: u64,
+    /// The epoch of its plan's number.
+    pub(crate) epoch: u32,
+    /// Whether its plan's estimate refuses it and it runs to see.
+    pub(crate) probe: bool,
+    /// When it started.
+    pub(crate) started: Nanos,
     /// Compute-unit time charged in advance.
     pub(crate) charged: u64,
     pub(crate) cancel: Option<CancelReason>,
@@ -47,7 +62,7 @@ impl Table {
         self.live
     }
 
-    pub(crate) fn insert(&mut self, request: Request, order: Order, expected: u64) -> u32 {
+    pub(crate) fn insert(&mut self, request: Request, order: Order, admitted: Admitted) -> u32 {
         let slot = match self.free {
             Some(slot) => slot,
             None => self.push_free(),
@@ -56,7 +71,9 @@ impl Table {
         let State::Free(next) = entry.state else { unreachable!("the free list holds free slots") };
         self.free = (next != ABSENT).then_some(next);
         self.live += 1;
-        *entry = Entry { request, order, expected, ..blank(entry.generation, State::Queued) };
+        let Admitted { expected, probe, epoch } = admitted;
+        let expected = expected.0;
+        *entry = Entry { request, order, expected, epoch, probe, ..blank(entry.generation, State::Queued) };
         slot
     }
 
@@ -119,6 +136,9 @@ fn blank(generation: u32, state: State) -> Entry {
         queue_at: ABSENT,
         timer_at: ABSENT,
         expected: 0,
+        epoch: 0,
+        probe: false,
+        started: Nanos::ZERO,
         charged: 0,
         cancel: None,
     }

@@ -74,7 +74,7 @@ pub struct Request {
     /// Its model.
     pub model: ModelId,
     /// Which of the model's plans runs it, below [`limits::PLANS_PER_MODEL_MAX`]: service times are measured
-    /// per plan.
+    /// per plan. See [`crate::Scheduler::reset_plan`].
     pub plan: u16,
     /// Its class and level.
     pub class: Class,
@@ -168,6 +168,8 @@ pub struct Usage {
     pub cu_time: Nanos,
     /// First block to last, if it ran to its end: what deadlines are checked with.
     pub service: Option<Nanos>,
+    /// First block to its end, if it was stopped before it was done: its plan takes longer than that.
+    pub stopped_after: Option<Nanos>,
 }
 
 /// The end of a request that was on the board.

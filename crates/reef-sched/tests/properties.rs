@@ -109,7 +109,7 @@ impl World {
     fn complete(&mut self, nth: usize, service: u64) {
         let on_board = self.live.iter().filter(|(_, (at, _))| *at == At::OnBoard);
         if let Some(id) = on_board.map(|(&id, _)| id).nth(nth) {
-            let usage = Usage { cu_time: Nanos(service), service: Some(Nanos(service)) };
+            let usage = Usage { cu_time: Nanos(service), service: Some(Nanos(service)), ..Usage::default() };
             assert!(self.sched.on_complete(self.now, id, usage).is_some());
             assert!(self.sched.on_complete(self.now, id, usage).is_none(), "once");
             self.end(id);
@@ -278,7 +278,7 @@ fn saturate(weights: &[u32], seed: u64, load: u64, tasks: usize) -> (Vec<u64>, u
             Some(index) => used[index] += length,
             None => real_time += length,
         }
-        let usage = Usage { cu_time: Nanos(length), service: Some(Nanos(length)) };
+        let usage = Usage { cu_time: Nanos(length), service: Some(Nanos(length)), ..Usage::default() };
         sched.on_complete(now, id, usage).unwrap();
     }
     (used, real_time)

@@ -8,8 +8,8 @@ use reef_sched::{Action, Drain, ModelId, ModelOptions, Request, RequestId, Sched
 
 /// Runs a script and compares the actions. Lines are `TIME EVENT`:
 /// `model NAME CLASS [weight=N] [queue=N] [flight=N]`, `submit MODEL ID [CLASS] [deadline=T] [until=T]`,
-/// `done ID [cu=N] [service=N]`, `reject ID`, `cancel ID`, `drain MODEL finish|refuse`, `slots N`, `close`,
-/// `abandon`, `tick`. A board of 4 slots, 2 of them best-effort.
+/// `done ID [cu=N] [service=N] [stopped=N]`, `reject ID`, `cancel ID`, `drain MODEL finish|refuse`,
+/// `slots N`, `close`, `abandon`, `tick`. A board of 4 slots, 2 of them best-effort.
 fn check(script: &str, expected: &str) {
     let mut run = Run::new();
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -52,7 +52,8 @@ impl Run {
             "submit" => self.submit(now, &words, option),
             "done" => {
                 let service = option("service").map(Nanos);
-                let usage = Usage { cu_time: Nanos(option("cu").unwrap_or(0)), service };
+                let stopped_after = option("stopped").map(Nanos);
+                let usage = Usage { cu_time: Nanos(option("cu").unwrap_or(0)), service, stopped_after };
                 let ended = self.sched.on_complete(now, self.requests[words[2]], usage);
                 assert!(ended.is_some(), "{line}: not on the board");
             }
@@ -321,13 +322,12 @@ fn deadlines_that_cannot_be_met_are_refused_once_times_are_known() {
          13 submit a between deadline=212";
     let expected = "10 ns: no tight DeadlineUnreachable { needed: Nanos(100), left: Nanos(99) }
          10 ns: start first rt0
-         11 ns: no third DeadlineUnreachable { needed: Nanos(296), left: Nanos(289) }";
-    // Each refusal lowers the estimate by 1. `third` would wait behind `first`, which runs since 1 ns, and
-    // `second`.
+         11 ns: no third DeadlineUnreachable { needed: Nanos(299), left: Nanos(289) }";
+    // `third` would wait behind `first`, which runs since 1 ns, and `second`.
     let script = format!("0 model a rt0 flight=1\n{learn}{script}");
     let expected = format!(
         "{started}{expected}
-         13 ns: no between DeadlineUnreachable {{ needed: Nanos(293), left: Nanos(199) }}"
+         13 ns: no between DeadlineUnreachable {{ needed: Nanos(297), left: Nanos(199) }}"
     );
     check(&script, &expected);
 }
