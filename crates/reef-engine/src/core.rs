@@ -4,13 +4,14 @@
 //! lets go, and only then delivers ends to those who wait. Submitters, the completion thread and a
 //! simulator's step all come in this way; compute units never do. Nothing here reads a system clock or waits.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use reef_base::{Class, ModelKey, Nanos, TaskId};
 use reef_device::{Completion, Device, Outcome, RejectReason, Scheme};
 use reef_sched::{
-    Action, CancelReason, Cancelled, Drain, Ended, ModelId, ModelOptions, Refusal, Request, RequestId,
-    SchedOptions, Scheduler, Usage,
+    Account, Action, CancelReason, Cancelled, Drain, Ended, ModelId, ModelOptions, Refusal, Request,
+    RequestId, SchedOptions, Scheduler, Usage,
 };
 
 use crate::error::InferError;
@@ -75,6 +76,9 @@ pub(crate) struct Core {
     models: Vec<Option<Arc<ModelKey>>>,
     /// By the model's id.
     draining: Vec<bool>,
+    /// What models that were unloaded still owe, by their name: a model that is loaded again, in whichever
+    /// version, does not begin without debts.
+    accounts: HashMap<String, Account>,
     /// By the model's id: real-time, best-effort.
     stats: Vec<[ClassStats; 2]>,
     best_effort_slots: usize,
@@ -93,6 +97,7 @@ impl Core {
             pending: Vec::new(),
             models: Vec::new(),
             draining: Vec::new(),
+            accounts: HashMap::new(),
             stats: Vec::new(),
             best_effort_slots: options.best_effort_slots,
             armed: Nanos::ZERO,
@@ -125,7 +130,9 @@ impl Core {
 
     /// Adds a model to the books; `None` when there are too many.
     pub(crate) fn add_model(&mut self, key: Arc<ModelKey>, options: ModelOptions) -> Option<ModelId> {
-        let id = self.sched.add_model(options)?;
+        let account = self.accounts.get(&key.name).copied().unwrap_or_default();
+        let id = self.sched.add_model_again(options, account)?;
+        self.accounts.remove(&key.name);
         if self.stats.len() <= id.index() {
             self.stats.resize_with(id.index() + 1, Default::default);
             self.models.resize(id.index() + 1, None);
@@ -141,9 +148,14 @@ impl Core {
 
     /// Takes a model without requests off the books; false when it has some.
     pub(crate) fn remove_model(&mut self, id: ModelId) -> bool {
+        let account = self.sched.account(id);
         let removed = self.sched.remove_model(id);
-        if removed {
-            self.models[id.index()] = None;
+        if removed && let Some(key) = self.models[id.index()].take() {
+            let sched = &self.sched;
+            self.accounts.retain(|_, account| !sched.is_settled(account));
+            if !sched.is_settled(&account) {
+                self.accounts.insert(key.name.clone(), account);
+            }
         }
         removed
     }

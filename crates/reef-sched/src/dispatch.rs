@@ -151,12 +151,13 @@ impl Scheduler {
         self.on_board[lane] += 1;
         self.starts += 1;
         let key = real_time_key(&request).unwrap_or(TaskKey::best_effort(self.starts));
-        let virtual_now = self.virtual_now;
+        let (virtual_now, slots) = (self.virtual_now, self.options.best_effort_slots);
         let model = self.model_mut(request.model);
         model.on_board[lane] += 1;
-        let pass = model.pass();
-        let charged = if lane == 1 { model.charge() } else { 0 };
+        let mut charged = 0;
         if lane == 1 {
+            charged = model.charge(virtual_now, slots);
+            let pass = model.pass();
             self.virtual_now = virtual_now.max(pass);
         }
         let entry = self.table.get_mut(slot);
@@ -188,8 +189,9 @@ impl Scheduler {
             return None;
         }
         let waiting = |model: &&crate::model::Model| model.may_start() && model.best_effort.len() > 0;
-        let model = self.models.iter().flatten().filter(waiting).min_by_key(|model| model.pass())?;
-        model.best_effort.peek().map(|item| item.slot)
+        let heads = self.models.iter().flatten().filter(waiting);
+        let first = heads.filter_map(|model| Some((model.tag(), model.best_effort.peek()?)));
+        first.min_by_key(|(tag, item)| (*tag, item.order)).map(|(_, item)| item.slot)
     }
 
     /// What is kept in the books must agree with what is there. For tests: it is slow.

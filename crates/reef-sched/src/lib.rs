@@ -20,7 +20,7 @@
 //!
 //! Order: real-time before best-effort, by level, then earliest deadline first, requests without a deadline
 //! after those with one, by arrival. Best-effort models share by weight, charged by compute-unit time
-//! (start-time fair queueing: a model that was idle banks no credit); inside a model by arrival.
+//! (the module `model` has the rules); inside a model by arrival.
 
 mod dispatch;
 mod estimate;
@@ -31,6 +31,7 @@ mod table;
 mod types;
 
 pub use estimate::{PROBE_AFTER, PROBE_RARITY, SAMPLES_MIN};
+pub use model::{Account, TASK_CHARGE_MIN};
 pub use scheduler::Scheduler;
 pub use types::{
     Action, CancelReason, Cancelled, Drain, Ended, ModelId, ModelOptions, Refusal, Request, RequestId,

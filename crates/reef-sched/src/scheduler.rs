@@ -7,7 +7,7 @@
 use reef_base::{Class, Level, Nanos, TaskKey, limits};
 
 use crate::heap::{ABSENT, Heap, Item, Order};
-use crate::model::{Model, lane};
+use crate::model::{Account, Model, lane};
 use crate::table::{Entry, State, Table};
 use crate::types::{
     CancelReason, Cancelled, Drain, Ended, ModelId, ModelOptions, Refusal, Request, RequestId, SchedOptions,
@@ -38,8 +38,12 @@ pub struct Scheduler {
     pub(crate) progress_at: [Nanos; 2],
     /// Bit per real-time level that some model has.
     pub(crate) levels: u16,
-    /// Virtual time of the best-effort model chosen last.
+    /// Virtual time: the greatest pass of a best-effort model that something of was started.
     pub(crate) virtual_now: u128,
+    /// The greatest pass of all.
+    pass_max: u128,
+    /// Best-effort requests that wait or run.
+    best_effort_live: usize,
     /// The device gave a task of this lane back: nothing of it starts before this time or the next
     /// completion.
     pub(crate) retry_at: [Option<Nanos>; 2],
@@ -68,6 +72,8 @@ impl Scheduler {
             progress_at: [Nanos::ZERO; 2],
             levels: 0,
             virtual_now: 0,
+            pass_max: 0,
+            best_effort_live: 0,
             retry_at: [None; 2],
             closed: false,
             best_effort_abandoned: false,
@@ -79,6 +85,11 @@ impl Scheduler {
 
     /// Adds a model; `None` when there are [`limits::MODELS_MAX`]. Allocates everything that it will need.
     pub fn add_model(&mut self, options: ModelOptions) -> Option<ModelId> {
+        self.add_model_again(options, Account::default())
+    }
+
+    /// As [`Scheduler::add_model`], for a model that was there before and left this account.
+    pub fn add_model_again(&mut self, options: ModelOptions, account: Account) -> Option<ModelId> {
         let free = self.models.iter().position(Option::is_none);
         let index = match free {
             Some(index) => index,
@@ -88,12 +99,22 @@ impl Scheduler {
             }
             None => return None,
         };
-        self.models[index] = Some(Model::new(options));
+        self.models[index] = Some(Model::new(options, account, self.virtual_now));
         self.update_levels();
         let room = self.capacity();
         self.table.reserve(room - self.table.live().min(room));
         self.timers.reserve(room - self.timers.len().min(room));
         Some(ModelId(index as u32))
+    }
+
+    /// What a model owes; to be kept when it is removed and may come again, until [`Scheduler::is_settled`].
+    pub fn account(&self, id: ModelId) -> Account {
+        self.models.get(id.index()).and_then(Option::as_ref).map_or(Account::default(), Model::account)
+    }
+
+    /// Whether an account may be forgotten: nothing is left to pay.
+    pub fn is_settled(&self, account: &Account) -> bool {
+        account.is_settled(self.virtual_now)
     }
 
     /// Removes a model that has no requests left; false when it has.
@@ -149,6 +170,10 @@ impl Scheduler {
         let order = self.next_order(&request);
         let admitted = self.admit(now, &request, order)?;
         let slot = self.table.insert(request, order, admitted);
+        if !request.class.is_real_time() {
+            self.best_effort_live += 1;
+            self.wake(request.model);
+        }
         self.enqueue(slot);
         let expiry = [request.deadline, request.queue_until].into_iter().flatten().min();
         self.set_timer(slot, expiry);
@@ -197,10 +222,7 @@ impl Scheduler {
         let entry = self.table.remove(slot);
         let model = self.model_mut(entry.request.model);
         if lane == 1 {
-            match usage.service {
-                Some(_) => model.settle(charged, usage.cu_time.0),
-                None => model.settle_unfinished(charged, usage.cu_time.0),
-            }
+            model.settle(charged, usage.cu_time, usage.service.is_some());
         }
         let measured = &mut model.service[usize::from(entry.request.plan)];
         if measured.epoch() == entry.epoch {
@@ -213,6 +235,9 @@ impl Scheduler {
                 (None, None) => {}
             }
         }
+        let pass = model.pass();
+        self.pass_max = self.pass_max.max(pass);
+        self.ended(entry.request.class);
         Some(Ended { request: entry.request, cancel: entry.cancel })
     }
 
@@ -276,18 +301,33 @@ impl Scheduler {
         (real_time_key(request).map_or(0, TaskKey::get), self.arrivals)
     }
 
+    /// Best-effort work comes to a model.
+    fn wake(&mut self, id: ModelId) {
+        let virtual_now = self.virtual_now;
+        let model = self.model_mut(id);
+        if model.best_effort.len() + model.on_board[1] == 0 {
+            model.wake(virtual_now);
+        }
+    }
+
+    /// A request has ended and left all books.
+    fn ended(&mut self, class: Class) {
+        if class.is_real_time() {
+            return;
+        }
+        self.best_effort_live -= 1;
+        if self.best_effort_live == 0 {
+            self.virtual_now = self.virtual_now.max(self.pass_max);
+        }
+    }
+
     /// Puts a request into its model's queue and the backlog.
     fn enqueue(&mut self, slot: u32) {
         let entry = self.table.get(slot);
         let (request, order, expected) = (entry.request, entry.order, entry.expected);
         self.queued_ns[rank(request.class)] += expected;
-        let idle = self.model(request.model).best_effort.len() + self.model(request.model).on_board[1] == 0;
-        let virtual_now = self.virtual_now;
         let Self { models, table, .. } = self;
         let model = models[request.model.index()].as_mut().expect("checked above");
-        if idle && !request.class.is_real_time() {
-            model.wake(virtual_now);
-        }
         let queue = model.queue_mut(request.class);
         queue.push(Item { order, slot }, &mut |slot, at| table.get_mut(slot).queue_at = at);
     }
@@ -314,6 +354,7 @@ impl Scheduler {
                 measured.probe_dropped();
             }
         }
+        self.ended(entry.request.class);
     }
 
     /// (Re)places or takes away a request's timer.

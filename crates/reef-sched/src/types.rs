@@ -49,7 +49,8 @@ pub struct ModelOptions {
     /// The most urgent class of its requests. Less urgent levels keep a board slot free for each more urgent
     /// level that a model has.
     pub class: Class,
-    /// Share among best-effort models, at least 1.
+    /// Share among best-effort models, at least 1. Relative: what a model gets is its weight over the sum of
+    /// those that want something.
     pub weight: u32,
     /// Requests that may wait, of each class.
     pub queue_len: usize,
@@ -164,7 +165,8 @@ pub enum Cancelled {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Compute-unit time that best-effort models are charged: of its finished blocks, and if it did not end
-    /// well of all others, too. Who finishes does not pay for work that was thrown away for others' sake.
+    /// well of all others, too. Who finishes does not pay for work that was thrown away for others' sake. At
+    /// least [`crate::TASK_CHARGE_MIN`] is charged.
     pub cu_time: Nanos,
     /// First block to last, if it ran to its end: what deadlines are checked with.
     pub service: Option<Nanos>,

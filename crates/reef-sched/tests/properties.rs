@@ -244,7 +244,7 @@ fn saturate(weights: &[u32], seed: u64, load: u64, tasks: usize) -> (Vec<u64>, u
     let urgent = add(&mut sched, Class::real_time(0), 1);
     let models: Vec<ModelId> =
         weights.iter().map(|&weight| add(&mut sched, Class::BestEffort, weight)).collect();
-    let lengths: Vec<u64> = weights.iter().map(|_| 20 + rng.below(200)).collect();
+    let lengths: Vec<u64> = weights.iter().map(|_| 20_000 + rng.below(200_000)).collect();
     let (mut used, mut real_time) = (vec![0; weights.len()], 0);
     let (mut now, mut next_arrival) = (Nanos(0), 0);
     let mut board: Vec<(TaskKey, RequestId, Option<usize>)> = Vec::new();
@@ -264,7 +264,7 @@ fn saturate(weights: &[u32], seed: u64, load: u64, tasks: usize) -> (Vec<u64>, u
         }
         while load > 0 && next_arrival <= now.0 {
             submit(&mut sched, urgent, Class::real_time(0), None);
-            next_arrival += 100 * 50 / load;
+            next_arrival += 100 * 50_000 / load;
         }
         while let Some(action) = sched.next_action(now) {
             let Action::Start { request, key } = action else { panic!("nothing is refused here") };
@@ -272,7 +272,7 @@ fn saturate(weights: &[u32], seed: u64, load: u64, tasks: usize) -> (Vec<u64>, u
         }
         let at = (0..board.len()).min_by_key(|&at| board[at].0).expect("there is always work");
         let (_, id, index) = board.swap_remove(at);
-        let length = index.map_or(50, |index| lengths[index] / 2 + rng.below(lengths[index]));
+        let length = index.map_or(50_000, |index| lengths[index] / 2 + rng.below(lengths[index]));
         now += Nanos(length);
         match index {
             Some(index) => used[index] += length,

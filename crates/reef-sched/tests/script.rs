@@ -233,10 +233,10 @@ fn a_model_whose_tasks_never_end_well_pays_for_them() {
          0 submit bad b3
          0 submit good g1
          0 submit good g2
-         10 done b1 cu=10
-         20 done g1 cu=10 service=10
-         50 done b2 cu=30
-         60 done g2 cu=10 service=10",
+         10 done b1 cu=10000
+         20 done g1 cu=10000 service=10
+         50 done b2 cu=30000
+         60 done g2 cu=10000 service=10",
         "0 ns: start b1 be
          10 ns: start g1 be
          20 ns: start b2 be
