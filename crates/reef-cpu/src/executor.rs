@@ -20,7 +20,7 @@ use crate::events::Recorder;
 use crate::gate::{Gate, Gates};
 use crate::lease::Leases;
 use crate::memory::{Grown, Retired};
-use crate::plans::{Loaded, PlanTable};
+use crate::plans::{Loaded, PLANS_MAX, PlanTable};
 use crate::slot::{Ended, TaskSlot, bump, task_id};
 use crate::sync::Line;
 use crate::thread::Placement;
@@ -124,7 +124,7 @@ impl Executor {
         Executor {
             board: Board::new(slots, reserved, cus),
             slots: (0..slots).map(|_| TaskSlot::new(cus)).collect(),
-            plans: PlanTable::new(),
+            plans: PlanTable::new(PLANS_MAX),
             cus: (0..cus).map(|_| Line::default()).collect(),
             scratch: (0..cus).map(|_| Grown::default()).collect(),
             retired: Retired::default(),

@@ -1,9 +1,9 @@
 //! `reef-cpu`: the CPU as a device: pinned threads as compute units, a lock-free board, kernels that can be
 //! killed.
 //!
-//! Owns the resident executor (`board`, `gate` and `lease` the protocols, `executor`, `worker` and `hosting`
-//! the steps, `pick` the schemes, `companion` the threads that run what cannot be killed) and the kernels.
-//! Knows nothing of models, requests or queues.
+//! Owns the resident executor (`board`, `gate`, `lease` and `table` the protocols, `executor`, `worker` and
+//! `hosting` the steps, `pick` the schemes, `companion` the threads that run what cannot be killed) and the
+//! kernels. Knows nothing of models, requests or queues.
 
 mod board;
 mod companion;
@@ -23,6 +23,7 @@ mod plans;
 mod slot;
 mod stop;
 mod sync;
+mod table;
 mod thread;
 mod worker;
 

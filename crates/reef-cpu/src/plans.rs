@@ -1,31 +1,20 @@
-//! Loaded plans: what is prepared once per plan, and the table that submitters read without a lock.
-//!
-//! An entry of the table is used by loaders under the device's load lock, and read by submitters:
-//!
-//! | state word | meaning |
-//! |---|---|
-//! | generation, open, references n ≥ 1 | loaded; the loader holds one reference, every task one |
-//! | generation, closed, n ≥ 1 | unloaded, tasks are left |
-//! | generation, closed, 0 | empty; whoever took the last reference away freed the plan |
+//! Loaded plans: what is prepared once per plan.
 
 use std::cell::UnsafeCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use reef_base::AlignedBytes;
-use reef_device::{DeviceError, LoadedPlan};
+use reef_device::DeviceError;
 use reef_plan::{Kernel, KernelSpec, Plan, Restart};
 
 use crate::board::{Board, Claim, Opening, Outlook};
 use crate::context::HostCell;
 use crate::estimate::Estimate;
 use crate::kernels::{self, BlockKernel};
+use crate::table::{ENTRIES_MAX, Table};
 
-const INDEX_BITS: u32 = 12;
 /// Plans that one device holds at a time.
-pub(crate) const PLANS_MAX: usize = 1 << INDEX_BITS;
-const OPEN: u64 = 1 << 32;
-const GENERATION_SHIFT: u32 = 33;
+pub(crate) const PLANS_MAX: usize = ENTRIES_MAX;
 
 /// A kernel ready to run, and what is known of it.
 pub(crate) struct Prepared {
@@ -160,106 +149,8 @@ fn estimate_of(kernels: &[Prepared]) -> u64 {
     if known { longest | killable } else { killable }
 }
 
-#[derive(Default)]
-struct Entry {
-    state: AtomicU64,
-    plan: UnsafeCell<Option<Box<Loaded>>>,
-}
-
 /// The table of loaded plans.
-pub(crate) struct PlanTable {
-    entries: Box<[Entry]>,
-}
-
-// SAFETY: an entry's plan is written by the loader while the entry is empty (nobody holds a reference and new
-// ones are refused), read by holders of references, and dropped by whoever gave the last one back.
-#[allow(unsafe_code)]
-unsafe impl Sync for PlanTable {}
-// SAFETY: the table owns its plans, which are `Send`.
-#[allow(unsafe_code)]
-unsafe impl Send for PlanTable {}
-
-impl PlanTable {
-    /// An empty table.
-    pub(crate) fn new() -> PlanTable {
-        PlanTable { entries: (0..PLANS_MAX).map(|_| Entry::default()).collect() }
-    }
-
-    /// Puts a plan in. One caller at a time. Gives the plan back when the table is full.
-    #[allow(unsafe_code)]
-    pub(crate) fn insert(&self, loaded: Box<Loaded>) -> Result<LoadedPlan, Box<Loaded>> {
-        let empty = |state: u64| state as u32 == 0 && state & OPEN == 0;
-        let spent = |state: u64| state >> GENERATION_SHIFT == (1 << (32 - INDEX_BITS)) - 1;
-        let found = self.entries.iter().enumerate().find_map(|(index, entry)| {
-            let state = entry.state.load(Ordering::Acquire);
-            (empty(state) && !spent(state)).then_some((index, entry, (state >> GENERATION_SHIFT) + 1))
-        });
-        let Some((index, entry, generation)) = found else { return Err(loaded) };
-        // SAFETY: the entry is empty, so nobody holds a reference, and there is one loader at a time.
-        unsafe { *entry.plan.get() = Some(loaded) };
-        entry.state.store(generation << GENERATION_SHIFT | OPEN | 1, Ordering::Release);
-        Ok(LoadedPlan((generation as u32) << INDEX_BITS | index as u32))
-    }
-
-    /// A reference to a loaded plan; give it back with [`PlanTable::release`].
-    #[allow(unsafe_code)]
-    pub(crate) fn acquire(&self, id: LoadedPlan) -> Option<&Loaded> {
-        let (entry, generation) = self.entry(id);
-        let mut state = entry.state.load(Ordering::Relaxed);
-        loop {
-            if state >> GENERATION_SHIFT != generation || state & OPEN == 0 {
-                return None;
-            }
-            match entry.state.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => break,
-                Err(now) => state = now,
-            }
-        }
-        // SAFETY: the reference taken above keeps the plan in place until it is given back.
-        unsafe { (*entry.plan.get()).as_deref() }
-    }
-
-    /// Gives a reference back; frees the plan with the last one.
-    #[allow(unsafe_code)]
-    pub(crate) fn release(&self, id: LoadedPlan) {
-        let (entry, _) = self.entry(id);
-        let mut state = entry.state.load(Ordering::Relaxed);
-        loop {
-            debug_assert!(state as u32 > 0, "references are given back once");
-            if state as u32 == 1 {
-                // The last one: nobody can take another, because the entry is closed.
-                std::sync::atomic::fence(Ordering::Acquire);
-                // SAFETY: this caller holds the only reference, and the loader leaves the entry alone until
-                // the count is 0.
-                unsafe { *entry.plan.get() = None };
-            }
-            match entry.state.compare_exchange_weak(state, state - 1, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(now) => state = now,
-            }
-        }
-    }
-
-    /// Refuses new references and gives the loader's back.
-    pub(crate) fn close(&self, id: LoadedPlan) {
-        let (entry, generation) = self.entry(id);
-        let mut state = entry.state.load(Ordering::Relaxed);
-        loop {
-            if state >> GENERATION_SHIFT != generation || state & OPEN == 0 {
-                return;
-            }
-            match entry.state.compare_exchange_weak(state, state & !OPEN, Ordering::AcqRel, Ordering::Relaxed)
-            {
-                Ok(_) => return self.release(id),
-                Err(now) => state = now,
-            }
-        }
-    }
-
-    fn entry(&self, id: LoadedPlan) -> (&Entry, u64) {
-        (&self.entries[id.index() % PLANS_MAX], u64::from(id.0 >> INDEX_BITS))
-    }
-}
+pub(crate) type PlanTable = Table<Loaded>;
 
 #[cfg(all(test, not(loom)))]
 mod tests {

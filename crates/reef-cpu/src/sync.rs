@@ -1,5 +1,7 @@
-//! The atomics that lock-free code here uses: the standard library's, or loom's under `--cfg loom`.
+//! The atomics and cells that lock-free code here uses: the standard library's, or loom's under `--cfg loom`.
 
+#[cfg(loom)]
+pub(crate) use loom::cell::UnsafeCell;
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
@@ -14,6 +16,25 @@ impl<T> std::ops::Deref for Line<T> {
     type Target = T;
     fn deref(&self) -> &T {
         &self.0
+    }
+}
+
+/// A cell whose accesses are marked, as loom's are: under loom one that the protocol does not order is a
+/// reported race.
+#[cfg(not(loom))]
+#[derive(Debug, Default)]
+pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+#[cfg(not(loom))]
+impl<T> UnsafeCell<T> {
+    /// What `read` makes of the value.
+    pub(crate) fn with<R>(&self, read: impl FnOnce(*const T) -> R) -> R {
+        read(self.0.get())
+    }
+
+    /// What `write` makes of the value.
+    pub(crate) fn with_mut<R>(&self, write: impl FnOnce(*mut T) -> R) -> R {
+        write(self.0.get())
     }
 }
 
