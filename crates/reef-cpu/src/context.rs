@@ -117,3 +117,41 @@ impl BlockContext<'_> {
         unsafe { base.add(region.offset) }
     }
 }
+
+#[cfg(all(test, not(loom), not(feature = "no-polls")))]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Answers, and counts the questions.
+    struct Answers(bool, Cell<u32>);
+
+    impl Demand for Answers {
+        fn take(&self) -> bool {
+            self.1.set(self.1.get() + 1);
+            self.0
+        }
+    }
+
+    #[test]
+    fn a_poll_stops_for_a_cancellation_or_for_a_demand_that_is_taken() {
+        // Poll word, threshold, cancel word, what the demand says; whether the block stops, and whether it
+        // asked.
+        for (word, threshold, cancel, answer, stops, asked) in [
+            (9, 5, 0, true, false, 0),
+            (5, 5, 0, true, false, 0),
+            (4, 5, 0, true, true, 1),
+            (4, 5, 0, false, false, 1),
+            (0, 0, 0, true, false, 0),
+            (9, 5, 1, false, true, 0),
+            (0, 0, 1, false, true, 0),
+            (4, 5, 1, false, true, 0),
+        ] {
+            let demand = Answers(answer, Cell::new(0));
+            let (word, cancel) = (AtomicU64::new(word), AtomicU64::new(cancel));
+            let poll = Poll { word: &word, threshold, cancel: &cancel, demand: &demand };
+            assert_eq!((poll.stop(), demand.1.get()), (stops, asked), "{word:?} {threshold} {cancel:?}");
+        }
+    }
+}

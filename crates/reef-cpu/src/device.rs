@@ -39,7 +39,7 @@ const _: () = assert!(GRACE.0 < NEVER_MAX.0);
 /// Threads of this machine as a device.
 pub struct CpuDevice {
     capabilities: Capabilities,
-    executor: Arc<Executor>,
+    pub(crate) executor: Arc<Executor>,
     threads: Vec<JoinHandle<()>>,
     warnings: Vec<String>,
     loading: Mutex<Offered>,
@@ -55,6 +55,13 @@ struct Offered {
 impl CpuDevice {
     /// Starts the compute units' threads.
     pub fn start(options: CpuOptions) -> Result<CpuDevice, DeviceError> {
+        let (mut device, placements, producers) = CpuDevice::assemble(&options)?;
+        (device.threads, device.warnings) = start_threads(&placements, &device.executor, producers)?;
+        Ok(device)
+    }
+
+    /// The device without its threads, where they will run, and what they will record with.
+    pub(crate) fn assemble(options: &CpuOptions) -> Result<Assembled, DeviceError> {
         let cores = options.cores.clone().unwrap_or_else(allowed_cores);
         let by_default = cores.len().min(quota_cores().unwrap_or(usize::MAX)).clamp(1, CUS_MAX);
         let cus = options.cus.unwrap_or(by_default);
@@ -63,7 +70,7 @@ impl CpuDevice {
         if isa > best {
             return Err(DeviceError::Start(format!("{isa} is asked for, this machine has {best}")));
         }
-        check_options(&options, cus, &cores)?;
+        check_options(options, cus, &cores)?;
         let spin = if cus > cores.len() { Duration::ZERO } else { options.spin };
         let (recorder, producers) = Recorder::new(cus, options.events);
         let (slots, reserved) = (options.slots, options.slots_real_time);
@@ -76,7 +83,6 @@ impl CpuDevice {
         let executor = Executor::new(slots, reserved, placements.clone(), spin, options.padding, recorder);
         let executor = Arc::new(executor);
         executor.set_scheme(options.scheme);
-        let (threads, warnings) = start_threads(&placements, &executor, producers)?;
         let capabilities = Capabilities {
             name: format!("cpu, {cus} threads, {isa}"),
             target: Target::cpu(isa, cus),
@@ -90,7 +96,8 @@ impl CpuDevice {
             memory_bytes: options.memory_bytes.or_else(|| granted_memory().map(|bytes| bytes / 2)),
             virtual_time: false,
         };
-        Ok(CpuDevice { capabilities, executor, threads, warnings, loading: Mutex::default() })
+        let (threads, warnings, loading) = (Vec::new(), Vec::new(), Mutex::default());
+        Ok((CpuDevice { capabilities, executor, threads, warnings, loading }, placements, producers))
     }
 
     /// What did not work at the start but is not needed: pinning, the nice value.
@@ -387,6 +394,8 @@ fn check_options(options: &CpuOptions, cus: usize, cores: &[usize]) -> Result<()
     Ok(())
 }
 
+type Assembled = (CpuDevice, Box<[Placement]>, Vec<rtrb::Producer<Event>>);
+
 type Started = (Vec<JoinHandle<()>>, Vec<String>);
 
 fn start_threads(
@@ -415,3 +424,6 @@ fn start_threads(
     executor.threads.set(handles).expect("set once");
     Ok((threads, reports.into_iter().flatten().collect()))
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

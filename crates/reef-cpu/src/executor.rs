@@ -1,7 +1,7 @@
 //! What submitters, compute units and cancellers share, and the steps that any of them may take on a task.
 //!
 //! Order at a task's end, by the one caller that settled its last block: outcome and counters are written,
-//! the task leaves the board, its slot's bit appears in `completed` (release), the waker is called, and
+//! the task leaves the board, its slot is handed to who fetches completions, the waker is called, and
 //! parked units that may now run held-back work are woken. From then on the slot belongs to who pops the
 //! completion.
 
@@ -16,6 +16,7 @@ use reef_plan::HostFault;
 use crate::board::word::{Reason, Word};
 use crate::board::{Board, Claim, bits, limit_of};
 use crate::companion::Crew;
+use crate::cu::Cu;
 use crate::events::Recorder;
 use crate::gate::{Gate, Gates};
 use crate::lease::Leases;
@@ -24,57 +25,6 @@ use crate::plans::{Loaded, PLANS_MAX, PlanTable};
 use crate::slot::{Ended, TaskSlot, bump, task_id};
 use crate::sync::Line;
 use crate::thread::Placement;
-
-/// One compute unit's public state. `running` is 0 while it runs nothing, else expected end, rank and slot.
-#[derive(Debug, Default)]
-pub(crate) struct Cu {
-    running: AtomicU64,
-    /// When the block that runs started, where it can be killed; 0 otherwise. Written before `running`.
-    since: AtomicU64,
-    pub(crate) blocks_done: AtomicU64,
-    pub(crate) blocks_killed: AtomicU64,
-    pub(crate) blocks_padding: AtomicU64,
-    pub(crate) busy: AtomicU64,
-    pub(crate) wasted: AtomicU64,
-    pub(crate) padding: AtomicU64,
-}
-
-/// What a compute unit runs: (slot, rank, expected end or 0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Running {
-    pub(crate) slot: usize,
-    pub(crate) rank: u8,
-    pub(crate) end: Nanos,
-}
-
-impl Cu {
-    /// Publishes that a block runs which started at `since` and can be killed, or cannot (`None`).
-    #[inline]
-    pub(crate) fn start(&self, running: Running, since: Option<Nanos>) {
-        self.since.store(since.unwrap_or_default().0, Ordering::Relaxed);
-        self.set_running(Some(running));
-    }
-
-    /// Publishes what runs, `None` for nothing.
-    #[inline]
-    pub(crate) fn set_running(&self, running: Option<Running>) {
-        // The end in units of 64 ns, rank, slot + 1.
-        let word = running.map_or(0, |running| {
-            (running.end.0 >> 6) << 12 | u64::from(running.rank) << 8 | (running.slot as u64 + 1)
-        });
-        self.running.store(word, Ordering::Release);
-    }
-
-    /// What runs.
-    pub(crate) fn running(&self) -> Option<Running> {
-        let word = self.running.load(Ordering::Acquire);
-        (word != 0).then(|| Running {
-            slot: (word & 0xFF) as usize - 1,
-            rank: (word >> 8 & 0xF) as u8,
-            end: Nanos(word >> 12 << 6),
-        })
-    }
-}
 
 /// Who is called when completions are ready; boxed so that its address stays.
 struct Waker(Arc<dyn Wake>);
@@ -92,8 +42,6 @@ pub(crate) struct Executor {
     pub(crate) spin: Nanos,
     /// Slot and generation of the one task that runs under `sequential`, plus 1; 0 for none.
     pub(crate) current: Line<AtomicU64>,
-    /// Slots whose task is over and not popped.
-    completed: Line<AtomicU64>,
     pub(crate) gates: Gates,
     pub(crate) leases: Leases,
     /// The threads that units lend their cores to.
@@ -132,7 +80,6 @@ impl Executor {
             threads: OnceLock::new(),
             spin,
             current: Line(AtomicU64::new(0)),
-            completed: Line(AtomicU64::new(0)),
             gates: Gates::new(cus),
             leases: Leases::new(cus),
             crew: Crew::new(placements),
@@ -262,7 +209,7 @@ impl Executor {
     }
 
     /// Wakes a parked unit, or has one come back, if there is work for it that no other unit is about to
-    /// find. For a unit that has just published what it runs, behind a fence.
+    /// find. For a unit that has just published what it runs.
     pub(crate) fn pass_on(&self) {
         if let Some(cu) = self.board.pass_on(|| self.has_work(), |cu| self.is_busy(cu)) {
             self.unpark(cu);
@@ -308,16 +255,9 @@ impl Executor {
     /// The completion that ended first among those that are ready.
     #[allow(unsafe_code)]
     pub(crate) fn pop_completion(&self) -> Option<Completion> {
-        let slot = loop {
-            let ready = self.completed.load(Ordering::Acquire);
-            let first = bits(ready).min_by_key(|&slot| self.slots[slot].finished.load(Ordering::Relaxed))?;
-            let bit = 1 << first;
-            if self.completed.fetch_and(!bit, Ordering::AcqRel) & bit != 0 {
-                break first;
-            }
-        };
+        let slot = self.board.take_finished(|slot| self.slots[slot].finished.load(Ordering::Relaxed))?;
         let place = &self.slots[slot];
-        // SAFETY: the slot's bit was taken out of `completed` by this caller alone.
+        // SAFETY: the slot was taken by this caller alone.
         let (task, ended) = unsafe { (place.task_mut(), place.ended_mut()) };
         let time = |word: &AtomicU64| match word.load(Ordering::Relaxed) {
             u64::MAX => None,
@@ -393,7 +333,7 @@ impl Executor {
             let unit = &self.cus[*other];
             match unit.running() {
                 None => parked >> other & 1 == 0,
-                Some(running) => running.rank > urgent && unit.since.load(Ordering::Relaxed) > since.0,
+                Some(running) => running.rank > urgent && unit.since() > Some(since),
             }
         };
         (0..self.cus.len()).filter(|&other| other != cu).filter(better).count()
@@ -469,7 +409,7 @@ impl Executor {
         if preempted {
             self.preemptions.fetch_add(1, Ordering::Relaxed);
         }
-        self.completed.fetch_or(1 << slot, Ordering::AcqRel);
+        self.board.finish(slot);
         self.call_waker();
         self.board.before_wake();
         if self.board.parked() | self.leases.lent() != 0 {
@@ -503,3 +443,6 @@ pub(crate) fn bump_both(unit: &AtomicU64, task: &AtomicU64, by: u64) {
 pub(crate) fn current_word(slot: usize, generation: u64) -> u64 {
     task_id(slot, generation).0 + 1
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

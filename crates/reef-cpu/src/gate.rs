@@ -85,3 +85,72 @@ impl Gates {
         fence(Ordering::SeqCst);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gate_moves_forwards_and_back_from_quiesced_only() {
+        let gates = Gates::new(1);
+        assert!(gates.change(Gate::Open, Gate::Quiesced) && !gates.change(Gate::Open, Gate::Quiesced));
+        assert!(gates.change(Gate::Quiesced, Gate::Open));
+        for (to, is) in [
+            (Gate::Poisoned, Gate::Poisoned),
+            (Gate::Quiesced, Gate::Poisoned),
+            (Gate::Stopping, Gate::Stopping),
+            (Gate::Poisoned, Gate::Stopping),
+        ] {
+            gates.shut(to);
+            assert_eq!(gates.now(), is);
+        }
+        assert!(!gates.change(Gate::Quiesced, Gate::Open));
+    }
+
+    #[test]
+    fn a_unit_is_inside_from_when_it_enters_until_it_leaves() {
+        let gates = Gates::new(2);
+        assert!(gates.is_empty());
+        assert_eq!(gates.enter(1), Gate::Open);
+        assert!(!gates.is_empty());
+        gates.leave(1);
+        assert!(gates.is_empty());
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::UnsafeCell;
+
+    /// Who shuts the gate and finds nobody inside is alone, and sees what those did who were.
+    #[test]
+    #[allow(unsafe_code)]
+    fn loom_behind_an_empty_gate_nobody_works() {
+        for poison in [false, true] {
+            loom::model(move || {
+                let (gates, data) = (Arc::new(Gates::new(1)), Arc::new(UnsafeCell::new(0)));
+                let (other, cell) = (gates.clone(), data.clone());
+                // SAFETY: loom reports a race.
+                let work = |cell: &UnsafeCell<u64>| cell.with_mut(|value| unsafe { *value += 1 });
+                let thread = thread::spawn(move || {
+                    if other.enter(0) == Gate::Open {
+                        work(&cell);
+                    }
+                    other.leave(0);
+                });
+                match poison {
+                    true => gates.shut(Gate::Poisoned),
+                    false => assert!(gates.change(Gate::Open, Gate::Quiesced)),
+                }
+                if gates.is_empty() {
+                    work(&data);
+                }
+                thread.join().unwrap();
+            });
+        }
+    }
+}

@@ -15,10 +15,10 @@ use reef_plan::HostFault;
 use crate::board::{Claim, bits};
 use crate::companion::{Companion, Crew, GRACE, GRACE_EVERY, Report};
 use crate::context::BlockEnd;
-use crate::executor::{Executor, Running};
+use crate::cu::Running;
+use crate::executor::Executor;
 use crate::pick::Pick;
 use crate::plans::{Located, locate};
-use crate::sync::{Ordering, fence};
 use crate::worker::{LOOKS_PER_CLOCK, Ran, Worker};
 
 /// A block that is with a companion.
@@ -62,7 +62,6 @@ impl Worker {
         }
         self.hosted.push(Hosted { claim, rank, padding, end, since: now });
         self.show_hosted();
-        fence(Ordering::SeqCst);
         executor.pass_on();
         if claim.word.stage() == 0 {
             place.note_start(self.cu, now, task.first_cus);

@@ -6,8 +6,11 @@
 //! kernels. Knows nothing of models, requests or queues.
 
 mod board;
+#[cfg(all(test, not(loom)))]
+mod by_hand;
 mod companion;
 mod context;
+mod cu;
 mod device;
 mod estimate;
 mod events;

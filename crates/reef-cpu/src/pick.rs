@@ -213,3 +213,6 @@ fn preempts(urgent: View, other: View) -> bool {
     let key = reef_base::TaskKey::from_bits;
     key(urgent.key).preempts(key(other.key))
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -14,13 +14,14 @@ use rtrb::Producer;
 
 use crate::board::{Board, Claim, NONE, limit_of};
 use crate::context::{Bases, BlockContext, BlockEnd, Demand, Poll};
-use crate::executor::{Executor, Running, bump_both};
+use crate::cu::Running;
+use crate::executor::{Executor, bump_both};
 use crate::gate::Gate;
 use crate::hosting::Hosted;
 use crate::pick::Pick;
 use crate::plans::{Located, Prepared, locate};
 use crate::slot::{Task, bump};
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering};
 
 /// A running block that would end sooner than this is not killed.
 const NEARLY_DONE: Nanos = Nanos(2_000);
@@ -66,19 +67,22 @@ struct BlockDemand<'a> {
 
 impl Demand for BlockDemand<'_> {
     fn take(&self) -> bool {
+        self.take_at(MonotonicClock::read())
+    }
+}
+
+impl BlockDemand<'_> {
+    fn take_at(&self, now: Nanos) -> bool {
         if self.hand.get().is_some() {
             return true;
         }
-        let now = MonotonicClock::read();
         if now < self.end && self.end - now < NEARLY_DONE || self.leaves_it(now) {
             return false;
         }
         self.hand.set(self.executor.board.claim_urgent(self.cu, self.rank));
         self.hand.get().is_some()
     }
-}
 
-impl BlockDemand<'_> {
     /// Whether units that lose less are about to take what is urgent, or had no time to do so yet. So long
     /// blocks end, also where short urgent tasks come all the time.
     fn leaves_it(&self, now: Nanos) -> bool {
@@ -246,7 +250,6 @@ impl Worker {
         let restart = prepared.restart == Restart::Safe;
         let since = (kills && restart).then_some(start);
         executor.cus[self.cu].start(Running { slot: claim.slot, rank, end }, since);
-        fence(Ordering::SeqCst);
         executor.pass_on();
         if claim.word.stage() == 0 {
             place.note_start(self.cu, start, task.first_cus);
@@ -281,11 +284,8 @@ impl Worker {
             }
             Ok(BlockEnd::Killed) => {
                 self.account_killed(executor, task, prepared, &ran);
-                if executor.board.is_closed(claim) {
-                    executor.settle(claim, total, true, false, now);
-                } else {
-                    self.give_back(claim);
-                }
+                executor.board.clear_stale_cancel(claim);
+                self.give_back(claim);
             }
             Ok(BlockEnd::Failed(fault)) => {
                 self.account_failed(executor, &ran);
@@ -389,3 +389,6 @@ pub(crate) struct Ran {
     pub(crate) time: Nanos,
     pub(crate) padding: bool,
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -18,6 +18,7 @@
 //! | `redo_count` | +1 before an entry is filled, −1 after it was emptied: never less than the entries |
 //! | `done` | settlers (+n); the owner of a settled stage (0) |
 //! | `active`, a slot's bit | the submitter (set), the owner of the settled last stage (clear) |
+//! | `over`, a slot's bit | the owner of the settled last stage (set), the popper of the completion (clear) |
 //! | `poll` | who makes work raises it, afterwards; who finds it too high lowers it |
 //!
 //! A CU starts a block of a slot only when its own entry in that slot is empty (it pops its own one first),
@@ -39,7 +40,25 @@
 //! be on its way to other work. So a CU that starts a block publishes that it is busy, then looks whether
 //! there is work left for a parked one. Between the two steps of each side is a fence, so one of them sees
 //! the other.
+//!
+//! *Orderings*. These edges carry what tasks and blocks wrote, and each has a test under loom that fails
+//! without it:
+//!
+//! | from | to | carries |
+//! |---|---|---|
+//! | `publish`, `open`: release of `claim` | `view`, a failed claim, `close`: acquire | task, earlier stages |
+//! | `settle`: release of `done` | the last `settle` of the stage: acquire | what the blocks wrote |
+//! | `give_back`: release of a redo entry | who takes it: acquire | what a killed block wrote |
+//! | `finish`: release of `over` | `take_finished`: acquire | the outputs |
+//! | `free_slot`: release of `free` | `take_slot`: acquire | that the slot's last task is gone |
+//! | who makes work: release of `poll` | who lowers it: acquire | the work |
+//!
+//! A claim itself is relaxed: as a read-modify-write it keeps what was released before it, and it replaces a
+//! word that was looked at. Counts and estimates are hints. The sets `active` and `parked` are ordered by the
+//! fences; their own orderings are stronger than that needs, and no test can tell.
 
+#[cfg(all(test, loom))]
+mod loom_data;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
@@ -149,6 +168,8 @@ pub(crate) struct Board {
     active: Line<AtomicU64>,
     parked: Line<AtomicU64>,
     free: Line<AtomicU64>,
+    /// Slots whose task is over and whose completion was not fetched.
+    over: Line<AtomicU64>,
     /// Slots that only real-time tasks take.
     reserved: u64,
     cus: usize,
@@ -168,6 +189,7 @@ impl Board {
             active: Line(AtomicU64::new(0)),
             parked: Line(AtomicU64::new(0)),
             free: Line(AtomicU64::new(all)),
+            over: Line(AtomicU64::new(0)),
             reserved: all & !low_bits(slots - reserved),
             cus,
         }
@@ -225,7 +247,7 @@ impl Board {
         // The word first: a claim from this view then proves that the key is the same task's.
         let word = Word(place.claim.load(Ordering::Acquire));
         let key = place.key.load(Ordering::Relaxed);
-        let redo = place.redo_count.load(Ordering::Acquire) != 0;
+        let redo = place.redo_count.load(Ordering::Relaxed) != 0;
         let claimable = word.remaining() > 0 || redo && !word.is_closed();
         (key != NONE).then_some(View { slot, key, word, claimable })
     }
@@ -234,7 +256,7 @@ impl Board {
     /// other CUs got there first.
     pub(crate) fn claim(&self, cu: usize, seen: View) -> Option<Claim> {
         let place = &self.slots[seen.slot];
-        if place.redo_count.load(Ordering::Acquire) != 0
+        if place.redo_count.load(Ordering::Relaxed) != 0
             && let Some(claim) = self.claim_redo(cu, seen)
         {
             return Some(claim);
@@ -242,7 +264,7 @@ impl Board {
         let mut word = seen.word;
         while word.remaining() > 0 {
             let taken = word.claimed();
-            match place.claim.compare_exchange_weak(word.0, taken.0, Ordering::AcqRel, Ordering::Acquire) {
+            match place.claim.compare_exchange_weak(word.0, taken.0, Ordering::Relaxed, Ordering::Acquire) {
                 Ok(_) => {
                     if taken.remaining() == 0 && is_real_time(seen.key) {
                         self.lower_poll();
@@ -324,7 +346,7 @@ impl Board {
         let settled = Word::new(stage.generation(), stage.stage(), 0);
         let whole = Word::new(stage.generation(), stage.stage() + 1, opening.blocks);
         let next = if keep { whole.claimed() } else { whole };
-        match place.claim.compare_exchange(settled.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
+        match place.claim.compare_exchange(settled.0, next.0, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => {
                 // A stage of one block that its opener keeps concerns nobody else.
                 if next.remaining() > 0 {
@@ -336,7 +358,7 @@ impl Board {
         }
     }
 
-    /// Why the task in a slot was closed; for its owner.
+    /// Why the task in a slot was closed; for its owner, or a holder of one of its blocks.
     pub(crate) fn reason(&self, slot: usize) -> Option<Reason> {
         Word(self.slots[slot].claim.load(Ordering::Acquire)).reason()
     }
@@ -345,19 +367,19 @@ impl Board {
     /// be dropped.
     pub(crate) fn close(&self, slot: usize, generation: u64, reason: Reason) -> Closed {
         let place = &self.slots[slot];
-        let mut word = Word(place.claim.load(Ordering::Acquire));
+        let mut word = Word(place.claim.load(Ordering::Relaxed));
         loop {
             if !word.is_of(generation) || word.reason().is_some_and(|before| before >= reason) {
                 return Closed::default();
             }
             let closed = word.closed(reason);
-            match place.claim.compare_exchange(word.0, closed.0, Ordering::AcqRel, Ordering::Acquire) {
+            match place.claim.compare_exchange(word.0, closed.0, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(now) => word = Word(now),
             }
         }
         fence(Ordering::SeqCst);
-        place.cancel.store(1, Ordering::Release);
+        place.cancel.store(1, Ordering::Relaxed);
         let mut held = Closed { blocks: word.remaining(), stage: word.stage() };
         for cu in 0..self.cus {
             if let Some(claim) = self.pop_redo(slot, cu, word.generation()) {
@@ -368,28 +390,42 @@ impl Board {
         held
     }
 
-    /// Whether the task that the claim belongs to was closed; clears a cancel word that was meant for an
-    /// earlier task. For a holder of one of the task's blocks.
-    pub(crate) fn is_closed(&self, claim: Claim) -> bool {
+    /// Clears a cancel word that was meant for an earlier task of the slot. For a holder of a block of the
+    /// present one.
+    pub(crate) fn clear_stale_cancel(&self, claim: Claim) {
         let place = &self.slots[claim.slot];
-        if Word(place.claim.load(Ordering::Acquire)).is_closed() {
-            return true;
+        if place.cancel.load(Ordering::Relaxed) == 0 || self.reason(claim.slot).is_some() {
+            return;
         }
-        if place.cancel.load(Ordering::Relaxed) != 0 {
-            place.cancel.swap(0, Ordering::AcqRel);
-            fence(Ordering::SeqCst);
-            if Word(place.claim.load(Ordering::Acquire)).is_closed() {
-                place.cancel.store(1, Ordering::Release);
-                return true;
-            }
+        place.cancel.swap(0, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        // It was closed meanwhile, and its own cancel word may have gone with the old one.
+        if self.reason(claim.slot).is_some() {
+            place.cancel.store(1, Ordering::Relaxed);
         }
-        false
     }
 
     /// Takes a task that is over off the board; for its owner. The slot stays taken.
     pub(crate) fn retire(&self, slot: usize) {
         self.slots[slot].key.store(NONE, Ordering::Relaxed);
         self.active.fetch_and(!(1 << slot), Ordering::AcqRel);
+    }
+
+    /// Hands a slot whose task was retired to who fetches the completion.
+    pub(crate) fn finish(&self, slot: usize) {
+        self.over.fetch_or(1 << slot, Ordering::Release);
+    }
+
+    /// Takes the slot that is first by `order` among those whose task is over. The caller then owns it.
+    pub(crate) fn take_finished(&self, order: impl Fn(usize) -> u64) -> Option<usize> {
+        loop {
+            let over = self.over.load(Ordering::Acquire);
+            let first = bits(over).min_by_key(|&slot| order(slot))?;
+            // Acquires, too: others may have taken it and handed its next task over meanwhile.
+            if self.over.fetch_and(!(1 << first), Ordering::Acquire) >> first & 1 != 0 {
+                return Some(first);
+            }
+        }
     }
 
     /// The claimable task with the smallest key below `limit`.
@@ -464,8 +500,9 @@ impl Board {
     }
 
     /// Takes a parked CU that the caller must wake, if there is work that no other CU is about to find. For
-    /// a CU that is `busy` since a moment, with a fence in between.
+    /// a CU that is `busy` since a moment.
     pub(crate) fn pass_on(&self, has_work: impl Fn() -> bool, busy: impl Fn(usize) -> bool) -> Option<usize> {
+        fence(Ordering::SeqCst);
         (self.parked() != 0 && has_work() && self.missing(1, busy) > 0).then(|| self.take_parked())?
     }
 
@@ -498,39 +535,39 @@ impl Board {
     /// Takes the block in a redo entry if it is of `generation`.
     fn pop_redo(&self, slot: usize, entry: usize, generation: u64) -> Option<Claim> {
         let place = &self.slots[slot];
-        let word = Word(place.redo[entry].load(Ordering::Acquire));
+        let word = Word(place.redo[entry].load(Ordering::Relaxed));
         if word.0 == 0 || !word.is_of(generation) {
             return None;
         }
-        place.redo[entry].compare_exchange(word.0, 0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-        place.redo_count.fetch_sub(1, Ordering::AcqRel);
+        place.redo[entry].compare_exchange(word.0, 0, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        place.redo_count.fetch_sub(1, Ordering::Relaxed);
         Some(Claim { slot, word })
     }
 
     /// After work of a task with `key` appeared.
     fn raise_poll(&self, key: u64) {
         if is_real_time(key) {
-            self.poll.fetch_min(demand_of(key), Ordering::AcqRel);
+            self.poll.fetch_min(demand_of(key), Ordering::Release);
         }
     }
 
     /// After real-time work went, or was not found.
     fn lower_poll(&self) {
-        let seen = self.poll.load(Ordering::Acquire);
+        let seen = self.poll.load(Ordering::Relaxed);
         if seen == NONE {
             return;
         }
         let truth = self.demand();
         if truth <= seen {
             if truth < seen {
-                self.poll.fetch_min(truth, Ordering::AcqRel);
+                self.poll.fetch_min(truth, Ordering::Relaxed);
             }
             return;
         }
-        if self.poll.compare_exchange(seen, truth, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        if self.poll.compare_exchange(seen, truth, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             let again = self.demand();
             if again < truth {
-                self.poll.fetch_min(again, Ordering::AcqRel);
+                self.poll.fetch_min(again, Ordering::Relaxed);
             }
         }
     }
