@@ -1,0 +1,325 @@
+//! The validator from outside: every kind of kernel keeps to its operands, every limit is a limit.
+
+use std::sync::Arc;
+
+use reef_base::limits;
+use reef_graph::{DType, PoolKind, Reduce, Shape, Tensor};
+use reef_plan::{
+    ConvSpec, Cost, DepthwiseSpec, Epilogue, GatherSpec, HostFault, HostKernel, HostState, IoSpec, Isa,
+    Kernel, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, Packing, Place, Plan, PlanError, PlanParts,
+    PoolSpec, ReduceSpec, Region, Restart, SyntheticSpec, Target, TensorSpec, WeightStore,
+};
+
+fn parts(stages: Vec<Vec<Kernel>>) -> PlanParts {
+    let io = |name: &str| IoSpec { name: name.into(), dtype: DType::U8, shape: Shape::from([64]) };
+    PlanParts {
+        name: "test".into(),
+        target: Target::cpu(Isa::Portable, 1),
+        inputs: vec![io("x")],
+        outputs: vec![io("y")],
+        weights: vec![],
+        store: Arc::new(WeightStore::new()),
+        host_kernels: vec![Arc::new(Foreign::new())],
+        stages,
+        arena_bytes: 1 << 20,
+    }
+}
+
+/// A kernel whose operands have so many bytes, one after the other in the arena; the last one is written.
+fn kernel(spec: KernelSpec, operands: &[usize]) -> Kernel {
+    let mut offset = 0;
+    let mut regions: Vec<_> = operands
+        .iter()
+        .map(|&bytes| {
+            offset += bytes;
+            Region::dense(Place::Arena, offset - bytes, bytes)
+        })
+        .collect();
+    let writes = vec![regions.pop().expect("something is written")];
+    let (name, cost) = ("k".into(), Cost::default());
+    Kernel { name, spec, reads: regions, writes, restart: Restart::Safe, cost }
+}
+
+fn synthetic(bytes: usize, tile_bytes: usize) -> KernelSpec {
+    KernelSpec::Synthetic(SyntheticSpec { seed: 1, bytes, tile_bytes, polls: 1, poll_ns: 0 })
+}
+
+/// Such operands are enough, and each of them is with `element` bytes less too small.
+fn needs(spec: KernelSpec, operands: &[(usize, usize)]) {
+    let plan = |bytes: &[usize]| Plan::new(parts(vec![vec![kernel(spec.clone(), bytes)]]));
+    let enough: Vec<_> = operands.iter().map(|&(count, size)| count * size).collect();
+    if let Err(error) = plan(&enough) {
+        panic!("{}: {error}", spec.name());
+    }
+    for (index, &(_, size)) in operands.iter().enumerate() {
+        let mut less = enough.clone();
+        less[index] -= size;
+        let error = plan(&less).expect_err("it reaches beyond its operand");
+        let small = matches!(&error, PlanError::Region { reason, .. } if reason.contains("smaller"));
+        assert!(small, "{}, operand {index}: {error}", spec.name());
+    }
+    let fewer = plan(&enough[1..]).expect_err("an operand is missing");
+    assert!(matches!(fewer, PlanError::Malformed { .. }), "{}: {fewer}", spec.name());
+}
+
+const F32: usize = 4;
+
+fn conv(epilogue: Epilogue) -> ConvSpec {
+    ConvSpec {
+        batch: 2,
+        in_hw: [5, 4],
+        in_c: 6,
+        in_pixel_stride: 8,
+        out_hw: [3, 2],
+        out_c: 10,
+        out_pixel_stride: 11,
+        kernel: [3, 3],
+        strides: [1, 1],
+        pads: [0, 0],
+        dilations: [1, 1],
+        groups: 2,
+        panel_width: 4,
+        epilogue,
+        tile_rows: 4,
+        tile_columns: 4,
+        columns_inner: true,
+    }
+}
+
+fn all() -> Epilogue {
+    Epilogue { bias: true, residual_pixel_stride: Some(12), activation: None }
+}
+
+#[test]
+fn convolutions_keep_to_their_operands() {
+    // 40 pixels of 8, the last of 6; 2 groups of 2 panels of 4 by 27; 12 pixels of 11, the last of 10.
+    let (x, w, y) = ((39 * 8 + 6, F32), (2 * 2 * 4 * 27, F32), (11 * 11 + 10, F32));
+    needs(KernelSpec::Conv(conv(Epilogue::default())), &[x, w, y]);
+    needs(KernelSpec::Conv(conv(all())), &[x, w, (10, F32), (11 * 12 + 10, F32), y]);
+    for broken in [
+        ConvSpec { groups: 4, ..conv(all()) },
+        ConvSpec { out_c: 9, ..conv(all()) },
+        ConvSpec { in_c: 0, ..conv(all()) },
+    ] {
+        let sizes = [x.0 * F32, w.0 * F32, 10 * F32, (11 * 12 + 10) * F32, y.0 * F32];
+        let error = Plan::new(parts(vec![vec![kernel(KernelSpec::Conv(broken), &sizes)]])).unwrap_err();
+        assert!(matches!(&error, PlanError::Malformed { what } if what.contains("groups")), "{error}");
+    }
+}
+
+#[test]
+fn depthwise_convolutions_and_pools_keep_to_their_operands() {
+    let spec = DepthwiseSpec {
+        batch: 2,
+        channels: 6,
+        in_hw: [5, 4],
+        in_pixel_stride: 8,
+        out_hw: [3, 2],
+        out_pixel_stride: 7,
+        kernel: [3, 2],
+        strides: [1, 1],
+        pads: [0, 0],
+        dilations: [1, 1],
+        epilogue: all(),
+        tile_rows: 2,
+    };
+    let (x, y) = ((39 * 8 + 6, F32), (11 * 7 + 6, F32));
+    needs(KernelSpec::Depthwise(spec), &[x, (36, F32), (6, F32), (11 * 12 + 6, F32), y]);
+    let spec = PoolSpec {
+        kind: PoolKind::Max,
+        batch: 2,
+        channels: 6,
+        in_hw: [5, 4],
+        in_pixel_stride: 8,
+        out_hw: [3, 2],
+        out_pixel_stride: 7,
+        kernel: [3, 3],
+        strides: [1, 1],
+        pads: [0; 4],
+        dilations: [1, 1],
+        tile_rows: 2,
+    };
+    needs(KernelSpec::Pool(spec), &[x, y]);
+}
+
+#[test]
+fn matrix_products_keep_to_their_operands() {
+    let spec = MatMulSpec {
+        batch: vec![[2, 100, 0, 60]],
+        m: 4,
+        n: 5,
+        k: 6,
+        a_strides: [7, 1],
+        b_strides: [8, 1],
+        c_row_stride: 9,
+        alpha: 1.0,
+        tile_rows: 2,
+        tile_columns: 2,
+    };
+    let (a, b, c) = (100 + 3 * 7 + 6, 5 * 8 + 5, 60 + 3 * 9 + 5);
+    needs(KernelSpec::MatMul(spec), &[(a, F32), (b, F32), (c, F32)]);
+}
+
+#[test]
+fn reductions_norms_and_gathers_keep_to_their_operands() {
+    let dim = |extent, in_stride, out_stride| LoopDim { extent, in_stride, out_stride };
+    let (kept, reduced) = (vec![dim(3, 10, 2)], vec![dim(4, 2, 0)]);
+    let reduce = ReduceSpec { reduce: Reduce::Sum, kept, reduced, tile: 2 };
+    needs(KernelSpec::Reduce(reduce), &[(2 * 10 + 3 * 2 + 1, F32), (5, F32)]);
+    let norm = LayerNormSpec { rows: 3, len: 5, epsilon: 1e-5, shift: true, residual: true, tile: 2 };
+    let (all, len) = ((15, F32), (5, F32));
+    needs(KernelSpec::LayerNorm(norm), &[all, len, len, all, all]);
+    let (dtype, index_dtype) = (DType::F32, DType::I64);
+    let gather = GatherSpec { dtype, index_dtype, outer: 2, extent: 7, inner: 3, picks: 5, tile: 2 };
+    needs(KernelSpec::Gather(gather), &[(42, 4), (5, 8), (30, 4)]);
+}
+
+/// A host kernel of one input of 5 and one output of 3 numbers.
+#[derive(Clone, Debug)]
+struct Foreign([TensorSpec; 2]);
+
+impl Foreign {
+    fn new() -> Foreign {
+        Foreign([5, 3].map(|count| TensorSpec { dtype: DType::I64, shape: Shape::from([count]) }))
+    }
+}
+
+impl HostKernel for Foreign {
+    fn name(&self) -> &str {
+        "foreign"
+    }
+    fn inputs(&self) -> &[TensorSpec] {
+        &self.0[..1]
+    }
+    fn outputs(&self) -> &[TensorSpec] {
+        &self.0[1..]
+    }
+    fn new_state(&self) -> Result<Box<dyn HostState>, HostFault> {
+        unreachable!("a plan is not run here")
+    }
+}
+
+#[test]
+fn host_kernels_keep_to_their_operands() {
+    needs(KernelSpec::Host(0), &[(5, 8), (3, 8)]);
+    let unknown = Plan::new(parts(vec![vec![kernel(KernelSpec::Host(1), &[40, 24])]])).unwrap_err();
+    assert!(matches!(&unknown, PlanError::Malformed { what } if what.contains("does not have")), "{unknown}");
+}
+
+#[test]
+fn every_limit_is_the_last_that_passes() {
+    let tiny = |count: usize| -> Vec<Kernel> {
+        let place = |at| Region::dense(Place::Arena, at, 1);
+        (0..count).map(|at| Kernel { writes: vec![place(at)], ..kernel(synthetic(1, 1), &[1]) }).collect()
+    };
+    let check = |parts: PlanParts, limit: Option<(&str, usize)>| match (Plan::new(parts), limit) {
+        (Ok(_), None) => {}
+        (Err(PlanError::Limit { what, count, max }), Some((wanted, most))) => {
+            assert_eq!((what, count, max), (wanted, most + 1, most));
+        }
+        (result, limit) => panic!("{:?} where {limit:?} should be", result.map(|plan| plan.hash())),
+    };
+    let most = limits::STAGE_KERNELS_MAX;
+    check(parts(vec![tiny(most)]), None);
+    check(parts(vec![tiny(most + 1)]), Some(("kernels of a stage", most)));
+    let most = limits::STAGES_MAX - 1;
+    check(parts(vec![tiny(1); most + 1]), Some(("stages", most)));
+    let most = limits::STAGE_BLOCKS_MAX - 1;
+    let wide = |blocks: usize| {
+        let big = PlanParts { arena_bytes: blocks, ..parts(vec![]) };
+        PlanParts { stages: vec![vec![kernel(synthetic(blocks, 1), &[blocks])]], ..big }
+    };
+    check(wide(most), None);
+    check(wide(most + 1), Some(("blocks of a stage", most)));
+    let most = limits::MODEL_TENSORS_MAX;
+    let io = || IoSpec { name: "t".into(), dtype: DType::U8, shape: Shape::from([1]) };
+    let ios = |inputs: usize, outputs: usize| PlanParts {
+        inputs: vec![io(); inputs],
+        outputs: vec![io(); outputs],
+        ..parts(vec![tiny(1)])
+    };
+    check(ios(most, most), None);
+    check(ios(most + 1, 1), Some(("inputs", most)));
+    check(ios(1, most + 1), Some(("outputs", most)));
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let malformed = |parts: PlanParts, what: &str| match Plan::new(parts) {
+        Err(PlanError::Malformed { what: said }) => assert!(said.contains(what), "{said}"),
+        other => panic!("{:?} where '{what}' should be", other.map(|plan| plan.hash())),
+    };
+    malformed(parts(vec![]), "without kernels");
+    malformed(parts(vec![vec![kernel(synthetic(1, 1), &[1])], vec![]]), "without kernels");
+    malformed(parts(vec![vec![kernel(synthetic(0, 1), &[0])]]), "no blocks");
+    let store = Arc::new(WeightStore::new());
+    let tensor = Tensor::f32([3], &[1.0, 2.0, 3.0]);
+    let packed = store.insert(&tensor, Packing::Raw);
+    let with = |weight| PlanParts {
+        weights: vec![weight],
+        store: store.clone(),
+        ..parts(vec![vec![kernel(synthetic(1, 1), &[1])]])
+    };
+    assert!(Plan::new(with(packed.clone())).is_ok());
+    malformed(with(reef_plan::WeightRef { bytes: packed.bytes - 1, ..packed.clone() }), "not packed");
+    let other = Arc::new(WeightStore::new());
+    malformed(PlanParts { store: other, ..with(packed) }, "not packed");
+}
+
+#[test]
+fn a_kernel_must_not_write_a_byte_twice_or_what_it_reads() {
+    let two = |first: Region, second: Region| {
+        let spec = KernelSpec::Host(0);
+        let host: Arc<dyn HostKernel> = Arc::new(Pair(
+            [5, 3, 3].map(|count| TensorSpec { dtype: DType::I64, shape: Shape::from([count]) }),
+        ));
+        let writes = vec![first, second];
+        let kernel = Kernel { writes, ..kernel(spec, &[40, 24]) };
+        Plan::new(PlanParts { host_kernels: vec![host], ..parts(vec![vec![kernel]]) })
+    };
+    let arena = |offset| Region::dense(Place::Arena, offset, 24);
+    assert!(two(arena(40), arena(64)).is_ok());
+    for (first, second) in [(40, 63), (63, 40), (39, 64), (40, 16)] {
+        let error = two(arena(first), arena(second)).unwrap_err();
+        assert!(matches!(error, PlanError::InPlace { .. }), "{first} {second}: {error}");
+    }
+}
+
+/// A host kernel with two outputs.
+#[derive(Clone, Debug)]
+struct Pair([TensorSpec; 3]);
+
+impl HostKernel for Pair {
+    fn name(&self) -> &str {
+        "pair"
+    }
+    fn inputs(&self) -> &[TensorSpec] {
+        &self.0[..1]
+    }
+    fn outputs(&self) -> &[TensorSpec] {
+        &self.0[1..]
+    }
+    fn new_state(&self) -> Result<Box<dyn HostState>, HostFault> {
+        unreachable!("a plan is not run here")
+    }
+}
+
+#[test]
+fn a_window_reaches_as_far_as_the_target_says_and_no_further() {
+    let copy = |from: usize, to: usize| {
+        let region = |offset| Region::dense(Place::Arena, offset, 16);
+        let spec = synthetic(16, 16);
+        vec![Kernel { reads: vec![region(from)], writes: vec![region(to)], ..kernel(spec, &[16]) }]
+    };
+    // The third stage behind the first overwrites what the first reads.
+    let stages = || vec![copy(0, 16), copy(16, 32), copy(32, 48), copy(48, 0)];
+    for (window, fine) in [(0, true), (2, true), (3, false), (9, false)] {
+        let target = Target { window, ..Target::cpu(Isa::Portable, 1) };
+        let plan = Plan::new(PlanParts { target, ..parts(stages()) });
+        match plan {
+            Ok(_) => assert!(fine, "window {window}"),
+            Err(PlanError::RestartWindow { writer_stage: 3, distance: 3, .. }) => assert!(!fine),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
