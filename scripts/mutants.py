@@ -148,17 +148,16 @@ class Workshop:
         return {"suite": "", "how": "survived"}
 
     def run_one(self, suite, command):
-        args, _, rest = (lambda a: (a[:a.index("--")], "--", a[a.index("--") + 1:]) if "--" in a else (a, "", []))(
-            command["args"])
+        args, rest = command["args"], []
+        if "--" in args:
+            args, rest = args[:args.index("--")], args[args.index("--"):]
         kind = "loom" if suite == "loom" else "main"
-        # Incremental, and without a file lock between jobs.
         env = {**os.environ, "CARGO_INCREMENTAL": "1", "CARGO_TARGET_DIR": str(self.targets / kind),
-               "PROPTEST_FAILURE_PERSISTENCE": "off", **command["env"]}
+               "RUST_BACKTRACE": "0", **command["env"]}
         code, output = self.spawn(["cargo", "test", "--no-run", *args], env, None)
         if code != 0:
             return {"how": "does not build", "test": first_error(output)}
-        run = ["cargo", "test", *args, "--", *rest] if rest else ["cargo", "test", *args]
-        code, output = self.spawn(run, env, self.timeout)
+        code, output = self.spawn(["cargo", "test", *args, *rest], env, self.timeout)
         if code is None:
             running = re.findall(r"^test (\S+) has been running for over", output, re.M)
             return {"how": "caught", "test": (running or ["the suite"])[-1] + " does not end"}

@@ -46,7 +46,7 @@
 //!
 //! | from | to | carries |
 //! |---|---|---|
-//! | `publish`, `open`: release of `claim` | `view`, a failed claim, `close`: acquire | task, earlier stages |
+//! | `publish`, `open`: release of `claim` | `view`, a failed claim, `close`: acquire | task, last stage |
 //! | `settle`: release of `done` | the last `settle` of the stage: acquire | what the blocks wrote |
 //! | `give_back`: release of a redo entry | who takes it: acquire | what a killed block wrote |
 //! | `finish`: release of `over` | `take_finished`: acquire | the outputs |
