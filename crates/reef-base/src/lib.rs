@@ -1,12 +1,13 @@
 //! `reef-base`: what every other crate of reef may know.
 //!
-//! Owns ids, units, the clock, task keys, aligned memory, seeded random numbers and every limit.
-//! Knows nothing of graphs, plans, devices, threads or files.
+//! Owns ids, units, the clock, task keys, aligned memory, seeded random numbers, caught panics and every
+//! limit. Knows nothing of graphs, plans, devices, threads or files.
 
 pub mod bytes;
 pub mod clock;
 pub mod key;
 pub mod limits;
+pub mod panics;
 pub mod rng;
 
 pub use bytes::AlignedBytes;

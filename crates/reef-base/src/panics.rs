@@ -1,0 +1,150 @@
+//! Panics of code that is not trusted, as values: caught, and not printed.
+//!
+//! A panic's hook runs before anything can catch it, and the standard one writes to standard error. The first
+//! call here puts a hook before the one that is in force; while a thread is inside [`catch`], its panics are
+//! noted instead of printed. Panics of other threads, and of the same one outside, go to the hook before, as
+//! ever.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::Once;
+
+/// A panic that was caught.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaughtPanic {
+    /// What it said.
+    pub message: String,
+    /// File and line, if the hook that notes them was in force.
+    pub location: Option<String>,
+}
+
+impl std::fmt::Display for CaughtPanic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.location {
+            Some(location) => write!(f, "{} ({location})", self.message),
+            None => write!(f, "{}", self.message),
+        }
+    }
+}
+
+impl std::error::Error for CaughtPanic {}
+
+thread_local! {
+    /// Calls of [`catch`] that this thread is in.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+    /// Where the last panic inside was.
+    static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs `call`; its panic is a value, and nothing is printed. Unwind safety is the caller's: what `call` was
+/// working on when it panicked must not be seen again, nor dropped outside of `catch` if its code is not
+/// trusted.
+pub fn catch<T>(call: impl FnOnce() -> T) -> Result<T, CaughtPanic> {
+    install();
+    let inside = Inside::enter();
+    let result = catch_unwind(AssertUnwindSafe(call));
+    // The payload may be anything, and its drop may panic, too.
+    let result = result.map_err(|panic| {
+        let message = message_of(&*panic).to_owned();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+        CaughtPanic { message, location: LOCATION.take() }
+    });
+    drop(inside);
+    result
+}
+
+/// What a panic said.
+pub fn message_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}
+
+/// Counts the thread in, and out again however the call ends.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Inside {
+        DEPTH.set(DEPTH.get() + 1);
+        Inside
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+    }
+}
+
+fn install() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !note(info) {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// Notes a panic inside of [`catch`]; false for one outside. A thread that is ending has no such memory any
+/// more, and is outside.
+fn note(info: &PanicHookInfo<'_>) -> bool {
+    if DEPTH.try_with(Cell::get).unwrap_or(0) == 0 {
+        return false;
+    }
+    let location = info.location().map(|at| {
+        let file = at.file().rsplit('/').next().unwrap_or(at.file());
+        format!("{file}:{}", at.line())
+    });
+    let _ = LOCATION.try_with(|last| *last.borrow_mut() = location);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    static PRINTED: AtomicUsize = AtomicUsize::new(0);
+
+    /// One test, because the hook is the process's.
+    #[test]
+    fn panics_inside_are_values_and_all_others_are_printed() {
+        std::panic::set_hook(Box::new(|_| {
+            PRINTED.fetch_add(1, Ordering::Relaxed);
+        }));
+        assert_eq!(catch(|| 7), Ok(7));
+        let caught = catch(|| panic!("at {}", 7)).map(|()| 0).unwrap_err();
+        assert_eq!(caught.message, "at 7");
+        assert!(caught.location.as_ref().is_some_and(|at| at.starts_with("panics.rs:")), "{caught}");
+        let nested = catch(|| {
+            let _ = catch(|| panic!("inner"));
+            panic!("outer")
+        });
+        assert_eq!(nested.map(|()| 0).unwrap_err().message, "outer");
+        assert_eq!(PRINTED.load(Ordering::Relaxed), 0);
+
+        let foreign = catch(|| std::thread::spawn(|| panic!("another thread's")).join().is_err());
+        assert_eq!(foreign, Ok(true));
+        assert_eq!(PRINTED.load(Ordering::Relaxed), 1, "that panic was not caught here");
+        let _ = catch_unwind(|| panic!("outside"));
+        assert_eq!(PRINTED.load(Ordering::Relaxed), 2);
+
+        let caught = catch(|| std::panic::panic_any(Bomb)).map(|()| 0).unwrap_err();
+        assert_eq!(caught.message, "without a message");
+        assert_eq!(PRINTED.load(Ordering::Relaxed), 2);
+        let _ = std::panic::take_hook();
+    }
+
+    /// A payload that panics when it is dropped.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+}
