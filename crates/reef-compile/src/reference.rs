@@ -57,7 +57,7 @@ pub(crate) fn apply(op: &Op, inputs: &[&Tensor], dtype: DType, shape: &Shape) ->
     let grids: Vec<Grid> = inputs.iter().map(|tensor| Grid::of(tensor)).collect();
     let result = match op {
         Op::Unary(function) => elementwise::unary(*function, &grids[0])?,
-        Op::Binary(function) => elementwise::binary(*function, &grids[0], &grids[1], shape),
+        Op::Binary(function) => elementwise::binary(*function, &grids[0], &grids[1], shape)?,
         Op::Where => elementwise::select(&grids, shape),
         Op::ScaleShift => elementwise::scale_shift(&grids),
         Op::Cast { to } => elementwise::cast(&grids[0], *to),

@@ -133,19 +133,14 @@ pub(crate) fn binary(function: Binary, a: f64, b: f64) -> f64 {
     }
 }
 
-/// A function of two integers or booleans; a quotient by zero is zero.
-pub(crate) fn binary_int(function: Binary, a: i64, b: i64) -> i64 {
-    match function {
+/// A function of two integers or booleans; `None` for a quotient by zero.
+pub(crate) fn binary_int(function: Binary, a: i64, b: i64) -> Option<i64> {
+    Some(match function {
         Binary::Add => a.wrapping_add(b),
         Binary::Sub => a.wrapping_sub(b),
         Binary::Mul => a.wrapping_mul(b),
-        Binary::Div => {
-            if b == 0 {
-                0
-            } else {
-                a.wrapping_div(b)
-            }
-        }
+        Binary::Div if b == 0 => return None,
+        Binary::Div => a.wrapping_div(b),
         Binary::Max => a.max(b),
         Binary::Min => a.min(b),
         Binary::Pow => u32::try_from(b).map_or(0, |exponent| a.wrapping_pow(exponent)),
@@ -157,7 +152,7 @@ pub(crate) fn binary_int(function: Binary, a: i64, b: i64) -> i64 {
         Binary::And => i64::from(a != 0 && b != 0),
         Binary::Or => i64::from(a != 0 || b != 0),
         Binary::Xor => i64::from((a != 0) != (b != 0)),
-    }
+    })
 }
 
 /// `value` wrapped to the width of `dtype`.

@@ -115,7 +115,13 @@ fn integers_and_booleans() {
     for function in [Add, Sub, Mul, Div, Max, Min, Equal, Less, LessEqual, Greater, GreaterEqual] {
         for dtype in [DType::I64, DType::I32, DType::U8, DType::F32, DType::F16] {
             let mut builder = Builder::new();
-            let (a, b) = (builder.typed_input(dtype, &[4, 1, 3]), builder.typed_input(dtype, &[5, 1]));
+            let (a, mut b) = (builder.typed_input(dtype, &[4, 1, 3]), builder.typed_input(dtype, &[5, 1]));
+            if function == Div && !dtype.is_float() {
+                // Integers have no quotient by 0.
+                let one: Vec<u8> = (0..dtype.bytes()).map(|at| u8::from(at == 0)).collect();
+                let one = builder.graph.add_const("one", Tensor::from_slice(dtype, [1], &one));
+                b = builder.typed_node(Op::Binary(Max), &[b, one], dtype, &[5, 1]);
+            }
             let out = if function.is_comparison() { DType::Bool } else { dtype };
             let y = builder.typed_node(Op::Binary(function), &[a, b], out, &[4, 5, 3]);
             builder.check(&format!("{function:?} of {dtype}"), &[y]);
@@ -247,13 +253,30 @@ fn indices_outside_their_axis_are_errors() {
             let y = builder.typed_node(Op::Gather { axis: 0 }, &[x, picks], DType::F32, &[2, 3]);
             builder.output(y);
             let inputs = harness::inputs(&builder.graph, 5);
-            let expected = format!("index {index} is outside an axis of 4");
+            let expected = format!("index {index}, allowed are -4 to 3");
             let error = reef_compile::reference::evaluate(&builder.graph, &inputs).unwrap_err();
             assert!(error.to_string().contains(&expected), "{error}");
             let plan = harness::plan(&builder.graph);
             let error = reef_compile::interpret::run(&plan, &inputs).unwrap_err();
             assert!(error.to_string().contains(&expected), "{error}");
         }
+    }
+}
+
+#[test]
+fn integers_divided_by_zero_are_errors() {
+    for constant in [false, true] {
+        let mut builder = Builder::new();
+        let seven = builder.graph.add_const("seven", Tensor::i64([2], &[7, 7]));
+        let x = if constant { seven } else { builder.typed_input(DType::I64, &[2]) };
+        let divisor = builder.graph.add_const("divisor", Tensor::i64([2], &[1, 0]));
+        let y = builder.typed_node(Op::Binary(Binary::Div), &[x, divisor], DType::I64, &[2]);
+        builder.output(y);
+        let inputs = harness::inputs(&builder.graph, 5);
+        let error = reef_compile::reference::evaluate(&builder.graph, &inputs).unwrap_err();
+        assert!(error.to_string().contains("is divided by 0"), "{error}");
+        let error = reef_compile::interpret::run(&harness::plan(&builder.graph), &inputs).unwrap_err();
+        assert!(error.to_string().contains("is divided by 0"), "{error}");
     }
 }
 

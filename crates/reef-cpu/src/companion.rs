@@ -233,7 +233,7 @@ fn run(executor: &Executor, claim: Claim) -> BlockEnd {
     let Prepared { kernel, host, .. } = located.prepared;
     let host = host.expect("only host kernels run on companions");
     let foreign = &loaded.plan.host_kernels()[host];
-    let fault = |reason: String| HostFault { kernel: foreign.name().to_string(), reason };
+    let fault = |reason: String| HostFault::of_kernel(foreign.name(), reason);
     let cell = loaded.host(claim.slot, host);
     if let Err(end) = make_state(cell, || foreign.new_state(), fault) {
         return end;

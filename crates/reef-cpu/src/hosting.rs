@@ -51,7 +51,7 @@ impl Worker {
             Err(error) => {
                 let kernel = prepared.host.map_or("", |host| executor.host_name(claim.slot, host));
                 let reason = format!("no thread to run it on: {error}");
-                executor.fail(claim, HostFault { kernel: kernel.to_string(), reason });
+                executor.fail(claim, HostFault::of_kernel(kernel, reason));
                 executor.settle(claim, total, true, false, now);
                 return;
             }

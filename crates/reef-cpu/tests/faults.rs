@@ -47,7 +47,7 @@ impl HostState for State {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), HostFault> {
         match self.0 {
             Mood::Copies => outputs[0].copy_from_slice(inputs[0]),
-            Mood::Fails(why) => return Err(HostFault { kernel: "moody".into(), reason: why.into() }),
+            Mood::Fails(why) => return Err(HostFault::of_kernel("moody", why)),
             Mood::Panics => panic!("planted"),
         }
         Ok(())

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use reef_base::{Class, ModelKey, Nanos, TaskId};
 use reef_device::{Completion, Device, Outcome, RejectReason, Scheme};
+use reef_plan::FaultKind;
 use reef_sched::{
     Account, Action, CancelReason, Cancelled, Drain, Ended, ModelId, ModelOptions, Refusal, Request,
     RequestId, SchedOptions, Scheduler, Usage,
@@ -496,6 +497,7 @@ fn failure_reason(error: &InferError) -> Option<FailureReason> {
         InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => Some(FailureReason::Deadline),
         InferError::Timeout => Some(FailureReason::Timeout),
         InferError::Cancelled => Some(FailureReason::Cancelled),
+        InferError::Failed(fault) if fault.kind == FaultKind::Input => None,
         InferError::Failed(_) | InferError::DeviceFault | InferError::NoPlan(_) => {
             Some(FailureReason::Backend)
         }

@@ -193,7 +193,7 @@ pub enum InferError {
     /// The request was cancelled.
     #[error("the request was cancelled")]
     Cancelled,
-    /// A kernel of the model failed on these inputs.
+    /// A kernel of the model failed on these inputs; the fault says whether other inputs would do.
     #[error(transparent)]
     Failed(#[from] HostFault),
     /// The device was poisoned by a fault.

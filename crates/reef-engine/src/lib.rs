@@ -70,7 +70,7 @@ pub use model::{
 pub use reef_base::{Class, Level, ModelKey, Nanos};
 pub use reef_device::{Capabilities, Device, DeviceCounters, DeviceError, Scheme, TaskCounters};
 pub use reef_graph::{DType, Shape};
-pub use reef_plan::{HostFault, IoSpec, Plan};
+pub use reef_plan::{FaultKind, HostFault, IoSpec, Plan};
 pub use request::{ClassRequest, InferRequest, InferResponse, InputTensor, OutputTensor, Timings};
 pub use session::{RunInfo, Session, SessionOptions};
 pub use source::PlanSource;

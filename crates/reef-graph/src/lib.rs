@@ -11,5 +11,5 @@ pub mod tensor;
 
 pub use dtype::DType;
 pub use graph::{Graph, GraphError, Node, NodeId, Value, ValueId, ValueKind};
-pub use op::{Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary, axis_index};
+pub use op::{AllowedIndices, Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary, axis_index};
 pub use tensor::{ConstKey, Shape, Tensor};

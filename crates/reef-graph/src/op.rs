@@ -307,3 +307,17 @@ pub fn axis_index(index: i64, extent: usize) -> Option<usize> {
     let place = if index < 0 { index.checked_add(extent)? } else { index };
     (0..extent).contains(&place).then_some(place as usize)
 }
+
+/// What [`axis_index`] takes for an axis of this extent, as the end of a sentence about an index that it does
+/// not take.
+#[derive(Clone, Copy, Debug)]
+pub struct AllowedIndices(pub usize);
+
+impl std::fmt::Display for AllowedIndices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            0 => write!(f, "and the axis has no elements"),
+            extent => write!(f, "allowed are -{extent} to {}", extent - 1),
+        }
+    }
+}

@@ -65,7 +65,7 @@ struct TractState {
 
 impl HostState for TractState {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), HostFault> {
-        let fault = |reason: String| HostFault { kernel: self.kernel.clone(), reason };
+        let fault = |reason: String| HostFault::of_kernel(&*self.kernel, reason);
         let mut state = match self.state.take() {
             Some(state) => state,
             None => guarded(|| self.plan.spawn()).map_err(fault)?,

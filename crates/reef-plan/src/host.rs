@@ -24,14 +24,37 @@ impl TensorSpec {
     }
 }
 
-/// A kernel could not compute its outputs: a host kernel failed, or an index was outside its axis.
+/// A kernel could not compute its outputs: a host kernel failed, or an input means nothing to it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("kernel {kernel}: {reason}")]
 pub struct HostFault {
+    /// Whose fault it is.
+    pub kind: FaultKind,
     /// The kernel's name.
     pub kernel: String,
     /// What went wrong.
     pub reason: String,
+}
+
+/// What must change for a kernel that failed to succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The values of the inputs: an index outside its axis, a divisor of zero. Others would do.
+    Input,
+    /// The kernel or the machine: no inputs of these shapes would do, or it is not known which.
+    Kernel,
+}
+
+impl HostFault {
+    /// The inputs' values are at fault. `reason` names operator, operand, value and what is allowed.
+    pub fn of_input(kernel: impl Into<String>, reason: impl Into<String>) -> HostFault {
+        HostFault { kind: FaultKind::Input, kernel: kernel.into(), reason: reason.into() }
+    }
+
+    /// The kernel is at fault.
+    pub fn of_kernel(kernel: impl Into<String>, reason: impl Into<String>) -> HostFault {
+        HostFault { kind: FaultKind::Kernel, kernel: kernel.into(), reason: reason.into() }
+    }
 }
 
 /// A region of a graph that runs on the host as one block.

@@ -14,7 +14,7 @@ pub mod target;
 pub mod validate;
 pub mod weights;
 
-pub use host::{HostFault, HostKernel, HostState, TensorSpec};
+pub use host::{FaultKind, HostFault, HostKernel, HostState, TensorSpec};
 pub use plan::{Cost, IoSpec, Kernel, Plan, PlanHash, PlanParts, Restart, Stage};
 pub use region::{Lane, Place, Region};
 pub use spec::{

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use hyper::StatusCode;
-use reef_engine::{InferError, WrongInput};
+use reef_engine::{FaultKind, InferError, WrongInput};
 
 /// Why a server could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -115,8 +115,23 @@ fn status(error: &InferError) -> StatusCode {
         | InferError::Unloading(_)
         | InferError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => StatusCode::GATEWAY_TIMEOUT,
+        InferError::Failed(fault) if fault.kind == FaultKind::Input => StatusCode::BAD_REQUEST,
         InferError::Failed(_) | InferError::DeviceFault | InferError::NoPlan(_) => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reef_engine::HostFault;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_failed_says_whose_fault_it_was() {
+        let status = |fault| ApiError::from(InferError::Failed(fault)).status;
+        assert_eq!(status(HostFault::of_input("y", "Gather: indices[0] is 9")), StatusCode::BAD_REQUEST);
+        assert_eq!(status(HostFault::of_kernel("y", "it panicked")), StatusCode::INTERNAL_SERVER_ERROR);
     }
 }

@@ -1,6 +1,6 @@
 //! Kernels that are loop nests.
 
-use reef_graph::{DType, Reduce, axis_index};
+use reef_graph::{AllowedIndices, DType, Reduce, axis_index};
 use reef_plan::spec::elements;
 use reef_plan::{ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, SoftmaxSpec};
 
@@ -69,7 +69,10 @@ fn instruction(op: ElemOp, registers: &[Element]) -> Result<Element, String> {
             Element::Int(x) => Element::Int(scalar::unary_int(function, x).ok_or_else(bad)?),
         },
         ElemOp::Binary(function, a, b) => match (registers[a], registers[b]) {
-            (Element::Int(a), Element::Int(b)) => Element::Int(scalar::binary_int(function, a, b)),
+            (Element::Int(a), Element::Int(b)) => {
+                let made = scalar::binary_int(function, a, b);
+                Element::Int(made.ok_or_else(|| format!("{a} is divided by 0"))?)
+            }
             (Element::Float(a), Element::Float(b)) => {
                 let value = scalar::binary(function, a, b);
                 if function.is_comparison() { Element::Int(value as i64) } else { round(value) }
@@ -152,7 +155,7 @@ pub(super) fn gather(spec: &GatherSpec, access: &mut Access<'_, '_>) -> Result<(
         let (outer, pick) = (slice / spec.picks, slice % spec.picks);
         let index = access.load(1, spec.index_dtype, pick).int();
         let index = axis_index(index, spec.extent)
-            .ok_or_else(|| format!("index {index} is outside an axis of {}", spec.extent))?;
+            .ok_or_else(|| format!("index {index}, {}", AllowedIndices(spec.extent)))?;
         for inner in 0..spec.inner {
             let value = access.load(0, dtype, (outer * spec.extent + index) * spec.inner + inner);
             access.store(dtype, slice * spec.inner + inner, value);

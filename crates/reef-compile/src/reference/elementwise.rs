@@ -14,11 +14,14 @@ pub(super) fn unary(function: Unary, x: &Grid) -> Result<Vec<Element>, String> {
     result.ok_or_else(|| format!("{function:?} of {}", x.dtype))
 }
 
-pub(super) fn binary(function: Binary, a: &Grid, b: &Grid, shape: &Shape) -> Vec<Element> {
+pub(super) fn binary(function: Binary, a: &Grid, b: &Grid, shape: &Shape) -> Result<Vec<Element>, String> {
     indices(shape)
         .map(|index| match (a.broadcast_at(&index), b.broadcast_at(&index)) {
-            (Element::Int(x), Element::Int(y)) => Element::Int(scalar::binary_int(function, x, y)),
-            (x, y) => Element::Float(scalar::binary(function, x.float(), y.float())),
+            (Element::Int(x), Element::Int(y)) => {
+                let made = scalar::binary_int(function, x, y).map(Element::Int);
+                made.ok_or_else(|| format!("{x} is divided by 0"))
+            }
+            (x, y) => Ok(Element::Float(scalar::binary(function, x.float(), y.float()))),
         })
         .collect()
 }

@@ -1,6 +1,6 @@
 //! Operators that move elements.
 
-use reef_graph::{DType, Shape, axis_index};
+use reef_graph::{AllowedIndices, DType, Shape, axis_index};
 
 use super::{Grid, flatten, indices};
 use crate::scalar::Element;
@@ -49,7 +49,7 @@ pub(super) fn gather(data: &Grid, picks: &Grid, axis: usize) -> Result<Vec<Eleme
         for pick in &picks.elements {
             let pick = pick.int();
             let at = axis_index(pick, extent)
-                .ok_or_else(|| format!("index {pick} is outside an axis of {extent}"))?;
+                .ok_or_else(|| format!("index {pick}, {}", AllowedIndices(extent)))?;
             for inner in indices(after) {
                 let index: Vec<usize> =
                     outer.iter().copied().chain([at]).chain(inner.iter().copied()).collect();

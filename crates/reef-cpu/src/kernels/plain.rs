@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use reef_graph::{DType, axis_index};
+use reef_graph::{AllowedIndices, DType, axis_index};
 use reef_plan::{GatherSpec, HostFault, Kernel, Region, SyntheticSpec};
 
 use super::BlockKernel;
@@ -39,8 +39,8 @@ impl Gather {
         };
         let extent = self.spec.extent;
         axis_index(index, extent).ok_or_else(|| {
-            let reason = format!("index {index} is outside an axis of {extent}");
-            HostFault { kernel: self.name.clone(), reason }
+            let allowed = AllowedIndices(extent);
+            HostFault::of_input(&*self.name, format!("Gather: indices[{pick}] is {index}, {allowed}"))
         })
     }
 }

@@ -5,10 +5,10 @@
 //! used where they are. Polls before every instruction; a re-run writes everything again.
 
 use reef_graph::{Binary, DType, Unary};
-use reef_plan::{ElemOp, ElementwiseSpec, Isa, Kernel, Region};
+use reef_plan::{ElemOp, ElementwiseSpec, HostFault, Isa, Kernel, Region};
 
 use self::convert::{MoveFn, Plane};
-use self::ops::{Choose, Floats, Integers, Scalar, Zip};
+use self::ops::{Choose, Floats, Integers, Scalar, Zeros, Zip};
 use super::math::Map;
 use super::nest::{Nest, Piece};
 use super::vector::Vector;
@@ -52,6 +52,7 @@ pub(super) fn prepare(spec: &ElementwiseSpec, kernel: &Kernel, isa: Isa) -> Box<
         copy: convert::copy_fn::<V>(spec.out_dtype.bytes()),
     });
     let interpreter = Elementwise {
+        name: kernel.name.clone(),
         elements: spec.elements(),
         tile: spec.tile,
         inputs: spec.inputs.iter().map(|input| (input.dtype, input.offset)).collect(),
@@ -109,6 +110,7 @@ fn kinds(spec: &ElementwiseSpec, program: &[ElemOp], name: &str) -> Vec<bool> {
 }
 
 struct Elementwise {
+    name: String,
     elements: usize,
     tile: usize,
     /// Type and first element of every operand.
@@ -146,14 +148,14 @@ impl VectorKernel for Elementwise {
         while at < end {
             let piece = Piece::next(&self.nest, at, end, lines, columns);
             // SAFETY: the piece is a part of the loop; the validator checked the regions.
-            let done = unsafe {
+            let ended = unsafe {
                 match self.copy {
                     true => self.copy_piece(context, &piece),
                     false => self.run_piece::<V>(context, &piece, at == first),
                 }
             };
-            if !done {
-                return BlockEnd::Killed;
+            if let Err(end) = ended {
+                return end;
             }
             at += piece.elements();
         }
@@ -189,16 +191,16 @@ impl Elementwise {
         self.nest.line_offset(operand, line) + piece.column as isize * self.nest.step(operand)
     }
 
-    /// Copies a piece in steps. False when the poll said stop.
-    unsafe fn copy_piece(&self, context: &BlockContext<'_>, piece: &Piece) -> bool {
+    /// Copies a piece in steps. An error is the block's end: the poll said stop.
+    unsafe fn copy_piece(&self, context: &BlockContext<'_>, piece: &Piece) -> Result<(), BlockEnd> {
         for part in piece.columns_by((COPY_ELEMENTS / piece.lines).max(1)) {
             if context.poll.stop() {
-                return false;
+                return Err(BlockEnd::Killed);
             }
             // SAFETY: the part is a part of the loop.
             unsafe { self.copy_part(context, &part) };
         }
-        true
+        Ok(())
     }
 
     unsafe fn copy_part(&self, context: &BlockContext<'_>, piece: &Piece) {
@@ -221,14 +223,26 @@ impl Elementwise {
         });
     }
 
-    /// Runs the program for one piece. False when the poll said stop.
-    unsafe fn run_piece<V: Vector>(&self, context: &BlockContext<'_>, piece: &Piece, first: bool) -> bool {
+    /// Runs the program for one piece. An error is the block's end: the poll said stop, or the piece has no
+    /// result.
+    unsafe fn run_piece<V: Vector>(
+        &self,
+        context: &BlockContext<'_>,
+        piece: &Piece,
+        first: bool,
+    ) -> Result<(), BlockEnd> {
         // The first register's place holds where every register is.
         let registers = context.scratch.cast::<*const u8>();
         let last = self.program.len() - 1;
         for (index, op) in self.program.iter().enumerate() {
             if context.poll.stop() {
-                return false;
+                return Err(BlockEnd::Killed);
+            }
+            if let ElemOp::Binary(Binary::Div, _, divisor) = *op
+                && !self.floats[divisor]
+            {
+                // SAFETY: the divisor's register is set and holds the piece.
+                unsafe { self.check_divisor::<V>(registers, divisor, piece.elements())? };
             }
             // SAFETY: scratch has a register for every instruction and one more; instructions read earlier
             // ones.
@@ -252,7 +266,23 @@ impl Elementwise {
                 }
             }
         }
-        true
+        Ok(())
+    }
+
+    /// Integers have no quotient by 0.
+    unsafe fn check_divisor<V: Vector>(
+        &self,
+        registers: *const *const u8,
+        divisor: usize,
+        count: usize,
+    ) -> Result<(), BlockEnd> {
+        // SAFETY: passed on from the caller.
+        let zero = unsafe { V::enter(Zeros { from: (*registers.add(divisor)).cast(), count }) };
+        if zero.is_none() {
+            return Ok(());
+        }
+        let reason = "Div: an integer is divided by 0; every element of the divisor must be another number";
+        Err(BlockEnd::Failed(HostFault::of_input(&*self.name, reason)))
     }
 
     /// Address of the piece's first element of the output.

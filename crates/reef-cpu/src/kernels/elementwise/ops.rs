@@ -154,10 +154,26 @@ fn integer(function: Unary, x: i64) -> i64 {
     }
 }
 
-/// Truncated; 0 when dividing by 0, which ONNX leaves undefined.
+/// Truncated. Divisors of 0 were refused before ([`Zeros`]).
 #[inline(always)]
 fn quotient(a: i64, b: i64) -> i64 {
     if b == 0 { 0 } else { a.wrapping_div(b) }
+}
+
+/// Where the first 0 is among `count` integers.
+pub(super) struct Zeros {
+    pub(super) from: *const i64,
+    pub(super) count: usize,
+}
+
+impl Leaf for Zeros {
+    type Out = Option<usize>;
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) -> Option<usize> {
+        // SAFETY: the caller vouches for `count` elements.
+        (0..self.count).find(|&at| unsafe { *self.from.add(at) } == 0)
+    }
 }
 
 /// Wrapped; a negative exponent truncates, as the quotient of 1 does.

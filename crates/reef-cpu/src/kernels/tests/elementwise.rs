@@ -2,9 +2,9 @@
 
 use reef_base::AlignedBytes;
 use reef_graph::{Binary, DType, Unary};
-use reef_plan::{ElemInput, ElemOp, ElementwiseSpec, KernelSpec};
+use reef_plan::{ElemInput, ElemOp, ElementwiseSpec, FaultKind, KernelSpec};
 
-use super::{Case, Operand, check, random};
+use super::{Bench, BlockEnd, Case, Operand, check, isas, random};
 
 fn input(dtype: DType, offset: usize, strides: &[isize]) -> ElemInput {
     ElemInput { dtype, offset, strides: strides.to_vec() }
@@ -212,16 +212,44 @@ fn floats_and_integers_mix() {
         ElemOp::Binary(Binary::Mul, 2, 0),
         ElemOp::ConstI64(0),
         ElemOp::Binary(Binary::Max, 3, 4),
-        ElemOp::Binary(Binary::Div, 5, 4),
-        ElemOp::Binary(Binary::Add, 5, 6),
+        ElemOp::ConstI64(-1),
+        ElemOp::Binary(Binary::Div, 5, 6),
+        ElemOp::Binary(Binary::Sub, 5, 7),
+        ElemOp::Binary(Binary::Div, 8, 1),
     ];
     let inputs = vec![input(DType::I64, 0, &[1])];
     let mut integers = case("integers", &[600], (inputs, program), DType::I64, |i| {
         let x = i[0] as i64 - 300;
-        (x / 7 * x) as f64
+        ((x / 7 * x) * 2 / 7) as f64
     });
     integers.operands.push(bytes(&numbers));
     check(&integers);
+}
+
+/// In any lane of any piece, and only where integers are divided.
+#[test]
+fn integers_divided_by_zero_are_the_inputs_fault() {
+    let program = vec![ElemOp::Load(0), ElemOp::Load(1), ElemOp::Binary(Binary::Div, 0, 1)];
+    let inputs = || vec![input(DType::I64, 0, &[1]), input(DType::I64, 0, &[1])];
+    for zero in [Some(0), Some(299), Some(511), Some(512), Some(1299), None] {
+        let divisor: Vec<i64> = (0..1300).map(|at| if Some(at) == zero { 0 } else { at + 1 }).collect();
+        let mut case = case("quotient", &[1300], (inputs(), program.clone()), DType::I64, |_| 0.0);
+        case.operands.extend([bytes(&divisor), bytes(&divisor)]);
+        for isa in isas() {
+            let mut bench = Bench::new(&case, case.specs[0](isa), isa);
+            let ends: Vec<BlockEnd> = (0..bench.blocks()).map(|block| bench.run(block, None).0).collect();
+            let failed = ends.iter().find_map(|end| match end {
+                BlockEnd::Failed(fault) => Some((fault.kind, fault.to_string())),
+                _ => None,
+            });
+            let reason = "kernel quotient: Div: an integer is divided by 0; \
+                          every element of the divisor must be another number";
+            assert_eq!(failed, zero.map(|_| (FaultKind::Input, reason.into())), "a zero at {zero:?}");
+        }
+    }
+    let floats = vec![input(DType::F32, 0, &[1]), input(DType::F32, 0, &[1])];
+    let case = case("floats", &[4], (floats, program), DType::F32, |_| f64::INFINITY);
+    check(&case.input(&[1.0; 4]).input(&[0.0; 4]));
 }
 
 #[test]

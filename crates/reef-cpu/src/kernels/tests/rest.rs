@@ -10,7 +10,7 @@ use reef_plan::{
 };
 
 use super::super::nest::{Nest, Piece};
-use super::{Case, Operand, check, pixels, random};
+use super::{Bench, BlockEnd, Case, Operand, check, isas, pixels, random};
 
 fn pool_expected(spec: &PoolSpec, x: &[f32]) -> Vec<(usize, f64)> {
     let [out_h, out_w] = spec.out_hw;
@@ -248,6 +248,29 @@ fn gathers() {
             _ => AlignedBytes::copy_from(bytemuck::cast_slice(&indices.map(|index| index as i32))),
         }));
         check(&case.expects(outer * indices.len() * inner, expected));
+    }
+}
+
+#[test]
+fn indices_outside_their_axis_are_the_inputs_fault() {
+    for index in [5i64, -6, i64::MAX, i64::MIN] {
+        let spec = GatherSpec {
+            dtype: DType::F32,
+            index_dtype: DType::I64,
+            outer: 2,
+            extent: 5,
+            inner: 3,
+            picks: 2,
+            tile: 4,
+        };
+        let mut case = Case::f32("embedding", move |_| KernelSpec::Gather(spec.clone()));
+        case = case.input(&random(1, 30)).expects(12, vec![]);
+        case.operands.push(Operand::Input(AlignedBytes::copy_from(bytemuck::cast_slice(&[4, index]))));
+        for isa in isas() {
+            let end = Bench::new(&case, case.specs[0](isa), isa).run(0, None).0;
+            let reason = format!("Gather: indices[1] is {index}, allowed are -5 to 4");
+            assert_eq!(end, BlockEnd::Failed(HostFault::of_input("embedding", reason)));
+        }
     }
 }
 
