@@ -30,8 +30,9 @@ pub const TENSOR_RANK_MAX: usize = 8;
 /// Elements of one tensor; keeps index arithmetic in 32 bits where it matters.
 pub const TENSOR_ELEMENTS_MAX: usize = 1 << 31;
 
-/// Inputs or outputs of one model.
-pub const MODEL_TENSORS_MAX: usize = 64;
+/// Inputs or outputs of one model: a decoder with 128 layers has 256 for keys and values alone, and a few
+/// that describe each layer.
+pub const MODEL_TENSORS_MAX: usize = 1024;
 
 /// Models that one engine holds.
 pub const MODELS_MAX: usize = 256;

@@ -397,10 +397,10 @@ mod tests {
         let listed = |item: &str, count: usize| vec![item; count].join(",");
         let outputs = |count| format!(r#"{{"inputs":[],"outputs":[{}]}}"#, listed(r#"{"name":"y"}"#, count));
         assert!(parse(outputs(MODEL_TENSORS_MAX).as_bytes(), 0).is_ok());
-        assert!(parse_error(&outputs(MODEL_TENSORS_MAX + 1), 0).contains("65 outputs, at most 64"));
+        assert!(parse_error(&outputs(MODEL_TENSORS_MAX + 1), 0).contains("1025 outputs, at most 1024"));
         let input = r#"{"name":"x","shape":[],"datatype":"FP32","data":[0]}"#;
         let inputs = format!(r#"{{"inputs":[{}]}}"#, listed(input, MODEL_TENSORS_MAX + 1));
-        assert!(parse_error(&inputs, 0).contains("65 inputs, at most 64"));
+        assert!(parse_error(&inputs, 0).contains("1025 inputs, at most 1024"));
     }
 
     #[test]
