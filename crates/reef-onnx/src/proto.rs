@@ -16,6 +16,7 @@ use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
 
 use crate::error::ImportError;
 use crate::model::{Dim, TensorDecl};
+use crate::register;
 
 /// Graphs within graphs (bodies of `If`, `Scan`) that are followed.
 const NESTING_MAX: usize = 16;
@@ -28,7 +29,9 @@ pub(crate) fn decode(onnx: &Onnx, bytes: &[u8]) -> Result<pb::ModelProto, Import
         return Err(parse("its graph has no output"));
     }
     let functions = model.functions.iter().map(|function| (function.domain(), function.name()));
-    let operators = Operators { onnx, functions: functions.collect() };
+    let standard = model.opset_import.iter().find(|opset| is_standard(&opset.domain));
+    let opset = standard.map_or(0, |opset| opset.version);
+    let operators = Operators { onnx, opset, functions: functions.collect() };
     operators.check_graph(graph, 0)?;
     Ok(model)
 }
@@ -106,6 +109,8 @@ fn parse(reason: &str) -> ImportError {
 /// The operators that a model's nodes may name.
 struct Operators<'a> {
     onnx: &'a Onnx,
+    /// The version of ONNX's own operators.
+    opset: i64,
     /// Functions of the model's own, by domain and name: they are not followed.
     functions: HashSet<(&'a str, &'a str)>,
 }
@@ -154,10 +159,15 @@ impl Operators<'_> {
             return Some(format!("operators of the domain `{domain}` are not supported"));
         }
         match self.onnx.op_register.0.contains_key(&node.op_type) {
-            true => misread(node),
+            true => misread(node).or_else(|| register::refusal(node, self.opset)),
             false => Some("this operator is not known".into()),
         }
     }
+}
+
+/// Whether a domain is that of ONNX's own operators, by either of its names.
+fn is_standard(domain: &str) -> bool {
+    matches!(domain, "" | "ai.onnx")
 }
 
 /// Attributes that tract does not look at: it would compute something else without a word.
@@ -165,7 +175,6 @@ fn misread(node: &pb::NodeProto) -> Option<String> {
     let attribute = |name: &str| node.attribute.iter().find(|attribute| attribute.name == name);
     let text = |name: &str| attribute(name).map_or("".into(), |a| String::from_utf8_lossy(&a.s));
     match node.op_type.as_str() {
-        "LSTM" | "GRU" | "RNN" if text("direction") == "reverse" => Some("direction `reverse`".into()),
         "SpaceToDepth" if text("mode") == "CRD" => Some("mode `CRD`".into()),
         "Celu" | "Swish" => {
             let alpha = attribute("alpha").map_or(1.0, |alpha| alpha.f);

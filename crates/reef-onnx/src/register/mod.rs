@@ -1,8 +1,16 @@
 //! Own readings of ONNX operators, where tract's would lose precision, structure or part of the meaning.
 
+mod activation;
+mod cell;
+mod conv_transpose;
+mod grid_sample;
 mod norm;
+mod recurrent;
+mod resample;
+mod resize;
 
 use tract_onnx::model::Onnx;
+use tract_onnx::pb::NodeProto;
 
 pub(crate) use norm::ChannelAffine;
 
@@ -10,6 +18,25 @@ pub(crate) use norm::ChannelAffine;
 /// believed: they may be those of another specialisation.
 pub(crate) fn onnx() -> Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
-    onnx.op_register.insert("BatchNormalization", norm::batch_norm);
+    let register = &mut onnx.op_register;
+    register.insert("BatchNormalization", norm::batch_norm);
+    for operator in ["LSTM", "GRU", "RNN"] {
+        register.insert(operator, recurrent::recurrent);
+    }
+    register.insert("ConvTranspose", conv_transpose::conv_transpose);
+    register.insert("GridSample", grid_sample::grid_sample);
+    register.insert("Resize", resize::resize);
+    register.insert("Upsample", resize::resize);
     onnx
+}
+
+/// Why a node of an operator that is read here cannot be computed, as far as its attributes tell.
+pub(crate) fn refusal(node: &NodeProto, opset: i64) -> Option<String> {
+    match node.op_type.as_str() {
+        "LSTM" | "GRU" | "RNN" => recurrent::refusal(node),
+        "ConvTranspose" => conv_transpose::refusal(node),
+        "GridSample" => grid_sample::refusal(node),
+        "Resize" | "Upsample" => resize::refusal(node, opset),
+        _ => None,
+    }
 }

@@ -108,8 +108,8 @@ fn operators_that_cannot_run_are_refused_by_name() {
     assert_eq!(error, "node Frobnicate1 (Frobnicate): this operator is not known");
     let error = refusal("Celu", &[("alpha", Attr::Float(2.0))]);
     assert_eq!(error, "node Celu1 (Celu): alpha 2");
-    let error = refusal("LSTM", &[("direction", Attr::Text("reverse"))]);
-    assert_eq!(error, "node LSTM1 (LSTM): direction `reverse`");
+    let error = refusal("LSTM", &[("direction", Attr::Text("sideways"))]);
+    assert_eq!(error, "node LSTM1 (LSTM): direction `sideways` is not forward, reverse or bidirectional");
 }
 
 /// One input and one output of f32, compiled and run on a CPU device.
