@@ -3,6 +3,7 @@
 
 use reef_base::{Class, Nanos, TaskKey};
 
+use crate::board::Task;
 use crate::heap::{Item, Order};
 use crate::model::lane;
 use crate::scheduler::{RANKS, Scheduler, rank, real_time_key};
@@ -41,10 +42,9 @@ impl Scheduler {
         }
         let left = deadline - now;
         let own = rank(request.class);
-        let urgent: u64 = (0..own).map(|rank| self.queued_ns[rank] + self.board_ns[rank]).sum();
-        let running = urgent.saturating_add(self.board_ns[own]);
-        let progress = now.since(self.progress_at[lane(request.class)]).0;
-        let before = |queued: u64| Nanos(running.saturating_add(queued).saturating_sub(progress));
+        let urgent: u128 = self.queued_ns[..own].iter().sum();
+        let on_board = self.left_on_board(now, request);
+        let before = |queued: u128| Nanos(u64::try_from(urgent + on_board + queued).unwrap_or(u64::MAX));
         // All of its level is more than what goes before it: mostly enough to know.
         if expected == Nanos::ZERO || before(self.queued_ns[own]) + expected <= left {
             return Ok(admitted);
@@ -69,16 +69,29 @@ impl Scheduler {
         probes
     }
 
+    /// What is left to do of the tasks on the board that end before a request, queued now, can: those that
+    /// are as urgent, and if there is no place for it, what is done until there may be one.
+    fn left_on_board(&mut self, now: Nanos, request: &Request) -> u128 {
+        let key = real_time_key(request).unwrap_or(TaskKey::best_effort(u64::MAX));
+        let (own, lane) = (rank(request.class), lane(request.class));
+        let first_of_lane = || self.board.first(|task| usize::from(!task.key.class().is_real_time()) == lane);
+        let first_of_model = || self.board.first(|task| task.model == request.model);
+        let place = if self.has_slot(own) { None } else { first_of_lane() };
+        let turn = if self.model(request.model).may_start() { None } else { first_of_model() };
+        let last = [place, turn].into_iter().flatten().fold(key, TaskKey::max);
+        self.board.left(now, last)
+    }
+
     /// Expected service time of queued requests of the same level that go before `order`. Among best-effort
     /// requests the order is not known beforehand: none.
-    fn queued_before(&self, request: &Request, order: Order) -> u64 {
+    fn queued_before(&self, request: &Request, order: Order) -> u128 {
         if !request.class.is_real_time() {
             return 0;
         }
         let own = real_time_rank_of(order);
         let before = |item: &&Item| item.order < order && real_time_rank_of(item.order) == own;
         let items = self.models.iter().flatten().flat_map(|model| model.real_time.items());
-        items.filter(before).map(|item| self.table.get(item.slot).expected).sum()
+        items.filter(before).map(|item| u128::from(self.table.get(item.slot).expected)).sum()
     }
 
     /// A queued request of a model that refuses, or one that was given up.
@@ -145,9 +158,6 @@ impl Scheduler {
     fn start(&mut self, now: Nanos, slot: u32, request: Request) -> Action {
         self.dequeue(slot);
         let lane = lane(request.class);
-        if self.on_board[lane] == 0 {
-            self.progress_at[lane] = now;
-        }
         self.on_board[lane] += 1;
         self.starts += 1;
         let key = real_time_key(&request).unwrap_or(TaskKey::best_effort(self.starts));
@@ -164,28 +174,38 @@ impl Scheduler {
         entry.state = State::OnBoard;
         entry.started = now;
         entry.charged = charged;
-        self.board_ns[rank(request.class)] += entry.expected;
+        let left = Nanos(entry.expected);
+        self.board.add(now, Task { key, slot, model: request.model, left });
         // Time in the queue is over; the deadline still counts.
         self.set_timer(slot, request.deadline);
         Action::Start { request: self.table.id(slot), key }
     }
 
+    /// Whether the board has a place for a request of this rank. Real-time levels leave one for each more
+    /// urgent level that some model has, as long as there are more places than such levels.
+    fn has_slot(&self, rank: usize) -> bool {
+        if rank == RANKS - 1 {
+            return self.on_board[1] < self.best_effort_slots;
+        }
+        let slots = self.options.board_slots - self.options.best_effort_slots;
+        let more_urgent = self.levels & ((1 << rank) - 1);
+        let kept_free = (more_urgent.count_ones() as usize).min(slots - 1);
+        self.on_board[0] + kept_free < slots
+    }
+
     /// The most urgent real-time request, if there is a slot for its level.
     fn next_real_time(&self) -> Option<u32> {
-        let slots = self.options.board_slots - self.options.best_effort_slots;
-        if self.on_board[0] >= slots || self.retry_at[0].is_some() {
+        if self.retry_at[0].is_some() {
             return None;
         }
         let heads = self.models.iter().flatten().filter(|model| model.may_start());
         let first = heads.filter_map(|model| model.real_time.peek()).min_by_key(|item| item.order)?;
-        let more_urgent = self.levels & ((1 << real_time_rank_of(first.order)) - 1);
-        let kept_free = (more_urgent.count_ones() as usize).min(slots - 1);
-        (slots - self.on_board[0] > kept_free).then_some(first.slot)
+        self.has_slot(usize::from(real_time_rank_of(first.order))).then_some(first.slot)
     }
 
     /// The oldest request of the best-effort model that has used the least of its share.
     fn next_best_effort(&self) -> Option<u32> {
-        if self.on_board[1] >= self.best_effort_slots || self.retry_at[1].is_some() {
+        if !self.has_slot(RANKS - 1) || self.retry_at[1].is_some() {
             return None;
         }
         let waiting = |model: &&crate::model::Model| model.may_start() && model.best_effort.len() > 0;
@@ -204,7 +224,7 @@ impl Scheduler {
             for item in model.real_time.items().iter().chain(model.best_effort.items()) {
                 let entry = self.table.get(item.slot);
                 assert_eq!((entry.state, entry.request.model), (State::Queued, ModelId(index as u32)));
-                queued[rank(entry.request.class)] += entry.expected;
+                queued[rank(entry.request.class)] += u128::from(entry.expected);
                 waiting += 1;
             }
             for class in [Class::real_time(0), Class::BestEffort] {
@@ -212,6 +232,7 @@ impl Scheduler {
             }
         }
         assert_eq!(queued, self.queued_ns);
+        assert_eq!(self.board.len(), self.on_board[0] + self.on_board[1]);
         assert_eq!(self.table.on_board().count(), self.on_board[0] + self.on_board[1]);
         assert_eq!(self.table.live(), waiting + self.on_board[0] + self.on_board[1]);
         let kept = self.options.board_slots - self.options.best_effort_slots;

@@ -22,6 +22,7 @@
 //! after those with one, by arrival. Best-effort models share by weight, charged by compute-unit time
 //! (the module `model` has the rules); inside a model by arrival.
 
+mod board;
 mod dispatch;
 mod estimate;
 mod heap;

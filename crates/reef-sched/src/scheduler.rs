@@ -6,6 +6,7 @@
 
 use reef_base::{Class, Level, Nanos, TaskKey, limits};
 
+use crate::board::Board;
 use crate::heap::{ABSENT, Heap, Item, Order};
 use crate::model::{Account, Model, lane};
 use crate::table::{Entry, State, Table};
@@ -31,11 +32,9 @@ pub struct Scheduler {
     /// On the board whose end was asked for, to be told to the device.
     pub(crate) stopping: Vec<u32>,
     pub(crate) on_board: [usize; 2],
-    /// Expected service time by rank: queued, and on the board.
-    pub(crate) queued_ns: [u64; RANKS],
-    pub(crate) board_ns: [u64; RANKS],
-    /// When the board last completed something of a lane, or began to.
-    pub(crate) progress_at: [Nanos; 2],
+    pub(crate) board: Board,
+    /// Expected service time of what is queued, by rank.
+    pub(crate) queued_ns: [u128; RANKS],
     /// Bit per real-time level that some model has.
     pub(crate) levels: u16,
     /// Virtual time: the greatest pass of a best-effort model that something of was started.
@@ -67,9 +66,8 @@ impl Scheduler {
             timers: Heap::default(),
             stopping: Vec::with_capacity(options.board_slots),
             on_board: [0; 2],
+            board: Board::with_capacity(options.board_slots),
             queued_ns: [0; RANKS],
-            board_ns: [0; RANKS],
-            progress_at: [Nanos::ZERO; 2],
             levels: 0,
             virtual_now: 0,
             pass_max: 0,
@@ -195,7 +193,7 @@ impl Scheduler {
     /// reported before any other event.
     pub fn on_rejected(&mut self, now: Nanos, id: RequestId) {
         let Some(slot) = self.table.find(id) else { return };
-        let (lane, charged) = self.leave_board(slot);
+        let (lane, charged) = self.leave_board(now, slot);
         let request = self.table.get(slot).request;
         self.model_mut(request.model).refund(charged);
         self.retry_at[lane] = Some(now + RETRY_AFTER);
@@ -214,8 +212,7 @@ impl Scheduler {
         if self.table.get(slot).state != State::OnBoard {
             return None;
         }
-        let (lane, charged) = self.leave_board(slot);
-        self.progress_at[lane] = now;
+        let (lane, charged) = self.leave_board(now, slot);
         self.retry_at = [None; 2];
         self.stopping.retain(|&other| other != slot);
         self.set_timer(slot, None);
@@ -325,7 +322,7 @@ impl Scheduler {
     fn enqueue(&mut self, slot: u32) {
         let entry = self.table.get(slot);
         let (request, order, expected) = (entry.request, entry.order, entry.expected);
-        self.queued_ns[rank(request.class)] += expected;
+        self.queued_ns[rank(request.class)] += u128::from(expected);
         let Self { models, table, .. } = self;
         let model = models[request.model.index()].as_mut().expect("checked above");
         let queue = model.queue_mut(request.class);
@@ -336,7 +333,7 @@ impl Scheduler {
     pub(crate) fn dequeue(&mut self, slot: u32) {
         let entry = self.table.get(slot);
         let (request, at, expected) = (entry.request, entry.queue_at, entry.expected);
-        self.queued_ns[rank(request.class)] -= expected;
+        self.queued_ns[rank(request.class)] -= u128::from(expected);
         let Self { models, table, .. } = self;
         let model = models[request.model.index()].as_mut().expect("a queued request has a model");
         let queue = model.queue_mut(request.class);
@@ -392,12 +389,12 @@ impl Scheduler {
     }
 
     /// Takes a task off the board's books; returns its lane and what it was charged.
-    fn leave_board(&mut self, slot: u32) -> (usize, u64) {
+    fn leave_board(&mut self, now: Nanos, slot: u32) -> (usize, u64) {
         let entry = self.table.get(slot);
         assert_eq!(entry.state, State::OnBoard, "only started tasks leave the board");
-        let (request, charged, expected) = (entry.request, entry.charged, entry.expected);
+        let (request, charged) = (entry.request, entry.charged);
         let lane = lane(request.class);
-        self.board_ns[rank(request.class)] -= expected;
+        self.board.remove(now, slot);
         self.on_board[lane] -= 1;
         self.model_mut(request.model).on_board[lane] -= 1;
         (lane, charged)

@@ -47,7 +47,8 @@ impl Default for SchedOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelOptions {
     /// The most urgent class of its requests. Less urgent levels keep a board slot free for each more urgent
-    /// level that a model has.
+    /// level that a model has; of more levels than there are slots the last ones share one, and wait for each
+    /// other's tasks to end.
     pub class: Class,
     /// Share among best-effort models, at least 1. Relative: what a model gets is its weight over the sum of
     /// those that want something.

@@ -1,6 +1,7 @@
 //! Admission by measured times: what is refused, what is run to see, and how a wrong estimate is put right.
 
-use reef_base::{Class, Nanos};
+use proptest::prelude::*;
+use reef_base::{Class, Nanos, Rng, TaskKey};
 use reef_sched::{
     ModelId, ModelOptions, PROBE_AFTER, PROBE_RARITY, Refusal, Request, RequestId, SAMPLES_MIN, SchedOptions,
 };
@@ -221,4 +222,153 @@ fn requests_of_the_plan_that_had_the_number_before_measure_nothing() {
     assert_eq!(one.end(far), End::Done);
     assert_eq!(one.end(fresh), End::Done, "by its deadline it goes before those that wait");
     assert!(one.submit(Some(Nanos(500_000))).is_ok(), "nothing is known of the new plan yet");
+}
+
+/// Models of three real-time levels and best-effort ones, the times of all of which are known exactly.
+struct Known4 {
+    sim: Sim,
+    models: Vec<(ModelId, Class, Nanos)>,
+}
+
+impl Known4 {
+    fn new(slots: SchedOptions, in_flight_max: usize, rng: &mut Rng) -> Known4 {
+        let mut sim = Sim::new(slots, EVENTS_MAX);
+        sim.exact = true;
+        let classes = [Class::real_time(0), Class::real_time(1), Class::real_time(2), Class::BestEffort];
+        let mut models = Vec::new();
+        for class in classes {
+            let options = ModelOptions { class, in_flight_max, ..ModelOptions::default() };
+            let needs = Nanos(1000 + rng.below(200_000));
+            models.push((sim.sched.add_model(options).unwrap(), class, needs));
+        }
+        let mut known = Known4 { sim, models };
+        for which in 0..known.models.len() {
+            for _ in 0..SAMPLES_MIN {
+                known.submit(which, None).unwrap();
+                known.sim.run_until(known.sim.now + known.models[which].2);
+            }
+        }
+        known
+    }
+
+    fn request(&self, which: usize, left: Option<Nanos>) -> Request {
+        let (now, (model, class, _)) = (self.sim.now, self.models[which]);
+        let deadline = left.map(|left| now + left);
+        Request { model, plan: 0, class, arrival: now, deadline, queue_until: None }
+    }
+
+    fn submit(&mut self, which: usize, left: Option<Nanos>) -> Result<RequestId, Refusal> {
+        let request = self.request(which, left);
+        self.sim.submit(request, self.models[which].2)
+    }
+
+    /// When a request would be done at the earliest if nothing else came: after what goes before it. The
+    /// order of best-effort requests is the scheduler's, so that only those that run count.
+    fn done_at(&self, request: &Request, needs: Nanos) -> Nanos {
+        let live = self.sim.known.values().filter(|known| known.end.is_none());
+        let before = |known: &&Known| match known.request.class.is_real_time() {
+            true => order(&known.request) <= order(request),
+            false => !request.class.is_real_time() && known.started.is_some(),
+        };
+        live.filter(before).fold(self.sim.now + needs, |at, known| at + (known.needs - known.had))
+    }
+}
+
+fn order(request: &Request) -> TaskKey {
+    match request.class {
+        Class::RealTime(level) => TaskKey::real_time(level, request.deadline, request.arrival),
+        Class::BestEffort => TaskKey::best_effort(0),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// With places for all on the board, a request is refused exactly if it cannot be in time, and one that
+    /// was taken and that nothing more urgent came before is in time.
+    #[test]
+    fn refused_exactly_if_it_cannot_be_in_time(seed in any::<u64>()) {
+        let mut rng = Rng::new(seed);
+        let slots = SchedOptions { board_slots: 64, best_effort_slots: 2 };
+        let mut known = Known4::new(slots, 64, &mut rng);
+        let mut promised: Vec<(RequestId, TaskKey)> = Vec::new();
+        for _ in 0..120 {
+            let which = rng.below(4) as usize;
+            let left = (rng.below(8) > 0).then(|| Nanos(1 + rng.below(1_000_000)));
+            let request = known.request(which, left);
+            let done_at = known.done_at(&request, known.models[which].2);
+            let taken = known.submit(which, left);
+            let possible = request.deadline.is_none_or(|deadline| done_at <= deadline);
+            prop_assert_eq!(taken.is_ok(), possible, "{:?}: {:?}, done at {}", request, taken, done_at);
+            if let Ok(id) = taken {
+                let key = order(&request);
+                promised.retain(|(_, other)| *other <= key);
+                if request.class.is_real_time() {
+                    promised.push((id, key));
+                }
+            } else {
+                let left = left.unwrap();
+                let needed = done_at - known.sim.now;
+                prop_assert_eq!(taken, Err(Refusal::DeadlineUnreachable { needed, left }));
+            }
+            known.sim.run_until(known.sim.now + Nanos(rng.below(150_000)));
+            let ended = |id: &RequestId| known.sim.known[id].end;
+            for (id, _) in &promised {
+                prop_assert!(ended(id).is_none_or(|(_, end)| end == End::Done), "{:?}", ended(id));
+            }
+            promised.retain(|(id, _)| ended(id).is_none());
+        }
+    }
+
+    /// With few places a request may be later than what goes before it says, and never earlier: what is
+    /// refused cannot be in time, and what starts can.
+    #[test]
+    fn with_few_places_what_is_refused_cannot_be_in_time(seed in any::<u64>(), in_flight in 1usize..4) {
+        let mut rng = Rng::new(seed);
+        let slots = SchedOptions { board_slots: 5, best_effort_slots: 2 };
+        let mut known = Known4::new(slots, in_flight, &mut rng);
+        for _ in 0..120 {
+            let which = rng.below(4) as usize;
+            let left = Nanos(1 + rng.below(1_000_000));
+            let request = known.request(which, Some(left));
+            let done_at = known.done_at(&request, known.models[which].2);
+            match known.submit(which, Some(left)) {
+                Ok(_) => prop_assert!(done_at <= request.deadline.unwrap(), "{request:?}, done at {done_at}"),
+                Err(Refusal::DeadlineUnreachable { needed, .. }) => {
+                    // Behind everything that is there.
+                    let live = known.sim.known.values().filter(|known| known.end.is_none());
+                    let all: u64 = live.map(|known| (known.needs - known.had).0).sum();
+                    prop_assert!(needed.0 <= all + known.models[which].2.0);
+                    prop_assert!(needed > left);
+                }
+                Err(other) => prop_assert_eq!(other, Refusal::QueueFull),
+            }
+            known.sim.run_until(known.sim.now + Nanos(rng.below(150_000)));
+        }
+    }
+}
+
+#[test]
+fn work_on_the_board_that_goes_after_a_request_does_not_refuse_it() {
+    let mut one = One::measured(ms(100));
+    let far = one.submit(Some(ms(1000))).unwrap();
+    one.pass(ms(10));
+    let near = one.submit(Some(ms(101))).unwrap();
+    // The other place is taken, too: whichever is done first, that is the more urgent one.
+    assert!(one.submit(Some(ms(150))).is_err());
+    let third = one.submit(Some(ms(201))).unwrap();
+    one.pass(ms(400));
+    assert!([far, near, third].iter().all(|&id| one.end(id) == End::Done));
+}
+
+/// A task that runs for much longer than expected says nothing of those that wait.
+#[test]
+fn an_overdue_task_does_not_work_off_the_queue() {
+    let mut one = One::measured(ms(10));
+    let blockers = one.block();
+    let waiting: Vec<_> = (0..5).map(|_| one.submit(Some(ms(900))).unwrap()).collect();
+    one.pass(ms(860));
+    let refused = Refusal::DeadlineUnreachable { needed: ms(60), left: ms(45) };
+    assert_eq!(one.submit(Some(ms(45))), Err(refused));
+    blockers.iter().chain(&waiting).for_each(|&id| one.sim.cancel(id));
 }

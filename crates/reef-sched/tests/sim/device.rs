@@ -19,6 +19,7 @@ pub enum End {
 /// What there is to say of a request that was taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
+    pub request: Request,
     /// What it needs of the device.
     pub needs: Nanos,
     pub started: Option<Nanos>,
@@ -37,6 +38,9 @@ pub struct Sim {
     pub sched: Scheduler,
     pub now: Nanos,
     pub known: BTreeMap<RequestId, Known>,
+    /// Measure what tasks had of the device, not from their first block to their last, and nothing of those
+    /// that were stopped: so estimates are exact.
+    pub exact: bool,
     board: Vec<Task>,
     /// Bounds every test: events that may still happen.
     events_left: usize,
@@ -45,14 +49,21 @@ pub struct Sim {
 impl Sim {
     pub fn new(options: SchedOptions, events_max: usize) -> Sim {
         let (known, board) = (BTreeMap::new(), Vec::new());
-        Sim { sched: Scheduler::new(options), now: Nanos::ZERO, known, board, events_left: events_max }
+        Sim {
+            sched: Scheduler::new(options),
+            now: Nanos::ZERO,
+            known,
+            exact: false,
+            board,
+            events_left: events_max,
+        }
     }
 
     /// Submits a request that needs `needs` of the device.
     pub fn submit(&mut self, request: Request, needs: Nanos) -> Result<RequestId, Refusal> {
         let taken = self.sched.submit(self.now, request);
         if let Ok(id) = taken {
-            let known = Known { needs, started: None, end: None, had: Nanos::ZERO };
+            let known = Known { request, needs, started: None, end: None, had: Nanos::ZERO };
             assert!(self.known.insert(id, known).is_none());
         }
         self.act();
@@ -97,7 +108,10 @@ impl Sim {
             self.events_left = self.events_left.checked_sub(1).expect("a bounded number of events");
             match action {
                 Action::Start { request, key } => {
-                    self.known.get_mut(&request).unwrap().started = Some(self.now);
+                    let known = self.known.get_mut(&request).unwrap();
+                    known.started = Some(self.now);
+                    let possible = known.request.deadline.is_none_or(|at| self.now + known.needs <= at);
+                    assert!(possible || !self.exact, "starts what cannot be in time: {known:?}");
                     self.board.push(Task { key, id: request, first: None });
                 }
                 Action::Refuse { request, why } => self.end(request, End::Refused(why)),
@@ -111,11 +125,12 @@ impl Sim {
 
     fn complete(&mut self, at: usize, end: End) {
         let Task { id, first, .. } = self.board.swap_remove(at);
-        let ran = first.map(|first| self.now - first);
+        let had = self.known[&id].had;
+        let ran = if self.exact { Some(had) } else { first.map(|first| self.now - first) };
         let usage = Usage {
-            cu_time: self.known[&id].had,
+            cu_time: had,
             service: ran.filter(|_| end == End::Done),
-            stopped_after: ran.filter(|_| end == End::Stopped),
+            stopped_after: ran.filter(|_| end == End::Stopped && !self.exact),
         };
         self.sched.on_complete(self.now, id, usage).expect("it is on the board");
         self.end(id, end);
