@@ -5,6 +5,7 @@
 //! parked units that may now run held-back work are woken. From then on the slot belongs to who pops the
 //! completion.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
@@ -242,13 +243,17 @@ impl Executor {
         self.waker.store(std::ptr::from_ref(&**last).cast_mut(), Ordering::Release);
     }
 
-    /// Calls the waker.
+    /// Calls the waker. It is the caller's code: a unit survives its panic.
     #[allow(unsafe_code)]
     pub(crate) fn call_waker(&self) {
         let waker = self.waker.load(Ordering::Acquire);
         if !waker.is_null() {
             // SAFETY: the pointer is to a box in `wakers`, from which nothing is removed.
-            unsafe { (*waker).0.wake() };
+            let waker = unsafe { &*waker };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.0.wake())) {
+                // What it panicked with may panic when it is dropped.
+                std::mem::forget(panic);
+            }
         }
     }
 
