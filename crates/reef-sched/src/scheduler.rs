@@ -189,6 +189,11 @@ impl Scheduler {
         Cancelled::Stopping
     }
 
+    /// Why the end of a task on the board was asked for, if it was.
+    pub fn stop_reason(&self, id: RequestId) -> Option<CancelReason> {
+        self.table.find(id).and_then(|slot| self.table.get(slot).cancel)
+    }
+
     /// The device did not take a started task now (a full board): it is queued again, at its old place. To be
     /// reported before any other event.
     pub fn on_rejected(&mut self, now: Nanos, id: RequestId) {
