@@ -16,23 +16,23 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use reef_base::{AlignedBytes, Class, Nanos};
+use reef_base::{AlignedBytes, Class, ModelKey, Nanos};
 use reef_device::DeviceError;
 use reef_graph::Shape;
 
-use crate::core::Job;
+use crate::core::{Job, Refused};
 use crate::error::InferError;
 use crate::plans::{PlanEntry, PlanFailure};
 use crate::pool::Model;
 use crate::shared::Shared;
-use crate::ticket::{Finished, Ticket};
+use crate::ticket::{Promise, Ticket};
 
 /// A checked request without a plan.
 pub(crate) struct ColdJob {
     pub(crate) model: Arc<Model>,
     pub(crate) shapes: Vec<Shape>,
     pub(crate) inputs: Vec<AlignedBytes>,
-    pub(crate) ticket: Arc<Ticket>,
+    pub(crate) promise: Promise,
     pub(crate) class: Class,
     pub(crate) arrival: Nanos,
     /// When it began to wait for its plan.
@@ -59,7 +59,7 @@ impl ColdJob {
     /// Ends it without outputs.
     fn end(self, shared: &Shared, error: InferError) {
         shared.core().count_refusal(self.model.id(), &self.model.key, self.class, &error);
-        self.ticket.finish(Finished { buffers: None, result: Err(error) });
+        self.promise.refuse(error);
     }
 }
 
@@ -73,12 +73,13 @@ pub(crate) struct CompileQueue {
 
 struct Inner {
     jobs: VecDeque<ColdJob>,
-    stopped: bool,
+    /// Why it takes no more.
+    stopped: Option<InferError>,
 }
 
 impl CompileQueue {
     pub(crate) fn new(len_max: usize) -> Self {
-        let inner = Inner { jobs: VecDeque::new(), stopped: false };
+        let inner = Inner { jobs: VecDeque::new(), stopped: None };
         let next_expiry = AtomicU64::new(u64::MAX);
         CompileQueue { inner: Mutex::new(inner), ready: Condvar::new(), len_max, next_expiry }
     }
@@ -87,11 +88,11 @@ impl CompileQueue {
     pub(crate) fn push(&self, shared: &Shared, job: ColdJob) -> Result<(), InferError> {
         let expiry = job.expiry();
         let mut inner = self.lock();
-        if inner.stopped {
-            return Err(InferError::ShuttingDown);
-        }
-        if inner.jobs.len() >= self.len_max {
-            return Err(InferError::CompileQueueFull);
+        let full = (inner.jobs.len() >= self.len_max).then_some(InferError::CompileQueueFull);
+        if let Some(error) = inner.stopped.clone().or(full) {
+            drop(inner);
+            job.promise.release();
+            return Err(error);
         }
         inner.jobs.push_back(job);
         self.note_expiry(&inner);
@@ -113,7 +114,7 @@ impl CompileQueue {
 
     /// Ends the job of a cancelled ticket, if it is here.
     pub(crate) fn cancel(&self, shared: &Shared, ticket: &Ticket) {
-        let own = |job: &ColdJob| std::ptr::eq(&*job.ticket, ticket);
+        let own = |job: &ColdJob| std::ptr::eq(job.promise.ticket(), ticket);
         self.end_if(shared, |job| own(job).then_some(InferError::Cancelled));
     }
 
@@ -124,10 +125,10 @@ impl CompileQueue {
     }
 
     /// Takes no more jobs and ends those that wait; the thread ends after what it is compiling.
-    pub(crate) fn stop(&self, shared: &Shared) {
-        self.lock().stopped = true;
+    pub(crate) fn stop(&self, shared: &Shared, why: InferError) {
+        self.lock().stopped.get_or_insert_with(|| why.clone());
         self.ready.notify_all();
-        self.end_if(shared, |_| Some(InferError::ShuttingDown));
+        self.end_if(shared, |_| Some(why.clone()));
     }
 
     /// Jobs of a model that wait: real-time, best-effort.
@@ -155,7 +156,7 @@ impl CompileQueue {
     fn next(&self) -> Option<(Arc<Model>, Vec<Shape>)> {
         let mut inner = self.lock();
         loop {
-            if inner.stopped {
+            if inner.stopped.is_some() {
                 return None;
             }
             if let Some(job) = inner.jobs.front() {
@@ -207,24 +208,27 @@ pub(crate) fn run_here(shared: &Shared, job: ColdJob) {
 fn hand_over(shared: &Shared, job: ColdJob, plan: &Result<Arc<PlanEntry>, PlanFailure>) {
     let plan = match plan {
         Ok(plan) => plan.clone(),
-        Err(failure) => return job.end(shared, plan_error(failure.clone())),
+        Err(failure) => {
+            let error = plan_error(&job.model.key, failure.clone());
+            return job.end(shared, error);
+        }
     };
     let Some(mut buffers) = plan.buffers() else { return job.end(shared, InferError::DeviceFault) };
     for (buffer, input) in buffers.io.inputs.iter_mut().zip(&job.inputs) {
         buffer.as_mut_slice().copy_from_slice(input.as_slice());
     }
-    let ColdJob { model, ticket, class, arrival, queued, deadline, queue_until, .. } = job;
-    let (key, model) = (model.key.clone(), model.id());
-    let (waiter, waited_since) = (ticket.clone(), Some(queued));
-    let job = Job { model, key, plan, ticket, buffers, class, arrival, waited_since, deadline, queue_until };
-    if let Err((error, _)) = shared.submit(job) {
-        waiter.finish(Finished { buffers: None, result: Err(error) });
+    let ColdJob { model, promise, class, arrival, queued, deadline, queue_until, .. } = job;
+    let (key, model, waited_since) = (model.key.clone(), model.id(), Some(queued));
+    let job = Job { model, key, plan, promise, buffers, class, arrival, waited_since, deadline, queue_until };
+    if let Err(Refused { error, promise, .. }) = shared.submit(job) {
+        promise.refuse(error);
     }
 }
 
 /// What a request is told when its shapes get no plan.
-pub(crate) fn plan_error(failure: PlanFailure) -> InferError {
+pub(crate) fn plan_error(model: &ModelKey, failure: PlanFailure) -> InferError {
     match failure {
+        PlanFailure::Unloaded => InferError::Unloading(model.clone()),
         PlanFailure::Shapes(reason) => InferError::Shapes(reason),
         PlanFailure::Fault(reason) => InferError::NoPlan(reason),
         PlanFailure::Device(DeviceError::Poisoned(_)) => InferError::DeviceFault,

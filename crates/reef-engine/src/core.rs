@@ -3,23 +3,31 @@
 //! Every entry takes the mutex, tells the scheduler what happened, does what it then wants ([`Core::pump`]),
 //! lets go, and only then delivers ends to those who wait. Submitters, the completion thread and a
 //! simulator's step all come in this way; compute units never do. Nothing here reads a system clock or waits.
+//!
+//! A task whose end was asked for (cancelled, deadline passed) may be in code that nothing stops. Who waits
+//! for it is answered at once; the request stays in the books, with its slot and its buffers, until the
+//! device says that the task has ended, and its model is charged then.
+//!
+//! After a fault of the device, or a bug that leaves the books in doubt, every request is answered with that
+//! and the scheduler is not asked again: see [`Core::fail`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use reef_base::{Class, ModelKey, Nanos, TaskId};
-use reef_device::{Completion, Device, Outcome, RejectReason, Scheme};
+use reef_device::{Completion, Device, Io, Outcome, RejectReason, Scheme};
 use reef_plan::FaultKind;
 use reef_sched::{
-    Account, Action, CancelReason, Cancelled, Drain, Ended, ModelId, ModelOptions, Refusal, Request,
-    RequestId, SchedOptions, Scheduler, Usage,
+    Account, Action, CancelReason, Cancelled, Drain, ModelId, ModelOptions, Refusal, Request, RequestId,
+    SchedOptions, Scheduler, Usage,
 };
 
 use crate::error::InferError;
+use crate::fault;
 use crate::plans::{Buffers, PlanEntry};
 use crate::request::Timings;
 use crate::stats::{ClassStats, FailureReason};
-use crate::ticket::{Finished, Record, Ticket};
+use crate::ticket::{Finished, Promise, Record, Ticket};
 use crate::trace::{Ring, Span};
 
 /// A request that is ready to be scheduled.
@@ -27,7 +35,7 @@ pub(crate) struct Job {
     pub(crate) model: ModelId,
     pub(crate) key: Arc<ModelKey>,
     pub(crate) plan: Arc<PlanEntry>,
-    pub(crate) ticket: Arc<Ticket>,
+    pub(crate) promise: Promise,
     pub(crate) buffers: Buffers,
     pub(crate) class: Class,
     pub(crate) arrival: Nanos,
@@ -37,13 +45,27 @@ pub(crate) struct Job {
     pub(crate) queue_until: Option<Nanos>,
 }
 
+/// A job that was not queued, with what it had.
+pub(crate) struct Refused {
+    pub(crate) error: InferError,
+    pub(crate) buffers: Buffers,
+    pub(crate) promise: Promise,
+}
+
+/// Whether who waits for a request has been answered.
+enum Answer {
+    Owed(Promise),
+    /// Before its task had ended: when, and with what.
+    Given(Nanos, InferError),
+}
+
 /// A request in the scheduler.
 struct Pending {
     id: RequestId,
     model: ModelId,
     key: Arc<ModelKey>,
     plan: Arc<PlanEntry>,
-    ticket: Arc<Ticket>,
+    answer: Answer,
     buffers: Buffers,
     task: Option<TaskId>,
     class: Class,
@@ -52,18 +74,25 @@ struct Pending {
     deadline: Option<Nanos>,
 }
 
-/// An end on its way to who waits for it. Carries the plan out of the lock, where its last reference may go.
+/// What a step leaves to be done outside the lock: an end on its way to who waits for it, and what may be the
+/// last reference to a plan.
 pub(crate) struct Delivery {
-    ticket: Arc<Ticket>,
     plan: Arc<PlanEntry>,
-    finished: Finished,
+    /// `None` when the answer was given before.
+    end: Option<(Promise, Finished)>,
+    /// Of a task whose caller was answered before it ended.
+    leftover: Option<Buffers>,
 }
 
 impl Delivery {
     pub(crate) fn deliver(self) {
+        let Delivery { plan, end, leftover } = self;
         // The plan may be the last one of an unloaded model: let go before anyone hears of the end.
-        drop(self.plan);
-        self.ticket.finish(self.finished);
+        drop(plan);
+        drop(leftover);
+        if let Some((promise, finished)) = end {
+            promise.keep(finished);
+        }
     }
 }
 
@@ -85,7 +114,8 @@ pub(crate) struct Core {
     best_effort_slots: usize,
     /// When the thread that keeps the timers will wake up.
     pub(crate) armed: Nanos,
-    pub(crate) poisoned: bool,
+    /// Why nothing is served any more.
+    fault: Option<InferError>,
     pub(crate) trace: Option<Ring>,
 }
 
@@ -102,7 +132,7 @@ impl Core {
             stats: Vec::new(),
             best_effort_slots: options.best_effort_slots,
             armed: Nanos::ZERO,
-            poisoned: false,
+            fault: None,
             trace: None,
         };
         core.set_scheme(core.scheme);
@@ -113,8 +143,44 @@ impl Core {
         self.scheme
     }
 
+    /// Why nothing is served any more.
+    pub(crate) fn fault(&self) -> Option<&InferError> {
+        self.fault.as_ref()
+    }
+
+    /// When the next timer fires.
+    pub(crate) fn next_wakeup(&self) -> Nanos {
+        match self.fault {
+            None => self.sched.next_wakeup().unwrap_or(Nanos::MAX),
+            Some(_) => Nanos::MAX,
+        }
+    }
+
+    /// Answers every request with `fault` and refuses all later ones. Only buffers come back from now on.
+    pub(crate) fn fail(&mut self, fault: InferError, out: &mut Vec<Delivery>) {
+        if self.fault.is_some() {
+            return;
+        }
+        for slot in 0..self.pending.len() {
+            let Some(pending) = &mut self.pending[slot] else { continue };
+            let given = Answer::Given(Nanos::ZERO, fault.clone());
+            let Answer::Owed(promise) = std::mem::replace(&mut pending.answer, given) else { continue };
+            let (plan, model, class) = (pending.plan.clone(), pending.model, pending.class);
+            // What the device has stays here until it gives it back.
+            let waiting = self.pending[slot].take_if(|pending| pending.task.is_none());
+            let leftover = waiting.map(|pending| pending.buffers);
+            let finished = Finished { buffers: None, result: Err(fault.clone()) };
+            out.push(Delivery { plan, end: Some((promise, finished)), leftover });
+            self.count_failure(model, class, &fault);
+        }
+        self.fault = Some(fault);
+    }
+
     /// Changes the scheme; what then never runs of a model that is being unloaded ends.
     pub(crate) fn change_scheme(&mut self, now: Nanos, scheme: Scheme, out: &mut Vec<Delivery>) {
+        if self.fault.is_some() {
+            return;
+        }
         self.set_scheme(scheme);
         self.end_unserved(now, out);
     }
@@ -147,8 +213,12 @@ impl Core {
         Some(id)
     }
 
-    /// Takes a model without requests off the books; false when it has some.
+    /// Takes a model without requests off the books; false when it has some. After a fault nobody asks the
+    /// books any more.
     pub(crate) fn remove_model(&mut self, id: ModelId) -> bool {
+        if self.fault.is_some() {
+            return true;
+        }
         let account = self.sched.account(id);
         let removed = self.sched.remove_model(id);
         if removed && let Some(key) = self.models[id.index()].take() {
@@ -161,9 +231,24 @@ impl Core {
         removed
     }
 
+    /// From now on no request is taken; what is queued runs.
+    pub(crate) fn close(&mut self) {
+        self.sched.close();
+    }
+
+    /// Gives up every best-effort request.
+    pub(crate) fn abandon_best_effort(&mut self) {
+        if self.fault.is_none() {
+            self.sched.abandon_best_effort();
+        }
+    }
+
     /// From now on a model takes no requests. Those that the scheme does not serve end, however it is
     /// drained: who waits for the model to be idle would wait for ever.
     pub(crate) fn drain_model(&mut self, now: Nanos, id: ModelId, drain: Drain, out: &mut Vec<Delivery>) {
+        if self.fault.is_some() {
+            return;
+        }
         self.sched.drain_model(id, drain);
         self.draining[id.index()] = true;
         self.end_unserved(now, out);
@@ -179,7 +264,7 @@ impl Core {
             if class.is_real_time() || !self.draining[pending.model.index()] {
                 continue;
             }
-            // One that is on the board ends there, see [`Core::complete`].
+            // One that is on the board is stopped, see [`Core::stop`].
             if self.sched.cancel(id) == Cancelled::Dropped {
                 self.end_queued(now, id, InferError::NotServed { scheme: self.scheme, class }, out);
             }
@@ -204,26 +289,28 @@ impl Core {
         }
         let mut stats = self.stats[model.index()].clone();
         for (class, stats) in [Class::real_time(0), Class::BestEffort].into_iter().zip(&mut stats) {
-            stats.queued = self.sched.queued(model, class) as u64;
-            stats.on_board = self.sched.on_board(model, class) as u64;
+            if self.fault.is_none() {
+                stats.queued = self.sched.queued(model, class) as u64;
+                stats.on_board = self.sched.on_board(model, class) as u64;
+            }
         }
         Some(stats)
     }
 
-    /// Queues a job. On refusal its buffers come back.
+    /// Queues a job. On refusal what it had comes back.
     #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
-    pub(crate) fn submit(&mut self, now: Nanos, job: Job) -> Result<(), (InferError, Buffers)> {
+    pub(crate) fn submit(&mut self, now: Nanos, job: Job) -> Result<(), Refused> {
         match self.admit(now, &job) {
             Ok(id) => {
-                job.ticket.set_request(id);
-                let Job { model, key, plan, ticket, buffers, class, arrival, deadline, .. } = job;
-                let (task, queued) = (None, job.waited_since.unwrap_or(now));
+                job.promise.ticket().set_request(id);
+                let Job { model, key, plan, promise, buffers, class, arrival, deadline, .. } = job;
+                let (task, queued, answer) = (None, job.waited_since.unwrap_or(now), Answer::Owed(promise));
                 self.pending[id.slot()] = Some(Pending {
                     id,
                     model,
                     key,
                     plan,
-                    ticket,
+                    answer,
                     buffers,
                     task,
                     class,
@@ -235,20 +322,20 @@ impl Core {
             }
             Err(error) => {
                 self.count_refusal(job.model, &job.key, job.class, &error);
-                Err((error, job.buffers))
+                Err(Refused { error, buffers: job.buffers, promise: job.promise })
             }
         }
     }
 
     fn admit(&mut self, now: Nanos, job: &Job) -> Result<RequestId, InferError> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
         if !self.knows(job.model, &job.key) {
             return Err(InferError::Unloading((*job.key).clone()));
         }
-        if job.ticket.is_cancelled() {
+        if job.promise.ticket().is_cancelled() {
             return Err(InferError::Cancelled);
-        }
-        if self.poisoned {
-            return Err(InferError::DeviceFault);
         }
         if self.scheme == Scheme::RtOnly && !job.class.is_real_time() {
             return Err(InferError::NotServed { scheme: self.scheme, class: job.class });
@@ -268,6 +355,9 @@ impl Core {
     /// Asks for the end of a ticket's request; false when it is not, or not yet, one of the scheduler's.
     pub(crate) fn cancel(&mut self, now: Nanos, ticket: &Ticket, out: &mut Vec<Delivery>) -> bool {
         ticket.set_cancelled();
+        if self.fault.is_some() {
+            return true;
+        }
         let Some(id) = ticket.request() else { return false };
         if self.sched.cancel(id) == Cancelled::Dropped {
             self.end_queued(now, id, InferError::Cancelled, out);
@@ -277,7 +367,9 @@ impl Core {
 
     /// Does what the scheduler wants until it wants nothing more.
     pub(crate) fn pump(&mut self, now: Nanos, out: &mut Vec<Delivery>) {
-        while let Some(action) = self.sched.next_action(now) {
+        while self.fault.is_none()
+            && let Some(action) = self.sched.next_action(now)
+        {
             match action {
                 Action::Start { request, key } => self.start(now, request, key, out),
                 Action::Refuse { request, why } => {
@@ -285,17 +377,43 @@ impl Core {
                     let error = refused(why, &pending.key, 0);
                     self.end_queued(now, request, error, out);
                 }
-                Action::CancelRunning { request } => {
-                    let task = self.pending[request.slot()].as_ref().and_then(|pending| pending.task);
-                    self.device.cancel(task.expect("a started request has a task"));
-                }
+                Action::CancelRunning { request } => self.stop(now, request, out),
             }
         }
     }
 
+    /// Asks the device for a task's end, and answers who waits for it.
+    fn stop(&mut self, now: Nanos, id: RequestId, out: &mut Vec<Delivery>) {
+        let why = self.sched.stop_reason(id);
+        let task = self.pending[id.slot()].as_ref().and_then(|pending| pending.task);
+        self.device.cancel(task.expect("a started request has a task"));
+        // Some tasks have ended by now, this one perhaps in time.
+        while let Some(completion) = self.device.try_complete() {
+            self.complete(now, completion, out);
+        }
+        let scheme = self.scheme;
+        let Some(pending) = self.pending[id.slot()].as_mut().filter(|pending| pending.id == id) else {
+            return;
+        };
+        let Answer::Owed(promise) = &pending.answer else { return };
+        let error = cancelled(why, promise.ticket().is_cancelled(), pending.class, scheme);
+        let given = Answer::Given(now, error.clone());
+        let Answer::Owed(promise) = std::mem::replace(&mut pending.answer, given) else { return };
+        let (plan, model, class) = (pending.plan.clone(), pending.model, pending.class);
+        self.count_failure(model, class, &error);
+        let finished = Finished { buffers: None, result: Err(error) };
+        out.push(Delivery { plan, end: Some((promise, finished)), leftover: None });
+    }
+
     /// A task has ended on the device.
     pub(crate) fn complete(&mut self, now: Nanos, completion: Completion, out: &mut Vec<Delivery>) {
+        if completion.outcome == Outcome::DeviceFault {
+            self.fail(InferError::DeviceFault, out);
+        }
         let id = RequestId(completion.token);
+        if self.fault.is_some() {
+            return self.take_back(id, completion.io, out);
+        }
         let done = completion.outcome == Outcome::Done;
         let ran = completion.first_block.map(|first| completion.finished - first);
         let stopped = completion.outcome == Outcome::Cancelled;
@@ -304,26 +422,48 @@ impl Core {
         let thrown_away = if done { Nanos::ZERO } else { counters.wasted_time };
         let usage = Usage { cu_time: counters.cu_time + thrown_away, service, stopped_after };
         let Some(ended) = self.sched.on_complete(now, id, usage) else {
-            tracing::error!(task = completion.task.0, "the device completed an unknown task");
+            fault::log(|| tracing::error!(task = completion.task.0, "the device completed an unknown task"));
             return;
         };
         let mut pending = self.pending[id.slot()].take().expect("a running request is known");
-        self.poisoned |= completion.outcome == Outcome::DeviceFault;
         self.count_execution(&pending, &completion);
-        let result = match &completion.outcome {
-            Outcome::Done => Ok(record(&pending, &completion, now)),
-            Outcome::Cancelled => Err(cancelled(&ended, &pending, self.scheme)),
-            Outcome::Failed(fault) => Err(InferError::Failed(fault.clone())),
-            Outcome::DeviceFault => Err(InferError::DeviceFault),
+        let (result, at) = match &pending.answer {
+            Answer::Given(at, error) => (Err(error.clone()), *at),
+            Answer::Owed(promise) => {
+                let by_caller = promise.ticket().is_cancelled();
+                let stopped = || cancelled(ended.cancel, by_caller, pending.class, self.scheme);
+                let result = match &completion.outcome {
+                    Outcome::Done => Ok(record(&pending, &completion, now)),
+                    Outcome::Cancelled => Err(stopped()),
+                    Outcome::Failed(fault) => Err(InferError::Failed(fault.clone())),
+                    Outcome::DeviceFault => Err(InferError::DeviceFault),
+                };
+                match &result {
+                    Ok(record) => self.count_success(&pending, record),
+                    Err(error) => self.count_failure(pending.model, pending.class, error),
+                }
+                (result, now)
+            }
         };
-        match &result {
-            Ok(record) => self.count_success(&pending, record),
-            Err(error) => self.count_failure(pending.model, pending.class, error),
-        }
-        self.trace_end(&pending, Some(&completion), now, result.as_ref().err());
+        self.trace_end(&pending, Some(&completion), at, result.as_ref().err());
         pending.buffers.io = completion.io;
-        let finished = Finished { buffers: Some(pending.buffers), result };
-        out.push(Delivery { ticket: pending.ticket, plan: pending.plan, finished });
+        let Pending { plan, answer, buffers, .. } = pending;
+        out.push(match answer {
+            Answer::Owed(promise) => {
+                let finished = Finished { buffers: Some(buffers), result };
+                Delivery { plan, end: Some((promise, finished)), leftover: None }
+            }
+            Answer::Given(..) => Delivery { plan, end: None, leftover: Some(buffers) },
+        });
+    }
+
+    /// After a fault: the buffers of a task that was answered with it.
+    fn take_back(&mut self, id: RequestId, io: Io, out: &mut Vec<Delivery>) {
+        let Some(place) = self.pending.get_mut(id.slot()) else { return };
+        if let Some(mut pending) = place.take_if(|pending| pending.id == id) {
+            pending.buffers.io = io;
+            out.push(Delivery { plan: pending.plan, end: None, leftover: Some(pending.buffers) });
+        }
     }
 
     fn start(&mut self, now: Nanos, id: RequestId, key: reef_base::TaskKey, out: &mut Vec<Delivery>) {
@@ -337,15 +477,19 @@ impl Core {
             Ok(task) => pending.task = Some(task),
             Err(rejected) => {
                 pending.buffers.io = rejected.io;
-                if rejected.why == RejectReason::BoardFull {
-                    return self.sched.on_rejected(now, id);
+                match rejected.why {
+                    RejectReason::BoardFull => return self.sched.on_rejected(now, id),
+                    // It is this engine's own, so somebody poisoned it.
+                    RejectReason::Closed => return self.fail(InferError::DeviceFault, out),
+                    _ => {}
                 }
                 let error = match rejected.why {
                     RejectReason::SchemeRefuses => {
                         InferError::NotServed { scheme: self.device.scheme(), class: pending.class }
                     }
                     why => {
-                        tracing::error!(%why, plan = pending.plan.plan.name(), "the device refuses a task");
+                        let plan = pending.plan.plan.name();
+                        fault::log(|| tracing::error!(%why, plan, "the device refuses a task"));
                         InferError::DeviceFault
                     }
                 };
@@ -360,8 +504,10 @@ impl Core {
         let pending = self.pending[id.slot()].take().expect("a live request is known");
         self.count_failure(pending.model, pending.class, &error);
         self.trace_end(&pending, None, now, Some(&error));
-        let finished = Finished { buffers: Some(pending.buffers), result: Err(error) };
-        out.push(Delivery { ticket: pending.ticket, plan: pending.plan, finished });
+        let Pending { plan, answer, buffers, .. } = pending;
+        let Answer::Owed(promise) = answer else { unreachable!("only started requests are answered early") };
+        let finished = Finished { buffers: Some(buffers), result: Err(error) };
+        out.push(Delivery { plan, end: Some((promise, finished)), leftover: None });
     }
 
     fn trace_end(
@@ -464,14 +610,13 @@ fn record(pending: &Pending, completion: &Completion, now: Nanos) -> Record {
     }
 }
 
-fn cancelled(ended: &Ended, pending: &Pending, scheme: Scheme) -> InferError {
-    match ended.cancel {
+/// What the caller of a stopped task is told.
+fn cancelled(why: Option<CancelReason>, by_caller: bool, class: Class, scheme: Scheme) -> InferError {
+    match why {
         Some(CancelReason::Deadline) => InferError::DeadlinePassed,
         Some(CancelReason::ShuttingDown) => InferError::ShuttingDown,
-        // Not asked for by the client: see [`Core::end_unserved`].
-        Some(CancelReason::Requested) if !pending.ticket.is_cancelled() => {
-            InferError::NotServed { scheme, class: pending.class }
-        }
+        // Not asked for by the caller: see [`Core::end_unserved`].
+        Some(CancelReason::Requested) if !by_caller => InferError::NotServed { scheme, class },
         Some(CancelReason::Requested) | None => InferError::Cancelled,
     }
 }
@@ -498,9 +643,10 @@ fn failure_reason(error: &InferError) -> Option<FailureReason> {
         InferError::Timeout => Some(FailureReason::Timeout),
         InferError::Cancelled => Some(FailureReason::Cancelled),
         InferError::Failed(fault) if fault.kind == FaultKind::Input => None,
-        InferError::Failed(_) | InferError::DeviceFault | InferError::NoPlan(_) => {
-            Some(FailureReason::Backend)
-        }
+        InferError::Failed(_)
+        | InferError::DeviceFault
+        | InferError::EngineFailed(_)
+        | InferError::NoPlan(_) => Some(FailureReason::Backend),
         InferError::UnknownModel(_)
         | InferError::NotReady(_)
         | InferError::WrongInput { .. }

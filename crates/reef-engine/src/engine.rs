@@ -12,8 +12,9 @@ use reef_sched::SchedOptions;
 
 use crate::check::{self, Wishes};
 use crate::compile::{self, ColdJob};
-use crate::core::{Core, Job};
+use crate::core::{Core, Job, Refused};
 use crate::error::{EngineError, InferError, LoadError};
+use crate::fault;
 use crate::future::InferFuture;
 use crate::model::{ModelInfo, ModelSettings, ModelSpec, Queued};
 use crate::plans::{Buffers, PlanEntry};
@@ -24,7 +25,7 @@ use crate::shared::Shared;
 use crate::source::{OnePlan, PlanSource, open_onnx};
 use crate::stats::{ClassStats, EngineStats, ModelStats};
 use crate::threads::Threads;
-use crate::ticket::Ticket;
+use crate::ticket::{Promise, Ticket};
 use crate::trace::{TraceError, TraceOptions, TraceSummary};
 
 /// How an engine uses its device.
@@ -133,6 +134,9 @@ impl Engine {
         if shared.is_closed() {
             return Err(InferError::ShuttingDown);
         }
+        if let Some(fault) = shared.verdict.fault() {
+            return Err(fault);
+        }
         let model = shared.registry.find(request.model, request.version)?;
         let wishes = Wishes {
             class: request.class,
@@ -141,8 +145,8 @@ impl Engine {
             deadline: request.deadline,
         };
         let terms = check::terms(&model, wishes)?;
-        let order = check::match_inputs(model.source.inputs(), &request.inputs)?;
-        let wanted = check::match_outputs(model.source.outputs(), request.outputs.as_deref())?;
+        let order = check::match_inputs(&model.inputs, &request.inputs)?;
+        let wanted = check::match_outputs(&model.outputs, request.outputs.as_deref())?;
         let shapes: Vec<Shape> = order.iter().map(|&index| request.inputs[index].shape.clone()).collect();
         let ticket = Arc::new(Ticket::new());
         let (key, class) = (model.key.clone(), terms.class);
@@ -150,19 +154,19 @@ impl Engine {
         let queue_until = terms.timeout.map(|timeout| arrival + timeout);
         let data = order.iter().map(|&index| request.inputs[index].data);
         let cold = |inputs, queued| {
-            let (model, shapes, ticket) = (model.clone(), shapes.clone(), ticket.clone());
-            ColdJob { model, shapes, inputs, ticket, class, arrival, queued, deadline, queue_until }
+            let (model, shapes, promise) = (model.clone(), shapes.clone(), Promise::new(&ticket));
+            ColdJob { model, shapes, inputs, promise, class, arrival, queued, deadline, queue_until }
         };
         match model.plans.find(&shapes) {
             Some(plan) => {
                 let buffers = filled(&plan, data)?;
-                let (model, key, ticket) = (model.id(), key.clone(), ticket.clone());
+                let (model, key, promise) = (model.id(), key.clone(), Promise::new(&ticket));
                 let waited_since = None;
                 let job = Job {
                     model,
                     key,
                     plan,
-                    ticket,
+                    promise,
                     buffers,
                     class,
                     arrival,
@@ -170,7 +174,10 @@ impl Engine {
                     deadline,
                     queue_until,
                 };
-                shared.submit(job).map_err(|(error, _)| error)?;
+                shared.submit(job).map_err(|Refused { error, promise, .. }| {
+                    promise.release();
+                    error
+                })?;
             }
             None => {
                 let inputs = data.map(AlignedBytes::copy_from).collect();
@@ -197,9 +204,20 @@ impl Engine {
         self.shared().registry.info(name, version)
     }
 
-    /// Whether the engine takes requests: not shutting down, device not poisoned.
+    /// Whether the engine takes requests: not shutting down, and without a [`Engine::fault`].
     pub fn is_ready(&self) -> bool {
-        !self.shared().is_closed() && !self.shared().core().poisoned
+        !self.shared().is_closed() && self.fault().is_none()
+    }
+
+    /// Why the engine has failed, if it has: its device was poisoned, or a bug of the engine showed. Every
+    /// request that it had was answered with this error, and so is every later one.
+    pub fn fault(&self) -> Option<InferError> {
+        self.shared().fault()
+    }
+
+    /// Blocks until the engine has failed or was shut down: its fault, if it has one.
+    pub fn wait_for_fault(&self) -> Option<InferError> {
+        self.shared().verdict.wait()
     }
 
     /// The time on the engine's clock.
@@ -307,17 +325,19 @@ impl Handle {
         let Some(threads) = threads.take() else { return };
         shared.close();
         let begin = shared.clock.now();
-        shared.enter(|core, _, _| core.sched.close());
-        shared.compile.stop(shared);
+        shared.enter(|core, _, _| core.close());
+        shared.compile.stop(shared, InferError::ShuttingDown);
         shared.wait_until(Nanos::MAX, |core| core.sched.is_real_time_idle());
         let left = Nanos::from(drain) - (shared.clock.now() - begin);
         shared.wait_until(left, |core| core.sched.is_idle());
-        shared.enter(|core, _, _| core.sched.abandon_best_effort());
+        shared.enter(|core, _, _| core.abandon_best_effort());
         shared.wait_until(Nanos::MAX, |core| core.sched.is_idle());
         threads.stop(shared);
-        if let Err(error @ TraceError::Write { .. }) = shared.tracing.stop(shared) {
-            tracing::error!("{error}");
+        match shared.tracing.stop(shared) {
+            Ok(_) | Err(TraceError::State(_)) => {}
+            Err(error) => fault::log(|| tracing::error!("{error}")),
         }
+        shared.verdict.shut_down();
     }
 }
 

@@ -74,12 +74,23 @@ pub enum LoadError {
     /// A model with this name and version is there already.
     #[error("model {0} is loaded already")]
     AlreadyLoaded(ModelKey),
+    /// The importer, the compiler or the model's plan source panicked.
+    #[error("model {key}: an internal error, please report it: {what}")]
+    Panicked {
+        /// The model.
+        key: ModelKey,
+        /// What the panic said.
+        what: String,
+    },
     /// There is no such model.
     #[error("there is no model {0}")]
     UnknownModel(String),
     /// As many models as the engine holds.
     #[error("the engine holds at most {0} models")]
     TooManyModels(usize),
+    /// The engine or its device has failed: see [`crate::Engine::fault`].
+    #[error(transparent)]
+    Failed(InferError),
     /// The engine is shutting down.
     #[error("the engine is shutting down")]
     ShuttingDown,
@@ -199,6 +210,9 @@ pub enum InferError {
     /// The device was poisoned by a fault.
     #[error("the device has failed")]
     DeviceFault,
+    /// A bug of the engine showed: it gave up every request that it had, and takes no more.
+    #[error("the engine has failed, please report it: {0}")]
+    EngineFailed(String),
     /// The scheme in force does not serve the request's class.
     #[error("the scheme {scheme} serves no {} requests", class.name())]
     NotServed {

@@ -9,12 +9,13 @@ use std::task::{Context, Poll};
 use reef_base::ModelKey;
 
 use crate::error::InferError;
+use crate::fault::contain;
 use crate::request::InferResponse;
 use crate::shared::Shared;
 use crate::ticket::{Finished, Ticket};
 
 /// A request in the engine. Await it on any runtime or block in [`InferFuture::wait`]; dropping it cancels
-/// the request: a queued one never runs, a running one stops at its next poll point.
+/// the request: a queued one never runs, a running one stops at its next poll point or with its host kernel.
 ///
 /// On a device with virtual time only [`InferFuture::wait`] and [`crate::Engine::step`] make time pass.
 #[must_use = "dropping it cancels the request"]
@@ -73,7 +74,8 @@ impl Future for InferFuture {
 impl Drop for InferFuture {
     fn drop(&mut self) {
         if !self.ended {
-            self.cancel();
+            // A bug in there has failed the engine already; who lets go of a request need not hear of it.
+            let _ = contain(|| self.cancel());
         }
     }
 }

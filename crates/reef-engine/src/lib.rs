@@ -8,6 +8,27 @@
 //! state machine, behind one short mutex, says when it becomes a task; one thread takes completions and
 //! timers. Compute units never take that mutex.
 //!
+//! # When something panics
+//!
+//! The engine calls code that is not its own, on its threads and on its callers': importers and
+//! [`PlanSource`]s, host kernels and their states (made when a plan is loaded, dropped when it goes), wakers,
+//! whatever the log goes to. And it may have bugs. One rule for all of it:
+//!
+//! - **Foreign code that panics** costs what it was called for, and nothing else. A model is not loaded
+//!   ([`LoadError::Panicked`]), a request ends with an error ([`InferError::NoPlan`],
+//!   [`InferError::Failed`]), a waker is not called again, a trace has no file ([`TraceError::Failed`]). The
+//!   thread goes on.
+//! - **A bug of our own**, which is any other panic on a thread of the engine or inside its books, fails the
+//!   engine visibly: [`Engine::fault`] says why and [`Engine::wait_for_fault`] returns,
+//!   [`Engine::is_ready`] is false, everybody who waits is answered with [`InferError::EngineFailed`], later
+//!   requests are refused with it, the device is poisoned, unloading and shutting down return at once. A
+//!   device that was poisoned by a fault of its own ends an engine in the same way, with
+//!   [`InferError::DeviceFault`].
+//!
+//! Foreign code that blocks for ever blocks what waits for it: a plan source the plans of all new shapes, a
+//! waker all completions, a host kernel its own task, and with it a shutdown. Callers of that task are
+//! answered when they cancel it or its deadline passes.
+//!
 //! ```
 //! use std::sync::Arc;
 //!
@@ -48,6 +69,7 @@ mod compile;
 mod core;
 pub mod engine;
 pub mod error;
+mod fault;
 pub mod future;
 pub mod model;
 mod plans;

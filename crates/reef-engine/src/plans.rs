@@ -3,6 +3,14 @@
 //! A plan is compiled once however many callers ask for it at the same time, never while a lock is held. At
 //! most [`limits::PLANS_PER_MODEL_MAX`] are kept; the least recently used goes first and leaves the device
 //! after its last request, because every request holds its [`PlanEntry`].
+//!
+//! | place | event | next |
+//! |---|---|---|
+//! | free | a plan is made | reserved: loading happens without the lock |
+//! | reserved | loaded | ready |
+//! | reserved | the device refuses, or loading panics | free |
+//! | ready | another plan needs the place | reserved |
+//! | any | the model goes | closed for good: what is being made then is let go when it is there |
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +20,8 @@ use reef_base::limits;
 use reef_device::{Device, DeviceError, Io, LoadedPlan};
 use reef_graph::Shape;
 use reef_plan::{IoSpec, Plan};
+
+use crate::fault::{Foreign, contain, log};
 
 /// Shapes that could not be compiled and are remembered, so that asking again costs nothing.
 const FAILURES_MAX: usize = 16;
@@ -65,7 +75,7 @@ impl Drop for Buffers {
 
 /// A plan on the device. Dropping the last reference unloads it.
 pub(crate) struct PlanEntry {
-    pub(crate) plan: Arc<Plan>,
+    pub(crate) plan: Foreign<Arc<Plan>>,
     pub(crate) loaded: LoadedPlan,
     pub(crate) pool: Arc<IoPool>,
     /// Its number among the model's plans, for the scheduler.
@@ -75,9 +85,15 @@ pub(crate) struct PlanEntry {
 }
 
 impl PlanEntry {
-    /// Loads `plan` on the device.
-    fn load(device: &Arc<dyn Device>, plan: Arc<Plan>, index: u16) -> Result<PlanEntry, DeviceError> {
-        let loaded = device.load(plan.clone())?;
+    /// Loads `plan` on the device, which makes the states of host kernels: foreign code.
+    fn load(
+        device: &Arc<dyn Device>,
+        plan: Foreign<Arc<Plan>>,
+        index: u16,
+    ) -> Result<PlanEntry, PlanFailure> {
+        let loaded = contain(|| device.load((*plan).clone()))
+            .map_err(|panic| PlanFailure::Fault(format!("loading it on the device panicked: {panic}")))?
+            .map_err(PlanFailure::Device)?;
         let pool = Arc::new(IoPool::new(&plan));
         Ok(PlanEntry { plan, loaded, pool, index, device: device.clone(), used: AtomicU64::new(0) })
     }
@@ -95,7 +111,11 @@ impl PlanEntry {
 
 impl Drop for PlanEntry {
     fn drop(&mut self) {
-        self.device.unload(self.loaded);
+        // The states of host kernels go with it: foreign code.
+        if let Err(panic) = contain(|| self.device.unload(self.loaded)) {
+            let plan = self.plan.name();
+            log(|| tracing::error!(plan, %panic, "unloading a plan panicked"));
+        }
     }
 }
 
@@ -114,6 +134,8 @@ pub(crate) enum PlanFailure {
     Fault(String),
     /// The device could not take the plan.
     Device(DeviceError),
+    /// The model went while the plan was made.
+    Unloaded,
 }
 
 #[derive(Debug)]
@@ -138,11 +160,19 @@ struct Inner {
     compiling: Vec<Vec<Shape>>,
     failures: Vec<(Vec<Shape>, PlanFailure)>,
     compiled: u64,
+    /// The model goes: no plan comes in any more.
+    closed: bool,
 }
 
 impl PlanTable {
     pub(crate) fn new() -> Self {
-        let inner = Inner { places: Vec::new(), compiling: Vec::new(), failures: Vec::new(), compiled: 0 };
+        let inner = Inner {
+            places: Vec::new(),
+            compiling: Vec::new(),
+            failures: Vec::new(),
+            compiled: 0,
+            closed: false,
+        };
         PlanTable { inner: Mutex::new(inner), compiled: Condvar::new(), clock: AtomicU64::new(0) }
     }
 
@@ -160,7 +190,7 @@ impl PlanTable {
         &self,
         shapes: &[Shape],
         device: &Arc<dyn Device>,
-        compile: impl FnOnce() -> Result<Arc<Plan>, PlanFailure>,
+        compile: impl FnOnce() -> Result<Foreign<Arc<Plan>>, PlanFailure>,
         on_new: impl FnOnce(u16),
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
         let mut inner = self.lock();
@@ -168,6 +198,9 @@ impl PlanTable {
             if let Some(entry) = inner.entries().find(|entry| entry.takes(shapes)) {
                 self.touch(entry);
                 return Ok(entry.clone());
+            }
+            if inner.closed {
+                return Err(PlanFailure::Unloaded);
             }
             if let Some((_, failure)) = inner.failures.iter().find(|(failed, _)| failed == shapes) {
                 return Err(failure.clone());
@@ -194,24 +227,29 @@ impl PlanTable {
         self.lock().compiled
     }
 
-    /// Lets go of every plan.
-    pub(crate) fn clear(&self) {
-        let gone = std::mem::take(&mut self.lock().places);
+    /// Lets go of every plan, and of those that are being made once they are there.
+    pub(crate) fn close(&self) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        let gone = std::mem::take(&mut inner.places);
+        drop(inner);
         drop(gone);
     }
 
     fn insert(
         &self,
-        plan: Arc<Plan>,
+        plan: Foreign<Arc<Plan>>,
         device: &Arc<dyn Device>,
         on_new: impl FnOnce(u16),
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
-        let Some((index, evicted)) = self.lock().reserve() else {
-            return Err(PlanFailure::Fault("too many plans are being made at once".into()));
-        };
+        let (index, evicted) = self.lock().reserve()?;
         drop(evicted);
         let loaded = PlanEntry::load(device, plan, index).map(Arc::new);
         let mut inner = self.lock();
+        if inner.closed {
+            drop(inner);
+            return Err(PlanFailure::Unloaded);
+        }
         let place = &mut inner.places[usize::from(index)];
         match loaded {
             Ok(entry) => {
@@ -222,9 +260,9 @@ impl PlanTable {
                 on_new(index);
                 Ok(entry)
             }
-            Err(error) => {
+            Err(failure) => {
                 *place = Place::Free;
-                Err(PlanFailure::Device(error))
+                Err(failure)
             }
         }
     }
@@ -254,8 +292,11 @@ impl Inner {
         })
     }
 
-    /// Reserves a number, and hands out the plan that had to go for it. `None` when all are reserved.
-    fn reserve(&mut self) -> Option<(u16, Option<Arc<PlanEntry>>)> {
+    /// Reserves a number, and hands out the plan that had to go for it.
+    fn reserve(&mut self) -> Result<(u16, Option<Arc<PlanEntry>>), PlanFailure> {
+        if self.closed {
+            return Err(PlanFailure::Unloaded);
+        }
         let free = self.places.iter().position(|place| matches!(place, Place::Free));
         let index = match free {
             Some(index) => index,
@@ -264,15 +305,16 @@ impl Inner {
                 self.places.len() - 1
             }
             None => {
-                let oldest = self.entries().min_by_key(|entry| entry.used.load(Ordering::Relaxed))?;
-                usize::from(oldest.index)
+                let oldest = self.entries().min_by_key(|entry| entry.used.load(Ordering::Relaxed));
+                let all_reserved = || PlanFailure::Fault("too many plans are being made at once".into());
+                usize::from(oldest.ok_or_else(all_reserved)?.index)
             }
         };
         let evicted = match std::mem::replace(&mut self.places[index], Place::Reserved) {
             Place::Ready(entry) => Some(entry),
             Place::Free | Place::Reserved => None,
         };
-        Some((index as u16, evicted))
+        Ok((index as u16, evicted))
     }
 }
 

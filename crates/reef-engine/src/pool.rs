@@ -9,7 +9,6 @@
 //! | unloading | last request ended | –; its memory is freed with the last plan reference |
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -19,7 +18,8 @@ use reef_plan::Plan;
 use reef_sched::{Drain, ModelId, ModelOptions};
 
 use crate::error::{InferError, LoadError};
-use crate::model::{InputShapes, ModelInfo, ModelSettings, ModelState, PlanInfo, Queued};
+use crate::fault::{Foreign, contain, log};
+use crate::model::{InputShapes, ModelInfo, ModelSettings, ModelState, PlanInfo, Queued, TensorInfo};
 use crate::plans::{PlanEntry, PlanFailure, PlanTable};
 use crate::shared::Shared;
 use crate::source::PlanSource;
@@ -28,7 +28,9 @@ use crate::source::PlanSource;
 pub(crate) struct Model {
     pub(crate) key: Arc<ModelKey>,
     pub(crate) settings: ModelSettings,
-    pub(crate) source: Arc<dyn PlanSource>,
+    pub(crate) inputs: Vec<TensorInfo>,
+    pub(crate) outputs: Vec<TensorInfo>,
+    source: Foreign<Arc<dyn PlanSource>>,
     pub(crate) plans: PlanTable,
     id: OnceLock<ModelId>,
     unloading: AtomicBool,
@@ -48,11 +50,9 @@ impl Model {
     pub(crate) fn plan(&self, shared: &Shared, shapes: &[Shape]) -> Result<Arc<PlanEntry>, PlanFailure> {
         let target = shared.device.capabilities().target;
         let compile = || {
-            let compiled = std::panic::catch_unwind(AssertUnwindSafe(|| self.source.compile(shapes, target)));
-            let plan = match compiled {
-                Ok(made) => made.map_err(PlanFailure::Shapes)?,
-                Err(_) => return Err(PlanFailure::Fault("the compiler panicked".into())),
-            };
+            let compiled = contain(|| self.source.compile(shapes, target));
+            let panicked = |panic: String| PlanFailure::Fault(format!("the compiler panicked: {panic}"));
+            let plan = Foreign::from(compiled.map_err(panicked)?.map_err(PlanFailure::Shapes)?);
             self.check_plan(&plan, shapes).map_err(PlanFailure::Fault)?;
             Ok(plan)
         };
@@ -76,18 +76,18 @@ impl Model {
             key: (*self.key).clone(),
             state: if self.is_ready() { ModelState::Ready } else { ModelState::Unloading },
             settings: self.settings.clone(),
-            inputs: self.source.inputs().to_vec(),
-            outputs: self.source.outputs().to_vec(),
+            inputs: self.inputs.clone(),
+            outputs: self.outputs.clone(),
             plans: self.plans.entries().into_iter().map(plan_info).collect(),
         }
     }
 
     fn check_plan(&self, plan: &Plan, shapes: &[Shape]) -> Result<(), String> {
-        let declared = self.source.inputs().iter().zip(shapes);
+        let declared = self.inputs.iter().zip(shapes);
         let inputs = plan.inputs().iter().map(|spec| (&spec.name, spec.dtype, &spec.shape));
         let same = inputs.eq(declared.map(|(info, shape)| (&info.name, info.dtype, shape)));
         let outputs = plan.outputs().iter().map(|spec| (&spec.name, spec.dtype));
-        let same = same && outputs.eq(self.source.outputs().iter().map(|info| (&info.name, info.dtype)));
+        let same = same && outputs.eq(self.outputs.iter().map(|info| (&info.name, info.dtype)));
         if same { Ok(()) } else { Err("the plan's inputs or outputs are not the model's".into()) }
     }
 }
@@ -225,17 +225,22 @@ pub(crate) fn load(
     if shared.is_closed() {
         return Err(LoadError::ShuttingDown);
     }
+    if let Some(fault) = shared.fault() {
+        return Err(LoadError::Failed(fault));
+    }
     shared.registry.reserve(&key, &settings)?;
     let reserved = Reserved { shared, key: key.clone(), published: false };
-    let model = Model {
-        key: Arc::new(key.clone()),
-        settings,
-        source: open()?,
-        plans: PlanTable::new(),
-        id: OnceLock::new(),
-        unloading: AtomicBool::new(false),
+    // Importers and plan sources are foreign code.
+    let make = || -> Result<Model, LoadError> {
+        let source = Foreign::from(open()?);
+        let (inputs, outputs) = (source.inputs().to_vec(), source.outputs().to_vec());
+        let (id, unloading) = (OnceLock::new(), AtomicBool::new(false));
+        let (key, plans) = (Arc::new(key.clone()), PlanTable::new());
+        let model = Model { key, settings, inputs, outputs, source, plans, id, unloading };
+        compile_ahead(shared, &model)?;
+        Ok(model)
     };
-    compile_ahead(shared, &model)?;
+    let model = contain(make).map_err(|what| LoadError::Panicked { key: key.clone(), what })??;
     reserved.publish(model)
 }
 
@@ -261,9 +266,10 @@ pub(crate) fn unload(
     shared.wait_until(Nanos::MAX, |core| core.sched.is_model_idle(id));
     let removed = shared.core().remove_model(id);
     if !removed {
-        tracing::error!(model = %model.key, "unloaded with requests left: virtual time stands still");
+        let key = &model.key;
+        log(|| tracing::error!(model = %key, "unloaded with requests left: virtual time stands still"));
     }
-    model.plans.clear();
+    model.plans.close();
     shared.registry.remove(&model.key);
     Ok(())
 }
@@ -287,6 +293,9 @@ impl Reserved<'_> {
         let mut core = self.shared.core();
         if self.shared.is_closed() {
             return Err(LoadError::ShuttingDown);
+        }
+        if let Some(fault) = core.fault() {
+            return Err(LoadError::Failed(fault.clone()));
         }
         let id = core.add_model(model.key.clone(), options);
         drop(core);
@@ -327,7 +336,7 @@ fn check_settings(key: &ModelKey, settings: &ModelSettings) -> Result<(), LoadEr
 /// Compiles what is known at load: the only shapes of a model without symbolic dimensions, or those of its
 /// settings.
 fn compile_ahead(shared: &Shared, model: &Model) -> Result<(), LoadError> {
-    let inputs = model.source.inputs();
+    let inputs = &model.inputs;
     let fixed: Option<Vec<Shape>> = inputs.iter().map(|info| info.fixed_shape()).collect();
     // Checked for a model without symbolic dimensions too: a shape that it cannot take is a mistake.
     let named = model.settings.shapes.iter().map(|shapes| concrete(model, shapes));
@@ -338,6 +347,7 @@ fn compile_ahead(shared: &Shared, model: &Model) -> Result<(), LoadError> {
                 let shapes = shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(" ");
                 LoadError::Compile { key: (*model.key).clone(), shapes, reason }
             }
+            PlanFailure::Unloaded => unreachable!("a model is unloaded only after it was published"),
             PlanFailure::Device(source) => LoadError::Device { key: (*model.key).clone(), source },
         })?;
     }
@@ -347,11 +357,11 @@ fn compile_ahead(shared: &Shared, model: &Model) -> Result<(), LoadError> {
 /// One shape per input from the settings' named ones.
 fn concrete(model: &Model, shapes: &InputShapes) -> Result<Vec<Shape>, LoadError> {
     let fail = |reason: String| LoadError::Settings { key: (*model.key).clone(), reason };
-    let inputs = model.source.inputs();
+    let inputs = &model.inputs;
     if let Some((name, _)) = shapes.iter().find(|(name, _)| inputs.iter().all(|info| info.name != *name)) {
         return Err(fail(format!("shapes: the model has no input '{name}'")));
     }
-    let shape_of = |info: &crate::model::TensorInfo| {
+    let shape_of = |info: &TensorInfo| {
         let given = shapes.iter().find(|(name, _)| *name == info.name).map(|(_, shape)| shape.clone());
         let shape = given.or_else(|| info.fixed_shape());
         let shape = shape.ok_or_else(|| fail(format!("shapes: input '{}' needs one", info.name)))?;

@@ -10,14 +10,14 @@ use reef_plan::{IoSpec, Plan};
 
 use crate::check::{self, Terms, Wishes};
 use crate::compile::plan_error;
-use crate::core::Job;
+use crate::core::{Job, Refused};
 use crate::error::{InferError, WrongInput};
 use crate::model::TensorInfo;
 use crate::plans::{Buffers, PlanEntry};
 use crate::pool::Model;
 use crate::request::{ClassRequest, OutputTensor, Timings};
 use crate::shared::Shared;
-use crate::ticket::Ticket;
+use crate::ticket::{Promise, Ticket};
 
 /// What a session asks for; the fields mean what they mean in [`crate::InferRequest`].
 #[derive(Clone, Debug, Default)]
@@ -73,6 +73,9 @@ impl Session {
         name: &str,
         options: &SessionOptions<'_>,
     ) -> Result<Session, InferError> {
+        if let Some(fault) = shared.verdict.fault() {
+            return Err(fault);
+        }
         let model = shared.registry.find(name, options.version)?;
         let wishes = Wishes {
             class: options.class,
@@ -81,8 +84,8 @@ impl Session {
             deadline: options.deadline,
         };
         let terms = check::terms(&model, wishes)?;
-        let shapes = concrete_shapes(model.source.inputs(), &options.shapes)?;
-        let plan = model.plan(shared, &shapes).map_err(plan_error)?;
+        let shapes = concrete_shapes(&model.inputs, &options.shapes)?;
+        let plan = model.plan(shared, &shapes).map_err(|failure| plan_error(&model.key, failure))?;
         let buffers = Some(plan.buffers().ok_or(InferError::DeviceFault)?);
         let ticket = Arc::new(Ticket::new());
         let lost = Io::default();
@@ -134,7 +137,7 @@ impl Session {
             model: self.model.id(),
             key: self.model.key.clone(),
             plan: self.plan.clone(),
-            ticket: self.ticket.clone(),
+            promise: Promise::new(&self.ticket),
             buffers,
             class: self.terms.class,
             arrival,
@@ -142,7 +145,8 @@ impl Session {
             deadline: self.terms.deadline.map(|deadline| arrival + deadline),
             queue_until: self.terms.timeout.map(|timeout| arrival + timeout),
         };
-        if let Err((error, buffers)) = self.shared.submit(job) {
+        if let Err(Refused { error, buffers, promise }) = self.shared.submit(job) {
+            promise.release();
             self.buffers = Some(buffers);
             return Err(error);
         }

@@ -1,5 +1,9 @@
 //! What every handle and thread of an engine shares, and the one way into the core.
+//!
+//! A panic in the core leaves its books in doubt: whoever is in it then has the engine fail
+//! ([`Shared::break_down`]) before anybody else gets in.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
@@ -9,9 +13,9 @@ use reef_base::{Clock, Nanos};
 use reef_device::{Device, Wake};
 
 use crate::compile::CompileQueue;
-use crate::core::{Core, Delivery, Job};
+use crate::core::{Core, Delivery, Job, Refused};
 use crate::error::InferError;
-use crate::plans::Buffers;
+use crate::fault::{self, Verdict};
 use crate::pool::Registry;
 use crate::ticket::{Finished, Ticket};
 use crate::trace::Tracing;
@@ -31,6 +35,7 @@ pub(crate) struct Shared {
     /// Time is virtual: there are no threads, who waits makes it pass.
     pub(crate) stepped: bool,
     closed: AtomicBool,
+    pub(crate) verdict: Verdict,
 }
 
 impl Shared {
@@ -53,6 +58,7 @@ impl Shared {
             step_out: Mutex::default(),
             stepped,
             closed: AtomicBool::new(false),
+            verdict: Verdict::default(),
         }
     }
 
@@ -61,26 +67,87 @@ impl Shared {
         // Does not allocate until something ends here.
         let mut out = Vec::new();
         let result = self.enter_with(&mut out, event);
-        out.drain(..).for_each(Delivery::deliver);
+        self.deliver(&mut out);
         result
     }
 
-    /// As [`Shared::enter`], with the ends left in `out`.
+    /// As [`Shared::enter`], with the ends left in `out`. A bug that panics in the core is one of the caller,
+    /// too, once everybody has been answered.
     pub(crate) fn enter_with<T>(
         &self,
         out: &mut Vec<Delivery>,
         event: impl FnOnce(&mut Core, Nanos, &mut Vec<Delivery>) -> T,
     ) -> T {
         let mut core = self.core();
-        let now = self.clock.now();
-        let result = event(&mut core, now, out);
-        core.pump(now, out);
-        let wakeup = core.sched.next_wakeup().unwrap_or(Nanos::MAX);
+        let before = core.fault().is_some();
+        let done = fault::contain(|| {
+            let now = self.clock.now();
+            let result = event(&mut core, now, out);
+            core.pump(now, out);
+            result
+        });
+        let result = match done {
+            Ok(result) => result,
+            Err(panic) => {
+                // Here, so that nobody finds the books in doubt.
+                core.fail(InferError::EngineFailed(panic.clone()), out);
+                drop(core);
+                self.deliver(out);
+                self.break_down(panic.clone());
+                resume_unwind(Box::new(panic));
+            }
+        };
+        let wakeup = core.next_wakeup();
         if wakeup < core.armed {
             core.armed = wakeup;
             self.signal.wake();
         }
+        let failed = if before { None } else { core.fault().cloned() };
+        drop(core);
+        if let Some(fault) = failed {
+            self.close_down(fault);
+        }
         result
+    }
+
+    /// Delivers the ends of a step.
+    pub(crate) fn deliver(&self, out: &mut Vec<Delivery>) {
+        for delivery in out.drain(..) {
+            if let Err(panic) = fault::contain(|| delivery.deliver()) {
+                self.break_down(panic);
+            }
+        }
+    }
+
+    /// A bug of ours showed: everybody who waits is answered with that, and nothing is served any more.
+    pub(crate) fn break_down(&self, panic: String) {
+        let fault = InferError::EngineFailed(panic);
+        let mut out = Vec::new();
+        // Nothing of the core is asked for more than its books, and of those not that they agree.
+        let answered = fault::contain(|| self.core().fail(fault.clone(), &mut out));
+        self.deliver(&mut out);
+        if let Err(panic) = answered {
+            fault::log(|| tracing::error!(%panic, "not every request could be told of the failure"));
+        }
+        self.close_down(fault);
+        let _ = fault::contain(|| self.device.poison("the engine has failed"));
+    }
+
+    /// The rest of a failure, once the core has answered its requests.
+    fn close_down(&self, fault: InferError) {
+        if self.verdict.fault().is_some() {
+            return;
+        }
+        fault::log(|| tracing::error!("{fault}"));
+        self.compile.stop(self, fault.clone());
+        self.verdict.fail(fault);
+        self.idle.notify_all();
+        self.signal.wake();
+    }
+
+    /// Why nothing is served any more.
+    pub(crate) fn fault(&self) -> Option<InferError> {
+        self.core().fault().cloned()
     }
 
     /// The core, without the rest of [`Shared::enter`]: for looking only.
@@ -88,9 +155,9 @@ impl Shared {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a job; on refusal its buffers come back.
+    /// Queues a job; on refusal what it had comes back.
     #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
-    pub(crate) fn submit(&self, job: Job) -> Result<(), (InferError, Buffers)> {
+    pub(crate) fn submit(&self, job: Job) -> Result<(), Refused> {
         self.enter(|core, now, _| core.submit(now, job))
     }
 
@@ -117,11 +184,11 @@ impl Shared {
         while let Some(completion) = self.device.try_complete() {
             progress = true;
             self.enter_with(out, |core, now, out| core.complete(now, completion, out));
-            out.drain(..).for_each(Delivery::deliver);
+            self.deliver(out);
         }
         self.enter_with(out, |_, _, _| ());
         progress |= !out.is_empty();
-        out.drain(..).for_each(Delivery::deliver);
+        self.deliver(out);
         progress |= self.compile.expire(self, self.clock.now());
         if progress {
             self.idle.notify_all();
@@ -129,8 +196,16 @@ impl Shared {
         progress
     }
 
-    /// Lets virtual time pass to the next event; false when nothing is left to do.
+    /// Lets virtual time pass to the next event; false when nothing is left to do. Does what the threads do
+    /// elsewhere, so a panic here is a bug of ours.
     pub(crate) fn step(&self) -> bool {
+        fault::contain(|| self.step_once()).unwrap_or_else(|panic| {
+            self.break_down(panic);
+            false
+        })
+    }
+
+    fn step_once(&self) -> bool {
         let mut out = std::mem::take(&mut *self.step_out());
         // Events of the past first: they may start something.
         let progress = self.advance(&mut out);
@@ -159,8 +234,10 @@ impl Shared {
         }
     }
 
-    /// Blocks until `done` says so, at most for `patience` on the engine's clock; says whether it is.
+    /// Blocks until `done` says so, at most for `patience` on the engine's clock; says whether it is. An
+    /// engine that has failed is done with everything.
     pub(crate) fn wait_until(&self, patience: Nanos, done: impl Fn(&Core) -> bool) -> bool {
+        let done = |core: &Core| core.fault().is_some() || done(core);
         let end = self.clock.now() + patience;
         loop {
             let core = self.core();

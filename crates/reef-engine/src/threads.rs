@@ -2,6 +2,9 @@
 //!
 //! A compilation takes seconds of a core, which real-time blocks may need: that thread has the lowest
 //! priority, so that it takes no more than its turn from compute units that have the same.
+//!
+//! What these threads call of others is contained where it is called. A panic that gets here is a bug of our
+//! own: the engine fails, visibly, and the thread ends.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,7 +13,8 @@ use std::time::Duration;
 use reef_base::Nanos;
 use reef_base::limits::NICE_BACKGROUND;
 
-use crate::error::EngineError;
+use crate::error::{EngineError, InferError};
+use crate::fault;
 use crate::shared::Shared;
 
 /// Threads to be joined at shutdown.
@@ -22,30 +26,44 @@ impl Threads {
     pub(crate) fn start(shared: &Arc<Shared>, spin: Nanos) -> Result<Threads, EngineError> {
         let mut threads = Threads::default();
         let own = shared.clone();
-        threads.spawn("completions", move || completions(&own, spin))?;
+        threads.spawn(shared, "completions", move || completions(&own, spin))?;
         let own = shared.clone();
         let compile = move || {
             lower_priority();
             own.compile.run(&own);
         };
-        threads.spawn("compile", compile).inspect_err(|_| shared.signal.stop())?;
+        threads.spawn(shared, "compile", compile).inspect_err(|_| shared.signal.stop())?;
         Ok(threads)
     }
 
-    /// Ends the threads and waits for them.
+    /// Ends the threads and waits for them; not for those of an engine that has failed, which may be stuck.
     pub(crate) fn stop(self, shared: &Shared) {
         shared.signal.stop();
-        shared.compile.stop(shared);
+        shared.compile.stop(shared, InferError::ShuttingDown);
+        if shared.fault().is_some() {
+            return;
+        }
         for thread in self.0 {
             // A foreign waker may drop the last handle on one of these threads.
-            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
-                tracing::error!("a thread of the engine panicked");
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
             }
         }
     }
 
-    fn spawn(&mut self, name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<(), EngineError> {
+    fn spawn(
+        &mut self,
+        shared: &Arc<Shared>,
+        name: &'static str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), EngineError> {
         let builder = std::thread::Builder::new().name(format!("reef-{name}"));
+        let shared = shared.clone();
+        let run = move || {
+            if let Err(panic) = fault::contain(run) {
+                shared.break_down(format!("its {name} thread panicked: {panic}"));
+            }
+        };
         let thread = builder.spawn(run).map_err(|source| EngineError::Thread { thread: name, source })?;
         self.0.push(thread);
         Ok(())
@@ -56,7 +74,7 @@ fn lower_priority() {
     // On Linux a nice value belongs to a thread.
     let thread = rustix::thread::gettid();
     if let Err(error) = rustix::process::setpriority_process(Some(thread), NICE_BACKGROUND) {
-        tracing::warn!(%error, "the compile thread keeps its priority");
+        fault::log(|| tracing::warn!(%error, "the compile thread keeps its priority"));
     }
 }
 
@@ -88,6 +106,6 @@ fn completions(shared: &Shared, spin: Nanos) {
 /// Announces how long this thread sleeps: an earlier timer wakes it.
 fn arm(shared: &Shared) -> Nanos {
     let mut core = shared.core();
-    core.armed = core.sched.next_wakeup().unwrap_or(Nanos::MAX).min(shared.compile.next_expiry());
+    core.armed = core.next_wakeup().min(shared.compile.next_expiry());
     core.armed
 }

@@ -1,4 +1,7 @@
-//! The place where one request's end is put and waited for.
+//! The place where one request's end is put and waited for, and the promise to put it there.
+//!
+//! Invariant: whoever has a request on its way holds its [`Promise`], and a promise that is lost on that way,
+//! because of a panic, ends the request with an error. So nobody waits for what nobody will say.
 //!
 //! | field | written by | read by |
 //! |---|---|---|
@@ -7,7 +10,7 @@
 //! | `cancelled` | the caller | the submission, under the core's lock |
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use reef_base::{Class, Nanos};
@@ -15,6 +18,7 @@ use reef_device::TaskCounters;
 use reef_sched::RequestId;
 
 use crate::error::InferError;
+use crate::fault;
 use crate::plans::Buffers;
 use crate::request::Timings;
 
@@ -87,16 +91,18 @@ impl Ticket {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    /// Puts the end and wakes who waits. Must not be called under the core's lock: wakers are foreign code.
-    pub(crate) fn finish(&self, finished: Finished) {
+    /// Puts the end and wakes who waits. A waker that panics harms nobody else.
+    fn finish(&self, finished: Finished) {
         let mut state = self.lock();
         assert!(state.finished.is_none(), "a request ends once");
         state.finished = Some(finished);
         let waker = state.waker.take();
         drop(state);
         self.ready.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
+        if let Some(waker) = waker
+            && let Err(panic) = fault::contain(|| waker.wake())
+        {
+            fault::log(|| tracing::error!(%panic, "the waker of a request panicked"));
         }
     }
 
@@ -115,21 +121,74 @@ impl Ticket {
         }
     }
 
+    /// Wakers are foreign code: none is cloned or dropped under the lock.
     pub(crate) fn poll_take(&self, context: &mut Context<'_>) -> Poll<Finished> {
         let mut state = self.lock();
-        match state.finished.take() {
-            Some(finished) => Poll::Ready(finished),
-            None => {
-                match &mut state.waker {
-                    Some(waker) => waker.clone_from(context.waker()),
-                    none => *none = Some(context.waker().clone()),
-                }
-                Poll::Pending
-            }
+        if let Some(finished) = state.finished.take() {
+            return Poll::Ready(finished);
         }
+        if state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            return Poll::Pending;
+        }
+        drop(state);
+        let waker = context.waker().clone();
+        let mut state = self.lock();
+        if let Some(finished) = state.finished.take() {
+            return Poll::Ready(finished);
+        }
+        let before = state.waker.replace(waker);
+        drop(state);
+        drop(before);
+        Poll::Pending
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The duty to end a request, held by whoever has the request on its way.
+#[derive(Debug)]
+pub(crate) struct Promise(Option<Arc<Ticket>>);
+
+impl Promise {
+    /// Of a ticket's next end.
+    pub(crate) fn new(ticket: &Arc<Ticket>) -> Promise {
+        Promise(Some(ticket.clone()))
+    }
+
+    /// The ticket.
+    pub(crate) fn ticket(&self) -> &Ticket {
+        self.0.as_ref().expect("a promise is kept once")
+    }
+
+    /// Ends the request. Must not be called under the core's lock: wakers are foreign code.
+    pub(crate) fn keep(mut self, finished: Finished) {
+        let ticket = self.0.take().expect("a promise is kept once");
+        ticket.finish(finished);
+    }
+
+    /// Ends the request without outputs; as [`Promise::keep`].
+    pub(crate) fn refuse(self, error: InferError) {
+        self.keep(Finished { buffers: None, result: Err(error) });
+    }
+
+    /// Whoever made the ticket says by other means how the request ended, and nobody waits for it yet.
+    pub(crate) fn release(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        let Some(ticket) = self.0.take() else { return };
+        // Who unwinds here may hold the core's lock, and wakers are foreign code: another thread calls them.
+        let end = move || {
+            let lost = InferError::EngineFailed("the request was lost by a bug".into());
+            ticket.finish(Finished { buffers: None, result: Err(lost) });
+        };
+        if let Err(error) = std::thread::Builder::new().name("reef-lost".into()).spawn(end) {
+            fault::log(|| tracing::error!(%error, "a request was lost, and nobody can be told"));
+        }
     }
 }

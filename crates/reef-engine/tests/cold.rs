@@ -166,7 +166,8 @@ fn a_fault_of_ours_is_not_the_clients_mistake() {
     let (engine, source) = gated(4, true);
     for _ in 0..2 {
         let error = engine.infer(&request("any", &[1; PANICS])).unwrap_err();
-        assert_eq!(error, InferError::NoPlan("the compiler panicked".into()));
+        let InferError::NoPlan(why) = &error else { panic!("{error}") };
+        assert!(why.contains("the compiler panicked") && why.contains("on purpose"), "{why}");
     }
     assert_eq!(source.started(), 1, "the failure is remembered");
     let error = engine.infer(&request("any", &[1; 13])).unwrap_err();

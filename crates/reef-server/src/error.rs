@@ -116,9 +116,10 @@ fn status(error: &InferError) -> StatusCode {
         | InferError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => StatusCode::GATEWAY_TIMEOUT,
         InferError::Failed(fault) if fault.kind == FaultKind::Input => StatusCode::BAD_REQUEST,
-        InferError::Failed(_) | InferError::DeviceFault | InferError::NoPlan(_) => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        InferError::Failed(_)
+        | InferError::DeviceFault
+        | InferError::EngineFailed(_)
+        | InferError::NoPlan(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -3,7 +3,8 @@
 //! While a trace is on, the core notes which task belongs to which plan and how each request went in a small
 //! ring (`Ring`); a thread of the trace moves those and the device's events into a larger one and keeps the
 //! newest. Off, it costs one test of an `Option` per request, and what the device states per block. The file
-//! is written when the trace stops, beside its place, then renamed.
+//! is written when the trace stops, beside its place, then renamed. A bug of the trace ends the trace and
+//! nothing else.
 
 mod recording;
 mod writer;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use reef_base::{Class, ModelKey, Nanos};
 use reef_plan::Plan;
 
+use crate::fault::{self, Foreign};
 use crate::shared::Shared;
 use recording::Recording;
 
@@ -69,6 +71,9 @@ pub enum TraceError {
     /// A trace is being recorded already, or none is.
     #[error("{0}")]
     State(&'static str),
+    /// A bug of the trace showed; there is no file. What was traced goes on.
+    #[error("the trace has failed, please report it: {0}")]
+    Failed(String),
 }
 
 /// How one request went.
@@ -91,7 +96,7 @@ pub(crate) struct Span {
 pub(crate) struct Label {
     pub(crate) token: u64,
     pub(crate) model: Arc<ModelKey>,
-    pub(crate) plan: Arc<Plan>,
+    pub(crate) plan: Foreign<Arc<Plan>>,
 }
 
 /// What the core notes between two collections; bounded, the newest stay.
@@ -113,7 +118,7 @@ impl Ring {
 
     /// Notes what a task that starts runs.
     pub(crate) fn label(&mut self, token: u64, model: &Arc<ModelKey>, plan: &Arc<Plan>) {
-        let label = Label { token, model: model.clone(), plan: plan.clone() };
+        let label = Label { token, model: model.clone(), plan: plan.clone().into() };
         self.dropped += u64::from(push_bounded(&mut self.labels, label, RING_LEN));
     }
 
@@ -146,7 +151,8 @@ struct Active {
     file: File,
     temporary: PathBuf,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    /// Ends with what a panic said.
+    thread: Option<JoinHandle<Result<(), String>>>,
 }
 
 impl Tracing {
@@ -165,7 +171,7 @@ impl Tracing {
             true => None,
             false => {
                 let (own, recording, stop) = (shared.clone(), recording.clone(), stop.clone());
-                let collect = move || collect_until(&own, &recording, &stop);
+                let collect = move || fault::contain(|| collect_until(&own, &recording, &stop));
                 let builder = std::thread::Builder::new().name("reef-trace".into());
                 Some(builder.spawn(collect).inspect_err(|_| discard(&temporary)).map_err(fail)?)
             }
@@ -181,14 +187,17 @@ impl Tracing {
         let Some(mut active) = active else { return Err(TraceError::State("no trace is being recorded")) };
         shared.device.record_events(false);
         active.stop.store(true, Ordering::Release);
-        if let Some(thread) = active.thread.take() {
+        let ended = active.thread.take().map_or(Ok(()), |thread| {
             thread.thread().unpark();
-            if thread.join().is_err() {
-                tracing::error!("the trace's thread panicked");
-            }
+            thread.join().unwrap_or_else(|panic| Err(fault::message_of(panic)))
+        });
+        let collected = ended.and_then(|()| fault::contain(|| collect(shared, &active.recording)));
+        let ring = shared.core().trace.take();
+        drop(ring);
+        if let Err(panic) = collected {
+            discard(&active.temporary);
+            return Err(TraceError::Failed(panic));
         }
-        collect(shared, &active.recording);
-        shared.core().trace = None;
         let path = active.options.path;
         let recording = active.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let write = || -> std::io::Result<u64> {
@@ -218,7 +227,7 @@ impl Tracing {
 /// Removes a file that will not be finished.
 fn discard(temporary: &Path) {
     if let Err(error) = std::fs::remove_file(temporary) {
-        tracing::warn!(%error, path = %temporary.display(), "the unfinished trace stays");
+        fault::log(|| tracing::warn!(%error, path = %temporary.display(), "the unfinished trace stays"));
     }
 }
 

@@ -8,6 +8,7 @@ use reef_device::{Device, Event, EventKind};
 use reef_plan::{Plan, Stage};
 
 use super::{Ring, Span, push_bounded};
+use crate::fault::Foreign;
 
 /// Tasks whose plan is known; far more than can be live. Bounds what a lost event would leave behind.
 const TASKS_MAX: usize = 1 << 16;
@@ -109,7 +110,7 @@ impl Recording {
         }
     }
 
-    fn name_index(&mut self, model: Arc<ModelKey>, plan: Arc<Plan>) -> u32 {
+    fn name_index(&mut self, model: Arc<ModelKey>, plan: Foreign<Arc<Plan>>) -> u32 {
         let known = self.names.iter().rposition(|named| named.plan.as_ptr() == Arc::as_ptr(&plan));
         let index = known.unwrap_or_else(|| {
             self.names.push(Named::new(model, &plan));
@@ -140,7 +141,7 @@ mod tests {
         let model = Arc::new(ModelKey { name: "m".into(), version: "1".into() });
         let mut recording = Recording::new(100);
         let block = |block| event(7, EventKind::Block { stage: 0, block, padding: false });
-        recording.spare.labels.push_back(Label { token: 7, model, plan });
+        recording.spare.labels.push_back(Label { token: 7, model, plan: plan.into() });
         recording.fresh.extend([event(7, EventKind::Completed), block(0)]);
         recording.resolve();
         recording.fresh.push(block(1));

@@ -2,6 +2,9 @@
 //! its time pass, so that the engine's own threads are exercised too. Outputs are known without a device.
 #![allow(dead_code, reason = "every test crate uses its own part")]
 
+pub mod faulty;
+pub mod foreign;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
