@@ -58,6 +58,12 @@ pub(crate) fn model_metadata(state: &State, path: &ModelPath<'_>) -> Result<Repl
 
 /// Whether a model takes requests.
 pub(crate) fn model_ready(state: &State, path: &ModelPath<'_>) -> Result<Reply, ApiError> {
+    let (name, version) = (&*path.name, path.version.as_deref());
+    if let (None, Some((key, reason))) = (state.engine.model(name, version), state.unavailable(name, version))
+    {
+        let answer = json!({ "name": key.name, "ready": false, "reason": reason });
+        return Ok(json(readiness(false), &answer));
+    }
     let model = find(state, path)?;
     let ready = model.state == ModelState::Ready && state.takes_requests();
     Ok(json(readiness(ready), &json!({ "name": model.key.name, "ready": ready })))
@@ -103,7 +109,7 @@ pub(crate) fn repository_index(state: &State, body: &[u8]) -> Result<Reply, ApiE
             ApiError::invalid(format!("the request is not as the protocol says: {error}"))
         })?,
     };
-    let index: Vec<Value> = state
+    let mut index: Vec<Value> = state
         .engine
         .models()
         .iter()
@@ -118,6 +124,11 @@ pub(crate) fn repository_index(state: &State, body: &[u8]) -> Result<Reply, ApiE
             json!({ "name": key.name, "version": key.version, "state": state, "reason": reason })
         })
         .collect();
+    if !wanted.ready {
+        index.extend(state.all_unavailable().into_iter().map(|(key, reason)| {
+            json!({ "name": key.name, "version": key.version, "state": "UNAVAILABLE", "reason": reason })
+        }));
+    }
     Ok(json(StatusCode::OK, &index))
 }
 
@@ -187,13 +198,23 @@ fn find(state: &State, path: &ModelPath<'_>) -> Result<ModelInfo, ApiError> {
 }
 
 fn find_named(state: &State, name: &str, version: Option<&str>) -> Result<ModelInfo, ApiError> {
-    if let Some(model) = state.engine.model(name, version) {
-        return Ok(model);
+    match state.engine.model(name, version) {
+        Some(model) => Ok(model),
+        None => Err(missing(state, name, version)),
+    }
+}
+
+/// Why there is no such model.
+pub(crate) fn missing(state: &State, name: &str, version: Option<&str>) -> ApiError {
+    if let Some((key, reason)) = state.unavailable(name, version) {
+        return ApiError::unavailable(format!("model {key} could not be loaded: {reason}"));
     }
     // What is unknown now may be among the models that are still to come.
-    state.check_loaded()?;
+    if let Err(loading) = state.check_loaded() {
+        return loading;
+    }
     let version = version.map(|version| format!(" version {version}")).unwrap_or_default();
-    Err(ApiError::not_found(format!("there is no model '{name}'{version}")))
+    ApiError::not_found(format!("there is no model '{name}'{version}"))
 }
 
 /// The versions that the path names: the one asked for, or all of that name.

@@ -7,7 +7,8 @@
 //! request that it serves is real-time, but after I/O, so that large JSON never delays small requests.
 //!
 //! Invariants: jobs of a lane run in order, one at a time; the queue is bounded, and a full one makes the
-//! sender wait; the job of a client that left is dropped.
+//! sender wait; the job of a client that left is dropped; one that panics is an error for its client, and the
+//! lane goes on.
 
 use std::io;
 
@@ -15,6 +16,7 @@ use reef_engine::Class;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::ApiError;
+use crate::fault::{bug, contain};
 
 /// Jobs that wait in one lane at most.
 const QUEUE_LEN: usize = 64;
@@ -60,7 +62,8 @@ impl Lane {
         std::thread::Builder::new().name(name.into()).spawn(move || {
             lower_priority(nice);
             while let Some(job) = queue.blocking_recv() {
-                job();
+                // The job itself is contained; what it leaves behind may panic when it is dropped.
+                let _ = contain(job);
             }
         })?;
         Ok(Lane { jobs })
@@ -74,12 +77,12 @@ impl Lane {
         let (done, result) = oneshot::channel();
         let job = Box::new(move || {
             if !done.is_closed() {
-                let _ = done.send(work());
+                let _ = done.send(contain(work));
             }
         });
         let stopped = || ApiError::internal("the thread for large requests has stopped");
         self.jobs.send(job).await.map_err(|_| stopped())?;
-        result.await.map_err(|_| stopped())
+        result.await.map_err(|_| stopped())?.map_err(|panic| bug(&panic))
     }
 }
 
@@ -122,6 +125,18 @@ mod tests {
         };
         let (waited, urgent) = runtime.block_on(async { tokio::join!(waits, urgent) });
         assert!(waited.unwrap().is_ok() && urgent == Ok(7));
+    }
+
+    #[test]
+    fn a_job_that_panics_is_an_error_and_the_lane_goes_on() {
+        let lanes = Lanes::start().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for class in [Class::real_time(0), Class::BestEffort] {
+            let lane = lanes.of(class);
+            let error = runtime.block_on(lane.run(|| -> u8 { panic!("planted") })).unwrap_err();
+            assert!(error.status.as_u16() == 500 && error.message.contains("planted"), "{error:?}");
+            assert_eq!(runtime.block_on(lane.run(|| 7)), Ok(7));
+        }
     }
 
     #[test]

@@ -12,11 +12,12 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, EXPECT, HeaderName, HeaderValue};
 use reef_base::limits::TENSOR_ELEMENTS_MAX;
 use reef_engine::{
-    Class, ClassRequest, DType, Engine, InferFuture, InferRequest, InferResponse, InputTensor, Nanos, Shape,
+    Class, ClassRequest, DType, InferError, InferFuture, InferRequest, InferResponse, InputTensor, Nanos,
+    Shape,
 };
 use serde_json::{Map, Value, json};
 
-use crate::answers::find_ready;
+use crate::answers::{find_ready, missing};
 use crate::error::ApiError;
 use crate::protocol::body::Body;
 use crate::protocol::elements;
@@ -136,13 +137,13 @@ fn json_length(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 /// Reads the body and hands the request to the engine.
 fn submit(state: &State, question: &Question, body: Body) -> Result<(InferFuture, Manner), ApiError> {
     match request::split(body, question.json_length.as_deref())? {
-        Parts::Json(json, binary) => submit_json(&state.engine, question, &json, binary),
+        Parts::Json(json, binary) => submit_json(state, question, &json, binary),
         Parts::Raw(body) => submit_raw(state, question, body),
     }
 }
 
 fn submit_json(
-    engine: &Engine,
+    state: &State,
     question: &Question,
     json: &[u8],
     mut binary: Body,
@@ -167,9 +168,20 @@ fn submit_json(
         request.outputs = Some(wanted.named.iter().map(|(name, _)| name.as_str()).collect());
     }
     apply(schedule, &mut request);
-    let future = engine.submit(&request)?;
+    let future = submit_checked(state, question, &request)?;
     drop(request);
     Ok((future, Manner { id: parsed.id, wanted }))
+}
+
+fn submit_checked(
+    state: &State,
+    question: &Question,
+    request: &InferRequest<'_>,
+) -> Result<InferFuture, ApiError> {
+    state.engine.submit(request).map_err(|error| match error {
+        InferError::UnknownModel(_) => missing(state, &question.model, question.version.as_deref()),
+        error => error.into(),
+    })
 }
 
 /// Type and bytes of every input.
@@ -235,7 +247,7 @@ fn submit_raw(state: &State, question: &Question, mut body: Body) -> Result<(Inf
     let shape = raw_shape(&input.dims, input.dtype, data.len())
         .map_err(|problem| ApiError::invalid(format!("input '{}': {problem}", input.name)))?;
     let input = InputTensor { name: &input.name, dtype: input.dtype, shape: Shape::new(&shape), data: &data };
-    let future = state.engine.submit(&base_request(question, vec![input]))?;
+    let future = submit_checked(state, question, &base_request(question, vec![input]))?;
     Ok((future, Manner { id: None, wanted: Wanted::all_binary() }))
 }
 

@@ -14,6 +14,20 @@
 //! urgent work; `preempt_us`, with a fraction, from the task's submission to its first block, if it displaced
 //! less urgent work itself; `late` if it ended after its deadline.
 //!
+//! Elements of FP32 and FP64 that JSON has no number for are the strings `"NaN"`, `"Infinity"` and
+//! `"-Infinity"` in answers and requests alike, as in protobuf's JSON mapping: every JSON parser takes them,
+//! and Python's `float()`, NumPy (`np.array(data, dtype=…)`) and JavaScript's `Number()` make the value of
+//! them. Without quotes, as Python's `json` writes them by default, they are not JSON and refused with that
+//! advice. Which NaN it was is kept by binary tensors only. FP16 and BF16 have no JSON form, as the protocol
+//! says: binary tensors only.
+//!
+//! A model that could not be loaded ([`Running::set_unavailable`]) is answered for with 503 and the reason:
+//! its metadata, readiness, configuration, statistics and inference; the repository's index lists it as
+//! `UNAVAILABLE`. The server is ready without it.
+//!
+//! A panic while a request is served is that request's end (500, with what the panic said) and harms no
+//! other. An engine that has failed is not ready; its requests end with 500.
+//!
 //! Errors are `{"error": "…"}`: 404 unknown model or path, 413 body too large, 501 what the protocol has and
 //! this server does not, 503 what may work later, 504 a deadline that passed or cannot be met, 500 faults,
 //! 405 and 408 as HTTP has them, and 400 for everything else that is wrong with a request.
@@ -23,6 +37,7 @@ mod budget;
 mod bulk;
 mod error;
 mod exposition;
+mod fault;
 mod infer;
 mod metrics;
 mod protocol;

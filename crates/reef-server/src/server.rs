@@ -12,11 +12,14 @@
 //! gone drops its handler at once (hyper reads while a handler runs). A client that shuts down only its
 //! sending half counts as gone, as HTTP cannot tell the two apart. The one exception: after a client has
 //! sent more bytes behind its request (pipelining), its leaving is noticed when the answer is written.
+//!
+//! A panic ends at the request that was served, else at the connection; ports go on accepting.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -26,7 +29,7 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use reef_base::limits;
-use reef_engine::Engine;
+use reef_engine::{Engine, ModelKey};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -34,6 +37,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::budget::Budget;
 use crate::bulk::Lanes;
 use crate::error::{ApiError, ServerError};
+use crate::fault::{bug, contain, contained};
 use crate::infer::infer;
 use crate::receive::{Allowance, discard, receive};
 use crate::reply::{Reply, error, reply};
@@ -134,6 +138,7 @@ impl Server {
             bodies: Arc::new(Budget::new(self.options.bodies_bytes_max, self.options.body_bytes_max)),
             lanes: Lanes::start().map_err(ServerError::Threads)?,
             responses: Responses::default(),
+            unavailable: RwLock::default(),
         });
         let mut open = Vec::new();
         let ports = [(Some(self.http), Port::Http), (self.metrics, Port::Metrics)];
@@ -170,6 +175,12 @@ impl Running {
     /// Where metrics are served besides.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.metrics_addr
+    }
+
+    /// Answers for a model that could not be loaded: clients are told `reason`. It is forgotten when the
+    /// engine has a model of that name and version.
+    pub fn set_unavailable(&self, key: ModelKey, reason: String) {
+        self.state.unavailable.write().unwrap_or_else(PoisonError::into_inner).insert(key, reason);
     }
 
     /// All models are loaded: inference requests are taken from now on.
@@ -230,12 +241,30 @@ pub(crate) struct State {
     pub(crate) lanes: Lanes,
     phase: watch::Sender<Phase>,
     responses: Responses,
+    /// Models that could not be loaded, and why.
+    unavailable: RwLock<BTreeMap<ModelKey, String>>,
 }
 
 impl State {
     /// Whether inference requests are taken.
     pub(crate) fn takes_requests(&self) -> bool {
         *self.phase.borrow() == Phase::Serving && self.engine.is_ready()
+    }
+
+    /// Why a model is not there, if it could not be loaded; without a version, the first one.
+    pub(crate) fn unavailable(&self, name: &str, version: Option<&str>) -> Option<(ModelKey, String)> {
+        let unavailable = self.unavailable.read().unwrap_or_else(PoisonError::into_inner);
+        let wanted =
+            |key: &ModelKey| key.name == name && version.is_none_or(|version| key.version == version);
+        let found = unavailable.iter().find(|(key, _)| wanted(key));
+        found.map(|(key, reason)| (key.clone(), reason.clone()))
+    }
+
+    /// Every model that could not be loaded and is not there since, with the reason.
+    pub(crate) fn all_unavailable(&self) -> Vec<(ModelKey, String)> {
+        let unavailable = self.unavailable.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let gone = |key: &ModelKey| self.engine.model(&key.name, Some(&key.version)).is_none();
+        unavailable.into_iter().filter(|(key, _)| gone(key)).collect()
     }
 
     /// An error, for what needs models, while they are being loaded.
@@ -321,7 +350,8 @@ async fn accept(listener: TcpListener, port: Port, permits: Arc<Semaphore>, stat
                 tokio::spawn(serve(stream, port, permit, state.clone()));
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                // Whatever the log does, the port goes on accepting.
+                let _ = contain(|| tracing::warn!(%error, "cannot accept a connection"));
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -364,7 +394,8 @@ async fn serve(stream: TcpStream, port: Port, permit: OwnedSemaphorePermit, stat
 }
 
 async fn answer(state: &Arc<State>, port: Port, request: Request<Incoming>) -> Reply {
-    let reply = handle(state, port, request).await.unwrap_or_else(|failure| error(&failure));
+    let handled = contained(handle(state, port, request)).await.unwrap_or_else(|panic| Err(bug(&panic)));
+    let reply = handled.unwrap_or_else(|failure| error(&failure));
     state.responses.count(reply.status());
     reply
 }

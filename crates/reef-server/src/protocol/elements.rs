@@ -1,8 +1,8 @@
 //! Tensor elements as JSON: nested or flat arrays into little-endian bytes, and back.
 //!
 //! Invariants: the target is filled completely or an error is returned; no number is silently rounded to
-//! another integer or to infinity. JSON has no NaN and no infinity: they are written as `null` and not read;
-//! clients that need them use binary tensors. FP16 and BF16 have no JSON form.
+//! another integer or to infinity. JSON has no NaN and no infinity: they are strings, see [`SPECIAL`]. FP16
+//! and BF16 have no JSON form.
 
 use std::fmt;
 
@@ -10,6 +10,12 @@ use reef_engine::DType;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
+
+use crate::protocol::request::QUOTE_LEN_MAX;
+
+/// What floating-point elements are that JSON has no number for: as protobuf's JSON mapping writes them.
+pub(crate) const SPECIAL: [(&str, f64); 3] =
+    [("NaN", f64::NAN), ("Infinity", f64::INFINITY), ("-Infinity", f64::NEG_INFINITY)];
 
 /// Whether tensors of `dtype` may be written as JSON.
 pub(crate) fn has_json_form(dtype: DType) -> bool {
@@ -73,6 +79,22 @@ impl Sink<'_> {
             DType::F32 => self.push((value as f32).to_le_bytes()),
             DType::F64 => self.push(value.to_le_bytes()),
             other => Err(format!("{value:?} is not of type {}", other.protocol_name())),
+        }
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), String> {
+        let special = SPECIAL.iter().find(|(name, _)| *name == text);
+        match (self.dtype, special) {
+            (DType::F32, Some(&(_, value))) => self.push((value as f32).to_le_bytes()),
+            (DType::F64, Some(&(_, value))) => self.push(value.to_le_bytes()),
+            (DType::F32 | DType::F64, None) => {
+                let dtype = self.dtype.protocol_name();
+                let text: String = text.chars().take(QUOTE_LEN_MAX).collect();
+                Err(format!(
+                    "the string {text:?} is not of type {dtype}; \"NaN\", \"Infinity\" and \"-Infinity\" are"
+                ))
+            }
+            (other, _) => Err(format!("a string is not of type {}", other.protocol_name())),
         }
     }
 
@@ -169,6 +191,10 @@ impl<'de> Visitor<'de> for Item<'_, '_> {
         self.element(|sink| sink.float(value))
     }
 
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
+        self.element(|sink| sink.text(value))
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<(), A::Error> {
         let depth = self.depth + 1;
         if depth >= self.sink.shape.len() || (!self.sink.nested && self.sink.written > 0) {
@@ -192,8 +218,8 @@ impl Serialize for Flat<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let bytes = self.bytes;
         match self.dtype {
-            DType::F32 => flat(serializer, bytes, f32::from_le_bytes),
-            DType::F64 => flat(serializer, bytes, f64::from_le_bytes),
+            DType::F32 => flat(serializer, bytes, |bytes| Float(f32::from_le_bytes(bytes))),
+            DType::F64 => flat(serializer, bytes, |bytes| Float(f64::from_le_bytes(bytes))),
             DType::I64 => flat(serializer, bytes, i64::from_le_bytes),
             DType::I32 => flat(serializer, bytes, i32::from_le_bytes),
             DType::I16 => flat(serializer, bytes, i16::from_le_bytes),
@@ -207,6 +233,21 @@ impl Serialize for Flat<'_> {
                 Err(serde::ser::Error::custom(format!("{} has no JSON form", self.dtype.protocol_name())))
             }
         }
+    }
+}
+
+/// A number, or the name of what is none.
+struct Float<T>(T);
+
+impl<T: Serialize + Copy + Into<f64>> Serialize for Float<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value: f64 = self.0.into();
+        let same = |special: f64| special == value || special.is_nan() && value.is_nan();
+        if value.is_finite() {
+            return self.0.serialize(serializer);
+        }
+        let special = SPECIAL.iter().find(|(_, other)| same(*other));
+        serializer.serialize_str(special.expect("what is not finite has a name").0)
     }
 }
 
@@ -289,7 +330,12 @@ mod tests {
             ("[true]", DType::F32, &[1], "true is not of type FP32"),
             ("[1e39]", DType::F32, &[1], "1e39 does not fit FP32"),
             ("[null]", DType::F32, &[1], "expected an element of type FP32"),
-            ("[\"a\"]", DType::F32, &[1], "expected an element of type FP32"),
+            ("[\"a\"]", DType::F32, &[1], "the string \"a\" is not of type FP32; \"NaN\", \"Infinity\""),
+            ("[\"nan\"]", DType::F64, &[1], "the string \"nan\" is not of type FP64"),
+            ("[\"1\"]", DType::F32, &[1], "the string \"1\" is not of type FP32"),
+            ("[\"NaN\"]", DType::I32, &[1], "a string is not of type INT32"),
+            ("[\"NaN\"]", DType::Bool, &[1], "a string is not of type BOOL"),
+            ("[[1,2],\"NaN\"]", DType::F32, &[2, 2], "an element where an array is expected"),
         ];
         for (json, dtype, shape, message) in table {
             let error = parse(json, dtype, shape).unwrap_err();
@@ -298,9 +344,29 @@ mod tests {
     }
 
     #[test]
-    fn not_a_number_is_written_as_null() {
-        let bytes: Vec<u8> =
-            [f32::NAN, f32::INFINITY, 1.0].iter().flat_map(|value| value.to_le_bytes()).collect();
-        assert_eq!(write(DType::F32, &bytes), "[null,null,1.0]");
+    fn what_is_no_number_is_written_and_read_as_a_string() {
+        let json = r#"["NaN","Infinity","-Infinity",1.5,-0.0,"NaN"]"#;
+        let bits = |value: f32| value.to_bits();
+        let single: Vec<u8> = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1.5, -0.0, -f32::NAN]
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        assert_eq!(write(DType::F32, &single), json);
+        let read: Vec<f32> = parse(json, DType::F32, &[6])
+            .unwrap()
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect();
+        assert!(read[0].is_nan() && read[5].is_nan());
+        assert_eq!(
+            read[1..5].iter().copied().map(bits).collect::<Vec<_>>(),
+            [bits(f32::INFINITY), bits(f32::NEG_INFINITY), bits(1.5), bits(-0.0),]
+        );
+        let double = parse(json, DType::F64, &[2, 3]).unwrap();
+        assert_eq!(write(DType::F64, &double), json);
+        assert_eq!(parse(r#"[["NaN"],[1]]"#, DType::F32, &[2, 1]).unwrap().len(), 8);
+        assert!(serde_json::to_string(&Flat { dtype: DType::F16, bytes: &[0, 0x7E] }).is_err());
     }
 }

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::error::ApiError;
 use crate::protocol::body::Body;
+use crate::protocol::elements::SPECIAL;
 
 /// The parameters that have a meaning here. All others are skipped: however many a client sends and however
 /// large they are, none is built in memory.
@@ -33,7 +34,7 @@ const PARAMETERS: [&str; 12] = [
 ];
 
 /// Characters of a client's value that an error quotes.
-const QUOTE_LEN_MAX: usize = 64;
+pub(crate) const QUOTE_LEN_MAX: usize = 64;
 
 /// Parameters of a request, a tensor or a requested output, each as it stands in the JSON.
 #[derive(Debug, Default)]
@@ -131,8 +132,7 @@ pub(crate) fn split(mut body: Body, header: Option<&str>) -> Result<Parts, ApiEr
 
 /// Reads the JSON part and checks what can be checked without the model: `binary_len` is what follows it.
 pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, ApiError> {
-    let request: RequestJson<'_> = serde_json::from_slice(json)
-        .map_err(|error| ApiError::invalid(format!("the request is not as the protocol says: {error}")))?;
+    let request: RequestJson<'_> = serde_json::from_slice(json).map_err(|error| not_json(json, &error))?;
     let outputs = request.outputs.as_ref().map_or(0, Vec::len);
     for (count, what) in [(request.inputs.len(), "inputs"), (outputs, "outputs")] {
         if count > MODEL_TENSORS_MAX {
@@ -159,6 +159,22 @@ pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, A
         )));
     }
     Ok(request)
+}
+
+/// What is wrong with a request that could not be read. Python's `json` writes NaN and infinities without
+/// quotes.
+fn not_json(json: &[u8], error: &serde_json::Error) -> ApiError {
+    let lines = json.split(|&byte| byte == b'\n').take(error.line().saturating_sub(1));
+    let at = lines.map(|line| line.len() + 1).sum::<usize>() + error.column();
+    // The error is at the token's first character, or just behind it.
+    let bare = |name: &&str| {
+        let starts = |at: usize| json.get(at..).is_some_and(|rest| rest.starts_with(name.as_bytes()));
+        (at.saturating_sub(3)..=at).any(starts)
+    };
+    let advice = SPECIAL.iter().map(|(name, _)| *name).rev().find(bare).map_or(String::new(), |name| {
+        format!("; {name} is no JSON number: write the string \"{name}\", or send the tensor as binary data")
+    });
+    ApiError::invalid(format!("the request is not as the protocol says: {error}{advice}"))
 }
 
 impl<'a> Parameters<'a> {

@@ -16,6 +16,8 @@ pub struct Gate {
     device: DummyDevice,
     state: Mutex<State>,
     changed: Condvar,
+    /// The next call of this name panics.
+    planted: Mutex<Option<&'static str>>,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +33,18 @@ struct State {
 impl Gate {
     pub fn new() -> Arc<Gate> {
         let device = DummyDevice::new(DummyOptions::default());
-        Arc::new(Gate { device, state: Mutex::default(), changed: Condvar::new() })
+        let (state, changed, planted) = (Mutex::default(), Condvar::new(), Mutex::default());
+        Arc::new(Gate { device, state, changed, planted })
+    }
+
+    /// The next call of the device's `method` panics.
+    pub fn plant(&self, method: &'static str) {
+        *self.planted.lock().unwrap() = Some(method);
+    }
+
+    fn pass(&self, method: &'static str) {
+        let planted = self.planted.lock().unwrap().take_if(|planted| *planted == method);
+        assert!(planted.is_none(), "planted");
     }
 
     /// Once it returns, no time passes.
@@ -129,10 +142,12 @@ impl Device for Gate {
     }
 
     fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
+        self.pass("alloc_io");
         self.device.alloc_io(plan)
     }
 
     fn try_complete(&self) -> Option<Completion> {
+        self.pass("try_complete");
         self.device.try_complete()
     }
 

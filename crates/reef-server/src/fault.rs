@@ -1,0 +1,63 @@
+//! Panics while a request is served: they are that request's end, and nobody else's.
+
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+
+use crate::error::ApiError;
+
+/// Runs `code`; a panic becomes its message. Unwind safety: what the code worked on is not used again.
+pub(crate) fn contain<T>(code: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(message_of)
+}
+
+/// As [`contain`], for a future; after a panic it is not polled again.
+pub(crate) async fn contained<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    poll_fn(|context| match contain(|| future.as_mut().poll(context)) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
+}
+
+/// What a client is told whose request made the server panic.
+pub(crate) fn bug(panic: &str) -> ApiError {
+    let _ = contain(|| tracing::error!(panic, "serving a request panicked"));
+    ApiError::internal(format!("an internal error, please report it: {panic}"))
+}
+
+/// What a panic said. A payload of another type may panic when it is dropped, so it is not.
+fn message_of(panic: Box<dyn Any + Send>) -> String {
+    match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => match panic.downcast::<&str>() {
+            Ok(text) => text.to_string(),
+            Err(panic) => {
+                std::mem::forget(panic);
+                "without a message".into()
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_the_end_of_its_request() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let panics = async {
+            tokio::task::yield_now().await;
+            panic!("planted {}", 7)
+        };
+        assert_eq!(runtime.block_on(contained::<()>(panics)), Err("planted 7".into()));
+        assert_eq!(runtime.block_on(contained(async { 7 })), Ok(7));
+        let error = bug("planted");
+        assert!(error.status.as_u16() == 500 && error.message.contains("planted"));
+    }
+}
