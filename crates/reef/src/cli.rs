@@ -37,6 +37,11 @@ pub enum Command {
     /// Show real-time preemption on this machine: every scheme side by side, driven over HTTP.
     Demo(DemoArgs),
     /// Serve every model of a directory over the Open Inference Protocol.
+    ///
+    /// A model that cannot be loaded is reported, in the log and to its clients; the others are served. The
+    /// exit status is 0 after a signal to stop, 1 if nothing can be served (no port, no model that could be
+    /// loaded), 2 for a wrong command line, 70 after a fault of the engine or the device, 128 and the
+    /// signal's number after a second signal.
     Serve(ServeArgs),
     /// Run one model once (or `--repeat` times) and write its outputs.
     Run(RunArgs),

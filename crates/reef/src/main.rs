@@ -10,7 +10,7 @@ mod output;
 mod repository;
 
 use std::any::Any;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(colours)
         .with_target(false)
+        // A log whose reader has gone must not end who writes to it.
+        .log_internal_errors(false)
         .init();
     let result = match &cli.command {
         Command::Serve(args) => commands::serve::run(args),
@@ -47,10 +49,16 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("reef: {}", message(&error));
-            ExitCode::FAILURE
+            // There may be no reader any more.
+            let _ = writeln!(std::io::stderr(), "reef: {}", message(&error));
+            ExitCode::from(status(&error))
         }
     }
+}
+
+/// 1, or what tells a fault while serving from mistakes.
+fn status(error: &anyhow::Error) -> u8 {
+    if error.is::<commands::serve::Fault>() { commands::serve::FAULT_STATUS } else { 1 }
 }
 
 /// Runs a command on one model. A panic of the importer or the compiler is a bug of ours, and an error for

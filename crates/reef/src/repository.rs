@@ -150,7 +150,16 @@ fn scan_versions(dir: &Path) -> Result<Vec<FoundModel>> {
     }
     let settings: Option<Settings> = read_toml(&dir.join("reef.toml"))?;
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        // Not the others' loss: this model cannot be loaded, and who asks for it is told so.
+        Err(error) => {
+            tracing::warn!(%error, "cannot read {}", dir.display());
+            let path = dir.join("1").join("model.onnx");
+            return Ok(vec![FoundModel { key: key(dir, "1")?, path, settings }]);
+        }
+    };
+    for entry in entries {
         let path = entry?.path().join("model.onnx");
         let version = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
         if let Some(version) = version.filter(|name| is_version(name))

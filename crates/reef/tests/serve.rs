@@ -183,6 +183,8 @@ fn directories_that_cannot_be_served_are_refused() {
     serve(&dir.path("empty"), &["empty", "no models", "NAME.onnx"]);
     dir.file("broken/bad.onnx", "this is no model");
     serve(&dir.path("broken"), &["bad.onnx", "not a valid ONNX model"]);
+    dir.file("broken/worse.onnx", "nor this");
+    serve(&dir.path("broken"), &["none of 2 models", "bad.onnx", "worse.onnx"]);
     dir.zoo("control", "set/control.onnx");
     for (settings, expected) in [
         ("[model.control]\ncolour = 1", ["reef.toml", "colour"]),
@@ -210,6 +212,51 @@ fn ports_in_use_and_unwritable_traces_are_named() {
     serve(&port, "0", &[], &[&port, "in use", "HTTP"]);
     serve("0", &port, &[], &[&port, "in use", "metrics"]);
     serve("0", "0", &["--trace", "/nonexistent/trace.json"], &["/nonexistent/trace.json"]);
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_is_unavailable_and_the_others_are_served() {
+    let dir = Scratch::new("unavailable");
+    dir.zoo("control", "models/control.onnx");
+    dir.file("models/bad.onnx", "this is no model");
+    dir.file("models/bad2/7/model.onnx", "");
+    let serving = Serving::start(&[text(&dir.path("models"))]);
+    assert_eq!(serving.get("/v2/health/ready").0, 200);
+    assert_eq!(serving.infer("control", &image(json!({}))).0, 200);
+    let (status, ready) = serving.get("/v2/models/bad/ready");
+    assert_eq!((status, &ready["ready"]), (503, &json!(false)));
+    assert!(ready["reason"].as_str().unwrap().contains("not a valid ONNX model"), "{ready}");
+    for path in ["/v2/models/bad", "/v2/models/bad/versions/1", "/v2/models/bad/config", "/v2/models/bad2"] {
+        let (status, answer) = serving.get(path);
+        let message = answer["error"].as_str().unwrap_or_default();
+        assert!(status == 503 && message.contains("could not be loaded"), "{path}: {answer}");
+    }
+    serving.refuses("bad", &image(json!({})), 503, &["bad/1 could not be loaded", "not a valid ONNX model"]);
+    assert_eq!(serving.get("/v2/models/bad/versions/2").0, 404);
+    let (_, index) = parsed(request(serving.http, "POST", "/v2/repository/index", ""));
+    let state = |model: &Value| format!("{} {}", model["name"], model["state"]).replace('"', "");
+    let states: Vec<String> = index.as_array().unwrap().iter().map(state).collect();
+    assert_eq!(states, ["control READY", "bad UNAVAILABLE", "bad2 UNAVAILABLE"]);
+    let (code, log) = serving.stop();
+    assert_eq!(code, Some(0), "{log:#?}");
+    assert!(log.iter().any(|line| line.contains("bad/1 is unavailable")), "{log:#?}");
+}
+
+/// `reef serve 2>&1 | head`: nobody reads the log any more.
+#[test]
+fn a_log_without_a_reader_ends_nothing() {
+    let dir = Scratch::new("unread");
+    dir.zoo("control", "models/control.onnx");
+    let args = ["serve", text(&dir.path("models")), "--http-port", "0", "--metrics-port", "0"];
+    let mut child = command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    let said = lines(child.stdout.take().unwrap());
+    let line = said.recv_timeout(PATIENCE).unwrap();
+    let (status, _) = request(address(&line, "http="), "POST", "/v2/models/control/infer", &image(json!({})));
+    assert_eq!(status, 200);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 /// A directory with a model that is being read until somebody writes it.

@@ -2,36 +2,63 @@
 //!
 //! | state | event | next |
 //! |---|---|---|
-//! | loading: live, not ready | all models are loaded | serving |
-//! | loading | a model cannot be loaded | ends with an error |
+//! | loading: live, not ready | a model cannot be loaded | loading; its clients are told why |
+//! | loading | all models were tried, one at least is there | serving |
+//! | loading | all models were tried, none is there | ends with 1 |
 //! | loading, serving | SIGINT or SIGTERM | draining; while models load there is nothing to drain |
+//! | loading, serving | engine, device or a thread fails | clients are answered; ends with [`FAULT_STATUS`] |
 //! | draining | all work has ended | ends with 0 |
 //! | any after a signal | SIGINT or SIGTERM again | ends at once, with 128 and the signal's number |
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use reef_base::Class;
+use reef_base::{Class, ModelKey};
 use reef_engine::{Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec, Shape, TraceOptions};
-use reef_server::{Server, ServerOptions, Signals};
+use reef_server::{Running, Server, ServerOptions, Signals};
 
 use crate::cli::ServeArgs;
 use crate::device;
 use crate::output::say;
 use crate::repository::{self, FoundModel};
 
-/// Stack of the thread that loads models: what a main thread has.
-const LOAD_STACK_BYTES: usize = 8 << 20;
+/// Stack of this command's threads; one of them loads models: what a main thread has.
+const STACK_BYTES: usize = 8 << 20;
+
+/// The exit status after a fault of the engine or its device: `EX_SOFTWARE` of `sysexits.h`. Whoever
+/// supervises the process tells by it that a restart may help.
+pub const FAULT_STATUS: u8 = 70;
+
+/// How long best-effort work that is left may take after a fault: it was answered already.
+const FAULT_DRAIN: Duration = Duration::ZERO;
 
 /// What `reef serve` waits for.
 enum Event {
-    Loaded(Result<()>),
+    /// A model could not be loaded.
+    Unavailable(ModelKey, anyhow::Error),
+    /// All models were tried.
+    Loaded,
     Signal,
+    /// The engine has failed, or a thread of this command.
+    Fault(String),
 }
 
-/// Serves until SIGINT or SIGTERM, then drains and ends.
+/// The command cannot go on because of a bug or a fault of the device.
+#[derive(Debug)]
+pub struct Fault(String);
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// Serves until SIGINT or SIGTERM, then drains and ends; or until it cannot go on.
 pub fn run(args: &ServeArgs) -> Result<()> {
     let (events, event) = channel();
     watch_signals(events.clone())?;
@@ -51,16 +78,20 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         engine.start_trace(TraceOptions::new(path))?;
     }
     let running = server.open(engine.clone())?;
+    watch_engine(engine.clone(), events.clone())?;
+    let count = models.len();
     load_all(engine.clone(), models, events)?;
-    while let Event::Loaded(loaded) = event.recv().context("nobody waits for signals")? {
-        loaded?;
-        running.set_ready();
-        // The log may be off: whoever asked for a free port finds it here.
-        let metrics = running.metrics_addr().map(|address| format!(" metrics={address}"));
-        say!("serving http={}{}", running.http_addr(), metrics.unwrap_or_default());
-    }
-    if !running.shutdown(args.drain_timeout) {
+    let ended = attend(&running, &event, count);
+    let drain = if ended.is_ok() { args.drain_timeout } else { FAULT_DRAIN };
+    if !running.shutdown(drain) {
         tracing::warn!("some connections had to be cut off");
+    }
+    if let Err(error) = ended {
+        if error.is::<Fault>() {
+            // A device that has failed may wait for ever for its own threads.
+            std::mem::forget(engine);
+        }
+        return Err(error);
     }
     if args.trace.is_some() {
         match engine.stop_trace() {
@@ -75,37 +106,94 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     Ok(())
 }
 
+/// Follows what happens until a signal comes; an error is why the command cannot go on.
+fn attend(running: &Running, events: &Receiver<Event>, models: usize) -> Result<()> {
+    let mut unavailable: Vec<anyhow::Error> = Vec::new();
+    loop {
+        match events.recv().context("nobody waits for signals")? {
+            Event::Signal => return Ok(()),
+            Event::Fault(why) => return Err(Fault(why).into()),
+            Event::Unavailable(key, error) => {
+                let reason = crate::message(&error);
+                tracing::error!("model {key} is unavailable: {reason}");
+                running.set_unavailable(key, reason);
+                unavailable.push(error);
+            }
+            Event::Loaded if unavailable.len() == models => return Err(none_loaded(unavailable)),
+            Event::Loaded => {
+                running.set_ready();
+                // The log may be off: whoever asked for a free port finds it here.
+                let metrics = running.metrics_addr().map(|address| format!(" metrics={address}"));
+                say!("serving http={}{}", running.http_addr(), metrics.unwrap_or_default());
+            }
+        }
+    }
+}
+
+/// There is nothing to serve.
+fn none_loaded(mut errors: Vec<anyhow::Error>) -> anyhow::Error {
+    match errors.len() {
+        1 => errors.remove(0),
+        count => {
+            let reasons: Vec<String> = errors.iter().map(crate::message).collect();
+            anyhow!("none of {count} models could be loaded: {}", reasons.join("; "))
+        }
+    }
+}
+
+/// A thread of this command; a panic in it is a fault.
+fn start_thread(
+    name: &'static str,
+    events: Sender<Event>,
+    work: impl FnOnce(&Sender<Event>) + Send + 'static,
+) -> Result<()> {
+    let guarded = move || {
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| work(&events))) {
+            let what = crate::panic_message(&*panic);
+            let _ =
+                events.send(Event::Fault(format!("the thread {name} panicked, please report it: {what}")));
+        }
+    };
+    let builder = std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES);
+    builder.spawn(guarded).with_context(|| format!("cannot start the thread {name}"))?;
+    Ok(())
+}
+
+/// Tells when the engine has failed.
+fn watch_engine(engine: Engine, events: Sender<Event>) -> Result<()> {
+    start_thread("reef-watch", events, move |events| {
+        if let Some(fault) = engine.wait_for_fault() {
+            let _ = events.send(Event::Fault(fault.to_string()));
+            // Not dropped here: that may wait for what has failed.
+            std::mem::forget(engine);
+        }
+    })
+}
+
 /// From the start: a process that is the first one of its container is ended by no signal that it does not
 /// handle.
 fn watch_signals(events: Sender<Event>) -> Result<()> {
     let mut signals = Signals::install().context("cannot wait for signals")?;
-    let watch = move || {
+    start_thread("reef-signals", events, move |events| {
         signals.wait();
         let _ = events.send(Event::Signal);
         let signal = signals.wait();
         tracing::warn!(signal, "ended at once by a second signal");
         std::process::exit(128 + signal);
-    };
-    std::thread::Builder::new()
-        .name("reef-signals".into())
-        .spawn(watch)
-        .context("cannot wait for signals")?;
-    Ok(())
+    })
 }
 
-/// Loads the models on a thread, so that a signal need not wait for it.
+/// Loads the models on a thread, so that a signal need not wait for it. One that cannot be loaded is
+/// reported, and the others are loaded.
 fn load_all(engine: Engine, models: Vec<FoundModel>, events: Sender<Event>) -> Result<()> {
-    let load_all = move || {
-        let each = AssertUnwindSafe(|| models.iter().try_for_each(|model| load(&engine, model)));
-        let loaded = std::panic::catch_unwind(each).unwrap_or_else(|_| Err(anyhow!("loading panicked")));
-        let _ = events.send(Event::Loaded(loaded));
-    };
-    std::thread::Builder::new()
-        .name("reef-load".into())
-        .stack_size(LOAD_STACK_BYTES)
-        .spawn(load_all)
-        .context("cannot load models")?;
-    Ok(())
+    start_thread("reef-load", events, move |events| {
+        for model in models {
+            if let Err(error) = crate::guarded(&model.path, || load(&engine, &model)) {
+                let _ = events.send(Event::Unavailable(model.key, error));
+            }
+        }
+        let _ = events.send(Event::Loaded);
+    })
 }
 
 fn load(engine: &Engine, model: &FoundModel) -> Result<()> {
@@ -154,4 +242,94 @@ pub fn settings(model: &FoundModel) -> Result<ModelSettings> {
         shapes: shapes.collect(),
         ..defaults
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpStream};
+    use std::sync::Arc;
+
+    use reef_cpu::{CpuDevice, CpuOptions};
+
+    use super::*;
+
+    fn serving() -> (Engine, Running) {
+        let device = CpuDevice::start(CpuOptions { cus: Some(1), ..CpuOptions::default() }).unwrap();
+        let engine = Engine::new(Arc::new(device), EngineOptions::default()).unwrap();
+        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let options = ServerOptions { http, metrics: None, ..ServerOptions::default() };
+        let running = Server::bind(options).unwrap().open(engine.clone()).unwrap();
+        (engine, running)
+    }
+
+    fn control(engine: &Engine) {
+        let onnx = reef_zoo::build(reef_zoo::Model::Control, &reef_zoo::Variant::tiny()).unwrap();
+        let key = ModelKey { name: "control".into(), version: "1".into() };
+        let spec = ModelSpec { key, source: ModelSource::Bytes(onnx), settings: ModelSettings::default() };
+        engine.load(spec).unwrap();
+    }
+
+    fn asked(address: SocketAddr) -> String {
+        let input = serde_json::json!({
+            "name": "input", "shape": [1, 3, 24, 24], "datatype": "FP32", "data": vec![0.5; 3 * 24 * 24],
+        });
+        let body = serde_json::json!({ "inputs": [input] }).to_string();
+        let head = "POST /v2/models/control/infer HTTP/1.1\r\nHost: t\r\nConnection: close";
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn a_fault_of_the_device_ends_the_command_once_clients_are_answered() {
+        let (engine, running) = serving();
+        control(&engine);
+        let (sender, events) = channel();
+        watch_engine(engine.clone(), sender.clone()).unwrap();
+        sender.send(Event::Loaded).unwrap();
+        engine.device().poison("planted");
+        let address = running.http_addr();
+        let client = std::thread::spawn(move || {
+            // Refused while the server is not ready yet, then told of the fault.
+            loop {
+                let answer = asked(address);
+                if !answer.starts_with("HTTP/1.1 503") {
+                    return answer;
+                }
+            }
+        });
+        let error = attend(&running, &events, 1).unwrap_err();
+        assert!(running.shutdown(FAULT_DRAIN), "nothing hangs");
+        let answer = client.join().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("device has failed"), "{answer}");
+        assert!(error.to_string().contains("device has failed"), "{error}");
+        assert_eq!(crate::status(&error), FAULT_STATUS);
+    }
+
+    #[test]
+    fn a_thread_that_panics_ends_the_command() {
+        let (_engine, running) = serving();
+        let (sender, events) = channel();
+        start_thread("reef-test", sender, |_| panic!("planted")).unwrap();
+        let error = attend(&running, &events, 1).unwrap_err();
+        assert!(error.to_string().contains("reef-test panicked, please report it: planted"), "{error}");
+        assert_eq!(crate::status(&error), FAULT_STATUS);
+    }
+
+    #[test]
+    fn without_a_model_there_is_nothing_to_serve() {
+        let (_engine, running) = serving();
+        let (sender, events) = channel();
+        for name in ["a", "b"] {
+            let key = ModelKey { name: name.into(), version: "1".into() };
+            sender.send(Event::Unavailable(key, anyhow!("{name} is broken"))).unwrap();
+        }
+        sender.send(Event::Loaded).unwrap();
+        let error = attend(&running, &events, 2).unwrap_err();
+        assert_eq!(error.to_string(), "none of 2 models could be loaded: a is broken; b is broken");
+        assert_eq!(crate::status(&error), 1);
+    }
 }
