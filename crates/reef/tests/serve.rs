@@ -247,7 +247,8 @@ fn a_model_that_cannot_be_loaded_is_unavailable_and_the_others_are_served() {
 fn a_log_without_a_reader_ends_nothing() {
     let dir = Scratch::new("unread");
     dir.zoo("control", "models/control.onnx");
-    let args = ["serve", text(&dir.path("models")), "--http-port", "0", "--metrics-port", "0"];
+    let models = dir.path("models");
+    let args = ["serve", text(&models), "--http-port", "0", "--metrics-port", "0"];
     let mut child = command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
     let said = lines(child.stdout.take().unwrap());

@@ -126,7 +126,7 @@ fn urgent_work_that_came_before_a_block_starts_goes_first() {
 #[test]
 fn blocks_that_fail_or_panic_end_their_tasks() {
     let mut hands = Hands::reset(1);
-    let fault = || HostFault { kernel: "k".into(), reason: "planted".into() };
+    let fault = || HostFault::of_kernel("k", "planted");
     let fails = hands.load_scripted(&[2], Restart::Safe, Arc::new(move |_, _| BlockEnd::Failed(fault())));
     let panics = hands.load_scripted(&[2], Restart::Safe, Arc::new(|_, _| panic!("planted")));
     hands.submit(fails, best_effort(), 0);
