@@ -162,6 +162,20 @@ fn large_tasks_started_and_cancelled_push_nobody_back() {
     assert!(share.starts[1] - before[1] >= 9, "{:?} then {:?}", before, share.starts);
 }
 
+/// What its stopped tasks used is what its next ones are charged in advance.
+#[test]
+fn a_model_whose_tasks_are_all_stopped_does_not_fill_the_board() {
+    let mut share = Share::new(2, &[1, 1]);
+    (0..2).for_each(|model| share.fill(model, 1));
+    share.act();
+    (0..2).for_each(|model| share.fill(model, 2));
+    share.board.sort_by_key(|&(_, model)| model);
+    share.end(1, 15 * MS, End::Done);
+    share.end(0, 10 * MS, End::Stopped);
+    share.act();
+    assert_eq!(share.board.iter().map(|&(_, model)| model).collect::<Vec<_>>(), [0, 1]);
+}
+
 #[test]
 fn a_task_that_the_device_gives_back_costs_its_model_nothing() {
     let run = |rejections: bool| {
