@@ -201,7 +201,7 @@ fn a_task_that_the_device_gives_back_costs_its_model_nothing() {
 #[test]
 fn removal_and_return_pay_no_debts_but_idleness_does() {
     for idle in [false, true] {
-        let mut share = Share::new(2, &[1, 2]);
+        let mut share = Share::new(2, &[2, 2]);
         // Model 0 uses much while model 1 has work on the board.
         share.fill(0, 1);
         share.fill(1, 1);
