@@ -237,3 +237,49 @@ fn a_session_that_lost_its_buffers_says_so() {
     assert_eq!(session.run().unwrap_err(), InferError::DeviceFault);
     assert_eq!(session.output(0).data.len(), session.plan().outputs()[0].bytes());
 }
+
+#[test]
+fn a_plan_that_is_always_stopped_at_its_deadline_is_refused_then() {
+    let engine = stepped();
+    load(&engine, "m", real_time(0), 200);
+    let data = [0u8; 64];
+    let hurried = InferRequest { deadline: Some(Nanos::from_micros(200)), ..request("m", &data) };
+    for _ in 0..8 {
+        assert_eq!(engine.infer(&hurried).unwrap_err(), InferError::DeadlinePassed);
+    }
+    let refused = engine.infer(&hurried).unwrap_err();
+    assert!(matches!(refused, InferError::DeadlineUnreachable { .. }), "{refused}");
+}
+
+/// A model that is unloaded and loaded again still owes what it used: as often as others start before it.
+#[test]
+fn loading_a_model_again_pays_no_debts() {
+    let others_before = |again: &str| {
+        let engine = stepped();
+        load(&engine, "large", ModelSettings::default(), 200);
+        load(&engine, "small", ModelSettings::default(), 2);
+        let data = [0u8; 64];
+        let mut waiting = Vec::new();
+        let mut fill = || {
+            while let Ok(future) = engine.submit(&request("small", &data)) {
+                waiting.push(future);
+            }
+        };
+        fill();
+        engine.infer(&request("large", &data)).unwrap();
+        engine.unload("large", None, Queued::Finish).unwrap();
+        load(&engine, again, ModelSettings::default(), 1);
+        fill();
+        let done = || {
+            let stats = engine.stats();
+            let small = stats.models.iter().find(|model| model.key.name == "small");
+            small.map(|model| model.best_effort.success).unwrap()
+        };
+        let before = done();
+        engine.infer(&request(again, &data)).unwrap();
+        done() - before
+    };
+    let (stranger, same) = (others_before("other"), others_before("large"));
+    assert!(stranger <= 4, "{stranger}");
+    assert!(same >= 40, "{same}");
+}
