@@ -7,6 +7,7 @@
 mod cargo;
 mod ci;
 mod metadata;
+mod sanitize;
 mod tidy;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ cargo xtask COMMAND
   docs                  cargo doc on every crate, warnings denied
   test-debug [--list]   tests with debug assertions, on the crates that do not pull in tract
   loom                  the lock-free protocols of reef-cpu under loom
+  sanitize              Miri and sanitizers, where a nightly toolchain has them
 ";
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["test-debug"] => ci::test_debug(),
         ["test-debug", "--list"] => ci::list_debug_crates(),
         ["loom"] => ci::loom(),
+        ["sanitize"] => sanitize::run(),
         [name] => match ci::Step::parse(name) {
             Some(step) => ci::run_step(step),
             None => bail!("unknown command `{name}`\n\n{USAGE}"),
