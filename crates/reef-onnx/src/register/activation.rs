@@ -43,25 +43,29 @@ impl Eq for Activation {}
 
 impl Activation {
     /// The functions called `names`. Those with parameters take them from the front of `alphas` and `betas`,
-    /// and the specification's defaults once a list is used up.
+    /// and defaults once a list is used up. Where ONNX Runtime takes others than the specification (or this
+    /// says nothing) there are none, and such functions are refused.
     pub fn parse(names: &[&str], alphas: &[f32], betas: &[f32]) -> Result<Vec<Activation>, String> {
         let (mut alphas, mut betas) = (alphas.iter().copied(), betas.iter().copied());
         let mut parsed = vec![];
         for name in names {
-            let mut alpha = |default: f32| alphas.next().unwrap_or(default);
-            let mut beta = |default: f32| betas.next().unwrap_or(default);
+            let missing = |what: &str| format!("the activation function `{name}` needs an {what}");
+            let mut alpha =
+                |default: Option<f32>| alphas.next().or(default).ok_or_else(|| missing("activation_alpha"));
+            let mut beta =
+                |default: Option<f32>| betas.next().or(default).ok_or_else(|| missing("activation_beta"));
             parsed.push(match name.to_ascii_lowercase().as_str() {
                 "sigmoid" => Activation::Sigmoid,
                 "tanh" => Activation::Tanh,
                 "relu" => Activation::Relu,
                 "softsign" => Activation::Softsign,
                 "softplus" => Activation::Softplus,
-                "affine" => Activation::Affine { alpha: alpha(1.0), beta: beta(0.0) },
-                "leakyrelu" => Activation::LeakyRelu { alpha: alpha(0.01) },
-                "thresholdedrelu" => Activation::ThresholdedRelu { alpha: alpha(1.0) },
-                "scaledtanh" => Activation::ScaledTanh { alpha: alpha(1.0), beta: beta(1.0) },
-                "hardsigmoid" => Activation::HardSigmoid { alpha: alpha(0.2), beta: beta(0.5) },
-                "elu" => Activation::Elu { alpha: alpha(1.0) },
+                "affine" => Activation::Affine { alpha: alpha(None)?, beta: beta(None)? },
+                "leakyrelu" => Activation::LeakyRelu { alpha: alpha(Some(0.01))? },
+                "thresholdedrelu" => Activation::ThresholdedRelu { alpha: alpha(None)? },
+                "scaledtanh" => Activation::ScaledTanh { alpha: alpha(None)?, beta: beta(None)? },
+                "hardsigmoid" => Activation::HardSigmoid { alpha: alpha(Some(0.2))?, beta: beta(Some(0.5))? },
+                "elu" => Activation::Elu { alpha: alpha(Some(1.0))? },
                 _ => {
                     return Err(format!(
                         "the activation function `{name}` is not one of the specification's"
@@ -152,11 +156,13 @@ mod tests {
 
     #[test]
     fn parameters_are_taken_in_order_by_those_that_have_them() {
-        let parsed = Activation::parse(&["Tanh", "ELU", "hardSigmoid", "Affine"], &[2.0, 0.3], &[0.1]);
-        let hard = Activation::HardSigmoid { alpha: 0.3, beta: 0.1 };
-        let affine = Activation::Affine { alpha: 1.0, beta: 0.0 };
-        assert_eq!(parsed, Ok(vec![Activation::Tanh, Activation::Elu { alpha: 2.0 }, hard, affine]));
-        assert!(Activation::parse(&["Sine"], &[], &[]).is_err());
+        let parsed = Activation::parse(&["Tanh", "ELU", "hardSigmoid", "LeakyRelu"], &[2.0, 0.3], &[]);
+        let hard = Activation::HardSigmoid { alpha: 0.3, beta: 0.5 };
+        let leaky = Activation::LeakyRelu { alpha: 0.01 };
+        assert_eq!(parsed, Ok(vec![Activation::Tanh, Activation::Elu { alpha: 2.0 }, hard, leaky]));
+        let refused = |name: &str| Activation::parse(&[name], &[], &[]).expect_err("it is refused");
+        assert_eq!(refused("Sine"), "the activation function `Sine` is not one of the specification's");
+        assert_eq!(refused("Affine"), "the activation function `Affine` needs an activation_alpha");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! With `output_shape` the padding follows from it; with `SAME_UPPER` or `SAME_LOWER` from an output of
 //! `input · stride`. What the natural output (all windows side by side) has too much is cut off: the larger
-//! half at the end for `SAME_UPPER`, at the beginning otherwise. What it lacks is added at the end, where only
-//! the bias is.
+//! half at the end for `SAME_UPPER`, at the beginning otherwise. What it lacks is added at the end, where
+//! there is only the bias.
 
 use tract_onnx::model::{ParsingContext, optional_inputs};
 use tract_onnx::pb::NodeProto;

@@ -148,6 +148,8 @@ impl GridSample {
         if !(low..=high).contains(&at) {
             at = match self.padding {
                 Padding::Zeros => at,
+                // The elements are clamped, one by one: the curve goes on beyond the last of them.
+                Padding::Border if self.mode == Mode::Cubic => at,
                 Padding::Border => at.clamp(0.0, extent as f64 - 1.0),
                 Padding::Reflection => reflected(at, (low, high)),
             };

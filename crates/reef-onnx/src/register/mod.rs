@@ -4,7 +4,9 @@ mod activation;
 mod cell;
 mod conv_transpose;
 mod grid_sample;
+mod lp_pool;
 mod norm;
+mod pad;
 mod recurrent;
 mod resample;
 mod resize;
@@ -25,6 +27,8 @@ pub(crate) fn onnx() -> Onnx {
     }
     register.insert("ConvTranspose", conv_transpose::conv_transpose);
     register.insert("GridSample", grid_sample::grid_sample);
+    register.insert("GlobalLpPool", lp_pool::global_lp_pool);
+    register.insert("Pad", pad::pad);
     register.insert("Resize", resize::resize);
     register.insert("Upsample", resize::resize);
     onnx
@@ -36,6 +40,8 @@ pub(crate) fn refusal(node: &NodeProto, opset: i64) -> Option<String> {
         "LSTM" | "GRU" | "RNN" => recurrent::refusal(node),
         "ConvTranspose" => conv_transpose::refusal(node),
         "GridSample" => grid_sample::refusal(node),
+        "GlobalLpPool" => lp_pool::refusal(node),
+        "Pad" => pad::refusal(node, opset),
         "Resize" | "Upsample" => resize::refusal(node, opset),
         _ => None,
     }
