@@ -34,6 +34,9 @@ pub const TENSOR_ELEMENTS_MAX: usize = 1 << 31;
 /// that describe each layer.
 pub const MODEL_TENSORS_MAX: usize = 1024;
 
+/// Bytes of one model file, external data not counted: a protocol buffer has at most 2 GiB.
+pub const MODEL_BYTES_MAX: usize = 2 << 30;
+
 /// Models that one engine holds.
 pub const MODELS_MAX: usize = 256;
 

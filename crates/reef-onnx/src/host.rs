@@ -16,9 +16,10 @@ use tract_onnx::tract_core::ops::cast::cast;
 
 use crate::consts::datum_of;
 use crate::error::ImportError;
-use crate::guard::guarded;
+use crate::guard::{attempt, guarded, text};
+use crate::indices::{self, BadValue, Checked};
 use crate::rewrite::Rewriter;
-use crate::walk::{Operand, Walked};
+use crate::walk::{Operand, Walked, operator_of};
 
 type Plan = SimplePlan<TypedFact, Box<dyn TypedOp>>;
 type State = SimpleState<TypedFact, Box<dyn TypedOp>>;
@@ -29,7 +30,8 @@ struct TractKernel {
     operators: String,
     inputs: Vec<TensorSpec>,
     outputs: Vec<TensorSpec>,
-    plan: Arc<Plan>,
+    /// None if all outputs are without elements: then there is nothing to compute.
+    plan: Option<Arc<Plan>>,
 }
 
 impl HostKernel for TractKernel {
@@ -58,20 +60,21 @@ impl HostKernel for TractKernel {
 struct TractState {
     kernel: String,
     inputs: Vec<TensorSpec>,
-    plan: Arc<Plan>,
+    plan: Option<Arc<Plan>>,
     /// Kept from call to call only when no operator carries anything over.
     state: Option<State>,
 }
 
 impl HostState for TractState {
     fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), HostFault> {
+        let Some(plan) = &self.plan else { return Ok(()) };
         let fault = |reason: String| HostFault::of_kernel(&*self.kernel, reason);
         let mut state = match self.state.take() {
             Some(state) => state,
-            None => guarded(|| self.plan.spawn()).map_err(fault)?,
+            None => guarded(|| plan.spawn()).map_err(fault)?,
         };
         let specs = &self.inputs;
-        let results = guarded(|| {
+        let results = attempt(|| {
             let mut values = tvec!();
             for (spec, bytes) in specs.iter().zip(inputs) {
                 let datum = datum_of(spec.dtype).expect("regions have tract's types");
@@ -81,7 +84,11 @@ impl HostState for TractState {
             }
             state.run(values)
         });
-        for (result, bytes) in results.map_err(fault)?.iter().zip(outputs.iter_mut()) {
+        let results = results.map_err(|error| match BadValue::of(&error) {
+            Some(bad) => HostFault::of_input(&*self.kernel, bad.to_string()),
+            None => fault(text(&error)),
+        });
+        for (result, bytes) in results?.iter().zip(outputs.iter_mut()) {
             let plain = result.try_as_plain_ram().map_err(|error| fault(format!("{error:#}")))?;
             let made = plain.as_bytes();
             if made.len() != bytes.len() {
@@ -245,19 +252,24 @@ pub(crate) fn attach(
     typed: &TypedModel,
     walked: &Walked,
     regions: &[Region],
+    operators: &HashMap<String, String>,
 ) -> Result<Vec<Arc<dyn HostKernel>>, ImportError> {
     let mut kernels: Vec<Arc<dyn HostKernel>> = vec![];
     for node in &mut graph.nodes {
         let Op::Host(host) = &mut node.op else { continue };
         let region = &regions[host.index];
-        let plan = guarded(|| plan(typed, walked, region)).map_err(|reason| ImportError::Unsupported {
-            node: node.name.clone(),
-            operator: host.operators.clone(),
-            reason,
-        })?;
         let specs = |values: &[ValueId]| -> Vec<TensorSpec> {
             let values = values.iter().map(|&id| walked.graph.value(id));
             values.map(|value| TensorSpec { dtype: value.dtype, shape: value.shape.clone() }).collect()
+        };
+        let empty = specs(&region.outputs).iter().all(|spec| spec.bytes() == 0);
+        let plan = match empty {
+            true => None,
+            false => Some(attempt(|| plan(typed, walked, region, operators)).map_err(|error| {
+                let bad = BadValue::of(&error).map(|bad| bad.what.clone());
+                let (node, operator) = (node.name.clone(), host.operators.clone());
+                ImportError::Unsupported { node, operator, reason: bad.unwrap_or_else(|| text(&error)) }
+            })?),
         };
         host.index = kernels.len();
         kernels.push(Arc::new(TractKernel {
@@ -271,7 +283,12 @@ pub(crate) fn attach(
 }
 
 /// The region as a model of its own, optimised.
-fn plan(typed: &TypedModel, walked: &Walked, region: &Region) -> TractResult<Arc<Plan>> {
+fn plan(
+    typed: &TypedModel,
+    walked: &Walked,
+    region: &Region,
+    operators: &HashMap<String, String>,
+) -> TractResult<Arc<Plan>> {
     let mut model = TypedModel { symbols: typed.symbols.clone(), ..TypedModel::default() };
     let mut wires: HashMap<ValueId, OutletId> = HashMap::new();
     for (index, &input) in region.inputs.iter().enumerate() {
@@ -282,17 +299,25 @@ fn plan(typed: &TypedModel, walked: &Walked, region: &Region) -> TractResult<Arc
     }
     for &id in &region.nodes {
         let node = typed.node(id);
+        let facts: TVec<&TypedFact> = typed.node_input_facts(id)?;
+        let rule = indices::rule_of(&*node.op, &facts);
         let mut inputs: TVec<OutletId> = tvec!();
         for (index, outlet) in node.inputs.iter().enumerate() {
             let name = format!("{}.{id}.{index}", node.name);
-            let wire = match &walked.outlets[outlet] {
-                Operand::Const(tensor) => model.add_const(name, tensor.clone())?,
-                Operand::Value(value) => {
-                    let wire = wires[value];
+            let rule = rule.as_ref().filter(|(operand, _)| *operand == index).map(|(_, rule)| rule.clone());
+            let checked = rule.map(|rule| Checked { operator: operator_of(node, operators), rule });
+            let wire = match (&walked.outlets[outlet], checked) {
+                (Operand::Const(tensor), Some(checked)) => model.add_const(name, checked.check(tensor)?)?,
+                (Operand::Const(tensor), None) => model.add_const(name, tensor.clone())?,
+                (Operand::Value(value), checked) => {
+                    let mut wire = wires[value];
                     let wanted = typed.outlet_fact(*outlet)?.datum_type;
-                    match model.outlet_fact(wire)?.datum_type == wanted {
-                        true => wire,
-                        false => model.wire_node(name, cast(wanted), &[wire])?[0],
+                    if model.outlet_fact(wire)?.datum_type != wanted {
+                        wire = model.wire_node(name.as_str(), cast(wanted), &[wire])?[0];
+                    }
+                    match checked {
+                        Some(checked) => model.wire_node(format!("{name}.checked"), checked, &[wire])?[0],
+                        None => wire,
                     }
                 }
             };

@@ -12,9 +12,13 @@
 mod build;
 mod consts;
 mod error;
+mod external;
 mod guard;
 mod host;
+mod indices;
+mod locate;
 mod model;
+mod names;
 mod passes;
 mod proto;
 mod register;

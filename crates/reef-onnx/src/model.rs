@@ -1,10 +1,12 @@
 //! A parsed model and its specialisation to concrete input shapes.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use reef_base::limits::TENSOR_ELEMENTS_MAX;
+use reef_base::limits::{MODEL_BYTES_MAX, TENSOR_ELEMENTS_MAX};
+use reef_base::panics;
 use reef_graph::{DType, Graph, Shape};
 use reef_plan::HostKernel;
 use tract_onnx::model::ParseResult;
@@ -16,7 +18,7 @@ use tract_onnx::tract_hir::infer::{Factoid, InferenceFact};
 use crate::consts::{ConstPool, datum_of, dtype_of};
 use crate::error::ImportError;
 use crate::guard::guarded;
-use crate::{host, passes, proto, register, walk};
+use crate::{host, locate, passes, proto, register, walk};
 
 /// The extent of one axis as a model declares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,19 @@ pub enum Dim {
     Fixed(usize),
     /// Given by the caller; the same wherever the name appears.
     Symbol(String),
+}
+
+/// Declared extents, for people.
+struct Declared<'a>(&'a [Dim]);
+
+impl std::fmt::Display for Declared<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dims = self.0.iter().map(|dim| match dim {
+            Dim::Fixed(extent) => extent.to_string(),
+            Dim::Symbol(name) => name.clone(),
+        });
+        write!(f, "[{}]", dims.collect::<Vec<_>>().join(","))
+    }
 }
 
 /// An input or output as a model declares it.
@@ -62,8 +77,12 @@ pub struct OnnxModel {
 impl OnnxModel {
     /// Reads a model file; external data is looked up beside it.
     pub fn read(path: &Path) -> Result<OnnxModel, ImportError> {
-        let bytes =
-            std::fs::read(path).map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+        let bytes = contents(path).map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+        if bytes.len() > MODEL_BYTES_MAX {
+            let reason =
+                format!("it has more than {MODEL_BYTES_MAX} bytes; larger weights are external data");
+            return Err(ImportError::Parse { reason });
+        }
         let directory = path.parent().unwrap_or(Path::new("."));
         OnnxModel::parse(&bytes, directory.to_str())
     }
@@ -89,9 +108,37 @@ impl OnnxModel {
     }
 
     pub(crate) fn lower(&self, shapes: &[(&str, Shape)], form: Form) -> Result<Specialised, ImportError> {
-        let shapes = self.bind(shapes)?;
+        let bound = self.bind(shapes)?;
+        let lowered = panics::catch(|| self.lower_bound(&bound, form)).unwrap_or_else(|caught| {
+            Err(ImportError::Analysis { reason: format!("internal failure: {caught}") })
+        });
+        lowered.map_err(|error| self.for_these(error, &bound))
+    }
+
+    /// Of a model that takes various shapes, an error says for which it is: others may do.
+    fn for_these(&self, error: ImportError, shapes: &[Shape]) -> ImportError {
+        let described = |decl: &TensorDecl, shape: &Shape| {
+            let symbolic = decl.dims.iter().any(|dim| matches!(dim, Dim::Symbol(_)));
+            symbolic.then(|| format!("{} {shape} (declared {})", decl.name, Declared(&decl.dims)))
+        };
+        let given = self.inputs.iter().zip(shapes).filter_map(|(decl, shape)| described(decl, shape));
+        let given = given.collect::<Vec<_>>().join(", ");
+        let more = |reason: String| match given.is_empty() {
+            true => reason,
+            false => format!("{reason}; this is for {given}"),
+        };
+        match error {
+            ImportError::Analysis { reason } => ImportError::Analysis { reason: more(reason) },
+            ImportError::Unsupported { node, operator, reason } => {
+                ImportError::Unsupported { node, operator, reason: more(reason) }
+            }
+            other => other,
+        }
+    }
+
+    fn lower_bound(&self, shapes: &[Shape], form: Form) -> Result<Specialised, ImportError> {
         self.consts.begin();
-        let mut typed = self.typed(&shapes)?;
+        let mut typed = self.typed(shapes)?;
         if form == Form::Decluttered {
             guarded(|| typed.declutter()).map_err(|reason| ImportError::Analysis { reason })?;
         }
@@ -107,14 +154,20 @@ impl OnnxModel {
         let walked = walk::walk(&typed, &self.consts, &self.operators, &inputs, &outputs)?;
         let (graph, regions) = host::merge(&walked.graph);
         let mut graph = passes::normalise(graph, &self.consts);
-        let host_kernels = host::attach(&mut graph, &typed, &walked, &regions)?;
+        let host_kernels = host::attach(&mut graph, &typed, &walked, &regions, &self.operators)?;
         graph.validate().expect("passes keep graphs valid");
         Ok(Specialised { graph, host_kernels })
     }
 
     fn parse(bytes: &[u8], directory: Option<&str>) -> Result<OnnxModel, ImportError> {
+        panics::catch(|| OnnxModel::parse_bytes(bytes, directory)).unwrap_or_else(|caught| {
+            Err(ImportError::Parse { reason: format!("internal failure: {caught}") })
+        })
+    }
+
+    fn parse_bytes(bytes: &[u8], directory: Option<&str>) -> Result<OnnxModel, ImportError> {
         let onnx = register::onnx();
-        let message = proto::decode(&onnx, bytes)?;
+        let message = proto::decode(&onnx, bytes, directory)?;
         let graph = message.graph.as_ref().expect("decoding checks that there is a graph");
         let inputs = proto::inputs(graph)?;
         let (outputs, operators) = (proto::outputs(graph), proto::operators(graph));
@@ -127,7 +180,7 @@ impl OnnxModel {
         if model.inputs.len() != inputs.len() {
             return Err(ImportError::Parse { reason: "an input is declared twice".into() });
         }
-        let outputs = complete(outputs, &model)?;
+        let outputs = complete(outputs, &model, &operators)?;
         let constants = model.nodes().iter().filter_map(|node| node.op_as::<Const>()).map(Const::val);
         let consts = ConstPool::new(constants);
         Ok(OnnxModel { inputs, outputs, operators, consts, model })
@@ -172,10 +225,21 @@ impl OnnxModel {
                 let datum = datum_of(self.inputs[index].dtype).expect("declarations have tract's types");
                 model.set_input_fact(index, InferenceFact::dt_shape(datum, &shape[..]))?;
             }
-            model.into_typed()
+            model.clone().into_typed()
         });
-        typed.map_err(|reason| ImportError::Analysis { reason })
+        typed.map_err(|reason| ImportError::Analysis {
+            reason: locate::locate(&model, &self.operators, reason),
+        })
     }
+}
+
+/// What is in a file, up to a byte more than a model may have.
+fn contents(path: &Path) -> std::io::Result<Vec<u8>> {
+    let file = std::fs::File::open(path)?;
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(MODEL_BYTES_MAX);
+    let mut bytes = Vec::with_capacity(length + 1);
+    file.take(MODEL_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Which of tract's forms to start from; the normalised graph is the same.
@@ -217,12 +281,14 @@ fn check_dim<'a>(
 fn complete(
     declared: Vec<(String, Option<TensorDecl>)>,
     model: &InferenceModel,
+    operators: &HashMap<String, String>,
 ) -> Result<Vec<TensorDecl>, ImportError> {
     if declared.iter().all(|(_, decl)| decl.is_some()) {
         return Ok(declared.into_iter().filter_map(|(_, decl)| decl).collect());
     }
     let mut analysed = model.clone();
-    guarded(|| analysed.analyse(true).map(|_| ())).map_err(|reason| ImportError::Analysis { reason })?;
+    guarded(|| analysed.analyse(true).map(|_| ()))
+        .map_err(|reason| ImportError::Analysis { reason: locate::locate(model, operators, reason) })?;
     let complete_one = |(index, (name, decl)): (usize, (String, Option<TensorDecl>))| {
         if let Some(decl) = decl {
             return Ok(decl);

@@ -2,7 +2,8 @@
 //!
 //! Checked here: every operator is one of ONNX's own and known by name (tract looks at the name only, so that
 //! a namesake of another domain would be computed as the standard one); every tensor holds as many bytes as
-//! its shape needs, so that a broken header cannot make the parser allocate without bound.
+//! its shape needs, so that a broken header cannot make the parser allocate without bound; every value has
+//! one maker. Nodes get names of their own.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,23 +17,30 @@ use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
 
 use crate::error::ImportError;
 use crate::model::{Dim, TensorDecl};
-use crate::register;
+use crate::{external, names, register};
 
 /// Graphs within graphs (bodies of `If`, `Scan`) that are followed.
 const NESTING_MAX: usize = 16;
 
-/// Decodes and checks a model.
-pub(crate) fn decode(onnx: &Onnx, bytes: &[u8]) -> Result<pb::ModelProto, ImportError> {
-    let model = pb::ModelProto::decode(bytes).map_err(|error| parse(&error.to_string()))?;
-    let graph = model.graph.as_ref().ok_or_else(|| parse("it has no graph"))?;
+/// Decodes and checks a model; external data is looked up in `directory`.
+pub(crate) fn decode(
+    onnx: &Onnx,
+    bytes: &[u8],
+    directory: Option<&str>,
+) -> Result<pb::ModelProto, ImportError> {
+    let mut model = pb::ModelProto::decode(bytes).map_err(|error| parse(&error.to_string()))?;
+    let graph = model.graph.as_mut().ok_or_else(|| parse("it has no graph"))?;
     if graph.output.is_empty() {
         return Err(parse("its graph has no output"));
     }
+    check_tensors(graph, 0, directory)?;
+    names::make_unique(graph);
+    let graph = model.graph.as_ref().expect("it has a graph");
     let functions = model.functions.iter().map(|function| (function.domain(), function.name()));
     let standard = model.opset_import.iter().find(|opset| is_standard(&opset.domain));
     let opset = standard.map_or(0, |opset| opset.version);
     let operators = Operators { onnx, opset, functions: functions.collect() };
-    operators.check_graph(graph, 0)?;
+    operators.check_graph(graph)?;
     Ok(model)
 }
 
@@ -41,19 +49,17 @@ pub(crate) fn inputs(graph: &pb::GraphProto) -> Result<Vec<TensorDecl>, ImportEr
     let given: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
     let inputs = graph.input.iter().filter(|input| !given.contains(input.name.as_str()));
     let decls: Vec<TensorDecl> = inputs.map(required).collect::<Result<_, _>>()?;
-    if decls.len() > MODEL_TENSORS_MAX || graph.output.len() > MODEL_TENSORS_MAX {
-        return Err(parse(&format!("more than {MODEL_TENSORS_MAX} inputs or outputs")));
+    for (what, count) in [("inputs", decls.len()), ("outputs", graph.output.len())] {
+        if count > MODEL_TENSORS_MAX {
+            return Err(parse(&format!("{count} {what}, reef takes at most {MODEL_TENSORS_MAX}")));
+        }
     }
     Ok(decls)
 }
 
 /// The operator of every named node, for messages: tract's names may be those of parts of it.
 pub(crate) fn operators(graph: &pb::GraphProto) -> HashMap<String, String> {
-    let named = graph.node.iter().map(|node| {
-        let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
-        (name.cloned().unwrap_or_default(), node.op_type.clone())
-    });
-    named.collect()
+    graph.node.iter().map(|node| (node.name.clone(), node.op_type.clone())).collect()
 }
 
 /// What the file says about its outputs: names always, types and shapes where it does.
@@ -116,31 +122,22 @@ struct Operators<'a> {
 }
 
 impl Operators<'_> {
-    fn check_graph(&self, graph: &pb::GraphProto, depth: usize) -> Result<(), ImportError> {
-        if depth > NESTING_MAX {
-            return Err(parse(&format!("graphs nested deeper than {NESTING_MAX}")));
-        }
-        for tensor in &graph.initializer {
-            check_tensor(tensor)?;
-        }
+    fn check_graph(&self, graph: &pb::GraphProto) -> Result<(), ImportError> {
+        names::check_values(graph).map_err(|reason| parse(&reason))?;
         for node in &graph.node {
-            self.check_node(node, depth)?;
+            self.check_node(node)?;
         }
         Ok(())
     }
 
-    fn check_node(&self, node: &pb::NodeProto, depth: usize) -> Result<(), ImportError> {
+    fn check_node(&self, node: &pb::NodeProto) -> Result<(), ImportError> {
         if let Some(reason) = self.refusal(node) {
-            let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
-            let (node, operator) = (name.cloned().unwrap_or_default(), node.op_type.clone());
+            let (node, operator) = (node.name.clone(), node.op_type.clone());
             return Err(ImportError::Unsupported { node, operator, reason });
         }
         for attribute in &node.attribute {
-            for tensor in attribute.t.iter().chain(&attribute.tensors) {
-                check_tensor(tensor)?;
-            }
             for graph in attribute.g.iter().chain(&attribute.graphs) {
-                self.check_graph(graph, depth + 1)?;
+                self.check_graph(graph)?;
             }
         }
         Ok(())
@@ -170,11 +167,18 @@ fn is_standard(domain: &str) -> bool {
     matches!(domain, "" | "ai.onnx")
 }
 
-/// Attributes that tract does not look at: it would compute something else without a word.
+/// Attributes that tract does not look at: it would compute something else without a word, or never end.
 fn misread(node: &pb::NodeProto) -> Option<String> {
     let attribute = |name: &str| node.attribute.iter().find(|attribute| attribute.name == name);
     let text = |name: &str| attribute(name).map_or("".into(), |a| String::from_utf8_lossy(&a.s));
     match node.op_type.as_str() {
+        "Transpose" => {
+            let perm = attribute("perm").map_or(&[][..], |perm| &perm.ints);
+            let mut axes = perm.to_vec();
+            axes.sort_unstable();
+            let permutes = axes.iter().copied().eq(0..axes.len() as i64);
+            (!permutes).then(|| format!("perm {perm:?} is not a permutation of axes"))
+        }
         "SpaceToDepth" if text("mode") == "CRD" => Some("mode `CRD`".into()),
         "Celu" | "Swish" => {
             let alpha = attribute("alpha").map_or(1.0, |alpha| alpha.f);
@@ -184,8 +188,32 @@ fn misread(node: &pb::NodeProto) -> Option<String> {
     }
 }
 
-fn check_tensor(tensor: &pb::TensorProto) -> Result<(), ImportError> {
-    let fail = |reason: String| ImportError::Parse { reason: format!("tensor {}: {reason}", tensor.name) };
+/// Checks every tensor of a graph and of the graphs in it.
+fn check_tensors(
+    graph: &mut pb::GraphProto,
+    depth: usize,
+    directory: Option<&str>,
+) -> Result<(), ImportError> {
+    if depth > NESTING_MAX {
+        return Err(parse(&format!("graphs nested deeper than {NESTING_MAX}")));
+    }
+    for tensor in &mut graph.initializer {
+        check_tensor(tensor, directory)?;
+    }
+    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
+        for tensor in attribute.t.iter_mut().chain(&mut attribute.tensors) {
+            check_tensor(tensor, directory)?;
+        }
+        for inner in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+            check_tensors(inner, depth + 1, directory)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_tensor(tensor: &mut pb::TensorProto, directory: Option<&str>) -> Result<(), ImportError> {
+    let name = tensor.name.clone();
+    let fail = |reason: String| ImportError::Parse { reason: format!("tensor {name}: {reason}") };
     let code = DataType::try_from(tensor.data_type).unwrap_or(DataType::Undefined);
     if code == DataType::String {
         return Ok(());
@@ -199,8 +227,8 @@ fn check_tensor(tensor: &pb::TensorProto) -> Result<(), ImportError> {
     let Some(elements) = elements else {
         return Err(fail(format!("shape {:?} is not one", tensor.dims)));
     };
-    if tensor.data_location == Some(DataLocation::External as i32) {
-        return Ok(());
+    if tensor.data_location == Some(DataLocation::External as i32) && tensor.raw_data.is_empty() {
+        return external::check(tensor, elements * dtype.bytes(), directory).map_err(fail);
     }
     let held = match () {
         () if !tensor.raw_data.is_empty() => tensor.raw_data.len() / dtype.bytes(),
@@ -213,6 +241,11 @@ fn check_tensor(tensor: &pb::TensorProto) -> Result<(), ImportError> {
     let misaligned = !tensor.raw_data.len().is_multiple_of(dtype.bytes());
     if held != elements || misaligned {
         return Err(fail(format!("{held} elements given, shape {:?} needs {elements}", tensor.dims)));
+    }
+    if matches!(dtype, DType::U64 | DType::U32) && tensor.raw_data.is_empty() {
+        // tract looks for them where ONNX does not put them.
+        let bytes = |value: &u64| value.to_le_bytes()[..dtype.bytes()].to_vec();
+        tensor.raw_data = tensor.uint64_data.iter().flat_map(bytes).collect();
     }
     Ok(())
 }

@@ -56,7 +56,7 @@ pub(crate) fn data_dependent(typed: &TypedModel, operators: &HashMap<String, Str
 }
 
 /// The ONNX operator that `node` is part of; parts are named after the whole, with suffixes.
-fn operator_of(node: &TypedNode, operators: &HashMap<String, String>) -> String {
+pub(crate) fn operator_of(node: &TypedNode, operators: &HashMap<String, String>) -> String {
     let mut name = node.name.as_str();
     loop {
         if let Some(operator) = operators.get(name) {

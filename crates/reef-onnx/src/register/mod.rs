@@ -6,6 +6,7 @@ mod conv_transpose;
 mod grid_sample;
 mod lp_pool;
 mod norm;
+mod one_hot;
 mod pad;
 mod recurrent;
 mod resample;
@@ -28,6 +29,7 @@ pub(crate) fn onnx() -> Onnx {
     register.insert("ConvTranspose", conv_transpose::conv_transpose);
     register.insert("GridSample", grid_sample::grid_sample);
     register.insert("GlobalLpPool", lp_pool::global_lp_pool);
+    register.insert("OneHot", one_hot::one_hot);
     register.insert("Pad", pad::pad);
     register.insert("Resize", resize::resize);
     register.insert("Upsample", resize::resize);

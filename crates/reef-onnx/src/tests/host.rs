@@ -6,6 +6,7 @@ use reef_base::TaskKey;
 use reef_cpu::{CpuDevice, CpuOptions};
 use reef_device::Device;
 use reef_graph::Op;
+use reef_plan::FaultKind;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, IntoTValue, tensor1, tvec};
 
@@ -184,4 +185,109 @@ fn native_operators_do_not_become_host_ones() {
     output %4 Conv2_0
     ");
     assert!(graph.nodes.iter().all(|node| !matches!(node.op, Op::Host(_))));
+}
+
+/// What a kernel says of its inputs; the last one is of i64.
+fn fault(network: Network, dims: &[&[usize]], inputs: &[&[u8]]) -> Result<Vec<u8>, (FaultKind, String)> {
+    let specialised = specialise(&network.model(), dims);
+    let [kernel] = &specialised.host_kernels[..] else { panic!("one region") };
+    let mut output = vec![0u8; kernel.outputs()[0].bytes()];
+    let mut state = kernel.new_state().expect("the kernel starts");
+    let ran = state.run(inputs, &mut [&mut output[..]]);
+    ran.map(|()| output).map_err(|fault| (fault.kind, fault.reason))
+}
+
+#[test]
+fn values_that_an_operator_does_not_take_are_the_inputs_fault() {
+    let data: Vec<f32> = (0..12).map(|at| at as f32).collect();
+    let run = |operator: &str, dims: &[&str], axis: Option<i64>, indices: &[i64]| {
+        let mut network = Network::default();
+        network.input("x", DataType::Float, &["4", "3"]);
+        network.input("i", DataType::Int64, dims);
+        let attributes: Vec<_> = axis.map(|axis| ("axis", Attr::Int(axis))).into_iter().collect();
+        let y = network.node(operator, &["x", "i"], &attributes);
+        network.output(&y, DataType::Float, &["A", "B"]);
+        let shape: Vec<usize> = dims.iter().map(|dim| dim.parse().expect("a number")).collect();
+        let inputs: [&[u8]; 2] = [bytemuck::cast_slice(&data), bytemuck::cast_slice(indices)];
+        fault(network, &[&[4, 3], &shape], &inputs)
+            .map(|bytes| bytemuck::pod_collect_to_vec::<u8, f32>(&bytes))
+    };
+    assert_eq!(run("GatherND", &["1", "1"], None, &[-1]), Ok(vec![9.0, 10.0, 11.0]));
+    assert_eq!(run("GatherElements", &["1", "3"], Some(0), &[0, -1, 1]), Ok(vec![0.0, 10.0, 5.0]));
+    let bad = |reason: &str| Err((FaultKind::Input, reason.to_owned()));
+    let error = bad("GatherND: indices[1, 0] is 4, allowed are -4 to 3");
+    assert_eq!(run("GatherND", &["2", "1"], None, &[0, 4]), error);
+    let error = bad("GatherND: indices[0, 1] is -4, allowed are -3 to 2");
+    assert_eq!(run("GatherND", &["1", "2"], None, &[0, -4]), error);
+    let error = bad("GatherElements: indices[0, 2] is 3, allowed are -3 to 2");
+    assert_eq!(run("GatherElements", &["4", "3"], Some(1), &[0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0]), error);
+}
+
+#[test]
+fn integers_divided_by_zero_are_the_inputs_fault() {
+    let run = |operator: &str, divisor: i64| {
+        let mut network = Network::default();
+        network.input("a", DataType::Int16, &["1"]);
+        network.input("b", DataType::Int16, &["1"]);
+        let y = network.node(operator, &["a", "b"], &[]);
+        network.output(&y, DataType::Int16, &["1"]);
+        let inputs: [&[u8]; 2] = [&(-7i16).to_le_bytes(), &(divisor as i16).to_le_bytes()];
+        fault(network, &[&[1], &[1]], &inputs).map(|bytes| i16::from_le_bytes([bytes[0], bytes[1]]))
+    };
+    assert_eq!(run("Mod", 4), Ok(1));
+    assert_eq!(run("Div", 2), Ok(-3));
+    for operator in ["Mod", "Div"] {
+        let (kind, reason) = run(operator, 0).expect_err("there is no quotient");
+        assert_eq!(kind, FaultKind::Input);
+        assert!(reason.starts_with(&format!("{operator}: an integer is divided by 0")), "{reason}");
+    }
+}
+
+/// The specification's row of off-values for an index outside, computed natively.
+#[test]
+fn one_hot_of_any_index() {
+    let mut network = Network::default();
+    network.input("x", DataType::Float, &["5"]);
+    let index = network.node("Cast", &["x"], &[("to", Attr::Int(DataType::Int64 as i64))]);
+    let (depth, values) = (network.integers(&[1], &[3]), network.constant(&[2], &[-1.0, 2.0]));
+    let y = network.node("OneHot", &[&index, &depth, &values], &[("axis", Attr::Int(0))]);
+    network.output(&y, DataType::Float, &["3", "5"]);
+    let specialised = specialise(&network.model(), &[&[5]]);
+    assert!(specialised.host_kernels.is_empty());
+    let hot = [[0, 0, 1, 0, 0], [0, 1, 0, 0, 0], [1, 0, 0, 0, 0]];
+    let expected: Vec<f32> = hot.concat().iter().map(|&hot| if hot == 1 { 2.0 } else { -1.0 }).collect();
+    assert_eq!(run(&specialised, &[2.0, 1.0, -3.0, 3.0, -4.0]), expected);
+}
+
+#[test]
+fn results_without_elements_are_results() {
+    for operator in ["CumSum", "Tan", "Relu"] {
+        let mut network = Network::default();
+        network.input("x", DataType::Float, &["N", "4"]);
+        let axis = network.integers(&[], &[1]);
+        let inputs = if operator == "CumSum" { vec!["x", &axis] } else { vec!["x"] };
+        let y = network.node(operator, &inputs, &[]);
+        network.output(&y, DataType::Float, &["N", "4"]);
+        let specialised = specialise(&network.model(), &[&[0, 4]]);
+        assert_eq!(run(&specialised, &[]), [0f32; 0], "{operator}");
+    }
+}
+
+#[test]
+fn more_than_the_axis_has_is_refused() {
+    let top = |count: i64| {
+        let mut network = Network::default();
+        network.input("x", DataType::Float, &["2", "4"]);
+        let count = network.integers(&[1], &[count]);
+        let y = network.nodes("TopK", &["x", &count], &[], 2).remove(0);
+        network.output(&y, DataType::Float, &["2", "K"]);
+        let model = network.model();
+        model
+            .specialise(&[("x", reef_graph::Shape::from([2, 4]))])
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(top(4), Ok(()));
+    let error = top(5).expect_err("there are four");
+    assert!(error.contains("5 elements asked for, the axis has 4"), "{error}");
 }

@@ -119,3 +119,142 @@ fn operators_of_other_domains_and_functions_are_refused() {
     assert_eq!(import("com.example", Some("com.example")), function("com.example"));
     assert_eq!(import("", Some("ai.onnx")), function(""));
 }
+
+/// `y = Add(x, [1, 2])` twice, the second time of what the first made.
+fn twice() -> Network {
+    let mut network = Network::default();
+    network.input("x", DataType::Float, &["N", "2"]);
+    let one = network.constant(&[2], &[1.0, 2.0]);
+    let first = network.node("Add", &["x", &one], &[]);
+    let second = network.node("Add", &[&first, &one], &[]);
+    network.output(&second, DataType::Float, &["N", "2"]);
+    network
+}
+
+#[test]
+fn nodes_need_no_names_of_their_own() {
+    for name in ["", "same", "const1", "x"] {
+        let bytes = twice().changed(|graph| graph.node.iter_mut().for_each(|node| node.name = name.into()));
+        let model = OnnxModel::from_bytes(&bytes).expect("names are free");
+        let graph = model.specialise(&[("x", Shape::from([1, 2]))]).expect("it fits").graph;
+        assert_eq!(graph.validate(), Ok(()), "{name}");
+    }
+}
+
+#[test]
+fn values_have_one_maker_each() {
+    let refusal = |change: fn(&mut tract_onnx::pb::GraphProto)| {
+        OnnxModel::from_bytes(&twice().changed(change)).expect_err("it is no model").to_string()
+    };
+    let error = refusal(|graph| graph.node[1].output = graph.node[0].output.clone());
+    assert!(error.ends_with("is made twice, the second time by a Add"), "{error}");
+    let error = refusal(|graph| graph.output[0].name = "nowhere".into());
+    assert_eq!(error, "not a valid ONNX model: nothing makes the output nowhere");
+    let error = refusal(|graph| graph.input.push(graph.input[0].clone()));
+    assert_eq!(error, "not a valid ONNX model: an input is declared twice");
+}
+
+#[test]
+fn as_many_inputs_as_the_limit_says() {
+    let with = |count: usize| {
+        let mut network = Network::default();
+        for at in 0..count {
+            let name = format!("x{at}");
+            network.input(&name, DataType::Float, &["2"]);
+            let y = network.node("Neg", &[&name], &[]);
+            network.output(&y, DataType::Float, &["2"]);
+        }
+        try_import(&network.bytes()).map_err(|error| error.to_string())
+    };
+    assert_eq!(with(300), Ok(()));
+    let error = "not a valid ONNX model: 1025 inputs, reef takes at most 1024";
+    assert_eq!(with(reef_base::limits::MODEL_TENSORS_MAX + 1), Err(error.into()));
+}
+
+#[test]
+fn contradictions_are_named_with_node_operator_and_shapes() {
+    let mut network = Network::default();
+    network.input("x", DataType::Float, &["batch", "4"]);
+    let weights = network.weights(&[5, 3]);
+    let y = network.node("MatMul", &["x", &weights], &[]);
+    network.output(&y, DataType::Float, &["batch", "3"]);
+    let error = network.model().specialise(&[("x", Shape::from([2, 4]))]).expect_err("4 is not 5");
+    let text = error.to_string();
+    for part in
+        ["node MatMul2 (MatMul) of x f32[2,4], const1 f32[5,3]", "4", "5", "x [2,4] (declared [batch,4])"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+/// tract would look for the end of a cycle that has none.
+#[test]
+fn a_transposition_that_is_none_is_refused() {
+    for perm in [&[0i64, 0][..], &[1, 2], &[-1, 0], &[0, 1, 2]] {
+        let mut network = Network::default();
+        network.input("x", DataType::Float, &["2", "3"]);
+        let y = network.node("Transpose", &["x"], &[("perm", Attr::Ints(perm))]);
+        network.output(&y, DataType::Float, &["A", "B"]);
+        try_import(&network.bytes()).expect_err("it does not permute two axes");
+    }
+}
+
+/// A constant index that the axis has for some shapes only.
+#[test]
+fn constant_indices_outside_of_their_axis_are_named() {
+    let mut network = Network::default();
+    network.input("x", DataType::Float, &["batch", "n"]);
+    let three = network.integers(&[], &[3]);
+    let y = network.node("Gather", &["x", &three], &[("axis", Attr::Int(1))]);
+    network.output(&y, DataType::Float, &["batch"]);
+    let model = network.model();
+    assert!(model.specialise(&[("x", Shape::from([1, 4]))]).is_ok());
+    let error = model.specialise(&[("x", Shape::from([1, 3]))]).expect_err("there is no fourth");
+    let expected = "node Gather2 (Gather): its index is 3, allowed are -3 to 2; \
+                    this is for x [1,3] (declared [batch,n])";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn external_data_is_there_inside_and_long_enough() {
+    let directory = std::env::temp_dir().join(format!("reef-onnx-external-{}", std::process::id()));
+    std::fs::create_dir_all(directory.join("inner")).expect("there is a place for it");
+    let path = directory.join("inner/model.onnx");
+    std::fs::write(directory.join("inner/data.bin"), [1u8; 16]).expect("it can be written");
+    std::fs::write(directory.join("outside.bin"), [1u8; 16]).expect("it can be written");
+    let read = |entries: &[(&str, &str)]| {
+        let bytes = twice().changed(|graph| {
+            let tensor = &mut graph.initializer[0];
+            tensor.float_data.clear();
+            tensor.data_location = Some(1);
+            let entry = |(key, value): &(&str, &str)| tract_onnx::pb::StringStringEntryProto {
+                key: (*key).into(),
+                value: (*value).into(),
+            };
+            tensor.external_data = entries.iter().map(entry).collect();
+        });
+        std::fs::write(&path, &bytes).expect("it can be written");
+        let from_bytes = OnnxModel::from_bytes(&bytes).expect_err("there is no directory").to_string();
+        assert!(from_bytes.contains("load the model by its path"), "{from_bytes}");
+        OnnxModel::read(&path).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let data = ("location", "data.bin");
+    assert_eq!(read(&[data, ("length", "8")]), Ok(()));
+    assert_eq!(read(&[data, ("offset", "8")]), Ok(()));
+    let table: [(&[(&str, &str)], &str); 8] = [
+        (&[], "has no location"),
+        (&[("location", "none.bin")], "No such file"),
+        (&[("location", "../outside.bin")], "outside of the model's directory"),
+        (&[("location", "/etc/passwd")], "outside of the model's directory"),
+        (&[("location", ".")], "is not a file"),
+        (&[data, ("offset", "12")], "data.bin has 16 bytes, its data needs 8 from byte 12 on"),
+        (&[data, ("offset", "18446744073709551615")], "data.bin has 16 bytes"),
+        (&[data, ("length", "4")], "its external data has 4 bytes, shape [2] needs 8"),
+    ];
+    for (entries, expected) in table {
+        let error = read(entries).expect_err(expected);
+        assert!(error.starts_with("not a valid ONNX model: tensor const1: "), "{error}");
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+    std::fs::remove_dir_all(&directory).expect("it can be removed");
+}

@@ -106,6 +106,12 @@ impl Network {
         model.encode_to_vec()
     }
 
+    /// The file, with its graph changed.
+    pub fn changed(mut self, change: impl FnOnce(&mut pb::GraphProto)) -> Vec<u8> {
+        change(&mut self.graph);
+        self.bytes()
+    }
+
     /// The file, parsed.
     pub fn model(self) -> OnnxModel {
         OnnxModel::from_bytes(&self.bytes()).expect("the model is valid")

@@ -1,6 +1,6 @@
 //! Operators that move elements.
 
-use reef_graph::{DType, Op, Shape, Tensor as ReefTensor, ValueId};
+use reef_graph::{DType, Op, Shape, Tensor as ReefTensor, ValueId, axis_index};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::DimLike;
 use tract_onnx::tract_core::ops::array::{
@@ -99,7 +99,13 @@ pub(super) fn gather(walk: &mut Walk, node: &TypedNode, op: &Gather) -> Result<V
     if !matches!(walk.graph.value(indices).dtype, DType::I64 | DType::I32) {
         return Err(format!("indices of {}", walk.graph.value(indices).dtype));
     }
-    if let Some(run) = run_of(walk, indices, walk.graph.value(data).shape[op.axis]) {
+    let extent = walk.graph.value(data).shape[op.axis];
+    let known = walk.graph.constant(indices).and_then(consts::integers);
+    if known.is_some_and(|known| known.iter().any(|&index| axis_index(index, extent).is_none())) {
+        // The host's form says which one.
+        return Err("an index is outside of its axis".into());
+    }
+    if let Some(run) = run_of(walk, indices, extent) {
         let sliced = build::slice(&mut walk.graph, &node.name, data, op.axis, run.start, run.end);
         return Ok(build::reshape(&mut walk.graph, &node.name, sliced, shape));
     }

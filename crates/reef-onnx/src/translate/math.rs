@@ -11,7 +11,7 @@ use tract_onnx::tract_core::ops::nn::{GeluApproximate, LeakyRelu};
 
 use super::{Reject, computable};
 use crate::build;
-use crate::consts::dtype_of;
+use crate::consts::{dtype_of, integers};
 use crate::walk::Walk;
 
 pub(super) fn binary(walk: &mut Walk, node: &TypedNode, op: &TypedBinOp) -> Result<ValueId, Reject> {
@@ -57,6 +57,10 @@ fn binary_of(walk: &mut Walk, name: &str, op: Binary, a: ValueId, b: ValueId) ->
         || (matches!(op, Binary::And | Binary::Or | Binary::Xor) && left.is_float())
     {
         return Err(mismatch());
+    }
+    let zero = |divisor: &[i64]| divisor.contains(&0);
+    if op == Binary::Div && graph.constant(b).and_then(integers).as_deref().is_some_and(zero) {
+        return Err("an integer is divided by 0".into());
     }
     let made = match left {
         DType::F32 | DType::I64 | DType::I32 | DType::Bool => build::binary(graph, name, op, a, b),
