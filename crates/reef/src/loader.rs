@@ -33,9 +33,42 @@ impl Declared {
     pub fn check_dims(&self, dims: &[(String, usize)]) -> Result<()> {
         let known = |name: &String| self.symbols.iter().flatten().flatten().any(|symbol| symbol == name);
         match dims.iter().find(|(name, _)| !known(name)) {
-            Some((name, _)) => bail!("the model has no symbolic dimension '{name}'"),
+            Some((name, _)) => {
+                let mut names: Vec<&str> =
+                    self.symbols.iter().flatten().flatten().map(String::as_str).collect();
+                names.sort_unstable();
+                names.dedup();
+                let names = if names.is_empty() { "none".into() } else { names.join(", ") };
+                bail!("the model has no symbolic dimension '{name}'; it has {names}")
+            }
             None => Ok(()),
         }
+    }
+
+    /// What to give for the symbolic dimensions that `dims` leaves out, for who got an error because each of
+    /// them was taken as 1; empty if there are none.
+    pub fn advice(&self, dims: &[(String, usize)]) -> String {
+        let mut open: Vec<&str> = Vec::new();
+        for symbol in self.symbols.iter().flatten().flatten() {
+            if dims.iter().all(|(name, _)| name != symbol) && !open.contains(&symbol.as_str()) {
+                open.push(symbol);
+            }
+        }
+        if open.is_empty() {
+            return String::new();
+        }
+        let flags: Vec<String> =
+            open.iter().map(|name| format!("--dim {}", quoted(&format!("{name}=N")))).collect();
+        let names = open.join(", ");
+        format!(" (without --dim, {names} was taken as 1; to try other extents, give {})", flags.join(" "))
+    }
+
+    /// `failed` with the advice on dimensions.
+    pub fn advise<T>(&self, dims: &[(String, usize)], result: Result<T>) -> Result<T> {
+        result.map_err(|error| match self.advice(dims) {
+            advice if advice.is_empty() => error,
+            advice => anyhow::anyhow!("{}{advice}", crate::message(&error)),
+        })
     }
 
     /// Concrete shapes for every input; symbolic dimensions from `dims`, 1 where not given.
@@ -46,6 +79,15 @@ impl Declared {
             Ok((input.name.clone(), crate::inputs::concrete_shape(input, symbols, dims)?))
         };
         self.inputs.iter().zip(self.symbols.iter().map(Vec::as_slice)).map(shape).collect()
+    }
+}
+
+/// As one word of a shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-=:/@%+,".contains(c);
+    match word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 

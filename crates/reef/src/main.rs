@@ -9,9 +9,7 @@ mod npy;
 mod output;
 mod repository;
 
-use std::any::Any;
 use std::io::{IsTerminal, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -64,18 +62,13 @@ fn status(error: &anyhow::Error) -> u8 {
 /// Runs a command on one model. A panic of the importer or the compiler is a bug of ours, and an error for
 /// who started the command. Nothing that the command worked on is seen again.
 fn guarded(model: &Path, command: impl FnOnce() -> Result<()>) -> Result<()> {
-    catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|panic| {
-        let what = panic_message(&*panic);
-        Err(anyhow!("{}: an internal error, please report it: {what}", model.display()))
+    reef_base::panics::catch(command).unwrap_or_else(|caught| {
+        Err(anyhow!("{}: an internal error, please report it: {caught}", model.display()))
     })
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-/// The error and its causes on one line; a cause that the text before it quotes already is not said again.
+/// The error and its causes on one line, whatever characters a model's names have; a cause that the text
+/// before it quotes already is not said again.
 fn message(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -83,7 +76,11 @@ fn message(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    text
+    let shown = |c: char| match c.is_control() {
+        true => c.escape_default().collect::<String>(),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 #[cfg(test)]
@@ -95,7 +92,8 @@ mod tests {
     #[test]
     fn a_panic_is_an_error_that_names_the_model() {
         let error = super::guarded(Path::new("m.onnx"), || panic!("stage {} is empty", 7)).unwrap_err();
-        assert_eq!(error.to_string(), "m.onnx: an internal error, please report it: stage 7 is empty");
+        let start = "m.onnx: an internal error, please report it: stage 7 is empty (main.rs:";
+        assert!(error.to_string().starts_with(start), "{error}");
         let refused = super::guarded(Path::new("m.onnx"), || Err(anyhow!("no input")));
         assert_eq!(refused.unwrap_err().to_string(), "no input");
     }
@@ -104,5 +102,6 @@ mod tests {
     fn no_cause_is_said_twice() {
         let quoting = anyhow!("no space left").context("cannot write x: no space left").context("saving");
         assert_eq!(super::message(&quoting), "saving: cannot write x: no space left");
+        assert_eq!(super::message(&anyhow!("input \n\0: no")), "input \\n\\u{0}: no");
     }
 }

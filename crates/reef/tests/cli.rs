@@ -42,6 +42,41 @@ fn files_that_are_no_models_are_refused() {
 }
 
 #[test]
+fn files_of_other_kinds_are_refused_in_one_line() {
+    let dir = Scratch::new("other-kinds");
+    let endless: &[u8] = b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x01";
+    let kinds: [(&str, &[u8]); 6] = [
+        ("empty", b""),
+        ("zeros", &[0; 4096]),
+        ("text", b"these are words\n"),
+        ("zip", b"PK\x03\x04 and more"),
+        ("tar", b"model.onnx\0\0\0\0 0000644"),
+        ("endless", endless),
+    ];
+    for (kind, bytes) in kinds {
+        let file = dir.file(&format!("{kind}.onnx"), bytes);
+        for what in [&["inspect"][..], &["profile"], &["run", "--random", "1"]] {
+            let args = [&what[..1], &[text(&file)], &what[1..]].concat();
+            refused(&args, &[&format!("{kind}.onnx"), "not a valid ONNX model"]);
+        }
+    }
+}
+
+/// The tiny distilbert has no places for so many tokens.
+#[test]
+fn extents_that_do_not_fit_are_refused_with_what_to_give() {
+    let dir = Scratch::new("extents");
+    let model = dir.zoo_dynamic("distilbert", "distilbert.onnx");
+    let unknown = ["no symbolic dimension 'N'; it has batch, sequence"];
+    refused(&["inspect", text(&model), "--dim", "N=2"], &unknown);
+    let advice = ["(Reshape)", "input_ids [1,5000] (declared [batch,sequence])", "give --dim batch=N)"];
+    for what in [&["inspect"][..], &["profile"], &["run", "--random", "1"]] {
+        let args = [&what[..1], &[text(&model), "--dim", "sequence=5000"], &what[1..]].concat();
+        refused(&args, &advice);
+    }
+}
+
+#[test]
 fn operators_that_cannot_run_are_named_with_their_node() {
     let dir = Scratch::new("operators");
     let unknown = dir.file("unknown.onnx", one_node("Frobnicate", 1));

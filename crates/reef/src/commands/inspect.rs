@@ -46,7 +46,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     let shapes = declared.shapes(&args.dims)?;
     let device = device::start(&args.device, Scheme::Reset)?;
     let capabilities = device.capabilities();
-    let compiled = compile(&declared, &shapes, capabilities.target)?;
+    let compiled = declared.advise(&args.dims, compile(&declared, &shapes, capabilities.target))?;
     if args.json {
         say!("{:#}", to_json(&compiled));
         return Ok(());

@@ -36,7 +36,8 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
     let device = device::start(&args.device, Scheme::Reset)?;
     let declared = loader::read(&args.model)?;
     let shapes = declared.shapes(&args.dims)?;
-    let plan = Arc::new(inspect::compile(&declared, &shapes, device.capabilities().target)?.plan);
+    let compiled = inspect::compile(&declared, &shapes, device.capabilities().target);
+    let plan = Arc::new(declared.advise(&args.dims, compiled)?.plan);
     drop(declared);
     let loaded = device.load(plan.clone())?;
     let latencies = measure(device.as_ref(), &plan, loaded, args.repeat)?;

@@ -25,11 +25,16 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let source = InputSource { files: &args.inputs, seed: args.random, dims: &args.dims };
     let tensors = inputs::gather(&declared.inputs, &declared.symbols, &source)?;
     // Read anew by the engine; two copies of a large model's constants are not needed.
+    let taken_as_one = args.random.is_some();
+    let advice = if taken_as_one { declared.advice(&args.dims) } else { String::new() };
     drop(declared);
     let settings = ModelSettings { class: Class::RealTime(Level::TOP), ..ModelSettings::default() };
     let (engine, info) =
         loader::engine_with(device::start(&args.device, Scheme::Reset)?, &args.model, settings)?;
-    let mut session = open(&engine, &info.key.name, &tensors)?;
+    let mut session = open(&engine, &info.key.name, &tensors).map_err(|error| match advice.as_str() {
+        "" => error,
+        advice => anyhow::anyhow!("{}{advice}", crate::message(&error)),
+    })?;
     let latencies = measure(&mut session, args.repeat)?;
     let files = args.output_dir.as_deref().map(|dir| write_outputs(&session, dir)).transpose()?;
     report(args, latencies, files);

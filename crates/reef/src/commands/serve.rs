@@ -11,7 +11,6 @@
 //! | any after a signal | SIGINT or SIGTERM again | ends at once, with 128 and the signal's number |
 
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -148,10 +147,9 @@ fn start_thread(
     work: impl FnOnce(&Sender<Event>) + Send + 'static,
 ) -> Result<()> {
     let guarded = move || {
-        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| work(&events))) {
-            let what = crate::panic_message(&*panic);
+        if let Err(caught) = reef_base::panics::catch(|| work(&events)) {
             let _ =
-                events.send(Event::Fault(format!("the thread {name} panicked, please report it: {what}")));
+                events.send(Event::Fault(format!("the thread {name} panicked, please report it: {caught}")));
         }
     };
     let builder = std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES);
