@@ -2,7 +2,10 @@
 
 mod harness;
 
+use std::sync::Arc;
+
 use harness::{Builder, conv_attrs};
+use reef_base::AlignedBytes;
 use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Tensor, Unary, ValueId};
 
 #[test]
@@ -119,7 +122,8 @@ fn integers_and_booleans() {
             if function == Div && !dtype.is_float() {
                 // Integers have no quotient by 0.
                 let one: Vec<u8> = (0..dtype.bytes()).map(|at| u8::from(at == 0)).collect();
-                let one = builder.graph.add_const("one", Tensor::from_slice(dtype, [1].into(), &one));
+                let one = Tensor::new(dtype, [1].into(), Arc::new(AlignedBytes::copy_from(&one)));
+                let one = builder.graph.add_const("one", one);
                 b = builder.typed_node(Op::Binary(Max), &[b, one], dtype, &[5, 1]);
             }
             let out = if function.is_comparison() { DType::Bool } else { dtype };

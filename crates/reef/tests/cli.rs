@@ -284,7 +284,7 @@ fn zoo_writes_every_model_or_says_why_not() {
     assert_eq!(std::fs::read_dir(&out).unwrap().count(), reef_zoo::Model::ALL.len());
     for model in reef_zoo::Model::ALL {
         assert!(out.join(format!("{model}.onnx")).is_file(), "{model}");
-        refused(&["zoo", "--model", "alexnet", "--out", text(&out)], &["'alexnet'", model.name()]);
+        refused(&["zoo", "--model", "alexnet", "--out", text(&out)], &["`alexnet`", model.name()]);
     }
     let taken = dir.file("taken", "kept");
     refused(&["zoo", "--tiny", "--out", text(&taken)], &["taken"]);
