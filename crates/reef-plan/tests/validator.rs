@@ -5,9 +5,10 @@ use std::sync::Arc;
 use reef_base::limits;
 use reef_graph::{DType, PoolKind, Reduce, Shape, Tensor};
 use reef_plan::{
-    ConvSpec, Cost, DepthwiseSpec, Epilogue, GatherSpec, HostFault, HostKernel, HostState, IoSpec, Isa,
-    Kernel, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, Packing, Place, Plan, PlanError, PlanParts,
-    PoolSpec, ReduceSpec, Region, Restart, SyntheticSpec, Target, TensorSpec, WeightStore,
+    ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, HostFault,
+    HostKernel, HostState, IoSpec, Isa, Kernel, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, Packing,
+    Place, Plan, PlanError, PlanParts, PoolSpec, ReduceSpec, Region, Restart, SyntheticSpec, Target,
+    TensorSpec, WeightStore,
 };
 
 fn parts(stages: Vec<Vec<Kernel>>) -> PlanParts {
@@ -172,6 +173,26 @@ fn reductions_norms_and_gathers_keep_to_their_operands() {
     let (dtype, index_dtype) = (DType::F32, DType::I64);
     let gather = GatherSpec { dtype, index_dtype, outer: 2, extent: 7, inner: 3, picks: 5, tile: 2 };
     needs(KernelSpec::Gather(gather), &[(42, 4), (5, 8), (30, 4)]);
+}
+
+#[test]
+fn a_walk_backwards_begins_far_enough_behind() {
+    let reversed = |offset: usize, stride: isize| {
+        let spec = ElementwiseSpec {
+            dims: vec![4],
+            inputs: vec![ElemInput { dtype: DType::F32, offset, strides: vec![stride] }],
+            program: vec![ElemOp::Load(0)],
+            out_dtype: DType::F32,
+            out_strides: vec![1],
+            tile: 4,
+        };
+        Plan::new(parts(vec![vec![kernel(KernelSpec::Elementwise(spec), &[64, 16])]]))
+    };
+    assert!(reversed(3, -1).is_ok() && reversed(9, -3).is_ok());
+    for (offset, stride) in [(2, -1), (8, -3)] {
+        let error = reversed(offset, stride).unwrap_err();
+        assert!(matches!(&error, PlanError::Region { reason, .. } if reason.contains("behind")), "{error}");
+    }
 }
 
 /// A host kernel of one input of 5 and one output of 3 numbers.

@@ -373,11 +373,12 @@ impl Board {
                 return Closed::default();
             }
             let closed = word.closed(reason);
-            match place.claim.compare_exchange(word.0, closed.0, Ordering::Acquire, Ordering::Relaxed) {
+            match place.claim.compare_exchange(word.0, closed.0, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(now) => word = Word(now),
             }
         }
+        // Acquires the task, too.
         fence(Ordering::SeqCst);
         place.cancel.store(1, Ordering::Relaxed);
         let mut held = Closed { blocks: word.remaining(), stage: word.stage() };
