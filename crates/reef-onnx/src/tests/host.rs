@@ -114,7 +114,7 @@ fn operators_that_cannot_run_are_refused_by_name() {
 }
 
 /// One input and one output of f32, compiled and run on a CPU device.
-fn run(specialised: &Specialised, input: &[f32]) -> Vec<f32> {
+pub(super) fn run(specialised: &Specialised, input: &[f32]) -> Vec<f32> {
     let options = CpuOptions { cus: Some(1), nice: 0, pin: false, ..CpuOptions::default() };
     let device = CpuDevice::start(options).expect("the device starts");
     let (graph, kernels) = (&specialised.graph, &specialised.host_kernels);

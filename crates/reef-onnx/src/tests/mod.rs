@@ -5,4 +5,5 @@ mod forms;
 mod host;
 mod malformed;
 mod network;
+mod operators;
 mod shapes;

@@ -13,6 +13,7 @@ use reef_graph::Shape;
 pub(super) struct Network {
     graph: pb::GraphProto,
     functions: Vec<pb::FunctionProto>,
+    opset: Option<i64>,
     made: usize,
 }
 
@@ -22,9 +23,15 @@ pub(super) enum Attr<'a> {
     Ints(&'a [i64]),
     Float(f32),
     Text(&'a str),
+    Texts(&'a [&'a str]),
 }
 
 impl Network {
+    /// The version of the operators; 17 unless this is called.
+    pub fn opset(&mut self, version: i64) {
+        self.opset = Some(version);
+    }
+
     /// An input; dimensions are numbers or symbols.
     pub fn input(&mut self, name: &str, code: DataType, dims: &[&str]) {
         self.graph.input.push(info(name, code, dims));
@@ -47,6 +54,12 @@ impl Network {
     /// An i64 initializer.
     pub fn integers(&mut self, dims: &[i64], values: &[i64]) -> String {
         let tensor = pb::TensorProto { int64_data: values.to_vec(), ..tensor(dims, DataType::Int64) };
+        self.initializer(tensor)
+    }
+
+    /// An i32 initializer.
+    pub fn integers32(&mut self, dims: &[i64], values: &[i32]) -> String {
+        let tensor = pb::TensorProto { int32_data: values.to_vec(), ..tensor(dims, DataType::Int32) };
         self.initializer(tensor)
     }
 
@@ -95,7 +108,7 @@ impl Network {
 
     /// The file.
     pub fn bytes(self) -> Vec<u8> {
-        let opset = pb::OperatorSetIdProto { domain: String::new(), version: 17 };
+        let opset = pb::OperatorSetIdProto { domain: String::new(), version: self.opset.unwrap_or(17) };
         let model = pb::ModelProto {
             ir_version: 8,
             opset_import: vec![opset],
@@ -166,6 +179,10 @@ fn attribute((name, value): &(&str, Attr)) -> pb::AttributeProto {
         Attr::Text(value) => {
             attribute.s = value.as_bytes().to_vec();
             pb::attribute_proto::AttributeType::String
+        }
+        Attr::Texts(values) => {
+            attribute.strings = values.iter().map(|value| value.as_bytes().to_vec()).collect();
+            pb::attribute_proto::AttributeType::Strings
         }
     };
     attribute.r#type = kind as i32;
