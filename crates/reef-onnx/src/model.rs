@@ -167,7 +167,7 @@ impl OnnxModel {
 
     fn parse_bytes(bytes: &[u8], directory: Option<&str>) -> Result<OnnxModel, ImportError> {
         let onnx = register::onnx();
-        let message = proto::decode(&onnx, bytes, directory)?;
+        let message = proto::decode(bytes, directory)?;
         let graph = message.graph.as_ref().expect("decoding checks that there is a graph");
         let inputs = proto::inputs(graph)?;
         let (outputs, operators) = (proto::outputs(graph), proto::operators(graph));

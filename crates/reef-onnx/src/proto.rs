@@ -1,33 +1,33 @@
 //! The protobuf message: decoding, checks that must precede tract, and the declared inputs and outputs.
 //!
-//! Checked here: every operator is one of ONNX's own and known by name (tract looks at the name only, so that
-//! a namesake of another domain would be computed as the standard one); every tensor holds as many bytes as
-//! its shape needs, so that a broken header cannot make the parser allocate without bound; every value has
-//! one maker. Nodes get names of their own.
+//! Checked here: every operator is one of ONNX's own, known by name, and says nothing that is not honoured
+//! (tract looks at the name only, so that a namesake of another domain would be computed as the standard
+//! one, and at those attributes that it knows); every tensor holds as many bytes as its shape needs, so that
+//! a broken header cannot make the parser allocate without bound; every value has one maker. Nodes get names
+//! of their own.
 
 use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 use reef_base::limits::{MODEL_TENSORS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
 use reef_graph::DType;
-use tract_onnx::model::Onnx;
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
 
 use crate::error::ImportError;
 use crate::model::{Dim, TensorDecl};
-use crate::{external, names, register};
+use crate::register::{self, attributes};
+use crate::{external, names, plain};
+
+/// Two names of the domain of ONNX's own operators.
+const STANDARD: [&str; 2] = ["", "ai.onnx"];
 
 /// Graphs within graphs (bodies of `If`, `Scan`) that are followed.
 const NESTING_MAX: usize = 16;
 
 /// Decodes and checks a model; external data is looked up in `directory`.
-pub(crate) fn decode(
-    onnx: &Onnx,
-    bytes: &[u8],
-    directory: Option<&str>,
-) -> Result<pb::ModelProto, ImportError> {
+pub(crate) fn decode(bytes: &[u8], directory: Option<&str>) -> Result<pb::ModelProto, ImportError> {
     let mut model = pb::ModelProto::decode(bytes).map_err(|error| parse(&error.to_string()))?;
     let graph = model.graph.as_mut().ok_or_else(|| parse("it has no graph"))?;
     if graph.output.is_empty() {
@@ -37,10 +37,11 @@ pub(crate) fn decode(
     names::make_unique(graph);
     let graph = model.graph.as_ref().expect("it has a graph");
     let functions = model.functions.iter().map(|function| (function.domain(), function.name()));
-    let standard = model.opset_import.iter().find(|opset| is_standard(&opset.domain));
-    let opset = standard.map_or(0, |opset| opset.version);
-    let operators = Operators { onnx, opset, functions: functions.collect() };
+    let standard = |import: &&pb::OperatorSetIdProto| STANDARD.contains(&import.domain.as_str());
+    let operator_set = model.opset_import.iter().find(standard).map_or(0, |import| import.version);
+    let operators = Operators { operator_set, functions: functions.collect() };
     operators.check_graph(graph)?;
+    model.graph.iter_mut().for_each(|graph| plain::plain(graph, operator_set));
     Ok(model)
 }
 
@@ -114,9 +115,8 @@ fn parse(reason: &str) -> ImportError {
 
 /// The operators that a model's nodes may name.
 struct Operators<'a> {
-    onnx: &'a Onnx,
     /// The version of ONNX's own operators.
-    opset: i64,
+    operator_set: i64,
     /// Functions of the model's own, by domain and name: they are not followed.
     functions: HashSet<(&'a str, &'a str)>,
 }
@@ -146,31 +146,22 @@ impl Operators<'_> {
     /// Why a node cannot be read.
     fn refusal(&self, node: &pb::NodeProto) -> Option<String> {
         let domain = node.domain.as_str();
-        // Two names of the same domain.
-        let standard = ["", "ai.onnx"];
-        let domains: &[&str] = if standard.contains(&domain) { &standard } else { &[domain] };
+        let domains: &[&str] = if STANDARD.contains(&domain) { &STANDARD } else { &[domain] };
         if domains.iter().any(|domain| self.functions.contains(&(*domain, node.op_type.as_str()))) {
             return Some(format!("functions of a model's own are not supported (domain `{domain}`)"));
         }
-        if !standard.contains(&domain) {
+        if !STANDARD.contains(&domain) {
             return Some(format!("operators of the domain `{domain}` are not supported"));
         }
-        match self.onnx.op_register.0.contains_key(&node.op_type) {
-            true => misread(node).or_else(|| register::refusal(node, self.opset)),
-            false => Some("this operator is not known".into()),
-        }
+        attributes::refusal(node, self.operator_set)
+            .or_else(|| misread(node))
+            .or_else(|| register::refusal(node, self.operator_set))
     }
 }
 
-/// Whether a domain is that of ONNX's own operators, by either of its names.
-fn is_standard(domain: &str) -> bool {
-    matches!(domain, "" | "ai.onnx")
-}
-
-/// Attributes that tract does not look at: it would compute something else without a word, or never end.
+/// Attributes that tract cannot take: it would never end.
 fn misread(node: &pb::NodeProto) -> Option<String> {
     let attribute = |name: &str| node.attribute.iter().find(|attribute| attribute.name == name);
-    let text = |name: &str| attribute(name).map_or("".into(), |a| String::from_utf8_lossy(&a.s));
     match node.op_type.as_str() {
         "Transpose" => {
             let perm = attribute("perm").map_or(&[][..], |perm| &perm.ints);
@@ -178,11 +169,6 @@ fn misread(node: &pb::NodeProto) -> Option<String> {
             axes.sort_unstable();
             let permutes = axes.iter().copied().eq(0..axes.len() as i64);
             (!permutes).then(|| format!("perm {perm:?} is not a permutation of axes"))
-        }
-        "SpaceToDepth" if text("mode") == "CRD" => Some("mode `CRD`".into()),
-        "Celu" | "Swish" => {
-            let alpha = attribute("alpha").map_or(1.0, |alpha| alpha.f);
-            (alpha != 1.0).then(|| format!("alpha {alpha}"))
         }
         _ => None,
     }

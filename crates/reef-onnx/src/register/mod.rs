@@ -1,8 +1,12 @@
-//! Own readings of ONNX operators, where tract's would lose precision, structure or part of the meaning.
+//! Own readings of ONNX operators, where tract's would lose precision, structure or part of the meaning; and
+//! what of every operator is honoured ([`attributes`]).
 
 mod activation;
+pub(crate) mod attributes;
 mod cell;
 mod conv_transpose;
+mod dft;
+mod dropout;
 mod grid_sample;
 mod lp_pool;
 mod norm;
@@ -12,8 +16,10 @@ mod recurrent;
 mod resample;
 mod resize;
 
-use tract_onnx::model::Onnx;
+use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::NodeProto;
+use tract_onnx::prelude::TractResult;
+use tract_onnx::tract_hir::infer::InferenceOp;
 
 pub(crate) use norm::ChannelAffine;
 
@@ -33,7 +39,18 @@ pub(crate) fn onnx() -> Onnx {
     register.insert("Pad", pad::pad);
     register.insert("Resize", resize::resize);
     register.insert("Upsample", resize::resize);
+    register.insert("DFT", dft::dft);
+    register.insert("Dropout", dropout::dropout);
+    for operator in ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"] {
+        register.insert(operator, random);
+    }
     onnx
+}
+
+/// tract's reading, which takes a node for the form that has an input if its name, not its operator's, ends so.
+fn random(context: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    let named = NodeProto { name: node.op_type.clone(), ..node.clone() };
+    tract_onnx::onnx().op_register.0[&node.op_type](context, &named)
 }
 
 /// Why a node of an operator that is read here cannot be computed, as far as its attributes tell.

@@ -108,9 +108,12 @@ fn operators_that_cannot_run_are_refused_by_name() {
     let error = refusal("Frobnicate", &[]);
     assert_eq!(error, "node Frobnicate1 (Frobnicate): this operator is not known");
     let error = refusal("Celu", &[("alpha", Attr::Float(2.0))]);
-    assert_eq!(error, "node Celu1 (Celu): alpha 2");
+    assert_eq!(error, "node Celu1 (Celu): attribute `alpha` is `2`: only `1` is supported");
     let error = refusal("LSTM", &[("direction", Attr::Text("sideways"))]);
     assert_eq!(error, "node LSTM1 (LSTM): direction `sideways` is not forward, reverse or bidirectional");
+    let error = refusal("Softmax", &[("axes", Attr::Ints(&[1]))]);
+    let reason = "attribute `axes` is not one of this operator's in operator set 17";
+    assert_eq!(error, format!("node Softmax1 (Softmax): {reason}"));
 }
 
 /// One input and one output of f32, compiled and run on a CPU device.

@@ -5,6 +5,8 @@ use std::path::Path;
 use reef_base::Rng;
 use reef_graph::Shape;
 use reef_zoo::{Model, Variant};
+use tract_onnx::pb;
+use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 
 use super::network::{Attr, Network};
@@ -94,6 +96,41 @@ fn models_that_contradict_themselves_are_refused() {
     network.output(&y, DataType::Float, &["2"]);
     let error = try_import(&network.bytes()).expect_err("a value is missing");
     assert_eq!(error.to_string(), "not a valid ONNX model: nothing makes the value nowhere");
+}
+
+#[test]
+fn nodes_within_branches_are_checked() {
+    let import = |operator: &str, attribute: &str| {
+        let value = |name: &str| pb::ValueInfoProto { name: name.into(), ..Default::default() };
+        let r#type = AttributeType::Int as i32;
+        let attribute = pb::AttributeProto { name: attribute.into(), r#type, i: 1, ..Default::default() };
+        let inner = pb::NodeProto {
+            name: "inner".into(),
+            op_type: operator.into(),
+            input: vec!["x".into()],
+            output: vec!["z".into()],
+            attribute: vec![attribute],
+            ..Default::default()
+        };
+        let branch = pb::GraphProto { node: vec![inner], output: vec![value("z")], ..Default::default() };
+        let branch = |name: &str| pb::AttributeProto {
+            name: name.into(),
+            r#type: AttributeType::Graph as i32,
+            g: Some(branch.clone()),
+            ..Default::default()
+        };
+        let mut network = Network::default();
+        network.input("x", DataType::Float, &["2"]);
+        let choice = network.integers(&[], &[1]);
+        let choice = network.node("Cast", &[&choice], &[("to", Attr::Int(DataType::Bool as i64))]);
+        let y = network.node("If", &[&choice], &[]);
+        network.attributes(vec![branch("then_branch"), branch("else_branch")]);
+        network.output(&y, DataType::Float, &["2"]);
+        OnnxModel::from_bytes(&network.bytes()).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(import("Softmax", "axis"), Ok(()));
+    let reason = "attribute `axes` is not one of this operator's in operator set 17";
+    assert_eq!(import("Softmax", "axes"), Err(format!("node inner (Softmax): {reason}")));
 }
 
 /// tract goes by the name alone: a namesake would be computed as the standard operator.

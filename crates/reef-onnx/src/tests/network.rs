@@ -89,6 +89,12 @@ impl Network {
         output
     }
 
+    /// Gives the last node further attributes.
+    pub fn attributes(&mut self, attributes: Vec<pb::AttributeProto>) {
+        let node = self.graph.node.last_mut().expect("there is a node");
+        node.attribute.extend(attributes);
+    }
+
     /// Puts the operator of the last node into a domain.
     pub fn domain(&mut self, domain: &str) {
         let node = self.graph.node.last_mut().expect("there is a node");
