@@ -32,6 +32,7 @@ class Value:
     outputs: int | None = None
     same: str = ""  # why the answer does not change
     opsets: tuple = (0, 99)
+    judge: str = ""  # instead of the recipe's
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Recipe:
     optional: dict = field(default_factory=dict)  # index -> array, Const, or (array, {other index: array})
     outputs: int = 1
     since: tuple = (0, 99)
-    judge: str = "close"  # random values: "moments" or "shape"
+    judge: str = "close"  # or "sorted" where any order is right; of random values "moments" or "shape"
     free: dict = field(default_factory=dict)  # inputs that only graphs within read
 
 
@@ -90,14 +91,15 @@ recipe("Abs Atan Asinh Ceil Cos Cosh Erf Exp Floor HardSwish Identity IsNaN Mish
 recipe("Acos Asin Atanh", [floats(2, 3, low=-0.9, high=0.9)])
 recipe("Acosh", [floats(2, 3, low=1.1, high=4)])
 recipe("Log Sqrt Reciprocal", [floats(2, 3, low=0.2, high=4)])
-recipe("Add Sub Mul Equal Greater Less GreaterOrEqual LessOrEqual", [X, floats(3, 4)])
+recipe("Equal", [ints(3, 4), ints(4)])
+recipe("Add Sub Mul Greater Less GreaterOrEqual LessOrEqual", [X, floats(3, 4)])
 recipe("Div", [X, floats(3, 4, low=0.5, high=2)])
 recipe("Pow", [floats(2, 3, low=0.2, high=4), floats(2, 3)])
 recipe("And Or Xor", [bools(3, 4), bools(2, 3, 4)])
 recipe("Not", [bools(3, 4)])
 recipe("BitwiseAnd BitwiseOr BitwiseXor", [ints(3, 4, high=99, dtype=np.int32), ints(4, high=99, dtype=np.int32)])
 recipe("BitwiseNot", [ints(3, 4, high=99, dtype=np.int32)])
-recipe("Max Min Mean Sum", [X, floats(3, 4), floats(2, 3, 1)])
+recipe("Max Min Mean Sum", [X, floats(2, 3, 4, low=-1, high=1), floats(2, 3, 4, low=0, high=1)])
 recipe("Expand", [floats(3, 1), i64(2, 3, 4)])
 recipe("MatMul", [floats(2, 3, 4), floats(4, 5)])
 recipe("PRelu", [X, floats(3, 1)])
@@ -120,7 +122,11 @@ recipe("Celu Elu Selu Swish LeakyRelu ThresholdedRelu HardSigmoid", [X], values=
     "alpha": [0.5, 2.0], "beta": [0.1], "gamma": [0.7]})
 recipe("Gelu", [X], values={"approximate": ["tanh"]})
 recipe("Shrink", [X], values={"bias": [0.3], "lambd": [0.2]})
-recipe("Softmax LogSoftmax Hardmax", [X], values={"axis": [0, 1, -2, 2]})
+recipe("Softmax LogSoftmax", [X], values={"axis": [0, 2, Value(-3, opsets=(11, 99))]}, since=(1, 12))
+recipe("Softmax LogSoftmax", [X], values={"axis": [0, 1, -2]}, since=(13, 99))
+PEAKS = np.array([[[1, 5], [7, 2], [3, 3]], [[9, 0], [1, 8], [4, 4]]], np.float32)
+recipe("Hardmax", [PEAKS], values={"axis": [0, 2, Value(-3, opsets=(11, 99))]}, since=(1, 12))
+recipe("Hardmax", [PEAKS], values={"axis": [0, 1, -2]}, since=(13, 99))
 recipe("Clip", [X], values={"min": [-0.5], "max": [0.5]}, since=(6, 10))
 recipe("Clip", [X], optional={1: scalar(-0.5), 2: scalar(0.5)}, since=(11, 99))
 
@@ -157,7 +163,7 @@ recipe("Compress", [floats(3, 4), Const(np.array([False, True, True]))], values=
 recipe("Concat", [floats(2, 2), floats(2, 2, low=0, high=1)], {"axis": 0}, {"axis": [1, -1]})
 recipe("DepthToSpace", [floats(1, 16, 2, 2)], {"blocksize": 2}, {"blocksize": [4], "mode": ["CRD"]})
 recipe("SpaceToDepth", [floats(1, 2, 4, 4)], {"blocksize": 2}, {"blocksize": [4], "mode": ["CRD"]})
-recipe("Flatten", [X], values={"axis": [0, 2, -1]})
+recipe("Flatten", [X], values={"axis": [0, 2, Value(-1, opsets=(11, 99))]})
 recipe("Gather", [floats(3, 4), ints(2, 2, high=3)], values={"axis": [1, -1]})
 recipe("GatherElements", [floats(3, 3), ints(2, 2, high=2)], values={"axis": [1, -1]})
 recipe("GatherND", [floats(2, 2, 2), Const(np.array([[1], [0]]))], values={"batch_dims": [1]})
@@ -189,7 +195,7 @@ recipe("Unsqueeze", [floats(2, 3)], {"axes": [0]}, {"axes": [[1], [0, 3], [-1]]}
 recipe("Unsqueeze", [floats(2, 3), i64(-1, 0)], since=(13, 99))
 recipe("TopK", [floats(3, 5)], {"k": 2}, {"axis": [0], "k": [3]}, outputs=2, since=(1, 9))
 recipe("TopK", [floats(3, 5), i64(2)], {}, {
-    "axis": [0], "largest": [0], "sorted": [Value(0, same="any order is right")]}, outputs=2, since=(10, 99))
+    "axis": [0], "largest": [0], "sorted": [Value(0, same="any order is right", judge="sorted")]}, outputs=2, since=(10, 99))
 recipe("Transpose", [X], values={"perm": [[1, 0, 2], [0, 2, 1]]})
 recipe("Trilu", [floats(2, 4, 4)], values={"upper": [0]}, optional={1: scalar(1, np.int64)})
 recipe("NonMaxSuppression", [floats(1, 6, 4, low=0, high=1), floats(1, 2, 6, low=0, high=1)], values={
@@ -209,7 +215,7 @@ AUTO_PAD = [Value("SAME_UPPER", {"strides": [2, 2]}), Value("SAME_LOWER", {"stri
             Value("SAME_UPPER", {"pads": [0, 0, 0, 0]}), Value("VALID", {"pads": [1, 1, 1, 1]}),
             Value("SAME_UPPER", {"dilations": [2, 2]}, opsets=(10, 99))]
 PADDING = {"auto_pad": AUTO_PAD, "pads": [[1, 0, 0, 1], [1, 1, 1, 1]], "strides": [[2, 1], [2, 3]]}
-CEIL = [Value(1, {"strides": [2, 2]}), Value(1, {"strides": [3, 3], "pads": [1, 1, 1, 1]}),
+CEIL = [Value(1, {"strides": [2, 2]}), Value(1, {"strides": [3, 3], "pads": [0, 1, 0, 1]}),
         Value(1, {"strides": [2, 2], "auto_pad": "VALID"})]
 recipe("AveragePool", [POOLED], {"kernel_shape": [3, 3]}, {
     **PADDING, "kernel_shape": [[2, 3], [3, 2]], "ceil_mode": CEIL, "dilations": [[2, 2], [1, 2]],
@@ -256,7 +262,8 @@ recipe("MatMulInteger", [A8, B8], optional={2: scalar(100, np.uint8), 3: scalar(
 recipe("QLinearMatMul", [A8, scalar(0.02), scalar(120, np.uint8), B8, scalar(0.03), scalar(110, np.uint8),
                          scalar(0.3), scalar(100, np.uint8)])
 recipe("Einsum", [floats(3, 3), floats(3, 3, low=0, high=1)], {"equation": "ij,jk->ik"}, {
-    "equation": ["ij,kj->ik", "ij,ij->ij", "ij,ij->", "ij,jk", "...j,jk->...k", "ii,jk->ik", "ij,jk->ki"]})
+    "equation": ["ij,kj->ik", "ij,ij->ij", "ij,ij->", "ii,jk->ik", "ij,jk->ki", "...i,ij->...",
+                 Value("ij,jk", same="the same, implied"), Value("...j,jk->...k", same="no more axes")]})
 Q = ints(4, 4, high=255, dtype=np.uint8)
 SCALES = Const(np.array([0.1, 0.2, 0.3, 0.4], np.float32))
 BLOCKS = Const(np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]], np.float32))
@@ -275,6 +282,8 @@ recipe("DynamicQuantizeLinear", [floats(3, 4)], outputs=3)
 
 # Normalisations and reductions.
 
+STASH = [Value(TensorProto.FLOAT16, same="ONNX Runtime does not look at it"),
+         Value(TensorProto.DOUBLE, same="more digits only")]
 recipe("BatchNormalization", [X, floats(3), floats(3, low=0, high=1), floats(3, low=-1, high=1),
                               floats(3, low=0.2, high=1)], values={
     "epsilon": [0.3], "momentum": [Value(0.5, same="training only"), Value(0.5, {"training_mode": 1}, outputs=3,
@@ -287,18 +296,18 @@ recipe("GroupNormalization", [floats(2, 4, 3), floats(2), floats(2, low=0, high=
     "epsilon": [0.3], "num_groups": [Value(4, inputs={1: floats(4), 2: floats(4, low=0, high=1)})]}, since=(18, 20))
 recipe("GroupNormalization", [floats(2, 4, 3), floats(4), floats(4, low=0, high=1)], {"num_groups": 2}, {
     "epsilon": [0.3], "num_groups": [4, 1],
-    "stash_type": [Value(TensorProto.FLOAT16), Value(TensorProto.DOUBLE, same="more digits only")]}, since=(21, 99))
+    "stash_type": STASH}, since=(21, 99))
 recipe("LayerNormalization", [X, floats(4)], values={
     "epsilon": [0.3], "axis": [Value(1, inputs={1: floats(3, 4)}), Value(-3, inputs={1: X * 2})],
-    "stash_type": [Value(TensorProto.FLOAT16), Value(TensorProto.DOUBLE, same="more digits only")]},
+    "stash_type": STASH},
        optional={2: floats(4, low=0, high=1)})
 recipe("RMSNormalization", [X, floats(4)], values={
     "epsilon": [0.3], "axis": [Value(1, inputs={1: floats(3, 4)}), Value(-3, inputs={1: X * 2})],
-    "stash_type": [Value(TensorProto.FLOAT16), Value(TensorProto.DOUBLE, same="more digits only")]})
-recipe("LRN", [floats(2, 5, 3)], {"size": 3}, {"alpha": [0.5], "beta": [0.5], "bias": [2.0],
-                                               "size": [Value(5, {"alpha": 0.5}), Value(2, {"alpha": 0.5})]})
+    "stash_type": STASH})
+recipe("LRN", [floats(2, 5, 3, 2)], {"size": 3}, {"alpha": [0.5], "beta": [0.5], "bias": [2.0],
+                                               "size": [Value(5, {"alpha": 0.5})]})
 recipe("LpNormalization", [X], values={"axis": [0, 1], "p": [1]})
-recipe("MeanVarianceNormalization", [floats(2, 3, 4, 2)], values={"axes": [[1, 2], [0, 1, 2, 3], [-1]]})
+recipe("MeanVarianceNormalization", [floats(2, 3, 4, 2)], values={"axes": [[1, 2], [0, 1, 2, 3], [-2]]})
 REDUCED = floats(2, 3, 4, low=0.2, high=2)
 REDUCE = ("ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
           "ReduceSumSquare")
@@ -317,7 +326,7 @@ recipe("CumSum", [floats(3, 4), scalar(0, np.int64)], values={"exclusive": [1, V
 IMAGE = floats(1, 2, 4, 5)
 recipe("Resize", [IMAGE, vector(1, 1, 2, 1.5)], values={"mode": ["linear"]}, since=(10, 10))
 UP, DOWN = vector(1, 1, 2, 1.6), vector(1, 1, 0.6, 0.7)
-COORDINATES = ["asymmetric", "align_corners", "pytorch_half_pixel"]
+COORDINATES = ["asymmetric", "align_corners"]
 LINEAR = {"mode": "linear"}
 
 
@@ -328,14 +337,14 @@ def resize(scales, **more):
         "mode": ["linear", "cubic", Value("linear", inputs={scales: DOWN}), Value("cubic", inputs={scales: DOWN})],
         "coordinate_transformation_mode": [
             *[Value(mode, attrs, {scales: by}) for mode in COORDINATES for attrs in ({}, LINEAR, {"mode": "cubic"})
-              for by in (UP, DOWN) if attrs or by is DOWN and mode != "pytorch_half_pixel"],
+              for by in (UP, DOWN) if attrs or by is DOWN],
             Value("pytorch_half_pixel", LINEAR, {scales: vector(1, 1, 0.25, 2)}),
             Value("tf_crop_and_resize", LINEAR, {1: roi}),
             Value("half_pixel_symmetric", LINEAR, {scales: vector(1, 1, 1.3, 0.7)}, opsets=(19, 99))],
         "cubic_coeff_a": [Value(-0.5, {"mode": "cubic"})],
         "exclude_outside": [Value(1, {"mode": "cubic"})],
         "extrapolation_value": [Value(3.5, crop, {1: vector(0, 0, -0.2, 0, 1, 1, 0.7, 1.2)})],
-        "nearest_mode": ["round_prefer_ceil", "floor", "ceil"],
+        "nearest_mode": [Value("round_prefer_ceil", {"coordinate_transformation_mode": "asymmetric"}), "floor", "ceil"],
         **more}
 
 
@@ -358,11 +367,13 @@ recipe("GridSample", GRID, values={**GRID_VALUES, "mode": [
 recipe("GridSample", GRID, values={**GRID_VALUES, "mode": [
     "nearest", "cubic", Value("cubic", {"padding_mode": "border"}), Value("cubic", {"padding_mode": "reflection"}),
     Value("cubic", {"align_corners": 1})]}, since=(20, 99))
-SIGNAL = floats(2, 6, 4, 1)
-COMPLEX = floats(2, 6, 4, 2)
-recipe("DFT", [SIGNAL], values={"axis": [2, -2], "inverse": [1, Value(1, inputs={0: COMPLEX})], "onesided": [1]},
+SIGNAL = floats(2, 6, 5, 1)
+COMPLEX = floats(2, 6, 5, 2)
+INVERSE = [1, Value(1, inputs={0: COMPLEX})]
+ONESIDED = [1, Value(1, {"inverse": 1}, {0: COMPLEX})]
+recipe("DFT", [SIGNAL], values={"axis": [2, -2], "inverse": INVERSE, "onesided": ONESIDED},
        optional={1: scalar(4, np.int64)}, since=(17, 19))
-recipe("DFT", [SIGNAL], values={"inverse": [1, Value(1, inputs={0: COMPLEX})], "onesided": [1]},
+recipe("DFT", [SIGNAL], values={"inverse": INVERSE, "onesided": ONESIDED},
        optional={1: scalar(4, np.int64), 2: scalar(1, np.int64)}, since=(20, 99))
 recipe("STFT", [floats(1, 32, 1), scalar(8, np.int64), None, scalar(16, np.int64)], values={"onesided": [0]},
        optional={2: Const(floats(16, low=0, high=1)), 3: (scalar(12, np.int64), {2: None})})
@@ -386,7 +397,7 @@ recipe("Multinomial", [floats(50, 3)], {}, {
        judge="shape")
 recipe("Dropout", [X], {}, {"ratio": [Value(0.3, same="training only")]}, since=(7, 11))
 recipe("Dropout", [X], {}, {"seed": [Value(3, same="training only")]}, {
-    1: scalar(0.3), 2: (scalar(False, np.bool_), {1: scalar(0.3)})}, since=(12, 99))
+    1: (scalar(0.3), {}), 2: (scalar(False, np.bool_), {1: scalar(0.3)})}, since=(12, 99))
 recipe("Dropout", [X, scalar(0.3), scalar(True, np.bool_)], {}, {"seed": [Value(3, same="other generators")]},
        since=(12, 99), judge="shape")
 

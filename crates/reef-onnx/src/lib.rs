@@ -4,10 +4,11 @@
 //! [`reef_plan::HostKernel`]. A model is parsed once ([`OnnxModel`]) and specialised for concrete input
 //! shapes as often as needed ([`OnnxModel::specialise`]); constants are shared between specialisations.
 //!
-//! Path of a model: protobuf ([`proto`] checks it, [`plain`] writes it in one way) → tract's typed model → our operators ([`translate`]) with
-//! host placeholders for the rest ([`host`]) → normalisation ([`passes`]). The result depends on what the
-//! model computes, not on how its exporter or tract wrote it. Must not know plans' stages, devices or
-//! scheduling. A broken file is an [`ImportError`], never a panic.
+//! Path of a model: protobuf ([`proto`] checks it, [`plain`] writes it in one way) → tract's typed model
+//! → our operators ([`translate`]) with host placeholders for the rest ([`host`]) → normalisation
+//! ([`passes`]). The result depends on what the model computes, not on how its exporter or tract wrote
+//! it. Must not know plans' stages, devices or scheduling. A broken file is an [`ImportError`], never a
+//! panic.
 
 mod build;
 mod consts;

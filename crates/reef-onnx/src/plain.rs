@@ -1,8 +1,9 @@
 //! One way to write a node, where ONNX has several and tract reads only one of them right.
 //!
-//! - Inputs and outputs that are left out end no list, and an output without a name before one that has one gets
-//!   a name that nothing reads: tract counts the outputs that have names.
-//! - `pads` of a pooling beside `auto_pad` goes: the operator does not look at it, and tract looks at nothing else.
+//! - Inputs and outputs that are left out end no list, and an output without a name before one that has one
+//!   gets a name that nothing reads: tract counts the outputs that have names.
+//! - `pads` of a pooling beside `auto_pad` goes: the operator does not look at it, and tract looks at
+//!   nothing else.
 //! - What an operator of an old operator set has as an attribute, or leaves to its default, is written out.
 
 use std::collections::HashSet;

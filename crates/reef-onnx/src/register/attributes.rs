@@ -1,5 +1,5 @@
-//! Which attributes, optional inputs and optional outputs of every operator are honoured. A node with anything
-//! else is refused by name: nothing that a file says is ignored.
+//! Which attributes, optional inputs and optional outputs of every operator are honoured. A node with
+//! anything else is refused by name: nothing that a file says is ignored.
 //!
 //! The list is `operators.txt`, a form of an operator after the other with the operator set that brought it:
 //!
@@ -8,10 +8,10 @@
 //!     mode:string=nearest{nearest|linear} axes:ints? antialias:int=0{0}
 //! ```
 //!
-//! A parameter's `?` says that it may be left out, `*` that any number may follow, and a `!` before it that it is
-//! not honoured: it must be left out. An attribute has a type, and then nothing if it must be given, `?` if it
-//! need not and has no default, or `=` and its default; braces hold the values that are honoured where not all
-//! are. An operator, or a form of it, that is not in the list does not load.
+//! A parameter's `?` says that it may be left out, `*` that any number may follow, and a `!` before it
+//! that it is not honoured: it must be left out. An attribute has a type, and then nothing if it must be
+//! given, `?` if it need not and has no default, or `=` and its default; braces hold the values that are
+//! honoured where not all are. An operator, or a form of it, that is not in the list does not load.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

@@ -1,4 +1,5 @@
-//! `DFT` in both its forms: the axis is an attribute, or since operator set 20 an input that is -2 if left out.
+//! `DFT` in both its forms: the axis is an attribute, or since operator set 20 an input that is -2 if
+//! left out.
 
 use tract_onnx::model::{ParsingContext, optional_inputs};
 use tract_onnx::pb::NodeProto;

@@ -1,5 +1,6 @@
-//! `Dropout` since operator set 12 in inference: the input, and a mask that keeps everything. Training mode is
-//! refused when the model is loaded; where the mode is an input, there is no telling what it will be.
+//! `Dropout` since operator set 12 in inference: the input, and a mask that keeps everything. Training
+//! mode is refused when the model is loaded; where the mode is an input, there is no telling what it will
+//! be.
 
 use tract_onnx::model::{ParsingContext, optional_inputs};
 use tract_onnx::pb::NodeProto;

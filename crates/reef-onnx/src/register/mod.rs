@@ -47,7 +47,8 @@ pub(crate) fn onnx() -> Onnx {
     onnx
 }
 
-/// tract's reading, which takes a node for the form that has an input if its name, not its operator's, ends so.
+/// tract's reading, which takes a node for the form that has an input if its name, not its operator's,
+/// ends so.
 fn random(context: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     let named = NodeProto { name: node.op_type.clone(), ..node.clone() };
     tract_onnx::onnx().op_register.0[&node.op_type](context, &named)
