@@ -15,13 +15,16 @@ use tract_onnx::tract_core::internal::{SimplePlan, SimpleState, SpecialOps, Trac
 use tract_onnx::tract_core::ops::cast::cast;
 
 use crate::consts::datum_of;
+use crate::dry::{self, Tried};
 use crate::error::ImportError;
 use crate::guard::{attempt, guarded, text};
 use crate::indices::{self, BadValue, Checked};
+use crate::register::DataFault;
 use crate::rewrite::Rewriter;
 use crate::walk::{Operand, Walked, operator_of};
 
-type Plan = SimplePlan<TypedFact, Box<dyn TypedOp>>;
+/// A model in tract's terms, ready to run.
+pub(crate) type Plan = SimplePlan<TypedFact, Box<dyn TypedOp>>;
 type State = SimpleState<TypedFact, Box<dyn TypedOp>>;
 
 /// A tract model that computes one region.
@@ -84,8 +87,8 @@ impl HostState for TractState {
             }
             state.run(values)
         });
-        let results = results.map_err(|error| match BadValue::of(&error) {
-            Some(bad) => HostFault::of_input(&*self.kernel, bad.to_string()),
+        let results = results.map_err(|error| match fault_of_data(&error) {
+            Some(bad) => HostFault::of_input(&*self.kernel, bad),
             None => fault(text(&error)),
         });
         for (result, bytes) in results?.iter().zip(outputs.iter_mut()) {
@@ -101,6 +104,12 @@ impl HostState for TractState {
         }
         Ok(())
     }
+}
+
+/// What `error` says of a request's data, if they are at fault.
+pub(crate) fn fault_of_data(error: &TractError) -> Option<String> {
+    let data = || error.chain().find_map(|cause| cause.downcast_ref::<DataFault>()).map(ToString::to_string);
+    BadValue::of(error).map(ToString::to_string).or_else(data)
 }
 
 /// A set of typed nodes that becomes one kernel. Values are those of the walked graph.
@@ -253,16 +262,14 @@ pub(crate) fn attach(
     walked: &Walked,
     regions: &[Region],
     operators: &HashMap<String, String>,
+    tried: &Tried,
 ) -> Result<Vec<Arc<dyn HostKernel>>, ImportError> {
     let mut kernels: Vec<Arc<dyn HostKernel>> = vec![];
     for node in &mut graph.nodes {
         let Op::Host(host) = &mut node.op else { continue };
         let region = &regions[host.index];
-        let specs = |values: &[ValueId]| -> Vec<TensorSpec> {
-            let values = values.iter().map(|&id| walked.graph.value(id));
-            values.map(|value| TensorSpec { dtype: value.dtype, shape: value.shape.clone() }).collect()
-        };
-        let empty = specs(&region.outputs).iter().all(|spec| spec.bytes() == 0);
+        let (inputs, outputs) = (specs(walked, &region.inputs), specs(walked, &region.outputs));
+        let empty = outputs.iter().all(|spec| spec.bytes() == 0);
         let plan = match empty {
             true => None,
             false => Some(attempt(|| plan(typed, walked, region, operators)).map_err(|error| {
@@ -271,15 +278,62 @@ pub(crate) fn attach(
                 ImportError::Unsupported { node, operator, reason: bad.unwrap_or_else(|| text(&error)) }
             })?),
         };
+        if let Some(plan) = plan.as_ref().filter(|_| !tried.knows(&host.operators, &inputs)) {
+            if let Err(reason) = dry::check(plan, &inputs) {
+                return Err(blame(typed, walked, region, &host.operators, operators, reason));
+            }
+            tried.note(&host.operators, &inputs);
+        }
         host.index = kernels.len();
-        kernels.push(Arc::new(TractKernel {
-            operators: host.operators.clone(),
-            inputs: specs(&region.inputs),
-            outputs: specs(&region.outputs),
-            plan,
-        }));
+        let operators = host.operators.clone();
+        kernels.push(Arc::new(TractKernel { operators, inputs, outputs, plan }));
     }
     Ok(kernels)
+}
+
+fn specs(walked: &Walked, values: &[ValueId]) -> Vec<TensorSpec> {
+    let values = values.iter().map(|&id| walked.graph.value(id));
+    values.map(|value| TensorSpec { dtype: value.dtype, shape: value.shape.clone() }).collect()
+}
+
+/// The error for a region that does not run: it names the first of its nodes that does not run alone.
+fn blame(
+    typed: &TypedModel,
+    walked: &Walked,
+    region: &Region,
+    names: &str,
+    operators: &HashMap<String, String>,
+    reason: String,
+) -> ImportError {
+    for &id in &region.nodes {
+        let node = typed.node(id);
+        let values = |outlets: &mut dyn Iterator<Item = OutletId>| {
+            let mut found: Vec<ValueId> = vec![];
+            for outlet in outlets {
+                if let Some(Operand::Value(value)) = walked.outlets.get(&outlet)
+                    && !found.contains(value)
+                {
+                    found.push(*value);
+                }
+            }
+            found
+        };
+        let inputs = values(&mut node.inputs.iter().copied());
+        let outputs = values(&mut (0..node.outputs.len()).map(|slot| OutletId::new(id, slot)));
+        let alone = Region { nodes: vec![id], inputs, outputs };
+        let tried = guarded(|| plan(typed, walked, &alone, operators))
+            .and_then(|plan| dry::check(&plan, &specs(walked, &alone.inputs)));
+        if let Err(reason) = tried {
+            let host = walked.graph.nodes.iter().find_map(|node| match &node.op {
+                Op::Host(host) if host.index == id => Some(host.operators.clone()),
+                _ => None,
+            });
+            let operator = host.unwrap_or_else(|| names.to_owned());
+            return ImportError::Unsupported { node: node.name.clone(), operator, reason };
+        }
+    }
+    let node = region.nodes.first().map_or(String::new(), |&id| typed.node(id).name.clone());
+    ImportError::Unsupported { node, operator: names.to_owned(), reason }
 }
 
 /// The region as a model of its own, optimised.

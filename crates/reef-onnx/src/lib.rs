@@ -12,6 +12,7 @@
 
 mod build;
 mod consts;
+mod dry;
 mod error;
 mod external;
 mod guard;

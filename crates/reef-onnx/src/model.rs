@@ -16,8 +16,9 @@ use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceFact};
 
 use crate::consts::{ConstPool, datum_of, dtype_of};
+use crate::dry::Tried;
 use crate::error::ImportError;
-use crate::guard::guarded;
+use crate::guard::{guarded, guarded_import};
 use crate::{host, locate, passes, proto, register, walk};
 
 /// The extent of one axis as a model declares it.
@@ -72,6 +73,8 @@ pub struct OnnxModel {
     /// The ONNX operator of every node, by its name.
     operators: HashMap<String, String>,
     consts: ConstPool,
+    /// The host kernels that ran before.
+    tried: Tried,
 }
 
 impl OnnxModel {
@@ -154,7 +157,7 @@ impl OnnxModel {
         let walked = walk::walk(&typed, &self.consts, &self.operators, &inputs, &outputs)?;
         let (graph, regions) = host::merge(&walked.graph);
         let mut graph = passes::normalise(graph, &self.consts);
-        let host_kernels = host::attach(&mut graph, &typed, &walked, &regions, &self.operators)?;
+        let host_kernels = host::attach(&mut graph, &typed, &walked, &regions, &self.operators, &self.tried)?;
         graph.validate().expect("passes keep graphs valid");
         Ok(Specialised { graph, host_kernels })
     }
@@ -171,9 +174,9 @@ impl OnnxModel {
         let graph = message.graph.as_ref().expect("decoding checks that there is a graph");
         let inputs = proto::inputs(graph)?;
         let (outputs, operators) = (proto::outputs(graph), proto::operators(graph));
-        let parsed = guarded(|| onnx.parse(&message, directory));
-        let ParseResult { model, unresolved_inputs, .. } =
-            parsed.map_err(|reason| ImportError::Parse { reason })?;
+        let parsed =
+            guarded_import(|| onnx.parse(&message, directory), |reason| ImportError::Parse { reason });
+        let ParseResult { model, unresolved_inputs, .. } = parsed?;
         if let Some(name) = unresolved_inputs.first() {
             return Err(ImportError::Parse { reason: format!("nothing makes the value {name}") });
         }
@@ -183,7 +186,7 @@ impl OnnxModel {
         let outputs = complete(outputs, &model, &operators)?;
         let constants = model.nodes().iter().filter_map(|node| node.op_as::<Const>()).map(Const::val);
         let consts = ConstPool::new(constants);
-        Ok(OnnxModel { inputs, outputs, operators, consts, model })
+        Ok(OnnxModel { inputs, outputs, operators, consts, tried: Tried::default(), model })
     }
 
     /// The shape of every input in the model's order, checked against the declarations.
@@ -220,16 +223,18 @@ impl OnnxModel {
 
     fn typed(&self, shapes: &[Shape]) -> Result<TypedModel, ImportError> {
         let mut model = self.model.clone();
-        let typed = guarded(|| {
+        let call = || {
             for (index, shape) in shapes.iter().enumerate() {
                 let datum = datum_of(self.inputs[index].dtype).expect("declarations have tract's types");
                 model.set_input_fact(index, InferenceFact::dt_shape(datum, &shape[..]))?;
             }
             model.clone().into_typed()
-        });
-        typed.map_err(|reason| ImportError::Analysis {
-            reason: locate::locate(&model, &self.operators, reason),
-        })
+        };
+        let mut typed = guarded_import(call, |reason| ImportError::Analysis { reason });
+        if let Err(ImportError::Analysis { reason }) = &mut typed {
+            *reason = locate::locate(&model, &self.operators, std::mem::take(reason));
+        }
+        typed
     }
 }
 
@@ -287,8 +292,10 @@ fn complete(
         return Ok(declared.into_iter().filter_map(|(_, decl)| decl).collect());
     }
     let mut analysed = model.clone();
-    guarded(|| analysed.analyse(true).map(|_| ()))
-        .map_err(|reason| ImportError::Analysis { reason: locate::locate(model, operators, reason) })?;
+    guarded_import(
+        || analysed.analyse(true).map(|_| ()),
+        |reason| ImportError::Analysis { reason: locate::locate(model, operators, reason) },
+    )?;
     let complete_one = |(index, (name, decl)): (usize, (String, Option<TensorDecl>))| {
         if let Some(decl) = decl {
             return Ok(decl);

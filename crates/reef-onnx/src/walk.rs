@@ -222,11 +222,22 @@ impl Walk<'_> {
                 inputs.push(value);
             }
         }
+        self.check_symbolic(node)?;
         let facts: Vec<(DType, Shape)> = (0..node.outputs.len())
             .map(|slot| self.fact(OutletId::new(node.id, slot)))
             .collect::<Result<_, _>>()?;
         let op = Op::Host(HostOp { index: node.id, operators: operator_of(node, self.operators) });
         let values = self.graph.add_node_multi(node.name.clone(), op, &inputs, facts);
         Ok(values.into_iter().map(Operand::Value).collect())
+    }
+    /// tract's symbolic integers are made of 32 bits when they come from data.
+    fn check_symbolic(&self, node: &TypedNode) -> Result<(), String> {
+        for &outlet in &node.inputs {
+            let datum = self.typed.outlet_fact(outlet).map_err(|error| format!("{error:#}"))?.datum_type;
+            if datum == DatumType::TDim && self.constant(outlet).is_none() {
+                return Err("it computes shapes, and its input depends on data".into());
+            }
+        }
+        Ok(())
     }
 }

@@ -2,19 +2,31 @@
 //! what of every operator is honoured ([`attributes`]).
 
 mod activation;
+mod along;
 pub(crate) mod attributes;
 mod cell;
 mod conv_transpose;
 mod dft;
 mod dropout;
+mod einsum;
+mod functions;
 mod grid_sample;
 mod lp_pool;
 mod norm;
 mod one_hot;
+mod own;
 mod pad;
+mod pointwise;
+mod quantize;
 mod recurrent;
+mod reduce;
 mod resample;
 mod resize;
+mod shape;
+mod values;
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::NodeProto;
@@ -22,11 +34,22 @@ use tract_onnx::prelude::TractResult;
 use tract_onnx::tract_hir::infer::InferenceOp;
 
 pub(crate) use norm::ChannelAffine;
+pub(crate) use own::{DataFault, Refused};
 
 /// tract's ONNX reader with our operators in it. Shapes that the file claims for intermediate values are not
 /// believed: they may be those of another specialisation.
 pub(crate) fn onnx() -> Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    for register in [
+        along::register,
+        einsum::register,
+        pointwise::register,
+        quantize::register,
+        reduce::register,
+        shape::register,
+    ] {
+        register(&mut onnx);
+    }
     let register = &mut onnx.op_register;
     register.insert("BatchNormalization", norm::batch_norm);
     for operator in ["LSTM", "GRU", "RNN"] {
@@ -45,6 +68,12 @@ pub(crate) fn onnx() -> Onnx {
         register.insert(operator, random);
     }
     onnx
+}
+
+/// tract's own readers, by operator.
+fn tracts_readers() -> &'static HashMap<String, own::Builder> {
+    static READERS: OnceLock<HashMap<String, own::Builder>> = OnceLock::new();
+    READERS.get_or_init(|| tract_onnx::onnx().op_register.0)
 }
 
 /// tract's reading, which takes a node for the form that has an input if its name, not its operator's,

@@ -5,5 +5,6 @@ mod forms;
 mod host;
 mod malformed;
 mod network;
+mod numeric;
 mod operators;
 mod shapes;

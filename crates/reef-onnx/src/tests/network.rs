@@ -63,6 +63,12 @@ impl Network {
         self.initializer(tensor)
     }
 
+    /// An initializer of any type.
+    pub fn bytes_of(&mut self, code: DataType, dims: &[i64], bytes: &[u8]) -> String {
+        let tensor = pb::TensorProto { raw_data: bytes.to_vec(), ..tensor(dims, code) };
+        self.initializer(tensor)
+    }
+
     /// A node with one output.
     pub fn node(&mut self, operator: &str, inputs: &[&str], attributes: &[(&str, Attr)]) -> String {
         self.nodes(operator, inputs, attributes, 1).remove(0)

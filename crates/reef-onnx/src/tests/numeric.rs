@@ -1,0 +1,303 @@
+//! Numeric operators: values, types and special values as ONNX Runtime has them. `tests/oracle` compares many
+//! more with ONNX Runtime itself.
+
+use std::sync::Arc;
+
+use bytemuck::{AnyBitPattern, NoUninit, pod_read_unaligned};
+use reef_base::TaskKey;
+use reef_cpu::{CpuDevice, CpuOptions};
+use reef_device::Device;
+use reef_graph::{DType, Op, ValueKind};
+use tract_onnx::pb::tensor_proto::DataType;
+
+use super::network::{Attr, Network, specialise};
+use crate::{ImportError, OnnxModel, Specialised};
+
+/// What a specialised model makes of its inputs: type and bytes of the first output.
+fn run(specialised: &Specialised, inputs: &[Vec<u8>]) -> (DType, Vec<u8>) {
+    let options = CpuOptions { cus: Some(1), nice: 0, pin: false, ..CpuOptions::default() };
+    let device = CpuDevice::start(options).expect("the device starts");
+    let (graph, kernels) = (&specialised.graph, &specialised.host_kernels);
+    let (target, options) = (device.capabilities().target, reef_compile::CompileOptions::default());
+    let plan = reef_compile::compile(graph, kernels, &Arc::default(), target, &options);
+    let loaded = device.load(Arc::new(plan.expect("it compiles"))).expect("the device takes it");
+    let mut io = device.alloc_io(loaded).expect("there is memory");
+    for (to, from) in io.inputs.iter_mut().zip(inputs) {
+        to.as_mut_slice().copy_from_slice(from);
+    }
+    device.submit(loaded, TaskKey::best_effort(0), io, 0).expect("the board is empty");
+    let done = loop {
+        match device.try_complete() {
+            Some(done) => break done,
+            None => std::thread::yield_now(),
+        }
+    };
+    let value = graph.value(graph.outputs[0]);
+    let bytes = value.shape.elements() * value.dtype.bytes();
+    (value.dtype, done.io.outputs[0].as_slice()[..bytes].to_vec())
+}
+
+/// An input of a model with one operator.
+struct Given(DataType, Vec<usize>, Vec<u8>);
+
+fn given<T: NoUninit>(code: DataType, dims: &[usize], values: &[T]) -> Given {
+    Given(code, dims.to_vec(), bytemuck::cast_slice(values).to_vec())
+}
+
+fn f32s(dims: &[usize], values: &[f32]) -> Given {
+    given(DataType::Float, dims, values)
+}
+
+fn i64s(dims: &[usize], values: &[i64]) -> Given {
+    given(DataType::Int64, dims, values)
+}
+
+/// A model of one operator whose first inputs are given at run time and the others are constants.
+fn model(
+    operator: &str,
+    opset: i64,
+    inputs: &[Given],
+    constants: &[Given],
+    attributes: &[(&str, Attr)],
+) -> Network {
+    let mut network = Network::default();
+    network.opset(opset);
+    let mut names = vec![];
+    for (at, Given(code, dims, _)) in inputs.iter().enumerate() {
+        let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
+        network.input(&format!("x{at}"), *code, &dims.iter().map(String::as_str).collect::<Vec<_>>());
+        names.push(format!("x{at}"));
+    }
+    for Given(code, dims, bytes) in constants {
+        let dims: Vec<i64> = dims.iter().map(|&extent| extent as i64).collect();
+        names.push(network.bytes_of(*code, &dims, bytes));
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let y = network.node(operator, &names, attributes);
+    // What the file says about the type of its output is not looked at here.
+    network.output(&y, DataType::Float, &["K"]);
+    network
+}
+
+fn computed(
+    operator: &str,
+    opset: i64,
+    inputs: &[Given],
+    constants: &[Given],
+    attributes: &[(&str, Attr)],
+) -> (DType, Vec<u8>) {
+    let network = model(operator, opset, inputs, constants, attributes);
+    let dims: Vec<&[usize]> = inputs.iter().map(|Given(_, dims, _)| &dims[..]).collect();
+    let bytes: Vec<Vec<u8>> = inputs.iter().map(|Given(_, _, bytes)| bytes.clone()).collect();
+    run(&specialise(&network.model(), &dims), &bytes)
+}
+
+fn f32s_of((dtype, bytes): (DType, Vec<u8>)) -> Vec<f32> {
+    assert_eq!(dtype, DType::F32);
+    elements(&bytes)
+}
+
+fn i64s_of((dtype, bytes): (DType, Vec<u8>)) -> Vec<i64> {
+    assert_eq!(dtype, DType::I64);
+    elements(&bytes)
+}
+
+fn close(values: &[f32], expected: &[f32]) {
+    assert_eq!(values.len(), expected.len(), "{values:?}, not {expected:?}");
+    for (value, expected) in values.iter().zip(expected) {
+        let fine = (value - expected).abs() <= 1e-5 * expected.abs().max(1.0);
+        assert!(
+            fine || value == expected || (value.is_nan() && expected.is_nan()),
+            "{value}, not {expected}"
+        );
+    }
+}
+
+fn einsum(equation: &str, inputs: &[Given]) -> (DType, Vec<u8>) {
+    computed("Einsum", 17, inputs, &[], &[("equation", Attr::Text(equation))])
+}
+
+#[test]
+fn sums_of_products_in_every_form() {
+    let x = || f32s(&[2, 3], &[0., 1., 2., 3., 4., 5.]);
+    close(&f32s_of(einsum("ij->", &[x()])), &[15.0]);
+    close(&f32s_of(einsum("ij,ij->", &[x(), x()])), &[55.0]);
+    close(&f32s_of(einsum(" i j -> j i ", &[x()])), &[0., 3., 1., 4., 2., 5.]);
+    close(&f32s_of(einsum("BA", &[x()])), &[0., 3., 1., 4., 2., 5.]);
+    let square = || f32s(&[2, 2], &[1., 2., 3., 4.]);
+    close(&f32s_of(einsum("ii->i", &[square()])), &[1., 4.]);
+    close(&f32s_of(einsum("ii", &[square()])), &[5.]);
+    close(&f32s_of(einsum("ij,jk,kl->il", &[square(), square(), square()])), &[37., 54., 81., 118.]);
+    close(&f32s_of(einsum("...ij,...jk", &[square(), square()])), &[7., 10., 15., 22.]);
+    let wide = i64s(&[2, 2], &[1 << 40, 1, 3, (1 << 33) + 1]);
+    assert_eq!(i64s_of(einsum("ij->i", &[wide])), [(1 << 40) + 1, (1 << 33) + 4]);
+}
+
+#[test]
+fn exponents_are_reduced_without_overflow() {
+    let rows = f32s(
+        &[4, 3],
+        &[
+            1.,
+            2.,
+            3.,
+            100.,
+            99.,
+            98.,
+            -1000.,
+            -1001.,
+            -1002.,
+            f32::NEG_INFINITY,
+            f32::NEG_INFINITY,
+            f32::NEG_INFINITY,
+        ],
+    );
+    let made = computed("ReduceLogSumExp", 17, &[rows], &[], &[("axes", Attr::Ints(&[1]))]);
+    close(&f32s_of(made), &[3.407_606, 100.407_6, -999.592_4, f32::NEG_INFINITY]);
+    let rows = f32s(&[1, 3], &[0., 200., -200.]);
+    close(&f32s_of(computed("LogSoftmax", 17, &[rows], &[], &[])), &[-200., 0., -400.]);
+}
+
+#[test]
+fn integers_are_reduced_at_their_own_width() {
+    let x = || i64s(&[2, 2], &[(1 << 40) + 1, 1 << 33, 1 << 31, -7]);
+    let axis = || i64s(&[1], &[-1]);
+    let reduced = |operator: &str| i64s_of(computed(operator, 18, &[x()], &[axis()], &[]));
+    assert_eq!(reduced("ReduceSum"), [(1 << 40) + (1 << 33) + 1, (1 << 31) - 7]);
+    assert_eq!(reduced("ReduceMean"), [((1 << 40) + (1 << 33) + 1) / 2, ((1 << 31) - 7) / 2]);
+    assert_eq!(reduced("ReduceMax"), [(1 << 40) + 1, 1 << 31]);
+    assert_eq!(reduced("ReduceProd"), [1 << 33, -7 << 31]);
+}
+
+/// The value of the model's output when nothing remains to compute.
+fn folded(
+    operator: &str,
+    opset: i64,
+    constants: &[Given],
+    attributes: &[(&str, Attr)],
+) -> reef_graph::Tensor {
+    let graph = specialise(&model(operator, opset, &[], constants, attributes).model(), &[]).graph;
+    match &graph.value(graph.outputs[0]).kind {
+        ValueKind::Const(tensor) => tensor.clone(),
+        other => panic!("{operator} is not known: {other:?}"),
+    }
+}
+
+#[test]
+fn reductions_of_nothing_are_neutral_elements() {
+    let of_nothing = |operator: &str| {
+        let nothing = f32s(&[2, 0], &[]);
+        folded(operator, 18, &[nothing, i64s(&[1], &[1])], &[]).values::<f32>().to_vec()
+    };
+    assert_eq!(of_nothing("ReduceSum"), [0.0, 0.0]);
+    assert_eq!(of_nothing("ReduceProd"), [1.0, 1.0]);
+    assert_eq!(of_nothing("ReduceMax"), [f32::NEG_INFINITY; 2]);
+    assert_eq!(of_nothing("ReduceMin"), [f32::INFINITY; 2]);
+    assert_eq!(of_nothing("ReduceLogSumExp"), [f32::NEG_INFINITY; 2]);
+    assert!(of_nothing("ReduceMean").iter().all(|value| value.is_nan()));
+}
+
+#[test]
+fn what_does_not_fit_a_quantised_type_is_the_nearest_that_does() {
+    let x = || f32s(&[6], &[1e9, 3.4e38, f32::INFINITY, -1e9, 0.25, 0.35]);
+    let quantised = |zero: Given| computed("QuantizeLinear", 17, &[x()], &[f32s(&[], &[0.1]), zero], &[]).1;
+    assert_eq!(quantised(given(DataType::Uint8, &[], &[128u8])), [255, 255, 255, 0, 130, 131]);
+    let signed: Vec<i8> = elements(&quantised(given(DataType::Int8, &[], &[0i8])));
+    assert_eq!(signed, [127, 127, 127, -128, 2, 3]);
+}
+
+#[test]
+fn a_shape_without_a_value_is_filled_with_f32() {
+    let tensor = folded("ConstantOfShape", 17, &[i64s(&[2], &[2, 3])], &[]);
+    assert_eq!(tensor.values::<f32>(), [0.0; 6]);
+}
+
+#[test]
+fn a_shift_by_the_width_leaves_nothing() {
+    let x = || given(DataType::Uint8, &[4], &[255u8, 255, 255, 3]);
+    let by = || given(DataType::Uint8, &[4], &[7u8, 8, 200, 1]);
+    let shifted = |to: &str| computed("BitShift", 17, &[x(), by()], &[], &[("direction", Attr::Text(to))]).1;
+    assert_eq!(shifted("LEFT"), [128, 0, 0, 6]);
+    assert_eq!(shifted("RIGHT"), [1, 0, 0, 1]);
+}
+
+#[test]
+fn running_sums_of_wide_integers() {
+    let summed = |attributes: &[(&str, Attr)]| {
+        let x = i64s(&[3], &[1 << 40, 1 << 41, 1]);
+        i64s_of(computed("CumSum", 17, &[x], &[i64s(&[], &[0])], attributes))
+    };
+    assert_eq!(summed(&[]), [1 << 40, 3 << 40, (3 << 40) + 1]);
+    let backwards = [("reverse", Attr::Int(1)), ("exclusive", Attr::Int(1))];
+    assert_eq!(summed(&backwards), [(1 << 41) + 1, 1, 0]);
+}
+
+/// A conversion to 64 bits, between operators that have no native kernel for it.
+#[test]
+fn converted_integers_are_not_cut_to_32_bits() {
+    let x = f32s(&[3], &[1e15, -1e15, 1_099_511_627_776.0]);
+    let to = [("to", Attr::Int(DataType::Int64 as i64))];
+    let expected = [999_999_986_991_104, -999_999_986_991_104, 1 << 40];
+    assert_eq!(i64s_of(computed("Cast", 17, &[x], &[], &to)), expected);
+    let mut network = Network::default();
+    network.input("x", DataType::Float, &["3"]);
+    let axis = network.integers(&[], &[0]);
+    let whole = network.node("Cast", &["x"], &to);
+    let y = network.node("CumSum", &[&whole, &axis], &[]);
+    network.output(&y, DataType::Int64, &["3"]);
+    let specialised = specialise(&network.model(), &[&[3]]);
+    let bytes = bytemuck::cast_slice(&[1e15f32, -1e15, 1_099_511_627_776.0]).to_vec();
+    assert_eq!(i64s_of(run(&specialised, &[bytes])), [expected[0], 0, 1 << 40]);
+}
+
+#[test]
+fn functions_of_double_precision() {
+    let made = |operator: &str| {
+        let x = given(DataType::Double, &[3], &[-1.0f64, 0.5, 40.0]);
+        let (dtype, bytes) = computed(operator, 17, &[x], &[], &[]);
+        assert_eq!(dtype, DType::F64);
+        elements::<f64>(&bytes)
+    };
+    let near = |values: Vec<f64>, expected: [f64; 3]| {
+        let fine = values.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-14 * b.abs());
+        assert!(fine, "{values:?}, not {expected:?}");
+    };
+    near(made("Sigmoid"), [0.268_941_421_369_995_1, 0.622_459_331_201_854_6, 1.0]);
+    near(made("Erf"), [-0.842_700_792_949_714_9, 0.520_499_877_813_046_5, 1.0]);
+    near(made("Round"), [-1.0, 0.0, 40.0]);
+}
+
+#[test]
+fn native_types_keep_their_native_kernels() {
+    for operator in
+        ["ReduceSum", "ReduceMean", "ReduceLogSumExp", "ReduceL2", "Softmax", "LogSoftmax", "Sigmoid"]
+    {
+        let network = model(operator, 13, &[f32s(&[2, 3], &[0.0; 6])], &[], &[]);
+        let graph = specialise(&network.model(), &[&[2, 3]]).graph;
+        assert!(graph.nodes.iter().all(|node| !matches!(node.op, Op::Host(_))), "{operator}: {graph}");
+    }
+}
+
+#[test]
+fn what_is_not_computed_is_refused_by_name() {
+    let refusal = |network: Network, dims: &[usize]| {
+        let shapes = [("x0", reef_graph::Shape::new(dims))];
+        let imported = OnnxModel::from_bytes(&network.bytes()).and_then(|model| model.specialise(&shapes));
+        match imported {
+            Err(error @ ImportError::Unsupported { .. }) => error.to_string(),
+            other => panic!("it gave {other:?}"),
+        }
+    };
+    let x = || f32s(&[2, 3], &[0.0; 6]);
+    let einsum = model("Einsum", 17, &[x()], &[], &[("equation", Attr::Text("ij->k"))]);
+    assert_eq!(refusal(einsum, &[2, 3]), "node Einsum1 (Einsum): an axis of the result is in no operand");
+    let scale = f32s(&[2], &[0.1, 0.2]);
+    let quantize = model("QuantizeLinear", 17, &[x()], &[scale], &[]);
+    let error = refusal(quantize, &[2, 3]);
+    assert_eq!(error, "node QuantizeLinear2 (QuantizeLinear): scales of shape [2], not [3]");
+}
+
+/// The elements that `bytes` hold, wherever they are aligned.
+fn elements<T: AnyBitPattern>(bytes: &[u8]) -> Vec<T> {
+    bytes.chunks_exact(size_of::<T>()).map(pod_read_unaligned).collect()
+}
