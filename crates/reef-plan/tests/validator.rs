@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use reef_base::limits;
-use reef_graph::{DType, PoolKind, Reduce, Shape, Tensor};
+use reef_graph::{Binary, DType, PoolKind, Reduce, Shape, Tensor};
 use reef_plan::{
     ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, HostFault,
     HostKernel, HostState, IoSpec, Isa, Kernel, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, Packing,
@@ -173,6 +173,41 @@ fn reductions_norms_and_gathers_keep_to_their_operands() {
     let (dtype, index_dtype) = (DType::F32, DType::I64);
     let gather = GatherSpec { dtype, index_dtype, outer: 2, extent: 7, inner: 3, picks: 5, tile: 2 };
     needs(KernelSpec::Gather(gather), &[(42, 4), (5, 8), (30, 4)]);
+}
+
+#[test]
+fn a_program_uses_only_what_it_has_made() {
+    let plan = |program: Vec<ElemOp>| {
+        let spec = ElementwiseSpec {
+            dims: vec![4],
+            inputs: vec![ElemInput { dtype: DType::F32, offset: 0, strides: vec![1] }],
+            program,
+            out_dtype: DType::F32,
+            out_strides: vec![1],
+            tile: 4,
+        };
+        Plan::new(parts(vec![vec![kernel(KernelSpec::Elementwise(spec), &[16, 16])]]))
+    };
+    let (load, add, choose) = (ElemOp::Load(0), |a, b| ElemOp::Binary(Binary::Add, a, b), ElemOp::Where);
+    assert!(plan(vec![load, add(0, 0), choose(1, 0, 1)]).is_ok());
+    for op in [add(1, 0), add(0, 1), choose(1, 0, 0), choose(0, 1, 0), choose(0, 0, 1), ElemOp::ToF32(1)] {
+        let error = plan(vec![load, op]).unwrap_err();
+        let said = matches!(&error, PlanError::Malformed { what } if what.contains("has not made"));
+        assert!(said, "{op:?}: {error}");
+    }
+}
+
+#[test]
+fn the_blocks_of_a_stage_are_those_of_its_kernels_in_order() {
+    let at = |offset, bytes| {
+        let region = Region::dense(Place::Arena, offset, bytes);
+        Kernel { writes: vec![region], ..kernel(synthetic(bytes, 16), &[bytes]) }
+    };
+    let plan = Plan::new(parts(vec![vec![at(0, 16)], vec![at(0, 64), at(64, 30), at(128, 1)]])).unwrap();
+    let (narrow, wide) = (&plan.stages()[0], &plan.stages()[1]);
+    assert_eq!((narrow.blocks(), narrow.locate(0)), (1, (0, 0)));
+    let blocks: Vec<_> = (0..wide.blocks()).map(|block| wide.locate(block)).collect();
+    assert_eq!(blocks, [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (3, 0)]);
 }
 
 #[test]
