@@ -34,7 +34,7 @@ fn serves_new_shapes(engine: &Engine) {
 fn a_model_may_go_while_a_plan_of_it_is_made() {
     for at_load in [false, true] {
         let engine = cpu();
-        let gate = Gate::new();
+        let gate = Gate::shut();
         let (compile, make) = if at_load { (nothing(), gate.hook()) } else { (gate.hook(), nothing()) };
         let foreign = Foreign { make, ..Foreign::new() };
         let source = Scripted::new(move |bytes, target| {
@@ -60,7 +60,7 @@ fn a_model_may_go_while_a_plan_of_it_is_made() {
 #[test]
 fn a_session_of_a_model_that_goes_is_refused() {
     let engine = cpu();
-    let gate = Gate::new();
+    let gate = Gate::shut();
     load_foreign(&engine, "m", Foreign { make: gate.hook(), ..Foreign::new() });
     let options = SessionOptions { shapes: vec![("x", Shape::from([64]))], ..SessionOptions::default() };
     std::thread::scope(|scope| {
@@ -226,7 +226,7 @@ fn with_requests(engine: &Engine, gate: &Arc<Gate>) -> Vec<InferFuture> {
 fn a_bug_on_the_completion_thread_fails_the_engine_visibly() {
     let faulty = Faulty::new(|device, waker| device.set_waker(waker));
     let engine = faulty.engine();
-    let gate = Gate::new();
+    let gate = Gate::shut();
     let waiting = with_requests(&engine, &gate);
     faulty.plant(Place::TryComplete);
     // Somebody makes the thread look.
@@ -238,7 +238,7 @@ fn a_bug_on_the_completion_thread_fails_the_engine_visibly() {
 fn a_bug_on_the_compile_thread_fails_the_engine_visibly() {
     let faulty = Faulty::new(|device, waker| device.set_waker(waker));
     let engine = faulty.engine();
-    let (running, compiling) = (Gate::new(), AnyLength::new());
+    let (running, compiling) = (Gate::shut(), AnyLength::new());
     let foreign = Foreign { run: running.hook(), ..Foreign::new() };
     let target = engine.capabilities().target;
     engine.load_plan(key("m"), ModelSettings::default(), foreign.plan(target, 64)).unwrap();
@@ -256,7 +256,7 @@ fn a_bug_on_the_compile_thread_fails_the_engine_visibly() {
 fn a_bug_in_the_books_fails_the_engine_visibly() {
     let faulty = Faulty::new(|device, waker| device.set_waker(waker));
     let engine = faulty.engine();
-    let gate = Gate::new();
+    let gate = Gate::shut();
     let waiting = with_requests(&engine, &gate);
     faulty.plant(Place::SetScheme);
     let change = AssertUnwindSafe(|| engine.set_scheme(Scheme::Wait));
@@ -267,7 +267,7 @@ fn a_bug_in_the_books_fails_the_engine_visibly() {
 #[test]
 fn a_poisoned_device_fails_the_engine_visibly() {
     let engine = cpu();
-    let gate = Gate::new();
+    let gate = Gate::shut();
     let target = engine.capabilities().target;
     let foreign = Foreign { run: gate.hook(), ..Foreign::new() };
     let alone = ModelSettings { in_flight_max: Some(1), ..ModelSettings::default() };
@@ -321,7 +321,7 @@ fn waiting_for_a_fault_ends_with_the_engine() {
 #[test]
 fn callers_are_answered_while_a_host_kernel_goes_on() {
     let engine = cpu();
-    let gate = Gate::new();
+    let gate = Gate::shut();
     let foreign = Foreign { run: gate.hook(), ..Foreign::new() };
     engine.load_plan(key("m"), real_time(0), foreign.plan(engine.capabilities().target, 64)).unwrap();
     let cancelled = engine.submit(&request("m", &[1; 64])).unwrap();
@@ -359,7 +359,7 @@ fn callers_are_answered_while_a_host_kernel_goes_on() {
 #[test]
 fn a_shutdown_answers_best_effort_callers_before_their_host_kernel_ends() {
     let engine = cpu();
-    let gate = Gate::new();
+    let gate = Gate::shut();
     let foreign = Foreign { run: gate.hook(), ..Foreign::new() };
     let target = engine.capabilities().target;
     engine.load_plan(key("m"), ModelSettings::default(), foreign.plan(target, 64)).unwrap();

@@ -49,7 +49,8 @@ impl Drop for GateKeeper {
 }
 
 impl Gate {
-    pub fn new() -> GateKeeper {
+    /// A gate that is shut.
+    pub fn shut() -> GateKeeper {
         GateKeeper(Arc::default())
     }
 
