@@ -63,18 +63,24 @@ fn branches(model: &TypedModel, depth: usize) -> Result<(), String> {
     for node in model.nodes() {
         let Some(choice) = node.op_as::<IfThenElse>() else { continue };
         for body in [&choice.then_body, &choice.else_body] {
-            let facts = body.input_outlets().map_err(|error| format!("{error:#}"))?.iter().map(|&outlet| {
-                let fact = body.outlet_fact(outlet).map_err(|error| format!("{error:#}"))?;
-                let shape = fact.shape.as_concrete().ok_or("a branch whose shapes depend on data")?;
-                Ok((fact.datum_type, shape.to_vec()))
-            });
-            let facts: Vec<(DatumType, Vec<usize>)> = facts.collect::<Result<_, String>>()?;
+            // What is not known before it runs cannot be tried.
+            let Some(facts) = inputs_of(body) else { continue };
             let plan = guarded(|| TypedSimplePlan::new(body.clone()))?;
             tried(&facts, |values| plan.run(values).map(|_| ()))?;
             branches(body, depth + 1)?;
         }
     }
     Ok(())
+}
+
+/// Types and shapes of a body's inputs.
+fn inputs_of(body: &TypedModel) -> Option<Vec<(DatumType, Vec<usize>)>> {
+    let outlets = body.input_outlets().ok()?.iter();
+    let facts = outlets.map(|&outlet| {
+        let fact = body.outlet_fact(outlet).ok()?;
+        Some((fact.datum_type, fact.shape.as_concrete()?.to_vec()))
+    });
+    facts.collect()
 }
 
 fn tried(

@@ -10,6 +10,7 @@ mod dft;
 mod dropout;
 mod einsum;
 mod functions;
+mod gemm;
 mod grid_sample;
 mod lp_pool;
 mod norm;
@@ -43,6 +44,7 @@ pub(crate) fn onnx() -> Onnx {
     for register in [
         along::register,
         einsum::register,
+        gemm::register,
         pointwise::register,
         quantize::register,
         reduce::register,

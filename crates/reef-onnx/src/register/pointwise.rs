@@ -184,7 +184,7 @@ fn plain(operator: &str) -> Option<Pointwise> {
         "Reciprocal" => of_one(|x, _| x[0].recip(), floats),
         "Sigmoid" => of_one(|x, _| math::sigmoid(x[0]), floats),
         "HardSwish" => of_one(|x, _| x[0] * (x[0] / 6.0 + 0.5).clamp(0.0, 1.0), floats),
-        "Mish" => of_one(|x, _| x[0] * math::softplus(x[0]).tanh(), nothing),
+        "Mish" => of_one(|x, _| x[0] * math::softplus(x[0]).tanh(), floats),
         "Softplus" => of_one(|x, _| math::softplus(x[0]), floats),
         "Softsign" => of_one(|x, _| x[0] / (1.0 + x[0].abs()), floats),
         "PRelu" => of_all(
@@ -260,7 +260,7 @@ fn parametric(operator: &str) -> Option<([(&'static str, f32); 2], Pointwise)> {
         ),
         "Celu" => (
             [("alpha", 1.0), none],
-            of_one(|x, p| if x[0] < 0.0 { p[0] * (x[0] / p[0]).exp_m1() } else { x[0] }, nothing),
+            of_one(|x, p| if x[0] < 0.0 { p[0] * (x[0] / p[0]).exp_m1() } else { x[0] }, floats),
         ),
         "HardSigmoid" => {
             ([("alpha", 0.2), ("beta", 0.5)], of_one(|x, p| (x[0] * p[0] + p[1]).clamp(0.0, 1.0), floats))
@@ -407,14 +407,12 @@ fn is_inf(_: &ParsingContext, node: &NodeProto) -> Built {
     own(node, reading)
 }
 
-fn modulo(_: &ParsingContext, node: &NodeProto) -> Built {
-    own(
-        node,
-        match node.get_attr_opt::<i64>("fmod")?.unwrap_or(0) {
-            0 => of_all(|x, _| math::modulo(x[0], x[1]), |x, _| math::modulo_whole(x[0], x[1]), nothing),
-            _ => of_all(|x, _| x[0] % x[1], |x, _| x[0].checked_rem(x[1]), nothing),
-        },
-    )
+fn modulo(context: &ParsingContext, node: &NodeProto) -> Built {
+    let reading = match node.get_attr_opt::<i64>("fmod")?.unwrap_or(0) {
+        0 => of_all(|x, _| math::modulo(x[0], x[1]), |x, _| math::modulo_whole(x[0], x[1]), nothing),
+        _ => of_all(|x, _| x[0] % x[1], |x, _| x[0].checked_rem(x[1]), nothing),
+    };
+    beside(context, node, tracts(node)?, reading)
 }
 
 /// A shift by the width of the type or more leaves nothing.

@@ -122,13 +122,17 @@ fn shape(_: &ParsingContext, node: &NodeProto) -> Built {
 
 /// Without a value, zeros of f32.
 fn constant_of_shape(context: &ParsingContext, node: &NodeProto) -> Built {
-    if node.attribute.iter().any(|attribute| attribute.name == "value") {
-        return super::tracts_readers()["ConstantOfShape"](context, node);
-    }
     if node.input.len() != 1 {
         return refused(node, "it has one input");
     }
-    let zero = tensor0(0f32).into_arc_tensor();
-    let op = tract_onnx::tract_hir::ops::array::ConstantOfShape::new(zero);
+    let value = match node.get_attr_opt("value")? {
+        Some(value) => context.load_tensor(value)?,
+        None => tensor0(0f32),
+    };
+    if value.len() != 1 {
+        return refused(node, format!("{} values", value.len()));
+    }
+    let value = value.into_shape(&[])?.into_arc_tensor();
+    let op = tract_onnx::tract_hir::ops::array::ConstantOfShape::new(value);
     Ok((tract_onnx::tract_hir::ops::expandable::expand(op), vec![]))
 }
