@@ -134,9 +134,6 @@ impl Engine {
         if shared.is_closed() {
             return Err(InferError::ShuttingDown);
         }
-        if let Some(fault) = shared.verdict.fault() {
-            return Err(fault);
-        }
         let model = shared.registry.find(request.model, request.version)?;
         let wishes = Wishes {
             class: request.class,
@@ -148,8 +145,12 @@ impl Engine {
         let order = check::match_inputs(&model.inputs, &request.inputs)?;
         let wanted = check::match_outputs(&model.outputs, request.outputs.as_deref())?;
         let shapes: Vec<Shape> = order.iter().map(|&index| request.inputs[index].shape.clone()).collect();
-        let ticket = Arc::new(Ticket::new());
         let (key, class) = (model.key.clone(), terms.class);
+        if let Some(fault) = shared.verdict.fault() {
+            shared.core().count_refusal(model.id(), &key, class, &fault);
+            return Err(fault);
+        }
+        let ticket = Arc::new(Ticket::new());
         let deadline = terms.deadline.map(|deadline| arrival + deadline);
         let queue_until = terms.timeout.map(|timeout| arrival + timeout);
         let data = order.iter().map(|&index| request.inputs[index].data);

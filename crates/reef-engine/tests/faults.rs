@@ -128,7 +128,10 @@ fn a_model_whose_code_panics_is_at_fault_alone() {
     engine.load_source(key("compiles"), ModelSettings::default(), compiles).unwrap();
     load_foreign(&engine, "makes", Foreign { make: panics(), ..Foreign::new() });
     load_foreign(&engine, "runs", Foreign { run: panics(), ..Foreign::new() });
-    load_foreign(&engine, "goes", Foreign { drop: panics(), ..Foreign::new() });
+    // One state of many: two panics at once end every process.
+    let first = std::sync::Once::new();
+    let once = move || first.call_once_force(|state| assert!(state.is_poisoned(), "planted"));
+    load_foreign(&engine, "goes", Foreign { drop: Arc::new(once), ..Foreign::new() });
     for _ in 0..2 {
         for model in ["compiles", "makes"] {
             let error = engine.infer(&request(model, &INPUT)).unwrap_err();

@@ -34,6 +34,8 @@ pub struct LiveDummy {
     stop: Arc<AtomicBool>,
     /// Buffers that it still gives out.
     ios: AtomicUsize,
+    /// Whether it stops tasks that are cancelled.
+    stops: bool,
 }
 
 impl LiveDummy {
@@ -41,7 +43,7 @@ impl LiveDummy {
         LiveDummy::with(options, false, usize::MAX)
     }
 
-    /// Its time stands still, and it has buffers for one request only.
+    /// Its time stands still, nothing stops what it does, and it has buffers for one request only.
     pub fn stuck() -> Arc<LiveDummy> {
         let stuck = LiveDummy::with(DummyOptions::default(), true, 1);
         stuck.hold(true);
@@ -66,7 +68,7 @@ impl LiveDummy {
                 }
             }
         });
-        Arc::new(LiveDummy { inner, capabilities, held, stop, ios: ios.into() })
+        Arc::new(LiveDummy { inner, capabilities, held, stop, ios: ios.into(), stops: !virtual_time })
     }
 
     /// Stops time, or lets it go on.
@@ -118,7 +120,9 @@ impl Device for LiveDummy {
         self.inner.submit(plan, key, io, token)
     }
     fn cancel(&self, task: TaskId) {
-        self.inner.cancel(task);
+        if self.stops {
+            self.inner.cancel(task);
+        }
     }
     fn try_complete(&self) -> Option<Completion> {
         self.inner.try_complete()
