@@ -26,6 +26,11 @@ import oracle
 # Cases that reef may refuse, as patterns of their names, and why.
 REFUSED = {}
 
+# Cases in which ONNX Runtime's own answer is not the standard's, as patterns of their names, and why.
+UNSPECIFIED = {
+    "ReduceM?? f4 odd": "whether it sees a NaN depends on its place; reef's result is NaN wherever it is",
+}
+
 FLOATS = ["f4", "f8", "f2"]
 SIGNED = ["i1", "i2", "i4", "i8"]
 UNSIGNED = ["u1", "u2", "u4", "u8"]
@@ -291,11 +296,10 @@ def shape_value_cases():
         for dtype in ["f4", "i8", "f8", "?", "u1"]:
             extra = [] if k is None else [K(np.array(k, "i8"))]
             case(f"Trilu {dtype} upper {upper} k {k}", "Trilu", data(dtype, (2, 3, 4)), *extra, upper=upper)
-    case("Trilu k of one", "Trilu", data("f4", (3, 4)), K(np.array([1], "i8")))
     for axis in [None, -1, 0, 1, 2, -2, -3]:
         for t, v in itertools.product(["i8", "i4", "f4"], ["f4", "i8", "i4"]):
             attrs = {} if axis is None else {"axis": axis}
-            case(f"OneHot {t} {v} axis {axis}", "OneHot", data(t, (2, 3), 0, 4), K(np.array(5, "i8")), K(np.array([2, 7], v)), **attrs)
+            case(f"OneHot {t} {v} axis {axis}", "OneHot", np.floor(data(t, (2, 3), 0, 4)).astype(t), K(np.array(5, "i8")), K(np.array([2, 7], v)), **attrs)
     case("OneHot negative", "OneHot", np.array([0, -1, -5, 3], "i8"), K(np.array([5], "i8")), K(np.array([0, 1], "f4")))
     case("OneHot depth f4", "OneHot", np.array([0, 2], "i8"), K(np.array(5, "f4")), K(np.array([0, 1], "f4")))
     for dtype in ["f4", "f8", "i4", "i8"]:
@@ -416,7 +420,9 @@ def function_cases():
     for op, dtype in itertools.product(UNARY, FLOATS):
         opset = NEEDS.get(op, 17)
         low, high = {"Log": (0, 9), "Sqrt": (0, 9), "Acosh": (1, 9), "Acos": (-1, 1), "Asin": (-1, 1), "Atanh": (-0.99, 0.99)}.get(op, (-6, 6))
-        case(f"{op} {dtype}", op, data(dtype, (3, 7), low, high), opset=opset)
+        # ONNX Runtime computes Shrink of f64 in single precision.
+        tolerance = 1e-6 if (op, dtype) == ("Shrink", "f8") else None
+        case(f"{op} {dtype}", op, data(dtype, (3, 7), low, high), opset=opset, tolerance=tolerance)
         halves = np.array([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0, -0.0], dtype)
         case(f"{op} {dtype} halves", op, halves, opset=opset)
         odd = np.array([NAN, INF, -INF, 0, -0.0, 1, -1, 100, -100], dtype)
@@ -522,6 +528,8 @@ def check(case, reef, work):
         return ("refused" if named and done.returncode == 1 else "wrong"), f"rc {done.returncode}: {text[:600]}"
     for at, reference in enumerate(want):
         words = difference(case, np.load(folder / "out" / f"y{at}.npy"), reference)
+        if words and any(fnmatch.fnmatchcase(case.name, pattern) for pattern in UNSPECIFIED):
+            return "unspecified", words
         if words:
             return "wrong", f"output {at}: {words}"
     return "same", ""

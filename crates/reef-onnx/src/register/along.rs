@@ -5,6 +5,7 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::nn::{Softmax, SoftmaxKind};
 
+use super::functions;
 use super::own::{Built, Kernel, Own, Reading, axis_of, facts_of, integers, own};
 use super::values::Values;
 
@@ -110,7 +111,7 @@ impl Reading for CumSumAlong {
 enum Norm {
     Softmax,
     LogSoftmax,
-    /// 1 at the first of the largest elements, 0 elsewhere.
+    /// 1 at the first of the largest elements, 0 elsewhere; beside a NaN there is none.
     Hardmax,
 }
 
@@ -123,7 +124,7 @@ struct Normalise {
 
 impl Normalise {
     fn row(&self, values: &mut [f64]) {
-        let largest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let largest = values.iter().copied().fold(f64::NEG_INFINITY, functions::max);
         match self.norm {
             Norm::Hardmax => {
                 let first = values.iter().position(|&value| value == largest);

@@ -11,7 +11,7 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 
-use super::own::{Built, Kernel, Own, Reading, facts_of, own, refused};
+use super::own::{Built, Kernel, Own, Reading, beside, facts_of, own, refused};
 use super::values::Values;
 
 /// An axis: a letter of the equation, or a place in the ellipsis counted from its end.
@@ -344,9 +344,49 @@ impl Wiring<'_> {
     }
 }
 
-/// Registers the operator.
+/// A product of matrices, in the types that tract's product does not have or computes at 32 bits.
+#[derive(Clone, Debug)]
+struct MatMul;
+
+impl MatMul {
+    fn sum(&self, inputs: &[TypedFact]) -> TractResult<SumOfProducts> {
+        let equation = match inputs {
+            [a, b] => match (a.rank(), b.rank()) {
+                (1, 1) => "i,i->",
+                (1, _) => "i,...ij->...j",
+                (_, 1) => "...ji,i->...j",
+                _ => "...ik,...kj->...ij",
+            },
+            _ => bail!("{} operands", inputs.len()),
+        };
+        let equation = Einsum::parse(equation).map_err(TractError::msg)?;
+        Ok(SumOfProducts(equation.resolve(inputs)?))
+    }
+}
+
+impl Reading for MatMul {
+    fn facts(&self, inputs: &[TypedFact]) -> TractResult<Option<TVec<TypedFact>>> {
+        facts_of(&self.sum(inputs)?, inputs)
+    }
+
+    fn left_to_tract(&self, inputs: &[TypedFact]) -> bool {
+        let some = inputs.iter().all(|fact| fact.shape.iter().all(|extent| *extent != 0.to_dim()));
+        some && matches!(inputs[0].datum_type, DatumType::F32 | DatumType::F16 | DatumType::I32)
+    }
+
+    fn wire(&self, name: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
+        let facts: Vec<TypedFact> =
+            inputs.iter().map(|&input| model.outlet_fact(input).cloned()).collect::<TractResult<_>>()?;
+        let sum = self.sum(&facts)?;
+        model.wire_node(name, Own(sum), inputs)
+    }
+}
+
+/// Registers every operator of this file.
 pub(super) fn register(onnx: &mut Onnx) {
     onnx.op_register.insert("Einsum", einsum);
+    onnx.op_register
+        .insert("MatMul", |context, node| beside(context, node, super::tracts_readers()["MatMul"], MatMul));
 }
 
 fn einsum(_: &ParsingContext, node: &NodeProto) -> Built {

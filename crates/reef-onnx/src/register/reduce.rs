@@ -42,7 +42,7 @@ impl Kind {
         let sum = |term: fn(f64) -> f64| values.iter().map(|&value| term(value)).sum::<f64>();
         Ok(match self {
             Kind::Sum => sum(|x| x),
-            Kind::Mean => sum(|x| x) / values.len() as f64,
+            Kind::Mean => sum(|x| x) / values.len().max(1) as f64,
             Kind::Max => values.iter().copied().fold(f64::NEG_INFINITY, functions::max),
             Kind::Min => values.iter().copied().fold(f64::INFINITY, functions::min),
             Kind::Prod => values.iter().product(),
@@ -60,24 +60,34 @@ impl Kind {
         })
     }
 
-    fn of_wholes(self, values: &[i128]) -> TractResult<i128> {
+    /// `bounds` are the least and the greatest integer of the type.
+    fn of_wholes(self, values: &[i128], bounds: (i128, i128)) -> TractResult<i128> {
         let sum = |term: fn(i128) -> i128| values.iter().map(|&value| term(value)).sum::<i128>();
-        let real = |value: f64| if value.is_finite() { value as i128 } else { i128::from(i64::MIN) };
         Ok(match self {
             Kind::Sum => sum(|x| x),
-            Kind::Mean => sum(|x| x).checked_div(values.len() as i128).context("the mean of no integers")?,
-            Kind::Max => values.iter().copied().max().context("the largest of no integers")?,
-            Kind::Min => values.iter().copied().min().context("the smallest of no integers")?,
+            Kind::Mean => sum(|x| x) / values.len().max(1) as i128,
+            Kind::Max => values.iter().copied().max().unwrap_or(bounds.0),
+            Kind::Min => values.iter().copied().min().unwrap_or(bounds.1),
             Kind::Prod => values.iter().fold(1i128, |product, &value| product.wrapping_mul(value)),
             Kind::L1 => sum(i128::abs),
             Kind::SumSquare => sum(|x| x.wrapping_mul(x)),
             Kind::L2 | Kind::LogSum | Kind::LogSumExp => {
                 let values: Vec<f64> = values.iter().map(|&value| value as f64).collect();
-                real(self.of_reals(&values)?)
+                let value = self.of_reals(&values)?;
+                if value.is_finite() { value as i128 } else { bounds.0 }
             }
             Kind::ArgMax(last) => place(values, last, |a, b| a > b)? as i128,
             Kind::ArgMin(last) => place(values, last, |a, b| a < b)? as i128,
         })
+    }
+}
+
+/// Least and greatest integer of a type.
+fn bounds_of(datum: DatumType) -> (i128, i128) {
+    let bits = 8 * datum.size_of() as u32;
+    match datum.is_unsigned() || datum == DatumType::Bool {
+        true => (0, (1 << bits) - 1),
+        false => (-(1 << (bits - 1)), (1 << (bits - 1)) - 1),
     }
 }
 
@@ -125,6 +135,7 @@ impl Kernel for Reduction {
         let made: Vec<usize> =
             (0..shape.len()).map(|axis| if self.axes.contains(&axis) { 1 } else { shape[axis] }).collect();
         let sets = self.sets(shape);
+        let bounds = bounds_of(self.datum(inputs[0].datum_type()));
         let result = match Values::of(inputs[0])? {
             Values::Real(values) => {
                 let reduced = sets
@@ -133,9 +144,9 @@ impl Kernel for Reduction {
                 Values::Real(reduced.collect::<TractResult<_>>()?)
             }
             Values::Whole(values) => {
-                let reduced = sets
-                    .iter()
-                    .map(|set| self.kind.of_wholes(&set.iter().map(|&at| values[at]).collect::<Vec<_>>()));
+                let reduced = sets.iter().map(|set| {
+                    self.kind.of_wholes(&set.iter().map(|&at| values[at]).collect::<Vec<_>>(), bounds)
+                });
                 Values::Whole(reduced.collect::<TractResult<_>>()?)
             }
         };

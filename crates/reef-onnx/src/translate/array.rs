@@ -158,6 +158,9 @@ pub(super) fn trilu(walk: &mut Walk, node: &TypedNode, op: &Trilu) -> Result<Val
     let diagonal = diagonal.cast_to_scalar::<i64>().map_err(|error| format!("{error:#}"))?;
     let x = walk.value(node.inputs[0])?;
     let (dtype, shape) = (walk.graph.value(x).dtype, walk.graph.value(x).shape.clone());
+    if dtype == DType::F64 {
+        return Err(format!("{dtype} is not computed natively"));
+    }
     let [.., rows, columns] = shape[..] else { return Err("fewer than two axes".into()) };
     let mut kept = Vec::with_capacity(rows * columns);
     for row in 0..rows as i64 {
