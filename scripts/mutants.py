@@ -281,14 +281,15 @@ def write_table(out, mutants, results):
         "",
         f"{len(mutants)} in the list, {len(ran)} run, {caught} of them caught "
         f"({caught / max(len(ran), 1):.0%}), {datetime.date.today()}. Repeat: `scripts/mutants.py`; the list with the "
-        "reason for each is [scripts/mutants.txt](../../../scripts/mutants.txt).",
+        "reason for each is [scripts/mutants.txt](../../../scripts/mutants.txt). Who survived has the reason beside it, "
+        "what was not run the suites that should notice.",
         "",
         "| mutant | file | result | by |",
         "|---|---|---|---|",
     ]
     for mutant in mutants:
         result = results.get(mutant.name, {"how": "not run"})
-        by = result.get("test", "") if result["how"] == "caught" else mutant.equal
+        by = result.get("test", "") if result["how"] == "caught" else mutant.equal or ", ".join(mutant.suites)
         lines.append(f"| {mutant.name} | `{mutant.file.removeprefix('crates/')}` | {result['how']} | {by} |")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(lines) + "\n")
