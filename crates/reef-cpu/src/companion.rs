@@ -24,6 +24,7 @@ use std::thread::{JoinHandle, Thread};
 
 use reef_base::Nanos;
 use reef_base::limits::REAL_TIME_LEVELS;
+use reef_base::panics::message_of;
 use reef_plan::{HostFault, HostState};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -31,10 +32,10 @@ use crate::board::Claim;
 use crate::context::{Bases, BlockContext, BlockEnd, Demand, HostCell, Poll};
 use crate::executor::Executor;
 use crate::lease::Hold;
-use crate::plans::{Prepared, locate};
+use crate::plans::{Prepared, contain_drop, locate};
 use crate::stop;
 use crate::sync::AtomicU64;
-use crate::thread::{Placement, ask_for_long_slices, default_float_mode, place};
+use crate::thread::{Placement, ask_for_long_slices, default_float_mode, place, poison_on_panic};
 
 /// How long a stopped companion may go on beside more urgent work, and how often.
 pub(crate) const GRACE: Nanos = Nanos(100_000);
@@ -153,7 +154,7 @@ impl Crew {
                 ask_for_long_slices();
                 let _ = report.send(stop::Target::here());
                 drop(report);
-                serve(&shared, cu, index, &own);
+                poison_on_panic(&shared, cu, || serve(&shared, cu, index, &own));
             })?;
             let target = started.recv().map_err(|_| std::io::Error::other("the thread did not start"))?;
             let thread = handle.thread().clone();
@@ -271,17 +272,12 @@ fn make_state(
     Ok(())
 }
 
-/// Drops a state that a panic may have left half changed; that may panic again.
+/// Drops a state that a panic may have left half changed.
 #[allow(unsafe_code)]
 fn drop_state(cell: &HostCell) {
     // SAFETY: as in `make_state`.
     let state = unsafe { (*cell.get()).take() };
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(state)));
-}
-
-fn message_of(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+    contain_drop(state);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -159,11 +159,6 @@ impl CpuDevice {
             .map_err(|error| DeviceError::Start(format!("a thread for host kernels: {error}")))
     }
 
-    fn poisoned(&self) -> Option<DeviceError> {
-        let reason = self.executor.poison_reason.lock().unwrap_or_else(PoisonError::into_inner);
-        (self.executor.gate() == Gate::Poisoned).then(|| DeviceError::Poisoned(reason.clone()))
-    }
-
     /// Accepts the task into `slot`, which the caller took, with a reference to the plan.
     #[allow(unsafe_code)]
     fn publish(&self, slot: usize, request: Request<'_>) -> TaskId {
@@ -228,7 +223,7 @@ impl Device for CpuDevice {
     }
 
     fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
-        if let Some(poisoned) = self.poisoned() {
+        if let Some(poisoned) = self.fault().map(DeviceError::Poisoned) {
             return Err(poisoned);
         }
         self.check_target(&plan)?;
@@ -317,10 +312,16 @@ impl Device for CpuDevice {
 
     fn resume(&self) {
         self.executor.move_gate(Gate::Quiesced, Gate::Open);
+        self.executor.call_waker();
     }
 
     fn poison(&self, reason: &str) {
         self.executor.poison(reason);
+    }
+
+    fn fault(&self) -> Option<String> {
+        let reason = || self.executor.poison_reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (self.executor.gate() == Gate::Poisoned).then(reason)
     }
 
     fn counters(&self) -> DeviceCounters {

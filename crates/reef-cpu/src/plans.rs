@@ -52,6 +52,20 @@ unsafe impl Send for Loaded {}
 #[allow(unsafe_code)]
 unsafe impl Sync for Loaded {}
 
+impl Drop for Loaded {
+    /// States are foreign code, whose drop may panic; two panics at once would end the process.
+    fn drop(&mut self) {
+        for state in self.hosts.drain(..) {
+            contain_drop(state.into_inner());
+        }
+    }
+}
+
+/// Drops `foreign`; what it panics with is nobody's loss.
+pub(crate) fn contain_drop<T>(foreign: T) {
+    let _ = reef_base::panics::catch(|| drop(foreign));
+}
+
 impl Loaded {
     /// Prepares `plan` for a board of `slots` slots and `cus` compute units.
     pub(crate) fn new(plan: Arc<Plan>, slots: usize, cus: usize) -> Result<Loaded, DeviceError> {

@@ -1,9 +1,11 @@
 //! The thread of a compute unit: where it runs, how urgent it is, and its floating-point mode.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
+use reef_base::panics::message_of;
 use reef_device::Event;
 use rtrb::Producer;
 use rustix::thread::CpuSet;
@@ -33,8 +35,16 @@ pub(crate) fn spawn(
         default_float_mode();
         let _ = report.send(warnings);
         drop(report);
-        Worker::new(executor, cu, events).run();
+        poison_on_panic(&Arc::clone(&executor), cu, || Worker::new(executor, cu, events).run());
     })
+}
+
+/// Runs a thread's work. What it calls of others is contained where it is called, so a panic that gets here
+/// is a bug of our own: the block in its hands never ends, and nobody may wait for it.
+pub(crate) fn poison_on_panic(executor: &Executor, cu: usize, work: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+        executor.poison(&format!("the thread of compute unit {cu} panicked: {}", message_of(&*panic)));
+    }
 }
 
 pub(crate) fn place(cu: usize, placement: Placement) -> Vec<String> {

@@ -464,7 +464,9 @@ pub fn poison_ends_every_task(harness: &dyn Harness) {
     rig.submit(plan, best_effort(0), 0);
     rig.submit(plan, real_time(0), 1);
     rig.device.advance();
+    assert_eq!(rig.device.fault(), None);
     rig.device.poison("a test");
+    assert_eq!(rig.device.fault().as_deref(), Some("a test"));
     let completions = rig.complete(2);
     assert!(completions.iter().all(|completion| completion.outcome == Outcome::DeviceFault));
     let io = completions.into_iter().next().expect("two completions").io;

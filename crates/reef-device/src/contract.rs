@@ -293,11 +293,15 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// been quiesced before.
     fn quiesce(&self, timeout: Duration) -> bool;
 
-    /// Goes on after [`Device::quiesce`].
+    /// Goes on after [`Device::quiesce`]; wakes who waits, because tasks that were refused may be submitted.
     fn resume(&self);
 
     /// Declares a fault: every task on the board ends with [`Outcome::DeviceFault`], later ones are refused.
     fn poison(&self, reason: &str);
+
+    /// Why the device is out of service, if it is: somebody poisoned it, or it did so itself. Whoever waits
+    /// for completions is woken when that happens. Cheap while there is nothing to tell.
+    fn fault(&self) -> Option<String>;
 
     /// Sums since the start.
     fn counters(&self) -> DeviceCounters;

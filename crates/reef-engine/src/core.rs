@@ -478,9 +478,11 @@ impl Core {
             Err(rejected) => {
                 pending.buffers.io = rejected.io;
                 match rejected.why {
-                    RejectReason::BoardFull => return self.sched.on_rejected(now, id),
-                    // It is this engine's own, so somebody poisoned it.
-                    RejectReason::Closed => return self.fail(InferError::DeviceFault, out),
+                    // Closed for a moment, if it is not poisoned: it says when it goes on.
+                    RejectReason::Closed if self.device.fault().is_some() => {
+                        return self.fail(InferError::DeviceFault, out);
+                    }
+                    RejectReason::BoardFull | RejectReason::Closed => return self.sched.on_rejected(now, id),
                     _ => {}
                 }
                 let error = match rejected.why {

@@ -186,7 +186,12 @@ impl Shared {
             self.enter_with(out, |core, now, out| core.complete(now, completion, out));
             self.deliver(out);
         }
-        self.enter_with(out, |_, _, _| ());
+        let fault = self.device.fault();
+        self.enter_with(out, |core, _, out| {
+            if fault.is_some() {
+                core.fail(InferError::DeviceFault, out);
+            }
+        });
         progress |= !out.is_empty();
         self.deliver(out);
         progress |= self.compile.expire(self, self.clock.now());

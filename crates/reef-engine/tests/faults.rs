@@ -128,10 +128,7 @@ fn a_model_whose_code_panics_is_at_fault_alone() {
     engine.load_source(key("compiles"), ModelSettings::default(), compiles).unwrap();
     load_foreign(&engine, "makes", Foreign { make: panics(), ..Foreign::new() });
     load_foreign(&engine, "runs", Foreign { run: panics(), ..Foreign::new() });
-    // One state of many: two panics at once end every process.
-    let first = std::sync::Once::new();
-    let once = move || first.call_once_force(|state| assert!(state.is_poisoned(), "planted"));
-    load_foreign(&engine, "goes", Foreign { drop: Arc::new(once), ..Foreign::new() });
+    load_foreign(&engine, "goes", Foreign { drop: panics(), ..Foreign::new() });
     for _ in 0..2 {
         for model in ["compiles", "makes"] {
             let error = engine.infer(&request(model, &INPUT)).unwrap_err();
@@ -288,6 +285,28 @@ fn a_poisoned_device_fails_the_engine_visibly() {
     waiting.push(ask("m"));
     engine.device().poison("planted");
     has_failed(&engine, waiting, "the device has failed");
+}
+
+/// Nobody asks for anything: the engine learns of it all the same.
+#[test]
+fn a_device_that_is_poisoned_while_it_idles_fails_the_engine() {
+    let engine = cpu();
+    engine.device().poison("planted");
+    engine.wait_for_fault();
+    assert!(!engine.is_ready());
+}
+
+/// What is asked meanwhile waits, and is answered when the device goes on.
+#[test]
+fn a_device_that_is_quiesced_keeps_the_engine() {
+    let engine = cpu();
+    let plan = load(&engine, "m", ModelSettings::default(), 2);
+    assert!(engine.device().quiesce(std::time::Duration::from_secs(60)));
+    let future = engine.submit(&request("m", &[3; 64])).unwrap();
+    assert!(engine.is_ready());
+    engine.device().resume();
+    assert_exact(&plan, &[3; 64], &future.wait().unwrap());
+    assert!(engine.fault().is_none());
 }
 
 #[test]

@@ -39,6 +39,21 @@ fn a_shut_gate_refuses_and_gives_the_buffers_back() {
     }
 }
 
+/// Such a thread may hold a block, which then never ends: nobody may go on waiting for it.
+#[test]
+fn a_thread_that_panics_poisons_the_device() {
+    let hands = Hands::reset(1);
+    let plan = hands.load(&[3]);
+    let io = hands.device.alloc_io(plan).unwrap();
+    hands.device.submit(plan, best_effort(), io, 7).unwrap();
+    crate::thread::poison_on_panic(&hands.executor, 0, || ());
+    assert_eq!(hands.device.fault(), None);
+    crate::thread::poison_on_panic(&hands.executor, 0, || panic!("planted"));
+    assert_eq!(hands.device.fault().as_deref(), Some("the thread of compute unit 0 panicked: planted"));
+    let done = hands.device.try_complete().expect("it had no block under way");
+    assert_eq!((done.outcome, done.token), (Outcome::DeviceFault, 7));
+}
+
 #[test]
 fn a_refused_task_keeps_no_reference_to_its_plan() {
     let hands = Hands::new(1, Scheme::Reset, Padding::default());

@@ -188,11 +188,16 @@ impl Device for DummyDevice {
 
     fn resume(&self) {
         self.state().closed = false;
+        self.wake();
     }
 
     fn poison(&self, reason: &str) {
         self.state().poison(reason);
         self.wake();
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.state().poisoned.clone()
     }
 
     fn counters(&self) -> DeviceCounters {

@@ -18,7 +18,7 @@ pub(super) struct State {
     pub(super) now: Nanos,
     pub(super) scheme: Scheme,
     pub(super) closed: bool,
-    poisoned: Option<String>,
+    pub(super) poisoned: Option<String>,
     plans: Vec<Option<Arc<Plan>>>,
     next_task: u64,
     tasks: BTreeMap<TaskId, Task>,

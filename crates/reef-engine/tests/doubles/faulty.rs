@@ -103,6 +103,9 @@ impl Device for Faulty {
     fn poison(&self, reason: &str) {
         self.inner.poison(reason);
     }
+    fn fault(&self) -> Option<String> {
+        self.inner.fault()
+    }
     fn counters(&self) -> DeviceCounters {
         self.inner.counters()
     }

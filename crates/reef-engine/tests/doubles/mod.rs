@@ -139,6 +139,9 @@ impl Device for LiveDummy {
     fn poison(&self, reason: &str) {
         self.inner.poison(reason);
     }
+    fn fault(&self) -> Option<String> {
+        self.inner.fault()
+    }
     fn counters(&self) -> DeviceCounters {
         self.inner.counters()
     }

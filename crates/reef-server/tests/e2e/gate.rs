@@ -167,6 +167,10 @@ impl Device for Gate {
         self.device.poison(reason);
     }
 
+    fn fault(&self) -> Option<String> {
+        self.device.fault()
+    }
+
     fn counters(&self) -> DeviceCounters {
         self.device.counters()
     }
