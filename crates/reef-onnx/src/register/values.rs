@@ -76,7 +76,7 @@ impl Values {
         }
         let plain = tensor.try_as_plain_ram()?;
         by_kind!(tensor.datum_type(), T,
-            real: Ok(Self::Real(plain.as_slice::<T>()?.iter().map(|&value| f64::from(value)).collect())),
+            real: Ok(Self::Real(plain.as_slice::<T>()?.iter().map(|value| value.to_real()).collect())),
             whole: Ok(Self::Whole(plain.as_slice::<T>()?.iter().map(|&value| i128::from(value)).collect())),
             flag: Ok(Self::Whole(plain.as_slice::<bool>()?.iter().map(|&value| i128::from(value)).collect()))
         )
@@ -138,11 +138,15 @@ fn integer_of(value: f64) -> i128 {
 
 /// Rounding to a floating-point type.
 trait Real {
+    fn to_real(&self) -> f64;
     fn of_real(value: f64) -> Self;
     fn of_whole(value: i128) -> Self;
 }
 
 impl Real for f64 {
+    fn to_real(&self) -> f64 {
+        *self
+    }
     fn of_real(value: f64) -> Self {
         value
     }
@@ -152,6 +156,9 @@ impl Real for f64 {
 }
 
 impl Real for f32 {
+    fn to_real(&self) -> f64 {
+        f64::from(*self)
+    }
     fn of_real(value: f64) -> Self {
         value as f32
     }
@@ -161,6 +168,9 @@ impl Real for f32 {
 }
 
 impl Real for f16 {
+    fn to_real(&self) -> f64 {
+        f64::from(*self)
+    }
     fn of_real(value: f64) -> Self {
         f16::from_f64(value)
     }
