@@ -451,7 +451,24 @@ pub enum KernelSpec {
 }
 
 impl KernelSpec {
-    /// Number of blocks of the grid.
+    /// Whether no tile is empty and there is a group: the numbers that blocks are counted with.
+    pub fn is_cut(&self) -> bool {
+        match self {
+            KernelSpec::Conv(spec) => spec.groups > 0 && spec.tile_rows > 0 && spec.tile_columns > 0,
+            KernelSpec::Depthwise(spec) => spec.tile_rows > 0,
+            KernelSpec::MatMul(spec) => spec.tile_rows > 0 && spec.tile_columns > 0,
+            KernelSpec::Elementwise(spec) => spec.tile > 0,
+            KernelSpec::Pool(spec) => spec.tile_rows > 0,
+            KernelSpec::Reduce(spec) => spec.tile > 0,
+            KernelSpec::Softmax(spec) => spec.tile > 0,
+            KernelSpec::LayerNorm(spec) => spec.tile > 0,
+            KernelSpec::Gather(spec) => spec.tile > 0,
+            KernelSpec::Host(_) => true,
+            KernelSpec::Synthetic(spec) => spec.tile_bytes > 0,
+        }
+    }
+
+    /// Number of blocks of the grid; for a kernel that [is cut](Self::is_cut).
     pub fn blocks(&self) -> usize {
         match self {
             KernelSpec::Conv(spec) => spec.blocks(),

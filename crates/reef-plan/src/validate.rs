@@ -108,6 +108,10 @@ fn check_counts(parts: &PlanParts) -> Result<(), PlanError> {
     }
     for stage in &parts.stages {
         limit("kernels of a stage", stage.len(), limits::STAGE_KERNELS_MAX)?;
+        if let Some(kernel) = stage.iter().find(|kernel| !kernel.spec.is_cut()) {
+            let what = format!("kernel {} ({}): a tile or groups of 0", kernel.name, kernel.spec.name());
+            return Err(PlanError::Malformed { what });
+        }
         let blocks = stage.iter().map(|kernel| kernel.spec.blocks()).sum();
         limit("blocks of a stage", blocks, limits::STAGE_BLOCKS_MAX - 1)?;
     }

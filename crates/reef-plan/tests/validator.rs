@@ -108,6 +108,20 @@ fn convolutions_keep_to_their_operands() {
     }
 }
 
+/// Counting blocks would divide by them.
+#[test]
+fn tiles_and_groups_of_nothing_are_refused() {
+    for broken in [
+        KernelSpec::Conv(ConvSpec { groups: 0, ..conv(all()) }),
+        KernelSpec::Conv(ConvSpec { tile_rows: 0, ..conv(all()) }),
+        KernelSpec::Conv(ConvSpec { tile_columns: 0, ..conv(all()) }),
+        synthetic(64, 0),
+    ] {
+        let error = Plan::new(parts(vec![vec![kernel(broken, &[4; 5])]])).unwrap_err();
+        assert!(matches!(&error, PlanError::Malformed { what } if what.contains("of 0")), "{error}");
+    }
+}
+
 #[test]
 fn depthwise_convolutions_and_pools_keep_to_their_operands() {
     let spec = DepthwiseSpec {
