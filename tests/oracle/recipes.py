@@ -324,6 +324,9 @@ recipe("CumSum", [floats(3, 4), scalar(0, np.int64)], values={"exclusive": [1, V
 # Images and signals.
 
 IMAGE = floats(1, 2, 4, 5)
+recipe("Upsample", [IMAGE], {"scales": [1.0, 1.0, 2.0, 1.5]},
+       {"mode": ["linear"], "scales": [[1.0, 1.0, 2.0, 2.0]]}, since=(7, 8))
+recipe("Upsample", [IMAGE, vector(1, 1, 2, 1.5)], values={"mode": ["linear"]}, since=(9, 9))
 recipe("Resize", [IMAGE, vector(1, 1, 2, 1.5)], values={"mode": ["linear"]}, since=(10, 10))
 UP, DOWN = vector(1, 1, 2, 1.6), vector(1, 1, 0.6, 0.7)
 COORDINATES = ["asymmetric", "align_corners"]

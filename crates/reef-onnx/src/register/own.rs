@@ -11,6 +11,7 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::dyn_clone;
 use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::ops::cast::cast;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceFact, InferenceNode, InferenceOp};
 
 /// What the operator registry takes.
@@ -46,6 +47,12 @@ pub(super) trait Reading: dyn_clone::DynClone + Debug + Send + Sync {
         false
     }
 
+    /// Whether tract's reading has to work in single precision here, for its steps would lose too much of
+    /// half-precision numbers.
+    fn widened_for_tract(&self, _inputs: &[TypedFact]) -> bool {
+        false
+    }
+
     /// The operator in typed ones.
     fn wire(&self, name: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>>;
 }
@@ -59,6 +66,7 @@ pub(super) struct Reader {
     operator: String,
     reading: Box<dyn Reading>,
     tract: Option<Box<dyn InferenceOp>>,
+    outputs: usize,
 }
 
 /// The reading of `node`, without tract's.
@@ -87,8 +95,9 @@ pub(super) fn refused<T>(node: &NodeProto, reason: impl Into<String>) -> TractRe
 
 fn built(node: &NodeProto, reading: Box<dyn Reading>, tract: Option<Box<dyn InferenceOp>>) -> Built {
     let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
-    let (node, operator) = (name.cloned().unwrap_or_default(), node.op_type.clone());
-    Ok((Box::new(Reader { node, operator, reading, tract }), vec![]))
+    let (name, operator) = (name.cloned().unwrap_or_default(), node.op_type.clone());
+    let outputs = node.output.len();
+    Ok((Box::new(Reader { node: name, operator, reading, tract, outputs }), vec![]))
 }
 
 impl Reader {
@@ -190,6 +199,9 @@ impl InferenceOp for Reader {
         let facts: Vec<TypedFact> =
             inputs.iter().map(|&input| target.outlet_fact(input).cloned()).collect::<TractResult<_>>()?;
         let mut made = match self.tract_for(&facts) {
+            Some(tract) if self.reading.widened_for_tract(&facts) => {
+                widened(tract, source, node, target, &inputs)?
+            }
             Some(tract) => tract.to_typed(source, node, target, mapping)?,
             None => self.named(self.reading.wire(&node.name, target, &inputs))?,
         };
@@ -197,7 +209,35 @@ impl InferenceOp for Reader {
         Ok(made)
     }
 
+    fn nboutputs(&self) -> TractResult<usize> {
+        Ok(self.outputs)
+    }
+
     as_op!();
+}
+
+/// tract's reading between conversions to single precision and back.
+fn widened(
+    tract: &dyn InferenceOp,
+    source: &InferenceModel,
+    node: &InferenceNode,
+    target: &mut TypedModel,
+    inputs: &[OutletId],
+) -> TractResult<TVec<OutletId>> {
+    let datum = target.outlet_fact(inputs[0])?.datum_type;
+    let mut mapping = HashMap::default();
+    for (index, (&outlet, &input)) in node.inputs.iter().zip(inputs).enumerate() {
+        let name = format!("{}.wide.{index}", node.name);
+        mapping.insert(outlet, target.wire_node(name, cast(DatumType::F32), &[input])?[0]);
+    }
+    // The node says of its outputs what they are after the conversion back.
+    let mut wide = node.clone();
+    wide.outputs.iter_mut().for_each(|output| output.fact = InferenceFact::default());
+    let made = tract.to_typed(source, &wide, target, &mapping)?;
+    let narrow = made.iter().enumerate().map(|(slot, &made)| {
+        Ok(target.wire_node(format!("{}.narrow.{slot}", node.name), cast(datum), &[made])?[0])
+    });
+    narrow.collect()
 }
 
 /// An operator that is evaluated on the host.

@@ -129,7 +129,7 @@ impl Expansion for Pad {
         let x = model.outlet_fact(inputs[0])?.clone();
         let known = |slot: usize, what: &str| {
             let known = model.outlet_fact(inputs[slot])?.konst.clone();
-            known.with_context(|| format!("{what} that depend on data are not supported"))
+            known.with_context(|| format!("input `{what}` depends on data, which is not supported"))
         };
         let (added, value) = match &self.source {
             Source::Attributes { pads, value } => {
@@ -139,7 +139,7 @@ impl Expansion for Pad {
                 let pads = integers(&*known(1, "pads")?)?;
                 let axes = axes.map(|slot| integers(&*known(slot, "axes")?)).transpose()?;
                 let value = match value.filter(|_| self.mode == Mode::Constant) {
-                    Some(slot) => (*known(slot, "values to pad with")?).clone(),
+                    Some(slot) => (*known(slot, "constant_value")?).clone(),
                     None => Tensor::zero_scalar_dt(x.datum_type)?,
                 };
                 if value.len() != 1 || value.datum_type() != x.datum_type {

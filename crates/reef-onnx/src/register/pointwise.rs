@@ -43,6 +43,9 @@ struct Pointwise {
     function: Function,
     output: Output,
     native: Native,
+    /// Whether native kernels compute half-precision numbers in single precision: the functions that are put
+    /// together from several would round after each.
+    widened: bool,
 }
 
 fn floats(datum: DatumType) -> bool {
@@ -128,6 +131,10 @@ impl Reading for Pointwise {
         same && (self.native)(inputs[first].datum_type)
     }
 
+    fn widened_for_tract(&self, inputs: &[TypedFact]) -> bool {
+        self.widened && inputs[0].datum_type == DatumType::F16
+    }
+
     fn wire(&self, name: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
         model.wire_node(name, Own(self.clone()), inputs)
     }
@@ -136,19 +143,24 @@ impl Reading for Pointwise {
 /// A function of one number.
 fn of_one(function: RealFunction, native: Native) -> Pointwise {
     let function = Function { real: Some(function), whole: None, parameters: [0.0; 2] };
-    Pointwise { function, output: Output::Like(0), native }
+    Pointwise { function, output: Output::Like(0), native, widened: false }
+}
+
+/// The same, in single precision where native kernels compute half-precision numbers.
+fn in_f32(function: Pointwise) -> Pointwise {
+    Pointwise { widened: true, ..function }
 }
 
 /// A function of numbers and integers.
 fn of_all(real: RealFunction, whole: WholeFunction, native: Native) -> Pointwise {
     let function = Function { real: Some(real), whole: Some(whole), parameters: [0.0; 2] };
-    Pointwise { function, output: Output::Like(0), native }
+    Pointwise { function, output: Output::Like(0), native, widened: false }
 }
 
 /// A function of integers.
 fn of_whole(whole: WholeFunction) -> Pointwise {
     let function = Function { real: None, whole: Some(whole), parameters: [0.0; 2] };
-    Pointwise { function, output: Output::Like(0), native: nothing }
+    Pointwise { function, output: Output::Like(0), native: nothing, widened: false }
 }
 
 fn test(real: RealFunction, whole: WholeFunction, native: Native) -> Pointwise {
@@ -184,8 +196,8 @@ fn plain(operator: &str) -> Option<Pointwise> {
         "Reciprocal" => of_one(|x, _| x[0].recip(), floats),
         "Sigmoid" => of_one(|x, _| math::sigmoid(x[0]), floats),
         "HardSwish" => of_one(|x, _| x[0] * (x[0] / 6.0 + 0.5).clamp(0.0, 1.0), floats),
-        "Mish" => of_one(|x, _| x[0] * math::softplus(x[0]).tanh(), floats),
-        "Softplus" => of_one(|x, _| math::softplus(x[0]), floats),
+        "Mish" => in_f32(of_one(|x, _| x[0] * math::softplus(x[0]).tanh(), floats)),
+        "Softplus" => in_f32(of_one(|x, _| math::softplus(x[0]), floats)),
         "Softsign" => of_one(|x, _| x[0] / (1.0 + x[0].abs()), floats),
         "PRelu" => of_all(
             |x, _| if x[0] < 0.0 { x[0] * x[1] } else { x[0] },
@@ -391,7 +403,7 @@ fn gelu(context: &ParsingContext, node: &NodeProto) -> Built {
         "tanh" => |x, _| math::gelu_tanh(x[0]),
         other => return refused(node, format!("approximate `{other}`")),
     };
-    beside(context, node, tracts(node)?, of_one(function, floats))
+    beside(context, node, tracts(node)?, in_f32(of_one(function, floats)))
 }
 
 fn is_inf(_: &ParsingContext, node: &NodeProto) -> Built {

@@ -277,7 +277,7 @@ impl Expansion for Resize {
         let shape = x.shape.as_concrete().context("the shape of its input depends on data")?.to_vec();
         let known = |slot: usize, what: &str| {
             let known = model.outlet_fact(inputs[slot])?.konst.clone();
-            known.with_context(|| format!("{what} that depend on data are not supported"))
+            known.with_context(|| format!("input `{what}` depends on data, which is not supported"))
         };
         let scales = match &self.scales {
             Scales::Attribute(scales) => Some(scales.clone()),
@@ -291,7 +291,7 @@ impl Expansion for Resize {
         };
         let roi = match self.roi {
             Some(slot) if self.rule.coordinates == Coordinates::CropAndResize => {
-                Some(numbers::<f32>(&*known(slot, "regions")?)?)
+                Some(numbers::<f32>(&*known(slot, "roi")?)?)
             }
             _ => None,
         };
