@@ -33,14 +33,15 @@ from recipes import RECIPES, Const, Recipe, Value
 # Known faults, to be emptied: (operator, attribute, input or output) -> what is wrong.
 KNOWN = {}
 
-# Where ONNX Runtime departs from the standard, by operator and label: why, and what the reference is instead: the onnx
-# package's own evaluator, or the model without an attribute that the standard gives no effect there.
+# Where ONNX Runtime departs from the standard, by operator and label: why, and the attributes by which it is told to
+# do the standard's (None: that are taken away).
 DEVIATES = {
     r"(Average|Max)Pool .*ceil_mode=1.* auto_pad=VALID": (
         "the standard's extent with VALID is ceil((in - kernel + 1) / stride) in both modes; it adds an element",
-        "ceil_mode"),
-    r"(Average|Max)Pool .*auto_pad=SAME_\w+ dilations": (
-        "SAME keeps ceil(in / stride) elements; it leaves the dilation out of the padding", None),
+        {"ceil_mode": None}),
+    r"(Average|Max)Pool .*auto_pad=SAME_UPPER dilations=\[2, 2\]": (
+        "SAME keeps ceil(in / stride) elements; it leaves the dilation out of the padding",
+        {"auto_pad": None, "pads": [2, 2, 2, 2]}),
 }
 
 # What the importer honours.
@@ -73,6 +74,7 @@ class Trial:
     plain: onnx.ModelProto | None = None  # another way to write the same, for the reference
     form: int = 0  # the oldest operator set with the same form
     names: tuple = ()  # of everything that is not as in the operator alone
+    recipe: int = 0  # whose trial it is
     result: str = ""  # same, refused, FAILED
     why: str = ""
 
@@ -95,7 +97,7 @@ class Builder:
         trial = Trial(self.schema.name, subject, label, self.opset, model, {**feeds, **self.recipe.free},
                       self.recipe.judge, form=self.form)
         parameters = [self.schema.inputs[index].name for index in inputs or {} if index < len(self.schema.inputs)]
-        trial.names = (subject, *own, *parameters)
+        trial.names, trial.recipe = (subject, *own, *parameters), id(self.recipe)
         if compare:
             rest = {key: value for key, value in attrs.items() if key != subject}
             if subject in self.recipe.base and self.recipe.base[subject] is not None:
@@ -350,7 +352,10 @@ class Judge:
                 why = str(error)
                 if not re.search(NOT_DONE, why):
                     return first_line(error)
-        return self.evaluated(model, feeds)
+        try:
+            return dict(zip(names, ReferenceEvaluator(model).run(names, feeds)))
+        except Exception as error:
+            return first_line(error)
 
     def prepare(self, trial):
         """The reference's answer, declared as the model's outputs; None where the trial is judged already."""
@@ -377,24 +382,18 @@ class Judge:
         return want
 
     def wanted(self, trial):
-        for pattern, (_, ineffective) in DEVIATES.items():
+        for pattern, (_, changes) in DEVIATES.items():
             if re.match(pattern, f"{trial.operator} {trial.label}"):
                 self.deviations.add(pattern)
-                if ineffective is None:
-                    return self.evaluated(trial.model, trial.feeds)
                 plain = onnx.ModelProto()
                 plain.CopyFrom(trial.model)
-                attributes = plain.graph.node[0].attribute
-                attributes.remove(next(one for one in attributes if one.name == ineffective))
+                kept = [one for one in plain.graph.node[0].attribute if one.name not in changes]
+                del plain.graph.node[0].attribute[:]
+                plain.graph.node[0].attribute.extend(kept)
+                plain.graph.node[0].attribute.extend(
+                    helper.make_attribute(name, value) for name, value in changes.items() if value is not None)
                 return self.reference(plain, trial.feeds, trial.form)
         return self.reference(trial.plain or trial.model, trial.feeds, trial.form)
-
-    def evaluated(self, model, feeds):
-        names = [output.name for output in model.graph.output]
-        try:
-            return dict(zip(names, ReferenceEvaluator(model).run(names, feeds)))
-        except Exception as error:  # every failure of it has the same consequence
-            return first_line(error)
 
     def run_reef(self, trial, number):
         folder = self.work / str(number)
@@ -492,10 +491,10 @@ def known(judge, trial, number):
 
 
 def settle(trials):
-    """The base of every operator set decides whether it loads; what is refused must then be refused by its name."""
-    loads = {(t.operator, t.opset) for t in trials if t.result != "refused" and t.subject == "-"}
+    """The base of a recipe decides whether it loads; what is refused beside it must be refused by its name."""
+    loads = {(t.operator, t.opset, t.recipe) for t in trials if t.result != "refused" and t.subject == "-"}
     for trial in trials:
-        if trial.result == "refused" and trial.subject != "-" and (trial.operator, trial.opset) in loads:
+        if trial.result == "refused" and trial.subject != "-" and (trial.operator, trial.opset, trial.recipe) in loads:
             constant = trial.label.endswith("as input") and re.search(r"const", trial.why)
             named = any(re.search(rf"\b{re.escape(name)}\b", trial.why) for name in trial.names)
             if not constant and not named:
@@ -513,7 +512,7 @@ def report(args, trials, bare, deviations):
     fresh = [t for t in failed if (t.operator, t.subject) not in KNOWN]
     for trial in trials if args.verbose else failed:
         print(f"{trial.result:8} {trial.operator} {trial.opset} {trial.label}: {trial.why}")
-    loading = {operator for operator, _ in loads}
+    loading = {operator for operator, _, _ in loads}
     print(f"\n{len(trials)} models: {dict(counts)}; {len(bare)} operators are not known to reef")
     refused = sorted(set(operators) - loading)
     print(f"{len(loading)} operators load; refused altogether: {', '.join(refused) or 'none'}")

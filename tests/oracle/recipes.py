@@ -216,7 +216,7 @@ AUTO_PAD = [Value("SAME_UPPER", {"strides": [2, 2]}), Value("SAME_LOWER", {"stri
             Value("SAME_UPPER", {"dilations": [2, 2]}, opsets=(10, 99))]
 PADDING = {"auto_pad": AUTO_PAD, "pads": [[1, 0, 0, 1], [1, 1, 1, 1]], "strides": [[2, 1], [2, 3]]}
 CEIL = [Value(1, {"strides": [2, 2]}), Value(1, {"strides": [3, 3], "pads": [0, 1, 0, 1]}),
-        Value(1, {"strides": [2, 2], "auto_pad": "VALID"})]
+        Value(1, {"strides": [2, 2], "auto_pad": "VALID"}, same="the standard's extent is that of both modes")]
 recipe("AveragePool", [POOLED], {"kernel_shape": [3, 3]}, {
     **PADDING, "kernel_shape": [[2, 3], [3, 2]], "ceil_mode": CEIL, "dilations": [[2, 2], [1, 2]],
     "count_include_pad": [Value(1, {"pads": [1, 1, 1, 0]}), Value(1, {"auto_pad": "SAME_UPPER"}),
