@@ -393,6 +393,10 @@ fn read_parametric(context: &ParsingContext, node: &NodeProto) -> Built {
             name => f64::from(node.get_attr_opt::<f32>(name)?.unwrap_or(default)),
         };
     }
+    // tract leaves out the factor before the exponential function.
+    if node.op_type == "Celu" && reading.function.parameters[0] != 1.0 {
+        reading.native = nothing;
+    }
     beside(context, node, tracts(node)?, reading)
 }
 
