@@ -107,8 +107,9 @@ fn operators_that_cannot_run_are_refused_by_name() {
     assert_eq!(error, "node NonZero1 (NonZero): the shape of its output depends on data");
     let error = refusal("Frobnicate", &[]);
     assert_eq!(error, "node Frobnicate1 (Frobnicate): this operator is not known");
-    let error = refusal("Celu", &[("alpha", Attr::Float(2.0))]);
-    assert_eq!(error, "node Celu1 (Celu): attribute `alpha` is `2`: only `1` is supported");
+    let error = refusal("DepthToSpace", &[("blocksize", Attr::Int(2)), ("mode", Attr::Text("XYZ"))]);
+    let reason = "attribute `mode` is `XYZ`: only `DCR` and `CRD` are supported";
+    assert_eq!(error, format!("node DepthToSpace1 (DepthToSpace): {reason}"));
     let error = refusal("LSTM", &[("direction", Attr::Text("sideways"))]);
     assert_eq!(error, "node LSTM1 (LSTM): input `W` is missing");
     let error = refusal("Softmax", &[("axes", Attr::Ints(&[1]))]);

@@ -268,6 +268,21 @@ fn functions_of_double_precision() {
 }
 
 #[test]
+fn half_precision_is_rounded_once() {
+    // 100 and -1; step by step, the exponential of 100 overflows, and the sum with 1 is rounded.
+    let x = given(DataType::Float16, &[2], &[0x5640u16, 0xbc00]);
+    let (dtype, bytes) = computed("Softplus", 17, &[x], &[], &[]);
+    assert_eq!(dtype, DType::F16);
+    assert_eq!(elements::<u16>(&bytes), [0x5640, 0x3503]);
+}
+
+#[test]
+fn the_exponential_of_celu_has_its_factor() {
+    let made = computed("Celu", 12, &[f32s(&[2], &[-1.0, 2.0])], &[], &[("alpha", Attr::Float(0.5))]);
+    close(&f32s_of(made), &[-0.432_332_36, 2.0]);
+}
+
+#[test]
 fn native_types_keep_their_native_kernels() {
     for operator in
         ["ReduceSum", "ReduceMean", "ReduceLogSumExp", "ReduceL2", "Softmax", "LogSoftmax", "Sigmoid"]
