@@ -286,22 +286,13 @@ mod tests {
         let (engine, running) = serving();
         control(&engine);
         let (sender, events) = channel();
-        watch_engine(engine.clone(), sender.clone()).unwrap();
-        sender.send(Event::Loaded).unwrap();
+        watch_engine(engine.clone(), sender).unwrap();
+        running.set_ready();
         engine.device().poison("planted");
-        let address = running.http_addr();
-        let client = std::thread::spawn(move || {
-            // Refused while the server is not ready yet, then told of the fault.
-            loop {
-                let answer = asked(address);
-                if !answer.starts_with("HTTP/1.1 503") {
-                    return answer;
-                }
-            }
-        });
+        engine.wait_for_fault();
+        let answer = asked(running.http_addr());
         let error = attend(&running, &events, 1).unwrap_err();
         assert!(running.shutdown(FAULT_DRAIN), "nothing hangs");
-        let answer = client.join().unwrap();
         assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("device has failed"), "{answer}");
         assert!(error.to_string().contains("device has failed"), "{error}");
         assert_eq!(crate::status(&error), FAULT_STATUS);
