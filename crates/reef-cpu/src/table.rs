@@ -259,12 +259,17 @@ mod loom_tests {
             assert_eq!(table.acquire(id).map(Thing::read), Some(7));
             table.close(id);
             let other = table.clone();
-            let thread = thread::spawn(move || other.release(id));
-            let next = table.insert(Thing::new(8)).ok();
-            if let Some(next) = next {
-                assert_eq!(table.acquire(next).map(Thing::read), Some(8));
-            }
-            thread.join().unwrap();
+            let releaser = thread::spawn(move || other.release(id));
+            let mut next = Thing::new(8);
+            let next = loop {
+                match table.insert(next) {
+                    Ok(id) => break id,
+                    Err(again) => next = again,
+                }
+                thread::yield_now();
+            };
+            assert_eq!(table.acquire(next).map(Thing::read), Some(8));
+            releaser.join().unwrap();
         });
     }
 }
