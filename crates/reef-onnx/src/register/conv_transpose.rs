@@ -11,7 +11,9 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::cnn::{Deconv, KernelFormat, PaddingSpec, PoolSpec};
 use tract_onnx::tract_core::ops::nn::DataFormat;
 use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, IntoExp, Solver, TensorProxy};
-use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
+use tract_onnx::tract_hir::ops::expandable::Expansion;
+
+use super::expanded;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AutoPad {
@@ -51,10 +53,7 @@ pub(super) fn conv_transpose(
     _: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    match parse(node) {
-        Ok(op) => Ok((expand(op), vec![])),
-        Err(reason) => bail!("ConvTranspose: {reason}"),
-    }
+    expanded(node, parse(node))
 }
 
 /// Why the operator cannot be computed, if so.

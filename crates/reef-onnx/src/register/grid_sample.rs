@@ -5,7 +5,9 @@ use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, Solver, TensorProxy};
-use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
+use tract_onnx::tract_hir::ops::expandable::Expansion;
+
+use super::expanded;
 
 /// The coefficient of the cubic convolution function.
 const CUBIC: f64 = -0.75;
@@ -37,10 +39,7 @@ pub(super) fn grid_sample(
     _: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    match parse(node) {
-        Ok(op) => Ok((expand(op), vec![])),
-        Err(reason) => bail!("GridSample: {reason}"),
-    }
+    expanded(node, parse(node))
 }
 
 /// Why the operator cannot be computed, if so.

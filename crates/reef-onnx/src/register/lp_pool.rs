@@ -6,7 +6,9 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::math::{abs, pow};
 use tract_onnx::tract_core::ops::nn::{Reduce, Reducer};
 use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, Solver, TensorProxy};
-use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
+use tract_onnx::tract_hir::ops::expandable::Expansion;
+
+use super::expanded;
 
 #[derive(Clone, Debug)]
 struct GlobalLpPool {
@@ -18,10 +20,7 @@ pub(super) fn global_lp_pool(
     _: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    match parse(node) {
-        Ok(op) => Ok((expand(op), vec![])),
-        Err(reason) => bail!("GlobalLpPool: {reason}"),
-    }
+    expanded(node, parse(node))
 }
 
 /// Why the operator cannot be computed, if so.

@@ -32,7 +32,9 @@ use std::sync::OnceLock;
 use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::prelude::TractResult;
+use tract_onnx::tract_core::internal::bail;
 use tract_onnx::tract_hir::infer::InferenceOp;
+use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
 
 pub(crate) use norm::ChannelAffine;
 pub(crate) use own::{DataFault, Refused};
@@ -70,6 +72,17 @@ pub(crate) fn onnx() -> Onnx {
         register.insert(operator, random);
     }
     onnx
+}
+
+/// What a reader gives for a node that was parsed to an operator of ours, or to why it is not computed.
+fn expanded(
+    node: &NodeProto,
+    parsed: Result<impl Expansion + 'static, String>,
+) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+    match parsed {
+        Ok(op) => Ok((expand(op), vec![])),
+        Err(reason) => bail!("{}: {reason}", node.op_type),
+    }
 }
 
 /// tract's own readers, by operator.

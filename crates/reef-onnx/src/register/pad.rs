@@ -7,7 +7,9 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::array::{Gather, Pad as TractPad, PadMode, Slice};
 use tract_onnx::tract_core::ops::identity::Identity;
 use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, Solver, TensorProxy};
-use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
+use tract_onnx::tract_hir::ops::expandable::Expansion;
+
+use super::expanded;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -37,10 +39,7 @@ pub(super) fn pad(
     context: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    match parse(node, context.onnx_operator_set_version) {
-        Ok(op) => Ok((expand(op), vec![])),
-        Err(reason) => bail!("Pad: {reason}"),
-    }
+    expanded(node, parse(node, context.onnx_operator_set_version))
 }
 
 /// Why the operator cannot be computed, if so.

@@ -15,7 +15,9 @@ use tract_onnx::tract_core::ops::gru_seq::GruSeq;
 use tract_onnx::tract_core::ops::logic::comp_lt;
 use tract_onnx::tract_core::ops::scan::{InputMapping, OutputMapping, Scan, ScanInfo};
 use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, IntoExp, Solver, TensorProxy};
-use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
+use tract_onnx::tract_hir::ops::expandable::Expansion;
+
+use super::expanded;
 
 use super::activation::Activation;
 use super::cell::{Cell, Kind, Parts};
@@ -50,10 +52,7 @@ pub(super) fn recurrent(
     _: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    match parse(node) {
-        Ok(op) => Ok((expand(op), vec![])),
-        Err(reason) => bail!("{}: {reason}", node.op_type),
-    }
+    expanded(node, parse(node))
 }
 
 /// Why the operator cannot be computed, if so.

@@ -11,7 +11,9 @@ use tract_onnx::tract_core::ops::array::Gather;
 use tract_onnx::tract_core::ops::identity::Identity;
 use tract_onnx::tract_core::ops::nn::resize::NearestUpsample;
 use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, Solver, TensorProxy};
-use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
+use tract_onnx::tract_hir::ops::expandable::Expansion;
+
+use super::expanded;
 
 use super::resample::{AxisTaps, Coordinates, Kernel, Resample, Rounding, Rule};
 
@@ -57,10 +59,7 @@ pub(super) fn resize(
     context: &ParsingContext,
     node: &NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    match parse(node, context.onnx_operator_set_version) {
-        Ok(op) => Ok((expand(op), vec![])),
-        Err(reason) => bail!("{}: {reason}", node.op_type),
-    }
+    expanded(node, parse(node, context.onnx_operator_set_version))
 }
 
 /// Why the operator cannot be computed, if so.
