@@ -43,21 +43,28 @@ thread_local! {
 pub fn catch<T>(call: impl FnOnce() -> T) -> Result<T, CaughtPanic> {
     install();
     let inside = Inside::enter();
-    let result = catch_unwind(AssertUnwindSafe(call));
-    // The payload may be anything, and its drop may panic, too.
-    let result = result.map_err(|panic| {
-        let message = message_of(&*panic).to_owned();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-        CaughtPanic { message, location: LOCATION.take() }
-    });
+    let result = contain(call).map_err(|message| CaughtPanic { message, location: LOCATION.take() });
     drop(inside);
     result
 }
 
-/// What a panic said.
-pub fn message_of(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+/// Runs `call`; its panic is printed as ever, and its message is a value. Unwind safety as for [`catch`].
+pub fn contain<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(message_of)
+}
+
+/// What a panic said. A payload of a foreign type may panic when it is dropped, so it is not.
+pub fn message_of(panic: Box<dyn Any + Send>) -> String {
+    match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => match panic.downcast::<&str>() {
+            Ok(text) => text.to_string(),
+            Err(panic) => {
+                std::mem::forget(panic);
+                "without a message".into()
+            }
+        },
+    }
 }
 
 /// Counts the thread in, and out again however the call ends.

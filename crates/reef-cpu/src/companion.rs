@@ -17,14 +17,13 @@
 //! companion. Companions are started when a plan with host kernels is loaded (the first) and when a unit
 //! needs one more, and stay.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::{JoinHandle, Thread};
 
 use reef_base::Nanos;
 use reef_base::limits::REAL_TIME_LEVELS;
-use reef_base::panics::message_of;
+use reef_base::panics::contain;
 use reef_plan::{HostFault, HostState};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -248,10 +247,10 @@ fn run(executor: &Executor, claim: Claim) -> BlockEnd {
         host: Some(cell),
     };
     // SAFETY: the submitter checked the buffers against the plan; a host kernel uses no scratch.
-    let result = catch_unwind(AssertUnwindSafe(|| unsafe { kernel.run(&context, located.block) }));
+    let result = contain(|| unsafe { kernel.run(&context, located.block) });
     result.unwrap_or_else(|panic| {
         drop_state(cell);
-        BlockEnd::Failed(fault(format!("it panicked: {}", message_of(&*panic))))
+        BlockEnd::Failed(fault(format!("it panicked: {panic}")))
     })
 }
 
@@ -265,8 +264,7 @@ fn make_state(
     // SAFETY: the cell is the task's, and its stage runs the one block that uses it here.
     let state = unsafe { &mut *cell.get() };
     if state.is_none() {
-        let made = catch_unwind(AssertUnwindSafe(make));
-        let made = made.unwrap_or_else(|panic| Err(fault(format!("it panicked: {}", message_of(&*panic)))));
+        let made = contain(make).unwrap_or_else(|panic| Err(fault(format!("it panicked: {panic}"))));
         *state = Some(made.map_err(BlockEnd::Failed)?);
     }
     Ok(())

@@ -5,11 +5,11 @@
 //! parked units that may now run held-back work are woken. From then on the slot belongs to who pops the
 //! completion.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
+use reef_base::panics::contain;
 use reef_base::{MonotonicClock, Nanos, TaskKey};
 use reef_device::{Completion, Event, EventKind, Outcome, Padding, Scheme, Wake};
 use reef_plan::HostFault;
@@ -250,10 +250,7 @@ impl Executor {
         if !waker.is_null() {
             // SAFETY: the pointer is to a box in `wakers`, from which nothing is removed.
             let waker = unsafe { &*waker };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.0.wake())) {
-                // What it panicked with may panic when it is dropped.
-                std::mem::forget(panic);
-            }
+            let _ = contain(|| waker.0.wake());
         }
     }
 

@@ -1,11 +1,10 @@
 //! The thread of a compute unit: where it runs, how urgent it is, and its floating-point mode.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 
-use reef_base::panics::message_of;
+use reef_base::panics::contain;
 use reef_device::Event;
 use rtrb::Producer;
 use rustix::thread::CpuSet;
@@ -42,8 +41,8 @@ pub(crate) fn spawn(
 /// Runs a thread's work. What it calls of others is contained where it is called, so a panic that gets here
 /// is a bug of our own: the block in its hands never ends, and nobody may wait for it.
 pub(crate) fn poison_on_panic(executor: &Executor, cu: usize, work: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-        executor.poison(&format!("the thread of compute unit {cu} panicked: {}", message_of(&*panic)));
+    if let Err(panic) = contain(work) {
+        executor.poison(&format!("the thread of compute unit {cu} panicked: {panic}"));
     }
 }
 

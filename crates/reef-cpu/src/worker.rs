@@ -4,9 +4,9 @@
 //! claims the urgent block first and is then abandoned: the claimed block is *in hand* and runs next.
 
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use reef_base::panics::contain;
 use reef_base::{CuId, MonotonicClock, Nanos, TaskKey};
 use reef_device::{Event, EventKind};
 use reef_plan::Restart;
@@ -274,7 +274,7 @@ impl Worker {
         };
         // SAFETY: the submitter checked the buffers against the plan; the validator, that stages order
         // writers and readers and that blocks of a stage write apart.
-        let result = catch_unwind(AssertUnwindSafe(|| unsafe { prepared.kernel.run(&context, block) }));
+        let result = contain(|| unsafe { prepared.kernel.run(&context, block) });
         let now = MonotonicClock::read();
         let ran = Ran { claim, index, start, now, time: now - start, padding };
         match result {

@@ -1,34 +1,14 @@
 //! Panics: what is done about those of foreign code, and about our own. The rule stands in the crate's
 //! documentation.
 
-use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+pub(crate) use reef_base::panics::{contain, message_of};
+
 use crate::error::InferError;
-
-/// Runs `code`; a panic becomes its message. Unwind safety: callers let go of what the code worked on, or
-/// stop using it.
-pub(crate) fn contain<T>(code: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(code)).map_err(message_of)
-}
-
-/// What a panic said. A payload of a foreign type may panic when it is dropped, so it is not.
-pub(crate) fn message_of(panic: Box<dyn Any + Send>) -> String {
-    match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => match panic.downcast::<&str>() {
-            Ok(text) => text.to_string(),
-            Err(panic) => {
-                std::mem::forget(panic);
-                "without a message".into()
-            }
-        },
-    }
-}
 
 /// Writes to the log. Where that goes is foreign code, too.
 pub(crate) fn log(event: impl FnOnce()) {

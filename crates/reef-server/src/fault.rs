@@ -1,17 +1,12 @@
 //! Panics while a request is served: they are that request's end, and nobody else's.
 
-use std::any::Any;
 use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
-use crate::error::ApiError;
+pub(crate) use reef_base::panics::contain;
 
-/// Runs `code`; a panic becomes its message. Unwind safety: what the code worked on is not used again.
-pub(crate) fn contain<T>(code: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(code)).map_err(message_of)
-}
+use crate::error::ApiError;
 
 /// As [`contain`], for a future; after a panic it is not polled again.
 pub(crate) async fn contained<T>(future: impl Future<Output = T>) -> Result<T, String> {
@@ -28,20 +23,6 @@ pub(crate) async fn contained<T>(future: impl Future<Output = T>) -> Result<T, S
 pub(crate) fn bug(panic: &str) -> ApiError {
     let _ = contain(|| tracing::error!(panic, "serving a request panicked"));
     ApiError::internal(format!("an internal error, please report it: {panic}"))
-}
-
-/// What a panic said. A payload of another type may panic when it is dropped, so it is not.
-fn message_of(panic: Box<dyn Any + Send>) -> String {
-    match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => match panic.downcast::<&str>() {
-            Ok(text) => text.to_string(),
-            Err(panic) => {
-                std::mem::forget(panic);
-                "without a message".into()
-            }
-        },
-    }
 }
 
 #[cfg(test)]
