@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""What a mechanism of the CPU executor costs: this build beside one with the mechanism compiled out.
+"""What a mechanism of the CPU executor costs, or a change: this build beside one without it.
 
   scripts/cost-of.py polls    poll points in best-effort work
   scripts/cost-of.py trace    the recording of events, while it is off
+  scripts/cost-of.py change --before PATH    what was changed since PATH was built, the example `bursts` of a checkout
 
-Builds the example `bursts` twice, loads the models in both processes, and lets them run a model back to back for a
-moment in turns; who goes first changes from pair to pair. A machine that slows down for longer than a burst hits both.
-Prints for every model the median over the pairs of what the mechanism costs in throughput, with the interval that
-holds the true median with 95 % confidence.
+Builds the example `bursts`, and again with the mechanism compiled out, loads the models in both processes, and lets
+them run a model back to back for a moment in turns; who goes first changes from pair to pair. A machine that slows down
+for longer than a burst hits both. Prints for every model the median over the pairs of what the mechanism costs in
+throughput, with the interval that holds the true median with 95 % confidence.
 """
 
 import argparse
@@ -22,7 +23,11 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-MODELS = {"polls": ["resnet152", "distilbert", "control"], "trace": ["resnet152", "tiny-resnet152", "control"]}
+MODELS = {
+    "polls": ["resnet152", "distilbert", "control"],
+    "trace": ["resnet152", "tiny-resnet152", "control"],
+    "change": ["resnet152", "tiny-resnet152", "distilbert", "control"],
+}
 
 
 def main():
@@ -30,7 +35,7 @@ def main():
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     models = args.models or MODELS[args.what]
     # Only the crates behind reef-cpu are built twice. The plain build comes last: it stays in the target folder.
-    without = build(target, "without", ["--features", f"reef-cpu/no-{args.what}"])
+    without = args.before or build(target, "without", ["--features", f"reef-cpu/no-{args.what}"])
     having = build(target, "with", [])
     with Bursts(having, args.burst_s, models) as a, Bursts(without, args.burst_s, models) as b:
         results = [measure(model, a, b, args.pairs) for model in models]
@@ -47,11 +52,14 @@ def main():
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=sorted(MODELS))
+    parser.add_argument("--before", type=pathlib.Path, help="the program to compare a change with")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--burst-s", type=float, default=0.5)
     parser.add_argument("--models", nargs="+", help="names of the zoo, or tiny-NAME")
     parser.add_argument("--json", action="store_true", help="write the results as JSON, with every pair")
     args = parser.parse_args()
+    if (args.what == "change") != bool(args.before):
+        parser.error("--before belongs to `change`")
     if args.pairs < 8 or args.burst_s <= 0:
         parser.error("at least 8 pairs of bursts that take time are needed")
     return args

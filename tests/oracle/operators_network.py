@@ -252,11 +252,9 @@ def resize_cases():
     for (h, w), mode in itertools.product(FACTORS, ("nearest", "linear", "cubic")):
         tag = f"{mode}_{h}_{w}"
         for coordinates in COORDINATES:
-            # The second row lies on 2 within rounding here: the order of operations decides.
-            tie = (coordinates, h) == ("half_pixel_symmetric", 0.6)
             opset = 19 if coordinates == "half_pixel_symmetric" else 18
             more = [{"nearest_mode": m} for m in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")]
-            for at, extra in enumerate((more[:2] if tie else more) if mode == "nearest" else [{}]):
+            for at, extra in enumerate(more if mode == "nearest" else [{}]):
                 yield resize(f"{tag}_{coordinates}_{at}", [1, 1, h, w], mode=mode, opset=opset,
                              coordinate_transformation_mode=coordinates, **extra)
             if mode == "cubic":
@@ -286,7 +284,18 @@ def resize_cases():
         for at, roi in enumerate(([0, 0, .2, .3, 1, 1, .8, .7], [0, 0, -.2, .3, 1, 1, 1.2, 1.4])):
             yield resize(f"{tag}_crop{at}", [1, 1, h, w], roi=roi, mode=mode, extrapolation_value=7.5,
                          coordinate_transformation_mode="tf_crop_and_resize")
+    yield from resize_ties()
     yield from resize_more_cases()
+
+
+def resize_ties():
+    """Many elements lie in the middle between two, but for the rounding errors of their coordinates."""
+    pairs, shapes = [(0.3, 0.6), (0.7, 0.9), (1.3, 1.7), (2.2, 3.3)], [(7, 12), (14, 16), (17, 20)]
+    for scales, shape, coordinates in itertools.product(pairs, shapes, COORDINATES):
+        for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor"):
+            name = f"tie_{coordinates}_{rounding}_{scales[0]}_{shape[0]}"
+            yield resize(name, [1, 1, *scales], shape=(1, 1, *shape), mode="nearest", opset=19,
+                         coordinate_transformation_mode=coordinates, nearest_mode=rounding)
 
 
 def resize_more_cases():

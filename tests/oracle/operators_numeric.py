@@ -319,6 +319,7 @@ def shape_value_cases():
             case(f"OneHot {t} {v} axis {axis}", "OneHot", np.floor(data(t, (2, 3), 0, 4)).astype(t), K(np.array(5, "i8")), K(np.array([2, 7], v)), **attrs)
     case("OneHot negative", "OneHot", np.array([0, -1, -5, 3], "i8"), K(np.array([5], "i8")), K(np.array([0, 1], "f4")))
     case("OneHot depth f4", "OneHot", np.array([0, 2], "i8"), K(np.array(5, "f4")), K(np.array([0, 1], "f4")))
+    case("OneHot fractions", "OneHot", np.array([0.5, 1.0, 1.9, -0.5, -1.0, 3.2], "f4"), K(np.array([4], "f4")), K(np.array([0, 1], "f4")))
     for dtype in ["f4", "f8", "i4", "i8"]:
         x = np.random.default_rng(1).permutation(24).reshape(2, 3, 4).astype(dtype)
         ties = data(dtype, (3, 6), 0, 3)

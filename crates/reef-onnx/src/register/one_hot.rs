@@ -1,6 +1,7 @@
 //! `OneHot` as a comparison of every index with the places of the new axis.
 //!
-//! An index outside of `-depth` to `depth - 1` makes a row of off-values, as the specification has it.
+//! An index outside of `-depth` to `depth - 1` makes a row of off-values, as the specification has it; so does
+//! one with a fraction.
 
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;
@@ -74,9 +75,17 @@ impl Expansion for OneHot {
         let axis = self.axis(rank)?;
         let name = |part: &str| format!("{prefix}.{part}");
         let all_ones = vec![1usize; rank];
-        let scalar = |value: i64| Tensor::from_shape(&all_ones, &[value]);
-        let whole = model.wire_node(name("index"), cast(i64::datum_type()), &[inputs[0]])?;
-        let index = model.wire_node(name("axis"), AxisOp::Add(axis), &whole)?[0];
+        let compared = match model.outlet_fact(inputs[0])?.datum_type {
+            DatumType::F16 => DatumType::F32,
+            datum if datum.is_float() => datum,
+            _ => DatumType::I64,
+        };
+        let numbers = |shape: &[usize], values: &[i64]| -> TractResult<Tensor> {
+            Ok(Tensor::from_shape(shape, values)?.cast_to_dt(compared)?.into_owned())
+        };
+        let scalar = |value: i64| numbers(&all_ones, &[value]);
+        let index = model.wire_node(name("index"), cast(compared), &[inputs[0]])?;
+        let index = model.wire_node(name("axis"), AxisOp::Add(axis), &index)?[0];
         // Negative indices count from the end.
         let (zero, span) = (
             model.add_const(name("zero"), scalar(0)?)?,
@@ -89,7 +98,7 @@ impl Expansion for OneHot {
         let mut shape = all_ones.clone();
         shape[axis] = depth;
         let places: Vec<i64> = (0..depth as i64).collect();
-        let places = model.add_const(name("places"), Tensor::from_shape(&shape, &places)?)?;
+        let places = model.add_const(name("places"), numbers(&shape, &places)?)?;
         let hot = model.wire_node(name("hot"), TypedBinOp(Box::new(CompEq), None), &[place, places])?[0];
         let value = |at: usize| -> TractResult<Tensor> {
             let mut value = values.nth(at)?;

@@ -7,6 +7,8 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::broadcast::multi_broadcast;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::cast::cast;
+use tract_onnx::tract_core::ops::change_axes::wire_with_rank_broadcast;
+use tract_onnx::tract_core::ops::math::{add, div};
 
 use super::functions as math;
 use super::own::{Builder, Built, DataFault, Kernel, Own, Reading, beside, facts_of, own, refused};
@@ -229,7 +231,6 @@ fn plain(operator: &str) -> Option<Pointwise> {
 fn several(operator: &str) -> Option<Pointwise> {
     Some(match operator {
         "Sum" => of_all(|x, _| x.iter().sum(), |x, _| Some(x.iter().sum()), numbers),
-        "Mean" => of_one(|x, _| x.iter().sum::<f64>() / x.len() as f64, floats),
         "Max" => of_all(
             |x, _| x.iter().copied().reduce(math::max).unwrap_or(f64::NAN),
             |x, _| x.iter().copied().max(),
@@ -350,7 +351,6 @@ pub(super) fn register(onnx: &mut Onnx) {
         "BitwiseNot",
         "Where",
         "Sum",
-        "Mean",
         "Max",
         "Min",
         "Equal",
@@ -366,6 +366,7 @@ pub(super) fn register(onnx: &mut Onnx) {
     for operator in ["Elu", "Selu", "Celu", "HardSigmoid", "LeakyRelu", "ThresholdedRelu", "Shrink"] {
         onnx.op_register.insert(operator, read_parametric);
     }
+    onnx.op_register.insert("Mean", read_mean);
     onnx.op_register.insert("Gelu", gelu);
     onnx.op_register.insert("IsInf", is_inf);
     onnx.op_register.insert("Mod", modulo);
@@ -398,6 +399,35 @@ fn read_parametric(context: &ParsingContext, node: &NodeProto) -> Built {
         reading.native = nothing;
     }
     beside(context, node, tracts(node)?, reading)
+}
+
+/// `Mean`; tract's cannot divide where the first tensor has not the result's rank.
+#[derive(Clone, Debug)]
+struct Mean(Pointwise);
+
+impl Reading for Mean {
+    fn facts(&self, inputs: &[TypedFact]) -> TractResult<Option<TVec<TypedFact>>> {
+        facts_of(&self.0, inputs)
+    }
+
+    fn wire(&self, name: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
+        let facts: Vec<TypedFact> =
+            inputs.iter().map(|&input| model.outlet_fact(input).cloned()).collect::<TractResult<_>>()?;
+        if facts.iter().all(|fact| fact.konst.is_some()) || !self.0.left_to_tract(&facts) {
+            return self.0.wire(name, model, inputs);
+        }
+        let mut sum = inputs[0];
+        for (at, &input) in inputs.iter().enumerate().skip(1) {
+            sum = wire_with_rank_broadcast(format!("{name}.{at}"), model, add(), &[sum, input])?[0];
+        }
+        let count = tensor0(inputs.len() as f32).cast_to_dt(facts[0].datum_type)?.into_owned();
+        let count = model.add_const(format!("{name}.count"), count)?;
+        wire_with_rank_broadcast(name, model, div(), &[sum, count])
+    }
+}
+
+fn read_mean(_: &ParsingContext, node: &NodeProto) -> Built {
+    own(node, Mean(of_one(|x, _| x.iter().sum::<f64>() / x.len() as f64, floats)))
 }
 
 fn gelu(context: &ParsingContext, node: &NodeProto) -> Built {

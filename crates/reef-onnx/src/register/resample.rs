@@ -82,7 +82,7 @@ impl Coordinates {
             Coordinates::HalfPixelSymmetric => {
                 let adjustment = resized / (scale * extent);
                 let offset = extent / 2.0 * (1.0 - adjustment);
-                offset + (at + 0.5) / scale - 0.5
+                (f64::from(offset) + (f64::from(at) + 0.5) / f64::from(scale) - 0.5) as f32
             }
             Coordinates::AlignCorners if output == 1 => 0.0,
             Coordinates::AlignCorners => at * (extent - 1.0) / (resized - 1.0),
@@ -91,7 +91,7 @@ impl Coordinates {
             Coordinates::CropAndResize if output > 1 => {
                 roi.0 * (extent - 1.0) + (at * (roi.1 - roi.0) * (extent - 1.0)) / (resized - 1.0)
             }
-            Coordinates::CropAndResize => 0.5 * (roi.0 + roi.1) * (extent - 1.0),
+            Coordinates::CropAndResize => (0.5 * f64::from(roi.0 + roi.1) * f64::from(extent - 1.0)) as f32,
         }
     }
 }
@@ -108,8 +108,11 @@ impl Rounding {
     }
 
     fn round(self, x: f32, shrinks: bool) -> f32 {
+        // Rounding errors of the coordinate do not decide between two elements that are as near.
+        let tie = (x - x.floor() - 0.5).abs() < 1e-6;
         match self {
-            Rounding::PreferFloor if x == x.trunc() + 0.5 => x.floor(),
+            Rounding::PreferFloor if tie => x.floor(),
+            Rounding::PreferCeil if tie => x.ceil(),
             Rounding::PreferFloor | Rounding::PreferCeil => x.round(),
             Rounding::Floor => x.floor(),
             Rounding::Ceil => x.ceil(),
