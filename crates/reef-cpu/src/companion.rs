@@ -13,11 +13,14 @@
 //! timer. Companions ask for long slices, so that the system lets the unit have the core at once, since Linux
 //! 6.12. On older kernels it may have to wait for the end of a slice of some milliseconds.)
 //!
+//! So a unit neither allocates nor frees memory while it has companions that are stopped, and starts no
+//! thread: it could wait for what one of them holds, and only the unit lets that go on.
+//!
 //! A unit has one companion per rank at most: it takes only more urgent work while a block of its is with a
-//! companion. Companions are started when a plan with host kernels is loaded (the first) and when a unit
-//! needs one more, and stay.
+//! companion. Companions are started when a plan with host kernels is loaded (two, for a real-time model
+//! beside best-effort ones) and by who submits the first task of one more rank, and stay.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::{JoinHandle, Thread};
 
@@ -28,7 +31,7 @@ use reef_plan::{HostFault, HostState};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::board::Claim;
-use crate::context::{Bases, BlockContext, BlockEnd, Demand, HostCell, Poll};
+use crate::context::{Bases, BlockContext, BlockEnd, BlockFault, Demand, HostCell, Poll};
 use crate::executor::Executor;
 use crate::lease::Hold;
 use crate::plans::{Prepared, contain_drop, locate};
@@ -43,6 +46,9 @@ pub(crate) const GRACE_EVERY: Nanos = Nanos(50_000_000);
 
 /// Companions of one unit: one per rank.
 const COMPANIONS_MAX: usize = REAL_TIME_LEVELS as usize + 1;
+
+/// Companions that a unit has as soon as there are host kernels.
+const COMPANIONS_MIN: usize = 2;
 
 const IDLE: u8 = 0;
 const GIVEN: u8 = 1;
@@ -101,6 +107,11 @@ impl Companion {
         lock(&self.duty.report).take().expect("the report is there before the block is done")
     }
 
+    /// Leaves a report with it, which frees that; for its unit, once it has no block.
+    pub(crate) fn keep(&self, report: Report) {
+        *lock(&self.duty.report) = Some(report);
+    }
+
     /// Stops it, if it still runs; for its unit, which took the core back.
     pub(crate) fn stop(&self) {
         if !self.is_done() && !self.duty.hold.is_held() {
@@ -120,18 +131,55 @@ pub(crate) struct Crew {
     units: Box<[[OnceLock<Companion>; COMPANIONS_MAX]]>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     placements: Box<[Placement]>,
+    /// Ranks of the tasks with host kernels that there have been, as a set.
+    ranks: AtomicU32,
 }
 
 impl Crew {
     /// Nobody yet; companions of a unit will be placed like the unit.
     pub(crate) fn new(placements: Box<[Placement]>) -> Crew {
         let units = placements.iter().map(|_| std::array::from_fn(|_| OnceLock::new())).collect();
-        Crew { units, threads: Mutex::default(), placements }
+        Crew { units, threads: Mutex::default(), placements, ranks: AtomicU32::new(0) }
     }
 
     /// Companion `index` of `cu`, which is there.
     pub(crate) fn get(&self, cu: usize, index: usize) -> &Companion {
-        self.units[cu][index].get().expect("a companion that has a block was started")
+        self.find(cu, index).expect("a companion that has a block was started")
+    }
+
+    /// Companion `index` of `cu`, if it could be started.
+    pub(crate) fn find(&self, cu: usize, index: usize) -> Option<&Companion> {
+        self.units[cu][index].get()
+    }
+
+    /// Starts the companions that there are in any case.
+    pub(crate) fn muster(executor: &Arc<Executor>) -> std::io::Result<()> {
+        executor.crew.start_all(executor, COMPANIONS_MIN)
+    }
+
+    /// Starts what a task of `rank` with host kernels may need: a companion of each unit for every rank. Who
+    /// submits the task calls it before.
+    pub(crate) fn muster_for(executor: &Arc<Executor>, rank: u8) -> std::io::Result<()> {
+        let (crew, own) = (&executor.crew, 1 << rank);
+        let ranks = crew.ranks.load(Ordering::Acquire);
+        if ranks & own != 0 {
+            return Ok(());
+        }
+        let mut ranks = ranks | own;
+        loop {
+            crew.start_all(executor, ranks.count_ones() as usize)?;
+            // Another rank may have come meanwhile: then there must be one more companion.
+            let known = crew.ranks.fetch_or(own, Ordering::AcqRel) | own;
+            if known & !ranks == 0 {
+                return Ok(());
+            }
+            ranks |= known;
+        }
+    }
+
+    fn start_all(&self, executor: &Arc<Executor>, count: usize) -> std::io::Result<()> {
+        (0..self.units.len())
+            .try_for_each(|cu| (0..count).try_for_each(|index| Crew::start(executor, cu, index).map(drop)))
     }
 
     /// Companion `index` of `cu`; started if it is not there yet.
@@ -250,7 +298,7 @@ fn run(executor: &Executor, claim: Claim) -> BlockEnd {
     let result = contain(|| unsafe { kernel.run(&context, located.block) });
     result.unwrap_or_else(|panic| {
         drop_state(cell);
-        BlockEnd::Failed(fault(format!("it panicked: {panic}")))
+        BlockEnd::Failed(BlockFault::Host(fault(format!("it panicked: {panic}"))))
     })
 }
 
@@ -265,7 +313,7 @@ fn make_state(
     let state = unsafe { &mut *cell.get() };
     if state.is_none() {
         let made = contain(make).unwrap_or_else(|panic| Err(fault(format!("it panicked: {panic}"))));
-        *state = Some(made.map_err(BlockEnd::Failed)?);
+        *state = Some(made.map_err(|fault| BlockEnd::Failed(BlockFault::Host(fault)))?);
     }
     Ok(())
 }

@@ -3,7 +3,9 @@
 //! The interface between the executor, which makes contexts, and the kernels, which only use them.
 
 use std::cell::UnsafeCell;
+use std::sync::Arc;
 
+use reef_graph::AllowedIndices;
 use reef_plan::{HostFault, HostState, Place, Region};
 
 use crate::sync::{AtomicU64, Ordering};
@@ -15,8 +17,41 @@ pub(crate) enum BlockEnd {
     Done,
     /// A poll said stop; the tile holds rubbish and the block must run again.
     Killed,
-    /// A host kernel failed.
-    Failed(HostFault),
+    /// The kernel could not compute it.
+    Failed(BlockFault),
+}
+
+/// Why a block failed. Made on a compute unit, which must not ask for memory (`companion` says why), and put
+/// in words elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BlockFault {
+    /// A host kernel's own words, from its companion.
+    Host(HostFault),
+    /// Index number `pick` of the kernel is not one of an axis of `extent`.
+    Index { kernel: Arc<str>, pick: usize, index: i64, extent: usize },
+    /// An integer of the kernel is divided by 0.
+    Divisor { kernel: Arc<str> },
+    /// No companion could be started.
+    NoThread,
+}
+
+impl BlockFault {
+    /// In words.
+    pub(crate) fn told(self) -> HostFault {
+        match self {
+            BlockFault::Host(fault) => fault,
+            BlockFault::Index { kernel, pick, index, extent } => {
+                let allowed = AllowedIndices(extent);
+                HostFault::of_input(&*kernel, format!("Gather: indices[{pick}] is {index}, {allowed}"))
+            }
+            BlockFault::Divisor { kernel } => {
+                let reason =
+                    "Div: an integer is divided by 0; every element of the divisor must be another number";
+                HostFault::of_input(&*kernel, reason)
+            }
+            BlockFault::NoThread => HostFault::of_kernel("host", "there is no thread to run it on"),
+        }
+    }
 }
 
 /// One task slot's state of one host kernel; none after a panic.

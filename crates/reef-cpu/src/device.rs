@@ -150,15 +150,6 @@ impl CpuDevice {
         Ok(())
     }
 
-    /// The companions that run the first host kernel of each unit: here, so that no task waits for a thread
-    /// to start.
-    fn start_companions(&self) -> Result<(), DeviceError> {
-        let start = |cu| Crew::start(&self.executor, cu, 0).map(drop);
-        (0..self.capabilities.cus)
-            .try_for_each(start)
-            .map_err(|error| DeviceError::Start(format!("a thread for host kernels: {error}")))
-    }
-
     /// Accepts the task into `slot`, which the caller took, with a reference to the plan.
     #[allow(unsafe_code)]
     fn publish(&self, slot: usize, request: Request<'_>) -> TaskId {
@@ -229,7 +220,8 @@ impl Device for CpuDevice {
         self.check_target(&plan)?;
         let (name, wanted) = (plan.name().to_string(), (plan.arena_bytes(), plan.scratch_bytes()));
         if !plan.host_kernels().is_empty() {
-            self.start_companions()?;
+            let fail = |error| DeviceError::Start(format!("a thread for host kernels: {error}"));
+            Crew::muster(&self.executor).map_err(fail)?;
         }
         let loaded = Box::new(Loaded::new(plan, self.capabilities.slots, self.capabilities.cus)?);
         let mut offered = self.lock_loading();
@@ -250,7 +242,8 @@ impl Device for CpuDevice {
         Some(io)
     }
 
-    /// Its only system call is the wake of parked compute units.
+    /// Its only system call is the wake of parked compute units, but for the first task of a rank that has
+    /// host kernels: threads start for it.
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
         let submitted = MonotonicClock::read();
         let real_time = key.class().is_real_time();
@@ -263,6 +256,10 @@ impl Device for CpuDevice {
         let Some(loaded) = self.executor.plans.acquire(plan) else {
             return Err(Rejected { io, why: RejectReason::UnknownPlan });
         };
+        if !loaded.plan.host_kernels().is_empty() {
+            // Without a thread, the task fails where it needs one.
+            let _ = Crew::muster_for(&self.executor, key.rank());
+        }
         let slot = if io.fits(&loaded.plan) {
             self.executor.board.take_slot(real_time).ok_or(RejectReason::BoardFull)
         } else {

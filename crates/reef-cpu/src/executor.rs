@@ -1,8 +1,8 @@
 //! What submitters, compute units and cancellers share, and the steps that any of them may take on a task.
 //!
-//! Order at a task's end, by the one caller that settled its last block: outcome and counters are written,
-//! the task leaves the board, its slot is handed to who fetches completions, the waker is called, and
-//! parked units that may now run held-back work are woken. From then on the slot belongs to who pops the
+//! Order at a task's end, by the one caller that settled its last block: why it ended and counters are
+//! written, the task leaves the board, its slot is handed to who fetches completions, the waker is called,
+//! and parked units that may now run held-back work are woken. From then on the slot belongs to who pops the
 //! completion.
 
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
@@ -12,11 +12,11 @@ use std::thread::Thread;
 use reef_base::panics::contain;
 use reef_base::{MonotonicClock, Nanos, TaskKey};
 use reef_device::{Completion, Event, EventKind, Outcome, Padding, Scheme, Wake};
-use reef_plan::HostFault;
 
 use crate::board::word::{Reason, Word};
 use crate::board::{Board, Claim, bits, limit_of};
 use crate::companion::Crew;
+use crate::context::BlockFault;
 use crate::cu::Cu;
 use crate::events::Recorder;
 use crate::gate::{Gate, Gates};
@@ -153,11 +153,21 @@ impl Executor {
         }
     }
 
-    /// A block of the task failed; the caller holds it and drops it afterwards.
-    pub(crate) fn fail(&self, claim: Claim, fault: HostFault) {
+    /// A block of the task failed; the caller holds it and drops it afterwards. Gives `fault` back if another
+    /// block failed first.
+    pub(crate) fn fail(&self, claim: Claim, fault: BlockFault) -> Option<BlockFault> {
         let slot = &self.slots[claim.slot];
-        slot.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+        let mut first = slot.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let second = match &*first {
+            Some(_) => Some(fault),
+            None => {
+                *first = Some(fault);
+                None
+            }
+        };
+        drop(first);
         self.close(claim.slot, slot.generation.load(Ordering::Relaxed), Reason::Failed);
+        second
     }
 
     /// Ends every task on the board for `reason`.
@@ -170,6 +180,11 @@ impl Executor {
     /// Wakes as many parked units as `blocks` new blocks can use beside those that are awake without work,
     /// and has units come back that lent their cores, if the blocks are more urgent.
     pub(crate) fn wake(&self, blocks: u32) {
+        self.board.before_wake();
+        // The usual case beside load. What other units do is in their caches, and need not be asked for.
+        if self.board.parked() | self.leases.lent() == 0 {
+            return;
+        }
         let mut missing = self.board.missing(blocks, |cu| self.is_busy(cu));
         while missing > 0
             && let Some(cu) = self.board.take_parked()
@@ -270,7 +285,7 @@ impl Executor {
             token: task.token,
             key: task.key,
             io: std::mem::take(&mut task.io),
-            outcome: std::mem::replace(&mut ended.outcome, Outcome::Done),
+            outcome: self.outcome(slot, ended.closed),
             submitted: task.submitted,
             first_block: time(&place.first_block),
             all_cus: time(&place.all_cus),
@@ -351,10 +366,10 @@ impl Executor {
         let loaded = self.loaded(slot);
         let next = stage.stage() as usize + 1;
         let over = next == loaded.plan.stages().len();
-        let outcome = if self.board.any_dropped(slot) {
-            self.outcome(slot, self.board.reason(slot).expect("blocks of open tasks are not dropped"))
+        let closed = if self.board.any_dropped(slot) {
+            Some(self.board.reason(slot).expect("blocks of open tasks are not dropped"))
         } else if over {
-            Outcome::Done
+            None
         } else {
             let opening = loaded.opening(next);
             let keep = keep && self.is_next(slot);
@@ -363,10 +378,10 @@ impl Executor {
                     self.wake(opening.blocks - 1);
                     return kept;
                 }
-                Err(reason) => self.outcome(slot, reason),
+                Err(reason) => Some(reason),
             }
         };
-        self.complete(slot, outcome, now);
+        self.complete(slot, closed, now);
         None
     }
 
@@ -378,24 +393,26 @@ impl Executor {
         key.class().is_real_time() && self.scheme().is_prioritised() && self.board.is_first(key.get())
     }
 
-    /// How a task that was closed ends; for its owner. Leaves no fault behind for the slot's next task.
-    fn outcome(&self, slot: usize, reason: Reason) -> Outcome {
+    /// How a task ended, which was closed for a reason; for who takes its completion. Leaves no fault behind
+    /// for the slot's next task.
+    fn outcome(&self, slot: usize, closed: Option<Reason>) -> Outcome {
+        let Some(reason) = closed else { return Outcome::Done };
         let fault = self.slots[slot].fault.lock().unwrap_or_else(PoisonError::into_inner).take();
         match reason {
             Reason::Cancelled => Outcome::Cancelled,
             Reason::DeviceFault => Outcome::DeviceFault,
             Reason::Failed => {
-                Outcome::Failed(fault.expect("a fault is stored before the task is closed for it"))
+                Outcome::Failed(fault.expect("a fault is stored before the task is closed for it").told())
             }
         }
     }
 
     #[allow(unsafe_code)]
-    fn complete(&self, slot: usize, outcome: Outcome, finished: Nanos) {
+    fn complete(&self, slot: usize, closed: Option<Reason>, finished: Nanos) {
         let place = &self.slots[slot];
         // SAFETY: the caller owns the settled last stage.
         let (task, ended) = unsafe { (place.task(), place.ended_mut()) };
-        *ended = Ended { outcome, finished, counters: place.collect_tallies() };
+        *ended = Ended { closed, finished, counters: place.collect_tallies() };
         place.finished.store(finished.0, Ordering::Relaxed);
         if self.recorder.is_on() {
             self.record_instant(EventKind::Completed, finished, slot);

@@ -10,13 +10,11 @@ use std::sync::Arc;
 
 use reef_base::{MonotonicClock, Nanos};
 use reef_device::EventKind;
-use reef_plan::HostFault;
 
 use crate::board::{Claim, bits};
-use crate::companion::{Companion, Crew, GRACE, GRACE_EVERY, Report};
-use crate::context::BlockEnd;
+use crate::companion::{Companion, GRACE, GRACE_EVERY, Report};
+use crate::context::{BlockEnd, BlockFault};
 use crate::cu::Running;
-use crate::executor::Executor;
 use crate::pick::Pick;
 use crate::plans::{Located, locate};
 use crate::worker::{LOOKS_PER_CLOCK, Ran, Worker};
@@ -46,15 +44,11 @@ impl Worker {
         let Located { prepared, total, .. } = locate(executor.loaded(claim.slot), claim);
         let (rank, now) = (task.key.rank(), MonotonicClock::read());
         debug_assert!(self.hosted.last().is_none_or(|below| rank < below.rank), "only what is more urgent");
-        let companion = match Crew::start(&executor, self.cu, self.hosted.len()) {
-            Ok(companion) => companion,
-            Err(error) => {
-                let kernel = prepared.host.map_or("", |host| executor.host_name(claim.slot, host));
-                let reason = format!("no thread to run it on: {error}");
-                executor.fail(claim, HostFault::of_kernel(kernel, reason));
-                executor.settle(claim, total, true, false, now);
-                return;
-            }
+        // Who submitted the task has started it, if the system has threads.
+        let Some(companion) = executor.crew.find(self.cu, self.hosted.len()) else {
+            executor.fail(claim, BlockFault::NoThread);
+            executor.settle(claim, total, true, false, now);
+            return;
         };
         let end = prepared.estimate.end_of(now);
         if self.hosted.is_empty() {
@@ -204,7 +198,8 @@ impl Worker {
     #[allow(unsafe_code)]
     fn collect(&mut self) {
         let executor = Arc::clone(&self.executor);
-        let Report { end, time } = self.top().take();
+        let companion = executor.crew.get(self.cu, self.hosted.len() - 1);
+        let Report { end, time } = companion.take();
         let Hosted { claim, padding, since, .. } = self.hosted.pop().expect("there is one on top");
         // SAFETY: this unit holds a block of the task.
         let task = unsafe { executor.slots[claim.slot].task() };
@@ -218,18 +213,14 @@ impl Worker {
             }
             BlockEnd::Failed(fault) => {
                 self.account_failed(&executor, &ran);
-                executor.fail(claim, fault);
+                if let Some(other) = executor.fail(claim, fault) {
+                    // Others may be stopped, so it is not freed here.
+                    companion.keep(Report { end: BlockEnd::Failed(other), time });
+                }
                 executor.settle(claim, total, true, false, now);
             }
             BlockEnd::Killed => unreachable!("a host kernel does not poll"),
         }
         self.show_hosted();
-    }
-}
-
-impl Executor {
-    /// The name of a host kernel of the task in `slot`; for holders of a block of it.
-    fn host_name(&self, slot: usize, host: usize) -> &str {
-        self.loaded(slot).plan.host_kernels()[host].name()
     }
 }

@@ -176,6 +176,20 @@ mod loom_tests {
         });
     }
 
+    /// Of two that recall a core at once, one takes it, and has to stop the companion.
+    #[test]
+    fn loom_one_of_two_recalls_takes_the_core() {
+        loom::model(|| {
+            let leases = Arc::new(Leases::new(1));
+            leases.lend(0, 0);
+            let other = leases.clone();
+            let thread = thread::spawn(move || other.recall(0));
+            let recalled = [leases.recall(0), thread.join().unwrap()];
+            assert_eq!(recalled.iter().flatten().collect::<Vec<_>>(), [&0]);
+            assert!(!leases.is_lent(0));
+        });
+    }
+
     /// A recall that comes late takes a core away that is lent again, or nothing; never one that the unit
     /// has.
     #[test]

@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use reef_base::limits::MODEL_TENSORS_MAX;
 use reef_base::{Nanos, TaskId, TaskKey};
-use reef_device::{Io, LoadedPlan, Outcome, TaskCounters};
-use reef_plan::HostFault;
+use reef_device::{Io, LoadedPlan, TaskCounters};
 
+use crate::board::word::Reason;
+use crate::context::BlockFault;
 use crate::memory::Grown;
 use crate::plans::Loaded;
 use crate::sync::Line;
@@ -65,7 +66,8 @@ pub(crate) struct Task {
 /// How a task ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub(crate) outcome: Outcome,
+    /// Why it was closed, if it was.
+    pub(crate) closed: Option<Reason>,
     pub(crate) finished: Nanos,
     pub(crate) counters: TaskCounters,
 }
@@ -100,7 +102,7 @@ pub(crate) struct TaskSlot {
     /// By compute unit.
     pub(crate) tallies: Box<[Line<Tally>]>,
     /// Why a block failed.
-    pub(crate) fault: Mutex<Option<HostFault>>,
+    pub(crate) fault: Mutex<Option<BlockFault>>,
     /// When the first block started; `u64::MAX` before.
     pub(crate) first_block: AtomicU64,
     /// When the last compute unit of the first stage started; `u64::MAX` before.
@@ -135,8 +137,7 @@ impl TaskSlot {
             preempted: false,
             first_cus: 0,
         };
-        let ended =
-            Ended { outcome: Outcome::Done, finished: Nanos::ZERO, counters: TaskCounters::default() };
+        let ended = Ended { closed: None, finished: Nanos::ZERO, counters: TaskCounters::default() };
         TaskSlot {
             task: UnsafeCell::new(task),
             ended: UnsafeCell::new(ended),

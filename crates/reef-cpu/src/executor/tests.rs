@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use reef_device::Device;
 
 use super::*;
-use crate::by_hand::{HOUR, Hands, best_effort, now, real_time};
+use crate::by_hand::{HOUR, Hands, best_effort, foreign_plan, now, real_time};
 use crate::cu::Running;
 
 /// Ends the one block of the task in `slot` at `time`.
@@ -168,6 +168,22 @@ fn only_the_most_urgent_real_time_task_keeps_a_block_of_the_stage_it_opens() {
     assert!(!kept(Scheme::Reset, real_time(1), Some(real_time(0))), "a more urgent one goes first");
     assert!(!kept(Scheme::Reset, best_effort(), None));
     assert!(!kept(Scheme::Concurrent, real_time(1), None), "all are equals");
+}
+
+/// A unit that has stopped companions cannot start another.
+#[test]
+fn companions_are_there_before_a_task_of_one_more_rank() {
+    let hands = Hands::new(2, Scheme::Reset, Padding::default());
+    let executor = &hands.executor;
+    let counts = || [0, 1].map(|cu| (0..9).filter(|&index| executor.crew.find(cu, index).is_some()).count());
+    assert_eq!(counts(), [0, 0]);
+    let plan = hands.device.load(foreign_plan(|| {})).unwrap();
+    assert_eq!(counts(), [2, 2], "one task may displace another");
+    for (key, count) in [(best_effort(), 2), (real_time(3), 2), (real_time(3), 2), (real_time(0), 3)] {
+        hands.submit(plan, key, 0);
+        assert_eq!(counts(), [count; 2], "{key:?}");
+    }
+    executor.crew.leave(executor);
 }
 
 #[test]

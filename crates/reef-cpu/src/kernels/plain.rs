@@ -1,12 +1,13 @@
 //! Kernels without arithmetic: gather, host kernels, synthetic kernels.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reef_graph::{AllowedIndices, DType, axis_index};
-use reef_plan::{GatherSpec, HostFault, Kernel, Region, SyntheticSpec};
+use reef_graph::{DType, axis_index};
+use reef_plan::{GatherSpec, Kernel, Region, SyntheticSpec};
 
 use super::BlockKernel;
-use crate::context::{BlockContext, BlockEnd};
+use crate::context::{BlockContext, BlockEnd, BlockFault};
 
 /// Slices picked by index. Polls before every slice, and inside long ones.
 pub(super) struct Gather {
@@ -14,7 +15,7 @@ pub(super) struct Gather {
     data: Region,
     indices: Region,
     y: Region,
-    name: String,
+    name: Arc<str>,
 }
 
 /// Bytes copied between polls.
@@ -23,11 +24,11 @@ const COPY_BYTES: usize = 32 << 10;
 impl Gather {
     pub(super) fn new(spec: &GatherSpec, kernel: &Kernel) -> Gather {
         let (data, indices, y) = (kernel.reads[0], kernel.reads[1], kernel.writes[0]);
-        Gather { spec: spec.clone(), data, indices, y, name: kernel.name.clone() }
+        Gather { spec: spec.clone(), data, indices, y, name: kernel.name.as_str().into() }
     }
 
     /// The slice of its plane that pick `pick` means.
-    unsafe fn index(&self, context: &BlockContext<'_>, pick: usize) -> Result<usize, HostFault> {
+    unsafe fn index(&self, context: &BlockContext<'_>, pick: usize) -> Result<usize, BlockFault> {
         let indices = context.read_ptr(&self.indices);
         // SAFETY: there are `picks` indices of the spec's type.
         let index = unsafe {
@@ -38,10 +39,8 @@ impl Gather {
             }
         };
         let extent = self.spec.extent;
-        axis_index(index, extent).ok_or_else(|| {
-            let allowed = AllowedIndices(extent);
-            HostFault::of_input(&*self.name, format!("Gather: indices[{pick}] is {index}, {allowed}"))
-        })
+        let kernel = || self.name.clone();
+        axis_index(index, extent).ok_or_else(|| BlockFault::Index { kernel: kernel(), pick, index, extent })
     }
 }
 
@@ -108,7 +107,7 @@ impl BlockKernel for Host {
         };
         match result {
             Ok(()) => BlockEnd::Done,
-            Err(fault) => BlockEnd::Failed(fault),
+            Err(fault) => BlockEnd::Failed(BlockFault::Host(fault)),
         }
     }
 }

@@ -8,6 +8,7 @@ use reef_plan::HostFault;
 use super::*;
 use crate::board::word::Reason;
 use crate::by_hand::{HOUR, Hands, Log, Script, best_effort, now, real_time};
+use crate::context::BlockFault;
 
 impl Worker {
     /// Runs the next block, as a unit behind an open gate does; false if there is none.
@@ -127,7 +128,11 @@ fn urgent_work_that_came_before_a_block_starts_goes_first() {
 fn blocks_that_fail_or_panic_end_their_tasks() {
     let mut hands = Hands::reset(1);
     let fault = || HostFault::of_kernel("k", "planted");
-    let fails = hands.load_scripted(&[2], Restart::Safe, Arc::new(move |_, _| BlockEnd::Failed(fault())));
+    let fails = hands.load_scripted(
+        &[2],
+        Restart::Safe,
+        Arc::new(move |_, _| BlockEnd::Failed(BlockFault::Host(fault()))),
+    );
     let panics = hands.load_scripted(&[2], Restart::Safe, Arc::new(|_, _| panic!("planted")));
     hands.submit(fails, best_effort(), 0);
     hands.work(0);

@@ -4,8 +4,10 @@
 //! piece, an instruction at a time over the whole piece. Operands and results that lie as a register does are
 //! used where they are. Polls before every instruction; a re-run writes everything again.
 
+use std::sync::Arc;
+
 use reef_graph::{Binary, DType, Unary};
-use reef_plan::{ElemOp, ElementwiseSpec, HostFault, Isa, Kernel, Region};
+use reef_plan::{ElemOp, ElementwiseSpec, Isa, Kernel, Region};
 
 use self::convert::{MoveFn, Plane};
 use self::ops::{Choose, Floats, Integers, Scalar, Zeros, Zip};
@@ -13,7 +15,7 @@ use super::math::Map;
 use super::nest::{Nest, Piece};
 use super::vector::Vector;
 use super::{BlockKernel, VectorKernel, bind};
-use crate::context::{BlockContext, BlockEnd};
+use crate::context::{BlockContext, BlockEnd, BlockFault};
 
 mod convert;
 mod ops;
@@ -52,7 +54,7 @@ pub(super) fn prepare(spec: &ElementwiseSpec, kernel: &Kernel, isa: Isa) -> Box<
         copy: convert::copy_fn::<V>(spec.out_dtype.bytes()),
     });
     let interpreter = Elementwise {
-        name: kernel.name.clone(),
+        name: kernel.name.as_str().into(),
         elements: spec.elements(),
         tile: spec.tile,
         inputs: spec.inputs.iter().map(|input| (input.dtype, input.offset)).collect(),
@@ -110,7 +112,7 @@ fn kinds(spec: &ElementwiseSpec, program: &[ElemOp], name: &str) -> Vec<bool> {
 }
 
 struct Elementwise {
-    name: String,
+    name: Arc<str>,
     elements: usize,
     tile: usize,
     /// Type and first element of every operand.
@@ -281,8 +283,7 @@ impl Elementwise {
         if zero.is_none() {
             return Ok(());
         }
-        let reason = "Div: an integer is divided by 0; every element of the divisor must be another number";
-        Err(BlockEnd::Failed(HostFault::of_input(&*self.name, reason)))
+        Err(BlockEnd::Failed(BlockFault::Divisor { kernel: self.name.clone() }))
     }
 
     /// Address of the piece's first element of the output.

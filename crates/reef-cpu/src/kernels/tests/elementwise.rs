@@ -239,7 +239,10 @@ fn integers_divided_by_zero_are_the_inputs_fault() {
             let mut bench = Bench::new(&case, case.specs[0](isa), isa);
             let ends: Vec<BlockEnd> = (0..bench.blocks()).map(|block| bench.run(block, None).0).collect();
             let failed = ends.iter().find_map(|end| match end {
-                BlockEnd::Failed(fault) => Some((fault.kind, fault.to_string())),
+                BlockEnd::Failed(fault) => {
+                    let told = fault.clone().told();
+                    Some((told.kind, told.to_string()))
+                }
                 _ => None,
             });
             let reason = "kernel quotient: Div: an integer is divided by 0; \
