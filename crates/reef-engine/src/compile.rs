@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use reef_base::{AlignedBytes, Class, ModelKey, Nanos};
 use reef_device::DeviceError;
@@ -66,6 +67,8 @@ impl ColdJob {
 pub(crate) struct CompileQueue {
     inner: Mutex<Inner>,
     ready: Condvar,
+    /// The thread has no plan in hand any more.
+    ended: Condvar,
     len_max: usize,
     /// When the first job expires; written under the lock.
     next_expiry: AtomicU64,
@@ -75,13 +78,16 @@ struct Inner {
     jobs: VecDeque<ColdJob>,
     /// Why it takes no more.
     stopped: Option<InferError>,
+    /// Whether the thread makes a plan.
+    busy: bool,
 }
 
 impl CompileQueue {
     pub(crate) fn new(len_max: usize) -> Self {
-        let inner = Inner { jobs: VecDeque::new(), stopped: None };
+        let inner = Inner { jobs: VecDeque::new(), stopped: None, busy: false };
         let next_expiry = AtomicU64::new(u64::MAX);
-        CompileQueue { inner: Mutex::new(inner), ready: Condvar::new(), len_max, next_expiry }
+        let (inner, ready, ended) = (Mutex::new(inner), Condvar::new(), Condvar::new());
+        CompileQueue { inner, ready, ended, len_max, next_expiry }
     }
 
     /// Queues a job for the compile thread; refuses when the queue is full or closed.
@@ -131,6 +137,19 @@ impl CompileQueue {
         self.end_if(shared, |_| Some(why.clone()));
     }
 
+    /// Whether no plan is being made.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.lock().busy
+    }
+
+    /// Waits until no plan is being made, as long as `patience`; says whether it is so. Not for the thread
+    /// itself.
+    pub(crate) fn wait_until_idle(&self, patience: Duration) -> bool {
+        let waited = self.ended.wait_timeout_while(self.lock(), patience, |inner| inner.busy);
+        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !inner.busy
+    }
+
     /// Jobs of a model that wait: real-time, best-effort.
     pub(crate) fn waiting(&self, model: &Arc<Model>) -> [u64; 2] {
         let mut counts = [0; 2];
@@ -155,12 +174,16 @@ impl CompileQueue {
     /// What the first job waits for.
     fn next(&self) -> Option<(Arc<Model>, Vec<Shape>)> {
         let mut inner = self.lock();
+        inner.busy = false;
+        self.ended.notify_all();
         loop {
             if inner.stopped.is_some() {
                 return None;
             }
             if let Some(job) = inner.jobs.front() {
-                return Some((job.model.clone(), job.shapes.clone()));
+                let found = (job.model.clone(), job.shapes.clone());
+                inner.busy = true;
+                return Some(found);
             }
             inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }

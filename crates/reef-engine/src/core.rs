@@ -236,6 +236,11 @@ impl Core {
         self.sched.close();
     }
 
+    /// Whether everybody is answered, though tasks may still run.
+    pub(crate) fn owes_nobody(&self) -> bool {
+        !self.pending.iter().flatten().any(|pending| matches!(pending.answer, Answer::Owed(_)))
+    }
+
     /// Gives up every best-effort request.
     pub(crate) fn abandon_best_effort(&mut self) {
         if self.fault.is_none() {

@@ -284,9 +284,17 @@ impl Engine {
     }
 
     /// Takes no more requests, finishes real-time work, gives best-effort work `drain`, then cancels what is
-    /// left. Returns when everything has ended. Later calls return at once.
+    /// left. Returns when every request is answered and nothing runs any more; code that cannot be stopped (a
+    /// host kernel, a plan that is being made) gets a second to end, see [`Engine::is_idle`]. Later calls
+    /// return at once.
     pub fn shutdown(&self, drain: Duration) {
         self.handle.shutdown(drain);
+    }
+
+    /// Whether no request waits or runs and no plan is being made. If it is not so after a shutdown, the
+    /// device's last handle waits where it is dropped.
+    pub fn is_idle(&self) -> bool {
+        self.shared().compile.is_idle() && self.shared().core().sched.is_idle()
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -312,6 +320,9 @@ impl fmt::Debug for Engine {
     }
 }
 
+/// How long a shutdown waits for code that cannot be stopped, once everybody is answered.
+const LEAVING_MAX: Nanos = Nanos::from_millis(1000);
+
 impl Handle {
     fn shutdown(&self, drain: Duration) {
         let shared = &self.shared;
@@ -332,8 +343,11 @@ impl Handle {
         let left = Nanos::from(drain) - (shared.clock.now() - begin);
         shared.wait_until(left, |core| core.sched.is_idle());
         shared.enter(|core, _, _| core.abandon_best_effort());
-        shared.wait_until(Nanos::MAX, |core| core.sched.is_idle());
-        threads.stop(shared);
+        shared.wait_until(Nanos::MAX, Core::owes_nobody);
+        if !shared.wait_until(LEAVING_MAX, |core| core.sched.is_idle()) {
+            fault::log(|| tracing::warn!("work that cannot be stopped still runs on the device"));
+        }
+        threads.stop(shared, Duration::from(LEAVING_MAX));
         match shared.tracing.stop(shared) {
             Ok(_) | Err(TraceError::State(_)) => {}
             Err(error) => fault::log(|| tracing::error!("{error}")),

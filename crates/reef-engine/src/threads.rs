@@ -19,7 +19,10 @@ use crate::shared::Shared;
 
 /// Threads to be joined at shutdown.
 #[derive(Debug, Default)]
-pub(crate) struct Threads(Vec<JoinHandle<()>>);
+pub(crate) struct Threads(Vec<(&'static str, JoinHandle<()>)>);
+
+/// The thread that compiles.
+const COMPILE: &str = "compile";
 
 impl Threads {
     /// Starts the threads. They end after [`Threads::stop`].
@@ -32,20 +35,22 @@ impl Threads {
             lower_priority();
             own.compile.run(&own);
         };
-        threads.spawn(shared, "compile", compile).inspect_err(|_| shared.signal.stop())?;
+        threads.spawn(shared, COMPILE, compile).inspect_err(|_| shared.signal.stop())?;
         Ok(threads)
     }
 
-    /// Ends the threads and waits for them; not for those of an engine that has failed, which may be stuck.
-    pub(crate) fn stop(self, shared: &Shared) {
+    /// Ends the threads and waits for them; not for those of an engine that has failed, which may be stuck,
+    /// and for a plan that is being made only as long as `patience`.
+    pub(crate) fn stop(self, shared: &Shared, patience: Duration) {
         shared.signal.stop();
         shared.compile.stop(shared, InferError::ShuttingDown);
         if shared.fault().is_some() {
             return;
         }
-        for thread in self.0 {
+        for (name, thread) in self.0 {
             // A foreign waker may drop the last handle on one of these threads.
-            if thread.thread().id() != std::thread::current().id() {
+            let here = thread.thread().id() == std::thread::current().id();
+            if !here && (name != COMPILE || shared.compile.wait_until_idle(patience)) {
                 let _ = thread.join();
             }
         }
@@ -65,7 +70,7 @@ impl Threads {
             }
         };
         let thread = builder.spawn(run).map_err(|source| EngineError::Thread { thread: name, source })?;
-        self.0.push(thread);
+        self.0.push((name, thread));
         Ok(())
     }
 }

@@ -99,6 +99,26 @@ fn a_waker_that_panics_harms_nobody_else() {
     assert!(engine.is_ready() && engine.fault().is_none());
 }
 
+/// Code that cannot be stopped, in a host kernel and where a plan is made.
+#[test]
+fn a_shutdown_waits_a_while_for_code_that_does_not_end() {
+    let engine = cpu();
+    let (kernel, compile) = (Gate::shut(), Gate::shut());
+    load_foreign(&engine, "runs", Foreign { run: kernel.hook(), ..Foreign::new() });
+    load_foreign(&engine, "cold", Foreign { make: compile.hook(), ..Foreign::new() });
+    let runs = engine.submit(&request("runs", &INPUT)).unwrap();
+    kernel.wait_for_one();
+    let cold = engine.submit(&request("cold", &INPUT)).unwrap();
+    compile.wait_for_one();
+    assert!(!engine.is_idle());
+    engine.shutdown(Duration::ZERO);
+    assert_eq!(runs.wait().unwrap_err(), InferError::ShuttingDown);
+    assert_eq!(cold.wait().unwrap_err(), InferError::ShuttingDown);
+    assert!(!engine.is_idle(), "the kernel runs, and a plan is being made");
+    kernel.open();
+    compile.open();
+}
+
 /// The device itself survives whoever it wakes.
 #[test]
 fn a_device_survives_the_waker_that_it_calls() {

@@ -92,6 +92,12 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         }
         return Err(error);
     }
+    if !engine.is_idle() {
+        // Everybody is answered, and nobody else uses what a host kernel may still work on.
+        tracing::warn!("ending beside work that cannot be stopped");
+        std::mem::forget(engine);
+        return Ok(());
+    }
     if args.trace.is_some() {
         match engine.stop_trace() {
             Ok(summary) => {
