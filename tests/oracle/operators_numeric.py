@@ -490,6 +490,20 @@ def function_cases():
     case("MatMul i8 wide", "MatMul", np.array([[2**40, 3]], "i8"), np.array([[5], [7]], "i8"))
 
 
+def slice_cases():
+    x, wide, top, low = data("f4", (10,)), 2**32, 2**63 - 1, -2**63
+    bounds = [0, 3, 9, 10, 11, -1, -10, -11, -20, 2**31 - 1, 2**31, wide + 1, -wide - 3, top, low]
+    for start, end in itertools.product(bounds, bounds):
+        for step in (1, 3, -1, -3, wide, low + 1):
+            ends = [K(np.array([number], "i8")) for number in (start, end, 0, step)]
+            case(f"Slice {start} {end} {step}", "Slice", x, *ends)
+        case(f"Slice {start} {end} opset 9", "Slice", x, starts=[start], ends=[end], axes=[0], opset=9)
+    square = data("f4", (4, 5))
+    parts = [K(np.array(numbers, "i4")) for numbers in ([1, -1], [4, 0], [-2, 1], [2, -2])]
+    case("Slice two axes", "Slice", square, *parts)
+    case("Slice empty", "Slice", np.zeros((0, 3), "f4"), *[K(np.array([n], "i8")) for n in (-1, low, 0, -1)])
+
+
 def random_cases():
     for op in ["RandomUniform", "RandomNormal"]:
         far = {"low": 5.0, "high": 6.0} if op == "RandomUniform" else {"mean": 100.0, "scale": 0.1}
@@ -579,7 +593,7 @@ def main():
     parser.add_argument("--verbose", action="store_true", help="also what is refused as listed and skipped")
     args = parser.parse_args()
     for group in (einsum_cases, reduce_cases, quantize_cases, integer_product_cases, shape_value_cases, integer_cases,
-                  cast_cases, function_cases, random_cases):
+                  cast_cases, function_cases, slice_cases, random_cases):
         group()
     chosen = [c for c in CASES if fnmatch.fnmatch(c.name, args.only)]
 

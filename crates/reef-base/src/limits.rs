@@ -30,6 +30,9 @@ pub const TENSOR_RANK_MAX: usize = 8;
 /// Elements of one tensor; keeps index arithmetic in 32 bits where it matters.
 pub const TENSOR_ELEMENTS_MAX: usize = 1 << 31;
 
+/// Elements of a constant that a model makes of smaller constants.
+pub const FOLDED_ELEMENTS_MAX: usize = 1 << 28;
+
 /// Inputs or outputs of one model: a decoder with 128 layers has 256 for keys and values alone, and a few
 /// that describe each layer.
 pub const MODEL_TENSORS_MAX: usize = 1024;

@@ -4,6 +4,7 @@
 mod activation;
 mod along;
 pub(crate) mod attributes;
+mod bounded;
 mod cell;
 mod conv_transpose;
 mod dft;
@@ -24,6 +25,7 @@ mod reduce;
 mod resample;
 mod resize;
 mod shape;
+mod slice;
 mod values;
 
 use std::collections::HashMap;
@@ -66,11 +68,13 @@ pub(crate) fn onnx() -> Onnx {
     register.insert("Pad", pad::pad);
     register.insert("Resize", resize::resize);
     register.insert("Upsample", resize::resize);
+    register.insert("Slice", slice::slice);
     register.insert("DFT", dft::dft);
     register.insert("Dropout", dropout::dropout);
     for operator in ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"] {
         register.insert(operator, random);
     }
+    bounded::register(&mut onnx);
     onnx
 }
 

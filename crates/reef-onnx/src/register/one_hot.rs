@@ -1,7 +1,7 @@
 //! `OneHot` as a comparison of every index with the places of the new axis.
 //!
-//! An index outside of `-depth` to `depth - 1` makes a row of off-values, as the specification has it; so does
-//! one with a fraction.
+//! An index outside of `-depth` to `depth - 1` makes a row of off-values, as the specification has it; so
+//! does one with a fraction.
 
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;

@@ -42,6 +42,11 @@ pub(super) trait Reading: dyn_clone::DynClone + Debug + Send + Sync {
     /// Types and shapes of the outputs; `None` while a value that they depend on is not known.
     fn facts(&self, inputs: &[TypedFact]) -> TractResult<Option<TVec<TypedFact>>>;
 
+    /// Whether tract knows something of the outputs while this reading does not.
+    fn tract_may_know(&self) -> bool {
+        false
+    }
+
     /// Whether tract's reading is right for these inputs.
     fn left_to_tract(&self, _inputs: &[TypedFact]) -> bool {
         false
@@ -177,9 +182,17 @@ impl InferenceOp for Reader {
         let known: TractResult<Vec<TypedFact>> =
             inputs.iter().map(|&fact| TypedFact::try_from(fact)).collect();
         let mut made: TVec<InferenceFact> = copied(&outputs);
-        if let Ok(known) = known
-            && let Some(facts) = self.named(self.reading.facts(&known))?
+        let facts = match known {
+            Ok(known) => self.named(self.reading.facts(&known))?,
+            Err(_) => None,
+        };
+        if facts.is_none()
+            && self.reading.tract_may_know()
+            && let Some(tract) = &mut self.tract
         {
+            return tract.infer_facts(inputs, outputs, observed);
+        }
+        if let Some(facts) = facts {
             ensure!(made.len() <= facts.len(), "{} has {} outputs", self.operator, facts.len());
             for (made, fact) in made.iter_mut().zip(&facts) {
                 made.unify_with(&InferenceFact::from(fact))?;

@@ -281,6 +281,7 @@ fn parametric(operator: &str) -> Option<([(&'static str, f32); 2], Pointwise)> {
         "LeakyRelu" => {
             ([("alpha", 0.01), none], of_one(|x, p| if x[0] < 0.0 { p[0] * x[0] } else { x[0] }, floats))
         }
+        "Swish" => ([("alpha", 1.0), none], of_one(|x, p| x[0] * math::sigmoid(p[0] * x[0]), floats)),
         "ThresholdedRelu" => {
             ([("alpha", 1.0), none], of_one(|x, p| if x[0] > p[0] { x[0] } else { 0.0 }, floats))
         }
@@ -363,7 +364,8 @@ pub(super) fn register(onnx: &mut Onnx) {
     for operator in PLAIN {
         onnx.op_register.insert(operator, read_plain);
     }
-    for operator in ["Elu", "Selu", "Celu", "HardSigmoid", "LeakyRelu", "ThresholdedRelu", "Shrink"] {
+    for operator in ["Elu", "Selu", "Celu", "HardSigmoid", "LeakyRelu", "Swish", "ThresholdedRelu", "Shrink"]
+    {
         onnx.op_register.insert(operator, read_parametric);
     }
     onnx.op_register.insert("Mean", read_mean);
@@ -394,8 +396,8 @@ fn read_parametric(context: &ParsingContext, node: &NodeProto) -> Built {
             name => f64::from(node.get_attr_opt::<f32>(name)?.unwrap_or(default)),
         };
     }
-    // tract leaves out the factor before the exponential function.
-    if node.op_type == "Celu" && reading.function.parameters[0] != 1.0 {
+    // tract leaves out Celu's factor before the exponential function, and Swish's.
+    if matches!(node.op_type.as_str(), "Celu" | "Swish") && reading.function.parameters[0] != 1.0 {
         reading.native = nothing;
     }
     beside(context, node, tracts(node)?, reading)
@@ -461,14 +463,17 @@ fn modulo(context: &ParsingContext, node: &NodeProto) -> Built {
     beside(context, node, tracts(node)?, reading)
 }
 
-/// A shift by the width of the type or more leaves nothing.
+/// A shift by the width of the type or more, or by a negative number, leaves nothing but the sign.
 fn bit_shift(_: &ParsingContext, node: &NodeProto) -> Built {
     let direction: String = node.get_attr("direction")?;
     own(
         node,
         match direction.as_str() {
             "LEFT" => of_whole(|x, _| Some(if (0..64).contains(&x[1]) { x[0] << x[1] } else { 0 })),
-            "RIGHT" => of_whole(|x, _| Some(if (0..64).contains(&x[1]) { x[0] >> x[1] } else { 0 })),
+            "RIGHT" => of_whole(|x, _| {
+                let places = if (0..64).contains(&x[1]) { x[1] } else { 127 };
+                Some(x[0] >> places)
+            }),
             other => return refused(node, format!("direction `{other}`")),
         },
     )

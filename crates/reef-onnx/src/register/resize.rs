@@ -1,9 +1,9 @@
 //! `Resize` and `Upsample`: per axis, which elements every output element is made of and with what weights.
 //!
-//! The rules are ONNX Runtime's. Coordinates are computed in the precision that it has at each step, single for
-//! the most part, since rounding to the nearest element shows every difference. Resizing to the nearest element
-//! becomes broadcasts and gathers, which have native kernels; interpolation is a host operator, one axis after
-//! another.
+//! The rules are ONNX Runtime's. Coordinates are computed in the precision that it has at each step, single
+//! for the most part, since rounding to the nearest element shows every difference. Resizing to the nearest
+//! element becomes broadcasts and gathers, which have native kernels; interpolation is a host operator, one
+//! axis after another.
 
 use tract_onnx::model::{ParsingContext, optional_inputs};
 use tract_onnx::pb::NodeProto;

@@ -8,3 +8,4 @@ mod network;
 mod numeric;
 mod operators;
 mod shapes;
+mod sizes;

@@ -222,6 +222,17 @@ fn a_shift_by_the_width_leaves_nothing() {
 }
 
 #[test]
+fn the_sign_stays_when_all_else_is_shifted_out() {
+    let x = || given(DataType::Int8, &[4], &[-5i8, -5, -5, 5]);
+    let by = || given(DataType::Int8, &[4], &[1i8, 100, -1, -1]);
+    let shifted = |to: &str| -> Vec<i8> {
+        elements(&computed("BitShift", 17, &[x(), by()], &[], &[("direction", Attr::Text(to))]).1)
+    };
+    assert_eq!(shifted("RIGHT"), [-3, -1, -1, 0]);
+    assert_eq!(shifted("LEFT"), [-10, 0, 0, 0]);
+}
+
+#[test]
 fn running_sums_of_wide_integers() {
     let summed = |attributes: &[(&str, Attr)]| {
         let x = i64s(&[3], &[1 << 40, 1 << 41, 1]);
