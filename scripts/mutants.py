@@ -44,7 +44,8 @@ def cargo(*args, env=None):
 SUITES = {
     "cpu": [cargo(*DEV, "-p", "reef-cpu", "--lib", "--", "--skip", "kernels::")],
     "cpu-kernels": [cargo(*DEV, "-p", "reef-cpu", "--lib", "kernels::")],
-    "cpu-device": [cargo(*DEV, "-p", "reef-cpu", "--test", "faults", "--test", "hosting", "--test", "conformance")],
+    "cpu-device": [cargo(*DEV, "-p", "reef-cpu", "--test", "faults", "--test", "hosting", "--test", "conformance",
+                         "--test", "units")],
     "loom": [cargo(*LOOM, "-p", "reef-cpu", "--lib", "loom",
                    env={"RUSTFLAGS": "--cfg loom", "LOOM_MAX_PREEMPTIONS": "2"})],
     "plan": [cargo(*DEV, "-p", "reef-plan")],
