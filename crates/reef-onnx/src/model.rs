@@ -180,6 +180,9 @@ impl OnnxModel {
         if let Some(name) = unresolved_inputs.first() {
             return Err(ImportError::Parse { reason: format!("nothing makes the value {name}") });
         }
+        if model.eval_order().is_err() {
+            return Err(ImportError::Parse { reason: "its nodes wait for each other in a circle".into() });
+        }
         if model.inputs.len() != inputs.len() {
             return Err(ImportError::Parse { reason: "an input is declared twice".into() });
         }

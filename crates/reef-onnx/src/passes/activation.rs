@@ -47,8 +47,8 @@ pub(super) fn square_of(rewriter: &Rewriter, node: &Node) -> Option<ValueId> {
     }
 }
 
-/// Constants come second; they are subtracted and divided by as sums and products (rounding as one
-/// operation); powers with known exponents, and neutral operands.
+/// Constants come second; they are subtracted as sums, and divided by as products where that is exact (a
+/// quotient that is a whole number must stay one); powers with known exponents, and neutral operands.
 pub(super) fn canonical(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node) -> Option<ValueId> {
     let Op::Binary(op) = node.op else { return None };
     let [a, b] = node.inputs[..] else { return None };
@@ -79,7 +79,8 @@ pub(super) fn canonical(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node) 
             let (what, other): (&str, fn(f64) -> f64) =
                 if op == Binary::Sub { ("negated", |v| -v) } else { ("inverted", |v| 1.0 / v) };
             let values: Vec<f64> = crate::consts::floats(constant)?.into_iter().map(other).collect();
-            if !values.iter().all(|&value| value == 0.0 || (value as f32).is_normal()) {
+            let exact = |value: f64| op == Binary::Sub || value == 0.0 || is_power_of_two(value);
+            if !values.iter().all(|&value| value == 0.0 || (value as f32).is_normal() && exact(value)) {
                 return None;
             }
             let shape = constant.shape().clone();
@@ -88,6 +89,21 @@ pub(super) fn canonical(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node) 
             let op = if op == Binary::Sub { Binary::Add } else { Binary::Mul };
             build::binary(&mut rewriter.new, &node.name, op, a, b)
         }
+        _ => None,
+    }
+}
+
+/// Whether products with `value` change nothing but the exponent.
+fn is_power_of_two(value: f64) -> bool {
+    value.is_normal() && value.to_bits() << 12 == 0
+}
+
+/// `inner` and `factor` of a product with a number, or of a quotient.
+fn scaled(rewriter: &Rewriter, id: ValueId) -> Option<(ValueId, f64)> {
+    let def = rewriter.def(id)?;
+    match def.op {
+        Op::Binary(Binary::Mul) => either(def, |id| rewriter.uniform(id)),
+        Op::Binary(Binary::Div) => Some((def.inputs[0], 1.0 / rewriter.uniform(def.inputs[1])?)),
         _ => None,
     }
 }
@@ -153,8 +169,7 @@ pub(super) fn clip(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) -> Optio
 fn line(rewriter: &Rewriter, x: ValueId) -> (ValueId, f64, f64) {
     let sum = binary_def(rewriter, x, Binary::Add).and_then(|def| either(def, |id| rewriter.uniform(id)));
     let (x, shift) = sum.unwrap_or((x, 0.0));
-    let product = binary_def(rewriter, x, Binary::Mul).and_then(|def| either(def, |id| rewriter.uniform(id)));
-    let (x, scale) = product.unwrap_or((x, 1.0));
+    let (x, scale) = scaled(rewriter, x).unwrap_or((x, 1.0));
     (x, scale, shift)
 }
 
@@ -165,8 +180,8 @@ pub(super) fn hard(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) -> Optio
     }
     let (clipped, factor) = match node.op {
         Op::Unary(Unary::Clip(..)) => (node, 1.0),
-        Op::Binary(Binary::Mul) => {
-            let (x, factor) = either(node, |id| rewriter.uniform(id))?;
+        Op::Binary(Binary::Mul | Binary::Div) => {
+            let (x, factor) = scaled(rewriter, node.outputs[0])?;
             (rewriter.def(x)?, factor)
         }
         _ => return None,
@@ -187,14 +202,16 @@ fn hard_swish(rewriter: &Rewriter, node: &Node) -> Option<ValueId> {
         }
         _ => None,
     };
-    if node.op != Op::Binary(Binary::Mul) {
+    if !matches!(node.op, Op::Binary(Binary::Mul | Binary::Div)) {
         return None;
     }
-    if let Some((x, gated)) = either(node, gate) {
+    if node.op == Op::Binary(Binary::Mul)
+        && let Some((x, gated)) = either(node, gate)
+    {
         return (x == gated).then_some(x);
     }
     // x·clip(x + 3, 0, 6), divided by 6 afterwards.
-    let (product, sixth) = either(node, |id| rewriter.uniform(id))?;
+    let (product, sixth) = scaled(rewriter, node.outputs[0])?;
     let product = binary_def(rewriter, product, Binary::Mul)?;
     let wide_gate = |id: ValueId| match rewriter.def(id)?.op {
         Op::Unary(Unary::Clip(0.0, 6.0)) => Some(line(rewriter, rewriter.def(id)?.inputs[0])),
@@ -220,13 +237,18 @@ pub(super) fn silu(rewriter: &mut Rewriter, _: &ConstPool, node: &Node) -> Optio
 fn factors(rewriter: &Rewriter, node: &Node) -> (f64, Vec<ValueId>) {
     const DEPTH_MAX: usize = 3;
     let (mut number, mut values) = (1.0, vec![]);
-    let mut open: Vec<(ValueId, usize)> = node.inputs.iter().map(|&id| (id, 1)).collect();
+    let mut open: Vec<(ValueId, usize)> = vec![(node.outputs[0], 0)];
     while let Some((id, depth)) = open.pop() {
+        let quotient = binary_def(rewriter, id, Binary::Div).and(scaled(rewriter, id));
         let product = binary_def(rewriter, id, Binary::Mul).filter(|_| depth < DEPTH_MAX);
-        match (rewriter.uniform(id), product) {
-            (Some(value), _) => number *= value,
-            (None, Some(def)) => open.extend(def.inputs.iter().map(|&id| (id, depth + 1))),
-            (None, None) => values.push(id),
+        match (rewriter.uniform(id), quotient, product) {
+            (Some(value), ..) => number *= value,
+            (None, Some((inner, factor)), _) if depth < DEPTH_MAX => {
+                number *= factor;
+                open.push((inner, depth + 1));
+            }
+            (None, _, Some(def)) => open.extend(def.inputs.iter().map(|&id| (id, depth + 1))),
+            (None, _, None) => values.push(id),
         }
     }
     (number, values)
@@ -234,7 +256,7 @@ fn factors(rewriter: &Rewriter, node: &Node) -> (f64, Vec<ValueId>) {
 
 /// `x` and `f` of `½·x·(1 + f(…))`, in any order and association.
 fn gated(rewriter: &Rewriter, node: &Node, unary: Unary) -> Option<(ValueId, ValueId)> {
-    if node.op != Op::Binary(Binary::Mul) {
+    if !matches!(node.op, Op::Binary(Binary::Mul | Binary::Div)) {
         return None;
     }
     let (number, values) = factors(rewriter, node);

@@ -1,8 +1,6 @@
 //! The activation functions of the recurrent operators: names, parameters and how they are computed.
 
 use tract_onnx::tract_core::internal::*;
-use tract_onnx::tract_core::ops::math::tanh;
-use tract_onnx::tract_core::ops::nn::sigmoid;
 
 /// An activation function with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -78,12 +76,7 @@ impl Activation {
 
     /// Adds the function of `input` to `model`.
     pub fn wire(self, name: &str, model: &mut TypedModel, input: OutletId) -> TractResult<OutletId> {
-        let made = match self {
-            Activation::Sigmoid => model.wire_node(name, sigmoid(), &[input]),
-            Activation::Tanh => model.wire_node(name, tanh(), &[input]),
-            other => model.wire_node(name, Pointwise(other), &[input]),
-        };
-        Ok(made?[0])
+        Ok(model.wire_node(name, Pointwise(self), &[input])?[0])
     }
 
     fn apply(self, x: f64) -> f64 {
@@ -91,6 +84,7 @@ impl Activation {
         match self {
             Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Activation::Tanh => x.tanh(),
+            Activation::Relu if x.is_nan() => x,
             Activation::Relu => x.max(0.0),
             Activation::Affine { alpha, beta } => wide(alpha) * x + wide(beta),
             Activation::LeakyRelu { alpha } if x < 0.0 => wide(alpha) * x,
@@ -103,6 +97,7 @@ impl Activation {
             Activation::Elu { .. } => x,
             Activation::Softsign => x / (1.0 + x.abs()),
             // The usual form overflows for large x.
+            Activation::Softplus if x.is_nan() => x,
             Activation::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
             Activation::Clamp { bound } => x.clamp(-wide(bound), wide(bound)),
         }

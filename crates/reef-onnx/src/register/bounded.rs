@@ -1,5 +1,5 @@
-//! What a node may make: every reader's operator behind a check of its results' sizes, before anything of
-//! that size is computed.
+//! What a node may make: every reader's operator behind a check of its numbers and of its results' sizes,
+//! before anything of that size is computed.
 //!
 //! tract evaluates a node of constants as soon as it has analysed it, and a few numbers in a file can ask for
 //! more than any machine has. Memory that is not there ends the process, so it must not be asked for.
@@ -16,13 +16,17 @@ use tract_onnx::tract_hir::infer::{
     Factoid, InferenceFact, InferenceModel, InferenceModelPatch, InferenceNode, InferenceOp,
 };
 
-use super::own::{Builder, Built, Refused};
+use super::own::{Builder, Built, Refused, refused};
+use super::window::{self, Window};
 
 /// An operator with the name that an error gives.
 #[derive(Clone, Debug)]
 struct Bounded {
     node: String,
     operator: String,
+    window: Option<Window>,
+    /// A scatter that combines what it finds with what it brings.
+    reduces: bool,
     inner: Box<dyn InferenceOp>,
 }
 
@@ -36,11 +40,17 @@ pub(super) fn register(onnx: &mut Onnx) {
 static READERS: OnceLock<HashMap<String, Builder>> = OnceLock::new();
 
 fn read(context: &ParsingContext, node: &NodeProto) -> Built {
+    if let Some(reason) = window::refusal(node) {
+        return refused(node, reason);
+    }
+    let window = Window::of(node);
+    let reduction: String = node.get_attr_opt("reduction")?.unwrap_or_else(|| "none".into());
+    let reduces = matches!(node.op_type.as_str(), "ScatterND" | "ScatterElements") && reduction != "none";
     let reader = READERS.get().and_then(|readers| readers.get(&node.op_type));
     let (inner, closures) = reader.context("an operator that is not registered")?(context, node)?;
     let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
     let (node, operator) = (name.cloned().unwrap_or_default(), node.op_type.clone());
-    Ok((Box::new(Bounded { node, operator, inner }), closures))
+    Ok((Box::new(Bounded { node, operator, window, reduces, inner }), closures))
 }
 
 /// Elements of a tensor of which all extents are known.
@@ -154,6 +164,12 @@ impl InferenceOp for Bounded {
     ) -> TractResult<(TVec<InferenceFact>, TVec<InferenceFact>, TVec<InferenceFact>)> {
         if let Some(extent) = absurd_extent(&self.operator, &inputs) {
             let reason = format!("an axis of {extent} elements: a tensor has at most {TENSOR_ELEMENTS_MAX}");
+            return self.refuse(reason);
+        }
+        if self.reduces && inputs[0].datum_type.concretize() == Some(DatumType::Bool) {
+            return self.refuse("a reduction of booleans is not supported".into());
+        }
+        if let Some(reason) = self.window.as_ref().and_then(|window| window.fault(&inputs)) {
             return self.refuse(reason);
         }
         let (inputs, outputs, observed) = self.inner.infer_facts(inputs, outputs, observed)?;

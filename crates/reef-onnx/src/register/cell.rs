@@ -3,12 +3,11 @@
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::array::Slice;
 use tract_onnx::tract_core::ops::einsum::EinSum;
-use tract_onnx::tract_core::ops::gru_cell::GruEpilogue;
 use tract_onnx::tract_core::ops::logic::Iff;
-use tract_onnx::tract_core::ops::lstm_cell::LstmEpilogue;
 use tract_onnx::tract_core::ops::math::{add, mul, sub};
 
 use super::activation::Activation;
+use super::epilogue::Epilogue;
 
 /// Which operator, with the attributes that only it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,11 +88,6 @@ pub(super) struct Parts {
 }
 
 impl Cell {
-    /// Whether this is the GRU that tract has one operator for.
-    pub fn is_fused_gru(&self) -> bool {
-        self.kind == Kind::Gru { linear_before_reset: true } && self.is_plain()
-    }
-
     /// Whether the activations are the defaults and nothing is clipped.
     fn is_plain(&self) -> bool {
         let defaults = Activation::parse(self.kind.default_activations(), &[], &[]);
@@ -206,10 +200,10 @@ impl<'a> Step<'a> {
         let (h, r) = (self.h, self.parts.r);
         let x = self.product(self.x, self.parts.w)?;
         let x = self.biased(x, 0, 3)?;
-        if self.cell.is_fused_gru() && self.datum == DatumType::F32 {
+        if linear_before_reset && self.cell.is_plain() && self.datum == DatumType::F32 {
             let product = self.product(h, r)?;
             let product = self.biased(product, 3, 6)?;
-            return self.node(GruEpilogue { hidden: self.parts.hidden }, &[x, product, h]);
+            return self.node(Epilogue::Gru { hidden: self.parts.hidden }, &[x, product, h]);
         }
         let hidden = self.parts.hidden;
         let outer = self.node(Slice::new(0, 0, 2 * hidden), &[r])?;
@@ -245,7 +239,7 @@ impl<'a> Step<'a> {
         let plain = self.cell.is_plain() && !input_forget && self.parts.peepholes.is_none();
         if plain && self.datum == DatumType::F32 {
             self.made += 1;
-            let op = LstmEpilogue { hidden: self.parts.hidden };
+            let op = Epilogue::Lstm { hidden: self.parts.hidden };
             let made = self.body.wire_node(format!("step.{}", self.made), op, &[sum, c])?;
             return Ok((made[0], made[1]));
         }

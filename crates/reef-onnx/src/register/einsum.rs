@@ -371,12 +371,19 @@ impl Reading for MatMul {
 
     fn left_to_tract(&self, inputs: &[TypedFact]) -> bool {
         let some = inputs.iter().all(|fact| fact.shape.iter().all(|extent| *extent != 0.to_dim()));
-        some && matches!(inputs[0].datum_type, DatumType::F32 | DatumType::F16 | DatumType::I32)
+        let matrix = inputs.iter().any(|fact| fact.rank() > 1);
+        some && matrix && matches!(inputs[0].datum_type, DatumType::F32 | DatumType::F16 | DatumType::I32)
     }
 
     fn wire(&self, name: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
         let facts: Vec<TypedFact> =
             inputs.iter().map(|&input| model.outlet_fact(input).cloned()).collect::<TractResult<_>>()?;
+        let constant = facts.iter().all(|fact| fact.konst.is_some());
+        let some = facts.iter().all(|fact| fact.shape.iter().all(|extent| *extent != 0.to_dim()));
+        if some && !constant && matches!(facts[0].datum_type, DatumType::F32 | DatumType::F16) {
+            // Two vectors: for tract no product, but a sum of products.
+            return Einsum::parse("i,i->").map_err(TractError::msg)?.wire(name, model, inputs);
+        }
         let sum = self.sum(&facts)?;
         model.wire_node(name, Own(sum), inputs)
     }

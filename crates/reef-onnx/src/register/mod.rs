@@ -10,6 +10,7 @@ mod conv_transpose;
 mod dft;
 mod dropout;
 mod einsum;
+mod epilogue;
 mod functions;
 mod gemm;
 mod grid_sample;
@@ -26,7 +27,9 @@ mod resample;
 mod resize;
 mod shape;
 mod slice;
+mod squeeze;
 mod values;
+mod window;
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -69,6 +72,7 @@ pub(crate) fn onnx() -> Onnx {
     register.insert("Resize", resize::resize);
     register.insert("Upsample", resize::resize);
     register.insert("Slice", slice::slice);
+    register.insert("Squeeze", squeeze::squeeze);
     register.insert("DFT", dft::dft);
     register.insert("Dropout", dropout::dropout);
     for operator in ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"] {

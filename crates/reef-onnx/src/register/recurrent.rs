@@ -11,7 +11,6 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::array::{Slice, TypedConcat};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cast::cast;
-use tract_onnx::tract_core::ops::gru_seq::GruSeq;
 use tract_onnx::tract_core::ops::logic::comp_lt;
 use tract_onnx::tract_core::ops::scan::{InputMapping, OutputMapping, Scan, ScanInfo};
 use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, IntoExp, Solver, TensorProxy};
@@ -21,9 +20,6 @@ use super::expanded;
 
 use super::activation::Activation;
 use super::cell::{Cell, Kind, Parts};
-
-/// The fused GRU pays off from this many steps.
-const FUSED_STEPS_MIN: usize = 4;
 
 /// Where the operator's optional inputs and outputs are among those that the node names.
 #[derive(Clone, Debug)]
@@ -280,11 +276,7 @@ impl Side<'_> {
         if self.cell().kind.has_memory() {
             states.push(self.state(model, "c", slots.initial_c.map(|at| inputs[at]))?);
         }
-        let made = match self.fused(model, [w, r, h], bias)? {
-            Some(made) => made,
-            None => self.scan(model, [w, r], bias, peepholes, &states)?,
-        };
-        let mut outputs = made;
+        let mut outputs = self.scan(model, [w, r], bias, peepholes, &states)?;
         if let Some(slot) = slots.y {
             // [batch, steps, hidden], with an axis of one before the batch or after the steps.
             outputs[slot] = if self.op.batch_first {
@@ -336,35 +328,6 @@ impl Side<'_> {
             false => self.node(model, &format!("{name}.batch"), AxisOp::Move(1, 0), given)?,
         };
         self.node(model, name, Slice::new(1, self.direction, self.direction + 1), batch_first)
-    }
-
-    /// tract's operator for a whole sequence of a GRU, where there is one that computes the same.
-    fn fused(
-        &self,
-        model: &mut TypedModel,
-        [w, r, h]: [OutletId; 3],
-        bias: Option<OutletId>,
-    ) -> TractResult<Option<TVec<OutletId>>> {
-        let x = model.outlet_fact(self.x)?;
-        let (steps, single) = (x.shape[1].to_usize()?, x.datum_type == DatumType::F32);
-        let plain = self.mask.is_none() && self.cell().is_fused_gru() && single;
-        if !plain || steps < FUSED_STEPS_MIN || model.outlet_fact(r)?.konst.is_none() {
-            return Ok(None);
-        }
-        let slots = &self.op.slots;
-        let op = GruSeq {
-            hidden: self.hidden,
-            has_bias: bias.is_some(),
-            chunk: self.step(),
-            emit_y: slots.y.is_some(),
-            reset_every_turn: true,
-            projected: false,
-            packed_r: None,
-        };
-        let inputs: TVec<OutletId> = [self.x, w, r].into_iter().chain(bias).chain([h]).collect();
-        let made = model.wire_node(self.prefix, op, &inputs)?;
-        let count = self.op.nboutputs()?;
-        Ok(Some((0..count).map(|slot| made[usize::from(slots.y != Some(slot))]).collect()))
     }
 
     fn scan(

@@ -1,7 +1,7 @@
 //! A dump of what a graph computes that does not depend on names, order of nodes, rounding of constants or
 //! axes of extent 1.
 
-use reef_graph::{Graph, Op, Shape, ValueId, ValueKind};
+use reef_graph::{Binary, Graph, Op, Shape, ValueId, ValueKind};
 
 /// One line per node, in the order in which the outputs reach them.
 pub(super) fn dump(graph: &Graph) -> String {
@@ -36,6 +36,10 @@ fn visit(graph: &Graph, id: ValueId, numbers: &mut Vec<Option<String>>, lines: &
                     // A constant matrix may be stored either way.
                     op = format!("MatMul {trans_a}");
                     inputs[1] = format!("{} weights", weights.shape().elements());
+                }
+                if node.op == Op::Binary(Binary::Div) && graph.constant(node.inputs[1]).is_some() {
+                    // tract multiplies by the inverse.
+                    op = operator(&Op::Binary(Binary::Mul), &Shape::default());
                 }
                 lines.push(format!("{op} {} -> {}{}", inputs.join(" "), value.dtype, slim(&value.shape)));
                 format!("%{}", lines.len() - 1)

@@ -253,6 +253,45 @@ fn constant_indices_outside_of_their_axis_are_named() {
 }
 
 #[test]
+fn graphs_in_graphs_have_a_bound() {
+    let nested = |depth: usize| {
+        let mut inner = pb::GraphProto::default();
+        for _ in 0..depth {
+            let body = |name: &str| pb::AttributeProto {
+                name: name.into(),
+                g: Some(inner.clone()),
+                r#type: AttributeType::Graph as i32,
+                ..Default::default()
+            };
+            let node =
+                pb::NodeProto { op_type: "If".into(), attribute: vec![body("body")], ..Default::default() };
+            inner = pb::GraphProto { node: vec![node], ..Default::default() };
+        }
+        let bytes = twice().changed(|graph| graph.node.extend(inner.node.clone()));
+        try_import(&bytes).expect_err("its bodies are empty").to_string()
+    };
+    assert!(nested(17).contains("graphs nested deeper than 16"), "{}", nested(17));
+    assert!(!nested(16).contains("nested"), "{}", nested(16));
+}
+
+#[test]
+fn ranks_and_extents_have_bounds() {
+    let with = |dims: &[&str]| {
+        let mut network = Network::default();
+        network.input("x", DataType::Float, dims);
+        let y = network.node("Relu", &["x"], &[]);
+        network.output(&y, DataType::Float, dims);
+        OnnxModel::from_bytes(&network.bytes())
+    };
+    let error = with(&["1"; 9]).expect_err("nine axes").to_string();
+    assert!(error.contains("rank 9 exceeds 8"), "{error}");
+    let model = with(&["n", "m"]).expect("the shape comes later");
+    let error = model.specialise(&[("x", Shape::from([1 << 16, (1 << 15) + 1]))]).expect_err("too many");
+    assert!(error.to_string().contains("exceeds 2147483648 elements"), "{error}");
+    model.specialise(&[("x", Shape::from([1 << 16, 1 << 15]))]).expect("as many as a tensor may have");
+}
+
+#[test]
 fn external_data_is_there_inside_and_long_enough() {
     let directory = std::env::temp_dir().join(format!("reef-onnx-external-{}", std::process::id()));
     std::fs::create_dir_all(directory.join("inner")).expect("there is a place for it");

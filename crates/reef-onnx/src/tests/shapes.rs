@@ -160,3 +160,90 @@ fn activations_are_found_in_their_parts() {
     let made = graph(|n| n.node("LeakyRelu", &["x"], &[("alpha", Attr::Float(0.1))]));
     assert_eq!(made, "Unary(LeakyRelu(0.1))");
 }
+
+/// What is whole in the model stays whole: 41 times the nearest number to 1/41 is less than 1.
+#[test]
+fn quotients_stay_what_they_are() {
+    let graph = |dims: &[usize], divisor: f32, shift: Option<f32>| {
+        let mut network = Network::default();
+        let text: Vec<String> = dims.iter().map(usize::to_string).collect();
+        let text: Vec<&str> = text.iter().map(String::as_str).collect();
+        network.input("x", DataType::Float, &text);
+        let divisor = network.constant(&[], &[divisor]);
+        let mut x = "x".to_owned();
+        if let Some(shift) = shift {
+            let shift = network.constant(&[], &[shift]);
+            x = network.node("Sub", &[&x, &shift], &[]);
+        }
+        let y = network.node("Div", &[&x, &divisor], &[]);
+        network.output(&y, DataType::Float, &text);
+        let graph = specialise(&network.model(), &[dims]).graph;
+        graph.nodes.iter().map(|node| format!("{:?}", node.op)).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(graph(&[2, 8], 41.0, None), "Binary(Div)");
+    assert_eq!(graph(&[2, 8], 4.0, None), "Binary(Mul)", "exact");
+    // x·s + t would lose what little is left of x − 101325.
+    assert_eq!(graph(&[1, 2, 8], 4.0, Some(101_325.0)), "Binary(Add) Binary(Mul)");
+}
+
+#[test]
+fn windows_that_do_not_fit_are_refused() {
+    let refused = |operator: &str, attributes: &[(&str, Attr)], dims: &[usize]| {
+        let mut network = Network::default();
+        network.input("x", DataType::Float, &["1", "1", "h", "w"]);
+        let weights = network.weights(&[1, 1, 3, 3]);
+        let inputs = if operator == "Conv" { vec!["x", &weights] } else { vec!["x"] };
+        let y = network.node(operator, &inputs, attributes);
+        network.output(&y, DataType::Float, &["1", "1", "a", "b"]);
+        let model = crate::OnnxModel::from_bytes(&network.bytes());
+        let made = model.and_then(|model| model.specialise(&[("x", reef_graph::Shape::new(dims))]));
+        made.map(|_| ()).map_err(|error| error.to_string())
+    };
+    let kernel = || ("kernel_shape", Attr::Ints(&[3, 3]));
+    for operator in ["MaxPool", "AveragePool", "Conv"] {
+        assert_eq!(refused(operator, &[kernel()], &[1, 1, 3, 3]), Ok(()), "{operator}");
+        let error = refused(operator, &[kernel()], &[1, 1, 5, 2]).unwrap_err();
+        assert!(error.contains("its window of 3 elements does not fit axis 3 of 2"), "{operator}: {error}");
+        let padded = [kernel(), ("pads", Attr::Ints(&[0, 1, 0, 0]))];
+        assert_eq!(refused(operator, &padded, &[1, 1, 5, 2]), Ok(()), "{operator}");
+        let spread = [kernel(), ("dilations", Attr::Ints(&[1, 2]))];
+        assert!(refused(operator, &spread, &[1, 1, 5, 4]).is_err(), "{operator}");
+    }
+    let large =
+        refused("MaxPool", &[("kernel_shape", Attr::Ints(&[1 << 32, 1]))], &[1, 1, 5, 5]).unwrap_err();
+    assert!(large.contains("attribute `kernel_shape` is 4294967296"), "{large}");
+    let pads = Attr::Ints(&[1 << 19, 1 << 19, 1 << 19, 1 << 19]);
+    let wide = [("kernel_shape", Attr::Ints(&[1 << 20, 1 << 20])), ("pads", pads)];
+    let wide = refused("AveragePool", &wide, &[1, 1, 5, 5]).unwrap_err();
+    assert!(wide.contains("a window of 1099511627776 elements"), "{wide}");
+    let still = refused("MaxPool", &[kernel(), ("strides", Attr::Ints(&[0, 1]))], &[1, 1, 5, 5]).unwrap_err();
+    assert!(still.contains("attribute `strides` must be 1 at least"), "{still}");
+}
+
+#[test]
+fn axes_of_extent_one_go_in_any_order() {
+    let shape = |opset: i64, axes: Option<&[i64]>| {
+        let mut network = Network::default();
+        network.opset(opset);
+        network.input("x", DataType::Float, &["1", "2", "1", "3", "1"]);
+        let y = match axes {
+            Some(axes) if opset < 13 => network.node("Squeeze", &["x"], &[("axes", Attr::Ints(axes))]),
+            Some(axes) => {
+                let axes = network.integers(&[axes.len() as i64], axes);
+                network.node("Squeeze", &["x", &axes], &[])
+            }
+            None => network.node("Squeeze", &["x"], &[]),
+        };
+        network.output(&y, DataType::Float, &["a", "b"]);
+        let model = crate::OnnxModel::from_bytes(&network.bytes());
+        let made = model.and_then(|model| model.specialise(&[("x", [1, 2, 1, 3, 1].into())]));
+        made.map(|made| made.graph.value(made.graph.outputs[0]).shape.to_vec()).map_err(|e| e.to_string())
+    };
+    for opset in [11, 17] {
+        assert_eq!(shape(opset, None), Ok(vec![2, 3]), "{opset}");
+        assert_eq!(shape(opset, Some(&[4, 0, -3])), Ok(vec![2, 3]), "{opset}");
+        assert_eq!(shape(opset, Some(&[-1])), Ok(vec![1, 2, 1, 3]), "{opset}");
+        let error = shape(opset, Some(&[1])).unwrap_err();
+        assert!(error.contains("axis 1 has extent 2"), "{error}");
+    }
+}

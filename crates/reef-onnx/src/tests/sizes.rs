@@ -62,6 +62,10 @@ fn constants_that_are_made_larger() {
         let (x, sizes) = (n.constant(&[1, 1, 2], &[1.0, 2.0]), n.integers(&[3], &[1, 1, LARGE]));
         n.node("Resize", &[&x, "", "", &sizes], &[])
     });
+    refused("Range", |n| {
+        let (zero, limit, one) = (n.integers(&[], &[0]), n.integers(&[], &[1 << 31]), n.integers(&[], &[1]));
+        n.node("Range", &[&zero, &limit, &one], &[])
+    });
     refused("RandomUniform", |n| n.node("RandomUniform", &[], &[("shape", Attr::Ints(&[LARGE]))]));
 }
 

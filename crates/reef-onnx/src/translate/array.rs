@@ -2,7 +2,7 @@
 
 use reef_graph::{DType, Op, Shape, Tensor as ReefTensor, ValueId, axis_index};
 use tract_onnx::prelude::*;
-use tract_onnx::tract_core::internal::DimLike;
+use tract_onnx::tract_core::internal::{DimLike, tensor0};
 use tract_onnx::tract_core::ops::array::{
     Gather, MultiBroadcastTo, Pad, PadMode, Slice, Tile, Trilu, TypedConcat,
 };
@@ -126,7 +126,12 @@ pub(super) fn pad(walk: &mut Walk, node: &TypedNode, op: &Pad) -> Result<ValueId
     let PadMode::Constant(value) = &op.mode else {
         return Err("padding that repeats the image".into());
     };
-    let value = value.cast_to_scalar::<f32>().map_err(|error| format!("{error:#}"))?;
+    let given = value;
+    let value = given.cast_to_scalar::<f32>().map_err(|error| format!("{error:#}"))?;
+    let kept = tensor0(value).cast_to_dt(given.datum_type()).is_ok_and(|kept| *kept == **given);
+    if !kept && !value.is_nan() {
+        return Err("its value is none of single precision".into());
+    }
     let x = walk.value(node.inputs[0])?;
     let (dtype, shape) = walk.fact(OutletId::new(node.id, 0))?;
     let pad = Op::Pad { pads: op.pads.clone(), value };
@@ -165,7 +170,8 @@ pub(super) fn trilu(walk: &mut Walk, node: &TypedNode, op: &Trilu) -> Result<Val
     let mut kept = Vec::with_capacity(rows * columns);
     for row in 0..rows as i64 {
         for column in 0..columns as i64 {
-            let inside = if op.upper { column >= row + diagonal } else { column <= row + diagonal };
+            let bound = row.saturating_add(diagonal);
+            let inside = if op.upper { column >= bound } else { column <= bound };
             kept.push(u8::from(inside));
         }
     }
