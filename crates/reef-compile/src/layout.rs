@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use reef_graph::{DType, Graph, Op, ValueId, ValueKind};
+use reef_graph::{DType, Graph, Node, Op, ValueId, ValueKind};
 
 use crate::groups::{Group, Kind, is_elementwise};
 use crate::view::View;
@@ -174,11 +174,12 @@ impl Layouts {
     }
 
     fn find_concats(&mut self, graph: &Graph) {
+        let counts = leaf_counts(graph);
         let mut concats: Vec<(ValueId, usize, Vec<ValueId>)> = graph
             .nodes
             .iter()
             .filter_map(|node| match node.op {
-                Op::Concat { axis } => Some((node.outputs[0], axis, leaves(graph, node.outputs[0], axis))),
+                Op::Concat { axis } => Some((node.outputs[0], axis, leaves(graph, &counts, node, axis))),
                 _ => None,
             })
             .collect();
@@ -235,15 +236,39 @@ impl Layouts {
     }
 }
 
-/// The parts of a concatenated value, with the parts of nested concatenations along `axis` in their place.
-fn leaves(graph: &Graph, value: ValueId, axis: usize) -> Vec<ValueId> {
-    if let ValueKind::Node(id) = graph.value(value).kind {
-        let node = &graph.nodes[id.index()];
-        if node.op == (Op::Concat { axis }) {
-            return node.inputs.iter().flat_map(|&input| leaves(graph, input, axis)).collect();
-        }
+/// Parts of a nested concatenation that is opened: each becomes a kernel, and a value may be a part many
+/// times over, at every level of nesting.
+const LEAVES_MAX: usize = 1024;
+
+/// The node that concatenates `value` along `axis`, if one does.
+fn concat_along(graph: &Graph, value: ValueId, axis: usize) -> Option<&Node> {
+    let ValueKind::Node(id) = graph.value(value).kind else { return None };
+    Some(&graph.nodes[id.index()]).filter(|node| node.op == (Op::Concat { axis }))
+}
+
+/// For every value, of how many parts it is where it is part of a concatenation along its own axis: 1 unless
+/// it is opened.
+fn leaf_counts(graph: &Graph) -> Vec<usize> {
+    let mut counts = vec![1usize; graph.values.len()];
+    for node in &graph.nodes {
+        let Op::Concat { axis } = node.op else { continue };
+        let count = |&input: &ValueId| match concat_along(graph, input, axis) {
+            Some(_) => counts[input.index()],
+            None => 1,
+        };
+        let sum = node.inputs.iter().map(count).sum();
+        counts[node.outputs[0].index()] = if sum > LEAVES_MAX { 1 } else { sum };
     }
-    vec![value]
+    counts
+}
+
+/// The parts of a concatenation, with the parts of nested ones along `axis` in their place.
+fn leaves(graph: &Graph, counts: &[usize], node: &Node, axis: usize) -> Vec<ValueId> {
+    let opened = |&input: &ValueId| match concat_along(graph, input, axis) {
+        Some(inner) if counts[input.index()] > 1 => leaves(graph, counts, inner, axis),
+        _ => vec![input],
+    };
+    node.inputs.iter().flat_map(opened).collect()
 }
 
 /// Whether the operator reads dense row-major operands only, so that another layout costs a copy.

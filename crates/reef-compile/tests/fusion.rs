@@ -279,6 +279,21 @@ fn concatenations_of_a_dense_block_are_free() {
     }
 }
 
+/// A value that is twice a part of the next, 14 times over: opened up altogether it is 2^14 parts.
+#[test]
+fn concatenations_of_themselves_stay_within_bounds() {
+    let mut b = Builder::new();
+    let x = b.input(&[1]);
+    let mut y = b.same(RELU, &[x]);
+    for level in 1..=14 {
+        y = b.node(Op::Concat { axis: 0 }, &[y, y], &[1 << level]);
+    }
+    b.output(y);
+    harness::check("concatenations of themselves", &b.graph);
+    let count = plan(&b.graph).kernels().len();
+    assert!(count < 3000, "{count} kernels");
+}
+
 #[test]
 fn branches_meet_in_one_buffer_and_share_stages() {
     let mut b = Builder::new();
