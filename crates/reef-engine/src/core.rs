@@ -556,7 +556,7 @@ impl Core {
         }
     }
 
-    /// Counts a request that ended without outputs. Mistakes of the caller are not counted.
+    /// Counts a request that ended without outputs, unless it never was the model's.
     fn count_failure(&mut self, model: ModelId, class: Class, error: &InferError) {
         let Some(reason) = failure_reason(error) else { return };
         let stats = self.class_stats(model, class);
@@ -649,7 +649,7 @@ fn failure_reason(error: &InferError) -> Option<FailureReason> {
         InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => Some(FailureReason::Deadline),
         InferError::Timeout => Some(FailureReason::Timeout),
         InferError::Cancelled => Some(FailureReason::Cancelled),
-        InferError::Failed(fault) if fault.kind == FaultKind::Input => None,
+        InferError::Failed(fault) if fault.kind == FaultKind::Input => Some(FailureReason::Input),
         InferError::Failed(_)
         | InferError::DeviceFault
         | InferError::EngineFailed(_)

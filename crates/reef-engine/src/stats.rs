@@ -71,16 +71,19 @@ pub enum FailureReason {
     Cancelled,
     /// A kernel or the device failed, or a plan could not be compiled.
     Backend,
+    /// A value of an input meant nothing to a kernel: an index that its axis does not have, a divisor of 0.
+    Input,
 }
 
 impl FailureReason {
     /// Every reason, in the order of [`ClassStats::failures`].
-    pub const ALL: [FailureReason; 5] = [
+    pub const ALL: [FailureReason; 6] = [
         FailureReason::Rejected,
         FailureReason::Deadline,
         FailureReason::Timeout,
         FailureReason::Cancelled,
         FailureReason::Backend,
+        FailureReason::Input,
     ];
 
     /// The name in metrics.
@@ -91,12 +94,13 @@ impl FailureReason {
             FailureReason::Timeout => "TIMEOUT",
             FailureReason::Cancelled => "CANCELED",
             FailureReason::Backend => "BACKEND",
+            FailureReason::Input => "INPUT",
         }
     }
 }
 
 /// Sums over the requests of one model in one class. Requests that failed validation (wrong inputs, class not
-/// allowed) are the caller's mistakes and not counted.
+/// allowed) never were the model's, and are not counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClassStats {
     /// Requests that got outputs.

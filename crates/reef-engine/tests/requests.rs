@@ -2,8 +2,11 @@
 
 mod doubles;
 
+use std::sync::Arc;
+
 use doubles::*;
 use reef_engine::*;
+use reef_plan::{SyntheticStage, synthetic_plan};
 
 fn wrong(error: InferError) -> (String, WrongInput) {
     match error {
@@ -60,7 +63,7 @@ fn every_way_to_get_an_input_wrong_is_named() {
         assert_eq!(wrong(error), (name.to_string(), problem));
     }
     let stats = &engine.stats().models[0];
-    assert_eq!(stats.best_effort.failures, [0; 5], "a caller's mistakes are not counted");
+    assert_eq!(stats.best_effort.failures, [0; 6], "a caller's mistakes are not counted");
 }
 
 #[test]
@@ -249,6 +252,50 @@ fn a_plan_that_is_always_stopped_at_its_deadline_is_refused_then() {
     }
     let refused = engine.infer(&hurried).unwrap_err();
     assert!(matches!(refused, InferError::DeadlineUnreachable { .. }), "{refused}");
+}
+
+/// Time that a task threw away is charged to its model, though it never came to its end: the more of it, the
+/// more of others' tasks start before its next one.
+#[test]
+fn a_model_whose_tasks_are_killed_pays_for_their_time() {
+    let others_before = |others: u64| {
+        let engine = stepped();
+        load(&engine, "urgent", real_time(0), 1);
+        let settings = ModelSettings { queue_len: 2000, weight: 10, ..ModelSettings::default() };
+        load(&engine, "small", settings, 2);
+        let block = SyntheticStage { blocks: 1, polls: 2000, poll_ns: 10_000 };
+        let plan = synthetic_plan("long", engine.capabilities().target, 1, &[block]).unwrap();
+        engine.load_plan(key("long"), ModelSettings::default(), Arc::new(plan)).unwrap();
+        let data = [0u8; 64];
+        let mut waiting = Vec::new();
+        let mut fill = || {
+            while let Ok(future) = engine.submit(&request("small", &data)) {
+                waiting.push(future);
+            }
+        };
+        let of = |name: &str| {
+            let stats = engine.stats();
+            stats.models.into_iter().find(|model| model.key.name == name).unwrap().best_effort
+        };
+        fill();
+        let long = engine.submit(&request("long", &data)).unwrap();
+        while of("small").success < others {
+            engine.step();
+        }
+        // Takes every unit, and then nobody wants the long task any more.
+        engine.infer(&request("urgent", &data)).unwrap();
+        drop(long);
+        while of("long").pending() > 0 {
+            engine.step();
+        }
+        assert!(of("long").wasted > Nanos::ZERO && of("long").success == 0);
+        fill();
+        let before = of("small").success;
+        engine.infer(&request("long", &data)).unwrap();
+        of("small").success - before
+    };
+    let (little, much) = (others_before(5), others_before(105));
+    assert!(much > little + 50, "{much} and {little}");
 }
 
 /// A model that is unloaded and loaded again still owes what it used: as often as others start before it.

@@ -158,9 +158,14 @@ impl Device for LiveDummy {
 
 /// An engine whose time passes in steps.
 pub fn stepped() -> Engine {
+    stepped_with(EngineOptions::default())
+}
+
+/// The same, with options.
+pub fn stepped_with(options: EngineOptions) -> Engine {
     let device = Arc::new(DummyDevice::new(DummyOptions::default()));
     let clock: Arc<dyn Clock> = Arc::new(DummyClock(device.clone()));
-    Engine::new(device, EngineOptions { clock, ..EngineOptions::default() }).unwrap()
+    Engine::new(device, EngineOptions { clock, ..options }).unwrap()
 }
 
 /// An engine with its threads.
