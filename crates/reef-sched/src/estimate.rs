@@ -219,6 +219,9 @@ mod tests {
         (0..8).for_each(|_| time.record_stopped(Nanos(5 * MS)));
         time.record(Nanos::ZERO, Nanos(6 * MS));
         assert_eq!(time.get(), Nanos(6 * MS), "what completed says more than what was stopped");
+        let mut time = measured(&[5 * MS]);
+        (0..20).for_each(|_| time.record_stopped(Nanos(4 * MS)));
+        assert_eq!(time.get(), Nanos::ZERO, "one measurement, and nothing that contradicts it");
     }
 
     #[test]

@@ -169,6 +169,21 @@ fn a_less_urgent_level_leaves_a_slot_for_each_more_urgent_one() {
     );
 }
 
+/// Two slots, and two levels that are more urgent: they cannot have one each and leave one.
+#[test]
+fn the_least_urgent_level_starts_where_there_are_more_levels_than_slots() {
+    check(
+        "0 model a rt0
+         0 model b rt1
+         0 model c rt2
+         0 submit c c1
+         0 submit c c2
+         0 submit a a1",
+        "0 ns: start c1 rt2
+         0 ns: start a1 rt0",
+    );
+}
+
 #[test]
 fn real_time_work_leaves_the_best_effort_slots_alone_and_the_other_way_round() {
     check(
@@ -330,6 +345,21 @@ fn deadlines_that_cannot_be_met_are_refused_once_times_are_known() {
          13 ns: no between DeadlineUnreachable {{ needed: Nanos(297), left: Nanos(199) }}"
     );
     check(&script, &expected);
+}
+
+/// Seconds after the last measurement: the estimate is doubted, but not what goes before.
+#[test]
+fn a_probe_must_have_time_left_behind_what_goes_before_it() {
+    let learn: String = (0..8).map(|n| format!("{n} submit a l{n}\n{n} done l{n} service=100\n")).collect();
+    let started: String = (0..8).map(|n| format!("{n} ns: start l{n} rt0\n")).collect();
+    let script = "2000000000 submit a run
+         2000000000 submit a hopeless deadline=2000000080
+         2000000000 submit a probe deadline=2000000150
+         2000000100 done run";
+    let expected = "2000.0 ms: start run rt0
+         2000.0 ms: no hopeless DeadlineUnreachable { needed: Nanos(200), left: Nanos(80) }
+         2000.0 ms: start probe rt0";
+    check(&format!("0 model a rt0 flight=1\n{learn}{script}"), &format!("{started}{expected}"));
 }
 
 #[test]
