@@ -16,7 +16,7 @@ use tract_onnx::tract_hir::infer::{
     Factoid, InferenceFact, InferenceModel, InferenceModelPatch, InferenceNode, InferenceOp,
 };
 
-use super::own::{Builder, Built, Refused, refused};
+use super::own::{Builder, Built, Refused, name_of, refused};
 use super::window::{self, Window};
 
 /// An operator with the name that an error gives.
@@ -48,8 +48,7 @@ fn read(context: &ParsingContext, node: &NodeProto) -> Built {
     let reduces = matches!(node.op_type.as_str(), "ScatterND" | "ScatterElements") && reduction != "none";
     let reader = READERS.get().and_then(|readers| readers.get(&node.op_type));
     let (inner, closures) = reader.context("an operator that is not registered")?(context, node)?;
-    let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
-    let (node, operator) = (name.cloned().unwrap_or_default(), node.op_type.clone());
+    let (node, operator) = (name_of(node), node.op_type.clone());
     Ok((Box::new(Bounded { node, operator, window, reduces, inner }), closures))
 }
 

@@ -91,16 +91,20 @@ pub(super) fn beside(
     built(node, Box::new(reading), Some(op))
 }
 
+/// What errors call a node: its name, or else its first output's.
+pub(super) fn name_of(node: &NodeProto) -> String {
+    let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
+    name.cloned().unwrap_or_default()
+}
+
 /// The error that names `node`.
 pub(super) fn refused<T>(node: &NodeProto, reason: impl Into<String>) -> TractResult<T> {
-    let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
-    let (node, operator) = (name.cloned().unwrap_or_default(), node.op_type.clone());
+    let (node, operator) = (name_of(node), node.op_type.clone());
     Err(TractError::new(Refused { node, operator, reason: reason.into() }))
 }
 
 fn built(node: &NodeProto, reading: Box<dyn Reading>, tract: Option<Box<dyn InferenceOp>>) -> Built {
-    let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
-    let (name, operator) = (name.cloned().unwrap_or_default(), node.op_type.clone());
+    let (name, operator) = (name_of(node), node.op_type.clone());
     let outputs = node.output.len();
     Ok((Box::new(Reader { node: name, operator, reading, tract, outputs }), vec![]))
 }
