@@ -37,6 +37,18 @@ pub const FOLDED_ELEMENTS_MAX: usize = 1 << 28;
 /// that describe each layer.
 pub const MODEL_TENSORS_MAX: usize = 1024;
 
+/// Rounds of a loop that are written out when a model is compiled, if their number is known.
+pub const UNROLLED_ROUNDS_MAX: usize = 16;
+
+/// Nodes of a loop's rounds that are written out.
+pub const UNROLLED_NODES_MAX: usize = 4096;
+
+/// Nodes that one step of a program visits, bodies and functions written out.
+pub const PROGRAM_NODES_MAX: usize = 1 << 18;
+
+/// Elements of a value that decides the shape of another.
+pub const SHAPE_VALUES_MAX: usize = 64;
+
 /// Bytes of one model file, external data not counted: a protocol buffer has at most 2 GiB.
 pub const MODEL_BYTES_MAX: usize = 2 << 30;
 
@@ -74,3 +86,4 @@ const _: () = assert!(BOARD_SLOTS_DEFAULT <= BOARD_SLOTS_MAX);
 const _: () = assert!(BODIES_BYTES_DEFAULT / 4 * 3 >= BODY_BYTES_DEFAULT, "best-effort has three quarters");
 const _: () = assert!(QUEUE_LEN_DEFAULT <= QUEUE_LEN_MAX);
 const _: () = assert!(CUS_MAX <= 64, "sets of compute units are u64 bit masks");
+const _: () = assert!(UNROLLED_NODES_MAX <= PROGRAM_NODES_MAX);

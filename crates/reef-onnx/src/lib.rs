@@ -15,6 +15,7 @@ mod consts;
 mod dry;
 mod error;
 mod external;
+mod flow;
 mod guard;
 mod host;
 mod indices;
@@ -32,4 +33,5 @@ mod translate;
 mod walk;
 
 pub use error::ImportError;
+pub use flow::{Given, Rest, Source, Step, Take, Then};
 pub use model::{Dim, OnnxModel, Specialised, TensorDecl};

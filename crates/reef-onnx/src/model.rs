@@ -10,6 +10,7 @@ use reef_base::panics;
 use reef_graph::{DType, Graph, Shape};
 use reef_plan::HostKernel;
 use tract_onnx::model::ParseResult;
+use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::{InferenceModel, InferenceModelExt, TypedModel};
 use tract_onnx::tract_core::internal::DimLike;
 use tract_onnx::tract_core::ops::konst::Const;
@@ -19,6 +20,7 @@ use crate::consts::{ConstPool, datum_of, dtype_of};
 use crate::dry::Tried;
 use crate::error::ImportError;
 use crate::guard::{guarded, guarded_import};
+use crate::flow::{self, Flow, Given, Rest, Step};
 use crate::{host, locate, passes, proto, register, walk};
 
 /// The extent of one axis as a model declares it.
@@ -63,13 +65,25 @@ pub struct Specialised {
     pub host_kernels: Vec<Arc<dyn HostKernel>>,
 }
 
-/// A model, parsed once; cheap to specialise. It keeps tract's copy of the weights beside ours: drop it when
-/// no further specialisation is wanted.
+/// A model, parsed once; cheap to specialise. It keeps a copy of the weights beside ours: drop it when no
+/// further specialisation is wanted.
 #[derive(Debug)]
 pub struct OnnxModel {
-    model: InferenceModel,
     inputs: Vec<TensorDecl>,
     outputs: Vec<TensorDecl>,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Straight(Box<Straight>),
+    Program(Box<Flow>),
+}
+
+/// A model that is one plan for the shapes of its inputs.
+#[derive(Debug)]
+struct Straight {
+    model: InferenceModel,
     /// The ONNX operator of every node, by its name.
     operators: HashMap<String, String>,
     consts: ConstPool,
@@ -105,14 +119,66 @@ impl OnnxModel {
         &self.outputs
     }
 
-    /// The model for these input shapes; every input is named once.
+    /// The model for these input shapes, if it is one plan; every input is named once.
     pub fn specialise(&self, shapes: &[(&str, Shape)]) -> Result<Specialised, ImportError> {
-        self.lower(shapes, Form::AsWritten)
+        let values = vec![None; self.inputs.len()];
+        let step = self.begin(shapes, &values)?;
+        match step.segment {
+            Some(segment) if step.then.is_none() => Ok(segment),
+            _ => Err(ImportError::Analysis { reason: "the model is a program of several segments".into() }),
+        }
+    }
+
+    /// For every input, in the model's order, whether its value decides shapes, or which way the model goes:
+    /// then [`OnnxModel::begin`] takes it.
+    pub fn shape_inputs(&self) -> Vec<bool> {
+        match &self.content {
+            Content::Straight(_) => vec![false; self.inputs.len()],
+            Content::Program(flow) => flow.shape_inputs().to_vec(),
+        }
+    }
+
+    /// The first step for these input shapes, every input named once, and the values of some, in the model's
+    /// order.
+    pub fn begin(
+        &self,
+        shapes: &[(&str, Shape)],
+        values: &[Option<reef_graph::Tensor>],
+    ) -> Result<Step, ImportError> {
+        let flow = match &self.content {
+            Content::Straight(_) => {
+                let segment = Some(self.lower(shapes, Form::AsWritten)?);
+                return Ok(Step { segment, then: None });
+            }
+            Content::Program(flow) => flow,
+        };
+        let bound = self.bind(shapes)?;
+        let given = self.inputs.iter().zip(&bound).zip(values).map(|((decl, shape), value)| match value {
+            Some(value) => Given::Both(value.clone()),
+            None => Given::Tensor(decl.dtype, shape.clone()),
+        });
+        let given: Vec<Given> = given.collect();
+        self.step(flow.start(), &given).map_err(|error| self.for_these(error, &bound))
+    }
+
+    /// The step after one that left `rest`: what its inputs are, in order.
+    pub fn step(&self, rest: &Rest, given: &[Given]) -> Result<Step, ImportError> {
+        let Content::Program(flow) = &self.content else {
+            unreachable!("only programs leave something to do");
+        };
+        panics::catch(|| flow.step(rest, given)).unwrap_or_else(|caught| {
+            Err(ImportError::Analysis { reason: format!("internal failure: {caught}") })
+        })
     }
 
     pub(crate) fn lower(&self, shapes: &[(&str, Shape)], form: Form) -> Result<Specialised, ImportError> {
+        let Content::Straight(straight) = &self.content else { return self.specialise(shapes) };
         let bound = self.bind(shapes)?;
-        let lowered = panics::catch(|| self.lower_bound(&bound, form)).unwrap_or_else(|caught| {
+        let inputs = self.inputs.iter().zip(&bound);
+        let inputs: Vec<(String, DType, Shape)> =
+            inputs.map(|(decl, shape)| (decl.name.clone(), decl.dtype, shape.clone())).collect();
+        let outputs: Vec<String> = self.outputs.iter().map(|decl| decl.name.clone()).collect();
+        let lowered = panics::catch(|| straight.lower(&inputs, &outputs, form)).unwrap_or_else(|caught| {
             Err(ImportError::Analysis { reason: format!("internal failure: {caught}") })
         });
         lowered.map_err(|error| self.for_these(error, &bound))
@@ -139,29 +205,6 @@ impl OnnxModel {
         }
     }
 
-    fn lower_bound(&self, shapes: &[Shape], form: Form) -> Result<Specialised, ImportError> {
-        self.consts.begin();
-        let mut typed = self.typed(shapes)?;
-        if form == Form::Decluttered {
-            guarded(|| typed.declutter()).map_err(|reason| ImportError::Analysis { reason })?;
-        }
-        if let Some(error) = walk::data_dependent(&typed, &self.operators) {
-            // Constant folding may tell what the first look did not.
-            guarded(|| typed.prop_consts()).map_err(|reason| ImportError::Analysis { reason })?;
-            if walk::data_dependent(&typed, &self.operators).is_some() {
-                return Err(error);
-            }
-        }
-        let names = |decls: &[TensorDecl]| decls.iter().map(|decl| decl.name.clone()).collect::<Vec<_>>();
-        let (inputs, outputs) = (names(&self.inputs), names(&self.outputs));
-        let walked = walk::walk(&typed, &self.consts, &self.operators, &inputs, &outputs)?;
-        let (graph, regions) = host::merge(&walked.graph);
-        let mut graph = passes::normalise(graph, &self.consts);
-        let host_kernels = host::attach(&mut graph, &typed, &walked, &regions, &self.operators, &self.tried)?;
-        graph.validate().expect("passes keep graphs valid");
-        Ok(Specialised { graph, host_kernels })
-    }
-
     fn parse(bytes: &[u8], directory: Option<&str>) -> Result<OnnxModel, ImportError> {
         panics::catch(|| OnnxModel::parse_bytes(bytes, directory)).unwrap_or_else(|caught| {
             Err(ImportError::Parse { reason: format!("internal failure: {caught}") })
@@ -169,27 +212,21 @@ impl OnnxModel {
     }
 
     fn parse_bytes(bytes: &[u8], directory: Option<&str>) -> Result<OnnxModel, ImportError> {
-        let onnx = register::onnx();
         let message = proto::decode(bytes, directory)?;
         let graph = message.graph.as_ref().expect("decoding checks that there is a graph");
         let inputs = proto::inputs(graph)?;
-        let (outputs, operators) = (proto::outputs(graph), proto::operators(graph));
-        let parsed =
-            guarded_import(|| onnx.parse(&message, directory), |reason| ImportError::Parse { reason });
-        let ParseResult { model, unresolved_inputs, .. } = parsed?;
-        if let Some(name) = unresolved_inputs.first() {
-            return Err(ImportError::Parse { reason: format!("nothing makes the value {name}") });
+        if flow::is_program(graph, &inputs) {
+            let outputs = proto::program_outputs(graph)?;
+            let content = Content::Program(Box::new(Flow::new(message, &inputs, directory)?));
+            return Ok(OnnxModel { inputs, outputs, content });
         }
-        if model.eval_order().is_err() {
-            return Err(ImportError::Parse { reason: "its nodes wait for each other in a circle".into() });
-        }
-        if model.inputs.len() != inputs.len() {
+        let declared = proto::outputs(graph);
+        let straight = Straight::parse(&message, directory)?;
+        if straight.model.inputs.len() != inputs.len() {
             return Err(ImportError::Parse { reason: "an input is declared twice".into() });
         }
-        let outputs = complete(outputs, &model, &operators)?;
-        let constants = model.nodes().iter().filter_map(|node| node.op_as::<Const>()).map(Const::val);
-        let consts = ConstPool::new(constants);
-        Ok(OnnxModel { inputs, outputs, operators, consts, tried: Tried::default(), model })
+        let outputs = complete(declared, &straight.model, &straight.operators)?;
+        Ok(OnnxModel { inputs, outputs, content: Content::Straight(Box::new(straight)) })
     }
 
     /// The shape of every input in the model's order, checked against the declarations.
@@ -223,12 +260,57 @@ impl OnnxModel {
         }
         Ok(bound)
     }
+}
 
-    fn typed(&self, shapes: &[Shape]) -> Result<TypedModel, ImportError> {
+impl Straight {
+    fn parse(message: &ModelProto, directory: Option<&str>) -> Result<Straight, ImportError> {
+        let operators = proto::operators(message.graph.as_ref().expect("a message has a graph"));
+        let parse = || register::onnx().parse(message, directory);
+        let parsed = guarded_import(parse, |reason| ImportError::Parse { reason });
+        let ParseResult { model, unresolved_inputs, .. } = parsed?;
+        if let Some(name) = unresolved_inputs.first() {
+            return Err(ImportError::Parse { reason: format!("nothing makes the value {name}") });
+        }
+        if model.eval_order().is_err() {
+            return Err(ImportError::Parse { reason: "its nodes wait for each other in a circle".into() });
+        }
+        let constants = model.nodes().iter().filter_map(|node| node.op_as::<Const>()).map(Const::val);
+        let consts = ConstPool::new(constants);
+        Ok(Straight { model, operators, consts, tried: Tried::default() })
+    }
+
+    fn lower(
+        &self,
+        inputs: &[(String, DType, Shape)],
+        outputs: &[String],
+        form: Form,
+    ) -> Result<Specialised, ImportError> {
+        self.consts.begin();
+        let mut typed = self.typed(inputs)?;
+        if form == Form::Decluttered {
+            guarded(|| typed.declutter()).map_err(|reason| ImportError::Analysis { reason })?;
+        }
+        if let Some(error) = walk::data_dependent(&typed, &self.operators) {
+            // Constant folding may tell what the first look did not.
+            guarded(|| typed.prop_consts()).map_err(|reason| ImportError::Analysis { reason })?;
+            if walk::data_dependent(&typed, &self.operators).is_some() {
+                return Err(error);
+            }
+        }
+        let inputs: Vec<String> = inputs.iter().map(|(name, ..)| name.clone()).collect();
+        let walked = walk::walk(&typed, &self.consts, &self.operators, &inputs, outputs)?;
+        let (graph, regions) = host::merge(&walked.graph);
+        let mut graph = passes::normalise(graph, &self.consts);
+        let host_kernels = host::attach(&mut graph, &typed, &walked, &regions, &self.operators, &self.tried)?;
+        graph.validate().expect("passes keep graphs valid");
+        Ok(Specialised { graph, host_kernels })
+    }
+
+    fn typed(&self, inputs: &[(String, DType, Shape)]) -> Result<TypedModel, ImportError> {
         let mut model = self.model.clone();
         let call = || {
-            for (index, shape) in shapes.iter().enumerate() {
-                let datum = datum_of(self.inputs[index].dtype).expect("declarations have tract's types");
+            for (index, (_, dtype, shape)) in inputs.iter().enumerate() {
+                let datum = datum_of(*dtype).expect("declarations have tract's types");
                 model.set_input_fact(index, InferenceFact::dt_shape(datum, &shape[..]))?;
             }
             model.clone().into_typed()
@@ -239,6 +321,16 @@ impl OnnxModel {
         }
         typed
     }
+}
+
+/// A straight model that is used once: its inputs have these types and shapes, its outputs get these names.
+pub(crate) fn lower_message(
+    message: &ModelProto,
+    directory: Option<&str>,
+    inputs: &[(String, DType, Shape)],
+    outputs: &[String],
+) -> Result<Specialised, ImportError> {
+    Straight::parse(message, directory)?.lower(inputs, outputs, Form::AsWritten)
 }
 
 /// What is in a file, up to a byte more than a model may have.

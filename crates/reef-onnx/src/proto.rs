@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 use reef_base::limits::{MODEL_TENSORS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
-use reef_graph::DType;
+use reef_graph::{DType, Shape};
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
@@ -18,10 +18,10 @@ use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
 use crate::error::ImportError;
 use crate::model::{Dim, TensorDecl};
 use crate::register::{self, attributes};
-use crate::{external, names, plain};
+use crate::{external, flow, names, plain};
 
 /// Two names of the domain of ONNX's own operators.
-const STANDARD: [&str; 2] = ["", "ai.onnx"];
+pub(crate) const STANDARD: [&str; 2] = ["", "ai.onnx"];
 
 /// Graphs within graphs (bodies of `If`, `Scan`) that are followed.
 const NESTING_MAX: usize = 16;
@@ -34,12 +34,16 @@ pub(crate) fn decode(bytes: &[u8], directory: Option<&str>) -> Result<pb::ModelP
         return Err(parse("its graph has no output"));
     }
     check_tensors(graph, 0, directory)?;
+    for node in model.functions.iter_mut().flat_map(|function| &mut function.node) {
+        check_node_tensors(node, 0, directory)?;
+    }
+    flow::inline(&mut model, bytes)?;
+    let graph = model.graph.as_mut().expect("it has a graph");
     names::make_unique(graph);
     let graph = model.graph.as_ref().expect("it has a graph");
-    let functions = model.functions.iter().map(|function| (function.domain(), function.name()));
     let standard = |import: &&pb::OperatorSetIdProto| STANDARD.contains(&import.domain.as_str());
     let operator_set = model.opset_import.iter().find(standard).map_or(0, |import| import.version);
-    let operators = Operators { operator_set, functions: functions.collect() };
+    let operators = Operators { operator_set };
     operators.check_graph(graph)?;
     model.graph.iter_mut().for_each(|graph| plain::plain(graph, operator_set));
     Ok(model)
@@ -61,6 +65,24 @@ pub(crate) fn inputs(graph: &pb::GraphProto) -> Result<Vec<TensorDecl>, ImportEr
 /// The operator of every named node, for messages: tract's names may be those of parts of it.
 pub(crate) fn operators(graph: &pb::GraphProto) -> HashMap<String, String> {
     graph.node.iter().map(|node| (node.name.clone(), node.op_type.clone())).collect()
+}
+
+/// What a program says about its outputs: a shape that it does not declare depends on data.
+pub(crate) fn program_outputs(graph: &pb::GraphProto) -> Result<Vec<TensorDecl>, ImportError> {
+    let decl_of = |output: &pb::ValueInfoProto| {
+        if let Ok(decl) = decl(output) {
+            return Ok(decl);
+        }
+        let value = output.r#type.as_ref().and_then(|kind| kind.value.as_ref());
+        let dtype = value.and_then(|pb::type_proto::Value::TensorType(tensor)| {
+            DataType::try_from(tensor.elem_type).ok().and_then(dtype_of)
+        });
+        let name = output.name.clone();
+        let reason = || ImportError::Parse { reason: format!("output {name}: its element type is not known") };
+        let dims = vec![Dim::Symbol(format!("{}.0", output.name))];
+        Ok(TensorDecl { dtype: dtype.ok_or_else(reason)?, name: output.name.clone(), dims })
+    };
+    graph.output.iter().map(decl_of).collect()
 }
 
 /// What the file says about its outputs: names always, types and shapes where it does.
@@ -109,19 +131,54 @@ fn dtype_of(code: DataType) -> Option<DType> {
     })
 }
 
+/// The element type of a tensor, if graphs have it.
+pub(crate) fn element_type(tensor: &pb::TensorProto) -> Option<DType> {
+    DataType::try_from(tensor.data_type).ok().and_then(dtype_of)
+}
+
+/// How files call an element type; those that tract lacks have no name here.
+pub(crate) fn code_of(dtype: DType) -> Option<DataType> {
+    Some(match dtype {
+        DType::F32 => DataType::Float,
+        DType::F16 => DataType::Float16,
+        DType::F64 => DataType::Double,
+        DType::I64 => DataType::Int64,
+        DType::I32 => DataType::Int32,
+        DType::I16 => DataType::Int16,
+        DType::I8 => DataType::Int8,
+        DType::U64 => DataType::Uint64,
+        DType::U32 => DataType::Uint32,
+        DType::U16 => DataType::Uint16,
+        DType::U8 => DataType::Uint8,
+        DType::Bool => DataType::Bool,
+        DType::BF16 => return None,
+    })
+}
+
+/// The declaration of a tensor.
+pub(crate) fn declaration(name: &str, dtype: DType, shape: &Shape) -> Option<pb::ValueInfoProto> {
+    let dim = |&extent: &usize| pb::tensor_shape_proto::Dimension {
+        value: Some(DimValue::DimValue(extent as i64)),
+        ..Default::default()
+    };
+    let shape = pb::TensorShapeProto { dim: shape.iter().map(dim).collect() };
+    let tensor = pb::type_proto::Tensor { elem_type: code_of(dtype)? as i32, shape: Some(shape) };
+    let value = Some(pb::type_proto::Value::TensorType(tensor));
+    let r#type = Some(pb::TypeProto { value, ..Default::default() });
+    Some(pb::ValueInfoProto { name: name.into(), r#type, ..Default::default() })
+}
+
 fn parse(reason: &str) -> ImportError {
     ImportError::Parse { reason: reason.to_owned() }
 }
 
 /// The operators that a model's nodes may name.
-struct Operators<'a> {
+struct Operators {
     /// The version of ONNX's own operators.
     operator_set: i64,
-    /// Functions of the model's own, by domain and name: they are not followed.
-    functions: HashSet<(&'a str, &'a str)>,
 }
 
-impl Operators<'_> {
+impl Operators {
     fn check_graph(&self, graph: &pb::GraphProto) -> Result<(), ImportError> {
         names::check_values(graph).map_err(|reason| parse(&reason))?;
         for node in &graph.node {
@@ -146,10 +203,6 @@ impl Operators<'_> {
     /// Why a node cannot be read.
     fn refusal(&self, node: &pb::NodeProto) -> Option<String> {
         let domain = node.domain.as_str();
-        let domains: &[&str] = if STANDARD.contains(&domain) { &STANDARD } else { &[domain] };
-        if domains.iter().any(|domain| self.functions.contains(&(*domain, node.op_type.as_str()))) {
-            return Some(format!("functions of a model's own are not supported (domain `{domain}`)"));
-        }
         if !STANDARD.contains(&domain) {
             return Some(format!("operators of the domain `{domain}` are not supported"));
         }
@@ -186,7 +239,15 @@ fn check_tensors(
     for tensor in &mut graph.initializer {
         check_tensor(tensor, directory)?;
     }
-    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
+    graph.node.iter_mut().try_for_each(|node| check_node_tensors(node, depth, directory))
+}
+
+fn check_node_tensors(
+    node: &mut pb::NodeProto,
+    depth: usize,
+    directory: Option<&str>,
+) -> Result<(), ImportError> {
+    for attribute in &mut node.attribute {
         for tensor in attribute.t.iter_mut().chain(&mut attribute.tensors) {
             check_tensor(tensor, directory)?;
         }

@@ -211,7 +211,7 @@ fn attribute(word: &'static str) -> Attribute {
 
 fn kind_of(word: &str) -> AttributeType {
     use AttributeType::*;
-    let kinds = [Float, Int, String, Tensor, Graph, SparseTensor, Floats, Ints, Strings];
+    let kinds = [Float, Int, String, Tensor, Graph, SparseTensor, Floats, Ints, Strings, TypeProto];
     let named = kinds.into_iter().find(|kind| kind.as_str_name().eq_ignore_ascii_case(word));
     named.expect("a type of attributes")
 }

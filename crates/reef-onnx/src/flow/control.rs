@@ -1,0 +1,620 @@
+//! Operators with bodies: `If`, `Loop`, `Scan`, `SequenceMap`.
+//!
+//! A branch that is taken stands in the place of its `If`. A loop whose rounds are counted and few is written
+//! out. Any other goes round by round: a round is made of the body, a number for what comes next (*go on*,
+//! *grow*, or how many rounds there were) and the loop again, which waits for that number. Results that a loop
+//! stacks are kept in a buffer with room for more rounds, one row written per round; when the room is used up
+//! it doubles.
+
+use reef_base::limits::{UNROLLED_NODES_MAX, UNROLLED_ROUNDS_MAX};
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+
+use super::step::{Evaluation, Thing, attribute, body, int, unsupported};
+use super::{DOMAIN, known, scope};
+use crate::error::ImportError;
+
+/// What a loop's number says while it goes on.
+const GO_ON: i64 = -1;
+/// The same, when the rows are used up.
+const GROW: i64 = -2;
+/// Rows of a buffer for stacked results to begin with.
+const ROWS: i64 = 16;
+
+/// The parts of a loop that waits for its next round. As inputs of a node: round, rounds, number, carried
+/// values, buffers.
+struct Round {
+    carried: usize,
+    stacked: usize,
+    /// Rows that the buffers have; 0 while there are none.
+    rows: i64,
+}
+
+impl Evaluation<'_> {
+    /// Does what `node` says if it steers; false if it computes.
+    pub(super) fn visit_control(&mut self, node: &NodeProto) -> Result<bool, ImportError> {
+        match node.op_type.as_str() {
+            "Identity" => self.alias(&node.output[0], &node.input[0]),
+            "Constant" => return self.visit_constant(node),
+            "If" => self.visit_if(node)?,
+            "Loop" => self.visit_loop(node)?,
+            "Scan" => self.visit_scan(node)?,
+            "SequenceMap" => self.visit_map(node)?,
+            "LoopRound" if node.domain == DOMAIN => self.visit_round(node)?,
+            "LoopNext" if node.domain == DOMAIN => self.visit_next(node)?,
+            "Stack" if node.domain == DOMAIN => self.visit_stack(node)?,
+            "NoRows" if node.domain == DOMAIN => self.visit_no_rows(node)?,
+            "Turned" if node.domain == DOMAIN => self.visit_turned(node)?,
+            _ => return self.visit_sequence(node),
+        }
+        Ok(true)
+    }
+
+    pub(super) fn alias(&mut self, name: &str, to: &str) {
+        self.set(name, Thing::Alias(to.to_owned()));
+    }
+
+    fn visit_constant(&mut self, node: &NodeProto) -> Result<bool, ImportError> {
+        let Some(tensor) = super::constant(node) else { return Ok(false) };
+        self.set_const(&node.output[0], tensor);
+        Ok(true)
+    }
+
+    /// Nodes that are visited next, in their order.
+    pub(super) fn next(&mut self, nodes: impl DoubleEndedIterator<Item = NodeProto>) {
+        for node in nodes.rev() {
+            self.queue.push_front(node);
+        }
+    }
+
+    fn visit_if(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let Some(condition) = self.decided(&node.input[0])? else {
+            self.want(node, &node.input[0])?;
+            self.leave(node.clone());
+            return Ok(());
+        };
+        let [condition] = condition[..] else {
+            return Err(unsupported(node, "its condition is not one value"));
+        };
+        let branch = body(node, if condition != 0 { "then_branch" } else { "else_branch" })?.clone();
+        if branch.output.len() != node.output.len() {
+            return Err(unsupported(node, "a branch has another number of results"));
+        }
+        for (output, result) in node.output.iter().zip(&branch.output) {
+            self.alias(output, &result.name);
+        }
+        self.next(branch.node.into_iter());
+        Ok(())
+    }
+
+    fn visit_loop(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let graph = body(node, "body")?.clone();
+        let input = |index: usize| node.input.get(index).map(String::as_str).filter(|name| !name.is_empty());
+        let carried: Vec<String> = node.input.iter().skip(2).cloned().collect();
+        let fits = graph.input.len() == carried.len() + 2 && graph.output.len() > carried.len();
+        if !fits || node.output.len() > graph.output.len() - 1 {
+            return Err(unsupported(node, "its body does not have its inputs and results"));
+        }
+        let begins = match input(1) {
+            None => true,
+            Some(name) => match self.decided(name)? {
+                Some(value) => value.first().is_some_and(|&value| value != 0),
+                None => {
+                    self.want(node, name)?;
+                    self.leave(node.clone());
+                    return Ok(());
+                }
+            },
+        };
+        let rounds = match input(0) {
+            None => Some(i64::MAX),
+            Some(name) => self.decided(name)?.map(|value| value.first().copied().unwrap_or(0)),
+        };
+        let mut outputs = node.output.clone();
+        while outputs.len() < graph.output.len() - 1 {
+            let unread = self.fresh("unread");
+            outputs.push(unread);
+        }
+        if !begins || rounds.is_some_and(|rounds| rounds <= 0) {
+            return self.no_rounds(node, &graph, &carried, &outputs);
+        }
+        let short = |&rounds: &i64| {
+            rounds <= UNROLLED_ROUNDS_MAX as i64 && rounds as usize * graph.node.len() <= UNROLLED_NODES_MAX
+        };
+        match rounds.filter(short) {
+            Some(rounds) if self.always_goes_on(&graph)? => self.unroll(rounds, &graph, carried, &outputs),
+            _ => self.first_round(node, &graph, rounds, carried, outputs)?,
+        }
+        Ok(())
+    }
+
+    /// Whether the condition that a body gives is the one that it gets, or always true.
+    fn always_goes_on(&self, graph: &GraphProto) -> Result<bool, ImportError> {
+        let mut name = self.resolve(&graph.output[0].name);
+        loop {
+            if graph.input[1].name == name {
+                return Ok(true);
+            }
+            let Some(maker) = graph.node.iter().find(|node| node.output.contains(&name)) else {
+                return Ok(match self.thing(&name) {
+                    Ok(Thing::Const(tensor)) => known::whole_numbers(&tensor).is_some_and(|v| v == [1]),
+                    _ => false,
+                });
+            };
+            match maker.op_type.as_str() {
+                "Identity" => name.clone_from(&maker.input[0]),
+                "Constant" => {
+                    let value = super::constant(maker).and_then(|tensor| known::whole_numbers(&tensor));
+                    return Ok(value.is_some_and(|value| value == [1]));
+                }
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    /// The body for these inputs.
+    fn round(&mut self, graph: &GraphProto, inputs: &[String]) -> (Vec<NodeProto>, Vec<String>) {
+        scope::instance(graph, inputs, |name| self.fresh(name))
+    }
+
+    fn unroll(&mut self, rounds: i64, graph: &GraphProto, mut carried: Vec<String>, outputs: &[String]) {
+        let (count, yes) = (carried.len(), self.truth());
+        let mut rows: Vec<Vec<String>> = vec![vec![]; outputs.len() - count];
+        let mut nodes = vec![];
+        for round in 0..rounds {
+            let number = self.integers(&[], &[round]);
+            let inputs: Vec<String> = [number, yes.clone()].into_iter().chain(carried).collect();
+            let (made, mut results) = self.round(graph, &inputs);
+            nodes.extend(made);
+            let stacked = results.split_off(count + 1);
+            rows.iter_mut().zip(stacked).for_each(|(rows, row)| rows.push(row));
+            carried = results.split_off(1);
+        }
+        for (output, value) in outputs.iter().zip(&carried) {
+            self.alias(output, value);
+        }
+        for (rows, output) in rows.into_iter().zip(&outputs[count..]) {
+            nodes.push(own("Stack", rows, vec![output.clone()]));
+        }
+        self.next(nodes.into_iter());
+    }
+
+    /// A constant that says yes.
+    fn truth(&mut self) -> String {
+        let name = self.fresh("true");
+        let data_type = tract_onnx::pb::tensor_proto::DataType::Bool as i32;
+        self.set_const(&name, TensorProto { data_type, raw_data: vec![1], ..TensorProto::default() });
+        name
+    }
+
+    /// A loop that is not entered: carried values stay, stacked ones have no row.
+    fn no_rounds(
+        &mut self,
+        node: &NodeProto,
+        graph: &GraphProto,
+        carried: &[String],
+        outputs: &[String],
+    ) -> Result<(), ImportError> {
+        for (output, value) in outputs.iter().zip(carried) {
+            self.alias(output, value);
+        }
+        let unread = |output: &&String| node.output.contains(*output);
+        let stacked = &outputs[carried.len()..];
+        if stacked.iter().filter(unread).count() == 0 {
+            return Ok(());
+        }
+        // A round that nothing reads tells what rows would be like.
+        let number = self.integers(&[], &[0]);
+        let inputs: Vec<String> = [number, self.truth()].into_iter().chain(carried.iter().cloned()).collect();
+        let (mut nodes, results) = self.round(graph, &inputs);
+        for (row, output) in results[carried.len() + 1..].iter().zip(stacked) {
+            nodes.push(own("NoRows", vec![row.clone()], vec![output.clone()]));
+        }
+        self.next(nodes.into_iter());
+        Ok(())
+    }
+
+    fn visit_no_rows(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let fact = self.fact(&node.input[0])?;
+        let Some((dtype, shape)) = fact.and_then(|fact| Some((fact.dtype, fact.shape?))) else {
+            return Err(unsupported(node, "the shape of a loop's results is not known without a round"));
+        };
+        let data_type = crate::proto::code_of(dtype).map_or(0, |code| code as i32);
+        let dims = std::iter::once(0).chain(shape.iter().map(|&extent| extent as i64)).collect();
+        self.set_const(&node.output[0], TensorProto { dims, data_type, ..TensorProto::default() });
+        Ok(())
+    }
+
+    /// The first round of a loop that goes round by round: it is entered if there is a round at all.
+    fn first_round(
+        &mut self,
+        node: &NodeProto,
+        graph: &GraphProto,
+        rounds: Option<i64>,
+        carried: Vec<String>,
+        outputs: Vec<String>,
+    ) -> Result<(), ImportError> {
+        let round = Round { carried: carried.len(), stacked: outputs.len() - carried.len(), rows: 0 };
+        // A value like any other from here on, so that all rounds are the same.
+        let first = self.fresh("round");
+        let zero = self.integers(&[], &[0]);
+        self.emit(standard("Identity", vec![zero.clone()], &first, vec![]), true);
+        let (limit, number) = match rounds {
+            Some(rounds) => (self.integers(&[], &[rounds]), self.integers(&[], &[GO_ON])),
+            None => {
+                let limit = self.reshaped(&node.input[0], &[]);
+                let enters = self.fresh("enters");
+                self.emit(standard("Less", vec![zero.clone(), limit.clone()], &enters, vec![]), true);
+                let go_on = self.integers(&[], &[GO_ON]);
+                (limit, self.choice(&enters, &go_on, &zero))
+            }
+        };
+        let mut inputs = vec![first, limit, number];
+        inputs.extend(carried);
+        inputs.extend(vec![String::new(); round.stacked]);
+        let next = round.node("LoopRound", &node.name, inputs, outputs, graph.clone());
+        self.next([next].into_iter());
+        Ok(())
+    }
+
+    /// `condition ? a : b`, computed.
+    fn choice(&mut self, condition: &str, a: &str, b: &str) -> String {
+        let name = self.fresh("choice");
+        let inputs = [condition, a, b].map(str::to_owned).to_vec();
+        self.emit(standard("Where", inputs, &name, vec![]), true);
+        name
+    }
+
+    fn reshaped(&mut self, name: &str, dims: &[i64]) -> String {
+        let (shape, made) = (self.integers(&[dims.len()], dims), self.fresh("reshaped"));
+        self.emit(standard("Reshape", vec![name.to_owned(), shape], &made, vec![]), true);
+        made
+    }
+
+    fn visit_round(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let graph = body(node, "body")?.clone();
+        let round = Round::of(node);
+        let Some(number) = self.decided(&node.input[2])? else {
+            self.want(node, &node.input[2])?;
+            self.leave(node.clone());
+            return Ok(());
+        };
+        let (carried, buffers) = node.input[3..].split_at(round.carried);
+        match number[0] {
+            GO_ON | GROW => {}
+            0 if round.rows == 0 => return self.no_rounds(node, &graph, carried, &node.output),
+            rounds => {
+                for (output, value) in node.output.iter().zip(carried) {
+                    self.alias(output, value);
+                }
+                for (output, buffer) in node.output[round.carried..].iter().zip(buffers) {
+                    self.rows(buffer, rounds, output);
+                }
+                return Ok(());
+            }
+        }
+        let (mut buffers, mut rows) = (buffers.to_vec(), round.rows);
+        if number[0] == GROW {
+            rows *= 2;
+            for buffer in &mut buffers {
+                let grown = self.fresh("rows");
+                let axis = attribute_of("axis", AttributeType::Int, |attribute| attribute.i = 0);
+                self.emit(standard("Concat", vec![buffer.clone(), buffer.clone()], &grown, vec![axis]), true);
+                *buffer = grown;
+            }
+        }
+        let yes = self.truth();
+        let inputs: Vec<String> =
+            [node.input[0].clone(), yes].into_iter().chain(carried.iter().cloned()).collect();
+        let (mut nodes, results) = self.round(&graph, &inputs);
+        let mut inputs = vec![node.input[0].clone(), node.input[1].clone()];
+        inputs.extend(results);
+        inputs.extend(buffers);
+        let next = Round { rows, ..round };
+        nodes.push(next.node("LoopNext", &node.name, inputs, node.output.clone(), graph));
+        self.next(nodes.into_iter());
+        Ok(())
+    }
+
+    /// Behind a body: its rows are stored, and the number says what comes.
+    fn visit_next(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let graph = body(node, "body")?.clone();
+        let mut round = Round::of(node);
+        let (first, limit) = (node.input[0].clone(), node.input[1].clone());
+        let (condition, results) = node.input[2..].split_first().expect("a body gives a condition");
+        let (carried, results) = results.split_at(round.carried);
+        let (rows, buffers) = results.split_at(round.stacked);
+        let (one, now) = (self.integers(&[], &[1]), self.fresh("round"));
+        self.emit(standard("Add", vec![first.clone(), one], &now, vec![]), true);
+        let limited = self.decided(&limit)?.map(|limit| limit[0]);
+        let mut goes = self.reshaped(condition, &[]);
+        if limited != Some(i64::MAX) {
+            let (below, both) = (self.fresh("below"), self.fresh("goes"));
+            self.emit(standard("Less", vec![now.clone(), limit.clone()], &below, vec![]), true);
+            self.emit(standard("And", vec![goes, below], &both, vec![]), true);
+            goes = both;
+        }
+        let mut stored = vec![];
+        for (row, buffer) in rows.iter().zip(buffers) {
+            let room = if round.rows == 0 { limited.unwrap_or(ROWS).min(ROWS) } else { round.rows };
+            stored.push(self.store(node, row, buffer, &first, room)?);
+        }
+        if round.stacked > 0 && round.rows == 0 {
+            round.rows = limited.unwrap_or(ROWS).min(ROWS);
+        }
+        let mut on = self.integers(&[], &[GO_ON]);
+        let mut ends = self.integers(&[], &[0]);
+        if round.stacked > 0 {
+            ends.clone_from(&now);
+            if limited.is_none_or(|limit| limit > round.rows) {
+                let (room, full) = (self.integers(&[], &[round.rows]), self.fresh("full"));
+                self.emit(standard("Equal", vec![now.clone(), room], &full, vec![]), true);
+                let grow = self.integers(&[], &[GROW]);
+                on = self.choice(&full, &grow, &on);
+            }
+        }
+        let number = self.choice(&goes, &on, &ends);
+        let mut inputs = vec![now, limit, number];
+        inputs.extend(carried.iter().cloned());
+        inputs.extend(stored);
+        self.next([round.node("LoopRound", &node.name, inputs, node.output.clone(), graph)].into_iter());
+        Ok(())
+    }
+
+    /// `buffer` with `row` at `index`; without one, a new one of `room` rows.
+    fn store(
+        &mut self,
+        node: &NodeProto,
+        row: &str,
+        buffer: &str,
+        index: &str,
+        room: i64,
+    ) -> Result<String, ImportError> {
+        let Some(shape) = self.fact(row)?.and_then(|fact| fact.shape) else {
+            return Err(unsupported(node, "the shape of a loop's results is not known"));
+        };
+        let row = self.with_axis(row, 0);
+        let made = self.fresh("rows");
+        if buffer.is_empty() {
+            let dims: Vec<i64> =
+                std::iter::once(room).chain(shape.iter().map(|&extent| extent as i64)).collect();
+            let dims = self.integers(&[dims.len()], &dims);
+            self.emit(standard("Expand", vec![row, dims], &made, vec![]), true);
+            return Ok(made);
+        }
+        let dims: Vec<usize> =
+            std::iter::once(room as usize).chain(std::iter::repeat_n(1, shape.rank())).collect();
+        let numbers: Vec<i64> = (0..room).collect();
+        let (numbers, here) = (self.integers(&dims, &numbers), self.fresh("here"));
+        self.emit(standard("Equal", vec![numbers, index.to_owned()], &here, vec![]), true);
+        self.emit(standard("Where", vec![here, row, buffer.to_owned()], &made, vec![]), true);
+        Ok(made)
+    }
+
+    /// `name` with an axis of extent 1 at `axis`.
+    pub(super) fn with_axis(&mut self, name: &str, axis: i64) -> String {
+        let made = self.fresh("row");
+        let (mut inputs, mut attributes) = (vec![name.to_owned()], vec![]);
+        if self.flow.opset >= 13 {
+            inputs.push(self.integers(&[1], &[axis]));
+        } else {
+            attributes.push(attribute_of("axes", AttributeType::Ints, |attribute| attribute.ints = vec![axis]));
+        }
+        let tainted = true;
+        self.emit(standard("Unsqueeze", inputs, &made, attributes), tainted);
+        made
+    }
+
+    /// The first `count` rows of a buffer.
+    fn rows(&mut self, buffer: &str, count: i64, output: &str) {
+        self.slice_axis(buffer, 0, [0, count, 1], output);
+    }
+
+    /// Elements `begin, begin + step, …` before `end` along an axis.
+    pub(super) fn slice_axis(&mut self, name: &str, axis: i64, [begin, end, step]: [i64; 3], output: &str) {
+        if self.flow.opset >= 10 {
+            let numbers = [begin, end, axis, step].map(|number| self.integers(&[1], &[number]));
+            let inputs = std::iter::once(name.to_owned()).chain(numbers).collect();
+            return self.emit(standard("Slice", inputs, output, vec![]), true);
+        }
+        let ints = |name: &str, value: i64| {
+            attribute_of(name, AttributeType::Ints, |attribute| attribute.ints = vec![value])
+        };
+        let attributes = vec![ints("starts", begin), ints("ends", end), ints("axes", axis)];
+        self.emit(standard("Slice", vec![name.to_owned()], output, attributes), true);
+    }
+
+    fn visit_stack(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let rows: Vec<String> = node.input.iter().map(|row| self.with_axis(row, 0)).collect();
+        let axis = attribute_of("axis", AttributeType::Int, |attribute| attribute.i = 0);
+        self.emit(standard("Concat", rows, &node.output[0], vec![axis]), true);
+        Ok(())
+    }
+
+    /// As a loop: what is scanned is picked by the number of the round.
+    fn visit_scan(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let mut graph = body(node, "body")?.clone();
+        let scanned = int(node, "num_scan_inputs").unwrap_or(0) as usize;
+        let states = node.input.len().checked_sub(scanned);
+        let Some(states) = states.filter(|states| graph.output.len() >= *states && scanned > 0) else {
+            return Err(unsupported(node, "its body does not have its inputs and results"));
+        };
+        if graph.input.len() != node.input.len() || graph.output.len() < node.output.len() {
+            return Err(unsupported(node, "its body does not have its inputs and results"));
+        }
+        let list = |name: &str, index: usize| {
+            attribute(node, name).and_then(|attribute| attribute.ints.get(index)).copied().unwrap_or(0)
+        };
+        let mut rounds = None;
+        let (number, goes) = (self.fresh("round"), self.fresh("goes"));
+        let mut picks = vec![];
+        for index in 0..scanned {
+            let name = &node.input[states + index];
+            let Some(shape) = self.fact(name)?.and_then(|fact| fact.shape) else {
+                return Err(unsupported(node, "the shape of what it scans is not known"));
+            };
+            let axis = list("scan_input_axes", index);
+            let axis = if axis < 0 { axis + shape.rank() as i64 } else { axis };
+            let Some(&extent) = usize::try_from(axis).ok().and_then(|axis| shape.get(axis)) else {
+                return Err(unsupported(node, format!("its input has no axis {axis}")));
+            };
+            if *rounds.get_or_insert(extent) != extent {
+                return Err(unsupported(node, "what it scans has different lengths"));
+            }
+            let at = match list("scan_input_directions", index) {
+                0 => number.clone(),
+                _ => {
+                    let (last, at) = (self.integers(&[], &[extent as i64 - 1]), self.fresh("at"));
+                    picks.push(standard("Sub", vec![last, number.clone()], &at, vec![]));
+                    at
+                }
+            };
+            let axis = attribute_of("axis", AttributeType::Int, |attribute| attribute.i = axis);
+            let formal = graph.input[states + index].name.clone();
+            picks.push(standard("Gather", vec![name.clone(), at], &formal, vec![axis]));
+        }
+        let named = |name: &String| ValueInfoProto { name: name.clone(), ..ValueInfoProto::default() };
+        graph.input.truncate(states);
+        graph.input.splice(0..0, [named(&number), named(&goes)]);
+        graph.output.insert(0, named(&goes));
+        graph.node.splice(0..0, picks);
+        let rounds = self.integers(&[], &[rounds.unwrap_or(0) as i64]);
+        let mut nodes = vec![];
+        let mut outputs = node.output.clone();
+        for (index, output) in outputs.iter_mut().skip(states).enumerate() {
+            let (axis, direction) = (list("scan_output_axes", index), list("scan_output_directions", index));
+            if (axis, direction) != (0, 0) && !output.is_empty() {
+                let stacked = self.fresh(output);
+                let mut turned = own("Turned", vec![stacked.clone()], vec![output.clone()]);
+                turned.attribute = vec![number_attribute("axis", axis), number_attribute("reversed", direction)];
+                nodes.push(turned);
+                *output = stacked;
+            }
+        }
+        let mut inputs = vec![rounds, String::new()];
+        inputs.extend(node.input[..states].iter().cloned());
+        let mut all = standard("Loop", inputs, "", vec![]);
+        all.name.clone_from(&node.name);
+        all.output = outputs;
+        all.attribute = vec![attribute_of("body", AttributeType::Graph, |attribute| attribute.g = Some(graph))];
+        nodes.insert(0, all);
+        self.next(nodes.into_iter());
+        Ok(())
+    }
+
+    /// Stacked results along another axis, or from the last to the first.
+    fn visit_turned(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let Some(shape) = self.fact(&node.input[0])?.and_then(|fact| fact.shape) else {
+            return Err(unsupported(node, "the shape of a scan's results is not known"));
+        };
+        let (rank, axis) = (shape.rank() as i64, int(node, "axis").unwrap_or(0));
+        let axis = if axis < 0 { axis + rank } else { axis };
+        if !(0..rank).contains(&axis) {
+            return Err(unsupported(node, format!("its results have no axis {axis}")));
+        }
+        let mut name = node.input[0].clone();
+        if int(node, "reversed") == Some(1) {
+            let reversed = self.fresh("reversed");
+            self.slice_axis(&name, 0, [-1, i64::MIN + 1, -1], &reversed);
+            name = reversed;
+        }
+        let mut perm: Vec<i64> = (1..rank).collect();
+        perm.insert(axis as usize, 0);
+        let perm = attribute_of("perm", AttributeType::Ints, |attribute| attribute.ints = perm);
+        self.emit(standard("Transpose", vec![name], &node.output[0], vec![perm]), true);
+        Ok(())
+    }
+
+    /// The body for every element of the sequences.
+    fn visit_map(&mut self, node: &NodeProto) -> Result<(), ImportError> {
+        let graph = body(node, "body")?.clone();
+        let mut lists = vec![];
+        for name in &node.input {
+            lists.push(match self.thing(name)? {
+                Thing::List(elements) => Some(elements),
+                _ => None,
+            });
+        }
+        let Some(Some(first)) = lists.first() else {
+            return Err(unsupported(node, "its first input is not a sequence"));
+        };
+        let length = first.len();
+        if lists.iter().flatten().any(|list| list.len() != length) {
+            return Err(unsupported(node, "its sequences have different lengths"));
+        }
+        let mut made: Vec<Vec<String>> = vec![vec![]; node.output.len()];
+        let mut nodes = vec![];
+        for index in 0..length {
+            let actual = lists.iter().zip(&node.input);
+            let actual: Vec<String> = actual
+                .map(|(list, name)| list.as_ref().map_or_else(|| name.clone(), |list| list[index].clone()))
+                .collect();
+            let (body, results) = self.round(&graph, &actual);
+            nodes.extend(body);
+            made.iter_mut().zip(results).for_each(|(list, result)| list.push(result));
+        }
+        for (output, elements) in node.output.iter().zip(made) {
+            nodes.push(own("SequenceConstruct", elements, vec![output.clone()]));
+        }
+        self.next(nodes.into_iter());
+        Ok(())
+    }
+}
+
+impl Round {
+    fn of(node: &NodeProto) -> Round {
+        let number = |name: &str| int(node, name).unwrap_or(0);
+        let (carried, stacked) = (number("carried") as usize, number("stacked") as usize);
+        Round { carried, stacked, rows: number("rows") }
+    }
+
+    fn node(
+        &self,
+        operator: &str,
+        name: &str,
+        input: Vec<String>,
+        output: Vec<String>,
+        graph: GraphProto,
+    ) -> NodeProto {
+        let mut node = own(operator, input, output);
+        node.name = name.to_owned();
+        node.attribute = vec![
+            attribute_of("body", AttributeType::Graph, |attribute| attribute.g = Some(graph)),
+            number_attribute("carried", self.carried as i64),
+            number_attribute("stacked", self.stacked as i64),
+            number_attribute("rows", self.rows),
+        ];
+        node
+    }
+}
+
+/// A node that only programs have.
+pub(super) fn own(operator: &str, input: Vec<String>, output: Vec<String>) -> NodeProto {
+    let (op_type, domain) = (operator.to_owned(), DOMAIN.to_owned());
+    NodeProto { op_type, domain, input, output, ..NodeProto::default() }
+}
+
+/// A node of one of ONNX's own operators.
+pub(super) fn standard(
+    operator: &str,
+    input: Vec<String>,
+    output: &str,
+    attribute: Vec<AttributeProto>,
+) -> NodeProto {
+    let (op_type, output) = (operator.to_owned(), vec![output.to_owned()]);
+    NodeProto { op_type, input, name: output[0].clone(), output, attribute, ..NodeProto::default() }
+}
+
+pub(super) fn number_attribute(name: &str, value: i64) -> AttributeProto {
+    attribute_of(name, AttributeType::Int, |attribute| attribute.i = value)
+}
+
+pub(super) fn attribute_of(
+    name: &str,
+    kind: AttributeType,
+    set: impl FnOnce(&mut AttributeProto),
+) -> AttributeProto {
+    let mut attribute = AttributeProto { name: name.into(), r#type: kind as i32, ..AttributeProto::default() };
+    set(&mut attribute);
+    attribute
+}

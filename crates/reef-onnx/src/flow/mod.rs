@@ -1,0 +1,222 @@
+//! Programs: models that branch, loop, use sequences, or learn shapes from data.
+//!
+//! Such a model is evaluated in part, over the ONNX graph, before tract sees any of it: for the shapes of its
+//! inputs, and the values of those that decide shapes, as much as can be computed in one go becomes a
+//! *segment*, a model without any of that ([`step`]); the rest waits for a few values that the segment
+//! computes, and is evaluated again when they are known ([`rest`]). What a loop leaves after a round is the
+//! same rest as after the round before, so that a loop of any length is a few segments.
+
+mod control;
+mod found;
+mod functions;
+mod known;
+mod operands;
+mod rest;
+mod scope;
+mod sequence;
+mod step;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use reef_graph::{DType, Shape};
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+};
+
+pub(crate) use functions::inline;
+pub use rest::{Rest, Source, Take};
+pub use step::{Given, Step, Then};
+
+use crate::error::ImportError;
+use crate::model::{self, Specialised, TensorDecl};
+use crate::proto;
+use step::Evaluation;
+
+/// The domain of operators that only programs have.
+pub(crate) const DOMAIN: &str = "reef";
+
+/// A model as a program in the making.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    weights: HashMap<String, Arc<TensorProto>>,
+    operator_sets: Vec<OperatorSetIdProto>,
+    ir_version: i64,
+    opset: i64,
+    directory: Option<String>,
+    start: Arc<Rest>,
+    rests: rest::Rests,
+    /// Names of the model's outputs.
+    outputs: Vec<String>,
+    /// For every input of the model whether its value decides shapes.
+    shape_inputs: Vec<bool>,
+    /// What names of ours begin with, and none of the model's.
+    mark: String,
+}
+
+/// Whether a graph needs more than one plan for the shapes of its inputs, or the values of some.
+pub(crate) fn is_program(graph: &GraphProto, inputs: &[TensorDecl]) -> bool {
+    let steers = |node: &NodeProto| {
+        let operator = node.op_type.as_str();
+        matches!(
+            operator,
+            "If" | "Loop" | "Scan" | "NonZero" | "Compress" | "Unique" | "NonMaxSuppression"
+                | "SplitToSequence" | "ConcatFromSequence"
+        ) || operator.starts_with("Sequence")
+            || operator.starts_with("Optional")
+    };
+    graph.node.iter().any(steers) || has_tainted_operand(graph, inputs)
+}
+
+/// Whether the shape of some result depends on data.
+fn has_tainted_operand(graph: &GraphProto, inputs: &[TensorDecl]) -> bool {
+    let mut tainted: std::collections::HashSet<&str> =
+        inputs.iter().map(|input| input.name.as_str()).collect();
+    for node in &graph.node {
+        let operator = node.op_type.as_str();
+        if operands::reads_shape_only(operator) {
+            continue;
+        }
+        let decides = operands::deciding(operator);
+        if decides.iter().any(|&index| node.input.get(index).is_some_and(|name| tainted.contains(name.as_str())))
+        {
+            return true;
+        }
+        if node.input.iter().any(|name| tainted.contains(name.as_str())) {
+            tainted.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    false
+}
+
+impl Flow {
+    /// A program of `message`, which was decoded and checked.
+    pub fn new(
+        message: ModelProto,
+        inputs: &[TensorDecl],
+        directory: Option<&str>,
+    ) -> Result<Flow, ImportError> {
+        let mut graph = message.graph.expect("decoding checks that there is a graph");
+        scope::make_unique(&mut graph);
+        let mut weights = HashMap::new();
+        hoist(&mut graph, &mut weights);
+        let declared: Vec<(String, DType)> =
+            inputs.iter().map(|input| (input.name.clone(), input.dtype)).collect();
+        let shape_inputs = operands::shape_inputs(&graph, &declared);
+        let outputs: Vec<String> = graph.output.iter().map(|output| output.name.clone()).collect();
+        let names = declared.into_iter().map(|(name, _)| name).collect();
+        let mark = mark(&graph, &weights);
+        let standard = |import: &&OperatorSetIdProto| proto::STANDARD.contains(&import.domain.as_str());
+        let opset = message.opset_import.iter().find(standard).map_or(0, |import| import.version);
+        let rests = rest::Rests::default();
+        let start = rests.the_one(rest::whole(names, graph.node, outputs.clone()));
+        Ok(Flow {
+            weights,
+            operator_sets: message.opset_import,
+            ir_version: message.ir_version,
+            opset,
+            directory: directory.map(str::to_owned),
+            start,
+            rests,
+            outputs,
+            shape_inputs,
+            mark,
+        })
+    }
+
+    /// What there is to do at first.
+    pub fn start(&self) -> &Arc<Rest> {
+        &self.start
+    }
+
+    /// For every input of the model whether its value decides shapes.
+    pub fn shape_inputs(&self) -> &[bool] {
+        &self.shape_inputs
+    }
+
+    /// The step from `rest`.
+    pub fn step(&self, rest: &Rest, given: &[Given]) -> Result<Step, ImportError> {
+        Evaluation::run(self, rest, given)
+    }
+
+    fn message(&self, graph: GraphProto) -> ModelProto {
+        ModelProto {
+            ir_version: self.ir_version,
+            opset_import: self.operator_sets.clone(),
+            graph: Some(graph),
+            ..ModelProto::default()
+        }
+    }
+
+    fn lower(
+        &self,
+        model: &ModelProto,
+        inputs: &[(String, DType, Shape)],
+        outputs: &[String],
+    ) -> Result<Specialised, ImportError> {
+        model::lower_message(model, self.directory.as_deref(), inputs, outputs)
+    }
+}
+
+/// Takes the constants out of a graph and of the graphs in it.
+fn hoist(graph: &mut GraphProto, weights: &mut HashMap<String, Arc<TensorProto>>) {
+    for tensor in graph.initializer.drain(..) {
+        weights.insert(tensor.name.clone(), Arc::new(tensor));
+    }
+    graph.node.retain(|node| match constant(node) {
+        Some(tensor) if node.op_type == "Constant" => {
+            weights.insert(tensor.name.clone(), Arc::new(tensor));
+            false
+        }
+        _ => true,
+    });
+    for node in &mut graph.node {
+        for attribute in &mut node.attribute {
+            attribute.g.iter_mut().chain(&mut attribute.graphs).for_each(|graph| hoist(graph, weights));
+        }
+    }
+}
+
+/// The tensor that a `Constant` is; `None` of other nodes, and of texts.
+fn constant(node: &NodeProto) -> Option<TensorProto> {
+    if node.op_type != "Constant" {
+        return None;
+    }
+    let name = node.output.first()?.clone();
+    let attribute: &AttributeProto = node.attribute.first()?;
+    let of = |dtype: DType, dims: Vec<i64>, raw_data: Vec<u8>| {
+        let data_type = proto::code_of(dtype)? as i32;
+        Some(TensorProto { name: name.clone(), dims, data_type, raw_data, ..TensorProto::default() })
+    };
+    match attribute.name.as_str() {
+        "value" => {
+            let tensor = attribute.t.clone()?;
+            proto::element_type(&tensor)?;
+            Some(TensorProto { name, ..tensor })
+        }
+        "value_int" => of(DType::I64, vec![], attribute.i.to_le_bytes().to_vec()),
+        "value_ints" => {
+            let bytes = attribute.ints.iter().flat_map(|value| value.to_le_bytes()).collect();
+            of(DType::I64, vec![attribute.ints.len() as i64], bytes)
+        }
+        "value_float" => of(DType::F32, vec![], attribute.f.to_le_bytes().to_vec()),
+        "value_floats" => {
+            let bytes = attribute.floats.iter().flat_map(|value| value.to_le_bytes()).collect();
+            of(DType::F32, vec![attribute.floats.len() as i64], bytes)
+        }
+        _ => None,
+    }
+}
+
+/// A beginning that no name of the model has.
+fn mark(graph: &GraphProto, weights: &HashMap<String, Arc<TensorProto>>) -> String {
+    let mut mark = String::from("reef:");
+    let mut names: Vec<String> = weights.keys().cloned().collect();
+    names.extend(graph.input.iter().map(|input| input.name.clone()));
+    let made = |node: &NodeProto| scope::all_names(node);
+    names.extend(graph.node.iter().flat_map(made));
+    while names.iter().any(|name| name.starts_with(&mark)) {
+        mark.push(':');
+    }
+    mark
+}

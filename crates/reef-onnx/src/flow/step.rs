@@ -1,0 +1,530 @@
+//! One step of a program: as much of a rest as can be computed in one go, as a segment, and what is left.
+//!
+//! Nodes are visited in their order. One that can be computed now becomes part of the segment. One whose
+//! result has no shape before data are known, or that goes one way or another depending on data, is left, and
+//! so is what reads it; the values that it waits for are *wanted*. Bodies of operators whose way is known take
+//! the operator's place.
+//!
+//! Whether a value depends on data is found by looking at what it is computed from, constants and shapes on
+//! the one side, anything else on the other ("tainted").
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use reef_base::limits::{PROGRAM_NODES_MAX, SHAPE_VALUES_MAX};
+use reef_graph::{DType, Shape};
+use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
+
+use super::known::{self, Fact};
+use super::operands::{deciding, reads_shape_only};
+use super::rest::{Remainder, Rest, Source, Take};
+use super::{DOMAIN, Flow, scope};
+use crate::error::ImportError;
+use crate::model::Specialised;
+use crate::{names, proto};
+
+/// What a name stands for.
+#[derive(Clone, Debug)]
+pub(super) enum Thing {
+    /// Known now.
+    Const(Arc<TensorProto>),
+    /// Given to the segment, or computed by it.
+    Here {
+        /// It depends on data.
+        tainted: bool,
+    },
+    /// Computed by the segment, with a shape that it computes too.
+    Counted(Counted),
+    /// Made by what is left.
+    Blocked,
+    /// The same as another.
+    Alias(String),
+    /// A sequence.
+    List(Vec<String>),
+    /// An optional value.
+    Optional(Option<String>),
+}
+
+/// A tensor of which the first elements are meant.
+#[derive(Clone, Debug)]
+pub(super) struct Counted {
+    pub data: String,
+    pub count: String,
+    pub axis: usize,
+}
+
+/// What a rest is given for one of its inputs.
+#[derive(Clone, Debug)]
+pub enum Given {
+    /// A tensor of this type and shape.
+    Tensor(DType, Shape),
+    /// This value, for an input that is taken by value.
+    Value(reef_graph::Tensor),
+    /// A tensor whose value is known, too: an input of the model that decides shapes.
+    Both(reef_graph::Tensor),
+}
+
+/// A step of a program.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What to compute: its inputs are the tensors that the rest was given, in order. None if there is
+    /// nothing to compute.
+    pub segment: Option<Specialised>,
+    /// What comes then; `None` when the segment's outputs are the model's.
+    pub then: Option<Then>,
+}
+
+/// What comes after a segment.
+#[derive(Clone, Debug)]
+pub struct Then {
+    /// What is left to do.
+    pub rest: Arc<Rest>,
+    /// Where its inputs come from.
+    pub passed: Vec<Source>,
+}
+
+pub(super) struct Evaluation<'f> {
+    pub flow: &'f Flow,
+    things: HashMap<String, Thing>,
+    inputs: Vec<(String, DType, Shape)>,
+    emitted: Vec<NodeProto>,
+    /// By the name of a value the emitted node that makes it.
+    makers: HashMap<String, usize>,
+    facts: HashMap<String, Fact>,
+    left: Vec<NodeProto>,
+    wanted: Vec<String>,
+    pub queue: VecDeque<NodeProto>,
+    visited: usize,
+    fresh: usize,
+}
+
+impl<'f> Evaluation<'f> {
+    /// The step from `rest`, whose inputs are `given`.
+    pub fn run(flow: &'f Flow, rest: &Rest, given: &[Given]) -> Result<Step, ImportError> {
+        let mut evaluation = Evaluation {
+            flow,
+            things: HashMap::new(),
+            inputs: vec![],
+            emitted: vec![],
+            makers: HashMap::new(),
+            facts: HashMap::new(),
+            left: vec![],
+            wanted: vec![],
+            queue: rest.nodes.iter().cloned().collect(),
+            visited: 0,
+            fresh: 0,
+        };
+        evaluation.bind(rest, given)?;
+        while let Some(node) = evaluation.queue.pop_front() {
+            evaluation.visit(node)?;
+        }
+        evaluation.finish(rest)
+    }
+
+    fn bind(&mut self, rest: &Rest, given: &[Given]) -> Result<(), ImportError> {
+        for (input, given) in rest.inputs.iter().zip(given) {
+            let name = input.name.clone();
+            match given {
+                Given::Tensor(dtype, shape) => {
+                    self.inputs.push((name.clone(), *dtype, shape.clone()));
+                    self.things.insert(name, Thing::Here { tainted: true });
+                }
+                Given::Value(tensor) => self.know(&name, tensor)?,
+                Given::Both(tensor) => {
+                    let unread = self.fresh(&name);
+                    self.inputs.push((unread, tensor.dtype(), tensor.shape().clone()));
+                    self.know(&name, tensor)?;
+                }
+            }
+        }
+        for tensor in &rest.consts {
+            self.things.insert(tensor.name.clone(), Thing::Const(Arc::new(tensor.clone())));
+        }
+        for (name, elements) in &rest.lists {
+            self.things.insert(name.clone(), Thing::List(elements.clone()));
+        }
+        for (name, value) in &rest.optionals {
+            self.things.insert(name.clone(), Thing::Optional(value.clone()));
+        }
+        Ok(())
+    }
+
+    fn know(&mut self, name: &str, tensor: &reef_graph::Tensor) -> Result<(), ImportError> {
+        let reason = || ImportError::Analysis { reason: format!("{} values decide nothing", tensor.dtype()) };
+        let tensor = known::constant_of(name, tensor).ok_or_else(reason)?;
+        self.set_const(name, tensor);
+        Ok(())
+    }
+
+    pub fn mark(&self) -> &str {
+        &self.flow.mark
+    }
+
+    /// A name that nothing has yet.
+    pub fn fresh(&mut self, stem: &str) -> String {
+        self.fresh += 1;
+        let stem = stem.strip_prefix(&self.flow.mark).unwrap_or(stem);
+        format!("{}{}.{stem}", self.flow.mark, self.fresh)
+    }
+
+    pub fn set(&mut self, name: &str, thing: Thing) {
+        if !name.is_empty() {
+            self.things.insert(name.to_owned(), thing);
+        }
+    }
+
+    pub fn set_const(&mut self, name: &str, tensor: TensorProto) {
+        let tensor = TensorProto { name: name.to_owned(), ..tensor };
+        self.set(name, Thing::Const(Arc::new(tensor)));
+    }
+
+    /// Whole numbers as a constant of a new name.
+    pub fn integers(&mut self, dims: &[usize], values: &[i64]) -> String {
+        let name = self.fresh("number");
+        self.set_const(&name, known::integers(&name, dims, values));
+        name
+    }
+
+    /// The name behind aliases.
+    pub fn resolve(&self, name: &str) -> String {
+        let mut name = name;
+        while let Some(Thing::Alias(other)) = self.things.get(name) {
+            name = other;
+        }
+        name.to_owned()
+    }
+
+    /// What a name stands for, aliases resolved.
+    pub fn thing(&self, name: &str) -> Result<Thing, ImportError> {
+        let name = self.resolve(name);
+        if let Some(thing) = self.things.get(&name) {
+            return Ok(thing.clone());
+        }
+        match self.flow.weights.get(&name) {
+            Some(tensor) => Ok(Thing::Const(tensor.clone())),
+            None => Err(ImportError::Parse { reason: format!("nothing makes the value {name}") }),
+        }
+    }
+
+    pub fn is_weight(&self, name: &str) -> bool {
+        !self.things.contains_key(name) && self.flow.weights.contains_key(name)
+    }
+
+    /// Which of the segment's inputs a name is.
+    pub fn input_index(&self, name: &str) -> Option<usize> {
+        self.inputs.iter().position(|(input, ..)| input == name)
+    }
+
+    fn visit(&mut self, mut node: NodeProto) -> Result<(), ImportError> {
+        self.visited += 1;
+        if self.visited > PROGRAM_NODES_MAX {
+            let reason = format!("more than {PROGRAM_NODES_MAX} nodes once its bodies are in their places");
+            return Err(unsupported(&node, reason));
+        }
+        let things = &self.things;
+        scope::rename(&mut node, &mut |name: &mut String| {
+            while let Some(Thing::Alias(other)) = things.get(name.as_str()) {
+                other.clone_into(name);
+            }
+        });
+        for name in scope::reads(&node) {
+            if self.is_blocked(&name)? {
+                self.leave(node);
+                return Ok(());
+            }
+        }
+        if self.visit_control(&node)? { Ok(()) } else { self.visit_ordinary(node) }
+    }
+
+    fn is_blocked(&self, name: &str) -> Result<bool, ImportError> {
+        Ok(match self.thing(name)? {
+            Thing::Blocked | Thing::Counted(_) => true,
+            Thing::List(elements) => {
+                for element in &elements {
+                    if self.is_blocked(element)? {
+                        return Ok(true);
+                    }
+                }
+                false
+            }
+            Thing::Optional(Some(value)) => self.is_blocked(&value)?,
+            Thing::Const(_) | Thing::Here { .. } | Thing::Optional(None) | Thing::Alias(_) => false,
+        })
+    }
+
+    fn is_tainted(&self, name: &str) -> Result<bool, ImportError> {
+        Ok(matches!(self.thing(name)?, Thing::Here { tainted: true }))
+    }
+
+    /// A node that becomes part of the segment, unless its result's shape depends on data.
+    fn visit_ordinary(&mut self, mut node: NodeProto) -> Result<(), ImportError> {
+        let given: Vec<String> = node.input.iter().filter(|name| !name.is_empty()).cloned().collect();
+        for name in &given {
+            if matches!(self.thing(name)?, Thing::List(_) | Thing::Optional(_)) {
+                return Err(unsupported(&node, "it does not take sequences or optional values"));
+            }
+        }
+        let mut undecided = vec![];
+        for &operand in deciding(&node.op_type) {
+            if let Some(name) = node.input.get(operand).filter(|name| !name.is_empty())
+                && self.is_tainted(name)?
+            {
+                undecided.push(name.clone());
+            }
+        }
+        if !undecided.is_empty() {
+            for name in undecided {
+                self.want(&node, &name)?;
+            }
+            self.leave(node);
+            return Ok(());
+        }
+        let forced = node.domain == DOMAIN;
+        if forced {
+            node.domain.clear();
+        }
+        let mut tainted = forced || node.op_type.starts_with("Random") || node.op_type == "Bernoulli";
+        if !reads_shape_only(&node.op_type) {
+            for name in &given {
+                tainted |= self.is_tainted(name)?;
+            }
+        }
+        match super::found::found(self, &node)? {
+            Some(node) => self.emit(node, true),
+            None => self.emit(node, tainted),
+        }
+        Ok(())
+    }
+
+    /// Makes a node part of the segment.
+    pub fn emit(&mut self, node: NodeProto, tainted: bool) {
+        for output in node.output.iter().filter(|name| !name.is_empty()) {
+            self.makers.insert(output.clone(), self.emitted.len());
+            self.things.insert(output.clone(), Thing::Here { tainted });
+        }
+        self.emitted.push(node);
+    }
+
+    /// Leaves a node for later, and with it what reads it.
+    pub fn leave(&mut self, node: NodeProto) {
+        for output in node.output.iter().filter(|name| !name.is_empty()) {
+            self.things.insert(output.clone(), Thing::Blocked);
+        }
+        self.left.push(node);
+    }
+
+    /// The rest needs to know this value.
+    pub fn want(&mut self, node: &NodeProto, name: &str) -> Result<(), ImportError> {
+        let name = self.resolve(name);
+        let elements = self.fact(&name)?.and_then(|fact| fact.shape).map(|shape| shape.elements());
+        if let Some(elements) = elements.filter(|&elements| elements > SHAPE_VALUES_MAX) {
+            let reason =
+                format!("{elements} values decide what it makes, at most {SHAPE_VALUES_MAX} are supported");
+            return Err(unsupported(node, reason));
+        }
+        if !self.wanted.contains(&name) {
+            self.wanted.push(name);
+        }
+        Ok(())
+    }
+
+    /// The whole numbers that a value is; `None` while it depends on data.
+    pub fn decided(&mut self, name: &str) -> Result<Option<Vec<i64>>, ImportError> {
+        let name = self.resolve(name);
+        if let Thing::Here { tainted: false } = self.thing(&name)? {
+            match self.fact(&name)?.and_then(|fact| fact.value) {
+                Some(value) => self.set_const(&name, value),
+                // It is computed, then.
+                None => self.set(&name, Thing::Here { tainted: true }),
+            }
+        }
+        match self.thing(&name)? {
+            Thing::Const(tensor) => Ok(known::whole_numbers(&tensor)),
+            _ => Ok(None),
+        }
+    }
+
+    /// What is known of a value that is here.
+    pub fn fact(&mut self, name: &str) -> Result<Option<Fact>, ImportError> {
+        let name = self.resolve(name);
+        if let Some(fact) = self.facts.get(&name) {
+            return Ok(Some(fact.clone()));
+        }
+        let fact = match self.thing(&name)? {
+            Thing::Const(tensor) => known::described(&tensor).map(|(dtype, shape)| {
+                let value = Some((*tensor).clone());
+                Fact { dtype, shape: Some(shape), value }
+            }),
+            Thing::Here { .. } => match self.input_index(&name) {
+                Some(index) => {
+                    let (_, dtype, shape) = self.inputs[index].clone();
+                    Some(Fact { dtype, shape: Some(shape), value: None })
+                }
+                None => self.analysed(&name)?,
+            },
+            _ => None,
+        };
+        if let Some(fact) = &fact {
+            self.facts.insert(name, fact.clone());
+        }
+        Ok(fact)
+    }
+
+    fn analysed(&self, name: &str) -> Result<Option<Fact>, ImportError> {
+        let names = [name.to_owned()];
+        let (model, inputs) = self.model(&names, known::VALUES_MAX)?;
+        let facts = known::facts(&model, &inputs, self.flow.directory.as_deref(), &names)?;
+        Ok(facts.into_iter().next().flatten())
+    }
+
+    /// The emitted nodes that make `outputs`, as a model. Its inputs are those of the segment that they read,
+    /// and constants of more than `values_max` elements.
+    fn model(
+        &self,
+        outputs: &[String],
+        values_max: usize,
+    ) -> Result<(ModelProto, Vec<(String, DType, Shape)>), ImportError> {
+        let (nodes, read) = self.slice(outputs);
+        let mut inputs = vec![];
+        let mut graph = GraphProto { name: "segment".into(), node: nodes, ..GraphProto::default() };
+        for name in read {
+            if let Some(index) = self.input_index(&name) {
+                inputs.push(self.inputs[index].clone());
+                continue;
+            }
+            let Thing::Const(tensor) = self.thing(&name)? else { continue };
+            match known::described(&tensor).filter(|(_, shape)| shape.elements() > values_max) {
+                Some((dtype, shape)) => inputs.push((name, dtype, shape)),
+                None => graph.initializer.push((*tensor).clone()),
+            }
+        }
+        names::make_unique(&mut graph);
+        graph.input = declarations(&inputs)?;
+        let outlet = |name: &String| tract_onnx::pb::ValueInfoProto { name: name.clone(), ..Default::default() };
+        graph.output = outputs.iter().map(outlet).collect();
+        Ok((self.flow.message(graph), inputs))
+    }
+
+    /// The emitted nodes that `outputs` are made by, and what these nodes read from elsewhere.
+    fn slice(&self, outputs: &[String]) -> (Vec<NodeProto>, Vec<String>) {
+        let mut needed = vec![false; self.emitted.len()];
+        let mut pending: Vec<String> = outputs.to_vec();
+        let mut read: Vec<String> = vec![];
+        while let Some(name) = pending.pop() {
+            match self.makers.get(&name) {
+                Some(&maker) if !needed[maker] => {
+                    needed[maker] = true;
+                    pending.extend(scope::reads(&self.emitted[maker]));
+                }
+                Some(_) => {}
+                None if read.contains(&name) => {}
+                None => read.push(name),
+            }
+        }
+        read.sort_unstable();
+        let nodes = self.emitted.iter().zip(needed).filter(|(_, needed)| *needed);
+        (nodes.map(|(node, _)| node.clone()).collect(), read)
+    }
+
+    fn finish(mut self, from: &Rest) -> Result<Step, ImportError> {
+        let outputs: Vec<String> = from.outputs.iter().map(|name| self.resolve(name)).collect();
+        for (name, original) in outputs.iter().zip(&self.flow.outputs) {
+            if matches!(self.thing(name)?, Thing::List(_) | Thing::Optional(_)) {
+                let reason = format!("its output {original} is a sequence or an optional value");
+                return Err(ImportError::Parse { reason });
+            }
+        }
+        let counted = |name: &String| matches!(self.things.get(name), Some(Thing::Counted(_)));
+        if self.left.is_empty() && !outputs.iter().any(counted) {
+            let segment = self.segment(&outputs, Some(&self.flow.outputs))?;
+            return Ok(Step { segment: Some(segment), then: None });
+        }
+        let (left, wanted) = (std::mem::take(&mut self.left), std::mem::take(&mut self.wanted));
+        let remaining = Remainder::of(&self, &left, &wanted, &outputs)?;
+        let decides = remaining.rest.takes().any(|take| take == Take::Value);
+        if let Some(node) = left.first().filter(|_| !decides) {
+            return Err(unsupported(node, "what it waits for cannot be computed"));
+        }
+        let segment = match &remaining.given[..] {
+            [] => None,
+            given => Some(self.segment(given, None)?),
+        };
+        let rest = self.flow.rests.the_one(remaining.rest);
+        Ok(Step { segment, then: Some(Then { rest, passed: remaining.passed }) })
+    }
+
+    /// The segment that computes `values`, for the names that its outputs are to have.
+    fn segment(&self, values: &[String], names: Option<&[String]>) -> Result<Specialised, ImportError> {
+        // Outputs are values of their own, each made once.
+        let mut aliases = vec![];
+        let mut outputs = vec![];
+        for (index, value) in values.iter().enumerate() {
+            let output = format!("{}out.{index}", self.flow.mark);
+            let node = NodeProto {
+                op_type: "Identity".into(),
+                input: vec![value.clone()],
+                output: vec![output.clone()],
+                name: output.clone(),
+                ..NodeProto::default()
+            };
+            aliases.push(node);
+            outputs.push(output);
+        }
+        let (mut model, _) = self.model(values, usize::MAX)?;
+        let graph = model.graph.as_mut().expect("it was just made");
+        graph.node.extend(aliases);
+        graph.input = declarations(&self.inputs)?;
+        let outlet =
+            |name: &String| tract_onnx::pb::ValueInfoProto { name: name.clone(), ..Default::default() };
+        graph.output = outputs.iter().map(outlet).collect();
+        self.constants_of(values, graph)?;
+        self.flow.lower(&model, &self.inputs, names.unwrap_or(&outputs))
+    }
+
+    /// Constants that are outputs themselves.
+    fn constants_of(&self, values: &[String], graph: &mut GraphProto) -> Result<(), ImportError> {
+        for value in values {
+            if let Thing::Const(tensor) = self.thing(value)?
+                && graph.initializer.iter().all(|known| known.name != *value)
+            {
+                graph.initializer.push((*tensor).clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn declarations(
+    inputs: &[(String, DType, Shape)],
+) -> Result<Vec<tract_onnx::pb::ValueInfoProto>, ImportError> {
+    let declared = |(name, dtype, shape): &(String, DType, Shape)| {
+        let reason = || ImportError::Analysis { reason: format!("{dtype} values cannot be handed over") };
+        proto::declaration(name, *dtype, shape).ok_or_else(reason)
+    };
+    inputs.iter().map(declared).collect()
+}
+
+/// The error that names `node`.
+pub(super) fn unsupported(node: &NodeProto, reason: impl Into<String>) -> ImportError {
+    let name = match node.name.is_empty() {
+        false => node.name.clone(),
+        true => node.output.first().cloned().unwrap_or_default(),
+    };
+    ImportError::Unsupported { node: name, operator: node.op_type.clone(), reason: reason.into() }
+}
+
+/// The attribute of this name.
+pub(super) fn attribute<'n>(node: &'n NodeProto, name: &str) -> Option<&'n AttributeProto> {
+    node.attribute.iter().find(|attribute| attribute.name == name)
+}
+
+/// The integer attribute of this name.
+pub(super) fn int(node: &NodeProto, name: &str) -> Option<i64> {
+    attribute(node, name).map(|attribute| attribute.i)
+}
+
+/// The body of this name.
+pub(super) fn body<'n>(node: &'n NodeProto, name: &str) -> Result<&'n GraphProto, ImportError> {
+    let graph = attribute(node, name).and_then(|attribute| attribute.g.as_ref());
+    graph.ok_or_else(|| unsupported(node, format!("it has no body `{name}`")))
+}
