@@ -7,7 +7,7 @@ use reef_graph::Shape;
 use crate::error::{InferError, WrongInput};
 use crate::model::TensorInfo;
 use crate::pool::Model;
-use crate::request::{ClassRequest, InputTensor};
+use crate::request::{ClassRequest, InferRequest, InputTensor, Urgency};
 
 /// The scheduling wishes of a request or session.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +24,42 @@ pub(crate) struct Terms {
     pub(crate) class: Class,
     pub(crate) timeout: Option<Nanos>,
     pub(crate) deadline: Option<Nanos>,
+}
+
+impl Terms {
+    /// Of a request that arrived at `arrival`.
+    pub(crate) fn urgency(self, arrival: Nanos) -> Urgency {
+        let after = |span: Option<Nanos>| span.map(|span| arrival + span);
+        let (deadline, queue_until) = (after(self.deadline), after(self.timeout));
+        Urgency { class: self.class, arrival, deadline, queue_until }
+    }
+}
+
+/// A request that its model takes.
+#[derive(Debug)]
+pub(crate) struct Checked<'a> {
+    pub(crate) terms: Terms,
+    /// Shapes and data of the inputs, in the model's order.
+    pub(crate) shapes: Vec<Shape>,
+    pub(crate) data: Vec<&'a [u8]>,
+    /// Indices of the outputs wanted; `None` for all.
+    pub(crate) wanted: Option<Vec<usize>>,
+}
+
+/// A request against its model.
+pub(crate) fn request<'a>(model: &Model, request: &InferRequest<'a>) -> Result<Checked<'a>, InferError> {
+    let wishes = Wishes {
+        class: request.class,
+        priority: request.priority,
+        timeout: request.timeout,
+        deadline: request.deadline,
+    };
+    let terms = terms(model, wishes)?;
+    let order = match_inputs(&model.inputs, &request.inputs)?;
+    let wanted = match_outputs(&model.outputs, request.outputs.as_deref())?;
+    let shapes = order.iter().map(|&index| request.inputs[index].shape.clone()).collect();
+    let data = order.iter().map(|&index| request.inputs[index].data).collect();
+    Ok(Checked { terms, shapes, data, wanted })
 }
 
 /// The terms on which a model serves these wishes.
@@ -70,10 +106,7 @@ fn describe(class: Class) -> String {
 }
 
 /// For every input of the model in its order, the index of the request's tensor.
-pub(crate) fn match_inputs(
-    declared: &[TensorInfo],
-    given: &[InputTensor<'_>],
-) -> Result<Vec<usize>, InferError> {
+fn match_inputs(declared: &[TensorInfo], given: &[InputTensor<'_>]) -> Result<Vec<usize>, InferError> {
     let wrong = |name: &str, problem| InferError::WrongInput { name: name.to_string(), problem };
     for (index, tensor) in given.iter().enumerate() {
         if declared.iter().all(|info| info.name != tensor.name) {
@@ -93,10 +126,7 @@ pub(crate) fn match_inputs(
 }
 
 /// For every requested output, its index in the model; `None` when all are wanted.
-pub(crate) fn match_outputs(
-    declared: &[TensorInfo],
-    wanted: Option<&[&str]>,
-) -> Result<Option<Vec<usize>>, InferError> {
+fn match_outputs(declared: &[TensorInfo], wanted: Option<&[&str]>) -> Result<Option<Vec<usize>>, InferError> {
     let find = |name: &&str| {
         let found = declared.iter().position(|info| info.name == **name);
         let unknown = || InferError::UnknownOutput { name: name.to_string(), known: names(declared) };

@@ -25,10 +25,10 @@ use reef_sched::{
 use crate::error::InferError;
 use crate::fault;
 use crate::plans::{Buffers, PlanEntry};
-use crate::request::Timings;
+use crate::request::{Timings, Urgency};
 use crate::stats::{ClassStats, FailureReason};
 use crate::ticket::{Finished, Promise, Record, Ticket};
-use crate::trace::{Ring, Span};
+use crate::trace::{Notes, Span};
 
 /// A request that is ready to be scheduled.
 pub(crate) struct Job {
@@ -37,12 +37,9 @@ pub(crate) struct Job {
     pub(crate) plan: Arc<PlanEntry>,
     pub(crate) promise: Promise,
     pub(crate) buffers: Buffers,
-    pub(crate) class: Class,
-    pub(crate) arrival: Nanos,
+    pub(crate) urgency: Urgency,
     /// When it began to wait, if that was before it came here.
     pub(crate) waited_since: Option<Nanos>,
-    pub(crate) deadline: Option<Nanos>,
-    pub(crate) queue_until: Option<Nanos>,
 }
 
 /// A job that was not queued, with what it had.
@@ -116,11 +113,11 @@ pub(crate) struct Core {
     pub(crate) armed: Nanos,
     /// Why nothing is served any more.
     fault: Option<InferError>,
-    pub(crate) trace: Option<Ring>,
+    notes: Arc<Notes>,
 }
 
 impl Core {
-    pub(crate) fn new(device: Arc<dyn Device>, options: SchedOptions) -> Self {
+    pub(crate) fn new(device: Arc<dyn Device>, options: SchedOptions, notes: Arc<Notes>) -> Self {
         let mut core = Core {
             sched: Scheduler::new(options),
             scheme: device.scheme(),
@@ -133,7 +130,7 @@ impl Core {
             best_effort_slots: options.best_effort_slots,
             armed: Nanos::ZERO,
             fault: None,
-            trace: None,
+            notes,
         };
         core.set_scheme(core.scheme);
         core
@@ -308,7 +305,8 @@ impl Core {
         match self.admit(now, &job) {
             Ok(id) => {
                 job.promise.ticket().set_request(id);
-                let Job { model, key, plan, promise, buffers, class, arrival, deadline, .. } = job;
+                let Job { model, key, plan, promise, buffers, urgency, .. } = job;
+                let Urgency { class, arrival, deadline, .. } = urgency;
                 let (task, queued, answer) = (None, job.waited_since.unwrap_or(now), Answer::Owed(promise));
                 self.pending[id.slot()] = Some(Pending {
                     id,
@@ -326,7 +324,7 @@ impl Core {
                 Ok(())
             }
             Err(error) => {
-                self.count_refusal(job.model, &job.key, job.class, &error);
+                self.count_refusal(job.model, &job.key, job.urgency.class, &error);
                 Err(Refused { error, buffers: job.buffers, promise: job.promise })
             }
         }
@@ -342,18 +340,13 @@ impl Core {
         if job.promise.ticket().is_cancelled() {
             return Err(InferError::Cancelled);
         }
-        if self.scheme == Scheme::RtOnly && !job.class.is_real_time() {
-            return Err(InferError::NotServed { scheme: self.scheme, class: job.class });
+        let Urgency { class, arrival, deadline, queue_until } = job.urgency;
+        if self.scheme == Scheme::RtOnly && !class.is_real_time() {
+            return Err(InferError::NotServed { scheme: self.scheme, class });
         }
-        let request = Request {
-            model: job.model,
-            plan: job.plan.index,
-            class: job.class,
-            arrival: job.arrival,
-            deadline: job.deadline,
-            queue_until: job.queue_until,
-        };
-        let queued = self.sched.queued(job.model, job.class);
+        let (model, plan) = (job.model, job.plan.index);
+        let request = Request { model, plan, class, arrival, deadline, queue_until };
+        let queued = self.sched.queued(job.model, class);
         self.sched.submit(now, request).map_err(|refusal| refused(refusal, &job.key, queued))
     }
 
@@ -475,9 +468,7 @@ impl Core {
         let pending = self.pending[id.slot()].as_mut().expect("a live request is known");
         assert_eq!(pending.id, id, "slots and requests agree");
         let io = std::mem::take(&mut pending.buffers.io);
-        if let Some(trace) = &mut self.trace {
-            trace.label(id.0, &pending.key, &pending.plan.plan);
-        }
+        self.notes.label(id.0, &pending.key, &pending.plan.plan);
         match self.device.submit(pending.plan.loaded, key, io, id.0) {
             Ok(task) => pending.task = Some(task),
             Err(rejected) => {
@@ -518,26 +509,24 @@ impl Core {
     }
 
     fn trace_end(
-        &mut self,
+        &self,
         pending: &Pending,
         completion: Option<&Completion>,
         now: Nanos,
         error: Option<&InferError>,
     ) {
-        if let Some(trace) = &mut self.trace {
-            trace.span(Span {
-                token: pending.id.0,
-                model: pending.key.clone(),
-                class: pending.class,
-                arrival: pending.arrival,
-                queued: pending.queued,
-                submitted: completion.map(|completion| completion.submitted),
-                first_block: completion.and_then(|completion| completion.first_block),
-                finished: completion.map(|completion| completion.finished),
-                end: now,
-                error: error.map(ToString::to_string),
-            });
-        }
+        self.notes.span(|| Span {
+            token: pending.id.0,
+            model: pending.key.clone(),
+            class: pending.class,
+            arrival: pending.arrival,
+            queued: pending.queued,
+            submitted: completion.map(|completion| completion.submitted),
+            first_block: completion.and_then(|completion| completion.first_block),
+            finished: completion.map(|completion| completion.finished),
+            end: now,
+            error: error.map(ToString::to_string),
+        });
     }
 }
 

@@ -10,16 +10,18 @@ use reef_graph::Shape;
 use reef_plan::Plan;
 use reef_sched::SchedOptions;
 
-use crate::check::{self, Wishes};
-use crate::compile::{self, ColdJob};
+use crate::check;
+use crate::cold::ColdJob;
+use crate::compile;
 use crate::core::{Core, Job, Refused};
 use crate::error::{EngineError, InferError, LoadError};
 use crate::fault;
 use crate::future::InferFuture;
+use crate::load;
 use crate::model::{ModelInfo, ModelSettings, ModelSpec, Queued};
-use crate::plans::{Buffers, PlanEntry};
-use crate::pool::{self, Model};
-use crate::request::{InferRequest, InferResponse};
+use crate::plans::PlanEntry;
+use crate::pool::Model;
+use crate::request::{InferRequest, InferResponse, Urgency};
 use crate::session::{Session, SessionOptions};
 use crate::shared::Shared;
 use crate::source::{OnePlan, PlanSource, open_onnx};
@@ -75,8 +77,7 @@ impl Engine {
     /// an answer, or [`Engine::step`], makes time pass.
     pub fn new(device: Arc<dyn Device>, options: EngineOptions) -> Result<Engine, EngineError> {
         let board = sched_options(device.capabilities(), &options)?;
-        let core = Core::new(device.clone(), board);
-        let shared = Arc::new(Shared::new(device, options.clock, core, options.compile_queue_len));
+        let shared = Arc::new(Shared::new(device, options.clock, board, options.compile_queue_len));
         let threads = match shared.stepped {
             true => Threads::default(),
             false => {
@@ -91,7 +92,7 @@ impl Engine {
     pub fn load(&self, spec: ModelSpec) -> Result<ModelInfo, LoadError> {
         let ModelSpec { key, source, settings } = spec;
         let opened = key.clone();
-        pool::load(self.shared(), key, settings, || open_onnx(&opened, &source))
+        load::load(self.shared(), key, settings, || open_onnx(&opened, &source))
     }
 
     /// Serves one plan as a model: for tests, benchmarks and plans made elsewhere.
@@ -111,14 +112,14 @@ impl Engine {
         settings: ModelSettings,
         source: Arc<dyn PlanSource>,
     ) -> Result<ModelInfo, LoadError> {
-        pool::load(self.shared(), key, settings, || Ok(source))
+        load::load(self.shared(), key, settings, || Ok(source))
     }
 
     /// Takes a model out of service: no new requests, queued ones as `queued` says, running ones finish.
     /// Returns when its last request has ended; its memory is free then, except for what open sessions still
     /// hold.
     pub fn unload(&self, name: &str, version: Option<&str>, queued: Queued) -> Result<(), LoadError> {
-        pool::unload(self.shared(), name, version, queued)
+        load::unload(self.shared(), name, version, queued)
     }
 
     /// Runs a request and blocks until it ends.
@@ -135,58 +136,19 @@ impl Engine {
             return Err(InferError::ShuttingDown);
         }
         let model = shared.registry.find(request.model, request.version)?;
-        let wishes = Wishes {
-            class: request.class,
-            priority: request.priority,
-            timeout: request.timeout,
-            deadline: request.deadline,
-        };
-        let terms = check::terms(&model, wishes)?;
-        let order = check::match_inputs(&model.inputs, &request.inputs)?;
-        let wanted = check::match_outputs(&model.outputs, request.outputs.as_deref())?;
-        let shapes: Vec<Shape> = order.iter().map(|&index| request.inputs[index].shape.clone()).collect();
-        let (key, class) = (model.key.clone(), terms.class);
+        let checked = check::request(&model, request)?;
+        let urgency = checked.terms.urgency(arrival);
         if let Some(fault) = shared.verdict.fault() {
-            shared.core().count_refusal(model.id(), &key, class, &fault);
+            shared.core().count_refusal(model.id(), &model.key, urgency.class, &fault);
             return Err(fault);
         }
         let ticket = Arc::new(Ticket::new());
-        let deadline = terms.deadline.map(|deadline| arrival + deadline);
-        let queue_until = terms.timeout.map(|timeout| arrival + timeout);
-        let data = order.iter().map(|&index| request.inputs[index].data);
-        let cold = |inputs, queued| {
-            let (model, shapes, promise) = (model.clone(), shapes.clone(), Promise::new(&ticket));
-            ColdJob { model, shapes, inputs, promise, class, arrival, queued, deadline, queue_until }
-        };
-        match model.plans.find(&shapes) {
-            Some(plan) => {
-                let buffers = filled(&plan, data)?;
-                let (model, key, promise) = (model.id(), key.clone(), Promise::new(&ticket));
-                let waited_since = None;
-                let job = Job {
-                    model,
-                    key,
-                    plan,
-                    promise,
-                    buffers,
-                    class,
-                    arrival,
-                    waited_since,
-                    deadline,
-                    queue_until,
-                };
-                shared.submit(job).map_err(|Refused { error, promise, .. }| {
-                    promise.release();
-                    error
-                })?;
-            }
-            None => {
-                let inputs = data.map(AlignedBytes::copy_from).collect();
-                self.submit_cold(&model, cold(inputs, shared.clock.now()))?;
-            }
+        match model.plans.find(&checked.shapes) {
+            Some(plan) => self.submit_planned(&model, plan, &checked.data, urgency, &ticket)?,
+            None => self.submit_cold(&model, checked.shapes, &checked.data, urgency, &ticket)?,
         }
-        let (shared, id) = (shared.clone(), request.id.clone());
-        Ok(InferFuture { shared, ticket, model: key, id, wanted, ended: false })
+        let (shared, id, model) = (shared.clone(), request.id.clone(), model.key.clone());
+        Ok(InferFuture { shared, ticket, model, id, wanted: checked.wanted, ended: false })
     }
 
     /// Buffers and settings for repeated inference without allocation. Compiles the plan if there is none
@@ -257,7 +219,7 @@ impl Engine {
         let (at, scheme) = (shared.clock.now(), core.scheme());
         drop(core);
         let model_stats = |(model, [mut real_time, mut best_effort]): (&Arc<Model>, [ClassStats; 2])| {
-            let [urgent, other] = shared.compile.waiting(model);
+            let [urgent, other] = shared.cold.waiting(model);
             real_time.queued += urgent;
             best_effort.queued += other;
             let (key, plans_compiled) = ((*model.key).clone(), model.plans.compiled());
@@ -269,12 +231,12 @@ impl Engine {
 
     /// Starts recording a timeline.
     pub fn start_trace(&self, options: TraceOptions) -> Result<(), TraceError> {
-        self.shared().tracing.start(self.shared(), options)
+        self.shared().tracing.start(options)
     }
 
     /// Stops recording and writes the file. [`Engine::shutdown`] does so too.
     pub fn stop_trace(&self) -> Result<TraceSummary, TraceError> {
-        self.shared().tracing.stop(self.shared())
+        self.shared().tracing.stop()
     }
 
     /// On a device with virtual time: lets time pass to the next event. False when nothing is left to do.
@@ -294,23 +256,52 @@ impl Engine {
     /// Whether no request waits or runs and no plan is being made. If it is not so after a shutdown, the
     /// device's last handle waits where it is dropped.
     pub fn is_idle(&self) -> bool {
-        self.shared().compile.is_idle() && self.shared().core().sched.is_idle()
+        self.shared().cold.is_idle() && self.shared().core().sched.is_idle()
     }
 
     fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }
 
+    /// A request whose plan is there: its inputs go into buffers of the device, then the scheduler has it.
+    fn submit_planned(
+        &self,
+        model: &Model,
+        plan: Arc<PlanEntry>,
+        inputs: &[&[u8]],
+        urgency: Urgency,
+        ticket: &Arc<Ticket>,
+    ) -> Result<(), InferError> {
+        let mut buffers = plan.buffers().ok_or(InferError::DeviceFault)?;
+        for (buffer, input) in buffers.io.inputs.iter_mut().zip(inputs) {
+            buffer.as_mut_slice().copy_from_slice(input);
+        }
+        let (id, key, promise, waited_since) = (model.id(), model.key.clone(), Promise::new(ticket), None);
+        let job = Job { model: id, key, plan, promise, buffers, urgency, waited_since };
+        self.shared().submit(job).map_err(|Refused { error, promise, .. }| {
+            promise.release();
+            error
+        })
+    }
+
     /// A request without a plan: compiled for on the engine's thread, or here if it has none.
-    fn submit_cold(&self, model: &Model, job: ColdJob) -> Result<(), InferError> {
-        let class = job.class;
-        if self.shared().stepped {
-            compile::run_here(self.shared(), job);
+    fn submit_cold(
+        &self,
+        model: &Arc<Model>,
+        shapes: Vec<Shape>,
+        inputs: &[&[u8]],
+        urgency: Urgency,
+        ticket: &Arc<Ticket>,
+    ) -> Result<(), InferError> {
+        let shared = self.shared();
+        let inputs = inputs.iter().map(|&input| AlignedBytes::copy_from(input)).collect();
+        let (model, promise, queued) = (model.clone(), Promise::new(ticket), shared.clock.now());
+        let job = ColdJob { model, shapes, inputs, promise, urgency, queued };
+        if shared.stepped {
+            compile::run_here(shared, job);
             return Ok(());
         }
-        self.shared().compile.push(self.shared(), job).inspect_err(|error| {
-            self.shared().core().count_refusal(model.id(), &model.key, class, error);
-        })
+        shared.submit_cold(job)
     }
 }
 
@@ -338,7 +329,7 @@ impl Handle {
         shared.close();
         let begin = shared.clock.now();
         shared.enter(|core, _, _| core.close());
-        shared.compile.stop(shared, InferError::ShuttingDown);
+        shared.stop_cold(InferError::ShuttingDown);
         shared.wait_until(Nanos::MAX, |core| core.sched.is_real_time_idle());
         let left = Nanos::from(drain) - (shared.clock.now() - begin);
         shared.wait_until(left, |core| core.sched.is_idle());
@@ -348,7 +339,7 @@ impl Handle {
             fault::log(|| tracing::warn!("work that cannot be stopped still runs on the device"));
         }
         threads.stop(shared, Duration::from(LEAVING_MAX));
-        match shared.tracing.stop(shared) {
+        match shared.tracing.stop() {
             Ok(_) | Err(TraceError::State(_)) => {}
             Err(error) => fault::log(|| tracing::error!("{error}")),
         }
@@ -375,13 +366,4 @@ fn sched_options(device: &Capabilities, options: &EngineOptions) -> Result<Sched
     let shared_slots = device.slots.saturating_sub(device.slots_real_time);
     let best_effort_slots = options.best_effort_slots.min(shared_slots).min(board_slots - 1);
     Ok(SchedOptions { board_slots, best_effort_slots })
-}
-
-/// Buffers with the inputs in them.
-fn filled<'a>(plan: &PlanEntry, data: impl Iterator<Item = &'a [u8]>) -> Result<Buffers, InferError> {
-    let mut buffers = plan.buffers().ok_or(InferError::DeviceFault)?;
-    for (buffer, data) in buffers.io.inputs.iter_mut().zip(data) {
-        buffer.as_mut_slice().copy_from_slice(data);
-    }
-    Ok(buffers)
 }

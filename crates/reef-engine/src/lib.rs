@@ -8,6 +8,17 @@
 //! state machine, behind one short mutex, says when it becomes a task; one thread takes completions and
 //! timers. Compute units never take that mutex.
 //!
+//! Files are layers; none knows one that stands below it here:
+//!
+//! | files | what they hold |
+//! |---|---|
+//! | `error`, `fault`, `model`, `stats` | words: what is said to and by the engine |
+//! | `source`, `plans`, `request`, `ticket`, `trace` | a model's plans, a request and its end, the timeline |
+//! | `pool`, `cold`, `core` | where models and requests are: by name, without a plan, in the scheduler |
+//! | `shared` | all of that behind its locks, and the one way into the core |
+//! | `compile`, `load`, `check` | how plans are made, models come and go, requests are judged |
+//! | `threads`, `future`, `session`, `engine` | who calls: threads of the engine and of its users |
+//!
 //! # When something panics
 //!
 //! The engine calls code that is not its own, on its threads and on its callers': importers and
@@ -65,12 +76,14 @@
 //! ```
 
 mod check;
+mod cold;
 mod compile;
 mod core;
 pub mod engine;
 pub mod error;
 mod fault;
 pub mod future;
+mod load;
 pub mod model;
 mod plans;
 mod pool;

@@ -77,6 +77,16 @@ impl<'a> InferRequest<'a> {
     }
 }
 
+/// How urgent a request is: its class, and its moments on the engine's clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Urgency {
+    pub(crate) class: Class,
+    pub(crate) arrival: Nanos,
+    pub(crate) deadline: Option<Nanos>,
+    /// It must have left the queue by then.
+    pub(crate) queue_until: Option<Nanos>,
+}
+
 /// Where the time of a request went. The first four add up to `total`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {

@@ -9,7 +9,7 @@ use reef_graph::Shape;
 use reef_plan::{IoSpec, Plan};
 
 use crate::check::{self, Terms, Wishes};
-use crate::compile::plan_error;
+use crate::compile;
 use crate::core::{Job, Refused};
 use crate::error::{InferError, WrongInput};
 use crate::model::TensorInfo;
@@ -85,7 +85,8 @@ impl Session {
         };
         let terms = check::terms(&model, wishes)?;
         let shapes = concrete_shapes(&model.inputs, &options.shapes)?;
-        let plan = model.plan(shared, &shapes).map_err(|failure| plan_error(&model.key, failure))?;
+        let plan = compile::plan(shared, &model, &shapes);
+        let plan = plan.map_err(|failure| compile::plan_error(&model.key, failure))?;
         let buffers = Some(plan.buffers().ok_or(InferError::DeviceFault)?);
         let ticket = Arc::new(Ticket::new());
         let lost = Io::default();
@@ -139,11 +140,8 @@ impl Session {
             plan: self.plan.clone(),
             promise: Promise::new(&self.ticket),
             buffers,
-            class: self.terms.class,
-            arrival,
+            urgency: self.terms.urgency(arrival),
             waited_since: None,
-            deadline: self.terms.deadline.map(|deadline| arrival + deadline),
-            queue_until: self.terms.timeout.map(|timeout| arrival + timeout),
         };
         if let Err(Refused { error, buffers, promise }) = self.shared.submit(job) {
             promise.release();

@@ -1,4 +1,6 @@
-//! What every handle and thread of an engine shares, and the one way into the core.
+//! What every handle and thread of an engine shares, and the one way into the core. A request is here in one
+//! of two places, the core or the queue of those without a plan: what ends requests asks both. Knows neither
+//! how plans are made nor how models are loaded.
 //!
 //! A panic in the core leaves its books in doubt: whoever is in it then has the engine fail
 //! ([`Shared::break_down`]) before anybody else gets in.
@@ -11,14 +13,15 @@ use std::time::Duration;
 
 use reef_base::{Clock, Nanos};
 use reef_device::{Device, Wake};
+use reef_sched::SchedOptions;
 
-use crate::compile::CompileQueue;
+use crate::cold::{ColdJob, ColdQueue};
 use crate::core::{Core, Delivery, Job, Refused};
 use crate::error::InferError;
 use crate::fault::{self, Verdict};
 use crate::pool::Registry;
 use crate::ticket::{Finished, Ticket};
-use crate::trace::Tracing;
+use crate::trace::{Notes, Tracing};
 
 pub(crate) struct Shared {
     pub(crate) device: Arc<dyn Device>,
@@ -28,7 +31,7 @@ pub(crate) struct Shared {
     idle: Condvar,
     pub(crate) signal: Arc<Signal>,
     pub(crate) registry: Registry,
-    pub(crate) compile: CompileQueue,
+    pub(crate) cold: ColdQueue,
     pub(crate) tracing: Tracing,
     /// Ends of one step, kept so that stepping allocates no more than the completion thread does.
     step_out: Mutex<Vec<Delivery>>,
@@ -42,10 +45,13 @@ impl Shared {
     pub(crate) fn new(
         device: Arc<dyn Device>,
         clock: Arc<dyn Clock>,
-        core: Core,
-        compile_queue_len: usize,
+        board: SchedOptions,
+        cold_queue_len: usize,
     ) -> Self {
         let stepped = device.capabilities().virtual_time;
+        let notes = Arc::new(Notes::default());
+        let tracing = Tracing::new(device.clone(), notes.clone());
+        let core = Core::new(device.clone(), board, notes);
         Shared {
             device,
             clock,
@@ -53,8 +59,8 @@ impl Shared {
             idle: Condvar::new(),
             signal: Arc::new(Signal::default()),
             registry: Registry::default(),
-            compile: CompileQueue::new(compile_queue_len),
-            tracing: Tracing::default(),
+            cold: ColdQueue::new(cold_queue_len),
+            tracing,
             step_out: Mutex::default(),
             stepped,
             closed: AtomicBool::new(false),
@@ -139,7 +145,7 @@ impl Shared {
             return;
         }
         fault::log(|| tracing::error!("{fault}"));
-        self.compile.stop(self, fault.clone());
+        self.stop_cold(fault.clone());
         self.verdict.fail(fault);
         self.idle.notify_all();
         self.signal.wake();
@@ -165,12 +171,44 @@ impl Shared {
     pub(crate) fn cancel(&self, ticket: &Ticket) {
         let known = self.enter(|core, now, out| core.cancel(now, ticket, out));
         if !known {
-            self.compile.cancel(self, ticket);
+            let own = |job: &ColdJob| std::ptr::eq(job.promise.ticket(), ticket);
+            self.end_cold(|job| own(job).then_some(InferError::Cancelled));
         }
     }
 
+    /// Queues a job whose plan is still to be made; a refusal is counted.
+    pub(crate) fn submit_cold(&self, job: ColdJob) -> Result<(), InferError> {
+        let (model, class, expiry) = (job.model.clone(), job.urgency.class, job.expiry());
+        if let Err(error) = self.cold.push(job) {
+            self.core().count_refusal(model.id(), &model.key, class, &error);
+            return Err(error);
+        }
+        self.wake_by(expiry);
+        Ok(())
+    }
+
+    /// Takes no more jobs without a plan, and ends those that wait.
+    pub(crate) fn stop_cold(&self, why: InferError) {
+        self.cold.stop(why.clone());
+        self.end_cold(|_| Some(why.clone()));
+    }
+
+    /// Ends the jobs without a plan for which `why` has an error; says whether there were any.
+    pub(crate) fn end_cold(&self, why: impl Fn(&ColdJob) -> Option<InferError>) -> bool {
+        let ended = self.cold.take(why);
+        let any = !ended.is_empty();
+        ended.into_iter().for_each(|(job, error)| self.refuse_cold(job, error));
+        any
+    }
+
+    /// Ends a job that was taken off the queue.
+    pub(crate) fn refuse_cold(&self, job: ColdJob, error: InferError) {
+        self.core().count_refusal(job.model.id(), &job.model.key, job.urgency.class, &error);
+        job.promise.refuse(error);
+    }
+
     /// The completion thread is to look again at `at`, if not before.
-    pub(crate) fn wake_by(&self, at: Nanos) {
+    fn wake_by(&self, at: Nanos) {
         let mut core = self.core();
         if at < core.armed {
             core.armed = at;
@@ -194,7 +232,8 @@ impl Shared {
         });
         progress |= !out.is_empty();
         self.deliver(out);
-        progress |= self.compile.expire(self, self.clock.now());
+        let now = self.clock.now();
+        progress |= self.cold.next_expiry() <= now && self.end_cold(|job| job.expired(now));
         if progress {
             self.idle.notify_all();
         }
@@ -217,7 +256,7 @@ impl Shared {
         let progress = self.device.advance() || progress;
         let progress = self.advance(&mut out) || progress;
         *self.step_out() = out;
-        self.tracing.collect(self);
+        self.tracing.collect();
         progress
     }
 

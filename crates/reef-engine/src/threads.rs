@@ -13,6 +13,7 @@ use std::time::Duration;
 use reef_base::Nanos;
 use reef_base::limits::NICE_BACKGROUND;
 
+use crate::compile;
 use crate::error::{EngineError, InferError};
 use crate::fault;
 use crate::shared::Shared;
@@ -31,11 +32,11 @@ impl Threads {
         let own = shared.clone();
         threads.spawn(shared, "completions", move || completions(&own, spin))?;
         let own = shared.clone();
-        let compile = move || {
+        let compiling = move || {
             lower_priority();
-            own.compile.run(&own);
+            compile::run(&own);
         };
-        threads.spawn(shared, COMPILE, compile).inspect_err(|_| shared.signal.stop())?;
+        threads.spawn(shared, COMPILE, compiling).inspect_err(|_| shared.signal.stop())?;
         Ok(threads)
     }
 
@@ -43,14 +44,14 @@ impl Threads {
     /// and for a plan that is being made only as long as `patience`.
     pub(crate) fn stop(self, shared: &Shared, patience: Duration) {
         shared.signal.stop();
-        shared.compile.stop(shared, InferError::ShuttingDown);
+        shared.stop_cold(InferError::ShuttingDown);
         if shared.fault().is_some() {
             return;
         }
         for (name, thread) in self.0 {
             // A foreign waker may drop the last handle on one of these threads.
             let here = thread.thread().id() == std::thread::current().id();
-            if !here && (name != COMPILE || shared.compile.wait_until_idle(patience)) {
+            if !here && (name != COMPILE || shared.cold.wait_until_idle(patience)) {
                 let _ = thread.join();
             }
         }
@@ -111,6 +112,6 @@ fn completions(shared: &Shared, spin: Nanos) {
 /// Announces how long this thread sleeps: an earlier timer wakes it.
 fn arm(shared: &Shared) -> Nanos {
     let mut core = shared.core();
-    core.armed = core.next_wakeup().min(shared.compile.next_expiry());
+    core.armed = core.next_wakeup().min(shared.cold.next_expiry());
     core.armed
 }

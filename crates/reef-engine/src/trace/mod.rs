@@ -1,34 +1,30 @@
 //! The timeline: block events of the device and spans of requests, as Chrome/Perfetto JSON.
 //!
 //! While a trace is on, the core notes which task belongs to which plan and how each request went in a small
-//! ring (`Ring`); a thread of the trace moves those and the device's events into a larger one and keeps the
-//! newest. Off, it costs one test of an `Option` per request, and what the device states per block. The file
-//! is written when the trace stops, beside its place, then renamed. A bug of the trace ends the trace and
-//! nothing else.
+//! ring (`Notes`); a thread of the trace moves those and the device's events into a larger one and keeps the
+//! newest. Off, it costs two tests of a flag per request, and what the device states per block. The file is
+//! written when the trace stops, beside its place, then renamed. A bug of the trace ends the trace and
+//! nothing else. Nothing here knows the core or the engine.
 
+mod notes;
 mod recording;
 mod writer;
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use reef_base::{Class, ModelKey, Nanos};
-use reef_plan::Plan;
+use reef_device::Device;
 
-use crate::fault::{self, Foreign};
-use crate::shared::Shared;
+use crate::fault;
+pub(crate) use notes::{Notes, Span};
 use recording::Recording;
 
 /// How often the rings of device and core are emptied.
 const COLLECT_EVERY: Duration = Duration::from_millis(20);
-
-/// Entries of the core's ring: far more than the requests of one such period.
-const RING_LEN: usize = 1 << 14;
 
 /// Where and how much to trace.
 #[derive(Clone, Debug)]
@@ -76,71 +72,10 @@ pub enum TraceError {
     Failed(String),
 }
 
-/// How one request went.
-#[derive(Debug)]
-pub(crate) struct Span {
-    pub(crate) token: u64,
-    pub(crate) model: Arc<ModelKey>,
-    pub(crate) class: Class,
-    pub(crate) arrival: Nanos,
-    pub(crate) queued: Nanos,
-    pub(crate) submitted: Option<Nanos>,
-    pub(crate) first_block: Option<Nanos>,
-    pub(crate) finished: Option<Nanos>,
-    pub(crate) end: Nanos,
-    pub(crate) error: Option<String>,
-}
-
-/// Which plan a task runs.
-#[derive(Debug)]
-pub(crate) struct Label {
-    pub(crate) token: u64,
-    pub(crate) model: Arc<ModelKey>,
-    pub(crate) plan: Foreign<Arc<Plan>>,
-}
-
-/// What the core notes between two collections; bounded, the newest stay.
-#[derive(Debug)]
-pub(crate) struct Ring {
-    labels: VecDeque<Label>,
-    spans: VecDeque<Span>,
-    dropped: u64,
-}
-
-impl Ring {
-    fn new() -> Self {
-        Ring {
-            labels: VecDeque::with_capacity(RING_LEN),
-            spans: VecDeque::with_capacity(RING_LEN),
-            dropped: 0,
-        }
-    }
-
-    /// Notes what a task that starts runs.
-    pub(crate) fn label(&mut self, token: u64, model: &Arc<ModelKey>, plan: &Arc<Plan>) {
-        let label = Label { token, model: model.clone(), plan: plan.clone().into() };
-        self.dropped += u64::from(push_bounded(&mut self.labels, label, RING_LEN));
-    }
-
-    /// Notes how a request went.
-    pub(crate) fn span(&mut self, span: Span) {
-        self.dropped += u64::from(push_bounded(&mut self.spans, span, RING_LEN));
-    }
-}
-
-/// Adds to the end of a ring; whether the oldest had to go.
-fn push_bounded<T>(ring: &mut VecDeque<T>, item: T, max: usize) -> bool {
-    let full = ring.len() >= max.max(1);
-    if full {
-        ring.pop_front();
-    }
-    ring.push_back(item);
-    full
-}
-
 /// The trace that is being recorded, if any.
-#[derive(Default)]
 pub(crate) struct Tracing {
+    device: Arc<dyn Device>,
+    notes: Arc<Notes>,
     active: Mutex<Option<Active>>,
 }
 
@@ -156,8 +91,13 @@ struct Active {
 }
 
 impl Tracing {
-    pub(crate) fn start(&self, shared: &Arc<Shared>, options: TraceOptions) -> Result<(), TraceError> {
-        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+    /// No trace yet; a later one has the events of `device` and what is in `notes`.
+    pub(crate) fn new(device: Arc<dyn Device>, notes: Arc<Notes>) -> Self {
+        Tracing { device, notes, active: Mutex::default() }
+    }
+
+    pub(crate) fn start(&self, options: TraceOptions) -> Result<(), TraceError> {
+        let mut active = self.lock();
         if active.is_some() {
             return Err(TraceError::State("a trace is being recorded already"));
         }
@@ -167,33 +107,35 @@ impl Tracing {
         let file = File::create(&temporary).map_err(fail)?;
         let recording = Arc::new(Mutex::new(Recording::new(options.events_max)));
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = match shared.stepped {
+        let thread = match self.device.capabilities().virtual_time {
             true => None,
             false => {
-                let (own, recording, stop) = (shared.clone(), recording.clone(), stop.clone());
-                let collect = move || fault::contain(|| collect_until(&own, &recording, &stop));
+                let (device, notes) = (self.device.clone(), self.notes.clone());
+                let (recording, stop) = (recording.clone(), stop.clone());
+                let collect =
+                    move || fault::contain(|| collect_until(device.as_ref(), &notes, &recording, &stop));
                 let builder = std::thread::Builder::new().name("reef-trace".into());
                 Some(builder.spawn(collect).inspect_err(|_| discard(&temporary)).map_err(fail)?)
             }
         };
-        shared.core().trace = Some(Ring::new());
-        shared.device.record_events(true);
+        self.notes.begin();
+        self.device.record_events(true);
         *active = Some(Active { recording, options, file, temporary, stop, thread });
         Ok(())
     }
 
-    pub(crate) fn stop(&self, shared: &Shared) -> Result<TraceSummary, TraceError> {
-        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner).take();
+    pub(crate) fn stop(&self) -> Result<TraceSummary, TraceError> {
+        let active = self.lock().take();
         let Some(mut active) = active else { return Err(TraceError::State("no trace is being recorded")) };
-        shared.device.record_events(false);
+        self.device.record_events(false);
         active.stop.store(true, Ordering::Release);
         let ended = active.thread.take().map_or(Ok(()), |thread| {
             thread.thread().unpark();
             thread.join().unwrap_or_else(|panic| Err(fault::message_of(panic)))
         });
-        let collected = ended.and_then(|()| fault::contain(|| collect(shared, &active.recording)));
-        let ring = shared.core().trace.take();
-        drop(ring);
+        let collect = || collect(self.device.as_ref(), &self.notes, &active.recording);
+        let collected = ended.and_then(|()| fault::contain(collect));
+        self.notes.end();
         if let Err(panic) = collected {
             discard(&active.temporary);
             return Err(TraceError::Failed(panic));
@@ -201,7 +143,7 @@ impl Tracing {
         let path = active.options.path;
         let recording = active.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let write = || -> std::io::Result<u64> {
-            let events = writer::write(&recording, shared.device.capabilities(), &active.file)?;
+            let events = writer::write(&recording, self.device.capabilities(), &active.file)?;
             active.file.sync_all()?;
             std::fs::rename(&active.temporary, &path)?;
             Ok(events)
@@ -216,11 +158,14 @@ impl Tracing {
     }
 
     /// Empties the rings, where no thread does it.
-    pub(crate) fn collect(&self, shared: &Shared) {
-        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(active) = active.as_ref() {
-            collect(shared, &active.recording);
+    pub(crate) fn collect(&self) {
+        if let Some(active) = self.lock().as_ref() {
+            collect(self.device.as_ref(), &self.notes, &active.recording);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Active>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -231,21 +176,17 @@ fn discard(temporary: &Path) {
     }
 }
 
-fn collect_until(shared: &Shared, recording: &Mutex<Recording>, stop: &AtomicBool) {
+fn collect_until(device: &dyn Device, notes: &Notes, recording: &Mutex<Recording>, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         std::thread::park_timeout(COLLECT_EVERY);
-        collect(shared, recording);
+        collect(device, notes, recording);
     }
 }
 
-fn collect(shared: &Shared, recording: &Mutex<Recording>) {
+fn collect(device: &dyn Device, notes: &Notes, recording: &Mutex<Recording>) {
     let mut recording = recording.lock().unwrap_or_else(PoisonError::into_inner);
     // The device first: the core has labelled every task whose events are there.
-    recording.take_events(shared.device.as_ref());
-    // The ring is swapped out, so that nothing is freed under the core's lock.
-    let mut core = shared.core();
-    let Some(ring) = core.trace.as_mut() else { return };
-    recording.swap(ring);
-    drop(core);
+    recording.take_events(device);
+    recording.take_notes(notes);
     recording.resolve();
 }

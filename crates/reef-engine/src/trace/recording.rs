@@ -7,7 +7,7 @@ use reef_base::ModelKey;
 use reef_device::{Device, Event, EventKind};
 use reef_plan::{Plan, Stage};
 
-use super::{Ring, Span, push_bounded};
+use super::notes::{Notes, Ring, Span, push_bounded};
 use crate::fault::Foreign;
 
 /// Tasks whose plan is known; far more than can be live. Bounds what a lost event would leave behind.
@@ -77,9 +77,8 @@ impl Recording {
         self.dropped += device.drain_events(&mut self.fresh);
     }
 
-    /// Takes what the core's ring holds and leaves an empty one.
-    pub(super) fn swap(&mut self, ring: &mut Ring) {
-        std::mem::swap(&mut self.spare, ring);
+    pub(super) fn take_notes(&mut self, notes: &Notes) {
+        notes.swap(&mut self.spare);
     }
 
     /// Names the events taken, and keeps the newest of everything.
@@ -125,7 +124,7 @@ mod tests {
     use reef_base::{CuId, Nanos, TaskId, TaskKey};
     use reef_plan::{Isa, SyntheticStage, Target, synthetic_plan};
 
-    use super::super::Label;
+    use super::super::notes::Label;
     use super::*;
 
     fn event(token: u64, kind: EventKind) -> Event {

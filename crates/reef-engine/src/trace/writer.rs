@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use reef_base::{Class, Nanos};
 use reef_device::{Capabilities, Event, EventKind};
 
-use super::Span;
+use super::notes::Span;
 use super::recording::{Named, Recording};
 
 const DEVICE: u32 = 1;

@@ -1,0 +1,175 @@
+//! Requests whose shapes have no plan yet: the bounded queue in which they wait for one. Knows neither how a
+//! plan is made nor what becomes of a job that is taken off.
+//!
+//! Their inputs are kept as given; when the plan is there they go the way of every other request. A job stays
+//! in the queue while the thread compiles for it, and nothing is compiled that no job waits for any more:
+//!
+//! | who | takes a job off the queue when |
+//! |---|---|
+//! | the compile thread | its plan is there, or cannot be made |
+//! | the completion thread | its deadline or its timeout has passed |
+//! | a caller | it cancels the request, unloads the model or shuts the engine down |
+//!
+//! Whoever takes a job off ends it or hands it to the scheduler, so this happens once. The queue's lock is
+//! never held while something is compiled, nor while another lock is taken.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use reef_base::{AlignedBytes, Nanos};
+use reef_graph::Shape;
+
+use crate::error::InferError;
+use crate::pool::Model;
+use crate::request::Urgency;
+use crate::ticket::Promise;
+
+/// A checked request without a plan.
+pub(crate) struct ColdJob {
+    pub(crate) model: Arc<Model>,
+    pub(crate) shapes: Vec<Shape>,
+    pub(crate) inputs: Vec<AlignedBytes>,
+    pub(crate) promise: Promise,
+    pub(crate) urgency: Urgency,
+    /// When it began to wait for its plan.
+    pub(crate) queued: Nanos,
+}
+
+impl ColdJob {
+    /// When it must not wait any longer.
+    pub(crate) fn expiry(&self) -> Nanos {
+        [self.urgency.deadline, self.urgency.queue_until].into_iter().flatten().min().unwrap_or(Nanos::MAX)
+    }
+
+    /// Why it must not wait any longer.
+    pub(crate) fn expired(&self, now: Nanos) -> Option<InferError> {
+        let passed = |end: Option<Nanos>| end.is_some_and(|end| end <= now);
+        match () {
+            () if passed(self.urgency.deadline) => Some(InferError::DeadlinePassed),
+            () if passed(self.urgency.queue_until) => Some(InferError::Timeout),
+            () => None,
+        }
+    }
+}
+
+pub(crate) struct ColdQueue {
+    inner: Mutex<Inner>,
+    ready: Condvar,
+    /// The thread has no plan in hand any more.
+    ended: Condvar,
+    len_max: usize,
+    /// When the first job expires; written under the lock.
+    next_expiry: AtomicU64,
+}
+
+struct Inner {
+    jobs: VecDeque<ColdJob>,
+    /// Why it takes no more.
+    stopped: Option<InferError>,
+    /// Whether the thread makes a plan.
+    busy: bool,
+}
+
+impl ColdQueue {
+    pub(crate) fn new(len_max: usize) -> Self {
+        let inner = Inner { jobs: VecDeque::new(), stopped: None, busy: false };
+        let next_expiry = AtomicU64::new(u64::MAX);
+        let (inner, ready, ended) = (Mutex::new(inner), Condvar::new(), Condvar::new());
+        ColdQueue { inner, ready, ended, len_max, next_expiry }
+    }
+
+    /// Queues a job for the compile thread; refuses when the queue is full or stopped.
+    pub(crate) fn push(&self, job: ColdJob) -> Result<(), InferError> {
+        let mut inner = self.lock();
+        let full = (inner.jobs.len() >= self.len_max).then_some(InferError::CompileQueueFull);
+        if let Some(error) = inner.stopped.clone().or(full) {
+            drop(inner);
+            job.promise.release();
+            return Err(error);
+        }
+        inner.jobs.push_back(job);
+        self.note_expiry(&inner);
+        drop(inner);
+        self.ready.notify_one();
+        Ok(())
+    }
+
+    /// Takes no more jobs; those that wait are the caller's to take. The compile thread ends after what it is
+    /// compiling.
+    pub(crate) fn stop(&self, why: InferError) {
+        self.lock().stopped.get_or_insert(why);
+        self.ready.notify_all();
+    }
+
+    /// When the first job expires.
+    pub(crate) fn next_expiry(&self) -> Nanos {
+        Nanos(self.next_expiry.load(Ordering::Acquire))
+    }
+
+    /// Whether no plan is being made.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.lock().busy
+    }
+
+    /// Waits until no plan is being made, as long as `patience`; says whether it is so. Not for the thread
+    /// itself.
+    pub(crate) fn wait_until_idle(&self, patience: Duration) -> bool {
+        let waited = self.ended.wait_timeout_while(self.lock(), patience, |inner| inner.busy);
+        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !inner.busy
+    }
+
+    /// Jobs of a model that wait: real-time, best-effort.
+    pub(crate) fn waiting(&self, model: &Arc<Model>) -> [u64; 2] {
+        let mut counts = [0; 2];
+        let inner = self.lock();
+        for job in inner.jobs.iter().filter(|job| Arc::ptr_eq(&job.model, model)) {
+            counts[usize::from(!job.urgency.class.is_real_time())] += 1;
+        }
+        counts
+    }
+
+    /// For the compile thread: blocks until a job waits, and says what for; `None` when the queue was
+    /// stopped. From then until the next call a plan is being made.
+    pub(crate) fn next(&self) -> Option<(Arc<Model>, Vec<Shape>)> {
+        let mut inner = self.lock();
+        inner.busy = false;
+        self.ended.notify_all();
+        loop {
+            if inner.stopped.is_some() {
+                return None;
+            }
+            if let Some(job) = inner.jobs.front() {
+                let found = (job.model.clone(), job.shapes.clone());
+                inner.busy = true;
+                return Some(found);
+            }
+            inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Takes the jobs off the queue for which `pick` has a value; the others stay in their order.
+    pub(crate) fn take<T>(&self, pick: impl Fn(&ColdJob) -> Option<T>) -> Vec<(ColdJob, T)> {
+        let mut inner = self.lock();
+        let mut taken = Vec::new();
+        for job in std::mem::take(&mut inner.jobs) {
+            match pick(&job) {
+                Some(value) => taken.push((job, value)),
+                None => inner.jobs.push_back(job),
+            }
+        }
+        self.note_expiry(&inner);
+        taken
+    }
+
+    fn note_expiry(&self, inner: &Inner) {
+        let first = inner.jobs.iter().map(ColdJob::expiry).min().unwrap_or(Nanos::MAX);
+        self.next_expiry.store(first.0, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
