@@ -163,7 +163,7 @@ def check(run, reef):
 
 def reason(text):
     """Reef's message without what depends on the case: paths, names, numbers and shapes."""
-    text = re.sub(r"^reef: ", "", text)
+    text = re.sub(r"^reef: |; this is for .*", "", text)
     text = re.sub(r"cannot (read|load) the model \S+: ", "", text)
     text = re.sub(r"^model \S+ for( \[[^\]]*\])*: ", "", text)
     node = re.search(r"node \S+ \((\w+)\)(?: of [^:]*)?: (.*)", text)
