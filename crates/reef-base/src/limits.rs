@@ -64,6 +64,12 @@ pub const QUEUE_LEN_MAX: usize = 65_536;
 /// Plans (one per concrete set of input shapes) that one model keeps.
 pub const PLANS_PER_MODEL_MAX: usize = 64;
 
+/// Plans that one model keeps for its parts that others go on with.
+pub const SEGMENTS_PER_MODEL_MAX: usize = 1024;
+
+/// Segments that one request runs at most: how long a loop that does not end keeps a device.
+pub const SEGMENTS_PER_REQUEST_MAX: u32 = 1 << 20;
+
 /// Poll period that kernels must keep on a CPU, in nanoseconds.
 pub const POLL_PERIOD_CPU_NS: u64 = 10_000;
 

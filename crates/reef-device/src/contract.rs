@@ -146,6 +146,19 @@ pub struct TaskCounters {
     pub kills_caused: u64,
 }
 
+impl std::ops::AddAssign for TaskCounters {
+    fn add_assign(&mut self, other: TaskCounters) {
+        self.blocks_done += other.blocks_done;
+        self.blocks_killed += other.blocks_killed;
+        self.blocks_rerun += other.blocks_rerun;
+        self.blocks_padding += other.blocks_padding;
+        self.cu_time += other.cu_time;
+        self.wasted_time += other.wasted_time;
+        self.padding_time += other.padding_time;
+        self.kills_caused += other.kills_caused;
+    }
+}
+
 /// A task's end, delivered exactly once per accepted task.
 #[derive(Debug)]
 pub struct Completion {

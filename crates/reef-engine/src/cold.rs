@@ -19,37 +19,59 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reef_base::{AlignedBytes, Nanos};
-use reef_graph::Shape;
+use reef_program::SegmentKey;
 
+use crate::core::Hop;
 use crate::error::InferError;
 use crate::pool::Model;
 use crate::request::Urgency;
-use crate::ticket::Promise;
+use crate::ticket::{Promise, Ticket};
 
-/// A checked request without a plan.
+/// A request without a plan: for its beginning, or for where it is to go on.
 pub(crate) struct ColdJob {
     pub(crate) model: Arc<Model>,
-    pub(crate) shapes: Vec<Shape>,
-    pub(crate) inputs: Vec<AlignedBytes>,
-    pub(crate) promise: Promise,
-    pub(crate) urgency: Urgency,
+    pub(crate) key: SegmentKey,
+    pub(crate) work: ColdWork,
     /// When it began to wait for its plan.
     pub(crate) queued: Nanos,
+}
+
+/// What a job is about.
+pub(crate) enum ColdWork {
+    /// A checked request that has not begun.
+    Begin { inputs: Vec<AlignedBytes>, promise: Promise, urgency: Urgency },
+    /// One that the scheduler has, between two segments. It has its own timers.
+    Hop(Hop),
 }
 
 impl ColdJob {
     /// When it must not wait any longer.
     pub(crate) fn expiry(&self) -> Nanos {
-        [self.urgency.deadline, self.urgency.queue_until].into_iter().flatten().min().unwrap_or(Nanos::MAX)
+        let ColdWork::Begin { urgency, .. } = &self.work else { return Nanos::MAX };
+        [urgency.deadline, urgency.queue_until].into_iter().flatten().min().unwrap_or(Nanos::MAX)
     }
 
     /// Why it must not wait any longer.
     pub(crate) fn expired(&self, now: Nanos) -> Option<InferError> {
+        let ColdWork::Begin { urgency, .. } = &self.work else { return None };
         let passed = |end: Option<Nanos>| end.is_some_and(|end| end <= now);
         match () {
-            () if passed(self.urgency.deadline) => Some(InferError::DeadlinePassed),
-            () if passed(self.urgency.queue_until) => Some(InferError::Timeout),
+            () if passed(urgency.deadline) => Some(InferError::DeadlinePassed),
+            () if passed(urgency.queue_until) => Some(InferError::Timeout),
             () => None,
+        }
+    }
+
+    /// Whether the request has not begun.
+    pub(crate) fn begins(&self) -> bool {
+        matches!(self.work, ColdWork::Begin { .. })
+    }
+
+    /// Whether it has not begun and `ticket` waits for it.
+    pub(crate) fn is_of(&self, ticket: &Ticket) -> bool {
+        match &self.work {
+            ColdWork::Begin { promise, .. } => std::ptr::eq(promise.ticket(), ticket),
+            ColdWork::Hop(_) => false,
         }
     }
 }
@@ -66,28 +88,35 @@ pub(crate) struct ColdQueue {
 
 struct Inner {
     jobs: VecDeque<ColdJob>,
-    /// Why it takes no more.
+    /// Why it takes no more requests that have not begun.
     stopped: Option<InferError>,
+    /// It takes nothing any more, and the thread ends.
+    closed: bool,
     /// Whether the thread makes a plan.
     busy: bool,
 }
 
 impl ColdQueue {
     pub(crate) fn new(len_max: usize) -> Self {
-        let inner = Inner { jobs: VecDeque::new(), stopped: None, busy: false };
+        let inner = Inner { jobs: VecDeque::new(), stopped: None, closed: false, busy: false };
         let next_expiry = AtomicU64::new(u64::MAX);
         let (inner, ready, ended) = (Mutex::new(inner), Condvar::new(), Condvar::new());
         ColdQueue { inner, ready, ended, len_max, next_expiry }
     }
 
-    /// Queues a job for the compile thread; refuses when the queue is full or stopped.
-    pub(crate) fn push(&self, job: ColdJob) -> Result<(), InferError> {
+    /// Queues a job for the compile thread; refuses when the queue is stopped, or full of requests that have
+    /// not begun. Of others there are no more than tasks.
+    #[allow(clippy::result_large_err, reason = "the job comes back as it was")]
+    pub(crate) fn push(&self, job: ColdJob) -> Result<(), (InferError, ColdJob)> {
         let mut inner = self.lock();
-        let full = (inner.jobs.len() >= self.len_max).then_some(InferError::CompileQueueFull);
-        if let Some(error) = inner.stopped.clone().or(full) {
-            drop(inner);
-            job.promise.release();
-            return Err(error);
+        let full = inner.jobs.len() >= self.len_max;
+        let refusal = match (job.begins(), inner.stopped.clone()) {
+            (true, Some(why)) => Some(why),
+            (true, None) => full.then_some(InferError::CompileQueueFull),
+            (false, why) => inner.closed.then(|| why.unwrap_or(InferError::ShuttingDown)),
+        };
+        if let Some(error) = refusal {
+            return Err((error, job));
         }
         inner.jobs.push_back(job);
         self.note_expiry(&inner);
@@ -96,10 +125,14 @@ impl ColdQueue {
         Ok(())
     }
 
-    /// Takes no more jobs; those that wait are the caller's to take. The compile thread ends after what it is
-    /// compiling.
+    /// Takes no more requests that have not begun; those that wait are the caller's to take. Others go on.
     pub(crate) fn stop(&self, why: InferError) {
         self.lock().stopped.get_or_insert(why);
+    }
+
+    /// Takes nothing any more. The compile thread ends after what it is compiling.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
         self.ready.notify_all();
     }
 
@@ -126,23 +159,26 @@ impl ColdQueue {
         let mut counts = [0; 2];
         let inner = self.lock();
         for job in inner.jobs.iter().filter(|job| Arc::ptr_eq(&job.model, model)) {
-            counts[usize::from(!job.urgency.class.is_real_time())] += 1;
+            // The scheduler counts those that have begun.
+            if let ColdWork::Begin { urgency, .. } = &job.work {
+                counts[usize::from(!urgency.class.is_real_time())] += 1;
+            }
         }
         counts
     }
 
     /// For the compile thread: blocks until a job waits, and says what for; `None` when the queue was
     /// stopped. From then until the next call a plan is being made.
-    pub(crate) fn next(&self) -> Option<(Arc<Model>, Vec<Shape>)> {
+    pub(crate) fn next(&self) -> Option<(Arc<Model>, SegmentKey)> {
         let mut inner = self.lock();
         inner.busy = false;
         self.ended.notify_all();
         loop {
-            if inner.stopped.is_some() {
+            if inner.closed {
                 return None;
             }
             if let Some(job) = inner.jobs.front() {
-                let found = (job.model.clone(), job.shapes.clone());
+                let found = (job.model.clone(), job.key.clone());
                 inner.busy = true;
                 return Some(found);
             }

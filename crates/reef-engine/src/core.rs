@@ -14,9 +14,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use reef_base::{Class, ModelKey, Nanos, TaskId};
-use reef_device::{Completion, Device, Io, Outcome, RejectReason, Scheme};
-use reef_plan::FaultKind;
+use reef_base::limits::SEGMENTS_PER_REQUEST_MAX;
+use reef_base::{Class, ModelKey, Nanos, TaskId, TaskKey};
+use reef_device::{Completion, Device, Io, Outcome, RejectReason, Scheme, TaskCounters};
+use reef_plan::{FaultKind, HostFault};
 use reef_sched::{
     Account, Action, CancelReason, Cancelled, Drain, ModelId, ModelOptions, Refusal, Request, RequestId,
     SchedOptions, Scheduler, Usage,
@@ -25,6 +26,7 @@ use reef_sched::{
 use crate::error::InferError;
 use crate::fault;
 use crate::plans::{Buffers, PlanEntry};
+use crate::pool::Model;
 use crate::request::{Timings, Urgency};
 use crate::stats::{ClassStats, FailureReason};
 use crate::ticket::{Finished, Promise, Record, Ticket};
@@ -32,8 +34,7 @@ use crate::trace::{Notes, Span};
 
 /// A request that is ready to be scheduled.
 pub(crate) struct Job {
-    pub(crate) model: ModelId,
-    pub(crate) key: Arc<ModelKey>,
+    pub(crate) model: Arc<Model>,
     pub(crate) plan: Arc<PlanEntry>,
     pub(crate) promise: Promise,
     pub(crate) buffers: Buffers,
@@ -56,15 +57,61 @@ enum Answer {
     Given(Nanos, InferError),
 }
 
+/// A request between two segments: the scheduler has it, the device has not.
+pub(crate) struct Hop {
+    pub(crate) id: RequestId,
+    pub(crate) model: Arc<Model>,
+    /// The segment that has ended.
+    pub(crate) plan: Arc<PlanEntry>,
+    /// What it read and made.
+    pub(crate) buffers: Buffers,
+}
+
+/// What the segments of a request took that have ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sofar {
+    segments: u32,
+    submitted: Nanos,
+    first_block: Option<Nanos>,
+    all_cus: Option<Nanos>,
+    preempted: bool,
+    counters: TaskCounters,
+}
+
+impl Sofar {
+    fn add(&mut self, completion: &mut Completion) {
+        if self.segments > 0 {
+            completion.submitted = self.submitted;
+            completion.all_cus = self.all_cus;
+            completion.first_block = self.first_block.or(completion.first_block);
+            completion.preempted |= self.preempted;
+            completion.counters += self.counters;
+        }
+        *self = Sofar {
+            segments: self.segments + 1,
+            submitted: completion.submitted,
+            first_block: completion.first_block,
+            all_cus: completion.all_cus,
+            preempted: completion.preempted,
+            counters: completion.counters,
+        };
+    }
+}
+
 /// A request in the scheduler.
 struct Pending {
     id: RequestId,
+    home: Arc<Model>,
     model: ModelId,
     key: Arc<ModelKey>,
     plan: Arc<PlanEntry>,
     answer: Answer,
     buffers: Buffers,
+    /// While the device has it.
     task: Option<TaskId>,
+    /// What the scheduler gave it when it was started.
+    task_key: Option<TaskKey>,
+    sofar: Sofar,
     class: Class,
     arrival: Nanos,
     queued: Nanos,
@@ -73,7 +120,16 @@ struct Pending {
 
 /// What a step leaves to be done outside the lock: an end on its way to who waits for it, and what may be the
 /// last reference to a plan.
-pub(crate) struct Delivery {
+pub(crate) enum Delivery {
+    /// A request has ended.
+    End(End),
+    /// A request goes on with another segment.
+    Hop(Hop),
+}
+
+/// The end of a request.
+pub(crate) struct End {
+    model: Option<Arc<Model>>,
     plan: Arc<PlanEntry>,
     /// `None` when the answer was given before.
     end: Option<(Promise, Finished)>,
@@ -81,12 +137,13 @@ pub(crate) struct Delivery {
     leftover: Option<Buffers>,
 }
 
-impl Delivery {
+impl End {
     pub(crate) fn deliver(self) {
-        let Delivery { plan, end, leftover } = self;
+        let End { model, plan, end, leftover } = self;
         // The plan may be the last one of an unloaded model: let go before anyone hears of the end.
         drop(plan);
         drop(leftover);
+        drop(model);
         if let Some((promise, finished)) = end {
             promise.keep(finished);
         }
@@ -165,9 +222,9 @@ impl Core {
             let (plan, model, class) = (pending.plan.clone(), pending.model, pending.class);
             // What the device has stays here until it gives it back.
             let waiting = self.pending[slot].take_if(|pending| pending.task.is_none());
-            let leftover = waiting.map(|pending| pending.buffers);
+            let (home, leftover) = waiting.map(|pending| (pending.home, pending.buffers)).unzip();
             let finished = Finished { buffers: None, result: Err(fault.clone()) };
-            out.push(Delivery { plan, end: Some((promise, finished)), leftover });
+            out.push(Delivery::End(End { model: home, plan, end: Some((promise, finished)), leftover }));
             self.count_failure(model, class, &fault);
         }
         self.fault = Some(fault);
@@ -305,17 +362,21 @@ impl Core {
         match self.admit(now, &job) {
             Ok(id) => {
                 job.promise.ticket().set_request(id);
-                let Job { model, key, plan, promise, buffers, urgency, .. } = job;
+                let Job { model: home, plan, promise, buffers, urgency, .. } = job;
+                let (model, key) = (home.id(), home.key.clone());
                 let Urgency { class, arrival, deadline, .. } = urgency;
                 let (task, queued, answer) = (None, job.waited_since.unwrap_or(now), Answer::Owed(promise));
                 self.pending[id.slot()] = Some(Pending {
                     id,
+                    home,
                     model,
                     key,
                     plan,
                     answer,
                     buffers,
                     task,
+                    task_key: None,
+                    sofar: Sofar::default(),
                     class,
                     arrival,
                     queued,
@@ -324,7 +385,7 @@ impl Core {
                 Ok(())
             }
             Err(error) => {
-                self.count_refusal(job.model, &job.key, job.urgency.class, &error);
+                self.count_refusal(job.model.id(), &job.model.key, job.urgency.class, &error);
                 Err(Refused { error, buffers: job.buffers, promise: job.promise })
             }
         }
@@ -334,8 +395,8 @@ impl Core {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        if !self.knows(job.model, &job.key) {
-            return Err(InferError::Unloading((*job.key).clone()));
+        if !self.knows(job.model.id(), &job.model.key) {
+            return Err(InferError::Unloading((*job.model.key).clone()));
         }
         if job.promise.ticket().is_cancelled() {
             return Err(InferError::Cancelled);
@@ -344,10 +405,10 @@ impl Core {
         if self.scheme == Scheme::RtOnly && !class.is_real_time() {
             return Err(InferError::NotServed { scheme: self.scheme, class });
         }
-        let (model, plan) = (job.model, job.plan.index);
+        let (model, plan) = (job.model.id(), job.plan.index);
         let request = Request { model, plan, class, arrival, deadline, queue_until };
-        let queued = self.sched.queued(job.model, class);
-        self.sched.submit(now, request).map_err(|refusal| refused(refusal, &job.key, queued))
+        let queued = self.sched.queued(model, class);
+        self.sched.submit(now, request).map_err(|refusal| refused(refusal, &job.model.key, queued))
     }
 
     /// Asks for the end of a ticket's request; false when it is not, or not yet, one of the scheduler's.
@@ -384,7 +445,10 @@ impl Core {
     fn stop(&mut self, now: Nanos, id: RequestId, out: &mut Vec<Delivery>) {
         let why = self.sched.stop_reason(id);
         let task = self.pending[id.slot()].as_ref().and_then(|pending| pending.task);
-        self.device.cancel(task.expect("a started request has a task"));
+        // Between two segments there is nothing to stop: it does not go on.
+        if let Some(task) = task {
+            self.device.cancel(task);
+        }
         // Some tasks have ended by now, this one perhaps in time.
         while let Some(completion) = self.device.try_complete() {
             self.complete(now, completion, out);
@@ -400,11 +464,11 @@ impl Core {
         let (plan, model, class) = (pending.plan.clone(), pending.model, pending.class);
         self.count_failure(model, class, &error);
         let finished = Finished { buffers: None, result: Err(error) };
-        out.push(Delivery { plan, end: Some((promise, finished)), leftover: None });
+        out.push(Delivery::End(End { model: None, plan, end: Some((promise, finished)), leftover: None }));
     }
 
     /// A task has ended on the device.
-    pub(crate) fn complete(&mut self, now: Nanos, completion: Completion, out: &mut Vec<Delivery>) {
+    pub(crate) fn complete(&mut self, now: Nanos, mut completion: Completion, out: &mut Vec<Delivery>) {
         if completion.outcome == Outcome::DeviceFault {
             self.fail(InferError::DeviceFault, out);
         }
@@ -413,6 +477,18 @@ impl Core {
             return self.take_back(id, completion.io, out);
         }
         let done = completion.outcome == Outcome::Done;
+        let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
+        if let Some(pending) = known.filter(|pending| pending.id == id) {
+            pending.sofar.add(&mut completion);
+            let goes_on = done && pending.plan.next.is_some() && matches!(pending.answer, Answer::Owed(_));
+            if goes_on && pending.sofar.segments < SEGMENTS_PER_REQUEST_MAX {
+                return self.hop(id, completion, out);
+            }
+            if goes_on {
+                let reason = format!("more than {SEGMENTS_PER_REQUEST_MAX} segments: a loop does not end");
+                completion.outcome = Outcome::Failed(HostFault::of_input("the model", reason));
+            }
+        }
         let ran = completion.first_block.map(|first| completion.finished - first);
         let stopped = completion.outcome == Outcome::Cancelled;
         let (service, stopped_after) = (ran.filter(|_| done), ran.filter(|_| stopped));
@@ -445,14 +521,53 @@ impl Core {
         };
         self.trace_end(&pending, Some(&completion), at, result.as_ref().err());
         pending.buffers.io = completion.io;
-        let Pending { plan, answer, buffers, .. } = pending;
-        out.push(match answer {
-            Answer::Owed(promise) => {
-                let finished = Finished { buffers: Some(buffers), result };
-                Delivery { plan, end: Some((promise, finished)), leftover: None }
-            }
-            Answer::Given(..) => Delivery { plan, end: None, leftover: Some(buffers) },
-        });
+        let Pending { home, plan, answer, buffers, .. } = pending;
+        let (end, leftover) = match answer {
+            Answer::Owed(promise) => (Some((promise, Finished { buffers: Some(buffers), result })), None),
+            Answer::Given(..) => (None, Some(buffers)),
+        };
+        out.push(Delivery::End(End { model: Some(home), plan, end, leftover }));
+    }
+
+    /// A segment has ended and another one follows: its plan is found, or made, without the lock.
+    fn hop(&mut self, id: RequestId, completion: Completion, out: &mut Vec<Delivery>) {
+        let pending = self.pending[id.slot()].as_mut().expect("a running request is known");
+        pending.task = None;
+        let pool = pending.buffers.pool.clone();
+        let mut buffers = std::mem::replace(&mut pending.buffers, Buffers { io: Io::default(), pool });
+        buffers.io = completion.io;
+        let (model, plan) = (pending.home.clone(), pending.plan.clone());
+        out.push(Delivery::Hop(Hop { id, model, plan, buffers }));
+    }
+
+    /// A request goes on with `plan`, in its slot and with its key.
+    pub(crate) fn resume(
+        &mut self,
+        now: Nanos,
+        id: RequestId,
+        plan: Arc<PlanEntry>,
+        buffers: Buffers,
+        out: &mut Vec<Delivery>,
+    ) {
+        let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
+        let Some(pending) = known.filter(|pending| pending.id == id) else {
+            return out.push(Delivery::End(End { model: None, plan, end: None, leftover: Some(buffers) }));
+        };
+        (pending.plan, pending.buffers) = (plan, buffers);
+        match (&pending.answer, pending.task_key) {
+            (Answer::Owed(_), Some(key)) => self.start(now, id, key, out),
+            _ => self.end_hop(now, id, InferError::Cancelled, out),
+        }
+    }
+
+    /// Ends a request that is between two segments.
+    pub(crate) fn end_hop(&mut self, now: Nanos, id: RequestId, error: InferError, out: &mut Vec<Delivery>) {
+        let known = self.pending.get(id.slot()).and_then(Option::as_ref);
+        let Some(pending) = known.filter(|pending| pending.id == id) else { return };
+        let counters = pending.sofar.counters;
+        let cu_time = counters.cu_time + counters.wasted_time;
+        self.sched.on_complete(now, id, Usage { cu_time, service: None, stopped_after: None });
+        self.end_queued(now, id, error, out);
     }
 
     /// After a fault: the buffers of a task that was answered with it.
@@ -460,14 +575,16 @@ impl Core {
         let Some(place) = self.pending.get_mut(id.slot()) else { return };
         if let Some(mut pending) = place.take_if(|pending| pending.id == id) {
             pending.buffers.io = io;
-            out.push(Delivery { plan: pending.plan, end: None, leftover: Some(pending.buffers) });
+            let (model, plan, leftover) = (Some(pending.home), pending.plan, Some(pending.buffers));
+            out.push(Delivery::End(End { model, plan, end: None, leftover }));
         }
     }
 
-    fn start(&mut self, now: Nanos, id: RequestId, key: reef_base::TaskKey, out: &mut Vec<Delivery>) {
+    fn start(&mut self, now: Nanos, id: RequestId, key: TaskKey, out: &mut Vec<Delivery>) {
         let pending = self.pending[id.slot()].as_mut().expect("a live request is known");
         assert_eq!(pending.id, id, "slots and requests agree");
         let io = std::mem::take(&mut pending.buffers.io);
+        pending.task_key = Some(key);
         self.notes.label(id.0, &pending.key, &pending.plan.plan);
         match self.device.submit(pending.plan.loaded, key, io, id.0) {
             Ok(task) => pending.task = Some(task),
@@ -500,12 +617,18 @@ impl Core {
     /// Ends a request that has its buffers here and is not in the scheduler any more.
     fn end_queued(&mut self, now: Nanos, id: RequestId, error: InferError, out: &mut Vec<Delivery>) {
         let pending = self.pending[id.slot()].take().expect("a live request is known");
-        self.count_failure(pending.model, pending.class, &error);
+        if matches!(pending.answer, Answer::Owed(_)) {
+            self.count_failure(pending.model, pending.class, &error);
+        }
         self.trace_end(&pending, None, now, Some(&error));
-        let Pending { plan, answer, buffers, .. } = pending;
-        let Answer::Owed(promise) = answer else { unreachable!("only started requests are answered early") };
-        let finished = Finished { buffers: Some(buffers), result: Err(error) };
-        out.push(Delivery { plan, end: Some((promise, finished)), leftover: None });
+        let Pending { home, plan, answer, buffers, .. } = pending;
+        let (end, leftover) = match answer {
+            Answer::Owed(promise) => {
+                (Some((promise, Finished { buffers: Some(buffers), result: Err(error) })), None)
+            }
+            Answer::Given(..) => (None, Some(buffers)),
+        };
+        out.push(Delivery::End(End { model: Some(home), plan, end, leftover }));
     }
 
     fn trace_end(

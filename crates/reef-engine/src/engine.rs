@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use reef_base::{AlignedBytes, Clock, ModelKey, MonotonicClock, Nanos, limits};
 use reef_device::{Capabilities, Device, Scheme};
-use reef_graph::Shape;
 use reef_plan::Plan;
+use reef_program::SegmentKey;
 use reef_sched::SchedOptions;
 
 use crate::check;
-use crate::cold::ColdJob;
+use crate::cold::{ColdJob, ColdWork};
 use crate::compile;
 use crate::core::{Core, Job, Refused};
 use crate::error::{EngineError, InferError, LoadError};
@@ -143,9 +143,10 @@ impl Engine {
             return Err(fault);
         }
         let ticket = Arc::new(Ticket::new());
-        match model.plans.find(&checked.shapes) {
+        let key = model.beginning(checked.shapes, &checked.data);
+        match model.find(&key) {
             Some(plan) => self.submit_planned(&model, plan, &checked.data, urgency, &ticket)?,
-            None => self.submit_cold(&model, checked.shapes, &checked.data, urgency, &ticket)?,
+            None => self.submit_cold(&model, key, &checked.data, urgency, &ticket)?,
         }
         let (shared, id, model) = (shared.clone(), request.id.clone(), model.key.clone());
         Ok(InferFuture { shared, ticket, model, id, wanted: checked.wanted, ended: false })
@@ -266,7 +267,7 @@ impl Engine {
     /// A request whose plan is there: its inputs go into buffers of the device, then the scheduler has it.
     fn submit_planned(
         &self,
-        model: &Model,
+        model: &Arc<Model>,
         plan: Arc<PlanEntry>,
         inputs: &[&[u8]],
         urgency: Urgency,
@@ -276,8 +277,8 @@ impl Engine {
         for (buffer, input) in buffers.io.inputs.iter_mut().zip(inputs) {
             buffer.as_mut_slice().copy_from_slice(input);
         }
-        let (id, key, promise, waited_since) = (model.id(), model.key.clone(), Promise::new(ticket), None);
-        let job = Job { model: id, key, plan, promise, buffers, urgency, waited_since };
+        let (model, promise, waited_since) = (model.clone(), Promise::new(ticket), None);
+        let job = Job { model, plan, promise, buffers, urgency, waited_since };
         self.shared().submit(job).map_err(|Refused { error, promise, .. }| {
             promise.release();
             error
@@ -288,15 +289,15 @@ impl Engine {
     fn submit_cold(
         &self,
         model: &Arc<Model>,
-        shapes: Vec<Shape>,
+        key: SegmentKey,
         inputs: &[&[u8]],
         urgency: Urgency,
         ticket: &Arc<Ticket>,
     ) -> Result<(), InferError> {
         let shared = self.shared();
         let inputs = inputs.iter().map(|&input| AlignedBytes::copy_from(input)).collect();
-        let (model, promise, queued) = (model.clone(), Promise::new(ticket), shared.clock.now());
-        let job = ColdJob { model, shapes, inputs, promise, urgency, queued };
+        let work = ColdWork::Begin { inputs, promise: Promise::new(ticket), urgency };
+        let job = ColdJob { model: model.clone(), key, work, queued: shared.clock.now() };
         if shared.stepped {
             compile::run_here(shared, job);
             return Ok(());

@@ -7,7 +7,6 @@ use reef_graph::Shape;
 use reef_sched::{Drain, ModelOptions};
 
 use crate::cold::ColdJob;
-use crate::compile;
 use crate::error::{InferError, LoadError};
 use crate::fault::{Foreign, contain, log};
 use crate::model::{InputShapes, ModelInfo, ModelSettings, Queued, TensorInfo};
@@ -59,7 +58,7 @@ pub(crate) fn unload(
         Queued::Finish => Drain::Finish,
         Queued::Refuse => Drain::Refuse,
     };
-    let own = |job: &ColdJob| Arc::ptr_eq(&job.model, &model);
+    let own = |job: &ColdJob| Arc::ptr_eq(&job.model, &model) && job.begins();
     shared.end_cold(|job| own(job).then(|| InferError::Unloading((*model.key).clone())));
     let id = model.id();
     shared.enter(|core, now, out| core.drain_model(now, id, drain, out));
@@ -70,6 +69,7 @@ pub(crate) fn unload(
         log(|| tracing::error!(model = %key, "unloaded with requests left: virtual time stands still"));
     }
     model.plans.close();
+    model.segments.close();
     shared.registry.remove(&model.key);
     Ok(())
 }
@@ -142,7 +142,11 @@ fn compile_ahead(shared: &Shared, model: &Model) -> Result<(), LoadError> {
     let named = model.settings.shapes.iter().map(|shapes| concrete(model, shapes));
     let named = named.collect::<Result<Vec<_>, _>>()?;
     for shapes in fixed.map_or(named, |shapes| vec![shapes]) {
-        compile::plan(shared, model, &shapes).map_err(|failure| match failure {
+        if model.shape_inputs.contains(&true) {
+            // What it begins with depends on values, too.
+            continue;
+        }
+        shared.plan(model, &model.beginning(shapes.clone(), &[])).map_err(|failure| match failure {
             PlanFailure::Shapes(reason) | PlanFailure::Fault(reason) => {
                 let shapes = shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(" ");
                 LoadError::Compile { key: (*model.key).clone(), shapes, reason }

@@ -1,7 +1,9 @@
-//! The plans of a model: one per concrete set of input shapes, each with the buffers that its requests reuse.
+//! The plans of a model: one per concrete set of input shapes, and of values that decide shapes, each with the
+//! buffers that its requests reuse. The plans that a model begins with are in one table, those that other
+//! parts of it go on with in another.
 //!
-//! A plan is compiled once however many callers ask for it at the same time, never while a lock is held. At
-//! most [`limits::PLANS_PER_MODEL_MAX`] are kept; the least recently used goes first and leaves the device
+//! A plan is compiled once however many callers ask for it at the same time, never while a lock is held. Only
+//! so many are kept; the least recently used goes first and leaves the device
 //! after its last request, because every request holds its [`PlanEntry`].
 //!
 //! | place | event | next |
@@ -12,18 +14,20 @@
 //! | ready | another plan needs the place | reserved |
 //! | any | the model goes | closed for good: what is being made then is let go when it is there |
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use reef_base::limits;
+use reef_base::{ModelKey, limits};
 use reef_device::{Device, DeviceError, Io, LoadedPlan};
-use reef_graph::Shape;
 use reef_plan::{IoSpec, Plan};
+use reef_program::{HandOver, SegmentKey};
 
+use crate::error::InferError;
 use crate::fault::{Foreign, contain, log};
 
-/// Shapes that could not be compiled and are remembered, so that asking again costs nothing.
+/// Keys that could not be compiled for and are remembered, so that asking again costs nothing.
 const FAILURES_MAX: usize = 16;
 
 /// Idle buffers that a plan keeps.
@@ -80,32 +84,41 @@ pub(crate) struct PlanEntry {
     pub(crate) pool: Arc<IoPool>,
     /// Its number among the model's plans, for the scheduler.
     pub(crate) index: u16,
+    /// What it was made for.
+    key: SegmentKey,
+    /// What comes after it.
+    pub(crate) next: Option<HandOver>,
     device: Arc<dyn Device>,
     used: AtomicU64,
+}
+
+/// A plan that is to be loaded, and what comes after it.
+pub(crate) struct Made {
+    pub(crate) plan: Foreign<Arc<Plan>>,
+    pub(crate) next: Option<HandOver>,
 }
 
 impl PlanEntry {
     /// Loads `plan` on the device, which makes the states of host kernels: foreign code.
     fn load(
         device: &Arc<dyn Device>,
-        plan: Foreign<Arc<Plan>>,
+        made: Made,
+        key: SegmentKey,
         index: u16,
     ) -> Result<PlanEntry, PlanFailure> {
+        let Made { plan, next } = made;
         let loaded = contain(|| device.load((*plan).clone()))
             .map_err(|panic| PlanFailure::Fault(format!("loading it on the device panicked: {panic}")))?
             .map_err(PlanFailure::Device)?;
         let pool = Arc::new(IoPool::new(&plan));
-        Ok(PlanEntry { plan, loaded, pool, index, device: device.clone(), used: AtomicU64::new(0) })
+        let (device, used) = (device.clone(), AtomicU64::new(0));
+        Ok(PlanEntry { plan, loaded, pool, index, key, next, device, used })
     }
 
     /// Buffers for one request; `None` if the device gives none.
     pub(crate) fn buffers(&self) -> Option<Buffers> {
         let io = self.pool.take().or_else(|| self.device.alloc_io(self.loaded))?;
         Some(Buffers { io, pool: self.pool.clone() })
-    }
-
-    fn takes(&self, shapes: &[Shape]) -> bool {
-        self.pool.inputs.iter().map(|spec| &spec.shape).eq(shapes)
     }
 }
 
@@ -125,7 +138,7 @@ impl fmt::Debug for PlanEntry {
     }
 }
 
-/// Why there is no plan for some shapes.
+/// Why there is no plan for a key.
 #[derive(Clone, Debug)]
 pub(crate) enum PlanFailure {
     /// The model does not take them.
@@ -138,8 +151,27 @@ pub(crate) enum PlanFailure {
     Unloaded,
 }
 
+impl PlanFailure {
+    /// What a request is told when its shapes get no plan.
+    pub(crate) fn into_error(self, model: &ModelKey) -> InferError {
+        match self {
+            PlanFailure::Unloaded => InferError::Unloading(model.clone()),
+            PlanFailure::Shapes(reason) => InferError::Shapes(reason),
+            PlanFailure::Fault(reason) => InferError::NoPlan(reason),
+            PlanFailure::Device(DeviceError::Poisoned(_)) => InferError::DeviceFault,
+            // Arenas are shared by all plans, so it is these shapes alone that are too large.
+            PlanFailure::Device(error @ DeviceError::OutOfMemory { .. }) => {
+                InferError::Shapes(error.to_string())
+            }
+            PlanFailure::Device(error) => InferError::NoPlan(error.to_string()),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct PlanTable {
+    /// Plans that it keeps.
+    len_max: usize,
     inner: Mutex<Inner>,
     compiled: Condvar,
     clock: AtomicU64,
@@ -157,64 +189,69 @@ enum Place {
 #[derive(Debug)]
 struct Inner {
     places: Vec<Place>,
-    compiling: Vec<Vec<Shape>>,
-    failures: Vec<(Vec<Shape>, PlanFailure)>,
+    /// Where the plans that are ready are.
+    by_key: HashMap<SegmentKey, u16>,
+    compiling: Vec<SegmentKey>,
+    failures: Vec<(SegmentKey, PlanFailure)>,
     compiled: u64,
     /// The model goes: no plan comes in any more.
     closed: bool,
 }
 
 impl PlanTable {
-    pub(crate) fn new() -> Self {
+    /// A table of at most `len_max` plans.
+    pub(crate) fn new(len_max: usize) -> Self {
         let inner = Inner {
             places: Vec::new(),
+            by_key: HashMap::new(),
             compiling: Vec::new(),
             failures: Vec::new(),
             compiled: 0,
             closed: false,
         };
-        PlanTable { inner: Mutex::new(inner), compiled: Condvar::new(), clock: AtomicU64::new(0) }
+        let (inner, compiled) = (Mutex::new(inner), Condvar::new());
+        PlanTable { len_max, inner, compiled, clock: AtomicU64::new(0) }
     }
 
-    /// The plan for these shapes, if it is there. Allocates nothing.
-    pub(crate) fn find(&self, shapes: &[Shape]) -> Option<Arc<PlanEntry>> {
+    /// The plan for this key, if it is there. Allocates nothing.
+    pub(crate) fn find(&self, key: &SegmentKey) -> Option<Arc<PlanEntry>> {
         let inner = self.lock();
-        let entry = inner.entries().find(|entry| entry.takes(shapes))?;
+        let entry = inner.find(key)?;
         self.touch(entry);
         Some(entry.clone())
     }
 
-    /// The plan for these shapes; compiles and loads it, or waits for who does. `on_new` is told the number
+    /// The plan for this key; compiles and loads it, or waits for who does. `on_new` is told the number
     /// of a plan that was added.
     pub(crate) fn find_or_make(
         &self,
-        shapes: &[Shape],
+        key: &SegmentKey,
         device: &Arc<dyn Device>,
-        compile: impl FnOnce() -> Result<Foreign<Arc<Plan>>, PlanFailure>,
+        compile: impl FnOnce() -> Result<Made, PlanFailure>,
         on_new: impl FnOnce(u16),
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
         let mut inner = self.lock();
         loop {
-            if let Some(entry) = inner.entries().find(|entry| entry.takes(shapes)) {
+            if let Some(entry) = inner.find(key) {
                 self.touch(entry);
                 return Ok(entry.clone());
             }
             if inner.closed {
                 return Err(PlanFailure::Unloaded);
             }
-            if let Some((_, failure)) = inner.failures.iter().find(|(failed, _)| failed == shapes) {
+            if let Some((_, failure)) = inner.failures.iter().find(|(failed, _)| failed == key) {
                 return Err(failure.clone());
             }
-            if !inner.compiling.iter().any(|other| other == shapes) {
+            if !inner.compiling.contains(key) {
                 break;
             }
             inner = self.compiled.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
-        inner.compiling.push(shapes.to_vec());
+        inner.compiling.push(key.clone());
         drop(inner);
-        let _unmark = Unmark { table: self, shapes };
-        let plan = compile().inspect_err(|failure| self.remember_failure(shapes, failure))?;
-        self.insert(plan, device, on_new)
+        let _unmark = Unmark { table: self, key };
+        let made = compile().inspect_err(|failure| self.remember_failure(key, failure))?;
+        self.insert(made, key, device, on_new)
     }
 
     /// Every plan that is there.
@@ -232,19 +269,21 @@ impl PlanTable {
         let mut inner = self.lock();
         inner.closed = true;
         let gone = std::mem::take(&mut inner.places);
+        inner.by_key.clear();
         drop(inner);
         drop(gone);
     }
 
     fn insert(
         &self,
-        plan: Foreign<Arc<Plan>>,
+        made: Made,
+        key: &SegmentKey,
         device: &Arc<dyn Device>,
         on_new: impl FnOnce(u16),
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
-        let (index, evicted) = self.lock().reserve()?;
+        let (index, evicted) = self.lock().reserve(self.len_max)?;
         drop(evicted);
-        let loaded = PlanEntry::load(device, plan, index).map(Arc::new);
+        let loaded = PlanEntry::load(device, made, key.clone(), index).map(Arc::new);
         let mut inner = self.lock();
         if inner.closed {
             drop(inner);
@@ -255,6 +294,7 @@ impl PlanTable {
             Ok(entry) => {
                 self.touch(&entry);
                 *place = Place::Ready(entry.clone());
+                inner.by_key.insert(key.clone(), index);
                 inner.compiled += 1;
                 drop(inner);
                 on_new(index);
@@ -267,12 +307,12 @@ impl PlanTable {
         }
     }
 
-    fn remember_failure(&self, shapes: &[Shape], failure: &PlanFailure) {
+    fn remember_failure(&self, key: &SegmentKey, failure: &PlanFailure) {
         let mut inner = self.lock();
         if inner.failures.len() >= FAILURES_MAX {
             inner.failures.remove(0);
         }
-        inner.failures.push((shapes.to_vec(), failure.clone()));
+        inner.failures.push((key.clone(), failure.clone()));
     }
 
     fn touch(&self, entry: &PlanEntry) {
@@ -292,15 +332,22 @@ impl Inner {
         })
     }
 
+    fn find(&self, key: &SegmentKey) -> Option<&Arc<PlanEntry>> {
+        match &self.places[usize::from(*self.by_key.get(key)?)] {
+            Place::Ready(entry) => Some(entry),
+            Place::Free | Place::Reserved => None,
+        }
+    }
+
     /// Reserves a number, and hands out the plan that had to go for it.
-    fn reserve(&mut self) -> Result<(u16, Option<Arc<PlanEntry>>), PlanFailure> {
+    fn reserve(&mut self, len_max: usize) -> Result<(u16, Option<Arc<PlanEntry>>), PlanFailure> {
         if self.closed {
             return Err(PlanFailure::Unloaded);
         }
         let free = self.places.iter().position(|place| matches!(place, Place::Free));
         let index = match free {
             Some(index) => index,
-            None if self.places.len() < limits::PLANS_PER_MODEL_MAX => {
+            None if self.places.len() < len_max => {
                 self.places.push(Place::Free);
                 self.places.len() - 1
             }
@@ -314,19 +361,22 @@ impl Inner {
             Place::Ready(entry) => Some(entry),
             Place::Free | Place::Reserved => None,
         };
+        if let Some(entry) = &evicted {
+            self.by_key.remove(&entry.key);
+        }
         Ok((index as u16, evicted))
     }
 }
 
-/// Takes shapes off the list of those being compiled, whatever came of it, also when compiling panics.
+/// Takes a key off the list of those being compiled, whatever came of it, also when compiling panics.
 struct Unmark<'a> {
     table: &'a PlanTable,
-    shapes: &'a [Shape],
+    key: &'a SegmentKey,
 }
 
 impl Drop for Unmark<'_> {
     fn drop(&mut self) {
-        self.table.lock().compiling.retain(|other| other != self.shapes);
+        self.table.lock().compiling.retain(|other| other != self.key);
         self.table.compiled.notify_all();
     }
 }

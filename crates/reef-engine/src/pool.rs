@@ -12,16 +12,17 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use reef_base::{ModelKey, limits};
+use reef_base::{AlignedBytes, ModelKey, limits};
 use reef_device::Device;
-use reef_graph::Shape;
+use reef_graph::{Shape, Tensor};
 use reef_plan::Plan;
+use reef_program::{Given, SegmentKey};
 use reef_sched::ModelId;
 
 use crate::error::{InferError, LoadError};
 use crate::fault::{Foreign, contain};
 use crate::model::{ModelInfo, ModelSettings, ModelState, PlanInfo, TensorInfo};
-use crate::plans::{PlanEntry, PlanFailure, PlanTable};
+use crate::plans::{Made, PlanEntry, PlanFailure, PlanTable};
 use crate::source::PlanSource;
 
 /// A model that is ready or unloading.
@@ -31,7 +32,12 @@ pub(crate) struct Model {
     pub(crate) inputs: Vec<TensorInfo>,
     pub(crate) outputs: Vec<TensorInfo>,
     source: Foreign<Arc<dyn PlanSource>>,
+    /// What it begins with, by shapes and values of its inputs.
     pub(crate) plans: PlanTable,
+    /// What it goes on with.
+    pub(crate) segments: PlanTable,
+    /// For every input whether its value decides shapes.
+    pub(crate) shape_inputs: Vec<bool>,
     id: OnceLock<ModelId>,
     unloading: AtomicBool,
 }
@@ -41,8 +47,11 @@ impl Model {
     pub(crate) fn new(key: ModelKey, settings: ModelSettings, source: Foreign<Arc<dyn PlanSource>>) -> Self {
         let (inputs, outputs) = (source.inputs().to_vec(), source.outputs().to_vec());
         let (id, unloading) = (OnceLock::new(), AtomicBool::new(false));
-        let (key, plans) = (Arc::new(key), PlanTable::new());
-        Model { key, settings, inputs, outputs, source, plans, id, unloading }
+        let shape_inputs = source.shape_inputs();
+        let (plans, segments) =
+            (PlanTable::new(limits::PLANS_PER_MODEL_MAX), PlanTable::new(limits::SEGMENTS_PER_MODEL_MAX));
+        let key = Arc::new(key);
+        Model { key, settings, inputs, outputs, source, plans, segments, shape_inputs, id, unloading }
     }
 
     /// The scheduler knows it now.
@@ -64,28 +73,51 @@ impl Model {
         !self.unloading.load(Ordering::Acquire)
     }
 
-    /// The plan for these shapes; compiles and loads it if there is none. `on_new` is told the number of a
-    /// plan that was added, if the scheduler knows the model. Slow: not for the hot path.
+    /// The key of what it begins with for inputs of these shapes, with these data.
+    pub(crate) fn beginning(&self, shapes: Vec<Shape>, data: &[&[u8]]) -> SegmentKey {
+        let given = shapes.into_iter().enumerate().map(|(index, shape)| {
+            let dtype = self.inputs[index].dtype;
+            if !self.shape_inputs[index] || shape.elements() > limits::SHAPE_VALUES_MAX {
+                return Given::Tensor(dtype, shape);
+            }
+            Given::Value(Tensor::new(dtype, shape, Arc::new(AlignedBytes::copy_from(data[index]))))
+        });
+        SegmentKey { part: None, given: given.collect() }
+    }
+
+    /// The plan for this key, if it is there.
+    pub(crate) fn find(&self, key: &SegmentKey) -> Option<Arc<PlanEntry>> {
+        self.table(key).find(key)
+    }
+
+    fn table(&self, key: &SegmentKey) -> &PlanTable {
+        if key.part.is_none() { &self.plans } else { &self.segments }
+    }
+
+    /// The plan for this key; compiles and loads it if there is none. `on_new` is told the number of a plan
+    /// that the model begins with and that was added, if the scheduler knows the model. Slow: not for the hot
+    /// path.
     pub(crate) fn plan(
         &self,
         device: &Arc<dyn Device>,
-        shapes: &[Shape],
+        key: &SegmentKey,
         on_new: impl FnOnce(ModelId, u16),
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
         let target = device.capabilities().target;
         let compile = || {
-            let compiled = contain(|| self.source.compile(shapes, target));
+            let compiled = contain(|| self.source.segment(key, target));
             let panicked = |panic: String| PlanFailure::Fault(format!("the compiler panicked: {panic}"));
-            let plan = Foreign::from(compiled.map_err(panicked)?.map_err(PlanFailure::Shapes)?);
-            self.check_plan(&plan, shapes).map_err(PlanFailure::Fault)?;
-            Ok(plan)
+            let (plan, next) = compiled.map_err(panicked)?.map_err(PlanFailure::Shapes)?.into_parts();
+            let plan = Foreign::from(plan);
+            self.check_plan(&plan, next.is_none(), key).map_err(PlanFailure::Fault)?;
+            Ok(Made { plan, next })
         };
         let added = |index| {
-            if let Some(&id) = self.id.get() {
+            if let Some(&id) = self.id.get().filter(|_| key.part.is_none()) {
                 on_new(id, index);
             }
         };
-        self.plans.find_or_make(shapes, device, compile, added)
+        self.table(key).find_or_make(key, device, compile, added)
     }
 
     /// What is there to say about the model.
@@ -106,12 +138,23 @@ impl Model {
         }
     }
 
-    fn check_plan(&self, plan: &Plan, shapes: &[Shape]) -> Result<(), String> {
-        let declared = self.inputs.iter().zip(shapes);
-        let inputs = plan.inputs().iter().map(|spec| (&spec.name, spec.dtype, &spec.shape));
-        let same = inputs.eq(declared.map(|(info, shape)| (&info.name, info.dtype, shape)));
-        let outputs = plan.outputs().iter().map(|spec| (&spec.name, spec.dtype));
-        let same = same && outputs.eq(self.outputs.iter().map(|info| (&info.name, info.dtype)));
+    /// Whether a plan has the inputs that its key says and, if it is the last of a request, the model's
+    /// outputs.
+    fn check_plan(&self, plan: &Plan, last: bool, key: &SegmentKey) -> Result<(), String> {
+        let tensors = key.given.iter().filter_map(|given| match given {
+            Given::Tensor(dtype, shape) => Some((*dtype, shape)),
+            // What a model begins with has all of its inputs.
+            Given::Value(value) => key.part.is_none().then(|| (value.dtype(), value.shape())),
+        });
+        let mut same = plan.inputs().iter().map(|spec| (spec.dtype, &spec.shape)).eq(tensors);
+        if key.part.is_none() {
+            let names = plan.inputs().iter().map(|spec| &spec.name);
+            same &= names.eq(self.inputs.iter().map(|info| &info.name));
+        }
+        if last {
+            let outputs = plan.outputs().iter().map(|spec| (&spec.name, spec.dtype));
+            same &= outputs.eq(self.outputs.iter().map(|info| (&info.name, info.dtype)));
+        }
         if same { Ok(()) } else { Err("the plan's inputs or outputs are not the model's".into()) }
     }
 }

@@ -3,13 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use reef_base::Nanos;
+use reef_base::{AlignedBytes, Nanos};
 use reef_device::{Io, TaskCounters};
 use reef_graph::Shape;
 use reef_plan::{IoSpec, Plan};
 
 use crate::check::{self, Terms, Wishes};
-use crate::compile;
 use crate::core::{Job, Refused};
 use crate::error::{InferError, WrongInput};
 use crate::model::TensorInfo;
@@ -17,7 +16,7 @@ use crate::plans::{Buffers, PlanEntry};
 use crate::pool::Model;
 use crate::request::{ClassRequest, OutputTensor, Timings};
 use crate::shared::Shared;
-use crate::ticket::{Promise, Ticket};
+use crate::ticket::{Promise, Record, Ticket};
 
 /// What a session asks for; the fields mean what they mean in [`crate::InferRequest`].
 #[derive(Clone, Debug, Default)]
@@ -26,6 +25,8 @@ pub struct SessionOptions<'a> {
     pub version: Option<&'a str>,
     /// Concrete shapes of inputs with symbolic dimensions.
     pub shapes: Vec<(&'a str, Shape)>,
+    /// Values of inputs that decide shapes, or which way the model goes; a run may change them.
+    pub values: Vec<(&'a str, &'a [u8])>,
     /// Class; `None` for the model's.
     pub class: Option<ClassRequest>,
     /// 0: the model's level. n > 0: level n - 1.
@@ -60,8 +61,11 @@ pub struct Session {
     plan: Arc<PlanEntry>,
     ticket: Arc<Ticket>,
     terms: Terms,
-    /// Away while a run is under way; lost when a run failed and the device gave no new ones.
+    /// Away while a run is under way; lost when a run failed and the device gave no new ones. Of a model of
+    /// several segments they hold the inputs alone.
     buffers: Option<Buffers>,
+    /// The outputs of a model of several segments.
+    results: Option<Buffers>,
     /// What the caller sees then.
     lost: Io,
 }
@@ -85,12 +89,14 @@ impl Session {
         };
         let terms = check::terms(&model, wishes)?;
         let shapes = concrete_shapes(&model.inputs, &options.shapes)?;
-        let plan = compile::plan(shared, &model, &shapes);
-        let plan = plan.map_err(|failure| compile::plan_error(&model.key, failure))?;
+        let data = concrete_values(&model, &shapes, &options.values)?;
+        let plan = shared.plan(&model, &model.beginning(shapes, &data));
+        let plan = plan.map_err(|failure| failure.into_error(&model.key))?;
         let buffers = Some(plan.buffers().ok_or(InferError::DeviceFault)?);
         let ticket = Arc::new(Ticket::new());
         let lost = Io::default();
-        Ok(Session { shared: shared.clone(), model, plan, ticket, terms, buffers, lost })
+        let (shared, results) = (shared.clone(), None);
+        Ok(Session { shared, model, plan, ticket, terms, buffers, results, lost })
     }
 
     /// The model's inputs, in its order.
@@ -107,13 +113,14 @@ impl Session {
 
     /// Number of outputs.
     pub fn output_count(&self) -> usize {
-        self.plan.pool.outputs.len()
+        self.model.outputs.len()
     }
 
     /// Output `index` of the last run, in the model's order; rubbish before the first or after a failed one.
     pub fn output(&self, index: usize) -> OutputTensor<'_> {
-        let spec = &self.plan.pool.outputs[index];
-        let io = self.buffers.as_ref().map_or(&self.lost, |buffers| &buffers.io);
+        let made = self.results.as_ref().or(self.buffers.as_ref());
+        let spec = &made.map_or(&self.plan.pool, |buffers| &buffers.pool).outputs[index];
+        let io = made.map_or(&self.lost, |buffers| &buffers.io);
         let data = io.outputs[index].as_slice();
         OutputTensor { name: &spec.name, dtype: spec.dtype, shape: &spec.shape, data }
     }
@@ -132,11 +139,14 @@ impl Session {
     /// As [`Session::run`], for a request that arrived earlier: deadline, timeout and total time count from
     /// `arrival`.
     pub fn run_from(&mut self, arrival: Nanos) -> Result<RunInfo, InferError> {
-        let buffers = self.buffers.take().ok_or(InferError::DeviceFault)?;
+        let mut buffers = self.buffers.take().ok_or(InferError::DeviceFault)?;
+        let copies = self.copies();
+        if copies {
+            buffers = self.copied(buffers)?;
+        }
         self.ticket.reset();
         let job = Job {
-            model: self.model.id(),
-            key: self.model.key.clone(),
+            model: self.model.clone(),
             plan: self.plan.clone(),
             promise: Promise::new(&self.ticket),
             buffers,
@@ -145,23 +155,55 @@ impl Session {
         };
         if let Err(Refused { error, buffers, promise }) = self.shared.submit(job) {
             promise.release();
-            self.buffers = Some(buffers);
+            self.buffers.get_or_insert(buffers);
             return Err(error);
         }
         let finished = self.shared.wait(&self.ticket);
+        if copies {
+            self.results = finished.buffers.filter(|_| finished.result.is_ok());
+            return finished.result.map(RunInfo::of);
+        }
         self.buffers = finished.buffers.or_else(|| self.plan.buffers());
         if self.buffers.is_none() {
             self.lost = Io::for_plan(&self.plan.plan);
         }
-        let record = finished.result?;
-        Ok(RunInfo {
+        finished.result.map(RunInfo::of)
+    }
+
+    /// Whether the model's inputs are kept apart from the buffers of a run: it runs several plans, or one that
+    /// their values decide.
+    fn copies(&self) -> bool {
+        self.plan.next.is_some() || self.model.shape_inputs.contains(&true)
+    }
+
+    /// Other buffers with the same inputs; these are kept.
+    fn copied(&mut self, buffers: Buffers) -> Result<Buffers, InferError> {
+        self.results = None;
+        let buffers = self.buffers.insert(buffers);
+        if self.model.shape_inputs.contains(&true) {
+            let shapes = self.plan.pool.inputs.iter().map(|spec| spec.shape.clone()).collect();
+            let data: Vec<&[u8]> = buffers.io.inputs.iter().map(AlignedBytes::as_slice).collect();
+            let plan = self.shared.plan(&self.model, &self.model.beginning(shapes, &data));
+            self.plan = plan.map_err(|failure| failure.into_error(&self.model.key))?;
+        }
+        let mut others = self.plan.buffers().ok_or(InferError::DeviceFault)?;
+        for (to, from) in others.io.inputs.iter_mut().zip(&buffers.io.inputs) {
+            to.as_mut_slice().copy_from_slice(from.as_slice());
+        }
+        Ok(others)
+    }
+}
+
+impl RunInfo {
+    fn of(record: Record) -> RunInfo {
+        RunInfo {
             timings: record.timings,
             first_block: record.first_block,
             all_cus: record.all_cus,
             preempted: record.preempted,
             late: record.late,
             counters: record.counters,
-        })
+        }
     }
 }
 
@@ -189,4 +231,26 @@ fn concrete_shapes(inputs: &[TensorInfo], given: &[(&str, Shape)]) -> Result<Vec
         Ok(shape)
     };
     inputs.iter().map(shape_of).collect()
+}
+
+/// For every input its value, if it has to be known; nothing for the others.
+fn concrete_values<'a>(
+    model: &Model,
+    shapes: &[Shape],
+    given: &[(&str, &'a [u8])],
+) -> Result<Vec<&'a [u8]>, InferError> {
+    let value_of = |(index, info): (usize, &TensorInfo)| {
+        let value = given.iter().find(|(name, _)| *name == info.name).map(|(_, value)| *value);
+        if !model.shape_inputs[index] {
+            return Ok(&[][..]);
+        }
+        let expected = shapes[index].elements() * info.dtype.bytes();
+        let wrong = |problem| InferError::WrongInput { name: info.name.clone(), problem };
+        let value = value.ok_or_else(|| wrong(WrongInput::Missing))?;
+        match value.len() == expected {
+            true => Ok(value),
+            false => Err(wrong(WrongInput::Bytes { expected, got: value.len() })),
+        }
+    };
+    model.inputs.iter().enumerate().map(value_of).collect()
 }

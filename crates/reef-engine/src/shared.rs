@@ -13,13 +13,15 @@ use std::time::Duration;
 
 use reef_base::{Clock, Nanos};
 use reef_device::{Device, Wake};
+use reef_program::SegmentKey;
 use reef_sched::SchedOptions;
 
-use crate::cold::{ColdJob, ColdQueue};
-use crate::core::{Core, Delivery, Job, Refused};
+use crate::cold::{ColdJob, ColdQueue, ColdWork};
+use crate::core::{Core, Delivery, Hop, Job, Refused};
 use crate::error::InferError;
 use crate::fault::{self, Verdict};
-use crate::pool::Registry;
+use crate::plans::{PlanEntry, PlanFailure};
+use crate::pool::{Model, Registry};
 use crate::ticket::{Finished, Ticket};
 use crate::trace::{Notes, Tracing};
 
@@ -119,7 +121,11 @@ impl Shared {
     /// Delivers the ends of a step.
     pub(crate) fn deliver(&self, out: &mut Vec<Delivery>) {
         for delivery in out.drain(..) {
-            if let Err(panic) = fault::contain(|| delivery.deliver()) {
+            let done = fault::contain(|| match delivery {
+                Delivery::End(end) => end.deliver(),
+                Delivery::Hop(hop) => self.hop(hop),
+            });
+            if let Err(panic) = done {
                 self.break_down(panic);
             }
         }
@@ -145,7 +151,7 @@ impl Shared {
             return;
         }
         fault::log(|| tracing::error!("{fault}"));
-        self.stop_cold(fault.clone());
+        self.close_cold(fault.clone());
         self.verdict.fail(fault);
         self.idle.notify_all();
         self.signal.wake();
@@ -171,25 +177,77 @@ impl Shared {
     pub(crate) fn cancel(&self, ticket: &Ticket) {
         let known = self.enter(|core, now, out| core.cancel(now, ticket, out));
         if !known {
-            let own = |job: &ColdJob| std::ptr::eq(job.promise.ticket(), ticket);
-            self.end_cold(|job| own(job).then_some(InferError::Cancelled));
+            self.end_cold(|job| job.is_of(ticket).then_some(InferError::Cancelled));
         }
     }
 
     /// Queues a job whose plan is still to be made; a refusal is counted.
     pub(crate) fn submit_cold(&self, job: ColdJob) -> Result<(), InferError> {
-        let (model, class, expiry) = (job.model.clone(), job.urgency.class, job.expiry());
-        if let Err(error) = self.cold.push(job) {
-            self.core().count_refusal(model.id(), &model.key, class, &error);
+        let expiry = job.expiry();
+        if let Err((error, job)) = self.cold.push(job) {
+            if let ColdWork::Begin { promise, urgency, .. } = job.work {
+                let model = job.model;
+                self.core().count_refusal(model.id(), &model.key, urgency.class, &error);
+                promise.release();
+            }
             return Err(error);
         }
         self.wake_by(expiry);
         Ok(())
     }
 
+    /// A model's plan for this key; compiles and loads it if there is none. Slow: not for the hot path.
+    pub(crate) fn plan(&self, model: &Model, key: &SegmentKey) -> Result<Arc<PlanEntry>, PlanFailure> {
+        model.plan(&self.device, key, |id, index| self.core().reset_plan(id, &model.key, index))
+    }
+
+    /// A segment has ended: the request goes on with the next one, at once if its plan is there.
+    fn hop(&self, hop: Hop) {
+        let next = hop.plan.next.as_ref().expect("a request hops where something follows");
+        let key = match next.key(&hop.buffers.io.inputs, &hop.buffers.io.outputs) {
+            Ok(key) => key,
+            Err(error) => return self.end_hop(hop, InferError::NoPlan(error.to_string())),
+        };
+        let model = hop.model.clone();
+        let found = match model.find(&key) {
+            None if self.stepped => Some(self.plan(&model, &key)),
+            found => found.map(Ok),
+        };
+        match found {
+            Some(Ok(plan)) => self.go_on(hop, plan),
+            Some(Err(failure)) => self.end_hop(hop, failure.into_error(&model.key)),
+            None => {
+                let job = ColdJob { model, key, work: ColdWork::Hop(hop), queued: self.clock.now() };
+                if let Err((error, job)) = self.cold.push(job) {
+                    self.refuse_cold(job, error);
+                }
+            }
+        }
+    }
+
+    /// A request between two segments goes on with `plan`.
+    pub(crate) fn go_on(&self, mut hop: Hop, plan: Arc<PlanEntry>) {
+        let Some(mut buffers) = plan.buffers() else { return self.end_hop(hop, InferError::DeviceFault) };
+        let next = hop.plan.next.as_ref().expect("a request hops where something follows");
+        let io = &mut hop.buffers.io;
+        next.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs);
+        self.enter(|core, now, out| core.resume(now, hop.id, plan, buffers, out));
+    }
+
+    fn end_hop(&self, hop: Hop, error: InferError) {
+        self.enter(|core, now, out| core.end_hop(now, hop.id, error, out));
+    }
+
     /// Takes no more jobs without a plan, and ends those that wait.
     pub(crate) fn stop_cold(&self, why: InferError) {
         self.cold.stop(why.clone());
+        self.end_cold(|job| job.begins().then(|| why.clone()));
+    }
+
+    /// Takes nothing without a plan any more, ends what waits, and lets the compile thread end.
+    pub(crate) fn close_cold(&self, why: InferError) {
+        self.cold.stop(why.clone());
+        self.cold.close();
         self.end_cold(|_| Some(why.clone()));
     }
 
@@ -203,8 +261,13 @@ impl Shared {
 
     /// Ends a job that was taken off the queue.
     pub(crate) fn refuse_cold(&self, job: ColdJob, error: InferError) {
-        self.core().count_refusal(job.model.id(), &job.model.key, job.urgency.class, &error);
-        job.promise.refuse(error);
+        match job.work {
+            ColdWork::Begin { promise, urgency, .. } => {
+                self.core().count_refusal(job.model.id(), &job.model.key, urgency.class, &error);
+                promise.refuse(error);
+            }
+            ColdWork::Hop(hop) => self.end_hop(hop, error),
+        }
     }
 
     /// The completion thread is to look again at `at`, if not before.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use reef_base::ModelKey;
 use reef_compile::CompileOptions;
 use reef_graph::Shape;
-use reef_onnx::{Dim, ImportError, OnnxModel, TensorDecl};
+use reef_onnx::{Dim, ImportError, OnnxModel, Rest, Step, TensorDecl};
 use reef_plan::{IoSpec, Plan, Target, WeightStore};
+use reef_program::{Given, Part, Passed, Segment, SegmentKey, Source, Take};
 
 use crate::error::LoadError;
 use crate::model::{ModelSource, TensorInfo};
@@ -24,6 +25,23 @@ pub trait PlanSource: Send + Sync + fmt::Debug {
     /// A plan for these concrete shapes, one per input in order. The error says why the model does not take
     /// them, for people: it is what a client is told.
     fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String>;
+
+    /// For every input, in order, whether its value decides shapes or which way the model goes: it is part of
+    /// what a segment is made for, then.
+    fn shape_inputs(&self) -> Vec<bool> {
+        vec![false; self.inputs().len()]
+    }
+
+    /// A segment of the model: its first for a key without a part. Sources whose models are one plan for the
+    /// shapes of their inputs need not say more than [`PlanSource::compile`].
+    fn segment(&self, key: &SegmentKey, target: Target) -> Result<Segment, String> {
+        let shape = |given: &Given| match given {
+            Given::Tensor(_, shape) => shape.clone(),
+            Given::Value(value) => value.shape().clone(),
+        };
+        let shapes: Vec<Shape> = key.given.iter().map(shape).collect();
+        self.compile(&shapes, target).map(Segment::last)
+    }
 }
 
 /// Opens an ONNX model.
@@ -93,15 +111,72 @@ impl PlanSource for OnnxSource {
     }
 
     fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
-        let names = self.inputs.iter().map(|info| info.name.as_str());
-        let named: Vec<(&str, Shape)> = names.zip(shapes.iter().cloned()).collect();
-        let special = self.model.specialise(&named).map_err(|error| error.to_string())?;
-        let shapes = shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(" ");
-        let options = CompileOptions { name: format!("{} {shapes}", self.name) };
-        let (graph, host_kernels) = (&special.graph, &special.host_kernels);
-        let plan = reef_compile::compile(graph, host_kernels, &self.store, target, &options);
-        plan.map(Arc::new).map_err(|error| error.to_string())
+        let given = self.inputs.iter().zip(shapes);
+        let given = given.map(|(info, shape)| Given::Tensor(info.dtype, shape.clone())).collect();
+        let segment = self.segment(&SegmentKey { part: None, given }, target)?;
+        match segment.into_parts() {
+            (plan, None) => Ok(plan),
+            (_, Some(_)) => Err("the model is a program of several segments".into()),
+        }
     }
+
+    fn shape_inputs(&self) -> Vec<bool> {
+        self.model.shape_inputs()
+    }
+
+    fn segment(&self, key: &SegmentKey, target: Target) -> Result<Segment, String> {
+        let step = match &key.part {
+            None => self.begin(key),
+            Some(part) => {
+                let rest = part.downcast::<Rest>().ok_or("the part is none of this model's")?;
+                self.model.step(&rest, &key.given.iter().map(given).collect::<Vec<_>>())
+            }
+        };
+        let Step { segment, then } = step.map_err(|error| error.to_string())?;
+        let options = CompileOptions { name: format!("{} {key}", self.name) };
+        let (graph, host_kernels) = (&segment.graph, &segment.host_kernels);
+        let plan = reef_compile::compile(graph, host_kernels, &self.store, target, &options);
+        let plan = plan.map(Arc::new).map_err(|error| error.to_string())?;
+        let Some(then) = then else { return Ok(Segment::last(plan)) };
+        let passed = then.passed.iter().zip(then.rest.takes()).map(|(&from, take)| passed(from, take)).collect();
+        Segment::new(plan, Part::new(then.rest.clone()), passed).map_err(|error| error.to_string())
+    }
+}
+
+impl OnnxSource {
+    fn begin(&self, key: &SegmentKey) -> Result<Step, ImportError> {
+        let names = self.inputs.iter().map(|info| info.name.as_str());
+        let shape = |given: &Given| match given {
+            Given::Tensor(_, shape) => shape.clone(),
+            Given::Value(value) => value.shape().clone(),
+        };
+        let named: Vec<(&str, Shape)> = names.zip(key.given.iter().map(shape)).collect();
+        let value = |given: &Given| match given {
+            Given::Tensor(..) => None,
+            Given::Value(value) => Some(value.clone()),
+        };
+        self.model.begin(&named, &key.given.iter().map(value).collect::<Vec<_>>())
+    }
+}
+
+fn given(given: &Given) -> reef_onnx::Given {
+    match given {
+        Given::Tensor(dtype, shape) => reef_onnx::Given::Tensor(*dtype, shape.clone()),
+        Given::Value(value) => reef_onnx::Given::Value(value.clone()),
+    }
+}
+
+fn passed(from: reef_onnx::Source, take: reef_onnx::Take) -> Passed {
+    let source = match from {
+        reef_onnx::Source::Output(index) => Source::Output(index),
+        reef_onnx::Source::Input(index) => Source::Input(index),
+    };
+    let take = match take {
+        reef_onnx::Take::Tensor => Take::Tensor,
+        reef_onnx::Take::Value => Take::Value,
+        reef_onnx::Take::Counted { axis, count } => Take::Counted { axis, count },
+    };
+    Passed { source, take }
 }
 
 fn tensor_info(decl: &TensorDecl) -> TensorInfo {

@@ -44,7 +44,7 @@ impl Threads {
     /// and for a plan that is being made only as long as `patience`.
     pub(crate) fn stop(self, shared: &Shared, patience: Duration) {
         shared.signal.stop();
-        shared.stop_cold(InferError::ShuttingDown);
+        shared.close_cold(InferError::ShuttingDown);
         if shared.fault().is_some() {
             return;
         }

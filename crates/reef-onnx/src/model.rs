@@ -123,9 +123,11 @@ impl OnnxModel {
     pub fn specialise(&self, shapes: &[(&str, Shape)]) -> Result<Specialised, ImportError> {
         let values = vec![None; self.inputs.len()];
         let step = self.begin(shapes, &values)?;
-        match step.segment {
-            Some(segment) if step.then.is_none() => Ok(segment),
-            _ => Err(ImportError::Analysis { reason: "the model is a program of several segments".into() }),
+        match step.then {
+            None => Ok(step.segment),
+            Some(_) => {
+                Err(ImportError::Analysis { reason: "the model is a program of several segments".into() })
+            }
         }
     }
 
@@ -147,7 +149,7 @@ impl OnnxModel {
     ) -> Result<Step, ImportError> {
         let flow = match &self.content {
             Content::Straight(_) => {
-                let segment = Some(self.lower(shapes, Form::AsWritten)?);
+                let segment = self.lower(shapes, Form::AsWritten)?;
                 return Ok(Step { segment, then: None });
             }
             Content::Program(flow) => flow,

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
 use prost::Message;
-use reef_graph::DType;
 use tract_onnx::pb::{NodeProto, TensorProto};
 
 use super::scope;
@@ -246,6 +245,3 @@ pub(super) fn whole(inputs: Vec<String>, nodes: Vec<NodeProto>, outputs: Vec<Str
     let inputs = inputs.into_iter().map(|name| RestInput { name, take: Take::Tensor }).collect();
     Rest { inputs, nodes, consts: vec![], lists: vec![], optionals: vec![], outputs }
 }
-
-/// Types of a rest's inputs that are tensors, and of the others.
-pub(super) type Types = Vec<DType>;

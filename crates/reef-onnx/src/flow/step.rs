@@ -67,9 +67,8 @@ pub enum Given {
 /// A step of a program.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// What to compute: its inputs are the tensors that the rest was given, in order. None if there is
-    /// nothing to compute.
-    pub segment: Option<Specialised>,
+    /// What to compute: its inputs are the tensors that the rest was given, in order.
+    pub segment: Specialised,
     /// What comes then; `None` when the segment's outputs are the model's.
     pub then: Option<Then>,
 }
@@ -131,9 +130,11 @@ impl<'f> Evaluation<'f> {
                 }
                 Given::Value(tensor) => self.know(&name, tensor)?,
                 Given::Both(tensor) => {
-                    let unread = self.fresh(&name);
-                    self.inputs.push((unread, tensor.dtype(), tensor.shape().clone()));
-                    self.know(&name, tensor)?;
+                    // The plan has the input, though nothing reads it.
+                    let value = self.fresh(&name);
+                    self.know(&value, tensor)?;
+                    self.inputs.push((name.clone(), tensor.dtype(), tensor.shape().clone()));
+                    self.things.insert(name, Thing::Alias(value));
                 }
             }
         }
@@ -437,7 +438,7 @@ impl<'f> Evaluation<'f> {
         let counted = |name: &String| matches!(self.things.get(name), Some(Thing::Counted(_)));
         if self.left.is_empty() && !outputs.iter().any(counted) {
             let segment = self.segment(&outputs, Some(&self.flow.outputs))?;
-            return Ok(Step { segment: Some(segment), then: None });
+            return Ok(Step { segment, then: None });
         }
         let (left, wanted) = (std::mem::take(&mut self.left), std::mem::take(&mut self.wanted));
         let remaining = Remainder::of(&self, &left, &wanted, &outputs)?;
@@ -445,12 +446,18 @@ impl<'f> Evaluation<'f> {
         if let Some(node) = left.first().filter(|_| !decides) {
             return Err(unsupported(node, "what it waits for cannot be computed"));
         }
-        let segment = match &remaining.given[..] {
-            [] => None,
-            given => Some(self.segment(given, None)?),
-        };
+        let (mut given, mut passed) = (remaining.given, remaining.passed);
+        if let [] = given[..] {
+            // A plan makes something: then it is a copy of what is handed over.
+            let Some(Source::Input(index)) = passed.first() else {
+                unreachable!("what decides depends on data, and they are given or made here");
+            };
+            given.push(self.inputs[*index].0.clone());
+            passed[0] = Source::Output(0);
+        }
+        let segment = self.segment(&given, None)?;
         let rest = self.flow.rests.the_one(remaining.rest);
-        Ok(Step { segment, then: Some(Then { rest, passed: remaining.passed }) })
+        Ok(Step { segment, then: Some(Then { rest, passed }) })
     }
 
     /// The segment that computes `values`, for the names that its outputs are to have.

@@ -70,7 +70,9 @@ fn open(engine: &reef_engine::Engine, model: &str, tensors: &[NamedTensor]) -> R
     );
     engine.infer(&request)?;
     let shapes = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.clone())).collect();
-    let mut session = engine.session(model, &SessionOptions { shapes, ..SessionOptions::default() })?;
+    let values = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.data.as_slice())).collect();
+    let options = SessionOptions { shapes, values, ..SessionOptions::default() };
+    let mut session = engine.session(model, &options)?;
     let names: Vec<String> = session.inputs().iter().map(|spec| spec.name.clone()).collect();
     for (index, name) in names.iter().enumerate() {
         let tensor =

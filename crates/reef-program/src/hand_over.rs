@@ -1,0 +1,214 @@
+//! What comes after a segment, and how values get there.
+
+use std::sync::Arc;
+
+use reef_base::limits::{MODEL_TENSORS_MAX, SHAPE_VALUES_MAX};
+use reef_base::AlignedBytes;
+use reef_graph::{DType, Shape, Tensor};
+use reef_plan::{IoSpec, Plan};
+
+use crate::key::{Given, Part, SegmentKey};
+
+/// Where a value that is handed over lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// An output of the segment's plan.
+    Output(usize),
+    /// An input of the segment's plan, which was not changed.
+    Input(usize),
+}
+
+/// How the next part takes a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Take {
+    /// As a tensor of the shape that it has in the plan.
+    Tensor,
+    /// By its value: it is part of the next segment's key and goes nowhere else.
+    Value,
+    /// As a tensor that is shorter than the plan's along `axis`: the value with index `count` among those that
+    /// are passed says how long it is. Its elements are dense.
+    Counted {
+        /// Which axis.
+        axis: usize,
+        /// Index of the count among the values that are passed.
+        count: usize,
+    },
+}
+
+/// A value that is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Passed {
+    /// Where it lies.
+    pub source: Source,
+    /// How it is taken.
+    pub take: Take,
+}
+
+/// Why a segment is none, or why it cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProgramError {
+    /// A value that is handed over is not there, or not what it is taken for.
+    #[error("value {index} that is handed over: {reason}")]
+    Passed {
+        /// Its index.
+        index: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A count that was computed is none.
+    #[error("{count} elements were counted, there is room for {room}")]
+    Count {
+        /// The count.
+        count: i64,
+        /// How many there can be.
+        room: usize,
+    },
+}
+
+/// A plan, and what comes after it.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    plan: Arc<Plan>,
+    next: Option<HandOver>,
+}
+
+impl Segment {
+    /// A segment after which the plan's outputs are the model's.
+    pub fn last(plan: Arc<Plan>) -> Segment {
+        Segment { plan, next: None }
+    }
+
+    /// A segment after which `part` goes on with the values `passed`, one per input of it.
+    pub fn new(plan: Arc<Plan>, part: Part, passed: Vec<Passed>) -> Result<Segment, ProgramError> {
+        let specs = HandOver::specs(&plan, &passed)?;
+        Ok(Segment { plan, next: Some(HandOver { part, passed, specs }) })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// What comes after it; `None` when the model has ended.
+    pub fn next(&self) -> Option<&HandOver> {
+        self.next.as_ref()
+    }
+
+    /// Its plan and what comes after it.
+    pub fn into_parts(self) -> (Arc<Plan>, Option<HandOver>) {
+        (self.plan, self.next)
+    }
+}
+
+/// From one segment to the next.
+#[derive(Clone, Debug)]
+pub struct HandOver {
+    part: Part,
+    passed: Vec<Passed>,
+    /// Type and shape of every value in the plan.
+    specs: Vec<(DType, Shape)>,
+}
+
+impl HandOver {
+    /// The part that goes on.
+    pub fn part(&self) -> &Part {
+        &self.part
+    }
+
+    /// What it is given, in the order of its inputs.
+    pub fn passed(&self) -> &[Passed] {
+        &self.passed
+    }
+
+    fn specs(plan: &Plan, passed: &[Passed]) -> Result<Vec<(DType, Shape)>, ProgramError> {
+        let fail = |index: usize, reason: String| ProgramError::Passed { index, reason };
+        if passed.len() > MODEL_TENSORS_MAX {
+            return Err(fail(MODEL_TENSORS_MAX, format!("there are at most {MODEL_TENSORS_MAX}")));
+        }
+        let mut specs = Vec::with_capacity(passed.len());
+        for (index, value) in passed.iter().enumerate() {
+            let spec = spec(plan, value.source).ok_or_else(|| fail(index, "it is no value of the plan".into()))?;
+            match value.take {
+                Take::Tensor => {}
+                Take::Value if spec.shape.elements() <= SHAPE_VALUES_MAX => {}
+                Take::Value => {
+                    let reason = format!("{} elements are too many for a value", spec.shape.elements());
+                    return Err(fail(index, reason));
+                }
+                Take::Counted { axis, count } => {
+                    let counts = passed.get(count).filter(|count| count.take == Take::Value);
+                    let counts = counts.and_then(|count| self::spec(plan, count.source));
+                    let one = counts.is_some_and(|spec| spec.dtype == DType::I64 && spec.shape.elements() == 1);
+                    if !one || axis >= spec.shape.rank() {
+                        return Err(fail(index, "nothing counts its elements".into()));
+                    }
+                }
+            }
+            specs.push((spec.dtype, spec.shape.clone()));
+        }
+        Ok(specs)
+    }
+
+    /// What the next segment is made for, after a run with these inputs and outputs.
+    pub fn key(&self, inputs: &[AlignedBytes], outputs: &[AlignedBytes]) -> Result<SegmentKey, ProgramError> {
+        let given = self.passed.iter().zip(&self.specs).map(|(passed, (dtype, shape))| {
+            Ok(match passed.take {
+                Take::Tensor => Given::Tensor(*dtype, shape.clone()),
+                Take::Value => {
+                    let bytes = AlignedBytes::copy_from(bytes(passed.source, inputs, outputs));
+                    Given::Value(Tensor::new(*dtype, shape.clone(), Arc::new(bytes)))
+                }
+                Take::Counted { axis, count } => {
+                    let counted = bytes(self.passed[count].source, inputs, outputs);
+                    let counted = counted.first_chunk().map_or(-1, |bytes| i64::from_le_bytes(*bytes));
+                    let room = shape[axis];
+                    let fits = usize::try_from(counted).ok().filter(|&counted| counted <= room);
+                    let counted = fits.ok_or(ProgramError::Count { count: counted, room })?;
+                    let mut dims = shape.to_vec();
+                    dims[axis] = counted;
+                    Given::Tensor(*dtype, dims.into())
+                }
+            })
+        });
+        let given = given.collect::<Result<_, _>>()?;
+        Ok(SegmentKey { part: Some(self.part.clone()), given })
+    }
+
+    /// Hands the tensors over: from the buffers of the run to the inputs of the next, which have their sizes.
+    /// Buffers of one size are exchanged, others copied.
+    pub fn carry(
+        &self,
+        inputs: &mut [AlignedBytes],
+        outputs: &mut [AlignedBytes],
+        next: &mut [AlignedBytes],
+    ) {
+        let tensors = self.passed.iter().filter(|passed| passed.take != Take::Value);
+        let sources: Vec<Source> = tensors.map(|passed| passed.source).collect();
+        for (index, (&source, to)) in sources.iter().zip(next).enumerate() {
+            let from = match source {
+                Source::Output(index) => &mut outputs[index],
+                Source::Input(index) => &mut inputs[index],
+            };
+            if from.len() == to.len() && !sources[index + 1..].contains(&source) {
+                std::mem::swap(from, to);
+            } else {
+                let length = from.len().min(to.len());
+                to.as_mut_slice()[..length].copy_from_slice(&from.as_slice()[..length]);
+            }
+        }
+    }
+}
+
+fn spec(plan: &Plan, source: Source) -> Option<&IoSpec> {
+    match source {
+        Source::Output(index) => plan.outputs().get(index),
+        Source::Input(index) => plan.inputs().get(index),
+    }
+}
+
+fn bytes<'b>(source: Source, inputs: &'b [AlignedBytes], outputs: &'b [AlignedBytes]) -> &'b [u8] {
+    match source {
+        Source::Output(index) => outputs[index].as_slice(),
+        Source::Input(index) => inputs[index].as_slice(),
+    }
+}
