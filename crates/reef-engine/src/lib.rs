@@ -8,7 +8,7 @@
 //! state machine, behind one short mutex, says when it becomes a task; one thread takes completions and
 //! timers. Compute units never take that mutex.
 //!
-//! Files are layers; none knows one that stands below it here:
+//! Files are layers; none knows one of a row below its own:
 //!
 //! | files | what they hold |
 //! |---|---|

@@ -3,6 +3,9 @@
 //! Owns ports, connections, the protocol's JSON and binary tensors, HTTP statuses and the metrics text. Knows
 //! the engine's API and nothing behind it: no plan, device or scheduler.
 //!
+//! Three layers: `core` holds what is asked, what is answered and what the problem is, whichever protocol
+//! carries it; `http` translates HTTP to it and back; `server` listens for all protocols and ends them.
+//!
 //! What requests may say beyond the protocol, in `parameters`:
 //! - `class`: `"real-time"` or `"best-effort"`; the model's settings are the most urgent allowed;
 //! - `priority`: 1 is level 0, the most urgent; 0 is the model's default;
@@ -32,21 +35,10 @@
 //! this server does not, 503 what may work later, 504 a deadline that passed or cannot be met, 500 faults,
 //! 405 and 408 as HTTP has them, and 400 for everything else that is wrong with a request.
 
-mod answers;
-mod budget;
-mod bulk;
-mod error;
-mod exposition;
-mod fault;
-mod infer;
-mod metrics;
-mod protocol;
-mod receive;
-mod reply;
-mod route;
+mod core;
+mod http;
 mod server;
 mod signals;
 
-pub use error::ServerError;
-pub use server::{Running, Server, ServerOptions};
+pub use server::{Running, Server, ServerError, ServerOptions};
 pub use signals::Signals;

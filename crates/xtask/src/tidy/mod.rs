@@ -3,12 +3,15 @@
 //! Each rule is a function from text (and metadata) to findings; only this file reads the disk. A
 //! finding says where, which rule and what to do about it.
 
+mod circles;
 mod crates;
 mod exceptions;
+mod imports;
 mod source;
 mod tokens;
 mod unsafe_code;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -16,12 +19,14 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::metadata::Metadata;
+use circles::CirclesAllowed;
 use exceptions::Exceptions;
 use unsafe_code::UnsafeAllowed;
 
 /// Where the allow lists lie, from the workspace root.
 const EXCEPTIONS: &str = "crates/xtask/tidy-exceptions.txt";
 const UNSAFE_ALLOWED: &str = "crates/xtask/unsafe-allowed.txt";
+const CIRCLES_ALLOWED: &str = "crates/xtask/circles-allowed.txt";
 const ARCHITECTURE: &str = "ARCHITECTURE.md";
 
 /// One violation. `path` is relative to the workspace root with `/` between its parts; `line` counts
@@ -68,8 +73,10 @@ fn check_tree(root: &Path, files: &[String]) -> Result<Vec<Finding>> {
     let (exceptions, mut findings) = Exceptions::parse(EXCEPTIONS, &read(root, EXCEPTIONS)?);
     let (unsafe_allowed, bad) = UnsafeAllowed::parse(UNSAFE_ALLOWED, &read(root, UNSAFE_ALLOWED)?);
     findings.extend(bad);
+    let (circles_allowed, bad) = CirclesAllowed::parse(CIRCLES_ALLOWED, &read(root, CIRCLES_ALLOWED)?);
+    findings.extend(bad);
     findings.extend(unsafe_allowed.stale(|path| root.join(path).exists()));
-    let mut measures = Vec::new();
+    let (mut measures, mut imports) = (Vec::new(), BTreeMap::new());
     for path in files {
         let text = read(root, path)?;
         findings.extend(source::check(path, &text));
@@ -78,6 +85,7 @@ fn check_tree(root: &Path, files: &[String]) -> Result<Vec<Finding>> {
                 findings.extend(unsafe_allowed.check(path, &tokens));
                 findings.extend(source::check_tokens(path, &tokens));
                 measures.extend(source::measure_functions(path, &tokens));
+                imports.insert(path.clone(), imports::read(&tokens));
             }
             Err(line) => {
                 findings.push(Finding::new(path, line, "syntax", "this file is not made of Rust tokens"))
@@ -86,6 +94,7 @@ fn check_tree(root: &Path, files: &[String]) -> Result<Vec<Finding>> {
         measures.extend(source::measure_text(path, &text));
     }
     findings.extend(exceptions.judge(&measures));
+    findings.extend(circles_allowed.check(&imports));
     Ok(findings)
 }
 
@@ -144,6 +153,7 @@ mod tests {
         let root = std::env::temp_dir().join(format!("reef-tidy-{}", std::process::id()));
         plant(&root, EXCEPTIONS, "file-lines crates/a/src/gone.rs 900 -- was long\n");
         plant(&root, UNSAFE_ALLOWED, "crates/a/src/fast.rs -- does not exist\n");
+        plant(&root, CIRCLES_ALLOWED, "a good torn -- was one\n");
         plant(&root, "crates/a/src/good.rs", "//! Good.\nfn f() {}\n");
         plant(&root, "crates/a/src/utils.rs", "//! Badly named.\n");
         plant(&root, "crates/a/src/bare.rs", "#![allow(unsafe_code)]\n");
@@ -162,6 +172,7 @@ mod tests {
                 ("crates/a/src/bare.rs", "unsafe"),
                 ("crates/a/src/torn.rs", "syntax"),
                 ("crates/a/src/utils.rs", "name"),
+                (CIRCLES_ALLOWED, "circle"),
                 (EXCEPTIONS, "exceptions"),
                 (UNSAFE_ALLOWED, "unsafe"),
             ]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reef_engine::Class;
 
-use crate::error::ApiError;
+use crate::core::problem::Problem;
 
 /// The budget.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Budget {
 
 impl Share {
     /// Whether `bytes` more would fit now; takes nothing.
-    pub(crate) fn check(&self, bytes: u64) -> Result<(), ApiError> {
+    pub(crate) fn check(&self, bytes: u64) -> Result<(), Problem> {
         let used = self.budget.used.load(Ordering::Relaxed);
         match usize::try_from(bytes).ok().and_then(|bytes| self.sum(used, bytes)) {
             Some(_) => Ok(()),
@@ -57,7 +57,7 @@ impl Share {
     }
 
     /// Takes `bytes` more, or nothing.
-    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         // A counter of bytes orders nothing.
         let grown =
             self.budget.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| self.sum(used, bytes));
@@ -70,9 +70,9 @@ impl Share {
         used.checked_add(bytes).filter(|&sum| sum <= self.bytes_max)
     }
 
-    fn exhausted(&self, used: usize) -> ApiError {
+    fn exhausted(&self, used: usize) -> Problem {
         let bytes_max = self.bytes_max;
-        ApiError::unavailable(format!(
+        Problem::unavailable(format!(
             "no memory for the body: {used} of {bytes_max} bytes for the bodies of requests are taken, \
              try again later"
         ))
@@ -88,6 +88,7 @@ impl Drop for Share {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::problem::Kind;
 
     #[test]
     fn shares_add_up_and_come_back() {
@@ -95,7 +96,7 @@ mod tests {
         let (mut first, mut second) = (budget.share(Class::BestEffort), budget.share(Class::BestEffort));
         assert!(first.grow(200).is_ok() && second.check(100).is_ok() && second.grow(100).is_ok());
         let error = second.grow(1).unwrap_err();
-        assert_eq!(error.status.as_u16(), 503);
+        assert_eq!(error.kind, Kind::Unavailable);
         assert!(error.message.contains("300 of 300 bytes"), "{}", error.message);
         assert!(second.check(1).is_err() && second.check(u64::MAX).is_err());
         let mut urgent = budget.share(Class::real_time(0));

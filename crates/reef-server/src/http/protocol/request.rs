@@ -12,9 +12,10 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::error::ApiError;
-use crate::protocol::body::Body;
-use crate::protocol::elements::SPECIAL;
+use crate::core::problem::Problem;
+use crate::core::question::Schedule;
+use crate::http::protocol::body::Body;
+use crate::http::protocol::elements::{QUOTE_LEN_MAX, SPECIAL};
 
 /// The parameters that have a meaning here. All others are skipped: however many a client sends and however
 /// large they are, none is built in memory.
@@ -32,9 +33,6 @@ const PARAMETERS: [&str; 12] = [
     "shared_memory_region",
     "timeout",
 ];
-
-/// Characters of a client's value that an error quotes.
-pub(crate) const QUOTE_LEN_MAX: usize = 64;
 
 /// Parameters of a request, a tensor or a requested output, each as it stands in the JSON.
 #[derive(Debug, Default)]
@@ -82,19 +80,6 @@ pub(crate) enum InputData<'a> {
     Binary(usize),
 }
 
-/// What a request asks of the scheduler; absent means the model's default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Schedule {
-    /// `class`: real-time or best-effort.
-    pub(crate) real_time: Option<bool>,
-    /// `priority`: 0 for the model's level, n for level n - 1.
-    pub(crate) priority: u32,
-    /// `timeout`: the longest wait in the queue, microseconds.
-    pub(crate) timeout_us: Option<u64>,
-    /// `deadline_us`: from arrival to the end of execution, microseconds.
-    pub(crate) deadline_us: Option<u64>,
-}
-
 /// A body cut into its JSON part and, by the binary tensor extension, the bytes that follow it.
 pub(crate) enum Parts {
     /// JSON, then `Body` with the binary tensors, possibly empty.
@@ -104,7 +89,7 @@ pub(crate) enum Parts {
 }
 
 /// Cuts a body at the length that the header `Inference-Header-Content-Length` states.
-pub(crate) fn split(mut body: Body, header: Option<&str>) -> Result<Parts, ApiError> {
+pub(crate) fn split(mut body: Body, header: Option<&str>) -> Result<Parts, Problem> {
     let Some(header) = header else {
         let json = body.take(body.len());
         return Ok(Parts::Json(json, body));
@@ -113,13 +98,13 @@ pub(crate) fn split(mut body: Body, header: Option<&str>) -> Result<Parts, ApiEr
     let digits = !len.is_empty() && len.bytes().all(|byte| byte.is_ascii_digit());
     let len = len.parse::<usize>().ok().filter(|_| digits);
     let Some(len) = len else {
-        return Err(ApiError::invalid(format!(
+        return Err(Problem::invalid(format!(
             "header Inference-Header-Content-Length: '{header}' is not a byte count"
         )));
     };
     if len > body.len() {
         let have = body.len();
-        return Err(ApiError::invalid(format!(
+        return Err(Problem::invalid(format!(
             "header Inference-Header-Content-Length says {len} bytes, the body has {have}"
         )));
     }
@@ -131,14 +116,12 @@ pub(crate) fn split(mut body: Body, header: Option<&str>) -> Result<Parts, ApiEr
 }
 
 /// Reads the JSON part and checks what can be checked without the model: `binary_len` is what follows it.
-pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, ApiError> {
+pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, Problem> {
     let request: RequestJson<'_> = serde_json::from_slice(json).map_err(|error| not_json(json, &error))?;
     let outputs = request.outputs.as_ref().map_or(0, Vec::len);
     for (count, what) in [(request.inputs.len(), "inputs"), (outputs, "outputs")] {
         if count > MODEL_TENSORS_MAX {
-            return Err(ApiError::invalid(format!(
-                "{count} {what}, at most {MODEL_TENSORS_MAX} are allowed"
-            )));
+            return Err(Problem::invalid(format!("{count} {what}, at most {MODEL_TENSORS_MAX} are allowed")));
         }
     }
     let mut binary_sum = 0usize;
@@ -148,13 +131,13 @@ pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, A
         }
         if input.shape.len() > TENSOR_RANK_MAX {
             let (name, rank) = (&input.name, input.shape.len());
-            return Err(ApiError::invalid(format!(
+            return Err(Problem::invalid(format!(
                 "input '{name}': {rank} dimensions, at most {TENSOR_RANK_MAX} are allowed"
             )));
         }
     }
     if binary_sum != binary_len {
-        return Err(ApiError::invalid(format!(
+        return Err(Problem::invalid(format!(
             "the inputs' binary_data_size add up to {binary_sum} bytes, {binary_len} follow the JSON part"
         )));
     }
@@ -163,7 +146,7 @@ pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, A
 
 /// What is wrong with a request that could not be read. Python's `json` writes NaN and infinities without
 /// quotes.
-fn not_json(json: &[u8], error: &serde_json::Error) -> ApiError {
+fn not_json(json: &[u8], error: &serde_json::Error) -> Problem {
     let lines = json.split(|&byte| byte == b'\n').take(error.line().saturating_sub(1));
     let at = lines.map(|line| line.len() + 1).sum::<usize>() + error.column();
     // The error is at the token's first character, or just behind it.
@@ -174,7 +157,7 @@ fn not_json(json: &[u8], error: &serde_json::Error) -> ApiError {
     let advice = SPECIAL.iter().map(|(name, _)| *name).rev().find(bare).map_or(String::new(), |name| {
         format!("; {name} is no JSON number: write the string \"{name}\", or send the tensor as binary data")
     });
-    ApiError::invalid(format!("the request is not as the protocol says: {error}{advice}"))
+    Problem::invalid(format!("the request is not as the protocol says: {error}{advice}"))
 }
 
 impl<'a> Parameters<'a> {
@@ -216,7 +199,7 @@ impl<'de> Visitor<'de> for ParametersVisitor {
 
 impl<'a> InputJson<'a> {
     /// Where the elements are: exactly one of `data` and the parameter `binary_data_size` must be there.
-    pub(crate) fn source(&self) -> Result<InputData<'a>, ApiError> {
+    pub(crate) fn source(&self) -> Result<InputData<'a>, Problem> {
         let place = format!("input '{}'", self.name);
         refuse_shared_memory(self.parameters.as_ref(), &place)?;
         let binary = unsigned(self.parameters.as_ref(), "binary_data_size", &place)?;
@@ -226,8 +209,8 @@ impl<'a> InputJson<'a> {
                 let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
                 Ok(InputData::Binary(bytes))
             }
-            (None, None) => Err(ApiError::invalid(format!("{place}: neither data nor binary_data_size"))),
-            (Some(_), Some(_)) => Err(ApiError::invalid(format!("{place}: both data and binary_data_size"))),
+            (None, None) => Err(Problem::invalid(format!("{place}: neither data nor binary_data_size"))),
+            (Some(_), Some(_)) => Err(Problem::invalid(format!("{place}: both data and binary_data_size"))),
         }
     }
 }
@@ -248,7 +231,7 @@ impl Wanted {
     }
 
     /// What `request` asks for.
-    pub(crate) fn from_json(request: &RequestJson<'_>) -> Result<Wanted, ApiError> {
+    pub(crate) fn from_json(request: &RequestJson<'_>) -> Result<Wanted, Problem> {
         let default = boolean(request.parameters.as_ref(), "binary_data_output", "request")?.unwrap_or(false);
         let mut named: Vec<(String, bool)> = Vec::new();
         for output in request.outputs.iter().flatten() {
@@ -256,10 +239,10 @@ impl Wanted {
             let parameters = output.parameters.as_ref();
             refuse_shared_memory(parameters, &place)?;
             if unsigned(parameters, "classification", &place)?.is_some_and(|classes| classes > 0) {
-                return Err(ApiError::unsupported(format!("{place}: classification is not supported")));
+                return Err(Problem::unsupported(format!("{place}: classification is not supported")));
             }
             if named.iter().any(|(name, _)| *name == output.name) {
-                return Err(ApiError::invalid(format!("{place} is requested twice")));
+                return Err(Problem::invalid(format!("{place} is requested twice")));
             }
             let binary = boolean(parameters, "binary_data", &place)?.unwrap_or(default);
             named.push((output.name.clone(), binary));
@@ -273,24 +256,22 @@ impl Wanted {
     }
 }
 
-impl Schedule {
-    /// Reads `class`, `priority`, `timeout` and `deadline_us`.
-    pub(crate) fn from_parameters(parameters: Option<&Parameters<'_>>) -> Result<Schedule, ApiError> {
-        let number = |name| unsigned(parameters, name, "request");
-        if let Some(name) = ["sequence_id", "sequence_start", "sequence_end"]
-            .into_iter()
-            .find(|name| parameters.and_then(|all| all.get(name)).is_some_and(is_set))
-        {
-            return Err(ApiError::unsupported(format!("parameter '{name}': sequences are not supported")));
-        }
-        let real_time = parameters.and_then(|all| all.get("class")).map(is_real_time).transpose()?;
-        Ok(Schedule {
-            real_time,
-            priority: u32::try_from(number("priority")?.unwrap_or(0)).unwrap_or(u32::MAX),
-            timeout_us: number("timeout")?.filter(|&timeout| timeout > 0),
-            deadline_us: number("deadline_us")?.filter(|&deadline| deadline > 0),
-        })
+/// What the parameters `class`, `priority`, `timeout` and `deadline_us` ask of the scheduler.
+pub(crate) fn schedule(parameters: Option<&Parameters<'_>>) -> Result<Schedule, Problem> {
+    let number = |name| unsigned(parameters, name, "request");
+    if let Some(name) = ["sequence_id", "sequence_start", "sequence_end"]
+        .into_iter()
+        .find(|name| parameters.and_then(|all| all.get(name)).is_some_and(is_set))
+    {
+        return Err(Problem::unsupported(format!("parameter '{name}': sequences are not supported")));
     }
+    let real_time = parameters.and_then(|all| all.get("class")).map(is_real_time).transpose()?;
+    Ok(Schedule {
+        real_time,
+        priority: u32::try_from(number("priority")?.unwrap_or(0)).unwrap_or(u32::MAX),
+        timeout_us: number("timeout")?.filter(|&timeout| timeout > 0),
+        deadline_us: number("deadline_us")?.filter(|&deadline| deadline > 0),
+    })
 }
 
 /// Whether a parameter holds something other than the value that stands for "not used".
@@ -298,37 +279,37 @@ fn is_set(value: &RawValue) -> bool {
     !["null", "false", "0", "\"\""].contains(&value.get())
 }
 
-fn is_real_time(class: &RawValue) -> Result<bool, ApiError> {
+fn is_real_time(class: &RawValue) -> Result<bool, Problem> {
     match read::<String>(class).as_deref() {
         Some("real-time") => Ok(true),
         Some("best-effort") => Ok(false),
-        _ => Err(ApiError::invalid(format!(
+        _ => Err(Problem::invalid(format!(
             "parameter 'class' of the request: {} is neither \"real-time\" nor \"best-effort\"",
             quote(class)
         ))),
     }
 }
 
-fn refuse_shared_memory(parameters: Option<&Parameters<'_>>, place: &str) -> Result<(), ApiError> {
+fn refuse_shared_memory(parameters: Option<&Parameters<'_>>, place: &str) -> Result<(), Problem> {
     match parameters.and_then(|all| all.get("shared_memory_region")) {
         None => Ok(()),
-        Some(_) => Err(ApiError::unsupported(format!("{place}: shared memory is not supported"))),
+        Some(_) => Err(Problem::unsupported(format!("{place}: shared memory is not supported"))),
     }
 }
 
-fn unsigned(parameters: Option<&Parameters<'_>>, name: &str, place: &str) -> Result<Option<u64>, ApiError> {
+fn unsigned(parameters: Option<&Parameters<'_>>, name: &str, place: &str) -> Result<Option<u64>, Problem> {
     let Some(value) = parameters.and_then(|all| all.get(name)) else { return Ok(None) };
     read(value).map(Some).ok_or_else(|| {
         let value = quote(value);
-        ApiError::invalid(format!("parameter '{name}' of {place}: {value} is not an unsigned integer"))
+        Problem::invalid(format!("parameter '{name}' of {place}: {value} is not an unsigned integer"))
     })
 }
 
-fn boolean(parameters: Option<&Parameters<'_>>, name: &str, place: &str) -> Result<Option<bool>, ApiError> {
+fn boolean(parameters: Option<&Parameters<'_>>, name: &str, place: &str) -> Result<Option<bool>, Problem> {
     let Some(value) = parameters.and_then(|all| all.get(name)) else { return Ok(None) };
     read(value).map(Some).ok_or_else(|| {
         let value = quote(value);
-        ApiError::invalid(format!("parameter '{name}' of {place}: {value} is not a boolean"))
+        Problem::invalid(format!("parameter '{name}' of {place}: {value} is not a boolean"))
     })
 }
 
@@ -347,11 +328,10 @@ fn quote(value: &RawValue) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hyper::StatusCode;
-
     use super::*;
+    use crate::core::problem::Kind;
 
-    fn split_error(body: &str, header: &str) -> ApiError {
+    fn split_error(body: &str, header: &str) -> Problem {
         split(Body::from(body.as_bytes().to_vec()), Some(header)).err().unwrap()
     }
 
@@ -369,7 +349,7 @@ mod tests {
     fn bad_binary_headers_are_named() {
         for header in ["", "x", "-1", "+1", "1.0", "0x2", "99999999999999999999999"] {
             let error = split_error("{}", header);
-            assert_eq!(error.status, StatusCode::BAD_REQUEST);
+            assert_eq!(error.kind, Kind::Invalid);
             assert!(error.message.contains("is not a byte count"), "{header}: {}", error.message);
         }
         assert!(split_error("{}", "3").message.contains("says 3 bytes, the body has 2"));
@@ -377,7 +357,7 @@ mod tests {
 
     fn parse_error(json: &str, binary_len: usize) -> String {
         let error = parse(json.as_bytes(), binary_len).unwrap_err();
-        assert_eq!(error.status, StatusCode::BAD_REQUEST, "{json}");
+        assert_eq!(error.kind, Kind::Invalid, "{json}");
         error.message
     }
 
@@ -459,16 +439,16 @@ mod tests {
         let twice = wanted(r#"{"inputs":[],"outputs":[{"name":"y"},{"name":"y"}]}"#).unwrap_err();
         assert!(twice.message.contains("requested twice"));
         let classes = r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"classification":3}}]}"#;
-        assert_eq!(wanted(classes).unwrap_err().status, StatusCode::NOT_IMPLEMENTED);
+        assert_eq!(wanted(classes).unwrap_err().kind, Kind::Unsupported);
         let shared = r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"shared_memory_region":"r"}}]}"#;
-        assert_eq!(wanted(shared).unwrap_err().status, StatusCode::NOT_IMPLEMENTED);
+        assert_eq!(wanted(shared).unwrap_err().kind, Kind::Unsupported);
     }
 
     #[test]
     fn schedule_parameters_have_one_polarity() {
         let schedule = |json: &str| {
             let parameters: Parameters<'_> = serde_json::from_str(json).unwrap();
-            Schedule::from_parameters(Some(&parameters))
+            super::schedule(Some(&parameters))
         };
         assert_eq!(schedule("{}").unwrap(), Schedule::default());
         assert_eq!(schedule(r#"{"priority":0,"timeout":0}"#).unwrap(), Schedule::default());

@@ -6,7 +6,7 @@ use reef_engine::{
     ClassStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelStats, Nanos,
 };
 
-use crate::exposition::{Exposition, Kind};
+use crate::http::exposition::{Exposition, Kind};
 
 /// The whole text.
 pub(crate) fn text(stats: &EngineStats, http_responses: &[(u16, u64)]) -> String {

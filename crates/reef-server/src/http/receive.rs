@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 
-use crate::budget::Share;
-use crate::error::ApiError;
-use crate::protocol::body::Body;
+use crate::core::budget::Share;
+use crate::core::problem::Problem;
+use crate::http::error::ApiError;
+use crate::http::protocol::body::Body;
 
 /// How long a client may pause inside its body.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -46,7 +47,7 @@ pub(crate) async fn receive(mut incoming: Incoming, allowance: Allowance<'_>) ->
         } else if chunk.len() > bytes_max - body.len() {
             Err(ApiError::too_large(format!("the body has more than the allowed {bytes_max} bytes")))
         } else {
-            share.as_mut().map_or(Ok(()), |share| share.grow(chunk.len()))
+            share.as_mut().map_or(Ok(()), |share| share.grow(chunk.len())).map_err(ApiError::from)
         };
         if let Err(error) = granted {
             discard(incoming, bytes_max);
@@ -75,7 +76,7 @@ fn check_declared(declared: u64, bytes_max: usize, share: Option<&Share>) -> Res
             "the body has {declared} bytes, at most {bytes_max} are allowed"
         )));
     }
-    share.map_or(Ok(()), |share| share.check(declared))
+    Ok(share.map_or(Ok(()), |share| share.check(declared))?)
 }
 
 /// Reads on in the background and throws away, within bounds, so that an answer sent early reaches a client
@@ -101,7 +102,9 @@ async fn next_chunk(incoming: &mut Incoming) -> Result<Option<Bytes>, ApiError> 
         })?;
         match frame {
             None => return Ok(None),
-            Some(Err(error)) => return Err(ApiError::invalid(format!("the body ended early: {error}"))),
+            Some(Err(error)) => {
+                return Err(Problem::invalid(format!("the body ended early: {error}")).into());
+            }
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
                     return Ok(Some(data));

@@ -5,7 +5,7 @@ use reef_engine::DType;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::protocol::elements::{Flat, has_json_form};
+use crate::http::protocol::elements::{Flat, has_json_form};
 
 /// One output of a finished request.
 pub(crate) struct Output<'a> {

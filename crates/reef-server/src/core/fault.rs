@@ -6,7 +6,7 @@ use std::task::Poll;
 
 pub(crate) use reef_base::panics::contain;
 
-use crate::error::ApiError;
+use crate::core::problem::Problem;
 
 /// As [`contain`], for a future; after a panic it is not polled again.
 pub(crate) async fn contained<T>(future: impl Future<Output = T>) -> Result<T, String> {
@@ -20,14 +20,15 @@ pub(crate) async fn contained<T>(future: impl Future<Output = T>) -> Result<T, S
 }
 
 /// What a client is told whose request made the server panic.
-pub(crate) fn bug(panic: &str) -> ApiError {
+pub(crate) fn bug(panic: &str) -> Problem {
     let _ = contain(|| tracing::error!(panic, "serving a request panicked"));
-    ApiError::internal(format!("an internal error, please report it: {panic}"))
+    Problem::internal(format!("an internal error, please report it: {panic}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::problem::Kind;
 
     #[test]
     fn a_panic_is_the_end_of_its_request() {
@@ -39,6 +40,6 @@ mod tests {
         assert_eq!(runtime.block_on(contained::<()>(panics)), Err("planted 7".into()));
         assert_eq!(runtime.block_on(contained(async { 7 })), Ok(7));
         let error = bug("planted");
-        assert!(error.status.as_u16() == 500 && error.message.contains("planted"));
+        assert!(error.kind == Kind::Internal && error.message.contains("planted"));
     }
 }

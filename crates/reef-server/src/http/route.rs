@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use hyper::Method;
 
-use crate::error::ApiError;
+use crate::core::problem::Problem;
+use crate::http::error::ApiError;
 
 /// A question that the server answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +77,11 @@ fn find(path: &str) -> Result<Route<'_>, ApiError> {
 }
 
 /// Undoes percent-encoding.
-fn decode(text: &str) -> Result<Cow<'_, str>, ApiError> {
+fn decode(text: &str) -> Result<Cow<'_, str>, Problem> {
     if !text.contains('%') {
         return Ok(Cow::Borrowed(text));
     }
-    let wrong = || ApiError::invalid(format!("'{text}' in the path is not percent-encoded UTF-8"));
+    let wrong = || Problem::invalid(format!("'{text}' in the path is not percent-encoded UTF-8"));
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {

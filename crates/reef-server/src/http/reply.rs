@@ -14,7 +14,8 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use crate::error::ApiError;
+use crate::core::problem::Problem;
+use crate::http::error::ApiError;
 
 /// The bytes of an answer.
 #[derive(Debug, Default)]
@@ -68,7 +69,7 @@ pub(crate) fn reply(status: StatusCode, content_type: &'static str, chunks: Vec<
 pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     match serde_json::to_vec(value) {
         Ok(text) => reply(status, "application/json", vec![text.into()]),
-        Err(fault) => error(&ApiError::internal(format!("cannot write the answer: {fault}"))),
+        Err(fault) => error(&Problem::internal(format!("cannot write the answer: {fault}")).into()),
     }
 }
 

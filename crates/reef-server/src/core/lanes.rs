@@ -15,8 +15,8 @@ use std::io;
 use reef_engine::Class;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::error::ApiError;
-use crate::fault::{bug, contain};
+use crate::core::fault::{bug, contain};
+use crate::core::problem::Problem;
 
 /// Jobs that wait in one lane at most.
 const QUEUE_LEN: usize = 64;
@@ -73,14 +73,14 @@ impl Lane {
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, ApiError> {
+    ) -> Result<T, Problem> {
         let (done, result) = oneshot::channel();
         let job = Box::new(move || {
             if !done.is_closed() {
                 let _ = done.send(contain(work));
             }
         });
-        let stopped = || ApiError::internal("the thread for large requests has stopped");
+        let stopped = || Problem::internal("the thread for large requests has stopped");
         self.jobs.send(job).await.map_err(|_| stopped())?;
         result.await.map_err(|_| stopped())?.map_err(|panic| bug(&panic))
     }
@@ -99,6 +99,7 @@ fn lower_priority(nice: i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::problem::Kind;
 
     #[test]
     fn work_runs_elsewhere_and_at_low_priority() {
@@ -134,7 +135,7 @@ mod tests {
         for class in [Class::real_time(0), Class::BestEffort] {
             let lane = lanes.of(class);
             let error = runtime.block_on(lane.run(|| -> u8 { panic!("planted") })).unwrap_err();
-            assert!(error.status.as_u16() == 500 && error.message.contains("planted"), "{error:?}");
+            assert!(error.kind == Kind::Internal && error.message.contains("planted"), "{error:?}");
             assert_eq!(runtime.block_on(lane.run(|| 7)), Ok(7));
         }
     }

@@ -10,23 +10,21 @@ use hyper::HeaderMap;
 use hyper::StatusCode;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, EXPECT, HeaderName, HeaderValue};
-use reef_base::limits::TENSOR_ELEMENTS_MAX;
-use reef_engine::{
-    Class, ClassRequest, DType, InferError, InferFuture, InferRequest, InferResponse, InputTensor, Nanos,
-    Shape,
-};
+use reef_engine::{Class, DType, InferFuture, InferRequest, InferResponse, InputTensor, Nanos, Shape};
 use serde_json::{Map, Value, json};
 
-use crate::answers::{find_ready, missing};
-use crate::error::ApiError;
-use crate::protocol::body::Body;
-use crate::protocol::elements;
-use crate::protocol::request::{self, InputData, InputJson, Parts, RequestJson, Schedule, Wanted};
-use crate::protocol::response::{self, Head, Output};
-use crate::receive::{Allowance, receive, refuse};
-use crate::reply::{Reply, reply};
-use crate::route::ModelPath;
-use crate::server::State;
+use crate::core::answer::{self, Parameter};
+use crate::core::problem::Problem;
+use crate::core::question;
+use crate::core::state::State;
+use crate::http::error::ApiError;
+use crate::http::protocol::body::Body;
+use crate::http::protocol::elements;
+use crate::http::protocol::request::{self, InputData, Parts, RequestJson, Wanted};
+use crate::http::protocol::response::{self, Head, Output};
+use crate::http::receive::{Allowance, receive, refuse};
+use crate::http::reply::{Reply, reply};
+use crate::http::route::ModelPath;
 
 /// Where the JSON part of a body ends; tensors follow.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -52,22 +50,22 @@ pub(crate) async fn infer(
         Ok(known) => known,
         Err(error) => {
             refuse(incoming, state.body_bytes_max, expects_continue);
-            return Err(error);
+            return Err(error.into());
         }
     };
     let mut share = class.map(|class| state.bodies.share(class));
     let allowance = Allowance { bytes_max: state.body_bytes_max, share: share.as_mut(), expects_continue };
     let body = receive(incoming, allowance).await?;
-    let question = Question {
+    let envelope = Envelope {
         model: model.name.into_owned(),
         version: model.version.map(|version| version.into_owned()),
         arrival,
         json_length,
     };
-    let large = class.filter(|_| question.json_bytes(body.len()) >= LARGE_BYTES_MIN);
+    let large = class.filter(|_| envelope.json_bytes(body.len()) >= LARGE_BYTES_MIN);
     let server = state.clone();
     let submit = move || {
-        let submitted = submit(&server, &question, body);
+        let submitted = submit(&server, &envelope, body);
         drop(share);
         submitted
     };
@@ -75,11 +73,11 @@ pub(crate) async fn infer(
         Some(class) => state.lanes.of(class).run(submit).await??,
         None => submit()?,
     };
-    let response = answer.await?;
+    let response = answer.await.map_err(Problem::from)?;
     if json_bytes(&response, &manner) >= LARGE_BYTES_MIN {
-        return state.lanes.of(response.class).run(move || write(response, &manner)).await?;
+        return Ok(state.lanes.of(response.class).run(move || write(response, &manner)).await??);
     }
-    write(response, &manner)
+    Ok(write(response, &manner)?)
 }
 
 /// What is known before the body: where its JSON ends and, if the body may be large, its model's class.
@@ -88,26 +86,26 @@ fn examine(
     model: &ModelPath<'_>,
     headers: &HeaderMap,
     incoming: &Incoming,
-) -> Result<(Option<String>, Option<Class>), ApiError> {
+) -> Result<(Option<String>, Option<Class>), Problem> {
     state.check_loaded()?;
     let json_length = json_length(headers)?;
     let large = incoming.size_hint().upper().is_none_or(|bytes| bytes >= LARGE_BYTES_MIN as u64);
     let class = match large {
-        true => Some(find_ready(state, &model.name, model.version.as_deref())?.settings.class),
+        true => Some(state.find_ready(&model.name, model.version.as_deref())?.settings.class),
         false => None,
     };
     Ok((json_length, class))
 }
 
 /// What the request line and the headers say.
-struct Question {
+struct Envelope {
     model: String,
     version: Option<String>,
     arrival: Nanos,
     json_length: Option<String>,
 }
 
-impl Question {
+impl Envelope {
     /// Bytes of JSON in a body of `body_bytes`, if the header is right.
     fn json_bytes(&self, body_bytes: usize) -> usize {
         let stated = self.json_length.as_ref().and_then(|length| length.trim().parse().ok());
@@ -121,35 +119,35 @@ struct Manner {
     wanted: Wanted,
 }
 
-fn json_length(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+fn json_length(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-        return Err(ApiError::unsupported(format!("Content-Encoding {encoding:?} is not supported")));
+        return Err(Problem::unsupported(format!("Content-Encoding {encoding:?} is not supported")));
     }
     let Some(value) = headers.get(&JSON_LENGTH) else { return Ok(None) };
     match value.to_str() {
         Ok(value) => Ok(Some(value.to_string())),
-        Err(_) => Err(ApiError::invalid(format!(
+        Err(_) => Err(Problem::invalid(format!(
             "header Inference-Header-Content-Length: {value:?} is not a byte count"
         ))),
     }
 }
 
 /// Reads the body and hands the request to the engine.
-fn submit(state: &State, question: &Question, body: Body) -> Result<(InferFuture, Manner), ApiError> {
-    match request::split(body, question.json_length.as_deref())? {
-        Parts::Json(json, binary) => submit_json(state, question, &json, binary),
-        Parts::Raw(body) => submit_raw(state, question, body),
+fn submit(state: &State, envelope: &Envelope, body: Body) -> Result<(InferFuture, Manner), Problem> {
+    match request::split(body, envelope.json_length.as_deref())? {
+        Parts::Json(json, binary) => submit_json(state, envelope, &json, binary),
+        Parts::Raw(body) => submit_raw(state, envelope, body),
     }
 }
 
 fn submit_json(
     state: &State,
-    question: &Question,
+    envelope: &Envelope,
     json: &[u8],
     mut binary: Body,
-) -> Result<(InferFuture, Manner), ApiError> {
+) -> Result<(InferFuture, Manner), Problem> {
     let parsed = request::parse(json, binary.len())?;
-    let schedule = Schedule::from_parameters(parsed.parameters.as_ref())?;
+    let schedule = request::schedule(parsed.parameters.as_ref())?;
     let wanted = Wanted::from_json(&parsed)?;
     let tensors = tensors(&parsed, &mut binary)?;
     let inputs = parsed
@@ -163,44 +161,33 @@ fn submit_json(
             data,
         })
         .collect();
-    let mut request = base_request(question, inputs);
+    let mut request = base_request(envelope, inputs);
     if !wanted.named.is_empty() {
         request.outputs = Some(wanted.named.iter().map(|(name, _)| name.as_str()).collect());
     }
-    apply(schedule, &mut request);
-    let future = submit_checked(state, question, &request)?;
+    schedule.apply(&mut request);
+    let future = question::submit(state, &request)?;
     drop(request);
     Ok((future, Manner { id: parsed.id, wanted }))
 }
 
-fn submit_checked(
-    state: &State,
-    question: &Question,
-    request: &InferRequest<'_>,
-) -> Result<InferFuture, ApiError> {
-    state.engine.submit(request).map_err(|error| match error {
-        InferError::UnknownModel(_) => missing(state, &question.model, question.version.as_deref()),
-        error => error.into(),
-    })
-}
-
 /// Type and bytes of every input.
-fn tensors(parsed: &RequestJson<'_>, binary: &mut Body) -> Result<Vec<(DType, Bytes)>, ApiError> {
+fn tensors(parsed: &RequestJson<'_>, binary: &mut Body) -> Result<Vec<(DType, Bytes)>, Problem> {
     let mut tensors = Vec::with_capacity(parsed.inputs.len());
     for input in &parsed.inputs {
-        let dtype = dtype(input)?;
+        let dtype = question::dtype(&input.name, &input.datatype)?;
         let data = match input.source()? {
             InputData::Binary(bytes) => {
-                let _ = elements_of(input)?;
+                let _ = question::elements(&input.name, &input.shape)?;
                 binary.take(bytes)
             }
             InputData::Json(raw) => {
-                let place = |problem: String| ApiError::invalid(format!("input '{}': {problem}", input.name));
+                let place = |problem: String| Problem::invalid(format!("input '{}': {problem}", input.name));
                 if !elements::has_json_form(dtype) {
                     let problem = format!("{} has no JSON form, send it as a binary tensor", input.datatype);
                     return Err(place(problem));
                 }
-                let count = elements_of(input)?;
+                let count = question::elements(&input.name, &input.shape)?;
                 if count > raw.get().len() {
                     return Err(place(format!("data is too short for the {count} elements of its shape")));
                 }
@@ -215,39 +202,17 @@ fn tensors(parsed: &RequestJson<'_>, binary: &mut Body) -> Result<Vec<(DType, By
     Ok(tensors)
 }
 
-fn dtype(input: &InputJson<'_>) -> Result<DType, ApiError> {
-    let InputJson { name, datatype, .. } = input;
-    match DType::from_protocol_name(datatype) {
-        Some(dtype) => Ok(dtype),
-        None if datatype == "BYTES" => {
-            Err(ApiError::unsupported(format!("input '{name}': tensors of BYTES are not supported")))
-        }
-        None => Err(ApiError::invalid(format!("input '{name}': there is no datatype '{datatype}'"))),
-    }
-}
-
-/// Elements of the shape, if there are not too many.
-fn elements_of(input: &InputJson<'_>) -> Result<usize, ApiError> {
-    let product = input.shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
-    product.filter(|&count| count <= TENSOR_ELEMENTS_MAX).ok_or_else(|| {
-        let (name, shape) = (&input.name, &input.shape);
-        ApiError::invalid(format!(
-            "input '{name}': shape {shape:?} has more than {TENSOR_ELEMENTS_MAX} elements"
-        ))
-    })
-}
-
-fn submit_raw(state: &State, question: &Question, mut body: Body) -> Result<(InferFuture, Manner), ApiError> {
-    let model = find_ready(state, &question.model, question.version.as_deref())?;
+fn submit_raw(state: &State, envelope: &Envelope, mut body: Body) -> Result<(InferFuture, Manner), Problem> {
+    let model = state.find_ready(&envelope.model, envelope.version.as_deref())?;
     let data = body.take(body.len());
     let [input] = &model.inputs[..] else {
         let count = model.inputs.len();
-        return Err(ApiError::invalid(format!("a raw request needs a model with one input, it has {count}")));
+        return Err(Problem::invalid(format!("a raw request needs a model with one input, it has {count}")));
     };
     let shape = raw_shape(&input.dims, input.dtype, data.len())
-        .map_err(|problem| ApiError::invalid(format!("input '{}': {problem}", input.name)))?;
+        .map_err(|problem| Problem::invalid(format!("input '{}': {problem}", input.name)))?;
     let input = InputTensor { name: &input.name, dtype: input.dtype, shape: Shape::new(&shape), data: &data };
-    let future = submit_checked(state, question, &base_request(question, vec![input]))?;
+    let future = question::submit(state, &base_request(envelope, vec![input]))?;
     Ok((future, Manner { id: None, wanted: Wanted::all_binary() }))
 }
 
@@ -266,21 +231,11 @@ fn raw_shape(dims: &[i64], dtype: DType, bytes: usize) -> Result<Vec<usize>, Str
     Ok(dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(fill)).collect())
 }
 
-fn base_request<'a>(question: &'a Question, inputs: Vec<InputTensor<'a>>) -> InferRequest<'a> {
-    let mut request = InferRequest::new(&question.model, inputs);
-    request.version = question.version.as_deref();
-    request.arrival = Some(question.arrival);
+fn base_request<'a>(envelope: &'a Envelope, inputs: Vec<InputTensor<'a>>) -> InferRequest<'a> {
+    let mut request = InferRequest::new(&envelope.model, inputs);
+    request.version = envelope.version.as_deref();
+    request.arrival = Some(envelope.arrival);
     request
-}
-
-fn apply(schedule: Schedule, request: &mut InferRequest<'_>) {
-    request.class = schedule.real_time.map(|real_time| match real_time {
-        true => ClassRequest::RealTime,
-        false => ClassRequest::BestEffort,
-    });
-    request.priority = schedule.priority;
-    request.timeout = schedule.timeout_us.map(Nanos::from_micros);
-    request.deadline = schedule.deadline_us.map(Nanos::from_micros);
 }
 
 /// A lower bound of the JSON that the answer's outputs will take.
@@ -290,18 +245,14 @@ fn json_bytes(response: &InferResponse, manner: &Manner) -> usize {
 }
 
 /// Writes the answer.
-fn write(response: InferResponse, manner: &Manner) -> Result<Reply, ApiError> {
+fn write(response: InferResponse, manner: &Manner) -> Result<Reply, Problem> {
     let response = Arc::new(response);
     let sum: usize = response.outputs().map(|output| output.data.len()).sum();
-    let bytes = |index: usize| {
-        let view = OutputView { response: response.clone(), index };
-        Bytes::from_owner(view)
-    };
     let outputs = response.outputs().enumerate().map(|(index, output)| Output {
         name: output.name,
         dtype: output.dtype,
         shape: output.shape,
-        bytes: bytes(index),
+        bytes: answer::output_bytes(&response, index),
         binary: manner.wanted.is_binary(output.name),
     });
     let head = Head {
@@ -310,7 +261,7 @@ fn write(response: InferResponse, manner: &Manner) -> Result<Reply, ApiError> {
         model_version: &response.model.version,
         parameters: parameters(&response),
     };
-    let mut written = response::write(&head, outputs.collect()).map_err(ApiError::invalid)?;
+    let mut written = response::write(&head, outputs.collect()).map_err(Problem::invalid)?;
     if sum <= JOIN_BYTES_MAX && written.chunks.len() > 1 {
         written.chunks = vec![Bytes::from(written.chunks.concat())];
     }
@@ -324,44 +275,22 @@ fn write(response: InferResponse, manner: &Manner) -> Result<Reply, ApiError> {
 
 /// What the answer says about how it was made.
 fn parameters(response: &InferResponse) -> Map<String, Value> {
-    let micros = |time: Nanos| json!(time.0 / 1_000);
-    let mut parameters = Map::new();
-    let mut set = |name: &str, value: Value| parameters.insert(name.to_string(), value);
-    set("class", json!(response.class.name()));
-    if let Class::RealTime(level) = response.class {
-        set("level", json!(level.get()));
-        set("priority", json!(level.get() + 1));
-    }
-    set("queue_us", micros(response.timings.queue));
-    set("compute_us", micros(response.timings.compute));
-    set("preempted", json!(response.counters.blocks_killed));
-    if response.preempted {
-        set("preempt_us", json!(response.first_block.0 as f64 / 1e3));
-    }
-    if response.late {
-        set("late", json!(true));
-    }
-    parameters
-}
-
-/// One output, kept alive until it is on the wire.
-struct OutputView {
-    response: Arc<InferResponse>,
-    index: usize,
-}
-
-impl AsRef<[u8]> for OutputView {
-    fn as_ref(&self) -> &[u8] {
-        self.response.output_at(self.index).data
-    }
+    let value = |parameter| match parameter {
+        Parameter::Text(text) => json!(text),
+        Parameter::Whole(number) => json!(number),
+        Parameter::Real(number) => json!(number),
+        Parameter::Flag(flag) => json!(flag),
+    };
+    let parameters = answer::parameters(response).into_iter();
+    parameters.map(|(name, parameter)| (name.to_string(), value(parameter))).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use hyper::StatusCode;
     use reef_base::Rng;
 
     use super::*;
+    use crate::core::problem::Kind;
 
     /// A request with a tensor of each kind, and what its header says.
     fn sample() -> (Vec<u8>, usize) {
@@ -376,12 +305,12 @@ mod tests {
     }
 
     /// Everything that is done to a body before the engine sees it.
-    fn read(bytes: Vec<u8>, header: &str) -> Result<Vec<(DType, Bytes)>, ApiError> {
+    fn read(bytes: Vec<u8>, header: &str) -> Result<Vec<(DType, Bytes)>, Problem> {
         let Parts::Json(json, mut binary) = request::split(Body::from(bytes), Some(header))? else {
             return Ok(Vec::new());
         };
         let parsed = request::parse(&json, binary.len())?;
-        Schedule::from_parameters(parsed.parameters.as_ref())?;
+        request::schedule(parsed.parameters.as_ref())?;
         Wanted::from_json(&parsed)?;
         tensors(&parsed, &mut binary)
     }
@@ -413,10 +342,7 @@ mod tests {
             }
             if let Err(error) = read(bytes, &len.to_string()) {
                 refused += 1;
-                assert!(
-                    [StatusCode::BAD_REQUEST, StatusCode::NOT_IMPLEMENTED].contains(&error.status),
-                    "{error:?}"
-                );
+                assert!([Kind::Invalid, Kind::Unsupported].contains(&error.kind), "{error:?}");
             }
         }
         assert!(refused > 10_000, "{refused}");
