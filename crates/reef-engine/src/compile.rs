@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-
 use crate::cold::{ColdJob, ColdWork};
 use crate::core::{Job, Refused};
 use crate::error::InferError;

@@ -138,7 +138,8 @@ impl PlanSource for OnnxSource {
         let plan = reef_compile::compile(graph, host_kernels, &self.store, target, &options);
         let plan = plan.map(Arc::new).map_err(|error| error.to_string())?;
         let Some(then) = then else { return Ok(Segment::last(plan)) };
-        let passed = then.passed.iter().zip(then.rest.takes()).map(|(&from, take)| passed(from, take)).collect();
+        let passed =
+            then.passed.iter().zip(then.rest.takes()).map(|(&from, take)| passed(from, take)).collect();
         Segment::new(plan, Part::new(then.rest.clone()), passed).map_err(|error| error.to_string())
     }
 }

@@ -19,8 +19,8 @@ use tract_onnx::tract_hir::infer::{Factoid, InferenceFact};
 use crate::consts::{ConstPool, datum_of, dtype_of};
 use crate::dry::Tried;
 use crate::error::ImportError;
-use crate::guard::{guarded, guarded_import};
 use crate::flow::{self, Flow, Given, Rest, Step};
+use crate::guard::{guarded, guarded_import};
 use crate::{host, locate, passes, proto, register, walk};
 
 /// The extent of one axis as a model declares it.

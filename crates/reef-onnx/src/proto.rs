@@ -78,7 +78,8 @@ pub(crate) fn program_outputs(graph: &pb::GraphProto) -> Result<Vec<TensorDecl>,
             DataType::try_from(tensor.elem_type).ok().and_then(dtype_of)
         });
         let name = output.name.clone();
-        let reason = || ImportError::Parse { reason: format!("output {name}: its element type is not known") };
+        let reason =
+            || ImportError::Parse { reason: format!("output {name}: its element type is not known") };
         let dims = vec![Dim::Symbol(format!("{}.0", output.name))];
         Ok(TensorDecl { dtype: dtype.ok_or_else(reason)?, name: output.name.clone(), dims })
     };

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use reef_base::limits::{MODEL_TENSORS_MAX, SHAPE_VALUES_MAX};
 use reef_base::AlignedBytes;
+use reef_base::limits::{MODEL_TENSORS_MAX, SHAPE_VALUES_MAX};
 use reef_graph::{DType, Shape, Tensor};
 use reef_plan::{IoSpec, Plan};
 
@@ -127,7 +127,8 @@ impl HandOver {
         }
         let mut specs = Vec::with_capacity(passed.len());
         for (index, value) in passed.iter().enumerate() {
-            let spec = spec(plan, value.source).ok_or_else(|| fail(index, "it is no value of the plan".into()))?;
+            let spec =
+                spec(plan, value.source).ok_or_else(|| fail(index, "it is no value of the plan".into()))?;
             match value.take {
                 Take::Tensor => {}
                 Take::Value if spec.shape.elements() <= SHAPE_VALUES_MAX => {}
@@ -138,7 +139,8 @@ impl HandOver {
                 Take::Counted { axis, count } => {
                     let counts = passed.get(count).filter(|count| count.take == Take::Value);
                     let counts = counts.and_then(|count| self::spec(plan, count.source));
-                    let one = counts.is_some_and(|spec| spec.dtype == DType::I64 && spec.shape.elements() == 1);
+                    let one =
+                        counts.is_some_and(|spec| spec.dtype == DType::I64 && spec.shape.elements() == 1);
                     if !one || axis >= spec.shape.rank() {
                         return Err(fail(index, "nothing counts its elements".into()));
                     }

@@ -398,7 +398,8 @@ impl Evaluation<'_> {
         if self.flow.opset >= 13 {
             inputs.push(self.integers(&[1], &[axis]));
         } else {
-            attributes.push(attribute_of("axes", AttributeType::Ints, |attribute| attribute.ints = vec![axis]));
+            attributes
+                .push(attribute_of("axes", AttributeType::Ints, |attribute| attribute.ints = vec![axis]));
         }
         let tainted = true;
         self.emit(standard("Unsqueeze", inputs, &made, attributes), tainted);
@@ -486,7 +487,8 @@ impl Evaluation<'_> {
             if (axis, direction) != (0, 0) && !output.is_empty() {
                 let stacked = self.fresh(output);
                 let mut turned = own("Turned", vec![stacked.clone()], vec![output.clone()]);
-                turned.attribute = vec![number_attribute("axis", axis), number_attribute("reversed", direction)];
+                turned.attribute =
+                    vec![number_attribute("axis", axis), number_attribute("reversed", direction)];
                 nodes.push(turned);
                 *output = stacked;
             }
@@ -496,7 +498,8 @@ impl Evaluation<'_> {
         let mut all = standard("Loop", inputs, "", vec![]);
         all.name.clone_from(&node.name);
         all.output = outputs;
-        all.attribute = vec![attribute_of("body", AttributeType::Graph, |attribute| attribute.g = Some(graph))];
+        all.attribute =
+            vec![attribute_of("body", AttributeType::Graph, |attribute| attribute.g = Some(graph))];
         nodes.insert(0, all);
         self.next(nodes.into_iter());
         Ok(())
@@ -614,7 +617,8 @@ pub(super) fn attribute_of(
     kind: AttributeType,
     set: impl FnOnce(&mut AttributeProto),
 ) -> AttributeProto {
-    let mut attribute = AttributeProto { name: name.into(), r#type: kind as i32, ..AttributeProto::default() };
+    let mut attribute =
+        AttributeProto { name: name.into(), r#type: kind as i32, ..AttributeProto::default() };
     set(&mut attribute);
     attribute
 }

@@ -28,7 +28,9 @@ pub(crate) fn inline(model: &mut ModelProto, bytes: &[u8]) -> Result<(), ImportE
         }
         let known = table.insert(key(function.domain(), function.name()), (function, more.attribute_proto));
         if known.is_some() {
-            return Err(ImportError::Parse { reason: format!("two functions are called {}", function.name()) });
+            return Err(ImportError::Parse {
+                reason: format!("two functions are called {}", function.name()),
+            });
         }
     }
     let mut inliner = Inliner { functions: table, calls: 0, nodes: 0 };
@@ -93,6 +95,11 @@ impl Inliner<'_> {
             let node = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
             ImportError::Unsupported { node: node.cloned().unwrap_or_default(), operator, reason }
         };
+        if STANDARD.contains(&node.domain.as_str()) {
+            // Runtimes differ in which of the two they take.
+            let reason = "a function of the model has the name of one of ONNX's own operators";
+            return Err(fail(reason.into()));
+        }
         if depth >= DEPTH_MAX {
             return Err(fail(format!("functions call each other deeper than {DEPTH_MAX}")));
         }
@@ -133,7 +140,9 @@ fn body(function: &FunctionProto, call: &NodeProto, number: usize) -> Vec<NodePr
         let Some(actual) = call.output.get(index).filter(|name| !name.is_empty()) else { continue };
         match names.get(formal) {
             // A result that is a parameter, or the same as another result.
-            Some(known) => extra.push(super::control::standard("Identity", vec![known.clone()], actual, vec![])),
+            Some(known) => {
+                extra.push(super::control::standard("Identity", vec![known.clone()], actual, vec![]))
+            }
             None => {
                 names.insert(formal.clone(), actual.clone());
             }

@@ -20,9 +20,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use reef_graph::{DType, Shape};
-use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-};
+use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 
 pub(crate) use functions::inline;
 pub use rest::{Rest, Source, Take};
@@ -54,18 +52,19 @@ pub(crate) struct Flow {
     mark: String,
 }
 
+/// Whether only programs have this operator: tract sees none of it.
+pub(crate) fn is_of_programs(operator: &str) -> bool {
+    let operators = ["If", "Loop", "Scan", "NonZero", "Compress", "Unique", "NonMaxSuppression"];
+    let sequences = ["SplitToSequence", "ConcatFromSequence"];
+    operators.contains(&operator)
+        || sequences.contains(&operator)
+        || operator.starts_with("Sequence")
+        || operator.starts_with("Optional")
+}
+
 /// Whether a graph needs more than one plan for the shapes of its inputs, or the values of some.
 pub(crate) fn is_program(graph: &GraphProto, inputs: &[TensorDecl]) -> bool {
-    let steers = |node: &NodeProto| {
-        let operator = node.op_type.as_str();
-        matches!(
-            operator,
-            "If" | "Loop" | "Scan" | "NonZero" | "Compress" | "Unique" | "NonMaxSuppression"
-                | "SplitToSequence" | "ConcatFromSequence"
-        ) || operator.starts_with("Sequence")
-            || operator.starts_with("Optional")
-    };
-    graph.node.iter().any(steers) || has_tainted_operand(graph, inputs)
+    graph.node.iter().any(|node| is_of_programs(&node.op_type)) || has_tainted_operand(graph, inputs)
 }
 
 /// Whether the shape of some result depends on data.
@@ -78,7 +77,9 @@ fn has_tainted_operand(graph: &GraphProto, inputs: &[TensorDecl]) -> bool {
             continue;
         }
         let decides = operands::deciding(operator);
-        if decides.iter().any(|&index| node.input.get(index).is_some_and(|name| tainted.contains(name.as_str())))
+        if decides
+            .iter()
+            .any(|&index| node.input.get(index).is_some_and(|name| tainted.contains(name.as_str())))
         {
             return true;
         }

@@ -13,8 +13,10 @@ use super::scope::bodies;
 pub(super) fn deciding(operator: &str) -> &'static [usize] {
     match operator {
         "ConstantOfShape" | "BlackmanWindow" | "HammingWindow" | "HannWindow" => &[0],
-        "Reshape" | "Expand" | "Tile" | "Upsample" | "TopK" | "OneHot" | "Squeeze" | "Unsqueeze" | "Split"
-        | "CumSum" | "CumProd" | "Trilu" | "CenterCropPad" | "AffineGrid" | "SplitToSequence" => &[1],
+        "Reshape" | "Expand" | "Tile" | "Upsample" | "TopK" | "OneHot" | "Squeeze" | "Unsqueeze"
+        | "Split" | "CumSum" | "CumProd" | "Trilu" | "CenterCropPad" | "AffineGrid" | "SplitToSequence" => {
+            &[1]
+        }
         "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean"
         | "ReduceMin" | "ReduceProd" | "ReduceSum" | "ReduceSumSquare" => &[1],
         "Dropout" => &[1, 2],

@@ -165,7 +165,12 @@ mod tests {
 
     fn node(op_type: &str, input: &[&str], output: &[&str]) -> NodeProto {
         let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
-        NodeProto { op_type: op_type.into(), input: names(input), output: names(output), ..Default::default() }
+        NodeProto {
+            op_type: op_type.into(),
+            input: names(input),
+            output: names(output),
+            ..Default::default()
+        }
     }
 
     fn with_body(mut node: NodeProto, body: GraphProto) -> NodeProto {

@@ -68,7 +68,12 @@ impl Evaluation<'_> {
 
     /// The place in a sequence that an operand says, the last one without; there are `more` places than
     /// elements. `None` if that depends on data: then the node was left.
-    fn position(&mut self, node: &NodeProto, operand: usize, more: usize) -> Result<Option<usize>, ImportError> {
+    fn position(
+        &mut self,
+        node: &NodeProto,
+        operand: usize,
+        more: usize,
+    ) -> Result<Option<usize>, ImportError> {
         let length = self.list(node)?.len() + more;
         let Some(name) = node.input.get(operand).filter(|name| !name.is_empty()) else {
             let none = || unsupported(node, "its sequence has no elements");
@@ -115,7 +120,8 @@ impl Evaluation<'_> {
                     self.leave(node.clone());
                     return Ok(());
                 };
-                let scalar = self.fact(split)?.and_then(|fact| fact.shape).is_some_and(|shape| shape.rank() == 0);
+                let scalar =
+                    self.fact(split)?.and_then(|fact| fact.shape).is_some_and(|shape| shape.rank() == 0);
                 (sizes(&values, scalar, extent).map_err(|reason| unsupported(node, reason))?, true)
             }
         };

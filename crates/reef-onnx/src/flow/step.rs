@@ -401,7 +401,8 @@ impl<'f> Evaluation<'f> {
         }
         names::make_unique(&mut graph);
         graph.input = declarations(&inputs)?;
-        let outlet = |name: &String| tract_onnx::pb::ValueInfoProto { name: name.clone(), ..Default::default() };
+        let outlet =
+            |name: &String| tract_onnx::pb::ValueInfoProto { name: name.clone(), ..Default::default() };
         graph.output = outputs.iter().map(outlet).collect();
         Ok((self.flow.message(graph), inputs))
     }
