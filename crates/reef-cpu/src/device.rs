@@ -11,7 +11,7 @@ use reef_base::limits::{BLOCK_CPU_NS_MAX, BOARD_SLOTS_MAX, CUS_MAX, POLL_PERIOD_
 use reef_base::{AlignedBytes, MonotonicClock, Nanos, TaskId, TaskKey};
 use reef_device::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io, Kill, LoadedPlan,
-    RejectReason, Rejected, Scheme, Wake,
+    RejectReason, Rejected, Route, Scheme, Wake,
 };
 use reef_plan::{DeviceKind, Plan, Target};
 
@@ -150,13 +150,53 @@ impl CpuDevice {
         Ok(())
     }
 
+    /// Its only system call is the wake of parked compute units, but for the first task of a rank that has
+    /// host kernels: threads start for it.
+    fn accept(
+        &self,
+        plan: LoadedPlan,
+        key: TaskKey,
+        io: Io,
+        token: u64,
+        route: Option<Arc<dyn Route>>,
+    ) -> Result<TaskId, Rejected> {
+        let submitted = MonotonicClock::read();
+        let real_time = key.class().is_real_time();
+        if self.executor.gate() != Gate::Open {
+            return Err(Rejected { io, why: RejectReason::Closed });
+        }
+        if self.executor.scheme() == Scheme::RtOnly && !real_time {
+            return Err(Rejected { io, why: RejectReason::SchemeRefuses });
+        }
+        let Some(loaded) = self.executor.plans.acquire(plan) else {
+            return Err(Rejected { io, why: RejectReason::UnknownPlan });
+        };
+        let hosted = route.as_ref().is_some_and(|route| route.has_host_kernels());
+        if hosted || !loaded.plan.host_kernels().is_empty() {
+            // Without a thread, the task fails where it needs one.
+            let _ = Crew::muster_for(&self.executor, key.rank());
+        }
+        let slot = if io.fits(&loaded.plan) {
+            self.executor.board.take_slot(real_time).ok_or(RejectReason::BoardFull)
+        } else {
+            Err(RejectReason::WrongBuffers)
+        };
+        match slot {
+            Ok(slot) => Ok(self.publish(slot, Request { plan, loaded, key, io, token, submitted, route })),
+            Err(why) => {
+                self.executor.plans.release(plan);
+                Err(Rejected { io, why })
+            }
+        }
+    }
+
     /// Accepts the task into `slot`, which the caller took, with a reference to the plan.
     #[allow(unsafe_code)]
     fn publish(&self, slot: usize, request: Request<'_>) -> TaskId {
-        let Request { plan, loaded, key, io, token, submitted } = request;
+        let Request { plan, loaded, key, io, token, submitted, route } = request;
         let executor = &*self.executor;
         let place = &executor.slots[slot];
-        let generation = place.generation.load(Ordering::Relaxed) + 1;
+        let generation = place.lineage.begin();
         let opening = loaded.opening(0);
         // SAFETY: the slot was taken by this caller alone.
         let task = unsafe { place.task_mut() };
@@ -166,15 +206,13 @@ impl CpuDevice {
         task.first_cus = opening.blocks.min(executor.cus.len() as u32);
         task.preempted = executor.would_preempt(key, task.first_cus);
         task.io = io;
-        task.inputs.clear();
-        task.inputs.extend(task.io.inputs.iter().map(|bytes| bytes.as_ptr()));
-        task.outputs.clear();
-        task.outputs.extend(task.io.outputs.iter_mut().map(|bytes| bytes.as_mut_ptr()));
+        task.route = route;
+        task.note_addresses();
         // SAFETY: the slot's owner owns its arena.
         task.arena = unsafe { place.arena.ensure(loaded.plan.arena_bytes(), &executor.retired) };
         let id = task.id;
         place.clear_times();
-        place.generation.store(generation, Ordering::Release);
+        place.lineage.publish(generation);
         if executor.recorder.is_on() {
             executor.record_instant(EventKind::Submitted, submitted, slot);
         }
@@ -198,6 +236,7 @@ struct Request<'a> {
     io: Io,
     token: u64,
     submitted: Nanos,
+    route: Option<Arc<dyn Route>>,
 }
 
 impl Device for CpuDevice {
@@ -242,42 +281,24 @@ impl Device for CpuDevice {
         Some(io)
     }
 
-    /// Its only system call is the wake of parked compute units, but for the first task of a rank that has
-    /// host kernels: threads start for it.
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
-        let submitted = MonotonicClock::read();
-        let real_time = key.class().is_real_time();
-        if self.executor.gate() != Gate::Open {
-            return Err(Rejected { io, why: RejectReason::Closed });
-        }
-        if self.executor.scheme() == Scheme::RtOnly && !real_time {
-            return Err(Rejected { io, why: RejectReason::SchemeRefuses });
-        }
-        let Some(loaded) = self.executor.plans.acquire(plan) else {
-            return Err(Rejected { io, why: RejectReason::UnknownPlan });
-        };
-        if !loaded.plan.host_kernels().is_empty() {
-            // Without a thread, the task fails where it needs one.
-            let _ = Crew::muster_for(&self.executor, key.rank());
-        }
-        let slot = if io.fits(&loaded.plan) {
-            self.executor.board.take_slot(real_time).ok_or(RejectReason::BoardFull)
-        } else {
-            Err(RejectReason::WrongBuffers)
-        };
-        match slot {
-            Ok(slot) => Ok(self.publish(slot, Request { plan, loaded, key, io, token, submitted })),
-            Err(why) => {
-                self.executor.plans.release(plan);
-                Err(Rejected { io, why })
-            }
-        }
+        self.accept(plan, key, io, token, None)
+    }
+
+    fn submit_along(
+        &self,
+        plan: LoadedPlan,
+        key: TaskKey,
+        io: Io,
+        token: u64,
+        route: Arc<dyn Route>,
+    ) -> Result<TaskId, Rejected> {
+        self.accept(plan, key, io, token, Some(route))
     }
 
     fn cancel(&self, task: TaskId) {
-        let (slot, generation) = parts_of(task);
-        if let Some(place) = self.executor.slots.get(slot)
-            && place.generation.load(Ordering::Acquire) == generation
+        let (slot, first) = parts_of(task);
+        if let Some(generation) = self.executor.slots.get(slot).and_then(|place| place.lineage.cancel(first))
         {
             self.executor.close(slot, generation, Reason::Cancelled);
         }

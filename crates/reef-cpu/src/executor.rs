@@ -166,14 +166,14 @@ impl Executor {
             }
         };
         drop(first);
-        self.close(claim.slot, slot.generation.load(Ordering::Relaxed), Reason::Failed);
+        self.close(claim.slot, slot.lineage.present(), Reason::Failed);
         second
     }
 
     /// Ends every task on the board for `reason`.
     pub(crate) fn close_all(&self, reason: Reason) {
         for slot in bits(self.board.active()) {
-            self.close(slot, self.slots[slot].generation.load(Ordering::Acquire), reason);
+            self.close(slot, self.slots[slot].lineage.present(), reason);
         }
     }
 
@@ -284,6 +284,7 @@ impl Executor {
             task: task.id,
             token: task.token,
             key: task.key,
+            plan: task.plan,
             io: std::mem::take(&mut task.io),
             outcome: self.outcome(slot, ended.closed),
             submitted: task.submitted,
@@ -294,9 +295,10 @@ impl Executor {
             counters: ended.counters,
         };
         task.loaded = std::ptr::null();
-        let plan = task.plan;
+        let (plan, route) = (task.plan, task.route.take());
         self.board.free_slot(slot);
         self.plans.release(plan);
+        drop(route);
         Some(completion)
     }
 
@@ -369,7 +371,11 @@ impl Executor {
         let closed = if self.board.any_dropped(slot) {
             Some(self.board.reason(slot).expect("blocks of open tasks are not dropped"))
         } else if over {
-            None
+            match self.hand_over(slot, stage, keep) {
+                Ok(None) => None,
+                Ok(Some(kept)) => return kept,
+                Err(reason) => Some(reason),
+            }
         } else {
             let opening = loaded.opening(next);
             let keep = keep && self.is_next(slot);
@@ -383,6 +389,56 @@ impl Executor {
         };
         self.complete(slot, closed, now);
         None
+    }
+
+    /// Goes on with the plan that follows the task's present one, if one does: in the same slot, with the same
+    /// key, under the next generation. As [`Executor::advance`]; `None` when the task ends here.
+    #[allow(unsafe_code)]
+    fn hand_over(&self, slot: usize, stage: Word, keep: bool) -> Result<Option<Option<Claim>>, Reason> {
+        let place = &self.slots[slot];
+        // SAFETY: the caller owns the settled last stage: nobody holds a block of the task.
+        let task = unsafe { place.task_mut() };
+        let Some(route) = &task.route else { return Ok(None) };
+        if let Some(reason) = self.board.reason(slot) {
+            return Err(reason);
+        }
+        // The route is the submitter's code: a unit survives its panic.
+        let Ok(Some(next)) = contain(|| route.next(task.plan, &mut task.io)) else { return Ok(None) };
+        let before = std::mem::replace(&mut task.plan, next);
+        let Some(loaded) = self.plans.acquire(next) else {
+            // It breaks the route's promise; the task holds a reference to a plan, whichever.
+            task.plan = before;
+            return Err(Reason::DeviceFault);
+        };
+        task.loaded = std::ptr::from_ref(loaded);
+        task.note_addresses();
+        // SAFETY: the slot's owner owns its arena.
+        task.arena = unsafe { place.arena.ensure(loaded.plan.arena_bytes(), &self.retired) };
+        let opening = loaded.opening(0);
+        let generation = place.lineage.advance();
+        fence(Ordering::SeqCst);
+        let (from, to) = (current_word(slot, generation - 1), current_word(slot, generation));
+        if self.current.load(Ordering::Relaxed) == from {
+            let _ = self.current.compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed);
+        }
+        let keep = keep && self.is_next(slot);
+        // The route keeps the plan loaded, so that this frees nothing.
+        self.plans.release(before);
+        let kept = self.board.go_on(slot, stage, generation, opening, keep)?;
+        self.close_if_late(slot, generation);
+        self.wake(opening.blocks - u32::from(kept.is_some()));
+        Ok(Some(kept))
+    }
+
+    /// Ends the task that its owner has just opened under another `generation`, if it was cancelled, or the
+    /// device poisoned, meanwhile. Who does that says so first, then closes the generation that it sees.
+    fn close_if_late(&self, slot: usize, generation: u64) {
+        if self.slots[slot].lineage.is_cancelled() {
+            self.close(slot, generation, Reason::Cancelled);
+        }
+        if self.gate() >= Gate::Poisoned {
+            self.close(slot, generation, Reason::DeviceFault);
+        }
     }
 
     /// Whether the real-time task in `slot` is the one that a unit would go on with; for its owner.
@@ -418,7 +474,7 @@ impl Executor {
             self.record_instant(EventKind::Completed, finished, slot);
         }
         let preempted = task.preempted;
-        let current = task.id.0 + 1;
+        let current = current_word(slot, place.lineage.present());
         self.board.retire(slot);
         fence(Ordering::SeqCst);
         if self.current.load(Ordering::Relaxed) == current {

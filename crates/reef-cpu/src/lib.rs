@@ -19,6 +19,7 @@ mod gate;
 mod hosting;
 mod kernels;
 mod lease;
+mod lineage;
 mod memory;
 mod options;
 mod pick;

@@ -171,7 +171,7 @@ impl Executor {
             if current == 0 {
                 let active = bits(self.board.active()).filter_map(|slot| self.board.view(slot));
                 let first = active.min_by_key(|view| view.key)?;
-                let generation = self.slots[first.slot].generation.load(Ordering::Acquire);
+                let generation = self.slots[first.slot].lineage.present();
                 let word = current_word(first.slot, generation);
                 if self.current.compare_exchange(0, word, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
                     fence(Ordering::SeqCst);
@@ -196,8 +196,7 @@ impl Executor {
 
     fn is_current(&self, word: u64) -> bool {
         let (slot, generation) = crate::slot::parts_of(reef_base::TaskId(word - 1));
-        self.board.active() >> slot & 1 != 0
-            && self.slots[slot].generation.load(Ordering::Acquire) == generation
+        self.board.active() >> slot & 1 != 0 && self.slots[slot].lineage.present() == generation
     }
 }
 

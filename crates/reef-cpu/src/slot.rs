@@ -2,7 +2,7 @@
 //!
 //! | part | who touches it |
 //! |---|---|
-//! | [`Task`] | written by the submitter; read by holders of blocks; taken by the completion's popper |
+//! | [`Task`] | written by submitter, and owner of the settled last stage; read by holders of blocks; then the popper's |
 //! | [`Ended`] | written by the owner of the settled last stage; read by the popper |
 //! | arena | prepared by the submitter; written by blocks, which stages and tiles keep apart |
 //! | [`Tally`], one per unit | the unit, while it holds a block; summed and cleared by the owner |
@@ -13,10 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use reef_base::limits::MODEL_TENSORS_MAX;
 use reef_base::{Nanos, TaskId, TaskKey};
-use reef_device::{Io, LoadedPlan, TaskCounters};
+use std::sync::Arc;
+
+use reef_device::{Io, LoadedPlan, Route, TaskCounters};
 
 use crate::board::word::Reason;
 use crate::context::BlockFault;
+use crate::lineage::Lineage;
 use crate::memory::Grown;
 use crate::plans::Loaded;
 use crate::sync::Line;
@@ -34,8 +37,7 @@ pub(crate) fn parts_of(id: TaskId) -> (usize, u64) {
     ((id.0 & ((1 << SLOT_BITS) - 1)) as usize, id.0 >> SLOT_BITS)
 }
 
-/// A task as submitted.
-#[derive(Debug)]
+/// A task as submitted, and with the plan that it is at.
 pub(crate) struct Task {
     /// Its id.
     pub(crate) id: TaskId,
@@ -47,6 +49,8 @@ pub(crate) struct Task {
     pub(crate) plan: LoadedPlan,
     /// The plan; valid while the task holds its reference to it.
     pub(crate) loaded: *const Loaded,
+    /// Where it goes on when the plan is done.
+    pub(crate) route: Option<Arc<dyn Route>>,
     /// The buffers.
     pub(crate) io: Io,
     /// Their addresses.
@@ -61,6 +65,16 @@ pub(crate) struct Task {
     pub(crate) preempted: bool,
     /// Compute units that its first stage can use.
     pub(crate) first_cus: u32,
+}
+
+impl Task {
+    /// Notes the addresses of its buffers, for blocks. Allocates nothing.
+    pub(crate) fn note_addresses(&mut self) {
+        self.inputs.clear();
+        self.inputs.extend(self.io.inputs.iter().map(|bytes| bytes.as_ptr()));
+        self.outputs.clear();
+        self.outputs.extend(self.io.outputs.iter_mut().map(|bytes| bytes.as_mut_ptr()));
+    }
 }
 
 /// How a task ended.
@@ -91,12 +105,11 @@ pub(crate) fn bump(counter: &AtomicU64, by: u64) {
 }
 
 /// One slot.
-#[derive(Debug)]
 pub(crate) struct TaskSlot {
     task: UnsafeCell<Task>,
     ended: UnsafeCell<Ended>,
-    /// Full-width generation of the task that is or was in the slot.
-    pub(crate) generation: AtomicU64,
+    /// The generations of the task that is or was in the slot.
+    pub(crate) lineage: Lineage,
     /// The task's arena.
     pub(crate) arena: Grown,
     /// By compute unit.
@@ -129,6 +142,7 @@ impl TaskSlot {
             token: 0,
             plan: LoadedPlan(0),
             loaded: std::ptr::null(),
+            route: None,
             io: Io::default(),
             inputs: Vec::with_capacity(MODEL_TENSORS_MAX),
             outputs: Vec::with_capacity(MODEL_TENSORS_MAX),
@@ -141,7 +155,7 @@ impl TaskSlot {
         TaskSlot {
             task: UnsafeCell::new(task),
             ended: UnsafeCell::new(ended),
-            generation: AtomicU64::new(0),
+            lineage: Lineage::new(),
             arena: Grown::default(),
             tallies: (0..cus).map(|_| Line::default()).collect(),
             fault: Mutex::new(None),
@@ -165,7 +179,7 @@ impl TaskSlot {
     /// The task, to fill or to empty.
     ///
     /// # Safety
-    /// The caller took the slot and has not published it, or popped its completion.
+    /// The caller took the slot and has not published it, owns its settled stage, or popped its completion.
     #[allow(unsafe_code, clippy::mut_from_ref)]
     pub(crate) unsafe fn task_mut(&self) -> &mut Task {
         // SAFETY: the caller is alone.

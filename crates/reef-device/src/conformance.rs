@@ -5,7 +5,7 @@
 //! drive the device until something happens, and a device that never lets it happen is stopped by
 //! [`PATIENCE`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use reef_base::{Class, Nanos, Rng, TaskId, TaskKey};
@@ -15,7 +15,7 @@ use reef_plan::{
 };
 
 use crate::contract::{
-    Completion, Device, DeviceCounters, DeviceError, Io, Kill, LoadedPlan, Outcome, RejectReason,
+    Completion, Device, DeviceCounters, DeviceError, Io, Kill, LoadedPlan, Outcome, RejectReason, Route,
 };
 use crate::event::EventKind;
 use crate::scheme::Scheme;
@@ -49,6 +49,8 @@ macro_rules! conformance_suite {
             quiesce_stops_and_resume_goes_on,
             poison_ends_every_task,
             unloading_waits_for_the_last_task,
+            hand_overs_go_on_to_the_end,
+            hand_overs_end_early_like_any_task,
             events_tell_every_block,
         );
     };
@@ -153,6 +155,8 @@ fn real_time(level: u8) -> TaskKey {
 
 /// 6 stages of blocks that are long beside everything else: 40 polls, 10 µs apart.
 const LONG: [SyntheticStage; 6] = [SyntheticStage { blocks: 5, polls: 40, poll_ns: 10_000 }; 6];
+const MEDIUM: [SyntheticStage; 2] = [SyntheticStage { blocks: 4, polls: 8, poll_ns: 5_000 }; 2];
+const TINY: [SyntheticStage; 1] = [SyntheticStage { blocks: 2, polls: 2, poll_ns: 1_000 }; 1];
 const SHORT: [SyntheticStage; 3] = [SyntheticStage { blocks: 3, polls: 2, poll_ns: 2_000 }; 3];
 
 /// Promise 3: outputs do not depend on scheme, preemptions, or the number of compute units.
@@ -489,6 +493,106 @@ pub fn unloading_waits_for_the_last_task(harness: &dyn Harness) {
         rig.check_output(if completion.token == 0 { long } else { short }, &completion);
     }
     rig.device.unload(rig.plans[long].1);
+}
+
+/// From plan to plan in a circle, `left` more times. The output of one is the input of the next.
+struct Circle {
+    plans: Vec<LoadedPlan>,
+    state: Mutex<CircleState>,
+}
+
+struct CircleState {
+    at: usize,
+    left: u32,
+    /// Buffers for each plan; those of the present one are away.
+    spares: Vec<Option<Io>>,
+}
+
+impl Route for Circle {
+    fn next(&self, done: LoadedPlan, io: &mut Io) -> Option<LoadedPlan> {
+        let mut state = self.state.lock().expect("no panic holds this lock");
+        assert_eq!(done, self.plans[state.at], "the plan that was on");
+        state.left = state.left.checked_sub(1)?;
+        let next = (state.at + 1) % self.plans.len();
+        let mut spare = state.spares[next].take().expect("buffers that are not in use");
+        std::mem::swap(&mut spare.inputs[0], &mut io.outputs[0]);
+        let at = std::mem::replace(&mut state.at, next);
+        state.spares[at] = Some(std::mem::replace(io, spare));
+        Some(self.plans[next])
+    }
+}
+
+impl Rig {
+    /// Submits a task that runs `plans` in turn, `rounds` of them in all. Its outputs afterwards.
+    fn submit_around(&self, plans: &[usize], rounds: u32, key: TaskKey, token: u64) -> (TaskId, Vec<u8>) {
+        let io = self.io(plans[0], token as u8);
+        let mut expected = io.inputs[0].as_slice().to_vec();
+        for round in 0..rounds as usize {
+            expected = synthetic_output(&self.plans[plans[round % plans.len()]].0, &expected);
+        }
+        let spare = |(index, &plan): (usize, &usize)| (index > 0).then(|| self.io(plan, 0));
+        let spares = plans.iter().enumerate().map(spare).collect();
+        let state = Mutex::new(CircleState { at: 0, left: rounds - 1, spares });
+        let loaded: Vec<LoadedPlan> = plans.iter().map(|&plan| self.plans[plan].1).collect();
+        let route = Arc::new(Circle { plans: loaded.clone(), state });
+        let task = self.device.submit_along(loaded[0], key, io, token, route);
+        (task.expect("the board has room"), expected)
+    }
+}
+
+/// A task goes on from plan to plan: outputs, counters and the last plan are those of all of them, whatever
+/// killed it on the way, and however many compute units took part. Devices that cannot say so by ending it
+/// after the first.
+pub fn hand_overs_go_on_to_the_end(harness: &dyn Harness) {
+    for scheme in [Scheme::Reset, Scheme::Wait, Scheme::Sequential, Scheme::Concurrent] {
+        let mut rig = Rig::new(harness, 2, scheme);
+        let plans = [rig.load(1, &MEDIUM), rig.load(2, &SHORT), rig.load(3, &MEDIUM)];
+        let short = rig.load(4, &SHORT);
+        const ROUNDS: u32 = 20;
+        let (task, expected) = rig.submit_around(&plans, ROUNDS, best_effort(0), 3);
+        let mut completions = vec![];
+        for token in 10..14 {
+            rig.until_blocks(rig.device.counters().blocks_done + 5);
+            rig.submit(short, real_time(0), token);
+        }
+        completions.extend(rig.complete(5));
+        let ended = completions.iter().find(|completion| completion.token == 3).expect("it ended");
+        assert_eq!((ended.task, &ended.outcome), (task, &Outcome::Done));
+        if ended.plan == rig.plans[plans[0]].1 {
+            continue;
+        }
+        assert_eq!(ended.plan, rig.plans[plans[(ROUNDS as usize - 1) % plans.len()]].1);
+        assert_eq!(ended.io.outputs[0].as_slice(), expected, "{scheme}");
+        let blocks = |round: u32| rig.plans[plans[round as usize % plans.len()]].0.blocks();
+        let all: u64 = (0..ROUNDS).map(blocks).sum();
+        assert_eq!(ended.counters.blocks_done, all + ended.counters.blocks_rerun, "{scheme}");
+        assert_eq!(rig.device.counters().completed, 5);
+    }
+}
+
+/// Cancelled or poisoned anywhere on its way, a task ends once, and soon; the next task of its slot is none
+/// of it.
+pub fn hand_overs_end_early_like_any_task(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 2, Scheme::Reset);
+    let plans = [rig.load(1, &TINY), rig.load(2, &TINY)];
+    for round in 0..40 {
+        let (task, _) = rig.submit_around(&plans, 1 << 20, best_effort(0), 1);
+        rig.until_blocks(rig.device.counters().blocks_done + round % 7);
+        rig.device.cancel(task);
+        let ended = rig.complete(1).pop().expect("one completion");
+        let early = ended.plan == rig.plans[plans[0]].1 && ended.outcome == Outcome::Done;
+        assert!(early || ended.outcome == Outcome::Cancelled, "{:?}", ended.outcome);
+        rig.device.cancel(task);
+        rig.submit(plans[0], best_effort(0), 2);
+        rig.device.cancel(task);
+        rig.check_output(plans[0], &rig.complete(1)[0]);
+    }
+    rig.submit_around(&plans, 1 << 20, best_effort(0), 1);
+    rig.until_blocks(rig.device.counters().blocks_done + 3);
+    rig.device.poison("a test");
+    let ended = rig.complete(1).pop().expect("one completion");
+    assert!(matches!(ended.outcome, Outcome::DeviceFault | Outcome::Done), "{:?}", ended.outcome);
+    assert!(rig.device.try_complete().is_none());
 }
 
 /// Recorded events name every block that ran, and every submission and completion.

@@ -103,6 +103,20 @@ pub enum RejectReason {
     Closed,
 }
 
+/// Where a task goes on when its plan is done: from plan to plan, without whoever submitted it.
+pub trait Route: Send + Sync {
+    /// The plan that follows `done`, whose run left its outputs in `io`: `io` becomes the buffers of the plan
+    /// that is returned, with its inputs in them. `None`, with `io` as it was, ends the task. Called by the
+    /// compute unit that ended the last block, so it neither blocks, nor allocates or frees memory, nor takes
+    /// long. The plan stays loaded as long as the task is on the board.
+    fn next(&self, done: LoadedPlan, io: &mut Io) -> Option<LoadedPlan>;
+
+    /// Whether a plan on the way has host kernels.
+    fn has_host_kernels(&self) -> bool {
+        false
+    }
+}
+
 /// A submission that was not accepted, with its buffers.
 #[derive(Debug)]
 pub struct Rejected {
@@ -168,6 +182,8 @@ pub struct Completion {
     pub token: u64,
     /// Its key.
     pub key: TaskKey,
+    /// The plan that it ended with: the one that was submitted, unless the task had a [`Route`].
+    pub plan: LoadedPlan,
     /// The buffers.
     pub io: Io,
     /// How it ended.
@@ -291,6 +307,20 @@ pub trait Device: Send + Sync + fmt::Debug {
 
     /// Publishes a task. Neither blocks nor allocates; a full board gives the buffers back.
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected>;
+
+    /// [`Device::submit`], for a task that goes on along `route`. A device that cannot do that ends the task
+    /// after its first plan.
+    fn submit_along(
+        &self,
+        plan: LoadedPlan,
+        key: TaskKey,
+        io: Io,
+        token: u64,
+        route: Arc<dyn Route>,
+    ) -> Result<TaskId, Rejected> {
+        drop(route);
+        self.submit(plan, key, io, token)
+    }
 
     /// Asks for a task's end; it completes as cancelled unless it is done first. Unknown ids are ignored.
     fn cancel(&self, task: TaskId);

@@ -28,7 +28,7 @@ pub mod scheme;
 
 pub use contract::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, LoadedPlan, Outcome,
-    RejectReason, Rejected, TaskCounters, Wake,
+    RejectReason, Rejected, Route, TaskCounters, Wake,
 };
 pub use dummy::{DummyDevice, DummyOptions};
 pub use event::{Event, EventKind};

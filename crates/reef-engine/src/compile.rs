@@ -38,14 +38,17 @@ fn hand_over(shared: &Shared, job: ColdJob, plan: &Result<Arc<PlanEntry>, PlanFa
         ColdWork::Hop(hop) => return shared.go_on(hop, plan),
         ColdWork::Begin { inputs, promise, urgency } => (inputs, promise, urgency),
     };
-    let Some(mut buffers) = plan.buffers() else {
+    let (Some(mut buffers), Some(kit)) = (plan.buffers(), job.model.kit(&plan)) else {
         shared.core().count_refusal(job.model.id(), &job.model.key, urgency.class, &InferError::DeviceFault);
         return promise.refuse(InferError::DeviceFault);
     };
     for (buffer, input) in buffers.io.inputs.iter_mut().zip(&inputs) {
         buffer.as_mut_slice().copy_from_slice(input.as_slice());
     }
-    let job = Job { model: job.model, plan, promise, buffers, urgency, waited_since: Some(job.queued) };
+    let job = {
+        let (model, waited_since) = (job.model, Some(job.queued));
+        Job { model, plan, promise, buffers, kit, urgency, waited_since }
+    };
     if let Err(Refused { error, promise, .. }) = shared.submit(job) {
         promise.refuse(error);
     }

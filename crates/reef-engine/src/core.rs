@@ -25,6 +25,7 @@ use reef_sched::{
 
 use crate::error::InferError;
 use crate::fault;
+use crate::kit::Kit;
 use crate::plans::{Buffers, PlanEntry};
 use crate::pool::Model;
 use crate::request::{Timings, Urgency};
@@ -38,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) plan: Arc<PlanEntry>,
     pub(crate) promise: Promise,
     pub(crate) buffers: Buffers,
+    /// Of a model of several segments.
+    pub(crate) kit: Option<Arc<Kit>>,
     pub(crate) urgency: Urgency,
     /// When it began to wait, if that was before it came here.
     pub(crate) waited_since: Option<Nanos>,
@@ -63,6 +66,7 @@ pub(crate) struct Hop {
     pub(crate) model: Arc<Model>,
     /// The segment that has ended.
     pub(crate) plan: Arc<PlanEntry>,
+    pub(crate) kit: Option<Arc<Kit>>,
     /// What it read and made.
     pub(crate) buffers: Buffers,
 }
@@ -79,7 +83,8 @@ struct Sofar {
 }
 
 impl Sofar {
-    fn add(&mut self, completion: &mut Completion) {
+    /// Adds a task's end, after which the request ran `segments`, and completes it with what was before.
+    fn add(&mut self, completion: &mut Completion, segments: u32) {
         if self.segments > 0 {
             completion.submitted = self.submitted;
             completion.all_cus = self.all_cus;
@@ -88,7 +93,7 @@ impl Sofar {
             completion.counters += self.counters;
         }
         *self = Sofar {
-            segments: self.segments + 1,
+            segments,
             submitted: completion.submitted,
             first_block: completion.first_block,
             all_cus: completion.all_cus,
@@ -111,6 +116,7 @@ struct Pending {
     task: Option<TaskId>,
     /// What the scheduler gave it when it was started.
     task_key: Option<TaskKey>,
+    kit: Option<Arc<Kit>>,
     sofar: Sofar,
     class: Class,
     arrival: Nanos,
@@ -130,6 +136,7 @@ pub(crate) enum Delivery {
 /// The end of a request.
 pub(crate) struct End {
     model: Option<Arc<Model>>,
+    kit: Option<Arc<Kit>>,
     plan: Arc<PlanEntry>,
     /// `None` when the answer was given before.
     end: Option<(Promise, Finished)>,
@@ -139,10 +146,13 @@ pub(crate) struct End {
 
 impl End {
     pub(crate) fn deliver(self) {
-        let End { model, plan, end, leftover } = self;
+        let End { model, kit, plan, end, leftover } = self;
         // The plan may be the last one of an unloaded model: let go before anyone hears of the end.
         drop(plan);
         drop(leftover);
+        if let (Some(model), Some(kit)) = (&model, kit) {
+            model.keep(kit);
+        }
         drop(model);
         if let Some((promise, finished)) = end {
             promise.keep(finished);
@@ -223,8 +233,8 @@ impl Core {
             // What the device has stays here until it gives it back.
             let waiting = self.pending[slot].take_if(|pending| pending.task.is_none());
             let (home, leftover) = waiting.map(|pending| (pending.home, pending.buffers)).unzip();
-            let finished = Finished { buffers: None, result: Err(fault.clone()) };
-            out.push(Delivery::End(End { model: home, plan, end: Some((promise, finished)), leftover }));
+            let end = Some((promise, Finished { buffers: None, result: Err(fault.clone()) }));
+            out.push(Delivery::End(End { model: home, kit: None, plan, end, leftover }));
             self.count_failure(model, class, &fault);
         }
         self.fault = Some(fault);
@@ -362,7 +372,7 @@ impl Core {
         match self.admit(now, &job) {
             Ok(id) => {
                 job.promise.ticket().set_request(id);
-                let Job { model: home, plan, promise, buffers, urgency, .. } = job;
+                let Job { model: home, plan, promise, buffers, kit, urgency, .. } = job;
                 let (model, key) = (home.id(), home.key.clone());
                 let Urgency { class, arrival, deadline, .. } = urgency;
                 let (task, queued, answer) = (None, job.waited_since.unwrap_or(now), Answer::Owed(promise));
@@ -376,6 +386,7 @@ impl Core {
                     buffers,
                     task,
                     task_key: None,
+                    kit,
                     sofar: Sofar::default(),
                     class,
                     arrival,
@@ -464,7 +475,8 @@ impl Core {
         let (plan, model, class) = (pending.plan.clone(), pending.model, pending.class);
         self.count_failure(model, class, &error);
         let finished = Finished { buffers: None, result: Err(error) };
-        out.push(Delivery::End(End { model: None, plan, end: Some((promise, finished)), leftover: None }));
+        let end = Some((promise, finished));
+        out.push(Delivery::End(End { model: None, kit: None, plan, end, leftover: None }));
     }
 
     /// A task has ended on the device.
@@ -479,7 +491,16 @@ impl Core {
         let done = completion.outcome == Outcome::Done;
         let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
         if let Some(pending) = known.filter(|pending| pending.id == id) {
-            pending.sofar.add(&mut completion);
+            let segments = match &pending.kit {
+                None => pending.sofar.segments + 1,
+                Some(kit) => {
+                    let (entry, segments) = kit.at();
+                    pending.buffers.pool = entry.pool.clone();
+                    pending.plan = entry;
+                    segments
+                }
+            };
+            pending.sofar.add(&mut completion, segments);
             let goes_on = done && pending.plan.next.is_some() && matches!(pending.answer, Answer::Owed(_));
             if goes_on && pending.sofar.segments < SEGMENTS_PER_REQUEST_MAX {
                 return self.hop(id, completion, out);
@@ -521,12 +542,12 @@ impl Core {
         };
         self.trace_end(&pending, Some(&completion), at, result.as_ref().err());
         pending.buffers.io = completion.io;
-        let Pending { home, plan, answer, buffers, .. } = pending;
+        let Pending { home, plan, answer, buffers, kit, .. } = pending;
         let (end, leftover) = match answer {
             Answer::Owed(promise) => (Some((promise, Finished { buffers: Some(buffers), result })), None),
             Answer::Given(..) => (None, Some(buffers)),
         };
-        out.push(Delivery::End(End { model: Some(home), plan, end, leftover }));
+        out.push(Delivery::End(End { model: Some(home), kit, plan, end, leftover }));
     }
 
     /// A segment has ended and another one follows: its plan is found, or made, without the lock.
@@ -536,8 +557,8 @@ impl Core {
         let pool = pending.buffers.pool.clone();
         let mut buffers = std::mem::replace(&mut pending.buffers, Buffers { io: Io::default(), pool });
         buffers.io = completion.io;
-        let (model, plan) = (pending.home.clone(), pending.plan.clone());
-        out.push(Delivery::Hop(Hop { id, model, plan, buffers }));
+        let (model, plan, kit) = (pending.home.clone(), pending.plan.clone(), pending.kit.clone());
+        out.push(Delivery::Hop(Hop { id, model, plan, kit, buffers }));
     }
 
     /// A request goes on with `plan`, in its slot and with its key.
@@ -551,7 +572,8 @@ impl Core {
     ) {
         let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
         let Some(pending) = known.filter(|pending| pending.id == id) else {
-            return out.push(Delivery::End(End { model: None, plan, end: None, leftover: Some(buffers) }));
+            let leftover = Some(buffers);
+            return out.push(Delivery::End(End { model: None, kit: None, plan, end: None, leftover }));
         };
         (pending.plan, pending.buffers) = (plan, buffers);
         match (&pending.answer, pending.task_key) {
@@ -576,7 +598,7 @@ impl Core {
         if let Some(mut pending) = place.take_if(|pending| pending.id == id) {
             pending.buffers.io = io;
             let (model, plan, leftover) = (Some(pending.home), pending.plan, Some(pending.buffers));
-            out.push(Delivery::End(End { model, plan, end: None, leftover }));
+            out.push(Delivery::End(End { model, kit: None, plan, end: None, leftover }));
         }
     }
 
@@ -586,7 +608,11 @@ impl Core {
         let io = std::mem::take(&mut pending.buffers.io);
         pending.task_key = Some(key);
         self.notes.label(id.0, &pending.key, &pending.plan.plan);
-        match self.device.submit(pending.plan.loaded, key, io, id.0) {
+        let submitted = match &pending.kit {
+            None => self.device.submit(pending.plan.loaded, key, io, id.0),
+            Some(kit) => self.device.submit_along(pending.plan.loaded, key, io, id.0, kit.clone()),
+        };
+        match submitted {
             Ok(task) => pending.task = Some(task),
             Err(rejected) => {
                 pending.buffers.io = rejected.io;
@@ -628,7 +654,7 @@ impl Core {
             }
             Answer::Given(..) => (None, Some(buffers)),
         };
-        out.push(Delivery::End(End { model: Some(home), plan, end, leftover }));
+        out.push(Delivery::End(End { model: Some(home), kit: None, plan, end, leftover }));
     }
 
     fn trace_end(

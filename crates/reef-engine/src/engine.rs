@@ -277,8 +277,9 @@ impl Engine {
         for (buffer, input) in buffers.io.inputs.iter_mut().zip(inputs) {
             buffer.as_mut_slice().copy_from_slice(input);
         }
+        let kit = model.kit(&plan).ok_or(InferError::DeviceFault)?;
         let (model, promise, waited_since) = (model.clone(), Promise::new(ticket), None);
-        let job = Job { model, plan, promise, buffers, urgency, waited_since };
+        let job = Job { model, plan, promise, buffers, kit, urgency, waited_since };
         self.shared().submit(job).map_err(|Refused { error, promise, .. }| {
             promise.release();
             error

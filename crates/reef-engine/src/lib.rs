@@ -83,6 +83,7 @@ pub mod engine;
 pub mod error;
 mod fault;
 pub mod future;
+mod kit;
 mod load;
 pub mod model;
 mod plans;

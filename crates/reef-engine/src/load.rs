@@ -68,8 +68,7 @@ pub(crate) fn unload(
         let key = &model.key;
         log(|| tracing::error!(model = %key, "unloaded with requests left: virtual time stands still"));
     }
-    model.plans.close();
-    model.segments.close();
+    model.close();
     shared.registry.remove(&model.key);
     Ok(())
 }

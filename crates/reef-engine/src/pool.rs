@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use reef_base::{AlignedBytes, ModelKey, limits};
 use reef_device::Device;
@@ -21,9 +21,13 @@ use reef_sched::ModelId;
 
 use crate::error::{InferError, LoadError};
 use crate::fault::{Foreign, contain};
+use crate::kit::Kit;
 use crate::model::{ModelInfo, ModelSettings, ModelState, PlanInfo, TensorInfo};
 use crate::plans::{Made, PlanEntry, PlanFailure, PlanTable};
 use crate::source::PlanSource;
+
+/// Kits that a model keeps.
+const KITS_MAX: usize = limits::BOARD_SLOTS_DEFAULT;
 
 /// A model that is ready or unloading.
 pub(crate) struct Model {
@@ -38,6 +42,8 @@ pub(crate) struct Model {
     pub(crate) segments: PlanTable,
     /// For every input whether its value decides shapes.
     pub(crate) shape_inputs: Vec<bool>,
+    /// What its requests of several segments take along, while none does.
+    kits: Mutex<Vec<Arc<Kit>>>,
     id: OnceLock<ModelId>,
     unloading: AtomicBool,
 }
@@ -51,7 +57,8 @@ impl Model {
         let (plans, segments) =
             (PlanTable::new(limits::PLANS_PER_MODEL_MAX), PlanTable::new(limits::SEGMENTS_PER_MODEL_MAX));
         let key = Arc::new(key);
-        Model { key, settings, inputs, outputs, source, plans, segments, shape_inputs, id, unloading }
+        let kits = Mutex::default();
+        Model { key, settings, inputs, outputs, source, plans, segments, shape_inputs, kits, id, unloading }
     }
 
     /// The scheduler knows it now.
@@ -83,6 +90,45 @@ impl Model {
             Given::Value(Tensor::new(dtype, shape, Arc::new(AlignedBytes::copy_from(data[index]))))
         });
         SegmentKey { part: None, given: given.collect() }
+    }
+
+    /// What a request takes along that begins with `entry`; nothing if that is all. `None` when the device
+    /// gives no buffers.
+    pub(crate) fn kit(&self, entry: &Arc<PlanEntry>) -> Option<Option<Arc<Kit>>> {
+        if entry.next.is_none() {
+            return Some(None);
+        }
+        let mut kits = self.kits();
+        let kept = kits.iter().position(|kit| kit.begins_with(entry)).map(|at| kits.swap_remove(at));
+        drop(kits);
+        let kit = kept.unwrap_or_else(|| Arc::new(Kit::new(entry.clone())));
+        kit.begin().then_some(Some(kit))
+    }
+
+    /// Keeps a kit for a later request, unless enough are kept already.
+    pub(crate) fn keep(&self, kit: Arc<Kit>) {
+        let mut kits = self.kits();
+        if !self.is_ready() {
+            drop(kits);
+            return;
+        }
+        // The one that nobody took for the longest time goes.
+        let dropped = (kits.len() >= KITS_MAX).then(|| kits.remove(0));
+        kits.push(kit);
+        drop(kits);
+        drop(dropped);
+    }
+
+    /// Lets go of every plan.
+    pub(crate) fn close(&self) {
+        self.plans.close();
+        self.segments.close();
+        let kits = std::mem::take(&mut *self.kits());
+        drop(kits);
+    }
+
+    fn kits(&self) -> MutexGuard<'_, Vec<Arc<Kit>>> {
+        self.kits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The plan for this key, if it is there.

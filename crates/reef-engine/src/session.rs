@@ -150,6 +150,7 @@ impl Session {
             plan: self.plan.clone(),
             promise: Promise::new(&self.ticket),
             buffers,
+            kit: self.model.kit(&self.plan).ok_or(InferError::DeviceFault)?,
             urgency: self.terms.urgency(arrival),
             waited_since: None,
         };

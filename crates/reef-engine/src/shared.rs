@@ -229,6 +229,9 @@ impl Shared {
     pub(crate) fn go_on(&self, mut hop: Hop, plan: Arc<PlanEntry>) {
         let Some(mut buffers) = plan.buffers() else { return self.end_hop(hop, InferError::DeviceFault) };
         let next = hop.plan.next.as_ref().expect("a request hops where something follows");
+        if let Some(kit) = &hop.kit {
+            kit.learn(&hop.buffers.io, &plan);
+        }
         let io = &mut hop.buffers.io;
         next.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs);
         self.enter(|core, now, out| core.resume(now, hop.id, plan, buffers, out));

@@ -176,28 +176,64 @@ impl HandOver {
         Ok(SegmentKey { part: Some(self.part.clone()), given })
     }
 
+    /// The values that the next segment is chosen by, in their order: with the plan they are all that its key
+    /// depends on.
+    pub fn values<'b>(
+        &'b self,
+        inputs: &'b [AlignedBytes],
+        outputs: &'b [AlignedBytes],
+    ) -> impl Iterator<Item = &'b [u8]> {
+        let values = self.passed.iter().filter(|passed| passed.take == Take::Value);
+        values.map(|passed| bytes(passed.source, inputs, outputs))
+    }
+
+    /// Bytes that [`HandOver::carry`] would copy.
+    pub fn copied_bytes(
+        &self,
+        inputs: &[AlignedBytes],
+        outputs: &[AlignedBytes],
+        next: &[AlignedBytes],
+    ) -> usize {
+        let mut copied = 0;
+        self.each(next, |source, to, last| {
+            let from = bytes(source, inputs, outputs);
+            if !last || from.len() != to.len() {
+                copied += from.len().min(to.len());
+            }
+        });
+        copied
+    }
+
+    /// Calls `visit` for every tensor that is handed over: where it is, where it goes, and whether it goes
+    /// nowhere else afterwards.
+    fn each<T>(&self, next: impl IntoIterator<Item = T>, mut visit: impl FnMut(Source, T, bool)) {
+        let tensors = || self.passed.iter().filter(|passed| passed.take != Take::Value);
+        for (index, (passed, to)) in tensors().zip(next).enumerate() {
+            let last = tensors().skip(index + 1).all(|later| later.source != passed.source);
+            visit(passed.source, to, last);
+        }
+    }
+
     /// Hands the tensors over: from the buffers of the run to the inputs of the next, which have their sizes.
-    /// Buffers of one size are exchanged, others copied.
+    /// Buffers of one size are exchanged, others copied. Allocates nothing.
     pub fn carry(
         &self,
         inputs: &mut [AlignedBytes],
         outputs: &mut [AlignedBytes],
         next: &mut [AlignedBytes],
     ) {
-        let tensors = self.passed.iter().filter(|passed| passed.take != Take::Value);
-        let sources: Vec<Source> = tensors.map(|passed| passed.source).collect();
-        for (index, (&source, to)) in sources.iter().zip(next).enumerate() {
+        self.each(next, |source, to, last| {
             let from = match source {
                 Source::Output(index) => &mut outputs[index],
                 Source::Input(index) => &mut inputs[index],
             };
-            if from.len() == to.len() && !sources[index + 1..].contains(&source) {
+            if last && from.len() == to.len() {
                 std::mem::swap(from, to);
             } else {
                 let length = from.len().min(to.len());
                 to.as_mut_slice()[..length].copy_from_slice(&from.as_slice()[..length]);
             }
-        }
+        });
     }
 }
 

@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `free`, a slot's bit | the submitter that takes the slot (clear), the popper of the completion (set) |
 //! | `key`, `cancel`, `done`, `dropped` | the submitter, before the first claim word of its task |
-//! | `claim` | the submitter; claimers (−1); the owner of a settled stage (next stage); closers |
+//! | `claim` | the submitter; claimers (−1); the owner of a settled stage (next stage, next plan); closers |
 //! | `redo[cu]` | `cu`: 0 → ticket of the block that it holds; anybody: ticket → 0, to take the block |
 //! | `redo_count` | +1 before an entry is filled, −1 after it was emptied: never less than the entries |
 //! | `done` | settlers (+n); the owner of a settled stage (0) |
@@ -24,6 +24,10 @@
 //! A CU starts a block of a slot only when its own entry in that slot is empty (it pops its own one first),
 //! so the entry is free when the block is killed. A redo entry that is filled after its task was closed is
 //! found by the closer or by the filler itself: each writes its word, then a fence, then reads the other's.
+//!
+//! A task that goes on with another plan keeps its slot and its key: the owner of the settled last stage puts
+//! the first stage of the next plan there, under the next generation, as if a new task were published. So no
+//! ticket of one plan is ever taken for one of another.
 //!
 //! The opener of a stage may keep its first block. So a task whose stages are narrow stays on the CUs that it
 //! has, and does not ask for another one at every stage.
@@ -338,13 +342,37 @@ impl Board {
         opening: Opening,
         keep: bool,
     ) -> Result<Option<Claim>, Reason> {
+        let whole = Word::new(stage.generation(), stage.stage() + 1, opening.blocks);
+        self.open_as(slot, stage, whole, opening, keep)
+    }
+
+    /// Opens the first stage of another plan of the task, whose last stage is settled, under the next
+    /// `generation`; otherwise as [`Board::open`].
+    pub(crate) fn go_on(
+        &self,
+        slot: usize,
+        stage: Word,
+        generation: u64,
+        opening: Opening,
+        keep: bool,
+    ) -> Result<Option<Claim>, Reason> {
+        self.open_as(slot, stage, Word::new(generation, 0, opening.blocks), opening, keep)
+    }
+
+    fn open_as(
+        &self,
+        slot: usize,
+        stage: Word,
+        whole: Word,
+        opening: Opening,
+        keep: bool,
+    ) -> Result<Option<Claim>, Reason> {
         let place = &self.slots[slot];
         let key = place.key.load(Ordering::Relaxed);
         place.done.store(0, Ordering::Relaxed);
         place.estimate.store(opening.estimate, Ordering::Relaxed);
         place.outlook.store(opening.outlook.to_bits(), Ordering::Relaxed);
         let settled = Word::new(stage.generation(), stage.stage(), 0);
-        let whole = Word::new(stage.generation(), stage.stage() + 1, opening.blocks);
         let next = if keep { whole.claimed() } else { whole };
         match place.claim.compare_exchange(settled.0, next.0, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => {

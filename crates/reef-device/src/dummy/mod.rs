@@ -21,7 +21,7 @@ use reef_plan::{DeviceKind, Isa, KernelSpec, Plan, Restart, Target};
 
 use crate::contract::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, LoadedPlan, RejectReason,
-    Rejected, Wake,
+    Rejected, Route, Wake,
 };
 use crate::event::Event;
 use crate::scheme::Scheme;
@@ -161,7 +161,22 @@ impl Device for DummyDevice {
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
         let mut state = self.state();
         match state.admit(plan, key, &io) {
-            Ok(plan) => Ok(state.submit(plan, key, io, token)),
+            Ok(made) => Ok(state.submit((plan, made), key, io, token, None)),
+            Err(why) => Err(Rejected { io, why }),
+        }
+    }
+
+    fn submit_along(
+        &self,
+        plan: LoadedPlan,
+        key: TaskKey,
+        io: Io,
+        token: u64,
+        route: Arc<dyn Route>,
+    ) -> Result<TaskId, Rejected> {
+        let mut state = self.state();
+        match state.admit(plan, key, &io) {
+            Ok(made) => Ok(state.submit((plan, made), key, io, token, Some(route))),
             Err(why) => Err(Rejected { io, why }),
         }
     }

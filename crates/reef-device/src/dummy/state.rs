@@ -8,7 +8,7 @@ use reef_plan::{KernelSpec, Place, Plan, Region, SyntheticSpec};
 
 use super::{DummyOptions, refusal};
 use crate::contract::{
-    Completion, DeviceCounters, DeviceError, Io, LoadedPlan, Outcome, RejectReason, TaskCounters,
+    Completion, DeviceCounters, DeviceError, Io, LoadedPlan, Outcome, RejectReason, Route, TaskCounters,
 };
 use crate::event::{Event, EventKind};
 use crate::scheme::Scheme;
@@ -33,6 +33,8 @@ pub(super) struct State {
 
 struct Task {
     plan: Arc<Plan>,
+    loaded: LoadedPlan,
+    route: Option<Arc<dyn Route>>,
     key: TaskKey,
     io: Io,
     token: u64,
@@ -114,12 +116,21 @@ impl State {
         if io.fits(plan) { Ok(plan.clone()) } else { Err(RejectReason::WrongBuffers) }
     }
 
-    pub(super) fn submit(&mut self, plan: Arc<Plan>, key: TaskKey, io: Io, token: u64) -> TaskId {
+    pub(super) fn submit(
+        &mut self,
+        (loaded, plan): (LoadedPlan, Arc<Plan>),
+        key: TaskKey,
+        io: Io,
+        token: u64,
+        route: Option<Arc<dyn Route>>,
+    ) -> TaskId {
         let id = TaskId(self.next_task);
         self.next_task += 1;
         let task = Task {
             arena: AlignedBytes::zeroed(plan.arena_bytes()),
             plan,
+            loaded,
+            route,
             key,
             io,
             token,
@@ -316,9 +327,22 @@ impl State {
             stage_done && task.device_queue.is_empty() && task.next_launch == task.plan.stages().len();
         let kind = EventKind::Block { stage: run.stage as u32, block: run.block, padding: false };
         self.event(run.task, Some(cu), run.start, run.end, kind);
-        if task_done {
+        if task_done && !self.go_on(run.task) {
             self.complete(run.task, Outcome::Done);
         }
+    }
+
+    /// Goes on with the plan that follows a task's present one, if one does.
+    fn go_on(&mut self, id: TaskId) -> bool {
+        let task = self.tasks.get_mut(&id).expect("a task that ran is on the board");
+        let Some(next) = task.route.as_ref().and_then(|route| route.next(task.loaded, &mut task.io)) else {
+            return false;
+        };
+        let plan = self.plans[next.index()].clone().expect("a route keeps its plans loaded");
+        task.arena = AlignedBytes::zeroed(plan.arena_bytes());
+        (task.loaded, task.plan, task.next_launch) = (next, plan, 0);
+        task.finished.clear();
+        true
     }
 
     fn complete(&mut self, id: TaskId, outcome: Outcome) {
@@ -329,6 +353,7 @@ impl State {
             task: id,
             token: task.token,
             key: task.key,
+            plan: task.loaded,
             io: task.io,
             outcome,
             submitted: task.submitted,
