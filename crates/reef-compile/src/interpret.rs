@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use reef_base::AlignedBytes;
 use reef_graph::{DType, Tensor};
-use reef_plan::{Kernel, KernelSpec, Place, Plan, Region};
+use reef_plan::{Kernel, KernelSpec, Place, Plan, Region, SelectionSpec};
 
 use crate::scalar::Element;
+use crate::select;
 
 /// What memory holds before it is written: a NaN in every float type.
 const POISON: u8 = 0xFF;
@@ -59,6 +60,7 @@ fn run_kernel(plan: &Plan, kernel: &Kernel, memory: &mut Memory) -> Result<(), S
         KernelSpec::Softmax(spec) => loops::softmax(spec, &mut access),
         KernelSpec::LayerNorm(spec) => loops::layer_norm(spec, &mut access),
         KernelSpec::Gather(spec) => loops::gather(spec, &mut access)?,
+        KernelSpec::Selection(spec) => run_selection(spec, &mut access)?,
         KernelSpec::Host(index) => run_host(plan, *index, &mut access)?,
         KernelSpec::Synthetic(_) => return Err("synthetic kernels are not interpreted".into()),
     }
@@ -70,6 +72,20 @@ fn packing_of(plan: &Plan, kernel: &Kernel) -> Result<reef_plan::Packing, String
         Place::Weight(index) => Ok(plan.weights()[index as usize].packing),
         _ => Err("the weights are not a packed constant".into()),
     }
+}
+
+fn run_selection(spec: &SelectionSpec, access: &mut Access<'_, '_>) -> Result<(), String> {
+    let mut inputs = vec![];
+    for (operand, (dtype, count)) in spec.inputs().into_iter().enumerate() {
+        inputs.push((0..count).map(|index| access.load(operand, dtype, index)).collect());
+    }
+    let made = select::select(spec, &inputs)?;
+    for (operand, (elements, (dtype, _))) in made.into_iter().zip(spec.outputs()).enumerate() {
+        for (index, element) in elements.into_iter().enumerate() {
+            access.store_to(operand, dtype, index, element);
+        }
+    }
+    Ok(())
 }
 
 fn run_host(plan: &Plan, index: usize, access: &mut Access<'_, '_>) -> Result<(), String> {
@@ -165,7 +181,12 @@ impl Access<'_, '_> {
 
     /// Stores element `index` of the first output.
     fn store(&mut self, dtype: DType, index: usize, value: Element) {
-        let region = self.writes[0];
+        self.store_to(0, dtype, index, value);
+    }
+
+    /// Stores element `index` of output `operand`.
+    fn store_to(&mut self, operand: usize, dtype: DType, index: usize, value: Element) {
+        let region = self.writes[operand];
         let at = position(&region, dtype, index);
         match (at, self.memory.bytes_mut(region.place)) {
             (Some(at), Some(bytes)) => value.write(dtype, &mut bytes[at..at + dtype.bytes()]),

@@ -273,7 +273,8 @@ fn leaves(graph: &Graph, counts: &[usize], node: &Node, axis: usize) -> Vec<Valu
 
 /// Whether the operator reads dense row-major operands only, so that another layout costs a copy.
 fn demands_dense(op: &Op) -> bool {
-    matches!(op, Op::Reshape | Op::LayerNorm { .. } | Op::Host(_) | Op::Gather { .. } | Op::MatMul { .. })
+    use Op::{Gather, Host, LayerNorm, MatMul, Reshape, Selection};
+    matches!(op, Reshape | LayerNorm { .. } | Host(_) | Gather { .. } | MatMul { .. } | Selection(_))
 }
 
 /// Which values are images: what convolutions and pools read and write, and what reaches them through

@@ -16,6 +16,7 @@ pub mod reference;
 mod report;
 mod scalar;
 mod schedule;
+mod select;
 mod simplify;
 mod tile;
 mod view;

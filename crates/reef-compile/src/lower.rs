@@ -9,6 +9,7 @@ mod movement;
 mod nest;
 mod program;
 mod rows;
+pub(crate) mod selection;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -200,6 +201,7 @@ impl<'a> Lowering<'a> {
                 self.pad(node, pads, *value);
                 Ok(())
             }
+            Op::Selection(selection) => self.selection(node, selection),
             Op::Host(host) => self.host(node, host.index),
             Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape | Op::Expand => {
                 self.make_view(node);

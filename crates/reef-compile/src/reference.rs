@@ -7,9 +7,11 @@ mod movement;
 mod sums;
 
 use reef_base::AlignedBytes;
-use reef_graph::{DType, Graph, Op, Shape, Tensor, ValueId, ValueKind};
+use reef_graph::{DType, Graph, Op, Selection, Shape, Tensor, ValueId, ValueKind};
 
+use crate::lower::selection::spec_of;
 use crate::scalar::Element;
+use crate::select;
 use std::sync::Arc;
 
 /// A graph could not be evaluated.
@@ -40,16 +42,29 @@ pub fn evaluate(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, EvalErr
     for node in &graph.nodes {
         let operands: Vec<&Tensor> =
             node.inputs.iter().map(|id| values[id.index()].as_ref().expect(made)).collect();
+        let fail = |reason| EvalError { node: node.name.clone(), op: node.op.name(), reason };
+        if let Op::Selection(selection) = &node.op {
+            let made = select(selection, &operands).map_err(fail)?;
+            for (id, made) in node.outputs.iter().zip(made) {
+                values[id.index()] = Some(made);
+            }
+            continue;
+        }
         let output = graph.value(node.outputs[0]);
-        let result = apply(&node.op, &operands, output.dtype, &output.shape).map_err(|reason| EvalError {
-            node: node.name.clone(),
-            op: node.op.name(),
-            reason,
-        })?;
+        let result = apply(&node.op, &operands, output.dtype, &output.shape).map_err(fail)?;
         values[node.outputs[0].index()] = Some(result);
     }
     let take = |id: &ValueId| values[id.index()].clone().expect(made);
     Ok(graph.outputs.iter().map(take).collect())
+}
+
+/// The outputs of a selection.
+fn select(selection: &Selection, inputs: &[&Tensor]) -> Result<Vec<Tensor>, String> {
+    let facts: Vec<_> = inputs.iter().map(|tensor| (tensor.dtype(), tensor.shape().clone())).collect();
+    let outputs = selection.outputs(&facts)?;
+    let elements: Vec<_> = inputs.iter().map(|tensor| Grid::of(tensor).elements).collect();
+    let made = select::select(&spec_of(selection, &facts), &elements)?;
+    Ok(made.iter().zip(outputs).map(|(made, (dtype, shape))| store(made, dtype, &shape)).collect())
 }
 
 /// Applies one operator.
@@ -75,6 +90,7 @@ pub(crate) fn apply(op: &Op, inputs: &[&Tensor], dtype: DType, shape: &Shape) ->
         Op::Expand => movement::expand(&grids[0], shape),
         Op::Gather { axis } => movement::gather(&grids[0], &grids[1], *axis)?,
         Op::Pad { pads, value } => movement::pad(&grids[0], pads, *value, dtype, shape),
+        Op::Selection(_) => return Err("a selection has several outputs".into()),
         Op::Host(_) => return Err("host operators are not interpreted".into()),
     };
     if result.len() != shape.elements() {

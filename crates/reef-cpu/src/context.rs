@@ -31,6 +31,8 @@ pub(crate) enum BlockFault {
     Index { kernel: Arc<str>, pick: usize, index: i64, extent: usize },
     /// An integer of the kernel is divided by 0.
     Divisor { kernel: Arc<str> },
+    /// The threshold of overlap with these bits is not in 0 to 1.
+    Overlap { kernel: Arc<str>, bits: u32 },
     /// No companion could be started.
     NoThread,
 }
@@ -47,6 +49,11 @@ impl BlockFault {
             BlockFault::Divisor { kernel } => {
                 let reason =
                     "Div: an integer is divided by 0; every element of the divisor must be another number";
+                HostFault::of_input(&*kernel, reason)
+            }
+            BlockFault::Overlap { kernel, bits } => {
+                let threshold = f32::from_bits(bits);
+                let reason = format!("NonMaxSuppression: iou_threshold is {threshold}, allowed are 0 to 1");
                 HostFault::of_input(&*kernel, reason)
             }
             BlockFault::NoThread => HostFault::of_kernel("host", "there is no thread to run it on"),

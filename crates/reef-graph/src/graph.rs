@@ -52,7 +52,7 @@ pub struct Node {
     pub op: Op,
     /// What it reads.
     pub inputs: Vec<ValueId>,
-    /// What it makes. One value, except for host operators.
+    /// What it makes. One value, except for host operators and selections.
     pub outputs: Vec<ValueId>,
 }
 

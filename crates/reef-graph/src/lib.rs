@@ -7,9 +7,11 @@
 pub mod dtype;
 pub mod graph;
 pub mod op;
+pub mod selection;
 pub mod tensor;
 
 pub use dtype::DType;
 pub use graph::{Graph, GraphError, Node, NodeId, Value, ValueId, ValueKind};
 pub use op::{AllowedIndices, Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary, axis_index};
+pub use selection::Selection;
 pub use tensor::{ConstKey, Shape, Tensor};

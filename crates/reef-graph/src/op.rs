@@ -1,6 +1,7 @@
 //! The operator set of normalised graphs. Semantics are ONNX's (opset 17) unless a comment says otherwise.
 
 use crate::dtype::DType;
+use crate::selection::Selection;
 
 /// A function of one element.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -268,6 +269,8 @@ pub enum Op {
         /// What they hold, as f32 (exact for the integers that models pad with).
         value: f32,
     },
+    /// Several outputs, as large as they can become, and how much of them is meant.
+    Selection(Selection),
     /// Anything else.
     Host(HostOp),
 }
@@ -295,6 +298,7 @@ impl Op {
             Op::Gather { .. } => "Gather",
             Op::Cast { .. } => "Cast",
             Op::Pad { .. } => "Pad",
+            Op::Selection(selection) => selection.name(),
             Op::Host(_) => "Host",
         }
     }

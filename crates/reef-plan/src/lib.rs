@@ -8,6 +8,7 @@ pub mod host;
 pub mod plan;
 mod reach;
 pub mod region;
+pub mod selection;
 pub mod spec;
 pub mod synthetic;
 pub mod target;
@@ -17,6 +18,7 @@ pub mod weights;
 pub use host::{FaultKind, HostFault, HostKernel, HostState, TensorSpec};
 pub use plan::{Cost, IoSpec, Kernel, Plan, PlanHash, PlanParts, Restart, Stage};
 pub use region::{Lane, Place, Region};
+pub use selection::{CompressSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};
 pub use spec::{
     Activation, ConvSpec, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, GatherSpec,
     KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec, ReduceSpec, SoftmaxSpec, SyntheticSpec, Tile,

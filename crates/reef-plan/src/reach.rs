@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use reef_graph::DType;
+
 use crate::host::{HostKernel, TensorSpec};
 use crate::region::Region;
 use crate::spec::{
@@ -95,6 +97,15 @@ pub(crate) fn reaches(
         }
         KernelSpec::LayerNorm(spec) => layer_norm(spec),
         KernelSpec::Gather(spec) => gather(spec),
+        KernelSpec::Selection(spec) => {
+            if let Some(flaw) = spec.flaw() {
+                return Err(flaw);
+            }
+            let all = |operands: Vec<(DType, usize)>| -> Vec<Reach> {
+                operands.iter().map(|&(dtype, count)| Reach::dense(dtype.bytes(), count)).collect()
+            };
+            (all(spec.inputs()), all(spec.outputs()))
+        }
         KernelSpec::Host(index) => {
             let kernel = hosts.get(*index).ok_or("names a host kernel that the plan does not have")?;
             let all = |tensors: &[TensorSpec]| -> Vec<Reach> {

@@ -10,6 +10,8 @@
 
 use reef_graph::{Binary, DType, PoolKind, Reduce, Unary};
 
+use crate::selection::SelectionSpec;
+
 /// A function applied to every result before it is stored.
 pub type Activation = Option<Unary>;
 
@@ -444,6 +446,8 @@ pub enum KernelSpec {
     LayerNorm(LayerNormSpec),
     /// See [`GatherSpec`].
     Gather(GatherSpec),
+    /// See [`SelectionSpec`]; one block.
+    Selection(SelectionSpec),
     /// The plan's host kernel with this index; reads its inputs, writes its outputs, all dense; one block.
     Host(usize),
     /// See [`SyntheticSpec`].
@@ -463,7 +467,7 @@ impl KernelSpec {
             KernelSpec::Softmax(spec) => spec.tile > 0,
             KernelSpec::LayerNorm(spec) => spec.tile > 0,
             KernelSpec::Gather(spec) => spec.tile > 0,
-            KernelSpec::Host(_) => true,
+            KernelSpec::Selection(_) | KernelSpec::Host(_) => true,
             KernelSpec::Synthetic(spec) => spec.tile_bytes > 0,
         }
     }
@@ -480,7 +484,7 @@ impl KernelSpec {
             KernelSpec::Softmax(spec) => elements(&spec.rows).div_ceil(spec.tile),
             KernelSpec::LayerNorm(spec) => spec.rows.div_ceil(spec.tile),
             KernelSpec::Gather(spec) => (spec.outer * spec.picks).div_ceil(spec.tile),
-            KernelSpec::Host(_) => 1,
+            KernelSpec::Selection(_) | KernelSpec::Host(_) => 1,
             KernelSpec::Synthetic(spec) => spec.bytes.div_ceil(spec.tile_bytes),
         }
     }
@@ -502,6 +506,7 @@ impl KernelSpec {
             // A slab of partial results.
             KernelSpec::Reduce(_) => 256 * 4,
             KernelSpec::LayerNorm(spec) => spec.len.next_multiple_of(16) * 4,
+            KernelSpec::Selection(spec) => spec.scratch_bytes(),
             KernelSpec::Pool(_) | KernelSpec::Gather(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => 0,
         }
     }
@@ -518,6 +523,7 @@ impl KernelSpec {
             KernelSpec::Softmax(_) => "softmax",
             KernelSpec::LayerNorm(_) => "layernorm",
             KernelSpec::Gather(_) => "gather",
+            KernelSpec::Selection(spec) => spec.name(),
             KernelSpec::Host(_) => "host",
             KernelSpec::Synthetic(_) => "synthetic",
         }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use reef_base::limits;
 use reef_graph::{Binary, DType, PoolKind, Reduce, Shape, Tensor};
 use reef_plan::{
-    ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, HostFault,
-    HostKernel, HostState, IoSpec, Isa, Kernel, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, Packing,
-    Place, Plan, PlanError, PlanParts, PoolSpec, ReduceSpec, Region, Restart, SyntheticSpec, Target,
-    TensorSpec, WeightStore,
+    CompressSpec, ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, GatherSpec,
+    HostFault, HostKernel, HostState, IoSpec, Isa, Kernel, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec,
+    NonMaxSuppressionSpec, NonZeroSpec, Packing, Place, Plan, PlanError, PlanParts, PoolSpec, ReduceSpec,
+    Region, Restart, SelectionSpec, SyntheticSpec, Target, TensorSpec, UniqueSpec, WeightStore,
 };
 
 fn parts(stages: Vec<Vec<Kernel>>) -> PlanParts {
@@ -28,6 +28,11 @@ fn parts(stages: Vec<Vec<Kernel>>) -> PlanParts {
 
 /// A kernel whose operands have so many bytes, one after the other in the arena; the last one is written.
 fn kernel(spec: KernelSpec, operands: &[usize]) -> Kernel {
+    kernel_writing(1, spec, operands)
+}
+
+/// The same, with so many operands at the end that are written.
+fn kernel_writing(written: usize, spec: KernelSpec, operands: &[usize]) -> Kernel {
     let mut offset = 0;
     let mut regions: Vec<_> = operands
         .iter()
@@ -36,7 +41,7 @@ fn kernel(spec: KernelSpec, operands: &[usize]) -> Kernel {
             Region::dense(Place::Arena, offset - bytes, bytes)
         })
         .collect();
-    let writes = vec![regions.pop().expect("something is written")];
+    let writes = regions.split_off(regions.len() - written);
     let (name, cost) = ("k".into(), Cost::default());
     Kernel { name, spec, reads: regions, writes, restart: Restart::Safe, cost }
 }
@@ -47,7 +52,11 @@ fn synthetic(bytes: usize, tile_bytes: usize) -> KernelSpec {
 
 /// Such operands are enough, and each of them is with `element` bytes less too small.
 fn needs(spec: KernelSpec, operands: &[(usize, usize)]) {
-    let plan = |bytes: &[usize]| Plan::new(parts(vec![vec![kernel(spec.clone(), bytes)]]));
+    needs_writing(1, spec, operands);
+}
+
+fn needs_writing(written: usize, spec: KernelSpec, operands: &[(usize, usize)]) {
+    let plan = |bytes: &[usize]| Plan::new(parts(vec![vec![kernel_writing(written, spec.clone(), bytes)]]));
     let enough: Vec<_> = operands.iter().map(|&(count, size)| count * size).collect();
     if let Err(error) = plan(&enough) {
         panic!("{}: {error}", spec.name());
@@ -187,6 +196,50 @@ fn reductions_norms_and_gathers_keep_to_their_operands() {
     let (dtype, index_dtype) = (DType::F32, DType::I64);
     let gather = GatherSpec { dtype, index_dtype, outer: 2, extent: 7, inner: 3, picks: 5, tile: 2 };
     needs(KernelSpec::Gather(gather), &[(42, 4), (5, 8), (30, 4)]);
+}
+
+#[test]
+fn selections_keep_to_their_operands() {
+    let needs = |written, spec, operands: &[(usize, usize)]| {
+        needs_writing(written, KernelSpec::Selection(spec), operands);
+    };
+    let non_zero = NonZeroSpec { dtype: DType::U8, dims: vec![3, 5] };
+    needs(2, SelectionSpec::NonZero(non_zero), &[(15, 1), (30, 8), (1, 8)]);
+    let compress = CompressSpec { dtype: DType::F16, outer: 2, extent: 5, inner: 3, conditions: 4 };
+    needs(2, SelectionSpec::Compress(compress), &[(30, 2), (4, 1), (30, 2), (1, 8)]);
+    let unique = UniqueSpec { dtype: DType::F32, outer: 2, extent: 5, inner: 3, sorted: true };
+    let list = (5, 8);
+    needs(5, SelectionSpec::Unique(unique), &[(30, 4), (30, 4), list, list, list, (1, 8)]);
+    let boxes = suppression();
+    let one = (1, 8);
+    let operands = [(56, 4), (42, 4), one, (1, 4), (1, 4), (72, 8), one];
+    needs(2, SelectionSpec::NonMaxSuppression(boxes), &operands);
+}
+
+fn suppression() -> NonMaxSuppressionSpec {
+    NonMaxSuppressionSpec {
+        batches: 2,
+        classes: 3,
+        boxes: 7,
+        per_class: 4,
+        center_point_box: false,
+        score_threshold: true,
+    }
+}
+
+#[test]
+fn selections_select_among_what_there_is() {
+    let compress = CompressSpec { dtype: DType::U8, outer: 1, extent: 5, inner: 0, conditions: 6 };
+    let unique = UniqueSpec { dtype: DType::U8, outer: 0, extent: 1 << 32, inner: 1, sorted: true };
+    for (spec, what) in [
+        (SelectionSpec::NonZero(NonZeroSpec { dtype: DType::U8, dims: vec![] }), "has no axis"),
+        (SelectionSpec::Compress(compress), "more than there is"),
+        (SelectionSpec::NonMaxSuppression(NonMaxSuppressionSpec { per_class: 8, ..suppression() }), "more"),
+        (SelectionSpec::Unique(unique), "32 bits"),
+    ] {
+        let error = Plan::new(parts(vec![vec![kernel(KernelSpec::Selection(spec), &[8; 8])]])).unwrap_err();
+        assert!(matches!(&error, PlanError::Malformed { what: said } if said.contains(what)), "{error}");
+    }
 }
 
 #[test]

@@ -48,6 +48,7 @@ mod nest;
 mod plain;
 mod pool;
 mod reduce;
+mod selection;
 mod softmax;
 mod taps;
 #[cfg(test)]
@@ -77,6 +78,7 @@ pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockK
         KernelSpec::Softmax(spec) => softmax::prepare(spec, kernel, isa),
         KernelSpec::LayerNorm(spec) => layernorm::prepare(spec, kernel, isa),
         KernelSpec::Gather(spec) => Box::new(plain::Gather::new(spec, kernel)),
+        KernelSpec::Selection(spec) => selection::prepare(spec, kernel),
         KernelSpec::Host(_) => Box::new(plain::Host::new(kernel)),
         KernelSpec::Synthetic(spec) => Box::new(plain::Synthetic::new(spec, kernel)),
     }

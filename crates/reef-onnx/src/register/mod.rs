@@ -25,6 +25,7 @@ mod recurrent;
 mod reduce;
 mod resample;
 mod resize;
+mod selection;
 mod shape;
 mod slice;
 mod squeeze;
@@ -43,6 +44,7 @@ use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
 
 pub(crate) use norm::ChannelAffine;
 pub(crate) use own::{DataFault, Refused};
+pub(crate) use selection::Select;
 
 /// tract's ONNX reader with our operators in it. Shapes that the file claims for intermediate values are not
 /// believed: they may be those of another specialisation.
@@ -55,6 +57,7 @@ pub(crate) fn onnx() -> Onnx {
         pointwise::register,
         quantize::register,
         reduce::register,
+        selection::register,
         shape::register,
     ] {
         register(&mut onnx);

@@ -7,5 +7,6 @@ mod malformed;
 mod network;
 mod numeric;
 mod operators;
+mod selection;
 mod shapes;
 mod sizes;

@@ -7,6 +7,7 @@ mod cnn;
 mod einsum;
 mod math;
 mod nn;
+mod selection;
 
 use reef_graph::{DType, Graph, ValueId};
 use tract_onnx::prelude::*;
@@ -22,7 +23,7 @@ use tract_onnx::tract_core::ops::logic::Iff;
 use tract_onnx::tract_core::ops::nn as tract_nn;
 
 use crate::build;
-use crate::register::ChannelAffine;
+use crate::register::{ChannelAffine, Select};
 use crate::walk::{Operand, Walk};
 
 /// Why a node has no native form.
@@ -32,6 +33,9 @@ pub(crate) type Reject = String;
 pub(crate) fn translate(walk: &mut Walk, node: &TypedNode) -> Result<Vec<Operand>, Reject> {
     if node.op_is::<Identity>() {
         return Ok(vec![walk.operand(node.inputs[0])]);
+    }
+    if let Some(Select(selection)) = node.op_as() {
+        return selection::selection(walk, node, selection);
     }
     let (dtype, shape) = walk.fact(OutletId::new(node.id, 0))?;
     let value = native(walk, node)?;

@@ -22,6 +22,7 @@ mod conv;
 mod elementwise;
 mod math;
 mod rest;
+mod selection;
 
 /// What untouched bytes of an output hold.
 const POISON: u8 = 0xAA;
@@ -45,6 +46,8 @@ struct Case {
     operands: Vec<Operand>,
     /// Bytes of the output's region.
     out_bytes: usize,
+    /// Bytes of the further outputs' regions; they lie behind the first, as far apart as they have to be.
+    more_bytes: Vec<usize>,
     out_dtype: DType,
     /// Element index in the output's region, and its value.
     expected: Vec<(usize, f64)>,
@@ -60,6 +63,7 @@ impl Case {
             specs: vec![Box::new(spec)],
             operands: vec![],
             out_bytes: 0,
+            more_bytes: vec![],
             out_dtype: DType::F32,
             expected: vec![],
             tolerance: 1e-5,
@@ -80,6 +84,18 @@ impl Case {
     fn weight(mut self, tensor: Tensor, packing: impl Fn(Isa) -> Packing + 'static) -> Case {
         self.operands.push(Operand::Weight(tensor, Box::new(packing)));
         self
+    }
+
+    /// Where the outputs lie in the buffer.
+    fn regions(&self) -> Vec<Region> {
+        let mut end = 0;
+        let all = [self.out_bytes].into_iter().chain(self.more_bytes.iter().copied());
+        let place = |bytes: usize| {
+            let begin = end + LEAD;
+            end = (begin + bytes).next_multiple_of(64);
+            Region::dense(Place::Output(0), begin, bytes)
+        };
+        all.map(place).collect()
     }
 
     fn expects(mut self, out_elements: usize, expected: Vec<(usize, f64)>) -> Case {
@@ -207,12 +223,13 @@ impl Bench {
             });
         }
         let io = |bytes: usize| IoSpec { name: "t".into(), dtype: DType::U8, shape: Shape::from([bytes]) };
-        let total = LEAD + case.out_bytes + LEAD;
+        let writes = case.regions();
+        let total = writes.last().expect("there is an output").end() + LEAD;
         let kernel = Kernel {
             name: case.name.clone(),
             spec,
             reads,
-            writes: vec![Region::dense(Place::Output(0), LEAD, case.out_bytes)],
+            writes,
             restart: Restart::Safe,
             cost: Cost::default(),
         };
