@@ -1,15 +1,60 @@
-//! Operators whose result has as many elements as data say. The segment computes them into a tensor with room
-//! for all that there can be, and counts; what is meant of it is known in the next step.
+//! Operators whose result has as many elements as data say. The segment computes them into tensors with room
+//! for all that there can be, and counts; what is meant of them is known in the next step.
 
 use tract_onnx::pb::NodeProto;
 
-use super::step::Evaluation;
+use super::control::number_attribute;
+use super::step::{Counted, Evaluation, Thing, int, unsupported};
 use crate::error::ImportError;
 
 /// The node that computes `node` into tensors of known shapes, if `node` is such an operator.
 pub(super) fn found(
-    _evaluation: &mut Evaluation,
-    _node: &NodeProto,
+    evaluation: &mut Evaluation,
+    node: &NodeProto,
 ) -> Result<Option<NodeProto>, ImportError> {
-    Ok(None)
+    let operator = node.op_type.as_str();
+    let results = match operator {
+        "NonZero" | "Compress" | "NonMaxSuppression" => 1,
+        "Unique" => 4,
+        _ => return Ok(None),
+    };
+    let mut made = NodeProto { op_type: format!("reef.{operator}"), ..node.clone() };
+    made.output = (0..=results).map(|_| evaluation.fresh(operator)).collect();
+    let axis = match operator {
+        "NonZero" => 1,
+        "NonMaxSuppression" => {
+            if let Some(most) = node.input.get(2).filter(|name| !name.is_empty())
+                && let Some(most) = evaluation.decided(most)?.and_then(|most| most.first().copied())
+            {
+                made.attribute.push(number_attribute("per_class", most.max(0)));
+            }
+            0
+        }
+        _ => counted_axis(evaluation, node)?,
+    };
+    let count = made.output[results].clone();
+    for (index, output) in node.output.iter().enumerate() {
+        let data = made.output[index].clone();
+        // Of `Unique` all places of the input have their number among the results.
+        let thing = match (operator, index) {
+            ("Unique", 2) => Thing::Alias(data),
+            ("Unique", 1 | 3) => Thing::Counted(Counted { data, count: count.clone(), axis: 0 }),
+            _ => Thing::Counted(Counted { data, count: count.clone(), axis }),
+        };
+        evaluation.set(output, thing);
+    }
+    Ok(Some(made))
+}
+
+/// The axis of the result that has as many entries as were found.
+fn counted_axis(evaluation: &mut Evaluation, node: &NodeProto) -> Result<usize, ImportError> {
+    let Some(axis) = int(node, "axis") else { return Ok(0) };
+    let Some(shape) = evaluation.fact(&node.input[0])?.and_then(|fact| fact.shape) else {
+        return Err(unsupported(node, "the shape of its input is not known"));
+    };
+    let place = if axis < 0 { axis + shape.rank() as i64 } else { axis };
+    match usize::try_from(place).ok().filter(|&axis| axis < shape.rank()) {
+        Some(axis) => Ok(axis),
+        None => Err(unsupported(node, format!("its input has no axis {axis}"))),
+    }
 }
