@@ -156,6 +156,17 @@ pub(crate) fn code_of(dtype: DType) -> Option<DataType> {
     })
 }
 
+/// The code of a declared element type and the extents, 0 where they are not fixed.
+pub(crate) fn declared_type(info: &pb::ValueInfoProto) -> Option<(i32, Vec<i64>)> {
+    let pb::type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()?;
+    DataType::try_from(tensor.elem_type).ok().and_then(dtype_of)?;
+    let dims = tensor.shape.as_ref()?.dim.iter().map(|dim| match dim.value {
+        Some(DimValue::DimValue(extent)) => extent.max(0),
+        _ => 0,
+    });
+    Some((tensor.elem_type, dims.collect()))
+}
+
 /// The declaration of a tensor.
 pub(crate) fn declaration(name: &str, dtype: DType, shape: &Shape) -> Option<pb::ValueInfoProto> {
     let dim = |&extent: &usize| pb::tensor_shape_proto::Dimension {

@@ -207,20 +207,31 @@ impl Evaluation<'_> {
         let number = self.integers(&[], &[0]);
         let inputs: Vec<String> = [number, self.truth()].into_iter().chain(carried.iter().cloned()).collect();
         let (mut nodes, results) = self.round(graph, &inputs);
-        for (row, output) in results[carried.len() + 1..].iter().zip(stacked) {
-            nodes.push(own("NoRows", vec![row.clone()], vec![output.clone()]));
+        let declared = &graph.output[carried.len() + 1..];
+        for ((row, output), declared) in results[carried.len() + 1..].iter().zip(stacked).zip(declared) {
+            let mut none = own("NoRows", vec![row.clone()], vec![output.clone()]);
+            if let Some((code, dims)) = crate::proto::declared_type(declared) {
+                none.attribute.push(number_attribute("type", code.into()));
+                none.attribute.push(attribute_of("dims", AttributeType::Ints, |dim| dim.ints = dims));
+            }
+            nodes.push(none);
         }
         self.next(nodes.into_iter());
         Ok(())
     }
 
     fn visit_no_rows(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        let fact = self.fact(&node.input[0])?;
-        let Some((dtype, shape)) = fact.and_then(|fact| Some((fact.dtype, fact.shape?))) else {
+        // A round that is not there may not be possible either: it may pick the first of no elements.
+        let fact = self.fact(&node.input[0]).ok().flatten();
+        let known = fact.and_then(|fact| {
+            let dims: Vec<i64> = fact.shape?.iter().map(|&extent| extent as i64).collect();
+            Some((crate::proto::code_of(fact.dtype)? as i32, dims))
+        });
+        let declared = || Some((int(node, "type")? as i32, attribute(node, "dims")?.ints.clone()));
+        let Some((data_type, dims)) = known.or_else(declared) else {
             return Err(unsupported(node, "the shape of a loop's results is not known without a round"));
         };
-        let data_type = crate::proto::code_of(dtype).map_or(0, |code| code as i32);
-        let dims = std::iter::once(0).chain(shape.iter().map(|&extent| extent as i64)).collect();
+        let dims = std::iter::once(0).chain(dims).collect();
         self.set_const(&node.output[0], TensorProto { dims, data_type, ..TensorProto::default() });
         Ok(())
     }
