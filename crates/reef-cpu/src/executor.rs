@@ -497,8 +497,9 @@ impl Executor {
     pub(crate) fn record_instant(&self, kind: EventKind, at: Nanos, slot: usize) {
         // SAFETY: the caller is the submitter before it publishes, or the owner of the settled last stage.
         let task = unsafe { self.slots[slot].task() };
-        let (key, token): (TaskKey, u64) = (task.key, task.token);
-        self.recorder.outside(Event { at, span: Nanos::ZERO, cu: None, task: task.id, key, token, kind });
+        let (key, token, plan) = (task.key, task.token, task.plan);
+        let (span, task) = (Nanos::ZERO, task.id);
+        self.recorder.outside(Event { at, span, cu: None, task, key, token, plan, kind });
     }
 
     pub(crate) fn unpark(&self, cu: usize) {

@@ -372,7 +372,10 @@ impl Worker {
     pub(crate) fn record(&mut self, executor: &Executor, task: &Task, ran: &Ran, kind: EventKind) {
         let cu = Some(CuId(self.cu as u16));
         let (at, span) = (ran.start, ran.now - ran.start);
-        let event = Event { at, span, cu, task: task.id, key: task.key, token: task.token, kind };
+        let event = {
+            let (key, token, plan) = (task.key, task.token, task.plan);
+            Event { at, span, cu, task: task.id, key, token, plan, kind }
+        };
         executor.recorder.unit(&mut self.events, event);
     }
 }

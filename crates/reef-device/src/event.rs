@@ -2,6 +2,8 @@
 
 use reef_base::{CuId, Nanos, TaskId, TaskKey};
 
+use crate::contract::LoadedPlan;
+
 /// Something that happened on one compute unit or at submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -17,6 +19,8 @@ pub struct Event {
     pub key: TaskKey,
     /// The token given at submission.
     pub token: u64,
+    /// The plan that the task was at.
+    pub plan: LoadedPlan,
     /// What.
     pub kind: EventKind,
 }

@@ -607,7 +607,14 @@ impl Core {
         assert_eq!(pending.id, id, "slots and requests agree");
         let io = std::mem::take(&mut pending.buffers.io);
         pending.task_key = Some(key);
-        self.notes.label(id.0, &pending.key, &pending.plan.plan);
+        if self.notes.is_on() {
+            let model = &pending.key;
+            let label = |entry: &PlanEntry| self.notes.label(id.0, model, entry.loaded, &entry.plan);
+            match &pending.kit {
+                None => label(&pending.plan),
+                Some(kit) => kit.each(label),
+            }
+        }
         let submitted = match &pending.kit {
             None => self.device.submit(pending.plan.loaded, key, io, id.0),
             Some(kit) => self.device.submit_along(pending.plan.loaded, key, io, id.0, kit.clone()),

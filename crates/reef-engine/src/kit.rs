@@ -66,6 +66,11 @@ impl Kit {
         Arc::ptr_eq(&self.lock().stops[0].entry, entry)
     }
 
+    /// Calls `visit` for every plan that it knows.
+    pub(crate) fn each(&self, visit: impl Fn(&PlanEntry)) {
+        self.lock().stops.iter().for_each(|stop| visit(&stop.entry));
+    }
+
     /// Makes it ready for another request; false when a device gives no buffers.
     pub(crate) fn begin(&self) -> bool {
         let mut stops = self.lock();

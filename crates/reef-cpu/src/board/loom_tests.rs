@@ -10,6 +10,7 @@ use reef_base::{Level, Nanos, TaskKey};
 
 use super::*;
 use crate::gate::{Gate, Gates};
+use crate::lineage::Lineage;
 
 /// A board, and what happened to its tasks. `ended` stands for the completion: it orders a slot's next task
 /// behind the last one. The other counters are no part of the model.
@@ -19,6 +20,8 @@ struct Rig {
     settled: [Plain; 2],
     /// Stages opened.
     opened: Plain,
+    /// Of the first slot's task, when it goes on with other plans.
+    lineage: Lineage,
     /// Ends of tasks.
     ended: AtomicU64,
 }
@@ -26,8 +29,8 @@ struct Rig {
 impl Rig {
     fn new(slots: usize, cus: usize) -> Arc<Rig> {
         let zeros = || [Plain::new(0), Plain::new(0)];
-        let (opened, ended) = (Plain::new(0), AtomicU64::new(0));
-        Arc::new(Rig { board: Board::new(slots, 0, cus), settled: zeros(), opened, ended })
+        let (opened, ended, lineage) = (Plain::new(0), AtomicU64::new(0), Lineage::new());
+        Arc::new(Rig { board: Board::new(slots, 0, cus), settled: zeros(), opened, lineage, ended })
     }
 
     fn publish(&self, generation: u64, key: u64, blocks: u32) -> usize {
@@ -44,6 +47,9 @@ impl Rig {
             return;
         }
         let over = word.stage() + 1 == shape.stages;
+        if !self.board.any_dropped(slot) && over && word.generation() < shape.plans {
+            return self.hand_over(slot, word, shape);
+        }
         if !self.board.any_dropped(slot) && !over {
             if let Ok(kept) = self.board.open(slot, word, opening(shape.total), shape.keep) {
                 self.opened.fetch_add(1, Ordering::Relaxed);
@@ -59,6 +65,30 @@ impl Rig {
         }
         self.board.retire(slot);
         self.ended.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// As the executor does.
+    fn hand_over(&self, slot: usize, word: Word, shape: Shape) {
+        let generation = self.lineage.advance();
+        match self.board.go_on(slot, word, generation, opening(shape.total), false) {
+            Ok(_) => {
+                self.opened.fetch_add(1, Ordering::Relaxed);
+                if self.lineage.is_cancelled() {
+                    self.close(slot, generation, shape);
+                }
+            }
+            Err(_) => {
+                self.board.retire(slot);
+                self.ended.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Ends the task that began with generation 1.
+    fn cancel(&self, slot: usize, shape: Shape) {
+        if let Some(generation) = self.lineage.cancel(1) {
+            self.close(slot, generation, shape);
+        }
     }
 
     fn claim(&self, cu: usize) -> Option<Claim> {
@@ -111,12 +141,14 @@ impl Rig {
 struct Shape {
     total: u32,
     stages: u32,
+    /// Plans that a task runs, one generation after the other.
+    plans: u64,
     /// Openers keep a block.
     keep: bool,
 }
 
 fn shape(total: u32, stages: u32) -> Shape {
-    Shape { total, stages, keep: false }
+    Shape { total, stages, plans: 0, keep: false }
 }
 
 fn opening(blocks: u32) -> Opening {
@@ -248,6 +280,69 @@ fn loom_two_closers_end_a_task_once() {
         thread.join().unwrap();
         assert_eq!((count(&rig.settled[0]), rig.ended()), (2, 1));
         assert_eq!(rig.board.reason(slot), Some(Reason::DeviceFault));
+    });
+}
+
+/// Two units, and two plans one after the other: every block is settled once, and the task ends once.
+#[test]
+fn loom_a_task_goes_on_with_its_next_plan_once() {
+    loom::model(|| {
+        let rig = Rig::new(1, 2);
+        let shape = Shape { plans: 2, ..shape(1, 1) };
+        rig.lineage.publish(1);
+        rig.publish(1, real_time(0), 1);
+        let other = rig.clone();
+        let unit = thread::spawn(move || other.work(1, 2, shape));
+        rig.work(0, 2, shape);
+        unit.join().unwrap();
+        rig.work_off(shape);
+        assert_eq!((count(&rig.settled[0]), count(&rig.opened), rig.ended()), (2, 1, 1));
+        rig.poll_covers_the_work();
+    });
+}
+
+/// Whoever cancels a task while it moves on to its next plan: it does not run the whole way, or it is over.
+#[test]
+fn loom_a_cancel_between_two_plans_is_not_lost() {
+    loom::model(|| {
+        let rig = Rig::new(1, 1);
+        let shape = Shape { plans: 3, ..shape(1, 1) };
+        rig.lineage.publish(1);
+        let slot = rig.publish(1, best_effort(), 1);
+        let other = rig.clone();
+        let canceller = thread::spawn(move || other.cancel(slot, shape));
+        rig.work(0, 1, shape);
+        canceller.join().unwrap();
+        // The canceller is through: nothing is left to claim but what it could not get hold of.
+        let before = rig.ended();
+        rig.work_off(shape);
+        assert_eq!((before, rig.ended()), (1, 1), "the task was closed on its way");
+    });
+}
+
+/// The task that uses the slot next is none of the cancelled one.
+#[test]
+fn loom_a_cancel_of_a_program_spares_the_next_task() {
+    loom::model(|| {
+        let rig = Rig::new(1, 1);
+        let shape = Shape { plans: 2, ..shape(1, 1) };
+        rig.lineage.publish(1);
+        let slot = rig.publish(1, best_effort(), 1);
+        let other = rig.clone();
+        let canceller = thread::spawn(move || other.cancel(slot, shape));
+        rig.work_off(shape);
+        canceller.join().unwrap();
+        rig.work_off(shape);
+        assert_eq!(rig.ended(), 1);
+        rig.board.free_slot(slot);
+        let generation = rig.lineage.begin();
+        rig.lineage.publish(generation);
+        rig.publish(generation, best_effort(), 1);
+        let claim = rig.claim(0).expect("the next task has a block");
+        assert_eq!(rig.board.reason(slot), None);
+        assert!(!rig.lineage.is_cancelled());
+        rig.settle(slot, claim.word, 1, shape, false);
+        assert_eq!(rig.ended(), 2);
     });
 }
 

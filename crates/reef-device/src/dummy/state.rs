@@ -369,8 +369,8 @@ impl State {
         if self.record {
             let task = &self.tasks[&id];
             let cu = cu.map(|cu| CuId(cu as u16));
-            let (key, token) = (task.key, task.token);
-            self.events.push(Event { at: start, span: end - start, cu, task: id, key, token, kind });
+            let (key, token, plan) = (task.key, task.token, task.loaded);
+            self.events.push(Event { at: start, span: end - start, cu, task: id, key, token, plan, kind });
         }
     }
 }

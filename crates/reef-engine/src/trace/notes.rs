@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reef_base::{Class, ModelKey, Nanos};
+use reef_device::LoadedPlan;
 use reef_plan::Plan;
 
 use crate::fault::Foreign;
@@ -28,10 +29,11 @@ pub(crate) struct Span {
     pub(crate) error: Option<String>,
 }
 
-/// Which plan a task runs.
+/// A plan that a task runs, or may go on with.
 #[derive(Debug)]
 pub(super) struct Label {
     pub(super) token: u64,
+    pub(super) loaded: LoadedPlan,
     pub(super) model: Arc<ModelKey>,
     pub(super) plan: Foreign<Arc<Plan>>,
 }
@@ -45,9 +47,15 @@ pub(crate) struct Notes {
 }
 
 impl Notes {
-    /// Notes what a task that starts runs.
-    pub(crate) fn label(&self, token: u64, model: &Arc<ModelKey>, plan: &Arc<Plan>) {
-        self.note(|ring| ring.label(Label { token, model: model.clone(), plan: plan.clone().into() }));
+    /// Notes what a task that starts runs, or may go on with.
+    pub(crate) fn label(&self, token: u64, model: &Arc<ModelKey>, loaded: LoadedPlan, plan: &Arc<Plan>) {
+        let (model, plan) = (model.clone(), plan.clone().into());
+        self.note(|ring| ring.label(Label { token, loaded, model, plan }));
+    }
+
+    /// Whether anything is noted.
+    pub(crate) fn is_on(&self) -> bool {
+        self.on.load(Ordering::Acquire)
     }
 
     /// Notes how a request went. Off, `span` is not made.
@@ -77,7 +85,7 @@ impl Notes {
     }
 
     fn note(&self, note: impl FnOnce(&mut Ring)) {
-        if self.on.load(Ordering::Acquire)
+        if self.is_on()
             && let Some(ring) = self.lock().as_mut()
         {
             note(ring);

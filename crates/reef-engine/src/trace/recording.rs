@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use reef_base::ModelKey;
-use reef_device::{Device, Event, EventKind};
+use reef_device::{Device, Event, EventKind, LoadedPlan};
 use reef_plan::{Plan, Stage};
 
 use super::notes::{Notes, Ring, Span, push_bounded};
@@ -40,7 +40,8 @@ pub(super) struct Recording {
     pub(super) events: VecDeque<(Event, Option<u32>)>,
     pub(super) spans: VecDeque<Span>,
     pub(super) names: Vec<Named>,
-    tasks: HashMap<u64, u32>,
+    /// By token the names of the plans that the task runs.
+    tasks: HashMap<u64, Vec<(LoadedPlan, u32)>>,
     /// Tasks that had completed by the last collection.
     completed: Vec<u64>,
     fresh: Vec<Event>,
@@ -89,7 +90,7 @@ impl Recording {
             if self.tasks.len() >= TASKS_MAX {
                 self.tasks.clear();
             }
-            self.tasks.insert(label.token, name);
+            self.tasks.entry(label.token).or_default().push((label.loaded, name));
         }
         // A task's blocks may come after its completion, since every compute unit has a buffer of its own,
         // but no later than in the collection after that one.
@@ -98,7 +99,8 @@ impl Recording {
             if event.kind == EventKind::Completed {
                 self.completed.push(event.token);
             }
-            let name = self.tasks.get(&event.token).copied();
+            let plans = self.tasks.get(&event.token).map_or(&[][..], Vec::as_slice);
+            let name = plans.iter().rev().find(|(plan, _)| *plan == event.plan).map(|(_, name)| *name);
             self.dropped += u64::from(push_bounded(&mut self.events, (event, name), self.events_max));
         }
         for token in completed {
@@ -129,7 +131,10 @@ mod tests {
 
     fn event(token: u64, kind: EventKind) -> Event {
         let (at, span, key) = (Nanos(token), Nanos(1), TaskKey::best_effort(0));
-        Event { at, span, cu: Some(CuId(0)), task: TaskId(token), key, token, kind }
+        {
+            let (cu, plan) = (Some(CuId(0)), LoadedPlan(0));
+            Event { at, span, cu, task: TaskId(token), key, token, plan, kind }
+        }
     }
 
     /// Completions have a buffer of their own, which may be emptied before those of the compute units.
@@ -140,7 +145,7 @@ mod tests {
         let model = Arc::new(ModelKey { name: "m".into(), version: "1".into() });
         let mut recording = Recording::new(100);
         let block = |block| event(7, EventKind::Block { stage: 0, block, padding: false });
-        recording.spare.labels.push_back(Label { token: 7, model, plan: plan.into() });
+        recording.spare.labels.push_back(Label { token: 7, loaded: LoadedPlan(0), model, plan: plan.into() });
         recording.fresh.extend([event(7, EventKind::Completed), block(0)]);
         recording.resolve();
         recording.fresh.push(block(1));

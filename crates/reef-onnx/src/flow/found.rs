@@ -8,10 +8,7 @@ use super::step::{Counted, Evaluation, Thing, int, unsupported};
 use crate::error::ImportError;
 
 /// The node that computes `node` into tensors of known shapes, if `node` is such an operator.
-pub(super) fn found(
-    evaluation: &mut Evaluation,
-    node: &NodeProto,
-) -> Result<Option<NodeProto>, ImportError> {
+pub(super) fn found(evaluation: &mut Evaluation, node: &NodeProto) -> Result<Option<NodeProto>, ImportError> {
     let operator = node.op_type.as_str();
     let results = match operator {
         "NonZero" | "Compress" | "NonMaxSuppression" => 1,
