@@ -166,6 +166,10 @@ pub struct InspectArgs {
     /// Extents for symbolic dimensions: `batch=3`.
     #[arg(long = "dim", value_name = "NAME=N", value_parser = name_and_extent)]
     pub dims: Vec<(String, usize)>,
+    /// Values of inputs that decide shapes, or which way the model goes: `sr=16000`. Without one, it is taken
+    /// as 1.
+    #[arg(long = "value", value_name = "NAME=N[,N…]", value_parser = name_and_numbers, allow_hyphen_values = true)]
+    pub values: Vec<(String, Vec<i64>)>,
     /// The device to compile for.
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -414,6 +418,14 @@ fn name_and_deadline(text: &str) -> Result<(String, Duration), String> {
 fn name_and_path(text: &str) -> Result<(String, PathBuf), String> {
     let (name, path) = text.split_once('=').ok_or("expected NAME=FILE.npy")?;
     Ok((name.to_string(), PathBuf::from(path)))
+}
+
+/// `NAME=1,2,3`
+fn name_and_numbers(text: &str) -> Result<(String, Vec<i64>), String> {
+    let (name, numbers) = text.split_once('=').ok_or("it has to be NAME=NUMBERS")?;
+    let number =
+        |number: &str| number.trim().parse().map_err(|_| format!("`{number}` is not a whole number"));
+    Ok((name.to_owned(), numbers.split(',').map(number).collect::<Result<_, _>>()?))
 }
 
 fn name_and_extent(text: &str) -> Result<(String, usize), String> {

@@ -257,7 +257,7 @@ impl Evaluation<'_> {
                 let enters = self.fresh("enters");
                 self.emit(standard("Less", vec![zero.clone(), limit.clone()], &enters, vec![]), true);
                 let go_on = self.integers(&[], &[GO_ON]);
-                (limit, self.choice(&enters, &go_on, &zero))
+                (limit, self.choice("goes on", &enters, &go_on, &zero))
             }
         };
         let mut inputs = vec![first, limit, number];
@@ -269,8 +269,8 @@ impl Evaluation<'_> {
     }
 
     /// `condition ? a : b`, computed.
-    fn choice(&mut self, condition: &str, a: &str, b: &str) -> String {
-        let name = self.fresh("choice");
+    fn choice(&mut self, stem: &str, condition: &str, a: &str, b: &str) -> String {
+        let name = self.fresh(stem);
         let inputs = [condition, a, b].map(str::to_owned).to_vec();
         self.emit(standard("Where", inputs, &name, vec![]), true);
         name
@@ -361,10 +361,10 @@ impl Evaluation<'_> {
                 let (room, full) = (self.integers(&[], &[round.rows]), self.fresh("full"));
                 self.emit(standard("Equal", vec![now.clone(), room], &full, vec![]), true);
                 let grow = self.integers(&[], &[GROW]);
-                on = self.choice(&full, &grow, &on);
+                on = self.choice("room", &full, &grow, &on);
             }
         }
-        let number = self.choice(&goes, &on, &ends);
+        let number = self.choice("goes on", &goes, &on, &ends);
         let mut inputs = vec![now, limit, number];
         inputs.extend(carried.iter().cloned());
         inputs.extend(stored);

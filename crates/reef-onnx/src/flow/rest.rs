@@ -110,6 +110,7 @@ pub(super) struct Remainder<'e, 'f> {
     made: usize,
     rest: Rest,
     passed: Vec<Source>,
+    labels: Vec<String>,
     /// The values that the segment must give.
     given: Vec<String>,
 }
@@ -118,6 +119,7 @@ pub(super) struct Remainder<'e, 'f> {
 pub(super) struct Remaining {
     pub rest: Rest,
     pub passed: Vec<Source>,
+    pub labels: Vec<String>,
     pub given: Vec<String>,
 }
 
@@ -137,8 +139,8 @@ impl<'e, 'f> Remainder<'e, 'f> {
             optionals: vec![],
             outputs: vec![],
         };
-        let (names, passed, given) = (HashMap::new(), vec![], vec![]);
-        let mut remainder = Remainder { evaluation, names, made: 0, rest, passed, given };
+        let (names, passed, labels, given) = (HashMap::new(), vec![], vec![], vec![]);
+        let mut remainder = Remainder { evaluation, names, made: 0, rest, passed, labels, given };
         for name in wanted {
             remainder.take(name, Take::Value);
         }
@@ -163,8 +165,8 @@ impl<'e, 'f> Remainder<'e, 'f> {
             let name = remainder.name(output)?;
             remainder.rest.outputs.push(name);
         }
-        let Remainder { rest, passed, given, .. } = remainder;
-        Ok(Remaining { rest, passed, given })
+        let Remainder { rest, passed, labels, given, .. } = remainder;
+        Ok(Remaining { rest, passed, labels, given })
     }
 
     fn fresh(&mut self, kind: &str) -> String {
@@ -235,6 +237,7 @@ impl<'e, 'f> Remainder<'e, 'f> {
             }
         };
         self.passed.push(source);
+        self.labels.push(name.to_owned());
         self.names.insert(name.to_owned(), own.clone());
         own
     }

@@ -80,6 +80,10 @@ pub struct Then {
     pub rest: Arc<Rest>,
     /// Where its inputs come from.
     pub passed: Vec<Source>,
+    /// What the values are called, for people.
+    pub labels: Vec<String>,
+    /// Which nodes wait for which of the values, for people.
+    pub waiting: Vec<String>,
 }
 
 pub(super) struct Evaluation<'f> {
@@ -92,6 +96,8 @@ pub(super) struct Evaluation<'f> {
     facts: HashMap<String, Fact>,
     left: Vec<NodeProto>,
     wanted: Vec<String>,
+    /// For people: who wants what.
+    waiting: Vec<String>,
     pub queue: VecDeque<NodeProto>,
     visited: usize,
     fresh: usize,
@@ -109,6 +115,7 @@ impl<'f> Evaluation<'f> {
             facts: HashMap::new(),
             left: vec![],
             wanted: vec![],
+            waiting: vec![],
             queue: rest.nodes.iter().cloned().collect(),
             visited: 0,
             fresh: 0,
@@ -323,6 +330,7 @@ impl<'f> Evaluation<'f> {
                 format!("{elements} values decide what it makes, at most {SHAPE_VALUES_MAX} are supported");
             return Err(unsupported(node, reason));
         }
+        self.waiting.push(format!("{} ({})", node.name, node.op_type));
         if !self.wanted.contains(&name) {
             self.wanted.push(name);
         }
@@ -458,7 +466,10 @@ impl<'f> Evaluation<'f> {
         }
         let segment = self.segment(&given, None)?;
         let rest = self.flow.rests.the_one(remaining.rest);
-        Ok(Step { segment, then: Some(Then { rest, passed }) })
+        let plain = |label: String| label.strip_prefix(&self.flow.mark).map(str::to_owned).unwrap_or(label);
+        let labels = remaining.labels.into_iter().map(plain).collect();
+        let waiting = std::mem::take(&mut self.waiting);
+        Ok(Step { segment, then: Some(Then { rest, passed, labels, waiting }) })
     }
 
     /// The segment that computes `values`, for the names that its outputs are to have.

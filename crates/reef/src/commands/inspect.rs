@@ -12,6 +12,7 @@ use reef_onnx::Specialised;
 use reef_plan::{IoSpec, KernelSpec, Plan, Restart, Target, WeightStore};
 use serde_json::{Value, json};
 
+use super::program::Program;
 use crate::cli::InspectArgs;
 use crate::device;
 use crate::loader::{self, Declared};
@@ -31,13 +32,18 @@ pub struct Compiled {
 pub fn compile(declared: &Declared, shapes: &[(String, Shape)], target: Target) -> Result<Compiled> {
     let named: Vec<(&str, Shape)> =
         shapes.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
-    let Specialised { graph, host_kernels, .. } = declared.model.specialise(&named)?;
+    segment(&declared.model.specialise(&named)?, shapes, target)
+}
+
+/// Compiles a graph.
+pub fn segment(specialised: &Specialised, shapes: &[(String, Shape)], target: Target) -> Result<Compiled> {
+    let Specialised { graph, host_kernels, .. } = specialised;
     let store = Arc::new(WeightStore::new());
     let shapes: Vec<String> = shapes.iter().map(|(name, shape)| format!("{name}{shape}")).collect();
     let options = CompileOptions { name: shapes.join(" ") };
-    let compiled = reef_compile::compile_and_inspect(&graph, &host_kernels, &store, target, &options)
+    let compiled = reef_compile::compile_and_inspect(graph, host_kernels, &store, target, &options)
         .context("cannot compile the model")?;
-    Ok(Compiled { graph, plan: compiled.plan, report: compiled.report })
+    Ok(Compiled { graph: graph.clone(), plan: compiled.plan, report: compiled.report })
 }
 
 /// Prints what the compiler made of the model.
@@ -46,6 +52,11 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     let shapes = declared.shapes(&args.dims)?;
     let device = device::start(&args.device, Scheme::Reset)?;
     let capabilities = device.capabilities();
+    if let Some(program) =
+        declared.advise(&args.dims, Program::of(&declared, &shapes, &args.values, capabilities.target))?
+    {
+        return program.show(args, capabilities.never_max);
+    }
     let compiled = declared.advise(&args.dims, compile(&declared, &shapes, capabilities.target))?;
     if args.json {
         say!("{:#}", to_json(&compiled));
@@ -63,7 +74,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     Ok(())
 }
 
-fn print(compiled: &Compiled, never_max: Nanos) {
+pub fn print(compiled: &Compiled, never_max: Nanos) {
     let plan = &compiled.plan;
     say!("plan {} for {}", plan.hash(), plan.target());
     for (kind, specs) in [("input", plan.inputs()), ("output", plan.outputs())] {
@@ -124,7 +135,7 @@ fn operators(graph: &Graph) -> BTreeMap<&'static str, usize> {
     counts
 }
 
-fn to_json(compiled: &Compiled) -> Value {
+pub fn to_json(compiled: &Compiled) -> Value {
     let plan = &compiled.plan;
     let io = |specs: &[IoSpec]| -> Vec<Value> {
         specs

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod demo;
 pub mod inspect;
 pub mod profile;
+pub mod program;
 pub mod run;
 pub mod serve;
 pub mod zoo;
