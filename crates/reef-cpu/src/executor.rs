@@ -391,8 +391,8 @@ impl Executor {
         None
     }
 
-    /// Goes on with the plan that follows the task's present one, if one does: in the same slot, with the same
-    /// key, under the next generation. As [`Executor::advance`]; `None` when the task ends here.
+    /// Goes on with the plan that follows the task's present one, if one does: in the same slot, with the
+    /// same key, under the next generation. As [`Executor::advance`]; `None` when the task ends here.
     #[allow(unsafe_code)]
     fn hand_over(&self, slot: usize, stage: Word, keep: bool) -> Result<Option<Option<Claim>>, Reason> {
         let place = &self.slots[slot];

@@ -6,7 +6,7 @@
 //!
 //! | who | step by step |
 //! |---|---|
-//! | owner | [`Lineage::advance`]; opens the next plan on the board; fence; [`Lineage::is_cancelled`]: then closes |
+//! | owner | [`Lineage::advance`]; opens the next plan; fence; [`Lineage::is_cancelled`]: then closes |
 //! | canceller | [`Lineage::cancel`]: notes the first generation; fence; reads the present one; closes that |
 //!
 //! One of the two fences comes first: either the owner sees the note, or the canceller the next generation on

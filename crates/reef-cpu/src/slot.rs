@@ -2,7 +2,7 @@
 //!
 //! | part | who touches it |
 //! |---|---|
-//! | [`Task`] | written by submitter, and owner of the settled last stage; read by holders of blocks; then the popper's |
+//! | [`Task`] | the submitter and the owner of the settled last stage write, holders of blocks read |
 //! | [`Ended`] | written by the owner of the settled last stage; read by the popper |
 //! | arena | prepared by the submitter; written by blocks, which stages and tiles keep apart |
 //! | [`Tally`], one per unit | the unit, while it holds a block; summed and cleared by the owner |

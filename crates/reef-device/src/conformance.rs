@@ -15,9 +15,10 @@ use reef_plan::{
 };
 
 use crate::contract::{
-    Completion, Device, DeviceCounters, DeviceError, Io, Kill, LoadedPlan, Outcome, RejectReason, Route,
+    Completion, Device, DeviceCounters, DeviceError, Io, Kill, Outcome, RejectReason, Route,
 };
 use crate::event::EventKind;
+use crate::ids::LoadedPlan;
 use crate::scheme::Scheme;
 
 /// How long a real device may take for one test before the suite gives it up as stuck.

@@ -8,6 +8,7 @@ use reef_base::{AlignedBytes, Nanos, TaskId, TaskKey};
 use reef_plan::{HostFault, Plan, Target};
 
 use crate::event::Event;
+use crate::ids::LoadedPlan;
 use crate::scheme::Scheme;
 
 /// What a device can kill.
@@ -76,11 +77,6 @@ impl Io {
         };
         same(&self.inputs, plan.inputs()) && same(&self.outputs, plan.outputs())
     }
-}
-
-reef_base::id! {
-    /// A plan loaded on one device; never reused.
-    LoadedPlan(u32)
 }
 
 /// Why a submission was not accepted. None of these is a fault: try again later, or elsewhere.

@@ -2,7 +2,7 @@
 
 use reef_base::{CuId, Nanos, TaskId, TaskKey};
 
-use crate::contract::LoadedPlan;
+use crate::ids::LoadedPlan;
 
 /// Something that happened on one compute unit or at submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,12 +24,14 @@ pub mod conformance;
 pub mod contract;
 pub mod dummy;
 pub mod event;
+mod ids;
 pub mod scheme;
 
 pub use contract::{
-    Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, LoadedPlan, Outcome,
-    RejectReason, Rejected, Route, TaskCounters, Wake,
+    Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, Outcome, RejectReason, Rejected,
+    Route, TaskCounters, Wake,
 };
 pub use dummy::{DummyDevice, DummyOptions};
 pub use event::{Event, EventKind};
+pub use ids::LoadedPlan;
 pub use scheme::{Padding, Scheme};

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use reef_base::limits::SEGMENTS_PER_REQUEST_MAX;
 use reef_base::{Class, ModelKey, Nanos, TaskId, TaskKey};
-use reef_device::{Completion, Device, Io, Outcome, RejectReason, Scheme, TaskCounters};
+use reef_device::{Completion, Device, Io, Outcome, RejectReason, Scheme};
 use reef_plan::{FaultKind, HostFault};
 use reef_sched::{
     Account, Action, CancelReason, Cancelled, Drain, ModelId, ModelOptions, Refusal, Request, RequestId,
@@ -25,6 +25,7 @@ use reef_sched::{
 
 use crate::error::InferError;
 use crate::fault;
+use crate::hop::{Delivery, End, Hop, Sofar};
 use crate::kit::Kit;
 use crate::plans::{Buffers, PlanEntry};
 use crate::pool::Model;
@@ -60,49 +61,6 @@ enum Answer {
     Given(Nanos, InferError),
 }
 
-/// A request between two segments: the scheduler has it, the device has not.
-pub(crate) struct Hop {
-    pub(crate) id: RequestId,
-    pub(crate) model: Arc<Model>,
-    /// The segment that has ended.
-    pub(crate) plan: Arc<PlanEntry>,
-    pub(crate) kit: Option<Arc<Kit>>,
-    /// What it read and made.
-    pub(crate) buffers: Buffers,
-}
-
-/// What the segments of a request took that have ended.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sofar {
-    segments: u32,
-    submitted: Nanos,
-    first_block: Option<Nanos>,
-    all_cus: Option<Nanos>,
-    preempted: bool,
-    counters: TaskCounters,
-}
-
-impl Sofar {
-    /// Adds a task's end, after which the request ran `segments`, and completes it with what was before.
-    fn add(&mut self, completion: &mut Completion, segments: u32) {
-        if self.segments > 0 {
-            completion.submitted = self.submitted;
-            completion.all_cus = self.all_cus;
-            completion.first_block = self.first_block.or(completion.first_block);
-            completion.preempted |= self.preempted;
-            completion.counters += self.counters;
-        }
-        *self = Sofar {
-            segments,
-            submitted: completion.submitted,
-            first_block: completion.first_block,
-            all_cus: completion.all_cus,
-            preempted: completion.preempted,
-            counters: completion.counters,
-        };
-    }
-}
-
 /// A request in the scheduler.
 struct Pending {
     id: RequestId,
@@ -122,42 +80,6 @@ struct Pending {
     arrival: Nanos,
     queued: Nanos,
     deadline: Option<Nanos>,
-}
-
-/// What a step leaves to be done outside the lock: an end on its way to who waits for it, and what may be the
-/// last reference to a plan.
-pub(crate) enum Delivery {
-    /// A request has ended.
-    End(End),
-    /// A request goes on with another segment.
-    Hop(Hop),
-}
-
-/// The end of a request.
-pub(crate) struct End {
-    model: Option<Arc<Model>>,
-    kit: Option<Arc<Kit>>,
-    plan: Arc<PlanEntry>,
-    /// `None` when the answer was given before.
-    end: Option<(Promise, Finished)>,
-    /// Of a task whose caller was answered before it ended.
-    leftover: Option<Buffers>,
-}
-
-impl End {
-    pub(crate) fn deliver(self) {
-        let End { model, kit, plan, end, leftover } = self;
-        // The plan may be the last one of an unloaded model: let go before anyone hears of the end.
-        drop(plan);
-        drop(leftover);
-        if let (Some(model), Some(kit)) = (&model, kit) {
-            model.keep(kit);
-        }
-        drop(model);
-        if let Some((promise, finished)) = end {
-            promise.keep(finished);
-        }
-    }
 }
 
 pub(crate) struct Core {

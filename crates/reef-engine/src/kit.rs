@@ -90,7 +90,8 @@ impl Kit {
         (stops.stops[stops.at].entry.clone(), stops.segments)
     }
 
-    /// The request, with `io` behind it, goes on with `entry`, as will later ones. The engine has handed over.
+    /// The request, with `io` behind it, goes on with `entry`, as will later ones. The engine has handed
+    /// over.
     pub(crate) fn learn(&self, io: &Io, entry: &Arc<PlanEntry>) {
         let mut stops = self.lock();
         let at = stops.at;

@@ -83,6 +83,7 @@ pub mod engine;
 pub mod error;
 mod fault;
 pub mod future;
+mod hop;
 mod kit;
 mod load;
 pub mod model;

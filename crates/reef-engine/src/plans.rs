@@ -1,5 +1,5 @@
-//! The plans of a model: one per concrete set of input shapes, and of values that decide shapes, each with the
-//! buffers that its requests reuse. The plans that a model begins with are in one table, those that other
+//! The plans of a model: one per concrete set of input shapes, and of values that decide shapes, each with
+//! the buffers that its requests reuse. The plans that a model begins with are in one table, those that other
 //! parts of it go on with in another.
 //!
 //! A plan is compiled once however many callers ask for it at the same time, never while a lock is held. Only

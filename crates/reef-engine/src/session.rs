@@ -171,8 +171,8 @@ impl Session {
         finished.result.map(RunInfo::of)
     }
 
-    /// Whether the model's inputs are kept apart from the buffers of a run: it runs several plans, or one that
-    /// their values decide.
+    /// Whether the model's inputs are kept apart from the buffers of a run: it runs several plans, or one
+    /// that their values decide.
     fn copies(&self) -> bool {
         self.plan.next.is_some() || self.model.shape_inputs.contains(&true)
     }

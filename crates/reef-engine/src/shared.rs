@@ -17,9 +17,10 @@ use reef_program::SegmentKey;
 use reef_sched::SchedOptions;
 
 use crate::cold::{ColdJob, ColdQueue, ColdWork};
-use crate::core::{Core, Delivery, Hop, Job, Refused};
+use crate::core::{Core, Job, Refused};
 use crate::error::InferError;
 use crate::fault::{self, Verdict};
+use crate::hop::{Delivery, Hop};
 use crate::plans::{PlanEntry, PlanFailure};
 use crate::pool::{Model, Registry};
 use crate::ticket::{Finished, Ticket};

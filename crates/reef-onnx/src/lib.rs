@@ -12,10 +12,12 @@
 
 mod build;
 mod consts;
+mod decl;
 mod dry;
 mod error;
 mod external;
 mod flow;
+mod functions;
 mod guard;
 mod host;
 mod indices;
@@ -27,11 +29,15 @@ mod plain;
 mod proto;
 mod register;
 mod rewrite;
+mod scope;
+mod straight;
 #[cfg(test)]
 mod tests;
 mod translate;
 mod walk;
 
+pub use decl::{Dim, TensorDecl};
 pub use error::ImportError;
 pub use flow::{Given, Rest, Source, Step, Take, Then};
-pub use model::{Dim, OnnxModel, Specialised, TensorDecl};
+pub use model::OnnxModel;
+pub use straight::Specialised;

@@ -8,6 +8,9 @@ use std::collections::HashSet;
 
 use tract_onnx::pb;
 
+/// Two names of the domain of ONNX's own operators.
+pub(crate) const STANDARD: [&str; 2] = ["", "ai.onnx"];
+
 /// Gives every node of `graph`, and of the graphs in it, a name that no other node, input or constant has.
 pub(crate) fn make_unique(graph: &mut pb::GraphProto) {
     let mut taken = HashSet::new();

@@ -15,13 +15,11 @@ use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
 
+use crate::decl::{Dim, TensorDecl};
 use crate::error::ImportError;
-use crate::model::{Dim, TensorDecl};
+use crate::names::STANDARD;
 use crate::register::{self, attributes};
-use crate::{external, flow, names, plain};
-
-/// Two names of the domain of ONNX's own operators.
-pub(crate) const STANDARD: [&str; 2] = ["", "ai.onnx"];
+use crate::{external, functions, names, plain};
 
 /// Graphs within graphs (bodies of `If`, `Scan`) that are followed.
 const NESTING_MAX: usize = 16;
@@ -37,7 +35,7 @@ pub(crate) fn decode(bytes: &[u8], directory: Option<&str>) -> Result<pb::ModelP
     for node in model.functions.iter_mut().flat_map(|function| &mut function.node) {
         check_node_tensors(node, 0, directory)?;
     }
-    flow::inline(&mut model, bytes)?;
+    functions::inline(&mut model, bytes)?;
     let graph = model.graph.as_mut().expect("it has a graph");
     names::make_unique(graph);
     let graph = model.graph.as_ref().expect("it has a graph");

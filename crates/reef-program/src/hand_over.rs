@@ -25,8 +25,8 @@ pub enum Take {
     Tensor,
     /// By its value: it is part of the next segment's key and goes nowhere else.
     Value,
-    /// As a tensor that is shorter than the plan's along `axis`: the value with index `count` among those that
-    /// are passed says how long it is. Its elements are dense.
+    /// As a tensor that is shorter than the plan's along `axis`: the value with index `count` among those
+    /// that are passed says how long it is. Its elements are dense.
     Counted {
         /// Which axis.
         axis: usize,

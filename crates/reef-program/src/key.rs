@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use reef_graph::{DType, Shape, Tensor};
 
-/// A part of a model, in the terms of whoever makes segments of it. Two are the same when they are one object.
+/// A part of a model, in the terms of whoever makes segments of it. Two are the same when they are one
+/// object.
 #[derive(Clone)]
 pub struct Part(Arc<dyn Any + Send + Sync>);
 

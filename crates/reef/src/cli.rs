@@ -168,7 +168,7 @@ pub struct InspectArgs {
     pub dims: Vec<(String, usize)>,
     /// Values of inputs that decide shapes, or which way the model goes: `sr=16000`. Without one, it is taken
     /// as 1.
-    #[arg(long = "value", value_name = "NAME=N[,N…]", value_parser = name_and_numbers, allow_hyphen_values = true)]
+    #[arg(long = "value", value_name = "NAME=N[,N…]", value_parser = name_and_numbers)]
     pub values: Vec<(String, Vec<i64>)>,
     /// The device to compile for.
     #[command(flatten)]

@@ -20,10 +20,11 @@ use reef_base::{Nanos, TaskId, TaskKey};
 use reef_plan::{DeviceKind, Isa, KernelSpec, Plan, Restart, Target};
 
 use crate::contract::{
-    Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, LoadedPlan, RejectReason,
-    Rejected, Route, Wake,
+    Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, RejectReason, Rejected, Route,
+    Wake,
 };
 use crate::event::Event;
+use crate::ids::LoadedPlan;
 use crate::scheme::Scheme;
 use state::State;
 

@@ -8,9 +8,10 @@ use reef_plan::{KernelSpec, Place, Plan, Region, SyntheticSpec};
 
 use super::{DummyOptions, refusal};
 use crate::contract::{
-    Completion, DeviceCounters, DeviceError, Io, LoadedPlan, Outcome, RejectReason, Route, TaskCounters,
+    Completion, DeviceCounters, DeviceError, Io, Outcome, RejectReason, Route, TaskCounters,
 };
 use crate::event::{Event, EventKind};
+use crate::ids::LoadedPlan;
 use crate::scheme::Scheme;
 
 pub(super) struct State {

@@ -2,17 +2,19 @@
 //!
 //! A branch that is taken stands in the place of its `If`. A loop whose rounds are counted and few is written
 //! out. Any other goes round by round: a round is made of the body, a number for what comes next (*go on*,
-//! *grow*, or how many rounds there were) and the loop again, which waits for that number. Results that a loop
-//! stacks are kept in a buffer with room for more rounds, one row written per round; when the room is used up
-//! it doubles.
+//! *grow*, or how many rounds there were) and the loop again, which waits for that number. Results that a
+//! loop stacks are kept in a buffer with room for more rounds, one row written per round; when the room is
+//! used up it doubles.
 
 use reef_base::limits::{UNROLLED_NODES_MAX, UNROLLED_ROUNDS_MAX};
 use tract_onnx::pb::attribute_proto::AttributeType;
-use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use tract_onnx::pb::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
-use super::step::{Evaluation, Thing, attribute, body, int, unsupported};
-use super::{DOMAIN, known, scope};
+use super::nodes::{attribute, attribute_of, body, int, number_attribute, own, standard, unsupported};
+use super::step::{Evaluation, Thing};
+use super::{DOMAIN, known};
 use crate::error::ImportError;
+use crate::scope;
 
 /// What a loop's number says while it goes on.
 const GO_ON: i64 = -1;
@@ -485,14 +487,31 @@ impl Evaluation<'_> {
             let formal = graph.input[states + index].name.clone();
             picks.push(standard("Gather", vec![name.clone(), at], &formal, vec![axis]));
         }
+        let outputs = node.output.clone();
+        let rounds = rounds.unwrap_or(0) as i64;
         let named = |name: &String| ValueInfoProto { name: name.clone(), ..ValueInfoProto::default() };
         graph.input.truncate(states);
         graph.input.splice(0..0, [named(&number), named(&goes)]);
         graph.output.insert(0, named(&goes));
         graph.node.splice(0..0, picks);
-        let rounds = self.integers(&[], &[rounds.unwrap_or(0) as i64]);
+        self.scan_as_loop(node, graph, states, rounds, outputs);
+        Ok(())
+    }
+
+    /// The loop that a scan is, and what its stacked results go through afterwards.
+    fn scan_as_loop(
+        &mut self,
+        node: &NodeProto,
+        graph: GraphProto,
+        states: usize,
+        rounds: i64,
+        mut outputs: Vec<String>,
+    ) {
+        let list = |name: &str, index: usize| {
+            attribute(node, name).and_then(|attribute| attribute.ints.get(index)).copied().unwrap_or(0)
+        };
+        let rounds = self.integers(&[], &[rounds]);
         let mut nodes = vec![];
-        let mut outputs = node.output.clone();
         for (index, output) in outputs.iter_mut().skip(states).enumerate() {
             let (axis, direction) = (list("scan_output_axes", index), list("scan_output_directions", index));
             if (axis, direction) != (0, 0) && !output.is_empty() {
@@ -513,7 +532,6 @@ impl Evaluation<'_> {
             vec![attribute_of("body", AttributeType::Graph, |attribute| attribute.g = Some(graph))];
         nodes.insert(0, all);
         self.next(nodes.into_iter());
-        Ok(())
     }
 
     /// Stacked results along another axis, or from the last to the first.
@@ -600,36 +618,4 @@ impl Round {
         ];
         node
     }
-}
-
-/// A node that only programs have.
-pub(super) fn own(operator: &str, input: Vec<String>, output: Vec<String>) -> NodeProto {
-    let (op_type, domain) = (operator.to_owned(), DOMAIN.to_owned());
-    NodeProto { op_type, domain, input, output, ..NodeProto::default() }
-}
-
-/// A node of one of ONNX's own operators.
-pub(super) fn standard(
-    operator: &str,
-    input: Vec<String>,
-    output: &str,
-    attribute: Vec<AttributeProto>,
-) -> NodeProto {
-    let (op_type, output) = (operator.to_owned(), vec![output.to_owned()]);
-    NodeProto { op_type, input, name: output[0].clone(), output, attribute, ..NodeProto::default() }
-}
-
-pub(super) fn number_attribute(name: &str, value: i64) -> AttributeProto {
-    attribute_of(name, AttributeType::Int, |attribute| attribute.i = value)
-}
-
-pub(super) fn attribute_of(
-    name: &str,
-    kind: AttributeType,
-    set: impl FnOnce(&mut AttributeProto),
-) -> AttributeProto {
-    let mut attribute =
-        AttributeProto { name: name.into(), r#type: kind as i32, ..AttributeProto::default() };
-    set(&mut attribute);
-    attribute
 }

@@ -1,7 +1,7 @@
 //! What can be known of a value before anything runs: its type, often its shape, sometimes its elements.
 //!
-//! Asked of tract: the nodes that a value is made by are analysed for the shapes at hand. Large constants take
-//! part with their shape only.
+//! Asked of tract: the nodes that a value is made by are analysed for the shapes at hand. Large constants
+//! take part with their shape only.
 
 use reef_graph::{DType, Shape, Tensor};
 use tract_onnx::pb::tensor_proto::DataType;

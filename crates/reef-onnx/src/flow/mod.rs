@@ -8,11 +8,11 @@
 
 mod control;
 mod found;
-mod functions;
 mod known;
+mod nodes;
 mod operands;
+mod remainder;
 mod rest;
-mod scope;
 mod sequence;
 mod step;
 
@@ -22,13 +22,13 @@ use std::sync::Arc;
 use reef_graph::{DType, Shape};
 use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 
-pub(crate) use functions::inline;
 pub use rest::{Rest, Source, Take};
 pub use step::{Given, Step, Then};
 
+use crate::decl::TensorDecl;
 use crate::error::ImportError;
-use crate::model::{self, Specialised, TensorDecl};
-use crate::proto;
+use crate::straight::{self, Specialised};
+use crate::{names, proto, scope};
 use step::Evaluation;
 
 /// The domain of operators that only programs have.
@@ -107,7 +107,7 @@ impl Flow {
         let outputs: Vec<String> = graph.output.iter().map(|output| output.name.clone()).collect();
         let names = declared.into_iter().map(|(name, _)| name).collect();
         let mark = mark(&graph, &weights);
-        let standard = |import: &&OperatorSetIdProto| proto::STANDARD.contains(&import.domain.as_str());
+        let standard = |import: &&OperatorSetIdProto| names::STANDARD.contains(&import.domain.as_str());
         let opset = message.opset_import.iter().find(standard).map_or(0, |import| import.version);
         let rests = rest::Rests::default();
         let start = rests.the_one(rest::whole(names, graph.node, outputs.clone()));
@@ -155,7 +155,7 @@ impl Flow {
         inputs: &[(String, DType, Shape)],
         outputs: &[String],
     ) -> Result<Specialised, ImportError> {
-        model::lower_message(model, self.directory.as_deref(), inputs, outputs)
+        straight::lower_message(model, self.directory.as_deref(), inputs, outputs)
     }
 }
 

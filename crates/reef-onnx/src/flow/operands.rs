@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use reef_graph::DType;
 use tract_onnx::pb::{GraphProto, NodeProto};
 
-use super::scope::bodies;
+use crate::scope::bodies;
 
 /// The inputs of an operator whose values, not only their shapes, must be known before its results have a
 /// shape. Those that an old form of the operator has as attributes are harmless here.
@@ -56,8 +56,8 @@ pub(super) fn reads_shape_only(operator: &str) -> bool {
 /// By the name of a value, the inputs of the model that it is computed from, other than from their shapes.
 type Sources = HashMap<String, BTreeSet<usize>>;
 
-/// For every input of a model whether its value is a *shape input*: it reaches an operand that decides a shape
-/// or a way, and nothing else that varies does.
+/// For every input of a model whether its value is a *shape input*: it reaches an operand that decides a
+/// shape or a way, and nothing else that varies does.
 pub(super) fn shape_inputs(graph: &GraphProto, inputs: &[(String, DType)]) -> Vec<bool> {
     let mut sources: Sources = HashMap::new();
     for (index, (name, _)) in inputs.iter().enumerate() {

@@ -4,9 +4,9 @@
 use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::attribute_proto::AttributeType;
 
-use super::control::{attribute_of, standard};
 use super::known;
-use super::step::{Evaluation, Thing, int, unsupported};
+use super::nodes::{attribute_of, int, standard, unsupported};
+use super::step::{Evaluation, Thing};
 use crate::error::ImportError;
 
 impl Evaluation<'_> {
@@ -167,7 +167,7 @@ fn sizes(values: &[i64], scalar: bool, extent: usize) -> Result<Vec<usize>, Stri
     }
     let size = whole.first().copied().filter(|&size| size > 0).ok_or_else(wrong)?;
     let mut sizes = vec![size; extent / size];
-    if extent % size > 0 {
+    if !extent.is_multiple_of(size) {
         sizes.push(extent % size);
     }
     Ok(sizes)

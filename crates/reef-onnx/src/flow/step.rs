@@ -2,8 +2,8 @@
 //!
 //! Nodes are visited in their order. One that can be computed now becomes part of the segment. One whose
 //! result has no shape before data are known, or that goes one way or another depending on data, is left, and
-//! so is what reads it; the values that it waits for are *wanted*. Bodies of operators whose way is known take
-//! the operator's place.
+//! so is what reads it; the values that it waits for are *wanted*. Bodies of operators whose way is known
+//! take the operator's place.
 //!
 //! Whether a value depends on data is found by looking at what it is computed from, constants and shapes on
 //! the one side, anything else on the other ("tainted").
@@ -13,15 +13,19 @@ use std::sync::Arc;
 
 use reef_base::limits::{PROGRAM_NODES_MAX, SHAPE_VALUES_MAX};
 use reef_graph::{DType, Shape};
-use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
+use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto};
 
 use super::known::{self, Fact};
+use super::nodes::unsupported;
 use super::operands::{deciding, reads_shape_only};
-use super::rest::{Remainder, Rest, Source, Take};
-use super::{DOMAIN, Flow, scope};
+use super::rest::{Rest, Source, Take};
+use super::{DOMAIN, Flow};
 use crate::error::ImportError;
-use crate::model::Specialised;
-use crate::{names, proto};
+use crate::straight::Specialised;
+use crate::{names, proto, scope};
+
+/// Name, type and shape of a tensor.
+pub(super) type Declared = (String, DType, Shape);
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
@@ -89,7 +93,7 @@ pub struct Then {
 pub(super) struct Evaluation<'f> {
     pub flow: &'f Flow,
     things: HashMap<String, Thing>,
-    inputs: Vec<(String, DType, Shape)>,
+    inputs: Vec<Declared>,
     emitted: Vec<NodeProto>,
     /// By the name of a value the emitted node that makes it.
     makers: HashMap<String, usize>,
@@ -297,7 +301,7 @@ impl<'f> Evaluation<'f> {
                 tainted |= self.is_tainted(name)?;
             }
         }
-        match super::found::found(self, &node)? {
+        match self.found(&node)? {
             Some(node) => self.emit(node, true),
             None => self.emit(node, tainted),
         }
@@ -392,7 +396,7 @@ impl<'f> Evaluation<'f> {
         &self,
         outputs: &[String],
         values_max: usize,
-    ) -> Result<(ModelProto, Vec<(String, DType, Shape)>), ImportError> {
+    ) -> Result<(ModelProto, Vec<Declared>), ImportError> {
         let (nodes, read) = self.slice(outputs);
         let mut inputs = vec![];
         let mut graph = GraphProto { name: "segment".into(), node: nodes, ..GraphProto::default() };
@@ -450,13 +454,13 @@ impl<'f> Evaluation<'f> {
             return Ok(Step { segment, then: None });
         }
         let (left, wanted) = (std::mem::take(&mut self.left), std::mem::take(&mut self.wanted));
-        let remaining = Remainder::of(&self, &left, &wanted, &outputs)?;
+        let remaining = self.remaining(&left, &wanted, &outputs)?;
         let decides = remaining.rest.takes().any(|take| take == Take::Value);
         if let Some(node) = left.first().filter(|_| !decides) {
             return Err(unsupported(node, "what it waits for cannot be computed"));
         }
         let (mut given, mut passed) = (remaining.given, remaining.passed);
-        if let [] = given[..] {
+        if given.is_empty() {
             // A plan makes something: then it is a copy of what is handed over.
             let Some(Source::Input(index)) = passed.first() else {
                 unreachable!("what decides depends on data, and they are given or made here");
@@ -513,37 +517,10 @@ impl<'f> Evaluation<'f> {
     }
 }
 
-fn declarations(
-    inputs: &[(String, DType, Shape)],
-) -> Result<Vec<tract_onnx::pb::ValueInfoProto>, ImportError> {
+fn declarations(inputs: &[Declared]) -> Result<Vec<tract_onnx::pb::ValueInfoProto>, ImportError> {
     let declared = |(name, dtype, shape): &(String, DType, Shape)| {
         let reason = || ImportError::Analysis { reason: format!("{dtype} values cannot be handed over") };
         proto::declaration(name, *dtype, shape).ok_or_else(reason)
     };
     inputs.iter().map(declared).collect()
-}
-
-/// The error that names `node`.
-pub(super) fn unsupported(node: &NodeProto, reason: impl Into<String>) -> ImportError {
-    let name = match node.name.is_empty() {
-        false => node.name.clone(),
-        true => node.output.first().cloned().unwrap_or_default(),
-    };
-    ImportError::Unsupported { node: name, operator: node.op_type.clone(), reason: reason.into() }
-}
-
-/// The attribute of this name.
-pub(super) fn attribute<'n>(node: &'n NodeProto, name: &str) -> Option<&'n AttributeProto> {
-    node.attribute.iter().find(|attribute| attribute.name == name)
-}
-
-/// The integer attribute of this name.
-pub(super) fn int(node: &NodeProto, name: &str) -> Option<i64> {
-    attribute(node, name).map(|attribute| attribute.i)
-}
-
-/// The body of this name.
-pub(super) fn body<'n>(node: &'n NodeProto, name: &str) -> Result<&'n GraphProto, ImportError> {
-    let graph = attribute(node, name).and_then(|attribute| attribute.g.as_ref());
-    graph.ok_or_else(|| unsupported(node, format!("it has no body `{name}`")))
 }

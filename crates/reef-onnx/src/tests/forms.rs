@@ -5,7 +5,7 @@ use reef_graph::{Graph, Shape};
 use reef_zoo::{Model, Variant};
 
 use super::canonical;
-use crate::model::Form;
+use crate::straight::Form;
 use crate::{Dim, OnnxModel};
 
 const ALL: [Model; 7] = [

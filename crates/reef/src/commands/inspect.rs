@@ -1,49 +1,22 @@
 //! `reef inspect`: how a model is compiled.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use anyhow::{Context, Result};
-use reef_base::Nanos;
-use reef_compile::{CompileOptions, InspectReport};
+use anyhow::Result;
 use reef_device::Scheme;
-use reef_graph::{Graph, Shape};
-use reef_onnx::Specialised;
-use reef_plan::{IoSpec, KernelSpec, Plan, Restart, Target, WeightStore};
-use serde_json::{Value, json};
+use reef_graph::Shape;
+use reef_plan::Target;
 
+use super::compiled::{self, Compiled};
 use super::program::Program;
 use crate::cli::InspectArgs;
 use crate::device;
 use crate::loader::{self, Declared};
 use crate::output::say;
 
-/// A graph and the plan made of it.
-pub struct Compiled {
-    /// The normalised graph.
-    pub graph: Graph,
-    /// The plan.
-    pub plan: Plan,
-    /// How it came about.
-    pub report: InspectReport,
-}
-
 /// Compiles a declared model for concrete shapes.
 pub fn compile(declared: &Declared, shapes: &[(String, Shape)], target: Target) -> Result<Compiled> {
     let named: Vec<(&str, Shape)> =
         shapes.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
-    segment(&declared.model.specialise(&named)?, shapes, target)
-}
-
-/// Compiles a graph.
-pub fn segment(specialised: &Specialised, shapes: &[(String, Shape)], target: Target) -> Result<Compiled> {
-    let Specialised { graph, host_kernels, .. } = specialised;
-    let store = Arc::new(WeightStore::new());
-    let shapes: Vec<String> = shapes.iter().map(|(name, shape)| format!("{name}{shape}")).collect();
-    let options = CompileOptions { name: shapes.join(" ") };
-    let compiled = reef_compile::compile_and_inspect(graph, host_kernels, &store, target, &options)
-        .context("cannot compile the model")?;
-    Ok(Compiled { graph: graph.clone(), plan: compiled.plan, report: compiled.report })
+    compiled::segment(&declared.model.specialise(&named)?, shapes, target)
 }
 
 /// Prints what the compiler made of the model.
@@ -59,7 +32,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     }
     let compiled = declared.advise(&args.dims, compile(&declared, &shapes, capabilities.target))?;
     if args.json {
-        say!("{:#}", to_json(&compiled));
+        say!("{:#}", compiled::to_json(&compiled));
         return Ok(());
     }
     if args.graph {
@@ -69,119 +42,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         say!("{}", compiled.plan.to_string().trim_end());
     }
     if !args.graph && !args.plan {
-        print(&compiled, capabilities.never_max);
+        compiled::print(&compiled, capabilities.never_max);
     }
     Ok(())
-}
-
-pub fn print(compiled: &Compiled, never_max: Nanos) {
-    let plan = &compiled.plan;
-    say!("plan {} for {}", plan.hash(), plan.target());
-    for (kind, specs) in [("input", plan.inputs()), ("output", plan.outputs())] {
-        for spec in specs {
-            say!("{kind:<7} {} {}{}", spec.name, spec.dtype, spec.shape);
-        }
-    }
-    let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
-    say!("{} parameters, {:.3} GFLOP", compiled.graph.parameter_count(), plan.cost().flops as f64 / 1e9);
-    say!(
-        "memory  persistent {:.2} MiB, ephemeral {:.2} MiB (largest live set {:.2}), \
-         scratch {:.2} MiB per CU",
-        mib(plan.weight_bytes()),
-        mib(plan.arena_bytes()),
-        mib(compiled.report.memory.largest_live_set_bytes),
-        mib(plan.scratch_bytes())
-    );
-    say!(
-        "{} stages, {} kernels, {} blocks; operators of the graph: {}",
-        plan.stages().len(),
-        plan.kernels().len(),
-        plan.blocks(),
-        operators(&compiled.graph)
-            .iter()
-            .map(|(name, n)| format!("{name} {n}"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    );
-    let host: Vec<&str> = plan.host_kernels().iter().map(|kernel| kernel.name()).collect();
-    match host.is_empty() {
-        true => say!("every operator runs natively"),
-        false => say!(
-            "host kernels (one block each; stopped for more urgent work, which waits {:.1} ms at most): {}",
-            never_max.0 as f64 / 1e6,
-            host.join("; ")
-        ),
-    }
-    say!("{:>5} {:>12} {:>7} {:>8} {:>10}  computes", "stage", "kernel", "blocks", "restart", "MFLOP");
-    for (index, stage) in plan.stages().iter().enumerate() {
-        for kernel in &plan.kernels()[stage.kernels.start as usize..stage.kernels.end as usize] {
-            let restart = if kernel.restart == Restart::Safe { "safe" } else { "never" };
-            say!(
-                "{index:>5} {:>12} {:>7} {restart:>8} {:>10.2}  {}",
-                kernel.spec.name(),
-                kernel.spec.blocks(),
-                kernel.cost.flops as f64 / 1e6,
-                kernel.name
-            );
-        }
-    }
-}
-
-fn operators(graph: &Graph) -> BTreeMap<&'static str, usize> {
-    let mut counts = BTreeMap::new();
-    for node in &graph.nodes {
-        *counts.entry(node.op.name()).or_insert(0) += 1;
-    }
-    counts
-}
-
-pub fn to_json(compiled: &Compiled) -> Value {
-    let plan = &compiled.plan;
-    let io = |specs: &[IoSpec]| -> Vec<Value> {
-        specs
-            .iter()
-            .map(
-                |spec| json!({ "name": spec.name, "dtype": spec.dtype.to_string(), "shape": spec.shape[..] }),
-            )
-            .collect()
-    };
-    let stages: Vec<Value> = plan
-        .stages()
-        .iter()
-        .map(|stage| {
-            let kernels = &plan.kernels()[stage.kernels.start as usize..stage.kernels.end as usize];
-            let kernels: Vec<Value> = kernels
-                .iter()
-                .map(|kernel| {
-                    json!({
-                        "kind": kernel.spec.name(),
-                        "computes": kernel.name,
-                        "blocks": kernel.spec.blocks(),
-                        "native": !matches!(kernel.spec, KernelSpec::Host(_)),
-                        "restart_safe": kernel.restart == Restart::Safe,
-                        "flops": kernel.cost.flops,
-                        "bytes": kernel.cost.bytes,
-                    })
-                })
-                .collect();
-            json!({ "blocks": stage.blocks(), "kernels": kernels })
-        })
-        .collect();
-    json!({
-        "hash": plan.hash().to_string(),
-        "target": plan.target().to_string(),
-        "inputs": io(plan.inputs()),
-        "outputs": io(plan.outputs()),
-        "parameters": compiled.graph.parameter_count(),
-        "flops": plan.cost().flops,
-        "operators": operators(&compiled.graph),
-        "host_kernels": plan.host_kernels().iter().map(|kernel| kernel.name()).collect::<Vec<_>>(),
-        "memory": {
-            "persistent_bytes": plan.weight_bytes(),
-            "ephemeral_bytes": plan.arena_bytes(),
-            "largest_live_set_bytes": compiled.report.memory.largest_live_set_bytes,
-            "scratch_bytes": plan.scratch_bytes(),
-        },
-        "stages": stages,
-    })
 }

@@ -1,6 +1,7 @@
 //! What each subcommand does.
 
 pub mod bench;
+pub mod compiled;
 pub mod demo;
 pub mod inspect;
 pub mod profile;

@@ -1,7 +1,7 @@
 //! `reef inspect` of a model that is a program: its segments, and what is handed from one to the next.
 //!
-//! Which segment follows depends on values that are computed. Those that say yes or no, or whether a loop goes
-//! on, are tried out; a segment that others decide is made when their values are known.
+//! Which segment follows depends on values that are computed. Those that say yes or no, or whether a loop
+//! goes on, are tried out; a segment that others decide is made when their values are known.
 
 use anyhow::{Result, bail};
 use reef_base::{AlignedBytes, Nanos};
@@ -11,7 +11,7 @@ use reef_plan::{IoSpec, Target};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use super::inspect::{self, Compiled};
+use super::compiled::{self, Compiled};
 use crate::cli::InspectArgs;
 use crate::loader::Declared;
 use crate::output::say;
@@ -88,7 +88,7 @@ impl Program {
         let mut known: Vec<(Arc<Rest>, String, usize)> = vec![];
         while let Some((step, from)) = pending.pop() {
             let index = self.segments.len();
-            let compiled = inspect::segment(&step.segment, &[], target)?;
+            let compiled = compiled::segment(&step.segment, &[], target)?;
             let next = step.then;
             self.segments.push(Segment { from, compiled, next, following: vec![] });
             let Some(then) = self.segments[index].next.clone() else { continue };
@@ -176,7 +176,7 @@ impl Program {
             match () {
                 () if args.graph => say!("{}", segment.compiled.graph.to_string().trim_end()),
                 () if args.plan => say!("{}", segment.compiled.plan.to_string().trim_end()),
-                () => inspect::print(&segment.compiled, never_max),
+                () => compiled::print(&segment.compiled, never_max),
             }
             let Some(then) = &segment.next else {
                 say!("then the model ends");
@@ -198,7 +198,7 @@ impl Program {
 
     fn to_json(&self) -> Value {
         let segment = |segment: &Segment| {
-            let mut value = inspect::to_json(&segment.compiled);
+            let mut value = compiled::to_json(&segment.compiled);
             value["after"] =
                 json!(segment.from.as_ref().map(|(from, values)| json!({ "segment": from, "when": values })));
             value["hands_over"] = json!(segment.next.as_ref().map(|then| {
@@ -207,7 +207,9 @@ impl Program {
                     "waiting": then.waiting,
                     "values": handed(segment, then),
                     "left": then.rest.operators(),
-                    "following": following.map(|(when, to)| json!({ "when": when, "segment": to })).collect::<Vec<_>>(),
+                    "following": following
+                        .map(|(when, to)| json!({ "when": when, "segment": to }))
+                        .collect::<Vec<_>>(),
                 })
             }));
             value

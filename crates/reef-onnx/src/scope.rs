@@ -1,15 +1,15 @@
 //! Names of values across graphs within graphs.
 //!
 //! A body may give a value a name that another body uses too, and reads values from around it. Here every
-//! value of a model gets a name of its own first ([`make_unique`]); since then a name means one thing wherever
-//! it stands, and a body can be put in the place of its operator by renaming alone ([`instance`]).
+//! value of a model gets a name of its own first ([`make_unique`]); since then a name means one thing
+//! wherever it stands, and a body can be put in the place of its operator by renaming alone ([`instance`]).
 
 use std::collections::{HashMap, HashSet};
 
 use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto};
 
 /// The graphs in a node's attributes.
-pub(super) fn bodies(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+pub(crate) fn bodies(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     node.attribute.iter().flat_map(graphs)
 }
 
@@ -22,7 +22,7 @@ fn bodies_mut(node: &mut NodeProto) -> impl Iterator<Item = &mut GraphProto> {
 }
 
 /// Gives every value of `graph` and of the graphs in it a name of its own; those of the outermost graph stay.
-pub(super) fn make_unique(graph: &mut GraphProto) {
+pub(crate) fn make_unique(graph: &mut GraphProto) {
     let mut taken: HashSet<String> = HashSet::new();
     unique(graph, &HashMap::new(), &mut taken);
 }
@@ -65,7 +65,7 @@ fn made_in(graph: &GraphProto) -> Vec<String> {
 }
 
 /// Every name in a node, those in its bodies included, goes through `rename`.
-pub(super) fn rename(node: &mut NodeProto, rename: &mut impl FnMut(&mut String)) {
+pub(crate) fn rename(node: &mut NodeProto, rename: &mut impl FnMut(&mut String)) {
     for name in node.input.iter_mut().filter(|name| !name.is_empty()) {
         rename(name);
     }
@@ -87,7 +87,7 @@ fn rename_graph(graph: &mut GraphProto, change: &mut impl FnMut(&mut String)) {
 }
 
 /// What a node reads: its inputs, and what its bodies take from around them. In order, each once.
-pub(super) fn reads(node: &NodeProto) -> Vec<String> {
+pub(crate) fn reads(node: &NodeProto) -> Vec<String> {
     let mut names: Vec<String> = vec![];
     let mut seen = HashSet::new();
     let mut add = |name: &String| {
@@ -105,7 +105,7 @@ pub(super) fn reads(node: &NodeProto) -> Vec<String> {
 }
 
 /// Every name in a node and in its bodies.
-pub(super) fn all_names(node: &NodeProto) -> Vec<String> {
+pub(crate) fn all_names(node: &NodeProto) -> Vec<String> {
     let mut names: Vec<String> = node.input.iter().chain(&node.output).cloned().collect();
     let mut inner = HashSet::new();
     bodies(node).for_each(|body| collect_made(body, &mut inner));
@@ -128,7 +128,7 @@ fn collect_read(graph: &GraphProto, read: &mut Vec<String>) {
 
 /// A body with `actual` in the place of its inputs and new names, made by `fresh`, for all else that it
 /// makes: its nodes, and the names of its results.
-pub(super) fn instance(
+pub(crate) fn instance(
     body: &GraphProto,
     actual: &[String],
     mut fresh: impl FnMut(&str) -> String,

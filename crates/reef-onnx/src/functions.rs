@@ -6,9 +6,9 @@ use prost::Message;
 use reef_base::limits::PROGRAM_NODES_MAX;
 use tract_onnx::pb::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
 
-use super::scope;
 use crate::error::ImportError;
-use crate::proto::STANDARD;
+use crate::names::STANDARD;
+use crate::scope;
 
 /// Calls within calls that are followed.
 const DEPTH_MAX: usize = 32;
@@ -140,9 +140,7 @@ fn body(function: &FunctionProto, call: &NodeProto, number: usize) -> Vec<NodePr
         let Some(actual) = call.output.get(index).filter(|name| !name.is_empty()) else { continue };
         match names.get(formal) {
             // A result that is a parameter, or the same as another result.
-            Some(known) => {
-                extra.push(super::control::standard("Identity", vec![known.clone()], actual, vec![]))
-            }
+            Some(known) => extra.push(identity(known, actual)),
             None => {
                 names.insert(formal.clone(), actual.clone());
             }
@@ -184,5 +182,15 @@ fn refer(graph: &mut GraphProto, call: &NodeProto) {
         for attribute in &mut node.attribute {
             attribute.g.iter_mut().chain(&mut attribute.graphs).for_each(|graph| refer(graph, call));
         }
+    }
+}
+
+fn identity(from: &str, to: &str) -> NodeProto {
+    NodeProto {
+        op_type: "Identity".into(),
+        name: to.into(),
+        input: vec![from.into()],
+        output: vec![to.into()],
+        ..NodeProto::default()
     }
 }

@@ -1,0 +1,91 @@
+//! What leaves the core on its way to others: requests that have ended, and requests between two segments.
+
+use std::sync::Arc;
+
+use reef_base::Nanos;
+use reef_device::{Completion, TaskCounters};
+use reef_sched::RequestId;
+
+use crate::kit::Kit;
+use crate::plans::{Buffers, PlanEntry};
+use crate::pool::Model;
+use crate::ticket::{Finished, Promise};
+
+/// What a step leaves to be done outside the lock: an end on its way to who waits for it, and what may be the
+/// last reference to a plan.
+pub(crate) enum Delivery {
+    /// A request has ended.
+    End(End),
+    /// A request goes on with another segment.
+    Hop(Hop),
+}
+
+/// The end of a request.
+pub(crate) struct End {
+    pub(crate) model: Option<Arc<Model>>,
+    pub(crate) kit: Option<Arc<Kit>>,
+    pub(crate) plan: Arc<PlanEntry>,
+    /// `None` when the answer was given before.
+    pub(crate) end: Option<(Promise, Finished)>,
+    /// Of a task whose caller was answered before it ended.
+    pub(crate) leftover: Option<Buffers>,
+}
+
+impl End {
+    pub(crate) fn deliver(self) {
+        let End { model, kit, plan, end, leftover } = self;
+        // The plan may be the last one of an unloaded model: let go before anyone hears of the end.
+        drop(plan);
+        drop(leftover);
+        if let (Some(model), Some(kit)) = (&model, kit) {
+            model.keep(kit);
+        }
+        drop(model);
+        if let Some((promise, finished)) = end {
+            promise.keep(finished);
+        }
+    }
+}
+
+/// A request between two segments: the scheduler has it, the device has not.
+pub(crate) struct Hop {
+    pub(crate) id: RequestId,
+    pub(crate) model: Arc<Model>,
+    /// The segment that has ended.
+    pub(crate) plan: Arc<PlanEntry>,
+    pub(crate) kit: Option<Arc<Kit>>,
+    /// What it read and made.
+    pub(crate) buffers: Buffers,
+}
+
+/// What the segments of a request took that have ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sofar {
+    pub(crate) segments: u32,
+    submitted: Nanos,
+    first_block: Option<Nanos>,
+    all_cus: Option<Nanos>,
+    preempted: bool,
+    pub(crate) counters: TaskCounters,
+}
+
+impl Sofar {
+    /// Adds a task's end, after which the request ran `segments`, and completes it with what was before.
+    pub(crate) fn add(&mut self, completion: &mut Completion, segments: u32) {
+        if self.segments > 0 {
+            completion.submitted = self.submitted;
+            completion.all_cus = self.all_cus;
+            completion.first_block = self.first_block.or(completion.first_block);
+            completion.preempted |= self.preempted;
+            completion.counters += self.counters;
+        }
+        *self = Sofar {
+            segments,
+            submitted: completion.submitted,
+            first_block: completion.first_block,
+            all_cus: completion.all_cus,
+            preempted: completion.preempted,
+            counters: completion.counters,
+        };
+    }
+}
