@@ -48,6 +48,7 @@ SUITES = {
                          "--test", "units")],
     "loom": [cargo(*LOOM, "-p", "reef-cpu", "--lib", "loom",
                    env={"RUSTFLAGS": "--cfg loom", "LOOM_MAX_PREEMPTIONS": "2"})],
+    "device": [cargo(*DEV, "-p", "reef-device", "--lib")],
     "plan": [cargo(*DEV, "-p", "reef-plan")],
     # Its properties play seconds of traffic.
     "sched": [cargo("--config", "profile.dev.opt-level=2", "--config", "profile.dev.debug=0", "-p", "reef-sched")],

@@ -103,6 +103,11 @@ impl TaskKey {
         self.0
     }
 
+    /// The least number that a key of `rank` may be: smaller ones are more urgent than all of the rank.
+    pub const fn first_of_rank(rank: u8) -> u64 {
+        (rank as u64) << RANK_SHIFT
+    }
+
     /// The key that [`TaskKey::get`] gave.
     pub const fn from_bits(bits: u64) -> TaskKey {
         TaskKey(bits)

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use reef_base::{Level, MonotonicClock, Nanos, TaskId, TaskKey};
+use reef_device::policy::Running;
 use reef_device::{Completion, Device, LoadedPlan, Padding, Scheme};
 use reef_graph::{DType, Shape};
 use reef_plan::{
@@ -13,7 +14,6 @@ use reef_plan::{
 
 use crate::board::{Board, NONE};
 use crate::context::{BlockContext, BlockEnd};
-use crate::cu::Running;
 use crate::device::CpuDevice;
 use crate::executor::Executor;
 use crate::kernels::BlockKernel;

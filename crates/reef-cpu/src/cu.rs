@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64 as Plain;
 
 use reef_base::Nanos;
+use reef_device::policy::Running;
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -18,14 +19,6 @@ pub(crate) struct Cu {
     pub(crate) busy: Plain,
     pub(crate) wasted: Plain,
     pub(crate) padding: Plain,
-}
-
-/// What a compute unit runs: (slot, rank, expected end or 0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Running {
-    pub(crate) slot: usize,
-    pub(crate) rank: u8,
-    pub(crate) end: Nanos,
 }
 
 impl Cu {

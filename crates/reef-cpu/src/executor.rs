@@ -11,10 +11,11 @@ use std::thread::Thread;
 
 use reef_base::panics::contain;
 use reef_base::{MonotonicClock, Nanos, TaskKey};
+use reef_device::policy::limit_of;
 use reef_device::{Completion, Event, EventKind, Outcome, Padding, Scheme, Wake};
 
 use crate::board::word::{Reason, Word};
-use crate::board::{Board, Claim, bits, limit_of};
+use crate::board::{Board, Claim, bits};
 use crate::companion::Crew;
 use crate::context::BlockFault;
 use crate::cu::Cu;
@@ -342,20 +343,6 @@ impl Executor {
             lesser += usize::from(running.rank > key.rank());
         }
         lesser > 0 && self.cus.len() - busy < wanted as usize
-    }
-
-    /// Units other than `cu` that would lose less than it by running a block of rank `urgent`: those that
-    /// are awake and idle, and those whose block can be killed and started after `since`.
-    pub(crate) fn better_placed(&self, cu: usize, urgent: u8, since: Nanos) -> usize {
-        let parked = self.board.parked();
-        let better = |other: &usize| {
-            let unit = &self.cus[*other];
-            match unit.running() {
-                None => parked >> other & 1 == 0,
-                Some(running) => running.rank > urgent && unit.since() > Some(since),
-            }
-        };
-        (0..self.cus.len()).filter(|&other| other != cu).filter(better).count()
     }
 
     fn stage_blocks(&self, slot: usize, stage: u32) -> u32 {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use reef_base::{MonotonicClock, Nanos};
 use reef_device::EventKind;
+use reef_device::policy::Running;
 
 use crate::board::{Claim, bits};
 use crate::companion::{Companion, GRACE, GRACE_EVERY, Report};
 use crate::context::{BlockEnd, BlockFault};
-use crate::cu::Running;
 use crate::pick::Pick;
 use crate::plans::{Located, locate};
 use crate::worker::{LOOKS_PER_CLOCK, Ran, Worker};

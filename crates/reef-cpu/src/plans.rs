@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use reef_base::AlignedBytes;
 use reef_device::DeviceError;
+use reef_device::policy::{Outlook, outlooks};
 use reef_plan::{Kernel, KernelSpec, Plan, Restart};
 
-use crate::board::{Board, Claim, Opening, Outlook};
+use crate::board::{Board, Claim, Opening};
 use crate::context::HostCell;
 use crate::estimate::Estimate;
 use crate::kernels::{self, BlockKernel};
@@ -128,23 +129,6 @@ pub(crate) fn locate(loaded: &Loaded, claim: Claim) -> Located<'_> {
     Located { prepared: &loaded.kernels[kernel], block, index, total }
 }
 
-/// The outlook of each stage of a plan, from the stages' blocks.
-fn outlooks(blocks: impl Iterator<Item = u32>, cus: u32) -> Vec<Outlook> {
-    let widths: Vec<u32> = blocks.map(|blocks| blocks.min(cus)).collect();
-    let mut outlooks = vec![Outlook::default(); widths.len()];
-    // Stages behind the present one that may be the next wider one: each wider than the one before it.
-    let mut wider: Vec<usize> = Vec::new();
-    for (stage, &width) in widths.iter().enumerate().rev() {
-        while wider.last().is_some_and(|&other| widths[other] <= width) {
-            wider.pop();
-        }
-        let calm = wider.last().map_or(Outlook::FOR_GOOD, |&other| (other - stage - 1) as u32);
-        outlooks[stage] = Outlook { width, calm };
-        wider.push(stage);
-    }
-    outlooks
-}
-
 /// What is known of the blocks of `kernels`: the longest, and whether all may be killed or stopped. See
 /// `Slot::estimate`.
 fn estimate_of(kernels: &[Prepared]) -> u64 {
@@ -165,23 +149,3 @@ fn estimate_of(kernels: &[Prepared]) -> u64 {
 
 /// The table of loaded plans.
 pub(crate) type PlanTable = Table<Loaded>;
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_outlook_reaches_to_the_next_wider_stage() {
-        let calm = |blocks: &[u32], cus| -> Vec<(u32, Option<u32>)> {
-            let outlooks = outlooks(blocks.iter().copied(), cus);
-            let finite = |calm| (calm != Outlook::FOR_GOOD).then_some(calm);
-            outlooks.iter().map(|outlook| (outlook.width, finite(outlook.calm))).collect()
-        };
-        assert_eq!(calm(&[1, 1, 9], 2), [(1, Some(1)), (1, Some(0)), (2, None)]);
-        assert_eq!(calm(&[3, 1, 3, 2, 1], 4), [(3, None), (1, Some(0)), (3, None), (2, None), (1, None)]);
-        assert_eq!(
-            calm(&[2, 1, 1, 3, 9], 8),
-            [(2, Some(2)), (1, Some(1)), (1, Some(0)), (3, Some(0)), (8, None)]
-        );
-    }
-}

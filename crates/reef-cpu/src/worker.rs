@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use reef_base::panics::contain;
 use reef_base::{CuId, MonotonicClock, Nanos, TaskKey};
+use reef_device::policy::{Running, better_placed, limit_of};
 use reef_device::{Event, EventKind};
 use reef_plan::Restart;
 use rtrb::Producer;
 
-use crate::board::{Board, Claim, NONE, limit_of};
+use crate::board::{Board, Claim, NONE};
 use crate::context::{Bases, BlockContext, BlockEnd, Demand, Poll};
-use crate::cu::Running;
 use crate::executor::{Executor, bump_both};
 use crate::gate::Gate;
 use crate::hosting::Hosted;
@@ -89,7 +89,7 @@ impl BlockDemand<'_> {
         let Some(urgent) = self.executor.board.most_urgent(limit_of(self.rank)) else { return false };
         let wanted = urgent.word.remaining().max(1) as usize;
         let rank = TaskKey::from_bits(urgent.key).rank();
-        if self.executor.better_placed(self.cu, rank, self.start) < wanted {
+        if better_placed(self.executor, self.cu, rank, self.start) < wanted {
             return false;
         }
         let (mut first, last) = self.left.get();

@@ -69,6 +69,8 @@ mod loom_tests;
 mod tests;
 pub(crate) mod word;
 
+use reef_device::policy::{Outlook, is_real_time, limit_of};
+
 use crate::sync::{AtomicU64, Line, Ordering, fence};
 use word::{Reason, Word};
 
@@ -99,28 +101,6 @@ pub(crate) struct Opening {
     pub(crate) estimate: u64,
     /// See [`Slot::outlook`].
     pub(crate) outlook: Outlook,
-}
-
-/// How wide a stage is, and for how long no later one is wider.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outlook {
-    /// CUs that the stage can use at once.
-    pub(crate) width: u32,
-    /// Stages behind it until a wider one; [`Outlook::FOR_GOOD`] when none comes.
-    pub(crate) calm: u32,
-}
-
-impl Outlook {
-    /// No later stage is wider.
-    pub(crate) const FOR_GOOD: u32 = u32::MAX;
-
-    fn to_bits(self) -> u64 {
-        u64::from(self.width) << 32 | u64::from(self.calm)
-    }
-
-    fn from_bits(bits: u64) -> Outlook {
-        Outlook { width: (bits >> 32) as u32, calm: bits as u32 }
-    }
 }
 
 /// What a slot looked like.
@@ -231,7 +211,7 @@ impl Board {
         place.done.store(0, Ordering::Relaxed);
         place.dropped.store(0, Ordering::Relaxed);
         place.estimate.store(opening.estimate, Ordering::Relaxed);
-        place.outlook.store(opening.outlook.to_bits(), Ordering::Relaxed);
+        place.outlook.store(bits_of(opening.outlook), Ordering::Relaxed);
         // A swap, not a store: all writes of the word are read-modify-writes, so a late closer's is before or
         // after.
         place.claim.swap(Word::new(generation, 0, opening.blocks).0, Ordering::AcqRel);
@@ -371,7 +351,7 @@ impl Board {
         let key = place.key.load(Ordering::Relaxed);
         place.done.store(0, Ordering::Relaxed);
         place.estimate.store(opening.estimate, Ordering::Relaxed);
-        place.outlook.store(opening.outlook.to_bits(), Ordering::Relaxed);
+        place.outlook.store(bits_of(opening.outlook), Ordering::Relaxed);
         let settled = Word::new(stage.generation(), stage.stage(), 0);
         let next = if keep { whole.claimed() } else { whole };
         match place.claim.compare_exchange(settled.0, next.0, Ordering::Release, Ordering::Relaxed) {
@@ -473,7 +453,8 @@ impl Board {
 
     /// The outlook of the open stage in a slot.
     pub(crate) fn outlook(&self, slot: usize) -> Outlook {
-        Outlook::from_bits(self.slots[slot].outlook.load(Ordering::Relaxed))
+        let bits = self.slots[slot].outlook.load(Ordering::Relaxed);
+        Outlook { width: (bits >> 32) as u32, calm: bits as u32 }
     }
 
     /// Whether no task on the board is more urgent than `key`.
@@ -623,19 +604,14 @@ impl Slot {
     }
 }
 
-/// Keys and poll words below this one are more urgent than `rank`.
-pub(crate) fn limit_of(rank: u8) -> u64 {
-    u64::from(rank) << RANK_SHIFT
-}
-
 /// The poll word while blocks of a task with `key` can be claimed.
 fn demand_of(key: u64) -> u64 {
     key >> RANK_SHIFT << RANK_SHIFT
 }
 
-/// Whether the key is of a real-time rank.
-pub(crate) fn is_real_time(key: u64) -> bool {
-    key < limit_of(RANK_BEST_EFFORT)
+/// An outlook in one word.
+fn bits_of(outlook: Outlook) -> u64 {
+    u64::from(outlook.width) << 32 | u64::from(outlook.calm)
 }
 
 /// The members of a set, smallest first.

@@ -6,7 +6,7 @@ use reef_device::Device;
 
 use super::*;
 use crate::by_hand::{HOUR, Hands, best_effort, foreign_plan, now, real_time};
-use crate::cu::Running;
+use reef_device::policy::Running;
 
 /// Ends the one block of the task in `slot` at `time`.
 fn end(hands: &Hands, claim: Claim, time: Nanos) {

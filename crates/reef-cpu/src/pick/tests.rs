@@ -1,6 +1,6 @@
 //! What a free unit picks beside a real-time stage: no clock decides, because estimates are far from it.
 
-use reef_device::Device;
+use reef_device::{Device, Padding};
 
 use super::*;
 use crate::by_hand::{HOUR, Hands, best_effort, now, real_time};
@@ -57,7 +57,7 @@ fn a_stage_ends_with_its_last_block() {
     };
     assert!(pads(Nanos(HOUR.0 / 2)), "two blocks end sooner, the third does not");
     assert!(!pads(LONG));
-    let running = crate::cu::Running { slot: urgent, rank: 1, end: Nanos::ZERO };
+    let running = Running { slot: urgent, rank: 1, end: Nanos::ZERO };
     hands.executor.cus[2].start(running, None);
     assert!(!pads(SHORT), "nobody knows when the third ends");
 }
