@@ -60,9 +60,30 @@ impl Class {
     }
 }
 
-/// The urgency of a task as one number: smaller is more urgent. All that executors compare.
+/// Whose use of the device a best-effort task counts as, and how much of it they are due. What has the same
+/// owner shares one account and goes in the order of its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Share {
+    /// Below [`crate::limits::MODELS_MAX`]; a larger one is taken modulo that.
+    pub owner: u16,
+    /// Compute unit time that it gets, relative to other owners; 0 counts as 1.
+    pub weight: u32,
+}
+
+impl Default for Share {
+    /// Owner 0, weight 1: who names no owner has one with all others that do not.
+    fn default() -> Self {
+        Share { owner: 0, weight: 1 }
+    }
+}
+
+/// The urgency of a task as one number: smaller is more urgent. All that executors compare, but for
+/// best-effort tasks of different owners: these take turns by their [`Share`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TaskKey(u64);
+pub struct TaskKey {
+    bits: u64,
+    share: Share,
+}
 
 impl TaskKey {
     /// The key of a real-time task that arrived at `arrival`.
@@ -71,18 +92,28 @@ impl TaskKey {
             Some(deadline) => deadline.0.min(NO_DEADLINE - 1),
             None => NO_DEADLINE | arrival.0.min(NO_DEADLINE - 1),
         };
-        TaskKey(u64::from(level.get()) << RANK_SHIFT | order)
+        TaskKey::from_bits(u64::from(level.get()) << RANK_SHIFT | order)
     }
 
     /// The key of a best-effort task; `order` is the scheduler's, smaller first.
     pub fn best_effort(order: u64) -> TaskKey {
-        TaskKey(u64::from(BEST_EFFORT_RANK) << RANK_SHIFT | order.min(ORDER_MASK))
+        TaskKey::from_bits(u64::from(BEST_EFFORT_RANK) << RANK_SHIFT | order.min(ORDER_MASK))
+    }
+
+    /// The same key on another share.
+    pub fn on(self, share: Share) -> TaskKey {
+        TaskKey { share, ..self }
+    }
+
+    /// Whose use of the device the task counts as, if it is a best-effort one.
+    pub fn share(self) -> Share {
+        self.share
     }
 
     /// 0..=14 for a real-time level, 15 for best-effort. Preemption happens between ranks only;
     /// inside a rank keys decide which task's block starts next.
     pub fn rank(self) -> u8 {
-        (self.0 >> RANK_SHIFT) as u8
+        (self.bits >> RANK_SHIFT) as u8
     }
 
     /// The class that the key encodes.
@@ -100,7 +131,7 @@ impl TaskKey {
 
     /// The key as a number.
     pub const fn get(self) -> u64 {
-        self.0
+        self.bits
     }
 
     /// The least number that a key of `rank` may be: smaller ones are more urgent than all of the rank.
@@ -108,15 +139,15 @@ impl TaskKey {
         (rank as u64) << RANK_SHIFT
     }
 
-    /// The key that [`TaskKey::get`] gave.
+    /// The key that [`TaskKey::get`] gave, but for its share.
     pub const fn from_bits(bits: u64) -> TaskKey {
-        TaskKey(bits)
+        TaskKey { bits, share: Share { owner: 0, weight: 1 } }
     }
 }
 
 impl std::fmt::Debug for TaskKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TaskKey({:?}, {})", self.class(), self.0 & ORDER_MASK)
+        write!(f, "TaskKey({:?}, {})", self.class(), self.bits & ORDER_MASK)
     }
 }
 
@@ -150,6 +181,9 @@ mod tests {
         assert!(urgent.preempts(TaskKey::best_effort(0)));
         assert_eq!(TaskKey::best_effort(3).class(), Class::BestEffort);
         assert_eq!(urgent.class(), Class::RealTime(Level::TOP));
+        let share = Share { owner: 3, weight: 7 };
+        let key = TaskKey::best_effort(3).on(share);
+        assert_eq!((key.get(), key.share()), (TaskKey::best_effort(3).get(), share));
     }
 
     #[test]

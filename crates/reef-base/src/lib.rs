@@ -12,7 +12,7 @@ pub mod rng;
 
 pub use bytes::AlignedBytes;
 pub use clock::{Clock, ManualClock, MonotonicClock, Nanos};
-pub use key::{Class, Level, TaskKey};
+pub use key::{Class, Level, Share, TaskKey};
 pub use rng::Rng;
 
 /// Declares a newtype over an unsigned integer: an id that cannot be mixed with another id.

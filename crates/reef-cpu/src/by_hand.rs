@@ -203,7 +203,8 @@ const TILE: usize = 16;
 fn plan(stages: &[u32], restart: Restart) -> Plan {
     let kernel = |(stage, &blocks): (usize, &u32)| {
         let bytes = blocks as usize * TILE;
-        let spec = SyntheticSpec { seed: stage as u64, bytes, tile_bytes: TILE, polls: 0, poll_ns: 0 };
+        let spec =
+            SyntheticSpec { seed: stage as u64, bytes, tile_bytes: TILE, polls: 0, poll_ns: 0, meter: None };
         vec![Kernel {
             name: format!("s{stage}"),
             spec: KernelSpec::Synthetic(spec),

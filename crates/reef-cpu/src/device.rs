@@ -217,6 +217,9 @@ impl CpuDevice {
             executor.record_instant(EventKind::Submitted, submitted, slot);
         }
         executor.submitted.fetch_add(1, Ordering::Relaxed);
+        if !key.class().is_real_time() {
+            executor.join(slot, key.share());
+        }
         executor.board.publish(slot, generation, key.get(), opening);
         executor.wake(opening.blocks);
         // Who poisons the device shuts the gate, then closes what it finds on the board.

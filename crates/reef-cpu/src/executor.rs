@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
 use reef_base::panics::contain;
-use reef_base::{MonotonicClock, Nanos, TaskKey};
-use reef_device::policy::limit_of;
+use reef_base::{MonotonicClock, Nanos, Share, TaskKey};
+use reef_device::policy::share::index_of;
+use reef_device::policy::{self, is_real_time, limit_of};
 use reef_device::{Completion, Event, EventKind, Outcome, Padding, Scheme, Wake};
 
 use crate::board::word::{Reason, Word};
@@ -24,6 +25,7 @@ use crate::gate::{Gate, Gates};
 use crate::lease::Leases;
 use crate::memory::{Grown, Retired};
 use crate::plans::{Loaded, PLANS_MAX, PlanTable};
+use crate::shares::Shares;
 use crate::slot::{Ended, TaskSlot, bump, task_id};
 use crate::sync::Line;
 use crate::thread::Placement;
@@ -46,6 +48,8 @@ pub(crate) struct Executor {
     pub(crate) current: Line<AtomicU64>,
     pub(crate) gates: Gates,
     pub(crate) leases: Leases,
+    /// What best-effort owners have used.
+    pub(crate) shares: Shares,
     /// The threads that units lend their cores to.
     pub(crate) crew: Crew,
     scheme: AtomicU8,
@@ -84,6 +88,7 @@ impl Executor {
             current: Line(AtomicU64::new(0)),
             gates: Gates::new(cus),
             leases: Leases::new(cus),
+            shares: Shares::new(),
             crew: Crew::new(placements),
             scheme: AtomicU8::new(0),
             padding,
@@ -345,6 +350,14 @@ impl Executor {
         lesser > 0 && self.cus.len() - busy < wanted as usize
     }
 
+    /// A best-effort task is about to be published in `slot`.
+    pub(crate) fn join(&self, slot: usize, share: Share) {
+        let others = bits(self.board.active()).filter_map(|slot| self.board.view(slot));
+        let best_effort = others.filter(|view| !is_real_time(view.key));
+        self.shares.join(share, best_effort.map(|view| policy::Board::owner(self, view.slot)));
+        self.board.slots[slot].owner.store(index_of(share) as u64, Ordering::Relaxed);
+    }
+
     fn stage_blocks(&self, slot: usize, stage: u32) -> u32 {
         self.loaded(slot).plan.stages()[stage as usize].blocks()
     }
@@ -459,6 +472,9 @@ impl Executor {
         place.finished.store(finished.0, Ordering::Relaxed);
         if self.recorder.is_on() {
             self.record_instant(EventKind::Completed, finished, slot);
+        }
+        if !task.key.class().is_real_time() {
+            self.shares.leave(task.key.share());
         }
         let preempted = task.preempted;
         let current = current_word(slot, place.lineage.present());

@@ -24,6 +24,7 @@ mod memory;
 mod options;
 mod pick;
 mod plans;
+mod shares;
 mod slot;
 mod stop;
 mod sync;

@@ -123,6 +123,14 @@ impl policy::Board for Executor {
         }
     }
 
+    fn owner(&self, slot: usize) -> usize {
+        self.board.slots[slot].owner.load(Ordering::Relaxed) as usize
+    }
+
+    fn pass(&self, owner: usize) -> u64 {
+        self.shares.pass(owner)
+    }
+
     fn units(&self) -> usize {
         self.cus.len()
     }

@@ -319,6 +319,9 @@ impl Worker {
         let (unit, tally) = (&executor.cus[self.cu], &executor.slots[ran.claim.slot].tallies[self.cu]);
         bump_both(&unit.blocks_done, &tally.blocks_done, 1);
         bump_both(&unit.busy, &tally.cu_time, ns);
+        if !task.key.class().is_real_time() {
+            executor.shares.charge(task.key.share(), ran.time);
+        }
         if ran.padding {
             bump_both(&unit.blocks_padding, &tally.blocks_padding, 1);
             bump_both(&unit.padding, &tally.padding_time, ns);

@@ -19,7 +19,15 @@ use crate::contract::{
 };
 use crate::event::EventKind;
 use crate::ids::LoadedPlan;
-use crate::scheme::Scheme;
+use crate::scheme::{Padding, Scheme};
+
+mod order;
+
+pub use order::{
+    fitting_padding_ends_before_the_stage_does, owners_share_units_and_one_owner_goes_in_order,
+    units_that_a_stage_leaves_are_padded_and_nothing_is_lost,
+    what_is_in_the_way_starts_and_polls_once_more_at_most,
+};
 
 /// How long a real device may take for one test before the suite gives it up as stuck.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,6 +36,9 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub trait Harness {
     /// A fresh device with `cus` compute units, at least 4 slots and at least one of them reserved.
     fn device(&self, cus: usize, scheme: Scheme) -> Arc<dyn Device>;
+
+    /// As [`Harness::device`], with this rule of padding.
+    fn padded(&self, cus: usize, scheme: Scheme, padding: Padding) -> Arc<dyn Device>;
 }
 
 /// Expands to one `#[test]` per promise, on devices made by the harness expression.
@@ -53,6 +64,10 @@ macro_rules! conformance_suite {
             hand_overs_go_on_to_the_end,
             hand_overs_end_early_like_any_task,
             events_tell_every_block,
+            what_is_in_the_way_starts_and_polls_once_more_at_most,
+            units_that_a_stage_leaves_are_padded_and_nothing_is_lost,
+            fitting_padding_ends_before_the_stage_does,
+            owners_share_units_and_one_owner_goes_in_order,
         );
     };
     (@each $harness:expr, $($name:ident),* $(,)?) => {
@@ -75,7 +90,11 @@ impl Rig {
 
     fn load(&mut self, seed: u64, stages: &[SyntheticStage]) -> usize {
         let target = self.device.capabilities().target;
-        let plan = Arc::new(synthetic_plan("conformance", target, seed, stages).expect("a valid plan"));
+        self.take(synthetic_plan("conformance", target, seed, stages).expect("a valid plan"))
+    }
+
+    fn take(&mut self, plan: Plan) -> usize {
+        let plan = Arc::new(plan);
         let loaded = self.device.load(plan.clone()).expect("the plan loads");
         self.plans.push((plan, loaded));
         self.plans.len() - 1
@@ -285,9 +304,16 @@ pub fn what_must_not_be_killed_is_refused_or_runs_to_its_end(harness: &dyn Harne
 
 /// `plan` with kernels that must not be killed.
 fn never_killed(plan: &Plan) -> Plan {
-    let never = |kernel: &Kernel| Kernel { restart: Restart::Never, ..kernel.clone() };
+    rebuilt(plan, |kernel| Kernel { restart: Restart::Never, ..kernel.clone() })
+}
+
+/// `plan` with other kernels.
+fn rebuilt(plan: &Plan, changed: impl Fn(&Kernel) -> Kernel) -> Plan {
     let kernels = |stage: &Stage| {
-        plan.kernels()[stage.kernels.start as usize..stage.kernels.end as usize].iter().map(never).collect()
+        plan.kernels()[stage.kernels.start as usize..stage.kernels.end as usize]
+            .iter()
+            .map(&changed)
+            .collect()
     };
     let parts = PlanParts {
         name: plan.name().into(),

@@ -2,16 +2,16 @@
 //!
 //! Owns what every device promises (DESIGN: outputs exact, real-time latency as if alone, no best-effort work
 //! lost) as types and a trait, the schemes, block-level events, the conformance suite that checks the
-//! promises, and a virtual-time dummy device with queues. Knows nothing of models, requests or any real
-//! device.
+//! promises, the policy by which a free compute unit gets its next block, and a virtual-time dummy device
+//! with queues. Knows nothing of models, requests or any real device.
 //!
 //! What every device promises:
 //! 1. Within `Capabilities::propagation` after [`Device::submit`], no less urgent block *starts* on a compute
 //!    unit (CU) that an open stage of a more urgent task needs (schemes `wait`, `reset`); under `reset`, less
 //!    urgent blocks that run on the CUs it needs are abandoned at their next poll point, unless they would
 //!    end sooner. A stage of three blocks disturbs three CUs, not all of them.
-//! 2. A CU that the urgent stage does not need may pad with less urgent blocks that end before the stage
-//!    does.
+//! 2. A CU that the urgent stage does not need may pad with less urgent blocks, by the rule in force
+//!    ([`Padding`]). Best-effort tasks of different owners share CUs by weight ([`policy::share`]).
 //! 3. For one plan, outputs do not depend on scheme, preemptions, number of CUs or timing, to the bit.
 //! 4. A resident executor never runs a finished block again, and a killed one until it finishes; a queued one
 //!    re-runs at most its window, and counts it. A cancelled task stops within the bound and completes as

@@ -5,6 +5,7 @@
 //! killing blocks. Knows nothing of ONNX, of how plans are made, of threads or of any real device.
 
 pub mod host;
+pub mod meter;
 pub mod plan;
 mod reach;
 pub mod region;
@@ -16,6 +17,7 @@ pub mod validate;
 pub mod weights;
 
 pub use host::{FaultKind, HostFault, HostKernel, HostState, TensorSpec};
+pub use meter::Meter;
 pub use plan::{Cost, IoSpec, Kernel, Plan, PlanHash, PlanParts, Restart, Stage};
 pub use region::{Lane, Place, Region};
 pub use selection::{CompressSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};

@@ -10,6 +10,7 @@
 
 use reef_graph::{Binary, DType, PoolKind, Reduce, Unary};
 
+use crate::meter::Meter;
 use crate::selection::SelectionSpec;
 
 /// A function applied to every result before it is stored.
@@ -423,6 +424,8 @@ pub struct SyntheticSpec {
     pub polls: u32,
     /// Nanoseconds of spinning between polls (virtual ones on a virtual device).
     pub poll_ns: u32,
+    /// Counts what blocks do, for tests.
+    pub meter: Option<Meter>,
 }
 
 /// What a kernel computes.

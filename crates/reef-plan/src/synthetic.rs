@@ -74,6 +74,7 @@ pub fn synthetic_plan(
             tile_bytes: TILE_BYTES,
             polls: stage.polls,
             poll_ns: stage.poll_ns,
+            meter: None,
         };
         kernels.push(vec![Kernel {
             name: format!("synthetic{index}"),

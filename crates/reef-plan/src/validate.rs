@@ -271,7 +271,14 @@ mod tests {
     use crate::weights::WeightStore;
 
     fn kernel(name: &str, reads: &[Region], writes: &[Region]) -> Kernel {
-        let spec = SyntheticSpec { seed: 1, bytes: writes[0].bytes, tile_bytes: 16, polls: 1, poll_ns: 1 };
+        let spec = SyntheticSpec {
+            seed: 1,
+            bytes: writes[0].bytes,
+            tile_bytes: 16,
+            polls: 1,
+            poll_ns: 1,
+            meter: None,
+        };
         Kernel {
             name: name.into(),
             spec: KernelSpec::Synthetic(spec),

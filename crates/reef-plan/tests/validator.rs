@@ -47,7 +47,7 @@ fn kernel_writing(written: usize, spec: KernelSpec, operands: &[usize]) -> Kerne
 }
 
 fn synthetic(bytes: usize, tile_bytes: usize) -> KernelSpec {
-    KernelSpec::Synthetic(SyntheticSpec { seed: 1, bytes, tile_bytes, polls: 1, poll_ns: 0 })
+    KernelSpec::Synthetic(SyntheticSpec { seed: 1, bytes, tile_bytes, polls: 1, poll_ns: 0, meter: None })
 }
 
 /// Such operands are enough, and each of them is with `element` bytes less too small.

@@ -58,6 +58,12 @@ impl Board {
         self.tasks.iter().take_while(|task| task.key <= key).map(|task| u128::from(task.left.0)).sum()
     }
 
+    /// Time that the tasks take, each at most as long as `most` says.
+    pub(crate) fn left_beside(&mut self, now: Nanos, most: impl Fn(&Task) -> u128) -> u128 {
+        self.pass(now);
+        self.tasks.iter().map(|task| u128::from(task.left.0).min(most(task))).sum()
+    }
+
     fn pass(&mut self, now: Nanos) {
         let mut span = now.since(self.now);
         self.now = self.now.max(now);
@@ -97,6 +103,7 @@ mod tests {
         board.remove(Nanos(110), 4);
         // What 4 had of it is not counted twice.
         assert_eq!(board.left(Nanos(110), key(9)), 60);
+        assert_eq!(board.left_beside(Nanos(110), |task| if task.slot == 5 { 50 } else { 1 }), 50);
         assert_eq!(board.first(|task| task.model == ModelId(1)), Some(key(3)));
         assert_eq!(board.first(|task| task.model == ModelId(7)), None);
         assert_eq!(board.left(Nanos(1000), key(9)), 0);

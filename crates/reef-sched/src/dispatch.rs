@@ -1,7 +1,7 @@
 //! What happens next: admission by deadline, expiry, refusal of what is drained, and the choice of what
 //! starts.
 
-use reef_base::{Class, Nanos, TaskKey};
+use reef_base::{Class, Nanos, Share, TaskKey};
 
 use crate::board::Task;
 use crate::heap::{Item, Order};
@@ -78,8 +78,25 @@ impl Scheduler {
         let first_of_model = || self.board.first(|task| task.model == request.model);
         let place = if self.has_slot(own) { None } else { first_of_lane() };
         let turn = if self.model(request.model).may_start() { None } else { first_of_model() };
+        if !request.class.is_real_time() && place.is_none() && turn.is_none() {
+            return self.left_beside(now, request);
+        }
         let last = [place, turn].into_iter().flatten().fold(key, TaskKey::max);
         self.board.left(now, last)
+    }
+
+    /// What is done of the tasks on the board before a best-effort request beside them ends: other models get
+    /// what their weights are due meanwhile.
+    fn left_beside(&mut self, now: Nanos, request: &Request) -> u128 {
+        let own = self.model(request.model);
+        let (expected, weight) = (own.service[usize::from(request.plan)].get(), own.options.weight);
+        let Self { models, board, .. } = self;
+        board.left_beside(now, |task| {
+            let model = models[task.model.index()].as_ref().expect("a model with tasks is there");
+            let shares = !task.key.class().is_real_time() && task.model != request.model;
+            let due = u128::from(expected.0) * u128::from(model.options.weight) / u128::from(weight.max(1));
+            if shares { due } else { u128::MAX }
+        })
     }
 
     /// Expected service time of queued requests of the same level that go before `order`. Among best-effort
@@ -160,7 +177,8 @@ impl Scheduler {
         let lane = lane(request.class);
         self.on_board[lane] += 1;
         self.starts += 1;
-        let key = real_time_key(&request).unwrap_or(TaskKey::best_effort(self.starts));
+        let share = Share { owner: request.model.0 as u16, weight: self.model(request.model).options.weight };
+        let key = real_time_key(&request).unwrap_or(TaskKey::best_effort(self.starts).on(share));
         let (virtual_now, slots) = (self.virtual_now, self.options.best_effort_slots);
         let model = self.model_mut(request.model);
         model.on_board[lane] += 1;

@@ -442,3 +442,45 @@ fn shutdown_finishes_real_time_work_and_gives_up_the_rest() {
          4 ns: start a2 rt0",
     );
 }
+
+#[test]
+fn best_effort_tasks_carry_the_share_of_their_model() {
+    let mut sched = Scheduler::new(SchedOptions::default());
+    let models =
+        [5, 7].map(|weight| sched.add_model(ModelOptions { weight, ..ModelOptions::default() }).unwrap());
+    let class = Class::BestEffort;
+    for model in models {
+        let request =
+            Request { model, plan: 0, class, arrival: Nanos::ZERO, deadline: None, queue_until: None };
+        sched.submit(Nanos::ZERO, request).unwrap();
+    }
+    let shares: Vec<_> = std::iter::from_fn(|| match sched.next_action(Nanos::ZERO)? {
+        Action::Start { key, .. } => Some((key.share().owner, key.share().weight)),
+        other => panic!("{other:?}"),
+    })
+    .collect();
+    assert_eq!(shares, [(models[0].0 as u16, 5), (models[1].0 as u16, 7)]);
+}
+
+#[test]
+fn a_long_task_of_another_model_is_waited_for_only_as_its_weight_is_due() {
+    // What takes 10 alone takes 20 beside a model of its weight, 40 beside one of three times that.
+    for (weight, left, fits) in [(1, 25, true), (1, 15, false), (3, 45, true), (3, 35, false)] {
+        let mut run = Run::new();
+        run.line(&format!("0 model long be weight={weight}"));
+        run.line("0 model short be");
+        // As often as it takes to know their times.
+        for round in 0..8 {
+            let (begin, end) = (round * 2000, round * 2000 + 1000);
+            run.line(&format!("{begin} submit long l{round}"));
+            run.line(&format!("{end} done l{round} cu=1000 service=1000"));
+            run.line(&format!("{end} submit short s{round}"));
+            run.line(&format!("{} done s{round} cu=10 service=10", end + 10));
+        }
+        run.line("20000 submit long l8");
+        run.line(&format!("20000 submit short s8 deadline={}", 20_000 + left));
+        let answer = if fits { "start s8 be" } else { "no s8 DeadlineUnreachable" };
+        let found = run.log.lines().any(|line| line.contains(answer));
+        assert!(found, "{weight} {left}: {}", run.log);
+    }
+}

@@ -12,7 +12,7 @@
 //! | field | who writes it |
 //! |---|---|
 //! | `free`, a slot's bit | the submitter that takes the slot (clear), the popper of the completion (set) |
-//! | `key`, `cancel`, `done`, `dropped` | the submitter, before the first claim word of its task |
+//! | `key`, `owner`, `cancel`, `done`, `dropped` | the submitter, before the first claim word of its task |
 //! | `claim` | the submitter; claimers (−1); the owner of a settled stage (next stage, next plan); closers |
 //! | `redo[cu]` | `cu`: 0 → ticket of the block that it holds; anybody: ticket → 0, to take the block |
 //! | `redo_count` | +1 before an entry is filled, −1 after it was emptied: never less than the entries |
@@ -135,6 +135,8 @@ pub(crate) struct Slot {
     pub(crate) estimate: AtomicU64,
     /// The [`Outlook`] of the open stage. A hint.
     outlook: AtomicU64,
+    /// Whose share the task is on. Written like `key`.
+    pub(crate) owner: AtomicU64,
     done: Line<AtomicU64>,
     dropped: AtomicU64,
     /// What running blocks poll: not 0 once the task is closed. A late closer may set it for the next task of
@@ -596,6 +598,7 @@ impl Slot {
             redo_count: AtomicU64::new(0),
             estimate: AtomicU64::new(0),
             outlook: AtomicU64::new(0),
+            owner: AtomicU64::new(0),
             done: Line(AtomicU64::new(0)),
             dropped: AtomicU64::new(0),
             cancel: Line(AtomicU64::new(0)),

@@ -132,6 +132,7 @@ impl BlockKernel for Synthetic {
         let bytes = spec.tile_bytes.min(spec.bytes - first);
         // SAFETY: the tile is inside the output, which only this block uses; the inputs are valid.
         let tile = unsafe { std::slice::from_raw_parts_mut(context.write_ptr(&self.y).add(first), bytes) };
+        spec.meter.iter().for_each(|meter| meter.start());
         for poll in 0..spec.polls {
             let start = Instant::now();
             while start.elapsed() < Duration::from_nanos(u64::from(spec.poll_ns)) {
@@ -143,6 +144,7 @@ impl BlockKernel for Synthetic {
                     *byte = 0xDB ^ at as u8;
                 }
             }
+            spec.meter.iter().for_each(|meter| meter.poll(1));
             if context.poll.stop() {
                 return BlockEnd::Killed;
             }

@@ -192,3 +192,33 @@ fn only_more_urgent_work_displaces_what_a_companion_has() {
         assert_eq!(pick(3).is_some(), may, "{scheme}");
     }
 }
+
+#[test]
+fn owners_take_turns_by_what_they_used_and_tasks_of_one_owner_go_in_order() {
+    use reef_base::{Share, TaskKey};
+    let mut hands = Hands::reset(1);
+    let share = |owner| Share { owner, weight: 1 };
+    let tasks = [(1, 5), (2, 3), (2, 4)];
+    let slots = tasks.map(|(owner, order)| {
+        let key = TaskKey::best_effort(order).on(share(owner));
+        hands.submit(hands.load(&[9]), key, order).0
+    });
+    let next = |hands: &Hands| hands.pick(0).unwrap().claim.slot;
+    assert_eq!(next(&hands), slots[1], "nobody has used anything: by key");
+    hands.executor.shares.charge(share(2), Nanos(10));
+    assert_eq!(next(&hands), slots[0]);
+    hands.executor.shares.charge(share(1), Nanos(20));
+    assert_eq!(next(&hands), slots[1], "the older one of the owner");
+    let before = [1, 2].map(|owner| hands.executor.shares.pass(owner));
+    assert!(hands.workers[0].work_once());
+    let after = [1, 2].map(|owner| hands.executor.shares.pass(owner));
+    assert!(after[0] == before[0] && after[1] > before[1], "blocks are charged to their task's owner");
+    // Real-time work knows no shares.
+    let urgent = hands.submit(hands.load(&[2]), real_time(0), 9).0;
+    assert_eq!(next(&hands), urgent);
+    assert!(hands.workers[0].work_once());
+    assert_eq!([1, 2].map(|owner| hands.executor.shares.pass(owner)), after);
+    // Who comes begins where the others are.
+    hands.submit(hands.load(&[9]), TaskKey::best_effort(1).on(share(3)), 10);
+    assert_eq!(hands.executor.shares.pass(3), after[1].min(after[0]));
+}

@@ -76,7 +76,7 @@ fn kernel(
     let KernelShape { bytes, tile_bytes, polls, poll_ns, restart, host } = shape;
     if host {
         let of = |region: &Region| TensorSpec { dtype: DType::U8, shape: Shape::from([region.bytes]) };
-        let spec = SyntheticSpec { seed, bytes, tile_bytes: bytes, polls, poll_ns };
+        let spec = SyntheticSpec { seed, bytes, tile_bytes: bytes, polls, poll_ns, meter: None };
         let inputs = reads.iter().map(of).collect();
         hosts.push(Arc::new(Digest { spec, inputs, outputs: vec![of(&write)] }));
         return Kernel {
@@ -90,7 +90,7 @@ fn kernel(
     }
     Kernel {
         name: format!("k{seed}"),
-        spec: KernelSpec::Synthetic(SyntheticSpec { seed, bytes, tile_bytes, polls, poll_ns }),
+        spec: KernelSpec::Synthetic(SyntheticSpec { seed, bytes, tile_bytes, polls, poll_ns, meter: None }),
         reads,
         writes: vec![write],
         restart: if restart { Restart::Safe } else { Restart::Never },
@@ -146,7 +146,7 @@ fn spec_of(kernel: &Kernel) -> SyntheticSpec {
         KernelSpec::Host(_) => {
             let seed = kernel.name[1..].parse().expect("the name holds the seed");
             let bytes = kernel.writes[0].bytes;
-            SyntheticSpec { seed, bytes, tile_bytes: bytes, polls: 0, poll_ns: 0 }
+            SyntheticSpec { seed, bytes, tile_bytes: bytes, polls: 0, poll_ns: 0, meter: None }
         }
         other => unreachable!("a kernel of another kind: {}", other.name()),
     }

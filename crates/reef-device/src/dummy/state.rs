@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use reef_base::{AlignedBytes, CuId, Nanos, TaskId, TaskKey};
+use reef_base::{AlignedBytes, CuId, Nanos, Share, TaskId, TaskKey};
 use reef_plan::{KernelSpec, Place, Plan, Region, SyntheticSpec};
 
 use super::{DummyOptions, refusal};
@@ -12,6 +12,7 @@ use crate::contract::{
 };
 use crate::event::{Event, EventKind};
 use crate::ids::LoadedPlan;
+use crate::policy::{self, Ask, Choice, NO_LIMIT, Outlook, Rules, Seen, SeenUnit, Snapshot, Stage, share};
 use crate::scheme::Scheme;
 
 pub(super) struct State {
@@ -26,6 +27,11 @@ pub(super) struct State {
     /// Under `sequential`, the task that has the device.
     holder: Option<TaskId>,
     units: Vec<Option<Running>>,
+    /// Where `concurrent` goes on.
+    turn: usize,
+    /// What best-effort owners have used, by owner, and the greatest at the end of a task.
+    passes: BTreeMap<usize, u64>,
+    last_pass: u64,
     pub(super) completions: VecDeque<Completion>,
     pub(super) counters: DeviceCounters,
     pub(super) record: bool,
@@ -33,7 +39,10 @@ pub(super) struct State {
 }
 
 struct Task {
+    /// Its number among those on the board.
+    slot: usize,
     plan: Arc<Plan>,
+    outlooks: Vec<Outlook>,
     loaded: LoadedPlan,
     route: Option<Arc<dyn Route>>,
     key: TaskKey,
@@ -66,6 +75,7 @@ struct Running {
     block: u32,
     start: Nanos,
     end: Nanos,
+    padding: bool,
 }
 
 impl State {
@@ -80,6 +90,9 @@ impl State {
             tasks: BTreeMap::new(),
             holder: None,
             units: vec![None; options.cus],
+            turn: 0,
+            passes: BTreeMap::new(),
+            last_pass: 0,
             completions: VecDeque::new(),
             counters: DeviceCounters::default(),
             record: false,
@@ -127,7 +140,10 @@ impl State {
     ) -> TaskId {
         let id = TaskId(self.next_task);
         self.next_task += 1;
+        let taken = |slot: &usize| self.tasks.values().any(|task| task.slot == *slot);
         let task = Task {
+            slot: (0..self.options.slots).find(|slot| !taken(slot)).expect("who admits counts the slots"),
+            outlooks: outlooks(&plan, self.units.len()),
             arena: AlignedBytes::zeroed(plan.arena_bytes()),
             plan,
             loaded,
@@ -146,6 +162,9 @@ impl State {
             finished: HashSet::new(),
             counters: TaskCounters::default(),
         };
+        if !key.class().is_real_time() {
+            self.join(key.share());
+        }
         self.counters.submitted += 1;
         self.counters.preemptions += u64::from(task.preempted);
         self.tasks.insert(id, task);
@@ -155,6 +174,18 @@ impl State {
         }
         self.dispatch();
         id
+    }
+
+    /// A task of the owner's comes.
+    fn join(&mut self, share: Share) {
+        let present = self.tasks.values().filter(|task| !task.key.class().is_real_time());
+        let floor = present.map(|task| self.pass_of(task.key)).reduce(share::least);
+        let own = self.passes.entry(share::index_of(share)).or_default();
+        *own = share::joined(*own, floor.unwrap_or(self.last_pass));
+    }
+
+    fn pass_of(&self, key: TaskKey) -> u64 {
+        self.passes.get(&share::index_of(key.share())).copied().unwrap_or_default()
     }
 
     /// Empties the queues of every less urgent task and kills their running blocks.
@@ -191,6 +222,7 @@ impl State {
             let task = self.tasks.get_mut(&victim).expect("a running task is on the board");
             let (spec, writes) = synthetic(&task.plan, run.stage);
             let tile = tile(spec, run.block);
+            meter_polls(spec, wasted);
             // What a killed block had written is rubbish.
             bytes_mut(&mut task.io, &mut task.arena, &writes)[tile].fill(0xAA);
             task.counters.blocks_killed += 1;
@@ -247,70 +279,139 @@ impl State {
     }
 
     fn dispatch(&mut self) {
-        let order = self.eligible();
-        for &id in &order {
-            let capacity = self.options.queue_stages;
-            let task = self.tasks.get_mut(&id).expect("an eligible task is on the board");
-            while task.device_queue.len() < capacity && task.next_launch < task.plan.stages().len() {
+        self.elect();
+        loop {
+            self.launch();
+            self.fill_units();
+            let Some(urgent) = self.in_need() else { return };
+            self.reset_for(urgent);
+        }
+    }
+
+    /// Under `sequential`, gives the device to a task if none has it.
+    fn elect(&mut self) {
+        if self.scheme == Scheme::Sequential && !self.holder.is_some_and(|id| self.tasks.contains_key(&id)) {
+            let first = self.look(|board| policy::elect(board).map(|task| task.slot));
+            self.holder = first.map(|slot| self.task_in(slot));
+        }
+    }
+
+    /// Fills the device queues of the tasks that may start blocks.
+    fn launch(&mut self) {
+        let ids: Vec<TaskId> = self.tasks.keys().copied().filter(|&id| !self.is_held_back(id)).collect();
+        for id in ids {
+            let task = self.tasks.get_mut(&id).expect("it was on the board a moment ago");
+            while task.device_queue.len() < self.options.queue_stages
+                && task.next_launch < task.plan.stages().len()
+            {
                 task.device_queue.push_back(Launched { stage: task.next_launch, next_block: 0, done: 0 });
                 task.next_launch += 1;
             }
         }
+    }
+
+    /// Whether a task may start nothing now: a reset is under way for it or for a more urgent one, or the
+    /// scheme keeps it off the device.
+    fn is_held_back(&self, id: TaskId) -> bool {
+        let key = self.tasks[&id].key;
+        match self.scheme {
+            Scheme::RtOnly if !key.class().is_real_time() => true,
+            Scheme::Sequential if self.holder != Some(id) => true,
+            _ => self.tasks.values().any(|task| task.not_before > self.now && task.key <= key),
+        }
+    }
+
+    fn fill_units(&mut self) {
         for cu in 0..self.units.len() {
             if self.units[cu].is_none()
-                && let Some(run) = order.iter().find_map(|&id| self.start_block(id))
+                && let Some(Choice { task: Seen { slot, .. }, padding }) = self.choose(cu)
             {
-                self.units[cu] = Some(run);
+                self.turn = slot;
+                let id = self.task_in(slot);
+                self.units[cu] = Some(self.start_block(id, padding));
             }
         }
     }
 
-    /// The tasks that may start blocks now, the most urgent first.
-    fn eligible(&mut self) -> Vec<TaskId> {
-        let mut order: Vec<TaskId> = self.tasks.keys().copied().collect();
-        order.sort_by_key(|id| (self.tasks[id].key, *id));
-        match self.scheme {
-            Scheme::RtOnly => order.retain(|id| self.tasks[id].key.class().is_real_time()),
-            Scheme::Sequential => {
-                self.holder = self.holder.filter(|id| self.tasks.contains_key(id)).or(order.first().copied());
-                order.retain(|id| Some(*id) == self.holder);
-            }
-            Scheme::Concurrent => order.sort_by_key(|id| self.tasks[id].counters.blocks_done),
-            // Real-time mode: the most urgent real-time task has the device to itself.
-            Scheme::Wait | Scheme::Reset => {
-                if order.first().is_some_and(|id| self.tasks[id].key.class().is_real_time()) {
-                    order.truncate(1);
-                }
-            }
-        }
-        order.retain(|id| self.tasks[id].not_before <= self.now);
-        order
-    }
-
-    fn start_block(&mut self, id: TaskId) -> Option<Running> {
-        let (now, units) = (self.now, self.units.len());
-        let running = self.units.iter().flatten().filter(|run| run.task == id).count();
-        let task = self.tasks.get_mut(&id)?;
-        let front = task.device_queue.front_mut()?;
-        let stage = &task.plan.stages()[front.stage];
-        if front.next_block == stage.blocks() {
+    /// The real-time task that has blocks to start and no unit for them, while less urgent ones run: padding
+    /// that was thought not to be in its way.
+    fn in_need(&self) -> Option<TaskId> {
+        if !self.scheme.kills() || self.units.iter().any(Option::is_none) {
             return None;
         }
-        let block = front.next_block;
-        front.next_block += 1;
+        let lesser =
+            |key: TaskKey| self.units.iter().flatten().any(|run| key.preempts(self.tasks[&run.task].key));
+        let needs = |(id, task): &(&TaskId, &Task)| self.next_block(**id).is_some() && lesser(task.key);
+        self.tasks.iter().filter(needs).min_by_key(|(_, task)| task.key).map(|(&id, _)| id)
+    }
+
+    fn choose(&self, cu: usize) -> Option<Choice<Seen>> {
+        let rules = Rules { scheme: self.scheme, padding: self.options.padding };
+        let ask = Ask { cu: Some(cu), limit: NO_LIMIT, turn: self.turn };
+        self.look(|board| policy::choose(board, rules, ask))
+    }
+
+    /// What `ask` makes of the device as a policy sees it.
+    fn look<R>(&self, ask: impl FnOnce(&Snapshot<'_>) -> R) -> R {
+        let mut tasks: Vec<Seen> = self.tasks.iter().map(|(&id, task)| self.seen(id, task)).collect();
+        tasks.sort_by_key(|task| task.slot);
+        let unit = |run: &Option<Running>| {
+            let running = run.map(|run| {
+                let Task { slot, key, .. } = self.tasks[&run.task];
+                policy::Running { slot, rank: key.rank(), end: run.end }
+            });
+            SeenUnit { running, since: run.map(|run| run.start), asleep: false }
+        };
+        let units: Vec<SeenUnit> = self.units.iter().map(unit).collect();
+        let holder = self.holder.and_then(|id| self.tasks.get(&id)).map(|task| task.slot);
+        ask(&Snapshot { tasks: &tasks, units: &units, holder, now: self.now })
+    }
+
+    fn seen(&self, id: TaskId, task: &Task) -> Seen {
+        let front = task.device_queue.front();
+        let stage = front.map_or(Stage::default(), |front| Stage {
+            block: stage_block_time(&task.plan, front.stage),
+            killable: true,
+            outlook: task.outlooks[front.stage],
+        });
+        let claimable = self.next_block(id).is_some();
+        let (owner, pass) = (share::index_of(task.key.share()), self.pass_of(task.key));
+        Seen { slot: task.slot, key: task.key.get(), claimable, closed: false, stage, owner, pass }
+    }
+
+    /// Stage and block that a task starts next, if it may start one.
+    fn next_block(&self, id: TaskId) -> Option<(usize, u32)> {
+        let task = &self.tasks[&id];
+        let front = task.device_queue.front().filter(|_| !self.is_held_back(id))?;
+        (front.next_block < task.plan.stages()[front.stage].blocks())
+            .then_some((front.stage, front.next_block))
+    }
+
+    fn task_in(&self, slot: usize) -> TaskId {
+        let found = self.tasks.iter().find(|(_, task)| task.slot == slot);
+        *found.expect("a policy chooses among the tasks that it was shown").0
+    }
+
+    fn start_block(&mut self, id: TaskId, padding: bool) -> Running {
+        let (now, units) = (self.now, self.units.len());
+        let running = self.units.iter().flatten().filter(|run| run.task == id).count();
+        let (stage, block) = self.next_block(id).expect("a policy chooses a task that has one");
+        let task = self.tasks.get_mut(&id).expect("it is on the board");
+        task.device_queue.front_mut().expect("its stage is launched").next_block += 1;
         task.first_block.get_or_insert(now);
+        synthetic(&task.plan, stage).0.meter.iter().for_each(|meter| meter.start());
         if running + 1 >= units.min(task.plan.stages()[0].blocks() as usize) {
             task.all_units.get_or_insert(now);
         }
-        let (spec, _) = synthetic(&task.plan, front.stage);
-        let end = now + Nanos(block_time(&KernelSpec::Synthetic(spec.clone())).0.max(1));
-        Some(Running { task: id, stage: front.stage, block, start: now, end })
+        let end = now + stage_block_time(&task.plan, stage);
+        Running { task: id, stage, block, start: now, end, padding }
     }
 
     fn finish_block(&mut self, cu: usize, run: Running) {
         let span = run.end - run.start;
         let task = self.tasks.get_mut(&run.task).expect("a running task is on the board");
         compute(task, run.stage, run.block);
+        meter_polls(synthetic(&task.plan, run.stage).0, span);
         let rerun = u64::from(!task.finished.insert((run.stage, run.block)));
         task.counters.blocks_done += 1;
         task.counters.blocks_rerun += rerun;
@@ -318,6 +419,17 @@ impl State {
         self.counters.blocks_done += 1;
         self.counters.blocks_rerun += rerun;
         self.counters.busy += span;
+        if run.padding {
+            task.counters.blocks_padding += 1;
+            task.counters.padding_time += span;
+            self.counters.blocks_padding += 1;
+            self.counters.padding += span;
+        }
+        if !task.key.class().is_real_time() {
+            let share = task.key.share();
+            let own = self.passes.entry(share::index_of(share)).or_default();
+            *own = own.wrapping_add(share::cost(span, share.weight));
+        }
         let front = task.device_queue.front_mut().expect("the running stage is launched");
         front.done += 1;
         let stage_done = front.done == task.plan.stages()[run.stage].blocks();
@@ -326,7 +438,7 @@ impl State {
         }
         let task_done =
             stage_done && task.device_queue.is_empty() && task.next_launch == task.plan.stages().len();
-        let kind = EventKind::Block { stage: run.stage as u32, block: run.block, padding: false };
+        let kind = EventKind::Block { stage: run.stage as u32, block: run.block, padding: run.padding };
         self.event(run.task, Some(cu), run.start, run.end, kind);
         if task_done && !self.go_on(run.task) {
             self.complete(run.task, Outcome::Done);
@@ -341,6 +453,7 @@ impl State {
         };
         let plan = self.plans[next.index()].clone().expect("a route keeps its plans loaded");
         task.arena = AlignedBytes::zeroed(plan.arena_bytes());
+        task.outlooks = outlooks(&plan, self.options.cus);
         (task.loaded, task.plan, task.next_launch) = (next, plan, 0);
         task.finished.clear();
         true
@@ -350,6 +463,10 @@ impl State {
         self.event(id, None, self.now, self.now, EventKind::Completed);
         let task = self.tasks.remove(&id).expect("a task completes once");
         self.counters.completed += 1;
+        let pass = self.pass_of(task.key);
+        if !task.key.class().is_real_time() && share::is_before(self.last_pass, pass) {
+            self.last_pass = pass;
+        }
         self.completions.push_back(Completion {
             task: id,
             token: task.token,
@@ -384,6 +501,15 @@ pub(super) fn block_time(spec: &KernelSpec) -> Nanos {
     }
 }
 
+/// Virtual time of one block of a stage: some passes.
+fn stage_block_time(plan: &Arc<Plan>, stage: usize) -> Nanos {
+    Nanos(block_time(&KernelSpec::Synthetic(synthetic(plan, stage).0.clone())).0.max(1))
+}
+
+fn outlooks(plan: &Plan, cus: usize) -> Vec<Outlook> {
+    policy::outlooks(plan.stages().iter().map(|stage| stage.blocks()), cus as u32)
+}
+
 /// The synthetic kernel of a stage and what it writes.
 fn synthetic(plan: &Arc<Plan>, stage: usize) -> (&SyntheticSpec, Region) {
     let kernel = &plan.kernels()[plan.stages()[stage].kernels.start as usize];
@@ -391,6 +517,12 @@ fn synthetic(plan: &Arc<Plan>, stage: usize) -> (&SyntheticSpec, Region) {
         KernelSpec::Synthetic(spec) => (spec, kernel.writes[0]),
         _ => unreachable!("the dummy loads synthetic plans only"),
     }
+}
+
+/// The polls of a block that ran for so long.
+fn meter_polls(spec: &SyntheticSpec, ran: Nanos) {
+    let polls = ran.0.checked_div(u64::from(spec.poll_ns)).unwrap_or_default();
+    spec.meter.iter().for_each(|meter| meter.poll(polls.min(u64::from(spec.polls))));
 }
 
 fn tile(spec: &SyntheticSpec, block: u32) -> std::ops::Range<usize> {

@@ -1,7 +1,7 @@
-//! Which block a free compute unit (CU) takes next: the schemes, and the rule of padding, as one pure function
-//! of how the board looks. Neither clock nor memory nor anything that changes: a device says what it sees
-//! ([`Board`]) and does what is chosen. The view is a trait, so that a device reads only what a choice asks
-//! for; [`Snapshot`] is one of plain values.
+//! Which block a free compute unit (CU) takes next: the schemes, and the rule of padding, as one pure
+//! function of how the board looks. Neither clock nor memory nor anything that changes: a device says what it
+//! sees ([`Board`]) and does what is chosen. The view is a trait, so that a device reads only what a choice
+//! asks for; [`Snapshot`] is one of plain values.
 //!
 //! `reset`, `wait` and `rt-only` go by key. While a real-time task has an open stage whose blocks are all
 //! claimed, a CU may *pad* it with a block of another task. Two rules say which ([`Padding`]):
@@ -14,9 +14,12 @@
 //!   that nobody uses. If that turns out wrong, the block is killed, which costs the task a poll period.
 //!
 //! A block of unknown time may try once if it can be killed, or if it is as urgent as the task: being killed
-//! bounds its time from below. `concurrent` takes turns among tasks. `sequential` runs one task to its end.
+//! bounds its time from below. Best-effort tasks of different owners go by what each has used of its share
+//! ([`share`]); those of one owner by key. `concurrent` takes turns among tasks. `sequential` runs one task
+//! to its end.
 
 mod outlook;
+pub mod share;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -75,6 +78,10 @@ pub trait Board {
     fn holder(&self) -> Option<Self::Task>;
     /// The open stage of the task in `slot`.
     fn stage(&self, slot: usize) -> Stage;
+    /// Whose share the best-effort task in `slot` is on.
+    fn owner(&self, slot: usize) -> usize;
+    /// What an owner has used of its share.
+    fn pass(&self, owner: usize) -> u64;
     /// Compute units.
     fn units(&self) -> usize;
     /// What a unit runs, `None` for nothing.
@@ -173,7 +180,7 @@ fn by_key<B: Board>(board: &B, rules: Rules, ask: Ask) -> Option<Choice<B::Task>
     let (mut best, mut waiting): (Option<B::Task>, Option<B::Task>) = (None, None);
     for task in board.tasks().filter(|task| task.key() < limit) {
         if task.is_claimable() {
-            if best.is_none_or(|best| goes_before(task, best)) {
+            if best.is_none_or(|best| goes_before(board, task, best)) {
                 best = Some(task);
             }
         } else if is_real_time(task.key())
@@ -193,9 +200,20 @@ fn by_key<B: Board>(board: &B, rules: Rules, ask: Ask) -> Option<Choice<B::Task>
     }
 }
 
-/// Which of two tasks with blocks goes first.
-fn goes_before<T: Task>(task: T, other: T) -> bool {
-    task.key() < other.key()
+/// Which of two tasks with blocks goes first: the more urgent, and of two best-effort ones the one whose
+/// owner has used less of its share.
+#[inline]
+fn goes_before<B: Board>(board: &B, task: B::Task, other: B::Task) -> bool {
+    let by_key = task.key() < other.key();
+    if is_real_time(task.key().min(other.key())) {
+        return by_key;
+    }
+    let (own, others) = (board.owner(task.slot()), board.owner(other.slot()));
+    if own == others {
+        return by_key;
+    }
+    let (own, others) = (board.pass(own), board.pass(others));
+    if own == others { by_key } else { share::is_before(own, others) }
 }
 
 /// The first task whose next block may pad the open stage of `waiting`.
@@ -223,7 +241,7 @@ fn padding<B: Board>(
     let mut best: Option<B::Task> = None;
     let keys = waiting.key() + 1..limit;
     for task in board.tasks().filter(|task| task.is_claimable() && keys.contains(&task.key())) {
-        if fits(task) && best.is_none_or(|best| goes_before(task, best)) {
+        if fits(task) && best.is_none_or(|best| goes_before(board, task, best)) {
             best = Some(task);
         }
     }

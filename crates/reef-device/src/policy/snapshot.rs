@@ -17,6 +17,10 @@ pub struct Seen {
     pub closed: bool,
     /// Its open stage.
     pub stage: Stage,
+    /// Whose share it is on, if it is a best-effort task.
+    pub owner: usize,
+    /// What that owner has used.
+    pub pass: u64,
 }
 
 /// A compute unit.
@@ -75,6 +79,13 @@ impl Board for Snapshot<'_> {
     }
     fn stage(&self, slot: usize) -> Stage {
         self.task(slot).expect("a policy asks about tasks that it was shown").stage
+    }
+    fn owner(&self, slot: usize) -> usize {
+        self.task(slot).expect("a policy asks about tasks that it was shown").owner
+    }
+    fn pass(&self, owner: usize) -> u64 {
+        let mut owners = self.tasks.iter().filter(|task| task.owner == owner);
+        owners.next().expect("a policy asks about owners of tasks that it was shown").pass
     }
     fn units(&self) -> usize {
         self.units.len()

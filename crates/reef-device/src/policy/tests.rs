@@ -16,7 +16,8 @@ const NOW: u64 = 1_000_000;
 impl Draw {
     fn new(rng: &mut Rng) -> Draw {
         let slots: Vec<usize> = (0..8).filter(|_| rng.below(2) == 0).collect();
-        let tasks: Vec<Seen> = slots.iter().map(|&slot| task(rng, slot)).collect();
+        let passes = [(); 3].map(|()| rng.below(3).wrapping_sub(1));
+        let tasks: Vec<Seen> = slots.iter().map(|&slot| task(rng, slot, &passes)).collect();
         let units = (0..1 + rng.below(4)).map(|_| unit(rng, &tasks)).collect();
         Draw { tasks, units, now: Nanos(NOW) }
     }
@@ -26,7 +27,7 @@ impl Draw {
     }
 }
 
-fn task(rng: &mut Rng, slot: usize) -> Seen {
+fn task(rng: &mut Rng, slot: usize, passes: &[u64]) -> Seen {
     let arrival = Nanos(rng.below(50));
     let key = match rng.below(4) {
         level @ 0..2 => TaskKey::real_time(Level::new(level as u8).unwrap(), None, arrival),
@@ -39,7 +40,9 @@ fn task(rng: &mut Rng, slot: usize) -> Seen {
         killable: rng.below(3) != 0,
         outlook: Outlook { width: 1 + rng.below(4) as u32, calm },
     };
-    Seen { slot, key: key.get(), claimable: !closed && rng.below(2) == 0, closed, stage }
+    let owner = rng.below(passes.len() as u64) as usize;
+    let claimable = !closed && rng.below(2) == 0;
+    Seen { slot, key: key.get(), claimable, closed, stage, owner, pass: passes[owner] }
 }
 
 fn unit(rng: &mut Rng, tasks: &[Seen]) -> SeenUnit {
@@ -55,6 +58,11 @@ fn unit(rng: &mut Rng, tasks: &[Seen]) -> SeenUnit {
 /// The real-time tasks that wait for their own blocks.
 fn waiting(draw: &Draw) -> impl Iterator<Item = &Seen> {
     draw.tasks.iter().filter(|task| is_real_time(task.key) && !task.claimable && !task.closed)
+}
+
+/// What tasks are ordered by: real-time ones by key, then the others by what their owners have used.
+fn place(task: &Seen) -> (u64, i64, u64) {
+    if is_real_time(task.key) { (task.key, 0, 0) } else { (NO_LIMIT, task.pass as i64, task.key) }
 }
 
 /// Whether a block of `task` may run on unit `cu`, by itself: all that is more urgent lets it.
@@ -114,11 +122,11 @@ fn chosen(draw: &Draw, rules: Rules, cu: usize, limit: u64) -> Option<Choice<See
 fn what_runs_is_the_most_urgent_of_all_that_may_and_nothing_idles_while_something_may() {
     let (mut padded, mut idled) = (0, 0);
     each_draw(|draw, rules, cu| {
-        let mut may: Vec<u64> =
-            draw.tasks.iter().filter(|task| may_run(draw, rules, cu, task)).map(|task| task.key).collect();
+        let mut may: Vec<_> =
+            draw.tasks.iter().filter(|task| may_run(draw, rules, cu, task)).map(place).collect();
         may.sort_unstable();
         let choice = chosen(draw, rules, cu, NO_LIMIT);
-        assert_eq!(choice.map(|choice| choice.task.key), may.first().copied(), "{:?}", draw.tasks);
+        assert_eq!(choice.map(|choice| place(&choice.task)), may.first().copied(), "{:?}", draw.tasks);
         padded += u64::from(choice.is_some_and(|choice| choice.padding));
         idled += u64::from(choice.is_none() && draw.tasks.iter().any(|task| task.claimable));
     });
@@ -130,7 +138,7 @@ fn padding_is_what_runs_beside_a_more_urgent_stage_and_nothing_else() {
     each_draw(|draw, rules, cu| {
         let Some(Choice { task, padding }) = chosen(draw, rules, cu, NO_LIMIT) else { return };
         assert_eq!(padding, waiting(draw).any(|urgent| urgent.key < task.key));
-        let before = draw.tasks.iter().filter(|other| other.claimable && other.key < task.key);
+        let before = draw.tasks.iter().filter(|other| other.claimable && place(other) < place(&task));
         assert!(padding || before.count() == 0, "a more urgent stage has blocks for this unit");
     });
 }
@@ -139,7 +147,7 @@ fn padding_is_what_runs_beside_a_more_urgent_stage_and_nothing_else() {
 fn less_urgent_tasks_change_nothing_for_more_urgent_ones() {
     each_draw(|draw, rules, cu| {
         let Some(before) = chosen(draw, rules, cu, NO_LIMIT) else { return };
-        let tasks = draw.tasks.iter().copied().filter(|task| task.key <= before.task.key).collect();
+        let tasks = draw.tasks.iter().copied().filter(|task| place(task) <= place(&before.task)).collect();
         let fewer = Draw { tasks, units: draw.units.clone(), now: draw.now };
         assert_eq!(chosen(&fewer, rules, cu, NO_LIMIT), Some(before));
     });
@@ -194,4 +202,30 @@ fn units_that_are_free_or_began_later_lose_less() {
         });
         assert_eq!(better_placed(&draw.board(), cu, urgent, since), better.count());
     });
+}
+
+#[test]
+fn owners_with_blocks_share_by_weight_without_a_device() {
+    for weights in [[1, 1], [3, 1], [1, 100]] {
+        let mut used = [0u64; 2];
+        let mut passes = [0u64; 2];
+        for round in 0..40_000 {
+            let stage = Stage::default();
+            let seen = |slot: usize| {
+                let (key, pass) = (TaskKey::best_effort(slot as u64).get(), passes[slot]);
+                Seen { slot, key, claimable: true, closed: false, stage, owner: slot, pass }
+            };
+            let tasks = [seen(0), seen(1)];
+            let board =
+                Snapshot { tasks: &tasks, units: &[SeenUnit::default()], holder: None, now: Nanos(NOW) };
+            let rules = Rules { scheme: Scheme::Reset, padding: Padding::default() };
+            let slot =
+                choose(&board, rules, Ask { cu: Some(0), limit: NO_LIMIT, turn: 0 }).unwrap().task.slot;
+            let time = 100 + 50 * (round % 3);
+            used[slot] += time;
+            passes[slot] += share::cost(Nanos(time), weights[slot]);
+        }
+        let ratio = used[0] as f64 / used[1] as f64 * f64::from(weights[1]) / f64::from(weights[0]);
+        assert!((0.99..1.01).contains(&ratio), "{weights:?}: {ratio}");
+    }
 }

@@ -236,7 +236,7 @@ impl AnyLength {
         if !bytes.is_multiple_of(64) {
             return Err(format!("{bytes} is not a multiple of 64"));
         }
-        let spec = SyntheticSpec { seed: 5, bytes, tile_bytes: 64, polls: 2, poll_ns: 1000 };
+        let spec = SyntheticSpec { seed: 5, bytes, tile_bytes: 64, polls: 2, poll_ns: 1000, meter: None };
         let kernel = Kernel {
             name: "any".into(),
             spec: KernelSpec::Synthetic(spec),

@@ -248,7 +248,7 @@ fn kernel(index: usize, inputs: &[IoSpec], output: &IoSpec) -> Kernel {
 }
 
 fn synthetic(index: usize, bytes: usize) -> SyntheticSpec {
-    SyntheticSpec { seed: index as u64, bytes, tile_bytes: 64, polls: 4, poll_ns: 1_000 }
+    SyntheticSpec { seed: index as u64, bytes, tile_bytes: 64, polls: 4, poll_ns: 1_000, meter: None }
 }
 
 /// The bytes of output `index` for these inputs.

@@ -324,9 +324,18 @@ fn host_kernels_see_their_operands() {
 fn synthetic_kernels_mix_seed_inputs_and_place() {
     let input: Vec<u8> = (0..100).collect();
     let cut = |tile_bytes, polls| {
-        move |_| KernelSpec::Synthetic(SyntheticSpec { seed: 9, bytes: 250, tile_bytes, polls, poll_ns: 50 })
+        move |_| {
+            KernelSpec::Synthetic(SyntheticSpec {
+                seed: 9,
+                bytes: 250,
+                tile_bytes,
+                polls,
+                poll_ns: 50,
+                meter: None,
+            })
+        }
     };
-    let spec = SyntheticSpec { seed: 9, bytes: 250, tile_bytes: 64, polls: 0, poll_ns: 0 };
+    let spec = SyntheticSpec { seed: 9, bytes: 250, tile_bytes: 64, polls: 0, poll_ns: 0, meter: None };
     let digest = spec.digest([input.as_slice()].into_iter());
     let expected = (0..250).map(|at| (at, f64::from(SyntheticSpec::byte(digest, at)))).collect();
     let mut case = Case::f32("synthetic", cut(64, 5)).cut(cut(250, 1)).cut(cut(7, 0));

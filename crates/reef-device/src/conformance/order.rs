@@ -1,0 +1,150 @@
+//! Which block goes next, on any device: what is in the way of urgent work, padding, and shares. In counts of
+//! blocks and polls, never by a clock.
+
+use reef_base::{Nanos, Share, TaskKey};
+use reef_plan::{Kernel, KernelSpec, Meter, SyntheticSpec, SyntheticStage, synthetic_plan};
+
+use super::{Harness, PATIENCE, Rig, best_effort, real_time, rebuilt};
+use crate::contract::Kill;
+use crate::event::EventKind;
+use crate::scheme::{Padding, Scheme};
+
+impl Rig {
+    fn padded(harness: &dyn Harness, cus: usize, scheme: Scheme, padding: Padding) -> Rig {
+        Rig { device: harness.padded(cus, scheme, padding), plans: Vec::new() }
+    }
+
+    /// Loads a plan whose blocks are counted.
+    fn load_metered(&mut self, seed: u64, stages: &[SyntheticStage], meter: &Meter) -> usize {
+        let target = self.device.capabilities().target;
+        let plan = synthetic_plan("metered", target, seed, stages).expect("a valid plan");
+        let metered = |kernel: &Kernel| {
+            let KernelSpec::Synthetic(spec) = &kernel.spec else { unreachable!("the plan is synthetic") };
+            let spec = SyntheticSpec { meter: Some(meter.clone()), ..spec.clone() };
+            Kernel { spec: KernelSpec::Synthetic(spec), ..kernel.clone() }
+        };
+        self.take(rebuilt(&plan, metered))
+    }
+
+    /// Lets time pass until `done`.
+    fn until(&self, done: impl Fn() -> bool) {
+        let started = std::time::Instant::now();
+        while !done() {
+            self.pass(started);
+        }
+    }
+
+    /// Runs a plan alone, so that its blocks' times are known.
+    fn measure(&self, plan: usize) {
+        self.submit(plan, best_effort(0), 0);
+        self.check_output(plan, &self.complete(1)[0]);
+    }
+}
+
+/// Promise 1, on one unit that the urgent stage needs: after `submit`, no more less urgent blocks start than
+/// the stated `propagation` is long, beside one that was being started; under `reset` the block that runs
+/// polls once more at most, where polls are as far apart as the device allows.
+pub fn what_is_in_the_way_starts_and_polls_once_more_at_most(harness: &dyn Harness) {
+    for scheme in [Scheme::Wait, Scheme::Reset] {
+        let mut rig = Rig::new(harness, 1, scheme);
+        let capabilities = rig.device.capabilities().clone();
+        let poll_ns = capabilities.poll_period.max(Nanos::from_micros(1)).0 as u32;
+        const POLLS: u32 = 100;
+        let lesser = Meter::default();
+        let stage = SyntheticStage { blocks: 2000, polls: POLLS, poll_ns };
+        let long = rig.load_metered(1, &[stage], &lesser);
+        let urgent = Meter::watching(&lesser);
+        let short = rig.load_metered(2, &[], &urgent);
+        let (task, mut kills) = (rig.submit(long, best_effort(0), 0), 0);
+        for round in 1..=20 {
+            let (starts, _) = lesser.read();
+            rig.until(|| lesser.read().0 > starts + round % 3);
+            rig.submit(short, real_time(0), round);
+            let before = lesser.read();
+            let done = rig.complete(1).pop().expect("one completion");
+            assert_eq!(done.token, round, "the long task has far more to do");
+            let after = urgent.seen();
+            let propagated = capabilities.propagation.0 / (u64::from(POLLS) * u64::from(poll_ns));
+            assert!(after.0 <= before.0 + 1 + propagated, "{scheme}: {before:?} {after:?}");
+            if scheme.kills() && capabilities.kill != Kill::None {
+                assert!(after.1 <= before.1 + 1, "{scheme}: {before:?} {after:?}");
+                kills += done.counters.kills_caused;
+            }
+        }
+        assert!(!scheme.kills() || capabilities.kill == Kill::None || kills > 0, "something was killed");
+        rig.device.cancel(task);
+        rig.complete(1);
+    }
+}
+
+/// Promise 2: units that a narrow stage leaves run less urgent blocks, which is counted, and outputs stay
+/// what they are; also where a wider stage comes that wants the units.
+pub fn units_that_a_stage_leaves_are_padded_and_nothing_is_lost(harness: &dyn Harness) {
+    for (scheme, padding) in [
+        (Scheme::Reset, Padding::Preemptible),
+        (Scheme::Reset, Padding::Fitting),
+        (Scheme::Wait, Padding::Fitting),
+    ] {
+        let mut rig = Rig::padded(harness, 3, scheme, padding);
+        let narrow = SyntheticStage { blocks: 1, polls: 100, poll_ns: 10_000 };
+        let wide = SyntheticStage { blocks: 3, polls: 4, poll_ns: 5_000 };
+        let urgent = rig.load(1, &[narrow, wide, narrow]);
+        let filler = rig.load(2, &[SyntheticStage { blocks: 64, polls: 4, poll_ns: 5_000 }; 3]);
+        [urgent, filler].into_iter().for_each(|plan| rig.measure(plan));
+        let started = std::time::Instant::now();
+        let mut padded = 0;
+        while padded == 0 {
+            assert!(started.elapsed() < PATIENCE, "{scheme}, {padding}: nothing ever pads");
+            rig.submit(filler, best_effort(1), 1);
+            rig.until_blocks(rig.device.counters().blocks_done + 2);
+            rig.submit(urgent, real_time(0), 2);
+            for done in rig.complete(2) {
+                rig.check_output(if done.token == 1 { filler } else { urgent }, &done);
+                assert!(done.token == 1 || done.counters.blocks_padding == 0, "urgent work pads nothing");
+                assert!(done.counters.padding_time <= done.counters.cu_time);
+                padded += done.counters.blocks_padding;
+            }
+        }
+        assert_eq!(rig.device.counters().blocks_padding, padded);
+        assert!(rig.device.counters().padding > Nanos::ZERO);
+    }
+}
+
+/// The rule `fitting`, which `wait` always keeps: a block that takes longer than the stage never pads it.
+pub fn fitting_padding_ends_before_the_stage_does(harness: &dyn Harness) {
+    for (scheme, padding) in [(Scheme::Reset, Padding::Fitting), (Scheme::Wait, Padding::Preemptible)] {
+        let mut rig = Rig::padded(harness, 2, scheme, padding);
+        let urgent = rig.load(1, &[SyntheticStage { blocks: 1, polls: 10, poll_ns: 5_000 }; 4]);
+        // Forty times the time of an urgent block.
+        let long = rig.load(2, &[SyntheticStage { blocks: 8, polls: 400, poll_ns: 5_000 }]);
+        [urgent, long].into_iter().for_each(|plan| rig.measure(plan));
+        rig.device.record_events(true);
+        rig.submit(long, best_effort(1), 1);
+        for round in 0..4 {
+            rig.submit(urgent, real_time(0), 2 + round);
+            rig.until_blocks(rig.device.counters().blocks_done + 6);
+        }
+        rig.complete(5);
+        let mut events = Vec::new();
+        rig.device.drain_events(&mut events);
+        // Its last stage is one block of no length.
+        let padded = |kind| matches!(kind, EventKind::Block { stage: 0, padding: true, .. });
+        assert!(events.iter().all(|event| event.token != 1 || !padded(event.kind)), "{scheme}, {padding}");
+    }
+}
+
+/// Two owners take turns block by block, so that a short task beside a long one ends while that one still has
+/// blocks; two tasks of one owner go one after the other.
+pub fn owners_share_units_and_one_owner_goes_in_order(harness: &dyn Harness) {
+    for (owner, first) in [(1, 1), (0, 0)] {
+        let mut rig = Rig::new(harness, 2, Scheme::Reset);
+        let long = rig.load(1, &[SyntheticStage { blocks: 10_000, polls: 4, poll_ns: 5_000 }]);
+        let short = rig.load(2, &[SyntheticStage { blocks: 8, polls: 4, poll_ns: 5_000 }]);
+        rig.submit(long, best_effort(0), 0);
+        rig.until_blocks(4);
+        rig.submit(short, TaskKey::best_effort(1).on(Share { owner, weight: 1 }), 1);
+        let done = rig.complete(2);
+        assert_eq!(done[0].token, first);
+        done.iter().for_each(|done| rig.check_output(if done.token == 0 { long } else { short }, done));
+    }
+}
