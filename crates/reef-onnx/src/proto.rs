@@ -23,8 +23,9 @@ use crate::{external, flow, names, plain};
 /// Two names of the domain of ONNX's own operators.
 pub(crate) const STANDARD: [&str; 2] = ["", "ai.onnx"];
 
-/// Graphs within graphs (bodies of `If`, `Scan`) that are followed.
-const NESTING_MAX: usize = 16;
+/// Graphs within graphs (bodies of `If`, `Loop`, `Scan`) that are followed. The decoder of the message has a
+/// bound, too: a little more than this.
+const NESTING_MAX: usize = 30;
 
 /// Decodes and checks a model; external data is looked up in `directory`.
 pub(crate) fn decode(bytes: &[u8], directory: Option<&str>) -> Result<pb::ModelProto, ImportError> {
@@ -95,7 +96,8 @@ fn required(info: &pb::ValueInfoProto) -> Result<TensorDecl, ImportError> {
     decl(info).map_err(|reason| ImportError::Parse { reason: format!("input {}: {reason}", info.name) })
 }
 
-fn decl(info: &pb::ValueInfoProto) -> Result<TensorDecl, String> {
+/// What a graph declares of a value.
+pub(crate) fn decl(info: &pb::ValueInfoProto) -> Result<TensorDecl, String> {
     let value = info.r#type.as_ref().and_then(|kind| kind.value.as_ref()).ok_or("it has no type")?;
     let pb::type_proto::Value::TensorType(tensor) = value;
     let dtype = DataType::try_from(tensor.elem_type)

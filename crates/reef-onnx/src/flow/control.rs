@@ -7,12 +7,14 @@
 //! it doubles.
 
 use reef_base::limits::{UNROLLED_NODES_MAX, UNROLLED_ROUNDS_MAX};
+use reef_graph::{DType, Shape};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
 use super::step::{Evaluation, Thing, attribute, body, int, unsupported};
 use super::{DOMAIN, known, scope};
 use crate::error::ImportError;
+use crate::model::Dim;
 
 /// What a loop's number says while it goes on.
 const GO_ON: i64 = -1;
@@ -43,7 +45,6 @@ impl Evaluation<'_> {
             "LoopRound" if node.domain == DOMAIN => self.visit_round(node)?,
             "LoopNext" if node.domain == DOMAIN => self.visit_next(node)?,
             "Stack" if node.domain == DOMAIN => self.visit_stack(node)?,
-            "NoRows" if node.domain == DOMAIN => self.visit_no_rows(node)?,
             "Turned" if node.domain == DOMAIN => self.visit_turned(node)?,
             _ => return self.visit_sequence(node),
         }
@@ -198,31 +199,37 @@ impl Evaluation<'_> {
         for (output, value) in outputs.iter().zip(carried) {
             self.alias(output, value);
         }
-        let unread = |output: &&String| node.output.contains(*output);
         let stacked = &outputs[carried.len()..];
-        if stacked.iter().filter(unread).count() == 0 {
+        if !stacked.iter().any(|output| node.output.contains(output)) {
             return Ok(());
         }
-        // A round that nothing reads tells what rows would be like.
-        let number = self.integers(&[], &[0]);
-        let inputs: Vec<String> = [number, self.truth()].into_iter().chain(carried.iter().cloned()).collect();
-        let (mut nodes, results) = self.round(graph, &inputs);
-        for (row, output) in results[carried.len() + 1..].iter().zip(stacked) {
-            nodes.push(own("NoRows", vec![row.clone()], vec![output.clone()]));
+        let rows = self.imagined(graph, carried);
+        for ((output, row), info) in stacked.iter().zip(rows).zip(&graph.output[carried.len() + 1..]) {
+            let Some((dtype, shape)) = row.or_else(|| declared_row(info)) else {
+                return Err(unsupported(node, "the type of a loop's results is not known without a round"));
+            };
+            let data_type = crate::proto::code_of(dtype).map_or(0, |code| code as i32);
+            let dims = std::iter::once(0).chain(shape.iter().map(|&extent| extent as i64)).collect();
+            self.set_const(output, TensorProto { dims, data_type, ..TensorProto::default() });
         }
-        self.next(nodes.into_iter());
         Ok(())
     }
 
-    fn visit_no_rows(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        let fact = self.fact(&node.input[0])?;
-        let Some((dtype, shape)) = fact.and_then(|fact| Some((fact.dtype, fact.shape?))) else {
-            return Err(unsupported(node, "the shape of a loop's results is not known without a round"));
-        };
-        let data_type = crate::proto::code_of(dtype).map_or(0, |code| code as i32);
-        let dims = std::iter::once(0).chain(shape.iter().map(|&extent| extent as i64)).collect();
-        self.set_const(&node.output[0], TensorProto { dims, data_type, ..TensorProto::default() });
-        Ok(())
+    /// What the rows of a loop's stacked results would be like, as far as can be told from a round that never
+    /// runs: where it fails or waits for data, nothing is known.
+    fn imagined(&mut self, graph: &GraphProto, carried: &[String]) -> Vec<Option<(DType, Shape)>> {
+        let mut round = self.aside();
+        let number = round.integers(&[], &[0]);
+        let inputs: Vec<String> =
+            [number, round.truth()].into_iter().chain(carried.iter().cloned()).collect();
+        let (nodes, results) = round.round(graph, &inputs);
+        round.next(nodes.into_iter());
+        let done = round.visit_all().is_ok();
+        let rows = results[carried.len() + 1..].iter().map(|row| {
+            let fact = if done { round.fact(row).ok().flatten() } else { None };
+            fact.and_then(|fact| Some((fact.dtype, fact.shape?)))
+        });
+        rows.collect()
     }
 
     /// The first round of a loop that goes round by round: it is entered if there is a round at all.
@@ -589,6 +596,16 @@ impl Round {
         ];
         node
     }
+}
+
+/// What a body declares of a row; an extent that it leaves open is 0, as in ONNX Runtime.
+fn declared_row(info: &ValueInfoProto) -> Option<(DType, Shape)> {
+    let decl = crate::proto::decl(info).ok()?;
+    let extent = |dim: &Dim| match dim {
+        Dim::Fixed(extent) => *extent,
+        Dim::Symbol(_) => 0,
+    };
+    Some((decl.dtype, decl.dims.iter().map(extent).collect()))
 }
 
 /// A node that only programs have.

@@ -69,6 +69,12 @@ impl Rest {
         self.nodes.iter().map(|node| node.op_type.as_str()).collect()
     }
 
+    /// What its nodes' bodies make.
+    #[cfg(test)]
+    pub fn inner_names(&self) -> Vec<String> {
+        self.nodes.iter().flat_map(scope::made_within).collect()
+    }
+
     fn content(&self) -> Vec<u8> {
         let mut bytes = vec![];
         for node in &self.nodes {
@@ -150,6 +156,13 @@ impl<'e, 'f> Remainder<'e, 'f> {
             for output in node.output.iter().filter(|name| !name.is_empty()) {
                 let own = remainder.fresh("t");
                 remainder.names.insert(output.clone(), own);
+            }
+            // Names of ours in bodies, too: the next step makes the same ones again for something else.
+            for inner in scope::made_within(&node) {
+                if inner.starts_with(evaluation.mark()) {
+                    let own = remainder.fresh("b");
+                    remainder.names.insert(inner, own);
+                }
             }
             let names = &remainder.names;
             scope::rename(&mut node, &mut |name: &mut String| {

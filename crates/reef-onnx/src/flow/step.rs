@@ -34,6 +34,7 @@ pub(super) enum Thing {
         tainted: bool,
     },
     /// Computed by the segment, with a shape that it computes too.
+    #[allow(dead_code, reason = "only operators whose results are counted make one")]
     Counted(Counted),
     /// Made by what is left.
     Blocked,
@@ -82,10 +83,14 @@ pub struct Then {
     pub passed: Vec<Source>,
 }
 
+/// A tensor that is given: its name, type and shape.
+type Declared = (String, DType, Shape);
+
+#[derive(Clone)]
 pub(super) struct Evaluation<'f> {
     pub flow: &'f Flow,
     things: HashMap<String, Thing>,
-    inputs: Vec<(String, DType, Shape)>,
+    inputs: Vec<Declared>,
     emitted: Vec<NodeProto>,
     /// By the name of a value the emitted node that makes it.
     makers: HashMap<String, usize>,
@@ -114,10 +119,21 @@ impl<'f> Evaluation<'f> {
             fresh: 0,
         };
         evaluation.bind(rest, given)?;
-        while let Some(node) = evaluation.queue.pop_front() {
-            evaluation.visit(node)?;
-        }
+        evaluation.visit_all()?;
         evaluation.finish(rest)
+    }
+
+    /// Visits what is in the queue, and what that puts there.
+    pub fn visit_all(&mut self) -> Result<(), ImportError> {
+        while let Some(node) = self.queue.pop_front() {
+            self.visit(node)?;
+        }
+        Ok(())
+    }
+
+    /// The same values, to try something of which nothing comes into this segment.
+    pub fn aside(&self) -> Evaluation<'f> {
+        Evaluation { queue: VecDeque::new(), ..self.clone() }
     }
 
     fn bind(&mut self, rest: &Rest, given: &[Given]) -> Result<(), ImportError> {
@@ -384,7 +400,7 @@ impl<'f> Evaluation<'f> {
         &self,
         outputs: &[String],
         values_max: usize,
-    ) -> Result<(ModelProto, Vec<(String, DType, Shape)>), ImportError> {
+    ) -> Result<(ModelProto, Vec<Declared>), ImportError> {
         let (nodes, read) = self.slice(outputs);
         let mut inputs = vec![];
         let mut graph = GraphProto { name: "segment".into(), node: nodes, ..GraphProto::default() };
@@ -448,7 +464,7 @@ impl<'f> Evaluation<'f> {
             return Err(unsupported(node, "what it waits for cannot be computed"));
         }
         let (mut given, mut passed) = (remaining.given, remaining.passed);
-        if let [] = given[..] {
+        if given.is_empty() {
             // A plan makes something: then it is a copy of what is handed over.
             let Some(Source::Input(index)) = passed.first() else {
                 unreachable!("what decides depends on data, and they are given or made here");

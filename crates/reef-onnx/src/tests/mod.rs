@@ -7,5 +7,6 @@ mod malformed;
 mod network;
 mod numeric;
 mod operators;
+mod programs;
 mod shapes;
 mod sizes;
