@@ -46,6 +46,9 @@ pub const UNROLLED_NODES_MAX: usize = 4096;
 /// Nodes that one step of a program visits, bodies and functions written out.
 pub const PROGRAM_NODES_MAX: usize = 1 << 18;
 
+/// Tensors that one sequence is split into.
+pub const SEQUENCE_LEN_MAX: usize = 4096;
+
 /// Elements of a value that decides the shape of another.
 pub const SHAPE_VALUES_MAX: usize = 64;
 
@@ -67,8 +70,21 @@ pub const PLANS_PER_MODEL_MAX: usize = 64;
 /// Plans that one model keeps for its parts that others go on with.
 pub const SEGMENTS_PER_MODEL_MAX: usize = 1024;
 
-/// Segments that one request runs at most: how long a loop that does not end keeps a device.
-pub const SEGMENTS_PER_REQUEST_MAX: u32 = 1 << 20;
+/// Segments that one request runs at most, about one per round of a loop: a loop that does not end keeps a
+/// device for some seconds, unless the request has a deadline.
+pub const SEGMENTS_PER_REQUEST_MAX: u32 = 1 << 18;
+
+/// Buffers that one plan keeps for its next requests.
+pub const IDLE_BUFFERS_MAX: usize = BOARD_SLOTS_DEFAULT;
+
+/// The same, of a plan whose buffers are larger than [`LARGE_BUFFERS_BYTES`].
+pub const IDLE_LARGE_BUFFERS_MAX: usize = 2;
+
+/// Bytes of one request's inputs and outputs from which few are kept.
+pub const LARGE_BUFFERS_BYTES: usize = 8 << 20;
+
+/// Bytes of buffers that the plans of a model may keep; the least recently used plans go.
+pub const IDLE_BYTES_PER_MODEL_MAX: usize = 1 << 30;
 
 /// Poll period that kernels must keep on a CPU, in nanoseconds.
 pub const POLL_PERIOD_CPU_NS: u64 = 10_000;
@@ -93,3 +109,5 @@ const _: () = assert!(BODIES_BYTES_DEFAULT / 4 * 3 >= BODY_BYTES_DEFAULT, "best-
 const _: () = assert!(QUEUE_LEN_DEFAULT <= QUEUE_LEN_MAX);
 const _: () = assert!(CUS_MAX <= 64, "sets of compute units are u64 bit masks");
 const _: () = assert!(UNROLLED_NODES_MAX <= PROGRAM_NODES_MAX);
+const _: () = assert!(LARGE_BUFFERS_BYTES * IDLE_BUFFERS_MAX <= IDLE_BYTES_PER_MODEL_MAX);
+const _: () = assert!(IDLE_LARGE_BUFFERS_MAX <= IDLE_BUFFERS_MAX);

@@ -118,18 +118,21 @@ impl CpuDevice {
         Err(DeviceError::WrongTarget { plan, plan_target, device_target })
     }
 
-    /// Offers every slot and compute unit the bytes of arena and scratch that a plan needs. All buffers are
-    /// there before the first is offered, so nothing changes where one cannot be had.
+    /// Offers every slot and compute unit the bytes of arena and scratch that a plan needs; a request's own
+    /// buffers must have a place beside them. All buffers are there before the first is offered, so nothing
+    /// changes where one cannot be had.
     fn grow(
         &self,
         offered: &mut Offered,
         (arena, scratch): (usize, usize),
+        io: u64,
         plan: String,
     ) -> Result<(), DeviceError> {
         let (slots, units) = (&self.executor.slots, &self.executor.scratch);
         let all = |each: usize, count: usize| each as u64 * count as u64;
         let needed = all(arena.max(offered.arena_bytes), slots.len())
-            + all(scratch.max(offered.scratch_bytes), units.len());
+            + all(scratch.max(offered.scratch_bytes), units.len())
+            + io;
         let available = self.capabilities.memory_bytes.unwrap_or(u64::MAX);
         let refused = || DeviceError::OutOfMemory { plan: plan.clone(), needed, available };
         if needed > available {
@@ -258,6 +261,7 @@ impl Device for CpuDevice {
         }
         self.check_target(&plan)?;
         let (name, wanted) = (plan.name().to_string(), (plan.arena_bytes(), plan.scratch_bytes()));
+        let io = Io::bytes_for(&plan);
         if !plan.host_kernels().is_empty() {
             let fail = |error| DeviceError::Start(format!("a thread for host kernels: {error}"));
             Crew::muster(&self.executor).map_err(fail)?;
@@ -265,7 +269,7 @@ impl Device for CpuDevice {
         let loaded = Box::new(Loaded::new(plan, self.capabilities.slots, self.capabilities.cus)?);
         let mut offered = self.lock_loading();
         self.executor.retired.collect();
-        self.grow(&mut offered, wanted, name)?;
+        self.grow(&mut offered, wanted, io, name)?;
         self.executor.plans.insert(loaded).map_err(|_| DeviceError::TooManyPlans { max: PLANS_MAX })
     }
 
@@ -276,9 +280,9 @@ impl Device for CpuDevice {
     }
 
     fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
-        let io = Io::for_plan(&self.executor.plans.acquire(plan)?.plan);
+        let io = Io::try_for_plan(&self.executor.plans.acquire(plan)?.plan);
         self.executor.plans.release(plan);
-        Some(io)
+        io
     }
 
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {

@@ -70,6 +70,19 @@ impl Io {
         }
     }
 
+    /// The same; `None` when the system has not got the memory.
+    pub fn try_for_plan(plan: &Plan) -> Option<Io> {
+        let buffers = |specs: &[reef_plan::IoSpec]| {
+            specs.iter().map(|spec| AlignedBytes::try_zeroed(spec.bytes())).collect::<Option<Vec<_>>>()
+        };
+        Some(Io { inputs: buffers(plan.inputs())?, outputs: buffers(plan.outputs())? })
+    }
+
+    /// Bytes of the buffers of one request for `plan`.
+    pub fn bytes_for(plan: &Plan) -> u64 {
+        plan.inputs().iter().chain(plan.outputs()).map(|spec| spec.bytes() as u64).sum()
+    }
+
     /// Whether the buffers have the sizes that `plan` needs.
     pub fn fits(&self, plan: &Plan) -> bool {
         let same = |buffers: &[AlignedBytes], specs: &[reef_plan::IoSpec]| {
@@ -237,12 +250,12 @@ pub enum DeviceError {
         /// What the device is.
         device_target: Target,
     },
-    /// Not enough memory for arenas and scratch.
-    #[error("plan {plan}: {needed} bytes of arenas and scratch are needed, {available} may be used")]
+    /// Not enough memory for arenas, scratch and the buffers of one request.
+    #[error("plan {plan}: {needed} bytes of arenas, scratch and buffers are needed, {available} may be used")]
     OutOfMemory {
         /// The plan's name.
         plan: String,
-        /// Bytes that arenas and scratch would have with this plan.
+        /// Bytes that they would have with this plan.
         needed: u64,
         /// Bytes that they may have.
         available: u64,

@@ -166,6 +166,12 @@ impl Model {
         self.table(key).find_or_make(key, device, compile, added)
     }
 
+    /// Lets go of the half of its plans that were not used for longest.
+    pub(crate) fn make_room(&self) {
+        self.plans.make_room();
+        self.segments.make_room();
+    }
+
     /// What is there to say about the model.
     pub(crate) fn info(&self) -> ModelInfo {
         let plan_info = |entry: Arc<PlanEntry>| PlanInfo {

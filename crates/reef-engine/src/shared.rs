@@ -12,7 +12,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use reef_base::{Clock, Nanos};
-use reef_device::{Device, Wake};
+use reef_device::{Device, DeviceError, Wake};
 use reef_program::SegmentKey;
 use reef_sched::SchedOptions;
 
@@ -199,7 +199,16 @@ impl Shared {
 
     /// A model's plan for this key; compiles and loads it if there is none. Slow: not for the hot path.
     pub(crate) fn plan(&self, model: &Model, key: &SegmentKey) -> Result<Arc<PlanEntry>, PlanFailure> {
-        model.plan(&self.device, key, |id, index| self.core().reset_plan(id, &model.key, index))
+        let plan =
+            || model.plan(&self.device, key, |id, index| self.core().reset_plan(id, &model.key, index));
+        match plan() {
+            // Models share the device's places: each gives up what it has not used for longest.
+            Err(PlanFailure::Device(DeviceError::TooManyPlans { .. })) => {
+                self.registry.live().iter().for_each(|model| model.make_room());
+                plan()
+            }
+            made => made,
+        }
     }
 
     /// A segment has ended: the request goes on with the next one, at once if its plan is there.

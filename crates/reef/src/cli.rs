@@ -151,6 +151,9 @@ pub struct RunArgs {
     /// Run so many times and print latency percentiles.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = runs())]
     pub repeat: u64,
+    /// Seconds that one run may take: for loops that may not end.
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = some_seconds)]
+    pub deadline: Option<Duration>,
     /// Print the latency as JSON.
     #[arg(long)]
     pub json: bool,

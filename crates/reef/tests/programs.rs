@@ -1,7 +1,8 @@
-//! Programs under a storm: models that loop and branch on data run as best-effort work, are preempted at random
-//! moments by a real-time model, cancelled and given deadlines on their way, and unloaded and loaded again.
-//! Each answer has the bytes of the undisturbed run, and every request ends once. `REEF_STORM_SECONDS` makes it
-//! last longer; `REEF_STORM_PROGRAMS` names a folder with more models and their inputs.
+//! Programs under a storm: models that loop and branch on data run as best-effort work, are preempted at
+//! random moments by a real-time model, cancelled and given deadlines on their way, and unloaded and loaded
+//! again. Each answer has the bytes of the undisturbed run, and every request ends once.
+//! `REEF_STORM_SECONDS` makes it last longer; `REEF_STORM_PROGRAMS` names a folder with more models and
+//! their inputs.
 
 #[path = "programs/make.rs"]
 mod make;

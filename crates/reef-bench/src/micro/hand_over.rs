@@ -42,7 +42,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
         rows.push(Row::new(format!("stage of one plan, {cus} CUs"), "ns", &block));
     }
     let method = format!(
-        "{runs} runs of {SEGMENTS} segments of two stages with an empty block each, less one plan of as many stages"
+        "{runs} runs of {SEGMENTS} segments of two stages of one empty block, less one plan of as many stages"
     );
     Ok(Part::new(NAME, method, rows))
 }

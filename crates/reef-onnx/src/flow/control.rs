@@ -7,12 +7,14 @@
 //! used up it doubles.
 
 use reef_base::limits::{UNROLLED_NODES_MAX, UNROLLED_ROUNDS_MAX};
+use reef_graph::{DType, Shape};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
 use super::nodes::{attribute, attribute_of, body, int, number_attribute, own, standard, unsupported};
 use super::step::{Evaluation, Thing};
 use super::{DOMAIN, known};
+use crate::decl::Dim;
 use crate::error::ImportError;
 use crate::scope;
 
@@ -45,7 +47,6 @@ impl Evaluation<'_> {
             "LoopRound" if node.domain == DOMAIN => self.visit_round(node)?,
             "LoopNext" if node.domain == DOMAIN => self.visit_next(node)?,
             "Stack" if node.domain == DOMAIN => self.visit_stack(node)?,
-            "NoRows" if node.domain == DOMAIN => self.visit_no_rows(node)?,
             "Turned" if node.domain == DOMAIN => self.visit_turned(node)?,
             _ => return self.visit_sequence(node),
         }
@@ -200,42 +201,37 @@ impl Evaluation<'_> {
         for (output, value) in outputs.iter().zip(carried) {
             self.alias(output, value);
         }
-        let unread = |output: &&String| node.output.contains(*output);
         let stacked = &outputs[carried.len()..];
-        if stacked.iter().filter(unread).count() == 0 {
+        if !stacked.iter().any(|output| node.output.contains(output)) {
             return Ok(());
         }
-        // A round that nothing reads tells what rows would be like.
-        let number = self.integers(&[], &[0]);
-        let inputs: Vec<String> = [number, self.truth()].into_iter().chain(carried.iter().cloned()).collect();
-        let (mut nodes, results) = self.round(graph, &inputs);
-        let declared = &graph.output[carried.len() + 1..];
-        for ((row, output), declared) in results[carried.len() + 1..].iter().zip(stacked).zip(declared) {
-            let mut none = own("NoRows", vec![row.clone()], vec![output.clone()]);
-            if let Some((code, dims)) = crate::proto::declared_type(declared) {
-                none.attribute.push(number_attribute("type", code.into()));
-                none.attribute.push(attribute_of("dims", AttributeType::Ints, |dim| dim.ints = dims));
-            }
-            nodes.push(none);
+        let rows = self.imagined(graph, carried);
+        for ((output, row), info) in stacked.iter().zip(rows).zip(&graph.output[carried.len() + 1..]) {
+            let Some((dtype, shape)) = row.or_else(|| declared_row(info)) else {
+                return Err(unsupported(node, "the type of a loop's results is not known without a round"));
+            };
+            let data_type = crate::proto::code_of(dtype).map_or(0, |code| code as i32);
+            let dims = std::iter::once(0).chain(shape.iter().map(|&extent| extent as i64)).collect();
+            self.set_const(output, TensorProto { dims, data_type, ..TensorProto::default() });
         }
-        self.next(nodes.into_iter());
         Ok(())
     }
 
-    fn visit_no_rows(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        // A round that is not there may not be possible either: it may pick the first of no elements.
-        let fact = self.fact(&node.input[0]).ok().flatten();
-        let known = fact.and_then(|fact| {
-            let dims: Vec<i64> = fact.shape?.iter().map(|&extent| extent as i64).collect();
-            Some((crate::proto::code_of(fact.dtype)? as i32, dims))
+    /// What the rows of a loop's stacked results would be like, as far as can be told from a round that never
+    /// runs: where it fails or waits for data, nothing is known.
+    fn imagined(&mut self, graph: &GraphProto, carried: &[String]) -> Vec<Option<(DType, Shape)>> {
+        let mut round = self.aside();
+        let number = round.integers(&[], &[0]);
+        let inputs: Vec<String> =
+            [number, round.truth()].into_iter().chain(carried.iter().cloned()).collect();
+        let (nodes, results) = round.round(graph, &inputs);
+        round.next(nodes.into_iter());
+        let done = round.visit_all().is_ok();
+        let rows = results[carried.len() + 1..].iter().map(|row| {
+            let fact = if done { round.fact(row).ok().flatten() } else { None };
+            fact.and_then(|fact| Some((fact.dtype, fact.shape?)))
         });
-        let declared = || Some((int(node, "type")? as i32, attribute(node, "dims")?.ints.clone()));
-        let Some((data_type, dims)) = known.or_else(declared) else {
-            return Err(unsupported(node, "the shape of a loop's results is not known without a round"));
-        };
-        let dims = std::iter::once(0).chain(dims).collect();
-        self.set_const(&node.output[0], TensorProto { dims, data_type, ..TensorProto::default() });
-        Ok(())
+        rows.collect()
     }
 
     /// The first round of a loop that goes round by round: it is entered if there is a round at all.
@@ -618,4 +614,14 @@ impl Round {
         ];
         node
     }
+}
+
+/// What a body declares of a row; an extent that it leaves open is 0, as in ONNX Runtime.
+fn declared_row(info: &ValueInfoProto) -> Option<(DType, Shape)> {
+    let decl = crate::proto::decl(info).ok()?;
+    let extent = |dim: &Dim| match dim {
+        Dim::Fixed(extent) => *extent,
+        Dim::Symbol(_) => 0,
+    };
+    Some((decl.dtype, decl.dims.iter().map(extent).collect()))
 }

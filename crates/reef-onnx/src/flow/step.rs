@@ -38,6 +38,7 @@ pub(super) enum Thing {
         tainted: bool,
     },
     /// Computed by the segment, with a shape that it computes too.
+    #[allow(dead_code, reason = "only operators whose results are counted make one")]
     Counted(Counted),
     /// Made by what is left.
     Blocked,
@@ -90,6 +91,7 @@ pub struct Then {
     pub waiting: Vec<String>,
 }
 
+#[derive(Clone)]
 pub(super) struct Evaluation<'f> {
     pub flow: &'f Flow,
     things: HashMap<String, Thing>,
@@ -125,10 +127,21 @@ impl<'f> Evaluation<'f> {
             fresh: 0,
         };
         evaluation.bind(rest, given)?;
-        while let Some(node) = evaluation.queue.pop_front() {
-            evaluation.visit(node)?;
-        }
+        evaluation.visit_all()?;
         evaluation.finish(rest)
+    }
+
+    /// Visits what is in the queue, and what that puts there.
+    pub fn visit_all(&mut self) -> Result<(), ImportError> {
+        while let Some(node) = self.queue.pop_front() {
+            self.visit(node)?;
+        }
+        Ok(())
+    }
+
+    /// The same values, to try something of which nothing comes into this segment.
+    pub fn aside(&self) -> Evaluation<'f> {
+        Evaluation { queue: VecDeque::new(), ..self.clone() }
     }
 
     fn bind(&mut self, rest: &Rest, given: &[Given]) -> Result<(), ImportError> {
