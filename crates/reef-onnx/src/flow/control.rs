@@ -417,13 +417,13 @@ impl Evaluation<'_> {
 
     /// The first `count` rows of a buffer.
     fn rows(&mut self, buffer: &str, count: i64, output: &str) {
-        self.slice_axis(buffer, 0, [0, count, 1], output);
+        self.slice_axis(buffer, 0, [0, count], output);
     }
 
-    /// Elements `begin, begin + step, …` before `end` along an axis.
-    pub(super) fn slice_axis(&mut self, name: &str, axis: i64, [begin, end, step]: [i64; 3], output: &str) {
+    /// Elements from `begin` to before `end` along an axis.
+    pub(super) fn slice_axis(&mut self, name: &str, axis: i64, [begin, end]: [i64; 2], output: &str) {
         if self.flow.opset >= 10 {
-            let numbers = [begin, end, axis, step].map(|number| self.integers(&[1], &[number]));
+            let numbers = [begin, end, axis].map(|number| self.integers(&[1], &[number]));
             let inputs = std::iter::once(name.to_owned()).chain(numbers).collect();
             return self.emit(standard("Slice", inputs, output, vec![]), true);
         }
@@ -543,7 +543,10 @@ impl Evaluation<'_> {
         let mut name = node.input[0].clone();
         if int(node, "reversed") == Some(1) {
             let reversed = self.fresh("reversed");
-            self.slice_axis(&name, 0, [-1, i64::MIN + 1, -1], &reversed);
+            let backwards: Vec<i64> = (0..shape[0] as i64).rev().collect();
+            let order = self.integers(&[backwards.len()], &backwards);
+            let axis = attribute_of("axis", AttributeType::Int, |attribute| attribute.i = 0);
+            self.emit(standard("Gather", vec![name, order], &reversed, vec![axis]), true);
             name = reversed;
         }
         let mut perm: Vec<i64> = (1..rank).collect();

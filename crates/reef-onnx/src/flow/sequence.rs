@@ -134,7 +134,7 @@ impl Evaluation<'_> {
         for size in sizes {
             let element = self.fresh(&node.output[0]);
             if keeps_axis {
-                self.slice_axis(name, axis, [begin, begin + size as i64, 1], &element);
+                self.slice_axis(name, axis, [begin, begin + size as i64], &element);
             } else {
                 let at = self.integers(&[], &[begin]);
                 let axis = attribute_of("axis", AttributeType::Int, |attribute| attribute.i = axis);
