@@ -18,7 +18,7 @@ use reef_base::Nanos;
 use crate::types::Forecast;
 
 /// What one device offers for a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
     /// The device's number.
     pub device: usize,

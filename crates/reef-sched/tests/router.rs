@@ -30,8 +30,8 @@ proptest! {
         (0..5).filter(|&device| out[device]).for_each(|device| router.take_out(device));
         let mut again = router.clone();
         for forecasts in rounds {
-            let offers: Vec<Offer> =
-                forecasts.into_iter().enumerate().map(|(device, forecast)| Offer { device, forecast }).collect();
+            let offers = forecasts.into_iter().enumerate();
+            let offers: Vec<Offer> = offers.map(|(device, forecast)| Offer { device, forecast }).collect();
             let picked = router.pick(&offers);
             prop_assert_eq!(picked, again.pick(&offers), "equal events, equal answers");
             let serving: Vec<&Offer> = offers.iter().filter(|offer| !out[offer.device]).collect();
