@@ -48,6 +48,10 @@ impl Lane {
         plan: Option<u16>,
         urgency: &Urgency,
     ) -> Option<Forecast> {
+        if self.device.fault().is_some() {
+            // Its core may not know yet.
+            return None;
+        }
         let mut core = self.core();
         if core.fault().is_some() || !core.knows(model.id(), &model.key) {
             return None;

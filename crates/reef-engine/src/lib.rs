@@ -22,7 +22,7 @@
 //! | `place`, `pool`, `cold`, `core` | where models and requests are: by device, name, plan, scheduler |
 //! | `lane` | a device with its core, and who waits there |
 //! | `shared` | all of that behind its locks, and the one way into the cores |
-//! | `compile`, `load`, `check`, `snapshot` | plans are made, models come and go, requests are judged, sums taken |
+//! | `compile`, `load`, `check`, `snapshot` | plans made, models come and go, requests judged, sums |
 //! | `threads`, `future`, `session`, `engine` | who calls: threads of the engine and of its users |
 //!
 //! # When something panics

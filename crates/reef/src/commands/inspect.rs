@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use reef_base::Nanos;
 use reef_compile::{CompileOptions, InspectReport};
 use reef_device::Scheme;
+use reef_engine::PoolDevice;
 use reef_graph::{Graph, Shape};
 use reef_onnx::Specialised;
 use reef_plan::{IoSpec, KernelSpec, Plan, Restart, Target, WeightStore};
@@ -44,11 +45,13 @@ pub fn compile(declared: &Declared, shapes: &[(String, Shape)], target: Target) 
 pub fn run(args: &InspectArgs) -> Result<()> {
     let declared = loader::read(&args.model)?;
     let shapes = declared.shapes(&args.dims)?;
-    let device = device::start(&args.device, Scheme::Reset)?;
+    let PoolDevice { name, device } = device::start(&args.device, Scheme::Reset)?;
     let capabilities = device.capabilities();
     let compiled = declared.advise(&args.dims, compile(&declared, &shapes, capabilities.target))?;
     if args.json {
-        say!("{:#}", to_json(&compiled));
+        let mut json = to_json(&compiled);
+        json["device"] = json!({ "name": name, "description": capabilities.name });
+        say!("{json:#}");
         return Ok(());
     }
     if args.graph {
@@ -58,6 +61,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         say!("{}", compiled.plan.to_string().trim_end());
     }
     if !args.graph && !args.plan {
+        say!("device  {}", device::described(&name, device.as_ref()));
         print(&compiled, capabilities.never_max);
     }
     Ok(())

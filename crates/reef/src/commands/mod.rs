@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod devices;
 pub mod inspect;
 pub mod profile;
 pub mod run;
