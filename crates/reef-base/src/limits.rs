@@ -6,6 +6,9 @@ pub const REAL_TIME_LEVELS: u8 = 15;
 /// Compute units that one device may have; the executor's per-task redo list has one entry each.
 pub const CUS_MAX: usize = 64;
 
+/// Devices of one engine.
+pub const DEVICES_MAX: usize = 16;
+
 /// Task slots on a device's board.
 pub const BOARD_SLOTS_MAX: usize = 64;
 

@@ -13,7 +13,7 @@ use reef_device::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io, Kill, LoadedPlan,
     RejectReason, Rejected, Route, Scheme, Wake,
 };
-use reef_plan::{DeviceKind, Plan, Target};
+use reef_plan::{DeviceKind, Isa, Plan, Target};
 
 use crate::board::bits;
 use crate::board::word::Reason;
@@ -60,6 +60,11 @@ impl CpuDevice {
         Ok(device)
     }
 
+    /// The best instruction set that this machine has.
+    pub fn best_isa() -> Result<Isa, DeviceError> {
+        kernels::detect().map_err(DeviceError::Start)
+    }
+
     /// The device without its threads, where they will run, and what they will record with.
     pub(crate) fn assemble(options: &CpuOptions) -> Result<Assembled, DeviceError> {
         let cores = options.cores.clone().unwrap_or_else(allowed_cores);
@@ -84,7 +89,7 @@ impl CpuDevice {
         let executor = Arc::new(executor);
         executor.set_scheme(options.scheme);
         let capabilities = Capabilities {
-            name: format!("cpu, {cus} threads, {isa}"),
+            name: format!("cpu, {cus} threads, {isa}{}", place_of(options, cus, &cores)),
             target: Target::cpu(isa, cus),
             cus,
             kill: Kill::AtPollPoints,
@@ -401,6 +406,16 @@ impl fmt::Debug for CpuDevice {
         let active = bits(self.executor.board.active()).count();
         write!(f, "CpuDevice({}, {}, {active} tasks)", self.capabilities.name, self.scheme())
     }
+}
+
+/// Which cores the device is on, for people; nothing if that goes without saying.
+fn place_of(options: &CpuOptions, cus: usize, cores: &[usize]) -> String {
+    let all = options.cores.is_none() || cores == allowed_cores();
+    if all || !options.pin {
+        return String::new();
+    }
+    let cores: Vec<String> = cores.iter().take(cus).map(usize::to_string).collect();
+    format!(", cores {}", cores.join(","))
 }
 
 fn check_options(options: &CpuOptions, cus: usize, cores: &[usize]) -> Result<(), DeviceError> {

@@ -237,6 +237,25 @@ pub struct DeviceCounters {
     pub padding: Nanos,
 }
 
+impl std::ops::Add for DeviceCounters {
+    type Output = DeviceCounters;
+
+    fn add(self, other: DeviceCounters) -> DeviceCounters {
+        DeviceCounters {
+            submitted: self.submitted + other.submitted,
+            completed: self.completed + other.completed,
+            preemptions: self.preemptions + other.preemptions,
+            blocks_done: self.blocks_done + other.blocks_done,
+            blocks_killed: self.blocks_killed + other.blocks_killed,
+            blocks_rerun: self.blocks_rerun + other.blocks_rerun,
+            blocks_padding: self.blocks_padding + other.blocks_padding,
+            busy: self.busy + other.busy,
+            wasted: self.wasted + other.wasted,
+            padding: self.padding + other.padding,
+        }
+    }
+}
+
 /// A fault of a device, or a plan that it cannot take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
@@ -372,4 +391,13 @@ pub trait Device: Send + Sync + fmt::Debug {
     fn advance(&self) -> bool {
         false
     }
+
+    /// With virtual time: when the next event is, if there is one. Whoever steps several devices advances the
+    /// one whose event is the first, and has the time of the others pass until then.
+    fn next_event(&self) -> Option<Nanos> {
+        None
+    }
+
+    /// With virtual time: lets it pass until `at`, before which there is no event.
+    fn pass_until(&self, _at: Nanos) {}
 }
