@@ -43,14 +43,15 @@ pub const MODEL_TENSORS_MAX: usize = 1024;
 /// Rounds of a loop that are written out when a model is compiled, if their number is known.
 pub const UNROLLED_ROUNDS_MAX: usize = 16;
 
-/// Nodes of a loop's rounds that are written out.
-pub const UNROLLED_NODES_MAX: usize = 4096;
+/// Nodes of a loop's rounds that are written out, those of loops within included. More take longer to compile
+/// than rounds take one by one.
+pub const UNROLLED_NODES_MAX: usize = 1024;
 
 /// Nodes that one step of a program visits, bodies and functions written out.
 pub const PROGRAM_NODES_MAX: usize = 1 << 18;
 
 /// Tensors that one sequence is split into.
-pub const SEQUENCE_LEN_MAX: usize = 4096;
+pub const SEQUENCE_LEN_MAX: usize = 1024;
 
 /// Elements of a value that decides the shape of another.
 pub const SHAPE_VALUES_MAX: usize = 64;

@@ -122,7 +122,8 @@ impl Evaluation<'_> {
             return self.no_rounds(node, &graph, &carried, &outputs);
         }
         let short = |&rounds: &i64| {
-            rounds <= UNROLLED_ROUNDS_MAX as i64 && rounds as usize * graph.node.len() <= UNROLLED_NODES_MAX
+            rounds <= UNROLLED_ROUNDS_MAX as i64
+                && (rounds as usize).saturating_mul(written_out(&graph)) <= UNROLLED_NODES_MAX
         };
         match rounds.filter(short) {
             Some(rounds) if self.always_goes_on(&graph)? => self.unroll(rounds, &graph, carried, &outputs),
@@ -619,6 +620,16 @@ impl Round {
     }
 }
 
+/// Nodes that a body may become when the loops in it are written out, too.
+fn written_out(graph: &GraphProto) -> usize {
+    let of = |node: &NodeProto| {
+        let inner: usize = scope::bodies(node).map(written_out).fold(0, usize::saturating_add);
+        let rounds = if node.op_type == "If" { 1 } else { UNROLLED_ROUNDS_MAX };
+        inner.saturating_mul(rounds).saturating_add(1)
+    };
+    graph.node.iter().map(of).fold(0, usize::saturating_add)
+}
+
 /// What a body declares of a row; an extent that it leaves open is 0, as in ONNX Runtime.
 fn declared_row(info: &ValueInfoProto) -> Option<(DType, Shape)> {
     let decl = crate::proto::decl(info).ok()?;
@@ -627,4 +638,25 @@ fn declared_row(info: &ValueInfoProto) -> Option<(DType, Shape)> {
         Dim::Symbol(_) => 0,
     };
     Some((decl.dtype, decl.dims.iter().map(extent).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loops_in_a_loop_count_with_their_rounds() {
+        let graph = |node| GraphProto { node, ..GraphProto::default() };
+        let with = |operator: &str, body: GraphProto| {
+            let body = attribute_of("body", AttributeType::Graph, |attribute| attribute.g = Some(body));
+            standard(operator, vec![], "y", vec![body])
+        };
+        let leaf = || graph(vec![standard("Neg", vec![], "y", vec![]), standard("Abs", vec![], "z", vec![])]);
+        assert_eq!(written_out(&leaf()), 2);
+        assert_eq!(written_out(&graph(vec![with("If", leaf())])), 3);
+        let once = graph(vec![with("Loop", leaf())]);
+        assert_eq!(written_out(&once), 1 + 2 * UNROLLED_ROUNDS_MAX);
+        let deep = (0..20).fold(once, |inner, _| graph(vec![with("Loop", inner)]));
+        assert_eq!(written_out(&deep), usize::MAX, "it does not wrap");
+    }
 }

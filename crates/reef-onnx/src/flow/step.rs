@@ -8,7 +8,7 @@
 //! Whether a value depends on data is found by looking at what it is computed from, constants and shapes on
 //! the one side, anything else on the other ("tainted").
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use reef_base::limits::{PROGRAM_NODES_MAX, SHAPE_VALUES_MAX};
@@ -436,7 +436,7 @@ impl<'f> Evaluation<'f> {
     fn slice(&self, outputs: &[String]) -> (Vec<NodeProto>, Vec<String>) {
         let mut needed = vec![false; self.emitted.len()];
         let mut pending: Vec<String> = outputs.to_vec();
-        let mut read: Vec<String> = vec![];
+        let mut read: HashSet<String> = HashSet::new();
         while let Some(name) = pending.pop() {
             match self.makers.get(&name) {
                 Some(&maker) if !needed[maker] => {
@@ -444,10 +444,12 @@ impl<'f> Evaluation<'f> {
                     pending.extend(scope::reads(&self.emitted[maker]));
                 }
                 Some(_) => {}
-                None if read.contains(&name) => {}
-                None => read.push(name),
+                None => {
+                    read.insert(name);
+                }
             }
         }
+        let mut read: Vec<String> = read.into_iter().collect();
         read.sort_unstable();
         let nodes = self.emitted.iter().zip(needed).filter(|(_, needed)| *needed);
         (nodes.map(|(node, _)| node.clone()).collect(), read)
