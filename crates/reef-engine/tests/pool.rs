@@ -3,7 +3,7 @@
 
 mod doubles;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -178,23 +178,35 @@ fn weights_of_replicas_are_in_memory_once() {
         let sessions: Vec<_> =
             (0..4).map(|_| engine.session("m", &SessionOptions::default()).unwrap()).collect();
         let devices: HashSet<String> = sessions.iter().map(|session| session.device().into()).collect();
-        let stores: HashSet<_> = sessions.iter().map(|session| Arc::as_ptr(session.plan().store())).collect();
-        let bytes = sessions[0].plan().store().packed_bytes();
+        // Packed constants by their address: those that plans share count once.
+        let packed: HashMap<usize, usize> =
+            sessions.iter().flat_map(|session| buffers(session.plan())).collect();
+        let bytes: usize = packed.values().sum();
         let plans: HashSet<_> = sessions.iter().map(|session| Arc::as_ptr(session.plan())).collect();
-        (devices.len(), stores.len(), plans.len(), bytes)
+        (devices.len(), plans.len(), bytes)
     };
-    let (_, _, _, alone) = load(&cpus(1), ModelSettings::default());
+    let (_, _, alone) = load(&cpus(1), ModelSettings::default());
     let engine = cpus(2);
-    assert_eq!(load(&engine, replicated()), (2, 1, 1, alone), "one plan, one store, not a byte more");
+    assert_eq!(load(&engine, replicated()), (2, 1, alone), "one plan, not a byte more");
     let info = engine.model("m", None).unwrap();
     assert_eq!((info.devices, info.plans.len()), (vec!["d:0".into(), "d:1".into()], 2));
-    // Devices of different targets have plans of their own, from the same store.
+    // Devices of different targets have plans of their own, with the same constants.
     let wide = CpuDevice::start(CpuOptions { cus: Some(2), ..CpuOptions::default() }).unwrap();
     let narrow = CpuDevice::start(CpuOptions { cus: Some(1), ..CpuOptions::default() }).unwrap();
     let uneven = Engine::over(named(vec![Arc::new(wide), Arc::new(narrow)]), EngineOptions::default());
-    let (devices, stores, plans, bytes) = load(&uneven.unwrap(), replicated());
-    assert_eq!((devices, stores, plans), (2, 1, 2));
+    let (devices, plans, bytes) = load(&uneven.unwrap(), replicated());
+    assert_eq!((devices, plans), (2, 2));
     assert_eq!(bytes, alone, "the packings are the same");
+}
+
+/// Address and bytes of every packed constant of a plan.
+fn buffers(plan: &Plan) -> Vec<(usize, usize)> {
+    let store = plan.store();
+    let buffer = |weight: &reef_plan::WeightRef| {
+        let bytes = store.get(weight.key, weight.packing).expect("the plan keeps it");
+        (bytes.as_ptr() as usize, bytes.len())
+    };
+    plan.weights().iter().map(buffer).collect()
 }
 
 #[test]
