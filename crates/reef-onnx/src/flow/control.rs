@@ -411,8 +411,7 @@ impl Evaluation<'_> {
             attributes
                 .push(attribute_of("axes", AttributeType::Ints, |attribute| attribute.ints = vec![axis]));
         }
-        let tainted = true;
-        self.emit(standard("Unsqueeze", inputs, &made, attributes), tainted);
+        self.emit(standard("Unsqueeze", inputs, &made, attributes), true);
         made
     }
 
