@@ -28,7 +28,6 @@ REFUSED = {
     "Bernoulli": "it is no operator that reef knows",
     "Random*Like of f2*": "an open fault: random numbers in half precision fail inside of the library that draws them",
     "*Pool [2-6] *": "where a window does not fit its image: ONNX Runtime gives a result without elements",
-    "Unique": "it is no operator that reef knows: the extent of its result depends on data",
 }
 
 # Cases in which ONNX Runtime's own answer is not the standard's, or in which the standard leaves it open, as patterns

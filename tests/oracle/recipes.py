@@ -159,6 +159,7 @@ recipe("EyeLike", [floats(3, 4)], values={"dtype": [TensorProto.INT64, TensorPro
 
 recipe("ArgMax ArgMin", [np.array([[3, 1, 3, 1], [0, 0, 2, 2], [3, 1, 2, 1]], np.float32)], values={
     "axis": [1, -1], "keepdims": [0], "select_last_index": [1, Value(1, {"axis": 1})]})
+recipe("Unique", [np.array([[1, 2], [1, 2], [0, 1]], np.float32)], values={"axis": [0, -1], "sorted": [0]})
 recipe("Compress", [floats(3, 4), Const(np.array([False, True, True]))], values={"axis": [0, 1, -1]})
 recipe("Concat", [floats(2, 2), floats(2, 2, low=0, high=1)], {"axis": 0}, {"axis": [1, -1]})
 recipe("DepthToSpace", [floats(1, 16, 2, 2)], {"blocksize": 2}, {"blocksize": [4], "mode": ["CRD"]})
@@ -489,6 +490,18 @@ recipe("Scan", [floats(3), floats(3, 3)], {"body": scan_body("Add"), "num_scan_i
     "body": [scan_body("Sub")], "num_scan_inputs": "the body says how many there are", "scan_input_axes": [[1], [-1]],
     "scan_input_directions": [[1]], "scan_output_axes": [[1], [-1]], "scan_output_directions": [[1]]},
        outputs=2, since=(9, 99))
+
+
+def loop_body(operator):
+    """What is carried is put together with itself, and every round gives it."""
+    return graph([(operator, ["s", "s"], ["t"]), ("Identity", ["t"], ["o"]), ("Identity", ["c"], ["d"])],
+                 [("i", TensorProto.INT64, []), ("c", TensorProto.BOOL, []), ("s", FLOAT, [3])],
+                 [("d", TensorProto.BOOL, []), ("t", FLOAT, [3]), ("o", FLOAT, [3])])
+
+
+# Without a number of rounds it would not end.
+recipe("Loop", [scalar(3, np.int64), None, floats(3)], {"body": loop_body("Add")}, {"body": [loop_body("Mul")]},
+       {0: (np.array(2), {}), 1: np.array(False)}, outputs=2)
 recipe("If", [Const(np.array(True))], {"then_branch": branch("Neg"), "else_branch": branch("Exp")}, {
     "then_branch": [branch("Abs")], "else_branch": [Value(branch("Abs"), {}, {0: Const(np.array(False))})]},
        free={"outer": floats(2, 3)})

@@ -6,6 +6,9 @@ pub const REAL_TIME_LEVELS: u8 = 15;
 /// Compute units that one device may have; the executor's per-task redo list has one entry each.
 pub const CUS_MAX: usize = 64;
 
+/// Devices of one engine.
+pub const DEVICES_MAX: usize = 16;
+
 /// Task slots on a device's board.
 pub const BOARD_SLOTS_MAX: usize = 64;
 
@@ -40,11 +43,15 @@ pub const MODEL_TENSORS_MAX: usize = 1024;
 /// Rounds of a loop that are written out when a model is compiled, if their number is known.
 pub const UNROLLED_ROUNDS_MAX: usize = 16;
 
-/// Nodes of a loop's rounds that are written out.
-pub const UNROLLED_NODES_MAX: usize = 4096;
+/// Nodes of a loop's rounds that are written out, those of loops within included. More take longer to compile
+/// than rounds take one by one.
+pub const UNROLLED_NODES_MAX: usize = 1024;
 
 /// Nodes that one step of a program visits, bodies and functions written out.
 pub const PROGRAM_NODES_MAX: usize = 1 << 18;
+
+/// Tensors that one sequence is split into.
+pub const SEQUENCE_LEN_MAX: usize = 1024;
 
 /// Elements of a value that decides the shape of another.
 pub const SHAPE_VALUES_MAX: usize = 64;
@@ -67,8 +74,21 @@ pub const PLANS_PER_MODEL_MAX: usize = 64;
 /// Plans that one model keeps for its parts that others go on with.
 pub const SEGMENTS_PER_MODEL_MAX: usize = 1024;
 
-/// Segments that one request runs at most: how long a loop that does not end keeps a device.
-pub const SEGMENTS_PER_REQUEST_MAX: u32 = 1 << 20;
+/// Segments that one request runs at most, about one per round of a loop: a loop that does not end keeps a
+/// device for some seconds, unless the request has a deadline.
+pub const SEGMENTS_PER_REQUEST_MAX: u32 = 1 << 18;
+
+/// Buffers that one plan keeps for its next requests.
+pub const IDLE_BUFFERS_MAX: usize = BOARD_SLOTS_DEFAULT;
+
+/// The same, of a plan whose buffers are larger than [`LARGE_BUFFERS_BYTES`].
+pub const IDLE_LARGE_BUFFERS_MAX: usize = 2;
+
+/// Bytes of one request's inputs and outputs from which few are kept.
+pub const LARGE_BUFFERS_BYTES: usize = 8 << 20;
+
+/// Bytes of buffers that the plans of a model may keep; the least recently used plans go.
+pub const IDLE_BYTES_PER_MODEL_MAX: usize = 1 << 30;
 
 /// Poll period that kernels must keep on a CPU, in nanoseconds.
 pub const POLL_PERIOD_CPU_NS: u64 = 10_000;
@@ -93,3 +113,5 @@ const _: () = assert!(BODIES_BYTES_DEFAULT / 4 * 3 >= BODY_BYTES_DEFAULT, "best-
 const _: () = assert!(QUEUE_LEN_DEFAULT <= QUEUE_LEN_MAX);
 const _: () = assert!(CUS_MAX <= 64, "sets of compute units are u64 bit masks");
 const _: () = assert!(UNROLLED_NODES_MAX <= PROGRAM_NODES_MAX);
+const _: () = assert!(LARGE_BUFFERS_BYTES * IDLE_BUFFERS_MAX <= IDLE_BYTES_PER_MODEL_MAX);
+const _: () = assert!(IDLE_LARGE_BUFFERS_MAX <= IDLE_BUFFERS_MAX);

@@ -89,7 +89,9 @@ fn unknown_parts_are_named_with_those_that_exist() {
     let error = micro::run(&options, &Local, &Progress::hidden()).unwrap_err();
     assert!(matches!(error, BenchError::UnknownPart { .. }));
     assert!(
-        error.to_string().contains("clients, restore, select, stage, narrow, realtime, http, latency"),
+        error
+            .to_string()
+            .contains("clients, restore, select, stage, handover, narrow, realtime, http, latency"),
         "{error}"
     );
 }

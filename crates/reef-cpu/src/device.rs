@@ -13,7 +13,7 @@ use reef_device::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io, Kill, LoadedPlan,
     RejectReason, Rejected, Route, Scheme, Wake,
 };
-use reef_plan::{DeviceKind, Plan, Target};
+use reef_plan::{DeviceKind, Isa, Plan, Target};
 
 use crate::board::bits;
 use crate::board::word::Reason;
@@ -60,6 +60,11 @@ impl CpuDevice {
         Ok(device)
     }
 
+    /// The best instruction set that this machine has.
+    pub fn best_isa() -> Result<Isa, DeviceError> {
+        kernels::detect().map_err(DeviceError::Start)
+    }
+
     /// The device without its threads, where they will run, and what they will record with.
     pub(crate) fn assemble(options: &CpuOptions) -> Result<Assembled, DeviceError> {
         let cores = options.cores.clone().unwrap_or_else(allowed_cores);
@@ -84,7 +89,7 @@ impl CpuDevice {
         let executor = Arc::new(executor);
         executor.set_scheme(options.scheme);
         let capabilities = Capabilities {
-            name: format!("cpu, {cus} threads, {isa}"),
+            name: format!("cpu, {cus} threads, {isa}{}", place_of(options, cus, &cores)),
             target: Target::cpu(isa, cus),
             cus,
             kill: Kill::AtPollPoints,
@@ -118,18 +123,21 @@ impl CpuDevice {
         Err(DeviceError::WrongTarget { plan, plan_target, device_target })
     }
 
-    /// Offers every slot and compute unit the bytes of arena and scratch that a plan needs. All buffers are
-    /// there before the first is offered, so nothing changes where one cannot be had.
+    /// Offers every slot and compute unit the bytes of arena and scratch that a plan needs; a request's own
+    /// buffers must have a place beside them. All buffers are there before the first is offered, so nothing
+    /// changes where one cannot be had.
     fn grow(
         &self,
         offered: &mut Offered,
         (arena, scratch): (usize, usize),
+        io: u64,
         plan: String,
     ) -> Result<(), DeviceError> {
         let (slots, units) = (&self.executor.slots, &self.executor.scratch);
         let all = |each: usize, count: usize| each as u64 * count as u64;
         let needed = all(arena.max(offered.arena_bytes), slots.len())
-            + all(scratch.max(offered.scratch_bytes), units.len());
+            + all(scratch.max(offered.scratch_bytes), units.len())
+            + io;
         let available = self.capabilities.memory_bytes.unwrap_or(u64::MAX);
         let refused = || DeviceError::OutOfMemory { plan: plan.clone(), needed, available };
         if needed > available {
@@ -261,6 +269,7 @@ impl Device for CpuDevice {
         }
         self.check_target(&plan)?;
         let (name, wanted) = (plan.name().to_string(), (plan.arena_bytes(), plan.scratch_bytes()));
+        let io = Io::bytes_for(&plan);
         if !plan.host_kernels().is_empty() {
             let fail = |error| DeviceError::Start(format!("a thread for host kernels: {error}"));
             Crew::muster(&self.executor).map_err(fail)?;
@@ -268,7 +277,7 @@ impl Device for CpuDevice {
         let loaded = Box::new(Loaded::new(plan, self.capabilities.slots, self.capabilities.cus)?);
         let mut offered = self.lock_loading();
         self.executor.retired.collect();
-        self.grow(&mut offered, wanted, name)?;
+        self.grow(&mut offered, wanted, io, name)?;
         self.executor.plans.insert(loaded).map_err(|_| DeviceError::TooManyPlans { max: PLANS_MAX })
     }
 
@@ -279,9 +288,9 @@ impl Device for CpuDevice {
     }
 
     fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
-        let io = Io::for_plan(&self.executor.plans.acquire(plan)?.plan);
+        let io = Io::try_for_plan(&self.executor.plans.acquire(plan)?.plan);
         self.executor.plans.release(plan);
-        Some(io)
+        io
     }
 
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
@@ -400,6 +409,16 @@ impl fmt::Debug for CpuDevice {
         let active = bits(self.executor.board.active()).count();
         write!(f, "CpuDevice({}, {}, {active} tasks)", self.capabilities.name, self.scheme())
     }
+}
+
+/// Which cores the device is on, for people; nothing if that goes without saying.
+fn place_of(options: &CpuOptions, cus: usize, cores: &[usize]) -> String {
+    let all = options.cores.is_none() || cores == allowed_cores();
+    if all || !options.pin {
+        return String::new();
+    }
+    let cores: Vec<String> = cores.iter().take(cus).map(usize::to_string).collect();
+    format!(", cores {}", cores.join(","))
 }
 
 fn check_options(options: &CpuOptions, cus: usize, cores: &[usize]) -> Result<(), DeviceError> {

@@ -33,4 +33,4 @@ mod thread;
 mod worker;
 
 pub use device::CpuDevice;
-pub use options::{CpuOptions, allowed_cores};
+pub use options::{CpuOptions, allowed_cores, granted_memory};

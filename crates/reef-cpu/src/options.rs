@@ -74,7 +74,7 @@ pub(crate) fn quota_cores() -> Option<usize> {
 }
 
 /// Bytes of memory that the machine and the cgroup grant; `None` when neither says.
-pub(crate) fn granted_memory() -> Option<u64> {
+pub fn granted_memory() -> Option<u64> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_memory(&text));
     let v1 = std::fs::read_to_string("/sys/fs/cgroup/memory/memory.limit_in_bytes").ok();
     let groups = cgroup_files("memory.max").chain(v1).filter_map(|text| text.trim().parse().ok());

@@ -70,6 +70,19 @@ impl Io {
         }
     }
 
+    /// The same; `None` when the system has not got the memory.
+    pub fn try_for_plan(plan: &Plan) -> Option<Io> {
+        let buffers = |specs: &[reef_plan::IoSpec]| {
+            specs.iter().map(|spec| AlignedBytes::try_zeroed(spec.bytes())).collect::<Option<Vec<_>>>()
+        };
+        Some(Io { inputs: buffers(plan.inputs())?, outputs: buffers(plan.outputs())? })
+    }
+
+    /// Bytes of the buffers of one request for `plan`.
+    pub fn bytes_for(plan: &Plan) -> u64 {
+        plan.inputs().iter().chain(plan.outputs()).map(|spec| spec.bytes() as u64).sum()
+    }
+
     /// Whether the buffers have the sizes that `plan` needs.
     pub fn fits(&self, plan: &Plan) -> bool {
         let same = |buffers: &[AlignedBytes], specs: &[reef_plan::IoSpec]| {
@@ -224,6 +237,25 @@ pub struct DeviceCounters {
     pub padding: Nanos,
 }
 
+impl std::ops::Add for DeviceCounters {
+    type Output = DeviceCounters;
+
+    fn add(self, other: DeviceCounters) -> DeviceCounters {
+        DeviceCounters {
+            submitted: self.submitted + other.submitted,
+            completed: self.completed + other.completed,
+            preemptions: self.preemptions + other.preemptions,
+            blocks_done: self.blocks_done + other.blocks_done,
+            blocks_killed: self.blocks_killed + other.blocks_killed,
+            blocks_rerun: self.blocks_rerun + other.blocks_rerun,
+            blocks_padding: self.blocks_padding + other.blocks_padding,
+            busy: self.busy + other.busy,
+            wasted: self.wasted + other.wasted,
+            padding: self.padding + other.padding,
+        }
+    }
+}
+
 /// A fault of a device, or a plan that it cannot take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
@@ -237,12 +269,12 @@ pub enum DeviceError {
         /// What the device is.
         device_target: Target,
     },
-    /// Not enough memory for arenas and scratch.
-    #[error("plan {plan}: {needed} bytes of arenas and scratch are needed, {available} may be used")]
+    /// Not enough memory for arenas, scratch and the buffers of one request.
+    #[error("plan {plan}: {needed} bytes of arenas, scratch and buffers are needed, {available} may be used")]
     OutOfMemory {
         /// The plan's name.
         plan: String,
-        /// Bytes that arenas and scratch would have with this plan.
+        /// Bytes that they would have with this plan.
         needed: u64,
         /// Bytes that they may have.
         available: u64,
@@ -359,4 +391,13 @@ pub trait Device: Send + Sync + fmt::Debug {
     fn advance(&self) -> bool {
         false
     }
+
+    /// With virtual time: when the next event is, if there is one. Whoever steps several devices advances the
+    /// one whose event is the first, and has the time of the others pass until then.
+    fn next_event(&self) -> Option<Nanos> {
+        None
+    }
+
+    /// With virtual time: lets it pass until `at`, before which there is no event.
+    fn pass_until(&self, _at: Nanos) {}
 }

@@ -108,8 +108,19 @@ impl ColdQueue {
     /// not begun. Of others there are no more than tasks.
     #[allow(clippy::result_large_err, reason = "the job comes back as it was")]
     pub(crate) fn push(&self, job: ColdJob) -> Result<(), (InferError, ColdJob)> {
+        self.push_bounded(job, self.len_max)
+    }
+
+    /// Queues a job again that was taken off: it has had its place.
+    #[allow(clippy::result_large_err, reason = "the job comes back as it was")]
+    pub(crate) fn push_again(&self, job: ColdJob) -> Result<(), (InferError, ColdJob)> {
+        self.push_bounded(job, usize::MAX)
+    }
+
+    #[allow(clippy::result_large_err, reason = "the job comes back as it was")]
+    fn push_bounded(&self, job: ColdJob, len_max: usize) -> Result<(), (InferError, ColdJob)> {
         let mut inner = self.lock();
-        let full = inner.jobs.len() >= self.len_max;
+        let full = inner.jobs.len() >= len_max;
         let refusal = match (job.begins(), inner.stopped.clone()) {
             (true, Some(why)) => Some(why),
             (true, None) => full.then_some(InferError::CompileQueueFull),

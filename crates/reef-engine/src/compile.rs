@@ -16,6 +16,14 @@ pub(crate) fn run(shared: &Shared) {
         for (job, ()) in shared.cold.take(|job| waits(job).then_some(())) {
             hand_over(shared, job, &made);
         }
+        if made.is_ok() && model.is_replicated() {
+            // Later requests of these shapes are to have a choice; mostly it is only loaded.
+            for sibling in model.siblings() {
+                if !shared.lanes[sibling.lane].is_out() {
+                    let _ = shared.plan(&sibling, &key);
+                }
+            }
+        }
     }
 }
 
@@ -38,18 +46,21 @@ fn hand_over(shared: &Shared, job: ColdJob, plan: &Result<Arc<PlanEntry>, PlanFa
         ColdWork::Hop(hop) => return shared.go_on(hop, plan),
         ColdWork::Begin { inputs, promise, urgency } => (inputs, promise, urgency),
     };
-    let (Some(mut buffers), Some(kit)) = (plan.buffers(), job.model.kit(&plan)) else {
-        shared.core().count_refusal(job.model.id(), &job.model.key, urgency.class, &InferError::DeviceFault);
+    let (model, key, queued) = (job.model, job.key, job.queued);
+    let (Some(mut buffers), Some(kit)) = (plan.buffers(), model.kit(&plan)) else {
+        shared.count_refusal(&model, urgency.class, &InferError::DeviceFault);
         return promise.refuse(InferError::DeviceFault);
     };
     for (buffer, input) in buffers.io.inputs.iter_mut().zip(&inputs) {
         buffer.as_mut_slice().copy_from_slice(input.as_slice());
     }
-    let job = {
-        let (model, waited_since) = (job.model, Some(job.queued));
-        Job { model, plan, promise, buffers, kit, urgency, waited_since }
-    };
+    let (model_of, waited_since) = (model.clone(), Some(queued));
+    let job = Job { model: model_of, plan, promise, buffers, kit, urgency, waited_since };
     if let Err(Refused { error, promise, .. }) = shared.submit(job) {
+        if error == InferError::DeviceFault && model.is_replicated() {
+            let work = ColdWork::Begin { inputs, promise, urgency };
+            return shared.refuse_cold(ColdJob { model, key, work, queued }, error);
+        }
         promise.refuse(error);
     }
 }

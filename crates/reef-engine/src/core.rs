@@ -222,6 +222,11 @@ impl Core {
         self.sched.close();
     }
 
+    /// Whether no request waits or runs; after a fault, whether the device has given back what it had.
+    pub(crate) fn is_idle(&self) -> bool {
+        if self.fault.is_some() { self.pending.iter().all(Option::is_none) } else { self.sched.is_idle() }
+    }
+
     /// Whether everybody is answered, though tasks may still run.
     pub(crate) fn owes_nobody(&self) -> bool {
         !self.pending.iter().flatten().any(|pending| matches!(pending.answer, Answer::Owed(_)))
@@ -269,7 +274,7 @@ impl Core {
         }
     }
 
-    fn knows(&self, id: ModelId, key: &Arc<ModelKey>) -> bool {
+    pub(crate) fn knows(&self, id: ModelId, key: &Arc<ModelKey>) -> bool {
         self.models[id.index()].as_ref().is_some_and(|known| Arc::ptr_eq(known, key))
     }
 

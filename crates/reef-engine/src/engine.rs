@@ -1,4 +1,4 @@
-//! The engine's public face: models in, requests in, answers out.
+//! The engine's public face: devices and models in, requests in, answers out.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reef_base::{AlignedBytes, Clock, ModelKey, MonotonicClock, Nanos, limits};
 use reef_device::{Capabilities, Device, Scheme};
-use reef_plan::Plan;
+use reef_plan::{DeviceKind, Plan};
 use reef_program::SegmentKey;
 use reef_sched::SchedOptions;
 
@@ -17,30 +17,32 @@ use crate::core::{Core, Job, Refused};
 use crate::error::{EngineError, InferError, LoadError};
 use crate::fault;
 use crate::future::InferFuture;
+use crate::lane::Lane;
 use crate::load;
 use crate::model::{ModelInfo, ModelSettings, ModelSpec, Queued};
 use crate::plans::PlanEntry;
-use crate::pool::Model;
+use crate::pool::{Group, Model};
 use crate::request::{InferRequest, InferResponse, Urgency};
 use crate::session::{Session, SessionOptions};
 use crate::shared::Shared;
+use crate::snapshot;
 use crate::source::{OnePlan, PlanSource, open_onnx};
-use crate::stats::{ClassStats, EngineStats, ModelStats};
+use crate::stats::EngineStats;
 use crate::threads::Threads;
 use crate::ticket::{Promise, Ticket};
 use crate::trace::{TraceError, TraceOptions, TraceSummary};
 
-/// How an engine uses its device.
+/// How an engine uses its devices.
 #[derive(Clone)]
 pub struct EngineOptions {
-    /// Where the time is read; must be the device's clock.
+    /// Where the time is read; must be the devices' clock.
     pub clock: Arc<dyn Clock>,
-    /// Tasks on the board at once, at most the device's slots.
+    /// Tasks on the board of a device at once, at most the device's slots.
     pub board_slots: usize,
-    /// Best-effort tasks on the board at once: one that runs and the next, so that no compute unit idles
+    /// Best-effort tasks on a board at once: one that runs and the next, so that no compute unit idles
     /// between them. Under `sequential` it is one.
     pub best_effort_slots: usize,
-    /// How long the completion thread looks for completions before it sleeps. Zero unless a core is left to
+    /// How long a completion thread looks for completions before it sleeps. Zero unless a core is left to
     /// it.
     pub spin: Nanos,
     /// Requests that may wait for the compilation of plans for new shapes.
@@ -59,7 +61,29 @@ impl Default for EngineOptions {
     }
 }
 
-/// Serves models on one device. Cheap to clone; the last clone's drop shuts it down at once.
+/// A device for an engine, with the name that settings, statistics and the timeline call it by.
+#[derive(Clone, Debug)]
+pub struct PoolDevice {
+    /// Its name; no other device of the engine has it.
+    pub name: String,
+    /// The device.
+    pub device: Arc<dyn Device>,
+}
+
+/// What the engine says about one of its devices.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    /// Its name in the engine.
+    pub name: String,
+    /// What it is, for people.
+    pub description: String,
+    /// Its compute units.
+    pub cus: usize,
+    /// Why it is out of service, if it is.
+    pub fault: Option<String>,
+}
+
+/// Serves models on one device or several. Cheap to clone; the last clone's drop shuts it down at once.
 #[derive(Clone)]
 pub struct Engine {
     handle: Arc<Handle>,
@@ -73,15 +97,31 @@ struct Handle {
 }
 
 impl Engine {
-    /// An engine without models on `device`. On a device with virtual time no thread is started: waiting for
-    /// an answer, or [`Engine::step`], makes time pass.
+    /// An engine without models on `device`, which is called by its kind: `cpu:0`. On a device with virtual
+    /// time no thread is started: waiting for an answer, or [`Engine::step`], makes time pass.
     pub fn new(device: Arc<dyn Device>, options: EngineOptions) -> Result<Engine, EngineError> {
-        let board = sched_options(device.capabilities(), &options)?;
-        let shared = Arc::new(Shared::new(device, options.clock, board, options.compile_queue_len));
+        let kind = match device.capabilities().target.device {
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Dummy => "dummy",
+        };
+        Engine::over(vec![PoolDevice { name: format!("{kind}:0"), device }], options)
+    }
+
+    /// An engine without models over a pool of devices, which have time in common: all of them virtual time,
+    /// or none. Each has a scheduler of its own; [`ModelSettings::devices`] and [`ModelSettings::placement`]
+    /// say which of them a model is on.
+    pub fn over(devices: Vec<PoolDevice>, options: EngineOptions) -> Result<Engine, EngineError> {
+        check_devices(&devices)?;
+        let lane = |PoolDevice { name, device }: PoolDevice| -> Result<Lane, EngineError> {
+            let board = sched_options(device.capabilities(), &options)?;
+            Ok(Lane::new(name.into(), device, board))
+        };
+        let lanes = devices.into_iter().map(lane).collect::<Result<Vec<_>, _>>()?;
+        let shared = Arc::new(Shared::new(lanes, options.clock, options.compile_queue_len));
         let threads = match shared.stepped {
             true => Threads::default(),
             false => {
-                shared.device.set_waker(shared.signal.clone());
+                shared.lanes.iter().for_each(|lane| lane.device.set_waker(lane.signal.clone()));
                 Threads::start(&shared, options.spin)?
             }
         };
@@ -135,20 +175,17 @@ impl Engine {
         if shared.is_closed() {
             return Err(InferError::ShuttingDown);
         }
-        let model = shared.registry.find(request.model, request.version)?;
-        let checked = check::request(&model, request)?;
+        let group = shared.registry.find(request.model, request.version)?;
+        let checked = check::request(group.model(), request)?;
         let urgency = checked.terms.urgency(arrival);
         if let Some(fault) = shared.verdict.fault() {
-            shared.core().count_refusal(model.id(), &model.key, urgency.class, &fault);
+            shared.count_refusal(group.model(), urgency.class, &fault);
             return Err(fault);
         }
         let ticket = Arc::new(Ticket::new());
-        let key = model.beginning(checked.shapes, &checked.data);
-        match model.find(&key) {
-            Some(plan) => self.submit_planned(&model, plan, &checked.data, urgency, &ticket)?,
-            None => self.submit_cold(&model, key, &checked.data, urgency, &ticket)?,
-        }
-        let (shared, id, model) = (shared.clone(), request.id.clone(), model.key.clone());
+        let key = group.model().beginning(checked.shapes, &checked.data);
+        self.submit_routed(&group, &key, &checked.data, urgency, &ticket)?;
+        let (shared, id, model) = (shared.clone(), request.id.clone(), group.key.clone());
         Ok(InferFuture { shared, ticket, model, id, wanted: checked.wanted, ended: false })
     }
 
@@ -160,12 +197,12 @@ impl Engine {
 
     /// Every model, by name, newest version first.
     pub fn models(&self) -> Vec<ModelInfo> {
-        self.shared().registry.infos()
+        self.shared().registry.infos(&self.shared().names)
     }
 
     /// One model; without a version the newest that is ready.
     pub fn model(&self, name: &str, version: Option<&str>) -> Option<ModelInfo> {
-        self.shared().registry.info(name, version)
+        self.shared().registry.info(name, version, &self.shared().names)
     }
 
     /// Whether the engine takes requests: not shutting down, and without a [`Engine::fault`].
@@ -173,8 +210,9 @@ impl Engine {
         !self.shared().is_closed() && self.fault().is_none()
     }
 
-    /// Why the engine has failed, if it has: its device was poisoned, or a bug of the engine showed. Every
-    /// request that it had was answered with this error, and so is every later one.
+    /// Why the engine has failed, if it has: all its devices were poisoned, or a bug of the engine showed.
+    /// Every request that it had was answered with this error, and so is every later one. A device that was
+    /// poisoned beside others takes its own requests with it and no others: see [`Engine::devices`].
     pub fn fault(&self) -> Option<InferError> {
         self.shared().fault()
     }
@@ -189,45 +227,48 @@ impl Engine {
         self.shared().clock.now()
     }
 
-    /// What the device can do.
+    /// What the device can do; of several, the first.
     pub fn capabilities(&self) -> &Capabilities {
-        self.shared().device.capabilities()
+        self.device().capabilities()
     }
 
-    /// The device.
+    /// The device; of several, the first.
     pub fn device(&self) -> &Arc<dyn Device> {
-        &self.shared().device
+        &self.shared().lanes[0].device
     }
 
-    /// The scheme in force.
+    /// The device of this name.
+    pub fn device_named(&self, name: &str) -> Option<&Arc<dyn Device>> {
+        self.shared().lanes.iter().find(|lane| *lane.name == *name).map(|lane| &lane.device)
+    }
+
+    /// Every device, in the order in which they were given.
+    pub fn devices(&self) -> Vec<DeviceInfo> {
+        let info = |lane: &Lane| DeviceInfo {
+            name: lane.name.to_string(),
+            description: lane.device.capabilities().name.clone(),
+            cus: lane.device.capabilities().cus,
+            fault: lane.device.fault(),
+        };
+        self.shared().lanes.iter().map(info).collect()
+    }
+
+    /// The scheme in force, on all devices.
     pub fn scheme(&self) -> Scheme {
-        self.shared().core().scheme()
+        self.shared().lanes[0].core().scheme()
     }
 
     /// Changes the scheme for every later decision. Under `rt-only` best-effort requests are refused; those
     /// that are queued already wait until the scheme changes again, or end when their model is unloaded.
     pub fn set_scheme(&self, scheme: Scheme) {
-        self.shared().enter(|core, now, out| core.change_scheme(now, scheme, out));
+        for lane in 0..self.shared().lanes.len() {
+            self.shared().enter(lane, |core, now, out| core.change_scheme(now, scheme, out));
+        }
     }
 
     /// A snapshot of all statistics, models by name, newest version first.
     pub fn stats(&self) -> EngineStats {
-        let shared = self.shared();
-        let models = shared.registry.live();
-        let core = shared.core();
-        let known = models.iter().filter_map(|model| Some((model, core.stats(model.id(), &model.key)?)));
-        let counted: Vec<_> = known.collect();
-        let (at, scheme) = (shared.clock.now(), core.scheme());
-        drop(core);
-        let model_stats = |(model, [mut real_time, mut best_effort]): (&Arc<Model>, [ClassStats; 2])| {
-            let [urgent, other] = shared.cold.waiting(model);
-            real_time.queued += urgent;
-            best_effort.queued += other;
-            let (key, plans_compiled) = ((*model.key).clone(), model.plans.compiled());
-            ModelStats { key, real_time, best_effort, plans_compiled }
-        };
-        let models = counted.into_iter().map(model_stats).collect();
-        EngineStats { at, scheme, models, device: shared.device.counters() }
+        snapshot::take(self.shared())
     }
 
     /// Starts recording a timeline.
@@ -240,7 +281,7 @@ impl Engine {
         self.shared().tracing.stop()
     }
 
-    /// On a device with virtual time: lets time pass to the next event. False when nothing is left to do.
+    /// On devices with virtual time: lets time pass to the next event. False when nothing is left to do.
     /// Real devices need no steps.
     pub fn step(&self) -> bool {
         self.shared().stepped && self.shared().step()
@@ -257,11 +298,35 @@ impl Engine {
     /// Whether no request waits or runs and no plan is being made. If it is not so after a shutdown, the
     /// device's last handle waits where it is dropped.
     pub fn is_idle(&self) -> bool {
-        self.shared().cold.is_idle() && self.shared().core().sched.is_idle()
+        self.shared().cold.is_idle() && self.shared().lanes.iter().all(|lane| lane.core().is_idle())
     }
 
     fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
+    }
+
+    /// A request goes to a device that serves its model, and to another one if that fails before it has it.
+    fn submit_routed(
+        &self,
+        group: &Group,
+        key: &SegmentKey,
+        inputs: &[&[u8]],
+        urgency: Urgency,
+        ticket: &Arc<Ticket>,
+    ) -> Result<(), InferError> {
+        for _ in 0..=group.replicas.len() {
+            let Some(model) = self.shared().route(group, key, &urgency) else { break };
+            let submitted = match model.find(key) {
+                Some(plan) => self.submit_planned(&model, plan, inputs, urgency, ticket),
+                None => self.submit_cold(&model, key.clone(), inputs, urgency, ticket),
+            };
+            match submitted {
+                Err(InferError::DeviceFault) if model.is_replicated() => {}
+                submitted => return submitted,
+            }
+        }
+        self.shared().count_refusal(group.model(), urgency.class, &InferError::DeviceFault);
+        Err(InferError::DeviceFault)
     }
 
     /// A request whose plan is there: its inputs go into buffers of the device, then the scheduler has it.
@@ -324,20 +389,21 @@ impl Handle {
         let mut threads = match self.threads.try_lock() {
             Ok(threads) => threads,
             Err(TryLockError::Poisoned(threads)) => threads.into_inner(),
-            Err(TryLockError::WouldBlock) if shared.signal.is_attached_here() => return,
+            Err(TryLockError::WouldBlock) if shared.lane_of_thread().is_some() => return,
             Err(TryLockError::WouldBlock) => self.threads.lock().unwrap_or_else(PoisonError::into_inner),
         };
         let Some(threads) = threads.take() else { return };
         shared.close();
         let begin = shared.clock.now();
-        shared.enter(|core, _, _| core.close());
+        let lanes = 0..shared.lanes.len();
+        lanes.clone().for_each(|lane| shared.enter(lane, |core, _, _| core.close()));
         shared.stop_cold(InferError::ShuttingDown);
-        shared.wait_until(Nanos::MAX, |core| core.sched.is_real_time_idle());
+        shared.wait_for_all(Nanos::MAX, |core| core.sched.is_real_time_idle());
         let left = Nanos::from(drain) - (shared.clock.now() - begin);
-        shared.wait_until(left, |core| core.sched.is_idle());
-        shared.enter(|core, _, _| core.abandon_best_effort());
-        shared.wait_until(Nanos::MAX, Core::owes_nobody);
-        if !shared.wait_until(LEAVING_MAX, |core| core.sched.is_idle()) {
+        shared.wait_for_all(left, |core| core.sched.is_idle());
+        lanes.for_each(|lane| shared.enter(lane, |core, _, _| core.abandon_best_effort()));
+        shared.wait_for_all(Nanos::MAX, Core::owes_nobody);
+        if !shared.wait_for_all(LEAVING_MAX, |core| core.sched.is_idle()) {
             fault::log(|| tracing::warn!("work that cannot be stopped still runs on the device"));
         }
         threads.stop(shared, Duration::from(LEAVING_MAX));
@@ -355,7 +421,26 @@ impl Drop for Handle {
     }
 }
 
-/// How the scheduler may use the device's board.
+/// Whether these devices make a pool.
+fn check_devices(devices: &[PoolDevice]) -> Result<(), EngineError> {
+    let fail = |reason: String| Err(EngineError::Options(reason));
+    if !(1..=limits::DEVICES_MAX).contains(&devices.len()) {
+        return fail(format!("{} devices, 1 to {} are possible", devices.len(), limits::DEVICES_MAX));
+    }
+    for (index, PoolDevice { name, device }) in devices.iter().enumerate() {
+        if name.is_empty() || devices[..index].iter().any(|other| other.name == *name) {
+            return fail(format!("device {index} needs a name that no other has, not '{name}'"));
+        }
+        let virtual_time = device.capabilities().virtual_time;
+        if virtual_time != devices[0].device.capabilities().virtual_time {
+            let first = &devices[0].name;
+            return fail(format!("{first} and {name}: one has virtual time, the other has not"));
+        }
+    }
+    Ok(())
+}
+
+/// How a scheduler may use its device's board.
 fn sched_options(device: &Capabilities, options: &EngineOptions) -> Result<SchedOptions, EngineError> {
     let fail = |reason: &str| Err(EngineError::Options(reason.into()));
     let board_slots = options.board_slots.min(device.slots);

@@ -48,6 +48,7 @@ impl InferFuture {
         Ok(InferResponse {
             id: self.id.take(),
             model: self.model.clone(),
+            device: self.shared.names[self.ticket.lane()].clone(),
             class: record.class,
             timings: record.timings,
             first_block: record.first_block,

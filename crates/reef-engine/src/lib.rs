@@ -1,12 +1,17 @@
 //! `reef-engine`: real-time DNN inference to embed.
 //!
-//! Owns the model pool, the life of every request, statistics and the timeline; joins the task-level
-//! scheduler with a device. Does not know which devices exist (one is handed to it), how anything is served,
-//! nor any async runtime: its futures are written by hand.
+//! Owns the model pool, the life of every request, statistics and the timeline; joins task-level schedulers
+//! with devices. Does not know which devices exist (they are handed to it), how anything is served, nor any
+//! async runtime: its futures are written by hand.
 //!
 //! A request is checked and its inputs copied on the caller's thread ([`Engine::submit`]); the scheduler's
 //! state machine, behind one short mutex, says when it becomes a task; one thread takes completions and
 //! timers. Compute units never take that mutex.
+//!
+//! Over several devices ([`Engine::over`]) all of that is there once per device: a *lane* is a device, its
+//! scheduler and its thread. What there is of models, of requests without a plan and of the timeline they
+//! share. A model is on one device or, replicated, on several ([`ModelSettings::placement`]); then a router
+//! sends each request to the device where it is expected to end first. A request stays on its lane.
 //!
 //! Files are layers; none knows one of a row below its own:
 //!
@@ -14,9 +19,10 @@
 //! |---|---|
 //! | `error`, `fault`, `model`, `stats` | words: what is said to and by the engine |
 //! | `source`, `plans`, `request`, `ticket`, `trace` | a model's plans, a request and its end, the timeline |
-//! | `pool`, `cold`, `core` | where models and requests are: by name, without a plan, in the scheduler |
-//! | `shared` | all of that behind its locks, and the one way into the core |
-//! | `compile`, `load`, `check` | how plans are made, models come and go, requests are judged |
+//! | `place`, `pool`, `cold`, `core` | where models and requests are: by device, name, plan, scheduler |
+//! | `lane` | a device with its core, and who waits there |
+//! | `shared` | all of that behind its locks, and the one way into the cores |
+//! | `compile`, `load`, `check`, `snapshot` | plans made, models come and go, requests judged, sums |
 //! | `threads`, `future`, `session`, `engine` | who calls: threads of the engine and of its users |
 //!
 //! # When something panics
@@ -32,9 +38,10 @@
 //! - **A bug of our own**, which is any other panic on a thread of the engine or inside its books, fails the
 //!   engine visibly: [`Engine::fault`] says why and [`Engine::wait_for_fault`] returns,
 //!   [`Engine::is_ready`] is false, everybody who waits is answered with [`InferError::EngineFailed`], later
-//!   requests are refused with it, the device is poisoned, unloading and shutting down return at once. A
-//!   device that was poisoned by a fault of its own ends an engine in the same way, with
-//!   [`InferError::DeviceFault`].
+//!   requests are refused with it, the devices are poisoned, unloading and shutting down return at once.
+//! - **A device that was poisoned by a fault of its own** takes its lane along: the requests that it had end
+//!   with [`InferError::DeviceFault`], as do those for models that are nowhere else. What had not begun goes
+//!   to another device of its model. The last device ends the engine in the way of a bug.
 //!
 //! Foreign code that blocks for ever blocks what waits for it: a plan source the plans of all new shapes, a
 //! waker all completions, a host kernel its own task, and with it a shutdown. Callers of that task are
@@ -85,31 +92,39 @@ mod fault;
 pub mod future;
 mod hop;
 mod kit;
+mod lane;
 mod load;
 pub mod model;
+mod place;
 mod plans;
 mod pool;
 pub mod request;
 pub mod session;
 mod shared;
+mod snapshot;
 pub mod source;
 pub mod stats;
 mod threads;
 mod ticket;
 pub mod trace;
 
-pub use engine::{Engine, EngineOptions};
+pub use engine::{DeviceInfo, Engine, EngineOptions, PoolDevice};
 pub use error::{EngineError, InferError, LoadError, WrongInput};
 pub use future::InferFuture;
 pub use model::{
-    InputShapes, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, PlanInfo, Queued, TensorInfo,
+    InputShapes, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, Placement, PlanInfo, Queued,
+    TensorInfo,
 };
 pub use reef_base::{Class, Level, ModelKey, Nanos};
 pub use reef_device::{Capabilities, Device, DeviceCounters, DeviceError, Scheme, TaskCounters};
 pub use reef_graph::{DType, Shape};
 pub use reef_plan::{FaultKind, HostFault, IoSpec, Plan};
+pub use reef_program::{Given, HandOver, Part, Passed, ProgramError, Segment, SegmentKey, Source, Take};
 pub use request::{ClassRequest, InferRequest, InferResponse, InputTensor, OutputTensor, Timings};
 pub use session::{RunInfo, Session, SessionOptions};
 pub use source::PlanSource;
-pub use stats::{ClassStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelStats};
+pub use stats::{
+    ClassStats, DeviceStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelOnDevice,
+    ModelStats,
+};
 pub use trace::{TraceError, TraceOptions, TraceSummary};

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use reef_base::{ModelKey, Nanos, limits};
+use reef_device::DeviceError;
 use reef_graph::Shape;
-use reef_sched::{Drain, ModelOptions};
+use reef_sched::{Drain, ModelId, ModelOptions};
 
 use crate::cold::ColdJob;
 use crate::error::{InferError, LoadError};
 use crate::fault::{Foreign, contain, log};
 use crate::model::{InputShapes, ModelInfo, ModelSettings, Queued, TensorInfo};
+use crate::place::{NoPlace, choose};
 use crate::plans::PlanFailure;
-use crate::pool::{Model, named};
+use crate::pool::{Group, Model, named};
 use crate::shared::Shared;
 use crate::source::PlanSource;
 
@@ -29,17 +31,30 @@ pub(crate) fn load(
     if let Some(fault) = shared.fault() {
         return Err(LoadError::Failed(fault));
     }
-    shared.registry.reserve(&key, &settings)?;
+    let sites = shared.sites();
+    let lanes = shared.registry.reserve(&key, &settings, sites.len(), |occupied| {
+        choose(&sites, occupied, &settings).map_err(|why| no_place(&key, why))
+    })?;
     let reserved = Reserved { shared, key: key.clone(), published: false };
     // Importers and plan sources are foreign code.
-    let make = || -> Result<Model, LoadError> {
+    let make = || -> Result<Arc<Group>, LoadError> {
         let source = Foreign::from(open()?);
-        let model = Model::new(key.clone(), settings, source);
-        compile_ahead(shared, &model)?;
-        Ok(model)
+        let group = Group::new(key.clone(), settings, source, &lanes);
+        group.replicas.iter().try_for_each(|model| compile_ahead(shared, model))?;
+        Ok(group)
     };
-    let model = contain(make).map_err(|what| LoadError::Panicked { key: key.clone(), what })??;
-    reserved.publish(model)
+    let group = contain(make).map_err(|what| LoadError::Panicked { key: key.clone(), what })??;
+    reserved.publish(group)
+}
+
+fn no_place(key: &ModelKey, why: NoPlace) -> LoadError {
+    match why {
+        NoPlace::Settings(reason) => LoadError::Settings { key: key.clone(), reason },
+        NoPlace::Out => {
+            let source = DeviceError::Poisoned("every device that the model may be on".into());
+            LoadError::Device { key: key.clone(), source }
+        }
+    }
 }
 
 /// Takes a model out of service and waits for its last request.
@@ -50,26 +65,29 @@ pub(crate) fn unload(
     queued: Queued,
 ) -> Result<(), LoadError> {
     let unknown = || LoadError::UnknownModel(named(name, version));
-    let model = shared.registry.find(name, version).map_err(|_| unknown())?;
-    if !model.begin_unload() {
+    let group = shared.registry.find(name, version).map_err(|_| unknown())?;
+    if !group.begin_unload() {
         return Err(unknown());
     }
     let drain = match queued {
         Queued::Finish => Drain::Finish,
         Queued::Refuse => Drain::Refuse,
     };
-    let own = |job: &ColdJob| Arc::ptr_eq(&job.model, &model) && job.begins();
-    shared.end_cold(|job| own(job).then(|| InferError::Unloading((*model.key).clone())));
-    let id = model.id();
-    shared.enter(|core, now, out| core.drain_model(now, id, drain, out));
-    shared.wait_until(Nanos::MAX, |core| core.sched.is_model_idle(id));
-    let removed = shared.core().remove_model(id);
-    if !removed {
-        let key = &model.key;
-        log(|| tracing::error!(model = %key, "unloaded with requests left: virtual time stands still"));
+    let own = |job: &ColdJob| Arc::ptr_eq(&job.model.key, &group.key) && job.begins();
+    shared.end_cold(|job| own(job).then(|| InferError::Unloading((*group.key).clone())));
+    for model in &group.replicas {
+        shared.enter(model.lane, |core, now, out| core.drain_model(now, model.id(), drain, out));
     }
-    model.close();
-    shared.registry.remove(&model.key);
+    for model in &group.replicas {
+        shared.wait_until(model.lane, Nanos::MAX, |core| core.sched.is_model_idle(model.id()));
+        let removed = shared.lanes[model.lane].core().remove_model(model.id());
+        if !removed {
+            let key = &group.key;
+            log(|| tracing::error!(model = %key, "unloaded with requests left: virtual time stands still"));
+        }
+        model.close();
+    }
+    shared.registry.remove(&group.key);
     Ok(())
 }
 
@@ -81,7 +99,22 @@ struct Reserved<'a> {
 }
 
 impl Reserved<'_> {
-    fn publish(mut self, model: Model) -> Result<ModelInfo, LoadError> {
+    fn publish(mut self, group: Arc<Group>) -> Result<ModelInfo, LoadError> {
+        let mut added = Added { shared: self.shared, models: Vec::new() };
+        for model in &group.replicas {
+            let id = self.add(model)?;
+            model.set_id(id);
+            added.models.push((model.lane, id));
+        }
+        added.models.clear();
+        let info = group.info(&self.shared.names);
+        self.shared.registry.publish(group);
+        self.published = true;
+        Ok(info)
+    }
+
+    /// Tells the scheduler of the model's device.
+    fn add(&self, model: &Model) -> Result<ModelId, LoadError> {
         let settings = &model.settings;
         let options = ModelOptions {
             class: settings.class,
@@ -89,21 +122,31 @@ impl Reserved<'_> {
             queue_len: settings.queue_len,
             in_flight_max: settings.in_flight_max.unwrap_or(limits::BOARD_SLOTS_MAX),
         };
-        let mut core = self.shared.core();
+        let mut core = self.shared.lanes[model.lane].core();
         if self.shared.is_closed() {
             return Err(LoadError::ShuttingDown);
         }
-        if let Some(fault) = core.fault() {
+        // A replica whose device has failed meanwhile takes no requests; the others do.
+        if let Some(fault) =
+            core.fault().filter(|fault| !model.is_replicated() || **fault != InferError::DeviceFault)
+        {
             return Err(LoadError::Failed(fault.clone()));
         }
-        let id = core.add_model(model.key.clone(), options);
-        drop(core);
-        let id = id.ok_or(LoadError::TooManyModels(limits::MODELS_MAX))?;
-        model.set_id(id);
-        let info = model.info();
-        self.shared.registry.publish(Arc::new(model));
-        self.published = true;
-        Ok(info)
+        core.add_model(model.key.clone(), options).ok_or(LoadError::TooManyModels(limits::MODELS_MAX))
+    }
+}
+
+/// Replicas that schedulers know; they forget them unless all do.
+struct Added<'a> {
+    shared: &'a Shared,
+    models: Vec<(usize, ModelId)>,
+}
+
+impl Drop for Added<'_> {
+    fn drop(&mut self) {
+        for &(lane, id) in &self.models {
+            self.shared.lanes[lane].core().remove_model(id);
+        }
     }
 }
 

@@ -46,6 +46,37 @@ pub struct ModelSettings {
     /// Input shapes to compile plans for at load; the rest is compiled on first use. A model without symbolic
     /// dimensions is always compiled at load.
     pub shapes: Vec<InputShapes>,
+    /// Names of the devices that it may be placed on; empty for all.
+    pub devices: Vec<String>,
+    /// On how many of them it is.
+    pub placement: Placement,
+}
+
+/// On how many devices a model is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// On one: of those that it may be on the one that has the least, by weights, for its compute units.
+    #[default]
+    One,
+    /// On each. Every request goes to the device where it is expected to end first; devices of one target
+    /// share plans, all of them the weights in memory.
+    Replicate,
+    /// Cut over several. Not supported yet.
+    Split,
+}
+
+impl Placement {
+    /// Every placement.
+    pub const ALL: [Placement; 3] = [Placement::One, Placement::Replicate, Placement::Split];
+
+    /// Its name in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Placement::One => "one",
+            Placement::Replicate => "replicate",
+            Placement::Split => "split",
+        }
+    }
 }
 
 impl Default for ModelSettings {
@@ -59,6 +90,8 @@ impl Default for ModelSettings {
             queue_len: limits::QUEUE_LEN_DEFAULT,
             in_flight_max: None,
             shapes: Vec::new(),
+            devices: Vec::new(),
+            placement: Placement::One,
         }
     }
 }
@@ -118,13 +151,17 @@ pub struct ModelInfo {
     pub inputs: Vec<TensorInfo>,
     /// Its outputs, in the model's order. Empty while it is loading.
     pub outputs: Vec<TensorInfo>,
-    /// Plans compiled and loaded, one per concrete set of input shapes.
+    /// Names of the devices that it is on. Empty while it is loading.
+    pub devices: Vec<String>,
+    /// Plans compiled and loaded, one per concrete set of input shapes and device.
     pub plans: Vec<PlanInfo>,
 }
 
 /// A plan of a model that is loaded on the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanInfo {
+    /// The device that it is loaded on.
+    pub device: String,
     /// The plan's name: the model and its input shapes.
     pub name: String,
     /// The plan's hash in hexadecimal.

@@ -30,21 +30,23 @@ use crate::fault::{Foreign, contain, log};
 /// Keys that could not be compiled for and are remembered, so that asking again costs nothing.
 const FAILURES_MAX: usize = 16;
 
-/// Idle buffers that a plan keeps.
-const IDLE_IO_MAX: usize = limits::BOARD_SLOTS_DEFAULT;
-
 /// Buffers of one plan that wait for their next request, and the specifications that describe them.
 #[derive(Debug)]
 pub(crate) struct IoPool {
     pub(crate) inputs: Vec<IoSpec>,
     pub(crate) outputs: Vec<IoSpec>,
     free: Mutex<Vec<Io>>,
+    idle_max: usize,
 }
 
 impl IoPool {
     fn new(plan: &Plan) -> Self {
-        let free = Mutex::new(Vec::with_capacity(IDLE_IO_MAX));
-        IoPool { inputs: plan.inputs().to_vec(), outputs: plan.outputs().to_vec(), free }
+        let idle_max = match Io::bytes_for(plan) <= limits::LARGE_BUFFERS_BYTES as u64 {
+            true => limits::IDLE_BUFFERS_MAX,
+            false => limits::IDLE_LARGE_BUFFERS_MAX,
+        };
+        let free = Mutex::new(Vec::with_capacity(idle_max));
+        IoPool { inputs: plan.inputs().to_vec(), outputs: plan.outputs().to_vec(), free, idle_max }
     }
 
     /// Keeps `io` for a later request, unless enough are kept already or it is elsewhere.
@@ -53,7 +55,7 @@ impl IoPool {
             return;
         }
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < IDLE_IO_MAX {
+        if free.len() < self.idle_max {
             free.push(io);
         }
     }
@@ -113,6 +115,11 @@ impl PlanEntry {
         let pool = Arc::new(IoPool::new(&plan));
         let (device, used) = (device.clone(), AtomicU64::new(0));
         Ok(PlanEntry { plan, loaded, pool, index, key, next, device, used })
+    }
+
+    /// Bytes of the buffers that it may keep.
+    fn idle_bytes(&self) -> u64 {
+        Io::bytes_for(&self.plan).saturating_mul(self.pool.idle_max as u64)
     }
 
     /// Buffers for one request; `None` if the device gives none.
@@ -264,6 +271,15 @@ impl PlanTable {
         self.lock().compiled
     }
 
+    /// Lets go of the half of the plans that were not used for longest; of one, of none.
+    pub(crate) fn make_room(&self) {
+        let mut inner = self.lock();
+        let stay = inner.entries().count().div_ceil(2);
+        let evicted = inner.evict_until(None, |inner| inner.entries().count() <= stay);
+        drop(inner);
+        drop(evicted);
+    }
+
     /// Lets go of every plan, and of those that are being made once they are there.
     pub(crate) fn close(&self) {
         let mut inner = self.lock();
@@ -296,7 +312,9 @@ impl PlanTable {
                 *place = Place::Ready(entry.clone());
                 inner.by_key.insert(key.clone(), index);
                 inner.compiled += 1;
+                let evicted = inner.evict_until(Some(index), Inner::fits);
                 drop(inner);
+                drop(evicted);
                 on_new(index);
                 Ok(entry)
             }
@@ -337,6 +355,26 @@ impl Inner {
             Place::Ready(entry) => Some(entry),
             Place::Free | Place::Reserved => None,
         }
+    }
+
+    /// Whether the buffers that the plans may keep are few enough for one model.
+    fn fits(&self) -> bool {
+        self.entries().map(|entry| entry.idle_bytes()).sum::<u64>() <= limits::IDLE_BYTES_PER_MODEL_MAX as u64
+    }
+
+    /// Takes plans out, the least recently used first, until it is `enough`; `newest` stays.
+    fn evict_until(&mut self, newest: Option<u16>, enough: impl Fn(&Inner) -> bool) -> Vec<Arc<PlanEntry>> {
+        let mut evicted = vec![];
+        while !enough(self) {
+            let others = self.entries().filter(|entry| Some(entry.index) != newest);
+            let Some(oldest) = others.min_by_key(|entry| entry.used.load(Ordering::Relaxed)).cloned() else {
+                break;
+            };
+            self.by_key.remove(&oldest.key);
+            self.places[usize::from(oldest.index)] = Place::Free;
+            evicted.push(oldest);
+        }
+        evicted
     }
 
     /// Reserves a number, and hands out the plan that had to go for it.

@@ -1,4 +1,9 @@
-//! The model pool: which models there are and in which state. How they come and go stands in `load`.
+//! The model pool: which models there are, on which devices and in which state. How they come and go stands
+//! in `load`.
+//!
+//! A [`Model`] is a model on one device: its plans there and its number in that device's scheduler. What a
+//! request names is a [`Group`], the same model on each of its devices. They share what does not depend on a
+//! device and, where the targets are the same, the plans themselves ([`Shelf`]).
 //!
 //! | state | event | next |
 //! |---|---|---|
@@ -8,62 +13,95 @@
 //! | ready | unload | unloading: no new requests |
 //! | unloading | last request ended | –; its memory is freed with the last plan reference |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use reef_base::{AlignedBytes, ModelKey, limits};
 use reef_device::Device;
 use reef_graph::{Shape, Tensor};
-use reef_plan::Plan;
-use reef_program::{Given, SegmentKey};
+use reef_plan::{Plan, Target};
+use reef_program::{Given, HandOver, SegmentKey};
 use reef_sched::ModelId;
 
 use crate::error::{InferError, LoadError};
 use crate::fault::{Foreign, contain};
 use crate::kit::Kit;
 use crate::model::{ModelInfo, ModelSettings, ModelState, PlanInfo, TensorInfo};
+use crate::place::Occupancy;
 use crate::plans::{Made, PlanEntry, PlanFailure, PlanTable};
 use crate::source::PlanSource;
 
 /// Kits that a model keeps.
 const KITS_MAX: usize = limits::BOARD_SLOTS_DEFAULT;
 
-/// A model that is ready or unloading.
+/// A model that is ready or unloading, with all its replicas.
+pub(crate) struct Group {
+    pub(crate) key: Arc<ModelKey>,
+    /// One per device that it is on, at least one.
+    pub(crate) replicas: Vec<Arc<Model>>,
+    unloading: AtomicBool,
+}
+
+/// A model on one device.
 pub(crate) struct Model {
     pub(crate) key: Arc<ModelKey>,
-    pub(crate) settings: ModelSettings,
-    pub(crate) inputs: Vec<TensorInfo>,
-    pub(crate) outputs: Vec<TensorInfo>,
-    source: Foreign<Arc<dyn PlanSource>>,
+    pub(crate) settings: Arc<ModelSettings>,
+    pub(crate) inputs: Arc<[TensorInfo]>,
+    pub(crate) outputs: Arc<[TensorInfo]>,
+    source: Arc<Foreign<Arc<dyn PlanSource>>>,
+    /// The number of its device.
+    pub(crate) lane: usize,
     /// What it begins with, by shapes and values of its inputs.
     pub(crate) plans: PlanTable,
     /// What it goes on with.
     pub(crate) segments: PlanTable,
     /// For every input whether its value decides shapes.
-    pub(crate) shape_inputs: Vec<bool>,
+    pub(crate) shape_inputs: Arc<[bool]>,
     /// What its requests of several segments take along, while none does.
     kits: Mutex<Vec<Arc<Kit>>>,
     id: OnceLock<ModelId>,
-    unloading: AtomicBool,
+    shelf: Arc<Shelf>,
+    group: Weak<Group>,
 }
 
-impl Model {
-    /// A model that no scheduler knows yet.
-    pub(crate) fn new(key: ModelKey, settings: ModelSettings, source: Foreign<Arc<dyn PlanSource>>) -> Self {
-        let (inputs, outputs) = (source.inputs().to_vec(), source.outputs().to_vec());
-        let (id, unloading) = (OnceLock::new(), AtomicBool::new(false));
-        let shape_inputs = source.shape_inputs();
-        let (plans, segments) =
-            (PlanTable::new(limits::PLANS_PER_MODEL_MAX), PlanTable::new(limits::SEGMENTS_PER_MODEL_MAX));
-        let key = Arc::new(key);
-        let kits = Mutex::default();
-        Model { key, settings, inputs, outputs, source, plans, segments, shape_inputs, kits, id, unloading }
+impl Group {
+    /// A model for devices of these numbers, that no scheduler knows yet.
+    pub(crate) fn new(
+        key: ModelKey,
+        settings: ModelSettings,
+        source: Foreign<Arc<dyn PlanSource>>,
+        lanes: &[usize],
+    ) -> Arc<Group> {
+        let (inputs, outputs): (Arc<[_]>, Arc<[_]>) = (source.inputs().into(), source.outputs().into());
+        let shape_inputs: Arc<[bool]> = source.shape_inputs().into();
+        let (key, settings, source) = (Arc::new(key), Arc::new(settings), Arc::new(source));
+        let shelf = Arc::new(Shelf { shared: lanes.len() > 1, plans: Mutex::default() });
+        let replica = |lane: usize, group: &Weak<Group>| Model {
+            key: key.clone(),
+            settings: settings.clone(),
+            inputs: inputs.clone(),
+            outputs: outputs.clone(),
+            source: source.clone(),
+            lane,
+            plans: PlanTable::new(limits::PLANS_PER_MODEL_MAX),
+            segments: PlanTable::new(limits::SEGMENTS_PER_MODEL_MAX),
+            shape_inputs: shape_inputs.clone(),
+            kits: Mutex::default(),
+            id: OnceLock::new(),
+            shelf: shelf.clone(),
+            group: group.clone(),
+        };
+        Arc::new_cyclic(|group| Group {
+            key: key.clone(),
+            replicas: lanes.iter().map(|&lane| Arc::new(replica(lane, group))).collect(),
+            unloading: AtomicBool::new(false),
+        })
     }
 
-    /// The scheduler knows it now.
-    pub(crate) fn set_id(&self, id: ModelId) {
-        self.id.set(id).expect("a model is published once");
+    /// Any of the replicas: for what they share.
+    pub(crate) fn model(&self) -> &Arc<Model> {
+        &self.replicas[0]
     }
 
     /// From now on it is not ready; false when that was so before.
@@ -71,13 +109,75 @@ impl Model {
         !self.unloading.swap(true, Ordering::AcqRel)
     }
 
-    /// Its id in the scheduler.
-    pub(crate) fn id(&self) -> ModelId {
-        *self.id.get().expect("a registered model is scheduled")
-    }
-
     pub(crate) fn is_ready(&self) -> bool {
         !self.unloading.load(Ordering::Acquire)
+    }
+
+    /// What is there to say about the model; `names` are those of all devices.
+    pub(crate) fn info(&self, names: &[Arc<str>]) -> ModelInfo {
+        let model = self.model();
+        ModelInfo {
+            key: (*self.key).clone(),
+            state: if self.is_ready() { ModelState::Ready } else { ModelState::Unloading },
+            settings: (*model.settings).clone(),
+            inputs: model.inputs.to_vec(),
+            outputs: model.outputs.to_vec(),
+            devices: self.replicas.iter().map(|model| names[model.lane].to_string()).collect(),
+            plans: self.replicas.iter().flat_map(|model| model.plan_infos(&names[model.lane])).collect(),
+        }
+    }
+}
+
+/// Plans that replicas share: what one of them made, the others only load. Keeps no plan alive.
+struct Shelf {
+    /// Whether there is somebody to share with.
+    shared: bool,
+    plans: Mutex<HashMap<(SegmentKey, Target), Shelved>>,
+}
+
+/// A plan and what comes after it.
+type Shelved = (Weak<Plan>, Option<HandOver>);
+
+impl Shelf {
+    fn find(&self, key: &SegmentKey, target: Target) -> Option<Made> {
+        if !self.shared {
+            return None;
+        }
+        let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let (plan, next) = plans.get(&(key.clone(), target))?;
+        Some(Made { plan: Foreign::from(plan.upgrade()?), next: next.clone() })
+    }
+
+    fn put(&self, key: &SegmentKey, target: Target, made: &Made) {
+        if self.shared {
+            let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+            plans.retain(|_, (plan, _)| plan.strong_count() > 0);
+            plans.insert((key.clone(), target), (Arc::downgrade(&made.plan), made.next.clone()));
+        }
+    }
+}
+
+impl Model {
+    /// The scheduler knows it now.
+    pub(crate) fn set_id(&self, id: ModelId) {
+        self.id.set(id).expect("a model is published once");
+    }
+
+    /// The same model on its other devices.
+    pub(crate) fn siblings(&self) -> Vec<Arc<Model>> {
+        let group = self.group.upgrade();
+        let all = group.iter().flat_map(|group| &group.replicas);
+        all.filter(|model| model.lane != self.lane).cloned().collect()
+    }
+
+    /// Whether it is on other devices, too.
+    pub(crate) fn is_replicated(&self) -> bool {
+        self.shelf.shared
+    }
+
+    /// Its id in the scheduler of its device.
+    pub(crate) fn id(&self) -> ModelId {
+        *self.id.get().expect("a registered model is scheduled")
     }
 
     /// The key of what it begins with for inputs of these shapes, with these data.
@@ -108,7 +208,7 @@ impl Model {
     /// Keeps a kit for a later request, unless enough are kept already.
     pub(crate) fn keep(&self, kit: Arc<Kit>) {
         let mut kits = self.kits();
-        if !self.is_ready() {
+        if !self.group.upgrade().is_some_and(|group| group.is_ready()) {
             drop(kits);
             return;
         }
@@ -151,12 +251,16 @@ impl Model {
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
         let target = device.capabilities().target;
         let compile = || {
+            if let Some(made) = self.shelf.find(key, target) {
+                return Ok(made);
+            }
             let compiled = contain(|| self.source.segment(key, target));
             let panicked = |panic: String| PlanFailure::Fault(format!("the compiler panicked: {panic}"));
             let (plan, next) = compiled.map_err(panicked)?.map_err(PlanFailure::Shapes)?.into_parts();
-            let plan = Foreign::from(plan);
-            self.check_plan(&plan, next.is_none(), key).map_err(PlanFailure::Fault)?;
-            Ok(Made { plan, next })
+            let made = Made { plan: Foreign::from(plan), next };
+            self.check_plan(&made.plan, made.next.is_none(), key).map_err(PlanFailure::Fault)?;
+            self.shelf.put(key, target, &made);
+            Ok(made)
         };
         let added = |index| {
             if let Some(&id) = self.id.get().filter(|_| key.part.is_none()) {
@@ -166,22 +270,27 @@ impl Model {
         self.table(key).find_or_make(key, device, compile, added)
     }
 
-    /// What is there to say about the model.
-    pub(crate) fn info(&self) -> ModelInfo {
+    /// Lets go of the half of its plans that were not used for longest.
+    pub(crate) fn make_room(&self) {
+        self.plans.make_room();
+        self.segments.make_room();
+    }
+
+    /// Its plans on `device`, which is its own.
+    fn plan_infos(&self, device: &str) -> Vec<PlanInfo> {
         let plan_info = |entry: Arc<PlanEntry>| PlanInfo {
+            device: device.to_string(),
             name: entry.plan.name().to_string(),
             hash: entry.plan.hash().to_string(),
             weight_bytes: entry.plan.weight_bytes(),
             arena_bytes: entry.plan.arena_bytes(),
         };
-        ModelInfo {
-            key: (*self.key).clone(),
-            state: if self.is_ready() { ModelState::Ready } else { ModelState::Unloading },
-            settings: self.settings.clone(),
-            inputs: self.inputs.clone(),
-            outputs: self.outputs.clone(),
-            plans: self.plans.entries().into_iter().map(plan_info).collect(),
-        }
+        self.plans.entries().into_iter().map(plan_info).collect()
+    }
+
+    /// Bytes of its weights, as far as a plan tells: plans of one model share them.
+    fn weight_bytes(&self) -> usize {
+        self.plans.entries().iter().map(|entry| entry.plan.weight_bytes()).max().unwrap_or(0)
     }
 
     /// Whether a plan has the inputs that its key says and, if it is the last of a request, the model's
@@ -206,8 +315,9 @@ impl Model {
 }
 
 enum Entry {
-    Loading(ModelSettings),
-    Live(Arc<Model>),
+    /// With the numbers of its devices.
+    Loading(ModelSettings, Vec<usize>),
+    Live(Arc<Group>),
 }
 
 /// Every model by name, then version.
@@ -238,13 +348,13 @@ impl Version {
 
 impl Registry {
     /// The model that a request means.
-    pub(crate) fn find(&self, name: &str, version: Option<&str>) -> Result<Arc<Model>, InferError> {
+    pub(crate) fn find(&self, name: &str, version: Option<&str>) -> Result<Arc<Group>, InferError> {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         let unknown = || InferError::UnknownModel(named(name, version));
         let versions = models.get(name).ok_or_else(unknown)?;
         let live = |entry: &Entry| match entry {
             Entry::Live(model) if model.is_ready() => Some(model.clone()),
-            Entry::Live(_) | Entry::Loading(_) => None,
+            Entry::Live(_) | Entry::Loading(..) => None,
         };
         let wanted = |key: &Version| version.is_none_or(|version| key.1 == version);
         let mut matching = versions.iter().filter(|(key, _)| wanted(key)).peekable();
@@ -253,28 +363,29 @@ impl Registry {
         matching.find_map(|(_, entry)| live(entry)).ok_or_else(not_ready)
     }
 
-    /// A model, whatever its state; without a version the newest.
-    pub(crate) fn info(&self, name: &str, version: Option<&str>) -> Option<ModelInfo> {
+    /// A model, whatever its state; without a version the newest. `names` are those of all devices.
+    pub(crate) fn info(&self, name: &str, version: Option<&str>, names: &[Arc<str>]) -> Option<ModelInfo> {
         if let Ok(model) = self.find(name, version) {
-            return Some(model.info());
+            return Some(model.info(names));
         }
         let wanted =
             |key: &ModelKey| key.name == name && version.is_none_or(|version| key.version == version);
-        self.infos().into_iter().find(|info| wanted(&info.key))
+        self.infos(names).into_iter().find(|info| wanted(&info.key))
     }
 
-    /// Every model.
-    pub(crate) fn infos(&self) -> Vec<ModelInfo> {
+    /// Every model. `names` are those of all devices.
+    pub(crate) fn infos(&self, names: &[Arc<str>]) -> Vec<ModelInfo> {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         let each = models.iter().flat_map(|(name, versions)| versions.iter().map(move |entry| (name, entry)));
         each.map(|(name, (version, entry))| match entry {
-            Entry::Live(model) => model.info(),
-            Entry::Loading(settings) => ModelInfo {
+            Entry::Live(model) => model.info(names),
+            Entry::Loading(settings, _) => ModelInfo {
                 key: ModelKey { name: name.clone(), version: version.1.clone() },
                 state: ModelState::Loading,
                 settings: settings.clone(),
                 inputs: Vec::new(),
                 outputs: Vec::new(),
+                devices: Vec::new(),
                 plans: Vec::new(),
             },
         })
@@ -282,34 +393,42 @@ impl Registry {
     }
 
     /// Every model that is not loading.
-    pub(crate) fn live(&self) -> Vec<Arc<Model>> {
+    pub(crate) fn live(&self) -> Vec<Arc<Group>> {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         let entries = models.values().flat_map(BTreeMap::values);
         entries
             .filter_map(|entry| match entry {
                 Entry::Live(model) => Some(model.clone()),
-                Entry::Loading(_) => None,
+                Entry::Loading(..) => None,
             })
             .collect()
     }
 
-    /// Takes a name for a model that is being loaded.
-    pub(crate) fn reserve(&self, key: &ModelKey, settings: &ModelSettings) -> Result<(), LoadError> {
+    /// Takes a name for a model that is being loaded. `choose` says on which devices it will be, of so many
+    /// as there are, from what is on them.
+    pub(crate) fn reserve(
+        &self,
+        key: &ModelKey,
+        settings: &ModelSettings,
+        devices: usize,
+        choose: impl FnOnce(&[Occupancy]) -> Result<Vec<usize>, LoadError>,
+    ) -> Result<Vec<usize>, LoadError> {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         if models.values().map(BTreeMap::len).sum::<usize>() >= limits::MODELS_MAX {
             return Err(LoadError::TooManyModels(limits::MODELS_MAX));
         }
-        let versions = models.entry(key.name.clone()).or_default();
         let version = Version::new(&key.version);
-        if versions.contains_key(&version) {
+        if models.get(&key.name).is_some_and(|versions| versions.contains_key(&version)) {
             return Err(LoadError::AlreadyLoaded(key.clone()));
         }
-        versions.insert(version, Entry::Loading(settings.clone()));
-        Ok(())
+        let lanes = choose(&occupancy(&models, devices))?;
+        let entry = Entry::Loading(settings.clone(), lanes.clone());
+        models.entry(key.name.clone()).or_default().insert(version, entry);
+        Ok(lanes)
     }
 
     /// A model whose name was reserved takes requests from now on.
-    pub(crate) fn publish(&self, model: Arc<Model>) {
+    pub(crate) fn publish(&self, model: Arc<Group>) {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         let versions = models.entry(model.key.name.clone()).or_default();
         versions.insert(Version::new(&model.key.version), Entry::Live(model));
@@ -328,6 +447,21 @@ impl Registry {
         drop(models);
         drop(gone);
     }
+}
+
+/// What is on each device.
+fn occupancy(models: &BTreeMap<String, Versions>, devices: usize) -> Vec<Occupancy> {
+    let mut occupied = vec![Occupancy::default(); devices];
+    for entry in models.values().flat_map(BTreeMap::values) {
+        match entry {
+            Entry::Loading(_, lanes) => lanes.iter().for_each(|&lane| occupied[lane].models += 1),
+            Entry::Live(group) => group.replicas.iter().for_each(|model| {
+                occupied[model.lane].models += 1;
+                occupied[model.lane].weight_bytes += model.weight_bytes();
+            }),
+        }
+    }
+    occupied
 }
 
 /// A model as a request names it, for people.

@@ -125,6 +125,8 @@ pub struct InferResponse {
     pub id: Option<String>,
     /// The model and version that answered.
     pub model: Arc<ModelKey>,
+    /// The name of the device that it ran on.
+    pub device: Arc<str>,
     /// Class and level that it ran with.
     pub class: Class,
     /// Where the time went.

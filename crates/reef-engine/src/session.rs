@@ -1,4 +1,5 @@
-//! Sessions: repeated inference without allocation, for callers that cannot afford it.
+//! Sessions: repeated inference without allocation, for callers that cannot afford it. A session's buffers
+//! are on one device, the one that a request would have gone to when it was opened, and it stays there.
 
 use std::fmt;
 use std::sync::Arc;
@@ -80,17 +81,21 @@ impl Session {
         if let Some(fault) = shared.verdict.fault() {
             return Err(fault);
         }
-        let model = shared.registry.find(name, options.version)?;
+        let group = shared.registry.find(name, options.version)?;
+        let model = group.model();
         let wishes = Wishes {
             class: options.class,
             priority: options.priority,
             timeout: options.timeout,
             deadline: options.deadline,
         };
-        let terms = check::terms(&model, wishes)?;
+        let terms = check::terms(model, wishes)?;
         let shapes = concrete_shapes(&model.inputs, &options.shapes)?;
-        let data = concrete_values(&model, &shapes, &options.values)?;
-        let plan = shared.plan(&model, &model.beginning(shapes, &data));
+        let data = concrete_values(model, &shapes, &options.values)?;
+        let key = model.beginning(shapes, &data);
+        let urgency = terms.urgency(shared.clock.now());
+        let model = shared.route(&group, &key, &urgency).ok_or(InferError::DeviceFault)?;
+        let plan = shared.plan(&model, &key);
         let plan = plan.map_err(|failure| failure.into_error(&model.key))?;
         let buffers = Some(plan.buffers().ok_or(InferError::DeviceFault)?);
         let ticket = Arc::new(Ticket::new());
@@ -123,6 +128,11 @@ impl Session {
         let io = made.map_or(&self.lost, |buffers| &buffers.io);
         let data = io.outputs[index].as_slice();
         OutputTensor { name: &spec.name, dtype: spec.dtype, shape: &spec.shape, data }
+    }
+
+    /// The name of the device that the session is on.
+    pub fn device(&self) -> &str {
+        &self.shared.names[self.model.lane]
     }
 
     /// The plan that the session runs.

@@ -1,38 +1,46 @@
-//! What every handle and thread of an engine shares, and the one way into the core. A request is here in one
-//! of two places, the core or the queue of those without a plan: what ends requests asks both. Knows neither
-//! how plans are made nor how models are loaded.
+//! What every handle and thread of an engine shares, and the one way into the cores. A request is here in one
+//! of two places, a device's core or the queue of those without a plan: what ends requests asks both. Knows
+//! neither how plans are made nor how models are loaded.
 //!
-//! A panic in the core leaves its books in doubt: whoever is in it then has the engine fail
-//! ([`Shared::break_down`]) before anybody else gets in.
+//! A panic in a core leaves its books in doubt: whoever is in it then has the engine fail
+//! ([`Shared::break_down`]) before anybody else gets in. A fault of a device takes its lane out of service
+//! and no other ([`Shared::leave`]): what it had is answered with the fault, what had not begun goes to
+//! another device of its model. The engine has failed when all lanes are out.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::Thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use reef_base::{Clock, Nanos};
-use reef_device::{Device, Wake};
+use reef_base::limits::DEVICES_MAX;
+use reef_base::{Class, Clock, Nanos};
+use reef_device::{DeviceError, Wake};
 use reef_program::SegmentKey;
-use reef_sched::SchedOptions;
+use reef_sched::{Forecast, Offer, Router};
 
 use crate::cold::{ColdJob, ColdQueue, ColdWork};
 use crate::core::{Core, Job, Refused};
 use crate::error::InferError;
 use crate::fault::{self, Verdict};
 use crate::hop::{Delivery, Hop};
+use crate::lane::Lane;
+use crate::place::Site;
 use crate::plans::{PlanEntry, PlanFailure};
-use crate::pool::{Model, Registry};
+use crate::pool::{Group, Model, Registry};
+use crate::request::Urgency;
 use crate::ticket::{Finished, Ticket};
-use crate::trace::{Notes, Tracing};
+use crate::trace::{Traced, Tracing};
+
+/// The lane whose completion thread keeps the timers of those without a plan.
+pub(crate) const COLD_TIMERS: usize = 0;
 
 pub(crate) struct Shared {
-    pub(crate) device: Arc<dyn Device>,
+    /// One per device, at least one.
+    pub(crate) lanes: Box<[Lane]>,
+    /// Their names, in their order.
+    pub(crate) names: Box<[Arc<str>]>,
+    router: Mutex<Router>,
     pub(crate) clock: Arc<dyn Clock>,
-    core: Mutex<Core>,
-    /// Told after every step while somebody waits for requests to end.
-    idle: Condvar,
-    pub(crate) signal: Arc<Signal>,
     pub(crate) registry: Registry,
     pub(crate) cold: ColdQueue,
     pub(crate) tracing: Tracing,
@@ -45,22 +53,20 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        device: Arc<dyn Device>,
-        clock: Arc<dyn Clock>,
-        board: SchedOptions,
-        cold_queue_len: usize,
-    ) -> Self {
-        let stepped = device.capabilities().virtual_time;
-        let notes = Arc::new(Notes::default());
-        let tracing = Tracing::new(device.clone(), notes.clone());
-        let core = Core::new(device.clone(), board, notes);
+    pub(crate) fn new(lanes: Vec<Lane>, clock: Arc<dyn Clock>, cold_queue_len: usize) -> Self {
+        let stepped = lanes[0].device.capabilities().virtual_time;
+        let traced = |lane: &Lane| Traced {
+            name: lane.name.clone(),
+            device: lane.device.clone(),
+            notes: lane.notes.clone(),
+        };
+        let tracing = Tracing::new(lanes.iter().map(traced).collect());
+        let names = lanes.iter().map(|lane| lane.name.clone()).collect();
         Shared {
-            device,
+            router: Mutex::new(Router::new(lanes.len())),
+            lanes: lanes.into(),
+            names,
             clock,
-            core: Mutex::new(core),
-            idle: Condvar::new(),
-            signal: Arc::new(Signal::default()),
             registry: Registry::default(),
             cold: ColdQueue::new(cold_queue_len),
             tracing,
@@ -71,11 +77,15 @@ impl Shared {
         }
     }
 
-    /// Does `event` in the core, then what follows from it, then delivers the ends.
-    pub(crate) fn enter<T>(&self, event: impl FnOnce(&mut Core, Nanos, &mut Vec<Delivery>) -> T) -> T {
+    /// Does `event` in the core of a lane, then what follows from it, then delivers the ends.
+    pub(crate) fn enter<T>(
+        &self,
+        lane: usize,
+        event: impl FnOnce(&mut Core, Nanos, &mut Vec<Delivery>) -> T,
+    ) -> T {
         // Does not allocate until something ends here.
         let mut out = Vec::new();
-        let result = self.enter_with(&mut out, event);
+        let result = self.enter_with(lane, &mut out, event);
         self.deliver(&mut out);
         result
     }
@@ -84,10 +94,11 @@ impl Shared {
     /// too, once everybody has been answered.
     pub(crate) fn enter_with<T>(
         &self,
+        lane: usize,
         out: &mut Vec<Delivery>,
         event: impl FnOnce(&mut Core, Nanos, &mut Vec<Delivery>) -> T,
     ) -> T {
-        let mut core = self.core();
+        let mut core = self.lanes[lane].core();
         let before = core.fault().is_some();
         let done = fault::contain(|| {
             let now = self.clock.now();
@@ -109,12 +120,14 @@ impl Shared {
         let wakeup = core.next_wakeup();
         if wakeup < core.armed {
             core.armed = wakeup;
-            self.signal.wake();
+            self.lanes[lane].signal.wake();
         }
         let failed = if before { None } else { core.fault().cloned() };
         drop(core);
-        if let Some(fault) = failed {
-            self.close_down(fault);
+        match failed {
+            Some(InferError::DeviceFault) => self.leave(lane),
+            Some(fault) => self.close_down(fault),
+            None => {}
         }
         result
     }
@@ -136,14 +149,39 @@ impl Shared {
     pub(crate) fn break_down(&self, panic: String) {
         let fault = InferError::EngineFailed(panic);
         let mut out = Vec::new();
-        // Nothing of the core is asked for more than its books, and of those not that they agree.
-        let answered = fault::contain(|| self.core().fail(fault.clone(), &mut out));
-        self.deliver(&mut out);
-        if let Err(panic) = answered {
-            fault::log(|| tracing::error!(%panic, "not every request could be told of the failure"));
+        for lane in &self.lanes {
+            // Nothing of a core is asked for more than its books, and of those not that they agree.
+            let answered = fault::contain(|| lane.core().fail(fault.clone(), &mut out));
+            self.deliver(&mut out);
+            if let Err(panic) = answered {
+                fault::log(|| tracing::error!(%panic, "not every request could be told of the failure"));
+            }
         }
         self.close_down(fault);
-        let _ = fault::contain(|| self.device.poison("the engine has failed"));
+        for lane in &self.lanes {
+            let _ = fault::contain(|| lane.device.poison("the engine has failed"));
+        }
+    }
+
+    /// The rest of a fault of a device, once its core has answered its requests.
+    fn leave(&self, index: usize) {
+        let lane = &self.lanes[index];
+        if !lane.take_out() {
+            return;
+        }
+        let why = lane.device.fault().unwrap_or_default();
+        fault::log(|| tracing::error!(device = &*lane.name, why, "the device has failed"));
+        let mut router = self.router();
+        router.take_out(index);
+        let last = router.all_out();
+        drop(router);
+        if last {
+            return self.close_down(InferError::DeviceFault);
+        }
+        for (job, ()) in self.cold.take(|job| (job.model.lane == index).then_some(())) {
+            self.refuse_cold(job, InferError::DeviceFault);
+        }
+        lane.rouse();
     }
 
     /// The rest of a failure, once the core has answered its requests.
@@ -154,29 +192,95 @@ impl Shared {
         fault::log(|| tracing::error!("{fault}"));
         self.close_cold(fault.clone());
         self.verdict.fail(fault);
-        self.idle.notify_all();
-        self.signal.wake();
+        self.lanes.iter().for_each(Lane::rouse);
     }
 
     /// Why nothing is served any more.
     pub(crate) fn fault(&self) -> Option<InferError> {
-        self.core().fault().cloned()
+        if let Some(fault) = self.verdict.fault() {
+            return Some(fault);
+        }
+        // Nobody may have got to the verdict yet.
+        let faults: Vec<_> = self.lanes.iter().filter_map(|lane| lane.core().fault().cloned()).collect();
+        let all = faults.len() == self.lanes.len();
+        faults.into_iter().find(|fault| all || *fault != InferError::DeviceFault)
     }
 
-    /// The core, without the rest of [`Shared::enter`]: for looking only.
-    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What placing a model must know about the devices.
+    pub(crate) fn sites(&self) -> Vec<Site> {
+        let site = |lane: &Lane| Site {
+            name: lane.name.clone(),
+            cus: lane.device.capabilities().cus,
+            out: lane.is_out(),
+        };
+        self.lanes.iter().map(site).collect()
     }
 
-    /// Queues a job; on refusal what it had comes back.
+    fn router(&self) -> MutexGuard<'_, Router> {
+        self.router.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The replica that a request goes to, on the device where it is expected to end first: of those that
+    /// have its plan, if any has. `None` if all their devices are out of service. Allocates nothing.
+    pub(crate) fn route(&self, group: &Group, key: &SegmentKey, urgency: &Urgency) -> Option<Arc<Model>> {
+        if let [only] = &group.replicas[..] {
+            // Its core says what is the matter, if something is.
+            return Some(only.clone());
+        }
+        let now = self.clock.now();
+        let (mut offers, mut len) = ([Offer::default(); DEVICES_MAX], 0);
+        for planned in [true, false] {
+            for model in &group.replicas {
+                let plan = model.find(key).map(|plan| plan.index);
+                let offered = plan.is_some() || !planned;
+                if let Some(forecast) = offered.then(|| self.forecast(now, model, plan, urgency)).flatten() {
+                    offers[len] = Offer { device: model.lane, forecast };
+                    len += 1;
+                }
+            }
+            if len > 0 {
+                break;
+            }
+        }
+        let picked = self.router().pick(&offers[..len])?;
+        group.replicas.iter().find(|model| model.lane == picked).cloned()
+    }
+
+    fn forecast(&self, now: Nanos, model: &Model, plan: Option<u16>, urgency: &Urgency) -> Option<Forecast> {
+        self.lanes[model.lane].forecast(now, model, plan, urgency)
+    }
+
+    /// The same model on another device that is in service.
+    pub(crate) fn elsewhere(&self, model: &Model) -> Option<Arc<Model>> {
+        let siblings = if model.is_replicated() { model.siblings() } else { Vec::new() };
+        siblings.into_iter().find(|other| !self.lanes[other.lane].is_out())
+    }
+
+    /// Counts a request that never came to be queued.
+    pub(crate) fn count_refusal(&self, model: &Model, class: Class, error: &InferError) {
+        self.lanes[model.lane].core().count_refusal(model.id(), &model.key, class, error);
+    }
+
+    /// Queues a job; on refusal what it had comes back. One that a device which has failed refuses, and that
+    /// may go to another, is not counted.
     #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
     pub(crate) fn submit(&self, job: Job) -> Result<(), Refused> {
-        self.enter(|core, now, _| core.submit(now, job))
+        let lane = job.model.lane;
+        // Before the core is asked: who cancels asks the core of the lane that stands there.
+        job.promise.ticket().set_lane(lane);
+        self.enter(lane, |core, now, _| match core.fault() {
+            Some(InferError::DeviceFault) if job.model.is_replicated() => {
+                let Job { buffers, promise, .. } = job;
+                Err(Refused { error: InferError::DeviceFault, buffers, promise })
+            }
+            _ => core.submit(now, job),
+        })
     }
 
     /// Asks for the end of a ticket's request.
     pub(crate) fn cancel(&self, ticket: &Ticket) {
-        let known = self.enter(|core, now, out| core.cancel(now, ticket, out));
+        ticket.set_cancelled();
+        let known = self.enter(ticket.lane(), |core, now, out| core.cancel(now, ticket, out));
         if !known {
             self.end_cold(|job| job.is_of(ticket).then_some(InferError::Cancelled));
         }
@@ -187,8 +291,7 @@ impl Shared {
         let expiry = job.expiry();
         if let Err((error, job)) = self.cold.push(job) {
             if let ColdWork::Begin { promise, urgency, .. } = job.work {
-                let model = job.model;
-                self.core().count_refusal(model.id(), &model.key, urgency.class, &error);
+                self.count_refusal(&job.model, urgency.class, &error);
                 promise.release();
             }
             return Err(error);
@@ -199,7 +302,19 @@ impl Shared {
 
     /// A model's plan for this key; compiles and loads it if there is none. Slow: not for the hot path.
     pub(crate) fn plan(&self, model: &Model, key: &SegmentKey) -> Result<Arc<PlanEntry>, PlanFailure> {
-        model.plan(&self.device, key, |id, index| self.core().reset_plan(id, &model.key, index))
+        let lane = &self.lanes[model.lane];
+        let plan =
+            || model.plan(&lane.device, key, |id, index| lane.core().reset_plan(id, &model.key, index));
+        match plan() {
+            // Models share a device's places: each gives up what it has not used for longest.
+            Err(PlanFailure::Device(DeviceError::TooManyPlans { .. })) => {
+                let on_it = self.registry.live();
+                let on_it = on_it.iter().flat_map(|group| &group.replicas);
+                on_it.filter(|other| other.lane == model.lane).for_each(|other| other.make_room());
+                plan()
+            }
+            made => made,
+        }
     }
 
     /// A segment has ended: the request goes on with the next one, at once if its plan is there.
@@ -235,11 +350,11 @@ impl Shared {
         }
         let io = &mut hop.buffers.io;
         next.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs);
-        self.enter(|core, now, out| core.resume(now, hop.id, plan, buffers, out));
+        self.enter(hop.model.lane, |core, now, out| core.resume(now, hop.id, plan, buffers, out));
     }
 
     fn end_hop(&self, hop: Hop, error: InferError) {
-        self.enter(|core, now, out| core.end_hop(now, hop.id, error, out));
+        self.enter(hop.model.lane, |core, now, out| core.end_hop(now, hop.id, error, out));
     }
 
     /// Takes no more jobs without a plan, and ends those that wait.
@@ -263,36 +378,58 @@ impl Shared {
         any
     }
 
-    /// Ends a job that was taken off the queue.
+    /// Ends a job that was taken off the queue. One that has not begun on a device that has failed goes to
+    /// another device of its model, if there is one.
     pub(crate) fn refuse_cold(&self, job: ColdJob, error: InferError) {
+        let (job, error) = match error {
+            InferError::DeviceFault if job.begins() => match self.send_elsewhere(job) {
+                Ok(()) => return,
+                Err(refused) => *refused,
+            },
+            error => (job, error),
+        };
         match job.work {
             ColdWork::Begin { promise, urgency, .. } => {
-                self.core().count_refusal(job.model.id(), &job.model.key, urgency.class, &error);
+                self.count_refusal(&job.model, urgency.class, &error);
                 promise.refuse(error);
             }
             ColdWork::Hop(hop) => self.end_hop(hop, error),
         }
     }
 
-    /// The completion thread is to look again at `at`, if not before.
+    /// Queues a job again, for another device.
+    fn send_elsewhere(&self, job: ColdJob) -> Result<(), Box<(ColdJob, InferError)>> {
+        let other = if self.stepped { None } else { self.elsewhere(&job.model) };
+        let Some(other) = other else { return Err(Box::new((job, InferError::DeviceFault))) };
+        let expiry = job.expiry();
+        let pushed = self.cold.push_again(ColdJob { model: other, ..job });
+        pushed.map_err(|(error, job)| Box::new((job, error)))?;
+        self.wake_by(expiry);
+        Ok(())
+    }
+
+    /// The thread that keeps the timers of those without a plan is to look again at `at`, if not before.
     fn wake_by(&self, at: Nanos) {
-        let mut core = self.core();
+        let lane = &self.lanes[COLD_TIMERS];
+        let mut core = lane.core();
         if at < core.armed {
             core.armed = at;
-            self.signal.wake();
+            lane.signal.wake();
         }
     }
 
-    /// Takes every completion that is ready and fires the timers that are due; true if something completed.
-    pub(crate) fn advance(&self, out: &mut Vec<Delivery>) -> bool {
+    /// Takes every completion of a lane that is ready and fires the timers that are due; true if something
+    /// completed.
+    pub(crate) fn advance(&self, index: usize, out: &mut Vec<Delivery>) -> bool {
+        let lane = &self.lanes[index];
         let mut progress = false;
-        while let Some(completion) = self.device.try_complete() {
+        while let Some(completion) = lane.device.try_complete() {
             progress = true;
-            self.enter_with(out, |core, now, out| core.complete(now, completion, out));
+            self.enter_with(index, out, |core, now, out| core.complete(now, completion, out));
             self.deliver(out);
         }
-        let fault = self.device.fault();
-        self.enter_with(out, |core, _, out| {
+        let fault = lane.device.fault();
+        self.enter_with(index, out, |core, _, out| {
             if fault.is_some() {
                 core.fail(InferError::DeviceFault, out);
             }
@@ -300,10 +437,31 @@ impl Shared {
         progress |= !out.is_empty();
         self.deliver(out);
         let now = self.clock.now();
-        progress |= self.cold.next_expiry() <= now && self.end_cold(|job| job.expired(now));
+        let expires = index == COLD_TIMERS && self.cold.next_expiry() <= now;
+        progress |= expires && self.end_cold(|job| job.expired(now));
         if progress {
-            self.idle.notify_all();
+            lane.idle.notify_all();
         }
+        progress
+    }
+
+    fn advance_all(&self, out: &mut Vec<Delivery>) -> bool {
+        let mut progress = false;
+        for lane in 0..self.lanes.len() {
+            progress |= self.advance(lane, out);
+        }
+        progress
+    }
+
+    /// Lets virtual time pass to the first event of any device.
+    fn pass(&self) -> bool {
+        if let [lane] = &*self.lanes {
+            return lane.device.advance();
+        }
+        let events = self.lanes.iter().filter_map(|lane| Some((lane.device.next_event()?, lane)));
+        let Some((at, first)) = events.min_by_key(|(at, _)| *at) else { return false };
+        let progress = first.device.advance();
+        self.lanes.iter().for_each(|lane| lane.device.pass_until(at));
         progress
     }
 
@@ -319,9 +477,9 @@ impl Shared {
     fn step_once(&self) -> bool {
         let mut out = std::mem::take(&mut *self.step_out());
         // Events of the past first: they may start something.
-        let progress = self.advance(&mut out);
-        let progress = self.device.advance() || progress;
-        let progress = self.advance(&mut out) || progress;
+        let progress = self.advance_all(&mut out);
+        let progress = self.pass() || progress;
+        let progress = self.advance_all(&mut out) || progress;
         *self.step_out() = out;
         self.tracing.collect();
         progress
@@ -345,13 +503,25 @@ impl Shared {
         }
     }
 
-    /// Blocks until `done` says so, at most for `patience` on the engine's clock; says whether it is. An
-    /// engine that has failed is done with everything.
-    pub(crate) fn wait_until(&self, patience: Nanos, done: impl Fn(&Core) -> bool) -> bool {
+    /// Blocks until `done` says so of every lane, one after the other, at most for `patience` on the engine's
+    /// clock; says whether it is.
+    pub(crate) fn wait_for_all(&self, patience: Nanos, done: impl Fn(&Core) -> bool) -> bool {
+        let end = self.clock.now() + patience;
+        let mut all = true;
+        for lane in 0..self.lanes.len() {
+            all &= self.wait_until(lane, end.since(self.clock.now()), &done);
+        }
+        all
+    }
+
+    /// Blocks until `done` says so of a lane, at most for `patience` on the engine's clock; says whether it
+    /// is. One that has failed is done with everything.
+    pub(crate) fn wait_until(&self, lane: usize, patience: Nanos, done: impl Fn(&Core) -> bool) -> bool {
+        let lane = &self.lanes[lane];
         let done = |core: &Core| core.fault().is_some() || done(core);
         let end = self.clock.now() + patience;
         loop {
-            let core = self.core();
+            let core = lane.core();
             if done(&core) {
                 return true;
             }
@@ -364,21 +534,27 @@ impl Shared {
             if self.stepped {
                 drop(core);
                 if !self.step() {
-                    return done(&self.core());
+                    return done(&lane.core());
                 }
-            } else if self.signal.is_attached_here() {
+            } else if let Some(own) = self.lane_of_thread() {
                 drop(core);
-                self.advance_here(pause);
+                self.advance_here(own, pause);
             } else {
-                drop(self.idle.wait_timeout(core, pause).unwrap_or_else(PoisonError::into_inner));
+                drop(lane.idle.wait_timeout(core, pause).unwrap_or_else(PoisonError::into_inner));
             }
         }
     }
 
-    /// A foreign waker waits on the completion thread: nobody else fetches what it waits for.
-    fn advance_here(&self, pause: Duration) {
-        self.signal.take();
-        if !self.advance(&mut Vec::new()) && !self.signal.is_pending() {
+    /// The lane whose completion thread the caller is on.
+    pub(crate) fn lane_of_thread(&self) -> Option<usize> {
+        self.lanes.iter().position(|lane| lane.signal.is_attached_here())
+    }
+
+    /// A foreign waker waits on a completion thread: nobody else fetches what it may wait for.
+    fn advance_here(&self, own: usize, pause: Duration) {
+        let signal = &self.lanes[own].signal;
+        signal.take();
+        if !self.advance(own, &mut Vec::new()) && !signal.is_pending() {
             std::thread::park_timeout(pause);
         }
     }
@@ -393,54 +569,5 @@ impl Shared {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
-    }
-}
-
-/// Wakes the completion thread. Compute units call it: one atomic exchange, and a system call only if the
-/// thread was not woken already.
-#[derive(Default)]
-pub(crate) struct Signal {
-    pending: AtomicBool,
-    stop: AtomicBool,
-    thread: OnceLock<Thread>,
-}
-
-impl Signal {
-    /// From now on the calling thread is the one that is woken.
-    pub(crate) fn attach(&self) {
-        let _ = self.thread.set(std::thread::current());
-    }
-
-    /// Whether the calling thread is the one that is woken.
-    pub(crate) fn is_attached_here(&self) -> bool {
-        self.thread.get().is_some_and(|thread| thread.id() == std::thread::current().id())
-    }
-
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
-    }
-
-    /// Whether it was woken since the last call.
-    pub(crate) fn take(&self) -> bool {
-        self.pending.swap(false, Ordering::AcqRel)
-    }
-
-    pub(crate) fn is_pending(&self) -> bool {
-        self.pending.load(Ordering::Acquire)
-    }
-}
-
-impl Wake for Signal {
-    fn wake(&self) {
-        if !self.pending.swap(true, Ordering::AcqRel)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
-        }
     }
 }

@@ -8,7 +8,7 @@ use reef_base::ModelKey;
 use reef_compile::CompileOptions;
 use reef_graph::Shape;
 use reef_onnx::{Dim, ImportError, OnnxModel, Rest, Step, TensorDecl};
-use reef_plan::{IoSpec, Plan, Target, WeightStore};
+use reef_plan::{IoSpec, ModelWeights, Plan, Target};
 use reef_program::{Given, Part, Passed, Segment, SegmentKey, Source, Take};
 
 use crate::error::LoadError;
@@ -53,7 +53,7 @@ pub(crate) fn open_onnx(key: &ModelKey, source: &ModelSource) -> Result<Arc<dyn 
     let model = opened.map_err(|error| load_error(key, source, error))?;
     let inputs = model.inputs().iter().map(tensor_info).collect();
     let outputs = model.outputs().iter().map(tensor_info).collect();
-    Ok(Arc::new(OnnxSource { name: key.to_string(), model, inputs, outputs, store: Arc::default() }))
+    Ok(Arc::new(OnnxSource { name: key.to_string(), model, inputs, outputs, weights: Arc::default() }))
 }
 
 /// One plan that is there already, served as a model.
@@ -97,8 +97,8 @@ struct OnnxSource {
     model: OnnxModel,
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
-    /// Packed weights, shared by all plans of the model.
-    store: Arc<WeightStore>,
+    /// Packed weights, shared by the plans of the model.
+    weights: Arc<ModelWeights>,
 }
 
 impl PlanSource for OnnxSource {
@@ -135,7 +135,8 @@ impl PlanSource for OnnxSource {
         let Step { segment, then } = step.map_err(|error| error.to_string())?;
         let options = CompileOptions { name: format!("{} {key}", self.name) };
         let (graph, host_kernels) = (&segment.graph, &segment.host_kernels);
-        let plan = reef_compile::compile(graph, host_kernels, &self.store, target, &options);
+        let store = Arc::new(self.weights.store());
+        let plan = reef_compile::compile(graph, host_kernels, &store, target, &options);
         let plan = plan.map(Arc::new).map_err(|error| error.to_string())?;
         let Some(then) = then else { return Ok(Segment::last(plan)) };
         let passed =

@@ -150,6 +150,27 @@ impl ClassStats {
         self.queued + self.on_board
     }
 
+    /// Adds the sums of `other`.
+    pub fn merge(&mut self, other: &ClassStats) {
+        self.success += other.success;
+        self.failures.iter_mut().zip(other.failures).for_each(|(own, other)| *own += other);
+        self.executions += other.executions;
+        self.compute_input += other.compute_input;
+        self.queue += other.queue;
+        self.compute += other.compute;
+        self.compute_output += other.compute_output;
+        self.total.merge(&other.total);
+        self.queued += other.queued;
+        self.on_board += other.on_board;
+        self.preempt_latency.merge(&other.preempt_latency);
+        self.kills_caused += other.kills_caused;
+        self.blocks_killed += other.blocks_killed;
+        self.wasted += other.wasted;
+        self.cu_time += other.cu_time;
+        self.padding += other.padding;
+        self.deadline_misses += other.deadline_misses;
+    }
+
     /// Tasks that displaced less urgent work.
     pub fn preemptions(&self) -> u64 {
         self.preempt_latency.count
@@ -165,8 +186,34 @@ pub struct ModelStats {
     pub real_time: ClassStats,
     /// Its best-effort requests.
     pub best_effort: ClassStats,
-    /// Plans compiled since the model was loaded.
+    /// Plans compiled since the model was loaded; those that its devices share count once.
     pub plans_compiled: u64,
+    /// The same sums by device, in the order of the devices; of those that the model is on.
+    pub devices: Vec<ModelOnDevice>,
+}
+
+/// Sums over the requests of one model on one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelOnDevice {
+    /// The device's name.
+    pub device: String,
+    /// The model's real-time requests there.
+    pub real_time: ClassStats,
+    /// Its best-effort requests there.
+    pub best_effort: ClassStats,
+}
+
+/// One device's own sums.
+#[derive(Clone, Debug)]
+pub struct DeviceStats {
+    /// Its name.
+    pub name: String,
+    /// What it is, for people.
+    pub description: String,
+    /// Its sums.
+    pub counters: DeviceCounters,
+    /// Why it is out of service, if it is.
+    pub fault: Option<String>,
 }
 
 /// A snapshot of the engine.
@@ -178,6 +225,8 @@ pub struct EngineStats {
     pub scheme: Scheme,
     /// Every model that is loaded now.
     pub models: Vec<ModelStats>,
-    /// The device's own sums.
+    /// The devices' own sums, added up.
     pub device: DeviceCounters,
+    /// The same by device, in their order.
+    pub devices: Vec<DeviceStats>,
 }

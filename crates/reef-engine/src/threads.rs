@@ -1,4 +1,4 @@
-//! The engine's threads: one for completions and timers, one that compiles plans on first use.
+//! The engine's threads: one per device for completions and timers, one that compiles plans on first use.
 //!
 //! A compilation takes seconds of a core, which real-time blocks may need: that thread has the lowest
 //! priority, so that it takes no more than its turn from compute units that have the same.
@@ -16,7 +16,7 @@ use reef_base::limits::NICE_BACKGROUND;
 use crate::compile;
 use crate::error::{EngineError, InferError};
 use crate::fault;
-use crate::shared::Shared;
+use crate::shared::{COLD_TIMERS, Shared};
 
 /// Threads to be joined at shutdown.
 #[derive(Debug, Default)]
@@ -29,21 +29,24 @@ impl Threads {
     /// Starts the threads. They end after [`Threads::stop`].
     pub(crate) fn start(shared: &Arc<Shared>, spin: Nanos) -> Result<Threads, EngineError> {
         let mut threads = Threads::default();
-        let own = shared.clone();
-        threads.spawn(shared, "completions", move || completions(&own, spin))?;
+        let stop = |_: &EngineError| shared.lanes.iter().for_each(|lane| lane.signal.stop());
+        for lane in 0..shared.lanes.len() {
+            let own = shared.clone();
+            threads.spawn(shared, "completions", move || completions(&own, lane, spin)).inspect_err(stop)?;
+        }
         let own = shared.clone();
         let compiling = move || {
             lower_priority();
             compile::run(&own);
         };
-        threads.spawn(shared, COMPILE, compiling).inspect_err(|_| shared.signal.stop())?;
+        threads.spawn(shared, COMPILE, compiling).inspect_err(stop)?;
         Ok(threads)
     }
 
     /// Ends the threads and waits for them; not for those of an engine that has failed, which may be stuck,
     /// and for a plan that is being made only as long as `patience`.
     pub(crate) fn stop(self, shared: &Shared, patience: Duration) {
-        shared.signal.stop();
+        shared.lanes.iter().for_each(|lane| lane.signal.stop());
         shared.close_cold(InferError::ShuttingDown);
         if shared.fault().is_some() {
             return;
@@ -84,19 +87,20 @@ fn lower_priority() {
     }
 }
 
-/// Takes completions and fires timers until told to stop.
-fn completions(shared: &Shared, spin: Nanos) {
-    shared.signal.attach();
+/// Takes a lane's completions and fires its timers until told to stop.
+fn completions(shared: &Shared, lane: usize, spin: Nanos) {
+    let signal = &shared.lanes[lane].signal;
+    signal.attach();
     let mut out = Vec::with_capacity(reef_base::limits::BOARD_SLOTS_MAX);
     let mut spin_until = Nanos::ZERO;
-    while !shared.signal.is_stopped() {
-        shared.signal.take();
-        if shared.advance(&mut out) {
+    while !signal.is_stopped() {
+        signal.take();
+        if shared.advance(lane, &mut out) {
             spin_until = shared.clock.now() + spin;
         }
-        let wakeup = arm(shared);
+        let wakeup = arm(shared, lane);
         let now = shared.clock.now();
-        if shared.signal.is_pending() || wakeup <= now {
+        if signal.is_pending() || wakeup <= now {
             continue;
         }
         if now < spin_until {
@@ -110,8 +114,9 @@ fn completions(shared: &Shared, spin: Nanos) {
 }
 
 /// Announces how long this thread sleeps: an earlier timer wakes it.
-fn arm(shared: &Shared) -> Nanos {
-    let mut core = shared.core();
-    core.armed = core.next_wakeup().min(shared.cold.next_expiry());
+fn arm(shared: &Shared, lane: usize) -> Nanos {
+    let mut core = shared.lanes[lane].core();
+    let cold = if lane == COLD_TIMERS { shared.cold.next_expiry() } else { Nanos::MAX };
+    core.armed = core.next_wakeup().min(cold);
     core.armed
 }

@@ -6,10 +6,11 @@
 //! | field | written by | read by |
 //! |---|---|---|
 //! | `finished` | whoever ends the request, once per use | the caller that waits, once |
+//! | `lane` | the submission, before it takes the core's lock | a cancellation, before it takes the lock |
 //! | `request` | the submission, under the core's lock | a cancellation, under the core's lock |
 //! | `cancelled` | the caller | the submission, under the core's lock |
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -47,6 +48,7 @@ pub(crate) struct Finished {
 pub(crate) struct Ticket {
     state: Mutex<State>,
     ready: Condvar,
+    lane: AtomicUsize,
     request: AtomicU64,
     cancelled: AtomicBool,
 }
@@ -62,6 +64,7 @@ impl Ticket {
         Ticket {
             state: Mutex::default(),
             ready: Condvar::new(),
+            lane: AtomicUsize::new(0),
             request: AtomicU64::new(NO_REQUEST),
             cancelled: AtomicBool::new(false),
         }
@@ -71,6 +74,17 @@ impl Ticket {
     pub(crate) fn reset(&self) {
         self.request.store(NO_REQUEST, Ordering::Release);
         self.cancelled.store(false, Ordering::Release);
+    }
+
+    /// The request goes to this lane. Either the submission sees a cancellation or that sees this.
+    pub(crate) fn set_lane(&self, lane: usize) {
+        self.lane.store(lane, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Where the request is, or was last.
+    pub(crate) fn lane(&self) -> usize {
+        self.lane.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_request(&self, id: RequestId) {
@@ -85,6 +99,7 @@ impl Ticket {
 
     pub(crate) fn set_cancelled(&self) {
         self.cancelled.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {

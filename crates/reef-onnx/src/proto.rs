@@ -21,8 +21,9 @@ use crate::names::STANDARD;
 use crate::register::{self, attributes};
 use crate::{external, functions, names, plain};
 
-/// Graphs within graphs (bodies of `If`, `Scan`) that are followed.
-const NESTING_MAX: usize = 16;
+/// Graphs within graphs (bodies of `If`, `Loop`, `Scan`) that are followed. The decoder of the message has a
+/// bound, too: a little more than this.
+const NESTING_MAX: usize = 30;
 
 /// Decodes and checks a model; external data is looked up in `directory`.
 pub(crate) fn decode(bytes: &[u8], directory: Option<&str>) -> Result<pb::ModelProto, ImportError> {
@@ -93,7 +94,8 @@ fn required(info: &pb::ValueInfoProto) -> Result<TensorDecl, ImportError> {
     decl(info).map_err(|reason| ImportError::Parse { reason: format!("input {}: {reason}", info.name) })
 }
 
-fn decl(info: &pb::ValueInfoProto) -> Result<TensorDecl, String> {
+/// What a graph declares of a value.
+pub(crate) fn decl(info: &pb::ValueInfoProto) -> Result<TensorDecl, String> {
     let value = info.r#type.as_ref().and_then(|kind| kind.value.as_ref()).ok_or("it has no type")?;
     let pb::type_proto::Value::TensorType(tensor) = value;
     let dtype = DataType::try_from(tensor.elem_type)
@@ -152,17 +154,6 @@ pub(crate) fn code_of(dtype: DType) -> Option<DataType> {
         DType::Bool => DataType::Bool,
         DType::BF16 => return None,
     })
-}
-
-/// The code of a declared element type and the extents, 0 where they are not fixed.
-pub(crate) fn declared_type(info: &pb::ValueInfoProto) -> Option<(i32, Vec<i64>)> {
-    let pb::type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()?;
-    DataType::try_from(tensor.elem_type).ok().and_then(dtype_of)?;
-    let dims = tensor.shape.as_ref()?.dim.iter().map(|dim| match dim.value {
-        Some(DimValue::DimValue(extent)) => extent.max(0),
-        _ => 0,
-    });
-    Some((tensor.elem_type, dims.collect()))
 }
 
 /// The declaration of a tensor.

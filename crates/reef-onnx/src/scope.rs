@@ -104,6 +104,15 @@ pub(crate) fn reads(node: &NodeProto) -> Vec<String> {
     names
 }
 
+/// The names that the bodies of a node give, in order.
+pub(super) fn made_within(node: &NodeProto) -> Vec<String> {
+    let mut inner = HashSet::new();
+    bodies(node).for_each(|body| collect_made(body, &mut inner));
+    let mut inner: Vec<String> = inner.into_iter().collect();
+    inner.sort_unstable();
+    inner
+}
+
 /// Every name in a node and in its bodies.
 pub(crate) fn all_names(node: &NodeProto) -> Vec<String> {
     let mut names: Vec<String> = node.input.iter().chain(&node.output).cloned().collect();

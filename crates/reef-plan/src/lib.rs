@@ -28,4 +28,4 @@ pub use spec::{
 pub use synthetic::{SyntheticStage, synthetic_output, synthetic_plan};
 pub use target::{DeviceKind, Isa, Target};
 pub use validate::PlanError;
-pub use weights::{Packing, WeightRef, WeightStore};
+pub use weights::{ModelWeights, Packing, WeightRef, WeightStore};

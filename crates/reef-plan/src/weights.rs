@@ -1,7 +1,7 @@
 //! Constants of a model, packed as kernels want them and shared by all its plans.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use reef_base::AlignedBytes;
 use reef_graph::{ConstKey, Tensor};
@@ -42,16 +42,47 @@ pub struct WeightRef {
     pub bytes: usize,
 }
 
-/// The constants of one model: the tensors as imported and their packings, each made once.
+/// A constant, packed.
+type Packed = (ConstKey, Packing);
+
+/// The packed constants of a model's plans, each there once while some plan uses it: constants that are made
+/// for the shapes of one request go with its plan.
 #[derive(Debug, Default)]
-pub struct WeightStore {
-    inner: Mutex<Inner>,
+pub struct ModelWeights(Mutex<HashMap<Packed, Weak<AlignedBytes>>>);
+
+impl ModelWeights {
+    /// A store for one plan.
+    pub fn store(self: &Arc<Self>) -> WeightStore {
+        self.lock().retain(|_, bytes| bytes.strong_count() > 0);
+        WeightStore { inner: Mutex::default(), model: Some(self.clone()) }
+    }
+
+    /// Constants that some plan uses.
+    pub fn count(&self) -> usize {
+        self.lock().values().filter(|bytes| bytes.strong_count() > 0).count()
+    }
+
+    /// What is there already, or `bytes` from now on.
+    fn the_one(&self, packed: Packed, bytes: impl FnOnce() -> Arc<AlignedBytes>) -> Arc<AlignedBytes> {
+        let known = self.lock().get(&packed).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let bytes = bytes();
+            self.lock().insert(packed, Arc::downgrade(&bytes));
+            bytes
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Packed, Weak<AlignedBytes>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
+/// The packed constants of a plan, or of several, each made once.
 #[derive(Debug, Default)]
-struct Inner {
-    tensors: HashMap<ConstKey, Tensor>,
-    packed: HashMap<(ConstKey, Packing), Arc<AlignedBytes>>,
+pub struct WeightStore {
+    inner: Mutex<HashMap<Packed, Arc<AlignedBytes>>>,
+    /// Those of the model's other plans.
+    model: Option<Arc<ModelWeights>>,
 }
 
 impl WeightStore {
@@ -66,29 +97,26 @@ impl WeightStore {
         if let Some(bytes) = self.get(key, packing) {
             return WeightRef { key, packing, bytes: bytes.len() };
         }
-        let bytes = pack(tensor, packing);
+        let bytes = match &self.model {
+            Some(model) => model.the_one((key, packing), || pack(tensor, packing)),
+            None => pack(tensor, packing),
+        };
         let len = bytes.len();
-        let mut inner = self.lock();
-        inner.packed.entry((key, packing)).or_insert(bytes);
+        self.lock().entry((key, packing)).or_insert(bytes);
         WeightRef { key, packing, bytes: len }
     }
 
     /// The packed bytes, if they were inserted.
     pub fn get(&self, key: ConstKey, packing: Packing) -> Option<Arc<AlignedBytes>> {
-        self.lock().packed.get(&(key, packing)).cloned()
+        self.lock().get(&(key, packing)).cloned()
     }
 
-    /// Bytes of all packings: the model's persistent memory.
+    /// Bytes of all packings.
     pub fn packed_bytes(&self) -> usize {
-        self.lock().packed.values().map(|bytes| bytes.len()).sum()
+        self.lock().values().map(|bytes| bytes.len()).sum()
     }
 
-    /// Keeps a derived constant (a folded weight, say) alive under its key.
-    pub fn keep(&self, tensor: &Tensor) {
-        self.lock().tensors.entry(tensor.key()).or_insert_with(|| tensor.clone());
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Packed, Arc<AlignedBytes>>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -198,5 +226,24 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &store.get(tensor.key(), Packing::Depthwise).unwrap()));
         assert_eq!(store.packed_bytes(), 48);
         assert_eq!(first.typed::<f32>()[..3], [0.0, 4.0, 8.0]);
+    }
+
+    #[test]
+    fn a_constant_goes_with_the_last_plan_that_uses_it() {
+        let model = Arc::new(ModelWeights::default());
+        let (tensor, other) = (ramp(&[2, 3]), ramp(&[4]));
+        let (first, second) = (model.store(), model.store());
+        let bytes = first.insert(&tensor, Packing::Raw);
+        second.insert(&tensor, Packing::Raw);
+        second.insert(&other, Packing::Raw);
+        assert_eq!(bytes.bytes, 24);
+        let of = |store: &WeightStore| store.get(bytes.key, Packing::Raw).expect("it was inserted");
+        assert!(Arc::ptr_eq(&of(&first), &of(&second)), "both plans share it");
+        drop((tensor, other));
+        assert_eq!(model.count(), 2);
+        drop(second);
+        assert_eq!(model.count(), 1, "what one plan alone used has gone with it");
+        drop(first);
+        assert_eq!(model.count(), 0);
     }
 }

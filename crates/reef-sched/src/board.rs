@@ -64,6 +64,11 @@ impl Board {
         self.tasks.iter().map(|task| u128::from(task.left.0).min(most(task))).sum()
     }
 
+    /// Slots of the tasks, the most urgent first, with their keys.
+    pub(crate) fn tasks(&self) -> impl Iterator<Item = (TaskKey, u32)> {
+        self.tasks.iter().map(|task| (task.key, task.slot))
+    }
+
     fn pass(&mut self, now: Nanos) {
         let mut span = now.since(self.now);
         self.now = self.now.max(now);

@@ -71,7 +71,7 @@ impl Scheduler {
 
     /// What is left to do of the tasks on the board that end before a request, queued now, can: those that
     /// are as urgent, and if there is no place for it, what is done until there may be one.
-    fn left_on_board(&mut self, now: Nanos, request: &Request) -> u128 {
+    pub(crate) fn left_on_board(&mut self, now: Nanos, request: &Request) -> u128 {
         let key = real_time_key(request).unwrap_or(TaskKey::best_effort(u64::MAX));
         let (own, lane) = (rank(request.class), lane(request.class));
         let first_of_lane = || self.board.first(|task| usize::from(!task.key.class().is_real_time()) == lane);
@@ -101,7 +101,7 @@ impl Scheduler {
 
     /// Expected service time of queued requests of the same level that go before `order`. Among best-effort
     /// requests the order is not known beforehand: none.
-    fn queued_before(&self, request: &Request, order: Order) -> u128 {
+    pub(crate) fn queued_before(&self, request: &Request, order: Order) -> u128 {
         if !request.class.is_real_time() {
             return 0;
         }
@@ -201,7 +201,7 @@ impl Scheduler {
 
     /// Whether the board has a place for a request of this rank. Real-time levels leave one for each more
     /// urgent level that some model has, as long as there are more places than such levels.
-    fn has_slot(&self, rank: usize) -> bool {
+    pub(crate) fn has_slot(&self, rank: usize) -> bool {
         if rank == RANKS - 1 {
             return self.on_board[1] < self.best_effort_slots;
         }

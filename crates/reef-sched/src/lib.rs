@@ -21,20 +21,27 @@
 //! Order: real-time before best-effort, by level, then earliest deadline first, requests without a deadline
 //! after those with one, by arrival. Best-effort models share by weight, charged by compute-unit time
 //! (the module `model` has the rules); inside a model by arrival.
+//!
+//! One scheduler is for one device. Which device a request goes to, where several serve its model, is said by
+//! a [`Router`] above them: it is asked with what each scheduler forecasts for the request
+//! ([`Scheduler::forecast`]), and knows nothing else of them.
 
 mod board;
 mod dispatch;
 mod estimate;
+mod forecast;
 mod heap;
 mod model;
+mod router;
 mod scheduler;
 mod table;
 mod types;
 
 pub use estimate::{PROBE_AFTER, PROBE_RARITY, SAMPLES_MIN};
 pub use model::{Account, TASK_CHARGE_MIN};
+pub use router::{Offer, Router};
 pub use scheduler::Scheduler;
 pub use types::{
-    Action, CancelReason, Cancelled, Drain, Ended, ModelId, ModelOptions, Refusal, Request, RequestId,
-    SchedOptions, Usage,
+    Action, CancelReason, Cancelled, Drain, Ended, Forecast, ModelId, ModelOptions, Refusal, Request,
+    RequestId, SchedOptions, Usage,
 };

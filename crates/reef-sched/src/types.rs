@@ -192,3 +192,21 @@ pub enum Drain {
     /// They are refused.
     Refuse,
 }
+
+/// What the scheduler of a device says of a request that it does not have: what would go before it, as far as
+/// measured. A later request may still overtake it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forecast {
+    /// What its plan needs there; zero while too little was measured.
+    pub service: Nanos,
+    /// What is left to do of the work that goes before it and was measured.
+    pub before: Nanos,
+    /// Requests that go before it, waiting or running.
+    pub ahead: usize,
+    /// Those among them of which nothing was measured.
+    pub unmeasured: usize,
+    /// Less urgent requests, waiting or running, which it goes before.
+    pub behind: usize,
+    /// Whether its model's queue has a place for it.
+    pub room: bool,
+}

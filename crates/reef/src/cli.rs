@@ -10,6 +10,8 @@ use reef_bench::disb::options::Rate;
 use reef_bench::disb::workload::{RATE_MAX_HZ, RATE_MIN_HZ};
 use reef_device::{Padding, Scheme};
 
+use crate::spec::DeviceSpec;
+
 /// Every run's latency is kept: this many take 800 MB.
 const REPEAT_MAX: u64 = 100_000_000;
 
@@ -22,7 +24,7 @@ const RATES_HZ: std::ops::RangeInclusive<f64> = RATE_MIN_HZ..=RATE_MAX_HZ;
 /// An hour.
 const DEADLINE_MAX_MS: f64 = 3.6e6;
 
-/// Serves neural networks on one device to real-time and best-effort clients at once.
+/// Serves neural networks on one device or several to real-time and best-effort clients at once.
 #[derive(Debug, Parser)]
 #[command(name = "reef", version, about, max_term_width = 100)]
 pub struct Cli {
@@ -49,6 +51,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure every kernel of a model on this device.
     Profile(ProfileArgs),
+    /// List what this machine has for devices.
+    Devices(DevicesArgs),
     /// Write the benchmark models as ONNX files.
     Zoo(ZooArgs),
     /// Benchmarks.
@@ -59,10 +63,12 @@ pub enum Command {
 /// The device and how it is driven.
 #[derive(Clone, Debug, Args)]
 pub struct DeviceArgs {
-    /// The device to run on.
-    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
-    pub device: DeviceName,
-    /// Compute units (worker threads); by default one per core that this process may use.
+    /// A device: `cpu`, every core that this process may use, or `cpu:CORES` with those alone, such as
+    /// `cpu:0-3` or `cpu:0,2`. `reef serve` takes it more than once; the devices are then called cpu:0, cpu:1
+    /// in their order. By default cpu.
+    #[arg(long, value_name = "cpu[:CORES]")]
+    pub device: Vec<DeviceSpec>,
+    /// Compute units (worker threads) of a device without a list of cores; by default one per core.
     #[arg(long, value_name = "N")]
     pub cus: Option<usize>,
     /// Nice value of the compute units' threads.
@@ -72,17 +78,10 @@ pub struct DeviceArgs {
     /// Which blocks may run on compute units that a more urgent stage leaves idle.
     #[arg(long, value_name = "preemptible|fitting", default_value_t = Padding::default())]
     pub padding: Padding,
-    /// Memory for the arenas of running tasks, in MiB; by default half of the machine's. A model or shape
-    /// that needs more is refused.
+    /// Memory for the arenas of running tasks on all devices, in MiB; by default half of the machine's. A
+    /// model or shape that needs more is refused.
     #[arg(long, value_name = "MIB")]
     pub memory: Option<u64>,
-}
-
-/// A kind of device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DeviceName {
-    /// Threads of this machine.
-    Cpu,
 }
 
 /// `reef demo`
@@ -151,6 +150,9 @@ pub struct RunArgs {
     /// Run so many times and print latency percentiles.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = runs())]
     pub repeat: u64,
+    /// Seconds that one run may take: for loops that may not end.
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = some_seconds)]
+    pub deadline: Option<Duration>,
     /// Print the latency as JSON.
     #[arg(long)]
     pub json: bool,
@@ -203,6 +205,14 @@ pub struct ProfileArgs {
     pub json: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
+}
+
+/// `reef devices`
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `reef zoo`

@@ -2,29 +2,65 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use reef_cpu::{CpuDevice, CpuOptions};
+use anyhow::{Context, Result, bail};
+use reef_cpu::{CpuDevice, CpuOptions, allowed_cores, granted_memory};
 use reef_device::{Device, Scheme};
+use reef_engine::PoolDevice;
 
-use crate::cli::{DeviceArgs, DeviceName};
+use crate::cli::DeviceArgs;
+use crate::spec::{self, DeviceSpec, Planned};
 
-/// Starts the device that the command line names.
-pub fn start(args: &DeviceArgs, scheme: Scheme) -> Result<Arc<dyn Device>> {
-    match args.device {
-        DeviceName::Cpu => {
-            let memory_bytes = memory_bytes(args);
-            let (cus, nice, padding) = (args.cus, args.nice, args.padding);
-            let options = CpuOptions { cus, nice, scheme, padding, memory_bytes, ..CpuOptions::default() };
-            let device = CpuDevice::start(options).context("cannot start the CPU device")?;
-            for warning in device.warnings() {
-                tracing::warn!("{warning}");
-            }
-            Ok(Arc::new(device))
-        }
+/// Starts the one device that the command line names, for a command that uses no more.
+pub fn start(args: &DeviceArgs, scheme: Scheme) -> Result<PoolDevice> {
+    if args.device.len() > 1 {
+        let given: Vec<String> = args.device.iter().map(ToString::to_string).collect();
+        bail!("--device {}: this command uses one device", given.join(" --device "));
     }
+    Ok(start_pool(args, &args.device, scheme)?.remove(0))
+}
+
+/// Starts the devices of a pool; without any, one of every core.
+pub fn start_pool(args: &DeviceArgs, specs: &[DeviceSpec], scheme: Scheme) -> Result<Vec<PoolDevice>> {
+    let whole = [DeviceSpec::whole_cpu()];
+    let specs = if specs.is_empty() { &whole[..] } else { specs };
+    if let Some(cus) = args.cus
+        && let Some(listed) = specs.iter().find(|spec| spec.cores.is_some())
+    {
+        bail!("--cus {cus} and device '{listed}': a list of cores says how many compute units there are");
+    }
+    let planned = spec::pool(specs, &allowed_cores())?;
+    let memory_bytes = match planned.len() {
+        1 => memory_bytes(args),
+        count => memory_bytes(args)
+            .or_else(|| granted_memory().map(|bytes| bytes / 2))
+            .map(|bytes| bytes / count as u64),
+    };
+    planned.into_iter().map(|planned| start_cpu(args, planned, memory_bytes, scheme)).collect()
+}
+
+fn start_cpu(
+    args: &DeviceArgs,
+    planned: Planned,
+    memory_bytes: Option<u64>,
+    scheme: Scheme,
+) -> Result<PoolDevice> {
+    let Planned { name, cores } = planned;
+    let (nice, padding) = (args.nice, args.padding);
+    let cus = cores.as_ref().map(Vec::len).or(args.cus);
+    let options = CpuOptions { cus, cores, nice, scheme, padding, memory_bytes, ..CpuOptions::default() };
+    let device = CpuDevice::start(options).with_context(|| format!("cannot start the device {name}"))?;
+    for warning in device.warnings() {
+        tracing::warn!("{name}: {warning}");
+    }
+    Ok(PoolDevice { name, device: Arc::new(device) })
 }
 
 /// Memory for arenas, where the command line says how much.
 pub fn memory_bytes(args: &DeviceArgs) -> Option<u64> {
     args.memory.map(|mib| mib.saturating_mul(1 << 20))
+}
+
+/// What a device is, for people: what it is called and what it says of itself.
+pub fn described(name: &str, device: &dyn Device) -> String {
+    format!("{name} ({})", device.capabilities().name)
 }

@@ -1,11 +1,12 @@
 //! Models read and compiled outside an engine, for `inspect`, and what `run` and `profile` know of a file.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use reef_base::ModelKey;
-use reef_engine::{Engine, EngineOptions, ModelInfo, ModelSettings, ModelSource, ModelSpec, TensorInfo};
+use reef_engine::{
+    Engine, EngineOptions, ModelInfo, ModelSettings, ModelSource, ModelSpec, PoolDevice, TensorInfo,
+};
 use reef_graph::Shape;
 use reef_onnx::{Dim, OnnxModel, TensorDecl};
 
@@ -108,12 +109,8 @@ fn symbols(decl: &TensorDecl) -> Vec<Option<String>> {
 }
 
 /// An engine on `device` that serves just `path`, with these settings.
-pub fn engine_with(
-    device: Arc<dyn reef_device::Device>,
-    path: &Path,
-    settings: ModelSettings,
-) -> Result<(Engine, ModelInfo)> {
-    let engine = Engine::new(device, EngineOptions::default())?;
+pub fn engine_with(device: PoolDevice, path: &Path, settings: ModelSettings) -> Result<(Engine, ModelInfo)> {
+    let engine = Engine::over(vec![device], EngineOptions::default())?;
     let name = path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
     let key = ModelKey { name, version: "1".into() };
     let source = ModelSource::Path(path.to_path_buf());

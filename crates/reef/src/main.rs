@@ -8,6 +8,7 @@ mod loader;
 mod npy;
 mod output;
 mod repository;
+mod spec;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Run(args) => guarded(&args.model, || commands::run::run(args)),
         Command::Inspect(args) => guarded(&args.model, || commands::inspect::run(args)),
         Command::Profile(args) => guarded(&args.model, || commands::profile::run(args)),
+        Command::Devices(args) => commands::devices::run(args),
         Command::Zoo(args) => commands::zoo::run(args),
         Command::Demo(args) => commands::demo::run(args),
         Command::Bench(BenchCommand::Micro(args)) => commands::bench::micro(args),

@@ -1,16 +1,20 @@
 //! A directory of models: which files are models, and the settings beside them.
 //!
 //! Layouts: `DIR/NAME/VERSION/model.onnx` (Triton's) and `DIR/NAME.onnx`. Settings: `DIR/reef.toml` with a
-//! table `[model.NAME]` per model, and `DIR/NAME/reef.toml` (or `DIR/NAME.toml` beside `NAME.onnx`) with the
-//! same keys at the top. A key beside the model wins over the directory's. Unknown keys are errors.
+//! table `[model.NAME]` per model and, on top, the server's `devices`; and `DIR/NAME/reef.toml` (or
+//! `DIR/NAME.toml` beside `NAME.onnx`) with the keys of a model at the top. A key beside the model wins over
+//! the directory's. Unknown keys are errors.
 //! `reef.onnx` has its settings in the directory's `reef.toml` only, as `[model.reef]`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use reef_base::{Class, Level, ModelKey, Nanos};
+use reef_engine::Placement;
 use serde::Deserialize;
+
+use crate::spec::DeviceSpec;
 
 /// A model file found in a directory, with its settings.
 #[derive(Clone, Debug)]
@@ -39,11 +43,18 @@ pub struct Settings {
     pub queue_len: Option<usize>,
     /// Input shapes to compile ahead, for models with symbolic dimensions.
     pub shapes: Option<Vec<BTreeMap<String, Vec<usize>>>>,
+    /// Names of the devices that it may be on: `cpu:0`, `cpu:1` in the server's order. All, unless said.
+    pub devices: Option<Vec<String>>,
+    /// `one` of them, or `replicate` for each.
+    pub placement: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DirectorySettings {
+    /// The server's devices, as `--device` takes them.
+    #[serde(default)]
+    devices: Vec<String>,
     #[serde(default)]
     model: BTreeMap<String, Settings>,
 }
@@ -74,8 +85,33 @@ impl Settings {
         }
     }
 
+    /// On how many of its devices the model is.
+    pub fn placement(&self) -> Result<Placement> {
+        let Some(name) = self.placement.as_deref() else { return Ok(Placement::default()) };
+        match Placement::ALL.into_iter().find(|placement| placement.name() == name) {
+            Some(Placement::Split) => bail!("placement = \"split\": split is not supported yet"),
+            Some(placement) => Ok(placement),
+            None => bail!("placement = \"{name}\": there are \"one\" and \"replicate\""),
+        }
+    }
+
+    /// Refuses names that none of these devices has.
+    pub fn check_devices(&self, known: &[&str]) -> Result<()> {
+        let named = self.devices.iter().flatten();
+        for name in named {
+            if !known.contains(&&**name) {
+                bail!("devices: there is no device '{name}'; there are {}", known.join(", "));
+            }
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<()> {
         self.class()?;
+        self.placement()?;
+        if self.devices.as_ref().is_some_and(Vec::is_empty) {
+            bail!("devices = []: name one at least, or leave it out for all");
+        }
         self.deadline()?;
         if self.weight == Some(0) {
             bail!("weight = 0: at least 1");
@@ -98,8 +134,18 @@ impl Settings {
             deadline_ms: self.deadline_ms.or(fallback.deadline_ms),
             queue_len: self.queue_len.or(fallback.queue_len),
             shapes: self.shapes.or(fallback.shapes),
+            devices: self.devices.or(fallback.devices),
+            placement: self.placement.or(fallback.placement),
         }
     }
+}
+
+/// The devices that the directory's settings ask for; none if they do not say.
+pub fn devices(dir: &Path) -> Result<Vec<DeviceSpec>> {
+    let path = dir.join("reef.toml");
+    let shared: DirectorySettings = read_toml(&path)?.unwrap_or_default();
+    let parsed = shared.devices.iter().map(|text| text.parse().map_err(|why: String| anyhow!(why)));
+    parsed.collect::<Result<_>>().with_context(|| format!("{}: devices", path.display()))
 }
 
 /// Every model under `dir`, by name.
@@ -308,6 +354,10 @@ mod tests {
             ("[model.a]\nweight = 0", "weight"),
             ("[model.a]\nqueue_len = 0", "queue_len"),
             ("[model.a]\ndeadline_ms = 0", "deadline_ms"),
+            ("[model.a]\nplacement = \"split\"", "split is not supported yet"),
+            ("[model.a]\nplacement = \"all\"", "\"one\" and \"replicate\""),
+            ("[model.a]\ndevices = []", "devices"),
+            ("[model.a]\ndevices = \"cpu:0\"", "devices"),
             ("not toml", "reef.toml"),
         ];
         for (text, expected) in cases {

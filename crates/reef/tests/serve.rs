@@ -431,3 +431,58 @@ fn trace_is_valid(path: &Path) {
         "no block in the trace"
     );
 }
+
+/// Two devices of one core each, from the directory's settings: one model on each and one on both.
+#[test]
+fn several_devices_are_served() {
+    let cores = reef_cpu::allowed_cores();
+    let [first, second, ..] = cores[..] else {
+        eprintln!("one core only: nothing to serve two devices on");
+        return;
+    };
+    let dir = Scratch::new("two-devices");
+    for name in ["a", "b", "both"] {
+        dir.zoo("control", &format!("{name}.onnx"));
+    }
+    dir.file(
+        "reef.toml",
+        format!(
+            "devices = [\"cpu:{first}\", \"cpu:{second}\"]\n[model.a]\ndevices = [\"cpu:1\"]\n\
+             [model.both]\nclass = \"real-time\"\nplacement = \"replicate\"\n"
+        ),
+    );
+    let serving = Serving::start(&[text(&dir.path("")), "--trace", text(&dir.path("trace.json"))]);
+    let on = |model: &str| serving.get(&format!("/v2/models/{model}")).1["devices"].clone();
+    assert_eq!((on("a"), on("b")), (json!(["cpu:1"]), json!(["cpu:0"])));
+    assert_eq!(on("both"), json!(["cpu:0", "cpu:1"]));
+    let devices = serving.get("/v2").1["devices"].clone();
+    let names: Vec<&Value> = devices.as_array().unwrap().iter().map(|device| &device["name"]).collect();
+    assert_eq!(names, ["cpu:0", "cpu:1"]);
+    let config = serving.get("/v2/models/both/config").1;
+    assert_eq!(config["parameters"]["placement"]["string_value"], "replicate");
+    let answers: Vec<Value> = ["a", "b", "both", "both", "both", "both"]
+        .map(|model| serving.infer(model, &image(json!({}))))
+        .map(|(status, answer)| {
+            assert_eq!(status, 200, "{answer}");
+            answer["outputs"].clone()
+        })
+        .into();
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "the same bits on every device");
+    let (_, metrics) = request(serving.metrics, "GET", "/metrics", "");
+    for device in ["cpu:0", "cpu:1"] {
+        let busy = format!("reef_device_busy_seconds_total{{device=\"{device}\"}}");
+        assert!(metrics.lines().any(|line| line.starts_with(&busy) && !line.ends_with(" 0")), "{metrics}");
+        let both = format!("model=\"both\",version=\"1\",class=\"real-time\",device=\"{device}\"");
+        assert!(metrics.contains(&both), "{metrics}");
+    }
+    let (status, log) = serving.stop();
+    assert_eq!(status, Some(0), "{log:#?}");
+    let trace = std::fs::read_to_string(dir.path("trace.json")).unwrap();
+    let trace: Value = serde_json::from_str(&trace).unwrap();
+    let named = |process: u32| {
+        let events = trace["traceEvents"].as_array().unwrap();
+        let name = events.iter().find(|event| event["name"] == "process_name" && event["pid"] == process);
+        name.unwrap()["args"]["name"].as_str().unwrap().to_string()
+    };
+    assert!(named(1).starts_with("cpu:0: cpu, 1 threads") && named(3).starts_with("cpu:1: cpu, 1 threads"));
+}

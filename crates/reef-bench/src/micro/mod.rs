@@ -7,6 +7,7 @@
 //! samples.
 
 mod beside;
+mod hand_over;
 mod latency;
 mod narrow;
 mod overhead;
@@ -79,7 +80,7 @@ pub struct MicroOptions {
 type RunPart = fn(&Bench<'_>) -> Result<Part, BenchError>;
 
 /// Every part: name, about how many seconds it takes, what it does.
-const PARTS: [(&str, u64, RunPart); 11] = [
+const PARTS: [(&str, u64, RunPart); 12] = [
     (preempt::NAME, 40, preempt::run),
     (sweep::KERNELS, 40, sweep::kernels),
     (sweep::LENGTH, 50, sweep::length),
@@ -87,6 +88,7 @@ const PARTS: [(&str, u64, RunPart); 11] = [
     (restore::NAME, 80, restore::run),
     (select::NAME, 30, select::run),
     (stage::NAME, 5, stage::run),
+    (hand_over::NAME, 5, hand_over::run),
     (narrow::NAME, 500, narrow::run),
     (beside::NAME, 320, beside::run),
     (overhead::NAME, 30, overhead::run),

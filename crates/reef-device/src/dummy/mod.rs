@@ -248,6 +248,15 @@ impl Device for DummyDevice {
         self.wake();
         progress
     }
+
+    fn next_event(&self) -> Option<Nanos> {
+        self.state().next_event()
+    }
+
+    fn pass_until(&self, at: Nanos) {
+        let mut state = self.state();
+        state.now = state.now.max(at);
+    }
 }
 
 /// Why the dummy does not take a task, if it does not.

@@ -256,15 +256,20 @@ impl State {
         self.units.iter().any(Option::is_some)
     }
 
-    /// Starts what can start, then moves to the next event. False when there is none.
-    pub(super) fn step(&mut self) -> bool {
+    /// Starts what can start, and says when the next event is.
+    pub(super) fn next_event(&mut self) -> Option<Nanos> {
         if !self.closed {
             self.dispatch();
         }
         let ends = self.units.iter().flatten().map(|run| run.end);
         let starts =
             self.tasks.values().map(|task| task.not_before).filter(|&at| at > self.now && !self.closed);
-        let Some(next) = ends.chain(starts).min() else { return false };
+        ends.chain(starts).min()
+    }
+
+    /// Starts what can start, then moves to the next event. False when there is none.
+    pub(super) fn step(&mut self) -> bool {
+        let Some(next) = self.next_event() else { return false };
         self.now = next;
         for cu in 0..self.units.len() {
             if let Some(run) = self.units[cu].filter(|run| run.end == next) {

@@ -1,4 +1,4 @@
-//! The timeline: block events of the device and spans of requests, as Chrome/Perfetto JSON.
+//! The timeline: block events of the devices and spans of requests, as Chrome/Perfetto JSON.
 //!
 //! While a trace is on, the core notes which task belongs to which plan and how each request went in a small
 //! ring (`Notes`); a thread of the trace moves those and the device's events into a larger one and keeps the
@@ -74,13 +74,22 @@ pub enum TraceError {
 
 /// The trace that is being recorded, if any.
 pub(crate) struct Tracing {
-    device: Arc<dyn Device>,
-    notes: Arc<Notes>,
+    sources: Arc<[Traced]>,
     active: Mutex<Option<Active>>,
 }
 
+/// A device whose events a trace has, and what the core beside it notes of its tasks.
+pub(crate) struct Traced {
+    pub(crate) name: Arc<str>,
+    pub(crate) device: Arc<dyn Device>,
+    pub(crate) notes: Arc<Notes>,
+}
+
+/// One per device.
+type Recordings = Arc<[Mutex<Recording>]>;
+
 struct Active {
-    recording: Arc<Mutex<Recording>>,
+    recordings: Recordings,
     options: TraceOptions,
     /// The file under its temporary name.
     file: File,
@@ -91,9 +100,9 @@ struct Active {
 }
 
 impl Tracing {
-    /// No trace yet; a later one has the events of `device` and what is in `notes`.
-    pub(crate) fn new(device: Arc<dyn Device>, notes: Arc<Notes>) -> Self {
-        Tracing { device, notes, active: Mutex::default() }
+    /// No trace yet; a later one has what comes from these devices, at least one.
+    pub(crate) fn new(sources: Vec<Traced>) -> Self {
+        Tracing { sources: sources.into(), active: Mutex::default() }
     }
 
     pub(crate) fn start(&self, options: TraceOptions) -> Result<(), TraceError> {
@@ -105,45 +114,45 @@ impl Tracing {
         let temporary = writer::temporary(&options.path);
         // Now, so that a path that cannot be written is known before the run and not after it.
         let file = File::create(&temporary).map_err(fail)?;
-        let recording = Arc::new(Mutex::new(Recording::new(options.events_max)));
+        let each = (options.events_max / self.sources.len()).max(1);
+        let recordings: Recordings = self.sources.iter().map(|_| Mutex::new(Recording::new(each))).collect();
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = match self.device.capabilities().virtual_time {
+        let thread = match self.sources[0].device.capabilities().virtual_time {
             true => None,
             false => {
-                let (device, notes) = (self.device.clone(), self.notes.clone());
-                let (recording, stop) = (recording.clone(), stop.clone());
-                let collect =
-                    move || fault::contain(|| collect_until(device.as_ref(), &notes, &recording, &stop));
+                let (sources, recordings, stop) = (self.sources.clone(), recordings.clone(), stop.clone());
+                let collect = move || fault::contain(|| collect_until(&sources, &recordings, &stop));
                 let builder = std::thread::Builder::new().name("reef-trace".into());
                 Some(builder.spawn(collect).inspect_err(|_| discard(&temporary)).map_err(fail)?)
             }
         };
-        self.notes.begin();
-        self.device.record_events(true);
-        *active = Some(Active { recording, options, file, temporary, stop, thread });
+        for source in &*self.sources {
+            source.notes.begin();
+            source.device.record_events(true);
+        }
+        *active = Some(Active { recordings, options, file, temporary, stop, thread });
         Ok(())
     }
 
     pub(crate) fn stop(&self) -> Result<TraceSummary, TraceError> {
         let active = self.lock().take();
         let Some(mut active) = active else { return Err(TraceError::State("no trace is being recorded")) };
-        self.device.record_events(false);
+        self.sources.iter().for_each(|source| source.device.record_events(false));
         active.stop.store(true, Ordering::Release);
         let ended = active.thread.take().map_or(Ok(()), |thread| {
             thread.thread().unpark();
             thread.join().unwrap_or_else(|panic| Err(fault::message_of(panic)))
         });
-        let collect = || collect(self.device.as_ref(), &self.notes, &active.recording);
+        let collect = || collect(&self.sources, &active.recordings);
         let collected = ended.and_then(|()| fault::contain(collect));
-        self.notes.end();
+        self.sources.iter().for_each(|source| source.notes.end());
         if let Err(panic) = collected {
             discard(&active.temporary);
             return Err(TraceError::Failed(panic));
         }
         let path = active.options.path;
-        let recording = active.recording.lock().unwrap_or_else(PoisonError::into_inner);
         let write = || -> std::io::Result<u64> {
-            let events = writer::write(&recording, self.device.capabilities(), &active.file)?;
+            let events = writer::write(&active.recordings, &self.sources, &active.file)?;
             active.file.sync_all()?;
             std::fs::rename(&active.temporary, &path)?;
             Ok(events)
@@ -152,15 +161,14 @@ impl Tracing {
             discard(&active.temporary);
             TraceError::Write { path: path.clone(), source }
         })?;
-        let dropped = recording.dropped();
-        drop(recording);
+        let dropped = active.recordings.iter().map(|recording| locked(recording).dropped()).sum();
         Ok(TraceSummary { path, events, dropped })
     }
 
     /// Empties the rings, where no thread does it.
     pub(crate) fn collect(&self) {
         if let Some(active) = self.lock().as_ref() {
-            collect(self.device.as_ref(), &self.notes, &active.recording);
+            collect(&self.sources, &active.recordings);
         }
     }
 
@@ -176,17 +184,23 @@ fn discard(temporary: &Path) {
     }
 }
 
-fn collect_until(device: &dyn Device, notes: &Notes, recording: &Mutex<Recording>, stop: &AtomicBool) {
+fn collect_until(sources: &[Traced], recordings: &[Mutex<Recording>], stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         std::thread::park_timeout(COLLECT_EVERY);
-        collect(device, notes, recording);
+        collect(sources, recordings);
     }
 }
 
-fn collect(device: &dyn Device, notes: &Notes, recording: &Mutex<Recording>) {
-    let mut recording = recording.lock().unwrap_or_else(PoisonError::into_inner);
-    // The device first: the core has labelled every task whose events are there.
-    recording.take_events(device);
-    recording.take_notes(notes);
-    recording.resolve();
+fn collect(sources: &[Traced], recordings: &[Mutex<Recording>]) {
+    for (source, recording) in sources.iter().zip(recordings) {
+        let mut recording = locked(recording);
+        // The device first: the core has labelled every task whose events are there.
+        recording.take_events(source.device.as_ref());
+        recording.take_notes(&source.notes);
+        recording.resolve();
+    }
+}
+
+fn locked(recording: &Mutex<Recording>) -> MutexGuard<'_, Recording> {
+    recording.lock().unwrap_or_else(PoisonError::into_inner)
 }

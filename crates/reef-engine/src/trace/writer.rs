@@ -1,18 +1,25 @@
-//! A recording as Chrome trace JSON, which Perfetto opens: process 1 is the device with one track per compute
-//! unit, process 2 the requests as asynchronous spans. Times are microseconds on the engine's clock.
+//! Recordings as Chrome trace JSON, which Perfetto opens: process 1 is the first device with one track per
+//! compute unit, process 2 the requests as asynchronous spans, processes 3 and up are the other devices.
+//! Times are microseconds on the engine's clock.
 
 use std::fmt::{self, Display, Write as _};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use reef_base::{Class, Nanos};
-use reef_device::{Capabilities, Event, EventKind};
+use reef_device::{Event, EventKind};
 
 use super::notes::Span;
 use super::recording::{Named, Recording};
+use super::{Traced, locked};
 
-const DEVICE: u32 = 1;
 const REQUESTS: u32 = 2;
+
+/// The process of a device.
+fn process_of(device: usize) -> u32 {
+    if device == 0 { 1 } else { REQUESTS + device as u32 }
+}
 
 /// Where the file lies until it is whole: beside its place, so that renaming is atomic.
 pub(super) fn temporary(path: &Path) -> PathBuf {
@@ -21,16 +28,23 @@ pub(super) fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Writes the recording; returns how many events were written.
-pub(super) fn write(recording: &Recording, device: &Capabilities, file: impl Write) -> std::io::Result<u64> {
+/// Writes the recordings, one per device; returns how many events were written.
+pub(super) fn write(
+    recordings: &[Mutex<Recording>],
+    devices: &[Traced],
+    file: impl Write,
+) -> std::io::Result<u64> {
     let mut out = Out { file: BufWriter::new(file), events: 0, first: true, line: String::new() };
     out.file.write_all(b"{\"displayTimeUnit\":\"ns\",\"traceEvents\":[")?;
-    tracks(&mut out, device)?;
-    for (event, name) in &recording.events {
-        write_event(&mut out, event, recording.name(*name))?;
-    }
-    for span in &recording.spans {
-        write_span(&mut out, span)?;
+    tracks(&mut out, devices)?;
+    for (device, recording) in recordings.iter().enumerate() {
+        let recording = locked(recording);
+        for (event, name) in &recording.events {
+            write_event(&mut out, process_of(device), event, recording.name(*name))?;
+        }
+        for span in &recording.spans {
+            write_span(&mut out, &devices[device].name, device, span)?;
+        }
     }
     out.file.write_all(b"\n]}\n")?;
     out.file.flush()?;
@@ -79,18 +93,33 @@ impl<W: Write> Out<W> {
     }
 }
 
-fn tracks(out: &mut Out<impl Write>, device: &Capabilities) -> std::io::Result<()> {
-    for (process, name) in [(DEVICE, device.name.as_str()), (REQUESTS, "requests")] {
-        out.begin("M", process, 0).text("name", "process_name").args().text("name", name).end("}")?;
+fn tracks(out: &mut Out<impl Write>, devices: &[Traced]) -> std::io::Result<()> {
+    let mut process = |process: u32, name: &str| {
+        out.begin("M", process, 0).text("name", "process_name").args().text("name", name).end("}")
+    };
+    process(REQUESTS, "requests")?;
+    for (index, Traced { name, device, .. }) in devices.iter().enumerate() {
+        process(process_of(index), &format!("{name}: {}", device.capabilities().name))?;
     }
-    for cu in 0..device.cus as u32 {
-        let name = format!("CU {cu}");
-        out.begin("M", DEVICE, cu + 1).text("name", "thread_name").args().text("name", &name).end("}")?;
+    for (index, Traced { device, .. }) in devices.iter().enumerate() {
+        for cu in 0..device.capabilities().cus as u32 {
+            let (process, name) = (process_of(index), format!("CU {cu}"));
+            out.begin("M", process, cu + 1)
+                .text("name", "thread_name")
+                .args()
+                .text("name", &name)
+                .end("}")?;
+        }
     }
     Ok(())
 }
 
-fn write_event(out: &mut Out<impl Write>, event: &Event, named: Option<&Named>) -> std::io::Result<()> {
+fn write_event(
+    out: &mut Out<impl Write>,
+    process: u32,
+    event: &Event,
+    named: Option<&Named>,
+) -> std::io::Result<()> {
     let Some(cu) = event.cu else { return Ok(()) };
     let (stage, block, what) = match event.kind {
         EventKind::Block { stage, block, padding: false } => (stage, block, "block"),
@@ -103,14 +132,14 @@ fn write_event(out: &mut Out<impl Write>, event: &Event, named: Option<&Named>) 
     let model = named.map_or("?", |named| named.model.name.as_str());
     let killed = what == "killed";
     out.events += 1;
-    out.begin("X", DEVICE, track).time("ts", event.at).time("dur", event.span);
+    out.begin("X", process, track).time("ts", event.at).time("dur", event.span);
     out.text("name", kernel_name(named, stage, block)).text("cat", what);
     out.text("cname", if killed { "terrible" } else { colour(class) });
     out.args().text("model", model).text("class", &class_name(class));
     out.raw("stage", stage).raw("block", block).raw("task", event.task).end("}")?;
     if killed {
         out.events += 1;
-        out.begin("i", DEVICE, track).time("ts", event.at + event.span).text("s", "t");
+        out.begin("i", process, track).time("ts", event.at + event.span).text("s", "t");
         out.text("name", "preempted").text("cat", "preemption");
         out.args().text("model", model).raw("task", event.task).end("}")?;
     }
@@ -118,26 +147,27 @@ fn write_event(out: &mut Out<impl Write>, event: &Event, named: Option<&Named>) 
 }
 
 /// A request as nested asynchronous spans: all of it, its time in the queues, its time on compute units.
-fn write_span(out: &mut Out<impl Write>, span: &Span) -> std::io::Result<()> {
+fn write_span(out: &mut Out<impl Write>, device: &str, index: usize, span: &Span) -> std::io::Result<()> {
     let started = span.first_block.or(span.finished).unwrap_or(span.end);
-    write_phase(out, span, &span.model.name, span.arrival, span.end)?;
-    write_phase(out, span, "queue", span.queued, started)?;
-    match (span.first_block, span.finished) {
-        (Some(first), Some(finished)) => write_phase(out, span, "compute", first, finished),
-        _ => Ok(()),
-    }
+    let phases = [
+        Some((&*span.model.name, span.arrival, span.end)),
+        Some(("queue", span.queued, started)),
+        span.first_block.zip(span.finished).map(|(first, finished)| ("compute", first, finished)),
+    ];
+    phases.into_iter().flatten().try_for_each(|phase| write_phase(out, (device, index), span, phase))
 }
 
+/// Tokens are of one device: that of a later one is told from the same of the first.
 fn write_phase(
     out: &mut Out<impl Write>,
+    (device, index): (&str, usize),
     span: &Span,
-    name: &str,
-    from: Nanos,
-    to: Nanos,
+    (name, from, to): (&str, Nanos, Nanos),
 ) -> std::io::Result<()> {
+    let id = if index == 0 { span.token.to_string() } else { format!("\"{index}:{}\"", span.token) };
     out.events += 1;
-    out.begin("b", REQUESTS, 0).raw("id", span.token).time("ts", from).text("name", name);
-    out.text("cat", "request").args().text("class", &class_name(span.class));
+    out.begin("b", REQUESTS, 0).raw("id", &id).time("ts", from).text("name", name);
+    out.text("cat", "request").args().text("class", &class_name(span.class)).text("device", device);
     if let Some(submitted) = span.submitted {
         out.time("submitted_us", submitted);
     }
@@ -145,7 +175,7 @@ fn write_phase(
         out.text("error", error);
     }
     out.end("}")?;
-    out.begin("e", REQUESTS, 0).raw("id", span.token).time("ts", to.max(from)).text("name", name);
+    out.begin("e", REQUESTS, 0).raw("id", &id).time("ts", to.max(from)).text("name", name);
     out.text("cat", "request").end("")
 }
 

@@ -34,6 +34,8 @@ pub struct LiveDummy {
     stop: Arc<AtomicBool>,
     /// Buffers that it still gives out.
     ios: AtomicUsize,
+    /// Plans that it still takes.
+    places: AtomicUsize,
     /// Whether it stops tasks that are cancelled.
     stops: bool,
 }
@@ -68,7 +70,13 @@ impl LiveDummy {
                 }
             }
         });
-        Arc::new(LiveDummy { inner, capabilities, held, stop, ios: ios.into(), stops: !virtual_time })
+        let places = usize::MAX.into();
+        Arc::new(LiveDummy { inner, capabilities, held, stop, ios: ios.into(), places, stops: !virtual_time })
+    }
+
+    /// From now on it takes so many more plans.
+    pub fn set_places(&self, places: usize) {
+        self.places.store(places, Ordering::SeqCst);
     }
 
     /// Stops time, or lets it go on.
@@ -106,10 +114,14 @@ impl Device for LiveDummy {
         self.inner.set_scheme(scheme);
     }
     fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
+        let take = |left: usize| left.checked_sub(1);
+        let taken = self.places.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
+        taken.map_err(|_| DeviceError::TooManyPlans { max: 0 })?;
         self.inner.load(plan)
     }
     fn unload(&self, plan: LoadedPlan) {
         self.inner.unload(plan);
+        self.places.fetch_add(1, Ordering::SeqCst);
     }
     fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
         let take = |left: usize| left.checked_sub(1);

@@ -7,12 +7,14 @@
 //! used up it doubles.
 
 use reef_base::limits::{UNROLLED_NODES_MAX, UNROLLED_ROUNDS_MAX};
+use reef_graph::{DType, Shape};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
 use super::nodes::{attribute, attribute_of, body, int, number_attribute, own, standard, unsupported};
 use super::step::{Evaluation, Thing};
 use super::{DOMAIN, known};
+use crate::decl::Dim;
 use crate::error::ImportError;
 use crate::scope;
 
@@ -45,7 +47,6 @@ impl Evaluation<'_> {
             "LoopRound" if node.domain == DOMAIN => self.visit_round(node)?,
             "LoopNext" if node.domain == DOMAIN => self.visit_next(node)?,
             "Stack" if node.domain == DOMAIN => self.visit_stack(node)?,
-            "NoRows" if node.domain == DOMAIN => self.visit_no_rows(node)?,
             "Turned" if node.domain == DOMAIN => self.visit_turned(node)?,
             _ => return self.visit_sequence(node),
         }
@@ -121,7 +122,8 @@ impl Evaluation<'_> {
             return self.no_rounds(node, &graph, &carried, &outputs);
         }
         let short = |&rounds: &i64| {
-            rounds <= UNROLLED_ROUNDS_MAX as i64 && rounds as usize * graph.node.len() <= UNROLLED_NODES_MAX
+            rounds <= UNROLLED_ROUNDS_MAX as i64
+                && (rounds as usize).saturating_mul(written_out(&graph)) <= UNROLLED_NODES_MAX
         };
         match rounds.filter(short) {
             Some(rounds) if self.always_goes_on(&graph)? => self.unroll(rounds, &graph, carried, &outputs),
@@ -200,42 +202,37 @@ impl Evaluation<'_> {
         for (output, value) in outputs.iter().zip(carried) {
             self.alias(output, value);
         }
-        let unread = |output: &&String| node.output.contains(*output);
         let stacked = &outputs[carried.len()..];
-        if stacked.iter().filter(unread).count() == 0 {
+        if !stacked.iter().any(|output| node.output.contains(output)) {
             return Ok(());
         }
-        // A round that nothing reads tells what rows would be like.
-        let number = self.integers(&[], &[0]);
-        let inputs: Vec<String> = [number, self.truth()].into_iter().chain(carried.iter().cloned()).collect();
-        let (mut nodes, results) = self.round(graph, &inputs);
-        let declared = &graph.output[carried.len() + 1..];
-        for ((row, output), declared) in results[carried.len() + 1..].iter().zip(stacked).zip(declared) {
-            let mut none = own("NoRows", vec![row.clone()], vec![output.clone()]);
-            if let Some((code, dims)) = crate::proto::declared_type(declared) {
-                none.attribute.push(number_attribute("type", code.into()));
-                none.attribute.push(attribute_of("dims", AttributeType::Ints, |dim| dim.ints = dims));
-            }
-            nodes.push(none);
+        let rows = self.imagined(graph, carried);
+        for ((output, row), info) in stacked.iter().zip(rows).zip(&graph.output[carried.len() + 1..]) {
+            let Some((dtype, shape)) = row.or_else(|| declared_row(info)) else {
+                return Err(unsupported(node, "the type of a loop's results is not known without a round"));
+            };
+            let data_type = crate::proto::code_of(dtype).map_or(0, |code| code as i32);
+            let dims = std::iter::once(0).chain(shape.iter().map(|&extent| extent as i64)).collect();
+            self.set_const(output, TensorProto { dims, data_type, ..TensorProto::default() });
         }
-        self.next(nodes.into_iter());
         Ok(())
     }
 
-    fn visit_no_rows(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        // A round that is not there may not be possible either: it may pick the first of no elements.
-        let fact = self.fact(&node.input[0]).ok().flatten();
-        let known = fact.and_then(|fact| {
-            let dims: Vec<i64> = fact.shape?.iter().map(|&extent| extent as i64).collect();
-            Some((crate::proto::code_of(fact.dtype)? as i32, dims))
+    /// What the rows of a loop's stacked results would be like, as far as can be told from a round that never
+    /// runs: where it fails or waits for data, nothing is known.
+    fn imagined(&mut self, graph: &GraphProto, carried: &[String]) -> Vec<Option<(DType, Shape)>> {
+        let mut round = self.aside();
+        let number = round.integers(&[], &[0]);
+        let inputs: Vec<String> =
+            [number, round.truth()].into_iter().chain(carried.iter().cloned()).collect();
+        let (nodes, results) = round.round(graph, &inputs);
+        round.next(nodes.into_iter());
+        let done = round.visit_all().is_ok();
+        let rows = results[carried.len() + 1..].iter().map(|row| {
+            let fact = if done { round.fact(row).ok().flatten() } else { None };
+            fact.and_then(|fact| Some((fact.dtype, fact.shape?)))
         });
-        let declared = || Some((int(node, "type")? as i32, attribute(node, "dims")?.ints.clone()));
-        let Some((data_type, dims)) = known.or_else(declared) else {
-            return Err(unsupported(node, "the shape of a loop's results is not known without a round"));
-        };
-        let dims = std::iter::once(0).chain(dims).collect();
-        self.set_const(&node.output[0], TensorProto { dims, data_type, ..TensorProto::default() });
-        Ok(())
+        rows.collect()
     }
 
     /// The first round of a loop that goes round by round: it is entered if there is a round at all.
@@ -414,20 +411,19 @@ impl Evaluation<'_> {
             attributes
                 .push(attribute_of("axes", AttributeType::Ints, |attribute| attribute.ints = vec![axis]));
         }
-        let tainted = true;
-        self.emit(standard("Unsqueeze", inputs, &made, attributes), tainted);
+        self.emit(standard("Unsqueeze", inputs, &made, attributes), true);
         made
     }
 
     /// The first `count` rows of a buffer.
     fn rows(&mut self, buffer: &str, count: i64, output: &str) {
-        self.slice_axis(buffer, 0, [0, count, 1], output);
+        self.slice_axis(buffer, 0, [0, count], output);
     }
 
-    /// Elements `begin, begin + step, …` before `end` along an axis.
-    pub(super) fn slice_axis(&mut self, name: &str, axis: i64, [begin, end, step]: [i64; 3], output: &str) {
+    /// Elements from `begin` to before `end` along an axis.
+    pub(super) fn slice_axis(&mut self, name: &str, axis: i64, [begin, end]: [i64; 2], output: &str) {
         if self.flow.opset >= 10 {
-            let numbers = [begin, end, axis, step].map(|number| self.integers(&[1], &[number]));
+            let numbers = [begin, end, axis].map(|number| self.integers(&[1], &[number]));
             let inputs = std::iter::once(name.to_owned()).chain(numbers).collect();
             return self.emit(standard("Slice", inputs, output, vec![]), true);
         }
@@ -547,7 +543,10 @@ impl Evaluation<'_> {
         let mut name = node.input[0].clone();
         if int(node, "reversed") == Some(1) {
             let reversed = self.fresh("reversed");
-            self.slice_axis(&name, 0, [-1, i64::MIN + 1, -1], &reversed);
+            let backwards: Vec<i64> = (0..shape[0] as i64).rev().collect();
+            let order = self.integers(&[backwards.len()], &backwards);
+            let axis = attribute_of("axis", AttributeType::Int, |attribute| attribute.i = 0);
+            self.emit(standard("Gather", vec![name, order], &reversed, vec![axis]), true);
             name = reversed;
         }
         let mut perm: Vec<i64> = (1..rank).collect();
@@ -617,5 +616,46 @@ impl Round {
             number_attribute("rows", self.rows),
         ];
         node
+    }
+}
+
+/// Nodes that a body may become when the loops in it are written out, too.
+fn written_out(graph: &GraphProto) -> usize {
+    let of = |node: &NodeProto| {
+        let inner: usize = scope::bodies(node).map(written_out).fold(0, usize::saturating_add);
+        let rounds = if node.op_type == "If" { 1 } else { UNROLLED_ROUNDS_MAX };
+        inner.saturating_mul(rounds).saturating_add(1)
+    };
+    graph.node.iter().map(of).fold(0, usize::saturating_add)
+}
+
+/// What a body declares of a row; an extent that it leaves open is 0, as in ONNX Runtime.
+fn declared_row(info: &ValueInfoProto) -> Option<(DType, Shape)> {
+    let decl = crate::proto::decl(info).ok()?;
+    let extent = |dim: &Dim| match dim {
+        Dim::Fixed(extent) => *extent,
+        Dim::Symbol(_) => 0,
+    };
+    Some((decl.dtype, decl.dims.iter().map(extent).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loops_in_a_loop_count_with_their_rounds() {
+        let graph = |node| GraphProto { node, ..GraphProto::default() };
+        let with = |operator: &str, body: GraphProto| {
+            let body = attribute_of("body", AttributeType::Graph, |attribute| attribute.g = Some(body));
+            standard(operator, vec![], "y", vec![body])
+        };
+        let leaf = || graph(vec![standard("Neg", vec![], "y", vec![]), standard("Abs", vec![], "z", vec![])]);
+        assert_eq!(written_out(&leaf()), 2);
+        assert_eq!(written_out(&graph(vec![with("If", leaf())])), 3);
+        let once = graph(vec![with("Loop", leaf())]);
+        assert_eq!(written_out(&once), 1 + 2 * UNROLLED_ROUNDS_MAX);
+        let deep = (0..20).fold(once, |inner, _| graph(vec![with("Loop", inner)]));
+        assert_eq!(written_out(&deep), usize::MAX, "it does not wrap");
     }
 }

@@ -7,6 +7,7 @@
 //! same rest as after the round before, so that a loop of any length is a few segments.
 
 mod control;
+mod declared;
 mod found;
 mod known;
 mod nodes;
@@ -99,6 +100,7 @@ impl Flow {
     ) -> Result<Flow, ImportError> {
         let mut graph = message.graph.expect("decoding checks that there is a graph");
         scope::make_unique(&mut graph);
+        declared::check(&graph)?;
         let mut weights = HashMap::new();
         hoist(&mut graph, &mut weights);
         let declared: Vec<(String, DType)> =

@@ -71,6 +71,13 @@ impl<'e, 'f> Remainder<'e, 'f> {
                 let own = remainder.fresh("t");
                 remainder.names.insert(output.clone(), own);
             }
+            // Names of ours in bodies, too: the next step makes the same ones again for something else.
+            for inner in scope::made_within(&node) {
+                if inner.starts_with(evaluation.mark()) {
+                    let own = remainder.fresh("b");
+                    remainder.names.insert(inner, own);
+                }
+            }
             let names = &remainder.names;
             scope::rename(&mut node, &mut |name: &mut String| {
                 if let Some(own) = names.get(name) {

@@ -65,6 +65,12 @@ impl Rest {
         self.nodes.iter().map(|node| node.op_type.as_str()).collect()
     }
 
+    /// What its nodes' bodies make.
+    #[cfg(test)]
+    pub fn inner_names(&self) -> Vec<String> {
+        self.nodes.iter().flat_map(crate::scope::made_within).collect()
+    }
+
     fn content(&self) -> Vec<u8> {
         let mut bytes = vec![];
         for node in &self.nodes {

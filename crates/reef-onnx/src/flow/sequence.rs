@@ -1,6 +1,7 @@
 //! Sequences and optional values. They are none when a model runs: a sequence is a list of tensors, known
 //! while a step is made, and an operator on it picks, joins or lists names.
 
+use reef_base::limits::SEQUENCE_LEN_MAX;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::attribute_proto::AttributeType;
 
@@ -125,11 +126,15 @@ impl Evaluation<'_> {
                 (sizes(&values, scalar, extent).map_err(|reason| unsupported(node, reason))?, true)
             }
         };
+        if sizes.len() > SEQUENCE_LEN_MAX {
+            let reason = format!("{} parts, at most {SEQUENCE_LEN_MAX} are supported", sizes.len());
+            return Err(unsupported(node, reason));
+        }
         let (mut elements, mut begin) = (vec![], 0);
         for size in sizes {
             let element = self.fresh(&node.output[0]);
             if keeps_axis {
-                self.slice_axis(name, axis, [begin, begin + size as i64, 1], &element);
+                self.slice_axis(name, axis, [begin, begin + size as i64], &element);
             } else {
                 let at = self.integers(&[], &[begin]);
                 let axis = attribute_of("axis", AttributeType::Int, |attribute| attribute.i = axis);
@@ -163,7 +168,8 @@ fn sizes(values: &[i64], scalar: bool, extent: usize) -> Result<Vec<usize>, Stri
     let whole: Option<Vec<usize>> = values.iter().map(|&size| usize::try_from(size).ok()).collect();
     let whole = whole.ok_or_else(wrong)?;
     if !scalar {
-        return if whole.iter().sum::<usize>() == extent { Ok(whole) } else { Err(wrong()) };
+        let sum = whole.iter().try_fold(0usize, |sum, &size| sum.checked_add(size));
+        return if sum == Some(extent) { Ok(whole) } else { Err(wrong()) };
     }
     let size = whole.first().copied().filter(|&size| size > 0).ok_or_else(wrong)?;
     let mut sizes = vec![size; extent / size];
@@ -171,4 +177,21 @@ fn sizes(values: &[i64], scalar: bool, extent: usize) -> Result<Vec<usize>, Stri
         sizes.push(extent % size);
     }
     Ok(sizes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_add_up_to_their_axis() {
+        assert_eq!(sizes(&[2, 0, 3], false, 5), Ok(vec![2, 0, 3]));
+        assert_eq!(sizes(&[2], true, 5), Ok(vec![2, 2, 1]));
+        assert_eq!(
+            sizes(&[1 << 62; 4], false, 0),
+            Err(format!("an axis of 0 cannot be split into {:?}", [1i64 << 62; 4]))
+        );
+        assert!(sizes(&[6, -1], false, 5).is_err());
+        assert!(sizes(&[0], true, 5).is_err());
+    }
 }

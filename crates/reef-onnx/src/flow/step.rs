@@ -8,7 +8,7 @@
 //! Whether a value depends on data is found by looking at what it is computed from, constants and shapes on
 //! the one side, anything else on the other ("tainted").
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use reef_base::limits::{PROGRAM_NODES_MAX, SHAPE_VALUES_MAX};
@@ -38,6 +38,7 @@ pub(super) enum Thing {
         tainted: bool,
     },
     /// Computed by the segment, with a shape that it computes too.
+    #[allow(dead_code, reason = "only operators whose results are counted make one")]
     Counted(Counted),
     /// Made by what is left.
     Blocked,
@@ -90,6 +91,7 @@ pub struct Then {
     pub waiting: Vec<String>,
 }
 
+#[derive(Clone)]
 pub(super) struct Evaluation<'f> {
     pub flow: &'f Flow,
     things: HashMap<String, Thing>,
@@ -125,10 +127,21 @@ impl<'f> Evaluation<'f> {
             fresh: 0,
         };
         evaluation.bind(rest, given)?;
-        while let Some(node) = evaluation.queue.pop_front() {
-            evaluation.visit(node)?;
-        }
+        evaluation.visit_all()?;
         evaluation.finish(rest)
+    }
+
+    /// Visits what is in the queue, and what that puts there.
+    pub fn visit_all(&mut self) -> Result<(), ImportError> {
+        while let Some(node) = self.queue.pop_front() {
+            self.visit(node)?;
+        }
+        Ok(())
+    }
+
+    /// The same values, to try something of which nothing comes into this segment.
+    pub fn aside(&self) -> Evaluation<'f> {
+        Evaluation { queue: VecDeque::new(), ..self.clone() }
     }
 
     fn bind(&mut self, rest: &Rest, given: &[Given]) -> Result<(), ImportError> {
@@ -423,7 +436,7 @@ impl<'f> Evaluation<'f> {
     fn slice(&self, outputs: &[String]) -> (Vec<NodeProto>, Vec<String>) {
         let mut needed = vec![false; self.emitted.len()];
         let mut pending: Vec<String> = outputs.to_vec();
-        let mut read: Vec<String> = vec![];
+        let mut read: HashSet<String> = HashSet::new();
         while let Some(name) = pending.pop() {
             match self.makers.get(&name) {
                 Some(&maker) if !needed[maker] => {
@@ -431,10 +444,12 @@ impl<'f> Evaluation<'f> {
                     pending.extend(scope::reads(&self.emitted[maker]));
                 }
                 Some(_) => {}
-                None if read.contains(&name) => {}
-                None => read.push(name),
+                None => {
+                    read.insert(name);
+                }
             }
         }
+        let mut read: Vec<String> = read.into_iter().collect();
         read.sort_unstable();
         let nodes = self.emitted.iter().zip(needed).filter(|(_, needed)| *needed);
         (nodes.map(|(node, _)| node.clone()).collect(), read)

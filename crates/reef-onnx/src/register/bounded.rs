@@ -27,7 +27,52 @@ struct Bounded {
     window: Option<Window>,
     /// A scatter that combines what it finds with what it brings.
     reduces: bool,
+    parts: Option<Parts>,
     inner: Box<dyn InferenceOp>,
+}
+
+/// What a `Split` says of its parts; some say it as an input.
+#[derive(Clone, Debug)]
+struct Parts {
+    axis: i64,
+    sizes: Option<Vec<i64>>,
+    /// How many there are.
+    count: i64,
+    /// The last may be smaller than the others.
+    uneven: bool,
+}
+
+impl Parts {
+    fn of(node: &NodeProto) -> TractResult<Option<Parts>> {
+        if node.op_type != "Split" {
+            return Ok(None);
+        }
+        let (axis, sizes) = (node.get_attr_opt("axis")?.unwrap_or(0), node.get_attr_opt_vec::<i64>("split")?);
+        let uneven = node.get_attr_opt::<i64>("num_outputs")?.is_some();
+        Ok(Some(Parts { axis, sizes, count: node.output.len() as i64, uneven }))
+    }
+
+    /// Why an axis cannot be split so, if so.
+    fn fault(&self, inputs: &[&InferenceFact]) -> Option<String> {
+        let extents = inputs[0].shape.concretize()?;
+        let axis = if self.axis < 0 { self.axis + extents.len() as i64 } else { self.axis };
+        let extent = extents.get(usize::try_from(axis).ok()?)?.to_i64().ok()?;
+        let given = || {
+            let value = inputs.get(1)?.value.concretize()?.cast_to::<i64>().ok()?.into_owned();
+            Some(value.try_as_plain_ram().ok()?.as_slice::<i64>().ok()?.to_vec())
+        };
+        let sizes = match self.sizes.clone().or_else(given) {
+            Some(sizes) => sizes,
+            None if inputs.len() > 1 => return None,
+            None if extent % self.count == 0 => return None,
+            None if self.uneven && (extent + self.count - 1) / self.count * (self.count - 1) <= extent => {
+                return None;
+            }
+            None => return Some(format!("an axis of {extent} cannot be split into {} parts", self.count)),
+        };
+        let sum = sizes.iter().try_fold(0i64, |sum, &size| sum.checked_add(size).filter(|_| size >= 0));
+        (sum != Some(extent)).then(|| format!("an axis of {extent} cannot be split into {sizes:?}"))
+    }
 }
 
 /// Puts every operator of `onnx` behind the check.
@@ -48,8 +93,8 @@ fn read(context: &ParsingContext, node: &NodeProto) -> Built {
     let reduces = matches!(node.op_type.as_str(), "ScatterND" | "ScatterElements") && reduction != "none";
     let reader = READERS.get().and_then(|readers| readers.get(&node.op_type));
     let (inner, closures) = reader.context("an operator that is not registered")?(context, node)?;
-    let (node, operator) = (name_of(node), node.op_type.clone());
-    Ok((Box::new(Bounded { node, operator, window, reduces, inner }), closures))
+    let (parts, node, operator) = (Parts::of(node)?, name_of(node), node.op_type.clone());
+    Ok((Box::new(Bounded { node, operator, window, reduces, parts, inner }), closures))
 }
 
 /// Elements of a tensor of which all extents are known.
@@ -67,7 +112,7 @@ fn elements(fact: &InferenceFact) -> Option<usize> {
 fn absurd_extent(operator: &str, inputs: &[&InferenceFact]) -> Option<i64> {
     let input = match operator {
         "ConstantOfShape" => 0,
-        "Expand" | "Reshape" | "Tile" => 1,
+        "Expand" | "Reshape" | "Tile" | "TopK" => 1,
         _ => return None,
     };
     let value = inputs.get(input)?.value.concretize()?;
@@ -169,6 +214,9 @@ impl InferenceOp for Bounded {
             return self.refuse("a reduction of booleans is not supported".into());
         }
         if let Some(reason) = self.window.as_ref().and_then(|window| window.fault(&inputs)) {
+            return self.refuse(reason);
+        }
+        if let Some(reason) = self.parts.as_ref().and_then(|parts| parts.fault(&inputs)) {
             return self.refuse(reason);
         }
         let (inputs, outputs, observed) = self.inner.infer_facts(inputs, outputs, observed)?;

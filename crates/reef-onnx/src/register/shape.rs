@@ -87,7 +87,9 @@ impl Range {
         let made = match &values[0] {
             Values::Real(_) => {
                 let [start, limit, step] = [0, 1, 2].map(|at: usize| values[at].real()[0]);
-                let count = ((limit - start) / step).ceil().max(0.0);
+                let count = ((limit - start) / step).ceil();
+                ensure!(!count.is_nan(), "from {start} to {limit} by {step} is no range");
+                let count = count.max(0.0);
                 ensure!(count.is_finite() && count <= ELEMENTS_MAX as f64, too_many);
                 parts(count as usize, &|part| {
                     Values::Real(part.map(|at| start + at as f64 * step).collect())

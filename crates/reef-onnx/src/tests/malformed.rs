@@ -269,8 +269,8 @@ fn graphs_in_graphs_have_a_bound() {
         let bytes = twice().changed(|graph| graph.node.extend(inner.node.clone()));
         try_import(&bytes).expect_err("its bodies are empty").to_string()
     };
-    assert!(nested(17).contains("graphs nested deeper than 16"), "{}", nested(17));
-    assert!(!nested(16).contains("nested"), "{}", nested(16));
+    assert!(nested(31).contains("graphs nested deeper than 30"), "{}", nested(31));
+    assert!(!nested(30).contains("nested"), "{}", nested(30));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod malformed;
 mod network;
 mod numeric;
 mod operators;
+mod programs;
 mod selection;
 mod shapes;
 mod sizes;

@@ -101,6 +101,12 @@ impl Network {
         node.attribute.extend(attributes);
     }
 
+    /// As a body of a node.
+    pub fn body(self, name: &str) -> pb::AttributeProto {
+        let kind = pb::attribute_proto::AttributeType::Graph as i32;
+        pb::AttributeProto { name: name.into(), r#type: kind, g: Some(self.graph), ..Default::default() }
+    }
+
     /// Puts the operator of the last node into a domain.
     pub fn domain(&mut self, domain: &str) {
         let node = self.graph.node.last_mut().expect("there is a node");
@@ -116,6 +122,11 @@ impl Network {
     /// Declares an output.
     pub fn output(&mut self, name: &str, code: DataType, dims: &[&str]) {
         self.graph.output.push(info(name, code, dims));
+    }
+
+    /// Another value as an output that was declared.
+    pub fn replace_output(&mut self, index: usize, name: &str) {
+        self.graph.output[index].name = name.into();
     }
 
     /// The file.

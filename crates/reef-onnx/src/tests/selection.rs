@@ -92,30 +92,12 @@ fn what_is_selected_is_counted() {
     assert_eq!(made[8].values::<i64>(), [4]);
 }
 
-/// The type's code in a file.
-fn code_of(dtype: DType) -> Option<DataType> {
-    Some(match dtype {
-        DType::F32 => DataType::Float,
-        DType::F16 => DataType::Float16,
-        DType::F64 => DataType::Double,
-        DType::I64 => DataType::Int64,
-        DType::I32 => DataType::Int32,
-        DType::I16 => DataType::Int16,
-        DType::I8 => DataType::Int8,
-        DType::U64 => DataType::Uint64,
-        DType::U32 => DataType::Uint32,
-        DType::U16 => DataType::Uint16,
-        DType::U8 => DataType::Uint8,
-        DType::Bool => DataType::Bool,
-        // Not a type that models have here.
-        DType::BF16 => return None,
-    })
-}
-
 /// Of inputs, and of constants, which are not computed before the plan runs.
 #[test]
 fn every_type_has_a_kernel() {
-    for (dtype, code) in DType::ALL.into_iter().filter_map(|dtype| Some((dtype, code_of(dtype)?))) {
+    for (dtype, code) in
+        DType::ALL.into_iter().filter_map(|dtype| Some((dtype, crate::proto::code_of(dtype)?)))
+    {
         let mut network = Network::default();
         network.input("x", code, &["2", "2"]);
         let ones = vec![1; 4 * dtype.bytes()];

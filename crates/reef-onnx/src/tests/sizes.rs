@@ -105,6 +105,41 @@ fn what_is_made_of_inputs() {
     });
 }
 
+#[test]
+fn parts_that_are_none_of_an_axis() {
+    let split = |sizes: &[i64]| {
+        loaded(|n| {
+            let sizes = n.integers(&[sizes.len() as i64], sizes);
+            n.nodes("Split", &["x", &sizes], &[("axis", Attr::Int(2))], 2).remove(0)
+        })
+    };
+    split(&[0, 2]).expect("two elements are none and two");
+    for sizes in [[1, 2], [0, 1], [3, -1], [i64::MAX, i64::MAX]] {
+        let error = split(&sizes).expect_err("not the axis").to_string();
+        assert!(error.contains("an axis of 2 cannot be split into"), "{error}");
+    }
+    let counted = |count, attributes: &[(&str, Attr)]| {
+        loaded(|n| {
+            n.opset(18);
+            n.nodes("Split", &["x"], attributes, count).remove(0)
+        })
+    };
+    let (axis, given) = (("axis", Attr::Int(-1)), ("num_outputs", Attr::Int(4)));
+    let error = counted(4, &[axis, given]).expect_err("an axis of two has no four parts").to_string();
+    assert!(error.contains("an axis of 2 cannot be split into 4 parts"), "{error}");
+    refused("TopK", |n| {
+        let count = n.integers(&[1], &[1 << 62]);
+        n.nodes("TopK", &["x", &count], &[], 2).remove(0)
+    });
+    let error = loaded(|n| {
+        let [zero, one] = [0.0, 1.0].map(|number| n.constant(&[], &[number]));
+        let limit = n.constant(&[], &[f32::NAN]);
+        n.node("Range", &[&zero, &limit, &one], &[])
+    });
+    let error = error.expect_err("no range ends there").to_string();
+    assert!(error.contains("no range"), "{error}");
+}
+
 /// Constants may be as large as those that they are made of, and others are bounded more tightly.
 #[test]
 fn constants_grow_up_to_a_bound() {

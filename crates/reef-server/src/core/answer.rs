@@ -76,8 +76,19 @@ pub(crate) fn model_ready(state: &State, name: &str, version: Option<&str>) -> R
         return Ok(Readiness { name: key.name, ready: false, reason: Some(reason) });
     }
     let model = state.find(name, version)?;
+    if let Some(reason) = out_of_service(state, &model) {
+        return Ok(Readiness { name: model.key.name, ready: false, reason: Some(reason) });
+    }
     let ready = model.state == ModelState::Ready && state.takes_requests();
     Ok(Readiness { name: model.key.name, ready, reason: None })
+}
+
+/// Why nobody serves a model that is loaded: all its devices have failed.
+fn out_of_service(state: &State, model: &ModelInfo) -> Option<String> {
+    let devices = state.engine.devices();
+    let failed = |name: &String| devices.iter().any(|device| device.name == *name && device.fault.is_some());
+    let all = !model.devices.is_empty() && model.devices.iter().all(failed);
+    all.then(|| format!("every device that it is on has failed: {}", model.devices.join(", ")))
 }
 
 /// The versions that a question names: the one asked for, or all of that name.

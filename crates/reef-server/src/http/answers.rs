@@ -1,7 +1,7 @@
 //! Answers about the server and its models as JSON: health, metadata, readiness, configuration, statistics.
 
 use hyper::StatusCode;
-use reef_engine::{ModelStats, Nanos, TensorInfo};
+use reef_engine::{DeviceInfo, ModelStats, Nanos, TensorInfo};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -26,9 +26,19 @@ pub(crate) fn ready(state: &State) -> Reply {
     json(readiness(ready), &json!({ "ready": ready }))
 }
 
-/// Name, version and extensions of the server.
-pub(crate) fn server_metadata() -> Reply {
-    let metadata = json!({ "name": SERVER, "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS });
+/// Name, version, extensions and devices of the server.
+pub(crate) fn server_metadata(state: &State) -> Reply {
+    let device = |device: DeviceInfo| {
+        let up = device.fault.is_none();
+        json!({ "name": device.name, "description": device.description, "cus": device.cus, "up": up })
+    };
+    let devices: Vec<Value> = state.engine.devices().into_iter().map(device).collect();
+    let metadata = json!({
+        "name": SERVER,
+        "version": env!("CARGO_PKG_VERSION"),
+        "extensions": EXTENSIONS,
+        "devices": devices,
+    });
     json(StatusCode::OK, &metadata)
 }
 
@@ -48,6 +58,7 @@ pub(crate) fn model_metadata(state: &State, path: &ModelPath<'_>) -> Result<Repl
         "platform": PLATFORM,
         "inputs": tensors(&model.inputs),
         "outputs": tensors(&model.outputs),
+        "devices": model.devices,
     });
     Ok(json(StatusCode::OK, &metadata))
 }
@@ -81,6 +92,8 @@ pub(crate) fn model_config(state: &State, path: &ModelPath<'_>) -> Result<Reply,
         "output": tensors(&model.outputs),
         "parameters": {
             "class": { "string_value": model.settings.class.name() },
+            "devices": { "string_value": model.devices.join(",") },
+            "placement": { "string_value": model.settings.placement.name() },
         },
     });
     Ok(json(StatusCode::OK, &config))

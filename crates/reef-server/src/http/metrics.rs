@@ -1,6 +1,7 @@
 //! `/metrics`: the engine's statistics under the names that Triton's dashboards know, and under our own.
 //!
-//! Triton's families have the labels `model` and `version` and add up both classes; ours have `class` too.
+//! Triton's families have the labels `model` and `version` and add up both classes and all devices; ours have
+//! `class` and `device` too.
 
 use reef_engine::{
     ClassStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelStats, Nanos,
@@ -110,9 +111,18 @@ fn class_times(out: &mut Exposition, stats: &EngineStats) {
 }
 
 fn device(out: &mut Exposition, stats: &EngineStats) {
-    let device = &stats.device;
     out.family("reef_device_busy_seconds_total", Kind::Counter, "Compute-unit time of all finished blocks.");
-    out.sample(&[], seconds(device.busy));
+    for device in &stats.devices {
+        out.sample(&[("device", &device.name)], seconds(device.counters.busy));
+    }
+    out.family("reef_device_up", Kind::Gauge, "1 while the device serves, 0 after a fault.");
+    for device in &stats.devices {
+        out.sample(&[("device", &device.name)], u64::from(device.fault.is_none()));
+    }
+    out.family("reef_device_info", Kind::Gauge, "What the device is, as a label.");
+    for device in &stats.devices {
+        out.sample(&[("device", &device.name), ("description", &device.description)], 1);
+    }
     out.family("reef_scheme_info", Kind::Gauge, "The scheme in force, as a label.");
     out.sample(&[("scheme", stats.scheme.name())], 1);
 }
@@ -120,8 +130,11 @@ fn device(out: &mut Exposition, stats: &EngineStats) {
 fn each_class(stats: &EngineStats, mut sample: impl FnMut(&[(&str, &str)], &ClassStats)) {
     for model in &stats.models {
         let [name, version] = model_labels(model);
-        sample(&[name, version, ("class", "real-time")], &model.real_time);
-        sample(&[name, version, ("class", "best-effort")], &model.best_effort);
+        for on in &model.devices {
+            let device = ("device", &*on.device);
+            sample(&[name, version, ("class", "real-time"), device], &on.real_time);
+            sample(&[name, version, ("class", "best-effort"), device], &on.best_effort);
+        }
     }
 }
 

@@ -179,7 +179,7 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
         _ if port == Port::Metrics => {
             Err(ApiError::not_found("this port serves /metrics and /v2/health only".to_string()))
         }
-        Route::Metadata => Ok(answers::server_metadata()),
+        Route::Metadata => Ok(answers::server_metadata(state)),
         Route::Stats(model) => Ok(answers::stats(state, model.as_ref())?),
         Route::Model(model) => Ok(answers::model_metadata(state, &model)?),
         Route::ModelReady(model) => Ok(answers::model_ready(state, &model)?),

@@ -77,12 +77,15 @@ fn both_ports_tell_the_same_story() {
             "preemption_latency_seconds_count",
         ];
         for what in counters {
-            value(&format!(r#"reef_{what}{{model="m",version="1",class="best-effort"}}"#));
-            value(&format!(r#"reef_{what}{{model="rt",version="1",class="real-time"}}"#));
+            let on = r#"device="dummy:0""#;
+            value(&format!(r#"reef_{what}{{model="m",version="1",class="best-effort",{on}}}"#));
+            value(&format!(r#"reef_{what}{{model="rt",version="1",class="real-time",{on}}}"#));
         }
-        let bucket =
-            r#"reef_request_duration_seconds_bucket{model="m",version="1",class="best-effort",le="+Inf"}"#;
-        assert_eq!(value(bucket), 3.0);
+        let labels = r#"model="m",version="1",class="best-effort",device="dummy:0",le="+Inf""#;
+        assert_eq!(value(&format!("reef_request_duration_seconds_bucket{{{labels}}}")), 3.0);
+        assert!(value(r#"reef_device_busy_seconds_total{device="dummy:0"}"#) > 0.0);
+        assert_eq!(value(r#"reef_device_up{device="dummy:0"}"#), 1.0);
+        assert_eq!(value(r#"reef_device_info{device="dummy:0",description="queued dummy"}"#), 1.0);
         assert_eq!(value(r#"reef_http_responses_total{code="400"}"#), 1.0);
     }
     assert_eq!(metrics.get("/v2").status, 404);

@@ -33,6 +33,8 @@ fn the_server_says_who_it_is() {
     assert_eq!(client.get("/v2/health/ready").json(), json!({ "ready": true }));
     let server = client.get("/v2").json();
     assert_eq!(server["name"], "reef");
+    let device = json!({ "name": "dummy:0", "description": "queued dummy", "cus": 2, "up": true });
+    assert_eq!(server["devices"], json!([device]));
     assert!(server["extensions"].as_array().unwrap().contains(&json!("binary_tensor_data")));
     assert_eq!(client.head("/v2/health/live"), 200);
     assert_eq!(client.head("/v3"), 404);
@@ -48,6 +50,7 @@ fn models_say_what_they_take() {
         "name": "open", "versions": ["1"], "platform": "reef_onnx",
         "inputs": [{ "name": "x", "datatype": "INT64", "shape": [-1, 3] }],
         "outputs": [{ "name": "y", "datatype": "FP16", "shape": [-1] }],
+        "devices": ["dummy:0"],
     });
     assert_eq!(client.get("/v2/models/open").json(), expected);
     assert_eq!(client.get("/v2/models/open/versions/1").json(), expected);

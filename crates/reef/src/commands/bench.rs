@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use reef_bench::disb::options::{DisbOptions, Via};
 use reef_bench::disb::peer::Peer;
 use reef_bench::disb::report::DisbReport;
@@ -85,9 +85,12 @@ pub fn micro(args: &MicroArgs) -> Result<()> {
 }
 
 fn compute_units(args: &DeviceArgs) -> Result<usize> {
+    if let Some(given) = args.device.iter().find(|spec| spec.cores.is_some()) {
+        bail!("--device {given}: benchmarks choose cores themselves; --cus says how many");
+    }
     match args.cus {
         Some(cus) => Ok(cus),
-        None => Ok(device::start(args, Scheme::Reset)?.capabilities().cus),
+        None => Ok(device::start(args, Scheme::Reset)?.device.capabilities().cus),
     }
 }
 

@@ -27,7 +27,7 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         metrics: Some(([127, 0, 0, 1], 0).into()),
         ..ServerOptions::default()
     })?;
-    let engine = Engine::new(device::start(&args.device, Scheme::Reset)?, EngineOptions::default())?;
+    let engine = Engine::over(vec![device::start(&args.device, Scheme::Reset)?], EngineOptions::default())?;
     for spec in specs {
         progress.phase(format!("loading {}", spec.key.name));
         engine.load(spec)?;

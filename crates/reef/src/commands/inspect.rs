@@ -2,8 +2,10 @@
 
 use anyhow::Result;
 use reef_device::Scheme;
+use reef_engine::PoolDevice;
 use reef_graph::Shape;
 use reef_plan::Target;
+use serde_json::json;
 
 use super::compiled::{self, Compiled};
 use super::program::Program;
@@ -23,7 +25,7 @@ pub fn compile(declared: &Declared, shapes: &[(String, Shape)], target: Target) 
 pub fn run(args: &InspectArgs) -> Result<()> {
     let declared = loader::read(&args.model)?;
     let shapes = declared.shapes(&args.dims)?;
-    let device = device::start(&args.device, Scheme::Reset)?;
+    let PoolDevice { name, device } = device::start(&args.device, Scheme::Reset)?;
     let capabilities = device.capabilities();
     if let Some(program) =
         declared.advise(&args.dims, Program::of(&declared, &shapes, &args.values, capabilities.target))?
@@ -32,7 +34,9 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     }
     let compiled = declared.advise(&args.dims, compile(&declared, &shapes, capabilities.target))?;
     if args.json {
-        say!("{:#}", compiled::to_json(&compiled));
+        let mut json = compiled::to_json(&compiled);
+        json["device"] = json!({ "name": name, "description": capabilities.name });
+        say!("{json:#}");
         return Ok(());
     }
     if args.graph {
@@ -42,6 +46,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         say!("{}", compiled.plan.to_string().trim_end());
     }
     if !args.graph && !args.plan {
+        say!("device  {}", device::described(&name, device.as_ref()));
         compiled::print(&compiled, capabilities.never_max);
     }
     Ok(())

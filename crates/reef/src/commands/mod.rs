@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod compiled;
 pub mod demo;
+pub mod devices;
 pub mod inspect;
 pub mod profile;
 pub mod program;

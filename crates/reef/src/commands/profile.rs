@@ -33,7 +33,7 @@ impl Row {
 
 /// Runs the model alone and prints the heaviest kernels.
 pub fn run(args: &ProfileArgs) -> Result<()> {
-    let device = device::start(&args.device, Scheme::Reset)?;
+    let device = device::start(&args.device, Scheme::Reset)?.device;
     let declared = loader::read(&args.model)?;
     let shapes = declared.shapes(&args.dims)?;
     let compiled = inspect::compile(&declared, &shapes, device.capabilities().target);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use reef_base::{Class, Level, MonotonicClock};
+use reef_base::{Class, Level, MonotonicClock, Nanos};
 use reef_device::Scheme;
 use reef_engine::{ModelSettings, Session, SessionOptions};
 use serde_json::json;
@@ -28,7 +28,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let taken_as_one = args.random.is_some();
     let advice = if taken_as_one { declared.advice(&args.dims) } else { String::new() };
     drop(declared);
-    let settings = ModelSettings { class: Class::RealTime(Level::TOP), ..ModelSettings::default() };
+    let deadline = args.deadline.map(Nanos::from);
+    let settings = ModelSettings { class: Class::RealTime(Level::TOP), deadline, ..ModelSettings::default() };
     let (engine, info) =
         loader::engine_with(device::start(&args.device, Scheme::Reset)?, &args.model, settings)?;
     let mut session = open(&engine, &info.key.name, &tensors).map_err(|error| match advice.as_str() {

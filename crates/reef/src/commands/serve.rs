@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use reef_base::{Class, ModelKey};
-use reef_engine::{Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec, Shape, TraceOptions};
+use reef_engine::{
+    Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec, PoolDevice, Shape, TraceOptions,
+};
 use reef_server::{Running, Server, ServerOptions, Signals};
 
 use crate::cli::ServeArgs;
@@ -72,7 +74,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         body_bytes_max: args.max_body,
         ..ServerOptions::default()
     })?;
-    let engine = Engine::new(device::start(&args.device, args.scheme)?, EngineOptions::default())?;
+    let engine = Engine::over(start_devices(args, &models)?, EngineOptions::default())?;
     if let Some(path) = &args.trace {
         engine.start_trace(TraceOptions::new(path))?;
     }
@@ -109,6 +111,26 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The devices that the command line names, or the directory's settings, and that the models need.
+fn start_devices(args: &ServeArgs, models: &[FoundModel]) -> Result<Vec<PoolDevice>> {
+    let configured = repository::devices(&args.models)?;
+    let given = &args.device.device;
+    if !given.is_empty() && !configured.is_empty() {
+        tracing::info!("the devices of the command line are used, those of reef.toml are not");
+    }
+    let specs = if given.is_empty() { &configured } else { given };
+    let devices = device::start_pool(&args.device, specs, args.scheme)?;
+    let known: Vec<&str> = devices.iter().map(|device| &*device.name).collect();
+    for model in models {
+        let checked = model.settings.as_ref().map_or(Ok(()), |settings| settings.check_devices(&known));
+        checked.with_context(|| format!("settings of model {}", model.key.name))?;
+    }
+    for PoolDevice { name, device } in &devices {
+        tracing::info!("device {}", device::described(name, device.as_ref()));
+    }
+    Ok(devices)
 }
 
 /// Follows what happens until a signal comes; an error is why the command cannot go on.
@@ -214,6 +236,7 @@ fn load(engine: &Engine, model: &FoundModel) -> Result<()> {
     let weights: usize = info.plans.iter().map(|plan| plan.weight_bytes).max().unwrap_or(0);
     tracing::info!(
         class = describe(class),
+        device = info.devices.join(" "),
         plans = info.plans.len(),
         weights_mib = weights >> 20,
         seconds = format!("{:.1}", started.elapsed().as_secs_f64()),
@@ -244,6 +267,8 @@ pub fn settings(model: &FoundModel) -> Result<ModelSettings> {
         deadline: own.deadline()?,
         queue_len: own.queue_len.unwrap_or(defaults.queue_len),
         shapes: shapes.collect(),
+        devices: own.devices.clone().unwrap_or_default(),
+        placement: own.placement()?,
         ..defaults
     })
 }

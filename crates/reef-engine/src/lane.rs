@@ -1,0 +1,128 @@
+//! A device in an engine: its scheduler behind its mutex, and who waits for what happens there. Lanes know
+//! nothing of each other; a request is in one of them at a time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
+
+use reef_base::Nanos;
+use reef_device::{Device, Wake};
+use reef_sched::{Forecast, Request, SchedOptions};
+
+use crate::core::Core;
+use crate::pool::Model;
+use crate::request::Urgency;
+use crate::trace::Notes;
+
+pub(crate) struct Lane {
+    pub(crate) name: Arc<str>,
+    pub(crate) device: Arc<dyn Device>,
+    core: Mutex<Core>,
+    /// Told after every step while somebody waits for requests to end.
+    pub(crate) idle: Condvar,
+    pub(crate) signal: Arc<Signal>,
+    pub(crate) notes: Arc<Notes>,
+    /// The device is out of service, and everybody who was here knows.
+    out: AtomicBool,
+}
+
+impl Lane {
+    pub(crate) fn new(name: Arc<str>, device: Arc<dyn Device>, board: SchedOptions) -> Self {
+        let notes = Arc::new(Notes::default());
+        let core = Mutex::new(Core::new(device.clone(), board, notes.clone()));
+        let (idle, signal, out) = (Condvar::new(), Arc::default(), AtomicBool::new(false));
+        Lane { name, device, core, idle, signal, notes, out }
+    }
+
+    /// The core, without the rest of [`crate::shared::Shared::enter`]: for looking only.
+    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its scheduler says of a request; `plan` is the number of its plan here, if there is one. `None`
+    /// where nothing of the model runs any more.
+    pub(crate) fn forecast(
+        &self,
+        now: Nanos,
+        model: &Model,
+        plan: Option<u16>,
+        urgency: &Urgency,
+    ) -> Option<Forecast> {
+        if self.device.fault().is_some() {
+            // Its core may not know yet.
+            return None;
+        }
+        let mut core = self.core();
+        if core.fault().is_some() || !core.knows(model.id(), &model.key) {
+            return None;
+        }
+        let Urgency { class, arrival, deadline, queue_until } = *urgency;
+        let (model, number) = (model.id(), plan.unwrap_or(0));
+        let request = Request { model, plan: number, class, arrival, deadline, queue_until };
+        Some(core.sched.forecast(now, &request, plan.is_some()))
+    }
+
+    pub(crate) fn is_out(&self) -> bool {
+        self.out.load(Ordering::Acquire)
+    }
+
+    /// It is out of service from now on; false if it was before.
+    pub(crate) fn take_out(&self) -> bool {
+        !self.out.swap(true, Ordering::AcqRel)
+    }
+
+    /// Wakes everybody who waits here.
+    pub(crate) fn rouse(&self) {
+        self.idle.notify_all();
+        self.signal.wake();
+    }
+}
+
+/// Wakes the completion thread. Compute units call it: one atomic exchange, and a system call only if the
+/// thread was not woken already.
+#[derive(Default)]
+pub(crate) struct Signal {
+    pending: AtomicBool,
+    stop: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl Signal {
+    /// From now on the calling thread is the one that is woken.
+    pub(crate) fn attach(&self) {
+        let _ = self.thread.set(std::thread::current());
+    }
+
+    /// Whether the calling thread is the one that is woken.
+    pub(crate) fn is_attached_here(&self) -> bool {
+        self.thread.get().is_some_and(|thread| thread.id() == std::thread::current().id())
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Whether it was woken since the last call.
+    pub(crate) fn take(&self) -> bool {
+        self.pending.swap(false, Ordering::AcqRel)
+    }
+
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
+    }
+}
+
+impl Wake for Signal {
+    fn wake(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}

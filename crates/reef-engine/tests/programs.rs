@@ -1,0 +1,229 @@
+//! Requests that run several segments: which ones depends on what they compute.
+
+mod doubles;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use doubles::{cpu, key, live, load, plan_for, request, stepped};
+use reef_engine::*;
+use reef_plan::{Target, synthetic_output};
+
+/// Three plans in turn. Each one's output selects what follows: it ends when its first byte is a multiple of
+/// `ends`.
+#[derive(Debug)]
+struct Wheel {
+    ends: u8,
+    plans: Vec<Arc<Plan>>,
+    parts: Vec<Arc<usize>>,
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+    made: AtomicUsize,
+    /// Part that has no plan.
+    broken: Option<usize>,
+}
+
+impl Wheel {
+    fn new(target: Target, ends: u8) -> Wheel {
+        let plans = (0..3).map(|index| plan_for(target, &format!("wheel {index}"), 40 + index, 2)).collect();
+        let info = |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![64] }];
+        let parts = (0..3).map(Arc::new).collect();
+        let (inputs, outputs, made) = (info("x"), info("y"), AtomicUsize::new(0));
+        Wheel { ends, plans, parts, inputs, outputs, made, broken: None }
+    }
+
+    fn is_last(&self, value: &[u8]) -> bool {
+        self.ends > 0 && value[0].is_multiple_of(self.ends)
+    }
+
+    /// The answer, and the blocks of all segments.
+    fn answer(&self, input: &[u8]) -> (Vec<u8>, u64) {
+        let (mut at, mut value) = (0, synthetic_output(&self.plans[0], input));
+        let mut blocks = self.plans[0].blocks();
+        loop {
+            at = (at + 1) % 3;
+            let last = self.is_last(&value);
+            value = synthetic_output(&self.plans[at], &value);
+            blocks += self.plans[at].blocks();
+            if last {
+                return (value, blocks);
+            }
+        }
+    }
+}
+
+impl PlanSource for Wheel {
+    fn inputs(&self) -> &[TensorInfo] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[TensorInfo] {
+        &self.outputs
+    }
+
+    fn compile(&self, _: &[Shape], _: Target) -> Result<Arc<Plan>, String> {
+        Err("a wheel has no one plan".into())
+    }
+
+    fn segment(&self, key: &SegmentKey, _: Target) -> Result<Segment, String> {
+        self.made.fetch_add(1, Ordering::SeqCst);
+        let at = key.part.as_ref().map_or(0, |part| *part.downcast::<usize>().expect("a part of the wheel"));
+        if self.broken == Some(at) {
+            return Err("this spoke is broken".into());
+        }
+        let plan = self.plans[at].clone();
+        if let [Given::Value(value), ..] = &key.given[..]
+            && self.is_last(value.bytes().as_slice())
+        {
+            return Ok(Segment::last(plan));
+        }
+        let from = Source::Output(0);
+        let passed =
+            vec![Passed { source: from, take: Take::Value }, Passed { source: from, take: Take::Tensor }];
+        let next = Part::new(self.parts[(at + 1) % 3].clone());
+        Segment::new(plan, next, passed).map_err(|error| error.to_string())
+    }
+}
+
+fn wheel(engine: &Engine, ends: u8, settings: ModelSettings) -> Arc<Wheel> {
+    let wheel = Arc::new(Wheel::new(engine.capabilities().target, ends));
+    engine.load_source(key("wheel"), settings, wheel.clone()).expect("it loads");
+    wheel
+}
+
+fn input(seed: u8) -> Vec<u8> {
+    (0..64).map(|at: u8| at.wrapping_mul(7).wrapping_add(seed)).collect()
+}
+
+#[test]
+fn answers_and_counters_are_those_of_the_whole_way() {
+    let engines = [stepped(), live().0, cpu()];
+    for engine in &engines {
+        let wheel = wheel(engine, 4, ModelSettings::default());
+        for round in 0..3 {
+            for seed in 0..12 {
+                let input = input(seed);
+                let (answer, blocks) = wheel.answer(&input);
+                let response = engine.infer(&request("wheel", &input)).expect("it is answered");
+                assert_eq!(response.output("y").unwrap().data, answer, "round {round}, input {seed}");
+                let counters = response.counters;
+                assert_eq!(counters.blocks_done, blocks + counters.blocks_rerun, "input {seed}");
+            }
+        }
+        let stats = &engine.stats().models[0].best_effort;
+        assert_eq!(stats.success, 36, "one request, one count");
+        engine.shutdown(Duration::ZERO);
+    }
+}
+
+#[test]
+fn a_known_way_is_gone_without_the_engine() {
+    let engine = cpu();
+    let wheel = wheel(&engine, 4, ModelSettings::default());
+    let input = input(1);
+    let tasks = || engine.device().counters().submitted;
+    let run = || {
+        let before = tasks();
+        let response = engine.infer(&request("wheel", &input)).expect("it is answered");
+        assert_eq!(response.output("y").unwrap().data, wheel.answer(&input).0);
+        tasks() - before
+    };
+    assert!(run() > 1, "the first request finds the way");
+    let made = wheel.made.load(Ordering::SeqCst);
+    assert_eq!((run(), run()), (1, 1), "later ones know it");
+    assert_eq!(wheel.made.load(Ordering::SeqCst), made);
+}
+
+#[test]
+fn other_values_go_another_way() {
+    let engine = cpu();
+    let wheel = wheel(&engine, 2, ModelSettings::default());
+    for seed in [1, 2, 1, 3, 2, 1] {
+        let input = input(seed);
+        let response = engine.infer(&request("wheel", &input)).expect("it is answered");
+        assert_eq!(response.output("y").unwrap().data, wheel.answer(&input).0, "input {seed}");
+    }
+}
+
+#[test]
+fn who_is_on_the_way_is_cancelled_late_or_unloaded_like_any() {
+    for engine in [live().0, cpu()] {
+        // It never ends by itself.
+        wheel(&engine, 0, ModelSettings::default());
+        let other = load(&engine, "other", doubles::real_time(0), 2);
+        let endless = input(5);
+        for _ in 0..5 {
+            let future = engine.submit(&request("wheel", &endless)).expect("it is taken");
+            let urgent = engine.infer(&request("other", &endless)).expect("urgent work is served");
+            doubles::assert_exact(&other, &endless, &urgent);
+            std::thread::sleep(Duration::from_millis(2));
+            future.cancel();
+            assert!(matches!(future.wait(), Err(InferError::Cancelled)));
+            let mut late = request("wheel", &endless);
+            late.deadline = Some(Nanos::from_millis(3));
+            assert!(matches!(engine.infer(&late), Err(InferError::DeadlinePassed)));
+        }
+        let future = engine.submit(&request("wheel", &endless)).expect("it is taken");
+        std::thread::sleep(Duration::from_millis(2));
+        drop(future);
+        engine.unload("wheel", None, Queued::Finish).expect("its last request has gone");
+        assert!(engine.infer(&request("other", &endless)).is_ok());
+        engine.shutdown(Duration::ZERO);
+        assert!(engine.is_idle());
+    }
+}
+
+#[test]
+fn a_shutdown_ends_what_is_on_its_way() {
+    for engine in [live().0, cpu()] {
+        wheel(&engine, 0, ModelSettings::default());
+        let endless = input(5);
+        let future = engine.submit(&request("wheel", &endless)).expect("it is taken");
+        std::thread::sleep(Duration::from_millis(3));
+        engine.shutdown(Duration::from_millis(1));
+        assert!(matches!(future.wait(), Err(InferError::ShuttingDown)));
+        assert!(engine.is_idle());
+    }
+}
+
+#[test]
+fn a_segment_without_a_plan_ends_its_request_alone() {
+    for engine in [stepped(), live().0, cpu()] {
+        let wheel = Wheel::new(engine.capabilities().target, 4);
+        let broken = Arc::new(Wheel { broken: Some(2), ..wheel });
+        engine.load_source(key("wheel"), ModelSettings::default(), broken.clone()).expect("it loads");
+        let (mut failed, mut answered) = (0, 0);
+        for seed in 0..12 {
+            let input = input(seed);
+            match engine.infer(&request("wheel", &input)) {
+                Ok(response) => {
+                    assert_eq!(response.output("y").unwrap().data, broken.answer(&input).0);
+                    answered += 1;
+                }
+                Err(InferError::Shapes(reason)) => {
+                    assert_eq!(reason, "this spoke is broken");
+                    failed += 1;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert!(failed > 0 && answered > 0, "{failed} failed, {answered} were answered");
+        assert!(engine.fault().is_none());
+        engine.shutdown(Duration::ZERO);
+    }
+}
+
+#[test]
+fn sessions_run_programs() {
+    let engine = cpu();
+    let wheel = wheel(&engine, 4, ModelSettings::default());
+    let mut session = engine.session("wheel", &SessionOptions::default()).expect("a session");
+    for seed in [3, 4, 3] {
+        session.input_mut(0).copy_from_slice(&input(seed));
+        session.run().expect("it runs");
+        assert_eq!(session.output(0).data, wheel.answer(&input(seed)).0);
+        session.run().expect("its inputs stay");
+        assert_eq!(session.output(0).data, wheel.answer(&input(seed)).0);
+    }
+}
