@@ -358,6 +358,14 @@ impl Executor {
         self.board.slots[slot].owner.store(index_of(share) as u64, Ordering::Relaxed);
     }
 
+    /// A block of a task with `key` had a unit for `time`, however it ended.
+    #[inline]
+    pub(crate) fn charge(&self, key: TaskKey, time: Nanos) {
+        if !key.class().is_real_time() {
+            self.shares.charge(key.share(), time);
+        }
+    }
+
     fn stage_blocks(&self, slot: usize, stage: u32) -> u32 {
         self.loaded(slot).plan.stages()[stage as usize].blocks()
     }

@@ -212,7 +212,7 @@ impl Worker {
                 self.settle_done(&executor, claim, total, now);
             }
             BlockEnd::Failed(fault) => {
-                self.account_failed(&executor, &ran);
+                self.account_failed(&executor, task, &ran);
                 if let Some(other) = executor.fail(claim, fault) {
                     // Others may be stopped, so it is not freed here.
                     companion.keep(Report { end: BlockEnd::Failed(other), time });

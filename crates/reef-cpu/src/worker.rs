@@ -288,7 +288,7 @@ impl Worker {
                 self.give_back(claim);
             }
             Ok(BlockEnd::Failed(fault)) => {
-                self.account_failed(executor, &ran);
+                self.account_failed(executor, task, &ran);
                 executor.fail(claim, fault);
                 executor.settle(claim, total, true, false, now);
             }
@@ -319,9 +319,7 @@ impl Worker {
         let (unit, tally) = (&executor.cus[self.cu], &executor.slots[ran.claim.slot].tallies[self.cu]);
         bump_both(&unit.blocks_done, &tally.blocks_done, 1);
         bump_both(&unit.busy, &tally.cu_time, ns);
-        if !task.key.class().is_real_time() {
-            executor.shares.charge(task.key.share(), ran.time);
-        }
+        executor.charge(task.key, ran.time);
         if ran.padding {
             bump_both(&unit.blocks_padding, &tally.blocks_padding, 1);
             bump_both(&unit.padding, &tally.padding_time, ns);
@@ -333,9 +331,10 @@ impl Worker {
     }
 
     /// Accounts for a block that failed.
-    pub(crate) fn account_failed(&self, executor: &Executor, ran: &Ran) {
+    pub(crate) fn account_failed(&self, executor: &Executor, task: &Task, ran: &Ran) {
         let (unit, tally) = (&executor.cus[self.cu], &executor.slots[ran.claim.slot].tallies[self.cu]);
         bump_both(&unit.wasted, &tally.wasted_time, ran.time.0);
+        executor.charge(task.key, ran.time);
     }
 
     fn account_killed(&mut self, executor: &Executor, task: &Task, prepared: &Prepared, ran: &Ran) {
@@ -350,6 +349,7 @@ impl Worker {
         let (unit, tally) = (&executor.cus[self.cu], &executor.slots[ran.claim.slot].tallies[self.cu]);
         bump_both(&unit.blocks_killed, &tally.blocks_killed, 1);
         bump_both(&unit.wasted, &tally.wasted_time, ns);
+        executor.charge(task.key, ran.time);
         if executor.recorder.is_on() {
             let (stage, block) = (ran.claim.word.stage(), ran.index);
             self.record(executor, task, ran, EventKind::Killed { stage, block });

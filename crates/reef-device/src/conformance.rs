@@ -25,8 +25,10 @@ mod order;
 
 pub use order::{
     fitting_padding_ends_before_the_stage_does, owners_share_units_and_one_owner_goes_in_order,
+    owners_share_units_by_weight_however_long_their_blocks_are,
     units_that_a_stage_leaves_are_padded_and_nothing_is_lost,
     what_is_in_the_way_starts_and_polls_once_more_at_most,
+    whose_blocks_are_killed_does_not_go_first_for_ever,
 };
 
 /// How long a real device may take for one test before the suite gives it up as stuck.
@@ -68,6 +70,8 @@ macro_rules! conformance_suite {
             units_that_a_stage_leaves_are_padded_and_nothing_is_lost,
             fitting_padding_ends_before_the_stage_does,
             owners_share_units_and_one_owner_goes_in_order,
+            owners_share_units_by_weight_however_long_their_blocks_are,
+            whose_blocks_are_killed_does_not_go_first_for_ever,
         );
     };
     (@each $harness:expr, $($name:ident),* $(,)?) => {

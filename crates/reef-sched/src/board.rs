@@ -58,10 +58,23 @@ impl Board {
         self.tasks.iter().take_while(|task| task.key <= key).map(|task| u128::from(task.left.0)).sum()
     }
 
-    /// Time that the tasks take, each at most as long as `most` says.
-    pub(crate) fn left_beside(&mut self, now: Nanos, most: impl Fn(&Task) -> u128) -> u128 {
+    /// Time that the tasks take; those that share take no more together, model by model, than `due` says of
+    /// one of them.
+    pub(crate) fn left_beside(&mut self, now: Nanos, due: impl Fn(&Task) -> Option<u128>) -> u128 {
         self.pass(now);
-        self.tasks.iter().map(|task| u128::from(task.left.0).min(most(task))).sum()
+        let mut sum = 0;
+        for (at, task) in self.tasks.iter().enumerate() {
+            let Some(due) = due(task) else {
+                sum += u128::from(task.left.0);
+                continue;
+            };
+            let shares = |other: &&Task| other.model == task.model && !other.key.class().is_real_time();
+            if !self.tasks[..at].iter().any(|other| shares(&other)) {
+                let left = self.tasks[at..].iter().filter(shares).map(|task| u128::from(task.left.0));
+                sum += left.sum::<u128>().min(due);
+            }
+        }
+        sum
     }
 
     /// Slots of the tasks, the most urgent first, with their keys.
@@ -108,7 +121,7 @@ mod tests {
         board.remove(Nanos(110), 4);
         // What 4 had of it is not counted twice.
         assert_eq!(board.left(Nanos(110), key(9)), 60);
-        assert_eq!(board.left_beside(Nanos(110), |task| if task.slot == 5 { 50 } else { 1 }), 50);
+        assert_eq!(board.left_beside(Nanos(110), |_| None), 60);
         assert_eq!(board.first(|task| task.model == ModelId(1)), Some(key(3)));
         assert_eq!(board.first(|task| task.model == ModelId(7)), None);
         assert_eq!(board.left(Nanos(1000), key(9)), 0);

@@ -95,7 +95,7 @@ impl Scheduler {
             let model = models[task.model.index()].as_ref().expect("a model with tasks is there");
             let shares = !task.key.class().is_real_time() && task.model != request.model;
             let due = u128::from(expected.0) * u128::from(model.options.weight) / u128::from(weight.max(1));
-            if shares { due } else { u128::MAX }
+            shares.then_some(due)
         })
     }
 

@@ -465,8 +465,12 @@ fn best_effort_tasks_carry_the_share_of_their_model() {
 #[test]
 fn a_long_task_of_another_model_is_waited_for_only_as_its_weight_is_due() {
     // What takes 10 alone takes 20 beside a model of its weight, 40 beside one of three times that.
-    for (weight, left, fits) in [(1, 25, true), (1, 15, false), (3, 45, true), (3, 35, false)] {
+    // Two of its tasks get no more than one.
+    let cases = [(1, 25, true), (1, 15, false), (3, 45, true), (3, 35, false)];
+    for (tasks, (weight, left, fits)) in [1, 2].into_iter().flat_map(|tasks| cases.map(|case| (tasks, case)))
+    {
         let mut run = Run::new();
+        run.sched = Scheduler::new(SchedOptions { board_slots: 8, best_effort_slots: 4 });
         run.line(&format!("0 model long be weight={weight}"));
         run.line("0 model short be");
         // As often as it takes to know their times.
@@ -477,10 +481,10 @@ fn a_long_task_of_another_model_is_waited_for_only_as_its_weight_is_due() {
             run.line(&format!("{end} submit short s{round}"));
             run.line(&format!("{} done s{round} cu=10 service=10", end + 10));
         }
-        run.line("20000 submit long l8");
+        (0..tasks).for_each(|task| run.line(&format!("20000 submit long m{task}")));
         run.line(&format!("20000 submit short s8 deadline={}", 20_000 + left));
         let answer = if fits { "start s8 be" } else { "no s8 DeadlineUnreachable" };
         let found = run.log.lines().any(|line| line.contains(answer));
-        assert!(found, "{weight} {left}: {}", run.log);
+        assert!(found, "{tasks} {weight} {left}: {}", run.log);
     }
 }

@@ -301,3 +301,28 @@ fn a_unit_loses_less_with_a_younger_block_that_can_be_killed() {
         assert_eq!(!asked.take_at(Nanos::from_millis(2)), better, "rank {rank} since {since:?}");
     }
 }
+
+#[test]
+fn a_block_counts_for_its_owner_however_it_ends() {
+    use reef_base::{Share, TaskKey};
+    let share = Share { owner: 5, weight: 1 };
+    for case in ["done", "killed", "failed", "urgent"] {
+        let mut hands = Hands::reset(1);
+        let executor = hands.executor.clone();
+        let script: Script = Arc::new(move |_, _| match case {
+            "killed" => {
+                executor.close(executor.slot_of_one_task(), 1, Reason::Cancelled);
+                BlockEnd::Killed
+            }
+            "failed" => BlockEnd::Failed(BlockFault::Host(HostFault::of_kernel("k", "planted"))),
+            _ => BlockEnd::Done,
+        });
+        let plan = hands.load_scripted(&[1], Restart::Safe, script);
+        let key = if case == "urgent" { real_time(0) } else { TaskKey::best_effort(0) };
+        hands.submit(plan, key.on(share), 0);
+        let before = hands.executor.shares.pass(5);
+        hands.work(0);
+        assert_eq!(hands.executor.shares.pass(5) != before, case != "urgent", "{case}");
+        hands.completion();
+    }
+}

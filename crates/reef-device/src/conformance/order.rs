@@ -6,7 +6,7 @@ use reef_plan::{Kernel, KernelSpec, Meter, SyntheticSpec, SyntheticStage, synthe
 
 use super::{Harness, PATIENCE, Rig, best_effort, real_time, rebuilt};
 use crate::contract::Kill;
-use crate::event::EventKind;
+use crate::event::{Event, EventKind};
 use crate::scheme::{Padding, Scheme};
 
 impl Rig {
@@ -134,10 +134,11 @@ pub fn fitting_padding_ends_before_the_stage_does(harness: &dyn Harness) {
 }
 
 /// Two owners take turns block by block, so that a short task beside a long one ends while that one still has
-/// blocks; two tasks of one owner go one after the other.
+/// blocks; two tasks of one owner go one after the other. On one unit: beside another one, a unit that the
+/// system stops for a while decides which task ends first.
 pub fn owners_share_units_and_one_owner_goes_in_order(harness: &dyn Harness) {
     for (owner, first) in [(1, 1), (0, 0)] {
-        let mut rig = Rig::new(harness, 2, Scheme::Reset);
+        let mut rig = Rig::new(harness, 1, Scheme::Reset);
         let long = rig.load(1, &[SyntheticStage { blocks: 10_000, polls: 4, poll_ns: 5_000 }]);
         let short = rig.load(2, &[SyntheticStage { blocks: 8, polls: 4, poll_ns: 5_000 }]);
         rig.submit(long, best_effort(0), 0);
@@ -147,4 +148,78 @@ pub fn owners_share_units_and_one_owner_goes_in_order(harness: &dyn Harness) {
         assert_eq!(done[0].token, first);
         done.iter().for_each(|done| rig.check_output(if done.token == 0 { long } else { short }, done));
     }
+}
+
+/// A long task and many short ones, one after the other in one slot, share the units' time as the weights of
+/// their owners say: nobody is ahead by more than a few blocks. The time is what the device says that blocks
+/// took, and so is the length of a block: a unit that the system stops for a while makes both longer.
+pub fn owners_share_units_by_weight_however_long_their_blocks_are(harness: &dyn Harness) {
+    const AHEAD_MAX: u64 = 8;
+    for weights in [[1, 1], [3, 1], [1, 3]] {
+        let mut rig = Rig::new(harness, 2, Scheme::Reset);
+        let long = rig.load(1, &[SyntheticStage { blocks: 250, polls: 40, poll_ns: 5_000 }; 2]);
+        let stage = SyntheticStage { blocks: 24, polls: 10, poll_ns: 5_000 };
+        let short = [2, 3].map(|seed| rig.load(seed, &[stage]));
+        let key = |owner: usize| {
+            let share = Share { owner: owner as u16, weight: weights[owner] };
+            TaskKey::best_effort(owner as u64).on(share)
+        };
+        rig.device.record_events(true);
+        let task = rig.submit(long, key(0), 0);
+        rig.until_blocks(4);
+        let (_, expected) = rig.submit_around(&short, 25, key(1), 1);
+        let (mut events, mut ended) = (Vec::new(), 0);
+        while ended != 1 {
+            let done = rig.complete(1).pop().expect("one completion");
+            ended = done.token;
+            assert!(ended == 0 || done.io.outputs[0].as_slice() == expected);
+            rig.device.drain_events(&mut events);
+        }
+        rig.device.cancel(task);
+        let [first, second] = used(&events);
+        let [first, second] = [(first, weights[0]), (second, weights[1])]
+            .map(|((time, block), weight)| (time / u64::from(weight), block));
+        let bound = AHEAD_MAX * (first.1 + second.1) / u64::from(weights[0].min(weights[1]));
+        assert!(first.0.abs_diff(second.0) <= bound, "{weights:?}: {first:?}, {second:?}, {bound}");
+    }
+}
+
+/// What the blocks of the two tokens took, and the longest of each, while both had some: from the first block of
+/// the second one to the last of the one that ended first.
+fn used(events: &[Event]) -> [(u64, u64); 2] {
+    let blocks = |token: u64| {
+        let of = move |event: &&Event| event.token == token && matches!(event.kind, EventKind::Block { .. });
+        events.iter().filter(of).map(|event| (event.at.0, event.at.0 + event.span.0))
+    };
+    let begin = blocks(1).map(|(start, _)| start).min().expect("it had blocks");
+    let last = |token| blocks(token).map(|(_, end)| end).max().expect("it had blocks");
+    let end = last(0).min(last(1));
+    [0, 1].map(|token| {
+        let inside = blocks(token).filter(|&(start, stop)| begin <= start && stop <= end);
+        let spans = inside.map(|(start, stop)| stop - start);
+        spans.fold((0, 0), |(sum, longest), span| (sum + span, longest.max(span)))
+    })
+}
+
+/// Blocks that are killed count as well: an owner whose block is killed before it ends leaves the next turn to
+/// another.
+pub fn whose_blocks_are_killed_does_not_go_first_for_ever(harness: &dyn Harness) {
+    let mut rig = Rig::new(harness, 1, Scheme::Reset);
+    if rig.device.capabilities().kill == Kill::None {
+        return;
+    }
+    let meter = Meter::default();
+    let endless =
+        rig.load_metered(1, &[SyntheticStage { blocks: 2, polls: 100_000, poll_ns: 10_000 }], &meter);
+    let short = rig.load(2, &[SyntheticStage { blocks: 1, polls: 2, poll_ns: 5_000 }]);
+    let urgent = rig.load(3, &[SyntheticStage { blocks: 1, polls: 2, poll_ns: 5_000 }]);
+    let share = |owner| Share { owner, weight: 1 };
+    let task = rig.submit(endless, best_effort(0).on(share(0)), 0);
+    rig.until(|| meter.read().0 > 0);
+    rig.submit(short, best_effort(1).on(share(1)), 1);
+    rig.submit(urgent, real_time(0), 2);
+    let ended: Vec<u64> = rig.complete(2).iter().map(|done| done.token).collect();
+    assert_eq!(ended, [2, 1]);
+    rig.device.cancel(task);
+    rig.complete(1);
 }

@@ -227,6 +227,7 @@ impl State {
             bytes_mut(&mut task.io, &mut task.arena, &writes)[tile].fill(0xAA);
             task.counters.blocks_killed += 1;
             task.counters.wasted_time += wasted;
+            charge(&mut self.passes, task.key, wasted);
             self.counters.blocks_killed += 1;
             self.counters.wasted += wasted;
             killed += 1;
@@ -430,11 +431,7 @@ impl State {
             self.counters.blocks_padding += 1;
             self.counters.padding += span;
         }
-        if !task.key.class().is_real_time() {
-            let share = task.key.share();
-            let own = self.passes.entry(share::index_of(share)).or_default();
-            *own = own.wrapping_add(share::cost(span, share.weight));
-        }
+        charge(&mut self.passes, task.key, span);
         let front = task.device_queue.front_mut().expect("the running stage is launched");
         front.done += 1;
         let stage_done = front.done == task.plan.stages()[run.stage].blocks();
@@ -495,6 +492,14 @@ impl State {
             let (key, token, plan) = (task.key, task.token, task.loaded);
             self.events.push(Event { at: start, span: end - start, cu, task: id, key, token, plan, kind });
         }
+    }
+}
+
+/// A block of a task with `key` had a unit for `span`.
+fn charge(passes: &mut BTreeMap<usize, u64>, key: TaskKey, span: Nanos) {
+    if !key.class().is_real_time() {
+        let own = passes.entry(share::index_of(key.share())).or_default();
+        *own = own.wrapping_add(share::cost(span, key.share().weight));
     }
 }
 
