@@ -184,8 +184,8 @@ pub fn owners_share_units_by_weight_however_long_their_blocks_are(harness: &dyn 
     }
 }
 
-/// What the blocks of the two tokens took, and the longest of each, while both had some: from the first block of
-/// the second one to the last of the one that ended first.
+/// What the blocks of the two tokens took, and the longest of each, while both had some: from the first block
+/// of the second one to the last of the one that ended first.
 fn used(events: &[Event]) -> [(u64, u64); 2] {
     let blocks = |token: u64| {
         let of = move |event: &&Event| event.token == token && matches!(event.kind, EventKind::Block { .. });
@@ -201,8 +201,8 @@ fn used(events: &[Event]) -> [(u64, u64); 2] {
     })
 }
 
-/// Blocks that are killed count as well: an owner whose block is killed before it ends leaves the next turn to
-/// another.
+/// Blocks that are killed count as well: an owner whose block is killed before it ends leaves the next turn
+/// to another.
 pub fn whose_blocks_are_killed_does_not_go_first_for_ever(harness: &dyn Harness) {
     let mut rig = Rig::new(harness, 1, Scheme::Reset);
     if rig.device.capabilities().kill == Kill::None {

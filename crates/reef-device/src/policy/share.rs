@@ -1,8 +1,8 @@
 //! How best-effort owners share compute unit time on the board: stride scheduling, block by block.
 //!
-//! An owner's *pass* is the compute unit time of its blocks over its weight; the owner with the least pass goes
-//! next. Blocks that were killed or failed count as well: whose blocks are killed again and again, or always
-//! fail, would otherwise go first for ever. Nothing is banked: an owner that comes
+//! An owner's *pass* is the compute unit time of its blocks over its weight; the owner with the least pass
+//! goes next. Blocks that were killed or failed count as well: whose blocks are killed again and again, or
+//! always fail, would otherwise go first for ever. Nothing is banked: an owner that comes
 //! begins at the least pass of those that are there, or at its own if that is later, so that it pays what it
 //! owes. Whose share a task is on, and its weight, stand in its key ([`reef_base::Share`]), so both levels
 //! divide by the same weights, and several tasks of one owner get no more than one.
