@@ -210,7 +210,7 @@ pub fn whose_blocks_are_killed_does_not_go_first_for_ever(harness: &dyn Harness)
     }
     let meter = Meter::default();
     let endless =
-        rig.load_metered(1, &[SyntheticStage { blocks: 2, polls: 100_000, poll_ns: 10_000 }], &meter);
+        rig.load_metered(1, &[SyntheticStage { blocks: 2, polls: 1_000_000, poll_ns: 10_000 }], &meter);
     let short = rig.load(2, &[SyntheticStage { blocks: 1, polls: 2, poll_ns: 5_000 }]);
     let urgent = rig.load(3, &[SyntheticStage { blocks: 1, polls: 2, poll_ns: 5_000 }]);
     let share = |owner| Share { owner, weight: 1 };
