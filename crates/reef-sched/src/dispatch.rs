@@ -177,7 +177,8 @@ impl Scheduler {
         let lane = lane(request.class);
         self.on_board[lane] += 1;
         self.starts += 1;
-        let share = Share { owner: request.model.0 as u16, weight: self.model(request.model).options.weight };
+        let own = self.model(request.model);
+        let share = Share { owner: own.owner, weight: own.options.weight };
         let key = real_time_key(&request).unwrap_or(TaskKey::best_effort(self.starts).on(share));
         let (virtual_now, slots) = (self.virtual_now, self.options.best_effort_slots);
         let model = self.model_mut(request.model);

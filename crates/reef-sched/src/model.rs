@@ -62,6 +62,8 @@ impl Account {
 #[derive(Debug)]
 pub(crate) struct Model {
     pub(crate) options: ModelOptions,
+    /// Whose share its best-effort tasks are on; no other model's while it is there.
+    pub(crate) owner: u16,
     pub(crate) drain: Option<Drain>,
     /// Queued requests, by key then arrival.
     pub(crate) real_time: Heap,
@@ -83,11 +85,12 @@ pub(crate) fn lane(class: Class) -> usize {
 }
 
 impl Model {
-    pub(crate) fn new(options: ModelOptions, account: Account, virtual_now: u128) -> Self {
+    pub(crate) fn new(options: ModelOptions, owner: u16, account: Account, virtual_now: u128) -> Self {
         // What comes back from the device may find its place taken.
         let room = options.queue_len + limits::BOARD_SLOTS_MAX;
         Model {
             options,
+            owner,
             drain: None,
             real_time: Heap::with_capacity(room),
             best_effort: Heap::with_capacity(room),

@@ -27,6 +27,8 @@ pub struct Scheduler {
     /// As of now; `options` has the most it may be.
     pub(crate) best_effort_slots: usize,
     pub(crate) models: Vec<Option<Model>>,
+    /// Where the search for the next model's owner begins.
+    next_owner: usize,
     pub(crate) table: Table,
     pub(crate) timers: Heap,
     /// On the board whose end was asked for, to be told to the device.
@@ -62,6 +64,7 @@ impl Scheduler {
             options,
             best_effort_slots: options.best_effort_slots,
             models: Vec::new(),
+            next_owner: 0,
             table: Table::default(),
             timers: Heap::default(),
             stopping: Vec::with_capacity(options.board_slots),
@@ -97,12 +100,24 @@ impl Scheduler {
             }
             None => return None,
         };
-        self.models[index] = Some(Model::new(options, account, self.virtual_now));
+        let owner = self.free_owner();
+        self.models[index] = Some(Model::new(options, owner, account, self.virtual_now));
         self.update_levels();
         let room = self.capacity();
         self.table.reserve(room - self.table.live().min(room));
         self.timers.reserve(room - self.timers.len().min(room));
         Some(ModelId(index as u32))
+    }
+
+    /// An owner for a new model's tasks. Not the one that was given back last: what that owes on the board is
+    /// not the new model's.
+    fn free_owner(&mut self) -> u16 {
+        let taken =
+            |owner: usize| self.models.iter().flatten().any(|model| usize::from(model.owner) == owner);
+        let mut owners = (0..limits::MODELS_MAX).map(|step| (self.next_owner + step) % limits::MODELS_MAX);
+        let owner = owners.find(|&owner| !taken(owner)).expect("there are fewer models than owners");
+        self.next_owner = owner + 1;
+        owner as u16
     }
 
     /// What a model owes; to be kept when it is removed and may come again, until [`Scheduler::is_settled`].

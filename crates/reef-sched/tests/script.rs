@@ -459,7 +459,28 @@ fn best_effort_tasks_carry_the_share_of_their_model() {
         other => panic!("{other:?}"),
     })
     .collect();
-    assert_eq!(shares, [(models[0].0 as u16, 5), (models[1].0 as u16, 7)]);
+    assert_eq!(shares, [(0, 5), (1, 7)]);
+}
+
+#[test]
+fn a_model_in_the_place_of_another_is_another_owner() {
+    let mut sched = Scheduler::new(SchedOptions::default());
+    let mut owners = Vec::new();
+    // As many owners as models: then the first one comes again, unless a model has it.
+    let stays = sched.add_model(ModelOptions::default()).unwrap();
+    for _ in 0..reef_base::limits::MODELS_MAX {
+        let model = sched.add_model(ModelOptions::default()).unwrap();
+        let (class, arrival) = (Class::BestEffort, Nanos::ZERO);
+        let request = Request { model, plan: 0, class, arrival, deadline: None, queue_until: None };
+        sched.submit(Nanos::ZERO, request).unwrap();
+        let Some(Action::Start { request, key }) = sched.next_action(Nanos::ZERO) else { panic!("no start") };
+        owners.push(key.share().owner);
+        let used = Usage { cu_time: Nanos(1), service: None, stopped_after: None };
+        sched.on_complete(Nanos::ZERO, request, used);
+        assert!(sched.remove_model(model) && model != stays);
+    }
+    let last = reef_base::limits::MODELS_MAX as u16 - 1;
+    assert_eq!(owners, (1..=last).chain([1]).collect::<Vec<_>>());
 }
 
 #[test]
