@@ -327,6 +327,6 @@ fn loading_a_model_again_pays_no_debts() {
         done() - before
     };
     let (stranger, same) = (others_before("other"), others_before("large"));
-    assert!(stranger <= 4, "{stranger}");
-    assert!(same >= 40, "{same}");
+    // It owes what it was ahead: the small ones had their turns meanwhile.
+    assert!(stranger <= 4 && same >= stranger + 12, "{stranger} and {same}");
 }
