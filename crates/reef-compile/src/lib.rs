@@ -4,8 +4,9 @@
 //! `layout` where values lie, `lower` makes kernels cut into blocks (`tile`), `schedule` puts them
 //! into stages, `memory` gives buffers addresses. The plan is validated when it is built. Deterministic:
 //! the same graph and target give the same plan; names inside the graph have no influence. Knows a device
-//! only as a [`Target`].
+//! only as a [`Target`]. [`divide`] cuts a plan into parts for several devices.
 
+mod divide;
 mod error;
 mod groups;
 pub mod interpret;
@@ -27,6 +28,7 @@ use reef_base::limits;
 use reef_graph::Graph;
 use reef_plan::{HostKernel, Kernel, Place, Plan, PlanParts, Target, WeightStore};
 
+pub use divide::{Division, DivisionInput, divide};
 pub use error::CompileError;
 pub use report::{FusedGroup, InspectReport, MemoryReport};
 

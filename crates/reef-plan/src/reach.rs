@@ -1,12 +1,14 @@
 //! How far a kernel reaches into its operands, by its specification: what the validator holds against the
 //! regions, so that kernels may trust their addresses.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use reef_graph::DType;
 
 use crate::host::{HostKernel, TensorSpec};
-use crate::region::Region;
+use crate::plan::{Kernel, Plan};
+use crate::region::{Place, Region};
 use crate::spec::{
     ConvSpec, DepthwiseSpec, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, KernelSpec, LayerNormSpec,
     LoopDim, MatMulSpec, PoolSpec,
@@ -71,6 +73,48 @@ impl Reach {
             .map(|axis| (axis.0 - 1) * axis.1.unsigned_abs() * self.size)
             .sum();
         (inside + self.size > lane.width).then_some("is narrower than what the kernel writes")
+    }
+
+    /// Calls `visit` for the bytes that the nest touches, from the region's first byte on, run by run. For
+    /// what is written: no axis runs backwards.
+    fn each_run(&self, mut visit: impl FnMut(Range<usize>)) {
+        let mut axes: Vec<(usize, usize)> =
+            self.axes.iter().map(|&(extent, stride)| (extent, stride.unsigned_abs() * self.size)).collect();
+        if axes.iter().any(|axis| axis.0 == 0) {
+            return;
+        }
+        axes.retain(|axis| axis.0 > 1);
+        axes.sort_by_key(|axis| axis.1);
+        let mut run = self.size;
+        let dense = axes.iter().take_while(|axis| {
+            let joins = axis.1 == run;
+            run *= if joins { axis.0 } else { 1 };
+            joins
+        });
+        let dense = dense.count();
+        let mut index = vec![0; axes.len() - dense];
+        loop {
+            let outer = index.iter().zip(&axes[dense..]).map(|(at, axis)| at * axis.1);
+            let begin = self.first * self.size + outer.sum::<usize>();
+            visit(begin..begin + run);
+            let Some(axis) = (0..index.len()).find(|&axis| index[axis] + 1 < axes[dense + axis].0) else {
+                return;
+            };
+            index[..axis].fill(0);
+            index[axis] += 1;
+        }
+    }
+}
+
+impl Plan {
+    /// Calls `visit` for the bytes that a kernel of the plan writes: exactly those, where its regions may have
+    /// some more. Ranges are of the region's place.
+    pub fn each_written(&self, kernel: &Kernel, mut visit: impl FnMut(Place, Range<usize>)) {
+        let (_, writes) = reaches(&kernel.spec, self.host_kernels()).expect("the plan is valid");
+        for (reach, region) in writes.iter().zip(&kernel.writes) {
+            let offset = region.offset;
+            reach.each_run(|run| visit(region.place, offset + run.start..offset + run.end));
+        }
     }
 }
 
@@ -214,4 +258,25 @@ fn gather(spec: &GatherSpec) -> Operands {
     let data = Reach::dense(size, spec.outer * spec.extent * spec.inner);
     let indices = Reach::dense(spec.index_dtype.bytes(), spec.picks);
     (vec![data, indices], vec![Reach::dense(size, spec.outer * spec.picks * spec.inner)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_what_is_touched() {
+        let runs = |reach: &Reach| {
+            let mut runs = vec![];
+            reach.each_run(|run| runs.push(run));
+            runs
+        };
+        assert_eq!(runs(&Reach::dense(4, 10)), [0..40]);
+        assert_eq!(runs(&Reach::pixels(3, 8, 2)), [0..8, 32..40, 64..72]);
+        assert_eq!(runs(&Reach::new(1, [(2, 12), (3, 4), (4, 1)])), [0..24]);
+        assert_eq!(runs(&Reach::new(2, [(2, 1), (3, 2)])), [0..12], "in whichever order");
+        assert_eq!(runs(&Reach::new(4, [(2, 10), (1, 7), (2, 4)])), [0..4, 16..20, 40..44, 56..60]);
+        assert_eq!(runs(&Reach::new(4, [(2, 10), (0, 1)])), []);
+        assert_eq!(runs(&Reach::new(4, [])), [0..4]);
+    }
 }
