@@ -1,11 +1,11 @@
 //! A plan cut at stage boundaries into parts, plans as well, that several devices run one after the other.
 //!
-//! The kernels of a part are the whole plan's, with the same cut, so that the outputs are the same to the bit.
-//! What lives across a boundary (bytes that a stage behind it reads, and that one before it wrote last) is
-//! packed into one tensor by a stage of copies at the end of a part and unpacked by another one at the
-//! beginning of the next: everything in between finds its bytes where the whole plan has them. An output of the
-//! model that is made before the last part travels in the same way. Inputs that later parts read are passed on
-//! as they are.
+//! The kernels of a part are the whole plan's, with the same cut, so that the outputs are the same to the
+//! bit. What lives across a boundary (bytes that a stage behind it reads, and that one before it wrote last)
+//! is packed into one tensor by a stage of copies at the end of a part and unpacked by another one at the
+//! beginning of the next: everything in between finds its bytes where the whole plan has them. An output of
+//! the model that is made before the last part travels in the same way. Inputs that later parts read are
+//! passed on as they are.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,10 +26,13 @@ const COPY_BYTES: usize = 64 << 10;
 /// One part of a plan.
 #[derive(Clone, Debug)]
 pub struct Division {
-    /// Its plan. The last part has the outputs of the whole plan, others have one: what they leave to the next.
+    /// Its plan. The last part has the outputs of the whole plan, others have one: what they leave to the
+    /// next.
     pub plan: Plan,
     /// What its inputs are. The first part has those of the whole plan.
     pub inputs: Vec<DivisionInput>,
+    /// The stages of its plan that are the whole plan's; before and behind them it copies.
+    pub own: Range<usize>,
 }
 
 /// What an input of a part is.
@@ -201,6 +204,7 @@ impl Cutting<'_> {
         let left = inputs.len() - 1;
         let unpack = self.before.map(|crossing| self.copies(crossing, Place::Input(left as u16), true));
         stages.extend(unpack.into_iter().flatten());
+        let own = stages.len()..stages.len() + self.own.len();
         for stage in &plan.stages()[self.own.clone()] {
             let own = &plan.kernels()[stage.kernels.start as usize..stage.kernels.end as usize];
             stages.push(own.iter().map(|kernel| self.kernel(kernel, &inputs)).collect());
@@ -225,7 +229,7 @@ impl Cutting<'_> {
             stages,
             arena_bytes: if self.after.is_some() { self.space.bytes() } else { self.space.outputs[0] },
         };
-        Ok(Division { plan: Plan::new(parts)?, inputs })
+        Ok(Division { plan: Plan::new(parts)?, inputs, own })
     }
 
     /// The inputs that this part, or a later one, reads.

@@ -8,8 +8,13 @@
 //! for it is answered at once; the request stays in the books, with its slot and its buffers, until the
 //! device says that the task has ended, and its model is charged then.
 //!
+//! A request of a model that is split over devices is in one core after the other: it leaves this one when
+//! its part here has ended ([`Core::depart`]), and is submitted to the next one as one that has begun.
+//!
 //! After a fault of the device, or a bug that leaves the books in doubt, every request is answered with that
 //! and the scheduler is not asked again: see [`Core::fail`].
+
+mod count;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +22,7 @@ use std::sync::Arc;
 use reef_base::limits::SEGMENTS_PER_REQUEST_MAX;
 use reef_base::{Class, ModelKey, Nanos, TaskId, TaskKey};
 use reef_device::{Completion, Device, Io, Outcome, RejectReason, Scheme};
-use reef_plan::{FaultKind, HostFault};
+use reef_plan::HostFault;
 use reef_sched::{
     Account, Action, CancelReason, Cancelled, Drain, ModelId, ModelOptions, Refusal, Request, RequestId,
     SchedOptions, Scheduler, Usage,
@@ -25,12 +30,13 @@ use reef_sched::{
 
 use crate::error::InferError;
 use crate::fault;
-use crate::hop::{Delivery, End, Hop, Sofar};
+use crate::hop::{Delivery, End, Hop, Move, Sofar};
 use crate::kit::Kit;
+use crate::passage::Passage;
 use crate::plans::{Buffers, PlanEntry};
 use crate::pool::Model;
 use crate::request::{Timings, Urgency};
-use crate::stats::{ClassStats, FailureReason};
+use crate::stats::ClassStats;
 use crate::ticket::{Finished, Promise, Record, Ticket};
 use crate::trace::{Notes, Span};
 
@@ -45,6 +51,17 @@ pub(crate) struct Job {
     pub(crate) urgency: Urgency,
     /// When it began to wait, if that was before it came here.
     pub(crate) waited_since: Option<Nanos>,
+    /// What it took on other devices.
+    pub(crate) before: Sofar,
+    /// Of a model that is split.
+    pub(crate) passage: Option<Passage>,
+}
+
+impl Job {
+    /// Whether the request has begun on another device.
+    fn has_begun(&self) -> bool {
+        self.before.segments > 0
+    }
 }
 
 /// A job that was not queued, with what it had.
@@ -61,6 +78,16 @@ enum Answer {
     Given(Nanos, InferError),
 }
 
+/// What comes after a task.
+enum Next {
+    /// Another segment, here.
+    Hop,
+    /// Another part, on another device.
+    Depart,
+    /// Nothing: the request has ended.
+    End,
+}
+
 /// A request in the scheduler.
 struct Pending {
     id: RequestId,
@@ -75,7 +102,11 @@ struct Pending {
     /// What the scheduler gave it when it was started.
     task_key: Option<TaskKey>,
     kit: Option<Arc<Kit>>,
+    /// What it took here.
     sofar: Sofar,
+    /// What it took on other devices.
+    before: Sofar,
+    passage: Option<Passage>,
     class: Class,
     arrival: Nanos,
     queued: Nanos,
@@ -151,6 +182,7 @@ impl Core {
             let Some(pending) = &mut self.pending[slot] else { continue };
             let given = Answer::Given(Nanos::ZERO, fault.clone());
             let Answer::Owed(promise) = std::mem::replace(&mut pending.answer, given) else { continue };
+            pending.passage = None;
             let (plan, model, class) = (pending.plan.clone(), pending.model, pending.class);
             // What the device has stays here until it gives it back.
             let waiting = self.pending[slot].take_if(|pending| pending.task.is_none());
@@ -246,8 +278,15 @@ impl Core {
             return;
         }
         self.sched.drain_model(id, drain);
-        self.draining[id.index()] = true;
-        self.end_unserved(now, out);
+        self.end_unserved_of(now, id, out);
+    }
+
+    /// Ends what of a model the scheme does not serve, now and later: nobody is to wait for it.
+    pub(crate) fn end_unserved_of(&mut self, now: Nanos, id: ModelId, out: &mut Vec<Delivery>) {
+        if self.fault.is_none() {
+            self.draining[id.index()] = true;
+            self.end_unserved(now, out);
+        }
     }
 
     fn end_unserved(&mut self, now: Nanos, out: &mut Vec<Delivery>) {
@@ -295,14 +334,16 @@ impl Core {
 
     /// Queues a job. On refusal what it had comes back.
     #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
-    pub(crate) fn submit(&mut self, now: Nanos, job: Job) -> Result<(), Refused> {
+    pub(crate) fn submit(&mut self, now: Nanos, job: Job, out: &mut Vec<Delivery>) -> Result<(), Refused> {
+        let begun = job.has_begun();
         match self.admit(now, &job) {
             Ok(id) => {
                 job.promise.ticket().set_request(id);
-                let Job { model: home, plan, promise, buffers, kit, urgency, .. } = job;
+                let Job { model: home, plan, promise, buffers, kit, urgency, waited_since, .. } = job;
+                let (before, passage) = (job.before, job.passage);
                 let (model, key) = (home.id(), home.key.clone());
                 let Urgency { class, arrival, deadline, .. } = urgency;
-                let (task, queued, answer) = (None, job.waited_since.unwrap_or(now), Answer::Owed(promise));
+                let (task, queued, answer) = (None, waited_since.unwrap_or(now), Answer::Owed(promise));
                 self.pending[id.slot()] = Some(Pending {
                     id,
                     home,
@@ -315,11 +356,16 @@ impl Core {
                     task_key: None,
                     kit,
                     sofar: Sofar::default(),
+                    before,
+                    passage,
                     class,
                     arrival,
                     queued,
                     deadline,
                 });
+                if begun {
+                    self.end_unserved(now, out);
+                }
                 Ok(())
             }
             Err(error) => {
@@ -340,13 +386,17 @@ impl Core {
             return Err(InferError::Cancelled);
         }
         let Urgency { class, arrival, deadline, queue_until } = job.urgency;
-        if self.scheme == Scheme::RtOnly && !class.is_real_time() {
+        if self.scheme == Scheme::RtOnly && !class.is_real_time() && !job.has_begun() {
             return Err(InferError::NotServed { scheme: self.scheme, class });
         }
-        let (model, plan) = (job.model.id(), job.plan.index);
+        let (model, plan) = (job.model.id(), job.model.number(&job.plan));
         let request = Request { model, plan, class, arrival, deadline, queue_until };
         let queued = self.sched.queued(model, class);
-        self.sched.submit(now, request).map_err(|refusal| refused(refusal, &job.model.key, queued))
+        let submitted = match job.has_begun() {
+            true => self.sched.submit_begun(now, request),
+            false => self.sched.submit(now, request),
+        };
+        submitted.map_err(|refusal| refused(refusal, &job.model.key, queued))
     }
 
     /// Asks for the end of a ticket's request; false when it is not, or not yet, one of the scheduler's.
@@ -355,11 +405,20 @@ impl Core {
         if self.fault.is_some() {
             return true;
         }
-        let Some(id) = ticket.request() else { return false };
+        let known = ticket.request().filter(|&id| self.is_of(id, ticket));
+        // It may have come to another device since it was looked for here.
+        let Some(id) = known else { return false };
         if self.sched.cancel(id) == Cancelled::Dropped {
             self.end_queued(now, id, InferError::Cancelled, out);
         }
         true
+    }
+
+    /// Whether a request is there, its caller is not answered yet and waits for `ticket`.
+    fn is_of(&self, id: RequestId, ticket: &Ticket) -> bool {
+        let pending = self.pending.get(id.slot()).and_then(Option::as_ref).filter(|pending| pending.id == id);
+        let answer = pending.map(|pending| &pending.answer);
+        matches!(answer, Some(Answer::Owed(promise)) if std::ptr::eq(promise.ticket(), ticket))
     }
 
     /// Does what the scheduler wants until it wants nothing more.
@@ -399,6 +458,7 @@ impl Core {
         let error = cancelled(why, promise.ticket().is_cancelled(), pending.class, scheme);
         let given = Answer::Given(now, error.clone());
         let Answer::Owed(promise) = std::mem::replace(&mut pending.answer, given) else { return };
+        pending.passage = None;
         let (plan, model, class) = (pending.plan.clone(), pending.model, pending.class);
         self.count_failure(model, class, &error);
         let finished = Finished { buffers: None, result: Err(error) };
@@ -415,28 +475,12 @@ impl Core {
         if self.fault.is_some() {
             return self.take_back(id, completion.io, out);
         }
-        let done = completion.outcome == Outcome::Done;
-        let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
-        if let Some(pending) = known.filter(|pending| pending.id == id) {
-            let segments = match &pending.kit {
-                None => pending.sofar.segments + 1,
-                Some(kit) => {
-                    let (entry, segments) = kit.at();
-                    pending.buffers.pool = entry.pool.clone();
-                    pending.plan = entry;
-                    segments
-                }
-            };
-            pending.sofar.add(&mut completion, segments);
-            let goes_on = done && pending.plan.next.is_some() && matches!(pending.answer, Answer::Owed(_));
-            if goes_on && pending.sofar.segments < SEGMENTS_PER_REQUEST_MAX {
-                return self.hop(id, completion, out);
-            }
-            if goes_on {
-                let reason = format!("more than {SEGMENTS_PER_REQUEST_MAX} segments: a loop does not end");
-                completion.outcome = Outcome::Failed(HostFault::of_input("the model", reason));
-            }
+        match self.ended(id, &mut completion) {
+            Next::Hop => return self.hop(id, completion, out),
+            Next::Depart => return self.depart(now, id, completion, out),
+            Next::End => {}
         }
+        let done = completion.outcome == Outcome::Done;
         let ran = completion.first_block.map(|first| completion.finished - first);
         let stopped = completion.outcome == Outcome::Cancelled;
         let (service, stopped_after) = (ran.filter(|_| done), ran.filter(|_| stopped));
@@ -448,7 +492,9 @@ impl Core {
             return;
         };
         let mut pending = self.pending[id.slot()].take().expect("a running request is known");
-        self.count_execution(&pending, &completion);
+        self.count_execution(&pending, &completion, true);
+        let segments = pending.before.segments + pending.sofar.segments;
+        pending.before.add(&mut completion, segments);
         let (result, at) = match &pending.answer {
             Answer::Given(at, error) => (Err(error.clone()), *at),
             Answer::Owed(promise) => {
@@ -486,6 +532,54 @@ impl Core {
         buffers.io = completion.io;
         let (model, plan, kit) = (pending.home.clone(), pending.plan.clone(), pending.kit.clone());
         out.push(Delivery::Hop(Hop { id, model, plan, kit, buffers }));
+    }
+
+    /// Books what a task did for its request, and says what comes after it.
+    fn ended(&mut self, id: RequestId, completion: &mut Completion) -> Next {
+        let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
+        let Some(pending) = known.filter(|pending| pending.id == id) else { return Next::End };
+        let segments = match &pending.kit {
+            None => pending.sofar.segments + 1,
+            Some(kit) => {
+                let (entry, segments) = kit.at();
+                pending.buffers.pool = entry.pool.clone();
+                pending.plan = entry;
+                segments
+            }
+        };
+        pending.sofar.add(completion, segments);
+        let done = completion.outcome == Outcome::Done;
+        if !done || !pending.plan.goes_on() || !matches!(pending.answer, Answer::Owed(_)) {
+            return Next::End;
+        }
+        if pending.before.segments + pending.sofar.segments >= SEGMENTS_PER_REQUEST_MAX {
+            let reason = format!("more than {SEGMENTS_PER_REQUEST_MAX} segments: a loop does not end");
+            completion.outcome = Outcome::Failed(HostFault::of_input("the model", reason));
+            return Next::End;
+        }
+        if pending.home.is_split() { Next::Depart } else { Next::Hop }
+    }
+
+    /// A part of a split model has ended: the request leaves this device for the next one.
+    fn depart(&mut self, now: Nanos, id: RequestId, mut completion: Completion, out: &mut Vec<Delivery>) {
+        let ran = completion.first_block.map(|first| completion.finished - first);
+        let usage = Usage { cu_time: completion.counters.cu_time, service: ran, stopped_after: None };
+        if self.sched.on_complete(now, id, usage).is_none() {
+            fault::log(|| tracing::error!(task = completion.task.0, "the device completed an unknown task"));
+            return;
+        }
+        let mut pending = self.pending[id.slot()].take().expect("a running request is known");
+        self.count_execution(&pending, &completion, false);
+        self.trace_end(&pending, Some(&completion), now, None);
+        let segments = pending.before.segments + pending.sofar.segments;
+        pending.before.add(&mut completion, segments);
+        pending.buffers.io = completion.io;
+        let Pending { home: model, plan, buffers, answer, class, arrival, deadline, .. } = pending;
+        let Answer::Owed(promise) = answer else { unreachable!("who is answered does not go on") };
+        // It does not wait in a queue any more: that is over.
+        let urgency = Urgency { class, arrival, deadline, queue_until: None };
+        let (queued, before, passage) = (pending.queued, pending.before, pending.passage);
+        out.push(Delivery::Move(Move { model, plan, buffers, promise, urgency, queued, before, passage }));
     }
 
     /// A request goes on with `plan`, in its slot and with its key.
@@ -613,60 +707,6 @@ impl Core {
     }
 }
 
-/// Statistics.
-impl Core {
-    /// Counts a request that never came to be queued, unless its model has gone meanwhile.
-    pub(crate) fn count_refusal(
-        &mut self,
-        model: ModelId,
-        key: &Arc<ModelKey>,
-        class: Class,
-        error: &InferError,
-    ) {
-        if self.knows(model, key) {
-            self.count_failure(model, class, error);
-        }
-    }
-
-    /// Counts a request that ended without outputs, unless it never was the model's.
-    fn count_failure(&mut self, model: ModelId, class: Class, error: &InferError) {
-        let Some(reason) = failure_reason(error) else { return };
-        let stats = self.class_stats(model, class);
-        stats.failures[reason as usize] += 1;
-        stats.deadline_misses += u64::from(reason == FailureReason::Deadline);
-    }
-
-    fn count_success(&mut self, pending: &Pending, record: &Record) {
-        let stats = self.class_stats(pending.model, pending.class);
-        stats.success += 1;
-        stats.compute_input += record.timings.compute_input;
-        stats.queue += record.timings.queue;
-        stats.compute += record.timings.compute;
-        stats.compute_output += record.timings.compute_output;
-        stats.total.record(record.timings.total);
-        stats.deadline_misses += u64::from(record.late);
-    }
-
-    fn count_execution(&mut self, pending: &Pending, completion: &Completion) {
-        let stats = self.class_stats(pending.model, pending.class);
-        let counters = &completion.counters;
-        stats.executions += u64::from(completion.outcome == Outcome::Done);
-        stats.kills_caused += counters.kills_caused;
-        stats.blocks_killed += counters.blocks_killed;
-        stats.wasted += counters.wasted_time;
-        stats.cu_time += counters.cu_time;
-        stats.padding += counters.padding_time;
-        if completion.preempted {
-            let first = completion.first_block.unwrap_or(completion.finished);
-            stats.preempt_latency.record(first - completion.submitted);
-        }
-    }
-
-    fn class_stats(&mut self, model: ModelId, class: Class) -> &mut ClassStats {
-        &mut self.stats[model.index()][usize::from(!class.is_real_time())]
-    }
-}
-
 fn record(pending: &Pending, completion: &Completion, now: Nanos) -> Record {
     // A task without blocks never starts; it then ended when it started.
     let first = completion.first_block.unwrap_or(completion.finished);
@@ -708,29 +748,5 @@ fn refused(refusal: Refusal, key: &ModelKey, queued: usize) -> InferError {
         Refusal::Timeout => InferError::Timeout,
         Refusal::Draining => InferError::Unloading(key.clone()),
         Refusal::ShuttingDown => InferError::ShuttingDown,
-    }
-}
-
-fn failure_reason(error: &InferError) -> Option<FailureReason> {
-    match error {
-        InferError::QueueFull { .. }
-        | InferError::NotServed { .. }
-        | InferError::CompileQueueFull
-        | InferError::Unloading(_)
-        | InferError::ShuttingDown => Some(FailureReason::Rejected),
-        InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => Some(FailureReason::Deadline),
-        InferError::Timeout => Some(FailureReason::Timeout),
-        InferError::Cancelled => Some(FailureReason::Cancelled),
-        InferError::Failed(fault) if fault.kind == FaultKind::Input => Some(FailureReason::Input),
-        InferError::Failed(_)
-        | InferError::DeviceFault
-        | InferError::EngineFailed(_)
-        | InferError::NoPlan(_) => Some(FailureReason::Backend),
-        InferError::UnknownModel(_)
-        | InferError::NotReady(_)
-        | InferError::WrongInput { .. }
-        | InferError::UnknownOutput { .. }
-        | InferError::NotAllowed { .. }
-        | InferError::Shapes(_) => None,
     }
 }

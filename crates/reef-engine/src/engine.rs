@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
-use reef_base::{AlignedBytes, Clock, ModelKey, MonotonicClock, Nanos, limits};
+use reef_base::{AlignedBytes, Class, Clock, ModelKey, MonotonicClock, Nanos, limits};
 use reef_device::{Capabilities, Device, Scheme};
 use reef_plan::{DeviceKind, Plan};
 use reef_program::SegmentKey;
@@ -344,7 +344,8 @@ impl Engine {
         }
         let kit = model.kit(&plan).ok_or(InferError::DeviceFault)?;
         let (model, promise, waited_since) = (model.clone(), Promise::new(ticket), None);
-        let job = Job { model, plan, promise, buffers, kit, urgency, waited_since };
+        let (before, passage) = Default::default();
+        let job = Job { model, plan, promise, buffers, kit, urgency, waited_since, before, passage };
         self.shared().submit(job).map_err(|Refused { error, promise, .. }| {
             promise.release();
             error
@@ -398,12 +399,14 @@ impl Handle {
         let lanes = 0..shared.lanes.len();
         lanes.clone().for_each(|lane| shared.enter(lane, |core, _, _| core.close()));
         shared.stop_cold(InferError::ShuttingDown);
-        shared.wait_for_all(Nanos::MAX, |core| core.sched.is_real_time_idle());
+        let urgent = |group: &Group| group.is_passed_by(Some(Class::real_time(0)));
+        let any = |group: &Group| group.is_passed_by(None);
+        shared.wait_for_all(Nanos::MAX, |core| core.sched.is_real_time_idle(), urgent);
         let left = Nanos::from(drain) - (shared.clock.now() - begin);
-        shared.wait_for_all(left, |core| core.sched.is_idle());
+        shared.wait_for_all(left, |core| core.sched.is_idle(), any);
         lanes.for_each(|lane| shared.enter(lane, |core, _, _| core.abandon_best_effort()));
-        shared.wait_for_all(Nanos::MAX, Core::owes_nobody);
-        if !shared.wait_for_all(LEAVING_MAX, |core| core.sched.is_idle()) {
+        shared.wait_for_all(Nanos::MAX, Core::owes_nobody, any);
+        if !shared.wait_for_all(LEAVING_MAX, |core| core.sched.is_idle(), any) {
             fault::log(|| tracing::warn!("work that cannot be stopped still runs on the device"));
         }
         threads.stop(shared, Duration::from(LEAVING_MAX));

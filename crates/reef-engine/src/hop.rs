@@ -7,8 +7,10 @@ use reef_device::{Completion, TaskCounters};
 use reef_sched::RequestId;
 
 use crate::kit::Kit;
+use crate::passage::Passage;
 use crate::plans::{Buffers, PlanEntry};
 use crate::pool::Model;
+use crate::request::Urgency;
 use crate::ticket::{Finished, Promise};
 
 /// What a step leaves to be done outside the lock: an end on its way to who waits for it, and what may be the
@@ -18,6 +20,8 @@ pub(crate) enum Delivery {
     End(End),
     /// A request goes on with another segment.
     Hop(Hop),
+    /// A request goes on with another part of a split model.
+    Move(Move),
 }
 
 /// The end of a request.
@@ -56,6 +60,22 @@ pub(crate) struct Hop {
     pub(crate) kit: Option<Arc<Kit>>,
     /// What it read and made.
     pub(crate) buffers: Buffers,
+}
+
+/// A request between two parts of a split model: no scheduler has it, and no device.
+pub(crate) struct Move {
+    /// On the device that it comes from.
+    pub(crate) model: Arc<Model>,
+    /// The part that has ended.
+    pub(crate) plan: Arc<PlanEntry>,
+    /// What it read and made.
+    pub(crate) buffers: Buffers,
+    pub(crate) promise: Promise,
+    pub(crate) urgency: Urgency,
+    /// When it was queued first.
+    pub(crate) queued: Nanos,
+    pub(crate) before: Sofar,
+    pub(crate) passage: Option<Passage>,
 }
 
 /// What the segments of a request took that have ended.

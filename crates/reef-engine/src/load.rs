@@ -5,9 +5,10 @@ use std::sync::Arc;
 use reef_base::{ModelKey, Nanos, limits};
 use reef_device::DeviceError;
 use reef_graph::Shape;
-use reef_sched::{Drain, ModelId, ModelOptions};
+use reef_sched::{Drain, ModelId};
 
 use crate::cold::ColdJob;
+use crate::core::Core;
 use crate::error::{InferError, LoadError};
 use crate::fault::{Foreign, contain, log};
 use crate::model::{InputShapes, ModelInfo, ModelSettings, Queued, TensorInfo};
@@ -40,7 +41,9 @@ pub(crate) fn load(
     let make = || -> Result<Arc<Group>, LoadError> {
         let source = Foreign::from(open()?);
         let group = Group::new(key.clone(), settings, source, &lanes);
-        group.replicas.iter().try_for_each(|model| compile_ahead(shared, model))?;
+        // The first part of a split model brings the others along.
+        let whole = if group.passages.is_some() { 1 } else { group.replicas.len() };
+        group.replicas[..whole].iter().try_for_each(|model| compile_ahead(shared, model))?;
         Ok(group)
     };
     let group = contain(make).map_err(|what| LoadError::Panicked { key: key.clone(), what })??;
@@ -76,10 +79,18 @@ pub(crate) fn unload(
     let own = |job: &ColdJob| Arc::ptr_eq(&job.model.key, &group.key) && job.begins();
     shared.end_cold(|job| own(job).then(|| InferError::Unloading((*group.key).clone())));
     for model in &group.replicas {
-        shared.enter(model.lane, |core, now, out| core.drain_model(now, model.id(), drain, out));
+        shared.enter(model.lane, |core, now, out| match model.is_split() && model.part > 0 {
+            false => core.drain_model(now, model.id(), drain, out),
+            // What has begun comes here and ends.
+            true => core.end_unserved_of(now, model.id(), out),
+        });
+    }
+    let passed = || group.is_passed_by(None);
+    for model in &group.replicas {
+        let idle = |core: &Core| !passed() && core.sched.is_model_idle(model.id());
+        shared.wait_until(model.lane, Nanos::MAX, idle);
     }
     for model in &group.replicas {
-        shared.wait_until(model.lane, Nanos::MAX, |core| core.sched.is_model_idle(model.id()));
         let removed = shared.lanes[model.lane].core().remove_model(model.id());
         if !removed {
             let key = &group.key;
@@ -115,13 +126,6 @@ impl Reserved<'_> {
 
     /// Tells the scheduler of the model's device.
     fn add(&self, model: &Model) -> Result<ModelId, LoadError> {
-        let settings = &model.settings;
-        let options = ModelOptions {
-            class: settings.class,
-            weight: settings.weight,
-            queue_len: settings.queue_len,
-            in_flight_max: settings.in_flight_max.unwrap_or(limits::BOARD_SLOTS_MAX),
-        };
         let mut core = self.shared.lanes[model.lane].core();
         if self.shared.is_closed() {
             return Err(LoadError::ShuttingDown);
@@ -132,7 +136,7 @@ impl Reserved<'_> {
         {
             return Err(LoadError::Failed(fault.clone()));
         }
-        core.add_model(model.key.clone(), options).ok_or(LoadError::TooManyModels(limits::MODELS_MAX))
+        core.add_model(model.key.clone(), model.options()).ok_or(LoadError::TooManyModels(limits::MODELS_MAX))
     }
 }
 

@@ -61,7 +61,9 @@ pub enum Placement {
     /// On each. Every request goes to the device where it is expected to end first; devices of one target
     /// share plans, all of them the weights in memory.
     Replicate,
-    /// Cut over several. Not supported yet.
+    /// Cut over all of them, in their order, at stage boundaries: each request passes from device to device,
+    /// while others follow. Outputs are those of one device of that kind, to the bit. The parts take about as
+    /// long as each other, by what was measured once some requests have passed.
     Split,
 }
 

@@ -22,12 +22,13 @@ use crate::cold::{ColdJob, ColdQueue, ColdWork};
 use crate::core::{Core, Job, Refused};
 use crate::error::InferError;
 use crate::fault::{self, Verdict};
-use crate::hop::{Delivery, Hop};
+use crate::hop::{Delivery, Hop, Move};
 use crate::lane::Lane;
 use crate::place::Site;
 use crate::plans::{PlanEntry, PlanFailure};
 use crate::pool::{Group, Model, Registry};
 use crate::request::Urgency;
+use crate::split;
 use crate::ticket::{Finished, Ticket};
 use crate::trace::{Traced, Tracing};
 
@@ -138,6 +139,7 @@ impl Shared {
             let done = fault::contain(|| match delivery {
                 Delivery::End(end) => end.deliver(),
                 Delivery::Hop(hop) => self.hop(hop),
+                Delivery::Move(moved) => self.move_on(moved),
             });
             if let Err(panic) = done {
                 self.break_down(panic);
@@ -227,6 +229,10 @@ impl Shared {
             // Its core says what is the matter, if something is.
             return Some(only.clone());
         }
+        if group.passages.is_some() {
+            let whole = group.replicas.iter().all(|part| !self.lanes[part.lane].is_out());
+            return whole.then(|| group.replicas[0].clone());
+        }
         let now = self.clock.now();
         let (mut offers, mut len) = ([Offer::default(); DEVICES_MAX], 0);
         for planned in [true, false] {
@@ -264,16 +270,25 @@ impl Shared {
     /// Queues a job; on refusal what it had comes back. One that a device which has failed refuses, and that
     /// may go to another, is not counted.
     #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
-    pub(crate) fn submit(&self, job: Job) -> Result<(), Refused> {
+    pub(crate) fn submit(&self, mut job: Job) -> Result<(), Refused> {
         let lane = job.model.lane;
+        if let (Some(passages), None) = (&job.model.passages, &job.passage) {
+            let class = job.urgency.class;
+            job.passage = passages.begin(class);
+            if job.passage.is_none() {
+                let error = InferError::QueueFull { key: (*job.model.key).clone(), len: passages.len(class) };
+                self.count_refusal(&job.model, class, &error);
+                return Err(Refused { error, buffers: job.buffers, promise: job.promise });
+            }
+        }
         // Before the core is asked: who cancels asks the core of the lane that stands there.
         job.promise.ticket().set_lane(lane);
-        self.enter(lane, |core, now, _| match core.fault() {
+        self.enter(lane, |core, now, out| match core.fault() {
             Some(InferError::DeviceFault) if job.model.is_replicated() => {
                 let Job { buffers, promise, .. } = job;
                 Err(Refused { error: InferError::DeviceFault, buffers, promise })
             }
-            _ => core.submit(now, job),
+            _ => core.submit(now, job, out),
         })
     }
 
@@ -303,18 +318,112 @@ impl Shared {
     /// A model's plan for this key; compiles and loads it if there is none. Slow: not for the hot path.
     pub(crate) fn plan(&self, model: &Model, key: &SegmentKey) -> Result<Arc<PlanEntry>, PlanFailure> {
         let lane = &self.lanes[model.lane];
-        let plan =
-            || model.plan(&lane.device, key, |id, index| lane.core().reset_plan(id, &model.key, index));
+        let split = if model.is_split() { model.group() } else { None };
+        let plan = || match &split {
+            Some(group) => split::plan(&self.lanes, group, key),
+            None => model.plan(&lane.device, key, |id, index| lane.core().reset_plan(id, &model.key, index)),
+        };
         match plan() {
             // Models share a device's places: each gives up what it has not used for longest.
             Err(PlanFailure::Device(DeviceError::TooManyPlans { .. })) => {
                 let on_it = self.registry.live();
                 let on_it = on_it.iter().flat_map(|group| &group.replicas);
-                on_it.filter(|other| other.lane == model.lane).for_each(|other| other.make_room());
+                let shares = |other: &&Arc<Model>| split.is_some() || other.lane == model.lane;
+                on_it.filter(shares).for_each(|other| other.make_room());
                 plan()
             }
             made => made,
         }
+    }
+
+    /// Looks again how a split model's plan is cut.
+    pub(crate) fn look_again(&self, model: &Model, key: &SegmentKey) {
+        if let Some(group) = model.group().filter(|group| group.is_ready()) {
+            split::look_again(&self.lanes, &group, key);
+        }
+    }
+
+    /// A part of a split model has ended: the request goes on with the next one, on its device.
+    fn move_on(&self, moved: Move) {
+        if let Some(onward) = &moved.plan.onward {
+            let Some(model) = moved.model.part(onward.part) else {
+                let gone = InferError::Unloading((*moved.model.key).clone());
+                return self.end_move(moved, gone);
+            };
+            if onward.divided.as_ref().is_some_and(|divided| divided.count()) {
+                self.see_to(&moved.model, moved.plan.key());
+            }
+            let entry = onward.entry.clone();
+            return self.arrive(moved, model, entry);
+        }
+        // The segment has ended: another one begins with its first part.
+        let next = moved.plan.next.as_ref().expect("a request moves where something follows");
+        let key = next.key(&moved.buffers.io.inputs, &moved.buffers.io.outputs);
+        let (key, model) = match (key, moved.model.part(0)) {
+            (Ok(key), Some(model)) => (key, model),
+            (Ok(_), None) => {
+                let gone = InferError::Unloading((*moved.model.key).clone());
+                return self.end_move(moved, gone);
+            }
+            (Err(error), _) => return self.end_move(moved, InferError::NoPlan(error.to_string())),
+        };
+        let found = match model.find(&key) {
+            None if self.stepped => Some(self.plan(&model, &key)),
+            found => found.map(Ok),
+        };
+        match found {
+            Some(Ok(plan)) => self.arrive(moved, model, plan),
+            Some(Err(failure)) => {
+                let error = failure.into_error(&model.key);
+                self.end_move(moved, error);
+            }
+            None => {
+                let work = ColdWork::Move(Box::new(moved));
+                let job = ColdJob { model, key, work, queued: self.clock.now() };
+                let expiry = job.expiry();
+                match self.cold.push(job) {
+                    Ok(()) => self.wake_by(expiry),
+                    Err((error, job)) => self.refuse_cold(job, error),
+                }
+            }
+        }
+    }
+
+    /// A request of a split model begins with `plan`, on the device of `model`.
+    pub(crate) fn arrive(&self, mut moved: Move, model: Arc<Model>, plan: Arc<PlanEntry>) {
+        let Some(mut buffers) = plan.buffers() else { return self.end_move(moved, InferError::DeviceFault) };
+        let io = &mut moved.buffers.io;
+        match (&moved.plan.onward, &moved.plan.next) {
+            (Some(onward), _) => {
+                onward.transfer.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs);
+            }
+            (None, Some(next)) => next.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs),
+            (None, None) => {}
+        }
+        let Move { plan: done, buffers: used, promise, urgency, queued, before, passage, .. } = moved;
+        drop((used, done));
+        let waited_since = Some(queued);
+        let job = Job { model, plan, promise, buffers, kit: None, urgency, waited_since, before, passage };
+        if let Err(Refused { error, promise, .. }) = self.submit(job) {
+            promise.refuse(error);
+        }
+    }
+
+    fn end_move(&self, moved: Move, error: InferError) {
+        self.count_refusal(&moved.model, moved.urgency.class, &error);
+        let Move { plan, buffers, promise, passage, .. } = moved;
+        drop((plan, buffers, passage));
+        promise.refuse(error);
+    }
+
+    /// Has the cut of a split model's plan looked at, when there is time.
+    fn see_to(&self, model: &Arc<Model>, key: &SegmentKey) {
+        if self.stepped {
+            return self.look_again(model, key);
+        }
+        let (model, key, work) = (model.clone(), key.clone(), ColdWork::LookAgain);
+        // If nothing is taken any more, nobody asks for it either.
+        let _ = self.cold.push(ColdJob { model, key, work, queued: self.clock.now() });
     }
 
     /// A segment has ended: the request goes on with the next one, at once if its plan is there.
@@ -394,6 +503,8 @@ impl Shared {
                 promise.refuse(error);
             }
             ColdWork::Hop(hop) => self.end_hop(hop, error),
+            ColdWork::Move(moved) => self.end_move(*moved, error),
+            ColdWork::LookAgain => {}
         }
     }
 
@@ -503,15 +614,37 @@ impl Shared {
         }
     }
 
-    /// Blocks until `done` says so of every lane, one after the other, at most for `patience` on the engine's
-    /// clock; says whether it is.
-    pub(crate) fn wait_for_all(&self, patience: Nanos, done: impl Fn(&Core) -> bool) -> bool {
+    /// Blocks until `done` says so of every lane, one after the other, and no request that `passing` means is
+    /// on its way from one to another, at most for `patience` on the engine's clock; says whether it is.
+    pub(crate) fn wait_for_all(
+        &self,
+        patience: Nanos,
+        done: impl Fn(&Core) -> bool,
+        passing: impl Fn(&Group) -> bool,
+    ) -> bool {
         let end = self.clock.now() + patience;
-        let mut all = true;
-        for lane in 0..self.lanes.len() {
-            all &= self.wait_until(lane, end.since(self.clock.now()), &done);
+        loop {
+            let mut all = true;
+            for lane in 0..self.lanes.len() {
+                all &= self.wait_until(lane, end.since(self.clock.now()), &done);
+            }
+            // Between two devices nobody's books have a request of a split model.
+            let passing = self.fault().is_none() && self.registry.live().iter().any(|group| passing(group));
+            if !passing || end <= self.clock.now() {
+                return all && !passing;
+            }
+            self.pause();
         }
-        all
+    }
+
+    /// Lets a moment pass in which requests get on.
+    fn pause(&self) {
+        const PAUSE: Duration = Duration::from_micros(200);
+        match self.lane_of_thread() {
+            _ if self.stepped => drop(self.step()),
+            Some(own) => self.advance_here(own, PAUSE),
+            None => std::thread::sleep(PAUSE),
+        }
     }
 
     /// Blocks until `done` says so of a lane, at most for `patience` on the engine's clock; says whether it

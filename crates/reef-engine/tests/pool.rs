@@ -10,15 +10,10 @@ use std::time::Duration;
 
 use doubles::foreign::*;
 use doubles::*;
-use reef_cpu::{CpuDevice, CpuOptions, allowed_cores};
+use reef_cpu::{CpuDevice, CpuOptions};
 use reef_device::dummy::{DummyDevice, DummyOptions};
 use reef_engine::*;
 use reef_plan::synthetic_output;
-
-fn named(devices: Vec<Arc<dyn Device>>) -> Vec<PoolDevice> {
-    let name = |(index, device)| PoolDevice { name: format!("d:{index}"), device };
-    devices.into_iter().enumerate().map(name).collect()
-}
 
 /// An engine over so many dummies, whose time passes in steps.
 fn dummies(count: usize) -> Engine {
@@ -28,29 +23,8 @@ fn dummies(count: usize) -> Engine {
     Engine::over(named(devices), EngineOptions { clock, ..EngineOptions::default() }).unwrap()
 }
 
-/// An engine over so many CPU devices of one compute unit each, on cores of their own as far as there are.
-fn cpus(count: usize) -> Engine {
-    let cores = allowed_cores();
-    let device = |index: usize| -> Arc<dyn Device> {
-        let cores = Some(vec![cores[index % cores.len()]]);
-        Arc::new(CpuDevice::start(CpuOptions { cus: Some(1), cores, ..CpuOptions::default() }).unwrap())
-    };
-    Engine::over(named((0..count).map(device).collect()), EngineOptions::default()).unwrap()
-}
-
 fn replicated() -> ModelSettings {
     ModelSettings { placement: Placement::Replicate, ..ModelSettings::default() }
-}
-
-fn on(device: &str, settings: ModelSettings) -> ModelSettings {
-    ModelSettings { devices: vec![device.into()], ..settings }
-}
-
-fn poison(engine: &Engine, device: &str) {
-    engine.device_named(device).unwrap().poison("planted");
-    while engine.stats().devices.iter().all(|stats| stats.fault.is_none()) {
-        std::thread::yield_now();
-    }
 }
 
 #[test]
@@ -79,8 +53,6 @@ fn wrong_placements_are_refused() {
     assert_eq!(unknown, "settings of model m/1: there is no device 'd:2'; there are d:0, d:1");
     let twice = ModelSettings { devices: vec!["d:1".into(), "d:1".into()], ..replicated() };
     assert_eq!(refused(twice), "settings of model m/1: device 'd:1' is named twice");
-    let split = ModelSettings { placement: Placement::Split, ..ModelSettings::default() };
-    assert_eq!(refused(split), "settings of model m/1: placement \"split\" is not supported yet");
     assert!(engine.models().is_empty());
 }
 

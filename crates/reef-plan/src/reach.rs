@@ -107,8 +107,8 @@ impl Reach {
 }
 
 impl Plan {
-    /// Calls `visit` for the bytes that a kernel of the plan writes: exactly those, where its regions may have
-    /// some more. Ranges are of the region's place.
+    /// Calls `visit` for the bytes that a kernel of the plan writes: exactly those, where its regions may
+    /// have some more. Ranges are of the region's place.
     pub fn each_written(&self, kernel: &Kernel, mut visit: impl FnMut(Place, Range<usize>)) {
         let (_, writes) = reaches(&kernel.spec, self.host_kernels()).expect("the plan is valid");
         for (reach, region) in writes.iter().zip(&kernel.writes) {

@@ -206,12 +206,13 @@ impl HandOver {
 
     /// Calls `visit` for every tensor that is handed over: where it is, where it goes, and whether it goes
     /// nowhere else afterwards.
-    fn each<T>(&self, next: impl IntoIterator<Item = T>, mut visit: impl FnMut(Source, T, bool)) {
-        let tensors = || self.passed.iter().filter(|passed| passed.take != Take::Value);
-        for (index, (passed, to)) in tensors().zip(next).enumerate() {
-            let last = tensors().skip(index + 1).all(|later| later.source != passed.source);
-            visit(passed.source, to, last);
-        }
+    fn each<T>(&self, next: impl IntoIterator<Item = T>, visit: impl FnMut(Source, T, bool)) {
+        each(self.tensors(), next, visit);
+    }
+
+    fn tensors(&self) -> impl Iterator<Item = Source> + Clone {
+        let tensors = self.passed.iter().filter(|passed| passed.take != Take::Value);
+        tensors.map(|passed| passed.source)
     }
 
     /// Hands the tensors over: from the buffers of the run to the inputs of the next, which have their sizes.
@@ -222,19 +223,75 @@ impl HandOver {
         outputs: &mut [AlignedBytes],
         next: &mut [AlignedBytes],
     ) {
-        self.each(next, |source, to, last| {
-            let from = match source {
-                Source::Output(index) => &mut outputs[index],
-                Source::Input(index) => &mut inputs[index],
-            };
-            if last && from.len() == to.len() {
-                std::mem::swap(from, to);
-            } else {
-                let length = from.len().min(to.len());
-                to.as_mut_slice()[..length].copy_from_slice(&from.as_slice()[..length]);
-            }
-        });
+        carry(self.tensors(), inputs, outputs, next);
     }
+}
+
+/// From one plan to the next of a segment that is cut into several, one behind the other on devices of their
+/// own.
+#[derive(Clone, Debug)]
+pub struct Transfer {
+    sources: Vec<Source>,
+}
+
+impl Transfer {
+    /// The inputs of `to` are these values of `from`.
+    pub fn new(from: &Plan, to: &Plan, sources: Vec<Source>) -> Result<Transfer, ProgramError> {
+        let fail = |index: usize, reason: &str| ProgramError::Passed { index, reason: reason.into() };
+        if sources.len() != to.inputs().len() {
+            return Err(fail(sources.len().min(to.inputs().len()), "not one value for every input"));
+        }
+        for (index, (&source, input)) in sources.iter().zip(to.inputs()).enumerate() {
+            let value = spec(from, source).ok_or_else(|| fail(index, "it is no value of the plan"))?;
+            if value.bytes() != input.bytes() {
+                return Err(fail(index, "it has another size than the input"));
+            }
+        }
+        Ok(Transfer { sources })
+    }
+
+    /// Hands the values over, as [`HandOver::carry`] does.
+    pub fn carry(
+        &self,
+        inputs: &mut [AlignedBytes],
+        outputs: &mut [AlignedBytes],
+        next: &mut [AlignedBytes],
+    ) {
+        carry(self.sources.iter().copied(), inputs, outputs, next);
+    }
+}
+
+/// Calls `visit` for every source: where it goes, and whether it goes nowhere else afterwards.
+fn each<T>(
+    sources: impl Iterator<Item = Source> + Clone,
+    next: impl IntoIterator<Item = T>,
+    mut visit: impl FnMut(Source, T, bool),
+) {
+    for (index, (source, to)) in sources.clone().zip(next).enumerate() {
+        let last = sources.clone().skip(index + 1).all(|later| later != source);
+        visit(source, to, last);
+    }
+}
+
+/// Moves every source into its place: buffers of one size are exchanged, others copied.
+fn carry(
+    sources: impl Iterator<Item = Source> + Clone,
+    inputs: &mut [AlignedBytes],
+    outputs: &mut [AlignedBytes],
+    next: &mut [AlignedBytes],
+) {
+    each(sources, next, |source, to, last| {
+        let from = match source {
+            Source::Output(index) => &mut outputs[index],
+            Source::Input(index) => &mut inputs[index],
+        };
+        if last && from.len() == to.len() {
+            std::mem::swap(from, to);
+        } else {
+            let length = from.len().min(to.len());
+            to.as_mut_slice()[..length].copy_from_slice(&from.as_slice()[..length]);
+        }
+    });
 }
 
 fn spec(plan: &Plan, source: Source) -> Option<&IoSpec> {

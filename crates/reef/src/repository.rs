@@ -85,14 +85,14 @@ impl Settings {
         }
     }
 
-    /// On how many of its devices the model is.
+    /// How the model is on its devices.
     pub fn placement(&self) -> Result<Placement> {
         let Some(name) = self.placement.as_deref() else { return Ok(Placement::default()) };
-        match Placement::ALL.into_iter().find(|placement| placement.name() == name) {
-            Some(Placement::Split) => bail!("placement = \"split\": split is not supported yet"),
-            Some(placement) => Ok(placement),
-            None => bail!("placement = \"{name}\": there are \"one\" and \"replicate\""),
-        }
+        let known = Placement::ALL.into_iter().find(|placement| placement.name() == name);
+        known.with_context(|| {
+            let names = Placement::ALL.map(|placement| format!("\"{}\"", placement.name()));
+            format!("placement = \"{name}\": there are {}", names.join(", "))
+        })
     }
 
     /// Refuses names that none of these devices has.
@@ -354,8 +354,7 @@ mod tests {
             ("[model.a]\nweight = 0", "weight"),
             ("[model.a]\nqueue_len = 0", "queue_len"),
             ("[model.a]\ndeadline_ms = 0", "deadline_ms"),
-            ("[model.a]\nplacement = \"split\"", "split is not supported yet"),
-            ("[model.a]\nplacement = \"all\"", "\"one\" and \"replicate\""),
+            ("[model.a]\nplacement = \"all\"", "there are \"one\", \"replicate\", \"split\""),
             ("[model.a]\ndevices = []", "devices"),
             ("[model.a]\ndevices = \"cpu:0\"", "devices"),
             ("not toml", "reef.toml"),

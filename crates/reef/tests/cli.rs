@@ -265,8 +265,10 @@ fn devices_that_cannot_be_meant_are_refused() {
     served(&["--device", "cpu", "--device", &core], &both);
     dir.file("reef.toml", "[model.control]\ndevices = [\"cpu:1\"]");
     served(&["--device", &core], &["model control", "there is no device 'cpu:1'; there are cpu:0"]);
-    dir.file("reef.toml", "[model.control]\nplacement = \"split\"");
-    served(&["--device", &core], &["model control", "split is not supported yet"]);
+    dir.file("reef.toml", "[model.control]\nplacement = \"halved\"");
+    served(&["--device", &core], &["model control", "there are \"one\", \"replicate\", \"split\""]);
+    dir.file("reef.toml", "[model.control]\nplacement = \"split\"\ndevices = [\"cpu:0\", \"cpu:1\"]");
+    served(&["--device", &core], &["model control", "there is no device 'cpu:1'; there are cpu:0"]);
     dir.file("reef.toml", "devices = [\"gpu:0\"]");
     served(&[], &["reef.toml: devices", "there is no device 'gpu'"]);
 }

@@ -432,7 +432,8 @@ fn trace_is_valid(path: &Path) {
     );
 }
 
-/// Two devices of one core each, from the directory's settings: one model on each and one on both.
+/// Two devices of one core each, from the directory's settings: one model on each, one on both and one cut
+/// over both.
 #[test]
 fn several_devices_are_served() {
     let cores = reef_cpu::allowed_cores();
@@ -441,26 +442,28 @@ fn several_devices_are_served() {
         return;
     };
     let dir = Scratch::new("two-devices");
-    for name in ["a", "b", "both"] {
+    for name in ["a", "b", "both", "cut"] {
         dir.zoo("control", &format!("{name}.onnx"));
     }
     dir.file(
         "reef.toml",
         format!(
             "devices = [\"cpu:{first}\", \"cpu:{second}\"]\n[model.a]\ndevices = [\"cpu:1\"]\n\
-             [model.both]\nclass = \"real-time\"\nplacement = \"replicate\"\n"
+             [model.both]\nclass = \"real-time\"\nplacement = \"replicate\"\n\
+             [model.cut]\nplacement = \"split\"\ndevices = [\"cpu:1\", \"cpu:0\"]\n"
         ),
     );
     let serving = Serving::start(&[text(&dir.path("")), "--trace", text(&dir.path("trace.json"))]);
     let on = |model: &str| serving.get(&format!("/v2/models/{model}")).1["devices"].clone();
     assert_eq!((on("a"), on("b")), (json!(["cpu:1"]), json!(["cpu:0"])));
     assert_eq!(on("both"), json!(["cpu:0", "cpu:1"]));
+    assert_eq!(on("cut"), json!(["cpu:1", "cpu:0"]));
     let devices = serving.get("/v2").1["devices"].clone();
     let names: Vec<&Value> = devices.as_array().unwrap().iter().map(|device| &device["name"]).collect();
     assert_eq!(names, ["cpu:0", "cpu:1"]);
     let config = serving.get("/v2/models/both/config").1;
     assert_eq!(config["parameters"]["placement"]["string_value"], "replicate");
-    let answers: Vec<Value> = ["a", "b", "both", "both", "both", "both"]
+    let answers: Vec<Value> = ["a", "b", "both", "both", "both", "both", "cut", "cut"]
         .map(|model| serving.infer(model, &image(json!({}))))
         .map(|(status, answer)| {
             assert_eq!(status, 200, "{answer}");

@@ -8,7 +8,8 @@ use std::task::{Wake, Waker};
 
 use reef_engine::*;
 use reef_plan::{
-    Cost, HostKernel, HostState, Kernel, KernelSpec, Place, PlanParts, Region, Restart, Target, TensorSpec,
+    Cost, HostKernel, HostState, Kernel, KernelSpec, Place, PlanParts, Region, Restart, SyntheticSpec,
+    Target, TensorSpec,
 };
 
 /// What foreign code does at some place.
@@ -93,11 +94,31 @@ impl Foreign {
 
     /// A plan of this kernel alone, `bytes` of `x` to `y`.
     pub fn plan(&self, target: Target, bytes: usize) -> Arc<Plan> {
+        let x = Region::dense(Place::Input(0), 0, bytes);
+        self.plan_of(target, bytes, vec![], x)
+    }
+
+    /// A plan of this kernel behind a synthetic one.
+    pub fn plan_behind(&self, target: Target, bytes: usize) -> Arc<Plan> {
+        let between = Region::dense(Place::Arena, 0, bytes);
+        let spec = SyntheticSpec { seed: 1, bytes, tile_bytes: 64, polls: 1, poll_ns: 100 };
+        let kernel = Kernel {
+            name: "first".into(),
+            spec: KernelSpec::Synthetic(spec),
+            reads: vec![Region::dense(Place::Input(0), 0, bytes)],
+            writes: vec![between],
+            restart: Restart::Safe,
+            cost: Cost::default(),
+        };
+        self.plan_of(target, bytes, vec![vec![kernel]], between)
+    }
+
+    fn plan_of(&self, target: Target, bytes: usize, before: Vec<Vec<Kernel>>, x: Region) -> Arc<Plan> {
         let spec = [TensorSpec { dtype: DType::U8, shape: Shape::from([bytes]) }];
         let kernel = Kernel {
             name: "host".into(),
             spec: KernelSpec::Host(0),
-            reads: vec![Region::dense(Place::Input(0), 0, bytes)],
+            reads: vec![x],
             writes: vec![Region::dense(Place::Output(0), 0, bytes)],
             restart: Restart::Never,
             cost: Cost::default(),
@@ -111,8 +132,8 @@ impl Foreign {
             weights: vec![],
             store: Arc::default(),
             host_kernels: vec![Arc::new(Host { hooks: self.clone(), spec })],
-            stages: vec![vec![kernel]],
-            arena_bytes: 0,
+            stages: before.into_iter().chain([vec![kernel]]).collect(),
+            arena_bytes: bytes,
         };
         Arc::new(Plan::new(parts).unwrap())
     }

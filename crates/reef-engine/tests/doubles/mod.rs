@@ -4,6 +4,7 @@
 
 pub mod faulty;
 pub mod foreign;
+pub mod wheel;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use reef_base::{Clock, TaskId, TaskKey};
-use reef_cpu::{CpuDevice, CpuOptions};
+use reef_cpu::{CpuDevice, CpuOptions, allowed_cores};
 use reef_device::dummy::{DummyDevice, DummyOptions};
 use reef_device::{Completion, Event, Io, LoadedPlan, Rejected, Wake};
 use reef_engine::*;
@@ -191,6 +192,35 @@ pub fn live() -> (Engine, Arc<LiveDummy>) {
 pub fn cpu() -> Engine {
     let device = CpuDevice::start(CpuOptions { cus: Some(2), ..CpuOptions::default() }).unwrap();
     Engine::new(Arc::new(device), EngineOptions::default()).unwrap()
+}
+
+/// Devices with names: `d:0` and so on.
+pub fn named(devices: Vec<Arc<dyn Device>>) -> Vec<PoolDevice> {
+    let name = |(index, device)| PoolDevice { name: format!("d:{index}"), device };
+    devices.into_iter().enumerate().map(name).collect()
+}
+
+/// An engine over so many CPU devices of one compute unit each, on cores of their own as far as there are.
+pub fn cpus(count: usize) -> Engine {
+    let cores = allowed_cores();
+    let device = |index: usize| -> Arc<dyn Device> {
+        let cores = Some(vec![cores[index % cores.len()]]);
+        Arc::new(CpuDevice::start(CpuOptions { cus: Some(1), cores, ..CpuOptions::default() }).unwrap())
+    };
+    Engine::over(named((0..count).map(device).collect()), EngineOptions::default()).unwrap()
+}
+
+/// On this device.
+pub fn on(device: &str, settings: ModelSettings) -> ModelSettings {
+    ModelSettings { devices: vec![device.into()], ..settings }
+}
+
+/// Poisons a device and waits until the engine knows.
+pub fn poison(engine: &Engine, device: &str) {
+    engine.device_named(device).unwrap().poison("planted");
+    while engine.stats().devices.iter().all(|stats| stats.fault.is_none()) {
+        std::thread::yield_now();
+    }
 }
 
 pub fn key(name: &str) -> ModelKey {
