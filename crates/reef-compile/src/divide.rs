@@ -389,7 +389,7 @@ mod tests {
         bits.set(64..128, false);
         bits.set(900..901, true);
         assert_eq!(bits.lines(0..1000), [0..64, 128..256, 896..960]);
-        assert_eq!(bits.lines(192..896), [192..256]);
+        assert_eq!(bits.lines(192..960), [192..256, 896..960]);
         let mut other = Bits::new(1000);
         other.set(0..150, true);
         bits.keep(&other);
@@ -400,7 +400,7 @@ mod tests {
     fn rows_of_a_column_are_its_bytes() {
         let column = Region::column(Place::Arena, 100, 3, 4, 16);
         assert_eq!(rows(&column).collect::<Vec<_>>(), [100..104, 116..120, 132..136]);
-        assert_eq!(rows(&Region::dense(Place::Arena, 5, 7)).collect::<Vec<_>>(), [5..12]);
+        assert_eq!(rows(&Region::dense(Place::Arena, 5, 7)).next(), Some(5..12));
         assert_eq!(rows(&Region::dense(Place::Arena, 5, 0)).count(), 0);
     }
 

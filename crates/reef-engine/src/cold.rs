@@ -21,8 +21,8 @@ use std::time::Duration;
 use reef_base::{AlignedBytes, Nanos};
 use reef_program::SegmentKey;
 
+use crate::effect::{Hop, Move};
 use crate::error::InferError;
-use crate::hop::{Hop, Move};
 use crate::pool::Model;
 use crate::request::Urgency;
 use crate::ticket::{Promise, Ticket};

@@ -261,9 +261,7 @@ impl Engine {
     /// Changes the scheme for every later decision. Under `rt-only` best-effort requests are refused; those
     /// that are queued already wait until the scheme changes again, or end when their model is unloaded.
     pub fn set_scheme(&self, scheme: Scheme) {
-        for lane in 0..self.shared().lanes.len() {
-            self.shared().enter(lane, |core, now, out| core.change_scheme(now, scheme, out));
-        }
+        self.shared().change_scheme(scheme);
     }
 
     /// A snapshot of all statistics, models by name, newest version first.

@@ -11,8 +11,8 @@ use reef_plan::{IoSpec, Plan};
 
 use crate::check::{self, Terms, Wishes};
 use crate::core::{Job, Refused};
+use crate::effect::Sofar;
 use crate::error::{InferError, WrongInput};
-use crate::hop::Sofar;
 use crate::model::TensorInfo;
 use crate::plans::{Buffers, PlanEntry};
 use crate::pool::Model;

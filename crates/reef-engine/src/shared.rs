@@ -14,15 +14,15 @@ use std::time::Duration;
 
 use reef_base::limits::DEVICES_MAX;
 use reef_base::{Class, Clock, Nanos};
-use reef_device::{DeviceError, Wake};
+use reef_device::{DeviceError, RejectReason, Scheme, Wake};
 use reef_program::SegmentKey;
 use reef_sched::{Forecast, Offer, Router};
 
 use crate::cold::{ColdJob, ColdQueue, ColdWork};
 use crate::core::{Core, Job, Refused};
+use crate::effect::{Delivery, Effects, Hop, Move, Stop, Submit, TaskEffect};
 use crate::error::InferError;
 use crate::fault::{self, Verdict};
-use crate::hop::{Delivery, Hop, Move};
 use crate::lane::Lane;
 use crate::place::Site;
 use crate::plans::{PlanEntry, PlanFailure};
@@ -46,7 +46,9 @@ pub(crate) struct Shared {
     pub(crate) cold: ColdQueue,
     pub(crate) tracing: Tracing,
     /// Ends of one step, kept so that stepping allocates no more than the completion thread does.
-    step_out: Mutex<Vec<Delivery>>,
+    step_out: Mutex<Effects>,
+    /// Held by who changes the scheme.
+    changing: Mutex<()>,
     /// Time is virtual: there are no threads, who waits makes it pass.
     pub(crate) stepped: bool,
     closed: AtomicBool,
@@ -72,32 +74,51 @@ impl Shared {
             cold: ColdQueue::new(cold_queue_len),
             tracing,
             step_out: Mutex::default(),
+            changing: Mutex::default(),
             stepped,
             closed: AtomicBool::new(false),
             verdict: Verdict::default(),
         }
     }
 
-    /// Does `event` in the core of a lane, then what follows from it, then delivers the ends.
-    pub(crate) fn enter<T>(
-        &self,
-        lane: usize,
-        event: impl FnOnce(&mut Core, Nanos, &mut Vec<Delivery>) -> T,
-    ) -> T {
-        // Does not allocate until something ends here.
-        let mut out = Vec::new();
+    /// Changes the scheme of every lane.
+    pub(crate) fn change_scheme(&self, scheme: Scheme) {
+        let mut out = Effects::default();
+        // One change at a time, so that devices and cores have the same.
+        let one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let tell_device = || {
+                if let Err(panic) = fault::contain(|| lane.device.set_scheme(scheme)) {
+                    self.break_down(panic.clone());
+                    resume_unwind(Box::new(panic));
+                }
+            };
+            // A device that is to take best-effort tasks does so before any is started.
+            let (before, after) = (scheme != Scheme::RtOnly, scheme == Scheme::RtOnly);
+            before.then(tell_device);
+            self.enter_with(index, &mut out, |core, now, out| core.change_scheme(now, scheme, out));
+            after.then(tell_device);
+        }
+        // Wakers may change it again.
+        drop(one);
+        self.deliver(&mut out);
+    }
+
+    /// Does `event` in the core of a lane, then what follows from it, then carries out the effects.
+    pub(crate) fn enter<T>(&self, lane: usize, event: impl FnOnce(&mut Core, Nanos, &mut Effects) -> T) -> T {
+        let mut out = Effects::default();
         let result = self.enter_with(lane, &mut out, event);
         self.deliver(&mut out);
         result
     }
 
-    /// As [`Shared::enter`], with the ends left in `out`. A bug that panics in the core is one of the caller,
-    /// too, once everybody has been answered.
+    /// As [`Shared::enter`], with the effects left in `out`. A bug that panics in the core is one of the
+    /// caller, too, once everybody has been answered.
     pub(crate) fn enter_with<T>(
         &self,
         lane: usize,
-        out: &mut Vec<Delivery>,
-        event: impl FnOnce(&mut Core, Nanos, &mut Vec<Delivery>) -> T,
+        out: &mut Effects,
+        event: impl FnOnce(&mut Core, Nanos, &mut Effects) -> T,
     ) -> T {
         let mut core = self.lanes[lane].core();
         let before = core.fault().is_some();
@@ -133,9 +154,18 @@ impl Shared {
         result
     }
 
-    /// Delivers the ends of a step.
-    pub(crate) fn deliver(&self, out: &mut Vec<Delivery>) {
-        for delivery in out.drain(..) {
+    /// Carries out the effects of a step.
+    pub(crate) fn deliver(&self, out: &mut Effects) {
+        for task in out.tasks.drain(..) {
+            let done = fault::contain(|| match task {
+                TaskEffect::Submit(submit) => self.hand_in(submit),
+                TaskEffect::Stop(stop) => self.stop(stop),
+            });
+            if let Err(panic) = done {
+                self.break_down(panic);
+            }
+        }
+        for delivery in out.deliveries.drain(..) {
             let done = fault::contain(|| match delivery {
                 Delivery::End(end) => end.deliver(),
                 Delivery::Hop(hop) => self.hop(hop),
@@ -147,10 +177,46 @@ impl Shared {
         }
     }
 
+    /// A request becomes a task of its device.
+    fn hand_in(&self, submit: Submit) {
+        let Submit { id, turn, model, plan, key, io, kit } = submit;
+        let lane = &self.lanes[model.lane];
+        let submitted = match kit {
+            None => lane.device.submit(plan.loaded, key, io, id.0),
+            Some(kit) => lane.device.submit_along(plan.loaded, key, io, id.0, kit),
+        };
+        match submitted {
+            Ok(task) => {
+                let stop = lane.core().submitted(id, turn, task);
+                if stop {
+                    self.stop(Stop { id, model, task: Some(task) });
+                }
+            }
+            Err(rejected) => {
+                let closed = rejected.why == RejectReason::Closed && lane.device.fault().is_some();
+                self.enter(model.lane, |core, now, out| core.rejected(now, id, rejected, closed, out));
+            }
+        }
+    }
+
+    /// The end of a request was asked for: of its task, if it has one, and of whoever waits for it.
+    fn stop(&self, stop: Stop) {
+        let Stop { id, model, task } = stop;
+        let lane = &self.lanes[model.lane];
+        if let Some(task) = task {
+            lane.device.cancel(task);
+        }
+        // Some tasks have ended by now, this one perhaps in time.
+        while let Some(completion) = lane.device.try_complete() {
+            self.enter(model.lane, |core, now, out| core.complete(now, completion, out));
+        }
+        self.enter(model.lane, |core, now, out| core.answer_stopped(now, id, out));
+    }
+
     /// A bug of ours showed: everybody who waits is answered with that, and nothing is served any more.
     pub(crate) fn break_down(&self, panic: String) {
         let fault = InferError::EngineFailed(panic);
-        let mut out = Vec::new();
+        let mut out = Effects::default();
         for lane in &self.lanes {
             // Nothing of a core is asked for more than its books, and of those not that they agree.
             let answered = fault::contain(|| lane.core().fail(fault.clone(), &mut out));
@@ -531,7 +597,7 @@ impl Shared {
 
     /// Takes every completion of a lane that is ready and fires the timers that are due; true if something
     /// completed.
-    pub(crate) fn advance(&self, index: usize, out: &mut Vec<Delivery>) -> bool {
+    pub(crate) fn advance(&self, index: usize, out: &mut Effects) -> bool {
         let lane = &self.lanes[index];
         let mut progress = false;
         while let Some(completion) = lane.device.try_complete() {
@@ -556,7 +622,7 @@ impl Shared {
         progress
     }
 
-    fn advance_all(&self, out: &mut Vec<Delivery>) -> bool {
+    fn advance_all(&self, out: &mut Effects) -> bool {
         let mut progress = false;
         for lane in 0..self.lanes.len() {
             progress |= self.advance(lane, out);
@@ -687,12 +753,12 @@ impl Shared {
     fn advance_here(&self, own: usize, pause: Duration) {
         let signal = &self.lanes[own].signal;
         signal.take();
-        if !self.advance(own, &mut Vec::new()) && !signal.is_pending() {
+        if !self.advance(own, &mut Effects::default()) && !signal.is_pending() {
             std::thread::park_timeout(pause);
         }
     }
 
-    fn step_out(&self) -> MutexGuard<'_, Vec<Delivery>> {
+    fn step_out(&self) -> MutexGuard<'_, Effects> {
         self.step_out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -268,15 +268,15 @@ mod tests {
     fn runs_are_what_is_touched() {
         let runs = |reach: &Reach| {
             let mut runs = vec![];
-            reach.each_run(|run| runs.push(run));
+            reach.each_run(|run| runs.push((run.start, run.end)));
             runs
         };
-        assert_eq!(runs(&Reach::dense(4, 10)), [0..40]);
-        assert_eq!(runs(&Reach::pixels(3, 8, 2)), [0..8, 32..40, 64..72]);
-        assert_eq!(runs(&Reach::new(1, [(2, 12), (3, 4), (4, 1)])), [0..24]);
-        assert_eq!(runs(&Reach::new(2, [(2, 1), (3, 2)])), [0..12], "in whichever order");
-        assert_eq!(runs(&Reach::new(4, [(2, 10), (1, 7), (2, 4)])), [0..4, 16..20, 40..44, 56..60]);
+        assert_eq!(runs(&Reach::dense(4, 10)), [(0, 40)]);
+        assert_eq!(runs(&Reach::pixels(3, 8, 2)), [(0, 8), (32, 40), (64, 72)]);
+        assert_eq!(runs(&Reach::new(1, [(2, 12), (3, 4), (4, 1)])), [(0, 24)]);
+        assert_eq!(runs(&Reach::new(2, [(2, 1), (3, 2)])), [(0, 12)], "in whichever order");
+        assert_eq!(runs(&Reach::new(4, [(2, 10), (1, 7), (2, 4)])), [(0, 4), (16, 20), (40, 44), (56, 60)]);
         assert_eq!(runs(&Reach::new(4, [(2, 10), (0, 1)])), []);
-        assert_eq!(runs(&Reach::new(4, [])), [0..4]);
+        assert_eq!(runs(&Reach::new(4, [])), [(0, 4)]);
     }
 }

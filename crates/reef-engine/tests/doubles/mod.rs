@@ -4,6 +4,7 @@
 
 pub mod faulty;
 pub mod foreign;
+pub mod slow;
 pub mod wheel;
 
 use std::fmt;
