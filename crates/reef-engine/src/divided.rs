@@ -20,6 +20,9 @@ const FLOPS_PER_BYTE: u64 = 8;
 /// Requests after which the cut is looked at again, by what was measured meanwhile.
 const LOOKS: [u32; 3] = [8, 64, 512];
 
+/// Boundaries that are considered at most.
+const BOUNDARIES_MAX: usize = 2048;
+
 /// The share by which the longest part must shrink for another cut to be made.
 const GAIN_MIN: f64 = 0.02;
 
@@ -195,53 +198,39 @@ fn longest(work: &[f64], cus: &[usize], at: &[usize]) -> f64 {
 /// The stages before which to cut, so that the part that takes longest takes the least: part by part on
 /// devices with `cus` compute units, in their order. As many parts as devices, or stages if these are fewer.
 fn balance(work: &[f64], cus: &[usize]) -> Vec<usize> {
-    let (stages, parts) = (work.len(), cus.len().min(work.len()));
-    let mut sums = vec![0.0; stages + 1];
-    (0..stages).for_each(|stage| sums[stage + 1] = sums[stage] + work[stage]);
+    // Of very many stages some are not considered.
+    let step = work.len().div_ceil(BOUNDARIES_MAX).max(1);
+    let sums: Vec<f64> = [0.0]
+        .into_iter()
+        .chain(work.chunks(step).scan(0.0, |sum, chunk| {
+            *sum += chunk.iter().sum::<f64>();
+            Some(*sum)
+        }))
+        .collect();
+    let ends = sums.len() - 1;
+    let parts = cus.len().min(ends);
     let time = |part: usize, begin: usize, end: usize| (sums[end] - sums[begin]) / cus[part].max(1) as f64;
     // For every end the least that the longest of the parts so far can take, and where the last of them
     // begins.
-    let mut least: Vec<f64> = (0..=stages).map(|end| time(0, 0, end)).collect();
+    let mut least: Vec<f64> = (0..=ends).map(|end| time(0, 0, end)).collect();
     let mut begins: Vec<Vec<usize>> = Vec::with_capacity(parts);
     for part in 1..parts {
-        let mut next = vec![f64::INFINITY; stages + 1];
-        let mut begin_of = vec![0; stages + 1];
-        for end in part + 1..=stages {
-            // The parts before grow with their end, this one shrinks with its begin: the best is where they
-            // meet.
-            let meets = first(part..end, |begin| least[begin] >= time(part, begin, end));
-            for begin in [meets.min(end - 1), meets.saturating_sub(1).max(part)] {
-                let longest = least[begin].max(time(part, begin, end));
-                if longest < next[end] {
-                    (next[end], begin_of[end]) = (longest, begin);
-                }
-            }
-        }
+        let best = |end: usize| {
+            let longest = |begin: usize| (least[begin].max(time(part, begin, end)), begin);
+            (part..end).map(longest).min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, 0))
+        };
+        let (next, begin_of) = (0..=ends).map(best).unzip();
         least = next;
         begins.push(begin_of);
     }
     let mut at = Vec::with_capacity(parts.saturating_sub(1));
-    let mut end = stages;
+    let mut end = ends;
     for begin_of in begins.iter().rev() {
         end = begin_of[end];
-        at.push(end);
+        at.push(end * step);
     }
     at.reverse();
     at
-}
-
-/// The first of `range` for which `holds`, which then holds for all behind it; the end if there is none.
-fn first(range: Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
-    let (mut from, mut to) = (range.start, range.end);
-    while from < to {
-        let middle = from + (to - from) / 2;
-        if holds(middle) {
-            to = middle;
-        } else {
-            from = middle + 1;
-        }
-    }
-    from
 }
 
 #[cfg(test)]
@@ -259,6 +248,9 @@ mod tests {
         assert_eq!(balance(&[1.0, 2.0, 3.0], &[1, 1, 1]), [1, 2]);
         assert_eq!(balance(&[1.0, 1.0], &[1, 1, 1]), [1]);
         assert_eq!(balance(&[1.0], &[1, 1]), [0; 0]);
+        assert_eq!(balance(&[8.0, 8.0, 0.0], &[4, 1]), [2]);
+        let many = balance(&[1.0; 60_000], &[1, 2, 1]);
+        assert!(many[0].abs_diff(15_000) < 60 && many[1].abs_diff(45_000) < 60, "{many:?}");
     }
 
     #[test]
