@@ -8,10 +8,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use reef_base::limits::{BLOCK_CPU_NS_MAX, BOARD_SLOTS_MAX, CUS_MAX, POLL_PERIOD_CPU_NS};
-use reef_base::{AlignedBytes, MonotonicClock, Nanos, TaskId, TaskKey};
+use reef_base::{AlignedBytes, Domain, MonotonicClock, Nanos, TaskId, TaskKey};
 use reef_device::{
-    Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io, Kill, LoadedPlan,
-    RejectReason, Rejected, Route, Scheme, Wake,
+    Admission, Budget, Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io,
+    Kill, LoadedPlan, MemoryUse, OverBudget, RejectReason, Rejected, Route, Scheme, Wake,
 };
 use reef_plan::{DeviceKind, Isa, Plan, Target};
 
@@ -43,6 +43,7 @@ pub struct CpuDevice {
     threads: Vec<JoinHandle<()>>,
     warnings: Vec<String>,
     loading: Mutex<Offered>,
+    budget: Arc<Budget>,
 }
 
 /// Bytes that every slot and compute unit was offered so far.
@@ -50,6 +51,8 @@ pub struct CpuDevice {
 struct Offered {
     arena_bytes: usize,
     scratch_bytes: usize,
+    /// All of them, in the books.
+    admission: Option<Admission>,
 }
 
 impl CpuDevice {
@@ -98,11 +101,12 @@ impl CpuDevice {
             propagation: PROPAGATION,
             slots,
             slots_real_time: reserved,
-            memory_bytes: options.memory_bytes.or_else(|| granted_memory().map(|bytes| bytes / 2)),
             virtual_time: false,
         };
         let (threads, warnings, loading) = (Vec::new(), Vec::new(), Mutex::default());
-        Ok((CpuDevice { capabilities, executor, threads, warnings, loading }, placements, producers))
+        let limit = options.memory_bytes.or_else(|| granted_memory().map(|bytes| bytes / 2));
+        let budget = options.budget.clone().unwrap_or_else(|| Budget::new(Domain::Host, limit));
+        Ok((CpuDevice { capabilities, executor, threads, warnings, loading, budget }, placements, producers))
     }
 
     /// What did not work at the start but is not needed: pinning, the nice value.
@@ -123,26 +127,27 @@ impl CpuDevice {
         Err(DeviceError::WrongTarget { plan, plan_target, device_target })
     }
 
-    /// Offers every slot and compute unit the bytes of arena and scratch that a plan needs; a request's own
-    /// buffers must have a place beside them. All buffers are there before the first is offered, so nothing
-    /// changes where one cannot be had.
-    fn grow(
-        &self,
-        offered: &mut Offered,
-        (arena, scratch): (usize, usize),
-        io: u64,
-        plan: String,
-    ) -> Result<(), DeviceError> {
+    /// Takes a plan into the books and offers every slot and compute unit the bytes of arena and scratch that
+    /// it needs; a request's own buffers must have a place beside them. All buffers are there before the
+    /// first is offered, so nothing changes where one cannot be had.
+    fn grow(&self, offered: &mut Offered, loaded: &mut Loaded) -> Result<(), DeviceError> {
+        let plan = loaded.plan.clone();
+        let (arena, scratch) = (plan.arena_bytes(), plan.scratch_bytes());
         let (slots, units) = (&self.executor.slots, &self.executor.scratch);
-        let all = |each: usize, count: usize| each as u64 * count as u64;
-        let needed = all(arena.max(offered.arena_bytes), slots.len())
-            + all(scratch.max(offered.scratch_bytes), units.len())
-            + io;
-        let available = self.capabilities.memory_bytes.unwrap_or(u64::MAX);
-        let refused = || DeviceError::OutOfMemory { plan: plan.clone(), needed, available };
-        if needed > available {
-            return Err(refused());
-        }
+        let more =
+            |wanted: usize, have: usize, count: usize| wanted.saturating_sub(have) as u64 * count as u64;
+        let working =
+            more(arena, offered.arena_bytes, slots.len()) + more(scratch, offered.scratch_bytes, units.len());
+        let refused = |needed: u64, available: u64| DeviceError::OutOfMemory {
+            plan: plan.name().to_string(),
+            needed,
+            available,
+        };
+        let admitted = self.budget.admit(loaded.packed(), working, Io::bytes_for(&plan));
+        let over = |OverBudget { needed, available }| refused(needed, available);
+        let mut admission = admitted.map_err(over)?;
+        // The system may have less than it was counted on.
+        let refused = || refused(working, self.budget.limit().unwrap_or(u64::MAX));
         let buffers = |wanted: usize, have: usize, count: usize| {
             let count = if wanted > have { count } else { 0 };
             (0..count).map(|_| AlignedBytes::try_zeroed(wanted)).collect::<Option<Vec<_>>>()
@@ -151,10 +156,16 @@ impl CpuDevice {
         let scratches = buffers(scratch, offered.scratch_bytes, units.len()).ok_or_else(refused)?;
         slots.iter().zip(arenas).for_each(|(slot, bytes)| slot.arena.offer(bytes));
         units.iter().zip(scratches).for_each(|(unit, bytes)| unit.offer(bytes));
-        *offered = Offered {
-            arena_bytes: arena.max(offered.arena_bytes),
-            scratch_bytes: scratch.max(offered.scratch_bytes),
-        };
+        offered.arena_bytes = arena.max(offered.arena_bytes);
+        offered.scratch_bytes = scratch.max(offered.scratch_bytes);
+        match &mut offered.admission {
+            Some(all) => all.take_working(&mut admission),
+            None => {
+                let nothing = self.budget.admit(&[], 0, 0).map_err(over)?;
+                offered.admission.insert(nothing).take_working(&mut admission);
+            }
+        }
+        loaded.admission = Some(admission);
         Ok(())
     }
 
@@ -184,7 +195,7 @@ impl CpuDevice {
             // Without a thread, the task fails where it needs one.
             let _ = Crew::muster_for(&self.executor, key.rank());
         }
-        let slot = if io.fits(&loaded.plan) {
+        let slot = if io.fits(&loaded.plan) && io.is_visible() {
             self.executor.board.take_slot(real_time).ok_or(RejectReason::BoardFull)
         } else {
             Err(RejectReason::WrongBuffers)
@@ -265,16 +276,14 @@ impl Device for CpuDevice {
             return Err(poisoned);
         }
         self.check_target(&plan)?;
-        let (name, wanted) = (plan.name().to_string(), (plan.arena_bytes(), plan.scratch_bytes()));
-        let io = Io::bytes_for(&plan);
         if !plan.host_kernels().is_empty() {
             let fail = |error| DeviceError::Start(format!("a thread for host kernels: {error}"));
             Crew::muster(&self.executor).map_err(fail)?;
         }
-        let loaded = Box::new(Loaded::new(plan, self.capabilities.slots, self.capabilities.cus)?);
+        let mut loaded = Box::new(Loaded::new(plan, self.capabilities.slots, self.capabilities.cus)?);
         let mut offered = self.lock_loading();
         self.executor.retired.collect();
-        self.grow(&mut offered, wanted, io, name)?;
+        self.grow(&mut offered, &mut loaded)?;
         self.executor.plans.insert(loaded).map_err(|_| DeviceError::TooManyPlans { max: PLANS_MAX })
     }
 
@@ -349,6 +358,10 @@ impl Device for CpuDevice {
     fn fault(&self) -> Option<String> {
         let reason = || self.executor.poison_reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (self.executor.gate() == Gate::Poisoned).then(reason)
+    }
+
+    fn memory(&self) -> Vec<MemoryUse> {
+        vec![self.budget.usage()]
     }
 
     fn counters(&self) -> DeviceCounters {

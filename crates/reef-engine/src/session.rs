@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use reef_base::{AlignedBytes, Nanos};
+use reef_base::{Buffer, Nanos};
 use reef_device::{Io, TaskCounters};
 use reef_graph::Shape;
 use reef_plan::{IoSpec, Plan};
@@ -196,7 +196,7 @@ impl Session {
         let buffers = self.buffers.insert(buffers);
         if self.model.shape_inputs.contains(&true) {
             let shapes = self.plan.pool.inputs.iter().map(|spec| spec.shape.clone()).collect();
-            let data: Vec<&[u8]> = buffers.io.inputs.iter().map(AlignedBytes::as_slice).collect();
+            let data: Vec<&[u8]> = buffers.io.inputs.iter().map(Buffer::as_slice).collect();
             let plan = self.shared.plan(&self.model, &self.model.beginning(shapes, &data));
             self.plan = plan.map_err(|failure| failure.into_error(&self.model.key))?;
         }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reef_base::limits::DEVICES_MAX;
-use reef_base::{Class, Clock, Nanos};
+use reef_base::{Buffer, Class, Clock, Nanos};
 use reef_device::{DeviceError, RejectReason, Scheme, Wake};
 use reef_program::SegmentKey;
 use reef_sched::{Forecast, Offer, Router};
@@ -459,11 +459,15 @@ impl Shared {
     pub(crate) fn arrive(&self, mut moved: Move, model: Arc<Model>, plan: Arc<PlanEntry>) {
         let Some(mut buffers) = plan.buffers() else { return self.end_move(moved, InferError::DeviceFault) };
         let io = &mut moved.buffers.io;
+        let device = &self.lanes[model.lane].device;
+        let copy = |from: &Buffer, to: &mut Buffer| device.copy(from, to);
         match (&moved.plan.onward, &moved.plan.next) {
             (Some(onward), _) => {
-                onward.transfer.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs);
+                onward.transfer.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs, copy);
             }
-            (None, Some(next)) => next.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs),
+            (None, Some(next)) => {
+                next.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs, copy);
+            }
             (None, None) => {}
         }
         let Move { plan: done, buffers: used, promise, urgency, queued, before, passage, .. } = moved;
@@ -524,7 +528,9 @@ impl Shared {
             kit.learn(&hop.buffers.io, &plan);
         }
         let io = &mut hop.buffers.io;
-        next.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs);
+        let device = &self.lanes[hop.model.lane].device;
+        let copy = |from: &Buffer, to: &mut Buffer| device.copy(from, to);
+        next.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs, copy);
         self.enter(hop.model.lane, |core, now, out| core.resume(now, hop.id, plan, buffers, out));
     }
 

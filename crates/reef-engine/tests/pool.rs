@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use doubles::foreign::*;
 use doubles::*;
+use reef_base::Domain;
 use reef_cpu::{CpuDevice, CpuOptions};
+use reef_device::Budget;
 use reef_device::dummy::{DummyDevice, DummyOptions};
 use reef_engine::*;
 use reef_plan::synthetic_output;
@@ -169,6 +171,54 @@ fn weights_of_replicas_are_in_memory_once() {
     let (devices, plans, bytes) = load(&uneven.unwrap(), replicated());
     assert_eq!((devices, plans), (2, 2));
     assert_eq!(bytes, alone, "the packings are the same");
+}
+
+/// Devices of one memory have one budget: replicas' weights are in it once, and leave it with the model.
+#[test]
+fn weights_are_in_the_books_once() {
+    let onnx = reef_zoo::build(reef_zoo::Model::Resnet18, &reef_zoo::Variant::tiny()).unwrap();
+    let engine = |limit| {
+        let budget = Budget::new(Domain::Host, limit);
+        let device = || -> Arc<dyn Device> {
+            let budget = Some(budget.clone());
+            let options = CpuOptions { cus: Some(1), budget, ..CpuOptions::default() };
+            Arc::new(CpuDevice::start(options).unwrap())
+        };
+        Engine::over(named(vec![device(), device()]), EngineOptions::default()).unwrap()
+    };
+    let load = |engine: &Engine, name: &str| {
+        let source = ModelSource::Bytes(onnx.clone());
+        engine.load(ModelSpec { key: key(name), source, settings: replicated() })
+    };
+    let used =
+        |engine: &Engine| engine.stats().devices.iter().map(|device| device.memory[0]).collect::<Vec<_>>();
+    let unbounded = engine(None);
+    let info = load(&unbounded, "m").unwrap();
+    let memory = used(&unbounded);
+    assert_eq!(memory[0].weights, info.plans[0].weight_bytes as u64);
+    assert_eq!(memory[0], memory[1], "it is one memory");
+    unbounded.unload("m", None, Queued::Finish).unwrap();
+    assert_eq!(used(&unbounded)[0].weights, 0);
+    // One byte short of the weights of another model.
+    let all = memory[0].weights + memory[0].working;
+    let bounded = engine(Some(all + memory[0].weights - 1));
+    load(&bounded, "m").unwrap();
+    let refused = load(&bounded, "n").unwrap_err();
+    assert!(
+        matches!(refused, LoadError::Device { source: DeviceError::OutOfMemory { .. }, .. }),
+        "{refused}"
+    );
+    assert_eq!(used(&bounded)[0].weights, memory[0].weights, "nothing of it stays");
+    bounded.infer(&image(&bounded)).unwrap();
+}
+
+/// A request for the model `m` with zeros.
+fn image(engine: &Engine) -> InferRequest<'static> {
+    let input = engine.model("m", None).unwrap().inputs[0].clone();
+    let shape = input.fixed_shape().unwrap();
+    let data: &'static [u8] = vec![0; shape.elements() * input.dtype.bytes()].leak();
+    let name: &'static str = input.name.leak();
+    InferRequest::new("m", vec![InputTensor { name, dtype: input.dtype, shape, data }])
 }
 
 /// Address and bytes of every packed constant of a plan.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use reef_base::AlignedBytes;
 use reef_base::limits::{MODEL_TENSORS_MAX, SHAPE_VALUES_MAX};
+use reef_base::{AlignedBytes, Buffer};
 use reef_graph::{DType, Shape, Tensor};
 use reef_plan::{IoSpec, Plan};
 
@@ -152,7 +152,7 @@ impl HandOver {
     }
 
     /// What the next segment is made for, after a run with these inputs and outputs.
-    pub fn key(&self, inputs: &[AlignedBytes], outputs: &[AlignedBytes]) -> Result<SegmentKey, ProgramError> {
+    pub fn key(&self, inputs: &[Buffer], outputs: &[Buffer]) -> Result<SegmentKey, ProgramError> {
         let given = self.passed.iter().zip(&self.specs).map(|(passed, (dtype, shape))| {
             Ok(match passed.take {
                 Take::Tensor => Given::Tensor(*dtype, shape.clone()),
@@ -180,25 +180,21 @@ impl HandOver {
     /// depends on.
     pub fn values<'b>(
         &'b self,
-        inputs: &'b [AlignedBytes],
-        outputs: &'b [AlignedBytes],
+        inputs: &'b [Buffer],
+        outputs: &'b [Buffer],
     ) -> impl Iterator<Item = &'b [u8]> {
         let values = self.passed.iter().filter(|passed| passed.take == Take::Value);
         values.map(|passed| bytes(passed.source, inputs, outputs))
     }
 
-    /// Bytes that [`HandOver::carry`] would copy.
-    pub fn copied_bytes(
-        &self,
-        inputs: &[AlignedBytes],
-        outputs: &[AlignedBytes],
-        next: &[AlignedBytes],
-    ) -> usize {
-        let mut copied = 0;
+    /// Bytes that [`HandOver::carry`] would copy; `usize::MAX` if the host does not see all of them.
+    pub fn copied_bytes(&self, inputs: &[Buffer], outputs: &[Buffer], next: &[Buffer]) -> usize {
+        let mut copied = 0usize;
         self.each(next, |source, to, last| {
-            let from = bytes(source, inputs, outputs);
-            if !last || from.len() != to.len() {
-                copied += from.len().min(to.len());
+            let from = buffer(source, inputs, outputs);
+            if !last || !are_alike(from, to) {
+                let seen = from.is_visible() && to.is_visible();
+                copied = copied.saturating_add(if seen { from.len().min(to.len()) } else { usize::MAX });
             }
         });
         copied
@@ -216,14 +212,16 @@ impl HandOver {
     }
 
     /// Hands the tensors over: from the buffers of the run to the inputs of the next, which have their sizes.
-    /// Buffers of one size are exchanged, others copied. Allocates nothing.
+    /// Buffers of one size and domain are exchanged, others copied: by `copy` where the host does not see
+    /// them. Allocates nothing.
     pub fn carry(
         &self,
-        inputs: &mut [AlignedBytes],
-        outputs: &mut [AlignedBytes],
-        next: &mut [AlignedBytes],
+        inputs: &mut [Buffer],
+        outputs: &mut [Buffer],
+        next: &mut [Buffer],
+        copy: impl FnMut(&Buffer, &mut Buffer),
     ) {
-        carry(self.tensors(), inputs, outputs, next);
+        carry(self.tensors(), inputs, outputs, next, copy);
     }
 }
 
@@ -253,11 +251,12 @@ impl Transfer {
     /// Hands the values over, as [`HandOver::carry`] does.
     pub fn carry(
         &self,
-        inputs: &mut [AlignedBytes],
-        outputs: &mut [AlignedBytes],
-        next: &mut [AlignedBytes],
+        inputs: &mut [Buffer],
+        outputs: &mut [Buffer],
+        next: &mut [Buffer],
+        copy: impl FnMut(&Buffer, &mut Buffer),
     ) {
-        carry(self.sources.iter().copied(), inputs, outputs, next);
+        carry(self.sources.iter().copied(), inputs, outputs, next, copy);
     }
 }
 
@@ -273,20 +272,23 @@ fn each<T>(
     }
 }
 
-/// Moves every source into its place: buffers of one size are exchanged, others copied.
+/// Moves every source into its place.
 fn carry(
     sources: impl Iterator<Item = Source> + Clone,
-    inputs: &mut [AlignedBytes],
-    outputs: &mut [AlignedBytes],
-    next: &mut [AlignedBytes],
+    inputs: &mut [Buffer],
+    outputs: &mut [Buffer],
+    next: &mut [Buffer],
+    mut copy: impl FnMut(&Buffer, &mut Buffer),
 ) {
     each(sources, next, |source, to, last| {
         let from = match source {
             Source::Output(index) => &mut outputs[index],
             Source::Input(index) => &mut inputs[index],
         };
-        if last && from.len() == to.len() {
+        if last && are_alike(from, to) {
             std::mem::swap(from, to);
+        } else if !from.is_visible() || !to.is_visible() {
+            copy(from, to);
         } else {
             let length = from.len().min(to.len());
             to.as_mut_slice()[..length].copy_from_slice(&from.as_slice()[..length]);
@@ -301,9 +303,18 @@ fn spec(plan: &Plan, source: Source) -> Option<&IoSpec> {
     }
 }
 
-fn bytes<'b>(source: Source, inputs: &'b [AlignedBytes], outputs: &'b [AlignedBytes]) -> &'b [u8] {
+/// Whether one may be taken for the other.
+fn are_alike(a: &Buffer, b: &Buffer) -> bool {
+    a.len() == b.len() && a.domain() == b.domain()
+}
+
+fn buffer<'b>(source: Source, inputs: &'b [Buffer], outputs: &'b [Buffer]) -> &'b Buffer {
     match source {
-        Source::Output(index) => outputs[index].as_slice(),
-        Source::Input(index) => inputs[index].as_slice(),
+        Source::Output(index) => &outputs[index],
+        Source::Input(index) => &inputs[index],
     }
+}
+
+fn bytes<'b>(source: Source, inputs: &'b [Buffer], outputs: &'b [Buffer]) -> &'b [u8] {
+    buffer(source, inputs, outputs).as_slice()
 }

@@ -78,8 +78,8 @@ pub struct DeviceArgs {
     /// Which blocks may run on compute units that a more urgent stage leaves idle.
     #[arg(long, value_name = "preemptible|fitting", default_value_t = Padding::default())]
     pub padding: Padding,
-    /// Memory for the arenas of running tasks on all devices, in MiB; by default half of the machine's. A
-    /// model or shape that needs more is refused.
+    /// Memory for weights and the arenas of running tasks on all devices, in MiB; by default half of the
+    /// machine's. A model or shape that needs more is refused.
     #[arg(long, value_name = "MIB")]
     pub memory: Option<u64>,
 }

@@ -12,12 +12,13 @@
 
 mod state;
 
+use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use reef_base::{Nanos, TaskId, TaskKey};
-use reef_plan::{DeviceKind, Isa, KernelSpec, Plan, Restart, Target};
+use reef_base::{AlignedBytes, Buffer, Domain, Memory, Nanos, TaskId, TaskKey};
+use reef_plan::{DeviceKind, IoSpec, Isa, KernelSpec, Plan, Restart, Target};
 
 use crate::contract::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, RejectReason, Rejected, Route,
@@ -25,6 +26,7 @@ use crate::contract::{
 };
 use crate::event::Event;
 use crate::ids::LoadedPlan;
+use crate::memory::MemoryUse;
 use crate::scheme::Scheme;
 use state::State;
 
@@ -43,6 +45,8 @@ pub struct DummyOptions {
     pub reset_latency: Nanos,
     /// The scheme at the start.
     pub scheme: Scheme,
+    /// Bytes that its memory may hold; `None` for no bound.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Default for DummyOptions {
@@ -55,8 +59,35 @@ impl Default for DummyOptions {
             queue_stages: 4,
             reset_latency: Nanos::from_micros(35),
             scheme: Scheme::Reset,
+            memory_bytes: None,
         }
     }
+}
+
+/// A buffer of the dummy. The bytes are the host's, but who uses them cannot know.
+struct Pinned(AlignedBytes);
+
+impl Memory for Pinned {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        Some(self.0.as_slice())
+    }
+
+    fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        Some(self.0.as_mut_slice())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn pinned(specs: &[IoSpec]) -> Vec<Buffer> {
+    let buffer = |spec: &IoSpec| Box::new(Pinned(AlignedBytes::zeroed(spec.bytes())));
+    specs.iter().map(|spec| Buffer::over(Domain::Pinned, buffer(spec))).collect()
 }
 
 /// The virtual-time queued device.
@@ -91,7 +122,6 @@ impl DummyDevice {
             propagation: options.reset_latency,
             slots: options.slots,
             slots_real_time: options.slots_real_time,
-            memory_bytes: None,
             virtual_time: true,
         };
         DummyDevice { capabilities, state: Mutex::new(State::new(options)), waker: Mutex::new(None) }
@@ -156,7 +186,9 @@ impl Device for DummyDevice {
     }
 
     fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
-        self.state().plan(plan).map(|plan| Io::for_plan(plan))
+        let state = self.state();
+        let plan = state.plan(plan)?;
+        Some(Io { inputs: pinned(plan.inputs()), outputs: pinned(plan.outputs()) })
     }
 
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
@@ -214,6 +246,10 @@ impl Device for DummyDevice {
 
     fn fault(&self) -> Option<String> {
         self.state().poisoned.clone()
+    }
+
+    fn memory(&self) -> Vec<MemoryUse> {
+        vec![self.state().budget.usage()]
     }
 
     fn counters(&self) -> DeviceCounters {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use reef_base::{AlignedBytes, CuId, Nanos, TaskId, TaskKey};
+use reef_base::{AlignedBytes, CuId, Domain, Nanos, TaskId, TaskKey};
 use reef_plan::{KernelSpec, Place, Plan, Region, SyntheticSpec};
 
 use super::{DummyOptions, refusal};
@@ -12,6 +12,7 @@ use crate::contract::{
 };
 use crate::event::{Event, EventKind};
 use crate::ids::LoadedPlan;
+use crate::memory::{Admission, Budget, OverBudget};
 use crate::scheme::Scheme;
 
 pub(super) struct State {
@@ -20,7 +21,8 @@ pub(super) struct State {
     pub(super) scheme: Scheme,
     pub(super) closed: bool,
     pub(super) poisoned: Option<String>,
-    plans: Vec<Option<Arc<Plan>>>,
+    plans: Vec<Option<(Arc<Plan>, Admission)>>,
+    pub(super) budget: Arc<Budget>,
     next_task: u64,
     tasks: BTreeMap<TaskId, Task>,
     /// Under `sequential`, the task that has the device.
@@ -76,6 +78,7 @@ impl State {
             closed: false,
             poisoned: None,
             plans: Vec::new(),
+            budget: Budget::new(Domain::Pinned, options.memory_bytes),
             next_task: 0,
             tasks: BTreeMap::new(),
             holder: None,
@@ -92,7 +95,20 @@ impl State {
         if let Some(reason) = &self.poisoned {
             return Err(DeviceError::Poisoned(reason.clone()));
         }
-        self.plans.push(Some(plan));
+        let weights: Vec<_> = plan
+            .weights()
+            .iter()
+            .map(|weight| plan.store().get(weight.key, weight.packing).expect("the plan is valid"))
+            .collect();
+        let working = plan.arena_bytes() as u64;
+        let admission = self.budget.admit(&weights, working, Io::bytes_for(&plan));
+        let refused = |OverBudget { needed, available }| DeviceError::OutOfMemory {
+            plan: plan.name().into(),
+            needed,
+            available,
+        };
+        let admission = admission.map_err(refused)?;
+        self.plans.push(Some((plan, admission)));
         Ok(LoadedPlan(self.plans.len() as u32 - 1))
     }
 
@@ -103,7 +119,7 @@ impl State {
     }
 
     pub(super) fn plan(&self, plan: LoadedPlan) -> Option<&Arc<Plan>> {
-        self.plans.get(plan.index())?.as_ref()
+        self.plans.get(plan.index())?.as_ref().map(|(plan, _)| plan)
     }
 
     pub(super) fn admit(&self, plan: LoadedPlan, key: TaskKey, io: &Io) -> Result<Arc<Plan>, RejectReason> {
@@ -344,7 +360,7 @@ impl State {
         let Some(next) = task.route.as_ref().and_then(|route| route.next(task.loaded, &mut task.io)) else {
             return false;
         };
-        let plan = self.plans[next.index()].clone().expect("a route keeps its plans loaded");
+        let plan = self.plans[next.index()].as_ref().expect("a route keeps its plans loaded").0.clone();
         task.arena = AlignedBytes::zeroed(plan.arena_bytes());
         (task.loaded, task.plan, task.next_launch) = (next, plan, 0);
         task.finished.clear();
@@ -416,19 +432,19 @@ fn compute(task: &mut Task, stage: usize, block: u32) {
 
 fn bytes<'a>(io: &'a Io, arena: &'a AlignedBytes, region: &Region) -> &'a [u8] {
     let place = match region.place {
-        Place::Input(index) => &io.inputs[index as usize],
-        Place::Output(index) => &io.outputs[index as usize],
-        Place::Arena => arena,
+        Place::Input(index) => io.inputs[index as usize].as_slice(),
+        Place::Output(index) => io.outputs[index as usize].as_slice(),
+        Place::Arena => arena.as_slice(),
         Place::Weight(_) => unreachable!("synthetic plans have no weights"),
     };
-    &place.as_slice()[region.offset..region.end()]
+    &place[region.offset..region.end()]
 }
 
 fn bytes_mut<'a>(io: &'a mut Io, arena: &'a mut AlignedBytes, region: &Region) -> &'a mut [u8] {
     let place = match region.place {
-        Place::Output(index) => &mut io.outputs[index as usize],
-        Place::Arena => arena,
+        Place::Output(index) => io.outputs[index as usize].as_mut_slice(),
+        Place::Arena => arena.as_mut_slice(),
         Place::Input(_) | Place::Weight(_) => unreachable!("the validator admits only outputs and the arena"),
     };
-    &mut place.as_mut_slice()[region.offset..region.end()]
+    &mut place[region.offset..region.end()]
 }

@@ -156,6 +156,9 @@ impl Device for LiveDummy {
     fn fault(&self) -> Option<String> {
         self.inner.fault()
     }
+    fn memory(&self) -> Vec<MemoryUse> {
+        self.inner.memory()
+    }
     fn counters(&self) -> DeviceCounters {
         self.inner.counters()
     }

@@ -171,6 +171,9 @@ impl Device for Gate {
         self.device.fault()
     }
 
+    fn memory(&self) -> Vec<reef_device::MemoryUse> {
+        self.device.memory()
+    }
     fn counters(&self) -> DeviceCounters {
         self.device.counters()
     }
