@@ -82,6 +82,7 @@
 //! # }
 //! ```
 
+mod ahead;
 mod check;
 mod cold;
 mod compile;
@@ -112,8 +113,8 @@ pub use engine::{DeviceInfo, Engine, EngineOptions, PoolDevice};
 pub use error::{EngineError, InferError, LoadError, WrongInput};
 pub use future::InferFuture;
 pub use model::{
-    InputShapes, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, Placement, PlanInfo, Queued,
-    TensorInfo,
+    InputShapes, InputValues, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, Number,
+    Placement, PlanInfo, Queued, TensorInfo,
 };
 pub use reef_base::{Class, Level, ModelKey, Nanos};
 pub use reef_device::{Capabilities, Device, DeviceCounters, DeviceError, Scheme, TaskCounters};
