@@ -133,8 +133,8 @@ pub fn window(length: i64) -> Program {
     from_there(program("window", graph, "x", &[length]))
 }
 
-/// `y = sum(x[from .. from + 4]) > 0 ? x[from .. from + 4] : -x[from .. from + 4]`, cut out in the branches: as
-/// many second segments as values.
+/// `y = sum(part) > 0 ? part : -part`, where `part = x[from .. from + 4]` is cut out in the branches: as many
+/// second segments as values.
 pub fn forked_window(length: i64) -> Program {
     let branch = |operator: &str, result: &str| {
         let part = format!("{result} part");
@@ -158,6 +158,17 @@ pub fn forked_window(length: i64) -> Program {
         tensors: vec![whole("four", &[1], 4), scalar("zero", 0.0)],
     };
     from_there(program("forked", graph, "x", &[length]))
+}
+
+/// `next = state + x; y = -next`
+pub fn recurrent() -> Program {
+    let graph = Graph {
+        nodes: vec![node("Add", &["state", "x"], &["next"]), node("Neg", &["next"], &["y"])],
+        inputs: vec![info("x", FLOAT, &[2]), info("state", FLOAT, &[2]), info("unused", INT64, &[2])],
+        outputs: vec![info("y", FLOAT, &[2]), info("next", FLOAT, &[2])],
+        ..Graph::default()
+    };
+    program("recurrent", graph, "x", &[2])
 }
 
 /// With the input `from` as 3.
