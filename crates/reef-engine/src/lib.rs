@@ -120,7 +120,7 @@ pub use reef_base::{Class, Level, ModelKey, Nanos};
 pub use reef_device::{Capabilities, Device, DeviceCounters, DeviceError, Scheme, TaskCounters};
 pub use reef_graph::{DType, Shape};
 pub use reef_plan::{FaultKind, HostFault, IoSpec, Plan};
-pub use reef_program::{Given, HandOver, Part, Passed, ProgramError, Segment, SegmentKey, Source, Take};
+pub use reef_program::{Given, HandOver, Part, Passed, ProgramError, Row, Segment, SegmentKey, Source, Take};
 pub use request::{ClassRequest, InferRequest, InferResponse, InputTensor, OutputTensor, Timings};
 pub use session::{RunInfo, Session, SessionOptions};
 pub use source::PlanSource;

@@ -14,5 +14,5 @@
 mod hand_over;
 mod key;
 
-pub use hand_over::{HandOver, Passed, ProgramError, Segment, Source, Take};
+pub use hand_over::{HandOver, Passed, ProgramError, Row, Segment, Source, Take};
 pub use key::{Given, Part, SegmentKey};
