@@ -3,8 +3,8 @@
 //! A branch that is taken stands in the place of its `If`. A loop whose rounds are counted and few is written
 //! out. Any other goes round by round: a round is made of the body, a number for what comes next (*go on*,
 //! *grow*, or how many rounds there were) and the loop again, which waits for that number. Results that a
-//! loop stacks are kept in a buffer with room for more rounds; a round gives its row, which is written into the
-//! buffer when that is handed over. When the room is used up it doubles.
+//! loop stacks are kept in a buffer with room for more rounds; a round gives its row, which is written into
+//! the buffer when that is handed over. When the room is used up it doubles.
 
 use reef_base::limits::{UNROLLED_NODES_MAX, UNROLLED_ROUNDS_MAX};
 use reef_graph::{DType, Shape};

@@ -40,7 +40,7 @@ pub(super) enum Thing {
     /// Computed by the segment, with a shape that it computes too.
     #[allow(dead_code, reason = "only operators whose results are counted make one")]
     Counted(Counted),
-    /// A buffer with a row in it, which is written when the buffer is handed over. Only what is left reads it.
+    /// A buffer with a row that is written into it when it is handed over. Only what is left reads it.
     Stored(Stored),
     /// Made by what is left.
     Blocked,
