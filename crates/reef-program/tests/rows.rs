@@ -109,6 +109,7 @@ fn rows_that_cannot_be_written_are_refused() {
         (buffer(), vec![row(ROW, Source::Input(2))], "no value of the plan"),
         (vec![tensor(MORE)], vec![row(ROW, AT)], "its rows are others"),
         (buffer(), vec![row(MORE, AT)], "its rows are others"),
+        (buffer(), vec![row(BUFFER, AT)], "its rows are others"),
         (buffer(), vec![row(ROW, ROW)], "the number of its row is none"),
         (vec![tensor(BUFFER), tensor(BUFFER)], vec![row(ROW, AT)], "written where others read it"),
     ];
