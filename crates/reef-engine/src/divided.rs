@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use reef_compile::{Division, DivisionInput};
 use reef_plan::{Kernel, Plan};
-use reef_program::{HandOver, Passed, ProgramError, Segment, Source, Transfer};
+use reef_program::{HandOver, ProgramError, Source, Transfer};
 
 use crate::fault::Foreign;
 
@@ -74,8 +74,8 @@ impl Divided {
 
     /// The parts in their order.
     pub(crate) fn parts(&self) -> Result<Vec<PartPlan>, String> {
-        let passed = self.next.as_ref().map_or(&[][..], HandOver::passed);
-        let inputs = passed.iter().filter_map(|passed| match passed.source {
+        let sources = self.next.iter().flat_map(HandOver::sources);
+        let inputs = sources.filter_map(|source| match source {
             Source::Input(index) => Some(index),
             Source::Output(_) => None,
         });
@@ -88,7 +88,7 @@ impl Divided {
             let Some(after) = parts.get(index + 1) else {
                 let next = self.next.as_ref();
                 let next = next.map(|next| behind(next, &plan, &parts[index].inputs)).transpose()?;
-                return Ok(PartPlan { plan, transfer: None, next: next.flatten() });
+                return Ok(PartPlan { plan, transfer: None, next });
             };
             let source = |input: &DivisionInput| match input {
                 DivisionInput::Left => Source::Output(0),
@@ -155,20 +155,14 @@ fn bounds(at: &[usize], stages: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// What comes after the whole segment, with the places that values have in its last part.
-fn behind(
-    next: &HandOver,
-    last: &Arc<Plan>,
-    inputs: &[DivisionInput],
-) -> Result<Option<HandOver>, ProgramError> {
-    let place = |passed: &Passed| match passed.source {
-        Source::Output(_) => *passed,
+fn behind(next: &HandOver, last: &Plan, inputs: &[DivisionInput]) -> Result<HandOver, ProgramError> {
+    next.after(last, |source| match source {
+        Source::Output(_) => source,
         Source::Input(index) => {
             let at = inputs.iter().position(|&input| input == DivisionInput::Whole(index));
-            Passed { source: Source::Input(at.unwrap_or(usize::MAX)), ..*passed }
+            Source::Input(at.unwrap_or(usize::MAX))
         }
-    };
-    let passed = next.passed().iter().map(place).collect();
-    Segment::new(last.clone(), next.part().clone(), passed).map(|segment| segment.into_parts().1)
+    })
 }
 
 /// Time of a compute unit that every stage takes, by `measured` for a kernel of the plan, and in proportion

@@ -159,7 +159,8 @@ impl Stops {
         let mut spare = self.stops[to].spare.take()?;
         let here = &self.stops[at];
         let next = here.entry.next.as_ref()?;
-        if next.copied_bytes(&io.inputs, &io.outputs, &spare.inputs) > COPIED_MAX {
+        let copied = next.copied_bytes(&io.inputs, &io.outputs, &spare.inputs);
+        if copied > COPIED_MAX || !next.has_room(&io.inputs, &io.outputs) {
             self.stops[to].spare = Some(spare);
             return None;
         }

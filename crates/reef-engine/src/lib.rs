@@ -83,6 +83,7 @@
 //! # }
 //! ```
 
+mod ahead;
 mod check;
 mod cold;
 mod compile;
@@ -116,14 +117,14 @@ pub use engine::{DeviceInfo, Engine, EngineOptions, PoolDevice};
 pub use error::{EngineError, InferError, LoadError, WrongInput};
 pub use future::InferFuture;
 pub use model::{
-    InputShapes, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, Placement, PlanInfo, Queued,
-    TensorInfo,
+    InputShapes, InputValues, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, Number,
+    Placement, PlanInfo, Queued, TensorInfo,
 };
 pub use reef_base::{Class, Level, ModelKey, Nanos};
 pub use reef_device::{Capabilities, Device, DeviceCounters, DeviceError, MemoryUse, Scheme, TaskCounters};
 pub use reef_graph::{DType, Shape};
 pub use reef_plan::{FaultKind, HostFault, IoSpec, Plan};
-pub use reef_program::{Given, HandOver, Part, Passed, ProgramError, Segment, SegmentKey, Source, Take};
+pub use reef_program::{Given, HandOver, Part, Passed, ProgramError, Row, Segment, SegmentKey, Source, Take};
 pub use request::{ClassRequest, InferRequest, InferResponse, InputTensor, OutputTensor, Timings};
 pub use session::{RunInfo, Session, SessionOptions};
 pub use source::PlanSource;

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use reef_base::{ModelKey, Nanos, limits};
 use reef_device::DeviceError;
-use reef_graph::Shape;
 use reef_sched::{Drain, ModelId};
 
+use crate::ahead::compile_ahead;
 use crate::cold::ColdJob;
 use crate::core::Core;
 use crate::error::{InferError, LoadError};
 use crate::fault::{Foreign, contain, log};
-use crate::model::{InputShapes, ModelInfo, ModelSettings, Queued, TensorInfo};
+use crate::model::{ModelInfo, ModelSettings, Queued};
 use crate::place::{NoPlace, choose};
-use crate::plans::PlanFailure;
 use crate::pool::{Group, Model, named};
 use crate::shared::Shared;
 use crate::source::PlanSource;
@@ -173,53 +172,8 @@ fn check_settings(key: &ModelKey, settings: &ModelSettings) -> Result<(), LoadEr
     if settings.in_flight_max == Some(0) {
         return fail("at least one task must be allowed in flight".into());
     }
-    if settings.shapes.len() > limits::PLANS_PER_MODEL_MAX {
-        return fail(format!("at most {} sets of shapes", limits::PLANS_PER_MODEL_MAX));
+    if settings.shapes.len().max(settings.values.len()) > limits::PLANS_PER_MODEL_MAX {
+        return fail(format!("at most {} sets of shapes or values", limits::PLANS_PER_MODEL_MAX));
     }
     Ok(())
-}
-
-/// Compiles what is known at load: the only shapes of a model without symbolic dimensions, or those of its
-/// settings.
-fn compile_ahead(shared: &Shared, model: &Model) -> Result<(), LoadError> {
-    let inputs = &model.inputs;
-    let fixed: Option<Vec<Shape>> = inputs.iter().map(|info| info.fixed_shape()).collect();
-    // Checked for a model without symbolic dimensions too: a shape that it cannot take is a mistake.
-    let named = model.settings.shapes.iter().map(|shapes| concrete(model, shapes));
-    let named = named.collect::<Result<Vec<_>, _>>()?;
-    for shapes in fixed.map_or(named, |shapes| vec![shapes]) {
-        if model.shape_inputs.contains(&true) {
-            // What it begins with depends on values, too.
-            continue;
-        }
-        shared.plan(model, &model.beginning(shapes.clone(), &[])).map_err(|failure| match failure {
-            PlanFailure::Shapes(reason) | PlanFailure::Fault(reason) => {
-                let shapes = shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(" ");
-                LoadError::Compile { key: (*model.key).clone(), shapes, reason }
-            }
-            PlanFailure::Unloaded => unreachable!("a model is unloaded only after it was published"),
-            PlanFailure::Device(source) => LoadError::Device { key: (*model.key).clone(), source },
-        })?;
-    }
-    Ok(())
-}
-
-/// One shape per input from the settings' named ones.
-fn concrete(model: &Model, shapes: &InputShapes) -> Result<Vec<Shape>, LoadError> {
-    let fail = |reason: String| LoadError::Settings { key: (*model.key).clone(), reason };
-    let inputs = &model.inputs;
-    if let Some((name, _)) = shapes.iter().find(|(name, _)| inputs.iter().all(|info| info.name != *name)) {
-        return Err(fail(format!("shapes: the model has no input '{name}'")));
-    }
-    let shape_of = |info: &TensorInfo| {
-        let given = shapes.iter().find(|(name, _)| *name == info.name).map(|(_, shape)| shape.clone());
-        let shape = given.or_else(|| info.fixed_shape());
-        let shape = shape.ok_or_else(|| fail(format!("shapes: input '{}' needs one", info.name)))?;
-        if info.takes(&shape) {
-            Ok(shape)
-        } else {
-            Err(fail(format!("shapes: input '{}' takes {:?}, not {shape}", info.name, info.dims)))
-        }
-    };
-    inputs.iter().map(shape_of).collect()
 }

@@ -9,7 +9,7 @@ use reef_compile::CompileOptions;
 use reef_graph::Shape;
 use reef_onnx::{Dim, ImportError, OnnxModel, Rest, Step, TensorDecl};
 use reef_plan::{IoSpec, ModelWeights, Plan, Target};
-use reef_program::{Given, Part, Passed, Segment, SegmentKey, Source, Take};
+use reef_program::{Given, Part, Passed, Row, Segment, SegmentKey, Source, Take};
 
 use crate::error::LoadError;
 use crate::model::{ModelSource, TensorInfo};
@@ -141,7 +141,11 @@ impl PlanSource for OnnxSource {
         let Some(then) = then else { return Ok(Segment::last(plan)) };
         let passed =
             then.passed.iter().zip(then.rest.takes()).map(|(&from, take)| passed(from, take)).collect();
-        Segment::new(plan, Part::new(then.rest.clone()), passed).map_err(|error| error.to_string())
+        let row =
+            |row: &reef_onnx::Row| Row { passed: row.passed, source: source(row.source), at: source(row.at) };
+        let rows: Vec<Row> = then.rows.iter().map(row).collect();
+        let part = Part::new(then.rest.clone());
+        Segment::with_rows(plan, part, passed, &rows).map_err(|error| error.to_string())
     }
 }
 
@@ -169,16 +173,19 @@ fn given(given: &Given) -> reef_onnx::Given {
 }
 
 fn passed(from: reef_onnx::Source, take: reef_onnx::Take) -> Passed {
-    let source = match from {
-        reef_onnx::Source::Output(index) => Source::Output(index),
-        reef_onnx::Source::Input(index) => Source::Input(index),
-    };
     let take = match take {
         reef_onnx::Take::Tensor => Take::Tensor,
         reef_onnx::Take::Value => Take::Value,
         reef_onnx::Take::Counted { axis, count } => Take::Counted { axis, count },
     };
-    Passed { source, take }
+    Passed { source: source(from), take }
+}
+
+fn source(from: reef_onnx::Source) -> Source {
+    match from {
+        reef_onnx::Source::Output(index) => Source::Output(index),
+        reef_onnx::Source::Input(index) => Source::Input(index),
+    }
 }
 
 fn tensor_info(decl: &TensorDecl) -> TensorInfo {

@@ -204,10 +204,7 @@ fn weights_are_in_the_books_once() {
     let bounded = engine(Some(all + memory[0].weights - 1));
     load(&bounded, "m").unwrap();
     let refused = load(&bounded, "n").unwrap_err();
-    assert!(
-        matches!(refused, LoadError::Device { source: DeviceError::OutOfMemory { .. }, .. }),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains("weights, arenas, scratch and buffers"), "{refused}");
     assert_eq!(used(&bounded)[0].weights, memory[0].weights, "nothing of it stays");
     bounded.infer(&image(&bounded)).unwrap();
 }

@@ -17,5 +17,5 @@
 mod hand_over;
 mod key;
 
-pub use hand_over::{HandOver, Passed, ProgramError, Segment, Source, Take, Transfer};
+pub use hand_over::{HandOver, Passed, ProgramError, Row, Segment, Source, Take, Transfer};
 pub use key::{Given, Part, SegmentKey};

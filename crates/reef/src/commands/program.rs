@@ -225,13 +225,16 @@ impl Program {
 /// A line for every value that is handed over.
 fn handed(segment: &Segment, then: &Then) -> Vec<String> {
     let plan = &segment.compiled.plan;
-    let line = |((source, take), label): ((&Source, Take), &String)| {
+    let line = |(index, ((source, take), label)): (usize, ((&Source, Take), &String))| {
         let (spec, from) = match source {
             Source::Output(index) => (&plan.outputs()[*index], "computed"),
             Source::Input(index) => (&plan.inputs()[*index], "as it came"),
         };
         let IoSpec { dtype, shape, .. } = spec;
         match take {
+            Take::Tensor if then.rows.iter().any(|row| row.passed == index) => {
+                format!("{label} {dtype}{shape}, {from}, with a new row")
+            }
             Take::Tensor => format!("{label} {dtype}{shape}, {from}"),
             Take::Value => format!("{label} {dtype}{shape} by its value, {from}"),
             Take::Counted { axis, count } => {
@@ -242,7 +245,7 @@ fn handed(segment: &Segment, then: &Then) -> Vec<String> {
             }
         }
     };
-    then.passed.iter().zip(then.rest.takes()).zip(&then.labels).map(line).collect()
+    then.passed.iter().zip(then.rest.takes()).zip(&then.labels).enumerate().map(line).collect()
 }
 
 /// Tells what is given from anything else.
