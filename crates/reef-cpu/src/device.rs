@@ -13,11 +13,12 @@ use reef_device::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io, Kill, LoadedPlan,
     RejectReason, Rejected, Route, Scheme, Wake,
 };
-use reef_plan::{DeviceKind, Isa, Plan, Target};
+use reef_plan::{Cutter, DeviceKind, Isa, Plan, Target};
 
 use crate::board::bits;
 use crate::board::word::Reason;
 use crate::companion::{Crew, GRACE};
+use crate::cut::{self, CpuCutter};
 use crate::events::Recorder;
 use crate::executor::Executor;
 use crate::gate::Gate;
@@ -252,6 +253,10 @@ impl Device for CpuDevice {
         &self.capabilities
     }
 
+    fn cutter(&self) -> Arc<dyn Cutter> {
+        Arc::new(CpuCutter::new(self.capabilities.target))
+    }
+
     fn scheme(&self) -> Scheme {
         self.executor.scheme()
     }
@@ -265,6 +270,9 @@ impl Device for CpuDevice {
             return Err(poisoned);
         }
         self.check_target(&plan)?;
+        if let Some(reason) = cut::flaw(&plan) {
+            return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
+        }
         let (name, wanted) = (plan.name().to_string(), (plan.arena_bytes(), plan.scratch_bytes()));
         let io = Io::bytes_for(&plan);
         if !plan.host_kernels().is_empty() {

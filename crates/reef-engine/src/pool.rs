@@ -249,12 +249,13 @@ impl Model {
         key: &SegmentKey,
         on_new: impl FnOnce(ModelId, u16),
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
-        let target = device.capabilities().target;
+        let cutter = device.cutter();
+        let target = cutter.target();
         let compile = || {
             if let Some(made) = self.shelf.find(key, target) {
                 return Ok(made);
             }
-            let compiled = contain(|| self.source.segment(key, target));
+            let compiled = contain(|| self.source.segment(key, cutter.as_ref()));
             let panicked = |panic: String| PlanFailure::Fault(format!("the compiler panicked: {panic}"));
             let (plan, next) = compiled.map_err(panicked)?.map_err(PlanFailure::Shapes)?.into_parts();
             let made = Made { plan: Foreign::from(plan), next };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use doubles::{cpu, key, live, load, plan_for, request, stepped};
 use reef_engine::*;
-use reef_plan::{Target, synthetic_output};
+use reef_plan::{Cutter, Target, synthetic_output};
 
 /// Three plans in turn. Each one's output selects what follows: it ends when its first byte is a multiple of
 /// `ends`.
@@ -62,11 +62,11 @@ impl PlanSource for Wheel {
         &self.outputs
     }
 
-    fn compile(&self, _: &[Shape], _: Target) -> Result<Arc<Plan>, String> {
+    fn compile(&self, _: &[Shape], _: &dyn Cutter) -> Result<Arc<Plan>, String> {
         Err("a wheel has no one plan".into())
     }
 
-    fn segment(&self, key: &SegmentKey, _: Target) -> Result<Segment, String> {
+    fn segment(&self, key: &SegmentKey, _: &dyn Cutter) -> Result<Segment, String> {
         self.made.fetch_add(1, Ordering::SeqCst);
         let at = key.part.as_ref().map_or(0, |part| *part.downcast::<usize>().expect("a part of the wheel"));
         if self.broken == Some(at) {

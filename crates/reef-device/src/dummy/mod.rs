@@ -10,6 +10,7 @@
 //!
 //! One mutex guards everything: this is a model to test against, not a fast device.
 
+mod cut;
 mod state;
 
 use std::fmt;
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reef_base::{Nanos, TaskId, TaskKey};
-use reef_plan::{DeviceKind, Isa, KernelSpec, Plan, Restart, Target};
+use reef_plan::{Cutter, DeviceKind, Isa, KernelSpec, Plan, Restart, Target};
 
 use crate::contract::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, RejectReason, Rejected, Route,
@@ -26,6 +27,7 @@ use crate::contract::{
 use crate::event::Event;
 use crate::ids::LoadedPlan;
 use crate::scheme::Scheme;
+use cut::DummyCutter;
 use state::State;
 
 /// How to make a dummy.
@@ -117,6 +119,10 @@ impl DummyDevice {
 impl Device for DummyDevice {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn cutter(&self) -> Arc<dyn Cutter> {
+        Arc::new(DummyCutter::new(self.capabilities.target))
     }
 
     fn scheme(&self) -> Scheme {
