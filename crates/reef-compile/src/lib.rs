@@ -14,6 +14,7 @@ mod lower;
 mod memory;
 pub mod reference;
 mod report;
+pub mod samples;
 mod scalar;
 mod schedule;
 mod select;

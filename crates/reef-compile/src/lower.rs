@@ -348,9 +348,10 @@ impl<'a> Lowering<'a> {
         if spec.blocks() == 0 {
             return;
         }
-        let whole = spec.clone();
+        // As text: a NaN is not equal to itself.
+        let meaning = format!("{spec:?}");
         let spec = self.cutter.cut(spec, &work);
-        assert_eq!(spec.clone().whole(), whole, "a cut of {name} means what it meant in one piece");
+        assert_eq!(format!("{:?}", spec.clone().whole()), meaning, "a cut of {name} means what it meant");
         let ns = self.cutter.kernel_ns(&spec, &work);
         let restart = if matches!(spec, KernelSpec::Host(_)) { Restart::Never } else { Restart::Safe };
         let bytes: usize = reads.iter().chain(&writes).map(touched_bytes).sum();

@@ -420,3 +420,18 @@ fn host_kernels_get_dense_operands_and_never_restart() {
     let sum: f32 = y.iter().sum();
     assert!(y.iter().zip(z).all(|(y, z)| (2.0 * y + sum - z).abs() < 1e-4));
 }
+
+/// The compiler knows no device, so none of its limits: neither of a CPU, nor of a board.
+#[test]
+fn plans_for_many_units_mean_the_same() {
+    use reef_compile::samples;
+    for sample in samples::all() {
+        for isa in [Isa::Portable, Isa::Avx512] {
+            let plan = sample.plan(&cutter(isa, 256)).unwrap();
+            let outputs = interpret::run(&plan, &sample.inputs).unwrap();
+            let bytes: Vec<_> =
+                outputs.iter().map(|y| reef_base::AlignedBytes::copy_from(y.bytes().as_slice())).collect();
+            sample.check(&bytes).unwrap();
+        }
+    }
+}

@@ -25,6 +25,7 @@ pub mod contract;
 pub mod dummy;
 pub mod event;
 mod ids;
+pub mod operators;
 pub mod scheme;
 
 pub use contract::{

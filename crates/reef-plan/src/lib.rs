@@ -7,6 +7,7 @@
 
 pub mod cut;
 pub mod host;
+pub mod interpreter;
 pub mod layout;
 pub mod plan;
 mod reach;
@@ -20,6 +21,7 @@ pub mod weights;
 
 pub use cut::{Cutter, Weights, Work};
 pub use host::{FaultKind, HostFault, HostKernel, HostState, TensorSpec};
+pub use interpreter::{Interpreter, TaskMemory};
 pub use layout::{At, Layout, Matrices, OwnLayout};
 pub use plan::{Cost, IoSpec, Kernel, Plan, PlanHash, PlanParts, Restart, Stage};
 pub use region::{Lane, Place, Region};

@@ -11,6 +11,15 @@ pub enum DeviceKind {
     Dummy,
 }
 
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Dummy => "dummy",
+        })
+    }
+}
+
 /// Instruction set of a CPU target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
@@ -56,10 +65,6 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let device = match self.device {
-            DeviceKind::Cpu => "cpu",
-            DeviceKind::Dummy => "dummy",
-        };
-        write!(f, "{device}/{}/{} cus/window {}", self.isa, self.cus, self.window)
+        write!(f, "{}/{}/{} cus/window {}", self.device, self.isa, self.cus, self.window)
     }
 }

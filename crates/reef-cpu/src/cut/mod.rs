@@ -197,3 +197,6 @@ pub(crate) fn flaw(plan: &Plan) -> Option<String> {
         (!fine).then(|| format!("kernel {} has weights in another layout than {width} a panel", kernel.name))
     })
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
