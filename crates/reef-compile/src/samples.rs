@@ -14,7 +14,7 @@ use reef_plan::{Cutter, HostFault, HostKernel, HostState, Plan, TensorSpec};
 use crate::{CompileError, CompileOptions, compile, reference};
 
 /// How far a result in f32 may be from the reference, which sums in double precision, as a share of the
-/// largest value of its output.
+/// largest value of its output, where sums and weights are f32.
 const TOLERANCE: f64 = 2e-4;
 
 /// A graph and what it gives for one set of inputs.
@@ -39,9 +39,15 @@ impl Sample {
         compile(&self.graph, &self.host_kernels, &Arc::default(), cutter, &options)
     }
 
-    /// What is wrong with the bytes of these outputs, if anything is: floats may be off by rounding, all else
-    /// must be as expected.
+    /// What is wrong with the bytes of these outputs, if anything is: floats may be off by rounding to f32,
+    /// all else must be as expected.
     pub fn check(&self, outputs: &[AlignedBytes]) -> Result<(), String> {
+        self.check_within(outputs, TOLERANCE)
+    }
+
+    /// The same for a device that rounds otherwise: floats may be off by this share of the largest value of
+    /// their output.
+    pub fn check_within(&self, outputs: &[AlignedBytes], tolerance: f64) -> Result<(), String> {
         if outputs.len() != self.expected.len() {
             return Err(format!("{} outputs, not {}", outputs.len(), self.expected.len()));
         }
@@ -65,7 +71,7 @@ impl Sample {
             let largest = expected.iter().fold(1.0f64, |most, value| most.max(f64::from(value.abs())));
             for (at, (&a, &b)) in got.iter().zip(expected).enumerate() {
                 // Not so for a NaN.
-                if (f64::from(a) - f64::from(b)).abs() > TOLERANCE * largest || a.is_nan() {
+                if (f64::from(a) - f64::from(b)).abs() > tolerance * largest || a.is_nan() {
                     return wrong(format!("is {a} at {at}, not {b}"));
                 }
             }
