@@ -14,14 +14,11 @@ use reef_base::bytes::ALIGN_BYTES;
 use reef_base::limits::STAGE_KERNELS_MAX;
 use reef_graph::{DType, Shape};
 use reef_plan::{
-    Cost, ElemInput, ElemOp, ElementwiseSpec, IoSpec, Kernel, KernelSpec, Place, Plan, PlanParts, Region,
-    Restart,
+    Cost, Cutter, ElemInput, ElemOp, ElementwiseSpec, IoSpec, Kernel, KernelSpec, Place, Plan, PlanParts,
+    Region, Restart, Work,
 };
 
 use crate::error::CompileError;
-
-/// Bytes that a block of a copy moves.
-const COPY_BYTES: usize = 64 << 10;
 
 /// One part of a plan.
 #[derive(Clone, Debug)]
@@ -44,9 +41,14 @@ pub enum DivisionInput {
     Left,
 }
 
-/// Divides `plan` before the stages `at`, which ascend. Inputs with an index in `kept` are passed on to the
-/// last part whether it reads them or not.
-pub fn divide(plan: &Plan, at: &[usize], kept: &[usize]) -> Result<Vec<Division>, CompileError> {
+/// Divides `plan`, which `cutter` has cut, before the stages `at`, which ascend. Inputs with an index in
+/// `kept` are passed on to the last part whether it reads them or not.
+pub fn divide(
+    plan: &Plan,
+    at: &[usize],
+    kept: &[usize],
+    cutter: &dyn Cutter,
+) -> Result<Vec<Division>, CompileError> {
     let stages = plan.stages().len();
     let bounds: Vec<usize> = [0].into_iter().chain(at.iter().copied()).chain([stages]).collect();
     if !bounds.is_sorted_by(|a, b| a < b) {
@@ -58,7 +60,7 @@ pub fn divide(plan: &Plan, at: &[usize], kept: &[usize]) -> Result<Vec<Division>
     let part = |index: usize| {
         let own = bounds[index]..bounds[index + 1];
         let before = index.checked_sub(1).map(|before| &crossing[before]);
-        Cutting { plan, space: &space, own, before, after: crossing.get(index) }.part(index, kept)
+        Cutting { plan, cutter, space: &space, own, before, after: crossing.get(index) }.part(index, kept)
     };
     (0..=at.len()).map(part).collect()
 }
@@ -190,6 +192,7 @@ fn fewer(ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
 /// One part that is being made.
 struct Cutting<'a> {
     plan: &'a Plan,
+    cutter: &'a dyn Cutter,
     space: &'a Space,
     own: Range<usize>,
     before: Option<&'a Crossing>,
@@ -229,7 +232,7 @@ impl Cutting<'_> {
             stages,
             arena_bytes: if self.after.is_some() { self.space.bytes() } else { self.space.outputs[0] },
         };
-        Ok(Division { plan: Plan::new(parts)?, inputs, own })
+        Ok(Division { plan: Plan::cut_by(self.cutter, parts)?, inputs, own })
     }
 
     /// The inputs that this part, or a later one, reads.
@@ -278,7 +281,7 @@ impl Cutting<'_> {
             let there = Region::dense(carried, offset, here.bytes);
             offset += range.len();
             let (from, to) = if unpack { (there, here) } else { (here, there) };
-            copy(from, to)
+            copy(from, to, self.cutter)
         };
         let copies: Vec<Kernel> = crossing.ranges.iter().map(copy).collect();
         copies.chunks(STAGE_KERNELS_MAX).map(<[Kernel]>::to_vec).collect()
@@ -286,7 +289,7 @@ impl Cutting<'_> {
 }
 
 /// A kernel that copies a dense region, eight bytes at a time where that is possible.
-fn copy(from: Region, to: Region) -> Kernel {
+fn copy(from: Region, to: Region, cutter: &dyn Cutter) -> Kernel {
     let wide = [from.offset, to.offset, from.bytes].iter().all(|bytes| bytes.is_multiple_of(8));
     let dtype = if wide { DType::I64 } else { DType::U8 };
     let spec = ElementwiseSpec {
@@ -295,11 +298,12 @@ fn copy(from: Region, to: Region) -> Kernel {
         program: vec![ElemOp::Load(0)],
         out_dtype: dtype,
         out_strides: vec![1],
-        tile: COPY_BYTES / dtype.bytes(),
+        tile: from.bytes / dtype.bytes(),
     };
+    let work = Work { bytes: 2.0 * from.bytes as f64, ..Work::default() };
     Kernel {
         name: "what crosses".into(),
-        spec: KernelSpec::Elementwise(spec),
+        spec: cutter.cut(KernelSpec::Elementwise(spec), &work),
         reads: vec![from],
         writes: vec![to],
         restart: Restart::Safe,

@@ -5,6 +5,7 @@ mod harness;
 use harness::{Builder, conv_attrs};
 use reef_base::Rng;
 use reef_compile::{Division, DivisionInput, divide, interpret};
+use reef_cpu::CpuCutter;
 use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Tensor, Unary, ValueId};
 use reef_plan::{Isa, Plan};
 
@@ -219,7 +220,7 @@ fn parts_of_random_plans_compute_the_same_to_the_bit() {
         let plan = harness::compiled(&b.graph, harness::target(Isa::Portable, 2, window)).plan;
         let inputs = harness::inputs(&b.graph, seed);
         let at: Vec<usize> = (1..plan.stages().len()).filter(|_| rng.below(3) == 0).collect();
-        let parts = divide(&plan, &at, &[0]).unwrap();
+        let parts = divide(&plan, &at, &[0], &CpuCutter::new(plan.target())).unwrap();
         assert_eq!(parts.len(), at.len() + 1);
         assert!(parts.iter().all(|part| part.inputs.contains(&DivisionInput::Whole(0))), "input 0 is kept");
         let interpreted = |plan: &Plan, inputs: &[Tensor]| interpret::run(plan, inputs).unwrap();
@@ -240,11 +241,11 @@ fn a_plan_is_divided_before_stages_that_it_has() {
     let (mut b, outputs) = random(&mut Rng::new(1));
     outputs.iter().for_each(|&id| b.output(id));
     let plan = harness::plan(&b.graph);
-    let stages = plan.stages().len();
+    let (stages, cutter) = (plan.stages().len(), CpuCutter::new(plan.target()));
     assert!(stages > 3);
-    assert_eq!(divide(&plan, &[], &[]).unwrap()[0].plan.stages(), plan.stages());
+    assert_eq!(divide(&plan, &[], &[], &cutter).unwrap()[0].plan.stages(), plan.stages());
     for at in [&[0][..], &[stages], &[2, 1], &[1, 1]] {
-        let error = divide(&plan, at, &[]).unwrap_err();
+        let error = divide(&plan, at, &[], &cutter).unwrap_err();
         assert!(error.to_string().contains("cannot be divided"), "{error}");
     }
 }

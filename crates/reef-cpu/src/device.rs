@@ -7,17 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use reef_base::limits::{BLOCK_CPU_NS_MAX, BOARD_SLOTS_MAX, CUS_MAX, POLL_PERIOD_CPU_NS};
+use reef_base::limits::{BLOCK_CPU_NS_MAX, BOARD_SLOTS_MAX, CPU_CUS_MAX, POLL_PERIOD_CPU_NS};
 use reef_base::{AlignedBytes, Domain, MonotonicClock, Nanos, TaskId, TaskKey};
 use reef_device::{
     Admission, Budget, Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io,
     Kill, LoadedPlan, MemoryUse, OverBudget, RejectReason, Rejected, Route, Scheme, Wake,
 };
-use reef_plan::{DeviceKind, Isa, Plan, Target};
+use reef_plan::{Cutter, DeviceKind, Isa, Plan, Target};
 
 use crate::board::bits;
 use crate::board::word::Reason;
 use crate::companion::{Crew, GRACE};
+use crate::cut::{self, CpuCutter};
 use crate::events::Recorder;
 use crate::executor::Executor;
 use crate::gate::Gate;
@@ -71,7 +72,7 @@ impl CpuDevice {
     /// The device without its threads, where they will run, and what they will record with.
     pub(crate) fn assemble(options: &CpuOptions) -> Result<Assembled, DeviceError> {
         let cores = options.cores.clone().unwrap_or_else(allowed_cores);
-        let by_default = cores.len().min(quota_cores().unwrap_or(usize::MAX)).clamp(1, CUS_MAX);
+        let by_default = cores.len().min(quota_cores().unwrap_or(usize::MAX)).clamp(1, CPU_CUS_MAX);
         let cus = options.cus.unwrap_or(by_default);
         let best = kernels::detect().map_err(DeviceError::Start)?;
         let isa = options.isa.unwrap_or(best);
@@ -263,6 +264,10 @@ impl Device for CpuDevice {
         &self.capabilities
     }
 
+    fn cutter(&self) -> Arc<dyn Cutter> {
+        Arc::new(CpuCutter::new(self.capabilities.target))
+    }
+
     fn scheme(&self) -> Scheme {
         self.executor.scheme()
     }
@@ -276,6 +281,9 @@ impl Device for CpuDevice {
             return Err(poisoned);
         }
         self.check_target(&plan)?;
+        if let Some(reason) = cut::flaw(&plan) {
+            return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
+        }
         if !plan.host_kernels().is_empty() {
             let fail = |error| DeviceError::Start(format!("a thread for host kernels: {error}"));
             Crew::muster(&self.executor).map_err(fail)?;
@@ -433,8 +441,8 @@ fn place_of(options: &CpuOptions, cus: usize, cores: &[usize]) -> String {
 
 fn check_options(options: &CpuOptions, cus: usize, cores: &[usize]) -> Result<(), DeviceError> {
     let wrong = |what: String| Err(DeviceError::Start(what));
-    if !(1..=CUS_MAX).contains(&cus) {
-        return wrong(format!("{cus} compute units, 1 to {CUS_MAX} are possible"));
+    if !(1..=CPU_CUS_MAX).contains(&cus) {
+        return wrong(format!("{cus} compute units, a CPU device may have 1 to {CPU_CUS_MAX}"));
     }
     if !(1..=BOARD_SLOTS_MAX).contains(&options.slots) || options.slots_real_time > options.slots {
         return wrong(format!("{} slots, {} of them real-time", options.slots, options.slots_real_time));

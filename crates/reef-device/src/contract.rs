@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reef_base::{Buffer, Nanos, TaskId, TaskKey};
-use reef_plan::{HostFault, Plan, Target};
+use reef_plan::{Cutter, HostFault, Plan, Target};
 
 use crate::event::Event;
 use crate::ids::LoadedPlan;
@@ -320,6 +320,9 @@ pub trait Wake: Send + Sync {
 pub trait Device: Send + Sync + fmt::Debug {
     /// What it can do.
     fn capabilities(&self) -> &Capabilities;
+
+    /// How plans for it are cut and their constants packed. The same as that of every device with its target.
+    fn cutter(&self) -> Arc<dyn Cutter>;
 
     /// The scheme in force.
     fn scheme(&self) -> Scheme;

@@ -26,6 +26,7 @@ pub mod dummy;
 pub mod event;
 mod ids;
 pub mod memory;
+pub mod operators;
 pub mod scheme;
 
 pub use contract::{

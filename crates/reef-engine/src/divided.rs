@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use reef_compile::{Division, DivisionInput};
-use reef_plan::{Kernel, Plan};
+use reef_plan::{Cutter, Kernel, Plan};
 use reef_program::{HandOver, ProgramError, Source, Transfer};
 
 use crate::fault::Foreign;
@@ -29,8 +29,8 @@ const GAIN_MIN: f64 = 0.02;
 /// A segment that is cut.
 #[derive(Debug)]
 pub(crate) struct Divided {
-    /// The whole plan for the target of every device.
-    wholes: Vec<Foreign<Arc<Plan>>>,
+    /// The whole plan for every device, and what has cut it.
+    wholes: Vec<Whole>,
     /// What comes after it.
     next: Option<HandOver>,
     /// The stages before which it is cut.
@@ -40,6 +40,9 @@ pub(crate) struct Divided {
     /// Requests that were cut so.
     began: AtomicU32,
 }
+
+/// A segment's whole plan for one device, and the cutter that has cut it.
+type Whole = (Foreign<Arc<Plan>>, Arc<dyn Cutter>);
 
 /// One part, to be loaded on its device.
 pub(crate) struct PartPlan {
@@ -53,17 +56,17 @@ pub(crate) struct PartPlan {
 impl Divided {
     /// Cuts a segment by guesses. `wholes` are its plans for devices with `cus` compute units.
     pub(crate) fn guess(
-        wholes: Vec<Arc<Plan>>,
+        wholes: Vec<(Arc<Plan>, Arc<dyn Cutter>)>,
         next: Option<HandOver>,
         cus: Vec<usize>,
     ) -> Result<Divided, String> {
-        let stages = wholes[0].stages().len();
-        if wholes.iter().any(|plan| plan.stages().len() != stages) {
+        let stages = wholes[0].0.stages().len();
+        if wholes.iter().any(|(plan, _)| plan.stages().len() != stages) {
             return Err("its plans for these devices cannot be put together".into());
         }
-        let work = stage_work(&wholes[0], |_| None);
+        let work = stage_work(&wholes[0].0, |_| None);
         let at = balance(&work, &cus);
-        let wholes = wholes.into_iter().map(Foreign::from).collect();
+        let wholes = wholes.into_iter().map(|(plan, cutter)| (Foreign::from(plan), cutter)).collect();
         Ok(Divided { wholes, next, at, cus, began: AtomicU32::new(0) })
     }
 
@@ -105,7 +108,8 @@ impl Divided {
     }
 
     fn division(&self, index: usize, kept: &[usize]) -> Result<Division, String> {
-        let parts = reef_compile::divide(&self.wholes[index], &self.at, kept);
+        let (plan, cutter) = &self.wholes[index];
+        let parts = reef_compile::divide(plan, &self.at, kept, cutter.as_ref());
         let mut parts = parts.map_err(|error| error.to_string())?;
         Ok(parts.swap_remove(index))
     }
@@ -120,7 +124,7 @@ impl Divided {
     /// one block of every kernel, as devices tell them.
     pub(crate) fn better(&self, measured: &[Vec<Option<u64>>]) -> Option<Divided> {
         let bounds: Vec<Range<usize>> = self.bounds();
-        let mut block_ns: Vec<Option<u64>> = vec![None; self.wholes[0].kernels().len()];
+        let mut block_ns: Vec<Option<u64>> = vec![None; self.wholes[0].0.kernels().len()];
         for (index, (bounds, times)) in bounds.iter().zip(measured).enumerate() {
             let part = self.division(index, &[]).ok()?;
             let kernels = |plan: &Plan, stages: &Range<usize>| {
@@ -128,23 +132,27 @@ impl Divided {
                 let first = stages.first().map_or(0, |stage| stage.kernels.start as usize);
                 first..stages.last().map_or(0, |stage| stage.kernels.end as usize)
             };
-            let (own, whole) = (kernels(&part.plan, &part.own), kernels(&self.wholes[index], bounds));
+            let (own, whole) = (kernels(&part.plan, &part.own), kernels(&self.wholes[index].0, bounds));
             block_ns.get_mut(whole)?.copy_from_slice(times.get(own)?);
         }
-        let plan = &self.wholes[0];
+        let plan = &self.wholes[0].0;
         let total = |kernel: usize| Some(block_ns[kernel]? * plan.kernels()[kernel].spec.blocks() as u64);
         let work = stage_work(plan, total);
         let at = balance(&work, &self.cus);
         let gain = 1.0 - longest(&work, &self.cus, &at) / longest(&work, &self.cus, &self.at);
         (gain >= GAIN_MIN).then(|| {
-            let wholes = self.wholes.iter().map(|plan| Foreign::from(Arc::clone(plan))).collect();
+            let wholes = self
+                .wholes
+                .iter()
+                .map(|(plan, cutter)| (Foreign::from(Arc::clone(plan)), cutter.clone()))
+                .collect();
             let began = AtomicU32::new(LOOKS[0]);
             Divided { wholes, next: self.next.clone(), at, cus: self.cus.clone(), began }
         })
     }
 
     fn bounds(&self) -> Vec<Range<usize>> {
-        bounds(&self.at, self.wholes[0].stages().len()).collect()
+        bounds(&self.at, self.wholes[0].0.stages().len()).collect()
     }
 }
 
@@ -230,6 +238,7 @@ fn balance(work: &[f64], cus: &[usize]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use reef_base::Rng;
+    use reef_cpu::CpuCutter;
     use reef_plan::{SyntheticStage, Target, synthetic_plan};
 
     use super::*;
@@ -279,7 +288,8 @@ mod tests {
         let stage = SyntheticStage { blocks: 2, polls: 1, poll_ns: 1 };
         let target = Target::cpu(reef_plan::Isa::Portable, 1);
         let plan = Arc::new(synthetic_plan("p", target, 1, &[stage; 5]).unwrap());
-        let divided = Divided::guess(vec![plan.clone(); 2], None, vec![1, 1]).unwrap();
+        let cutter: Arc<dyn Cutter> = Arc::new(CpuCutter::new(target));
+        let divided = Divided::guess(vec![(plan, cutter); 2], None, vec![1, 1]).unwrap();
         assert_eq!(
             (divided.len(), divided.at.clone()),
             (2, vec![3]),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reef_base::{AlignedBytes, Class, Clock, ModelKey, MonotonicClock, Nanos, limits};
 use reef_device::{Capabilities, Device, Scheme};
-use reef_plan::{DeviceKind, Plan};
+use reef_plan::Plan;
 use reef_program::SegmentKey;
 use reef_sched::SchedOptions;
 
@@ -100,10 +100,7 @@ impl Engine {
     /// An engine without models on `device`, which is called by its kind: `cpu:0`. On a device with virtual
     /// time no thread is started: waiting for an answer, or [`Engine::step`], makes time pass.
     pub fn new(device: Arc<dyn Device>, options: EngineOptions) -> Result<Engine, EngineError> {
-        let kind = match device.capabilities().target.device {
-            DeviceKind::Cpu => "cpu",
-            DeviceKind::Dummy => "dummy",
-        };
+        let kind = device.capabilities().target.device;
         Engine::over(vec![PoolDevice { name: format!("{kind}:0"), device }], options)
     }
 
@@ -431,6 +428,10 @@ fn check_devices(devices: &[PoolDevice]) -> Result<(), EngineError> {
     for (index, PoolDevice { name, device }) in devices.iter().enumerate() {
         if name.is_empty() || devices[..index].iter().any(|other| other.name == *name) {
             return fail(format!("device {index} needs a name that no other has, not '{name}'"));
+        }
+        let cus = device.capabilities().cus;
+        if !(1..=limits::CUS_MAX).contains(&cus) {
+            return fail(format!("{name}: {cus} compute units, 1 to {} are possible", limits::CUS_MAX));
         }
         let virtual_time = device.capabilities().virtual_time;
         if virtual_time != devices[0].device.capabilities().virtual_time {

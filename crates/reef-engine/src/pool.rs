@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use reef_base::{AlignedBytes, Class, ModelKey, limits};
 use reef_device::Device;
 use reef_graph::{Shape, Tensor};
-use reef_plan::{Plan, Target};
+use reef_plan::{Cutter, Plan, Target};
 use reef_program::{Given, HandOver, SegmentKey};
 use reef_sched::{ModelId, ModelOptions};
 
@@ -311,7 +311,7 @@ impl Model {
         key: &SegmentKey,
         on_new: impl FnOnce(ModelId, u16),
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
-        let make = || self.make(device.capabilities().target, key);
+        let make = || self.make(device.cutter().as_ref(), key);
         self.plan_by(device, key, make, on_new)
     }
 
@@ -343,12 +343,13 @@ impl Model {
         }
     }
 
-    /// Makes the whole plan for this key and a target, or takes what a replica made.
-    pub(crate) fn make(&self, target: Target, key: &SegmentKey) -> Result<Made, PlanFailure> {
+    /// Makes the whole plan for this key and devices of this cutter, or takes what a replica made.
+    pub(crate) fn make(&self, cutter: &dyn Cutter, key: &SegmentKey) -> Result<Made, PlanFailure> {
+        let target = cutter.target();
         if let Some(made) = self.shelf.find(key, target) {
             return Ok(made);
         }
-        let compiled = contain(|| self.source.segment(key, target));
+        let compiled = contain(|| self.source.segment(key, cutter));
         let panicked = |panic: String| PlanFailure::Fault(format!("the compiler panicked: {panic}"));
         let (plan, next) = compiled.map_err(panicked)?.map_err(PlanFailure::Shapes)?.into_parts();
         let made = Made { plan: Foreign::from(plan), next, onward: None };

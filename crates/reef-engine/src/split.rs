@@ -54,20 +54,21 @@ fn divide(lanes: &[Lane], group: &Group, key: &SegmentKey) -> Result<Divided, Pl
     let mut made: Vec<(Target, Arc<Plan>)> = vec![];
     let (mut wholes, mut cus, mut next) = (vec![], vec![], None);
     for model in &group.replicas {
-        let capabilities = lanes[model.lane].device.capabilities();
-        let target = capabilities.target;
+        let device = &lanes[model.lane].device;
+        let cutter = device.cutter();
+        let target = cutter.target();
         let known = made.iter().find(|(other, _)| *other == target).map(|(_, plan)| plan.clone());
         let plan = match known {
             Some(plan) => plan,
             None => {
-                let whole = model.make(target, key)?;
+                let whole = model.make(cutter.as_ref(), key)?;
                 next = next.or(whole.next);
                 made.push((target, (*whole.plan).clone()));
                 (*whole.plan).clone()
             }
         };
-        wholes.push(plan);
-        cus.push(capabilities.cus);
+        wholes.push((plan, cutter));
+        cus.push(device.capabilities().cus);
     }
     Divided::guess(wholes, next, cus).map_err(PlanFailure::Fault)
 }

@@ -278,9 +278,9 @@ fn what_had_not_begun_on_a_poisoned_device_goes_elsewhere() {
     let engine = cpus(2);
     let (gate, compiling) = (Gate::shut(), AnyLength::new());
     let hook = gate.hook();
-    let slow = Scripted::new(move |bytes, target| {
+    let slow = Scripted::new(move |bytes, cutter| {
         hook();
-        compiling.compile(&[Shape::from([bytes])], target)
+        compiling.compile(&[Shape::from([bytes])], cutter)
     });
     engine.load_source(key("any"), replicated(), slow).unwrap();
     let asked: Vec<_> =

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use doubles::{key, live};
 use reef_base::limits;
 use reef_engine::*;
-use reef_plan::{Cost, Kernel, KernelSpec, Place, PlanParts, Region, Restart, SyntheticSpec, Target};
+use reef_plan::{Cost, Cutter, Kernel, KernelSpec, Place, PlanParts, Region, Restart, SyntheticSpec, Target};
 
 /// A model whose plan depends on the value of `n`, which must not be negative, and on those of `sizes`,
 /// `flag` and `scale`; `x` is data of any length.
@@ -83,13 +83,14 @@ impl PlanSource for Chosen {
     fn outputs(&self) -> &[TensorInfo] {
         &self.outputs
     }
-    fn compile(&self, _: &[Shape], _: Target) -> Result<Arc<Plan>, String> {
+    fn compile(&self, _: &[Shape], _: &dyn Cutter) -> Result<Arc<Plan>, String> {
         Err("it depends on values".into())
     }
     fn shape_inputs(&self) -> Vec<bool> {
         vec![false, true, true, true, true]
     }
-    fn segment(&self, key: &SegmentKey, target: Target) -> Result<Segment, String> {
+    fn segment(&self, key: &SegmentKey, cutter: &dyn Cutter) -> Result<Segment, String> {
+        let target = cutter.target();
         self.made.fetch_add(1, Ordering::SeqCst);
         plan(key, target).map(|plan| Segment::last(Arc::new(plan)))
     }

@@ -5,11 +5,13 @@
 //! in order). Compute units run blocks of the front stage. Under `reset` a more urgent real-time task empties
 //! the device queues, kills the running blocks of less urgent tasks at once (running waves) and starts after
 //! the reset latency; a killed task restarts at most a device queue's length of stages before the last
-//! launched one. Only synthetic kernels run, and their bytes are computed for real. Time passes only in
-//! [`Device::advance`].
+//! launched one. Bytes are computed for real: those of synthetic kernels here, those of others by an
+//! interpreter, block by block as the dummy's own cutter cut them. Time passes only in [`Device::advance`].
 //!
 //! One mutex guards everything: this is a model to test against, not a fast device.
 
+mod blocks;
+mod cut;
 mod state;
 
 use std::any::Any;
@@ -18,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reef_base::{AlignedBytes, Buffer, Domain, Memory, Nanos, TaskId, TaskKey};
-use reef_plan::{DeviceKind, IoSpec, Isa, KernelSpec, Plan, Restart, Target};
+use reef_plan::{Cutter, DeviceKind, Interpreter, IoSpec, Isa, Kernel, KernelSpec, Plan, Restart, Target};
 
 use crate::contract::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, RejectReason, Rejected, Route,
@@ -28,6 +30,7 @@ use crate::event::Event;
 use crate::ids::LoadedPlan;
 use crate::memory::MemoryUse;
 use crate::scheme::Scheme;
+use cut::DummyCutter;
 use state::State;
 
 /// How to make a dummy.
@@ -47,6 +50,8 @@ pub struct DummyOptions {
     pub scheme: Scheme,
     /// Bytes that its memory may hold; `None` for no bound.
     pub memory_bytes: Option<u64>,
+    /// Who computes the blocks of real kernels; without, only synthetic ones run.
+    pub interpreter: Option<Arc<dyn Interpreter>>,
 }
 
 impl Default for DummyOptions {
@@ -60,6 +65,7 @@ impl Default for DummyOptions {
             reset_latency: Nanos::from_micros(35),
             scheme: Scheme::Reset,
             memory_bytes: None,
+            interpreter: None,
         }
     }
 }
@@ -93,6 +99,7 @@ fn pinned(specs: &[IoSpec]) -> Vec<Buffer> {
 /// The virtual-time queued device.
 pub struct DummyDevice {
     capabilities: Capabilities,
+    interprets: bool,
     state: Mutex<State>,
     waker: Mutex<Option<Arc<dyn Wake>>>,
 }
@@ -124,7 +131,9 @@ impl DummyDevice {
             slots_real_time: options.slots_real_time,
             virtual_time: true,
         };
-        DummyDevice { capabilities, state: Mutex::new(State::new(options)), waker: Mutex::new(None) }
+        let interprets = options.interpreter.is_some();
+        let state = Mutex::new(State::new(options));
+        DummyDevice { capabilities, interprets, state, waker: Mutex::new(None) }
     }
 
     /// The virtual time.
@@ -149,6 +158,10 @@ impl Device for DummyDevice {
         &self.capabilities
     }
 
+    fn cutter(&self) -> Arc<dyn Cutter> {
+        Arc::new(DummyCutter::new(self.capabilities.target))
+    }
+
     fn scheme(&self) -> Scheme {
         self.state().scheme
     }
@@ -165,17 +178,14 @@ impl Device for DummyDevice {
                 device_target: self.capabilities.target,
             });
         }
-        if let Some(kernel) = plan.kernels().iter().find(|k| !matches!(k.spec, KernelSpec::Synthetic(_))) {
-            let reason = format!("kernel {} is not synthetic", kernel.name);
+        let real = |kernel: &&Kernel| !matches!(kernel.spec, KernelSpec::Synthetic(_));
+        if let Some(kernel) = plan.kernels().iter().find(real).filter(|_| !self.interprets) {
+            let reason = format!("kernel {} is not synthetic, and there is no interpreter", kernel.name);
             return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
         }
         if let Some(kernel) = plan.kernels().iter().find(|kernel| kernel.restart == Restart::Never) {
             let reason =
                 format!("kernel {} must not be killed, and a reset kills all that runs", kernel.name);
-            return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
-        }
-        if plan.stages().iter().any(|stage| stage.kernels.len() > 1) {
-            let reason = "a stage of several kernels".to_string();
             return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
         }
         self.state().load(plan)
@@ -259,7 +269,7 @@ impl Device for DummyDevice {
     fn block_times(&self, plan: LoadedPlan) -> Vec<Option<u64>> {
         let state = self.state();
         state.plan(plan).map_or_else(Vec::new, |plan| {
-            plan.kernels().iter().map(|kernel| Some(state::block_time(&kernel.spec).0)).collect()
+            plan.kernels().iter().map(|kernel| Some(blocks::time(kernel).0)).collect()
         })
     }
 

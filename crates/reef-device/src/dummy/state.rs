@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use reef_base::{AlignedBytes, CuId, Domain, Nanos, TaskId, TaskKey};
-use reef_plan::{KernelSpec, Place, Plan, Region, SyntheticSpec};
+use reef_plan::Plan;
 
+use super::blocks::{self, Block};
 use super::{DummyOptions, refusal};
 use crate::contract::{
     Completion, DeviceCounters, DeviceError, Io, Outcome, RejectReason, Route, TaskCounters,
@@ -205,10 +206,9 @@ impl State {
             self.units[cu] = None;
             let wasted = self.now - run.start;
             let task = self.tasks.get_mut(&victim).expect("a running task is on the board");
-            let (spec, writes) = synthetic(&task.plan, run.stage);
-            let tile = tile(spec, run.block);
             // What a killed block had written is rubbish.
-            bytes_mut(&mut task.io, &mut task.arena, &writes)[tile].fill(0xAA);
+            let block = Block { plan: &task.plan, stage: run.stage, block: run.block };
+            blocks::spoil(&self.options.interpreter, block, &mut task.io, &mut task.arena);
             task.counters.blocks_killed += 1;
             task.counters.wasted_time += wasted;
             self.counters.blocks_killed += 1;
@@ -323,15 +323,21 @@ impl State {
         if running + 1 >= units.min(task.plan.stages()[0].blocks() as usize) {
             task.all_units.get_or_insert(now);
         }
-        let (spec, _) = synthetic(&task.plan, front.stage);
-        let end = now + Nanos(block_time(&KernelSpec::Synthetic(spec.clone())).0.max(1));
+        let time = Block { plan: &task.plan, stage: front.stage, block }.time();
+        let end = now + Nanos(time.0.max(1));
         Some(Running { task: id, stage: front.stage, block, start: now, end })
     }
 
     fn finish_block(&mut self, cu: usize, run: Running) {
         let span = run.end - run.start;
         let task = self.tasks.get_mut(&run.task).expect("a running task is on the board");
-        compute(task, run.stage, run.block);
+        let block = Block { plan: &task.plan, stage: run.stage, block: run.block };
+        if let Err(fault) = blocks::compute(&self.options.interpreter, block, &mut task.io, &mut task.arena) {
+            task.counters.wasted_time += span;
+            self.counters.wasted += span;
+            self.kill_blocks(run.task);
+            return self.complete(run.task, Outcome::Failed(fault));
+        }
         let rerun = u64::from(!task.finished.insert((run.stage, run.block)));
         task.counters.blocks_done += 1;
         task.counters.blocks_rerun += rerun;
@@ -395,56 +401,4 @@ impl State {
             self.events.push(Event { at: start, span: end - start, cu, task: id, key, token, plan, kind });
         }
     }
-}
-
-/// Virtual time of one block.
-pub(super) fn block_time(spec: &KernelSpec) -> Nanos {
-    match spec {
-        KernelSpec::Synthetic(spec) => Nanos(u64::from(spec.polls) * u64::from(spec.poll_ns)),
-        _ => unreachable!("the dummy loads synthetic plans only"),
-    }
-}
-
-/// The synthetic kernel of a stage and what it writes.
-fn synthetic(plan: &Arc<Plan>, stage: usize) -> (&SyntheticSpec, Region) {
-    let kernel = &plan.kernels()[plan.stages()[stage].kernels.start as usize];
-    match &kernel.spec {
-        KernelSpec::Synthetic(spec) => (spec, kernel.writes[0]),
-        _ => unreachable!("the dummy loads synthetic plans only"),
-    }
-}
-
-fn tile(spec: &SyntheticSpec, block: u32) -> std::ops::Range<usize> {
-    let start = block as usize * spec.tile_bytes;
-    start..(start + spec.tile_bytes).min(spec.bytes)
-}
-
-fn compute(task: &mut Task, stage: usize, block: u32) {
-    let plan = task.plan.clone();
-    let (spec, writes) = synthetic(&plan, stage);
-    let kernel = &plan.kernels()[plan.stages()[stage].kernels.start as usize];
-    let digest = spec.digest(kernel.reads.iter().map(|region| bytes(&task.io, &task.arena, region)));
-    let out = bytes_mut(&mut task.io, &mut task.arena, &writes);
-    for index in tile(spec, block) {
-        out[index] = SyntheticSpec::byte(digest, index);
-    }
-}
-
-fn bytes<'a>(io: &'a Io, arena: &'a AlignedBytes, region: &Region) -> &'a [u8] {
-    let place = match region.place {
-        Place::Input(index) => io.inputs[index as usize].as_slice(),
-        Place::Output(index) => io.outputs[index as usize].as_slice(),
-        Place::Arena => arena.as_slice(),
-        Place::Weight(_) => unreachable!("synthetic plans have no weights"),
-    };
-    &place[region.offset..region.end()]
-}
-
-fn bytes_mut<'a>(io: &'a mut Io, arena: &'a mut AlignedBytes, region: &Region) -> &'a mut [u8] {
-    let place = match region.place {
-        Place::Output(index) => io.outputs[index as usize].as_mut_slice(),
-        Place::Arena => arena.as_mut_slice(),
-        Place::Input(_) | Place::Weight(_) => unreachable!("the validator admits only outputs and the arena"),
-    };
-    &mut place[region.offset..region.end()]
 }

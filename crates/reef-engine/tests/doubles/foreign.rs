@@ -8,8 +8,8 @@ use std::task::{Wake, Waker};
 
 use reef_engine::*;
 use reef_plan::{
-    Cost, HostKernel, HostState, Kernel, KernelSpec, Place, PlanParts, Region, Restart, SyntheticSpec,
-    Target, TensorSpec,
+    Cost, Cutter, HostKernel, HostState, Kernel, KernelSpec, Place, PlanParts, Region, Restart,
+    SyntheticSpec, Target, TensorSpec,
 };
 
 /// What foreign code does at some place.
@@ -182,7 +182,7 @@ impl Drop for State {
     }
 }
 
-type Compile = Box<dyn Fn(usize, Target) -> Result<Arc<Plan>, String> + Send + Sync>;
+type Compile = Box<dyn Fn(usize, &dyn Cutter) -> Result<Arc<Plan>, String> + Send + Sync>;
 
 /// A model of any length whose plans a closure makes from the number of bytes.
 pub struct Scripted {
@@ -192,7 +192,7 @@ pub struct Scripted {
 
 impl Scripted {
     pub fn new(
-        compile: impl Fn(usize, Target) -> Result<Arc<Plan>, String> + Send + Sync + 'static,
+        compile: impl Fn(usize, &dyn Cutter) -> Result<Arc<Plan>, String> + Send + Sync + 'static,
     ) -> Arc<Scripted> {
         let info = |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1] }];
         Arc::new(Scripted { io: [info("x"), info("y")], compile: Box::new(compile) })
@@ -212,8 +212,8 @@ impl PlanSource for Scripted {
     fn outputs(&self) -> &[TensorInfo] {
         &self.io[1]
     }
-    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
-        (self.compile)(shapes[0][0], target)
+    fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
+        (self.compile)(shapes[0][0], cutter)
     }
 }
 

@@ -17,7 +17,7 @@ use reef_cpu::{CpuDevice, CpuOptions, allowed_cores};
 use reef_device::dummy::{DummyDevice, DummyOptions};
 use reef_device::{Completion, Event, Io, LoadedPlan, Rejected, Wake};
 use reef_engine::*;
-use reef_plan::{SyntheticStage, Target, synthetic_output, synthetic_plan};
+use reef_plan::{Cutter, SyntheticStage, Target, synthetic_output, synthetic_plan};
 
 /// The time of a dummy.
 pub struct DummyClock(pub Arc<DummyDevice>);
@@ -108,6 +108,9 @@ impl fmt::Debug for LiveDummy {
 impl Device for LiveDummy {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+    fn cutter(&self) -> Arc<dyn Cutter> {
+        self.inner.cutter()
     }
     fn scheme(&self) -> Scheme {
         self.inner.scheme()
@@ -314,8 +317,8 @@ impl PlanSource for AnyLength {
     fn outputs(&self) -> &[TensorInfo] {
         &self.outputs
     }
-    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
+    fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
         self.compiled.fetch_add(1, Ordering::SeqCst);
-        AnyLength::plan(shapes[0][0], target).map(Arc::new)
+        AnyLength::plan(shapes[0][0], cutter.target()).map(Arc::new)
     }
 }

@@ -63,6 +63,9 @@ impl Device for Slow {
     fn set_scheme(&self, scheme: Scheme) {
         self.inner.set_scheme(scheme);
     }
+    fn cutter(&self) -> Arc<dyn reef_plan::Cutter> {
+        self.inner.cutter()
+    }
     fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
         self.inner.load(plan)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reef_engine::*;
-use reef_plan::{Target, synthetic_output};
+use reef_plan::{Cutter, Target, synthetic_output};
 
 use super::plan_for;
 
@@ -60,11 +60,11 @@ impl PlanSource for Wheel {
         &self.outputs
     }
 
-    fn compile(&self, _: &[Shape], _: Target) -> Result<Arc<Plan>, String> {
+    fn compile(&self, _: &[Shape], _: &dyn Cutter) -> Result<Arc<Plan>, String> {
         Err("a wheel has no one plan".into())
     }
 
-    fn segment(&self, key: &SegmentKey, _: Target) -> Result<Segment, String> {
+    fn segment(&self, key: &SegmentKey, _: &dyn Cutter) -> Result<Segment, String> {
         self.made.fetch_add(1, Ordering::SeqCst);
         let at = key.part.as_ref().map_or(0, |part| *part.downcast::<usize>().expect("a part of the wheel"));
         if self.broken == Some(at) {

@@ -8,7 +8,7 @@ use reef_device::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, DummyDevice, DummyOptions, Event, Io,
     LoadedPlan, Rejected, Scheme, Wake,
 };
-use reef_plan::Plan;
+use reef_plan::{Cutter, Plan};
 
 /// The device; also its clock.
 #[derive(Debug)]
@@ -123,6 +123,10 @@ impl Device for Gate {
 
     fn capabilities(&self) -> &Capabilities {
         self.device.capabilities()
+    }
+
+    fn cutter(&self) -> Arc<dyn Cutter> {
+        self.device.cutter()
     }
 
     fn scheme(&self) -> Scheme {

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use reef_base::{AlignedBytes, Nanos};
 use reef_graph::{DType, Shape, Tensor};
 use reef_onnx::{Given, Rest, Source, Step, Take, Then};
-use reef_plan::{IoSpec, Target};
+use reef_plan::{Cutter, IoSpec};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl Program {
         declared: &Declared,
         shapes: &[(String, Shape)],
         given: &[(String, Vec<i64>)],
-        target: Target,
+        cutter: &dyn Cutter,
     ) -> Result<Option<Program>> {
         let decide = declared.model.shape_inputs();
         let deciding = || declared.inputs.iter().zip(shapes).zip(&decide).filter(|(_, decides)| **decides);
@@ -73,7 +73,7 @@ impl Program {
             return Ok(None);
         }
         let mut program = Program { values, segments: vec![] };
-        program.add(declared, first, None, target)?;
+        program.add(declared, first, None, cutter)?;
         Ok(Some(program))
     }
 
@@ -82,13 +82,13 @@ impl Program {
         declared: &Declared,
         step: Step,
         from: Option<(usize, String)>,
-        target: Target,
+        cutter: &dyn Cutter,
     ) -> Result<()> {
         let mut pending = vec![(step, from)];
         let mut known: Vec<(Arc<Rest>, String, usize)> = vec![];
         while let Some((step, from)) = pending.pop() {
             let index = self.segments.len();
-            let compiled = compiled::segment(&step.segment, &[], target)?;
+            let compiled = compiled::segment(&step.segment, &[], cutter)?;
             let next = step.then;
             self.segments.push(Segment { from, compiled, next, following: vec![] });
             let Some(then) = self.segments[index].next.clone() else { continue };
