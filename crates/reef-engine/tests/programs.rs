@@ -86,7 +86,10 @@ fn who_is_on_the_way_is_cancelled_late_or_unloaded_like_any() {
             assert!(matches!(future.wait(), Err(InferError::Cancelled)));
             let mut late = request("wheel", &endless);
             late.deadline = Some(Nanos::from_millis(3));
-            assert!(matches!(engine.infer(&late), Err(InferError::DeadlinePassed)));
+            // On a machine that is busy otherwise, estimates rise until it is refused at once.
+            let ended = engine.infer(&late).map(drop).expect_err("it never ends by itself");
+            let late = matches!(ended, InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. });
+            assert!(late, "{ended}");
         }
         let future = engine.submit(&request("wheel", &endless)).expect("it is taken");
         std::thread::sleep(Duration::from_millis(2));
