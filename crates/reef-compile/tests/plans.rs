@@ -430,7 +430,7 @@ fn plans_for_many_units_mean_the_same() {
             let plan = sample.plan(&cutter(isa, 256)).unwrap();
             let outputs = interpret::run(&plan, &sample.inputs).unwrap();
             let bytes: Vec<_> =
-                outputs.iter().map(|y| reef_base::AlignedBytes::copy_from(y.bytes().as_slice())).collect();
+                outputs.iter().map(|y| reef_base::Buffer::copy_from(y.bytes().as_slice())).collect();
             sample.check(&bytes).unwrap();
         }
     }
