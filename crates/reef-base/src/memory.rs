@@ -203,7 +203,6 @@ mod tests {
         assert_eq!((hidden.domain(), hidden.len(), hidden.is_visible()), (Domain::Device, 9, false));
         let memory = hidden.memory().and_then(|memory| memory.as_any().downcast_ref::<Hidden>());
         assert_eq!(memory.map(|hidden| hidden.0), Some(9));
-        let read = std::panic::AssertUnwindSafe(|| hidden.as_slice().len());
-        assert!(std::panic::catch_unwind(read).is_err());
+        assert!(crate::panics::contain(|| hidden.as_slice().len()).is_err());
     }
 }
