@@ -15,7 +15,7 @@ use reef_engine::{
     Engine, EngineOptions, InferRequest, InputTensor, ModelSettings, ModelSource, ModelSpec, Placement,
     PoolDevice, TensorInfo,
 };
-use reef_zoo::Model;
+use reef_zoo::{Model, Variant};
 
 use super::rig::Rig;
 use super::{Bench, DeviceRequest};
@@ -30,6 +30,8 @@ pub(super) const NAME: &str = "devices";
 const SPLIT_MIN: f64 = 1.6;
 const REPLICATE_MIN: f64 = 0.95;
 const NEIGHBOUR_MAX: f64 = 1.05;
+/// More would measure who asks.
+const NEIGHBOUR_HZ_MAX: f64 = 100.0;
 
 /// Requests under way for each device: one that runs, one that is next, and one on its way.
 const UNDER_WAY: usize = 3;
@@ -67,11 +69,11 @@ fn load(
     bench: &Bench<'_>,
     rig: &Rig,
     name: &str,
-    model: Model,
+    (model, variant): (Model, &Variant),
     settings: ModelSettings,
 ) -> Result<(), BenchError> {
     bench.progress.phase(format!("loading {model}"));
-    let source = ModelSource::Bytes(reef_zoo::build(model, &bench.variant())?);
+    let source = ModelSource::Bytes(reef_zoo::build(model, variant)?);
     let key = ModelKey { name: name.to_string(), version: "1".to_string() };
     rig.engine.load(ModelSpec { key, source, settings })?;
     Ok(())
@@ -152,8 +154,8 @@ impl<'a> Asker<'a> {
 fn split(bench: &Bench<'_>, rounds: usize) -> Result<Vec<Row>, BenchError> {
     let rig = pool(bench, 0, 2)?;
     let model = Model::Resnet152;
-    load(bench, &rig, "whole", model, on(&["cpu:0"], Placement::One, Class::BestEffort))?;
-    load(bench, &rig, "split", model, on(&[], Placement::Split, Class::BestEffort))?;
+    load(bench, &rig, "whole", (model, &bench.variant()), on(&["cpu:0"], Placement::One, Class::BestEffort))?;
+    load(bench, &rig, "split", (model, &bench.variant()), on(&[], Placement::Split, Class::BestEffort))?;
     let (whole, split) = (Asker::new(&rig, "whole")?, Asker::new(&rig, "split")?);
     let expected = whole.answer()?;
     for _ in 0..WARM_UP {
@@ -188,9 +190,9 @@ fn split(bench: &Bench<'_>, rounds: usize) -> Result<Vec<Row>, BenchError> {
 fn replicate(bench: &Bench<'_>, rounds: usize) -> Result<Vec<Row>, BenchError> {
     let model = Model::Resnet18;
     let (both, first, second) = (pool(bench, 0, 2)?, pool(bench, 0, 1)?, pool(bench, 1, 1)?);
-    load(bench, &both, "model", model, on(&[], Placement::Replicate, Class::BestEffort))?;
+    load(bench, &both, "model", (model, &bench.variant()), on(&[], Placement::Replicate, Class::BestEffort))?;
     for rig in [&first, &second] {
-        load(bench, rig, "model", model, on(&[], Placement::One, Class::BestEffort))?;
+        load(bench, rig, "model", (model, &bench.variant()), on(&[], Placement::One, Class::BestEffort))?;
     }
     let askers = [Asker::new(&both, "model")?, Asker::new(&first, "model")?, Asker::new(&second, "model")?];
     let time = bench.shorter(Duration::from_secs(3));
@@ -222,13 +224,14 @@ fn replicate(bench: &Bench<'_>, rounds: usize) -> Result<Vec<Row>, BenchError> {
 
 fn neighbours(bench: &Bench<'_>, rounds: usize) -> Result<Vec<Row>, BenchError> {
     let rig = pool(bench, 0, 2)?;
-    let (here, there) = ("here", "there");
+    // A small one, for many samples.
+    let (here, there, tiny) = ("here", "there", (Model::Resnet18, &Variant::tiny()));
     for (name, device) in [(here, "cpu:0"), (there, "cpu:1")] {
-        load(bench, &rig, name, Model::Resnet18, on(&[device], Placement::One, Class::real_time(0)))?;
+        load(bench, &rig, name, tiny, on(&[device], Placement::One, Class::real_time(0)))?;
     }
     // A third of a device.
     let alone = Asker::new(&rig, here)?.per_s(1, bench.shorter(Duration::from_secs(2)))?;
-    let (rate_hz, measured) = (alone / 3.0, bench.shorter(Duration::from_secs(8)));
+    let (rate_hz, measured) = ((alone / 3.0).min(NEIGHBOUR_HZ_MAX), bench.shorter(Duration::from_secs(8)));
     let warm_up = measured / 10;
     let client = |name: &str, phase: f64| {
         let arrivals = Arrivals::periodic(rate_hz, phase, warm_up + measured);
@@ -253,7 +256,7 @@ fn neighbours(bench: &Bench<'_>, rounds: usize) -> Result<Vec<Row>, BenchError> 
         let both = after.summary().zip(before.summary());
         both.map(|(after, before)| of(&after) / of(&before)).into_iter().collect()
     };
-    let name = |what: &str| format!("{} at {rate_hz:.0} Hz, {what}", Model::Resnet18);
+    let name = |what: &str| format!("tiny {} at {rate_hz:.0} Hz, {what}", Model::Resnet18);
     Ok(vec![
         Row::new(name("the other device idle"), "µs", &before),
         Row::new(name("the other device alike"), "µs", &after),
