@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""A voice detector as it is used: the models of the PyPI package silero-vad over `reef serve`, state carried over.
+"""A voice detector as it is used: the models of the PyPI package silero-vad over `reef serve` and through `reef run`,
+state carried over.
 
 Each of its ONNX files takes chunks of seeded sound, one after the other, through ONNX Runtime and through reef; each
-keeps its own state. Every output, over all chunks, has to agree within the tolerance of `compare.py`, at 16 kHz and,
+keeps its own state; `reef run` gets all chunks at once and carries it over itself. Every output, over all chunks, has to agree within the tolerance of `compare.py`, at 16 kHz and,
 where the file takes both, at 8 kHz. Exit status 1 where one does not or is refused.
 """
 
@@ -38,7 +39,7 @@ def main():
             rows = [row for file in models(args, work) for row in check(args, work, file)]
         except oracle.OracleError as error:
             sys.exit(f"silero: {error}")
-    oracle.print_table(["model", "Hz", "chunks", "rel l2", "max |a-b|", "speech", "verdict"], rows)
+    oracle.print_table(["model", "Hz", "through", "chunks", "rel l2", "max |a-b|", "speech", "verdict"], rows)
     bad = [row for row in rows if row[-1] != "ok"]
     print(f"\n{len(rows) - len(bad)} of {len(rows)} agree")
     sys.exit(1 if bad or not rows else 0)
@@ -49,6 +50,7 @@ def parse_args():
     parser.add_argument("--reef", type=pathlib.Path, default=oracle.DEFAULT_REEF, help="the binary to test")
     parser.add_argument("--wheel", type=pathlib.Path, help=f"the wheel of {PACKAGE}; fetched with pip by default")
     parser.add_argument("--only", default="", help="part of the names of the files")
+    parser.add_argument("--through", choices=["serve", "run", "both"], default="both")
     parser.add_argument("--chunks", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work-dir", type=pathlib.Path, help="keep the wheel and the models here")
@@ -74,6 +76,15 @@ def check(args, work, file):
     inputs = [value.name for value in session.get_inputs()]
     rates = CHUNKS if "sr" in inputs and "16k" not in file.name else [16000]
     folder = work / file.stem
+    rows = []
+    if args.through != "run":
+        rows += served(args, folder, file, session, rates)
+    if args.through != "serve":
+        rows += [at_once(args, folder, file, session, rate) for rate in rates]
+    return rows
+
+
+def served(args, folder, file, session, rates):
     (folder / "serve").mkdir(parents=True, exist_ok=True)
     (folder / "serve" / file.name).write_bytes(file.read_bytes())
     settings = SimpleNamespace(reef=args.reef, serve_arg=["--cus", "1"], start_timeout_s=START_TIMEOUT_S)
@@ -81,7 +92,34 @@ def check(args, work, file):
         with Server(settings, folder) as server:
             return [stream(args, file, session, server, rate) for rate in rates]
     except oracle.OracleError as error:
-        return [[file.name, rate, 0, "", "", "", first_line(error)] for rate in rates]
+        return [[file.name, rate, "serve", 0, "", "", "", first_line(error)] for rate in rates]
+
+
+def at_once(args, folder, file, session, rate):
+    """All chunks through one call of `reef run`."""
+    names = [output.name for output in session.get_outputs()]
+    feeds = list(chunks(args, session, rate))
+    place = folder / f"run-{rate}"
+    place.mkdir(parents=True, exist_ok=True)
+    command = [str(args.reef), "run", str(file), "--cus", "1", "--output-dir", str(place / "out")]
+    for name, first in feeds[0].items():
+        changes = name == "input"
+        np.save(place / f"{name}.npy", np.stack([feed[name] for feed in feeds]) if changes else first)
+        command += ["--each" if changes else "--input", f"{name}={place / name}.npy"]
+    for output, state in STATES.items():
+        command += ["--carry", f"{output}={state}"] if state in feeds[0] else []
+    state, want = {}, []
+    for number, feed in enumerate(feeds):
+        state.update({name: value for name, value in feed.items() if number == 0 or name not in STATES.values()})
+        want.append(dict(zip(names, session.run(names, state))))
+        state.update({STATES[name]: value for name, value in want[-1].items() if name in STATES})
+    try:
+        oracle.run(command)
+    except oracle.OracleError as error:
+        return [file.name, rate, "run", 0, "", "", "", first_line(error)]
+    stacks = {name: np.load(place / "out" / f"{name}.npy") for name in names}
+    got = [{name: stack[number] for name, stack in stacks.items()} for number in range(len(feeds))]
+    return [file.name, rate, "run", args.chunks, *judge(names, want, got)]
 
 
 def stream(args, file, session, server, rate):
@@ -96,11 +134,11 @@ def stream(args, file, session, server, rate):
         try:
             got = infer(client, file.stem, states[1], names)
         except InferenceServerException as error:
-            return [file.name, rate, number, "", "", "", first_line(error)]
+            return [file.name, rate, "serve", number, "", "", "", first_line(error)]
         for state, answer, outputs in zip(states, answers, (want, got)):
             answer.append(outputs)
             state.update({STATES[name]: value for name, value in outputs.items() if name in STATES})
-    return [file.name, rate, args.chunks, *judge(names, *answers)]
+    return [file.name, rate, "serve", args.chunks, *judge(names, *answers)]
 
 
 def judge(names, want, got):

@@ -1,18 +1,20 @@
 //! `reef-base`: what every other crate of reef may know.
 //!
-//! Owns ids, units, the clock, task keys, aligned memory, seeded random numbers, caught panics and every
-//! limit. Knows nothing of graphs, plans, devices, threads or files.
+//! Owns ids, units, the clock, task keys, buffers and aligned memory, seeded random numbers, caught panics
+//! and every limit. Knows nothing of graphs, plans, devices, threads or files.
 
 pub mod bytes;
 pub mod clock;
 pub mod key;
 pub mod limits;
+pub mod memory;
 pub mod panics;
 pub mod rng;
 
 pub use bytes::AlignedBytes;
 pub use clock::{Clock, ManualClock, MonotonicClock, Nanos};
 pub use key::{Class, Level, Share, TaskKey};
+pub use memory::{Buffer, Domain, Memory};
 pub use rng::Rng;
 
 /// Declares a newtype over an unsigned integer: an id that cannot be mixed with another id.

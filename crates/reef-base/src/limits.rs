@@ -3,8 +3,11 @@
 /// Real-time levels, 0 the most urgent. The key has 4 bits of rank and best-effort takes one value.
 pub const REAL_TIME_LEVELS: u8 = 15;
 
-/// Compute units that one device may have; the executor's per-task redo list has one entry each.
-pub const CUS_MAX: usize = 64;
+/// Compute units that one device may have, whatever it is.
+pub const CUS_MAX: usize = 256;
+
+/// Compute units that a CPU device may have: its board keeps sets of them in one word.
+pub const CPU_CUS_MAX: usize = 64;
 
 /// Devices of one engine.
 pub const DEVICES_MAX: usize = 16;
@@ -111,7 +114,9 @@ const _: () = assert!(REAL_TIME_SLOTS_RESERVED < BOARD_SLOTS_DEFAULT);
 const _: () = assert!(BOARD_SLOTS_DEFAULT <= BOARD_SLOTS_MAX);
 const _: () = assert!(BODIES_BYTES_DEFAULT / 4 * 3 >= BODY_BYTES_DEFAULT, "best-effort has three quarters");
 const _: () = assert!(QUEUE_LEN_DEFAULT <= QUEUE_LEN_MAX);
-const _: () = assert!(CUS_MAX <= 64, "sets of compute units are u64 bit masks");
+const _: () = assert!(CPU_CUS_MAX <= 64, "sets of a CPU's compute units are u64 bit masks");
+const _: () = assert!(CPU_CUS_MAX <= CUS_MAX);
+const _: () = assert!(CUS_MAX <= u16::MAX as usize, "a compute unit's id has 16 bits");
 const _: () = assert!(UNROLLED_NODES_MAX <= PROGRAM_NODES_MAX);
 const _: () = assert!(LARGE_BUFFERS_BYTES * IDLE_BUFFERS_MAX <= IDLE_BYTES_PER_MODEL_MAX);
 const _: () = assert!(IDLE_LARGE_BUFFERS_MAX <= IDLE_BUFFERS_MAX);

@@ -1,23 +1,31 @@
 //! A plain interpreter of plans: what every kernel specification means, element by element.
 //!
-//! It runs kernels one after the other on poisoned memory and checks every access against the region that the
-//! kernel declared, so a plan that reads what nobody wrote, or touches what it did not declare, shows. Sums
-//! are in double precision. Far too slow to serve anything.
+//! It runs blocks one after the other, in whatever pieces a kernel was cut, and checks every access against
+//! the region that the kernel declared. [`run`] does so on poisoned memory: a plan that reads what nobody
+//! wrote, or touches what it did not declare, shows. Sums are in double precision. Far too slow to serve
+//! anything; as [`Blocks`] it stands in for the kernels of a device that has none.
 
 mod dense;
 mod loops;
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use reef_base::AlignedBytes;
+use reef_base::{AlignedBytes, Buffer};
 use reef_graph::{DType, Tensor};
-use reef_plan::{Kernel, KernelSpec, Place, Plan, Region, SelectionSpec};
+use reef_plan::{
+    FaultKind, HostFault, Interpreter, Kernel, KernelSpec, Packing, Place, Plan, Region, SelectionSpec,
+    TaskMemory,
+};
 
 use crate::scalar::Element;
 use crate::select;
 
 /// What memory holds before it is written: a NaN in every float type.
 const POISON: u8 = 0xFF;
+/// What a block leaves behind that was killed.
+const RUBBISH: u8 = 0xAA;
 
 /// A plan could not be interpreted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,43 +39,86 @@ pub struct InterpretError {
 
 /// Runs `plan` on `inputs`, which have the types and shapes that it declares; gives its outputs in order.
 pub fn run(plan: &Plan, inputs: &[Tensor]) -> Result<Vec<Tensor>, InterpretError> {
-    let mut memory = Memory::new(plan, inputs);
+    let inputs: Vec<Buffer> =
+        inputs.iter().map(|tensor| Buffer::copy_from(tensor.bytes().as_slice())).collect();
+    let poisoned = |bytes: usize| {
+        let mut buffer = AlignedBytes::zeroed(bytes);
+        buffer.as_mut_slice().fill(POISON);
+        buffer
+    };
+    let mut outputs: Vec<Buffer> =
+        plan.outputs().iter().map(|spec| Buffer::from(poisoned(spec.bytes()))).collect();
+    let mut arena = poisoned(plan.arena_bytes());
     for stage in plan.stages() {
         // Kernels of a stage may run in any order; the last first is as good as any.
         for index in stage.kernels.clone().rev() {
             let kernel = &plan.kernels()[index as usize];
-            let fail = |reason: String| InterpretError { kernel: kernel.name.clone(), reason };
-            run_kernel(plan, kernel, &mut memory).map_err(fail)?;
-            memory.fault.take().map_or(Ok(()), |reason| Err(fail(reason)))?;
+            let task = TaskMemory { inputs: &inputs, outputs: &mut outputs, arena: &mut arena };
+            let mut memory = Memory::new(plan, kernel, task);
+            for block in 0..kernel.spec.blocks() {
+                run_block(plan, kernel, block, &mut memory)
+                    .map_err(|reason| InterpretError { kernel: kernel.name.clone(), reason })?;
+            }
         }
     }
-    let specs = plan.outputs().iter().zip(memory.outputs);
-    let tensor = |(spec, bytes): (&reef_plan::IoSpec, Vec<u8>)| {
-        Tensor::new(spec.dtype, spec.shape.clone(), Arc::new(AlignedBytes::copy_from(&bytes)))
+    let specs = plan.outputs().iter().zip(outputs);
+    let tensor = |(spec, bytes): (&reef_plan::IoSpec, Buffer)| {
+        let bytes = AlignedBytes::copy_from(bytes.as_slice());
+        Tensor::new(spec.dtype, spec.shape.clone(), Arc::new(bytes))
     };
     Ok(specs.map(tensor).collect())
 }
 
-fn run_kernel(plan: &Plan, kernel: &Kernel, memory: &mut Memory) -> Result<(), String> {
+/// The interpreter, block by block.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Blocks;
+
+impl Interpreter for Blocks {
+    fn run_block(
+        &self,
+        plan: &Plan,
+        kernel: usize,
+        block: u32,
+        memory: TaskMemory<'_>,
+    ) -> Result<(), HostFault> {
+        let kernel = &plan.kernels()[kernel];
+        run_block(plan, kernel, block as usize, &mut Memory::new(plan, kernel, memory))
+            .map_err(|reason| HostFault { kind: FaultKind::Input, kernel: kernel.name.clone(), reason })
+    }
+
+    fn spoil_block(&self, plan: &Plan, kernel: usize, block: u32, memory: TaskMemory<'_>) {
+        let kernel = &plan.kernels()[kernel];
+        let mut memory = Memory { rubbish: true, ..Memory::new(plan, kernel, memory) };
+        // It may fail like the block itself: what it would have written before is spoilt.
+        let _ = run_block(plan, kernel, block as usize, &mut memory);
+    }
+}
+
+fn run_block<'a>(
+    plan: &Plan,
+    kernel: &'a Kernel,
+    block: usize,
+    memory: &mut Memory<'a>,
+) -> Result<(), String> {
     let mut access = Access { memory, reads: &kernel.reads, writes: &kernel.writes };
     match &kernel.spec {
-        KernelSpec::Conv(spec) => dense::conv(spec, &mut access, packing_of(plan, kernel)?),
-        KernelSpec::Depthwise(spec) => dense::depthwise(spec, &mut access),
-        KernelSpec::MatMul(spec) => dense::matmul(spec, &mut access),
-        KernelSpec::Pool(spec) => dense::pool(spec, &mut access),
-        KernelSpec::Elementwise(spec) => loops::elementwise(spec, &mut access)?,
-        KernelSpec::Reduce(spec) => loops::reduce(spec, &mut access),
-        KernelSpec::Softmax(spec) => loops::softmax(spec, &mut access),
-        KernelSpec::LayerNorm(spec) => loops::layer_norm(spec, &mut access),
-        KernelSpec::Gather(spec) => loops::gather(spec, &mut access)?,
+        KernelSpec::Conv(spec) => dense::conv(spec, &mut access, packing_of(plan, kernel)?, block),
+        KernelSpec::Depthwise(spec) => dense::depthwise(spec, &mut access, packing_of(plan, kernel)?, block),
+        KernelSpec::MatMul(spec) => dense::matmul(spec, &mut access, block),
+        KernelSpec::Pool(spec) => dense::pool(spec, &mut access, block),
+        KernelSpec::Elementwise(spec) => loops::elementwise(spec, &mut access, block)?,
+        KernelSpec::Reduce(spec) => loops::reduce(spec, &mut access, block),
+        KernelSpec::Softmax(spec) => loops::softmax(spec, &mut access, block),
+        KernelSpec::LayerNorm(spec) => loops::layer_norm(spec, &mut access, block),
+        KernelSpec::Gather(spec) => loops::gather(spec, &mut access, block)?,
         KernelSpec::Selection(spec) => run_selection(spec, &mut access)?,
         KernelSpec::Host(index) => run_host(plan, *index, &mut access)?,
         KernelSpec::Synthetic(_) => return Err("synthetic kernels are not interpreted".into()),
     }
-    Ok(())
+    memory.fault.take().map_or(Ok(()), Err)
 }
 
-fn packing_of(plan: &Plan, kernel: &Kernel) -> Result<reef_plan::Packing, String> {
+fn packing_of(plan: &Plan, kernel: &Kernel) -> Result<Packing, String> {
     match kernel.reads[1].place {
         Place::Weight(index) => Ok(plan.weights()[index as usize].packing),
         _ => Err("the weights are not a packed constant".into()),
@@ -104,49 +155,54 @@ fn run_host(plan: &Plan, index: usize, access: &mut Access<'_, '_>) -> Result<()
     let mut output_slices: Vec<&mut [u8]> = outputs.iter_mut().map(AlignedBytes::as_mut_slice).collect();
     state.run(&input_slices, &mut output_slices).map_err(fault)?;
     for (region, bytes) in access.writes.iter().zip(&outputs) {
+        let rubbish = access.memory.rubbish;
         let target = access.memory.bytes_mut(region.place).ok_or("a host kernel writes a constant")?;
-        target[region.offset..region.end()].copy_from_slice(bytes.as_slice());
+        let target = &mut target[region.offset..region.end()];
+        if rubbish {
+            target.fill(RUBBISH);
+        } else {
+            target.copy_from_slice(bytes.as_slice());
+        }
     }
     Ok(())
 }
 
-/// Every address space of a running plan.
-struct Memory {
-    inputs: Vec<Arc<AlignedBytes>>,
-    outputs: Vec<Vec<u8>>,
-    arena: Vec<u8>,
-    weights: Vec<Arc<AlignedBytes>>,
+/// Every address space that a running kernel uses.
+struct Memory<'a> {
+    task: TaskMemory<'a>,
+    /// The kernel's own.
+    weights: HashMap<u32, Arc<AlignedBytes>>,
+    /// Rubbish is written in place of results.
+    rubbish: bool,
     /// The first access outside a region.
     fault: Option<String>,
 }
 
-impl Memory {
-    fn new(plan: &Plan, inputs: &[Tensor]) -> Memory {
-        let weight = |weight: &reef_plan::WeightRef| {
-            plan.store().get(weight.key, weight.packing).expect("validated plans have packed weights")
+impl<'a> Memory<'a> {
+    fn new(plan: &Plan, kernel: &Kernel, task: TaskMemory<'a>) -> Memory<'a> {
+        let weight = |region: &Region| {
+            let Place::Weight(index) = region.place else { return None };
+            let weight = &plan.weights()[index as usize];
+            let bytes = plan.store().get(weight.key, weight.packing);
+            Some((index, bytes.expect("validated plans have packed weights")))
         };
-        Memory {
-            inputs: inputs.iter().map(|tensor| tensor.bytes().clone()).collect(),
-            outputs: plan.outputs().iter().map(|spec| vec![POISON; spec.bytes()]).collect(),
-            arena: vec![POISON; plan.arena_bytes()],
-            weights: plan.weights().iter().map(weight).collect(),
-            fault: None,
-        }
+        let weights = kernel.reads.iter().filter_map(weight).collect();
+        Memory { task, weights, rubbish: false, fault: None }
     }
 
     fn bytes(&self, place: Place) -> &[u8] {
         match place {
-            Place::Input(index) => self.inputs[index as usize].as_slice(),
-            Place::Output(index) => &self.outputs[index as usize],
-            Place::Arena => &self.arena,
-            Place::Weight(index) => self.weights[index as usize].as_slice(),
+            Place::Input(index) => self.task.inputs[index as usize].as_slice(),
+            Place::Output(index) => self.task.outputs[index as usize].as_slice(),
+            Place::Arena => self.task.arena.as_slice(),
+            Place::Weight(index) => self.weights[&index].as_slice(),
         }
     }
 
     fn bytes_mut(&mut self, place: Place) -> Option<&mut [u8]> {
         match place {
-            Place::Output(index) => Some(&mut self.outputs[index as usize]),
-            Place::Arena => Some(&mut self.arena),
+            Place::Output(index) => Some(self.task.outputs[index as usize].as_mut_slice()),
+            Place::Arena => Some(self.task.arena.as_mut_slice()),
             Place::Input(_) | Place::Weight(_) => None,
         }
     }
@@ -154,7 +210,7 @@ impl Memory {
 
 /// The operands of one kernel.
 struct Access<'a, 'm> {
-    memory: &'m mut Memory,
+    memory: &'m mut Memory<'a>,
     reads: &'a [Region],
     writes: &'a [Region],
 }
@@ -188,7 +244,9 @@ impl Access<'_, '_> {
     fn store_to(&mut self, operand: usize, dtype: DType, index: usize, value: Element) {
         let region = self.writes[operand];
         let at = position(&region, dtype, index);
+        let rubbish = self.memory.rubbish;
         match (at, self.memory.bytes_mut(region.place)) {
+            (Some(at), Some(bytes)) if rubbish => bytes[at..at + dtype.bytes()].fill(RUBBISH),
             (Some(at), Some(bytes)) => value.write(dtype, &mut bytes[at..at + dtype.bytes()]),
             _ => {
                 self.memory.fault.get_or_insert(format!("writes element {index} outside {region}"));
@@ -199,6 +257,11 @@ impl Access<'_, '_> {
     fn store_f32(&mut self, index: usize, value: f64) {
         self.store(DType::F32, index, Element::Float(value));
     }
+}
+
+/// Units that a block of `size` of `all` units makes.
+fn part(block: usize, size: usize, all: usize) -> Range<usize> {
+    (block * size).min(all)..((block + 1) * size).min(all)
 }
 
 /// First byte of an element, if it lies inside the region and its column.

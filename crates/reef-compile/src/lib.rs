@@ -1,11 +1,13 @@
 //! `reef-compile`: graphs become plans.
 //!
-//! The passes, in order: `simplify` rewrites the graph, `groups` decides what becomes one kernel,
-//! `layout` where values lie, `lower` makes kernels cut into blocks (`tile`), `schedule` puts them
-//! into stages, `memory` gives buffers addresses. The plan is validated when it is built. Deterministic:
-//! the same graph and target give the same plan; names inside the graph have no influence. Knows a device
-//! only as a [`Target`].
+//! The passes, in order: `simplify` rewrites the graph, `groups` decides what becomes one kernel, `layout`
+//! where values lie, `lower` makes kernels, `schedule` puts them into stages, `memory` gives buffers
+//! addresses. The plan is validated when it is built. Deterministic: the same graph and target give the same
+//! plan; names inside the graph have no influence. Knows a device only by its [`Cutter`], which is asked how
+//! weights are packed, how a kernel is cut into blocks, and how long it takes. [`divide`] cuts a plan into
+//! parts for several devices.
 
+mod divide;
 mod error;
 mod groups;
 pub mod interpret;
@@ -14,19 +16,20 @@ mod lower;
 mod memory;
 pub mod reference;
 mod report;
+pub mod samples;
 mod scalar;
 mod schedule;
 mod select;
 mod simplify;
-mod tile;
 mod view;
 
 use std::sync::Arc;
 
 use reef_base::limits;
 use reef_graph::Graph;
-use reef_plan::{HostKernel, Kernel, Place, Plan, PlanParts, Target, WeightStore};
+use reef_plan::{Cutter, HostKernel, Kernel, Place, Plan, PlanParts, WeightStore};
 
+pub use divide::{Division, DivisionInput, divide};
 pub use error::CompileError;
 pub use report::{FusedGroup, InspectReport, MemoryReport};
 
@@ -50,15 +53,16 @@ pub struct Compiled {
     pub report: InspectReport,
 }
 
-/// Compiles `graph` for `target`. Packed constants go to `store`, which all plans of a model share.
+/// Compiles `graph` for the device with this cutter. Packed constants go to `store`, which all plans of a
+/// model share.
 pub fn compile(
     graph: &Graph,
     host_kernels: &[Arc<dyn HostKernel>],
     store: &Arc<WeightStore>,
-    target: Target,
+    cutter: &dyn Cutter,
     options: &CompileOptions,
 ) -> Result<Plan, CompileError> {
-    compile_and_inspect(graph, host_kernels, store, target, options).map(|compiled| compiled.plan)
+    compile_and_inspect(graph, host_kernels, store, cutter, options).map(|compiled| compiled.plan)
 }
 
 /// [`compile`], with a report.
@@ -66,7 +70,7 @@ pub fn compile_and_inspect(
     graph: &Graph,
     host_kernels: &[Arc<dyn HostKernel>],
     store: &Arc<WeightStore>,
-    target: Target,
+    cutter: &dyn Cutter,
     options: &CompileOptions,
 ) -> Result<Compiled, CompileError> {
     graph.validate()?;
@@ -75,8 +79,8 @@ pub fn compile_and_inspect(
     let groups = groups::group(&simple);
     let attempt = |elide: bool| {
         let layouts = layout::Layouts::decide(&simple, &groups, elide);
-        let lowered = lower::lower(&simple, &groups, layouts, host_kernels, store, target)?;
-        assemble(graph, lowered, host_kernels, store, target, options)
+        let lowered = lower::lower(&simple, &groups, layouts, host_kernels, store, cutter)?;
+        assemble(graph, lowered, host_kernels, store, cutter, options)
     };
     // Parts of a concatenation that are made in place can meet in one kernel in ways that regions cannot tell
     // apart; then the parts are copied.
@@ -108,11 +112,12 @@ fn assemble(
     lowered: Lowered,
     host_kernels: &[Arc<dyn HostKernel>],
     store: &Arc<WeightStore>,
-    target: Target,
+    cutter: &dyn Cutter,
     options: &CompileOptions,
 ) -> Result<Compiled, CompileError> {
     let Lowered { drafts, buffers, weights } = lowered;
-    let stages = schedule::schedule(&drafts, target);
+    let stages = schedule::schedule(&drafts, cutter.stage_blocks());
+    let target = cutter.target();
     let (of_buffer, lifetimes) = lifetimes(&drafts, &buffers, &stages, target.window);
     let arena = memory::place(&lifetimes);
     let region = |operand: &Operand| {
@@ -137,7 +142,7 @@ fn assemble(
     };
     let kernels = stages.iter().map(|stage| stage.iter().map(kernel).collect()).collect();
     let input_names = graph.inputs.iter().map(|&id| graph.value(id).name.as_str());
-    let plan = Plan::new(PlanParts {
+    let parts = PlanParts {
         name: options.name.clone(),
         target,
         inputs: report::io_specs(graph, &graph.inputs, input_names),
@@ -147,7 +152,8 @@ fn assemble(
         host_kernels: host_kernels.to_vec(),
         stages: kernels,
         arena_bytes: arena.bytes,
-    })?;
+    };
+    let plan = Plan::cut_by(cutter, parts)?;
     let origins =
         stages.iter().flatten().map(|&index| (drafts[index].nodes.clone(), drafts[index].ns)).collect();
     let report = InspectReport::new(graph, &plan, origins, memory::largest_live_set(&lifetimes));

@@ -1,5 +1,7 @@
 //! Groups become kernels over numbered buffers; where the buffers lie is decided later.
 //!
+//! A kernel is made in one piece; the device's cutter cuts it when it is added.
+//!
 //! Every value gets a view. A kernel that cannot read a view's strides reads a copy, which is made once per
 //! view and layout.
 
@@ -15,7 +17,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use reef_graph::{DType, Graph, Node, NodeId, Op, Tensor, ValueId, ValueKind};
-use reef_plan::{Cost, HostKernel, KernelSpec, Packing, Restart, Target, WeightRef, WeightStore};
+use reef_plan::{
+    Cost, Cutter, HostKernel, KernelSpec, Packing, Restart, WeightRef, WeightStore, Weights, Work,
+};
 
 use crate::error::CompileError;
 use crate::groups::{Group, Kind};
@@ -85,14 +89,14 @@ pub(crate) fn lower(
     layouts: Layouts,
     host_kernels: &[Arc<dyn HostKernel>],
     store: &Arc<WeightStore>,
-    target: Target,
+    cutter: &dyn Cutter,
 ) -> Result<Lowered, CompileError> {
     let mut lowering = Lowering {
         graph,
         layouts,
         host_kernels,
         store,
-        target,
+        cutter,
         lowered: Lowered::default(),
         views: vec![None; graph.values.len()],
         weight_buffers: HashMap::new(),
@@ -115,7 +119,7 @@ struct Lowering<'a> {
     layouts: Layouts,
     host_kernels: &'a [Arc<dyn HostKernel>],
     store: &'a Arc<WeightStore>,
-    target: Target,
+    cutter: &'a dyn Cutter,
     lowered: Lowered,
     views: Vec<Option<View>>,
     weight_buffers: HashMap<(reef_graph::ConstKey, Packing), BufId>,
@@ -236,6 +240,11 @@ impl<'a> Lowering<'a> {
         (buf, Operand { buf, offset: 0, bytes, lane: None })
     }
 
+    /// Weights, packed as the device wants them.
+    fn packed(&mut self, tensor: &Tensor, weights: Weights<'_>) -> Operand {
+        self.weight(tensor, self.cutter.packing(weights)).1
+    }
+
     /// Where a value lies.
     fn view(&mut self, id: ValueId) -> View {
         if let ValueKind::Const(tensor) = &self.graph.value(id).kind {
@@ -327,7 +336,7 @@ impl<'a> Lowering<'a> {
         names.fold(first.name.clone(), |label, node| format!("{label}+{}", short_name(&node.op)))
     }
 
-    /// Adds a kernel that computes the current group, unless it has nothing to do.
+    /// Adds a kernel that computes the current group, unless it has nothing to do. `spec` is in one piece.
     fn emit(
         &mut self,
         name: String,
@@ -339,11 +348,16 @@ impl<'a> Lowering<'a> {
         if spec.blocks() == 0 {
             return;
         }
+        // As text: a NaN is not equal to itself.
+        let meaning = format!("{spec:?}");
+        let spec = self.cutter.cut(spec, &work);
+        assert_eq!(format!("{:?}", spec.clone().whole()), meaning, "a cut of {name} means what it meant");
+        let ns = self.cutter.kernel_ns(&spec, &work);
         let restart = if matches!(spec, KernelSpec::Host(_)) { Restart::Never } else { Restart::Safe };
         let bytes: usize = reads.iter().chain(&writes).map(touched_bytes).sum();
         let cost = Cost { flops: work.flops as u64, bytes: bytes as u64 };
         let nodes = self.members.iter().map(|&id| self.node(id).name.clone()).collect();
-        self.lowered.drafts.push(Draft { name, nodes, spec, reads, writes, restart, cost, ns: work.ns });
+        self.lowered.drafts.push(Draft { name, nodes, spec, reads, writes, restart, cost, ns });
     }
 
     fn require_f32(&self, node: &Node, ids: &[ValueId]) -> Result<(), CompileError> {
@@ -358,13 +372,14 @@ impl<'a> Lowering<'a> {
     }
 }
 
-/// Work of a kernel.
-#[derive(Clone, Copy, Debug, Default)]
-struct Work {
-    /// Floating-point operations.
-    flops: f64,
-    /// Estimated nanoseconds on one compute unit.
-    ns: f64,
+/// Work of a kernel that reads and writes its operands in order.
+fn streams(flops: f64, bytes: f64) -> Work {
+    Work { flops, bytes, scattered: false }
+}
+
+/// Bytes of so many elements of four bytes.
+fn words(elements: usize) -> f64 {
+    elements as f64 * 4.0
 }
 
 /// Bytes that belong to an operand.

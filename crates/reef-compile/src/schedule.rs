@@ -1,24 +1,21 @@
 //! Kernels become stages.
 //!
 //! A list schedule in the order of the model: the first kernel whose operands are ready opens a stage; others
-//! that are ready join it as long as its blocks are too few to keep every compute unit busy to the end. A
-//! kernel waits for every earlier one that writes what it uses or uses what it writes.
+//! that are ready join it as long as its blocks are too few to keep every compute unit busy to the end (the
+//! device's cutter says how many that takes). A kernel waits for every earlier one that writes what it uses
+//! or uses what it writes.
 
 use reef_base::limits::STAGE_KERNELS_MAX;
-use reef_plan::Target;
 
 use crate::lower::Draft;
 use crate::view::Operand;
 
-/// Blocks per compute unit that fill a stage: at its end a unit idles for half a block on average.
-const BLOCKS_PER_CU: usize = 8;
 /// How far behind the first kernel of a stage its companions may be, in kernels: values made early live long.
 const LOOK_AHEAD: usize = 24;
 
-/// Indices of the kernels of every stage.
-pub(crate) fn schedule(drafts: &[Draft], target: Target) -> Vec<Vec<usize>> {
+/// Indices of the kernels of every stage; `full` blocks fill one.
+pub(crate) fn schedule(drafts: &[Draft], full: usize) -> Vec<Vec<usize>> {
     let waits_for = dependencies(drafts);
-    let full = BLOCKS_PER_CU * target.cus.max(1);
     let mut done = vec![false; drafts.len()];
     let mut stages = Vec::new();
     let mut first = 0;

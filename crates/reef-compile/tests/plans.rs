@@ -5,8 +5,9 @@ mod harness;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use harness::{Builder, compiled, conv_attrs, plan, target};
+use harness::{Builder, compiled, conv_attrs, cutter, plan, target};
 use reef_compile::{CompileOptions, Compiled, compile, interpret};
+use reef_cpu::CpuCutter;
 use reef_graph::{Binary, ConvAttrs, DType, Graph, HostOp, Op, PoolAttrs, PoolKind, Reduce, Shape, Tensor};
 use reef_graph::{Unary, ValueId};
 use reef_plan::{HostFault, HostKernel, HostState, Isa, Plan, Restart, TensorSpec, WeightStore};
@@ -281,9 +282,9 @@ fn plans_of_one_model_share_their_constants() {
     let graph = small().graph;
     let store = Arc::new(WeightStore::new());
     let options = CompileOptions::default();
-    let first = compile(&graph, &[], &store, target(Isa::Avx2, 1, 0), &options).unwrap();
+    let first = compile(&graph, &[], &store, &cutter(Isa::Avx2, 1), &options).unwrap();
     let bytes = store.packed_bytes();
-    compile(&graph, &[], &store, target(Isa::Avx2, 8, 2), &options).unwrap();
+    compile(&graph, &[], &store, &CpuCutter::new(target(Isa::Avx2, 8, 2)), &options).unwrap();
     assert_eq!(store.packed_bytes(), bytes);
     assert_eq!(first.weight_bytes(), bytes);
 }
@@ -291,7 +292,7 @@ fn plans_of_one_model_share_their_constants() {
 fn error(b: Builder) -> String {
     let store = Arc::new(WeightStore::new());
     let options = CompileOptions::default();
-    compile(&b.graph, &[], &store, target(Isa::Avx2, 2, 0), &options).unwrap_err().to_string()
+    compile(&b.graph, &[], &store, &cutter(Isa::Avx2, 2), &options).unwrap_err().to_string()
 }
 
 #[test]
@@ -357,8 +358,7 @@ fn host_kernels_that_write_nothing_are_dropped() {
     let outputs = vec![(DType::F32, Shape::from([0, 2])); 2];
     b.graph.add_node_multi("host", op, &[x], outputs).into_iter().for_each(|id| b.output(id));
     let store = Arc::new(WeightStore::new());
-    let plan =
-        compile(&b.graph, &[host], &store, target(Isa::Avx2, 2, 0), &CompileOptions::default()).unwrap();
+    let plan = compile(&b.graph, &[host], &store, &cutter(Isa::Avx2, 2), &CompileOptions::default()).unwrap();
     assert!(plan.kernels().iter().all(|kernel| kernel.restart == Restart::Safe));
 }
 
@@ -407,8 +407,7 @@ fn host_kernels_get_dense_operands_and_never_restart() {
     let z = b.same(Op::Binary(Binary::Add), &[made[0], made[1]]);
     [y, z, made[1]].into_iter().for_each(|id| b.output(id));
     let store = Arc::new(WeightStore::new());
-    let plan =
-        compile(&b.graph, &[host], &store, target(Isa::Avx2, 2, 0), &CompileOptions::default()).unwrap();
+    let plan = compile(&b.graph, &[host], &store, &cutter(Isa::Avx2, 2), &CompileOptions::default()).unwrap();
     let never: Vec<&str> = plan
         .kernels()
         .iter()
@@ -420,4 +419,19 @@ fn host_kernels_get_dense_operands_and_never_restart() {
     let (y, z): (&[f32], &[f32]) = (outputs[0].values(), outputs[1].values());
     let sum: f32 = y.iter().sum();
     assert!(y.iter().zip(z).all(|(y, z)| (2.0 * y + sum - z).abs() < 1e-4));
+}
+
+/// The compiler knows no device, so none of its limits: neither of a CPU, nor of a board.
+#[test]
+fn plans_for_many_units_mean_the_same() {
+    use reef_compile::samples;
+    for sample in samples::all() {
+        for isa in [Isa::Portable, Isa::Avx512] {
+            let plan = sample.plan(&cutter(isa, 256)).unwrap();
+            let outputs = interpret::run(&plan, &sample.inputs).unwrap();
+            let bytes: Vec<_> =
+                outputs.iter().map(|y| reef_base::Buffer::copy_from(y.bytes().as_slice())).collect();
+            sample.check(&bytes).unwrap();
+        }
+    }
 }

@@ -4,7 +4,10 @@ mod harness;
 
 use harness::{Builder, conv_attrs};
 use reef_base::Rng;
+use reef_compile::{Division, DivisionInput, divide, interpret};
+use reef_cpu::CpuCutter;
 use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Tensor, Unary, ValueId};
+use reef_plan::{Isa, Plan};
 
 /// Adds a random node that reads some of `values`.
 fn grow(b: &mut Builder, rng: &mut Rng, values: &[ValueId]) -> Option<ValueId> {
@@ -162,20 +165,87 @@ fn join(b: &mut Builder, rng: &mut Rng, values: &[ValueId], x: ValueId) -> Optio
     (shape.iter().product::<usize>() <= 3000).then(|| b.node(Op::Concat { axis }, &parts, &shape))
 }
 
+/// A random graph and some of its values to be outputs.
+fn random(rng: &mut Rng) -> (Builder, Vec<ValueId>) {
+    let mut b = Builder::new();
+    let mut values =
+        vec![b.input(&[1 + rng.below(2) as usize, 3, 5, 4]), b.input(&[2, 1 + rng.below(6) as usize])];
+    for _ in 0..4 + rng.below(20) {
+        values.extend(grow(&mut b, rng, &values));
+    }
+    let mut outputs = vec![values[values.len() - 1]];
+    for _ in 0..rng.below(3) {
+        outputs.push(values[rng.below(values.len() as u64) as usize]);
+    }
+    (b, outputs)
+}
+
 #[test]
 fn random_graphs_compute_the_same() {
     for seed in 0..3000 {
-        let mut rng = Rng::new(seed);
-        let mut b = Builder::new();
-        let mut values =
-            vec![b.input(&[1 + rng.below(2) as usize, 3, 5, 4]), b.input(&[2, 1 + rng.below(6) as usize])];
-        for _ in 0..4 + rng.below(20) {
-            values.extend(grow(&mut b, &mut rng, &values));
-        }
-        let mut outputs = vec![values[values.len() - 1]];
-        for _ in 0..rng.below(3) {
-            outputs.push(values[rng.below(values.len() as u64) as usize]);
-        }
+        let (b, outputs) = random(&mut Rng::new(seed));
         b.check(&format!("seed {seed}"), &outputs);
+    }
+}
+
+/// Runs the parts of a plan one after the other.
+fn run_divided(
+    parts: &[Division],
+    inputs: &[Tensor],
+    run: impl Fn(&Plan, &[Tensor]) -> Vec<Tensor>,
+) -> Vec<Tensor> {
+    let mut left: Vec<Tensor> = vec![];
+    for part in parts {
+        let given = |input: &DivisionInput| match input {
+            DivisionInput::Whole(index) => inputs[*index].clone(),
+            DivisionInput::Left => left[0].clone(),
+        };
+        let inputs: Vec<Tensor> = part.inputs.iter().map(given).collect();
+        left = run(&part.plan, &inputs);
+    }
+    left
+}
+
+#[test]
+fn parts_of_random_plans_compute_the_same_to_the_bit() {
+    let bytes = |tensors: Vec<Tensor>| -> Vec<Vec<u8>> {
+        tensors.iter().map(|tensor| tensor.bytes().as_slice().to_vec()).collect()
+    };
+    let mut divided = 0;
+    for seed in 0..600 {
+        let mut rng = Rng::new(seed);
+        let (mut b, outputs) = random(&mut rng);
+        outputs.iter().for_each(|&id| b.output(id));
+        let window = [0, 0, 3][seed as usize % 3];
+        let plan = harness::compiled(&b.graph, harness::target(Isa::Portable, 2, window)).plan;
+        let inputs = harness::inputs(&b.graph, seed);
+        let at: Vec<usize> = (1..plan.stages().len()).filter(|_| rng.below(3) == 0).collect();
+        let parts = divide(&plan, &at, &[0], &CpuCutter::new(plan.target())).unwrap();
+        assert_eq!(parts.len(), at.len() + 1);
+        assert!(parts.iter().all(|part| part.inputs.contains(&DivisionInput::Whole(0))), "input 0 is kept");
+        let interpreted = |plan: &Plan, inputs: &[Tensor]| interpret::run(plan, inputs).unwrap();
+        let whole = bytes(interpreted(&plan, &inputs));
+        assert!(bytes(run_divided(&parts, &inputs, interpreted)) == whole, "seed {seed} at {at:?}");
+        let ran = |plan: &Plan, inputs: &[Tensor]| harness::machine::run(plan.clone(), inputs).unwrap();
+        if window == 0 {
+            let whole = bytes(ran(&plan, &inputs));
+            assert!(bytes(run_divided(&parts, &inputs, ran)) == whole, "seed {seed} at {at:?}");
+        }
+        divided += at.len();
+    }
+    assert!(divided > 500, "{divided}");
+}
+
+#[test]
+fn a_plan_is_divided_before_stages_that_it_has() {
+    let (mut b, outputs) = random(&mut Rng::new(1));
+    outputs.iter().for_each(|&id| b.output(id));
+    let plan = harness::plan(&b.graph);
+    let (stages, cutter) = (plan.stages().len(), CpuCutter::new(plan.target()));
+    assert!(stages > 3);
+    assert_eq!(divide(&plan, &[], &[], &cutter).unwrap()[0].plan.stages(), plan.stages());
+    for at in [&[0][..], &[stages], &[2, 1], &[1, 1]] {
+        let error = divide(&plan, at, &[], &cutter).unwrap_err();
+        assert!(error.to_string().contains("cannot be divided"), "{error}");
     }
 }

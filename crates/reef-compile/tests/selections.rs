@@ -4,7 +4,7 @@ mod harness;
 
 use std::sync::Arc;
 
-use harness::{Builder, target};
+use harness::{Builder, cutter, target};
 use reef_compile::{CompileError, CompileOptions, compile, interpret, reference};
 use reef_graph::{DType, Op, Selection, Shape, Tensor, ValueId};
 use reef_plan::{Isa, Restart, WeightStore};
@@ -154,7 +154,7 @@ fn selections_that_do_not_fit_are_refused() {
         let made = b.graph.add_node_multi("n", Op::Selection(selection), &[x], outputs);
         b.output(made[0]);
         let (store, options) = (Arc::new(WeightStore::new()), CompileOptions::default());
-        match compile(&b.graph, &[], &store, target(Isa::Avx2, 1, 0), &options) {
+        match compile(&b.graph, &[], &store, &cutter(Isa::Avx2, 1), &options) {
             Err(error @ CompileError::Unsupported { .. }) => error.to_string(),
             other => panic!("{other:?}"),
         }

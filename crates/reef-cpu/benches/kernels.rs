@@ -6,6 +6,8 @@
 
 #[path = "../src/context.rs"]
 mod context;
+#[path = "../src/cut/mod.rs"]
+mod cut;
 #[path = "../src/kernels/mod.rs"]
 mod kernels;
 #[path = "../src/sync.rs"]
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use context::{Bases, BlockContext, BlockEnd, Demand, Poll};
+use cut::{CpuCutter, panel_width};
 use reef_base::{AlignedBytes, Rng};
 use reef_graph::{Binary, DType, PoolKind, Reduce, Shape, Tensor, Unary};
 use reef_plan::{
@@ -85,7 +88,7 @@ impl Setup {
             restart: Restart::Safe,
             cost: Cost::default(),
         };
-        let plan = Plan::new(PlanParts {
+        let parts = PlanParts {
             name: "bench".into(),
             target: Target::cpu(isa, 1),
             inputs: vec![io(input)],
@@ -95,8 +98,8 @@ impl Setup {
             host_kernels: vec![],
             stages: vec![vec![kernel]],
             arena_bytes: 0,
-        })
-        .expect("a valid plan");
+        };
+        let plan = Plan::cut_by(&CpuCutter::new(parts.target), parts).expect("a valid plan");
         let mut data = AlignedBytes::zeroed(input);
         let mut rng = Rng::new(1);
         data.typed_mut::<f32>().iter_mut().for_each(|x| *x = rng.unit_f64() as f32 - 0.5);
@@ -191,7 +194,7 @@ fn conv_spec(shape: &ConvShape, isa: Isa, tile: [usize; 2]) -> ConvSpec {
         pads: [pad, pad],
         dilations: [1, 1],
         groups: 1,
-        panel_width: isa.panel_width(),
+        panel_width: panel_width(isa),
         epilogue: Epilogue { bias: true, residual_pixel_stride: None, activation: Some(Unary::Relu) },
         tile_rows: tile[0],
         tile_columns: tile[1],
@@ -208,7 +211,7 @@ fn bench_conv(shape: &ConvShape, isa: Isa, tile: [usize; 2]) {
     };
     let weights = random(vec![spec.out_c, spec.in_c, spec.kernel[0], spec.kernel[1]]);
     let bias = random(vec![spec.out_c]);
-    let packing = Packing::ConvPanels { groups: 1, width: isa.panel_width() as u32 };
+    let packing = Packing::ConvPanels { groups: 1, width: panel_width(isa) as u32 };
     let input = spec.batch * spec.in_hw[0] * spec.in_hw[1] * spec.in_c * 4;
     let output = spec.rows() * spec.out_c * 4;
     let (rows, depth, columns, blocks) = (spec.rows(), spec.depth(), spec.out_c, spec.blocks());

@@ -7,17 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use reef_base::limits::{BLOCK_CPU_NS_MAX, BOARD_SLOTS_MAX, CUS_MAX, POLL_PERIOD_CPU_NS};
-use reef_base::{AlignedBytes, MonotonicClock, Nanos, TaskId, TaskKey};
+use reef_base::limits::{BLOCK_CPU_NS_MAX, BOARD_SLOTS_MAX, CPU_CUS_MAX, POLL_PERIOD_CPU_NS};
+use reef_base::{AlignedBytes, Domain, MonotonicClock, Nanos, TaskId, TaskKey};
 use reef_device::{
-    Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io, Kill, LoadedPlan,
-    RejectReason, Rejected, Route, Scheme, Wake,
+    Admission, Budget, Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io,
+    Kill, LoadedPlan, MemoryUse, OverBudget, RejectReason, Rejected, Route, Scheme, Wake,
 };
-use reef_plan::{DeviceKind, Isa, Plan, Target};
+use reef_plan::{Cutter, DeviceKind, Isa, Plan, Target};
 
 use crate::board::bits;
 use crate::board::word::Reason;
 use crate::companion::{Crew, GRACE};
+use crate::cut::{self, CpuCutter};
 use crate::events::Recorder;
 use crate::executor::Executor;
 use crate::gate::Gate;
@@ -43,6 +44,7 @@ pub struct CpuDevice {
     threads: Vec<JoinHandle<()>>,
     warnings: Vec<String>,
     loading: Mutex<Offered>,
+    budget: Arc<Budget>,
 }
 
 /// Bytes that every slot and compute unit was offered so far.
@@ -50,6 +52,8 @@ pub struct CpuDevice {
 struct Offered {
     arena_bytes: usize,
     scratch_bytes: usize,
+    /// All of them, in the books.
+    admission: Option<Admission>,
 }
 
 impl CpuDevice {
@@ -68,7 +72,7 @@ impl CpuDevice {
     /// The device without its threads, where they will run, and what they will record with.
     pub(crate) fn assemble(options: &CpuOptions) -> Result<Assembled, DeviceError> {
         let cores = options.cores.clone().unwrap_or_else(allowed_cores);
-        let by_default = cores.len().min(quota_cores().unwrap_or(usize::MAX)).clamp(1, CUS_MAX);
+        let by_default = cores.len().min(quota_cores().unwrap_or(usize::MAX)).clamp(1, CPU_CUS_MAX);
         let cus = options.cus.unwrap_or(by_default);
         let best = kernels::detect().map_err(DeviceError::Start)?;
         let isa = options.isa.unwrap_or(best);
@@ -98,11 +102,12 @@ impl CpuDevice {
             propagation: PROPAGATION,
             slots,
             slots_real_time: reserved,
-            memory_bytes: options.memory_bytes.or_else(|| granted_memory().map(|bytes| bytes / 2)),
             virtual_time: false,
         };
         let (threads, warnings, loading) = (Vec::new(), Vec::new(), Mutex::default());
-        Ok((CpuDevice { capabilities, executor, threads, warnings, loading }, placements, producers))
+        let limit = options.memory_bytes.or_else(|| granted_memory().map(|bytes| bytes / 2));
+        let budget = options.budget.clone().unwrap_or_else(|| Budget::new(Domain::Host, limit));
+        Ok((CpuDevice { capabilities, executor, threads, warnings, loading, budget }, placements, producers))
     }
 
     /// What did not work at the start but is not needed: pinning, the nice value.
@@ -123,26 +128,27 @@ impl CpuDevice {
         Err(DeviceError::WrongTarget { plan, plan_target, device_target })
     }
 
-    /// Offers every slot and compute unit the bytes of arena and scratch that a plan needs; a request's own
-    /// buffers must have a place beside them. All buffers are there before the first is offered, so nothing
-    /// changes where one cannot be had.
-    fn grow(
-        &self,
-        offered: &mut Offered,
-        (arena, scratch): (usize, usize),
-        io: u64,
-        plan: String,
-    ) -> Result<(), DeviceError> {
+    /// Takes a plan into the books and offers every slot and compute unit the bytes of arena and scratch that
+    /// it needs; a request's own buffers must have a place beside them. All buffers are there before the
+    /// first is offered, so nothing changes where one cannot be had.
+    fn grow(&self, offered: &mut Offered, loaded: &mut Loaded) -> Result<(), DeviceError> {
+        let plan = loaded.plan.clone();
+        let (arena, scratch) = (plan.arena_bytes(), plan.scratch_bytes());
         let (slots, units) = (&self.executor.slots, &self.executor.scratch);
-        let all = |each: usize, count: usize| each as u64 * count as u64;
-        let needed = all(arena.max(offered.arena_bytes), slots.len())
-            + all(scratch.max(offered.scratch_bytes), units.len())
-            + io;
-        let available = self.capabilities.memory_bytes.unwrap_or(u64::MAX);
-        let refused = || DeviceError::OutOfMemory { plan: plan.clone(), needed, available };
-        if needed > available {
-            return Err(refused());
-        }
+        let more =
+            |wanted: usize, have: usize, count: usize| wanted.saturating_sub(have) as u64 * count as u64;
+        let working =
+            more(arena, offered.arena_bytes, slots.len()) + more(scratch, offered.scratch_bytes, units.len());
+        let refused = |needed: u64, available: u64| DeviceError::OutOfMemory {
+            plan: plan.name().to_string(),
+            needed,
+            available,
+        };
+        let admitted = self.budget.admit(loaded.packed(), working, Io::bytes_for(&plan));
+        let over = |OverBudget { needed, available }| refused(needed, available);
+        let mut admission = admitted.map_err(over)?;
+        // The system may have less than it was counted on.
+        let refused = || refused(working, self.budget.limit().unwrap_or(u64::MAX));
         let buffers = |wanted: usize, have: usize, count: usize| {
             let count = if wanted > have { count } else { 0 };
             (0..count).map(|_| AlignedBytes::try_zeroed(wanted)).collect::<Option<Vec<_>>>()
@@ -151,10 +157,16 @@ impl CpuDevice {
         let scratches = buffers(scratch, offered.scratch_bytes, units.len()).ok_or_else(refused)?;
         slots.iter().zip(arenas).for_each(|(slot, bytes)| slot.arena.offer(bytes));
         units.iter().zip(scratches).for_each(|(unit, bytes)| unit.offer(bytes));
-        *offered = Offered {
-            arena_bytes: arena.max(offered.arena_bytes),
-            scratch_bytes: scratch.max(offered.scratch_bytes),
-        };
+        offered.arena_bytes = arena.max(offered.arena_bytes);
+        offered.scratch_bytes = scratch.max(offered.scratch_bytes);
+        match &mut offered.admission {
+            Some(all) => all.take_working(&mut admission),
+            None => {
+                let nothing = self.budget.admit(&[], 0, 0).map_err(over)?;
+                offered.admission.insert(nothing).take_working(&mut admission);
+            }
+        }
+        loaded.admission = Some(admission);
         Ok(())
     }
 
@@ -184,7 +196,7 @@ impl CpuDevice {
             // Without a thread, the task fails where it needs one.
             let _ = Crew::muster_for(&self.executor, key.rank());
         }
-        let slot = if io.fits(&loaded.plan) {
+        let slot = if io.fits(&loaded.plan) && io.is_visible() {
             self.executor.board.take_slot(real_time).ok_or(RejectReason::BoardFull)
         } else {
             Err(RejectReason::WrongBuffers)
@@ -255,6 +267,10 @@ impl Device for CpuDevice {
         &self.capabilities
     }
 
+    fn cutter(&self) -> Arc<dyn Cutter> {
+        Arc::new(CpuCutter::new(self.capabilities.target))
+    }
+
     fn scheme(&self) -> Scheme {
         self.executor.scheme()
     }
@@ -268,16 +284,17 @@ impl Device for CpuDevice {
             return Err(poisoned);
         }
         self.check_target(&plan)?;
-        let (name, wanted) = (plan.name().to_string(), (plan.arena_bytes(), plan.scratch_bytes()));
-        let io = Io::bytes_for(&plan);
+        if let Some(reason) = cut::flaw(&plan) {
+            return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
+        }
         if !plan.host_kernels().is_empty() {
             let fail = |error| DeviceError::Start(format!("a thread for host kernels: {error}"));
             Crew::muster(&self.executor).map_err(fail)?;
         }
-        let loaded = Box::new(Loaded::new(plan, self.capabilities.slots, self.capabilities.cus)?);
+        let mut loaded = Box::new(Loaded::new(plan, self.capabilities.slots, self.capabilities.cus)?);
         let mut offered = self.lock_loading();
         self.executor.retired.collect();
-        self.grow(&mut offered, wanted, io, name)?;
+        self.grow(&mut offered, &mut loaded)?;
         self.executor.plans.insert(loaded).map_err(|_| DeviceError::TooManyPlans { max: PLANS_MAX })
     }
 
@@ -354,6 +371,10 @@ impl Device for CpuDevice {
         (self.executor.gate() == Gate::Poisoned).then(reason)
     }
 
+    fn memory(&self) -> Vec<MemoryUse> {
+        vec![self.budget.usage()]
+    }
+
     fn counters(&self) -> DeviceCounters {
         let executor = &*self.executor;
         let mut sum = DeviceCounters {
@@ -423,8 +444,8 @@ fn place_of(options: &CpuOptions, cus: usize, cores: &[usize]) -> String {
 
 fn check_options(options: &CpuOptions, cus: usize, cores: &[usize]) -> Result<(), DeviceError> {
     let wrong = |what: String| Err(DeviceError::Start(what));
-    if !(1..=CUS_MAX).contains(&cus) {
-        return wrong(format!("{cus} compute units, 1 to {CUS_MAX} are possible"));
+    if !(1..=CPU_CUS_MAX).contains(&cus) {
+        return wrong(format!("{cus} compute units, a CPU device may have 1 to {CPU_CUS_MAX}"));
     }
     if !(1..=BOARD_SLOTS_MAX).contains(&options.slots) || options.slots_real_time > options.slots {
         return wrong(format!("{} slots, {} of them real-time", options.slots, options.slots_real_time));

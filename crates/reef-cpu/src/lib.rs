@@ -3,7 +3,7 @@
 //!
 //! Owns the resident executor (`board`, `gate`, `lease` and `table` the protocols, `executor`, `worker` and
 //! `hosting` the steps, `pick` the schemes, `companion` the threads that run what cannot be killed) and the
-//! kernels. Knows nothing of models, requests or queues.
+//! kernels, with the way they are cut and fed (`cut`). Knows nothing of models, requests or queues.
 
 mod board;
 #[cfg(all(test, not(loom)))]
@@ -11,6 +11,7 @@ mod by_hand;
 mod companion;
 mod context;
 mod cu;
+mod cut;
 mod device;
 mod estimate;
 mod events;
@@ -32,5 +33,6 @@ mod table;
 mod thread;
 mod worker;
 
+pub use cut::CpuCutter;
 pub use device::CpuDevice;
 pub use options::{CpuOptions, allowed_cores, granted_memory};

@@ -1,9 +1,10 @@
 //! What a CPU device is started with, and what this machine offers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reef_base::limits::{BOARD_SLOTS_DEFAULT, NICE_BACKGROUND, REAL_TIME_SLOTS_RESERVED};
-use reef_device::{Padding, Scheme};
+use reef_device::{Budget, Padding, Scheme};
 use reef_plan::Isa;
 
 /// Settings of a CPU device.
@@ -31,9 +32,11 @@ pub struct CpuOptions {
     pub spin: Duration,
     /// Events that a compute unit can hold between two drains.
     pub events: usize,
-    /// Bytes for the arenas of all slots and the scratch of all compute units; `None`: half of what the
-    /// machine and the cgroup grant. Plans that need more are refused.
+    /// Bytes for weights, the arenas of all slots and the scratch of all compute units; `None`: half of what
+    /// the machine and the cgroup grant. Plans that need more are refused.
     pub memory_bytes: Option<u64>,
+    /// The books of the memory, where other devices are in it, too; `memory_bytes` says nothing then.
+    pub budget: Option<Arc<Budget>>,
 }
 
 impl Default for CpuOptions {
@@ -51,6 +54,7 @@ impl Default for CpuOptions {
             spin: Duration::from_micros(50),
             events: 1 << 13,
             memory_bytes: None,
+            budget: None,
         }
     }
 }

@@ -4,8 +4,8 @@ use std::cell::UnsafeCell;
 use std::sync::Arc;
 
 use reef_base::AlignedBytes;
-use reef_device::DeviceError;
 use reef_device::policy::{Outlook, outlooks};
+use reef_device::{Admission, DeviceError};
 use reef_plan::{Kernel, KernelSpec, Plan, Restart};
 
 use crate::board::{Board, Claim, Opening};
@@ -37,8 +37,10 @@ pub(crate) struct Loaded {
     pub(crate) kernels: Vec<Prepared>,
     /// Addresses of its packed weights.
     pub(crate) weights: Vec<*const u8>,
-    /// Keeps them alive.
-    _weights: Vec<Arc<AlignedBytes>>,
+    /// In the books of the memory.
+    pub(crate) admission: Option<Admission>,
+    /// Keeps the weights alive.
+    packed: Vec<Arc<AlignedBytes>>,
     /// State of host kernels, by slot and host kernel.
     hosts: Vec<HostCell>,
     /// By stage.
@@ -93,7 +95,13 @@ impl Loaded {
             .collect();
         let addresses = weights.iter().map(|bytes| bytes.as_ptr()).collect();
         let outlooks = outlooks(plan.stages().iter().map(|stage| stage.blocks()), cus as u32);
-        Ok(Loaded { kernels: prepared, weights: addresses, _weights: weights, hosts, outlooks, plan })
+        let (admission, packed) = (None, weights);
+        Ok(Loaded { kernels: prepared, weights: addresses, admission, packed, hosts, outlooks, plan })
+    }
+
+    /// Its packed weights.
+    pub(crate) fn packed(&self) -> &[Arc<AlignedBytes>] {
+        &self.packed
     }
 
     /// The state of host kernel `host` for tasks in `slot`.

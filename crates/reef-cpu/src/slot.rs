@@ -71,9 +71,9 @@ impl Task {
     /// Notes the addresses of its buffers, for blocks. Allocates nothing.
     pub(crate) fn note_addresses(&mut self) {
         self.inputs.clear();
-        self.inputs.extend(self.io.inputs.iter().map(|bytes| bytes.as_ptr()));
+        self.inputs.extend(self.io.inputs.iter().map(|bytes| bytes.as_slice().as_ptr()));
         self.outputs.clear();
-        self.outputs.extend(self.io.outputs.iter_mut().map(|bytes| bytes.as_mut_ptr()));
+        self.outputs.extend(self.io.outputs.iter_mut().map(|bytes| bytes.as_mut_slice().as_mut_ptr()));
     }
 }
 

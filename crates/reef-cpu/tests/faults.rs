@@ -5,9 +5,9 @@ mod rig;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::TaskKey;
+use reef_base::{Domain, TaskKey};
 use reef_cpu::{CpuDevice, CpuOptions};
-use reef_device::{Device, DeviceError, Io, LoadedPlan, Outcome, RejectReason, Scheme};
+use reef_device::{Budget, Device, DeviceError, Io, LoadedPlan, Outcome, RejectReason, Scheme};
 use reef_graph::{DType, Shape};
 use reef_plan::{
     Cost, HostFault, HostKernel, HostState, IoSpec, Isa, Kernel, KernelSpec, Place, Plan, PlanParts, Region,
@@ -246,6 +246,30 @@ fn a_plan_beyond_the_memory_is_refused_and_others_go_on() {
     assert_eq!(rig::wait(&device).outcome, Outcome::Done);
     let device = start(needed + (1 << 20));
     assert!(device.load(plan).is_ok());
+}
+
+/// Two devices of one memory: what both have counts once, what one takes the other does not get.
+#[test]
+fn devices_of_one_memory_share_its_budget() {
+    let plan = synthetic(2);
+    let one = plan.arena_bytes() as u64 * CpuOptions::default().slots as u64;
+    let budget = Budget::new(Domain::Host, Some(2 * one + one / 2));
+    let start = || {
+        let options = CpuOptions { cus: Some(1), budget: Some(budget.clone()), ..CpuOptions::default() };
+        CpuDevice::start(options).unwrap()
+    };
+    let (first, second, third) = (start(), start(), start());
+    first.load(plan.clone()).unwrap();
+    let used = budget.usage().working;
+    assert!(used >= one, "{used}");
+    first.load(plan.clone()).unwrap();
+    assert_eq!(budget.usage().working, used, "arenas are shared by a device's plans");
+    second.load(plan.clone()).unwrap();
+    assert_eq!((first.memory(), budget.usage().working), (second.memory(), 2 * used));
+    let error = third.load(plan.clone()).unwrap_err();
+    assert!(matches!(error, DeviceError::OutOfMemory { .. }), "{error}");
+    drop(first);
+    third.load(plan).unwrap();
 }
 
 #[test]

@@ -554,20 +554,22 @@ impl Route for Circle {
 }
 
 impl Rig {
-    /// Submits a task that runs `plans` in turn, `rounds` of them in all. Its outputs afterwards.
-    fn submit_around(&self, plans: &[usize], rounds: u32, key: TaskKey, token: u64) -> (TaskId, Vec<u8>) {
+    /// What a task gives that [goes around](Self::submit_around) `plans`.
+    fn output_around(&self, plans: &[usize], rounds: u32, token: u64) -> Vec<u8> {
+        let input = self.io(plans[0], token as u8).inputs[0].as_slice().to_vec();
+        (0..rounds as usize)
+            .fold(input, |input, round| synthetic_output(&self.plans[plans[round % plans.len()]].0, &input))
+    }
+
+    /// Submits a task that runs `plans` in turn, `rounds` of them in all.
+    fn submit_around(&self, plans: &[usize], rounds: u32, key: TaskKey, token: u64) -> TaskId {
         let io = self.io(plans[0], token as u8);
-        let mut expected = io.inputs[0].as_slice().to_vec();
-        for round in 0..rounds as usize {
-            expected = synthetic_output(&self.plans[plans[round % plans.len()]].0, &expected);
-        }
         let spare = |(index, &plan): (usize, &usize)| (index > 0).then(|| self.io(plan, 0));
         let spares = plans.iter().enumerate().map(spare).collect();
         let state = Mutex::new(CircleState { at: 0, left: rounds - 1, spares });
         let loaded: Vec<LoadedPlan> = plans.iter().map(|&plan| self.plans[plan].1).collect();
         let route = Arc::new(Circle { plans: loaded.clone(), state });
-        let task = self.device.submit_along(loaded[0], key, io, token, route);
-        (task.expect("the board has room"), expected)
+        self.device.submit_along(loaded[0], key, io, token, route).expect("the board has room")
     }
 }
 
@@ -580,7 +582,8 @@ pub fn hand_overs_go_on_to_the_end(harness: &dyn Harness) {
         let plans = [rig.load(1, &MEDIUM), rig.load(2, &SHORT), rig.load(3, &MEDIUM)];
         let short = rig.load(4, &SHORT);
         const ROUNDS: u32 = 20;
-        let (task, expected) = rig.submit_around(&plans, ROUNDS, best_effort(0), 3);
+        let expected = rig.output_around(&plans, ROUNDS, 3);
+        let task = rig.submit_around(&plans, ROUNDS, best_effort(0), 3);
         let mut completions = vec![];
         for token in 10..14 {
             rig.until_blocks(rig.device.counters().blocks_done + 5);
@@ -607,7 +610,7 @@ pub fn hand_overs_end_early_like_any_task(harness: &dyn Harness) {
     let mut rig = Rig::new(harness, 2, Scheme::Reset);
     let plans = [rig.load(1, &TINY), rig.load(2, &TINY)];
     for round in 0..40 {
-        let (task, _) = rig.submit_around(&plans, 1 << 20, best_effort(0), 1);
+        let task = rig.submit_around(&plans, 1 << 20, best_effort(0), 1);
         rig.until_blocks(rig.device.counters().blocks_done + round % 7);
         rig.device.cancel(task);
         let ended = rig.complete(1).pop().expect("one completion");

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::{AlignedBytes, Nanos, TaskId, TaskKey};
-use reef_plan::{HostFault, Plan, Target};
+use reef_base::{Buffer, Nanos, TaskId, TaskKey};
+use reef_plan::{Cutter, HostFault, Plan, Target};
 
 use crate::event::Event;
 use crate::ids::LoadedPlan;
+use crate::memory::MemoryUse;
 use crate::scheme::Scheme;
 
 /// What a device can kill.
@@ -45,35 +46,35 @@ pub struct Capabilities {
     pub slots: usize,
     /// Slots among them that only real-time tasks may take.
     pub slots_real_time: usize,
-    /// Memory for arenas and buffers, bytes; `None` if only the machine's limits apply.
-    pub memory_bytes: Option<u64>,
     /// Whether time is virtual: it passes only inside [`Device::advance`].
     pub virtual_time: bool,
 }
 
 /// The buffers of one request, allocated by the device where it uses them: one per input and output of the
 /// plan, dense and row-major, 64-byte aligned. Inputs are written before submission; outputs are read after.
+/// The host sees those of a plan that a request begins or ends with, and those of at most
+/// [`reef_base::limits::SHAPE_VALUES_MAX`] elements; others may lie where it does not.
 #[derive(Debug, Default)]
 pub struct Io {
     /// One buffer per input.
-    pub inputs: Vec<AlignedBytes>,
+    pub inputs: Vec<Buffer>,
     /// One buffer per output.
-    pub outputs: Vec<AlignedBytes>,
+    pub outputs: Vec<Buffer>,
 }
 
 impl Io {
     /// Host buffers for `plan`, zeroed.
     pub fn for_plan(plan: &Plan) -> Io {
         Io {
-            inputs: plan.inputs().iter().map(|spec| AlignedBytes::zeroed(spec.bytes())).collect(),
-            outputs: plan.outputs().iter().map(|spec| AlignedBytes::zeroed(spec.bytes())).collect(),
+            inputs: plan.inputs().iter().map(|spec| Buffer::zeroed(spec.bytes())).collect(),
+            outputs: plan.outputs().iter().map(|spec| Buffer::zeroed(spec.bytes())).collect(),
         }
     }
 
     /// The same; `None` when the system has not got the memory.
     pub fn try_for_plan(plan: &Plan) -> Option<Io> {
         let buffers = |specs: &[reef_plan::IoSpec]| {
-            specs.iter().map(|spec| AlignedBytes::try_zeroed(spec.bytes())).collect::<Option<Vec<_>>>()
+            specs.iter().map(|spec| Buffer::try_zeroed(spec.bytes())).collect::<Option<Vec<_>>>()
         };
         Some(Io { inputs: buffers(plan.inputs())?, outputs: buffers(plan.outputs())? })
     }
@@ -83,9 +84,14 @@ impl Io {
         plan.inputs().iter().chain(plan.outputs()).map(|spec| spec.bytes() as u64).sum()
     }
 
+    /// Whether the host sees all of them.
+    pub fn is_visible(&self) -> bool {
+        self.inputs.iter().chain(&self.outputs).all(Buffer::is_visible)
+    }
+
     /// Whether the buffers have the sizes that `plan` needs.
     pub fn fits(&self, plan: &Plan) -> bool {
-        let same = |buffers: &[AlignedBytes], specs: &[reef_plan::IoSpec]| {
+        let same = |buffers: &[Buffer], specs: &[reef_plan::IoSpec]| {
             buffers.len() == specs.len() && buffers.iter().zip(specs).all(|(b, s)| b.len() == s.bytes())
         };
         same(&self.inputs, plan.inputs()) && same(&self.outputs, plan.outputs())
@@ -269,8 +275,8 @@ pub enum DeviceError {
         /// What the device is.
         device_target: Target,
     },
-    /// Not enough memory for arenas, scratch and the buffers of one request.
-    #[error("plan {plan}: {needed} bytes of arenas, scratch and buffers are needed, {available} may be used")]
+    /// Not enough memory for weights, arenas, scratch and the buffers of one request.
+    #[error("plan {plan}: weights, arenas, scratch and buffers take {needed} bytes, {available} may be used")]
     OutOfMemory {
         /// The plan's name.
         plan: String,
@@ -314,6 +320,9 @@ pub trait Wake: Send + Sync {
 pub trait Device: Send + Sync + fmt::Debug {
     /// What it can do.
     fn capabilities(&self) -> &Capabilities;
+
+    /// How plans for it are cut and their constants packed. The same as that of every device with its target.
+    fn cutter(&self) -> Arc<dyn Cutter>;
 
     /// The scheme in force.
     fn scheme(&self) -> Scheme;
@@ -373,6 +382,16 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Why the device is out of service, if it is: somebody poisoned it, or it did so itself. Whoever waits
     /// for completions is woken when that happens. Cheap while there is nothing to tell.
     fn fault(&self) -> Option<String>;
+
+    /// What each of its memories holds. Devices of one memory say the same of it.
+    fn memory(&self) -> Vec<MemoryUse>;
+
+    /// Copies bytes from one buffer to the other, as many as the shorter has. It has made one of them at
+    /// least.
+    fn copy(&self, from: &Buffer, to: &mut Buffer) {
+        let length = from.len().min(to.len());
+        to.as_mut_slice()[..length].copy_from_slice(&from.as_slice()[..length]);
+    }
 
     /// Sums since the start.
     fn counters(&self) -> DeviceCounters;

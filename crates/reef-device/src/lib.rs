@@ -25,6 +25,8 @@ pub mod contract;
 pub mod dummy;
 pub mod event;
 mod ids;
+pub mod memory;
+pub mod operators;
 pub mod policy;
 pub mod scheme;
 
@@ -35,4 +37,5 @@ pub use contract::{
 pub use dummy::{DummyDevice, DummyOptions};
 pub use event::{Event, EventKind};
 pub use ids::LoadedPlan;
+pub use memory::{Admission, Budget, MemoryUse, OverBudget};
 pub use scheme::{Padding, Scheme};

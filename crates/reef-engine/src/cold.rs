@@ -21,13 +21,14 @@ use std::time::Duration;
 use reef_base::{AlignedBytes, Nanos};
 use reef_program::SegmentKey;
 
+use crate::effect::{Hop, Move};
 use crate::error::InferError;
-use crate::hop::Hop;
 use crate::pool::Model;
 use crate::request::Urgency;
 use crate::ticket::{Promise, Ticket};
 
-/// A request without a plan: for its beginning, or for where it is to go on.
+/// A request without a plan: for its beginning, or for where it is to go on. Or a plan that may be cut
+/// better.
 pub(crate) struct ColdJob {
     pub(crate) model: Arc<Model>,
     pub(crate) key: SegmentKey,
@@ -42,18 +43,30 @@ pub(crate) enum ColdWork {
     Begin { inputs: Vec<AlignedBytes>, promise: Promise, urgency: Urgency },
     /// One that the scheduler has, between two segments. It has its own timers.
     Hop(Hop),
+    /// One between two segments of a split model, which no scheduler has.
+    Move(Box<Move>),
+    /// No request: whether a split model's plan is cut well is to be looked at again.
+    LookAgain,
+}
+
+/// What the compile thread is to do.
+pub(crate) enum ColdTask {
+    /// Make a plan.
+    Plan(Arc<Model>, SegmentKey),
+    /// Look again how one is cut.
+    LookAgain(Arc<Model>, SegmentKey),
 }
 
 impl ColdJob {
     /// When it must not wait any longer.
     pub(crate) fn expiry(&self) -> Nanos {
-        let ColdWork::Begin { urgency, .. } = &self.work else { return Nanos::MAX };
+        let Some(urgency) = self.urgency() else { return Nanos::MAX };
         [urgency.deadline, urgency.queue_until].into_iter().flatten().min().unwrap_or(Nanos::MAX)
     }
 
     /// Why it must not wait any longer.
     pub(crate) fn expired(&self, now: Nanos) -> Option<InferError> {
-        let ColdWork::Begin { urgency, .. } = &self.work else { return None };
+        let urgency = self.urgency()?;
         let passed = |end: Option<Nanos>| end.is_some_and(|end| end <= now);
         match () {
             () if passed(urgency.deadline) => Some(InferError::DeadlinePassed),
@@ -62,16 +75,26 @@ impl ColdJob {
         }
     }
 
+    /// What bounds its time in the queue, if the scheduler does not.
+    fn urgency(&self) -> Option<&Urgency> {
+        match &self.work {
+            ColdWork::Begin { urgency, .. } => Some(urgency),
+            ColdWork::Move(moved) => Some(&moved.urgency),
+            ColdWork::Hop(_) | ColdWork::LookAgain => None,
+        }
+    }
+
     /// Whether the request has not begun.
     pub(crate) fn begins(&self) -> bool {
         matches!(self.work, ColdWork::Begin { .. })
     }
 
-    /// Whether it has not begun and `ticket` waits for it.
+    /// Whether no scheduler has it and `ticket` waits for it.
     pub(crate) fn is_of(&self, ticket: &Ticket) -> bool {
         match &self.work {
             ColdWork::Begin { promise, .. } => std::ptr::eq(promise.ticket(), ticket),
-            ColdWork::Hop(_) => false,
+            ColdWork::Move(moved) => std::ptr::eq(moved.promise.ticket(), ticket),
+            ColdWork::Hop(_) | ColdWork::LookAgain => false,
         }
     }
 }
@@ -180,7 +203,7 @@ impl ColdQueue {
 
     /// For the compile thread: blocks until a job waits, and says what for; `None` when the queue was
     /// stopped. From then until the next call a plan is being made.
-    pub(crate) fn next(&self) -> Option<(Arc<Model>, SegmentKey)> {
+    pub(crate) fn next(&self) -> Option<ColdTask> {
         let mut inner = self.lock();
         inner.busy = false;
         self.ended.notify_all();
@@ -188,10 +211,16 @@ impl ColdQueue {
             if inner.closed {
                 return None;
             }
-            if let Some(job) = inner.jobs.front() {
-                let found = (job.model.clone(), job.key.clone());
+            // Requests first.
+            let waits = |job: &&ColdJob| !matches!(job.work, ColdWork::LookAgain);
+            if let Some(job) = inner.jobs.iter().find(waits) {
+                let task = ColdTask::Plan(job.model.clone(), job.key.clone());
                 inner.busy = true;
-                return Some(found);
+                return Some(task);
+            }
+            if let Some(ColdJob { model, key, .. }) = inner.jobs.pop_front() {
+                inner.busy = true;
+                return Some(ColdTask::LookAgain(model, key));
             }
             inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::cold::{ColdJob, ColdWork};
+use crate::cold::{ColdJob, ColdTask, ColdWork};
 use crate::core::{Job, Refused};
 use crate::error::InferError;
 use crate::plans::{PlanEntry, PlanFailure};
@@ -10,9 +10,18 @@ use crate::shared::Shared;
 
 /// The compile thread.
 pub(crate) fn run(shared: &Shared) {
-    while let Some((model, key)) = shared.cold.next() {
+    while let Some(task) = shared.cold.next() {
+        let (model, key) = match task {
+            ColdTask::Plan(model, key) => (model, key),
+            ColdTask::LookAgain(model, key) => {
+                shared.look_again(&model, &key);
+                continue;
+            }
+        };
         let made = shared.plan(&model, &key);
-        let waits = |job: &ColdJob| Arc::ptr_eq(&job.model, &model) && job.key == key;
+        let waits = |job: &ColdJob| {
+            Arc::ptr_eq(&job.model, &model) && job.key == key && !matches!(job.work, ColdWork::LookAgain)
+        };
         for (job, ()) in shared.cold.take(|job| waits(job).then_some(())) {
             hand_over(shared, job, &made);
         }
@@ -44,6 +53,8 @@ fn hand_over(shared: &Shared, job: ColdJob, plan: &Result<Arc<PlanEntry>, PlanFa
     };
     let (inputs, promise, urgency) = match job.work {
         ColdWork::Hop(hop) => return shared.go_on(hop, plan),
+        ColdWork::Move(moved) => return shared.arrive(*moved, job.model, plan),
+        ColdWork::LookAgain => return,
         ColdWork::Begin { inputs, promise, urgency } => (inputs, promise, urgency),
     };
     let (model, key, queued) = (job.model, job.key, job.queued);
@@ -55,7 +66,8 @@ fn hand_over(shared: &Shared, job: ColdJob, plan: &Result<Arc<PlanEntry>, PlanFa
         buffer.as_mut_slice().copy_from_slice(input.as_slice());
     }
     let (model_of, waited_since) = (model.clone(), Some(queued));
-    let job = Job { model: model_of, plan, promise, buffers, kit, urgency, waited_since };
+    let (before, passage) = Default::default();
+    let job = Job { model: model_of, plan, promise, buffers, kit, urgency, waited_since, before, passage };
     if let Err(Refused { error, promise, .. }) = shared.submit(job) {
         if error == InferError::DeviceFault && model.is_replicated() {
             let work = ColdWork::Begin { inputs, promise, urgency };

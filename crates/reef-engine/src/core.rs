@@ -1,37 +1,51 @@
 //! The clock-driven core: the scheduler, the requests in it and their statistics, behind one mutex.
 //!
-//! Every entry takes the mutex, tells the scheduler what happened, does what it then wants ([`Core::pump`]),
-//! lets go, and only then delivers ends to those who wait. Submitters, the completion thread and a
-//! simulator's step all come in this way; compute units never do. Nothing here reads a system clock or waits.
+//! Every entry takes the mutex, tells the scheduler what happened, books what it then wants ([`Core::pump`]),
+//! lets go, and only then carries out what was booked ([`Effects`]): no device and no caller is called with
+//! the mutex held. Submitters, the completion thread and a simulator's step all come in this way; compute
+//! units never do. Nothing here reads a system clock, calls a device or waits.
+//!
+//! So a request may be on its way to the device while others come in ([`Task::Leaving`]). Who asks for its
+//! end then has it stopped as soon as the device has it ([`Core::submitted`]); its completion may be here
+//! before that is said, and its next task, too, which is why tasks of a request are told apart by their turn.
 //!
 //! A task whose end was asked for (cancelled, deadline passed) may be in code that nothing stops. Who waits
 //! for it is answered at once; the request stays in the books, with its slot and its buffers, until the
 //! device says that the task has ended, and its model is charged then.
 //!
+//! A request of a model that is split over devices is in one core after the other: it leaves this one when
+//! its part here has ended ([`Core::depart`]), and is submitted to the next one as one that has begun.
+//!
 //! After a fault of the device, or a bug that leaves the books in doubt, every request is answered with that
 //! and the scheduler is not asked again: see [`Core::fail`].
+
+mod answer;
+mod count;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use reef_base::limits::SEGMENTS_PER_REQUEST_MAX;
 use reef_base::{Class, ModelKey, Nanos, TaskId, TaskKey};
-use reef_device::{Completion, Device, Io, Outcome, RejectReason, Scheme};
-use reef_plan::{FaultKind, HostFault};
+use reef_device::{Completion, Io, Outcome, RejectReason, Rejected, Scheme};
+use reef_plan::HostFault;
 use reef_sched::{
-    Account, Action, CancelReason, Cancelled, Drain, ModelId, ModelOptions, Refusal, Request, RequestId,
-    SchedOptions, Scheduler, Usage,
+    Account, Action, Cancelled, Drain, ModelId, ModelOptions, Request, RequestId, SchedOptions, Scheduler,
+    Usage,
 };
+
+use crate::effect::{Delivery, Effects, End, Hop, Move, Sofar, Stop, Submit};
+use answer::{cancelled, record, refused};
 
 use crate::error::InferError;
 use crate::fault;
-use crate::hop::{Delivery, End, Hop, Sofar};
 use crate::kit::Kit;
+use crate::passage::Passage;
 use crate::plans::{Buffers, PlanEntry};
 use crate::pool::Model;
-use crate::request::{Timings, Urgency};
-use crate::stats::{ClassStats, FailureReason};
-use crate::ticket::{Finished, Promise, Record, Ticket};
+use crate::request::Urgency;
+use crate::stats::ClassStats;
+use crate::ticket::{Finished, Promise, Ticket};
 use crate::trace::{Notes, Span};
 
 /// A request that is ready to be scheduled.
@@ -45,6 +59,17 @@ pub(crate) struct Job {
     pub(crate) urgency: Urgency,
     /// When it began to wait, if that was before it came here.
     pub(crate) waited_since: Option<Nanos>,
+    /// What it took on other devices.
+    pub(crate) before: Sofar,
+    /// Of a model that is split.
+    pub(crate) passage: Option<Passage>,
+}
+
+impl Job {
+    /// Whether the request has begun on another device.
+    fn has_begun(&self) -> bool {
+        self.before.segments > 0
+    }
 }
 
 /// A job that was not queued, with what it had.
@@ -61,6 +86,27 @@ enum Answer {
     Given(Nanos, InferError),
 }
 
+/// Where a request's task is.
+#[derive(Clone, Copy)]
+enum Task {
+    /// There is none: it is queued, or between two segments.
+    None,
+    /// On its way to the device, which is to stop it once it has it.
+    Leaving { stop: bool },
+    /// The device has it.
+    There(TaskId),
+}
+
+/// What comes after a task.
+enum Next {
+    /// Another segment, here.
+    Hop,
+    /// Another part, on another device.
+    Depart,
+    /// Nothing: the request has ended.
+    End,
+}
+
 /// A request in the scheduler.
 struct Pending {
     id: RequestId,
@@ -70,12 +116,17 @@ struct Pending {
     plan: Arc<PlanEntry>,
     answer: Answer,
     buffers: Buffers,
-    /// While the device has it.
-    task: Option<TaskId>,
+    task: Task,
+    /// Tasks that it became so far.
+    turn: u32,
     /// What the scheduler gave it when it was started.
     task_key: Option<TaskKey>,
     kit: Option<Arc<Kit>>,
+    /// What it took here.
     sofar: Sofar,
+    /// What it took on other devices.
+    before: Sofar,
+    passage: Option<Passage>,
     class: Class,
     arrival: Nanos,
     queued: Nanos,
@@ -84,7 +135,6 @@ struct Pending {
 
 pub(crate) struct Core {
     pub(crate) sched: Scheduler,
-    device: Arc<dyn Device>,
     scheme: Scheme,
     /// By the request's slot.
     pending: Vec<Option<Pending>>,
@@ -106,11 +156,11 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(device: Arc<dyn Device>, options: SchedOptions, notes: Arc<Notes>) -> Self {
+    /// Of a device with this scheme.
+    pub(crate) fn new(scheme: Scheme, options: SchedOptions, notes: Arc<Notes>) -> Self {
         let mut core = Core {
             sched: Scheduler::new(options),
-            scheme: device.scheme(),
-            device,
+            scheme,
             pending: Vec::new(),
             models: Vec::new(),
             draining: Vec::new(),
@@ -143,7 +193,7 @@ impl Core {
     }
 
     /// Answers every request with `fault` and refuses all later ones. Only buffers come back from now on.
-    pub(crate) fn fail(&mut self, fault: InferError, out: &mut Vec<Delivery>) {
+    pub(crate) fn fail(&mut self, fault: InferError, out: &mut Effects) {
         if self.fault.is_some() {
             return;
         }
@@ -151,9 +201,10 @@ impl Core {
             let Some(pending) = &mut self.pending[slot] else { continue };
             let given = Answer::Given(Nanos::ZERO, fault.clone());
             let Answer::Owed(promise) = std::mem::replace(&mut pending.answer, given) else { continue };
+            pending.passage = None;
             let (plan, model, class) = (pending.plan.clone(), pending.model, pending.class);
             // What the device has stays here until it gives it back.
-            let waiting = self.pending[slot].take_if(|pending| pending.task.is_none());
+            let waiting = self.pending[slot].take_if(|pending| matches!(pending.task, Task::None));
             let (home, leftover) = waiting.map(|pending| (pending.home, pending.buffers)).unzip();
             let end = Some((promise, Finished { buffers: None, result: Err(fault.clone()) }));
             out.push(Delivery::End(End { model: home, kit: None, plan, end, leftover }));
@@ -162,8 +213,8 @@ impl Core {
         self.fault = Some(fault);
     }
 
-    /// Changes the scheme; what then never runs of a model that is being unloaded ends.
-    pub(crate) fn change_scheme(&mut self, now: Nanos, scheme: Scheme, out: &mut Vec<Delivery>) {
+    /// The device's scheme changes; what then never runs of a model that is being unloaded ends.
+    pub(crate) fn change_scheme(&mut self, now: Nanos, scheme: Scheme, out: &mut Effects) {
         if self.fault.is_some() {
             return;
         }
@@ -173,7 +224,6 @@ impl Core {
 
     fn set_scheme(&mut self, scheme: Scheme) {
         self.scheme = scheme;
-        self.device.set_scheme(scheme);
         self.sched.set_best_effort_slots(match scheme {
             Scheme::RtOnly => 0,
             Scheme::Sequential => 1,
@@ -241,16 +291,23 @@ impl Core {
 
     /// From now on a model takes no requests. Those that the scheme does not serve end, however it is
     /// drained: who waits for the model to be idle would wait for ever.
-    pub(crate) fn drain_model(&mut self, now: Nanos, id: ModelId, drain: Drain, out: &mut Vec<Delivery>) {
+    pub(crate) fn drain_model(&mut self, now: Nanos, id: ModelId, drain: Drain, out: &mut Effects) {
         if self.fault.is_some() {
             return;
         }
         self.sched.drain_model(id, drain);
-        self.draining[id.index()] = true;
-        self.end_unserved(now, out);
+        self.end_unserved_of(now, id, out);
     }
 
-    fn end_unserved(&mut self, now: Nanos, out: &mut Vec<Delivery>) {
+    /// Ends what of a model the scheme does not serve, now and later: nobody is to wait for it.
+    pub(crate) fn end_unserved_of(&mut self, now: Nanos, id: ModelId, out: &mut Effects) {
+        if self.fault.is_none() {
+            self.draining[id.index()] = true;
+            self.end_unserved(now, out);
+        }
+    }
+
+    fn end_unserved(&mut self, now: Nanos, out: &mut Effects) {
         if self.scheme != Scheme::RtOnly {
             return;
         }
@@ -295,14 +352,16 @@ impl Core {
 
     /// Queues a job. On refusal what it had comes back.
     #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
-    pub(crate) fn submit(&mut self, now: Nanos, job: Job) -> Result<(), Refused> {
+    pub(crate) fn submit(&mut self, now: Nanos, job: Job, out: &mut Effects) -> Result<(), Refused> {
+        let begun = job.has_begun();
         match self.admit(now, &job) {
             Ok(id) => {
                 job.promise.ticket().set_request(id);
-                let Job { model: home, plan, promise, buffers, kit, urgency, .. } = job;
+                let Job { model: home, plan, promise, buffers, kit, urgency, waited_since, .. } = job;
+                let (before, passage) = (job.before, job.passage);
                 let (model, key) = (home.id(), home.key.clone());
                 let Urgency { class, arrival, deadline, .. } = urgency;
-                let (task, queued, answer) = (None, job.waited_since.unwrap_or(now), Answer::Owed(promise));
+                let (task, queued, answer) = (Task::None, waited_since.unwrap_or(now), Answer::Owed(promise));
                 self.pending[id.slot()] = Some(Pending {
                     id,
                     home,
@@ -312,14 +371,20 @@ impl Core {
                     answer,
                     buffers,
                     task,
+                    turn: 0,
                     task_key: None,
                     kit,
                     sofar: Sofar::default(),
+                    before,
+                    passage,
                     class,
                     arrival,
                     queued,
                     deadline,
                 });
+                if begun {
+                    self.end_unserved(now, out);
+                }
                 Ok(())
             }
             Err(error) => {
@@ -340,65 +405,87 @@ impl Core {
             return Err(InferError::Cancelled);
         }
         let Urgency { class, arrival, deadline, queue_until } = job.urgency;
-        if self.scheme == Scheme::RtOnly && !class.is_real_time() {
+        if self.scheme == Scheme::RtOnly && !class.is_real_time() && !job.has_begun() {
             return Err(InferError::NotServed { scheme: self.scheme, class });
         }
-        let (model, plan) = (job.model.id(), job.plan.index);
+        let (model, plan) = (job.model.id(), job.model.number(&job.plan));
         let request = Request { model, plan, class, arrival, deadline, queue_until };
         let queued = self.sched.queued(model, class);
-        self.sched.submit(now, request).map_err(|refusal| refused(refusal, &job.model.key, queued))
+        let submitted = match job.has_begun() {
+            true => self.sched.submit_begun(now, request),
+            false => self.sched.submit(now, request),
+        };
+        submitted.map_err(|refusal| refused(refusal, &job.model.key, queued))
     }
 
     /// Asks for the end of a ticket's request; false when it is not, or not yet, one of the scheduler's.
-    pub(crate) fn cancel(&mut self, now: Nanos, ticket: &Ticket, out: &mut Vec<Delivery>) -> bool {
+    pub(crate) fn cancel(&mut self, now: Nanos, ticket: &Ticket, out: &mut Effects) -> bool {
         ticket.set_cancelled();
         if self.fault.is_some() {
             return true;
         }
-        let Some(id) = ticket.request() else { return false };
+        let known = ticket.request().filter(|&id| self.is_of(id, ticket));
+        // It may have come to another device since it was looked for here.
+        let Some(id) = known else { return false };
         if self.sched.cancel(id) == Cancelled::Dropped {
             self.end_queued(now, id, InferError::Cancelled, out);
         }
         true
     }
 
+    /// Whether a request is there, its caller is not answered yet and waits for `ticket`.
+    fn is_of(&self, id: RequestId, ticket: &Ticket) -> bool {
+        let pending = self.pending.get(id.slot()).and_then(Option::as_ref).filter(|pending| pending.id == id);
+        let answer = pending.map(|pending| &pending.answer);
+        matches!(answer, Some(Answer::Owed(promise)) if std::ptr::eq(promise.ticket(), ticket))
+    }
+
     /// Does what the scheduler wants until it wants nothing more.
-    pub(crate) fn pump(&mut self, now: Nanos, out: &mut Vec<Delivery>) {
+    pub(crate) fn pump(&mut self, now: Nanos, out: &mut Effects) {
         while self.fault.is_none()
             && let Some(action) = self.sched.next_action(now)
         {
             match action {
-                Action::Start { request, key } => self.start(now, request, key, out),
+                Action::Start { request, key } => self.start(request, key, out),
                 Action::Refuse { request, why } => {
                     let pending = self.pending[request.slot()].as_ref().expect("a live request is known");
                     let error = refused(why, &pending.key, 0);
                     self.end_queued(now, request, error, out);
                 }
-                Action::CancelRunning { request } => self.stop(now, request, out),
+                Action::CancelRunning { request } => self.stop(request, out),
             }
         }
     }
 
-    /// Asks the device for a task's end, and answers who waits for it.
-    fn stop(&mut self, now: Nanos, id: RequestId, out: &mut Vec<Delivery>) {
-        let why = self.sched.stop_reason(id);
-        let task = self.pending[id.slot()].as_ref().and_then(|pending| pending.task);
-        // Between two segments there is nothing to stop: it does not go on.
-        if let Some(task) = task {
-            self.device.cancel(task);
-        }
-        // Some tasks have ended by now, this one perhaps in time.
-        while let Some(completion) = self.device.try_complete() {
-            self.complete(now, completion, out);
-        }
-        let scheme = self.scheme;
-        let Some(pending) = self.pending[id.slot()].as_mut().filter(|pending| pending.id == id) else {
-            return;
+    /// Has a task stopped. When that was asked for, [`Core::answer_stopped`] is to be called.
+    fn stop(&mut self, id: RequestId, out: &mut Effects) {
+        let pending = self.pending[id.slot()].as_mut().expect("a live request is known");
+        let task = match &mut pending.task {
+            Task::There(task) => Some(*task),
+            Task::Leaving { stop } => {
+                *stop = true;
+                None
+            }
+            // Between two segments there is nothing to stop: it does not go on.
+            Task::None => None,
         };
+        out.stop(Stop { id, model: pending.home.clone(), task });
+    }
+
+    /// The end of a task was asked for: answers who waits for it, unless it has ended meanwhile.
+    pub(crate) fn answer_stopped(&mut self, now: Nanos, id: RequestId, out: &mut Effects) {
+        if self.fault.is_some() {
+            return;
+        }
+        let why = self.sched.stop_reason(id);
+        let scheme = self.scheme;
+        let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
+        let Some(pending) = known.filter(|pending| pending.id == id) else { return };
         let Answer::Owed(promise) = &pending.answer else { return };
         let error = cancelled(why, promise.ticket().is_cancelled(), pending.class, scheme);
         let given = Answer::Given(now, error.clone());
         let Answer::Owed(promise) = std::mem::replace(&mut pending.answer, given) else { return };
+        pending.passage = None;
         let (plan, model, class) = (pending.plan.clone(), pending.model, pending.class);
         self.count_failure(model, class, &error);
         let finished = Finished { buffers: None, result: Err(error) };
@@ -407,7 +494,7 @@ impl Core {
     }
 
     /// A task has ended on the device.
-    pub(crate) fn complete(&mut self, now: Nanos, mut completion: Completion, out: &mut Vec<Delivery>) {
+    pub(crate) fn complete(&mut self, now: Nanos, mut completion: Completion, out: &mut Effects) {
         if completion.outcome == Outcome::DeviceFault {
             self.fail(InferError::DeviceFault, out);
         }
@@ -415,28 +502,12 @@ impl Core {
         if self.fault.is_some() {
             return self.take_back(id, completion.io, out);
         }
-        let done = completion.outcome == Outcome::Done;
-        let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
-        if let Some(pending) = known.filter(|pending| pending.id == id) {
-            let segments = match &pending.kit {
-                None => pending.sofar.segments + 1,
-                Some(kit) => {
-                    let (entry, segments) = kit.at();
-                    pending.buffers.pool = entry.pool.clone();
-                    pending.plan = entry;
-                    segments
-                }
-            };
-            pending.sofar.add(&mut completion, segments);
-            let goes_on = done && pending.plan.next.is_some() && matches!(pending.answer, Answer::Owed(_));
-            if goes_on && pending.sofar.segments < SEGMENTS_PER_REQUEST_MAX {
-                return self.hop(id, completion, out);
-            }
-            if goes_on {
-                let reason = format!("more than {SEGMENTS_PER_REQUEST_MAX} segments: a loop does not end");
-                completion.outcome = Outcome::Failed(HostFault::of_input("the model", reason));
-            }
+        match self.ended(id, &mut completion) {
+            Next::Hop => return self.hop(id, completion, out),
+            Next::Depart => return self.depart(now, id, completion, out),
+            Next::End => {}
         }
+        let done = completion.outcome == Outcome::Done;
         let ran = completion.first_block.map(|first| completion.finished - first);
         let stopped = completion.outcome == Outcome::Cancelled;
         let (service, stopped_after) = (ran.filter(|_| done), ran.filter(|_| stopped));
@@ -448,7 +519,9 @@ impl Core {
             return;
         };
         let mut pending = self.pending[id.slot()].take().expect("a running request is known");
-        self.count_execution(&pending, &completion);
+        self.count_execution(&pending, &completion, true);
+        let segments = pending.before.segments + pending.sofar.segments;
+        pending.before.add(&mut completion, segments);
         let (result, at) = match &pending.answer {
             Answer::Given(at, error) => (Err(error.clone()), *at),
             Answer::Owed(promise) => {
@@ -478,14 +551,62 @@ impl Core {
     }
 
     /// A segment has ended and another one follows: its plan is found, or made, without the lock.
-    fn hop(&mut self, id: RequestId, completion: Completion, out: &mut Vec<Delivery>) {
+    fn hop(&mut self, id: RequestId, completion: Completion, out: &mut Effects) {
         let pending = self.pending[id.slot()].as_mut().expect("a running request is known");
-        pending.task = None;
+        pending.task = Task::None;
         let pool = pending.buffers.pool.clone();
         let mut buffers = std::mem::replace(&mut pending.buffers, Buffers { io: Io::default(), pool });
         buffers.io = completion.io;
         let (model, plan, kit) = (pending.home.clone(), pending.plan.clone(), pending.kit.clone());
         out.push(Delivery::Hop(Hop { id, model, plan, kit, buffers }));
+    }
+
+    /// Books what a task did for its request, and says what comes after it.
+    fn ended(&mut self, id: RequestId, completion: &mut Completion) -> Next {
+        let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
+        let Some(pending) = known.filter(|pending| pending.id == id) else { return Next::End };
+        let segments = match &pending.kit {
+            None => pending.sofar.segments + 1,
+            Some(kit) => {
+                let (entry, segments) = kit.at();
+                pending.buffers.pool = entry.pool.clone();
+                pending.plan = entry;
+                segments
+            }
+        };
+        pending.sofar.add(completion, segments);
+        let done = completion.outcome == Outcome::Done;
+        if !done || !pending.plan.goes_on() || !matches!(pending.answer, Answer::Owed(_)) {
+            return Next::End;
+        }
+        if pending.before.segments + pending.sofar.segments >= SEGMENTS_PER_REQUEST_MAX {
+            let reason = format!("more than {SEGMENTS_PER_REQUEST_MAX} segments: a loop does not end");
+            completion.outcome = Outcome::Failed(HostFault::of_input("the model", reason));
+            return Next::End;
+        }
+        if pending.home.is_split() { Next::Depart } else { Next::Hop }
+    }
+
+    /// A part of a split model has ended: the request leaves this device for the next one.
+    fn depart(&mut self, now: Nanos, id: RequestId, mut completion: Completion, out: &mut Effects) {
+        let ran = completion.first_block.map(|first| completion.finished - first);
+        let usage = Usage { cu_time: completion.counters.cu_time, service: ran, stopped_after: None };
+        if self.sched.on_complete(now, id, usage).is_none() {
+            fault::log(|| tracing::error!(task = completion.task.0, "the device completed an unknown task"));
+            return;
+        }
+        let mut pending = self.pending[id.slot()].take().expect("a running request is known");
+        self.count_execution(&pending, &completion, false);
+        self.trace_end(&pending, Some(&completion), now, None);
+        let segments = pending.before.segments + pending.sofar.segments;
+        pending.before.add(&mut completion, segments);
+        pending.buffers.io = completion.io;
+        let Pending { home: model, plan, buffers, answer, class, arrival, deadline, .. } = pending;
+        let Answer::Owed(promise) = answer else { unreachable!("who is answered does not go on") };
+        // It does not wait in a queue any more: that is over.
+        let urgency = Urgency { class, arrival, deadline, queue_until: None };
+        let (queued, before, passage) = (pending.queued, pending.before, pending.passage);
+        out.push(Delivery::Move(Move { model, plan, buffers, promise, urgency, queued, before, passage }));
     }
 
     /// A request goes on with `plan`, in its slot and with its key.
@@ -495,7 +616,7 @@ impl Core {
         id: RequestId,
         plan: Arc<PlanEntry>,
         buffers: Buffers,
-        out: &mut Vec<Delivery>,
+        out: &mut Effects,
     ) {
         let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
         let Some(pending) = known.filter(|pending| pending.id == id) else {
@@ -504,13 +625,13 @@ impl Core {
         };
         (pending.plan, pending.buffers) = (plan, buffers);
         match (&pending.answer, pending.task_key) {
-            (Answer::Owed(_), Some(key)) => self.start(now, id, key, out),
+            (Answer::Owed(_), Some(key)) => self.start(id, key, out),
             _ => self.end_hop(now, id, InferError::Cancelled, out),
         }
     }
 
     /// Ends a request that is between two segments.
-    pub(crate) fn end_hop(&mut self, now: Nanos, id: RequestId, error: InferError, out: &mut Vec<Delivery>) {
+    pub(crate) fn end_hop(&mut self, now: Nanos, id: RequestId, error: InferError, out: &mut Effects) {
         let known = self.pending.get(id.slot()).and_then(Option::as_ref);
         let Some(pending) = known.filter(|pending| pending.id == id) else { return };
         let counters = pending.sofar.counters;
@@ -520,7 +641,7 @@ impl Core {
     }
 
     /// After a fault: the buffers of a task that was answered with it.
-    fn take_back(&mut self, id: RequestId, io: Io, out: &mut Vec<Delivery>) {
+    fn take_back(&mut self, id: RequestId, io: Io, out: &mut Effects) {
         let Some(place) = self.pending.get_mut(id.slot()) else { return };
         if let Some(mut pending) = place.take_if(|pending| pending.id == id) {
             pending.buffers.io = io;
@@ -529,7 +650,7 @@ impl Core {
         }
     }
 
-    fn start(&mut self, now: Nanos, id: RequestId, key: TaskKey, out: &mut Vec<Delivery>) {
+    fn start(&mut self, id: RequestId, key: TaskKey, out: &mut Effects) {
         let pending = self.pending[id.slot()].as_mut().expect("a live request is known");
         assert_eq!(pending.id, id, "slots and requests agree");
         let io = std::mem::take(&mut pending.buffers.io);
@@ -542,40 +663,75 @@ impl Core {
                 Some(kit) => kit.each(label),
             }
         }
-        let submitted = match &pending.kit {
-            None => self.device.submit(pending.plan.loaded, key, io, id.0),
-            Some(kit) => self.device.submit_along(pending.plan.loaded, key, io, id.0, kit.clone()),
+        pending.task = Task::Leaving { stop: false };
+        pending.turn = pending.turn.wrapping_add(1);
+        let (turn, model) = (pending.turn, pending.home.clone());
+        let (plan, kit) = (pending.plan.clone(), pending.kit.clone());
+        out.submit(Submit { id, turn, model, plan, key, io, kit });
+    }
+
+    /// The device has a task; whether it is to be stopped at once.
+    pub(crate) fn submitted(&mut self, id: RequestId, turn: u32, task: TaskId) -> bool {
+        let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
+        // It may have ended, or gone on, since.
+        let Some(pending) = known.filter(|pending| pending.id == id && pending.turn == turn) else {
+            return false;
         };
-        match submitted {
-            Ok(task) => pending.task = Some(task),
-            Err(rejected) => {
-                pending.buffers.io = rejected.io;
-                match rejected.why {
-                    // Closed for a moment, if it is not poisoned: it says when it goes on.
-                    RejectReason::Closed if self.device.fault().is_some() => {
-                        return self.fail(InferError::DeviceFault, out);
-                    }
-                    RejectReason::BoardFull | RejectReason::Closed => return self.sched.on_rejected(now, id),
-                    _ => {}
-                }
-                let error = match rejected.why {
-                    RejectReason::SchemeRefuses => {
-                        InferError::NotServed { scheme: self.device.scheme(), class: pending.class }
-                    }
-                    why => {
-                        let plan = pending.plan.plan.name();
-                        fault::log(|| tracing::error!(%why, plan, "the device refuses a task"));
-                        InferError::DeviceFault
-                    }
-                };
-                self.sched.on_complete(now, id, Usage::default());
-                self.end_queued(now, id, error, out);
+        match pending.task {
+            Task::Leaving { stop } => {
+                pending.task = Task::There(task);
+                stop
             }
+            Task::None | Task::There(_) => false,
         }
     }
 
+    /// The device has not taken a task. `closed` says whether it will never take one again.
+    pub(crate) fn rejected(
+        &mut self,
+        now: Nanos,
+        id: RequestId,
+        rejected: Rejected,
+        closed: bool,
+        out: &mut Effects,
+    ) {
+        if closed {
+            self.fail(InferError::DeviceFault, out);
+        }
+        if self.fault.is_some() {
+            return self.take_back(id, rejected.io, out);
+        }
+        let pending = self.pending[id.slot()].as_mut().expect("a request on its way is known");
+        assert_eq!(pending.id, id, "slots and requests agree");
+        pending.buffers.io = rejected.io;
+        let stopped = matches!(pending.task, Task::Leaving { stop: true });
+        pending.task = Task::None;
+        let error = match rejected.why {
+            _ if stopped => InferError::Cancelled,
+            // For a moment: it says when it goes on.
+            RejectReason::BoardFull | RejectReason::Closed => return self.sched.on_rejected(now, id),
+            RejectReason::SchemeRefuses => {
+                InferError::NotServed { scheme: self.scheme, class: pending.class }
+            }
+            why => {
+                let plan = pending.plan.plan.name();
+                fault::log(|| tracing::error!(%why, plan, "the device refuses a task"));
+                InferError::DeviceFault
+            }
+        };
+        let error = match self.sched.on_complete(now, id, Usage::default()).and_then(|ended| ended.cancel) {
+            why @ Some(_) => {
+                let pending = self.pending[id.slot()].as_ref().expect("it was there");
+                let by_caller = matches!(&pending.answer, Answer::Owed(it) if it.ticket().is_cancelled());
+                cancelled(why, by_caller, pending.class, self.scheme)
+            }
+            None => error,
+        };
+        self.end_queued(now, id, error, out);
+    }
+
     /// Ends a request that has its buffers here and is not in the scheduler any more.
-    fn end_queued(&mut self, now: Nanos, id: RequestId, error: InferError, out: &mut Vec<Delivery>) {
+    fn end_queued(&mut self, now: Nanos, id: RequestId, error: InferError, out: &mut Effects) {
         let pending = self.pending[id.slot()].take().expect("a live request is known");
         if matches!(pending.answer, Answer::Owed(_)) {
             self.count_failure(pending.model, pending.class, &error);
@@ -610,127 +766,5 @@ impl Core {
             end: now,
             error: error.map(ToString::to_string),
         });
-    }
-}
-
-/// Statistics.
-impl Core {
-    /// Counts a request that never came to be queued, unless its model has gone meanwhile.
-    pub(crate) fn count_refusal(
-        &mut self,
-        model: ModelId,
-        key: &Arc<ModelKey>,
-        class: Class,
-        error: &InferError,
-    ) {
-        if self.knows(model, key) {
-            self.count_failure(model, class, error);
-        }
-    }
-
-    /// Counts a request that ended without outputs, unless it never was the model's.
-    fn count_failure(&mut self, model: ModelId, class: Class, error: &InferError) {
-        let Some(reason) = failure_reason(error) else { return };
-        let stats = self.class_stats(model, class);
-        stats.failures[reason as usize] += 1;
-        stats.deadline_misses += u64::from(reason == FailureReason::Deadline);
-    }
-
-    fn count_success(&mut self, pending: &Pending, record: &Record) {
-        let stats = self.class_stats(pending.model, pending.class);
-        stats.success += 1;
-        stats.compute_input += record.timings.compute_input;
-        stats.queue += record.timings.queue;
-        stats.compute += record.timings.compute;
-        stats.compute_output += record.timings.compute_output;
-        stats.total.record(record.timings.total);
-        stats.deadline_misses += u64::from(record.late);
-    }
-
-    fn count_execution(&mut self, pending: &Pending, completion: &Completion) {
-        let stats = self.class_stats(pending.model, pending.class);
-        let counters = &completion.counters;
-        stats.executions += u64::from(completion.outcome == Outcome::Done);
-        stats.kills_caused += counters.kills_caused;
-        stats.blocks_killed += counters.blocks_killed;
-        stats.wasted += counters.wasted_time;
-        stats.cu_time += counters.cu_time;
-        stats.padding += counters.padding_time;
-        if completion.preempted {
-            let first = completion.first_block.unwrap_or(completion.finished);
-            stats.preempt_latency.record(first - completion.submitted);
-        }
-    }
-
-    fn class_stats(&mut self, model: ModelId, class: Class) -> &mut ClassStats {
-        &mut self.stats[model.index()][usize::from(!class.is_real_time())]
-    }
-}
-
-fn record(pending: &Pending, completion: &Completion, now: Nanos) -> Record {
-    // A task without blocks never starts; it then ended when it started.
-    let first = completion.first_block.unwrap_or(completion.finished);
-    let timings = Timings {
-        arrival: pending.arrival,
-        compute_input: pending.queued - pending.arrival,
-        queue: first - pending.queued,
-        compute: completion.finished - first,
-        compute_output: now - completion.finished,
-        total: now - pending.arrival,
-    };
-    Record {
-        class: pending.class,
-        timings,
-        first_block: first - completion.submitted,
-        all_cus: completion.all_cus.map(|at| at - completion.submitted),
-        preempted: completion.preempted,
-        late: pending.deadline.is_some_and(|deadline| now > deadline),
-        counters: completion.counters,
-    }
-}
-
-/// What the caller of a stopped task is told.
-fn cancelled(why: Option<CancelReason>, by_caller: bool, class: Class, scheme: Scheme) -> InferError {
-    match why {
-        Some(CancelReason::Deadline) => InferError::DeadlinePassed,
-        Some(CancelReason::ShuttingDown) => InferError::ShuttingDown,
-        // Not asked for by the caller: see [`Core::end_unserved`].
-        Some(CancelReason::Requested) if !by_caller => InferError::NotServed { scheme, class },
-        Some(CancelReason::Requested) | None => InferError::Cancelled,
-    }
-}
-
-fn refused(refusal: Refusal, key: &ModelKey, queued: usize) -> InferError {
-    match refusal {
-        Refusal::QueueFull => InferError::QueueFull { key: key.clone(), len: queued },
-        Refusal::DeadlinePassed => InferError::DeadlinePassed,
-        Refusal::DeadlineUnreachable { needed, left } => InferError::DeadlineUnreachable { needed, left },
-        Refusal::Timeout => InferError::Timeout,
-        Refusal::Draining => InferError::Unloading(key.clone()),
-        Refusal::ShuttingDown => InferError::ShuttingDown,
-    }
-}
-
-fn failure_reason(error: &InferError) -> Option<FailureReason> {
-    match error {
-        InferError::QueueFull { .. }
-        | InferError::NotServed { .. }
-        | InferError::CompileQueueFull
-        | InferError::Unloading(_)
-        | InferError::ShuttingDown => Some(FailureReason::Rejected),
-        InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => Some(FailureReason::Deadline),
-        InferError::Timeout => Some(FailureReason::Timeout),
-        InferError::Cancelled => Some(FailureReason::Cancelled),
-        InferError::Failed(fault) if fault.kind == FaultKind::Input => Some(FailureReason::Input),
-        InferError::Failed(_)
-        | InferError::DeviceFault
-        | InferError::EngineFailed(_)
-        | InferError::NoPlan(_) => Some(FailureReason::Backend),
-        InferError::UnknownModel(_)
-        | InferError::NotReady(_)
-        | InferError::WrongInput { .. }
-        | InferError::UnknownOutput { .. }
-        | InferError::NotAllowed { .. }
-        | InferError::Shapes(_) => None,
     }
 }

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
-use reef_base::{AlignedBytes, Clock, ModelKey, MonotonicClock, Nanos, limits};
+use reef_base::{AlignedBytes, Class, Clock, ModelKey, MonotonicClock, Nanos, limits};
 use reef_device::{Capabilities, Device, Scheme};
-use reef_plan::{DeviceKind, Plan};
+use reef_plan::Plan;
 use reef_program::SegmentKey;
 use reef_sched::SchedOptions;
 
@@ -100,10 +100,7 @@ impl Engine {
     /// An engine without models on `device`, which is called by its kind: `cpu:0`. On a device with virtual
     /// time no thread is started: waiting for an answer, or [`Engine::step`], makes time pass.
     pub fn new(device: Arc<dyn Device>, options: EngineOptions) -> Result<Engine, EngineError> {
-        let kind = match device.capabilities().target.device {
-            DeviceKind::Cpu => "cpu",
-            DeviceKind::Dummy => "dummy",
-        };
+        let kind = device.capabilities().target.device;
         Engine::over(vec![PoolDevice { name: format!("{kind}:0"), device }], options)
     }
 
@@ -261,9 +258,7 @@ impl Engine {
     /// Changes the scheme for every later decision. Under `rt-only` best-effort requests are refused; those
     /// that are queued already wait until the scheme changes again, or end when their model is unloaded.
     pub fn set_scheme(&self, scheme: Scheme) {
-        for lane in 0..self.shared().lanes.len() {
-            self.shared().enter(lane, |core, now, out| core.change_scheme(now, scheme, out));
-        }
+        self.shared().change_scheme(scheme);
     }
 
     /// A snapshot of all statistics, models by name, newest version first.
@@ -344,7 +339,8 @@ impl Engine {
         }
         let kit = model.kit(&plan).ok_or(InferError::DeviceFault)?;
         let (model, promise, waited_since) = (model.clone(), Promise::new(ticket), None);
-        let job = Job { model, plan, promise, buffers, kit, urgency, waited_since };
+        let (before, passage) = Default::default();
+        let job = Job { model, plan, promise, buffers, kit, urgency, waited_since, before, passage };
         self.shared().submit(job).map_err(|Refused { error, promise, .. }| {
             promise.release();
             error
@@ -398,12 +394,14 @@ impl Handle {
         let lanes = 0..shared.lanes.len();
         lanes.clone().for_each(|lane| shared.enter(lane, |core, _, _| core.close()));
         shared.stop_cold(InferError::ShuttingDown);
-        shared.wait_for_all(Nanos::MAX, |core| core.sched.is_real_time_idle());
+        let urgent = |group: &Group| group.is_passed_by(Some(Class::real_time(0)));
+        let any = |group: &Group| group.is_passed_by(None);
+        shared.wait_for_all(Nanos::MAX, |core| core.sched.is_real_time_idle(), urgent);
         let left = Nanos::from(drain) - (shared.clock.now() - begin);
-        shared.wait_for_all(left, |core| core.sched.is_idle());
+        shared.wait_for_all(left, |core| core.sched.is_idle(), any);
         lanes.for_each(|lane| shared.enter(lane, |core, _, _| core.abandon_best_effort()));
-        shared.wait_for_all(Nanos::MAX, Core::owes_nobody);
-        if !shared.wait_for_all(LEAVING_MAX, |core| core.sched.is_idle()) {
+        shared.wait_for_all(Nanos::MAX, Core::owes_nobody, any);
+        if !shared.wait_for_all(LEAVING_MAX, |core| core.sched.is_idle(), any) {
             fault::log(|| tracing::warn!("work that cannot be stopped still runs on the device"));
         }
         threads.stop(shared, Duration::from(LEAVING_MAX));
@@ -430,6 +428,10 @@ fn check_devices(devices: &[PoolDevice]) -> Result<(), EngineError> {
     for (index, PoolDevice { name, device }) in devices.iter().enumerate() {
         if name.is_empty() || devices[..index].iter().any(|other| other.name == *name) {
             return fail(format!("device {index} needs a name that no other has, not '{name}'"));
+        }
+        let cus = device.capabilities().cus;
+        if !(1..=limits::CUS_MAX).contains(&cus) {
+            return fail(format!("{name}: {cus} compute units, 1 to {} are possible", limits::CUS_MAX));
         }
         let virtual_time = device.capabilities().virtual_time;
         if virtual_time != devices[0].device.capabilities().virtual_time {

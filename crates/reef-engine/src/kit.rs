@@ -14,6 +14,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use reef_base::Buffer;
 use reef_base::limits::SEGMENTS_PER_REQUEST_MAX;
 use reef_device::{Io, LoadedPlan, Route};
 
@@ -158,11 +159,13 @@ impl Stops {
         let mut spare = self.stops[to].spare.take()?;
         let here = &self.stops[at];
         let next = here.entry.next.as_ref()?;
-        if next.copied_bytes(&io.inputs, &io.outputs, &spare.inputs) > COPIED_MAX {
+        let copied = next.copied_bytes(&io.inputs, &io.outputs, &spare.inputs);
+        if copied > COPIED_MAX || !next.has_room(&io.inputs, &io.outputs) {
             self.stops[to].spare = Some(spare);
             return None;
         }
-        next.carry(&mut io.inputs, &mut io.outputs, &mut spare.inputs);
+        let hidden = |_: &Buffer, _: &mut Buffer| unreachable!("only what the host sees is copied here");
+        next.carry(&mut io.inputs, &mut io.outputs, &mut spare.inputs, hidden);
         self.stops[at].spare = Some(std::mem::replace(io, spare));
         (self.at, self.segments) = (to, self.segments + 1);
         Some(self.stops[to].entry.loaded)

@@ -29,7 +29,7 @@ pub(crate) struct Lane {
 impl Lane {
     pub(crate) fn new(name: Arc<str>, device: Arc<dyn Device>, board: SchedOptions) -> Self {
         let notes = Arc::new(Notes::default());
-        let core = Mutex::new(Core::new(device.clone(), board, notes.clone()));
+        let core = Mutex::new(Core::new(device.scheme(), board, notes.clone()));
         let (idle, signal, out) = (Condvar::new(), Arc::default(), AtomicBool::new(false));
         Lane { name, device, core, idle, signal, notes, out }
     }

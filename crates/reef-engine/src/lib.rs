@@ -6,21 +6,22 @@
 //!
 //! A request is checked and its inputs copied on the caller's thread ([`Engine::submit`]); the scheduler's
 //! state machine, behind one short mutex, says when it becomes a task; one thread takes completions and
-//! timers. Compute units never take that mutex.
+//! timers. Compute units never take that mutex, and nobody calls a device with it.
 //!
 //! Over several devices ([`Engine::over`]) all of that is there once per device: a *lane* is a device, its
 //! scheduler and its thread. What there is of models, of requests without a plan and of the timeline they
 //! share. A model is on one device or, replicated, on several ([`ModelSettings::placement`]); then a router
-//! sends each request to the device where it is expected to end first. A request stays on its lane.
+//! sends each request to the device where it is expected to end first. A request stays on its lane, unless
+//! its model is split: then it passes from lane to lane, one part of its plan on each.
 //!
 //! Files are layers; none knows one of a row below its own:
 //!
 //! | files | what they hold |
 //! |---|---|
 //! | `error`, `fault`, `model`, `stats` | words: what is said to and by the engine |
-//! | `source`, `plans`, `request`, `ticket`, `trace` | a model's plans, a request and its end, the timeline |
-//! | `place`, `pool`, `cold`, `core` | where models and requests are: by device, name, plan, scheduler |
-//! | `lane` | a device with its core, and who waits there |
+//! | `source`, `divided`, `plans`, `request`, `ticket`, `trace` | plans, a request, its end, the timeline |
+//! | `place`, `passage`, `pool`, `effect`, `cold`, `core` | where models and requests are, what to do |
+//! | `lane`, `split` | a device with its core, and who waits there; the parts of a split model |
 //! | `shared` | all of that behind its locks, and the one way into the cores |
 //! | `compile`, `load`, `check`, `snapshot` | plans made, models come and go, requests judged, sums |
 //! | `threads`, `future`, `session`, `engine` | who calls: threads of the engine and of its users |
@@ -82,19 +83,22 @@
 //! # }
 //! ```
 
+mod ahead;
 mod check;
 mod cold;
 mod compile;
 mod core;
+mod divided;
+mod effect;
 pub mod engine;
 pub mod error;
 mod fault;
 pub mod future;
-mod hop;
 mod kit;
 mod lane;
 mod load;
 pub mod model;
+mod passage;
 mod place;
 mod plans;
 mod pool;
@@ -103,6 +107,7 @@ pub mod session;
 mod shared;
 mod snapshot;
 pub mod source;
+mod split;
 pub mod stats;
 mod threads;
 mod ticket;
@@ -112,14 +117,14 @@ pub use engine::{DeviceInfo, Engine, EngineOptions, PoolDevice};
 pub use error::{EngineError, InferError, LoadError, WrongInput};
 pub use future::InferFuture;
 pub use model::{
-    InputShapes, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, Placement, PlanInfo, Queued,
-    TensorInfo,
+    InputShapes, InputValues, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, Number,
+    Placement, PlanInfo, Queued, TensorInfo,
 };
 pub use reef_base::{Class, Level, ModelKey, Nanos};
-pub use reef_device::{Capabilities, Device, DeviceCounters, DeviceError, Scheme, TaskCounters};
+pub use reef_device::{Capabilities, Device, DeviceCounters, DeviceError, MemoryUse, Scheme, TaskCounters};
 pub use reef_graph::{DType, Shape};
 pub use reef_plan::{FaultKind, HostFault, IoSpec, Plan};
-pub use reef_program::{Given, HandOver, Part, Passed, ProgramError, Segment, SegmentKey, Source, Take};
+pub use reef_program::{Given, HandOver, Part, Passed, ProgramError, Row, Segment, SegmentKey, Source, Take};
 pub use request::{ClassRequest, InferRequest, InferResponse, InputTensor, OutputTensor, Timings};
 pub use session::{RunInfo, Session, SessionOptions};
 pub use source::PlanSource;

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use reef_base::{ModelKey, Nanos, limits};
 use reef_device::DeviceError;
-use reef_graph::Shape;
-use reef_sched::{Drain, ModelId, ModelOptions};
+use reef_sched::{Drain, ModelId};
 
+use crate::ahead::compile_ahead;
 use crate::cold::ColdJob;
+use crate::core::Core;
 use crate::error::{InferError, LoadError};
 use crate::fault::{Foreign, contain, log};
-use crate::model::{InputShapes, ModelInfo, ModelSettings, Queued, TensorInfo};
+use crate::model::{ModelInfo, ModelSettings, Queued};
 use crate::place::{NoPlace, choose};
-use crate::plans::PlanFailure;
 use crate::pool::{Group, Model, named};
 use crate::shared::Shared;
 use crate::source::PlanSource;
@@ -40,7 +40,9 @@ pub(crate) fn load(
     let make = || -> Result<Arc<Group>, LoadError> {
         let source = Foreign::from(open()?);
         let group = Group::new(key.clone(), settings, source, &lanes);
-        group.replicas.iter().try_for_each(|model| compile_ahead(shared, model))?;
+        // The first part of a split model brings the others along.
+        let whole = if group.passages.is_some() { 1 } else { group.replicas.len() };
+        group.replicas[..whole].iter().try_for_each(|model| compile_ahead(shared, model))?;
         Ok(group)
     };
     let group = contain(make).map_err(|what| LoadError::Panicked { key: key.clone(), what })??;
@@ -76,10 +78,18 @@ pub(crate) fn unload(
     let own = |job: &ColdJob| Arc::ptr_eq(&job.model.key, &group.key) && job.begins();
     shared.end_cold(|job| own(job).then(|| InferError::Unloading((*group.key).clone())));
     for model in &group.replicas {
-        shared.enter(model.lane, |core, now, out| core.drain_model(now, model.id(), drain, out));
+        shared.enter(model.lane, |core, now, out| match model.is_split() && model.part > 0 {
+            false => core.drain_model(now, model.id(), drain, out),
+            // What has begun comes here and ends.
+            true => core.end_unserved_of(now, model.id(), out),
+        });
+    }
+    let passed = || group.is_passed_by(None);
+    for model in &group.replicas {
+        let idle = |core: &Core| !passed() && core.sched.is_model_idle(model.id());
+        shared.wait_until(model.lane, Nanos::MAX, idle);
     }
     for model in &group.replicas {
-        shared.wait_until(model.lane, Nanos::MAX, |core| core.sched.is_model_idle(model.id()));
         let removed = shared.lanes[model.lane].core().remove_model(model.id());
         if !removed {
             let key = &group.key;
@@ -115,13 +125,6 @@ impl Reserved<'_> {
 
     /// Tells the scheduler of the model's device.
     fn add(&self, model: &Model) -> Result<ModelId, LoadError> {
-        let settings = &model.settings;
-        let options = ModelOptions {
-            class: settings.class,
-            weight: settings.weight,
-            queue_len: settings.queue_len,
-            in_flight_max: settings.in_flight_max.unwrap_or(limits::BOARD_SLOTS_MAX),
-        };
         let mut core = self.shared.lanes[model.lane].core();
         if self.shared.is_closed() {
             return Err(LoadError::ShuttingDown);
@@ -132,7 +135,7 @@ impl Reserved<'_> {
         {
             return Err(LoadError::Failed(fault.clone()));
         }
-        core.add_model(model.key.clone(), options).ok_or(LoadError::TooManyModels(limits::MODELS_MAX))
+        core.add_model(model.key.clone(), model.options()).ok_or(LoadError::TooManyModels(limits::MODELS_MAX))
     }
 }
 
@@ -169,53 +172,8 @@ fn check_settings(key: &ModelKey, settings: &ModelSettings) -> Result<(), LoadEr
     if settings.in_flight_max == Some(0) {
         return fail("at least one task must be allowed in flight".into());
     }
-    if settings.shapes.len() > limits::PLANS_PER_MODEL_MAX {
-        return fail(format!("at most {} sets of shapes", limits::PLANS_PER_MODEL_MAX));
+    if settings.shapes.len().max(settings.values.len()) > limits::PLANS_PER_MODEL_MAX {
+        return fail(format!("at most {} sets of shapes or values", limits::PLANS_PER_MODEL_MAX));
     }
     Ok(())
-}
-
-/// Compiles what is known at load: the only shapes of a model without symbolic dimensions, or those of its
-/// settings.
-fn compile_ahead(shared: &Shared, model: &Model) -> Result<(), LoadError> {
-    let inputs = &model.inputs;
-    let fixed: Option<Vec<Shape>> = inputs.iter().map(|info| info.fixed_shape()).collect();
-    // Checked for a model without symbolic dimensions too: a shape that it cannot take is a mistake.
-    let named = model.settings.shapes.iter().map(|shapes| concrete(model, shapes));
-    let named = named.collect::<Result<Vec<_>, _>>()?;
-    for shapes in fixed.map_or(named, |shapes| vec![shapes]) {
-        if model.shape_inputs.contains(&true) {
-            // What it begins with depends on values, too.
-            continue;
-        }
-        shared.plan(model, &model.beginning(shapes.clone(), &[])).map_err(|failure| match failure {
-            PlanFailure::Shapes(reason) | PlanFailure::Fault(reason) => {
-                let shapes = shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(" ");
-                LoadError::Compile { key: (*model.key).clone(), shapes, reason }
-            }
-            PlanFailure::Unloaded => unreachable!("a model is unloaded only after it was published"),
-            PlanFailure::Device(source) => LoadError::Device { key: (*model.key).clone(), source },
-        })?;
-    }
-    Ok(())
-}
-
-/// One shape per input from the settings' named ones.
-fn concrete(model: &Model, shapes: &InputShapes) -> Result<Vec<Shape>, LoadError> {
-    let fail = |reason: String| LoadError::Settings { key: (*model.key).clone(), reason };
-    let inputs = &model.inputs;
-    if let Some((name, _)) = shapes.iter().find(|(name, _)| inputs.iter().all(|info| info.name != *name)) {
-        return Err(fail(format!("shapes: the model has no input '{name}'")));
-    }
-    let shape_of = |info: &TensorInfo| {
-        let given = shapes.iter().find(|(name, _)| *name == info.name).map(|(_, shape)| shape.clone());
-        let shape = given.or_else(|| info.fixed_shape());
-        let shape = shape.ok_or_else(|| fail(format!("shapes: input '{}' needs one", info.name)))?;
-        if info.takes(&shape) {
-            Ok(shape)
-        } else {
-            Err(fail(format!("shapes: input '{}' takes {:?}, not {shape}", info.name, info.dims)))
-        }
-    };
-    inputs.iter().map(shape_of).collect()
 }

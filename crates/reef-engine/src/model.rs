@@ -1,5 +1,6 @@
 //! What a user says about a model (specification, settings) and what the engine says back (information).
 
+use std::fmt;
 use std::path::PathBuf;
 
 use reef_base::{Class, Level, ModelKey, Nanos, limits};
@@ -28,6 +29,30 @@ pub struct ModelSpec {
 /// One concrete shape per named input. Inputs without symbolic dimensions may be left out.
 pub type InputShapes = Vec<(String, Shape)>;
 
+/// Values of named shape inputs: the elements of each, row-major.
+pub type InputValues = Vec<(String, Vec<Number>)>;
+
+/// An element of a value that is written in settings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Number {
+    /// For booleans.
+    Bool(bool),
+    /// For integers and floating-point numbers.
+    Int(i64),
+    /// For floating-point numbers.
+    Float(f64),
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Number::Bool(value) => write!(f, "{value}"),
+            Number::Int(value) => write!(f, "{value}"),
+            Number::Float(value) => write!(f, "{value:?}"),
+        }
+    }
+}
+
 /// How a model is served.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSettings {
@@ -46,6 +71,11 @@ pub struct ModelSettings {
     /// Input shapes to compile plans for at load; the rest is compiled on first use. A model without symbolic
     /// dimensions is always compiled at load.
     pub shapes: Vec<InputShapes>,
+    /// Values of shape inputs (whose values are part of what a plan is made for, like shapes) to compile
+    /// plans for at load, every shape input in each set. The first set goes with the first set of `shapes`,
+    /// and so on; a single set of the one goes with every set of the other. Of a model of several segments
+    /// the first is made. Without values nothing is made at load of a model that has shape inputs.
+    pub values: Vec<InputValues>,
     /// Names of the devices that it may be placed on; empty for all.
     pub devices: Vec<String>,
     /// On how many of them it is.
@@ -61,7 +91,9 @@ pub enum Placement {
     /// On each. Every request goes to the device where it is expected to end first; devices of one target
     /// share plans, all of them the weights in memory.
     Replicate,
-    /// Cut over several. Not supported yet.
+    /// Cut over all of them, in their order, at stage boundaries: each request passes from device to device,
+    /// while others follow. Outputs are those of one device of that kind, to the bit. The parts take about as
+    /// long as each other, by what was measured once some requests have passed.
     Split,
 }
 
@@ -90,6 +122,7 @@ impl Default for ModelSettings {
             queue_len: limits::QUEUE_LEN_DEFAULT,
             in_flight_max: None,
             shapes: Vec::new(),
+            values: Vec::new(),
             devices: Vec::new(),
             placement: Placement::One,
         }

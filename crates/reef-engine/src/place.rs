@@ -32,9 +32,6 @@ pub(crate) enum NoPlace {
 
 /// Checks what the settings say about devices, and gives the numbers of those that the model may be on.
 pub(crate) fn candidates(sites: &[Site], settings: &ModelSettings) -> Result<Vec<usize>, String> {
-    if settings.placement == Placement::Split {
-        return Err("placement \"split\" is not supported yet".into());
-    }
     if settings.devices.is_empty() {
         return Ok((0..sites.len()).collect());
     }
@@ -96,7 +93,7 @@ mod tests {
         let expected = said("there is no device 'd:2'; there are d:0, d:1");
         assert_eq!(refused(Placement::One, &["d:0", "d:2"]), expected);
         assert_eq!(refused(Placement::Replicate, &["d:1", "d:1"]), said("device 'd:1' is named twice"));
-        assert_eq!(refused(Placement::Split, &[]), said("placement \"split\" is not supported yet"));
+        assert_eq!(refused(Placement::Split, &["d:2"]), expected);
     }
 
     #[test]
@@ -118,6 +115,8 @@ mod tests {
         let held = [Occupancy::default(); 3];
         assert_eq!(choose(&sites, &held, &settings(Placement::Replicate, &[])), Ok(vec![0, 2]));
         assert_eq!(choose(&sites, &held, &settings(Placement::Replicate, &["d:2"])), Ok(vec![2]));
+        let split = settings(Placement::Split, &["d:2", "d:1", "d:0"]);
+        assert_eq!(choose(&sites, &held, &split), Ok(vec![2, 0]), "in the order of the settings");
         assert_eq!(choose(&sites, &held, &settings(Placement::One, &["d:1"])), Err(NoPlace::Out));
     }
 }

@@ -22,8 +22,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use reef_base::{ModelKey, limits};
 use reef_device::{Device, DeviceError, Io, LoadedPlan};
 use reef_plan::{IoSpec, Plan};
-use reef_program::{HandOver, SegmentKey};
+use reef_program::{HandOver, SegmentKey, Transfer};
 
+use crate::divided::Divided;
 use crate::error::InferError;
 use crate::fault::{Foreign, contain, log};
 
@@ -90,6 +91,8 @@ pub(crate) struct PlanEntry {
     key: SegmentKey,
     /// What comes after it.
     pub(crate) next: Option<HandOver>,
+    /// Where the rest of its segment is, if this is not the last part of it.
+    pub(crate) onward: Option<Onward>,
     device: Arc<dyn Device>,
     used: AtomicU64,
 }
@@ -98,6 +101,17 @@ pub(crate) struct PlanEntry {
 pub(crate) struct Made {
     pub(crate) plan: Foreign<Arc<Plan>>,
     pub(crate) next: Option<HandOver>,
+    pub(crate) onward: Option<Onward>,
+}
+
+/// The next part of a segment that is cut over several devices.
+pub(crate) struct Onward {
+    pub(crate) transfer: Transfer,
+    pub(crate) entry: Arc<PlanEntry>,
+    /// Which part it is.
+    pub(crate) part: usize,
+    /// How the segment is cut; the first part knows.
+    pub(crate) divided: Option<Arc<Divided>>,
 }
 
 impl PlanEntry {
@@ -108,13 +122,28 @@ impl PlanEntry {
         key: SegmentKey,
         index: u16,
     ) -> Result<PlanEntry, PlanFailure> {
-        let Made { plan, next } = made;
+        let Made { plan, next, onward } = made;
         let loaded = contain(|| device.load((*plan).clone()))
             .map_err(|panic| PlanFailure::Fault(format!("loading it on the device panicked: {panic}")))?
             .map_err(PlanFailure::Device)?;
         let pool = Arc::new(IoPool::new(&plan));
         let (device, used) = (device.clone(), AtomicU64::new(0));
-        Ok(PlanEntry { plan, loaded, pool, index, key, next, device, used })
+        Ok(PlanEntry { plan, loaded, pool, index, key, next, onward, device, used })
+    }
+
+    /// Whether requests begin with it.
+    pub(crate) fn begins(&self) -> bool {
+        self.key.part.is_none()
+    }
+
+    /// What it was made for.
+    pub(crate) fn key(&self) -> &SegmentKey {
+        &self.key
+    }
+
+    /// Whether a request goes on after it.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.next.is_some() || self.onward.is_some()
     }
 
     /// Bytes of the buffers that it may keep.
@@ -261,6 +290,18 @@ impl PlanTable {
         self.insert(made, key, device, on_new)
     }
 
+    /// Loads a plan for this key in the place of the one that is there, if one is: requests that have that go
+    /// on with it. `on_new` as above.
+    pub(crate) fn put(
+        &self,
+        key: &SegmentKey,
+        device: &Arc<dyn Device>,
+        made: Made,
+        on_new: impl FnOnce(u16),
+    ) -> Result<Arc<PlanEntry>, PlanFailure> {
+        self.insert(made, key, device, on_new)
+    }
+
     /// Every plan that is there.
     pub(crate) fn entries(&self) -> Vec<Arc<PlanEntry>> {
         self.lock().entries().cloned().collect()
@@ -310,11 +351,13 @@ impl PlanTable {
             Ok(entry) => {
                 self.touch(&entry);
                 *place = Place::Ready(entry.clone());
-                inner.by_key.insert(key.clone(), index);
-                inner.compiled += 1;
+                let before = inner.by_key.insert(key.clone(), index);
+                inner.compiled += u64::from(before.is_none());
+                let replaced = before
+                    .map(|before| std::mem::replace(&mut inner.places[usize::from(before)], Place::Free));
                 let evicted = inner.evict_until(Some(index), Inner::fits);
                 drop(inner);
-                drop(evicted);
+                drop((replaced, evicted));
                 on_new(index);
                 Ok(entry)
             }

@@ -3,7 +3,8 @@
 //!
 //! A [`Model`] is a model on one device: its plans there and its number in that device's scheduler. What a
 //! request names is a [`Group`], the same model on each of its devices. They share what does not depend on a
-//! device and, where the targets are the same, the plans themselves ([`Shelf`]).
+//! device and, where the targets are the same, the plans themselves ([`Shelf`]). Of a model that is split
+//! each device has a part of every plan, and requests begin with the first one.
 //!
 //! | state | event | next |
 //! |---|---|---|
@@ -17,17 +18,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
-use reef_base::{AlignedBytes, ModelKey, limits};
+use reef_base::{AlignedBytes, Class, ModelKey, limits};
 use reef_device::Device;
 use reef_graph::{Shape, Tensor};
-use reef_plan::{Plan, Target};
+use reef_plan::{Cutter, Plan, Target};
 use reef_program::{Given, HandOver, SegmentKey};
-use reef_sched::ModelId;
+use reef_sched::{ModelId, ModelOptions};
 
 use crate::error::{InferError, LoadError};
 use crate::fault::{Foreign, contain};
 use crate::kit::Kit;
-use crate::model::{ModelInfo, ModelSettings, ModelState, PlanInfo, TensorInfo};
+use crate::model::{ModelInfo, ModelSettings, ModelState, Placement, PlanInfo, TensorInfo};
+use crate::passage::Passages;
 use crate::place::Occupancy;
 use crate::plans::{Made, PlanEntry, PlanFailure, PlanTable};
 use crate::source::PlanSource;
@@ -38,8 +40,10 @@ const KITS_MAX: usize = limits::BOARD_SLOTS_DEFAULT;
 /// A model that is ready or unloading, with all its replicas.
 pub(crate) struct Group {
     pub(crate) key: Arc<ModelKey>,
-    /// One per device that it is on, at least one.
+    /// One per device that it is on, at least one; each the whole model, or if it is split a part of it.
     pub(crate) replicas: Vec<Arc<Model>>,
+    /// Of a model that is split.
+    pub(crate) passages: Option<Arc<Passages>>,
     unloading: AtomicBool,
 }
 
@@ -52,6 +56,10 @@ pub(crate) struct Model {
     source: Arc<Foreign<Arc<dyn PlanSource>>>,
     /// The number of its device.
     pub(crate) lane: usize,
+    /// Which of its group it is.
+    pub(crate) part: usize,
+    /// Its requests, if it is split.
+    pub(crate) passages: Option<Arc<Passages>>,
     /// What it begins with, by shapes and values of its inputs.
     pub(crate) plans: PlanTable,
     /// What it goes on with.
@@ -76,14 +84,18 @@ impl Group {
         let (inputs, outputs): (Arc<[_]>, Arc<[_]>) = (source.inputs().into(), source.outputs().into());
         let shape_inputs: Arc<[bool]> = source.shape_inputs().into();
         let (key, settings, source) = (Arc::new(key), Arc::new(settings), Arc::new(source));
-        let shelf = Arc::new(Shelf { shared: lanes.len() > 1, plans: Mutex::default() });
-        let replica = |lane: usize, group: &Weak<Group>| Model {
+        let split = lanes.len() > 1 && settings.placement == Placement::Split;
+        let shelf = Arc::new(Shelf { shared: lanes.len() > 1 && !split, plans: Mutex::default() });
+        let passages = split.then(|| Arc::new(Passages::new(passages_max(&settings))));
+        let replica = |part: usize, lane: usize, group: &Weak<Group>| Model {
             key: key.clone(),
             settings: settings.clone(),
             inputs: inputs.clone(),
             outputs: outputs.clone(),
             source: source.clone(),
             lane,
+            part,
+            passages: passages.clone(),
             plans: PlanTable::new(limits::PLANS_PER_MODEL_MAX),
             segments: PlanTable::new(limits::SEGMENTS_PER_MODEL_MAX),
             shape_inputs: shape_inputs.clone(),
@@ -94,7 +106,12 @@ impl Group {
         };
         Arc::new_cyclic(|group| Group {
             key: key.clone(),
-            replicas: lanes.iter().map(|&lane| Arc::new(replica(lane, group))).collect(),
+            replicas: lanes
+                .iter()
+                .enumerate()
+                .map(|(at, &lane)| Arc::new(replica(at, lane, group)))
+                .collect(),
+            passages: passages.clone(),
             unloading: AtomicBool::new(false),
         })
     }
@@ -107,6 +124,12 @@ impl Group {
     /// From now on it is not ready; false when that was so before.
     pub(crate) fn begin_unload(&self) -> bool {
         !self.unloading.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether requests of a class, or any, are on their way through its parts.
+    pub(crate) fn is_passed_by(&self, class: Option<Class>) -> bool {
+        let count = |passages: &Arc<Passages>| class.map_or(passages.total(), |class| passages.len(class));
+        self.passages.as_ref().is_some_and(|passages| count(passages) > 0)
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -128,6 +151,11 @@ impl Group {
     }
 }
 
+/// Requests of a class that may be on their way through a split model with these settings.
+fn passages_max(settings: &ModelSettings) -> usize {
+    settings.queue_len + limits::BOARD_SLOTS_MAX
+}
+
 /// Plans that replicas share: what one of them made, the others only load. Keeps no plan alive.
 struct Shelf {
     /// Whether there is somebody to share with.
@@ -145,7 +173,7 @@ impl Shelf {
         }
         let plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let (plan, next) = plans.get(&(key.clone(), target))?;
-        Some(Made { plan: Foreign::from(plan.upgrade()?), next: next.clone() })
+        Some(Made { plan: Foreign::from(plan.upgrade()?), next: next.clone(), onward: None })
     }
 
     fn put(&self, key: &SegmentKey, target: Target, made: &Made) {
@@ -175,6 +203,39 @@ impl Model {
         self.shelf.shared
     }
 
+    /// Whether it is one of the parts that a model is cut into.
+    pub(crate) fn is_split(&self) -> bool {
+        self.passages.is_some()
+    }
+
+    /// What it is one of; `None` when that is gone.
+    pub(crate) fn group(&self) -> Option<Arc<Group>> {
+        self.group.upgrade()
+    }
+
+    /// Another part of the model; `None` when the model is gone.
+    pub(crate) fn part(&self, part: usize) -> Option<Arc<Model>> {
+        self.group.upgrade()?.replicas.get(part).cloned()
+    }
+
+    /// How the scheduler of its device is to serve it.
+    pub(crate) fn options(&self) -> ModelOptions {
+        let settings = &self.settings;
+        ModelOptions {
+            class: settings.class,
+            weight: settings.weight,
+            // What was admitted to the first part is not refused by another one.
+            queue_len: if self.part == 0 { settings.queue_len } else { passages_max(settings) },
+            in_flight_max: settings.in_flight_max.unwrap_or(limits::BOARD_SLOTS_MAX),
+        }
+    }
+
+    /// The number by which the scheduler knows a plan of it.
+    pub(crate) fn number(&self, plan: &PlanEntry) -> u16 {
+        // Of the plans that it goes on with nothing is measured.
+        if plan.begins() { plan.index } else { limits::PLANS_PER_MODEL_MAX as u16 }
+    }
+
     /// Its id in the scheduler of its device.
     pub(crate) fn id(&self) -> ModelId {
         *self.id.get().expect("a registered model is scheduled")
@@ -195,7 +256,8 @@ impl Model {
     /// What a request takes along that begins with `entry`; nothing if that is all. `None` when the device
     /// gives no buffers.
     pub(crate) fn kit(&self, entry: &Arc<PlanEntry>) -> Option<Option<Arc<Kit>>> {
-        if entry.next.is_none() {
+        // A kit is for one device.
+        if entry.next.is_none() || self.is_split() {
             return Some(None);
         }
         let mut kits = self.kits();
@@ -249,25 +311,51 @@ impl Model {
         key: &SegmentKey,
         on_new: impl FnOnce(ModelId, u16),
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
-        let target = device.capabilities().target;
-        let compile = || {
-            if let Some(made) = self.shelf.find(key, target) {
-                return Ok(made);
-            }
-            let compiled = contain(|| self.source.segment(key, target));
-            let panicked = |panic: String| PlanFailure::Fault(format!("the compiler panicked: {panic}"));
-            let (plan, next) = compiled.map_err(panicked)?.map_err(PlanFailure::Shapes)?.into_parts();
-            let made = Made { plan: Foreign::from(plan), next };
-            self.check_plan(&made.plan, made.next.is_none(), key).map_err(PlanFailure::Fault)?;
-            self.shelf.put(key, target, &made);
-            Ok(made)
-        };
-        let added = |index| {
-            if let Some(&id) = self.id.get().filter(|_| key.part.is_none()) {
-                on_new(id, index);
-            }
-        };
-        self.table(key).find_or_make(key, device, compile, added)
+        let make = || self.make(device.cutter().as_ref(), key);
+        self.plan_by(device, key, make, on_new)
+    }
+
+    /// As [`Model::plan`], where `make` makes it.
+    pub(crate) fn plan_by(
+        &self,
+        device: &Arc<dyn Device>,
+        key: &SegmentKey,
+        make: impl FnOnce() -> Result<Made, PlanFailure>,
+        on_new: impl FnOnce(ModelId, u16),
+    ) -> Result<Arc<PlanEntry>, PlanFailure> {
+        self.table(key).find_or_make(key, device, make, |index| self.added(key, index, on_new))
+    }
+
+    /// Loads a plan for this key in the place of the one that there is, if there is one.
+    pub(crate) fn put(
+        &self,
+        device: &Arc<dyn Device>,
+        key: &SegmentKey,
+        made: Made,
+        on_new: impl FnOnce(ModelId, u16),
+    ) -> Result<Arc<PlanEntry>, PlanFailure> {
+        self.table(key).put(key, device, made, |index| self.added(key, index, on_new))
+    }
+
+    fn added(&self, key: &SegmentKey, index: u16, on_new: impl FnOnce(ModelId, u16)) {
+        if let Some(&id) = self.id.get().filter(|_| key.part.is_none()) {
+            on_new(id, index);
+        }
+    }
+
+    /// Makes the whole plan for this key and devices of this cutter, or takes what a replica made.
+    pub(crate) fn make(&self, cutter: &dyn Cutter, key: &SegmentKey) -> Result<Made, PlanFailure> {
+        let target = cutter.target();
+        if let Some(made) = self.shelf.find(key, target) {
+            return Ok(made);
+        }
+        let compiled = contain(|| self.source.segment(key, cutter));
+        let panicked = |panic: String| PlanFailure::Fault(format!("the compiler panicked: {panic}"));
+        let (plan, next) = compiled.map_err(panicked)?.map_err(PlanFailure::Shapes)?.into_parts();
+        let made = Made { plan: Foreign::from(plan), next, onward: None };
+        self.check_plan(&made.plan, made.next.is_none(), key).map_err(PlanFailure::Fault)?;
+        self.shelf.put(key, target, &made);
+        Ok(made)
     }
 
     /// Lets go of the half of its plans that were not used for longest.

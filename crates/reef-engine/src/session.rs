@@ -4,13 +4,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use reef_base::{AlignedBytes, Nanos};
+use reef_base::{Buffer, Nanos};
 use reef_device::{Io, TaskCounters};
 use reef_graph::Shape;
 use reef_plan::{IoSpec, Plan};
 
 use crate::check::{self, Terms, Wishes};
 use crate::core::{Job, Refused};
+use crate::effect::Sofar;
 use crate::error::{InferError, WrongInput};
 use crate::model::TensorInfo;
 use crate::plans::{Buffers, PlanEntry};
@@ -163,6 +164,8 @@ impl Session {
             kit: self.model.kit(&self.plan).ok_or(InferError::DeviceFault)?,
             urgency: self.terms.urgency(arrival),
             waited_since: None,
+            before: Sofar::default(),
+            passage: None,
         };
         if let Err(Refused { error, buffers, promise }) = self.shared.submit(job) {
             promise.release();
@@ -184,7 +187,7 @@ impl Session {
     /// Whether the model's inputs are kept apart from the buffers of a run: it runs several plans, or one
     /// that their values decide.
     fn copies(&self) -> bool {
-        self.plan.next.is_some() || self.model.shape_inputs.contains(&true)
+        self.plan.goes_on() || self.model.shape_inputs.contains(&true)
     }
 
     /// Other buffers with the same inputs; these are kept.
@@ -193,9 +196,15 @@ impl Session {
         let buffers = self.buffers.insert(buffers);
         if self.model.shape_inputs.contains(&true) {
             let shapes = self.plan.pool.inputs.iter().map(|spec| spec.shape.clone()).collect();
-            let data: Vec<&[u8]> = buffers.io.inputs.iter().map(AlignedBytes::as_slice).collect();
+            let data: Vec<&[u8]> = buffers.io.inputs.iter().map(Buffer::as_slice).collect();
             let plan = self.shared.plan(&self.model, &self.model.beginning(shapes, &data));
             self.plan = plan.map_err(|failure| failure.into_error(&self.model.key))?;
+        }
+        if self.model.is_split()
+            && let Some(plan) = self.model.find(self.plan.key())
+        {
+            // It may be cut anew.
+            self.plan = plan;
         }
         let mut others = self.plan.buffers().ok_or(InferError::DeviceFault)?;
         for (to, from) in others.io.inputs.iter_mut().zip(&buffers.io.inputs) {

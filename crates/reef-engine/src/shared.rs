@@ -13,21 +13,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reef_base::limits::DEVICES_MAX;
-use reef_base::{Class, Clock, Nanos};
-use reef_device::{DeviceError, Wake};
+use reef_base::{Buffer, Class, Clock, Nanos};
+use reef_device::{DeviceError, RejectReason, Scheme, Wake};
 use reef_program::SegmentKey;
 use reef_sched::{Forecast, Offer, Router};
 
 use crate::cold::{ColdJob, ColdQueue, ColdWork};
 use crate::core::{Core, Job, Refused};
+use crate::effect::{Delivery, Effects, Hop, Move, Stop, Submit, TaskEffect};
 use crate::error::InferError;
 use crate::fault::{self, Verdict};
-use crate::hop::{Delivery, Hop};
 use crate::lane::Lane;
 use crate::place::Site;
 use crate::plans::{PlanEntry, PlanFailure};
 use crate::pool::{Group, Model, Registry};
 use crate::request::Urgency;
+use crate::split;
 use crate::ticket::{Finished, Ticket};
 use crate::trace::{Traced, Tracing};
 
@@ -45,7 +46,9 @@ pub(crate) struct Shared {
     pub(crate) cold: ColdQueue,
     pub(crate) tracing: Tracing,
     /// Ends of one step, kept so that stepping allocates no more than the completion thread does.
-    step_out: Mutex<Vec<Delivery>>,
+    step_out: Mutex<Effects>,
+    /// Held by who changes the scheme.
+    changing: Mutex<()>,
     /// Time is virtual: there are no threads, who waits makes it pass.
     pub(crate) stepped: bool,
     closed: AtomicBool,
@@ -71,32 +74,51 @@ impl Shared {
             cold: ColdQueue::new(cold_queue_len),
             tracing,
             step_out: Mutex::default(),
+            changing: Mutex::default(),
             stepped,
             closed: AtomicBool::new(false),
             verdict: Verdict::default(),
         }
     }
 
-    /// Does `event` in the core of a lane, then what follows from it, then delivers the ends.
-    pub(crate) fn enter<T>(
-        &self,
-        lane: usize,
-        event: impl FnOnce(&mut Core, Nanos, &mut Vec<Delivery>) -> T,
-    ) -> T {
-        // Does not allocate until something ends here.
-        let mut out = Vec::new();
+    /// Changes the scheme of every lane.
+    pub(crate) fn change_scheme(&self, scheme: Scheme) {
+        let mut out = Effects::default();
+        // One change at a time, so that devices and cores have the same.
+        let one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let tell_device = || {
+                if let Err(panic) = fault::contain(|| lane.device.set_scheme(scheme)) {
+                    self.break_down(panic.clone());
+                    resume_unwind(Box::new(panic));
+                }
+            };
+            // A device that is to take best-effort tasks does so before any is started.
+            let (before, after) = (scheme != Scheme::RtOnly, scheme == Scheme::RtOnly);
+            before.then(tell_device);
+            self.enter_with(index, &mut out, |core, now, out| core.change_scheme(now, scheme, out));
+            after.then(tell_device);
+        }
+        // Wakers may change it again.
+        drop(one);
+        self.deliver(&mut out);
+    }
+
+    /// Does `event` in the core of a lane, then what follows from it, then carries out the effects.
+    pub(crate) fn enter<T>(&self, lane: usize, event: impl FnOnce(&mut Core, Nanos, &mut Effects) -> T) -> T {
+        let mut out = Effects::default();
         let result = self.enter_with(lane, &mut out, event);
         self.deliver(&mut out);
         result
     }
 
-    /// As [`Shared::enter`], with the ends left in `out`. A bug that panics in the core is one of the caller,
-    /// too, once everybody has been answered.
+    /// As [`Shared::enter`], with the effects left in `out`. A bug that panics in the core is one of the
+    /// caller, too, once everybody has been answered.
     pub(crate) fn enter_with<T>(
         &self,
         lane: usize,
-        out: &mut Vec<Delivery>,
-        event: impl FnOnce(&mut Core, Nanos, &mut Vec<Delivery>) -> T,
+        out: &mut Effects,
+        event: impl FnOnce(&mut Core, Nanos, &mut Effects) -> T,
     ) -> T {
         let mut core = self.lanes[lane].core();
         let before = core.fault().is_some();
@@ -132,12 +154,22 @@ impl Shared {
         result
     }
 
-    /// Delivers the ends of a step.
-    pub(crate) fn deliver(&self, out: &mut Vec<Delivery>) {
-        for delivery in out.drain(..) {
+    /// Carries out the effects of a step.
+    pub(crate) fn deliver(&self, out: &mut Effects) {
+        for task in out.tasks.drain(..) {
+            let done = fault::contain(|| match task {
+                TaskEffect::Submit(submit) => self.hand_in(submit),
+                TaskEffect::Stop(stop) => self.stop(stop),
+            });
+            if let Err(panic) = done {
+                self.break_down(panic);
+            }
+        }
+        for delivery in out.deliveries.drain(..) {
             let done = fault::contain(|| match delivery {
                 Delivery::End(end) => end.deliver(),
                 Delivery::Hop(hop) => self.hop(hop),
+                Delivery::Move(moved) => self.move_on(moved),
             });
             if let Err(panic) = done {
                 self.break_down(panic);
@@ -145,10 +177,46 @@ impl Shared {
         }
     }
 
+    /// A request becomes a task of its device.
+    fn hand_in(&self, submit: Submit) {
+        let Submit { id, turn, model, plan, key, io, kit } = submit;
+        let lane = &self.lanes[model.lane];
+        let submitted = match kit {
+            None => lane.device.submit(plan.loaded, key, io, id.0),
+            Some(kit) => lane.device.submit_along(plan.loaded, key, io, id.0, kit),
+        };
+        match submitted {
+            Ok(task) => {
+                let stop = lane.core().submitted(id, turn, task);
+                if stop {
+                    self.stop(Stop { id, model, task: Some(task) });
+                }
+            }
+            Err(rejected) => {
+                let closed = rejected.why == RejectReason::Closed && lane.device.fault().is_some();
+                self.enter(model.lane, |core, now, out| core.rejected(now, id, rejected, closed, out));
+            }
+        }
+    }
+
+    /// The end of a request was asked for: of its task, if it has one, and of whoever waits for it.
+    fn stop(&self, stop: Stop) {
+        let Stop { id, model, task } = stop;
+        let lane = &self.lanes[model.lane];
+        if let Some(task) = task {
+            lane.device.cancel(task);
+        }
+        // Some tasks have ended by now, this one perhaps in time.
+        while let Some(completion) = lane.device.try_complete() {
+            self.enter(model.lane, |core, now, out| core.complete(now, completion, out));
+        }
+        self.enter(model.lane, |core, now, out| core.answer_stopped(now, id, out));
+    }
+
     /// A bug of ours showed: everybody who waits is answered with that, and nothing is served any more.
     pub(crate) fn break_down(&self, panic: String) {
         let fault = InferError::EngineFailed(panic);
-        let mut out = Vec::new();
+        let mut out = Effects::default();
         for lane in &self.lanes {
             // Nothing of a core is asked for more than its books, and of those not that they agree.
             let answered = fault::contain(|| lane.core().fail(fault.clone(), &mut out));
@@ -227,6 +295,10 @@ impl Shared {
             // Its core says what is the matter, if something is.
             return Some(only.clone());
         }
+        if group.passages.is_some() {
+            let whole = group.replicas.iter().all(|part| !self.lanes[part.lane].is_out());
+            return whole.then(|| group.replicas[0].clone());
+        }
         let now = self.clock.now();
         let (mut offers, mut len) = ([Offer::default(); DEVICES_MAX], 0);
         for planned in [true, false] {
@@ -264,16 +336,25 @@ impl Shared {
     /// Queues a job; on refusal what it had comes back. One that a device which has failed refuses, and that
     /// may go to another, is not counted.
     #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
-    pub(crate) fn submit(&self, job: Job) -> Result<(), Refused> {
+    pub(crate) fn submit(&self, mut job: Job) -> Result<(), Refused> {
         let lane = job.model.lane;
+        if let (Some(passages), None) = (&job.model.passages, &job.passage) {
+            let class = job.urgency.class;
+            job.passage = passages.begin(class);
+            if job.passage.is_none() {
+                let error = InferError::QueueFull { key: (*job.model.key).clone(), len: passages.len(class) };
+                self.count_refusal(&job.model, class, &error);
+                return Err(Refused { error, buffers: job.buffers, promise: job.promise });
+            }
+        }
         // Before the core is asked: who cancels asks the core of the lane that stands there.
         job.promise.ticket().set_lane(lane);
-        self.enter(lane, |core, now, _| match core.fault() {
+        self.enter(lane, |core, now, out| match core.fault() {
             Some(InferError::DeviceFault) if job.model.is_replicated() => {
                 let Job { buffers, promise, .. } = job;
                 Err(Refused { error: InferError::DeviceFault, buffers, promise })
             }
-            _ => core.submit(now, job),
+            _ => core.submit(now, job, out),
         })
     }
 
@@ -303,18 +384,116 @@ impl Shared {
     /// A model's plan for this key; compiles and loads it if there is none. Slow: not for the hot path.
     pub(crate) fn plan(&self, model: &Model, key: &SegmentKey) -> Result<Arc<PlanEntry>, PlanFailure> {
         let lane = &self.lanes[model.lane];
-        let plan =
-            || model.plan(&lane.device, key, |id, index| lane.core().reset_plan(id, &model.key, index));
+        let split = if model.is_split() { model.group() } else { None };
+        let plan = || match &split {
+            Some(group) => split::plan(&self.lanes, group, key),
+            None => model.plan(&lane.device, key, |id, index| lane.core().reset_plan(id, &model.key, index)),
+        };
         match plan() {
             // Models share a device's places: each gives up what it has not used for longest.
             Err(PlanFailure::Device(DeviceError::TooManyPlans { .. })) => {
                 let on_it = self.registry.live();
                 let on_it = on_it.iter().flat_map(|group| &group.replicas);
-                on_it.filter(|other| other.lane == model.lane).for_each(|other| other.make_room());
+                let shares = |other: &&Arc<Model>| split.is_some() || other.lane == model.lane;
+                on_it.filter(shares).for_each(|other| other.make_room());
                 plan()
             }
             made => made,
         }
+    }
+
+    /// Looks again how a split model's plan is cut.
+    pub(crate) fn look_again(&self, model: &Model, key: &SegmentKey) {
+        if let Some(group) = model.group().filter(|group| group.is_ready()) {
+            split::look_again(&self.lanes, &group, key);
+        }
+    }
+
+    /// A part of a split model has ended: the request goes on with the next one, on its device.
+    fn move_on(&self, moved: Move) {
+        if let Some(onward) = &moved.plan.onward {
+            let Some(model) = moved.model.part(onward.part) else {
+                let gone = InferError::Unloading((*moved.model.key).clone());
+                return self.end_move(moved, gone);
+            };
+            if onward.divided.as_ref().is_some_and(|divided| divided.count()) {
+                self.see_to(&moved.model, moved.plan.key());
+            }
+            let entry = onward.entry.clone();
+            return self.arrive(moved, model, entry);
+        }
+        // The segment has ended: another one begins with its first part.
+        let next = moved.plan.next.as_ref().expect("a request moves where something follows");
+        let key = next.key(&moved.buffers.io.inputs, &moved.buffers.io.outputs);
+        let (key, model) = match (key, moved.model.part(0)) {
+            (Ok(key), Some(model)) => (key, model),
+            (Ok(_), None) => {
+                let gone = InferError::Unloading((*moved.model.key).clone());
+                return self.end_move(moved, gone);
+            }
+            (Err(error), _) => return self.end_move(moved, InferError::NoPlan(error.to_string())),
+        };
+        let found = match model.find(&key) {
+            None if self.stepped => Some(self.plan(&model, &key)),
+            found => found.map(Ok),
+        };
+        match found {
+            Some(Ok(plan)) => self.arrive(moved, model, plan),
+            Some(Err(failure)) => {
+                let error = failure.into_error(&model.key);
+                self.end_move(moved, error);
+            }
+            None => {
+                let work = ColdWork::Move(Box::new(moved));
+                let job = ColdJob { model, key, work, queued: self.clock.now() };
+                let expiry = job.expiry();
+                match self.cold.push(job) {
+                    Ok(()) => self.wake_by(expiry),
+                    Err((error, job)) => self.refuse_cold(job, error),
+                }
+            }
+        }
+    }
+
+    /// A request of a split model begins with `plan`, on the device of `model`.
+    pub(crate) fn arrive(&self, mut moved: Move, model: Arc<Model>, plan: Arc<PlanEntry>) {
+        let Some(mut buffers) = plan.buffers() else { return self.end_move(moved, InferError::DeviceFault) };
+        let io = &mut moved.buffers.io;
+        let device = &self.lanes[model.lane].device;
+        let copy = |from: &Buffer, to: &mut Buffer| device.copy(from, to);
+        match (&moved.plan.onward, &moved.plan.next) {
+            (Some(onward), _) => {
+                onward.transfer.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs, copy);
+            }
+            (None, Some(next)) => {
+                next.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs, copy);
+            }
+            (None, None) => {}
+        }
+        let Move { plan: done, buffers: used, promise, urgency, queued, before, passage, .. } = moved;
+        drop((used, done));
+        let waited_since = Some(queued);
+        let job = Job { model, plan, promise, buffers, kit: None, urgency, waited_since, before, passage };
+        if let Err(Refused { error, promise, .. }) = self.submit(job) {
+            promise.refuse(error);
+        }
+    }
+
+    fn end_move(&self, moved: Move, error: InferError) {
+        self.count_refusal(&moved.model, moved.urgency.class, &error);
+        let Move { plan, buffers, promise, passage, .. } = moved;
+        drop((plan, buffers, passage));
+        promise.refuse(error);
+    }
+
+    /// Has the cut of a split model's plan looked at, when there is time.
+    fn see_to(&self, model: &Arc<Model>, key: &SegmentKey) {
+        if self.stepped {
+            return self.look_again(model, key);
+        }
+        let (model, key, work) = (model.clone(), key.clone(), ColdWork::LookAgain);
+        // If nothing is taken any more, nobody asks for it either.
+        let _ = self.cold.push(ColdJob { model, key, work, queued: self.clock.now() });
     }
 
     /// A segment has ended: the request goes on with the next one, at once if its plan is there.
@@ -349,7 +528,9 @@ impl Shared {
             kit.learn(&hop.buffers.io, &plan);
         }
         let io = &mut hop.buffers.io;
-        next.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs);
+        let device = &self.lanes[hop.model.lane].device;
+        let copy = |from: &Buffer, to: &mut Buffer| device.copy(from, to);
+        next.carry(&mut io.inputs, &mut io.outputs, &mut buffers.io.inputs, copy);
         self.enter(hop.model.lane, |core, now, out| core.resume(now, hop.id, plan, buffers, out));
     }
 
@@ -394,6 +575,8 @@ impl Shared {
                 promise.refuse(error);
             }
             ColdWork::Hop(hop) => self.end_hop(hop, error),
+            ColdWork::Move(moved) => self.end_move(*moved, error),
+            ColdWork::LookAgain => {}
         }
     }
 
@@ -420,7 +603,7 @@ impl Shared {
 
     /// Takes every completion of a lane that is ready and fires the timers that are due; true if something
     /// completed.
-    pub(crate) fn advance(&self, index: usize, out: &mut Vec<Delivery>) -> bool {
+    pub(crate) fn advance(&self, index: usize, out: &mut Effects) -> bool {
         let lane = &self.lanes[index];
         let mut progress = false;
         while let Some(completion) = lane.device.try_complete() {
@@ -445,7 +628,7 @@ impl Shared {
         progress
     }
 
-    fn advance_all(&self, out: &mut Vec<Delivery>) -> bool {
+    fn advance_all(&self, out: &mut Effects) -> bool {
         let mut progress = false;
         for lane in 0..self.lanes.len() {
             progress |= self.advance(lane, out);
@@ -503,15 +686,37 @@ impl Shared {
         }
     }
 
-    /// Blocks until `done` says so of every lane, one after the other, at most for `patience` on the engine's
-    /// clock; says whether it is.
-    pub(crate) fn wait_for_all(&self, patience: Nanos, done: impl Fn(&Core) -> bool) -> bool {
+    /// Blocks until `done` says so of every lane, one after the other, and no request that `passing` means is
+    /// on its way from one to another, at most for `patience` on the engine's clock; says whether it is.
+    pub(crate) fn wait_for_all(
+        &self,
+        patience: Nanos,
+        done: impl Fn(&Core) -> bool,
+        passing: impl Fn(&Group) -> bool,
+    ) -> bool {
         let end = self.clock.now() + patience;
-        let mut all = true;
-        for lane in 0..self.lanes.len() {
-            all &= self.wait_until(lane, end.since(self.clock.now()), &done);
+        loop {
+            let mut all = true;
+            for lane in 0..self.lanes.len() {
+                all &= self.wait_until(lane, end.since(self.clock.now()), &done);
+            }
+            // Between two devices nobody's books have a request of a split model.
+            let passing = self.fault().is_none() && self.registry.live().iter().any(|group| passing(group));
+            if !passing || end <= self.clock.now() {
+                return all && !passing;
+            }
+            self.pause();
         }
-        all
+    }
+
+    /// Lets a moment pass in which requests get on.
+    fn pause(&self) {
+        const PAUSE: Duration = Duration::from_micros(200);
+        match self.lane_of_thread() {
+            _ if self.stepped => drop(self.step()),
+            Some(own) => self.advance_here(own, PAUSE),
+            None => std::thread::sleep(PAUSE),
+        }
     }
 
     /// Blocks until `done` says so of a lane, at most for `patience` on the engine's clock; says whether it
@@ -554,12 +759,12 @@ impl Shared {
     fn advance_here(&self, own: usize, pause: Duration) {
         let signal = &self.lanes[own].signal;
         signal.take();
-        if !self.advance(own, &mut Vec::new()) && !signal.is_pending() {
+        if !self.advance(own, &mut Effects::default()) && !signal.is_pending() {
             std::thread::park_timeout(pause);
         }
     }
 
-    fn step_out(&self) -> MutexGuard<'_, Vec<Delivery>> {
+    fn step_out(&self) -> MutexGuard<'_, Effects> {
         self.step_out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -56,5 +56,5 @@ fn model_stats(shared: &Shared, group: &Group, mut devices: Vec<ModelOnDevice>) 
 fn device_stats(lane: &Lane) -> DeviceStats {
     let description = lane.device.capabilities().name.clone();
     let (name, counters, fault) = (lane.name.to_string(), lane.device.counters(), lane.device.fault());
-    DeviceStats { name, description, counters, fault }
+    DeviceStats { name, description, counters, memory: lane.device.memory(), fault }
 }

@@ -8,8 +8,8 @@ use reef_base::ModelKey;
 use reef_compile::CompileOptions;
 use reef_graph::Shape;
 use reef_onnx::{Dim, ImportError, OnnxModel, Rest, Step, TensorDecl};
-use reef_plan::{IoSpec, ModelWeights, Plan, Target};
-use reef_program::{Given, Part, Passed, Segment, SegmentKey, Source, Take};
+use reef_plan::{Cutter, IoSpec, ModelWeights, Plan};
+use reef_program::{Given, Part, Passed, Row, Segment, SegmentKey, Source, Take};
 
 use crate::error::LoadError;
 use crate::model::{ModelSource, TensorInfo};
@@ -22,9 +22,9 @@ pub trait PlanSource: Send + Sync + fmt::Debug {
     /// The model's outputs, -1 for symbolic extents.
     fn outputs(&self) -> &[TensorInfo];
 
-    /// A plan for these concrete shapes, one per input in order. The error says why the model does not take
-    /// them, for people: it is what a client is told.
-    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String>;
+    /// A plan for these concrete shapes, one per input in order, for the device with this cutter. The error
+    /// says why the model does not take them, for people: it is what a client is told.
+    fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String>;
 
     /// For every input, in order, whether its value decides shapes or which way the model goes: it is part of
     /// what a segment is made for, then.
@@ -34,13 +34,13 @@ pub trait PlanSource: Send + Sync + fmt::Debug {
 
     /// A segment of the model: its first for a key without a part. Sources whose models are one plan for the
     /// shapes of their inputs need not say more than [`PlanSource::compile`].
-    fn segment(&self, key: &SegmentKey, target: Target) -> Result<Segment, String> {
+    fn segment(&self, key: &SegmentKey, cutter: &dyn Cutter) -> Result<Segment, String> {
         let shape = |given: &Given| match given {
             Given::Tensor(_, shape) => shape.clone(),
             Given::Value(value) => value.shape().clone(),
         };
         let shapes: Vec<Shape> = key.given.iter().map(shape).collect();
-        self.compile(&shapes, target).map(Segment::last)
+        self.compile(&shapes, cutter).map(Segment::last)
     }
 }
 
@@ -86,7 +86,7 @@ impl PlanSource for OnePlan {
         &self.outputs
     }
 
-    fn compile(&self, _shapes: &[Shape], _target: Target) -> Result<Arc<Plan>, String> {
+    fn compile(&self, _shapes: &[Shape], _cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
         Ok(self.plan.clone())
     }
 }
@@ -110,10 +110,10 @@ impl PlanSource for OnnxSource {
         &self.outputs
     }
 
-    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
+    fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
         let given = self.inputs.iter().zip(shapes);
         let given = given.map(|(info, shape)| Given::Tensor(info.dtype, shape.clone())).collect();
-        let segment = self.segment(&SegmentKey { part: None, given }, target)?;
+        let segment = self.segment(&SegmentKey { part: None, given }, cutter)?;
         match segment.into_parts() {
             (plan, None) => Ok(plan),
             (_, Some(_)) => Err("the model is a program of several segments".into()),
@@ -124,7 +124,7 @@ impl PlanSource for OnnxSource {
         self.model.shape_inputs()
     }
 
-    fn segment(&self, key: &SegmentKey, target: Target) -> Result<Segment, String> {
+    fn segment(&self, key: &SegmentKey, cutter: &dyn Cutter) -> Result<Segment, String> {
         let step = match &key.part {
             None => self.begin(key),
             Some(part) => {
@@ -136,12 +136,16 @@ impl PlanSource for OnnxSource {
         let options = CompileOptions { name: format!("{} {key}", self.name) };
         let (graph, host_kernels) = (&segment.graph, &segment.host_kernels);
         let store = Arc::new(self.weights.store());
-        let plan = reef_compile::compile(graph, host_kernels, &store, target, &options);
+        let plan = reef_compile::compile(graph, host_kernels, &store, cutter, &options);
         let plan = plan.map(Arc::new).map_err(|error| error.to_string())?;
         let Some(then) = then else { return Ok(Segment::last(plan)) };
         let passed =
             then.passed.iter().zip(then.rest.takes()).map(|(&from, take)| passed(from, take)).collect();
-        Segment::new(plan, Part::new(then.rest.clone()), passed).map_err(|error| error.to_string())
+        let row =
+            |row: &reef_onnx::Row| Row { passed: row.passed, source: source(row.source), at: source(row.at) };
+        let rows: Vec<Row> = then.rows.iter().map(row).collect();
+        let part = Part::new(then.rest.clone());
+        Segment::with_rows(plan, part, passed, &rows).map_err(|error| error.to_string())
     }
 }
 
@@ -169,16 +173,19 @@ fn given(given: &Given) -> reef_onnx::Given {
 }
 
 fn passed(from: reef_onnx::Source, take: reef_onnx::Take) -> Passed {
-    let source = match from {
-        reef_onnx::Source::Output(index) => Source::Output(index),
-        reef_onnx::Source::Input(index) => Source::Input(index),
-    };
     let take = match take {
         reef_onnx::Take::Tensor => Take::Tensor,
         reef_onnx::Take::Value => Take::Value,
         reef_onnx::Take::Counted { axis, count } => Take::Counted { axis, count },
     };
-    Passed { source, take }
+    Passed { source: source(from), take }
+}
+
+fn source(from: reef_onnx::Source) -> Source {
+    match from {
+        reef_onnx::Source::Output(index) => Source::Output(index),
+        reef_onnx::Source::Input(index) => Source::Input(index),
+    }
 }
 
 fn tensor_info(decl: &TensorDecl) -> TensorInfo {

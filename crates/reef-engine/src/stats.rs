@@ -2,7 +2,7 @@
 //! difference them; no averages.
 
 use reef_base::{ModelKey, Nanos};
-use reef_device::{DeviceCounters, Scheme};
+use reef_device::{DeviceCounters, MemoryUse, Scheme};
 
 /// Upper bounds of the histogram's buckets in nanoseconds; one more bucket holds the rest.
 pub const HISTOGRAM_BOUNDS_NS: [u64; 22] = [
@@ -212,6 +212,8 @@ pub struct DeviceStats {
     pub description: String,
     /// Its sums.
     pub counters: DeviceCounters,
+    /// What its memories hold. Devices of one memory say the same of it.
+    pub memory: Vec<MemoryUse>,
     /// Why it is out of service, if it is.
     pub fault: Option<String>,
 }

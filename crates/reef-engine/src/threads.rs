@@ -14,6 +14,7 @@ use reef_base::Nanos;
 use reef_base::limits::NICE_BACKGROUND;
 
 use crate::compile;
+use crate::effect::Effects;
 use crate::error::{EngineError, InferError};
 use crate::fault;
 use crate::shared::{COLD_TIMERS, Shared};
@@ -91,7 +92,7 @@ fn lower_priority() {
 fn completions(shared: &Shared, lane: usize, spin: Nanos) {
     let signal = &shared.lanes[lane].signal;
     signal.attach();
-    let mut out = Vec::with_capacity(reef_base::limits::BOARD_SLOTS_MAX);
+    let mut out = Effects::default();
     let mut spin_until = Nanos::ZERO;
     while !signal.is_stopped() {
         signal.take();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use doubles::*;
 use reef_cpu::{CpuDevice, CpuOptions};
 use reef_engine::*;
-use reef_plan::Target;
+use reef_plan::Cutter;
 
 /// A length for which the compiler panics.
 const PANICS: usize = 64 * 13;
@@ -56,14 +56,14 @@ impl PlanSource for Gated {
     fn outputs(&self) -> &[TensorInfo] {
         self.inner.outputs()
     }
-    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
+    fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
         let nice = rustix::process::getpriority_process(Some(rustix::thread::gettid())).unwrap();
         self.nice.store(nice, Ordering::SeqCst);
         self.started.fetch_add(1, Ordering::SeqCst);
         let open = self.open.lock().unwrap();
         drop(self.changed.wait_while(open, |open| !*open).unwrap());
         assert_ne!(shapes[0][0], PANICS, "on purpose");
-        self.inner.compile(shapes, target)
+        self.inner.compile(shapes, cutter)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use doubles::*;
 use reef_base::limits;
 use reef_engine::*;
-use reef_plan::{Plan, Target};
+use reef_plan::{Cutter, Plan};
 use reef_program::{Part, Passed, Segment, SegmentKey, Source, Take};
 
 /// A model that goes on with itself for ever.
@@ -30,11 +30,11 @@ impl PlanSource for Endless {
     fn outputs(&self) -> &[TensorInfo] {
         self.of.outputs()
     }
-    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
-        self.of.compile(shapes, target)
+    fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
+        self.of.compile(shapes, cutter)
     }
-    fn segment(&self, _: &SegmentKey, target: Target) -> Result<Segment, String> {
-        let plan = self.compile(&[Shape::from([64])], target)?;
+    fn segment(&self, _: &SegmentKey, cutter: &dyn Cutter) -> Result<Segment, String> {
+        let plan = self.compile(&[Shape::from([64])], cutter)?;
         let passed = vec![Passed { source: Source::Output(0), take: Take::Tensor }];
         Segment::new(plan, self.part.clone(), passed).map_err(|error| error.to_string())
     }

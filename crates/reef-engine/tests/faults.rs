@@ -19,7 +19,7 @@ const INPUT: [u8; 128] = [1; 128];
 
 /// A model that is `foreign`, of any length.
 fn load_foreign(engine: &Engine, name: &str, foreign: Foreign) {
-    let source = Scripted::new(move |bytes, target| Ok(foreign.plan(target, bytes)));
+    let source = Scripted::new(move |bytes, cutter| Ok(foreign.plan(cutter.target(), bytes)));
     engine.load_source(key(name), ModelSettings::default(), source).unwrap();
 }
 
@@ -37,9 +37,9 @@ fn a_model_may_go_while_a_plan_of_it_is_made() {
         let gate = Gate::shut();
         let (compile, make) = if at_load { (nothing(), gate.hook()) } else { (gate.hook(), nothing()) };
         let foreign = Foreign { make, ..Foreign::new() };
-        let source = Scripted::new(move |bytes, target| {
+        let source = Scripted::new(move |bytes, cutter| {
             compile();
-            Ok(foreign.plan(target, bytes))
+            Ok(foreign.plan(cutter.target(), bytes))
         });
         let alive = Arc::downgrade(&source);
         engine.load_source(key("m"), ModelSettings::default(), source).unwrap();
@@ -181,7 +181,7 @@ fn a_model_that_panics_while_it_is_loaded_is_refused() {
         fn outputs(&self) -> &[TensorInfo] {
             panic!("planted")
         }
-        fn compile(&self, _: &[Shape], _: reef_plan::Target) -> Result<Arc<Plan>, String> {
+        fn compile(&self, _: &[Shape], _: &dyn reef_plan::Cutter) -> Result<Arc<Plan>, String> {
             panic!("planted")
         }
     }
@@ -231,9 +231,9 @@ fn with_requests(engine: &Engine, gate: &Arc<Gate>) -> Vec<InferFuture> {
         .load_plan(key("m"), ModelSettings::default(), foreign.plan(engine.capabilities().target, 64))
         .unwrap();
     let (hook, compiling) = (gate.hook(), AnyLength::new());
-    let slow = Scripted::new(move |bytes, target| {
+    let slow = Scripted::new(move |bytes, cutter| {
         hook();
-        compiling.compile(&[Shape::from([bytes])], target)
+        compiling.compile(&[Shape::from([bytes])], cutter)
     });
     engine.load_source(key("any"), ModelSettings::default(), slow).unwrap();
     let mut waiting: Vec<_> = (0..6).map(|_| engine.submit(&request("m", &[1; 64])).unwrap()).collect();

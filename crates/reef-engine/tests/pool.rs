@@ -10,15 +10,12 @@ use std::time::Duration;
 
 use doubles::foreign::*;
 use doubles::*;
-use reef_cpu::{CpuDevice, CpuOptions, allowed_cores};
+use reef_base::Domain;
+use reef_cpu::{CpuDevice, CpuOptions};
+use reef_device::Budget;
 use reef_device::dummy::{DummyDevice, DummyOptions};
 use reef_engine::*;
 use reef_plan::synthetic_output;
-
-fn named(devices: Vec<Arc<dyn Device>>) -> Vec<PoolDevice> {
-    let name = |(index, device)| PoolDevice { name: format!("d:{index}"), device };
-    devices.into_iter().enumerate().map(name).collect()
-}
 
 /// An engine over so many dummies, whose time passes in steps.
 fn dummies(count: usize) -> Engine {
@@ -28,29 +25,8 @@ fn dummies(count: usize) -> Engine {
     Engine::over(named(devices), EngineOptions { clock, ..EngineOptions::default() }).unwrap()
 }
 
-/// An engine over so many CPU devices of one compute unit each, on cores of their own as far as there are.
-fn cpus(count: usize) -> Engine {
-    let cores = allowed_cores();
-    let device = |index: usize| -> Arc<dyn Device> {
-        let cores = Some(vec![cores[index % cores.len()]]);
-        Arc::new(CpuDevice::start(CpuOptions { cus: Some(1), cores, ..CpuOptions::default() }).unwrap())
-    };
-    Engine::over(named((0..count).map(device).collect()), EngineOptions::default()).unwrap()
-}
-
 fn replicated() -> ModelSettings {
     ModelSettings { placement: Placement::Replicate, ..ModelSettings::default() }
-}
-
-fn on(device: &str, settings: ModelSettings) -> ModelSettings {
-    ModelSettings { devices: vec![device.into()], ..settings }
-}
-
-fn poison(engine: &Engine, device: &str) {
-    engine.device_named(device).unwrap().poison("planted");
-    while engine.stats().devices.iter().all(|stats| stats.fault.is_none()) {
-        std::thread::yield_now();
-    }
 }
 
 #[test]
@@ -79,8 +55,6 @@ fn wrong_placements_are_refused() {
     assert_eq!(unknown, "settings of model m/1: there is no device 'd:2'; there are d:0, d:1");
     let twice = ModelSettings { devices: vec!["d:1".into(), "d:1".into()], ..replicated() };
     assert_eq!(refused(twice), "settings of model m/1: device 'd:1' is named twice");
-    let split = ModelSettings { placement: Placement::Split, ..ModelSettings::default() };
-    assert_eq!(refused(split), "settings of model m/1: placement \"split\" is not supported yet");
     assert!(engine.models().is_empty());
 }
 
@@ -199,6 +173,51 @@ fn weights_of_replicas_are_in_memory_once() {
     assert_eq!(bytes, alone, "the packings are the same");
 }
 
+/// Devices of one memory have one budget: replicas' weights are in it once, and leave it with the model.
+#[test]
+fn weights_are_in_the_books_once() {
+    let onnx = reef_zoo::build(reef_zoo::Model::Resnet18, &reef_zoo::Variant::tiny()).unwrap();
+    let engine = |limit| {
+        let budget = Budget::new(Domain::Host, limit);
+        let device = || -> Arc<dyn Device> {
+            let budget = Some(budget.clone());
+            let options = CpuOptions { cus: Some(1), budget, ..CpuOptions::default() };
+            Arc::new(CpuDevice::start(options).unwrap())
+        };
+        Engine::over(named(vec![device(), device()]), EngineOptions::default()).unwrap()
+    };
+    let load = |engine: &Engine, name: &str| {
+        let source = ModelSource::Bytes(onnx.clone());
+        engine.load(ModelSpec { key: key(name), source, settings: replicated() })
+    };
+    let used =
+        |engine: &Engine| engine.stats().devices.iter().map(|device| device.memory[0]).collect::<Vec<_>>();
+    let unbounded = engine(None);
+    let info = load(&unbounded, "m").unwrap();
+    let memory = used(&unbounded);
+    assert_eq!(memory[0].weights, info.plans[0].weight_bytes as u64);
+    assert_eq!(memory[0], memory[1], "it is one memory");
+    unbounded.unload("m", None, Queued::Finish).unwrap();
+    assert_eq!(used(&unbounded)[0].weights, 0);
+    // One byte short of the weights of another model.
+    let all = memory[0].weights + memory[0].working;
+    let bounded = engine(Some(all + memory[0].weights - 1));
+    load(&bounded, "m").unwrap();
+    let refused = load(&bounded, "n").unwrap_err();
+    assert!(refused.to_string().contains("weights, arenas, scratch and buffers"), "{refused}");
+    assert_eq!(used(&bounded)[0].weights, memory[0].weights, "nothing of it stays");
+    bounded.infer(&image(&bounded)).unwrap();
+}
+
+/// A request for the model `m` with zeros.
+fn image(engine: &Engine) -> InferRequest<'static> {
+    let input = engine.model("m", None).unwrap().inputs[0].clone();
+    let shape = input.fixed_shape().unwrap();
+    let data: &'static [u8] = vec![0; shape.elements() * input.dtype.bytes()].leak();
+    let name: &'static str = input.name.leak();
+    InferRequest::new("m", vec![InputTensor { name, dtype: input.dtype, shape, data }])
+}
+
 /// Address and bytes of every packed constant of a plan.
 fn buffers(plan: &Plan) -> Vec<(usize, usize)> {
     let store = plan.store();
@@ -259,9 +278,9 @@ fn what_had_not_begun_on_a_poisoned_device_goes_elsewhere() {
     let engine = cpus(2);
     let (gate, compiling) = (Gate::shut(), AnyLength::new());
     let hook = gate.hook();
-    let slow = Scripted::new(move |bytes, target| {
+    let slow = Scripted::new(move |bytes, cutter| {
         hook();
-        compiling.compile(&[Shape::from([bytes])], target)
+        compiling.compile(&[Shape::from([bytes])], cutter)
     });
     engine.load_source(key("any"), replicated(), slow).unwrap();
     let asked: Vec<_> =

@@ -38,6 +38,6 @@ mod walk;
 
 pub use decl::{Dim, TensorDecl};
 pub use error::ImportError;
-pub use flow::{Given, Rest, Source, Step, Take, Then};
+pub use flow::{Given, Rest, Row, Source, Step, Take, Then};
 pub use model::OnnxModel;
 pub use straight::Specialised;

@@ -1,10 +1,14 @@
 //! `reef-plan`: what a device executes.
 //!
 //! Owns the plan (stages of kernels, each a grid of blocks over named byte regions), the kernel
-//! specifications, the compile target, packed weights, and the proof that a plan may be preempted by
-//! killing blocks. Knows nothing of ONNX, of how plans are made, of threads or of any real device.
+//! specifications, the compile target and the seam to a device's way of cutting kernels ([`Cutter`]), packed
+//! weights, and the proof that a plan may be preempted by killing blocks. Knows nothing of ONNX, of how plans
+//! are made, of threads or of any real device.
 
+pub mod cut;
 pub mod host;
+pub mod interpreter;
+pub mod layout;
 pub mod meter;
 pub mod plan;
 mod reach;
@@ -16,7 +20,10 @@ pub mod target;
 pub mod validate;
 pub mod weights;
 
+pub use cut::{Cutter, Weights, Work};
 pub use host::{FaultKind, HostFault, HostKernel, HostState, TensorSpec};
+pub use interpreter::{Interpreter, TaskMemory};
+pub use layout::{At, Layout, Matrices, OwnLayout};
 pub use meter::Meter;
 pub use plan::{Cost, IoSpec, Kernel, Plan, PlanHash, PlanParts, Restart, Stage};
 pub use region::{Lane, Place, Region};

@@ -199,7 +199,7 @@ impl Plan {
         self.arena_bytes
     }
 
-    /// Bytes of scratch that a compute unit needs for the plan's largest block.
+    /// Bytes of scratch that a compute unit needs for the plan's largest block, as the cutter said.
     pub fn scratch_bytes(&self) -> usize {
         self.scratch_bytes
     }

@@ -1,16 +1,20 @@
 //! How far a kernel reaches into its operands, by its specification: what the validator holds against the
 //! regions, so that kernels may trust their addresses.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use reef_graph::DType;
 
 use crate::host::{HostKernel, TensorSpec};
-use crate::region::Region;
+use crate::layout::Matrices;
+use crate::plan::{Kernel, Plan};
+use crate::region::{Place, Region};
 use crate::spec::{
     ConvSpec, DepthwiseSpec, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, KernelSpec, LayerNormSpec,
     LoopDim, MatMulSpec, PoolSpec,
 };
+use crate::weights::{Packing, WeightRef};
 
 /// The elements of an operand that a kernel touches: a loop nest from the region's first byte on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,18 +76,70 @@ impl Reach {
             .sum();
         (inside + self.size > lane.width).then_some("is narrower than what the kernel writes")
     }
+
+    /// Calls `visit` for the bytes that the nest touches, from the region's first byte on, run by run. For
+    /// what is written: no axis runs backwards.
+    fn each_run(&self, mut visit: impl FnMut(Range<usize>)) {
+        let mut axes: Vec<(usize, usize)> =
+            self.axes.iter().map(|&(extent, stride)| (extent, stride.unsigned_abs() * self.size)).collect();
+        if axes.iter().any(|axis| axis.0 == 0) {
+            return;
+        }
+        axes.retain(|axis| axis.0 > 1);
+        axes.sort_by_key(|axis| axis.1);
+        let mut run = self.size;
+        let dense = axes.iter().take_while(|axis| {
+            let joins = axis.1 == run;
+            run *= if joins { axis.0 } else { 1 };
+            joins
+        });
+        let dense = dense.count();
+        let mut index = vec![0; axes.len() - dense];
+        loop {
+            let outer = index.iter().zip(&axes[dense..]).map(|(at, axis)| at * axis.1);
+            let begin = self.first * self.size + outer.sum::<usize>();
+            visit(begin..begin + run);
+            let Some(axis) = (0..index.len()).find(|&axis| index[axis] + 1 < axes[dense + axis].0) else {
+                return;
+            };
+            index[..axis].fill(0);
+            index[axis] += 1;
+        }
+    }
+}
+
+impl Plan {
+    /// Calls `visit` for the bytes that a kernel of the plan writes: exactly those, where its regions may
+    /// have some more. Ranges are of the region's place.
+    pub fn each_written(&self, kernel: &Kernel, mut visit: impl FnMut(Place, Range<usize>)) {
+        let packing = packing_of(kernel, self.weights());
+        let (_, writes) = reaches(&kernel.spec, self.host_kernels(), packing).expect("the plan is valid");
+        for (reach, region) in writes.iter().zip(&kernel.writes) {
+            let offset = region.offset;
+            reach.each_run(|run| visit(region.place, offset + run.start..offset + run.end));
+        }
+    }
+}
+
+/// How the weights of a kernel are packed, where it has some that are a packed constant.
+pub(crate) fn packing_of(kernel: &Kernel, weights: &[WeightRef]) -> Option<Packing> {
+    match kernel.reads.get(1)?.place {
+        Place::Weight(index) => weights.get(index as usize).map(|weight| weight.packing),
+        _ => None,
+    }
 }
 
 /// What a kernel touches of its reads and its writes, in the order of the operands. A synthetic kernel reads
-/// its regions as they are: none of its reads is listed. An error says what is wrong with the specification
-/// itself.
+/// its regions as they are: none of its reads is listed. `packing` is that of the weights, where they are a
+/// packed constant. An error says what is wrong with the specification itself.
 pub(crate) fn reaches(
     spec: &KernelSpec,
     hosts: &[Arc<dyn HostKernel>],
+    packing: Option<Packing>,
 ) -> Result<(Vec<Reach>, Vec<Reach>), &'static str> {
     Ok(match spec {
-        KernelSpec::Conv(spec) => conv(spec)?,
-        KernelSpec::Depthwise(spec) => depthwise(spec),
+        KernelSpec::Conv(spec) => conv(spec, packing)?,
+        KernelSpec::Depthwise(spec) => depthwise(spec, packing)?,
         KernelSpec::MatMul(spec) => matmul(spec),
         KernelSpec::Elementwise(spec) => elementwise(spec)?,
         KernelSpec::Pool(spec) => pool(spec),
@@ -131,26 +187,50 @@ fn epilogue(epilogue: &Epilogue, rows: usize, channels: usize) -> Vec<Reach> {
 
 type Operands = (Vec<Reach>, Vec<Reach>);
 
-fn conv(spec: &ConvSpec) -> Result<Operands, &'static str> {
+/// Weights in a layout that is not for them: what their bytes mean is unknown.
+const OTHER_LAYOUT: &str = "has weights in a layout that it cannot read";
+
+fn own(packing: Option<Packing>, of: Matrices) -> Option<Reach> {
+    match packing {
+        Some(Packing::Own { layout, .. }) => Some(Reach::dense(1, layout.0.bytes(of))),
+        _ => None,
+    }
+}
+
+fn conv(spec: &ConvSpec, packing: Option<Packing>) -> Result<Operands, &'static str> {
     let divides = |channels: usize| channels.is_multiple_of(spec.groups.max(1));
     if spec.in_c == 0 || spec.groups == 0 || !divides(spec.in_c) || !divides(spec.out_c) {
         return Err("has channels that its groups do not divide, or none");
     }
     let pixels = spec.batch * spec.in_hw[0] * spec.in_hw[1];
     let panels = spec.groups * (spec.out_c / spec.groups).div_ceil(spec.panel_width.max(1));
-    let weights = Reach::dense(F32, panels * spec.depth() * spec.panel_width);
+    match packing {
+        Some(Packing::Raw | Packing::Depthwise) => return Err(OTHER_LAYOUT),
+        Some(Packing::ConvPanels { width, .. } | Packing::MatrixPanels { width, .. })
+            if width as usize != spec.panel_width =>
+        {
+            return Err("has weights in panels of another width");
+        }
+        _ => {}
+    }
+    let panels = Reach::dense(F32, panels * spec.depth() * spec.panel_width);
+    let weights = own(packing, spec.matrices()).unwrap_or(panels);
     let mut reads = vec![Reach::pixels(pixels, spec.in_pixel_stride, spec.in_c), weights];
     reads.extend(epilogue(&spec.epilogue, spec.rows(), spec.out_c));
     Ok((reads, vec![Reach::pixels(spec.rows(), spec.out_pixel_stride, spec.out_c)]))
 }
 
-fn depthwise(spec: &DepthwiseSpec) -> Operands {
+fn depthwise(spec: &DepthwiseSpec, packing: Option<Packing>) -> Result<Operands, &'static str> {
+    if let Some(Packing::ConvPanels { .. } | Packing::MatrixPanels { .. }) = packing {
+        return Err(OTHER_LAYOUT);
+    }
     let pixels = spec.batch * spec.in_hw[0] * spec.in_hw[1];
     let rows = spec.batch * spec.out_hw[0] * spec.out_hw[1];
-    let weights = Reach::dense(F32, spec.kernel[0] * spec.kernel[1] * spec.channels);
+    let dense = Reach::dense(F32, spec.kernel[0] * spec.kernel[1] * spec.channels);
+    let weights = own(packing, spec.matrices()).unwrap_or(dense);
     let mut reads = vec![Reach::pixels(pixels, spec.in_pixel_stride, spec.channels), weights];
     reads.extend(epilogue(&spec.epilogue, rows, spec.channels));
-    (reads, vec![Reach::pixels(rows, spec.out_pixel_stride, spec.channels)])
+    Ok((reads, vec![Reach::pixels(rows, spec.out_pixel_stride, spec.channels)]))
 }
 
 fn matmul(spec: &MatMulSpec) -> Operands {
@@ -214,4 +294,25 @@ fn gather(spec: &GatherSpec) -> Operands {
     let data = Reach::dense(size, spec.outer * spec.extent * spec.inner);
     let indices = Reach::dense(spec.index_dtype.bytes(), spec.picks);
     (vec![data, indices], vec![Reach::dense(size, spec.outer * spec.picks * spec.inner)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_what_is_touched() {
+        let runs = |reach: &Reach| {
+            let mut runs = vec![];
+            reach.each_run(|run| runs.push((run.start, run.end)));
+            runs
+        };
+        assert_eq!(runs(&Reach::dense(4, 10)), [(0, 40)]);
+        assert_eq!(runs(&Reach::pixels(3, 8, 2)), [(0, 8), (32, 40), (64, 72)]);
+        assert_eq!(runs(&Reach::new(1, [(2, 12), (3, 4), (4, 1)])), [(0, 24)]);
+        assert_eq!(runs(&Reach::new(2, [(2, 1), (3, 2)])), [(0, 12)], "in whichever order");
+        assert_eq!(runs(&Reach::new(4, [(2, 10), (1, 7), (2, 4)])), [(0, 4), (16, 20), (40, 44), (56, 60)]);
+        assert_eq!(runs(&Reach::new(4, [(2, 10), (0, 1)])), []);
+        assert_eq!(runs(&Reach::new(4, [])), [(0, 4)]);
+    }
 }

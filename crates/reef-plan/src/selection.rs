@@ -153,15 +153,4 @@ impl SelectionSpec {
         }
         u32::try_from(extent).is_err().then_some("has more places than 32 bits can count")
     }
-
-    /// Bytes of scratch that the block needs.
-    pub fn scratch_bytes(&self) -> usize {
-        match self {
-            SelectionSpec::NonZero(_) | SelectionSpec::Compress(_) => 0,
-            // The order of the slices, and a second list to merge into.
-            SelectionSpec::Unique(spec) => 2 * spec.extent * 4,
-            // A heap of the boxes of a class, and those that were selected.
-            SelectionSpec::NonMaxSuppression(spec) => (spec.boxes + spec.per_class) * 4,
-        }
-    }
 }

@@ -1,5 +1,8 @@
 //! Kernel specifications: what a kernel computes, over which operands, and how it is cut into blocks.
 //!
+//! The cut (tiles, their order, panels of weights) is a device's own ([`crate::Cutter`]); all else is the
+//! meaning ([`KernelSpec::whole`]).
+//!
 //! Images are NHWC inside a plan: pixels of `channels` consecutive elements, `pixel_stride` elements apart
 //! (more than `channels` when the image is a column of a concatenated one). Other tensors are row-major.
 //! Operands are a kernel's `reads` and `writes`, by position; every spec lists its order. A region's offset
@@ -10,6 +13,7 @@
 
 use reef_graph::{Binary, DType, PoolKind, Reduce, Unary};
 
+use crate::layout::Matrices;
 use crate::meter::Meter;
 use crate::selection::SelectionSpec;
 
@@ -44,10 +48,10 @@ pub struct Tile {
 
 /// A convolution, or a matrix product with constant weights (then a 1×1 convolution over rows).
 ///
-/// Reads x, weights (`ConvPanels` or, when 1×1 with one group, `MatrixPanels`), `[bias]`, `[residual]`;
-/// writes y. Rows are all output pixels of all images, `(image · out_h + y) · out_w + x`. Block b makes row
-/// tile `b / column tiles` and column tile `b % column tiles` of its group when `columns_inner`, else the
-/// other way round; groups are outermost.
+/// Reads x, weights (`ConvPanels`; when 1×1 with one group, `MatrixPanels`; or a device's own layout),
+/// `[bias]`, `[residual]`; writes y. Rows are all output pixels of all images,
+/// `(image · out_h + y) · out_w + x`. Block b makes row tile `b / column tiles` and column tile
+/// `b % column tiles` of its group when `columns_inner`, else the other way round; groups are outermost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvSpec {
     /// Images.
@@ -74,19 +78,24 @@ pub struct ConvSpec {
     pub dilations: [usize; 2],
     /// Channel groups.
     pub groups: usize,
-    /// Output channels of a packed panel.
+    /// Output channels of a packed panel; 0 where the weights lie in a device's own layout.
     pub panel_width: usize,
     /// What happens before the store.
     pub epilogue: Epilogue,
     /// Output pixels of a block.
     pub tile_rows: usize,
-    /// Output channels of a block; a multiple of `panel_width`.
+    /// Output channels of a block; a multiple of `panel_width` unless that is 0.
     pub tile_columns: usize,
     /// Whether successive blocks walk over channels first.
     pub columns_inner: bool,
 }
 
 impl ConvSpec {
+    /// The weights, however they are packed.
+    pub fn matrices(&self) -> Matrices {
+        Matrices { groups: self.groups, outputs: self.out_c / self.groups.max(1), depth: self.depth() }
+    }
+
     /// Output pixels of all images.
     pub fn rows(&self) -> usize {
         self.batch * self.out_hw[0] * self.out_hw[1]
@@ -133,8 +142,8 @@ impl ConvSpec {
 
 /// A depthwise convolution: one input channel makes one output channel.
 ///
-/// Reads x, weights (`Depthwise`), `[bias]`, `[residual]`; writes y. Block b makes output rows (of pixels
-/// along H, over all images) `b · tile_rows ..`, every channel.
+/// Reads x, weights (`Depthwise`, `Raw` or a device's own layout), `[bias]`, `[residual]`; writes y. Block b
+/// makes output rows (of pixels along H, over all images) `b · tile_rows ..`, every channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DepthwiseSpec {
     /// Images.
@@ -161,6 +170,13 @@ pub struct DepthwiseSpec {
     pub epilogue: Epilogue,
     /// Output lines (one image's pixels of one y) of a block, over `batch · out_h` of them.
     pub tile_rows: usize,
+}
+
+impl DepthwiseSpec {
+    /// The weights, however they are packed.
+    pub fn matrices(&self) -> Matrices {
+        Matrices { groups: self.channels, outputs: 1, depth: self.kernel[0] * self.kernel[1] }
+    }
 }
 
 /// A batched matrix product of two computed operands: `c[m,n] = alpha · Σₖ a[m,k] · b[k,n]`.
@@ -492,26 +508,27 @@ impl KernelSpec {
         }
     }
 
-    /// Bytes of scratch that one block needs. Scratch belongs to the compute unit, is 64-byte aligned and
-    /// holds rubbish when a block starts.
-    pub fn scratch_bytes(&self) -> usize {
-        const ELEMENTWISE_CHUNK: usize = 512;
-        match self {
-            // The accumulators of a micro-tile between polls, and the addresses of 12 rows' window taps.
-            KernelSpec::Conv(spec) => (2 << 10) + spec.kernel[0] * spec.kernel[1] * 12 * 8,
-            KernelSpec::MatMul(spec) => {
-                (16 << 10) + (spec.tile_columns.next_multiple_of(32) + 16) * spec.k * 4
+    /// The kernel in one piece: what it means, without how it is cut. Of two kernels that are the same in one
+    /// piece, one is as good as the other, but for where it can run and how fast.
+    pub fn whole(mut self) -> KernelSpec {
+        match &mut self {
+            KernelSpec::Conv(spec) => {
+                (spec.panel_width, spec.columns_inner) = (0, true);
+                spec.tile_rows = spec.rows().max(1);
+                spec.tile_columns = (spec.out_c / spec.groups.max(1)).max(1);
             }
-            KernelSpec::Elementwise(spec) => (spec.program.len() + 1) * ELEMENTWISE_CHUNK * 8,
-            // The sums of four pixels.
-            KernelSpec::Depthwise(spec) => 4 * spec.channels.next_multiple_of(16) * 4,
-            KernelSpec::Softmax(spec) => spec.axis.extent.next_multiple_of(16) * 4,
-            // A slab of partial results.
-            KernelSpec::Reduce(_) => 256 * 4,
-            KernelSpec::LayerNorm(spec) => spec.len.next_multiple_of(16) * 4,
-            KernelSpec::Selection(spec) => spec.scratch_bytes(),
-            KernelSpec::Pool(_) | KernelSpec::Gather(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => 0,
+            KernelSpec::Depthwise(spec) => spec.tile_rows = (spec.batch * spec.out_hw[0]).max(1),
+            KernelSpec::MatMul(spec) => (spec.tile_rows, spec.tile_columns) = (spec.m.max(1), spec.n.max(1)),
+            KernelSpec::Elementwise(spec) => spec.tile = spec.elements().max(1),
+            KernelSpec::Pool(spec) => spec.tile_rows = (spec.batch * spec.out_hw[0]).max(1),
+            KernelSpec::Reduce(spec) => spec.tile = elements(&spec.kept).max(1),
+            KernelSpec::Softmax(spec) => spec.tile = elements(&spec.rows).max(1),
+            KernelSpec::LayerNorm(spec) => spec.tile = spec.rows.max(1),
+            KernelSpec::Gather(spec) => spec.tile = (spec.outer * spec.picks).max(1),
+            KernelSpec::Selection(_) | KernelSpec::Host(_) => {}
+            KernelSpec::Synthetic(spec) => spec.tile_bytes = spec.bytes.max(1),
         }
+        self
     }
 
     /// The kind of kernel, for dumps.

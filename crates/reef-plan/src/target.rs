@@ -11,7 +11,16 @@ pub enum DeviceKind {
     Dummy,
 }
 
-/// Instruction set of a CPU target; decides the panel width of packed weights.
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Dummy => "dummy",
+        })
+    }
+}
+
+/// Instruction set of a CPU target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// What every machine has.
@@ -20,26 +29,6 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
-}
-
-impl Isa {
-    /// Output channels of one packed panel (columns of the micro-kernel's tile).
-    pub const fn panel_width(self) -> usize {
-        match self {
-            Isa::Portable => 8,
-            Isa::Avx2 => 16,
-            Isa::Avx512 => 32,
-        }
-    }
-
-    /// Pixels of the micro-kernel's tile (rows).
-    pub const fn tile_rows(self) -> usize {
-        match self {
-            Isa::Portable => 4,
-            Isa::Avx2 => 6,
-            Isa::Avx512 => 12,
-        }
-    }
 }
 
 impl fmt::Display for Isa {
@@ -52,8 +41,8 @@ impl fmt::Display for Isa {
     }
 }
 
-/// What a plan is compiled for. Outputs of one plan do not depend on how many compute units run it; `cus`
-/// only guides how finely kernels are cut.
+/// What a plan is compiled for: a name for all that a device's [cutter](crate::Cutter) goes by. Outputs of
+/// one plan do not depend on how many compute units run it; `cus` only guides how finely kernels are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Kind of device.
@@ -76,10 +65,6 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let device = match self.device {
-            DeviceKind::Cpu => "cpu",
-            DeviceKind::Dummy => "dummy",
-        };
-        write!(f, "{device}/{}/{} cus/window {}", self.isa, self.cus, self.window)
+        write!(f, "{}/{}/{} cus/window {}", self.device, self.isa, self.cus, self.window)
     }
 }

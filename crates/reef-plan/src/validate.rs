@@ -8,8 +8,9 @@
 //! 3. every region lies inside its place, only outputs and the arena are written, and by its specification
 //!    no kernel reaches beyond its regions.
 
+use crate::cut::Cutter;
 use crate::plan::{Kernel, Plan, PlanHash, PlanParts, Stage};
-use crate::reach::reaches;
+use crate::reach::{packing_of, reaches};
 use crate::region::{Place, Region};
 use crate::spec::KernelSpec;
 use reef_base::limits;
@@ -82,8 +83,21 @@ pub enum PlanError {
 }
 
 impl Plan {
-    /// Validates `parts` and makes a plan of them.
+    /// Validates `parts`, whose blocks need no scratch, and makes a plan of them.
     pub fn new(parts: PlanParts) -> Result<Plan, PlanError> {
+        Self::with_scratch(parts, |_| 0)
+    }
+
+    /// Validates `parts`, whose kernels `cutter` has cut, and makes a plan of them.
+    pub fn cut_by(cutter: &dyn Cutter, parts: PlanParts) -> Result<Plan, PlanError> {
+        if parts.target != cutter.target() {
+            let what = format!("plan {}: cut for {}, not {}", parts.name, cutter.target(), parts.target);
+            return Err(PlanError::Malformed { what });
+        }
+        Self::with_scratch(parts, |kernel| cutter.scratch_bytes(&kernel.spec))
+    }
+
+    fn with_scratch(parts: PlanParts, scratch: impl Fn(&Kernel) -> usize) -> Result<Plan, PlanError> {
         check_counts(&parts)?;
         for (index, stage) in parts.stages.iter().enumerate() {
             for kernel in stage {
@@ -92,7 +106,8 @@ impl Plan {
             check_stage(index, stage)?;
         }
         check_window(&parts)?;
-        Ok(assemble(parts))
+        let scratch_bytes = parts.stages.iter().flatten().map(scratch).max().unwrap_or(0);
+        Ok(assemble(parts, scratch_bytes))
     }
 }
 
@@ -161,7 +176,8 @@ fn check_reach(parts: &PlanParts, kernel: &Kernel) -> Result<(), PlanError> {
     let malformed = |what: &str| {
         Err(PlanError::Malformed { what: format!("kernel {} ({}) {what}", kernel.name, kernel.spec.name()) })
     };
-    let (reads, writes) = match reaches(&kernel.spec, &parts.host_kernels) {
+    let packing = packing_of(kernel, &parts.weights);
+    let (reads, writes) = match reaches(&kernel.spec, &parts.host_kernels, packing) {
         Ok(reaches) => reaches,
         Err(what) => return malformed(what),
     };
@@ -224,9 +240,7 @@ fn first_clobbered<'a>(
     writer.writes.iter().find(|write| used.clone().any(|region| region.overlaps(write)))
 }
 
-fn assemble(parts: PlanParts) -> Plan {
-    let scratch_bytes =
-        parts.stages.iter().flatten().map(|kernel| kernel.spec.scratch_bytes()).max().unwrap_or(0);
+fn assemble(parts: PlanParts, scratch_bytes: usize) -> Plan {
     let mut kernels = Vec::new();
     let mut stages = Vec::with_capacity(parts.stages.len());
     for stage in parts.stages {

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use reef_base::AlignedBytes;
 use reef_graph::{ConstKey, Tensor};
 
+use crate::layout::{At, Matrices, OwnLayout};
+
 /// How a constant lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Packing {
@@ -29,6 +31,15 @@ pub enum Packing {
     },
     /// Depthwise weights `[C, 1, kh, kw]` as `[kh][kw][C]`.
     Depthwise,
+    /// Convolution weights `[O, I, kh, kw]` (I per group), or a matrix, in a layout that a device defines.
+    Own {
+        /// Which layout.
+        layout: OwnLayout,
+        /// Channel groups; 1 for a matrix.
+        groups: u32,
+        /// A matrix that is stored `[N, K]`.
+        transposed: bool,
+    },
 }
 
 /// A packed constant that a plan uses.
@@ -126,22 +137,12 @@ fn pack(tensor: &Tensor, packing: Packing) -> Arc<AlignedBytes> {
     match packing {
         Packing::Raw => tensor.bytes().clone(),
         Packing::ConvPanels { groups, width } => {
-            let (outputs, taps) = (dims[0] / groups as usize, dims[2] * dims[3]);
-            let inputs = dims[1];
-            let source = tensor.values::<f32>();
-            let at = |group: usize, out: usize, k: usize| {
-                let (tap, input) = (k / inputs, k % inputs);
-                source[((group * outputs + out) * inputs + input) * taps + tap]
-            };
-            pack_panels(groups as usize, outputs, taps * inputs, width as usize, at)
+            let (of, at) = conv_weights(tensor, groups as usize);
+            pack_panels(of, width as usize, at)
         }
         Packing::MatrixPanels { width, transposed } => {
-            let (k, n) = if transposed { (dims[1], dims[0]) } else { (dims[0], dims[1]) };
-            let source = tensor.values::<f32>();
-            let at = |_, column: usize, row: usize| {
-                if transposed { source[column * k + row] } else { source[row * n + column] }
-            };
-            pack_panels(1, n, k, width as usize, at)
+            let (of, at) = matrix(tensor, transposed);
+            pack_panels(of, width as usize, at)
         }
         Packing::Depthwise => {
             let (channels, taps) = (dims[0], dims[2] * dims[3]);
@@ -152,24 +153,51 @@ fn pack(tensor: &Tensor, packing: Packing) -> Arc<AlignedBytes> {
             }
             Arc::new(bytes)
         }
+        Packing::Own { layout, groups, .. } if dims.rank() == 4 => {
+            pack_own(layout, conv_weights(tensor, groups as usize))
+        }
+        Packing::Own { layout, transposed, .. } => pack_own(layout, matrix(tensor, transposed)),
     }
 }
 
-/// Packs `groups` matrices of `k` rows and `outputs` columns, read through `at(group, column, row)`.
-fn pack_panels(
-    groups: usize,
-    outputs: usize,
-    k: usize,
-    width: usize,
-    at: impl Fn(usize, usize, usize) -> f32,
-) -> Arc<AlignedBytes> {
+/// Convolution weights as matrices, and how to read them.
+fn conv_weights(tensor: &Tensor, groups: usize) -> (Matrices, impl Fn(At) -> f32 + '_) {
+    let dims = tensor.shape();
+    let (outputs, inputs, taps) = (dims[0] / groups, dims[1], dims[2] * dims[3]);
+    let source = tensor.values::<f32>();
+    let at = move |at: At| {
+        let (tap, input) = (at.k / inputs, at.k % inputs);
+        source[((at.group * outputs + at.output) * inputs + input) * taps + tap]
+    };
+    (Matrices { groups, outputs, depth: taps * inputs }, at)
+}
+
+/// A matrix, and how to read it.
+fn matrix(tensor: &Tensor, transposed: bool) -> (Matrices, impl Fn(At) -> f32 + '_) {
+    let dims = tensor.shape();
+    let (k, n) = if transposed { (dims[1], dims[0]) } else { (dims[0], dims[1]) };
+    let source = tensor.values::<f32>();
+    let at = move |at: At| {
+        if transposed { source[at.output * k + at.k] } else { source[at.k * n + at.output] }
+    };
+    (Matrices { groups: 1, outputs: n, depth: k }, at)
+}
+
+fn pack_own(layout: OwnLayout, (of, at): (Matrices, impl Fn(At) -> f32)) -> Arc<AlignedBytes> {
+    let mut bytes = AlignedBytes::zeroed(layout.0.bytes(of));
+    layout.0.pack(of, &at, bytes.as_mut_slice());
+    Arc::new(bytes)
+}
+
+fn pack_panels(of: Matrices, width: usize, at: impl Fn(At) -> f32) -> Arc<AlignedBytes> {
+    let Matrices { groups, outputs, depth: k } = of;
     let panels = outputs.div_ceil(width);
     let mut bytes = AlignedBytes::zeroed(groups * panels * k * width * 4);
     for (index, panel) in bytes.typed_mut::<f32>().chunks_exact_mut((k * width).max(1)).enumerate() {
         let (group, first) = (index / panels, index % panels * width);
         for (column, output) in (first..outputs.min(first + width)).enumerate() {
             for row in 0..k {
-                panel[row * width + column] = at(group, output, row);
+                panel[row * width + column] = at(At { group, output, k: row });
             }
         }
     }
@@ -179,6 +207,7 @@ fn pack_panels(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::Layout;
 
     fn ramp(shape: &[usize]) -> Tensor {
         let count: usize = shape.iter().product();
@@ -214,6 +243,49 @@ mod tests {
             packed.typed::<f32>()[at + 4 * 2 - 4 * 2..][..4],
             [index(2, 1, 2), index(3, 1, 2), 0.0, 0.0]
         );
+    }
+
+    /// Halves, one group after the other, column by column.
+    struct Columns;
+
+    impl Layout for Columns {
+        fn name(&self) -> &'static str {
+            "columns"
+        }
+
+        fn bytes(&self, of: Matrices) -> usize {
+            of.groups * of.outputs * of.depth
+        }
+
+        fn pack(&self, of: Matrices, at: &dyn Fn(At) -> f32, into: &mut [u8]) {
+            for (index, byte) in into.iter_mut().enumerate() {
+                let (k, output) = (index % of.depth, index / of.depth % of.outputs);
+                *byte = at(At { group: index / of.depth / of.outputs, output, k }) as u8;
+            }
+        }
+
+        fn read(&self, of: Matrices, packed: &[u8], at: At) -> f32 {
+            f32::from(packed[(at.group * of.outputs + at.output) * of.depth + at.k])
+        }
+    }
+
+    #[test]
+    fn a_layout_of_a_devices_own_sees_matrices() {
+        let store = WeightStore::new();
+        let own = |groups, transposed| Packing::Own { layout: OwnLayout(&Columns), groups, transposed };
+        let matrix = Tensor::f32([2, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        for (transposed, expected) in [(false, [0u8, 3, 1, 4, 2, 5]), (true, [0, 1, 2, 3, 4, 5])] {
+            let weight = store.insert(&matrix, own(1, transposed));
+            assert_eq!(weight.bytes, 6, "a layout has its own size");
+            assert_eq!(store.get(weight.key, weight.packing).unwrap().as_slice(), expected);
+        }
+        // Group 1, output 1: taps outside, channels inside.
+        let conv = ramp(&[4, 2, 1, 3]);
+        let weight = store.insert(&conv, own(2, false));
+        let packed = store.get(weight.key, weight.packing).unwrap();
+        assert_eq!(packed.as_slice()[18..], [18, 21, 19, 22, 20, 23]);
+        let of = Matrices { groups: 2, outputs: 2, depth: 6 };
+        assert_eq!(Columns.read(of, packed.as_slice(), At { group: 1, output: 1, k: 3 }), 22.0);
     }
 
     #[test]

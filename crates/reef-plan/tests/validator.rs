@@ -5,10 +5,11 @@ use std::sync::Arc;
 use reef_base::limits;
 use reef_graph::{Binary, DType, PoolKind, Reduce, Shape, Tensor};
 use reef_plan::{
-    CompressSpec, ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, GatherSpec,
-    HostFault, HostKernel, HostState, IoSpec, Isa, Kernel, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec,
-    NonMaxSuppressionSpec, NonZeroSpec, Packing, Place, Plan, PlanError, PlanParts, PoolSpec, ReduceSpec,
-    Region, Restart, SelectionSpec, SyntheticSpec, Target, TensorSpec, UniqueSpec, WeightStore,
+    At, CompressSpec, ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue,
+    GatherSpec, HostFault, HostKernel, HostState, IoSpec, Isa, Kernel, KernelSpec, LayerNormSpec, Layout,
+    LoopDim, MatMulSpec, Matrices, NonMaxSuppressionSpec, NonZeroSpec, OwnLayout, Packing, Place, Plan,
+    PlanError, PlanParts, PoolSpec, ReduceSpec, Region, Restart, SelectionSpec, SyntheticSpec, Target,
+    TensorSpec, UniqueSpec, WeightStore,
 };
 
 fn parts(stages: Vec<Vec<Kernel>>) -> PlanParts {
@@ -445,4 +446,59 @@ fn a_window_reaches_as_far_as_the_target_says_and_no_further() {
             Err(other) => panic!("{other}"),
         }
     }
+}
+
+/// A layout of one byte per weight.
+struct Bytes;
+
+impl Layout for Bytes {
+    fn name(&self) -> &'static str {
+        "bytes"
+    }
+
+    fn bytes(&self, of: Matrices) -> usize {
+        of.groups * of.outputs * of.depth
+    }
+
+    fn pack(&self, _: Matrices, _: &dyn Fn(At) -> f32, _: &mut [u8]) {}
+
+    fn read(&self, _: Matrices, _: &[u8], _: At) -> f32 {
+        0.0
+    }
+}
+
+/// Weights are as large as their layout says, and in one that the kernel can read.
+#[test]
+fn weights_are_packed_for_the_kernel_that_reads_them() {
+    let own = Packing::Own { layout: OwnLayout(&Bytes), groups: 2, transposed: false };
+    let plan = |packing: Packing, panel_width: usize, less: usize| {
+        let store = Arc::new(WeightStore::new());
+        let weights = Tensor::f32([10, 3, 3, 3], &[0.5; 270]);
+        let weight = store.insert(&weights, packing);
+        let spec = KernelSpec::Conv(ConvSpec { panel_width, ..conv(Epilogue::default()) });
+        let sizes = [(39 * 8 + 6) * F32, 0, (11 * 11 + 10) * F32];
+        let mut kernel = kernel(spec, &sizes);
+        kernel.reads[1] = Region::dense(Place::Weight(0), 0, weight.bytes - less);
+        Plan::new(PlanParts { weights: vec![weight], store, ..parts(vec![vec![kernel]]) })
+    };
+    let panels = |width| Packing::ConvPanels { groups: 2, width };
+    for (packing, width) in [(panels(4), 4), (own, 0)] {
+        plan(packing, width, 0).unwrap();
+        assert!(matches!(plan(packing, width, 1), Err(PlanError::Region { .. })));
+    }
+    for (packing, width) in [(panels(4), 8), (Packing::Raw, 4), (Packing::Raw, 0)] {
+        assert!(matches!(plan(packing, width, 0), Err(PlanError::Malformed { .. })));
+    }
+}
+
+/// Of a kernel only the cut is lost in one piece.
+#[test]
+fn kernels_in_one_piece_are_what_they_mean() {
+    let whole = |spec: ConvSpec| KernelSpec::Conv(spec).whole();
+    let one = conv(all());
+    let cut = ConvSpec { tile_rows: 5, tile_columns: 8, columns_inner: false, panel_width: 8, ..one.clone() };
+    assert_ne!(KernelSpec::Conv(one.clone()), KernelSpec::Conv(cut.clone()));
+    assert_eq!(whole(one.clone()), whole(cut));
+    assert_eq!(whole(one.clone()).blocks(), 2, "a block for each group");
+    assert_ne!(whole(one.clone()), whole(ConvSpec { strides: [2, 1], ..one }));
 }

@@ -7,6 +7,9 @@
 //! leads back to the part that it came from, and a result whose shape depends on data one that takes the
 //! count by its value. A model without any of that is one segment.
 //!
+//! A segment may be cut into several plans, for devices that run them one after the other: a [`Transfer`]
+//! leads from each to the next.
+//!
 //! Segments are immutable and validated when they are made ([`Segment::new`]): sources are values of the
 //! plan, values are small, counts count an axis that there is. Does not know how parts are turned into
 //! segments, nor devices, queues or threads.
@@ -14,5 +17,5 @@
 mod hand_over;
 mod key;
 
-pub use hand_over::{HandOver, Passed, ProgramError, Segment, Source, Take};
+pub use hand_over::{HandOver, Passed, ProgramError, Row, Segment, Source, Take, Transfer};
 pub use key::{Given, Part, SegmentKey};

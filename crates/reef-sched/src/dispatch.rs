@@ -33,7 +33,7 @@ impl Scheduler {
     /// Refuses a request whose deadline has passed or, by what was measured, cannot be met behind the work
     /// that goes before it, unless it is to be a probe. `order` is its place in the queue.
     pub(crate) fn admit(&mut self, now: Nanos, request: &Request, order: Order) -> Result<Admitted, Refusal> {
-        let measured = &self.model(request.model).service[usize::from(request.plan)];
+        let measured = self.model(request.model).service(request.plan);
         let (expected, epoch) = (measured.get(), measured.epoch());
         let admitted = Admitted { expected, probe: false, epoch };
         let Some(deadline) = request.deadline else { return Ok(admitted) };
@@ -61,7 +61,7 @@ impl Scheduler {
 
     /// Whether a request that the estimate of its plan refuses becomes a probe.
     fn begin_probe(&mut self, now: Nanos, request: &Request, left: Nanos) -> bool {
-        let measured = &mut self.model_mut(request.model).service[usize::from(request.plan)];
+        let measured = self.model_mut(request.model).service_mut(request.plan);
         let probes = measured.may_probe(now, left);
         if probes {
             measured.probe_begins();
@@ -89,7 +89,7 @@ impl Scheduler {
     /// what their weights are due meanwhile.
     fn left_beside(&mut self, now: Nanos, request: &Request) -> u128 {
         let own = self.model(request.model);
-        let (expected, weight) = (own.service[usize::from(request.plan)].get(), own.options.weight);
+        let (expected, weight) = (own.service(request.plan).get(), own.options.weight);
         let Self { models, board, .. } = self;
         board.left_beside(now, |task| {
             let model = models[task.model.index()].as_ref().expect("a model with tasks is there");
@@ -160,7 +160,7 @@ impl Scheduler {
         let entry = self.table.get(slot);
         let left = entry.request.deadline?.since(now);
         let (request, epoch) = (entry.request, entry.epoch);
-        let measured = &self.model(request.model).service[usize::from(request.plan)];
+        let measured = self.model(request.model).service(request.plan);
         let needed = if measured.epoch() == epoch { measured.get() } else { Nanos(entry.expected) };
         if entry.probe || needed <= left {
             return None;

@@ -17,7 +17,7 @@ impl Scheduler {
             && model.drain.is_none()
             && model.queue(request.class).len() < model.options.queue_len;
         let service = match measured {
-            true => model.service[usize::from(request.plan)].get(),
+            true => model.service(request.plan).get(),
             false => Nanos::ZERO,
         };
         let mut forecast = Forecast { service, room, ..Forecast::default() };

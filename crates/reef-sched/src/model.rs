@@ -70,7 +70,8 @@ pub(crate) struct Model {
     /// Queued requests, by arrival.
     pub(crate) best_effort: Heap,
     pub(crate) on_board: [usize; 2],
-    pub(crate) service: Box<[ServiceTime]>,
+    /// By the plan's number; the last is of all plans that are not measured.
+    service: Box<[ServiceTime]>,
     usual: Usual,
     /// Virtual time used: compute-unit time over weight. Never goes down.
     pass: u128,
@@ -95,7 +96,7 @@ impl Model {
             real_time: Heap::with_capacity(room),
             best_effort: Heap::with_capacity(room),
             on_board: [0; 2],
-            service: vec![ServiceTime::default(); limits::PLANS_PER_MODEL_MAX].into(),
+            service: vec![ServiceTime::default(); limits::PLANS_PER_MODEL_MAX + 1].into(),
             usual: Usual::default(),
             pass: account.pass_for(virtual_now, options.weight),
             advance: 0,
@@ -109,6 +110,21 @@ impl Model {
 
     pub(crate) fn queue_mut(&mut self, class: Class) -> &mut Heap {
         if class.is_real_time() { &mut self.real_time } else { &mut self.best_effort }
+    }
+
+    /// What was measured of a plan.
+    pub(crate) fn service(&self, plan: u16) -> &ServiceTime {
+        &self.service[usize::from(plan).min(limits::PLANS_PER_MODEL_MAX)]
+    }
+
+    /// What was measured of a plan, to add to it.
+    pub(crate) fn service_mut(&mut self, plan: u16) -> &mut ServiceTime {
+        &mut self.service[usize::from(plan).min(limits::PLANS_PER_MODEL_MAX)]
+    }
+
+    /// Whether the times of a plan with this number are measured.
+    pub(crate) fn measures(plan: u16) -> bool {
+        usize::from(plan) < limits::PLANS_PER_MODEL_MAX
     }
 
     /// Whether another of its tasks may go on the board.

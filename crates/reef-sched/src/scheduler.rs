@@ -180,6 +180,17 @@ impl Scheduler {
         if model.queue(request.class).len() >= model.options.queue_len {
             return Err(Refusal::QueueFull);
         }
+        self.take(now, request)
+    }
+
+    /// Queues a request that has begun on another device, where it was admitted: as long as the model is
+    /// there, nothing but its deadline refuses it. How many there are is the caller's to bound, by the length
+    /// of the model's queue. An error is the request's end.
+    pub fn submit_begun(&mut self, now: Nanos, request: Request) -> Result<RequestId, Refusal> {
+        self.take(now, request)
+    }
+
+    fn take(&mut self, now: Nanos, request: Request) -> Result<RequestId, Refusal> {
         let order = self.next_order(&request);
         let admitted = self.admit(now, &request, order)?;
         let slot = self.table.insert(request, order, admitted);
@@ -241,8 +252,8 @@ impl Scheduler {
         if lane == 1 {
             model.settle(charged, usage.cu_time, usage.service.is_some());
         }
-        let measured = &mut model.service[usize::from(entry.request.plan)];
-        if measured.epoch() == entry.epoch {
+        let measured = model.service_mut(entry.request.plan);
+        if measured.epoch() == entry.epoch && Model::measures(entry.request.plan) {
             if entry.probe {
                 measured.probe_ends(now, entry.request.deadline.unwrap_or(Nanos::MAX).since(entry.started));
             }
@@ -268,7 +279,7 @@ impl Scheduler {
     /// Those submitted before keep what was expected of them, and measure nothing.
     pub fn reset_plan(&mut self, id: ModelId, plan: u16) {
         if let Some(Some(model)) = self.models.get_mut(id.index()) {
-            model.service[usize::from(plan)].reset();
+            model.service_mut(plan).reset();
         }
     }
 
@@ -366,7 +377,7 @@ impl Scheduler {
         self.set_timer(slot, None);
         let entry = self.table.remove(slot);
         if entry.probe {
-            let measured = &mut self.model_mut(entry.request.model).service[usize::from(entry.request.plan)];
+            let measured = self.model_mut(entry.request.model).service_mut(entry.request.plan);
             if measured.epoch() == entry.epoch {
                 measured.probe_dropped();
             }

@@ -75,8 +75,9 @@ impl Default for ModelOptions {
 pub struct Request {
     /// Its model.
     pub model: ModelId,
-    /// Which of the model's plans runs it, below [`limits::PLANS_PER_MODEL_MAX`]: service times are measured
-    /// per plan. See [`crate::Scheduler::reset_plan`].
+    /// Which of the model's plans runs it: service times are measured per plan with a number below
+    /// [`limits::PLANS_PER_MODEL_MAX`], and of others nothing is expected. See
+    /// [`crate::Scheduler::reset_plan`].
     pub plan: u16,
     /// Its class and level.
     pub class: Class,

@@ -78,8 +78,8 @@ pub struct DeviceArgs {
     /// Which blocks may run on compute units that a more urgent stage leaves idle.
     #[arg(long, value_name = "preemptible|fitting", default_value_t = Padding::default())]
     pub padding: Padding,
-    /// Memory for the arenas of running tasks on all devices, in MiB; by default half of the machine's. A
-    /// model or shape that needs more is refused.
+    /// Memory for weights and the arenas of running tasks on all devices, in MiB; by default half of the
+    /// machine's. A model or shape that needs more is refused.
     #[arg(long, value_name = "MIB")]
     pub memory: Option<u64>,
 }
@@ -138,6 +138,13 @@ pub struct RunArgs {
     /// An input: `NAME=FILE.npy`.
     #[arg(long = "input", value_name = "NAME=FILE.npy", value_parser = name_and_path)]
     pub inputs: Vec<(String, PathBuf)>,
+    /// An input that is another one in each run: `NAME=FILE.npy`, whose first axis counts the runs. Outputs
+    /// are then written with such an axis.
+    #[arg(long, value_name = "NAME=FILE.npy", value_parser = name_and_path, conflicts_with = "repeat")]
+    pub each: Vec<(String, PathBuf)>,
+    /// An output that is an input of the next run, such as the state of a recurrent model: `stateN=state`.
+    #[arg(long, value_name = "OUT=IN", value_parser = name_and_name)]
+    pub carry: Vec<(String, String)>,
     /// Random inputs from this seed where no `--input` is given.
     #[arg(long, value_name = "SEED")]
     pub random: Option<u64>,
@@ -428,6 +435,12 @@ fn name_and_deadline(text: &str) -> Result<(String, Duration), String> {
 fn name_and_path(text: &str) -> Result<(String, PathBuf), String> {
     let (name, path) = text.split_once('=').ok_or("expected NAME=FILE.npy")?;
     Ok((name.to_string(), PathBuf::from(path)))
+}
+
+/// `OUT=IN`
+fn name_and_name(text: &str) -> Result<(String, String), String> {
+    let (output, input) = text.split_once('=').ok_or("expected OUT=IN")?;
+    Ok((output.to_string(), input.to_string()))
 }
 
 /// `NAME=1,2,3`

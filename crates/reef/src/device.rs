@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use reef_base::Domain;
 use reef_cpu::{CpuDevice, CpuOptions, allowed_cores, granted_memory};
-use reef_device::{Device, Scheme};
+use reef_device::{Budget, Device, Scheme};
 use reef_engine::PoolDevice;
 
 use crate::cli::DeviceArgs;
@@ -29,25 +30,23 @@ pub fn start_pool(args: &DeviceArgs, specs: &[DeviceSpec], scheme: Scheme) -> Re
         bail!("--cus {cus} and device '{listed}': a list of cores says how many compute units there are");
     }
     let planned = spec::pool(specs, &allowed_cores())?;
-    let memory_bytes = match planned.len() {
-        1 => memory_bytes(args),
-        count => memory_bytes(args)
-            .or_else(|| granted_memory().map(|bytes| bytes / 2))
-            .map(|bytes| bytes / count as u64),
-    };
-    planned.into_iter().map(|planned| start_cpu(args, planned, memory_bytes, scheme)).collect()
+    // All of them are in the memory of this machine.
+    let limit = memory_bytes(args).or_else(|| granted_memory().map(|bytes| bytes / 2));
+    let budget = Budget::new(Domain::Host, limit);
+    planned.into_iter().map(|planned| start_cpu(args, planned, &budget, scheme)).collect()
 }
 
 fn start_cpu(
     args: &DeviceArgs,
     planned: Planned,
-    memory_bytes: Option<u64>,
+    budget: &Arc<Budget>,
     scheme: Scheme,
 ) -> Result<PoolDevice> {
     let Planned { name, cores } = planned;
     let (nice, padding) = (args.nice, args.padding);
     let cus = cores.as_ref().map(Vec::len).or(args.cus);
-    let options = CpuOptions { cus, cores, nice, scheme, padding, memory_bytes, ..CpuOptions::default() };
+    let budget = Some(budget.clone());
+    let options = CpuOptions { cus, cores, nice, scheme, padding, budget, ..CpuOptions::default() };
     let device = CpuDevice::start(options).with_context(|| format!("cannot start the device {name}"))?;
     for warning in device.warnings() {
         tracing::warn!("{name}: {warning}");
@@ -55,7 +54,7 @@ fn start_cpu(
     Ok(PoolDevice { name, device: Arc::new(device) })
 }
 
-/// Memory for arenas, where the command line says how much.
+/// Memory for models and their tasks, where the command line says how much.
 pub fn memory_bytes(args: &DeviceArgs) -> Option<u64> {
     args.memory.map(|mib| mib.saturating_mul(1 << 20))
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use reef_base::{Class, Level, ModelKey, Nanos};
-use reef_engine::Placement;
+use reef_engine::{InputValues, Number, Placement};
 use serde::Deserialize;
 
 use crate::spec::DeviceSpec;
@@ -25,6 +25,8 @@ pub struct FoundModel {
     pub path: PathBuf,
     /// What was said about it; `None` when nothing was.
     pub settings: Option<Settings>,
+    /// The files that said it, for errors; beside the model first.
+    pub said_in: Vec<PathBuf>,
 }
 
 /// Settings of one model as written by its owner.
@@ -43,10 +45,34 @@ pub struct Settings {
     pub queue_len: Option<usize>,
     /// Input shapes to compile ahead, for models with symbolic dimensions.
     pub shapes: Option<Vec<BTreeMap<String, Vec<usize>>>>,
+    /// Values of shape inputs to compile ahead; the first set with the first of `shapes`, and so on.
+    pub values: Option<Vec<BTreeMap<String, Value>>>,
     /// Names of the devices that it may be on: `cpu:0`, `cpu:1` in the server's order. All, unless said.
     pub devices: Option<Vec<String>>,
     /// `one` of them, or `replicate` for each.
     pub placement: Option<String>,
+}
+
+/// The value of an input: a number or boolean, or a list of them, row-major.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged, expecting = "a value is a number, a boolean, or a list of them")]
+pub enum Value {
+    /// The only element.
+    One(Element),
+    /// All elements.
+    List(Vec<Element>),
+}
+
+/// An element of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Element {
+    /// A boolean.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// Any number.
+    Float(f64),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -57,6 +83,14 @@ struct DirectorySettings {
     devices: Vec<String>,
     #[serde(default)]
     model: BTreeMap<String, Settings>,
+}
+
+impl FoundModel {
+    /// Its settings and where they stand, for errors.
+    pub fn settings_named(&self) -> String {
+        let files: Vec<String> = self.said_in.iter().map(|path| path.display().to_string()).collect();
+        format!("settings of model {} ({})", self.key.name, files.join(", "))
+    }
 }
 
 impl Settings {
@@ -85,14 +119,29 @@ impl Settings {
         }
     }
 
-    /// On how many of its devices the model is.
+    /// The sets of values to compile ahead.
+    pub fn values(&self) -> Vec<InputValues> {
+        let number = |element: &Element| match *element {
+            Element::Bool(value) => Number::Bool(value),
+            Element::Int(value) => Number::Int(value),
+            Element::Float(value) => Number::Float(value),
+        };
+        let elements = |value: &Value| match value {
+            Value::One(element) => vec![number(element)],
+            Value::List(list) => list.iter().map(number).collect(),
+        };
+        let sets = self.values.iter().flatten();
+        sets.map(|set| set.iter().map(|(name, value)| (name.clone(), elements(value))).collect()).collect()
+    }
+
+    /// How the model is on its devices.
     pub fn placement(&self) -> Result<Placement> {
         let Some(name) = self.placement.as_deref() else { return Ok(Placement::default()) };
-        match Placement::ALL.into_iter().find(|placement| placement.name() == name) {
-            Some(Placement::Split) => bail!("placement = \"split\": split is not supported yet"),
-            Some(placement) => Ok(placement),
-            None => bail!("placement = \"{name}\": there are \"one\" and \"replicate\""),
-        }
+        let known = Placement::ALL.into_iter().find(|placement| placement.name() == name);
+        known.with_context(|| {
+            let names = Placement::ALL.map(|placement| format!("\"{}\"", placement.name()));
+            format!("placement = \"{name}\": there are {}", names.join(", "))
+        })
     }
 
     /// Refuses names that none of these devices has.
@@ -134,6 +183,7 @@ impl Settings {
             deadline_ms: self.deadline_ms.or(fallback.deadline_ms),
             queue_len: self.queue_len.or(fallback.queue_len),
             shapes: self.shapes.or(fallback.shapes),
+            values: self.values.or(fallback.values),
             devices: self.devices.or(fallback.devices),
             placement: self.placement.or(fallback.placement),
         }
@@ -165,7 +215,8 @@ pub fn scan(dir: &Path) -> Result<Vec<FoundModel>> {
         } else if path.extension().is_some_and(|extension| extension == "onnx") {
             let beside = path.with_extension("toml");
             let settings = if beside == shared_path { None } else { read_toml(&beside)? };
-            found.push(FoundModel { key: key(&path, "1")?, path, settings });
+            let said_in = settings.iter().map(|_| beside.clone()).collect();
+            found.push(FoundModel { key: key(&path, "1")?, path, settings, said_in });
         }
     }
     found.sort_by(|a, b| a.key.cmp(&b.key));
@@ -175,12 +226,13 @@ pub fn scan(dir: &Path) -> Result<Vec<FoundModel>> {
     for model in &mut found {
         let beside = model.settings.take();
         let general = shared.model.get(&model.key.name).cloned();
+        model.said_in.extend(general.is_some().then(|| shared_path.clone()));
         model.settings = match (beside, general) {
             (Some(beside), Some(general)) => Some(beside.or(general)),
             (beside, general) => beside.or(general),
         };
         if let Some(settings) = &model.settings {
-            settings.check().with_context(|| format!("settings of model {}", model.key.name))?;
+            settings.check().with_context(|| model.settings_named())?;
         }
     }
     shared.model.retain(|name, _| !found.iter().any(|model| &model.key.name == name));
@@ -194,7 +246,9 @@ fn scan_versions(dir: &Path) -> Result<Vec<FoundModel>> {
     if dir.join("config.pbtxt").exists() {
         tracing::warn!("{}: config.pbtxt is not read yet", dir.display());
     }
-    let settings: Option<Settings> = read_toml(&dir.join("reef.toml"))?;
+    let beside = dir.join("reef.toml");
+    let settings: Option<Settings> = read_toml(&beside)?;
+    let said_in: Vec<PathBuf> = settings.iter().map(|_| beside.clone()).collect();
     let mut found = Vec::new();
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -202,7 +256,7 @@ fn scan_versions(dir: &Path) -> Result<Vec<FoundModel>> {
         Err(error) => {
             tracing::warn!(%error, "cannot read {}", dir.display());
             let path = dir.join("1").join("model.onnx");
-            return Ok(vec![FoundModel { key: key(dir, "1")?, path, settings }]);
+            return Ok(vec![FoundModel { key: key(dir, "1")?, path, settings, said_in }]);
         }
     };
     for entry in entries {
@@ -211,7 +265,8 @@ fn scan_versions(dir: &Path) -> Result<Vec<FoundModel>> {
         if let Some(version) = version.filter(|name| is_version(name))
             && path.is_file()
         {
-            found.push(FoundModel { key: key(dir, &version)?, path, settings: settings.clone() });
+            let (settings, said_in) = (settings.clone(), said_in.clone());
+            found.push(FoundModel { key: key(dir, &version)?, path, settings, said_in });
         }
     }
     Ok(found)
@@ -318,7 +373,8 @@ mod tests {
     #[test]
     fn damaged_settings_never_panic() {
         let good = "[model.a]\nclass = \"real-time\"\nlevel = 1\ndeadline_ms = 12.5\n\
-                    [model.b]\nweight = 2\nqueue_len = 8\nshapes = [{ x = [1, 4] }, { x = [2, 7] }]\n";
+                    [model.b]\nweight = 2\nqueue_len = 8\nshapes = [{ x = [1, 4] }, { x = [2, 7] }]\n\
+                    values = [{ n = 3 }, { n = [1, 2], on = true }]\n";
         let dir = directory("damaged", &[("a.onnx", ""), ("b.onnx", ""), ("reef.toml", good)]);
         scan(&dir).unwrap();
         let (mut read, mut refused) = (0, 0);
@@ -354,8 +410,10 @@ mod tests {
             ("[model.a]\nweight = 0", "weight"),
             ("[model.a]\nqueue_len = 0", "queue_len"),
             ("[model.a]\ndeadline_ms = 0", "deadline_ms"),
-            ("[model.a]\nplacement = \"split\"", "split is not supported yet"),
-            ("[model.a]\nplacement = \"all\"", "\"one\" and \"replicate\""),
+            ("[model.a]\nvalues = [{ n = \"many\" }]", "a value is a number"),
+            ("[model.a]\nvalues = [{ n = [[1]] }]", "a value is a number"),
+            ("[model.a]\nvalues = { n = 1 }", "values"),
+            ("[model.a]\nplacement = \"all\"", "there are \"one\", \"replicate\", \"split\""),
             ("[model.a]\ndevices = []", "devices"),
             ("[model.a]\ndevices = \"cpu:0\"", "devices"),
             ("not toml", "reef.toml"),

@@ -1,6 +1,8 @@
 //! The command line end to end: what a user types, and the errors for what they type wrong.
 
 mod harness;
+#[path = "programs/make.rs"]
+mod make;
 
 use std::io::Read;
 use std::process::Stdio;
@@ -180,6 +182,70 @@ fn repeated_runs_report_percentiles() {
 }
 
 #[test]
+fn streams_that_do_not_fit_are_named() {
+    let dir = Scratch::new("stream-bad");
+    let model = dir.file("recurrent.onnx", make::recurrent().onnx);
+    let file = |name: &str, shape: &str, values: usize| {
+        let path = dir.file(name, npy("<f4", shape, &vec![0; values * 4]));
+        path.to_str().unwrap().to_string()
+    };
+    let (one, three, two) =
+        (file("1.npy", "(2,)", 2), file("3.npy", "(3, 2)", 6), file("2.npy", "(2, 2)", 4));
+    let (none, flat) = (file("0.npy", "(0, 2)", 0), file("scalar.npy", "()", 1));
+    let x = |file: &str| ["--each".to_string(), format!("x={file}")];
+    let state = |flag: &str, file: &str| [flag.to_string(), format!("state={file}")];
+    let carry = |pair: &str| ["--carry".to_string(), pair.to_string()];
+    let run = |parts: &[[String; 2]], expected: &[&str]| {
+        let parts: Vec<&str> = parts.iter().flatten().map(String::as_str).collect();
+        refused(&[&["run", text(&model), "--random", "1"], &parts[..]].concat(), expected);
+    };
+    run(&[x(&none)], &["--each: input 'x' is [0,2]", "first axis counts the runs"]);
+    run(&[x(&flat)], &["--each: input 'x' is []"]);
+    run(&[x(&one)], &["input 'x'", "[]"]);
+    run(&[x(&three), state("--each", &two)], &["'state' is for 2 runs, another one for 3"]);
+    run(&[["--each".into(), format!("q={one}")]], &["no input 'q'"]);
+    run(&[x(&three), ["--input".into(), format!("x={one}")]], &["input 'x' is given twice"]);
+    run(&[x(&three), x(&three)], &["input 'x' is given twice"]);
+    run(&[carry("last=state")], &["--carry: the model has no output 'last'"]);
+    run(&[carry("next=memory")], &["--carry: the model has no input 'memory'"]);
+    run(&[carry("next=state"), carry("y=state")], &["input 'state' is given twice"]);
+    run(&[x(&three), carry("next=x")], &["input 'x' is given twice"]);
+    run(&[carry("next=unused")], &["output 'next' is f32, input 'unused' i64"]);
+    misused(&["run", text(&model), "--carry", "next"], "expected OUT=IN");
+    misused(&["run", text(&model), "--each", "x=x.npy", "--repeat", "3"], "--repeat");
+}
+
+#[test]
+fn a_stream_carries_its_state_and_stacks_its_outputs() {
+    let dir = Scratch::new("stream");
+    let model = dir.file("recurrent.onnx", make::recurrent().onnx);
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let x = dir.file("x.npy", npy("<f4", "(3, 2)", &bytes(&[1.0, 10.0, 2.0, 20.0, 3.0, 30.0])));
+    let one = dir.file("one.npy", npy("<f4", "(2,)", &bytes(&[1.0, 10.0])));
+    let state = dir.file("state.npy", npy("<f4", "(2,)", &bytes(&[0.5, 0.0])));
+    let unused = dir.file("unused.npy", npy("<i8", "(2,)", &[0; 16]));
+    let out = dir.path("out");
+    let given = |name: &str, path: &std::path::Path| format!("{name}={}", text(path));
+    let run = |more: &[&str]| {
+        let (state, unused) = (given("state", &state), given("unused", &unused));
+        let args = ["run", text(&model), "--input", &state, "--input", &unused, "--carry", "next=state"];
+        let report = json(&[&args, more, &["--output-dir", text(&out), "--json"]].concat());
+        let tensor = |name: &str| {
+            let file = std::fs::read(out.join(report["outputs"][name].as_str().unwrap())).unwrap();
+            let array = npyz::NpyFile::new(&file[..]).unwrap();
+            (array.shape().to_vec(), array.into_vec::<f32>().unwrap())
+        };
+        (report["latency_ns"]["count"].as_u64().unwrap(), tensor("y"), tensor("next"))
+    };
+    let sums = vec![1.5, 10.0, 3.5, 30.0, 6.5, 60.0];
+    let negative: Vec<f32> = sums.iter().map(|sum| -sum).collect();
+    assert_eq!(run(&["--each", &given("x", &x)]), (3, (vec![3, 2], negative), (vec![3, 2], sums)));
+    // Without inputs of their own the runs are as many as asked for, and the last one is written.
+    let last = (3, (vec![2], vec![-3.5, -30.0]), (vec![2], vec![3.5, 30.0]));
+    assert_eq!(run(&["--input", &given("x", &one), "--repeat", "3"]), last);
+}
+
+#[test]
 fn inspect_shows_the_plan_and_its_hash_is_stable() {
     let dir = Scratch::new("inspect");
     let model = dir.zoo("control", "control.onnx");
@@ -265,8 +331,10 @@ fn devices_that_cannot_be_meant_are_refused() {
     served(&["--device", "cpu", "--device", &core], &both);
     dir.file("reef.toml", "[model.control]\ndevices = [\"cpu:1\"]");
     served(&["--device", &core], &["model control", "there is no device 'cpu:1'; there are cpu:0"]);
-    dir.file("reef.toml", "[model.control]\nplacement = \"split\"");
-    served(&["--device", &core], &["model control", "split is not supported yet"]);
+    dir.file("reef.toml", "[model.control]\nplacement = \"halved\"");
+    served(&["--device", &core], &["model control", "there are \"one\", \"replicate\", \"split\""]);
+    dir.file("reef.toml", "[model.control]\nplacement = \"split\"\ndevices = [\"cpu:0\", \"cpu:1\"]");
+    served(&["--device", &core], &["model control", "there is no device 'cpu:1'; there are cpu:0"]);
     dir.file("reef.toml", "devices = [\"gpu:0\"]");
     served(&[], &["reef.toml: devices", "there is no device 'gpu'"]);
 }

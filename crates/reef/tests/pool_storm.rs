@@ -1,7 +1,7 @@
-//! A storm over two devices: every tiny model, some on one device and some on both, asked by several clients
-//! at random and cancelled now and then. Every request ends once: with the bytes of an undisturbed run, with
-//! its cancellation, or with the device's fault where its model was on the device that was poisoned in the
-//! middle. `REEF_STORM_SECONDS` makes it last longer. Time decides only when to stop.
+//! A storm over two devices: every tiny model, some on one device, some on both and some cut over both, asked
+//! by several clients at random and cancelled now and then. Every request ends once: with the bytes of an
+//! undisturbed run, with its cancellation, or with the device's fault where its model was on the device that
+//! was poisoned in the middle. `REEF_STORM_SECONDS` makes it last longer. Time decides only when to stop.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,11 +43,13 @@ fn every_request_ends_once_on_two_devices() {
     let part = Duration::from_secs(seconds.unwrap_or(6)) / 2;
     let subjects = subjects();
     let engine = engine(2);
-    let placed: HashMap<&str, Vec<String>> = subjects
-        .iter()
-        .enumerate()
-        .map(|(index, subject)| (subject.name, load(&engine, index, subject.name, index % 2 == 0)))
-        .collect();
+    // Each placement with each class.
+    let placement = |index: usize| Placement::ALL[(index + index / 3) % 3];
+    let place = |(index, subject): (usize, &Subject)| {
+        let on = load(&engine, index, subject.name, placement(index));
+        (subject.name, (placement(index), on))
+    };
+    let placed: HashMap<&str, (Placement, Vec<String>)> = subjects.iter().enumerate().map(place).collect();
     let (tally, poisoned) = (Tally::default(), AtomicBool::new(false));
     storm(&engine, &subjects, part, &tally, &|_, _| panic!("no device has failed yet"));
     let before = tally.done.load(Ordering::SeqCst);
@@ -56,8 +58,9 @@ fn every_request_ends_once_on_two_devices() {
     // A fault is an answer for who was on the device: a replicated model that is asked later is elsewhere.
     let faults = |name: &str, late: bool| {
         assert!(poisoned.load(Ordering::SeqCst), "{name}: a fault of a device that had none");
-        let on = &placed[name];
-        assert!(on.contains(&"d:1".to_string()) && !(late && on.len() == 2), "{name}, on {on:?}");
+        let (placement, on) = &placed[name];
+        let elsewhere = late && *placement == Placement::Replicate;
+        assert!(on.contains(&"d:1".to_string()) && !elsewhere, "{name}: {placement:?} on {on:?}");
     };
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -169,13 +172,12 @@ fn engine(count: usize) -> Engine {
 }
 
 /// Loads a model as one of three classes; says which devices it is on.
-fn load(engine: &Engine, index: usize, name: &str, replicate: bool) -> Vec<String> {
+fn load(engine: &Engine, index: usize, name: &str, placement: Placement) -> Vec<String> {
     let class = match index % 3 {
         0 => Class::RealTime(Level::TOP),
         1 => Class::real_time(1),
         _ => Class::BestEffort,
     };
-    let placement = if replicate { Placement::Replicate } else { Placement::One };
     let model: Model = name.parse().expect("a model of the zoo");
     let onnx = reef_zoo::build(model, &Variant::tiny()).expect("the model is built");
     let settings = ModelSettings { class, placement, ..ModelSettings::default() };
@@ -188,7 +190,7 @@ fn load(engine: &Engine, index: usize, name: &str, replicate: bool) -> Vec<Strin
 fn subjects() -> Vec<Subject> {
     let engine = engine(1);
     let subject = |model: Model| {
-        load(&engine, 2, model.name(), false);
+        load(&engine, 2, model.name(), Placement::One);
         let inputs = engine.model(model.name(), None).expect("it is loaded").inputs;
         let data =
             (0..INPUTS).map(|seed| inputs.iter().map(|info| tensor(info, seed + 1)).collect()).collect();

@@ -1,6 +1,8 @@
 //! The server end to end: what it refuses to start with, and what a client of a running one sees.
 
 mod harness;
+#[path = "programs/make.rs"]
+mod make;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -196,6 +198,67 @@ fn directories_that_cannot_be_served_are_refused() {
         dir.file("set/reef.toml", settings);
         serve(&dir.path("set"), &expected);
     }
+}
+
+#[test]
+fn values_that_the_model_cannot_take_are_refused() {
+    let dir = Scratch::new("values-bad");
+    let model = make::window(16);
+    dir.file("set/window.onnx", &model.onnx);
+    for (settings, expected) in [
+        ("values = [{ to = 3 }]", "the model has no input 'to'; inputs whose values decide: from"),
+        ("values = [{ x = [1.5] }]", "the value of 'x' decides nothing"),
+        ("values = [{ from = 1.0 }]", "input 'from' is INT64, and cannot be 1.0"),
+        ("values = [{ from = true }]", "input 'from' is INT64, and cannot be true"),
+        ("values = [{ from = [1, 2] }]", "input 'from' has 1 elements, not 2"),
+        ("values = [{}]", "input 'from' needs one"),
+    ] {
+        // Whichever file it stands in.
+        for (file, other, text_of) in [
+            ("set/reef.toml", "set/window.toml", format!("[model.window]\n{settings}")),
+            ("set/window.toml", "set/reef.toml", settings.to_string()),
+        ] {
+            dir.file(other, "");
+            let file = dir.file(file, text_of);
+            let set = dir.path("set");
+            let args = ["serve", text(&set), "--http-port", "0", "--metrics-port", "0"];
+            refused(&args, &[text(&file), "model window", expected]);
+        }
+    }
+    let dir = Scratch::new("values-absurd");
+    dir.file("rows.onnx", make::rows().onnx);
+    let here = dir.path("");
+    for value in ["[-3, 8]", "[1000000000000, 8]", "[9223372036854775807, 8]", "[3, 7]", "[100000000, 8]"] {
+        let file = dir.file("reef.toml", format!("[model.rows]\nvalues = [{{ to = {value} }}]"));
+        let args = ["serve", text(&here), "--http-port", "0", "--metrics-port", "0", "--memory", "64"];
+        let named = format!("to [2]={}", value.trim_matches(['[', ']']).replace(' ', ""));
+        refused(&args, &[text(&file), "model rows", &named]);
+    }
+}
+
+#[test]
+fn values_are_compiled_ahead() {
+    let dir = Scratch::new("values");
+    let model = make::window(16);
+    dir.file("set/window.onnx", &model.onnx);
+    dir.file("set/reef.toml", "[model.window]\nvalues = [{ from = 3 }, { from = [-6] }]");
+    let serving = Serving::start(&[text(&dir.path("set"))]);
+    let loaded = serving.log.iter().find(|line| line.contains("loaded window")).expect("it says so");
+    assert!(loaded.contains("plans=2"), "{loaded}");
+    let ask = |from: i64| {
+        let x: Vec<usize> = (0..16).collect();
+        let tensors = json!([
+            { "name": "x", "shape": [16], "datatype": "FP32", "data": x },
+            { "name": "from", "shape": [1], "datatype": "INT64", "data": [from] },
+        ]);
+        let (status, answer) = serving.infer("window", &json!({ "inputs": tensors }).to_string());
+        assert_eq!(status, 200, "{answer}");
+        answer["outputs"][0]["data"].clone()
+    };
+    let answers = (ask(3), ask(-6), ask(0));
+    assert_eq!(answers.0, json!([3.0, 4.0, 5.0, 6.0]));
+    assert_eq!(answers.1, json!([10.0, 11.0, 12.0, 13.0]));
+    assert_eq!(answers.2, json!([0.0, 1.0, 2.0, 3.0]), "a value that was not named");
 }
 
 #[test]
@@ -432,7 +495,8 @@ fn trace_is_valid(path: &Path) {
     );
 }
 
-/// Two devices of one core each, from the directory's settings: one model on each and one on both.
+/// Two devices of one core each, from the directory's settings: one model on each, one on both and one cut
+/// over both.
 #[test]
 fn several_devices_are_served() {
     let cores = reef_cpu::allowed_cores();
@@ -441,26 +505,28 @@ fn several_devices_are_served() {
         return;
     };
     let dir = Scratch::new("two-devices");
-    for name in ["a", "b", "both"] {
+    for name in ["a", "b", "both", "cut"] {
         dir.zoo("control", &format!("{name}.onnx"));
     }
     dir.file(
         "reef.toml",
         format!(
             "devices = [\"cpu:{first}\", \"cpu:{second}\"]\n[model.a]\ndevices = [\"cpu:1\"]\n\
-             [model.both]\nclass = \"real-time\"\nplacement = \"replicate\"\n"
+             [model.both]\nclass = \"real-time\"\nplacement = \"replicate\"\n\
+             [model.cut]\nplacement = \"split\"\ndevices = [\"cpu:1\", \"cpu:0\"]\n"
         ),
     );
     let serving = Serving::start(&[text(&dir.path("")), "--trace", text(&dir.path("trace.json"))]);
     let on = |model: &str| serving.get(&format!("/v2/models/{model}")).1["devices"].clone();
     assert_eq!((on("a"), on("b")), (json!(["cpu:1"]), json!(["cpu:0"])));
     assert_eq!(on("both"), json!(["cpu:0", "cpu:1"]));
+    assert_eq!(on("cut"), json!(["cpu:1", "cpu:0"]));
     let devices = serving.get("/v2").1["devices"].clone();
     let names: Vec<&Value> = devices.as_array().unwrap().iter().map(|device| &device["name"]).collect();
     assert_eq!(names, ["cpu:0", "cpu:1"]);
     let config = serving.get("/v2/models/both/config").1;
     assert_eq!(config["parameters"]["placement"]["string_value"], "replicate");
-    let answers: Vec<Value> = ["a", "b", "both", "both", "both", "both"]
+    let answers: Vec<Value> = ["a", "b", "both", "both", "both", "both", "cut", "cut"]
         .map(|model| serving.infer(model, &image(json!({}))))
         .map(|(status, answer)| {
             assert_eq!(status, 200, "{answer}");

@@ -8,7 +8,7 @@ use reef_engine::{
     ModelSettings, Part as ProgramPart, Passed, PlanSource, Segment, SegmentKey, Shape, Source, Take,
     TensorInfo,
 };
-use reef_plan::{IoSpec, Plan, SyntheticStage, Target, synthetic_plan};
+use reef_plan::{Cutter, IoSpec, Plan, SyntheticStage, Target, synthetic_plan};
 
 use super::Bench;
 use super::rig::Rig;
@@ -106,11 +106,11 @@ impl PlanSource for Chain {
         &self.outputs
     }
 
-    fn compile(&self, _shapes: &[Shape], _target: Target) -> Result<Arc<Plan>, String> {
+    fn compile(&self, _shapes: &[Shape], _cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
         Err("it is a program of several segments".into())
     }
 
-    fn segment(&self, key: &SegmentKey, _target: Target) -> Result<Segment, String> {
+    fn segment(&self, key: &SegmentKey, _cutter: &dyn Cutter) -> Result<Segment, String> {
         let at = key.part.as_ref().and_then(|part| part.downcast::<usize>()).map_or(0, |at| *at);
         let plan = self.plans[at].clone();
         let Some(next) = self.parts.get(at + 1) else { return Ok(Segment::last(plan)) };

@@ -7,6 +7,7 @@
 //! samples.
 
 mod beside;
+mod devices;
 mod hand_over;
 mod latency;
 mod narrow;
@@ -80,7 +81,7 @@ pub struct MicroOptions {
 type RunPart = fn(&Bench<'_>) -> Result<Part, BenchError>;
 
 /// Every part: name, about how many seconds it takes, what it does.
-const PARTS: [(&str, u64, RunPart); 12] = [
+const PARTS: [(&str, u64, RunPart); 13] = [
     (preempt::NAME, 40, preempt::run),
     (sweep::KERNELS, 40, sweep::kernels),
     (sweep::LENGTH, 50, sweep::length),
@@ -93,6 +94,7 @@ const PARTS: [(&str, u64, RunPart); 12] = [
     (beside::NAME, 320, beside::run),
     (overhead::NAME, 30, overhead::run),
     (latency::NAME, 60, latency::run),
+    (devices::NAME, 280, devices::run),
 ];
 
 /// The names of all parts, in the order in which they run.

@@ -1,9 +1,9 @@
 //! Convolutions, products and pools.
 
 use reef_graph::PoolKind;
-use reef_plan::{ConvSpec, DepthwiseSpec, Epilogue, MatMulSpec, Packing, PoolSpec};
+use reef_plan::{At, ConvSpec, DepthwiseSpec, Epilogue, MatMulSpec, Matrices, Packing, PoolSpec};
 
-use super::Access;
+use super::{Access, part};
 use crate::scalar::larger;
 use crate::scalar::unary;
 
@@ -43,54 +43,72 @@ impl Window {
     }
 }
 
+/// An element of packed weights, which are operand 1.
+fn weight(access: &mut Access<'_, '_>, packing: Packing, of: Matrices, at: At) -> f64 {
+    let At { group, output, k } = at;
+    let index = match packing {
+        Packing::ConvPanels { width, .. } | Packing::MatrixPanels { width, .. } => {
+            let (width, panels) = (width as usize, of.outputs.div_ceil(width as usize));
+            ((group * panels + output / width) * of.depth + k) * width + output % width
+        }
+        Packing::Depthwise => k * of.groups + group,
+        // As the model has them: of one input channel a group, so taps are all there is.
+        Packing::Raw => (group * of.outputs + output) * of.depth + k,
+        Packing::Own { layout, .. } => {
+            let region = access.reads[1];
+            let packed = &access.memory.bytes(region.place)[region.offset..region.end()];
+            return f64::from(layout.0.read(of, packed, at));
+        }
+    };
+    access.load_f32(1, index)
+}
+
 fn taps(kernel: [usize; 2]) -> impl Iterator<Item = [usize; 2]> {
     (0..kernel[0]).flat_map(move |y| (0..kernel[1]).map(move |x| [y, x]))
 }
 
-pub(super) fn conv(spec: &ConvSpec, access: &mut Access<'_, '_>, packing: Packing) {
+pub(super) fn conv(spec: &ConvSpec, access: &mut Access<'_, '_>, packing: Packing, block: usize) {
     let ConvSpec { out_hw, in_hw, strides, pads, dilations, .. } = *spec;
     let window = Window { out_hw, in_hw, strides, pads, dilations };
     let (inputs, outputs) = (spec.in_c / spec.groups, spec.out_c / spec.groups);
-    let width = match packing {
-        Packing::ConvPanels { width, .. } | Packing::MatrixPanels { width, .. } => width as usize,
-        _ => 0,
-    };
-    if width != spec.panel_width || !spec.tile_columns.is_multiple_of(width) {
-        access.memory.fault.get_or_insert(format!("panels of {width} for tiles of {}", spec.tile_columns));
-        return;
-    }
-    let panels = outputs.div_ceil(width);
-    for tile in (0..spec.blocks()).map(|block| spec.tile(block)) {
-        for row in tile.row..tile.row + tile.rows {
-            for column in tile.column..tile.column + tile.columns {
-                let panel = (tile.plane * panels + column / width) * spec.depth() * width;
-                let mut sum = 0.0;
-                for tap in taps(spec.kernel) {
-                    let Some(pixel) = window.pixel(row, tap) else { continue };
-                    let x = pixel * spec.in_pixel_stride + tile.plane * inputs;
-                    let w = panel + (tap[0] * spec.kernel[1] + tap[1]) * inputs * width + column % width;
-                    for i in 0..inputs {
-                        sum += access.load_f32(0, x + i) * access.load_f32(1, w + i * width);
-                    }
+    let (tile, of) = (spec.tile(block), spec.matrices());
+    for row in tile.row..tile.row + tile.rows {
+        for output in tile.column..tile.column + tile.columns {
+            let mut sum = 0.0;
+            for tap in taps(spec.kernel) {
+                let Some(pixel) = window.pixel(row, tap) else { continue };
+                let x = pixel * spec.in_pixel_stride + tile.plane * inputs;
+                let first = (tap[0] * spec.kernel[1] + tap[1]) * inputs;
+                for i in 0..inputs {
+                    let at = At { group: tile.plane, output, k: first + i };
+                    sum += access.load_f32(0, x + i) * weight(access, packing, of, at);
                 }
-                let channel = tile.plane * outputs + column;
-                let value = finish(&spec.epilogue, access, sum, row, channel);
-                access.store_f32(row * spec.out_pixel_stride + channel, value);
             }
+            let channel = tile.plane * outputs + output;
+            let value = finish(&spec.epilogue, access, sum, row, channel);
+            access.store_f32(row * spec.out_pixel_stride + channel, value);
         }
     }
 }
 
-pub(super) fn depthwise(spec: &DepthwiseSpec, access: &mut Access<'_, '_>) {
+/// Pixels of a block that makes `lines` lines of the output's images.
+fn pixels(block: usize, lines: usize, all: usize, width: usize) -> std::ops::Range<usize> {
+    let lines = part(block, lines, all);
+    lines.start * width..lines.end * width
+}
+
+pub(super) fn depthwise(spec: &DepthwiseSpec, access: &mut Access<'_, '_>, packing: Packing, block: usize) {
     let DepthwiseSpec { out_hw, in_hw, strides, pads, dilations, .. } = *spec;
     let window = Window { out_hw, in_hw, strides, pads, dilations };
-    for row in 0..spec.batch * out_hw[0] * out_hw[1] {
+    let of = spec.matrices();
+    for row in pixels(block, spec.tile_rows, spec.batch * out_hw[0], out_hw[1]) {
         for channel in 0..spec.channels {
             let mut sum = 0.0;
             for tap in taps(spec.kernel) {
                 let Some(pixel) = window.pixel(row, tap) else { continue };
-                let w = (tap[0] * spec.kernel[1] + tap[1]) * spec.channels + channel;
-                sum += access.load_f32(0, pixel * spec.in_pixel_stride + channel) * access.load_f32(1, w);
+                let at = At { group: channel, output: 0, k: tap[0] * spec.kernel[1] + tap[1] };
+                let x = access.load_f32(0, pixel * spec.in_pixel_stride + channel);
+                sum += x * weight(access, packing, of, at);
             }
             let value = finish(&spec.epilogue, access, sum, row, channel);
             access.store_f32(row * spec.out_pixel_stride + channel, value);
@@ -98,29 +116,28 @@ pub(super) fn depthwise(spec: &DepthwiseSpec, access: &mut Access<'_, '_>) {
     }
 }
 
-pub(super) fn matmul(spec: &MatMulSpec, access: &mut Access<'_, '_>) {
-    for tile in (0..spec.blocks()).map(|block| spec.tile(block)) {
-        let [a, b, c] = spec.plane_offsets(tile.plane);
-        for m in tile.row..tile.row + tile.rows {
-            for n in tile.column..tile.column + tile.columns {
-                let mut sum = 0.0;
-                for k in 0..spec.k {
-                    sum += access.load_f32(0, a + m * spec.a_strides[0] + k * spec.a_strides[1])
-                        * access.load_f32(1, b + k * spec.b_strides[0] + n * spec.b_strides[1]);
-                }
-                access.store_f32(c + m * spec.c_row_stride + n, f64::from(spec.alpha) * sum);
+pub(super) fn matmul(spec: &MatMulSpec, access: &mut Access<'_, '_>, block: usize) {
+    let tile = spec.tile(block);
+    let [a, b, c] = spec.plane_offsets(tile.plane);
+    for m in tile.row..tile.row + tile.rows {
+        for n in tile.column..tile.column + tile.columns {
+            let mut sum = 0.0;
+            for k in 0..spec.k {
+                sum += access.load_f32(0, a + m * spec.a_strides[0] + k * spec.a_strides[1])
+                    * access.load_f32(1, b + k * spec.b_strides[0] + n * spec.b_strides[1]);
             }
+            access.store_f32(c + m * spec.c_row_stride + n, f64::from(spec.alpha) * sum);
         }
     }
 }
 
-pub(super) fn pool(spec: &PoolSpec, access: &mut Access<'_, '_>) {
+pub(super) fn pool(spec: &PoolSpec, access: &mut Access<'_, '_>, block: usize) {
     let pads = [spec.pads[0], spec.pads[1]];
     let PoolSpec { out_hw, in_hw, strides, dilations, .. } = *spec;
     let window = Window { out_hw, in_hw, strides, pads, dilations };
     let padded_hw = [in_hw[0] + spec.pads[0] + spec.pads[2], in_hw[1] + spec.pads[1] + spec.pads[3]];
     let padded = Window { out_hw, in_hw: padded_hw, strides, pads: [0, 0], dilations };
-    for row in 0..spec.batch * out_hw[0] * out_hw[1] {
+    for row in pixels(block, spec.tile_rows, spec.batch * out_hw[0], out_hw[1]) {
         let counted = taps(spec.kernel).filter(|&tap| padded.pixel(row, tap).is_some()).count();
         for channel in 0..spec.channels {
             let (mut sum, mut largest, mut inside) = (0.0, f64::NEG_INFINITY, 0);

@@ -4,7 +4,7 @@ use reef_graph::{AllowedIndices, DType, Reduce, axis_index};
 use reef_plan::spec::elements;
 use reef_plan::{ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, SoftmaxSpec};
 
-use super::Access;
+use super::{Access, part};
 use crate::scalar::{self, Element, larger, smaller, wrap};
 
 /// The index of every axis at flat position `flat`.
@@ -29,8 +29,12 @@ fn offsets(dims: &[LoopDim], flat: usize) -> (usize, usize) {
         .fold((0, 0), |(input, output), (dim, at)| (input + at * dim.in_stride, output + at * dim.out_stride))
 }
 
-pub(super) fn elementwise(spec: &ElementwiseSpec, access: &mut Access<'_, '_>) -> Result<(), String> {
-    for flat in 0..spec.elements() {
+pub(super) fn elementwise(
+    spec: &ElementwiseSpec,
+    access: &mut Access<'_, '_>,
+    block: usize,
+) -> Result<(), String> {
+    for flat in part(block, spec.tile, spec.elements()) {
         let index = indices(spec.dims.iter().copied(), flat);
         let mut registers: Vec<Element> = Vec::with_capacity(spec.program.len());
         for op in &spec.program {
@@ -89,9 +93,9 @@ fn instruction(op: ElemOp, registers: &[Element]) -> Result<Element, String> {
     })
 }
 
-pub(super) fn reduce(spec: &ReduceSpec, access: &mut Access<'_, '_>) {
+pub(super) fn reduce(spec: &ReduceSpec, access: &mut Access<'_, '_>, block: usize) {
     let count = elements(&spec.reduced);
-    for flat in 0..elements(&spec.kept) {
+    for flat in part(block, spec.tile, elements(&spec.kept)) {
         let (input, output) = offsets(&spec.kept, flat);
         let values: Vec<f64> =
             (0..count).map(|inner| access.load_f32(0, input + offsets(&spec.reduced, inner).0)).collect();
@@ -108,8 +112,8 @@ pub(super) fn reduce(spec: &ReduceSpec, access: &mut Access<'_, '_>) {
     }
 }
 
-pub(super) fn softmax(spec: &SoftmaxSpec, access: &mut Access<'_, '_>) {
-    for row in 0..elements(&spec.rows) {
+pub(super) fn softmax(spec: &SoftmaxSpec, access: &mut Access<'_, '_>, block: usize) {
+    for row in part(block, spec.tile, elements(&spec.rows)) {
         let (input, output) = offsets(&spec.rows, row);
         let line: Vec<f64> =
             (0..spec.axis.extent).map(|at| access.load_f32(0, input + at * spec.axis.in_stride)).collect();
@@ -123,9 +127,9 @@ pub(super) fn softmax(spec: &SoftmaxSpec, access: &mut Access<'_, '_>) {
     }
 }
 
-pub(super) fn layer_norm(spec: &LayerNormSpec, access: &mut Access<'_, '_>) {
+pub(super) fn layer_norm(spec: &LayerNormSpec, access: &mut Access<'_, '_>, block: usize) {
     let residual = 2 + usize::from(spec.shift);
-    for row in 0..spec.rows {
+    for row in part(block, spec.tile, spec.rows) {
         let line: Vec<f64> = (row * spec.len..(row + 1) * spec.len)
             .map(|at| {
                 let other = if spec.residual { access.load_f32(residual, at) } else { 0.0 };
@@ -143,7 +147,7 @@ pub(super) fn layer_norm(spec: &LayerNormSpec, access: &mut Access<'_, '_>) {
     }
 }
 
-pub(super) fn gather(spec: &GatherSpec, access: &mut Access<'_, '_>) -> Result<(), String> {
+pub(super) fn gather(spec: &GatherSpec, access: &mut Access<'_, '_>, block: usize) -> Result<(), String> {
     // Elements are moved as they are, in integers of their size.
     let dtype = match spec.dtype.bytes() {
         8 => DType::I64,
@@ -151,7 +155,7 @@ pub(super) fn gather(spec: &GatherSpec, access: &mut Access<'_, '_>) -> Result<(
         2 => DType::I16,
         _ => DType::I8,
     };
-    for slice in 0..spec.outer * spec.picks {
+    for slice in part(block, spec.tile, spec.outer * spec.picks) {
         let (outer, pick) = (slice / spec.picks, slice % spec.picks);
         let index = access.load(1, spec.index_dtype, pick).int();
         let index = axis_index(index, spec.extent)

@@ -1,14 +1,13 @@
 //! Convolutions, products and pools.
 
 use reef_graph::{ConvAttrs, DType, Node, Op, PoolAttrs, Shape, ValueId};
-use reef_plan::{ConvSpec, DepthwiseSpec, Epilogue, KernelSpec, MatMulSpec, Packing, PoolSpec};
+use reef_plan::{ConvSpec, DepthwiseSpec, Epilogue, KernelSpec, MatMulSpec, PoolSpec, Weights, Work};
 
 use super::nest::nest;
-use super::{Lowering, Work};
+use super::{Lowering, streams, words};
 use crate::error::CompileError;
 use crate::groups::{Group, Tail};
 use crate::layout::{NHWC, Need};
-use crate::tile::{self, ConvWork};
 use crate::view::{Operand, View};
 
 impl Lowering<'_> {
@@ -25,14 +24,13 @@ impl Lowering<'_> {
         let depthwise =
             attrs.groups > 1 && attrs.groups == x.dims[1] && weights.shape()[..2] == [attrs.groups, 1];
         let mut reads = vec![self.operand(&x)];
-        let packing = match depthwise {
-            true => Packing::Depthwise,
-            false => {
-                let width = self.target.isa.panel_width() as u32;
-                Packing::ConvPanels { groups: attrs.groups as u32, width }
-            }
+        let shape = weights.shape();
+        let kind = if depthwise {
+            Weights::Depthwise { shape }
+        } else {
+            Weights::Conv { groups: attrs.groups, shape }
         };
-        reads.push(self.weight(&weights, packing).1);
+        reads.push(self.packed(&weights, kind));
         let bias = node.inputs.get(2).copied().or(tail.bias);
         let y = self.place(output, Need::Image, None);
         let epilogue = self.epilogue(bias, tail, &mut reads, &y, View::image, &NHWC);
@@ -88,30 +86,13 @@ impl Lowering<'_> {
             pads: [attrs.pads[0], attrs.pads[1]],
             dilations: attrs.dilations,
             groups: attrs.groups,
-            panel_width: self.target.isa.panel_width(),
+            panel_width: 0,
             epilogue,
             tile_rows: 1,
-            tile_columns: self.target.isa.panel_width(),
+            tile_columns: 1,
             columns_inner: true,
         };
-        self.tiled(spec)
-    }
-
-    /// Cuts a convolution into blocks.
-    fn tiled(&self, mut spec: ConvSpec) -> (KernelSpec, Work) {
-        let inputs = (spec.batch * spec.in_hw[0] * spec.in_hw[1] * spec.in_c / spec.groups) as f64 * 4.0;
-        let shape = ConvWork {
-            rows: spec.rows(),
-            columns: spec.out_c / spec.groups,
-            depth: spec.depth(),
-            groups: spec.groups,
-            row_bytes: inputs / spec.rows().max(1) as f64,
-        };
-        let tiles = shape.tiles(self.target);
-        (spec.tile_rows, spec.tile_columns) = (tiles.rows, tiles.columns);
-        spec.columns_inner = tiles.columns_inner;
-        let flops = 2.0 * (spec.rows() * spec.out_c) as f64 * spec.depth() as f64;
-        (KernelSpec::Conv(spec), Work { flops, ns: shape.total_ns(self.target.isa) })
+        conv_work(spec)
     }
 
     fn depthwise_spec(
@@ -124,7 +105,6 @@ impl Lowering<'_> {
         let stride = |view: &View| view.image().unwrap_or(view.dims[1]);
         let lines = y.dims[0] * y.dims[2];
         let flops = 2.0 * (y.elements() * attrs.kernel[0] * attrs.kernel[1]) as f64;
-        let ns = tile::stream_ns(self.target.isa, (x.elements() + y.elements()) as f64 * 4.0, flops / 4.0);
         let spec = DepthwiseSpec {
             batch: x.dims[0],
             channels: x.dims[1],
@@ -137,9 +117,9 @@ impl Lowering<'_> {
             pads: [attrs.pads[0], attrs.pads[1]],
             dilations: attrs.dilations,
             epilogue,
-            tile_rows: tile::split(self.target, lines, ns, 1),
+            tile_rows: lines.max(1),
         };
-        (KernelSpec::Depthwise(spec), Work { flops, ns })
+        (KernelSpec::Depthwise(spec), streams(flops, words(x.elements() + y.elements())))
     }
 
     pub(super) fn linear(&mut self, group: &Group, tail: &Tail) -> Result<(), CompileError> {
@@ -158,11 +138,10 @@ impl Lowering<'_> {
         let x = if trans_a { swap_last(&x) } else { x };
         let rows_order: Vec<usize> = (0..x.rank()).collect();
         let x = self.with_layout(x, &rows_order, |view| view.rows().is_some());
-        let packing =
-            Packing::MatrixPanels { width: self.target.isa.panel_width() as u32, transposed: trans_b };
         let y = self.place(output, Need::Rows, None);
         let order: Vec<usize> = (0..y.rank()).collect();
-        let mut reads = vec![self.operand(&x), self.weight(&weights, packing).1];
+        let kind = Weights::Matrix { transposed: trans_b, shape: weights.shape() };
+        let mut reads = vec![self.operand(&x), self.packed(&weights, kind)];
         let epilogue = self.epilogue(tail.bias, tail, &mut reads, &y, View::rows, &order);
         let (in_c, out_c) = (x.dims[x.rank() - 1], y.dims[y.rank() - 1]);
         let rows = y.elements() / out_c.max(1);
@@ -179,13 +158,13 @@ impl Lowering<'_> {
             pads: [0, 0],
             dilations: [1, 1],
             groups: 1,
-            panel_width: self.target.isa.panel_width(),
+            panel_width: 0,
             epilogue,
             tile_rows: 1,
-            tile_columns: self.target.isa.panel_width(),
+            tile_columns: 1,
             columns_inner: true,
         };
-        let (spec, work) = self.tiled(spec);
+        let (spec, work) = conv_work(spec);
         let writes = vec![self.operand(&y)];
         self.emit(self.contraction_label(tail, tail.bias.is_some()), work, spec, reads, writes);
         Ok(())
@@ -237,9 +216,6 @@ impl Lowering<'_> {
         let planes: usize = batch.iter().map(|axis| axis[0]).product();
         let flops = 2.0 * (planes * m * n) as f64 * k as f64;
         let bytes = (planes * (m * k + k * n + m * n)) as f64 * 4.0;
-        let ns =
-            tile::compute_ns(self.target.isa, flops * 1.3).max(tile::stream_ns(self.target.isa, bytes, 0.0));
-        let (tile_rows, tile_columns) = tile::matmul_tiles(self.target, planes, m, n, k, ns);
         let pair = |view: &View| [rank - 2, rank - 1].map(|axis| stride(view.strides[axis]));
         let spec = MatMulSpec {
             batch,
@@ -250,11 +226,11 @@ impl Lowering<'_> {
             b_strides: pair(&wide_b),
             c_row_stride: if m == 1 { n } else { pair(&y)[0] },
             alpha,
-            tile_rows,
-            tile_columns,
+            tile_rows: m.max(1),
+            tile_columns: n.max(1),
         };
         let (reads, writes) = (vec![self.operand(&a), self.operand(&b)], vec![self.operand(&y)]);
-        self.emit(self.label(), Work { flops, ns }, KernelSpec::MatMul(spec), reads, writes);
+        self.emit(self.label(), streams(flops, bytes), KernelSpec::MatMul(spec), reads, writes);
         Ok(())
     }
 
@@ -271,7 +247,7 @@ impl Lowering<'_> {
         let x = self.with_layout(x, &NHWC, |view| view.image().is_some());
         let y = self.place(node.outputs[0], Need::Image, None);
         let flops = (y.elements() * attrs.kernel[0] * attrs.kernel[1]) as f64;
-        let ns = tile::stream_ns(self.target.isa, (x.elements() + y.elements()) as f64 * 4.0, flops / 4.0);
+        let work = streams(flops, words(x.elements() + y.elements()));
         let spec = PoolSpec {
             kind: attrs.kind,
             batch: x.dims[0],
@@ -284,12 +260,20 @@ impl Lowering<'_> {
             strides: attrs.strides,
             pads: attrs.pads,
             dilations: attrs.dilations,
-            tile_rows: tile::split(self.target, y.dims[0] * y.dims[2], ns, 1),
+            tile_rows: (y.dims[0] * y.dims[2]).max(1),
         };
         let (reads, writes) = (vec![self.operand(&x)], vec![self.operand(&y)]);
-        self.emit(self.label(), Work { flops, ns }, KernelSpec::Pool(spec), reads, writes);
+        self.emit(self.label(), work, KernelSpec::Pool(spec), reads, writes);
         Ok(())
     }
+}
+
+/// A convolution in one piece, and its work.
+fn conv_work(spec: ConvSpec) -> (KernelSpec, Work) {
+    let flops = 2.0 * (spec.rows() * spec.out_c) as f64 * spec.depth() as f64;
+    let inputs = spec.batch * spec.in_hw[0] * spec.in_hw[1] * spec.in_c;
+    let elements = inputs + spec.out_c * spec.depth() + spec.rows() * spec.out_c;
+    (KernelSpec::Conv(spec).whole(), streams(flops, words(elements)))
 }
 
 /// The view with its last two axes swapped.

@@ -1,21 +1,15 @@
 //! Element-wise kernels: chains of nodes, copies, fills.
 
 use reef_graph::{Op, Unary, ValueId};
-use reef_plan::{ElemInput, ElemOp, ElementwiseSpec, KernelSpec};
+use reef_plan::{ElemInput, ElemOp, ElementwiseSpec, KernelSpec, Work};
 
+use super::Lowering;
 use super::nest::nest;
 use super::program::Program;
-use super::{Lowering, Work};
 use crate::error::CompileError;
 use crate::groups::Group;
 use crate::layout::Need;
-use crate::tile;
 use crate::view::View;
-
-/// Multiple of elements that blocks are cut at: a cache line or more of any type.
-const TILE_GRANULE: usize = 64;
-/// Longest innermost axis that blocks are cut at whole.
-const INNER_GRANULE_MAX: usize = 8192;
 
 impl Lowering<'_> {
     pub(super) fn elementwise(&mut self, group: &Group) -> Result<(), CompileError> {
@@ -59,34 +53,31 @@ impl Lowering<'_> {
                 strides,
             })
             .collect();
-        let work = self.program_work(y, inputs, &code);
-        let inner = *dims.last().expect("a loop has an axis");
-        let granule = if (TILE_GRANULE..=INNER_GRANULE_MAX).contains(&inner) { inner } else { TILE_GRANULE };
+        let work = program_work(y, inputs, &code);
         let spec = ElementwiseSpec {
             dims,
             inputs: inputs_spec,
             program: code,
             out_dtype: y.dtype,
             out_strides,
-            tile: tile::split(self.target, y.elements(), work.ns, granule),
+            tile: y.elements().max(1),
         };
         let reads = inputs.iter().map(|view| self.operand(view)).collect();
         let writes = vec![self.operand(y)];
         self.emit(name, work, KernelSpec::Elementwise(spec), reads, writes);
     }
+}
 
-    fn program_work(&self, y: &View, inputs: &[View], code: &[ElemOp]) -> Work {
-        let per_element: f64 = code.iter().map(operations).sum();
-        let flops = per_element * y.elements() as f64;
-        let touched = |view: &View| {
-            let (first, end) = view.span();
-            ((end - first).min(view.elements()) * view.dtype.bytes()) as f64
-        };
-        let bytes = touched(y) + inputs.iter().map(touched).sum::<f64>();
-        // A copy that changes the order of axes reads or writes by the element.
-        let scattered = inputs.iter().any(|view| view.is_injective() && view.order() != y.order());
-        let penalty = if scattered { 1.5 } else { 1.0 };
-        Work { flops, ns: tile::stream_ns(self.target.isa, bytes * penalty, flops * penalty) }
+fn program_work(y: &View, inputs: &[View], code: &[ElemOp]) -> Work {
+    let per_element: f64 = code.iter().map(operations).sum();
+    let touched = |view: &View| {
+        let (first, end) = view.span();
+        ((end - first).min(view.elements()) * view.dtype.bytes()) as f64
+    };
+    Work {
+        flops: per_element * y.elements() as f64,
+        bytes: touched(y) + inputs.iter().map(touched).sum::<f64>(),
+        scattered: inputs.iter().any(|view| view.is_injective() && view.order() != y.order()),
     }
 }
 

@@ -3,10 +3,9 @@
 use reef_graph::{DType, Node, Op, axis_index};
 use reef_plan::{ElemOp, GatherSpec, KernelSpec};
 
-use super::{Lowering, Work};
+use super::{Lowering, streams};
 use crate::error::CompileError;
 use crate::layout::Need;
-use crate::tile;
 use crate::view::View;
 
 impl Lowering<'_> {
@@ -96,7 +95,6 @@ impl Lowering<'_> {
         let picks = indices.elements();
         let bytes = (2 * y.elements() * y.dtype.bytes() + picks * indices.dtype.bytes()) as f64;
         let slices: usize = outer * picks;
-        let ns = tile::stream_ns(self.target.isa, bytes, 2.0 * slices as f64);
         if data.dims[axis] == 0 {
             return Err(CompileError::unsupported(node, "picks from an axis without elements"));
         }
@@ -107,10 +105,10 @@ impl Lowering<'_> {
             extent: data.dims[axis],
             inner,
             picks,
-            tile: tile::split(self.target, slices, ns, 1),
+            tile: slices.max(1),
         };
         let (reads, writes) = (vec![self.operand(&data), self.operand(&indices)], vec![self.operand(&y)]);
-        self.emit(self.label(), Work { flops: 0.0, ns }, KernelSpec::Gather(spec), reads, writes);
+        self.emit(self.label(), streams(0.0, bytes), KernelSpec::Gather(spec), reads, writes);
         Ok(())
     }
 
@@ -160,9 +158,8 @@ impl Lowering<'_> {
         let views: Vec<View> = node.outputs.iter().map(|&id| self.place(id, Need::Dense, None)).collect();
         let writes: Vec<_> = views.iter().map(|view| self.operand(view)).collect();
         let bytes: usize = reads.iter().chain(&writes).map(|operand| operand.bytes).sum();
-        let ns = tile::stream_ns(self.target.isa, bytes as f64, bytes as f64);
         let name = format!("{} (host {})", node.name, kernel.name());
-        self.emit(name, Work { flops: 0.0, ns }, KernelSpec::Host(index), reads, writes);
+        self.emit(name, streams(0.0, bytes as f64), KernelSpec::Host(index), reads, writes);
         Ok(())
     }
 }

@@ -4,10 +4,9 @@ use reef_graph::{DType, Node, Op, Reduce, ValueId};
 use reef_plan::{KernelSpec, LayerNormSpec, LoopDim, ReduceSpec, SoftmaxSpec};
 
 use super::nest::{Axis, nest};
-use super::{Lowering, Work};
+use super::{Lowering, streams, words};
 use crate::error::CompileError;
 use crate::layout::Need;
-use crate::tile;
 use crate::view::View;
 
 /// Axes of an input (operand 1) and an output (operand 0) as a kernel writes them; at least one.
@@ -52,15 +51,15 @@ impl Lowering<'_> {
         let kept_axes = nest(&[&wide, &x], &ordered(&kept, &wide));
         let reduced_axes = nest(&[&wide, &x], &ordered(axes, &x));
         let flops = x.elements() as f64;
-        let ns = tile::stream_ns(self.target.isa, (x.elements() + y.elements()) as f64 * 4.0, flops);
+        let work = streams(flops, words(x.elements() + y.elements()));
         let spec = ReduceSpec {
             reduce,
             kept: loop_dims(&kept_axes, false),
             reduced: loop_dims(&reduced_axes, true),
-            tile: tile::split(self.target, y.elements(), ns, 16),
+            tile: y.elements().max(1),
         };
         let (reads, writes) = (vec![self.operand(&x)], vec![self.operand(&y)]);
-        self.emit(self.label(), Work { flops, ns }, KernelSpec::Reduce(spec), reads, writes);
+        self.emit(self.label(), work, KernelSpec::Reduce(spec), reads, writes);
         Ok(())
     }
 
@@ -73,15 +72,10 @@ impl Lowering<'_> {
         let along = loop_dims(&nest(&[&y, &x], &[axis]), false);
         let count = y.elements() / y.dims[axis].max(1);
         let flops = 20.0 * x.elements() as f64;
-        let ns = tile::stream_ns(self.target.isa, (x.elements() + y.elements()) as f64 * 4.0, flops);
-        let spec = SoftmaxSpec {
-            rows: loop_dims(&row_axes, false),
-            axis: along[0],
-            log,
-            tile: tile::split(self.target, count, ns, 1),
-        };
+        let work = streams(flops, words(x.elements() + y.elements()));
+        let spec = SoftmaxSpec { rows: loop_dims(&row_axes, false), axis: along[0], log, tile: count.max(1) };
         let (reads, writes) = (vec![self.operand(&x)], vec![self.operand(&y)]);
-        self.emit(self.label(), Work { flops, ns }, KernelSpec::Softmax(spec), reads, writes);
+        self.emit(self.label(), work, KernelSpec::Softmax(spec), reads, writes);
         Ok(())
     }
 
@@ -101,17 +95,17 @@ impl Lowering<'_> {
         let (rows, len) =
             (y.dims[..axis].iter().product::<usize>(), y.dims[axis..].iter().product::<usize>());
         let flops = 8.0 * y.elements() as f64;
-        let ns = tile::stream_ns(self.target.isa, y.elements() as f64 * 4.0 * reads.len() as f64, flops);
+        let work = streams(flops, words(y.elements()) * reads.len() as f64);
         let spec = LayerNormSpec {
             rows,
             len,
             epsilon,
             shift: node.inputs.len() > 2,
             residual: sum.is_some(),
-            tile: tile::split(self.target, rows, ns, 1),
+            tile: rows.max(1),
         };
         let writes = vec![self.operand(&y)];
-        self.emit(self.label(), Work { flops, ns }, KernelSpec::LayerNorm(spec), reads, writes);
+        self.emit(self.label(), work, KernelSpec::LayerNorm(spec), reads, writes);
         Ok(())
     }
 }

@@ -3,14 +3,9 @@
 use reef_graph::{DType, Node, Selection, Shape};
 use reef_plan::{CompressSpec, KernelSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};
 
-use super::{Lowering, Work};
+use super::{Lowering, streams};
 use crate::error::CompileError;
 use crate::layout::Need;
-use crate::tile;
-
-/// Nanoseconds that a comparison of two slices takes, and a box of a class until it is in its place.
-const COMPARISON_NS: f64 = 8.0;
-const BOX_NS: f64 = 20.0;
 
 impl Lowering<'_> {
     pub(super) fn selection(&mut self, node: &Node, selection: &Selection) -> Result<(), CompileError> {
@@ -34,22 +29,8 @@ impl Lowering<'_> {
         let views: Vec<_> = node.outputs.iter().map(|&id| self.place(id, Need::Dense, None)).collect();
         let writes: Vec<_> = views.iter().map(|view| self.operand(view)).collect();
         let bytes: usize = reads.iter().chain(&writes).map(|operand| operand.bytes).sum();
-        let ns = tile::stream_ns(self.target.isa, bytes as f64, 0.0) + steps_ns(&spec);
-        self.emit(self.label(), Work { flops: 0.0, ns }, KernelSpec::Selection(spec), reads, writes);
+        self.emit(self.label(), streams(0.0, bytes as f64), KernelSpec::Selection(spec), reads, writes);
         Ok(())
-    }
-}
-
-/// What is not streaming.
-fn steps_ns(spec: &SelectionSpec) -> f64 {
-    match spec {
-        SelectionSpec::NonZero(spec) => 2.0 * spec.dims.iter().product::<usize>() as f64,
-        SelectionSpec::Compress(spec) => 2.0 * (spec.outer * spec.conditions) as f64,
-        SelectionSpec::Unique(spec) => {
-            let slices = spec.extent as f64;
-            COMPARISON_NS * slices * slices.max(2.0).log2()
-        }
-        SelectionSpec::NonMaxSuppression(spec) => BOX_NS * (spec.batches * spec.classes * spec.boxes) as f64,
     }
 }
 

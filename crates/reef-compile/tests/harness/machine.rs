@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use reef_base::{AlignedBytes, TaskKey};
+use reef_base::{AlignedBytes, Buffer, TaskKey};
 use reef_cpu::{CpuDevice, CpuOptions};
 use reef_device::{Device, Outcome};
 use reef_graph::Tensor;
@@ -45,7 +45,8 @@ pub fn run(plan: Plan, inputs: &[Tensor]) -> Option<Vec<Tensor>> {
     };
     assert_eq!(completion.outcome, Outcome::Done);
     device.unload(loaded);
-    let tensor = |(spec, bytes): (&reef_plan::IoSpec, AlignedBytes)| {
+    let tensor = |(spec, bytes): (&reef_plan::IoSpec, Buffer)| {
+        let bytes = AlignedBytes::copy_from(bytes.as_slice());
         Tensor::new(spec.dtype, spec.shape.clone(), Arc::new(bytes))
     };
     Some(plan.outputs().iter().zip(completion.io.outputs).map(tensor).collect())

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use reef_base::Rng;
 use reef_compile::{CompileOptions, Compiled, compile_and_inspect, interpret, reference};
+use reef_cpu::CpuCutter;
 use reef_graph::{ConvAttrs, DType, Graph, Op, Shape, Tensor, ValueId};
 use reef_plan::{DeviceKind, HostKernel, Isa, Plan, Target, WeightStore};
 
@@ -15,10 +16,16 @@ pub fn target(isa: Isa, cus: usize, window: usize) -> Target {
     Target { device: DeviceKind::Cpu, isa, cus, window }
 }
 
+/// The CPU's cutter, for any instruction set.
+pub fn cutter(isa: Isa, cus: usize) -> CpuCutter {
+    CpuCutter::new(Target::cpu(isa, cus))
+}
+
 /// Compiles without host kernels.
 pub fn compiled(graph: &Graph, target: Target) -> Compiled {
     let options = CompileOptions { name: "test".into() };
-    compile_and_inspect(graph, &[], &Arc::new(WeightStore::new()), target, &options).unwrap()
+    let (store, cutter) = (Arc::new(WeightStore::new()), CpuCutter::new(target));
+    compile_and_inspect(graph, &[], &store, &cutter, &options).unwrap()
 }
 
 pub fn plan(graph: &Graph) -> Plan {
@@ -106,7 +113,7 @@ pub fn check_targets(
     let store = Arc::new(WeightStore::new());
     for target in targets {
         let options = CompileOptions { name: "test".into() };
-        let plan = compile_and_inspect(graph, host_kernels, &store, target, &options)
+        let plan = compile_and_inspect(graph, host_kernels, &store, &CpuCutter::new(target), &options)
             .unwrap_or_else(|error| panic!("{what} for {target}: {error}\n{graph}"))
             .plan;
         if target.isa != Isa::Avx2 {

@@ -144,3 +144,12 @@ mod float_mode {
         assert_eq!(*seen.lock().unwrap(), [0x1F80; 3]);
     }
 }
+
+#[test]
+fn more_units_than_a_board_has_bits_for_are_refused() {
+    for cus in [0, 65, 256] {
+        let options = CpuOptions { cus: Some(cus), nice: 0, ..CpuOptions::default() };
+        let error = CpuDevice::start(options).unwrap_err().to_string();
+        assert!(error.contains(&format!("{cus} compute units, a CPU device may have 1 to 64")), "{error}");
+    }
+}

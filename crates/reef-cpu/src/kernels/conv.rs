@@ -13,6 +13,7 @@ use super::taps::{Segments, Taps};
 use super::vector::Vector;
 use super::{BlockKernel, VectorKernel, bind};
 use crate::context::{BlockContext, BlockEnd};
+use crate::cut::panel_width;
 
 /// Products from which on a sum of a 1×1 convolution is added up in parts.
 const LONG_SUM: usize = 2048;
@@ -22,7 +23,7 @@ const PART_OF_LONG_SUM: usize = 256;
 
 /// Makes a convolution ready.
 pub(super) fn prepare(spec: &ConvSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {
-    assert_eq!(spec.panel_width, isa.panel_width(), "panels of {} for {isa}", kernel.name);
+    assert_eq!(spec.panel_width, panel_width(isa), "panels of {} for {isa}", kernel.name);
     assert_eq!(spec.tile_columns % spec.panel_width, 0, "a tile of whole panels in {}", kernel.name);
     let mut reads = kernel.reads.iter().copied();
     let mut next = |present: bool| present.then(|| reads.next().expect("the spec counts the operands"));

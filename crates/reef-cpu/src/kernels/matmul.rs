@@ -53,7 +53,7 @@ impl MatMul {
         let offsets = self.spec.plane_offsets(tile.plane);
         let width = PANEL_VECTORS * V::LANES;
         // SAFETY: the offsets are a batch entry's; scratch holds all four parts
-        // (`KernelSpec::scratch_bytes`).
+        // (`Cutter::scratch_bytes`).
         unsafe {
             let panels = context.scratch.add(4 << 10).cast::<f32>();
             Operands {

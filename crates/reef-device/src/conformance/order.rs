@@ -167,7 +167,8 @@ pub fn owners_share_units_by_weight_however_long_their_blocks_are(harness: &dyn 
         rig.device.record_events(true);
         let task = rig.submit(long, key(0), 0);
         rig.until_blocks(4);
-        let (_, expected) = rig.submit_around(&short, 25, key(1), 1);
+        let expected = rig.output_around(&short, 25, 1);
+        rig.submit_around(&short, 25, key(1), 1);
         let (mut events, mut ended) = (Vec::new(), 0);
         while ended != 1 {
             let done = rig.complete(1).pop().expect("one completion");

@@ -8,19 +8,23 @@
 //! launched one. Which block a free unit runs is for the policy that all devices share. Where it let a less
 //! urgent block pad and the urgent task wants the unit before that block ends, the device is reset again: it
 //! cannot kill one block alone. Left out of the policy's questions: units that sleep, blocks of unknown time,
-//! blocks that cannot be killed, tasks that are closed and still there; none of these exists here. Only
-//! synthetic kernels run, and their bytes are computed for real. Time passes only in [`Device::advance`].
+//! blocks that cannot be killed, tasks that are closed and still there; none of these exists here. Bytes are
+//! computed for real: those of synthetic kernels here, those of others by an interpreter, block by block as
+//! the dummy's own cutter cut them. Time passes only in [`Device::advance`].
 //!
 //! One mutex guards everything: this is a model to test against, not a fast device.
 
+mod blocks;
+mod cut;
 mod state;
 
+use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use reef_base::{Nanos, TaskId, TaskKey};
-use reef_plan::{DeviceKind, Isa, KernelSpec, Plan, Restart, Target};
+use reef_base::{AlignedBytes, Buffer, Domain, Memory, Nanos, TaskId, TaskKey};
+use reef_plan::{Cutter, DeviceKind, Interpreter, IoSpec, Isa, Kernel, KernelSpec, Plan, Restart, Target};
 
 use crate::contract::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, RejectReason, Rejected, Route,
@@ -28,7 +32,9 @@ use crate::contract::{
 };
 use crate::event::Event;
 use crate::ids::LoadedPlan;
+use crate::memory::MemoryUse;
 use crate::scheme::{Padding, Scheme};
+use cut::DummyCutter;
 use state::State;
 
 /// How to make a dummy.
@@ -48,6 +54,10 @@ pub struct DummyOptions {
     pub scheme: Scheme,
     /// Which blocks may pad a more urgent stage.
     pub padding: Padding,
+    /// Bytes that its memory may hold; `None` for no bound.
+    pub memory_bytes: Option<u64>,
+    /// Who computes the blocks of real kernels; without, only synthetic ones run.
+    pub interpreter: Option<Arc<dyn Interpreter>>,
 }
 
 impl Default for DummyOptions {
@@ -62,13 +72,42 @@ impl Default for DummyOptions {
             reset_latency: Nanos::from_micros(35),
             scheme: Scheme::Reset,
             padding: Padding::Fitting,
+            memory_bytes: None,
+            interpreter: None,
         }
     }
+}
+
+/// A buffer of the dummy. The bytes are the host's, but who uses them cannot know.
+struct Pinned(AlignedBytes);
+
+impl Memory for Pinned {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        Some(self.0.as_slice())
+    }
+
+    fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        Some(self.0.as_mut_slice())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn pinned(specs: &[IoSpec]) -> Vec<Buffer> {
+    let buffer = |spec: &IoSpec| Box::new(Pinned(AlignedBytes::zeroed(spec.bytes())));
+    specs.iter().map(|spec| Buffer::over(Domain::Pinned, buffer(spec))).collect()
 }
 
 /// The virtual-time queued device.
 pub struct DummyDevice {
     capabilities: Capabilities,
+    interprets: bool,
     state: Mutex<State>,
     waker: Mutex<Option<Arc<dyn Wake>>>,
 }
@@ -98,10 +137,11 @@ impl DummyDevice {
             propagation: options.reset_latency,
             slots: options.slots,
             slots_real_time: options.slots_real_time,
-            memory_bytes: None,
             virtual_time: true,
         };
-        DummyDevice { capabilities, state: Mutex::new(State::new(options)), waker: Mutex::new(None) }
+        let interprets = options.interpreter.is_some();
+        let state = Mutex::new(State::new(options));
+        DummyDevice { capabilities, interprets, state, waker: Mutex::new(None) }
     }
 
     /// The virtual time.
@@ -126,6 +166,10 @@ impl Device for DummyDevice {
         &self.capabilities
     }
 
+    fn cutter(&self) -> Arc<dyn Cutter> {
+        Arc::new(DummyCutter::new(self.capabilities.target))
+    }
+
     fn scheme(&self) -> Scheme {
         self.state().scheme
     }
@@ -142,17 +186,14 @@ impl Device for DummyDevice {
                 device_target: self.capabilities.target,
             });
         }
-        if let Some(kernel) = plan.kernels().iter().find(|k| !matches!(k.spec, KernelSpec::Synthetic(_))) {
-            let reason = format!("kernel {} is not synthetic", kernel.name);
+        let real = |kernel: &&Kernel| !matches!(kernel.spec, KernelSpec::Synthetic(_));
+        if let Some(kernel) = plan.kernels().iter().find(real).filter(|_| !self.interprets) {
+            let reason = format!("kernel {} is not synthetic, and there is no interpreter", kernel.name);
             return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
         }
         if let Some(kernel) = plan.kernels().iter().find(|kernel| kernel.restart == Restart::Never) {
             let reason =
                 format!("kernel {} must not be killed, and a reset kills all that runs", kernel.name);
-            return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
-        }
-        if plan.stages().iter().any(|stage| stage.kernels.len() > 1) {
-            let reason = "a stage of several kernels".to_string();
             return Err(DeviceError::Unsupported { plan: plan.name().into(), reason });
         }
         self.state().load(plan)
@@ -163,7 +204,9 @@ impl Device for DummyDevice {
     }
 
     fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
-        self.state().plan(plan).map(|plan| Io::for_plan(plan))
+        let state = self.state();
+        let plan = state.plan(plan)?;
+        Some(Io { inputs: pinned(plan.inputs()), outputs: pinned(plan.outputs()) })
     }
 
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
@@ -223,6 +266,10 @@ impl Device for DummyDevice {
         self.state().poisoned.clone()
     }
 
+    fn memory(&self) -> Vec<MemoryUse> {
+        vec![self.state().budget.usage()]
+    }
+
     fn counters(&self) -> DeviceCounters {
         self.state().counters
     }
@@ -230,7 +277,7 @@ impl Device for DummyDevice {
     fn block_times(&self, plan: LoadedPlan) -> Vec<Option<u64>> {
         let state = self.state();
         state.plan(plan).map_or_else(Vec::new, |plan| {
-            plan.kernels().iter().map(|kernel| Some(state::block_time(&kernel.spec).0)).collect()
+            plan.kernels().iter().map(|kernel| Some(blocks::time(kernel).0)).collect()
         })
     }
 

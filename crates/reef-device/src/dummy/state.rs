@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use reef_base::{AlignedBytes, CuId, Nanos, Share, TaskId, TaskKey};
-use reef_plan::{KernelSpec, Place, Plan, Region, SyntheticSpec};
+use reef_base::{AlignedBytes, CuId, Domain, Nanos, Share, TaskId, TaskKey};
+use reef_plan::Plan;
 
+use super::blocks::{self, Block};
 use super::{DummyOptions, refusal};
 use crate::contract::{
     Completion, DeviceCounters, DeviceError, Io, Outcome, RejectReason, Route, TaskCounters,
 };
 use crate::event::{Event, EventKind};
 use crate::ids::LoadedPlan;
+use crate::memory::{Admission, Budget, OverBudget};
 use crate::policy::{self, Ask, Choice, NO_LIMIT, Outlook, Rules, Seen, SeenUnit, Snapshot, Stage, share};
 use crate::scheme::Scheme;
 
@@ -21,7 +23,8 @@ pub(super) struct State {
     pub(super) scheme: Scheme,
     pub(super) closed: bool,
     pub(super) poisoned: Option<String>,
-    plans: Vec<Option<Arc<Plan>>>,
+    plans: Vec<Option<(Arc<Plan>, Admission)>>,
+    pub(super) budget: Arc<Budget>,
     next_task: u64,
     tasks: BTreeMap<TaskId, Task>,
     /// Under `sequential`, the task that has the device.
@@ -86,6 +89,7 @@ impl State {
             closed: false,
             poisoned: None,
             plans: Vec::new(),
+            budget: Budget::new(Domain::Pinned, options.memory_bytes),
             next_task: 0,
             tasks: BTreeMap::new(),
             holder: None,
@@ -105,7 +109,20 @@ impl State {
         if let Some(reason) = &self.poisoned {
             return Err(DeviceError::Poisoned(reason.clone()));
         }
-        self.plans.push(Some(plan));
+        let weights: Vec<_> = plan
+            .weights()
+            .iter()
+            .map(|weight| plan.store().get(weight.key, weight.packing).expect("the plan is valid"))
+            .collect();
+        let working = plan.arena_bytes() as u64;
+        let admission = self.budget.admit(&weights, working, Io::bytes_for(&plan));
+        let refused = |OverBudget { needed, available }| DeviceError::OutOfMemory {
+            plan: plan.name().into(),
+            needed,
+            available,
+        };
+        let admission = admission.map_err(refused)?;
+        self.plans.push(Some((plan, admission)));
         Ok(LoadedPlan(self.plans.len() as u32 - 1))
     }
 
@@ -116,7 +133,7 @@ impl State {
     }
 
     pub(super) fn plan(&self, plan: LoadedPlan) -> Option<&Arc<Plan>> {
-        self.plans.get(plan.index())?.as_ref()
+        self.plans.get(plan.index())?.as_ref().map(|(plan, _)| plan)
     }
 
     pub(super) fn admit(&self, plan: LoadedPlan, key: TaskKey, io: &Io) -> Result<Arc<Plan>, RejectReason> {
@@ -220,11 +237,10 @@ impl State {
             self.units[cu] = None;
             let wasted = self.now - run.start;
             let task = self.tasks.get_mut(&victim).expect("a running task is on the board");
-            let (spec, writes) = synthetic(&task.plan, run.stage);
-            let tile = tile(spec, run.block);
-            meter_polls(spec, wasted);
             // What a killed block had written is rubbish.
-            bytes_mut(&mut task.io, &mut task.arena, &writes)[tile].fill(0xAA);
+            let block = Block { plan: &task.plan, stage: run.stage, block: run.block };
+            block.meter(wasted);
+            blocks::spoil(&self.options.interpreter, block, &mut task.io, &mut task.arena);
             task.counters.blocks_killed += 1;
             task.counters.wasted_time += wasted;
             charge(&mut self.passes, task.key, wasted);
@@ -405,19 +421,27 @@ impl State {
         let task = self.tasks.get_mut(&id).expect("it is on the board");
         task.device_queue.front_mut().expect("its stage is launched").next_block += 1;
         task.first_block.get_or_insert(now);
-        synthetic(&task.plan, stage).0.meter.iter().for_each(|meter| meter.start());
+        Block { plan: &task.plan, stage, block }.start_meter();
         if running + 1 >= units.min(task.plan.stages()[0].blocks() as usize) {
             task.all_units.get_or_insert(now);
         }
-        let end = now + stage_block_time(&task.plan, stage);
+        let time = Block { plan: &task.plan, stage, block }.time();
+        let end = now + Nanos(time.0.max(1));
         Running { task: id, stage, block, start: now, end, padding }
     }
 
     fn finish_block(&mut self, cu: usize, run: Running) {
         let span = run.end - run.start;
         let task = self.tasks.get_mut(&run.task).expect("a running task is on the board");
-        compute(task, run.stage, run.block);
-        meter_polls(synthetic(&task.plan, run.stage).0, span);
+        let block = Block { plan: &task.plan, stage: run.stage, block: run.block };
+        block.meter(span);
+        if let Err(fault) = blocks::compute(&self.options.interpreter, block, &mut task.io, &mut task.arena) {
+            task.counters.wasted_time += span;
+            self.counters.wasted += span;
+            charge(&mut self.passes, task.key, span);
+            self.kill_blocks(run.task);
+            return self.complete(run.task, Outcome::Failed(fault));
+        }
         let rerun = u64::from(!task.finished.insert((run.stage, run.block)));
         task.counters.blocks_done += 1;
         task.counters.blocks_rerun += rerun;
@@ -453,7 +477,7 @@ impl State {
         let Some(next) = task.route.as_ref().and_then(|route| route.next(task.loaded, &mut task.io)) else {
             return false;
         };
-        let plan = self.plans[next.index()].clone().expect("a route keeps its plans loaded");
+        let plan = self.plans[next.index()].as_ref().expect("a route keeps its plans loaded").0.clone();
         task.arena = AlignedBytes::zeroed(plan.arena_bytes());
         task.outlooks = outlooks(&plan, self.options.cus);
         (task.loaded, task.plan, task.next_launch) = (next, plan, 0);
@@ -503,69 +527,13 @@ fn charge(passes: &mut BTreeMap<usize, u64>, key: TaskKey, span: Nanos) {
     }
 }
 
-/// Virtual time of one block.
-pub(super) fn block_time(spec: &KernelSpec) -> Nanos {
-    match spec {
-        KernelSpec::Synthetic(spec) => Nanos(u64::from(spec.polls) * u64::from(spec.poll_ns)),
-        _ => unreachable!("the dummy loads synthetic plans only"),
-    }
-}
-
-/// Virtual time of one block of a stage: some passes.
-fn stage_block_time(plan: &Arc<Plan>, stage: usize) -> Nanos {
-    Nanos(block_time(&KernelSpec::Synthetic(synthetic(plan, stage).0.clone())).0.max(1))
+/// Virtual time of the longest block of a stage: some passes.
+fn stage_block_time(plan: &Plan, stage: usize) -> Nanos {
+    let kernels = &plan.stages()[stage].kernels;
+    let kernels = &plan.kernels()[kernels.start as usize..kernels.end as usize];
+    kernels.iter().map(blocks::time).max().unwrap_or_default().max(Nanos(1))
 }
 
 fn outlooks(plan: &Plan, cus: usize) -> Vec<Outlook> {
     policy::outlooks(plan.stages().iter().map(|stage| stage.blocks()), cus as u32)
-}
-
-/// The synthetic kernel of a stage and what it writes.
-fn synthetic(plan: &Arc<Plan>, stage: usize) -> (&SyntheticSpec, Region) {
-    let kernel = &plan.kernels()[plan.stages()[stage].kernels.start as usize];
-    match &kernel.spec {
-        KernelSpec::Synthetic(spec) => (spec, kernel.writes[0]),
-        _ => unreachable!("the dummy loads synthetic plans only"),
-    }
-}
-
-/// The polls of a block that ran for so long.
-fn meter_polls(spec: &SyntheticSpec, ran: Nanos) {
-    let polls = ran.0.checked_div(u64::from(spec.poll_ns)).unwrap_or_default();
-    spec.meter.iter().for_each(|meter| meter.poll(polls.min(u64::from(spec.polls))));
-}
-
-fn tile(spec: &SyntheticSpec, block: u32) -> std::ops::Range<usize> {
-    let start = block as usize * spec.tile_bytes;
-    start..(start + spec.tile_bytes).min(spec.bytes)
-}
-
-fn compute(task: &mut Task, stage: usize, block: u32) {
-    let plan = task.plan.clone();
-    let (spec, writes) = synthetic(&plan, stage);
-    let kernel = &plan.kernels()[plan.stages()[stage].kernels.start as usize];
-    let digest = spec.digest(kernel.reads.iter().map(|region| bytes(&task.io, &task.arena, region)));
-    let out = bytes_mut(&mut task.io, &mut task.arena, &writes);
-    for index in tile(spec, block) {
-        out[index] = SyntheticSpec::byte(digest, index);
-    }
-}
-
-fn bytes<'a>(io: &'a Io, arena: &'a AlignedBytes, region: &Region) -> &'a [u8] {
-    let place = match region.place {
-        Place::Input(index) => &io.inputs[index as usize],
-        Place::Output(index) => &io.outputs[index as usize],
-        Place::Arena => arena,
-        Place::Weight(_) => unreachable!("synthetic plans have no weights"),
-    };
-    &place.as_slice()[region.offset..region.end()]
-}
-
-fn bytes_mut<'a>(io: &'a mut Io, arena: &'a mut AlignedBytes, region: &Region) -> &'a mut [u8] {
-    let place = match region.place {
-        Place::Output(index) => &mut io.outputs[index as usize],
-        Place::Arena => arena,
-        Place::Input(_) | Place::Weight(_) => unreachable!("the validator admits only outputs and the arena"),
-    };
-    &mut place.as_mut_slice()[region.offset..region.end()]
 }

@@ -9,6 +9,7 @@ use reef_base::{TaskId, TaskKey};
 use reef_cpu::{CpuDevice, CpuOptions};
 use reef_device::{Completion, Event, Io, LoadedPlan, Rejected, Wake};
 use reef_engine::*;
+use reef_plan::Cutter;
 
 /// Where a bug is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,9 @@ impl Device for Faulty {
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
     }
+    fn cutter(&self) -> Arc<dyn Cutter> {
+        self.inner.cutter()
+    }
     fn scheme(&self) -> Scheme {
         self.inner.scheme()
     }
@@ -105,6 +109,9 @@ impl Device for Faulty {
     }
     fn fault(&self) -> Option<String> {
         self.inner.fault()
+    }
+    fn memory(&self) -> Vec<MemoryUse> {
+        self.inner.memory()
     }
     fn counters(&self) -> DeviceCounters {
         self.inner.counters()

@@ -8,7 +8,8 @@ use std::task::{Wake, Waker};
 
 use reef_engine::*;
 use reef_plan::{
-    Cost, HostKernel, HostState, Kernel, KernelSpec, Place, PlanParts, Region, Restart, Target, TensorSpec,
+    Cost, Cutter, HostKernel, HostState, Kernel, KernelSpec, Place, PlanParts, Region, Restart,
+    SyntheticSpec, Target, TensorSpec,
 };
 
 /// What foreign code does at some place.
@@ -93,11 +94,31 @@ impl Foreign {
 
     /// A plan of this kernel alone, `bytes` of `x` to `y`.
     pub fn plan(&self, target: Target, bytes: usize) -> Arc<Plan> {
+        let x = Region::dense(Place::Input(0), 0, bytes);
+        self.plan_of(target, bytes, vec![], x)
+    }
+
+    /// A plan of this kernel behind a synthetic one.
+    pub fn plan_behind(&self, target: Target, bytes: usize) -> Arc<Plan> {
+        let between = Region::dense(Place::Arena, 0, bytes);
+        let spec = SyntheticSpec { seed: 1, bytes, tile_bytes: 64, polls: 1, poll_ns: 100, meter: None };
+        let kernel = Kernel {
+            name: "first".into(),
+            spec: KernelSpec::Synthetic(spec),
+            reads: vec![Region::dense(Place::Input(0), 0, bytes)],
+            writes: vec![between],
+            restart: Restart::Safe,
+            cost: Cost::default(),
+        };
+        self.plan_of(target, bytes, vec![vec![kernel]], between)
+    }
+
+    fn plan_of(&self, target: Target, bytes: usize, before: Vec<Vec<Kernel>>, x: Region) -> Arc<Plan> {
         let spec = [TensorSpec { dtype: DType::U8, shape: Shape::from([bytes]) }];
         let kernel = Kernel {
             name: "host".into(),
             spec: KernelSpec::Host(0),
-            reads: vec![Region::dense(Place::Input(0), 0, bytes)],
+            reads: vec![x],
             writes: vec![Region::dense(Place::Output(0), 0, bytes)],
             restart: Restart::Never,
             cost: Cost::default(),
@@ -111,8 +132,8 @@ impl Foreign {
             weights: vec![],
             store: Arc::default(),
             host_kernels: vec![Arc::new(Host { hooks: self.clone(), spec })],
-            stages: vec![vec![kernel]],
-            arena_bytes: 0,
+            stages: before.into_iter().chain([vec![kernel]]).collect(),
+            arena_bytes: bytes,
         };
         Arc::new(Plan::new(parts).unwrap())
     }
@@ -161,7 +182,7 @@ impl Drop for State {
     }
 }
 
-type Compile = Box<dyn Fn(usize, Target) -> Result<Arc<Plan>, String> + Send + Sync>;
+type Compile = Box<dyn Fn(usize, &dyn Cutter) -> Result<Arc<Plan>, String> + Send + Sync>;
 
 /// A model of any length whose plans a closure makes from the number of bytes.
 pub struct Scripted {
@@ -171,7 +192,7 @@ pub struct Scripted {
 
 impl Scripted {
     pub fn new(
-        compile: impl Fn(usize, Target) -> Result<Arc<Plan>, String> + Send + Sync + 'static,
+        compile: impl Fn(usize, &dyn Cutter) -> Result<Arc<Plan>, String> + Send + Sync + 'static,
     ) -> Arc<Scripted> {
         let info = |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1] }];
         Arc::new(Scripted { io: [info("x"), info("y")], compile: Box::new(compile) })
@@ -191,8 +212,8 @@ impl PlanSource for Scripted {
     fn outputs(&self) -> &[TensorInfo] {
         &self.io[1]
     }
-    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
-        (self.compile)(shapes[0][0], target)
+    fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
+        (self.compile)(shapes[0][0], cutter)
     }
 }
 

@@ -4,6 +4,8 @@
 
 pub mod faulty;
 pub mod foreign;
+pub mod slow;
+pub mod wheel;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,11 +13,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use reef_base::{Clock, TaskId, TaskKey};
-use reef_cpu::{CpuDevice, CpuOptions};
+use reef_cpu::{CpuDevice, CpuOptions, allowed_cores};
 use reef_device::dummy::{DummyDevice, DummyOptions};
 use reef_device::{Completion, Event, Io, LoadedPlan, Rejected, Wake};
 use reef_engine::*;
-use reef_plan::{SyntheticStage, Target, synthetic_output, synthetic_plan};
+use reef_plan::{Cutter, SyntheticStage, Target, synthetic_output, synthetic_plan};
 
 /// The time of a dummy.
 pub struct DummyClock(pub Arc<DummyDevice>);
@@ -107,6 +109,9 @@ impl Device for LiveDummy {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
+    fn cutter(&self) -> Arc<dyn Cutter> {
+        self.inner.cutter()
+    }
     fn scheme(&self) -> Scheme {
         self.inner.scheme()
     }
@@ -154,6 +159,9 @@ impl Device for LiveDummy {
     fn fault(&self) -> Option<String> {
         self.inner.fault()
     }
+    fn memory(&self) -> Vec<MemoryUse> {
+        self.inner.memory()
+    }
     fn counters(&self) -> DeviceCounters {
         self.inner.counters()
     }
@@ -191,6 +199,35 @@ pub fn live() -> (Engine, Arc<LiveDummy>) {
 pub fn cpu() -> Engine {
     let device = CpuDevice::start(CpuOptions { cus: Some(2), ..CpuOptions::default() }).unwrap();
     Engine::new(Arc::new(device), EngineOptions::default()).unwrap()
+}
+
+/// Devices with names: `d:0` and so on.
+pub fn named(devices: Vec<Arc<dyn Device>>) -> Vec<PoolDevice> {
+    let name = |(index, device)| PoolDevice { name: format!("d:{index}"), device };
+    devices.into_iter().enumerate().map(name).collect()
+}
+
+/// An engine over so many CPU devices of one compute unit each, on cores of their own as far as there are.
+pub fn cpus(count: usize) -> Engine {
+    let cores = allowed_cores();
+    let device = |index: usize| -> Arc<dyn Device> {
+        let cores = Some(vec![cores[index % cores.len()]]);
+        Arc::new(CpuDevice::start(CpuOptions { cus: Some(1), cores, ..CpuOptions::default() }).unwrap())
+    };
+    Engine::over(named((0..count).map(device).collect()), EngineOptions::default()).unwrap()
+}
+
+/// On this device.
+pub fn on(device: &str, settings: ModelSettings) -> ModelSettings {
+    ModelSettings { devices: vec![device.into()], ..settings }
+}
+
+/// Poisons a device and waits until the engine knows.
+pub fn poison(engine: &Engine, device: &str) {
+    engine.device_named(device).unwrap().poison("planted");
+    while engine.stats().devices.iter().all(|stats| stats.fault.is_none()) {
+        std::thread::yield_now();
+    }
 }
 
 pub fn key(name: &str) -> ModelKey {
@@ -280,8 +317,8 @@ impl PlanSource for AnyLength {
     fn outputs(&self) -> &[TensorInfo] {
         &self.outputs
     }
-    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
+    fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
         self.compiled.fetch_add(1, Ordering::SeqCst);
-        AnyLength::plan(shapes[0][0], target).map(Arc::new)
+        AnyLength::plan(shapes[0][0], cutter.target()).map(Arc::new)
     }
 }

@@ -3,8 +3,8 @@
 //! A branch that is taken stands in the place of its `If`. A loop whose rounds are counted and few is written
 //! out. Any other goes round by round: a round is made of the body, a number for what comes next (*go on*,
 //! *grow*, or how many rounds there were) and the loop again, which waits for that number. Results that a
-//! loop stacks are kept in a buffer with room for more rounds, one row written per round; when the room is
-//! used up it doubles.
+//! loop stacks are kept in a buffer with room for more rounds; a round gives its row, which is written into
+//! the buffer when that is handed over. When the room is used up it doubles.
 
 use reef_base::limits::{UNROLLED_NODES_MAX, UNROLLED_ROUNDS_MAX};
 use reef_graph::{DType, Shape};
@@ -12,7 +12,7 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
 use super::nodes::{attribute, attribute_of, body, int, number_attribute, own, standard, unsupported};
-use super::step::{Evaluation, Thing};
+use super::step::{Evaluation, Stored, Thing};
 use super::{DOMAIN, known};
 use crate::decl::Dim;
 use crate::error::ImportError;
@@ -290,6 +290,12 @@ impl Evaluation<'_> {
             return Ok(());
         };
         let (carried, buffers) = node.input[3..].split_at(round.carried);
+        for buffer in buffers.iter().filter(|buffer| !buffer.is_empty()) {
+            // Whether a loop goes on is computed by its round, and known behind the hand-over.
+            if matches!(self.thing(buffer)?, Thing::Stored(_)) {
+                return Err(unsupported(node, "its results are read before they are there"));
+            }
+        }
         match number[0] {
             GO_ON | GROW => {}
             0 if round.rows == 0 => return self.no_rounds(node, &graph, carried, &node.output),
@@ -383,21 +389,21 @@ impl Evaluation<'_> {
         let Some(shape) = self.fact(row)?.and_then(|fact| fact.shape) else {
             return Err(unsupported(node, "the shape of a loop's results is not known"));
         };
-        let row = self.with_axis(row, 0);
         let made = self.fresh("rows");
         if buffer.is_empty() {
+            let row = self.with_axis(row, 0);
             let dims: Vec<i64> =
                 std::iter::once(room).chain(shape.iter().map(|&extent| extent as i64)).collect();
             let dims = self.integers(&[dims.len()], &dims);
             self.emit(standard("Expand", vec![row, dims], &made, vec![]), true);
             return Ok(made);
         }
-        let dims: Vec<usize> =
-            std::iter::once(room as usize).chain(std::iter::repeat_n(1, shape.rank())).collect();
-        let numbers: Vec<i64> = (0..room).collect();
-        let (numbers, here) = (self.integers(&dims, &numbers), self.fresh("here"));
-        self.emit(standard("Equal", vec![numbers, index.to_owned()], &here, vec![]), true);
-        self.emit(standard("Where", vec![here, row, buffer.to_owned()], &made, vec![]), true);
+        let rows = self.fact(buffer)?.and_then(|fact| fact.shape);
+        if rows.is_none_or(|rows| rows.rank() == 0 || rows[1..] != shape[..]) {
+            return Err(unsupported(node, "its rounds give results of different shapes"));
+        }
+        let (buffer, row, at) = (buffer.to_owned(), self.resolve(row), index.to_owned());
+        self.set(&made, Thing::Stored(Stored { buffer, row, at }));
         Ok(made)
     }
 

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use reef_graph::{DType, Shape};
 use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 
-pub use rest::{Rest, Source, Take};
+pub use rest::{Rest, Row, Source, Take};
 pub use step::{Given, Step, Then};
 
 use crate::decl::TensorDecl;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tract_onnx::pb::{NodeProto, TensorProto};
 
-use super::rest::{Rest, RestInput, Source, Take};
+use super::rest::{Rest, RestInput, Row, Source, Take};
 use super::step::{Evaluation, Thing};
 use crate::error::ImportError;
 use crate::scope;
@@ -29,6 +29,7 @@ struct Remainder<'e, 'f> {
     made: usize,
     rest: Rest,
     passed: Vec<Source>,
+    rows: Vec<Row>,
     labels: Vec<String>,
     /// The values that the segment must give.
     given: Vec<String>,
@@ -38,6 +39,7 @@ struct Remainder<'e, 'f> {
 pub(super) struct Remaining {
     pub rest: Rest,
     pub passed: Vec<Source>,
+    pub rows: Vec<Row>,
     pub labels: Vec<String>,
     pub given: Vec<String>,
 }
@@ -57,8 +59,8 @@ impl<'e, 'f> Remainder<'e, 'f> {
             optionals: vec![],
             outputs: vec![],
         };
-        let (names, passed, labels, given) = (HashMap::new(), vec![], vec![], vec![]);
-        let mut remainder = Remainder { evaluation, names, made: 0, rest, passed, labels, given };
+        let (names, passed, rows, labels, given) = (HashMap::new(), vec![], vec![], vec![], vec![]);
+        let mut remainder = Remainder { evaluation, names, made: 0, rest, passed, rows, labels, given };
         for name in wanted {
             remainder.take(name, Take::Value);
         }
@@ -90,8 +92,8 @@ impl<'e, 'f> Remainder<'e, 'f> {
             let name = remainder.name(output)?;
             remainder.rest.outputs.push(name);
         }
-        let Remainder { rest, passed, labels, given, .. } = remainder;
-        Ok(Remaining { rest, passed, labels, given })
+        let Remainder { rest, passed, rows, labels, given, .. } = remainder;
+        Ok(Remaining { rest, passed, rows, labels, given })
     }
 
     fn fresh(&mut self, kind: &str) -> String {
@@ -124,6 +126,14 @@ impl<'e, 'f> Remainder<'e, 'f> {
                 self.names.insert(name.to_owned(), own.clone());
                 own
             }
+            Thing::Stored(stored) => {
+                // Like the buffer itself: so the rest is the same whether a row was stored or not.
+                let own = self.take(&stored.buffer, Take::Tensor);
+                let passed = self.passed.len() - 1;
+                let (source, at) = (self.source(&stored.row), self.source(&stored.at));
+                self.rows.push(Row { passed, source, at });
+                own
+            }
             Thing::List(elements) => {
                 let elements = elements.iter().map(|element| self.name(element));
                 let elements = elements.collect::<Result<Vec<_>, _>>()?;
@@ -151,19 +161,22 @@ impl<'e, 'f> Remainder<'e, 'f> {
         }
         let own = self.fresh("r");
         self.rest.inputs.push(RestInput { name: own.clone(), take });
-        let source = match self.evaluation.input_index(name) {
-            Some(index) => Source::Input(index),
-            None => {
-                let known = self.given.iter().position(|given| given == name);
-                Source::Output(known.unwrap_or_else(|| {
-                    self.given.push(name.to_owned());
-                    self.given.len() - 1
-                }))
-            }
-        };
+        let source = self.source(name);
         self.passed.push(source);
         self.labels.push(name.to_owned());
         self.names.insert(name.to_owned(), own.clone());
         own
+    }
+
+    /// Where a value comes from that the segment has, or is to give.
+    fn source(&mut self, name: &str) -> Source {
+        if let Some(index) = self.evaluation.input_index(name) {
+            return Source::Input(index);
+        }
+        let known = self.given.iter().position(|given| given == name);
+        Source::Output(known.unwrap_or_else(|| {
+            self.given.push(name.to_owned());
+            self.given.len() - 1
+        }))
     }
 }

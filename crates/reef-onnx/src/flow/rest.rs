@@ -54,6 +54,17 @@ pub enum Source {
     Input(usize),
 }
 
+/// A row that is written into a tensor when it is handed over: the result of a round among those of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Row {
+    /// Which of the values that are passed it is written into.
+    pub passed: usize,
+    /// Where the row comes from.
+    pub source: Source,
+    /// Where its number comes from.
+    pub at: Source,
+}
+
 impl Rest {
     /// How its inputs are taken, in order.
     pub fn takes(&self) -> impl ExactSizeIterator<Item = Take> {

@@ -18,7 +18,7 @@ use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto};
 use super::known::{self, Fact};
 use super::nodes::unsupported;
 use super::operands::{deciding, reads_shape_only};
-use super::rest::{Rest, Source, Take};
+use super::rest::{Rest, Row, Source, Take};
 use super::{DOMAIN, Flow};
 use crate::error::ImportError;
 use crate::straight::Specialised;
@@ -40,6 +40,8 @@ pub(super) enum Thing {
     /// Computed by the segment, with a shape that it computes too.
     #[allow(dead_code, reason = "only operators whose results are counted make one")]
     Counted(Counted),
+    /// A buffer with a row that is written into it when it is handed over. Only what is left reads it.
+    Stored(Stored),
     /// Made by what is left.
     Blocked,
     /// The same as another.
@@ -56,6 +58,14 @@ pub(super) struct Counted {
     pub data: String,
     pub count: String,
     pub axis: usize,
+}
+
+/// A buffer, a row, and its number there.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub buffer: String,
+    pub row: String,
+    pub at: String,
 }
 
 /// What a rest is given for one of its inputs.
@@ -85,6 +95,8 @@ pub struct Then {
     pub rest: Arc<Rest>,
     /// Where its inputs come from.
     pub passed: Vec<Source>,
+    /// Rows that are written into some of them.
+    pub rows: Vec<Row>,
     /// What the values are called, for people.
     pub labels: Vec<String>,
     /// Which nodes wait for which of the values, for people.
@@ -273,7 +285,8 @@ impl<'f> Evaluation<'f> {
                 false
             }
             Thing::Optional(Some(value)) => self.is_blocked(&value)?,
-            Thing::Const(_) | Thing::Here { .. } | Thing::Optional(None) | Thing::Alias(_) => false,
+            Thing::Const(_) | Thing::Here { .. } | Thing::Stored(_) => false,
+            Thing::Optional(None) | Thing::Alias(_) => false,
         })
     }
 
@@ -484,11 +497,11 @@ impl<'f> Evaluation<'f> {
             passed[0] = Source::Output(0);
         }
         let segment = self.segment(&given, None)?;
-        let rest = self.flow.rests.the_one(remaining.rest);
+        let (rest, rows) = (self.flow.rests.the_one(remaining.rest), remaining.rows);
         let plain = |label: String| label.strip_prefix(&self.flow.mark).map(str::to_owned).unwrap_or(label);
         let labels = remaining.labels.into_iter().map(plain).collect();
         let waiting = std::mem::take(&mut self.waiting);
-        Ok(Step { segment, then: Some(Then { rest, passed, labels, waiting }) })
+        Ok(Step { segment, then: Some(Then { rest, passed, rows, labels, waiting }) })
     }
 
     /// The segment that computes `values`, for the names that its outputs are to have.

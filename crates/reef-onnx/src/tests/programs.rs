@@ -4,7 +4,7 @@ use reef_graph::{DType, Shape};
 use tract_onnx::pb::tensor_proto::DataType;
 
 use super::network::{Attr, Network};
-use crate::{ImportError, OnnxModel, Step};
+use crate::{Given, ImportError, OnnxModel, Source, Step, Take};
 
 /// A network whose result is one node of `input`.
 fn body(input: &[(&str, DataType)], operator: &str, operands: &[&str], code: DataType) -> Network {
@@ -131,4 +131,44 @@ fn a_rest_has_names_of_its_own_in_bodies() {
     let names = rest.inner_names();
     assert!(names.iter().any(|name| name.starts_with("reef:b")), "{names:?}");
     assert!(names.iter().all(|name| !name.starts_with("reef:") || name.starts_with("reef:b")), "{names:?}");
+}
+
+/// What `step` hands over, if its number, taken by value, says this.
+fn handed(step: &Step, number_is: i64) -> Vec<Given> {
+    let then = step.then.as_ref().expect("it goes on");
+    let graph = &step.segment.graph;
+    let given = then.passed.iter().zip(then.rest.takes()).map(|(source, take)| {
+        let value = graph.value(match *source {
+            Source::Output(index) => graph.outputs[index],
+            Source::Input(index) => graph.inputs[index],
+        });
+        match take {
+            Take::Tensor => Given::Tensor(value.dtype, value.shape.clone()),
+            _ => Given::Value(number(number_is)),
+        }
+    });
+    given.collect()
+}
+
+/// A round costs what it computes, however many rows there are already.
+#[test]
+fn a_round_of_a_loop_computes_its_row_alone() {
+    let bytes = rounds(round(DataType::Float, "Relu", None), &["m", "", "x"]);
+    let model = OnnxModel::from_bytes(&bytes).expect("the model is valid");
+    let shapes = [("m", Shape::default()), ("x", Shape::from([3, 2]))];
+    let mut step = model.begin(&shapes, &[Some(number(1000)), None]).expect("a first round");
+    assert!(step.then.as_ref().expect("it goes on").rows.is_empty(), "the first row makes the buffer");
+    for (number_is, room) in [(-1, 16), (-2, 32), (-1, 32), (-2, 64)] {
+        let rest = step.then.as_ref().expect("it goes on").rest.clone();
+        step = model.step(&rest, &handed(&step, number_is)).expect("a round has a segment");
+        let then = step.then.as_ref().expect("it goes on");
+        let [row] = then.rows[..] else { panic!("{:?}", then.rows) };
+        let buffer = &handed(&step, -1)[row.passed];
+        assert!(matches!(buffer, Given::Tensor(_, shape) if shape[..] == [room, 3, 2]), "{buffer:?}");
+        let graph = &step.segment.graph;
+        let large = graph.nodes.iter().filter(|node| graph.value(node.outputs[0]).shape.elements() > 6);
+        let expected = usize::from(number_is == -2);
+        assert_eq!(large.count(), expected, "{number_is}: only a buffer that grows is computed: {graph}");
+        assert_eq!(std::sync::Arc::ptr_eq(&then.rest, &rest), number_is == -1, "rounds are alike");
+    }
 }

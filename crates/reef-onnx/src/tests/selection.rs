@@ -1,6 +1,7 @@
 //! Operators that a rewriting of checked graphs names, and no model can.
 
 use prost::Message;
+use reef_cpu::CpuCutter;
 use reef_graph::{DType, Graph, Shape, Tensor};
 use reef_plan::{Isa, Target};
 use tract_onnx::pb;
@@ -42,8 +43,8 @@ fn graph(network: Network) -> Result<Graph, String> {
 /// The outputs of its plan.
 fn run(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
     let options = reef_compile::CompileOptions::default();
-    let plan =
-        reef_compile::compile(graph, &[], &Default::default(), Target::cpu(Isa::Portable, 1), &options);
+    let cutter = CpuCutter::new(Target::cpu(Isa::Portable, 1));
+    let plan = reef_compile::compile(graph, &[], &Default::default(), &cutter, &options);
     reef_compile::interpret::run(&plan.expect("it compiles"), inputs).expect("it runs")
 }
 

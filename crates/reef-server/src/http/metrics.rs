@@ -123,6 +123,29 @@ fn device(out: &mut Exposition, stats: &EngineStats) {
     for device in &stats.devices {
         out.sample(&[("device", &device.name), ("description", &device.description)], 1);
     }
+    let help = "Bytes of weights and of what tasks work in, by device and the memory that it is in.";
+    out.family("reef_device_memory_bytes", Kind::Gauge, help);
+    for device in &stats.devices {
+        for memory in &device.memory {
+            let labels = |used: &'static str| {
+                [("device", &*device.name), ("domain", memory.domain.name()), ("use", used)]
+            };
+            out.sample(&labels("weights"), memory.weights);
+            out.sample(&labels("working"), memory.working);
+        }
+    }
+    out.family(
+        "reef_device_memory_limit_bytes",
+        Kind::Gauge,
+        "Bytes that the memory may hold, if that is bounded.",
+    );
+    for device in &stats.devices {
+        for memory in &device.memory {
+            if let Some(limit) = memory.limit {
+                out.sample(&[("device", &device.name), ("domain", memory.domain.name())], limit);
+            }
+        }
+    }
     out.family("reef_scheme_info", Kind::Gauge, "The scheme in force, as a label.");
     out.sample(&[("scheme", stats.scheme.name())], 1);
 }

@@ -13,7 +13,7 @@ use reef_engine::{
     TensorInfo,
 };
 use reef_plan::{
-    Cost, Kernel, KernelSpec, Place, PlanParts, Region, Restart, SyntheticSpec, Target, WeightStore,
+    Cost, Cutter, Kernel, KernelSpec, Place, PlanParts, Region, Restart, SyntheticSpec, WeightStore,
 };
 use reef_server::{Running, Server, ServerOptions};
 
@@ -179,7 +179,7 @@ impl PlanSource for Synthetic {
         &self.outputs
     }
 
-    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
+    fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
         let spec =
             |info: &TensorInfo, shape: Shape| IoSpec { name: info.name.clone(), dtype: info.dtype, shape };
         let inputs: Vec<IoSpec> =
@@ -194,7 +194,7 @@ impl PlanSource for Synthetic {
         let stages = outputs.iter().enumerate().map(stage).collect();
         let parts = PlanParts {
             name: "synthetic".into(),
-            target,
+            target: cutter.target(),
             stages,
             inputs,
             outputs,
@@ -224,10 +224,10 @@ impl PlanSource for Slow {
         self.model.outputs()
     }
 
-    fn compile(&self, shapes: &[Shape], target: Target) -> Result<Arc<Plan>, String> {
+    fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
         self.begun.send(()).unwrap();
         self.finished.lock().unwrap().recv().unwrap();
-        self.model.compile(shapes, target)
+        self.model.compile(shapes, cutter)
     }
 }
 

@@ -8,7 +8,7 @@ use reef_device::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, DummyDevice, DummyOptions, Event, Io,
     LoadedPlan, Rejected, Scheme, Wake,
 };
-use reef_plan::Plan;
+use reef_plan::{Cutter, Plan};
 
 /// The device; also its clock.
 #[derive(Debug)]
@@ -125,6 +125,10 @@ impl Device for Gate {
         self.device.capabilities()
     }
 
+    fn cutter(&self) -> Arc<dyn Cutter> {
+        self.device.cutter()
+    }
+
     fn scheme(&self) -> Scheme {
         self.device.scheme()
     }
@@ -171,6 +175,9 @@ impl Device for Gate {
         self.device.fault()
     }
 
+    fn memory(&self) -> Vec<reef_device::MemoryUse> {
+        self.device.memory()
+    }
     fn counters(&self) -> DeviceCounters {
         self.device.counters()
     }

@@ -84,6 +84,7 @@ fn both_ports_tell_the_same_story() {
         let labels = r#"model="m",version="1",class="best-effort",device="dummy:0",le="+Inf""#;
         assert_eq!(value(&format!("reef_request_duration_seconds_bucket{{{labels}}}")), 3.0);
         assert!(value(r#"reef_device_busy_seconds_total{device="dummy:0"}"#) > 0.0);
+        assert_eq!(value(r#"reef_device_memory_bytes{device="dummy:0",domain="pinned",use="weights"}"#), 0.0);
         assert_eq!(value(r#"reef_device_up{device="dummy:0"}"#), 1.0);
         assert_eq!(value(r#"reef_device_info{device="dummy:0",description="queued dummy"}"#), 1.0);
         assert_eq!(value(r#"reef_http_responses_total{code="400"}"#), 1.0);

@@ -8,7 +8,7 @@ use reef_base::Nanos;
 use reef_compile::{CompileOptions, InspectReport};
 use reef_graph::{Graph, Shape};
 use reef_onnx::Specialised;
-use reef_plan::{IoSpec, KernelSpec, Plan, Restart, Target, WeightStore};
+use reef_plan::{Cutter, IoSpec, KernelSpec, Plan, Restart, WeightStore};
 use serde_json::{Value, json};
 
 use crate::output::say;
@@ -24,12 +24,16 @@ pub struct Compiled {
 }
 
 /// Compiles a graph.
-pub fn segment(specialised: &Specialised, shapes: &[(String, Shape)], target: Target) -> Result<Compiled> {
+pub fn segment(
+    specialised: &Specialised,
+    shapes: &[(String, Shape)],
+    cutter: &dyn Cutter,
+) -> Result<Compiled> {
     let Specialised { graph, host_kernels, .. } = specialised;
     let store = Arc::new(WeightStore::new());
     let shapes: Vec<String> = shapes.iter().map(|(name, shape)| format!("{name}{shape}")).collect();
     let options = CompileOptions { name: shapes.join(" ") };
-    let compiled = reef_compile::compile_and_inspect(graph, host_kernels, &store, target, &options)
+    let compiled = reef_compile::compile_and_inspect(graph, host_kernels, &store, cutter, &options)
         .context("cannot compile the model")?;
     Ok(Compiled { graph: graph.clone(), plan: compiled.plan, report: compiled.report })
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use reef_device::Scheme;
 use reef_engine::PoolDevice;
 use reef_graph::Shape;
-use reef_plan::Target;
+use reef_plan::Cutter;
 use serde_json::json;
 
 use super::compiled::{self, Compiled};
@@ -15,10 +15,10 @@ use crate::loader::{self, Declared};
 use crate::output::say;
 
 /// Compiles a declared model for concrete shapes.
-pub fn compile(declared: &Declared, shapes: &[(String, Shape)], target: Target) -> Result<Compiled> {
+pub fn compile(declared: &Declared, shapes: &[(String, Shape)], cutter: &dyn Cutter) -> Result<Compiled> {
     let named: Vec<(&str, Shape)> =
         shapes.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
-    compiled::segment(&declared.model.specialise(&named)?, shapes, target)
+    compiled::segment(&declared.model.specialise(&named)?, shapes, cutter)
 }
 
 /// Prints what the compiler made of the model.
@@ -27,12 +27,12 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     let shapes = declared.shapes(&args.dims)?;
     let PoolDevice { name, device } = device::start(&args.device, Scheme::Reset)?;
     let capabilities = device.capabilities();
-    if let Some(program) =
-        declared.advise(&args.dims, Program::of(&declared, &shapes, &args.values, capabilities.target))?
+    if let Some(program) = declared
+        .advise(&args.dims, Program::of(&declared, &shapes, &args.values, device.cutter().as_ref()))?
     {
         return program.show(args, capabilities.never_max);
     }
-    let compiled = declared.advise(&args.dims, compile(&declared, &shapes, capabilities.target))?;
+    let compiled = declared.advise(&args.dims, compile(&declared, &shapes, device.cutter().as_ref()))?;
     if args.json {
         let mut json = compiled::to_json(&compiled);
         json["device"] = json!({ "name": name, "description": capabilities.name });

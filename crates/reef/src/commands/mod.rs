@@ -9,4 +9,5 @@ pub mod profile;
 pub mod program;
 pub mod run;
 pub mod serve;
+pub mod stream;
 pub mod zoo;

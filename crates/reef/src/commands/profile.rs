@@ -36,7 +36,7 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
     let device = device::start(&args.device, Scheme::Reset)?.device;
     let declared = loader::read(&args.model)?;
     let shapes = declared.shapes(&args.dims)?;
-    let compiled = inspect::compile(&declared, &shapes, device.capabilities().target);
+    let compiled = inspect::compile(&declared, &shapes, device.cutter().as_ref());
     let plan = Arc::new(declared.advise(&args.dims, compiled)?.plan);
     drop(declared);
     let loaded = device.load(plan.clone())?;

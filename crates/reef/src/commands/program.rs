@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use reef_base::{AlignedBytes, Nanos};
 use reef_graph::{DType, Shape, Tensor};
 use reef_onnx::{Given, Rest, Source, Step, Take, Then};
-use reef_plan::{IoSpec, Target};
+use reef_plan::{Cutter, IoSpec};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl Program {
         declared: &Declared,
         shapes: &[(String, Shape)],
         given: &[(String, Vec<i64>)],
-        target: Target,
+        cutter: &dyn Cutter,
     ) -> Result<Option<Program>> {
         let decide = declared.model.shape_inputs();
         let deciding = || declared.inputs.iter().zip(shapes).zip(&decide).filter(|(_, decides)| **decides);
@@ -73,7 +73,7 @@ impl Program {
             return Ok(None);
         }
         let mut program = Program { values, segments: vec![] };
-        program.add(declared, first, None, target)?;
+        program.add(declared, first, None, cutter)?;
         Ok(Some(program))
     }
 
@@ -82,13 +82,13 @@ impl Program {
         declared: &Declared,
         step: Step,
         from: Option<(usize, String)>,
-        target: Target,
+        cutter: &dyn Cutter,
     ) -> Result<()> {
         let mut pending = vec![(step, from)];
         let mut known: Vec<(Arc<Rest>, String, usize)> = vec![];
         while let Some((step, from)) = pending.pop() {
             let index = self.segments.len();
-            let compiled = compiled::segment(&step.segment, &[], target)?;
+            let compiled = compiled::segment(&step.segment, &[], cutter)?;
             let next = step.then;
             self.segments.push(Segment { from, compiled, next, following: vec![] });
             let Some(then) = self.segments[index].next.clone() else { continue };
@@ -225,13 +225,16 @@ impl Program {
 /// A line for every value that is handed over.
 fn handed(segment: &Segment, then: &Then) -> Vec<String> {
     let plan = &segment.compiled.plan;
-    let line = |((source, take), label): ((&Source, Take), &String)| {
+    let line = |(index, ((source, take), label)): (usize, ((&Source, Take), &String))| {
         let (spec, from) = match source {
             Source::Output(index) => (&plan.outputs()[*index], "computed"),
             Source::Input(index) => (&plan.inputs()[*index], "as it came"),
         };
         let IoSpec { dtype, shape, .. } = spec;
         match take {
+            Take::Tensor if then.rows.iter().any(|row| row.passed == index) => {
+                format!("{label} {dtype}{shape}, {from}, with a new row")
+            }
             Take::Tensor => format!("{label} {dtype}{shape}, {from}"),
             Take::Value => format!("{label} {dtype}{shape} by its value, {from}"),
             Take::Counted { axis, count } => {
@@ -242,7 +245,7 @@ fn handed(segment: &Segment, then: &Then) -> Vec<String> {
             }
         }
     };
-    then.passed.iter().zip(then.rest.takes()).zip(&then.labels).map(line).collect()
+    then.passed.iter().zip(then.rest.takes()).zip(&then.labels).enumerate().map(line).collect()
 }
 
 /// Tells what is given from anything else.

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use reef_base::{Class, Level, MonotonicClock, Nanos};
 use reef_device::Scheme;
-use reef_engine::{ModelSettings, Session, SessionOptions};
+use reef_engine::{Engine, ModelInfo, ModelSettings, OutputTensor, Session, SessionOptions};
 use serde_json::json;
 
+use super::stream::Stream;
 use crate::cli::RunArgs;
 use crate::inputs::{self, InputSource, NamedTensor};
 use crate::output::say;
@@ -22,7 +23,13 @@ pub fn run(args: &RunArgs) -> Result<()> {
     }
     let declared = loader::read(&args.model)?;
     declared.check_dims(&args.dims)?;
-    let source = InputSource { files: &args.inputs, seed: args.random, dims: &args.dims };
+    let files = [&args.inputs[..], &args.each].concat();
+    for (name, _) in &args.each {
+        if files.iter().filter(|(other, _)| other == name).count() > 1 {
+            bail!("input '{name}' is given twice");
+        }
+    }
+    let source = InputSource { files: &files, seed: args.random, dims: &args.dims };
     let tensors = inputs::gather(&declared.inputs, &declared.symbols, &source)?;
     // Read anew by the engine; two copies of a large model's constants are not needed.
     let taken_as_one = args.random.is_some();
@@ -32,12 +39,38 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let settings = ModelSettings { class: Class::RealTime(Level::TOP), deadline, ..ModelSettings::default() };
     let (engine, info) =
         loader::engine_with(device::start(&args.device, Scheme::Reset)?, &args.model, settings)?;
+    if !args.each.is_empty() || !args.carry.is_empty() {
+        return run_stream(args, &engine, &info, tensors);
+    }
     let mut session = open(&engine, &info.key.name, &tensors).map_err(|error| match advice.as_str() {
         "" => error,
         advice => anyhow::anyhow!("{}{advice}", crate::message(&error)),
     })?;
     let latencies = measure(&mut session, args.repeat)?;
-    let files = args.output_dir.as_deref().map(|dir| write_outputs(&session, dir)).transpose()?;
+    let outputs = (0..session.output_count()).map(|index| session.output(index));
+    let files = args.output_dir.as_deref().map(|dir| write_outputs(outputs, dir)).transpose()?;
+    report(args, latencies, files);
+    Ok(())
+}
+
+/// Runs the model on inputs that differ from run to run.
+fn run_stream(
+    args: &RunArgs,
+    engine: &Engine,
+    info: &ModelInfo,
+    mut tensors: Vec<NamedTensor>,
+) -> Result<()> {
+    let each: Vec<&str> = args.each.iter().map(|(name, _)| name.as_str()).collect();
+    let stream = Stream::new(&each, &args.carry, info, &mut tensors)?;
+    let (mut latencies, outputs) = stream.run(engine, &info.key.name, tensors, args.repeat)?;
+    latencies.sort_unstable();
+    let outputs = outputs.iter().map(|output| OutputTensor {
+        name: &output.name,
+        dtype: output.dtype,
+        shape: &output.shape,
+        data: &output.data,
+    });
+    let files = args.output_dir.as_deref().map(|dir| write_outputs(outputs, dir)).transpose()?;
     report(args, latencies, files);
     Ok(())
 }
@@ -55,7 +88,7 @@ fn measure(session: &mut Session, repeat: u64) -> Result<Vec<u64>> {
     Ok(latencies)
 }
 
-fn open(engine: &reef_engine::Engine, model: &str, tensors: &[NamedTensor]) -> Result<Session> {
+fn open(engine: &Engine, model: &str, tensors: &[NamedTensor]) -> Result<Session> {
     // A request checks names, types and shapes with errors that name them; the session then only repeats it.
     let request = reef_engine::InferRequest::new(
         model,
@@ -84,11 +117,13 @@ fn open(engine: &reef_engine::Engine, model: &str, tensors: &[NamedTensor]) -> R
 }
 
 /// Writes one file per output; returns each output's file name in `dir`.
-fn write_outputs(session: &Session, dir: &Path) -> Result<BTreeMap<String, String>> {
-    let names: Vec<&str> = (0..session.output_count()).map(|index| session.output(index).name).collect();
+fn write_outputs<'a>(
+    outputs: impl Iterator<Item = OutputTensor<'a>> + Clone,
+    dir: &Path,
+) -> Result<BTreeMap<String, String>> {
+    let names: Vec<&str> = outputs.clone().map(|output| output.name).collect();
     let files = file_names(&names);
-    for (index, file) in files.iter().enumerate() {
-        let output = session.output(index);
+    for (output, file) in outputs.zip(&files) {
         let data = reef_base::AlignedBytes::copy_from(output.data);
         npy::write(&dir.join(file), output.dtype, output.shape, &data)?;
     }
@@ -130,7 +165,7 @@ fn report(args: &RunArgs, latencies: Vec<u64>, files: Option<BTreeMap<String, St
         return;
     }
     let ms = |nanos: u64| nanos as f64 / 1e6;
-    if args.repeat > 1 {
+    if latencies.len() > 1 {
         say!(
             "latency ms: min {:.3}  p50 {:.3}  p95 {:.3}  p99 {:.3}  max {:.3}  ({} runs)",
             ms(at(0.0)),

@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use reef_base::{Class, ModelKey};
 use reef_engine::{
-    Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec, PoolDevice, Shape, TraceOptions,
+    Engine, EngineOptions, LoadError, ModelSettings, ModelSource, ModelSpec, PoolDevice, Shape, TraceOptions,
 };
 use reef_server::{Running, Server, ServerOptions, Signals};
 
@@ -125,7 +125,7 @@ fn start_devices(args: &ServeArgs, models: &[FoundModel]) -> Result<Vec<PoolDevi
     let known: Vec<&str> = devices.iter().map(|device| &*device.name).collect();
     for model in models {
         let checked = model.settings.as_ref().map_or(Ok(()), |settings| settings.check_devices(&known));
-        checked.with_context(|| format!("settings of model {}", model.key.name))?;
+        checked.with_context(|| model.settings_named())?;
     }
     for PoolDevice { name, device } in &devices {
         tracing::info!("device {}", device::described(name, device.as_ref()));
@@ -232,6 +232,13 @@ fn load(engine: &Engine, model: &FoundModel) -> Result<()> {
     let class = settings.class;
     let info = engine
         .load(ModelSpec { key: model.key.clone(), source, settings })
+        .map_err(|error| {
+            // What the settings ask for is wrong, or what they have compiled ahead.
+            let named = matches!(error, LoadError::Settings { .. } | LoadError::Compile { .. });
+            let named = named && !model.said_in.is_empty();
+            let error = anyhow::Error::new(error);
+            if named { error.context(model.settings_named()) } else { error }
+        })
         .with_context(|| format!("cannot load the model {} ({})", model.key, model.path.display()))?;
     let weights: usize = info.plans.iter().map(|plan| plan.weight_bytes).max().unwrap_or(0);
     tracing::info!(
@@ -267,6 +274,7 @@ pub fn settings(model: &FoundModel) -> Result<ModelSettings> {
         deadline: own.deadline()?,
         queue_len: own.queue_len.unwrap_or(defaults.queue_len),
         shapes: shapes.collect(),
+        values: own.values(),
         devices: own.devices.clone().unwrap_or_default(),
         placement: own.placement()?,
         ..defaults

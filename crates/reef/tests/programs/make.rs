@@ -1,5 +1,7 @@
 //! Small programs as ONNX files, and those in a folder of models with their inputs.
 
+#![allow(dead_code, reason = "every test crate uses its own part")]
+
 use std::path::Path;
 
 use prost::Message;
@@ -114,6 +116,80 @@ fn growing() -> Program {
         ],
     };
     program("growing", graph, "start", &[4, SIDE])
+}
+
+/// `y = relu(x[from .. from + 4])`, with `from` an input: as many plans as values.
+pub fn window(length: i64) -> Program {
+    let graph = Graph {
+        nodes: vec![
+            node("Add", &["from", "four"], &["to"]),
+            node("Slice", &["x", "from", "to"], &["part"]),
+            node("Relu", &["part"], &["y"]),
+        ],
+        inputs: vec![info("x", FLOAT, &[length]), info("from", INT64, &[1])],
+        outputs: vec![unknown("y", FLOAT, 1)],
+        tensors: vec![whole("four", &[1], 4)],
+    };
+    from_there(program("window", graph, "x", &[length]))
+}
+
+/// `y = sum(part) > 0 ? part : -part`, where `part = x[from .. from + 4]` is cut out in the branches: as many
+/// second segments as values.
+pub fn forked_window(length: i64) -> Program {
+    let branch = |operator: &str, result: &str| {
+        let part = format!("{result} part");
+        Graph {
+            nodes: vec![node("Slice", &["x", "from", "to"], &[&part]), node(operator, &[&part], &[result])],
+            outputs: vec![unknown(result, FLOAT, 1)],
+            ..Graph::default()
+        }
+    };
+    let branches = vec![inner("then_branch", branch("Relu", "t")), inner("else_branch", branch("Neg", "e"))];
+    let graph = Graph {
+        nodes: vec![
+            node("Add", &["from", "four"], &["to"]),
+            node("Slice", &["x", "from", "to"], &["part"]),
+            with("ReduceSum", &["part"], "sum", vec![int("keepdims", 0)]),
+            node("Greater", &["sum", "zero"], &["positive"]),
+            with("If", &["positive"], "y", branches),
+        ],
+        inputs: vec![info("x", FLOAT, &[length]), info("from", INT64, &[1])],
+        outputs: vec![unknown("y", FLOAT, 1)],
+        tensors: vec![whole("four", &[1], 4), scalar("zero", 0.0)],
+    };
+    from_there(program("forked", graph, "x", &[length]))
+}
+
+/// `next = state + x; y = -next`
+pub fn recurrent() -> Program {
+    let graph = Graph {
+        nodes: vec![node("Add", &["state", "x"], &["next"]), node("Neg", &["next"], &["y"])],
+        inputs: vec![info("x", FLOAT, &[2]), info("state", FLOAT, &[2]), info("unused", INT64, &[2])],
+        outputs: vec![info("y", FLOAT, &[2]), info("next", FLOAT, &[2])],
+        ..Graph::default()
+    };
+    program("recurrent", graph, "x", &[2])
+}
+
+/// With the input `from` as 3.
+fn from_there(mut program: Program) -> Program {
+    let data = 3i64.to_le_bytes().to_vec();
+    program.inputs.push(Input { name: "from".into(), dtype: DType::I64, shape: Shape::from([1]), data });
+    program
+}
+
+/// `y = relu(expand(x, to))`, with `to` an input: as many plans as values.
+pub fn rows() -> Program {
+    let graph = Graph {
+        nodes: vec![node("Expand", &["x", "to"], &["rows"]), node("Relu", &["rows"], &["y"])],
+        inputs: vec![info("x", FLOAT, &[1, 8]), info("to", INT64, &[2])],
+        outputs: vec![unknown("y", FLOAT, 2)],
+        tensors: vec![],
+    };
+    let mut program = program("rows", graph, "x", &[1, 8]);
+    let data = [3i64, 8].into_iter().flat_map(i64::to_le_bytes).collect();
+    program.inputs.push(Input { name: "to".into(), dtype: DType::I64, shape: Shape::from([2]), data });
+    program
 }
 
 /// Every model of `folder` that has inputs beside it: `NAME.onnx`, `NAME.0.INPUT.npy`.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use reef_base::{Rng, TaskKey};
 use reef_compile::{CompileOptions, compile};
-use reef_cpu::{CpuDevice, CpuOptions};
+use reef_cpu::{CpuCutter, CpuDevice, CpuOptions};
 use reef_device::{Completion, Device, Io, LoadedPlan, Outcome, Scheme};
 use reef_graph::{DType, Shape};
 use reef_onnx::{Dim, OnnxModel};
@@ -33,7 +33,7 @@ pub struct Subject {
 pub fn subjects() -> Vec<Subject> {
     let device = device(1, Scheme::Reset);
     let target = Target { cus: CUS_MOST, ..device.capabilities().target };
-    let mut subjects: Vec<Subject> = Model::ALL.map(|model| subject(model, target)).into();
+    let mut subjects: Vec<Subject> = Model::ALL.map(|model| subject(model, &CpuCutter::new(target))).into();
     for subject in &mut subjects {
         let loaded = device.load(subject.plan.clone()).expect("the plan loads");
         subject.outputs = (0..INPUTS).map(|input| alone(&device, subject, loaded, input)).collect();
@@ -95,7 +95,7 @@ impl Subject {
     }
 }
 
-fn subject(model: Model, target: Target) -> Subject {
+fn subject(model: Model, cutter: &CpuCutter) -> Subject {
     let bytes = reef_zoo::build(model, &Variant::tiny()).expect("the model is built");
     let read = OnnxModel::from_bytes(&bytes).expect("the model is read");
     let shapes: Vec<(&str, Shape)> =
@@ -103,7 +103,7 @@ fn subject(model: Model, target: Target) -> Subject {
     let special = read.specialise(&shapes).expect("the shapes are the model's");
     let options = CompileOptions { name: model.name().into() };
     let store = Arc::new(WeightStore::new());
-    let plan = compile(&special.graph, &special.host_kernels, &store, target, &options).expect("it compiles");
+    let plan = compile(&special.graph, &special.host_kernels, &store, cutter, &options).expect("it compiles");
     let inputs = (0..INPUTS).map(|input| inputs(&plan, 1 + input as u64)).collect();
     Subject { model, plan: Arc::new(plan), inputs, outputs: Vec::new() }
 }

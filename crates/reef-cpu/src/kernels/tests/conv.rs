@@ -1,5 +1,6 @@
 //! Convolutions, depthwise convolutions and matrix products.
 
+use crate::cut::panel_width;
 use reef_graph::{Tensor, Unary};
 use reef_plan::{ConvSpec, DepthwiseSpec, Epilogue, KernelSpec, MatMulSpec, Packing};
 
@@ -123,7 +124,7 @@ impl Shape {
         let groups = self.groups as u32;
         let spec = |shape: &Shape, tile, inner| {
             let shape = shape.clone();
-            move |isa: reef_plan::Isa| KernelSpec::Conv(shape.spec(isa.panel_width(), tile, inner))
+            move |isa: reef_plan::Isa| KernelSpec::Conv(shape.spec(panel_width(isa), tile, inner))
         };
         let case = Case::f32(name, spec(self, [24, 2], true))
             .cut(spec(self, [7, 1], false))
@@ -131,7 +132,7 @@ impl Shape {
             .cut(spec(self, [1, 3], false))
             .input(&x)
             .weight(tensor, move |isa| {
-                let width = isa.panel_width() as u32;
+                let width = panel_width(isa) as u32;
                 match matrix {
                     true => Packing::MatrixPanels { width, transposed: true },
                     false => Packing::ConvPanels { groups, width },

@@ -16,6 +16,7 @@ use reef_plan::{
 
 use super::{BlockKernel, best, prepare};
 use crate::context::{Bases, BlockContext, BlockEnd, Demand, Poll};
+use crate::cut::CpuCutter;
 use crate::sync::AtomicU64;
 
 mod conv;
@@ -233,7 +234,7 @@ impl Bench {
             restart: Restart::Safe,
             cost: Cost::default(),
         };
-        let plan = Plan::new(PlanParts {
+        let parts = PlanParts {
             name: case.name.clone(),
             target: Target::cpu(isa, 1),
             inputs: inputs.iter().map(|bytes| io(bytes.len())).collect(),
@@ -243,8 +244,8 @@ impl Bench {
             host_kernels: case.host.iter().cloned().collect(),
             stages: vec![vec![kernel]],
             arena_bytes: 0,
-        })
-        .unwrap();
+        };
+        let plan = Plan::cut_by(&CpuCutter::new(parts.target), parts).unwrap();
         let weights = plan.weights().iter().map(|w| store.get(w.key, w.packing).unwrap()).collect();
         Bench {
             kernel: prepare(&plan.kernels()[0], &plan, isa),

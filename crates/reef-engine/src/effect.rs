@@ -1,23 +1,81 @@
-//! What leaves the core on its way to others: requests that have ended, and requests between two segments.
+//! What a core wants done, once its lock is open: tasks handed to the device or stopped there, ends told to
+//! who waits for them, requests that go on elsewhere. The core calls nobody; `shared` carries these out.
 
 use std::sync::Arc;
 
-use reef_base::Nanos;
-use reef_device::{Completion, TaskCounters};
+use reef_base::{Nanos, TaskId, TaskKey};
+use reef_device::{Completion, Io, TaskCounters};
 use reef_sched::RequestId;
+use smallvec::SmallVec;
 
 use crate::kit::Kit;
+use crate::passage::Passage;
 use crate::plans::{Buffers, PlanEntry};
 use crate::pool::Model;
+use crate::request::Urgency;
 use crate::ticket::{Finished, Promise};
 
-/// What a step leaves to be done outside the lock: an end on its way to who waits for it, and what may be the
-/// last reference to a plan.
+/// The effects of one step. As many as are usual take no memory of their own.
+#[derive(Default)]
+pub(crate) struct Effects {
+    /// For the device; these are first, because requests wait for them.
+    pub(crate) tasks: SmallVec<[TaskEffect; 2]>,
+    pub(crate) deliveries: SmallVec<[Delivery; 2]>,
+}
+
+impl Effects {
+    pub(crate) fn push(&mut self, delivery: Delivery) {
+        self.deliveries.push(delivery);
+    }
+
+    pub(crate) fn submit(&mut self, submit: Submit) {
+        self.tasks.push(TaskEffect::Submit(submit));
+    }
+
+    pub(crate) fn stop(&mut self, stop: Stop) {
+        self.tasks.push(TaskEffect::Stop(stop));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && self.deliveries.is_empty()
+    }
+}
+
+/// Something for the device.
+pub(crate) enum TaskEffect {
+    Submit(Submit),
+    Stop(Stop),
+}
+
+/// A request to become a task.
+pub(crate) struct Submit {
+    pub(crate) id: RequestId,
+    /// Which of the request's tasks it is.
+    pub(crate) turn: u32,
+    pub(crate) model: Arc<Model>,
+    pub(crate) plan: Arc<PlanEntry>,
+    pub(crate) key: TaskKey,
+    pub(crate) io: Io,
+    pub(crate) kit: Option<Arc<Kit>>,
+}
+
+/// A request whose end is asked for.
+pub(crate) struct Stop {
+    pub(crate) id: RequestId,
+    pub(crate) model: Arc<Model>,
+    /// What is to be stopped; nothing while it is on its way to the device, or between two segments.
+    pub(crate) task: Option<TaskId>,
+}
+
+/// What leaves the core on its way to others: an end for who waits for it, a request that goes on, and with
+/// either what may be the last reference to a plan.
 pub(crate) enum Delivery {
     /// A request has ended.
     End(End),
     /// A request goes on with another segment.
     Hop(Hop),
+    /// A request goes on with another part of a split model.
+    Move(Move),
 }
 
 /// The end of a request.
@@ -56,6 +114,22 @@ pub(crate) struct Hop {
     pub(crate) kit: Option<Arc<Kit>>,
     /// What it read and made.
     pub(crate) buffers: Buffers,
+}
+
+/// A request between two parts of a split model: no scheduler has it, and no device.
+pub(crate) struct Move {
+    /// On the device that it comes from.
+    pub(crate) model: Arc<Model>,
+    /// The part that has ended.
+    pub(crate) plan: Arc<PlanEntry>,
+    /// What it read and made.
+    pub(crate) buffers: Buffers,
+    pub(crate) promise: Promise,
+    pub(crate) urgency: Urgency,
+    /// When it was queued first.
+    pub(crate) queued: Nanos,
+    pub(crate) before: Sofar,
+    pub(crate) passage: Option<Passage>,
 }
 
 /// What the segments of a request took that have ended.

@@ -1,4 +1,4 @@
-//! How kernels are cut into blocks.
+//! Micro-tiles and rates of the instruction sets, and the cuts that they lead to.
 //!
 //! The number of blocks of a kernel trades the overhead of a block against the time that compute units idle
 //! at the end of a stage: with overhead o, total time T and c compute units, blocks of `√(o·T/(c·t))` lose
@@ -27,20 +27,38 @@ const CACHE_BYTES: usize = 512 << 10;
 /// Largest packed operand of a matrix product's block, in bytes of scratch.
 const MATMUL_SCRATCH_BYTES: usize = 256 << 10;
 
+/// Output channels of one packed panel: columns of the micro-kernel's tile.
+pub(crate) const fn panel_width(isa: Isa) -> usize {
+    match isa {
+        Isa::Portable => 8,
+        Isa::Avx2 => 16,
+        Isa::Avx512 => 32,
+    }
+}
+
+/// Rows of the micro-kernel's tile.
+const fn micro_rows(isa: Isa) -> usize {
+    match isa {
+        Isa::Portable => 4,
+        Isa::Avx2 => 6,
+        Isa::Avx512 => 12,
+    }
+}
+
 /// Nanoseconds that one compute unit needs for `flops` of a convolution or matrix product.
-pub(crate) fn compute_ns(isa: Isa, flops: f64) -> f64 {
+pub(super) fn compute_ns(isa: Isa, flops: f64) -> f64 {
     let flops_per_ns = if isa == Isa::Portable { 11.0 } else { 90.0 };
     flops / flops_per_ns
 }
 
 /// Nanoseconds that one compute unit needs to move `bytes` and to do `operations` simple operations on them.
-pub(crate) fn stream_ns(isa: Isa, bytes: f64, operations: f64) -> f64 {
+pub(super) fn stream_ns(isa: Isa, bytes: f64, operations: f64) -> f64 {
     let operations_per_ns = if isa == Isa::Portable { 0.7 } else { 4.0 };
     (bytes / STREAM_BYTES_PER_NS).max(operations / operations_per_ns)
 }
 
 /// Best number of blocks for a kernel that takes `total_ns` on one compute unit.
-pub(crate) fn block_count(target: Target, total_ns: f64) -> usize {
+pub(super) fn block_count(target: Target, total_ns: f64) -> usize {
     let cus = target.cus.max(1);
     if total_ns < BLOCK_NS_MIN {
         return 1;
@@ -55,14 +73,14 @@ pub(crate) fn block_count(target: Target, total_ns: f64) -> usize {
 
 /// Units per block when `units` take `total_ns` together; a multiple of `granule` unless that leaves one
 /// block.
-pub(crate) fn split(target: Target, units: usize, total_ns: f64, granule: usize) -> usize {
+pub(super) fn split(target: Target, units: usize, total_ns: f64, granule: usize) -> usize {
     let blocks = block_count(target, total_ns).min(units).max(1);
     units.div_ceil(blocks).next_multiple_of(granule.max(1)).clamp(1, units.max(1))
 }
 
 /// What the tiling of a convolution depends on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ConvWork {
+pub(super) struct ConvWork {
     /// Output pixels.
     pub rows: usize,
     /// Output channels of a group.
@@ -77,7 +95,7 @@ pub(crate) struct ConvWork {
 
 /// The tiles of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ConvTiles {
+pub(super) struct ConvTiles {
     /// Output pixels of a block.
     pub rows: usize,
     /// Output channels of a block.
@@ -94,13 +112,13 @@ impl ConvWork {
 
     /// Time of a block of `rows` by `columns`: arithmetic and operands overlap for the most part.
     fn block_ns(&self, isa: Isa, rows: usize, columns: usize) -> f64 {
-        let height = isa.tile_rows() as f64;
-        let (full, rest) = (rows / isa.tile_rows(), rows % isa.tile_rows());
+        let height = micro_rows(isa) as f64;
+        let (full, rest) = (rows / micro_rows(isa), rows % micro_rows(isa));
         // A micro-tile loads a row of weights for every depth, as long as a row of products takes; fewer than
         // three rows leave the arithmetic units waiting.
         let rest_rows = if rest == 0 { 0.0 } else { rest.max(3) as f64 + 1.0 };
         let micro_rows = full as f64 * height + rest_rows * height / (height + 1.0);
-        let width = columns.next_multiple_of(isa.panel_width()) as f64;
+        let width = columns.next_multiple_of(panel_width(isa)) as f64;
         let compute = compute_ns(isa, 2.0 * micro_rows * width * self.depth as f64);
         let operands =
             (width * self.depth as f64 * 4.0 + rows as f64 * self.row_bytes) / OPERAND_BYTES_PER_NS;
@@ -110,12 +128,12 @@ impl ConvWork {
     /// The tiles with the least estimated time for a stage of this kernel alone.
     pub fn tiles(&self, target: Target) -> ConvTiles {
         let isa = target.isa;
-        let mut best = (f64::INFINITY, self.rows.max(1), self.columns.next_multiple_of(isa.panel_width()));
-        for columns in cuts(self.columns.div_ceil(isa.panel_width())) {
+        let mut best = (f64::INFINITY, self.rows.max(1), self.columns.next_multiple_of(panel_width(isa)));
+        for columns in cuts(self.columns.div_ceil(panel_width(isa))) {
             for rows in row_cuts(self.rows, isa) {
-                let score = self.score(target, rows, columns * isa.panel_width());
+                let score = self.score(target, rows, columns * panel_width(isa));
                 if score < best.0 {
-                    best = (score, rows, columns * isa.panel_width());
+                    best = (score, rows, columns * panel_width(isa));
                 }
             }
         }
@@ -165,7 +183,7 @@ fn cuts(units: usize) -> Vec<usize> {
 /// Candidate row tiles: whole micro-tiles, or an even cut into a few.
 fn row_cuts(rows: usize, isa: Isa) -> Vec<usize> {
     let mut sizes: Vec<usize> =
-        cuts(rows.div_ceil(isa.tile_rows())).into_iter().map(|size| size * isa.tile_rows()).collect();
+        cuts(rows.div_ceil(micro_rows(isa))).into_iter().map(|size| size * micro_rows(isa)).collect();
     sizes.extend((1..=8).map(|parts| rows.div_ceil(parts)));
     sizes.iter_mut().for_each(|size| *size = (*size).clamp(1, rows.max(1)));
     sizes.sort_unstable_by(|a, b| b.cmp(a));
@@ -174,7 +192,7 @@ fn row_cuts(rows: usize, isa: Isa) -> Vec<usize> {
 }
 
 /// Rows and columns of a block of a batched matrix product.
-pub(crate) fn matmul_tiles(
+pub(super) fn matmul_tiles(
     target: Target,
     planes: usize,
     m: usize,
@@ -187,11 +205,11 @@ pub(crate) fn matmul_tiles(
     let mut columns = n.min(width_max.max(32));
     let wanted = block_count(target, total_ns).div_ceil(planes.max(1));
     let column_tiles = n.div_ceil(columns);
-    let row_tiles = wanted.div_ceil(column_tiles).clamp(1, m.div_ceil(isa.tile_rows()).max(1));
-    let rows = m.div_ceil(row_tiles).next_multiple_of(isa.tile_rows()).min(m).max(1);
+    let row_tiles = wanted.div_ceil(column_tiles).clamp(1, m.div_ceil(micro_rows(isa)).max(1));
+    let rows = m.div_ceil(row_tiles).next_multiple_of(micro_rows(isa)).min(m).max(1);
     let missing = wanted.div_ceil(m.div_ceil(rows) * column_tiles);
     if missing > 1 {
-        columns = columns.div_ceil(missing).next_multiple_of(isa.panel_width()).min(columns);
+        columns = columns.div_ceil(missing).next_multiple_of(panel_width(isa)).min(columns);
     }
     (rows, columns.max(1))
 }

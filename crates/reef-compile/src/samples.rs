@@ -1,0 +1,402 @@
+//! Small graphs with their inputs and outputs: one or more of every kind of kernel, for whoever makes a
+//! device. What they are on one device they must be on every other, whatever its cutter does to them.
+
+use std::sync::Arc;
+
+use reef_base::{AlignedBytes, Buffer, Rng};
+use reef_graph::{
+    Binary, ConvAttrs, DType, Graph, HostOp, Op, PoolAttrs, PoolKind, Reduce, Selection, Shape, Tensor,
+    Unary, ValueId,
+};
+
+use reef_plan::{Cutter, HostFault, HostKernel, HostState, Plan, TensorSpec};
+
+use crate::{CompileError, CompileOptions, compile, reference};
+
+/// How far a result in f32 may be from the reference, which sums in double precision, as a share of the
+/// largest value of its output, where sums and weights are f32.
+const TOLERANCE: f64 = 2e-4;
+
+/// A graph and what it gives for one set of inputs.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Names it, and the kind of kernel that it is about.
+    pub name: &'static str,
+    /// The graph.
+    pub graph: Graph,
+    /// Its host kernels.
+    pub host_kernels: Vec<Arc<dyn HostKernel>>,
+    /// A tensor for every input.
+    pub inputs: Vec<Tensor>,
+    /// What it gives for them; [`reference::evaluate`] says so where it can.
+    pub expected: Vec<Tensor>,
+}
+
+impl Sample {
+    /// Its plan, for the device with this cutter.
+    pub fn plan(&self, cutter: &dyn Cutter) -> Result<Plan, CompileError> {
+        let options = CompileOptions { name: self.name.into() };
+        compile(&self.graph, &self.host_kernels, &Arc::default(), cutter, &options)
+    }
+
+    /// What is wrong with the bytes of these outputs, if anything is: floats may be off by rounding to f32,
+    /// all else must be as expected.
+    pub fn check(&self, outputs: &[Buffer]) -> Result<(), String> {
+        self.check_within(outputs, TOLERANCE)
+    }
+
+    /// The same for a device that rounds otherwise: floats may be off by this share of the largest value of
+    /// their output.
+    pub fn check_within(&self, outputs: &[Buffer], tolerance: f64) -> Result<(), String> {
+        if outputs.len() != self.expected.len() {
+            return Err(format!("{} outputs, not {}", outputs.len(), self.expected.len()));
+        }
+        for (index, (bytes, expected)) in outputs.iter().zip(&self.expected).enumerate() {
+            let wrong = |what: String| Err(format!("{}: output {index} {what}", self.name));
+            if bytes.len() != expected.bytes().len() {
+                return wrong(format!("has {} bytes, not {}", bytes.len(), expected.bytes().len()));
+            }
+            if expected.dtype() != DType::F32 {
+                if bytes.as_slice() != expected.bytes().as_slice() {
+                    return wrong("has other bytes".into());
+                }
+                continue;
+            }
+            let got = Tensor::new(
+                DType::F32,
+                expected.shape().clone(),
+                Arc::new(AlignedBytes::copy_from(bytes.as_slice())),
+            );
+            let (got, expected) = (got.values::<f32>(), expected.values::<f32>());
+            let largest = expected.iter().fold(1.0f64, |most, value| most.max(f64::from(value.abs())));
+            for (at, (&a, &b)) in got.iter().zip(expected).enumerate() {
+                // Not so for a NaN.
+                if (f64::from(a) - f64::from(b)).abs() > tolerance * largest || a.is_nan() {
+                    return wrong(format!("is {a} at {at}, not {b}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every sample. The same each time.
+pub fn all() -> Vec<Sample> {
+    let makers: [(&str, Maker); 20] = [
+        ("conv with bias, residual and activation", conv_with_epilogue),
+        ("conv in groups, strided and dilated", conv_in_groups),
+        ("depthwise", depthwise),
+        ("product with constant", linear),
+        ("product with transposed constant", linear_transposed),
+        ("product", product),
+        ("softmax", softmax),
+        ("log-softmax of an outer axis", log_softmax),
+        ("layer norm with residual", layer_norm),
+        ("gather", gather),
+        ("mean over an image", mean),
+        ("largest of a row", largest),
+        ("max pool", max_pool),
+        ("average pool", average_pool),
+        ("element-wise with broadcasts", elementwise),
+        ("transposition", transposition),
+        ("concatenation", concatenation),
+        ("non-zero", non_zero),
+        ("compress", compress),
+        ("network", network),
+    ];
+    let hosted = hosted();
+    makers.into_iter().map(|(name, make)| sample(name, make)).chain([hosted]).collect()
+}
+
+/// Draws a graph.
+type Maker = fn(&mut Sketch);
+
+fn sample(name: &'static str, make: Maker) -> Sample {
+    let mut sketch = Sketch { graph: Graph::default(), rng: Rng::new(name.len() as u64), inputs: vec![] };
+    make(&mut sketch);
+    let Sketch { graph, inputs, .. } = sketch;
+    let expected = reference::evaluate(&graph, &inputs).expect("samples can be evaluated");
+    Sample { name, graph, host_kernels: vec![], inputs, expected }
+}
+
+/// A graph that is being written, and its inputs.
+struct Sketch {
+    graph: Graph,
+    rng: Rng,
+    inputs: Vec<Tensor>,
+}
+
+impl Sketch {
+    fn random(&mut self, shape: &[usize]) -> Tensor {
+        let shape = Shape::new(shape);
+        let values: Vec<f32> = (0..shape.elements()).map(|_| self.rng.normal_f32()).collect();
+        Tensor::f32(shape, &values)
+    }
+
+    fn given(&mut self, tensor: Tensor) -> ValueId {
+        let name = format!("x{}", self.inputs.len());
+        let id = self.graph.add_input(name, tensor.dtype(), tensor.shape().clone());
+        self.inputs.push(tensor);
+        id
+    }
+
+    fn input(&mut self, shape: &[usize]) -> ValueId {
+        let tensor = self.random(shape);
+        self.given(tensor)
+    }
+
+    fn constant(&mut self, shape: &[usize]) -> ValueId {
+        let tensor = self.random(shape);
+        self.graph.add_const(format!("c{}", self.graph.values.len()), tensor)
+    }
+
+    fn dims(&self, id: ValueId) -> Vec<usize> {
+        self.graph.value(id).shape.to_vec()
+    }
+
+    fn node(&mut self, op: Op, inputs: &[ValueId], shape: &[usize]) -> ValueId {
+        let dtype = self.graph.value(inputs[0]).dtype;
+        let name = format!("{}{}", op.name().to_lowercase(), self.graph.nodes.len());
+        self.graph.add_node(name, op, inputs, dtype, Shape::new(shape))
+    }
+
+    /// A node of its first operand's shape.
+    fn same(&mut self, op: Op, inputs: &[ValueId]) -> ValueId {
+        let dims = self.dims(inputs[0]);
+        self.node(op, inputs, &dims)
+    }
+
+    /// A convolution with a bias.
+    fn conv(&mut self, x: ValueId, outputs: usize, attrs: ConvAttrs) -> ValueId {
+        let dims = self.dims(x);
+        let ConvAttrs { kernel, strides, pads, dilations, groups } = attrs;
+        let weights = self.constant(&[outputs, dims[1] / groups, kernel[0], kernel[1]]);
+        let bias = self.constant(&[outputs]);
+        let extent = |axis: usize| {
+            let reach = (kernel[axis] - 1) * dilations[axis] + 1;
+            (dims[2 + axis] + pads[axis] + pads[2 + axis] - reach) / strides[axis] + 1
+        };
+        let shape = [dims[0], outputs, extent(0), extent(1)];
+        self.node(Op::Conv(attrs), &[x, weights, bias], &shape)
+    }
+
+    fn pool(&mut self, x: ValueId, kind: PoolKind) -> ValueId {
+        let dims = self.dims(x);
+        let attrs = PoolAttrs { kind, kernel: [3; 2], strides: [2; 2], pads: [1; 4], dilations: [1; 2] };
+        let extent = |axis: usize| (dims[axis] + 2 - 3) / 2 + 1;
+        let shape = [dims[0], dims[1], extent(2), extent(3)];
+        self.node(Op::Pool(attrs), &[x], &shape)
+    }
+
+    fn output(&mut self, id: ValueId) {
+        let name = format!("y{}", self.graph.outputs.len());
+        self.graph.add_output(name, id);
+    }
+}
+
+/// A 3×3 convolution that keeps the image's size.
+fn plain() -> ConvAttrs {
+    ConvAttrs { kernel: [3; 2], strides: [1; 2], pads: [1; 4], dilations: [1; 2], groups: 1 }
+}
+
+fn conv_with_epilogue(s: &mut Sketch) {
+    let x = s.input(&[1, 20, 9, 11]);
+    let y = s.conv(x, 20, plain());
+    let sum = s.same(Op::Binary(Binary::Add), &[y, x]);
+    let y = s.same(Op::Unary(Unary::Relu), &[sum]);
+    s.output(y);
+}
+
+fn conv_in_groups(s: &mut Sketch) {
+    let x = s.input(&[2, 8, 13, 12]);
+    let y = s.conv(x, 18, ConvAttrs { strides: [2, 1], dilations: [1, 2], groups: 2, ..plain() });
+    s.output(y);
+}
+
+fn depthwise(s: &mut Sketch) {
+    let x = s.input(&[1, 21, 12, 10]);
+    let y = s.conv(x, 21, ConvAttrs { strides: [2; 2], groups: 21, ..plain() });
+    let y = s.same(Op::Unary(Unary::Clip(0.0, 6.0)), &[y]);
+    s.output(y);
+}
+
+fn linear(s: &mut Sketch) {
+    let (x, w, bias) = (s.input(&[17, 40]), s.constant(&[40, 37]), s.constant(&[37]));
+    let y = s.node(Op::MatMul { trans_a: false, trans_b: false }, &[x, w], &[17, 37]);
+    let y = s.same(Op::Binary(Binary::Add), &[y, bias]);
+    let y = s.same(Op::Unary(Unary::Gelu), &[y]);
+    s.output(y);
+}
+
+fn linear_transposed(s: &mut Sketch) {
+    let (x, w) = (s.input(&[3, 7, 24]), s.constant(&[45, 24]));
+    let y = s.node(Op::MatMul { trans_a: false, trans_b: true }, &[x, w], &[3, 7, 45]);
+    s.output(y);
+}
+
+fn product(s: &mut Sketch) {
+    let (a, b) = (s.input(&[2, 3, 19, 16]), s.input(&[2, 3, 23, 16]));
+    let y = s.node(Op::MatMul { trans_a: false, trans_b: true }, &[a, b], &[2, 3, 19, 23]);
+    s.output(y);
+}
+
+fn softmax(s: &mut Sketch) {
+    let x = s.input(&[6, 5, 33]);
+    let y = s.same(Op::Softmax { axis: 2 }, &[x]);
+    s.output(y);
+}
+
+fn log_softmax(s: &mut Sketch) {
+    let x = s.input(&[3, 14, 9]);
+    let y = s.same(Op::LogSoftmax { axis: 1 }, &[x]);
+    s.output(y);
+}
+
+fn layer_norm(s: &mut Sketch) {
+    let (x, residual) = (s.input(&[11, 48]), s.input(&[11, 48]));
+    let (scale, shift) = (s.constant(&[48]), s.constant(&[48]));
+    let sum = s.same(Op::Binary(Binary::Add), &[x, residual]);
+    let y = s.same(Op::LayerNorm { axis: 1, epsilon: 1e-5 }, &[sum, scale, shift]);
+    s.output(y);
+}
+
+fn gather(s: &mut Sketch) {
+    let table = s.constant(&[31, 18]);
+    let picks = s.given(Tensor::i64([2, 7], &[0, 30, -1, 5, 5, 17, -31, 2, 3, 29, 11, 12, 13, 1]));
+    let y = s.node(Op::Gather { axis: 0 }, &[table, picks], &[2, 7, 18]);
+    s.output(y);
+}
+
+fn mean(s: &mut Sketch) {
+    let x = s.input(&[2, 19, 8, 9]);
+    let y =
+        s.node(Op::Reduce { reduce: Reduce::Mean, axes: vec![2, 3], keep_dims: true }, &[x], &[2, 19, 1, 1]);
+    s.output(y);
+}
+
+fn largest(s: &mut Sketch) {
+    let x = s.input(&[27, 41]);
+    let y = s.node(Op::Reduce { reduce: Reduce::Max, axes: vec![1], keep_dims: false }, &[x], &[27]);
+    s.output(y);
+}
+
+fn max_pool(s: &mut Sketch) {
+    let x = s.input(&[2, 10, 13, 11]);
+    let y = s.pool(x, PoolKind::Max);
+    s.output(y);
+}
+
+fn average_pool(s: &mut Sketch) {
+    let x = s.input(&[1, 10, 12, 12]);
+    let y = s.pool(x, PoolKind::AvgExcludePad);
+    s.output(y);
+}
+
+fn elementwise(s: &mut Sketch) {
+    let (x, row, column) = (s.input(&[5, 14, 22]), s.input(&[22]), s.input(&[5, 14, 1]));
+    let y = s.same(Op::Binary(Binary::Add), &[x, row]);
+    let y = s.same(Op::Binary(Binary::Mul), &[y, column]);
+    let y = s.same(Op::Unary(Unary::Sigmoid), &[y]);
+    s.output(y);
+}
+
+fn transposition(s: &mut Sketch) {
+    let x = s.input(&[4, 15, 21]);
+    let y = s.node(Op::Transpose { perm: vec![2, 0, 1] }, &[x], &[21, 4, 15]);
+    s.output(y);
+}
+
+fn concatenation(s: &mut Sketch) {
+    let (a, b) = (s.input(&[6, 9, 7]), s.input(&[6, 4, 7]));
+    let b = s.same(Op::Unary(Unary::Tanh), &[b]);
+    let y = s.node(Op::Concat { axis: 1 }, &[a, b], &[6, 13, 7]);
+    s.output(y);
+}
+
+fn non_zero(s: &mut Sketch) {
+    let values: Vec<i64> = (0..9 * 8).map(|at| i64::from(at % 3 == 1) * at).collect();
+    let x = s.given(Tensor::i64([9, 8], &values));
+    let outputs = vec![(DType::I64, Shape::from([2, 9 * 8])), (DType::I64, Shape::from([1]))];
+    let made = s.graph.add_node_multi("nonzero", Op::Selection(Selection::NonZero), &[x], outputs);
+    made.into_iter().for_each(|id| s.output(id));
+}
+
+fn compress(s: &mut Sketch) {
+    let x = s.input(&[3, 10, 5]);
+    let conditions: Vec<u8> = (0..10).map(|at| u8::from(at % 4 != 0)).collect();
+    let conditions = s.given(Tensor::from_slice(DType::Bool, Shape::from([10]), &conditions));
+    let outputs = vec![(DType::F32, Shape::from([3, 10, 5])), (DType::I64, Shape::from([1]))];
+    let op = Op::Selection(Selection::Compress { axis: Some(1) });
+    let made = s.graph.add_node_multi("compress", op, &[x, conditions], outputs);
+    made.into_iter().for_each(|id| s.output(id));
+}
+
+/// Several stages, branches that may run side by side, and blocks that are worth killing.
+fn network(s: &mut Sketch) {
+    let x = s.input(&[1, 12, 16, 16]);
+    let stem = s.conv(x, 24, plain());
+    let stem = s.same(Op::Unary(Unary::Relu), &[stem]);
+    let left = s.conv(stem, 16, ConvAttrs { strides: [2; 2], ..plain() });
+    let right = s.pool(stem, PoolKind::Max);
+    let both = s.node(Op::Concat { axis: 1 }, &[left, right], &[1, 40, 8, 8]);
+    let y = s.conv(both, 48, ConvAttrs { kernel: [1; 2], pads: [0; 4], ..plain() });
+    let y = s.same(Op::Unary(Unary::Silu), &[y]);
+    let op = Op::Reduce { reduce: Reduce::Mean, axes: vec![2, 3], keep_dims: false };
+    let y = s.node(op, &[y], &[1, 48]);
+    let weights = s.constant(&[48, 30]);
+    let y = s.node(Op::MatMul { trans_a: false, trans_b: false }, &[y, weights], &[1, 30]);
+    let y = s.same(Op::Softmax { axis: 1 }, &[y]);
+    s.output(y);
+}
+
+/// Doubles.
+#[derive(Debug)]
+struct Doubling([TensorSpec; 1]);
+
+impl HostKernel for Doubling {
+    fn name(&self) -> &str {
+        "Doubling"
+    }
+
+    fn inputs(&self) -> &[TensorSpec] {
+        &self.0
+    }
+
+    fn outputs(&self) -> &[TensorSpec] {
+        &self.0
+    }
+
+    fn new_state(&self) -> Result<Box<dyn HostState>, HostFault> {
+        Ok(Box::new(Double))
+    }
+}
+
+struct Double;
+
+impl HostState for Double {
+    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), HostFault> {
+        let (x, y): (&[f32], &mut [f32]) =
+            (bytemuck::cast_slice(inputs[0]), bytemuck::cast_slice_mut(outputs[0]));
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = 2.0 * x);
+        Ok(())
+    }
+}
+
+/// A host kernel between two native ones: `2·max(x, 0) + x`.
+fn hosted() -> Sample {
+    let mut s = Sketch { graph: Graph::default(), rng: Rng::new(3), inputs: vec![] };
+    let x = s.input(&[9, 14]);
+    let y = s.same(Op::Unary(Unary::Relu), &[x]);
+    let y = s.same(Op::Host(HostOp { index: 0, operators: "Doubling".into() }), &[y]);
+    let y = s.same(Op::Binary(Binary::Add), &[y, x]);
+    s.output(y);
+    let shape = Shape::from([9, 14]);
+    let results: Vec<f32> = s.inputs[0].values::<f32>().iter().map(|x| 2.0 * x.max(0.0) + x).collect();
+    Sample {
+        name: "host kernel",
+        expected: vec![Tensor::f32(shape.clone(), &results)],
+        host_kernels: vec![Arc::new(Doubling([TensorSpec { dtype: DType::F32, shape }]))],
+        graph: s.graph,
+        inputs: s.inputs,
+    }
+}

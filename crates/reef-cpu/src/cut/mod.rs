@@ -1,0 +1,202 @@
+//! How this device cuts kernels into blocks and packs what they multiply with: the CPU's [`Cutter`].
+//!
+//! Weights lie in panels as wide as the micro-kernel's tile. Blocks are as long as their overhead is worth
+//! (`tile`), and no longer than what may keep more urgent work waiting.
+
+mod scratch;
+mod tile;
+
+use reef_plan::cut::{Cutter, Weights, Work};
+use reef_plan::{
+    ConvSpec, ElementwiseSpec, KernelSpec, MatMulSpec, Packing, Place, Plan, SelectionSpec, Target,
+};
+
+use tile::ConvWork;
+pub(crate) use tile::panel_width;
+
+/// Blocks per compute unit that fill a stage: at its end a unit idles for half a block on average.
+const BLOCKS_PER_CU: usize = 8;
+/// Multiple of elements that element-wise blocks are cut at: a cache line or more of any type.
+const TILE_GRANULE: usize = 64;
+/// Longest innermost axis that element-wise blocks are cut at whole.
+const INNER_GRANULE_MAX: usize = 8192;
+/// A copy that changes the order of axes reads or writes by the element.
+const SCATTER_PENALTY: f64 = 1.5;
+/// Nanoseconds that a comparison of two slices takes, and a box of a class until it is in its place.
+const COMPARISON_NS: f64 = 8.0;
+const BOX_NS: f64 = 20.0;
+
+/// Cuts kernels for a CPU target.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuCutter {
+    target: Target,
+}
+
+impl CpuCutter {
+    /// For a target of kind [`reef_plan::DeviceKind::Cpu`].
+    pub const fn new(target: Target) -> CpuCutter {
+        CpuCutter { target }
+    }
+
+    /// Output channels of one packed panel.
+    pub const fn panel_width(&self) -> usize {
+        panel_width(self.target.isa)
+    }
+
+    fn conv(&self, mut spec: ConvSpec) -> ConvSpec {
+        let tiles = conv_work(&spec).tiles(self.target);
+        spec.panel_width = self.panel_width();
+        (spec.tile_rows, spec.tile_columns) = (tiles.rows, tiles.columns);
+        spec.columns_inner = tiles.columns_inner;
+        spec
+    }
+
+    fn matmul(&self, mut spec: MatMulSpec, ns: f64) -> MatMulSpec {
+        (spec.tile_rows, spec.tile_columns) =
+            tile::matmul_tiles(self.target, spec.planes(), spec.m, spec.n, spec.k, ns);
+        spec
+    }
+
+    fn elementwise(&self, mut spec: ElementwiseSpec, ns: f64) -> ElementwiseSpec {
+        let inner = *spec.dims.last().expect("a loop has an axis");
+        let granule = if (TILE_GRANULE..=INNER_GRANULE_MAX).contains(&inner) { inner } else { TILE_GRANULE };
+        spec.tile = tile::split(self.target, spec.elements(), ns, granule);
+        spec
+    }
+}
+
+impl Cutter for CpuCutter {
+    fn target(&self) -> Target {
+        self.target
+    }
+
+    fn packing(&self, weights: Weights<'_>) -> Packing {
+        let width = self.panel_width() as u32;
+        match weights {
+            Weights::Conv { groups, .. } => Packing::ConvPanels { groups: groups as u32, width },
+            Weights::Depthwise { .. } => Packing::Depthwise,
+            Weights::Matrix { transposed, .. } => Packing::MatrixPanels { width, transposed },
+        }
+    }
+
+    fn cut(&self, kernel: KernelSpec, work: &Work) -> KernelSpec {
+        let ns = self.kernel_ns(&kernel, work);
+        // What a block makes in one piece is what the whole kernel does: its tile is the number of units.
+        let split = |units: usize, granule: usize| tile::split(self.target, units, ns, granule);
+        match kernel {
+            KernelSpec::Conv(spec) => KernelSpec::Conv(self.conv(spec)),
+            KernelSpec::MatMul(spec) => KernelSpec::MatMul(self.matmul(spec, ns)),
+            KernelSpec::Elementwise(spec) => KernelSpec::Elementwise(self.elementwise(spec, ns)),
+            KernelSpec::Depthwise(mut spec) => {
+                spec.tile_rows = split(spec.tile_rows, 1);
+                KernelSpec::Depthwise(spec)
+            }
+            KernelSpec::Pool(mut spec) => {
+                spec.tile_rows = split(spec.tile_rows, 1);
+                KernelSpec::Pool(spec)
+            }
+            KernelSpec::Reduce(mut spec) => {
+                spec.tile = split(spec.tile, 16);
+                KernelSpec::Reduce(spec)
+            }
+            KernelSpec::Softmax(mut spec) => {
+                spec.tile = split(spec.tile, 1);
+                KernelSpec::Softmax(spec)
+            }
+            KernelSpec::LayerNorm(mut spec) => {
+                spec.tile = split(spec.tile, 1);
+                KernelSpec::LayerNorm(spec)
+            }
+            KernelSpec::Gather(mut spec) => {
+                spec.tile = split(spec.tile, 1);
+                KernelSpec::Gather(spec)
+            }
+            other @ (KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_)) => other,
+        }
+    }
+
+    fn kernel_ns(&self, kernel: &KernelSpec, work: &Work) -> f64 {
+        let isa = self.target.isa;
+        let Work { flops, bytes, scattered } = *work;
+        match kernel {
+            KernelSpec::Conv(spec) => conv_work(spec).total_ns(isa),
+            // Products and sums of a window keep to registers.
+            KernelSpec::Depthwise(_) | KernelSpec::Pool(_) => tile::stream_ns(isa, bytes, flops / 4.0),
+            KernelSpec::MatMul(_) => tile::compute_ns(isa, flops * 1.3).max(tile::stream_ns(isa, bytes, 0.0)),
+            KernelSpec::Elementwise(_) => {
+                let penalty = if scattered { SCATTER_PENALTY } else { 1.0 };
+                tile::stream_ns(isa, bytes * penalty, flops * penalty)
+            }
+            KernelSpec::Reduce(_) | KernelSpec::Softmax(_) | KernelSpec::LayerNorm(_) => {
+                tile::stream_ns(isa, bytes, flops)
+            }
+            KernelSpec::Gather(spec) => tile::stream_ns(isa, bytes, 2.0 * (spec.outer * spec.picks) as f64),
+            KernelSpec::Selection(spec) => tile::stream_ns(isa, bytes, 0.0) + steps_ns(spec),
+            KernelSpec::Host(_) => tile::stream_ns(isa, bytes, bytes),
+            KernelSpec::Synthetic(spec) => {
+                f64::from(spec.polls) * f64::from(spec.poll_ns) * kernel.blocks() as f64
+            }
+        }
+    }
+
+    fn scratch_bytes(&self, kernel: &KernelSpec) -> usize {
+        scratch::bytes(kernel)
+    }
+
+    fn stage_blocks(&self) -> usize {
+        BLOCKS_PER_CU * self.target.cus.max(1)
+    }
+}
+
+fn conv_work(spec: &ConvSpec) -> ConvWork {
+    let inputs = (spec.batch * spec.in_hw[0] * spec.in_hw[1] * spec.in_c / spec.groups) as f64 * 4.0;
+    ConvWork {
+        rows: spec.rows(),
+        columns: spec.out_c / spec.groups,
+        depth: spec.depth(),
+        groups: spec.groups,
+        row_bytes: inputs / spec.rows().max(1) as f64,
+    }
+}
+
+/// What is not streaming.
+fn steps_ns(spec: &SelectionSpec) -> f64 {
+    match spec {
+        SelectionSpec::NonZero(spec) => 2.0 * spec.dims.iter().product::<usize>() as f64,
+        SelectionSpec::Compress(spec) => 2.0 * (spec.outer * spec.conditions) as f64,
+        SelectionSpec::Unique(spec) => {
+            let slices = spec.extent as f64;
+            COMPARISON_NS * slices * slices.max(2.0).log2()
+        }
+        SelectionSpec::NonMaxSuppression(spec) => BOX_NS * (spec.batches * spec.classes * spec.boxes) as f64,
+    }
+}
+
+/// Why the kernels of this device cannot run a plan that claims to be for it: somebody else has cut it. They
+/// trust what is checked here.
+pub(crate) fn flaw(plan: &Plan) -> Option<String> {
+    let width = panel_width(plan.target().isa) as u32;
+    let needed = plan.kernels().iter().map(|kernel| scratch::bytes(&kernel.spec)).max().unwrap_or(0);
+    if plan.scratch_bytes() < needed {
+        let has = plan.scratch_bytes();
+        return Some(format!("it has {has} bytes of scratch, its kernels need {needed}"));
+    }
+    plan.kernels().iter().find_map(|kernel| {
+        let packing = match kernel.reads.get(1).map(|weights| weights.place) {
+            Some(Place::Weight(index)) => Some(plan.weights()[index as usize].packing),
+            _ => None,
+        };
+        let fine = match &kernel.spec {
+            KernelSpec::Conv(spec) => {
+                let own = matches!(packing, Some(Packing::Own { .. }));
+                spec.panel_width == width as usize && spec.tile_columns % spec.panel_width == 0 && !own
+            }
+            KernelSpec::Depthwise(_) => matches!(packing, None | Some(Packing::Depthwise)),
+            _ => true,
+        };
+        (!fine).then(|| format!("kernel {} has weights in another layout than {width} a panel", kernel.name))
+    })
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

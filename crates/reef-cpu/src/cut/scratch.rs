@@ -1,0 +1,34 @@
+//! What blocks need of their compute unit's scratch.
+
+use reef_plan::{KernelSpec, SelectionSpec};
+
+/// Elements that an element-wise kernel works on at a time.
+const ELEMENTWISE_CHUNK: usize = 512;
+
+/// Bytes of scratch of one block.
+pub(super) fn bytes(kernel: &KernelSpec) -> usize {
+    match kernel {
+        // The accumulators of a micro-tile between polls, and the addresses of 12 rows' window taps.
+        KernelSpec::Conv(spec) => (2 << 10) + spec.kernel[0] * spec.kernel[1] * 12 * 8,
+        KernelSpec::MatMul(spec) => (16 << 10) + (spec.tile_columns.next_multiple_of(32) + 16) * spec.k * 4,
+        KernelSpec::Elementwise(spec) => (spec.program.len() + 1) * ELEMENTWISE_CHUNK * 8,
+        // The sums of four pixels.
+        KernelSpec::Depthwise(spec) => 4 * spec.channels.next_multiple_of(16) * 4,
+        KernelSpec::Softmax(spec) => spec.axis.extent.next_multiple_of(16) * 4,
+        // A slab of partial results.
+        KernelSpec::Reduce(_) => 256 * 4,
+        KernelSpec::LayerNorm(spec) => spec.len.next_multiple_of(16) * 4,
+        KernelSpec::Selection(spec) => selection(spec),
+        KernelSpec::Pool(_) | KernelSpec::Gather(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => 0,
+    }
+}
+
+fn selection(spec: &SelectionSpec) -> usize {
+    match spec {
+        SelectionSpec::NonZero(_) | SelectionSpec::Compress(_) => 0,
+        // The order of the slices, and a second list to merge into.
+        SelectionSpec::Unique(spec) => 2 * spec.extent * 4,
+        // A heap of the boxes of a class, and those that were selected.
+        SelectionSpec::NonMaxSuppression(spec) => (spec.boxes + spec.per_class) * 4,
+    }
+}
