@@ -7,7 +7,7 @@ use reef_device::DeviceError;
 use reef_sched::{Drain, ModelId};
 
 use crate::ahead::compile_ahead;
-use crate::cold::ColdJob;
+use crate::cold::{ColdJob, ColdWork};
 use crate::core::Core;
 use crate::error::{InferError, LoadError};
 use crate::fault::{Foreign, contain, log};
@@ -75,7 +75,8 @@ pub(crate) fn unload(
         Queued::Finish => Drain::Finish,
         Queued::Refuse => Drain::Refuse,
     };
-    let own = |job: &ColdJob| Arc::ptr_eq(&job.model.key, &group.key) && job.begins();
+    let ends = |job: &ColdJob| job.begins() || matches!(job.work, ColdWork::LookAgain);
+    let own = |job: &ColdJob| Arc::ptr_eq(&job.model.key, &group.key) && ends(job);
     shared.end_cold(|job| own(job).then(|| InferError::Unloading((*group.key).clone())));
     for model in &group.replicas {
         shared.enter(model.lane, |core, now, out| match model.is_split() && model.part > 0 {

@@ -4,7 +4,7 @@
 mod doubles;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use doubles::foreign::{Foreign, Gate};
 use doubles::wheel::Wheel;
@@ -19,6 +19,15 @@ fn split(settings: ModelSettings) -> ModelSettings {
 /// Per device what is counted for the first model.
 fn counted<T>(engine: &Engine, what: impl Fn(&ClassStats) -> T) -> Vec<T> {
     engine.stats().models[0].devices.iter().map(|device| what(&device.best_effort)).collect()
+}
+
+/// No device keeps a part of a plan; the compile thread may just be looking at one.
+fn let_go(plan: &Arc<Plan>) {
+    let began = Instant::now();
+    while Arc::strong_count(plan) > 1 {
+        assert!(began.elapsed() < Duration::from_secs(60), "somebody keeps a part of it");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
@@ -46,7 +55,7 @@ fn a_split_model_answers_as_on_one_device() {
             counted(&engine, |stats| stats.cu_time).into_iter().fold(Nanos::ZERO, |a, b| a + b);
         assert_eq!(sum.cu_time, cu_time, "no part is counted twice");
         engine.unload("m", None, Queued::Finish).unwrap();
-        assert_eq!(Arc::strong_count(&plan), 1, "no device keeps a part of it");
+        let_go(&plan);
     }
 }
 
@@ -178,7 +187,7 @@ fn an_unload_and_a_shutdown_wait_for_every_part() {
             }
         }
         assert!(queued == Queued::Refuse || done == 30);
-        assert_eq!(Arc::strong_count(&m), 1, "no device keeps a part of it");
+        let_go(&m);
         engine.shutdown(Duration::ZERO);
         assert!(engine.is_idle());
         for future in ns {
