@@ -50,7 +50,7 @@ fn plan(key: &SegmentKey, target: Target) -> Result<Plan, String> {
     let n = i64::from_le_bytes(value(1).try_into().map_err(|_| "n is not known")?);
     let seed = u64::try_from(n).map_err(|_| format!("{n} is negative"))?;
     let bytes = shape(&key.given[0]).elements();
-    let spec = SyntheticSpec { seed, bytes, tile_bytes: 64, polls: 2, poll_ns: 1000 };
+    let spec = SyntheticSpec { seed, bytes, tile_bytes: 64, polls: 2, poll_ns: 1000, meter: None };
     let kernel = Kernel {
         name: "chosen".into(),
         spec: KernelSpec::Synthetic(spec),
