@@ -16,7 +16,14 @@ fn plan() -> Arc<Plan> {
     };
     let kernel = |from, to| Kernel {
         name: "copy".into(),
-        spec: KernelSpec::Synthetic(SyntheticSpec { seed: 1, bytes: 8, tile_bytes: 8, polls: 1, poll_ns: 1 }),
+        spec: KernelSpec::Synthetic(SyntheticSpec {
+            seed: 1,
+            bytes: 8,
+            tile_bytes: 8,
+            polls: 1,
+            poll_ns: 1,
+            meter: None,
+        }),
         reads: vec![Region::dense(from, 0, 8)],
         writes: vec![Region::dense(to, 0, 8)],
         restart: Restart::Safe,
