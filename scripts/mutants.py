@@ -51,6 +51,7 @@ SUITES = {
     "device": [cargo(*DEV, "-p", "reef-device", "--lib")],
     "plan": [cargo(*DEV, "-p", "reef-plan")],
     "program": [cargo(*DEV, "-p", "reef-program")],
+    "compile": [cargo("--release", "-p", "reef-compile", "--test", "random")],
     # Its properties play seconds of traffic.
     "sched": [cargo("--config", "profile.dev.opt-level=2", "--config", "profile.dev.debug=0", "-p", "reef-sched")],
     # With tract: in release, as everything else builds it.

@@ -49,20 +49,28 @@ pub fn divide(
     kept: &[usize],
     cutter: &dyn Cutter,
 ) -> Result<Vec<Division>, CompileError> {
+    (0..=at.len()).map(|index| divide_off(plan, at, index, kept, cutter)).collect()
+}
+
+/// The part with this index of what [`divide`] makes, without the others.
+pub fn divide_off(
+    plan: &Plan,
+    at: &[usize],
+    index: usize,
+    kept: &[usize],
+    cutter: &dyn Cutter,
+) -> Result<Division, CompileError> {
     let stages = plan.stages().len();
     let bounds: Vec<usize> = [0].into_iter().chain(at.iter().copied()).chain([stages]).collect();
-    if !bounds.is_sorted_by(|a, b| a < b) {
+    if !bounds.is_sorted_by(|a, b| a < b) || index > at.len() {
         let what = format!("{stages} stages cannot be divided before {at:?}");
         return Err(CompileError::Io { what });
     }
     let space = Space::new(plan);
-    let crossing: Vec<Crossing> = at.iter().map(|&stage| Crossing::new(plan, &space, stage)).collect();
-    let part = |index: usize| {
-        let own = bounds[index]..bounds[index + 1];
-        let before = index.checked_sub(1).map(|before| &crossing[before]);
-        Cutting { plan, cutter, space: &space, own, before, after: crossing.get(index) }.part(index, kept)
-    };
-    (0..=at.len()).map(part).collect()
+    let crossing = |boundary: usize| Some(Crossing::new(plan, &space, *at.get(boundary)?));
+    let (before, after) = (index.checked_sub(1).and_then(crossing), crossing(index));
+    let (own, before, after) = (bounds[index]..bounds[index + 1], before.as_ref(), after.as_ref());
+    Cutting { plan, cutter, space: &space, own, before, after }.part(index, kept)
 }
 
 /// The arena and behind it the outputs, as one range of bytes.

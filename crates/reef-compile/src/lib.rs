@@ -29,7 +29,7 @@ use reef_base::limits;
 use reef_graph::Graph;
 use reef_plan::{Cutter, HostKernel, Kernel, Place, Plan, PlanParts, WeightStore};
 
-pub use divide::{Division, DivisionInput, divide};
+pub use divide::{Division, DivisionInput, divide, divide_off};
 pub use error::CompileError;
 pub use report::{FusedGroup, InspectReport, MemoryReport};
 

@@ -87,6 +87,37 @@ struct Rig {
     plans: Vec<(Arc<Plan>, LoadedPlan)>,
 }
 
+/// Lets a little time pass; panics when the device is stuck.
+pub(crate) fn pass(device: &dyn Device, started: Instant) {
+    if !device.advance() {
+        assert!(!device.capabilities().virtual_time || started.elapsed() < PATIENCE / 60, "stuck");
+        std::thread::yield_now();
+    }
+    assert!(started.elapsed() < PATIENCE, "the device is stuck");
+}
+
+/// Lets time pass until `blocks_done` blocks have ended, or every task has.
+pub(crate) fn until_blocks(device: &dyn Device, blocks_done: u64) {
+    let started = Instant::now();
+    let more = |counters: DeviceCounters| {
+        counters.blocks_done < blocks_done && counters.completed < counters.submitted
+    };
+    while more(device.counters()) {
+        pass(device, started);
+    }
+}
+
+/// Fetches the next completion.
+pub(crate) fn next_completion(device: &dyn Device) -> Completion {
+    let started = Instant::now();
+    loop {
+        match device.try_complete() {
+            Some(completion) => return completion,
+            None => pass(device, started),
+        }
+    }
+}
+
 impl Rig {
     fn new(harness: &dyn Harness, cus: usize, scheme: Scheme) -> Rig {
         Rig { device: harness.device(cus, scheme), plans: Vec::new() }
@@ -117,35 +148,11 @@ impl Rig {
 
     /// Fetches `count` completions.
     fn complete(&self, count: usize) -> Vec<Completion> {
-        let started = Instant::now();
-        let mut completions = Vec::new();
-        while completions.len() < count {
-            match self.device.try_complete() {
-                Some(completion) => completions.push(completion),
-                None => self.pass(started),
-            }
-        }
-        completions
+        (0..count).map(|_| next_completion(&*self.device)).collect()
     }
 
-    /// Lets a little time pass; panics when the device is stuck.
-    fn pass(&self, started: Instant) {
-        if !self.device.advance() {
-            assert!(!self.device.capabilities().virtual_time || started.elapsed() < PATIENCE / 60, "stuck");
-            std::thread::yield_now();
-        }
-        assert!(started.elapsed() < PATIENCE, "the device is stuck");
-    }
-
-    /// Lets time pass until `blocks_done` blocks have ended, or every task has.
     fn until_blocks(&self, blocks_done: u64) {
-        let started = Instant::now();
-        let more = |counters: DeviceCounters| {
-            counters.blocks_done < blocks_done && counters.completed < counters.submitted
-        };
-        while more(self.device.counters()) {
-            self.pass(started);
-        }
+        until_blocks(&*self.device, blocks_done);
     }
 
     /// Time for several blocks.

@@ -11,8 +11,8 @@ use std::time::Instant;
 use reef_base::{Buffer, Class, Nanos, TaskKey};
 use reef_plan::{Cutter, Plan, SyntheticStage, synthetic_plan};
 
-use crate::conformance::{Harness, PATIENCE};
-use crate::contract::{Completion, Device, DeviceCounters, DeviceError, Io, Kill, Outcome};
+use crate::conformance::{Harness, next_completion, pass, until_blocks};
+use crate::contract::{Completion, Device, DeviceError, Io, Kill, Outcome};
 use crate::ids::LoadedPlan;
 use crate::scheme::Scheme;
 
@@ -115,32 +115,11 @@ impl Bench {
     }
 
     fn next(&self) -> Completion {
-        let started = Instant::now();
-        loop {
-            match self.device.try_complete() {
-                Some(completion) => return completion,
-                None => self.pass(started),
-            }
-        }
+        next_completion(&*self.device)
     }
 
-    fn pass(&self, started: Instant) {
-        if !self.device.advance() {
-            assert!(!self.device.capabilities().virtual_time || started.elapsed() < PATIENCE / 60, "stuck");
-            std::thread::yield_now();
-        }
-        assert!(started.elapsed() < PATIENCE, "the device is stuck");
-    }
-
-    /// Lets time pass until so many blocks have ended, or every task has.
     fn until_blocks(&self, blocks_done: u64) {
-        let started = Instant::now();
-        let more = |counters: DeviceCounters| {
-            counters.blocks_done < blocks_done && counters.completed < counters.submitted
-        };
-        while more(self.device.counters()) {
-            self.pass(started);
-        }
+        until_blocks(&*self.device, blocks_done);
     }
 
     /// The outputs of case `index` with the device to itself, checked.
@@ -193,7 +172,7 @@ impl Bench {
     /// Fetches what is still on the board.
     fn drain(&self) {
         while self.device.counters().completed < self.device.counters().submitted {
-            self.pass(Instant::now());
+            pass(&*self.device, Instant::now());
         }
         while self.device.try_complete().is_some() {}
     }

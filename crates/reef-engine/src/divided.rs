@@ -109,9 +109,8 @@ impl Divided {
 
     fn division(&self, index: usize, kept: &[usize]) -> Result<Division, String> {
         let (plan, cutter) = &self.wholes[index];
-        let parts = reef_compile::divide(plan, &self.at, kept, cutter.as_ref());
-        let mut parts = parts.map_err(|error| error.to_string())?;
-        Ok(parts.swap_remove(index))
+        let part = reef_compile::divide_off(plan, &self.at, index, kept, cutter.as_ref());
+        part.map_err(|error| error.to_string())
     }
 
     /// Counts a request; whether it is time to look at the cut again.

@@ -3,13 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
 
-use reef_base::{TaskId, TaskKey};
 use reef_cpu::{CpuDevice, CpuOptions};
-use reef_device::{Completion, Event, Io, LoadedPlan, Rejected, Wake};
+use reef_device::{Completion, Event, Io, LoadedPlan, Wake};
 use reef_engine::*;
-use reef_plan::Cutter;
 
 /// Where a bug is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,34 +59,31 @@ impl fmt::Debug for Faulty {
 }
 
 impl Device for Faulty {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-    fn cutter(&self) -> Arc<dyn Cutter> {
-        self.inner.cutter()
-    }
-    fn scheme(&self) -> Scheme {
-        self.inner.scheme()
-    }
+    forward!(
+        capabilities,
+        cutter,
+        scheme,
+        load,
+        unload,
+        submit,
+        cancel,
+        quiesce,
+        resume,
+        poison,
+        fault,
+        memory,
+        counters,
+        block_times,
+        record_events
+    );
+
     fn set_scheme(&self, scheme: Scheme) {
         self.pass(Place::SetScheme);
         self.inner.set_scheme(scheme);
     }
-    fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
-        self.inner.load(plan)
-    }
-    fn unload(&self, plan: LoadedPlan) {
-        self.inner.unload(plan);
-    }
     fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
         self.pass(Place::AllocIo);
         self.inner.alloc_io(plan)
-    }
-    fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
-        self.inner.submit(plan, key, io, token)
-    }
-    fn cancel(&self, task: TaskId) {
-        self.inner.cancel(task);
     }
     fn try_complete(&self) -> Option<Completion> {
         self.pass(Place::TryComplete);
@@ -97,30 +91,6 @@ impl Device for Faulty {
     }
     fn set_waker(&self, waker: Arc<dyn Wake>) {
         (self.set_waker)(&self.inner, waker);
-    }
-    fn quiesce(&self, timeout: Duration) -> bool {
-        self.inner.quiesce(timeout)
-    }
-    fn resume(&self) {
-        self.inner.resume();
-    }
-    fn poison(&self, reason: &str) {
-        self.inner.poison(reason);
-    }
-    fn fault(&self) -> Option<String> {
-        self.inner.fault()
-    }
-    fn memory(&self) -> Vec<MemoryUse> {
-        self.inner.memory()
-    }
-    fn counters(&self) -> DeviceCounters {
-        self.inner.counters()
-    }
-    fn block_times(&self, plan: LoadedPlan) -> Vec<Option<u64>> {
-        self.inner.block_times(plan)
-    }
-    fn record_events(&self, on: bool) {
-        self.inner.record_events(on);
     }
     fn drain_events(&self, events: &mut Vec<Event>) -> u64 {
         self.pass(Place::DrainEvents);

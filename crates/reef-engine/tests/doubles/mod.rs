@@ -2,6 +2,8 @@
 //! its time pass, so that the engine's own threads are exercised too. Outputs are known without a device.
 #![allow(dead_code, reason = "every test crate uses its own part")]
 
+#[macro_use]
+mod forward;
 pub mod faulty;
 pub mod foreign;
 pub mod slow;
@@ -10,12 +12,11 @@ pub mod wheel;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
 
-use reef_base::{Clock, TaskId, TaskKey};
+use reef_base::{Clock, TaskId};
 use reef_cpu::{CpuDevice, CpuOptions, allowed_cores};
 use reef_device::dummy::{DummyDevice, DummyOptions};
-use reef_device::{Completion, Event, Io, LoadedPlan, Rejected, Wake};
+use reef_device::{Io, LoadedPlan};
 use reef_engine::*;
 use reef_plan::{Cutter, SyntheticStage, Target, synthetic_output, synthetic_plan};
 
@@ -106,17 +107,26 @@ impl fmt::Debug for LiveDummy {
 }
 
 impl Device for LiveDummy {
+    forward!(
+        cutter,
+        scheme,
+        set_scheme,
+        submit,
+        try_complete,
+        set_waker,
+        quiesce,
+        resume,
+        poison,
+        fault,
+        memory,
+        counters,
+        block_times,
+        record_events,
+        drain_events
+    );
+
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
-    }
-    fn cutter(&self) -> Arc<dyn Cutter> {
-        self.inner.cutter()
-    }
-    fn scheme(&self) -> Scheme {
-        self.inner.scheme()
-    }
-    fn set_scheme(&self, scheme: Scheme) {
-        self.inner.set_scheme(scheme);
     }
     fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
         let take = |left: usize| left.checked_sub(1);
@@ -133,46 +143,10 @@ impl Device for LiveDummy {
         self.ios.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
         self.inner.alloc_io(plan)
     }
-    fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
-        self.inner.submit(plan, key, io, token)
-    }
     fn cancel(&self, task: TaskId) {
         if self.stops {
             self.inner.cancel(task);
         }
-    }
-    fn try_complete(&self) -> Option<Completion> {
-        self.inner.try_complete()
-    }
-    fn set_waker(&self, waker: Arc<dyn Wake>) {
-        self.inner.set_waker(waker);
-    }
-    fn quiesce(&self, timeout: Duration) -> bool {
-        self.inner.quiesce(timeout)
-    }
-    fn resume(&self) {
-        self.inner.resume();
-    }
-    fn poison(&self, reason: &str) {
-        self.inner.poison(reason);
-    }
-    fn fault(&self) -> Option<String> {
-        self.inner.fault()
-    }
-    fn memory(&self) -> Vec<MemoryUse> {
-        self.inner.memory()
-    }
-    fn counters(&self) -> DeviceCounters {
-        self.inner.counters()
-    }
-    fn block_times(&self, plan: LoadedPlan) -> Vec<Option<u64>> {
-        self.inner.block_times(plan)
-    }
-    fn record_events(&self, on: bool) {
-        self.inner.record_events(on);
-    }
-    fn drain_events(&self, events: &mut Vec<Event>) -> u64 {
-        self.inner.drain_events(events)
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use reef_base::{TaskId, TaskKey};
 use reef_cpu::{CpuDevice, CpuOptions};
-use reef_device::{Completion, Event, Io, LoadedPlan, RejectReason, Rejected, Wake};
+use reef_device::{Io, LoadedPlan, RejectReason, Rejected};
 use reef_engine::*;
 
 use super::foreign::{Hook, nothing};
@@ -54,27 +53,28 @@ impl fmt::Debug for Slow {
 }
 
 impl Device for Slow {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-    fn scheme(&self) -> Scheme {
-        self.inner.scheme()
-    }
-    fn set_scheme(&self, scheme: Scheme) {
-        self.inner.set_scheme(scheme);
-    }
-    fn cutter(&self) -> Arc<dyn reef_plan::Cutter> {
-        self.inner.cutter()
-    }
-    fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
-        self.inner.load(plan)
-    }
-    fn unload(&self, plan: LoadedPlan) {
-        self.inner.unload(plan);
-    }
-    fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
-        self.inner.alloc_io(plan)
-    }
+    forward!(
+        capabilities,
+        scheme,
+        set_scheme,
+        cutter,
+        load,
+        unload,
+        alloc_io,
+        cancel,
+        try_complete,
+        set_waker,
+        quiesce,
+        resume,
+        poison,
+        fault,
+        memory,
+        counters,
+        block_times,
+        record_events,
+        drain_events
+    );
+
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
         let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (hooks.before)();
@@ -84,41 +84,5 @@ impl Device for Slow {
         };
         (hooks.after)();
         submitted
-    }
-    fn cancel(&self, task: TaskId) {
-        self.inner.cancel(task);
-    }
-    fn try_complete(&self) -> Option<Completion> {
-        self.inner.try_complete()
-    }
-    fn set_waker(&self, waker: Arc<dyn Wake>) {
-        self.inner.set_waker(waker);
-    }
-    fn quiesce(&self, timeout: Duration) -> bool {
-        self.inner.quiesce(timeout)
-    }
-    fn resume(&self) {
-        self.inner.resume();
-    }
-    fn poison(&self, reason: &str) {
-        self.inner.poison(reason);
-    }
-    fn fault(&self) -> Option<String> {
-        self.inner.fault()
-    }
-    fn memory(&self) -> Vec<MemoryUse> {
-        self.inner.memory()
-    }
-    fn counters(&self) -> DeviceCounters {
-        self.inner.counters()
-    }
-    fn block_times(&self, plan: LoadedPlan) -> Vec<Option<u64>> {
-        self.inner.block_times(plan)
-    }
-    fn record_events(&self, on: bool) {
-        self.inner.record_events(on);
-    }
-    fn drain_events(&self, events: &mut Vec<Event>) -> u64 {
-        self.inner.drain_events(events)
     }
 }
