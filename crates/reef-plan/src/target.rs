@@ -9,6 +9,8 @@ pub enum DeviceKind {
     Cpu,
     /// The virtual-time dummy.
     Dummy,
+    /// A GPU of NVIDIA.
+    Cuda,
 }
 
 impl fmt::Display for DeviceKind {
@@ -16,11 +18,12 @@ impl fmt::Display for DeviceKind {
         f.write_str(match self {
             DeviceKind::Cpu => "cpu",
             DeviceKind::Dummy => "dummy",
+            DeviceKind::Cuda => "cuda",
         })
     }
 }
 
-/// Instruction set of a CPU target.
+/// Instruction set of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// What every machine has.
@@ -29,15 +32,18 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// A GPU's compute capability, as in 90 for 9.0.
+    Sm(u16),
 }
 
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Isa::Portable => "portable",
-            Isa::Avx2 => "avx2",
-            Isa::Avx512 => "avx512",
-        })
+        match self {
+            Isa::Portable => f.write_str("portable"),
+            Isa::Avx2 => f.write_str("avx2"),
+            Isa::Avx512 => f.write_str("avx512"),
+            Isa::Sm(arch) => write!(f, "sm_{arch}"),
+        }
     }
 }
 

@@ -63,10 +63,10 @@ pub enum Command {
 /// The device and how it is driven.
 #[derive(Clone, Debug, Args)]
 pub struct DeviceArgs {
-    /// A device: `cpu`, every core that this process may use, or `cpu:CORES` with those alone, such as
-    /// `cpu:0-3` or `cpu:0,2`. `reef serve` takes it more than once; the devices are then called cpu:0, cpu:1
-    /// in their order. By default cpu.
-    #[arg(long, value_name = "cpu[:CORES]")]
+    /// A device: `cpu`, every core that this process may use; `cpu:CORES` with those alone, such as `cpu:0-3`
+    /// or `cpu:0,2`; or `cuda:NUMBER`, an NVIDIA GPU. `reef serve` takes it more than once; CPU devices are
+    /// then called cpu:0, cpu:1 in their order. By default cpu.
+    #[arg(long, value_name = "cpu[:CORES]|cuda[:NUMBER]")]
     pub device: Vec<DeviceSpec>,
     /// Compute units (worker threads) of a device without a list of cores; by default one per core.
     #[arg(long, value_name = "N")]

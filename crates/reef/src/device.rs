@@ -5,11 +5,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use reef_base::Domain;
 use reef_cpu::{CpuDevice, CpuOptions, allowed_cores, granted_memory};
+use reef_cuda::{CudaDevice, CudaOptions};
 use reef_device::{Budget, Device, Scheme};
 use reef_engine::PoolDevice;
 
 use crate::cli::DeviceArgs;
-use crate::spec::{self, DeviceSpec, Planned};
+use crate::spec::{self, DeviceSpec, Kind, Planned};
 
 /// Starts the one device that the command line names, for a command that uses no more.
 pub fn start(args: &DeviceArgs, scheme: Scheme) -> Result<PoolDevice> {
@@ -25,33 +26,46 @@ pub fn start_pool(args: &DeviceArgs, specs: &[DeviceSpec], scheme: Scheme) -> Re
     let whole = [DeviceSpec::whole_cpu()];
     let specs = if specs.is_empty() { &whole[..] } else { specs };
     if let Some(cus) = args.cus
-        && let Some(listed) = specs.iter().find(|spec| spec.cores.is_some())
+        && let Some(listed) = specs.iter().find(|spec| matches!(spec.kind, Kind::Cpu(Some(_))))
     {
         bail!("--cus {cus} and device '{listed}': a list of cores says how many compute units there are");
     }
     let planned = spec::pool(specs, &allowed_cores())?;
-    // All of them are in the memory of this machine.
+    // All CPU devices are in the memory of this machine, and have one budget.
     let limit = memory_bytes(args).or_else(|| granted_memory().map(|bytes| bytes / 2));
     let budget = Budget::new(Domain::Host, limit);
-    planned.into_iter().map(|planned| start_cpu(args, planned, &budget, scheme)).collect()
+    let start = |Planned { name, kind }| {
+        let device: Result<Arc<dyn Device>> = match kind {
+            Kind::Cpu(cores) => start_cpu(args, &name, cores, &budget, scheme),
+            Kind::Cuda(number) => start_gpu(args, number, scheme),
+        };
+        let device = device.with_context(|| format!("cannot start the device {name}"))?;
+        Ok(PoolDevice { name, device })
+    };
+    planned.into_iter().map(start).collect()
 }
 
 fn start_cpu(
     args: &DeviceArgs,
-    planned: Planned,
+    name: &str,
+    cores: Option<Vec<usize>>,
     budget: &Arc<Budget>,
     scheme: Scheme,
-) -> Result<PoolDevice> {
-    let Planned { name, cores } = planned;
+) -> Result<Arc<dyn Device>> {
     let (nice, padding) = (args.nice, args.padding);
     let cus = cores.as_ref().map(Vec::len).or(args.cus);
     let budget = Some(budget.clone());
     let options = CpuOptions { cus, cores, nice, scheme, padding, budget, ..CpuOptions::default() };
-    let device = CpuDevice::start(options).with_context(|| format!("cannot start the device {name}"))?;
+    let device = CpuDevice::start(options)?;
     for warning in device.warnings() {
         tracing::warn!("{name}: {warning}");
     }
-    Ok(PoolDevice { name, device: Arc::new(device) })
+    Ok(Arc::new(device))
+}
+
+fn start_gpu(args: &DeviceArgs, number: usize, scheme: Scheme) -> Result<Arc<dyn Device>> {
+    let (padding, memory_bytes) = (args.padding, memory_bytes(args));
+    Ok(Arc::new(CudaDevice::start(CudaOptions { number, scheme, padding, memory_bytes })?))
 }
 
 /// Memory for models and their tasks, where the command line says how much.

@@ -1,5 +1,5 @@
-//! What a user says about devices: a kind and, of the CPU, a list of cores. Knows neither the machine nor how
-//! a device is started; what the machine has is handed in.
+//! What a user says about devices: a kind and, of the CPU, a list of cores, of GPUs, a number. Knows neither the
+//! machine nor how a device is started; what the machine has is handed in.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,13 +9,22 @@ use anyhow::{Result, bail};
 /// Cores that a list may name.
 const CORES_MAX: usize = 1 << 16;
 
+/// Which device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// These cores of the CPU, in the order listed; `None` for every one that there is.
+    Cpu(Option<Vec<usize>>),
+    /// The NVIDIA GPU of this number.
+    Cuda(usize),
+}
+
 /// A device as the command line or `reef.toml` names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceSpec {
     /// As it was written.
     text: String,
-    /// Its cores, as listed; `None` for every one that there is.
-    pub cores: Option<Vec<usize>>,
+    /// Which it is.
+    pub kind: Kind,
 }
 
 /// A device that is to be started.
@@ -23,14 +32,14 @@ pub struct DeviceSpec {
 pub struct Planned {
     /// What it is called from now on.
     pub name: String,
-    /// Its cores; `None` for every one that there is.
-    pub cores: Option<Vec<usize>>,
+    /// Which it is.
+    pub kind: Kind,
 }
 
 impl DeviceSpec {
     /// Every core.
     pub fn whole_cpu() -> DeviceSpec {
-        DeviceSpec { text: "cpu".into(), cores: None }
+        DeviceSpec { text: "cpu".into(), kind: Kind::Cpu(None) }
     }
 }
 
@@ -44,15 +53,28 @@ impl FromStr for DeviceSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<DeviceSpec, String> {
-        let (kind, cores) = match text.split_once(':') {
-            Some((kind, cores)) => (kind, Some(cores)),
+        let (kind, which) = match text.split_once(':') {
+            Some((kind, which)) => (kind, Some(which)),
             None => (text, None),
         };
-        if kind != "cpu" {
-            return Err(format!("there is no device '{kind}'; there is cpu, and cpu:CORES such as cpu:0-3"));
-        }
-        let cores = cores.map(core_list).transpose().map_err(|why| format!("device '{text}': {why}"))?;
-        Ok(DeviceSpec { text: text.into(), cores })
+        let kind = match kind {
+            "cpu" => which.map(core_list).transpose().map(Kind::Cpu),
+            "cuda" => which.map_or(Ok(0), gpu_number).map(Kind::Cuda),
+            _ => {
+                return Err(format!(
+                    "there is no device '{kind}'; there is cpu, cpu:CORES such as cpu:0-3, and cuda:NUMBER"
+                ));
+            }
+        };
+        let kind = kind.map_err(|why| format!("device '{text}': {why}"))?;
+        Ok(DeviceSpec { text: text.into(), kind })
+    }
+}
+
+fn gpu_number(text: &str) -> Result<usize, String> {
+    match text.parse::<u16>() {
+        Ok(number) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(usize::from(number)),
+        _ => Err(format!("'{text}' is not the number of a GPU, as in cuda:0")),
     }
 }
 
@@ -79,25 +101,49 @@ fn core_list(text: &str) -> Result<Vec<usize>, String> {
     Ok(cores)
 }
 
-/// Names for the devices of a pool, which share no core, of those that this process may use.
+/// Names for the devices of a pool, which share no core, of those that this process may use, and no GPU.
 pub fn pool(specs: &[DeviceSpec], allowed: &[usize]) -> Result<Vec<Planned>> {
-    let mut taken: Vec<(usize, usize)> = Vec::new();
-    let mut planned = Vec::with_capacity(specs.len());
-    for (index, spec) in specs.iter().enumerate() {
-        let own = spec.cores.as_deref().unwrap_or(allowed);
-        if let Some(core) = own.iter().find(|core| !allowed.contains(core)) {
-            bail!("device '{spec}': core {core} is none that this process may use: {}", listed(allowed));
-        }
-        for &core in own {
-            if let Some((_, other)) = taken.iter().find(|(taken, _)| *taken == core) {
-                let (first, second) = (&specs[*other], spec);
-                bail!("core {core} is in two devices: cpu:{other} ('{first}') and cpu:{index} ('{second}')");
+    let mut cores = Cores { allowed, taken: Vec::new() };
+    let mut planned: Vec<Planned> = Vec::with_capacity(specs.len());
+    for spec in specs {
+        let cpus = planned.iter().filter(|planned| matches!(planned.kind, Kind::Cpu(_))).count();
+        let name = match &spec.kind {
+            Kind::Cpu(own) => {
+                let name = format!("cpu:{cpus}");
+                cores.take(own.as_deref().unwrap_or(allowed), &name, spec)?;
+                name
             }
-            taken.push((core, index));
+            Kind::Cuda(number) => format!("cuda:{number}"),
+        };
+        if planned.iter().any(|planned| planned.name == name) {
+            bail!("device '{spec}' is named twice");
         }
-        planned.push(Planned { name: format!("cpu:{index}"), cores: spec.cores.clone() });
+        planned.push(Planned { name, kind: spec.kind.clone() });
     }
     Ok(planned)
+}
+
+/// Cores, and whose they are.
+struct Cores<'a> {
+    allowed: &'a [usize],
+    taken: Vec<(usize, String)>,
+}
+
+impl Cores<'_> {
+    fn take(&mut self, own: &[usize], name: &str, spec: &DeviceSpec) -> Result<()> {
+        if let Some(core) = own.iter().find(|core| !self.allowed.contains(core)) {
+            let allowed = listed(self.allowed);
+            bail!("device '{spec}': core {core} is none that this process may use: {allowed}");
+        }
+        let own_name = format!("{name} ('{spec}')");
+        for &core in own {
+            if let Some((_, other)) = self.taken.iter().find(|(taken, _)| *taken == core) {
+                bail!("core {core} is in two devices: {other} and {own_name}");
+            }
+            self.taken.push((core, own_name.clone()));
+        }
+        Ok(())
+    }
 }
 
 /// Numbers as a list of cores, ascending: `0-3,6`.
@@ -135,6 +181,10 @@ mod tests {
             ("cpu:0-2,1", "core 1 is listed twice"),
             ("cpu:0-99999999999", "'99999999999' is not a core"),
             ("cpu:0-1-2", "'1-2' is not a core"),
+            ("cuda:", "'' is not the number of a GPU"),
+            ("cuda:+1", "'+1' is not the number of a GPU"),
+            ("cuda:0-1", "'0-1' is not the number of a GPU"),
+            ("cuda:99999", "'99999' is not the number of a GPU"),
         ];
         for (text, expected) in cases {
             let error = text.parse::<DeviceSpec>().unwrap_err();
@@ -151,16 +201,18 @@ mod tests {
         assert_eq!(refused(&["cpu:0-2", "cpu:2,3"]), shared);
         let whole = "core 0 is in two devices: cpu:0 ('cpu') and cpu:1 ('cpu')";
         assert_eq!(refused(&["cpu", "cpu"]), whole);
+        assert_eq!(refused(&["cuda:0", "cuda"]), "device 'cuda' is named twice");
     }
 
     #[test]
     fn devices_are_called_by_their_order() {
-        let planned = pool(&specs(&["cpu:2-3", "cpu:0,1"]), &[0, 1, 2, 3]).unwrap();
+        let planned = pool(&specs(&["cpu:2-3", "cuda:1", "cpu:0,1", "cuda"]), &[0, 1, 2, 3]).unwrap();
         let names: Vec<&str> = planned.iter().map(|planned| &*planned.name).collect();
-        assert_eq!(names, ["cpu:0", "cpu:1"]);
-        assert_eq!(planned[0].cores.as_deref(), Some(&[2, 3][..]));
+        assert_eq!(names, ["cpu:0", "cuda:1", "cpu:1", "cuda:0"]);
+        assert_eq!(planned[0].kind, Kind::Cpu(Some(vec![2, 3])));
+        assert_eq!(planned[3].kind, Kind::Cuda(0));
         let whole = pool(&[DeviceSpec::whole_cpu()], &[5]).unwrap();
-        assert_eq!((whole.len(), &whole[0].cores), (1, &None));
+        assert_eq!((whole.len(), &whole[0].kind), (1, &Kind::Cpu(None)));
         assert_eq!(listed(&[3, 0, 1, 7]), "0-1,3,7");
         assert_eq!(listed(&[]), "");
     }

@@ -30,18 +30,18 @@ const MATMUL_SCRATCH_BYTES: usize = 256 << 10;
 /// Output channels of one packed panel: columns of the micro-kernel's tile.
 pub(crate) const fn panel_width(isa: Isa) -> usize {
     match isa {
-        Isa::Portable => 8,
         Isa::Avx2 => 16,
         Isa::Avx512 => 32,
+        _ => 8,
     }
 }
 
 /// Rows of the micro-kernel's tile.
 const fn micro_rows(isa: Isa) -> usize {
     match isa {
-        Isa::Portable => 4,
         Isa::Avx2 => 6,
         Isa::Avx512 => 12,
+        _ => 4,
     }
 }
 

@@ -22,6 +22,7 @@ use crate::cli::{
     CompareArgs, DeviceArgs, DisbArgs, MicroArgs, PlayArgs, ReportArgs, RunWorkloadArgs, ViaName,
 };
 use crate::device;
+use crate::spec::Kind;
 use crate::output::say;
 
 struct Environment {
@@ -85,8 +86,14 @@ pub fn micro(args: &MicroArgs) -> Result<()> {
 }
 
 fn compute_units(args: &DeviceArgs) -> Result<usize> {
-    if let Some(given) = args.device.iter().find(|spec| spec.cores.is_some()) {
-        bail!("--device {given}: benchmarks choose cores themselves; --cus says how many");
+    for given in &args.device {
+        match given.kind {
+            Kind::Cpu(None) => {}
+            Kind::Cpu(Some(_)) => {
+                bail!("--device {given}: benchmarks choose cores themselves; --cus says how many")
+            }
+            Kind::Cuda(_) => bail!("--device {given}: there are no micro-benchmarks of GPUs yet"),
+        }
     }
     match args.cus {
         Some(cus) => Ok(cus),

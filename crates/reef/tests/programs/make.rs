@@ -160,6 +160,18 @@ pub fn forked_window(length: i64) -> Program {
     from_there(program("forked", graph, "x", &[length]))
 }
 
+/// `y = relu(conv(x, w) + b)`, three channels to `channels`, every second pixel of 21 by 18.
+pub fn convolution(channels: i64) -> Program {
+    let attributes = vec![ints("strides", &[2, 2]), ints("pads", &[1, 1, 1, 1])];
+    let graph = Graph {
+        nodes: vec![with("Conv", &["x", "w", "b"], "sums", attributes), node("Relu", &["sums"], &["y"])],
+        inputs: vec![info("x", FLOAT, &[2, 3, 21, 18])],
+        outputs: vec![info("y", FLOAT, &[2, channels, 11, 9])],
+        tensors: vec![weights("w", &[channels, 3, 3, 3], 0.2), weights("b", &[channels], 0.5)],
+    };
+    program("convolution", graph, "x", &[2, 3, 21, 18])
+}
+
 /// `next = state + x; y = -next`
 pub fn recurrent() -> Program {
     let graph = Graph {

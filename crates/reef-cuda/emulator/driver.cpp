@@ -1,0 +1,529 @@
+// The driver's interface, as far as reef uses it, over emulated multiprocessors. See README.md.
+#include <algorithm>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+// The kernels, from the same text as on a device.
+#include "queue.cuh"
+
+namespace emulator {
+namespace {
+
+enum Result : int {
+  SUCCESS = 0,
+  INVALID_VALUE = 1,
+  OUT_OF_MEMORY = 2,
+  NOT_INITIALIZED = 3,
+  NO_DEVICE = 100,
+  INVALID_DEVICE = 101,
+  INVALID_IMAGE = 200,
+  INVALID_CONTEXT = 201,
+  INVALID_HANDLE = 400,
+  NOT_FOUND = 500,
+  NOT_READY = 600,
+  LAUNCH_FAILED = 719,
+};
+
+long setting(const char *name, long otherwise) {
+  const char *text = std::getenv(name);
+  return text == nullptr ? otherwise : std::strtol(text, nullptr, 10);
+}
+
+// A kernel that this library has in it.
+struct Kernel {
+  const char *name;
+  size_t parameter_bytes;
+  void (*run)(const void *parameter);
+};
+
+template <void (*KERNEL)(reef::Launch)>
+void with_launch(const void *parameter) {
+  reef::Launch launch;
+  std::memcpy(&launch, parameter, sizeof launch);
+  KERNEL(launch);
+}
+
+const Kernel KERNELS[] = {
+    {"reef_queue_conv", sizeof(reef::Launch), with_launch<reef_queue_conv>},
+    {"reef_queue_elementwise", sizeof(reef::Launch), with_launch<reef_queue_elementwise>},
+    {"reef_queue_mark", sizeof(reef::Launch), with_launch<reef_queue_mark>},
+};
+
+// What a stream is to do, one after the other.
+struct Work {
+  // A launch, if there is a kernel; else `at_once`.
+  const Kernel *kernel = nullptr;
+  std::vector<unsigned char> parameter;
+  BlockView view;
+  size_t shared_bytes = 0;
+  unsigned long long next = 0, through = 0;
+  std::function<void()> at_once;
+  bool taken = false;
+};
+
+struct Stream {
+  int priority = 0;
+  std::deque<Work> work;
+};
+
+struct Event {
+  bool recorded = true;
+};
+
+class Device {
+ public:
+  static constexpr int PRIORITY_LEAST = 0, PRIORITY_GREATEST = -5;
+  static constexpr unsigned THREADS_MAX = 1024;
+  static constexpr size_t SHARED_BYTES_MAX = 227 * 1024;
+
+  Device() : memory_bytes(setting("REEF_EMULATOR_MEMORY_MIB", 1024) << 20), sms(setting("REEF_EMULATOR_SMS", 2)) {
+    streams_.push_back(&legacy_);
+    for (long sm = 0; sm < sms; sm++) std::thread(&Device::work, this, static_cast<unsigned>(sm)).detach();
+  }
+
+  Result fault() {
+    std::lock_guard<std::mutex> held(mutex_);
+    return fault_;
+  }
+
+  Stream *resolve(void *handle) { return handle == nullptr ? &legacy_ : static_cast<Stream *>(handle); }
+
+  Stream *create(int priority) {
+    std::lock_guard<std::mutex> held(mutex_);
+    Stream *stream = new Stream;
+    stream->priority = std::clamp(priority, PRIORITY_GREATEST, PRIORITY_LEAST);
+    streams_.push_back(stream);
+    return stream;
+  }
+
+  void destroy(Stream *stream) {
+    std::unique_lock<std::mutex> held(mutex_);
+    changed_.wait(held, [&] { return stream->work.empty(); });
+    streams_.erase(std::find(streams_.begin(), streams_.end(), stream));
+    delete stream;
+  }
+
+  Result add(Stream *stream, Work work) {
+    {
+      std::lock_guard<std::mutex> held(mutex_);
+      if (fault_ != SUCCESS) return fault_;
+      stream->work.push_back(std::move(work));
+    }
+    changed_.notify_all();
+    return SUCCESS;
+  }
+
+  Result wait(Stream *stream) {
+    std::unique_lock<std::mutex> held(mutex_);
+    changed_.wait(held, [&] { return fault_ != SUCCESS || stream->work.empty(); });
+    return fault_;
+  }
+
+  Result wait_all() {
+    std::unique_lock<std::mutex> held(mutex_);
+    changed_.wait(held, [&] {
+      return fault_ != SUCCESS || std::all_of(streams_.begin(), streams_.end(), [](Stream *s) { return s->work.empty(); });
+    });
+    return fault_;
+  }
+
+  bool idle(Stream *stream) {
+    std::lock_guard<std::mutex> held(mutex_);
+    return stream->work.empty();
+  }
+
+  // Notes memory; false if there is not so much left.
+  bool take(void *at, size_t bytes, bool of_device) {
+    std::lock_guard<std::mutex> held(mutex_);
+    if (of_device && used_ + bytes > memory_bytes) return false;
+    used_ += of_device ? bytes : 0;
+    memory_[at] = {bytes, of_device};
+    return true;
+  }
+
+  bool give_back(void *at, bool of_device) {
+    std::lock_guard<std::mutex> held(mutex_);
+    const auto found = memory_.find(at);
+    if (found == memory_.end() || found->second.second != of_device) return false;
+    used_ -= of_device ? found->second.first : 0;
+    memory_.erase(found);
+    std::free(at);
+    return true;
+  }
+
+  // Whether so many bytes from `at` on are of one allocation.
+  bool knows(const void *at, size_t bytes) {
+    std::lock_guard<std::mutex> held(mutex_);
+    auto next = memory_.upper_bound(const_cast<void *>(at));
+    if (next == memory_.begin()) return false;
+    const auto &[begin, what] = *std::prev(next);
+    const size_t offset = static_cast<const char *>(at) - static_cast<const char *>(begin);
+    return offset + bytes <= what.first;
+  }
+
+  size_t free_bytes() {
+    std::lock_guard<std::mutex> held(mutex_);
+    return memory_bytes - used_;
+  }
+
+  const size_t memory_bytes;
+  const long sms;
+
+ private:
+  // What a multiprocessor does all its life.
+  void work(unsigned sm) {
+    Multiprocessor own(sm);
+    std::unique_lock<std::mutex> held(mutex_);
+    for (;;) {
+      Stream *stream = nullptr;
+      changed_.wait(held, [&] { return fault_ == SUCCESS && (stream = pick()) != nullptr; });
+      Work &head = stream->work.front();
+      if (head.kernel == nullptr) {
+        head.taken = true;
+        held.unlock();
+        head.at_once();
+        held.lock();
+        stream->work.pop_front();
+        changed_.notify_all();
+        continue;
+      }
+      const unsigned long long block = head.next++;
+      BlockView view = head.view;
+      const Dim &grid = view.grid;
+      view.index = {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
+                    static_cast<unsigned>(block / grid.x / grid.y)};
+      held.unlock();
+      const bool ended = own.run(view, head.shared_bytes, [&head] { head.kernel->run(head.parameter.data()); });
+      held.lock();
+      if (!ended) {
+        std::fprintf(stderr, "emulated driver: block %llu of %s: its threads wait for each other\n", block,
+                     head.kernel->name);
+        fault_ = LAUNCH_FAILED;
+        changed_.notify_all();
+        continue;
+      }
+      if (++head.through == head.view.grid.count()) {
+        stream->work.pop_front();
+        changed_.notify_all();
+      }
+    }
+  }
+
+  // The most urgent stream whose next work has something left to take.
+  Stream *pick() {
+    Stream *best = nullptr;
+    for (Stream *stream : streams_) {
+      if (stream->work.empty() || (best != nullptr && best->priority <= stream->priority)) continue;
+      const Work &head = stream->work.front();
+      const bool left = head.kernel == nullptr ? !head.taken : head.next < head.view.grid.count();
+      if (left) best = stream;
+    }
+    return best;
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  Stream legacy_;
+  std::vector<Stream *> streams_;
+  std::map<void *, std::pair<size_t, bool>> memory_;
+  size_t used_ = 0;
+  Result fault_ = SUCCESS;
+};
+
+bool initialized = false;
+thread_local long context = -1;
+
+long device_count() { return std::clamp(setting("REEF_EMULATOR_DEVICES", 1), 0l, 8l); }
+
+// Never freed: their threads go on until the process ends.
+Device &device(long number) {
+  static std::mutex mutex;
+  static std::map<long, Device *> devices;
+  std::lock_guard<std::mutex> held(mutex);
+  Device *&own = devices[number];
+  if (own == nullptr) own = new Device;
+  return *own;
+}
+
+struct Module {
+  std::string image;
+};
+
+struct Function {
+  const Kernel *kernel;
+};
+
+// The bytes of a CUBIN, an ELF file; empty if it is none.
+std::string cubin(const void *image) {
+  const auto *bytes = static_cast<const unsigned char *>(image);
+  const auto read = [bytes](size_t at, auto value) {
+    std::memcpy(&value, bytes + at, sizeof value);
+    return value;
+  };
+  constexpr uint16_t CUDA_MACHINE = 190;
+  if (std::memcmp(bytes, "\x7f" "ELF", 4) != 0 || read(18, uint16_t()) != CUDA_MACHINE) return {};
+  const size_t end = read(40, uint64_t()) + 1ull * read(58, uint16_t()) * read(60, uint16_t());
+  return std::string(static_cast<const char *>(image), end);
+}
+
+}  // namespace
+}  // namespace emulator
+
+using namespace emulator;
+
+#define API extern "C" __attribute__((visibility("default"))) int
+
+// Calls about a device's things need its context.
+#define IN_CONTEXT                            \
+  if (context < 0) return INVALID_CONTEXT;    \
+  Device &own = device(context);              \
+  if (own.fault() != SUCCESS) return own.fault()
+
+typedef unsigned long long Address;
+
+API cuInit(unsigned) {
+  initialized = true;
+  return device_count() == 0 ? NO_DEVICE : SUCCESS;
+}
+
+API cuDriverGetVersion(int *version) {
+  *version = static_cast<int>(setting("REEF_EMULATOR_VERSION", 13000));
+  return SUCCESS;
+}
+
+API cuDeviceGetCount(int *count) {
+  *count = static_cast<int>(device_count());
+  return initialized ? SUCCESS : NOT_INITIALIZED;
+}
+
+API cuDeviceGet(int *handle, int number) {
+  *handle = number;
+  return number >= 0 && number < device_count() ? SUCCESS : INVALID_DEVICE;
+}
+
+API cuDeviceGetName(char *name, int length, int number) {
+  std::snprintf(name, static_cast<size_t>(length), "emulated GPU %d", number);
+  return SUCCESS;
+}
+
+API cuDeviceTotalMem_v2(size_t *bytes, int number) {
+  *bytes = device(number).memory_bytes;
+  return SUCCESS;
+}
+
+API cuDeviceGetAttribute(int *value, int attribute, int number) {
+  const long arch = setting("REEF_EMULATOR_ARCH", 90);
+  switch (attribute) {
+    case 16:  // multiprocessors
+      *value = static_cast<int>(device(number).sms);
+      return SUCCESS;
+    case 75:  // compute capability, major
+      *value = static_cast<int>(arch / 10);
+      return SUCCESS;
+    case 76:  // compute capability, minor
+      *value = static_cast<int>(arch % 10);
+      return SUCCESS;
+    case 97:  // shared memory of a block
+      *value = static_cast<int>(Device::SHARED_BYTES_MAX);
+      return SUCCESS;
+    case 20:  // compute mode
+      *value = static_cast<int>(setting("REEF_EMULATOR_COMPUTE_MODE", 0));
+      return SUCCESS;
+    default:
+      *value = 0;
+      return SUCCESS;
+  }
+}
+
+API cuDevicePrimaryCtxRetain(void **handle, int number) {
+  if (number < 0 || number >= device_count()) return INVALID_DEVICE;
+  *handle = reinterpret_cast<void *>(static_cast<intptr_t>(number) + 1);
+  return SUCCESS;
+}
+
+API cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+
+API cuCtxSetCurrent(void *handle) {
+  context = static_cast<long>(reinterpret_cast<intptr_t>(handle)) - 1;
+  return SUCCESS;
+}
+
+API cuCtxSynchronize() {
+  IN_CONTEXT;
+  return own.wait_all();
+}
+
+API cuCtxGetStreamPriorityRange(int *least, int *greatest) {
+  *least = Device::PRIORITY_LEAST;
+  *greatest = Device::PRIORITY_GREATEST;
+  return SUCCESS;
+}
+
+API cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
+  IN_CONTEXT;
+  *free_bytes = own.free_bytes();
+  *total = own.memory_bytes;
+  return SUCCESS;
+}
+
+API cuMemAlloc_v2(Address *address, size_t bytes) {
+  IN_CONTEXT;
+  if (bytes == 0) return INVALID_VALUE;
+  void *at = std::aligned_alloc(512, (bytes + 511) / 512 * 512);
+  if (at == nullptr) return OUT_OF_MEMORY;
+  if (!own.take(at, bytes, true)) {
+    std::free(at);
+    return OUT_OF_MEMORY;
+  }
+  // A device's memory is not zero when it is taken.
+  std::memset(at, 0xA5, bytes);
+  *address = reinterpret_cast<Address>(at);
+  return SUCCESS;
+}
+
+API cuMemFree_v2(Address address) {
+  IN_CONTEXT;
+  own.wait_all();
+  return own.give_back(reinterpret_cast<void *>(address), true) ? SUCCESS : INVALID_VALUE;
+}
+
+API cuMemHostAlloc(void **at, size_t bytes, unsigned) {
+  IN_CONTEXT;
+  if (bytes == 0) return INVALID_VALUE;
+  *at = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  if (*at == nullptr) return OUT_OF_MEMORY;
+  own.take(*at, bytes, false);
+  return SUCCESS;
+}
+
+API cuMemFreeHost(void *at) {
+  IN_CONTEXT;
+  own.wait_all();
+  return own.give_back(at, false) ? SUCCESS : INVALID_VALUE;
+}
+
+API cuMemHostGetDevicePointer_v2(Address *address, void *at, unsigned) {
+  IN_CONTEXT;
+  if (!own.knows(at, 1)) return INVALID_VALUE;
+  *address = reinterpret_cast<Address>(at);
+  return SUCCESS;
+}
+
+API cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
+  IN_CONTEXT;
+  void *at = reinterpret_cast<void *>(to);
+  if (!own.knows(at, bytes)) return INVALID_VALUE;
+  Work work;
+  work.at_once = [=] { std::memcpy(at, from, bytes); };
+  return own.add(own.resolve(stream), std::move(work));
+}
+
+API cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
+  IN_CONTEXT;
+  const void *at = reinterpret_cast<const void *>(from);
+  if (!own.knows(at, bytes)) return INVALID_VALUE;
+  Work work;
+  work.at_once = [=] { std::memcpy(to, at, bytes); };
+  return own.add(own.resolve(stream), std::move(work));
+}
+
+API cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream) {
+  IN_CONTEXT;
+  void *at = reinterpret_cast<void *>(to);
+  if (!own.knows(at, bytes)) return INVALID_VALUE;
+  Work work;
+  work.at_once = [=] { std::memset(at, value, bytes); };
+  return own.add(own.resolve(stream), std::move(work));
+}
+
+API cuStreamCreateWithPriority(void **stream, unsigned, int priority) {
+  IN_CONTEXT;
+  *stream = own.create(priority);
+  return SUCCESS;
+}
+
+API cuStreamDestroy_v2(void *stream) {
+  IN_CONTEXT;
+  if (stream == nullptr) return INVALID_HANDLE;
+  own.destroy(own.resolve(stream));
+  return SUCCESS;
+}
+
+API cuStreamSynchronize(void *stream) {
+  IN_CONTEXT;
+  return own.wait(own.resolve(stream));
+}
+
+API cuStreamQuery(void *stream) {
+  IN_CONTEXT;
+  return own.idle(own.resolve(stream)) ? SUCCESS : NOT_READY;
+}
+
+API cuModuleLoadData(void **module, const void *image) {
+  IN_CONTEXT;
+  std::string bytes = cubin(image);
+  if (bytes.empty()) return INVALID_IMAGE;
+  *module = new Module{std::move(bytes)};
+  return SUCCESS;
+}
+
+API cuModuleUnload(void *module) {
+  IN_CONTEXT;
+  own.wait_all();
+  delete static_cast<Module *>(module);
+  return SUCCESS;
+}
+
+API cuModuleGetFunction(void **function, void *module, const char *name) {
+  IN_CONTEXT;
+  if (static_cast<Module *>(module)->image.find(name) == std::string::npos) return NOT_FOUND;
+  const Kernel *const end = std::end(KERNELS);
+  const Kernel *const found =
+      std::find_if(std::begin(KERNELS), end, [name](const Kernel &kernel) { return std::string(kernel.name) == name; });
+  if (found == end) return NOT_FOUND;
+  *function = const_cast<Kernel *>(found);
+  return SUCCESS;
+}
+
+API cuFuncSetAttribute(void *, int, int) { return SUCCESS; }
+
+API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned x, unsigned y,
+                   unsigned z, unsigned shared_bytes, void *stream, void **parameters, void **) {
+  IN_CONTEXT;
+  if (function == nullptr) return INVALID_HANDLE;
+  Work work;
+  work.kernel = static_cast<const Kernel *>(function);
+  work.view.grid = {grid_x, grid_y, grid_z};
+  work.view.threads = {x, y, z};
+  work.shared_bytes = shared_bytes;
+  const bool fits = work.view.threads.count() <= Device::THREADS_MAX && shared_bytes <= Device::SHARED_BYTES_MAX;
+  if (!fits || work.view.grid.count() == 0 || work.view.threads.count() == 0) return INVALID_VALUE;
+  const auto *parameter = static_cast<const unsigned char *>(parameters[0]);
+  work.parameter.assign(parameter, parameter + work.kernel->parameter_bytes);
+  return own.add(own.resolve(stream), std::move(work));
+}
+
+API cuGetErrorName(int error, const char **name) {
+  switch (error) {
+    case SUCCESS: *name = "CUDA_SUCCESS"; break;
+    case INVALID_VALUE: *name = "CUDA_ERROR_INVALID_VALUE"; break;
+    case OUT_OF_MEMORY: *name = "CUDA_ERROR_OUT_OF_MEMORY"; break;
+    case NO_DEVICE: *name = "CUDA_ERROR_NO_DEVICE"; break;
+    case INVALID_DEVICE: *name = "CUDA_ERROR_INVALID_DEVICE"; break;
+    case INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; break;
+    case INVALID_CONTEXT: *name = "CUDA_ERROR_INVALID_CONTEXT"; break;
+    case NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
+    case LAUNCH_FAILED: *name = "CUDA_ERROR_LAUNCH_FAILED"; break;
+    default: *name = "CUDA_ERROR_UNKNOWN"; break;
+  }
+  return SUCCESS;
+}

@@ -1,0 +1,200 @@
+//! CUDA C++ to machine code of one architecture, by NVRTC; and a cache of that, so that a device starts at once
+//! the second time, and without the compiler where somebody brought the files.
+//!
+//! The compiler is looked for in the folder that `REEF_NVRTC` names, then where the system looks. The cache is
+//! the folder that `REEF_CUDA_CACHE` names, else `reef` in the user's cache folder. A file's name is a hash of
+//! the sources, the options and the architecture, so it fits as long as it is there.
+
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::ptr;
+use std::sync::OnceLock;
+
+use cudarc::nvrtc::sys::{self, nvrtcResult};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+
+use crate::descriptor;
+use crate::error::CudaError;
+
+const COMPILER_VARIABLE: &str = "REEF_NVRTC";
+const CACHE_VARIABLE: &str = "REEF_CUDA_CACHE";
+
+/// The text that is compiled includes the others.
+const MAIN: (&str, &str) = ("queue.cu", "#include \"queue.cuh\"\n");
+
+const HEADERS: [(&str, &str); 6] = [
+    ("ptx.cuh", include_str!("kernels/ptx.cuh")),
+    ("tile.cuh", include_str!("kernels/tile.cuh")),
+    ("scalar.cuh", include_str!("kernels/scalar.cuh")),
+    ("conv.cuh", include_str!("kernels/conv.cuh")),
+    ("elementwise.cuh", include_str!("kernels/elementwise.cuh")),
+    ("queue.cuh", include_str!("kernels/queue.cuh")),
+];
+
+/// Machine code, and what the compiler said of registers and memory if it ran.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Compiled {
+    pub(crate) cubin: Vec<u8>,
+    pub(crate) log: Option<String>,
+}
+
+/// The kernels for an architecture, from the cache or made now.
+pub(crate) fn kernels(arch: u32) -> Result<Vec<u8>, CudaError> {
+    let file = cache_folder().map(|folder| folder.join(file_name(arch)));
+    if let Some(cubin) = file.as_deref().and_then(|file| fs::read(file).ok()) {
+        return Ok(cubin);
+    }
+    let cubin = compile(arch)?.cubin;
+    // A cache that cannot be written costs a second at the next start.
+    if let Some(file) = &file {
+        let _ = write(file, &cubin);
+    }
+    Ok(cubin)
+}
+
+/// Writes a file at once or not at all: others may be reading it.
+fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let passing = file.with_extension(format!("{}.new", std::process::id()));
+    fs::write(&passing, bytes)?;
+    fs::rename(&passing, file)
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set(CACHE_VARIABLE)
+        .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("reef")))
+        .or_else(|| set("HOME").map(|folder| folder.join(".cache/reef")))
+}
+
+/// The options that say what is compiled.
+fn options(arch: u32) -> Vec<String> {
+    let mut options = vec![
+        format!("--gpu-architecture=sm_{arch}"),
+        "--std=c++17".into(),
+        // Results are the text's, a multiply-add only where it says so.
+        "--fmad=false".into(),
+        "--ptxas-options=-v".into(),
+    ];
+    options.extend(descriptor::SIZES.iter().map(|(name, bytes)| format!("--define-macro={name}={bytes}")));
+    options
+}
+
+fn file_name(arch: u32) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, text) in [MAIN].iter().chain(&HEADERS) {
+        hasher.update(name.as_bytes()).update(b"\0").update(text.as_bytes()).update(b"\0");
+    }
+    for option in options(arch) {
+        hasher.update(option.as_bytes()).update(b"\0");
+    }
+    format!("{}-sm_{arch}.cubin", &hasher.finalize().to_hex()[..24])
+}
+
+/// Compiles the kernels.
+#[allow(unsafe_code)]
+pub(crate) fn compile(arch: u32) -> Result<Compiled, CudaError> {
+    load()?;
+    let text = |text: &str| CString::new(text).expect("the kernels' texts have no NUL");
+    let (names, texts): (Vec<CString>, Vec<CString>) =
+        HEADERS.iter().map(|(name, header)| (text(name), text(header))).unzip();
+    let options: Vec<CString> = options(arch).iter().map(|option| text(option)).collect();
+    let pointers = |texts: &[CString]| texts.iter().map(|text| text.as_ptr()).collect::<Vec<_>>();
+    let (names, texts, options) = (pointers(&names), pointers(&texts), pointers(&options));
+    let (name, main) = (text(MAIN.0), text(MAIN.1));
+    let mut program = ptr::null_mut();
+    // SAFETY: the texts end in NUL and outlive the program, which is destroyed below.
+    let created = unsafe {
+        let count = names.len() as i32;
+        sys::nvrtcCreateProgram(&mut program, main.as_ptr(), name.as_ptr(), count, texts.as_ptr(), names.as_ptr())
+    };
+    let failed = |log: String| CudaError::Compile { arch, log };
+    if created != nvrtcResult::NVRTC_SUCCESS {
+        return Err(failed(format!("{created:?}")));
+    }
+    // SAFETY: the program exists, the options end in NUL.
+    let result = unsafe { sys::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr()) };
+    let log = read(|size| unsafe { sys::nvrtcGetProgramLogSize(program, size) }, |into| unsafe {
+        sys::nvrtcGetProgramLog(program, into)
+    });
+    let cubin = read(|size| unsafe { sys::nvrtcGetCUBINSize(program, size) }, |into| unsafe {
+        sys::nvrtcGetCUBIN(program, into)
+    });
+    // SAFETY: made above, used no more.
+    unsafe { sys::nvrtcDestroyProgram(&mut program) };
+    let log = log.and_then(|log| Some(CStr::from_bytes_until_nul(&log).ok()?.to_string_lossy().into_owned()));
+    match cubin {
+        Some(cubin) if result == nvrtcResult::NVRTC_SUCCESS && !cubin.is_empty() => Ok(Compiled { cubin, log }),
+        _ => Err(failed(log.unwrap_or_else(|| format!("{result:?}")))),
+    }
+}
+
+/// What the compiler has for one of its two calls, a size and the bytes.
+fn read(
+    size: impl FnOnce(*mut usize) -> nvrtcResult,
+    get: impl FnOnce(*mut std::ffi::c_char) -> nvrtcResult,
+) -> Option<Vec<u8>> {
+    let mut bytes = 0;
+    if size(&mut bytes) != nvrtcResult::NVRTC_SUCCESS {
+        return None;
+    }
+    let mut read = vec![0u8; bytes];
+    (get(read.as_mut_ptr().cast()) == nvrtcResult::NVRTC_SUCCESS).then_some(read)
+}
+
+/// Which compiler there is, as in 13.0.
+#[allow(unsafe_code)]
+pub(crate) fn version() -> Result<String, CudaError> {
+    load()?;
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: the pointers are to numbers that outlive the call.
+    unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
+    Ok(format!("{major}.{minor}"))
+}
+
+/// Loads the compiler, once for the process.
+fn load() -> Result<(), CudaError> {
+    static COMPILER: OnceLock<Result<(), String>> = OnceLock::new();
+    let loaded = COMPILER.get_or_init(|| match std::env::var_os(COMPILER_VARIABLE) {
+        Some(folder) => {
+            // The one asks for the other by name, which is not where the system looks.
+            open(&Path::new(&folder).join("libnvrtc-builtins.so.13.0"))?;
+            open(&Path::new(&folder).join("libnvrtc.so.13"))
+        }
+        None => open(Path::new("libnvrtc.so.13")),
+    });
+    loaded.clone().map_err(CudaError::NoCompiler)
+}
+
+/// Loads a library for good, so that cudarc finds it by its name.
+#[allow(unsafe_code)]
+fn open(path: &Path) -> Result<(), String> {
+    // SAFETY: the compiler's libraries are made to be loaded at run time.
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
+    library.map(std::mem::forget).map_err(|why| why.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_architecture_has_a_file_of_its_own() {
+        let name = file_name(90);
+        assert!(name.ends_with("-sm_90.cubin") && name == file_name(90));
+        assert_ne!(name.split('-').next(), file_name(80).split('-').next());
+    }
+
+    #[test]
+    fn every_file_that_a_text_includes_is_handed_to_the_compiler() {
+        for (name, text) in HEADERS {
+            for line in text.lines().filter_map(|line| line.strip_prefix("#include \"")) {
+                let included = line.trim_end_matches('"');
+                assert!(HEADERS.iter().any(|(other, _)| *other == included), "{name} includes {included}");
+            }
+        }
+    }
+}

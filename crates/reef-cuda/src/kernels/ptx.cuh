@@ -1,0 +1,43 @@
+// What the kernels need of a GPU that CUDA C++ has no word for. One wrapper each; the only file with PTX in it.
+// The emulator has a file of its own in its place.
+#pragma once
+
+namespace reef {
+
+extern __shared__ __align__(128) unsigned char shared_bytes[];
+
+// The block's shared memory, all of it dynamic.
+__device__ __forceinline__ unsigned char *shared_arena() { return shared_bytes; }
+
+// Waits until `threads` threads of the block have come to barrier `id`, with what they wrote to memory.
+__device__ __forceinline__ void barrier_sync(unsigned id, unsigned threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// Reads a word that the host or another block may write meanwhile.
+__device__ __forceinline__ unsigned load_relaxed(const unsigned *at) {
+  unsigned value;
+  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(at) : "memory");
+  return value;
+}
+
+// Writes a word for the host, behind all that this thread wrote or saw before.
+__device__ __forceinline__ void store_release(unsigned *at, unsigned value) {
+  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
+}
+
+// Adds to a word and returns what it was; orders both ways inside the device.
+__device__ __forceinline__ unsigned long long add_acquire_release(unsigned long long *at, unsigned long long by) {
+  unsigned long long before;
+  asm volatile("atom.acq_rel.gpu.global.add.u64 %0, [%1], %2;" : "=l"(before) : "l"(at), "l"(by) : "memory");
+  return before;
+}
+
+// Nanoseconds on the device's clock.
+__device__ __forceinline__ unsigned long long device_clock_ns() {
+  unsigned long long now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+
+}  // namespace reef

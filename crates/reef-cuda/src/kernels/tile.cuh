@@ -1,0 +1,68 @@
+// What a tile function is given. It makes one block of a kernel:
+//
+//   bool tile(const Descriptor &descriptor, const Places &places, unsigned block, const Context &context);
+//
+// `THREADS` threads call it together and leave together. It uses the block's one arena of shared memory and no
+// static shared memory, synchronises by `Context::sync` and never by __syncthreads(): an executor may have other
+// threads beside these. It may stop early and say false, with every thread, as long as it has written nothing to
+// global memory: `Context::stopped` tells when, and is asked no more after the first such write. Descriptors are
+// plain data, made when a plan is loaded, the same for all tasks.
+#pragma once
+#ifdef __CUDACC__
+#include "ptx.cuh"
+#else
+#include <emulated_ptx.h>
+#endif
+
+// How a tile function is compiled: into each kernel that runs it, unless an executor that has all of them in one
+// kernel says otherwise.
+#ifndef REEF_TILE
+#define REEF_TILE __device__ __forceinline__
+#endif
+
+namespace reef {
+
+// Threads that compute.
+constexpr unsigned THREADS = 256;
+// The barrier of these threads. 0 is that of __syncthreads().
+constexpr unsigned COMPUTE_BARRIER = 1;
+// Bytes at the start of the arena that belong to the executor and to `Context`.
+constexpr unsigned CONTROL_BYTES = 128;
+
+// Where an operand lies: in the memory of the task, or of the plan.
+struct Operand {
+  // Bytes from the start of the task's memory, or an address.
+  unsigned long long at;
+  unsigned is_address;
+  unsigned reserved;
+};
+
+// The memory of one task: its inputs, outputs and arena.
+struct Places {
+  unsigned char *base;
+
+  template <class T>
+  __device__ __forceinline__ T *at(const Operand &operand) const {
+    return reinterpret_cast<T *>((operand.is_address ? nullptr : base) + operand.at);
+  }
+};
+
+struct Context {
+  // The arena behind its control words.
+  unsigned char *shared;
+  // One word in the arena.
+  unsigned *verdict;
+  // What tells to stop by not being zero; may be null.
+  const unsigned *stop;
+
+  __device__ __forceinline__ void sync() const { barrier_sync(COMPUTE_BARRIER, THREADS); }
+
+  // Whether all are to leave. A barrier of the tile's own lies between `ask` and `answer`, and another one
+  // before the next `ask`.
+  __device__ __forceinline__ void ask() const {
+    if (stop != nullptr && threadIdx.x == 0) *verdict = load_relaxed(stop);
+  }
+  __device__ __forceinline__ bool answer() const { return stop != nullptr && *verdict != 0; }
+};
+
+}  // namespace reef

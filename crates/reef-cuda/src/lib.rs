@@ -1,0 +1,35 @@
+//! `reef-cuda`: NVIDIA GPUs with a stock driver.
+//!
+//! Owns the kernels (CUDA C++ in `kernels/`, compiled for the device's architecture when it starts, or taken from
+//! a cache), how plans are cut for them, the memory of the device, and the executor that queues kernels on
+//! streams. The driver and the compiler are loaded when a device is started: without them everything builds, and
+//! starting one is a clear error. Knows nothing of ONNX, of how plans are made, of scheduling above the device,
+//! or of protocols.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `driver` | the driver's calls, with errors; memory, streams, modules |
+//! | `compiler` | CUDA C++ to machine code, and the cache of that |
+//! | `cut`, `pack` | how kernels are cut into blocks, how weights lie |
+//! | `descriptor`, `scalar` | what kernels are given: plain data, as the kernels declare it |
+//! | `loaded` | plans in the memory of the device |
+//! | `board` | which kernel is queued next: a state machine without a driver or a clock |
+//! | `feeder` | the thread that does what the board says |
+//! | `device` | the device of the contract |
+
+mod board;
+mod compiler;
+mod cut;
+mod descriptor;
+mod device;
+mod driver;
+mod error;
+mod feeder;
+mod loaded;
+mod pack;
+mod scalar;
+mod survey;
+
+pub use device::{CudaDevice, CudaOptions};
+pub use error::CudaError;
+pub use survey::{Gpu, Survey, survey};

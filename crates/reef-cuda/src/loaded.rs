@@ -1,0 +1,234 @@
+//! Plans in the memory of the device: weights, and what each kernel is given.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use reef_base::{AlignedBytes, Nanos};
+use reef_device::{Admission, DeviceError};
+use reef_plan::{Place, Plan};
+
+use crate::descriptor::{self, ALIGNMENT, Described, Placing};
+use crate::driver::{Context, DeviceBytes, Function, Grid, Stream};
+use crate::error::CudaError;
+
+/// Where inputs, outputs and arena of a plan lie in the memory of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) inputs: Vec<usize>,
+    pub(crate) outputs: Vec<usize>,
+    pub(crate) arena: usize,
+    /// All of it.
+    pub(crate) bytes: usize,
+}
+
+/// What every place in a task's memory is aligned to.
+const GRAIN: usize = 256;
+
+impl Layout {
+    pub(crate) fn of(plan: &Plan) -> Layout {
+        let mut bytes = 0usize;
+        let mut place = |size: usize| {
+            let at = bytes;
+            bytes = (bytes + size).next_multiple_of(GRAIN);
+            at
+        };
+        let inputs = plan.inputs().iter().map(|spec| place(spec.bytes())).collect();
+        let outputs = plan.outputs().iter().map(|spec| place(spec.bytes())).collect();
+        let arena = place(plan.arena_bytes());
+        Layout { inputs, outputs, arena, bytes }
+    }
+}
+
+/// Packed weights on the device: those that several plans use are there once.
+#[derive(Debug, Default)]
+pub(crate) struct DeviceWeights(Mutex<HashMap<usize, Weak<DeviceWeight>>>);
+
+/// A packed weight on the device, and the host's bytes, whose address names it.
+#[derive(Debug)]
+pub(crate) struct DeviceWeight {
+    bytes: DeviceBytes,
+    _packed: Arc<AlignedBytes>,
+}
+
+impl DeviceWeights {
+    fn get(
+        &self,
+        packed: &Arc<AlignedBytes>,
+        make: impl FnOnce() -> Result<DeviceBytes, CudaError>,
+    ) -> Result<Arc<DeviceWeight>, CudaError> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|_, weight| weight.strong_count() > 0);
+        let address = Arc::as_ptr(packed).addr();
+        if let Some(weight) = held.get(&address).and_then(Weak::upgrade) {
+            return Ok(weight);
+        }
+        let weight = Arc::new(DeviceWeight { bytes: make()?, _packed: packed.clone() });
+        held.insert(address, Arc::downgrade(&weight));
+        Ok(weight)
+    }
+}
+
+/// A kernel that can be launched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Launchable {
+    pub(crate) function: Function,
+    pub(crate) grid: Grid,
+    /// Address of its descriptor.
+    pub(crate) descriptor: u64,
+}
+
+/// A plan on the device.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) layout: Layout,
+    pub(crate) kernels: Vec<Launchable>,
+    /// Blocks of each kernel.
+    pub(crate) blocks: Arc<[u32]>,
+    /// Nanoseconds of each kernel when it last ran whole; 0 before.
+    times: Vec<AtomicU64>,
+    /// Keep what the descriptors point to.
+    _descriptors: DeviceBytes,
+    _weights: Vec<Arc<DeviceWeight>>,
+    _admission: Admission,
+}
+
+impl Loaded {
+    /// A kernel ran whole and took so long.
+    pub(crate) fn measured(&self, kernel: usize, took: Nanos) {
+        self.times[kernel].store(took.0.max(1), Ordering::Relaxed);
+    }
+
+    /// Time of a block of each kernel on a device of so many units, where it has run.
+    pub(crate) fn block_times(&self, units: usize) -> Vec<Option<u64>> {
+        let time = |(time, &blocks): (&AtomicU64, &u32)| {
+            let rounds = u64::from(blocks).div_ceil(units as u64).max(1);
+            match time.load(Ordering::Relaxed) {
+                0 => None,
+                took => Some((took / rounds).max(1)),
+            }
+        };
+        self.times.iter().zip(&*self.blocks).map(time).collect()
+    }
+}
+
+/// Where the places of a plan are.
+struct Places<'a> {
+    layout: &'a Layout,
+    weights: &'a [Arc<DeviceWeight>],
+}
+
+impl Placing for Places<'_> {
+    fn offset(&self, place: Place) -> Option<u64> {
+        match place {
+            Place::Input(index) => Some(self.layout.inputs[usize::from(index)] as u64),
+            Place::Output(index) => Some(self.layout.outputs[usize::from(index)] as u64),
+            Place::Arena => Some(self.layout.arena as u64),
+            Place::Weight(_) => None,
+        }
+    }
+
+    fn weight(&self, index: u32) -> u64 {
+        self.weights[index as usize].bytes.address()
+    }
+}
+
+/// What [`load`] works with.
+pub(crate) struct Loader<'a> {
+    pub(crate) context: &'a Arc<Context>,
+    pub(crate) weights: &'a DeviceWeights,
+    /// The kernels' functions by name.
+    pub(crate) functions: &'a HashMap<&'static str, Function>,
+}
+
+/// What a plan's descriptors refuse, before anything is taken for it.
+pub(crate) fn unsupported(plan: &Plan) -> Option<DeviceError> {
+    struct Nowhere;
+    impl Placing for Nowhere {
+        fn offset(&self, place: Place) -> Option<u64> {
+            (!matches!(place, Place::Weight(_))).then_some(0)
+        }
+        fn weight(&self, _index: u32) -> u64 {
+            0
+        }
+    }
+    plan.kernels().iter().find_map(|kernel| {
+        let reason = descriptor::describe(kernel, &Nowhere).err()?;
+        let reason = format!("kernel {}: {reason}", kernel.name);
+        Some(DeviceError::Unsupported { plan: plan.name().into(), reason })
+    })
+}
+
+impl Loader<'_> {
+    /// Uploads a plan that the device has code for.
+    pub(crate) fn load(
+        &self,
+        plan: Arc<Plan>,
+        packed: &[Arc<AlignedBytes>],
+        admission: Admission,
+    ) -> Result<Loaded, CudaError> {
+        let stream = Stream::new(self.context, 0)?;
+        let weights: Vec<Arc<DeviceWeight>> = packed
+            .iter()
+            .map(|bytes| self.weights.get(bytes, || self.upload(&stream, bytes.as_slice())))
+            .collect::<Result<_, _>>()?;
+        let layout = Layout::of(&plan);
+        let places = Places { layout: &layout, weights: &weights };
+        let described: Vec<Described> = plan
+            .kernels()
+            .iter()
+            .map(|kernel| descriptor::describe(kernel, &places).expect("the device has code for the plan"))
+            .collect();
+        let (mut bytes, mut offsets) = (Vec::new(), Vec::new());
+        for one in &described {
+            bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+            offsets.push(bytes.len() as u64);
+            bytes.extend_from_slice(&one.descriptor);
+        }
+        let descriptors = self.upload(&stream, &bytes)?;
+        let launchable = |((one, kernel), offset): ((&Described, &reef_plan::Kernel), &u64)| Launchable {
+            function: self.functions[one.function],
+            grid: one.grid(kernel.spec.blocks() as u32),
+            descriptor: descriptors.address() + offset,
+        };
+        let kernels: Vec<Launchable> = described.iter().zip(plan.kernels()).zip(&offsets).map(launchable).collect();
+        Ok(Loaded {
+            blocks: kernels.iter().map(|kernel| kernel.grid.blocks).collect(),
+            times: kernels.iter().map(|_| AtomicU64::new(0)).collect(),
+            kernels,
+            layout,
+            _descriptors: descriptors,
+            _weights: weights,
+            _admission: admission,
+            plan,
+        })
+    }
+
+    #[allow(unsafe_code)]
+    fn upload(&self, stream: &Stream, bytes: &[u8]) -> Result<DeviceBytes, CudaError> {
+        let memory = DeviceBytes::new(self.context, bytes.len())?;
+        // SAFETY: both are as long, and live until the copy is done, which is waited for.
+        unsafe { stream.upload(memory.address(), bytes.as_ptr(), bytes.len()) }?;
+        stream.synchronize()?;
+        Ok(memory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reef_plan::{DeviceKind, Isa, SyntheticStage, Target, synthetic_plan};
+
+    #[test]
+    fn places_do_not_overlap_and_what_has_no_code_is_named() {
+        let target = Target { device: DeviceKind::Cuda, isa: Isa::Sm(90), cus: 2, window: 0 };
+        let stage = SyntheticStage { blocks: 10, polls: 1, poll_ns: 1 };
+        let plan = synthetic_plan("p", target, 1, &[stage; 2]).unwrap();
+        let layout = Layout::of(&plan);
+        assert_eq!((&layout.inputs[..], &layout.outputs[..], layout.arena), (&[0][..], &[256][..], 512));
+        assert!(layout.bytes >= 512 + plan.arena_bytes());
+        let refused = unsupported(&plan).expect("there is no synthetic kernel").to_string();
+        assert_eq!(refused, "plan p: kernel synthetic0: the device has no synthetic kernel yet");
+    }
+}
