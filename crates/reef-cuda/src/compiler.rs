@@ -53,6 +53,51 @@ pub(crate) fn kernels(arch: u32) -> Result<Vec<u8>, CudaError> {
     Ok(cubin)
 }
 
+/// What the compiler says of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// Its name.
+    pub name: String,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of a thread that lie in memory because registers do not suffice.
+    pub spilled_bytes: u32,
+    /// Bytes of a thread's stack.
+    pub stack_bytes: u32,
+}
+
+impl KernelFacts {
+    /// Those of every kernel in a log of the compiler, by name.
+    fn all(log: &str) -> Vec<KernelFacts> {
+        let number = |line: &str, before: &str| {
+            let words: Vec<&str> = line.split(before).next()?.split_whitespace().collect();
+            words.last()?.parse().ok()
+        };
+        let mut found = Vec::new();
+        for part in log.split("Compiling entry function '").skip(1) {
+            let name = part.split('\'').next().unwrap_or_default().to_string();
+            let line = |what: &str| part.lines().find(|line| line.contains(what)).unwrap_or_default();
+            found.push(KernelFacts {
+                registers: number(line("Used "), " registers").unwrap_or(0),
+                spilled_bytes: number(line("spill stores"), " bytes spill stores").unwrap_or(0),
+                stack_bytes: number(line("stack frame"), " bytes stack frame").unwrap_or(0),
+                name,
+            });
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found
+    }
+}
+
+/// Compiles the kernels for an architecture into a folder that `REEF_CUDA_CACHE` may name elsewhere, where there
+/// is no compiler.
+pub fn compile_into(folder: &Path, arch: u32) -> Result<Vec<KernelFacts>, CudaError> {
+    let Compiled { cubin, log } = compile(arch)?;
+    let written = write(&folder.join(file_name(arch)), &cubin);
+    written.map_err(|why| CudaError::Compile { arch, log: format!("{}: {why}", folder.display()) })?;
+    Ok(KernelFacts::all(&log.unwrap_or_default()))
+}
+
 /// Writes a file at once or not at all: others may be reading it.
 fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = file.parent() {
@@ -186,6 +231,42 @@ mod tests {
         let name = file_name(90);
         assert!(name.ends_with("-sm_90.cubin") && name == file_name(90));
         assert_ne!(name.split('-').next(), file_name(80).split('-').next());
+    }
+
+    #[test]
+    fn a_log_says_what_kernels_take() {
+        let log = "ptxas info    : Compiling entry function 'b' for 'sm_90'\n\
+                   ptxas info    : Function properties for b\n\
+                   ptxas         .     176 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads\n\
+                   ptxas info    : Used 40 registers, used 2 barriers\n\
+                   ptxas info    : Compiling entry function 'a' for 'sm_90'\n\
+                   ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n\
+                   ptxas info    : Used 12 registers";
+        let facts = |name: &str, registers, spilled_bytes, stack_bytes| KernelFacts {
+            name: name.into(),
+            registers,
+            spilled_bytes,
+            stack_bytes,
+        };
+        assert_eq!(KernelFacts::all(log), [facts("a", 12, 0, 0), facts("b", 40, 8, 176)]);
+    }
+
+    /// What every kernel takes on every architecture is committed: a change of it is to be seen.
+    #[test]
+    #[ignore = "needs NVRTC: cargo xtask cuda"]
+    fn registers_and_spills_are_those_of_the_table() {
+        let mut table = String::from("arch kernel registers spilled_bytes stack_bytes\n");
+        for arch in [80, 90] {
+            let log = compile(arch).unwrap().log.expect("the compiler ran");
+            for KernelFacts { name, registers, spilled_bytes, stack_bytes } in KernelFacts::all(&log) {
+                table += &format!("sm_{arch} {name} {registers} {spilled_bytes} {stack_bytes}\n");
+            }
+        }
+        if std::env::var_os("REEF_UPDATE").is_some() {
+            fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels.txt"), &table).unwrap();
+        } else {
+            assert_eq!(table, include_str!("../kernels.txt"), "REEF_UPDATE=1 writes the table anew");
+        }
     }
 
     #[test]

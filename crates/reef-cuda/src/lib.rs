@@ -30,6 +30,7 @@ mod pack;
 mod scalar;
 mod survey;
 
+pub use compiler::{KernelFacts, compile_into};
 pub use device::{CudaDevice, CudaOptions};
 pub use error::CudaError;
 pub use survey::{Gpu, Survey, survey};
