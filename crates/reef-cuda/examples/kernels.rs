@@ -14,12 +14,16 @@ fn main() -> ExitCode {
     };
     for arch in archs {
         let compiled = arch.parse().map_err(|_| format!("'{arch}' is not an architecture, as in 90"));
-        let compiled =
-            compiled.and_then(|arch| compile_into(Path::new(folder), arch).map_err(|error| error.to_string()));
+        let compiled = compiled
+            .and_then(|arch| compile_into(Path::new(folder), arch).map_err(|error| error.to_string()));
         match compiled {
             Ok(kernels) => {
-                for KernelFacts { name, registers, spilled_bytes, stack_bytes } in kernels {
-                    println!("sm_{arch} {name}: {registers} registers, {spilled_bytes} spilled, stack {stack_bytes}");
+                for kernel in kernels {
+                    let KernelFacts { name, registers, spilled_bytes, stack_bytes } = kernel;
+                    let spilled = spilled_bytes;
+                    println!(
+                        "sm_{arch} {name}: {registers} registers, {spilled} spilled, stack {stack_bytes}"
+                    );
                 }
             }
             Err(why) => {

@@ -1,18 +1,20 @@
-//! Which kernel is queued next: the tasks on the device as a state machine that knows neither driver nor clock.
+//! Which kernel is queued next: the tasks on the device as a state machine that knows neither driver nor
+//! clock.
 //!
-//! A task's kernels are queued one after the other on a stream of its own, at most so many ahead of the last one
-//! that has ended ([`OUTSTANDING_MAX`]). Which task queues next is for the policy that all devices share. Every
-//! launch is told of once, in the order of the stream ([`Board::ended`]).
+//! A task's kernels are queued one after the other on a stream of its own, at most so many ahead of the last
+//! one that has ended ([`OUTSTANDING_MAX`]). Which task queues next is for the policy that all devices share.
+//! Every launch is told of once, in the order of the stream ([`Board::ended`]).
 //!
-//! An urgent task *evicts* a less urgent one: blocks of what that has queued do not start any more. What runs,
-//! runs to its end. A kernel of which a block was skipped is queued again, with all its blocks, and so is all
-//! behind it, where nothing has run; nothing before it is: what has ended stays ended. So a plan needs no restart
-//! window. The mark behind a task's outputs counts as a block: if it is skipped, the outputs may be rubbish.
+//! An urgent task *evicts* a less urgent one: blocks of what that has queued do not start any more. What
+//! runs, runs to its end. A kernel of which a block was skipped is queued again, with all its blocks, and so
+//! is all behind it, where nothing has run; nothing before it is: what has ended stays ended. So a plan needs
+//! no restart window. The mark behind a task's outputs counts as a block: if it is skipped, the outputs may
+//! be rubbish.
 //!
 //! | state of a task | what is queued | what ends it |
 //! |---|---|---|
 //! | open | kernels, then a mark behind its outputs | the mark |
-//! | evicted | what was queued before, until all of it was told of; then it is open again, when its turn comes | |
+//! | evicted | what was queued before | its turn, when all of that was told of: it is open again |
 //! | closed (cancelled, device fault) | what was queued before | the last launch of it |
 
 use std::collections::VecDeque;
@@ -24,8 +26,8 @@ use reef_device::{
     Completion, DeviceCounters, Io, LoadedPlan, Outcome, Padding, RejectReason, Scheme, TaskCounters,
 };
 
-/// Launches of a task that have not ended, at most: best-effort, real-time. More of the one is more to wait for
-/// when it is evicted; fewer of the other leave the device idle between kernels.
+/// Launches of a task that have not ended, at most: best-effort, real-time. More of the one is more to wait
+/// for when it is evicted; fewer of the other leave the device idle between kernels.
 pub(crate) const OUTSTANDING_MAX: [usize; 2] = [4, 32];
 
 /// Tasks at a time.
@@ -43,8 +45,8 @@ pub(crate) enum Action {
     Evict(usize),
     /// Let them start.
     Allow(usize),
-    /// Queue a kernel; the `first` time of a task, let its blocks start, and queue the copies of its inputs before
-    /// it.
+    /// Queue a kernel; the `first` time of a task, let its blocks start, and queue the copies of its inputs
+    /// before it.
     Launch { slot: usize, kernel: usize, number: u32, first: bool },
     /// Queue the copies of a task's outputs, and a mark behind them.
     Finish { slot: usize, number: u32 },

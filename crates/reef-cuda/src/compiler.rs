@@ -1,11 +1,11 @@
-//! CUDA C++ to machine code of one architecture, by NVRTC; and a cache of that, so that a device starts at once
-//! the second time, and without the compiler where somebody brought the files.
+//! CUDA C++ to machine code of one architecture, by NVRTC; and a cache of that, so that a device starts at
+//! once the second time, and without the compiler where somebody brought the files.
 //!
-//! The compiler is looked for in the folder that `REEF_NVRTC` names, then where the system looks. The cache is
-//! the folder that `REEF_CUDA_CACHE` names, else `reef` in the user's cache folder. A file's name is a hash of
-//! the sources, the options and the architecture, so it fits as long as it is there.
+//! The compiler is looked for in the folder that `REEF_NVRTC` names, then where the system looks. The cache
+//! is the folder that `REEF_CUDA_CACHE` names, else `reef` in the user's cache folder. A file's name is a
+//! hash of the sources, the options and the architecture, so it fits as long as it is there.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -89,8 +89,8 @@ impl KernelFacts {
     }
 }
 
-/// Compiles the kernels for an architecture into a folder that `REEF_CUDA_CACHE` may name elsewhere, where there
-/// is no compiler.
+/// Compiles the kernels for an architecture into a folder that `REEF_CUDA_CACHE` may name elsewhere, where
+/// there is no compiler.
 pub fn compile_into(folder: &Path, arch: u32) -> Result<Vec<KernelFacts>, CudaError> {
     let Compiled { cubin, log } = compile(arch)?;
     let written = write(&folder.join(file_name(arch)), &cubin);
@@ -154,7 +154,14 @@ pub(crate) fn compile(arch: u32) -> Result<Compiled, CudaError> {
     // SAFETY: the texts end in NUL and outlive the program, which is destroyed below.
     let created = unsafe {
         let count = names.len() as i32;
-        sys::nvrtcCreateProgram(&mut program, main.as_ptr(), name.as_ptr(), count, texts.as_ptr(), names.as_ptr())
+        sys::nvrtcCreateProgram(
+            &mut program,
+            main.as_ptr(),
+            name.as_ptr(),
+            count,
+            texts.as_ptr(),
+            names.as_ptr(),
+        )
     };
     let failed = |log: String| CudaError::Compile { arch, log };
     if created != nvrtcResult::NVRTC_SUCCESS {
@@ -162,32 +169,35 @@ pub(crate) fn compile(arch: u32) -> Result<Compiled, CudaError> {
     }
     // SAFETY: the program exists, the options end in NUL.
     let result = unsafe { sys::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr()) };
-    let log = read(|size| unsafe { sys::nvrtcGetProgramLogSize(program, size) }, |into| unsafe {
-        sys::nvrtcGetProgramLog(program, into)
-    });
-    let cubin = read(|size| unsafe { sys::nvrtcGetCUBINSize(program, size) }, |into| unsafe {
-        sys::nvrtcGetCUBIN(program, into)
-    });
+    let log = read(program, sys::nvrtcGetProgramLogSize, sys::nvrtcGetProgramLog);
+    let cubin = read(program, sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN);
     // SAFETY: made above, used no more.
     unsafe { sys::nvrtcDestroyProgram(&mut program) };
     let log = log.and_then(|log| Some(CStr::from_bytes_until_nul(&log).ok()?.to_string_lossy().into_owned()));
     match cubin {
-        Some(cubin) if result == nvrtcResult::NVRTC_SUCCESS && !cubin.is_empty() => Ok(Compiled { cubin, log }),
+        Some(cubin) if result == nvrtcResult::NVRTC_SUCCESS && !cubin.is_empty() => {
+            Ok(Compiled { cubin, log })
+        }
         _ => Err(failed(log.unwrap_or_else(|| format!("{result:?}")))),
     }
 }
 
-/// What the compiler has for one of its two calls, a size and the bytes.
+/// What the compiler has of a program, by the two calls for that: a size, and the bytes.
+#[allow(unsafe_code)]
 fn read(
-    size: impl FnOnce(*mut usize) -> nvrtcResult,
-    get: impl FnOnce(*mut std::ffi::c_char) -> nvrtcResult,
+    program: sys::nvrtcProgram,
+    size: unsafe fn(sys::nvrtcProgram, *mut usize) -> nvrtcResult,
+    get: unsafe fn(sys::nvrtcProgram, *mut c_char) -> nvrtcResult,
 ) -> Option<Vec<u8>> {
     let mut bytes = 0;
-    if size(&mut bytes) != nvrtcResult::NVRTC_SUCCESS {
+    // SAFETY: the program exists, and the pointer is to a number that outlives the call.
+    if unsafe { size(program, &mut bytes) } != nvrtcResult::NVRTC_SUCCESS {
         return None;
     }
     let mut read = vec![0u8; bytes];
-    (get(read.as_mut_ptr().cast()) == nvrtcResult::NVRTC_SUCCESS).then_some(read)
+    // SAFETY: the program exists, and there is room for as many bytes as it said.
+    let result = unsafe { get(program, read.as_mut_ptr().cast()) };
+    (result == nvrtcResult::NVRTC_SUCCESS).then_some(read)
 }
 
 /// Which compiler there is, as in 13.0.

@@ -143,7 +143,9 @@ fn operand(placing: &dyn Placing, region: &Region, elements: u64) -> Operand {
     let more = region.offset as u64 + elements;
     match (placing.offset(region.place), region.place) {
         (Some(offset), _) => Operand { at: offset + more, is_address: 0, reserved: 0 },
-        (None, Place::Weight(index)) => Operand { at: placing.weight(index) + more, is_address: 1, reserved: 0 },
+        (None, Place::Weight(index)) => {
+            Operand { at: placing.weight(index) + more, is_address: 1, reserved: 0 }
+        }
         (None, place) => unreachable!("{place:?} is in the task's memory"),
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use reef_base::{AlignedBytes, Buffer, Domain, Memory, MonotonicClock, Nanos, TaskId, TaskKey};
 use reef_device::{
-    Admission, Budget, Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, Io, Kill, LoadedPlan,
-    MemoryUse, Padding, RejectReason, Rejected, Scheme, Wake,
+    Admission, Budget, Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, Io, Kill,
+    LoadedPlan, MemoryUse, Padding, RejectReason, Rejected, Scheme, Wake,
 };
 use reef_plan::{Cutter, DeviceKind, IoSpec, Isa, Plan, Target};
 
@@ -21,7 +21,7 @@ use crate::driver::{Context, DeviceBytes, Driver, Function, Module, PinnedBytes,
 use crate::error::CudaError;
 use crate::feeder::{Feeder, Shared};
 use crate::loaded::{DeviceWeights, Layout, Loaded, Loader, unsupported};
-use crate::{cut, compiler};
+use crate::{compiler, cut};
 
 /// The least architecture that the kernels run on.
 const ARCH_MIN: u32 = 80;
@@ -110,13 +110,15 @@ impl CudaDevice {
         let context = Context::of(options.number)?;
         let module = Module::load(&context, &compiler::kernels(properties.arch)?)?;
         let names = descriptor::FUNCTIONS.iter();
-        let functions = names.map(|&name| Ok((name, module.function(name)?))).collect::<Result<_, CudaError>>()?;
+        let functions =
+            names.map(|&name| Ok((name, module.function(name)?))).collect::<Result<_, CudaError>>()?;
         let mark = module.function(descriptor::MARK)?;
         let board = Board::new(options.scheme, options.padding, properties.sms);
         let shared = Arc::new(Shared::new(context, board));
         let feeder = Feeder::new(shared.clone(), mark)?;
         let builder = std::thread::Builder::new().name(format!("reef-cuda{}", options.number));
-        let thread = builder.spawn(move || feeder.run()).map_err(|error| CudaError::Thread(error.to_string()))?;
+        let thread =
+            builder.spawn(move || feeder.run()).map_err(|error| CudaError::Thread(error.to_string()))?;
         let limit = options.memory_bytes.unwrap_or(properties.memory_bytes / MEMORY_SHARE.1 * MEMORY_SHARE.0);
         Ok(CudaDevice {
             capabilities: capabilities(&properties),
@@ -146,8 +148,8 @@ impl CudaDevice {
         specs.iter().map(buffer).collect()
     }
 
-    /// Enters a plan, and what more its tasks need, into the books. Returns the plan's place there, the size of
-    /// a slot, and the slots' place if they grow.
+    /// Enters a plan, and what more its tasks need, into the books. Returns the plan's place there, the size
+    /// of a slot, and the slots' place if they grow.
     fn admit(
         &self,
         plans: &Plans,

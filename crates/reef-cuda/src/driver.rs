@@ -1,5 +1,5 @@
-//! The driver's calls: what reef uses of them, with errors instead of codes. All of the crate's `unsafe` about
-//! the driver is here.
+//! The driver's calls: what reef uses of them, with errors instead of codes. All of the crate's `unsafe`
+//! about the driver is here.
 //!
 //! The driver's library is loaded once for the process, when it is first asked for. `REEF_CUDA_DRIVER` names
 //! another file to load in its place, such as the emulated driver of the tests.
@@ -105,8 +105,9 @@ fn library() -> Result<Library, CudaError> {
     // SAFETY: the driver's library is made to be loaded at run time.
     let open = |path: &Path| unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) };
     match std::env::var_os(DRIVER_VARIABLE) {
-        Some(path) => open(Path::new(&path))
-            .map_err(|why| CudaError::NoDriver(format!("{DRIVER_VARIABLE}: {why}"))),
+        Some(path) => {
+            open(Path::new(&path)).map_err(|why| CudaError::NoDriver(format!("{DRIVER_VARIABLE}: {why}")))
+        }
         None => ["libcuda.so.1", "libcuda.so"]
             .iter()
             .find_map(|name| open(Path::new(name)).ok())
@@ -157,10 +158,12 @@ impl Properties {
         Ok(Properties {
             name: name.unwrap_or_default(),
             arch: (attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? * 10
-                + attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?) as u32,
+                + attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?)
+                as u32,
             sms: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
             memory_bytes: bytes as u64,
-            shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize,
+            shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
+                as usize,
             compute_mode: attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_MODE)?,
         })
     }

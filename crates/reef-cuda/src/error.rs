@@ -16,7 +16,7 @@ pub enum CudaError {
         String,
     ),
     /// The driver has not got a function that is needed.
-    #[error("the NVIDIA driver has no {0}: it is too old, CUDA {need} is needed", need = version(VERSION_MIN))]
+    #[error("the NVIDIA driver has no {0}: too old, CUDA {need} is needed", need = version(VERSION_MIN))]
     NoFunction(
         /// Its name.
         String,
@@ -52,7 +52,9 @@ pub enum CudaError {
         &'static str,
     ),
     /// There is no compiler, and the machine code is not in the cache.
-    #[error("there is no compiler for the GPU's kernels: libnvrtc.so.13 cannot be loaded ({0}); {COMPILER_HINT}")]
+    #[error(
+        "there is no compiler for the GPU's kernels: libnvrtc.so.13 cannot be loaded ({0}); {COMPILER_HINT}"
+    )]
     NoCompiler(
         /// Why it cannot.
         String,

@@ -1,11 +1,11 @@
 //! The thread that does what the board says, and tells it what has ended.
 //!
-//! It alone queues anything for tasks. What the device writes for the host lies in pinned memory: a report for
-//! each launch, the number last, so that whoever sees it sees all of it. What the host writes for the device lies
-//! there too: a word for each slot that keeps its blocks from starting.
+//! It alone queues anything for tasks. What the device writes for the host lies in pinned memory: a report
+//! for each launch, the number last, so that whoever sees it sees all of it. What the host writes for the
+//! device lies there too: a word for each slot that keeps its blocks from starting.
 //!
-//! Nobody waits in the driver: while launches are under way the thread looks for reports, closely at first, then
-//! every [`NAP`]; a device that has failed says so when it is asked, every [`ASK`].
+//! Nobody waits in the driver: while launches are under way the thread looks for reports, closely at first,
+//! then every [`NAP`]; a device that has failed says so when it is asked, every [`ASK`].
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -243,7 +243,8 @@ impl Feeder {
             let ended = |&(_, number): &(usize, u32)| self.has_ended(number);
             let Some((slot, number)) = board.awaited().find(ended) else { break };
             let report = self.report(number);
-            let host = |device_ns: u64| Nanos((device_ns as i64).wrapping_add(self.clock_offset).max(0) as u64);
+            let host =
+                |device_ns: u64| Nanos((device_ns as i64).wrapping_add(self.clock_offset).max(0) as u64);
             let (begun, end) = (host(report.begun_ns), host(report.ended_ns));
             let loaded = board.at_work(slot).0.clone();
             let told = Ended { skipped: report.skipped, begun, ended: end };
@@ -317,9 +318,10 @@ impl Feeder {
         let real_time = board.is_real_time(slot);
         let kernel = board.at_work(slot).0.kernels[kernel];
         drop(board);
-        let launch = Launch { descriptor: kernel.descriptor, ..self.launch_of(slot, number, kernel.grid.blocks) };
-        // SAFETY: the function takes a launch; its plan, and with it descriptor and weights, stays until the task
-        // is over, which is not before this launch is told of.
+        let launch =
+            Launch { descriptor: kernel.descriptor, ..self.launch_of(slot, number, kernel.grid.blocks) };
+        // SAFETY: the function takes a launch; its plan, and with it descriptor and weights, stays until the
+        // task is over, which is not before this launch is told of.
         unsafe { self.streams[slot][usize::from(real_time)].launch(kernel.function, kernel.grid, &launch) }
     }
 
@@ -392,8 +394,8 @@ impl Feeder {
     /// The report of a launch that has ended.
     #[allow(unsafe_code)]
     fn report(&self, number: u32) -> Report {
-        // SAFETY: the place is inside the memory and aligned; the device has written all of it, and the next launch
-        // that writes there is queued after this one was told of.
+        // SAFETY: the place is inside the memory and aligned; the device has written all of it, and the next
+        // launch that writes there is queued after this one was told of.
         unsafe { std::ptr::read_volatile(self.pinned.as_ptr().add(Self::report_at(number)).cast()) }
     }
 }

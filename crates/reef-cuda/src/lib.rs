@@ -1,10 +1,10 @@
 //! `reef-cuda`: NVIDIA GPUs with a stock driver.
 //!
-//! Owns the kernels (CUDA C++ in `kernels/`, compiled for the device's architecture when it starts, or taken from
-//! a cache), how plans are cut for them, the memory of the device, and the executor that queues kernels on
-//! streams. The driver and the compiler are loaded when a device is started: without them everything builds, and
-//! starting one is a clear error. Knows nothing of ONNX, of how plans are made, of scheduling above the device,
-//! or of protocols.
+//! Owns the kernels (CUDA C++ in `kernels/`, compiled for the device's architecture when it starts, or taken
+//! from a cache), how plans are cut for them, the memory of the device, and the executor that queues kernels
+//! on streams. The driver and the compiler are loaded when a device is started: without them everything
+//! builds, and starting one is a clear error. Knows nothing of ONNX, of how plans are made, of scheduling
+//! above the device, or of protocols.
 //!
 //! | module | what it does |
 //! |---|---|

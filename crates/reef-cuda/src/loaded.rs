@@ -192,7 +192,8 @@ impl Loader<'_> {
             grid: one.grid(kernel.spec.blocks() as u32),
             descriptor: descriptors.address() + offset,
         };
-        let kernels: Vec<Launchable> = described.iter().zip(plan.kernels()).zip(&offsets).map(launchable).collect();
+        let kernels: Vec<Launchable> =
+            described.iter().zip(plan.kernels()).zip(&offsets).map(launchable).collect();
         Ok(Loaded {
             blocks: kernels.iter().map(|kernel| kernel.grid.blocks).collect(),
             times: kernels.iter().map(|_| AtomicU64::new(0)).collect(),

@@ -1,5 +1,5 @@
-//! What a user says about devices: a kind and, of the CPU, a list of cores, of GPUs, a number. Knows neither the
-//! machine nor how a device is started; what the machine has is handed in.
+//! What a user says about devices: a kind and, of the CPU, a list of cores, of GPUs, a number. Knows neither
+//! the machine nor how a device is started; what the machine has is handed in.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,5 @@
-//! The command line on NVIDIA GPUs: what it says where there is none, and, on the emulated driver, what it runs.
+//! The command line on NVIDIA GPUs: what it says where there is none, and, on the emulated driver, what it
+//! runs.
 
 mod harness;
 #[path = "programs/make.rs"]
@@ -89,7 +90,8 @@ fn a_convolution_gives_what_it_gives_on_the_cpu() {
 fn what_is_wrong_with_a_gpu_is_said() {
     let dir = Scratch::new("cuda-faults");
     let model = dir.file("conv.onnx", make::convolution(8).onnx);
-    let run = |device: &'static str| ["run", text(&model), "--random", "1", "--device", device].map(String::from);
+    let run =
+        |device: &'static str| ["run", text(&model), "--random", "1", "--device", device].map(String::from);
     let refused_on = |variables: &[(&str, &str)], device, expected: &str| {
         let args = run(device);
         refused(variables, &args.each_ref().map(String::as_str), expected);
@@ -108,7 +110,11 @@ fn what_is_wrong_with_a_gpu_is_said() {
     let unsupported = dir.file("loop.onnx", make::recurrent().onnx);
     succeeds(&[], &["run", text(&unsupported), "--random", "1", "--device", "cuda"]);
     let pool = dir.zoo("resnet18", "resnet18.onnx");
-    refused(&[], &["run", text(&pool), "--random", "1", "--device", "cuda"], "the device has no pool kernel yet");
+    refused(
+        &[],
+        &["run", text(&pool), "--random", "1", "--device", "cuda"],
+        "the device has no pool kernel yet",
+    );
 }
 
 #[test]

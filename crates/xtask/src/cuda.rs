@@ -1,8 +1,8 @@
-//! What concerns NVIDIA GPUs: tests on the emulated driver, and the bundle that is taken to a machine that has
-//! one.
+//! What concerns NVIDIA GPUs: tests on the emulated driver, and the bundle that is taken to a machine that
+//! has one.
 //!
-//! Both need NVRTC, NVIDIA's compiler: in the folder that `REEF_NVRTC` names, or in `cuda/nvrtc` of the target
-//! folder.
+//! Both need NVRTC, NVIDIA's compiler: in the folder that `REEF_NVRTC` names, or in `cuda/nvrtc` of the
+//! target folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ impl Places {
         let nvrtc = named.unwrap_or_else(|| own.join("nvidia/cu13/lib"));
         if !nvrtc.join("libnvrtc.so.13").exists() {
             bail!(
-                "there is no libnvrtc.so.13 in {}: python3 -m pip install --target {} nvidia-cuda-nvrtc==13.0.88",
+                "no libnvrtc.so.13 in {}: python3 -m pip install --target {} nvidia-cuda-nvrtc==13.0.88",
                 nvrtc.display(),
                 own.display()
             );

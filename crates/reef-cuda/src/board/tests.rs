@@ -143,7 +143,11 @@ fn an_urgent_task_evicts_and_what_was_skipped_runs_again() {
         rig.run(0, 4, 0);
         rig.act();
     }
-    assert_eq!((rig.log.len(), rig.done().is_none()), (3, true), "it does not come back beside an urgent task");
+    assert_eq!(
+        (rig.log.len(), rig.done().is_none()),
+        (3, true),
+        "it does not come back beside an urgent task"
+    );
     rig.run(1, 2, 2);
     rig.run(1, 2, 2);
     assert_eq!(rig.done().map(|done| done.0), Some(2));
@@ -217,7 +221,8 @@ fn a_board_takes_so_many_and_a_poisoned_one_none() {
 fn whatever_comes_each_kernel_of_a_task_runs_whole_once_and_in_order() {
     let mut rng = Rng::new(3);
     for _ in 0..300 {
-        let scheme = [Scheme::Reset, Scheme::Wait, Scheme::Concurrent, Scheme::Sequential][rng.below(4) as usize];
+        let scheme =
+            [Scheme::Reset, Scheme::Wait, Scheme::Concurrent, Scheme::Sequential][rng.below(4) as usize];
         let mut rig = Rig::new(scheme);
         let (mut sent, mut ended, mut ids) = (0, 0, Vec::new());
         while ended < 30 {

@@ -22,8 +22,8 @@ use crate::cli::{
     CompareArgs, DeviceArgs, DisbArgs, MicroArgs, PlayArgs, ReportArgs, RunWorkloadArgs, ViaName,
 };
 use crate::device;
-use crate::spec::Kind;
 use crate::output::say;
+use crate::spec::Kind;
 
 struct Environment {
     nice: i32,

@@ -40,7 +40,8 @@ struct Cache {
 pub fn run(args: &DevicesArgs) -> Result<()> {
     let (cpu, gpus) = (Cpu::here()?, reef_cuda::survey());
     if args.json {
-        let listed: Vec<Value> = [cpu.to_json()].into_iter().chain(gpus.gpus.iter().map(gpu_to_json)).collect();
+        let listed: Vec<Value> =
+            [cpu.to_json()].into_iter().chain(gpus.gpus.iter().map(gpu_to_json)).collect();
         say!("{:#}", json!({ "devices": listed, "cuda": needs_to_json(&gpus) }));
     } else {
         cpu.print();
