@@ -313,6 +313,46 @@ fn loom_a_slot_is_empty_before_it_is_free() {
     });
 }
 
+/// A slot's next task is another one to who cancels the last one late.
+#[test]
+fn loom_a_late_cancel_spares_the_next_task_of_the_slot() {
+    check(|| {
+        let (mut hands, tiles) = (Hands::small(1, 1, Scheme::Reset), Tiles::new());
+        let plan = load(&hands, &[1], &tiles);
+        let (_, task) = hands.submit(plan, best_effort(), 1);
+        hands.work(0);
+        let executor = hands.executor.clone();
+        let thread = thread::spawn(move || executor.cancel(task));
+        ended(&hands, task, &tiles, 1);
+        let (_, next) = hands.submit(plan, best_effort(), 2);
+        hands.work(0);
+        let completion = ended(&hands, next, &tiles, 1);
+        assert_eq!((completion.outcome, completion.counters.blocks_done), (Outcome::Done, 1));
+        thread.join().unwrap();
+    });
+}
+
+/// Nor does it hide that the next one is cancelled, too, which goes on with another plan meanwhile.
+#[test]
+fn loom_a_late_cancel_does_not_hide_the_next_one() {
+    check(|| {
+        let (mut hands, tiles) = (Hands::small(1, 1, Scheme::Reset), Tiles::new());
+        let plans = [load(&hands, &[1], &tiles), load(&hands, &[1], &tiles)];
+        let (_, task) = hands.submit(plans[1], best_effort(), 1);
+        hands.work(0);
+        let executor = hands.executor.clone();
+        let canceller = thread::spawn(move || executor.cancel(task));
+        ended(&hands, task, &tiles, 1);
+        let next = submit_along(&hands, plans, best_effort());
+        let unit = spawn(&mut hands, 1);
+        hands.device.cancel(next);
+        unit.join().unwrap();
+        canceller.join().unwrap();
+        let completion = hands.completion();
+        assert_eq!((completion.task, completion.outcome), (next, Outcome::Cancelled));
+    });
+}
+
 /// Always fails.
 struct Failing;
 
