@@ -6,7 +6,8 @@
 //! kernels, with the way they are cut and fed (`cut`). Knows nothing of models, requests or queues.
 
 mod board;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg_attr(loom, allow(dead_code))]
 mod by_hand;
 mod companion;
 mod context;

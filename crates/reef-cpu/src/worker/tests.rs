@@ -10,16 +10,6 @@ use crate::board::word::Reason;
 use crate::by_hand::{HOUR, Hands, Log, Script, best_effort, now, real_time};
 use crate::context::BlockFault;
 
-impl Worker {
-    /// Runs the next block, as a unit behind an open gate does; false if there is none.
-    pub(crate) fn work_once(&mut self) -> bool {
-        let next = self.next();
-        let found = next.is_some();
-        next.into_iter().for_each(|pick| self.step(pick));
-        found
-    }
-}
-
 /// A block that does `act`, then polls once.
 fn polls_after(act: impl Fn() + Send + Sync + 'static) -> Script {
     Arc::new(move |context, _| {
