@@ -251,7 +251,7 @@ fn serve(executor: &Executor, cu: usize, index: usize, duty: &Duty) {
             let time = processor_time().since(begin);
             *lock(&duty.report) = Some(Report { end, time });
             duty.state.store(DONE, Ordering::Release);
-            executor.unpark(cu);
+            executor.ring(cu);
         }
     });
 }

@@ -411,9 +411,9 @@ impl Drop for CpuDevice {
     fn drop(&mut self) {
         self.executor.shut_gate(Gate::Stopping);
         self.executor.close_all(Reason::Cancelled);
-        for thread in self.threads.drain(..) {
+        for (cu, thread) in self.threads.drain(..).enumerate() {
             // It may have parked since, or wait for a companion.
-            thread.thread().unpark();
+            self.executor.ring(cu);
             // A unit catches the panics of kernels; one of its own is a bug that was reported where it
             // happened.
             let _ = thread.join();
@@ -469,9 +469,8 @@ fn start_threads(
             Ok(thread) => threads.push(thread),
             Err(error) => {
                 executor.shut_gate(Gate::Stopping);
-                // The executor does not know the threads yet, so it cannot have woken them.
-                for thread in threads {
-                    thread.thread().unpark();
+                for (cu, thread) in threads.into_iter().enumerate() {
+                    executor.ring(cu);
                     drop(thread.join());
                 }
                 return Err(DeviceError::Start(error.to_string()));
@@ -479,8 +478,6 @@ fn start_threads(
         }
     }
     drop(report);
-    let handles = threads.iter().map(|thread| thread.thread().clone()).collect();
-    executor.threads.set(handles).expect("set once");
     Ok((threads, reports.into_iter().flatten().collect()))
 }
 

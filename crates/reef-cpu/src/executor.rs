@@ -6,7 +6,7 @@
 //! completion.
 
 use std::sync::atomic::AtomicU64 as Plain;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use reef_base::panics::contain;
 use reef_base::{Nanos, Share, TaskId, TaskKey};
@@ -14,6 +14,7 @@ use reef_device::policy::share::index_of;
 use reef_device::policy::{self, is_real_time, limit_of};
 use reef_device::{Completion, Event, EventKind, LoadedPlan, Outcome, Padding, Scheme, Wake};
 
+use crate::bell::Bell;
 use crate::board::word::{Reason, Word};
 use crate::board::{Board, Claim, bits};
 use crate::companion::Crew;
@@ -26,7 +27,7 @@ use crate::memory::{Grown, Retired};
 use crate::plans::{Loaded, PLANS_MAX, PlanTable};
 use crate::shares::Shares;
 use crate::slot::{Ended, Task, TaskSlot, parts_of, task_id};
-use crate::sync::{AtomicPtr, AtomicU8, AtomicU64, Line, Mutex, Ordering, Thread, fence, now};
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU64, Line, Mutex, Ordering, fence, now};
 use crate::thread::Placement;
 
 /// Who is called when completions are ready; boxed so that its address stays.
@@ -41,7 +42,8 @@ pub(crate) struct Executor {
     pub(crate) scratch: Box<[Grown]>,
     pub(crate) retired: Retired,
     pub(crate) recorder: Recorder,
-    pub(crate) threads: OnceLock<Box<[Thread]>>,
+    /// Wake the units.
+    pub(crate) bells: Box<[Line<Bell>]>,
     pub(crate) spin: Nanos,
     /// Slot and generation of the one task that runs under `sequential`, plus 1; 0 for none.
     pub(crate) current: Line<AtomicU64>,
@@ -83,7 +85,7 @@ impl Executor {
             scratch: (0..cus).map(|_| Grown::default()).collect(),
             retired: Retired::default(),
             recorder,
-            threads: OnceLock::new(),
+            bells: (0..cus).map(|_| Line::default()).collect(),
             spin,
             current: Line(AtomicU64::new(0)),
             gates: Gates::new(cus),
@@ -203,7 +205,7 @@ impl Executor {
         while missing > 0
             && let Some(cu) = self.board.take_parked()
         {
-            self.unpark(cu);
+            self.ring(cu);
             missing -= 1;
         }
         self.recall(missing);
@@ -233,7 +235,7 @@ impl Executor {
         let companion = self.leases.recall(cu);
         if let Some(companion) = companion {
             self.crew.get(cu, companion).knock();
-            self.unpark(cu);
+            self.ring(cu);
         }
         companion.is_some()
     }
@@ -242,7 +244,7 @@ impl Executor {
     /// find. For a unit that has just published what it runs.
     pub(crate) fn pass_on(&self) {
         if let Some(cu) = self.board.pass_on(|| self.has_work(), |cu| self.is_busy(cu)) {
-            self.unpark(cu);
+            self.ring(cu);
         } else if self.leases.lent() != 0 {
             self.recall(self.board.missing(1, |cu| self.is_busy(cu)));
         }
@@ -256,7 +258,7 @@ impl Executor {
     pub(crate) fn wake_all(&self) {
         self.board.before_wake();
         while let Some(cu) = self.board.take_parked() {
-            self.unpark(cu);
+            self.ring(cu);
         }
         for cu in bits(self.leases.lent()) {
             self.call_back(cu);
@@ -534,10 +536,9 @@ impl Executor {
         self.recorder.outside(Event { at, span, cu: None, task, key, token, plan, kind });
     }
 
-    pub(crate) fn unpark(&self, cu: usize) {
-        if let Some(threads) = self.threads.get() {
-            threads[cu].unpark();
-        }
+    /// Wakes a unit.
+    pub(crate) fn ring(&self, cu: usize) {
+        self.bells[cu].ring();
     }
 }
 

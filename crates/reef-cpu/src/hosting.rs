@@ -139,9 +139,9 @@ impl Worker {
         self.top().go(&executor, self.cu);
         while executor.leases.is_lent(self.cu) && !self.top().is_done() {
             if index == 0 {
-                std::thread::park();
+                executor.bells[self.cu].wait();
             } else {
-                std::thread::park_timeout(GRACE_EVERY.into());
+                executor.bells[self.cu].wait_for(GRACE_EVERY.into());
                 if MonotonicClock::read().since(self.lent_at) > GRACE_EVERY {
                     break;
                 }
@@ -169,7 +169,7 @@ impl Worker {
                 if left == 0 {
                     break;
                 }
-                std::thread::park_timeout(Nanos(left).into());
+                executor.bells[self.cu].wait_for(Nanos(left).into());
             }
             executor.leases.take_back(self.cu);
             companion.stop();

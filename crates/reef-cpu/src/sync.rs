@@ -12,13 +12,13 @@ pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, O
 #[cfg(loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 #[cfg(loom)]
-pub(crate) use loom::thread::{Builder, JoinHandle, Thread, park};
+pub(crate) use loom::thread::{Builder, JoinHandle};
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
 #[cfg(not(loom))]
-pub(crate) use std::thread::{Builder, JoinHandle, Thread, park};
+pub(crate) use std::thread::{Builder, JoinHandle};
 
 use reef_base::Nanos;
 
@@ -80,12 +80,23 @@ pub(crate) fn sleep(time: std::time::Duration) {
 /// signal handlers call it.
 pub(crate) fn futex_wait(word: &AtomicU32, seen: u32) {
     #[cfg(not(loom))]
-    // Any error means that there is no reason to sleep, and callers look again.
-    let _ = rustix::thread::futex::wait(word, rustix::thread::futex::Flags::PRIVATE, seen, None);
+    futex_wait_for(word, seen, None);
     #[cfg(loom)]
     if word.load(Ordering::Relaxed) == seen {
         loom::thread::yield_now();
     }
+}
+
+/// The same, at most for `time`.
+#[cfg(not(loom))]
+pub(crate) fn futex_wait_for(word: &AtomicU32, seen: u32, time: Option<std::time::Duration>) {
+    let time = time.map(|time| rustix::time::Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    });
+    // Any error means that there is no reason to sleep, and callers look again.
+    let flags = rustix::thread::futex::Flags::PRIVATE;
+    let _ = rustix::thread::futex::wait(word, flags, seen, time.as_ref());
 }
 
 /// Wakes whoever sleeps on `word`.

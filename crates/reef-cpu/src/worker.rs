@@ -22,7 +22,7 @@ use crate::hosting::Hosted;
 use crate::pick::Pick;
 use crate::plans::{Loaded, Located, Prepared, locate};
 use crate::slot::Task;
-use crate::sync::{AtomicU64, Ordering, now, park};
+use crate::sync::{AtomicU64, Ordering, now};
 
 /// A running block that would end sooner than this is not killed.
 const NEARLY_DONE: Nanos = Nanos(2_000);
@@ -214,7 +214,7 @@ impl Worker {
 
     fn park_announced(&self) {
         while self.executor.board.is_parked(self.cu) {
-            park();
+            self.executor.bells[self.cu].wait();
         }
     }
 

@@ -468,8 +468,6 @@ fn start(hands: &mut Hands) {
     for worker in hands.workers.drain(..) {
         hands.device.threads.push(thread::spawn(move || worker.run()));
     }
-    let handles = hands.device.threads.iter().map(|unit| unit.thread().clone()).collect();
-    hands.executor.threads.set(handles).ok().expect("set once");
 }
 
 /// Unparks the thread that waits for completions.

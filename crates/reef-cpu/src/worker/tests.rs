@@ -176,7 +176,7 @@ fn a_unit_behind_a_shut_gate_has_given_its_block_back() {
         let view = executor.board.view(slot).unwrap();
         assert!(view.claimable && view.word.remaining() == 0, "the block is to be done again");
         executor.shut_gate(Gate::Stopping);
-        thread.thread().unpark();
+        executor.ring(0);
         thread.join().unwrap();
     }
 }
@@ -192,7 +192,7 @@ fn a_unit_that_is_told_to_stop_while_parked_leaves() {
     }
     executor.shut_gate(Gate::Stopping);
     assert!(!executor.board.is_parked(0), "everybody is woken");
-    thread.thread().unpark();
+    executor.ring(0);
     thread.join().unwrap();
 }
 
