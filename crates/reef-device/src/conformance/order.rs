@@ -43,8 +43,8 @@ impl Rig {
 }
 
 /// Promise 1, where the urgent stage needs every unit: after `submit`, no more less urgent blocks start on a
-/// unit than the stated `propagation` is long, beside one that was being started; under `reset` the block that
-/// runs polls once more at most, where polls are as far apart as the device allows.
+/// unit than the stated `propagation` is long, beside one that was being started; under `reset` the block
+/// that runs polls once more at most, where polls are as far apart as the device allows.
 pub fn what_is_in_the_way_starts_and_polls_once_more_at_most(harness: &dyn Harness) {
     for scheme in [Scheme::Wait, Scheme::Reset] {
         let mut rig = Rig::new(harness, 1, scheme);
@@ -154,8 +154,8 @@ pub fn owners_share_units_and_one_owner_goes_in_order(harness: &dyn Harness) {
 }
 
 /// A long task and many short ones, one after the other in one slot, share the units' time as the weights of
-/// their owners say: nobody is ahead by more than a few blocks on each. The time is what the device says that blocks
-/// took, and so is the length of a block: a unit that the system stops for a while makes both longer.
+/// their owners say: nobody is ahead by more than a few blocks on each. The time is what the device says that
+/// blocks took, and so is the length of a block: a unit that the system stops for a while makes both longer.
 pub fn owners_share_units_by_weight_however_long_their_blocks_are(harness: &dyn Harness) {
     /// Blocks on each unit.
     const AHEAD_MAX: u64 = 4;
