@@ -177,6 +177,47 @@ fn the_clock_stays_where_it_was_left_and_requests_arrive_there() {
     assert_eq!((engine.now(), engine.next_event()), (Nanos(7_000 * US), None));
 }
 
+/// Requests of all kinds on two devices, at times of their own, where time stops every `pause` in between:
+/// how each one ended, and all statistics.
+fn mixed(pause: Nanos) -> (Vec<Result<Timings, InferError>>, String) {
+    let engine = dummies(2);
+    let replicated = |settings| ModelSettings { placement: Placement::Replicate, ..settings };
+    load_blocks(&engine, "rt", replicated(real_time(0)), 13, 3);
+    load_blocks(&engine, "be", replicated(one_at_a_time()), 29, 5);
+    let ask = |index: u64| {
+        let data = [index as u8; 64];
+        let (deadline, timeout) = match index % 4 {
+            0 => (Some(Nanos(60_001 + 1_009 * index)), None),
+            1 => (None, Some(Nanos(40_003 + 2_003 * index))),
+            _ => (None, None),
+        };
+        let model = if index.is_multiple_of(3) { "be" } else { "rt" };
+        engine.submit(&InferRequest { deadline, timeout, ..request(model, &data) })
+    };
+    let mut asked = Vec::new();
+    for index in 0..60 {
+        let at = Nanos(37_013 * index);
+        while engine.now() < at {
+            engine.run_until(at.min(engine.now() + pause));
+        }
+        asked.push(ask(index));
+    }
+    let end = |future: Result<InferFuture, _>| future.and_then(InferFuture::wait);
+    let ends = asked.into_iter().map(|future| end(future).map(|response| response.timings)).collect();
+    (ends, format!("{:?}", engine.stats()))
+}
+
+#[test]
+fn what_happens_does_not_depend_on_where_time_stops() {
+    let (ends, stats) = mixed(Nanos::MAX);
+    let count = |error: &InferError| ends.iter().filter(|end| end.as_ref().err() == Some(error)).count();
+    assert!(count(&InferError::Timeout) > 3 && count(&InferError::DeadlinePassed) > 3, "{ends:?}");
+    assert!(ends.iter().filter(|end| end.is_ok()).count() > 30, "{ends:?}");
+    for pause in [977, 5_003, 36_000] {
+        assert_eq!(mixed(Nanos(pause)), (ends.clone(), stats.clone()), "stopped every {pause} ns");
+    }
+}
+
 #[test]
 fn a_shutdown_lets_exactly_its_drain_pass() {
     let shut_down = |drain| {
