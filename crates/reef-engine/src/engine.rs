@@ -287,8 +287,9 @@ impl Engine {
     }
 
     /// On devices with virtual time: does all that happens up to `until`, each thing at its time, and leaves
-    /// the clock there; with [`Nanos::MAX`] at the last event. Time does not go back: if `until` has passed,
-    /// only what is due is done. Does nothing on real devices, whose time passes by itself.
+    /// the clock there; with [`Nanos::MAX`] at the last event (of which there is none while requests wait for
+    /// a device that was quiesced: it is asked again and again). Time does not go back: if `until` has
+    /// passed, only what is due is done. Does nothing on real devices, whose time passes by itself.
     ///
     /// What happens at one time happens in this order, until nothing is due:
     /// 1. device by device: blocks end, others start;

@@ -35,17 +35,18 @@ impl Shared {
         while self.elapse(until) {}
     }
 
-    /// Does what is due and lets virtual time pass to the next event, at most to `until`. False if nothing
-    /// happened up to then; time is at `until` then, or, where that is the end of time, where it was. Always
+    /// Does what is due, or else lets virtual time pass to the next event, at most to `until`. False if
+    /// nothing happened up to then; time is at `until` then, or, where that is the end of time, where it was. Always
     /// false with real time. Does what the threads do elsewhere, so a panic here is a bug of ours.
     pub(crate) fn elapse(&self, until: Nanos) -> bool {
         let Some(clock) = &self.virtual_clock else { return false };
         let happened = fault::contain(|| {
             let mut out = std::mem::take(&mut *self.step_out());
-            // What is due first: it may start something.
-            let due = self.advance_all(&mut out);
-            let passed = self.pass(clock, until);
-            let happened = self.advance_all(&mut out) || passed || due;
+            // What is due comes first: it may start something, and end what the caller waits for.
+            let mut happened = self.advance_all(&mut out);
+            if !happened {
+                happened = self.pass(clock, until) | self.advance_all(&mut out);
+            }
             *self.step_out() = out;
             self.tracing.collect();
             happened

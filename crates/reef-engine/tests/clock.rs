@@ -219,6 +219,19 @@ fn what_happens_does_not_depend_on_where_time_stops() {
 }
 
 #[test]
+fn what_is_due_is_done_before_time_passes() {
+    let engine = dummies(2);
+    load_blocks(&engine, "a", on("d:0", ModelSettings::default()), 10, 2);
+    load_blocks(&engine, "b", on("d:1", ModelSettings::default()), 10, 2);
+    let [mut fails, _runs] = ["a", "b"].map(|name| engine.submit(&request(name, &[1; 64])).unwrap());
+    engine.run_until(Nanos(500));
+    engine.device_named("d:0").unwrap().poison("planted");
+    assert!(engine.step());
+    assert_eq!(ended(&mut fails).expect("it is answered").unwrap_err(), InferError::DeviceFault);
+    assert_eq!((engine.now(), engine.next_event()), (Nanos(500), Some(Nanos(10 * US))));
+}
+
+#[test]
 fn a_shutdown_lets_exactly_its_drain_pass() {
     let shut_down = |drain| {
         let engine = dummies(2);
