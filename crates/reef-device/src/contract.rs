@@ -405,9 +405,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Moves recorded events into `events`; returns how many were lost to a full ring since the last call.
     fn drain_events(&self, events: &mut Vec<Event>) -> u64;
 
-    /// The clock of a simulated device, whose time is virtual: it passes only where [`Device::next_event`] and
-    /// [`Device::advance`] say so. `None` for a real one. Devices that are simulated together have the same
-    /// clock.
+    /// The clock of a simulated device, whose time is virtual: it passes only as [`Device::next_event`] and
+    /// [`Device::advance`] say. `None` for a real one. Devices that are simulated together have one clock.
     fn virtual_clock(&self) -> Option<&VirtualClock> {
         None
     }

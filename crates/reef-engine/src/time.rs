@@ -36,8 +36,8 @@ impl Shared {
     }
 
     /// Does what is due, or else lets virtual time pass to the next event, at most to `until`. False if
-    /// nothing happened up to then; time is at `until` then, or, where that is the end of time, where it was. Always
-    /// false with real time. Does what the threads do elsewhere, so a panic here is a bug of ours.
+    /// nothing happened up to then; time is at `until` then, or, where that is the end of time, where it was.
+    /// Always false with real time. Does what the threads do elsewhere, so a panic here is a bug of ours.
     pub(crate) fn elapse(&self, until: Nanos) -> bool {
         let Some(clock) = &self.virtual_clock else { return false };
         let happened = fault::contain(|| {
