@@ -101,7 +101,6 @@ impl CpuDevice {
             propagation: PROPAGATION,
             slots,
             slots_real_time: reserved,
-            virtual_time: false,
         };
         let (threads, warnings, loading) = (Vec::new(), Vec::new(), Mutex::default());
         let limit = options.memory_bytes.or_else(|| granted_memory().map(|bytes| bytes / 2));
