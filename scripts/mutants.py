@@ -56,6 +56,7 @@ SUITES = {
     "sched": [cargo("--config", "profile.dev.opt-level=2", "--config", "profile.dev.debug=0", "-p", "reef-sched")],
     # With tract: in release, as everything else builds it.
     "engine": [cargo("--release", "-p", "reef-engine")],
+    "engine-time": [cargo("--release", "-p", "reef-engine", "--test", "clock", "--test", "pool")],
     "onnx": [cargo("--release", "-p", "reef-onnx")],
 }
 

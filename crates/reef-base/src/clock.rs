@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// A monotonic time or a span of it, in nanoseconds. Zero is the process's first use of the clock.
@@ -111,18 +111,25 @@ impl Clock for MonotonicClock {
     }
 }
 
-/// A clock that moves only when told to.
-#[derive(Debug, Default)]
-pub struct ManualClock(AtomicU64);
+/// The clock of a simulation, at zero when it is made: it moves only when told to. A clone is the same clock,
+/// so all that is simulated together has one time, and whoever moves it does so from one event to the next.
+#[derive(Clone, Debug, Default)]
+pub struct VirtualClock(Arc<AtomicU64>);
 
-impl ManualClock {
-    /// Moves the clock to `time`; it never goes back.
+impl VirtualClock {
+    /// Moves the clock to `time`; it never goes back. Nothing happens by that: what falls due on the way is
+    /// for the caller to see to.
     pub fn advance_to(&self, time: Nanos) {
         self.0.fetch_max(time.0, Ordering::SeqCst);
     }
+
+    /// Whether both are one clock.
+    pub fn is(&self, other: &VirtualClock) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
-impl Clock for ManualClock {
+impl Clock for VirtualClock {
     fn now(&self) -> Nanos {
         Nanos(self.0.load(Ordering::SeqCst))
     }
@@ -143,11 +150,15 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_clock_moves_only_forward() {
-        let clock = ManualClock::default();
+    fn a_virtual_clock_moves_only_forward_and_is_its_clones() {
+        let clock = VirtualClock::default();
+        let clone = clock.clone();
         clock.advance_to(Nanos(5));
-        clock.advance_to(Nanos(3));
-        assert_eq!(clock.now(), Nanos(5));
+        clone.advance_to(Nanos(3));
+        assert_eq!((clock.now(), clone.now()), (Nanos(5), Nanos(5)));
+        let other = VirtualClock::default();
+        assert!(clock.is(&clone) && !clock.is(&other));
+        assert_eq!(other.now(), Nanos::ZERO);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub mod panics;
 pub mod rng;
 
 pub use bytes::AlignedBytes;
-pub use clock::{Clock, ManualClock, MonotonicClock, Nanos};
+pub use clock::{Clock, MonotonicClock, Nanos, VirtualClock};
 pub use key::{Class, Level, Share, TaskKey};
 pub use memory::{Buffer, Domain, Memory};
 pub use rng::Rng;

@@ -24,6 +24,15 @@ pub struct Reply {
     pub preempted: bool,
 }
 
+impl Reply {
+    /// What an engine's timings say of a request that was sent at `sent` on its clock.
+    pub(crate) fn of(timings: &Timings, sent: Nanos) -> Reply {
+        let Timings { arrival, compute_input, queue, compute, .. } = *timings;
+        let first_block = arrival + compute_input + queue;
+        Reply { queue: Some(first_block.since(sent)), compute: Some(compute), ..Reply::default() }
+    }
+}
+
 /// A client that can ask for one inference at a time.
 pub trait Caller: Send {
     /// Asks once and waits for the answer.
@@ -139,14 +148,11 @@ impl Caller for SessionCaller {
     fn call_at(&mut self, due: Nanos) -> Result<Reply, BenchError> {
         let called = MonotonicClock::read();
         let info = self.session.run_from(due).map_err(BenchError::infer(&self.model))?;
-        let Timings { arrival, compute_input, queue, compute, .. } = info.timings;
-        let first_block = arrival + compute_input + queue;
         Ok(Reply {
-            queue: Some(first_block.since(called)),
-            compute: Some(compute),
             first_block: Some(info.first_block),
             all_cus: info.all_cus,
             preempted: info.preempted,
+            ..Reply::of(&info.timings, called)
         })
     }
 }

@@ -58,6 +58,9 @@ pub enum BenchError {
     /// The engine could not be started.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A run in virtual time was to be played with devices of real time.
+    #[error("the engine's devices have no virtual clock, and a simulated run needs one")]
+    RealTime,
     /// A model could not be loaded.
     #[error(transparent)]
     Load(Box<LoadError>),

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use reef_base::{Level, MonotonicClock, Nanos, TaskId, TaskKey};
+use reef_base::{Level, Nanos, TaskId, TaskKey};
 use reef_device::policy::Running;
 use reef_device::{Completion, Device, LoadedPlan, Padding, Scheme};
 use reef_graph::{DType, Shape};
@@ -21,6 +21,8 @@ use crate::options::CpuOptions;
 use crate::pick::Pick;
 use crate::plans::Loaded;
 use crate::slot::parts_of;
+use crate::sync::Ordering;
+pub(crate) use crate::sync::now;
 use crate::worker::Worker;
 
 /// Longer than any test.
@@ -47,8 +49,28 @@ pub(crate) struct Hands {
 
 impl Hands {
     pub(crate) fn new(cus: usize, scheme: Scheme, padding: Padding) -> Hands {
-        let options = CpuOptions { cus: Some(cus), scheme, padding, ..CpuOptions::default() };
-        let (device, _, producers) = CpuDevice::assemble(&options).expect("the options are fine");
+        Hands::with(&CpuOptions { cus: Some(cus), scheme, padding, ..CpuOptions::default() })
+    }
+
+    /// Few slots, and nothing asked of the machine: for models, which make one for every interleaving.
+    #[cfg(loom)]
+    pub(crate) fn small(slots: usize, cus: usize, scheme: Scheme) -> Hands {
+        Hands::with(&CpuOptions {
+            cus: Some(cus),
+            cores: Some((0..cus).collect()),
+            pin: false,
+            slots,
+            slots_real_time: 0,
+            scheme,
+            spin: std::time::Duration::ZERO,
+            events: 1,
+            memory_bytes: Some(1 << 20),
+            ..CpuOptions::default()
+        })
+    }
+
+    fn with(options: &CpuOptions) -> Hands {
+        let (device, _, producers) = CpuDevice::assemble(options).expect("the options are fine");
         let executor = device.executor.clone();
         let units = producers.into_iter().enumerate();
         let workers = units.map(|(cu, events)| Worker::new(executor.clone(), cu, events)).collect();
@@ -91,7 +113,7 @@ impl Hands {
     /// Says what a block of the open stage in `slot` takes, and whether it can be killed.
     pub(crate) fn estimate(&self, slot: usize, time: Nanos, killable: bool) {
         let bits = time.0 | if killable { Board::KILLABLE } else { 0 };
-        self.executor.board.slots[slot].estimate.store(bits, std::sync::atomic::Ordering::Relaxed);
+        self.executor.board.slots[slot].estimate.store(bits, Ordering::Relaxed);
     }
 
     pub(crate) fn completion(&self) -> Completion {
@@ -104,12 +126,32 @@ impl Hands {
     }
 }
 
+impl Worker {
+    /// Runs the next block, as a unit behind an open gate does; false if there is none.
+    pub(crate) fn work_once(&mut self) -> bool {
+        let next = self.next();
+        let found = next.is_some();
+        next.into_iter().for_each(|pick| self.step(pick));
+        found
+    }
+}
+
 /// Loads a plan whose blocks run `script`.
 pub(crate) fn insert(executor: &Executor, stages: &[u32], restart: Restart, script: Script) -> LoadedPlan {
+    insert_kernels(executor, stages, restart, |stage| Box::new(Scripted(script.clone(), stage)))
+}
+
+/// Loads a plan with the kernel that `make` makes for each stage.
+pub(crate) fn insert_kernels(
+    executor: &Executor,
+    stages: &[u32],
+    restart: Restart,
+    make: impl Fn(usize) -> Box<dyn BlockKernel>,
+) -> LoadedPlan {
     let plan = Arc::new(plan(stages, restart));
     let mut loaded = Loaded::new(plan, executor.slots.len(), executor.cus.len()).expect("it is ready");
     for (stage, prepared) in loaded.kernels.iter_mut().enumerate() {
-        prepared.kernel = Box::new(Scripted(script.clone(), stage));
+        prepared.kernel = make(stage);
     }
     executor.plans.insert(Box::new(loaded)).ok().expect("the table has room")
 }
@@ -135,10 +177,6 @@ impl Log {
             BlockEnd::Done
         })
     }
-}
-
-pub(crate) fn now() -> Nanos {
-    MonotonicClock::read()
 }
 
 pub(crate) fn best_effort() -> TaskKey {

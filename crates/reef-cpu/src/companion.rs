@@ -35,6 +35,7 @@ use crate::context::{Bases, BlockContext, BlockEnd, BlockFault, Demand, HostCell
 use crate::executor::Executor;
 use crate::lease::Hold;
 use crate::plans::{Prepared, contain_drop, locate};
+use crate::slot::Task;
 use crate::stop;
 use crate::sync::AtomicU64;
 use crate::thread::{Placement, ask_for_long_slices, default_float_mode, place, poison_on_panic};
@@ -250,7 +251,7 @@ fn serve(executor: &Executor, cu: usize, index: usize, duty: &Duty) {
             let time = processor_time().since(begin);
             *lock(&duty.report) = Some(Report { end, time });
             duty.state.store(DONE, Ordering::Release);
-            executor.unpark(cu);
+            executor.ring(cu);
         }
     });
 }
@@ -273,9 +274,12 @@ impl Demand for Deaf {
 /// Runs the block of a host kernel. A panic of the kernel is its task's fault, and costs it its state.
 #[allow(unsafe_code)]
 fn run(executor: &Executor, claim: Claim) -> BlockEnd {
-    let place = &executor.slots[claim.slot];
     // SAFETY: the unit holds the block, and gives it up only after this has ended.
-    let task = unsafe { place.task() };
+    unsafe { executor.slots[claim.slot].task(|task| run_of(executor, task, claim)) }
+}
+
+#[allow(unsafe_code)]
+fn run_of(executor: &Executor, task: &Task, claim: Claim) -> BlockEnd {
     let loaded = executor.loaded(claim.slot);
     let located = locate(loaded, claim);
     let Prepared { kernel, host, .. } = located.prepared;

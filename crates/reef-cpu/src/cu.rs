@@ -56,6 +56,12 @@ impl Cu {
     }
 }
 
+/// Adds to a counter that has one writer.
+#[inline]
+pub(crate) fn bump(counter: &Plain, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

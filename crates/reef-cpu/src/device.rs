@@ -1,14 +1,12 @@
 //! The CPU as a device: starting it, loading plans, submitting tasks. The steps of running are elsewhere.
 
 use std::fmt;
-use std::sync::atomic::{Ordering, fence};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use reef_base::limits::{BLOCK_CPU_NS_MAX, BOARD_SLOTS_MAX, CPU_CUS_MAX, POLL_PERIOD_CPU_NS};
-use reef_base::{AlignedBytes, Domain, MonotonicClock, Nanos, TaskId, TaskKey};
+use reef_base::{AlignedBytes, Domain, Nanos, TaskId, TaskKey};
 use reef_device::{
     Admission, Budget, Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io,
     Kill, LoadedPlan, MemoryUse, OverBudget, RejectReason, Rejected, Route, Scheme, Wake,
@@ -25,7 +23,8 @@ use crate::gate::Gate;
 use crate::kernels;
 use crate::options::{CpuOptions, allowed_cores, granted_memory, quota_cores};
 use crate::plans::{Loaded, PLANS_MAX};
-use crate::slot::{parts_of, task_id};
+use crate::slot::{Task, task_id};
+use crate::sync::{JoinHandle, Mutex, MutexGuard, Ordering, fence, now, sleep};
 use crate::thread::{Placement, spawn};
 
 /// From `submit` until no less urgent block starts where it must not: a store seen by other cores, and a
@@ -41,7 +40,7 @@ const _: () = assert!(GRACE.0 < NEVER_MAX.0);
 pub struct CpuDevice {
     capabilities: Capabilities,
     pub(crate) executor: Arc<Executor>,
-    threads: Vec<JoinHandle<()>>,
+    pub(crate) threads: Vec<JoinHandle<()>>,
     warnings: Vec<String>,
     loading: Mutex<Offered>,
     budget: Arc<Budget>,
@@ -72,8 +71,8 @@ impl CpuDevice {
     /// The device without its threads, where they will run, and what they will record with.
     pub(crate) fn assemble(options: &CpuOptions) -> Result<Assembled, DeviceError> {
         let cores = options.cores.clone().unwrap_or_else(allowed_cores);
-        let by_default = cores.len().min(quota_cores().unwrap_or(usize::MAX)).clamp(1, CPU_CUS_MAX);
-        let cus = options.cus.unwrap_or(by_default);
+        let by_default = || cores.len().min(quota_cores().unwrap_or(usize::MAX)).clamp(1, CPU_CUS_MAX);
+        let cus = options.cus.unwrap_or_else(by_default);
         let best = kernels::detect().map_err(DeviceError::Start)?;
         let isa = options.isa.unwrap_or(best);
         if isa > best {
@@ -102,7 +101,6 @@ impl CpuDevice {
             propagation: PROPAGATION,
             slots,
             slots_real_time: reserved,
-            virtual_time: false,
         };
         let (threads, warnings, loading) = (Vec::new(), Vec::new(), Mutex::default());
         let limit = options.memory_bytes.or_else(|| granted_memory().map(|bytes| bytes / 2));
@@ -180,7 +178,7 @@ impl CpuDevice {
         token: u64,
         route: Option<Arc<dyn Route>>,
     ) -> Result<TaskId, Rejected> {
-        let submitted = MonotonicClock::read();
+        let submitted = now();
         let real_time = key.class().is_real_time();
         if self.executor.gate() != Gate::Open {
             return Err(Rejected { io, why: RejectReason::Closed });
@@ -218,19 +216,21 @@ impl CpuDevice {
         let place = &executor.slots[slot];
         let generation = place.lineage.begin();
         let opening = loaded.opening(0);
+        let id = task_id(slot, generation);
+        let fill = |task: &mut Task| {
+            task.id = id;
+            (task.key, task.token, task.plan, task.submitted) = (key, token, plan, submitted);
+            task.loaded = std::ptr::from_ref(loaded);
+            task.first_cus = opening.blocks.min(executor.cus.len() as u32);
+            task.preempted = executor.would_preempt(key, task.first_cus);
+            task.io = io;
+            task.route = route;
+            task.note_addresses();
+            // SAFETY: the slot's owner owns its arena.
+            task.arena = unsafe { place.arena.ensure(loaded.plan.arena_bytes(), &executor.retired) };
+        };
         // SAFETY: the slot was taken by this caller alone.
-        let task = unsafe { place.task_mut() };
-        task.id = task_id(slot, generation);
-        (task.key, task.token, task.plan, task.submitted) = (key, token, plan, submitted);
-        task.loaded = std::ptr::from_ref(loaded);
-        task.first_cus = opening.blocks.min(executor.cus.len() as u32);
-        task.preempted = executor.would_preempt(key, task.first_cus);
-        task.io = io;
-        task.route = route;
-        task.note_addresses();
-        // SAFETY: the slot's owner owns its arena.
-        task.arena = unsafe { place.arena.ensure(loaded.plan.arena_bytes(), &executor.retired) };
-        let id = task.id;
+        unsafe { place.task_mut(fill) };
         place.clear_times();
         place.lineage.publish(generation);
         if executor.recorder.is_on() {
@@ -326,11 +326,7 @@ impl Device for CpuDevice {
     }
 
     fn cancel(&self, task: TaskId) {
-        let (slot, first) = parts_of(task);
-        if let Some(generation) = self.executor.slots.get(slot).and_then(|place| place.lineage.cancel(first))
-        {
-            self.executor.close(slot, generation, Reason::Cancelled);
-        }
+        self.executor.cancel(task);
     }
 
     /// Frees an unloaded plan's memory with its last completion; otherwise it only moves buffers.
@@ -344,15 +340,15 @@ impl Device for CpuDevice {
 
     fn quiesce(&self, timeout: Duration) -> bool {
         let moved = self.executor.move_gate(Gate::Open, Gate::Quiesced);
-        let start = Instant::now();
+        let (start, timeout) = (now(), Nanos::from(timeout));
         while !self.executor.gates.is_empty() {
-            if start.elapsed() >= timeout {
+            if now().since(start) >= timeout {
                 if moved {
                     self.resume();
                 }
                 return false;
             }
-            std::thread::sleep(Duration::from_micros(20));
+            sleep(Duration::from_micros(20));
         }
         true
     }
@@ -414,9 +410,9 @@ impl Drop for CpuDevice {
     fn drop(&mut self) {
         self.executor.shut_gate(Gate::Stopping);
         self.executor.close_all(Reason::Cancelled);
-        for thread in self.threads.drain(..) {
+        for (cu, thread) in self.threads.drain(..).enumerate() {
             // It may have parked since, or wait for a companion.
-            thread.thread().unpark();
+            self.executor.ring(cu);
             // A unit catches the panics of kernels; one of its own is a bug that was reported where it
             // happened.
             let _ = thread.join();
@@ -472,9 +468,8 @@ fn start_threads(
             Ok(thread) => threads.push(thread),
             Err(error) => {
                 executor.shut_gate(Gate::Stopping);
-                // The executor does not know the threads yet, so it cannot have woken them.
-                for thread in threads {
-                    thread.thread().unpark();
+                for (cu, thread) in threads.into_iter().enumerate() {
+                    executor.ring(cu);
                     drop(thread.join());
                 }
                 return Err(DeviceError::Start(error.to_string()));
@@ -482,8 +477,6 @@ fn start_threads(
         }
     }
     drop(report);
-    let handles = threads.iter().map(|thread| thread.thread().clone()).collect();
-    executor.threads.set(handles).expect("set once");
     Ok((threads, reports.into_iter().flatten().collect()))
 }
 

@@ -5,16 +5,16 @@
 //! and parked units that may now run held-back work are woken. From then on the slot belongs to who pops the
 //! completion.
 
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::Thread;
+use std::sync::atomic::AtomicU64 as Plain;
+use std::sync::{Arc, PoisonError};
 
 use reef_base::panics::contain;
-use reef_base::{MonotonicClock, Nanos, Share, TaskKey};
+use reef_base::{Nanos, Share, TaskId, TaskKey};
 use reef_device::policy::share::index_of;
 use reef_device::policy::{self, is_real_time, limit_of};
-use reef_device::{Completion, Event, EventKind, Outcome, Padding, Scheme, Wake};
+use reef_device::{Completion, Event, EventKind, LoadedPlan, Outcome, Padding, Scheme, Wake};
 
+use crate::bell::Bell;
 use crate::board::word::{Reason, Word};
 use crate::board::{Board, Claim, bits};
 use crate::companion::Crew;
@@ -26,8 +26,8 @@ use crate::lease::Leases;
 use crate::memory::{Grown, Retired};
 use crate::plans::{Loaded, PLANS_MAX, PlanTable};
 use crate::shares::Shares;
-use crate::slot::{Ended, TaskSlot, bump, task_id};
-use crate::sync::Line;
+use crate::slot::{Ended, Task, TaskSlot, parts_of, task_id};
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU64, Line, Mutex, Ordering, fence, now};
 use crate::thread::Placement;
 
 /// Who is called when completions are ready; boxed so that its address stays.
@@ -42,7 +42,8 @@ pub(crate) struct Executor {
     pub(crate) scratch: Box<[Grown]>,
     pub(crate) retired: Retired,
     pub(crate) recorder: Recorder,
-    pub(crate) threads: OnceLock<Box<[Thread]>>,
+    /// Wake the units.
+    pub(crate) bells: Box<[Line<Bell>]>,
     pub(crate) spin: Nanos,
     /// Slot and generation of the one task that runs under `sequential`, plus 1; 0 for none.
     pub(crate) current: Line<AtomicU64>,
@@ -60,9 +61,10 @@ pub(crate) struct Executor {
     #[allow(clippy::vec_box)]
     wakers: Mutex<Vec<Box<Waker>>>,
     pub(crate) poison_reason: Mutex<String>,
-    pub(crate) submitted: AtomicU64,
-    pub(crate) ended: AtomicU64,
-    pub(crate) preemptions: AtomicU64,
+    // Counters, which order nothing.
+    pub(crate) submitted: Plain,
+    pub(crate) ended: Plain,
+    pub(crate) preemptions: Plain,
 }
 
 impl Executor {
@@ -83,7 +85,7 @@ impl Executor {
             scratch: (0..cus).map(|_| Grown::default()).collect(),
             retired: Retired::default(),
             recorder,
-            threads: OnceLock::new(),
+            bells: (0..cus).map(|_| Line::default()).collect(),
             spin,
             current: Line(AtomicU64::new(0)),
             gates: Gates::new(cus),
@@ -95,9 +97,9 @@ impl Executor {
             waker: AtomicPtr::new(std::ptr::null_mut()),
             wakers: Mutex::new(Vec::new()),
             poison_reason: Mutex::new(String::new()),
-            submitted: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
-            preemptions: AtomicU64::new(0),
+            submitted: Plain::new(0),
+            ended: Plain::new(0),
+            preemptions: Plain::new(0),
         }
     }
 
@@ -155,7 +157,15 @@ impl Executor {
         // The blocks that are held keep the task in its slot.
         let total = self.stage_blocks(slot, held.stage);
         if self.board.settle(slot, held.blocks, total, true) {
-            self.advance(slot, Word::new(generation, held.stage, 0), false, MonotonicClock::read());
+            self.advance(slot, Word::new(generation, held.stage, 0), false, now());
+        }
+    }
+
+    /// Ends `task` early, unless it is over.
+    pub(crate) fn cancel(&self, task: TaskId) {
+        let (slot, first) = parts_of(task);
+        if let Some(generation) = self.slots.get(slot).and_then(|place| place.lineage.cancel(first)) {
+            self.close(slot, generation, Reason::Cancelled);
         }
     }
 
@@ -195,7 +205,7 @@ impl Executor {
         while missing > 0
             && let Some(cu) = self.board.take_parked()
         {
-            self.unpark(cu);
+            self.ring(cu);
             missing -= 1;
         }
         self.recall(missing);
@@ -225,7 +235,7 @@ impl Executor {
         let companion = self.leases.recall(cu);
         if let Some(companion) = companion {
             self.crew.get(cu, companion).knock();
-            self.unpark(cu);
+            self.ring(cu);
         }
         companion.is_some()
     }
@@ -234,7 +244,7 @@ impl Executor {
     /// find. For a unit that has just published what it runs.
     pub(crate) fn pass_on(&self) {
         if let Some(cu) = self.board.pass_on(|| self.has_work(), |cu| self.is_busy(cu)) {
-            self.unpark(cu);
+            self.ring(cu);
         } else if self.leases.lent() != 0 {
             self.recall(self.board.missing(1, |cu| self.is_busy(cu)));
         }
@@ -248,7 +258,7 @@ impl Executor {
     pub(crate) fn wake_all(&self) {
         self.board.before_wake();
         while let Some(cu) = self.board.take_parked() {
-            self.unpark(cu);
+            self.ring(cu);
         }
         for cu in bits(self.leases.lent()) {
             self.call_back(cu);
@@ -281,29 +291,33 @@ impl Executor {
         let slot = self.board.take_finished(|slot| self.slots[slot].finished.load(Ordering::Relaxed))?;
         let place = &self.slots[slot];
         // SAFETY: the slot was taken by this caller alone.
-        let (task, ended) = unsafe { (place.task_mut(), place.ended_mut()) };
+        let ended = unsafe { place.ended() };
         let time = |word: &AtomicU64| match word.load(Ordering::Relaxed) {
             u64::MAX => None,
             ns => Some(Nanos(ns)),
         };
-        let completion = Completion {
-            task: task.id,
-            token: task.token,
-            key: task.key,
-            plan: task.plan,
-            io: std::mem::take(&mut task.io),
-            outcome: self.outcome(slot, ended.closed),
-            submitted: task.submitted,
-            first_block: time(&place.first_block),
-            all_cus: time(&place.all_cus),
-            preempted: task.preempted,
-            finished: ended.finished,
-            counters: ended.counters,
+        let empty = |task: &mut Task| {
+            let completion = Completion {
+                task: task.id,
+                token: task.token,
+                key: task.key,
+                plan: task.plan,
+                io: std::mem::take(&mut task.io),
+                outcome: self.outcome(slot, ended.closed),
+                submitted: task.submitted,
+                first_block: time(&place.first_block),
+                all_cus: time(&place.all_cus),
+                preempted: task.preempted,
+                finished: ended.finished,
+                counters: ended.counters,
+            };
+            task.loaded = std::ptr::null();
+            (completion, task.route.take())
         };
-        task.loaded = std::ptr::null();
-        let (plan, route) = (task.plan, task.route.take());
+        // SAFETY: as above.
+        let (completion, route) = unsafe { place.task_mut(empty) };
         self.board.free_slot(slot);
-        self.plans.release(plan);
+        self.plans.release(completion.plan);
         drop(route);
         Some(completion)
     }
@@ -312,14 +326,14 @@ impl Executor {
     #[allow(unsafe_code)]
     pub(crate) fn loaded(&self, slot: usize) -> &Loaded {
         // SAFETY: the caller holds a block, so the task stays, and with it its reference to the plan.
-        unsafe { &*self.slots[slot].task().loaded }
+        unsafe { &*self.slots[slot].task(|task| task.loaded) }
     }
 
     /// The rank of the task in `slot`; for holders of a block of it.
     #[allow(unsafe_code)]
     pub(crate) fn rank(&self, slot: usize) -> u8 {
         // SAFETY: the caller holds a block.
-        unsafe { self.slots[slot].task() }.key.rank()
+        unsafe { self.slots[slot].task(|task| task.key) }.rank()
     }
 
     /// Declares a fault: every task on the board ends with it, later ones are refused.
@@ -405,7 +419,28 @@ impl Executor {
     fn hand_over(&self, slot: usize, stage: Word, keep: bool) -> Result<Option<Option<Claim>>, Reason> {
         let place = &self.slots[slot];
         // SAFETY: the caller owns the settled last stage: nobody holds a block of the task.
-        let task = unsafe { place.task_mut() };
+        let switched = unsafe { place.task_mut(|task| self.switch(slot, task)) };
+        let Some((loaded, before)) = switched? else { return Ok(None) };
+        let opening = loaded.opening(0);
+        let generation = place.lineage.advance();
+        fence(Ordering::SeqCst);
+        let (from, to) = (current_word(slot, generation - 1), current_word(slot, generation));
+        if self.current.load(Ordering::Relaxed) == from {
+            let _ = self.current.compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed);
+        }
+        let keep = keep && self.is_next(slot);
+        // The route keeps the plan loaded, so that this frees nothing.
+        self.plans.release(before);
+        let kept = self.board.go_on(slot, stage, generation, opening, keep)?;
+        self.close_if_late(slot, generation);
+        self.wake(opening.blocks - u32::from(kept.is_some()));
+        Ok(Some(kept))
+    }
+
+    /// Has `task`, in `slot`, be at the plan that follows its present one, if one does: that, and which one
+    /// it was at, whose reference is still the task's. For the task's owner.
+    #[allow(unsafe_code)]
+    fn switch(&self, slot: usize, task: &mut Task) -> Result<Option<(&Loaded, LoadedPlan)>, Reason> {
         let Some(route) = &task.route else { return Ok(None) };
         if let Some(reason) = self.board.reason(slot) {
             return Err(reason);
@@ -421,21 +456,8 @@ impl Executor {
         task.loaded = std::ptr::from_ref(loaded);
         task.note_addresses();
         // SAFETY: the slot's owner owns its arena.
-        task.arena = unsafe { place.arena.ensure(loaded.plan.arena_bytes(), &self.retired) };
-        let opening = loaded.opening(0);
-        let generation = place.lineage.advance();
-        fence(Ordering::SeqCst);
-        let (from, to) = (current_word(slot, generation - 1), current_word(slot, generation));
-        if self.current.load(Ordering::Relaxed) == from {
-            let _ = self.current.compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed);
-        }
-        let keep = keep && self.is_next(slot);
-        // The route keeps the plan loaded, so that this frees nothing.
-        self.plans.release(before);
-        let kept = self.board.go_on(slot, stage, generation, opening, keep)?;
-        self.close_if_late(slot, generation);
-        self.wake(opening.blocks - u32::from(kept.is_some()));
-        Ok(Some(kept))
+        task.arena = unsafe { self.slots[slot].arena.ensure(loaded.plan.arena_bytes(), &self.retired) };
+        Ok(Some((loaded, before)))
     }
 
     /// Ends the task that its owner has just opened under another `generation`, if it was cancelled, or the
@@ -453,7 +475,7 @@ impl Executor {
     #[allow(unsafe_code)]
     fn is_next(&self, slot: usize) -> bool {
         // SAFETY: the caller owns the settled stage.
-        let key = unsafe { self.slots[slot].task() }.key;
+        let key = unsafe { self.slots[slot].task(|task| task.key) };
         key.class().is_real_time() && self.scheme().is_prioritised() && self.board.is_first(key.get())
     }
 
@@ -475,16 +497,17 @@ impl Executor {
     fn complete(&self, slot: usize, closed: Option<Reason>, finished: Nanos) {
         let place = &self.slots[slot];
         // SAFETY: the caller owns the settled last stage.
-        let (task, ended) = unsafe { (place.task(), place.ended_mut()) };
-        *ended = Ended { closed, finished, counters: place.collect_tallies() };
+        let (key, preempted) = unsafe {
+            place.end(Ended { closed, finished, counters: place.collect_tallies() });
+            place.task(|task| (task.key, task.preempted))
+        };
         place.finished.store(finished.0, Ordering::Relaxed);
         if self.recorder.is_on() {
             self.record_instant(EventKind::Completed, finished, slot);
         }
-        if !task.key.class().is_real_time() {
-            self.shares.leave(task.key.share());
+        if !key.class().is_real_time() {
+            self.shares.leave(key.share());
         }
-        let preempted = task.preempted;
         let current = current_word(slot, place.lineage.present());
         self.board.retire(slot);
         fence(Ordering::SeqCst);
@@ -507,23 +530,16 @@ impl Executor {
     #[allow(unsafe_code)]
     pub(crate) fn record_instant(&self, kind: EventKind, at: Nanos, slot: usize) {
         // SAFETY: the caller is the submitter before it publishes, or the owner of the settled last stage.
-        let task = unsafe { self.slots[slot].task() };
-        let (key, token, plan) = (task.key, task.token, task.plan);
-        let (span, task) = (Nanos::ZERO, task.id);
+        let (task, key, token, plan) =
+            unsafe { self.slots[slot].task(|task| (task.id, task.key, task.token, task.plan)) };
+        let span = Nanos::ZERO;
         self.recorder.outside(Event { at, span, cu: None, task, key, token, plan, kind });
     }
 
-    pub(crate) fn unpark(&self, cu: usize) {
-        if let Some(threads) = self.threads.get() {
-            threads[cu].unpark();
-        }
+    /// Wakes a unit.
+    pub(crate) fn ring(&self, cu: usize) {
+        self.bells[cu].ring();
     }
-}
-
-/// Adds a block's time to a unit's and a task's counters.
-pub(crate) fn bump_both(unit: &AtomicU64, task: &AtomicU64, by: u64) {
-    bump(unit, by);
-    bump(task, by);
 }
 
 /// The word for `Executor::current`.
@@ -531,5 +547,7 @@ pub(crate) fn current_word(slot: usize, generation: u64) -> u64 {
     task_id(slot, generation).0 + 1
 }
 
+#[cfg(all(test, loom))]
+mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -40,9 +40,9 @@ impl Worker {
         let Pick { claim, padding } = pick;
         let place = &executor.slots[claim.slot];
         // SAFETY: this unit holds a block of the task.
-        let task = unsafe { place.task() };
+        let (rank, first_cus) = unsafe { place.task(|task| (task.key.rank(), task.first_cus)) };
         let Located { prepared, total, .. } = locate(executor.loaded(claim.slot), claim);
-        let (rank, now) = (task.key.rank(), MonotonicClock::read());
+        let now = MonotonicClock::read();
         debug_assert!(self.hosted.last().is_none_or(|below| rank < below.rank), "only what is more urgent");
         // Who submitted the task has started it, if the system has threads.
         let Some(companion) = executor.crew.find(self.cu, self.hosted.len()) else {
@@ -58,7 +58,7 @@ impl Worker {
         self.show_hosted();
         executor.pass_on();
         if claim.word.stage() == 0 {
-            place.note_start(self.cu, now, task.first_cus);
+            place.note_start(self.cu, now, first_cus);
         }
         companion.give(claim);
     }
@@ -139,9 +139,9 @@ impl Worker {
         self.top().go(&executor, self.cu);
         while executor.leases.is_lent(self.cu) && !self.top().is_done() {
             if index == 0 {
-                std::thread::park();
+                executor.bells[self.cu].wait();
             } else {
-                std::thread::park_timeout(GRACE_EVERY.into());
+                executor.bells[self.cu].wait_for(GRACE_EVERY.into());
                 if MonotonicClock::read().since(self.lent_at) > GRACE_EVERY {
                     break;
                 }
@@ -169,7 +169,7 @@ impl Worker {
                 if left == 0 {
                     break;
                 }
-                std::thread::park_timeout(Nanos(left).into());
+                executor.bells[self.cu].wait_for(Nanos(left).into());
             }
             executor.leases.take_back(self.cu);
             companion.stop();
@@ -186,33 +186,27 @@ impl Worker {
             return;
         }
         let claim = self.hosted[index].claim;
-        // SAFETY: this unit holds a block of the task.
-        let task = unsafe { executor.slots[claim.slot].task() };
         let block = locate(executor.loaded(claim.slot), claim).index;
         let now = MonotonicClock::read();
         let ran = Ran { claim, index: block, start: begin, now, time: now - begin, padding: false };
-        self.record(&executor, task, &ran, EventKind::Part { stage: claim.word.stage(), block });
+        let kind = EventKind::Part { stage: claim.word.stage(), block };
+        // SAFETY: this unit holds a block of the task.
+        unsafe { executor.slots[claim.slot].task(|task| self.record(&executor, task, &ran, kind)) };
     }
 
     /// Takes the block on top from its companion, which has ended it, and settles it.
-    #[allow(unsafe_code)]
     fn collect(&mut self) {
         let executor = Arc::clone(&self.executor);
         let companion = executor.crew.get(self.cu, self.hosted.len() - 1);
         let Report { end, time } = companion.take();
         let Hosted { claim, padding, since, .. } = self.hosted.pop().expect("there is one on top");
-        // SAFETY: this unit holds a block of the task.
-        let task = unsafe { executor.slots[claim.slot].task() };
         let Located { prepared, index, total, .. } = locate(executor.loaded(claim.slot), claim);
         let now = MonotonicClock::read();
         let ran = Ran { claim, index, start: since, now, time, padding };
+        self.account(&executor, prepared, &ran, &end);
         match end {
-            BlockEnd::Done => {
-                self.account_done(&executor, task, prepared, &ran);
-                self.settle_done(&executor, claim, total, now);
-            }
+            BlockEnd::Done => self.settle_done(&executor, claim, total, now),
             BlockEnd::Failed(fault) => {
-                self.account_failed(&executor, task, &ran);
                 if let Some(other) = executor.fail(claim, fault) {
                     // Others may be stopped, so it is not freed here.
                     companion.keep(Report { end: BlockEnd::Failed(other), time });

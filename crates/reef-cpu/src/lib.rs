@@ -1,12 +1,14 @@
 //! `reef-cpu`: the CPU as a device: pinned threads as compute units, a lock-free board, kernels that can be
 //! killed.
 //!
-//! Owns the resident executor (`board`, `gate`, `lease` and `table` the protocols, `executor`, `worker` and
+//! Owns the resident executor (`board`, `gate`, `lease`, `bell` and `table` the protocols, `executor`, `worker` and
 //! `hosting` the steps, `pick` the schemes, `companion` the threads that run what cannot be killed) and the
 //! kernels, with the way they are cut and fed (`cut`). Knows nothing of models, requests or queues.
 
+mod bell;
 mod board;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg_attr(loom, allow(dead_code))]
 mod by_hand;
 mod companion;
 mod context;

@@ -10,7 +10,13 @@
 //! | canceller | [`Lineage::cancel`]: notes the first generation; fence; reads the present one; closes that |
 //!
 //! One of the two fences comes first: either the owner sees the note, or the canceller the next generation on
-//! the board. A device that is poisoned is like a canceller, with its gate in the place of the note.
+//! the board.
+//!
+//! A canceller may be late: the task ends, and the slot has its next one, between any two of its steps. So it
+//! looks once more whose the present generation is, which the next task publishes behind its first; and notes
+//! only grow, so that it does not wipe out the one of who cancels the next task.
+//!
+//! A device that is poisoned is like a canceller, with its gate in the place of the note.
 
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -66,8 +72,9 @@ impl Lineage {
         if self.first.load(Ordering::Acquire) != first {
             return None;
         }
-        self.cancelled.store(first, Ordering::Relaxed);
+        self.cancelled.fetch_max(first, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        Some(self.present())
+        let present = self.present();
+        (self.first.load(Ordering::Relaxed) == first).then_some(present)
     }
 }

@@ -4,14 +4,13 @@
 //! A choice is made of words that others change meanwhile. A claim proves that the task was still there; the
 //! rest are hints, and a choice made of an old one is one that was right a moment ago.
 
-use std::sync::atomic::{Ordering, fence};
-
-use reef_base::{MonotonicClock, Nanos};
+use reef_base::Nanos;
 use reef_device::Scheme;
 use reef_device::policy::{self, Ask, Choice, Rules, Running, Stage, limit_of};
 
 use crate::board::{Board, CLAIM_TRIES, Claim, NONE, View, bits};
 use crate::executor::{Executor, current_word};
+use crate::sync::{Ordering, fence, now};
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +64,7 @@ impl Executor {
             let Some(first) = policy::elect(self) else { return };
             let generation = self.slots[first.slot].lineage.present();
             let word = current_word(first.slot, generation);
-            if self.current.compare_exchange(0, word, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+            if self.current.compare_exchange(0, word, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 fence(Ordering::SeqCst);
                 if !self.is_current(word) {
                     let _ = self.current.compare_exchange(word, 0, Ordering::SeqCst, Ordering::Relaxed);
@@ -148,7 +147,7 @@ impl policy::Board for Executor {
     }
 
     fn now(&self) -> Nanos {
-        MonotonicClock::read()
+        now()
     }
 }
 

@@ -2,19 +2,21 @@
 //!
 //! | part | who touches it |
 //! |---|---|
-//! | [`Task`] | the submitter and the owner of the settled last stage write, holders of blocks read |
+//! | [`Task`] | submitter, owner of the settled last stage and popper write, holders of blocks read |
 //! | [`Ended`] | written by the owner of the settled last stage; read by the popper |
 //! | arena | prepared by the submitter; written by blocks, which stages and tiles keep apart |
-//! | [`Tally`], one per unit | the unit, while it holds a block; summed and cleared by the owner |
+//! | a tally, one per unit | the unit, while it holds a block; summed and cleared by the owner |
+//! | `fault` | who fails a block puts it there, before the task is closed for it; the popper takes it |
+//! | times | cleared by the submitter, noted by holders of blocks, read by the popper |
+//!
+//! These are cells without words of their own: the board's edges order who touches them, from the submitter
+//! to holders of blocks, to the owner, to the popper, to the slot's next submitter. Each is used inside of a
+//! closure, so that loom, which runs the executor's steps on them, sees from when until when.
 
-use std::cell::UnsafeCell;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use reef_base::limits::MODEL_TENSORS_MAX;
 use reef_base::{Nanos, TaskId, TaskKey};
-use std::sync::Arc;
-
 use reef_device::{Io, LoadedPlan, Route, TaskCounters};
 
 use crate::board::word::Reason;
@@ -22,7 +24,7 @@ use crate::context::BlockFault;
 use crate::lineage::Lineage;
 use crate::memory::Grown;
 use crate::plans::Loaded;
-use crate::sync::Line;
+use crate::sync::{AtomicU64, Line, Mutex, Ordering, UnsafeCell};
 
 /// Bits of a task id that hold the slot.
 const SLOT_BITS: u32 = 6;
@@ -78,30 +80,12 @@ impl Task {
 }
 
 /// How a task ended.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended {
     /// Why it was closed, if it was.
     pub(crate) closed: Option<Reason>,
     pub(crate) finished: Nanos,
     pub(crate) counters: TaskCounters,
-}
-
-/// Counters of one compute unit for one slot; written only while it holds a block of the slot's task.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) blocks_done: AtomicU64,
-    pub(crate) blocks_killed: AtomicU64,
-    pub(crate) blocks_padding: AtomicU64,
-    pub(crate) cu_time: AtomicU64,
-    pub(crate) wasted_time: AtomicU64,
-    pub(crate) padding_time: AtomicU64,
-    pub(crate) kills_caused: AtomicU64,
-}
-
-/// Adds to a counter that has one writer at a time.
-#[inline]
-pub(crate) fn bump(counter: &AtomicU64, by: u64) {
-    counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
 }
 
 /// One slot.
@@ -112,8 +96,8 @@ pub(crate) struct TaskSlot {
     pub(crate) lineage: Lineage,
     /// The task's arena.
     pub(crate) arena: Grown,
-    /// By compute unit.
-    pub(crate) tallies: Box<[Line<Tally>]>,
+    /// What the task cost, by compute unit.
+    tallies: Box<[Line<UnsafeCell<TaskCounters>>]>,
     /// Why a block failed.
     pub(crate) fault: Mutex<Option<BlockFault>>,
     /// When the first block started; `u64::MAX` before.
@@ -166,34 +150,57 @@ impl TaskSlot {
         }
     }
 
-    /// The task.
+    /// What `read` makes of the task.
     ///
     /// # Safety
-    /// The caller holds a block of it, or owns its settled stage.
+    /// The caller holds a block of it, or owns its settled stage, as long as `read` takes.
+    #[inline]
     #[allow(unsafe_code)]
-    pub(crate) unsafe fn task(&self) -> &Task {
+    pub(crate) unsafe fn task<R>(&self, read: impl FnOnce(&Task) -> R) -> R {
         // SAFETY: nobody writes the task while a block of it is held.
-        unsafe { &*self.task.get() }
+        self.task.with(|task| read(unsafe { &*task }))
     }
 
     /// The task, to fill or to empty.
     ///
     /// # Safety
     /// The caller took the slot and has not published it, owns its settled stage, or popped its completion.
-    #[allow(unsafe_code, clippy::mut_from_ref)]
-    pub(crate) unsafe fn task_mut(&self) -> &mut Task {
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn task_mut<R>(&self, write: impl FnOnce(&mut Task) -> R) -> R {
         // SAFETY: the caller is alone.
-        unsafe { &mut *self.task.get() }
+        self.task.with_mut(|task| write(unsafe { &mut *task }))
+    }
+
+    /// Notes how the task ended.
+    ///
+    /// # Safety
+    /// The caller owns the settled last stage.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn end(&self, ended: Ended) {
+        // SAFETY: the caller is alone.
+        self.ended.with_mut(|place| unsafe { *place = ended });
     }
 
     /// How the task ended.
     ///
     /// # Safety
-    /// The caller owns the settled last stage, or popped the completion.
-    #[allow(unsafe_code, clippy::mut_from_ref)]
-    pub(crate) unsafe fn ended_mut(&self) -> &mut Ended {
+    /// The caller popped the completion.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn ended(&self) -> Ended {
         // SAFETY: the caller is alone.
-        unsafe { &mut *self.ended.get() }
+        self.ended.with(|ended| unsafe { *ended })
+    }
+
+    /// Adds to what the task cost on `cu`.
+    ///
+    /// # Safety
+    /// The caller is the thread of `cu`, and holds a block of the task.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn tally(&self, cu: usize, add: impl FnOnce(&mut TaskCounters)) {
+        // SAFETY: no other unit has this tally, and its owner comes when no block is held.
+        self.tallies[cu].with_mut(|tally| add(unsafe { &mut *tally }));
     }
 
     /// Before a task is published.
@@ -216,22 +223,16 @@ impl TaskSlot {
         }
     }
 
-    /// Adds up the tallies and clears them. Only for the owner of the settled last stage.
-    pub(crate) fn collect_tallies(&self) -> TaskCounters {
+    /// Adds up the tallies and clears them.
+    ///
+    /// # Safety
+    /// The caller owns the settled last stage.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn collect_tallies(&self) -> TaskCounters {
         let mut sum = TaskCounters::default();
         for tally in &self.tallies {
-            let take = |counter: &AtomicU64| {
-                let value = counter.load(Ordering::Relaxed);
-                counter.store(0, Ordering::Relaxed);
-                value
-            };
-            sum.blocks_done += take(&tally.blocks_done);
-            sum.blocks_killed += take(&tally.blocks_killed);
-            sum.blocks_padding += take(&tally.blocks_padding);
-            sum.cu_time += Nanos(take(&tally.cu_time));
-            sum.wasted_time += Nanos(take(&tally.wasted_time));
-            sum.padding_time += Nanos(take(&tally.padding_time));
-            sum.kills_caused += take(&tally.kills_caused);
+            // SAFETY: no unit holds a block of the task.
+            sum += tally.with_mut(|tally| std::mem::take(unsafe { &mut *tally }));
         }
         sum
     }

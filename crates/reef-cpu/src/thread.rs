@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::thread::JoinHandle;
 
 use reef_base::panics::contain;
 use reef_device::Event;
@@ -10,6 +9,7 @@ use rtrb::Producer;
 use rustix::thread::CpuSet;
 
 use crate::executor::Executor;
+use crate::sync::{Builder, JoinHandle};
 use crate::worker::Worker;
 
 /// Where a thread runs and how urgent it is to the operating system.
@@ -29,7 +29,7 @@ pub(crate) fn spawn(
     placement: Placement,
     report: Sender<Vec<String>>,
 ) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(format!("reef-cu{cu}")).spawn(move || {
+    Builder::new().name(format!("reef-cu{cu}")).spawn(move || {
         let warnings = place(cu, placement);
         default_float_mode();
         let _ = report.send(warnings);

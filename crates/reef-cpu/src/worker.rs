@@ -7,21 +7,22 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use reef_base::panics::contain;
-use reef_base::{CuId, MonotonicClock, Nanos, TaskKey};
+use reef_base::{CuId, Nanos, TaskKey};
 use reef_device::policy::{Running, better_placed, limit_of};
-use reef_device::{Event, EventKind};
+use reef_device::{Event, EventKind, TaskCounters};
 use reef_plan::Restart;
 use rtrb::Producer;
 
 use crate::board::{Board, Claim, NONE};
 use crate::context::{Bases, BlockContext, BlockEnd, Demand, Poll};
-use crate::executor::{Executor, bump_both};
+use crate::cu::bump;
+use crate::executor::Executor;
 use crate::gate::Gate;
 use crate::hosting::Hosted;
 use crate::pick::Pick;
-use crate::plans::{Located, Prepared, locate};
-use crate::slot::{Task, bump};
-use crate::sync::{AtomicU64, Ordering};
+use crate::plans::{Loaded, Located, Prepared, locate};
+use crate::slot::Task;
+use crate::sync::{AtomicU64, Ordering, now};
 
 /// A running block that would end sooner than this is not killed.
 const NEARLY_DONE: Nanos = Nanos(2_000);
@@ -67,7 +68,7 @@ struct BlockDemand<'a> {
 
 impl Demand for BlockDemand<'_> {
     fn take(&self) -> bool {
-        self.take_at(MonotonicClock::read())
+        self.take_at(now())
     }
 }
 
@@ -155,7 +156,7 @@ impl Worker {
     }
 
     /// The next block: the one in hand, or the best on the board.
-    fn next(&mut self) -> Option<Pick> {
+    pub(crate) fn next(&mut self) -> Option<Pick> {
         if let Some(claim) = self.hand.take() {
             return Some(Pick { claim, padding: false });
         }
@@ -179,7 +180,7 @@ impl Worker {
                 return self.step(pick);
             }
             if look % LOOKS_PER_CLOCK == 1 {
-                let now = MonotonicClock::read();
+                let now = now();
                 if now - *since.get_or_insert(now) >= self.executor.spin {
                     break;
                 }
@@ -213,7 +214,7 @@ impl Worker {
 
     fn park_announced(&self) {
         while self.executor.board.is_parked(self.cu) {
-            std::thread::park();
+            self.executor.bells[self.cu].wait();
         }
     }
 
@@ -234,17 +235,52 @@ impl Worker {
 
     #[allow(unsafe_code)]
     fn run_block(&mut self, executor: &Executor, pick: Pick, kills: bool) {
-        let Pick { claim, padding } = pick;
-        let place = &executor.slots[claim.slot];
-        // SAFETY: this unit holds a block of the task.
-        let task = unsafe { place.task() };
+        let claim = pick.claim;
         let loaded = executor.loaded(claim.slot);
-        let Located { prepared, block, index, total } = locate(loaded, claim);
-        if prepared.host.is_some() {
+        let located = locate(loaded, claim);
+        if located.prepared.host.is_some() {
             return self.host(pick);
         }
+        let run = |task: &Task| self.execute(executor, task, loaded, &located, pick, kills);
+        // SAFETY: this unit holds a block of the task.
+        let (result, ran) = unsafe { executor.slots[claim.slot].task(run) };
+        let (total, now) = (located.total, ran.now);
+        if let Ok(end) = &result {
+            self.account(executor, located.prepared, &ran, end);
+        }
+        match result {
+            Ok(BlockEnd::Done) => self.settle_done(executor, claim, total, now),
+            Ok(BlockEnd::Killed) => {
+                executor.board.clear_stale_cancel(claim);
+                self.give_back(claim);
+            }
+            Ok(BlockEnd::Failed(fault)) => {
+                executor.fail(claim, fault);
+                executor.settle(claim, total, true, false, now);
+            }
+            Err(_) => {
+                executor.poison("a kernel panicked");
+                executor.settle(claim, total, true, false, now);
+            }
+        }
+        self.show_hosted();
+    }
 
-        let start = MonotonicClock::read();
+    /// Runs a block of `task`; how it ended, or with what it panicked.
+    #[inline]
+    #[allow(unsafe_code)]
+    fn execute(
+        &self,
+        executor: &Executor,
+        task: &Task,
+        loaded: &Loaded,
+        located: &Located<'_>,
+        pick: Pick,
+        kills: bool,
+    ) -> (Result<BlockEnd, String>, Ran) {
+        let Pick { claim, padding } = pick;
+        let &Located { prepared, block, index, .. } = located;
+        let start = now();
         let end = prepared.estimate.end_of(start);
         let rank = task.key.rank();
         let restart = prepared.restart == Restart::Safe;
@@ -252,7 +288,7 @@ impl Worker {
         executor.cus[self.cu].start(Running { slot: claim.slot, rank, end }, since);
         executor.pass_on();
         if claim.word.stage() == 0 {
-            place.note_start(self.cu, start, task.first_cus);
+            executor.slots[claim.slot].note_start(self.cu, start, task.first_cus);
         }
         let left = Cell::default();
         let demand = BlockDemand { executor, cu: self.cu, rank, start, end, hand: &self.hand, left };
@@ -275,29 +311,8 @@ impl Worker {
         // SAFETY: the submitter checked the buffers against the plan; the validator, that stages order
         // writers and readers and that blocks of a stage write apart.
         let result = contain(|| unsafe { prepared.kernel.run(&context, block) });
-        let now = MonotonicClock::read();
-        let ran = Ran { claim, index, start, now, time: now - start, padding };
-        match result {
-            Ok(BlockEnd::Done) => {
-                self.account_done(executor, task, prepared, &ran);
-                self.settle_done(executor, claim, total, now);
-            }
-            Ok(BlockEnd::Killed) => {
-                self.account_killed(executor, task, prepared, &ran);
-                executor.board.clear_stale_cancel(claim);
-                self.give_back(claim);
-            }
-            Ok(BlockEnd::Failed(fault)) => {
-                self.account_failed(executor, task, &ran);
-                executor.fail(claim, fault);
-                executor.settle(claim, total, true, false, now);
-            }
-            Err(_) => {
-                executor.poison("a kernel panicked");
-                executor.settle(claim, total, true, false, now);
-            }
-        }
-        self.show_hosted();
+        let now = now();
+        (result, Ran { claim, index, start, now, time: now - start, padding })
     }
 
     /// Settles a block that ended well. The unit may keep one of the stage that this opens.
@@ -307,8 +322,34 @@ impl Worker {
         }
     }
 
-    /// Accounts for a block that ended well.
-    pub(crate) fn account_done(&mut self, executor: &Executor, task: &Task, prepared: &Prepared, ran: &Ran) {
+    /// Accounts for a block that came back.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn account(&mut self, executor: &Executor, prepared: &Prepared, ran: &Ran, end: &BlockEnd) {
+        let account = |task: &Task| {
+            executor.charge(task.key, ran.time);
+            match end {
+                BlockEnd::Done => self.account_done(executor, task, prepared, ran),
+                BlockEnd::Killed => self.account_killed(executor, task, prepared, ran),
+                BlockEnd::Failed(_) => {
+                    bump(&executor.cus[self.cu].wasted, ran.time.0);
+                    self.tally(executor, ran.claim, |tally| tally.wasted_time += ran.time);
+                }
+            }
+        };
+        // SAFETY: this unit holds the block.
+        unsafe { executor.slots[ran.claim.slot].task(account) };
+    }
+
+    /// Adds to what the task of `claim`, which this unit holds, cost here.
+    #[inline]
+    #[allow(unsafe_code)]
+    fn tally(&self, executor: &Executor, claim: Claim, add: impl FnOnce(&mut TaskCounters)) {
+        // SAFETY: it is this unit's own tally, and a block is held.
+        unsafe { executor.slots[claim.slot].tally(self.cu, add) };
+    }
+
+    fn account_done(&mut self, executor: &Executor, task: &Task, prepared: &Prepared, ran: &Ran) {
         let ns = ran.time.0;
         prepared.estimate.add(ns);
         let hint = &executor.board.slots[ran.claim.slot].estimate;
@@ -316,25 +357,25 @@ impl Worker {
         if before & !Board::KILLABLE == 0 {
             hint.store(before | prepared.estimate.guess(), Ordering::Relaxed);
         }
-        let (unit, tally) = (&executor.cus[self.cu], &executor.slots[ran.claim.slot].tallies[self.cu]);
-        bump_both(&unit.blocks_done, &tally.blocks_done, 1);
-        bump_both(&unit.busy, &tally.cu_time, ns);
-        executor.charge(task.key, ran.time);
+        let unit = &executor.cus[self.cu];
+        bump(&unit.blocks_done, 1);
+        bump(&unit.busy, ns);
+        self.tally(executor, ran.claim, |tally| {
+            tally.blocks_done += 1;
+            tally.cu_time += ran.time;
+            if ran.padding {
+                tally.blocks_padding += 1;
+                tally.padding_time += ran.time;
+            }
+        });
         if ran.padding {
-            bump_both(&unit.blocks_padding, &tally.blocks_padding, 1);
-            bump_both(&unit.padding, &tally.padding_time, ns);
+            bump(&unit.blocks_padding, 1);
+            bump(&unit.padding, ns);
         }
         if executor.recorder.is_on() {
             let (stage, block) = (ran.claim.word.stage(), ran.index);
             self.record(executor, task, ran, EventKind::Block { stage, block, padding: ran.padding });
         }
-    }
-
-    /// Accounts for a block that failed.
-    pub(crate) fn account_failed(&self, executor: &Executor, task: &Task, ran: &Ran) {
-        let (unit, tally) = (&executor.cus[self.cu], &executor.slots[ran.claim.slot].tallies[self.cu]);
-        bump_both(&unit.wasted, &tally.wasted_time, ran.time.0);
-        executor.charge(task.key, ran.time);
     }
 
     fn account_killed(&mut self, executor: &Executor, task: &Task, prepared: &Prepared, ran: &Ran) {
@@ -346,28 +387,30 @@ impl Worker {
             hint.load(Ordering::Relaxed) & Board::KILLABLE | prepared.estimate.guess(),
             Ordering::Relaxed,
         );
-        let (unit, tally) = (&executor.cus[self.cu], &executor.slots[ran.claim.slot].tallies[self.cu]);
-        bump_both(&unit.blocks_killed, &tally.blocks_killed, 1);
-        bump_both(&unit.wasted, &tally.wasted_time, ns);
-        executor.charge(task.key, ran.time);
+        let unit = &executor.cus[self.cu];
+        bump(&unit.blocks_killed, 1);
+        bump(&unit.wasted, ns);
+        self.tally(executor, ran.claim, |tally| {
+            tally.blocks_killed += 1;
+            tally.wasted_time += ran.time;
+        });
         if executor.recorder.is_on() {
             let (stage, block) = (ran.claim.word.stage(), ran.index);
             self.record(executor, task, ran, EventKind::Killed { stage, block });
         }
         if let Some(urgent) = self.hand.get() {
-            bump(&executor.slots[urgent.slot].tallies[self.cu].kills_caused, 1);
+            self.tally(executor, urgent, |tally| tally.kills_caused += 1);
         }
     }
 
     /// Puts a block that did not end among those to redo; drops it when its task was closed.
-    #[allow(unsafe_code)]
     fn give_back(&self, claim: Claim) {
         // Read while the block is held: afterwards the task may go.
         let total = self.executor.loaded(claim.slot).plan.stages()[claim.word.stage() as usize].blocks();
         match self.executor.board.give_back(self.cu, claim) {
             None => self.executor.wake(1),
             Some(claim) => {
-                self.executor.settle(claim, total, true, false, MonotonicClock::read());
+                self.executor.settle(claim, total, true, false, now());
             }
         }
     }

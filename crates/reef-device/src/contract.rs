@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::{Buffer, Nanos, TaskId, TaskKey};
+use reef_base::{Buffer, Nanos, TaskId, TaskKey, VirtualClock};
 use reef_plan::{Cutter, HostFault, Plan, Target};
 
 use crate::event::Event;
@@ -46,8 +46,6 @@ pub struct Capabilities {
     pub slots: usize,
     /// Slots among them that only real-time tasks may take.
     pub slots_real_time: usize,
-    /// Whether time is virtual: it passes only inside [`Device::advance`].
-    pub virtual_time: bool,
 }
 
 /// The buffers of one request, allocated by the device where it uses them: one per input and output of the
@@ -370,7 +368,8 @@ pub trait Device: Send + Sync + fmt::Debug {
 
     /// Stops taking tasks and returns once no block runs, at block boundaries; tasks stay where they are.
     /// False if that did not come about within `timeout`: then the device takes tasks again, unless it had
-    /// been quiesced before.
+    /// been quiesced before. With virtual time the blocks that run end first: the clock moves as in
+    /// [`Device::advance`], whatever `timeout` is.
     fn quiesce(&self, timeout: Duration) -> bool;
 
     /// Goes on after [`Device::quiesce`]; wakes who waits, because tasks that were refused may be submitted.
@@ -406,17 +405,24 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Moves recorded events into `events`; returns how many were lost to a full ring since the last call.
     fn drain_events(&self, events: &mut Vec<Event>) -> u64;
 
-    /// Lets virtual time pass until the next event. False when nothing is left to do, and on real devices.
-    fn advance(&self) -> bool {
-        false
+    /// The clock of a simulated device, whose time is virtual: it passes only as [`Device::next_event`] and
+    /// [`Device::advance`] say. `None` for a real one. Devices that are simulated together have one clock.
+    fn virtual_clock(&self) -> Option<&VirtualClock> {
+        None
     }
 
-    /// With virtual time: when the next event is, if there is one. Whoever steps several devices advances the
-    /// one whose event is the first, and has the time of the others pass until then.
+    /// With virtual time: starts what can start now, and says when the next event is, if there is one. It
+    /// stays so until that time, or until something is done to the device.
     fn next_event(&self) -> Option<Nanos> {
         None
     }
 
-    /// With virtual time: lets it pass until `at`, before which there is no event.
-    fn pass_until(&self, _at: Nanos) {}
+    /// With virtual time: moves the clock to its next event and does all that is due then. False when nothing
+    /// is left to do, and on real devices.
+    ///
+    /// Whoever has several devices on one clock, or timers of its own, advances the one whose event is the
+    /// first: an event that the clock has passed already happens late, at the clock's time.
+    fn advance(&self) -> bool {
+        false
+    }
 }

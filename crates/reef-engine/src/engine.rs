@@ -35,7 +35,8 @@ use crate::trace::{TraceError, TraceOptions, TraceSummary};
 /// How an engine uses its devices.
 #[derive(Clone)]
 pub struct EngineOptions {
-    /// Where the time is read; must be the devices' clock.
+    /// Where the time is read; must be the devices' clock. Devices with virtual time bring their own
+    /// ([`Device::virtual_clock`]), which is used instead.
     pub clock: Arc<dyn Clock>,
     /// Tasks on the board of a device at once, at most the device's slots.
     pub board_slots: usize,
@@ -98,15 +99,16 @@ struct Handle {
 
 impl Engine {
     /// An engine without models on `device`, which is called by its kind: `cpu:0`. On a device with virtual
-    /// time no thread is started: waiting for an answer, or [`Engine::step`], makes time pass.
+    /// time no thread is started: waiting for an answer, [`Engine::run_until`] or [`Engine::step`] makes time
+    /// pass.
     pub fn new(device: Arc<dyn Device>, options: EngineOptions) -> Result<Engine, EngineError> {
         let kind = device.capabilities().target.device;
         Engine::over(vec![PoolDevice { name: format!("{kind}:0"), device }], options)
     }
 
-    /// An engine without models over a pool of devices, which have time in common: all of them virtual time,
-    /// or none. Each has a scheduler of its own; [`ModelSettings::devices`] and [`ModelSettings::placement`]
-    /// say which of them a model is on.
+    /// An engine without models over a pool of devices, which have time in common: one virtual clock, or none
+    /// of them has one. Each has a scheduler of its own; [`ModelSettings::devices`] and
+    /// [`ModelSettings::placement`] say which of them a model is on.
     pub fn over(devices: Vec<PoolDevice>, options: EngineOptions) -> Result<Engine, EngineError> {
         check_devices(&devices)?;
         let lane = |PoolDevice { name, device }: PoolDevice| -> Result<Lane, EngineError> {
@@ -115,7 +117,7 @@ impl Engine {
         };
         let lanes = devices.into_iter().map(lane).collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared::new(lanes, options.clock, options.compile_queue_len));
-        let threads = match shared.stepped {
+        let threads = match shared.is_stepped() {
             true => Threads::default(),
             false => {
                 shared.lanes.iter().for_each(|lane| lane.device.set_waker(lane.signal.clone()));
@@ -276,10 +278,35 @@ impl Engine {
         self.shared().tracing.stop()
     }
 
-    /// On devices with virtual time: lets time pass to the next event. False when nothing is left to do.
-    /// Real devices need no steps.
+    /// On devices with virtual time: when something happens next if nobody asks for anything, be it on a
+    /// device or a deadline or timeout that passes; at once, if it is due. `None` when nothing is left to do,
+    /// and always on real devices. What was done to a device behind the engine's back, such as poisoning it,
+    /// is not among it: the engine hears of that when time passes.
+    pub fn next_event(&self) -> Option<Nanos> {
+        self.shared().next_event()
+    }
+
+    /// On devices with virtual time: does all that happens up to `until`, each thing at its time, and leaves
+    /// the clock there; with [`Nanos::MAX`] at the last event (of which there is none while requests wait for
+    /// a device that was quiesced: it is asked again and again). Time does not go back: if `until` has
+    /// passed, only what is due is done. Does nothing on real devices, whose time passes by itself.
+    ///
+    /// What happens at one time happens in this order, until nothing is due:
+    /// 1. device by device: blocks end, others start;
+    /// 2. device by device: requests whose tasks have ended are answered or go on, timeouts and deadlines
+    ///    pass (so a task that ends at its deadline is in time, and a request whose timeout ends when it
+    ///    could start is not started), then queued requests start.
+    ///
+    /// What a caller does at that time comes after it. One thread at a time is to let time pass, and to ask:
+    /// with several what happens when is up to the system's scheduler.
+    pub fn run_until(&self, until: Nanos) {
+        self.shared().run_until(until);
+    }
+
+    /// On devices with virtual time: lets time pass to the next event, as [`Engine::run_until`] does. False
+    /// when nothing is left to do. Real devices need no steps.
     pub fn step(&self) -> bool {
-        self.shared().stepped && self.shared().step()
+        self.shared().elapse(Nanos::MAX)
     }
 
     /// Takes no more requests, finishes real-time work, gives best-effort work `drain`, then cancels what is
@@ -360,7 +387,7 @@ impl Engine {
         let inputs = inputs.iter().map(|&input| AlignedBytes::copy_from(input)).collect();
         let work = ColdWork::Begin { inputs, promise: Promise::new(ticket), urgency };
         let job = ColdJob { model: model.clone(), key, work, queued: shared.clock.now() };
-        if shared.stepped {
+        if shared.is_stepped() {
             compile::run_here(shared, job);
             return Ok(());
         }
@@ -433,10 +460,14 @@ fn check_devices(devices: &[PoolDevice]) -> Result<(), EngineError> {
         if !(1..=limits::CUS_MAX).contains(&cus) {
             return fail(format!("{name}: {cus} compute units, 1 to {} are possible", limits::CUS_MAX));
         }
-        let virtual_time = device.capabilities().virtual_time;
-        if virtual_time != devices[0].device.capabilities().virtual_time {
-            let first = &devices[0].name;
-            return fail(format!("{first} and {name}: one has virtual time, the other has not"));
+        let first = &devices[0];
+        match (first.device.virtual_clock(), device.virtual_clock()) {
+            (None, None) => {}
+            (Some(one), Some(other)) if one.is(other) => {}
+            (Some(_), Some(_)) => {
+                return fail(format!("{} and {name}: their virtual time is not of one clock", first.name));
+            }
+            _ => return fail(format!("{} and {name}: one has virtual time, the other has not", first.name)),
         }
     }
     Ok(())

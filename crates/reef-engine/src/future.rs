@@ -17,7 +17,8 @@ use crate::ticket::{Finished, Ticket};
 /// A request in the engine. Await it on any runtime or block in [`InferFuture::wait`]; dropping it cancels
 /// the request: a queued one never runs, a running one stops at its next poll point or with its host kernel.
 ///
-/// On a device with virtual time only [`InferFuture::wait`] and [`crate::Engine::step`] make time pass.
+/// On a device with virtual time only [`InferFuture::wait`], [`crate::Engine::run_until`] and
+/// [`crate::Engine::step`] make time pass.
 #[must_use = "dropping it cancels the request"]
 pub struct InferFuture {
     pub(crate) shared: Arc<Shared>,

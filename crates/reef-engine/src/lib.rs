@@ -23,6 +23,7 @@
 //! | `place`, `passage`, `pool`, `effect`, `cold`, `core` | where models and requests are, what to do |
 //! | `lane`, `split` | a device with its core, and who waits there; the parts of a split model |
 //! | `shared` | all of that behind its locks, and the one way into the cores |
+//! | `time` | how callers wait, and how virtual time passes meanwhile |
 //! | `compile`, `load`, `check`, `snapshot` | plans made, models come and go, requests judged, sums |
 //! | `threads`, `future`, `session`, `engine` | who calls: threads of the engine and of its users |
 //!
@@ -111,6 +112,7 @@ mod split;
 pub mod stats;
 mod threads;
 mod ticket;
+mod time;
 pub mod trace;
 
 pub use engine::{DeviceInfo, Engine, EngineOptions, PoolDevice};

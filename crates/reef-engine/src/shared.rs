@@ -10,10 +10,9 @@
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use reef_base::limits::DEVICES_MAX;
-use reef_base::{Buffer, Class, Clock, Nanos};
+use reef_base::{Buffer, Class, Clock, Nanos, VirtualClock};
 use reef_device::{DeviceError, RejectReason, Scheme, Wake};
 use reef_program::SegmentKey;
 use reef_sched::{Forecast, Offer, Router};
@@ -29,7 +28,7 @@ use crate::plans::{PlanEntry, PlanFailure};
 use crate::pool::{Group, Model, Registry};
 use crate::request::Urgency;
 use crate::split;
-use crate::ticket::{Finished, Ticket};
+use crate::ticket::Ticket;
 use crate::trace::{Traced, Tracing};
 
 /// The lane whose completion thread keeps the timers of those without a plan.
@@ -45,19 +44,24 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) cold: ColdQueue,
     pub(crate) tracing: Tracing,
-    /// Ends of one step, kept so that stepping allocates no more than the completion thread does.
     step_out: Mutex<Effects>,
+    /// Held by who lets virtual time pass, from the look at what is next until it has passed.
+    pub(crate) passing: Mutex<()>,
     /// Held by who changes the scheme.
     changing: Mutex<()>,
-    /// Time is virtual: there are no threads, who waits makes it pass.
-    pub(crate) stepped: bool,
+    /// That of the devices, if their time is virtual; then it is `clock`, too.
+    pub(crate) virtual_clock: Option<VirtualClock>,
     closed: AtomicBool,
     pub(crate) verdict: Verdict,
 }
 
 impl Shared {
     pub(crate) fn new(lanes: Vec<Lane>, clock: Arc<dyn Clock>, cold_queue_len: usize) -> Self {
-        let stepped = lanes[0].device.capabilities().virtual_time;
+        let virtual_clock = lanes[0].device.virtual_clock().cloned();
+        let clock = match &virtual_clock {
+            Some(own) => Arc::new(own.clone()) as Arc<dyn Clock>,
+            None => clock,
+        };
         let traced = |lane: &Lane| Traced {
             name: lane.name.clone(),
             device: lane.device.clone(),
@@ -74,8 +78,9 @@ impl Shared {
             cold: ColdQueue::new(cold_queue_len),
             tracing,
             step_out: Mutex::default(),
+            passing: Mutex::default(),
             changing: Mutex::default(),
-            stepped,
+            virtual_clock,
             closed: AtomicBool::new(false),
             verdict: Verdict::default(),
         }
@@ -434,7 +439,7 @@ impl Shared {
             (Err(error), _) => return self.end_move(moved, InferError::NoPlan(error.to_string())),
         };
         let found = match model.find(&key) {
-            None if self.stepped => Some(self.plan(&model, &key)),
+            None if self.is_stepped() => Some(self.plan(&model, &key)),
             found => found.map(Ok),
         };
         match found {
@@ -488,7 +493,7 @@ impl Shared {
 
     /// Has the cut of a split model's plan looked at, when there is time.
     fn see_to(&self, model: &Arc<Model>, key: &SegmentKey) {
-        if self.stepped {
+        if self.is_stepped() {
             return self.look_again(model, key);
         }
         let (model, key, work) = (model.clone(), key.clone(), ColdWork::LookAgain);
@@ -505,7 +510,7 @@ impl Shared {
         };
         let model = hop.model.clone();
         let found = match model.find(&key) {
-            None if self.stepped => Some(self.plan(&model, &key)),
+            None if self.is_stepped() => Some(self.plan(&model, &key)),
             found => found.map(Ok),
         };
         match found {
@@ -582,7 +587,7 @@ impl Shared {
 
     /// Queues a job again, for another device.
     fn send_elsewhere(&self, job: ColdJob) -> Result<(), Box<(ColdJob, InferError)>> {
-        let other = if self.stepped { None } else { self.elsewhere(&job.model) };
+        let other = if self.is_stepped() { None } else { self.elsewhere(&job.model) };
         let Some(other) = other else { return Err(Box::new((job, InferError::DeviceFault))) };
         let expiry = job.expiry();
         let pushed = self.cold.push_again(ColdJob { model: other, ..job });
@@ -628,144 +633,15 @@ impl Shared {
         progress
     }
 
-    fn advance_all(&self, out: &mut Effects) -> bool {
-        let mut progress = false;
-        for lane in 0..self.lanes.len() {
-            progress |= self.advance(lane, out);
-        }
-        progress
-    }
-
-    /// Lets virtual time pass to the first event of any device.
-    fn pass(&self) -> bool {
-        if let [lane] = &*self.lanes {
-            return lane.device.advance();
-        }
-        let events = self.lanes.iter().filter_map(|lane| Some((lane.device.next_event()?, lane)));
-        let Some((at, first)) = events.min_by_key(|(at, _)| *at) else { return false };
-        let progress = first.device.advance();
-        self.lanes.iter().for_each(|lane| lane.device.pass_until(at));
-        progress
-    }
-
-    /// Lets virtual time pass to the next event; false when nothing is left to do. Does what the threads do
-    /// elsewhere, so a panic here is a bug of ours.
-    pub(crate) fn step(&self) -> bool {
-        fault::contain(|| self.step_once()).unwrap_or_else(|panic| {
-            self.break_down(panic);
-            false
-        })
-    }
-
-    fn step_once(&self) -> bool {
-        let mut out = std::mem::take(&mut *self.step_out());
-        // Events of the past first: they may start something.
-        let progress = self.advance_all(&mut out);
-        let progress = self.pass() || progress;
-        let progress = self.advance_all(&mut out) || progress;
-        *self.step_out() = out;
-        self.tracing.collect();
-        progress
-    }
-
-    /// Blocks until the ticket's request has ended.
-    pub(crate) fn wait(&self, ticket: &Ticket) -> Finished {
-        if !self.stepped {
-            return ticket.take();
-        }
-        loop {
-            if let Some(finished) = ticket.try_take() {
-                return finished;
-            }
-            if !self.step() {
-                // Time stands still, so the end can only be asked for.
-                self.cancel(ticket);
-                let stuck = || Finished { buffers: None, result: Err(InferError::Cancelled) };
-                return ticket.try_take().unwrap_or_else(stuck);
-            }
-        }
-    }
-
-    /// Blocks until `done` says so of every lane, one after the other, and no request that `passing` means is
-    /// on its way from one to another, at most for `patience` on the engine's clock; says whether it is.
-    pub(crate) fn wait_for_all(
-        &self,
-        patience: Nanos,
-        done: impl Fn(&Core) -> bool,
-        passing: impl Fn(&Group) -> bool,
-    ) -> bool {
-        let end = self.clock.now() + patience;
-        loop {
-            let mut all = true;
-            for lane in 0..self.lanes.len() {
-                all &= self.wait_until(lane, end.since(self.clock.now()), &done);
-            }
-            // Between two devices nobody's books have a request of a split model.
-            let passing = self.fault().is_none() && self.registry.live().iter().any(|group| passing(group));
-            if !passing || end <= self.clock.now() {
-                return all && !passing;
-            }
-            self.pause();
-        }
-    }
-
-    /// Lets a moment pass in which requests get on.
-    fn pause(&self) {
-        const PAUSE: Duration = Duration::from_micros(200);
-        match self.lane_of_thread() {
-            _ if self.stepped => drop(self.step()),
-            Some(own) => self.advance_here(own, PAUSE),
-            None => std::thread::sleep(PAUSE),
-        }
-    }
-
-    /// Blocks until `done` says so of a lane, at most for `patience` on the engine's clock; says whether it
-    /// is. One that has failed is done with everything.
-    pub(crate) fn wait_until(&self, lane: usize, patience: Nanos, done: impl Fn(&Core) -> bool) -> bool {
-        let lane = &self.lanes[lane];
-        let done = |core: &Core| core.fault().is_some() || done(core);
-        let end = self.clock.now() + patience;
-        loop {
-            let core = lane.core();
-            if done(&core) {
-                return true;
-            }
-            let left = end.since(self.clock.now());
-            if left == Nanos::ZERO {
-                return false;
-            }
-            // The bound is for ends that nobody tells of, such as a request dropped while it was queued.
-            let pause = Duration::from(left).min(Duration::from_millis(20));
-            if self.stepped {
-                drop(core);
-                if !self.step() {
-                    return done(&lane.core());
-                }
-            } else if let Some(own) = self.lane_of_thread() {
-                drop(core);
-                self.advance_here(own, pause);
-            } else {
-                drop(lane.idle.wait_timeout(core, pause).unwrap_or_else(PoisonError::into_inner));
-            }
-        }
-    }
-
-    /// The lane whose completion thread the caller is on.
-    pub(crate) fn lane_of_thread(&self) -> Option<usize> {
-        self.lanes.iter().position(|lane| lane.signal.is_attached_here())
-    }
-
-    /// A foreign waker waits on a completion thread: nobody else fetches what it may wait for.
-    fn advance_here(&self, own: usize, pause: Duration) {
-        let signal = &self.lanes[own].signal;
-        signal.take();
-        if !self.advance(own, &mut Effects::default()) && !signal.is_pending() {
-            std::thread::park_timeout(pause);
-        }
-    }
-
-    fn step_out(&self) -> MutexGuard<'_, Effects> {
+    /// Effects of one step of virtual time, kept so that stepping allocates no more than a completion thread
+    /// does.
+    pub(crate) fn step_out(&self) -> MutexGuard<'_, Effects> {
         self.step_out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether time is virtual: there are no threads, who waits makes it pass.
+    pub(crate) fn is_stepped(&self) -> bool {
+        self.virtual_clock.is_some()
     }
 
     pub(crate) fn close(&self) {

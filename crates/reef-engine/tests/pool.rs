@@ -17,14 +17,6 @@ use reef_device::dummy::{DummyDevice, DummyOptions};
 use reef_engine::*;
 use reef_plan::synthetic_output;
 
-/// An engine over so many dummies, whose time passes in steps.
-fn dummies(count: usize) -> Engine {
-    let devices: Vec<_> = (0..count).map(|_| Arc::new(DummyDevice::new(DummyOptions::default()))).collect();
-    let clock: Arc<dyn reef_base::Clock> = Arc::new(DummyClock(devices[0].clone()));
-    let devices = devices.into_iter().map(|device| device as Arc<dyn Device>).collect();
-    Engine::over(named(devices), EngineOptions { clock, ..EngineOptions::default() }).unwrap()
-}
-
 fn replicated() -> ModelSettings {
     ModelSettings { placement: Placement::Replicate, ..ModelSettings::default() }
 }
@@ -44,6 +36,8 @@ fn wrong_pools_are_refused() {
     let live = LiveDummy::new(DummyOptions::default());
     let mixed = refused(named(vec![dummy(), live]));
     assert_eq!(mixed, "d:0 and d:1: one has virtual time, the other has not");
+    let apart = refused(named(vec![dummy(), dummy()]));
+    assert_eq!(apart, "d:0 and d:1: their virtual time is not of one clock");
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod doubles;
 
 use std::sync::Arc;
 
-use doubles::{DummyClock, assert_exact, key, real_time, request};
+use doubles::{assert_exact, key, real_time, request};
 use reef_base::limits::CUS_MAX;
 use reef_device::{DummyDevice, DummyOptions};
 use reef_engine::{Engine, EngineError, EngineOptions, ModelSettings};
@@ -12,8 +12,7 @@ use reef_plan::{SyntheticStage, synthetic_plan};
 
 fn engine(cus: usize) -> Result<Engine, EngineError> {
     let device = Arc::new(DummyDevice::new(DummyOptions { cus, ..DummyOptions::default() }));
-    let clock = Arc::new(DummyClock(device.clone()));
-    Engine::new(device, EngineOptions { clock, ..EngineOptions::default() })
+    Engine::new(device, EngineOptions::default())
 }
 
 #[test]

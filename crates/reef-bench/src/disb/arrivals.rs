@@ -10,7 +10,7 @@ use std::time::Duration;
 use reef_base::{Nanos, Rng};
 
 use super::workload::{ArrivalSpec, ClassName, Client, Track, Workload};
-use crate::load::{Arrivals, Run, RunClient, periodic};
+use crate::load::{Arrivals, Run, RunClient, periodic, poisson};
 
 /// One repetition of a workload.
 #[derive(Clone, Copy, Debug)]
@@ -75,19 +75,6 @@ fn arrivals(client: &Client, seed: u64, repetition: &Repetition) -> Arrivals {
 fn client_seed(repetition: &Repetition, workload: &str, client: usize) -> u64 {
     let words = workload.bytes().map(u64::from).chain([repetition.index as u64, client as u64]);
     words.fold(repetition.seed, |seed, word| Rng::new(seed ^ word.wrapping_mul(0x0100_0000_01B3)).next_u64())
-}
-
-fn poisson(rate_hz: f64, rng: &mut Rng, length: Nanos) -> Vec<Nanos> {
-    let mut times = Vec::new();
-    let mut at_s = 0.0;
-    loop {
-        at_s -= (1.0 - rng.unit_f64()).ln() / rate_hz;
-        let time = Nanos((at_s * 1e9) as u64);
-        if time >= length {
-            return times;
-        }
-        times.push(time);
-    }
 }
 
 /// A piece of a stretched recording that repeats for ever, from the fraction `begin` of it on.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use reef_base::{Level, ModelKey, Nanos};
 use reef_device::{DeviceCounters, Scheme};
-use reef_engine::{ClassRequest, Engine, ModelSettings, ModelSource, ModelSpec, SessionOptions};
+use reef_engine::{Engine, ModelSettings, ModelSource, ModelSpec, SessionOptions};
 
 use super::system::{Condition, DeviceUse, ModelFile, Played, System};
 use crate::callers::{Caller, HttpCaller, SessionCaller, random_request};
@@ -57,13 +57,9 @@ impl EngineSystem {
         if let Some(server) = &self.server {
             return http_caller(server.address(), client, seed);
         }
-        let class = match client.class {
-            ClassName::RealTime => ClassRequest::RealTime,
-            ClassName::BestEffort => ClassRequest::BestEffort,
-        };
         let options = SessionOptions {
-            class: Some(class),
-            priority: priority(client),
+            class: Some(client.class_request()),
+            priority: client.priority(),
             deadline: client.enforced_deadline.map(Nanos::from),
             ..SessionOptions::default()
         };
@@ -214,19 +210,11 @@ fn http_caller(address: SocketAddr, client: &RunClient, seed: u64) -> Result<Box
     let metadata = connection.metadata(&client.model)?;
     let parameters = InferParameters {
         class: Some(client.class.name()),
-        priority: priority(client),
+        priority: client.priority(),
         deadline_us: client.enforced_deadline.map(|deadline| deadline.as_micros() as u64),
     };
     let request = random_request(&metadata, parameters, seed)?;
     Ok(Box::new(HttpCaller::new(connection, Arc::new(request))))
-}
-
-/// A level as requests say it.
-fn priority(client: &RunClient) -> u32 {
-    match client.class {
-        ClassName::RealTime => u32::from(client.level) + 1,
-        ClassName::BestEffort => 0,
-    }
 }
 
 /// The first address of a server that answers.

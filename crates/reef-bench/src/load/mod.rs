@@ -1,15 +1,17 @@
 //! Load: clients that ask as they would in the field, and clients that only keep the device busy.
 //!
 //! A [`Run`] says which clients ask when; [`play()`] plays it with callers and gives back one record per
-//! request, and [`play_virtual`] does so in virtual time with whatever says how long requests take. What is
-//! reported of a run is made of these records, so that a benchmark, the demo and a micro-benchmark mean the
-//! same by a latency and by a rate. [`Background`] is for measurements of something else, beside a device
+//! request, and [`play_virtual`] does so in virtual time with whatever is [`Served`]: an engine over
+//! simulated devices ([`SimulatedEngine`]), or a closure that says how long requests take ([`Timed`]). What
+//! is reported of a run is made of these records, so that a benchmark, the demo and a micro-benchmark mean
+//! the same by a latency and by a rate. [`Background`] is for measurements of something else, beside a device
 //! that is busy.
 
 mod background;
 mod play;
 mod run;
 mod script;
+mod simulated;
 mod virtual_time;
 
 use std::num::NonZeroU64;
@@ -20,8 +22,9 @@ use reef_base::{MonotonicClock, Nanos};
 
 pub use background::Background;
 pub use play::{Callers, play};
-pub use run::{Arrivals, ClassName, PlayedClient, Record, Run, RunClient, periodic};
-pub use virtual_time::{Asked, play_virtual};
+pub use run::{Arrivals, ClassName, PlayedClient, Record, Run, RunClient, periodic, poisson};
+pub use simulated::SimulatedEngine;
+pub use virtual_time::{Answered, Asked, Served, Timed, play_virtual};
 
 /// How long after the end of a run late arrivals are usually still sent.
 pub const GRACE: Duration = Duration::from_secs(5);

@@ -5,7 +5,8 @@ use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
-use reef_base::Nanos;
+use reef_base::{Nanos, Rng};
+use reef_engine::ClassRequest;
 use serde::{Deserialize, Serialize};
 
 use crate::recorder::{Samples, Window, rate_per_s};
@@ -60,6 +61,22 @@ impl RunClient {
     pub fn new(model: &str, class: ClassName, arrivals: Arrivals, in_flight: usize) -> RunClient {
         let (name, model) = (model.to_string(), model.to_string());
         RunClient { name, model, class, level: 0, arrivals, in_flight, enforced_deadline: None }
+    }
+
+    /// Its class as requests say it.
+    pub(crate) fn class_request(&self) -> ClassRequest {
+        match self.class {
+            ClassName::RealTime => ClassRequest::RealTime,
+            ClassName::BestEffort => ClassRequest::BestEffort,
+        }
+    }
+
+    /// Its level as requests say it.
+    pub(crate) fn priority(&self) -> u32 {
+        match self.class {
+            ClassName::RealTime => u32::from(self.level) + 1,
+            ClassName::BestEffort => 0,
+        }
     }
 }
 
@@ -222,6 +239,21 @@ pub fn periodic(rate_hz: f64, phase: f64, length: Nanos) -> Vec<Nanos> {
     assert!(rate_hz.is_finite() && rate_hz > 0.0, "{rate_hz} is no rate");
     let time = |index: u64| Nanos(((index as f64 + phase) * 1e9 / rate_hz) as u64);
     (0..).map(time).take_while(|&time| time < length).collect()
+}
+
+/// Times of a Poisson process of `rate_hz` per second, which is above zero, as long as they lie before
+/// `length`.
+pub fn poisson(rate_hz: f64, rng: &mut Rng, length: Nanos) -> Vec<Nanos> {
+    let mut times = Vec::new();
+    let mut at_s = 0.0;
+    loop {
+        at_s -= (1.0 - rng.unit_f64()).ln() / rate_hz;
+        let time = Nanos((at_s * 1e9) as u64);
+        if time >= length {
+            return times;
+        }
+        times.push(time);
+    }
 }
 
 #[cfg(test)]

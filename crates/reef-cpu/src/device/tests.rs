@@ -20,7 +20,7 @@ fn a_task_that_is_published_after_the_poison_ends_with_it() {
         let slot = executor.board.take_slot(false).unwrap();
         executor.shut_gate(gate);
         executor.close_all(Reason::DeviceFault);
-        let (key, token, submitted) = (best_effort(), 5, MonotonicClock::read());
+        let (key, token, submitted) = (best_effort(), 5, now());
         hands.device.publish(slot, Request { plan, loaded, key, io, token, submitted, route: None });
         let done = hands.device.try_complete().expect("nobody will run it, so it is over");
         assert_eq!((done.outcome, done.token), (Outcome::DeviceFault, 5));

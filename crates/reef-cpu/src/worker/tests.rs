@@ -10,16 +10,6 @@ use crate::board::word::Reason;
 use crate::by_hand::{HOUR, Hands, Log, Script, best_effort, now, real_time};
 use crate::context::BlockFault;
 
-impl Worker {
-    /// Runs the next block, as a unit behind an open gate does; false if there is none.
-    pub(crate) fn work_once(&mut self) -> bool {
-        let next = self.next();
-        let found = next.is_some();
-        next.into_iter().for_each(|pick| self.step(pick));
-        found
-    }
-}
-
 /// A block that does `act`, then polls once.
 fn polls_after(act: impl Fn() + Send + Sync + 'static) -> Script {
     Arc::new(move |context, _| {
@@ -186,7 +176,7 @@ fn a_unit_behind_a_shut_gate_has_given_its_block_back() {
         let view = executor.board.view(slot).unwrap();
         assert!(view.claimable && view.word.remaining() == 0, "the block is to be done again");
         executor.shut_gate(Gate::Stopping);
-        thread.thread().unpark();
+        executor.ring(0);
         thread.join().unwrap();
     }
 }
@@ -202,7 +192,7 @@ fn a_unit_that_is_told_to_stop_while_parked_leaves() {
     }
     executor.shut_gate(Gate::Stopping);
     assert!(!executor.board.is_parked(0), "everybody is woken");
-    thread.thread().unpark();
+    executor.ring(0);
     thread.join().unwrap();
 }
 

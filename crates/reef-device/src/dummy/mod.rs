@@ -10,7 +10,10 @@
 //! cannot kill one block alone. Left out of the policy's questions: units that sleep, blocks of unknown time,
 //! blocks that cannot be killed, tasks that are closed and still there; none of these exists here. Bytes are
 //! computed for real: those of synthetic kernels here, those of others by an interpreter, block by block as
-//! the dummy's own cutter cut them. Time passes only in [`Device::advance`].
+//! the dummy's own cutter cut them.
+//!
+//! Its time is that of a [`VirtualClock`], which it may share. It moves the clock to its own events, in
+//! [`Device::advance`] and [`Device::quiesce`], and else never.
 //!
 //! One mutex guards everything: this is a model to test against, not a fast device.
 
@@ -23,7 +26,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use reef_base::{AlignedBytes, Buffer, Domain, Memory, Nanos, TaskId, TaskKey};
+use reef_base::{AlignedBytes, Buffer, Clock, Domain, Memory, Nanos, TaskId, TaskKey, VirtualClock};
 use reef_plan::{Cutter, DeviceKind, Interpreter, IoSpec, Isa, Kernel, KernelSpec, Plan, Restart, Target};
 
 use crate::contract::{
@@ -37,9 +40,11 @@ use crate::scheme::{Padding, Scheme};
 use cut::DummyCutter;
 use state::State;
 
-/// How to make a dummy.
+/// How to make a dummy. Dummies of the same options, or of clones of them, have one clock.
 #[derive(Clone, Debug)]
 pub struct DummyOptions {
+    /// Its time.
+    pub clock: VirtualClock,
     /// Compute units.
     pub cus: usize,
     /// Tasks on the board.
@@ -61,10 +66,11 @@ pub struct DummyOptions {
 }
 
 impl Default for DummyOptions {
-    /// Two compute units; the queue length (4) and reset latency (35 µs) that the paper reports for the MI50,
-    /// and its rule of padding: a block that is in the way costs a reset.
+    /// A clock of its own; two compute units; the queue length (4) and reset latency (35 µs) that the paper
+    /// reports for the MI50, and its rule of padding: a block that is in the way costs a reset.
     fn default() -> Self {
         DummyOptions {
+            clock: VirtualClock::default(),
             cus: 2,
             slots: 8,
             slots_real_time: 4,
@@ -107,6 +113,7 @@ fn pinned(specs: &[IoSpec]) -> Vec<Buffer> {
 /// The virtual-time queued device.
 pub struct DummyDevice {
     capabilities: Capabilities,
+    clock: VirtualClock,
     interprets: bool,
     state: Mutex<State>,
     waker: Mutex<Option<Arc<dyn Wake>>>,
@@ -119,7 +126,7 @@ impl fmt::Debug for DummyDevice {
 }
 
 impl DummyDevice {
-    /// A dummy at virtual time zero.
+    /// An idle dummy.
     pub fn new(options: DummyOptions) -> DummyDevice {
         let target = Target {
             device: DeviceKind::Dummy,
@@ -137,20 +144,21 @@ impl DummyDevice {
             propagation: options.reset_latency,
             slots: options.slots,
             slots_real_time: options.slots_real_time,
-            virtual_time: true,
         };
-        let interprets = options.interpreter.is_some();
+        let (interprets, clock) = (options.interpreter.is_some(), options.clock.clone());
         let state = Mutex::new(State::new(options));
-        DummyDevice { capabilities, interprets, state, waker: Mutex::new(None) }
+        DummyDevice { capabilities, clock, interprets, state, waker: Mutex::new(None) }
     }
 
     /// The virtual time.
     pub fn now(&self) -> Nanos {
-        self.state().now
+        self.clock.now()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.now = self.clock.now();
+        state
     }
 
     fn wake(&self) {
@@ -290,19 +298,18 @@ impl Device for DummyDevice {
         0
     }
 
-    fn advance(&self) -> bool {
-        let progress = self.state().step();
-        self.wake();
-        progress
+    fn virtual_clock(&self) -> Option<&VirtualClock> {
+        Some(&self.clock)
     }
 
     fn next_event(&self) -> Option<Nanos> {
         self.state().next_event()
     }
 
-    fn pass_until(&self, at: Nanos) {
-        let mut state = self.state();
-        state.now = state.now.max(at);
+    fn advance(&self) -> bool {
+        let progress = self.state().step();
+        self.wake();
+        progress
     }
 }
 

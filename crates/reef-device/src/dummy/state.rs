@@ -1,9 +1,9 @@
-//! The dummy's state machine: tasks, queues, compute units and virtual time.
+//! The dummy's state machine: tasks, queues, compute units and their events in virtual time.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use reef_base::{AlignedBytes, CuId, Domain, Nanos, Share, TaskId, TaskKey};
+use reef_base::{AlignedBytes, Clock, CuId, Domain, Nanos, Share, TaskId, TaskKey};
 use reef_plan::Plan;
 
 use super::blocks::{self, Block};
@@ -19,6 +19,7 @@ use crate::scheme::Scheme;
 
 pub(super) struct State {
     options: DummyOptions,
+    /// The clock's time, which stands still while something is done here.
     pub(super) now: Nanos,
     pub(super) scheme: Scheme,
     pub(super) closed: bool,
@@ -84,7 +85,7 @@ struct Running {
 impl State {
     pub(super) fn new(options: DummyOptions) -> State {
         State {
-            now: Nanos::ZERO,
+            now: options.clock.now(),
             scheme: options.scheme,
             closed: false,
             poisoned: None,
@@ -284,12 +285,13 @@ impl State {
         ends.chain(starts).min()
     }
 
-    /// Starts what can start, then moves to the next event. False when there is none.
+    /// Starts what can start, then moves the clock to the next event. False when there is none.
     pub(super) fn step(&mut self) -> bool {
         let Some(next) = self.next_event() else { return false };
-        self.now = next;
+        self.options.clock.advance_to(next);
+        self.now = self.options.clock.now();
         for cu in 0..self.units.len() {
-            if let Some(run) = self.units[cu].filter(|run| run.end == next) {
+            if let Some(run) = self.units[cu].filter(|run| run.end <= self.now) {
                 self.units[cu] = None;
                 self.finish_block(cu, run);
             }

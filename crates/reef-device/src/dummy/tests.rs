@@ -117,3 +117,33 @@ fn a_task_that_comes_again_and_again_gets_no_more_than_its_share() {
     let share = used as f64 / (2 * device.now().0) as f64;
     assert!((0.2..0.275).contains(&share), "a quarter is its share, it had {share}");
 }
+
+#[test]
+fn dummies_of_one_clock_have_one_time() {
+    let options = DummyOptions::default();
+    let us = Nanos::from_micros;
+    let device = |block_us| {
+        let device = DummyDevice::new(options.clone());
+        let plan = synthetic_plan("timed", device.capabilities().target, 1, &[stage(2, block_us)]).unwrap();
+        let plan = device.load(Arc::new(plan)).unwrap();
+        submit(&device, plan, 0, Share::default());
+        device
+    };
+    let (slow, fast) = (device(10), device(7));
+    assert_eq!((slow.next_event(), fast.next_event()), (Some(us(10)), Some(us(7))));
+    assert!(fast.advance());
+    assert_eq!((fast.now(), slow.now(), slow.next_event()), (us(7), us(7), Some(us(10))));
+    // Time that passes between two events changes nothing.
+    options.clock.advance_to(us(9));
+    assert_eq!(slow.next_event(), Some(us(10)));
+    assert!(slow.advance());
+    assert_eq!((fast.now(), slow.counters().busy), (us(10), us(20)));
+    // The last block of the other, of a nanosecond, is overdue by now: it ends, and takes what it takes.
+    assert_eq!(fast.next_event(), Some(us(7) + Nanos(1)));
+    assert!(fast.advance());
+    let done = fast.try_complete().unwrap();
+    assert_eq!((done.finished, done.counters.cu_time, fast.now()), (us(10), us(14) + Nanos(1), us(10)));
+    // It runs a block to its end, and moves the clock no further.
+    assert!(slow.quiesce(Duration::ZERO));
+    assert_eq!((slow.now(), slow.next_event(), slow.advance()), (us(10) + Nanos(1), None, false));
+}

@@ -117,9 +117,9 @@ impl Tracing {
         let each = (options.events_max / self.sources.len()).max(1);
         let recordings: Recordings = self.sources.iter().map(|_| Mutex::new(Recording::new(each))).collect();
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = match self.sources[0].device.capabilities().virtual_time {
-            true => None,
-            false => {
+        let thread = match self.sources[0].device.virtual_clock() {
+            Some(_) => None,
+            None => {
                 let (sources, recordings, stop) = (self.sources.clone(), recordings.clone(), stop.clone());
                 let collect = move || fault::contain(|| collect_until(&sources, &recordings, &stop));
                 let builder = std::thread::Builder::new().name("reef-trace".into());

@@ -13,26 +13,19 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use reef_base::{Clock, TaskId};
+use reef_base::{Clock, TaskId, VirtualClock};
 use reef_cpu::{CpuDevice, CpuOptions, allowed_cores};
 use reef_device::dummy::{DummyDevice, DummyOptions};
 use reef_device::{Io, LoadedPlan};
 use reef_engine::*;
 use reef_plan::{Cutter, SyntheticStage, Target, synthetic_output, synthetic_plan};
 
-/// The time of a dummy.
-pub struct DummyClock(pub Arc<DummyDevice>);
-
-impl Clock for DummyClock {
-    fn now(&self) -> Nanos {
-        self.0.now()
-    }
-}
-
 /// A dummy whose time passes by itself while it is not held: to the engine it is a real device.
 pub struct LiveDummy {
     inner: Arc<DummyDevice>,
-    capabilities: Capabilities,
+    clock: VirtualClock,
+    /// Whether the engine is to know that its time is virtual, and to let it pass.
+    virtual_time: bool,
     held: Arc<(Mutex<bool>, Condvar)>,
     stop: Arc<AtomicBool>,
     /// Buffers that it still gives out.
@@ -56,8 +49,8 @@ impl LiveDummy {
     }
 
     fn with(options: DummyOptions, virtual_time: bool, ios: usize) -> Arc<LiveDummy> {
+        let clock = options.clock.clone();
         let inner = Arc::new(DummyDevice::new(options));
-        let capabilities = Capabilities { virtual_time, ..inner.capabilities().clone() };
         let (held, stop) = (Arc::new((Mutex::new(false), Condvar::new())), Arc::new(AtomicBool::new(false)));
         let live = (inner.clone(), held.clone(), stop.clone());
         std::thread::spawn(move || {
@@ -73,8 +66,8 @@ impl LiveDummy {
                 }
             }
         });
-        let places = usize::MAX.into();
-        Arc::new(LiveDummy { inner, capabilities, held, stop, ios: ios.into(), places, stops: !virtual_time })
+        let (ios, places, stops) = (ios.into(), usize::MAX.into(), !virtual_time);
+        Arc::new(LiveDummy { inner, clock, virtual_time, held, stop, ios, places, stops })
     }
 
     /// From now on it takes so many more plans.
@@ -89,7 +82,7 @@ impl LiveDummy {
     }
 
     pub fn clock(&self) -> Arc<dyn Clock> {
-        Arc::new(DummyClock(self.inner.clone()))
+        Arc::new(self.clock.clone())
     }
 }
 
@@ -108,6 +101,7 @@ impl fmt::Debug for LiveDummy {
 
 impl Device for LiveDummy {
     forward!(
+        capabilities,
         cutter,
         scheme,
         set_scheme,
@@ -125,8 +119,8 @@ impl Device for LiveDummy {
         drain_events
     );
 
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
+    fn virtual_clock(&self) -> Option<&VirtualClock> {
+        self.virtual_time.then_some(&self.clock)
     }
     fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
         let take = |left: usize| left.checked_sub(1);
@@ -157,9 +151,14 @@ pub fn stepped() -> Engine {
 
 /// The same, with options.
 pub fn stepped_with(options: EngineOptions) -> Engine {
-    let device = Arc::new(DummyDevice::new(DummyOptions::default()));
-    let clock: Arc<dyn Clock> = Arc::new(DummyClock(device.clone()));
-    Engine::new(device, EngineOptions { clock, ..options }).unwrap()
+    Engine::new(Arc::new(DummyDevice::new(DummyOptions::default())), options).unwrap()
+}
+
+/// An engine over so many dummies of one clock, whose time passes in steps.
+pub fn dummies(count: usize) -> Engine {
+    let options = DummyOptions::default();
+    let dummy = |_| Arc::new(DummyDevice::new(options.clone())) as Arc<dyn Device>;
+    Engine::over(named((0..count).map(dummy).collect()), EngineOptions::default()).unwrap()
 }
 
 /// An engine with its threads.

@@ -37,8 +37,7 @@ impl Fixture {
     /// With a budget for all bodies together.
     pub fn with_bodies(bodies_bytes_max: usize) -> Fixture {
         let gate = Gate::new();
-        let options = EngineOptions { clock: gate.clone(), ..EngineOptions::default() };
-        let engine = Engine::new(gate.clone(), options).unwrap();
+        let engine = Engine::new(gate.clone(), EngineOptions::default()).unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let options = ServerOptions {
             http: any,

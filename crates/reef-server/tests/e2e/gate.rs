@@ -3,14 +3,14 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use reef_base::{Clock, Nanos, TaskId, TaskKey};
+use reef_base::{Nanos, TaskId, TaskKey, VirtualClock};
 use reef_device::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, DummyDevice, DummyOptions, Event, Io,
     LoadedPlan, Rejected, Scheme, Wake,
 };
 use reef_plan::{Cutter, Plan};
 
-/// The device; also its clock.
+/// The device.
 #[derive(Debug)]
 pub struct Gate {
     device: DummyDevice,
@@ -89,23 +89,32 @@ impl Gate {
         self.state.lock().unwrap()
     }
 
+    /// Blocks while time stands still.
+    fn flowing(&self) -> MutexGuard<'_, State> {
+        let frozen = |state: &mut State| state.frozen && !state.ended;
+        self.changed.wait_while(self.state(), frozen).unwrap()
+    }
+
     fn event(&self) {
         self.state().events += 1;
         self.changed.notify_all();
     }
 }
 
-impl Clock for Gate {
-    fn now(&self) -> Nanos {
-        self.device.now()
-    }
-}
-
 impl Device for Gate {
+    fn virtual_clock(&self) -> Option<&VirtualClock> {
+        self.device.virtual_clock()
+    }
+
+    /// Not while time stands still: the engine moves it for timers, too.
+    fn next_event(&self) -> Option<Nanos> {
+        drop(self.flowing());
+        self.device.next_event()
+    }
+
     fn advance(&self) -> bool {
-        let frozen = |state: &mut State| state.frozen && !state.ended;
         // Held while time passes, so that `freeze` waits for it.
-        let _state = self.changed.wait_while(self.state(), frozen).unwrap();
+        let _state = self.flowing();
         self.device.advance()
     }
 

@@ -82,9 +82,7 @@ fn a_model_that_is_loading_is_not_ready_yet() {
 
 #[test]
 fn a_server_that_loads_lives_but_is_not_ready() {
-    let clock = Gate::new();
-    let options = EngineOptions { clock: clock.clone(), ..EngineOptions::default() };
-    let engine = Engine::new(clock, options).unwrap();
+    let engine = Engine::new(Gate::new(), EngineOptions::default()).unwrap();
     let any = "127.0.0.1:0".parse().unwrap();
     let options = ServerOptions { http: any, metrics: Some(any), ..ServerOptions::default() };
     let running = Server::bind(options).unwrap().open(engine).unwrap();

@@ -67,7 +67,7 @@ fn play_random(seed: u64, late: Nanos) -> Played {
         calls.push(Call { asked, done: (!refused).then_some(asked.sent + lasts) });
         if refused { Err(BenchError::NoSamples("refused".to_string())) } else { lasting(lasts) }
     };
-    let clients = play_late(&run, service, || Nanos(scheduler.below(late.0 + 1)));
+    let clients = play_late(&run, &mut Timed::new(service), || Nanos(scheduler.below(late.0 + 1)));
     Played { run, calls, clients, late }
 }
 
