@@ -38,6 +38,16 @@ long setting(const char *name, long otherwise) {
   return text == nullptr ? otherwise : std::strtol(text, nullptr, 10);
 }
 
+// Number `index` of a list; the last one for those behind it.
+long listed(const char *name, long index, long otherwise) {
+  const char *text = std::getenv(name);
+  if (text == nullptr) return otherwise;
+  char *rest = nullptr;
+  long value = std::strtol(text, &rest, 10);
+  for (; index > 0 && *rest == ','; index--) value = std::strtol(rest + 1, &rest, 10);
+  return value;
+}
+
 // A kernel that this library has in it.
 struct Kernel {
   const char *name;
@@ -52,10 +62,19 @@ void with_launch(const void *parameter) {
   KERNEL(launch);
 }
 
+#define KERNEL(name) {"reef_queue_" #name, sizeof(reef::Launch), with_launch<reef_queue_##name>}
+
 const Kernel KERNELS[] = {
-    {"reef_queue_conv", sizeof(reef::Launch), with_launch<reef_queue_conv>},
-    {"reef_queue_elementwise", sizeof(reef::Launch), with_launch<reef_queue_elementwise>},
-    {"reef_queue_mark", sizeof(reef::Launch), with_launch<reef_queue_mark>},
+    KERNEL(conv),
+    KERNEL(elementwise),
+    KERNEL(window),
+    KERNEL(matmul),
+    KERNEL(reduce),
+    KERNEL(softmax),
+    KERNEL(layer_norm),
+    KERNEL(gather),
+    KERNEL(synthetic),
+    KERNEL(mark),
 };
 
 // What a stream is to do, one after the other.
@@ -85,7 +104,8 @@ class Device {
   static constexpr unsigned THREADS_MAX = 1024;
   static constexpr size_t SHARED_BYTES_MAX = 227 * 1024;
 
-  Device() : memory_bytes(setting("REEF_EMULATOR_MEMORY_MIB", 1024) << 20), sms(setting("REEF_EMULATOR_SMS", 2)) {
+  explicit Device(long number)
+      : memory_bytes(setting("REEF_EMULATOR_MEMORY_MIB", 1024) << 20), sms(listed("REEF_EMULATOR_SMS", number, 2)) {
     streams_.push_back(&legacy_);
     for (long sm = 0; sm < sms; sm++) std::thread(&Device::work, this, static_cast<unsigned>(sm)).detach();
   }
@@ -250,7 +270,7 @@ Device &device(long number) {
   static std::map<long, Device *> devices;
   std::lock_guard<std::mutex> held(mutex);
   Device *&own = devices[number];
-  if (own == nullptr) own = new Device;
+  if (own == nullptr) own = new Device(number);
   return *own;
 }
 

@@ -19,6 +19,15 @@ inline unsigned long long add_acquire_release(unsigned long long *at, unsigned l
   return __atomic_fetch_add(at, by, __ATOMIC_ACQ_REL);
 }
 
+inline bool claim_once(unsigned *at) {
+  unsigned expected = 0;
+  return __atomic_compare_exchange_n(at, &expected, 1u, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
+inline float infinite() { return __builtin_huge_valf(); }
+
+inline void pause() { emulator::give_way(); }
+
 inline unsigned long long device_clock_ns() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   return static_cast<unsigned long long>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());

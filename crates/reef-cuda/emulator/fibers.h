@@ -130,6 +130,9 @@ class Multiprocessor {
     emulator_switch(&running_->stack_pointer, own_stack_);
   }
 
+  // Lets the block's other threads run.
+  void give_way() { emulator_switch(&running_->stack_pointer, own_stack_); }
+
   const BlockView &view() const { return view_; }
   const Dim &thread() const { return running_->index; }
 
@@ -180,6 +183,7 @@ class Multiprocessor {
 
 inline const Dim &this_thread() { return Multiprocessor::current()->thread(); }
 inline const BlockView &this_block() { return Multiprocessor::current()->view(); }
+inline void give_way() { Multiprocessor::current()->give_way(); }
 inline void barrier(unsigned id, unsigned threads) { Multiprocessor::current()->barrier(id, threads); }
 
 }  // namespace emulator

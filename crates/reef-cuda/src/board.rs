@@ -15,7 +15,7 @@
 //! |---|---|---|
 //! | open | kernels, then a mark behind its outputs | the mark |
 //! | evicted | what was queued before | its turn, when all of that was told of: it is open again |
-//! | closed (cancelled, device fault) | what was queued before | the last launch of it |
+//! | closed (cancelled, failed, device fault) | what was queued before | the last launch of it |
 
 use std::collections::VecDeque;
 
@@ -25,6 +25,7 @@ use reef_device::policy::{self, Ask, NO_LIMIT, Rules, Seen, Snapshot, Stage, sha
 use reef_device::{
     Completion, DeviceCounters, Io, LoadedPlan, Outcome, Padding, RejectReason, Scheme, TaskCounters,
 };
+use reef_plan::HostFault;
 
 /// Launches of a task that have not ended, at most: best-effort, real-time. More of the one is more to wait
 /// for when it is evicted; fewer of the other leave the device idle between kernels.
@@ -53,10 +54,12 @@ pub(crate) enum Action {
 }
 
 /// A launch that has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
     /// Blocks that did not start.
     pub(crate) skipped: u32,
+    /// Why the kernel could not compute its outputs, if it could not.
+    pub(crate) fault: Option<HostFault>,
     pub(crate) begun: Nanos,
     pub(crate) ended: Nanos,
 }
@@ -312,6 +315,11 @@ impl<P> Board<P> {
         self.tasks.iter().enumerate().filter_map(front)
     }
 
+    /// The kernel of the oldest launch of a task, if it is one.
+    pub(crate) fn awaited_kernel(&self, slot: usize) -> Option<usize> {
+        self.tasks[slot].as_ref()?.outstanding.front()?.kernel
+    }
+
     /// The oldest launch of a task has ended. Returns the kernel, if it was one.
     pub(crate) fn ended(&mut self, slot: usize, ended: Ended, now: Nanos) -> Option<usize> {
         let units = self.units as u64;
@@ -337,6 +345,9 @@ impl<P> Board<P> {
         task.counters.blocks_rerun += again;
         if ended.skipped > 0 {
             task.next = task.next.min(kernel);
+        }
+        if let Some(fault) = ended.fault {
+            task.closed.get_or_insert(Outcome::Failed(fault));
         }
         let (key, closed) = (task.submission.key, task.closed.clone());
         let over = closed.filter(|_| task.outstanding.is_empty());

@@ -23,12 +23,17 @@ const CACHE_VARIABLE: &str = "REEF_CUDA_CACHE";
 /// The text that is compiled includes the others.
 const MAIN: (&str, &str) = ("queue.cu", "#include \"queue.cuh\"\n");
 
-const HEADERS: [(&str, &str); 6] = [
+const HEADERS: [(&str, &str); 11] = [
     ("ptx.cuh", include_str!("kernels/ptx.cuh")),
     ("tile.cuh", include_str!("kernels/tile.cuh")),
     ("scalar.cuh", include_str!("kernels/scalar.cuh")),
     ("conv.cuh", include_str!("kernels/conv.cuh")),
     ("elementwise.cuh", include_str!("kernels/elementwise.cuh")),
+    ("gather.cuh", include_str!("kernels/gather.cuh")),
+    ("matmul.cuh", include_str!("kernels/matmul.cuh")),
+    ("pool.cuh", include_str!("kernels/pool.cuh")),
+    ("rows.cuh", include_str!("kernels/rows.cuh")),
+    ("synthetic.cuh", include_str!("kernels/synthetic.cuh")),
     ("queue.cuh", include_str!("kernels/queue.cuh")),
 ];
 

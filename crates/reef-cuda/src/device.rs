@@ -202,7 +202,6 @@ fn capabilities(properties: &Properties) -> Capabilities {
         propagation: cut::PROPAGATION,
         slots: SLOTS,
         slots_real_time: SLOTS_REAL_TIME,
-        virtual_time: false,
     }
 }
 

@@ -247,7 +247,9 @@ impl Feeder {
                 |device_ns: u64| Nanos((device_ns as i64).wrapping_add(self.clock_offset).max(0) as u64);
             let (begun, end) = (host(report.begun_ns), host(report.ended_ns));
             let loaded = board.at_work(slot).0.clone();
-            let told = Ended { skipped: report.skipped, begun, ended: end };
+            let fault = self.take_fault(number, &report).map(|value| (board.awaited_kernel(slot), value));
+            let fault = fault.and_then(|(kernel, value)| Some(loaded.fault(kernel?, value)));
+            let told = Ended { skipped: report.skipped, fault, begun, ended: end };
             if let Some(kernel) = board.ended(slot, told, MonotonicClock::read()) {
                 loaded.measured(kernel, end - begun);
             }
@@ -389,6 +391,15 @@ impl Feeder {
     fn has_ended(&self, number: u32) -> bool {
         let at = Self::report_at(number) + std::mem::offset_of!(Report, number);
         self.shared_word(at).load(Ordering::Acquire) == number
+    }
+
+    /// The value that a kernel failed by, if it did; the place is as good as new afterwards.
+    fn take_fault(&self, number: u32, report: &Report) -> Option<i64> {
+        let at = Self::report_at(number) + std::mem::offset_of!(Report, failed);
+        (report.failed != 0).then(|| {
+            self.shared_word(at).store(0, Ordering::Relaxed);
+            report.failed_value
+        })
     }
 
     /// The report of a launch that has ended.

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use reef_base::{AlignedBytes, Nanos};
 use reef_device::{Admission, DeviceError};
-use reef_plan::{Place, Plan};
+use reef_graph::AllowedIndices;
+use reef_plan::{HostFault, KernelSpec, Place, Plan};
 
 use crate::descriptor::{self, ALIGNMENT, Described, Placing};
 use crate::driver::{Context, DeviceBytes, Function, Grid, Stream};
@@ -98,6 +99,16 @@ impl Loaded {
     /// A kernel ran whole and took so long.
     pub(crate) fn measured(&self, kernel: usize, took: Nanos) {
         self.times[kernel].store(took.0.max(1), Ordering::Relaxed);
+    }
+
+    /// A kernel could do nothing with a value.
+    pub(crate) fn fault(&self, kernel: usize, value: i64) -> HostFault {
+        let kernel = &self.plan.kernels()[kernel];
+        let reason = match &kernel.spec {
+            KernelSpec::Gather(spec) => format!("index {value}, {}", AllowedIndices(spec.extent)),
+            other => format!("{} of {value}", other.name()),
+        };
+        HostFault::of_input(kernel.name.as_str(), reason)
     }
 
     /// Time of a block of each kernel on a device of so many units, where it has run.

@@ -48,10 +48,11 @@ pub trait Operators: Harness {
 }
 
 /// Expands to one `#[test]` per promise about real kernels, on devices made by the harness expression.
+/// Attributes behind it go before each test.
 #[macro_export]
 macro_rules! operator_suite {
-    ($harness:expr) => {
-        $crate::operator_suite!(@each $harness,
+    ($harness:expr $(, #[$attribute:meta])*) => {
+        $crate::operator_suite!(@each [$(#[$attribute])*] $harness,
             results_are_what_the_graphs_mean,
             results_do_not_depend_on_the_cut,
             killed_blocks_leave_no_trace,
@@ -59,11 +60,15 @@ macro_rules! operator_suite {
             what_cannot_run_is_refused,
         );
     };
-    (@each $harness:expr, $($name:ident),* $(,)?) => {
-        $(#[test]
+    (@each $attributes:tt $harness:expr, $($name:ident),* $(,)?) => {
+        $($crate::operator_suite!(@one $attributes $harness, $name);)*
+    };
+    (@one [$(#[$attribute:meta])*] $harness:expr, $name:ident) => {
+        $(#[$attribute])*
+        #[test]
         fn $name() {
             $crate::operators::$name(&$harness);
-        })*
+        }
     };
 }
 

@@ -63,9 +63,14 @@ impl Places {
 pub(crate) fn test() -> Result<()> {
     let places = Places::find()?;
     places.emulate()?;
-    for part in [&["--lib", "compiler::"][..], &["--test", "cuda"]] {
+    for part in [&["--lib", "compiler::"][..], &["--test", "cuda"], &["--test", "emulated"]] {
         let mut command = cargo(&["test", "--release", "--workspace"]);
         command.args(part).args(["--", "--include-ignored"]);
+        if part.contains(&"emulated") {
+            // Devices of several sizes in one process; their threads take turns in a random order.
+            command.env("REEF_EMULATOR_DEVICES", "4").env("REEF_EMULATOR_SMS", "1,2,3,5");
+            command.env("REEF_EMULATOR_SEED", "7");
+        }
         places.emulated(&mut command);
         run_command(command)?;
     }

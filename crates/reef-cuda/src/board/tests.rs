@@ -88,7 +88,7 @@ impl Rig {
             *skips |= skipped > 0;
             skipped
         });
-        let ended = Ended { skipped, begun, ended: self.streams.now };
+        let ended = Ended { skipped, fault: None, begun, ended: self.streams.now };
         let before = self.board.counters.completed;
         let whole = self.board.ended(slot, ended, self.streams.now);
         assert_eq!(whole.is_some(), kernel.is_some() && skipped == 0);

@@ -57,10 +57,6 @@ static_assert(sizeof(ElementwiseDescriptor) == ELEMENTWISE_DESCRIPTOR_BYTES,
               "the host has another idea of the descriptor");
 #endif
 
-// As NumPy has it: a NaN wins.
-__device__ __forceinline__ float larger(float a, float b) { return a > b || a != a ? a : b; }
-__device__ __forceinline__ float smaller(float a, float b) { return a < b || a != a ? a : b; }
-
 __device__ inline float combine(unsigned kind, float a, float b) {
   switch (kind) {
     case STEP_ADD:

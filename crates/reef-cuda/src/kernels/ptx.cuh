@@ -33,6 +33,18 @@ __device__ __forceinline__ unsigned long long add_acquire_release(unsigned long 
   return before;
 }
 
+// Makes a word of 0 a 1; whether it was this thread that did.
+__device__ __forceinline__ bool claim_once(unsigned *at) {
+  unsigned before;
+  asm volatile("atom.relaxed.sys.global.cas.b32 %0, [%1], 0, 1;" : "=r"(before) : "l"(at) : "memory");
+  return before == 0;
+}
+
+__device__ __forceinline__ float infinite() { return __int_as_float(0x7f800000); }
+
+// Lets others of the multiprocessor run for a moment.
+__device__ __forceinline__ void pause() { asm volatile("nanosleep.u32 100;"); }
+
 // Nanoseconds on the device's clock.
 __device__ __forceinline__ unsigned long long device_clock_ns() {
   unsigned long long now;

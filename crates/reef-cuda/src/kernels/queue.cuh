@@ -6,6 +6,11 @@
 #pragma once
 #include "conv.cuh"
 #include "elementwise.cuh"
+#include "gather.cuh"
+#include "matmul.cuh"
+#include "pool.cuh"
+#include "rows.cuh"
+#include "synthetic.cuh"
 
 namespace reef {
 
@@ -13,8 +18,12 @@ namespace reef {
 struct Report {
   // On the device's clock: when block 0 began, and when the last one was through.
   unsigned long long begun_ns, ended_ns;
+  // The value that a kernel could do nothing with, if `failed` is not zero. The host makes it zero again.
+  long long failed_value;
+  unsigned failed;
   // Blocks that were skipped.
   unsigned skipped;
+  unsigned reserved;
   // The launch that this is about.
   unsigned number;
 };
@@ -36,7 +45,8 @@ template <class Descriptor, bool (*tile)(const Descriptor &, const Places &, uns
 __device__ __forceinline__ void run_block(const Launch &launch) {
   unsigned char *const arena = shared_arena();
   unsigned *const control = reinterpret_cast<unsigned *>(arena);
-  const Context context = {arena + CONTROL_BYTES, control + 1, nullptr};
+  Report *const report = launch.report;
+  const Context context = {arena + CONTROL_BYTES, control + 1, nullptr, &report->failed, &report->failed_value};
   if (threadIdx.x == 0) {
     if (blockIdx.x == 0) launch.report->begun_ns = device_clock_ns();
     control[0] = load_relaxed(launch.evicted);
@@ -65,13 +75,20 @@ static_assert(sizeof(reef::Launch) == LAUNCH_BYTES, "the host has another idea o
 static_assert(sizeof(reef::Report) == REPORT_BYTES, "the host has another idea of a report");
 #endif
 
-extern "C" __global__ void __launch_bounds__(256) reef_queue_conv(reef::Launch launch) {
-  reef::run_block<reef::ConvDescriptor, reef::conv_tile>(launch);
-}
+#define REEF_QUEUE_KERNEL(name, Descriptor)                                                     \
+  extern "C" __global__ void __launch_bounds__(256) reef_queue_##name(reef::Launch launch) {   \
+    reef::run_block<reef::Descriptor, reef::name##_tile>(launch);                              \
+  }
 
-extern "C" __global__ void __launch_bounds__(256) reef_queue_elementwise(reef::Launch launch) {
-  reef::run_block<reef::ElementwiseDescriptor, reef::elementwise_tile>(launch);
-}
+REEF_QUEUE_KERNEL(conv, ConvDescriptor)
+REEF_QUEUE_KERNEL(elementwise, ElementwiseDescriptor)
+REEF_QUEUE_KERNEL(window, WindowDescriptor)
+REEF_QUEUE_KERNEL(matmul, MatMulDescriptor)
+REEF_QUEUE_KERNEL(reduce, ReduceDescriptor)
+REEF_QUEUE_KERNEL(softmax, SoftmaxDescriptor)
+REEF_QUEUE_KERNEL(layer_norm, LayerNormDescriptor)
+REEF_QUEUE_KERNEL(gather, GatherDescriptor)
+REEF_QUEUE_KERNEL(synthetic, SyntheticDescriptor)
 
 // Tells the host that the stream has come to here: one block that makes nothing, and is skipped like others.
 extern "C" __global__ void __launch_bounds__(1) reef_queue_mark(reef::Launch launch) {

@@ -36,6 +36,10 @@ enum Unary : unsigned {
   UNARY_NOT,
 };
 
+// As NumPy has it: a NaN wins.
+__device__ __forceinline__ float larger(float a, float b) { return a > b || a != a ? a : b; }
+__device__ __forceinline__ float smaller(float a, float b) { return a < b || a != a ? a : b; }
+
 // A function with its parameters.
 struct Function {
   unsigned which;

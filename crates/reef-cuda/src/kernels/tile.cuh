@@ -54,6 +54,9 @@ struct Context {
   unsigned *verdict;
   // What tells to stop by not being zero; may be null.
   const unsigned *stop;
+  // Where it is said that the inputs mean nothing to the kernel, and which value it is.
+  unsigned *failed;
+  long long *failed_value;
 
   __device__ __forceinline__ void sync() const { barrier_sync(COMPUTE_BARRIER, THREADS); }
 
@@ -63,6 +66,11 @@ struct Context {
     if (stop != nullptr && threadIdx.x == 0) *verdict = load_relaxed(stop);
   }
   __device__ __forceinline__ bool answer() const { return stop != nullptr && *verdict != 0; }
+
+  // The task fails because of a value; called by thread 0. Of several the first one counts.
+  __device__ __forceinline__ void fail(long long value) const {
+    if (claim_once(failed)) *failed_value = value;
+  }
 };
 
 }  // namespace reef

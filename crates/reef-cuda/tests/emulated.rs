@@ -1,0 +1,61 @@
+//! The contract and what kernels mean, on the emulated driver: `cargo xtask cuda`, which has GPUs of several
+//! sizes there.
+
+use std::sync::Arc;
+
+use reef_compile::samples;
+use reef_cuda::{CudaDevice, CudaOptions};
+use reef_device::conformance::Harness;
+use reef_device::operators::{Case, Operators};
+use reef_device::{Device, Padding, Scheme};
+use reef_plan::Cutter;
+
+/// GPUs of the emulated driver, by how many multiprocessors they have.
+struct Cuda;
+
+/// Multiprocessors of each.
+const SIZES: [usize; 4] = [1, 2, 3, 5];
+
+impl Harness for Cuda {
+    fn device(&self, cus: usize, scheme: Scheme) -> Arc<dyn Device> {
+        self.padded(cus, scheme, Padding::default())
+    }
+
+    fn padded(&self, cus: usize, scheme: Scheme, padding: Padding) -> Arc<dyn Device> {
+        let number = SIZES.iter().position(|&sms| sms == cus).expect("there is a GPU of this size");
+        let options = CudaOptions { number, scheme, padding, ..CudaOptions::default() };
+        let device = CudaDevice::start(options).expect("the emulated driver is there");
+        assert_eq!(device.capabilities().cus, cus);
+        Arc::new(device)
+    }
+}
+
+/// What the device cannot run yet.
+const IGNORED: [(&str, &str); 3] = [
+    ("host kernel", "steps of the host inside a plan"),
+    ("non-zero", "no kernel"),
+    ("compress", "no kernel"),
+];
+
+impl Operators for Cuda {
+    fn cases(&self, cutter: &dyn Cutter) -> Vec<Case> {
+        let case = |sample: samples::Sample| Case {
+            name: sample.name.into(),
+            plan: Arc::new(sample.plan(cutter).expect("samples compile")),
+            inputs: sample.inputs.iter().map(|tensor| tensor.bytes().as_slice().to_vec()).collect(),
+            check: Box::new(move |outputs| sample.check(outputs)),
+        };
+        samples::all().into_iter().map(case).collect()
+    }
+
+    fn ignored(&self) -> &[(&str, &str)] {
+        &IGNORED
+    }
+
+    /// Kernels that are queued on streams pad nothing yet.
+    fn pads(&self) -> bool {
+        false
+    }
+}
+
+reef_device::operator_suite!(Cuda, #[ignore = "needs the emulated driver: cargo xtask cuda"]);
