@@ -24,6 +24,29 @@ inline bool claim_once(unsigned *at) {
   return __atomic_compare_exchange_n(at, &expected, 1u, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
+inline float of_half(unsigned short bits) {
+  _Float16 value;
+  std::memcpy(&value, &bits, sizeof value);
+  return static_cast<float>(value);
+}
+inline unsigned short to_half(float from) {
+  const _Float16 value = static_cast<_Float16>(from);
+  unsigned short bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline unsigned bits_of(float value) {
+  unsigned bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline float of_bits(unsigned bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 inline float infinite() { return __builtin_huge_valf(); }
 
 inline void pause() { emulator::give_way(); }

@@ -27,9 +27,10 @@ use reef_device::{
 };
 use reef_plan::HostFault;
 
-/// Launches of a task that have not ended, at most: best-effort, real-time. More of the one is more to wait
-/// for when it is evicted; fewer of the other leave the device idle between kernels.
-pub(crate) const OUTSTANDING_MAX: [usize; 2] = [4, 32];
+/// Launches of a task that have not ended, at most: what is waited for where they cannot be evicted.
+const OUTSTANDING: usize = 4;
+/// The same of a real-time task that can be evicted: fewer leave the device idle between short kernels.
+pub(crate) const OUTSTANDING_MAX: usize = 32;
 
 /// Tasks at a time.
 pub(crate) const SLOTS: usize = reef_base::limits::BOARD_SLOTS_DEFAULT;
@@ -105,8 +106,8 @@ impl<P> Task<P> {
         self.submission.key.class().is_real_time()
     }
 
-    fn may_queue(&self) -> bool {
-        let most = OUTSTANDING_MAX[usize::from(self.is_real_time())];
+    fn may_queue(&self, scheme: Scheme) -> bool {
+        let most = if self.is_real_time() && scheme.kills() { OUTSTANDING_MAX } else { OUTSTANDING };
         let settled = !self.evicted || self.outstanding.is_empty();
         self.closed.is_none() && !self.finishing && settled && self.outstanding.len() < most
     }
@@ -191,7 +192,7 @@ impl<P> Board<P> {
             begun: false,
             next: 0,
             finishing: false,
-            outstanding: VecDeque::with_capacity(OUTSTANDING_MAX[1]),
+            outstanding: VecDeque::with_capacity(OUTSTANDING_MAX),
             evicted: false,
             closed: None,
             first_block: None,
@@ -289,7 +290,7 @@ impl<P> Board<P> {
             Some(Seen {
                 slot,
                 key: key.get(),
-                claimable: task.may_queue(),
+                claimable: task.may_queue(self.scheme),
                 closed: task.closed.is_some(),
                 stage: Stage::default(),
                 owner,

@@ -21,7 +21,7 @@ use crate::error::CudaError;
 use crate::loaded::Loaded;
 
 /// Reports at a time: more than launches that are under way.
-const REPORTS: usize = (SLOTS * (OUTSTANDING_MAX[1] + 1)).next_power_of_two();
+const REPORTS: usize = (SLOTS * (OUTSTANDING_MAX + 1)).next_power_of_two();
 /// Bytes between the words of two slots.
 const WORD_PITCH: usize = 64;
 /// How long it looks closely after something happened, and how long it sleeps afterwards.

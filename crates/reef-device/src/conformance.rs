@@ -41,13 +41,28 @@ pub trait Harness {
 
     /// As [`Harness::device`], with this rule of padding.
     fn padded(&self, cus: usize, scheme: Scheme, padding: Padding) -> Arc<dyn Device>;
+
+    /// What the device does not promise yet: names of cases, and why. They do not run.
+    fn not_promised(&self) -> &[(&str, &str)] {
+        &[]
+    }
 }
 
-/// Expands to one `#[test]` per promise, on devices made by the harness expression.
+/// Whether the case `name` runs on the device; says why if it does not.
+pub fn is_promised(harness: &dyn Harness, name: &str) -> bool {
+    let missing = harness.not_promised().iter().find(|(other, _)| *other == name);
+    if let Some((_, why)) = missing {
+        println!("not promised: {why}");
+    }
+    missing.is_none()
+}
+
+/// Expands to one `#[test]` per promise, on devices made by the harness expression. Attributes behind it go
+/// before each test.
 #[macro_export]
 macro_rules! conformance_suite {
-    ($harness:expr) => {
-        $crate::conformance_suite!(@each $harness,
+    ($harness:expr $(, #[$attribute:meta])*) => {
+        $crate::conformance_suite!(@each [$(#[$attribute])*] $harness,
             outputs_are_exact_under_every_scheme,
             accepted_tasks_complete_exactly_once,
             urgent_tasks_end_first,
@@ -74,11 +89,17 @@ macro_rules! conformance_suite {
             whose_blocks_are_killed_does_not_go_first_for_ever,
         );
     };
-    (@each $harness:expr, $($name:ident),* $(,)?) => {
-        $(#[test]
+    (@each $attributes:tt $harness:expr, $($name:ident),* $(,)?) => {
+        $($crate::conformance_suite!(@one $attributes $harness, $name);)*
+    };
+    (@one [$(#[$attribute:meta])*] $harness:expr, $name:ident) => {
+        $(#[$attribute])*
+        #[test]
         fn $name() {
-            $crate::conformance::$name(&$harness);
-        })*
+            if $crate::conformance::is_promised(&$harness, stringify!($name)) {
+                $crate::conformance::$name(&$harness);
+            }
+        }
     };
 }
 
@@ -369,11 +390,12 @@ pub fn a_narrow_stage_disturbs_few_units(harness: &dyn Harness) {
     rig.complete(1);
 }
 
-/// Promise 4: resident executors never repeat a finished block; queued ones at most their window per
-/// preemption.
+/// Promise 4: resident executors never repeat a finished block; queued ones at most those of the stage that
+/// they were in and of their window before it, per preemption.
 pub fn finished_blocks_are_not_run_again(harness: &dyn Harness) {
     let mut rig = Rig::new(harness, 2, Scheme::Reset);
     let window = rig.device.capabilities().target.window as u64;
+    let resident = rig.device.capabilities().kill == Kill::AtPollPoints;
     let (long, short) = (rig.load(1, &LONG), rig.load(2, &SHORT));
     rig.submit(long, best_effort(0), 0);
     let mut preemptions = 0;
@@ -392,7 +414,7 @@ pub fn finished_blocks_are_not_run_again(harness: &dyn Harness) {
     };
     rig.check_output(long, &victim);
     assert!(victim.counters.blocks_rerun <= preemptions * (window + 1) * 5);
-    assert!(window > 0 || victim.counters.blocks_rerun == 0);
+    assert!(!resident || victim.counters.blocks_rerun == 0);
 }
 
 /// `sequential`: a task that runs is not disturbed, the most urgent waiting one comes next.

@@ -5,6 +5,7 @@ mod harness;
 #[path = "programs/make.rs"]
 mod make;
 
+use std::path::Path;
 use std::process::Output;
 
 use harness::{Scratch, command, npy, text};
@@ -50,9 +51,13 @@ fn without_a_driver_every_command_says_so() {
     assert!(listed.contains("cuda     there is no NVIDIA driver"), "{listed}");
 }
 
-/// The bytes of an output that a run has written, f32.
+/// An output that a run has written, f32.
 fn output(dir: &Scratch, name: &str) -> Vec<f32> {
-    let file = std::fs::read(dir.path(name).join("y.npy")).unwrap();
+    tensor(&dir.path(name).join("y.npy"))
+}
+
+fn tensor(file: &Path) -> Vec<f32> {
+    let file = std::fs::read(file).unwrap();
     let header = 10 + usize::from(u16::from_le_bytes([file[8], file[9]]));
     file[header..].chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
 }
@@ -107,14 +112,35 @@ fn what_is_wrong_with_a_gpu_is_said() {
     let no_compiler = [("REEF_NVRTC", "/nonexistent"), ("REEF_CUDA_CACHE", text(&cache))];
     refused_on(&no_compiler, "cuda", "pip install nvidia-cuda-nvrtc");
     refused_on(&[("REEF_EMULATOR_MEMORY_MIB", "0")], "cuda", "CUDA_ERROR_OUT_OF_MEMORY");
-    let unsupported = dir.file("loop.onnx", make::recurrent().onnx);
-    succeeds(&[], &["run", text(&unsupported), "--random", "1", "--device", "cuda"]);
-    let pool = dir.zoo("resnet18", "resnet18.onnx");
-    refused(
-        &[],
-        &["run", text(&pool), "--random", "1", "--device", "cuda"],
-        "the device has no pool kernel yet",
-    );
+    let counted = dir.file("counted.onnx", harness::one_node("NonZero", 7));
+    let args = ["run", text(&counted), "--random", "1", "--device", "cuda"];
+    refused(&[], &args, "the device has no nonzero kernel yet");
+}
+
+#[test]
+#[ignore = "needs the emulated driver: cargo xtask cuda"]
+fn the_benchmarks_models_give_what_they_give_on_the_cpu() {
+    let dir = Scratch::new("cuda-models");
+    for model in reef_zoo::Model::ALL {
+        let name = model.to_string();
+        let model = dir.zoo(&name, &format!("{name}.onnx"));
+        let outputs = ["cpu", "cuda:0"].map(|device| {
+            let out = dir.path(&format!("{name}-{device}"));
+            let args = ["run", text(&model), "--random", "5", "--device", device, "--output-dir", text(&out)];
+            succeeds(&[("REEF_EMULATOR_SMS", "2")], &args);
+            let files = std::fs::read_dir(&out).unwrap().flatten().map(|entry| entry.path());
+            let mut files: Vec<_> = files.collect();
+            files.sort();
+            files.iter().flat_map(|file| tensor(file)).collect::<Vec<f32>>()
+        });
+        let [expected, got] = outputs;
+        assert!(expected.iter().any(|value| *value != 0.0), "{name} gives something");
+        let largest = expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        let off = got.iter().zip(&expected).map(|(got, expected)| (got - expected).abs());
+        let worst = off.fold(0f32, f32::max);
+        println!("{name}: {worst:.2e} of {largest:.2e}");
+        assert!(got.len() == expected.len() && worst <= 1e-4 * largest, "{name}: {worst} of {largest}");
+    }
 }
 
 #[test]

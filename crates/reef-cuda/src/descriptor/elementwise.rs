@@ -13,9 +13,12 @@ const STEPS_MAX: usize = 32;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Step {
+    constant: i64,
     kind: u32,
     a: u32,
     b: u32,
+    c: u32,
+    type_of: u32,
     function: Function,
 }
 
@@ -24,6 +27,8 @@ pub(super) struct Step {
 pub(super) struct Input {
     operand: Operand,
     strides: [i64; RANK_MAX],
+    type_of: u32,
+    reserved: u32,
 }
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -38,15 +43,13 @@ pub(super) struct ElementwiseDescriptor {
     tile: u32,
     copied_bytes: u32,
     step_count: u32,
+    out_type: u32,
+    reserved: u32,
     steps: [Step; STEPS_MAX],
 }
 
 pub(super) fn describe(operands: Operands<'_>, spec: &ElementwiseSpec) -> Result<Described, String> {
     let copied = matches!(spec.program[..], [ElemOp::Load(0)] if spec.inputs[0].dtype == spec.out_dtype);
-    let dtypes = spec.inputs.iter().map(|input| input.dtype).chain([spec.out_dtype]);
-    if let Some(other) = dtypes.into_iter().find(|&dtype| dtype != DType::F32).filter(|_| !copied) {
-        return Err(format!("the device has no element-wise kernel for {other} yet"));
-    }
     let bounded = |what: &str, count: usize, most: usize| match count <= most {
         true => Ok(()),
         false => Err(format!("an element-wise kernel of {count} {what}, the device's has {most}")),
@@ -74,29 +77,123 @@ pub(super) fn describe(operands: Operands<'_>, spec: &ElementwiseSpec) -> Result
             descriptor.inputs[index].strides[axis] = stride as i64;
         }
     }
-    for (index, op) in spec.program.iter().enumerate().filter(|_| !copied) {
-        descriptor.steps[index] = step(op)?;
+    if !copied {
+        descriptor.out_type = type_of(spec.out_dtype)?;
+        for (index, input) in spec.inputs.iter().enumerate() {
+            descriptor.inputs[index].type_of = type_of(input.dtype)?;
+        }
+        let mut floats = Vec::with_capacity(spec.program.len());
+        for (index, op) in spec.program.iter().enumerate() {
+            let (made, is_float) = step(op, spec, &floats);
+            descriptor.steps[index] = made;
+            floats.push(is_float);
+        }
     }
     Ok(described("reef_queue_elementwise", &descriptor, 0))
 }
 
-fn step(op: &ElemOp) -> Result<Step, String> {
-    let of = |kind, a: usize, b: usize| Step { kind, a: a as u32, b: b as u32, function: Function::NONE };
-    Ok(match *op {
-        ElemOp::Load(input) => of(0, input, 0),
-        ElemOp::ConstF32(a) => Step { function: Function { a, ..Function::NONE }, ..of(1, 0, 0) },
-        ElemOp::Unary(function, x) => Step { function: Function::of(function), ..of(2, x, 0) },
-        ElemOp::Binary(Binary::Add, a, b) => of(3, a, b),
-        ElemOp::Binary(Binary::Sub, a, b) => of(4, a, b),
-        ElemOp::Binary(Binary::Mul, a, b) => of(5, a, b),
-        ElemOp::Binary(Binary::Div, a, b) => of(6, a, b),
-        ElemOp::Binary(Binary::Max, a, b) => of(7, a, b),
-        ElemOp::Binary(Binary::Min, a, b) => of(8, a, b),
-        ElemOp::Binary(Binary::Pow, a, b) => of(9, a, b),
-        ElemOp::Binary(..)
-        | ElemOp::ConstI64(_)
-        | ElemOp::Where(..)
-        | ElemOp::ToF32(_)
-        | ElemOp::ToInt(..) => return Err(format!("the device has no element-wise {op:?} yet")),
+/// The kernel's number of a type.
+fn type_of(dtype: DType) -> Result<u32, String> {
+    Ok(match dtype {
+        DType::F32 => 0,
+        DType::F16 => 1,
+        DType::BF16 => 2,
+        DType::I64 => 3,
+        DType::I32 => 4,
+        DType::I16 => 5,
+        DType::I8 => 6,
+        DType::U64 => 7,
+        DType::U32 => 8,
+        DType::U16 => 9,
+        DType::U8 => 10,
+        DType::Bool => 11,
+        DType::F64 => return Err(format!("the device has no element-wise kernel for {dtype}")),
     })
+}
+
+/// Kinds of steps by the kernel's numbers, of floats and of integers.
+const UNARY: [u32; 2] = [3, 16];
+const FIRST_BINARY: [u32; 2] = [4, 17];
+
+/// An instruction as the kernel has it, and whether its result is a float; `floats` says so of those before.
+fn step(op: &ElemOp, spec: &ElementwiseSpec, floats: &[bool]) -> (Step, bool) {
+    let of = |kind, a: usize, b: usize| Step { kind, a: a as u32, b: b as u32, ..Step::default() };
+    let kind = |x: usize, kinds: [u32; 2]| kinds[usize::from(!floats[x])];
+    match *op {
+        ElemOp::Load(input) => (of(0, input, 0), spec.inputs[input].dtype.is_float()),
+        ElemOp::ConstF32(a) => (Step { function: Function { a, ..Function::NONE }, ..of(1, 0, 0) }, true),
+        ElemOp::ConstI64(constant) => (Step { constant, ..of(2, 0, 0) }, false),
+        ElemOp::Unary(function, x) => {
+            (Step { function: Function::of(function), ..of(kind(x, UNARY), x, 0) }, floats[x])
+        }
+        ElemOp::Binary(function, a, b) => {
+            let is_float = floats[a] && !function.is_comparison();
+            (of(kind(a, FIRST_BINARY) + binary(function), a, b), is_float)
+        }
+        ElemOp::Where(condition, a, b) => (Step { c: b as u32, ..of(32, condition, a) }, floats[a]),
+        // A float stays what it is: the larger of it and itself.
+        ElemOp::ToF32(x) if floats[x] => (of(FIRST_BINARY[0] + binary(Binary::Max), x, x), true),
+        ElemOp::ToF32(x) => (of(33, x, 0), true),
+        ElemOp::ToInt(x, dtype) => {
+            let type_of = type_of(dtype).expect("integers have numbers");
+            (Step { type_of, ..of(if floats[x] { 34 } else { 35 }, x, 0) }, false)
+        }
+    }
+}
+
+/// The place of a function among the kernel's.
+fn binary(function: Binary) -> u32 {
+    match function {
+        Binary::Add => 0,
+        Binary::Sub => 1,
+        Binary::Mul => 2,
+        Binary::Div => 3,
+        Binary::Max => 4,
+        Binary::Min => 5,
+        Binary::Pow => 6,
+        Binary::Equal => 7,
+        Binary::Less => 8,
+        Binary::LessEqual => 9,
+        Binary::Greater => 10,
+        Binary::GreaterEqual => 11,
+        // Of booleans, which are integers.
+        Binary::And => 12,
+        Binary::Or => 13,
+        Binary::Xor => 14,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of a list of the kernel's.
+    fn numbers(list: &str) -> Vec<String> {
+        let text = include_str!("../kernels/elementwise.cuh");
+        let list = text.split(&format!("enum {list} : unsigned {{")).nth(1).expect("the list is there");
+        let list = list.split('}').next().expect("it ends");
+        let name = |line: &str| line.trim().strip_suffix(',').map(str::to_string);
+        list.lines().filter_map(name).collect()
+    }
+
+    #[test]
+    fn numbers_are_the_kernels() {
+        let (kinds, types) = (numbers("StepKind"), numbers("Type"));
+        for (dtype, name) in
+            [(DType::F32, "F32"), (DType::BF16, "BF16"), (DType::U64, "U64"), (DType::Bool, "BOOL")]
+        {
+            assert_eq!(types[type_of(dtype).unwrap() as usize], format!("TYPE_{name}"));
+        }
+        let binaries = [(Binary::Add, "ADD"), (Binary::Pow, "POW"), (Binary::GreaterEqual, "GREATER_EQUAL")];
+        for (function, name) in binaries {
+            assert_eq!(kinds[(FIRST_BINARY[0] + binary(function)) as usize], format!("STEP_{name}"));
+            assert_eq!(kinds[(FIRST_BINARY[1] + binary(function)) as usize], format!("STEP_INT_{name}"));
+        }
+        assert_eq!(kinds[(FIRST_BINARY[1] + binary(Binary::Xor)) as usize], "STEP_INT_XOR");
+        let named = [(UNARY[0], "UNARY"), (UNARY[1], "INT_UNARY"), (32, "WHERE"), (33, "FLOAT_OF_INT")];
+        named.iter().for_each(|(kind, name)| assert_eq!(kinds[*kind as usize], format!("STEP_{name}")));
+        let named = [(34, "INT_OF_FLOAT"), (35, "WRAP"), (2, "CONSTANT_INT"), (0, "LOAD")];
+        named.iter().for_each(|(kind, name)| assert_eq!(kinds[*kind as usize], format!("STEP_{name}")));
+        assert_eq!(kinds.len(), 36);
+    }
 }

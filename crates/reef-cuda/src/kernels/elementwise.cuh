@@ -1,4 +1,6 @@
-// Element-wise programs in f32, and copies of elements of any width, over a loop nest.
+// Element-wise programs, and copies of elements of any width, over a loop nest. A register holds a float or, for
+// integers and booleans, 64 bits; which of them is known where the program is made. Floats narrower than f32 are
+// widened when they are loaded and rounded when they are stored.
 #pragma once
 #include "scalar.cuh"
 #include "tile.cuh"
@@ -9,9 +11,26 @@ constexpr unsigned ELEMENTWISE_RANK_MAX = 8;
 constexpr unsigned ELEMENTWISE_INPUTS_MAX = 8;
 constexpr unsigned ELEMENTWISE_STEPS_MAX = 32;
 
+enum Type : unsigned {
+  TYPE_F32,
+  TYPE_F16,
+  TYPE_BF16,
+  TYPE_I64,
+  TYPE_I32,
+  TYPE_I16,
+  TYPE_I8,
+  TYPE_U64,
+  TYPE_U32,
+  TYPE_U16,
+  TYPE_U8,
+  TYPE_BOOL,
+};
+
 enum StepKind : unsigned {
   STEP_LOAD,
-  STEP_CONSTANT,
+  STEP_CONSTANT_FLOAT,
+  STEP_CONSTANT_INT,
+  // Of floats.
   STEP_UNARY,
   STEP_ADD,
   STEP_SUB,
@@ -20,13 +39,43 @@ enum StepKind : unsigned {
   STEP_MAX,
   STEP_MIN,
   STEP_POW,
+  STEP_EQUAL,
+  STEP_LESS,
+  STEP_LESS_EQUAL,
+  STEP_GREATER,
+  STEP_GREATER_EQUAL,
+  // Of integers.
+  STEP_INT_UNARY,
+  STEP_INT_ADD,
+  STEP_INT_SUB,
+  STEP_INT_MUL,
+  STEP_INT_DIV,
+  STEP_INT_MAX,
+  STEP_INT_MIN,
+  STEP_INT_POW,
+  STEP_INT_EQUAL,
+  STEP_INT_LESS,
+  STEP_INT_LESS_EQUAL,
+  STEP_INT_GREATER,
+  STEP_INT_GREATER_EQUAL,
+  STEP_INT_AND,
+  STEP_INT_OR,
+  STEP_INT_XOR,
+  // Of whatever there is.
+  STEP_WHERE,
+  STEP_FLOAT_OF_INT,
+  STEP_INT_OF_FLOAT,
+  STEP_WRAP,
 };
 
 // An instruction; its result is the register with its position.
 struct Step {
+  long long constant;
   unsigned kind;
   // Operand, or registers.
-  unsigned a, b;
+  unsigned a, b, c;
+  // Of what is wrapped.
+  unsigned type;
   // The function; `a` of it is a constant's value.
   Function function;
 };
@@ -35,6 +84,8 @@ struct ElementwiseInput {
   Operand operand;
   // Elements from one index of an axis to the next.
   long long strides[ELEMENTWISE_RANK_MAX];
+  unsigned type;
+  unsigned reserved;
 };
 
 struct ElementwiseDescriptor {
@@ -49,6 +100,8 @@ struct ElementwiseDescriptor {
   // Bytes of an element that is copied as it is; 0 runs the program.
   unsigned copied_bytes;
   unsigned step_count;
+  unsigned out_type;
+  unsigned reserved;
   Step steps[ELEMENTWISE_STEPS_MAX];
 };
 
@@ -56,6 +109,133 @@ struct ElementwiseDescriptor {
 static_assert(sizeof(ElementwiseDescriptor) == ELEMENTWISE_DESCRIPTOR_BYTES,
               "the host has another idea of the descriptor");
 #endif
+
+union Register {
+  float f;
+  long long i;
+};
+
+// The offset of flat position `flat` by some strides.
+__device__ inline long long offset_of(const ElementwiseDescriptor &d, unsigned long long flat,
+                                      const long long *strides) {
+  long long at = 0;
+  for (unsigned axis = d.rank; axis-- > 0;) {
+    at += static_cast<long long>(flat % d.dims[axis]) * strides[axis];
+    flat /= d.dims[axis];
+  }
+  return at;
+}
+
+template <class T>
+__device__ void copy_one(const ElementwiseDescriptor &d, const Places &places, unsigned long long flat) {
+  const T *const from = places.at<const T>(d.inputs[0].operand);
+  places.at<T>(d.y)[offset_of(d, flat, d.out_strides)] = from[offset_of(d, flat, d.inputs[0].strides)];
+}
+
+__device__ inline Register load_element(const void *from, unsigned type, long long at) {
+  Register made;
+  switch (type) {
+    case TYPE_F32:
+      made.f = static_cast<const float *>(from)[at];
+      break;
+    case TYPE_F16:
+      made.f = of_half(static_cast<const unsigned short *>(from)[at]);
+      break;
+    case TYPE_BF16:
+      made.f = of_bits(static_cast<unsigned>(static_cast<const unsigned short *>(from)[at]) << 16);
+      break;
+    case TYPE_I32:
+      made.i = static_cast<const int *>(from)[at];
+      break;
+    case TYPE_I16:
+      made.i = static_cast<const short *>(from)[at];
+      break;
+    case TYPE_I8:
+      made.i = static_cast<const signed char *>(from)[at];
+      break;
+    case TYPE_U32:
+      made.i = static_cast<const unsigned *>(from)[at];
+      break;
+    case TYPE_U16:
+      made.i = static_cast<const unsigned short *>(from)[at];
+      break;
+    case TYPE_U8:
+    case TYPE_BOOL:
+      made.i = static_cast<const unsigned char *>(from)[at];
+      break;
+    default:
+      made.i = static_cast<const long long *>(from)[at];
+  }
+  return made;
+}
+
+// The upper half of a float, rounded to the nearest, ties to even; a NaN stays one.
+__device__ inline unsigned short to_brain(float value) {
+  const unsigned bits = bits_of(value);
+  if (value != value) return static_cast<unsigned short>(bits >> 16 | 0x40);
+  return static_cast<unsigned short>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+__device__ inline void store_element(void *to, unsigned type, long long at, Register value) {
+  switch (type) {
+    case TYPE_F32:
+      static_cast<float *>(to)[at] = value.f;
+      break;
+    case TYPE_F16:
+      static_cast<unsigned short *>(to)[at] = to_half(value.f);
+      break;
+    case TYPE_BF16:
+      static_cast<unsigned short *>(to)[at] = to_brain(value.f);
+      break;
+    case TYPE_I32:
+    case TYPE_U32:
+      static_cast<unsigned *>(to)[at] = static_cast<unsigned>(value.i);
+      break;
+    case TYPE_I16:
+    case TYPE_U16:
+      static_cast<unsigned short *>(to)[at] = static_cast<unsigned short>(value.i);
+      break;
+    case TYPE_I8:
+    case TYPE_U8:
+      static_cast<unsigned char *>(to)[at] = static_cast<unsigned char>(value.i);
+      break;
+    case TYPE_BOOL:
+      static_cast<unsigned char *>(to)[at] = value.i != 0;
+      break;
+    default:
+      static_cast<long long *>(to)[at] = value.i;
+  }
+}
+
+// Truncated; what is too large is the largest there is, and a NaN is 0.
+__device__ inline long long int_of(float value) {
+  constexpr float END = 9223372036854775808.f;
+  if (value != value) return 0;
+  if (value >= END) return 0x7FFFFFFFFFFFFFFFll;
+  if (value < -END) return -0x7FFFFFFFFFFFFFFFll - 1;
+  return static_cast<long long>(value);
+}
+
+__device__ inline long long wrap(long long value, unsigned type) {
+  switch (type) {
+    case TYPE_I32:
+      return static_cast<int>(value);
+    case TYPE_I16:
+      return static_cast<short>(value);
+    case TYPE_I8:
+      return static_cast<signed char>(value);
+    case TYPE_U32:
+      return static_cast<unsigned>(value);
+    case TYPE_U16:
+      return static_cast<unsigned short>(value);
+    case TYPE_U8:
+      return static_cast<unsigned char>(value);
+    case TYPE_BOOL:
+      return value != 0;
+    default:
+      return value;
+  }
+}
 
 __device__ inline float combine(unsigned kind, float a, float b) {
   switch (kind) {
@@ -76,50 +256,151 @@ __device__ inline float combine(unsigned kind, float a, float b) {
   }
 }
 
-// The offset of flat position `flat` by some strides.
-__device__ inline long long offset_of(const ElementwiseDescriptor &d, unsigned long long flat,
-                                      const long long *strides) {
-  long long at = 0;
-  for (unsigned axis = d.rank; axis-- > 0;) {
-    at += static_cast<long long>(flat % d.dims[axis]) * strides[axis];
-    flat /= d.dims[axis];
+__device__ inline bool compare(unsigned kind, float a, float b) {
+  switch (kind) {
+    case STEP_EQUAL:
+      return a == b;
+    case STEP_LESS:
+      return a < b;
+    case STEP_LESS_EQUAL:
+      return a <= b;
+    case STEP_GREATER:
+      return a > b;
+    default:
+      return a >= b;
   }
-  return at;
 }
 
-template <class T>
-__device__ void copy_one(const ElementwiseDescriptor &d, const Places &places, unsigned long long flat) {
-  const T *const from = places.at<const T>(d.inputs[0].operand);
-  places.at<T>(d.y)[offset_of(d, flat, d.out_strides)] = from[offset_of(d, flat, d.inputs[0].strides)];
-}
-
-__device__ inline float run_program(const ElementwiseDescriptor &d, const Places &places, unsigned long long flat) {
-  float registers[ELEMENTWISE_STEPS_MAX];
-  for (unsigned index = 0; index < d.step_count; index++) {
-    const Step &step = d.steps[index];
-    float made;
-    switch (step.kind) {
-      case STEP_LOAD: {
-        const ElementwiseInput &input = d.inputs[step.a];
-        made = places.at<const float>(input.operand)[offset_of(d, flat, input.strides)];
-        break;
+// Arithmetic wraps.
+__device__ inline long long combine_ints(unsigned kind, long long a, long long b, const Context &context) {
+  const unsigned long long left = static_cast<unsigned long long>(a);
+  const unsigned long long right = static_cast<unsigned long long>(b);
+  switch (kind) {
+    case STEP_INT_ADD:
+      return static_cast<long long>(left + right);
+    case STEP_INT_SUB:
+      return static_cast<long long>(left - right);
+    case STEP_INT_MUL:
+      return static_cast<long long>(left * right);
+    case STEP_INT_DIV:
+      if (b == 0) context.fail(0);
+      // The one quotient that does not fit wraps, too.
+      return b == 0 ? 0 : b == -1 ? static_cast<long long>(0 - left) : a / b;
+    case STEP_INT_MAX:
+      return a > b ? a : b;
+    case STEP_INT_MIN:
+      return a < b ? a : b;
+    case STEP_INT_POW: {
+      if (b < 0 || b > 0xFFFFFFFFll) return 0;
+      unsigned long long made = 1, base = left;
+      for (unsigned long long rest = right; rest > 0; rest >>= 1) {
+        if (rest & 1) made *= base;
+        base *= base;
       }
-      case STEP_CONSTANT:
-        made = step.function.a;
+      return static_cast<long long>(made);
+    }
+    case STEP_INT_EQUAL:
+      return a == b;
+    case STEP_INT_LESS:
+      return a < b;
+    case STEP_INT_LESS_EQUAL:
+      return a <= b;
+    case STEP_INT_GREATER:
+      return a > b;
+    case STEP_INT_GREATER_EQUAL:
+      return a >= b;
+    case STEP_INT_AND:
+      return a != 0 && b != 0;
+    case STEP_INT_OR:
+      return a != 0 || b != 0;
+    default:
+      return (a != 0) != (b != 0);
+  }
+}
+
+__device__ inline long long apply_to_int(const Function &function, long long x) {
+  const unsigned long long bits = static_cast<unsigned long long>(x);
+  switch (function.which) {
+    case UNARY_RELU:
+      return x < 0 ? 0 : x;
+    case UNARY_CLIP: {
+      const long long low = int_of(function.a), high = int_of(function.b);
+      const long long lifted = x < low ? low : x;
+      return lifted > high ? high : lifted;
+    }
+    case UNARY_SQUARE:
+      return static_cast<long long>(bits * bits);
+    case UNARY_ABS:
+      return x < 0 ? static_cast<long long>(0 - bits) : x;
+    case UNARY_NEG:
+      return static_cast<long long>(0 - bits);
+    case UNARY_SIGN:
+      return (x > 0) - (x < 0);
+    case UNARY_NOT:
+      return x == 0;
+    default:
+      return x;
+  }
+}
+
+__device__ inline Register run_step(const Step &step, const Register *registers, const Context &context) {
+  const Register a = registers[step.a], b = registers[step.b];
+  Register made;
+  if (step.kind >= STEP_INT_ADD && step.kind <= STEP_INT_XOR) {
+    made.i = combine_ints(step.kind, a.i, b.i, context);
+  } else if (step.kind >= STEP_EQUAL && step.kind <= STEP_GREATER_EQUAL) {
+    made.i = compare(step.kind, a.f, b.f);
+  } else if (step.kind >= STEP_ADD && step.kind <= STEP_POW) {
+    made.f = combine(step.kind, a.f, b.f);
+  } else {
+    switch (step.kind) {
+      case STEP_CONSTANT_FLOAT:
+        made.f = step.function.a;
+        break;
+      case STEP_CONSTANT_INT:
+        made.i = step.constant;
         break;
       case STEP_UNARY:
-        made = apply(step.function, registers[step.a]);
+        made.f = apply(step.function, a.f);
+        break;
+      case STEP_INT_UNARY:
+        made.i = apply_to_int(step.function, a.i);
+        break;
+      case STEP_WHERE:
+        made = a.i != 0 ? b : registers[step.c];
+        break;
+      case STEP_FLOAT_OF_INT:
+        made.f = static_cast<float>(a.i);
+        break;
+      case STEP_INT_OF_FLOAT:
+        made.i = wrap(int_of(a.f), step.type);
         break;
       default:
-        made = combine(step.kind, registers[step.a], registers[step.b]);
+        made.i = wrap(a.i, step.type);
     }
-    registers[index] = made;
   }
-  return registers[d.step_count - 1];
+  return made;
+}
+
+__device__ inline void run_program(const ElementwiseDescriptor &d, const Places &places, unsigned long long flat,
+                                   const Context &context) {
+  Register registers[ELEMENTWISE_STEPS_MAX];
+  for (unsigned index = 0; index < d.step_count; index++) {
+    const Step &step = d.steps[index];
+    if (step.kind == STEP_LOAD) {
+      const ElementwiseInput &input = d.inputs[step.a];
+      const void *const from = places.at<const unsigned char>(input.operand);
+      registers[index] = load_element(from, input.type, offset_of(d, flat, input.strides));
+    } else {
+      registers[index] = run_step(step, registers, context);
+    }
+  }
+  unsigned char *const to = places.at<unsigned char>(d.y);
+  store_element(to, d.out_type, offset_of(d, flat, d.out_strides), registers[d.step_count - 1]);
 }
 
 REEF_TILE bool elementwise_tile(const ElementwiseDescriptor &d, const Places &places, unsigned block,
-                                              const Context &context) {
+                                const Context &context) {
   const unsigned long long begin = static_cast<unsigned long long>(block) * d.tile;
   const unsigned long long rest = d.elements - begin;
   const unsigned long long end = begin + (rest < d.tile ? rest : d.tile);
@@ -129,7 +410,7 @@ REEF_TILE bool elementwise_tile(const ElementwiseDescriptor &d, const Places &pl
   for (unsigned long long flat = begin + threadIdx.x; flat < end; flat += THREADS) {
     switch (d.copied_bytes) {
       case 0:
-        places.at<float>(d.y)[offset_of(d, flat, d.out_strides)] = run_program(d, places, flat);
+        run_program(d, places, flat, context);
         break;
       case 1:
         copy_one<unsigned char>(d, places, flat);

@@ -40,6 +40,21 @@ __device__ __forceinline__ bool claim_once(unsigned *at) {
   return before == 0;
 }
 
+// Half precision, as its bits.
+__device__ __forceinline__ float of_half(unsigned short bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+__device__ __forceinline__ unsigned short to_half(float value) {
+  unsigned short bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+
+__device__ __forceinline__ unsigned bits_of(float value) { return __float_as_uint(value); }
+__device__ __forceinline__ float of_bits(unsigned bits) { return __uint_as_float(bits); }
+
 __device__ __forceinline__ float infinite() { return __int_as_float(0x7f800000); }
 
 // Lets others of the multiprocessor run for a moment.

@@ -67,7 +67,7 @@ struct Context {
   }
   __device__ __forceinline__ bool answer() const { return stop != nullptr && *verdict != 0; }
 
-  // The task fails because of a value; called by thread 0. Of several the first one counts.
+  // The task fails because of a value. Of several the first one counts.
   __device__ __forceinline__ void fail(long long value) const {
     if (claim_once(failed)) *failed_value = value;
   }
