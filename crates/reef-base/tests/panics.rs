@@ -1,4 +1,5 @@
-//! Which panics are printed: alone in a process, because the hook is the process's, and other tests panic too.
+//! Which panics are printed: alone in a process, because the hook is the process's, and other tests panic
+//! too.
 
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
