@@ -2,8 +2,8 @@
 //!
 //! Like the standard library's parking, but for one thing: whoever rings makes the system call, also when the
 //! bell has been rung already. There only the first one does, and here that may be a companion, which can be
-//! stopped between the two steps of ringing, for as long as its unit does not lend it the core: what rings for
-//! the more urgent work that stopped it would find the bell rung, and nobody would wake the unit.
+//! stopped between the two steps of ringing, for as long as its unit does not lend it the core: what rings
+//! for the more urgent work that stopped it would find the bell rung, and nobody would wake the unit.
 //!
 //! Under loom, where no thread is stopped in the middle of something, it is a lock and a condition.
 
