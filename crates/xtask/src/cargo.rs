@@ -1,4 +1,4 @@
-//! Running cargo as a child process, with the command shown before it runs.
+//! Running cargo, and others, as child processes, with the command shown before it runs.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -74,7 +74,8 @@ fn announce(command: &Command) {
 }
 
 fn describe(command: &Command) -> String {
-    let mut text = String::from("cargo");
+    let program = Path::new(command.get_program());
+    let mut text = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
     for arg in command.get_args() {
         text.push(' ');
         text.push_str(&arg.to_string_lossy());
