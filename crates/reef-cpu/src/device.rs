@@ -95,6 +95,7 @@ impl CpuDevice {
             name: format!("cpu, {cus} threads, {isa}{}", place_of(options, cus, &cores)),
             target: Target::cpu(isa, cus),
             cus,
+            cores: placements.iter().filter_map(|placement| placement.core).collect(),
             kill: Kill::AtPollPoints,
             poll_period: Nanos(POLL_PERIOD_CPU_NS),
             never_max: NEVER_MAX,

@@ -196,6 +196,7 @@ fn capabilities(properties: &Properties) -> Capabilities {
         name: format!("{name}, sm_{arch}, {sms} SMs"),
         target: Target { device: DeviceKind::Cuda, isa, cus: *sms, window: 0 },
         cus: *sms,
+        cores: Vec::new(),
         kill: Kill::None,
         poll_period: Nanos::ZERO,
         never_max: Nanos::ZERO,

@@ -32,6 +32,9 @@ pub struct Capabilities {
     pub target: Target,
     /// Compute units.
     pub cus: usize,
+    /// Cores of this machine that its threads are pinned to: beside other devices, who works for it keeps to
+    /// them. Empty where it has none of its own.
+    pub cores: Vec<usize>,
     /// What can be killed.
     pub kill: Kill,
     /// Work between two polls of a block, at most.

@@ -80,6 +80,19 @@ impl Threads {
     }
 }
 
+/// Keeps this thread on its device's cores, so that it is in the way of no other device.
+fn keep_to_cores(shared: &Shared, lane: usize) {
+    let cores = &shared.lanes[lane].device.capabilities().cores;
+    if shared.lanes.len() == 1 || cores.is_empty() {
+        return;
+    }
+    let mut set = rustix::thread::CpuSet::new();
+    cores.iter().for_each(|&core| set.set(core));
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        fault::log(|| tracing::warn!(%error, "a completion thread runs on any core"));
+    }
+}
+
 fn lower_priority() {
     // On Linux a nice value belongs to a thread.
     let thread = rustix::thread::gettid();
@@ -92,6 +105,7 @@ fn lower_priority() {
 fn completions(shared: &Shared, lane: usize, spin: Nanos) {
     let signal = &shared.lanes[lane].signal;
     signal.attach();
+    keep_to_cores(shared, lane);
     let mut out = Effects::default();
     let mut spin_until = Nanos::ZERO;
     while !signal.is_stopped() {

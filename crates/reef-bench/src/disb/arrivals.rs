@@ -53,6 +53,7 @@ fn run_client(workload: &Workload, index: usize, client: &Client, repetition: &R
         arrivals: arrivals(client, seed, repetition),
         in_flight: client.in_flight,
         enforced_deadline: client.deadline.filter(|_| client.enforce_deadline),
+        core: None,
     }
 }
 

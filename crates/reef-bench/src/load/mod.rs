@@ -41,6 +41,13 @@ pub(crate) fn sleep_until(due: Nanos) {
     }
 }
 
+/// Has this thread run on `core` alone, where the system lets it.
+pub(crate) fn keep_to_core(core: usize) {
+    let mut only = rustix::thread::CpuSet::new();
+    only.set(core);
+    let _ = rustix::thread::sched_setaffinity(None, &only);
+}
+
 /// Asks the system to wake the calling thread when it said, not up to 50 µs later. Best effort.
 pub(crate) fn wake_on_time() {
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use reef_base::{MonotonicClock, Nanos};
 
 use super::script::{Script, Step};
-use super::{PlayedClient, Run, sleep_until, wake_on_time};
+use super::{PlayedClient, Run, keep_to_core, sleep_until, wake_on_time};
 use crate::callers::Caller;
 
 /// From the call until time zero of the run: every thread is waiting by then.
@@ -33,9 +33,13 @@ pub fn play<B, E>(
     let turns = (0..script.seat_count()).map(|_| Condvar::new()).collect();
     let stage = Stage { start, script: Mutex::new(script), turns };
     let (begin, end) = thread::scope(|scope| {
-        for (seat, caller) in callers.iter_mut().flatten().enumerate() {
+        let cores = run.clients.iter().zip(&counts).flat_map(|(client, &count)| vec![client.core; count]);
+        for ((seat, caller), core) in callers.iter_mut().flatten().enumerate().zip(cores) {
             let stage = &stage;
-            scope.spawn(move || Seated { stage, seat }.work(&mut **caller));
+            scope.spawn(move || {
+                core.into_iter().for_each(keep_to_core);
+                Seated { stage, seat }.work(&mut **caller);
+            });
         }
         let window = run.window();
         sleep_until(start + window.start);

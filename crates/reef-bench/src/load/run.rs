@@ -54,13 +54,15 @@ pub struct RunClient {
     pub in_flight: usize,
     /// Sent with each request, so that the server may refuse what would be late; `None` sends none.
     pub enforced_deadline: Option<Duration>,
+    /// The core that its callers run on; `None` for any. Where a run takes no time, nobody runs.
+    pub core: Option<usize>,
 }
 
 impl RunClient {
     /// A client named after its model, at the most urgent level, whose requests carry no deadline.
     pub fn new(model: &str, class: ClassName, arrivals: Arrivals, in_flight: usize) -> RunClient {
         let (name, model) = (model.to_string(), model.to_string());
-        RunClient { name, model, class, level: 0, arrivals, in_flight, enforced_deadline: None }
+        RunClient { name, model, class, level: 0, arrivals, in_flight, enforced_deadline: None, core: None }
     }
 
     /// Its class as requests say it.

@@ -4,7 +4,8 @@
 //! the other in every round; and whether the answers are the same to the bit. *replicate*: a model that is on
 //! both against two engines with a device each, which serve it at the same time. *neighbours*: a real-time
 //! model at a fixed rate on one device while another one is asked at the same rate on the other, against the
-//! same when the other device has nothing to do; who asks them shares the cores with the compute units.
+//! same when the other device has nothing to do. Who asks a model runs on the core of its device: as there
+//! are no others, it would otherwise be the askers that disturb each other.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -235,7 +236,9 @@ fn neighbours(bench: &Bench<'_>, rounds: usize) -> Result<Vec<Row>, BenchError> 
     let warm_up = measured / 10;
     let client = |name: &str, phase: f64| {
         let arrivals = Arrivals::periodic(rate_hz, phase, warm_up + measured);
-        RunClient::new(name, ClassName::RealTime, arrivals, 4)
+        let device = rig.engine.device_named(if name == here { "cpu:0" } else { "cpu:1" });
+        let core = device.and_then(|device| device.capabilities().cores.first().copied());
+        RunClient { core, ..RunClient::new(name, ClassName::RealTime, arrivals, 4) }
     };
     let run =
         |clients: Vec<RunClient>| Run { clients, warm_up, measured, cool_down: Duration::ZERO, grace: GRACE };

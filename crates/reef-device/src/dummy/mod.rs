@@ -138,6 +138,7 @@ impl DummyDevice {
             name: "queued dummy".into(),
             target,
             cus: options.cus,
+            cores: Vec::new(),
             kill: Kill::RunningWaves,
             poll_period: Nanos::ZERO,
             never_max: Nanos::ZERO,

@@ -33,6 +33,7 @@ fn run() -> Run {
         arrivals,
         in_flight: 1,
         enforced_deadline: None,
+        core: None,
     };
     Run {
         clients: vec![
