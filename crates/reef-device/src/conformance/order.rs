@@ -1,7 +1,7 @@
 //! Which block goes next, on any device: what is in the way of urgent work, padding, and shares. In counts of
 //! blocks and polls, never by a clock.
 
-use reef_base::{Nanos, Share, TaskKey};
+use reef_base::{Clock, Nanos, Share, TaskKey};
 use reef_plan::{Kernel, KernelSpec, Meter, SyntheticSpec, SyntheticStage, synthetic_plan};
 
 use super::{Harness, PATIENCE, Rig, best_effort, pass, real_time, rebuilt};
@@ -32,6 +32,14 @@ impl Rig {
         let started = std::time::Instant::now();
         while !done() {
             pass(&*self.device, started);
+        }
+    }
+
+    /// Lets so much time pass.
+    fn spend(&self, time: Nanos) {
+        match self.device.virtual_clock() {
+            Some(clock) => clock.advance_to(clock.now() + time),
+            None => std::thread::sleep(time.into()),
         }
     }
 
@@ -217,15 +225,19 @@ pub fn whose_blocks_are_killed_does_not_go_first_for_ever(harness: &dyn Harness)
     let meter = Meter::default();
     let endless =
         rig.load_metered(1, &[SyntheticStage { blocks: 2, polls: 1_000_000, poll_ns: 10_000 }], &meter);
-    let short = rig.load(2, &[SyntheticStage { blocks: 1, polls: 2, poll_ns: 5_000 }]);
+    let next = Meter::watching(&meter);
+    let short = rig.load_metered(2, &[SyntheticStage { blocks: 1, polls: 2, poll_ns: 5_000 }], &next);
     let urgent = rig.load(3, &[SyntheticStage { blocks: 1, polls: 2, poll_ns: 5_000 }]);
     let share = |owner| Share { owner, weight: 1 };
     let task = rig.submit(endless, best_effort(0).on(share(0)), 0);
     rig.until(|| meter.read().0 > 0);
+    // More than the short task takes.
+    rig.spend(Nanos::from_millis(2));
     rig.submit(short, best_effort(1).on(share(1)), 1);
     rig.submit(urgent, real_time(0), 2);
     let ended: Vec<u64> = rig.complete(2).iter().map(|done| done.token).collect();
     assert_eq!(ended, [2, 1]);
+    assert!(rig.units() > 1 || next.seen().0 == 1, "the killed block went first once more");
     rig.device.cancel(task);
     rig.complete(1);
 }
