@@ -253,16 +253,17 @@ impl Device for CudaDevice {
         let mut plans = self.plans();
         let (admission, slot_bytes, slots) = self.admit(&plans, &plan, &packed)?;
         let name = plan.name().to_string();
-        let loaded = self.try_load(&mut plans, plan, &packed, admission, slot_bytes).map_err(|error| {
-            match error.is_out_of_memory() {
-                // The driver had less than it was thought to have.
-                true => DeviceError::OutOfMemory { plan: name, needed: slot_bytes as u64, available: 0 },
-                false => error.into(),
-            }
-        })?;
-        if slots.is_some() {
+        let before = plans.slot_bytes;
+        let loaded = self.try_load(&mut plans, plan, &packed, admission, slot_bytes);
+        if plans.slot_bytes > before {
+            // Taken, also where the plan then did not load.
             plans.slots = slots;
         }
+        let loaded = loaded.map_err(|error| match error.is_out_of_memory() {
+            // The driver had less than it was thought to have.
+            true => DeviceError::OutOfMemory { plan: name, needed: slot_bytes as u64, available: 0 },
+            false => error.into(),
+        })?;
         plans.loaded.push(Some(Arc::new(loaded)));
         Ok(LoadedPlan(plans.loaded.len() as u32 - 1))
     }
