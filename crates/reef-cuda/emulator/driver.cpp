@@ -66,9 +66,18 @@ void with_launch(const void *parameter) {
 
 const Kernel KERNELS[] = {
     KERNEL(conv),
+    KERNEL(conv_tf32),
+    KERNEL(conv_f16),
+    KERNEL(conv_bf16),
+    KERNEL(conv_tf32_narrow),
+    KERNEL(conv_f16_narrow),
+    KERNEL(conv_bf16_narrow),
     KERNEL(elementwise),
     KERNEL(window),
     KERNEL(matmul),
+    KERNEL(matmul_tf32),
+    KERNEL(matmul_f16),
+    KERNEL(matmul_bf16),
     KERNEL(reduce),
     KERNEL(softmax),
     KERNEL(layer_norm),

@@ -5,7 +5,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <array>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -94,6 +98,7 @@ class Multiprocessor {
     view_.shared = shared_.data() + (ALIGNMENT - address % ALIGNMENT) % ALIGNMENT;
     body_ = &body;
     for (Barrier &barrier : barriers_) barrier = Barrier();
+    warps_.assign((count + LANES - 1) / LANES, Warp());
     while (fibers_.size() < count) fibers_.push_back(std::make_unique<Fiber>());
     for (unsigned thread = 0; thread < count; thread++) prepare(*fibers_[thread], thread);
     std::vector<unsigned> order(count);
@@ -130,6 +135,44 @@ class Multiprocessor {
     emulator_switch(&running_->stack_pointer, own_stack_);
   }
 
+  // What lanes of a warp bring to an instruction that they carry out together.
+  using Brought = std::array<unsigned, 6>;
+
+  // Leaves what a lane brings, waits for the other 31, and returns what all have brought, by lane. It stays until
+  // the next but one time.
+  const unsigned (*exchange_in_warp(const Brought &own))[6] {
+    const unsigned thread = running_->number;
+    Warp &warp = warps_[thread / LANES];
+    unsigned(*const all)[6] = warp.brought[running_->exchanges++ % 2];
+    std::copy(own.begin(), own.end(), all[thread % LANES]);
+    running_->state = State::WAITING_FOR_WARP;
+    if (++warp.arrived == LANES) {
+      warp.arrived = 0;
+      const unsigned first = thread / LANES * LANES;
+      for (unsigned lane = 0; lane < LANES; lane++) fibers_[first + lane]->state = State::READY;
+    }
+    give_way();
+    return all;
+  }
+
+  // Copies that a thread has begun and not waited for happen as late as they may.
+  void copy_later(void *to, const void *from, size_t bytes, bool exists) {
+    running_->copies.push_back({to, exists ? from : nullptr, bytes, running_->groups});
+  }
+  void end_group() { running_->groups++; }
+  void wait_for_groups(unsigned latest) {
+    auto &copies = running_->copies;
+    while (!copies.empty() && copies.front().group + latest < running_->groups) {
+      const Copy &copy = copies.front();
+      if (copy.from == nullptr) {
+        std::memset(copy.to, 0, copy.bytes);
+      } else {
+        std::memcpy(copy.to, copy.from, copy.bytes);
+      }
+      copies.pop_front();
+    }
+  }
+
   // Lets the block's other threads run.
   void give_way() { emulator_switch(&running_->stack_pointer, own_stack_); }
 
@@ -138,13 +181,28 @@ class Multiprocessor {
 
  private:
   static constexpr size_t ALIGNMENT = 128;
-  enum class State { READY, WAITING, ENDED };
+  static constexpr unsigned LANES = 32;
+  enum class State { READY, WAITING, WAITING_FOR_WARP, ENDED };
+  struct Copy {
+    void *to;
+    const void *from;
+    size_t bytes;
+    unsigned long long group;
+  };
+  struct Warp {
+    unsigned brought[2][LANES][6];
+    unsigned arrived = 0;
+  };
   struct Fiber {
     Stack stack;
     void *stack_pointer = nullptr;
     Dim index;
     State state = State::ENDED;
     unsigned barrier = 0;
+    unsigned number = 0;
+    unsigned exchanges = 0;
+    std::deque<Copy> copies;
+    unsigned long long groups = 0;
   };
   struct Barrier {
     unsigned arrived = 0;
@@ -154,6 +212,10 @@ class Multiprocessor {
     const Dim &threads = view_.threads;
     fiber.index = {thread % threads.x, thread / threads.x % threads.y, thread / (threads.x * threads.y)};
     fiber.state = State::READY;
+    fiber.number = thread;
+    fiber.exchanges = 0;
+    fiber.copies.clear();
+    fiber.groups = 0;
     void **top = fiber.stack.top();
     // Where `begin` would return to, which it never does; its address; six registers.
     *--top = nullptr;
@@ -165,6 +227,10 @@ class Multiprocessor {
   static void begin() {
     Multiprocessor &own = *current();
     (*own.body_)();
+    if (!own.running_->copies.empty()) {
+      std::fprintf(stderr, "emulated driver: a thread leaves copies behind that it did not wait for\n");
+      std::abort();
+    }
     own.running_->state = State::ENDED;
     emulator_switch(&own.running_->stack_pointer, own.own_stack_);
     std::abort();
@@ -172,6 +238,7 @@ class Multiprocessor {
 
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<unsigned char> shared_;
+  std::vector<Warp> warps_;
   Barrier barriers_[BARRIERS];
   BlockView view_;
   const std::function<void()> *body_ = nullptr;
@@ -184,6 +251,14 @@ class Multiprocessor {
 inline const Dim &this_thread() { return Multiprocessor::current()->thread(); }
 inline const BlockView &this_block() { return Multiprocessor::current()->view(); }
 inline void give_way() { Multiprocessor::current()->give_way(); }
+inline const unsigned (*exchange_in_warp(const Multiprocessor::Brought &own))[6] {
+  return Multiprocessor::current()->exchange_in_warp(own);
+}
+inline void copy_later(void *to, const void *from, size_t bytes, bool exists) {
+  Multiprocessor::current()->copy_later(to, from, bytes, exists);
+}
+inline void end_group() { Multiprocessor::current()->end_group(); }
+inline void wait_for_groups(unsigned latest) { Multiprocessor::current()->wait_for_groups(latest); }
 inline void barrier(unsigned id, unsigned threads) { Multiprocessor::current()->barrier(id, threads); }
 
 }  // namespace emulator

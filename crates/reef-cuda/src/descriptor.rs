@@ -7,7 +7,9 @@ mod rows;
 mod window;
 
 use bytemuck::{Pod, Zeroable};
-use reef_plan::{Kernel, KernelSpec, Place, Region};
+use reef_plan::{Kernel, KernelSpec, Place, Precision, Region};
+
+pub(crate) use self::contract::parts_bytes;
 
 use crate::driver::Grid;
 
@@ -53,6 +55,8 @@ pub(crate) struct Launch {
     pub(crate) report: u64,
     pub(crate) number: u32,
     pub(crate) blocks: u32,
+    /// Never the same for two launches over the same memory, never 0.
+    pub(crate) run: u64,
 }
 
 /// How a launch ended.
@@ -87,6 +91,10 @@ pub(crate) trait Placing {
     fn offset(&self, place: Place) -> Option<u64>;
     /// The address of a weight.
     fn weight(&self, index: u32) -> u64;
+    /// Bytes from the start of a task's memory to that for the parts of tiles that blocks share.
+    fn parts(&self) -> u64;
+    /// Bytes from the start of a task's memory to the words that tell which parts are there.
+    fn arrived(&self) -> u64;
 }
 
 fn operand(placing: &dyn Placing, region: &Region, byte: u64) -> Operand {
@@ -122,12 +130,21 @@ impl Described {
 pub(crate) const MARK: &str = "reef_queue_mark";
 
 /// Functions that [`describe`] names.
-pub(crate) const FUNCTIONS: [&str; 9] = [
+pub(crate) const FUNCTIONS: [&str; 18] = [
     "reef_queue_conv",
+    "reef_queue_conv_bf16",
+    "reef_queue_conv_bf16_narrow",
+    "reef_queue_conv_f16",
+    "reef_queue_conv_f16_narrow",
+    "reef_queue_conv_tf32",
+    "reef_queue_conv_tf32_narrow",
     "reef_queue_elementwise",
     "reef_queue_gather",
     "reef_queue_layer_norm",
     "reef_queue_matmul",
+    "reef_queue_matmul_bf16",
+    "reef_queue_matmul_f16",
+    "reef_queue_matmul_tf32",
     "reef_queue_reduce",
     "reef_queue_softmax",
     "reef_queue_synthetic",
@@ -135,8 +152,12 @@ pub(crate) const FUNCTIONS: [&str; 9] = [
 ];
 
 /// Describes a kernel; the error says what the device has no code for.
-pub(crate) fn describe(kernel: &Kernel, placing: &dyn Placing) -> Result<Described, String> {
-    let operands = Operands { kernel, placing };
+pub(crate) fn describe(
+    kernel: &Kernel,
+    precision: Precision,
+    placing: &dyn Placing,
+) -> Result<Described, String> {
+    let operands = Operands { kernel, precision, placing };
     Ok(match &kernel.spec {
         KernelSpec::Conv(spec) => contract::conv(operands, spec),
         KernelSpec::MatMul(spec) => contract::matmul(operands, spec),
@@ -156,6 +177,7 @@ pub(crate) fn describe(kernel: &Kernel, placing: &dyn Placing) -> Result<Describ
 #[derive(Clone, Copy)]
 struct Operands<'a> {
     kernel: &'a Kernel,
+    precision: Precision,
     placing: &'a dyn Placing,
 }
 
@@ -176,6 +198,16 @@ impl Operands<'_> {
         }
         *index += 1;
         self.read(*index - 1)
+    }
+
+    /// A place in the task's memory.
+    fn in_task(&self, at: u64) -> Operand {
+        Operand { at, is_address: 0, reserved: 0 }
+    }
+
+    /// Whether an operand begins where 16 bytes may be read at once: places do.
+    fn is_aligned(&self, index: usize) -> bool {
+        self.kernel.reads[index].offset.is_multiple_of(16)
     }
 
     fn write(&self) -> Operand {

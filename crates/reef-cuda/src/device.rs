@@ -12,7 +12,7 @@ use reef_device::{
     Admission, Budget, Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, Io, Kill,
     LoadedPlan, MemoryUse, Padding, RejectReason, Rejected, Scheme, Wake,
 };
-use reef_plan::{Cutter, DeviceKind, IoSpec, Isa, Plan, Target};
+use reef_plan::{Cutter, DeviceKind, IoSpec, Isa, Plan, Precision, Target};
 
 use crate::board::{Board, SLOTS, SLOTS_REAL_TIME, Submission};
 use crate::cut::CudaCutter;
@@ -27,6 +27,9 @@ use crate::{compiler, cut};
 const ARCH_MIN: u32 = 80;
 /// Of the device's memory, what reef takes at most unless it is told.
 const MEMORY_SHARE: (u64, u64) = (9, 10);
+
+/// What is multiplied unless a model says otherwise: as other frameworks do it on these GPUs.
+const PRECISION_DEFAULT: Precision = Precision::Tf32;
 
 /// How to make a device of a GPU.
 #[derive(Clone, Debug)]
@@ -194,7 +197,7 @@ fn capabilities(properties: &Properties) -> Capabilities {
     let isa = Isa::Sm(u16::try_from(*arch).unwrap_or(u16::MAX));
     Capabilities {
         name: format!("{name}, sm_{arch}, {sms} SMs"),
-        target: Target { device: DeviceKind::Cuda, isa, cus: *sms, window: 0 },
+        target: Target { device: DeviceKind::Cuda, isa, cus: *sms, window: 0, precision: Precision::F32 },
         cus: *sms,
         cores: Vec::new(),
         kill: Kill::None,
@@ -220,8 +223,9 @@ impl Device for CudaDevice {
         &self.capabilities
     }
 
-    fn cutter(&self) -> Arc<dyn Cutter> {
-        Arc::new(CudaCutter::new(self.capabilities.target))
+    fn cutter(&self, precision: Option<Precision>) -> Arc<dyn Cutter> {
+        let precision = precision.unwrap_or(PRECISION_DEFAULT);
+        Arc::new(CudaCutter::new(Target { precision, ..self.capabilities.target }))
     }
 
     fn scheme(&self) -> Scheme {
@@ -235,7 +239,7 @@ impl Device for CudaDevice {
 
     fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
         let target = self.capabilities.target;
-        if plan.target() != target {
+        if plan.target().device() != target {
             let (plan_target, plan) = (plan.target(), plan.name().into());
             return Err(DeviceError::WrongTarget { plan, plan_target, device_target: target });
         }

@@ -387,12 +387,13 @@ impl Stream {
         check("cuMemcpyDtoHAsync", unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, len, self.handle) })
     }
 
-    /// Fills memory with zeros, when all before it is done.
+    /// Fills the first bytes of some memory with zeros, when all before it is done.
     #[allow(unsafe_code)]
-    pub(crate) fn clear(&self, bytes: &DeviceBytes) -> Result<(), CudaError> {
+    pub(crate) fn clear(&self, bytes: &DeviceBytes, len: usize) -> Result<(), CudaError> {
+        let len = len.min(bytes.len);
         // SAFETY: the memory is that large; it is the caller's, whose `&` says that it lives now, and freeing
         // it waits for what uses it.
-        let result = unsafe { sys::cuMemsetD8Async(bytes.address, 0, bytes.len, self.handle) };
+        let result = unsafe { sys::cuMemsetD8Async(bytes.address, 0, len, self.handle) };
         check("cuMemsetD8Async", result)
     }
 

@@ -18,7 +18,7 @@ use crate::board::{Action, Board, Ended, OUTSTANDING_MAX, SLOTS};
 use crate::descriptor::{Launch, Report};
 use crate::driver::{Context, DeviceBytes, Function, Grid, PinnedBytes, Stream};
 use crate::error::CudaError;
-use crate::loaded::Loaded;
+use crate::loaded::{ARRIVED_BYTES, Loaded};
 
 /// Reports at a time: more than launches that are under way.
 const REPORTS: usize = (SLOTS * (OUTSTANDING_MAX + 1)).next_power_of_two();
@@ -150,6 +150,8 @@ pub(crate) struct Feeder {
     pinned_address: u64,
     /// From the device's clock to the host's.
     clock_offset: i64,
+    /// Launches so far.
+    runs: u64,
 }
 
 impl Feeder {
@@ -160,13 +162,15 @@ impl Feeder {
             .map(|_| Ok([Stream::new(&context, least)?, Stream::new(&context, greatest)?]))
             .collect::<Result<Vec<Streams>, CudaError>>()?;
         let arrivals = DeviceBytes::new(&context, SLOTS * size_of::<u64>())?;
-        streams[0][0].clear(&arrivals)?;
+        streams[0][0].clear(&arrivals, SLOTS * size_of::<u64>())?;
         streams[0][0].synchronize()?;
         let pinned = PinnedBytes::zeroed(&context, REPORTS * size_of::<Report>() + SLOTS * WORD_PITCH)?;
         let pinned_address = pinned.device_address()?;
         let memory = (0..SLOTS).map(|_| None).collect();
+        let clock_offset = 0;
+        let runs = 0;
         let mut feeder =
-            Feeder { shared, mark, streams, memory, arrivals, pinned, pinned_address, clock_offset: 0 };
+            Feeder { shared, mark, streams, memory, arrivals, pinned, pinned_address, clock_offset, runs };
         feeder.clock_offset = feeder.read_clock()?;
         Ok(feeder)
     }
@@ -293,14 +297,15 @@ impl Feeder {
     fn begin(&mut self, slot: usize) -> Result<(), CudaError> {
         self.word(slot).store(0, Ordering::Relaxed);
         let offered = self.shared.offered.lock().unwrap_or_else(PoisonError::into_inner)[slot].take();
-        if let Some(larger) = offered
-            && let Some(before) = self.memory[slot].replace(larger)
-        {
-            self.shared.retire(Retired::Memory(before));
-        }
-        let base = self.base(slot);
         let mut board = self.shared.board();
         let real_time = board.is_real_time(slot);
+        if let Some(larger) = offered {
+            self.streams[slot][usize::from(real_time)].clear(&larger, ARRIVED_BYTES)?;
+            if let Some(before) = self.memory[slot].replace(larger) {
+                self.shared.retire(Retired::Memory(before));
+            }
+        }
+        let base = self.base(slot);
         let (loaded, io) = board.at_work(slot);
         for (input, &at) in io.inputs.iter().zip(&loaded.layout.inputs) {
             let bytes = input.as_slice();
@@ -315,11 +320,12 @@ impl Feeder {
     }
 
     #[allow(unsafe_code)]
-    fn launch(&self, slot: usize, kernel: usize, number: u32) -> Result<(), CudaError> {
+    fn launch(&mut self, slot: usize, kernel: usize, number: u32) -> Result<(), CudaError> {
         let mut board = self.shared.board();
         let real_time = board.is_real_time(slot);
         let kernel = board.at_work(slot).0.kernels[kernel];
         drop(board);
+        self.runs += 1;
         let launch =
             Launch { descriptor: kernel.descriptor, ..self.launch_of(slot, number, kernel.grid.blocks) };
         // SAFETY: the function takes a launch; its plan, and with it descriptor and weights, stays until the
@@ -362,6 +368,7 @@ impl Feeder {
             report: self.pinned_address + Self::report_at(number) as u64,
             number,
             blocks,
+            run: self.runs,
         }
     }
 

@@ -9,6 +9,7 @@ use reef_device::{Admission, DeviceError};
 use reef_graph::AllowedIndices;
 use reef_plan::{HostFault, Kernel, KernelSpec, Place, Plan, Restart};
 
+use crate::cut::SPLIT_BLOCKS;
 use crate::descriptor::{self, ALIGNMENT, Described, Placing};
 use crate::driver::{Context, DeviceBytes, Function, Grid, Stream};
 use crate::error::CudaError;
@@ -19,16 +20,21 @@ pub(crate) struct Layout {
     pub(crate) inputs: Vec<usize>,
     pub(crate) outputs: Vec<usize>,
     pub(crate) arena: usize,
+    /// Parts of tiles that blocks share.
+    pub(crate) parts: usize,
     /// All of it.
     pub(crate) bytes: usize,
 }
 
 /// What every place in a task's memory is aligned to.
 const GRAIN: usize = 256;
+/// Bytes at the start of a task's memory that tell which parts of a tile are there, whatever the plan: zero
+/// when the memory is new, and nobody else writes there.
+pub(crate) const ARRIVED_BYTES: usize = SPLIT_BLOCKS * size_of::<u64>();
 
 impl Layout {
     pub(crate) fn of(plan: &Plan) -> Layout {
-        let mut bytes = 0usize;
+        let mut bytes = ARRIVED_BYTES.next_multiple_of(GRAIN);
         let mut place = |size: usize| {
             let at = bytes;
             bytes = (bytes + size).next_multiple_of(GRAIN);
@@ -37,7 +43,9 @@ impl Layout {
         let inputs = plan.inputs().iter().map(|spec| place(spec.bytes())).collect();
         let outputs = plan.outputs().iter().map(|spec| place(spec.bytes())).collect();
         let arena = place(plan.arena_bytes());
-        Layout { inputs, outputs, arena, bytes }
+        let parts = plan.kernels().iter().map(|kernel| descriptor::parts_bytes(&kernel.spec)).max();
+        let parts = place(parts.unwrap_or(0));
+        Layout { inputs, outputs, arena, parts, bytes }
     }
 }
 
@@ -143,6 +151,14 @@ impl Placing for Places<'_> {
     fn weight(&self, index: u32) -> u64 {
         self.weights[index as usize].bytes.address()
     }
+
+    fn parts(&self) -> u64 {
+        self.layout.parts as u64
+    }
+
+    fn arrived(&self) -> u64 {
+        0
+    }
 }
 
 /// What [`load`] works with.
@@ -163,9 +179,16 @@ pub(crate) fn unsupported(plan: &Plan) -> Option<DeviceError> {
         fn weight(&self, _index: u32) -> u64 {
             0
         }
+        fn parts(&self) -> u64 {
+            0
+        }
+        fn arrived(&self) -> u64 {
+            0
+        }
     }
+    let precision = plan.target().precision;
     let refused = |kernel: &Kernel| match kernel.restart {
-        Restart::Safe => descriptor::describe(kernel, &Nowhere).err(),
+        Restart::Safe => descriptor::describe(kernel, precision, &Nowhere).err(),
         Restart::Never => Some("it may run once only, and what is evicted is queued again".to_string()),
     };
     plan.kernels().iter().find_map(|kernel| {
@@ -190,11 +213,11 @@ impl Loader<'_> {
             .collect::<Result<_, _>>()?;
         let layout = Layout::of(&plan);
         let places = Places { layout: &layout, weights: &weights };
-        let described: Vec<Described> = plan
-            .kernels()
-            .iter()
-            .map(|kernel| descriptor::describe(kernel, &places).expect("the device has code for the plan"))
-            .collect();
+        let precision = plan.target().precision;
+        let describe = |kernel: &Kernel| {
+            descriptor::describe(kernel, precision, &places).expect("the device has code for the plan")
+        };
+        let described: Vec<Described> = plan.kernels().iter().map(describe).collect();
         let (mut bytes, mut offsets) = (Vec::new(), Vec::new());
         for one in &described {
             bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
@@ -234,16 +257,22 @@ impl Loader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reef_plan::{DeviceKind, Isa, SyntheticStage, Target, synthetic_plan};
+    use reef_plan::{DeviceKind, Isa, Precision, SyntheticStage, Target, synthetic_plan};
 
     #[test]
     fn places_do_not_overlap() {
-        let target = Target { device: DeviceKind::Cuda, isa: Isa::Sm(90), cus: 2, window: 0 };
+        let target = Target {
+            device: DeviceKind::Cuda,
+            isa: Isa::Sm(90),
+            cus: 2,
+            window: 0,
+            precision: Precision::Tf32,
+        };
         let stage = SyntheticStage { blocks: 10, polls: 1, poll_ns: 1 };
         let plan = synthetic_plan("p", target, 1, &[stage; 2]).unwrap();
         let layout = Layout::of(&plan);
-        assert_eq!((&layout.inputs[..], &layout.outputs[..], layout.arena), (&[0][..], &[256][..], 512));
-        assert!(layout.bytes >= 512 + plan.arena_bytes());
+        assert_eq!((&layout.inputs[..], &layout.outputs[..], layout.arena), (&[1024][..], &[1280][..], 1536));
+        assert!(layout.bytes >= 1536 + plan.arena_bytes());
         assert_eq!(unsupported(&plan), None);
     }
 }

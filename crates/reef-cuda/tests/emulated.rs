@@ -8,10 +8,10 @@ use reef_cuda::{CudaDevice, CudaOptions};
 use reef_device::conformance::Harness;
 use reef_device::operators::{Case, Operators};
 use reef_device::{Device, Padding, Scheme};
-use reef_plan::Cutter;
+use reef_plan::{Cutter, Precision};
 
-/// GPUs of the emulated driver, by how many multiprocessors they have.
-struct Cuda;
+/// GPUs of the emulated driver, by how many multiprocessors they have; and what is multiplied in cases.
+struct Cuda(Precision);
 
 /// Multiprocessors of each.
 const SIZES: [usize; 4] = [1, 2, 3, 5];
@@ -53,13 +53,18 @@ const IGNORED: [(&str, &str); 3] = [
 
 impl Operators for Cuda {
     fn cases(&self, cutter: &dyn Cutter) -> Vec<Case> {
+        let tolerance = self.tolerance();
         let case = |sample: samples::Sample| Case {
             name: sample.name.into(),
             plan: Arc::new(sample.plan(cutter).expect("samples compile")),
             inputs: sample.inputs.iter().map(|tensor| tensor.bytes().as_slice().to_vec()).collect(),
-            check: Box::new(move |outputs| sample.check(outputs)),
+            check: Box::new(move |outputs| sample.check_within(outputs, tolerance)),
         };
         samples::all().into_iter().map(case).collect()
+    }
+
+    fn precision(&self) -> Precision {
+        self.0
     }
 
     fn ignored(&self) -> &[(&str, &str)] {
@@ -67,6 +72,48 @@ impl Operators for Cuda {
     }
 }
 
-reef_device::conformance_suite!(Cuda, #[ignore = "needs the emulated driver: cargo xtask cuda"]);
+impl Cuda {
+    /// How far a result may be from the reference, as a share of the largest value of its output: f32 with
+    /// room for the order of sums, else half of a last bit of each factor with the same.
+    fn tolerance(&self) -> f64 {
+        match self.0 {
+            Precision::F32 => 2e-4,
+            Precision::Tf32 | Precision::F16 => 2e-3,
+            Precision::Bf16 => 1.6e-2,
+        }
+    }
+}
 
-reef_device::operator_suite!(Cuda, #[ignore = "needs the emulated driver: cargo xtask cuda"]);
+reef_device::conformance_suite!(
+    Cuda(Precision::F32),
+    #[ignore = "needs the emulated driver: cargo xtask cuda"]
+);
+
+reef_device::operator_suite!(
+    Cuda(Precision::F32),
+    #[ignore = "needs the emulated driver: cargo xtask cuda"]
+);
+
+mod tf32 {
+    use super::{Cuda, Precision};
+    reef_device::operator_suite!(
+        Cuda(Precision::Tf32),
+        #[ignore = "needs the emulated driver: cargo xtask cuda"]
+    );
+}
+
+mod f16 {
+    use super::{Cuda, Precision};
+    reef_device::operator_suite!(
+        Cuda(Precision::F16),
+        #[ignore = "needs the emulated driver: cargo xtask cuda"]
+    );
+}
+
+mod bf16 {
+    use super::{Cuda, Precision};
+    reef_device::operator_suite!(
+        Cuda(Precision::Bf16),
+        #[ignore = "needs the emulated driver: cargo xtask cuda"]
+    );
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reef_base::{Buffer, Nanos, TaskId, TaskKey, VirtualClock};
-use reef_plan::{Cutter, HostFault, Plan, Target};
+use reef_plan::{Cutter, HostFault, Plan, Precision, Target};
 
 use crate::event::Event;
 use crate::ids::LoadedPlan;
@@ -322,8 +322,10 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// What it can do.
     fn capabilities(&self) -> &Capabilities;
 
-    /// How plans for it are cut and their constants packed. The same as that of every device with its target.
-    fn cutter(&self) -> Arc<dyn Cutter>;
+    /// How plans for it are cut and their constants packed, and in which precision they multiply: this one,
+    /// or f32 where the device does not have it; for `None` the device's default. The same as that of every
+    /// device with its target.
+    fn cutter(&self, precision: Option<Precision>) -> Arc<dyn Cutter>;
 
     /// The scheme in force.
     fn scheme(&self) -> Scheme;

@@ -33,6 +33,6 @@ pub use spec::{
     KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec, ReduceSpec, SoftmaxSpec, SyntheticSpec, Tile,
 };
 pub use synthetic::{SyntheticStage, synthetic_output, synthetic_plan};
-pub use target::{DeviceKind, Isa, Target};
+pub use target::{DeviceKind, Isa, Precision, Target};
 pub use validate::PlanError;
 pub use weights::{ModelWeights, Packing, WeightRef, WeightStore};

@@ -5,9 +5,11 @@
 // run again.
 #pragma once
 #include "conv.cuh"
+#include "conv_tensor.cuh"
 #include "elementwise.cuh"
 #include "gather.cuh"
 #include "matmul.cuh"
+#include "matmul_tensor.cuh"
 #include "pool.cuh"
 #include "rows.cuh"
 #include "synthetic.cuh"
@@ -39,6 +41,8 @@ struct Launch {
   Report *report;
   unsigned number;
   unsigned blocks;
+  // Never the same for two launches over the same memory, never 0.
+  unsigned long long run;
 };
 
 template <class Descriptor, bool (*tile)(const Descriptor &, const Places &, unsigned, const Context &)>
@@ -46,7 +50,8 @@ __device__ __forceinline__ void run_block(const Launch &launch) {
   unsigned char *const arena = shared_arena();
   unsigned *const control = reinterpret_cast<unsigned *>(arena);
   Report *const report = launch.report;
-  const Context context = {arena + CONTROL_BYTES, control + 1, nullptr, &report->failed, &report->failed_value};
+  const Context context = {arena + CONTROL_BYTES, control + 1, nullptr, &report->failed, &report->failed_value,
+                           launch.run};
   if (threadIdx.x == 0) {
     if (blockIdx.x == 0) launch.report->begun_ns = device_clock_ns();
     control[0] = load_relaxed(launch.evicted);
@@ -76,14 +81,23 @@ static_assert(sizeof(reef::Report) == REPORT_BYTES, "the host has another idea o
 #endif
 
 #define REEF_QUEUE_KERNEL(name, Descriptor)                                                     \
-  extern "C" __global__ void __launch_bounds__(256) reef_queue_##name(reef::Launch launch) {   \
+  extern "C" __global__ void __launch_bounds__(256, 1) reef_queue_##name(reef::Launch launch) {   \
     reef::run_block<reef::Descriptor, reef::name##_tile>(launch);                              \
   }
 
 REEF_QUEUE_KERNEL(conv, ConvDescriptor)
+REEF_QUEUE_KERNEL(conv_tf32, ConvDescriptor)
+REEF_QUEUE_KERNEL(conv_f16, ConvDescriptor)
+REEF_QUEUE_KERNEL(conv_bf16, ConvDescriptor)
+REEF_QUEUE_KERNEL(conv_tf32_narrow, ConvDescriptor)
+REEF_QUEUE_KERNEL(conv_f16_narrow, ConvDescriptor)
+REEF_QUEUE_KERNEL(conv_bf16_narrow, ConvDescriptor)
 REEF_QUEUE_KERNEL(elementwise, ElementwiseDescriptor)
 REEF_QUEUE_KERNEL(window, WindowDescriptor)
 REEF_QUEUE_KERNEL(matmul, MatMulDescriptor)
+REEF_QUEUE_KERNEL(matmul_tf32, MatMulDescriptor)
+REEF_QUEUE_KERNEL(matmul_f16, MatMulDescriptor)
+REEF_QUEUE_KERNEL(matmul_bf16, MatMulDescriptor)
 REEF_QUEUE_KERNEL(reduce, ReduceDescriptor)
 REEF_QUEUE_KERNEL(softmax, SoftmaxDescriptor)
 REEF_QUEUE_KERNEL(layer_norm, LayerNormDescriptor)
