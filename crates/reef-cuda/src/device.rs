@@ -19,7 +19,8 @@ use crate::cut::CudaCutter;
 use crate::descriptor;
 use crate::driver::{Context, DeviceBytes, Driver, Function, Module, PinnedBytes, Properties};
 use crate::error::CudaError;
-use crate::feeder::{Feeder, Shared};
+use crate::feeder::{Feeder, Offer, Shared};
+use crate::hosting::{HostStep, Hosts, States, Told};
 use crate::loaded::{DeviceWeights, Layout, Loaded, Loader, unsupported};
 use crate::{compiler, cut};
 
@@ -56,6 +57,8 @@ pub struct CudaDevice {
     functions: HashMap<&'static str, Function>,
     budget: Arc<Budget>,
     thread: Option<JoinHandle<()>>,
+    /// Its threads' names begin with it.
+    name: String,
     /// The kernels' code stays as long as something may run it.
     _module: Module,
 }
@@ -65,6 +68,8 @@ struct Plans {
     /// Memory of the tasks of one slot, and its place in the books.
     slot_bytes: usize,
     slots: Option<Admission>,
+    /// Pinned memory for the host steps of one slot.
+    staging_bytes: usize,
 }
 
 impl fmt::Debug for CudaDevice {
@@ -116,18 +121,20 @@ impl CudaDevice {
         let board = Board::new(options.scheme, options.padding, properties.sms);
         let shared = Arc::new(Shared::new(context, board));
         let feeder = Feeder::new(shared.clone(), mark)?;
-        let builder = std::thread::Builder::new().name(format!("reef-cuda{}", options.number));
+        let name = format!("reef-cuda{}", options.number);
+        let builder = std::thread::Builder::new().name(name.clone());
         let thread =
             builder.spawn(move || feeder.run()).map_err(|error| CudaError::Thread(error.to_string()))?;
         let limit = options.memory_bytes.unwrap_or(properties.memory_bytes / MEMORY_SHARE.1 * MEMORY_SHARE.0);
         Ok(CudaDevice {
             capabilities: capabilities(&properties),
             shared,
-            plans: Mutex::new(Plans { loaded: Vec::new(), slot_bytes: 0, slots: None }),
+            plans: Mutex::new(Plans { loaded: Vec::new(), slot_bytes: 0, slots: None, staging_bytes: 0 }),
             weights: DeviceWeights::default(),
             functions,
             budget: Budget::new(Domain::Device, Some(limit.min(properties.memory_bytes))),
             thread: Some(thread),
+            name,
             _module: module,
         })
     }
@@ -146,6 +153,25 @@ impl CudaDevice {
             Ok(Buffer::over(Domain::Pinned, Box::new(Pinned(bytes))))
         };
         specs.iter().map(buffer).collect()
+    }
+
+    /// Starts the threads for host steps, unless they are there.
+    fn start_hosts(&self) -> Result<(), CudaError> {
+        // Weak: the threads are the shared thing's own.
+        let shared = Arc::downgrade(&self.shared);
+        let told = move |slot, ended| {
+            if let Some(shared) = shared.upgrade() {
+                shared.host_ended(slot, ended);
+            }
+        };
+        let _one_at_a_time = self.plans();
+        if self.shared.hosts.get().is_none() {
+            let told: Arc<Told> = Arc::new(told);
+            let hosts = Hosts::start(&self.name, SLOTS, &told)
+                .map_err(|error| CudaError::Thread(error.to_string()))?;
+            let _ = self.shared.hosts.set(hosts);
+        }
+        Ok(())
     }
 
     /// Enters a plan, and what more its tasks need, into the books. Returns the plan's place there, the size
@@ -174,6 +200,7 @@ impl CudaDevice {
         plans: &mut Plans,
         plan: Arc<Plan>,
         packed: &[Arc<AlignedBytes>],
+        states: States,
         admission: Admission,
         slot_bytes: usize,
     ) -> Result<Loaded, CudaError> {
@@ -181,11 +208,22 @@ impl CudaDevice {
             let context = &self.shared.context;
             let memory: Vec<DeviceBytes> =
                 (0..SLOTS).map(|_| DeviceBytes::new(context, slot_bytes)).collect::<Result<_, _>>()?;
-            memory.into_iter().enumerate().for_each(|(slot, bytes)| self.shared.offer(slot, bytes));
+            let offer = |memory| Offer { memory: Some(memory), staging: None };
+            memory.into_iter().enumerate().for_each(|(slot, bytes)| self.shared.offer(slot, offer(bytes)));
             plans.slot_bytes = slot_bytes;
         }
+        let staging_bytes = HostStep::bytes_for(&plan);
+        if staging_bytes > plans.staging_bytes {
+            let context = &self.shared.context;
+            let staging: Vec<PinnedBytes> =
+                (0..SLOTS).map(|_| PinnedBytes::zeroed(context, staging_bytes)).collect::<Result<_, _>>()?;
+            for (slot, bytes) in staging.into_iter().enumerate() {
+                self.shared.offer(slot, Offer { memory: None, staging: Some(Arc::new(Mutex::new(bytes))) });
+            }
+            plans.staging_bytes = staging_bytes;
+        }
         let (context, weights, functions) = (&self.shared.context, &self.weights, &self.functions);
-        Loader { context, weights, functions }.load(plan, packed, admission)
+        Loader { context, weights, functions }.load(plan, packed, states, admission)
     }
 }
 
@@ -211,6 +249,10 @@ impl Drop for CudaDevice {
         self.shared.stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+        // Who is told of the last steps is there until then.
+        if let Some(hosts) = self.shared.hosts.get() {
+            hosts.stop();
         }
     }
 }
@@ -250,11 +292,15 @@ impl Device for CudaDevice {
             plan.store().get(weight.key, weight.packing).expect("the validator found it packed")
         };
         let packed: Vec<Arc<AlignedBytes>> = plan.weights().iter().map(weight).collect();
+        let states = States::of(&plan, SLOTS)?;
+        if HostStep::bytes_for(&plan) > 0 {
+            self.start_hosts()?;
+        }
         let mut plans = self.plans();
         let (admission, slot_bytes, slots) = self.admit(&plans, &plan, &packed)?;
         let name = plan.name().to_string();
         let before = plans.slot_bytes;
-        let loaded = self.try_load(&mut plans, plan, &packed, admission, slot_bytes);
+        let loaded = self.try_load(&mut plans, plan, &packed, states, admission, slot_bytes);
         if plans.slot_bytes > before {
             // Taken, also where the plan then did not load.
             plans.slots = slots;
@@ -288,8 +334,8 @@ impl Device for CudaDevice {
             (None, None) => RejectReason::UnknownPlan,
             (None, Some(loaded)) if !io.fits(&loaded.plan) => RejectReason::WrongBuffers,
             (None, Some(loaded)) => {
-                let blocks = loaded.blocks.clone();
-                let submission = Submission { plan, payload: loaded, blocks, key, io, token };
+                let steps = loaded.steps.clone();
+                let submission = Submission { plan, payload: loaded, steps, key, io, token };
                 let task = board.submit(submission, MonotonicClock::read());
                 drop(board);
                 self.shared.call();

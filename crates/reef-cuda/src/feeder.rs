@@ -8,7 +8,7 @@
 //! then every [`NAP`]; a device that has failed says so when it is asked, every [`ASK`].
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use reef_base::{MonotonicClock, Nanos};
@@ -18,6 +18,7 @@ use crate::board::{Action, Board, Ended, OUTSTANDING_MAX, SLOTS};
 use crate::descriptor::{Launch, Report};
 use crate::driver::{Context, DeviceBytes, Function, Grid, PinnedBytes, Stream};
 use crate::error::CudaError;
+use crate::hosting::{Hosts, Job, Staged};
 use crate::loaded::Loaded;
 
 /// Reports at a time: more than launches that are under way.
@@ -44,15 +45,25 @@ pub(crate) struct Shared {
     /// Whether the board has a fault.
     faulty: AtomicBool,
     /// Memory for the tasks of each slot, not taken yet: never smaller than what the slot has.
-    offered: Mutex<Vec<Option<DeviceBytes>>>,
+    offered: Mutex<Vec<Offer>>,
+    /// Threads for host steps, once a plan has one.
+    pub(crate) hosts: OnceLock<Hosts>,
     /// What is to be dropped by who has time.
     retired: Mutex<Vec<Retired>>,
 }
 
-/// Memory of the device that nothing uses any more. Freeing it may wait for the device.
+/// Memory for a slot's tasks.
+#[derive(Default)]
+pub(crate) struct Offer {
+    pub(crate) memory: Option<DeviceBytes>,
+    /// Pinned, for host steps.
+    pub(crate) staging: Option<Arc<Mutex<PinnedBytes>>>,
+}
+
+/// What nothing uses any more. Freeing it may wait for the device.
 enum Retired {
     Plan(#[allow(dead_code, reason = "kept to be dropped")] Arc<Loaded>),
-    Memory(#[allow(dead_code, reason = "kept to be dropped")] DeviceBytes),
+    Memory(#[allow(dead_code, reason = "kept to be dropped")] Offer),
 }
 
 impl Shared {
@@ -65,13 +76,14 @@ impl Shared {
             waker: Mutex::default(),
             stopping: AtomicBool::new(false),
             faulty: AtomicBool::new(false),
-            offered: Mutex::new((0..SLOTS).map(|_| None).collect()),
+            offered: Mutex::new((0..SLOTS).map(|_| Offer::default()).collect()),
+            hosts: OnceLock::new(),
             retired: Mutex::default(),
         }
     }
 
     pub(crate) fn board(&self) -> MutexGuard<'_, Board<Arc<Loaded>>> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.board)
     }
 
     /// There is something to do.
@@ -81,14 +93,14 @@ impl Shared {
 
     /// Completions may be there, or a fault.
     pub(crate) fn wake(&self) {
-        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waker = lock(&self.waker).clone();
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
     pub(crate) fn set_waker(&self, waker: Arc<dyn Wake>) {
-        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
+        *lock(&self.waker) = Some(waker);
     }
 
     pub(crate) fn stop(&self) {
@@ -117,20 +129,42 @@ impl Shared {
     }
 
     /// Memory for tasks of a slot that need more than they have.
-    pub(crate) fn offer(&self, slot: usize, bytes: DeviceBytes) {
-        let before = self.offered.lock().unwrap_or_else(PoisonError::into_inner)[slot].replace(bytes);
+    pub(crate) fn offer(&self, slot: usize, offer: Offer) {
+        let offered = &mut lock(&self.offered)[slot];
+        let before = Offer {
+            memory: offer.memory.and_then(|memory| offered.memory.replace(memory)),
+            staging: offer.staging.and_then(|staging| offered.staging.replace(staging)),
+        };
         drop(before);
+    }
+
+    /// What the host ran of a task has ended.
+    pub(crate) fn host_ended(&self, slot: usize, ended: Ended) {
+        let mut board = self.board();
+        let before = board.has_completions();
+        board.ended(slot, ended, MonotonicClock::read());
+        let completed = !before && board.has_completions();
+        drop(board);
+        self.settled.notify_all();
+        self.call();
+        if completed {
+            self.wake();
+        }
     }
 
     /// Frees what nothing uses any more; may wait for the device.
     pub(crate) fn collect(&self) {
-        let retired = std::mem::take(&mut *self.retired.lock().unwrap_or_else(PoisonError::into_inner));
+        let retired = std::mem::take(&mut *lock(&self.retired));
         drop(retired);
     }
 
     fn retire(&self, one: Retired) {
-        self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(one);
+        lock(&self.retired).push(one);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The streams of a slot's tasks: best-effort, real-time.
@@ -143,6 +177,7 @@ pub(crate) struct Feeder {
     streams: Vec<Streams>,
     /// By slot.
     memory: Vec<Option<DeviceBytes>>,
+    staging: Vec<Option<Arc<Mutex<PinnedBytes>>>>,
     /// A count of blocks for each slot.
     arrivals: DeviceBytes,
     /// Reports, then words.
@@ -164,9 +199,17 @@ impl Feeder {
         streams[0][0].synchronize()?;
         let pinned = PinnedBytes::zeroed(&context, REPORTS * size_of::<Report>() + SLOTS * WORD_PITCH)?;
         let pinned_address = pinned.device_address()?;
-        let memory = (0..SLOTS).map(|_| None).collect();
-        let mut feeder =
-            Feeder { shared, mark, streams, memory, arrivals, pinned, pinned_address, clock_offset: 0 };
+        let mut feeder = Feeder {
+            shared,
+            mark,
+            streams,
+            memory: (0..SLOTS).map(|_| None).collect(),
+            staging: vec![None; SLOTS],
+            arrivals,
+            pinned,
+            pinned_address,
+            clock_offset: 0,
+        };
         feeder.clock_offset = feeder.read_clock()?;
         Ok(feeder)
     }
@@ -204,8 +247,15 @@ impl Feeder {
                 last = Instant::now();
                 continue;
             }
-            let board = self.shared.board();
-            if !board.is_busy() {
+            let mut board = self.shared.board();
+            // Asked again with the lock that is held until the wait begins: who changed the board meanwhile
+            // may have called before anybody waited.
+            if let Some(action) = board.next() {
+                drop(board);
+                self.act(action)?;
+                continue;
+            }
+            if board.awaited().next().is_none() {
                 let quiet = Duration::from_millis(100);
                 drop(self.shared.work.wait_timeout(board, quiet).unwrap_or_else(PoisonError::into_inner));
                 last = Instant::now();
@@ -283,6 +333,14 @@ impl Feeder {
                 }
                 self.launch(slot, kernel, number)?;
             }
+            Action::Fetch { slot, kernel, number, first } => {
+                if first {
+                    self.begin(slot)?;
+                }
+                self.fetch(slot, kernel, number)?;
+            }
+            Action::Run { slot, kernel } => self.run_on_host(slot, kernel),
+            Action::Store { slot, kernel, number } => self.store(slot, kernel, number)?,
             Action::Finish { slot, number } => self.finish(slot, number)?,
         }
         Ok(())
@@ -292,10 +350,12 @@ impl Feeder {
     #[allow(unsafe_code)]
     fn begin(&mut self, slot: usize) -> Result<(), CudaError> {
         self.word(slot).store(0, Ordering::Relaxed);
-        let offered = self.shared.offered.lock().unwrap_or_else(PoisonError::into_inner)[slot].take();
-        if let Some(larger) = offered
-            && let Some(before) = self.memory[slot].replace(larger)
-        {
+        let offered = std::mem::take(&mut lock(&self.shared.offered)[slot]);
+        let before = Offer {
+            memory: offered.memory.and_then(|larger| self.memory[slot].replace(larger)),
+            staging: offered.staging.and_then(|larger| self.staging[slot].replace(larger)),
+        };
+        if before.memory.is_some() || before.staging.is_some() {
             self.shared.retire(Retired::Memory(before));
         }
         let base = self.base(slot);
@@ -318,7 +378,7 @@ impl Feeder {
     fn launch(&self, slot: usize, kernel: usize, number: u32) -> Result<(), CudaError> {
         let mut board = self.shared.board();
         let real_time = board.is_real_time(slot);
-        let kernel = board.at_work(slot).0.kernels[kernel];
+        let kernel = board.at_work(slot).0.launchable(kernel).expect("the board knows host steps");
         drop(board);
         let launch =
             Launch { descriptor: kernel.descriptor, ..self.launch_of(slot, number, kernel.grid.blocks) };
@@ -327,14 +387,52 @@ impl Feeder {
         unsafe { self.streams[slot][usize::from(real_time)].launch(kernel.function, kernel.grid, &launch) }
     }
 
+    /// Queues the copies of a host step's operands to the slot's pinned memory.
+    #[allow(unsafe_code)]
+    fn fetch(&self, slot: usize, kernel: usize, number: u32) -> Result<(), CudaError> {
+        let (base, staging) = (self.base(slot), lock(self.staging(slot)).as_ptr());
+        let mut board = self.shared.board();
+        let class = usize::from(board.is_real_time(slot));
+        let loaded = board.at_work(slot).0;
+        for Staged { region, at } in &loaded.host_step(kernel).expect("it is one").reads {
+            let to = staging.wrapping_add(*at);
+            // SAFETY: the slot's memory and its pinned memory have room for each operand at its place, and
+            // stay until the task is over; nobody looks there before the mark is told of.
+            unsafe { self.streams[slot][class].download(to, base + loaded.offset(region), region.bytes) }?;
+        }
+        drop(board);
+        self.queue_mark(slot, class, number)
+    }
+
+    fn run_on_host(&self, slot: usize, kernel: usize) {
+        let loaded = self.shared.board().at_work(slot).0.clone();
+        let job = Job { loaded, kernel, staging: self.staging(slot).clone() };
+        self.shared.hosts.get().expect("threads start before such a plan is loaded").give(slot, job);
+    }
+
+    /// Queues the copies of a host step's results to the device.
+    #[allow(unsafe_code)]
+    fn store(&self, slot: usize, kernel: usize, number: u32) -> Result<(), CudaError> {
+        let (base, staging) = (self.base(slot), lock(self.staging(slot)).as_ptr());
+        let mut board = self.shared.board();
+        let class = usize::from(board.is_real_time(slot));
+        let loaded = board.at_work(slot).0;
+        for Staged { region, at } in &loaded.host_step(kernel).expect("it is one").writes {
+            let from = staging.wrapping_add(*at);
+            // SAFETY: as in `fetch`; the host is through with it.
+            unsafe { self.streams[slot][class].upload(base + loaded.offset(region), from, region.bytes) }?;
+        }
+        drop(board);
+        self.queue_mark(slot, class, number)
+    }
+
     #[allow(unsafe_code)]
     fn finish(&self, slot: usize, number: u32) -> Result<(), CudaError> {
         let base = self.base(slot);
         let mut board = self.shared.board();
         let real_time = board.is_real_time(slot);
         let (loaded, io) = board.at_work(slot);
-        let outputs = loaded.layout.outputs.clone();
-        for (output, at) in io.outputs.iter_mut().zip(outputs) {
+        for (output, &at) in io.outputs.iter_mut().zip(&loaded.layout.outputs) {
             let bytes = output.as_mut_slice();
             // SAFETY: as in `begin`; nobody reads the outputs before the mark is told of.
             unsafe {
@@ -367,6 +465,10 @@ impl Feeder {
 
     fn base(&self, slot: usize) -> u64 {
         self.memory[slot].as_ref().expect("memory is offered before a plan that needs it is loaded").address()
+    }
+
+    fn staging(&self, slot: usize) -> &Arc<Mutex<PinnedBytes>> {
+        self.staging[slot].as_ref().expect("it is offered before a plan that needs it is loaded")
     }
 
     fn report_at(number: u32) -> usize {

@@ -15,6 +15,7 @@
 //! | `loaded` | plans in the memory of the device |
 //! | `board` | which kernel is queued next: a state machine without a driver or a clock |
 //! | `feeder` | the thread that does what the board says |
+//! | `hosting` | kernels that the host runs: their operands, states and threads |
 //! | `device` | the device of the contract |
 
 mod board;
@@ -25,6 +26,7 @@ mod device;
 mod driver;
 mod error;
 mod feeder;
+mod hosting;
 mod loaded;
 mod pack;
 mod scalar;

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use reef_base::{AlignedBytes, Nanos};
 use reef_device::{Admission, DeviceError};
 use reef_graph::AllowedIndices;
-use reef_plan::{HostFault, Kernel, KernelSpec, Place, Plan, Restart};
+use reef_plan::{HostFault, Kernel, KernelSpec, Place, Plan, Region, Restart};
 
+use crate::board::Step;
 use crate::descriptor::{self, ALIGNMENT, Described, Placing};
 use crate::driver::{Context, DeviceBytes, Function, Grid, Stream};
 use crate::error::CudaError;
+use crate::hosting::{HostStep, States, is_hosted};
 
 /// Where inputs, outputs and arena of a plan lie in the memory of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +51,7 @@ pub(crate) struct DeviceWeights(Mutex<HashMap<usize, Weak<DeviceWeight>>>);
 #[derive(Debug)]
 pub(crate) struct DeviceWeight {
     bytes: DeviceBytes,
-    _packed: Arc<AlignedBytes>,
+    packed: Arc<AlignedBytes>,
 }
 
 impl DeviceWeights {
@@ -64,7 +66,7 @@ impl DeviceWeights {
         if let Some(weight) = held.get(&address).and_then(Weak::upgrade) {
             return Ok(weight);
         }
-        let weight = Arc::new(DeviceWeight { bytes: make()?, _packed: packed.clone() });
+        let weight = Arc::new(DeviceWeight { bytes: make()?, packed: packed.clone() });
         held.insert(address, Arc::downgrade(&weight));
         Ok(weight)
     }
@@ -79,23 +81,59 @@ pub(crate) struct Launchable {
     pub(crate) descriptor: u64,
 }
 
+/// A kernel that is ready to run.
+#[derive(Clone, Debug)]
+pub(crate) enum Prepared {
+    Device(Launchable),
+    Host(HostStep),
+}
+
 /// A plan on the device.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) plan: Arc<Plan>,
     pub(crate) layout: Layout,
-    pub(crate) kernels: Vec<Launchable>,
-    /// Blocks of each kernel.
-    pub(crate) blocks: Arc<[u32]>,
+    pub(crate) kernels: Vec<Prepared>,
+    /// The same, as the board sees them.
+    pub(crate) steps: Arc<[Step]>,
+    pub(crate) states: States,
     /// Nanoseconds of each kernel when it last ran whole; 0 before.
     times: Vec<AtomicU64>,
     /// Keep what the descriptors point to.
     _descriptors: DeviceBytes,
-    _weights: Vec<Arc<DeviceWeight>>,
+    weights: Vec<Arc<DeviceWeight>>,
     _admission: Admission,
 }
 
 impl Loaded {
+    /// A kernel that the device runs.
+    pub(crate) fn launchable(&self, kernel: usize) -> Option<Launchable> {
+        match self.kernels[kernel] {
+            Prepared::Device(launchable) => Some(launchable),
+            Prepared::Host(_) => None,
+        }
+    }
+
+    /// A kernel that the host runs.
+    pub(crate) fn host_step(&self, kernel: usize) -> Option<&HostStep> {
+        match &self.kernels[kernel] {
+            Prepared::Device(_) => None,
+            Prepared::Host(step) => Some(step),
+        }
+    }
+
+    /// The host's bytes of a packed weight.
+    pub(crate) fn packed(&self, weight: u32) -> &[u8] {
+        self.weights[weight as usize].packed.as_slice()
+    }
+
+    /// Bytes from the start of a task's memory to a region of it.
+    pub(crate) fn offset(&self, region: &Region) -> u64 {
+        let places = Places { layout: &self.layout, weights: &self.weights };
+        let place = places.offset(region.place).expect("the region is in the task's memory");
+        place + region.offset as u64
+    }
+
     /// A kernel ran whole and took so long.
     pub(crate) fn measured(&self, kernel: usize, took: Nanos) {
         self.times[kernel].store(took.0.max(1), Ordering::Relaxed);
@@ -113,14 +151,14 @@ impl Loaded {
 
     /// Time of a block of each kernel on a device of so many units, where it has run.
     pub(crate) fn block_times(&self, units: usize) -> Vec<Option<u64>> {
-        let time = |(time, &blocks): (&AtomicU64, &u32)| {
-            let rounds = u64::from(blocks).div_ceil(units as u64).max(1);
+        let time = |(time, step): (&AtomicU64, &Step)| {
+            let rounds = u64::from(step.blocks()).div_ceil(units as u64).max(1);
             match time.load(Ordering::Relaxed) {
                 0 => None,
                 took => Some((took / rounds).max(1)),
             }
         };
-        self.times.iter().zip(&*self.blocks).map(time).collect()
+        self.times.iter().zip(&*self.steps).map(time).collect()
     }
 }
 
@@ -165,6 +203,7 @@ pub(crate) fn unsupported(plan: &Plan) -> Option<DeviceError> {
         }
     }
     let refused = |kernel: &Kernel| match kernel.restart {
+        _ if is_hosted(kernel) => None,
         Restart::Safe => descriptor::describe(kernel, &Nowhere).err(),
         Restart::Never => Some("it may run once only, and what is evicted is queued again".to_string()),
     };
@@ -175,12 +214,23 @@ pub(crate) fn unsupported(plan: &Plan) -> Option<DeviceError> {
     })
 }
 
+/// The kernels of a plan that the device has code for, by index.
+fn describe(plan: &Plan, places: &Places<'_>) -> Vec<(usize, Described)> {
+    let of_device = plan.kernels().iter().enumerate().filter(|(_, kernel)| !is_hosted(kernel));
+    of_device
+        .map(|(index, kernel)| {
+            (index, descriptor::describe(kernel, places).expect("the device has code for the plan"))
+        })
+        .collect()
+}
+
 impl Loader<'_> {
     /// Uploads a plan that the device has code for.
     pub(crate) fn load(
         &self,
         plan: Arc<Plan>,
         packed: &[Arc<AlignedBytes>],
+        states: States,
         admission: Admission,
     ) -> Result<Loaded, CudaError> {
         let stream = Stream::new(self.context, 0)?;
@@ -190,32 +240,40 @@ impl Loader<'_> {
             .collect::<Result<_, _>>()?;
         let layout = Layout::of(&plan);
         let places = Places { layout: &layout, weights: &weights };
-        let described: Vec<Described> = plan
-            .kernels()
-            .iter()
-            .map(|kernel| descriptor::describe(kernel, &places).expect("the device has code for the plan"))
-            .collect();
-        let (mut bytes, mut offsets) = (Vec::new(), Vec::new());
-        for one in &described {
+        let described = describe(&plan, &places);
+        let mut bytes = Vec::new();
+        for (_, one) in &described {
             bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
-            offsets.push(bytes.len() as u64);
             bytes.extend_from_slice(&one.descriptor);
         }
         let descriptors = self.upload(&stream, &bytes)?;
-        let launchable = |((one, kernel), offset): ((&Described, &Kernel), &u64)| Launchable {
-            function: self.functions[one.function],
-            grid: one.grid(kernel.spec.blocks() as u32),
-            descriptor: descriptors.address() + offset,
+        let mut next = 0usize;
+        let mut described = described.into_iter().peekable();
+        let mut prepare = |(index, kernel): (usize, &Kernel)| {
+            let Some((_, one)) = described.next_if(|(at, _)| *at == index) else {
+                return Prepared::Host(HostStep::of(kernel));
+            };
+            let at = next.next_multiple_of(ALIGNMENT);
+            next = at + one.descriptor.len();
+            Prepared::Device(Launchable {
+                function: self.functions[one.function],
+                grid: one.grid(kernel.spec.blocks() as u32),
+                descriptor: descriptors.address() + at as u64,
+            })
         };
-        let kernels: Vec<Launchable> =
-            described.iter().zip(plan.kernels()).zip(&offsets).map(launchable).collect();
+        let kernels: Vec<Prepared> = plan.kernels().iter().enumerate().map(&mut prepare).collect();
+        let step = |kernel: &Prepared| match kernel {
+            Prepared::Device(kernel) => Step::Device(kernel.grid.blocks),
+            Prepared::Host(_) => Step::Host,
+        };
         Ok(Loaded {
-            blocks: kernels.iter().map(|kernel| kernel.grid.blocks).collect(),
+            steps: kernels.iter().map(step).collect(),
+            states,
             times: kernels.iter().map(|_| AtomicU64::new(0)).collect(),
             kernels,
             layout,
             _descriptors: descriptors,
-            _weights: weights,
+            weights,
             _admission: admission,
             plan,
         })

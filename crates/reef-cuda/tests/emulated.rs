@@ -44,13 +44,6 @@ const NOT_PROMISED: [(&str, &str); 6] = [
     ("what_is_in_the_way_starts_and_polls_once_more_at_most", "blocks cannot count for the host"),
 ];
 
-/// What the device cannot run yet.
-const IGNORED: [(&str, &str); 3] = [
-    ("host kernel", "steps of the host inside a plan"),
-    ("non-zero", "no kernel"),
-    ("compress", "no kernel"),
-];
-
 impl Operators for Cuda {
     fn cases(&self, cutter: &dyn Cutter) -> Vec<Case> {
         let case = |sample: samples::Sample| Case {
@@ -60,10 +53,6 @@ impl Operators for Cuda {
             check: Box::new(move |outputs| sample.check(outputs)),
         };
         samples::all().into_iter().map(case).collect()
-    }
-
-    fn ignored(&self) -> &[(&str, &str)] {
-        &IGNORED
     }
 }
 
