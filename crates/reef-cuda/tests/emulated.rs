@@ -1,13 +1,17 @@
 //! The contract and what kernels mean, on the emulated driver: `cargo xtask cuda`, which has GPUs of several
 //! sizes there.
 
+#[path = "emulated/hosting.rs"]
+mod hosting;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use reef_compile::samples;
 use reef_cuda::{CudaDevice, CudaOptions};
 use reef_device::conformance::Harness;
 use reef_device::operators::{Case, Operators};
-use reef_device::{Device, Padding, Scheme};
+use reef_device::{Completion, Device, Padding, Scheme};
 use reef_plan::Cutter;
 
 /// GPUs of the emulated driver, by how many multiprocessors they have.
@@ -16,17 +20,35 @@ struct Cuda;
 /// Multiprocessors of each.
 const SIZES: [usize; 4] = [1, 2, 3, 5];
 
+/// Waits for the next completion; a device that gives none shows as a test that does not end.
+fn next_completion(device: &CudaDevice) -> Completion {
+    loop {
+        match device.try_complete() {
+            Some(completion) => return completion,
+            None => std::thread::sleep(Duration::from_micros(50)),
+        }
+    }
+}
+
+/// A device of so many units.
+fn start(cus: usize, scheme: Scheme) -> Box<CudaDevice> {
+    Box::new(started(cus, CudaOptions { scheme, ..CudaOptions::default() }))
+}
+
+fn started(cus: usize, options: CudaOptions) -> CudaDevice {
+    let number = SIZES.iter().position(|&sms| sms == cus).expect("there is a GPU of this size");
+    let device = CudaDevice::start(CudaOptions { number, ..options }).expect("the emulated driver is there");
+    assert_eq!(device.capabilities().cus, cus);
+    device
+}
+
 impl Harness for Cuda {
     fn device(&self, cus: usize, scheme: Scheme) -> Arc<dyn Device> {
         self.padded(cus, scheme, Padding::default())
     }
 
     fn padded(&self, cus: usize, scheme: Scheme, padding: Padding) -> Arc<dyn Device> {
-        let number = SIZES.iter().position(|&sms| sms == cus).expect("there is a GPU of this size");
-        let options = CudaOptions { number, scheme, padding, ..CudaOptions::default() };
-        let device = CudaDevice::start(options).expect("the emulated driver is there");
-        assert_eq!(device.capabilities().cus, cus);
-        Arc::new(device)
+        Arc::new(started(cus, CudaOptions { scheme, padding, ..CudaOptions::default() }))
     }
 
     fn not_promised(&self) -> &[(&str, &str)] {
