@@ -197,6 +197,10 @@ pub(crate) struct Board<P> {
     generation: u64,
     number: u32,
     completions: VecDeque<Completion>,
+    /// Queues of the tasks to come, one for each free slot.
+    queues: Vec<VecDeque<Outstanding>>,
+    /// What is seen of the tasks when one is chosen.
+    seen: Vec<Seen>,
     /// Of tasks that are over.
     retired: Vec<P>,
     pub(crate) counters: DeviceCounters,
@@ -218,6 +222,8 @@ impl<P> Board<P> {
             generation: 0,
             number: 0,
             completions: VecDeque::with_capacity(SLOTS),
+            queues: (0..SLOTS).map(|_| VecDeque::with_capacity(OUTSTANDING_MAX)).collect(),
+            seen: Vec::with_capacity(SLOTS),
             retired: Vec::with_capacity(SLOTS),
             counters: DeviceCounters::default(),
         }
@@ -237,7 +243,7 @@ impl<P> Board<P> {
         }
     }
 
-    /// Takes a task that is not refused.
+    /// Takes a task that is not refused; allocates nothing.
     pub(crate) fn submit(&mut self, submission: Submission<P>, now: Nanos) -> TaskId {
         let slot = self.tasks.iter().position(Option::is_none).expect("who submits asks for a refusal first");
         self.generation += 1;
@@ -260,7 +266,7 @@ impl<P> Board<P> {
             next: 0,
             part: Part::Fetch,
             finishing: false,
-            outstanding: VecDeque::with_capacity(OUTSTANDING_MAX),
+            outstanding: self.queues.pop().expect("there is one for each free slot"),
             evicted: false,
             closed: None,
             first_block: None,
@@ -379,7 +385,9 @@ impl<P> Board<P> {
                 pass: self.passes[owner],
             })
         };
-        let tasks: Vec<Seen> = self.tasks.iter().enumerate().filter_map(seen).collect();
+        let mut tasks = std::mem::take(&mut self.seen);
+        tasks.clear();
+        tasks.extend(self.tasks.iter().enumerate().filter_map(seen));
         // Queues, not units, are filled here, so the policy sees none: nothing pads an urgent task.
         let board = Snapshot { tasks: &tasks, units: &[], holder: self.holder, now: Nanos::ZERO };
         let holder = self.holder.or_else(|| policy::elect(&board).map(|task| task.slot));
@@ -387,7 +395,9 @@ impl<P> Board<P> {
         let ask = Ask { cu: None, limit: NO_LIMIT, turn: self.turn };
         let choice = policy::choose(&Snapshot { holder, ..board }, rules, ask);
         self.holder = holder.filter(|_| self.scheme == Scheme::Sequential);
-        choice.map(|choice| choice.task.slot)
+        let slot = choice.map(|choice| choice.task.slot);
+        self.seen = tasks;
+        slot
     }
 
     /// The oldest launch of each task that has not ended: the next to be told of.
@@ -516,6 +526,11 @@ impl<P> Board<P> {
         (&submission.payload, &mut submission.io)
     }
 
+    /// Whether there is a task in a slot that uses its memory.
+    pub(crate) fn has_begun(&self, slot: usize) -> bool {
+        self.tasks[slot].as_ref().is_some_and(|task| task.begun)
+    }
+
     /// Whether the task in a slot is a real-time one.
     pub(crate) fn is_real_time(&self, slot: usize) -> bool {
         self.tasks[slot].as_ref().is_some_and(Task::is_real_time)
@@ -534,7 +549,9 @@ impl<P> Board<P> {
     }
 
     fn complete(&mut self, slot: usize, outcome: Outcome, now: Nanos) {
-        let task = self.tasks[slot].take().expect("a task completes once");
+        let mut task = self.tasks[slot].take().expect("a task completes once");
+        assert!(task.outstanding.is_empty(), "what is queued is told of first");
+        self.queues.push(std::mem::take(&mut task.outstanding));
         if self.holder == Some(slot) {
             self.holder = None;
         }

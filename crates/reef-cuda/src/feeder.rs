@@ -20,6 +20,7 @@ use crate::driver::{Context, DeviceBytes, Function, Grid, PinnedBytes, Stream};
 use crate::error::CudaError;
 use crate::hosting::{Hosts, Job, Staged};
 use crate::loaded::Loaded;
+use crate::memory::{DevicePart, PinnedPart};
 
 /// Reports at a time: more than launches that are under way.
 const REPORTS: usize = (SLOTS * (OUTSTANDING_MAX + 1)).next_power_of_two();
@@ -45,25 +46,33 @@ pub(crate) struct Shared {
     /// Whether the board has a fault.
     faulty: AtomicBool,
     /// Memory for the tasks of each slot, not taken yet: never smaller than what the slot has.
-    offered: Mutex<Vec<Offer>>,
+    offered: Mutex<Vec<SlotMemory>>,
+    /// Whether there is some.
+    has_offers: AtomicBool,
     /// Threads for host steps, once a plan has one.
     pub(crate) hosts: OnceLock<Hosts>,
-    /// What is to be dropped by who has time.
-    retired: Mutex<Vec<Retired>>,
+    /// Plans that nothing uses any more, to be dropped by who has time: foreign code may be among them.
+    retired: Mutex<Vec<Arc<Loaded>>>,
 }
 
-/// Memory for a slot's tasks.
+/// Memory of a slot, for its tasks one after the other.
 #[derive(Default)]
-pub(crate) struct Offer {
-    pub(crate) memory: Option<DeviceBytes>,
-    /// Pinned, for host steps.
-    pub(crate) staging: Option<Arc<Mutex<PinnedBytes>>>,
+pub(crate) struct SlotMemory {
+    pub(crate) device: Option<DevicePart>,
+    /// For host steps.
+    pub(crate) staging: Option<Arc<Mutex<PinnedPart>>>,
 }
 
-/// What nothing uses any more. Freeing it may wait for the device.
-enum Retired {
-    Plan(#[allow(dead_code, reason = "kept to be dropped")] Arc<Loaded>),
-    Memory(#[allow(dead_code, reason = "kept to be dropped")] Offer),
+impl SlotMemory {
+    /// Takes what is there of `other` in place of its own, which is free then.
+    fn replace(&mut self, other: SlotMemory) {
+        if other.device.is_some() {
+            self.device = other.device;
+        }
+        if other.staging.is_some() {
+            self.staging = other.staging;
+        }
+    }
 }
 
 impl Shared {
@@ -76,7 +85,8 @@ impl Shared {
             waker: Mutex::default(),
             stopping: AtomicBool::new(false),
             faulty: AtomicBool::new(false),
-            offered: Mutex::new((0..SLOTS).map(|_| Offer::default()).collect()),
+            offered: Mutex::new((0..SLOTS).map(|_| SlotMemory::default()).collect()),
+            has_offers: AtomicBool::new(false),
             hosts: OnceLock::new(),
             retired: Mutex::default(),
         }
@@ -103,8 +113,12 @@ impl Shared {
         *lock(&self.waker) = Some(waker);
     }
 
+    /// Ends every task, and the feeder when the device has nothing to do any more.
     pub(crate) fn stop(&self) {
+        let mut board = self.board();
+        board.poison("it is shut down", MonotonicClock::read());
         self.stopping.store(true, Ordering::Release);
+        drop(board);
         self.work.notify_all();
     }
 
@@ -128,14 +142,11 @@ impl Shared {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Memory for tasks of a slot that need more than they have.
-    pub(crate) fn offer(&self, slot: usize, offer: Offer) {
-        let offered = &mut lock(&self.offered)[slot];
-        let before = Offer {
-            memory: offer.memory.and_then(|memory| offered.memory.replace(memory)),
-            staging: offer.staging.and_then(|staging| offered.staging.replace(staging)),
-        };
-        drop(before);
+    /// Memory for tasks that need more than the slots have, by slot. A slot takes it when it has no task.
+    pub(crate) fn offer(&self, memory: Vec<SlotMemory>) {
+        lock(&self.offered).iter_mut().zip(memory).for_each(|(offered, memory)| offered.replace(memory));
+        self.has_offers.store(true, Ordering::Release);
+        self.call();
     }
 
     /// What the host ran of a task has ended.
@@ -152,14 +163,10 @@ impl Shared {
         }
     }
 
-    /// Frees what nothing uses any more; may wait for the device.
+    /// Drops what nothing uses any more.
     pub(crate) fn collect(&self) {
         let retired = std::mem::take(&mut *lock(&self.retired));
         drop(retired);
-    }
-
-    fn retire(&self, one: Retired) {
-        lock(&self.retired).push(one);
     }
 }
 
@@ -176,8 +183,7 @@ pub(crate) struct Feeder {
     mark: Function,
     streams: Vec<Streams>,
     /// By slot.
-    memory: Vec<Option<DeviceBytes>>,
-    staging: Vec<Option<Arc<Mutex<PinnedBytes>>>>,
+    memory: Vec<SlotMemory>,
     /// A count of blocks for each slot.
     arrivals: DeviceBytes,
     /// Reports, then words.
@@ -203,8 +209,7 @@ impl Feeder {
             shared,
             mark,
             streams,
-            memory: (0..SLOTS).map(|_| None).collect(),
-            staging: vec![None; SLOTS],
+            memory: (0..SLOTS).map(|_| SlotMemory::default()).collect(),
             arrivals,
             pinned,
             pinned_address,
@@ -218,17 +223,31 @@ impl Feeder {
     fn read_clock(&self) -> Result<i64, CudaError> {
         // The second time the code is there already.
         let mut offset = 0;
-        for _ in 0..2 {
+        for number in 1..=2 {
             let before = MonotonicClock::read();
-            self.queue_mark(0, 0, 0)?;
-            self.streams[0][0].synchronize()?;
+            self.queue_mark(0, 0, number)?;
+            while !self.has_ended(number) && !self.streams[0][0].is_done()? {
+                std::hint::spin_loop();
+            }
             let middle = before.0 + (MonotonicClock::read() - before).0 / 2;
-            offset = (middle as i64).wrapping_sub(self.report(0).begun_ns as i64);
+            self.until_done()?;
+            offset = (middle as i64).wrapping_sub(self.report(number).begun_ns as i64);
+            self.forget(number);
         }
         Ok(offset)
     }
 
-    /// Feeds the device until it is told to stop, or the device fails.
+    /// Waits until no stream has anything to do, without waiting in the driver.
+    fn until_done(&self) -> Result<(), CudaError> {
+        for stream in self.streams.iter().flatten() {
+            while !stream.is_done()? {
+                std::thread::sleep(NAP);
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds the device until it is told to stop and nothing is queued any more, or the device fails.
     pub(crate) fn run(mut self) {
         if let Err(error) = self.feed() {
             let reason = format!("the GPU failed: {error}");
@@ -242,7 +261,7 @@ impl Feeder {
     fn feed(&mut self) -> Result<(), CudaError> {
         self.shared.context.enter()?;
         let mut last = Instant::now();
-        while !self.shared.stopping.load(Ordering::Acquire) {
+        loop {
             if self.step()? {
                 last = Instant::now();
                 continue;
@@ -256,6 +275,9 @@ impl Feeder {
                 continue;
             }
             if board.awaited().next().is_none() {
+                if self.shared.stopping.load(Ordering::Acquire) {
+                    break;
+                }
                 let quiet = Duration::from_millis(100);
                 drop(self.shared.work.wait_timeout(board, quiet).unwrap_or_else(PoisonError::into_inner));
                 last = Instant::now();
@@ -271,11 +293,15 @@ impl Feeder {
                 }
             }
         }
-        Ok(())
+        // What has told of its end may not quite be over.
+        self.until_done()
     }
 
     /// Tells of what has ended and does what there is to do; whether there was anything.
     fn step(&mut self) -> Result<bool, CudaError> {
+        if self.shared.has_offers.swap(false, Ordering::AcqRel) {
+            self.grow_idle();
+        }
         let mut progress = self.tell();
         loop {
             let action = self.shared.board().next();
@@ -306,14 +332,13 @@ impl Feeder {
             progress = true;
         }
         let completed = !before && board.has_completions();
-        // Who has a plan for itself frees it, which takes time.
-        let retired: Vec<Arc<Loaded>> = board.take_retired().collect();
-        drop(board);
-        for plan in retired {
+        for plan in board.take_retired() {
+            // Who has a plan for itself frees it, which takes time.
             if Arc::strong_count(&plan) == 1 {
-                self.shared.retire(Retired::Plan(plan));
+                lock(&self.shared.retired).push(plan);
             }
         }
+        drop(board);
         if progress {
             self.shared.settled.notify_all();
         }
@@ -346,18 +371,25 @@ impl Feeder {
         Ok(())
     }
 
+    /// Has slots without a task take what they are offered, so that what they had is free.
+    fn grow_idle(&mut self) {
+        let board = self.shared.board();
+        let idle: Vec<usize> = (0..SLOTS).filter(|&slot| !board.has_begun(slot)).collect();
+        drop(board);
+        // Only this thread begins tasks.
+        idle.into_iter().for_each(|slot| self.grow(slot));
+    }
+
+    fn grow(&mut self, slot: usize) {
+        let offered = std::mem::take(&mut lock(&self.shared.offered)[slot]);
+        self.memory[slot].replace(offered);
+    }
+
     /// Readies the slot's memory for its task.
     #[allow(unsafe_code)]
     fn begin(&mut self, slot: usize) -> Result<(), CudaError> {
         self.word(slot).store(0, Ordering::Relaxed);
-        let offered = std::mem::take(&mut lock(&self.shared.offered)[slot]);
-        let before = Offer {
-            memory: offered.memory.and_then(|larger| self.memory[slot].replace(larger)),
-            staging: offered.staging.and_then(|larger| self.staging[slot].replace(larger)),
-        };
-        if before.memory.is_some() || before.staging.is_some() {
-            self.shared.retire(Retired::Memory(before));
-        }
+        self.grow(slot);
         let base = self.base(slot);
         let mut board = self.shared.board();
         let real_time = board.is_real_time(slot);
@@ -454,7 +486,7 @@ impl Feeder {
     fn launch_of(&self, slot: usize, number: u32, blocks: u32) -> Launch {
         Launch {
             descriptor: 0,
-            base: self.memory[slot].as_ref().map_or(0, DeviceBytes::address),
+            base: self.memory[slot].device.as_ref().map_or(0, DevicePart::address),
             evicted: self.pinned_address + Self::word_at(slot) as u64,
             arrivals: self.arrivals.address() + (slot * size_of::<u64>()) as u64,
             report: self.pinned_address + Self::report_at(number) as u64,
@@ -464,11 +496,12 @@ impl Feeder {
     }
 
     fn base(&self, slot: usize) -> u64 {
-        self.memory[slot].as_ref().expect("memory is offered before a plan that needs it is loaded").address()
+        let memory = self.memory[slot].device.as_ref();
+        memory.expect("memory is offered before a plan that needs it is loaded").address()
     }
 
-    fn staging(&self, slot: usize) -> &Arc<Mutex<PinnedBytes>> {
-        self.staging[slot].as_ref().expect("it is offered before a plan that needs it is loaded")
+    fn staging(&self, slot: usize) -> &Arc<Mutex<PinnedPart>> {
+        self.memory[slot].staging.as_ref().expect("it is offered before a plan that needs it is loaded")
     }
 
     fn report_at(number: u32) -> usize {
@@ -493,6 +526,12 @@ impl Feeder {
     fn has_ended(&self, number: u32) -> bool {
         let at = Self::report_at(number) + std::mem::offset_of!(Report, number);
         self.shared_word(at).load(Ordering::Acquire) == number
+    }
+
+    /// No launch has written a report.
+    fn forget(&self, number: u32) {
+        let at = Self::report_at(number) + std::mem::offset_of!(Report, number);
+        self.shared_word(at).store(0, Ordering::Relaxed);
     }
 
     /// The value that a kernel failed by, if it did; the place is as good as new afterwards.

@@ -12,8 +12,8 @@ use reef_base::{MonotonicClock, panics};
 use reef_plan::{HostFault, HostKernel, HostState, Kernel, KernelSpec, Place, Plan, Region, select};
 
 use crate::board::Ended;
-use crate::driver::PinnedBytes;
 use crate::loaded::Loaded;
+use crate::memory::PinnedPart;
 
 /// What every operand is aligned to.
 const GRAIN: usize = 64;
@@ -177,7 +177,7 @@ pub(crate) struct Job {
     pub(crate) loaded: Arc<Loaded>,
     pub(crate) kernel: usize,
     /// The slot's.
-    pub(crate) staging: Arc<Mutex<PinnedBytes>>,
+    pub(crate) staging: Arc<Mutex<PinnedPart>>,
 }
 
 /// Who is told that a step has ended; it may have failed.

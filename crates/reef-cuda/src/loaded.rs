@@ -11,9 +11,11 @@ use reef_plan::{HostFault, Kernel, KernelSpec, Place, Plan, Region, Restart};
 
 use crate::board::Step;
 use crate::descriptor::{self, ALIGNMENT, Described, Placing};
-use crate::driver::{Context, DeviceBytes, Function, Grid, Stream};
+use crate::driver::{Function, Grid};
 use crate::error::CudaError;
 use crate::hosting::{HostStep, States, is_hosted};
+use crate::memory::{Claim, DevicePart, DevicePool, MemoryError};
+use crate::upload::Uploader;
 
 /// Where inputs, outputs and arena of a plan lie in the memory of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,25 +52,26 @@ pub(crate) struct DeviceWeights(Mutex<HashMap<usize, Weak<DeviceWeight>>>);
 /// A packed weight on the device, and the host's bytes, whose address names it.
 #[derive(Debug)]
 pub(crate) struct DeviceWeight {
-    bytes: DeviceBytes,
+    bytes: DevicePart,
     packed: Arc<AlignedBytes>,
 }
 
 impl DeviceWeights {
+    /// The weight on the device, and whether it is new: then its bytes are still to be copied.
     fn get(
         &self,
         packed: &Arc<AlignedBytes>,
-        make: impl FnOnce() -> Result<DeviceBytes, CudaError>,
-    ) -> Result<Arc<DeviceWeight>, CudaError> {
+        pool: &Arc<DevicePool>,
+    ) -> Result<(Arc<DeviceWeight>, bool), MemoryError> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|_, weight| weight.strong_count() > 0);
         let address = Arc::as_ptr(packed).addr();
         if let Some(weight) = held.get(&address).and_then(Weak::upgrade) {
-            return Ok(weight);
+            return Ok((weight, false));
         }
-        let weight = Arc::new(DeviceWeight { bytes: make()?, packed: packed.clone() });
+        let weight = Arc::new(DeviceWeight { bytes: pool.part(packed.len())?, packed: packed.clone() });
         held.insert(address, Arc::downgrade(&weight));
-        Ok(weight)
+        Ok((weight, true))
     }
 }
 
@@ -100,9 +103,10 @@ pub(crate) struct Loaded {
     /// Nanoseconds of each kernel when it last ran whole; 0 before.
     times: Vec<AtomicU64>,
     /// Keep what the descriptors point to.
-    _descriptors: DeviceBytes,
+    _descriptors: DevicePart,
     weights: Vec<Arc<DeviceWeight>>,
     _admission: Admission,
+    _claim: Claim,
 }
 
 impl Loaded {
@@ -185,7 +189,8 @@ impl Placing for Places<'_> {
 
 /// What [`load`] works with.
 pub(crate) struct Loader<'a> {
-    pub(crate) context: &'a Arc<Context>,
+    pub(crate) pool: &'a Arc<DevicePool>,
+    pub(crate) uploader: &'a mut Uploader,
     pub(crate) weights: &'a DeviceWeights,
     /// The kernels' functions by name.
     pub(crate) functions: &'a HashMap<&'static str, Function>,
@@ -225,19 +230,16 @@ fn describe(plan: &Plan, places: &Places<'_>) -> Vec<(usize, Described)> {
 }
 
 impl Loader<'_> {
-    /// Uploads a plan that the device has code for.
+    /// Uploads a plan that the device has code for; all of it is there when this returns.
     pub(crate) fn load(
-        &self,
+        &mut self,
         plan: Arc<Plan>,
         packed: &[Arc<AlignedBytes>],
         states: States,
-        admission: Admission,
-    ) -> Result<Loaded, CudaError> {
-        let stream = Stream::new(self.context, 0)?;
-        let weights: Vec<Arc<DeviceWeight>> = packed
-            .iter()
-            .map(|bytes| self.weights.get(bytes, || self.upload(&stream, bytes.as_slice())))
-            .collect::<Result<_, _>>()?;
+        (admission, claim): (Admission, Claim),
+    ) -> Result<Loaded, MemoryError> {
+        let found = packed.iter().map(|bytes| self.weights.get(bytes, self.pool));
+        let (weights, new): (Vec<_>, Vec<_>) = found.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let layout = Layout::of(&plan);
         let places = Places { layout: &layout, weights: &weights };
         let described = describe(&plan, &places);
@@ -246,7 +248,10 @@ impl Loader<'_> {
             bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
             bytes.extend_from_slice(&one.descriptor);
         }
-        let descriptors = self.upload(&stream, &bytes)?;
+        let descriptors = self.pool.part(bytes.len())?;
+        // All memory is there: from here on only the device can fail.
+        let fresh = weights.iter().zip(new).filter(|(_, new)| *new).map(|(weight, _)| weight);
+        self.upload(fresh, (&descriptors, &bytes))?;
         let mut next = 0usize;
         let mut described = described.into_iter().peekable();
         let mut prepare = |(index, kernel): (usize, &Kernel)| {
@@ -275,17 +280,22 @@ impl Loader<'_> {
             _descriptors: descriptors,
             weights,
             _admission: admission,
+            _claim: claim,
             plan,
         })
     }
 
-    #[allow(unsafe_code)]
-    fn upload(&self, stream: &Stream, bytes: &[u8]) -> Result<DeviceBytes, CudaError> {
-        let memory = DeviceBytes::new(self.context, bytes.len())?;
-        // SAFETY: both are as long, and live until the copy is done, which is waited for.
-        unsafe { stream.upload(memory.address(), bytes.as_ptr(), bytes.len()) }?;
-        stream.synchronize()?;
-        Ok(memory)
+    /// Copies weights and descriptors, and waits until they are there.
+    fn upload<'w>(
+        &mut self,
+        mut weights: impl Iterator<Item = &'w Arc<DeviceWeight>>,
+        (descriptors, bytes): (&DevicePart, &[u8]),
+    ) -> Result<(), CudaError> {
+        let begun = weights
+            .try_for_each(|weight| self.uploader.upload(&weight.bytes, weight.packed.as_slice()))
+            .and_then(|()| self.uploader.upload(descriptors, bytes));
+        // Also where one has failed: nothing is copied any more to what is then dropped.
+        self.uploader.finish().and(begun)
     }
 }
 

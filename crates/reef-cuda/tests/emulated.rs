@@ -37,7 +37,10 @@ fn start(cus: usize, scheme: Scheme) -> Box<CudaDevice> {
 
 fn started(cus: usize, options: CudaOptions) -> CudaDevice {
     let number = SIZES.iter().position(|&sms| sms == cus).expect("there is a GPU of this size");
-    let device = CudaDevice::start(CudaOptions { number, ..options }).expect("the emulated driver is there");
+    // Several may be there at once.
+    let memory_bytes = options.memory_bytes.or(Some(48 << 20));
+    let device = CudaDevice::start(CudaOptions { number, memory_bytes, ..options })
+        .expect("the emulated driver is there");
     assert_eq!(device.capabilities().cus, cus);
     device
 }
