@@ -30,6 +30,7 @@ enum Result : int {
   INVALID_HANDLE = 400,
   NOT_FOUND = 500,
   NOT_READY = 600,
+  NOT_PERMITTED = 800,
   LAUNCH_FAILED = 719,
 };
 
@@ -168,6 +169,15 @@ class Device {
   bool idle(Stream *stream) {
     std::lock_guard<std::mutex> held(mutex_);
     return stream->work.empty();
+  }
+
+  // Whether a kernel is queued or running: on `only`, or on any stream.
+  bool has_kernels(Stream *only) {
+    const auto has = [](Stream *stream) {
+      return std::any_of(stream->work.begin(), stream->work.end(), [](const Work &work) { return work.kernel != nullptr; });
+    };
+    std::lock_guard<std::mutex> held(mutex_);
+    return only != nullptr ? has(only) : std::any_of(streams_.begin(), streams_.end(), has);
   }
 
   // Notes memory; false if there is not so much left.
@@ -317,6 +327,24 @@ using namespace emulator;
   Device &own = device(context);              \
   if (own.fault() != SUCCESS) return own.fault()
 
+// With REEF_EMULATOR_STRICT, refuses calls that may wait for kernels that are queued or running: all of them
+// of the device, or those of `stream`. 2 ends the process, so that calls whose result nobody looks at show.
+static bool refuses(const char *call, Device &own, Stream *stream) {
+  static const long strict = setting("REEF_EMULATOR_STRICT", 0);
+  if (strict == 0 || !own.has_kernels(stream)) return false;
+  std::fprintf(stderr, "emulated driver: %s may wait for a kernel that is queued or running\n", call);
+  if (strict > 1) std::abort();
+  return true;
+}
+
+#define MAY_WAIT \
+  if (refuses(__func__, own, nullptr)) return NOT_PERMITTED
+#define MAY_WAIT_FOR(stream) \
+  if (refuses(__func__, own, stream)) return NOT_PERMITTED
+// Work on the legacy stream waits for that of the others.
+#define NOT_LEGACY(stream) \
+  if ((stream) == nullptr) MAY_WAIT
+
 typedef unsigned long long Address;
 
 API cuInit(unsigned) {
@@ -388,6 +416,7 @@ API cuCtxSetCurrent(void *handle) {
 
 API cuCtxSynchronize() {
   IN_CONTEXT;
+  MAY_WAIT;
   return own.wait_all();
 }
 
@@ -406,6 +435,7 @@ API cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
 
 API cuMemAlloc_v2(Address *address, size_t bytes) {
   IN_CONTEXT;
+  MAY_WAIT;
   if (bytes == 0) return INVALID_VALUE;
   void *at = std::aligned_alloc(512, (bytes + 511) / 512 * 512);
   if (at == nullptr) return OUT_OF_MEMORY;
@@ -413,20 +443,22 @@ API cuMemAlloc_v2(Address *address, size_t bytes) {
     std::free(at);
     return OUT_OF_MEMORY;
   }
-  // A device's memory is not zero when it is taken.
-  std::memset(at, 0xA5, bytes);
+  // A device's memory is not zero when it is taken. Not all of a large one: it costs time, and memory.
+  std::memset(at, 0xA5, std::min(bytes, size_t{64} << 20));
   *address = reinterpret_cast<Address>(at);
   return SUCCESS;
 }
 
 API cuMemFree_v2(Address address) {
   IN_CONTEXT;
+  MAY_WAIT;
   own.wait_all();
   return own.give_back(reinterpret_cast<void *>(address), true) ? SUCCESS : INVALID_VALUE;
 }
 
 API cuMemHostAlloc(void **at, size_t bytes, unsigned) {
   IN_CONTEXT;
+  MAY_WAIT;
   if (bytes == 0) return INVALID_VALUE;
   *at = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   if (*at == nullptr) return OUT_OF_MEMORY;
@@ -436,6 +468,7 @@ API cuMemHostAlloc(void **at, size_t bytes, unsigned) {
 
 API cuMemFreeHost(void *at) {
   IN_CONTEXT;
+  MAY_WAIT;
   own.wait_all();
   return own.give_back(at, false) ? SUCCESS : INVALID_VALUE;
 }
@@ -449,6 +482,7 @@ API cuMemHostGetDevicePointer_v2(Address *address, void *at, unsigned) {
 
 API cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
   IN_CONTEXT;
+  NOT_LEGACY(stream);
   void *at = reinterpret_cast<void *>(to);
   if (!own.knows(at, bytes)) return INVALID_VALUE;
   Work work;
@@ -458,6 +492,7 @@ API cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *strea
 
 API cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
   IN_CONTEXT;
+  NOT_LEGACY(stream);
   const void *at = reinterpret_cast<const void *>(from);
   if (!own.knows(at, bytes)) return INVALID_VALUE;
   Work work;
@@ -467,6 +502,7 @@ API cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
 
 API cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream) {
   IN_CONTEXT;
+  NOT_LEGACY(stream);
   void *at = reinterpret_cast<void *>(to);
   if (!own.knows(at, bytes)) return INVALID_VALUE;
   Work work;
@@ -483,12 +519,15 @@ API cuStreamCreateWithPriority(void **stream, unsigned, int priority) {
 API cuStreamDestroy_v2(void *stream) {
   IN_CONTEXT;
   if (stream == nullptr) return INVALID_HANDLE;
+  MAY_WAIT;
   own.destroy(own.resolve(stream));
   return SUCCESS;
 }
 
 API cuStreamSynchronize(void *stream) {
   IN_CONTEXT;
+  NOT_LEGACY(stream);
+  MAY_WAIT_FOR(own.resolve(stream));
   return own.wait(own.resolve(stream));
 }
 
@@ -499,6 +538,7 @@ API cuStreamQuery(void *stream) {
 
 API cuModuleLoadData(void **module, const void *image) {
   IN_CONTEXT;
+  MAY_WAIT;
   std::string bytes = cubin(image);
   if (bytes.empty()) return INVALID_IMAGE;
   *module = new Module{std::move(bytes)};
@@ -507,6 +547,7 @@ API cuModuleLoadData(void **module, const void *image) {
 
 API cuModuleUnload(void *module) {
   IN_CONTEXT;
+  MAY_WAIT;
   own.wait_all();
   delete static_cast<Module *>(module);
   return SUCCESS;
@@ -529,6 +570,7 @@ API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
                    unsigned z, unsigned shared_bytes, void *stream, void **parameters, void **) {
   IN_CONTEXT;
   if (function == nullptr) return INVALID_HANDLE;
+  NOT_LEGACY(stream);
   Work work;
   work.kernel = static_cast<const Kernel *>(function);
   work.view.grid = {grid_x, grid_y, grid_z};
@@ -550,6 +592,7 @@ API cuGetErrorName(int error, const char **name) {
     case INVALID_DEVICE: *name = "CUDA_ERROR_INVALID_DEVICE"; break;
     case INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; break;
     case INVALID_CONTEXT: *name = "CUDA_ERROR_INVALID_CONTEXT"; break;
+    case NOT_PERMITTED: *name = "CUDA_ERROR_NOT_PERMITTED"; break;
     case NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
     case LAUNCH_FAILED: *name = "CUDA_ERROR_LAUNCH_FAILED"; break;
     default: *name = "CUDA_ERROR_UNKNOWN"; break;

@@ -11,11 +11,18 @@
 //! no restart window. The mark behind a task's outputs counts as a block: if it is skipped, the outputs may
 //! be rubbish.
 //!
+//! A kernel that the device has no code for is a *host step*. It begins when all before it was told of: its
+//! operands are fetched, then a thread of the host runs it, then its results are stored on the device; each
+//! of the three is told of before the next one begins. A task in a host step is not evicted: nothing of it
+//! would be skipped. While the host runs it, the task is not in the way of less urgent ones (but under
+//! `sequential`), and whatever ends the task waits for the host.
+//!
 //! | state of a task | what is queued | what ends it |
 //! |---|---|---|
 //! | open | kernels, then a mark behind its outputs | the mark |
+//! | in a host step | copies and a mark behind them, or nothing while the host runs it | the last of its parts |
 //! | evicted | what was queued before | its turn, when all of that was told of: it is open again |
-//! | closed (cancelled, failed, device fault) | what was queued before | the last launch of it |
+//! | closed (cancelled, failed, device fault) | what was queued before | the last launch of it, or the host |
 
 use std::collections::VecDeque;
 
@@ -50,6 +57,12 @@ pub(crate) enum Action {
     /// Queue a kernel; the `first` time of a task, let its blocks start, and queue the copies of its inputs
     /// before it.
     Launch { slot: usize, kernel: usize, number: u32, first: bool },
+    /// Queue the copies of a host step's operands to the host, and a mark behind them; `first` as above.
+    Fetch { slot: usize, kernel: usize, number: u32, first: bool },
+    /// Have a thread of the host run a host step.
+    Run { slot: usize, kernel: usize },
+    /// Queue the copies of a host step's results to the device, and a mark behind them.
+    Store { slot: usize, kernel: usize, number: u32 },
     /// Queue the copies of a task's outputs, and a mark behind them.
     Finish { slot: usize, number: u32 },
 }
@@ -65,13 +78,31 @@ pub(crate) struct Ended {
     pub(crate) ended: Nanos,
 }
 
+/// A kernel of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// So many blocks on the device.
+    Device(u32),
+    /// One block on the host.
+    Host,
+}
+
+impl Step {
+    pub(crate) fn blocks(self) -> u32 {
+        match self {
+            Step::Device(blocks) => blocks,
+            Step::Host => 1,
+        }
+    }
+}
+
 /// A task to come.
 pub(crate) struct Submission<P> {
     pub(crate) plan: LoadedPlan,
     /// What whoever does the actions needs of the plan.
     pub(crate) payload: P,
-    /// Blocks of each kernel.
-    pub(crate) blocks: std::sync::Arc<[u32]>,
+    /// Its kernels.
+    pub(crate) steps: std::sync::Arc<[Step]>,
     pub(crate) key: TaskKey,
     pub(crate) io: Io,
     pub(crate) token: u64,
@@ -85,6 +116,8 @@ struct Task<P> {
     begun: bool,
     /// The kernel to queue next; one behind the last is the mark.
     next: usize,
+    /// The part of it to begin next, if it is a host step.
+    part: Part,
     /// Whether the mark is queued.
     finishing: bool,
     outstanding: VecDeque<Outstanding>,
@@ -94,11 +127,26 @@ struct Task<P> {
     counters: TaskCounters,
 }
 
+/// A part of a host step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Fetch,
+    Run,
+    Store,
+}
+
 #[derive(Clone, Copy)]
 struct Outstanding {
-    number: u32,
-    /// `None` is the mark.
-    kernel: Option<usize>,
+    /// The launch that is told of; none of a part that the host runs.
+    number: Option<u32>,
+    what: What,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Kernel(usize),
+    Part(Part),
+    Mark,
 }
 
 impl<P> Task<P> {
@@ -108,8 +156,26 @@ impl<P> Task<P> {
 
     fn may_queue(&self, scheme: Scheme) -> bool {
         let most = if self.is_real_time() && scheme.kills() { OUTSTANDING_MAX } else { OUTSTANDING };
-        let settled = !self.evicted || self.outstanding.is_empty();
+        let alone = self.evicted || self.next_step() == Some(Step::Host);
+        let settled = !alone || self.outstanding.is_empty();
         self.closed.is_none() && !self.finishing && settled && self.outstanding.len() < most
+    }
+
+    fn next_step(&self) -> Option<Step> {
+        self.submission.steps.get(self.next).copied()
+    }
+
+    /// The part of a host step that is under way.
+    fn part_under_way(&self) -> Option<Part> {
+        match self.outstanding.front()?.what {
+            What::Part(part) => Some(part),
+            What::Kernel(_) | What::Mark => None,
+        }
+    }
+
+    /// Whether the device has nothing to do for it until the host is through.
+    fn is_on_host(&self) -> bool {
+        self.part_under_way() == Some(Part::Run)
     }
 }
 
@@ -131,6 +197,10 @@ pub(crate) struct Board<P> {
     generation: u64,
     number: u32,
     completions: VecDeque<Completion>,
+    /// Queues of the tasks to come, one for each free slot.
+    queues: Vec<VecDeque<Outstanding>>,
+    /// What is seen of the tasks when one is chosen.
+    seen: Vec<Seen>,
     /// Of tasks that are over.
     retired: Vec<P>,
     pub(crate) counters: DeviceCounters,
@@ -152,6 +222,8 @@ impl<P> Board<P> {
             generation: 0,
             number: 0,
             completions: VecDeque::with_capacity(SLOTS),
+            queues: (0..SLOTS).map(|_| VecDeque::with_capacity(OUTSTANDING_MAX)).collect(),
+            seen: Vec::with_capacity(SLOTS),
             retired: Vec::with_capacity(SLOTS),
             counters: DeviceCounters::default(),
         }
@@ -171,7 +243,7 @@ impl<P> Board<P> {
         }
     }
 
-    /// Takes a task that is not refused.
+    /// Takes a task that is not refused; allocates nothing.
     pub(crate) fn submit(&mut self, submission: Submission<P>, now: Nanos) -> TaskId {
         let slot = self.tasks.iter().position(Option::is_none).expect("who submits asks for a refusal first");
         self.generation += 1;
@@ -180,7 +252,8 @@ impl<P> Board<P> {
         if !key.class().is_real_time() {
             self.join(key.share());
         }
-        let lesser = |task: &Task<P>| !task.outstanding.is_empty() && key.preempts(task.submission.key);
+        let queued = |task: &Task<P>| !task.outstanding.is_empty() && !task.is_on_host();
+        let lesser = |task: &Task<P>| queued(task) && key.preempts(task.submission.key);
         let preempted = self.scheme.is_prioritised() && self.tasks.iter().flatten().any(lesser);
         self.counters.submitted += 1;
         self.counters.preemptions += u64::from(preempted);
@@ -191,8 +264,9 @@ impl<P> Board<P> {
             preempted,
             begun: false,
             next: 0,
+            part: Part::Fetch,
             finishing: false,
-            outstanding: VecDeque::with_capacity(OUTSTANDING_MAX),
+            outstanding: self.queues.pop().expect("there is one for each free slot"),
             evicted: false,
             closed: None,
             first_block: None,
@@ -217,11 +291,11 @@ impl<P> Board<P> {
         }
     }
 
-    /// As [`Board::poison`], where the device tells of nothing any more.
+    /// As [`Board::poison`], where the device tells of nothing any more. The host still does.
     pub(crate) fn abandon(&mut self, reason: &str, now: Nanos) {
         self.poison(reason, now);
         for slot in 0..SLOTS {
-            if let Some(task) = &mut self.tasks[slot] {
+            if let Some(task) = self.tasks[slot].as_mut().filter(|task| !task.is_on_host()) {
                 task.outstanding.clear();
                 self.complete(slot, Outcome::DeviceFault, now);
             }
@@ -254,38 +328,52 @@ impl<P> Board<P> {
             task.evicted = false;
             return Some(Action::Allow(slot));
         }
-        let kernel = Some(task.next).filter(|&kernel| kernel < task.submission.blocks.len());
-        task.outstanding.push_back(Outstanding { number, kernel });
-        let action = match kernel {
-            Some(kernel) => {
+        let (kernel, part) = (task.next, task.part);
+        let first = !task.begun;
+        let (what, action) = match task.next_step() {
+            Some(Step::Device(_)) => {
                 task.next += 1;
-                let first = !std::mem::replace(&mut task.begun, true);
-                Action::Launch { slot, kernel, number, first }
+                (What::Kernel(kernel), Action::Launch { slot, kernel, number, first })
             }
+            Some(Step::Host) => (
+                What::Part(part),
+                match part {
+                    Part::Fetch => Action::Fetch { slot, kernel, number, first },
+                    Part::Run => Action::Run { slot, kernel },
+                    Part::Store => Action::Store { slot, kernel, number },
+                },
+            ),
             None => {
                 task.finishing = true;
-                Action::Finish { slot, number }
+                (What::Mark, Action::Finish { slot, number })
             }
         };
+        task.begun = true;
+        let told_of = what != What::Part(Part::Run);
+        task.outstanding.push_back(Outstanding { number: told_of.then_some(number), what });
         self.number = number;
         Some(action)
     }
 
     /// A task whose blocks are not to start any more, and still may.
     fn to_evict(&self) -> Option<usize> {
-        let open = |task: &&Task<P>| task.closed.is_none();
+        let open = |task: &&Task<P>| task.closed.is_none() && !task.is_on_host();
         let keys = self.tasks.iter().flatten().filter(open).map(|task| task.submission.key);
         let urgent = keys.min().filter(|_| self.scheme.kills());
         let unwanted = |task: &Task<P>| {
             task.closed.is_some() || urgent.is_some_and(|urgent| urgent.preempts(task.submission.key))
         };
-        let evictable = |task: &Task<P>| !task.evicted && !task.outstanding.is_empty() && unwanted(task);
+        let queued = |task: &Task<P>| !task.outstanding.is_empty() && task.part_under_way().is_none();
+        let evictable = |task: &Task<P>| !task.evicted && queued(task) && unwanted(task);
         self.tasks.iter().position(|task| task.as_ref().is_some_and(evictable))
     }
 
     fn choose(&mut self) -> Option<usize> {
         let seen = |(slot, task): (usize, &Option<Task<P>>)| {
             let task = task.as_ref()?;
+            if task.is_on_host() && self.scheme != Scheme::Sequential {
+                return None;
+            }
             let (key, owner) = (task.submission.key, share::index_of(task.submission.key.share()));
             Some(Seen {
                 slot,
@@ -297,7 +385,9 @@ impl<P> Board<P> {
                 pass: self.passes[owner],
             })
         };
-        let tasks: Vec<Seen> = self.tasks.iter().enumerate().filter_map(seen).collect();
+        let mut tasks = std::mem::take(&mut self.seen);
+        tasks.clear();
+        tasks.extend(self.tasks.iter().enumerate().filter_map(seen));
         // Queues, not units, are filled here, so the policy sees none: nothing pads an urgent task.
         let board = Snapshot { tasks: &tasks, units: &[], holder: self.holder, now: Nanos::ZERO };
         let holder = self.holder.or_else(|| policy::elect(&board).map(|task| task.slot));
@@ -305,67 +395,112 @@ impl<P> Board<P> {
         let ask = Ask { cu: None, limit: NO_LIMIT, turn: self.turn };
         let choice = policy::choose(&Snapshot { holder, ..board }, rules, ask);
         self.holder = holder.filter(|_| self.scheme == Scheme::Sequential);
-        choice.map(|choice| choice.task.slot)
+        let slot = choice.map(|choice| choice.task.slot);
+        self.seen = tasks;
+        slot
     }
 
     /// The oldest launch of each task that has not ended: the next to be told of.
     pub(crate) fn awaited(&self) -> impl Iterator<Item = (usize, u32)> {
         let front = |(slot, task): (usize, &Option<Task<P>>)| {
-            Some((slot, task.as_ref()?.outstanding.front()?.number))
+            Some((slot, task.as_ref()?.outstanding.front()?.number?))
         };
         self.tasks.iter().enumerate().filter_map(front)
     }
 
     /// The kernel of the oldest launch of a task, if it is one.
     pub(crate) fn awaited_kernel(&self, slot: usize) -> Option<usize> {
-        self.tasks[slot].as_ref()?.outstanding.front()?.kernel
+        match self.tasks[slot].as_ref()?.outstanding.front()?.what {
+            What::Kernel(kernel) => Some(kernel),
+            What::Part(_) | What::Mark => None,
+        }
     }
 
-    /// The oldest launch of a task has ended. Returns the kernel, if it was one.
+    /// The oldest launch of a task has ended, or what the host runs of it. Returns the kernel if one of the
+    /// device ran whole.
     pub(crate) fn ended(&mut self, slot: usize, ended: Ended, now: Nanos) -> Option<usize> {
-        let units = self.units as u64;
         let task = self.task_mut(slot);
         let launch = task.outstanding.pop_front().expect("what ends was queued");
-        let Some(kernel) = launch.kernel else {
-            task.finishing = false;
-            let over = if ended.skipped == 0 { Some(Outcome::Done) } else { task.closed.clone() };
-            if let Some(outcome) = over {
-                self.complete(slot, outcome, now);
-            }
-            return None;
-        };
-        let blocks = task.submission.blocks[kernel];
-        let ran = u64::from(blocks - ended.skipped);
-        let span = Nanos((ended.ended - ended.begun).0 * units.min(ran));
-        if ran > 0 {
-            task.first_block.get_or_insert(ended.begun.max(task.submitted));
-            task.counters.blocks_done += ran;
-            task.counters.cu_time += span;
+        if let Some(fault) = ended.fault.clone() {
+            task.closed.get_or_insert(Outcome::Failed(fault));
         }
+        let whole = match launch.what {
+            What::Kernel(kernel) => {
+                self.kernel_ended(slot, kernel, &ended);
+                (ended.skipped == 0).then_some(kernel)
+            }
+            What::Part(part) => {
+                self.part_ended(slot, part, &ended);
+                None
+            }
+            What::Mark => {
+                task.finishing = false;
+                if ended.skipped == 0 {
+                    self.complete(slot, Outcome::Done, now);
+                    return None;
+                }
+                None
+            }
+        };
+        let task = self.task_mut(slot);
+        if task.outstanding.is_empty()
+            && let Some(outcome) = task.closed.clone()
+        {
+            self.complete(slot, outcome, now);
+        }
+        whole
+    }
+
+    fn kernel_ended(&mut self, slot: usize, kernel: usize, ended: &Ended) {
+        let units = self.units as u64;
+        let task = self.task_mut(slot);
+        let blocks = task.submission.steps[kernel].blocks();
+        let ran = u64::from(blocks - ended.skipped);
         let again = if ended.skipped > 0 { ran } else { 0 };
-        task.counters.blocks_rerun += again;
         if ended.skipped > 0 {
             task.next = task.next.min(kernel);
         }
-        if let Some(fault) = ended.fault {
-            task.closed.get_or_insert(Outcome::Failed(fault));
-        }
-        let (key, closed) = (task.submission.key, task.closed.clone());
-        let over = closed.filter(|_| task.outstanding.is_empty());
-        self.counters.blocks_done += ran;
+        task.counters.blocks_rerun += again;
         self.counters.blocks_rerun += again;
+        self.count(slot, ran, ended.begun, Nanos((ended.ended - ended.begun).0 * units.min(ran)));
+    }
+
+    fn part_ended(&mut self, slot: usize, part: Part, ended: &Ended) {
+        assert_eq!(ended.skipped, 0, "what is in a host step is not evicted");
+        let task = self.task_mut(slot);
+        match part {
+            Part::Fetch => task.part = Part::Run,
+            Part::Run => {
+                task.part = Part::Store;
+                let ran = u64::from(ended.fault.is_none());
+                // It takes no unit of the device.
+                self.count(slot, ran, ended.begun, Nanos::ZERO);
+            }
+            Part::Store => {
+                task.part = Part::Fetch;
+                task.next += 1;
+            }
+        }
+    }
+
+    /// Blocks of a task ran, the first one since `begun`, for `span` of compute-unit time together.
+    fn count(&mut self, slot: usize, ran: u64, begun: Nanos, span: Nanos) {
+        let task = self.task_mut(slot);
+        if ran > 0 {
+            task.first_block.get_or_insert(begun.max(task.submitted));
+            task.counters.blocks_done += ran;
+            task.counters.cu_time += span;
+        }
+        let key = task.submission.key;
+        self.counters.blocks_done += ran;
         self.counters.busy += span;
         if !key.class().is_real_time() {
             let pass = &mut self.passes[share::index_of(key.share())];
             *pass = pass.wrapping_add(share::cost(span, key.share().weight));
         }
-        if let Some(outcome) = over {
-            self.complete(slot, outcome, now);
-        }
-        (ended.skipped == 0).then_some(kernel)
     }
 
-    /// Whether anything is queued.
+    /// Whether anything is queued, or run by the host.
     pub(crate) fn is_busy(&self) -> bool {
         self.tasks.iter().flatten().any(|task| !task.outstanding.is_empty())
     }
@@ -391,6 +526,11 @@ impl<P> Board<P> {
         (&submission.payload, &mut submission.io)
     }
 
+    /// Whether there is a task in a slot that uses its memory.
+    pub(crate) fn has_begun(&self, slot: usize) -> bool {
+        self.tasks[slot].as_ref().is_some_and(|task| task.begun)
+    }
+
     /// Whether the task in a slot is a real-time one.
     pub(crate) fn is_real_time(&self, slot: usize) -> bool {
         self.tasks[slot].as_ref().is_some_and(Task::is_real_time)
@@ -409,7 +549,9 @@ impl<P> Board<P> {
     }
 
     fn complete(&mut self, slot: usize, outcome: Outcome, now: Nanos) {
-        let task = self.tasks[slot].take().expect("a task completes once");
+        let mut task = self.tasks[slot].take().expect("a task completes once");
+        assert!(task.outstanding.is_empty(), "what is queued is told of first");
+        self.queues.push(std::mem::take(&mut task.outstanding));
         if self.holder == Some(slot) {
             self.holder = None;
         }

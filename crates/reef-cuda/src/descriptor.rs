@@ -11,10 +11,11 @@ use reef_plan::{Kernel, KernelSpec, Place, Precision, Region};
 
 pub(crate) use self::contract::parts_bytes;
 
+use crate::cut::SPLIT_BLOCKS;
 use crate::driver::Grid;
 
 /// Sizes of what the host and the kernels both declare, by the names that the kernels check them under.
-pub(crate) const SIZES: [(&str, usize); 11] = [
+pub(crate) const SIZES: [(&str, usize); 12] = [
     ("CONV_DESCRIPTOR_BYTES", size_of::<contract::ConvDescriptor>()),
     ("MATMUL_DESCRIPTOR_BYTES", size_of::<contract::MatMulDescriptor>()),
     ("WINDOW_DESCRIPTOR_BYTES", size_of::<window::WindowDescriptor>()),
@@ -24,6 +25,7 @@ pub(crate) const SIZES: [(&str, usize); 11] = [
     ("LAYER_NORM_DESCRIPTOR_BYTES", size_of::<rows::LayerNormDescriptor>()),
     ("GATHER_DESCRIPTOR_BYTES", size_of::<rest::GatherDescriptor>()),
     ("SYNTHETIC_DESCRIPTOR_BYTES", size_of::<rest::SyntheticDescriptor>()),
+    ("ARRIVED_BYTES", SPLIT_BLOCKS * size_of::<u64>()),
     ("LAUNCH_BYTES", size_of::<Launch>()),
     ("REPORT_BYTES", size_of::<Report>()),
 ];
@@ -49,13 +51,14 @@ pub(crate) struct Launch {
     pub(crate) base: u64,
     /// Address of the word that keeps blocks from starting.
     pub(crate) evicted: u64,
-    /// Address of the count of blocks that are through.
+    /// Address of the count of blocks that are through, and of the words behind it that tell which parts of
+    /// tiles are there.
     pub(crate) arrivals: u64,
     /// Address of the report.
     pub(crate) report: u64,
     pub(crate) number: u32,
     pub(crate) blocks: u32,
-    /// Never the same for two launches over the same memory, never 0.
+    /// Never the same for two launches with the same words, never 0.
     pub(crate) run: u64,
 }
 
@@ -93,8 +96,6 @@ pub(crate) trait Placing {
     fn weight(&self, index: u32) -> u64;
     /// Bytes from the start of a task's memory to that for the parts of tiles that blocks share.
     fn parts(&self) -> u64;
-    /// Bytes from the start of a task's memory to the words that tell which parts are there.
-    fn arrived(&self) -> u64;
 }
 
 fn operand(placing: &dyn Placing, region: &Region, byte: u64) -> Operand {

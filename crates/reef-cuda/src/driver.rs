@@ -18,7 +18,7 @@ use crate::error::{CudaError, VERSION_MIN};
 const DRIVER_VARIABLE: &str = "REEF_CUDA_DRIVER";
 
 /// The functions that are used: cudarc panics about one that a driver has not got.
-const FUNCTIONS: [&str; 27] = [
+const FUNCTIONS: [&str; 28] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -30,6 +30,7 @@ const FUNCTIONS: [&str; 27] = [
     "cuDevicePrimaryCtxRelease_v2",
     "cuCtxSetCurrent",
     "cuCtxGetStreamPriorityRange",
+    "cuMemGetInfo_v2",
     "cuMemAlloc_v2",
     "cuMemFree_v2",
     "cuMemHostAlloc",
@@ -203,6 +204,15 @@ impl Context {
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.handle) })
     }
 
+    /// Bytes of the GPU's memory that nobody has taken.
+    #[allow(unsafe_code)]
+    pub(crate) fn free_bytes(&self) -> Result<u64, CudaError> {
+        self.enter()?;
+        let (mut free, mut all) = (0, 0);
+        // SAFETY: the pointers are to numbers that outlive the call.
+        check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&mut free, &mut all) }).map(|()| free as u64)
+    }
+
     /// The least and the greatest priority of a stream; smaller numbers are more urgent.
     #[allow(unsafe_code)]
     pub(crate) fn priorities(&self) -> Result<(i32, i32), CudaError> {
@@ -310,14 +320,8 @@ impl PinnedBytes {
     }
 
     #[allow(unsafe_code)]
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: it has so many bytes, which are written by nobody while they are read: see `Sync`.
-        unsafe { std::slice::from_raw_parts(self.at, self.len) }
-    }
-
-    #[allow(unsafe_code)]
     pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and nobody else has it.
+        // SAFETY: it has so many bytes, and nobody else has them.
         unsafe { std::slice::from_raw_parts_mut(self.at, self.len) }
     }
 }
@@ -387,13 +391,12 @@ impl Stream {
         check("cuMemcpyDtoHAsync", unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, len, self.handle) })
     }
 
-    /// Fills the first bytes of some memory with zeros, when all before it is done.
+    /// Fills memory with zeros, when all before it is done.
     #[allow(unsafe_code)]
-    pub(crate) fn clear(&self, bytes: &DeviceBytes, len: usize) -> Result<(), CudaError> {
-        let len = len.min(bytes.len);
+    pub(crate) fn clear(&self, bytes: &DeviceBytes) -> Result<(), CudaError> {
         // SAFETY: the memory is that large; it is the caller's, whose `&` says that it lives now, and freeing
         // it waits for what uses it.
-        let result = unsafe { sys::cuMemsetD8Async(bytes.address, 0, len, self.handle) };
+        let result = unsafe { sys::cuMemsetD8Async(bytes.address, 0, bytes.len, self.handle) };
         check("cuMemsetD8Async", result)
     }
 

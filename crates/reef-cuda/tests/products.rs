@@ -134,7 +134,9 @@ fn outputs(device: &CudaDevice, precision: Precision, sketch: &Sketch) -> Vec<Te
 }
 
 fn check(precision: Precision, kind: &str, make: fn(&mut Sketch) -> ValueId) {
-    let device = CudaDevice::start(CudaOptions::default()).expect("the emulated driver is there");
+    // Tests run beside each other, and a device takes its memory when it starts.
+    let options = CudaOptions { memory_bytes: Some(64 << 20), ..CudaOptions::default() };
+    let device = CudaDevice::start(options).expect("the emulated driver is there");
     for seed in 0..SHAPES {
         let mut sketch = Sketch { graph: Graph::default(), inputs: vec![], rng: Rng::new(seed) };
         let y = make(&mut sketch);

@@ -286,6 +286,20 @@ pub enum DeviceError {
         /// Bytes that they may have.
         available: u64,
     },
+    /// There is as much memory as the plan needs, but not in one piece.
+    #[error(
+        "plan {plan}: {needed} bytes in one piece are needed; {free} bytes are free, in pieces of {largest} at most"
+    )]
+    Fragmented {
+        /// The plan's name.
+        plan: String,
+        /// Bytes of the piece.
+        needed: u64,
+        /// Bytes of all free pieces.
+        free: u64,
+        /// Bytes of the largest one that can be had.
+        largest: u64,
+    },
     /// The device has no code for a kernel of the plan.
     #[error("plan {plan}: {reason}")]
     Unsupported {
@@ -309,6 +323,13 @@ pub enum DeviceError {
     /// The device was poisoned by a fault.
     #[error("the device is poisoned: {0}")]
     Poisoned(String),
+}
+
+impl DeviceError {
+    /// Whether the plan is too large for what memory is left.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, DeviceError::OutOfMemory { .. } | DeviceError::Fragmented { .. })
+    }
 }
 
 /// Woken when a completion is ready. Called by compute units: it must not block, allocate or take a lock.

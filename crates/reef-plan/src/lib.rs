@@ -13,6 +13,7 @@ pub mod meter;
 pub mod plan;
 mod reach;
 pub mod region;
+pub mod select;
 pub mod selection;
 pub mod spec;
 pub mod synthetic;
@@ -27,6 +28,7 @@ pub use layout::{At, Layout, Matrices, OwnLayout};
 pub use meter::Meter;
 pub use plan::{Cost, IoSpec, Kernel, Plan, PlanHash, PlanParts, Restart, Stage};
 pub use region::{Lane, Place, Region};
+pub use select::select;
 pub use selection::{CompressSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};
 pub use spec::{
     Activation, ConvSpec, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, GatherSpec,

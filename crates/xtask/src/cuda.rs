@@ -63,7 +63,9 @@ impl Places {
 pub(crate) fn test() -> Result<()> {
     let places = Places::find()?;
     places.emulate()?;
-    for part in [&["--lib", "compiler::"][..], &["--test", "cuda"], &["--test", "emulated"]] {
+    let parts =
+        [&["--lib", "compiler::"][..], &["--test", "products"], &["--test", "cuda"], &["--test", "emulated"]];
+    for part in parts {
         let mut command = cargo(&["test", "--release", "--workspace"]);
         command.args(part).args(["--", "--include-ignored"]);
         if part.contains(&"emulated") {

@@ -1,7 +1,6 @@
 //! The board against a device that does what it is told.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use reef_base::{Class, Level, Rng};
 
@@ -32,18 +31,24 @@ struct Rig {
     log: Vec<Action>,
     /// Kernels that ran whole, by slot.
     ran: Vec<(usize, usize)>,
+    /// What the host runs, by slot.
+    hosted: BTreeMap<usize, usize>,
 }
+
+/// Of a task's kernels, one that the host runs.
+const HOST: u32 = 0;
 
 impl Rig {
     fn new(scheme: Scheme) -> Rig {
         let board = Board::new(scheme, Padding::default(), 2);
-        Rig { board, streams: Streams::default(), log: Vec::new(), ran: Vec::new() }
+        Rig { board, streams: Streams::default(), log: Vec::new(), ran: Vec::new(), hosted: BTreeMap::new() }
     }
 
     fn submit(&mut self, key: TaskKey, blocks: &[u32], token: u64) -> TaskId {
         assert_eq!(self.board.refusal(key), None);
-        let (io, blocks) = (Io::default(), Arc::from(blocks));
-        self.board.submit(Submission { plan: PLAN, payload: (), blocks, key, io, token }, self.streams.now)
+        let step = |&blocks: &u32| if blocks == HOST { Step::Host } else { Step::Device(blocks) };
+        let (io, steps) = (Io::default(), blocks.iter().map(step).collect());
+        self.board.submit(Submission { plan: PLAN, payload: (), steps, key, io, token }, self.streams.now)
     }
 
     fn act(&mut self) {
@@ -56,15 +61,44 @@ impl Rig {
                     assert!(self.streams.evicted.remove(&slot).is_some());
                 }
                 Action::Launch { slot, kernel, number, first } => {
-                    if first {
-                        assert!(self.is_clear(slot), "its memory is nobody's");
-                        self.streams.evicted.remove(&slot);
-                    }
+                    self.begin(slot, first);
                     self.queue(slot, Some(kernel), number);
+                }
+                Action::Fetch { slot, number, first, .. } => {
+                    self.begin(slot, first);
+                    assert!(self.is_clear(slot), "what makes its operands is told of");
+                    self.queue(slot, None, number);
+                }
+                Action::Run { slot, kernel } => {
+                    assert!(self.is_clear(slot), "its operands are there");
+                    assert_eq!(self.hosted.insert(slot, kernel), None);
+                }
+                Action::Store { slot, kernel, number } => {
+                    let last = self.ran.iter().rev().find(|ran| ran.0 == slot);
+                    assert_eq!(last, Some(&(slot, kernel)), "the host is through with it");
+                    assert!(self.is_clear(slot), "nothing uses what it overwrites");
+                    self.queue(slot, None, number);
                 }
                 Action::Finish { slot, number } => self.queue(slot, None, number),
             }
         }
+    }
+
+    fn begin(&mut self, slot: usize, first: bool) {
+        if first {
+            assert!(self.is_clear(slot) && !self.hosted.contains_key(&slot), "its memory is nobody's");
+            self.streams.evicted.remove(&slot);
+        }
+    }
+
+    /// The host is through with what it runs of a slot.
+    fn host_ends(&mut self, slot: usize, fault: Option<HostFault>) {
+        let kernel = self.hosted.remove(&slot).expect("the host runs something of it");
+        self.ran.push((slot, kernel));
+        let begun = self.streams.now;
+        self.streams.now = begun + Nanos(10);
+        let ended = Ended { skipped: 0, fault, begun, ended: self.streams.now };
+        assert_eq!(self.board.ended(slot, ended, self.streams.now), None);
     }
 
     fn is_clear(&self, slot: usize) -> bool {
@@ -91,10 +125,11 @@ impl Rig {
         let ended = Ended { skipped, fault: None, begun, ended: self.streams.now };
         let before = self.board.counters.completed;
         let whole = self.board.ended(slot, ended, self.streams.now);
-        assert_eq!(whole.is_some(), kernel.is_some() && skipped == 0);
+        assert_eq!(whole, kernel.filter(|_| skipped == 0));
         self.ran.extend(whole.map(|kernel| (slot, kernel)));
         if self.board.counters.completed > before {
             assert!(self.is_clear(slot), "nothing is queued of what is over");
+            assert!(!self.hosted.contains_key(&slot), "nor run by the host");
         }
     }
 
@@ -218,6 +253,148 @@ fn a_board_takes_so_many_and_a_poisoned_one_none() {
 }
 
 #[test]
+fn the_host_runs_a_step_when_all_before_it_is_told_of() {
+    let mut rig = Rig::new(Scheme::Reset);
+    rig.submit(TaskKey::best_effort(0), &[2, HOST, 3], 1);
+    rig.act();
+    assert_eq!(rig.log, [Action::Launch { slot: 0, kernel: 0, number: 1, first: true }]);
+    rig.run(0, 2, 2);
+    rig.act();
+    rig.run(0, 1, 1);
+    rig.act();
+    let rest =
+        [Action::Fetch { slot: 0, kernel: 1, number: 2, first: false }, Action::Run { slot: 0, kernel: 1 }];
+    assert_eq!(rig.log[1..], rest);
+    assert_eq!((rig.board.awaited().count(), rig.board.is_busy()), (0, true));
+    rig.host_ends(0, None);
+    rig.act();
+    assert_eq!(rig.log.last(), Some(&Action::Store { slot: 0, kernel: 1, number: 4 }));
+    (0..3).for_each(|_| {
+        rig.run(0, 3, 3);
+        rig.act();
+    });
+    let (token, outcome, counters) = rig.done().expect("it ended");
+    assert_eq!((token, outcome, counters.blocks_done), (1, Outcome::Done, 6));
+    assert_eq!(rig.ran, [(0, 0), (0, 1), (0, 2)]);
+    // The host's time is none of the device's units.
+    assert_eq!(counters.cu_time, Nanos(40));
+}
+
+#[test]
+fn what_the_host_runs_is_neither_evicted_nor_in_the_way() {
+    let mut rig = Rig::new(Scheme::Reset);
+    rig.submit(TaskKey::best_effort(0), &[HOST], 1);
+    rig.act();
+    assert_eq!(rig.log, [Action::Fetch { slot: 0, kernel: 0, number: 1, first: true }]);
+    rig.submit(real_time(0), &[HOST, 5], 2);
+    rig.submit(TaskKey::best_effort(1), &[4], 3);
+    rig.act();
+    // The copies that are queued go through.
+    assert_eq!(rig.log[1..], [Action::Fetch { slot: 1, kernel: 0, number: 2, first: true }]);
+    rig.run(0, 1, 1);
+    rig.run(1, 1, 1);
+    rig.act();
+    // While the host runs the urgent one, the others go on.
+    assert_eq!(rig.log[2], Action::Run { slot: 1, kernel: 0 });
+    assert_eq!(rig.hosted.keys().copied().collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(rig.streams.queued[&2].len(), 2);
+    rig.host_ends(0, None);
+    rig.host_ends(1, None);
+    rig.log.clear();
+    rig.act();
+    // Then it has the device; the step of the less urgent one waits, and what that has queued goes.
+    assert_eq!(rig.log, [Action::Evict(2), Action::Store { slot: 1, kernel: 0, number: 7 }]);
+}
+
+#[test]
+fn under_sequential_the_host_holds_the_device() {
+    let mut rig = Rig::new(Scheme::Sequential);
+    rig.submit(TaskKey::best_effort(0), &[HOST], 1);
+    rig.submit(TaskKey::best_effort(1), &[1], 2);
+    rig.act();
+    rig.run(0, 1, 1);
+    rig.act();
+    assert_eq!((rig.hosted.len(), rig.log.len()), (1, 2));
+    rig.host_ends(0, None);
+    for _ in 0..2 {
+        rig.act();
+        rig.run(0, 1, 1);
+    }
+    assert_eq!(rig.done().map(|done| done.0), Some(1));
+    rig.act();
+    assert_eq!(rig.streams.queued[&1].len(), 2);
+}
+
+#[test]
+fn whatever_ends_a_task_waits_for_the_host() {
+    let on_host = || {
+        let mut rig = Rig::new(Scheme::Reset);
+        let id = rig.submit(real_time(1), &[HOST, 1], 1);
+        rig.act();
+        rig.run(0, 1, 1);
+        rig.act();
+        assert_eq!(rig.hosted.get(&0), Some(&0));
+        (rig, id)
+    };
+    let ends_with = |mut rig: Rig, fault: Option<HostFault>, meant: Outcome| {
+        rig.act();
+        assert!(!rig.board.has_completions() && !rig.log.contains(&Action::Evict(0)));
+        rig.host_ends(0, fault);
+        rig.act();
+        assert_eq!(rig.done().map(|done| done.1), Some(meant));
+        assert!(!rig.board.is_busy());
+    };
+    let (mut rig, id) = on_host();
+    rig.board.cancel(id, Nanos::ZERO);
+    ends_with(rig, None, Outcome::Cancelled);
+    let (mut rig, _) = on_host();
+    rig.board.poison("why", Nanos::ZERO);
+    ends_with(rig, None, Outcome::DeviceFault);
+    let (mut rig, _) = on_host();
+    rig.board.abandon("why", Nanos::ZERO);
+    ends_with(rig, None, Outcome::DeviceFault);
+    let fault = HostFault::of_kernel("k", "why");
+    ends_with(on_host().0, Some(fault.clone()), Outcome::Failed(fault.clone()));
+    // Cancelled first: that is how it ended.
+    let (mut rig, id) = on_host();
+    rig.board.cancel(id, Nanos::ZERO);
+    ends_with(rig, Some(fault), Outcome::Cancelled);
+    // Between the parts there is nothing to wait for.
+    let (mut rig, id) = on_host();
+    rig.host_ends(0, None);
+    rig.board.cancel(id, Nanos::ZERO);
+    assert_eq!(rig.done().map(|done| done.1), Some(Outcome::Cancelled));
+}
+
+#[test]
+fn a_quiet_board_lets_the_host_end_its_step() {
+    let mut rig = Rig::new(Scheme::Reset);
+    rig.submit(TaskKey::best_effort(0), &[HOST], 1);
+    rig.act();
+    rig.board.paused = true;
+    rig.run(0, 1, 1);
+    rig.act();
+    // Its operands are fetched, and that is as far as it goes.
+    assert_eq!((rig.hosted.len(), rig.board.is_busy()), (0, false));
+    rig.board.paused = false;
+    rig.act();
+    rig.board.paused = true;
+    assert!(rig.board.is_busy());
+    rig.host_ends(0, None);
+    rig.act();
+    assert!(!rig.board.is_busy());
+    rig.board.paused = false;
+    (0..2).for_each(|_| {
+        rig.act();
+        rig.run(0, 1, 1);
+    });
+    assert_eq!(rig.done().map(|done| done.1), Some(Outcome::Done));
+}
+
+/// Blocks of each kernel of a random task.
+const RANDOM: [u32; 5] = [3, HOST, 1, 2, HOST];
+
+#[test]
 fn whatever_comes_each_kernel_of_a_task_runs_whole_once_and_in_order() {
     let mut rng = Rng::new(3);
     for _ in 0..300 {
@@ -231,24 +408,28 @@ fn whatever_comes_each_kernel_of_a_task_runs_whole_once_and_in_order() {
                 _ => real_time(rng.below(3) as u8),
             };
             if sent < 30 && rng.below(3) == 0 && rig.board.refusal(key).is_none() {
-                ids.push(rig.submit(key, &[3, 1, 2], sent));
+                ids.push(rig.submit(key, &RANDOM, sent));
                 sent += 1;
             }
             if rng.below(12) == 0 && !ids.is_empty() {
                 rig.board.cancel(ids[rng.below(ids.len() as u64) as usize], rig.streams.now);
             }
             rig.act();
+            let hosted: Vec<usize> = rig.hosted.keys().copied().collect();
+            if !hosted.is_empty() && rng.below(3) == 0 {
+                rig.host_ends(hosted[rng.below(hosted.len() as u64) as usize], None);
+            }
             let busy: Vec<usize> = rig.board.awaited().map(|awaited| awaited.0).collect();
             if !busy.is_empty() {
                 let slot = busy[rng.below(busy.len() as u64) as usize];
                 let kernel = rig.streams.queued[&slot].front().unwrap().0;
-                let blocks = kernel.map_or(0, |kernel| [3, 1, 2][kernel]);
+                let blocks = kernel.map_or(0, |kernel| RANDOM[kernel]);
                 rig.run(slot, blocks, rng.below(4) as u32);
             }
             while let Some((_, outcome, counters)) = rig.done() {
                 ended += 1;
                 if outcome == Outcome::Done {
-                    assert_eq!(counters.blocks_done, 6 + counters.blocks_rerun);
+                    assert_eq!(counters.blocks_done, 8 + counters.blocks_rerun);
                 }
             }
             // A slot's kernels come in order, from the first one again for the next task.

@@ -17,8 +17,8 @@ constexpr unsigned CONV_SHARED_BYTES = CONV_DEPTH * (CONV_PITCH + CONV_COLUMNS) 
 
 struct ConvDescriptor {
   Operand x, weights, bias, residual, y;
-  // Where the parts of a tile are until they are added, and where it is noted whose are there.
-  Operand parts, arrived;
+  // Where the parts of a tile are until they are added.
+  Operand parts;
   unsigned in_h, in_w, in_pixel_stride;
   unsigned out_h, out_w, out_pixel_stride;
   unsigned kernel_h, kernel_w;

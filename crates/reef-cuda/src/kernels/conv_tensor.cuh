@@ -30,10 +30,11 @@ struct ConvCursor {
   }
 };
 
-// Whether all parts of a tile are there, of which this block has written one. If several blocks are the last one, all
+// Whether all parts of a tile are there, of which this block has written one; `first` is the first one's number. If several blocks are the last one, all
 // of them add: the same numbers. A part that is written again, by another run, is another part.
-__device__ __forceinline__ bool all_parts_there(const Context &context, unsigned long long *arrived, unsigned part,
+__device__ __forceinline__ bool all_parts_there(const Context &context, unsigned first, unsigned part,
                                                 unsigned parts) {
+  unsigned long long *const arrived = context.arrived + first;
   context.sync();
   if (threadIdx.x == 0) {
     store_release(arrived + part, context.run);
@@ -127,8 +128,7 @@ __device__ __forceinline__ bool conv_tensor(const ConvDescriptor &d, const Place
     for (unsigned element = threadIdx.x; element < ELEMENTS; element += THREADS) {
       of_tile[split * ELEMENTS + element] = shared[element / COLUMNS * Tile::PITCH + element % COLUMNS];
     }
-    auto *const arrived = places.at<unsigned long long>(d.arrived) + of_all * d.splits;
-    if (!all_parts_there(context, arrived, split, d.splits)) return true;
+    if (!all_parts_there(context, of_all * d.splits, split, d.splits)) return true;
     parts = of_tile;
   }
   const float *const bias = places.at<const float>(d.bias);

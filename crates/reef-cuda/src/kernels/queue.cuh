@@ -36,12 +36,13 @@ struct Launch {
   unsigned char *base;
   // Not zero: the task's blocks do not start.
   const unsigned *evicted;
-  // Blocks that are through in the lower half, those that ran in the upper one; zero between launches.
+  // Blocks that are through in the lower half, those that ran in the upper one; zero between launches. Behind it
+  // the words of `Context::arrived`, which only tile functions write.
   unsigned long long *arrivals;
   Report *report;
   unsigned number;
   unsigned blocks;
-  // Never the same for two launches over the same memory, never 0.
+  // Never the same for two launches with the same words, never 0.
   unsigned long long run;
 };
 
@@ -51,7 +52,7 @@ __device__ __forceinline__ void run_block(const Launch &launch) {
   unsigned *const control = reinterpret_cast<unsigned *>(arena);
   Report *const report = launch.report;
   const Context context = {arena + CONTROL_BYTES, control + 1, nullptr, &report->failed, &report->failed_value,
-                           launch.run};
+                           launch.run, launch.arrivals + 1};
   if (threadIdx.x == 0) {
     if (blockIdx.x == 0) launch.report->begun_ns = device_clock_ns();
     control[0] = load_relaxed(launch.evicted);
@@ -77,6 +78,7 @@ __device__ __forceinline__ void run_block(const Launch &launch) {
 
 #ifdef LAUNCH_BYTES
 static_assert(sizeof(reef::Launch) == LAUNCH_BYTES, "the host has another idea of a launch");
+static_assert(reef::SPLIT_BLOCKS * sizeof(unsigned long long) == ARRIVED_BYTES, "the host has other words");
 static_assert(sizeof(reef::Report) == REPORT_BYTES, "the host has another idea of a report");
 #endif
 

@@ -28,6 +28,8 @@ constexpr unsigned THREADS = 256;
 constexpr unsigned COMPUTE_BARRIER = 1;
 // Bytes at the start of the arena that belong to the executor and to `Context`.
 constexpr unsigned CONTROL_BYTES = 128;
+// Blocks of a kernel whose tiles are made in parts, at most.
+constexpr unsigned SPLIT_BLOCKS = 128;
 
 // Where an operand lies: in the memory of the task, or of the plan.
 struct Operand {
@@ -57,8 +59,10 @@ struct Context {
   // Where it is said that the inputs mean nothing to the kernel, and which value it is.
   unsigned *failed;
   long long *failed_value;
-  // Differs from that of every other run of a kernel over the same memory, and is never 0.
+  // Differs from that of every other run of a kernel with the same `arrived`, and is never 0.
   unsigned long long run;
+  // `SPLIT_BLOCKS` words, each the last run in which the block of that number made its part of a tile.
+  unsigned long long *arrived;
 
   __device__ __forceinline__ void sync() const { barrier_sync(COMPUTE_BARRIER, THREADS); }
 
