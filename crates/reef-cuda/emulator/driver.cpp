@@ -1,5 +1,6 @@
 // The driver's interface, as far as reef uses it, over emulated multiprocessors. See README.md.
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -54,37 +55,24 @@ struct Kernel {
   const char *name;
   size_t parameter_bytes;
   void (*run)(const void *parameter);
+  // Bytes of shared memory that a launch may ask for.
+  std::atomic<size_t> shared_bytes_max;
 };
 
-template <void (*KERNEL)(reef::Launch)>
-void with_launch(const void *parameter) {
-  reef::Launch launch;
-  std::memcpy(&launch, parameter, sizeof launch);
-  KERNEL(launch);
+template <class Parameter, void (*KERNEL)(Parameter)>
+void with_parameter(const void *at) {
+  Parameter parameter;
+  std::memcpy(&parameter, at, sizeof parameter);
+  KERNEL(parameter);
 }
 
-#define KERNEL(name) {"reef_queue_" #name, sizeof(reef::Launch), with_launch<reef_queue_##name>}
+#define KERNEL_OF(name, Parameter) {#name, sizeof(reef::Parameter), with_parameter<reef::Parameter, name>, 48 * 1024}
+#define TILE_KERNEL(number, name, Descriptor, together) KERNEL_OF(reef_queue_##name, Launch),
 
-const Kernel KERNELS[] = {
-    KERNEL(conv),
-    KERNEL(conv_tf32),
-    KERNEL(conv_f16),
-    KERNEL(conv_bf16),
-    KERNEL(conv_tf32_narrow),
-    KERNEL(conv_f16_narrow),
-    KERNEL(conv_bf16_narrow),
-    KERNEL(elementwise),
-    KERNEL(window),
-    KERNEL(matmul),
-    KERNEL(matmul_tf32),
-    KERNEL(matmul_f16),
-    KERNEL(matmul_bf16),
-    KERNEL(reduce),
-    KERNEL(softmax),
-    KERNEL(layer_norm),
-    KERNEL(gather),
-    KERNEL(synthetic),
-    KERNEL(mark),
+Kernel KERNELS[] = {
+    REEF_TILE_FUNCTIONS(TILE_KERNEL) KERNEL_OF(reef_queue_padded_2, Padded),
+    KERNEL_OF(reef_queue_padded_4, Padded),
+    KERNEL_OF(reef_queue_mark, Launch),
 };
 
 // What a stream is to do, one after the other.
@@ -112,7 +100,7 @@ class Device {
  public:
   static constexpr int PRIORITY_LEAST = 0, PRIORITY_GREATEST = -5;
   static constexpr unsigned THREADS_MAX = 1024;
-  static constexpr size_t SHARED_BYTES_MAX = 227 * 1024;
+  static constexpr size_t SHARED_BYTES_MAX = 227 * 1024, SHARED_BYTES_OF_SM = 228 * 1024;
 
   explicit Device(long number)
       : memory_bytes(setting("REEF_EMULATOR_MEMORY_MIB", 1024) << 20), sms(listed("REEF_EMULATOR_SMS", number, 2)) {
@@ -392,6 +380,9 @@ API cuDeviceGetAttribute(int *value, int attribute, int number) {
     case 97:  // shared memory of a block
       *value = static_cast<int>(Device::SHARED_BYTES_MAX);
       return SUCCESS;
+    case 81:  // shared memory of a multiprocessor
+      *value = static_cast<int>(Device::SHARED_BYTES_OF_SM);
+      return SUCCESS;
     case 20:  // compute mode
       *value = static_cast<int>(setting("REEF_EMULATOR_COMPUTE_MODE", 0));
       return SUCCESS;
@@ -556,15 +547,23 @@ API cuModuleUnload(void *module) {
 API cuModuleGetFunction(void **function, void *module, const char *name) {
   IN_CONTEXT;
   if (static_cast<Module *>(module)->image.find(name) == std::string::npos) return NOT_FOUND;
-  const Kernel *const end = std::end(KERNELS);
-  const Kernel *const found =
+  Kernel *const end = std::end(KERNELS);
+  Kernel *const found =
       std::find_if(std::begin(KERNELS), end, [name](const Kernel &kernel) { return std::string(kernel.name) == name; });
   if (found == end) return NOT_FOUND;
-  *function = const_cast<Kernel *>(found);
+  *function = found;
   return SUCCESS;
 }
 
-API cuFuncSetAttribute(void *, int, int) { return SUCCESS; }
+API cuFuncSetAttribute(void *function, int attribute, int value) {
+  IN_CONTEXT;
+  if (function == nullptr) return INVALID_HANDLE;
+  // Dynamic shared memory.
+  if (attribute != 8) return SUCCESS;
+  if (value < 0 || static_cast<size_t>(value) > Device::SHARED_BYTES_MAX) return INVALID_VALUE;
+  static_cast<Kernel *>(function)->shared_bytes_max = static_cast<size_t>(value);
+  return SUCCESS;
+}
 
 API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned x, unsigned y,
                    unsigned z, unsigned shared_bytes, void *stream, void **parameters, void **) {
@@ -576,7 +575,7 @@ API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
   work.view.grid = {grid_x, grid_y, grid_z};
   work.view.threads = {x, y, z};
   work.shared_bytes = shared_bytes;
-  const bool fits = work.view.threads.count() <= Device::THREADS_MAX && shared_bytes <= Device::SHARED_BYTES_MAX;
+  const bool fits = work.view.threads.count() <= Device::THREADS_MAX && shared_bytes <= work.kernel->shared_bytes_max;
   if (!fits || work.view.grid.count() == 0 || work.view.threads.count() == 0) return INVALID_VALUE;
   const auto *parameter = static_cast<const unsigned char *>(parameters[0]);
   work.parameter.assign(parameter, parameter + work.kernel->parameter_bytes);

@@ -6,6 +6,7 @@
 #include "language.h"
 
 #define REEF_UNROLLED
+#define REEF_UNROLLED_4
 #define REEF_ROLLED
 
 namespace reef {

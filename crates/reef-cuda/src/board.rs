@@ -17,6 +17,13 @@
 //! would be skipped. While the host runs it, the task is not in the way of less urgent ones (but under
 //! `sequential`), and whatever ends the task waits for the host.
 //!
+//! Kernels of an urgent task that leave multiprocessors idle are *padded* with blocks of a less urgent one (the
+//! paper's dynamic kernel padding): both go into one launch, the urgent ones first. The rules are the paper's:
+//! a padding block takes no longer than the other kernel's, by what was measured, and no fewer of them fit a
+//! multiprocessor; and there are no more than what the last wave of the other kernel leaves. So a task may have
+//! run the first blocks of a kernel when its turn comes. While its blocks pad, nothing else of it is queued but
+//! more padding behind the same task, and it is evicted by what evicts that one.
+//!
 //! | state of a task | what is queued | what ends it |
 //! |---|---|---|
 //! | open | kernels, then a mark behind its outputs | the mark |
@@ -54,9 +61,9 @@ pub(crate) enum Action {
     Evict(usize),
     /// Let them start.
     Allow(usize),
-    /// Queue a kernel; the `first` time of a task, let its blocks start, and queue the copies of its inputs
-    /// before it.
-    Launch { slot: usize, kernel: usize, number: u32, first: bool },
+    /// Queue a kernel's blocks `from` on, with padding if there is some; the `first` time of a task, let its
+    /// blocks start, and queue the copies of its inputs before it.
+    Launch { slot: usize, kernel: usize, from: u32, number: u32, first: bool, padding: Option<Pads> },
     /// Queue the copies of a host step's operands to the host, and a mark behind them; `first` as above.
     Fetch { slot: usize, kernel: usize, number: u32, first: bool },
     /// Have a thread of the host run a host step.
@@ -65,6 +72,31 @@ pub(crate) enum Action {
     Store { slot: usize, kernel: usize, number: u32 },
     /// Queue the copies of a task's outputs, and a mark behind them.
     Finish { slot: usize, number: u32 },
+}
+
+/// Blocks that pad a launch of another task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pads {
+    pub(crate) slot: usize,
+    pub(crate) kernel: usize,
+    pub(crate) from: u32,
+    pub(crate) blocks: u32,
+    pub(crate) number: u32,
+}
+
+/// What padding goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fit {
+    /// Blocks that fit a multiprocessor together.
+    pub(crate) together: u32,
+    /// How long as many blocks as fit the device take, where the kernel has run.
+    pub(crate) wave: Option<Nanos>,
+}
+
+/// What the board asks of a plan.
+pub(crate) trait Kernels {
+    /// Of a kernel of the device, which has so many multiprocessors.
+    fn fit(&self, kernel: usize, units: usize) -> Fit;
 }
 
 /// A launch that has ended.
@@ -116,6 +148,8 @@ struct Task<P> {
     begun: bool,
     /// The kernel to queue next; one behind the last is the mark.
     next: usize,
+    /// Blocks of it that have run already.
+    from: u32,
     /// The part of it to begin next, if it is a host step.
     part: Part,
     /// Whether the mark is queued.
@@ -144,9 +178,21 @@ struct Outstanding {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
-    Kernel(usize),
+    Kernel(Blocks),
     Part(Part),
     Mark,
+}
+
+/// Blocks of a kernel in a launch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Blocks {
+    kernel: usize,
+    from: u32,
+    count: u32,
+    /// The slot and the key of the task whose launch they pad.
+    pads: Option<(usize, TaskKey)>,
+    /// Others pad them.
+    padded: bool,
 }
 
 impl<P> Task<P> {
@@ -156,13 +202,33 @@ impl<P> Task<P> {
 
     fn may_queue(&self, scheme: Scheme) -> bool {
         let most = if self.is_real_time() && scheme.kills() { OUTSTANDING_MAX } else { OUTSTANDING };
-        let alone = self.evicted || self.next_step() == Some(Step::Host);
+        let alone = self.evicted || self.next_step() == Some(Step::Host) || self.padded_task().is_some();
         let settled = !alone || self.outstanding.is_empty();
         self.closed.is_none() && !self.finishing && settled && self.outstanding.len() < most
     }
 
     fn next_step(&self) -> Option<Step> {
         self.submission.steps.get(self.next).copied()
+    }
+
+    /// The slot and the key of the task whose launches its blocks pad, if they do.
+    fn padded_task(&self) -> Option<(usize, TaskKey)> {
+        match self.outstanding.front()?.what {
+            What::Kernel(blocks) => blocks.pads,
+            What::Part(_) | What::Mark => None,
+        }
+    }
+
+    /// Whether blocks of it may pad the next launch of the task in slot `of`, for what it has queued.
+    fn may_pad(&self, of: usize) -> bool {
+        let free = self.outstanding.is_empty() || self.padded_task().is_some_and(|(slot, _)| slot == of);
+        let open = self.begun && self.closed.is_none() && !(self.evicted && !self.outstanding.is_empty());
+        open && free && self.outstanding.len() < OUTSTANDING
+    }
+
+    /// Whether nothing but the mark behind its outputs is queued.
+    fn only_finishes(&self) -> bool {
+        self.finishing && self.outstanding.len() == 1
     }
 
     /// The part of a host step that is under way.
@@ -206,7 +272,7 @@ pub(crate) struct Board<P> {
     pub(crate) counters: DeviceCounters,
 }
 
-impl<P> Board<P> {
+impl<P: Kernels> Board<P> {
     pub(crate) fn new(scheme: Scheme, padding: Padding, units: usize) -> Board<P> {
         Board {
             scheme,
@@ -264,6 +330,7 @@ impl<P> Board<P> {
             preempted,
             begun: false,
             next: 0,
+            from: 0,
             part: Part::Fetch,
             finishing: false,
             outstanding: self.queues.pop().expect("there is one for each free slot"),
@@ -320,20 +387,29 @@ impl<P> Board<P> {
         if self.paused || self.fault.is_some() {
             return None;
         }
-        let slot = self.choose()?;
+        // What only has its outputs copied is in nobody's way.
+        let slot = self.to_finish().or_else(|| self.choose())?;
         self.turn = slot;
-        let number = self.number.wrapping_add(1);
-        let task = self.task_mut(slot);
-        if task.evicted {
-            task.evicted = false;
+        let padding = self.padding_of(slot);
+        if let Some(slot) = [Some(slot), padding.map(|pads| pads.slot)].into_iter().flatten().find(|&slot| {
+            let task = self.task_mut(slot);
+            std::mem::replace(&mut task.evicted, false)
+        }) {
             return Some(Action::Allow(slot));
         }
-        let (kernel, part) = (task.next, task.part);
+        let padding = padding.map(|pads| self.pad(slot, pads));
+        let number = self.next_number();
+        let task = self.task_mut(slot);
+        let (kernel, from, part) = (task.next, task.from, task.part);
         let first = !task.begun;
         let (what, action) = match task.next_step() {
-            Some(Step::Device(_)) => {
-                task.next += 1;
-                (What::Kernel(kernel), Action::Launch { slot, kernel, number, first })
+            Some(Step::Device(blocks)) => {
+                (task.next, task.from) = (kernel + 1, 0);
+                let (count, padded) = (blocks - from, padding.is_some());
+                (
+                    What::Kernel(Blocks { kernel, from, count, pads: None, padded }),
+                    Action::Launch { slot, kernel, from, number, first, padding },
+                )
             }
             Some(Step::Host) => (
                 What::Part(part),
@@ -351,8 +427,68 @@ impl<P> Board<P> {
         task.begun = true;
         let told_of = what != What::Part(Part::Run);
         task.outstanding.push_back(Outstanding { number: told_of.then_some(number), what });
-        self.number = number;
         Some(action)
+    }
+
+    fn next_number(&mut self) -> u32 {
+        self.number = self.number.wrapping_add(1);
+        self.number
+    }
+
+    /// A task of which only the outputs are left to copy.
+    fn to_finish(&self) -> Option<usize> {
+        let over = |task: &Task<P>| {
+            task.next_step().is_none() && task.outstanding.is_empty() && task.closed.is_none()
+        };
+        let sequential = self.scheme == Scheme::Sequential;
+        self.tasks.iter().position(|task| !sequential && task.as_ref().is_some_and(over))
+    }
+
+    /// What is to pad the next launch of a task.
+    fn padding_of(&mut self, slot: usize) -> Option<Pads> {
+        let host = self.tasks[slot].as_ref()?;
+        let Some(Step::Device(blocks)) = host.next_step().filter(|_| self.scheme.is_prioritised()) else {
+            return None;
+        };
+        let fit = host.submission.payload.fit(host.next, self.units);
+        let wave = self.units as u32 * fit.together;
+        let left = (wave - (blocks - host.from) % wave) % wave;
+        let fits = |task: &Task<P>| {
+            let own = task.submission.payload.fit(task.next, self.units);
+            own.together >= fit.together && own.wave.is_some() && own.wave <= fit.wave
+        };
+        let candidate = |(at, task): &(usize, &Task<P>)| {
+            let step = task.next_step().filter(|_| *at != slot && left > 0);
+            let lesser = host.submission.key.preempts(task.submission.key);
+            matches!(step, Some(Step::Device(_))) && lesser && task.may_pad(slot) && fits(task)
+        };
+        let tasks = self.tasks.iter().enumerate().filter_map(|(at, task)| Some((at, task.as_ref()?)));
+        let rank = |task: &Task<P>| {
+            let key = task.submission.key;
+            // Of best-effort ones who had the least.
+            if task.is_real_time() {
+                (key.get(), 0)
+            } else {
+                (u64::MAX, self.passes[share::index_of(key.share())])
+            }
+        };
+        let (at, task) = tasks.filter(candidate).min_by_key(|(_, task)| rank(task))?;
+        let of_all = task.next_step()?.blocks();
+        let blocks = left.min(of_all - task.from);
+        Some(Pads { slot: at, kernel: task.next, from: task.from, blocks, number: 0 })
+    }
+
+    /// Has blocks pad the next launch of the task in slot `of`.
+    fn pad(&mut self, of: usize, pads: Pads) -> Pads {
+        let pads = Pads { number: self.next_number(), ..pads };
+        let host = self.task_mut(of).submission.key;
+        let task = self.task_mut(pads.slot);
+        let Pads { kernel, from, blocks: count, number, .. } = pads;
+        let all = task.next_step().map_or(0, Step::blocks);
+        (task.next, task.from) = if from + count < all { (kernel, from + count) } else { (kernel + 1, 0) };
+        let what = What::Kernel(Blocks { kernel, from, count, pads: Some((of, host)), padded: false });
+        task.outstanding.push_back(Outstanding { number: Some(number), what });
+        pads
     }
 
     /// A task whose blocks are not to start any more, and still may.
@@ -361,8 +497,11 @@ impl<P> Board<P> {
         let keys = self.tasks.iter().flatten().filter(open).map(|task| task.submission.key);
         let urgent = keys.min().filter(|_| self.scheme.kills());
         let unwanted = |task: &Task<P>| {
-            task.closed.is_some() || urgent.is_some_and(|urgent| urgent.preempts(task.submission.key))
+            // Padding is as urgent as what it pads.
+            let key = task.padded_task().map_or(task.submission.key, |(_, key)| key);
+            task.closed.is_some() || urgent.is_some_and(|urgent| urgent.preempts(key))
         };
+        let unwanted = |task: &Task<P>| unwanted(task) && (task.closed.is_some() || !task.only_finishes());
         let queued = |task: &Task<P>| !task.outstanding.is_empty() && task.part_under_way().is_none();
         let evictable = |task: &Task<P>| !task.evicted && queued(task) && unwanted(task);
         self.tasks.iter().position(|task| task.as_ref().is_some_and(evictable))
@@ -411,13 +550,13 @@ impl<P> Board<P> {
     /// The kernel of the oldest launch of a task, if it is one.
     pub(crate) fn awaited_kernel(&self, slot: usize) -> Option<usize> {
         match self.tasks[slot].as_ref()?.outstanding.front()?.what {
-            What::Kernel(kernel) => Some(kernel),
+            What::Kernel(blocks) => Some(blocks.kernel),
             What::Part(_) | What::Mark => None,
         }
     }
 
     /// The oldest launch of a task has ended, or what the host runs of it. Returns the kernel if one of the
-    /// device ran whole.
+    /// device ran whole, with the device for itself as far as the task goes.
     pub(crate) fn ended(&mut self, slot: usize, ended: Ended, now: Nanos) -> Option<usize> {
         let task = self.task_mut(slot);
         let launch = task.outstanding.pop_front().expect("what ends was queued");
@@ -425,9 +564,11 @@ impl<P> Board<P> {
             task.closed.get_or_insert(Outcome::Failed(fault));
         }
         let whole = match launch.what {
-            What::Kernel(kernel) => {
-                self.kernel_ended(slot, kernel, &ended);
-                (ended.skipped == 0).then_some(kernel)
+            What::Kernel(blocks) => {
+                let all = task.submission.steps[blocks.kernel].blocks();
+                let alone = blocks.pads.is_none() && !blocks.padded && blocks.count == all;
+                self.blocks_ended(slot, blocks, &ended);
+                (alone && ended.skipped == 0).then_some(blocks.kernel)
             }
             What::Part(part) => {
                 self.part_ended(slot, part, &ended);
@@ -451,18 +592,24 @@ impl<P> Board<P> {
         whole
     }
 
-    fn kernel_ended(&mut self, slot: usize, kernel: usize, ended: &Ended) {
+    fn blocks_ended(&mut self, slot: usize, blocks: Blocks, ended: &Ended) {
         let units = self.units as u64;
         let task = self.task_mut(slot);
-        let blocks = task.submission.steps[kernel].blocks();
-        let ran = u64::from(blocks - ended.skipped);
+        let ran = u64::from(blocks.count - ended.skipped);
         let again = if ended.skipped > 0 { ran } else { 0 };
         if ended.skipped > 0 {
-            task.next = task.next.min(kernel);
+            (task.next, task.from) = (task.next, task.from).min((blocks.kernel, blocks.from));
         }
+        let span = Nanos((ended.ended - ended.begun).0 * units.min(ran));
         task.counters.blocks_rerun += again;
+        if blocks.pads.is_some() {
+            task.counters.blocks_padding += ran;
+            task.counters.padding_time += span;
+            self.counters.blocks_padding += ran;
+            self.counters.padding += span;
+        }
         self.counters.blocks_rerun += again;
-        self.count(slot, ran, ended.begun, Nanos((ended.ended - ended.begun).0 * units.min(ran)));
+        self.count(slot, ran, ended.begun, span);
     }
 
     fn part_ended(&mut self, slot: usize, part: Part, ended: &Ended) {

@@ -57,7 +57,11 @@ pub(crate) struct Launch {
     /// Address of the report.
     pub(crate) report: u64,
     pub(crate) number: u32,
+    /// The first of the kernel's blocks, and how many.
+    pub(crate) first: u32,
     pub(crate) blocks: u32,
+    /// The tile function's number.
+    pub(crate) function: u32,
     /// Never the same for two launches with the same words, never 0.
     pub(crate) run: u64,
 }
@@ -127,30 +131,42 @@ impl Described {
     }
 }
 
+/// Two launches in one: `padding` fills what `kernel` leaves.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Padded {
+    pub(crate) kernel: Launch,
+    pub(crate) padding: Launch,
+}
+
 /// The function that only reports.
 pub(crate) const MARK: &str = "reef_queue_mark";
 
-/// Functions that [`describe`] names.
-pub(crate) const FUNCTIONS: [&str; 18] = [
-    "reef_queue_conv",
-    "reef_queue_conv_bf16",
-    "reef_queue_conv_bf16_narrow",
-    "reef_queue_conv_f16",
-    "reef_queue_conv_f16_narrow",
-    "reef_queue_conv_tf32",
-    "reef_queue_conv_tf32_narrow",
-    "reef_queue_elementwise",
-    "reef_queue_gather",
-    "reef_queue_layer_norm",
-    "reef_queue_matmul",
-    "reef_queue_matmul_bf16",
-    "reef_queue_matmul_f16",
-    "reef_queue_matmul_tf32",
-    "reef_queue_reduce",
-    "reef_queue_softmax",
-    "reef_queue_synthetic",
-    "reef_queue_window",
+/// Tile functions by number, each as a kernel of its own that [`describe`] names, and how many of its blocks a
+/// multiprocessor has registers for: as in `kernels/queue.cuh`.
+pub(crate) const FUNCTIONS: [(&str, u32); 18] = [
+    ("reef_queue_conv", 2),
+    ("reef_queue_conv_bf16", 2),
+    ("reef_queue_conv_bf16_narrow", 2),
+    ("reef_queue_conv_f16", 2),
+    ("reef_queue_conv_f16_narrow", 2),
+    ("reef_queue_conv_tf32", 2),
+    ("reef_queue_conv_tf32_narrow", 2),
+    ("reef_queue_elementwise", 4),
+    ("reef_queue_gather", 4),
+    ("reef_queue_layer_norm", 4),
+    ("reef_queue_matmul", 2),
+    ("reef_queue_matmul_bf16", 2),
+    ("reef_queue_matmul_f16", 2),
+    ("reef_queue_matmul_tf32", 2),
+    ("reef_queue_reduce", 4),
+    ("reef_queue_softmax", 4),
+    ("reef_queue_synthetic", 4),
+    ("reef_queue_window", 4),
 ];
+
+/// Functions that run any two tile functions of which a multiprocessor has registers for so many blocks.
+pub(crate) const PROXIES: [(&str, u32); 2] = [("reef_queue_padded_4", 4), ("reef_queue_padded_2", 2)];
 
 /// Describes a kernel; the error says what the device has no code for.
 pub(crate) fn describe(

@@ -1,7 +1,6 @@
 //! The device of the contract: plans loaded onto a GPU, tasks queued on streams.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -16,16 +15,16 @@ use reef_device::{
 use reef_plan::{Cutter, DeviceKind, IoSpec, Isa, Plan, Precision, Target};
 
 use crate::board::{Board, SLOTS, SLOTS_REAL_TIME, Submission};
+use crate::code::Code;
+use crate::cut;
 use crate::cut::CudaCutter;
-use crate::descriptor;
-use crate::driver::{Context, Driver, Function, Module, Properties};
+use crate::driver::{Context, Driver, Properties};
 use crate::error::CudaError;
 use crate::feeder::{Feeder, Shared, SlotMemory};
 use crate::hosting::{HostStep, Hosts, States, Told};
 use crate::loaded::{DeviceWeights, Layout, Loaded, Loader, unsupported};
 use crate::memory::{Claim, DevicePool, MemoryError, PinnedPart, PinnedPool};
 use crate::upload::Uploader;
-use crate::{compiler, cut};
 
 /// The least architecture that the kernels run on.
 const ARCH_MIN: u32 = 80;
@@ -73,15 +72,13 @@ pub struct CudaDevice {
     plans: Mutex<Vec<Option<Arc<Loaded>>>>,
     loading: Mutex<Loading>,
     weights: DeviceWeights,
-    functions: HashMap<&'static str, Function>,
+    code: Arc<Code>,
     budget: Arc<Budget>,
     pool: Arc<DevicePool>,
     pinned: Arc<PinnedPool>,
     thread: Option<JoinHandle<()>>,
     /// Its threads' names begin with it.
     name: String,
-    /// The kernels' code stays as long as something may run it.
-    _module: Module,
 }
 
 /// What one load at a time works with.
@@ -147,18 +144,14 @@ impl CudaDevice {
             _ => return Err(CudaError::ComputeMode("exclusive")),
         }
         let context = Context::of(options.number)?;
-        let module = Module::load(&context, &compiler::kernels(properties.arch)?)?;
-        let names = descriptor::FUNCTIONS.iter();
-        let functions =
-            names.map(|&name| Ok((name, module.function(name)?))).collect::<Result<_, CudaError>>()?;
-        let mark = module.function(descriptor::MARK)?;
+        let code = Arc::new(Code::load(&context, &properties)?);
         let limit = options.memory_bytes.unwrap_or(properties.memory_bytes / MEMORY_SHARE.1 * MEMORY_SHARE.0);
         let pool = DevicePool::take(&context, limit, options.separate_allocations)?;
         let pinned = PinnedPool::new(&context)?;
         let uploader = Uploader::new(&context)?;
         let board = Board::new(options.scheme, options.padding, properties.sms);
         let shared = Arc::new(Shared::new(context, board));
-        let feeder = Feeder::new(shared.clone(), mark)?;
+        let feeder = Feeder::new(shared.clone(), code.clone())?;
         let name = format!("reef-cuda{}", options.number);
         let builder = std::thread::Builder::new().name(name.clone());
         let thread =
@@ -169,13 +162,12 @@ impl CudaDevice {
             plans: Mutex::default(),
             loading: Mutex::new(Loading { uploader, slot_bytes: 0, slots: None, staging_bytes: 0 }),
             weights: DeviceWeights::default(),
-            functions,
+            code,
             budget: Budget::new(Domain::Device, Some(pool.bytes())),
             pool,
             pinned,
             thread: Some(thread),
             name,
-            _module: module,
         })
     }
 
@@ -341,7 +333,7 @@ impl Device for CudaDevice {
         let Needs { admission, claim, slot_bytes, slots, staging_bytes, memory } =
             self.take(&loading, &plan, &packed)?;
         let (pool, uploader) = (&self.pool, &mut loading.uploader);
-        let mut loader = Loader { pool, uploader, weights: &self.weights, functions: &self.functions };
+        let mut loader = Loader { pool, uploader, weights: &self.weights, code: &self.code };
         let loaded = loader.load(plan.clone(), &packed, states, (admission, claim));
         let loaded = loaded.map_err(|error| no_memory(&plan, error))?;
         // From here on nothing fails: slots grow with the plan that needs it.

@@ -18,7 +18,7 @@ use crate::error::{CudaError, VERSION_MIN};
 const DRIVER_VARIABLE: &str = "REEF_CUDA_DRIVER";
 
 /// The functions that are used: cudarc panics about one that a driver has not got.
-const FUNCTIONS: [&str; 28] = [
+const FUNCTIONS: [&str; 29] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -46,6 +46,7 @@ const FUNCTIONS: [&str; 28] = [
     "cuModuleLoadData",
     "cuModuleGetFunction",
     "cuModuleUnload",
+    "cuFuncSetAttribute",
     "cuLaunchKernel",
 ];
 
@@ -127,6 +128,8 @@ pub(crate) struct Properties {
     pub(crate) memory_bytes: u64,
     /// Of one block, at most.
     pub(crate) shared_bytes: usize,
+    /// Bytes of shared memory of a multiprocessor.
+    pub(crate) shared_bytes_of_sm: usize,
     /// 0 is the default.
     pub(crate) compute_mode: i32,
 }
@@ -163,6 +166,9 @@ impl Properties {
                 as u32,
             sms: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
             memory_bytes: bytes as u64,
+            shared_bytes_of_sm: attribute(
+                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+            )? as usize,
             shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
                 as usize,
             compute_mode: attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_MODE)?,
@@ -512,6 +518,14 @@ impl Module {
         // SAFETY: the pointers outlive the call.
         let result = unsafe { sys::cuModuleGetFunction(&mut function, self.handle, name.as_ptr()) };
         check("cuModuleGetFunction", result).map(|()| Function(function))
+    }
+
+    /// Lets blocks of a kernel of this module have up to so much shared memory.
+    #[allow(unsafe_code)]
+    pub(crate) fn allow_shared(&self, function: Function, bytes: usize) -> Result<(), CudaError> {
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is of this module, which is loaded.
+        check("cuFuncSetAttribute", unsafe { sys::cuFuncSetAttribute(function.0, attribute, bytes as i32) })
     }
 }
 

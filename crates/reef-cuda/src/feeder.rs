@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use reef_base::{MonotonicClock, Nanos};
 use reef_device::Wake;
 
-use crate::board::{Action, Board, Ended, OUTSTANDING_MAX, SLOTS};
+use crate::board::{Action, Board, Ended, OUTSTANDING_MAX, Pads, SLOTS};
+use crate::code::Code;
 use crate::cut::SPLIT_BLOCKS;
-use crate::descriptor::{Launch, Report};
-use crate::driver::{Context, DeviceBytes, Function, Grid, PinnedBytes, Stream};
+use crate::descriptor::{Launch, Padded, Report};
+use crate::driver::{Context, DeviceBytes, Grid, PinnedBytes, Stream};
 use crate::error::CudaError;
 use crate::hosting::{Hosts, Job, Staged};
-use crate::loaded::Loaded;
+use crate::loaded::{Launchable, Loaded};
 use crate::memory::{DevicePart, PinnedPart};
 
 /// Reports at a time: more than launches that are under way.
@@ -183,7 +184,7 @@ type Streams = [Stream; 2];
 /// The thread's own things.
 pub(crate) struct Feeder {
     shared: Arc<Shared>,
-    mark: Function,
+    code: Arc<Code>,
     streams: Vec<Streams>,
     /// By slot.
     memory: Vec<SlotMemory>,
@@ -199,7 +200,7 @@ pub(crate) struct Feeder {
 }
 
 impl Feeder {
-    pub(crate) fn new(shared: Arc<Shared>, mark: Function) -> Result<Feeder, CudaError> {
+    pub(crate) fn new(shared: Arc<Shared>, code: Arc<Code>) -> Result<Feeder, CudaError> {
         let context = shared.context.clone();
         let (least, greatest) = context.priorities()?;
         let streams = (0..SLOTS)
@@ -212,7 +213,7 @@ impl Feeder {
         let pinned_address = pinned.device_address()?;
         let mut feeder = Feeder {
             shared,
-            mark,
+            code,
             streams,
             memory: (0..SLOTS).map(|_| SlotMemory::default()).collect(),
             arrivals,
@@ -358,11 +359,11 @@ impl Feeder {
         match action {
             Action::Evict(slot) => self.word(slot).store(1, Ordering::Relaxed),
             Action::Allow(slot) => self.word(slot).store(0, Ordering::Relaxed),
-            Action::Launch { slot, kernel, number, first } => {
+            Action::Launch { slot, kernel, from, number, first, padding } => {
                 if first {
                     self.begin(slot)?;
                 }
-                self.launch(slot, kernel, number)?;
+                self.launch((slot, kernel, number), from, padding)?;
             }
             Action::Fetch { slot, kernel, number, first } => {
                 if first {
@@ -412,18 +413,40 @@ impl Feeder {
         Ok(())
     }
 
+    /// Queues the blocks of a kernel from `from` on, and what pads them.
     #[allow(unsafe_code)]
-    fn launch(&mut self, slot: usize, kernel: usize, number: u32) -> Result<(), CudaError> {
-        let mut board = self.shared.board();
-        let real_time = board.is_real_time(slot);
-        let kernel = board.at_work(slot).0.launchable(kernel).expect("the board knows host steps");
+    fn launch(
+        &mut self,
+        (slot, kernel, number): (usize, usize, u32),
+        from: u32,
+        padding: Option<Pads>,
+    ) -> Result<(), CudaError> {
+        let shared = self.shared.clone();
+        let mut board = shared.board();
+        let class = usize::from(board.is_real_time(slot));
+        let mut launchable =
+            |slot, kernel| board.at_work(slot).0.launchable(kernel).expect("the board knows host steps");
+        let kernel = launchable(slot, kernel);
+        let pads = padding.map(|pads| (pads, launchable(pads.slot, pads.kernel)));
         drop(board);
-        self.runs += 1;
-        let launch =
-            Launch { descriptor: kernel.descriptor, ..self.launch_of(slot, number, kernel.grid.blocks) };
-        // SAFETY: the function takes a launch; its plan, and with it descriptor and weights, stays until the
-        // task is over, which is not before this launch is told of.
-        unsafe { self.streams[slot][usize::from(real_time)].launch(kernel.function, kernel.grid, &launch) }
+        let launch = self.launch_of(slot, number, kernel, from..kernel.grid.blocks);
+        let Some((pads, padding)) = pads else {
+            let grid = Grid { blocks: launch.blocks, ..kernel.grid };
+            // SAFETY: the function takes a launch; its plan, and with it descriptor and weights, stays until
+            // the task is over, which is not before this launch is told of.
+            return unsafe { self.streams[slot][class].launch(kernel.tile.function, grid, &launch) };
+        };
+        let grid = Grid {
+            blocks: launch.blocks + pads.blocks,
+            shared_bytes: kernel.grid.shared_bytes.max(padding.grid.shared_bytes),
+            ..kernel.grid
+        };
+        let blocks = pads.from..pads.from + pads.blocks;
+        let both =
+            Padded { kernel: launch, padding: self.launch_of(pads.slot, pads.number, padding, blocks) };
+        let function = self.code.proxy(kernel.tile, padding.tile);
+        // SAFETY: as above; a proxy takes two launches.
+        unsafe { self.streams[slot][class].launch(function, grid, &both) }
     }
 
     /// Queues the copies of a host step's operands to the slot's pinned memory.
@@ -487,10 +510,29 @@ impl Feeder {
     fn queue_mark(&self, slot: usize, class: usize, number: u32) -> Result<(), CudaError> {
         let grid = Grid { blocks: 1, threads: 1, shared_bytes: 0 };
         // SAFETY: the mark takes a launch, and all that it uses of it lives as long as `self`.
-        unsafe { self.streams[slot][class].launch(self.mark, grid, &self.launch_of(slot, number, 1)) }
+        unsafe { self.streams[slot][class].launch(self.code.mark, grid, &self.mark_of(slot, number)) }
     }
 
-    fn launch_of(&self, slot: usize, number: u32, blocks: u32) -> Launch {
+    fn launch_of(
+        &mut self,
+        slot: usize,
+        number: u32,
+        kernel: Launchable,
+        blocks: std::ops::Range<u32>,
+    ) -> Launch {
+        self.runs += 1;
+        Launch {
+            descriptor: kernel.descriptor,
+            first: blocks.start,
+            blocks: blocks.end - blocks.start,
+            function: kernel.tile.number,
+            run: self.runs,
+            ..self.mark_of(slot, number)
+        }
+    }
+
+    /// A launch of one block that has no descriptor.
+    fn mark_of(&self, slot: usize, number: u32) -> Launch {
         Launch {
             descriptor: 0,
             base: self.memory[slot].device.as_ref().map_or(0, DevicePart::address),
@@ -498,8 +540,10 @@ impl Feeder {
             arrivals: self.arrivals.address() + (slot * ARRIVALS_BYTES) as u64,
             report: self.pinned_address + Self::report_at(number) as u64,
             number,
-            blocks,
-            run: self.runs,
+            first: 0,
+            blocks: 1,
+            function: 0,
+            run: 0,
         }
     }
 

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `driver` | the driver's calls, with errors; memory, streams, modules |
 //! | `compiler` | CUDA C++ to machine code, and the cache of that |
+//! | `code` | the kernels on the device, and which fit a multiprocessor together |
 //! | `cut`, `pack` | how kernels are cut into blocks, how weights lie |
 //! | `descriptor`, `scalar` | what kernels are given: plain data, as the kernels declare it |
 //! | `memory` | one pool of the device's memory, one of pinned memory, and their parts |
@@ -21,6 +22,7 @@
 //! | `device` | the device of the contract |
 
 mod board;
+mod code;
 mod compiler;
 mod cut;
 mod descriptor;

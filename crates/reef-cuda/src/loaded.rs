@@ -9,9 +9,10 @@ use reef_device::{Admission, DeviceError};
 use reef_graph::AllowedIndices;
 use reef_plan::{HostFault, Kernel, KernelSpec, Place, Plan, Region, Restart};
 
-use crate::board::Step;
+use crate::board::{Fit, Kernels, Step};
+use crate::code::{Code, Tile};
 use crate::descriptor::{self, ALIGNMENT, Described, Placing};
-use crate::driver::{Function, Grid};
+use crate::driver::Grid;
 use crate::error::CudaError;
 use crate::hosting::{HostStep, States, is_hosted};
 use crate::memory::{Claim, DevicePart, DevicePool, MemoryError};
@@ -82,7 +83,9 @@ impl DeviceWeights {
 /// A kernel that can be launched.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Launchable {
-    pub(crate) function: Function,
+    pub(crate) tile: Tile,
+    /// Blocks of it that fit a multiprocessor.
+    pub(crate) together: u32,
     pub(crate) grid: Grid,
     /// Address of its descriptor.
     pub(crate) descriptor: u64,
@@ -157,6 +160,11 @@ impl Loaded {
         HostFault::of_input(kernel.name.as_str(), reason)
     }
 
+    /// How long a kernel took, where it has run.
+    fn time(&self, kernel: usize) -> Option<Nanos> {
+        Some(self.times[kernel].load(Ordering::Relaxed)).filter(|&took| took > 0).map(Nanos)
+    }
+
     /// Time of a block of each kernel on a device of so many units, where it has run.
     pub(crate) fn block_times(&self, units: usize) -> Vec<Option<u64>> {
         let time = |(time, step): (&AtomicU64, &Step)| {
@@ -167,6 +175,16 @@ impl Loaded {
             }
         };
         self.times.iter().zip(&*self.steps).map(time).collect()
+    }
+}
+
+impl Kernels for Arc<Loaded> {
+    fn fit(&self, kernel: usize, units: usize) -> Fit {
+        let Some(Launchable { together, grid, .. }) = self.launchable(kernel) else {
+            return Fit { together: 1, wave: None };
+        };
+        let waves = u64::from(grid.blocks).div_ceil(units as u64 * u64::from(together)).max(1);
+        Fit { together, wave: self.time(kernel).map(|took| Nanos(took.0 / waves)) }
     }
 }
 
@@ -200,8 +218,7 @@ pub(crate) struct Loader<'a> {
     pub(crate) pool: &'a Arc<DevicePool>,
     pub(crate) uploader: &'a mut Uploader,
     pub(crate) weights: &'a DeviceWeights,
-    /// The kernels' functions by name.
-    pub(crate) functions: &'a HashMap<&'static str, Function>,
+    pub(crate) code: &'a Code,
 }
 
 /// What a plan's descriptors refuse, before anything is taken for it.
@@ -272,7 +289,8 @@ impl Loader<'_> {
             let at = next.next_multiple_of(ALIGNMENT);
             next = at + one.descriptor.len();
             Prepared::Device(Launchable {
-                function: self.functions[one.function],
+                tile: self.code.tile(one.function),
+                together: self.code.together(self.code.tile(one.function), one.shared_bytes),
                 grid: one.grid(kernel.spec.blocks() as u32),
                 descriptor: descriptors.address() + at as u64,
             })

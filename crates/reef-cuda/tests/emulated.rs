@@ -60,12 +60,10 @@ impl Harness for Cuda {
 }
 
 /// What a device of queued kernels does not do yet.
-const NOT_PROMISED: [(&str, &str); 6] = [
+const NOT_PROMISED: [(&str, &str); 4] = [
     ("events_tell_every_block", "kernels are timed as a whole"),
     ("owners_share_units_and_one_owner_goes_in_order", "owners share kernel by kernel, not block by block"),
     ("owners_share_units_by_weight_however_long_their_blocks_are", "as above"),
-    ("units_that_a_stage_leaves_are_padded_and_nothing_is_lost", "nothing pads"),
-    ("padding_leaves_no_trace", "nothing pads"),
     ("what_is_in_the_way_starts_and_polls_once_more_at_most", "blocks cannot count for the host"),
 ];
 

@@ -101,6 +101,7 @@ REEF_TILE bool conv_tile(const ConvDescriptor &d, const Places &places, unsigned
     context.ask();
     context.sync();
     if (context.answer()) return false;
+    REEF_UNROLLED_4
     for (unsigned k = 0; k < CONV_DEPTH; k++) {
       for (unsigned i = 0; i < 4; i++) {
         for (unsigned j = 0; j < 4; j++) {

@@ -74,6 +74,7 @@ REEF_TILE bool matmul_tile(const MatMulDescriptor &d, const Places &places, unsi
     context.ask();
     context.sync();
     if (context.answer()) return false;
+    REEF_UNROLLED_4
     for (unsigned k = 0; k < CONV_DEPTH; k++) {
       for (unsigned i = 0; i < 4; i++) {
         for (unsigned j = 0; j < 4; j++) {

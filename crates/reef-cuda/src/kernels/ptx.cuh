@@ -2,8 +2,9 @@
 // The emulator has a file of its own in its place.
 #pragma once
 
-// Before loops: unrolled, because they index registers; or not, because that would only make code.
+// Before loops: unrolled, because they index registers; four times; or not, because that would only make code.
 #define REEF_UNROLLED _Pragma("unroll")
+#define REEF_UNROLLED_4 _Pragma("unroll 4")
 #define REEF_ROLLED _Pragma("unroll 1")
 
 namespace reef {
