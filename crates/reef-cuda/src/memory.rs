@@ -21,10 +21,10 @@ const PINNED_GRAIN: usize = 64;
 const PINNED_BYTES: usize = 32 << 20;
 /// By how much it grows at least.
 const PINNED_MORE: usize = 16 << 20;
-/// Where the driver has less than it says, how often a little less is asked for, and how much less.
-const RETRIES: usize = 6;
-/// See above.
+/// The share of free memory that is left to the driver: one in so many.
 const LESS: u64 = 16;
+/// How often so much less is asked for where the driver has less in one piece than it says.
+const RETRIES: usize = 6;
 
 /// Memory of the device that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,14 +102,15 @@ pub(crate) struct DevicePool {
 }
 
 impl DevicePool {
-    /// Takes `limit` bytes, or what is free. `separate` takes nothing, and has the driver allocate each part,
+    /// Takes `limit` bytes, or what is free but for a little that the driver may need. `separate` takes nothing, and has the driver allocate each part,
     /// so that who watches the driver's memory sees what goes past the end of one.
     pub(crate) fn take(
         context: &Arc<Context>,
         limit: u64,
         separate: bool,
     ) -> Result<Arc<DevicePool>, CudaError> {
-        let most = limit.min(context.free_bytes()?);
+        let free = context.free_bytes()?;
+        let most = limit.min(free - free / LESS).max(DEVICE_GRAIN as u64);
         let (whole, bytes) = if separate { (None, most) } else { Self::take_whole(context, most)? };
         let parts = Mutex::new(Parts::new(bytes, DEVICE_GRAIN));
         Ok(Arc::new(DevicePool { context: context.clone(), whole, bytes, parts }))

@@ -3,6 +3,8 @@
 
 #[path = "emulated/hosting.rs"]
 mod hosting;
+#[path = "emulated/memory.rs"]
+mod memory;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,10 +41,16 @@ fn started(cus: usize, options: CudaOptions) -> CudaDevice {
     let number = SIZES.iter().position(|&sms| sms == cus).expect("there is a GPU of this size");
     // Several may be there at once.
     let memory_bytes = options.memory_bytes.or(Some(48 << 20));
-    let device = CudaDevice::start(CudaOptions { number, memory_bytes, ..options })
-        .expect("the emulated driver is there");
+    let separate_allocations = has_separate_allocations();
+    let options = CudaOptions { number, memory_bytes, separate_allocations, ..options };
+    let device = CudaDevice::start(options).expect("the emulated driver is there");
     assert_eq!(device.capabilities().cus, cus);
     device
+}
+
+/// Whether the driver is to allocate each part of the memory, so that a sanitizer sees where it ends.
+fn has_separate_allocations() -> bool {
+    std::env::var_os("REEF_TEST_SEPARATE").is_some()
 }
 
 impl Harness for Cuda {

@@ -63,20 +63,35 @@ impl Places {
 pub(crate) fn test() -> Result<()> {
     let places = Places::find()?;
     places.emulate()?;
-    let parts =
-        [&["--lib", "compiler::"][..], &["--test", "products"], &["--test", "cuda"], &["--test", "emulated"]];
-    for part in parts {
-        let mut command = cargo(&["test", "--release", "--workspace"]);
-        command.args(part).args(["--", "--include-ignored"]);
-        if part.contains(&"emulated") {
-            // Devices of several sizes in one process; their threads take turns in a random order.
-            command.env("REEF_EMULATOR_DEVICES", "4").env("REEF_EMULATOR_SMS", "1,2,3,5");
-            command.env("REEF_EMULATOR_SEED", "7");
-        }
-        places.emulated(&mut command);
+    for part in [&["--lib", "compiler::"][..], &["--test", "products"], &["--test", "cuda"]] {
+        run_command(tests(&places, part, &[]))?;
+    }
+    for part in ["emulated", "cuda_allocations"] {
+        let mut command = tests(&places, &["--test", part], &["--test-threads=1"]);
+        // Serving, loading and unloading make no call that may wait for a kernel. Devices of other tests would
+        // start and go in between.
+        several(&mut command).env("REEF_EMULATOR_STRICT", "2");
         run_command(command)?;
     }
-    Ok(())
+    // Once more where every part of the memory is the driver's.
+    let mut command = tests(&places, &["--test", "emulated", "results_"], &[]);
+    several(&mut command).env("REEF_TEST_SEPARATE", "1");
+    run_command(command)
+}
+
+/// Devices of several sizes in one process; the threads of their blocks take turns in a random order.
+fn several(command: &mut Command) -> &mut Command {
+    command
+        .env("REEF_EMULATOR_DEVICES", "4")
+        .env("REEF_EMULATOR_SMS", "1,2,3,5")
+        .env("REEF_EMULATOR_SEED", "7")
+}
+
+fn tests(places: &Places, part: &[&str], more: &[&str]) -> Command {
+    let mut command = cargo(&["test", "--release", "--workspace"]);
+    command.args(part).args(["--", "--include-ignored"]).args(more);
+    places.emulated(&mut command);
+    command
 }
 
 /// Makes the bundle, and checks it on the emulated driver.

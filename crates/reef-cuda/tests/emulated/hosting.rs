@@ -98,11 +98,11 @@ fn twice(
     (Arc::new(plan), states)
 }
 
-fn real_time() -> TaskKey {
+pub(super) fn real_time() -> TaskKey {
     TaskKey::real_time(Level::TOP, None, Nanos::ZERO)
 }
 
-fn filled(device: &CudaDevice, plan: LoadedPlan, value: u8) -> Io {
+pub(super) fn filled(device: &CudaDevice, plan: LoadedPlan, value: u8) -> Io {
     let mut io = device.alloc_io(plan).expect("the plan is loaded");
     io.inputs[0].as_mut_slice().fill(value);
     io
@@ -119,7 +119,7 @@ fn alone(device: &CudaDevice, plan: LoadedPlan, value: u8) -> (Outcome, Option<u
 
 /// Foreign code that says that it runs, and goes on until it is told to end.
 #[derive(Default)]
-struct Gate {
+pub(super) struct Gate {
     running: AtomicBool,
     open: AtomicBool,
     through: AtomicBool,
@@ -139,16 +139,16 @@ impl Gate {
         Ok(value)
     }
 
-    fn until_running(&self) {
+    pub(super) fn until_running(&self) {
         Gate::wait(&self.running);
     }
 
-    fn open(&self) {
+    pub(super) fn open(&self) {
         self.open.store(true, Ordering::Release);
     }
 }
 
-fn gated(device: &CudaDevice) -> (LoadedPlan, Arc<Gate>) {
+pub(super) fn gated(device: &CudaDevice) -> (LoadedPlan, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
     let (plan, _) = twice(device.capabilities().target, {
         let gate = gate.clone();
@@ -158,7 +158,7 @@ fn gated(device: &CudaDevice) -> (LoadedPlan, Arc<Gate>) {
 }
 
 /// A plan of kernels of the device.
-fn native(device: &CudaDevice) -> LoadedPlan {
+pub(super) fn native(device: &CudaDevice) -> LoadedPlan {
     let stages = [SyntheticStage { blocks: 3, polls: 1, poll_ns: 1_000 }; 4];
     let plan = synthetic_plan("native", device.capabilities().target, 1, &stages).expect("a valid plan");
     device.load(Arc::new(plan)).expect("the plan loads")
