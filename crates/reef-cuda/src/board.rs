@@ -1,8 +1,9 @@
 //! Which kernel is queued next: the tasks on the device as a state machine that knows neither driver nor
 //! clock.
 //!
-//! A task's kernels are queued one after the other on a stream of its own, at most so many ahead of the last
-//! one that has ended ([`OUTSTANDING_MAX`]). Which task queues next is for the policy that all devices share.
+//! A task's kernels are queued one after the other on a stream of its own, ahead of the last one that has ended
+//! by so much that the device does not wait for the host: as long as its round trip takes, by what is known of
+//! the kernels' times (`Board::ahead`), and by a number ([`OUTSTANDING_MAX`]). Which task queues next is for the policy that all devices share.
 //! Every launch is told of once, in the order of the stream ([`Board::ended`]).
 //!
 //! An urgent task *evicts* a less urgent one: blocks of what that has queued do not start any more. What
@@ -43,8 +44,13 @@ use reef_plan::HostFault;
 
 /// Launches of a task that have not ended, at most: what is waited for where they cannot be evicted.
 const OUTSTANDING: usize = 4;
-/// The same of a real-time task that can be evicted: fewer leave the device idle between short kernels.
+/// The same of a real-time task that can be evicted.
 pub(crate) const OUTSTANDING_MAX: usize = 32;
+/// Launches that are always queued: one runs, the next one follows it at once.
+const OUTSTANDING_MIN: usize = 2;
+
+/// How far a task's queue reaches beyond what runs, at least.
+pub(crate) const AHEAD_MIN: Nanos = Nanos::from_micros(20);
 
 /// Tasks at a time.
 pub(crate) const SLOTS: usize = reef_base::limits::BOARD_SLOTS_DEFAULT;
@@ -91,6 +97,8 @@ pub(crate) struct Fit {
     pub(crate) together: u32,
     /// How long as many blocks as fit the device take, where the kernel has run.
     pub(crate) wave: Option<Nanos>,
+    /// And how long the kernel takes.
+    pub(crate) whole: Option<Nanos>,
 }
 
 /// What the board asks of a plan.
@@ -195,6 +203,19 @@ struct Blocks {
     padded: bool,
 }
 
+impl<P: Kernels> Task<P> {
+    /// Whether what is queued behind the launch that runs takes so long already.
+    fn is_ahead(&self, by: Nanos, units: usize) -> bool {
+        let behind = self.outstanding.iter().skip(1);
+        let time = |queued: &Outstanding| match queued.what {
+            What::Kernel(blocks) => self.submission.payload.fit(blocks.kernel, units).whole,
+            What::Part(_) | What::Mark => None,
+        };
+        self.outstanding.len() >= OUTSTANDING_MIN
+            && behind.filter_map(time).map(|time| time.0).sum::<u64>() >= by.0
+    }
+}
+
 impl<P> Task<P> {
     fn is_real_time(&self) -> bool {
         self.submission.key.class().is_real_time()
@@ -222,7 +243,8 @@ impl<P> Task<P> {
     /// Whether blocks of it may pad the next launch of the task in slot `of`, for what it has queued.
     fn may_pad(&self, of: usize) -> bool {
         let free = self.outstanding.is_empty() || self.padded_task().is_some_and(|(slot, _)| slot == of);
-        let open = self.begun && self.closed.is_none() && !(self.evicted && !self.outstanding.is_empty());
+        let settled = !self.evicted || self.outstanding.is_empty();
+        let open = self.begun && self.closed.is_none() && settled;
         open && free && self.outstanding.len() < OUTSTANDING
     }
 
@@ -248,6 +270,8 @@ impl<P> Task<P> {
 /// The tasks.
 pub(crate) struct Board<P> {
     pub(crate) scheme: Scheme,
+    /// How far a task's queue reaches beyond what runs, in time.
+    pub(crate) ahead: Nanos,
     padding: Padding,
     units: usize,
     tasks: Vec<Option<Task<P>>>,
@@ -276,6 +300,7 @@ impl<P: Kernels> Board<P> {
     pub(crate) fn new(scheme: Scheme, padding: Padding, units: usize) -> Board<P> {
         Board {
             scheme,
+            ahead: AHEAD_MIN,
             padding,
             units,
             tasks: (0..SLOTS).map(|_| None).collect(),
@@ -517,7 +542,7 @@ impl<P: Kernels> Board<P> {
             Some(Seen {
                 slot,
                 key: key.get(),
-                claimable: task.may_queue(self.scheme),
+                claimable: task.may_queue(self.scheme) && !task.is_ahead(self.ahead, self.units),
                 closed: task.closed.is_some(),
                 stage: Stage::default(),
                 owner,

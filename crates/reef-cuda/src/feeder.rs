@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use reef_base::{MonotonicClock, Nanos};
 use reef_device::Wake;
 
-use crate::board::{Action, Board, Ended, OUTSTANDING_MAX, Pads, SLOTS};
+use crate::board::{AHEAD_MIN, Action, Board, Ended, OUTSTANDING_MAX, Pads, SLOTS};
 use crate::code::Code;
 use crate::cut::SPLIT_BLOCKS;
 use crate::descriptor::{Launch, Padded, Report};
@@ -28,6 +28,10 @@ use crate::memory::{DevicePart, PinnedPart};
 const REPORTS: usize = (SLOTS * (OUTSTANDING_MAX + 1)).next_power_of_two();
 /// Bytes of a slot's count of blocks, and the words behind it.
 const ARRIVALS_BYTES: usize = ((1 + SPLIT_BLOCKS) * size_of::<u64>()).next_multiple_of(128);
+/// Times that the way to the device and back is measured at the start.
+const ROUND_TRIPS: u32 = 9;
+/// Round trips that a task's queue reaches beyond what runs: this thread has others to look after as well.
+const AHEAD_ROUND_TRIPS: u64 = 2;
 /// Bytes between the words of two slots.
 const WORD_PITCH: usize = 64;
 /// How long it looks closely after something happened, and how long it sleeps afterwards.
@@ -222,26 +226,33 @@ impl Feeder {
             clock_offset: 0,
             runs: 0,
         };
-        feeder.clock_offset = feeder.read_clock()?;
+        let (clock_offset, round_trip) = feeder.read_clock()?;
+        feeder.clock_offset = clock_offset;
+        feeder.shared.board().ahead = Nanos(round_trip.0 * AHEAD_ROUND_TRIPS).max(AHEAD_MIN);
         Ok(feeder)
     }
 
-    /// How far the host's clock is ahead of the device's.
-    fn read_clock(&self) -> Result<i64, CudaError> {
-        // The second time the code is there already.
-        let mut offset = 0;
-        for number in 1..=2 {
+    /// How far the host's clock is ahead of the device's, and how long it takes until what is queued on the
+    /// idle device was told of.
+    fn read_clock(&self) -> Result<(i64, Nanos), CudaError> {
+        // The first time the code comes to the device.
+        let mut best = (0, Nanos(u64::MAX));
+        for number in 1..=ROUND_TRIPS {
             let before = MonotonicClock::read();
             self.queue_mark(0, 0, number)?;
             while !self.has_ended(number) && !self.streams[0][0].is_done()? {
                 std::hint::spin_loop();
             }
-            let middle = before.0 + (MonotonicClock::read() - before).0 / 2;
+            let took = MonotonicClock::read() - before;
             self.until_done()?;
-            offset = (middle as i64).wrapping_sub(self.report(number).begun_ns as i64);
+            let middle = before.0 + took.0 / 2;
+            let offset = (middle as i64).wrapping_sub(self.report(number).begun_ns as i64);
+            if number > 1 && took < best.1 {
+                best = (offset, took);
+            }
             self.forget(number);
         }
-        Ok(offset)
+        Ok(best)
     }
 
     /// Waits until no stream has anything to do, without waiting in the driver.

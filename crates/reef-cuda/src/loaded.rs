@@ -181,10 +181,11 @@ impl Loaded {
 impl Kernels for Arc<Loaded> {
     fn fit(&self, kernel: usize, units: usize) -> Fit {
         let Some(Launchable { together, grid, .. }) = self.launchable(kernel) else {
-            return Fit { together: 1, wave: None };
+            return Fit { together: 1, wave: None, whole: None };
         };
         let waves = u64::from(grid.blocks).div_ceil(units as u64 * u64::from(together)).max(1);
-        Fit { together, wave: self.time(kernel).map(|took| Nanos(took.0 / waves)) }
+        let whole = self.time(kernel);
+        Fit { together, wave: whole.map(|took| Nanos(took.0 / waves)), whole }
     }
 }
 

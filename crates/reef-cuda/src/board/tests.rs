@@ -41,7 +41,7 @@ struct Waves(Option<u64>);
 
 impl Kernels for Waves {
     fn fit(&self, _kernel: usize, _units: usize) -> Fit {
-        Fit { together: 2, wave: self.0.map(Nanos) }
+        Fit { together: 2, wave: self.0.map(Nanos), whole: self.0.map(Nanos) }
     }
 }
 

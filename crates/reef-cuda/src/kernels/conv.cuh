@@ -115,8 +115,10 @@ REEF_TILE bool conv_tile(const ConvDescriptor &d, const Places &places, unsigned
   const float *const bias = places.at<const float>(d.bias);
   const float *const residual = places.at<const float>(d.residual);
   float *const y = places.at<float>(d.y);
+  REEF_UNROLLED
   for (unsigned i = 0; i < 4; i++) {
     const unsigned long long made = first_row + row + i;
+    REEF_UNROLLED
     for (unsigned j = 0; j < 4; j++) {
       const unsigned channel = first_column + column + j;
       if (made >= d.rows || channel >= d.outputs) continue;

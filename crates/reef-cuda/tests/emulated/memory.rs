@@ -33,7 +33,7 @@ fn table(device: &CudaDevice, rows: usize, first: f32) -> Arc<Plan> {
     let row = graph.add_node("row", Op::Gather { axis: 0 }, &[table, pick], DType::F32, shape);
     graph.add_output("y", row);
     let options = CompileOptions { name: format!("a table of {rows} rows") };
-    let plan = compile(&graph, &[], &Arc::default(), &*device.cutter(), &options);
+    let plan = compile(&graph, &[], &Arc::default(), &*device.cutter(None), &options);
     Arc::new(plan.expect("it compiles"))
 }
 
@@ -80,7 +80,7 @@ fn what_is_unloaded_leaves_no_trace() {
         let DeviceError::OutOfMemory { needed, available, .. } = error else { panic!("{error}") };
         assert!(needed > available && available == 24 << 20, "{needed} of {available}");
         let full = books(&device);
-        assert!(full.weights >= loaded.len() as u64 * 3 << 20);
+        assert!(full.weights >= (loaded.len() as u64 * 3) << 20);
         for (number, &plan) in loaded.iter().enumerate() {
             assert_eq!(pick(&device, plan, 3 * ROWS - 1), row(number as f32, 3 * ROWS - 1));
         }
@@ -170,7 +170,7 @@ fn slots_grow_while_tasks_have_them() {
     let op = Op::Unary(reef_graph::Unary::Neg);
     let y = graph.add_node("y", op, &[x], DType::F32, Shape::from([70_000]));
     graph.add_output("y", y);
-    let plan = compile(&graph, &[], &Arc::default(), &*device.cutter(), &CompileOptions::default());
+    let plan = compile(&graph, &[], &Arc::default(), &*device.cutter(None), &CompileOptions::default());
     let larger = device.load(Arc::new(plan.unwrap())).unwrap();
     assert!(books(&device).working >= before + 2 * 280_000);
     // In every slot, that of the first task included.
@@ -198,7 +198,7 @@ fn buffers_are_pinned_zero_and_as_many_as_are_asked_for() {
     let x = graph.add_input("x", DType::F32, Shape::from([1 << 18]));
     let y = graph.add_node("y", Op::Unary(reef_graph::Unary::Abs), &[x], DType::F32, Shape::from([1 << 18]));
     graph.add_output("y", y);
-    let plan = compile(&graph, &[], &Arc::default(), &*device.cutter(), &CompileOptions::default());
+    let plan = compile(&graph, &[], &Arc::default(), &*device.cutter(None), &CompileOptions::default());
     let plan = device.load(Arc::new(plan.unwrap())).unwrap();
     for _ in 0..3 {
         // Twice a mebibyte each: more than the device starts with.
