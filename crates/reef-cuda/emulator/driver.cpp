@@ -84,6 +84,8 @@ struct Work {
   size_t shared_bytes = 0;
   unsigned long long next = 0, through = 0;
   std::function<void()> at_once;
+  // Otherwise done as soon as its turn in the stream comes, whatever the multiprocessors do.
+  bool needs_sm = true;
   bool taken = false;
 };
 
@@ -134,6 +136,10 @@ class Device {
     {
       std::lock_guard<std::mutex> held(mutex_);
       if (fault_ != SUCCESS) return fault_;
+      if (!work.needs_sm && stream->work.empty()) {
+        work.at_once();
+        return SUCCESS;
+      }
       stream->work.push_back(std::move(work));
     }
     changed_.notify_all();
@@ -498,6 +504,17 @@ API cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream)
   if (!own.knows(at, bytes)) return INVALID_VALUE;
   Work work;
   work.at_once = [=] { std::memset(at, value, bytes); };
+  return own.add(own.resolve(stream), std::move(work));
+}
+
+API cuStreamWriteValue32_v2(void *stream, Address to, unsigned value, unsigned) {
+  IN_CONTEXT;
+  NOT_LEGACY(stream);
+  void *at = reinterpret_cast<void *>(to);
+  if (!own.knows(at, sizeof value) || to % sizeof value != 0) return INVALID_VALUE;
+  Work work;
+  work.at_once = [=] { __atomic_store_n(static_cast<unsigned *>(at), value, __ATOMIC_RELEASE); };
+  work.needs_sm = false;
   return own.add(own.resolve(stream), std::move(work));
 }
 

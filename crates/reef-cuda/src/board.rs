@@ -677,6 +677,11 @@ impl<P: Kernels> Board<P> {
         self.tasks.iter().flatten().any(|task| !task.outstanding.is_empty())
     }
 
+    /// Whether something is queued for a real-time task.
+    pub(crate) fn has_real_time(&self) -> bool {
+        self.tasks.iter().flatten().any(|task| task.is_real_time() && !task.outstanding.is_empty())
+    }
+
     /// The next completion.
     pub(crate) fn take_completion(&mut self) -> Option<Completion> {
         self.completions.pop_front()

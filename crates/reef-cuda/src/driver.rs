@@ -18,7 +18,7 @@ use crate::error::{CudaError, VERSION_MIN};
 const DRIVER_VARIABLE: &str = "REEF_CUDA_DRIVER";
 
 /// The functions that are used: cudarc panics about one that a driver has not got.
-const FUNCTIONS: [&str; 29] = [
+const FUNCTIONS: [&str; 30] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -43,6 +43,7 @@ const FUNCTIONS: [&str; 29] = [
     "cuStreamDestroy_v2",
     "cuStreamSynchronize",
     "cuStreamQuery",
+    "cuStreamWriteValue32_v2",
     "cuModuleLoadData",
     "cuModuleGetFunction",
     "cuModuleUnload",
@@ -404,6 +405,17 @@ impl Stream {
         // it waits for what uses it.
         let result = unsafe { sys::cuMemsetD8Async(bytes.address, 0, bytes.len, self.handle) };
         check("cuMemsetD8Async", result)
+    }
+
+    /// Writes a word of some memory, when all before it is done; no multiprocessor is needed for it.
+    #[allow(unsafe_code)]
+    pub(crate) fn write(&self, bytes: &DeviceBytes, at: usize, value: u32) -> Result<(), CudaError> {
+        assert!(at + size_of::<u32>() <= bytes.len && at.is_multiple_of(size_of::<u32>()), "it is inside");
+        // SAFETY: the word is inside the memory, which is the caller's: its `&` says that it lives now, and
+        // freeing it waits for what uses it.
+        let result =
+            unsafe { sys::cuStreamWriteValue32_v2(self.handle, bytes.address + at as u64, value, 0) };
+        check("cuStreamWriteValue32", result)
     }
 
     /// Starts a kernel of one parameter, when all before it is done.
