@@ -18,7 +18,8 @@ use crate::board::{Action, Board, Ended, OUTSTANDING_MAX, SLOTS};
 use crate::descriptor::{Launch, Report};
 use crate::driver::{Context, DeviceBytes, Function, Grid, PinnedBytes, Stream};
 use crate::error::CudaError;
-use crate::hosting::{Hosts, Job, Staged};
+use crate::host_step::Staged;
+use crate::hosting::{Hosts, Job};
 use crate::loaded::Loaded;
 use crate::memory::{DevicePart, PinnedPart};
 
@@ -145,7 +146,10 @@ impl Shared {
     /// Memory for tasks that need more than the slots have, by slot. A slot takes it when it has no task.
     pub(crate) fn offer(&self, memory: Vec<SlotMemory>) {
         lock(&self.offered).iter_mut().zip(memory).for_each(|(offered, memory)| offered.replace(memory));
+        // With the lock that the feeder looks under before it waits.
+        let board = self.board();
         self.has_offers.store(true, Ordering::Release);
+        drop(board);
         self.call();
     }
 
@@ -277,6 +281,9 @@ impl Feeder {
             if board.awaited().next().is_none() {
                 if self.shared.stopping.load(Ordering::Acquire) {
                     break;
+                }
+                if self.shared.has_offers.load(Ordering::Acquire) {
+                    continue;
                 }
                 let quiet = Duration::from_millis(100);
                 drop(self.shared.work.wait_timeout(board, quiet).unwrap_or_else(PoisonError::into_inner));
