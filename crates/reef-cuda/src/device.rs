@@ -42,8 +42,8 @@ pub struct CudaOptions {
     pub scheme: Scheme,
     /// Which blocks may pad a more urgent stage. Kernels that are queued on streams pad nothing yet.
     pub padding: Padding,
-    /// Bytes of the GPU's memory that may be used, which are taken at the start; `None` for nine tenths of it.
-    /// If fewer are free, those.
+    /// Bytes of the GPU's memory that may be used, which are taken at the start; `None` for nine tenths of
+    /// it. If fewer are free, those.
     pub memory_bytes: Option<u64>,
     /// Has the driver allocate each part of the memory on its own, in place of one pool taken at the start:
     /// for tests and sanitizers, which then see what goes past the end of a part. Loading and unloading may

@@ -1,5 +1,5 @@
-//! Host steps: kernels that the device has no code for, foreign ones and selections. Where their operands lie,
-//! and what foreign code keeps.
+//! Host steps: kernels that the device has no code for, foreign ones and selections. Where their operands
+//! lie, and what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
 //! where they are.

@@ -288,7 +288,7 @@ pub enum DeviceError {
     },
     /// There is as much memory as the plan needs, but not in one piece.
     #[error(
-        "plan {plan}: {needed} bytes in one piece are needed; {free} bytes are free, in pieces of {largest} at most"
+        "plan {plan}: it needs {needed} bytes in one piece; {free} are free, in pieces of {largest} at most"
     )]
     Fragmented {
         /// The plan's name.

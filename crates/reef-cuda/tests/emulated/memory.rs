@@ -80,7 +80,7 @@ fn what_is_unloaded_leaves_no_trace() {
         let DeviceError::OutOfMemory { needed, available, .. } = error else { panic!("{error}") };
         assert!(needed > available && available == 24 << 20, "{needed} of {available}");
         let full = books(&device);
-        assert!(full.weights >= loaded.len() as u64 * 3 << 20);
+        assert!(full.weights >= (loaded.len() as u64 * 3) << 20);
         for (number, &plan) in loaded.iter().enumerate() {
             assert_eq!(pick(&device, plan, 3 * ROWS - 1), row(number as f32, 3 * ROWS - 1));
         }
