@@ -28,7 +28,7 @@
 //! | state of a task | what is queued | what ends it |
 //! |---|---|---|
 //! | open | kernels, then a mark behind its outputs | the mark |
-//! | in a host step | copies and a mark behind them, or nothing while the host runs it | the last of its parts |
+//! | in a host step | copies and a mark behind them, or nothing while the host runs it | its last part |
 //! | evicted | what was queued before | its turn, when all of that was told of: it is open again |
 //! | closed (cancelled, failed, device fault) | what was queued before | the last launch of it, or the host |
 

@@ -21,7 +21,8 @@ use crate::cut::SPLIT_BLOCKS;
 use crate::descriptor::{Launch, Padded, Report};
 use crate::driver::{Context, DeviceBytes, Grid, PinnedBytes, Stream};
 use crate::error::CudaError;
-use crate::hosting::{Hosts, Job, Staged};
+use crate::host_step::Staged;
+use crate::hosting::{Hosts, Job};
 use crate::loaded::{Launchable, Loaded};
 use crate::memory::{DevicePart, PinnedPart};
 
@@ -157,7 +158,10 @@ impl Shared {
     /// Memory for tasks that need more than the slots have, by slot. A slot takes it when it has no task.
     pub(crate) fn offer(&self, memory: Vec<SlotMemory>) {
         lock(&self.offered).iter_mut().zip(memory).for_each(|(offered, memory)| offered.replace(memory));
+        // With the lock that the feeder looks under before it waits.
+        let board = self.board();
         self.has_offers.store(true, Ordering::Release);
+        drop(board);
         self.call();
     }
 
@@ -305,6 +309,9 @@ impl Feeder {
             if board.awaited().next().is_none() {
                 if self.shared.stopping.load(Ordering::Acquire) {
                     break;
+                }
+                if self.shared.has_offers.load(Ordering::Acquire) {
+                    continue;
                 }
                 let quiet = Duration::from_millis(100);
                 drop(self.shared.work.wait_timeout(board, quiet).unwrap_or_else(PoisonError::into_inner));

@@ -18,7 +18,7 @@
 //! | `loaded` | plans in the memory of the device |
 //! | `board` | which kernel is queued next: a state machine without a driver or a clock |
 //! | `feeder` | the thread that does what the board says |
-//! | `hosting` | kernels that the host runs: their operands, states and threads |
+//! | `host_step`, `hosting` | kernels that the host runs: their operands and states; the threads |
 //! | `device` | the device of the contract |
 
 mod board;
@@ -30,6 +30,7 @@ mod device;
 mod driver;
 mod error;
 mod feeder;
+mod host_step;
 mod hosting;
 mod loaded;
 mod memory;

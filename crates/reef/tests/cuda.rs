@@ -120,9 +120,24 @@ fn what_is_wrong_with_a_gpu_is_said() {
     let no_compiler = [("REEF_NVRTC", "/nonexistent"), ("REEF_CUDA_CACHE", text(&cache))];
     refused_on(&no_compiler, "cuda", "pip install nvidia-cuda-nvrtc");
     refused_on(&[("REEF_EMULATOR_MEMORY_MIB", "0")], "cuda", "CUDA_ERROR_OUT_OF_MEMORY");
+}
+
+#[test]
+#[ignore = "needs the emulated driver: cargo xtask cuda"]
+fn what_a_gpu_has_no_kernel_for_runs_on_the_host() {
+    let dir = Scratch::new("cuda-hosted");
     let counted = dir.file("counted.onnx", harness::one_node("NonZero", 7));
-    let args = ["run", text(&counted), "--random", "1", "--device", "cuda"];
-    refused(&[], &args, "the device has no nonzero kernel yet");
+    let outputs = ["cpu", "cuda:0"].map(|device| {
+        let out = dir.path(&format!("counted-{device}"));
+        let args = ["run", text(&counted), "--random", "1", "--device", device, "--output-dir", text(&out)];
+        succeeds(&[], &args);
+        let mut files: Vec<_> = std::fs::read_dir(&out).unwrap().flatten().map(|file| file.path()).collect();
+        files.sort();
+        files.iter().map(|file| std::fs::read(file).unwrap()).collect::<Vec<_>>()
+    });
+    assert!(!outputs[0].is_empty() && outputs[0] == outputs[1]);
+    let shown = succeeds(&[], &["inspect", text(&counted), "--device", "cuda:0"]);
+    assert!(shown.contains("on the host") && shown.contains("nonzero"), "{shown}");
 }
 
 #[test]

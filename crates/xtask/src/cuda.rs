@@ -68,8 +68,8 @@ pub(crate) fn test() -> Result<()> {
     }
     for part in ["emulated", "cuda_allocations"] {
         let mut command = tests(&places, &["--test", part], &["--test-threads=1"]);
-        // Serving, loading and unloading make no call that may wait for a kernel. Devices of other tests would
-        // start and go in between.
+        // Serving, loading and unloading make no call that may wait for a kernel. Devices of other tests
+        // would start and go in between.
         several(&mut command).env("REEF_EMULATOR_STRICT", "2");
         run_command(command)?;
     }
