@@ -28,7 +28,7 @@ use reef_device::{
 use reef_plan::HostFault;
 
 /// Launches of a task that have not ended, at most: what is waited for where they cannot be evicted.
-const OUTSTANDING: usize = 4;
+pub(crate) const OUTSTANDING: usize = 4;
 /// The same of a real-time task that can be evicted: fewer leave the device idle between short kernels.
 pub(crate) const OUTSTANDING_MAX: usize = 32;
 
@@ -106,8 +106,8 @@ impl<P> Task<P> {
         self.submission.key.class().is_real_time()
     }
 
-    fn may_queue(&self, scheme: Scheme) -> bool {
-        let most = if self.is_real_time() && scheme.kills() { OUTSTANDING_MAX } else { OUTSTANDING };
+    fn may_queue(&self, scheme: Scheme, ahead: usize) -> bool {
+        let most = if self.is_real_time() && scheme.kills() { OUTSTANDING_MAX } else { ahead };
         let settled = !self.evicted || self.outstanding.is_empty();
         self.closed.is_none() && !self.finishing && settled && self.outstanding.len() < most
     }
@@ -117,6 +117,8 @@ impl<P> Task<P> {
 pub(crate) struct Board<P> {
     pub(crate) scheme: Scheme,
     padding: Padding,
+    /// Launches of a best-effort task at most: [`OUTSTANDING`] unless somebody says otherwise.
+    pub(crate) ahead: usize,
     units: usize,
     tasks: Vec<Option<Task<P>>>,
     /// Under `sequential`, the slot of the task that has the device.
@@ -141,6 +143,7 @@ impl<P> Board<P> {
         Board {
             scheme,
             padding,
+            ahead: OUTSTANDING,
             units,
             tasks: (0..SLOTS).map(|_| None).collect(),
             holder: None,
@@ -290,7 +293,7 @@ impl<P> Board<P> {
             Some(Seen {
                 slot,
                 key: key.get(),
-                claimable: task.may_queue(self.scheme),
+                claimable: task.may_queue(self.scheme, self.ahead),
                 closed: task.closed.is_some(),
                 stage: Stage::default(),
                 owner,

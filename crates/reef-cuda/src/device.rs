@@ -14,7 +14,7 @@ use reef_device::{
 };
 use reef_plan::{Cutter, DeviceKind, IoSpec, Isa, Plan, Target};
 
-use crate::board::{Board, SLOTS, SLOTS_REAL_TIME, Submission};
+use crate::board::{Board, OUTSTANDING, OUTSTANDING_MAX, SLOTS, SLOTS_REAL_TIME, Submission};
 use crate::cut::CudaCutter;
 use crate::descriptor;
 use crate::driver::{Context, DeviceBytes, Driver, Function, Module, PinnedBytes, Properties};
@@ -39,11 +39,20 @@ pub struct CudaOptions {
     pub padding: Padding,
     /// Bytes of the GPU's memory that may be used; `None` for nine tenths of it.
     pub memory_bytes: Option<u64>,
+    /// Launches of a best-effort task that may be queued at a time, 1 to 32: more fill gaps between short kernels,
+    /// and a more urgent task waits for more of them where nothing is evicted.
+    pub outstanding: usize,
 }
 
 impl Default for CudaOptions {
     fn default() -> Self {
-        CudaOptions { number: 0, scheme: Scheme::Reset, padding: Padding::default(), memory_bytes: None }
+        CudaOptions {
+            number: 0,
+            scheme: Scheme::Reset,
+            padding: Padding::default(),
+            memory_bytes: None,
+            outstanding: OUTSTANDING,
+        }
     }
 }
 
@@ -113,7 +122,8 @@ impl CudaDevice {
         let functions =
             names.map(|&name| Ok((name, module.function(name)?))).collect::<Result<_, CudaError>>()?;
         let mark = module.function(descriptor::MARK)?;
-        let board = Board::new(options.scheme, options.padding, properties.sms);
+        let mut board = Board::new(options.scheme, options.padding, properties.sms);
+        board.ahead = options.outstanding.clamp(1, OUTSTANDING_MAX);
         let shared = Arc::new(Shared::new(context, board));
         let feeder = Feeder::new(shared.clone(), mark)?;
         let builder = std::thread::Builder::new().name(format!("reef-cuda{}", options.number));

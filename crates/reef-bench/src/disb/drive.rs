@@ -69,9 +69,9 @@ pub fn run(
     options.check(&options.workloads_at(&BTreeMap::new())?)?;
     let models = options.model_files(progress)?;
     let (ours, device) = our_system(options, environment)?;
-    let engine = ours.1;
+    let (ours, engine, absent) = ours;
     set_aside(&options.out)?;
-    let mut systems = vec![ours.0];
+    let mut systems = vec![ours];
     systems.extend(peers);
     let mut driver = Driver {
         options,
@@ -80,6 +80,10 @@ pub fn run(
         alone: vec![BTreeMap::new(); systems.len()],
         names: names(&systems),
         gone: BTreeMap::new(),
+        absent: absent
+            .iter()
+            .map(|scheme| format!("the device has no scheme {scheme}: it is left out"))
+            .collect(),
         samples: samples_file(options)?,
         disturbance: Vec::new(),
         systems,
@@ -157,7 +161,8 @@ fn names(systems: &[Box<dyn System>]) -> Vec<String> {
     names
 }
 
-type Ours = (Box<dyn System>, Option<Engine>);
+/// The system, its engine, and the schemes that this has not got.
+type Ours = (Box<dyn System>, Option<Engine>, Vec<Scheme>);
 
 /// The system under test, and what it runs on.
 fn our_system(
@@ -167,7 +172,7 @@ fn our_system(
     let failed = |what| move |source| BenchError::Environment { what, source };
     if let Via::Url(url) = &options.via {
         let system = UrlSystem::connect(url, options.seed)?;
-        return Ok(((Box::new(system), None), url.clone()));
+        return Ok(((Box::new(system), None, Vec::new()), url.clone()));
     }
     let request = DeviceRequest::new(options.cus, Scheme::RtOnly);
     let device = environment.device(request).map_err(failed("the device"))?;
@@ -178,7 +183,8 @@ fn our_system(
     };
     let name = engine.capabilities().name.clone();
     let system = EngineSystem::new(engine.clone(), &options.schemes, server, options.seed);
-    Ok(((Box::new(system), Some(engine)), name))
+    let absent = system.absent().to_vec();
+    Ok(((Box::new(system), Some(engine), absent), name))
 }
 
 struct Driver<'a> {
@@ -190,6 +196,8 @@ struct Driver<'a> {
     names: Vec<String>,
     /// Peers that failed, and why.
     gone: BTreeMap<usize, String>,
+    /// A line for each scheme that was asked for and that our device has not got.
+    absent: Vec<String>,
     /// Per system and model: latencies alone, all of the run.
     alone: Vec<BTreeMap<String, Samples>>,
     samples: Option<BufWriter<File>>,
@@ -250,7 +258,7 @@ impl Driver<'_> {
             let gone = |(index, why): (&usize, &String)| {
                 format!("{} failed and is left out from there on: {why}", self.names[*index])
             };
-            report.notes = self.gone.iter().map(gone).collect();
+            report.notes = self.absent.iter().cloned().chain(self.gone.iter().map(gone)).collect();
             write(report, &self.options.out)?;
         }
         Ok(())

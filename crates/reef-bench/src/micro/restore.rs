@@ -71,7 +71,7 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
     let method = format!(
         "one best-effort client on {cus} CUs; each of its tasks meets {PREEMPTIONS} real-time tasks of \
          {cus} blocks of {} µs at random times; work lost: compute-unit time of blocks killed for one \
-         preemption; run again: those blocks, and finished ones that a queued executor repeats; extra time: \
+         preemption, or of blocks that a queued executor repeats, at the task's mean time of a block; run again: those blocks, and finished ones that a queued executor repeats; extra time: \
          beyond the time alone and the real-time tasks' share of the device, per preemption; at least \
          {ROUNDS} rounds of {time:?} per model",
         BLOCK.0 * BLOCK.1 / 1_000
@@ -262,8 +262,16 @@ impl Costs {
         }
         let per_preemption = |amount: f64| amount / f64::from(task.preemptions);
         let extra_us = per_preemption(task.compute_us - task.service_us - alone_us);
-        let TaskCounters { blocks_killed, blocks_rerun, .. } = task.counters;
-        self.lost_us.extend(&task.lost_us);
+        let TaskCounters { blocks_killed, blocks_rerun, blocks_done, cu_time, .. } = task.counters;
+        match blocks_rerun {
+            0 => self.lost_us.extend(&task.lost_us),
+            // What ran and runs again has no time of its own: it took what the task's blocks take.
+            _ => {
+                let block_us = cu_time.as_micros_f64() / blocks_done.max(1) as f64;
+                let wasted_us = task.counters.wasted_time.as_micros_f64();
+                self.lost_us.push(per_preemption(blocks_rerun as f64 * block_us + wasted_us));
+            }
+        }
         self.run_again.push(per_preemption((blocks_killed + blocks_rerun) as f64));
         self.extra_us.push(extra_us);
         self.extra_percent.push(extra_us / alone_us * 100.0);
@@ -284,7 +292,7 @@ mod tests {
             compute_us: 1_900.0,
             service_us: 800.0,
             preemptions,
-            counters: TaskCounters { blocks_killed: 5, blocks_rerun: 3, ..TaskCounters::default() },
+            counters: TaskCounters { blocks_killed: 8, ..TaskCounters::default() },
             lost_us: [10.0, 20.0].into_iter().collect(),
             urgent: Some(urgent),
             victim: Some(span(1_000, 2_000)),
@@ -304,5 +312,20 @@ mod tests {
         let names: Vec<String> = seen.rows(Model::Vgg19).into_iter().map(|row| row.name).collect();
         assert_eq!(names[1], "vgg19 reset: work lost");
         assert_eq!(names.len(), 7);
+    }
+
+    #[test]
+    fn what_a_queued_executor_repeats_is_lost_at_the_mean_time_of_a_block() {
+        let counters = TaskCounters {
+            blocks_rerun: 6,
+            blocks_done: 50,
+            cu_time: Nanos::from_micros(500),
+            ..TaskCounters::default()
+        };
+        let (preemptions, lost_us) = (2, [0.0, 0.0].into_iter().collect());
+        let (urgent, victim) = (Some(span(1_100, 2_000)), Some(span(1_000, 2_000)));
+        let mut costs = Costs::default();
+        costs.add(&Disturbed { preemptions, counters, lost_us, urgent, victim, ..Disturbed::default() }, 1.0);
+        assert_eq!((costs.lost_us.as_slice(), costs.run_again.as_slice()), (&[30.0][..], &[3.0][..]));
     }
 }
