@@ -111,13 +111,12 @@ impl CudaDevice {
         if properties.arch < ARCH_MIN {
             return Err(CudaError::OldGpu(properties.arch));
         }
-        match properties.compute_mode {
-            0 => {}
-            2 => return Err(CudaError::ComputeMode("prohibited")),
-            _ => return Err(CudaError::ComputeMode("exclusive")),
+        if let Some(mode) = properties.refused_mode() {
+            return Err(CudaError::ComputeMode(mode));
         }
         let context = Context::of(options.number)?;
-        let module = Module::load(&context, &compiler::kernels(properties.arch)?)?;
+        let module = Module::load(&context, &compiler::kernels(properties.arch)?);
+        let module = module.map_err(|error| error.of_kernels(compiler::cache_named()))?;
         let names = descriptor::FUNCTIONS.iter();
         let functions =
             names.map(|&name| Ok((name, module.function(name)?))).collect::<Result<_, CudaError>>()?;

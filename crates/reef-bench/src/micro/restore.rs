@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reef_base::{Class, MonotonicClock, Nanos, Rng};
-use reef_device::{Scheme, TaskCounters};
+use reef_device::{Kill, Scheme, TaskCounters};
 use reef_engine::{Queued, RunInfo, Session};
 use reef_plan::SyntheticStage;
 use reef_zoo::Model;
@@ -97,6 +97,8 @@ struct Disturbed {
     counters: TaskCounters,
     /// Compute-unit time of kills, one per preemption.
     lost_us: Samples,
+    /// Whether the device kills nothing, and repeats finished blocks instead.
+    repeats: bool,
     /// From the first real-time task's first block to the last one's end.
     urgent: Option<Span>,
     /// The same of the best-effort task.
@@ -167,7 +169,8 @@ impl Pair<'_> {
     /// One best-effort task that takes `alone_us` alone, among real-time tasks.
     fn disturbed(&mut self, alone_us: f64) -> Result<Disturbed, BenchError> {
         let Pair { rig, victim, urgent, rng } = self;
-        let mut seen = Disturbed::default();
+        let repeats = rig.engine.capabilities().kill == Kill::None;
+        let mut seen = Disturbed { repeats, ..Disturbed::default() };
         let result = thread::scope(|scope| -> Result<RunInfo, BenchError> {
             let victim = scope.spawn(|| victim.run().map_err(BenchError::infer("the best-effort model")));
             let prober = scope.spawn(|| submit_among(rig, urgent, rng, alone_us, &mut seen));
@@ -263,10 +266,10 @@ impl Costs {
         let per_preemption = |amount: f64| amount / f64::from(task.preemptions);
         let extra_us = per_preemption(task.compute_us - task.service_us - alone_us);
         let TaskCounters { blocks_killed, blocks_rerun, blocks_done, cu_time, .. } = task.counters;
-        match blocks_rerun {
-            0 => self.lost_us.extend(&task.lost_us),
+        match task.repeats {
+            false => self.lost_us.extend(&task.lost_us),
             // What ran and runs again has no time of its own: it took what the task's blocks take.
-            _ => {
+            true => {
                 let block_us = cu_time.as_micros_f64() / blocks_done.max(1) as f64;
                 let wasted_us = task.counters.wasted_time.as_micros_f64();
                 self.lost_us.push(per_preemption(blocks_rerun as f64 * block_us + wasted_us));
@@ -322,10 +325,12 @@ mod tests {
             cu_time: Nanos::from_micros(500),
             ..TaskCounters::default()
         };
-        let (preemptions, lost_us) = (2, [0.0, 0.0].into_iter().collect());
+        let (preemptions, repeats, lost_us) = (2, true, [0.0, 0.0].into_iter().collect());
         let (urgent, victim) = (Some(span(1_100, 2_000)), Some(span(1_000, 2_000)));
         let mut costs = Costs::default();
-        costs.add(&Disturbed { preemptions, counters, lost_us, urgent, victim, ..Disturbed::default() }, 1.0);
+        let task =
+            Disturbed { preemptions, counters, lost_us, repeats, urgent, victim, ..Disturbed::default() };
+        costs.add(&task, 1.0);
         assert_eq!((costs.lost_us.as_slice(), costs.run_again.as_slice()), (&[30.0][..], &[3.0][..]));
     }
 }
