@@ -285,8 +285,15 @@ impl Device for CudaDevice {
 
     fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
         let plan = self.plan(plan)?;
-        let inputs = self.pinned(plan.plan.inputs()).ok()?;
-        Some(Io { inputs, outputs: self.pinned(plan.plan.outputs()).ok()? })
+        let pinned = |specs| {
+            let failed = |error: CudaError| {
+                if !error.is_out_of_memory() {
+                    self.poison(&format!("the GPU failed: {error}"));
+                }
+            };
+            self.pinned(specs).map_err(failed).ok()
+        };
+        Some(Io { inputs: pinned(plan.plan.inputs())?, outputs: pinned(plan.plan.outputs())? })
     }
 
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {

@@ -249,7 +249,7 @@ fn workloads_are_played_under_every_scheme() {
     let conditions = results["workloads"][0]["systems"][0]["conditions"].as_array().unwrap();
     for scheme in ["rt-only", "sequential", "concurrent", "wait", "reset"] {
         let condition = conditions.iter().find(|condition| condition["name"] == scheme).expect(scheme);
-        assert!(condition["device"]["busy_share"].as_f64().unwrap() > 0.0, "{condition}");
+        assert!(condition["device"]["cu_utilisation"].as_f64().unwrap() > 0.0, "{condition}");
     }
     let refused_with = |more: &[&str], expected: &str| {
         refused(&[], &[&["bench", "run", text(&workload)], &folders[..], more].concat(), expected);
@@ -365,25 +365,25 @@ fn a_gpu_that_is_lost_takes_its_requests_along_and_nothing_else() {
 #[ignore = "needs the emulated driver: cargo xtask cuda"]
 fn a_model_that_the_gpu_has_no_room_for_is_unavailable_and_others_are_served() {
     let dir = Scratch::new("cuda-large");
-    dir.zoo("vgg19", "models/large.onnx");
+    dir.zoo("resnet152", "models/large.onnx");
     dir.zoo("control", "models/small.onnx");
     let models = dir.path("models");
     // Larger than the device; and than what others have left of it, which only the driver knows.
     for variables in [
-        &[("REEF_EMULATOR_MEMORY_MIB", "9")][..],
-        &[("REEF_EMULATOR_MEMORY_MIB", "1024"), ("REEF_EMULATOR_OTHERS_MIB", "1015")],
+        &[("REEF_EMULATOR_MEMORY_MIB", "4")][..],
+        &[("REEF_EMULATOR_MEMORY_MIB", "1024"), ("REEF_EMULATOR_OTHERS_MIB", "1020")],
     ] {
         let serving = Serving::start_with(variables, &[text(&models), "--device", "cuda:0"]);
-        let (status, answer) = serving.infer("large", "{}");
+        let (status, answer) = serving.infer("large", &image(&[0.5; 3 * 24 * 24]));
         let why = answer["error"].as_str().unwrap_or_default();
-        assert!(status >= 400 && why.contains("bytes"), "{status} {answer}");
+        assert!(status == 503 && why.contains("scratch and buffers take"), "{status} {answer}");
         answered(serving.infer("small", &image(&[0.5; 3 * 24 * 24])));
         assert_eq!(serving.stop().0, Some(0));
     }
     let run = ["run", text(&dir.path("models/large.onnx")), "--random", "1", "--device", "cuda:0"]
         .map(String::from);
     let run = run.each_ref().map(String::as_str);
-    refused(&[("REEF_EMULATOR_MEMORY_MIB", "9")], &run, "may be used");
+    refused(&[("REEF_EMULATOR_MEMORY_MIB", "4")], &run, "may be used");
 }
 
 #[test]
@@ -398,11 +398,18 @@ fn a_request_that_there_is_no_room_for_fails_and_the_next_one_does_not() {
     };
     let models = dir.path("models");
     // Of the device's memory, and of the host's that it reads by itself.
-    for limit in ["REEF_EMULATOR_MEMORY_MIB", "REEF_EMULATOR_PINNED_MIB"] {
+    let cases = [
+        ("REEF_EMULATOR_MEMORY_MIB", 400, "bytes, 15099489 may be used"),
+        ("REEF_EMULATOR_PINNED_MIB", 503, "no memory for the request's inputs and outputs"),
+    ];
+    for (limit, code, expected_error) in cases {
         let serving = Serving::start_with(&[(limit, "16")], &[text(&models), "--device", "cuda:0"]);
         let expected = answered(serving.infer("control", &body(1)));
         let (status, answer) = serving.infer("control", &body(2500));
-        assert!(status >= 500 && answer["error"].as_str().unwrap().contains("memory"), "{status} {answer}");
+        assert!(
+            status == code && answer["error"].as_str().unwrap().contains(expected_error),
+            "{status} {answer}"
+        );
         assert_eq!(answered(serving.infer("control", &body(1))), expected);
         assert_eq!(serving.stop().0, Some(0));
     }
