@@ -142,7 +142,7 @@ preempt() {
   # The storm is checked as it goes: an answer that is not the idle device's is an error.
   for name in preempt launch storm restore kernels length; do
     if [ -n "$tiny" ] && [ "$name" = restore ]; then break; fi
-    step "micro-$name" 75 "$reef" bench micro --device cuda:0 ${tiny:+--quick} --only "$name" \
+    step "micro-$name" 90 "$reef" bench micro --device cuda:0 ${tiny:+--quick} --only "$name" \
       --out "$out/micro-$name.json" && grep -v '^$' "$out/micro-$name.txt" || failed=1
   done
   return $failed

@@ -15,6 +15,7 @@ use reef_base::{MonotonicClock, Nanos};
 use reef_device::Wake;
 
 use crate::board::{Action, Board, Ended, OUTSTANDING_MAX, SLOTS};
+use crate::clock::DeviceClock;
 use crate::descriptor::{Launch, Report};
 use crate::driver::{Context, DeviceBytes, Function, Grid, PinnedBytes, Stream};
 use crate::error::CudaError;
@@ -148,8 +149,7 @@ pub(crate) struct Feeder {
     /// Reports, then words.
     pinned: PinnedBytes,
     pinned_address: u64,
-    /// From the device's clock to the host's.
-    clock_offset: i64,
+    clock: DeviceClock,
 }
 
 impl Feeder {
@@ -165,24 +165,24 @@ impl Feeder {
         let pinned = PinnedBytes::zeroed(&context, REPORTS * size_of::<Report>() + SLOTS * WORD_PITCH)?;
         let pinned_address = pinned.device_address()?;
         let memory = (0..SLOTS).map(|_| None).collect();
-        let mut feeder =
-            Feeder { shared, mark, streams, memory, arrivals, pinned, pinned_address, clock_offset: 0 };
-        feeder.clock_offset = feeder.read_clock()?;
+        let clock = DeviceClock::new(Nanos::ZERO, 0);
+        let mut feeder = Feeder { shared, mark, streams, memory, arrivals, pinned, pinned_address, clock };
+        feeder.clock = feeder.read_clock()?;
         Ok(feeder)
     }
 
-    /// How far the host's clock is ahead of the device's.
-    fn read_clock(&self) -> Result<i64, CudaError> {
+    /// Compares the clocks.
+    fn read_clock(&self) -> Result<DeviceClock, CudaError> {
         // The second time the code is there already.
-        let mut offset = 0;
+        let mut clock = self.clock;
         for _ in 0..2 {
             let before = MonotonicClock::read();
             self.queue_mark(0, 0, 0)?;
             self.streams[0][0].synchronize()?;
             let middle = before.0 + (MonotonicClock::read() - before).0 / 2;
-            offset = (middle as i64).wrapping_sub(self.report(0).begun_ns as i64);
+            clock = DeviceClock::new(Nanos(middle), self.report(0).begun_ns);
         }
-        Ok(offset)
+        Ok(clock)
     }
 
     /// Feeds the device until it is told to stop, or the device fails.
@@ -236,16 +236,16 @@ impl Feeder {
         Ok(progress)
     }
 
-    fn tell(&self) -> bool {
-        let mut board = self.shared.board();
+    fn tell(&mut self) -> bool {
+        let shared = self.shared.clone();
+        let mut board = shared.board();
         let (before, mut progress) = (board.has_completions(), false);
         loop {
             let ended = |&(_, number): &(usize, u32)| self.has_ended(number);
             let Some((slot, number)) = board.awaited().find(ended) else { break };
             let report = self.report(number);
-            let host =
-                |device_ns: u64| Nanos((device_ns as i64).wrapping_add(self.clock_offset).max(0) as u64);
-            let (begun, end) = (host(report.begun_ns), host(report.ended_ns));
+            self.clock.seen(report.ended_ns, MonotonicClock::read());
+            let (begun, end) = (self.clock.host(report.begun_ns), self.clock.host(report.ended_ns));
             let loaded = board.at_work(slot).0.clone();
             let fault = self.take_fault(number, &report).map(|value| (board.awaited_kernel(slot), value));
             let fault = fault.and_then(|(kernel, value)| Some(loaded.fault(kernel?, value)));

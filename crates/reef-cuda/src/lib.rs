@@ -14,10 +14,12 @@
 //! | `descriptor`, `scalar` | what kernels are given: plain data, as the kernels declare it |
 //! | `loaded` | plans in the memory of the device |
 //! | `board` | which kernel is queued next: a state machine without a driver or a clock |
+//! | `clock` | the device's clock beside the host's |
 //! | `feeder` | the thread that does what the board says |
 //! | `device` | the device of the contract |
 
 mod board;
+mod clock;
 mod compiler;
 mod cut;
 mod descriptor;

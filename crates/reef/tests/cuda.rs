@@ -293,15 +293,15 @@ fn answered((status, answer): (u16, Value)) -> Vec<f32> {
     data.iter().map(|value| value.as_f64().unwrap() as f32).collect()
 }
 
-/// A directory with `control` on the CPU and on the GPU.
+/// A directory with `control` on the CPU, on the GPU, and on both.
 fn on_both(name: &str) -> Scratch {
     let dir = Scratch::new(name);
     dir.zoo("control", "models/there.onnx");
     dir.zoo("control", "models/here.onnx");
-    dir.file(
-        "models/reef.toml",
-        "[model.there]\ndevices = [\"cuda:0\"]\n[model.here]\ndevices = [\"cpu:0\"]\n",
-    );
+    dir.zoo("control", "models/either.onnx");
+    let settings = "[model.there]\ndevices = [\"cuda:0\"]\n[model.here]\ndevices = [\"cpu:0\"]\n\
+                    [model.either]\nplacement = \"replicate\"\n";
+    dir.file("models/reef.toml", settings);
     dir
 }
 
@@ -346,6 +346,7 @@ fn a_gpu_that_is_lost_takes_its_requests_along_and_nothing_else() {
         assert!(status >= 500 && answer["error"].as_str().unwrap().contains("device"), "{status} {answer}");
     }
     assert_eq!(answered(serving.infer("here", &body)), expected);
+    assert_eq!(answered(serving.infer("either", &body)), expected, "it is on the CPU, too");
     let (_, metrics) = request(serving.metrics, "GET", "/metrics", "");
     for line in ["reef_device_up{device=\"cuda:0\"} 0", "reef_device_up{device=\"cpu:0\"} 1"] {
         assert!(metrics.contains(line), "{line}: {metrics}");

@@ -53,7 +53,7 @@ const ALONE_ATTEMPTS: u32 = 6;
 const RESULTS: &str = "results.json";
 const PAGE: &str = "report.html";
 const SAMPLES: &str = "samples.csv";
-/// The parts of the micro-benchmarks that belong to the report.
+/// The parts of the micro-benchmarks that belong to the report, where the device has them.
 const SWEEPS: [&str; 5] = ["kernels", "length", "clients", "restore", "select"];
 
 /// Runs the benchmark. `results.json` (and `samples.csv`) are written to the options' folder; the report is
@@ -70,6 +70,7 @@ pub fn run(
     let models = options.model_files(progress)?;
     let (ours, device) = our_system(options, environment)?;
     let (ours, engine, absent) = ours;
+    let kind = engine.as_ref().map(|engine| engine.capabilities().target.device);
     set_aside(&options.out)?;
     let mut systems = vec![ours];
     systems.extend(peers);
@@ -101,7 +102,8 @@ pub fn run(
         engine.shutdown(Duration::ZERO);
     }
     if options.sweeps {
-        let only = SWEEPS.map(str::to_string).to_vec();
+        let has = |name: &&str| kind.is_some_and(|kind| micro::part_names(kind).any(|part| part == *name));
+        let only = SWEEPS.into_iter().filter(has).map(str::to_string).collect();
         let options = MicroOptions { quick: options.small, only, cus: options.cus };
         let parts = micro::run(&options, environment, progress).map(|report| report.parts);
         report.sweeps = noted(&mut report.notes, "the micro-benchmarks", parts).unwrap_or_default();

@@ -119,12 +119,17 @@ const QUEUED: [PartOf; 8] = [
     (latency::NAME, 60, latency::run),
 ];
 
-/// The parts for a kind of device, in the order in which they run.
+/// The parts for a kind of device.
 fn parts_of(kind: DeviceKind) -> &'static [PartOf] {
     match kind {
         DeviceKind::Cpu | DeviceKind::Dummy => &PULLED,
         DeviceKind::Cuda => &QUEUED,
     }
+}
+
+/// The names of the parts for a kind of device, in the order in which they run.
+pub fn part_names(kind: DeviceKind) -> impl Iterator<Item = &'static str> {
+    parts_of(kind).iter().map(|(name, ..)| *name)
 }
 
 /// Runs the parts that `options` asks for.
@@ -135,9 +140,8 @@ pub fn run(
 ) -> Result<MicroReport, BenchError> {
     let bench = Bench { options, environment, progress };
     let (device, kind) = bench.device_name()?;
-    let names = || parts_of(kind).iter().map(|(name, ..)| *name);
-    if let Some(name) = options.only.iter().find(|name| !names().any(|part| part == name.as_str())) {
-        let known = names().collect::<Vec<_>>().join(", ");
+    if let Some(name) = options.only.iter().find(|name| !part_names(kind).any(|part| part == name.as_str())) {
+        let known = part_names(kind).collect::<Vec<_>>().join(", ");
         return Err(BenchError::UnknownPart { name: name.clone(), known });
     }
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);

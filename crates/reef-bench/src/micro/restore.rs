@@ -297,6 +297,7 @@ mod tests {
             preemptions,
             counters: TaskCounters { blocks_killed: 8, ..TaskCounters::default() },
             lost_us: [10.0, 20.0].into_iter().collect(),
+            repeats: false,
             urgent: Some(urgent),
             victim: Some(span(1_000, 2_000)),
         };
