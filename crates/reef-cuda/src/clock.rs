@@ -1,9 +1,9 @@
-//! The host's clock beside the device's: the two are compared when the device starts, and drift apart afterwards by
-//! some ten millionths, which is a millisecond in a minute.
+//! The host's clock beside the device's: the two are compared when the device starts, and drift apart
+//! afterwards by some ten millionths, which is a millisecond in a minute.
 //!
-//! Every report bounds how far the host's clock is ahead: it was seen after it was written. The least bound of a
-//! while, of reports enough, is close to the truth, since the thread that looks for them does so closely; from there
-//! on it counts. A report that would have been seen before it was written counts at once.
+//! Every report bounds how far the host's clock is ahead: it was seen after it was written. The least bound
+//! of a while, of reports enough, is close to the truth, since the thread that looks for them does so
+//! closely; from there on it counts. A report that would have been seen before it was written counts at once.
 
 use reef_base::Nanos;
 
@@ -55,7 +55,8 @@ impl DeviceClock {
 mod tests {
     use super::*;
 
-    /// A device whose clock began at another time and is off by so many millionths; reports are seen 1 to 40 µs late.
+    /// A device whose clock began at another time and is off by so many millionths; reports are seen 1 to 40
+    /// µs late.
     fn worst_off_ns(millionths: i64, seconds: u64) -> u64 {
         const BEGIN: i64 = 1 << 40;
         let device = |host_ns: i64| (BEGIN + host_ns + host_ns / 1_000_000 * millionths) as u64;

@@ -39,8 +39,8 @@ pub struct CudaOptions {
     pub padding: Padding,
     /// Bytes of the GPU's memory that may be used; `None` for nine tenths of it.
     pub memory_bytes: Option<u64>,
-    /// Launches of a best-effort task that may be queued at a time, 1 to 32: more fill gaps between short kernels,
-    /// and a more urgent task waits for more of them where nothing is evicted.
+    /// Launches of a best-effort task that may be queued at a time, 1 to 32: more fill gaps between short
+    /// kernels, and a more urgent task waits for more of them where nothing is evicted.
     pub outstanding: usize,
 }
 

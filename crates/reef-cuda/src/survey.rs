@@ -36,7 +36,8 @@ pub struct Gpu {
     pub mig: Option<String>,
     /// Whether MPS runs kernels of several processes on it together.
     pub mps: bool,
-    /// The compute mode, where it is not the default one: `exclusive` or `prohibited`. Such a GPU is not used.
+    /// The compute mode, where it is not the default one: `exclusive` or `prohibited`. Such a GPU is not
+    /// used.
     pub compute_mode: Option<&'static str>,
 }
 

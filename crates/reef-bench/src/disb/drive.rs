@@ -20,6 +20,7 @@ use std::time::Duration;
 use reef_base::Rng;
 use reef_device::Scheme;
 use reef_engine::{Engine, EngineOptions};
+use reef_plan::DeviceKind;
 
 use super::arrivals::{self, Repetition};
 use super::checks;
@@ -102,8 +103,7 @@ pub fn run(
         engine.shutdown(Duration::ZERO);
     }
     if options.sweeps {
-        let has = |name: &&str| kind.is_some_and(|kind| micro::part_names(kind).any(|part| part == *name));
-        let only = SWEEPS.into_iter().filter(has).map(str::to_string).collect();
+        let only = kind.map(sweeps_of).unwrap_or_default();
         let options = MicroOptions { quick: options.small, only, cus: options.cus };
         let parts = micro::run(&options, environment, progress).map(|report| report.parts);
         report.sweeps = noted(&mut report.notes, "the micro-benchmarks", parts).unwrap_or_default();
@@ -112,6 +112,12 @@ pub fn run(
     write(&report, &options.out)?;
     progress.finish();
     Ok(report)
+}
+
+/// The parts of the micro-benchmarks that a report on such a device has.
+fn sweeps_of(kind: DeviceKind) -> Vec<String> {
+    let has = |name: &&str| micro::part_names(kind).any(|part| part == *name);
+    SWEEPS.into_iter().filter(has).map(str::to_string).collect()
 }
 
 /// Finds out now, not after an hour, whether results can be written.
@@ -638,6 +644,12 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_has_the_parts_that_its_device_has() {
+        assert_eq!(sweeps_of(DeviceKind::Cpu), SWEEPS);
+        assert_eq!(sweeps_of(DeviceKind::Cuda), ["kernels", "length", "clients", "restore"]);
+    }
 
     #[test]
     fn every_condition_is_played_once_and_the_ends_twice_in_changing_order() {

@@ -1,7 +1,7 @@
 //! Part `preempt` of devices that queue kernels: from the submission of a real-time task beside saturating
 //! best-effort work to its first block, by how many launches of a best-effort task may be queued at a time.
-//! Under `wait` all of them run first; under `reset` their blocks do not start any more, and a kernel of which
-//! some had run already runs again.
+//! Under `wait` all of them run first; under `reset` their blocks do not start any more, and a kernel of
+//! which some had run already runs again.
 
 use std::thread;
 use std::time::Duration;
@@ -63,9 +63,9 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
         }
     }
     let method = format!(
-        "submission of a real-time task of {cus} blocks to its first block, beside {SATURATING_CALLERS} best-effort \
-         clients of {KERNELS} kernels of {} blocks of {} µs; only tasks that found best-effort work queued count, \
-         {put_off} did not; run again: finished blocks per preemption; {ROUNDS} rounds",
+        "submission of a real-time task of {cus} blocks to its first block, beside {SATURATING_CALLERS} \
+         best-effort clients of {KERNELS} kernels of {} blocks of {} µs; only tasks that found best-effort \
+         work queued count, {put_off} did not; run again: finished blocks per preemption; {ROUNDS} rounds",
         cus * BLOCKS_PER_UNIT,
         BLOCK.0 * BLOCK.1 / 1_000
     );

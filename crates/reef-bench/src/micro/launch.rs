@@ -1,10 +1,10 @@
-//! Part `launch`, of devices that queue kernels: the way of a tiny real-time task through an idle device. From
-//! its submission to its first block, from there to its end, and the whole call; after pauses, when the thread
-//! that feeds the device sleeps, and back to back. And what one more kernel costs: a task of many that do
-//! nothing, by their number.
+//! Part `launch`, of devices that queue kernels: the way of a tiny real-time task through an idle device.
+//! From its submission to its first block, from there to its end, and the whole call; after pauses, when the
+//! thread that feeds the device sleeps, and back to back. And what one more kernel costs: a task of many that
+//! do nothing, by their number.
 //!
-//! When blocks begin and end the device says itself, on its own clock, which is compared with the host's when the
-//! device starts.
+//! When blocks begin and end the device says itself, on its own clock, which is compared with the host's when
+//! the device starts.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,8 +55,9 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
     }
     rows.push(Row::new("one kernel of many", "µs", &each));
     let method = format!(
-        "a real-time task of one empty block on an idle device: {count} after pauses of {} to {} µs, {count} back \
-         to back; {runs} tasks of {KERNELS} such kernels, by that number; times of blocks are the device's",
+        "a real-time task of one empty block on an idle device: {count} after pauses of {} to {} µs, {count} \
+         back to back; {runs} tasks of {KERNELS} such kernels, by that number; times of blocks are the \
+         device's",
         GAP_US.0, GAP_US.1
     );
     Ok(Part::new(NAME, method, rows))

@@ -64,8 +64,8 @@ pub struct DeviceRequest {
     pub scheme: Scheme,
     /// Which blocks may pad a more urgent stage.
     pub padding: Padding,
-    /// Of a device that queues kernels: launches of a best-effort task that may be queued at a time; `None` for
-    /// the device's own choice.
+    /// Of a device that queues kernels: launches of a best-effort task that may be queued at a time; `None`
+    /// for the device's own choice.
     pub outstanding: Option<usize>,
 }
 

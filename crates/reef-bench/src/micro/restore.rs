@@ -71,7 +71,8 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
     let method = format!(
         "one best-effort client on {cus} CUs; each of its tasks meets {PREEMPTIONS} real-time tasks of \
          {cus} blocks of {} µs at random times; work lost: compute-unit time of blocks killed for one \
-         preemption, or of blocks that a queued executor repeats, at the task's mean time of a block; run again: those blocks, and finished ones that a queued executor repeats; extra time: \
+         preemption, or of blocks that a queued executor repeats, at the task's mean time of a block; run \
+         again: those blocks, and finished ones that a queued executor repeats; extra time: \
          beyond the time alone and the real-time tasks' share of the device, per preemption; at least \
          {ROUNDS} rounds of {time:?} per model",
         BLOCK.0 * BLOCK.1 / 1_000

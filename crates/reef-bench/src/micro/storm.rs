@@ -1,6 +1,6 @@
-//! Part `storm`: whether outputs stay what they are alone. Real-time models at random times and best-effort ones
-//! without a break, while the scheme changes at random: every answer has to be, bit by bit, that of its model on
-//! the idle device. One that is not is an error.
+//! Part `storm`: whether outputs stay what they are alone. Real-time models at random times and best-effort
+//! ones without a break, while the scheme changes at random: every answer has to be, bit by bit, that of its
+//! model on the idle device. One that is not is an error.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,8 +68,8 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
     rows.push(Row::new("blocks run again", "", &again));
     let answers: usize = seen.iter().map(|(_, seen)| seen.call_us.len()).sum();
     let method = format!(
-        "{} clients for {time:?}, scheme changed at random among {}: all {answers} answers are bit by bit those of \
-         the idle device",
+        "{} clients for {time:?}, scheme changed at random among {}: all {answers} answers are bit by bit \
+         those of the idle device",
         seen.len(),
         SHARING.map(Scheme::name).join(", ")
     );

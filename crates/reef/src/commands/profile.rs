@@ -1,7 +1,8 @@
 //! `reef profile`: what every kernel of a model costs on this device.
 //!
-//! Times of blocks are the device's own. On a GPU kernels are timed as a whole, from the first block's begin to the
-//! last one's end, and a block's time is the kernel's by the rounds that its multiprocessors need for it.
+//! Times of blocks are the device's own. On a GPU kernels are timed as a whole, from the first block's begin
+//! to the last one's end, and a block's time is the kernel's by the rounds that its multiprocessors need for
+//! it.
 
 use anyhow::{Context, Result};
 use reef_base::{Level, Nanos, Rng, TaskKey};
@@ -34,8 +35,8 @@ impl Row {
         self.blocks * self.block_ns
     }
 
-    /// What the kernel counts among others: its time where kernels have the device for themselves, else that of all
-    /// compute units.
+    /// What the kernel counts among others: its time where kernels have the device for themselves, else that
+    /// of all compute units.
     fn weight_ns(&self) -> u64 {
         self.kernel_ns.unwrap_or(self.total_ns())
     }
