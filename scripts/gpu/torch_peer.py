@@ -262,6 +262,9 @@ class Session:
             value.contiguous(memory_format=layout) if images and value.dim() == 4 else value for value in there]
         self.stream = torch.cuda.Stream(priority=priority) if cuda else None
         self.graph = None
+        if cuda:
+            # Weights and inputs are there before another stream uses them.
+            torch.cuda.synchronize()
         self.compute()
         # Pinned room for what comes out.
         self.back = [torch.empty(value.shape, dtype=value.dtype, pin_memory=cuda) for value in self.results]
