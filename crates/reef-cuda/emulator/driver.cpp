@@ -24,6 +24,7 @@ enum Result : int {
   INVALID_VALUE = 1,
   OUT_OF_MEMORY = 2,
   NOT_INITIALIZED = 3,
+  DEVICE_UNAVAILABLE = 46,
   NO_DEVICE = 100,
   INVALID_DEVICE = 101,
   INVALID_IMAGE = 200,
@@ -48,6 +49,25 @@ long listed(const char *name, long index, long otherwise) {
   long value = std::strtol(text, &rest, 10);
   for (; index > 0 && *rest == ','; index--) value = std::strtol(rest + 1, &rest, 10);
   return value;
+}
+
+// Numbers of the devices that the process may see, as CUDA_VISIBLE_DEVICES lists them; what is no number of a device
+// ends the list.
+std::vector<long> visible() {
+  const long count = std::clamp(setting("REEF_EMULATOR_DEVICES", 1), 0l, 8l);
+  std::vector<long> numbers;
+  const char *text = std::getenv("CUDA_VISIBLE_DEVICES");
+  if (text == nullptr) {
+    for (long number = 0; number < count; number++) numbers.push_back(number);
+    return numbers;
+  }
+  for (char *rest = nullptr;; text = rest + 1) {
+    const long number = std::strtol(text, &rest, 10);
+    const bool known = rest != text && number >= 0 && number < count;
+    if (!known || std::find(numbers.begin(), numbers.end(), number) != numbers.end()) return numbers;
+    numbers.push_back(number);
+    if (*rest != ',') return numbers;
+  }
 }
 
 // A kernel that this library has in it.
@@ -105,13 +125,25 @@ class Device {
   static constexpr size_t SHARED_BYTES_MAX = 227 * 1024, SHARED_BYTES_OF_SM = 228 * 1024;
 
   explicit Device(long number)
-      : memory_bytes(setting("REEF_EMULATOR_MEMORY_MIB", 1024) << 20), sms(listed("REEF_EMULATOR_SMS", number, 2)) {
+      : memory_bytes(setting("REEF_EMULATOR_MEMORY_MIB", 1024) << 20),
+        sms(listed("REEF_EMULATOR_SMS", number, 2)),
+        launches_max_(listed("REEF_EMULATOR_LOST_AFTER", number, -1)) {
     streams_.push_back(&legacy_);
     for (long sm = 0; sm < sms; sm++) std::thread(&Device::work, this, static_cast<unsigned>(sm)).detach();
   }
 
   Result fault() {
     std::lock_guard<std::mutex> held(mutex_);
+    return fault_;
+  }
+
+  // Counts a launch; the device is lost with the one behind the last that it may have. What was queued stays undone.
+  Result count_launch() {
+    std::lock_guard<std::mutex> held(mutex_);
+    if (launches_max_ >= 0 && launches_++ >= launches_max_ && fault_ == SUCCESS) {
+      fault_ = DEVICE_UNAVAILABLE;
+      changed_.notify_all();
+    }
     return fault_;
   }
 
@@ -177,8 +209,9 @@ class Device {
   // Notes memory; false if there is not so much left.
   bool take(void *at, size_t bytes, bool of_device) {
     std::lock_guard<std::mutex> held(mutex_);
-    if (of_device && used_ + bytes > memory_bytes) return false;
-    used_ += of_device ? bytes : 0;
+    size_t &used = of_device ? used_ : pinned_;
+    if (used + bytes > (of_device ? memory_bytes - others_bytes_ : pinned_bytes_)) return false;
+    used += bytes;
     memory_[at] = {bytes, of_device};
     return true;
   }
@@ -187,7 +220,7 @@ class Device {
     std::lock_guard<std::mutex> held(mutex_);
     const auto found = memory_.find(at);
     if (found == memory_.end() || found->second.second != of_device) return false;
-    used_ -= of_device ? found->second.first : 0;
+    (of_device ? used_ : pinned_) -= found->second.first;
     memory_.erase(found);
     std::free(at);
     return true;
@@ -205,7 +238,7 @@ class Device {
 
   size_t free_bytes() {
     std::lock_guard<std::mutex> held(mutex_);
-    return memory_bytes - used_;
+    return memory_bytes - others_bytes_ - used_;
   }
 
   const size_t memory_bytes;
@@ -268,14 +301,19 @@ class Device {
   Stream legacy_;
   std::vector<Stream *> streams_;
   std::map<void *, std::pair<size_t, bool>> memory_;
-  size_t used_ = 0;
+  size_t used_ = 0, pinned_ = 0;
+  // Of the device's memory, what other processes have; of the host's, what may be pinned.
+  const size_t others_bytes_ = std::min<size_t>(setting("REEF_EMULATOR_OTHERS_MIB", 0) << 20, memory_bytes);
+  const size_t pinned_bytes_ = setting("REEF_EMULATOR_PINNED_MIB", 1024) << 20;
+  const long launches_max_;
+  long launches_ = 0;
   Result fault_ = SUCCESS;
 };
 
 bool initialized = false;
 thread_local long context = -1;
 
-long device_count() { return std::clamp(setting("REEF_EMULATOR_DEVICES", 1), 0l, 8l); }
+long device_count() { return static_cast<long>(visible().size()); }
 
 // Never freed: their threads go on until the process ends.
 Device &device(long number) {
@@ -283,7 +321,7 @@ Device &device(long number) {
   static std::map<long, Device *> devices;
   std::lock_guard<std::mutex> held(mutex);
   Device *&own = devices[number];
-  if (own == nullptr) own = new Device(number);
+  if (own == nullptr) own = new Device(visible().at(static_cast<size_t>(number)));
   return *own;
 }
 
@@ -362,7 +400,9 @@ API cuDeviceGet(int *handle, int number) {
 }
 
 API cuDeviceGetName(char *name, int length, int number) {
-  std::snprintf(name, static_cast<size_t>(length), "emulated GPU %d", number);
+  const long own = visible().at(static_cast<size_t>(number));
+  const char *mig = std::getenv("REEF_EMULATOR_MIG");
+  std::snprintf(name, static_cast<size_t>(length), "emulated GPU %ld%s%s", own, mig ? " MIG " : "", mig ? mig : "");
   return SUCCESS;
 }
 
@@ -391,6 +431,9 @@ API cuDeviceGetAttribute(int *value, int attribute, int number) {
       return SUCCESS;
     case 20:  // compute mode
       *value = static_cast<int>(setting("REEF_EMULATOR_COMPUTE_MODE", 0));
+      return SUCCESS;
+    case 133:  // contexts of several processes together, by MPS
+      *value = static_cast<int>(setting("REEF_EMULATOR_MPS", 0));
       return SUCCESS;
     default:
       *value = 0;
@@ -459,7 +502,10 @@ API cuMemHostAlloc(void **at, size_t bytes, unsigned) {
   if (bytes == 0) return INVALID_VALUE;
   *at = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   if (*at == nullptr) return OUT_OF_MEMORY;
-  own.take(*at, bytes, false);
+  if (!own.take(*at, bytes, false)) {
+    std::free(*at);
+    return OUT_OF_MEMORY;
+  }
   return SUCCESS;
 }
 
@@ -587,6 +633,7 @@ API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
   IN_CONTEXT;
   if (function == nullptr) return INVALID_HANDLE;
   NOT_LEGACY(stream);
+  if (const Result lost = own.count_launch()) return lost;
   Work work;
   work.kernel = static_cast<const Kernel *>(function);
   work.view.grid = {grid_x, grid_y, grid_z};
@@ -604,6 +651,7 @@ API cuGetErrorName(int error, const char **name) {
     case SUCCESS: *name = "CUDA_SUCCESS"; break;
     case INVALID_VALUE: *name = "CUDA_ERROR_INVALID_VALUE"; break;
     case OUT_OF_MEMORY: *name = "CUDA_ERROR_OUT_OF_MEMORY"; break;
+    case DEVICE_UNAVAILABLE: *name = "CUDA_ERROR_DEVICE_UNAVAILABLE"; break;
     case NO_DEVICE: *name = "CUDA_ERROR_NO_DEVICE"; break;
     case INVALID_DEVICE: *name = "CUDA_ERROR_INVALID_DEVICE"; break;
     case INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; break;

@@ -221,8 +221,8 @@ impl<P> Task<P> {
         self.submission.key.class().is_real_time()
     }
 
-    fn may_queue(&self, scheme: Scheme) -> bool {
-        let most = if self.is_real_time() && scheme.kills() { OUTSTANDING_MAX } else { OUTSTANDING };
+    fn may_queue(&self, scheme: Scheme, most: usize) -> bool {
+        let most = if self.is_real_time() && scheme.kills() { OUTSTANDING_MAX } else { most };
         let alone = self.evicted || self.next_step() == Some(Step::Host) || self.padded_task().is_some();
         let settled = !alone || self.outstanding.is_empty();
         self.closed.is_none() && !self.finishing && settled && self.outstanding.len() < most
@@ -267,12 +267,31 @@ impl<P> Task<P> {
     }
 }
 
+/// How far a task's queue may reach.
+struct Bounds {
+    outstanding: Option<usize>,
+    ahead: Nanos,
+    units: usize,
+}
+
+impl Bounds {
+    fn let_queue<P: Kernels>(&self, task: &Task<P>, scheme: Scheme) -> bool {
+        match self.outstanding.filter(|_| !task.is_real_time()) {
+            Some(most) => task.may_queue(scheme, most),
+            None => task.may_queue(scheme, OUTSTANDING) && !task.is_ahead(self.ahead, self.units),
+        }
+    }
+}
+
 /// The tasks.
 pub(crate) struct Board<P> {
     pub(crate) scheme: Scheme,
     /// How far a task's queue reaches beyond what runs, in time.
     pub(crate) ahead: Nanos,
     padding: Padding,
+    /// Launches of a best-effort task that are queued, if somebody says how many. Otherwise as many as the
+    /// device needs to go on.
+    pub(crate) outstanding: Option<usize>,
     units: usize,
     tasks: Vec<Option<Task<P>>>,
     /// Under `sequential`, the slot of the task that has the device.
@@ -302,6 +321,7 @@ impl<P: Kernels> Board<P> {
             scheme,
             ahead: AHEAD_MIN,
             padding,
+            outstanding: None,
             units,
             tasks: (0..SLOTS).map(|_| None).collect(),
             holder: None,
@@ -533,6 +553,7 @@ impl<P: Kernels> Board<P> {
     }
 
     fn choose(&mut self) -> Option<usize> {
+        let bounds = Bounds { outstanding: self.outstanding, ahead: self.ahead, units: self.units };
         let seen = |(slot, task): (usize, &Option<Task<P>>)| {
             let task = task.as_ref()?;
             if task.is_on_host() && self.scheme != Scheme::Sequential {
@@ -542,7 +563,7 @@ impl<P: Kernels> Board<P> {
             Some(Seen {
                 slot,
                 key: key.get(),
-                claimable: task.may_queue(self.scheme) && !task.is_ahead(self.ahead, self.units),
+                claimable: bounds.let_queue(task, self.scheme),
                 closed: task.closed.is_some(),
                 stage: Stage::default(),
                 owner,

@@ -14,7 +14,7 @@ use reef_device::{
 };
 use reef_plan::{Cutter, DeviceKind, IoSpec, Isa, Plan, Precision, Target};
 
-use crate::board::{Board, SLOTS, SLOTS_REAL_TIME, Submission};
+use crate::board::{Board, OUTSTANDING_MAX, SLOTS, SLOTS_REAL_TIME, Submission};
 use crate::code::Code;
 use crate::cut;
 use crate::cut::CudaCutter;
@@ -51,6 +51,10 @@ pub struct CudaOptions {
     /// for tests and sanitizers, which then see what goes past the end of a part. Loading and unloading may
     /// wait for the device then.
     pub separate_allocations: bool,
+    /// Launches of a best-effort task that are queued at a time, 1 to 32; `None` for as many as the device needs
+    /// to go on, by what is known of the kernels' times. More fill gaps between short kernels, and a more urgent
+    /// task waits for more of them where nothing is evicted.
+    pub outstanding: Option<usize>,
 }
 
 impl Default for CudaOptions {
@@ -61,6 +65,7 @@ impl Default for CudaOptions {
             padding: Padding::default(),
             memory_bytes: None,
             separate_allocations: false,
+            outstanding: None,
         }
     }
 }
@@ -142,10 +147,8 @@ impl CudaDevice {
         if properties.arch < ARCH_MIN {
             return Err(CudaError::OldGpu(properties.arch));
         }
-        match properties.compute_mode {
-            0 => {}
-            2 => return Err(CudaError::ComputeMode("prohibited")),
-            _ => return Err(CudaError::ComputeMode("exclusive")),
+        if let Some(mode) = properties.refused_mode() {
+            return Err(CudaError::ComputeMode(mode));
         }
         let context = Context::of(options.number)?;
         let code = Arc::new(Code::load(&context, &properties)?);
@@ -153,7 +156,8 @@ impl CudaDevice {
         let pool = DevicePool::take(&context, limit, options.separate_allocations)?;
         let pinned = PinnedPool::new(&context)?;
         let uploader = Uploader::new(&context)?;
-        let board = Board::new(options.scheme, options.padding, properties.sms);
+        let mut board = Board::new(options.scheme, options.padding, properties.sms);
+        board.outstanding = options.outstanding.map(|most| most.clamp(1, OUTSTANDING_MAX));
         let shared = Arc::new(Shared::new(context, board));
         let feeder = Feeder::new(shared.clone(), code.clone())?;
         let name = format!("reef-cuda{}", options.number);
@@ -366,8 +370,15 @@ impl Device for CudaDevice {
 
     fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
         let plan = self.plan(plan)?;
-        let inputs = self.pinned(plan.plan.inputs()).ok()?;
-        Some(Io { inputs, outputs: self.pinned(plan.plan.outputs()).ok()? })
+        let pinned = |specs| {
+            let failed = |error: CudaError| {
+                if !error.is_out_of_memory() {
+                    self.poison(&format!("the GPU failed: {error}"));
+                }
+            };
+            self.pinned(specs).map_err(failed).ok()
+        };
+        Some(Io { inputs: pinned(plan.plan.inputs())?, outputs: pinned(plan.plan.outputs())? })
     }
 
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {

@@ -133,9 +133,20 @@ pub(crate) struct Properties {
     pub(crate) shared_bytes_of_sm: usize,
     /// 0 is the default.
     pub(crate) compute_mode: i32,
+    /// Whether MPS runs contexts of several processes together; `None` where the driver cannot say.
+    pub(crate) mps: Option<bool>,
 }
 
 impl Properties {
+    /// The compute mode, if it is one in which the GPU is not used: other processes may have it, or none.
+    pub(crate) fn refused_mode(&self) -> Option<&'static str> {
+        match self.compute_mode {
+            0 => None,
+            2 => Some("prohibited"),
+            _ => Some("exclusive"),
+        }
+    }
+
     /// Those of GPU `number`.
     #[allow(unsafe_code)]
     pub(crate) fn of(driver: Driver, number: usize) -> Result<Properties, CudaError> {
@@ -173,6 +184,8 @@ impl Properties {
             shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
                 as usize,
             compute_mode: attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_MODE)?,
+            // Drivers before 12.3 do not know it.
+            mps: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MPS_ENABLED).ok().map(|on| on != 0),
         })
     }
 }
@@ -518,7 +531,8 @@ impl Module {
         context.enter()?;
         let mut handle = ptr::null_mut();
         // SAFETY: an ELF file says itself how long it is, and the driver copies it.
-        check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut handle, cubin.as_ptr().cast()) })?;
+        let result = unsafe { sys::cuModuleLoadData(&mut handle, cubin.as_ptr().cast()) };
+        check("cuModuleLoadData", result)?;
         Ok(Module { context: context.clone(), handle })
     }
 

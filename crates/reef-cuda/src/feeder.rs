@@ -16,6 +16,7 @@ use reef_base::{MonotonicClock, Nanos};
 use reef_device::Wake;
 
 use crate::board::{AHEAD_MIN, Action, Board, Ended, OUTSTANDING_MAX, Pads, SLOTS};
+use crate::clock::DeviceClock;
 use crate::code::Code;
 use crate::cut::SPLIT_BLOCKS;
 use crate::descriptor::{Launch, Padded, Report};
@@ -209,8 +210,7 @@ pub(crate) struct Feeder {
     /// Reports.
     pinned: PinnedBytes,
     pinned_address: u64,
-    /// From the device's clock to the host's.
-    clock_offset: i64,
+    clock: DeviceClock,
     /// Launches so far.
     runs: u64,
 }
@@ -237,20 +237,20 @@ impl Feeder {
             control: Stream::new(&context, greatest)?,
             pinned,
             pinned_address,
-            clock_offset: 0,
+            clock: DeviceClock::new(Nanos::ZERO, 0),
             runs: 0,
         };
-        let (clock_offset, round_trip) = feeder.read_clock()?;
-        feeder.clock_offset = clock_offset;
+        let (clock, round_trip) = feeder.read_clock()?;
+        feeder.clock = clock;
         feeder.shared.board().ahead = Nanos(round_trip.0 * AHEAD_ROUND_TRIPS).max(AHEAD_MIN);
         Ok(feeder)
     }
 
-    /// How far the host's clock is ahead of the device's, and how long it takes until what is queued on the
+    /// Compares the clocks; and how long it takes until what is queued on the
     /// idle device was told of.
-    fn read_clock(&self) -> Result<(i64, Nanos), CudaError> {
+    fn read_clock(&self) -> Result<(DeviceClock, Nanos), CudaError> {
         // The first time the code comes to the device.
-        let mut best = (0, Nanos(u64::MAX));
+        let mut best = (self.clock, Nanos(u64::MAX));
         for number in 1..=ROUND_TRIPS {
             let before = MonotonicClock::read();
             self.queue_mark(0, 0, number)?;
@@ -259,10 +259,9 @@ impl Feeder {
             }
             let took = MonotonicClock::read() - before;
             self.until_done()?;
-            let middle = before.0 + took.0 / 2;
-            let offset = (middle as i64).wrapping_sub(self.report(number).begun_ns as i64);
             if number > 1 && took < best.1 {
-                best = (offset, took);
+                let middle = Nanos(before.0 + took.0 / 2);
+                best = (DeviceClock::new(middle, self.report(number).begun_ns), took);
             }
             self.forget(number);
         }
@@ -350,16 +349,16 @@ impl Feeder {
         Ok(progress)
     }
 
-    fn tell(&self) -> bool {
-        let mut board = self.shared.board();
+    fn tell(&mut self) -> bool {
+        let shared = self.shared.clone();
+        let mut board = shared.board();
         let (before, mut progress) = (board.has_completions(), false);
         loop {
             let ended = |&(_, number): &(usize, u32)| self.has_ended(number);
             let Some((slot, number)) = board.awaited().find(ended) else { break };
             let report = self.report(number);
-            let host =
-                |device_ns: u64| Nanos((device_ns as i64).wrapping_add(self.clock_offset).max(0) as u64);
-            let (begun, end) = (host(report.begun_ns), host(report.ended_ns));
+            self.clock.seen(report.ended_ns, MonotonicClock::read());
+            let (begun, end) = (self.clock.host(report.begun_ns), self.clock.host(report.ended_ns));
             let loaded = board.at_work(slot).0.clone();
             let fault = self.take_fault(number, &report).map(|value| (board.awaited_kernel(slot), value));
             let fault = fault.and_then(|(kernel, value)| Some(loaded.fault(kernel?, value)));

@@ -352,7 +352,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     fn scheme(&self) -> Scheme;
 
     /// Changes the scheme; in force for every later decision. Best-effort tasks already on the board under a
-    /// new `rt-only` wait until the scheme changes again.
+    /// new `rt-only` wait until the scheme changes again. A device that has not got it keeps the one that it
+    /// has: [`Device::scheme`] says which.
     fn set_scheme(&self, scheme: Scheme);
 
     /// Makes `plan` ready to run: arenas, scratch, weights, host state. May take long and runs on the
