@@ -64,6 +64,11 @@ void with_launch(const void *parameter) {
 
 #define KERNEL(name) {"reef_queue_" #name, sizeof(reef::Launch), with_launch<reef_queue_##name>}
 
+// Those of the driver's own test.
+#ifndef EMULATOR_OTHER_KERNELS
+#define EMULATOR_OTHER_KERNELS
+#endif
+
 const Kernel KERNELS[] = {
     KERNEL(conv),
     KERNEL(elementwise),
@@ -75,7 +80,29 @@ const Kernel KERNELS[] = {
     KERNEL(gather),
     KERNEL(synthetic),
     KERNEL(mark),
+    EMULATOR_OTHER_KERNELS
 };
+
+// Memory that kernels use: as much as was asked for and not more, so that what lies behind it is found out where the
+// driver is built for that.
+void *take_memory(size_t alignment, size_t bytes) {
+#ifdef EMULATOR_RACES
+  (void)alignment;
+  return races::take_memory(bytes);
+#else
+  void *at = nullptr;
+  return posix_memalign(&at, alignment, bytes) == 0 ? at : nullptr;
+#endif
+}
+
+void give_memory_back(void *at, size_t bytes) {
+#ifdef EMULATOR_RACES
+  races::give_memory_back(at, bytes);
+#else
+  (void)bytes;
+  std::free(at);
+#endif
+}
 
 // What a stream is to do, one after the other.
 struct Work {
@@ -85,8 +112,8 @@ struct Work {
   BlockView view;
   size_t shared_bytes = 0;
   unsigned long long next = 0, through = 0;
+  unsigned number = 0;
   std::function<void()> at_once;
-  bool taken = false;
 };
 
 struct Stream {
@@ -108,6 +135,7 @@ class Device {
       : memory_bytes(setting("REEF_EMULATOR_MEMORY_MIB", 1024) << 20), sms(listed("REEF_EMULATOR_SMS", number, 2)) {
     streams_.push_back(&legacy_);
     for (long sm = 0; sm < sms; sm++) std::thread(&Device::work, this, static_cast<unsigned>(sm)).detach();
+    std::thread(&Device::copy, this).detach();
   }
 
   Result fault() {
@@ -174,9 +202,10 @@ class Device {
     std::lock_guard<std::mutex> held(mutex_);
     const auto found = memory_.find(at);
     if (found == memory_.end() || found->second.second != of_device) return false;
-    used_ -= of_device ? found->second.first : 0;
+    const size_t bytes = found->second.first;
+    used_ -= of_device ? bytes : 0;
     memory_.erase(found);
-    std::free(at);
+    give_memory_back(at, bytes);
     return true;
   }
 
@@ -204,48 +233,72 @@ class Device {
     Multiprocessor own(sm);
     std::unique_lock<std::mutex> held(mutex_);
     for (;;) {
-      Stream *stream = nullptr;
-      changed_.wait(held, [&] { return fault_ == SUCCESS && (stream = pick()) != nullptr; });
-      Work &head = stream->work.front();
-      if (head.kernel == nullptr) {
-        head.taken = true;
-        held.unlock();
-        head.at_once();
-        held.lock();
-        stream->work.pop_front();
-        changed_.notify_all();
-        continue;
+      changed_.wait(held, [&] { return fault_ == SUCCESS && (!own.is_empty() || pick(own) != nullptr); });
+      if (Stream *const stream = pick(own)) {
+        take(own, *stream);
       }
-      const unsigned long long block = head.next++;
-      BlockView view = head.view;
-      const Dim &grid = view.grid;
-      view.index = {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
-                    static_cast<unsigned>(block / grid.x / grid.y)};
       held.unlock();
-      const bool ended = own.run(view, head.shared_bytes, [&head] { head.kernel->run(head.parameter.data()); });
+      void *owner = nullptr;
+      const Multiprocessor::Turn turn = own.turn(owner);
       held.lock();
-      if (!ended) {
-        std::fprintf(stderr, "emulated driver: block %llu of %s: its threads wait for each other\n", block,
-                     head.kernel->name);
+      if (turn == Multiprocessor::Turn::IDLE) continue;
+      Stream *const stream = static_cast<Stream *>(owner);
+      Work &head = stream->work.front();
+      if (turn == Multiprocessor::Turn::STUCK) {
+        std::fprintf(stderr, "emulated driver: a block of %s: its threads wait for each other\n", head.kernel->name);
         fault_ = LAUNCH_FAILED;
         changed_.notify_all();
-        continue;
-      }
-      if (++head.through == head.view.grid.count()) {
+      } else if (++head.through == head.view.grid.count()) {
+        races::end_launch(head.number);
         stream->work.pop_front();
         changed_.notify_all();
       }
     }
   }
 
-  // The most urgent stream whose next work has something left to take.
-  Stream *pick() {
+  // Has a multiprocessor begin with the next block of a stream's launch.
+  void take(Multiprocessor &own, Stream &stream) {
+    Work &head = stream.work.front();
+    if (head.next == 0) head.number = races::begin_launch(head.kernel->name);
+    const unsigned long long block = head.next++;
+    BlockView view = head.view;
+    const Dim &grid = view.grid;
+    view.index = {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
+                  static_cast<unsigned>(block / grid.x / grid.y)};
+    own.take(view, head.shared_bytes, [&head] { head.kernel->run(head.parameter.data()); }, &stream, head.number);
+  }
+
+  // What copies all its life. Kernels that wait for a copy do not keep it from being made.
+  void copy() {
+    std::unique_lock<std::mutex> held(mutex_);
+    for (;;) {
+      Stream *stream = nullptr;
+      const auto copies = [](const Work &head) { return head.kernel == nullptr; };
+      changed_.wait(held, [&] { return fault_ == SUCCESS && (stream = pick_if(copies)) != nullptr; });
+      const std::function<void()> at_once = stream->work.front().at_once;
+      held.unlock();
+      at_once();
+      held.lock();
+      stream->work.pop_front();
+      changed_.notify_all();
+    }
+  }
+
+  // The most urgent stream of whose launch the multiprocessor can take a block.
+  Stream *pick(const Multiprocessor &own) {
+    return pick_if([&own](const Work &head) {
+      return head.kernel != nullptr && head.next < head.view.grid.count() &&
+             own.has_room(head.view.threads.count(), head.shared_bytes);
+    });
+  }
+
+  // The most urgent stream whose next work is such a one.
+  template <class Wanted>
+  Stream *pick_if(Wanted wanted) {
     Stream *best = nullptr;
     for (Stream *stream : streams_) {
       if (stream->work.empty() || (best != nullptr && best->priority <= stream->priority)) continue;
-      const Work &head = stream->work.front();
-      const bool left = head.kernel == nullptr ? !head.taken : head.next < head.view.grid.count();
-      if (left) best = stream;
+      if (wanted(stream->work.front())) best = stream;
     }
     return best;
   }
@@ -398,10 +451,10 @@ API cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
 API cuMemAlloc_v2(Address *address, size_t bytes) {
   IN_CONTEXT;
   if (bytes == 0) return INVALID_VALUE;
-  void *at = std::aligned_alloc(512, (bytes + 511) / 512 * 512);
+  void *at = take_memory(512, bytes);
   if (at == nullptr) return OUT_OF_MEMORY;
   if (!own.take(at, bytes, true)) {
-    std::free(at);
+    give_memory_back(at, bytes);
     return OUT_OF_MEMORY;
   }
   // A device's memory is not zero when it is taken.
@@ -419,7 +472,7 @@ API cuMemFree_v2(Address address) {
 API cuMemHostAlloc(void **at, size_t bytes, unsigned) {
   IN_CONTEXT;
   if (bytes == 0) return INVALID_VALUE;
-  *at = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  *at = take_memory(4096, bytes);
   if (*at == nullptr) return OUT_OF_MEMORY;
   own.take(*at, bytes, false);
   return SUCCESS;

@@ -1,16 +1,24 @@
 // Blocks: threads of a block are fibers of one thread of the system.
 #pragma once
+#include <sched.h>
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <numeric>
 #include <random>
 #include <vector>
+
+#include "races.h"
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
 
 #if !defined(__x86_64__)
 #error "the emulator switches stacks of x86-64"
@@ -62,18 +70,54 @@ class Stack {
   }
   ~Stack() { munmap(base_, BYTES); }
   Stack(const Stack &) = delete;
-  void **top() { return reinterpret_cast<void **>(base_ + BYTES); }
+  void **top() const { return reinterpret_cast<void **>(base_ + BYTES); }
+  const void *bottom() const { return base_ + GUARD; }
+  size_t bytes() const { return BYTES - GUARD; }
 
  private:
   static constexpr size_t GUARD = 4096;
-  static constexpr size_t BYTES = 64 * 1024 + GUARD;
+  // Frames are larger where they are watched.
+  static constexpr size_t BYTES = 256 * 1024 + GUARD;
   char *base_;
 };
 
-// An SM: runs one block at a time on the thread of the system that it lives on.
+// The address sanitizer is told when another stack runs: that the running one is left, for ever if nothing is to be
+// kept of it; and on the new one, which it was and where the one before it lies.
+inline void leave_stack(void **kept, const void *bottom, size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(kept, bottom, bytes);
+#else
+  (void)kept, (void)bottom, (void)bytes;
+#endif
+}
+inline void enter_stack(void *kept, const void **bottom_before, size_t *bytes_before) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(kept, bottom_before, bytes_before);
+#else
+  (void)kept, (void)bottom_before, (void)bytes_before;
+#endif
+}
+
+// A multiprocessor, on the thread of the system that it lives on. It has one block at a time, but for those that wait
+// for others: where nothing but that has happened for `PATIENCE` it is idle, and takes more, as many as fit a real one's
+// threads and shared memory. They take turns.
 class Multiprocessor {
  public:
   static constexpr unsigned BARRIERS = 16;
+  static constexpr unsigned THREADS_MAX = 2048;
+  static constexpr size_t SHARED_BYTES = 228 * 1024;
+  static constexpr std::chrono::milliseconds PATIENCE{1};
+
+  // How a turn of its blocks came out.
+  enum class Turn {
+    // One is through.
+    ENDED,
+    // The threads of one wait for each other for ever.
+    STUCK,
+    // All have spun for long.
+    IDLE,
+  };
+
   static Multiprocessor *&current() {
     static thread_local Multiprocessor *own = nullptr;
     return own;
@@ -85,73 +129,179 @@ class Multiprocessor {
     if (shuffles_) random_.seed(std::strtoul(seed, nullptr, 10) * 1000 + number);
   }
 
-  // Runs a block; false if its threads wait for each other for ever.
-  bool run(const BlockView &view, size_t shared_bytes, const std::function<void()> &body) {
-    const unsigned count = static_cast<unsigned>(view.threads.count());
-    shared_.assign(shared_bytes + ALIGNMENT, 0xAA);
-    view_ = view;
-    const auto address = reinterpret_cast<uintptr_t>(shared_.data());
-    view_.shared = shared_.data() + (ALIGNMENT - address % ALIGNMENT) % ALIGNMENT;
-    body_ = &body;
-    for (Barrier &barrier : barriers_) barrier = Barrier();
-    while (fibers_.size() < count) fibers_.push_back(std::make_unique<Fiber>());
-    for (unsigned thread = 0; thread < count; thread++) prepare(*fibers_[thread], thread);
-    std::vector<unsigned> order(count);
-    std::iota(order.begin(), order.end(), 0);
-    unsigned live = count;
-    current() = this;
-    while (live > 0) {
-      if (shuffles_) std::shuffle(order.begin(), order.end(), random_);
-      bool ran = false;
-      for (const unsigned thread : order) {
-        Fiber &fiber = *fibers_[thread];
-        if (fiber.state != State::READY) continue;
-        ran = true;
-        running_ = &fiber;
-        emulator_switch(&own_stack_, fiber.stack_pointer);
-        live -= fiber.state == State::ENDED;
-      }
-      if (!ran) return false;
-    }
-    return true;
+  bool is_empty() const { return blocks_.empty(); }
+
+  bool has_room(unsigned long long threads, size_t shared_bytes) const {
+    return is_empty() || (threads_ + threads <= THREADS_MAX && shared_bytes_ + shared_bytes <= SHARED_BYTES);
   }
 
-  void barrier(unsigned id, unsigned threads) {
-    Barrier &barrier = barriers_[id % BARRIERS];
+  // Takes a block in. `owner` is what `turn` names it by; `launch` is of the blocks that begin together.
+  void take(const BlockView &view, size_t shared_bytes, std::function<void()> body, void *owner, unsigned launch) {
+    blocks_.push_back(std::make_unique<Block>(view, shared_bytes, std::move(body), owner));
+    Block &block = *blocks_.back();
+    const unsigned count = block.live;
+    threads_ += count;
+    shared_bytes_ += shared_bytes;
+    block.accesses = races::begin_block(launch, view.index.x, count, block.view.shared, shared_bytes);
+    for (unsigned thread = 0; thread < count; thread++) {
+      if (idle_.empty()) idle_.push_back(std::make_unique<Fiber>());
+      block.fibers.push_back(std::move(idle_.back()));
+      idle_.pop_back();
+      prepare(*block.fibers.back(), block, thread);
+    }
+  }
+
+  // Runs the blocks until there is something to tell: of which block, by its owner.
+  Turn turn(void *&owner) {
+    current() = this;
+    auto advanced = Clock::now();
+    for (;;) {
+      bool spins = true;
+      for (size_t at = 0; at < blocks_.size(); at++) {
+        Block &block = *blocks_[at];
+        const Round round = run(block);
+        owner = block.owner;
+        if (!round.ran) return Turn::STUCK;
+        if (block.live == 0) {
+          remove(at);
+          return Turn::ENDED;
+        }
+        spins = spins && !round.advanced;
+      }
+      if (!spins) {
+        advanced = Clock::now();
+        continue;
+      }
+      const auto since = Clock::now() - advanced;
+      if (since > PATIENCE) return Turn::IDLE;
+      // What they wait for may need the processor.
+      if (since > PATIENCE / 4) sched_yield();
+    }
+  }
+
+  NOT_WATCHED void barrier(unsigned id, unsigned threads) {
+    Block &block = *running_->block;
+    Barrier &barrier = block.barriers[id % BARRIERS];
     running_->state = State::WAITING;
     running_->barrier = id;
+    running_->advanced = true;
+    races::arrive(block.accesses, running_->number, id);
     if (++barrier.arrived == threads) {
       barrier.arrived = 0;
-      for (auto &fiber : fibers_) {
+      races::open(block.accesses, id);
+      for (auto &fiber : block.fibers) {
         if (fiber->state == State::WAITING && fiber->barrier == id) fiber->state = State::READY;
       }
     }
     // Also who opened it gives way: others may have been waiting for long.
-    emulator_switch(&running_->stack_pointer, own_stack_);
+    leave(false);
   }
 
-  // Lets the block's other threads run.
-  void give_way() { emulator_switch(&running_->stack_pointer, own_stack_); }
+  // Lets other threads run.
+  NOT_WATCHED void give_way() { leave(false); }
 
-  const BlockView &view() const { return view_; }
-  const Dim &thread() const { return running_->index; }
+  NOT_WATCHED const BlockView &view() const { return running_->block->view; }
+  NOT_WATCHED const Dim &thread() const { return running_->index; }
 
  private:
   static constexpr size_t ALIGNMENT = 128;
+  using Clock = std::chrono::steady_clock;
   enum class State { READY, WAITING, ENDED };
+  struct Block;
   struct Fiber {
     Stack stack;
     void *stack_pointer = nullptr;
+    void *kept = nullptr;
+    Block *block = nullptr;
+    unsigned number = 0;
     Dim index;
     State state = State::ENDED;
     unsigned barrier = 0;
+    // Whether it did more than to give way when it last ran.
+    bool advanced = false;
   };
   struct Barrier {
     unsigned arrived = 0;
   };
+  struct Round {
+    bool ran, advanced;
+  };
+  struct Block {
+    Block(const BlockView &from, size_t bytes, std::function<void()> what, void *whose)
+        : view(from),
+          shared_bytes(bytes),
+          body(std::move(what)),
+          owner(whose),
+          live(static_cast<unsigned>(from.threads.count())),
+          order(live) {
+      // Exactly what was asked for, so that what lies behind it is not the block's.
+      void *memory = nullptr;
+      if (posix_memalign(&memory, ALIGNMENT, bytes) != 0) std::abort();
+      std::memset(memory, 0xAA, bytes);
+      view.shared = static_cast<unsigned char *>(memory);
+      std::iota(order.begin(), order.end(), 0);
+    }
+    ~Block() {
+      std::free(view.shared);
+      races::end_block(accesses);
+    }
+    Block(const Block &) = delete;
 
-  void prepare(Fiber &fiber, unsigned thread) {
-    const Dim &threads = view_.threads;
+    BlockView view;
+    size_t shared_bytes;
+    std::function<void()> body;
+    void *owner;
+    unsigned live;
+    std::vector<unsigned> order;
+    std::vector<std::unique_ptr<Fiber>> fibers;
+    Barrier barriers[BARRIERS];
+    races::Accesses *accesses = nullptr;
+  };
+
+  // Every thread that can runs until it waits, gives way or ends.
+  Round run(Block &block) {
+    if (shuffles_) std::shuffle(block.order.begin(), block.order.end(), random_);
+    Round round = {false, false};
+    for (const unsigned thread : block.order) {
+      Fiber &fiber = *block.fibers[thread];
+      if (fiber.state != State::READY) continue;
+      round.ran = true;
+      fiber.advanced = false;
+      enter(fiber);
+      block.live -= fiber.state == State::ENDED;
+      round.advanced = round.advanced || fiber.advanced;
+    }
+    return round;
+  }
+
+  void remove(size_t at) {
+    Block &block = *blocks_[at];
+    threads_ -= static_cast<unsigned>(block.fibers.size());
+    shared_bytes_ -= block.shared_bytes;
+    for (auto &fiber : block.fibers) idle_.push_back(std::move(fiber));
+    blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(at));
+  }
+
+  void enter(Fiber &fiber) {
+    running_ = &fiber;
+    races::watch(fiber.block->accesses, fiber.number);
+    leave_stack(&kept_, fiber.stack.bottom(), fiber.stack.bytes());
+    emulator_switch(&own_stack_, fiber.stack_pointer);
+    enter_stack(kept_, nullptr, nullptr);
+    races::look_away();
+  }
+
+  NOT_WATCHED void leave(bool for_ever) {
+    Fiber &fiber = *running_;
+    leave_stack(for_ever ? nullptr : &fiber.kept, own_bottom_, own_bytes_);
+    emulator_switch(&fiber.stack_pointer, own_stack_);
+    enter_stack(fiber.kept, &own_bottom_, &own_bytes_);
+  }
+
+  void prepare(Fiber &fiber, Block &block, unsigned thread) {
+    const Dim &threads = block.view.threads;
+    fiber.block = &block;
+    fiber.number = thread;
     fiber.index = {thread % threads.x, thread / threads.x % threads.y, thread / (threads.x * threads.y)};
     fiber.state = State::READY;
     void **top = fiber.stack.top();
@@ -162,28 +312,35 @@ class Multiprocessor {
     fiber.stack_pointer = top;
   }
 
-  static void begin() {
+  NOT_WATCHED static void begin() {
     Multiprocessor &own = *current();
-    (*own.body_)();
+    enter_stack(nullptr, &own.own_bottom_, &own.own_bytes_);
+    own.running_->block->body();
     own.running_->state = State::ENDED;
-    emulator_switch(&own.running_->stack_pointer, own.own_stack_);
+    own.running_->advanced = true;
+    own.leave(true);
     std::abort();
   }
 
-  std::vector<std::unique_ptr<Fiber>> fibers_;
-  std::vector<unsigned char> shared_;
-  Barrier barriers_[BARRIERS];
-  BlockView view_;
-  const std::function<void()> *body_ = nullptr;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  // Of no block.
+  std::vector<std::unique_ptr<Fiber>> idle_;
+  // Of all its blocks.
+  unsigned threads_ = 0;
+  size_t shared_bytes_ = 0;
   Fiber *running_ = nullptr;
+  // The stack of the system's thread.
   void *own_stack_ = nullptr;
+  void *kept_ = nullptr;
+  const void *own_bottom_ = nullptr;
+  size_t own_bytes_ = 0;
   bool shuffles_ = false;
   std::mt19937 random_;
 };
 
-inline const Dim &this_thread() { return Multiprocessor::current()->thread(); }
-inline const BlockView &this_block() { return Multiprocessor::current()->view(); }
-inline void give_way() { Multiprocessor::current()->give_way(); }
-inline void barrier(unsigned id, unsigned threads) { Multiprocessor::current()->barrier(id, threads); }
+NOT_WATCHED inline const Dim &this_thread() { return Multiprocessor::current()->thread(); }
+NOT_WATCHED inline const BlockView &this_block() { return Multiprocessor::current()->view(); }
+NOT_WATCHED inline void give_way() { Multiprocessor::current()->give_way(); }
+NOT_WATCHED inline void barrier(unsigned id, unsigned threads) { Multiprocessor::current()->barrier(id, threads); }
 
 }  // namespace emulator
