@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -99,14 +98,15 @@ inline void enter_stack(void *kept, const void **bottom_before, size_t *bytes_be
 }
 
 // A multiprocessor, on the thread of the system that it lives on. It has one block at a time, but for those that wait
-// for others: where nothing but that has happened for `PATIENCE` it is idle, and takes more, as many as fit a real one's
-// threads and shared memory. They take turns.
+// for others: where nothing but that has happened `PATIENCE` times it is idle, and takes more, as many as fit a real
+// one's threads and shared memory. They take turns.
 class Multiprocessor {
  public:
   static constexpr unsigned BARRIERS = 16;
   static constexpr unsigned THREADS_MAX = 2048;
   static constexpr size_t SHARED_BYTES = 228 * 1024;
-  static constexpr std::chrono::milliseconds PATIENCE{1};
+  // Times that threads gave way: milliseconds. No clock, which goes on where the system has the thread wait.
+  static constexpr unsigned long PATIENCE = 1 << 17;
 
   // How a turn of its blocks came out.
   enum class Turn {
@@ -154,28 +154,24 @@ class Multiprocessor {
   // Runs the blocks until there is something to tell: of which block, by its owner.
   Turn turn(void *&owner) {
     current() = this;
-    auto advanced = Clock::now();
-    for (;;) {
-      bool spins = true;
+    for (unsigned long spun = 0;;) {
+      bool advanced = false;
       for (size_t at = 0; at < blocks_.size(); at++) {
         Block &block = *blocks_[at];
         const Round round = run(block);
         owner = block.owner;
-        if (!round.ran) return Turn::STUCK;
+        if (round.ran == 0) return Turn::STUCK;
         if (block.live == 0) {
           remove(at);
           return Turn::ENDED;
         }
-        spins = spins && !round.advanced;
+        advanced = advanced || round.advanced;
+        spun += round.ran;
       }
-      if (!spins) {
-        advanced = Clock::now();
-        continue;
-      }
-      const auto since = Clock::now() - advanced;
-      if (since > PATIENCE) return Turn::IDLE;
+      if (advanced) spun = 0;
+      if (spun > PATIENCE) return Turn::IDLE;
       // What they wait for may need the processor.
-      if (since > PATIENCE / 4) sched_yield();
+      if (spun > PATIENCE / 4) sched_yield();
     }
   }
 
@@ -205,7 +201,6 @@ class Multiprocessor {
 
  private:
   static constexpr size_t ALIGNMENT = 128;
-  using Clock = std::chrono::steady_clock;
   enum class State { READY, WAITING, ENDED };
   struct Block;
   struct Fiber {
@@ -224,7 +219,9 @@ class Multiprocessor {
     unsigned arrived = 0;
   };
   struct Round {
-    bool ran, advanced;
+    // Threads that ran.
+    unsigned long ran;
+    bool advanced;
   };
   struct Block {
     Block(const BlockView &from, size_t bytes, std::function<void()> what, void *whose)
@@ -261,11 +258,11 @@ class Multiprocessor {
   // Every thread that can runs until it waits, gives way or ends.
   Round run(Block &block) {
     if (shuffles_) std::shuffle(block.order.begin(), block.order.end(), random_);
-    Round round = {false, false};
+    Round round = {0, false};
     for (const unsigned thread : block.order) {
       Fiber &fiber = *block.fibers[thread];
       if (fiber.state != State::READY) continue;
-      round.ran = true;
+      round.ran++;
       fiber.advanced = false;
       enter(fiber);
       block.live -= fiber.state == State::ENDED;
