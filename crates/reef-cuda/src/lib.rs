@@ -25,6 +25,8 @@ mod device;
 mod driver;
 mod error;
 mod feeder;
+#[cfg(test)]
+mod isolation;
 mod loaded;
 mod pack;
 mod scalar;
