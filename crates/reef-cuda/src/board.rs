@@ -328,7 +328,11 @@ impl<P> Board<P> {
         let launch = task.outstanding.pop_front().expect("what ends was queued");
         let Some(kernel) = launch.kernel else {
             task.finishing = false;
-            let over = if ended.skipped == 0 { Some(Outcome::Done) } else { task.closed.clone() };
+            // Who is done is not cancelled any more; a kernel that failed made no outputs.
+            let over = match &task.closed {
+                None | Some(Outcome::Cancelled) if ended.skipped == 0 => Some(Outcome::Done),
+                closed => closed.clone(),
+            };
             if let Some(outcome) = over {
                 self.complete(slot, outcome, now);
             }
