@@ -2,7 +2,7 @@
 //! has one.
 //!
 //! Both need NVRTC, NVIDIA's compiler: in the folder that `REEF_NVRTC` names, or in `cuda/nvrtc` of the
-//! target folder.
+//! target folder. The machine code is read where NVIDIA's disassembler lies beside it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,24 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cargo::{cargo, run as run_command, workspace_root};
+use crate::cargo::{cargo, run as run_command, run_counting_tests, workspace_root};
 use crate::metadata::Metadata;
+use crate::sass;
 
 /// What the bundle may weigh; it is carried through a narrow door.
 const BUNDLE_BYTES_MAX: u64 = 55 << 20;
 /// Architectures of the cards that it is for.
 const ARCHITECTURES: [&str; 6] = ["80", "86", "89", "90", "100", "120"];
+
+/// Those whose machine code is read.
+const READ: [&str; 2] = ["80", "90"];
+/// What kernels are watched for by drivers built for that; see `crates/reef-cuda/emulator/build.sh`.
+const CHECKS: [&str; 3] = ["address", "undefined", "races"];
+/// Orders of threads that they are watched in.
+const SEEDS: [&str; 2] = ["1", "2"];
+
+/// The storm's test.
+const STORM: &str = "storm_on_gpus";
 
 /// Where things are.
 struct Places {
@@ -34,7 +45,8 @@ impl Places {
         let nvrtc = named.unwrap_or_else(|| own.join("nvidia/cu13/lib"));
         if !nvrtc.join("libnvrtc.so.13").exists() {
             bail!(
-                "no libnvrtc.so.13 in {}: python3 -m pip install --target {} nvidia-cuda-nvrtc==13.0.88",
+                "no libnvrtc.so.13 in {}: python3 -m pip install --target {} nvidia-cuda-nvrtc==13.0.88 \
+                 nvidia-cuda-nvdisasm==13.2.78",
                 nvrtc.display(),
                 own.display()
             );
@@ -44,9 +56,7 @@ impl Places {
 
     /// Builds the emulated driver.
     fn emulate(&self) -> Result<()> {
-        let mut build = Command::new(workspace_root().join("crates/reef-cuda/emulator/build.sh"));
-        build.arg(self.driver.parent().expect("it has a folder"));
-        run_command(build)
+        build(self.driver.parent().expect("it has a folder"), None)
     }
 
     /// Has a command use the compiler, the emulated driver, and a cache of its own.
@@ -59,20 +69,123 @@ impl Places {
     }
 }
 
+/// Builds an emulated driver into a folder, and the test of its own.
+fn build(folder: &Path, check: Option<&str>) -> Result<()> {
+    let mut build = Command::new(workspace_root().join("crates/reef-cuda/emulator/build.sh"));
+    build.arg(folder).args(check);
+    run_command(build)
+}
+
 /// Runs the tests that need the compiler or a GPU, on the emulated driver.
 pub(crate) fn test() -> Result<()> {
     let places = Places::find()?;
+    read_machine_code(&places)?;
     places.emulate()?;
-    for part in [&["--lib", "compiler::"][..], &["--test", "cuda"], &["--test", "emulated"]] {
+    run_command(Command::new(places.driver.with_file_name("self-test")))?;
+    for part in
+        [&["--lib", "compiler::"][..], &["--test", "cuda"], &["--test", "emulated"], &["--test", STORM]]
+    {
         let mut command = cargo(&["test", "--release", "--workspace"]);
         command.args(part).args(["--", "--include-ignored"]);
-        if part.contains(&"emulated") {
+        match part {
             // Devices of several sizes in one process; their threads take turns in a random order.
-            command.env("REEF_EMULATOR_DEVICES", "4").env("REEF_EMULATOR_SMS", "1,2,3,5");
-            command.env("REEF_EMULATOR_SEED", "7");
-        }
+            [_, "emulated"] => several(&mut command, "1,2,3,5").env("REEF_EMULATOR_SEED", "7"),
+            // What is not freed is missed soon.
+            [_, STORM] => several(&mut command, "1,2,8").env("REEF_EMULATOR_MEMORY_MIB", "256"),
+            _ => &mut command,
+        };
         places.emulated(&mut command);
         run_command(command)?;
+    }
+    CHECKS.iter().try_for_each(|check| watch(&places, check))
+}
+
+/// Has the emulated driver show devices with so many multiprocessors.
+fn several<'a>(command: &'a mut Command, sms: &str) -> &'a mut Command {
+    let devices = sms.split(',').count().to_string();
+    command.env("REEF_EMULATOR_DEVICES", devices).env("REEF_EMULATOR_SMS", sms)
+}
+
+/// Runs every kernel on a driver that watches what it does.
+fn watch(places: &Places, check: &str) -> Result<()> {
+    let folder = places.target.join("cuda").join(format!("emulated-{check}"));
+    build(&folder, Some(check))?;
+    let mut proof = Command::new(folder.join("self-test"));
+    proof.env("ASAN_OPTIONS", "detect_leaks=0");
+    run_command(proof)?;
+    for seed in SEEDS {
+        for part in [["--lib", "isolation::"], ["--test", "emulated"], ["--test", "elements"]] {
+            let mut command = cargo(&["test", "--release", "--workspace"]);
+            command.args(part).args(["--", "--include-ignored"]);
+            if part == ["--test", "emulated"] {
+                command.arg("results_");
+            }
+            several(places.compiling(&mut command), "1,2,3,5").env("REEF_EMULATOR_SEED", seed);
+            command.env("REEF_CUDA_DRIVER", folder.join("libcuda.so"));
+            if check == "address" {
+                preload(&mut command)?;
+            }
+            if run_counting_tests(command)? == 0 {
+                bail!("there is no test {part:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Has the programs that cargo runs load the address sanitizer's library before all else: who loads a driver
+/// that needs it later comes too late.
+fn preload(command: &mut Command) -> Result<()> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
+    let asked = Command::new(&compiler).arg("-print-file-name=libasan.so").output();
+    let asked = asked.with_context(|| format!("cannot start {compiler}"))?;
+    let library = String::from_utf8_lossy(&asked.stdout).trim().to_string();
+    if !Path::new(&library).is_absolute() {
+        bail!("{compiler} has no libasan.so");
+    }
+    // By a runner: not into cargo itself.
+    let triple = format!("{}_UNKNOWN_LINUX_GNU", std::env::consts::ARCH.to_uppercase());
+    let runner = format!("env LD_PRELOAD={library} ASAN_OPTIONS=detect_leaks=0");
+    command.env(format!("CARGO_TARGET_{triple}_RUNNER"), runner);
+    Ok(())
+}
+
+/// Reads the kernels' machine code, if there is a disassembler: nothing loads data as it may not, and what
+/// lies in memory for want of registers is what the table says.
+fn read_machine_code(places: &Places) -> Result<()> {
+    let disassembler = places.nvrtc.join("../bin/nvdisasm");
+    if !disassembler.exists() {
+        println!("machine code: skipped: there is no {}", disassembler.display());
+        return Ok(());
+    }
+    run_command(cargo(&["build", "--release", "--workspace", "--example", "kernels"]))?;
+    let folder = places.target.join("cuda/machine-code");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    let mut table = String::from("arch kernel local_loads local_stores table_loads\n");
+    for arch in READ {
+        let own = folder.join(arch);
+        let mut kernels = Command::new(places.target.join("release/examples/kernels"));
+        places.compiling(&mut kernels).arg(&own).arg(arch);
+        run_command(kernels)?;
+        let cubin = fs::read_dir(&own)?.next().context("the kernels were compiled")??.path();
+        let output = Command::new(&disassembler).arg("-c").arg(&cubin).output();
+        let output = output.with_context(|| format!("cannot start {}", disassembler.display()))?;
+        if !output.status.success() {
+            bail!("nvdisasm cannot read {}: {}", cubin.display(), String::from_utf8_lossy(&output.stderr));
+        }
+        for kernel in sass::kernels(&String::from_utf8_lossy(&output.stdout))? {
+            let sass::Kernel { name, local_loads, local_stores, table_loads } = kernel;
+            table += &format!("sm_{arch} {name} {local_loads} {local_stores} {table_loads}\n");
+        }
+    }
+    let committed = workspace_root().join("crates/reef-cuda/machine-code.txt");
+    if std::env::var_os("REEF_UPDATE").is_some() {
+        return fs::write(&committed, table).with_context(|| format!("cannot write {}", committed.display()));
+    }
+    if fs::read_to_string(&committed).unwrap_or_default() != table {
+        bail!("{} is to be (REEF_UPDATE=1 writes it anew):\n{table}", committed.display());
     }
     Ok(())
 }
