@@ -1,13 +1,15 @@
-//! A test: every kernel of every sample by itself, with each of its operands in memory of its own, as large as
+//! Tests: every kernel of every sample, and of many random ones, by itself, with each of its operands in memory of its own, as large as
 //! the plan says that it is.
 //!
 //! Tasks have all their operands in one piece of memory, where a kernel that leaves one finds another. Here it
 //! finds nothing, and a driver that watches for that says so (`crates/reef-cuda/emulator`). Bytes of a strided
 //! operand that are not its own must stay as they are.
 
+mod random;
+
 use std::sync::Arc;
 
-use reef_base::Buffer;
+use reef_base::{Buffer, Rng};
 use reef_compile::samples::{self, Sample};
 use reef_plan::{DeviceKind, Isa, Kernel, Place, Plan, Region, Target};
 
@@ -18,6 +20,8 @@ use crate::driver::{Context, DeviceBytes, Driver, Module, PinnedBytes, Propertie
 
 /// Numbers of multiprocessors that plans are cut for.
 const CUTS: [usize; 4] = [1, 2, 5, 64];
+/// Random samples.
+const RANDOM: u64 = 100;
 /// What memory holds before a kernel writes it.
 const STALE: u8 = 0x5A;
 
@@ -198,5 +202,16 @@ fn kernels_keep_to_their_operands() {
     for cus in CUTS {
         let ran = samples.iter().filter(|sample| bench.sample(sample, cus)).count();
         assert!(ran + 3 >= samples.len(), "{ran} of {} samples ran", samples.len());
+    }
+}
+
+#[test]
+#[ignore = "needs the emulated driver: cargo xtask cuda"]
+fn kernels_of_random_shapes_keep_to_their_operands() {
+    let bench = Bench::new();
+    for seed in 0..RANDOM {
+        let sample = random::sample(&mut Rng::new(seed));
+        println!("seed {seed}: {}", sample.name);
+        assert!(bench.sample(&sample, CUTS[seed as usize % CUTS.len()]), "{} cannot run", sample.name);
     }
 }
