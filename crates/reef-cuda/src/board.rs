@@ -351,8 +351,11 @@ impl<P> Board<P> {
         if ended.skipped > 0 {
             task.next = task.next.min(kernel);
         }
-        if let Some(fault) = ended.fault {
-            task.closed.get_or_insert(Outcome::Failed(fault));
+        if let Some(fault) = ended.fault
+            && matches!(task.closed, None | Some(Outcome::Cancelled))
+        {
+            // Not cancelled any more: the mark would make it done.
+            task.closed = Some(Outcome::Failed(fault));
         }
         let (key, closed) = (task.submission.key, task.closed.clone());
         let over = closed.filter(|_| task.outstanding.is_empty());
