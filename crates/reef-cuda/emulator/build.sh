@@ -40,5 +40,6 @@ build() {
   mv "$to.new" "$to"
 }
 build self-test.cpp "$out/self-test" &
+test=$!
 build driver.cpp "$out/libcuda.so" -shared -Wl,-soname,libcuda.so
-wait $!
+wait "$test"

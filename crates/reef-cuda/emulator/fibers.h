@@ -154,7 +154,7 @@ class Multiprocessor {
   // Runs the blocks until there is something to tell: of which block, by its owner.
   Turn turn(void *&owner) {
     current() = this;
-    for (unsigned long spun = 0;;) {
+    for (unsigned long spun = 0, yields = PATIENCE / 8;;) {
       bool advanced = false;
       for (size_t at = 0; at < blocks_.size(); at++) {
         Block &block = *blocks_[at];
@@ -168,10 +168,13 @@ class Multiprocessor {
         advanced = advanced || round.advanced;
         spun += round.ran;
       }
-      if (advanced) spun = 0;
+      if (advanced) spun = 0, yields = PATIENCE / 8;
       if (spun > PATIENCE) return Turn::IDLE;
-      // What they wait for may need the processor.
-      if (spun > PATIENCE / 4) sched_yield();
+      if (spun > yields) {
+        // What they wait for may need the processor.
+        sched_yield();
+        yields += PATIENCE / 8;
+      }
     }
   }
 
