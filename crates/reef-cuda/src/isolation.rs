@@ -1,9 +1,9 @@
-//! Tests: every kernel of every sample, and of many random ones, by itself, with each of its operands in memory of its own, as large as
-//! the plan says that it is.
+//! Tests: every kernel of every sample, and of many random ones, by itself, with each of its operands in
+//! memory of its own, as large as the plan says that it is.
 //!
-//! Tasks have all their operands in one piece of memory, where a kernel that leaves one finds another. Here it
-//! finds nothing, and a driver that watches for that says so (`crates/reef-cuda/emulator`). Bytes of a strided
-//! operand that are not its own must stay as they are.
+//! Tasks have all their operands in one piece of memory, where a kernel that leaves one finds another.
+//! Here it finds nothing, and a driver that watches for that says so (`crates/reef-cuda/emulator`). Bytes
+//! of a strided operand that are not its own must stay as they are.
 
 mod random;
 

@@ -1,6 +1,6 @@
-//! Every function of elements, on every type, over the ends of what the types hold: as the reference has it. On the
-//! emulated driver built with the undefined-behaviour sanitizer this also shows that the kernels leave nothing to
-//! the compiler.
+//! Every function of elements, on every type, over the ends of what the types hold: as the reference has
+//! it. On the emulated driver built with the undefined-behaviour sanitizer this also shows that the
+//! kernels leave nothing to the compiler.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

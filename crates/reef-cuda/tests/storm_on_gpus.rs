@@ -1,9 +1,10 @@
-//! A storm on the emulated driver's GPUs: two threads submit, cancel and fetch tasks of many plans, one loads and
-//! unloads the plans, one changes the scheme and stops the device now and then. Whatever happens, every task ends
-//! once, what is done has the bytes that the same plan gives alone, and the books of memory balance at the end.
+//! A storm on the emulated driver's GPUs: two threads submit, cancel and fetch tasks of many plans, one
+//! loads and unloads the plans, one changes the scheme and stops the device now and then. Whatever
+//! happens, every task ends once, what is done has the bytes that the same plan gives alone, and the
+//! books of memory balance at the end.
 //!
-//! `REEF_STORM_SECONDS` is how long it lasts on each GPU, `REEF_STORM_SEED` makes it another one. Time decides only
-//! when to stop.
+//! `REEF_STORM_SECONDS` is how long it lasts on each GPU, `REEF_STORM_SEED` makes it another one. Time
+//! decides only when to stop.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -161,10 +162,14 @@ impl Storm<'_> {
     fn submit_and_fetch(&self, until: Instant, mut rng: Rng) {
         while !self.is_over(until) {
             for _ in 0..=rng.below(4) {
-                self.submit(&mut rng);
+                if !self.submit(&mut rng) {
+                    // The board is full, or stands.
+                    std::thread::sleep(Duration::from_micros(50));
+                    break;
+                }
             }
             self.cancel_one(&mut rng);
-            let most = rng.below(40) as usize;
+            let most = rng.below(30) as usize;
             let since = Instant::now();
             while self.waiting.lock().unwrap().len() > most && !self.is_over(until) {
                 match self.device.try_complete() {
@@ -176,13 +181,14 @@ impl Storm<'_> {
         }
     }
 
-    fn submit(&self, rng: &mut Rng) {
+    /// False if the device did not take a task.
+    fn submit(&self, rng: &mut Rng) -> bool {
         let subject = rng.below(self.subjects.len() as u64) as usize;
         let variant = rng.below(VARIANTS as u64) as usize;
-        let Some(plan) = *self.loaded[subject].lock().unwrap() else { return };
+        let Some(plan) = *self.loaded[subject].lock().unwrap() else { return true };
         let Some(mut io) = self.device.alloc_io(plan) else {
             assert_ne!(*self.loaded[subject].lock().unwrap(), Some(plan), "a loaded plan has buffers");
-            return;
+            return true;
         };
         let inputs = &self.subjects[subject].variants[variant].inputs;
         for (buffer, bytes) in io.inputs.iter_mut().zip(inputs) {
@@ -200,6 +206,7 @@ impl Storm<'_> {
                 if let Some(one) = waiting.get_mut(&token) {
                     one.task = Some(task);
                 }
+                true
             }
             Err(rejected) => {
                 count(&self.tally.refused);
@@ -212,6 +219,7 @@ impl Storm<'_> {
                     RejectReason::WrongBuffers => panic!("buffers of the plan itself do not fit it"),
                     RejectReason::BoardFull | RejectReason::SchemeRefuses | RejectReason::Closed => {}
                 }
+                false
             }
         }
     }

@@ -1,8 +1,10 @@
-//! What the kernels' machine code may not have, and what is kept an eye on: the disassembler's text, read.
+//! What the kernels' machine code may not have, and what is kept an eye on: the disassembler's text,
+//! read.
 //!
-//! Data of tasks is written by other kernels, and later by other blocks of the same one. Loads that do not see
-//! such writes (by way of the read-only cache: `.CONSTANT`, or textures) may only be of tables that are part of
-//! the code, such as that of `sinf`: their addresses come from the bank of constants with the module's own.
+//! Data of tasks is written by other kernels, and later by other blocks of the same one. Loads that do
+//! not see such writes (by way of the read-only cache: `.CONSTANT`, or textures) may only be of tables
+//! that are part of the code, such as that of `sinf`: their addresses come from the bank of constants
+//! with the module's own.
 
 use anyhow::{Result, bail};
 
