@@ -37,7 +37,7 @@ smoke() {
   for model in "$here"/models/*.onnx "$out"/models/*.onnx; do
     name=$(basename "$model" .onnx)
     for device in cpu cuda:0; do
-      "$here/reef" run "$model" --random 1 --repeat 20 --device "$device" --json \
+      "$here/reef" run "$model" --random 1 --repeat 20 --device "$device" --precision f32 --json \
         --output-dir "$out/$name-$device" >"$out/$name-$device.json" || return 1
     done
     python3 "$here/compare.py" "$out/$name-cpu" "$out/$name-cuda:0" --tolerance 1e-4 || failed=1

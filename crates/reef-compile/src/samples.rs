@@ -82,9 +82,10 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 20] = [
+    let makers: [(&str, Maker); 21] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
+        ("conv with long sums", conv_with_long_sums),
         ("depthwise", depthwise),
         ("product with constant", linear),
         ("product with transposed constant", linear_transposed),
@@ -210,6 +211,13 @@ fn conv_with_epilogue(s: &mut Sketch) {
 fn conv_in_groups(s: &mut Sketch) {
     let x = s.input(&[2, 8, 13, 12]);
     let y = s.conv(x, 18, ConvAttrs { strides: [2, 1], dilations: [1, 2], groups: 2, ..plain() });
+    s.output(y);
+}
+
+fn conv_with_long_sums(s: &mut Sketch) {
+    let x = s.input(&[1, 96, 5, 4]);
+    let y = s.conv(x, 40, plain());
+    let y = s.same(Op::Unary(Unary::Relu), &[y]);
     s.output(y);
 }
 

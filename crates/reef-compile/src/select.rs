@@ -138,3 +138,109 @@ fn suppresses(a: [[f32; 2]; 2], b: [[f32; 2]; 2], threshold: f32) -> bool {
     let flat = area(a) <= 0.0 || area(b) <= 0.0 || union <= 0.0;
     !none && !flat && area(common) / union > threshold
 }
+
+#[cfg(test)]
+mod tests {
+    use reef_base::Rng;
+
+    use super::*;
+
+    /// Bytes of which many are alike, among them both zeros and NaN of every float type.
+    fn random(rng: &mut Rng, (dtype, count): (DType, usize)) -> Vec<u8> {
+        let element = |rng: &mut Rng| -> Vec<u8> {
+            let top = match rng.below(6) {
+                0 => 0x80,
+                1 => 0x7F,
+                2 => 0xFF,
+                3 => 1,
+                _ => 0,
+            };
+            let mut bytes = vec![if top & 0x7F == 0x7F { 0xFF } else { 0 }; dtype.bytes()];
+            *bytes.last_mut().unwrap() = if dtype == DType::Bool { top & 1 } else { top };
+            bytes
+        };
+        (0..count).flat_map(|_| element(rng)).collect()
+    }
+
+    /// The elements of every output, as bytes.
+    fn meant(spec: &SelectionSpec, inputs: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, String> {
+        let elements = |(bytes, (dtype, _)): (&Vec<u8>, (DType, usize))| -> Vec<Element> {
+            bytes.chunks(dtype.bytes()).map(|bytes| Element::read(dtype, bytes)).collect()
+        };
+        let inputs: Vec<Vec<Element>> = inputs.iter().zip(spec.inputs()).map(elements).collect();
+        let made = select(spec, &inputs)?;
+        let bytes = |(elements, (dtype, _)): (Vec<Element>, (DType, usize))| -> Vec<u8> {
+            let mut bytes = vec![0; elements.len() * dtype.bytes()];
+            let places = bytes.chunks_mut(dtype.bytes());
+            places.zip(elements).for_each(|(place, element)| element.write(dtype, place));
+            bytes
+        };
+        Ok(made.into_iter().zip(spec.outputs()).map(bytes).collect())
+    }
+
+    fn made(spec: &SelectionSpec, inputs: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, String> {
+        let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+        let mut outputs: Vec<Vec<u8>> =
+            spec.outputs().iter().map(|(dtype, count)| vec![0x5A; dtype.bytes() * count]).collect();
+        let mut slices: Vec<&mut [u8]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
+        reef_plan::select(spec, &inputs, &mut slices)?;
+        Ok(outputs)
+    }
+
+    #[test]
+    fn selections_over_bytes_mean_the_same() {
+        use DType::{BF16, Bool, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
+        let mut rng = Rng::new(11);
+        for dtype in [Bool, U8, I8, U16, I16, U32, I32, U64, I64, F16, BF16, F32, F64] {
+            for _ in 0..20 {
+                let mut number = |most| rng.below(most) as usize;
+                let (outer, extent, inner) = (number(3), number(6), number(3));
+                let conditions = number(extent as u64 + 1);
+                let specs = [
+                    SelectionSpec::NonZero(NonZeroSpec { dtype, dims: vec![outer, extent, inner] }),
+                    SelectionSpec::Compress(CompressSpec { dtype, outer, extent, inner, conditions }),
+                    SelectionSpec::Unique(UniqueSpec { dtype, outer, extent, inner, sorted: true }),
+                    SelectionSpec::Unique(UniqueSpec { dtype, outer, extent, inner, sorted: false }),
+                ];
+                for spec in specs {
+                    let inputs = spec.inputs().into_iter().map(|input| random(&mut rng, input));
+                    let inputs: Vec<Vec<u8>> = inputs.collect();
+                    let (made, meant) = (made(&spec, &inputs).unwrap(), meant(&spec, &inputs).unwrap());
+                    // Which of equal slices comes into y is the first; NaN keep their bits only in copies.
+                    let skip = usize::from(dtype.is_float());
+                    assert_eq!(made[skip..], meant[skip..], "{spec:?} of {inputs:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn suppression_over_bytes_means_the_same() {
+        let mut rng = Rng::new(12);
+        for round in 0..100 {
+            let (batches, classes, boxes) = (rng.below(3) as usize, 1 + rng.below(2) as usize, 8);
+            let (center_point_box, score_threshold) = (round % 2 == 0, round % 3 == 0);
+            let spec = NonMaxSuppressionSpec {
+                batches,
+                classes,
+                boxes,
+                per_class: 5,
+                center_point_box,
+                score_threshold,
+            };
+            let spec = SelectionSpec::NonMaxSuppression(spec);
+            let mut numbers = |count: usize| -> Vec<u8> {
+                let number = |_| rng.below(9) as f32 / 4.0 - 0.25;
+                (0..count).flat_map(|at| number(at).to_le_bytes()).collect()
+            };
+            let mut inputs = vec![numbers(batches * boxes * 4), numbers(batches * classes * boxes)];
+            inputs.extend([(rng.below(8) as i64 - 1).to_le_bytes().to_vec()]);
+            inputs.push((rng.below(6) as f32 / 4.0).to_le_bytes().to_vec());
+            inputs.extend(score_threshold.then(|| 0.25f32.to_le_bytes().to_vec()));
+            match (made(&spec, &inputs), meant(&spec, &inputs)) {
+                (Err(made), Err(meant)) => assert!(made.ends_with(&meant), "{made}"),
+                (made, meant) => assert_eq!(made, meant, "{spec:?} of {inputs:?}"),
+            }
+        }
+    }
+}

@@ -199,6 +199,7 @@ fn conv_spec(shape: &ConvShape, isa: Isa, tile: [usize; 2]) -> ConvSpec {
         tile_rows: tile[0],
         tile_columns: tile[1],
         columns_inner: true,
+        splits: 1,
     }
 }
 

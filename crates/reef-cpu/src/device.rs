@@ -11,7 +11,7 @@ use reef_device::{
     Admission, Budget, Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io,
     Kill, LoadedPlan, MemoryUse, OverBudget, RejectReason, Rejected, Route, Scheme, Wake,
 };
-use reef_plan::{Cutter, DeviceKind, Isa, Plan, Target};
+use reef_plan::{Cutter, DeviceKind, Isa, Plan, Precision, Target};
 
 use crate::board::bits;
 use crate::board::word::Reason;
@@ -120,7 +120,8 @@ impl CpuDevice {
 
     fn check_target(&self, plan: &Plan) -> Result<(), DeviceError> {
         let (wanted, have) = (plan.target(), self.capabilities.target);
-        if wanted.device == DeviceKind::Cpu && wanted.isa <= have.isa && wanted.window == have.window {
+        let runs = wanted.device == DeviceKind::Cpu && wanted.isa <= have.isa;
+        if runs && (wanted.window, wanted.precision) == (have.window, have.precision) {
             return Ok(());
         }
         let (plan, plan_target, device_target) = (plan.name().to_string(), wanted, have);
@@ -268,7 +269,7 @@ impl Device for CpuDevice {
         &self.capabilities
     }
 
-    fn cutter(&self) -> Arc<dyn Cutter> {
+    fn cutter(&self, _precision: Option<Precision>) -> Arc<dyn Cutter> {
         Arc::new(CpuCutter::new(self.capabilities.target))
     }
 

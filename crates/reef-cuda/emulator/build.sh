@@ -21,7 +21,7 @@ case ${2:-} in
   undefined) flags+=(-DEMULATOR_UNDEFINED -fsanitize=undefined,float-cast-overflow -fno-sanitize=vptr -fno-sanitize-recover=all) ;;
   races)
     "$cxx" "${flags[@]}" -DEMULATOR_RACES -c -o "$out/races.o" "$here/races.cpp"
-    flags+=(-DEMULATOR_RACES -fsanitize=thread --param tsan-instrument-func-entry-exit=0)
+    flags+=(-DEMULATOR_RACES -fsanitize=thread -Wno-tsan --param tsan-instrument-func-entry-exit=0)
     # The compiler's part of the thread sanitizer, with another library.
     link+=("$out/races.o")
     ;;

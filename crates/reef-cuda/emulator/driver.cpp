@@ -1,5 +1,6 @@
 // The driver's interface, as far as reef uses it, over emulated multiprocessors. See README.md.
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -30,6 +31,7 @@ enum Result : int {
   INVALID_HANDLE = 400,
   NOT_FOUND = 500,
   NOT_READY = 600,
+  NOT_PERMITTED = 800,
   LAUNCH_FAILED = 719,
 };
 
@@ -53,33 +55,29 @@ struct Kernel {
   const char *name;
   size_t parameter_bytes;
   void (*run)(const void *parameter);
+  // Bytes of shared memory that a launch may ask for.
+  std::atomic<size_t> shared_bytes_max;
 };
 
-template <void (*KERNEL)(reef::Launch)>
-void with_launch(const void *parameter) {
-  reef::Launch launch;
-  std::memcpy(&launch, parameter, sizeof launch);
-  KERNEL(launch);
+template <class Parameter, void (*KERNEL)(Parameter)>
+void with_parameter(const void *at) {
+  Parameter parameter;
+  std::memcpy(&parameter, at, sizeof parameter);
+  KERNEL(parameter);
 }
 
-#define KERNEL(name) {"reef_queue_" #name, sizeof(reef::Launch), with_launch<reef_queue_##name>}
+#define KERNEL_OF(name, Parameter) {#name, sizeof(reef::Parameter), with_parameter<reef::Parameter, name>, 48 * 1024}
+#define TILE_KERNEL(number, name, Descriptor, together) KERNEL_OF(reef_queue_##name, Launch),
 
 // Those of the driver's own test.
 #ifndef EMULATOR_OTHER_KERNELS
 #define EMULATOR_OTHER_KERNELS
 #endif
 
-const Kernel KERNELS[] = {
-    KERNEL(conv),
-    KERNEL(elementwise),
-    KERNEL(window),
-    KERNEL(matmul),
-    KERNEL(reduce),
-    KERNEL(softmax),
-    KERNEL(layer_norm),
-    KERNEL(gather),
-    KERNEL(synthetic),
-    KERNEL(mark),
+Kernel KERNELS[] = {
+    REEF_TILE_FUNCTIONS(TILE_KERNEL) KERNEL_OF(reef_queue_padded_2, Padded),
+    KERNEL_OF(reef_queue_padded_4, Padded),
+    KERNEL_OF(reef_queue_mark, Launch),
     EMULATOR_OTHER_KERNELS
 };
 
@@ -129,7 +127,7 @@ class Device {
  public:
   static constexpr int PRIORITY_LEAST = 0, PRIORITY_GREATEST = -5;
   static constexpr unsigned THREADS_MAX = 1024;
-  static constexpr size_t SHARED_BYTES_MAX = 227 * 1024;
+  static constexpr size_t SHARED_BYTES_MAX = 227 * 1024, SHARED_BYTES_OF_SM = 228 * 1024;
 
   explicit Device(long number)
       : memory_bytes(setting("REEF_EMULATOR_MEMORY_MIB", 1024) << 20), sms(listed("REEF_EMULATOR_SMS", number, 2)) {
@@ -187,6 +185,15 @@ class Device {
   bool idle(Stream *stream) {
     std::lock_guard<std::mutex> held(mutex_);
     return stream->work.empty();
+  }
+
+  // Whether a kernel is queued or running: on `only`, or on any stream.
+  bool has_kernels(Stream *only) {
+    const auto has = [](Stream *stream) {
+      return std::any_of(stream->work.begin(), stream->work.end(), [](const Work &work) { return work.kernel != nullptr; });
+    };
+    std::lock_guard<std::mutex> held(mutex_);
+    return only != nullptr ? has(only) : std::any_of(streams_.begin(), streams_.end(), has);
   }
 
   // Notes memory; false if there is not so much left.
@@ -361,6 +368,24 @@ using namespace emulator;
   Device &own = device(context);              \
   if (own.fault() != SUCCESS) return own.fault()
 
+// With REEF_EMULATOR_STRICT, refuses calls that may wait for kernels that are queued or running: all of them
+// of the device, or those of `stream`. 2 ends the process, so that calls whose result nobody looks at show.
+static bool refuses(const char *call, Device &own, Stream *stream) {
+  static const long strict = setting("REEF_EMULATOR_STRICT", 0);
+  if (strict == 0 || !own.has_kernels(stream)) return false;
+  std::fprintf(stderr, "emulated driver: %s may wait for a kernel that is queued or running\n", call);
+  if (strict > 1) std::abort();
+  return true;
+}
+
+#define MAY_WAIT \
+  if (refuses(__func__, own, nullptr)) return NOT_PERMITTED
+#define MAY_WAIT_FOR(stream) \
+  if (refuses(__func__, own, stream)) return NOT_PERMITTED
+// Work on the legacy stream waits for that of the others.
+#define NOT_LEGACY(stream) \
+  if ((stream) == nullptr) MAY_WAIT
+
 typedef unsigned long long Address;
 
 API cuInit(unsigned) {
@@ -408,6 +433,9 @@ API cuDeviceGetAttribute(int *value, int attribute, int number) {
     case 97:  // shared memory of a block
       *value = static_cast<int>(Device::SHARED_BYTES_MAX);
       return SUCCESS;
+    case 81:  // shared memory of a multiprocessor
+      *value = static_cast<int>(Device::SHARED_BYTES_OF_SM);
+      return SUCCESS;
     case 20:  // compute mode
       *value = static_cast<int>(setting("REEF_EMULATOR_COMPUTE_MODE", 0));
       return SUCCESS;
@@ -432,6 +460,7 @@ API cuCtxSetCurrent(void *handle) {
 
 API cuCtxSynchronize() {
   IN_CONTEXT;
+  MAY_WAIT;
   return own.wait_all();
 }
 
@@ -450,6 +479,7 @@ API cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
 
 API cuMemAlloc_v2(Address *address, size_t bytes) {
   IN_CONTEXT;
+  MAY_WAIT;
   if (bytes == 0) return INVALID_VALUE;
   void *at = take_memory(512, bytes);
   if (at == nullptr) return OUT_OF_MEMORY;
@@ -457,20 +487,22 @@ API cuMemAlloc_v2(Address *address, size_t bytes) {
     give_memory_back(at, bytes);
     return OUT_OF_MEMORY;
   }
-  // A device's memory is not zero when it is taken.
-  std::memset(at, 0xA5, bytes);
+  // A device's memory is not zero when it is taken. Not all of a large one: it costs time, and memory.
+  std::memset(at, 0xA5, std::min(bytes, size_t{64} << 20));
   *address = reinterpret_cast<Address>(at);
   return SUCCESS;
 }
 
 API cuMemFree_v2(Address address) {
   IN_CONTEXT;
+  MAY_WAIT;
   own.wait_all();
   return own.give_back(reinterpret_cast<void *>(address), true) ? SUCCESS : INVALID_VALUE;
 }
 
 API cuMemHostAlloc(void **at, size_t bytes, unsigned) {
   IN_CONTEXT;
+  MAY_WAIT;
   if (bytes == 0) return INVALID_VALUE;
   *at = take_memory(4096, bytes);
   if (*at == nullptr) return OUT_OF_MEMORY;
@@ -480,6 +512,7 @@ API cuMemHostAlloc(void **at, size_t bytes, unsigned) {
 
 API cuMemFreeHost(void *at) {
   IN_CONTEXT;
+  MAY_WAIT;
   own.wait_all();
   return own.give_back(at, false) ? SUCCESS : INVALID_VALUE;
 }
@@ -493,6 +526,7 @@ API cuMemHostGetDevicePointer_v2(Address *address, void *at, unsigned) {
 
 API cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
   IN_CONTEXT;
+  NOT_LEGACY(stream);
   void *at = reinterpret_cast<void *>(to);
   if (!own.knows(at, bytes)) return INVALID_VALUE;
   Work work;
@@ -502,6 +536,7 @@ API cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *strea
 
 API cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
   IN_CONTEXT;
+  NOT_LEGACY(stream);
   const void *at = reinterpret_cast<const void *>(from);
   if (!own.knows(at, bytes)) return INVALID_VALUE;
   Work work;
@@ -511,6 +546,7 @@ API cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
 
 API cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream) {
   IN_CONTEXT;
+  NOT_LEGACY(stream);
   void *at = reinterpret_cast<void *>(to);
   if (!own.knows(at, bytes)) return INVALID_VALUE;
   Work work;
@@ -527,12 +563,15 @@ API cuStreamCreateWithPriority(void **stream, unsigned, int priority) {
 API cuStreamDestroy_v2(void *stream) {
   IN_CONTEXT;
   if (stream == nullptr) return INVALID_HANDLE;
+  MAY_WAIT;
   own.destroy(own.resolve(stream));
   return SUCCESS;
 }
 
 API cuStreamSynchronize(void *stream) {
   IN_CONTEXT;
+  NOT_LEGACY(stream);
+  MAY_WAIT_FOR(own.resolve(stream));
   return own.wait(own.resolve(stream));
 }
 
@@ -543,6 +582,7 @@ API cuStreamQuery(void *stream) {
 
 API cuModuleLoadData(void **module, const void *image) {
   IN_CONTEXT;
+  MAY_WAIT;
   std::string bytes = cubin(image);
   if (bytes.empty()) return INVALID_IMAGE;
   *module = new Module{std::move(bytes)};
@@ -551,6 +591,7 @@ API cuModuleLoadData(void **module, const void *image) {
 
 API cuModuleUnload(void *module) {
   IN_CONTEXT;
+  MAY_WAIT;
   own.wait_all();
   delete static_cast<Module *>(module);
   return SUCCESS;
@@ -559,26 +600,35 @@ API cuModuleUnload(void *module) {
 API cuModuleGetFunction(void **function, void *module, const char *name) {
   IN_CONTEXT;
   if (static_cast<Module *>(module)->image.find(name) == std::string::npos) return NOT_FOUND;
-  const Kernel *const end = std::end(KERNELS);
-  const Kernel *const found =
+  Kernel *const end = std::end(KERNELS);
+  Kernel *const found =
       std::find_if(std::begin(KERNELS), end, [name](const Kernel &kernel) { return std::string(kernel.name) == name; });
   if (found == end) return NOT_FOUND;
-  *function = const_cast<Kernel *>(found);
+  *function = found;
   return SUCCESS;
 }
 
-API cuFuncSetAttribute(void *, int, int) { return SUCCESS; }
+API cuFuncSetAttribute(void *function, int attribute, int value) {
+  IN_CONTEXT;
+  if (function == nullptr) return INVALID_HANDLE;
+  // Dynamic shared memory.
+  if (attribute != 8) return SUCCESS;
+  if (value < 0 || static_cast<size_t>(value) > Device::SHARED_BYTES_MAX) return INVALID_VALUE;
+  static_cast<Kernel *>(function)->shared_bytes_max = static_cast<size_t>(value);
+  return SUCCESS;
+}
 
 API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned x, unsigned y,
                    unsigned z, unsigned shared_bytes, void *stream, void **parameters, void **) {
   IN_CONTEXT;
   if (function == nullptr) return INVALID_HANDLE;
+  NOT_LEGACY(stream);
   Work work;
   work.kernel = static_cast<const Kernel *>(function);
   work.view.grid = {grid_x, grid_y, grid_z};
   work.view.threads = {x, y, z};
   work.shared_bytes = shared_bytes;
-  const bool fits = work.view.threads.count() <= Device::THREADS_MAX && shared_bytes <= Device::SHARED_BYTES_MAX;
+  const bool fits = work.view.threads.count() <= Device::THREADS_MAX && shared_bytes <= work.kernel->shared_bytes_max;
   if (!fits || work.view.grid.count() == 0 || work.view.threads.count() == 0) return INVALID_VALUE;
   const auto *parameter = static_cast<const unsigned char *>(parameters[0]);
   work.parameter.assign(parameter, parameter + work.kernel->parameter_bytes);
@@ -594,6 +644,7 @@ API cuGetErrorName(int error, const char **name) {
     case INVALID_DEVICE: *name = "CUDA_ERROR_INVALID_DEVICE"; break;
     case INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; break;
     case INVALID_CONTEXT: *name = "CUDA_ERROR_INVALID_CONTEXT"; break;
+    case NOT_PERMITTED: *name = "CUDA_ERROR_NOT_PERMITTED"; break;
     case NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
     case LAUNCH_FAILED: *name = "CUDA_ERROR_LAUNCH_FAILED"; break;
     default: *name = "CUDA_ERROR_UNKNOWN"; break;

@@ -6,8 +6,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <array>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -196,6 +199,51 @@ class Multiprocessor {
     leave(false);
   }
 
+  // What lanes of a warp bring to an instruction that they carry out together.
+  using Brought = std::array<unsigned, 6>;
+
+  // Leaves what a lane brings, waits for the other 31, and returns what all have brought, by lane. It stays until
+  // the next but one time. Accesses of the lanes are not ordered by it.
+  NOT_WATCHED const unsigned (*exchange_in_warp(const Brought &own))[6] {
+    Block &block = *running_->block;
+    const unsigned thread = running_->number;
+    Warp &warp = block.warps[thread / LANES];
+    unsigned(*const all)[6] = warp.brought[running_->exchanges++ % 2];
+    std::copy(own.begin(), own.end(), all[thread % LANES]);
+    running_->state = State::WAITING_FOR_WARP;
+    running_->advanced = true;
+    if (++warp.arrived == LANES) {
+      warp.arrived = 0;
+      const unsigned first = thread / LANES * LANES;
+      for (unsigned lane = 0; lane < LANES; lane++) block.fibers[first + lane]->state = State::READY;
+    }
+    leave(false);
+    return all;
+  }
+
+  // Copies that a thread has begun and not waited for happen as late as they may.
+  NOT_WATCHED void copy_later(void *to, const void *from, size_t bytes, bool exists) {
+    if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0) {
+      std::fprintf(stderr, "emulated driver: a copy of %zu bytes that is not aligned to as many\n", bytes);
+      std::abort();
+    }
+    running_->copies.push_back({to, exists ? from : nullptr, bytes, running_->groups});
+  }
+  NOT_WATCHED void end_group() { running_->groups++; }
+  NOT_WATCHED void wait_for_groups(unsigned latest) {
+    auto &copies = running_->copies;
+    while (!copies.empty() && copies.front().group + latest < running_->groups) {
+      const Copy &copy = copies.front();
+      races::copies(copy.to, copy.from, copy.bytes);
+      if (copy.from == nullptr) {
+        std::memset(copy.to, 0, copy.bytes);
+      } else {
+        std::memcpy(copy.to, copy.from, copy.bytes);
+      }
+      copies.pop_front();
+    }
+  }
+
   // Lets other threads run.
   NOT_WATCHED void give_way() { leave(false); }
 
@@ -204,8 +252,19 @@ class Multiprocessor {
 
  private:
   static constexpr size_t ALIGNMENT = 128;
-  enum class State { READY, WAITING, ENDED };
+  static constexpr unsigned LANES = 32;
+  enum class State { READY, WAITING, WAITING_FOR_WARP, ENDED };
   struct Block;
+  struct Copy {
+    void *to;
+    const void *from;
+    size_t bytes;
+    unsigned long long group;
+  };
+  struct Warp {
+    unsigned brought[2][LANES][6];
+    unsigned arrived = 0;
+  };
   struct Fiber {
     Stack stack;
     void *stack_pointer = nullptr;
@@ -217,6 +276,9 @@ class Multiprocessor {
     unsigned barrier = 0;
     // Whether it did more than to give way when it last ran.
     bool advanced = false;
+    unsigned exchanges = 0;
+    std::deque<Copy> copies;
+    unsigned long long groups = 0;
   };
   struct Barrier {
     unsigned arrived = 0;
@@ -240,6 +302,7 @@ class Multiprocessor {
       std::memset(memory, 0xAA, bytes);
       view.shared = static_cast<unsigned char *>(memory);
       std::iota(order.begin(), order.end(), 0);
+      warps.resize((live + LANES - 1) / LANES);
     }
     ~Block() {
       std::free(view.shared);
@@ -254,6 +317,7 @@ class Multiprocessor {
     unsigned live;
     std::vector<unsigned> order;
     std::vector<std::unique_ptr<Fiber>> fibers;
+    std::vector<Warp> warps;
     Barrier barriers[BARRIERS];
     races::Accesses *accesses = nullptr;
   };
@@ -304,6 +368,9 @@ class Multiprocessor {
     fiber.number = thread;
     fiber.index = {thread % threads.x, thread / threads.x % threads.y, thread / (threads.x * threads.y)};
     fiber.state = State::READY;
+    fiber.exchanges = 0;
+    fiber.copies.clear();
+    fiber.groups = 0;
     void **top = fiber.stack.top();
     // Where `begin` would return to, which it never does; its address; six registers.
     *--top = nullptr;
@@ -316,6 +383,10 @@ class Multiprocessor {
     Multiprocessor &own = *current();
     enter_stack(nullptr, &own.own_bottom_, &own.own_bytes_);
     own.running_->block->body();
+    if (!own.running_->copies.empty()) {
+      std::fprintf(stderr, "emulated driver: a thread leaves copies behind that it did not wait for\n");
+      std::abort();
+    }
     own.running_->state = State::ENDED;
     own.running_->advanced = true;
     own.leave(true);
@@ -341,6 +412,14 @@ class Multiprocessor {
 NOT_WATCHED inline const Dim &this_thread() { return Multiprocessor::current()->thread(); }
 NOT_WATCHED inline const BlockView &this_block() { return Multiprocessor::current()->view(); }
 NOT_WATCHED inline void give_way() { Multiprocessor::current()->give_way(); }
+NOT_WATCHED inline const unsigned (*exchange_in_warp(const Multiprocessor::Brought &own))[6] {
+  return Multiprocessor::current()->exchange_in_warp(own);
+}
+NOT_WATCHED inline void copy_later(void *to, const void *from, size_t bytes, bool exists) {
+  Multiprocessor::current()->copy_later(to, from, bytes, exists);
+}
+NOT_WATCHED inline void end_group() { Multiprocessor::current()->end_group(); }
+NOT_WATCHED inline void wait_for_groups(unsigned latest) { Multiprocessor::current()->wait_for_groups(latest); }
 NOT_WATCHED inline void barrier(unsigned id, unsigned threads) { Multiprocessor::current()->barrier(id, threads); }
 
 }  // namespace emulator

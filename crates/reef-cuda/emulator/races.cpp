@@ -42,6 +42,8 @@ constexpr uint16_t SEVERAL_THREADS = UINT16_MAX;
 constexpr unsigned LAUNCHES = 1 << 16;
 struct Running {
   std::atomic<uint32_t> number{0};
+  // Whether its blocks hand data over by atomic stores: then they are not compared.
+  std::atomic<bool> hands_over{false};
   std::atomic<const char *> name{""};
 };
 Running running[LAUNCHES];
@@ -129,7 +131,7 @@ const char *kernel_of(uint32_t launch) { return running[launch % LAUNCHES].name.
 bool is_ordered(const Access &other) {
   Accesses &own = *watched.accesses;
   if (other.block == 0) return true;
-  if (other.block != own.block + 1) return false;
+  if (other.block != own.block + 1) return running[own.launch % LAUNCHES].hands_over.load(std::memory_order_relaxed);
   if (other.epoch < own.epoch || other.thread == watched.thread) return true;
   // Who of several came to which barrier is not kept.
   if (other.thread == SEVERAL_THREADS) return own.partial;
@@ -204,6 +206,7 @@ unsigned begin_launch(const char *name) {
   uint32_t number = ++launches;
   if (number == 0) number = ++launches;
   running[number % LAUNCHES].name = name;
+  running[number % LAUNCHES].hands_over = false;
   running[number % LAUNCHES].number = number;
   return number;
 }
@@ -223,6 +226,10 @@ Accesses *begin_block(unsigned launch, unsigned block, unsigned threads, const v
 void end_block(Accesses *accesses) { delete accesses; }
 
 void watch(Accesses *accesses, unsigned thread) { watched = {accesses, thread}; }
+
+void stores_atomically() {
+  if (watched.accesses != nullptr) running[watched.accesses->launch % LAUNCHES].hands_over = true;
+}
 
 void look_away() { watched.accesses = nullptr; }
 
@@ -253,6 +260,12 @@ void open(Accesses *accesses, unsigned barrier) {
     std::copy(joined.begin(), joined.end(), own.knows(one->thread));
   }
   own.waiting.erase(first, own.waiting.end());
+}
+
+void copies(void *to, const void *from, size_t bytes) {
+  const void *const code = __builtin_return_address(0);
+  if (from != nullptr) access(from, bytes, false, code);
+  access(to, bytes, true, code);
 }
 
 void *take_memory(size_t bytes) {
@@ -299,6 +312,7 @@ extern "C" void __tsan_vptr_update(void *, const void *) {}
     return __atomic_load_n(at, __ATOMIC_SEQ_CST);                                                                     \
   }                                                                                                                   \
   extern "C" void __tsan_atomic##bits##_store(volatile uint##bits##_t *at, uint##bits##_t value, int) {                \
+    emulator::races::stores_atomically();                                                                             \
     __atomic_store_n(at, value, __ATOMIC_SEQ_CST);                                                                    \
   }                                                                                                                   \
   extern "C" uint##bits##_t __tsan_atomic##bits##_exchange(volatile uint##bits##_t *at, uint##bits##_t value, int) {   \

@@ -147,7 +147,7 @@ void half_a_barrier(Launch) {
 
 }  // namespace
 
-#define TEST(name) {#name, sizeof(reef::Launch), with_launch<name>}
+#define TEST(name) {#name, sizeof(reef::Launch), with_parameter<reef::Launch, name>, 48 * 1024}
 #define EMULATOR_OTHER_KERNELS                                                                                        \
   TEST(reverse), TEST(hand_over), TEST(quarters), TEST(await_thread), TEST(await_block), TEST(await_word),            \
       TEST(set_word), TEST(read_past_shared), TEST(write_past_shared), TEST(read_before_shared),                      \
@@ -187,14 +187,14 @@ struct Rig {
   }
 
   void launch(const char *name, unsigned blocks, unsigned number, unsigned stream = 0) {
-    const Kernel *kernel = std::begin(KERNELS);
+    Kernel *kernel = std::begin(KERNELS);
     while (std::string(kernel->name) != name) kernel++;
     Launch what = {};
     what.base = reinterpret_cast<unsigned char *>(memory);
     what.number = number;
     what.blocks = blocks;
     void *parameters[] = {&what};
-    const int result = cuLaunchKernel(const_cast<Kernel *>(kernel), blocks, 1, 1, THREADS, 1, 1, SHARED_BYTES,
+    const int result = cuLaunchKernel(kernel, blocks, 1, 1, THREADS, 1, 1, SHARED_BYTES,
                                       streams[stream], parameters, nullptr);
     EXPECT(result == SUCCESS);
   }

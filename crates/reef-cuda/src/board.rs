@@ -1,8 +1,9 @@
 //! Which kernel is queued next: the tasks on the device as a state machine that knows neither driver nor
 //! clock.
 //!
-//! A task's kernels are queued one after the other on a stream of its own, at most so many ahead of the last
-//! one that has ended ([`OUTSTANDING_MAX`]). Which task queues next is for the policy that all devices share.
+//! A task's kernels are queued one after the other on a stream of its own, ahead of the last one that has ended
+//! by so much that the device does not wait for the host: as long as its round trip takes, by what is known of
+//! the kernels' times (`Board::ahead`), and by a number ([`OUTSTANDING_MAX`]). Which task queues next is for the policy that all devices share.
 //! Every launch is told of once, in the order of the stream ([`Board::ended`]).
 //!
 //! An urgent task *evicts* a less urgent one: blocks of what that has queued do not start any more. What
@@ -11,11 +12,25 @@
 //! no restart window. The mark behind a task's outputs counts as a block: if it is skipped, the outputs may
 //! be rubbish.
 //!
+//! A kernel that the device has no code for is a *host step*. It begins when all before it was told of: its
+//! operands are fetched, then a thread of the host runs it, then its results are stored on the device; each
+//! of the three is told of before the next one begins. A task in a host step is not evicted: nothing of it
+//! would be skipped. While the host runs it, the task is not in the way of less urgent ones (but under
+//! `sequential`), and whatever ends the task waits for the host.
+//!
+//! Kernels of an urgent task that leave multiprocessors idle are *padded* with blocks of a less urgent one (the
+//! paper's dynamic kernel padding): both go into one launch, the urgent ones first. The rules are the paper's:
+//! a padding block takes no longer than the other kernel's, by what was measured, and no fewer of them fit a
+//! multiprocessor; and there are no more than what the last wave of the other kernel leaves. So a task may have
+//! run the first blocks of a kernel when its turn comes. While its blocks pad, nothing else of it is queued but
+//! more padding behind the same task, and it is evicted by what evicts that one.
+//!
 //! | state of a task | what is queued | what ends it |
 //! |---|---|---|
 //! | open | kernels, then a mark behind its outputs | the mark |
+//! | in a host step | copies and a mark behind them, or nothing while the host runs it | the last of its parts |
 //! | evicted | what was queued before | its turn, when all of that was told of: it is open again |
-//! | closed (cancelled, failed, device fault) | what was queued before | the last launch of it |
+//! | closed (cancelled, failed, device fault) | what was queued before | the last launch of it, or the host |
 
 use std::collections::VecDeque;
 
@@ -29,8 +44,13 @@ use reef_plan::HostFault;
 
 /// Launches of a task that have not ended, at most: what is waited for where they cannot be evicted.
 const OUTSTANDING: usize = 4;
-/// The same of a real-time task that can be evicted: fewer leave the device idle between short kernels.
+/// The same of a real-time task that can be evicted.
 pub(crate) const OUTSTANDING_MAX: usize = 32;
+/// Launches that are always queued: one runs, the next one follows it at once.
+const OUTSTANDING_MIN: usize = 2;
+
+/// How far a task's queue reaches beyond what runs, at least.
+pub(crate) const AHEAD_MIN: Nanos = Nanos::from_micros(20);
 
 /// Tasks at a time.
 pub(crate) const SLOTS: usize = reef_base::limits::BOARD_SLOTS_DEFAULT;
@@ -47,11 +67,44 @@ pub(crate) enum Action {
     Evict(usize),
     /// Let them start.
     Allow(usize),
-    /// Queue a kernel; the `first` time of a task, let its blocks start, and queue the copies of its inputs
-    /// before it.
-    Launch { slot: usize, kernel: usize, number: u32, first: bool },
+    /// Queue a kernel's blocks `from` on, with padding if there is some; the `first` time of a task, let its
+    /// blocks start, and queue the copies of its inputs before it.
+    Launch { slot: usize, kernel: usize, from: u32, number: u32, first: bool, padding: Option<Pads> },
+    /// Queue the copies of a host step's operands to the host, and a mark behind them; `first` as above.
+    Fetch { slot: usize, kernel: usize, number: u32, first: bool },
+    /// Have a thread of the host run a host step.
+    Run { slot: usize, kernel: usize },
+    /// Queue the copies of a host step's results to the device, and a mark behind them.
+    Store { slot: usize, kernel: usize, number: u32 },
     /// Queue the copies of a task's outputs, and a mark behind them.
     Finish { slot: usize, number: u32 },
+}
+
+/// Blocks that pad a launch of another task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pads {
+    pub(crate) slot: usize,
+    pub(crate) kernel: usize,
+    pub(crate) from: u32,
+    pub(crate) blocks: u32,
+    pub(crate) number: u32,
+}
+
+/// What padding goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fit {
+    /// Blocks that fit a multiprocessor together.
+    pub(crate) together: u32,
+    /// How long as many blocks as fit the device take, where the kernel has run.
+    pub(crate) wave: Option<Nanos>,
+    /// And how long the kernel takes.
+    pub(crate) whole: Option<Nanos>,
+}
+
+/// What the board asks of a plan.
+pub(crate) trait Kernels {
+    /// Of a kernel of the device, which has so many multiprocessors.
+    fn fit(&self, kernel: usize, units: usize) -> Fit;
 }
 
 /// A launch that has ended.
@@ -65,13 +118,31 @@ pub(crate) struct Ended {
     pub(crate) ended: Nanos,
 }
 
+/// A kernel of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// So many blocks on the device.
+    Device(u32),
+    /// One block on the host.
+    Host,
+}
+
+impl Step {
+    pub(crate) fn blocks(self) -> u32 {
+        match self {
+            Step::Device(blocks) => blocks,
+            Step::Host => 1,
+        }
+    }
+}
+
 /// A task to come.
 pub(crate) struct Submission<P> {
     pub(crate) plan: LoadedPlan,
     /// What whoever does the actions needs of the plan.
     pub(crate) payload: P,
-    /// Blocks of each kernel.
-    pub(crate) blocks: std::sync::Arc<[u32]>,
+    /// Its kernels.
+    pub(crate) steps: std::sync::Arc<[Step]>,
     pub(crate) key: TaskKey,
     pub(crate) io: Io,
     pub(crate) token: u64,
@@ -85,6 +156,10 @@ struct Task<P> {
     begun: bool,
     /// The kernel to queue next; one behind the last is the mark.
     next: usize,
+    /// Blocks of it that have run already.
+    from: u32,
+    /// The part of it to begin next, if it is a host step.
+    part: Part,
     /// Whether the mark is queued.
     finishing: bool,
     outstanding: VecDeque<Outstanding>,
@@ -94,11 +169,51 @@ struct Task<P> {
     counters: TaskCounters,
 }
 
+/// A part of a host step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Fetch,
+    Run,
+    Store,
+}
+
 #[derive(Clone, Copy)]
 struct Outstanding {
-    number: u32,
-    /// `None` is the mark.
-    kernel: Option<usize>,
+    /// The launch that is told of; none of a part that the host runs.
+    number: Option<u32>,
+    what: What,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Kernel(Blocks),
+    Part(Part),
+    Mark,
+}
+
+/// Blocks of a kernel in a launch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Blocks {
+    kernel: usize,
+    from: u32,
+    count: u32,
+    /// The slot and the key of the task whose launch they pad.
+    pads: Option<(usize, TaskKey)>,
+    /// Others pad them.
+    padded: bool,
+}
+
+impl<P: Kernels> Task<P> {
+    /// Whether what is queued behind the launch that runs takes so long already.
+    fn is_ahead(&self, by: Nanos, units: usize) -> bool {
+        let behind = self.outstanding.iter().skip(1);
+        let time = |queued: &Outstanding| match queued.what {
+            What::Kernel(blocks) => self.submission.payload.fit(blocks.kernel, units).whole,
+            What::Part(_) | What::Mark => None,
+        };
+        self.outstanding.len() >= OUTSTANDING_MIN
+            && behind.filter_map(time).map(|time| time.0).sum::<u64>() >= by.0
+    }
 }
 
 impl<P> Task<P> {
@@ -108,14 +223,55 @@ impl<P> Task<P> {
 
     fn may_queue(&self, scheme: Scheme) -> bool {
         let most = if self.is_real_time() && scheme.kills() { OUTSTANDING_MAX } else { OUTSTANDING };
-        let settled = !self.evicted || self.outstanding.is_empty();
+        let alone = self.evicted || self.next_step() == Some(Step::Host) || self.padded_task().is_some();
+        let settled = !alone || self.outstanding.is_empty();
         self.closed.is_none() && !self.finishing && settled && self.outstanding.len() < most
+    }
+
+    fn next_step(&self) -> Option<Step> {
+        self.submission.steps.get(self.next).copied()
+    }
+
+    /// The slot and the key of the task whose launches its blocks pad, if they do.
+    fn padded_task(&self) -> Option<(usize, TaskKey)> {
+        match self.outstanding.front()?.what {
+            What::Kernel(blocks) => blocks.pads,
+            What::Part(_) | What::Mark => None,
+        }
+    }
+
+    /// Whether blocks of it may pad the next launch of the task in slot `of`, for what it has queued.
+    fn may_pad(&self, of: usize) -> bool {
+        let free = self.outstanding.is_empty() || self.padded_task().is_some_and(|(slot, _)| slot == of);
+        let settled = !self.evicted || self.outstanding.is_empty();
+        let open = self.begun && self.closed.is_none() && settled;
+        open && free && self.outstanding.len() < OUTSTANDING
+    }
+
+    /// Whether nothing but the mark behind its outputs is queued.
+    fn only_finishes(&self) -> bool {
+        self.finishing && self.outstanding.len() == 1
+    }
+
+    /// The part of a host step that is under way.
+    fn part_under_way(&self) -> Option<Part> {
+        match self.outstanding.front()?.what {
+            What::Part(part) => Some(part),
+            What::Kernel(_) | What::Mark => None,
+        }
+    }
+
+    /// Whether the device has nothing to do for it until the host is through.
+    fn is_on_host(&self) -> bool {
+        self.part_under_way() == Some(Part::Run)
     }
 }
 
 /// The tasks.
 pub(crate) struct Board<P> {
     pub(crate) scheme: Scheme,
+    /// How far a task's queue reaches beyond what runs, in time.
+    pub(crate) ahead: Nanos,
     padding: Padding,
     units: usize,
     tasks: Vec<Option<Task<P>>>,
@@ -131,15 +287,20 @@ pub(crate) struct Board<P> {
     generation: u64,
     number: u32,
     completions: VecDeque<Completion>,
+    /// Queues of the tasks to come, one for each free slot.
+    queues: Vec<VecDeque<Outstanding>>,
+    /// What is seen of the tasks when one is chosen.
+    seen: Vec<Seen>,
     /// Of tasks that are over.
     retired: Vec<P>,
     pub(crate) counters: DeviceCounters,
 }
 
-impl<P> Board<P> {
+impl<P: Kernels> Board<P> {
     pub(crate) fn new(scheme: Scheme, padding: Padding, units: usize) -> Board<P> {
         Board {
             scheme,
+            ahead: AHEAD_MIN,
             padding,
             units,
             tasks: (0..SLOTS).map(|_| None).collect(),
@@ -152,6 +313,8 @@ impl<P> Board<P> {
             generation: 0,
             number: 0,
             completions: VecDeque::with_capacity(SLOTS),
+            queues: (0..SLOTS).map(|_| VecDeque::with_capacity(OUTSTANDING_MAX)).collect(),
+            seen: Vec::with_capacity(SLOTS),
             retired: Vec::with_capacity(SLOTS),
             counters: DeviceCounters::default(),
         }
@@ -171,7 +334,7 @@ impl<P> Board<P> {
         }
     }
 
-    /// Takes a task that is not refused.
+    /// Takes a task that is not refused; allocates nothing.
     pub(crate) fn submit(&mut self, submission: Submission<P>, now: Nanos) -> TaskId {
         let slot = self.tasks.iter().position(Option::is_none).expect("who submits asks for a refusal first");
         self.generation += 1;
@@ -180,7 +343,8 @@ impl<P> Board<P> {
         if !key.class().is_real_time() {
             self.join(key.share());
         }
-        let lesser = |task: &Task<P>| !task.outstanding.is_empty() && key.preempts(task.submission.key);
+        let queued = |task: &Task<P>| !task.outstanding.is_empty() && !task.is_on_host();
+        let lesser = |task: &Task<P>| queued(task) && key.preempts(task.submission.key);
         let preempted = self.scheme.is_prioritised() && self.tasks.iter().flatten().any(lesser);
         self.counters.submitted += 1;
         self.counters.preemptions += u64::from(preempted);
@@ -191,8 +355,10 @@ impl<P> Board<P> {
             preempted,
             begun: false,
             next: 0,
+            from: 0,
+            part: Part::Fetch,
             finishing: false,
-            outstanding: VecDeque::with_capacity(OUTSTANDING_MAX),
+            outstanding: self.queues.pop().expect("there is one for each free slot"),
             evicted: false,
             closed: None,
             first_block: None,
@@ -217,11 +383,11 @@ impl<P> Board<P> {
         }
     }
 
-    /// As [`Board::poison`], where the device tells of nothing any more.
+    /// As [`Board::poison`], where the device tells of nothing any more. The host still does.
     pub(crate) fn abandon(&mut self, reason: &str, now: Nanos) {
         self.poison(reason, now);
         for slot in 0..SLOTS {
-            if let Some(task) = &mut self.tasks[slot] {
+            if let Some(task) = self.tasks[slot].as_mut().filter(|task| !task.is_on_host()) {
                 task.outstanding.clear();
                 self.complete(slot, Outcome::DeviceFault, now);
             }
@@ -246,58 +412,146 @@ impl<P> Board<P> {
         if self.paused || self.fault.is_some() {
             return None;
         }
-        let slot = self.choose()?;
+        // What only has its outputs copied is in nobody's way.
+        let slot = self.to_finish().or_else(|| self.choose())?;
         self.turn = slot;
-        let number = self.number.wrapping_add(1);
-        let task = self.task_mut(slot);
-        if task.evicted {
-            task.evicted = false;
+        let padding = self.padding_of(slot);
+        if let Some(slot) = [Some(slot), padding.map(|pads| pads.slot)].into_iter().flatten().find(|&slot| {
+            let task = self.task_mut(slot);
+            std::mem::replace(&mut task.evicted, false)
+        }) {
             return Some(Action::Allow(slot));
         }
-        let kernel = Some(task.next).filter(|&kernel| kernel < task.submission.blocks.len());
-        task.outstanding.push_back(Outstanding { number, kernel });
-        let action = match kernel {
-            Some(kernel) => {
-                task.next += 1;
-                let first = !std::mem::replace(&mut task.begun, true);
-                Action::Launch { slot, kernel, number, first }
+        let padding = padding.map(|pads| self.pad(slot, pads));
+        let number = self.next_number();
+        let task = self.task_mut(slot);
+        let (kernel, from, part) = (task.next, task.from, task.part);
+        let first = !task.begun;
+        let (what, action) = match task.next_step() {
+            Some(Step::Device(blocks)) => {
+                (task.next, task.from) = (kernel + 1, 0);
+                let (count, padded) = (blocks - from, padding.is_some());
+                (
+                    What::Kernel(Blocks { kernel, from, count, pads: None, padded }),
+                    Action::Launch { slot, kernel, from, number, first, padding },
+                )
             }
+            Some(Step::Host) => (
+                What::Part(part),
+                match part {
+                    Part::Fetch => Action::Fetch { slot, kernel, number, first },
+                    Part::Run => Action::Run { slot, kernel },
+                    Part::Store => Action::Store { slot, kernel, number },
+                },
+            ),
             None => {
                 task.finishing = true;
-                Action::Finish { slot, number }
+                (What::Mark, Action::Finish { slot, number })
             }
         };
-        self.number = number;
+        task.begun = true;
+        let told_of = what != What::Part(Part::Run);
+        task.outstanding.push_back(Outstanding { number: told_of.then_some(number), what });
         Some(action)
+    }
+
+    fn next_number(&mut self) -> u32 {
+        self.number = self.number.wrapping_add(1);
+        self.number
+    }
+
+    /// A task of which only the outputs are left to copy.
+    fn to_finish(&self) -> Option<usize> {
+        let over = |task: &Task<P>| {
+            task.next_step().is_none() && task.outstanding.is_empty() && task.closed.is_none()
+        };
+        let sequential = self.scheme == Scheme::Sequential;
+        self.tasks.iter().position(|task| !sequential && task.as_ref().is_some_and(over))
+    }
+
+    /// What is to pad the next launch of a task.
+    fn padding_of(&mut self, slot: usize) -> Option<Pads> {
+        let host = self.tasks[slot].as_ref()?;
+        let Some(Step::Device(blocks)) = host.next_step().filter(|_| self.scheme.is_prioritised()) else {
+            return None;
+        };
+        let fit = host.submission.payload.fit(host.next, self.units);
+        let wave = self.units as u32 * fit.together;
+        let left = (wave - (blocks - host.from) % wave) % wave;
+        let fits = |task: &Task<P>| {
+            let own = task.submission.payload.fit(task.next, self.units);
+            own.together >= fit.together && own.wave.is_some() && own.wave <= fit.wave
+        };
+        let candidate = |(at, task): &(usize, &Task<P>)| {
+            let step = task.next_step().filter(|_| *at != slot && left > 0);
+            let lesser = host.submission.key.preempts(task.submission.key);
+            matches!(step, Some(Step::Device(_))) && lesser && task.may_pad(slot) && fits(task)
+        };
+        let tasks = self.tasks.iter().enumerate().filter_map(|(at, task)| Some((at, task.as_ref()?)));
+        let rank = |task: &Task<P>| {
+            let key = task.submission.key;
+            // Of best-effort ones who had the least.
+            if task.is_real_time() {
+                (key.get(), 0)
+            } else {
+                (u64::MAX, self.passes[share::index_of(key.share())])
+            }
+        };
+        let (at, task) = tasks.filter(candidate).min_by_key(|(_, task)| rank(task))?;
+        let of_all = task.next_step()?.blocks();
+        let blocks = left.min(of_all - task.from);
+        Some(Pads { slot: at, kernel: task.next, from: task.from, blocks, number: 0 })
+    }
+
+    /// Has blocks pad the next launch of the task in slot `of`.
+    fn pad(&mut self, of: usize, pads: Pads) -> Pads {
+        let pads = Pads { number: self.next_number(), ..pads };
+        let host = self.task_mut(of).submission.key;
+        let task = self.task_mut(pads.slot);
+        let Pads { kernel, from, blocks: count, number, .. } = pads;
+        let all = task.next_step().map_or(0, Step::blocks);
+        (task.next, task.from) = if from + count < all { (kernel, from + count) } else { (kernel + 1, 0) };
+        let what = What::Kernel(Blocks { kernel, from, count, pads: Some((of, host)), padded: false });
+        task.outstanding.push_back(Outstanding { number: Some(number), what });
+        pads
     }
 
     /// A task whose blocks are not to start any more, and still may.
     fn to_evict(&self) -> Option<usize> {
-        let open = |task: &&Task<P>| task.closed.is_none();
+        let open = |task: &&Task<P>| task.closed.is_none() && !task.is_on_host();
         let keys = self.tasks.iter().flatten().filter(open).map(|task| task.submission.key);
         let urgent = keys.min().filter(|_| self.scheme.kills());
         let unwanted = |task: &Task<P>| {
-            task.closed.is_some() || urgent.is_some_and(|urgent| urgent.preempts(task.submission.key))
+            // Padding is as urgent as what it pads.
+            let key = task.padded_task().map_or(task.submission.key, |(_, key)| key);
+            task.closed.is_some() || urgent.is_some_and(|urgent| urgent.preempts(key))
         };
-        let evictable = |task: &Task<P>| !task.evicted && !task.outstanding.is_empty() && unwanted(task);
+        let unwanted = |task: &Task<P>| unwanted(task) && (task.closed.is_some() || !task.only_finishes());
+        let queued = |task: &Task<P>| !task.outstanding.is_empty() && task.part_under_way().is_none();
+        let evictable = |task: &Task<P>| !task.evicted && queued(task) && unwanted(task);
         self.tasks.iter().position(|task| task.as_ref().is_some_and(evictable))
     }
 
     fn choose(&mut self) -> Option<usize> {
         let seen = |(slot, task): (usize, &Option<Task<P>>)| {
             let task = task.as_ref()?;
+            if task.is_on_host() && self.scheme != Scheme::Sequential {
+                return None;
+            }
             let (key, owner) = (task.submission.key, share::index_of(task.submission.key.share()));
             Some(Seen {
                 slot,
                 key: key.get(),
-                claimable: task.may_queue(self.scheme),
+                claimable: task.may_queue(self.scheme) && !task.is_ahead(self.ahead, self.units),
                 closed: task.closed.is_some(),
                 stage: Stage::default(),
                 owner,
                 pass: self.passes[owner],
             })
         };
-        let tasks: Vec<Seen> = self.tasks.iter().enumerate().filter_map(seen).collect();
+        let mut tasks = std::mem::take(&mut self.seen);
+        tasks.clear();
+        tasks.extend(self.tasks.iter().enumerate().filter_map(seen));
         // Queues, not units, are filled here, so the policy sees none: nothing pads an urgent task.
         let board = Snapshot { tasks: &tasks, units: &[], holder: self.holder, now: Nanos::ZERO };
         let holder = self.holder.or_else(|| policy::elect(&board).map(|task| task.slot));
@@ -305,74 +559,124 @@ impl<P> Board<P> {
         let ask = Ask { cu: None, limit: NO_LIMIT, turn: self.turn };
         let choice = policy::choose(&Snapshot { holder, ..board }, rules, ask);
         self.holder = holder.filter(|_| self.scheme == Scheme::Sequential);
-        choice.map(|choice| choice.task.slot)
+        let slot = choice.map(|choice| choice.task.slot);
+        self.seen = tasks;
+        slot
     }
 
     /// The oldest launch of each task that has not ended: the next to be told of.
     pub(crate) fn awaited(&self) -> impl Iterator<Item = (usize, u32)> {
         let front = |(slot, task): (usize, &Option<Task<P>>)| {
-            Some((slot, task.as_ref()?.outstanding.front()?.number))
+            Some((slot, task.as_ref()?.outstanding.front()?.number?))
         };
         self.tasks.iter().enumerate().filter_map(front)
     }
 
     /// The kernel of the oldest launch of a task, if it is one.
     pub(crate) fn awaited_kernel(&self, slot: usize) -> Option<usize> {
-        self.tasks[slot].as_ref()?.outstanding.front()?.kernel
+        match self.tasks[slot].as_ref()?.outstanding.front()?.what {
+            What::Kernel(blocks) => Some(blocks.kernel),
+            What::Part(_) | What::Mark => None,
+        }
     }
 
-    /// The oldest launch of a task has ended. Returns the kernel, if it was one.
+    /// The oldest launch of a task has ended, or what the host runs of it. Returns the kernel if one of the
+    /// device ran whole, with the device for itself as far as the task goes.
     pub(crate) fn ended(&mut self, slot: usize, ended: Ended, now: Nanos) -> Option<usize> {
-        let units = self.units as u64;
         let task = self.task_mut(slot);
         let launch = task.outstanding.pop_front().expect("what ends was queued");
-        let Some(kernel) = launch.kernel else {
-            task.finishing = false;
-            // Who is done is not cancelled any more; a kernel that failed made no outputs.
-            let over = match &task.closed {
-                None | Some(Outcome::Cancelled) if ended.skipped == 0 => Some(Outcome::Done),
-                closed => closed.clone(),
-            };
-            if let Some(outcome) = over {
-                self.complete(slot, outcome, now);
-            }
-            return None;
-        };
-        let blocks = task.submission.blocks[kernel];
-        let ran = u64::from(blocks - ended.skipped);
-        let span = Nanos((ended.ended - ended.begun).0 * units.min(ran));
-        if ran > 0 {
-            task.first_block.get_or_insert(ended.begun.max(task.submitted));
-            task.counters.blocks_done += ran;
-            task.counters.cu_time += span;
-        }
-        let again = if ended.skipped > 0 { ran } else { 0 };
-        task.counters.blocks_rerun += again;
-        if ended.skipped > 0 {
-            task.next = task.next.min(kernel);
-        }
-        if let Some(fault) = ended.fault
+        if let Some(fault) = ended.fault.clone()
             && matches!(task.closed, None | Some(Outcome::Cancelled))
         {
             // Not cancelled any more: the mark would make it done.
             task.closed = Some(Outcome::Failed(fault));
         }
-        let (key, closed) = (task.submission.key, task.closed.clone());
-        let over = closed.filter(|_| task.outstanding.is_empty());
-        self.counters.blocks_done += ran;
+        let whole = match launch.what {
+            What::Kernel(blocks) => {
+                let all = task.submission.steps[blocks.kernel].blocks();
+                let alone = blocks.pads.is_none() && !blocks.padded && blocks.count == all;
+                self.blocks_ended(slot, blocks, &ended);
+                (alone && ended.skipped == 0).then_some(blocks.kernel)
+            }
+            What::Part(part) => {
+                self.part_ended(slot, part, &ended);
+                None
+            }
+            What::Mark => {
+                task.finishing = false;
+                // Who is done is not cancelled any more; a kernel that failed made no outputs.
+                if ended.skipped == 0 && matches!(task.closed, None | Some(Outcome::Cancelled)) {
+                    self.complete(slot, Outcome::Done, now);
+                    return None;
+                }
+                None
+            }
+        };
+        let task = self.task_mut(slot);
+        if task.outstanding.is_empty()
+            && let Some(outcome) = task.closed.clone()
+        {
+            self.complete(slot, outcome, now);
+        }
+        whole
+    }
+
+    fn blocks_ended(&mut self, slot: usize, blocks: Blocks, ended: &Ended) {
+        let units = self.units as u64;
+        let task = self.task_mut(slot);
+        let ran = u64::from(blocks.count - ended.skipped);
+        let again = if ended.skipped > 0 { ran } else { 0 };
+        if ended.skipped > 0 {
+            (task.next, task.from) = (task.next, task.from).min((blocks.kernel, blocks.from));
+        }
+        let span = Nanos((ended.ended - ended.begun).0 * units.min(ran));
+        task.counters.blocks_rerun += again;
+        if blocks.pads.is_some() {
+            task.counters.blocks_padding += ran;
+            task.counters.padding_time += span;
+            self.counters.blocks_padding += ran;
+            self.counters.padding += span;
+        }
         self.counters.blocks_rerun += again;
+        self.count(slot, ran, ended.begun, span);
+    }
+
+    fn part_ended(&mut self, slot: usize, part: Part, ended: &Ended) {
+        assert_eq!(ended.skipped, 0, "what is in a host step is not evicted");
+        let task = self.task_mut(slot);
+        match part {
+            Part::Fetch => task.part = Part::Run,
+            Part::Run => {
+                task.part = Part::Store;
+                let ran = u64::from(ended.fault.is_none());
+                // It takes no unit of the device.
+                self.count(slot, ran, ended.begun, Nanos::ZERO);
+            }
+            Part::Store => {
+                task.part = Part::Fetch;
+                task.next += 1;
+            }
+        }
+    }
+
+    /// Blocks of a task ran, the first one since `begun`, for `span` of compute-unit time together.
+    fn count(&mut self, slot: usize, ran: u64, begun: Nanos, span: Nanos) {
+        let task = self.task_mut(slot);
+        if ran > 0 {
+            task.first_block.get_or_insert(begun.max(task.submitted));
+            task.counters.blocks_done += ran;
+            task.counters.cu_time += span;
+        }
+        let key = task.submission.key;
+        self.counters.blocks_done += ran;
         self.counters.busy += span;
         if !key.class().is_real_time() {
             let pass = &mut self.passes[share::index_of(key.share())];
             *pass = pass.wrapping_add(share::cost(span, key.share().weight));
         }
-        if let Some(outcome) = over {
-            self.complete(slot, outcome, now);
-        }
-        (ended.skipped == 0).then_some(kernel)
     }
 
-    /// Whether anything is queued.
+    /// Whether anything is queued, or run by the host.
     pub(crate) fn is_busy(&self) -> bool {
         self.tasks.iter().flatten().any(|task| !task.outstanding.is_empty())
     }
@@ -398,6 +702,11 @@ impl<P> Board<P> {
         (&submission.payload, &mut submission.io)
     }
 
+    /// Whether there is a task in a slot that uses its memory.
+    pub(crate) fn has_begun(&self, slot: usize) -> bool {
+        self.tasks[slot].as_ref().is_some_and(|task| task.begun)
+    }
+
     /// Whether the task in a slot is a real-time one.
     pub(crate) fn is_real_time(&self, slot: usize) -> bool {
         self.tasks[slot].as_ref().is_some_and(Task::is_real_time)
@@ -416,7 +725,9 @@ impl<P> Board<P> {
     }
 
     fn complete(&mut self, slot: usize, outcome: Outcome, now: Nanos) {
-        let task = self.tasks[slot].take().expect("a task completes once");
+        let mut task = self.tasks[slot].take().expect("a task completes once");
+        assert!(task.outstanding.is_empty(), "what is queued is told of first");
+        self.queues.push(std::mem::take(&mut task.outstanding));
         if self.holder == Some(slot) {
             self.holder = None;
         }

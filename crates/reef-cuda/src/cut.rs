@@ -2,22 +2,29 @@
 
 use reef_base::Nanos;
 use reef_plan::cut::{Cutter, Weights, Work};
-use reef_plan::{KernelSpec, OwnLayout, Packing, Target};
+use reef_plan::{ConvSpec, KernelSpec, Packing, Precision, Target};
 
-use crate::pack::Rows;
+use crate::pack::{self, Chunks};
 
-/// Pixels and output channels of a block, as `kernels/conv.cuh` has them.
+/// Pixels and output channels of a block, as `kernels/conv.cuh` and `kernels/precision.cuh` have them.
 pub(crate) const CONV_ROWS: usize = 64;
 /// See above.
 pub(crate) const CONV_COLUMNS: usize = 64;
+/// Output channels of a narrow block on tensor cores.
+pub(crate) const CONV_COLUMNS_NARROW: usize = 32;
+/// Blocks of a kernel whose tiles are split, at most: about as many as large GPUs have multiprocessors. A
+/// number of its own, not the device's, so that the order of sums follows from the kernel alone.
+pub(crate) const SPLIT_BLOCKS: usize = 128;
+/// Chunks along k that a split has at least: fewer cost more at the end than they save.
+const SPLIT_CHUNKS_MIN: usize = 8;
+/// Chunks that a block multiplies in a step.
+pub(crate) const STEP_CHUNKS: usize = 2;
 /// Elements of a block of an element-wise kernel: eight for each thread.
 const ELEMENTS: usize = 2048;
 
 /// Work beside a block's own: its start, and its arrival.
 const BLOCK_NS: f64 = 1_000.0;
-/// Operations in f32 that a multiprocessor gets done in a nanosecond, and bytes. Before anything is measured.
-const FLOPS_PER_NS: f64 = 200.0;
-/// See above.
+/// Bytes that a multiprocessor gets moved in a nanosecond. Before anything is measured.
 const BYTES_PER_NS: f64 = 20.0;
 
 /// From the word that evicts a task until its blocks see it. Not measured yet; see the page on GPUs.
@@ -34,10 +41,38 @@ impl CudaCutter {
         CudaCutter { target }
     }
 
+    /// Operations that a multiprocessor gets done in a nanosecond. Before anything is measured.
+    fn flops_per_ns(&self, kernel: &KernelSpec) -> f64 {
+        match (kernel, self.target.precision) {
+            (KernelSpec::Conv(_) | KernelSpec::MatMul(_), Precision::Tf32) => 1_000.0,
+            (KernelSpec::Conv(_) | KernelSpec::MatMul(_), Precision::F16 | Precision::Bf16) => 2_000.0,
+            _ => 200.0,
+        }
+    }
+
+    /// Tiles of a convolution on tensor cores, and how many blocks share one.
+    fn cut_for_tensor_cores(spec: &mut ConvSpec) {
+        let chunks = Chunks::count(spec.matrices());
+        let outputs = spec.out_c / spec.groups;
+        let most = (chunks / SPLIT_CHUNKS_MIN).max(1);
+        let tiles =
+            |columns: usize| spec.rows().div_ceil(CONV_ROWS) * outputs.div_ceil(columns) * spec.groups;
+        let few = tiles(CONV_COLUMNS) * most < SPLIT_BLOCKS;
+        let columns = if few || outputs <= CONV_COLUMNS_NARROW { CONV_COLUMNS_NARROW } else { CONV_COLUMNS };
+        let wanted = (SPLIT_BLOCKS / tiles(columns).max(1)).clamp(1, most);
+        (spec.tile_rows, spec.tile_columns, spec.columns_inner) = (CONV_ROWS, columns, true);
+        spec.splits = chunks.div_ceil(split_chunks(chunks, wanted)).max(1);
+    }
+
     /// Units per block, so that there are a few blocks for each multiprocessor.
     fn split(&self, units: usize) -> usize {
         units.div_ceil(4 * self.target.cus.max(1)).max(1)
     }
+}
+
+/// Chunks of each of so many splits: whole steps.
+pub(crate) fn split_chunks(chunks: usize, splits: usize) -> usize {
+    chunks.div_ceil(splits).next_multiple_of(STEP_CHUNKS)
 }
 
 impl Cutter for CudaCutter {
@@ -46,7 +81,7 @@ impl Cutter for CudaCutter {
     }
 
     fn packing(&self, weights: Weights<'_>) -> Packing {
-        let layout = OwnLayout(&Rows);
+        let layout = pack::layout(self.target.precision);
         match weights {
             Weights::Conv { groups, .. } => Packing::Own { layout, groups: groups as u32, transposed: false },
             Weights::Matrix { transposed, .. } => Packing::Own { layout, groups: 1, transposed },
@@ -56,6 +91,9 @@ impl Cutter for CudaCutter {
 
     fn cut(&self, mut kernel: KernelSpec, _work: &Work) -> KernelSpec {
         match &mut kernel {
+            KernelSpec::Conv(spec) if self.target.precision != Precision::F32 => {
+                Self::cut_for_tensor_cores(spec);
+            }
             KernelSpec::Conv(spec) => {
                 (spec.tile_rows, spec.tile_columns, spec.columns_inner) = (CONV_ROWS, CONV_COLUMNS, true);
             }
@@ -73,7 +111,8 @@ impl Cutter for CudaCutter {
     }
 
     fn kernel_ns(&self, kernel: &KernelSpec, work: &Work) -> f64 {
-        kernel.blocks() as f64 * BLOCK_NS + (work.flops / FLOPS_PER_NS).max(work.bytes / BYTES_PER_NS)
+        kernel.blocks() as f64 * BLOCK_NS
+            + (work.flops / self.flops_per_ns(kernel)).max(work.bytes / BYTES_PER_NS)
     }
 
     /// Blocks keep to registers and shared memory.

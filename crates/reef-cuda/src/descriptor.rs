@@ -7,12 +7,15 @@ mod rows;
 mod window;
 
 use bytemuck::{Pod, Zeroable};
-use reef_plan::{Kernel, KernelSpec, Place, Region};
+use reef_plan::{Kernel, KernelSpec, Place, Precision, Region};
 
+pub(crate) use self::contract::parts_bytes;
+
+use crate::cut::SPLIT_BLOCKS;
 use crate::driver::Grid;
 
 /// Sizes of what the host and the kernels both declare, by the names that the kernels check them under.
-pub(crate) const SIZES: [(&str, usize); 11] = [
+pub(crate) const SIZES: [(&str, usize); 12] = [
     ("CONV_DESCRIPTOR_BYTES", size_of::<contract::ConvDescriptor>()),
     ("MATMUL_DESCRIPTOR_BYTES", size_of::<contract::MatMulDescriptor>()),
     ("WINDOW_DESCRIPTOR_BYTES", size_of::<window::WindowDescriptor>()),
@@ -22,6 +25,7 @@ pub(crate) const SIZES: [(&str, usize); 11] = [
     ("LAYER_NORM_DESCRIPTOR_BYTES", size_of::<rows::LayerNormDescriptor>()),
     ("GATHER_DESCRIPTOR_BYTES", size_of::<rest::GatherDescriptor>()),
     ("SYNTHETIC_DESCRIPTOR_BYTES", size_of::<rest::SyntheticDescriptor>()),
+    ("ARRIVED_BYTES", SPLIT_BLOCKS * size_of::<u64>()),
     ("LAUNCH_BYTES", size_of::<Launch>()),
     ("REPORT_BYTES", size_of::<Report>()),
 ];
@@ -47,12 +51,19 @@ pub(crate) struct Launch {
     pub(crate) base: u64,
     /// Address of the word that keeps blocks from starting.
     pub(crate) evicted: u64,
-    /// Address of the count of blocks that are through.
+    /// Address of the count of blocks that are through, and of the words behind it that tell which parts of
+    /// tiles are there.
     pub(crate) arrivals: u64,
     /// Address of the report.
     pub(crate) report: u64,
     pub(crate) number: u32,
+    /// The first of the kernel's blocks, and how many.
+    pub(crate) first: u32,
     pub(crate) blocks: u32,
+    /// The tile function's number.
+    pub(crate) function: u32,
+    /// Never the same for two launches with the same words, never 0.
+    pub(crate) run: u64,
 }
 
 /// How a launch ended.
@@ -87,6 +98,8 @@ pub(crate) trait Placing {
     fn offset(&self, place: Place) -> Option<u64>;
     /// The address of a weight.
     fn weight(&self, index: u32) -> u64;
+    /// Bytes from the start of a task's memory to that for the parts of tiles that blocks share.
+    fn parts(&self) -> u64;
 }
 
 fn operand(placing: &dyn Placing, region: &Region, byte: u64) -> Operand {
@@ -118,25 +131,50 @@ impl Described {
     }
 }
 
+/// Two launches in one: `padding` fills what `kernel` leaves.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Padded {
+    pub(crate) kernel: Launch,
+    pub(crate) padding: Launch,
+}
+
 /// The function that only reports.
 pub(crate) const MARK: &str = "reef_queue_mark";
 
-/// Functions that [`describe`] names.
-pub(crate) const FUNCTIONS: [&str; 9] = [
-    "reef_queue_conv",
-    "reef_queue_elementwise",
-    "reef_queue_gather",
-    "reef_queue_layer_norm",
-    "reef_queue_matmul",
-    "reef_queue_reduce",
-    "reef_queue_softmax",
-    "reef_queue_synthetic",
-    "reef_queue_window",
+/// Tile functions by number, each as a kernel of its own that [`describe`] names, and how many of its blocks a
+/// multiprocessor has registers for: as in `kernels/queue.cuh`.
+pub(crate) const FUNCTIONS: [(&str, u32); 18] = [
+    ("reef_queue_conv", 2),
+    ("reef_queue_conv_bf16", 2),
+    ("reef_queue_conv_bf16_narrow", 2),
+    ("reef_queue_conv_f16", 2),
+    ("reef_queue_conv_f16_narrow", 2),
+    ("reef_queue_conv_tf32", 2),
+    ("reef_queue_conv_tf32_narrow", 2),
+    ("reef_queue_elementwise", 4),
+    ("reef_queue_gather", 4),
+    ("reef_queue_layer_norm", 4),
+    ("reef_queue_matmul", 2),
+    ("reef_queue_matmul_bf16", 2),
+    ("reef_queue_matmul_f16", 2),
+    ("reef_queue_matmul_tf32", 2),
+    ("reef_queue_reduce", 4),
+    ("reef_queue_softmax", 4),
+    ("reef_queue_synthetic", 4),
+    ("reef_queue_window", 4),
 ];
 
+/// Functions that run any two tile functions of which a multiprocessor has registers for so many blocks.
+pub(crate) const PROXIES: [(&str, u32); 2] = [("reef_queue_padded_4", 4), ("reef_queue_padded_2", 2)];
+
 /// Describes a kernel; the error says what the device has no code for.
-pub(crate) fn describe(kernel: &Kernel, placing: &dyn Placing) -> Result<Described, String> {
-    let operands = Operands { kernel, placing };
+pub(crate) fn describe(
+    kernel: &Kernel,
+    precision: Precision,
+    placing: &dyn Placing,
+) -> Result<Described, String> {
+    let operands = Operands { kernel, precision, placing };
     Ok(match &kernel.spec {
         KernelSpec::Conv(spec) => contract::conv(operands, spec),
         KernelSpec::MatMul(spec) => contract::matmul(operands, spec),
@@ -156,6 +194,7 @@ pub(crate) fn describe(kernel: &Kernel, placing: &dyn Placing) -> Result<Describ
 #[derive(Clone, Copy)]
 struct Operands<'a> {
     kernel: &'a Kernel,
+    precision: Precision,
     placing: &'a dyn Placing,
 }
 
@@ -176,6 +215,16 @@ impl Operands<'_> {
         }
         *index += 1;
         self.read(*index - 1)
+    }
+
+    /// A place in the task's memory.
+    fn in_task(&self, at: u64) -> Operand {
+        Operand { at, is_address: 0, reserved: 0 }
+    }
+
+    /// Whether an operand begins where 16 bytes may be read at once: places do.
+    fn is_aligned(&self, index: usize) -> bool {
+        self.kernel.reads[index].offset.is_multiple_of(16)
     }
 
     fn write(&self) -> Operand {

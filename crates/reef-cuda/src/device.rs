@@ -1,32 +1,38 @@
 //! The device of the contract: plans loaded onto a GPU, tasks queued on streams.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use reef_base::limits::{IDLE_LARGE_BUFFERS_MAX, LARGE_BUFFERS_BYTES};
 use reef_base::{AlignedBytes, Buffer, Domain, Memory, MonotonicClock, Nanos, TaskId, TaskKey};
 use reef_device::{
     Admission, Budget, Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, Io, Kill,
     LoadedPlan, MemoryUse, Padding, RejectReason, Rejected, Scheme, Wake,
 };
-use reef_plan::{Cutter, DeviceKind, IoSpec, Isa, Plan, Target};
+use reef_plan::{Cutter, DeviceKind, IoSpec, Isa, Plan, Precision, Target};
 
 use crate::board::{Board, SLOTS, SLOTS_REAL_TIME, Submission};
+use crate::code::Code;
+use crate::cut;
 use crate::cut::CudaCutter;
-use crate::descriptor;
-use crate::driver::{Context, DeviceBytes, Driver, Function, Module, PinnedBytes, Properties};
+use crate::driver::{Context, Driver, Properties};
 use crate::error::CudaError;
-use crate::feeder::{Feeder, Shared};
+use crate::feeder::{Feeder, Shared, SlotMemory};
+use crate::hosting::{HostStep, Hosts, States, Told};
 use crate::loaded::{DeviceWeights, Layout, Loaded, Loader, unsupported};
-use crate::{compiler, cut};
+use crate::memory::{Claim, DevicePool, MemoryError, PinnedPart, PinnedPool};
+use crate::upload::Uploader;
 
 /// The least architecture that the kernels run on.
 const ARCH_MIN: u32 = 80;
 /// Of the device's memory, what reef takes at most unless it is told.
 const MEMORY_SHARE: (u64, u64) = (9, 10);
+
+/// What is multiplied unless a model says otherwise: as other frameworks do it on these GPUs.
+const PRECISION_DEFAULT: Precision = Precision::Tf32;
 
 /// How to make a device of a GPU.
 #[derive(Clone, Debug)]
@@ -37,13 +43,24 @@ pub struct CudaOptions {
     pub scheme: Scheme,
     /// Which blocks may pad a more urgent stage. Kernels that are queued on streams pad nothing yet.
     pub padding: Padding,
-    /// Bytes of the GPU's memory that may be used; `None` for nine tenths of it.
+    /// Bytes of the GPU's memory that may be used, which are taken at the start; `None` for nine tenths of it.
+    /// If fewer are free, those.
     pub memory_bytes: Option<u64>,
+    /// Has the driver allocate each part of the memory on its own, in place of one pool taken at the start:
+    /// for tests and sanitizers, which then see what goes past the end of a part. Loading and unloading may
+    /// wait for the device then.
+    pub separate_allocations: bool,
 }
 
 impl Default for CudaOptions {
     fn default() -> Self {
-        CudaOptions { number: 0, scheme: Scheme::Reset, padding: Padding::default(), memory_bytes: None }
+        CudaOptions {
+            number: 0,
+            scheme: Scheme::Reset,
+            padding: Padding::default(),
+            memory_bytes: None,
+            separate_allocations: false,
+        }
     }
 }
 
@@ -51,20 +68,39 @@ impl Default for CudaOptions {
 pub struct CudaDevice {
     capabilities: Capabilities,
     shared: Arc<Shared>,
-    plans: Mutex<Plans>,
+    /// Held for a moment: who loads has [`CudaDevice::loading`].
+    plans: Mutex<Vec<Option<Arc<Loaded>>>>,
+    loading: Mutex<Loading>,
     weights: DeviceWeights,
-    functions: HashMap<&'static str, Function>,
+    code: Arc<Code>,
     budget: Arc<Budget>,
+    pool: Arc<DevicePool>,
+    pinned: Arc<PinnedPool>,
     thread: Option<JoinHandle<()>>,
-    /// The kernels' code stays as long as something may run it.
-    _module: Module,
+    /// Its threads' names begin with it.
+    name: String,
 }
 
-struct Plans {
-    loaded: Vec<Option<Arc<Loaded>>>,
+/// What one load at a time works with.
+struct Loading {
+    uploader: Uploader,
     /// Memory of the tasks of one slot, and its place in the books.
     slot_bytes: usize,
     slots: Option<Admission>,
+    /// Pinned memory for the host steps of one slot.
+    staging_bytes: usize,
+}
+
+/// What a plan takes beside its weights and descriptors.
+struct Needs {
+    admission: Admission,
+    claim: Claim,
+    slot_bytes: usize,
+    /// The place in the books of larger slots, if they grow.
+    slots: Option<Admission>,
+    staging_bytes: usize,
+    /// For slots that grow.
+    memory: Vec<SlotMemory>,
 }
 
 impl fmt::Debug for CudaDevice {
@@ -74,7 +110,7 @@ impl fmt::Debug for CudaDevice {
 }
 
 /// Memory of a request that the GPU reads and writes by itself.
-struct Pinned(PinnedBytes);
+struct Pinned(PinnedPart);
 
 impl Memory for Pinned {
     fn len(&self) -> usize {
@@ -108,56 +144,75 @@ impl CudaDevice {
             _ => return Err(CudaError::ComputeMode("exclusive")),
         }
         let context = Context::of(options.number)?;
-        let module = Module::load(&context, &compiler::kernels(properties.arch)?)?;
-        let names = descriptor::FUNCTIONS.iter();
-        let functions =
-            names.map(|&name| Ok((name, module.function(name)?))).collect::<Result<_, CudaError>>()?;
-        let mark = module.function(descriptor::MARK)?;
+        let code = Arc::new(Code::load(&context, &properties)?);
+        let limit = options.memory_bytes.unwrap_or(properties.memory_bytes / MEMORY_SHARE.1 * MEMORY_SHARE.0);
+        let pool = DevicePool::take(&context, limit, options.separate_allocations)?;
+        let pinned = PinnedPool::new(&context)?;
+        let uploader = Uploader::new(&context)?;
         let board = Board::new(options.scheme, options.padding, properties.sms);
         let shared = Arc::new(Shared::new(context, board));
-        let feeder = Feeder::new(shared.clone(), mark)?;
-        let builder = std::thread::Builder::new().name(format!("reef-cuda{}", options.number));
+        let feeder = Feeder::new(shared.clone(), code.clone())?;
+        let name = format!("reef-cuda{}", options.number);
+        let builder = std::thread::Builder::new().name(name.clone());
         let thread =
             builder.spawn(move || feeder.run()).map_err(|error| CudaError::Thread(error.to_string()))?;
-        let limit = options.memory_bytes.unwrap_or(properties.memory_bytes / MEMORY_SHARE.1 * MEMORY_SHARE.0);
         Ok(CudaDevice {
             capabilities: capabilities(&properties),
             shared,
-            plans: Mutex::new(Plans { loaded: Vec::new(), slot_bytes: 0, slots: None }),
+            plans: Mutex::default(),
+            loading: Mutex::new(Loading { uploader, slot_bytes: 0, slots: None, staging_bytes: 0 }),
             weights: DeviceWeights::default(),
-            functions,
-            budget: Budget::new(Domain::Device, Some(limit.min(properties.memory_bytes))),
+            code,
+            budget: Budget::new(Domain::Device, Some(pool.bytes())),
+            pool,
+            pinned,
             thread: Some(thread),
-            _module: module,
+            name,
         })
     }
 
-    fn plans(&self) -> std::sync::MutexGuard<'_, Plans> {
+    fn plans(&self) -> MutexGuard<'_, Vec<Option<Arc<Loaded>>>> {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn plan(&self, plan: LoadedPlan) -> Option<Arc<Loaded>> {
-        self.plans().loaded.get(plan.index())?.clone()
+        self.plans().get(plan.index())?.clone()
     }
 
     fn pinned(&self, specs: &[IoSpec]) -> Result<Vec<Buffer>, CudaError> {
         let buffer = |spec: &IoSpec| {
-            let bytes = PinnedBytes::zeroed(&self.shared.context, spec.bytes())?;
-            Ok(Buffer::over(Domain::Pinned, Box::new(Pinned(bytes))))
+            Ok(Buffer::over(Domain::Pinned, Box::new(Pinned(self.pinned.zeroed(spec.bytes())?))))
         };
         specs.iter().map(buffer).collect()
     }
 
-    /// Enters a plan, and what more its tasks need, into the books. Returns the plan's place there, the size
-    /// of a slot, and the slots' place if they grow.
-    fn admit(
+    /// Starts the threads for host steps, unless they are there. One load at a time does so.
+    fn start_hosts(&self) -> Result<(), CudaError> {
+        // Weak: the threads are the shared thing's own.
+        let shared = Arc::downgrade(&self.shared);
+        let told = move |slot, ended| {
+            if let Some(shared) = shared.upgrade() {
+                shared.host_ended(slot, ended);
+            }
+        };
+        if self.shared.hosts.get().is_none() {
+            let told: Arc<Told> = Arc::new(told);
+            let hosts = Hosts::start(&self.name, SLOTS, &told)
+                .map_err(|error| CudaError::Thread(error.to_string()))?;
+            let _ = self.shared.hosts.set(hosts);
+        }
+        Ok(())
+    }
+
+    /// Enters a plan, and what more its tasks need, into the books, and takes memory for the tasks.
+    fn take(
         &self,
-        plans: &Plans,
+        loading: &Loading,
         plan: &Plan,
         packed: &[Arc<AlignedBytes>],
-    ) -> Result<(Admission, usize, Option<Admission>), DeviceError> {
-        let slot_bytes = Layout::of(plan).bytes.max(plans.slot_bytes);
-        let grows = (slot_bytes > plans.slot_bytes).then_some(slot_bytes as u64 * SLOTS as u64);
+    ) -> Result<Needs, DeviceError> {
+        let slot_bytes = Layout::of(plan).bytes.max(loading.slot_bytes);
+        let grows = (slot_bytes > loading.slot_bytes).then_some(slot_bytes as u64 * SLOTS as u64);
         let refused = |over: reef_device::OverBudget| DeviceError::OutOfMemory {
             plan: plan.name().into(),
             needed: over.needed,
@@ -166,26 +221,41 @@ impl CudaDevice {
         let admission = self.budget.admit(packed, 0, grows.unwrap_or(0)).map_err(refused)?;
         // Old slots are there until the last task that has one is over.
         let slots = grows.map(|bytes| self.budget.admit(&[], bytes, 0).map_err(refused)).transpose()?;
-        Ok((admission, slot_bytes, slots))
+        let staging_bytes = HostStep::bytes_for(plan).max(loading.staging_bytes);
+        let stages = staging_bytes > loading.staging_bytes;
+        let slot = |_| {
+            let device = grows.map(|_| self.pool.part(slot_bytes)).transpose()?;
+            let staging = stages.then(|| self.pinned.zeroed(staging_bytes)).transpose()?;
+            Ok(SlotMemory { device, staging: staging.map(|bytes| Arc::new(Mutex::new(bytes))) })
+        };
+        let none = |error| no_memory(plan, error);
+        let memory = (0..SLOTS).map(slot).collect::<Result<_, MemoryError>>().map_err(none)?;
+        let claim = self.pinned.claim(pinned_bytes(plan)).map_err(|error| none(error.into()))?;
+        Ok(Needs { admission, claim, slot_bytes, slots, staging_bytes, memory })
     }
+}
 
-    fn try_load(
-        &self,
-        plans: &mut Plans,
-        plan: Arc<Plan>,
-        packed: &[Arc<AlignedBytes>],
-        admission: Admission,
-        slot_bytes: usize,
-    ) -> Result<Loaded, CudaError> {
-        if slot_bytes > plans.slot_bytes {
-            let context = &self.shared.context;
-            let memory: Vec<DeviceBytes> =
-                (0..SLOTS).map(|_| DeviceBytes::new(context, slot_bytes)).collect::<Result<_, _>>()?;
-            memory.into_iter().enumerate().for_each(|(slot, bytes)| self.shared.offer(slot, bytes));
-            plans.slot_bytes = slot_bytes;
+/// Pinned memory that the requests of a plan are thought to need at a time: those of a full board, of large
+/// ones two.
+fn pinned_bytes(plan: &Plan) -> usize {
+    let one = Io::bytes_for(plan) as usize;
+    let many = if one > LARGE_BUFFERS_BYTES { IDLE_LARGE_BUFFERS_MAX } else { SLOTS };
+    one.saturating_mul(many)
+}
+
+/// There is no memory for a plan.
+fn no_memory(plan: &Plan, error: MemoryError) -> DeviceError {
+    let plan = plan.name().to_string();
+    match error {
+        MemoryError::NoRoom(room) if room.free >= room.needed => {
+            DeviceError::Fragmented { plan, needed: room.needed, free: room.free, largest: room.largest }
         }
-        let (context, weights, functions) = (&self.shared.context, &self.weights, &self.functions);
-        Loader { context, weights, functions }.load(plan, packed, admission)
+        MemoryError::NoRoom(room) => {
+            let needed = room.all - room.free + room.needed;
+            DeviceError::OutOfMemory { plan, needed, available: room.all }
+        }
+        // Pinned memory, or a part that the driver was to allocate.
+        MemoryError::Driver(error) => error.into(),
     }
 }
 
@@ -194,7 +264,7 @@ fn capabilities(properties: &Properties) -> Capabilities {
     let isa = Isa::Sm(u16::try_from(*arch).unwrap_or(u16::MAX));
     Capabilities {
         name: format!("{name}, sm_{arch}, {sms} SMs"),
-        target: Target { device: DeviceKind::Cuda, isa, cus: *sms, window: 0 },
+        target: Target { device: DeviceKind::Cuda, isa, cus: *sms, window: 0, precision: Precision::F32 },
         cus: *sms,
         cores: Vec::new(),
         kill: Kill::None,
@@ -212,6 +282,10 @@ impl Drop for CudaDevice {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        // Who is told of the last steps is there until then.
+        if let Some(hosts) = self.shared.hosts.get() {
+            hosts.stop();
+        }
     }
 }
 
@@ -220,8 +294,9 @@ impl Device for CudaDevice {
         &self.capabilities
     }
 
-    fn cutter(&self) -> Arc<dyn Cutter> {
-        Arc::new(CudaCutter::new(self.capabilities.target))
+    fn cutter(&self, precision: Option<Precision>) -> Arc<dyn Cutter> {
+        let precision = precision.unwrap_or(PRECISION_DEFAULT);
+        Arc::new(CudaCutter::new(Target { precision, ..self.capabilities.target }))
     }
 
     fn scheme(&self) -> Scheme {
@@ -235,7 +310,7 @@ impl Device for CudaDevice {
 
     fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
         let target = self.capabilities.target;
-        if plan.target() != target {
+        if plan.target().device() != target {
             let (plan_target, plan) = (plan.target(), plan.name().into());
             return Err(DeviceError::WrongTarget { plan, plan_target, device_target: target });
         }
@@ -250,26 +325,28 @@ impl Device for CudaDevice {
             plan.store().get(weight.key, weight.packing).expect("the validator found it packed")
         };
         let packed: Vec<Arc<AlignedBytes>> = plan.weights().iter().map(weight).collect();
-        let mut plans = self.plans();
-        let (admission, slot_bytes, slots) = self.admit(&plans, &plan, &packed)?;
-        let name = plan.name().to_string();
-        let before = plans.slot_bytes;
-        let loaded = self.try_load(&mut plans, plan, &packed, admission, slot_bytes);
-        if plans.slot_bytes > before {
-            // Taken, also where the plan then did not load.
-            plans.slots = slots;
+        let states = States::of(&plan, SLOTS)?;
+        let mut loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if HostStep::bytes_for(&plan) > 0 {
+            self.start_hosts()?;
         }
-        let loaded = loaded.map_err(|error| match error.is_out_of_memory() {
-            // The driver had less than it was thought to have.
-            true => DeviceError::OutOfMemory { plan: name, needed: slot_bytes as u64, available: 0 },
-            false => error.into(),
-        })?;
-        plans.loaded.push(Some(Arc::new(loaded)));
-        Ok(LoadedPlan(plans.loaded.len() as u32 - 1))
+        let Needs { admission, claim, slot_bytes, slots, staging_bytes, memory } =
+            self.take(&loading, &plan, &packed)?;
+        let (pool, uploader) = (&self.pool, &mut loading.uploader);
+        let mut loader = Loader { pool, uploader, weights: &self.weights, code: &self.code };
+        let loaded = loader.load(plan.clone(), &packed, states, (admission, claim));
+        let loaded = loaded.map_err(|error| no_memory(&plan, error))?;
+        // From here on nothing fails: slots grow with the plan that needs it.
+        self.shared.offer(memory);
+        loading.slots = slots.or(loading.slots.take());
+        (loading.slot_bytes, loading.staging_bytes) = (slot_bytes, staging_bytes);
+        let mut plans = self.plans();
+        plans.push(Some(Arc::new(loaded)));
+        Ok(LoadedPlan(plans.len() as u32 - 1))
     }
 
     fn unload(&self, plan: LoadedPlan) {
-        let before = self.plans().loaded.get_mut(plan.index()).and_then(Option::take);
+        let before = self.plans().get_mut(plan.index()).and_then(Option::take);
         drop(before);
         self.shared.collect();
     }
@@ -288,8 +365,8 @@ impl Device for CudaDevice {
             (None, None) => RejectReason::UnknownPlan,
             (None, Some(loaded)) if !io.fits(&loaded.plan) => RejectReason::WrongBuffers,
             (None, Some(loaded)) => {
-                let blocks = loaded.blocks.clone();
-                let submission = Submission { plan, payload: loaded, blocks, key, io, token };
+                let steps = loaded.steps.clone();
+                let submission = Submission { plan, payload: loaded, steps, key, io, token };
                 let task = board.submit(submission, MonotonicClock::read());
                 drop(board);
                 self.shared.call();
@@ -337,6 +414,7 @@ impl Device for CudaDevice {
     }
 
     fn memory(&self) -> Vec<MemoryUse> {
+        self.shared.collect();
         vec![self.budget.usage()]
     }
 

@@ -18,7 +18,7 @@ use crate::error::{CudaError, VERSION_MIN};
 const DRIVER_VARIABLE: &str = "REEF_CUDA_DRIVER";
 
 /// The functions that are used: cudarc panics about one that a driver has not got.
-const FUNCTIONS: [&str; 27] = [
+const FUNCTIONS: [&str; 29] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -30,6 +30,7 @@ const FUNCTIONS: [&str; 27] = [
     "cuDevicePrimaryCtxRelease_v2",
     "cuCtxSetCurrent",
     "cuCtxGetStreamPriorityRange",
+    "cuMemGetInfo_v2",
     "cuMemAlloc_v2",
     "cuMemFree_v2",
     "cuMemHostAlloc",
@@ -45,6 +46,7 @@ const FUNCTIONS: [&str; 27] = [
     "cuModuleLoadData",
     "cuModuleGetFunction",
     "cuModuleUnload",
+    "cuFuncSetAttribute",
     "cuLaunchKernel",
 ];
 
@@ -126,6 +128,8 @@ pub(crate) struct Properties {
     pub(crate) memory_bytes: u64,
     /// Of one block, at most.
     pub(crate) shared_bytes: usize,
+    /// Bytes of shared memory of a multiprocessor.
+    pub(crate) shared_bytes_of_sm: usize,
     /// 0 is the default.
     pub(crate) compute_mode: i32,
 }
@@ -162,6 +166,9 @@ impl Properties {
                 as u32,
             sms: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
             memory_bytes: bytes as u64,
+            shared_bytes_of_sm: attribute(
+                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+            )? as usize,
             shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
                 as usize,
             compute_mode: attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_MODE)?,
@@ -201,6 +208,15 @@ impl Context {
     pub(crate) fn enter(&self) -> Result<(), CudaError> {
         // SAFETY: the context is retained until `self` is dropped.
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.handle) })
+    }
+
+    /// Bytes of the GPU's memory that nobody has taken.
+    #[allow(unsafe_code)]
+    pub(crate) fn free_bytes(&self) -> Result<u64, CudaError> {
+        self.enter()?;
+        let (mut free, mut all) = (0, 0);
+        // SAFETY: the pointers are to numbers that outlive the call.
+        check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&mut free, &mut all) }).map(|()| free as u64)
     }
 
     /// The least and the greatest priority of a stream; smaller numbers are more urgent.
@@ -310,14 +326,8 @@ impl PinnedBytes {
     }
 
     #[allow(unsafe_code)]
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: it has so many bytes, which are written by nobody while they are read: see `Sync`.
-        unsafe { std::slice::from_raw_parts(self.at, self.len) }
-    }
-
-    #[allow(unsafe_code)]
     pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and nobody else has it.
+        // SAFETY: it has so many bytes, and nobody else has them.
         unsafe { std::slice::from_raw_parts_mut(self.at, self.len) }
     }
 }
@@ -508,6 +518,14 @@ impl Module {
         // SAFETY: the pointers outlive the call.
         let result = unsafe { sys::cuModuleGetFunction(&mut function, self.handle, name.as_ptr()) };
         check("cuModuleGetFunction", result).map(|()| Function(function))
+    }
+
+    /// Lets blocks of a kernel of this module have up to so much shared memory.
+    #[allow(unsafe_code)]
+    pub(crate) fn allow_shared(&self, function: Function, bytes: usize) -> Result<(), CudaError> {
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is of this module, which is loaded.
+        check("cuFuncSetAttribute", unsafe { sys::cuFuncSetAttribute(function.0, attribute, bytes as i32) })
     }
 }
 

@@ -67,8 +67,8 @@ pub enum CudaError {
         /// What the compiler says.
         log: String,
     },
-    /// The thread that feeds the device does not start.
-    #[error("the thread that feeds the GPU does not start: {0}")]
+    /// A thread that works for the device does not start.
+    #[error("a thread of the GPU does not start: {0}")]
     Thread(
         /// Why.
         String,

@@ -8,20 +8,30 @@
 //! then every [`NAP`]; a device that has failed says so when it is asked, every [`ASK`].
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use reef_base::{MonotonicClock, Nanos};
 use reef_device::Wake;
 
-use crate::board::{Action, Board, Ended, OUTSTANDING_MAX, SLOTS};
-use crate::descriptor::{Launch, Report};
-use crate::driver::{Context, DeviceBytes, Function, Grid, PinnedBytes, Stream};
+use crate::board::{AHEAD_MIN, Action, Board, Ended, OUTSTANDING_MAX, Pads, SLOTS};
+use crate::code::Code;
+use crate::cut::SPLIT_BLOCKS;
+use crate::descriptor::{Launch, Padded, Report};
+use crate::driver::{Context, DeviceBytes, Grid, PinnedBytes, Stream};
 use crate::error::CudaError;
-use crate::loaded::Loaded;
+use crate::hosting::{Hosts, Job, Staged};
+use crate::loaded::{Launchable, Loaded};
+use crate::memory::{DevicePart, PinnedPart};
 
 /// Reports at a time: more than launches that are under way.
 const REPORTS: usize = (SLOTS * (OUTSTANDING_MAX + 1)).next_power_of_two();
+/// Bytes of a slot's count of blocks, and the words behind it.
+const ARRIVALS_BYTES: usize = ((1 + SPLIT_BLOCKS) * size_of::<u64>()).next_multiple_of(128);
+/// Times that the way to the device and back is measured at the start.
+const ROUND_TRIPS: u32 = 9;
+/// Round trips that a task's queue reaches beyond what runs: this thread has others to look after as well.
+const AHEAD_ROUND_TRIPS: u64 = 2;
 /// Bytes between the words of two slots.
 const WORD_PITCH: usize = 64;
 /// How long it looks closely after something happened, and how long it sleeps afterwards.
@@ -44,15 +54,33 @@ pub(crate) struct Shared {
     /// Whether the board has a fault.
     faulty: AtomicBool,
     /// Memory for the tasks of each slot, not taken yet: never smaller than what the slot has.
-    offered: Mutex<Vec<Option<DeviceBytes>>>,
-    /// What is to be dropped by who has time.
-    retired: Mutex<Vec<Retired>>,
+    offered: Mutex<Vec<SlotMemory>>,
+    /// Whether there is some.
+    has_offers: AtomicBool,
+    /// Threads for host steps, once a plan has one.
+    pub(crate) hosts: OnceLock<Hosts>,
+    /// Plans that nothing uses any more, to be dropped by who has time: foreign code may be among them.
+    retired: Mutex<Vec<Arc<Loaded>>>,
 }
 
-/// Memory of the device that nothing uses any more. Freeing it may wait for the device.
-enum Retired {
-    Plan(#[allow(dead_code, reason = "kept to be dropped")] Arc<Loaded>),
-    Memory(#[allow(dead_code, reason = "kept to be dropped")] DeviceBytes),
+/// Memory of a slot, for its tasks one after the other.
+#[derive(Default)]
+pub(crate) struct SlotMemory {
+    pub(crate) device: Option<DevicePart>,
+    /// For host steps.
+    pub(crate) staging: Option<Arc<Mutex<PinnedPart>>>,
+}
+
+impl SlotMemory {
+    /// Takes what is there of `other` in place of its own, which is free then.
+    fn replace(&mut self, other: SlotMemory) {
+        if other.device.is_some() {
+            self.device = other.device;
+        }
+        if other.staging.is_some() {
+            self.staging = other.staging;
+        }
+    }
 }
 
 impl Shared {
@@ -65,13 +93,15 @@ impl Shared {
             waker: Mutex::default(),
             stopping: AtomicBool::new(false),
             faulty: AtomicBool::new(false),
-            offered: Mutex::new((0..SLOTS).map(|_| None).collect()),
+            offered: Mutex::new((0..SLOTS).map(|_| SlotMemory::default()).collect()),
+            has_offers: AtomicBool::new(false),
+            hosts: OnceLock::new(),
             retired: Mutex::default(),
         }
     }
 
     pub(crate) fn board(&self) -> MutexGuard<'_, Board<Arc<Loaded>>> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.board)
     }
 
     /// There is something to do.
@@ -81,18 +111,22 @@ impl Shared {
 
     /// Completions may be there, or a fault.
     pub(crate) fn wake(&self) {
-        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waker = lock(&self.waker).clone();
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
     pub(crate) fn set_waker(&self, waker: Arc<dyn Wake>) {
-        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
+        *lock(&self.waker) = Some(waker);
     }
 
+    /// Ends every task, and the feeder when the device has nothing to do any more.
     pub(crate) fn stop(&self) {
+        let mut board = self.board();
+        board.poison("it is shut down", MonotonicClock::read());
         self.stopping.store(true, Ordering::Release);
+        drop(board);
         self.work.notify_all();
     }
 
@@ -116,21 +150,36 @@ impl Shared {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Memory for tasks of a slot that need more than they have.
-    pub(crate) fn offer(&self, slot: usize, bytes: DeviceBytes) {
-        let before = self.offered.lock().unwrap_or_else(PoisonError::into_inner)[slot].replace(bytes);
-        drop(before);
+    /// Memory for tasks that need more than the slots have, by slot. A slot takes it when it has no task.
+    pub(crate) fn offer(&self, memory: Vec<SlotMemory>) {
+        lock(&self.offered).iter_mut().zip(memory).for_each(|(offered, memory)| offered.replace(memory));
+        self.has_offers.store(true, Ordering::Release);
+        self.call();
     }
 
-    /// Frees what nothing uses any more; may wait for the device.
+    /// What the host ran of a task has ended.
+    pub(crate) fn host_ended(&self, slot: usize, ended: Ended) {
+        let mut board = self.board();
+        let before = board.has_completions();
+        board.ended(slot, ended, MonotonicClock::read());
+        let completed = !before && board.has_completions();
+        drop(board);
+        self.settled.notify_all();
+        self.call();
+        if completed {
+            self.wake();
+        }
+    }
+
+    /// Drops what nothing uses any more.
     pub(crate) fn collect(&self) {
-        let retired = std::mem::take(&mut *self.retired.lock().unwrap_or_else(PoisonError::into_inner));
+        let retired = std::mem::take(&mut *lock(&self.retired));
         drop(retired);
     }
+}
 
-    fn retire(&self, one: Retired) {
-        self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(one);
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The streams of a slot's tasks: best-effort, real-time.
@@ -139,53 +188,84 @@ type Streams = [Stream; 2];
 /// The thread's own things.
 pub(crate) struct Feeder {
     shared: Arc<Shared>,
-    mark: Function,
+    code: Arc<Code>,
     streams: Vec<Streams>,
     /// By slot.
-    memory: Vec<Option<DeviceBytes>>,
-    /// A count of blocks for each slot.
+    memory: Vec<SlotMemory>,
+    /// A count of blocks for each slot, and which parts of tiles are there.
     arrivals: DeviceBytes,
     /// Reports, then words.
     pinned: PinnedBytes,
     pinned_address: u64,
     /// From the device's clock to the host's.
     clock_offset: i64,
+    /// Launches so far.
+    runs: u64,
 }
 
 impl Feeder {
-    pub(crate) fn new(shared: Arc<Shared>, mark: Function) -> Result<Feeder, CudaError> {
+    pub(crate) fn new(shared: Arc<Shared>, code: Arc<Code>) -> Result<Feeder, CudaError> {
         let context = shared.context.clone();
         let (least, greatest) = context.priorities()?;
         let streams = (0..SLOTS)
             .map(|_| Ok([Stream::new(&context, least)?, Stream::new(&context, greatest)?]))
             .collect::<Result<Vec<Streams>, CudaError>>()?;
-        let arrivals = DeviceBytes::new(&context, SLOTS * size_of::<u64>())?;
+        let arrivals = DeviceBytes::new(&context, SLOTS * ARRIVALS_BYTES)?;
         streams[0][0].clear(&arrivals)?;
         streams[0][0].synchronize()?;
         let pinned = PinnedBytes::zeroed(&context, REPORTS * size_of::<Report>() + SLOTS * WORD_PITCH)?;
         let pinned_address = pinned.device_address()?;
-        let memory = (0..SLOTS).map(|_| None).collect();
-        let mut feeder =
-            Feeder { shared, mark, streams, memory, arrivals, pinned, pinned_address, clock_offset: 0 };
-        feeder.clock_offset = feeder.read_clock()?;
+        let mut feeder = Feeder {
+            shared,
+            code,
+            streams,
+            memory: (0..SLOTS).map(|_| SlotMemory::default()).collect(),
+            arrivals,
+            pinned,
+            pinned_address,
+            clock_offset: 0,
+            runs: 0,
+        };
+        let (clock_offset, round_trip) = feeder.read_clock()?;
+        feeder.clock_offset = clock_offset;
+        feeder.shared.board().ahead = Nanos(round_trip.0 * AHEAD_ROUND_TRIPS).max(AHEAD_MIN);
         Ok(feeder)
     }
 
-    /// How far the host's clock is ahead of the device's.
-    fn read_clock(&self) -> Result<i64, CudaError> {
-        // The second time the code is there already.
-        let mut offset = 0;
-        for _ in 0..2 {
+    /// How far the host's clock is ahead of the device's, and how long it takes until what is queued on the
+    /// idle device was told of.
+    fn read_clock(&self) -> Result<(i64, Nanos), CudaError> {
+        // The first time the code comes to the device.
+        let mut best = (0, Nanos(u64::MAX));
+        for number in 1..=ROUND_TRIPS {
             let before = MonotonicClock::read();
-            self.queue_mark(0, 0, 0)?;
-            self.streams[0][0].synchronize()?;
-            let middle = before.0 + (MonotonicClock::read() - before).0 / 2;
-            offset = (middle as i64).wrapping_sub(self.report(0).begun_ns as i64);
+            self.queue_mark(0, 0, number)?;
+            while !self.has_ended(number) && !self.streams[0][0].is_done()? {
+                std::hint::spin_loop();
+            }
+            let took = MonotonicClock::read() - before;
+            self.until_done()?;
+            let middle = before.0 + took.0 / 2;
+            let offset = (middle as i64).wrapping_sub(self.report(number).begun_ns as i64);
+            if number > 1 && took < best.1 {
+                best = (offset, took);
+            }
+            self.forget(number);
         }
-        Ok(offset)
+        Ok(best)
     }
 
-    /// Feeds the device until it is told to stop, or the device fails.
+    /// Waits until no stream has anything to do, without waiting in the driver.
+    fn until_done(&self) -> Result<(), CudaError> {
+        for stream in self.streams.iter().flatten() {
+            while !stream.is_done()? {
+                std::thread::sleep(NAP);
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds the device until it is told to stop and nothing is queued any more, or the device fails.
     pub(crate) fn run(mut self) {
         if let Err(error) = self.feed() {
             let reason = format!("the GPU failed: {error}");
@@ -199,13 +279,23 @@ impl Feeder {
     fn feed(&mut self) -> Result<(), CudaError> {
         self.shared.context.enter()?;
         let mut last = Instant::now();
-        while !self.shared.stopping.load(Ordering::Acquire) {
+        loop {
             if self.step()? {
                 last = Instant::now();
                 continue;
             }
-            let board = self.shared.board();
-            if !board.is_busy() {
+            let mut board = self.shared.board();
+            // Asked again with the lock that is held until the wait begins: who changed the board meanwhile
+            // may have called before anybody waited.
+            if let Some(action) = board.next() {
+                drop(board);
+                self.act(action)?;
+                continue;
+            }
+            if board.awaited().next().is_none() {
+                if self.shared.stopping.load(Ordering::Acquire) {
+                    break;
+                }
                 let quiet = Duration::from_millis(100);
                 drop(self.shared.work.wait_timeout(board, quiet).unwrap_or_else(PoisonError::into_inner));
                 last = Instant::now();
@@ -221,11 +311,15 @@ impl Feeder {
                 }
             }
         }
-        Ok(())
+        // What has told of its end may not quite be over.
+        self.until_done()
     }
 
     /// Tells of what has ended and does what there is to do; whether there was anything.
     fn step(&mut self) -> Result<bool, CudaError> {
+        if self.shared.has_offers.swap(false, Ordering::AcqRel) {
+            self.grow_idle();
+        }
         let mut progress = self.tell();
         loop {
             let action = self.shared.board().next();
@@ -256,14 +350,13 @@ impl Feeder {
             progress = true;
         }
         let completed = !before && board.has_completions();
-        // Who has a plan for itself frees it, which takes time.
-        let retired: Vec<Arc<Loaded>> = board.take_retired().collect();
-        drop(board);
-        for plan in retired {
+        for plan in board.take_retired() {
+            // Who has a plan for itself frees it, which takes time.
             if Arc::strong_count(&plan) == 1 {
-                self.shared.retire(Retired::Plan(plan));
+                lock(&self.shared.retired).push(plan);
             }
         }
+        drop(board);
         if progress {
             self.shared.settled.notify_all();
         }
@@ -277,27 +370,44 @@ impl Feeder {
         match action {
             Action::Evict(slot) => self.word(slot).store(1, Ordering::Relaxed),
             Action::Allow(slot) => self.word(slot).store(0, Ordering::Relaxed),
-            Action::Launch { slot, kernel, number, first } => {
+            Action::Launch { slot, kernel, from, number, first, padding } => {
                 if first {
                     self.begin(slot)?;
                 }
-                self.launch(slot, kernel, number)?;
+                self.launch((slot, kernel, number), from, padding)?;
             }
+            Action::Fetch { slot, kernel, number, first } => {
+                if first {
+                    self.begin(slot)?;
+                }
+                self.fetch(slot, kernel, number)?;
+            }
+            Action::Run { slot, kernel } => self.run_on_host(slot, kernel),
+            Action::Store { slot, kernel, number } => self.store(slot, kernel, number)?,
             Action::Finish { slot, number } => self.finish(slot, number)?,
         }
         Ok(())
+    }
+
+    /// Has slots without a task take what they are offered, so that what they had is free.
+    fn grow_idle(&mut self) {
+        let board = self.shared.board();
+        let idle: Vec<usize> = (0..SLOTS).filter(|&slot| !board.has_begun(slot)).collect();
+        drop(board);
+        // Only this thread begins tasks.
+        idle.into_iter().for_each(|slot| self.grow(slot));
+    }
+
+    fn grow(&mut self, slot: usize) {
+        let offered = std::mem::take(&mut lock(&self.shared.offered)[slot]);
+        self.memory[slot].replace(offered);
     }
 
     /// Readies the slot's memory for its task.
     #[allow(unsafe_code)]
     fn begin(&mut self, slot: usize) -> Result<(), CudaError> {
         self.word(slot).store(0, Ordering::Relaxed);
-        let offered = self.shared.offered.lock().unwrap_or_else(PoisonError::into_inner)[slot].take();
-        if let Some(larger) = offered
-            && let Some(before) = self.memory[slot].replace(larger)
-        {
-            self.shared.retire(Retired::Memory(before));
-        }
+        self.grow(slot);
         let base = self.base(slot);
         let mut board = self.shared.board();
         let real_time = board.is_real_time(slot);
@@ -314,17 +424,79 @@ impl Feeder {
         Ok(())
     }
 
+    /// Queues the blocks of a kernel from `from` on, and what pads them.
     #[allow(unsafe_code)]
-    fn launch(&self, slot: usize, kernel: usize, number: u32) -> Result<(), CudaError> {
-        let mut board = self.shared.board();
-        let real_time = board.is_real_time(slot);
-        let kernel = board.at_work(slot).0.kernels[kernel];
+    fn launch(
+        &mut self,
+        (slot, kernel, number): (usize, usize, u32),
+        from: u32,
+        padding: Option<Pads>,
+    ) -> Result<(), CudaError> {
+        let shared = self.shared.clone();
+        let mut board = shared.board();
+        let class = usize::from(board.is_real_time(slot));
+        let mut launchable =
+            |slot, kernel| board.at_work(slot).0.launchable(kernel).expect("the board knows host steps");
+        let kernel = launchable(slot, kernel);
+        let pads = padding.map(|pads| (pads, launchable(pads.slot, pads.kernel)));
         drop(board);
-        let launch =
-            Launch { descriptor: kernel.descriptor, ..self.launch_of(slot, number, kernel.grid.blocks) };
-        // SAFETY: the function takes a launch; its plan, and with it descriptor and weights, stays until the
-        // task is over, which is not before this launch is told of.
-        unsafe { self.streams[slot][usize::from(real_time)].launch(kernel.function, kernel.grid, &launch) }
+        let launch = self.launch_of(slot, number, kernel, from..kernel.grid.blocks);
+        let Some((pads, padding)) = pads else {
+            let grid = Grid { blocks: launch.blocks, ..kernel.grid };
+            // SAFETY: the function takes a launch; its plan, and with it descriptor and weights, stays until
+            // the task is over, which is not before this launch is told of.
+            return unsafe { self.streams[slot][class].launch(kernel.tile.function, grid, &launch) };
+        };
+        let grid = Grid {
+            blocks: launch.blocks + pads.blocks,
+            shared_bytes: kernel.grid.shared_bytes.max(padding.grid.shared_bytes),
+            ..kernel.grid
+        };
+        let blocks = pads.from..pads.from + pads.blocks;
+        let both =
+            Padded { kernel: launch, padding: self.launch_of(pads.slot, pads.number, padding, blocks) };
+        let function = self.code.proxy(kernel.tile, padding.tile);
+        // SAFETY: as above; a proxy takes two launches.
+        unsafe { self.streams[slot][class].launch(function, grid, &both) }
+    }
+
+    /// Queues the copies of a host step's operands to the slot's pinned memory.
+    #[allow(unsafe_code)]
+    fn fetch(&self, slot: usize, kernel: usize, number: u32) -> Result<(), CudaError> {
+        let (base, staging) = (self.base(slot), lock(self.staging(slot)).as_ptr());
+        let mut board = self.shared.board();
+        let class = usize::from(board.is_real_time(slot));
+        let loaded = board.at_work(slot).0;
+        for Staged { region, at } in &loaded.host_step(kernel).expect("it is one").reads {
+            let to = staging.wrapping_add(*at);
+            // SAFETY: the slot's memory and its pinned memory have room for each operand at its place, and
+            // stay until the task is over; nobody looks there before the mark is told of.
+            unsafe { self.streams[slot][class].download(to, base + loaded.offset(region), region.bytes) }?;
+        }
+        drop(board);
+        self.queue_mark(slot, class, number)
+    }
+
+    fn run_on_host(&self, slot: usize, kernel: usize) {
+        let loaded = self.shared.board().at_work(slot).0.clone();
+        let job = Job { loaded, kernel, staging: self.staging(slot).clone() };
+        self.shared.hosts.get().expect("threads start before such a plan is loaded").give(slot, job);
+    }
+
+    /// Queues the copies of a host step's results to the device.
+    #[allow(unsafe_code)]
+    fn store(&self, slot: usize, kernel: usize, number: u32) -> Result<(), CudaError> {
+        let (base, staging) = (self.base(slot), lock(self.staging(slot)).as_ptr());
+        let mut board = self.shared.board();
+        let class = usize::from(board.is_real_time(slot));
+        let loaded = board.at_work(slot).0;
+        for Staged { region, at } in &loaded.host_step(kernel).expect("it is one").writes {
+            let from = staging.wrapping_add(*at);
+            // SAFETY: as in `fetch`; the host is through with it.
+            unsafe { self.streams[slot][class].upload(base + loaded.offset(region), from, region.bytes) }?;
+        }
+        drop(board);
+        self.queue_mark(slot, class, number)
     }
 
     #[allow(unsafe_code)]
@@ -333,8 +505,7 @@ impl Feeder {
         let mut board = self.shared.board();
         let real_time = board.is_real_time(slot);
         let (loaded, io) = board.at_work(slot);
-        let outputs = loaded.layout.outputs.clone();
-        for (output, at) in io.outputs.iter_mut().zip(outputs) {
+        for (output, &at) in io.outputs.iter_mut().zip(&loaded.layout.outputs) {
             let bytes = output.as_mut_slice();
             // SAFETY: as in `begin`; nobody reads the outputs before the mark is told of.
             unsafe {
@@ -350,23 +521,50 @@ impl Feeder {
     fn queue_mark(&self, slot: usize, class: usize, number: u32) -> Result<(), CudaError> {
         let grid = Grid { blocks: 1, threads: 1, shared_bytes: 0 };
         // SAFETY: the mark takes a launch, and all that it uses of it lives as long as `self`.
-        unsafe { self.streams[slot][class].launch(self.mark, grid, &self.launch_of(slot, number, 1)) }
+        unsafe { self.streams[slot][class].launch(self.code.mark, grid, &self.mark_of(slot, number)) }
     }
 
-    fn launch_of(&self, slot: usize, number: u32, blocks: u32) -> Launch {
+    fn launch_of(
+        &mut self,
+        slot: usize,
+        number: u32,
+        kernel: Launchable,
+        blocks: std::ops::Range<u32>,
+    ) -> Launch {
+        self.runs += 1;
+        Launch {
+            descriptor: kernel.descriptor,
+            first: blocks.start,
+            blocks: blocks.end - blocks.start,
+            function: kernel.tile.number,
+            run: self.runs,
+            ..self.mark_of(slot, number)
+        }
+    }
+
+    /// A launch of one block that has no descriptor.
+    fn mark_of(&self, slot: usize, number: u32) -> Launch {
         Launch {
             descriptor: 0,
-            base: self.memory[slot].as_ref().map_or(0, DeviceBytes::address),
+            base: self.memory[slot].device.as_ref().map_or(0, DevicePart::address),
             evicted: self.pinned_address + Self::word_at(slot) as u64,
-            arrivals: self.arrivals.address() + (slot * size_of::<u64>()) as u64,
+            arrivals: self.arrivals.address() + (slot * ARRIVALS_BYTES) as u64,
             report: self.pinned_address + Self::report_at(number) as u64,
             number,
-            blocks,
+            first: 0,
+            blocks: 1,
+            function: 0,
+            run: 0,
         }
     }
 
     fn base(&self, slot: usize) -> u64 {
-        self.memory[slot].as_ref().expect("memory is offered before a plan that needs it is loaded").address()
+        let memory = self.memory[slot].device.as_ref();
+        memory.expect("memory is offered before a plan that needs it is loaded").address()
+    }
+
+    fn staging(&self, slot: usize) -> &Arc<Mutex<PinnedPart>> {
+        self.memory[slot].staging.as_ref().expect("it is offered before a plan that needs it is loaded")
     }
 
     fn report_at(number: u32) -> usize {
@@ -391,6 +589,12 @@ impl Feeder {
     fn has_ended(&self, number: u32) -> bool {
         let at = Self::report_at(number) + std::mem::offset_of!(Report, number);
         self.shared_word(at).load(Ordering::Acquire) == number
+    }
+
+    /// No launch has written a report.
+    fn forget(&self, number: u32) {
+        let at = Self::report_at(number) + std::mem::offset_of!(Report, number);
+        self.shared_word(at).store(0, Ordering::Relaxed);
     }
 
     /// The value that a kernel failed by, if it did; the place is as good as new afterwards.

@@ -11,15 +11,20 @@ use std::sync::Arc;
 
 use reef_base::{Buffer, Rng};
 use reef_compile::samples::{self, Sample};
-use reef_plan::{DeviceKind, Isa, Kernel, Place, Plan, Region, Target};
+use reef_plan::{DeviceKind, Isa, Kernel, Place, Plan, Precision, Region, Target};
 
-use crate::compiler;
-use crate::cut::CudaCutter;
+use crate::code::Code;
+use crate::cut::{CudaCutter, SPLIT_BLOCKS};
 use crate::descriptor::{self, Launch, Placing, Report};
-use crate::driver::{Context, DeviceBytes, Driver, Module, PinnedBytes, Properties, Stream};
+use crate::driver::{Context, DeviceBytes, Driver, PinnedBytes, Properties, Stream};
+use crate::hosting::is_hosted;
+use crate::loaded::unsupported;
 
 /// Numbers of multiprocessors that plans are cut for.
 const CUTS: [usize; 4] = [1, 2, 5, 64];
+/// How far results may be off in each precision, as a share of the largest value: what is off by more is wrong
+/// for other reasons than rounding.
+const TOLERANCES: [f64; 4] = [2e-4, 2e-2, 2e-2, 1e-1];
 /// Random samples.
 const RANDOM: u64 = 100;
 /// What memory holds before a kernel writes it.
@@ -28,7 +33,7 @@ const STALE: u8 = 0x5A;
 /// A device without an executor.
 struct Bench {
     context: Arc<Context>,
-    module: Module,
+    code: Code,
     stream: Stream,
     isa: Isa,
     arrivals: DeviceBytes,
@@ -47,6 +52,7 @@ struct Task {
 struct Apart<'a> {
     reads: &'a [DeviceBytes],
     writes: &'a [DeviceBytes],
+    parts: &'a DeviceBytes,
 }
 
 impl Placing for Apart<'_> {
@@ -61,6 +67,10 @@ impl Placing for Apart<'_> {
 
     fn weight(&self, _index: u32) -> u64 {
         unreachable!("as above")
+    }
+
+    fn parts(&self) -> u64 {
+        self.parts.address()
     }
 }
 
@@ -112,13 +122,13 @@ impl Bench {
         let driver = Driver::load().expect("the emulated driver is there");
         let properties = Properties::of(driver, 0).expect("it has a device");
         let context = Context::of(0).expect("which can be used");
-        let cubin = compiler::kernels(properties.arch).expect("there are kernels for it");
-        let module = Module::load(&context, &cubin).expect("they load");
+        let code = Code::load(&context, &properties).expect("there are kernels for it");
         let stream = Stream::new(&context, 0).expect("there is a stream");
-        let arrivals = DeviceBytes::new(&context, size_of::<u64>()).expect("there is memory");
+        let words = 1 + SPLIT_BLOCKS;
+        let arrivals = DeviceBytes::new(&context, words * size_of::<u64>()).expect("there is memory");
         stream.clear(&arrivals).expect("it can be cleared");
         let pinned = PinnedBytes::zeroed(&context, size_of::<Report>() + 64).expect("there is memory");
-        Bench { context, module, stream, isa: Isa::Sm(properties.arch as u16), arrivals, pinned }
+        Bench { context, code, stream, isa: Isa::Sm(properties.arch as u16), arrivals, pinned }
     }
 
     /// Memory with these bytes, and no more.
@@ -148,11 +158,14 @@ impl Bench {
         };
         let (reads, writes) = (upload(&kernel.reads), upload(&kernel.writes));
         let what = format!("{}, kernel {}", plan.name(), kernel.name);
-        let described = descriptor::describe(&apart(kernel), &Apart { reads: &reads, writes: &writes });
+        let parts = self.upload(&vec![STALE; descriptor::parts_bytes(&kernel.spec)]);
+        let places = Apart { reads: &reads, writes: &writes, parts: &parts };
+        let described = descriptor::describe(&apart(kernel), plan.target().precision, &places);
         let described = described.unwrap_or_else(|why| panic!("{what}: {why}"));
         let descriptor = self.upload(&described.descriptor);
         let grid = described.grid(kernel.spec.blocks() as u32);
         let pinned = self.pinned.device_address().expect("the device sees it");
+        let tile = self.code.tile(described.function);
         let launch = Launch {
             descriptor: descriptor.address(),
             base: 0,
@@ -160,13 +173,16 @@ impl Bench {
             arrivals: self.arrivals.address(),
             report: pinned,
             number,
+            first: 0,
             blocks: grid.blocks,
+            function: tile.number,
+            run: u64::from(number),
         };
-        let function = self.module.function(described.function).expect("the module has it");
         // SAFETY: the function takes a launch, and all that this one names lives until it has ended.
-        unsafe { self.stream.launch(function, grid, &launch) }.expect("it is launched");
+        unsafe { self.stream.launch(tile.function, grid, &launch) }.expect("it is launched");
         self.stream.synchronize().unwrap_or_else(|error| panic!("{what}: {error}"));
-        let report: Report = bytemuck::pod_read_unaligned(&self.pinned.as_slice()[..size_of::<Report>()]);
+        // SAFETY: the memory is so large and aligned, and the launch that wrote there has ended.
+        let report: Report = unsafe { std::ptr::read_volatile(self.pinned.as_ptr().cast()) };
         assert_eq!((report.number, report.skipped, report.failed), (number, 0, 0), "{what}");
         for (region, memory) in kernel.writes.iter().zip(&writes) {
             task.take(region, &self.download(memory, region.bytes), &what);
@@ -174,10 +190,10 @@ impl Bench {
     }
 
     /// Runs a sample kernel by kernel; false if the device cannot.
-    fn sample(&self, sample: &Sample, cus: usize) -> bool {
-        let cutter = CudaCutter::new(Target { device: DeviceKind::Cuda, isa: self.isa, cus, window: 0 });
-        let plan = sample.plan(&cutter).expect("samples compile");
-        if crate::loaded::unsupported(&plan).is_some() {
+    fn sample(&self, sample: &Sample, cus: usize, precision: Precision) -> bool {
+        let target = Target { device: DeviceKind::Cuda, isa: self.isa, cus, window: 0, precision };
+        let plan = sample.plan(&CudaCutter::new(target)).expect("samples compile");
+        if unsupported(&plan).is_some() || plan.kernels().iter().any(is_hosted) {
             return false;
         }
         let mut task = Task {
@@ -189,7 +205,7 @@ impl Bench {
             self.run(&plan, kernel, index as u32 + 1, &mut task);
         }
         let outputs: Vec<Buffer> = task.outputs.iter().map(|bytes| Buffer::copy_from(bytes)).collect();
-        sample.check(&outputs).unwrap_or_else(|what| panic!("{what}"));
+        sample.check_within(&outputs, TOLERANCES[precision as usize]).unwrap_or_else(|what| panic!("{what}"));
         true
     }
 }
@@ -199,8 +215,8 @@ impl Bench {
 fn kernels_keep_to_their_operands() {
     let bench = Bench::new();
     let samples = samples::all();
-    for cus in CUTS {
-        let ran = samples.iter().filter(|sample| bench.sample(sample, cus)).count();
+    for (cus, precision) in CUTS.into_iter().zip(Precision::ALL) {
+        let ran = samples.iter().filter(|sample| bench.sample(sample, cus, precision)).count();
         assert!(ran + 3 >= samples.len(), "{ran} of {} samples ran", samples.len());
     }
 }
@@ -212,6 +228,7 @@ fn kernels_of_random_shapes_keep_to_their_operands() {
     for seed in 0..RANDOM {
         let sample = random::sample(&mut Rng::new(seed));
         println!("seed {seed}: {}", sample.name);
-        assert!(bench.sample(&sample, CUTS[seed as usize % CUTS.len()]), "{} cannot run", sample.name);
+        let (cus, precision) = (CUTS[seed as usize / 4 % 4], Precision::ALL[seed as usize % 4]);
+        assert!(bench.sample(&sample, cus, precision), "{} cannot run", sample.name);
     }
 }

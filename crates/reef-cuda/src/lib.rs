@@ -10,14 +10,19 @@
 //! |---|---|
 //! | `driver` | the driver's calls, with errors; memory, streams, modules |
 //! | `compiler` | CUDA C++ to machine code, and the cache of that |
+//! | `code` | the kernels on the device, and which fit a multiprocessor together |
 //! | `cut`, `pack` | how kernels are cut into blocks, how weights lie |
 //! | `descriptor`, `scalar` | what kernels are given: plain data, as the kernels declare it |
+//! | `memory` | one pool of the device's memory, one of pinned memory, and their parts |
+//! | `upload` | copies of what is loaded, beside those of tasks |
 //! | `loaded` | plans in the memory of the device |
 //! | `board` | which kernel is queued next: a state machine without a driver or a clock |
 //! | `feeder` | the thread that does what the board says |
+//! | `hosting` | kernels that the host runs: their operands, states and threads |
 //! | `device` | the device of the contract |
 
 mod board;
+mod code;
 mod compiler;
 mod cut;
 mod descriptor;
@@ -25,12 +30,15 @@ mod device;
 mod driver;
 mod error;
 mod feeder;
+mod hosting;
 #[cfg(test)]
 mod isolation;
 mod loaded;
+mod memory;
 mod pack;
 mod scalar;
 mod survey;
+mod upload;
 
 pub use compiler::{KernelFacts, compile_into};
 pub use device::{CudaDevice, CudaOptions};

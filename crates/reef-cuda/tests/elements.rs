@@ -10,6 +10,7 @@ use reef_compile::{CompileOptions, compile, reference};
 use reef_cuda::{CudaDevice, CudaOptions};
 use reef_device::{Device, DeviceError, Outcome};
 use reef_graph::{Binary, DType, Graph, Op, Shape, Tensor, Unary, ValueId};
+use reef_plan::Precision;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -191,7 +192,9 @@ fn differs(dtype: DType, made: &[u8], expected: &[u8]) -> Option<String> {
 fn run(device: &CudaDevice, case: &Case) -> Result<bool, String> {
     let options = CompileOptions { name: case.name.clone() };
     let Ok(expected) = reference::evaluate(&case.graph, &case.inputs) else { return Ok(false) };
-    let Ok(plan) = compile(&case.graph, &[], &Arc::default(), device.cutter().as_ref(), &options) else {
+    let Ok(plan) =
+        compile(&case.graph, &[], &Arc::default(), device.cutter(Some(Precision::F32)).as_ref(), &options)
+    else {
         return Ok(false);
     };
     let loaded = match device.load(Arc::new(plan)) {
@@ -223,7 +226,9 @@ fn run(device: &CudaDevice, case: &Case) -> Result<bool, String> {
 #[test]
 #[ignore = "needs the emulated driver: cargo xtask cuda"]
 fn results_of_elements_are_those_of_the_reference() {
-    let device = CudaDevice::start(CudaOptions::default()).expect("the emulated driver is there");
+    let separate_allocations = std::env::var_os("REEF_TEST_SEPARATE").is_some();
+    let options = CudaOptions { separate_allocations, ..CudaOptions::default() };
+    let device = CudaDevice::start(options).expect("the emulated driver is there");
     let cases = cases();
     let results: Vec<(&str, Result<bool, String>)> =
         cases.iter().map(|case| (case.name.as_str(), run(&device, case))).collect();

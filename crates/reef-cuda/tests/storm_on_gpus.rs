@@ -16,7 +16,7 @@ use reef_compile::samples;
 use reef_cuda::{CudaDevice, CudaOptions, survey};
 use reef_device::{Completion, Device, DeviceError, Io, LoadedPlan, Outcome, RejectReason, Scheme};
 use reef_graph::{DType, Tensor};
-use reef_plan::{Plan, SyntheticStage, synthetic_output, synthetic_plan};
+use reef_plan::{Plan, Precision, SyntheticStage, synthetic_output, synthetic_plan};
 
 /// How long a device may do nothing.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -361,7 +361,7 @@ fn bytes(buffers: &[reef_base::Buffer]) -> Vec<Vec<u8>> {
 fn subjects(device: &CudaDevice, seed: u64) -> Vec<Subject> {
     let mut rng = Rng::new(seed);
     let mut subjects: Vec<Subject> = (0..SYNTHETIC).map(|index| synthetic(device, index, &mut rng)).collect();
-    let cutter = device.cutter();
+    let cutter = device.cutter(Some(Precision::F32));
     for sample in samples::all() {
         let plan = Arc::new(sample.plan(cutter.as_ref()).expect("samples compile"));
         match device.load(plan.clone()) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reef_base::{Buffer, Nanos, TaskId, TaskKey, VirtualClock};
-use reef_plan::{Cutter, HostFault, Plan, Target};
+use reef_plan::{Cutter, HostFault, Plan, Precision, Target};
 
 use crate::event::Event;
 use crate::ids::LoadedPlan;
@@ -286,6 +286,20 @@ pub enum DeviceError {
         /// Bytes that they may have.
         available: u64,
     },
+    /// There is as much memory as the plan needs, but not in one piece.
+    #[error(
+        "plan {plan}: {needed} bytes in one piece are needed; {free} bytes are free, in pieces of {largest} at most"
+    )]
+    Fragmented {
+        /// The plan's name.
+        plan: String,
+        /// Bytes of the piece.
+        needed: u64,
+        /// Bytes of all free pieces.
+        free: u64,
+        /// Bytes of the largest one that can be had.
+        largest: u64,
+    },
     /// The device has no code for a kernel of the plan.
     #[error("plan {plan}: {reason}")]
     Unsupported {
@@ -311,6 +325,13 @@ pub enum DeviceError {
     Poisoned(String),
 }
 
+impl DeviceError {
+    /// Whether the plan is too large for what memory is left.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, DeviceError::OutOfMemory { .. } | DeviceError::Fragmented { .. })
+    }
+}
+
 /// Woken when a completion is ready. Called by compute units: it must not block, allocate or take a lock.
 pub trait Wake: Send + Sync {
     /// A completion is ready, or the device's state changed.
@@ -322,8 +343,10 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// What it can do.
     fn capabilities(&self) -> &Capabilities;
 
-    /// How plans for it are cut and their constants packed. The same as that of every device with its target.
-    fn cutter(&self) -> Arc<dyn Cutter>;
+    /// How plans for it are cut and their constants packed, and in which precision they multiply: this one,
+    /// or f32 where the device does not have it; for `None` the device's default. The same as that of every
+    /// device with its target.
+    fn cutter(&self, precision: Option<Precision>) -> Arc<dyn Cutter>;
 
     /// The scheme in force.
     fn scheme(&self) -> Scheme;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use reef_base::{Buffer, Class, Nanos, TaskKey};
-use reef_plan::{Cutter, Plan, SyntheticStage, synthetic_plan};
+use reef_plan::{Cutter, Plan, Precision, SyntheticStage, synthetic_plan};
 
 use crate::conformance::{Harness, next_completion, pass, until_blocks};
 use crate::contract::{Completion, Device, DeviceError, Io, Kill, Outcome};
@@ -35,6 +35,11 @@ pub struct Case {
 pub trait Operators: Harness {
     /// Every case, cut by `cutter`: the same ones in the same order, whatever the cutter.
     fn cases(&self, cutter: &dyn Cutter) -> Vec<Case>;
+
+    /// What is multiplied in them.
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
 
     /// Names of cases that the device cannot run, and why. It must refuse them.
     fn ignored(&self) -> &[(&str, &str)] {
@@ -88,7 +93,7 @@ impl Bench {
     fn new(harness: &dyn Operators, cus: usize, scheme: Scheme) -> Bench {
         let device = harness.device(cus, scheme);
         let able = |case: &Case| harness.ignored().iter().all(|(name, _)| *name != case.name);
-        let cases = harness.cases(device.cutter().as_ref()).into_iter().filter(able);
+        let cases = harness.cases(device.cutter(Some(harness.precision())).as_ref()).into_iter().filter(able);
         let load = |case: Case| {
             let loaded = device.load(case.plan.clone());
             let loaded = loaded.unwrap_or_else(|error| panic!("{} does not load: {error}", case.name));
@@ -258,7 +263,7 @@ pub fn padding_leaves_no_trace(harness: &dyn Operators) {
 /// A device refuses what it cannot run when the plan is loaded; a list of what that is names nothing else.
 pub fn what_cannot_run_is_refused(harness: &dyn Operators) {
     let device = harness.device(1, Scheme::Reset);
-    let cases = harness.cases(device.cutter().as_ref());
+    let cases = harness.cases(device.cutter(Some(harness.precision())).as_ref());
     for (name, reason) in harness.ignored() {
         let case = cases.iter().find(|case| case.name == *name);
         let case = case.unwrap_or_else(|| panic!("there is no case '{name}' to ignore"));

@@ -37,7 +37,7 @@ reef_device::operator_suite!(Dummy);
 #[test]
 fn without_an_interpreter_only_synthetic_kernels_run() {
     let device = DummyDevice::new(DummyOptions::default());
-    for case in interpreted::cases(device.cutter().as_ref()) {
+    for case in interpreted::cases(device.cutter(None).as_ref()) {
         let refused = device.load(case.plan).unwrap_err();
         assert!(
             matches!(&refused, DeviceError::Unsupported { reason, .. } if reason.contains("interpreter"))
@@ -49,7 +49,7 @@ fn without_an_interpreter_only_synthetic_kernels_run() {
 #[test]
 fn its_weights_lie_in_no_panels() {
     let device = interpreted::dummy(2, Scheme::Reset);
-    let cases = interpreted::cases(device.cutter().as_ref());
+    let cases = interpreted::cases(device.cutter(None).as_ref());
     let packings: Vec<_> =
         cases.iter().flat_map(|case| case.plan.weights()).map(|weight| weight.packing).collect();
     assert!(packings.iter().any(|packing| matches!(packing, Packing::Own { .. })), "{packings:?}");
@@ -60,7 +60,7 @@ fn its_weights_lie_in_no_panels() {
 #[test]
 fn a_block_that_fails_fails_its_task() {
     let device = interpreted::dummy(2, Scheme::Reset);
-    let cases = interpreted::cases(device.cutter().as_ref());
+    let cases = interpreted::cases(device.cutter(None).as_ref());
     let case = cases.iter().find(|case| case.name == "gather").expect("there is one");
     let loaded = device.load(case.plan.clone()).unwrap();
     let mut io = device.alloc_io(loaded).unwrap();

@@ -27,7 +27,7 @@ pub(crate) fn compile_ahead(shared: &Shared, model: &Model) -> Result<(), LoadEr
         };
         shared.plan(model, &key).map_err(|failure| match failure {
             PlanFailure::Shapes(reason) | PlanFailure::Fault(reason) => refused(reason),
-            PlanFailure::Device(error @ DeviceError::OutOfMemory { .. }) => refused(error.to_string()),
+            PlanFailure::Device(error) if error.is_out_of_memory() => refused(error.to_string()),
             PlanFailure::Unloaded => unreachable!("a model is unloaded only after it was published"),
             PlanFailure::Device(source) => LoadError::Device { key: (*model.key).clone(), source },
         })?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use reef_base::{Class, Level, ModelKey, Nanos, limits};
 use reef_graph::{DType, Shape};
+use reef_plan::Precision;
 
 /// Where a model comes from.
 #[derive(Clone, Debug)]
@@ -80,6 +81,9 @@ pub struct ModelSettings {
     pub devices: Vec<String>,
     /// On how many of them it is.
     pub placement: Placement,
+    /// What its convolutions and matrix products multiply, on devices that have the precision; others take
+    /// f32. `None` for each device's default.
+    pub precision: Option<Precision>,
 }
 
 /// On how many devices a model is.
@@ -125,6 +129,7 @@ impl Default for ModelSettings {
             values: Vec::new(),
             devices: Vec::new(),
             placement: Placement::One,
+            precision: None,
         }
     }
 }

@@ -196,9 +196,7 @@ impl PlanFailure {
             PlanFailure::Fault(reason) => InferError::NoPlan(reason),
             PlanFailure::Device(DeviceError::Poisoned(_)) => InferError::DeviceFault,
             // Arenas are shared by all plans, so it is these shapes alone that are too large.
-            PlanFailure::Device(error @ DeviceError::OutOfMemory { .. }) => {
-                InferError::Shapes(error.to_string())
-            }
+            PlanFailure::Device(error) if error.is_out_of_memory() => InferError::Shapes(error.to_string()),
             PlanFailure::Device(error) => InferError::NoPlan(error.to_string()),
         }
     }

@@ -311,7 +311,7 @@ impl Model {
         key: &SegmentKey,
         on_new: impl FnOnce(ModelId, u16),
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
-        let make = || self.make(device.cutter().as_ref(), key);
+        let make = || self.make(device.cutter(self.settings.precision).as_ref(), key);
         self.plan_by(device, key, make, on_new)
     }
 

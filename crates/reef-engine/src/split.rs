@@ -55,7 +55,7 @@ fn divide(lanes: &[Lane], group: &Group, key: &SegmentKey) -> Result<Divided, Pl
     let (mut wholes, mut cus, mut next) = (vec![], vec![], None);
     for model in &group.replicas {
         let device = &lanes[model.lane].device;
-        let cutter = device.cutter();
+        let cutter = device.cutter(model.settings.precision);
         let target = cutter.target();
         let known = made.iter().find(|(other, _)| *other == target).map(|(_, plan)| plan.clone());
         let plan = match known {

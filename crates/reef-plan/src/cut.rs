@@ -10,8 +10,9 @@
 //! 4. what it does all this for: a [`Target`]. Devices of one target have one and the same cutter, so plans
 //!    are named, shared and compared by it.
 //!
-//! Results of one plan never depend on the cut. Two devices may differ in the last bits all the same: each
-//! has its own arithmetic, and a packing may round the weights (its layout says so).
+//! Results of one plan never depend on the cut: a tile whose sum several blocks share (`splits`) is split by
+//! the kernel's shape alone. Two devices may differ in the last bits all the same: each has its own
+//! arithmetic, and a packing may round the weights (its layout says so).
 
 use std::fmt;
 

@@ -13,6 +13,7 @@ pub mod meter;
 pub mod plan;
 mod reach;
 pub mod region;
+pub mod select;
 pub mod selection;
 pub mod spec;
 pub mod synthetic;
@@ -27,12 +28,13 @@ pub use layout::{At, Layout, Matrices, OwnLayout};
 pub use meter::Meter;
 pub use plan::{Cost, IoSpec, Kernel, Plan, PlanHash, PlanParts, Restart, Stage};
 pub use region::{Lane, Place, Region};
+pub use select::select;
 pub use selection::{CompressSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};
 pub use spec::{
     Activation, ConvSpec, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, GatherSpec,
     KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec, ReduceSpec, SoftmaxSpec, SyntheticSpec, Tile,
 };
 pub use synthetic::{SyntheticStage, synthetic_output, synthetic_plan};
-pub use target::{DeviceKind, Isa, Target};
+pub use target::{DeviceKind, Isa, Precision, Target};
 pub use validate::PlanError;
 pub use weights::{ModelWeights, Packing, WeightRef, WeightStore};

@@ -52,6 +52,7 @@ pub struct Tile {
 /// `[bias]`, `[residual]`; writes y. Rows are all output pixels of all images,
 /// `(image · out_h + y) · out_w + x`. Block b makes row tile `b / column tiles` and column tile
 /// `b % column tiles` of its group when `columns_inner`, else the other way round; groups are outermost.
+/// Where tiles are split, `splits` successive blocks share one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvSpec {
     /// Images.
@@ -88,6 +89,10 @@ pub struct ConvSpec {
     pub tile_columns: usize,
     /// Whether successive blocks walk over channels first.
     pub columns_inner: bool,
+    /// Blocks that share a tile, each with a part of the sums; which part is the device's own matter. It
+    /// follows from the kernel in one piece alone, so that the order of sums does. 1 but for a device's own
+    /// layout of weights.
+    pub splits: usize,
 }
 
 impl ConvSpec {
@@ -108,11 +113,12 @@ impl ConvSpec {
 
     /// Number of blocks.
     pub fn blocks(&self) -> usize {
-        self.row_tiles() * self.column_tiles() * self.groups
+        self.row_tiles() * self.column_tiles() * self.groups * self.splits
     }
 
     /// What block `block` makes.
     pub fn tile(&self, block: usize) -> Tile {
+        let block = block / self.splits;
         let (row_tiles, column_tiles) = (self.row_tiles(), self.column_tiles());
         let plane = block / (row_tiles * column_tiles);
         let inside = block % (row_tiles * column_tiles);
@@ -129,6 +135,11 @@ impl ConvSpec {
             columns: self.tile_columns.min(self.out_c / self.groups - column),
             plane,
         }
+    }
+
+    /// Whether tiles are split where that has a meaning.
+    fn splits_tiles_well(&self) -> bool {
+        self.splits == 1 || (self.splits > 1 && self.panel_width == 0)
     }
 
     fn row_tiles(&self) -> usize {
@@ -477,7 +488,9 @@ impl KernelSpec {
     /// Whether no tile is empty and there is a group: the numbers that blocks are counted with.
     pub fn is_cut(&self) -> bool {
         match self {
-            KernelSpec::Conv(spec) => spec.groups > 0 && spec.tile_rows > 0 && spec.tile_columns > 0,
+            KernelSpec::Conv(spec) => {
+                spec.groups > 0 && spec.tile_rows > 0 && spec.tile_columns > 0 && spec.splits_tiles_well()
+            }
             KernelSpec::Depthwise(spec) => spec.tile_rows > 0,
             KernelSpec::MatMul(spec) => spec.tile_rows > 0 && spec.tile_columns > 0,
             KernelSpec::Elementwise(spec) => spec.tile > 0,
@@ -513,7 +526,7 @@ impl KernelSpec {
     pub fn whole(mut self) -> KernelSpec {
         match &mut self {
             KernelSpec::Conv(spec) => {
-                (spec.panel_width, spec.columns_inner) = (0, true);
+                (spec.panel_width, spec.columns_inner, spec.splits) = (0, true, 1);
                 spec.tile_rows = spec.rows().max(1);
                 spec.tile_columns = (spec.out_c / spec.groups.max(1)).max(1);
             }

@@ -114,11 +114,17 @@ pub fn synthetic_output(plan: &Plan, input: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::{DeviceKind, Isa};
+    use crate::target::{DeviceKind, Isa, Precision};
 
     #[test]
     fn outputs_depend_on_inputs_and_seed() {
-        let target = Target { device: DeviceKind::Dummy, isa: Isa::Portable, cus: 2, window: 3 };
+        let target = Target {
+            device: DeviceKind::Dummy,
+            isa: Isa::Portable,
+            cus: 2,
+            window: 3,
+            precision: Precision::F32,
+        };
         let stage = SyntheticStage { blocks: 3, polls: 1, poll_ns: 1 };
         let plan = synthetic_plan("p", target, 1, &[stage; 6]).unwrap();
         let other = synthetic_plan("p", target, 2, &[stage; 6]).unwrap();

@@ -281,7 +281,7 @@ mod tests {
     use super::*;
     use crate::plan::{Cost, IoSpec, Restart};
     use crate::spec::{ElemInput, ElemOp, ElementwiseSpec, LoopDim, SoftmaxSpec, SyntheticSpec};
-    use crate::target::{DeviceKind, Isa, Target};
+    use crate::target::{DeviceKind, Isa, Precision, Target};
     use crate::weights::WeightStore;
 
     fn kernel(name: &str, reads: &[Region], writes: &[Region]) -> Kernel {
@@ -311,7 +311,13 @@ mod tests {
         let io = |name: &str| IoSpec { name: name.into(), dtype: DType::U8, shape: Shape::from([64]) };
         PlanParts {
             name: "test".into(),
-            target: Target { device: DeviceKind::Dummy, isa: Isa::Portable, cus: 2, window },
+            target: Target {
+                device: DeviceKind::Dummy,
+                isa: Isa::Portable,
+                cus: 2,
+                window,
+                precision: Precision::F32,
+            },
             inputs: vec![io("x")],
             outputs: vec![io("y")],
             weights: vec![],

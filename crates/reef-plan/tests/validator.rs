@@ -94,6 +94,7 @@ fn conv(epilogue: Epilogue) -> ConvSpec {
         tile_rows: 4,
         tile_columns: 4,
         columns_inner: true,
+        splits: 1,
     }
 }
 

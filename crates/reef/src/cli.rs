@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use reef_bench::disb::options::Rate;
 use reef_bench::disb::workload::{RATE_MAX_HZ, RATE_MIN_HZ};
 use reef_device::{Padding, Scheme};
+use reef_plan::Precision;
 
 use crate::spec::DeviceSpec;
 
@@ -82,6 +83,15 @@ pub struct DeviceArgs {
     /// machine's. A model or shape that needs more is refused.
     #[arg(long, value_name = "MIB")]
     pub memory: Option<u64>,
+}
+
+/// What products are made of.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct PrecisionArgs {
+    /// What convolutions and matrix products multiply: f32 elements, rounded to this. By default tf32 on a
+    /// GPU; a CPU multiplies f32 whatever is asked for.
+    #[arg(long, value_name = "f32|tf32|f16|bf16")]
+    pub precision: Option<Precision>,
 }
 
 /// `reef demo`
@@ -165,6 +175,8 @@ pub struct RunArgs {
     pub json: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
 }
 
 /// `reef inspect`
@@ -182,6 +194,8 @@ pub struct InspectArgs {
     /// The device to compile for.
     #[command(flatten)]
     pub device: DeviceArgs,
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
     /// As JSON.
     #[arg(long)]
     pub json: bool,
@@ -212,6 +226,8 @@ pub struct ProfileArgs {
     pub json: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
 }
 
 /// `reef devices`

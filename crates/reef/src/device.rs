@@ -65,7 +65,13 @@ fn start_cpu(
 
 fn start_gpu(args: &DeviceArgs, number: usize, scheme: Scheme) -> Result<Arc<dyn Device>> {
     let (padding, memory_bytes) = (args.padding, memory_bytes(args));
-    Ok(Arc::new(CudaDevice::start(CudaOptions { number, scheme, padding, memory_bytes })?))
+    Ok(Arc::new(CudaDevice::start(CudaOptions {
+        number,
+        scheme,
+        padding,
+        memory_bytes,
+        ..CudaOptions::default()
+    })?))
 }
 
 /// Memory for models and their tasks, where the command line says how much.

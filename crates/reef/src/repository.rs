@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use reef_base::{Class, Level, ModelKey, Nanos};
 use reef_engine::{InputValues, Number, Placement};
+use reef_plan::Precision;
 use serde::Deserialize;
 
 use crate::spec::DeviceSpec;
@@ -51,6 +52,9 @@ pub struct Settings {
     pub devices: Option<Vec<String>>,
     /// `one` of them, or `replicate` for each.
     pub placement: Option<String>,
+    /// What convolutions and matrix products multiply: `f32`, `tf32`, `f16`, `bf16`. The device's default,
+    /// unless said.
+    pub precision: Option<String>,
 }
 
 /// The value of an input: a number or boolean, or a list of them, row-major.
@@ -144,6 +148,12 @@ impl Settings {
         })
     }
 
+    /// The precision of its products.
+    pub fn precision(&self) -> Result<Option<Precision>> {
+        let parsed = self.precision.as_deref().map(str::parse).transpose();
+        parsed.map_err(|why: String| anyhow!("precision: {why}"))
+    }
+
     /// Refuses names that none of these devices has.
     pub fn check_devices(&self, known: &[&str]) -> Result<()> {
         let named = self.devices.iter().flatten();
@@ -158,6 +168,7 @@ impl Settings {
     fn check(&self) -> Result<()> {
         self.class()?;
         self.placement()?;
+        self.precision()?;
         if self.devices.as_ref().is_some_and(Vec::is_empty) {
             bail!("devices = []: name one at least, or leave it out for all");
         }
@@ -186,6 +197,7 @@ impl Settings {
             values: self.values.or(fallback.values),
             devices: self.devices.or(fallback.devices),
             placement: self.placement.or(fallback.placement),
+            precision: self.precision.or(fallback.precision),
         }
     }
 }
@@ -413,6 +425,7 @@ mod tests {
             ("[model.a]\nvalues = [{ n = \"many\" }]", "a value is a number"),
             ("[model.a]\nvalues = [{ n = [[1]] }]", "a value is a number"),
             ("[model.a]\nvalues = { n = 1 }", "values"),
+            ("[model.a]\nprecision = \"f64\"", "there is no precision \"f64\"; there are \"f32\", \"tf32\""),
             ("[model.a]\nplacement = \"all\"", "there are \"one\", \"replicate\", \"split\""),
             ("[model.a]\ndevices = []", "devices"),
             ("[model.a]\ndevices = \"cpu:0\"", "devices"),

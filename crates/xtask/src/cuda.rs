@@ -26,8 +26,8 @@ const CHECKS: [&str; 3] = ["address", "undefined", "races"];
 /// Orders of threads that they are watched in.
 const SEEDS: [&str; 2] = ["1", "2"];
 
-/// The storm's test.
-const STORM: &str = "storm_on_gpus";
+/// Multiprocessors of the devices of tests that want several.
+const SIZES: &str = "1,2,3,5";
 
 /// Where things are.
 struct Places {
@@ -83,21 +83,33 @@ pub(crate) fn test() -> Result<()> {
     places.emulate()?;
     run_command(Command::new(places.driver.with_file_name("self-test")))?;
     for part in
-        [&["--lib", "compiler::"][..], &["--test", "cuda"], &["--test", "emulated"], &["--test", STORM]]
+        [&["--lib", "compiler::"][..], &["--test", "products"], &["--test", "elements"], &["--test", "cuda"]]
     {
-        let mut command = cargo(&["test", "--release", "--workspace"]);
-        command.args(part).args(["--", "--include-ignored"]);
-        match part {
-            // Devices of several sizes in one process; their threads take turns in a random order.
-            [_, "emulated"] => several(&mut command, "1,2,3,5").env("REEF_EMULATOR_SEED", "7"),
-            // What is not freed is missed soon.
-            [_, STORM] => several(&mut command, "1,2,8").env("REEF_EMULATOR_MEMORY_MIB", "256"),
-            _ => &mut command,
-        };
-        places.emulated(&mut command);
+        run_command(tests(&places, part, &[]))?;
+    }
+    for part in ["emulated", "cuda_allocations"] {
+        let mut command = tests(&places, &["--test", part], &["--test-threads=1"]);
+        // Serving, loading and unloading make no call that may wait for a kernel. Devices of other tests would
+        // start and go in between.
+        several(&mut command, SIZES).env("REEF_EMULATOR_SEED", "7").env("REEF_EMULATOR_STRICT", "2");
         run_command(command)?;
     }
+    // Once more where every part of the memory is the driver's.
+    let mut command = tests(&places, &["--test", "emulated", "results_"], &[]);
+    several(&mut command, SIZES).env("REEF_EMULATOR_SEED", "7").env("REEF_TEST_SEPARATE", "1");
+    run_command(command)?;
+    // What is not freed is missed soon.
+    let mut command = tests(&places, &["--test", "storm_on_gpus"], &[]);
+    several(&mut command, "1,2,8").env("REEF_EMULATOR_MEMORY_MIB", "256");
+    run_command(command)?;
     CHECKS.iter().try_for_each(|check| watch(&places, check))
+}
+
+fn tests(places: &Places, part: &[&str], more: &[&str]) -> Command {
+    let mut command = cargo(&["test", "--release", "--workspace"]);
+    command.args(part).args(["--", "--include-ignored"]).args(more);
+    places.emulated(&mut command);
+    command
 }
 
 /// Has the emulated driver show devices with so many multiprocessors.
@@ -114,14 +126,17 @@ fn watch(places: &Places, check: &str) -> Result<()> {
     proof.env("ASAN_OPTIONS", "detect_leaks=0");
     run_command(proof)?;
     for seed in SEEDS {
-        for part in [["--lib", "isolation::"], ["--test", "emulated"], ["--test", "elements"]] {
-            let mut command = cargo(&["test", "--release", "--workspace"]);
-            command.args(part).args(["--", "--include-ignored"]);
-            if part == ["--test", "emulated"] {
-                command.arg("results_");
-            }
-            several(places.compiling(&mut command), "1,2,3,5").env("REEF_EMULATOR_SEED", seed);
-            command.env("REEF_CUDA_DRIVER", folder.join("libcuda.so"));
+        let parts = [
+            &["--lib", "isolation::"][..],
+            &["--test", "emulated", "results_"],
+            &["--test", "elements"],
+            &["--test", "products"],
+        ];
+        for part in parts {
+            let mut command = tests(places, part, &[]);
+            several(&mut command, SIZES).env("REEF_EMULATOR_SEED", seed);
+            // Where one part of the memory ends, nothing else begins.
+            command.env("REEF_CUDA_DRIVER", folder.join("libcuda.so")).env("REEF_TEST_SEPARATE", "1");
             if check == "address" {
                 preload(&mut command)?;
             }

@@ -91,6 +91,7 @@ impl Lowering<'_> {
             tile_rows: 1,
             tile_columns: 1,
             columns_inner: true,
+            splits: 1,
         };
         conv_work(spec)
     }
@@ -163,6 +164,7 @@ impl Lowering<'_> {
             tile_rows: 1,
             tile_columns: 1,
             columns_inner: true,
+            splits: 1,
         };
         let (spec, work) = conv_work(spec);
         let writes = vec![self.operand(&y)];

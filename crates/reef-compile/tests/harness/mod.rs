@@ -10,10 +10,10 @@ use reef_base::Rng;
 use reef_compile::{CompileOptions, Compiled, compile_and_inspect, interpret, reference};
 use reef_cpu::CpuCutter;
 use reef_graph::{ConvAttrs, DType, Graph, Op, Shape, Tensor, ValueId};
-use reef_plan::{DeviceKind, HostKernel, Isa, Plan, Target, WeightStore};
+use reef_plan::{DeviceKind, HostKernel, Isa, Plan, Precision, Target, WeightStore};
 
 pub fn target(isa: Isa, cus: usize, window: usize) -> Target {
-    Target { device: DeviceKind::Cpu, isa, cus, window }
+    Target { device: DeviceKind::Cpu, isa, cus, window, precision: Precision::F32 }
 }
 
 /// The CPU's cutter, for any instruction set.

@@ -53,6 +53,7 @@ fn parts(packing: Packing, panel_width: usize, tile_columns: usize) -> PlanParts
         tile_rows: 3,
         tile_columns,
         columns_inner: true,
+        splits: 1,
     };
     let kernel = Kernel {
         name: "product".into(),

@@ -1,17 +1,28 @@
 //! Convolutions and products.
 
 use bytemuck::{Pod, Zeroable};
-use reef_plan::{ConvSpec, MatMulSpec};
+use reef_plan::{ConvSpec, KernelSpec, MatMulSpec, Precision};
 
 use super::{Described, Operand, Operands, RANK_MAX, described, number, pair};
-use crate::cut::{CONV_COLUMNS, CONV_ROWS};
-use crate::pack::Rows;
+use crate::cut::{CONV_COLUMNS, CONV_COLUMNS_NARROW, CONV_ROWS, STEP_CHUNKS, split_chunks};
+use crate::pack::{CHUNK, Chunks, Rows};
 use crate::scalar::Function;
 
 /// Products that a block has in shared memory at a time, and what a column of pixels takes.
 const CONV_DEPTH: usize = 16;
 const CONV_PITCH: usize = CONV_ROWS + 4;
 const SHARED_BYTES: usize = CONV_DEPTH * (CONV_PITCH + CONV_COLUMNS) * size_of::<f32>();
+
+/// Steps whose operands a block on tensor cores has in shared memory or on their way.
+const STAGES: usize = 4;
+
+/// Bytes of shared memory of a block on tensor cores, whose right operand has elements of so many bytes.
+const fn tensor_bytes(columns: usize, right_bytes: usize) -> usize {
+    let pipeline = STAGES * STEP_CHUNKS * CHUNK * (CONV_ROWS * size_of::<f32>() + columns * right_bytes);
+    // The sums at the end, in rows that keep off each other's banks.
+    let sums = CONV_ROWS * (columns + 8) * size_of::<f32>();
+    if pipeline > sums { pipeline } else { sums }
+}
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
@@ -21,6 +32,7 @@ pub(super) struct ConvDescriptor {
     bias: Operand,
     residual: Operand,
     y: Operand,
+    parts: Operand,
     in_hw: [u32; 2],
     in_pixel_stride: u32,
     out_hw: [u32; 2],
@@ -39,6 +51,10 @@ pub(super) struct ConvDescriptor {
     has_bias: u32,
     residual_pixel_stride: u32,
     activation: Function,
+    chunks: u32,
+    splits: u32,
+    split_chunks: u32,
+    in_fours: u32,
 }
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -59,19 +75,47 @@ pub(super) struct MatMulDescriptor {
     row_tiles: u32,
     column_tiles: u32,
     alpha: f32,
+    a_in_fours: u32,
+    b_in_fours: u32,
     reserved: u32,
+}
+
+/// Bytes for the parts of tiles that blocks share, until they are added.
+pub(crate) fn parts_bytes(kernel: &KernelSpec) -> usize {
+    match kernel {
+        KernelSpec::Conv(spec) if spec.splits > 1 => {
+            spec.blocks() * spec.tile_rows * spec.tile_columns * size_of::<f32>()
+        }
+        _ => 0,
+    }
+}
+
+/// Whether all of these are multiples of four elements.
+fn are_fours(elements: &[usize]) -> bool {
+    elements.iter().all(|count| count.is_multiple_of(4))
 }
 
 pub(super) fn conv(operands: Operands<'_>, spec: &ConvSpec) -> Described {
     let mut next = 2;
     let bias = operands.read_if(spec.epilogue.bias, &mut next);
     let residual = operands.read_if(spec.epilogue.residual_pixel_stride.is_some(), &mut next);
+    let (of, inputs) = (spec.matrices(), spec.in_c / spec.groups);
+    let (function, narrow, weight_bytes) = match operands.precision {
+        Precision::F32 => ("reef_queue_conv", "", 0),
+        Precision::Tf32 => ("reef_queue_conv_tf32", "reef_queue_conv_tf32_narrow", 4),
+        Precision::F16 => ("reef_queue_conv_f16", "reef_queue_conv_f16_narrow", 2),
+        Precision::Bf16 => ("reef_queue_conv_bf16", "reef_queue_conv_bf16_narrow", 2),
+    };
+    let on_tensor_cores = operands.precision != Precision::F32;
+    let weight_stride = if on_tensor_cores { Chunks::columns(of) } else { Rows::stride(of) };
+    let chunks = Chunks::count(of);
     let descriptor = ConvDescriptor {
         x: operands.read(0),
         weights: operands.read(1),
         bias,
         residual,
         y: operands.write(),
+        parts: operands.in_task(operands.placing.parts()),
         in_hw: pair(spec.in_hw),
         in_pixel_stride: number(spec.in_pixel_stride),
         out_hw: pair(spec.out_hw),
@@ -80,18 +124,34 @@ pub(super) fn conv(operands: Operands<'_>, spec: &ConvSpec) -> Described {
         strides: pair(spec.strides),
         pads: pair(spec.pads),
         dilations: pair(spec.dilations),
-        inputs: number(spec.in_c / spec.groups),
-        outputs: number(spec.out_c / spec.groups),
+        inputs: number(inputs),
+        outputs: number(of.outputs),
         depth: number(spec.depth()),
-        weight_stride: number(Rows::stride(spec.matrices())),
+        weight_stride: number(weight_stride),
         rows: number(spec.rows()),
-        row_tiles: number(spec.rows().div_ceil(CONV_ROWS)),
-        column_tiles: number((spec.out_c / spec.groups).div_ceil(CONV_COLUMNS)),
+        row_tiles: number(spec.rows().div_ceil(spec.tile_rows)),
+        column_tiles: number(of.outputs.div_ceil(spec.tile_columns)),
         has_bias: u32::from(spec.epilogue.bias),
         residual_pixel_stride: spec.epilogue.residual_pixel_stride.map_or(0, number),
         activation: spec.epilogue.activation.map_or(Function::NONE, Function::of),
+        chunks: number(chunks),
+        splits: number(spec.splits),
+        split_chunks: number(split_chunks(chunks, spec.splits)),
+        in_fours: u32::from(operands.is_aligned(0) && are_fours(&[inputs, spec.in_pixel_stride])),
     };
-    described("reef_queue_conv", &descriptor, SHARED_BYTES)
+    match (on_tensor_cores, spec.tile_columns) {
+        (false, _) => described(function, &descriptor, SHARED_BYTES),
+        (true, CONV_COLUMNS_NARROW) => {
+            described(narrow, &descriptor, tensor_bytes(CONV_COLUMNS_NARROW, weight_bytes))
+        }
+        (true, _) => described(function, &descriptor, tensor_bytes(CONV_COLUMNS, weight_bytes)),
+    }
+}
+
+/// Whether four neighbours along k of operand `operand` (1 for a, 2 for b) may be read at once.
+fn in_fours(along_k: usize, across: usize, spec: &MatMulSpec, operand: usize) -> bool {
+    let batch = spec.batch.iter().all(|axis| axis[operand].is_multiple_of(4));
+    along_k == 1 && batch && are_fours(&[across, spec.k])
 }
 
 pub(super) fn matmul(operands: Operands<'_>, spec: &MatMulSpec) -> Described {
@@ -109,11 +169,23 @@ pub(super) fn matmul(operands: Operands<'_>, spec: &MatMulSpec) -> Described {
         row_tiles: number(spec.m.div_ceil(CONV_ROWS)),
         column_tiles: number(spec.n.div_ceil(CONV_COLUMNS)),
         alpha: spec.alpha,
+        a_in_fours: u32::from(
+            operands.is_aligned(0) && in_fours(spec.a_strides[1], spec.a_strides[0], spec, 1),
+        ),
+        b_in_fours: u32::from(
+            operands.is_aligned(1) && in_fours(spec.b_strides[0], spec.b_strides[1], spec, 2),
+        ),
         ..MatMulDescriptor::zeroed()
     };
     for (axis, &[extent, a, b, c]) in spec.batch.iter().enumerate() {
         descriptor.batch_dims[axis] = number(extent);
         descriptor.batch_strides[axis] = [a, b, c].map(|stride| stride as i64);
     }
-    described("reef_queue_matmul", &descriptor, SHARED_BYTES)
+    let tensor_bytes = tensor_bytes(CONV_COLUMNS, size_of::<f32>());
+    match operands.precision {
+        Precision::F32 => described("reef_queue_matmul", &descriptor, SHARED_BYTES),
+        Precision::Tf32 => described("reef_queue_matmul_tf32", &descriptor, tensor_bytes),
+        Precision::F16 => described("reef_queue_matmul_f16", &descriptor, tensor_bytes),
+        Precision::Bf16 => described("reef_queue_matmul_bf16", &descriptor, tensor_bytes),
+    }
 }

@@ -17,6 +17,8 @@ constexpr unsigned CONV_SHARED_BYTES = CONV_DEPTH * (CONV_PITCH + CONV_COLUMNS) 
 
 struct ConvDescriptor {
   Operand x, weights, bias, residual, y;
+  // Where the parts of a tile are until they are added.
+  Operand parts;
   unsigned in_h, in_w, in_pixel_stride;
   unsigned out_h, out_w, out_pixel_stride;
   unsigned kernel_h, kernel_w;
@@ -25,7 +27,7 @@ struct ConvDescriptor {
   unsigned dilation_h, dilation_w;
   // Of a group.
   unsigned inputs, outputs, depth;
-  // Elements from one row of the weights to the next.
+  // Elements from one row of the weights to the next; for tensor cores columns of a chunk of them.
   unsigned weight_stride;
   // Pixels of all images.
   unsigned rows;
@@ -34,6 +36,10 @@ struct ConvDescriptor {
   // 0 for no residual.
   unsigned residual_pixel_stride;
   Function activation;
+  // For tensor cores: chunks of a group along k, blocks that share a tile, and chunks of each of them.
+  unsigned chunks, splits, split_chunks;
+  // Four channels may be read at a time.
+  unsigned in_fours;
 };
 
 #ifdef CONV_DESCRIPTOR_BYTES
@@ -95,6 +101,7 @@ REEF_TILE bool conv_tile(const ConvDescriptor &d, const Places &places, unsigned
     context.ask();
     context.sync();
     if (context.answer()) return false;
+    REEF_UNROLLED_4
     for (unsigned k = 0; k < CONV_DEPTH; k++) {
       for (unsigned i = 0; i < 4; i++) {
         for (unsigned j = 0; j < 4; j++) {
@@ -108,8 +115,10 @@ REEF_TILE bool conv_tile(const ConvDescriptor &d, const Places &places, unsigned
   const float *const bias = places.at<const float>(d.bias);
   const float *const residual = places.at<const float>(d.residual);
   float *const y = places.at<float>(d.y);
+  REEF_UNROLLED
   for (unsigned i = 0; i < 4; i++) {
     const unsigned long long made = first_row + row + i;
+    REEF_UNROLLED
     for (unsigned j = 0; j < 4; j++) {
       const unsigned channel = first_column + column + j;
       if (made >= d.rows || channel >= d.outputs) continue;

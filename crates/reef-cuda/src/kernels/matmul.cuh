@@ -18,6 +18,8 @@ struct MatMulDescriptor {
   unsigned m, n, k;
   unsigned row_tiles, column_tiles;
   float alpha;
+  // Neighbours along k may be read four at a time: for tensor cores.
+  unsigned a_in_fours, b_in_fours;
   unsigned reserved;
 };
 
@@ -25,23 +27,31 @@ struct MatMulDescriptor {
 static_assert(sizeof(MatMulDescriptor) == MATMUL_DESCRIPTOR_BYTES, "the host has another idea of the descriptor");
 #endif
 
+// The matrices of one entry of the batch.
+struct MatMulPlane {
+  const float *a, *b;
+  float *c;
+
+  __device__ __forceinline__ MatMulPlane(const MatMulDescriptor &d, const Places &places, unsigned plane)
+      : a(places.at<const float>(d.a)), b(places.at<const float>(d.b)), c(places.at<float>(d.c)) {
+    for (unsigned axis = d.batch_rank; axis-- > 0;) {
+      const unsigned at = plane % d.batch_dims[axis];
+      plane /= d.batch_dims[axis];
+      a += at * d.batch_strides[axis][0];
+      b += at * d.batch_strides[axis][1];
+      c += at * d.batch_strides[axis][2];
+    }
+  }
+};
+
 REEF_TILE bool matmul_tile(const MatMulDescriptor &d, const Places &places, unsigned block, const Context &context) {
   float(*const lefts)[CONV_PITCH] = reinterpret_cast<float(*)[CONV_PITCH]>(context.shared);
   float(*const rights)[CONV_COLUMNS] =
       reinterpret_cast<float(*)[CONV_COLUMNS]>(context.shared + CONV_DEPTH * CONV_PITCH * sizeof(float));
   const unsigned first_row = block % d.row_tiles * CONV_ROWS;
   const unsigned first_column = block / d.row_tiles % d.column_tiles * CONV_COLUMNS;
-  unsigned plane = block / d.row_tiles / d.column_tiles;
-  const float *a = places.at<const float>(d.a);
-  const float *b = places.at<const float>(d.b);
-  float *c = places.at<float>(d.c);
-  for (unsigned axis = d.batch_rank; axis-- > 0;) {
-    const unsigned at = plane % d.batch_dims[axis];
-    plane /= d.batch_dims[axis];
-    a += at * d.batch_strides[axis][0];
-    b += at * d.batch_strides[axis][1];
-    c += at * d.batch_strides[axis][2];
-  }
+  const MatMulPlane plane(d, places, block / d.row_tiles / d.column_tiles);
+  const float *const a = plane.a, *const b = plane.b;
   const unsigned thread = threadIdx.x;
   const unsigned row = thread / 16 * 4;
   const unsigned column = thread % 16 * 4;
@@ -64,6 +74,7 @@ REEF_TILE bool matmul_tile(const MatMulDescriptor &d, const Places &places, unsi
     context.ask();
     context.sync();
     if (context.answer()) return false;
+    REEF_UNROLLED_4
     for (unsigned k = 0; k < CONV_DEPTH; k++) {
       for (unsigned i = 0; i < 4; i++) {
         for (unsigned j = 0; j < 4; j++) {
@@ -77,7 +88,7 @@ REEF_TILE bool matmul_tile(const MatMulDescriptor &d, const Places &places, unsi
     for (unsigned j = 0; j < 4; j++) {
       const unsigned m = first_row + row + i;
       const unsigned n = first_column + column + j;
-      if (m < d.m && n < d.n) c[m * d.c_row_stride + n] = d.alpha * sums[i][j];
+      if (m < d.m && n < d.n) plane.c[m * d.c_row_stride + n] = d.alpha * sums[i][j];
     }
   }
   return true;

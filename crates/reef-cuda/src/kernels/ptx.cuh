@@ -2,6 +2,11 @@
 // The emulator has a file of its own in its place.
 #pragma once
 
+// Before loops: unrolled, because they index registers; four times; or not, because that would only make code.
+#define REEF_UNROLLED _Pragma("unroll")
+#define REEF_UNROLLED_4 _Pragma("unroll 4")
+#define REEF_ROLLED _Pragma("unroll 1")
+
 namespace reef {
 
 extern __shared__ __align__(128) unsigned char shared_bytes[];
@@ -33,6 +38,22 @@ __device__ __forceinline__ unsigned long long add_acquire_release(unsigned long 
   return before;
 }
 
+// Writes a word for the device's other blocks, behind all that this thread wrote or saw before.
+__device__ __forceinline__ void store_release(unsigned long long *at, unsigned long long value) {
+  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(at), "l"(value) : "memory");
+}
+
+// Reads a word that another block of the device writes, before all that this thread reads afterwards.
+__device__ __forceinline__ unsigned long long load_acquire(const unsigned long long *at) {
+  unsigned long long value;
+  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(at) : "memory");
+  return value;
+}
+
+// Of two threads of the device that each write a word, then come here, then read the other's word, one at least
+// sees what the other wrote.
+__device__ __forceinline__ void fence_in_one_order() { asm volatile("fence.sc.gpu;" ::: "memory"); }
+
 // Makes a word of 0 a 1; whether it was this thread that did.
 __device__ __forceinline__ bool claim_once(unsigned *at) {
   unsigned before;
@@ -56,6 +77,70 @@ __device__ __forceinline__ unsigned bits_of(float value) { return __float_as_uin
 __device__ __forceinline__ float of_bits(unsigned bits) { return __uint_as_float(bits); }
 
 __device__ __forceinline__ float infinite() { return __int_as_float(0x7f800000); }
+
+// Copies from global to shared memory beside what the thread goes on with: 16 bytes, or 4; zeros instead of them
+// where `exists` is false, and then `from` is not read. Whoever waits for the copies of a thread is that thread.
+__device__ __forceinline__ void copy_16(void *to, const void *from, bool exists) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(exists ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void copy_4(void *to, const void *from, bool exists) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(exists ? 4 : 0)
+               : "memory");
+}
+// The thread's copies since the last time are a group.
+__device__ __forceinline__ void copies_grouped() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until all groups of the thread but the last `LATEST` are there.
+template <unsigned LATEST>
+__device__ __forceinline__ void copies_waited() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LATEST) : "memory");
+}
+
+// Products of a warp on the tensor cores: sums[16][8] += left[16][8 or 16] right[8 or 16][8]. Lane 4 g + t has, two
+// neighbours to a register where elements have 16 bits (2 t and 2 t + 1 in place of t):
+// of the left rows g and g + 8 at k = t, then the same at k = t + 4 (or + 8); of the right column g at k = t, then
+// k = t + 4 (or + 8); of the sums row g, columns 2 t and 2 t + 1, then row g + 8.
+__device__ __forceinline__ void multiply_tf32(float (&sums)[4], const unsigned *left, const unsigned *right) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
+}
+__device__ __forceinline__ void multiply_half(float (&sums)[4], const unsigned *left, const unsigned *right) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
+}
+__device__ __forceinline__ void multiply_bfloat(float (&sums)[4], const unsigned *left, const unsigned *right) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
+}
+// A float as tensor cores take it: of 10 bits behind the point, to the nearest; or two as 16 bits, `low` first.
+__device__ __forceinline__ unsigned to_tf32(float value) {
+  unsigned bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return bits;
+}
+__device__ __forceinline__ unsigned to_halves(float low, float high) {
+  unsigned bits;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+__device__ __forceinline__ unsigned to_bfloats(float low, float high) {
+  unsigned bits;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
 
 // Lets others of the multiprocessor run for a moment.
 __device__ __forceinline__ void pause() { asm volatile("nanosleep.u32 100;"); }

@@ -5,9 +5,11 @@
 // run again.
 #pragma once
 #include "conv.cuh"
+#include "conv_tensor.cuh"
 #include "elementwise.cuh"
 #include "gather.cuh"
 #include "matmul.cuh"
+#include "matmul_tensor.cuh"
 #include "pool.cuh"
 #include "rows.cuh"
 #include "synthetic.cuh"
@@ -34,28 +36,41 @@ struct Launch {
   unsigned char *base;
   // Not zero: the task's blocks do not start.
   const unsigned *evicted;
-  // Blocks that are through in the lower half, those that ran in the upper one; zero between launches.
+  // Blocks that are through in the lower half, those that ran in the upper one; zero between launches. Behind it
+  // the words of `Context::arrived`, which only tile functions write.
   unsigned long long *arrivals;
   Report *report;
   unsigned number;
-  unsigned blocks;
+  // The first of the kernel's blocks, and how many.
+  unsigned first, blocks;
+  // The tile function, as in `REEF_TILE_FUNCTIONS`.
+  unsigned function;
+  // Never the same for two launches with the same words, never 0.
+  unsigned long long run;
 };
 
-template <class Descriptor, bool (*tile)(const Descriptor &, const Places &, unsigned, const Context &)>
-__device__ __forceinline__ void run_block(const Launch &launch) {
+// Two kernels in one launch: the blocks of the second fill the multiprocessors that those of the first leave.
+struct Padded {
+  Launch kernel, padding;
+};
+
+// Block `index` of a launch, which `tile` makes.
+template <class Tile>
+__device__ __forceinline__ void run_block(const Launch &launch, unsigned index, Tile tile) {
   unsigned char *const arena = shared_arena();
   unsigned *const control = reinterpret_cast<unsigned *>(arena);
   Report *const report = launch.report;
-  const Context context = {arena + CONTROL_BYTES, control + 1, nullptr, &report->failed, &report->failed_value};
+  const Context context = {arena + CONTROL_BYTES, control + 1, nullptr, &report->failed, &report->failed_value,
+                           launch.run, launch.arrivals + 1};
   if (threadIdx.x == 0) {
-    if (blockIdx.x == 0) launch.report->begun_ns = device_clock_ns();
+    if (index == 0) report->begun_ns = device_clock_ns();
     control[0] = load_relaxed(launch.evicted);
   }
   context.sync();
   const bool starts = control[0] == 0;
   if (starts) {
     const Places places = {launch.base};
-    tile(*static_cast<const Descriptor *>(launch.descriptor), places, blockIdx.x, context);
+    tile(launch.descriptor, places, launch.first + index, context);
   }
   context.sync();
   if (threadIdx.x != 0) return;
@@ -63,32 +78,91 @@ __device__ __forceinline__ void run_block(const Launch &launch) {
   const unsigned long long through = add_acquire_release(launch.arrivals, own) + own;
   if (static_cast<unsigned>(through) != launch.blocks) return;
   *launch.arrivals = 0;
-  launch.report->ended_ns = device_clock_ns();
-  launch.report->skipped = launch.blocks - static_cast<unsigned>(through >> 32);
-  store_release(&launch.report->number, launch.number);
+  report->ended_ns = device_clock_ns();
+  report->skipped = launch.blocks - static_cast<unsigned>(through >> 32);
+  store_release(&report->number, launch.number);
 }
 
 }  // namespace reef
 
 #ifdef LAUNCH_BYTES
+static_assert(sizeof(reef::Padded) == 2 * LAUNCH_BYTES, "the host has another idea of two launches");
 static_assert(sizeof(reef::Launch) == LAUNCH_BYTES, "the host has another idea of a launch");
+static_assert(reef::SPLIT_BLOCKS * sizeof(unsigned long long) == ARRIVED_BYTES, "the host has other words");
 static_assert(sizeof(reef::Report) == REPORT_BYTES, "the host has another idea of a report");
 #endif
 
-#define REEF_QUEUE_KERNEL(name, Descriptor)                                                     \
-  extern "C" __global__ void __launch_bounds__(256) reef_queue_##name(reef::Launch launch) {   \
-    reef::run_block<reef::Descriptor, reef::name##_tile>(launch);                              \
+// Every tile function: its number, its descriptor, and how many of its blocks a multiprocessor has registers for.
+// That is 2 or 4, which a launch beside others of that number goes by; `descriptor.rs` has the same list.
+#define REEF_TILE_FUNCTIONS(X)             \
+  X(0, conv, ConvDescriptor, 2)            \
+  X(1, conv_bf16, ConvDescriptor, 2)       \
+  X(2, conv_bf16_narrow, ConvDescriptor, 2) \
+  X(3, conv_f16, ConvDescriptor, 2)        \
+  X(4, conv_f16_narrow, ConvDescriptor, 2) \
+  X(5, conv_tf32, ConvDescriptor, 2)       \
+  X(6, conv_tf32_narrow, ConvDescriptor, 2) \
+  X(7, elementwise, ElementwiseDescriptor, 4) \
+  X(8, gather, GatherDescriptor, 4)        \
+  X(9, layer_norm, LayerNormDescriptor, 4) \
+  X(10, matmul, MatMulDescriptor, 2)       \
+  X(11, matmul_bf16, MatMulDescriptor, 2)  \
+  X(12, matmul_f16, MatMulDescriptor, 2)   \
+  X(13, matmul_tf32, MatMulDescriptor, 2)  \
+  X(14, reduce, ReduceDescriptor, 4)       \
+  X(15, softmax, SoftmaxDescriptor, 4)     \
+  X(16, synthetic, SyntheticDescriptor, 4) \
+  X(17, window, WindowDescriptor, 4)
+
+#define REEF_QUEUE_KERNEL(number, name, Descriptor, together)                                                        \
+  extern "C" __global__ void __launch_bounds__(256, together) reef_queue_##name(reef::Launch launch) {               \
+    using namespace reef;                                                                                            \
+    run_block(launch, blockIdx.x,                                                                                    \
+              [](const void *descriptor, const Places &places, unsigned block, const Context &context) {             \
+                name##_tile(*static_cast<const Descriptor *>(descriptor), places, block, context);                   \
+              });                                                                                                    \
   }
 
-REEF_QUEUE_KERNEL(conv, ConvDescriptor)
-REEF_QUEUE_KERNEL(elementwise, ElementwiseDescriptor)
-REEF_QUEUE_KERNEL(window, WindowDescriptor)
-REEF_QUEUE_KERNEL(matmul, MatMulDescriptor)
-REEF_QUEUE_KERNEL(reduce, ReduceDescriptor)
-REEF_QUEUE_KERNEL(softmax, SoftmaxDescriptor)
-REEF_QUEUE_KERNEL(layer_norm, LayerNormDescriptor)
-REEF_QUEUE_KERNEL(gather, GatherDescriptor)
-REEF_QUEUE_KERNEL(synthetic, SyntheticDescriptor)
+REEF_TILE_FUNCTIONS(REEF_QUEUE_KERNEL)
+
+// The proxies: any two kernels of which so many blocks fit a multiprocessor at least. Tile functions are functions of
+// their own here; all of them in one would take the compiler minutes.
+#define REEF_APART(number, name, Descriptor, together)                                                               \
+  template <unsigned TOGETHER>                                                                                       \
+  __device__ __noinline__ void name##_apart(const void *descriptor, const Places &places, unsigned block,            \
+                                            const Context &context) {                                                \
+    name##_tile(*static_cast<const Descriptor *>(descriptor), places, block, context);                               \
+  }
+
+#define REEF_CASE(number, name, Descriptor, together)                                                                \
+  case number:                                                                                                       \
+    if constexpr (together >= TOGETHER) name##_apart<TOGETHER>(descriptor, places, block, context);                  \
+    break;
+
+namespace reef {
+
+REEF_TILE_FUNCTIONS(REEF_APART)
+
+template <unsigned TOGETHER>
+__device__ __forceinline__ void run_padded(const Padded &padded) {
+  const bool pads = blockIdx.x >= padded.kernel.blocks;
+  const Launch &launch = pads ? padded.padding : padded.kernel;
+  const unsigned index = pads ? blockIdx.x - padded.kernel.blocks : blockIdx.x;
+  const unsigned function = launch.function;
+  run_block(launch, index,
+            [function](const void *descriptor, const Places &places, unsigned block, const Context &context) {
+              switch (function) { REEF_TILE_FUNCTIONS(REEF_CASE) }
+            });
+}
+
+}  // namespace reef
+
+extern "C" __global__ void __launch_bounds__(256, 2) reef_queue_padded_2(reef::Padded padded) {
+  reef::run_padded<2>(padded);
+}
+extern "C" __global__ void __launch_bounds__(256, 4) reef_queue_padded_4(reef::Padded padded) {
+  reef::run_padded<4>(padded);
+}
 
 // Tells the host that the stream has come to here: one block that makes nothing, and is skipped like others.
 extern "C" __global__ void __launch_bounds__(1) reef_queue_mark(reef::Launch launch) {

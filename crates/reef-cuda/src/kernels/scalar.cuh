@@ -52,26 +52,11 @@ __device__ __forceinline__ float hard_sigmoid(float x, float alpha, float beta) 
   return y < 0.f ? 0.f : y > 1.f ? 1.f : y;
 }
 
-__device__ inline float apply(const Function &function, float x) {
-  switch (function.which) {
-    case UNARY_RELU:
-      return x < 0.f ? 0.f : x;
-    case UNARY_LEAKY_RELU:
-      return x > 0.f ? x : function.a * x;
+// What is long, or seldom applied to results of products: code of its own.
+__device__ __noinline__ float apply_rare(unsigned which, float a, float x) {
+  switch (which) {
     case UNARY_ELU:
-      return x > 0.f ? x : function.a * expm1f(x);
-    case UNARY_CLIP: {
-      const float lifted = x < function.a ? function.a : x;
-      return lifted > function.b ? function.b : lifted;
-    }
-    case UNARY_SIGMOID:
-      return 1.f / (1.f + expf(-x));
-    case UNARY_HARD_SIGMOID:
-      return hard_sigmoid(x, function.a, function.b);
-    case UNARY_SILU:
-      return x / (1.f + expf(-x));
-    case UNARY_HARD_SWISH:
-      return x * hard_sigmoid(x, 1.f / 6.f, 0.5f);
+      return x > 0.f ? x : a * expm1f(x);
     case UNARY_TANH:
       return tanhf(x);
     case UNARY_GELU:
@@ -114,6 +99,31 @@ __device__ inline float apply(const Function &function, float x) {
       return x == 0.f ? 1.f : 0.f;
     default:
       return x;
+  }
+}
+
+__device__ __forceinline__ float apply(const Function &function, float x) {
+  switch (function.which) {
+    case UNARY_NONE:
+      return x;
+    case UNARY_RELU:
+      return x < 0.f ? 0.f : x;
+    case UNARY_LEAKY_RELU:
+      return x > 0.f ? x : function.a * x;
+    case UNARY_CLIP: {
+      const float lifted = x < function.a ? function.a : x;
+      return lifted > function.b ? function.b : lifted;
+    }
+    case UNARY_SIGMOID:
+      return 1.f / (1.f + expf(-x));
+    case UNARY_HARD_SIGMOID:
+      return hard_sigmoid(x, function.a, function.b);
+    case UNARY_SILU:
+      return x / (1.f + expf(-x));
+    case UNARY_HARD_SWISH:
+      return x * hard_sigmoid(x, 1.f / 6.f, 0.5f);
+    default:
+      return apply_rare(function.which, function.a, x);
   }
 }
 

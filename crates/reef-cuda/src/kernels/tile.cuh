@@ -28,6 +28,8 @@ constexpr unsigned THREADS = 256;
 constexpr unsigned COMPUTE_BARRIER = 1;
 // Bytes at the start of the arena that belong to the executor and to `Context`.
 constexpr unsigned CONTROL_BYTES = 128;
+// Blocks of a kernel whose tiles are made in parts, at most.
+constexpr unsigned SPLIT_BLOCKS = 128;
 
 // Where an operand lies: in the memory of the task, or of the plan.
 struct Operand {
@@ -50,22 +52,26 @@ struct Places {
 struct Context {
   // The arena behind its control words.
   unsigned char *shared;
-  // One word in the arena.
+  // Two words in the arena.
   unsigned *verdict;
   // What tells to stop by not being zero; may be null.
   const unsigned *stop;
   // Where it is said that the inputs mean nothing to the kernel, and which value it is.
   unsigned *failed;
   long long *failed_value;
+  // Differs from that of every other run of a kernel with the same `arrived`, and is never 0.
+  unsigned long long run;
+  // `SPLIT_BLOCKS` words, each the last run in which the block of that number made its part of a tile.
+  unsigned long long *arrived;
 
   __device__ __forceinline__ void sync() const { barrier_sync(COMPUTE_BARRIER, THREADS); }
 
   // Whether all are to leave. A barrier of the tile's own lies between `ask` and `answer`, and another one
-  // before the next `ask`.
-  __device__ __forceinline__ void ask() const {
-    if (stop != nullptr && threadIdx.x == 0) *verdict = load_relaxed(stop);
+  // before the next `ask` with the same `turn`, 0 or 1.
+  __device__ __forceinline__ void ask(unsigned turn = 0) const {
+    if (stop != nullptr && threadIdx.x == 0) verdict[turn] = load_relaxed(stop);
   }
-  __device__ __forceinline__ bool answer() const { return stop != nullptr && *verdict != 0; }
+  __device__ __forceinline__ bool answer(unsigned turn = 0) const { return stop != nullptr && verdict[turn] != 0; }
 
   // The task fails because of a value. Of several the first one counts.
   __device__ __forceinline__ void fail(long long value) const {

@@ -97,9 +97,10 @@ pub fn units_that_a_stage_leaves_are_padded_and_nothing_is_lost(harness: &dyn Ha
         (Scheme::Wait, Padding::Fitting),
     ] {
         let mut rig = Rig::padded(harness, 3, scheme, padding);
-        let narrow = SyntheticStage { blocks: 1, polls: 100, poll_ns: 10_000 };
+        let narrow = SyntheticStage { blocks: 1, polls: 20, poll_ns: 10_000 };
         let wide = SyntheticStage { blocks: 3, polls: 4, poll_ns: 5_000 };
-        let urgent = rig.load(1, &[narrow, wide, narrow]);
+        // More than a device of queues has queued before what it pads with is free.
+        let urgent = rig.load(1, &[narrow, wide].repeat(20));
         let filler = rig.load(2, &[SyntheticStage { blocks: 64, polls: 4, poll_ns: 5_000 }; 3]);
         [urgent, filler].into_iter().for_each(|plan| rig.measure(plan));
         let started = std::time::Instant::now();

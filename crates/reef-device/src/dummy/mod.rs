@@ -27,7 +27,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use reef_base::{AlignedBytes, Buffer, Clock, Domain, Memory, Nanos, TaskId, TaskKey, VirtualClock};
-use reef_plan::{Cutter, DeviceKind, Interpreter, IoSpec, Isa, Kernel, KernelSpec, Plan, Restart, Target};
+use reef_plan::{
+    Cutter, DeviceKind, Interpreter, IoSpec, Isa, Kernel, KernelSpec, Plan, Precision, Restart, Target,
+};
 
 use crate::contract::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, RejectReason, Rejected, Route,
@@ -133,6 +135,7 @@ impl DummyDevice {
             isa: Isa::Portable,
             cus: options.cus,
             window: options.queue_stages,
+            precision: Precision::F32,
         };
         let capabilities = Capabilities {
             name: "queued dummy".into(),
@@ -175,7 +178,7 @@ impl Device for DummyDevice {
         &self.capabilities
     }
 
-    fn cutter(&self) -> Arc<dyn Cutter> {
+    fn cutter(&self, _precision: Option<Precision>) -> Arc<dyn Cutter> {
         Arc::new(DummyCutter::new(self.capabilities.target))
     }
 

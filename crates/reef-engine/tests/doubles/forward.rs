@@ -11,8 +11,8 @@ macro_rules! forward {
         }
     };
     (@one cutter) => {
-        fn cutter(&self) -> std::sync::Arc<dyn reef_plan::Cutter> {
-            self.inner.cutter()
+        fn cutter(&self, precision: Option<reef_plan::Precision>) -> std::sync::Arc<dyn reef_plan::Cutter> {
+            self.inner.cutter(precision)
         }
     };
     (@one scheme) => {

@@ -120,7 +120,7 @@ pub(super) fn run(specialised: &Specialised, input: &[f32]) -> Vec<f32> {
     let options = CpuOptions { cus: Some(1), nice: 0, pin: false, ..CpuOptions::default() };
     let device = CpuDevice::start(options).expect("the device starts");
     let (graph, kernels) = (&specialised.graph, &specialised.host_kernels);
-    let (cutter, options) = (device.cutter(), reef_compile::CompileOptions::default());
+    let (cutter, options) = (device.cutter(None), reef_compile::CompileOptions::default());
     let plan = reef_compile::compile(graph, kernels, &Arc::default(), cutter.as_ref(), &options);
     let loaded = device.load(Arc::new(plan.expect("it compiles"))).expect("the device takes it");
     let mut io = device.alloc_io(loaded).expect("there is memory");

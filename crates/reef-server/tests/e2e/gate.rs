@@ -134,8 +134,8 @@ impl Device for Gate {
         self.device.capabilities()
     }
 
-    fn cutter(&self) -> Arc<dyn Cutter> {
-        self.device.cutter()
+    fn cutter(&self, precision: Option<reef_plan::Precision>) -> Arc<dyn Cutter> {
+        self.device.cutter(precision)
     }
 
     fn scheme(&self) -> Scheme {

@@ -26,13 +26,13 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     let declared = loader::read(&args.model)?;
     let shapes = declared.shapes(&args.dims)?;
     let PoolDevice { name, device } = device::start(&args.device, Scheme::Reset)?;
-    let capabilities = device.capabilities();
-    if let Some(program) = declared
-        .advise(&args.dims, Program::of(&declared, &shapes, &args.values, device.cutter().as_ref()))?
+    let (capabilities, cutter) = (device.capabilities(), device.cutter(args.precision.precision));
+    if let Some(program) =
+        declared.advise(&args.dims, Program::of(&declared, &shapes, &args.values, cutter.as_ref()))?
     {
         return program.show(args, capabilities.never_max);
     }
-    let compiled = declared.advise(&args.dims, compile(&declared, &shapes, device.cutter().as_ref()))?;
+    let compiled = declared.advise(&args.dims, compile(&declared, &shapes, cutter.as_ref()))?;
     if args.json {
         let mut json = compiled::to_json(&compiled);
         json["device"] = json!({ "name": name, "description": capabilities.name });

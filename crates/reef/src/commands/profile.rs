@@ -36,7 +36,8 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
     let device = device::start(&args.device, Scheme::Reset)?.device;
     let declared = loader::read(&args.model)?;
     let shapes = declared.shapes(&args.dims)?;
-    let compiled = inspect::compile(&declared, &shapes, device.cutter().as_ref());
+    let cutter = device.cutter(args.precision.precision);
+    let compiled = inspect::compile(&declared, &shapes, cutter.as_ref());
     let plan = Arc::new(declared.advise(&args.dims, compiled)?.plan);
     drop(declared);
     let loaded = device.load(plan.clone())?;

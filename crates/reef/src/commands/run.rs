@@ -36,7 +36,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let advice = if taken_as_one { declared.advice(&args.dims) } else { String::new() };
     drop(declared);
     let deadline = args.deadline.map(Nanos::from);
-    let settings = ModelSettings { class: Class::RealTime(Level::TOP), deadline, ..ModelSettings::default() };
+    let precision = args.precision.precision;
+    let class = Class::RealTime(Level::TOP);
+    let settings = ModelSettings { class, deadline, precision, ..ModelSettings::default() };
     let (engine, info) =
         loader::engine_with(device::start(&args.device, Scheme::Reset)?, &args.model, settings)?;
     if !args.each.is_empty() || !args.carry.is_empty() {

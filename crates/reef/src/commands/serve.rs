@@ -277,6 +277,7 @@ pub fn settings(model: &FoundModel) -> Result<ModelSettings> {
         values: own.values(),
         devices: own.devices.clone().unwrap_or_default(),
         placement: own.placement()?,
+        precision: own.precision()?,
         ..defaults
     })
 }

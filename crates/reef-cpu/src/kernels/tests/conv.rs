@@ -73,6 +73,7 @@ impl Shape {
             tile_rows: tile[0],
             tile_columns: tile[1] * panel_width,
             columns_inner,
+            splits: 1,
         }
     }
 

@@ -1,0 +1,165 @@
+// A convolution, or a matrix product with constant weights, on tensor cores. What is multiplied is rounded, sums are
+// f32. Where there are few tiles, several blocks share one, each with a part of k (`splits`): the last one to be
+// through adds the parts, always in the same order.
+#pragma once
+#include "conv.cuh"
+#include "precision.cuh"
+
+namespace reef {
+
+// Where a thread is on its way along k: a tap of the window, and a channel of the group.
+struct ConvCursor {
+  unsigned y, x, channel;
+
+  __device__ __forceinline__ ConvCursor(const ConvDescriptor &d, unsigned k) {
+    const unsigned tap = k / d.inputs;
+    channel = k % d.inputs;
+    y = tap / d.kernel_w;
+    x = tap % d.kernel_w;
+  }
+
+  __device__ __forceinline__ void advance(const ConvDescriptor &d, unsigned by) {
+    channel += by;
+    while (channel >= d.inputs) {
+      channel -= d.inputs;
+      if (++x == d.kernel_w) {
+        x = 0;
+        y++;
+      }
+    }
+  }
+};
+
+// Whether all parts of a tile are there, of which this block has written one; `first` is the first one's number. If several blocks are the last one, all
+// of them add: the same numbers. A part that is written again, by another run, is another part.
+__device__ __forceinline__ bool all_parts_there(const Context &context, unsigned first, unsigned part,
+                                                unsigned parts) {
+  unsigned long long *const arrived = context.arrived + first;
+  context.sync();
+  if (threadIdx.x == 0) {
+    store_release(arrived + part, context.run);
+    fence_in_one_order();
+    bool all = true;
+    for (unsigned other = 0; other < parts; other++) all &= load_acquire(arrived + other) == context.run;
+    context.verdict[0] = all;
+  }
+  context.sync();
+  return context.verdict[0] != 0;
+}
+
+template <class P, unsigned COLUMNS>
+__device__ __forceinline__ bool conv_tensor(const ConvDescriptor &d, const Places &places, unsigned block,
+                                            const Context &context) {
+  using Tile = TensorTile<P, COLUMNS, true>;
+  const unsigned split = block % d.splits;
+  const unsigned of_all = block / d.splits;
+  const unsigned tiles = d.row_tiles * d.column_tiles;
+  const unsigned group = of_all / tiles;
+  const unsigned first_row = of_all % tiles / d.column_tiles * TENSOR_ROWS;
+  const unsigned first_column = of_all % tiles % d.column_tiles * COLUMNS;
+  const unsigned first_chunk = split * d.split_chunks;
+  const unsigned end_chunk = first_chunk + d.split_chunks < d.chunks ? first_chunk + d.split_chunks : d.chunks;
+
+  // What this thread brings of a chunk: four products of one pixel, and pieces of the weights.
+  const unsigned own_row = threadIdx.x / 4;
+  const unsigned own_k = threadIdx.x % 4 * 4;
+  const unsigned pixel = first_row + own_row;
+  const unsigned image = pixel / (d.out_h * d.out_w);
+  const unsigned place = pixel % (d.out_h * d.out_w);
+  // So that it lies outside, a pixel that does not exist is far above the image.
+  const int top = pixel < d.rows ? static_cast<int>(place / d.out_w * d.stride_h) - static_cast<int>(d.pad_h)
+                                 : -(1 << 30);
+  const int left = static_cast<int>(place % d.out_w * d.stride_w) - static_cast<int>(d.pad_w);
+  const float *const all_x = places.at<const float>(d.x);
+  const float *const x = all_x + static_cast<unsigned long long>(image) * d.in_h * d.in_w * d.in_pixel_stride +
+                         group * d.inputs;
+  const unsigned char *const weights = places.at<const unsigned char>(d.weights) +
+                                       (static_cast<unsigned long long>(group) * d.chunks * d.weight_stride +
+                                        first_column) * CHUNK * P::PACKED_BYTES;
+  const unsigned long long chunk_bytes = static_cast<unsigned long long>(d.weight_stride) * CHUNK * P::PACKED_BYTES;
+  ConvCursor cursor(d, first_chunk * CHUNK + own_k);
+  const auto source = [&](const ConvCursor &at, bool &exists) {
+    const int in_y = top + static_cast<int>(at.y * d.dilation_h);
+    const int in_x = left + static_cast<int>(at.x * d.dilation_w);
+    exists = exists && at.y < d.kernel_h && in_y >= 0 && in_y < static_cast<int>(d.in_h) && in_x >= 0 &&
+             in_x < static_cast<int>(d.in_w);
+    if (!exists) return all_x;
+    return x + (static_cast<unsigned long long>(in_y) * d.in_w + in_x) * d.in_pixel_stride + at.channel;
+  };
+  // Steps come in order.
+  const auto fetch = [&](unsigned step) {
+    for (unsigned i = 0; i < TENSOR_CHUNKS; i++) {
+      const unsigned chunk = first_chunk + step * TENSOR_CHUNKS + i;
+      const bool has = chunk < end_chunk;
+      unsigned char *const to = Tile::chunk_at(context.shared, step, i);
+      float *const own = reinterpret_cast<float *>(to) + own_row * CHUNK + own_k;
+      if (d.in_fours) {
+        bool exists = has;
+        const float *const from = source(cursor, exists);
+        copy_16(own, from, exists);
+      } else {
+        ConvCursor at = cursor;
+        for (unsigned j = 0; j < 4; j++) {
+          bool exists = has;
+          const float *const from = source(at, exists);
+          copy_4(own + j, from, exists);
+          at.advance(d, 1);
+        }
+      }
+      cursor.advance(d, CHUNK);
+      for (unsigned piece = threadIdx.x; piece < COLUMNS * P::PACKED_BYTES; piece += THREADS) {
+        const bool exists = has && first_column + piece / P::PACKED_BYTES < d.weight_stride;
+        copy_16(to + Tile::LEFT_BYTES + piece * 16, exists ? weights + chunk * chunk_bytes + piece * 16 : weights,
+                exists);
+      }
+    }
+  };
+  Tile tile;
+  if (!tile.run(context, (end_chunk - first_chunk + TENSOR_CHUNKS - 1) / TENSOR_CHUNKS, fetch)) return false;
+  float *const shared = reinterpret_cast<float *>(context.shared);
+  tile.spread(shared);
+  context.sync();
+
+  constexpr unsigned ELEMENTS = TENSOR_ROWS * COLUMNS;
+  const float *parts = nullptr;
+  if (d.splits > 1) {
+    float *const of_tile =
+        places.at<float>(d.parts) + static_cast<unsigned long long>(of_all) * d.splits * ELEMENTS;
+    for (unsigned element = threadIdx.x; element < ELEMENTS; element += THREADS) {
+      of_tile[split * ELEMENTS + element] = shared[element / COLUMNS * Tile::PITCH + element % COLUMNS];
+    }
+    if (!all_parts_there(context, of_all * d.splits, split, d.splits)) return true;
+    parts = of_tile;
+  }
+  const float *const bias = places.at<const float>(d.bias);
+  const float *const residual = places.at<const float>(d.residual);
+  float *const y = places.at<float>(d.y);
+  REEF_ROLLED
+  for (unsigned element = threadIdx.x; element < ELEMENTS; element += THREADS) {
+    const unsigned long long made = first_row + element / COLUMNS;
+    const unsigned channel = first_column + element % COLUMNS;
+    if (made >= d.rows || channel >= d.outputs) continue;
+    float value = 0.f;
+    if (parts == nullptr) value = shared[element / COLUMNS * Tile::PITCH + element % COLUMNS];
+    for (unsigned part = 0; parts != nullptr && part < d.splits; part++) value += parts[part * ELEMENTS + element];
+    const unsigned output = group * d.outputs + channel;
+    if (d.has_bias) value += bias[output];
+    if (d.residual_pixel_stride) value += residual[made * d.residual_pixel_stride + output];
+    y[made * d.out_pixel_stride + output] = apply(d.activation, value);
+  }
+  return true;
+}
+
+#define REEF_CONV_TENSOR(name, P, columns)                                                                           \
+  REEF_TILE bool name(const ConvDescriptor &d, const Places &places, unsigned block, const Context &context) {       \
+    return conv_tensor<P, columns>(d, places, block, context);                                                       \
+  }
+
+REEF_CONV_TENSOR(conv_tf32_tile, Tf32, 64)
+REEF_CONV_TENSOR(conv_f16_tile, Half, 64)
+REEF_CONV_TENSOR(conv_bf16_tile, Bfloat, 64)
+REEF_CONV_TENSOR(conv_tf32_narrow_tile, Tf32, 32)
+REEF_CONV_TENSOR(conv_f16_narrow_tile, Half, 32)
+REEF_CONV_TENSOR(conv_bf16_narrow_tile, Bfloat, 32)
+
+}  // namespace reef
