@@ -89,11 +89,38 @@ void with_parameter(const void *at) {
 #define KERNEL_OF(name, Parameter) {#name, sizeof(reef::Parameter), with_parameter<reef::Parameter, name>, 48 * 1024}
 #define TILE_KERNEL(number, name, Descriptor, together) KERNEL_OF(reef_queue_##name, Launch),
 
+// Those of the driver's own test.
+#ifndef EMULATOR_OTHER_KERNELS
+#define EMULATOR_OTHER_KERNELS
+#endif
+
 Kernel KERNELS[] = {
     REEF_TILE_FUNCTIONS(TILE_KERNEL) KERNEL_OF(reef_queue_padded_2, Padded),
     KERNEL_OF(reef_queue_padded_4, Padded),
     KERNEL_OF(reef_queue_mark, Launch),
+    EMULATOR_OTHER_KERNELS
 };
+
+// Memory that kernels use: as much as was asked for and not more, so that what lies behind it is found out where the
+// driver is built for that.
+void *take_memory(size_t alignment, size_t bytes) {
+#ifdef EMULATOR_RACES
+  (void)alignment;
+  return races::take_memory(bytes);
+#else
+  void *at = nullptr;
+  return posix_memalign(&at, alignment, bytes) == 0 ? at : nullptr;
+#endif
+}
+
+void give_memory_back(void *at, size_t bytes) {
+#ifdef EMULATOR_RACES
+  races::give_memory_back(at, bytes);
+#else
+  (void)bytes;
+  std::free(at);
+#endif
+}
 
 // What a stream is to do, one after the other.
 struct Work {
@@ -103,10 +130,10 @@ struct Work {
   BlockView view;
   size_t shared_bytes = 0;
   unsigned long long next = 0, through = 0;
+  unsigned number = 0;
   std::function<void()> at_once;
   // Otherwise done as soon as its turn in the stream comes, whatever the multiprocessors do.
   bool needs_sm = true;
-  bool taken = false;
 };
 
 struct Stream {
@@ -130,6 +157,7 @@ class Device {
         launches_max_(listed("REEF_EMULATOR_LOST_AFTER", number, -1)) {
     streams_.push_back(&legacy_);
     for (long sm = 0; sm < sms; sm++) std::thread(&Device::work, this, static_cast<unsigned>(sm)).detach();
+    std::thread(&Device::copy, this).detach();
   }
 
   Result fault() {
@@ -220,9 +248,10 @@ class Device {
     std::lock_guard<std::mutex> held(mutex_);
     const auto found = memory_.find(at);
     if (found == memory_.end() || found->second.second != of_device) return false;
-    (of_device ? used_ : pinned_) -= found->second.first;
+    const size_t bytes = found->second.first;
+    (of_device ? used_ : pinned_) -= bytes;
     memory_.erase(found);
-    std::free(at);
+    give_memory_back(at, bytes);
     return true;
   }
 
@@ -250,48 +279,72 @@ class Device {
     Multiprocessor own(sm);
     std::unique_lock<std::mutex> held(mutex_);
     for (;;) {
-      Stream *stream = nullptr;
-      changed_.wait(held, [&] { return fault_ == SUCCESS && (stream = pick()) != nullptr; });
-      Work &head = stream->work.front();
-      if (head.kernel == nullptr) {
-        head.taken = true;
-        held.unlock();
-        head.at_once();
-        held.lock();
-        stream->work.pop_front();
-        changed_.notify_all();
-        continue;
+      changed_.wait(held, [&] { return fault_ == SUCCESS && (!own.is_empty() || pick(own) != nullptr); });
+      if (Stream *const stream = pick(own)) {
+        take(own, *stream);
       }
-      const unsigned long long block = head.next++;
-      BlockView view = head.view;
-      const Dim &grid = view.grid;
-      view.index = {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
-                    static_cast<unsigned>(block / grid.x / grid.y)};
       held.unlock();
-      const bool ended = own.run(view, head.shared_bytes, [&head] { head.kernel->run(head.parameter.data()); });
+      void *owner = nullptr;
+      const Multiprocessor::Turn turn = own.turn(owner);
       held.lock();
-      if (!ended) {
-        std::fprintf(stderr, "emulated driver: block %llu of %s: its threads wait for each other\n", block,
-                     head.kernel->name);
+      if (turn == Multiprocessor::Turn::IDLE) continue;
+      Stream *const stream = static_cast<Stream *>(owner);
+      Work &head = stream->work.front();
+      if (turn == Multiprocessor::Turn::STUCK) {
+        std::fprintf(stderr, "emulated driver: a block of %s: its threads wait for each other\n", head.kernel->name);
         fault_ = LAUNCH_FAILED;
         changed_.notify_all();
-        continue;
-      }
-      if (++head.through == head.view.grid.count()) {
+      } else if (++head.through == head.view.grid.count()) {
+        races::end_launch(head.number);
         stream->work.pop_front();
         changed_.notify_all();
       }
     }
   }
 
-  // The most urgent stream whose next work has something left to take.
-  Stream *pick() {
+  // Has a multiprocessor begin with the next block of a stream's launch.
+  void take(Multiprocessor &own, Stream &stream) {
+    Work &head = stream.work.front();
+    if (head.next == 0) head.number = races::begin_launch(head.kernel->name);
+    const unsigned long long block = head.next++;
+    BlockView view = head.view;
+    const Dim &grid = view.grid;
+    view.index = {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
+                  static_cast<unsigned>(block / grid.x / grid.y)};
+    own.take(view, head.shared_bytes, [&head] { head.kernel->run(head.parameter.data()); }, &stream, head.number);
+  }
+
+  // What copies all its life. Kernels that wait for a copy do not keep it from being made.
+  void copy() {
+    std::unique_lock<std::mutex> held(mutex_);
+    for (;;) {
+      Stream *stream = nullptr;
+      const auto copies = [](const Work &head) { return head.kernel == nullptr; };
+      changed_.wait(held, [&] { return fault_ == SUCCESS && (stream = pick_if(copies)) != nullptr; });
+      const std::function<void()> at_once = stream->work.front().at_once;
+      held.unlock();
+      at_once();
+      held.lock();
+      stream->work.pop_front();
+      changed_.notify_all();
+    }
+  }
+
+  // The most urgent stream of whose launch the multiprocessor can take a block.
+  Stream *pick(const Multiprocessor &own) {
+    return pick_if([&own](const Work &head) {
+      return head.kernel != nullptr && head.next < head.view.grid.count() &&
+             own.has_room(head.view.threads.count(), head.shared_bytes);
+    });
+  }
+
+  // The most urgent stream whose next work is such a one.
+  template <class Wanted>
+  Stream *pick_if(Wanted wanted) {
     Stream *best = nullptr;
     for (Stream *stream : streams_) {
       if (stream->work.empty() || (best != nullptr && best->priority <= stream->priority)) continue;
-      const Work &head = stream->work.front();
-      const bool left = head.kernel == nullptr ? !head.taken : head.next < head.view.grid.count();
-      if (left) best = stream;
+      if (wanted(stream->work.front())) best = stream;
     }
     return best;
   }
@@ -477,10 +530,10 @@ API cuMemAlloc_v2(Address *address, size_t bytes) {
   IN_CONTEXT;
   MAY_WAIT;
   if (bytes == 0) return INVALID_VALUE;
-  void *at = std::aligned_alloc(512, (bytes + 511) / 512 * 512);
+  void *at = take_memory(512, bytes);
   if (at == nullptr) return OUT_OF_MEMORY;
   if (!own.take(at, bytes, true)) {
-    std::free(at);
+    give_memory_back(at, bytes);
     return OUT_OF_MEMORY;
   }
   // A device's memory is not zero when it is taken. Not all of a large one: it costs time, and memory.
@@ -500,10 +553,10 @@ API cuMemHostAlloc(void **at, size_t bytes, unsigned) {
   IN_CONTEXT;
   MAY_WAIT;
   if (bytes == 0) return INVALID_VALUE;
-  *at = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  *at = take_memory(4096, bytes);
   if (*at == nullptr) return OUT_OF_MEMORY;
   if (!own.take(*at, bytes, false)) {
-    std::free(*at);
+    give_memory_back(*at, bytes);
     return OUT_OF_MEMORY;
   }
   return SUCCESS;

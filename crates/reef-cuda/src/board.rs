@@ -606,8 +606,11 @@ impl<P: Kernels> Board<P> {
     pub(crate) fn ended(&mut self, slot: usize, ended: Ended, now: Nanos) -> Option<usize> {
         let task = self.task_mut(slot);
         let launch = task.outstanding.pop_front().expect("what ends was queued");
-        if let Some(fault) = ended.fault.clone() {
-            task.closed.get_or_insert(Outcome::Failed(fault));
+        if let Some(fault) = ended.fault.clone()
+            && matches!(task.closed, None | Some(Outcome::Cancelled))
+        {
+            // Not cancelled any more: the mark would make it done.
+            task.closed = Some(Outcome::Failed(fault));
         }
         let whole = match launch.what {
             What::Kernel(blocks) => {
@@ -622,7 +625,8 @@ impl<P: Kernels> Board<P> {
             }
             What::Mark => {
                 task.finishing = false;
-                if ended.skipped == 0 {
+                // Who is done is not cancelled any more; a kernel that failed made no outputs.
+                if ended.skipped == 0 && matches!(task.closed, None | Some(Outcome::Cancelled)) {
                     self.complete(slot, Outcome::Done, now);
                     return None;
                 }

@@ -34,6 +34,8 @@ mod error;
 mod feeder;
 mod host_step;
 mod hosting;
+#[cfg(test)]
+mod isolation;
 mod loaded;
 mod memory;
 mod pack;

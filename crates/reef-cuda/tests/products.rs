@@ -135,7 +135,9 @@ fn outputs(device: &CudaDevice, precision: Precision, sketch: &Sketch) -> Vec<Te
 
 fn check(precision: Precision, kind: &str, make: fn(&mut Sketch) -> ValueId) {
     // Tests run beside each other, and a device takes its memory when it starts.
-    let options = CudaOptions { memory_bytes: Some(64 << 20), ..CudaOptions::default() };
+    let separate_allocations = std::env::var_os("REEF_TEST_SEPARATE").is_some();
+    let options =
+        CudaOptions { memory_bytes: Some(64 << 20), separate_allocations, ..CudaOptions::default() };
     let device = CudaDevice::start(options).expect("the emulated driver is there");
     for seed in 0..SHAPES {
         let mut sketch = Sketch { graph: Graph::default(), inputs: vec![], rng: Rng::new(seed) };

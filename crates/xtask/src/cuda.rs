@@ -2,7 +2,7 @@
 //! has one.
 //!
 //! Both need NVRTC, NVIDIA's compiler: in the folder that `REEF_NVRTC` names, or in `cuda/nvrtc` of the
-//! target folder.
+//! target folder. The machine code is read where NVIDIA's disassembler lies beside it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cargo::{cargo, run as run_command, workspace_root};
+use crate::cargo::{cargo, run as run_command, run_counting_tests, workspace_root};
 use crate::metadata::Metadata;
+use crate::sass;
 
 /// What the bundle may weigh; it is carried through a narrow door.
 const BUNDLE_BYTES_MAX: u64 = 55 << 20;
@@ -25,6 +26,15 @@ const SCRIPTS: [&str; 5] =
     ["gpu/gpu-check.sh", "gpu/compare.py", "gpu/onnx_file.py", "gpu/torch_peer.py", "peers/ort.py"];
 /// The parts of `gpu-check.sh`.
 const PARTS: [&str; 4] = ["smoke", "models", "preempt", "disb"];
+/// Those whose machine code is read.
+const READ: [&str; 2] = ["80", "90"];
+/// What kernels are watched for by drivers built for that; see `crates/reef-cuda/emulator/build.sh`.
+const CHECKS: [&str; 3] = ["address", "undefined", "races"];
+/// Orders of threads that they are watched in.
+const SEEDS: [&str; 2] = ["1", "2"];
+
+/// Multiprocessors of the devices of tests that want several.
+const SIZES: &str = "1,2,3,5";
 
 /// Where things are.
 struct Places {
@@ -42,7 +52,8 @@ impl Places {
         let nvrtc = named.unwrap_or_else(|| own.join("nvidia/cu13/lib"));
         if !nvrtc.join("libnvrtc.so.13").exists() {
             bail!(
-                "no libnvrtc.so.13 in {}: python3 -m pip install --target {} nvidia-cuda-nvrtc==13.0.88",
+                "no libnvrtc.so.13 in {}: python3 -m pip install --target {} nvidia-cuda-nvrtc==13.0.88 \
+                 nvidia-cuda-nvdisasm==13.2.78",
                 nvrtc.display(),
                 own.display()
             );
@@ -52,9 +63,7 @@ impl Places {
 
     /// Builds the emulated driver.
     fn emulate(&self) -> Result<()> {
-        let mut build = Command::new(workspace_root().join("crates/reef-cuda/emulator/build.sh"));
-        build.arg(self.driver.parent().expect("it has a folder"));
-        run_command(build)
+        build(self.driver.parent().expect("it has a folder"), None)
     }
 
     /// Has a command use the compiler, the emulated driver, and a cache of its own.
@@ -67,32 +76,40 @@ impl Places {
     }
 }
 
+/// Builds an emulated driver into a folder, and the test of its own.
+fn build(folder: &Path, check: Option<&str>) -> Result<()> {
+    let mut build = Command::new(workspace_root().join("crates/reef-cuda/emulator/build.sh"));
+    build.arg(folder).args(check);
+    run_command(build)
+}
+
 /// Runs the tests that need the compiler or a GPU, on the emulated driver.
 pub(crate) fn test() -> Result<()> {
     let places = Places::find()?;
+    read_machine_code(&places)?;
     places.emulate()?;
-    for part in [&["--lib", "compiler::"][..], &["--test", "products"], &["--test", "cuda"]] {
+    run_command(Command::new(places.driver.with_file_name("self-test")))?;
+    for part in
+        [&["--lib", "compiler::"][..], &["--test", "products"], &["--test", "elements"], &["--test", "cuda"]]
+    {
         run_command(tests(&places, part, &[]))?;
     }
     for part in ["emulated", "cuda_allocations"] {
         let mut command = tests(&places, &["--test", part], &["--test-threads=1"]);
         // Serving, loading and unloading make no call that may wait for a kernel. Devices of other tests
         // would start and go in between.
-        several(&mut command).env("REEF_EMULATOR_STRICT", "2");
+        several(&mut command, SIZES).env("REEF_EMULATOR_SEED", "7").env("REEF_EMULATOR_STRICT", "2");
         run_command(command)?;
     }
     // Once more where every part of the memory is the driver's.
     let mut command = tests(&places, &["--test", "emulated", "results_"], &[]);
-    several(&mut command).env("REEF_TEST_SEPARATE", "1");
-    run_command(command)
-}
-
-/// Devices of several sizes in one process; the threads of their blocks take turns in a random order.
-fn several(command: &mut Command) -> &mut Command {
-    command
-        .env("REEF_EMULATOR_DEVICES", "4")
-        .env("REEF_EMULATOR_SMS", "1,2,3,5")
-        .env("REEF_EMULATOR_SEED", "7")
+    several(&mut command, SIZES).env("REEF_EMULATOR_SEED", "7").env("REEF_TEST_SEPARATE", "1");
+    run_command(command)?;
+    // What is not freed is missed soon.
+    let mut command = tests(&places, &["--test", "storm_on_gpus"], &[]);
+    several(&mut command, "1,2,8").env("REEF_EMULATOR_MEMORY_MIB", "256");
+    run_command(command)?;
+    CHECKS.iter().try_for_each(|check| watch(&places, check))
 }
 
 fn tests(places: &Places, part: &[&str], more: &[&str]) -> Command {
@@ -100,6 +117,99 @@ fn tests(places: &Places, part: &[&str], more: &[&str]) -> Command {
     command.args(part).args(["--", "--include-ignored"]).args(more);
     places.emulated(&mut command);
     command
+}
+
+/// Has the emulated driver show devices with so many multiprocessors.
+fn several<'a>(command: &'a mut Command, sms: &str) -> &'a mut Command {
+    let devices = sms.split(',').count().to_string();
+    command.env("REEF_EMULATOR_DEVICES", devices).env("REEF_EMULATOR_SMS", sms)
+}
+
+/// Runs every kernel on a driver that watches what it does.
+fn watch(places: &Places, check: &str) -> Result<()> {
+    let folder = places.target.join("cuda").join(format!("emulated-{check}"));
+    build(&folder, Some(check))?;
+    let mut proof = Command::new(folder.join("self-test"));
+    proof.env("ASAN_OPTIONS", "detect_leaks=0");
+    run_command(proof)?;
+    for seed in SEEDS {
+        let parts = [
+            &["--lib", "isolation::"][..],
+            &["--test", "emulated", "results_"],
+            &["--test", "elements"],
+            &["--test", "products"],
+        ];
+        for part in parts {
+            let mut command = tests(places, part, &[]);
+            several(&mut command, SIZES).env("REEF_EMULATOR_SEED", seed);
+            // Where one part of the memory ends, nothing else begins.
+            command.env("REEF_CUDA_DRIVER", folder.join("libcuda.so")).env("REEF_TEST_SEPARATE", "1");
+            if check == "address" {
+                preload(&mut command)?;
+            }
+            if run_counting_tests(command)? == 0 {
+                bail!("there is no test {part:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Has the programs that cargo runs load the address sanitizer's library before all else: who loads a driver
+/// that needs it later comes too late.
+fn preload(command: &mut Command) -> Result<()> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
+    let asked = Command::new(&compiler).arg("-print-file-name=libasan.so").output();
+    let asked = asked.with_context(|| format!("cannot start {compiler}"))?;
+    let library = String::from_utf8_lossy(&asked.stdout).trim().to_string();
+    if !Path::new(&library).is_absolute() {
+        bail!("{compiler} has no libasan.so");
+    }
+    // By a runner: not into cargo itself.
+    let triple = format!("{}_UNKNOWN_LINUX_GNU", std::env::consts::ARCH.to_uppercase());
+    let runner = format!("env LD_PRELOAD={library} ASAN_OPTIONS=detect_leaks=0");
+    command.env(format!("CARGO_TARGET_{triple}_RUNNER"), runner);
+    Ok(())
+}
+
+/// Reads the kernels' machine code, if there is a disassembler: nothing loads data as it may not, and what
+/// lies in memory for want of registers is what the table says.
+fn read_machine_code(places: &Places) -> Result<()> {
+    let disassembler = places.nvrtc.join("../bin/nvdisasm");
+    if !disassembler.exists() {
+        println!("machine code: skipped: there is no {}", disassembler.display());
+        return Ok(());
+    }
+    run_command(cargo(&["build", "--release", "--workspace", "--example", "kernels"]))?;
+    let folder = places.target.join("cuda/machine-code");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    let mut table = String::from("arch kernel local_loads local_stores table_loads\n");
+    for arch in READ {
+        let own = folder.join(arch);
+        let mut kernels = Command::new(places.target.join("release/examples/kernels"));
+        places.compiling(&mut kernels).arg(&own).arg(arch);
+        run_command(kernels)?;
+        let cubin = fs::read_dir(&own)?.next().context("the kernels were compiled")??.path();
+        let output = Command::new(&disassembler).arg("-c").arg(&cubin).output();
+        let output = output.with_context(|| format!("cannot start {}", disassembler.display()))?;
+        if !output.status.success() {
+            bail!("nvdisasm cannot read {}: {}", cubin.display(), String::from_utf8_lossy(&output.stderr));
+        }
+        for kernel in sass::kernels(&String::from_utf8_lossy(&output.stdout))? {
+            let sass::Kernel { name, local_loads, local_stores, table_loads } = kernel;
+            table += &format!("sm_{arch} {name} {local_loads} {local_stores} {table_loads}\n");
+        }
+    }
+    let committed = workspace_root().join("crates/reef-cuda/machine-code.txt");
+    if std::env::var_os("REEF_UPDATE").is_some() {
+        return fs::write(&committed, table).with_context(|| format!("cannot write {}", committed.display()));
+    }
+    if fs::read_to_string(&committed).unwrap_or_default() != table {
+        bail!("{} is to be (REEF_UPDATE=1 writes it anew):\n{table}", committed.display());
+    }
+    Ok(())
 }
 
 /// Makes the bundle, and checks it on the emulated driver.

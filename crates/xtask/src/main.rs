@@ -9,6 +9,7 @@ mod ci;
 mod cuda;
 mod metadata;
 mod sanitize;
+mod sass;
 mod tidy;
 
 use std::process::ExitCode;

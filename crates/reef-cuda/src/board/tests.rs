@@ -287,6 +287,24 @@ fn what_is_cancelled_ends_when_nothing_of_it_is_queued() {
     assert_eq!(rig.done().map(|done| done.1), Some(Outcome::Cancelled));
 }
 
+/// The mark may run before anyone sees that a kernel before it failed, and whoever cancels may come between.
+#[test]
+fn what_failed_is_not_done_though_its_mark_ran() {
+    for cancels in [false, true] {
+        let mut rig = Rig::new(Scheme::Reset);
+        let task = rig.submit(TaskKey::best_effort(0), &[1], 1);
+        rig.act();
+        if cancels {
+            rig.board.cancel(task, Nanos(1));
+        }
+        let ended = Ended { skipped: 0, fault: None, begun: Nanos(1), ended: Nanos(2) };
+        let fault = HostFault::of_input("gather", "index 9");
+        rig.board.ended(0, Ended { fault: Some(fault.clone()), ..ended.clone() }, Nanos(2));
+        rig.board.ended(0, ended, Nanos(3));
+        assert_eq!(rig.done().map(|done| done.1), Some(Outcome::Failed(fault)));
+    }
+}
+
 #[test]
 fn schemes_say_who_queues() {
     let first = |scheme, keys: [TaskKey; 2]| -> Vec<usize> {
