@@ -32,6 +32,9 @@ pub(crate) enum Kind {
     Linear(Tail),
     /// A product of computed operands, times this factor.
     MatMul(f32),
+    /// A product (first member) times this factor, with a mask added, softmax of its rows, and the product of
+    /// that with another operand (last member).
+    Attention(f32, Option<ValueId>),
     /// Nothing: a product took the factor that the node multiplies this value with.
     Alias(ValueId),
     /// One program over all members.
@@ -63,9 +66,13 @@ pub(crate) fn is_elementwise(op: &Op) -> bool {
     matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Where | Op::ScaleShift | Op::Cast { .. })
 }
 
-/// Groups the nodes of a simplified graph; the groups are ordered by their roots.
-pub(crate) fn group(graph: &Graph) -> Vec<Group> {
+/// Groups the nodes of a simplified graph; the groups are ordered by their roots. `has_attention` says whether
+/// attention of so many products and columns may be one kernel.
+pub(crate) fn group(graph: &Graph, has_attention: &dyn Fn(usize, usize) -> bool) -> Vec<Group> {
     let mut grouper = Grouper::new(graph);
+    for index in 0..graph.nodes.len() {
+        grouper.take_attention(NodeId(index as u32), has_attention);
+    }
     for id in deepest_first(graph) {
         grouper.take_contraction(id);
     }
@@ -212,10 +219,73 @@ impl<'a> Grouper<'a> {
         alone && self.graph.constant(value).is_some() && dims.rank() <= shape.rank()
     }
 
-    /// A product takes a constant factor behind it or on the way to it.
-    fn take_product(&mut self, id: NodeId) {
+    /// Attention, if its softmax is `id`: what makes its scores is a product, and who reads it is another.
+    fn take_attention(&mut self, id: NodeId, has_attention: &dyn Fn(usize, usize) -> bool) {
         let node = self.node(id);
-        let (mut nodes, mut alpha) = (vec![id], 1f32);
+        let value = node.outputs[0];
+        let rank = self.shape(value).rank();
+        if !matches!(node.op, Op::Softmax { axis } if axis + 1 == rank) {
+            return;
+        }
+        let Some((product, scores, mask)) = self.scores(node.inputs[0]) else { return };
+        let Some(last) = self.sole_consumer(value) else { return };
+        let (first_node, last_node) = (self.node(product), self.node(last));
+        let weighs = matches!(last_node.op, Op::MatMul { trans_a: false, .. })
+            && last_node.inputs[0] == value
+            && last_node.inputs[1] != value
+            && !self.is_linear(last_node);
+        let Op::MatMul { trans_a, .. } = first_node.op else { return };
+        let left = self.shape(first_node.inputs[0]);
+        let depth = left[left.rank() - if trans_a { 2 } else { 1 }];
+        let output = self.shape(last_node.outputs[0]);
+        let all_f32 = first_node.inputs.iter().chain(&last_node.inputs).chain(&mask);
+        let fits = all_f32.into_iter().all(|&id| self.graph.value(id).dtype == DType::F32)
+            && output.elements() * depth * self.shape(value).elements() > 0
+            && has_attention(depth, output[output.rank() - 1]);
+        if weighs && fits {
+            let factor = scores.and_then(|by| self.scaling(by)).map_or(1.0, |(_, factor)| factor);
+            let (mut nodes, alpha) = self.take_factors(product, factor);
+            nodes.extend(scores);
+            nodes.extend(self.sole_producer(node.inputs[0]).filter(|_| mask.is_some()));
+            nodes.extend([id, last]);
+            self.push(nodes, Kind::Attention(alpha, mask));
+        }
+    }
+
+    /// Of what makes the scores of attention: the product, the node that scales it, and the mask that is added.
+    fn scores(&self, value: ValueId) -> Option<(NodeId, Option<NodeId>, Option<ValueId>)> {
+        let product = |value: ValueId| {
+            let by = self.sole_producer(value)?;
+            let node = self.node(by);
+            let is_product = matches!(node.op, Op::MatMul { .. }) && !self.is_linear(node);
+            is_product.then_some(by)
+        };
+        let scaled = |value: ValueId| {
+            if let Some(by) = product(value) {
+                return Some((by, None));
+            }
+            let by = self.sole_producer(value)?;
+            let (source, _) = self.scaling(by)?;
+            (self.shape(source) == self.shape(value)).then(|| Some((product(source)?, Some(by))))?
+        };
+        if let Some((by, scaling)) = scaled(value) {
+            return Some((by, scaling, None));
+        }
+        let node = self.node(self.sole_producer(value)?);
+        if !matches!(node.op, Op::Binary(Binary::Add)) || node.inputs[0] == node.inputs[1] {
+            return None;
+        }
+        (0..2).find_map(|side| {
+            let (own, mask) = (node.inputs[side], node.inputs[1 - side]);
+            let (by, scaling) = scaled(own).filter(|_| self.shape(own) == self.shape(value))?;
+            Some((by, scaling, Some(mask)))
+        })
+    }
+
+    /// Takes the constant factors of a product's operands into a factor of it: the nodes, and the new factor.
+    fn take_factors(&mut self, id: NodeId, mut alpha: f32) -> (Vec<NodeId>, f32) {
+        let node = self.node(id);
+        let mut nodes = vec![id];
         // A value that is both operands would be scaled twice.
         let different = node.inputs[0] != node.inputs[1];
         for &operand in node.inputs.iter().filter(|_| different) {
@@ -227,6 +297,13 @@ impl<'a> Grouper<'a> {
                 alpha *= factor;
             }
         }
+        (nodes, alpha)
+    }
+
+    /// A product takes a constant factor behind it or on the way to it.
+    fn take_product(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let (mut nodes, mut alpha) = self.take_factors(id, 1.0);
         let value = node.outputs[0];
         if let Some(next) = self.sole_consumer(value)
             && let Some((source, factor)) = self.scaling(next)
@@ -386,7 +463,7 @@ mod tests {
         let product = graph.add_node("product", op, &[left, right], DType::F32, shape());
         let y = scale(&mut graph, product, after);
         graph.add_output("y", y);
-        group(&graph).into_iter().map(|group| group.kind).collect()
+        group(&graph, &|_, _| false).into_iter().map(|group| group.kind).collect()
     }
 
     #[test]

@@ -105,6 +105,7 @@ fn run_block<'a>(
         KernelSpec::Conv(spec) => dense::conv(spec, &mut access, packing_of(plan, kernel)?, block),
         KernelSpec::Depthwise(spec) => dense::depthwise(spec, &mut access, packing_of(plan, kernel)?, block),
         KernelSpec::MatMul(spec) => dense::matmul(spec, &mut access, block),
+        KernelSpec::Attention(spec) => dense::attention(spec, &mut access, block),
         KernelSpec::Pool(spec) => dense::pool(spec, &mut access, block),
         KernelSpec::Elementwise(spec) => loops::elementwise(spec, &mut access, block)?,
         KernelSpec::Reduce(spec) => loops::reduce(spec, &mut access, block),

@@ -36,7 +36,7 @@ impl Need {
         match (&group.kind, &graph.nodes[group.root().index()].op) {
             (Kind::Conv(_), _) | (Kind::Single, Op::Pool(_)) => Some(Need::Image),
             (Kind::Linear(_), _) => Some(Need::Rows),
-            (Kind::MatMul(_), _) => Some(Need::Inner),
+            (Kind::MatMul(_) | Kind::Attention(..), _) => Some(Need::Inner),
             (Kind::LayerNorm(_), _) | (Kind::Single, Op::Gather { .. }) => Some(Need::Dense),
             (Kind::Elementwise, _) => Some(Need::Any),
             (

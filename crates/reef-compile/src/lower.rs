@@ -180,6 +180,7 @@ impl<'a> Lowering<'a> {
             Kind::Conv(tail) => self.conv(group, tail),
             Kind::Linear(tail) => self.linear(group, tail),
             Kind::MatMul(alpha) => self.matmul(group, *alpha),
+            Kind::Attention(alpha, mask) => self.attention(group, *alpha, *mask),
             Kind::Alias(source) => {
                 self.views[root.outputs[0].index()] = Some(self.view(*source));
                 Ok(())

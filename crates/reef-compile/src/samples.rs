@@ -82,7 +82,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 21] = [
+    let makers: [(&str, Maker); 23] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -90,6 +90,8 @@ pub fn all() -> Vec<Sample> {
         ("product with constant", linear),
         ("product with transposed constant", linear_transposed),
         ("product", product),
+        ("attention", attention),
+        ("attention with a mask", attention_with_mask),
         ("softmax", softmax),
         ("log-softmax of an outer axis", log_softmax),
         ("layer norm with residual", layer_norm),
@@ -246,6 +248,31 @@ fn product(s: &mut Sketch) {
     let (a, b) = (s.input(&[2, 3, 19, 16]), s.input(&[2, 3, 23, 16]));
     let y = s.node(Op::MatMul { trans_a: false, trans_b: true }, &[a, b], &[2, 3, 19, 23]);
     s.output(y);
+}
+
+/// Attention of so many rows over as many others.
+fn attend(s: &mut Sketch, [rows, others]: [usize; 2], [depth, width]: [usize; 2], mask: Option<&[usize]>) {
+    let (q, k) = (s.input(&[2, 3, rows, depth]), s.input(&[2, 3, others, depth]));
+    let v = s.input(&[2, 3, others, width]);
+    let dims = [2, 3, rows, others];
+    let mut scores = s.node(Op::MatMul { trans_a: false, trans_b: true }, &[q, k], &dims);
+    let factor = s.graph.add_const("factor", Tensor::scalar_f32(0.25));
+    scores = s.same(Op::Binary(Binary::Mul), &[scores, factor]);
+    if let Some(mask) = mask {
+        let mask = s.input(mask);
+        scores = s.same(Op::Binary(Binary::Add), &[scores, mask]);
+    }
+    let weights = s.same(Op::Softmax { axis: 3 }, &[scores]);
+    let y = s.node(Op::MatMul { trans_a: false, trans_b: false }, &[weights, v], &[2, 3, rows, width]);
+    s.output(y);
+}
+
+fn attention(s: &mut Sketch) {
+    attend(s, [70, 130], [16, 24], None);
+}
+
+fn attention_with_mask(s: &mut Sketch) {
+    attend(s, [5, 67], [33, 41], Some(&[2, 1, 1, 67]));
 }
 
 fn softmax(s: &mut Sketch) {

@@ -85,6 +85,11 @@ inline unsigned to_bfloat(float value) {
 }
 inline unsigned to_bfloats(float low, float high) { return to_bfloat(low) | to_bfloat(high) << 16; }
 
+inline float of_lane_across(float value, unsigned bits) {
+  const unsigned(*const all)[6] = emulator::exchange_in_warp({bits_of(value), 0, 0, 0, 0, 0});
+  return of_bits(all[(threadIdx.x % 32) ^ bits][0]);
+}
+
 // What a lane brings to a product, and what it takes home: see ptx.cuh. `element` reads element `i` of a register.
 template <unsigned PER_REGISTER, class Element>
 inline void multiply_by_lanes(float (&sums)[4], const unsigned *left, const unsigned *right, Element element) {

@@ -17,6 +17,8 @@ pub(crate) const CONV_COLUMNS_NARROW: usize = 32;
 pub(crate) const SPLIT_BLOCKS: usize = 128;
 /// Chunks along k that a split has at least: fewer cost more at the end than they save.
 const SPLIT_CHUNKS_MIN: usize = 8;
+/// Products of a query and a key, and columns of the values, of attention in one kernel at most.
+pub(crate) const ATTENTION_WIDTH_MAX: usize = 64;
 /// Chunks that a block multiplies in a step.
 pub(crate) const STEP_CHUNKS: usize = 2;
 /// Elements of a block of an element-wise kernel: eight for each thread.
@@ -44,8 +46,13 @@ impl CudaCutter {
     /// Operations that a multiprocessor gets done in a nanosecond. Before anything is measured.
     fn flops_per_ns(&self, kernel: &KernelSpec) -> f64 {
         match (kernel, self.target.precision) {
-            (KernelSpec::Conv(_) | KernelSpec::MatMul(_), Precision::Tf32) => 1_000.0,
-            (KernelSpec::Conv(_) | KernelSpec::MatMul(_), Precision::F16 | Precision::Bf16) => 2_000.0,
+            (KernelSpec::Conv(_) | KernelSpec::MatMul(_) | KernelSpec::Attention(_), Precision::Tf32) => {
+                1_000.0
+            }
+            (
+                KernelSpec::Conv(_) | KernelSpec::MatMul(_) | KernelSpec::Attention(_),
+                Precision::F16 | Precision::Bf16,
+            ) => 2_000.0,
             _ => 200.0,
         }
     }
@@ -98,6 +105,7 @@ impl Cutter for CudaCutter {
                 (spec.tile_rows, spec.tile_columns, spec.columns_inner) = (CONV_ROWS, CONV_COLUMNS, true);
             }
             KernelSpec::MatMul(spec) => (spec.tile_rows, spec.tile_columns) = (CONV_ROWS, CONV_COLUMNS),
+            KernelSpec::Attention(spec) => spec.tile_rows = CONV_ROWS,
             KernelSpec::Elementwise(spec) => spec.tile = ELEMENTS.min(spec.tile),
             KernelSpec::Depthwise(spec) => spec.tile_rows = self.split(spec.tile_rows),
             KernelSpec::Pool(spec) => spec.tile_rows = self.split(spec.tile_rows),
@@ -118,6 +126,11 @@ impl Cutter for CudaCutter {
     /// Blocks keep to registers and shared memory.
     fn scratch_bytes(&self, _kernel: &KernelSpec) -> usize {
         0
+    }
+
+    /// On tensor cores.
+    fn has_attention(&self, depth: usize, width: usize) -> bool {
+        self.target.precision != Precision::F32 && depth.max(width) <= ATTENTION_WIDTH_MAX
     }
 
     /// Kernels of one stage are queued one after the other on a stream.

@@ -1,5 +1,6 @@
 //! What kernels are given: plain data, as the kernels declare it. Sizes are checked where they are compiled.
 
+mod attention;
 mod contract;
 mod elementwise;
 mod rest;
@@ -15,7 +16,8 @@ use crate::cut::SPLIT_BLOCKS;
 use crate::driver::Grid;
 
 /// Sizes of what the host and the kernels both declare, by the names that the kernels check them under.
-pub(crate) const SIZES: [(&str, usize); 12] = [
+pub(crate) const SIZES: [(&str, usize); 13] = [
+    ("ATTENTION_DESCRIPTOR_BYTES", size_of::<attention::AttentionDescriptor>()),
     ("CONV_DESCRIPTOR_BYTES", size_of::<contract::ConvDescriptor>()),
     ("MATMUL_DESCRIPTOR_BYTES", size_of::<contract::MatMulDescriptor>()),
     ("WINDOW_DESCRIPTOR_BYTES", size_of::<window::WindowDescriptor>()),
@@ -147,7 +149,10 @@ pub(crate) const MARK: &str = "reef_queue_mark";
 
 /// Tile functions by number, each as a kernel of its own that [`describe`] names, and how many of its blocks a
 /// multiprocessor has registers for: as in `kernels/queue.cuh`.
-pub(crate) const FUNCTIONS: [(&str, u32); 18] = [
+pub(crate) const FUNCTIONS: [(&str, u32); 21] = [
+    ("reef_queue_attention_bf16", 2),
+    ("reef_queue_attention_f16", 2),
+    ("reef_queue_attention_tf32", 2),
     ("reef_queue_conv", 2),
     ("reef_queue_conv_bf16", 2),
     ("reef_queue_conv_bf16_narrow", 2),
@@ -180,6 +185,7 @@ pub(crate) fn describe(
     let operands = Operands { kernel, precision, placing };
     Ok(match &kernel.spec {
         KernelSpec::Conv(spec) => contract::conv(operands, spec),
+        KernelSpec::Attention(spec) => return attention::attention(operands, spec),
         KernelSpec::MatMul(spec) => contract::matmul(operands, spec),
         KernelSpec::Depthwise(spec) => window::depthwise(operands, spec),
         KernelSpec::Pool(spec) => window::pool(operands, spec),

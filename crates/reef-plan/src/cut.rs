@@ -2,12 +2,13 @@
 //!
 //! What a kernel computes is the same everywhere; how it is cut into blocks, and how the constants lie that
 //! it multiplies with, is the business of the device that runs it. Each device brings a [`Cutter`], and the
-//! compiler asks it four things:
+//! compiler asks it five things:
 //! 1. how weights are packed: a layout that all devices know, or one of its own ([`crate::Layout`]);
 //! 2. how a kernel, which comes in one piece, is cut. Only the numbers change that [`KernelSpec::whole`]
 //!    sets, so the meaning stays; and as a specification fixes the order of sums, so do the results;
 //! 3. what a kernel takes, in time and in scratch: to choose between cuts, to fill stages, for reports;
-//! 4. what it does all this for: a [`Target`]. Devices of one target have one and the same cutter, so plans
+//! 4. whether it has a kernel for what others make of several ([`Cutter::has_attention`]);
+//! 5. what it does all this for: a [`Target`]. Devices of one target have one and the same cutter, so plans
 //!    are named, shared and compared by it.
 //!
 //! Results of one plan never depend on the cut: a tile whose sum several blocks share (`splits`) is split by
@@ -76,6 +77,12 @@ pub trait Cutter: Send + Sync + fmt::Debug {
     /// Bytes of scratch that one block of `kernel` needs. Scratch belongs to the compute unit, is 64-byte
     /// aligned and holds rubbish when a block starts.
     fn scratch_bytes(&self, kernel: &KernelSpec) -> usize;
+
+    /// Whether attention over so many products and columns ([`crate::AttentionSpec`]'s depth and width) is one
+    /// kernel here. Otherwise it is two products and a softmax.
+    fn has_attention(&self, _depth: usize, _width: usize) -> bool {
+        false
+    }
 
     /// Blocks that fill a stage: kernels that could run at the same time share one up to so many.
     fn stage_blocks(&self) -> usize;

@@ -31,8 +31,9 @@ pub use region::{Lane, Place, Region};
 pub use select::select;
 pub use selection::{CompressSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};
 pub use spec::{
-    Activation, ConvSpec, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, GatherSpec,
-    KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec, ReduceSpec, SoftmaxSpec, SyntheticSpec, Tile,
+    Activation, AttentionSpec, ConvSpec, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue,
+    GatherSpec, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec, ReduceSpec, SoftmaxSpec,
+    SyntheticSpec, Tile,
 };
 pub use synthetic::{SyntheticStage, synthetic_output, synthetic_plan};
 pub use target::{DeviceKind, Isa, Precision, Target};

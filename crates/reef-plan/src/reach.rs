@@ -11,8 +11,8 @@ use crate::layout::Matrices;
 use crate::plan::{Kernel, Plan};
 use crate::region::{Place, Region};
 use crate::spec::{
-    ConvSpec, DepthwiseSpec, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, KernelSpec, LayerNormSpec,
-    LoopDim, MatMulSpec, PoolSpec,
+    AttentionSpec, ConvSpec, DepthwiseSpec, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, KernelSpec,
+    LayerNormSpec, LoopDim, MatMulSpec, PoolSpec,
 };
 use crate::weights::{Packing, WeightRef};
 
@@ -141,6 +141,7 @@ pub(crate) fn reaches(
         KernelSpec::Conv(spec) => conv(spec, packing)?,
         KernelSpec::Depthwise(spec) => depthwise(spec, packing)?,
         KernelSpec::MatMul(spec) => matmul(spec),
+        KernelSpec::Attention(spec) => attention(spec),
         KernelSpec::Elementwise(spec) => elementwise(spec)?,
         KernelSpec::Pool(spec) => pool(spec),
         KernelSpec::Reduce(spec) => {
@@ -240,6 +241,20 @@ fn matmul(spec: &MatMulSpec) -> Operands {
     let a = operand(1, [(spec.m, spec.a_strides[0]), (spec.k, spec.a_strides[1])]);
     let b = operand(2, [(spec.k, spec.b_strides[0]), (spec.n, spec.b_strides[1])]);
     (vec![a, b], vec![operand(3, [(spec.m, spec.c_row_stride), (spec.n, 1)])])
+}
+
+fn attention(spec: &AttentionSpec) -> Operands {
+    let operand = |index: usize, inner: [(usize, usize); 2]| {
+        Reach::new(F32, spec.batch.iter().map(|axis| (axis[0], axis[index])).chain(inner))
+    };
+    let (m, n, depth, width) = (spec.m, spec.n, spec.depth, spec.width);
+    let mut reads = vec![
+        operand(1, [(m, spec.q_strides[0]), (depth, spec.q_strides[1])]),
+        operand(2, [(depth, spec.k_strides[0]), (n, spec.k_strides[1])]),
+        operand(3, [(n, spec.v_strides[0]), (width, spec.v_strides[1])]),
+    ];
+    reads.extend(spec.mask_strides.map(|strides| operand(4, [(m, strides[0]), (n, strides[1])])));
+    (reads, vec![operand(5, [(m, spec.y_row_stride), (width, 1)])])
 }
 
 fn elementwise(spec: &ElementwiseSpec) -> Result<Operands, &'static str> {

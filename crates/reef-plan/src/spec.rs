@@ -257,6 +257,60 @@ impl MatMulSpec {
     }
 }
 
+/// Attention, batched: `y = softmax(alpha · q·k [+ mask]) · v`, softmax by rows; sums over the keys n in blocks
+/// that are the device's own.
+///
+/// Reads q `[m, depth]`, k `[depth, n]`, v `[n, width]`, `[mask [m, n]]`; writes y `[m, width]`. Block b makes row
+/// tile `b % row tiles` of batch entry `b / row tiles`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionSpec {
+    /// Batch axes, outermost first: extent and the strides of q, k, v, mask and y.
+    pub batch: Vec<[usize; 6]>,
+    /// Rows of q and y: queries.
+    pub m: usize,
+    /// Columns of k, rows of v: keys. At least 1.
+    pub n: usize,
+    /// Columns of q, rows of k. At least 1.
+    pub depth: usize,
+    /// Columns of v and y.
+    pub width: usize,
+    /// Strides of q along m and depth.
+    pub q_strides: [usize; 2],
+    /// Strides of k along depth and n.
+    pub k_strides: [usize; 2],
+    /// Strides of v along n and width.
+    pub v_strides: [usize; 2],
+    /// Strides of the mask along m and n, if it is an operand; 0 broadcasts.
+    pub mask_strides: Option<[usize; 2]>,
+    /// Stride of y along m; along width it is 1.
+    pub y_row_stride: usize,
+    /// Factor of every product of q and k.
+    pub alpha: f32,
+    /// Rows of a block.
+    pub tile_rows: usize,
+}
+
+impl AttentionSpec {
+    /// Entries of the batch.
+    pub fn planes(&self) -> usize {
+        self.batch.iter().map(|axis| axis[0]).product()
+    }
+
+    /// Element offsets of q, k, v, mask and y for batch entry `plane`.
+    pub fn plane_offsets(&self, plane: usize) -> [usize; 5] {
+        let mut rest = plane;
+        let mut offsets = [0; 5];
+        for axis in self.batch.iter().rev() {
+            let at = rest % axis[0];
+            rest /= axis[0];
+            for operand in 0..5 {
+                offsets[operand] += at * axis[operand + 1];
+            }
+        }
+        offsets
+    }
+}
+
 /// One operand of an element-wise kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ElemInput {
@@ -464,6 +518,8 @@ pub enum KernelSpec {
     Depthwise(DepthwiseSpec),
     /// See [`MatMulSpec`].
     MatMul(MatMulSpec),
+    /// See [`AttentionSpec`].
+    Attention(AttentionSpec),
     /// See [`ElementwiseSpec`].
     Elementwise(ElementwiseSpec),
     /// See [`PoolSpec`].
@@ -493,6 +549,7 @@ impl KernelSpec {
             }
             KernelSpec::Depthwise(spec) => spec.tile_rows > 0,
             KernelSpec::MatMul(spec) => spec.tile_rows > 0 && spec.tile_columns > 0,
+            KernelSpec::Attention(spec) => spec.tile_rows > 0,
             KernelSpec::Elementwise(spec) => spec.tile > 0,
             KernelSpec::Pool(spec) => spec.tile_rows > 0,
             KernelSpec::Reduce(spec) => spec.tile > 0,
@@ -510,6 +567,7 @@ impl KernelSpec {
             KernelSpec::Conv(spec) => spec.blocks(),
             KernelSpec::Depthwise(spec) => (spec.batch * spec.out_hw[0]).div_ceil(spec.tile_rows),
             KernelSpec::MatMul(spec) => spec.blocks(),
+            KernelSpec::Attention(spec) => spec.planes() * spec.m.div_ceil(spec.tile_rows),
             KernelSpec::Elementwise(spec) => spec.elements().div_ceil(spec.tile),
             KernelSpec::Pool(spec) => (spec.batch * spec.out_hw[0]).div_ceil(spec.tile_rows),
             KernelSpec::Reduce(spec) => elements(&spec.kept).div_ceil(spec.tile),
@@ -532,6 +590,7 @@ impl KernelSpec {
             }
             KernelSpec::Depthwise(spec) => spec.tile_rows = (spec.batch * spec.out_hw[0]).max(1),
             KernelSpec::MatMul(spec) => (spec.tile_rows, spec.tile_columns) = (spec.m.max(1), spec.n.max(1)),
+            KernelSpec::Attention(spec) => spec.tile_rows = spec.m.max(1),
             KernelSpec::Elementwise(spec) => spec.tile = spec.elements().max(1),
             KernelSpec::Pool(spec) => spec.tile_rows = (spec.batch * spec.out_hw[0]).max(1),
             KernelSpec::Reduce(spec) => spec.tile = elements(&spec.kept).max(1),
@@ -550,6 +609,7 @@ impl KernelSpec {
             KernelSpec::Conv(_) => "conv",
             KernelSpec::Depthwise(_) => "depthwise",
             KernelSpec::MatMul(_) => "matmul",
+            KernelSpec::Attention(_) => "attention",
             KernelSpec::Elementwise(_) => "elementwise",
             KernelSpec::Pool(_) => "pool",
             KernelSpec::Reduce(_) => "reduce",

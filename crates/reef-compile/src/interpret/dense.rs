@@ -1,7 +1,9 @@
 //! Convolutions, products and pools.
 
 use reef_graph::PoolKind;
-use reef_plan::{At, ConvSpec, DepthwiseSpec, Epilogue, MatMulSpec, Matrices, Packing, PoolSpec};
+use reef_plan::{
+    At, AttentionSpec, ConvSpec, DepthwiseSpec, Epilogue, MatMulSpec, Matrices, Packing, PoolSpec,
+};
 
 use super::{Access, part};
 use crate::scalar::larger;
@@ -127,6 +129,35 @@ pub(super) fn matmul(spec: &MatMulSpec, access: &mut Access<'_, '_>, block: usiz
                     * access.load_f32(1, b + k * spec.b_strides[0] + n * spec.b_strides[1]);
             }
             access.store_f32(c + m * spec.c_row_stride + n, f64::from(spec.alpha) * sum);
+        }
+    }
+}
+
+pub(super) fn attention(spec: &AttentionSpec, access: &mut Access<'_, '_>, block: usize) {
+    let tiles = spec.m.div_ceil(spec.tile_rows);
+    let [q, k, v, mask, y] = spec.plane_offsets(block / tiles);
+    let first = block % tiles * spec.tile_rows;
+    for m in first..(first + spec.tile_rows).min(spec.m) {
+        let mut scores = vec![0.0f64; spec.n];
+        for (n, score) in scores.iter_mut().enumerate() {
+            for at in 0..spec.depth {
+                *score += access.load_f32(0, q + m * spec.q_strides[0] + at * spec.q_strides[1])
+                    * access.load_f32(1, k + at * spec.k_strides[0] + n * spec.k_strides[1]);
+            }
+            *score *= f64::from(spec.alpha);
+            if let Some(strides) = spec.mask_strides {
+                *score += access.load_f32(3, mask + m * strides[0] + n * strides[1]);
+            }
+        }
+        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, larger);
+        scores.iter_mut().for_each(|score| *score = (*score - largest).exp());
+        let sum: f64 = scores.iter().sum();
+        for column in 0..spec.width {
+            let value = |(n, score): (usize, &f64)| {
+                score * access.load_f32(2, v + n * spec.v_strides[0] + column * spec.v_strides[1])
+            };
+            let value: f64 = scores.iter().enumerate().map(value).sum();
+            access.store_f32(y + m * spec.y_row_stride + column, value / sum);
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Convolutions, products and pools.
 
 use reef_graph::{ConvAttrs, DType, Node, Op, PoolAttrs, Shape, ValueId};
-use reef_plan::{ConvSpec, DepthwiseSpec, Epilogue, KernelSpec, MatMulSpec, PoolSpec, Weights, Work};
+use reef_plan::{
+    AttentionSpec, ConvSpec, DepthwiseSpec, Epilogue, KernelSpec, MatMulSpec, PoolSpec, Weights, Work,
+};
 
 use super::nest::nest;
 use super::{Lowering, streams, words};
@@ -233,6 +235,62 @@ impl Lowering<'_> {
         };
         let (reads, writes) = (vec![self.operand(&a), self.operand(&b)], vec![self.operand(&y)]);
         self.emit(self.label(), streams(flops, bytes), KernelSpec::MatMul(spec), reads, writes);
+        Ok(())
+    }
+
+    pub(super) fn attention(
+        &mut self,
+        group: &Group,
+        alpha: f32,
+        mask: Option<ValueId>,
+    ) -> Result<(), CompileError> {
+        let is_product = |node: &&Node| matches!(node.op, Op::MatMul { .. });
+        let products: Vec<&Node> = group.nodes.iter().map(|&id| self.node(id)).filter(is_product).collect();
+        let [first, last] = products[..] else { unreachable!("attention has two products") };
+        let view = |lowering: &mut Self, node: &Node, operand: usize| {
+            let Op::MatMul { trans_a, trans_b } = node.op else { unreachable!("found as a product") };
+            let view = lowering.forward(node.inputs[operand]);
+            if [trans_a, trans_b][operand] { swap_last(&view) } else { view }
+        };
+        let (q, k, v) = (view(self, first, 0), view(self, first, 1), view(self, last, 1));
+        let mask = mask.map(|mask| self.forward(mask));
+        let y = self.place(last.outputs[0], Need::Inner, None);
+        let rank = y.rank();
+        let (m, width) = (y.dims[rank - 2], y.dims[rank - 1]);
+        let (depth, n) = (q.dims[q.rank() - 1], k.dims[k.rank() - 1]);
+        let wide = |view: &View, last: [usize; 2]| view.broadcast(&[&y.dims[..rank - 2], &last[..]].concat());
+        let (wide_q, wide_k, wide_v) = (wide(&q, [m, depth]), wide(&k, [depth, n]), wide(&v, [n, width]));
+        let wide_mask = mask.as_ref().map(|mask| wide(mask, [m, n]));
+        let order: Vec<usize> = y.order().into_iter().filter(|&axis| axis < rank - 2).collect();
+        let stride = |stride: isize| stride.unsigned_abs();
+        let views = [&y, &wide_q, &wide_k, &wide_v, wide_mask.as_ref().unwrap_or(&wide_v)];
+        let axis = |axis: super::nest::Axis| {
+            let [y, q, k, v, mask] = [0, 1, 2, 3, 4].map(|view| stride(axis.strides[view]));
+            [axis.extent, q, k, v, if wide_mask.is_some() { mask } else { 0 }, y]
+        };
+        let batch: Vec<[usize; 6]> = nest(&views, &order).into_iter().map(axis).collect();
+        let planes: usize = batch.iter().map(|axis| axis[0]).product();
+        let flops = 2.0 * (planes * m * n) as f64 * (depth + width) as f64;
+        let bytes = (planes * (m * depth + n * (depth + width) + m * width)) as f64 * 4.0;
+        let pair = |view: &View| [rank - 2, rank - 1].map(|axis| stride(view.strides[axis]));
+        let spec = AttentionSpec {
+            batch,
+            m,
+            n,
+            depth,
+            width,
+            q_strides: pair(&wide_q),
+            k_strides: pair(&wide_k),
+            v_strides: pair(&wide_v),
+            mask_strides: wide_mask.as_ref().map(pair),
+            y_row_stride: if m == 1 { width } else { pair(&y)[0] },
+            alpha,
+            tile_rows: m.max(1),
+        };
+        let operands = [Some(&q), Some(&k), Some(&v), mask.as_ref()];
+        let reads = operands.into_iter().flatten().map(|view| self.operand(view)).collect();
+        let writes = vec![self.operand(&y)];
+        self.emit(self.label(), streams(flops, bytes), KernelSpec::Attention(spec), reads, writes);
         Ok(())
     }
 

@@ -111,7 +111,10 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, 1);
                 KernelSpec::Gather(spec)
             }
-            other @ (KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_)) => other,
+            other @ (KernelSpec::Attention(_)
+            | KernelSpec::Selection(_)
+            | KernelSpec::Host(_)
+            | KernelSpec::Synthetic(_)) => other,
         }
     }
 
@@ -122,7 +125,9 @@ impl Cutter for CpuCutter {
             KernelSpec::Conv(spec) => conv_work(spec).total_ns(isa),
             // Products and sums of a window keep to registers.
             KernelSpec::Depthwise(_) | KernelSpec::Pool(_) => tile::stream_ns(isa, bytes, flops / 4.0),
-            KernelSpec::MatMul(_) => tile::compute_ns(isa, flops * 1.3).max(tile::stream_ns(isa, bytes, 0.0)),
+            KernelSpec::MatMul(_) | KernelSpec::Attention(_) => {
+                tile::compute_ns(isa, flops * 1.3).max(tile::stream_ns(isa, bytes, 0.0))
+            }
             KernelSpec::Elementwise(_) => {
                 let penalty = if scattered { SCATTER_PENALTY } else { 1.0 };
                 tile::stream_ns(isa, bytes * penalty, flops * penalty)

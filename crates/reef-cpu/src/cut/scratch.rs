@@ -19,7 +19,11 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
         KernelSpec::Reduce(_) => 256 * 4,
         KernelSpec::LayerNorm(spec) => spec.len.next_multiple_of(16) * 4,
         KernelSpec::Selection(spec) => selection(spec),
-        KernelSpec::Pool(_) | KernelSpec::Gather(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => 0,
+        KernelSpec::Attention(_)
+        | KernelSpec::Pool(_)
+        | KernelSpec::Gather(_)
+        | KernelSpec::Host(_)
+        | KernelSpec::Synthetic(_) => 0,
     }
 }
 

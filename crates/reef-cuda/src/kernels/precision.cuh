@@ -136,24 +136,28 @@ struct TensorTile {
     return shared + step % TENSOR_STAGES * STAGE_BYTES + chunk * CHUNK_BYTES;
   }
 
+  // Adds the products of a chunk: its left part, and its right one.
+  __device__ __forceinline__ void multiply_chunk(const unsigned char *left_at, const unsigned char *right_at) {
+    const unsigned lane = threadIdx.x % 32;
+    // Four lanes to a row, four elements each.
+    const auto *const lefts = reinterpret_cast<const Floats4 *>(left_at) + first_row() * (CHUNK / 4) + lane;
+    typename P::Left left[M];
+    REEF_UNROLLED
+    for (unsigned m = 0; m < M; m++) left[m] = P::left(lefts[m * 16 * (CHUNK / 4)], lefts[(m * 16 + 8) * (CHUNK / 4)]);
+    REEF_UNROLLED
+    for (unsigned n = 0; n < 2; n++) {
+      const typename P::Right right = right_of(right_at, (first_column() + n * 8) * (CHUNK / 4) + lane);
+      REEF_UNROLLED
+      for (unsigned m = 0; m < M; m++) P::multiply(sums[m][n], left[m], right);
+    }
+  }
+
   // Adds the products of a step.
   __device__ __forceinline__ void multiply(unsigned char *shared, unsigned step) {
-    const unsigned lane = threadIdx.x % 32;
     REEF_UNROLLED
     for (unsigned chunk = 0; chunk < TENSOR_CHUNKS; chunk++) {
       const unsigned char *const at = chunk_at(shared, step, chunk);
-      // Four lanes to a row, four elements each.
-      const auto *const lefts = reinterpret_cast<const Floats4 *>(at) + first_row() * (CHUNK / 4) + lane;
-      typename P::Left left[M];
-      REEF_UNROLLED
-      for (unsigned m = 0; m < M; m++) left[m] = P::left(lefts[m * 16 * (CHUNK / 4)], lefts[(m * 16 + 8) * (CHUNK / 4)]);
-      REEF_UNROLLED
-      for (unsigned n = 0; n < 2; n++) {
-        const unsigned element = (first_column() + n * 8) * (CHUNK / 4) + lane;
-        const typename P::Right right = right_of(at + LEFT_BYTES, element);
-        REEF_UNROLLED
-        for (unsigned m = 0; m < M; m++) P::multiply(sums[m][n], left[m], right);
-      }
+      multiply_chunk(at, at + LEFT_BYTES);
     }
   }
 
@@ -180,6 +184,18 @@ struct TensorTile {
     copies_waited<0>();
     context.sync();
     return true;
+  }
+
+  // Multiplies each row of sums by a factor.
+  __device__ __forceinline__ void scale_rows(const float *factors) {
+    REEF_UNROLLED
+    for (unsigned m = 0; m < M; m++) {
+      REEF_UNROLLED
+      for (unsigned i = 0; i < 4; i++) {
+        const float factor = factors[first_row() + m * 16 + i / 2 * 8 + threadIdx.x % 32 / 4];
+        for (unsigned n = 0; n < 2; n++) sums[m][n][i] *= factor;
+      }
+    }
   }
 
   // The sums to shared memory, rows of `PITCH`. Nobody uses what was there any more, nor copies to it.

@@ -125,6 +125,13 @@ __device__ __forceinline__ void multiply_bfloat(float (&sums)[4], const unsigned
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
 }
+// The value of the lane whose number differs from the own one's in these bits; all lanes of the warp ask.
+__device__ __forceinline__ float of_lane_across(float value, unsigned bits) {
+  float other;
+  asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=f"(other) : "f"(value), "r"(bits));
+  return other;
+}
+
 // A float as tensor cores take it: of 10 bits behind the point, to the nearest; or two as 16 bits, `low` first.
 __device__ __forceinline__ unsigned to_tf32(float value) {
   unsigned bits;

@@ -91,6 +91,7 @@ impl Cutter for DummyCutter {
                 spec.tile_rows = self.split(spec.m);
                 spec.tile_columns = COLUMNS.min(spec.n);
             }
+            KernelSpec::Attention(spec) => spec.tile_rows = self.split(spec.m),
             KernelSpec::Depthwise(spec) => spec.tile_rows = self.split(spec.tile_rows),
             KernelSpec::Pool(spec) => spec.tile_rows = self.split(spec.tile_rows),
             KernelSpec::Elementwise(spec) => spec.tile = self.split(spec.tile),
@@ -101,6 +102,11 @@ impl Cutter for DummyCutter {
             KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => {}
         }
         kernel
+    }
+
+    /// Whoever computes blocks here has it.
+    fn has_attention(&self, _depth: usize, _width: usize) -> bool {
+        true
     }
 
     fn kernel_ns(&self, kernel: &KernelSpec, work: &Work) -> f64 {
