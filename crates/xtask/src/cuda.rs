@@ -64,7 +64,9 @@ pub(crate) fn test() -> Result<()> {
     let places = Places::find()?;
     places.emulate()?;
     for part in [&["--lib", "compiler::"][..], &["--test", "cuda"]] {
-        run_command(tests(&places, part, &[]))?;
+        let mut command = tests(&places, part, &[]);
+        command.env("REEF_EMULATOR_STRICT", "2");
+        run_command(command)?;
     }
     for part in ["emulated", "cuda_allocations"] {
         let mut command = tests(&places, &["--test", part], &["--test-threads=1"]);
