@@ -92,7 +92,9 @@ pub(crate) fn test() -> Result<()> {
     for part in
         [&["--lib", "compiler::"][..], &["--test", "products"], &["--test", "elements"], &["--test", "cuda"]]
     {
-        run_command(tests(&places, part, &[]))?;
+        let mut command = tests(&places, part, &[]);
+        command.env("REEF_EMULATOR_STRICT", "2");
+        run_command(command)?;
     }
     for part in ["emulated", "cuda_allocations"] {
         let mut command = tests(&places, &["--test", part], &["--test-threads=1"]);
