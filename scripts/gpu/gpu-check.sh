@@ -83,12 +83,13 @@ has_torch() {
 smoke() {
   facts || return 1
   step small 30 "$reef" zoo --tiny --out "$out/small" || return 1
-  local model name failed=0
+  local model name failed=0 repeat=20
+  [ -z "$tiny" ] || repeat=3
   for model in "$here"/models/*.onnx "$out"/small/*.onnx; do
     name=small-$(basename "$model" .onnx)
     for device in cpu cuda:0; do
-      step "$name-$device" 30 "$reef" run "$model" --random 1 --repeat 20 --device "$device" --precision f32 --json \
-        --output-dir "$out/$name-$device" || failed=1
+      step "$name-$device" 30 "$reef" run "$model" --random 1 --repeat "$repeat" --device "$device" --precision f32 \
+        --json --output-dir "$out/$name-$device" || failed=1
     done
     step "$name-compared" 30 python3 "$here/compare.py" "$out/$name-cpu" "$out/$name-cuda:0" --tolerance 1e-4 ||
       failed=1

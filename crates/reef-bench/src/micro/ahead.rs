@@ -23,12 +23,12 @@ pub(super) const NAME: &str = "preempt";
 const SCHEMES: [Scheme; 2] = [Scheme::Wait, Scheme::Reset];
 const URGENT: &str = "urgent";
 const LOAD: &str = "load";
-/// Kernels of the best-effort task.
-const KERNELS: usize = 100;
+/// Kernels of the best-effort task; few of them where little time is wanted.
+const KERNELS: (usize, usize) = (100, 20);
 /// A block of either task: polls, and nanoseconds between them.
 const BLOCK: (u32, u32) = (5, 5_000);
-/// Blocks of a best-effort kernel for each multiprocessor: more than have room there at a time.
-const BLOCKS_PER_UNIT: usize = 16;
+/// Blocks of a best-effort kernel for each multiprocessor: more than have room there at a time. Likewise.
+const BLOCKS_PER_UNIT: (usize, usize) = (16, 4);
 const GAP_US: (u64, u64) = (200, 2_000);
 const ROUNDS: usize = 2;
 
@@ -37,13 +37,15 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
     let outstanding = bench.pick(&[1, 2, 4, 8, 16, 32][..], &[1, 4]);
     let count = bench.pick(600, 10);
     let cus = bench.options.cus;
+    let kernels = bench.pick(KERNELS.0, KERNELS.1);
+    let blocks = cus * bench.pick(BLOCKS_PER_UNIT.0, BLOCKS_PER_UNIT.1);
     let mut rows = Vec::new();
     let mut put_off = 0;
     for &outstanding in outstanding {
         let rig = bench.queued_rig(outstanding)?;
         let stage = |blocks| SyntheticStage { blocks, polls: BLOCK.0, poll_ns: BLOCK.1 };
         rig.load_synthetic(URGENT, Class::real_time(0), &[stage(cus)])?;
-        rig.load_synthetic(LOAD, Class::BestEffort, &[stage(cus * BLOCKS_PER_UNIT); KERNELS])?;
+        rig.load_synthetic(LOAD, Class::BestEffort, &vec![stage(blocks); kernels])?;
         let mut prober = Prober { bench, rig: &rig, session: rig.session(URGENT)?, rng: Rng::new(1) };
         let mut seen: [Seen; 2] = Default::default();
         for round in 0..ROUNDS {
@@ -64,9 +66,9 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
     }
     let method = format!(
         "submission of a real-time task of {cus} blocks to its first block, beside {SATURATING_CALLERS} \
-         best-effort clients of {KERNELS} kernels of {} blocks of {} µs; only tasks that found best-effort \
+         best-effort clients of {kernels} kernels of {blocks} blocks of {} µs; only tasks that \
+         found best-effort \
          work queued count, {put_off} did not; run again: finished blocks per preemption; {ROUNDS} rounds",
-        cus * BLOCKS_PER_UNIT,
         BLOCK.0 * BLOCK.1 / 1_000
     );
     Ok(Part::new(NAME, method, rows).over("launches of a best-effort task that may be queued"))
