@@ -99,8 +99,8 @@ pub(crate) fn test() -> Result<()> {
     }
     for part in ["emulated", "cuda_allocations"] {
         let mut command = tests(&places, &["--test", part], &["--test-threads=1"]);
-        // Serving, loading and unloading make no call that may wait for a kernel. Devices of other tests would
-        // start and go in between.
+        // Serving, loading and unloading make no call that may wait for a kernel. Devices of other tests
+        // would start and go in between.
         several(&mut command, SIZES).env("REEF_EMULATOR_STRICT", "2");
         run_command(command)?;
     }
@@ -122,8 +122,8 @@ fn tests(places: &Places, part: &[&str], more: &[&str]) -> Command {
     command
 }
 
-/// Has the emulated driver show devices with so many multiprocessors. Threads of a block take turns in a random
-/// order; `REEF_EMULATOR_SEED` makes it another one.
+/// Has the emulated driver show devices with so many multiprocessors. Threads of a block take turns in a
+/// random order; `REEF_EMULATOR_SEED` makes it another one.
 fn several<'a>(command: &'a mut Command, sms: &str) -> &'a mut Command {
     let devices = sms.split(',').count().to_string();
     if std::env::var_os("REEF_EMULATOR_SEED").is_none() {
