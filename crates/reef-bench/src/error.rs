@@ -72,6 +72,12 @@ pub enum BenchError {
         /// Why.
         source: Box<InferError>,
     },
+    /// A model answered beside other work what it does not answer alone.
+    #[error("{0}: an answer beside other work is not the one on the idle device")]
+    Differs(
+        /// The model.
+        String,
+    ),
     /// A benchmark model could not be written.
     #[error(transparent)]
     Zoo(#[from] ZooError),

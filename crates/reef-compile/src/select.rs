@@ -230,7 +230,7 @@ mod tests {
             };
             let spec = SelectionSpec::NonMaxSuppression(spec);
             let mut numbers = |count: usize| -> Vec<u8> {
-                let number = |_| rng.below(9) as f32 / 4.0 - 0.25;
+                let mut number = |_| rng.below(9) as f32 / 4.0 - 0.25;
                 (0..count).flat_map(|at| number(at).to_le_bytes()).collect()
             };
             let mut inputs = vec![numbers(batches * boxes * 4), numbers(batches * classes * boxes)];

@@ -24,6 +24,7 @@ enum Result : int {
   INVALID_VALUE = 1,
   OUT_OF_MEMORY = 2,
   NOT_INITIALIZED = 3,
+  DEVICE_UNAVAILABLE = 46,
   NO_DEVICE = 100,
   INVALID_DEVICE = 101,
   INVALID_IMAGE = 200,
@@ -48,6 +49,25 @@ long listed(const char *name, long index, long otherwise) {
   long value = std::strtol(text, &rest, 10);
   for (; index > 0 && *rest == ','; index--) value = std::strtol(rest + 1, &rest, 10);
   return value;
+}
+
+// Numbers of the devices that the process may see, as CUDA_VISIBLE_DEVICES lists them; what is no number of a device
+// ends the list.
+std::vector<long> visible() {
+  const long count = std::clamp(setting("REEF_EMULATOR_DEVICES", 1), 0l, 8l);
+  std::vector<long> numbers;
+  const char *text = std::getenv("CUDA_VISIBLE_DEVICES");
+  if (text == nullptr) {
+    for (long number = 0; number < count; number++) numbers.push_back(number);
+    return numbers;
+  }
+  for (char *rest = nullptr;; text = rest + 1) {
+    const long number = std::strtol(text, &rest, 10);
+    const bool known = rest != text && number >= 0 && number < count;
+    if (!known || std::find(numbers.begin(), numbers.end(), number) != numbers.end()) return numbers;
+    numbers.push_back(number);
+    if (*rest != ',') return numbers;
+  }
 }
 
 // A kernel that this library has in it.
@@ -112,6 +132,8 @@ struct Work {
   unsigned long long next = 0, through = 0;
   unsigned number = 0;
   std::function<void()> at_once;
+  // Otherwise done as soon as its turn in the stream comes, whatever the multiprocessors do.
+  bool needs_sm = true;
 };
 
 struct Stream {
@@ -130,7 +152,9 @@ class Device {
   static constexpr size_t SHARED_BYTES_MAX = 227 * 1024, SHARED_BYTES_OF_SM = 228 * 1024;
 
   explicit Device(long number)
-      : memory_bytes(setting("REEF_EMULATOR_MEMORY_MIB", 1024) << 20), sms(listed("REEF_EMULATOR_SMS", number, 2)) {
+      : memory_bytes(setting("REEF_EMULATOR_MEMORY_MIB", 1024) << 20),
+        sms(listed("REEF_EMULATOR_SMS", number, 2)),
+        launches_max_(listed("REEF_EMULATOR_LOST_AFTER", number, -1)) {
     streams_.push_back(&legacy_);
     for (long sm = 0; sm < sms; sm++) std::thread(&Device::work, this, static_cast<unsigned>(sm)).detach();
     std::thread(&Device::copy, this).detach();
@@ -138,6 +162,16 @@ class Device {
 
   Result fault() {
     std::lock_guard<std::mutex> held(mutex_);
+    return fault_;
+  }
+
+  // Counts a launch; the device is lost with the one behind the last that it may have. What was queued stays undone.
+  Result count_launch() {
+    std::lock_guard<std::mutex> held(mutex_);
+    if (launches_max_ >= 0 && launches_++ >= launches_max_ && fault_ == SUCCESS) {
+      fault_ = DEVICE_UNAVAILABLE;
+      changed_.notify_all();
+    }
     return fault_;
   }
 
@@ -162,6 +196,10 @@ class Device {
     {
       std::lock_guard<std::mutex> held(mutex_);
       if (fault_ != SUCCESS) return fault_;
+      if (!work.needs_sm && stream->work.empty()) {
+        work.at_once();
+        return SUCCESS;
+      }
       stream->work.push_back(std::move(work));
     }
     changed_.notify_all();
@@ -199,8 +237,9 @@ class Device {
   // Notes memory; false if there is not so much left.
   bool take(void *at, size_t bytes, bool of_device) {
     std::lock_guard<std::mutex> held(mutex_);
-    if (of_device && used_ + bytes > memory_bytes) return false;
-    used_ += of_device ? bytes : 0;
+    size_t &used = of_device ? used_ : pinned_;
+    if (used + bytes > (of_device ? memory_bytes - others_bytes_ : pinned_bytes_)) return false;
+    used += bytes;
     memory_[at] = {bytes, of_device};
     return true;
   }
@@ -210,7 +249,7 @@ class Device {
     const auto found = memory_.find(at);
     if (found == memory_.end() || found->second.second != of_device) return false;
     const size_t bytes = found->second.first;
-    used_ -= of_device ? bytes : 0;
+    (of_device ? used_ : pinned_) -= bytes;
     memory_.erase(found);
     give_memory_back(at, bytes);
     return true;
@@ -228,7 +267,7 @@ class Device {
 
   size_t free_bytes() {
     std::lock_guard<std::mutex> held(mutex_);
-    return memory_bytes - used_;
+    return memory_bytes - others_bytes_ - used_;
   }
 
   const size_t memory_bytes;
@@ -315,14 +354,19 @@ class Device {
   Stream legacy_;
   std::vector<Stream *> streams_;
   std::map<void *, std::pair<size_t, bool>> memory_;
-  size_t used_ = 0;
+  size_t used_ = 0, pinned_ = 0;
+  // Of the device's memory, what other processes have; of the host's, what may be pinned.
+  const size_t others_bytes_ = std::min<size_t>(setting("REEF_EMULATOR_OTHERS_MIB", 0) << 20, memory_bytes);
+  const size_t pinned_bytes_ = setting("REEF_EMULATOR_PINNED_MIB", 1024) << 20;
+  const long launches_max_;
+  long launches_ = 0;
   Result fault_ = SUCCESS;
 };
 
 bool initialized = false;
 thread_local long context = -1;
 
-long device_count() { return std::clamp(setting("REEF_EMULATOR_DEVICES", 1), 0l, 8l); }
+long device_count() { return static_cast<long>(visible().size()); }
 
 // Never freed: their threads go on until the process ends.
 Device &device(long number) {
@@ -330,7 +374,7 @@ Device &device(long number) {
   static std::map<long, Device *> devices;
   std::lock_guard<std::mutex> held(mutex);
   Device *&own = devices[number];
-  if (own == nullptr) own = new Device(number);
+  if (own == nullptr) own = new Device(visible().at(static_cast<size_t>(number)));
   return *own;
 }
 
@@ -409,7 +453,9 @@ API cuDeviceGet(int *handle, int number) {
 }
 
 API cuDeviceGetName(char *name, int length, int number) {
-  std::snprintf(name, static_cast<size_t>(length), "emulated GPU %d", number);
+  const long own = visible().at(static_cast<size_t>(number));
+  const char *mig = std::getenv("REEF_EMULATOR_MIG");
+  std::snprintf(name, static_cast<size_t>(length), "emulated GPU %ld%s%s", own, mig ? " MIG " : "", mig ? mig : "");
   return SUCCESS;
 }
 
@@ -438,6 +484,9 @@ API cuDeviceGetAttribute(int *value, int attribute, int number) {
       return SUCCESS;
     case 20:  // compute mode
       *value = static_cast<int>(setting("REEF_EMULATOR_COMPUTE_MODE", 0));
+      return SUCCESS;
+    case 133:  // contexts of several processes together, by MPS
+      *value = static_cast<int>(setting("REEF_EMULATOR_MPS", 0));
       return SUCCESS;
     default:
       *value = 0;
@@ -506,7 +555,10 @@ API cuMemHostAlloc(void **at, size_t bytes, unsigned) {
   if (bytes == 0) return INVALID_VALUE;
   *at = take_memory(4096, bytes);
   if (*at == nullptr) return OUT_OF_MEMORY;
-  own.take(*at, bytes, false);
+  if (!own.take(*at, bytes, false)) {
+    give_memory_back(*at, bytes);
+    return OUT_OF_MEMORY;
+  }
   return SUCCESS;
 }
 
@@ -551,6 +603,17 @@ API cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream)
   if (!own.knows(at, bytes)) return INVALID_VALUE;
   Work work;
   work.at_once = [=] { std::memset(at, value, bytes); };
+  return own.add(own.resolve(stream), std::move(work));
+}
+
+API cuStreamWriteValue32_v2(void *stream, Address to, unsigned value, unsigned) {
+  IN_CONTEXT;
+  NOT_LEGACY(stream);
+  void *at = reinterpret_cast<void *>(to);
+  if (!own.knows(at, sizeof value) || to % sizeof value != 0) return INVALID_VALUE;
+  Work work;
+  work.at_once = [=] { __atomic_store_n(static_cast<unsigned *>(at), value, __ATOMIC_RELEASE); };
+  work.needs_sm = false;
   return own.add(own.resolve(stream), std::move(work));
 }
 
@@ -623,6 +686,7 @@ API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
   IN_CONTEXT;
   if (function == nullptr) return INVALID_HANDLE;
   NOT_LEGACY(stream);
+  if (const Result lost = own.count_launch()) return lost;
   Work work;
   work.kernel = static_cast<const Kernel *>(function);
   work.view.grid = {grid_x, grid_y, grid_z};
@@ -640,6 +704,7 @@ API cuGetErrorName(int error, const char **name) {
     case SUCCESS: *name = "CUDA_SUCCESS"; break;
     case INVALID_VALUE: *name = "CUDA_ERROR_INVALID_VALUE"; break;
     case OUT_OF_MEMORY: *name = "CUDA_ERROR_OUT_OF_MEMORY"; break;
+    case DEVICE_UNAVAILABLE: *name = "CUDA_ERROR_DEVICE_UNAVAILABLE"; break;
     case NO_DEVICE: *name = "CUDA_ERROR_NO_DEVICE"; break;
     case INVALID_DEVICE: *name = "CUDA_ERROR_INVALID_DEVICE"; break;
     case INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; break;

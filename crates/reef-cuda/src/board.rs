@@ -28,7 +28,7 @@
 //! | state of a task | what is queued | what ends it |
 //! |---|---|---|
 //! | open | kernels, then a mark behind its outputs | the mark |
-//! | in a host step | copies and a mark behind them, or nothing while the host runs it | the last of its parts |
+//! | in a host step | copies and a mark behind them, or nothing while the host runs it | its last part |
 //! | evicted | what was queued before | its turn, when all of that was told of: it is open again |
 //! | closed (cancelled, failed, device fault) | what was queued before | the last launch of it, or the host |
 
@@ -223,8 +223,8 @@ impl<P> Task<P> {
         self.submission.key.class().is_real_time()
     }
 
-    fn may_queue(&self, scheme: Scheme) -> bool {
-        let most = if self.is_real_time() && scheme.kills() { OUTSTANDING_MAX } else { OUTSTANDING };
+    fn may_queue(&self, scheme: Scheme, most: usize) -> bool {
+        let most = if self.is_real_time() && scheme.kills() { OUTSTANDING_MAX } else { most };
         let alone = self.evicted || self.next_step() == Some(Step::Host) || self.padded_task().is_some();
         let settled = !alone || self.outstanding.is_empty();
         self.closed.is_none() && !self.finishing && settled && self.outstanding.len() < most
@@ -269,12 +269,31 @@ impl<P> Task<P> {
     }
 }
 
+/// How far a task's queue may reach.
+struct Bounds {
+    outstanding: Option<usize>,
+    ahead: Nanos,
+    units: usize,
+}
+
+impl Bounds {
+    fn let_queue<P: Kernels>(&self, task: &Task<P>, scheme: Scheme) -> bool {
+        match self.outstanding.filter(|_| !task.is_real_time()) {
+            Some(most) => task.may_queue(scheme, most),
+            None => task.may_queue(scheme, OUTSTANDING) && !task.is_ahead(self.ahead, self.units),
+        }
+    }
+}
+
 /// The tasks.
 pub(crate) struct Board<P> {
     pub(crate) scheme: Scheme,
     /// How far a task's queue reaches beyond what runs, in time.
     pub(crate) ahead: Nanos,
     padding: Padding,
+    /// Launches of a best-effort task that are queued, if somebody says how many. Otherwise as many as the
+    /// device needs to go on.
+    pub(crate) outstanding: Option<usize>,
     units: usize,
     tasks: Vec<Option<Task<P>>>,
     /// Under `sequential`, the slot of the task that has the device.
@@ -304,6 +323,7 @@ impl<P: Kernels> Board<P> {
             scheme,
             ahead: AHEAD_MIN,
             padding,
+            outstanding: None,
             units,
             tasks: (0..SLOTS).map(|_| None).collect(),
             holder: None,
@@ -536,6 +556,7 @@ impl<P: Kernels> Board<P> {
     }
 
     fn choose(&mut self) -> Option<usize> {
+        let bounds = Bounds { outstanding: self.outstanding, ahead: self.ahead, units: self.units };
         let seen = |(slot, task): (usize, &Option<Task<P>>)| {
             let task = task.as_ref()?;
             if task.is_on_host() && self.scheme != Scheme::Sequential {
@@ -545,7 +566,7 @@ impl<P: Kernels> Board<P> {
             Some(Seen {
                 slot,
                 key: key.get(),
-                claimable: task.may_queue(self.scheme) && !task.is_ahead(self.ahead, self.units),
+                claimable: bounds.let_queue(task, self.scheme),
                 closed: task.closed.is_some(),
                 stage: Stage::default(),
                 owner,
@@ -681,6 +702,11 @@ impl<P: Kernels> Board<P> {
     /// Whether anything is queued, or run by the host.
     pub(crate) fn is_busy(&self) -> bool {
         self.tasks.iter().flatten().any(|task| !task.outstanding.is_empty())
+    }
+
+    /// Whether something is queued for a real-time task.
+    pub(crate) fn has_real_time(&self) -> bool {
+        self.tasks.iter().flatten().any(|task| task.is_real_time() && !task.outstanding.is_empty())
     }
 
     /// The next completion.

@@ -36,7 +36,8 @@ pub(crate) struct Code {
 impl Code {
     /// Has the kernels compiled, unless they are there, and loads them.
     pub(crate) fn load(context: &Arc<Context>, properties: &Properties) -> Result<Code, CudaError> {
-        let module = Module::load(context, &compiler::kernels(properties.arch)?)?;
+        let module = Module::load(context, &compiler::kernels(properties.arch)?);
+        let module = module.map_err(|error| error.of_kernels(compiler::cache_named()))?;
         let function = |name: &str| {
             let function = module.function(name)?;
             // More than 48 KiB only for who asks.

@@ -123,6 +123,11 @@ fn cache_folder() -> Option<PathBuf> {
         .or_else(|| set("HOME").map(|folder| folder.join(".cache/reef")))
 }
 
+/// Where the cache is, for people.
+pub(crate) fn cache_named() -> String {
+    cache_folder().map_or_else(|| "there is none".into(), |folder| folder.display().to_string())
+}
+
 /// The options that say what is compiled.
 fn options(arch: u32) -> Vec<String> {
     let mut options = vec![
@@ -223,13 +228,24 @@ fn load() -> Result<(), CudaError> {
     static COMPILER: OnceLock<Result<(), String>> = OnceLock::new();
     let loaded = COMPILER.get_or_init(|| match std::env::var_os(COMPILER_VARIABLE) {
         Some(folder) => {
+            let folder = Path::new(&folder);
+            let others = |why| format!("{why}{}", other_versions(folder));
             // The one asks for the other by name, which is not where the system looks.
-            open(&Path::new(&folder).join("libnvrtc-builtins.so.13.0"))?;
-            open(&Path::new(&folder).join("libnvrtc.so.13"))
+            open(&folder.join("libnvrtc-builtins.so.13.0")).map_err(others)?;
+            open(&folder.join("libnvrtc.so.13")).map_err(others)
         }
         None => open(Path::new("libnvrtc.so.13")),
     });
     loaded.clone().map_err(CudaError::NoCompiler)
+}
+
+/// What a folder has of other versions of the compiler, for people.
+fn other_versions(folder: &Path) -> String {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.retain(|name| name.starts_with("libnvrtc.so.") && !name.starts_with("libnvrtc.so.13"));
+    names.sort();
+    if names.is_empty() { String::new() } else { format!("; {} is of another version", names.join(", ")) }
 }
 
 /// Loads a library for good, so that cudarc finds it by its name.

@@ -49,7 +49,7 @@ pub(crate) struct Launch {
     pub(crate) descriptor: u64,
     /// Address of the task's memory.
     pub(crate) base: u64,
-    /// Address of the word that keeps blocks from starting.
+    /// Address of the last epoch whose blocks do not start any more.
     pub(crate) evicted: u64,
     /// Address of the count of blocks that are through, and of the words behind it that tell which parts of
     /// tiles are there.
@@ -62,6 +62,9 @@ pub(crate) struct Launch {
     pub(crate) blocks: u32,
     /// The tile function's number.
     pub(crate) function: u32,
+    /// When it was queued; later ones have larger numbers, around the end of numbers too.
+    pub(crate) epoch: u32,
+    pub(crate) reserved: u32,
     /// Never the same for two launches with the same words, never 0.
     pub(crate) run: u64,
 }

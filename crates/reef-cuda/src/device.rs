@@ -14,14 +14,15 @@ use reef_device::{
 };
 use reef_plan::{Cutter, DeviceKind, IoSpec, Isa, Plan, Precision, Target};
 
-use crate::board::{Board, SLOTS, SLOTS_REAL_TIME, Submission};
+use crate::board::{Board, OUTSTANDING_MAX, SLOTS, SLOTS_REAL_TIME, Submission};
 use crate::code::Code;
 use crate::cut;
 use crate::cut::CudaCutter;
 use crate::driver::{Context, Driver, Properties};
 use crate::error::CudaError;
 use crate::feeder::{Feeder, Shared, SlotMemory};
-use crate::hosting::{HostStep, Hosts, States, Told};
+use crate::host_step::{HostStep, States};
+use crate::hosting::{Hosts, Told};
 use crate::loaded::{DeviceWeights, Layout, Loaded, Loader, unsupported};
 use crate::memory::{Claim, DevicePool, MemoryError, PinnedPart, PinnedPool};
 use crate::upload::Uploader;
@@ -43,13 +44,17 @@ pub struct CudaOptions {
     pub scheme: Scheme,
     /// Which blocks may pad a more urgent stage. Kernels that are queued on streams pad nothing yet.
     pub padding: Padding,
-    /// Bytes of the GPU's memory that may be used, which are taken at the start; `None` for nine tenths of it.
-    /// If fewer are free, those.
+    /// Bytes of the GPU's memory that may be used, which are taken at the start; `None` for nine tenths of
+    /// it. If fewer are free, those.
     pub memory_bytes: Option<u64>,
     /// Has the driver allocate each part of the memory on its own, in place of one pool taken at the start:
     /// for tests and sanitizers, which then see what goes past the end of a part. Loading and unloading may
     /// wait for the device then.
     pub separate_allocations: bool,
+    /// Launches of a best-effort task that are queued at a time, 1 to 32; `None` for as many as the device needs
+    /// to go on, by what is known of the kernels' times. More fill gaps between short kernels, and a more urgent
+    /// task waits for more of them where nothing is evicted.
+    pub outstanding: Option<usize>,
 }
 
 impl Default for CudaOptions {
@@ -60,6 +65,7 @@ impl Default for CudaOptions {
             padding: Padding::default(),
             memory_bytes: None,
             separate_allocations: false,
+            outstanding: None,
         }
     }
 }
@@ -87,8 +93,9 @@ struct Loading {
     /// Memory of the tasks of one slot, and its place in the books.
     slot_bytes: usize,
     slots: Option<Admission>,
-    /// Pinned memory for the host steps of one slot.
+    /// Pinned memory for the host steps of one slot, and the claim for all slots.
     staging_bytes: usize,
+    staging: Option<Claim>,
 }
 
 /// What a plan takes beside its weights and descriptors.
@@ -99,6 +106,8 @@ struct Needs {
     /// The place in the books of larger slots, if they grow.
     slots: Option<Admission>,
     staging_bytes: usize,
+    /// The claim of more pinned memory for host steps, if slots need it.
+    staging: Option<Claim>,
     /// For slots that grow.
     memory: Vec<SlotMemory>,
 }
@@ -138,10 +147,8 @@ impl CudaDevice {
         if properties.arch < ARCH_MIN {
             return Err(CudaError::OldGpu(properties.arch));
         }
-        match properties.compute_mode {
-            0 => {}
-            2 => return Err(CudaError::ComputeMode("prohibited")),
-            _ => return Err(CudaError::ComputeMode("exclusive")),
+        if let Some(mode) = properties.refused_mode() {
+            return Err(CudaError::ComputeMode(mode));
         }
         let context = Context::of(options.number)?;
         let code = Arc::new(Code::load(&context, &properties)?);
@@ -149,7 +156,8 @@ impl CudaDevice {
         let pool = DevicePool::take(&context, limit, options.separate_allocations)?;
         let pinned = PinnedPool::new(&context)?;
         let uploader = Uploader::new(&context)?;
-        let board = Board::new(options.scheme, options.padding, properties.sms);
+        let mut board = Board::new(options.scheme, options.padding, properties.sms);
+        board.outstanding = options.outstanding.map(|most| most.clamp(1, OUTSTANDING_MAX));
         let shared = Arc::new(Shared::new(context, board));
         let feeder = Feeder::new(shared.clone(), code.clone())?;
         let name = format!("reef-cuda{}", options.number);
@@ -160,7 +168,13 @@ impl CudaDevice {
             capabilities: capabilities(&properties),
             shared,
             plans: Mutex::default(),
-            loading: Mutex::new(Loading { uploader, slot_bytes: 0, slots: None, staging_bytes: 0 }),
+            loading: Mutex::new(Loading {
+                uploader,
+                slot_bytes: 0,
+                slots: None,
+                staging_bytes: 0,
+                staging: None,
+            }),
             weights: DeviceWeights::default(),
             code,
             budget: Budget::new(Domain::Device, Some(pool.bytes())),
@@ -223,15 +237,17 @@ impl CudaDevice {
         let slots = grows.map(|bytes| self.budget.admit(&[], bytes, 0).map_err(refused)).transpose()?;
         let staging_bytes = HostStep::bytes_for(plan).max(loading.staging_bytes);
         let stages = staging_bytes > loading.staging_bytes;
+        let none = |error| no_memory(plan, error);
+        let claim = |bytes: usize| self.pinned.claim(bytes).map_err(|error| none(error.into()));
+        let staging = stages.then(|| claim(staging_bytes * SLOTS)).transpose()?;
         let slot = |_| {
             let device = grows.map(|_| self.pool.part(slot_bytes)).transpose()?;
             let staging = stages.then(|| self.pinned.zeroed(staging_bytes)).transpose()?;
             Ok(SlotMemory { device, staging: staging.map(|bytes| Arc::new(Mutex::new(bytes))) })
         };
-        let none = |error| no_memory(plan, error);
         let memory = (0..SLOTS).map(slot).collect::<Result<_, MemoryError>>().map_err(none)?;
-        let claim = self.pinned.claim(pinned_bytes(plan)).map_err(|error| none(error.into()))?;
-        Ok(Needs { admission, claim, slot_bytes, slots, staging_bytes, memory })
+        let claim = claim(pinned_bytes(plan))?;
+        Ok(Needs { admission, claim, slot_bytes, slots, staging_bytes, staging, memory })
     }
 }
 
@@ -330,7 +346,7 @@ impl Device for CudaDevice {
         if HostStep::bytes_for(&plan) > 0 {
             self.start_hosts()?;
         }
-        let Needs { admission, claim, slot_bytes, slots, staging_bytes, memory } =
+        let Needs { admission, claim, slot_bytes, slots, staging_bytes, staging, memory } =
             self.take(&loading, &plan, &packed)?;
         let (pool, uploader) = (&self.pool, &mut loading.uploader);
         let mut loader = Loader { pool, uploader, weights: &self.weights, code: &self.code };
@@ -339,6 +355,7 @@ impl Device for CudaDevice {
         // From here on nothing fails: slots grow with the plan that needs it.
         self.shared.offer(memory);
         loading.slots = slots.or(loading.slots.take());
+        loading.staging = staging.or(loading.staging.take());
         (loading.slot_bytes, loading.staging_bytes) = (slot_bytes, staging_bytes);
         let mut plans = self.plans();
         plans.push(Some(Arc::new(loaded)));
@@ -353,8 +370,15 @@ impl Device for CudaDevice {
 
     fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
         let plan = self.plan(plan)?;
-        let inputs = self.pinned(plan.plan.inputs()).ok()?;
-        Some(Io { inputs, outputs: self.pinned(plan.plan.outputs()).ok()? })
+        let pinned = |specs| {
+            let failed = |error: CudaError| {
+                if !error.is_out_of_memory() {
+                    self.poison(&format!("the GPU failed: {error}"));
+                }
+            };
+            self.pinned(specs).map_err(failed).ok()
+        };
+        Some(Io { inputs: pinned(plan.plan.inputs())?, outputs: pinned(plan.plan.outputs())? })
     }
 
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {

@@ -18,7 +18,7 @@ use crate::error::{CudaError, VERSION_MIN};
 const DRIVER_VARIABLE: &str = "REEF_CUDA_DRIVER";
 
 /// The functions that are used: cudarc panics about one that a driver has not got.
-const FUNCTIONS: [&str; 29] = [
+const FUNCTIONS: [&str; 30] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -43,6 +43,7 @@ const FUNCTIONS: [&str; 29] = [
     "cuStreamDestroy_v2",
     "cuStreamSynchronize",
     "cuStreamQuery",
+    "cuStreamWriteValue32_v2",
     "cuModuleLoadData",
     "cuModuleGetFunction",
     "cuModuleUnload",
@@ -132,9 +133,20 @@ pub(crate) struct Properties {
     pub(crate) shared_bytes_of_sm: usize,
     /// 0 is the default.
     pub(crate) compute_mode: i32,
+    /// Whether MPS runs contexts of several processes together; `None` where the driver cannot say.
+    pub(crate) mps: Option<bool>,
 }
 
 impl Properties {
+    /// The compute mode, if it is one in which the GPU is not used: other processes may have it, or none.
+    pub(crate) fn refused_mode(&self) -> Option<&'static str> {
+        match self.compute_mode {
+            0 => None,
+            2 => Some("prohibited"),
+            _ => Some("exclusive"),
+        }
+    }
+
     /// Those of GPU `number`.
     #[allow(unsafe_code)]
     pub(crate) fn of(driver: Driver, number: usize) -> Result<Properties, CudaError> {
@@ -172,6 +184,8 @@ impl Properties {
             shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?
                 as usize,
             compute_mode: attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_MODE)?,
+            // Drivers before 12.3 do not know it.
+            mps: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MPS_ENABLED).ok().map(|on| on != 0),
         })
     }
 }
@@ -406,6 +420,17 @@ impl Stream {
         check("cuMemsetD8Async", result)
     }
 
+    /// Writes a word of some memory, when all before it is done; no multiprocessor is needed for it.
+    #[allow(unsafe_code)]
+    pub(crate) fn write(&self, bytes: &DeviceBytes, at: usize, value: u32) -> Result<(), CudaError> {
+        assert!(at + size_of::<u32>() <= bytes.len && at.is_multiple_of(size_of::<u32>()), "it is inside");
+        // SAFETY: the word is inside the memory, which is the caller's: its `&` says that it lives now, and
+        // freeing it waits for what uses it.
+        let result =
+            unsafe { sys::cuStreamWriteValue32_v2(self.handle, bytes.address + at as u64, value, 0) };
+        check("cuStreamWriteValue32", result)
+    }
+
     /// Starts a kernel of one parameter, when all before it is done.
     ///
     /// # Safety
@@ -506,7 +531,8 @@ impl Module {
         context.enter()?;
         let mut handle = ptr::null_mut();
         // SAFETY: an ELF file says itself how long it is, and the driver copies it.
-        check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut handle, cubin.as_ptr().cast()) })?;
+        let result = unsafe { sys::cuModuleLoadData(&mut handle, cubin.as_ptr().cast()) };
+        check("cuModuleLoadData", result)?;
         Ok(Module { context: context.clone(), handle })
     }
 

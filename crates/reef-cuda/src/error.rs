@@ -67,6 +67,17 @@ pub enum CudaError {
         /// What the compiler says.
         log: String,
     },
+    /// The driver does not take the kernels' machine code.
+    #[error(
+        "the NVIDIA driver does not take the kernels that were compiled for the GPU ({says}): \
+        remove what is in the cache ({cache}), or install a newer driver"
+    )]
+    Kernels {
+        /// What it says.
+        says: String,
+        /// Where the cache is.
+        cache: String,
+    },
     /// A thread that works for the device does not start.
     #[error("a thread of the GPU does not start: {0}")]
     Thread(
@@ -105,6 +116,18 @@ fn hidden() -> String {
 }
 
 impl CudaError {
+    /// The same, where the kernels' code was to be loaded.
+    pub(crate) fn of_kernels(self, cache: String) -> CudaError {
+        /// `CUDA_ERROR_INVALID_IMAGE`, `…NO_BINARY_FOR_GPU`, `…UNSUPPORTED_PTX_VERSION`, `…INVALID_SOURCE`.
+        const REFUSALS: [u32; 4] = [200, 209, 222, 300];
+        match self {
+            CudaError::Call { name, code, .. } if REFUSALS.contains(&code) => {
+                CudaError::Kernels { says: name, cache }
+            }
+            other => other,
+        }
+    }
+
     /// Whether memory is what lacks.
     pub(crate) fn is_out_of_memory(&self) -> bool {
         matches!(self, CudaError::Call { code: 2, .. })

@@ -2,10 +2,11 @@
 //!
 //! It alone queues anything for tasks. What the device writes for the host lies in pinned memory: a report
 //! for each launch, the number last, so that whoever sees it sees all of it. What the host writes for the
-//! device lies there too: a word for each slot that keeps its blocks from starting.
+//! device, the epochs that are evicted, is written by a stream of its own into the device's memory.
 //!
-//! Nobody waits in the driver: while launches are under way the thread looks for reports, closely at first,
-//! then every [`NAP`]; a device that has failed says so when it is asked, every [`ASK`].
+//! Nobody waits in the driver: while launches are under way the thread looks for reports, closely at first
+//! and as long as one is a real-time task's, else every [`NAP`] or when it is called; a device that has
+//! failed says so when it is asked, every [`ASK`].
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,25 +16,30 @@ use reef_base::{MonotonicClock, Nanos};
 use reef_device::Wake;
 
 use crate::board::{AHEAD_MIN, Action, Board, Ended, OUTSTANDING_MAX, Pads, SLOTS};
+use crate::clock::DeviceClock;
 use crate::code::Code;
 use crate::cut::SPLIT_BLOCKS;
 use crate::descriptor::{Launch, Padded, Report};
 use crate::driver::{Context, DeviceBytes, Grid, PinnedBytes, Stream};
 use crate::error::CudaError;
-use crate::hosting::{Hosts, Job, Staged};
+use crate::host_step::Staged;
+use crate::hosting::{Hosts, Job};
 use crate::loaded::{Launchable, Loaded};
 use crate::memory::{DevicePart, PinnedPart};
 
 /// Reports at a time: more than launches that are under way.
 const REPORTS: usize = (SLOTS * (OUTSTANDING_MAX + 1)).next_power_of_two();
-/// Bytes of a slot's count of blocks, and the words behind it.
-const ARRIVALS_BYTES: usize = ((1 + SPLIT_BLOCKS) * size_of::<u64>()).next_multiple_of(128);
 /// Times that the way to the device and back is measured at the start.
 const ROUND_TRIPS: u32 = 9;
 /// Round trips that a task's queue reaches beyond what runs: this thread has others to look after as well.
 const AHEAD_ROUND_TRIPS: u64 = 2;
-/// Bytes between the words of two slots.
-const WORD_PITCH: usize = 64;
+/// Where the last epoch of a slot lies whose blocks do not start any more. In the device's memory: blocks
+/// look at it before they start, and a look at the host's would take longer than many a block.
+const EVICTED_AT: usize = 0;
+/// Where a slot's count of blocks lies, and behind it which parts of tiles are there.
+const ARRIVALS_AT: usize = 128;
+/// Bytes that the device keeps of a slot.
+const SLOT_BYTES: usize = (ARRIVALS_AT + (1 + SPLIT_BLOCKS) * size_of::<u64>()).next_multiple_of(128);
 /// How long it looks closely after something happened, and how long it sleeps afterwards.
 const CLOSE_LOOK: Duration = Duration::from_micros(200);
 /// See above.
@@ -153,7 +159,10 @@ impl Shared {
     /// Memory for tasks that need more than the slots have, by slot. A slot takes it when it has no task.
     pub(crate) fn offer(&self, memory: Vec<SlotMemory>) {
         lock(&self.offered).iter_mut().zip(memory).for_each(|(offered, memory)| offered.replace(memory));
+        // With the lock that the feeder looks under before it waits.
+        let board = self.board();
         self.has_offers.store(true, Ordering::Release);
+        drop(board);
         self.call();
     }
 
@@ -192,13 +201,16 @@ pub(crate) struct Feeder {
     streams: Vec<Streams>,
     /// By slot.
     memory: Vec<SlotMemory>,
-    /// A count of blocks for each slot, and which parts of tiles are there.
-    arrivals: DeviceBytes,
-    /// Reports, then words.
+    /// What the device keeps of each slot: see [`SLOT_BYTES`].
+    slots: DeviceBytes,
+    /// Of what is queued next for each slot.
+    epochs: [u32; SLOTS],
+    /// For what must not wait behind kernels.
+    control: Stream,
+    /// Reports.
     pinned: PinnedBytes,
     pinned_address: u64,
-    /// From the device's clock to the host's.
-    clock_offset: i64,
+    clock: DeviceClock,
     /// Launches so far.
     runs: u64,
 }
@@ -210,33 +222,35 @@ impl Feeder {
         let streams = (0..SLOTS)
             .map(|_| Ok([Stream::new(&context, least)?, Stream::new(&context, greatest)?]))
             .collect::<Result<Vec<Streams>, CudaError>>()?;
-        let arrivals = DeviceBytes::new(&context, SLOTS * ARRIVALS_BYTES)?;
-        streams[0][0].clear(&arrivals)?;
+        let slots = DeviceBytes::new(&context, SLOTS * SLOT_BYTES)?;
+        streams[0][0].clear(&slots)?;
         streams[0][0].synchronize()?;
-        let pinned = PinnedBytes::zeroed(&context, REPORTS * size_of::<Report>() + SLOTS * WORD_PITCH)?;
+        let pinned = PinnedBytes::zeroed(&context, REPORTS * size_of::<Report>())?;
         let pinned_address = pinned.device_address()?;
         let mut feeder = Feeder {
             shared,
             code,
             streams,
             memory: (0..SLOTS).map(|_| SlotMemory::default()).collect(),
-            arrivals,
+            slots,
+            epochs: [1; SLOTS],
+            control: Stream::new(&context, greatest)?,
             pinned,
             pinned_address,
-            clock_offset: 0,
+            clock: DeviceClock::new(Nanos::ZERO, 0),
             runs: 0,
         };
-        let (clock_offset, round_trip) = feeder.read_clock()?;
-        feeder.clock_offset = clock_offset;
+        let (clock, round_trip) = feeder.read_clock()?;
+        feeder.clock = clock;
         feeder.shared.board().ahead = Nanos(round_trip.0 * AHEAD_ROUND_TRIPS).max(AHEAD_MIN);
         Ok(feeder)
     }
 
-    /// How far the host's clock is ahead of the device's, and how long it takes until what is queued on the
+    /// Compares the clocks; and how long it takes until what is queued on the
     /// idle device was told of.
-    fn read_clock(&self) -> Result<(i64, Nanos), CudaError> {
+    fn read_clock(&self) -> Result<(DeviceClock, Nanos), CudaError> {
         // The first time the code comes to the device.
-        let mut best = (0, Nanos(u64::MAX));
+        let mut best = (self.clock, Nanos(u64::MAX));
         for number in 1..=ROUND_TRIPS {
             let before = MonotonicClock::read();
             self.queue_mark(0, 0, number)?;
@@ -245,10 +259,9 @@ impl Feeder {
             }
             let took = MonotonicClock::read() - before;
             self.until_done()?;
-            let middle = before.0 + took.0 / 2;
-            let offset = (middle as i64).wrapping_sub(self.report(number).begun_ns as i64);
             if number > 1 && took < best.1 {
-                best = (offset, took);
+                let middle = Nanos(before.0 + took.0 / 2);
+                best = (DeviceClock::new(middle, self.report(number).begun_ns), took);
             }
             self.forget(number);
         }
@@ -296,19 +309,25 @@ impl Feeder {
                 if self.shared.stopping.load(Ordering::Acquire) {
                     break;
                 }
+                if self.shared.has_offers.load(Ordering::Acquire) {
+                    continue;
+                }
                 let quiet = Duration::from_millis(100);
                 drop(self.shared.work.wait_timeout(board, quiet).unwrap_or_else(PoisonError::into_inner));
                 last = Instant::now();
                 continue;
             }
-            drop(board);
-            match last.elapsed() {
-                since if since < CLOSE_LOOK => std::thread::yield_now(),
-                since if since < ASK => std::thread::sleep(NAP),
-                _ => {
-                    self.streams.iter().flatten().try_for_each(|stream| stream.is_done().map(drop))?;
-                    std::thread::sleep(NAP);
-                }
+            let since = last.elapsed();
+            if since < CLOSE_LOOK || board.has_real_time() {
+                drop(board);
+                std::thread::yield_now();
+            } else {
+                // Who has something to do wakes it.
+                drop(self.shared.work.wait_timeout(board, NAP).unwrap_or_else(PoisonError::into_inner));
+            }
+            if since >= ASK {
+                self.streams.iter().flatten().try_for_each(|stream| stream.is_done().map(drop))?;
+                last = Instant::now();
             }
         }
         // What has told of its end may not quite be over.
@@ -330,16 +349,16 @@ impl Feeder {
         Ok(progress)
     }
 
-    fn tell(&self) -> bool {
-        let mut board = self.shared.board();
+    fn tell(&mut self) -> bool {
+        let shared = self.shared.clone();
+        let mut board = shared.board();
         let (before, mut progress) = (board.has_completions(), false);
         loop {
             let ended = |&(_, number): &(usize, u32)| self.has_ended(number);
             let Some((slot, number)) = board.awaited().find(ended) else { break };
             let report = self.report(number);
-            let host =
-                |device_ns: u64| Nanos((device_ns as i64).wrapping_add(self.clock_offset).max(0) as u64);
-            let (begun, end) = (host(report.begun_ns), host(report.ended_ns));
+            self.clock.seen(report.ended_ns, MonotonicClock::read());
+            let (begun, end) = (self.clock.host(report.begun_ns), self.clock.host(report.ended_ns));
             let loaded = board.at_work(slot).0.clone();
             let fault = self.take_fault(number, &report).map(|value| (board.awaited_kernel(slot), value));
             let fault = fault.and_then(|(kernel, value)| Some(loaded.fault(kernel?, value)));
@@ -368,8 +387,11 @@ impl Feeder {
 
     fn act(&mut self, action: Action) -> Result<(), CudaError> {
         match action {
-            Action::Evict(slot) => self.word(slot).store(1, Ordering::Relaxed),
-            Action::Allow(slot) => self.word(slot).store(0, Ordering::Relaxed),
+            Action::Evict(slot) => {
+                let (epoch, at) = (self.epochs[slot], slot * SLOT_BYTES + EVICTED_AT);
+                self.control.write(&self.slots, at, epoch)?;
+            }
+            Action::Allow(slot) => self.next_epoch(slot),
             Action::Launch { slot, kernel, from, number, first, padding } => {
                 if first {
                     self.begin(slot)?;
@@ -406,7 +428,7 @@ impl Feeder {
     /// Readies the slot's memory for its task.
     #[allow(unsafe_code)]
     fn begin(&mut self, slot: usize) -> Result<(), CudaError> {
-        self.word(slot).store(0, Ordering::Relaxed);
+        self.next_epoch(slot);
         self.grow(slot);
         let base = self.base(slot);
         let mut board = self.shared.board();
@@ -422,6 +444,11 @@ impl Feeder {
             }
         }
         Ok(())
+    }
+
+    /// What was evicted of a slot stays so; what is queued from now on starts.
+    fn next_epoch(&mut self, slot: usize) {
+        self.epochs[slot] = self.epochs[slot].wrapping_add(1);
     }
 
     /// Queues the blocks of a kernel from `from` on, and what pads them.
@@ -544,16 +571,19 @@ impl Feeder {
 
     /// A launch of one block that has no descriptor.
     fn mark_of(&self, slot: usize, number: u32) -> Launch {
+        let own = self.slots.address() + (slot * SLOT_BYTES) as u64;
         Launch {
             descriptor: 0,
             base: self.memory[slot].device.as_ref().map_or(0, DevicePart::address),
-            evicted: self.pinned_address + Self::word_at(slot) as u64,
-            arrivals: self.arrivals.address() + (slot * ARRIVALS_BYTES) as u64,
+            evicted: own + EVICTED_AT as u64,
+            arrivals: own + ARRIVALS_AT as u64,
             report: self.pinned_address + Self::report_at(number) as u64,
             number,
             first: 0,
             blocks: 1,
             function: 0,
+            epoch: self.epochs[slot],
+            reserved: 0,
             run: 0,
         }
     }
@@ -571,19 +601,11 @@ impl Feeder {
         number as usize % REPORTS * size_of::<Report>()
     }
 
-    fn word_at(slot: usize) -> usize {
-        REPORTS * size_of::<Report>() + slot * WORD_PITCH
-    }
-
     /// A word that the device reads or writes as well.
     #[allow(unsafe_code)]
     fn shared_word(&self, at: usize) -> &AtomicU32 {
         // SAFETY: the place is inside the memory and aligned, and all who use it do so atomically.
         unsafe { AtomicU32::from_ptr(self.pinned.as_ptr().add(at).cast()) }
-    }
-
-    fn word(&self, slot: usize) -> &AtomicU32 {
-        self.shared_word(Self::word_at(slot))
     }
 
     fn has_ended(&self, number: u32) -> bool {

@@ -8,6 +8,7 @@
 mod random;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use reef_base::{Buffer, Rng};
 use reef_compile::samples::{self, Sample};
@@ -17,7 +18,7 @@ use crate::code::Code;
 use crate::cut::{CudaCutter, SPLIT_BLOCKS};
 use crate::descriptor::{self, Launch, Placing, Report};
 use crate::driver::{Context, DeviceBytes, Driver, PinnedBytes, Properties, Stream};
-use crate::hosting::is_hosted;
+use crate::host_step::is_hosted;
 use crate::loaded::unsupported;
 
 /// Numbers of multiprocessors that plans are cut for.
@@ -39,6 +40,8 @@ struct Bench {
     arrivals: DeviceBytes,
     /// A report, then a word that is zero: nothing is evicted.
     pinned: PinnedBytes,
+    /// The next launch's number, of all.
+    runs: AtomicU64,
 }
 
 /// The memory of a task, on the host.
@@ -128,7 +131,8 @@ impl Bench {
         let arrivals = DeviceBytes::new(&context, words * size_of::<u64>()).expect("there is memory");
         stream.clear(&arrivals).expect("it can be cleared");
         let pinned = PinnedBytes::zeroed(&context, size_of::<Report>() + 64).expect("there is memory");
-        Bench { context, code, stream, isa: Isa::Sm(properties.arch as u16), arrivals, pinned }
+        let isa = Isa::Sm(properties.arch as u16);
+        Bench { context, code, stream, isa, arrivals, pinned, runs: AtomicU64::new(1) }
     }
 
     /// Memory with these bytes, and no more.
@@ -176,7 +180,10 @@ impl Bench {
             first: 0,
             blocks: grid.blocks,
             function: tile.number,
-            run: u64::from(number),
+            // Nothing is evicted.
+            epoch: 1,
+            reserved: 0,
+            run: self.runs.fetch_add(1, Ordering::Relaxed),
         };
         // SAFETY: the function takes a launch, and all that this one names lives until it has ended.
         unsafe { self.stream.launch(tile.function, grid, &launch) }.expect("it is launched");

@@ -17,11 +17,13 @@
 //! | `upload` | copies of what is loaded, beside those of tasks |
 //! | `loaded` | plans in the memory of the device |
 //! | `board` | which kernel is queued next: a state machine without a driver or a clock |
+//! | `clock` | the device's clock beside the host's |
 //! | `feeder` | the thread that does what the board says |
-//! | `hosting` | kernels that the host runs: their operands, states and threads |
+//! | `host_step`, `hosting` | kernels that the host runs: their operands and states; the threads |
 //! | `device` | the device of the contract |
 
 mod board;
+mod clock;
 mod code;
 mod compiler;
 mod cut;
@@ -30,6 +32,7 @@ mod device;
 mod driver;
 mod error;
 mod feeder;
+mod host_step;
 mod hosting;
 #[cfg(test)]
 mod isolation;

@@ -14,7 +14,7 @@ use crate::code::{Code, Tile};
 use crate::descriptor::{self, ALIGNMENT, Described, Placing};
 use crate::driver::Grid;
 use crate::error::CudaError;
-use crate::hosting::{HostStep, States, is_hosted};
+use crate::host_step::{HostStep, States, is_hosted};
 use crate::memory::{Claim, DevicePart, DevicePool, MemoryError};
 use crate::upload::Uploader;
 

@@ -102,8 +102,9 @@ pub(crate) struct DevicePool {
 }
 
 impl DevicePool {
-    /// Takes `limit` bytes, or what is free but for a little that the driver may need. `separate` takes nothing, and has the driver allocate each part,
-    /// so that who watches the driver's memory sees what goes past the end of one.
+    /// Takes `limit` bytes, or what is free but for a little that the driver may need. `separate` takes
+    /// nothing, and has the driver allocate each part, so that who watches the driver's memory sees what goes
+    /// past the end of one.
     pub(crate) fn take(
         context: &Arc<Context>,
         limit: u64,

@@ -1,8 +1,8 @@
 //! Copies to the device beside the tasks' own: weights and descriptors of plans that are loaded.
 //!
 //! They go through pinned memory in pieces, two at a time, each on a stream of its own: one is filled while
-//! the other is copied. A task's copy waits for two pieces at most. No kernel is ever queued on these streams,
-//! and who loads asks whether a copy is done rather than waiting in the driver.
+//! the other is copied. A task's copy waits for two pieces at most. Who loads asks whether a copy is done
+//! rather than waiting in the driver; no kernel is queued on these streams.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +57,7 @@ impl Uploader {
             half.until_done()?;
             half.staging.as_mut_slice()[..piece.len()].copy_from_slice(piece);
             let address = to.address() + (index * PIECE) as u64;
-            // SAFETY: the half is not filled again before the copy is done, and whoever called keeps the part.
+            // SAFETY: the half is not filled again before the copy is done, and who called keeps the part.
             unsafe { half.stream.upload(address, half.staging.as_ptr(), piece.len()) }?;
             self.next = 1 - self.next;
         }

@@ -292,7 +292,7 @@ pub fn reset_kills_and_wait_does_not(harness: &dyn Harness) {
     for scheme in [Scheme::Wait, Scheme::Reset] {
         let mut rig = Rig::new(harness, 1, scheme);
         let kill = rig.device.capabilities().kill;
-        let long = [SyntheticStage { blocks: 2, polls: 2_000, poll_ns: 5_000 }; 2];
+        let long = [SyntheticStage { blocks: 2, polls: 2_000, poll_ns: 5_000 }; 8];
         let (long, short) = (rig.load(1, &long), rig.load(2, &SHORT));
         rig.submit(long, best_effort(0), 0);
         rig.until_blocks(1);

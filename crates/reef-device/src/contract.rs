@@ -41,7 +41,7 @@ pub struct Capabilities {
     pub poll_period: Nanos,
     /// The longest time that a running block of a kernel with [`reef_plan::Restart::Never`] keeps a compute
     /// unit from more urgent work under a scheme that kills. A device that can state none refuses plans with
-    /// such kernels.
+    /// such kernels, but for host kernels that keep none of its units.
     pub never_max: Nanos,
     /// From `submit` until no less urgent block starts where a more urgent stage needs the compute unit.
     pub propagation: Nanos,
@@ -288,7 +288,7 @@ pub enum DeviceError {
     },
     /// There is as much memory as the plan needs, but not in one piece.
     #[error(
-        "plan {plan}: {needed} bytes in one piece are needed; {free} bytes are free, in pieces of {largest} at most"
+        "plan {plan}: it needs {needed} bytes in one piece; {free} are free, in pieces of {largest} at most"
     )]
     Fragmented {
         /// The plan's name.
@@ -352,7 +352,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     fn scheme(&self) -> Scheme;
 
     /// Changes the scheme; in force for every later decision. Best-effort tasks already on the board under a
-    /// new `rt-only` wait until the scheme changes again.
+    /// new `rt-only` wait until the scheme changes again. A device that has not got it keeps the one that it
+    /// has: [`Device::scheme`] says which.
     fn set_scheme(&self, scheme: Scheme);
 
     /// Makes `plan` ready to run: arenas, scratch, weights, host state. May take long and runs on the

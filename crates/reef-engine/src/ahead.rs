@@ -2,7 +2,6 @@
 //! settings name, checked against what the model declares.
 
 use reef_base::limits;
-use reef_device::DeviceError;
 use reef_graph::{DType, Shape};
 
 use crate::check;

@@ -58,9 +58,10 @@ fn hand_over(shared: &Shared, job: ColdJob, plan: &Result<Arc<PlanEntry>, PlanFa
         ColdWork::Begin { inputs, promise, urgency } => (inputs, promise, urgency),
     };
     let (model, key, queued) = (job.model, job.key, job.queued);
-    let (Some(mut buffers), Some(kit)) = (plan.buffers(), model.kit(&plan)) else {
-        shared.count_refusal(&model, urgency.class, &InferError::DeviceFault);
-        return promise.refuse(InferError::DeviceFault);
+    let (Ok(mut buffers), Some(kit)) = (plan.buffers(), model.kit(&plan)) else {
+        let error = plan.no_buffers();
+        shared.count_refusal(&model, urgency.class, &error);
+        return promise.refuse(error);
     };
     for (buffer, input) in buffers.io.inputs.iter_mut().zip(&inputs) {
         buffer.as_mut_slice().copy_from_slice(input.as_slice());

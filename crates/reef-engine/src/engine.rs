@@ -360,11 +360,11 @@ impl Engine {
         urgency: Urgency,
         ticket: &Arc<Ticket>,
     ) -> Result<(), InferError> {
-        let mut buffers = plan.buffers().ok_or(InferError::DeviceFault)?;
+        let mut buffers = plan.buffers()?;
         for (buffer, input) in buffers.io.inputs.iter_mut().zip(inputs) {
             buffer.as_mut_slice().copy_from_slice(input);
         }
-        let kit = model.kit(&plan).ok_or(InferError::DeviceFault)?;
+        let kit = model.kit(&plan).ok_or_else(|| plan.no_buffers())?;
         let (model, promise, waited_since) = (model.clone(), Promise::new(ticket), None);
         let (before, passage) = Default::default();
         let job = Job { model, plan, promise, buffers, kit, urgency, waited_since, before, passage };

@@ -210,6 +210,9 @@ pub enum InferError {
     /// The device was poisoned by a fault.
     #[error("the device has failed")]
     DeviceFault,
+    /// The device has no memory for the request's inputs and outputs now. Try again later.
+    #[error("the device has no memory for the request's inputs and outputs now")]
+    NoMemory,
     /// A bug of the engine showed: it gave up every request that it had, and takes no more.
     #[error("the engine has failed, please report it: {0}")]
     EngineFailed(String),

@@ -79,7 +79,7 @@ impl Kit {
         let again: Vec<bool> = (0..stops.stops.len()).map(|stop| stops.is_entered(stop)).collect();
         stops.stops.iter_mut().zip(again).all(|(stop, again)| {
             if again && stop.spare.is_none() {
-                stop.spare = stop.entry.buffers().map(|mut buffers| std::mem::take(&mut buffers.io));
+                stop.spare = stop.entry.buffers().ok().map(|mut buffers| std::mem::take(&mut buffers.io));
             }
             !again || stop.spare.is_some()
         })
@@ -122,7 +122,7 @@ impl Kit {
         }
         (stops.at, stops.segments) = (to, stops.segments + 1);
         if stops.stops[to].spare.is_none() {
-            stops.stops[to].spare = entry.buffers().map(|mut buffers| std::mem::take(&mut buffers.io));
+            stops.stops[to].spare = entry.buffers().ok().map(|mut buffers| std::mem::take(&mut buffers.io));
         }
     }
 

@@ -151,10 +151,18 @@ impl PlanEntry {
         Io::bytes_for(&self.plan).saturating_mul(self.pool.idle_max as u64)
     }
 
-    /// Buffers for one request; `None` if the device gives none.
-    pub(crate) fn buffers(&self) -> Option<Buffers> {
-        let io = self.pool.take().or_else(|| self.device.alloc_io(self.loaded))?;
-        Some(Buffers { io, pool: self.pool.clone() })
+    /// Buffers for one request; an error if the device gives none.
+    pub(crate) fn buffers(&self) -> Result<Buffers, InferError> {
+        let io = self.pool.take().or_else(|| self.device.alloc_io(self.loaded));
+        Ok(Buffers { io: io.ok_or_else(|| self.no_buffers())?, pool: self.pool.clone() })
+    }
+
+    /// What a request is told that gets none.
+    pub(crate) fn no_buffers(&self) -> InferError {
+        match self.device.fault() {
+            Some(_) => InferError::DeviceFault,
+            None => InferError::NoMemory,
+        }
     }
 }
 

@@ -98,7 +98,7 @@ impl Session {
         let model = shared.route(&group, &key, &urgency).ok_or(InferError::DeviceFault)?;
         let plan = shared.plan(&model, &key);
         let plan = plan.map_err(|failure| failure.into_error(&model.key))?;
-        let buffers = Some(plan.buffers().ok_or(InferError::DeviceFault)?);
+        let buffers = Some(plan.buffers()?);
         let ticket = Arc::new(Ticket::new());
         let lost = Io::default();
         let (shared, results) = (shared.clone(), None);
@@ -150,7 +150,8 @@ impl Session {
     /// As [`Session::run`], for a request that arrived earlier: deadline, timeout and total time count from
     /// `arrival`.
     pub fn run_from(&mut self, arrival: Nanos) -> Result<RunInfo, InferError> {
-        let mut buffers = self.buffers.take().ok_or(InferError::DeviceFault)?;
+        let before = self.buffers.take();
+        let mut buffers = before.map_or_else(|| self.plan.buffers(), Ok)?;
         let copies = self.copies();
         if copies {
             buffers = self.copied(buffers)?;
@@ -161,7 +162,7 @@ impl Session {
             plan: self.plan.clone(),
             promise: Promise::new(&self.ticket),
             buffers,
-            kit: self.model.kit(&self.plan).ok_or(InferError::DeviceFault)?,
+            kit: self.model.kit(&self.plan).ok_or_else(|| self.plan.no_buffers())?,
             urgency: self.terms.urgency(arrival),
             waited_since: None,
             before: Sofar::default(),
@@ -177,7 +178,7 @@ impl Session {
             self.results = finished.buffers.filter(|_| finished.result.is_ok());
             return finished.result.map(RunInfo::of);
         }
-        self.buffers = finished.buffers.or_else(|| self.plan.buffers());
+        self.buffers = finished.buffers.or_else(|| self.plan.buffers().ok());
         if self.buffers.is_none() {
             self.lost = Io::for_plan(&self.plan.plan);
         }
@@ -206,7 +207,7 @@ impl Session {
             // It may be cut anew.
             self.plan = plan;
         }
-        let mut others = self.plan.buffers().ok_or(InferError::DeviceFault)?;
+        let mut others = self.plan.buffers()?;
         for (to, from) in others.io.inputs.iter_mut().zip(&buffers.io.inputs) {
             to.as_mut_slice().copy_from_slice(from.as_slice());
         }

@@ -462,7 +462,10 @@ impl Shared {
 
     /// A request of a split model begins with `plan`, on the device of `model`.
     pub(crate) fn arrive(&self, mut moved: Move, model: Arc<Model>, plan: Arc<PlanEntry>) {
-        let Some(mut buffers) = plan.buffers() else { return self.end_move(moved, InferError::DeviceFault) };
+        let mut buffers = match plan.buffers() {
+            Ok(buffers) => buffers,
+            Err(error) => return self.end_move(moved, error),
+        };
         let io = &mut moved.buffers.io;
         let device = &self.lanes[model.lane].device;
         let copy = |from: &Buffer, to: &mut Buffer| device.copy(from, to);
@@ -527,7 +530,10 @@ impl Shared {
 
     /// A request between two segments goes on with `plan`.
     pub(crate) fn go_on(&self, mut hop: Hop, plan: Arc<PlanEntry>) {
-        let Some(mut buffers) = plan.buffers() else { return self.end_hop(hop, InferError::DeviceFault) };
+        let mut buffers = match plan.buffers() {
+            Ok(buffers) => buffers,
+            Err(error) => return self.end_hop(hop, error),
+        };
         let next = hop.plan.next.as_ref().expect("a request hops where something follows");
         if let Some(kit) = &hop.kit {
             kit.learn(&hop.buffers.io, &plan);

@@ -30,6 +30,11 @@ pub fn start_pool(args: &DeviceArgs, specs: &[DeviceSpec], scheme: Scheme) -> Re
     {
         bail!("--cus {cus} and device '{listed}': a list of cores says how many compute units there are");
     }
+    if let Some(cus) = args.cus
+        && specs.iter().all(|spec| matches!(spec.kind, Kind::Cuda(_)))
+    {
+        bail!("--cus {cus}: a GPU has as many compute units as it has multiprocessors");
+    }
     let planned = spec::pool(specs, &allowed_cores())?;
     // All CPU devices are in the memory of this machine, and have one budget.
     let limit = memory_bytes(args).or_else(|| granted_memory().map(|bytes| bytes / 2));

@@ -18,7 +18,19 @@ use anyhow::{Result, anyhow};
 use clap::Parser;
 use cli::{BenchCommand, Cli, Command};
 
+/// NVIDIA's driver has eight queues into a GPU unless it is told, and streams that share one wait for each
+/// other: an urgent task's behind a less urgent one's.
+#[allow(unsafe_code)]
+fn widen_gpu_queues() {
+    const VARIABLE: &str = "CUDA_DEVICE_MAX_CONNECTIONS";
+    if std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: no other thread has been started that could read the environment.
+        unsafe { std::env::set_var(VARIABLE, "32") };
+    }
+}
+
 fn main() -> ExitCode {
+    widen_gpu_queues();
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("REEF_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));

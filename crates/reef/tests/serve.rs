@@ -4,12 +4,12 @@ mod harness;
 #[path = "programs/make.rs"]
 mod make;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::{Command, Stdio};
 
+use harness::serving::{Serving, address, lines, parsed, request};
 use harness::{PATIENCE, Scratch, command, refused, text};
 use serde_json::{Value, json};
 
@@ -24,138 +24,6 @@ queue_len = 8
 weight = 2
 shapes = [{ input_ids = [1, 4], attention_mask = [1, 4] }, { input_ids = [2, 7], attention_mask = [2, 7] }]
 "#;
-
-/// A server that says where it listens; killed if a test fails.
-struct Serving {
-    child: Child,
-    /// Of its log.
-    lines: Receiver<String>,
-    /// Of its standard output.
-    said: Receiver<String>,
-    log: Vec<String>,
-    http: SocketAddr,
-    metrics: SocketAddr,
-}
-
-impl Serving {
-    /// Returns when all models are loaded.
-    fn start(args: &[&str]) -> Serving {
-        let mut serving = Serving::spawn(args, "info");
-        serving.listens_at(" serving ");
-        serving
-    }
-
-    fn spawn(args: &[&str], log_level: &str) -> Serving {
-        let free = ["--http-port", "0", "--metrics-port", "0"];
-        let mut child = command(&[&["serve"], args, &free].concat())
-            .env("REEF_LOG", log_level)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (lines, said) = (lines(child.stderr.take().unwrap()), lines(child.stdout.take().unwrap()));
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        Serving { child, lines, said, log: Vec::new(), http: nowhere, metrics: nowhere }
-    }
-
-    /// Reads the log up to the line with `what`, which has the addresses.
-    fn listens_at(&mut self, what: &str) {
-        let line = self.read_until(what);
-        self.http = address(&line, "http=");
-        self.metrics = address(&line, "metrics=");
-    }
-
-    fn read_until(&mut self, what: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE);
-            let line = line.unwrap_or_else(|_| panic!("no '{what}' in the log: {:#?}", self.log));
-            self.log.push(line.clone());
-            if line.contains(what) {
-                return line;
-            }
-        }
-    }
-
-    fn get(&self, path: &str) -> (u16, Value) {
-        parsed(request(self.http, "GET", path, ""))
-    }
-
-    fn infer(&self, model: &str, body: &str) -> (u16, Value) {
-        parsed(request(self.http, "POST", &format!("/v2/models/{model}/infer"), body))
-    }
-
-    /// An error that says all of `expected`.
-    fn refuses(&self, model: &str, body: &str, status: u16, expected: &[&str]) {
-        let (code, answer) = self.infer(model, body);
-        let message = answer["error"].as_str().unwrap_or_default();
-        assert_eq!(code, status, "{body}: {answer}");
-        for part in expected {
-            assert!(message.contains(part), "{body}: {answer}");
-        }
-    }
-
-    /// Asks to stop.
-    fn terminate(&self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    }
-
-    /// Asks to stop and waits; the log's rest.
-    fn stop(mut self) -> (Option<i32>, Vec<String>) {
-        self.terminate();
-        // The log ends with the process; a hang is found by the bound on each line.
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => self.log.push(line),
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(error) => panic!("{error}: {:#?}", self.log),
-            }
-        }
-        let status = self.child.wait().unwrap();
-        (status.code(), std::mem::take(&mut self.log))
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
-    let (sender, lines) = channel();
-    let send =
-        move || BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|line| sender.send(line));
-    std::thread::spawn(send);
-    lines
-}
-
-/// The address after `key` in a line of the log.
-fn address(line: &str, key: &str) -> SocketAddr {
-    let rest = line.split_once(key).unwrap_or_else(|| panic!("no {key} in {line}")).1;
-    let word = rest.trim_start_matches('"').split([' ', '"']).next().unwrap();
-    word.parse().unwrap_or_else(|_| panic!("{key}{word} in {line}"))
-}
-
-fn request(to: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let len = body.len();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n"
-    );
-    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, body.to_string())
-}
-
-fn parsed((status, body): (u16, String)) -> (u16, Value) {
-    (status, serde_json::from_str(&body).unwrap_or(Value::Null))
-}
 
 /// A request to `control` with these parameters.
 fn image(parameters: Value) -> String {

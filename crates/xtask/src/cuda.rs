@@ -19,6 +19,13 @@ const BUNDLE_BYTES_MAX: u64 = 55 << 20;
 /// Architectures of the cards that it is for.
 const ARCHITECTURES: [&str; 6] = ["80", "86", "89", "90", "100", "120"];
 
+/// The C library that the binary may need: Debian 12's.
+const GLIBC_MAX: (u32, u32) = (2, 36);
+/// What the bundle has of `scripts/`.
+const SCRIPTS: [&str; 5] =
+    ["gpu/gpu-check.sh", "gpu/compare.py", "gpu/onnx_file.py", "gpu/torch_peer.py", "peers/ort.py"];
+/// The parts of `gpu-check.sh`.
+const PARTS: [&str; 4] = ["smoke", "models", "preempt", "disb"];
 /// Those whose machine code is read.
 const READ: [&str; 2] = ["80", "90"];
 /// What kernels are watched for by drivers built for that (see `crates/reef-cuda/emulator/build.sh`), and the
@@ -233,21 +240,54 @@ pub(crate) fn bundle() -> Result<()> {
     let mut smoke = Command::new(release.join("examples/smoke"));
     smoke.arg(bundle.join("models"));
     run_command(smoke)?;
-    for script in ["gpu-check.sh", "compare.py"] {
-        let from = workspace_root().join("scripts/gpu").join(script);
-        fs::copy(&from, bundle.join(script)).with_context(|| format!("cannot copy {}", from.display()))?;
+    for script in SCRIPTS {
+        let from = workspace_root().join("scripts").join(script);
+        let name = from.file_name().expect("scripts are files");
+        fs::copy(&from, bundle.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
     }
+    check_glibc(&bundle.join("reef"))?;
     let bytes = bytes_in(&bundle)?;
     eprintln!("xtask: {}: {:.1} MiB", bundle.display(), bytes as f64 / f64::from(1 << 20));
     if bytes > BUNDLE_BYTES_MAX {
         bail!("the bundle has {bytes} bytes, {BUNDLE_BYTES_MAX} may be carried");
     }
     places.emulate()?;
-    let mut check = Command::new(bundle.join("gpu-check.sh"));
-    check.args(["--part", "smoke", "--out"]).arg(places.target.join("cuda/check"));
-    // Without the compiler: the bundle has the kernels.
-    check.env("REEF_CUDA_DRIVER", &places.driver).env("REEF_NVRTC", "/nonexistent");
-    run_command(check)
+    let out = places.target.join("cuda/check");
+    if out.exists() {
+        fs::remove_dir_all(&out).with_context(|| format!("cannot remove {}", out.display()))?;
+    }
+    for part in PARTS {
+        let mut check = Command::new(bundle.join("gpu-check.sh"));
+        check.args(["--part", part, "--tiny", "--out"]).arg(&out);
+        // Without the compiler: the bundle has the kernels.
+        check.env("REEF_CUDA_DRIVER", &places.driver).env("REEF_NVRTC", "/nonexistent");
+        run_command(check)?;
+    }
+    Ok(())
+}
+
+/// Refuses a binary that needs a newer C library than the machines have that it is for.
+fn check_glibc(binary: &Path) -> Result<()> {
+    let output = Command::new("objdump").arg("-T").arg(binary).output().context("cannot run objdump")?;
+    let needed = newest_glibc(&String::from_utf8_lossy(&output.stdout));
+    let Some(needed) = needed.filter(|_| output.status.success()) else {
+        bail!("objdump -T {}: it says nothing of the C library", binary.display());
+    };
+    if needed > GLIBC_MAX {
+        let (major, minor) = needed;
+        bail!("the binary needs glibc {major}.{minor}, {}.{} is there", GLIBC_MAX.0, GLIBC_MAX.1);
+    }
+    Ok(())
+}
+
+/// The newest version of the C library that a table of symbols names.
+fn newest_glibc(symbols: &str) -> Option<(u32, u32)> {
+    let version = |after: &str| {
+        let end = after.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(after.len());
+        let mut numbers = after[..end].split('.').map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    symbols.split("GLIBC_").skip(1).filter_map(version).max()
 }
 
 fn bytes_in(folder: &Path) -> Result<u64> {
@@ -258,4 +298,17 @@ fn bytes_in(folder: &Path) -> Result<u64> {
         bytes += if kind.is_dir() { bytes_in(&entry.path())? } else { kind.len() };
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_version_counts() {
+        let table = "0000 DF *UND* 0000 (GLIBC_2.9)  pipe2\n0000 DF *UND* 0000 (GLIBC_2.34) dlsym\n\
+                     0000 w D *UND* 0000 GLIBC_2.2.5 x\n0000 (GLIBC_PRIVATE) y";
+        assert_eq!(newest_glibc(table), Some((2, 34)));
+        assert_eq!(newest_glibc("no symbols"), None);
+    }
 }

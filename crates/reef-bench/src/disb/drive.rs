@@ -20,6 +20,7 @@ use std::time::Duration;
 use reef_base::Rng;
 use reef_device::Scheme;
 use reef_engine::{Engine, EngineOptions};
+use reef_plan::DeviceKind;
 
 use super::arrivals::{self, Repetition};
 use super::checks;
@@ -53,7 +54,7 @@ const ALONE_ATTEMPTS: u32 = 6;
 const RESULTS: &str = "results.json";
 const PAGE: &str = "report.html";
 const SAMPLES: &str = "samples.csv";
-/// The parts of the micro-benchmarks that belong to the report.
+/// The parts of the micro-benchmarks that belong to the report, where the device has them.
 const SWEEPS: [&str; 5] = ["kernels", "length", "clients", "restore", "select"];
 
 /// Runs the benchmark. `results.json` (and `samples.csv`) are written to the options' folder; the report is
@@ -69,9 +70,10 @@ pub fn run(
     options.check(&options.workloads_at(&BTreeMap::new())?)?;
     let models = options.model_files(progress)?;
     let (ours, device) = our_system(options, environment)?;
-    let engine = ours.1;
+    let (ours, engine, absent) = ours;
+    let kind = engine.as_ref().map(|engine| engine.capabilities().target.device);
     set_aside(&options.out)?;
-    let mut systems = vec![ours.0];
+    let mut systems = vec![ours];
     systems.extend(peers);
     let mut driver = Driver {
         options,
@@ -80,6 +82,10 @@ pub fn run(
         alone: vec![BTreeMap::new(); systems.len()],
         names: names(&systems),
         gone: BTreeMap::new(),
+        absent: absent
+            .iter()
+            .map(|scheme| format!("the device has no scheme {scheme}: it is left out"))
+            .collect(),
         samples: samples_file(options)?,
         disturbance: Vec::new(),
         systems,
@@ -97,7 +103,7 @@ pub fn run(
         engine.shutdown(Duration::ZERO);
     }
     if options.sweeps {
-        let only = SWEEPS.map(str::to_string).to_vec();
+        let only = kind.map(sweeps_of).unwrap_or_default();
         let options = MicroOptions { quick: options.small, only, cus: options.cus };
         let parts = micro::run(&options, environment, progress).map(|report| report.parts);
         report.sweeps = noted(&mut report.notes, "the micro-benchmarks", parts).unwrap_or_default();
@@ -106,6 +112,12 @@ pub fn run(
     write(&report, &options.out)?;
     progress.finish();
     Ok(report)
+}
+
+/// The parts of the micro-benchmarks that a report on such a device has.
+fn sweeps_of(kind: DeviceKind) -> Vec<String> {
+    let has = |name: &&str| micro::part_names(kind).any(|part| part == *name);
+    SWEEPS.into_iter().filter(has).map(str::to_string).collect()
 }
 
 /// Finds out now, not after an hour, whether results can be written.
@@ -157,7 +169,8 @@ fn names(systems: &[Box<dyn System>]) -> Vec<String> {
     names
 }
 
-type Ours = (Box<dyn System>, Option<Engine>);
+/// The system, its engine, and the schemes that this has not got.
+type Ours = (Box<dyn System>, Option<Engine>, Vec<Scheme>);
 
 /// The system under test, and what it runs on.
 fn our_system(
@@ -167,7 +180,7 @@ fn our_system(
     let failed = |what| move |source| BenchError::Environment { what, source };
     if let Via::Url(url) = &options.via {
         let system = UrlSystem::connect(url, options.seed)?;
-        return Ok(((Box::new(system), None), url.clone()));
+        return Ok(((Box::new(system), None, Vec::new()), url.clone()));
     }
     let request = DeviceRequest::new(options.cus, Scheme::RtOnly);
     let device = environment.device(request).map_err(failed("the device"))?;
@@ -178,7 +191,8 @@ fn our_system(
     };
     let name = engine.capabilities().name.clone();
     let system = EngineSystem::new(engine.clone(), &options.schemes, server, options.seed);
-    Ok(((Box::new(system), Some(engine)), name))
+    let absent = system.absent().to_vec();
+    Ok(((Box::new(system), Some(engine), absent), name))
 }
 
 struct Driver<'a> {
@@ -190,6 +204,8 @@ struct Driver<'a> {
     names: Vec<String>,
     /// Peers that failed, and why.
     gone: BTreeMap<usize, String>,
+    /// A line for each scheme that was asked for and that our device has not got.
+    absent: Vec<String>,
     /// Per system and model: latencies alone, all of the run.
     alone: Vec<BTreeMap<String, Samples>>,
     samples: Option<BufWriter<File>>,
@@ -250,7 +266,7 @@ impl Driver<'_> {
             let gone = |(index, why): (&usize, &String)| {
                 format!("{} failed and is left out from there on: {why}", self.names[*index])
             };
-            report.notes = self.gone.iter().map(gone).collect();
+            report.notes = self.absent.iter().cloned().chain(self.gone.iter().map(gone)).collect();
             write(report, &self.options.out)?;
         }
         Ok(())
@@ -628,6 +644,12 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_has_the_parts_that_its_device_has() {
+        assert_eq!(sweeps_of(DeviceKind::Cpu), SWEEPS);
+        assert_eq!(sweeps_of(DeviceKind::Cuda), ["kernels", "length", "clients", "restore"]);
+    }
 
     #[test]
     fn every_condition_is_played_once_and_the_ends_twice_in_changing_order() {

@@ -25,6 +25,8 @@ const PORT_DEFAULT: u16 = 8000;
 pub struct EngineSystem {
     engine: Engine,
     schemes: Vec<Scheme>,
+    /// Those that were asked for and the device has not got.
+    absent: Vec<Scheme>,
     conditions: Vec<Condition>,
     /// `None` for in-process.
     server: Option<Box<dyn Serving>>,
@@ -42,10 +44,22 @@ impl EngineSystem {
         seed: u64,
     ) -> EngineSystem {
         let shared = |scheme: &Scheme| *scheme != Scheme::RtOnly && schemes.contains(scheme);
+        // The device says which schemes it has: it keeps the one before where it has not got one.
+        let has = |scheme: &Scheme| {
+            engine.set_scheme(*scheme);
+            engine.device().scheme() == *scheme
+        };
         let mut all = vec![Scheme::RtOnly];
-        all.extend(Scheme::ALL.into_iter().filter(shared));
+        let (present, absent): (Vec<_>, Vec<_>) = Scheme::ALL.into_iter().filter(shared).partition(has);
+        all.extend(present);
+        engine.set_scheme(Scheme::RtOnly);
         let conditions = all.iter().map(|scheme| condition(*scheme)).collect();
-        EngineSystem { engine, schemes: all, conditions, server, loaded: Vec::new(), seed }
+        EngineSystem { engine, schemes: all, absent, conditions, server, loaded: Vec::new(), seed }
+    }
+
+    /// Schemes that were asked for and that the device has not got: they are left out.
+    pub fn absent(&self) -> &[Scheme] {
+        &self.absent
     }
 
     /// The engine.
@@ -238,4 +252,23 @@ fn answering(url: &str) -> Result<SocketAddr, BenchError> {
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use reef_device::{DummyDevice, DummyOptions};
+    use reef_engine::EngineOptions;
+
+    use super::*;
+
+    #[test]
+    fn schemes_that_the_device_has_not_got_are_left_out() {
+        let schemes = &[Scheme::RtOnly, Scheme::Sequential, Scheme::Reset];
+        let device = DummyDevice::new(DummyOptions { schemes, ..DummyOptions::default() });
+        let engine = Engine::new(Arc::new(device), EngineOptions::default()).unwrap();
+        let system = EngineSystem::new(engine, &[Scheme::Wait, Scheme::Reset], None, 0);
+        let names: Vec<&str> = system.conditions().iter().map(|condition| &*condition.name).collect();
+        assert_eq!((&names[..], system.absent()), (&["rt-only", "reset"][..], &[Scheme::Wait][..]));
+        assert_eq!(system.engine().device().scheme(), Scheme::RtOnly);
+    }
 }

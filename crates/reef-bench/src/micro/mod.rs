@@ -5,11 +5,15 @@
 //! Every part starts the devices that it needs through [`MicroEnvironment`] and ends them before the next
 //! part. Models come from the zoo, with seeded weights and inputs; `quick` takes the tiny ones and few
 //! samples.
+//!
+//! A device that queues kernels (a GPU) has parts of its own beside those that fit it as well.
 
+mod ahead;
 mod beside;
 mod devices;
 mod hand_over;
 mod latency;
+mod launch;
 mod narrow;
 mod overhead;
 mod preempt;
@@ -17,6 +21,7 @@ mod restore;
 mod rig;
 mod select;
 mod stage;
+mod storm;
 mod sweep;
 
 use std::net::SocketAddr;
@@ -25,6 +30,7 @@ use std::time::Duration;
 
 use reef_device::{Device, Padding, Scheme};
 use reef_engine::Engine;
+use reef_plan::DeviceKind;
 
 use crate::error::{BenchError, EnvironmentError};
 use crate::machine::{Machine, Watch};
@@ -46,7 +52,7 @@ pub trait Serving {
     fn address(&self) -> SocketAddr;
 }
 
-/// The device that a part needs.
+/// The device that a part needs. A GPU has all its compute units, and no cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceRequest {
     /// Compute units, each pinned to a core of its own.
@@ -58,12 +64,15 @@ pub struct DeviceRequest {
     pub scheme: Scheme,
     /// Which blocks may pad a more urgent stage.
     pub padding: Padding,
+    /// Of a device that queues kernels: launches of a best-effort task that may be queued at a time; `None`
+    /// for the device's own choice.
+    pub outstanding: Option<usize>,
 }
 
 impl DeviceRequest {
     /// Compute units from the first core on, with the usual padding.
     pub fn new(cus: usize, scheme: Scheme) -> DeviceRequest {
-        DeviceRequest { cus, first_core: 0, scheme, padding: Padding::default() }
+        DeviceRequest { cus, first_core: 0, scheme, padding: Padding::default(), outstanding: None }
     }
 }
 
@@ -78,10 +87,11 @@ pub struct MicroOptions {
     pub cus: usize,
 }
 
-type RunPart = fn(&Bench<'_>) -> Result<Part, BenchError>;
+/// A part: name, about how many seconds it takes, what it does.
+type PartOf = (&'static str, u64, fn(&Bench<'_>) -> Result<Part, BenchError>);
 
-/// Every part: name, about how many seconds it takes, what it does.
-const PARTS: [(&str, u64, RunPart); 13] = [
+/// The parts of devices whose units pull blocks.
+const PULLED: [PartOf; 13] = [
     (preempt::NAME, 40, preempt::run),
     (sweep::KERNELS, 40, sweep::kernels),
     (sweep::LENGTH, 50, sweep::length),
@@ -97,9 +107,29 @@ const PARTS: [(&str, u64, RunPart); 13] = [
     (devices::NAME, 280, devices::run),
 ];
 
-/// The names of all parts, in the order in which they run.
-pub fn part_names() -> impl Iterator<Item = &'static str> {
-    PARTS.iter().map(|(name, ..)| *name)
+/// The parts of devices that queue kernels.
+const QUEUED: [PartOf; 8] = [
+    (launch::NAME, 10, launch::run),
+    (ahead::NAME, 30, ahead::run),
+    (storm::NAME, 40, storm::run),
+    (restore::NAME, 80, restore::run),
+    (sweep::KERNELS, 40, sweep::kernels),
+    (sweep::LENGTH, 50, sweep::length),
+    (sweep::CLIENTS, 30, sweep::clients),
+    (latency::NAME, 60, latency::run),
+];
+
+/// The parts for a kind of device.
+fn parts_of(kind: DeviceKind) -> &'static [PartOf] {
+    match kind {
+        DeviceKind::Cpu | DeviceKind::Dummy => &PULLED,
+        DeviceKind::Cuda => &QUEUED,
+    }
+}
+
+/// The names of the parts for a kind of device, in the order in which they run.
+pub fn part_names(kind: DeviceKind) -> impl Iterator<Item = &'static str> {
+    parts_of(kind).iter().map(|(name, ..)| *name)
 }
 
 /// Runs the parts that `options` asks for.
@@ -108,15 +138,16 @@ pub fn run(
     environment: &dyn MicroEnvironment,
     progress: &Progress,
 ) -> Result<MicroReport, BenchError> {
-    if let Some(name) = options.only.iter().find(|name| !part_names().any(|part| part == name.as_str())) {
-        let known = part_names().collect::<Vec<_>>().join(", ");
+    let bench = Bench { options, environment, progress };
+    let (device, kind) = bench.device_name()?;
+    if let Some(name) = options.only.iter().find(|name| !part_names(kind).any(|part| part == name.as_str())) {
+        let known = part_names(kind).collect::<Vec<_>>().join(", ");
         return Err(BenchError::UnknownPart { name: name.clone(), known });
     }
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
-    let parts = || PARTS.iter().filter(|(name, ..)| wanted(name));
-    let bench = Bench { options, environment, progress };
+    let parts = || parts_of(kind).iter().filter(|(name, ..)| wanted(name));
     progress.expect(parts().map(|&(_, seconds, _)| bench.shorter(Duration::from_secs(seconds))).sum());
-    let machine = Machine::now(&bench.device_name()?);
+    let machine = Machine::now(&device);
     let mut report = MicroReport { machine, quick: options.quick, parts: Vec::new() };
     for &(_, _, run) in parts() {
         let watch = Watch::start();
@@ -145,9 +176,11 @@ impl Bench<'_> {
         self.pick(time, time / 10)
     }
 
-    fn device_name(&self) -> Result<String, BenchError> {
-        let request = DeviceRequest::new(self.options.cus, Scheme::Reset);
-        Ok(self.device(request)?.capabilities().name.clone())
+    /// What the device is, for people, and its kind.
+    fn device_name(&self) -> Result<(String, DeviceKind), BenchError> {
+        let device = self.device(DeviceRequest::new(self.options.cus, Scheme::Reset))?;
+        let capabilities = device.capabilities();
+        Ok((capabilities.name.clone(), capabilities.target.device))
     }
 
     fn device(&self, request: DeviceRequest) -> Result<Arc<dyn Device>, BenchError> {

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reef_base::{Class, MonotonicClock, Nanos, Rng};
-use reef_device::{Scheme, TaskCounters};
+use reef_device::{Kill, Scheme, TaskCounters};
 use reef_engine::{Queued, RunInfo, Session};
 use reef_plan::SyntheticStage;
 use reef_zoo::Model;
@@ -71,7 +71,8 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
     let method = format!(
         "one best-effort client on {cus} CUs; each of its tasks meets {PREEMPTIONS} real-time tasks of \
          {cus} blocks of {} µs at random times; work lost: compute-unit time of blocks killed for one \
-         preemption; run again: those blocks, and finished ones that a queued executor repeats; extra time: \
+         preemption, or of blocks that a queued executor repeats, at the task's mean time of a block; run \
+         again: those blocks, and finished ones that a queued executor repeats; extra time: \
          beyond the time alone and the real-time tasks' share of the device, per preemption; at least \
          {ROUNDS} rounds of {time:?} per model",
         BLOCK.0 * BLOCK.1 / 1_000
@@ -97,6 +98,8 @@ struct Disturbed {
     counters: TaskCounters,
     /// Compute-unit time of kills, one per preemption.
     lost_us: Samples,
+    /// Whether the device kills nothing, and repeats finished blocks instead.
+    repeats: bool,
     /// From the first real-time task's first block to the last one's end.
     urgent: Option<Span>,
     /// The same of the best-effort task.
@@ -167,7 +170,8 @@ impl Pair<'_> {
     /// One best-effort task that takes `alone_us` alone, among real-time tasks.
     fn disturbed(&mut self, alone_us: f64) -> Result<Disturbed, BenchError> {
         let Pair { rig, victim, urgent, rng } = self;
-        let mut seen = Disturbed::default();
+        let repeats = rig.engine.capabilities().kill == Kill::None;
+        let mut seen = Disturbed { repeats, ..Disturbed::default() };
         let result = thread::scope(|scope| -> Result<RunInfo, BenchError> {
             let victim = scope.spawn(|| victim.run().map_err(BenchError::infer("the best-effort model")));
             let prober = scope.spawn(|| submit_among(rig, urgent, rng, alone_us, &mut seen));
@@ -262,8 +266,16 @@ impl Costs {
         }
         let per_preemption = |amount: f64| amount / f64::from(task.preemptions);
         let extra_us = per_preemption(task.compute_us - task.service_us - alone_us);
-        let TaskCounters { blocks_killed, blocks_rerun, .. } = task.counters;
-        self.lost_us.extend(&task.lost_us);
+        let TaskCounters { blocks_killed, blocks_rerun, blocks_done, cu_time, .. } = task.counters;
+        match task.repeats {
+            false => self.lost_us.extend(&task.lost_us),
+            // What ran and runs again has no time of its own: it took what the task's blocks take.
+            true => {
+                let block_us = cu_time.as_micros_f64() / blocks_done.max(1) as f64;
+                let wasted_us = task.counters.wasted_time.as_micros_f64();
+                self.lost_us.push(per_preemption(blocks_rerun as f64 * block_us + wasted_us));
+            }
+        }
         self.run_again.push(per_preemption((blocks_killed + blocks_rerun) as f64));
         self.extra_us.push(extra_us);
         self.extra_percent.push(extra_us / alone_us * 100.0);
@@ -284,8 +296,9 @@ mod tests {
             compute_us: 1_900.0,
             service_us: 800.0,
             preemptions,
-            counters: TaskCounters { blocks_killed: 5, blocks_rerun: 3, ..TaskCounters::default() },
+            counters: TaskCounters { blocks_killed: 8, ..TaskCounters::default() },
             lost_us: [10.0, 20.0].into_iter().collect(),
+            repeats: false,
             urgent: Some(urgent),
             victim: Some(span(1_000, 2_000)),
         };
@@ -304,5 +317,22 @@ mod tests {
         let names: Vec<String> = seen.rows(Model::Vgg19).into_iter().map(|row| row.name).collect();
         assert_eq!(names[1], "vgg19 reset: work lost");
         assert_eq!(names.len(), 7);
+    }
+
+    #[test]
+    fn what_a_queued_executor_repeats_is_lost_at_the_mean_time_of_a_block() {
+        let counters = TaskCounters {
+            blocks_rerun: 6,
+            blocks_done: 50,
+            cu_time: Nanos::from_micros(500),
+            ..TaskCounters::default()
+        };
+        let (preemptions, repeats, lost_us) = (2, true, [0.0, 0.0].into_iter().collect());
+        let (urgent, victim) = (Some(span(1_100, 2_000)), Some(span(1_000, 2_000)));
+        let mut costs = Costs::default();
+        let task =
+            Disturbed { preemptions, counters, lost_us, repeats, urgent, victim, ..Disturbed::default() };
+        costs.add(&task, 1.0);
+        assert_eq!((costs.lost_us.as_slice(), costs.run_again.as_slice()), (&[30.0][..], &[3.0][..]));
     }
 }

@@ -55,6 +55,13 @@ impl Bench<'_> {
         self.rig_with(request, EngineOptions::default())
     }
 
+    /// An engine on a device of which a best-effort task has so many launches queued at a time.
+    pub(super) fn queued_rig(&self, outstanding: usize) -> Result<Rig, BenchError> {
+        let outstanding = Some(outstanding);
+        let request = DeviceRequest { outstanding, ..DeviceRequest::new(self.options.cus, Scheme::Reset) };
+        self.rig_with(request, EngineOptions::default())
+    }
+
     fn rig_with(&self, request: DeviceRequest, options: EngineOptions) -> Result<Rig, BenchError> {
         Ok(Rig { engine: Engine::new(self.device(request)?, options)? })
     }

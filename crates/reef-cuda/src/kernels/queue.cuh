@@ -34,7 +34,7 @@ struct Launch {
   const void *descriptor;
   // The task's memory.
   unsigned char *base;
-  // Not zero: the task's blocks do not start.
+  // The last epoch of the task's launches whose blocks do not start any more.
   const unsigned *evicted;
   // Blocks that are through in the lower half, those that ran in the upper one; zero between launches. Behind it
   // the words of `Context::arrived`, which only tile functions write.
@@ -45,6 +45,9 @@ struct Launch {
   unsigned first, blocks;
   // The tile function, as in `REEF_TILE_FUNCTIONS`.
   unsigned function;
+  // When this was queued: later ones have larger numbers, around the end of numbers too.
+  unsigned epoch;
+  unsigned reserved;
   // Never the same for two launches with the same words, never 0.
   unsigned long long run;
 };
@@ -53,6 +56,10 @@ struct Launch {
 struct Padded {
   Launch kernel, padding;
 };
+
+__device__ __forceinline__ bool is_evicted(const Launch &launch) {
+  return static_cast<int>(launch.epoch - load_relaxed(launch.evicted)) <= 0;
+}
 
 // Block `index` of a launch, which `tile` makes.
 template <class Tile>
@@ -64,7 +71,7 @@ __device__ __forceinline__ void run_block(const Launch &launch, unsigned index, 
                            launch.run, launch.arrivals + 1};
   if (threadIdx.x == 0) {
     if (index == 0) report->begun_ns = device_clock_ns();
-    control[0] = load_relaxed(launch.evicted);
+    control[0] = is_evicted(launch);
   }
   context.sync();
   const bool starts = control[0] == 0;
@@ -169,6 +176,6 @@ extern "C" __global__ void __launch_bounds__(1) reef_queue_mark(reef::Launch lau
   const unsigned long long now = reef::device_clock_ns();
   launch.report->begun_ns = now;
   launch.report->ended_ns = now;
-  launch.report->skipped = reef::load_relaxed(launch.evicted) != 0;
+  launch.report->skipped = reef::is_evicted(launch);
   reef::store_release(&launch.report->number, launch.number);
 }

@@ -59,6 +59,8 @@ pub struct DummyOptions {
     pub reset_latency: Nanos,
     /// The scheme at the start.
     pub scheme: Scheme,
+    /// Those that it has.
+    pub schemes: &'static [Scheme],
     /// Which blocks may pad a more urgent stage.
     pub padding: Padding,
     /// Bytes that its memory may hold; `None` for no bound.
@@ -79,6 +81,7 @@ impl Default for DummyOptions {
             queue_stages: 4,
             reset_latency: Nanos::from_micros(35),
             scheme: Scheme::Reset,
+            schemes: &Scheme::ALL,
             padding: Padding::Fitting,
             memory_bytes: None,
             interpreter: None,
@@ -117,6 +120,7 @@ pub struct DummyDevice {
     capabilities: Capabilities,
     clock: VirtualClock,
     interprets: bool,
+    schemes: &'static [Scheme],
     state: Mutex<State>,
     waker: Mutex<Option<Arc<dyn Wake>>>,
 }
@@ -149,9 +153,10 @@ impl DummyDevice {
             slots: options.slots,
             slots_real_time: options.slots_real_time,
         };
-        let (interprets, clock) = (options.interpreter.is_some(), options.clock.clone());
+        let (interprets, schemes) = (options.interpreter.is_some(), options.schemes);
+        let clock = options.clock.clone();
         let state = Mutex::new(State::new(options));
-        DummyDevice { capabilities, clock, interprets, state, waker: Mutex::new(None) }
+        DummyDevice { capabilities, clock, interprets, schemes, state, waker: Mutex::new(None) }
     }
 
     /// The virtual time.
@@ -187,7 +192,9 @@ impl Device for DummyDevice {
     }
 
     fn set_scheme(&self, scheme: Scheme) {
-        self.state().scheme = scheme;
+        if self.schemes.contains(&scheme) {
+            self.state().scheme = scheme;
+        }
     }
 
     fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {

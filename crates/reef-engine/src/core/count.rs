@@ -72,6 +72,7 @@ fn failure_reason(error: &InferError) -> Option<FailureReason> {
         InferError::QueueFull { .. }
         | InferError::NotServed { .. }
         | InferError::CompileQueueFull
+        | InferError::NoMemory
         | InferError::Unloading(_)
         | InferError::ShuttingDown => Some(FailureReason::Rejected),
         InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => Some(FailureReason::Deadline),

@@ -76,6 +76,7 @@ fn kind(error: &InferError) -> Kind {
         | InferError::QueueFull { .. }
         | InferError::Timeout
         | InferError::Cancelled
+        | InferError::NoMemory
         | InferError::NotServed { .. }
         | InferError::CompileQueueFull
         | InferError::Unloading(_)

@@ -14,6 +14,7 @@ use reef_bench::disb::{compare, drive};
 use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
 use reef_bench::{EnvironmentError, Progress};
 use reef_cpu::{CpuDevice, CpuOptions};
+use reef_cuda::{CudaDevice, CudaError, CudaOptions};
 use reef_device::{Device, Scheme};
 use reef_engine::Engine;
 use reef_server::{Running, Server, ServerOptions};
@@ -28,16 +29,32 @@ use crate::spec::Kind;
 struct Environment {
     nice: i32,
     memory_bytes: Option<u64>,
+    /// The GPU that is measured, if it is one.
+    gpu: Option<usize>,
 }
 
 impl Environment {
     fn new(args: &DeviceArgs) -> Environment {
-        Environment { nice: args.nice, memory_bytes: device::memory_bytes(args) }
+        let gpu = args.device.iter().find_map(|given| match given.kind {
+            Kind::Cpu(_) => None,
+            Kind::Cuda(number) => Some(number),
+        });
+        Environment { nice: args.nice, memory_bytes: device::memory_bytes(args), gpu }
+    }
+
+    fn gpu(&self, number: usize, request: DeviceRequest) -> Result<CudaDevice, CudaError> {
+        let DeviceRequest { scheme, padding, outstanding, .. } = request;
+        let memory_bytes = self.memory_bytes;
+        let usual = CudaOptions { number, scheme, padding, memory_bytes, ..CudaOptions::default() };
+        CudaDevice::start(CudaOptions { outstanding, ..usual })
     }
 }
 
 impl MicroEnvironment for Environment {
     fn device(&self, request: DeviceRequest) -> Result<Arc<dyn Device>, EnvironmentError> {
+        if let Some(number) = self.gpu {
+            return Ok(Arc::new(self.gpu(number, request)?));
+        }
         let cores = reef_cpu::allowed_cores();
         let options = CpuOptions {
             cus: Some(request.cus),
@@ -92,7 +109,10 @@ fn compute_units(args: &DeviceArgs) -> Result<usize> {
             Kind::Cpu(Some(_)) => {
                 bail!("--device {given}: benchmarks choose cores themselves; --cus says how many")
             }
-            Kind::Cuda(_) => bail!("--device {given}: there are no micro-benchmarks of GPUs yet"),
+            Kind::Cuda(_) if args.cus.is_some() => {
+                bail!("--cus: {given} has as many compute units as it has multiprocessors")
+            }
+            Kind::Cuda(_) => {}
         }
     }
     match args.cus {

@@ -8,7 +8,7 @@ use reef_base::Nanos;
 use reef_compile::{CompileOptions, InspectReport};
 use reef_graph::{Graph, Shape};
 use reef_onnx::Specialised;
-use reef_plan::{Cutter, IoSpec, KernelSpec, Plan, Restart, WeightStore};
+use reef_plan::{Cutter, DeviceKind, IoSpec, KernelSpec, Plan, Restart, WeightStore};
 use serde_json::{Value, json};
 
 use crate::output::say;
@@ -68,9 +68,15 @@ pub fn print(compiled: &Compiled, never_max: Nanos) {
             .collect::<Vec<_>>()
             .join(", ")
     );
-    let host: Vec<&str> = plan.host_kernels().iter().map(|kernel| kernel.name()).collect();
+    let mut host: Vec<&str> = plan.host_kernels().iter().map(|kernel| kernel.name()).collect();
+    let of_gpu = plan.target().device == DeviceKind::Cuda;
+    let selections = plan.kernels().iter().filter(|kernel| matches!(kernel.spec, KernelSpec::Selection(_)));
+    host.extend(selections.filter(|_| of_gpu).map(|kernel| kernel.spec.name()));
     match host.is_empty() {
         true => say!("every operator runs natively"),
+        false if of_gpu => {
+            say!("on the host (one block each; others have the GPU meanwhile): {}", host.join("; "));
+        }
         false => say!(
             "host kernels (one block each; stopped for more urgent work, which waits {:.1} ms at most): {}",
             never_max.0 as f64 / 1e6,

@@ -52,9 +52,18 @@ pub fn run(args: &DevicesArgs) -> Result<()> {
 
 fn print_gpus(survey: &Survey) {
     let Survey { driver, compiler, gpus } = survey;
-    for Gpu { number, name, arch, sms, memory_bytes } in gpus {
+    for Gpu { number, name, arch, sms, memory_bytes, mig, mps, compute_mode } in gpus {
         say!("cuda:{number}   {name}");
         say!("         sm_{arch}, {sms} SMs, memory {:.1} GiB", *memory_bytes as f64 / f64::from(1 << 30));
+        if let Some(profile) = mig {
+            say!("         a MIG instance ({profile}): a part of a GPU, with multiprocessors of its own");
+        }
+        if *mps {
+            say!("         MPS runs: kernels of other processes may be on it, which no task here can evict");
+        }
+        if let Some(mode) = compute_mode {
+            say!("         compute mode {mode}: not used in another mode than default");
+        }
     }
     match driver {
         Ok(version) => {
@@ -72,7 +81,7 @@ fn print_gpus(survey: &Survey) {
 }
 
 fn gpu_to_json(gpu: &Gpu) -> Value {
-    let Gpu { number, name, arch, sms, memory_bytes } = gpu;
+    let Gpu { number, name, arch, sms, memory_bytes, mig, mps, compute_mode } = gpu;
     json!({
         "kind": "cuda",
         "device": format!("cuda:{number}"),
@@ -80,6 +89,9 @@ fn gpu_to_json(gpu: &Gpu) -> Value {
         "architecture": format!("sm_{arch}"),
         "sms": sms,
         "memory_bytes": memory_bytes,
+        "mig": mig,
+        "mps": mps,
+        "compute_mode": compute_mode.unwrap_or("default"),
     })
 }
 

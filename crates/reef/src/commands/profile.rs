@@ -1,9 +1,13 @@
 //! `reef profile`: what every kernel of a model costs on this device.
+//!
+//! Times of blocks are the device's own. On a GPU kernels are timed as a whole, from the first block's begin
+//! to the last one's end, and a block's time is the kernel's by the rounds that its multiprocessors need for
+//! it.
 
 use anyhow::{Context, Result};
 use reef_base::{Level, Nanos, Rng, TaskKey};
-use reef_device::{Device, Outcome, Scheme};
-use reef_plan::Plan;
+use reef_device::{Capabilities, Device, Outcome, Scheme};
+use reef_plan::{DeviceKind, Plan};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -12,6 +16,9 @@ use crate::commands::inspect;
 use crate::output::say;
 use crate::{device, loader};
 
+/// Runs of which the times of blocks are kept: the median of them counts.
+const TIMED_RUNS_MAX: u64 = 1_000;
+
 struct Row {
     stage: usize,
     name: String,
@@ -19,6 +26,8 @@ struct Row {
     blocks: u64,
     block_ns: u64,
     flops: u64,
+    /// Of the whole kernel, where the device has one at a time.
+    kernel_ns: Option<u64>,
 }
 
 impl Row {
@@ -26,8 +35,14 @@ impl Row {
         self.blocks * self.block_ns
     }
 
+    /// What the kernel counts among others: its time where kernels have the device for themselves, else that
+    /// of all compute units.
+    fn weight_ns(&self) -> u64 {
+        self.kernel_ns.unwrap_or(self.total_ns())
+    }
+
     fn gflops(&self) -> f64 {
-        self.flops as f64 / self.total_ns().max(1) as f64
+        self.flops as f64 / self.weight_ns().max(1) as f64
     }
 }
 
@@ -41,9 +56,8 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
     let plan = Arc::new(declared.advise(&args.dims, compiled)?.plan);
     drop(declared);
     let loaded = device.load(plan.clone())?;
-    let latencies = measure(device.as_ref(), &plan, loaded, args.repeat)?;
-    let times = device.block_times(loaded);
-    let rows = rows(&plan, &times);
+    let (latencies, times) = measure(device.as_ref(), &plan, loaded, args.repeat)?;
+    let rows = rows(&plan, &times, device.capabilities());
     if args.json {
         print_json(args, &rows, &latencies);
     } else {
@@ -57,7 +71,7 @@ fn measure(
     plan: &Plan,
     loaded: reef_device::LoadedPlan,
     repeat: u64,
-) -> Result<Vec<u64>> {
+) -> Result<(Vec<u64>, Vec<Option<u64>>)> {
     let mut io = device.alloc_io(loaded).context("the plan was just loaded")?;
     let mut rng = Rng::new(1);
     for (buffer, spec) in io.inputs.iter_mut().zip(plan.inputs()) {
@@ -66,6 +80,7 @@ fn measure(
         }
     }
     let mut latencies = Vec::new();
+    let mut times = vec![Vec::new(); plan.kernels().len()];
     for run in 0..repeat {
         let key = TaskKey::real_time(Level::TOP, None, Nanos(run));
         device.submit(loaded, key, io, run).map_err(|rejected| anyhow::anyhow!("{}", rejected.why))?;
@@ -78,38 +93,54 @@ fn measure(
         anyhow::ensure!(completion.outcome == Outcome::Done, "a run ended as {:?}", completion.outcome);
         latencies.push((completion.finished - completion.submitted).0);
         io = completion.io;
+        if run < TIMED_RUNS_MAX {
+            let last = device.block_times(loaded);
+            times.iter_mut().zip(last).for_each(|(times, last)| times.extend(last));
+        }
     }
     latencies.sort_unstable();
-    Ok(latencies)
+    let median = |mut times: Vec<u64>| {
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    };
+    Ok((latencies, times.into_iter().map(median).collect()))
 }
 
-fn rows(plan: &Plan, times: &[Option<u64>]) -> Vec<Row> {
+fn rows(plan: &Plan, times: &[Option<u64>], device: &Capabilities) -> Vec<Row> {
+    let whole = |blocks: usize, block_ns: u64| match device.target.device {
+        DeviceKind::Cuda => Some(blocks.div_ceil(device.cus) as u64 * block_ns),
+        DeviceKind::Cpu | DeviceKind::Dummy => None,
+    };
     let mut rows = Vec::new();
     for (stage_index, stage) in plan.stages().iter().enumerate() {
         for index in stage.kernels.start as usize..stage.kernels.end as usize {
             let kernel = &plan.kernels()[index];
+            let block_ns = times.get(index).copied().flatten().unwrap_or(0);
             rows.push(Row {
                 stage: stage_index,
                 name: kernel.name.clone(),
                 kind: kernel.spec.name(),
                 blocks: kernel.spec.blocks() as u64,
-                block_ns: times.get(index).copied().flatten().unwrap_or(0),
+                block_ns,
+                kernel_ns: whole(kernel.spec.blocks(), block_ns),
                 flops: kernel.cost.flops,
             });
         }
     }
-    rows.sort_by_key(|row| std::cmp::Reverse(row.total_ns()));
+    rows.sort_by_key(|row| std::cmp::Reverse(row.weight_ns()));
     rows
 }
 
 fn print_table(args: &ProfileArgs, rows: &[Row], latencies: &[u64], cus: usize) {
-    let total: u64 = rows.iter().map(Row::total_ns).sum();
+    let total: u64 = rows.iter().map(Row::weight_ns).sum();
+    let whole = rows.iter().any(|row| row.kernel_ns.is_some());
+    let timed = if whole { "kernel µs" } else { "block µs" };
     say!(
         "{:>5} {:>12} {:>7} {:>10} {:>7} {:>8}  kernel",
         "stage",
         "kind",
         "blocks",
-        "block µs",
+        timed,
         "share",
         "GFLOP/s"
     );
@@ -119,19 +150,21 @@ fn print_table(args: &ProfileArgs, rows: &[Row], latencies: &[u64], cus: usize) 
             row.stage,
             row.kind,
             row.blocks,
-            row.block_ns as f64 / 1e3,
-            100.0 * row.total_ns() as f64 / total.max(1) as f64,
+            row.kernel_ns.unwrap_or(row.block_ns) as f64 / 1e3,
+            100.0 * row.weight_ns() as f64 / total.max(1) as f64,
             row.gflops(),
             row.name
         );
     }
     let ms = |nanos: u64| nanos as f64 / 1e6;
+    let what = if whole { "one after the other" } else { "of compute-unit time" };
     say!(
-        "{} kernels, {:.3} ms of compute-unit time; latency on {cus} units: min {:.3} ms, p50 {:.3} ms",
+        "{} kernels, {:.3} ms {what}; latency on {cus} units: min {:.3} ms, p50 {:.3} ms{}",
         rows.len(),
         ms(total),
         ms(latencies[0]),
-        ms(latencies[latencies.len() / 2])
+        ms(latencies[latencies.len() / 2]),
+        if whole { " (with copies, and gaps between kernels)" } else { "" }
     );
 }
 
@@ -141,7 +174,7 @@ fn print_json(args: &ProfileArgs, rows: &[Row], latencies: &[u64]) {
         .map(|row| {
             json!({
                 "stage": row.stage, "name": row.name, "kind": row.kind, "blocks": row.blocks,
-                "block_ns": row.block_ns, "flops": row.flops
+                "block_ns": row.block_ns, "kernel_ns": row.kernel_ns, "flops": row.flops
             })
         })
         .collect();

@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod serving;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
