@@ -165,6 +165,8 @@ struct Task<P> {
     outstanding: VecDeque<Outstanding>,
     evicted: bool,
     closed: Option<Outcome>,
+    /// Whether a kernel of it could not compute its outputs, also where that is not how it ends.
+    failed: bool,
     first_block: Option<Nanos>,
     counters: TaskCounters,
 }
@@ -381,6 +383,7 @@ impl<P: Kernels> Board<P> {
             outstanding: self.queues.pop().expect("there is one for each free slot"),
             evicted: false,
             closed: None,
+            failed: false,
             first_block: None,
             counters: TaskCounters::default(),
         });
@@ -606,11 +609,9 @@ impl<P: Kernels> Board<P> {
     pub(crate) fn ended(&mut self, slot: usize, ended: Ended, now: Nanos) -> Option<usize> {
         let task = self.task_mut(slot);
         let launch = task.outstanding.pop_front().expect("what ends was queued");
-        if let Some(fault) = ended.fault.clone()
-            && matches!(task.closed, None | Some(Outcome::Cancelled))
-        {
-            // Not cancelled any more: the mark would make it done.
-            task.closed = Some(Outcome::Failed(fault));
+        if let Some(fault) = ended.fault.clone() {
+            task.failed = true;
+            task.closed.get_or_insert(Outcome::Failed(fault));
         }
         let whole = match launch.what {
             What::Kernel(blocks) => {
@@ -626,7 +627,8 @@ impl<P: Kernels> Board<P> {
             What::Mark => {
                 task.finishing = false;
                 // Who is done is not cancelled any more; a kernel that failed made no outputs.
-                if ended.skipped == 0 && matches!(task.closed, None | Some(Outcome::Cancelled)) {
+                let is_open = matches!(task.closed, None | Some(Outcome::Cancelled));
+                if ended.skipped == 0 && is_open && !task.failed {
                     self.complete(slot, Outcome::Done, now);
                     return None;
                 }

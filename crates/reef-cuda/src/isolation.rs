@@ -23,8 +23,8 @@ use crate::loaded::unsupported;
 
 /// Numbers of multiprocessors that plans are cut for.
 const CUTS: [usize; 4] = [1, 2, 5, 64];
-/// How far results may be off in each precision, as a share of the largest value: what is off by more is wrong
-/// for other reasons than rounding.
+/// How far results may be off in each precision, as a share of the largest value: what is off by more is
+/// wrong for other reasons than rounding.
 const TOLERANCES: [f64; 4] = [2e-4, 2e-2, 2e-2, 1e-1];
 /// Random samples.
 const RANDOM: u64 = 100;

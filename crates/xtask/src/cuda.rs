@@ -28,11 +28,21 @@ const SCRIPTS: [&str; 5] =
 const PARTS: [&str; 4] = ["smoke", "models", "preempt", "disb"];
 /// Those whose machine code is read.
 const READ: [&str; 2] = ["80", "90"];
-/// What kernels are watched for by drivers built for that; see `crates/reef-cuda/emulator/build.sh`.
-const CHECKS: [&str; 3] = ["address", "undefined", "races"];
-/// Orders of threads that they are watched in.
-const SEEDS: [&str; 2] = ["1", "2"];
-
+/// What kernels are watched for by drivers built for that (see `crates/reef-cuda/emulator/build.sh`), and the
+/// tests that run on them.
+const CHECKS: [(&str, &[&[&str]]); 3] = [("address", &WATCHED), ("undefined", &WATCHED), ("races", &SLOWLY)];
+const WATCHED: [&[&str]; 4] = [
+    &["--lib", "isolation::"],
+    &["--test", "emulated", "results_"],
+    &["--test", "elements"],
+    &["--test", "products"],
+];
+/// For the check that is the slowest.
+const SLOWLY: [&[&str]; 3] = [
+    &["--lib", "isolation::"],
+    &["--test", "emulated", "results_are_what_the_graphs_mean"],
+    &["--test", "elements"],
+];
 /// Multiprocessors of the devices of tests that want several.
 const SIZES: &str = "1,2,3,5";
 
@@ -100,18 +110,18 @@ pub(crate) fn test() -> Result<()> {
         let mut command = tests(&places, &["--test", part], &["--test-threads=1"]);
         // Serving, loading and unloading make no call that may wait for a kernel. Devices of other tests
         // would start and go in between.
-        several(&mut command, SIZES).env("REEF_EMULATOR_SEED", "7").env("REEF_EMULATOR_STRICT", "2");
+        several(&mut command, SIZES).env("REEF_EMULATOR_STRICT", "2");
         run_command(command)?;
     }
     // Once more where every part of the memory is the driver's.
     let mut command = tests(&places, &["--test", "emulated", "results_"], &[]);
-    several(&mut command, SIZES).env("REEF_EMULATOR_SEED", "7").env("REEF_TEST_SEPARATE", "1");
+    several(&mut command, SIZES).env("REEF_TEST_SEPARATE", "1");
     run_command(command)?;
     // What is not freed is missed soon.
     let mut command = tests(&places, &["--test", "storm_on_gpus"], &[]);
     several(&mut command, "1,2,8").env("REEF_EMULATOR_MEMORY_MIB", "256");
     run_command(command)?;
-    CHECKS.iter().try_for_each(|check| watch(&places, check))
+    CHECKS.iter().try_for_each(|(check, parts)| watch(&places, check, parts))
 }
 
 fn tests(places: &Places, part: &[&str], more: &[&str]) -> Command {
@@ -121,37 +131,33 @@ fn tests(places: &Places, part: &[&str], more: &[&str]) -> Command {
     command
 }
 
-/// Has the emulated driver show devices with so many multiprocessors.
+/// Has the emulated driver show devices with so many multiprocessors. Threads of a block take turns in a
+/// random order; `REEF_EMULATOR_SEED` makes it another one.
 fn several<'a>(command: &'a mut Command, sms: &str) -> &'a mut Command {
     let devices = sms.split(',').count().to_string();
+    if std::env::var_os("REEF_EMULATOR_SEED").is_none() {
+        command.env("REEF_EMULATOR_SEED", "7");
+    }
     command.env("REEF_EMULATOR_DEVICES", devices).env("REEF_EMULATOR_SMS", sms)
 }
 
 /// Runs every kernel on a driver that watches what it does.
-fn watch(places: &Places, check: &str) -> Result<()> {
+fn watch(places: &Places, check: &str, parts: &[&[&str]]) -> Result<()> {
     let folder = places.target.join("cuda").join(format!("emulated-{check}"));
     build(&folder, Some(check))?;
     let mut proof = Command::new(folder.join("self-test"));
     proof.env("ASAN_OPTIONS", "detect_leaks=0");
     run_command(proof)?;
-    for seed in SEEDS {
-        let parts = [
-            &["--lib", "isolation::"][..],
-            &["--test", "emulated", "results_"],
-            &["--test", "elements"],
-            &["--test", "products"],
-        ];
-        for part in parts {
-            let mut command = tests(places, part, &[]);
-            several(&mut command, SIZES).env("REEF_EMULATOR_SEED", seed);
-            // Where one part of the memory ends, nothing else begins.
-            command.env("REEF_CUDA_DRIVER", folder.join("libcuda.so")).env("REEF_TEST_SEPARATE", "1");
-            if check == "address" {
-                preload(&mut command)?;
-            }
-            if run_counting_tests(command)? == 0 {
-                bail!("there is no test {part:?}");
-            }
+    for part in parts {
+        let mut command = tests(places, part, &[]);
+        several(&mut command, SIZES).env("REEF_CUDA_DRIVER", folder.join("libcuda.so"));
+        // Where one part of the memory ends, nothing else begins.
+        command.env("REEF_TEST_SEPARATE", "1");
+        if check == "address" {
+            preload(&mut command)?;
+        }
+        if run_counting_tests(command)? == 0 {
+            bail!("there is no test {part:?}");
         }
     }
     Ok(())
