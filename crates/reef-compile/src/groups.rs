@@ -66,8 +66,8 @@ pub(crate) fn is_elementwise(op: &Op) -> bool {
     matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Where | Op::ScaleShift | Op::Cast { .. })
 }
 
-/// Groups the nodes of a simplified graph; the groups are ordered by their roots. `has_attention` says whether
-/// attention of so many products and columns may be one kernel.
+/// Groups the nodes of a simplified graph; the groups are ordered by their roots. `has_attention` says
+/// whether attention of so many products and columns may be one kernel.
 pub(crate) fn group(graph: &Graph, has_attention: &dyn Fn(usize, usize) -> bool) -> Vec<Group> {
     let mut grouper = Grouper::new(graph);
     for index in 0..graph.nodes.len() {
@@ -252,7 +252,8 @@ impl<'a> Grouper<'a> {
         }
     }
 
-    /// Of what makes the scores of attention: the product, the node that scales it, and the mask that is added.
+    /// Of what makes the scores of attention: the product, the node that scales it, and the mask that is
+    /// added.
     fn scores(&self, value: ValueId) -> Option<(NodeId, Option<NodeId>, Option<ValueId>)> {
         let product = |value: ValueId| {
             let by = self.sole_producer(value)?;

@@ -1,10 +1,11 @@
 //! Which kernel is queued next: the tasks on the device as a state machine that knows neither driver nor
 //! clock.
 //!
-//! A task's kernels are queued one after the other on a stream of its own, ahead of the last one that has ended
-//! by so much that the device does not wait for the host: as long as its round trip takes, by what is known of
-//! the kernels' times (`Board::ahead`), and by a number ([`OUTSTANDING_MAX`]). Which task queues next is for the policy that all devices share.
-//! Every launch is told of once, in the order of the stream ([`Board::ended`]).
+//! A task's kernels are queued one after the other on a stream of its own, ahead of the last one that has
+//! ended by so much that the device does not wait for the host: as long as its round trip takes, by what is
+//! known of the kernels' times (`Board::ahead`), and by a number ([`OUTSTANDING_MAX`]). Which task queues
+//! next is for the policy that all devices share. Every launch is told of once, in the order of the stream
+//! ([`Board::ended`]).
 //!
 //! An urgent task *evicts* a less urgent one: blocks of what that has queued do not start any more. What
 //! runs, runs to its end. A kernel of which a block was skipped is queued again, with all its blocks, and so
@@ -18,12 +19,12 @@
 //! would be skipped. While the host runs it, the task is not in the way of less urgent ones (but under
 //! `sequential`), and whatever ends the task waits for the host.
 //!
-//! Kernels of an urgent task that leave multiprocessors idle are *padded* with blocks of a less urgent one (the
-//! paper's dynamic kernel padding): both go into one launch, the urgent ones first. The rules are the paper's:
-//! a padding block takes no longer than the other kernel's, by what was measured, and no fewer of them fit a
-//! multiprocessor; and there are no more than what the last wave of the other kernel leaves. So a task may have
-//! run the first blocks of a kernel when its turn comes. While its blocks pad, nothing else of it is queued but
-//! more padding behind the same task, and it is evicted by what evicts that one.
+//! Kernels of an urgent task that leave multiprocessors idle are *padded* with blocks of a less urgent one
+//! (the paper's dynamic kernel padding): both go into one launch, the urgent ones first. The rules are the
+//! paper's: a padding block takes no longer than the other kernel's, by what was measured, and no fewer of
+//! them fit a multiprocessor; and there are no more than what the last wave of the other kernel leaves. So a
+//! task may have run the first blocks of a kernel when its turn comes. While its blocks pad, nothing else of
+//! it is queued but more padding behind the same task, and it is evicted by what evicts that one.
 //!
 //! | state of a task | what is queued | what ends it |
 //! |---|---|---|

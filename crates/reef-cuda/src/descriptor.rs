@@ -147,8 +147,8 @@ pub(crate) struct Padded {
 /// The function that only reports.
 pub(crate) const MARK: &str = "reef_queue_mark";
 
-/// Tile functions by number, each as a kernel of its own that [`describe`] names, and how many of its blocks a
-/// multiprocessor has registers for: as in `kernels/queue.cuh`.
+/// Tile functions by number, each as a kernel of its own that [`describe`] names, and how many of its blocks
+/// a multiprocessor has registers for: as in `kernels/queue.cuh`.
 pub(crate) const FUNCTIONS: [(&str, u32); 21] = [
     ("reef_queue_attention_bf16", 2),
     ("reef_queue_attention_f16", 2),

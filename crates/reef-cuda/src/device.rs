@@ -51,9 +51,9 @@ pub struct CudaOptions {
     /// for tests and sanitizers, which then see what goes past the end of a part. Loading and unloading may
     /// wait for the device then.
     pub separate_allocations: bool,
-    /// Launches of a best-effort task that are queued at a time, 1 to 32; `None` for as many as the device needs
-    /// to go on, by what is known of the kernels' times. More fill gaps between short kernels, and a more urgent
-    /// task waits for more of them where nothing is evicted.
+    /// Launches of a best-effort task that are queued at a time, 1 to 32; `None` for as many as the device
+    /// needs to go on, by what is known of the kernels' times. More fill gaps between short kernels, and a
+    /// more urgent task waits for more of them where nothing is evicted.
     pub outstanding: Option<usize>,
 }
 

@@ -78,8 +78,8 @@ pub trait Cutter: Send + Sync + fmt::Debug {
     /// aligned and holds rubbish when a block starts.
     fn scratch_bytes(&self, kernel: &KernelSpec) -> usize;
 
-    /// Whether attention over so many products and columns ([`crate::AttentionSpec`]'s depth and width) is one
-    /// kernel here. Otherwise it is two products and a softmax.
+    /// Whether attention over so many products and columns ([`crate::AttentionSpec`]'s depth and width) is
+    /// one kernel here. Otherwise it is two products and a softmax.
     fn has_attention(&self, _depth: usize, _width: usize) -> bool {
         false
     }

@@ -257,11 +257,11 @@ impl MatMulSpec {
     }
 }
 
-/// Attention, batched: `y = softmax(alpha · q·k [+ mask]) · v`, softmax by rows; sums over the keys n in blocks
-/// that are the device's own.
+/// Attention, batched: `y = softmax(alpha · q·k [+ mask]) · v`, softmax by rows; sums over the keys n in
+/// blocks that are the device's own.
 ///
-/// Reads q `[m, depth]`, k `[depth, n]`, v `[n, width]`, `[mask [m, n]]`; writes y `[m, width]`. Block b makes row
-/// tile `b % row tiles` of batch entry `b / row tiles`.
+/// Reads q `[m, depth]`, k `[depth, n]`, v `[n, width]`, `[mask [m, n]]`; writes y `[m, width]`. Block b
+/// makes row tile `b % row tiles` of batch entry `b / row tiles`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionSpec {
     /// Batch axes, outermost first: extent and the strides of q, k, v, mask and y.

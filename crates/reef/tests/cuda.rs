@@ -75,6 +75,12 @@ fn difference(got: &[f32], expected: &[f32]) -> f32 {
     off.fold(0f32, |worst, off| if off <= worst { worst } else { off }) / largest
 }
 
+/// What the GPU gives in its usual precision.
+fn assert_near(got: &[f32], expected: &[f32]) {
+    let off = difference(got, expected);
+    assert!(off <= 1e-2, "{off:.1e}");
+}
+
 #[test]
 #[ignore = "needs the emulated driver: cargo xtask cuda"]
 fn a_convolution_gives_what_it_gives_on_the_cpu() {
@@ -337,7 +343,7 @@ fn a_model_is_served_as_on_the_cpu() {
         let data: Vec<f32> = (0..3 * 24 * 24).map(|_| rng.normal_f32()).collect();
         let [expected, got] = ["here", "there"].map(|model| answered(serving.infer(model, &image(&data))));
         assert!(expected.iter().any(|value| value.abs() > 1e-3), "{expected:?}");
-        assert_close(&got, &expected);
+        assert_near(&got, &expected);
     }
     let (_, metrics) = request(serving.metrics, "GET", "/metrics", "");
     assert!(metrics.contains("reef_device_up{device=\"cuda:0\"} 1"), "{metrics}");
@@ -348,13 +354,13 @@ fn a_model_is_served_as_on_the_cpu() {
 #[ignore = "needs the emulated driver: cargo xtask cuda"]
 fn a_gpu_that_is_lost_takes_its_requests_along_and_nothing_else() {
     let dir = on_both("cuda-lost");
-    // In the middle of a request: one has 11 launches, and starting the device two.
-    let lost = [("REEF_EMULATOR_LOST_AFTER", "40")];
+    // In the middle of a request: one has 11 launches, and starting the device nine.
+    let lost = [("REEF_EMULATOR_LOST_AFTER", "47")];
     let args = [text(&dir.path("models")), "--device", "cpu", "--device", "cuda:0"].map(String::from);
     let serving = Serving::start_with(&lost, &args.each_ref().map(String::as_str));
     let body = image(&[0.5; 3 * 24 * 24]);
     let expected = answered(serving.infer("here", &body));
-    assert_close(&answered(serving.infer("there", &body)), &expected);
+    assert_near(&answered(serving.infer("there", &body)), &expected);
     let ended = std::thread::scope(|scope| {
         let (to, path, body) = (serving.http, "/v2/models/there/infer", &body);
         let ask = move || (0..10).map(|_| parsed(request(to, "POST", path, body))).collect::<Vec<_>>();
@@ -363,7 +369,7 @@ fn a_gpu_that_is_lost_takes_its_requests_along_and_nothing_else() {
     });
     let (done, failed): (Vec<_>, Vec<_>) = ended.into_iter().partition(|(status, _)| *status == 200);
     assert!(done.len() < 4 && failed.len() > 30, "{} done, {} failed", done.len(), failed.len());
-    done.into_iter().for_each(|answer| assert_close(&answered(answer), &expected));
+    done.into_iter().for_each(|answer| assert_near(&answered(answer), &expected));
     for (status, answer) in failed {
         assert!(status >= 500 && answer["error"].as_str().unwrap().contains("device"), "{status} {answer}");
     }
