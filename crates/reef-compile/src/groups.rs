@@ -489,4 +489,41 @@ mod tests {
         let kinds = product_of((Div, 2e38), (Mul, 2.0));
         assert_eq!((kinds.len(), alias(&kinds), alpha(&kinds)), (2, 0, Some(2.0)));
     }
+
+    /// What becomes of attention that `change` has changed before its outputs are named.
+    fn attention_of(change: impl FnOnce(&mut Graph, [ValueId; 3]), mask: bool, axis: usize) -> Vec<Kind> {
+        let mut graph = Graph::default();
+        let shape = || Shape::from([2, 5, 5]);
+        let [q, k, v] = ["q", "k", "v"].map(|name| graph.add_input(name, DType::F32, shape()));
+        let product = |trans_b| Op::MatMul { trans_a: false, trans_b };
+        let mut scores = graph.add_node("scores", product(true), &[q, k], DType::F32, shape());
+        let factor = graph.add_const("factor", Tensor::scalar_f32(0.5));
+        scores = graph.add_node("scale", Op::Binary(Binary::Mul), &[scores, factor], DType::F32, shape());
+        if mask {
+            let mask = graph.add_input("mask", DType::F32, Shape::from([1, 5]));
+            scores = graph.add_node("mask", Op::Binary(Binary::Add), &[mask, scores], DType::F32, shape());
+        }
+        let weights = graph.add_node("softmax", Op::Softmax { axis }, &[scores], DType::F32, shape());
+        let y = graph.add_node("y", product(false), &[weights, v], DType::F32, shape());
+        graph.add_output("y", y);
+        change(&mut graph, [scores, weights, y]);
+        let narrow = |depth, width| depth <= 5 && width <= 5;
+        group(&graph, &narrow).into_iter().map(|group| group.kind).collect()
+    }
+
+    #[test]
+    fn attention_is_one_kernel_where_nobody_else_reads_what_is_inside() {
+        let plain = attention_of(|_, _| {}, false, 2);
+        assert!(matches!(plain[..], [Kind::Attention(0.5, None)]), "{plain:?}");
+        let masked = attention_of(|_, _| {}, true, 2);
+        assert!(matches!(masked[..], [Kind::Attention(0.5, Some(_))]), "{masked:?}");
+        let apart = |kinds: Vec<Kind>| !kinds.iter().any(|kind| matches!(kind, Kind::Attention(..)));
+        assert!(apart(attention_of(|graph, [scores, ..]| graph.add_output("scores", scores), false, 2)));
+        assert!(apart(attention_of(|graph, [_, weights, _]| graph.add_output("weights", weights), true, 2)));
+        assert!(apart(attention_of(|_, _| {}, false, 1)), "a softmax of another axis");
+        let none = |graph: &Graph| group(graph, &|_, _| false);
+        let mut graph = Graph::default();
+        attention_of(|whole, _| graph = whole.clone(), false, 2);
+        assert!(apart(none(&graph).into_iter().map(|group| group.kind).collect()));
+    }
 }

@@ -107,7 +107,7 @@ pub(crate) struct Loaded {
     /// The same, as the board sees them.
     pub(crate) steps: Arc<[Step]>,
     pub(crate) states: States,
-    /// Nanoseconds of each kernel when it last ran whole; 0 before.
+    /// Nanoseconds of each kernel as it ran whole; 0 before it has.
     times: Vec<AtomicU64>,
     /// Keep what the descriptors point to.
     _descriptors: DevicePart,
@@ -145,9 +145,12 @@ impl Loaded {
         place + region.offset as u64
     }
 
-    /// A kernel ran whole and took so long.
+    /// A kernel ran whole and took so long. One that had the device for itself is the truth; who is slower
+    /// for others' sake moves it a little.
     pub(crate) fn measured(&self, kernel: usize, took: Nanos) {
-        self.times[kernel].store(took.0.max(1), Ordering::Relaxed);
+        let (before, took) = (self.times[kernel].load(Ordering::Relaxed), took.0.max(1));
+        let now = if before == 0 || took < before { took } else { before + (took - before) / 16 };
+        self.times[kernel].store(now, Ordering::Relaxed);
     }
 
     /// A kernel could do nothing with a value.
