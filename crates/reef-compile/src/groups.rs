@@ -6,6 +6,7 @@
 //! joined.
 
 use reef_graph::{Binary, DType, Graph, Node, NodeId, Op, Shape, Unary, ValueId};
+use reef_plan::Masking;
 
 /// Most operators in one element-wise program.
 const PROGRAM_NODES_MAX: usize = 12;
@@ -34,7 +35,7 @@ pub(crate) enum Kind {
     MatMul(f32),
     /// A product (first member) times this factor, with a mask added, softmax of its rows, and the product of
     /// that with another operand (last member).
-    Attention(f32, Option<ValueId>),
+    Attention(f32, Option<(ValueId, Masking)>),
     /// Nothing: a product took the factor that the node multiplies this value with.
     Alias(ValueId),
     /// One program over all members.
@@ -238,8 +239,8 @@ impl<'a> Grouper<'a> {
         let left = self.shape(first_node.inputs[0]);
         let depth = left[left.rank() - if trans_a { 2 } else { 1 }];
         let output = self.shape(last_node.outputs[0]);
-        let all_f32 = first_node.inputs.iter().chain(&last_node.inputs).chain(&mask);
-        let fits = all_f32.into_iter().all(|&id| self.graph.value(id).dtype == DType::F32)
+        let mut operands = first_node.inputs.iter().chain(&last_node.inputs);
+        let fits = operands.all(|&id| self.graph.value(id).dtype == DType::F32)
             && output.elements() * depth * self.shape(value).elements() > 0
             && has_attention(depth, output[output.rank() - 1]);
         if weighs && fits {
@@ -252,9 +253,8 @@ impl<'a> Grouper<'a> {
         }
     }
 
-    /// Of what makes the scores of attention: the product, the node that scales it, and the mask that is
-    /// added.
-    fn scores(&self, value: ValueId) -> Option<(NodeId, Option<NodeId>, Option<ValueId>)> {
+    /// Of what makes the scores of attention: the product, the node that scales it, and the mask.
+    fn scores(&self, value: ValueId) -> Option<(NodeId, Option<NodeId>, Option<(ValueId, Masking)>)> {
         let product = |value: ValueId| {
             let by = self.sole_producer(value)?;
             let node = self.node(by);
@@ -273,14 +273,25 @@ impl<'a> Grouper<'a> {
             return Some((by, scaling, None));
         }
         let node = self.node(self.sole_producer(value)?);
-        if !matches!(node.op, Op::Binary(Binary::Add)) || node.inputs[0] == node.inputs[1] {
-            return None;
-        }
-        (0..2).find_map(|side| {
-            let (own, mask) = (node.inputs[side], node.inputs[1 - side]);
+        let of_scores = |own: ValueId, mask: ValueId, masking: Masking| {
             let (by, scaling) = scaled(own).filter(|_| self.shape(own) == self.shape(value))?;
-            Some((by, scaling, Some(mask)))
-        })
+            Some((by, scaling, Some((mask, masking))))
+        };
+        match (&node.op, &node.inputs[..]) {
+            (Op::Binary(Binary::Add), &[a, b]) if a != b => {
+                let adds = |&(_, mask): &(ValueId, ValueId)| self.graph.value(mask).dtype == DType::F32;
+                let mut sides = [(a, b), (b, a)].into_iter().filter(adds);
+                sides.find_map(|(own, mask)| of_scores(own, mask, Masking::Add))
+            }
+            (Op::Where, &[mask, then, other]) => {
+                let mut sides = [(then, other, false), (other, then, true)].into_iter();
+                sides.find_map(|(own, by, when)| {
+                    let value = self.scalar(by)?;
+                    of_scores(own, mask, Masking::Replace { when, value })
+                })
+            }
+            _ => None,
+        }
     }
 
     /// Takes the constant factors of a product's operands into a factor of it: the nodes, and the new factor.
@@ -333,15 +344,18 @@ impl<'a> Grouper<'a> {
         }
     }
 
+    /// The only element of a constant of f32.
+    fn scalar(&self, id: ValueId) -> Option<f32> {
+        let tensor = self.graph.constant(id)?;
+        let one = tensor.dtype() == DType::F32 && tensor.shape().elements() == 1;
+        one.then(|| tensor.values::<f32>()[0])
+    }
+
     /// The operand and the factor, when `id` multiplies or divides by a constant scalar. The factor is a
     /// normal number: others would turn what the division makes finite into infinities and NaN.
     fn scaling(&self, id: NodeId) -> Option<(ValueId, f32)> {
         let node = self.node(id);
-        let scalar = |id: ValueId| {
-            let tensor = self.graph.constant(id)?;
-            let one = tensor.dtype() == DType::F32 && tensor.shape().elements() == 1;
-            one.then(|| tensor.values::<f32>()[0]).filter(|value| value.is_normal())
-        };
+        let scalar = |id: ValueId| self.scalar(id).filter(|value| value.is_normal());
         match node.op {
             Op::Binary(Binary::Mul) => match (scalar(node.inputs[0]), scalar(node.inputs[1])) {
                 (_, Some(factor)) => Some((node.inputs[0], factor)),

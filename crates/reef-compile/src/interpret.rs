@@ -236,6 +236,10 @@ impl Access<'_, '_> {
         self.load(operand, DType::F32, index).float()
     }
 
+    fn load_bool(&mut self, operand: usize, index: usize) -> bool {
+        self.load(operand, DType::Bool, index).int() != 0
+    }
+
     /// Stores element `index` of the first output.
     fn store(&mut self, dtype: DType, index: usize, value: Element) {
         self.store_to(0, dtype, index, value);

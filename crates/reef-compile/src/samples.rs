@@ -82,7 +82,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 23] = [
+    let makers: [(&str, Maker); 24] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -92,6 +92,7 @@ pub fn all() -> Vec<Sample> {
         ("product", product),
         ("attention", attention),
         ("attention with a mask", attention_with_mask),
+        ("attention without some scores", attention_without_scores),
         ("softmax", softmax),
         ("log-softmax of an outer axis", log_softmax),
         ("layer norm with residual", layer_norm),
@@ -250,29 +251,45 @@ fn product(s: &mut Sketch) {
     s.output(y);
 }
 
-/// Attention of so many rows over as many others.
-fn attend(s: &mut Sketch, [rows, others]: [usize; 2], [depth, width]: [usize; 2], mask: Option<&[usize]>) {
+/// Attention of so many rows over as many others, with what `mask` does to the scores.
+fn attend(
+    s: &mut Sketch,
+    [rows, others]: [usize; 2],
+    [depth, width]: [usize; 2],
+    mask: impl FnOnce(&mut Sketch, ValueId) -> ValueId,
+) {
     let (q, k) = (s.input(&[2, 3, rows, depth]), s.input(&[2, 3, others, depth]));
     let v = s.input(&[2, 3, others, width]);
     let dims = [2, 3, rows, others];
     let mut scores = s.node(Op::MatMul { trans_a: false, trans_b: true }, &[q, k], &dims);
     let factor = s.graph.add_const("factor", Tensor::scalar_f32(0.25));
     scores = s.same(Op::Binary(Binary::Mul), &[scores, factor]);
-    if let Some(mask) = mask {
-        let mask = s.input(mask);
-        scores = s.same(Op::Binary(Binary::Add), &[scores, mask]);
-    }
+    scores = mask(s, scores);
     let weights = s.same(Op::Softmax { axis: 3 }, &[scores]);
     let y = s.node(Op::MatMul { trans_a: false, trans_b: false }, &[weights, v], &[2, 3, rows, width]);
     s.output(y);
 }
 
 fn attention(s: &mut Sketch) {
-    attend(s, [70, 130], [16, 24], None);
+    attend(s, [70, 130], [16, 24], |_, scores| scores);
 }
 
 fn attention_with_mask(s: &mut Sketch) {
-    attend(s, [5, 67], [33, 41], Some(&[2, 1, 1, 67]));
+    attend(s, [5, 67], [33, 41], |s, scores| {
+        let mask = s.input(&[2, 1, 1, 67]);
+        s.same(Op::Binary(Binary::Add), &[scores, mask])
+    });
+}
+
+/// As exporters write a causal mask; of one row nothing is left but equal weights.
+fn attention_without_scores(s: &mut Sketch) {
+    attend(s, [66, 66], [8, 64], |s, scores| {
+        let kept: Vec<u8> = (0..66 * 66).map(|at| u8::from(at % 66 <= at / 66 && at / 66 != 3)).collect();
+        let kept = s.given(Tensor::from_slice(DType::Bool, Shape::new(&[66, 66]), &kept));
+        let dims = s.dims(scores);
+        let least = s.graph.add_const("least", Tensor::scalar_f32(-1e9));
+        s.graph.add_node("where", Op::Where, &[kept, scores, least], DType::F32, Shape::new(&dims))
+    });
 }
 
 fn softmax(s: &mut Sketch) {

@@ -32,7 +32,7 @@ pub use select::select;
 pub use selection::{CompressSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};
 pub use spec::{
     Activation, AttentionSpec, ConvSpec, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue,
-    GatherSpec, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec, ReduceSpec, SoftmaxSpec,
+    GatherSpec, KernelSpec, LayerNormSpec, LoopDim, Masking, MatMulSpec, PoolSpec, ReduceSpec, SoftmaxSpec,
     SyntheticSpec, Tile,
 };
 pub use synthetic::{SyntheticStage, synthetic_output, synthetic_plan};

@@ -253,7 +253,10 @@ fn attention(spec: &AttentionSpec) -> Operands {
         operand(2, [(depth, spec.k_strides[0]), (n, spec.k_strides[1])]),
         operand(3, [(n, spec.v_strides[0]), (width, spec.v_strides[1])]),
     ];
-    reads.extend(spec.mask_strides.map(|strides| operand(4, [(m, strides[0]), (n, strides[1])])));
+    reads.extend(spec.mask.map(|(masking, strides)| Reach {
+        size: masking.element_bytes(),
+        ..operand(4, [(m, strides[0]), (n, strides[1])])
+    }));
     (reads, vec![operand(5, [(m, spec.y_row_stride), (width, 1)])])
 }
 

@@ -257,7 +257,21 @@ impl MatMulSpec {
     }
 }
 
-/// Attention, batched: `y = softmax(alpha · q·k [+ mask]) · v`, softmax by rows; sums over the keys n in
+/// What the mask of attention does to the scores.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Masking {
+    /// It is f32, and added.
+    Add,
+    /// It is boolean: where it is `when`, a score is `value` whatever it was.
+    Replace {
+        /// When a score is replaced.
+        when: bool,
+        /// By what.
+        value: f32,
+    },
+}
+
+/// Attention, batched: `y = softmax(alpha · q·k [masked]) · v`, softmax by rows; sums over the keys n in
 /// blocks that are the device's own.
 ///
 /// Reads q `[m, depth]`, k `[depth, n]`, v `[n, width]`, `[mask [m, n]]`; writes y `[m, width]`. Block b
@@ -280,14 +294,24 @@ pub struct AttentionSpec {
     pub k_strides: [usize; 2],
     /// Strides of v along n and width.
     pub v_strides: [usize; 2],
-    /// Strides of the mask along m and n, if it is an operand; 0 broadcasts.
-    pub mask_strides: Option<[usize; 2]>,
+    /// The mask, if there is one, and its strides along m and n; 0 broadcasts.
+    pub mask: Option<(Masking, [usize; 2])>,
     /// Stride of y along m; along width it is 1.
     pub y_row_stride: usize,
     /// Factor of every product of q and k.
     pub alpha: f32,
     /// Rows of a block.
     pub tile_rows: usize,
+}
+
+impl Masking {
+    /// Bytes of an element of the mask.
+    pub fn element_bytes(self) -> usize {
+        match self {
+            Masking::Add => DType::F32.bytes(),
+            Masking::Replace { .. } => DType::Bool.bytes(),
+        }
+    }
 }
 
 impl AttentionSpec {

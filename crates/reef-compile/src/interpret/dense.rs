@@ -2,7 +2,7 @@
 
 use reef_graph::PoolKind;
 use reef_plan::{
-    At, AttentionSpec, ConvSpec, DepthwiseSpec, Epilogue, MatMulSpec, Matrices, Packing, PoolSpec,
+    At, AttentionSpec, ConvSpec, DepthwiseSpec, Epilogue, Masking, MatMulSpec, Matrices, Packing, PoolSpec,
 };
 
 use super::{Access, part};
@@ -145,8 +145,15 @@ pub(super) fn attention(spec: &AttentionSpec, access: &mut Access<'_, '_>, block
                     * access.load_f32(1, k + at * spec.k_strides[0] + n * spec.k_strides[1]);
             }
             *score *= f64::from(spec.alpha);
-            if let Some(strides) = spec.mask_strides {
-                *score += access.load_f32(3, mask + m * strides[0] + n * strides[1]);
+            if let Some((masking, strides)) = spec.mask {
+                let at = mask + m * strides[0] + n * strides[1];
+                match masking {
+                    Masking::Add => *score += access.load_f32(3, at),
+                    Masking::Replace { when, value } if access.load_bool(3, at) == when => {
+                        *score = f64::from(value);
+                    }
+                    Masking::Replace { .. } => {}
+                }
             }
         }
         let largest = scores.iter().copied().fold(f64::NEG_INFINITY, larger);

@@ -2,7 +2,8 @@
 
 use reef_graph::{ConvAttrs, DType, Node, Op, PoolAttrs, Shape, ValueId};
 use reef_plan::{
-    AttentionSpec, ConvSpec, DepthwiseSpec, Epilogue, KernelSpec, MatMulSpec, PoolSpec, Weights, Work,
+    AttentionSpec, ConvSpec, DepthwiseSpec, Epilogue, KernelSpec, Masking, MatMulSpec, PoolSpec, Weights,
+    Work,
 };
 
 use super::nest::nest;
@@ -242,7 +243,7 @@ impl Lowering<'_> {
         &mut self,
         group: &Group,
         alpha: f32,
-        mask: Option<ValueId>,
+        mask: Option<(ValueId, Masking)>,
     ) -> Result<(), CompileError> {
         let is_product = |node: &&Node| matches!(node.op, Op::MatMul { .. });
         let products: Vec<&Node> = group.nodes.iter().map(|&id| self.node(id)).filter(is_product).collect();
@@ -253,7 +254,8 @@ impl Lowering<'_> {
             if [trans_a, trans_b][operand] { swap_last(&view) } else { view }
         };
         let (q, k, v) = (view(self, first, 0), view(self, first, 1), view(self, last, 1));
-        let mask = mask.map(|mask| self.forward(mask));
+        let masking = mask.map(|mask| mask.1);
+        let mask = mask.map(|mask| self.forward(mask.0));
         let y = self.place(last.outputs[0], Need::Inner, None);
         let rank = y.rank();
         let (m, width) = (y.dims[rank - 2], y.dims[rank - 1]);
@@ -282,7 +284,7 @@ impl Lowering<'_> {
             q_strides: pair(&wide_q),
             k_strides: pair(&wide_k),
             v_strides: pair(&wide_v),
-            mask_strides: wide_mask.as_ref().map(pair),
+            mask: masking.zip(wide_mask.as_ref().map(pair)),
             y_row_stride: if m == 1 { width } else { pair(&y)[0] },
             alpha,
             tile_rows: m.max(1),

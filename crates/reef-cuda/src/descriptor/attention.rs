@@ -1,7 +1,7 @@
 //! Attention.
 
 use bytemuck::{Pod, Zeroable};
-use reef_plan::{AttentionSpec, Precision};
+use reef_plan::{AttentionSpec, Masking, Precision};
 
 use super::{Described, Operand, Operands, RANK_MAX, described, number};
 use crate::cut::{ATTENTION_WIDTH_MAX, CONV_ROWS};
@@ -31,8 +31,10 @@ pub(super) struct AttentionDescriptor {
     depth: u32,
     width: u32,
     row_tiles: u32,
-    has_mask: u32,
+    masking: u32,
     alpha: f32,
+    replacement: f32,
+    reserved: u32,
 }
 
 pub(super) fn attention(operands: Operands<'_>, spec: &AttentionSpec) -> Result<Described, String> {
@@ -46,17 +48,24 @@ pub(super) fn attention(operands: Operands<'_>, spec: &AttentionSpec) -> Result<
         return Err(format!("attention of {} products and {} columns", spec.depth, spec.width));
     }
     let pair = |strides: [usize; 2]| strides.map(|stride| stride as i64);
+    // Numbers as the kernel has them.
+    let (masking, replacement) = match spec.mask {
+        None => (0, 0.0),
+        Some((Masking::Add, _)) => (1, 0.0),
+        Some((Masking::Replace { when: true, value }, _)) => (2, value),
+        Some((Masking::Replace { when: false, value }, _)) => (3, value),
+    };
     let mut next = 3;
     let mut descriptor = AttentionDescriptor {
         q: operands.read(0),
         k: operands.read(1),
         v: operands.read(2),
-        mask: operands.read_if(spec.mask_strides.is_some(), &mut next),
+        mask: operands.read_if(spec.mask.is_some(), &mut next),
         y: operands.write(),
         q_strides: pair(spec.q_strides),
         k_strides: pair(spec.k_strides),
         v_strides: pair(spec.v_strides),
-        mask_strides: spec.mask_strides.map_or([0; 2], pair),
+        mask_strides: spec.mask.map_or([0; 2], |(_, strides)| pair(strides)),
         y_row_stride: spec.y_row_stride as i64,
         batch_rank: number(spec.batch.len()),
         queries: number(spec.m),
@@ -64,8 +73,9 @@ pub(super) fn attention(operands: Operands<'_>, spec: &AttentionSpec) -> Result<
         depth: number(spec.depth),
         width: number(spec.width),
         row_tiles: number(spec.m.div_ceil(CONV_ROWS)),
-        has_mask: u32::from(spec.mask_strides.is_some()),
+        masking,
         alpha: spec.alpha,
+        replacement,
         ..AttentionDescriptor::zeroed()
     };
     for (axis, &[extent, q, k, v, mask, y]) in spec.batch.iter().enumerate() {

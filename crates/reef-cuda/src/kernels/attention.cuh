@@ -16,6 +16,13 @@ constexpr unsigned ATTENTION_OPERAND_BYTES = 64 * ATTENTION_WIDTH_MAX * 4;
 constexpr unsigned ATTENTION_SHARED_BYTES =
     3 * ATTENTION_OPERAND_BYTES + TENSOR_ROWS * ATTENTION_PITCH * 4 + 3 * TENSOR_ROWS * 4;
 
+enum Masking : unsigned {
+  MASKING_NONE,
+  MASKING_ADD,
+  MASKING_REPLACE_TRUE,
+  MASKING_REPLACE_FALSE,
+};
+
 struct AttentionDescriptor {
   Operand q, k, v, mask, y;
   // Along queries and depth, depth and keys, keys and columns, queries and keys, queries.
@@ -26,8 +33,10 @@ struct AttentionDescriptor {
   unsigned batch_rank;
   unsigned queries, keys, depth, width;
   unsigned row_tiles;
-  unsigned has_mask;
-  float alpha;
+  // A mask of f32 is added; where one of booleans is not 0, or is 0, a score is `replacement`.
+  unsigned masking;
+  float alpha, replacement;
+  unsigned reserved;
 };
 
 #ifdef ATTENTION_DESCRIPTOR_BYTES
@@ -61,7 +70,8 @@ __device__ __forceinline__ bool attention(const AttentionDescriptor &d, const Pl
   const float *q = places.at<const float>(d.q);
   const float *k = places.at<const float>(d.k);
   const float *v = places.at<const float>(d.v);
-  const float *mask = places.at<const float>(d.mask);
+  const unsigned char *mask = places.at<const unsigned char>(d.mask);
+  const unsigned mask_bytes = d.masking == MASKING_ADD ? sizeof(float) : 1;
   float *y = places.at<float>(d.y);
   unsigned plane = block / d.row_tiles;
   for (unsigned axis = d.batch_rank; axis-- > 0;) {
@@ -70,7 +80,7 @@ __device__ __forceinline__ bool attention(const AttentionDescriptor &d, const Pl
     q += at * d.batch_strides[axis][0];
     k += at * d.batch_strides[axis][1];
     v += at * d.batch_strides[axis][2];
-    mask += at * d.batch_strides[axis][3];
+    mask += at * d.batch_strides[axis][3] * mask_bytes;
     y += at * d.batch_strides[axis][4];
   }
   unsigned char *const queries = context.shared;
@@ -116,8 +126,14 @@ __device__ __forceinline__ bool attention(const AttentionDescriptor &d, const Pl
     for (unsigned i = 0; i < 16; i++) {
       const unsigned key = first_key + own_column + i;
       own[i] = d.alpha * scores[own_row * ATTENTION_PITCH + own_column + i];
-      if (d.has_mask && key < d.keys && first_query + own_row < d.queries) {
-        own[i] += mask[(first_query + own_row) * d.mask_strides[0] + key * d.mask_strides[1]];
+      if (d.masking != MASKING_NONE && key < d.keys && first_query + own_row < d.queries) {
+        const unsigned char *const at =
+            mask + ((first_query + own_row) * d.mask_strides[0] + key * d.mask_strides[1]) * mask_bytes;
+        if (d.masking == MASKING_ADD) {
+          own[i] += *reinterpret_cast<const float *>(at);
+        } else if ((*at != 0) == (d.masking == MASKING_REPLACE_TRUE)) {
+          own[i] = d.replacement;
+        }
       }
       if (key >= d.keys) own[i] = -infinite();
       most = fmaxf(most, own[i]);
