@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use reef_base::{AlignedBytes, Rng};
 use reef_compile::{CompileError, CompileOptions, compile, reference, samples};
-use reef_graph::{Binary, ConvAttrs, DType, Graph, Op, Tensor, Unary, ValueId};
+use reef_graph::{Binary, ConvAttrs, DType, Graph, Op, PoolAttrs, PoolKind, Tensor, Unary, ValueId};
 use reef_plan::{Cutter, HostKernel, Plan, Precision};
 
 use crate::exact;
@@ -90,10 +90,13 @@ impl Case {
         Ok(tensors.iter().map(Expected::of).collect())
     }
 
-    /// How far an output may be off. What is rounded to p bits is off by 0.42 · 2^-(p+1) in the mean, a
-    /// product of two such by 0.6 of that unit; sums of them are off by the same share, and what follows a
-    /// product adds to it. Sums of f32 are off by more the longer they are.
-    pub(crate) fn tolerance(&self, precision: Precision) -> Tolerance {
+    /// Whether there is a matrix product in it, which is what precisions are about.
+    pub(crate) fn multiplies(&self) -> bool {
+        self.products().0 > 0
+    }
+
+    /// Matrix products, and the longest sum, or 64.
+    fn products(&self) -> (u32, usize) {
         let (mut products, mut longest) = (0, 64);
         for node in &self.graph.nodes {
             let dims = |index: usize| -> &[usize] { &self.graph.value(node.inputs[index]).shape };
@@ -107,6 +110,14 @@ impl Case {
             products += 1;
             longest = longest.max(sums);
         }
+        (products, longest)
+    }
+
+    /// How far an output may be off. What is rounded to p bits is off by 0.42 · 2^-(p+1) in the mean, a
+    /// product of two such by 0.6 of that unit; sums of them are off by the same share, and what follows a
+    /// product adds to it. Sums of f32 are off by more the longer they are.
+    pub(crate) fn tolerance(&self, precision: Precision) -> Tolerance {
+        let (products, longest) = self.products();
         let unit = if products == 0 { 0.0 } else { unit(precision) * f64::from(products).sqrt() };
         let norm = unit + F32_UNIT * (8.0 + (longest as f64).sqrt());
         Tolerance { norm, share: 4.0 * norm }
@@ -182,7 +193,7 @@ pub(crate) fn all(tiny: bool) -> Vec<Entry> {
             Case::of(sketch, Meaning::Both)
         }),
     };
-    for seed in 0..if tiny { 4 } else { 16 } {
+    for seed in 0..if tiny { 2 } else { 16 } {
         entries.push(random("convolution", seed, sketch::convolution));
         entries.push(random("product", seed, sketch::product));
     }
@@ -230,22 +241,34 @@ fn attention(s: &mut Sketch, [heads, rows, depth]: [usize; 3]) -> ValueId {
     s.node(Op::MatMul { trans_a: false, trans_b: false }, &[weights, v], &[1, heads, rows, depth])
 }
 
+/// The largest of 3×3, every other one.
+fn pool(s: &mut Sketch, side: usize) -> ValueId {
+    let x = s.input(&[1, 64, side, side]);
+    let (kind, kernel, strides) = (PoolKind::Max, [3; 2], [2; 2]);
+    let attrs = PoolAttrs { kind, kernel, strides, pads: [1; 4], dilations: [1; 2] };
+    let out = (side - 1) / 2 + 1;
+    s.node(Op::Pool(attrs), &[x], &[1, 64, out, out])
+}
+
+type Draw = fn(&mut Sketch, usize) -> ValueId;
+
+fn drawn(name: String, meaning: Meaning, draw: impl FnOnce(&mut Sketch) -> ValueId + 'static) -> Entry {
+    let make = move || {
+        let mut sketch = Sketch::new(1, normal);
+        let y = draw(&mut sketch);
+        sketch.graph.add_output("y", y);
+        Case::of(sketch, meaning)
+    };
+    Entry { name, make: Box::new(make) }
+}
+
 /// Shapes of well-known networks; for an emulated device, smaller ones that are cut alike.
 fn large(tiny: bool) -> Vec<Entry> {
-    let entry = |name: String, draw: Box<dyn Fn(&mut Sketch) -> ValueId>| Entry {
-        name,
-        make: Box::new(move || {
-            let mut sketch = Sketch::new(1, normal);
-            let y = draw(&mut sketch);
-            sketch.graph.add_output("y", y);
-            Case::of(sketch, Meaning::Exact)
-        }),
-    };
     // ResNet's last and first stages, VGG's first layer.
     let convs = if tiny {
-        [[64, 7, 32, 3], [32, 14, 64, 1], [3, 28, 32, 3]]
+        vec![[64, 7, 32, 3], [32, 14, 64, 1], [3, 28, 32, 3]]
     } else {
-        [[512, 7, 512, 3], [64, 56, 64, 1], [3, 224, 64, 3]]
+        vec![[512, 7, 512, 3], [2048, 7, 512, 1], [64, 56, 64, 1], [64, 56, 64, 3], [3, 224, 64, 3]]
     };
     // VGG's dense layer with an eighth of its columns, BERT's.
     let products = if tiny { [[1, 1024, 64], [32, 96, 128]] } else { [[1, 25_088, 512], [128, 768, 3072]] };
@@ -253,15 +276,35 @@ fn large(tiny: bool) -> Vec<Entry> {
     let convs = convs.into_iter().map(|sizes| {
         let [inputs, side, outputs, kernel] = sizes;
         let name = format!("conv {kernel}x{kernel}, {side}x{side}x{inputs} to {outputs}");
-        entry(name, Box::new(move |s| conv(s, sizes)))
+        drawn(name, Meaning::Exact, move |s| conv(s, sizes))
     });
     let products = products.into_iter().map(|sizes| {
         let [rows, depth, columns] = sizes;
-        entry(format!("dense {rows}x{depth}x{columns}"), Box::new(move |s| dense(s, sizes)))
+        let name = format!("dense {rows}x{depth}x{columns}");
+        drawn(name, Meaning::Exact, move |s| dense(s, sizes))
     });
     let heads = heads.into_iter().map(|sizes| {
         let [heads, rows, depth] = sizes;
-        entry(format!("attention, {heads} heads {rows}x{depth}"), Box::new(move |s| attention(s, sizes)))
+        let name = format!("attention, {heads} heads {rows}x{depth}");
+        drawn(name, Meaning::Exact, move |s| attention(s, sizes))
     });
-    convs.chain(products).chain(heads).collect()
+    // BERT's again, and ResNet's pooling.
+    let (rows, side) = if tiny { (8, 14) } else { (128, 112) };
+    let whole = |name: &str, draw: Draw| drawn(name.into(), Meaning::Reference, move |s| draw(s, rows));
+    let others = [
+        whole("layer norm of 768", |s, rows| {
+            let (x, scale, shift) = (s.input(&[rows, 768]), s.constant(&[768]), s.constant(&[768]));
+            s.node(Op::LayerNorm { axis: 1, epsilon: 1e-12 }, &[x, scale, shift], &[rows, 768])
+        }),
+        whole("softmax of 128", |s, rows| {
+            let x = s.input(&[12, rows, 128]);
+            s.node(Op::Softmax { axis: 2 }, &[x], &[12, rows, 128])
+        }),
+        whole("gelu of 3072", |s, rows| {
+            let x = s.input(&[rows, 3072]);
+            s.node(Op::Unary(Unary::Gelu), &[x], &[rows, 3072])
+        }),
+        drawn(format!("max pool {side}x{side}x64"), Meaning::Reference, move |s| pool(s, side)),
+    ];
+    convs.chain(products).chain(heads).chain(others).collect()
 }

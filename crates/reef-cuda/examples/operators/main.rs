@@ -107,7 +107,7 @@ fn main() -> ExitCode {
 fn names(asked: &Asked) -> Vec<String> {
     match asked.part {
         Part::Results => cases::all(asked.tiny).into_iter().map(|entry| entry.name).collect(),
-        Part::Promises => promises::all().into_iter().map(|(name, _)| name).collect(),
+        Part::Promises => promises::all(asked.tiny).into_iter().map(|(name, _)| name).collect(),
     }
 }
 
@@ -201,7 +201,7 @@ fn work(asked: &Asked, from: usize) -> Result<bool, String> {
     if asked.part == Part::Promises {
         // Held: the driver sets the GPU up once for all devices.
         let _first = start(1 << 20)?;
-        for (index, (name, check)) in promises::all().into_iter().enumerate().skip(from) {
+        for (index, (name, check)) in promises::all(asked.tiny).into_iter().enumerate().skip(from) {
             println!("{MARK}begin {index}");
             let started = Instant::now();
             check(number);
