@@ -87,7 +87,10 @@ fn main() -> ExitCode {
         }
     };
     let right = match asked.from {
-        Some(from) => work(&asked, from),
+        Some(from) => {
+            std::panic::set_hook(Box::new(|panic| fail(&panic.to_string())));
+            work(&asked, from).inspect_err(|why| fail(why))
+        }
         None if asked.list => {
             names(&asked).iter().for_each(|name| println!("{name}"));
             Ok(true)
@@ -151,6 +154,7 @@ fn follow(child: &mut Child) -> (Option<usize>, usize, Option<String>) {
     let (send, receive) = channel();
     let reader = std::thread::spawn(move || lines.map_while(Result::ok).all(|line| send.send(line).is_ok()));
     let (mut begun, mut wrong, mut done, mut stuck) = (None, 0, false, false);
+    let mut said: Option<String> = None;
     loop {
         let patience = if begun.is_some() { PATIENCE } else { PATIENCE_START };
         let line = match receive.recv_timeout(patience) {
@@ -165,6 +169,9 @@ fn follow(child: &mut Child) -> (Option<usize>, usize, Option<String>) {
             None => println!("{line}"),
             Some(("begin", index)) => begun = index.parse().ok(),
             Some(("wrong", _)) => wrong += 1,
+            Some(("failed", what)) => {
+                said.get_or_insert(what.into());
+            }
             Some(_) => done = true,
         }
     }
@@ -176,7 +183,7 @@ fn follow(child: &mut Child) -> (Option<usize>, usize, Option<String>) {
     let why = match status {
         _ if stuck => Some("it does not go on".into()),
         Ok(status) if done && status.success() => None,
-        Ok(status) => Some(format!("its process ended: {status}")),
+        Ok(status) => Some(said.unwrap_or_else(|| format!("its process ended: {status}"))),
         Err(error) => Some(format!("its process is lost: {error}")),
     };
     (begun, wrong, why)
@@ -186,8 +193,14 @@ fn follow(child: &mut Child) -> (Option<usize>, usize, Option<String>) {
 fn end_with_parent() {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(3);
+        // At once: what the driver does at an exit may wait for the GPU.
+        std::process::abort();
     });
+}
+
+/// Tells the process that started this one why it ends.
+fn fail(why: &str) {
+    println!("{MARK}failed {}", why.replace('\n', " "));
 }
 
 /// Runs the cases behind `from`. An error ends the process: the device may be broken.
