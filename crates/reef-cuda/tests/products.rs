@@ -2,6 +2,8 @@
 //! which every precision has and whose sums f32 has: whatever is multiplied, and in which order, results are
 //! the reference's to the bit.
 
+mod sketch;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,99 +11,16 @@ use reef_base::{AlignedBytes, Rng, TaskKey};
 use reef_compile::{CompileOptions, compile, reference};
 use reef_cuda::{CudaDevice, CudaOptions};
 use reef_device::{Device, Outcome};
-use reef_graph::{Binary, ConvAttrs, DType, Graph, Op, Shape, Tensor, Unary, ValueId};
+use reef_graph::{Tensor, ValueId};
 use reef_plan::Precision;
+
+use sketch::{Sketch, convolution, product};
 
 /// Shapes of each kind.
 const SHAPES: u64 = 60;
 
-fn whole_numbers(rng: &mut Rng, dims: &[usize]) -> Tensor {
-    let shape = Shape::new(dims);
-    let values: Vec<f32> = (0..shape.elements()).map(|_| rng.below(7) as f32 - 3.0).collect();
-    Tensor::f32(shape, &values)
-}
-
-struct Sketch {
-    graph: Graph,
-    inputs: Vec<Tensor>,
-    rng: Rng,
-}
-
-impl Sketch {
-    fn input(&mut self, dims: &[usize]) -> ValueId {
-        let tensor = whole_numbers(&mut self.rng, dims);
-        let name = format!("x{}", self.inputs.len());
-        let id = self.graph.add_input(name, DType::F32, tensor.shape().clone());
-        self.inputs.push(tensor);
-        id
-    }
-
-    fn constant(&mut self, dims: &[usize]) -> ValueId {
-        let tensor = whole_numbers(&mut self.rng, dims);
-        self.graph.add_const(format!("c{}", self.graph.values.len()), tensor)
-    }
-
-    fn node(&mut self, op: Op, inputs: &[ValueId], dims: &[usize]) -> ValueId {
-        let name = format!("n{}", self.graph.nodes.len());
-        self.graph.add_node(name, op, inputs, DType::F32, Shape::new(dims))
-    }
-
-    fn between(&mut self, least: u64, most: u64) -> usize {
-        (least + self.rng.below(most - least + 1)) as usize
-    }
-}
-
-/// Any convolution, with or without bias, residual and activation.
-fn convolution(s: &mut Sketch) -> ValueId {
-    let pointwise = s.rng.below(3) == 0;
-    let groups = if s.rng.below(4) == 0 { 2 } else { 1 };
-    // Often enough channels that come in fours, and sums so long that they are split.
-    let of_four = s.rng.below(2) == 0;
-    let inputs = if of_four { s.between(1, 30) * 4 } else { s.between(1, 60) };
-    let outputs = s.between(1, 90);
-    let kernel = if pointwise { [1; 2] } else { [s.between(1, 4), s.between(1, 4)] };
-    let strides = if pointwise { [1; 2] } else { [s.between(1, 2), s.between(1, 2)] };
-    let dilations = if pointwise { [1; 2] } else { [s.between(1, 2), s.between(1, 2)] };
-    let pads = if pointwise { [0; 4] } else { std::array::from_fn(|_| s.between(0, 2)) };
-    let attrs = ConvAttrs { kernel, strides, pads, dilations, groups };
-    let batch = s.between(1, 2);
-    let reach = |axis: usize| (kernel[axis] - 1) * dilations[axis] + 1;
-    let image = [s.between(reach(0) as u64, 14), s.between(reach(1) as u64, 14)];
-    let extent = |axis: usize| (image[axis] + pads[axis] + pads[axis + 2] - reach(axis)) / strides[axis] + 1;
-    let dims = [batch, outputs * groups, extent(0), extent(1)];
-    let x = s.input(&[batch, inputs * groups, image[0], image[1]]);
-    let weights = s.constant(&[outputs * groups, inputs, kernel[0], kernel[1]]);
-    let mut operands = vec![x, weights];
-    if s.rng.below(2) == 0 {
-        operands.push(s.constant(&[outputs * groups]));
-    }
-    let mut y = s.node(Op::Conv(attrs), &operands, &dims);
-    if s.rng.below(2) == 0 {
-        let residual = s.input(&dims);
-        y = s.node(Op::Binary(Binary::Add), &[y, residual], &dims);
-    }
-    if s.rng.below(2) == 0 {
-        y = s.node(Op::Unary(Unary::Relu), &[y], &dims);
-    }
-    y
-}
-
-/// Any product of two computed matrices, of a computed and a constant one, or of one that is transposed.
-fn product(s: &mut Sketch) -> ValueId {
-    let of_four = s.rng.below(2) == 0;
-    let k = if of_four { s.between(1, 40) * 4 } else { s.between(1, 130) };
-    let (m, n) = (s.between(1, 90), s.between(1, 90));
-    let (m, n) = if of_four { (m.next_multiple_of(4), n.next_multiple_of(4)) } else { (m, n) };
-    let batch = s.between(1, 3);
-    let (trans_a, trans_b) = (s.rng.below(3) == 0, s.rng.below(2) == 0);
-    let a = s.input(&if trans_a { [batch, k, m] } else { [batch, m, k] });
-    let matrix = if trans_b { [n, k] } else { [k, n] };
-    let b = match s.rng.below(3) {
-        0 => s.constant(&matrix),
-        1 => s.input(&matrix),
-        _ => s.input(&[batch, matrix[0], matrix[1]]),
-    };
-    s.node(Op::MatMul { trans_a, trans_b }, &[a, b], &[batch, m, n])
+fn whole_number(rng: &mut Rng) -> f32 {
+    rng.below(7) as f32 - 3.0
 }
 
 fn outputs(device: &CudaDevice, precision: Precision, sketch: &Sketch) -> Vec<Tensor> {
@@ -140,7 +59,7 @@ fn check(precision: Precision, kind: &str, make: fn(&mut Sketch) -> ValueId) {
         CudaOptions { memory_bytes: Some(64 << 20), separate_allocations, ..CudaOptions::default() };
     let device = CudaDevice::start(options).expect("the emulated driver is there");
     for seed in 0..SHAPES {
-        let mut sketch = Sketch { graph: Graph::default(), inputs: vec![], rng: Rng::new(seed) };
+        let mut sketch = Sketch::new(seed, whole_number);
         let y = make(&mut sketch);
         sketch.graph.add_output("y", y);
         let expected = reference::evaluate(&sketch.graph, &sketch.inputs).expect("it can be evaluated");

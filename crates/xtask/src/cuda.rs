@@ -228,13 +228,18 @@ pub(crate) fn bundle() -> Result<()> {
     }
     fs::create_dir_all(&bundle).with_context(|| format!("cannot make {}", bundle.display()))?;
     run_command(cargo(&["build", "--release", "--workspace", "--bin", "reef"]))?;
-    run_command(cargo(&["build", "--release", "--workspace", "--example", "kernels", "--example", "smoke"]))?;
+    let mut examples = cargo(&["build", "--release", "--workspace"]);
+    examples.args(["kernels", "smoke", "operators"].map(|name| format!("--example={name}")));
+    run_command(examples)?;
     let release = places.target.join("release");
-    let mut strip = Command::new("strip");
-    run_command({
-        strip.arg("-o").arg(bundle.join("reef")).arg(release.join("reef"));
-        strip
-    })?;
+    for binary in ["reef", "examples/operators"] {
+        let from = release.join(binary);
+        let to = bundle.join(from.file_name().expect("binaries are files"));
+        let mut strip = Command::new("strip");
+        strip.arg("-o").arg(&to).arg(&from);
+        run_command(strip)?;
+        check_glibc(&to)?;
+    }
     let mut kernels = Command::new(release.join("examples/kernels"));
     places.compiling(&mut kernels).arg(bundle.join("kernels")).args(ARCHITECTURES);
     run_command(kernels)?;
@@ -246,7 +251,6 @@ pub(crate) fn bundle() -> Result<()> {
         let name = from.file_name().expect("scripts are files");
         fs::copy(&from, bundle.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
     }
-    check_glibc(&bundle.join("reef"))?;
     let bytes = bytes_in(&bundle)?;
     eprintln!("xtask: {}: {:.1} MiB", bundle.display(), bytes as f64 / f64::from(1 << 20));
     if bytes > BUNDLE_BYTES_MAX {
@@ -276,7 +280,8 @@ fn check_glibc(binary: &Path) -> Result<()> {
     };
     if needed > GLIBC_MAX {
         let (major, minor) = needed;
-        bail!("the binary needs glibc {major}.{minor}, {}.{} is there", GLIBC_MAX.0, GLIBC_MAX.1);
+        let (binary, most) = (binary.display(), GLIBC_MAX);
+        bail!("{binary} needs glibc {major}.{minor}, {}.{} is there", most.0, most.1);
     }
     Ok(())
 }
