@@ -100,6 +100,8 @@ pub(crate) struct Fit {
     pub(crate) wave: Option<Nanos>,
     /// And how long the kernel takes.
     pub(crate) whole: Option<Nanos>,
+    /// Successive blocks that share a tile: one launch has all of them.
+    pub(crate) grain: u32,
 }
 
 /// What the board asks of a plan.
@@ -506,8 +508,13 @@ impl<P: Kernels> Board<P> {
             let own = task.submission.payload.fit(task.next, self.units);
             own.together >= fit.together && own.wave.is_some() && own.wave <= fit.wave
         };
+        let count = |task: &Task<P>| {
+            let of_all = task.next_step().map_or(0, Step::blocks) - task.from;
+            let grain = task.submission.payload.fit(task.next, self.units).grain;
+            if of_all <= left { of_all } else { left - left % grain }
+        };
         let candidate = |(at, task): &(usize, &Task<P>)| {
-            let step = task.next_step().filter(|_| *at != slot && left > 0);
+            let step = task.next_step().filter(|_| *at != slot && count(task) > 0);
             let lesser = host.submission.key.preempts(task.submission.key);
             matches!(step, Some(Step::Device(_))) && lesser && task.may_pad(slot) && fits(task)
         };
@@ -522,9 +529,7 @@ impl<P: Kernels> Board<P> {
             }
         };
         let (at, task) = tasks.filter(candidate).min_by_key(|(_, task)| rank(task))?;
-        let of_all = task.next_step()?.blocks();
-        let blocks = left.min(of_all - task.from);
-        Some(Pads { slot: at, kernel: task.next, from: task.from, blocks, number: 0 })
+        Some(Pads { slot: at, kernel: task.next, from: task.from, blocks: count(task), number: 0 })
     }
 
     /// Has blocks pad the next launch of the task in slot `of`.

@@ -37,11 +37,11 @@ struct Streams {
 }
 
 /// How long a wave of each kernel of a task takes, where that is known. Two blocks fit a multiprocessor.
-struct Waves(Option<u64>);
+struct Waves(Option<u64>, u32);
 
 impl Kernels for Waves {
     fn fit(&self, _kernel: usize, _units: usize) -> Fit {
-        Fit { together: 2, wave: self.0.map(Nanos), whole: self.0.map(Nanos) }
+        Fit { together: 2, wave: self.0.map(Nanos), whole: self.0.map(Nanos), grain: self.1 }
     }
 }
 
@@ -58,6 +58,8 @@ struct Rig {
     ran: Vec<(usize, usize)>,
     /// What the host runs, by slot.
     hosted: BTreeMap<usize, usize>,
+    /// Blocks that share a tile, of tasks that are submitted.
+    grain: u32,
 }
 
 /// Of a task's kernels, one that the host runs.
@@ -74,6 +76,7 @@ impl Rig {
             log: Vec::new(),
             ran: Vec::new(),
             hosted: BTreeMap::new(),
+            grain: 1,
         }
     }
 
@@ -85,7 +88,7 @@ impl Rig {
         assert_eq!(self.board.refusal(key), None);
         let step = |&blocks: &u32| if blocks == HOST { Step::Host } else { Step::Device(blocks) };
         let (io, steps) = (Io::default(), blocks.iter().map(step).collect());
-        let submission = Submission { plan: PLAN, payload: Waves(wave), steps, key, io, token };
+        let submission = Submission { plan: PLAN, payload: Waves(wave, self.grain), steps, key, io, token };
         let task = self.board.submit(submission, self.streams.now);
         let slot = (task.0 & ((1 << SLOT_BITS) - 1)) as usize;
         self.steps.insert(slot, blocks.to_vec());
@@ -515,6 +518,32 @@ fn what_an_urgent_kernel_leaves_is_padded_by_the_rules() {
     // One whose inputs are not there.
     assert_eq!(padding(Scheme::Reset, Some(10), Some(10), false), Some(None));
     assert_eq!(padded(padding(Scheme::Concurrent, Some(10), Some(10), true)), None);
+}
+
+/// Blocks that share a tile find each other's parts only if they are of one launch.
+#[test]
+fn padding_does_not_part_blocks_that_share_a_tile() {
+    let padded = |grain, blocks: u32| {
+        let mut rig = Rig::new(Scheme::Reset);
+        rig.grain = grain;
+        rig.submit_timed(TaskKey::best_effort(0), &[blocks], 1, Some(10));
+        rig.act();
+        rig.submit_timed(real_time(1), &[4], 2, Some(10));
+        rig.act();
+        (0..2).for_each(|_| rig.run(0, 0));
+        // It leaves three.
+        rig.grain = 1;
+        rig.submit_timed(real_time(1), &[1], 3, Some(10));
+        rig.act();
+        rig.log.iter().find_map(|action| match action {
+            Action::Launch { padding: Some(pads), .. } => Some((pads.from, pads.blocks)),
+            _ => None,
+        })
+    };
+    assert_eq!(padded(1, 4), Some((0, 3)));
+    assert_eq!(padded(2, 4), Some((0, 2)));
+    assert_eq!(padded(3, 3), Some((0, 3)));
+    assert_eq!(padded(4, 4), None);
 }
 
 #[test]
