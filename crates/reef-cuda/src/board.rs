@@ -58,6 +58,9 @@ pub(crate) const SLOTS: usize = reef_base::limits::BOARD_SLOTS_DEFAULT;
 /// Of them only for real-time tasks.
 pub(crate) const SLOTS_REAL_TIME: usize = reef_base::limits::REAL_TIME_SLOTS_RESERVED;
 
+/// Reports at a time, each in the place that its launch's number says: more than launches that are under way.
+pub(crate) const REPORTS: usize = (SLOTS * (OUTSTANDING_MAX + 1)).next_power_of_two();
+
 /// Bits of a task's id that hold its slot.
 const SLOT_BITS: u32 = 6;
 
@@ -481,9 +484,19 @@ impl<P: Kernels> Board<P> {
         Some(action)
     }
 
+    /// The number of the next launch. No other that is under way reports in the same place: one that waits long
+    /// for its turn keeps its own.
     fn next_number(&mut self) -> u32 {
-        self.number = self.number.wrapping_add(1);
-        self.number
+        let place = |number: u32| number as usize % REPORTS;
+        let queued = || self.tasks.iter().flatten().flat_map(|task| &task.outstanding);
+        let taken =
+            |number| queued().filter_map(|other| other.number).any(|other| place(other) == place(number));
+        let mut number = self.number.wrapping_add(1);
+        while taken(number) {
+            number = number.wrapping_add(1);
+        }
+        self.number = number;
+        number
     }
 
     /// A task of which only the outputs are left to copy.

@@ -272,6 +272,32 @@ fn an_urgent_task_evicts_and_what_was_skipped_runs_again() {
 }
 
 #[test]
+fn a_launch_that_waits_long_keeps_the_place_of_its_report() {
+    let mut rig = Rig::new(Scheme::Concurrent);
+    rig.submit(TaskKey::best_effort(0), &[1], 1);
+    rig.act();
+    let place = |number: u32| number as usize % REPORTS;
+    let kept: Vec<usize> = rig.streams.queued[&0].iter().map(|queued| place(queued.number)).collect();
+    assert!(!kept.is_empty());
+    rig.log.clear();
+    for token in 0..REPORTS as u64 {
+        rig.submit(real_time(0), &[1; 2], token);
+        rig.act();
+        while !rig.is_clear(1) {
+            rig.run(1, 1);
+            rig.act();
+        }
+        assert_eq!(rig.done().map(|done| done.0), Some(token));
+    }
+    let number = |action: &Action| match action {
+        Action::Launch { number, .. } | Action::Finish { number, .. } => Some(place(*number)),
+        _ => None,
+    };
+    let used: Vec<usize> = rig.log.iter().filter_map(number).collect();
+    assert!(used.len() > 2 * REPORTS && used.iter().all(|place| !kept.contains(place)));
+}
+
+#[test]
 fn what_is_cancelled_ends_when_nothing_of_it_is_queued() {
     let mut rig = Rig::new(Scheme::Reset);
     let waiting = rig.submit(TaskKey::best_effort(0), &[1; 2], 1);
