@@ -217,6 +217,8 @@ impl Feeder {
     pub(crate) fn new(shared: Arc<Shared>, code: Arc<Code>) -> Result<Feeder, CudaError> {
         let context = shared.context.clone();
         let (least, greatest) = context.priorities()?;
+        // The first one: if the driver has fewer queues than there are streams, it shares one with a late slot.
+        let control = Stream::new(&context, greatest)?;
         let streams = (0..SLOTS)
             .map(|_| Ok([Stream::new(&context, least)?, Stream::new(&context, greatest)?]))
             .collect::<Result<Vec<Streams>, CudaError>>()?;
@@ -232,7 +234,7 @@ impl Feeder {
             memory: (0..SLOTS).map(|_| SlotMemory::default()).collect(),
             slots,
             epochs: [1; SLOTS],
-            control: Stream::new(&context, greatest)?,
+            control,
             pinned,
             pinned_address,
             clock: DeviceClock::new(Nanos::ZERO, 0),
