@@ -44,6 +44,12 @@ esac
 mkdir -p "$out"
 export REEF_CUDA_CACHE=$here/kernels REEF_LOG=${REEF_LOG:-error}
 reef=$here/reef
+# A driver without its daemon for persistence starts the GPU anew for each process, which takes seconds, unless
+# somebody has it open.
+for gpu in /dev/nvidia[0-9]*; do
+  [ ! -r "$gpu" ] || { exec 9<"$gpu"; } 2>/dev/null
+  break
+done
 
 # A step of a part: its name, its limit in seconds, a command. What the command prints is in DIR/NAME.txt, its errors
 # in DIR/NAME.err.
@@ -100,6 +106,11 @@ smoke() {
     done
     step "$name-compared" 30 python3 "$here/compare.py" "$out/$name-cpu" "$out/$name-cuda:0" --tolerance 1e-4 ||
       failed=1
+    # What is served unless a model says otherwise: on tensor cores.
+    step "$name-tf32" 30 "$reef" run "$model" --random 1 --device cuda:0 --precision tf32 \
+      --output-dir "$out/$name-tf32" &&
+      step "$name-tf32-compared" 30 python3 "$here/compare.py" "$out/$name-cpu" "$out/$name-tf32" --tolerance 2e-2 ||
+      failed=1
   done
   return $failed
 }
@@ -117,26 +128,32 @@ zoo() {
 models() {
   facts || return 1
   zoo "${networks[@]}" || return 1
-  local model failed=0 inputs repeat=100 seconds=1.5
+  local model precision failed=0 inputs repeat=100 seconds=1.5
   [ -z "$tiny" ] || { repeat=3 seconds=0.2; }
   for model in "${networks[@]}"; do
     step "inputs-$model" 20 python3 "$here/onnx_file.py" inputs "$out/zoo/$model.onnx" "$out/inputs/$model" ||
       return 1
     mapfile -t inputs < <(sed 's/^/--input=/' "$out/inputs-$model.txt")
-    step "reef-$model" 30 "$reef" run "$out/zoo/$model.onnx" "${inputs[@]}" --repeat "$repeat" --json \
-      --device cuda:0 --output-dir "$out/outputs/$model" && cat "$out/reef-$model.txt" || failed=1
+    # With tf32 for its speed, as it is served; with f32 to be compared.
+    for precision in tf32 f32; do
+      step "reef-$model-$precision" 30 "$reef" run "$out/zoo/$model.onnx" "${inputs[@]}" --repeat "$repeat" --json \
+        --device cuda:0 --precision $precision --output-dir "$out/outputs-$precision/$model" &&
+        cat "$out/reef-$model-$precision.txt" || failed=1
+    done
   done
   has_torch && {
     step torch-latency 75 "$python" "$here/torch_peer.py" --device "$torch_device" latency "${networks[@]/#/$out/zoo/}" --inputs "$out/inputs" \
-      --expected "$out/outputs" --out "$out/torch.jsonl" --seconds "$seconds" || failed=1
+      --expected "$out/outputs-f32" --out "$out/torch.jsonl" --seconds "$seconds" || failed=1
     cat "$out/torch-latency.txt"
   }
   for model in "${networks[@]}"; do
     mapfile -t inputs < <(sed 's/^/--input=/' "$out/inputs-$model.txt")
     step "cpu-$model" 30 "$reef" run "$out/zoo/$model.onnx" "${inputs[@]}" --device cpu \
       --output-dir "$out/expected/$model" || failed=1
-    step "compared-$model" 20 python3 "$here/compare.py" "$out/expected/$model" "$out/outputs/$model" \
+    step "compared-$model" 20 python3 "$here/compare.py" "$out/expected/$model" "$out/outputs-f32/$model" \
       --tolerance 1e-3 || failed=1
+    step "compared-$model-tf32" 20 python3 "$here/compare.py" "$out/expected/$model" "$out/outputs-tf32/$model" \
+      --tolerance 3e-2 || failed=1
   done
   # It takes long: the network of the fewest operators, at the end.
   [ -n "$tiny" ] || ! has_torch || step torch-compile 60 "$python" "$here/torch_peer.py" --device "$torch_device" latency "$out/zoo/vgg19" --inputs "$out/inputs" \

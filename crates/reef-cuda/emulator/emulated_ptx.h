@@ -27,7 +27,9 @@ inline void store_release(unsigned long long *at, unsigned long long value) {
   __atomic_store_n(at, value, __ATOMIC_RELEASE);
 }
 
-inline unsigned long long load_acquire(const unsigned long long *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+inline unsigned long long load_relaxed(const unsigned long long *at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
+
+inline void fence_acquire() { __atomic_thread_fence(__ATOMIC_ACQ_REL); }
 
 inline void fence_in_one_order() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 

@@ -58,6 +58,9 @@ pub(crate) const SLOTS: usize = reef_base::limits::BOARD_SLOTS_DEFAULT;
 /// Of them only for real-time tasks.
 pub(crate) const SLOTS_REAL_TIME: usize = reef_base::limits::REAL_TIME_SLOTS_RESERVED;
 
+/// Reports at a time, each in the place that its launch's number says: more than launches that are under way.
+pub(crate) const REPORTS: usize = (SLOTS * (OUTSTANDING_MAX + 1)).next_power_of_two();
+
 /// Bits of a task's id that hold its slot.
 const SLOT_BITS: u32 = 6;
 
@@ -100,6 +103,8 @@ pub(crate) struct Fit {
     pub(crate) wave: Option<Nanos>,
     /// And how long the kernel takes.
     pub(crate) whole: Option<Nanos>,
+    /// Successive blocks that share a tile: one launch has all of them.
+    pub(crate) grain: u32,
 }
 
 /// What the board asks of a plan.
@@ -479,9 +484,19 @@ impl<P: Kernels> Board<P> {
         Some(action)
     }
 
+    /// The number of the next launch. No other that is under way reports in the same place: one that waits long
+    /// for its turn keeps its own.
     fn next_number(&mut self) -> u32 {
-        self.number = self.number.wrapping_add(1);
-        self.number
+        let place = |number: u32| number as usize % REPORTS;
+        let queued = || self.tasks.iter().flatten().flat_map(|task| &task.outstanding);
+        let taken =
+            |number| queued().filter_map(|other| other.number).any(|other| place(other) == place(number));
+        let mut number = self.number.wrapping_add(1);
+        while taken(number) {
+            number = number.wrapping_add(1);
+        }
+        self.number = number;
+        number
     }
 
     /// A task of which only the outputs are left to copy.
@@ -506,8 +521,13 @@ impl<P: Kernels> Board<P> {
             let own = task.submission.payload.fit(task.next, self.units);
             own.together >= fit.together && own.wave.is_some() && own.wave <= fit.wave
         };
+        let count = |task: &Task<P>| {
+            let of_all = task.next_step().map_or(0, Step::blocks) - task.from;
+            let grain = task.submission.payload.fit(task.next, self.units).grain;
+            if of_all <= left { of_all } else { left - left % grain }
+        };
         let candidate = |(at, task): &(usize, &Task<P>)| {
-            let step = task.next_step().filter(|_| *at != slot && left > 0);
+            let step = task.next_step().filter(|_| *at != slot && count(task) > 0);
             let lesser = host.submission.key.preempts(task.submission.key);
             matches!(step, Some(Step::Device(_))) && lesser && task.may_pad(slot) && fits(task)
         };
@@ -522,9 +542,7 @@ impl<P: Kernels> Board<P> {
             }
         };
         let (at, task) = tasks.filter(candidate).min_by_key(|(_, task)| rank(task))?;
-        let of_all = task.next_step()?.blocks();
-        let blocks = left.min(of_all - task.from);
-        Some(Pads { slot: at, kernel: task.next, from: task.from, blocks, number: 0 })
+        Some(Pads { slot: at, kernel: task.next, from: task.from, blocks: count(task), number: 0 })
     }
 
     /// Has blocks pad the next launch of the task in slot `of`.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use reef_base::{MonotonicClock, Nanos};
 use reef_device::Wake;
 
-use crate::board::{AHEAD_MIN, Action, Board, Ended, OUTSTANDING_MAX, Pads, SLOTS};
+use crate::board::{AHEAD_MIN, Action, Board, Ended, Pads, REPORTS, SLOTS};
 use crate::clock::DeviceClock;
 use crate::code::Code;
 use crate::cut::SPLIT_BLOCKS;
@@ -27,8 +27,6 @@ use crate::hosting::{Hosts, Job};
 use crate::loaded::{Launchable, Loaded};
 use crate::memory::{DevicePart, PinnedPart};
 
-/// Reports at a time: more than launches that are under way.
-const REPORTS: usize = (SLOTS * (OUTSTANDING_MAX + 1)).next_power_of_two();
 /// Times that the way to the device and back is measured at the start.
 const ROUND_TRIPS: u32 = 9;
 /// Round trips that a task's queue reaches beyond what runs: this thread has others to look after as well.
@@ -219,6 +217,8 @@ impl Feeder {
     pub(crate) fn new(shared: Arc<Shared>, code: Arc<Code>) -> Result<Feeder, CudaError> {
         let context = shared.context.clone();
         let (least, greatest) = context.priorities()?;
+        // The first one: if the driver has fewer queues than there are streams, it shares one with a late slot.
+        let control = Stream::new(&context, greatest)?;
         let streams = (0..SLOTS)
             .map(|_| Ok([Stream::new(&context, least)?, Stream::new(&context, greatest)?]))
             .collect::<Result<Vec<Streams>, CudaError>>()?;
@@ -234,7 +234,7 @@ impl Feeder {
             memory: (0..SLOTS).map(|_| SlotMemory::default()).collect(),
             slots,
             epochs: [1; SLOTS],
-            control: Stream::new(&context, greatest)?,
+            control,
             pinned,
             pinned_address,
             clock: DeviceClock::new(Nanos::ZERO, 0),

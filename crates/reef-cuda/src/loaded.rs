@@ -184,11 +184,15 @@ impl Loaded {
 impl Kernels for Arc<Loaded> {
     fn fit(&self, kernel: usize, units: usize) -> Fit {
         let Some(Launchable { together, grid, .. }) = self.launchable(kernel) else {
-            return Fit { together: 1, wave: None, whole: None };
+            return Fit { together: 1, wave: None, whole: None, grain: 1 };
         };
         let waves = u64::from(grid.blocks).div_ceil(units as u64 * u64::from(together)).max(1);
         let whole = self.time(kernel);
-        Fit { together, wave: whole.map(|took| Nanos(took.0 / waves)), whole }
+        let grain = match &self.plan.kernels()[kernel].spec {
+            KernelSpec::Conv(spec) => spec.splits as u32,
+            _ => 1,
+        };
+        Fit { together, wave: whole.map(|took| Nanos(took.0 / waves)), whole, grain }
     }
 }
 

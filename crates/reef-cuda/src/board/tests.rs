@@ -37,11 +37,11 @@ struct Streams {
 }
 
 /// How long a wave of each kernel of a task takes, where that is known. Two blocks fit a multiprocessor.
-struct Waves(Option<u64>);
+struct Waves(Option<u64>, u32);
 
 impl Kernels for Waves {
     fn fit(&self, _kernel: usize, _units: usize) -> Fit {
-        Fit { together: 2, wave: self.0.map(Nanos), whole: self.0.map(Nanos) }
+        Fit { together: 2, wave: self.0.map(Nanos), whole: self.0.map(Nanos), grain: self.1 }
     }
 }
 
@@ -58,6 +58,8 @@ struct Rig {
     ran: Vec<(usize, usize)>,
     /// What the host runs, by slot.
     hosted: BTreeMap<usize, usize>,
+    /// Blocks that share a tile, of tasks that are submitted.
+    grain: u32,
 }
 
 /// Of a task's kernels, one that the host runs.
@@ -74,6 +76,7 @@ impl Rig {
             log: Vec::new(),
             ran: Vec::new(),
             hosted: BTreeMap::new(),
+            grain: 1,
         }
     }
 
@@ -85,7 +88,7 @@ impl Rig {
         assert_eq!(self.board.refusal(key), None);
         let step = |&blocks: &u32| if blocks == HOST { Step::Host } else { Step::Device(blocks) };
         let (io, steps) = (Io::default(), blocks.iter().map(step).collect());
-        let submission = Submission { plan: PLAN, payload: Waves(wave), steps, key, io, token };
+        let submission = Submission { plan: PLAN, payload: Waves(wave, self.grain), steps, key, io, token };
         let task = self.board.submit(submission, self.streams.now);
         let slot = (task.0 & ((1 << SLOT_BITS) - 1)) as usize;
         self.steps.insert(slot, blocks.to_vec());
@@ -266,6 +269,32 @@ fn an_urgent_task_evicts_and_what_was_skipped_runs_again() {
     let (token, outcome, counters) = rig.done().expect("it ended");
     assert_eq!((token, outcome), (1, Outcome::Done));
     assert_eq!((counters.blocks_done, counters.blocks_rerun), (13, 1));
+}
+
+#[test]
+fn a_launch_that_waits_long_keeps_the_place_of_its_report() {
+    let mut rig = Rig::new(Scheme::Concurrent);
+    rig.submit(TaskKey::best_effort(0), &[1], 1);
+    rig.act();
+    let place = |number: u32| number as usize % REPORTS;
+    let kept: Vec<usize> = rig.streams.queued[&0].iter().map(|queued| place(queued.number)).collect();
+    assert!(!kept.is_empty());
+    rig.log.clear();
+    for token in 0..REPORTS as u64 {
+        rig.submit(real_time(0), &[1; 2], token);
+        rig.act();
+        while !rig.is_clear(1) {
+            rig.run(1, 1);
+            rig.act();
+        }
+        assert_eq!(rig.done().map(|done| done.0), Some(token));
+    }
+    let number = |action: &Action| match action {
+        Action::Launch { number, .. } | Action::Finish { number, .. } => Some(place(*number)),
+        _ => None,
+    };
+    let used: Vec<usize> = rig.log.iter().filter_map(number).collect();
+    assert!(used.len() > 2 * REPORTS && used.iter().all(|place| !kept.contains(place)));
 }
 
 #[test]
@@ -515,6 +544,32 @@ fn what_an_urgent_kernel_leaves_is_padded_by_the_rules() {
     // One whose inputs are not there.
     assert_eq!(padding(Scheme::Reset, Some(10), Some(10), false), Some(None));
     assert_eq!(padded(padding(Scheme::Concurrent, Some(10), Some(10), true)), None);
+}
+
+/// Blocks that share a tile find each other's parts only if they are of one launch.
+#[test]
+fn padding_does_not_part_blocks_that_share_a_tile() {
+    let padded = |grain, blocks: u32| {
+        let mut rig = Rig::new(Scheme::Reset);
+        rig.grain = grain;
+        rig.submit_timed(TaskKey::best_effort(0), &[blocks], 1, Some(10));
+        rig.act();
+        rig.submit_timed(real_time(1), &[4], 2, Some(10));
+        rig.act();
+        (0..2).for_each(|_| rig.run(0, 0));
+        // It leaves three.
+        rig.grain = 1;
+        rig.submit_timed(real_time(1), &[1], 3, Some(10));
+        rig.act();
+        rig.log.iter().find_map(|action| match action {
+            Action::Launch { padding: Some(pads), .. } => Some((pads.from, pads.blocks)),
+            _ => None,
+        })
+    };
+    assert_eq!(padded(1, 4), Some((0, 3)));
+    assert_eq!(padded(2, 4), Some((0, 2)));
+    assert_eq!(padded(3, 3), Some((0, 3)));
+    assert_eq!(padded(4, 4), None);
 }
 
 #[test]

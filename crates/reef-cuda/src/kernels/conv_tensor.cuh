@@ -40,7 +40,9 @@ __device__ __forceinline__ bool all_parts_there(const Context &context, unsigned
     store_release(arrived + part, context.run);
     fence_in_one_order();
     bool all = true;
-    for (unsigned other = 0; other < parts; other++) all &= load_acquire(arrived + other) == context.run;
+    // One fence behind all of the words: with one behind each, each would wait for the one before.
+    for (unsigned other = 0; other < parts; other++) all &= load_relaxed(arrived + other) == context.run;
+    fence_acquire();
     context.verdict[0] = all;
   }
   context.sync();
@@ -77,14 +79,16 @@ __device__ __forceinline__ bool conv_tensor(const ConvDescriptor &d, const Place
                                        (static_cast<unsigned long long>(group) * d.chunks * d.weight_stride +
                                         first_column) * CHUNK * P::PACKED_BYTES;
   const unsigned long long chunk_bytes = static_cast<unsigned long long>(d.weight_stride) * CHUNK * P::PACKED_BYTES;
-  ConvCursor cursor(d, first_chunk * CHUNK + own_k);
+  // What the loop needs, in registers: memory is read anew after every copy and barrier.
+  const ConvDescriptor hot = d;
+  ConvCursor cursor(hot, first_chunk * CHUNK + own_k);
   const auto source = [&](const ConvCursor &at, bool &exists) {
-    const int in_y = top + static_cast<int>(at.y * d.dilation_h);
-    const int in_x = left + static_cast<int>(at.x * d.dilation_w);
-    exists = exists && at.y < d.kernel_h && in_y >= 0 && in_y < static_cast<int>(d.in_h) && in_x >= 0 &&
-             in_x < static_cast<int>(d.in_w);
+    const int in_y = top + static_cast<int>(at.y * hot.dilation_h);
+    const int in_x = left + static_cast<int>(at.x * hot.dilation_w);
+    exists = exists && at.y < hot.kernel_h && in_y >= 0 && in_y < static_cast<int>(hot.in_h) && in_x >= 0 &&
+             in_x < static_cast<int>(hot.in_w);
     if (!exists) return all_x;
-    return x + (static_cast<unsigned long long>(in_y) * d.in_w + in_x) * d.in_pixel_stride + at.channel;
+    return x + (static_cast<unsigned long long>(in_y) * hot.in_w + in_x) * hot.in_pixel_stride + at.channel;
   };
   // Steps come in order.
   const auto fetch = [&](unsigned step) {
@@ -93,7 +97,7 @@ __device__ __forceinline__ bool conv_tensor(const ConvDescriptor &d, const Place
       const bool has = chunk < end_chunk;
       unsigned char *const to = Tile::chunk_at(context.shared, step, i);
       float *const own = reinterpret_cast<float *>(to) + own_row * CHUNK + own_k;
-      if (d.in_fours) {
+      if (hot.in_fours) {
         bool exists = has;
         const float *const from = source(cursor, exists);
         copy_16(own, from, exists);
@@ -103,12 +107,12 @@ __device__ __forceinline__ bool conv_tensor(const ConvDescriptor &d, const Place
           bool exists = has;
           const float *const from = source(at, exists);
           copy_4(own + j, from, exists);
-          at.advance(d, 1);
+          at.advance(hot, 1);
         }
       }
-      cursor.advance(d, CHUNK);
+      cursor.advance(hot, CHUNK);
       for (unsigned piece = threadIdx.x; piece < COLUMNS * P::PACKED_BYTES; piece += THREADS) {
-        const bool exists = has && first_column + piece / P::PACKED_BYTES < d.weight_stride;
+        const bool exists = has && first_column + piece / P::PACKED_BYTES < hot.weight_stride;
         copy_16(to + Tile::LEFT_BYTES + piece * 16, exists ? weights + chunk * chunk_bytes + piece * 16 : weights,
                 exists);
       }

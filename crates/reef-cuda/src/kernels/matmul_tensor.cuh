@@ -14,6 +14,10 @@ __device__ __forceinline__ bool matmul_tensor(const MatMulDescriptor &d, const P
   const unsigned first_column = block / d.row_tiles % d.column_tiles * COLUMNS;
   const MatMulPlane plane(d, places, block / d.row_tiles / d.column_tiles);
   const float *const a = plane.a, *const b = plane.b;
+  // What the loop needs, in registers: memory is read anew after every copy and barrier.
+  const long long a_strides[2] = {d.a_strides[0], d.a_strides[1]};
+  const long long b_strides[2] = {d.b_strides[0], d.b_strides[1]};
+  const unsigned m_end = d.m, n_end = d.n, k_end = d.k, a_in_fours = d.a_in_fours, b_in_fours = d.b_in_fours;
   // What this thread brings of a chunk: four neighbours along k of one row and one column.
   const unsigned own_line = threadIdx.x / 4;
   const unsigned own_k = threadIdx.x % 4 * 4;
@@ -23,13 +27,13 @@ __device__ __forceinline__ bool matmul_tensor(const MatMulDescriptor &d, const P
   const auto along = [&](float *to, const float *from, const long long *strides, unsigned line, unsigned lines,
                          unsigned k, bool in_fours, unsigned k_axis) {
     const float *const at = from + line * strides[1 - k_axis] + k * strides[k_axis];
-    const bool exists = line < lines && k < d.k;
+    const bool exists = line < lines && k < k_end;
     if (in_fours) {
       copy_16(to, exists ? at : from, exists);
       return;
     }
     for (unsigned i = 0; i < 4; i++) {
-      const bool one = line < lines && k + i < d.k;
+      const bool one = line < lines && k + i < k_end;
       copy_4(to + i, one ? at + i * strides[k_axis] : from, one);
     }
   };
@@ -40,16 +44,16 @@ __device__ __forceinline__ bool matmul_tensor(const MatMulDescriptor &d, const P
       float *const rights = reinterpret_cast<float *>(to + Tile::LEFT_BYTES);
       const unsigned first_k = (step * TENSOR_CHUNKS + chunk) * CHUNK;
       const unsigned own = own_line * CHUNK + own_k;
-      along(lefts + own, a, d.a_strides, first_row + own_line, d.m, first_k + own_k, d.a_in_fours, 1);
-      if (d.b_strides[1] != 1 || d.b_strides[0] == 1) {
-        along(rights + own, b, d.b_strides, first_column + own_line, d.n, first_k + own_k, d.b_in_fours, 0);
+      along(lefts + own, a, a_strides, first_row + own_line, m_end, first_k + own_k, a_in_fours, 1);
+      if (b_strides[1] != 1 || b_strides[0] == 1) {
+        along(rights + own, b, b_strides, first_column + own_line, n_end, first_k + own_k, b_in_fours, 0);
         continue;
       }
       for (unsigned i = 0; i < CHUNK; i += 4) {
         const unsigned k = first_k + i + across_k;
         const unsigned n = first_column + across_column;
-        const bool exists = n < d.n && k < d.k;
-        copy_4(rights + across_column * CHUNK + i + across_k, exists ? b + k * d.b_strides[0] + n : b, exists);
+        const bool exists = n < n_end && k < k_end;
+        copy_4(rights + across_column * CHUNK + i + across_k, exists ? b + k * b_strides[0] + n : b, exists);
       }
     }
   };

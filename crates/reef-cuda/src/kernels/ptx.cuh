@@ -43,12 +43,16 @@ __device__ __forceinline__ void store_release(unsigned long long *at, unsigned l
   asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(at), "l"(value) : "memory");
 }
 
-// Reads a word that another block of the device writes, before all that this thread reads afterwards.
-__device__ __forceinline__ unsigned long long load_acquire(const unsigned long long *at) {
+// Reads a word that another block of the device writes.
+__device__ __forceinline__ unsigned long long load_relaxed(const unsigned long long *at) {
   unsigned long long value;
-  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(at) : "memory");
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(at) : "memory");
   return value;
 }
+
+// What this thread has read was there before all that it reads afterwards: what others of the device wrote before
+// those words, too.
+__device__ __forceinline__ void fence_acquire() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
 // Of two threads of the device that each write a word, then come here, then read the other's word, one at least
 // sees what the other wrote.

@@ -62,6 +62,14 @@ __device__ __forceinline__ bool is_evicted(const Launch &launch) {
   return static_cast<int>(launch.epoch - load_relaxed(launch.evicted)) <= 0;
 }
 
+// What a tile function is given by this executor. Where the compiler sees it, it knows that the arena is shared
+// memory, and that nothing tells to stop.
+__device__ __forceinline__ Context context_of(const Context &other) {
+  unsigned char *const arena = shared_arena();
+  return {arena + CONTROL_BYTES, reinterpret_cast<unsigned *>(arena) + 1, nullptr, other.failed, other.failed_value,
+          other.run, other.arrived};
+}
+
 // Block `index` of a launch, which `tile` makes.
 template <class Tile>
 __device__ __forceinline__ void run_block(const Launch &launch, unsigned index, Tile tile) {
@@ -142,7 +150,8 @@ REEF_TILE_FUNCTIONS(REEF_QUEUE_KERNEL)
   template <unsigned TOGETHER>                                                                                       \
   __device__ __noinline__ void name##_apart(const void *descriptor, const Places &places, unsigned block,            \
                                             const Context &context) {                                                \
-    name##_tile(*static_cast<const Descriptor *>(descriptor), places, block, context);                               \
+    const Context own = context_of(context);                                                                         \
+    name##_tile(*static_cast<const Descriptor *>(descriptor), places, block, own);                                   \
   }
 
 #define REEF_CASE(number, name, Descriptor, together)                                                                \
