@@ -98,6 +98,13 @@ fn deepest_first(graph: &Graph) -> Vec<NodeId> {
     nodes.into_iter().map(|(_, id)| id).collect()
 }
 
+/// What makes the scores of attention: a product, perhaps scaled, perhaps masked.
+struct Scores {
+    product: NodeId,
+    scaling: Option<NodeId>,
+    mask: Option<(ValueId, Masking)>,
+}
+
 struct Grouper<'a> {
     graph: &'a Graph,
     consumers: Vec<Vec<NodeId>>,
@@ -228,7 +235,7 @@ impl<'a> Grouper<'a> {
         if !matches!(node.op, Op::Softmax { axis } if axis + 1 == rank) {
             return;
         }
-        let Some((product, scores, mask)) = self.scores(node.inputs[0]) else { return };
+        let Some(Scores { product, scaling, mask }) = self.scores(node.inputs[0]) else { return };
         let Some(last) = self.sole_consumer(value) else { return };
         let (first_node, last_node) = (self.node(product), self.node(last));
         let weighs = matches!(last_node.op, Op::MatMul { trans_a: false, .. })
@@ -244,17 +251,17 @@ impl<'a> Grouper<'a> {
             && output.elements() * depth * self.shape(value).elements() > 0
             && has_attention(depth, output[output.rank() - 1]);
         if weighs && fits {
-            let factor = scores.and_then(|by| self.scaling(by)).map_or(1.0, |(_, factor)| factor);
+            let factor = scaling.and_then(|by| self.scaling(by)).map_or(1.0, |(_, factor)| factor);
             let (mut nodes, alpha) = self.take_factors(product, factor);
-            nodes.extend(scores);
+            nodes.extend(scaling);
             nodes.extend(self.sole_producer(node.inputs[0]).filter(|_| mask.is_some()));
             nodes.extend([id, last]);
             self.push(nodes, Kind::Attention(alpha, mask));
         }
     }
 
-    /// Of what makes the scores of attention: the product, the node that scales it, and the mask.
-    fn scores(&self, value: ValueId) -> Option<(NodeId, Option<NodeId>, Option<(ValueId, Masking)>)> {
+    /// What makes the scores of attention.
+    fn scores(&self, value: ValueId) -> Option<Scores> {
         let product = |value: ValueId| {
             let by = self.sole_producer(value)?;
             let node = self.node(by);
@@ -269,13 +276,13 @@ impl<'a> Grouper<'a> {
             let (source, _) = self.scaling(by)?;
             (self.shape(source) == self.shape(value)).then(|| Some((product(source)?, Some(by))))?
         };
-        if let Some((by, scaling)) = scaled(value) {
-            return Some((by, scaling, None));
+        if let Some((product, scaling)) = scaled(value) {
+            return Some(Scores { product, scaling, mask: None });
         }
         let node = self.node(self.sole_producer(value)?);
         let of_scores = |own: ValueId, mask: ValueId, masking: Masking| {
-            let (by, scaling) = scaled(own).filter(|_| self.shape(own) == self.shape(value))?;
-            Some((by, scaling, Some((mask, masking))))
+            let (product, scaling) = scaled(own).filter(|_| self.shape(own) == self.shape(value))?;
+            Some(Scores { product, scaling, mask: Some((mask, masking)) })
         };
         match (&node.op, &node.inputs[..]) {
             (Op::Binary(Binary::Add), &[a, b]) if a != b => {
