@@ -113,10 +113,10 @@ impl Case {
         (products, longest)
     }
 
-    /// How far an output may be off. What is rounded to the nearest is off by 0.42 of a unit, half of its last
-    /// bit, in the mean; a product of two such by 0.6, or by 0.95 where one of them is cut off instead. Sums of
-    /// products are off by the same share, and products of those by more. Sums of f32 are off by more the
-    /// longer they are.
+    /// How far an output may be off. What is rounded to the nearest is off by 0.42 of a unit, half of its
+    /// last bit, in the mean; a product of two such by 0.6, or by 0.95 where one of them is cut off instead.
+    /// Sums of products are off by the same share, and products of those by more. Sums of f32 are off by
+    /// more the longer they are.
     pub(crate) fn tolerance(&self, precision: Precision) -> Tolerance {
         let (products, longest) = self.products();
         let unit = if products == 0 { 0.0 } else { 0.8 * unit(precision) * f64::from(products).sqrt() };

@@ -3,8 +3,8 @@
 
 use reef_graph::{Binary, ConvAttrs, Graph, Op, Tensor, Unary, ValueKind};
 
-/// Evaluates a graph of one output with tensors for its inputs. `None` where it has other operators than those
-/// of large shapes.
+/// Evaluates a graph of one output with tensors for its inputs. `None` where it has other operators than
+/// those of large shapes.
 pub(crate) fn evaluate(graph: &Graph, inputs: &[Tensor]) -> Option<Vec<f64>> {
     let doubles = |tensor: &Tensor| tensor.values::<f32>().iter().map(|&value| f64::from(value)).collect();
     let mut values: Vec<Vec<f64>> = graph

@@ -2,10 +2,11 @@
 //!
 //!     operators results|promises [--device N] [--tiny] [--seed N] [--list]
 //!
-//! `results` runs every sample of the compiler, random and large products and convolutions, in every precision:
-//! a line for each with its error, the most that it may be, and its kernels' time on the device. Inputs are
-//! fresh three times, and outputs must be the same to the bit when the case is repeated, evicted, and run beside
-//! a task that it evicts. `promises` is the conformance suite, on as many units as the GPU has.
+//! `results` runs every sample of the compiler, random and large products and convolutions, in every
+//! precision: a line for each with its error, the most that it may be, and its kernels' time on the device.
+//! Inputs are fresh three times (once if tiny), and outputs must be the same to the bit when the case is
+//! repeated, evicted, and run beside a task that it evicts. `promises` is the conformance suite, on as many
+//! units as the GPU has.
 //!
 //! Cases run in a process of their own. One that fails or does not end is a line; the rest go on in another
 //! process, with a device that is not broken. Ends with 1 if anything is wrong.
