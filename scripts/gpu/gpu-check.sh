@@ -8,7 +8,7 @@
 # there before is skipped: a part that was cut off goes on where it was. `--tiny` takes models and times that the
 # emulated driver of the tests manages in seconds.
 #
-#   smoke    small models on the GPU against the CPU                                          90 s
+#   smoke    small models on the GPU against the CPU                                         120 s
 #   models   full-size models at batch 1: latency, against the CPU, beside PyTorch            180 s
 #   preempt  launch path, preemption latency, a storm whose answers must be exact             180 s
 #   disb     workloads A, REAL and D under every scheme, beside PyTorch on priority streams   180 s
@@ -35,7 +35,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 case $part in
-  smoke) limit=90 ;;
+  smoke) limit=120 ;;
   models | preempt | disb) limit=180 ;;
   *) usage "there is no part '$part'" ;;
 esac
