@@ -9,7 +9,7 @@
 # emulated driver of the tests manages in seconds.
 #
 #   smoke    every operator in every precision against sums in double precision, the
-#            conformance suite, small models against the CPU                                  90 s
+#            conformance suite, small models against the CPU                                 120 s
 #   models   full-size models at batch 1: latency, against the CPU, beside PyTorch            180 s
 #   preempt  launch path, preemption latency, a storm whose answers must be exact             180 s
 #   disb     workloads A, REAL and D under every scheme, beside PyTorch on priority streams   180 s
@@ -36,7 +36,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 case $part in
-  smoke) limit=90 ;;
+  smoke) limit=120 ;;
   models | preempt | disb) limit=180 ;;
   *) usage "there is no part '$part'" ;;
 esac

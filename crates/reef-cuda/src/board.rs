@@ -33,6 +33,8 @@
 //! | evicted | what was queued before | its turn, when all of that was told of: it is open again |
 //! | closed (cancelled, failed, device fault) | what was queued before | the last launch of it, or the host |
 
+mod fit;
+
 use std::collections::VecDeque;
 
 use reef_base::limits::MODELS_MAX;
@@ -42,6 +44,8 @@ use reef_device::{
     Completion, DeviceCounters, Io, LoadedPlan, Outcome, Padding, RejectReason, Scheme, TaskCounters,
 };
 use reef_plan::HostFault;
+
+pub(crate) use self::fit::{Fit, Kernels};
 
 /// Launches of a task that have not ended, at most: what is waited for where they cannot be evicted.
 const OUTSTANDING: usize = 4;
@@ -92,25 +96,6 @@ pub(crate) struct Pads {
     pub(crate) from: u32,
     pub(crate) blocks: u32,
     pub(crate) number: u32,
-}
-
-/// What padding goes by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fit {
-    /// Blocks that fit a multiprocessor together.
-    pub(crate) together: u32,
-    /// How long as many blocks as fit the device take, where the kernel has run.
-    pub(crate) wave: Option<Nanos>,
-    /// And how long the kernel takes.
-    pub(crate) whole: Option<Nanos>,
-    /// Successive blocks that share a tile: one launch has all of them.
-    pub(crate) grain: u32,
-}
-
-/// What the board asks of a plan.
-pub(crate) trait Kernels {
-    /// Of a kernel of the device, which has so many multiprocessors.
-    fn fit(&self, kernel: usize, units: usize) -> Fit;
 }
 
 /// A launch that has ended.
@@ -484,8 +469,8 @@ impl<P: Kernels> Board<P> {
         Some(action)
     }
 
-    /// The number of the next launch. No other that is under way reports in the same place: one that waits long
-    /// for its turn keeps its own.
+    /// The number of the next launch. No other that is under way reports in the same place: one that waits
+    /// long for its turn keeps its own.
     fn next_number(&mut self) -> u32 {
         let place = |number: u32| number as usize % REPORTS;
         let queued = || self.tasks.iter().flatten().flat_map(|task| &task.outstanding);

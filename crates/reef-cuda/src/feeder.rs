@@ -217,7 +217,7 @@ impl Feeder {
     pub(crate) fn new(shared: Arc<Shared>, code: Arc<Code>) -> Result<Feeder, CudaError> {
         let context = shared.context.clone();
         let (least, greatest) = context.priorities()?;
-        // The first one: if the driver has fewer queues than there are streams, it shares one with a late slot.
+        // The first one: if the driver has fewer queues than streams, it shares one with a late slot.
         let control = Stream::new(&context, greatest)?;
         let streams = (0..SLOTS)
             .map(|_| Ok([Stream::new(&context, least)?, Stream::new(&context, greatest)?]))
