@@ -8,6 +8,8 @@ mod rows;
 mod window;
 
 use bytemuck::{Pod, Zeroable};
+use reef_base::limits;
+use reef_plan::spec::elements;
 use reef_plan::{Kernel, KernelSpec, Place, Precision, Region};
 
 pub(crate) use self::contract::parts_bytes;
@@ -182,6 +184,9 @@ pub(crate) fn describe(
     precision: Precision,
     placing: &dyn Placing,
 ) -> Result<Described, String> {
+    if positions(&kernel.spec) > limits::TENSOR_ELEMENTS_MAX {
+        return Err(format!("{} positions, the device counts to 2^31", positions(&kernel.spec)));
+    }
     let operands = Operands { kernel, precision, placing };
     Ok(match &kernel.spec {
         KernelSpec::Conv(spec) => contract::conv(operands, spec),
@@ -197,6 +202,19 @@ pub(crate) fn describe(
         KernelSpec::Synthetic(spec) => return rest::synthetic(operands, spec),
         other => return Err(format!("the device has no {} kernel yet", other.name())),
     })
+}
+
+/// Positions of the loops that the device's kernels count in 32 bits.
+fn positions(spec: &KernelSpec) -> usize {
+    match spec {
+        KernelSpec::Elementwise(spec) => spec.elements(),
+        KernelSpec::Reduce(spec) => elements(&spec.kept).max(elements(&spec.reduced)),
+        KernelSpec::Softmax(spec) => elements(&spec.rows),
+        KernelSpec::LayerNorm(spec) => spec.rows,
+        KernelSpec::Depthwise(spec) => spec.batch * spec.out_hw[0] * spec.out_hw[1] * spec.channels,
+        KernelSpec::Pool(spec) => spec.batch * spec.out_hw[0] * spec.out_hw[1] * spec.channels,
+        _ => 0,
+    }
 }
 
 /// The operands of a kernel, by position.

@@ -96,8 +96,9 @@ pub enum CudaError {
     },
 }
 
-/// The CUDA version that a driver must be for, as it says it.
-pub(crate) const VERSION_MIN: i32 = 12_000;
+/// The CUDA version that a driver must be for, as it says it: that of the compiler, since a driver of an
+/// older major version does not take its machine code.
+pub(crate) const VERSION_MIN: i32 = 13_000;
 
 fn version(number: i32) -> String {
     format!("{}.{}", number / 1000, number % 1000 / 10)
@@ -147,8 +148,8 @@ mod tests {
     #[test]
     fn errors_say_what_is_needed() {
         let text = |error: CudaError| error.to_string();
-        let old = "the NVIDIA driver is for CUDA 11.8, 12.0 is needed: install a newer one";
-        assert_eq!(text(CudaError::OldDriver(11_080)), old);
+        let old = "the NVIDIA driver is for CUDA 12.8, 13.0 is needed: install a newer one";
+        assert_eq!(text(CudaError::OldDriver(12_080)), old);
         assert!(text(CudaError::NoDriver(String::new())).ends_with("libcuda.so.1 cannot be loaded"));
         assert!(text(CudaError::NoDriver("why".into())).ends_with("(why)"));
         assert!(text(CudaError::NoCompiler("why".into())).contains("pip install nvidia-cuda-nvrtc"));

@@ -123,7 +123,7 @@ fn what_is_wrong_with_a_gpu_is_said() {
     refused_on(&[("CUDA_VISIBLE_DEVICES", "-1")], "cuda", "sees no GPU (CUDA_VISIBLE_DEVICES is '-1')");
     let one_of_two = [("REEF_EMULATOR_DEVICES", "2"), ("CUDA_VISIBLE_DEVICES", "1")];
     refused_on(&one_of_two, "cuda:1", "there is no GPU 1: the driver sees 1");
-    refused_on(&[("REEF_EMULATOR_VERSION", "11080")], "cuda", "is for CUDA 11.8, 12.0 is needed");
+    refused_on(&[("REEF_EMULATOR_VERSION", "12080")], "cuda", "is for CUDA 12.8, 13.0 is needed");
     refused_on(&[("REEF_EMULATOR_ARCH", "75")], "cuda", "architecture sm_75, sm_80 or later is needed");
     refused_on(&[("REEF_EMULATOR_COMPUTE_MODE", "3")], "cuda", "the GPU's compute mode is exclusive");
     let cache = dir.path("empty-cache");

@@ -116,18 +116,19 @@ union Register {
 };
 
 // The offset of flat position `flat` by some strides.
-__device__ inline long long offset_of(const ElementwiseDescriptor &d, unsigned long long flat,
-                                      const long long *strides) {
+__device__ inline long long offset_of(const ElementwiseDescriptor &d, unsigned flat, const long long *strides) {
   long long at = 0;
   for (unsigned axis = d.rank; axis-- > 0;) {
-    at += static_cast<long long>(flat % d.dims[axis]) * strides[axis];
-    flat /= d.dims[axis];
+    const unsigned extent = d.dims[axis];
+    const unsigned outer = flat / extent;
+    at += (flat - outer * extent) * strides[axis];
+    flat = outer;
   }
   return at;
 }
 
 template <class T>
-__device__ void copy_one(const ElementwiseDescriptor &d, const Places &places, unsigned long long flat) {
+__device__ void copy_one(const ElementwiseDescriptor &d, const Places &places, unsigned flat) {
   const T *const from = places.at<const T>(d.inputs[0].operand);
   places.at<T>(d.y)[offset_of(d, flat, d.out_strides)] = from[offset_of(d, flat, d.inputs[0].strides)];
 }
@@ -382,7 +383,7 @@ __device__ inline Register run_step(const Step &step, const Register *registers,
   return made;
 }
 
-__device__ inline void run_program(const ElementwiseDescriptor &d, const Places &places, unsigned long long flat,
+__device__ inline void run_program(const ElementwiseDescriptor &d, const Places &places, unsigned flat,
                                    const Context &context) {
   Register registers[ELEMENTWISE_STEPS_MAX];
   for (unsigned index = 0; index < d.step_count; index++) {
@@ -401,13 +402,14 @@ __device__ inline void run_program(const ElementwiseDescriptor &d, const Places 
 
 REEF_TILE bool elementwise_tile(const ElementwiseDescriptor &d, const Places &places, unsigned block,
                                 const Context &context) {
-  const unsigned long long begin = static_cast<unsigned long long>(block) * d.tile;
-  const unsigned long long rest = d.elements - begin;
-  const unsigned long long end = begin + (rest < d.tile ? rest : d.tile);
+  // There are at most 2^31 elements, so that numbers of them have 32 bits.
+  const unsigned begin = block * d.tile;
+  const unsigned rest = static_cast<unsigned>(d.elements) - begin;
+  const unsigned end = begin + (rest < d.tile ? rest : d.tile);
   context.ask();
   context.sync();
   if (context.answer()) return false;
-  for (unsigned long long flat = begin + threadIdx.x; flat < end; flat += THREADS) {
+  for (unsigned flat = begin + threadIdx.x; flat < end; flat += THREADS) {
     switch (d.copied_bytes) {
       case 0:
         run_program(d, places, flat, context);

@@ -83,13 +83,13 @@ __device__ inline float window_value(const WindowDescriptor &d, const Places &pl
 REEF_TILE bool window_tile(const WindowDescriptor &d, const Places &places, unsigned block, const Context &context) {
   const unsigned first = block * d.tile;
   const unsigned lines = d.tile < d.lines - first ? d.tile : d.lines - first;
-  const unsigned long long elements = 1ull * lines * d.out_w * d.channels;
+  const unsigned elements = lines * d.out_w * d.channels;
   context.ask();
   context.sync();
   if (context.answer()) return false;
-  for (unsigned long long flat = threadIdx.x; flat < elements; flat += THREADS) {
-    const unsigned pixel = first * d.out_w + static_cast<unsigned>(flat / d.channels);
-    const unsigned channel = static_cast<unsigned>(flat % d.channels);
+  for (unsigned flat = threadIdx.x; flat < elements; flat += THREADS) {
+    const unsigned pixel = first * d.out_w + flat / d.channels;
+    const unsigned channel = flat % d.channels;
     places.at<float>(d.y)[1ull * pixel * d.out_pixel_stride + channel] = window_value(d, places, pixel, channel);
   }
   return true;

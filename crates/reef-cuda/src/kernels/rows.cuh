@@ -19,11 +19,13 @@ struct Offsets {
   long long in, out;
 };
 
-__device__ inline Offsets offsets_of(const Nest &nest, unsigned long long flat) {
+// Position `flat` of at most 2^31.
+__device__ inline Offsets offsets_of(const Nest &nest, unsigned flat) {
   Offsets offsets = {0, 0};
   for (unsigned axis = nest.rank; axis-- > 0;) {
-    const long long at = static_cast<long long>(flat % nest.dims[axis]);
-    flat /= nest.dims[axis];
+    const unsigned outer = flat / nest.dims[axis];
+    const long long at = flat - outer * nest.dims[axis];
+    flat = outer;
     offsets.in += at * nest.in_strides[axis];
     offsets.out += at * nest.out_strides[axis];
   }
@@ -50,12 +52,12 @@ struct ReduceDescriptor {
 
 // The part of the rows from `block * tile` on.
 struct Part {
-  unsigned long long begin, end;
+  unsigned begin, end;
 };
 
 __device__ inline Part part_of(unsigned block, unsigned tile, unsigned long long count) {
-  const unsigned long long begin = 1ull * block * tile;
-  const unsigned long long rest = count - begin;
+  const unsigned begin = block * tile;
+  const unsigned rest = static_cast<unsigned>(count) - begin;
   return {begin, begin + (rest < tile ? rest : tile)};
 }
 
@@ -65,10 +67,10 @@ REEF_TILE bool reduce_tile(const ReduceDescriptor &d, const Places &places, unsi
   context.ask();
   context.sync();
   if (context.answer()) return false;
-  for (unsigned long long flat = part.begin + threadIdx.x; flat < part.end; flat += THREADS) {
+  for (unsigned flat = part.begin + threadIdx.x; flat < part.end; flat += THREADS) {
     const Offsets kept = offsets_of(d.kept, flat);
     float made = d.kind == REDUCE_MAX ? -infinite() : d.kind == REDUCE_MIN ? infinite() : d.kind == REDUCE_PROD ? 1.f : 0.f;
-    for (unsigned long long inner = 0; inner < d.reduced_count; inner++) {
+    for (unsigned inner = 0; inner < d.reduced_count; inner++) {
       const float value = x[kept.in + offsets_of(d.reduced, inner).in];
       switch (d.kind) {
         case REDUCE_MAX:
@@ -125,7 +127,7 @@ REEF_TILE bool softmax_tile(const SoftmaxDescriptor &d, const Places &places, un
   context.ask();
   context.sync();
   if (context.answer()) return false;
-  for (unsigned long long row = part.begin; row < part.end; row++) {
+  for (unsigned row = part.begin; row < part.end; row++) {
     const Offsets start = offsets_of(d.rows, row);
     const float *const x = places.at<const float>(d.x) + start.in;
     float *const y = places.at<float>(d.y) + start.out;
@@ -161,9 +163,9 @@ REEF_TILE bool layer_norm_tile(const LayerNormDescriptor &d, const Places &place
   context.ask();
   context.sync();
   if (context.answer()) return false;
-  for (unsigned long long row = part.begin; row < part.end; row++) {
-    const float *const x = places.at<const float>(d.x) + row * d.length;
-    const float *const residual = places.at<const float>(d.residual) + row * d.length;
+  for (unsigned row = part.begin; row < part.end; row++) {
+    const float *const x = places.at<const float>(d.x) + 1ull * row * d.length;
+    const float *const residual = places.at<const float>(d.residual) + 1ull * row * d.length;
     const auto value = [&](unsigned at) { return d.has_residual ? x[at] + residual[at] : x[at]; };
     const float length = static_cast<float>(d.length);
     float sum = 0.f;
@@ -178,7 +180,7 @@ REEF_TILE bool layer_norm_tile(const LayerNormDescriptor &d, const Places &place
     for (unsigned at = threadIdx.x; at < d.length; at += THREADS) {
       const float shift = d.has_shift ? places.at<const float>(d.shift)[at] : 0.f;
       const float made = fmaf((value(at) - mean) * factor, places.at<const float>(d.scale)[at], shift);
-      places.at<float>(d.y)[row * d.length + at] = made;
+      places.at<float>(d.y)[1ull * row * d.length + at] = made;
     }
   }
   return true;
