@@ -58,6 +58,7 @@ SUITES = {
     "engine": [cargo("--release", "-p", "reef-engine")],
     "engine-time": [cargo("--release", "-p", "reef-engine", "--test", "clock", "--test", "pool")],
     "onnx": [cargo("--release", "-p", "reef-onnx")],
+    "cuda": [cargo("-p", "reef-cuda", "--lib")],
 }
 
 

@@ -36,12 +36,13 @@ struct Streams {
     now: Nanos,
 }
 
-/// How long a wave of each kernel of a task takes, where that is known. Two blocks fit a multiprocessor.
-struct Waves(Option<u64>, u32);
+/// How long a wave of each kernel of a task takes, where that is known; blocks that share a tile, and blocks
+/// that fit a multiprocessor.
+struct Waves(Option<u64>, u32, u32);
 
 impl Kernels for Waves {
     fn fit(&self, _kernel: usize, _units: usize) -> Fit {
-        Fit { together: 2, wave: self.0.map(Nanos), whole: self.0.map(Nanos), grain: self.1 }
+        Fit { together: self.2, wave: self.0.map(Nanos), whole: self.0.map(Nanos), grain: self.1 }
     }
 }
 
@@ -60,6 +61,8 @@ struct Rig {
     hosted: BTreeMap<usize, usize>,
     /// Blocks that share a tile, of tasks that are submitted.
     grain: u32,
+    /// Blocks of theirs that fit a multiprocessor.
+    together: u32,
 }
 
 /// Of a task's kernels, one that the host runs.
@@ -77,6 +80,7 @@ impl Rig {
             ran: Vec::new(),
             hosted: BTreeMap::new(),
             grain: 1,
+            together: 2,
         }
     }
 
@@ -88,7 +92,8 @@ impl Rig {
         assert_eq!(self.board.refusal(key), None);
         let step = |&blocks: &u32| if blocks == HOST { Step::Host } else { Step::Device(blocks) };
         let (io, steps) = (Io::default(), blocks.iter().map(step).collect());
-        let submission = Submission { plan: PLAN, payload: Waves(wave, self.grain), steps, key, io, token };
+        let submission =
+            Submission { plan: PLAN, payload: Waves(wave, self.grain, self.together), steps, key, io, token };
         let task = self.board.submit(submission, self.streams.now);
         let slot = (task.0 & ((1 << SLOT_BITS) - 1)) as usize;
         self.steps.insert(slot, blocks.to_vec());
@@ -544,6 +549,43 @@ fn what_an_urgent_kernel_leaves_is_padded_by_the_rules() {
     // One whose inputs are not there.
     assert_eq!(padding(Scheme::Reset, Some(10), Some(10), false), Some(None));
     assert_eq!(padded(padding(Scheme::Concurrent, Some(10), Some(10), true)), None);
+}
+
+#[test]
+fn copies_of_outputs_are_in_nobodys_way() {
+    let mut rig = Rig::new(Scheme::Reset);
+    rig.submit(TaskKey::best_effort(0), &[1], 1);
+    rig.act();
+    rig.run(0, 1);
+    rig.submit(real_time(0), &[1], 2);
+    rig.log.clear();
+    rig.act();
+    assert!(!rig.log.contains(&Action::Evict(0)), "{:?}", rig.log);
+    rig.run(0, 1);
+    assert_eq!(rig.done().map(|done| (done.0, done.1)), Some((1, Outcome::Done)));
+}
+
+#[test]
+fn what_would_crowd_the_urgent_blocks_out_pads_nothing() {
+    let pads = |own: u32, urgent: u32| {
+        let mut rig = Rig::new(Scheme::Reset);
+        rig.together = own;
+        rig.submit_timed(TaskKey::best_effort(0), &[7], 1, Some(10));
+        rig.act();
+        rig.submit_timed(real_time(0), &[1], 2, Some(10));
+        rig.act();
+        (0..2).for_each(|_| rig.run(0, 0));
+        rig.together = urgent;
+        rig.submit_timed(real_time(0), &[1], 3, Some(10));
+        rig.log.clear();
+        rig.act();
+        rig.log.iter().find_map(|action| match action {
+            Action::Launch { padding: Some(pads), .. } => Some(pads.blocks),
+            _ => None,
+        })
+    };
+    assert_eq!((pads(2, 2), pads(3, 2), pads(2, 1)), (Some(3), Some(3), Some(1)));
+    assert_eq!(pads(1, 2), None);
 }
 
 /// Blocks that share a tile find each other's parts only if they are of one launch.
