@@ -237,7 +237,7 @@ fn a_session_that_lost_its_buffers_says_so() {
     let mut session = engine.session("m", &SessionOptions::default()).unwrap();
     assert_eq!(session.run().unwrap_err(), InferError::Cancelled, "time stands still");
     session.input_mut(0).fill(1);
-    assert_eq!(session.run().unwrap_err(), InferError::DeviceFault);
+    assert_eq!(session.run().unwrap_err(), InferError::NoMemory);
     assert_eq!(session.output(0).data.len(), session.plan().outputs()[0].bytes());
 }
 
