@@ -238,7 +238,16 @@ impl CudaDevice {
         let staging_bytes = HostStep::bytes_for(plan).max(loading.staging_bytes);
         let stages = staging_bytes > loading.staging_bytes;
         let none = |error| no_memory(plan, error);
-        let claim = |bytes: usize| self.pinned.claim(bytes).map_err(|error| none(error.into()));
+        let claim = |bytes: usize| {
+            self.pinned.claim(bytes).map_err(|error| match error.is_out_of_memory() {
+                true => DeviceError::OutOfMemory {
+                    plan: plan.name().into(),
+                    needed: bytes as u64,
+                    available: self.pinned.unclaimed() as u64,
+                },
+                false => error.into(),
+            })
+        };
         let staging = stages.then(|| claim(staging_bytes * SLOTS)).transpose()?;
         let slot = |_| {
             let device = grows.map(|_| self.pool.part(slot_bytes)).transpose()?;

@@ -266,6 +266,12 @@ impl PinnedPool {
         Ok(claim)
     }
 
+    /// Bytes that nobody has claimed.
+    pub(crate) fn unclaimed(&self) -> usize {
+        let pieces = lock(&self.pieces);
+        pieces.bytes.saturating_sub(pieces.claimed)
+    }
+
     /// A part of zeros.
     pub(crate) fn zeroed(self: &Arc<Self>, len: usize) -> Result<PinnedPart, CudaError> {
         let mut taken = lock(&self.pieces).take(len);
