@@ -42,7 +42,8 @@ pub struct CudaOptions {
     pub number: usize,
     /// The scheme at the start.
     pub scheme: Scheme,
-    /// Which blocks may pad a more urgent stage. Kernels that are queued on streams pad nothing yet.
+    /// Which blocks may pad a more urgent stage. Blocks that run are not killed here,
+    /// so it is the rule `fitting` whatever this says.
     pub padding: Padding,
     /// Bytes of the GPU's memory that may be used, which are taken at the start; `None` for nine tenths of
     /// it. If fewer are free, those.

@@ -187,6 +187,9 @@ pub(crate) fn flaw(plan: &Plan) -> Option<String> {
         return Some(format!("it has {has} bytes of scratch, its kernels need {needed}"));
     }
     plan.kernels().iter().find_map(|kernel| {
+        if matches!(kernel.spec, KernelSpec::Attention(_)) {
+            return Some(format!("kernel {}: there is no attention in one kernel", kernel.name));
+        }
         let packing = match kernel.reads.get(1).map(|weights| weights.place) {
             Some(Place::Weight(index)) => Some(plan.weights()[index as usize].packing),
             _ => None,

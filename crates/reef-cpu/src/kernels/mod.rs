@@ -72,7 +72,7 @@ pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockK
         KernelSpec::Conv(spec) => conv::prepare(spec, kernel, isa),
         KernelSpec::Depthwise(spec) => depthwise::prepare(spec, kernel, isa),
         KernelSpec::MatMul(spec) => matmul::prepare(spec, kernel, isa),
-        KernelSpec::Attention(_) => unreachable!("the cutter has no such kernel"),
+        KernelSpec::Attention(_) => unreachable!("such plans do not load"),
         KernelSpec::Elementwise(spec) => elementwise::prepare(spec, kernel, isa),
         KernelSpec::Pool(spec) => pool::prepare(spec, kernel, isa),
         KernelSpec::Reduce(spec) => reduce::prepare(spec, kernel, isa),
