@@ -19,8 +19,8 @@ use reef_plan::{
     TaskMemory,
 };
 
-use crate::scalar::Element;
 use crate::select;
+use reef_graph::scalar::Element;
 
 /// What memory holds before it is written: a NaN in every float type.
 const POISON: u8 = 0xFF;

@@ -17,7 +17,6 @@ mod memory;
 pub mod reference;
 mod report;
 pub mod samples;
-mod scalar;
 mod schedule;
 mod select;
 mod simplify;

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use reef_graph::DType;
 use reef_plan::{CompressSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};
 
-use crate::scalar::Element;
+use reef_graph::scalar::Element;
 
 /// The elements of every output of `spec`, whose inputs have these elements.
 pub(crate) fn select(spec: &SelectionSpec, inputs: &[Vec<Element>]) -> Result<Vec<Vec<Element>>, String> {

@@ -3,8 +3,6 @@
 
 use reef_graph::{Binary, Graph, Node, NodeId, Op, Unary, ValueId, ValueKind};
 
-use crate::reference;
-
 /// Largest constant that folding may make, in elements.
 const FOLDED_ELEMENTS_MAX: usize = 1 << 22;
 
@@ -60,7 +58,8 @@ impl Rewriter {
         }
         let operands: Option<Vec<_>> = node.inputs.iter().map(|&id| self.graph.constant(id)).collect();
         let Some(operands) = operands else { return false };
-        let Ok(tensor) = reference::apply(&node.op, &operands, output.dtype, &output.shape) else {
+        let Ok(tensor) = reef_graph::reference::apply(&node.op, &operands, output.dtype, &output.shape)
+        else {
             return false;
         };
         let id = node.outputs[0];

@@ -6,8 +6,8 @@ use reef_plan::{
 };
 
 use super::{Access, part};
-use crate::scalar::larger;
-use crate::scalar::unary;
+use reef_graph::scalar::larger;
+use reef_graph::scalar::unary;
 
 /// Applies the epilogue to a sum; `operand` is the first operand behind the weights.
 fn finish(epilogue: &Epilogue, access: &mut Access<'_, '_>, sum: f64, pixel: usize, channel: usize) -> f64 {

@@ -5,7 +5,7 @@ use reef_plan::spec::elements;
 use reef_plan::{ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, SoftmaxSpec};
 
 use super::{Access, part};
-use crate::scalar::{self, Element, larger, smaller, wrap};
+use reef_graph::scalar::{self, Element, larger, smaller, wrap};
 
 /// The index of every axis at flat position `flat`.
 fn indices(extents: impl DoubleEndedIterator<Item = usize>, mut flat: usize) -> Vec<usize> {

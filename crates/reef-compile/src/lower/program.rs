@@ -86,7 +86,7 @@ impl<'a> Program<'a> {
         let scalar = self.graph.constant(id).filter(|tensor| tensor.shape().elements() == 1);
         let register = match scalar {
             Some(tensor) => {
-                let element = crate::scalar::Element::read(tensor.dtype(), tensor.bytes().as_slice());
+                let element = reef_graph::scalar::Element::read(tensor.dtype(), tensor.bytes().as_slice());
                 let float = tensor.dtype().is_float();
                 self.push(if float {
                     ElemOp::ConstF32(element.float() as f32)

@@ -1,6 +1,6 @@
 //! Operators that work element by element.
 
-use reef_graph::{Binary, DType, Shape, Unary};
+use crate::{Binary, DType, Shape, Unary};
 
 use super::{Grid, indices};
 use crate::scalar::{self, Element, wrap};

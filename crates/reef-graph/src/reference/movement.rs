@@ -1,6 +1,6 @@
 //! Operators that move elements.
 
-use reef_graph::{AllowedIndices, DType, Shape, axis_index};
+use crate::{AllowedIndices, DType, Shape, axis_index};
 
 use super::{Grid, flatten, indices};
 use crate::scalar::Element;

@@ -1,6 +1,6 @@
 //! Operators that sum, pool or normalise.
 
-use reef_graph::{ConvAttrs, PoolAttrs, PoolKind, Reduce, Shape};
+use crate::{ConvAttrs, PoolAttrs, PoolKind, Reduce, Shape};
 
 use super::{Grid, flatten, indices};
 use crate::scalar::{Element, larger, smaller};

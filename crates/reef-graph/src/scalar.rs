@@ -1,8 +1,8 @@
 //! Scalar functions in double precision, and elements of every type as `f64` or `i64`. Slow and plain: the
 //! two interpreters and constant folding are made of them, no kernel is.
 
+use crate::{Binary, DType, Tensor, Unary};
 use half::{bf16, f16};
-use reef_graph::{Binary, DType, Unary};
 
 /// The error function, to about 1e-15.
 fn erf(x: f64) -> f64 {
@@ -32,7 +32,7 @@ fn erf(x: f64) -> f64 {
 }
 
 /// A function of one float.
-pub(crate) fn unary(function: Unary, x: f64) -> f64 {
+pub fn unary(function: Unary, x: f64) -> f64 {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     let hard_sigmoid = |x: f64, alpha: f64, beta: f64| (alpha * x + beta).clamp(0.0, 1.0);
     match function {
@@ -98,7 +98,7 @@ pub(crate) fn unary(function: Unary, x: f64) -> f64 {
 }
 
 /// A function of one integer or boolean, for the functions that have a meaning there.
-pub(crate) fn unary_int(function: Unary, x: i64) -> Option<i64> {
+pub fn unary_int(function: Unary, x: i64) -> Option<i64> {
     Some(match function {
         Unary::Relu => x.max(0),
         Unary::Clip(lo, hi) => x.max(lo as i64).min(hi as i64),
@@ -113,7 +113,7 @@ pub(crate) fn unary_int(function: Unary, x: i64) -> Option<i64> {
 }
 
 /// A function of two floats; comparisons give 0 or 1.
-pub(crate) fn binary(function: Binary, a: f64, b: f64) -> f64 {
+pub fn binary(function: Binary, a: f64, b: f64) -> f64 {
     match function {
         Binary::Add => a + b,
         Binary::Sub => a - b,
@@ -134,7 +134,7 @@ pub(crate) fn binary(function: Binary, a: f64, b: f64) -> f64 {
 }
 
 /// A function of two integers or booleans; `None` for a quotient by zero.
-pub(crate) fn binary_int(function: Binary, a: i64, b: i64) -> Option<i64> {
+pub fn binary_int(function: Binary, a: i64, b: i64) -> Option<i64> {
     Some(match function {
         Binary::Add => a.wrapping_add(b),
         Binary::Sub => a.wrapping_sub(b),
@@ -156,7 +156,7 @@ pub(crate) fn binary_int(function: Binary, a: i64, b: i64) -> Option<i64> {
 }
 
 /// `value` wrapped to the width of `dtype`.
-pub(crate) fn wrap(value: i64, dtype: DType) -> i64 {
+pub fn wrap(value: i64, dtype: DType) -> i64 {
     match dtype {
         DType::I32 => i64::from(value as i32),
         DType::I16 => i64::from(value as i16),
@@ -171,7 +171,7 @@ pub(crate) fn wrap(value: i64, dtype: DType) -> i64 {
 
 /// One element: floats as `f64`, integers and booleans as `i64`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Element {
+pub enum Element {
     /// Of a floating-point type.
     Float(f64),
     /// Of an integer type or a boolean.
@@ -179,6 +179,17 @@ pub(crate) enum Element {
 }
 
 impl Element {
+    /// The elements of a tensor, in row-major order.
+    pub fn all(tensor: &Tensor) -> Vec<Element> {
+        let dtype = tensor.dtype();
+        tensor
+            .bytes()
+            .as_slice()
+            .chunks_exact(dtype.bytes())
+            .map(|bytes| Element::read(dtype, bytes))
+            .collect()
+    }
+
     /// As a float.
     pub fn float(self) -> f64 {
         match self {
@@ -232,12 +243,12 @@ impl Element {
 }
 
 /// The larger one; a NaN wins.
-pub(crate) fn larger(a: f64, b: f64) -> f64 {
+pub fn larger(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
 /// The smaller one; a NaN wins.
-pub(crate) fn smaller(a: f64, b: f64) -> f64 {
+pub fn smaller(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }
 }
 
