@@ -1,8 +1,9 @@
 //! `reef-graph`: models as typed graphs with concrete shapes.
 //!
-//! Owns data types, shapes, constant tensors, the operator set with its meaning, and the graph. A graph is what is left
-//! of a model file after import: normalised, so that the same network gives the same graph however it
-//! was written. Knows nothing of ONNX, plans, devices or layouts: shapes are the model's own (images NCHW).
+//! Owns data types, shapes, constant tensors, the operator set with its meaning, and the graph. A graph is
+//! what is left of a model file after import: normalised, so that the same network gives the same graph
+//! however it was written. Knows nothing of ONNX, plans, devices or layouts: shapes are the model's own
+//! (images NCHW).
 
 pub mod dtype;
 pub mod graph;
