@@ -34,36 +34,11 @@ pub(crate) fn binary(graph: &mut Graph, name: &str, op: Binary, a: ValueId, b: V
     Some(graph.add_node(name, Op::Binary(op), &[a, b], dtype, shape))
 }
 
-/// A conversion, unless the type is the same.
-pub(crate) fn cast(graph: &mut Graph, name: &str, x: ValueId, to: DType) -> ValueId {
-    if graph.value(x).dtype == to {
-        return x;
-    }
-    let shape = graph.value(x).shape.clone();
-    graph.add_node(name, Op::Cast { to }, &[x], to, shape)
-}
-
 /// A reduction over ascending `axes`, which stay with extent 1.
 pub(crate) fn reduce(graph: &mut Graph, name: &str, reduce: Reduce, axes: Vec<usize>, x: ValueId) -> ValueId {
     let dtype = graph.value(x).dtype;
     let shape = folded_shape(&graph.value(x).shape, &axes);
     graph.add_node(name, Op::Reduce { reduce, axes, keep_dims: true }, &[x], dtype, shape)
-}
-
-/// Elements `begin..end` of one axis.
-pub(crate) fn slice(
-    graph: &mut Graph,
-    name: &str,
-    x: ValueId,
-    axis: usize,
-    begin: usize,
-    end: usize,
-) -> ValueId {
-    let dtype = graph.value(x).dtype;
-    let mut dims = graph.value(x).shape.to_vec();
-    dims[axis] = end - begin;
-    let op = Op::Slice { axis, begin, end: end as isize, step: 1 };
-    graph.add_node(name, op, &[x], dtype, dims.into())
 }
 
 /// `shape` with extent 1 at `axes`.

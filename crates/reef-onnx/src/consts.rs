@@ -1,23 +1,21 @@
-//! Constants: from tract's tensors to ours, each converted and folded once for all specialisations of a
-//! model. What the last few of them did not use is let go: some constants are made for the shapes of one
-//! request, and there is no end of shapes.
+//! Constants: from tract's tensors to ours, and each folded once for all specialisations of a model. What the
+//! last few of them did not use is let go: some constants are made for the shapes of one request, and there
+//! is no end of shapes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use reef_base::AlignedBytes;
+use reef_graph::scalar::Element;
 use reef_graph::{ConstKey, DType, Shape, Tensor};
 use tract_onnx::prelude::{DatumType, Tensor as TractTensor};
 
 /// Specialisations for which a folded constant is kept after its last use.
 const KEPT_FOR: u64 = 4;
 
-/// Constants already converted or folded; lives as long as the model.
+/// Constants already folded; lives as long as the model.
 #[derive(Debug, Default)]
 pub(crate) struct ConstPool {
-    /// Tensors that the model holds for its whole life, by address.
-    lasting: HashSet<usize>,
-    converted: Mutex<HashMap<usize, Tensor>>,
     folded: Mutex<Folded>,
 }
 
@@ -29,11 +27,6 @@ struct Folded {
 }
 
 impl ConstPool {
-    /// A pool that remembers the conversion of `lasting`, which must outlive it.
-    pub fn new<'a>(lasting: impl Iterator<Item = &'a Arc<TractTensor>>) -> Self {
-        Self { lasting: lasting.map(address).collect(), ..Self::default() }
-    }
-
     /// A specialisation begins.
     pub fn begin(&self) {
         let mut folded = self.folded.lock().expect("no panic holds this lock");
@@ -42,34 +35,32 @@ impl ConstPool {
         folded.tensors.retain(|_, (_, used)| *used + KEPT_FOR >= now);
     }
 
-    /// Our copy of `tensor`; `None` when it has a type that graphs do not have.
-    pub fn convert(&self, tensor: &Arc<TractTensor>) -> Option<Tensor> {
-        let key = address(tensor);
-        if !self.lasting.contains(&key) {
-            return convert(tensor);
-        }
-        if let Some(known) = self.converted.lock().expect("no panic holds this lock").get(&key) {
-            return Some(known.clone());
-        }
-        let made = convert(tensor)?;
-        self.converted.lock().expect("no panic holds this lock").insert(key, made.clone());
-        Some(made)
-    }
-
     /// `make()`, or what it gave earlier for the same `what` and `parts`.
     pub fn folded(&self, what: String, parts: &[&Tensor], make: impl FnOnce() -> Tensor) -> Tensor {
+        match self.try_folded(what, parts, || Ok::<_, std::convert::Infallible>(make())) {
+            Ok(made) => made,
+        }
+    }
+
+    /// `make()`, or what it gave earlier for the same `what` and `parts`; an error is not kept.
+    pub fn try_folded<E>(
+        &self,
+        what: String,
+        parts: &[&Tensor],
+        make: impl FnOnce() -> Result<Tensor, E>,
+    ) -> Result<Tensor, E> {
         let key = (what, parts.iter().map(|part| part.key()).collect::<Vec<_>>());
         let mut folded = self.folded.lock().expect("no panic holds this lock");
         let now = folded.specialisation;
         if let Some((known, used)) = folded.tensors.get_mut(&key) {
             *used = now;
-            return known.clone();
+            return Ok(known.clone());
         }
         drop(folded);
-        let made = make();
+        let made = make()?;
         let mut folded = self.folded.lock().expect("no panic holds this lock");
         folded.tensors.insert(key, (made.clone(), now));
-        made
+        Ok(made)
     }
 
     /// `tensor` with another shape.
@@ -81,10 +72,6 @@ impl ConstPool {
     pub fn transposed(&self, tensor: &Tensor, perm: &[usize]) -> Tensor {
         self.folded(format!("transpose {perm:?}"), &[tensor], || transposed(tensor, perm))
     }
-}
-
-fn address(tensor: &Arc<TractTensor>) -> usize {
-    Arc::as_ptr(tensor) as usize
 }
 
 /// Our name of tract's type. Symbolic integers are i64 once they are concrete.
@@ -125,7 +112,8 @@ pub(crate) fn datum_of(dtype: DType) -> Option<DatumType> {
     })
 }
 
-fn convert(tensor: &TractTensor) -> Option<Tensor> {
+/// Our copy of `tensor`; `None` when it has a type that graphs do not have.
+pub(crate) fn convert(tensor: &TractTensor) -> Option<Tensor> {
     let dtype = dtype_of(tensor.datum_type())?;
     let concrete = match tensor.datum_type() {
         DatumType::TDim => tensor.cast_to::<i64>().ok()?,
@@ -142,8 +130,17 @@ pub(crate) fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
         DType::F32 => tensor.values::<f32>().iter().map(|&v| f64::from(v)).collect(),
         DType::F64 => tensor.values::<f64>().to_vec(),
         DType::F16 => tensor.values::<half::f16>().iter().map(|v| v.to_f64()).collect(),
+        DType::BF16 => tensor.values::<half::bf16>().iter().map(|v| v.to_f64()).collect(),
         _ => return None,
     })
+}
+
+/// The elements as whole numbers, fractions cut off; booleans are 0 and 1. `None` of half precision.
+pub(crate) fn whole_numbers(tensor: &Tensor) -> Option<Vec<i64>> {
+    match tensor.dtype() {
+        DType::F16 | DType::BF16 => None,
+        _ => Some(Element::all(tensor).into_iter().map(Element::int).collect()),
+    }
 }
 
 /// The elements of an integer tensor.
@@ -203,14 +200,6 @@ mod tests {
         let turned = transposed(&tensor, &[1, 0]);
         assert_eq!(turned.values::<f32>(), [0., 3., 1., 4., 2., 5.]);
         assert_eq!(turned.shape()[..], [3, 2]);
-    }
-
-    #[test]
-    fn lasting_constants_are_converted_once() {
-        let tensor = Arc::new(TractTensor::zero_dt(DatumType::F32, &[4]).unwrap());
-        let pool = ConstPool::new(std::iter::once(&tensor));
-        let (a, b) = (pool.convert(&tensor).unwrap(), pool.convert(&tensor).unwrap());
-        assert!(Arc::ptr_eq(a.bytes(), b.bytes()));
     }
 
     #[test]

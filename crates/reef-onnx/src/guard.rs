@@ -7,9 +7,6 @@
 use reef_base::panics;
 use tract_onnx::prelude::{TractError, TractResult};
 
-use crate::error::ImportError;
-use crate::register::Refused;
-
 /// Runs `call`; a panic or an error becomes its message, with all causes.
 pub(crate) fn guarded<T>(call: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
     attempt(call).map_err(|error| text(&error))
@@ -24,23 +21,6 @@ pub(crate) fn attempt<T>(call: impl FnOnce() -> TractResult<T>) -> TractResult<T
 pub(crate) fn text(error: &TractError) -> String {
     let text = format!("{error:#}");
     text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Runs `call` as [`guarded`] does; what a reading refuses is told as that, anything else as `fault` says.
-pub(crate) fn guarded_import<T>(
-    call: impl FnOnce() -> TractResult<T>,
-    fault: impl FnOnce(String) -> ImportError,
-) -> Result<T, ImportError> {
-    let mut refused = None;
-    let result = guarded(|| call().inspect_err(|error| refused = refusal(error)));
-    result.map_err(|reason| refused.unwrap_or_else(|| fault(reason)))
-}
-
-fn refusal(error: &TractError) -> Option<ImportError> {
-    let Refused { node, operator, reason } =
-        error.chain().find_map(|cause| cause.downcast_ref::<Refused>())?;
-    let (node, operator, reason) = (node.clone(), operator.clone(), reason.clone());
-    Some(ImportError::Unsupported { node, operator, reason })
 }
 
 #[cfg(test)]

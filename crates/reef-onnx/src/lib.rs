@@ -4,11 +4,10 @@
 //! [`reef_plan::HostKernel`]. A model is parsed once ([`OnnxModel`]) and specialised for concrete input
 //! shapes as often as needed ([`OnnxModel::specialise`]); constants are shared between specialisations.
 //!
-//! Path of a model: protobuf ([`proto`] checks it, [`plain`] writes it in one way) → tract's typed model
-//! → our operators ([`translate`]) with host placeholders for the rest ([`host`]) → normalisation
-//! ([`passes`]). The result depends on what the model computes, not on how its exporter or tract wrote
-//! it. Must not know plans' stages, devices or scheduling. A broken file is an [`ImportError`], never a
-//! panic.
+//! Path of a model: protobuf ([`proto`] checks it, [`plain`] writes it in one way) → our operators, node by
+//! node ([`import`]), with host operators for the rest ([`host`]), which tract computes → normalisation
+//! ([`passes`]). The result depends on what the model computes, not on how its exporter wrote it. Must not
+//! know plans' stages, devices or scheduling. A broken file is an [`ImportError`], never a panic.
 
 mod build;
 mod consts;
@@ -20,8 +19,8 @@ mod flow;
 mod functions;
 mod guard;
 mod host;
+mod import;
 mod indices;
-mod locate;
 mod model;
 mod names;
 mod passes;
@@ -31,10 +30,9 @@ mod register;
 mod rewrite;
 mod scope;
 mod straight;
+mod tensors;
 #[cfg(test)]
 mod tests;
-mod translate;
-mod walk;
 
 pub use decl::{Dim, TensorDecl};
 pub use error::ImportError;

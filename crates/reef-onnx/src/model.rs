@@ -1,6 +1,6 @@
 //! A parsed model and its specialisation to concrete input shapes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::decl::{Dim, TensorDecl};
 use crate::error::ImportError;
 use crate::flow::{self, Flow, Given, Rest, Step};
 use crate::proto;
-use crate::straight::{Form, Specialised, Straight, complete};
+use crate::straight::{Specialised, Straight};
 
 /// Declared extents, for people.
 struct Declared<'a>(&'a [Dim]);
@@ -99,8 +99,8 @@ impl OnnxModel {
         values: &[Option<reef_graph::Tensor>],
     ) -> Result<Step, ImportError> {
         let flow = match &self.content {
-            Content::Straight(_) => {
-                let segment = self.lower(shapes, Form::AsWritten)?;
+            Content::Straight(straight) => {
+                let segment = self.lower(straight, shapes)?;
                 return Ok(Step { segment, then: None });
             }
             Content::Program(flow) => flow,
@@ -124,14 +124,12 @@ impl OnnxModel {
         })
     }
 
-    pub(crate) fn lower(&self, shapes: &[(&str, Shape)], form: Form) -> Result<Specialised, ImportError> {
-        let Content::Straight(straight) = &self.content else { return self.specialise(shapes) };
+    fn lower(&self, straight: &Straight, shapes: &[(&str, Shape)]) -> Result<Specialised, ImportError> {
         let bound = self.bind(shapes)?;
         let inputs = self.inputs.iter().zip(&bound);
         let inputs: Vec<(String, DType, Shape)> =
             inputs.map(|(decl, shape)| (decl.name.clone(), decl.dtype, shape.clone())).collect();
-        let outputs: Vec<String> = self.outputs.iter().map(|decl| decl.name.clone()).collect();
-        let lowered = panics::catch(|| straight.lower(&inputs, &outputs, form)).unwrap_or_else(|caught| {
+        let lowered = panics::catch(|| straight.lower(&inputs)).unwrap_or_else(|caught| {
             Err(ImportError::Analysis { reason: format!("internal failure: {caught}") })
         });
         lowered.map_err(|error| self.for_these(error, &bound))
@@ -168,17 +166,18 @@ impl OnnxModel {
         let message = proto::decode(bytes, directory)?;
         let graph = message.graph.as_ref().expect("decoding checks that there is a graph");
         let inputs = proto::inputs(graph)?;
+        let names: HashSet<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
+        if names.len() != inputs.len() {
+            return Err(ImportError::Parse { reason: "an input is declared twice".into() });
+        }
         if flow::is_program(graph, &inputs) {
             let outputs = proto::program_outputs(graph)?;
             let content = Content::Program(Box::new(Flow::new(message, &inputs, directory)?));
             return Ok(OnnxModel { inputs, outputs, content });
         }
         let declared = proto::outputs(graph);
-        let straight = Straight::parse(&message, directory)?;
-        if straight.model.inputs.len() != inputs.len() {
-            return Err(ImportError::Parse { reason: "an input is declared twice".into() });
-        }
-        let outputs = complete(declared, &straight.model, &straight.operators)?;
+        let straight = Straight::parse(message, &inputs, directory)?;
+        let outputs = straight.complete(&inputs, declared)?;
         Ok(OnnxModel { inputs, outputs, content: Content::Straight(Box::new(straight)) })
     }
 

@@ -6,7 +6,7 @@
 //! a broken header cannot make the parser allocate without bound; every value has one maker. Nodes get names
 //! of their own.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use prost::Message;
 use reef_base::limits::{MODEL_TENSORS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
@@ -59,11 +59,6 @@ pub(crate) fn inputs(graph: &pb::GraphProto) -> Result<Vec<TensorDecl>, ImportEr
         }
     }
     Ok(decls)
-}
-
-/// The operator of every named node, for messages: tract's names may be those of parts of it.
-pub(crate) fn operators(graph: &pb::GraphProto) -> HashMap<String, String> {
-    graph.node.iter().map(|node| (node.name.clone(), node.op_type.clone())).collect()
 }
 
 /// What a program says about its outputs: a shape that it does not declare depends on data.
@@ -130,6 +125,11 @@ fn dtype_of(code: DataType) -> Option<DType> {
         DataType::Bool => DType::Bool,
         _ => return None,
     })
+}
+
+/// The element type with this code, if graphs have it.
+pub(crate) fn dtype_of_code(code: i64) -> Option<DType> {
+    DataType::try_from(i32::try_from(code).ok()?).ok().and_then(dtype_of)
 }
 
 /// The element type of a tensor, if graphs have it.

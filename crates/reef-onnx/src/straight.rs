@@ -1,23 +1,20 @@
-//! A model that is one plan for the shapes of its inputs: through tract's analysis to our graph.
+//! A model that is one plan for the shapes of its inputs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use reef_graph::{DType, Graph, Shape};
 use reef_plan::HostKernel;
-use tract_onnx::model::ParseResult;
-use tract_onnx::pb::ModelProto;
-use tract_onnx::prelude::{InferenceModel, InferenceModelExt, TypedModel};
-use tract_onnx::tract_core::internal::DimLike;
-use tract_onnx::tract_core::ops::konst::Const;
-use tract_onnx::tract_hir::infer::{Factoid, InferenceFact};
+use tract_onnx::pb::{ModelProto, NodeProto};
 
-use crate::consts::{ConstPool, datum_of, dtype_of};
+use crate::consts::ConstPool;
 use crate::decl::{Dim, TensorDecl};
 use crate::dry::Tried;
 use crate::error::ImportError;
-use crate::guard::{guarded, guarded_import};
-use crate::{host, locate, passes, proto, register, walk};
+use crate::import::{self, Import, Shared};
+use crate::names::STANDARD;
+use crate::passes;
+use crate::tensors::Weights;
 
 /// A model for concrete shapes.
 #[derive(Clone, Debug)]
@@ -28,130 +25,187 @@ pub struct Specialised {
     pub host_kernels: Vec<Arc<dyn HostKernel>>,
 }
 
-/// Which of tract's forms to start from; the normalised graph is the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// One typed node per ONNX operator, or a few.
-    AsWritten,
-    /// After tract's own rewriting.
-    #[cfg_attr(not(test), allow(dead_code, reason = "tests compare the two"))]
-    Decluttered,
-}
+/// Extents that are tried, one after the other, for axes whose extents a caller gives.
+const TRIED_EXTENTS: [usize; 10] = [2, 3, 1, 4, 8, 16, 32, 64, 128, 224];
 
 /// A model that is one plan for the shapes of its inputs.
 #[derive(Debug)]
 pub(crate) struct Straight {
-    pub model: InferenceModel,
-    /// The ONNX operator of every node, by its name.
-    pub operators: HashMap<String, String>,
-    consts: ConstPool,
+    /// Those that an output needs, in an order in which values are made before they are read.
+    nodes: Vec<NodeProto>,
+    weights: Weights,
+    /// Names of the outputs.
+    outputs: Vec<String>,
+    opset: i64,
+    pool: ConstPool,
     /// The host kernels that ran before.
     tried: Tried,
 }
 
 impl Straight {
-    pub fn parse(message: &ModelProto, directory: Option<&str>) -> Result<Straight, ImportError> {
-        let operators = proto::operators(message.graph.as_ref().expect("a message has a graph"));
-        let parse = || register::onnx().parse(message, directory);
-        let parsed = guarded_import(parse, |reason| ImportError::Parse { reason });
-        let ParseResult { model, unresolved_inputs, .. } = parsed?;
-        if let Some(name) = unresolved_inputs.first() {
-            return Err(ImportError::Parse { reason: format!("nothing makes the value {name}") });
-        }
-        if model.eval_order().is_err() {
-            return Err(ImportError::Parse { reason: "its nodes wait for each other in a circle".into() });
-        }
-        let constants = model.nodes().iter().filter_map(|node| node.op_as::<Const>()).map(Const::val);
-        let consts = ConstPool::new(constants);
-        Ok(Straight { model, operators, consts, tried: Tried::default() })
+    /// A model of `message`, which was decoded and checked; `inputs` are the names that callers give.
+    pub fn parse(
+        message: ModelProto,
+        inputs: &[TensorDecl],
+        directory: Option<&str>,
+    ) -> Result<Straight, ImportError> {
+        let standard = |domain: &str| STANDARD.contains(&domain);
+        let opset = message.opset_import.iter().find(|import| standard(&import.domain));
+        let opset = opset.map_or(0, |import| import.version);
+        let mut graph = message.graph.expect("decoding checks that there is a graph");
+        let weights = Weights::hoist(&mut graph, directory);
+        let outputs: Vec<String> = graph.output.iter().map(|output| output.name.clone()).collect();
+        let given = inputs.iter().map(|input| input.name.as_str()).collect();
+        let nodes = ordered(graph.node, given, &weights, &outputs)?;
+        Ok(Straight { nodes, weights, outputs, opset, pool: ConstPool::default(), tried: Tried::default() })
     }
 
     /// The model for inputs of these types and shapes.
-    pub fn lower(
+    pub fn lower(&self, inputs: &[(String, DType, Shape)]) -> Result<Specialised, ImportError> {
+        self.pool.begin();
+        let shared = Shared { opset: self.opset, pool: &self.pool, tried: &self.tried };
+        let mut import = Import::new(shared);
+        for (name, dtype, shape) in inputs {
+            import.input(name, *dtype, shape.clone());
+        }
+        let read = self.nodes.iter().flat_map(|node| &node.input).chain(&self.outputs);
+        for name in read {
+            if !import.knows(name)
+                && let Some(tensor) = self.weights.get(name)
+            {
+                import.constant(name, tensor?);
+            }
+        }
+        self.nodes.iter().for_each(|node| import.node(node));
+        let outputs: Vec<(String, String)> =
+            self.outputs.iter().map(|name| (name.clone(), name.clone())).collect();
+        finish(import, &outputs, &self.pool)
+    }
+
+    /// Output declarations, with what the file leaves out found by trying shapes of inputs.
+    pub fn complete(
         &self,
-        inputs: &[(String, DType, Shape)],
-        outputs: &[String],
-        form: Form,
-    ) -> Result<Specialised, ImportError> {
-        self.consts.begin();
-        let mut typed = self.typed(inputs)?;
-        if form == Form::Decluttered {
-            guarded(|| typed.declutter()).map_err(|reason| ImportError::Analysis { reason })?;
+        inputs: &[TensorDecl],
+        declared: Vec<(String, Option<TensorDecl>)>,
+    ) -> Result<Vec<TensorDecl>, ImportError> {
+        if declared.iter().all(|(_, decl)| decl.is_some()) {
+            return Ok(declared.into_iter().filter_map(|(_, decl)| decl).collect());
         }
-        if let Some(error) = walk::data_dependent(&typed, &self.operators) {
-            // Constant folding may tell what the first look did not.
-            guarded(|| typed.prop_consts()).map_err(|reason| ImportError::Analysis { reason })?;
-            if walk::data_dependent(&typed, &self.operators).is_some() {
-                return Err(error);
+        let fixed = inputs.iter().flat_map(|decl| &decl.dims).all(|dim| matches!(dim, Dim::Fixed(_)));
+        let (mut found, mut refusal): (Vec<Vec<(DType, Shape)>>, Option<ImportError>) = (vec![], None);
+        for extent in TRIED_EXTENTS.into_iter().take(if fixed { 1 } else { TRIED_EXTENTS.len() }) {
+            let bound = |dim: &Dim| match dim {
+                Dim::Fixed(extent) => *extent,
+                Dim::Symbol(_) => extent,
+            };
+            let shapes = inputs
+                .iter()
+                .map(|decl| (decl.name.clone(), decl.dtype, decl.dims.iter().map(bound).collect::<Shape>()));
+            match self.lower(&shapes.collect::<Vec<_>>()) {
+                Ok(special) => {
+                    let graph = &special.graph;
+                    let made = graph.outputs.iter().map(|&id| graph.value(id));
+                    found.push(made.map(|value| (value.dtype, value.shape.clone())).collect());
+                }
+                Err(error) => drop(refusal.get_or_insert(error)),
+            }
+            if found.len() == 2 {
+                break;
             }
         }
-        let inputs: Vec<String> = inputs.iter().map(|(name, ..)| name.clone()).collect();
-        let walked = walk::walk(&typed, &self.consts, &self.operators, &inputs, outputs)?;
-        let (graph, regions) = host::merge(&walked.graph);
-        let mut graph = passes::normalise(graph, &self.consts);
-        let host_kernels = host::attach(&mut graph, &typed, &walked, &regions, &self.operators, &self.tried)?;
-        graph.validate().expect("passes keep graphs valid");
-        Ok(Specialised { graph, host_kernels })
-    }
-
-    fn typed(&self, inputs: &[(String, DType, Shape)]) -> Result<TypedModel, ImportError> {
-        let mut model = self.model.clone();
-        let call = || {
-            for (index, (_, dtype, shape)) in inputs.iter().enumerate() {
-                let datum = datum_of(*dtype).expect("declarations have tract's types");
-                model.set_input_fact(index, InferenceFact::dt_shape(datum, &shape[..]))?;
-            }
-            model.clone().into_typed()
+        let Some(first) = found.first() else {
+            return Err(refusal.expect("what was not found was refused"));
         };
-        let mut typed = guarded_import(call, |reason| ImportError::Analysis { reason });
-        if let Err(ImportError::Analysis { reason }) = &mut typed {
-            *reason = locate::locate(&model, &self.operators, std::mem::take(reason));
-        }
-        typed
+        let other = found.last().expect("there is one");
+        let complete_one = |(index, (name, decl)): (usize, (String, Option<TensorDecl>))| {
+            if let Some(decl) = decl {
+                return Ok(decl);
+            }
+            let ((dtype, shape), (_, second)) = (&first[index], &other[index]);
+            if shape.rank() != second.rank() {
+                let reason = format!("output {name}: how many axes it has depends on the inputs' shapes");
+                return Err(ImportError::Parse { reason });
+            }
+            let dim = |axis: usize| match shape[axis] == second[axis] {
+                true => Dim::Fixed(shape[axis]),
+                false => Dim::Symbol(format!("{name}.{axis}")),
+            };
+            Ok(TensorDecl { dims: (0..shape.rank()).map(dim).collect(), dtype: *dtype, name })
+        };
+        declared.into_iter().enumerate().map(complete_one).collect()
     }
 }
 
-/// A straight model that is used once: its inputs have these types and shapes, its outputs get these names.
-pub(crate) fn lower_message(
-    message: &ModelProto,
-    directory: Option<&str>,
-    inputs: &[(String, DType, Shape)],
-    outputs: &[String],
+/// The graph that computes `outputs`, which get these names, normalised.
+pub(crate) fn finish(
+    import: Import,
+    outputs: &[(String, String)],
+    pool: &ConstPool,
 ) -> Result<Specialised, ImportError> {
-    Straight::parse(message, directory)?.lower(inputs, outputs, Form::AsWritten)
+    let (graph, kernels) = import.finish(outputs)?;
+    let mut graph = passes::normalise(graph, pool);
+    let host_kernels = import::renumber(&mut graph, &kernels);
+    graph.validate().expect("passes keep graphs valid");
+    Ok(Specialised { graph, host_kernels })
 }
 
-/// Output declarations, with what the file leaves out from tract's analysis.
-pub(crate) fn complete(
-    declared: Vec<(String, Option<TensorDecl>)>,
-    model: &InferenceModel,
-    operators: &HashMap<String, String>,
-) -> Result<Vec<TensorDecl>, ImportError> {
-    if declared.iter().all(|(_, decl)| decl.is_some()) {
-        return Ok(declared.into_iter().filter_map(|(_, decl)| decl).collect());
+/// The nodes that `outputs` need, each after those that make what it reads.
+fn ordered(
+    nodes: Vec<NodeProto>,
+    given: HashSet<&str>,
+    weights: &Weights,
+    outputs: &[String],
+) -> Result<Vec<NodeProto>, ImportError> {
+    let mut makers: HashMap<&str, usize> = HashMap::new();
+    for (index, node) in nodes.iter().enumerate() {
+        makers.extend(node.output.iter().filter(|name| !name.is_empty()).map(|name| (name.as_str(), index)));
     }
-    let mut analysed = model.clone();
-    guarded_import(
-        || analysed.analyse(true).map(|_| ()),
-        |reason| ImportError::Analysis { reason: locate::locate(model, operators, reason) },
-    )?;
-    let complete_one = |(index, (name, decl)): (usize, (String, Option<TensorDecl>))| {
-        if let Some(decl) = decl {
-            return Ok(decl);
+    /// How far a node is.
+    #[derive(Clone, Copy, PartialEq)]
+    enum State {
+        New,
+        Open,
+        Done,
+    }
+    let mut states = vec![State::New; nodes.len()];
+    let mut order = vec![];
+    let maker = |name: &str| -> Result<Option<usize>, ImportError> {
+        match makers.get(name) {
+            Some(&maker) => Ok(Some(maker)),
+            None if name.is_empty() || given.contains(name) || weights.contains(name) => Ok(None),
+            None => Err(ImportError::Parse { reason: format!("nothing makes the value {name}") }),
         }
-        let fact = analysed.output_fact(index).ok();
-        let dtype = fact.and_then(|fact| fact.datum_type.concretize()).and_then(dtype_of);
-        let dims = fact.and_then(|fact| fact.shape.concretize());
-        let (Some(dtype), Some(dims)) = (dtype, dims) else {
-            return Err(ImportError::Parse {
-                reason: format!("output {name}: type and shape are not known"),
-            });
-        };
-        let dim = |extent: &tract_onnx::prelude::TDim| match extent.to_usize() {
-            Ok(extent) => Dim::Fixed(extent),
-            Err(_) => Dim::Symbol(extent.to_string()),
-        };
-        Ok(TensorDecl { name, dtype, dims: dims.iter().map(dim).collect() })
     };
-    declared.into_iter().enumerate().map(complete_one).collect()
+    // Depth first, without recursion.
+    let mut pending = vec![];
+    for output in outputs.iter().rev() {
+        pending.extend(maker(output)?);
+    }
+    while let Some(&index) = pending.last() {
+        let mut waits = vec![];
+        for name in nodes[index].input.iter().rev() {
+            if let Some(other) = maker(name)? {
+                match states[other] {
+                    State::New => waits.push(other),
+                    State::Open => {
+                        let reason = "its nodes wait for each other in a circle".into();
+                        return Err(ImportError::Parse { reason });
+                    }
+                    State::Done => {}
+                }
+            }
+        }
+        if states[index] == State::Done || waits.is_empty() {
+            pending.pop();
+            if states[index] != State::Done {
+                states[index] = State::Done;
+                order.push(index);
+            }
+            continue;
+        }
+        states[index] = State::Open;
+        pending.extend(waits);
+    }
+    let mut nodes: Vec<Option<NodeProto>> = nodes.into_iter().map(Some).collect();
+    Ok(order.into_iter().filter_map(|index| nodes[index].take()).collect())
 }

@@ -6,17 +6,21 @@
 //! loop stacks are kept in a buffer with room for more rounds; a round gives its row, which is written into
 //! the buffer when that is handed over. When the room is used up it doubles.
 
-use reef_base::limits::{UNROLLED_NODES_MAX, UNROLLED_ROUNDS_MAX};
-use reef_graph::{DType, Shape};
-use tract_onnx::pb::attribute_proto::AttributeType;
-use tract_onnx::pb::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use std::sync::Arc;
 
+use reef_base::AlignedBytes;
+use reef_base::limits::{UNROLLED_NODES_MAX, UNROLLED_ROUNDS_MAX};
+use reef_graph::{DType, Shape, Tensor};
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::{GraphProto, NodeProto, ValueInfoProto};
+
+use super::DOMAIN;
 use super::nodes::{attribute, attribute_of, body, int, number_attribute, own, standard, unsupported};
 use super::step::{Evaluation, Stored, Thing};
-use super::{DOMAIN, known};
+use crate::consts::whole_numbers;
 use crate::decl::Dim;
 use crate::error::ImportError;
-use crate::scope;
+use crate::{scope, tensors};
 
 /// What a loop's number says while it goes on.
 const GO_ON: i64 = -1;
@@ -58,7 +62,7 @@ impl Evaluation<'_> {
     }
 
     fn visit_constant(&mut self, node: &NodeProto) -> Result<bool, ImportError> {
-        let Some(tensor) = super::constant(node) else { return Ok(false) };
+        let Some(tensor) = tensors::constant(node, None) else { return Ok(false) };
         self.set_const(&node.output[0], tensor);
         Ok(true)
     }
@@ -141,14 +145,14 @@ impl Evaluation<'_> {
             }
             let Some(maker) = graph.node.iter().find(|node| node.output.contains(&name)) else {
                 return Ok(match self.thing(&name) {
-                    Ok(Thing::Const(tensor)) => known::whole_numbers(&tensor).is_some_and(|v| v == [1]),
+                    Ok(Thing::Const(tensor)) => whole_numbers(&tensor).is_some_and(|v| v == [1]),
                     _ => false,
                 });
             };
             match maker.op_type.as_str() {
                 "Identity" => name.clone_from(&maker.input[0]),
                 "Constant" => {
-                    let value = super::constant(maker).and_then(|tensor| known::whole_numbers(&tensor));
+                    let value = tensors::constant(maker, None).and_then(|tensor| whole_numbers(&tensor));
                     return Ok(value.is_some_and(|value| value == [1]));
                 }
                 _ => return Ok(false),
@@ -186,8 +190,7 @@ impl Evaluation<'_> {
     /// A constant that says yes.
     fn truth(&mut self) -> String {
         let name = self.fresh("true");
-        let data_type = tract_onnx::pb::tensor_proto::DataType::Bool as i32;
-        self.set_const(&name, TensorProto { data_type, raw_data: vec![1], ..TensorProto::default() });
+        self.set_const(&name, Tensor::from_slice(DType::Bool, Shape::default(), &[1u8]));
         name
     }
 
@@ -211,9 +214,8 @@ impl Evaluation<'_> {
             let Some((dtype, shape)) = row.or_else(|| declared_row(info)) else {
                 return Err(unsupported(node, "the type of a loop's results is not known without a round"));
             };
-            let data_type = crate::proto::code_of(dtype).map_or(0, |code| code as i32);
-            let dims = std::iter::once(0).chain(shape.iter().map(|&extent| extent as i64)).collect();
-            self.set_const(output, TensorProto { dims, data_type, ..TensorProto::default() });
+            let shape: Shape = std::iter::once(0).chain(shape.iter().copied()).collect();
+            self.set_const(output, Tensor::new(dtype, shape, Arc::new(AlignedBytes::zeroed(0))));
         }
         Ok(())
     }
@@ -230,7 +232,7 @@ impl Evaluation<'_> {
         let done = round.visit_all().is_ok();
         let rows = results[carried.len() + 1..].iter().map(|row| {
             let fact = if done { round.fact(row).ok().flatten() } else { None };
-            fact.and_then(|fact| Some((fact.dtype, fact.shape?)))
+            fact.map(|fact| (fact.dtype, fact.shape))
         });
         rows.collect()
     }
@@ -386,7 +388,7 @@ impl Evaluation<'_> {
         index: &str,
         room: i64,
     ) -> Result<String, ImportError> {
-        let Some(shape) = self.fact(row)?.and_then(|fact| fact.shape) else {
+        let Some(shape) = self.fact(row)?.map(|fact| fact.shape) else {
             return Err(unsupported(node, "the shape of a loop's results is not known"));
         };
         let made = self.fresh("rows");
@@ -398,7 +400,7 @@ impl Evaluation<'_> {
             self.emit(standard("Expand", vec![row, dims], &made, vec![]), true);
             return Ok(made);
         }
-        let rows = self.fact(buffer)?.and_then(|fact| fact.shape);
+        let rows = self.fact(buffer)?.map(|fact| fact.shape);
         if rows.is_none_or(|rows| rows.rank() == 0 || rows[1..] != shape[..]) {
             return Err(unsupported(node, "its rounds give results of different shapes"));
         }
@@ -466,7 +468,7 @@ impl Evaluation<'_> {
         let mut picks = vec![];
         for index in 0..scanned {
             let name = &node.input[states + index];
-            let Some(shape) = self.fact(name)?.and_then(|fact| fact.shape) else {
+            let Some(shape) = self.fact(name)?.map(|fact| fact.shape) else {
                 return Err(unsupported(node, "the shape of what it scans is not known"));
             };
             let axis = list("scan_input_axes", index);
@@ -538,7 +540,7 @@ impl Evaluation<'_> {
 
     /// Stacked results along another axis, or from the last to the first.
     fn visit_turned(&mut self, node: &NodeProto) -> Result<(), ImportError> {
-        let Some(shape) = self.fact(&node.input[0])?.and_then(|fact| fact.shape) else {
+        let Some(shape) = self.fact(&node.input[0])?.map(|fact| fact.shape) else {
             return Err(unsupported(node, "the shape of a scan's results is not known"));
         };
         let (rank, axis) = (shape.rank() as i64, int(node, "axis").unwrap_or(0));

@@ -47,7 +47,7 @@ impl Evaluation<'_> {
     /// The axis of the result that has as many entries as were found.
     fn counted_axis(&mut self, node: &NodeProto) -> Result<usize, ImportError> {
         let Some(axis) = int(node, "axis") else { return Ok(0) };
-        let Some(shape) = self.fact(&node.input[0])?.and_then(|fact| fact.shape) else {
+        let Some(shape) = self.fact(&node.input[0])?.map(|fact| fact.shape) else {
             return Err(unsupported(node, "the shape of its input is not known"));
         };
         let place = if axis < 0 { axis + shape.rank() as i64 } else { axis };

@@ -1,6 +1,6 @@
 //! Programs: models that branch, loop, use sequences, or learn shapes from data.
 //!
-//! Such a model is evaluated in part, over the ONNX graph, before tract sees any of it: for the shapes of its
+//! Such a model is evaluated in part, over the ONNX graph: for the shapes of its
 //! inputs, and the values of those that decide shapes, as much as can be computed in one go becomes a
 //! *segment*, a model without any of that ([`step`]); the rest waits for a few values that the segment
 //! computes, and is evaluated again when they are known ([`rest`]). What a loop leaves after a round is the
@@ -9,7 +9,6 @@
 mod control;
 mod declared;
 mod found;
-mod known;
 mod nodes;
 mod operands;
 mod remainder;
@@ -17,19 +16,21 @@ mod rest;
 mod sequence;
 mod step;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use reef_graph::{DType, Shape};
-use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
+use reef_graph::DType;
+use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 
 pub use rest::{Rest, Row, Source, Take};
 pub use step::{Given, Step, Then};
 
+use crate::consts::ConstPool;
 use crate::decl::TensorDecl;
+use crate::dry::Tried;
 use crate::error::ImportError;
-use crate::straight::{self, Specialised};
-use crate::{names, proto, scope};
+use crate::import::Shared;
+use crate::tensors::Weights;
+use crate::{names, scope};
 use step::Evaluation;
 
 /// The domain of operators that only programs have.
@@ -38,11 +39,10 @@ pub(crate) const DOMAIN: &str = "reef";
 /// A model as a program in the making.
 #[derive(Debug)]
 pub(crate) struct Flow {
-    weights: HashMap<String, Arc<TensorProto>>,
-    operator_sets: Vec<OperatorSetIdProto>,
-    ir_version: i64,
+    weights: Weights,
     opset: i64,
-    directory: Option<String>,
+    pool: ConstPool,
+    tried: Tried,
     start: Arc<Rest>,
     rests: rest::Rests,
     /// Names of the model's outputs.
@@ -53,7 +53,7 @@ pub(crate) struct Flow {
     mark: String,
 }
 
-/// Whether only programs have this operator: tract sees none of it.
+/// Whether only programs have this operator.
 pub(crate) fn is_of_programs(operator: &str) -> bool {
     let operators = ["If", "Loop", "Scan", "NonZero", "Compress", "Unique", "NonMaxSuppression"];
     let sequences = ["SplitToSequence", "ConcatFromSequence"];
@@ -101,8 +101,7 @@ impl Flow {
         let mut graph = message.graph.expect("decoding checks that there is a graph");
         scope::make_unique(&mut graph);
         declared::check(&graph)?;
-        let mut weights = HashMap::new();
-        hoist(&mut graph, &mut weights);
+        let weights = Weights::hoist(&mut graph, directory);
         let declared: Vec<(String, DType)> =
             inputs.iter().map(|input| (input.name.clone(), input.dtype)).collect();
         let shape_inputs = operands::shape_inputs(&graph, &declared);
@@ -115,10 +114,9 @@ impl Flow {
         let start = rests.the_one(rest::whole(names, graph.node, outputs.clone()));
         Ok(Flow {
             weights,
-            operator_sets: message.opset_import,
-            ir_version: message.ir_version,
             opset,
-            directory: directory.map(str::to_owned),
+            pool: ConstPool::default(),
+            tried: Tried::default(),
             start,
             rests,
             outputs,
@@ -139,82 +137,19 @@ impl Flow {
 
     /// The step from `rest`.
     pub fn step(&self, rest: &Rest, given: &[Given]) -> Result<Step, ImportError> {
+        self.pool.begin();
         Evaluation::run(self, rest, given)
     }
 
-    fn message(&self, graph: GraphProto) -> ModelProto {
-        ModelProto {
-            ir_version: self.ir_version,
-            opset_import: self.operator_sets.clone(),
-            graph: Some(graph),
-            ..ModelProto::default()
-        }
-    }
-
-    fn lower(
-        &self,
-        model: &ModelProto,
-        inputs: &[(String, DType, Shape)],
-        outputs: &[String],
-    ) -> Result<Specialised, ImportError> {
-        straight::lower_message(model, self.directory.as_deref(), inputs, outputs)
-    }
-}
-
-/// Takes the constants out of a graph and of the graphs in it.
-fn hoist(graph: &mut GraphProto, weights: &mut HashMap<String, Arc<TensorProto>>) {
-    for tensor in graph.initializer.drain(..) {
-        weights.insert(tensor.name.clone(), Arc::new(tensor));
-    }
-    graph.node.retain(|node| match constant(node) {
-        Some(tensor) if node.op_type == "Constant" => {
-            weights.insert(tensor.name.clone(), Arc::new(tensor));
-            false
-        }
-        _ => true,
-    });
-    for node in &mut graph.node {
-        for attribute in &mut node.attribute {
-            attribute.g.iter_mut().chain(&mut attribute.graphs).for_each(|graph| hoist(graph, weights));
-        }
-    }
-}
-
-/// The tensor that a `Constant` is; `None` of other nodes, and of texts.
-fn constant(node: &NodeProto) -> Option<TensorProto> {
-    if node.op_type != "Constant" {
-        return None;
-    }
-    let name = node.output.first()?.clone();
-    let attribute: &AttributeProto = node.attribute.first()?;
-    let of = |dtype: DType, dims: Vec<i64>, raw_data: Vec<u8>| {
-        let data_type = proto::code_of(dtype)? as i32;
-        Some(TensorProto { name: name.clone(), dims, data_type, raw_data, ..TensorProto::default() })
-    };
-    match attribute.name.as_str() {
-        "value" => {
-            let tensor = attribute.t.clone()?;
-            proto::element_type(&tensor)?;
-            Some(TensorProto { name, ..tensor })
-        }
-        "value_int" => of(DType::I64, vec![], attribute.i.to_le_bytes().to_vec()),
-        "value_ints" => {
-            let bytes = attribute.ints.iter().flat_map(|value| value.to_le_bytes()).collect();
-            of(DType::I64, vec![attribute.ints.len() as i64], bytes)
-        }
-        "value_float" => of(DType::F32, vec![], attribute.f.to_le_bytes().to_vec()),
-        "value_floats" => {
-            let bytes = attribute.floats.iter().flat_map(|value| value.to_le_bytes()).collect();
-            of(DType::F32, vec![attribute.floats.len() as i64], bytes)
-        }
-        _ => None,
+    fn shared(&self) -> Shared<'_> {
+        Shared { opset: self.opset, pool: &self.pool, tried: &self.tried }
     }
 }
 
 /// A beginning that no name of the model has.
-fn mark(graph: &GraphProto, weights: &HashMap<String, Arc<TensorProto>>) -> String {
+fn mark(graph: &GraphProto, weights: &Weights) -> String {
     let mut mark = String::from("reef:");
-    let mut names: Vec<String> = weights.keys().cloned().collect();
+    let mut names: Vec<String> = weights.names().cloned().collect();
     names.extend(graph.input.iter().map(|input| input.name.clone()));
     let made = |node: &NodeProto| scope::all_names(node);
     names.extend(graph.node.iter().flat_map(made));

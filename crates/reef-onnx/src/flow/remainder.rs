@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tract_onnx::pb::{NodeProto, TensorProto};
+use tract_onnx::pb::NodeProto;
 
 use super::rest::{Rest, RestInput, Row, Source, Take};
 use super::step::{Evaluation, Thing};
@@ -107,13 +107,10 @@ impl<'e, 'f> Remainder<'e, 'f> {
             return Ok(known.clone());
         }
         let own = match self.evaluation.thing(name)? {
-            Thing::Const(tensor) if self.evaluation.is_weight(name) => {
-                debug_assert_eq!(tensor.name, name);
-                name.to_owned()
-            }
+            Thing::Const(_) if self.evaluation.is_weight(name) => name.to_owned(),
             Thing::Const(tensor) => {
                 let own = self.fresh("c");
-                self.rest.consts.push(TensorProto { name: own.clone(), ..(*tensor).clone() });
+                self.rest.consts.push((own.clone(), tensor));
                 own
             }
             Thing::Here { .. } => return Ok(self.take(name, Take::Tensor)),

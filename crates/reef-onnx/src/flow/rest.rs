@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
 use prost::Message;
-use tract_onnx::pb::{NodeProto, TensorProto};
+use reef_graph::Tensor;
+use tract_onnx::pb::NodeProto;
 
 /// What is left of a model. Two rests that are the same object mean the same work.
 #[derive(Debug)]
@@ -13,7 +14,7 @@ pub struct Rest {
     pub(super) inputs: Vec<RestInput>,
     pub(super) nodes: Vec<NodeProto>,
     /// Constants that are none of the model file's.
-    pub(super) consts: Vec<TensorProto>,
+    pub(super) consts: Vec<(String, Tensor)>,
     /// Sequences, and optionals, of the values that go on.
     pub(super) lists: Vec<(String, Vec<String>)>,
     pub(super) optionals: Vec<(String, Option<String>)>,
@@ -87,8 +88,9 @@ impl Rest {
         for node in &self.nodes {
             bytes.extend(node.encode_length_delimited_to_vec());
         }
-        for tensor in &self.consts {
-            bytes.extend(tensor.encode_length_delimited_to_vec());
+        for (name, tensor) in &self.consts {
+            bytes.extend(name.as_bytes());
+            bytes.extend(tensor.key().0.to_le_bytes());
         }
         let names = format!("{:?}{:?}{:?}{:?}", self.inputs, self.lists, self.optionals, self.outputs);
         bytes.extend(names.into_bytes());

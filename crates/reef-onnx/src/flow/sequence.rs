@@ -2,10 +2,10 @@
 //! while a step is made, and an operator on it picks, joins or lists names.
 
 use reef_base::limits::SEQUENCE_LEN_MAX;
+use reef_graph::{DType, Shape, Tensor};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::attribute_proto::AttributeType;
 
-use super::known;
 use super::nodes::{attribute_of, int, standard, unsupported};
 use super::step::{Evaluation, Thing};
 use crate::error::ImportError;
@@ -30,8 +30,7 @@ impl Evaluation<'_> {
             }
             "SequenceLength" => {
                 let length = self.list(node)?.len() as i64;
-                let length = known::integers(&node.output[0], &[], &[length]);
-                self.set_const(&node.output[0], length);
+                self.set_const(&node.output[0], Tensor::i64([], &[length]));
             }
             "SplitToSequence" => self.split(node)?,
             "ConcatFromSequence" => self.join(node)?,
@@ -43,12 +42,9 @@ impl Evaluation<'_> {
                 let given = node.input.first().filter(|name| !name.is_empty());
                 let has = match given.map(|name| self.thing(name)).transpose()? {
                     None | Some(Thing::Optional(None)) => 0,
-                    Some(_) => 1,
+                    Some(_) => 1u8,
                 };
-                let data_type = tract_onnx::pb::tensor_proto::DataType::Bool as i32;
-                let raw_data = vec![has];
-                let tensor = tract_onnx::pb::TensorProto { data_type, raw_data, ..Default::default() };
-                self.set_const(&node.output[0], tensor);
+                self.set_const(&node.output[0], Tensor::from_slice(DType::Bool, Shape::default(), &[has]));
             }
             "OptionalGetElement" => match self.thing(&node.input[0])? {
                 Thing::Optional(Some(value)) => self.alias(&node.output[0], &value),
@@ -104,7 +100,7 @@ impl Evaluation<'_> {
 
     fn split(&mut self, node: &NodeProto) -> Result<(), ImportError> {
         let name = &node.input[0];
-        let Some(shape) = self.fact(name)?.and_then(|fact| fact.shape) else {
+        let Some(shape) = self.fact(name)?.map(|fact| fact.shape) else {
             return Err(unsupported(node, "the shape of what it splits is not known"));
         };
         let axis = int(node, "axis").unwrap_or(0);
@@ -121,8 +117,7 @@ impl Evaluation<'_> {
                     self.leave(node.clone());
                     return Ok(());
                 };
-                let scalar =
-                    self.fact(split)?.and_then(|fact| fact.shape).is_some_and(|shape| shape.rank() == 0);
+                let scalar = self.fact(split)?.map(|fact| fact.shape).is_some_and(|shape| shape.rank() == 0);
                 (sizes(&values, scalar, extent).map_err(|reason| unsupported(node, reason))?, true)
             }
         };

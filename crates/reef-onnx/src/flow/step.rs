@@ -8,30 +8,36 @@
 //! Whether a value depends on data is found by looking at what it is computed from, constants and shapes on
 //! the one side, anything else on the other ("tainted").
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use reef_base::limits::{PROGRAM_NODES_MAX, SHAPE_VALUES_MAX};
-use reef_graph::{DType, Shape};
-use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto};
+use reef_graph::{DType, Shape, Tensor, ValueKind};
+use tract_onnx::pb::NodeProto;
 
-use super::known::{self, Fact};
 use super::nodes::unsupported;
 use super::operands::{deciding, reads_shape_only};
 use super::rest::{Rest, Row, Source, Take};
 use super::{DOMAIN, Flow};
+use crate::consts;
 use crate::error::ImportError;
-use crate::straight::Specialised;
-use crate::{names, proto, scope};
+use crate::import::Import;
+use crate::scope;
+use crate::straight::{self, Specialised};
 
-/// Name, type and shape of a tensor.
-pub(super) type Declared = (String, DType, Shape);
+/// What is known of a value.
+#[derive(Clone, Debug)]
+pub(super) struct Fact {
+    pub dtype: DType,
+    pub shape: Shape,
+    pub value: Option<Tensor>,
+}
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
 pub(super) enum Thing {
     /// Known now.
-    Const(Arc<TensorProto>),
+    Const(Tensor),
     /// Given to the segment, or computed by it.
     Here {
         /// It depends on data.
@@ -74,9 +80,9 @@ pub enum Given {
     /// A tensor of this type and shape.
     Tensor(DType, Shape),
     /// This value, for an input that is taken by value.
-    Value(reef_graph::Tensor),
+    Value(Tensor),
     /// A tensor whose value is known, too: an input of the model that decides shapes.
-    Both(reef_graph::Tensor),
+    Both(Tensor),
 }
 
 /// A step of a program.
@@ -107,11 +113,9 @@ pub struct Then {
 pub(super) struct Evaluation<'f> {
     pub flow: &'f Flow,
     things: HashMap<String, Thing>,
-    inputs: Vec<Declared>,
-    emitted: Vec<NodeProto>,
-    /// By the name of a value the emitted node that makes it.
-    makers: HashMap<String, usize>,
-    facts: HashMap<String, Fact>,
+    /// Names of the segment's inputs.
+    inputs: Vec<String>,
+    import: Import<'f>,
     left: Vec<NodeProto>,
     wanted: Vec<String>,
     /// For people: who wants what.
@@ -128,9 +132,7 @@ impl<'f> Evaluation<'f> {
             flow,
             things: HashMap::new(),
             inputs: vec![],
-            emitted: vec![],
-            makers: HashMap::new(),
-            facts: HashMap::new(),
+            import: Import::new(flow.shared()),
             left: vec![],
             wanted: vec![],
             waiting: vec![],
@@ -161,21 +163,23 @@ impl<'f> Evaluation<'f> {
             let name = input.name.clone();
             match given {
                 Given::Tensor(dtype, shape) => {
-                    self.inputs.push((name.clone(), *dtype, shape.clone()));
+                    self.import.input(&name, *dtype, shape.clone());
+                    self.inputs.push(name.clone());
                     self.things.insert(name, Thing::Here { tainted: true });
                 }
-                Given::Value(tensor) => self.know(&name, tensor)?,
+                Given::Value(tensor) => self.set_const(&name, tensor.clone()),
                 Given::Both(tensor) => {
                     // The plan has the input, though nothing reads it.
                     let value = self.fresh(&name);
-                    self.know(&value, tensor)?;
-                    self.inputs.push((name.clone(), tensor.dtype(), tensor.shape().clone()));
+                    self.set_const(&value, tensor.clone());
+                    self.import.input(&name, tensor.dtype(), tensor.shape().clone());
+                    self.inputs.push(name.clone());
                     self.things.insert(name, Thing::Alias(value));
                 }
             }
         }
-        for tensor in &rest.consts {
-            self.things.insert(tensor.name.clone(), Thing::Const(Arc::new(tensor.clone())));
+        for (name, tensor) in &rest.consts {
+            self.set_const(name, tensor.clone());
         }
         for (name, elements) in &rest.lists {
             self.things.insert(name.clone(), Thing::List(elements.clone()));
@@ -183,13 +187,6 @@ impl<'f> Evaluation<'f> {
         for (name, value) in &rest.optionals {
             self.things.insert(name.clone(), Thing::Optional(value.clone()));
         }
-        Ok(())
-    }
-
-    fn know(&mut self, name: &str, tensor: &reef_graph::Tensor) -> Result<(), ImportError> {
-        let reason = || ImportError::Analysis { reason: format!("{} values decide nothing", tensor.dtype()) };
-        let tensor = known::constant_of(name, tensor).ok_or_else(reason)?;
-        self.set_const(name, tensor);
         Ok(())
     }
 
@@ -210,15 +207,14 @@ impl<'f> Evaluation<'f> {
         }
     }
 
-    pub fn set_const(&mut self, name: &str, tensor: TensorProto) {
-        let tensor = TensorProto { name: name.to_owned(), ..tensor };
-        self.set(name, Thing::Const(Arc::new(tensor)));
+    pub fn set_const(&mut self, name: &str, tensor: Tensor) {
+        self.set(name, Thing::Const(tensor));
     }
 
     /// Whole numbers as a constant of a new name.
     pub fn integers(&mut self, dims: &[usize], values: &[i64]) -> String {
         let name = self.fresh("number");
-        self.set_const(&name, known::integers(&name, dims, values));
+        self.set_const(&name, Tensor::i64(Shape::new(dims), values));
         name
     }
 
@@ -238,18 +234,18 @@ impl<'f> Evaluation<'f> {
             return Ok(thing.clone());
         }
         match self.flow.weights.get(&name) {
-            Some(tensor) => Ok(Thing::Const(tensor.clone())),
+            Some(tensor) => tensor.map(Thing::Const),
             None => Err(ImportError::Parse { reason: format!("nothing makes the value {name}") }),
         }
     }
 
     pub fn is_weight(&self, name: &str) -> bool {
-        !self.things.contains_key(name) && self.flow.weights.contains_key(name)
+        !self.things.contains_key(name) && self.flow.weights.contains(name)
     }
 
     /// Which of the segment's inputs a name is.
     pub fn input_index(&self, name: &str) -> Option<usize> {
-        self.inputs.iter().position(|(input, ..)| input == name)
+        self.inputs.iter().position(|input| input == name)
     }
 
     fn visit(&mut self, mut node: NodeProto) -> Result<(), ImportError> {
@@ -336,11 +332,17 @@ impl<'f> Evaluation<'f> {
 
     /// Makes a node part of the segment.
     pub fn emit(&mut self, node: NodeProto, tainted: bool) {
+        for name in node.input.iter().filter(|name| !name.is_empty()) {
+            if !self.import.knows(name)
+                && let Ok(Thing::Const(tensor)) = self.thing(name)
+            {
+                self.import.constant(name, tensor);
+            }
+        }
+        self.import.node(&node);
         for output in node.output.iter().filter(|name| !name.is_empty()) {
-            self.makers.insert(output.clone(), self.emitted.len());
             self.things.insert(output.clone(), Thing::Here { tainted });
         }
-        self.emitted.push(node);
     }
 
     /// Leaves a node for later, and with it what reads it.
@@ -354,7 +356,7 @@ impl<'f> Evaluation<'f> {
     /// The rest needs to know this value.
     pub fn want(&mut self, node: &NodeProto, name: &str) -> Result<(), ImportError> {
         let name = self.resolve(name);
-        let elements = self.fact(&name)?.and_then(|fact| fact.shape).map(|shape| shape.elements());
+        let elements = self.fact(&name)?.map(|fact| fact.shape.elements());
         if let Some(elements) = elements.filter(|&elements| elements > SHAPE_VALUES_MAX) {
             let reason =
                 format!("{elements} values decide what it makes, at most {SHAPE_VALUES_MAX} are supported");
@@ -378,94 +380,28 @@ impl<'f> Evaluation<'f> {
             }
         }
         match self.thing(&name)? {
-            Thing::Const(tensor) => Ok(known::whole_numbers(&tensor)),
+            Thing::Const(tensor) => Ok(consts::whole_numbers(&tensor)),
             _ => Ok(None),
         }
     }
 
     /// What is known of a value that is here.
-    pub fn fact(&mut self, name: &str) -> Result<Option<Fact>, ImportError> {
+    pub fn fact(&self, name: &str) -> Result<Option<Fact>, ImportError> {
         let name = self.resolve(name);
-        if let Some(fact) = self.facts.get(&name) {
-            return Ok(Some(fact.clone()));
-        }
-        let fact = match self.thing(&name)? {
-            Thing::Const(tensor) => known::described(&tensor).map(|(dtype, shape)| {
-                let value = Some((*tensor).clone());
-                Fact { dtype, shape: Some(shape), value }
-            }),
-            Thing::Here { .. } => match self.input_index(&name) {
-                Some(index) => {
-                    let (_, dtype, shape) = self.inputs[index].clone();
-                    Some(Fact { dtype, shape: Some(shape), value: None })
-                }
-                None => self.analysed(&name)?,
-            },
+        Ok(match self.thing(&name)? {
+            Thing::Const(tensor) => {
+                Some(Fact { dtype: tensor.dtype(), shape: tensor.shape().clone(), value: Some(tensor) })
+            }
+            Thing::Here { .. } => {
+                let value = self.import.value(&name)?;
+                let known = match &value.kind {
+                    ValueKind::Const(tensor) => Some(tensor.clone()),
+                    _ => None,
+                };
+                Some(Fact { dtype: value.dtype, shape: value.shape.clone(), value: known })
+            }
             _ => None,
-        };
-        if let Some(fact) = &fact {
-            self.facts.insert(name, fact.clone());
-        }
-        Ok(fact)
-    }
-
-    fn analysed(&self, name: &str) -> Result<Option<Fact>, ImportError> {
-        let names = [name.to_owned()];
-        let (model, inputs) = self.model(&names, known::VALUES_MAX)?;
-        let facts = known::facts(&model, &inputs, self.flow.directory.as_deref(), &names)?;
-        Ok(facts.into_iter().next().flatten())
-    }
-
-    /// The emitted nodes that make `outputs`, as a model. Its inputs are those of the segment that they read,
-    /// and constants of more than `values_max` elements.
-    fn model(
-        &self,
-        outputs: &[String],
-        values_max: usize,
-    ) -> Result<(ModelProto, Vec<Declared>), ImportError> {
-        let (nodes, read) = self.slice(outputs);
-        let mut inputs = vec![];
-        let mut graph = GraphProto { name: "segment".into(), node: nodes, ..GraphProto::default() };
-        for name in read {
-            if let Some(index) = self.input_index(&name) {
-                inputs.push(self.inputs[index].clone());
-                continue;
-            }
-            let Thing::Const(tensor) = self.thing(&name)? else { continue };
-            match known::described(&tensor).filter(|(_, shape)| shape.elements() > values_max) {
-                Some((dtype, shape)) => inputs.push((name, dtype, shape)),
-                None => graph.initializer.push((*tensor).clone()),
-            }
-        }
-        names::make_unique(&mut graph);
-        graph.input = declarations(&inputs)?;
-        let outlet =
-            |name: &String| tract_onnx::pb::ValueInfoProto { name: name.clone(), ..Default::default() };
-        graph.output = outputs.iter().map(outlet).collect();
-        Ok((self.flow.message(graph), inputs))
-    }
-
-    /// The emitted nodes that `outputs` are made by, and what these nodes read from elsewhere.
-    fn slice(&self, outputs: &[String]) -> (Vec<NodeProto>, Vec<String>) {
-        let mut needed = vec![false; self.emitted.len()];
-        let mut pending: Vec<String> = outputs.to_vec();
-        let mut read: HashSet<String> = HashSet::new();
-        while let Some(name) = pending.pop() {
-            match self.makers.get(&name) {
-                Some(&maker) if !needed[maker] => {
-                    needed[maker] = true;
-                    pending.extend(scope::reads(&self.emitted[maker]));
-                }
-                Some(_) => {}
-                None => {
-                    read.insert(name);
-                }
-            }
-        }
-        let mut read: Vec<String> = read.into_iter().collect();
-        read.sort_unstable();
-        let nodes = self.emitted.iter().zip(needed).filter(|(_, needed)| *needed);
-        (nodes.map(|(node, _)| node.clone()).collect(), read)
+        })
     }
 
     fn finish(mut self, from: &Rest) -> Result<Step, ImportError> {
@@ -493,7 +429,7 @@ impl<'f> Evaluation<'f> {
             let Some(Source::Input(index)) = passed.first() else {
                 unreachable!("what decides depends on data, and they are given or made here");
             };
-            given.push(self.inputs[*index].0.clone());
+            given.push(self.inputs[*index].clone());
             passed[0] = Source::Output(0);
         }
         let segment = self.segment(&given, None)?;
@@ -506,49 +442,15 @@ impl<'f> Evaluation<'f> {
 
     /// The segment that computes `values`, for the names that its outputs are to have.
     fn segment(&self, values: &[String], names: Option<&[String]>) -> Result<Specialised, ImportError> {
-        // Outputs are values of their own, each made once.
-        let mut aliases = vec![];
+        let mut import = self.import.clone();
         let mut outputs = vec![];
         for (index, value) in values.iter().enumerate() {
-            let output = format!("{}out.{index}", self.flow.mark);
-            let node = NodeProto {
-                op_type: "Identity".into(),
-                input: vec![value.clone()],
-                output: vec![output.clone()],
-                name: output.clone(),
-                ..NodeProto::default()
-            };
-            aliases.push(node);
-            outputs.push(output);
-        }
-        let (mut model, _) = self.model(values, usize::MAX)?;
-        let graph = model.graph.as_mut().expect("it was just made");
-        graph.node.extend(aliases);
-        graph.input = declarations(&self.inputs)?;
-        let outlet =
-            |name: &String| tract_onnx::pb::ValueInfoProto { name: name.clone(), ..Default::default() };
-        graph.output = outputs.iter().map(outlet).collect();
-        self.constants_of(values, graph)?;
-        self.flow.lower(&model, &self.inputs, names.unwrap_or(&outputs))
-    }
-
-    /// Constants that are outputs themselves.
-    fn constants_of(&self, values: &[String], graph: &mut GraphProto) -> Result<(), ImportError> {
-        for value in values {
-            if let Thing::Const(tensor) = self.thing(value)?
-                && graph.initializer.iter().all(|known| known.name != *value)
-            {
-                graph.initializer.push((*tensor).clone());
+            if let Thing::Const(tensor) = self.thing(value)? {
+                import.constant(value, tensor);
             }
+            let name = names.map(|names| names[index].clone());
+            outputs.push((value.clone(), name.unwrap_or_else(|| format!("{}out.{index}", self.flow.mark))));
         }
-        Ok(())
+        straight::finish(import, &outputs, &self.flow.pool)
     }
-}
-
-fn declarations(inputs: &[Declared]) -> Result<Vec<tract_onnx::pb::ValueInfoProto>, ImportError> {
-    let declared = |(name, dtype, shape): &(String, DType, Shape)| {
-        let reason = || ImportError::Analysis { reason: format!("{dtype} values cannot be handed over") };
-        proto::declaration(name, *dtype, shape).ok_or_else(reason)
-    };
-    inputs.iter().map(declared).collect()
 }

@@ -25,7 +25,6 @@ mod recurrent;
 mod reduce;
 mod resample;
 mod resize;
-mod selection;
 mod shape;
 mod slice;
 mod squeeze;
@@ -42,9 +41,7 @@ use tract_onnx::tract_core::internal::bail;
 use tract_onnx::tract_hir::infer::InferenceOp;
 use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
 
-pub(crate) use norm::ChannelAffine;
 pub(crate) use own::{DataFault, Refused};
-pub(crate) use selection::Select;
 
 /// tract's ONNX reader with our operators in it. Shapes that the file claims for intermediate values are not
 /// believed: they may be those of another specialisation.
@@ -57,7 +54,6 @@ pub(crate) fn onnx() -> Onnx {
         pointwise::register,
         quantize::register,
         reduce::register,
-        selection::register,
         shape::register,
     ] {
         register(&mut onnx);
@@ -107,6 +103,11 @@ fn tracts_readers() -> &'static HashMap<String, own::Builder> {
 fn random(context: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     let named = NodeProto { name: node.op_type.clone(), ..node.clone() };
     tract_onnx::onnx().op_register.0[&node.op_type](context, &named)
+}
+
+/// Why the numbers among a node's attributes mean nothing, if so.
+pub(crate) fn numbers_refusal(node: &NodeProto) -> Option<String> {
+    window::refusal(node)
 }
 
 /// Why a node of an operator that is read here cannot be computed, as far as its attributes tell.

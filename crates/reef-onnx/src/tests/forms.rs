@@ -1,11 +1,8 @@
-//! The zoo: no host operator, and the same graph from a static file, a dynamic one and tract's decluttered
-//! form.
+//! The zoo: no host operator, and the same graph from a static file and a dynamic one.
 
 use reef_graph::{Graph, Shape};
 use reef_zoo::{Model, Variant};
 
-use super::canonical;
-use crate::straight::Form;
 use crate::{Dim, OnnxModel};
 
 const ALL: [Model; 7] = [
@@ -20,7 +17,7 @@ const ALL: [Model; 7] = [
 
 const TOKENS: usize = 7;
 
-fn import(model: Model, variant: &Variant, batch: usize, form: Form) -> Graph {
+fn import(model: Model, variant: &Variant, batch: usize) -> Graph {
     let bytes = reef_zoo::build(model, variant).expect("the zoo builds its tiny models");
     let parsed = OnnxModel::from_bytes(&bytes).expect("the zoo's models are valid");
     let extent = |dim: &Dim| match dim {
@@ -31,7 +28,7 @@ fn import(model: Model, variant: &Variant, batch: usize, form: Form) -> Graph {
     let inputs = parsed.inputs().iter();
     let shapes: Vec<(&str, Shape)> =
         inputs.map(|input| (input.name.as_str(), input.dims.iter().map(extent).collect())).collect();
-    let specialised = parsed.lower(&shapes, form).expect("the zoo's models are supported");
+    let specialised = parsed.specialise(&shapes).expect("the zoo's models are supported");
     assert!(specialised.host_kernels.is_empty(), "{model:?} needs no host kernel");
     specialised.graph
 }
@@ -44,29 +41,14 @@ fn fixed(model: Model, batch: usize) -> Variant {
 }
 
 #[test]
-fn graphs_do_not_depend_on_the_form_that_tract_gives() {
-    for model in ALL {
-        if model == Model::InceptionV3 {
-            continue; // tract cuts its concatenated 1×1 convolutions into slices, at more arithmetic.
-        }
-        for batch in [1, 3] {
-            let plain = import(model, &fixed(model, batch), batch, Form::AsWritten);
-            let decluttered = import(model, &fixed(model, batch), batch, Form::Decluttered);
-            let (plain, decluttered) = (canonical::dump(&plain), canonical::dump(&decluttered));
-            assert!(plain == decluttered, "{model:?} batch {batch}:\n{}", difference(&plain, &decluttered));
-        }
-    }
-}
-
-#[test]
 fn dynamic_files_give_the_graphs_of_static_ones() {
     for model in ALL {
         if model == Model::Distilbert {
             continue; // Its two files mask attention in different ways.
         }
         for batch in [1, 3] {
-            let from_static = import(model, &fixed(model, batch), batch, Form::AsWritten);
-            let from_dynamic = import(model, &Variant::tiny().dynamic(), batch, Form::AsWritten);
+            let from_static = import(model, &fixed(model, batch), batch);
+            let from_dynamic = import(model, &Variant::tiny().dynamic(), batch);
             assert_eq!(from_static.to_string(), from_dynamic.to_string(), "{model:?} batch {batch}");
         }
     }
@@ -75,8 +57,8 @@ fn dynamic_files_give_the_graphs_of_static_ones() {
 #[test]
 fn layer_norms_are_found_in_both_spellings() {
     let count = |graph: &Graph, name: &str| graph.nodes.iter().filter(|node| node.op.name() == name).count();
-    let spelt = import(Model::Distilbert, &Variant::tiny().dynamic(), 2, Form::AsWritten);
-    let named = import(Model::Distilbert, &fixed(Model::Distilbert, 2), 2, Form::AsWritten);
+    let spelt = import(Model::Distilbert, &Variant::tiny().dynamic(), 2);
+    let named = import(Model::Distilbert, &fixed(Model::Distilbert, 2), 2);
     for operator in ["LayerNorm", "MatMul", "Softmax", "Transpose", "Reshape", "Gather"] {
         assert_eq!(count(&spelt, operator), count(&named, operator), "{operator}");
     }
@@ -99,13 +81,4 @@ fn constants_are_shared_between_specialisations() {
     let (one, four) = (constants(1), constants(4));
     assert!(!one.is_empty() && one.len() == four.len());
     assert!(one.iter().zip(&four).all(|(a, b)| std::sync::Arc::ptr_eq(a, b)));
-}
-
-/// The first lines that differ.
-fn difference(a: &str, b: &str) -> String {
-    let pairs = a.lines().zip(b.lines()).enumerate();
-    let differing =
-        pairs.filter(|(_, (a, b))| a != b).take(3).map(|(at, (a, b))| format!("{at}: {a}\n   {b}"));
-    let counts = format!("{} and {} lines", a.lines().count(), b.lines().count());
-    differing.chain([counts]).collect::<Vec<_>>().join("\n")
 }

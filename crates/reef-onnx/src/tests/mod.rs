@@ -1,6 +1,5 @@
 //! Tests of whole models: the zoo in both of tract's forms, small graphs as snapshots, and broken files.
 
-mod canonical;
 mod forms;
 mod host;
 mod malformed;

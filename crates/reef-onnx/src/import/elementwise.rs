@@ -1,0 +1,416 @@
+//! Functions of the elements at one position.
+//!
+//! Half precision is computed in single precision and rounded once, however many operators a function
+//! becomes. Small integers are computed in larger ones, which wraps to the same.
+
+use reef_graph::{Binary, DType, Op, Unary, ValueId};
+
+use super::attributes::Node;
+use super::{Builder, Reading, Reject, wrong};
+use crate::proto;
+
+pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
+    let made = match node.operator() {
+        "Identity" => node.input(0),
+        "Dropout" => return Some(dropout(b, node)),
+        "Cast" | "CastLike" => cast(b, node),
+        "Where" => choice(b, node),
+        "Clip" => clip(b, node),
+        "Not" => not(b, node),
+        "Sum" | "Max" | "Min" | "Mean" => several(b, node),
+        "Neg" | "Abs" | "Sign" | "Relu" => signed(b, node),
+        "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "Add" | "Sub" | "Mul" | "Div" => {
+            two(b, node)
+        }
+        "And" | "Or" | "Xor" => logical(b, node),
+        "Pow" => power(b, node),
+        "IsNaN" | "IsInf" => test(b, node),
+        _ => match float(node) {
+            Some(function) => floats(b, node, function),
+            None => return None,
+        },
+    };
+    Some(made.map(|value| vec![value]))
+}
+
+/// A function of floating-point numbers.
+#[derive(Clone, Copy)]
+enum Float {
+    One(Unary),
+    Mish,
+    Softsign,
+    Selu { alpha: f32, gamma: f32 },
+    Celu { alpha: f32 },
+    Swish { alpha: f32 },
+    Thresholded { alpha: f32 },
+    Shrink { bias: f32, lambd: f32 },
+    PRelu,
+    Tan,
+}
+
+fn float(node: &Node) -> Option<Float> {
+    Some(Float::One(match node.operator() {
+        "Exp" => Unary::Exp,
+        "Log" => Unary::Log,
+        "Sqrt" => Unary::Sqrt,
+        "Reciprocal" => Unary::Recip,
+        "Ceil" => Unary::Ceil,
+        "Floor" => Unary::Floor,
+        "Round" => Unary::Round,
+        "Cos" => Unary::Cos,
+        "Sin" => Unary::Sin,
+        "Tanh" => Unary::Tanh,
+        "Erf" => Unary::Erf,
+        "Sigmoid" => Unary::Sigmoid,
+        "HardSwish" => Unary::HardSwish,
+        "Softplus" => Unary::Softplus,
+        "Gelu" if node.text("approximate") == Some("tanh") => Unary::GeluTanh,
+        "Gelu" => Unary::Gelu,
+        "LeakyRelu" => Unary::LeakyRelu(node.float("alpha", 0.01)),
+        "Elu" => Unary::Elu(node.float("alpha", 1.0)),
+        "HardSigmoid" => Unary::HardSigmoid(node.float("alpha", 0.2), node.float("beta", 0.5)),
+        "Mish" => return Some(Float::Mish),
+        "Softsign" => return Some(Float::Softsign),
+        "PRelu" => return Some(Float::PRelu),
+        "Tan" => return Some(Float::Tan),
+        "Celu" => return Some(Float::Celu { alpha: node.float("alpha", 1.0) }),
+        "Swish" => return Some(Float::Swish { alpha: node.float("alpha", 1.0) }),
+        "ThresholdedRelu" => return Some(Float::Thresholded { alpha: node.float("alpha", 1.0) }),
+        "Selu" => {
+            let (alpha, gamma) = (node.float("alpha", 1.673_263_2), node.float("gamma", 1.050_701));
+            return Some(Float::Selu { alpha, gamma });
+        }
+        "Shrink" => {
+            return Some(Float::Shrink { bias: node.float("bias", 0.0), lambd: node.float("lambd", 0.5) });
+        }
+        _ => return None,
+    }))
+}
+
+fn floats(b: &mut Builder, node: &Node, function: Float) -> Result<ValueId, Reject> {
+    let name = node.name();
+    let (x, back) = b.computable(name, node.input(0)?)?;
+    let number = |b: &mut Builder, value: f32| b.scalar(DType::F32, value.into());
+    let made = match function {
+        Float::One(op) => b.unary(name, op, x)?,
+        Float::Tan => {
+            let (sine, cosine) = (b.unary(name, Unary::Sin, x)?, b.unary(name, Unary::Cos, x)?);
+            b.binary(name, Binary::Div, sine, cosine)?
+        }
+        Float::Mish => {
+            let soft = b.unary(name, Unary::Softplus, x)?;
+            let bent = b.unary(name, Unary::Tanh, soft)?;
+            b.binary(name, Binary::Mul, x, bent)?
+        }
+        Float::Softsign => {
+            let (size, one) = (b.unary(name, Unary::Abs, x)?, number(b, 1.0));
+            let sum = b.binary(name, Binary::Add, size, one)?;
+            b.binary(name, Binary::Div, x, sum)?
+        }
+        Float::Selu { alpha, gamma } => {
+            let (bent, gamma) = (b.unary(name, Unary::Elu(alpha), x)?, number(b, gamma));
+            b.binary(name, Binary::Mul, bent, gamma)?
+        }
+        Float::Celu { alpha: 1.0 } => b.unary(name, Unary::Elu(1.0), x)?,
+        Float::Celu { alpha } => {
+            let (alpha, zero) = (number(b, alpha), number(b, 0.0));
+            let ratio = b.binary(name, Binary::Div, x, alpha)?;
+            let bent = b.unary(name, Unary::Elu(1.0), ratio)?;
+            let scaled = b.binary(name, Binary::Mul, bent, alpha)?;
+            let below = b.binary(name, Binary::Less, x, zero)?;
+            b.choose(name, below, scaled, x)?
+        }
+        Float::Swish { alpha: 1.0 } => b.unary(name, Unary::Silu, x)?,
+        Float::Swish { alpha } => {
+            let alpha = number(b, alpha);
+            let scaled = b.binary(name, Binary::Mul, x, alpha)?;
+            let gate = b.unary(name, Unary::Sigmoid, scaled)?;
+            b.binary(name, Binary::Mul, x, gate)?
+        }
+        Float::Thresholded { alpha } => {
+            let (alpha, zero) = (number(b, alpha), number(b, 0.0));
+            let above = b.binary(name, Binary::Greater, x, alpha)?;
+            b.choose(name, above, x, zero)?
+        }
+        Float::Shrink { bias, lambd } => {
+            let (bias, zero) = (number(b, bias), number(b, 0.0));
+            let (low, high) = (number(b, -lambd), number(b, lambd));
+            let (under, over) =
+                (b.binary(name, Binary::Less, x, low)?, b.binary(name, Binary::Greater, x, high)?);
+            let (more, less) = (b.binary(name, Binary::Add, x, bias)?, b.binary(name, Binary::Sub, x, bias)?);
+            let rest = b.choose(name, over, less, zero)?;
+            b.choose(name, under, more, rest)?
+        }
+        Float::PRelu => {
+            let (slope, _) = b.computable(name, node.input(1)?)?;
+            let zero = number(b, 0.0);
+            let below = b.binary(name, Binary::Less, x, zero)?;
+            let steep = b.binary(name, Binary::Mul, x, slope)?;
+            b.choose(name, below, steep, x)?
+        }
+    };
+    b.cast(name, made, back)
+}
+
+/// In which type a type is computed, so that a conversion back gives what the type itself would.
+fn wide(dtype: DType) -> Result<DType, Reject> {
+    Ok(match dtype {
+        DType::F32 | DType::I64 | DType::I32 | DType::Bool => dtype,
+        DType::F16 | DType::BF16 => DType::F32,
+        DType::U8 | DType::I8 | DType::U16 | DType::I16 => DType::I32,
+        DType::U32 => DType::I64,
+        DType::F64 | DType::U64 => return Err(Reject::Foreign(format!("{dtype} is not computed natively"))),
+    })
+}
+
+/// Operands of one type in the type that they are computed in, and their own.
+fn widened(b: &mut Builder, name: &str, operands: &[ValueId]) -> Result<(Vec<ValueId>, DType), Reject> {
+    let dtype = b.dtype(operands[0]);
+    if let Some(&other) = operands.iter().find(|&&operand| b.dtype(operand) != dtype) {
+        return wrong(format!("operands of {dtype} and {}", b.dtype(other)));
+    }
+    let wide = wide(dtype)?;
+    let operands = operands.iter().map(|&operand| b.cast(name, operand, wide));
+    Ok((operands.collect::<Result<_, _>>()?, dtype))
+}
+
+fn no_booleans(node: &Node, dtype: DType) -> Result<(), Reject> {
+    match dtype {
+        DType::Bool => wrong(format!("{} of booleans", node.operator())),
+        _ => Ok(()),
+    }
+}
+
+fn two(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let name = node.name();
+    let op = match node.operator() {
+        "Add" => Binary::Add,
+        "Sub" => Binary::Sub,
+        "Mul" => Binary::Mul,
+        "Div" => Binary::Div,
+        "Equal" => Binary::Equal,
+        "Less" => Binary::Less,
+        "LessOrEqual" => Binary::LessEqual,
+        "Greater" => Binary::Greater,
+        _ => Binary::GreaterEqual,
+    };
+    let (operands, dtype) = widened(b, name, &[node.input(0)?, node.input(1)?])?;
+    if op != Binary::Equal {
+        no_booleans(node, dtype)?;
+    }
+    let zero = |id| b.known(id).and_then(crate::consts::whole_numbers).is_some_and(|all| all.contains(&0));
+    if op == Binary::Div && !dtype.is_float() && zero(operands[1]) {
+        return wrong("an integer is divided by 0; every element of the divisor must be another number");
+    }
+    let made = b.binary(name, op, operands[0], operands[1])?;
+    if op.is_comparison() { Ok(made) } else { b.cast(name, made, dtype) }
+}
+
+fn logical(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let op = match node.operator() {
+        "And" => Binary::And,
+        "Or" => Binary::Or,
+        _ => Binary::Xor,
+    };
+    let (x, y) = (node.input(0)?, node.input(1)?);
+    for operand in [x, y] {
+        if b.dtype(operand) != DType::Bool {
+            return wrong(format!("{} of {}", node.operator(), b.dtype(operand)));
+        }
+    }
+    b.binary(node.name(), op, x, y)
+}
+
+fn not(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let x = node.input(0)?;
+    match b.dtype(x) {
+        DType::Bool => b.unary(node.name(), Unary::Not, x),
+        dtype => wrong(format!("logical negation of {dtype}")),
+    }
+}
+
+fn several(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (name, all) = (node.name(), node.all()?);
+    if all.is_empty() {
+        return wrong("it has no input");
+    }
+    let (operands, dtype) = widened(b, name, &all)?;
+    no_booleans(node, dtype)?;
+    let op = match node.operator() {
+        "Max" => Binary::Max,
+        "Min" => Binary::Min,
+        _ => Binary::Add,
+    };
+    let mut made = operands[0];
+    for &operand in &operands[1..] {
+        made = b.binary(name, op, made, operand)?;
+    }
+    if node.operator() == "Mean" {
+        if !dtype.is_float() {
+            return wrong(format!("the mean of {dtype}"));
+        }
+        let count = b.scalar(DType::F32, operands.len() as f64);
+        made = b.binary(name, Binary::Div, made, count)?;
+    }
+    b.cast(name, made, dtype)
+}
+
+/// Functions of floating-point numbers and integers.
+fn signed(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (name, x) = (node.name(), node.input(0)?);
+    if b.dtype(x).is_float() {
+        let (x, back) = b.computable(name, x)?;
+        let made = b.unary(
+            name,
+            match node.operator() {
+                "Neg" => Unary::Neg,
+                "Abs" => Unary::Abs,
+                "Sign" => Unary::Sign,
+                _ => Unary::Relu,
+            },
+            x,
+        )?;
+        return b.cast(name, made, back);
+    }
+    let (operands, dtype) = widened(b, name, &[x])?;
+    no_booleans(node, dtype)?;
+    let (x, zero) = (operands[0], b.scalar(wide(dtype)?, 0.0));
+    let made = match node.operator() {
+        "Neg" => b.binary(name, Binary::Sub, zero, x)?,
+        "Abs" => {
+            let other = b.binary(name, Binary::Sub, zero, x)?;
+            b.binary(name, Binary::Max, x, other)?
+        }
+        "Sign" => {
+            let one = b.scalar(wide(dtype)?, 1.0);
+            let minus = b.scalar(wide(dtype)?, -1.0);
+            let above = b.binary(name, Binary::Min, x, one)?;
+            b.binary(name, Binary::Max, above, minus)?
+        }
+        _ => b.binary(name, Binary::Max, x, zero)?,
+    };
+    b.cast(name, made, dtype)
+}
+
+fn power(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let name = node.name();
+    let (x, exponent) = (node.input(0)?, node.input(1)?);
+    let (x, back) = b.computable(name, x)?;
+    let exponent = match b.dtype(exponent) {
+        DType::F64 | DType::U64 => return Err("its exponent is of 64 bits".into()),
+        _ => b.cast(name, exponent, DType::F32)?,
+    };
+    let made = b.binary(name, Binary::Pow, x, exponent)?;
+    b.cast(name, made, back)
+}
+
+fn test(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let name = node.name();
+    let (x, _) = b.computable(name, node.input(0)?)?;
+    if node.operator() == "IsNaN" {
+        let same = b.binary(name, Binary::Equal, x, x)?;
+        return b.unary(name, Unary::Not, same);
+    }
+    let mut made = None;
+    for (attribute, value) in [("detect_positive", f64::INFINITY), ("detect_negative", f64::NEG_INFINITY)] {
+        if node.int(attribute, 1) == 0 {
+            continue;
+        }
+        let infinite = b.scalar(DType::F32, value);
+        let found = b.binary(name, Binary::Equal, x, infinite)?;
+        made = Some(match made {
+            Some(other) => b.binary(name, Binary::Or, other, found)?,
+            None => found,
+        });
+    }
+    match made {
+        Some(made) => Ok(made),
+        None => {
+            let shape = b.shape(x);
+            b.zeros(DType::Bool, shape)
+        }
+    }
+}
+
+fn choice(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (condition, x, y) = (node.input(0)?, node.input(1)?, node.input(2)?);
+    if b.dtype(condition) != DType::Bool {
+        return wrong(format!("a condition of {}", b.dtype(condition)));
+    }
+    match (b.dtype(x), b.dtype(y)) {
+        (a, other) if a != other => wrong(format!("operands of {a} and {other}")),
+        (DType::F64, _) => Err("f64 is not computed natively".into()),
+        _ => b.choose(node.name(), condition, x, y),
+    }
+}
+
+fn clip(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (name, x) = (node.name(), node.input(0)?);
+    let (low, high) = if node.opset < 11 {
+        let dtype = b.dtype(x);
+        let bound =
+            |b: &mut Builder, name: &str| node.attribute(name).map(|bound| b.scalar(dtype, bound.f.into()));
+        (bound(b, "min"), bound(b, "max"))
+    } else {
+        (node.optional(1), node.optional(2))
+    };
+    let given: Vec<ValueId> = [Some(x), low, high].into_iter().flatten().collect();
+    let (operands, dtype) = widened(b, name, &given)?;
+    no_booleans(node, dtype)?;
+    for &bound in &operands[1..] {
+        if b.shape(bound).elements() != 1 || b.rank(bound) > 1 {
+            return wrong(format!("a bound of shape {}", b.shape(bound)));
+        }
+    }
+    let scalar = |b: &mut Builder, id| b.reshape(name, id, reef_graph::Shape::default());
+    let mut made = operands[0];
+    let mut next = 1;
+    for (bound, op) in [(low, Binary::Max), (high, Binary::Min)] {
+        if bound.is_some() {
+            let bound = scalar(b, operands[next])?;
+            made = b.binary(name, op, made, bound)?;
+            next += 1;
+        }
+    }
+    b.cast(name, made, dtype)
+}
+
+fn cast(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let x = node.input(0)?;
+    let to = match node.operator() {
+        "Cast" => match proto::dtype_of_code(node.int("to", 0)) {
+            Some(to) => to,
+            None => return Err(Reject::Foreign(format!("conversion to type {}", node.int("to", 0)))),
+        },
+        _ => b.dtype(node.input(1)?),
+    };
+    let from = b.dtype(x);
+    // What the compiler has no instruction for stays on the host.
+    let wide = |dtype| matches!(dtype, DType::F64 | DType::U64);
+    if from != to && (from.is_float() || to.is_float()) && (wide(from) || wide(to)) {
+        return Err(Reject::Foreign(format!("conversion of {from} to {to}")));
+    }
+    b.cast(node.name(), x, to)
+}
+
+/// In inference: the input, and a mask that keeps everything.
+fn dropout(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
+    let x = node.input(0)?;
+    if node.opset >= 12
+        && let Some(training) = node.optional(2)
+    {
+        let training = b.known(training).ok_or("whether it trains is computed")?;
+        let trains = crate::consts::whole_numbers(training).is_some_and(|flags| flags.contains(&1));
+        let ratio = node.optional(1).map(|ratio| b.floats(ratio, "ratio")).transpose()?;
+        if trains && ratio.is_none_or(|ratio| ratio.iter().any(|&ratio| ratio != 0.0)) {
+            return wrong("input training_mode is true, and only inference is supported");
+        }
+    }
+    let mut made = vec![x];
+    if node.has_output(1) {
+        let dtype = if node.opset < 10 { b.dtype(x) } else { DType::Bool };
+        let (one, shape) = (b.scalar(dtype, 1.0), b.shape(x));
+        made.push(b.add(node.name(), Op::Expand, &[one], dtype, shape)?);
+    }
+    Ok(made)
+}

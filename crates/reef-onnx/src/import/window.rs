@@ -1,0 +1,250 @@
+//! Convolutions and pools. One-dimensional ones get a height of 1.
+
+use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Shape, ValueId};
+
+use super::attributes::Node;
+use super::{Builder, Reading, Reject, wrong};
+
+pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
+    let made = match node.operator() {
+        "Conv" => conv(b, node),
+        "MaxPool" if !node.has_output(1) => pool(b, node),
+        "AveragePool" => pool(b, node),
+        "GlobalAveragePool" => global(b, node, Reduce::Mean),
+        "GlobalMaxPool" => global(b, node, Reduce::Max),
+        _ => return None,
+    };
+    Some(made.map(|value| vec![value]))
+}
+
+/// Elements of a window.
+const WINDOW_MAX: usize = 1 << 24;
+
+/// A window over `[N,C,H,W]`.
+struct Window {
+    kernel: [usize; 2],
+    strides: [usize; 2],
+    /// Top, left, bottom, right, as declared.
+    pads: [usize; 4],
+    /// Further padding at bottom and right that only rounding up the output needs.
+    extra: [usize; 2],
+    dilations: [usize; 2],
+    /// Height and width of the result.
+    output: [usize; 2],
+}
+
+/// Extents of a window along one axis.
+struct Side {
+    before: usize,
+    after: usize,
+    extra: usize,
+    output: usize,
+}
+
+impl Window {
+    fn new(node: &Node, kernel: &[usize], image: &[usize]) -> Result<Window, Reject> {
+        let rank = image.len();
+        if rank != 1 && rank != 2 {
+            return Err(Reject::Foreign(format!("{rank} spatial axes")));
+        }
+        if kernel.contains(&0) {
+            return wrong("an empty window");
+        }
+        let window = kernel.iter().fold(1usize, |product, &extent| product.saturating_mul(extent));
+        if window > WINDOW_MAX {
+            return wrong(format!("a window of {window} elements: {WINDOW_MAX} are supported"));
+        }
+        let strides = node.sizes("strides", rank, 1, 1)?;
+        let dilations = node.sizes("dilations", rank, 1, 1)?;
+        let pads = node.sizes("pads", 2 * rank, 0, 0)?;
+        let mut window = Window {
+            kernel: [1; 2],
+            strides: [1; 2],
+            pads: [0; 4],
+            extra: [0; 2],
+            dilations: [1; 2],
+            output: [1; 2],
+        };
+        let offset = 2 - rank;
+        for axis in 0..rank {
+            let at = axis + offset;
+            let field = (kernel[axis] - 1).saturating_mul(dilations[axis]).saturating_add(1);
+            let given = (pads[axis], pads[axis + rank]);
+            let side = side(node, image[axis], field, strides[axis], given).ok_or_else(|| {
+                let padded = image[axis].saturating_add(given.0).saturating_add(given.1);
+                let axis = axis + 2;
+                Reject::Wrong(format!(
+                    "its window of {field} elements does not fit axis {axis} of {padded}, padding included"
+                ))
+            })?;
+            window.kernel[at] = kernel[axis];
+            window.strides[at] = strides[axis];
+            window.dilations[at] = dilations[axis];
+            window.pads[at] = side.before;
+            window.pads[at + 2] = side.after;
+            window.extra[at] = side.extra;
+            window.output[at] = side.output;
+        }
+        Ok(window)
+    }
+
+    /// All padding.
+    fn padded(&self) -> [usize; 4] {
+        let [top, left, bottom, right] = self.pads;
+        [top, left, bottom + self.extra[0], right + self.extra[1]]
+    }
+}
+
+/// The padding that a node asks for along one axis, and what comes out; `None` where the window has no place.
+fn side(node: &Node, image: usize, field: usize, stride: usize, pads: (usize, usize)) -> Option<Side> {
+    let same = |lower: bool| {
+        let output = image.div_ceil(stride);
+        let total = (output.saturating_sub(1) * stride).checked_add(field)?.saturating_sub(image);
+        let (small, large) = (total / 2, total - total / 2);
+        let (before, after) = if lower { (large, small) } else { (small, large) };
+        Some(Side { before, after, extra: 0, output })
+    };
+    let (before, after) = match node.text("auto_pad").unwrap_or("NOTSET") {
+        "SAME_UPPER" => return same(false),
+        "SAME_LOWER" => return same(true),
+        "VALID" => (0, 0),
+        _ => pads,
+    };
+    let covered = image.checked_add(before)?.checked_add(after)?;
+    let Some(room) = covered.checked_sub(field) else {
+        // A pooling's first window may begin in the image and end outside of it, by less than a stride.
+        let extra = field - covered;
+        let fits = node.operator() != "Conv" && extra < stride && image > 0;
+        return fits.then_some(Side { before, after, extra, output: 1 });
+    };
+    if !node.flag("ceil_mode") || room.is_multiple_of(stride) {
+        return Some(Side { before, after, extra: 0, output: room / stride + 1 });
+    }
+    // A window that would begin behind the image is left out.
+    let last = room / stride + 1;
+    if last * stride >= image + before {
+        return Some(Side { before, after, extra: 0, output: last });
+    }
+    Some(Side { before, after, extra: last * stride + field - covered, output: last + 1 })
+}
+
+/// `x` as `[N,C,H,W]`.
+fn enter(b: &mut Builder, node: &Node, x: ValueId) -> Result<ValueId, Reject> {
+    let mut dims = b.shape(x).to_vec();
+    if dims.len() == 3 {
+        dims.insert(2, 1);
+    }
+    b.reshape(node.name(), x, dims.into())
+}
+
+/// The way back to the rank and type that the node makes.
+fn leave(b: &mut Builder, node: &Node, x: ValueId, rank: usize, dtype: DType) -> Result<ValueId, Reject> {
+    let mut dims = b.shape(x).to_vec();
+    if rank == 3 {
+        dims.remove(2);
+    }
+    let x = b.reshape(node.name(), x, dims.into())?;
+    b.cast(node.name(), x, dtype)
+}
+
+fn conv(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (name, x, weights) = (node.name(), node.input(0)?, node.input(1)?);
+    let (shape, of) = (b.shape(x), b.shape(weights));
+    if shape.rank() < 3 || of.rank() != shape.rank() {
+        return wrong(format!("weights of shape {of} for an input of shape {shape}"));
+    }
+    let groups = node.int("group", 1);
+    let groups = usize::try_from(groups).ok().filter(|&groups| groups > 0);
+    let groups = groups.ok_or_else(|| Reject::Wrong(format!("group is {}", node.int("group", 1))))?;
+    if groups.checked_mul(of[1]) != Some(shape[1]) || !of[0].is_multiple_of(groups) {
+        return wrong(format!("weights of shape {of} in {groups} groups for an input of shape {shape}"));
+    }
+    if let Some(kernel) = node.ints("kernel_shape")
+        && !kernel.iter().map(|&extent| extent as usize).eq(of[2..].iter().copied())
+    {
+        return wrong(format!("kernel_shape is {kernel:?}, and its weights have shape {of}"));
+    }
+    let window = Window::new(node, &of[2..], &shape[2..])?;
+    let (x, back) = b.computable(name, x)?;
+    let (weights, _) = b.computable(name, weights)?;
+    let weights = enter(b, node, weights)?;
+    if b.known(weights).is_none() {
+        return Err("its weights are computed".into());
+    }
+    let (bias, added) = bias(b, node, of[0])?;
+    let x = enter(b, node, x)?;
+    let attrs = ConvAttrs {
+        kernel: window.kernel,
+        strides: window.strides,
+        pads: window.padded(),
+        dilations: window.dilations,
+        groups,
+    };
+    let inputs: Vec<ValueId> = [x, weights].into_iter().chain(bias).collect();
+    let [height, width] = window.output;
+    let image = Shape::from([shape[0], of[0], height, width]);
+    let mut made = b.add(name, Op::Conv(attrs), &inputs, DType::F32, image)?;
+    if let Some(added) = added {
+        let added = b.reshape(name, added, Shape::from([1, of[0], 1, 1]))?;
+        made = b.binary(name, Binary::Add, made, added)?;
+    }
+    leave(b, node, made, shape.rank(), back)
+}
+
+/// The bias as `[O]`, unless it is a constant zero; or, where it is computed, what is added.
+fn bias(b: &mut Builder, node: &Node, channels: usize) -> Result<(Option<ValueId>, Option<ValueId>), Reject> {
+    let Some(bias) = node.optional(2) else { return Ok((None, None)) };
+    if b.shape(bias)[..] != [channels] {
+        return wrong(format!("a bias of shape {} for {channels} channels", b.shape(bias)));
+    }
+    let (bias, _) = b.computable(node.name(), bias)?;
+    match b.known(bias).map(|tensor| tensor.values::<f32>().iter().all(|&value| value == 0.0)) {
+        Some(true) => Ok((None, None)),
+        Some(false) => Ok((Some(bias), None)),
+        None => Ok((None, Some(bias))),
+    }
+}
+
+fn pool(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (name, x) = (node.name(), node.input(0)?);
+    let shape = b.shape(x);
+    if shape.rank() < 3 {
+        return wrong(format!("an input of shape {shape}"));
+    }
+    let kernel = node.sizes("kernel_shape", shape.rank() - 2, 1, 1)?;
+    let window = Window::new(node, &kernel, &shape[2..])?;
+    let (x, back) = b.computable(name, x)?;
+    let mut x = enter(b, node, x)?;
+    let (kind, pads) = if node.operator() == "MaxPool" {
+        (PoolKind::Max, window.padded())
+    } else if !node.flag("count_include_pad") || window.padded() == [0; 4] {
+        (PoolKind::AvgExcludePad, window.padded())
+    } else if window.extra == [0; 2] {
+        (PoolKind::AvgIncludePad, window.pads)
+    } else {
+        // Declared padding counts, what rounding up adds does not: make the former part of the image.
+        let [top, left, bottom, right] = window.pads;
+        let pads = vec![(0, 0), (0, 0), (top, bottom), (left, right)];
+        let padded = b.shape(x).iter().zip(&pads).map(|(&extent, &(a, z))| extent + a + z).collect();
+        x = b.add(name, Op::Pad { pads, value: 0.0 }, &[x], DType::F32, padded)?;
+        (PoolKind::AvgExcludePad, [0, 0, window.extra[0], window.extra[1]])
+    };
+    let Window { kernel, strides, dilations, output: [height, width], .. } = window;
+    let attrs = PoolAttrs { kind, kernel, strides, pads, dilations };
+    let image = Shape::from([shape[0], shape[1], height, width]);
+    let made = b.add(name, Op::Pool(attrs), &[x], DType::F32, image)?;
+    leave(b, node, made, shape.rank(), back)
+}
+
+fn global(b: &mut Builder, node: &Node, reduce: Reduce) -> Result<ValueId, Reject> {
+    let (name, x) = (node.name(), node.input(0)?);
+    let shape = b.shape(x);
+    if shape.rank() < 3 {
+        return wrong(format!("an input of shape {shape}"));
+    }
+    let axes: Vec<usize> = (2..shape.rank()).collect();
+    super::reduce::folded_extents(&shape, &axes)?;
+    let (x, back) = b.computable(name, x)?;
+    let made = b.reduce(name, reduce, &axes, x)?;
+    b.cast(name, made, back)
+}

@@ -1,0 +1,144 @@
+//! Constants of a file as tensors: from the message, or from a file beside it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use reef_base::AlignedBytes;
+use reef_graph::{DType, Shape, Tensor};
+use tract_onnx::pb::tensor_proto::DataLocation;
+use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
+
+use crate::error::ImportError;
+use crate::proto;
+
+/// The tensor that `proto` says, which was checked when the file was read; external data are looked up in
+/// `directory`.
+pub(crate) fn read(proto: &TensorProto, directory: Option<&str>) -> Result<Tensor, String> {
+    let dtype = proto::element_type(proto).ok_or_else(|| {
+        format!("tensor {}: elements of type {} are not supported", proto.name, proto.data_type)
+    })?;
+    let shape: Shape = proto.dims.iter().map(|&extent| extent.max(0) as usize).collect();
+    let mut data = AlignedBytes::zeroed(shape.elements() * dtype.bytes());
+    let bytes = data.as_mut_slice();
+    let external = proto.data_location == Some(DataLocation::External as i32);
+    if !proto.raw_data.is_empty() {
+        fill(bytes, &proto.raw_data)?;
+    } else if external {
+        external_data(proto, directory, bytes).map_err(|why| format!("tensor {}: {why}", proto.name))?;
+    } else {
+        fill(bytes, &listed(proto, dtype))?;
+    }
+    Ok(Tensor::new(dtype, shape, Arc::new(data)))
+}
+
+fn fill(bytes: &mut [u8], given: &[u8]) -> Result<(), String> {
+    if bytes.len() != given.len() {
+        return Err(format!("{} bytes are given, {} are needed", given.len(), bytes.len()));
+    }
+    bytes.copy_from_slice(given);
+    Ok(())
+}
+
+/// The bytes of elements that a message lists one by one.
+fn listed(proto: &TensorProto, dtype: DType) -> Vec<u8> {
+    let narrow = |value: &u64| value.to_le_bytes()[..dtype.bytes()].to_vec();
+    match dtype {
+        DType::F32 => proto.float_data.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        DType::F64 => proto.double_data.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        DType::I64 => proto.int64_data.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        DType::U64 | DType::U32 => proto.uint64_data.iter().flat_map(narrow).collect(),
+        _ => proto.int32_data.iter().flat_map(|value| narrow(&(*value as u32).into())).collect(),
+    }
+}
+
+fn external_data(proto: &TensorProto, directory: Option<&str>, bytes: &mut [u8]) -> Result<(), String> {
+    let entry = |key: &str| proto.external_data.iter().find(|entry| entry.key == key);
+    let (Some(directory), Some(location)) = (directory, entry("location")) else {
+        return Err("its data is in another file".into());
+    };
+    let directory = if directory.is_empty() { "." } else { directory };
+    let offset = entry("offset").and_then(|offset| offset.value.parse().ok()).unwrap_or(0);
+    let path = Path::new(directory).join(&location.value);
+    let mut read = || {
+        let mut file = File::open(&path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(bytes)
+    };
+    read().map_err(|error: std::io::Error| format!("its external data, {}: {error}", path.display()))
+}
+
+/// A tensor as a message under a name; `None` of types that such messages of ours are not used for.
+pub(crate) fn write(name: &str, tensor: &Tensor) -> Option<TensorProto> {
+    let data_type = proto::code_of(tensor.dtype())? as i32;
+    let dims = tensor.shape().iter().map(|&extent| extent as i64).collect();
+    let raw_data = tensor.bytes().as_slice().to_vec();
+    Some(TensorProto { name: name.into(), dims, data_type, raw_data, ..TensorProto::default() })
+}
+
+/// The constants of a file by name; those that are no tensors of numbers with the reason.
+#[derive(Debug, Default)]
+pub(crate) struct Weights(HashMap<String, Result<Tensor, String>>);
+
+impl Weights {
+    /// Takes the constants out of a graph and of the graphs in it.
+    pub fn hoist(graph: &mut GraphProto, directory: Option<&str>) -> Weights {
+        let mut weights = Weights::default();
+        weights.take(graph, directory);
+        weights
+    }
+
+    fn take(&mut self, graph: &mut GraphProto, directory: Option<&str>) {
+        for tensor in graph.initializer.drain(..) {
+            self.0.insert(tensor.name.clone(), read(&tensor, directory));
+        }
+        graph.node.retain(|node| match constant(node, directory) {
+            Some(tensor) => {
+                self.0.insert(node.output[0].clone(), Ok(tensor));
+                false
+            }
+            None => true,
+        });
+        for node in &mut graph.node {
+            for attribute in &mut node.attribute {
+                attribute
+                    .g
+                    .iter_mut()
+                    .chain(&mut attribute.graphs)
+                    .for_each(|graph| self.take(graph, directory));
+            }
+        }
+    }
+
+    /// The constant under a name, if there is one.
+    pub fn get(&self, name: &str) -> Option<Result<Tensor, ImportError>> {
+        let found = self.0.get(name)?.clone();
+        Some(found.map_err(|reason| ImportError::Parse { reason }))
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.keys()
+    }
+}
+
+/// The tensor that a `Constant` is; `None` of other nodes, and of texts.
+pub(crate) fn constant(node: &NodeProto, directory: Option<&str>) -> Option<Tensor> {
+    if node.op_type != "Constant" || node.output.is_empty() {
+        return None;
+    }
+    let attribute = node.attribute.first()?;
+    match attribute.name.as_str() {
+        "value" => read(attribute.t.as_ref()?, directory).ok(),
+        "value_int" => Some(Tensor::i64([], &[attribute.i])),
+        "value_ints" => Some(Tensor::i64([attribute.ints.len()], &attribute.ints)),
+        "value_float" => Some(Tensor::scalar_f32(attribute.f)),
+        "value_floats" => Some(Tensor::f32([attribute.floats.len()], &attribute.floats)),
+        _ => None,
+    }
+}
