@@ -302,7 +302,7 @@ fn lengths_outside_the_sequence_are_errors() {
         b.output(outputs[1]);
         let mut inputs = harness::inputs(&b.graph, 5);
         inputs[1] = Tensor::from_slice(DType::I32, [2].into(), &[4, length]);
-        let said = format!("lengths[1] is {length}, allowed are 0 to 4");
+        let said = format!("sequence_lens[1] is {length}, allowed are 0 to 4");
         let error = reef_compile::reference::evaluate(&b.graph, &inputs).unwrap_err();
         assert!(error.to_string().contains(&said), "{error}");
         let error = reef_compile::interpret::run(&harness::plan(&b.graph), &inputs).unwrap_err();

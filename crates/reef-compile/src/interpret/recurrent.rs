@@ -84,7 +84,9 @@ fn sequence(
         Some(slot) => {
             let length = access.load(slot, DType::I32, row).int();
             let known = usize::try_from(length).ok().filter(|&length| length <= spec.all_steps);
-            known.ok_or_else(|| format!("lengths[{row}] is {length}, allowed are 0 to {}", spec.all_steps))?
+            known.ok_or_else(|| {
+                format!("sequence_lens[{row}] is {length}, allowed are 0 to {}", spec.all_steps)
+            })?
         }
     };
     let mut states = slots.before.map(|slot| -> Vec<f64> {

@@ -105,7 +105,7 @@ fn lengths(given: Option<&Grid>, steps: usize, batch: usize) -> Result<Vec<usize
     let Some(given) = given else { return Ok(vec![steps; batch]) };
     let length = |(row, element): (usize, &Element)| {
         let length = usize::try_from(element.int()).ok().filter(|&length| length <= steps);
-        length.ok_or_else(|| format!("lengths[{row}] is {}, allowed are 0 to {steps}", element.int()))
+        length.ok_or_else(|| format!("sequence_lens[{row}] is {}, allowed are 0 to {steps}", element.int()))
     };
     given.elements.iter().enumerate().map(length).collect()
 }
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(lengths(Some(&grid(&[3, 0])), 3, 2), Ok(vec![3, 0]));
         for wrong in [-1, 4] {
             let reason = lengths(Some(&grid(&[3, wrong])), 3, 2).unwrap_err();
-            assert_eq!(reason, format!("lengths[1] is {wrong}, allowed are 0 to 3"));
+            assert_eq!(reason, format!("sequence_lens[1] is {wrong}, allowed are 0 to 3"));
         }
     }
 }
