@@ -214,9 +214,9 @@ fn sequences_without_steps_and_batches_without_sequences() {
     }
 }
 
-/// The CPU's cutter, but for how many steps are one kernel.
+/// The CPU's cutter, but for how many steps are one kernel and who runs it.
 #[derive(Debug)]
-struct Runs<C>(C, usize);
+struct Runs<C>(C, usize, bool);
 
 impl<C: Cutter> Cutter for Runs<C> {
     fn target(&self) -> Target {
@@ -243,8 +243,34 @@ impl<C: Cutter> Cutter for Runs<C> {
         self.1
     }
 
+    fn hosts_recurrent(&self) -> bool {
+        self.2
+    }
+
     fn stage_blocks(&self) -> usize {
         self.0.stage_blocks()
+    }
+}
+
+/// A host gets back what it wrote in one piece.
+#[test]
+fn operands_of_hosts_are_dense() {
+    let mut b = Builder::new();
+    let outputs = add(&mut b, &full(LSTM, 9, &[false, true]), [5, 3, 4]);
+    outputs.iter().for_each(|&id| b.output(id));
+    let inputs = harness::inputs(&b.graph, 5);
+    let expected = reef_compile::reference::evaluate(&b.graph, &inputs).unwrap();
+    let cutter = Runs(harness::cutter(reef_plan::Isa::Portable, 2), 5, true);
+    let options = CompileOptions { name: "test".into() };
+    let plan = compile(&b.graph, &[], &Arc::new(WeightStore::new()), &cutter, &options).unwrap();
+    let recurrent = plan.kernels().iter().filter(|kernel| kernel.spec.name() == "recurrent");
+    let bytes: Vec<usize> = recurrent.flat_map(|kernel| &kernel.writes).map(|region| region.bytes).collect();
+    let (y, state) = (5 * 3 * 9 * 4, 3 * 9 * 4);
+    assert_eq!(bytes, [y, state, state, y, state, state], "{plan}");
+    let got = reef_compile::interpret::run(&plan, &inputs).unwrap();
+    harness::assert_close(&got, &expected, "for a host, interpreted");
+    if let Some(got) = harness::machine::run(plan, &inputs) {
+        harness::assert_close(&got, &expected, "for a host");
     }
 }
 
@@ -258,7 +284,7 @@ fn results_do_not_depend_on_how_many_steps_are_one_kernel() {
         let expected = reef_compile::reference::evaluate(&b.graph, &inputs).unwrap();
         let mut whole = None;
         for steps in [7, 1, 2, 3, 100] {
-            let cutter = Runs(harness::cutter(reef_plan::Isa::Portable, 2), steps);
+            let cutter = Runs(harness::cutter(reef_plan::Isa::Portable, 2), steps, false);
             let options = CompileOptions { name: "test".into() };
             let plan = compile(&b.graph, &[], &Arc::new(WeightStore::new()), &cutter, &options).unwrap();
             let kernels = plan.kernels().iter().filter(|kernel| kernel.spec.name() == "recurrent").count();

@@ -99,6 +99,11 @@ pub trait Cutter: Send + Sync + fmt::Debug {
         spec.steps.max(1)
     }
 
+    /// Whether the host runs recurrent networks for the device: then each output of a kernel is dense.
+    fn hosts_recurrent(&self) -> bool {
+        false
+    }
+
     /// Blocks that fill a stage: kernels that could run at the same time share one up to so many.
     fn stage_blocks(&self) -> usize;
 }

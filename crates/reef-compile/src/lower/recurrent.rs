@@ -21,6 +21,8 @@ struct Side {
     work: Work,
     /// State and memory before the next run of steps.
     states: [Option<View>; 2],
+    /// This direction's part of y.
+    y: Option<View>,
 }
 
 impl Lowering<'_> {
@@ -48,7 +50,7 @@ impl Lowering<'_> {
             let view = self.dense(view);
             self.operand(&view)
         });
-        let mut sides = vec![];
+        let mut sides: Vec<Side> = vec![];
         for direction in 0..attrs.directions.len() {
             sides.push(self.side(node, attrs, &operands, direction, [steps, batch], &made)?);
         }
@@ -57,6 +59,15 @@ impl Lowering<'_> {
             for (direction, side) in sides.iter_mut().enumerate() {
                 let turns = begin..steps.min(begin + run);
                 self.run_of_steps(direction, side, turns, (&sums, lengths), &made);
+            }
+        }
+        for (direction, side) in sides.iter().enumerate() {
+            // What was made apart.
+            if let (Some(made), Some(y)) = (&made[0], &side.y)
+                && made.buf != y.buf
+            {
+                let to = made.slice(1, direction, 1, 1);
+                self.copy(y, &to, format!("{}: direction {direction}", self.label()));
             }
         }
         Ok(())
@@ -167,6 +178,11 @@ impl Lowering<'_> {
                 *state = Some(self.dense(view).slice(0, direction, 1, 1));
             }
         }
+        let mut y = made[0].as_ref().map(|y| y.slice(1, direction, 1, 1));
+        if y.is_some() && count > 1 && self.cutter.hosts_recurrent() {
+            let buf = self.buffer(BufKind::Arena, steps * batch * hidden * DType::F32.bytes());
+            y = Some(View::dense(buf, DType::F32, &[steps, 1, batch, hidden]));
+        }
         let chosen = &attrs.directions[direction];
         let is_made = |output: usize| made.get(output).is_some_and(Option::is_some);
         let spec = RecurrentSpec {
@@ -180,7 +196,7 @@ impl Lowering<'_> {
             batch,
             hidden,
             sums_row_stride: count * all,
-            y_step_stride: count * batch * hidden,
+            y_step_stride: y.as_ref().map_or(0, |y| y.strides[0].unsigned_abs()),
             reset_bias: reset_bias.is_some(),
             peepholes: attrs.peepholes,
             lengths: attrs.lengths,
@@ -193,7 +209,7 @@ impl Lowering<'_> {
             tile_rows: batch,
         };
         let work = work_of(&spec);
-        Ok(Side { constants, spec, work, states })
+        Ok(Side { constants, spec, work, states, y })
     }
 
     /// The kernel that takes the next `turns` of a direction.
@@ -218,8 +234,8 @@ impl Lowering<'_> {
         reads.extend(lengths);
         reads.extend(side.states.iter().flatten().map(|view| view.operand(None)));
         let mut writes = vec![];
-        if let Some(y) = &made[0] {
-            let mine = y.slice(0, first, steps, 1).slice(1, direction, 1, 1);
+        if let Some(y) = &side.y {
+            let mine = y.slice(0, first, steps, 1);
             writes.push(mine.operand(Some(spec.y_step_stride)));
         }
         if !last {
