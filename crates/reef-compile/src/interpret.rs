@@ -7,6 +7,7 @@
 
 mod dense;
 mod loops;
+mod recurrent;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -112,6 +113,9 @@ fn run_block<'a>(
         KernelSpec::Softmax(spec) => loops::softmax(spec, &mut access, block),
         KernelSpec::LayerNorm(spec) => loops::layer_norm(spec, &mut access, block),
         KernelSpec::Gather(spec) => loops::gather(spec, &mut access, block)?,
+        KernelSpec::Recurrent(spec) => {
+            recurrent::recurrent(spec, &mut access, packing_of(plan, kernel)?, block)?;
+        }
         KernelSpec::Selection(spec) => run_selection(spec, &mut access)?,
         KernelSpec::Host(index) => run_host(plan, *index, &mut access)?,
         KernelSpec::Synthetic(_) => return Err("synthetic kernels are not interpreted".into()),

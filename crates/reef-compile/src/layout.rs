@@ -273,8 +273,11 @@ fn leaves(graph: &Graph, counts: &[usize], node: &Node, axis: usize) -> Vec<Valu
 
 /// Whether the operator reads dense row-major operands only, so that another layout costs a copy.
 fn demands_dense(op: &Op) -> bool {
-    use Op::{Gather, Host, LayerNorm, MatMul, Reshape, Selection};
-    matches!(op, Reshape | LayerNorm { .. } | Host(_) | Gather { .. } | MatMul { .. } | Selection(_))
+    use Op::{Gather, Host, LayerNorm, MatMul, Recurrent, Reshape, Selection};
+    matches!(
+        op,
+        Reshape | LayerNorm { .. } | Host(_) | Gather { .. } | MatMul { .. } | Selection(_) | Recurrent(_)
+    )
 }
 
 /// Which values are images: what convolutions and pools read and write, and what reaches them through

@@ -10,6 +10,7 @@ mod elementwise;
 mod movement;
 mod nest;
 mod program;
+mod recurrent;
 mod rows;
 pub(crate) mod selection;
 
@@ -206,6 +207,7 @@ impl<'a> Lowering<'a> {
                 self.pad(node, pads, *value);
                 Ok(())
             }
+            Op::Recurrent(attrs) => self.recurrent(node, attrs),
             Op::Selection(selection) => self.selection(node, selection),
             Op::Host(host) => self.host(node, host.index),
             Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape | Op::Expand => {

@@ -1,6 +1,7 @@
 //! A plain interpreter of graphs, operator by operator as [`reef_graph::reference`] says. Host operators are
 //! not interpreted.
 
+use reef_graph::reference::recurrent::recurrent;
 use reef_graph::reference::{apply, store};
 use reef_graph::scalar::Element;
 use reef_graph::{Graph, Op, Selection, Tensor, ValueId, ValueKind};
@@ -37,8 +38,13 @@ pub fn evaluate(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, EvalErr
         let operands: Vec<&Tensor> =
             node.inputs.iter().map(|id| values[id.index()].as_ref().expect(made)).collect();
         let fail = |reason| EvalError { node: node.name.clone(), op: node.op.name(), reason };
-        if let Op::Selection(selection) = &node.op {
-            let made = select(selection, &operands).map_err(fail)?;
+        let several = match &node.op {
+            Op::Selection(selection) => Some(select(selection, &operands)),
+            Op::Recurrent(attrs) => Some(recurrent(attrs, &operands)),
+            _ => None,
+        };
+        if let Some(made) = several {
+            let made = made.map_err(fail)?;
             for (id, made) in node.outputs.iter().zip(made) {
                 values[id.index()] = Some(made);
             }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use reef_base::{AlignedBytes, Buffer, Rng};
 use reef_graph::{
-    Binary, ConvAttrs, DType, Graph, HostOp, Op, PoolAttrs, PoolKind, Reduce, Selection, Shape, Tensor,
-    Unary, ValueId,
+    Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PoolAttrs, PoolKind,
+    RecurrentAttrs, Reduce, Selection, Shape, Tensor, Unary, ValueId,
 };
 
 use reef_plan::{Cutter, HostFault, HostKernel, HostState, Plan, TensorSpec};
@@ -82,7 +82,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 24] = [
+    let makers: [(&str, Maker); 26] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -106,6 +106,8 @@ pub fn all() -> Vec<Sample> {
         ("concatenation", concatenation),
         ("non-zero", non_zero),
         ("compress", compress),
+        ("LSTM both ways", lstm),
+        ("GRU backwards", gru),
         ("network", network),
     ];
     let hosted = hosted();
@@ -152,6 +154,13 @@ impl Sketch {
     fn constant(&mut self, shape: &[usize]) -> ValueId {
         let tensor = self.random(shape);
         self.graph.add_const(format!("c{}", self.graph.values.len()), tensor)
+    }
+
+    /// A constant of small numbers: rounding errors of a network that forgets do not grow.
+    fn moderate(&mut self, shape: &[usize]) -> ValueId {
+        let tensor = self.random(shape);
+        let values: Vec<f32> = tensor.values::<f32>().iter().map(|value| 0.2 * value).collect();
+        self.graph.add_const(format!("c{}", self.graph.values.len()), Tensor::f32(Shape::new(shape), &values))
     }
 
     fn dims(&self, id: ValueId) -> Vec<usize> {
@@ -380,6 +389,51 @@ fn compress(s: &mut Sketch) {
     let outputs = vec![(DType::F32, Shape::from([3, 10, 5])), (DType::I64, Shape::from([1]))];
     let op = Op::Selection(Selection::Compress { axis: Some(1) });
     let made = s.graph.add_node_multi("compress", op, &[x, conditions], outputs);
+    made.into_iter().for_each(|id| s.output(id));
+}
+
+/// A recurrent network over seven steps of three sequences, the second of which ends early.
+fn recur(s: &mut Sketch, cell: Cell, reverse: &[bool], functions: &[GateFunction]) -> Vec<ValueId> {
+    let memory = cell.has_memory();
+    let (hidden, count) = (21, reverse.len());
+    let direction = |&reverse: &bool| Direction { reverse, functions: functions.to_vec() };
+    let attrs = RecurrentAttrs {
+        cell,
+        directions: reverse.iter().map(direction).collect(),
+        hidden,
+        clip: None,
+        bias: true,
+        lengths: true,
+        initial_h: true,
+        initial_c: memory,
+        peepholes: memory,
+    };
+    let rows = cell.gates() * hidden;
+    let mut inputs = vec![s.input(&[7, 3, 10])];
+    for dims in [&[count, rows, 10][..], &[count, rows, hidden], &[count, 2 * rows]] {
+        inputs.push(s.moderate(dims));
+    }
+    let lengths: Vec<u8> = [7i32, 3, 7].iter().flat_map(|length| length.to_le_bytes()).collect();
+    let lengths = Tensor::new(DType::I32, Shape::new(&[3]), Arc::new(AlignedBytes::copy_from(&lengths)));
+    inputs.push(s.given(lengths));
+    inputs.extend((0..1 + usize::from(memory)).map(|_| s.input(&[count, 3, hidden])).collect::<Vec<_>>());
+    if memory {
+        inputs.push(s.moderate(&[count, 3 * hidden]));
+    }
+    let fact = |id: &ValueId| (s.graph.value(*id).dtype, s.graph.value(*id).shape.clone());
+    let outputs = attrs.outputs(&inputs.iter().map(fact).collect::<Vec<_>>()).expect("the operands fit");
+    s.graph.add_node_multi("recurrent", Op::Recurrent(attrs), &inputs, outputs)
+}
+
+fn lstm(s: &mut Sketch) {
+    use GateFunction::{Sigmoid, Tanh};
+    let made = recur(s, Cell::Lstm { input_forget: false }, &[false, true], &[Sigmoid, Tanh, Tanh]);
+    made.into_iter().for_each(|id| s.output(id));
+}
+
+fn gru(s: &mut Sketch) {
+    let functions = [GateFunction::HardSigmoid { alpha: 0.2, beta: 0.5 }, GateFunction::Softsign];
+    let made = recur(s, Cell::Gru { linear_before_reset: true }, &[true], &functions);
     made.into_iter().for_each(|id| s.output(id));
 }
 

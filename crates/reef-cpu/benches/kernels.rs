@@ -20,11 +20,13 @@ use std::time::{Duration, Instant};
 use context::{Bases, BlockContext, BlockEnd, Demand, Poll};
 use cut::{CpuCutter, panel_width};
 use reef_base::{AlignedBytes, Rng};
-use reef_graph::{Binary, DType, PoolKind, Reduce, Shape, Tensor, Unary};
+use reef_graph::{
+    Binary, Cell as RecurrentCell, DType, GateFunction, PoolKind, Reduce, Shape, Tensor, Unary,
+};
 use reef_plan::{
     ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, IoSpec, Isa, Kernel,
-    KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, Packing, Place, Plan, PlanParts, PoolSpec, ReduceSpec,
-    Region, Restart, SoftmaxSpec, Target, WeightStore,
+    KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, Packing, Place, Plan, PlanParts, PoolSpec, RecurrentSpec,
+    ReduceSpec, Region, Restart, SoftmaxSpec, Target, WeightStore,
 };
 use sync::AtomicU64;
 
@@ -414,6 +416,65 @@ fn bench_product(&(batch, m, n, k, trans_b): &(usize, usize, usize, usize, bool)
     );
 }
 
+/// Cell, elements of a state, sequences, steps.
+const RECURRENT: &[(RecurrentCell, usize, usize, usize)] = &[
+    (RecurrentCell::Lstm { input_forget: false }, 64, 1, 32),
+    (RecurrentCell::Lstm { input_forget: false }, 128, 1, 32),
+    (RecurrentCell::Lstm { input_forget: false }, 128, 1, 1),
+    (RecurrentCell::Lstm { input_forget: false }, 128, 8, 4),
+    (RecurrentCell::Lstm { input_forget: false }, 512, 1, 8),
+    (RecurrentCell::Lstm { input_forget: false }, 1024, 1, 4),
+    (RecurrentCell::Gru { linear_before_reset: true }, 128, 1, 32),
+    (RecurrentCell::Gru { linear_before_reset: false }, 128, 1, 32),
+    (RecurrentCell::Rnn, 128, 1, 32),
+];
+
+fn bench_recurrent(&(cell, hidden, batch, steps): &(RecurrentCell, usize, usize, usize), isa: Isa) {
+    use GateFunction::{Sigmoid, Tanh};
+    let functions = match cell {
+        RecurrentCell::Lstm { .. } => vec![Sigmoid, Tanh, Tanh],
+        RecurrentCell::Gru { .. } => vec![Sigmoid, Tanh],
+        RecurrentCell::Rnn => vec![Tanh],
+    };
+    let all = cell.gates() * hidden;
+    let spec = RecurrentSpec {
+        cell,
+        functions,
+        clip: None,
+        reverse: false,
+        steps,
+        first: 0,
+        all_steps: steps,
+        batch,
+        hidden,
+        sums_row_stride: all,
+        y_step_stride: batch * hidden,
+        reset_bias: false,
+        peepholes: false,
+        lengths: false,
+        h_before: false,
+        c_before: false,
+        y: true,
+        h_after: false,
+        c_after: false,
+        panel_width: panel_width(isa),
+        tile_rows: batch,
+    };
+    let mut rng = Rng::new(2);
+    let values: Vec<f32> = (0..all * hidden).map(|_| 0.2 * (rng.unit_f64() as f32 - 0.5)).collect();
+    let weights = Tensor::f32([all, hidden, 1, 1], &values);
+    let packing = Packing::ConvPanels { groups: cell.gates() as u32, width: panel_width(isa) as u32 };
+    let (sums, y) = (steps * batch * all * 4, steps * batch * hidden * 4);
+    let spec = KernelSpec::Recurrent(spec);
+    let Measured { seconds, poll_us } = Setup::new(spec, isa, &[sums], y, &[(weights, packing)]).measure(isa);
+    println!(
+        "{:24} {isa:8} {:8.2} us/step {:7.1} GFLOP/s, poll {poll_us:4.1} us",
+        format!("{} {hidden}, {batch}x{steps}", cell.name()),
+        seconds * 1e6 / steps as f64,
+        2.0 * (steps * batch * all * hidden) as f64 / seconds / 1e9,
+    );
+}
+
 fn isas() -> Vec<Isa> {
     let best = kernels::detect().expect("a known instruction set");
     if std::env::var("REEF_ISA").is_ok() {
@@ -445,6 +506,9 @@ fn main() {
             tiles.iter().for_each(|tile| bench_conv(shape, isa, *tile));
         }
         PRODUCTS.iter().filter(|_| "product".contains(&filter)).for_each(|shape| bench_product(shape, isa));
+        let name = |shape: &(RecurrentCell, usize, usize, usize)| format!("recurrent {}", shape.0.name());
+        let chosen = RECURRENT.iter().filter(|shape| name(shape).contains(&filter));
+        chosen.for_each(|shape| bench_recurrent(shape, isa));
         movers().iter().filter(|mover| mover.0.contains(&filter)).for_each(|mover| bench_mover(mover, isa));
     }
 }

@@ -31,6 +31,8 @@ pub(crate) enum BlockFault {
     Index { kernel: Arc<str>, pick: usize, index: i64, extent: usize },
     /// An integer of the kernel is divided by 0.
     Divisor { kernel: Arc<str> },
+    /// The length of sequence number `row` of the kernel's operator is not in 0 to `steps`.
+    Length { kernel: Arc<str>, operator: &'static str, row: usize, length: i32, steps: usize },
     /// The threshold of overlap with these bits is not in 0 to 1.
     Overlap { kernel: Arc<str>, bits: u32 },
     /// No companion could be started.
@@ -49,6 +51,11 @@ impl BlockFault {
             BlockFault::Divisor { kernel } => {
                 let reason =
                     "Div: an integer is divided by 0; every element of the divisor must be another number";
+                HostFault::of_input(&*kernel, reason)
+            }
+            BlockFault::Length { kernel, operator, row, length, steps } => {
+                let reason =
+                    format!("{operator}: sequence_lens[{row}] is {length}, allowed are 0 to {steps}");
                 HostFault::of_input(&*kernel, reason)
             }
             BlockFault::Overlap { kernel, bits } => {

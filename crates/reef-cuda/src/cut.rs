@@ -29,6 +29,9 @@ const BLOCK_NS: f64 = 1_000.0;
 /// Bytes that a multiprocessor gets moved in a nanosecond. Before anything is measured.
 const BYTES_PER_NS: f64 = 20.0;
 
+/// Operations that the host gets done in a nanosecond, in a kernel that it runs.
+const HOST_FLOPS_PER_NS: f64 = 5.0;
+
 /// From the word that evicts a task until its blocks see it. Not measured yet; see the page on GPUs.
 pub(crate) const PROPAGATION: Nanos = Nanos::from_micros(100);
 
@@ -53,6 +56,7 @@ impl CudaCutter {
                 KernelSpec::Conv(_) | KernelSpec::MatMul(_) | KernelSpec::Attention(_),
                 Precision::F16 | Precision::Bf16,
             ) => 2_000.0,
+            (KernelSpec::Recurrent(_), _) => HOST_FLOPS_PER_NS,
             _ => 200.0,
         }
     }
@@ -93,6 +97,8 @@ impl Cutter for CudaCutter {
             Weights::Conv { groups, .. } => Packing::Own { layout, groups: groups as u32, transposed: false },
             Weights::Matrix { transposed, .. } => Packing::Own { layout, groups: 1, transposed },
             Weights::Depthwise { .. } => Packing::Depthwise,
+            // The host multiplies with them.
+            Weights::Recurrent { .. } => Packing::Raw,
         }
     }
 
@@ -113,7 +119,10 @@ impl Cutter for CudaCutter {
             KernelSpec::Softmax(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::LayerNorm(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
-            KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => {}
+            KernelSpec::Recurrent(_)
+            | KernelSpec::Selection(_)
+            | KernelSpec::Host(_)
+            | KernelSpec::Synthetic(_) => {}
         }
         kernel
     }
@@ -126,6 +135,10 @@ impl Cutter for CudaCutter {
     /// Blocks keep to registers and shared memory.
     fn scratch_bytes(&self, _kernel: &KernelSpec) -> usize {
         0
+    }
+
+    fn hosts_recurrent(&self) -> bool {
+        true
     }
 
     /// On tensor cores.

@@ -1,4 +1,5 @@
-//! Host steps: kernels that the device has no code for, foreign ones and selections. Where their operands
+//! Host steps: kernels that the device has no code for, foreign ones, selections and recurrent
+//! networks. Where their operands
 //! lie, and what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
@@ -14,7 +15,7 @@ const GRAIN: usize = 64;
 
 /// Whether a kernel runs on the host.
 pub(crate) fn is_hosted(kernel: &Kernel) -> bool {
-    matches!(kernel.spec, KernelSpec::Host(_) | KernelSpec::Selection(_))
+    matches!(kernel.spec, KernelSpec::Host(_) | KernelSpec::Selection(_) | KernelSpec::Recurrent(_))
 }
 
 /// An operand of a host step and its place in the slot's pinned memory.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use reef_base::{MonotonicClock, panics};
-use reef_plan::{HostFault, KernelSpec, select};
+use reef_plan::{HostFault, KernelSpec, recur, select};
 
 use crate::board::Ended;
 use crate::host_step::{drop_state, new_state, panicked};
@@ -19,13 +19,17 @@ fn run(loaded: &Loaded, kernel: usize, slot: usize, staging: &mut [u8]) -> Resul
     let step = loaded.host_step(kernel).expect("the host runs host steps");
     let kernel = &loaded.plan.kernels()[kernel];
     let packed = |weight| loaded.packed(weight);
+    let fault = |reason: String| HostFault::of_input(kernel.name.as_str(), reason);
     let index = match &kernel.spec {
         KernelSpec::Host(index) => *index,
         KernelSpec::Selection(spec) => {
-            let fault = |reason: String| HostFault::of_input(kernel.name.as_str(), reason);
             return step.run(kernel, packed, staging, |inputs, outputs| {
                 select(spec, inputs, outputs).map_err(fault)
             });
+        }
+        KernelSpec::Recurrent(spec) => {
+            return step
+                .run(kernel, packed, staging, |inputs, outputs| recur(spec, inputs, outputs).map_err(fault));
         }
         _ => unreachable!("no other kernel is a host step"),
     };

@@ -1,12 +1,14 @@
 //! The graph: values and nodes in execution order, with the checks that every later crate relies on.
 //!
 //! Invariants (checked by [`Graph::validate`]): nodes are in topological order; every value is made exactly
-//! once, by the graph's inputs, a constant or one node; constants agree with their declared type and shape.
+//! once, by the graph's inputs, a constant or one node; constants agree with their declared type and shape;
+//! a recurrent network has the operands and outputs that its attributes tell of.
 
 use std::fmt;
 
 use crate::dtype::DType;
 use crate::op::Op;
+use crate::recurrent::RecurrentAttrs;
 use crate::tensor::{Shape, Tensor};
 
 reef_base::id! {
@@ -52,7 +54,7 @@ pub struct Node {
     pub op: Op,
     /// What it reads.
     pub inputs: Vec<ValueId>,
-    /// What it makes. One value, except for host operators and selections.
+    /// What it makes. One value, except for host operators, selections and recurrent networks.
     pub outputs: Vec<ValueId>,
 }
 
@@ -211,9 +213,23 @@ impl Graph {
                 }
                 ready[output.index()] = true;
             }
+            if let Op::Recurrent(attrs) = &node.op {
+                self.check_recurrent(node, attrs).map_err(fail)?;
+            }
         }
         let unmade = self.outputs.iter().position(|id| !ready.get(id.index()).copied().unwrap_or(false));
         unmade.map_or(Ok(()), |index| Err(GraphError::Output { index }))
+    }
+
+    /// Operands that may be absent must not be taken for others.
+    fn check_recurrent(&self, node: &Node, attrs: &RecurrentAttrs) -> Result<(), String> {
+        let fact = |id: &ValueId| (self.value(*id).dtype, self.value(*id).shape.clone());
+        let inputs: Vec<_> = node.inputs.iter().map(fact).collect();
+        let (declared, made) = (node.outputs.iter().map(fact).collect::<Vec<_>>(), attrs.outputs(&inputs)?);
+        if made != declared {
+            return Err(format!("it makes {made:?}, not {declared:?}"));
+        }
+        Ok(())
     }
 
     fn push_value(&mut self, value: Value) -> ValueId {

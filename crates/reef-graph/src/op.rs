@@ -1,6 +1,7 @@
 //! The operator set of normalised graphs. Semantics are ONNX's (opset 17) unless a comment says otherwise.
 
 use crate::dtype::DType;
+use crate::recurrent::RecurrentAttrs;
 use crate::selection::Selection;
 
 /// A function of one element.
@@ -269,6 +270,18 @@ pub enum Op {
         /// What they hold, as f32 (exact for the integers that models pad with).
         value: f32,
     },
+    /// A recurrent network over a sequence. With D directions, G gates and H elements of a state, inputs are,
+    /// in this order, those in brackets where the attributes say that they are there:
+    /// x `[steps, batch, elements]`, W `[D, G·H, elements]`, R `[D, G·H, H]`, `[bias]` (`[D, 2·G·H]`, of W, then
+    /// of R), `[lengths]` (`[batch]`, i32, 0 to `steps`), `[initial h]` (`[D, batch, H]`), `[initial c]` (the
+    /// same), `[peepholes]` (`[D, 3·H]`, of the gates i, o, f); floats are all of x's type.
+    /// Outputs are always all of y `[steps, D, batch, H]`, last h `[D, batch, H]` and, of an LSTM, last c
+    /// `[D, batch, H]`; those that nobody reads cost nothing.
+    ///
+    /// Steps at or behind a sequence's length keep the states and give zeros in y; a backward direction comes
+    /// to them first. So the last state of an empty sequence is the initial one. A length outside its range
+    /// is an error. Kernels take f32, and only constants for W, R, bias and peepholes.
+    Recurrent(RecurrentAttrs),
     /// Several outputs, as large as they can become, and how much of them is meant.
     Selection(Selection),
     /// Anything else.
@@ -298,6 +311,7 @@ impl Op {
             Op::Gather { .. } => "Gather",
             Op::Cast { .. } => "Cast",
             Op::Pad { .. } => "Pad",
+            Op::Recurrent(attrs) => attrs.cell.name(),
             Op::Selection(selection) => selection.name(),
             Op::Host(_) => "Host",
         }

@@ -5,6 +5,7 @@
 
 mod elementwise;
 mod movement;
+pub mod recurrent;
 mod sums;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub fn apply(op: &Op, inputs: &[&Tensor], dtype: DType, shape: &Shape) -> Result
         Op::Expand => movement::expand(&grids[0], shape),
         Op::Gather { axis } => movement::gather(&grids[0], &grids[1], *axis)?,
         Op::Pad { pads, value } => movement::pad(&grids[0], pads, *value, dtype, shape),
+        Op::Recurrent(_) => return Err("a recurrent network has several outputs".into()),
         Op::Selection(_) => return Err("a selection has several outputs".into()),
         Op::Host(_) => return Err("host operators are not interpreted".into()),
     };

@@ -2,13 +2,14 @@
 //!
 //! What a kernel computes is the same everywhere; how it is cut into blocks, and how the constants lie that
 //! it multiplies with, is the business of the device that runs it. Each device brings a [`Cutter`], and the
-//! compiler asks it five things:
+//! compiler asks it six things:
 //! 1. how weights are packed: a layout that all devices know, or one of its own ([`crate::Layout`]);
 //! 2. how a kernel, which comes in one piece, is cut. Only the numbers change that [`KernelSpec::whole`]
 //!    sets, so the meaning stays; and as a specification fixes the order of sums, so do the results;
 //! 3. what a kernel takes, in time and in scratch: to choose between cuts, to fill stages, for reports;
 //! 4. whether it has a kernel for what others make of several ([`Cutter::has_attention`]);
-//! 5. what it does all this for: a [`Target`]. Devices of one target have one and the same cutter, so plans
+//! 5. how many steps of a recurrent network are one kernel ([`Cutter::recurrent_steps`]);
+//! 6. what it does all this for: a [`Target`]. Devices of one target have one and the same cutter, so plans
 //!    are named, shared and compared by it.
 //!
 //! Results of one plan never depend on the cut: a tile whose sum several blocks share (`splits`) is split by
@@ -19,6 +20,7 @@ use std::fmt;
 
 use reef_graph::Shape;
 
+use crate::recurrent::RecurrentSpec;
 use crate::spec::KernelSpec;
 use crate::target::Target;
 use crate::weights::Packing;
@@ -42,6 +44,13 @@ pub enum Weights<'a> {
     Matrix {
         /// The constant is stored `[N, K]`.
         transposed: bool,
+        /// Shape of the constant.
+        shape: &'a Shape,
+    },
+    /// Of a recurrent network's state: `[gates · hidden, hidden, 1, 1]`, so many gates.
+    Recurrent {
+        /// Gates, which are like groups of channels.
+        gates: usize,
         /// Shape of the constant.
         shape: &'a Shape,
     },
@@ -81,6 +90,17 @@ pub trait Cutter: Send + Sync + fmt::Debug {
     /// Whether attention over so many products and columns ([`crate::AttentionSpec`]'s depth and width) is
     /// one kernel here. Otherwise it is two products and a softmax.
     fn has_attention(&self, _depth: usize, _width: usize) -> bool {
+        false
+    }
+
+    /// Steps of a recurrent network that one kernel takes, at least 1; `spec` takes all of them. More kernels
+    /// are more work, and one that stops loses less.
+    fn recurrent_steps(&self, spec: &RecurrentSpec, _work: &Work) -> usize {
+        spec.steps.max(1)
+    }
+
+    /// Whether the host runs recurrent networks for the device: then each output of a kernel is dense.
+    fn hosts_recurrent(&self) -> bool {
         false
     }
 

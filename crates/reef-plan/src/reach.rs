@@ -9,6 +9,7 @@ use reef_graph::DType;
 use crate::host::{HostKernel, TensorSpec};
 use crate::layout::Matrices;
 use crate::plan::{Kernel, Plan};
+use crate::recurrent::RecurrentSpec;
 use crate::region::{Place, Region};
 use crate::spec::{
     AttentionSpec, ConvSpec, DepthwiseSpec, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, KernelSpec,
@@ -154,6 +155,7 @@ pub(crate) fn reaches(
         }
         KernelSpec::LayerNorm(spec) => layer_norm(spec),
         KernelSpec::Gather(spec) => gather(spec),
+        KernelSpec::Recurrent(spec) => recurrent(spec, packing)?,
         KernelSpec::Selection(spec) => {
             if let Some(flaw) = spec.flaw() {
                 return Err(flaw);
@@ -312,6 +314,36 @@ fn gather(spec: &GatherSpec) -> Operands {
     let data = Reach::dense(size, spec.outer * spec.extent * spec.inner);
     let indices = Reach::dense(spec.index_dtype.bytes(), spec.picks);
     (vec![data, indices], vec![Reach::dense(size, spec.outer * spec.picks * spec.inner)])
+}
+
+fn recurrent(spec: &RecurrentSpec, packing: Option<Packing>) -> Result<Operands, &'static str> {
+    if let Some(flaw) = spec.flaw() {
+        return Err(flaw);
+    }
+    let (gates, hidden, width) = (spec.cell.gates(), spec.hidden, spec.panel_width);
+    match packing {
+        Some(Packing::MatrixPanels { .. } | Packing::Depthwise) => return Err(OTHER_LAYOUT),
+        Some(Packing::Raw) if width != 0 => return Err(OTHER_LAYOUT),
+        Some(Packing::ConvPanels { groups, width: other })
+            if (groups as usize, other as usize) != (gates, width) =>
+        {
+            return Err("has weights in panels of another width");
+        }
+        _ => {}
+    }
+    let padded = hidden.next_multiple_of(width.max(1));
+    let weights = own(packing, spec.matrices()).unwrap_or(Reach::dense(F32, gates * padded * hidden));
+    let mut reads =
+        vec![Reach::pixels(spec.steps * spec.batch, spec.sums_row_stride, gates * hidden), weights];
+    let state = || Reach::dense(F32, spec.batch * hidden);
+    reads.extend(spec.reset_bias.then(|| Reach::dense(F32, hidden)));
+    reads.extend(spec.peepholes.then(|| Reach::dense(F32, 3 * hidden)));
+    reads.extend(spec.lengths.then(|| Reach::dense(DType::I32.bytes(), spec.batch)));
+    reads.extend([spec.h_before, spec.c_before].into_iter().filter(|there| *there).map(|_| state()));
+    let y = Reach::new(F32, [(spec.steps, spec.y_step_stride), (spec.batch * hidden, 1)]);
+    let mut writes: Vec<Reach> = spec.y.then_some(y).into_iter().collect();
+    writes.extend([spec.h_after, spec.c_after].into_iter().filter(|there| *there).map(|_| state()));
+    Ok((reads, writes))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use reef_graph::{Binary, DType, PoolKind, Reduce, Unary};
 
 use crate::layout::Matrices;
 use crate::meter::Meter;
+use crate::recurrent::RecurrentSpec;
 use crate::selection::SelectionSpec;
 
 /// A function applied to every result before it is stored.
@@ -556,6 +557,8 @@ pub enum KernelSpec {
     LayerNorm(LayerNormSpec),
     /// See [`GatherSpec`].
     Gather(GatherSpec),
+    /// See [`RecurrentSpec`].
+    Recurrent(RecurrentSpec),
     /// See [`SelectionSpec`]; one block.
     Selection(SelectionSpec),
     /// The plan's host kernel with this index; reads its inputs, writes its outputs, all dense; one block.
@@ -580,6 +583,7 @@ impl KernelSpec {
             KernelSpec::Softmax(spec) => spec.tile > 0,
             KernelSpec::LayerNorm(spec) => spec.tile > 0,
             KernelSpec::Gather(spec) => spec.tile > 0,
+            KernelSpec::Recurrent(spec) => spec.tile_rows > 0,
             KernelSpec::Selection(_) | KernelSpec::Host(_) => true,
             KernelSpec::Synthetic(spec) => spec.tile_bytes > 0,
         }
@@ -598,6 +602,7 @@ impl KernelSpec {
             KernelSpec::Softmax(spec) => elements(&spec.rows).div_ceil(spec.tile),
             KernelSpec::LayerNorm(spec) => spec.rows.div_ceil(spec.tile),
             KernelSpec::Gather(spec) => (spec.outer * spec.picks).div_ceil(spec.tile),
+            KernelSpec::Recurrent(spec) => spec.batch.div_ceil(spec.tile_rows),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => 1,
             KernelSpec::Synthetic(spec) => spec.bytes.div_ceil(spec.tile_bytes),
         }
@@ -621,6 +626,9 @@ impl KernelSpec {
             KernelSpec::Softmax(spec) => spec.tile = elements(&spec.rows).max(1),
             KernelSpec::LayerNorm(spec) => spec.tile = spec.rows.max(1),
             KernelSpec::Gather(spec) => spec.tile = (spec.outer * spec.picks).max(1),
+            KernelSpec::Recurrent(spec) => {
+                (spec.panel_width, spec.tile_rows) = (0, spec.batch.max(1));
+            }
             KernelSpec::Selection(_) | KernelSpec::Host(_) => {}
             KernelSpec::Synthetic(spec) => spec.tile_bytes = spec.bytes.max(1),
         }
@@ -640,6 +648,7 @@ impl KernelSpec {
             KernelSpec::Softmax(_) => "softmax",
             KernelSpec::LayerNorm(_) => "layernorm",
             KernelSpec::Gather(_) => "gather",
+            KernelSpec::Recurrent(_) => "recurrent",
             KernelSpec::Selection(spec) => spec.name(),
             KernelSpec::Host(_) => "host",
             KernelSpec::Synthetic(_) => "synthetic",

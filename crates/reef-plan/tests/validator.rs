@@ -8,8 +8,8 @@ use reef_plan::{
     At, CompressSpec, ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue,
     GatherSpec, HostFault, HostKernel, HostState, IoSpec, Isa, Kernel, KernelSpec, LayerNormSpec, Layout,
     LoopDim, MatMulSpec, Matrices, NonMaxSuppressionSpec, NonZeroSpec, OwnLayout, Packing, Place, Plan,
-    PlanError, PlanParts, PoolSpec, ReduceSpec, Region, Restart, SelectionSpec, SyntheticSpec, Target,
-    TensorSpec, UniqueSpec, WeightStore,
+    PlanError, PlanParts, PoolSpec, RecurrentSpec, ReduceSpec, Region, Restart, SelectionSpec, SyntheticSpec,
+    Target, TensorSpec, UniqueSpec, WeightStore,
 };
 
 fn parts(stages: Vec<Vec<Kernel>>) -> PlanParts {
@@ -198,6 +198,53 @@ fn reductions_norms_and_gathers_keep_to_their_operands() {
     let (dtype, index_dtype) = (DType::F32, DType::I64);
     let gather = GatherSpec { dtype, index_dtype, outer: 2, extent: 7, inner: 3, picks: 5, tile: 2 };
     needs(KernelSpec::Gather(gather), &[(42, 4), (5, 8), (30, 4)]);
+}
+
+#[test]
+fn recurrent_networks_keep_to_their_operands() {
+    use reef_graph::{Cell, GateFunction};
+    let spec = RecurrentSpec {
+        cell: Cell::Lstm { input_forget: false },
+        functions: vec![GateFunction::Tanh; 3],
+        clip: None,
+        reverse: false,
+        steps: 3,
+        first: 1,
+        all_steps: 4,
+        batch: 2,
+        hidden: 5,
+        sums_row_stride: 25,
+        y_step_stride: 13,
+        reset_bias: false,
+        peepholes: true,
+        lengths: true,
+        h_before: true,
+        c_before: true,
+        y: true,
+        h_after: true,
+        c_after: true,
+        panel_width: 4,
+        tile_rows: 2,
+    };
+    // 6 rows of 25, the last of 20; 4 gates of 2 panels of 4 by 5.
+    let (sums, r, y, state) = ((5 * 25 + 20, F32), (4 * 2 * 4 * 5, F32), (2 * 13 + 10, F32), (10, F32));
+    let operands = [sums, r, (15, F32), (2, 4), state, state, y, state, state];
+    needs_writing(3, KernelSpec::Recurrent(spec.clone()), &operands);
+    let gru = RecurrentSpec {
+        cell: Cell::Gru { linear_before_reset: true },
+        functions: vec![GateFunction::Tanh; 2],
+        reset_bias: true,
+        peepholes: false,
+        c_before: false,
+        c_after: false,
+        panel_width: 0,
+        ..spec.clone()
+    };
+    let sums = (5 * 25 + 15, F32);
+    needs_writing(2, KernelSpec::Recurrent(gru), &[sums, (75, F32), (5, F32), (2, 4), state, y, state]);
+    let broken = KernelSpec::Recurrent(RecurrentSpec { first: 2, ..spec });
+    let error = Plan::new(parts(vec![vec![kernel_writing(3, broken, &[800; 9])]])).unwrap_err();
+    assert!(matches!(&error, PlanError::Malformed { what } if what.contains("more steps")), "{error}");
 }
 
 #[test]

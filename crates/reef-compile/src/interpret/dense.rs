@@ -46,7 +46,7 @@ impl Window {
 }
 
 /// An element of packed weights, which are operand 1.
-fn weight(access: &mut Access<'_, '_>, packing: Packing, of: Matrices, at: At) -> f64 {
+pub(super) fn weight(access: &mut Access<'_, '_>, packing: Packing, of: Matrices, at: At) -> f64 {
     let At { group, output, k } = at;
     let index = match packing {
         Packing::ConvPanels { width, .. } | Packing::MatrixPanels { width, .. } => {

@@ -331,7 +331,7 @@ impl Lowering<'_> {
 }
 
 /// A convolution in one piece, and its work.
-fn conv_work(spec: ConvSpec) -> (KernelSpec, Work) {
+pub(super) fn conv_work(spec: ConvSpec) -> (KernelSpec, Work) {
     let flops = 2.0 * (spec.rows() * spec.out_c) as f64 * spec.depth() as f64;
     let inputs = spec.batch * spec.in_hw[0] * spec.in_hw[1] * spec.in_c;
     let elements = inputs + spec.out_c * spec.depth() + spec.rows() * spec.out_c;

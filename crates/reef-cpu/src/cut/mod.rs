@@ -8,7 +8,8 @@ mod tile;
 
 use reef_plan::cut::{Cutter, Weights, Work};
 use reef_plan::{
-    ConvSpec, ElementwiseSpec, KernelSpec, MatMulSpec, Packing, Place, Plan, SelectionSpec, Target,
+    ConvSpec, ElementwiseSpec, KernelSpec, MatMulSpec, Packing, Place, Plan, RecurrentSpec, SelectionSpec,
+    Target,
 };
 
 use tile::ConvWork;
@@ -74,6 +75,7 @@ impl Cutter for CpuCutter {
         let width = self.panel_width() as u32;
         match weights {
             Weights::Conv { groups, .. } => Packing::ConvPanels { groups: groups as u32, width },
+            Weights::Recurrent { gates, .. } => Packing::ConvPanels { groups: gates as u32, width },
             Weights::Depthwise { .. } => Packing::Depthwise,
             Weights::Matrix { transposed, .. } => Packing::MatrixPanels { width, transposed },
         }
@@ -111,6 +113,11 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, 1);
                 KernelSpec::Gather(spec)
             }
+            KernelSpec::Recurrent(mut spec) => {
+                spec.panel_width = self.panel_width();
+                spec.tile_rows = tile::recurrent_rows(self.target, spec.batch, ns);
+                KernelSpec::Recurrent(spec)
+            }
             other @ (KernelSpec::Attention(_)
             | KernelSpec::Selection(_)
             | KernelSpec::Host(_)
@@ -136,12 +143,22 @@ impl Cutter for CpuCutter {
                 tile::stream_ns(isa, bytes, flops)
             }
             KernelSpec::Gather(spec) => tile::stream_ns(isa, bytes, 2.0 * (spec.outer * spec.picks) as f64),
+            KernelSpec::Recurrent(spec) => {
+                let rows = tile::recurrent_rows(self.target, spec.batch, 0.0);
+                tile::recurrent_step_ns(isa, spec.matrices(), rows)
+                    * (spec.steps * spec.batch.div_ceil(rows)) as f64
+            }
             KernelSpec::Selection(spec) => tile::stream_ns(isa, bytes, 0.0) + steps_ns(spec),
             KernelSpec::Host(_) => tile::stream_ns(isa, bytes, bytes),
             KernelSpec::Synthetic(spec) => {
                 f64::from(spec.polls) * f64::from(spec.poll_ns) * kernel.blocks() as f64
             }
         }
+    }
+
+    fn recurrent_steps(&self, spec: &RecurrentSpec, _work: &Work) -> usize {
+        let rows = tile::recurrent_rows(self.target, spec.batch, f64::INFINITY);
+        tile::run_of_steps(spec.steps, tile::recurrent_step_ns(self.target.isa, spec.matrices(), rows))
     }
 
     fn scratch_bytes(&self, kernel: &KernelSpec) -> usize {
@@ -200,6 +217,10 @@ pub(crate) fn flaw(plan: &Plan) -> Option<String> {
                 spec.panel_width == width as usize && spec.tile_columns % spec.panel_width == 0 && !own
             }
             KernelSpec::Depthwise(_) => matches!(packing, None | Some(Packing::Depthwise)),
+            KernelSpec::Recurrent(spec) => {
+                let own = matches!(packing, Some(Packing::Own { .. } | Packing::Raw));
+                spec.panel_width == width as usize && !own
+            }
             _ => true,
         };
         (!fine).then(|| format!("kernel {} has weights in another layout than {width} a panel", kernel.name))

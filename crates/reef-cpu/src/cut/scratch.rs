@@ -1,6 +1,6 @@
 //! What blocks need of their compute unit's scratch.
 
-use reef_plan::{KernelSpec, SelectionSpec};
+use reef_plan::{KernelSpec, RecurrentSpec, SelectionSpec};
 
 /// Elements that an element-wise kernel works on at a time.
 const ELEMENTWISE_CHUNK: usize = 512;
@@ -18,6 +18,7 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
         // A slab of partial results.
         KernelSpec::Reduce(_) => 256 * 4,
         KernelSpec::LayerNorm(spec) => spec.len.next_multiple_of(16) * 4,
+        KernelSpec::Recurrent(spec) => recurrent(spec),
         KernelSpec::Selection(spec) => selection(spec),
         KernelSpec::Attention(_)
         | KernelSpec::Pool(_)
@@ -25,6 +26,13 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
         | KernelSpec::Host(_)
         | KernelSpec::Synthetic(_) => 0,
     }
+}
+
+/// Two tables of addresses; two states, a gate that waits, and the products of all gates for each of the rows
+/// that are at work at a time.
+fn recurrent(spec: &RecurrentSpec) -> usize {
+    let padded = spec.hidden.next_multiple_of(spec.panel_width.max(1));
+    2 * 128 + spec.tile_rows.min(12) * (3 + spec.cell.gates()) * padded * 4
 }
 
 fn selection(spec: &SelectionSpec) -> usize {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use reef_graph::{DType, Tensor};
+use reef_graph::{Cell, DType, GateFunction, Tensor};
 use reef_plan::{
     At, AttentionSpec, ConvSpec, Cost, Epilogue, IoSpec, Isa, Kernel, KernelSpec, Layout, Matrices,
-    OwnLayout, Packing, Place, Plan, PlanParts, Region, Restart, Target, WeightStore,
+    OwnLayout, Packing, Place, Plan, PlanParts, RecurrentSpec, Region, Restart, Target, WeightStore,
 };
 
 use super::*;
@@ -98,6 +98,52 @@ fn plans_that_were_cut_for_other_kernels_are_refused() {
     let own = Packing::Own { layout: OwnLayout(&Bytes), groups: 1, transposed: false };
     for other in [parts(panels(16), 16, 16), parts(panels(8), 8, 4), parts(own, 0, 8), parts(own, 8, 8)] {
         assert!(flaw(&cut(other)).unwrap().contains("layout"));
+    }
+}
+
+/// The weights of a recurrent network lie in panels, gate by gate, or the plan is for another device.
+#[test]
+fn recurrent_networks_that_were_cut_for_other_kernels_are_refused() {
+    let recurrent = |packing: Packing, panel_width: usize| {
+        let mut parts = parts(panels(8), 8, 8);
+        let weight = parts.store.insert(&Tensor::f32([4, 4, 1, 1], &[1.0; 16]), packing);
+        let kernel = &mut parts.stages[0][0];
+        kernel.reads[1].bytes = weight.bytes;
+        kernel.spec = KernelSpec::Recurrent(RecurrentSpec {
+            cell: Cell::Rnn,
+            functions: vec![GateFunction::Tanh],
+            clip: None,
+            reverse: false,
+            steps: 3,
+            first: 0,
+            all_steps: 3,
+            batch: 1,
+            hidden: 4,
+            sums_row_stride: 4,
+            y_step_stride: 4,
+            reset_bias: false,
+            peepholes: false,
+            lengths: false,
+            h_before: false,
+            c_before: false,
+            y: true,
+            h_after: false,
+            c_after: false,
+            panel_width,
+            tile_rows: 1,
+        });
+        parts.weights = vec![weight];
+        Plan::cut_by(&CpuCutter::new(TARGET), parts)
+    };
+    let grouped = |width| Packing::ConvPanels { groups: 1, width };
+    assert_eq!(flaw(&recurrent(grouped(8), 8).unwrap()), None);
+    let own = Packing::Own { layout: OwnLayout(&Bytes), groups: 1, transposed: false };
+    for (packing, width) in [(grouped(16), 16), (Packing::Raw, 0), (own, 0), (own, 8)] {
+        assert!(flaw(&recurrent(packing, width).unwrap()).unwrap().contains("layout"));
+    }
+    // Other numbers of groups, and panels of another width than the kernel says, are no plan at all.
+    for (packing, width) in [(grouped(8), 16), (Packing::Raw, 8), (panels(8), 8)] {
+        recurrent(packing, width).unwrap_err();
     }
 }
 

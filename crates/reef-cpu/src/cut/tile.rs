@@ -6,7 +6,7 @@
 //! that their specification fixes.
 
 use reef_base::limits::BLOCK_CPU_NS_MAX;
-use reef_plan::{Isa, Target};
+use reef_plan::{Isa, Matrices, Target};
 
 /// Time lost per block: claiming it, setting up, a cold start of the pipeline.
 const BLOCK_OVERHEAD_NS: f64 = 500.0;
@@ -24,6 +24,18 @@ const STREAM_BYTES_PER_NS: f64 = 12.0;
 const OPERAND_BYTES_PER_NS: f64 = 16.0;
 /// What a core can hold of its operands between blocks.
 const CACHE_BYTES: usize = 512 << 10;
+/// Bytes per nanosecond of one core that reads weights again and again that its cache holds.
+const CACHED_BYTES_PER_NS: f64 = 100.0;
+/// The same of weights that it does not hold, but the cores' common cache does.
+const FAR_BYTES_PER_NS: f64 = 50.0;
+/// Simple operations that a gate takes for one unit.
+const GATE_OPERATIONS: f64 = 3.0;
+/// Time of a step of a recurrent network beside its work.
+const STEP_OVERHEAD_NS: f64 = 100.0;
+/// Longest run of steps of a recurrent network: what a block loses that is killed at its end.
+const RUN_NS_MAX: f64 = 100_000.0;
+/// Most kernels that a direction of a recurrent network is cut into.
+const RUNS_MAX: usize = 512;
 /// Largest packed operand of a matrix product's block, in bytes of scratch.
 const MATMUL_SCRATCH_BYTES: usize = 256 << 10;
 
@@ -189,6 +201,31 @@ fn row_cuts(rows: usize, isa: Isa) -> Vec<usize> {
     sizes.sort_unstable_by(|a, b| b.cmp(a));
     sizes.dedup();
     sizes
+}
+
+/// Sequences of a block of a recurrent network that takes `ns` altogether: a part for each compute unit, no
+/// more than a micro-tile has rows.
+pub(super) fn recurrent_rows(target: Target, batch: usize, ns: f64) -> usize {
+    let parts = if ns < BLOCK_NS_MIN { 1 } else { target.cus.max(1) };
+    batch.div_ceil(parts).clamp(1, micro_rows(target.isa))
+}
+
+/// Estimated time that a step of a recurrent network takes for so many sequences at once.
+pub(super) fn recurrent_step_ns(isa: Isa, weights: Matrices, rows: usize) -> f64 {
+    let width = weights.outputs.next_multiple_of(panel_width(isa)) * weights.groups;
+    let bytes = width * weights.depth * 4;
+    let bytes_per_ns = if bytes <= CACHE_BYTES { CACHED_BYTES_PER_NS } else { FAR_BYTES_PER_NS };
+    let products = compute_ns(isa, 2.0 * (rows * width * weights.depth) as f64);
+    let gates = stream_ns(isa, 0.0, GATE_OPERATIONS * (rows * width) as f64);
+    products.max(bytes as f64 / bytes_per_ns) + gates + STEP_OVERHEAD_NS
+}
+
+/// Steps that one kernel takes, when one takes so long: as even as they can be, and no longer than a block
+/// should be.
+pub(super) fn run_of_steps(steps: usize, step_ns: f64) -> usize {
+    let most = (RUN_NS_MAX / step_ns).max(1.0) as usize;
+    let runs = steps.div_ceil(most).min(RUNS_MAX);
+    steps.div_ceil(runs.max(1)).max(1)
 }
 
 /// Rows and columns of a block of a batched matrix product.

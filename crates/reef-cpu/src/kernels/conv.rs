@@ -16,10 +16,10 @@ use crate::context::{BlockContext, BlockEnd};
 use crate::cut::panel_width;
 
 /// Products from which on a sum of a 1×1 convolution is added up in parts.
-const LONG_SUM: usize = 2048;
+pub(super) const LONG_SUM: usize = 2048;
 
 /// Products of one of these parts.
-const PART_OF_LONG_SUM: usize = 256;
+pub(super) const PART_OF_LONG_SUM: usize = 256;
 
 /// Makes a convolution ready.
 pub(super) fn prepare(spec: &ConvSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {

@@ -49,7 +49,7 @@ fn exp_minus_1_inside<V: Vector>(x: V) -> V {
 
 /// eˣ − 1 for x ≤ 0.
 #[inline(always)]
-fn exp_minus_1_of_negative<V: Vector>(x: V) -> V {
+pub(super) fn exp_minus_1_of_negative<V: Vector>(x: V) -> V {
     let value = exp_minus_1_inside(x.at_least(x.set(-80.0)));
     V::select(x.equal(x), value, x)
 }
@@ -152,7 +152,7 @@ pub(super) fn softplus<V: Vector>(x: V) -> V {
 
 /// `min(max(alpha·x + beta, 0), 1)`.
 #[inline(always)]
-fn hard_sigmoid<V: Vector>(x: V, alpha: f32, beta: f32) -> V {
+pub(super) fn hard_sigmoid<V: Vector>(x: V, alpha: f32, beta: f32) -> V {
     x.mul_add(x.set(alpha), x.set(beta)).at_least(x.set(0.0)).at_most(x.set(1.0))
 }
 

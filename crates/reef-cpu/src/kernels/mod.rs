@@ -47,6 +47,7 @@ mod micro;
 mod nest;
 mod plain;
 mod pool;
+mod recurrent;
 mod reduce;
 mod selection;
 mod softmax;
@@ -79,6 +80,7 @@ pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockK
         KernelSpec::Softmax(spec) => softmax::prepare(spec, kernel, isa),
         KernelSpec::LayerNorm(spec) => layernorm::prepare(spec, kernel, isa),
         KernelSpec::Gather(spec) => Box::new(plain::Gather::new(spec, kernel)),
+        KernelSpec::Recurrent(spec) => recurrent::prepare(spec, kernel, isa),
         KernelSpec::Selection(spec) => selection::prepare(spec, kernel),
         KernelSpec::Host(_) => Box::new(plain::Host::new(kernel)),
         KernelSpec::Synthetic(spec) => Box::new(plain::Synthetic::new(spec, kernel)),

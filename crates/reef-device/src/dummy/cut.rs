@@ -2,7 +2,7 @@
 //! depend on one.
 
 use reef_plan::cut::{Cutter, Weights, Work};
-use reef_plan::{At, KernelSpec, Layout, Matrices, OwnLayout, Packing, Target};
+use reef_plan::{At, KernelSpec, Layout, Matrices, OwnLayout, Packing, RecurrentSpec, Target};
 
 /// Blocks per compute unit.
 const BLOCKS_PER_CU: usize = 3;
@@ -76,6 +76,9 @@ impl Cutter for DummyCutter {
         match weights {
             Weights::Conv { groups, .. } => Packing::Own { layout, groups: groups as u32, transposed: false },
             Weights::Matrix { transposed, .. } => Packing::Own { layout, groups: 1, transposed },
+            Weights::Recurrent { gates, .. } => {
+                Packing::Own { layout, groups: gates as u32, transposed: false }
+            }
             Weights::Depthwise { .. } => Packing::Raw,
         }
     }
@@ -99,9 +102,14 @@ impl Cutter for DummyCutter {
             KernelSpec::Softmax(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::LayerNorm(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
+            KernelSpec::Recurrent(spec) => spec.tile_rows = self.split(spec.tile_rows),
             KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => {}
         }
         kernel
+    }
+
+    fn recurrent_steps(&self, spec: &RecurrentSpec, _work: &Work) -> usize {
+        spec.steps.div_ceil(2).max(1)
     }
 
     /// Whoever computes blocks here has it.

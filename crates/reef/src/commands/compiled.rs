@@ -8,7 +8,7 @@ use reef_base::Nanos;
 use reef_compile::{CompileOptions, InspectReport};
 use reef_graph::{Graph, Shape};
 use reef_onnx::Specialised;
-use reef_plan::{Cutter, DeviceKind, IoSpec, KernelSpec, Plan, Restart, WeightStore};
+use reef_plan::{Cutter, DeviceKind, IoSpec, Kernel, KernelSpec, Plan, Restart, WeightStore};
 use serde_json::{Value, json};
 
 use crate::output::say;
@@ -70,8 +70,10 @@ pub fn print(compiled: &Compiled, never_max: Nanos) {
     );
     let mut host: Vec<&str> = plan.host_kernels().iter().map(|kernel| kernel.name()).collect();
     let of_gpu = plan.target().device == DeviceKind::Cuda;
-    let selections = plan.kernels().iter().filter(|kernel| matches!(kernel.spec, KernelSpec::Selection(_)));
-    host.extend(selections.filter(|_| of_gpu).map(|kernel| kernel.spec.name()));
+    let hosted =
+        |kernel: &&Kernel| matches!(kernel.spec, KernelSpec::Selection(_) | KernelSpec::Recurrent(_));
+    let hosted = plan.kernels().iter().filter(hosted);
+    host.extend(hosted.filter(|_| of_gpu).map(|kernel| kernel.spec.name()));
     match host.is_empty() {
         true => say!("every operator runs natively"),
         false if of_gpu => {

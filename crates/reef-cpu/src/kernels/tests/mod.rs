@@ -22,6 +22,7 @@ use crate::sync::AtomicU64;
 mod conv;
 mod elementwise;
 mod math;
+mod recurrent;
 mod rest;
 mod selection;
 

@@ -1,0 +1,110 @@
+//! Recurrent networks computed in one go on a host, over bytes: for devices that have no code of their own
+//! for them.
+
+use reef_graph::reference::recurrent::Unit;
+
+use crate::recurrent::RecurrentSpec;
+
+/// Products that are summed side by side.
+const LANES: usize = 16;
+
+/// Writes all of every output of `spec`, whose weights are as the model has them (`Raw`); operands are as it
+/// says, little endian. The error says what of the inputs' values means nothing.
+pub fn recur(spec: &RecurrentSpec, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), String> {
+    let mut rest = inputs[2..].iter().copied();
+    let mut next = |there: bool| if there { rest.next() } else { None };
+    let (reset_bias, peepholes) = (next(spec.reset_bias).map(wide), next(spec.peepholes).map(wide));
+    let (lengths, before) = (next(spec.lengths), [next(spec.h_before), next(spec.c_before)]);
+    let unit = Unit {
+        cell: spec.cell,
+        functions: &spec.functions,
+        clip: spec.clip,
+        peepholes: peepholes.as_deref(),
+        reset_bias: reset_bias.as_deref(),
+    };
+    for row in 0..spec.batch {
+        let length = lengths.map_or(Ok(spec.all_steps), |lengths| length(spec, lengths, row))?;
+        let states = sequence(spec, &unit, inputs, (row, length), before, outputs);
+        let written = [spec.h_after, spec.c_after].into_iter().zip(&states).filter(|state| state.0);
+        for (output, (_, state)) in written.enumerate() {
+            store(outputs[usize::from(spec.y) + output], row * spec.hidden, state);
+        }
+    }
+    Ok(())
+}
+
+/// The length of a sequence.
+fn length(spec: &RecurrentSpec, lengths: &[u8], row: usize) -> Result<usize, String> {
+    let length = i32::from_le_bytes(lengths[row * 4..][..4].try_into().expect("an element's bytes"));
+    usize::try_from(length).ok().filter(|&length| length <= spec.all_steps).ok_or_else(|| {
+        let (name, most) = (spec.cell.name(), spec.all_steps);
+        format!("{name}: sequence_lens[{row}] is {length}, allowed are 0 to {most}")
+    })
+}
+
+/// Takes a sequence through all the steps, writes y and gives the states after them.
+fn sequence(
+    spec: &RecurrentSpec,
+    unit: &Unit<'_>,
+    inputs: &[&[u8]],
+    (row, length): (usize, usize),
+    before: [Option<&[u8]>; 2],
+    outputs: &mut [&mut [u8]],
+) -> [Vec<f64>; 2] {
+    let (hidden, all) = (spec.hidden, spec.cell.gates() * spec.hidden);
+    let part = |bytes: &[u8], at: usize, count: usize| wide(&bytes[at * 4..][..count * 4]);
+    let [mut h, mut c] = before.map(|state| match state {
+        Some(state) => part(state, row * hidden, hidden),
+        None => vec![0.0; hidden],
+    });
+    let mut product = |gate: usize, state: &[f64]| -> Vec<f64> {
+        let state: Vec<f32> = state.iter().map(|&value| value as f32).collect();
+        let rows = inputs[1][gate * hidden * hidden * 4..].chunks_exact(hidden * 4).take(hidden);
+        rows.map(|row| f64::from(dot(row, &state))).collect()
+    };
+    for turn in 0..spec.steps {
+        let step = spec.step(turn);
+        let inside = spec.first + step < length;
+        if inside {
+            let sums = part(inputs[0], (step * spec.batch + row) * spec.sums_row_stride, all);
+            unit.step(&sums, &mut product, &mut h, &mut c);
+        }
+        if spec.y {
+            let at = step * spec.y_step_stride + row * hidden;
+            match inside {
+                true => store(outputs[0], at, &h),
+                false => outputs[0][at * 4..][..hidden * 4].fill(0),
+            }
+        }
+    }
+    [h, c]
+}
+
+fn float(bytes: &[u8]) -> f32 {
+    f32::from_le_bytes(bytes.try_into().expect("an element's bytes"))
+}
+
+fn wide(bytes: &[u8]) -> Vec<f64> {
+    bytes.chunks_exact(4).map(|bytes| f64::from(float(bytes))).collect()
+}
+
+/// The product of a row of weights with a state.
+fn dot(weights: &[u8], state: &[f32]) -> f32 {
+    let (blocks, states) = (weights.chunks_exact(4 * LANES), state.chunks_exact(LANES));
+    let rest = blocks.remainder().chunks_exact(4).zip(states.remainder());
+    let rest: f32 = rest.map(|(weight, x)| float(weight) * x).sum();
+    let mut sums = [0.0f32; LANES];
+    for (block, state) in blocks.zip(states) {
+        for lane in 0..LANES {
+            sums[lane] += float(&block[lane * 4..lane * 4 + 4]) * state[lane];
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
+/// Stores elements from `at` on.
+fn store(output: &mut [u8], at: usize, values: &[f64]) {
+    for (bytes, &value) in output[at * 4..].chunks_exact_mut(4).zip(values) {
+        bytes.copy_from_slice(&(value as f32).to_le_bytes());
+    }
+}
