@@ -8,6 +8,7 @@
 pub mod dtype;
 pub mod graph;
 pub mod op;
+pub mod quantized;
 pub mod reference;
 pub mod scalar;
 pub mod selection;
@@ -16,5 +17,6 @@ pub mod tensor;
 pub use dtype::DType;
 pub use graph::{Graph, GraphError, Node, NodeId, Value, ValueId, ValueKind};
 pub use op::{AllowedIndices, Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary, axis_index};
+pub use quantized::{Quantization, ZeroPoints};
 pub use selection::Selection;
 pub use tensor::{ConstKey, Shape, Tensor};
