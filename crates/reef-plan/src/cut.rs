@@ -45,6 +45,14 @@ pub enum Weights<'a> {
         /// Shape of the constant.
         shape: &'a Shape,
     },
+    /// 8-bit integers of a convolution with so many groups of channels, `[O, I, kh, kw]`, or of a matrix
+    /// product, `[K, N]`.
+    Integers {
+        /// Channel groups; 1 for a matrix.
+        groups: usize,
+        /// Shape of the constant.
+        shape: &'a Shape,
+    },
 }
 
 /// What a kernel does, counted without regard to a device.

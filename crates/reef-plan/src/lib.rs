@@ -7,6 +7,7 @@
 
 pub mod cut;
 pub mod host;
+pub mod integer;
 pub mod interpreter;
 pub mod layout;
 pub mod meter;
@@ -23,6 +24,9 @@ pub mod weights;
 
 pub use cut::{Cutter, Weights, Work};
 pub use host::{FaultKind, HostFault, HostKernel, HostState, TensorSpec};
+pub use integer::{
+    Factors, IntegerConvSpec, IntegerEpilogue, IntegerMatMulSpec, IntegerPanels, Per, Requantize, Scaled,
+};
 pub use interpreter::{Interpreter, TaskMemory};
 pub use layout::{At, Layout, Matrices, OwnLayout};
 pub use meter::Meter;

@@ -13,6 +13,7 @@
 
 use reef_graph::{Binary, DType, PoolKind, Reduce, Unary};
 
+use crate::integer::{IntegerConvSpec, IntegerMatMulSpec};
 use crate::layout::Matrices;
 use crate::meter::Meter;
 use crate::selection::SelectionSpec;
@@ -366,6 +367,8 @@ pub enum ElemOp {
     ToF32(usize),
     /// To i64, truncating, wrapped to the width of `1`.
     ToInt(usize, DType),
+    /// An f32 to the nearest integer, ties to even, kept within two bounds; what is no number is the lower.
+    ToRange(usize, i32, i32),
 }
 
 /// A chain of element-wise operators over a loop nest; also copies, transpositions, casts and broadcasts.
@@ -542,6 +545,10 @@ pub enum KernelSpec {
     Depthwise(DepthwiseSpec),
     /// See [`MatMulSpec`].
     MatMul(MatMulSpec),
+    /// See [`IntegerConvSpec`].
+    IntegerConv(IntegerConvSpec),
+    /// See [`IntegerMatMulSpec`].
+    IntegerMatMul(IntegerMatMulSpec),
     /// See [`AttentionSpec`].
     Attention(AttentionSpec),
     /// See [`ElementwiseSpec`].
@@ -568,11 +575,13 @@ impl KernelSpec {
     /// Whether no tile is empty and there is a group: the numbers that blocks are counted with.
     pub fn is_cut(&self) -> bool {
         match self {
-            KernelSpec::Conv(spec) => {
+            KernelSpec::Conv(spec) | KernelSpec::IntegerConv(IntegerConvSpec { conv: spec, .. }) => {
                 spec.groups > 0 && spec.tile_rows > 0 && spec.tile_columns > 0 && spec.splits_tiles_well()
             }
             KernelSpec::Depthwise(spec) => spec.tile_rows > 0,
-            KernelSpec::MatMul(spec) => spec.tile_rows > 0 && spec.tile_columns > 0,
+            KernelSpec::MatMul(spec) | KernelSpec::IntegerMatMul(IntegerMatMulSpec { product: spec, .. }) => {
+                spec.tile_rows > 0 && spec.tile_columns > 0
+            }
             KernelSpec::Attention(spec) => spec.tile_rows > 0,
             KernelSpec::Elementwise(spec) => spec.tile > 0,
             KernelSpec::Pool(spec) => spec.tile_rows > 0,
@@ -591,6 +600,8 @@ impl KernelSpec {
             KernelSpec::Conv(spec) => spec.blocks(),
             KernelSpec::Depthwise(spec) => (spec.batch * spec.out_hw[0]).div_ceil(spec.tile_rows),
             KernelSpec::MatMul(spec) => spec.blocks(),
+            KernelSpec::IntegerConv(spec) => spec.conv.blocks(),
+            KernelSpec::IntegerMatMul(spec) => spec.product.blocks(),
             KernelSpec::Attention(spec) => spec.planes() * spec.m.div_ceil(spec.tile_rows),
             KernelSpec::Elementwise(spec) => spec.elements().div_ceil(spec.tile),
             KernelSpec::Pool(spec) => (spec.batch * spec.out_hw[0]).div_ceil(spec.tile_rows),
@@ -607,13 +618,15 @@ impl KernelSpec {
     /// piece, one is as good as the other, but for where it can run and how fast.
     pub fn whole(mut self) -> KernelSpec {
         match &mut self {
-            KernelSpec::Conv(spec) => {
+            KernelSpec::Conv(spec) | KernelSpec::IntegerConv(IntegerConvSpec { conv: spec, .. }) => {
                 (spec.panel_width, spec.columns_inner, spec.splits) = (0, true, 1);
                 spec.tile_rows = spec.rows().max(1);
                 spec.tile_columns = (spec.out_c / spec.groups.max(1)).max(1);
             }
             KernelSpec::Depthwise(spec) => spec.tile_rows = (spec.batch * spec.out_hw[0]).max(1),
-            KernelSpec::MatMul(spec) => (spec.tile_rows, spec.tile_columns) = (spec.m.max(1), spec.n.max(1)),
+            KernelSpec::MatMul(spec) | KernelSpec::IntegerMatMul(IntegerMatMulSpec { product: spec, .. }) => {
+                (spec.tile_rows, spec.tile_columns) = (spec.m.max(1), spec.n.max(1));
+            }
             KernelSpec::Attention(spec) => spec.tile_rows = spec.m.max(1),
             KernelSpec::Elementwise(spec) => spec.tile = spec.elements().max(1),
             KernelSpec::Pool(spec) => spec.tile_rows = (spec.batch * spec.out_hw[0]).max(1),
@@ -633,6 +646,8 @@ impl KernelSpec {
             KernelSpec::Conv(_) => "conv",
             KernelSpec::Depthwise(_) => "depthwise",
             KernelSpec::MatMul(_) => "matmul",
+            KernelSpec::IntegerConv(_) => "integer-conv",
+            KernelSpec::IntegerMatMul(_) => "integer-matmul",
             KernelSpec::Attention(_) => "attention",
             KernelSpec::Elementwise(_) => "elementwise",
             KernelSpec::Pool(_) => "pool",
