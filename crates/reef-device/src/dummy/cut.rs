@@ -8,6 +8,8 @@ use reef_plan::{At, KernelSpec, Layout, Matrices, OwnLayout, Packing, Target};
 const BLOCKS_PER_CU: usize = 3;
 /// Output channels or columns of a block.
 const COLUMNS: usize = 7;
+/// Columns of a panel of integers.
+const INTEGER_COLUMNS: usize = 4;
 /// Virtual time of a block beside its work.
 const BLOCK_NS: f64 = 1_000.0;
 /// Operations, and bytes, that a compute unit gets done in a virtual nanosecond.
@@ -77,6 +79,9 @@ impl Cutter for DummyCutter {
             Weights::Conv { groups, .. } => Packing::Own { layout, groups: groups as u32, transposed: false },
             Weights::Matrix { transposed, .. } => Packing::Own { layout, groups: 1, transposed },
             Weights::Depthwise { .. } => Packing::Raw,
+            Weights::Integers { groups, .. } => {
+                Packing::IntegerPanels { groups: groups as u32, width: INTEGER_COLUMNS as u32 }
+            }
         }
     }
 
@@ -86,6 +91,15 @@ impl Cutter for DummyCutter {
                 spec.tile_rows = self.split(spec.rows());
                 spec.tile_columns = COLUMNS.min(spec.tile_columns);
                 spec.columns_inner = false;
+            }
+            KernelSpec::IntegerConv(spec) => {
+                let conv = &mut spec.conv;
+                conv.tile_rows = self.split(conv.rows());
+                (conv.tile_columns, conv.panel_width) = (2 * INTEGER_COLUMNS, INTEGER_COLUMNS);
+            }
+            KernelSpec::IntegerMatMul(spec) => {
+                spec.product.tile_rows = self.split(spec.product.m);
+                spec.product.tile_columns = COLUMNS.min(spec.product.n);
             }
             KernelSpec::MatMul(spec) => {
                 spec.tile_rows = self.split(spec.m);

@@ -89,6 +89,10 @@ fn kinds(spec: &ElementwiseSpec, program: &[ElemOp], name: &str) -> Vec<bool> {
             ElemOp::Load(input) => spec.inputs[input].dtype.is_float(),
             ElemOp::ConstF32(_) | ElemOp::ToF32(_) => true,
             ElemOp::ConstI64(_) | ElemOp::ToInt(..) => false,
+            ElemOp::ToRange(a, ..) => {
+                assert!(floats[a], "{name}: instruction {index} keeps integers in a range");
+                false
+            }
             ElemOp::Unary(function, a) => {
                 let known = floats[a] || ops::has_integer_form(function);
                 assert!(known, "{name}: instruction {index}, {function:?} of integers");
@@ -437,6 +441,7 @@ impl Elementwise {
                     std::ptr::copy_nonoverlapping(float(a), to_float, count);
                 }
                 ElemOp::ToF32(a) => V::enter(Floats { from: int(a), to: to_float, count }),
+                ElemOp::ToRange(a, low, high) => integers(Scalar::ToRange(float(a), low, high)),
                 ElemOp::ToInt(a, dtype) if self.floats[a] => integers(Scalar::ToInt(float(a), dtype)),
                 ElemOp::ToInt(a, dtype) => integers(Scalar::Wrap(int(a), dtype)),
             }

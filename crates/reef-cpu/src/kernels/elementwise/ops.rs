@@ -65,6 +65,8 @@ pub(super) enum Scalar {
     Unary(Unary, *const i64),
     /// Floats to integers.
     ToInt(*const f32, DType),
+    /// Floats to the nearest integers between two bounds; what is no number is the lower.
+    ToRange(*const f32, i32, i32),
     /// Integers to integers of another width.
     Wrap(*const i64, DType),
     /// Integers where the first is not 0, else others.
@@ -128,10 +130,23 @@ impl Leaf for Integers {
             Scalar::Unary(function, a) => each!(i => integer(function, *a.add(i))),
             Scalar::ToInt(a, DType::Bool) => each!(i => i64::from(*a.add(i) != 0.0)),
             Scalar::ToInt(a, dtype) => each!(i => wrap(*a.add(i) as i64, dtype)),
+            Scalar::ToRange(a, low, high) => {
+                let (least, most) = (low as f32, high as f32);
+                each!(i => i64::from(to_range(*a.add(i), least, most)));
+            }
             Scalar::Wrap(a, dtype) => each!(i => wrap(*a.add(i), dtype)),
             Scalar::Where(c, a, b) => each!(i => if *c.add(i) != 0 { *a.add(i) } else { *b.add(i) }),
         }
     }
+}
+
+/// The nearest integer between two bounds, ties to even; the lower for what is no number.
+#[inline(always)]
+pub(super) fn to_range(x: f32, low: f32, high: f32) -> i32 {
+    let x = if x > low { x } else { low };
+    let x = if x < high { x } else { high };
+    // SAFETY: between the bounds, which are integers of at most 16 bits.
+    unsafe { x.round_ties_even().to_int_unchecked() }
 }
 
 /// Whether [`integer`] knows the function.
