@@ -9,6 +9,8 @@ use reef_base::Rng;
 use reef_compile::{CompileOptions, compile_and_inspect};
 use reef_cpu::CpuCutter;
 use reef_graph::quantized::dynamic_quantize;
+use reef_graph::reference::store;
+use reef_graph::scalar::Element;
 use reef_graph::{
     Binary, ConvAttrs, DType, Graph, Op, Quantization, Shape, Tensor, Unary, ValueId, ZeroPoints,
 };
@@ -454,9 +456,9 @@ fn quantised_numbers_at_the_edges() {
         for zero in [0, 127, 128, 255] {
             let mut case = Case::new(0);
             let x = case.input(Tensor::f32([values.len()], &values));
-            let zero = case.integers(to, &[]).dtype();
-            let bytes = [zero_byte(to, 0), 0];
-            let zero = case.constant(Tensor::from_slice(zero, Shape::from([]), &bytes[..to.bytes()]));
+            let zero = if to == I8 { zero - 128 } else { zero };
+            let zero = store(&[Element::Int(zero)], to, &Shape::from([]));
+            let zero = case.constant(zero);
             let one = case.builder.scalar(1.0);
             let tiny = case.builder.scalar(1e-38);
             let how = Op::Quantize(Quantization::by_tensor(to.bytes() as u32 * 8));
@@ -480,10 +482,6 @@ fn quantised_numbers_at_the_edges() {
     let zero = case.constant(Tensor::from_slice(I32, Shape::from([]), &[7]));
     let to_float = case.same(Op::Dequantize(Quantization::by_tensor(8)), &[i, scale, zero], F32);
     case.check("f16 and i32", &[q, back, twice, from_int, to_float]);
-}
-
-fn zero_byte(dtype: DType, byte: u8) -> u8 {
-    if dtype == I8 { byte ^ 0x80 } else { byte }
 }
 
 #[test]
