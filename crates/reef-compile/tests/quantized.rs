@@ -8,11 +8,11 @@ use harness::{Builder, compiled, target};
 use reef_base::Rng;
 use reef_compile::{CompileOptions, compile_and_inspect};
 use reef_cpu::CpuCutter;
-use reef_graph::quantized::dynamic_quantize;
 use reef_graph::reference::store;
 use reef_graph::scalar::Element;
 use reef_graph::{
     Binary, ConvAttrs, DType, Graph, Op, Quantization, Shape, Tensor, Unary, ValueId, ZeroPoints,
+    dynamic_quantize,
 };
 use reef_plan::{Isa, KernelSpec, WeightStore};
 use std::sync::Arc;

@@ -6,6 +6,7 @@
 //! (images NCHW).
 
 pub mod dtype;
+pub mod dynamic;
 pub mod graph;
 pub mod op;
 pub mod quantized;
@@ -15,6 +16,7 @@ pub mod selection;
 pub mod tensor;
 
 pub use dtype::DType;
+pub use dynamic::dynamic_quantize;
 pub use graph::{Graph, GraphError, Node, NodeId, Value, ValueId, ValueKind};
 pub use op::{AllowedIndices, Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary, axis_index};
 pub use quantized::{Quantization, ZeroPoints};

@@ -7,7 +7,7 @@
 //! 2. how a kernel, which comes in one piece, is cut. Only the numbers change that [`KernelSpec::whole`]
 //!    sets, so the meaning stays; and as a specification fixes the order of sums, so do the results;
 //! 3. what a kernel takes, in time and in scratch: to choose between cuts, to fill stages, for reports;
-//! 4. whether it has a kernel for what others make of several ([`Cutter::has_attention`]);
+//! 4. whether it has kernels that others have not ([`Cutter::has_attention`], [`Cutter::has_integers`]);
 //! 5. what it does all this for: a [`Target`]. Devices of one target have one and the same cutter, so plans
 //!    are named, shared and compared by it.
 //!
@@ -89,6 +89,12 @@ pub trait Cutter: Send + Sync + fmt::Debug {
     /// Whether attention over so many products and columns ([`crate::AttentionSpec`]'s depth and width) is
     /// one kernel here. Otherwise it is two products and a softmax.
     fn has_attention(&self, _depth: usize, _width: usize) -> bool {
+        false
+    }
+
+    /// Whether it has kernels for products of 8-bit integers: then what multiplies numbers that were such
+    /// integers multiplies the integers.
+    fn has_integers(&self) -> bool {
         false
     }
 

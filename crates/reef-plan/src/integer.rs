@@ -3,10 +3,9 @@
 //! Sums are i32 and wrap, so they are the same in any order. What follows them is f32, each step rounded by
 //! itself; whoever computes it has the same bits up to the activation.
 
-use reef_graph::DType;
+use reef_graph::{DType, Unary};
 
 use crate::layout::{At, Matrices};
-use crate::spec::{Activation, ConvSpec, Epilogue, MatMulSpec};
 
 /// How many elements an operand has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +34,8 @@ impl Per {
     }
 }
 
-/// What happens to a sum before it is stored: `+ bias[channel]` (i32, wrapped), and then perhaps more. Without
-/// more the i32 is stored.
+/// What happens to a sum before it is stored: `+ bias[channel]` (i32, wrapped), and then perhaps more.
+/// Without more the i32 is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct IntegerEpilogue {
     /// An i32 by output channel is an operand.
@@ -45,8 +44,8 @@ pub struct IntegerEpilogue {
     pub scaled: Option<Scaled>,
 }
 
-/// What happens to an integer as an f32: `· factor`, `+ shift[channel]`, `+ residual[same place]`, activation,
-/// and perhaps back to an integer. Without the last the f32 is stored.
+/// What happens to an integer as an f32: `· factor`, `+ shift[channel]`, `+ residual[same place]`,
+/// activation, and perhaps back to an integer. Without the last the f32 is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Scaled {
     /// Factors (f32) are an operand.
@@ -57,7 +56,7 @@ pub struct Scaled {
     /// output's.
     pub residual_pixel_stride: Option<usize>,
     /// Applied next.
-    pub activation: Activation,
+    pub activation: Option<Unary>,
     /// Applied last.
     pub requantize: Option<Requantize>,
 }
@@ -87,7 +86,7 @@ impl Requantize {
         (f64::from(steps) + f64::from(self.zero)).clamp(f64::from(self.low), f64::from(self.high)) as i32
     }
 
-    fn flaw(&self) -> Option<&'static str> {
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
         let (low, high) = match self.to {
             DType::U8 => (0, 255),
             DType::I8 => (-128, 127),
@@ -100,6 +99,11 @@ impl Requantize {
 }
 
 impl IntegerEpilogue {
+    /// What is wrong with it.
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
+        self.scaled.and_then(|scaled| scaled.requantize).and_then(|requantize| requantize.flaw())
+    }
+
     /// Element type of the output.
     pub fn output(&self) -> DType {
         match self.scaled {
@@ -120,74 +124,10 @@ pub struct Factors {
 }
 
 impl Factors {
-    fn flaw(&self) -> Option<&'static str> {
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
         let small = |dtype: &DType| matches!(dtype, DType::U8 | DType::I8);
         (!self.types.iter().all(small)).then_some("multiplies other integers than u8 and i8")
     }
-}
-
-/// A convolution of integers, or an integer product with constant weights (then a 1×1 convolution over rows).
-///
-/// Reads x (pixels of 8-bit integers), weights (`IntegerPanels`), `[zero points of x]`,
-/// `[zero points of the weights]`, `[bias]`, `[factors]`, `[shift]`, `[residual]`; writes y. Padding counts as the zero point
-/// of x, so there is one for all but where output rows are input pixels. Tiles are those of `conv`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct IntegerConvSpec {
-    /// Shapes and the cut. Its own epilogue is empty, and it splits no tile.
-    pub conv: ConvSpec,
-    /// x and the weights.
-    pub factors: Factors,
-    /// What happens before the store.
-    pub epilogue: IntegerEpilogue,
-}
-
-impl IntegerConvSpec {
-    /// Whether output rows are input pixels.
-    pub fn is_pointwise(&self) -> bool {
-        let conv = &self.conv;
-        conv.kernel == [1, 1] && conv.strides == [1, 1] && conv.pads == [0, 0] && conv.in_hw == conv.out_hw
-    }
-
-    /// What is wrong with the specification itself.
-    pub(crate) fn flaw(&self) -> Option<&'static str> {
-        let plain = self.conv.epilogue == Epilogue::default() && self.conv.splits == 1;
-        if !plain {
-            return Some("has an epilogue of floats, or splits tiles");
-        }
-        if self.factors.zeros[0] == Some(Per::Each) && !self.is_pointwise() {
-            return Some("has zero points by row for a window");
-        }
-        self.factors.flaw().or_else(|| requantize_flaw(&self.epilogue))
-    }
-}
-
-/// A batched product of two computed operands of integers.
-///
-/// Reads a, b (8-bit integers), `[zero points of a]` (one for each: `[planes, m]`), `[zero points of b]` (one
-/// for each: `[planes, n]`), `[bias]`, `[factors]`, `[shift]`; writes c. Tiles are those of `product`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct IntegerMatMulSpec {
-    /// Shapes and the cut. Its factor is 1.
-    pub product: MatMulSpec,
-    /// a and b.
-    pub factors: Factors,
-    /// What happens before the store; without a residual.
-    pub epilogue: IntegerEpilogue,
-}
-
-impl IntegerMatMulSpec {
-    /// What is wrong with the specification itself.
-    pub(crate) fn flaw(&self) -> Option<&'static str> {
-        let residual = self.epilogue.scaled.and_then(|scaled| scaled.residual_pixel_stride);
-        if self.product.alpha != 1.0 || residual.is_some() {
-            return Some("has a factor of its own, or a residual");
-        }
-        self.factors.flaw().or_else(|| requantize_flaw(&self.epilogue))
-    }
-}
-
-fn requantize_flaw(epilogue: &IntegerEpilogue) -> Option<&'static str> {
-    epilogue.scaled.and_then(|scaled| scaled.requantize).and_then(|requantize| requantize.flaw())
 }
 
 /// Where things are in [`crate::Packing::IntegerPanels`]: `[group][panel]`, a panel being `[⌈K/4⌉][width][4]`

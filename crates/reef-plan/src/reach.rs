@@ -7,13 +7,13 @@ use std::sync::Arc;
 use reef_graph::DType;
 
 use crate::host::{HostKernel, TensorSpec};
-use crate::integer::{Factors, IntegerConvSpec, IntegerEpilogue, IntegerMatMulSpec, IntegerPanels};
+use crate::integer::{Factors, IntegerEpilogue, IntegerPanels};
 use crate::layout::Matrices;
 use crate::plan::{Kernel, Plan};
 use crate::region::{Place, Region};
 use crate::spec::{
-    AttentionSpec, ConvSpec, DepthwiseSpec, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, KernelSpec,
-    LayerNormSpec, LoopDim, MatMulSpec, PoolSpec,
+    AttentionSpec, ConvSpec, DepthwiseSpec, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, IntegerConvSpec,
+    IntegerMatMulSpec, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec,
 };
 use crate::weights::{Packing, WeightRef};
 

@@ -13,7 +13,7 @@
 
 use reef_graph::{Binary, DType, PoolKind, Reduce, Unary};
 
-use crate::integer::{IntegerConvSpec, IntegerMatMulSpec};
+use crate::integer::{Factors, IntegerEpilogue, Per};
 use crate::layout::Matrices;
 use crate::meter::Meter;
 use crate::selection::SelectionSpec;
@@ -255,6 +255,66 @@ impl MatMulSpec {
             }
         }
         offsets
+    }
+}
+
+/// A convolution of integers, or an integer product with constant weights (then a 1×1 convolution over rows).
+///
+/// Reads x (pixels of 8-bit integers), weights (`IntegerPanels`), `[zero points of x]`, `[zero points of the
+/// weights]`, `[bias]`, `[factors]`, `[shift]`, `[residual]`; writes y. Padding counts as the zero point of x,
+/// so there is one for all but where output rows are input pixels. Tiles are those of `conv`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IntegerConvSpec {
+    /// Shapes and the cut. Its own epilogue is empty, and it splits no tile.
+    pub conv: ConvSpec,
+    /// x and the weights.
+    pub factors: Factors,
+    /// What happens before the store.
+    pub epilogue: IntegerEpilogue,
+}
+
+impl IntegerConvSpec {
+    /// Whether output rows are input pixels.
+    pub fn is_pointwise(&self) -> bool {
+        let conv = &self.conv;
+        conv.kernel == [1, 1] && conv.strides == [1, 1] && conv.pads == [0, 0] && conv.in_hw == conv.out_hw
+    }
+
+    /// What is wrong with the specification itself.
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
+        let plain = self.conv.epilogue == Epilogue::default() && self.conv.splits == 1;
+        if !plain {
+            return Some("has an epilogue of floats, or splits tiles");
+        }
+        if self.factors.zeros[0] == Some(Per::Each) && !self.is_pointwise() {
+            return Some("has zero points by row for a window");
+        }
+        self.factors.flaw().or_else(|| self.epilogue.flaw())
+    }
+}
+
+/// A batched product of two computed operands of integers.
+///
+/// Reads a, b (8-bit integers), `[zero points of a]` (one for each: `[planes, m]`), `[zero points of b]` (one
+/// for each: `[planes, n]`), `[bias]`, `[factors]`, `[shift]`; writes c. Tiles are those of `product`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IntegerMatMulSpec {
+    /// Shapes and the cut. Its factor is 1.
+    pub product: MatMulSpec,
+    /// a and b.
+    pub factors: Factors,
+    /// What happens before the store; without a residual.
+    pub epilogue: IntegerEpilogue,
+}
+
+impl IntegerMatMulSpec {
+    /// What is wrong with the specification itself.
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
+        let residual = self.epilogue.scaled.and_then(|scaled| scaled.residual_pixel_stride);
+        if self.product.alpha != 1.0 || residual.is_some() {
+            return Some("has a factor of its own, or a residual");
+        }
+        self.factors.flaw().or_else(|| self.epilogue.flaw())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What follows a product of integers into its epilogue.
 
-use reef_graph::{Binary, DType, NodeId, Op, Shape, Unary, ValueId};
+use reef_graph::{Binary, DType, Node, NodeId, Op, Shape, Unary, ValueId};
 use reef_plan::Requantize;
 
 use super::{Grouper, Kind};
@@ -29,18 +29,6 @@ pub(crate) struct ScaledTail {
     pub requantize: Option<Requantize>,
 }
 
-impl ScaledTail {
-    /// Whether it has a factor at most.
-    fn may_scale(&self) -> bool {
-        *self == ScaledTail::default()
-    }
-
-    /// Whether nothing but a requantisation can follow.
-    fn is_active(&self) -> bool {
-        self.activation.is_some()
-    }
-}
-
 impl Grouper<'_> {
     /// An integer product, if its operands are such that there is one.
     pub(super) fn take_integers(&mut self, id: NodeId) {
@@ -50,39 +38,24 @@ impl Grouper<'_> {
         let output = self.shape(node.outputs[0]);
         match &node.op {
             Op::ConvInteger(attrs, zeros) if zeros.flaw_of_conv(&facts, attrs.groups).is_none() => {
-                let (nodes, tail) = self.integer_tail(id, 1);
+                let (nodes, tail) = self.follow(id, 1, true);
                 self.push(nodes, Kind::IntegerConv(tail));
             }
             Op::MatMulInteger(zeros) if zeros.flaw_of_product(&facts).is_none() => {
                 let depth = facts[0].1[facts[0].1.rank() - 1];
                 let linear = self.is_linear(node) && depth > 0;
-                let (nodes, mut tail) = match depth {
+                let (nodes, tail) = match depth {
                     0 => (vec![id], IntegerTail::default()),
-                    _ => self.integer_tail(id, output.rank() - 1),
+                    _ => self.follow(id, output.rank() - 1, linear),
                 };
-                if linear {
-                    self.push(nodes, Kind::IntegerLinear(tail));
-                    return;
-                }
-                let mut nodes = nodes;
-                if tail.scaled.as_ref().is_some_and(|scaled| scaled.residual.is_some()) {
-                    (nodes, tail) = self.integer_tail_without_residual(id, output.rank() - 1);
-                }
-                self.push(nodes, Kind::IntegerMatMul(tail));
+                let kind = if linear { Kind::IntegerLinear(tail) } else { Kind::IntegerMatMul(tail) };
+                self.push(nodes, kind);
             }
             _ => self.push(vec![id], Kind::Single),
         }
     }
 
-    /// What follows `head` into its epilogue; channels are the output's `axis`.
-    fn integer_tail(&self, head: NodeId, axis: usize) -> (Vec<NodeId>, IntegerTail) {
-        self.follow(head, axis, true)
-    }
-
-    fn integer_tail_without_residual(&self, head: NodeId, axis: usize) -> (Vec<NodeId>, IntegerTail) {
-        self.follow(head, axis, false)
-    }
-
+    /// What follows `head` into its epilogue, perhaps a residual; channels are the output's `axis`.
     fn follow(&self, head: NodeId, axis: usize, residuals: bool) -> (Vec<NodeId>, IntegerTail) {
         let (mut nodes, mut tail) = (vec![head], IntegerTail::default());
         let mut value = self.output(head);
@@ -110,65 +83,86 @@ impl Grouper<'_> {
         residuals: bool,
     ) -> bool {
         let node = self.node(next);
-        let shape = self.shape(value);
-        let other = || node.inputs[usize::from(node.inputs[0] == value)];
+        if node.inputs.len() == 2 && node.inputs[0] == node.inputs[1] {
+            return false;
+        }
+        if matches!(node.op, Op::Quantize(_)) && node.inputs[0] == value {
+            let requantize = self.requantize(next);
+            if requantize.is_some() {
+                tail.scaled.get_or_insert_default().requantize = requantize;
+            }
+            return requantize.is_some();
+        }
+        match &mut tail.scaled {
+            None => self.takes_integer(tail, (value, node), axis),
+            Some(scaled) if scaled.activation.is_some() => false,
+            Some(scaled) => self.takes_float(scaled, (value, node), axis, residuals),
+        }
+    }
+
+    /// The same for what an i32 is read by.
+    fn takes_integer(&self, tail: &mut IntegerTail, (value, node): (ValueId, &Node), axis: usize) -> bool {
         let is = |id: ValueId, dtype: DType| self.graph.value(id).dtype == dtype;
-        let twice = node.inputs.len() == 2 && node.inputs[0] == node.inputs[1];
-        match (&node.op, &mut tail.scaled) {
-            _ if twice => false,
-            (Op::Binary(Binary::Add), None) => {
-                let fits =
-                    tail.bias.is_none() && is(other(), DType::I32) && self.by_channel(other(), shape, axis);
-                tail.bias = tail.bias.or(fits.then(other));
+        match &node.op {
+            Op::Binary(Binary::Add) if tail.bias.is_none() => {
+                let other = node.inputs[usize::from(node.inputs[0] == value)];
+                let fits = is(other, DType::I32) && self.by_channel(other, self.shape(value), axis);
+                tail.bias = fits.then_some(other);
                 fits
             }
-            (Op::Cast { to: DType::F32 }, None) => {
+            Op::Cast { to: DType::F32 } => {
                 tail.scaled = Some(ScaledTail::default());
                 true
             }
-            (Op::Dequantize(how), None) if node.inputs.len() == 2 => {
+            Op::Dequantize(how) if node.inputs.len() == 2 && node.inputs[0] == value => {
                 let factors = node.inputs[1];
-                let along = self.one(factors) || (how.axis == axis && how.block == 0);
+                let along = self.one(factors) || how.axis == axis;
                 let fits = along
-                    && is(factors, DType::F32)
-                    && is(node.outputs[0], DType::F32)
+                    && how.block == 0
                     && self.shape(factors).rank() <= 1
-                    && how.block == 0;
+                    && is(factors, DType::F32)
+                    && is(node.outputs[0], DType::F32);
                 if fits {
                     tail.scaled = Some(ScaledTail { factors: Some(factors), ..ScaledTail::default() });
                 }
                 fits
             }
-            (Op::Quantize(_), scaled) if node.inputs[0] == value => {
-                let requantize = self.requantize(next);
-                if requantize.is_some() {
-                    scaled.get_or_insert_default().requantize = requantize;
-                }
-                requantize.is_some()
-            }
-            (_, Some(scaled)) if scaled.is_active() => false,
-            (Op::Binary(Binary::Mul), Some(scaled)) => {
-                let one = self.one(other()) && self.shape(other()).rank() <= shape.rank();
-                let fits = scaled.may_scale()
-                    && is(other(), DType::F32)
-                    && (one || self.by_channel(other(), shape, axis));
-                scaled.factors = scaled.factors.or(fits.then(other));
+            _ => false,
+        }
+    }
+
+    /// The same for what an f32 is read by.
+    fn takes_float(
+        &self,
+        scaled: &mut ScaledTail,
+        (value, node): (ValueId, &Node),
+        axis: usize,
+        residuals: bool,
+    ) -> bool {
+        let shape = self.shape(value);
+        if let Op::Unary(function) = node.op {
+            scaled.activation = Some(function).filter(|function| *function != Unary::Not);
+            return scaled.activation.is_some();
+        }
+        let Op::Binary(function) = node.op else { return false };
+        let other = node.inputs[usize::from(node.inputs[0] == value)];
+        let (one, by_channel) = (self.one(other), self.by_channel(other, shape, axis));
+        if self.graph.value(other).dtype != DType::F32 {
+            return false;
+        }
+        let plain = scaled.shift.is_none() && scaled.residual.is_none();
+        match function {
+            Binary::Mul if *scaled == ScaledTail::default() => {
+                let fits = by_channel || one && self.shape(other).rank() <= shape.rank();
+                scaled.factors = fits.then_some(other);
                 fits
             }
-            (Op::Binary(Binary::Add), Some(scaled)) if is(other(), DType::F32) => {
-                let plain = scaled.shift.is_none() && scaled.residual.is_none();
-                if plain && self.by_channel(other(), shape, axis) {
-                    scaled.shift = Some(other());
-                    true
-                } else if residuals && scaled.residual.is_none() && self.shape(other()) == shape {
-                    scaled.residual = Some(other());
-                    true
-                } else {
-                    false
-                }
+            Binary::Add if plain && by_channel => {
+                scaled.shift = Some(other);
+                true
             }
-            (Op::Unary(function), Some(scaled)) if *function != Unary::Not => {
-                scaled.activation = Some(*function);
+            Binary::Add if residuals && scaled.residual.is_none() && self.shape(other) == shape => {
+                scaled.residual = Some(other);
                 true
             }
             _ => false,

@@ -183,6 +183,10 @@ impl Cutter for CpuCutter {
         scratch::bytes(kernel)
     }
 
+    fn has_integers(&self) -> bool {
+        true
+    }
+
     fn stage_blocks(&self) -> usize {
         BLOCKS_PER_CU * self.target.cus.max(1)
     }

@@ -147,7 +147,7 @@ mod tests {
     use super::super::apply;
     use super::*;
     use crate::graph::Graph;
-    use crate::{Op, ValueKind, quantized};
+    use crate::{Op, ValueKind, dynamic_quantize};
 
     fn bytes(dtype: DType, shape: &[usize], values: &[u8]) -> Tensor {
         Tensor::from_slice(dtype, Shape::new(shape), values)
@@ -232,7 +232,7 @@ mod tests {
             for shape in [&[6][..], &[2, 3], &[1, 3, 2]] {
                 let mut graph = Graph::default();
                 let x = graph.add_const("x", Tensor::f32(Shape::new(shape), x));
-                let [y, made_scale, made_zero] = quantized::dynamic_quantize(&mut graph, "q", x);
+                let [y, made_scale, made_zero] = dynamic_quantize(&mut graph, "q", x);
                 assert_eq!(graph.validate(), Ok(()));
                 folded(&mut graph);
                 assert_eq!(graph.constant(made_scale).unwrap().values::<f32>(), [scale]);

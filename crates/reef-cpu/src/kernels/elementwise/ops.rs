@@ -149,6 +149,41 @@ pub(super) fn to_range(x: f32, low: f32, high: f32) -> i32 {
     unsafe { x.round_ties_even().to_int_unchecked() }
 }
 
+/// Stores floats as the nearest integers between two bounds, in elements of so many bytes.
+pub(super) struct Narrow {
+    pub(super) from: *const f32,
+    pub(super) to: *mut u8,
+    pub(super) bytes: usize,
+    pub(super) count: usize,
+    pub(super) low: f32,
+    pub(super) high: f32,
+}
+
+impl Leaf for Narrow {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        macro_rules! each {
+            ($t:ty) => {
+                for at in 0..self.count {
+                    // SAFETY: the caller vouches for `count` elements on both sides.
+                    unsafe {
+                        let value = to_range(*self.from.add(at), self.low, self.high);
+                        self.to.cast::<$t>().add(at).write_unaligned(value as $t);
+                    }
+                }
+            };
+        }
+        match self.bytes {
+            1 => each!(u8),
+            2 => each!(u16),
+            4 => each!(i32),
+            _ => each!(i64),
+        }
+    }
+}
+
 /// Whether [`integer`] knows the function.
 pub(super) fn has_integer_form(function: Unary) -> bool {
     use Unary::*;
