@@ -5,8 +5,12 @@
 //! there. Kernels with an epilogue take what follows them first, then what is left of element-wise chains is
 //! joined.
 
+mod integer;
+
 use reef_graph::{Binary, DType, Graph, Node, NodeId, Op, Shape, Unary, ValueId};
 use reef_plan::Masking;
+
+pub(crate) use integer::IntegerTail;
 
 /// Most operators in one element-wise program.
 const PROGRAM_NODES_MAX: usize = 12;
@@ -31,6 +35,12 @@ pub(crate) enum Kind {
     Conv(Tail),
     /// A product with a constant matrix on the right (first member) with its epilogue.
     Linear(Tail),
+    /// A convolution of integers (first member) with its epilogue.
+    IntegerConv(IntegerTail),
+    /// A product of integers with a constant matrix on the right (first member) with its epilogue.
+    IntegerLinear(IntegerTail),
+    /// A product of integers (first member) with its epilogue, which has no residual.
+    IntegerMatMul(IntegerTail),
     /// A product of computed operands, times this factor.
     MatMul(f32),
     /// A product (first member) times this factor, with a mask added, softmax of its rows, and the product of
@@ -64,7 +74,8 @@ impl Group {
 
 /// Whether a node works element by element.
 pub(crate) fn is_elementwise(op: &Op) -> bool {
-    matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Where | Op::ScaleShift | Op::Cast { .. })
+    use Op::{Binary, Cast, Dequantize, Quantize, ScaleShift, Unary, Where};
+    matches!(op, Unary(_) | Binary(_) | Where | ScaleShift | Cast { .. } | Quantize(_) | Dequantize(_))
 }
 
 /// Groups the nodes of a simplified graph; the groups are ordered by their roots. `has_attention` says
@@ -170,6 +181,7 @@ impl<'a> Grouper<'a> {
                 self.push(nodes, Kind::Linear(tail));
             }
             Op::MatMul { .. } => self.take_product(id),
+            Op::ConvInteger(..) | Op::MatMulInteger(_) => self.take_integers(id),
             _ => {}
         }
     }
@@ -461,7 +473,8 @@ impl<'a> Grouper<'a> {
 
     /// Whether the node's point is to round: registers do not, only stores do.
     fn rounds(&self, id: NodeId) -> bool {
-        matches!(self.node(id).op, Op::Cast { to: DType::F16 | DType::BF16 })
+        let narrow = |id: ValueId| matches!(self.graph.value(id).dtype, DType::F16 | DType::BF16);
+        matches!(self.node(id).op, Op::Cast { .. } | Op::Dequantize(_)) && narrow(self.output(id))
     }
 }
 

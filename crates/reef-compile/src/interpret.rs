@@ -6,6 +6,7 @@
 //! anything; as [`Blocks`] it stands in for the kernels of a device that has none.
 
 mod dense;
+mod integer;
 mod loops;
 mod recurrent;
 
@@ -106,6 +107,10 @@ fn run_block<'a>(
         KernelSpec::Conv(spec) => dense::conv(spec, &mut access, packing_of(plan, kernel)?, block),
         KernelSpec::Depthwise(spec) => dense::depthwise(spec, &mut access, packing_of(plan, kernel)?, block),
         KernelSpec::MatMul(spec) => dense::matmul(spec, &mut access, block),
+        KernelSpec::IntegerConv(spec) => {
+            integer::conv(spec, &mut access, packing_of(plan, kernel)?, block)?;
+        }
+        KernelSpec::IntegerMatMul(spec) => integer::matmul(spec, &mut access, block),
         KernelSpec::Attention(spec) => dense::attention(spec, &mut access, block),
         KernelSpec::Pool(spec) => dense::pool(spec, &mut access, block),
         KernelSpec::Elementwise(spec) => loops::elementwise(spec, &mut access, block)?,

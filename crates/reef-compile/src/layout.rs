@@ -34,9 +34,9 @@ impl Need {
     /// What the group's kernel demands; `None` when no kernel of its own writes its value.
     pub fn of(group: &Group, graph: &Graph) -> Option<Need> {
         match (&group.kind, &graph.nodes[group.root().index()].op) {
-            (Kind::Conv(_), _) | (Kind::Single, Op::Pool(_)) => Some(Need::Image),
-            (Kind::Linear(_), _) => Some(Need::Rows),
-            (Kind::MatMul(_) | Kind::Attention(..), _) => Some(Need::Inner),
+            (Kind::Conv(_) | Kind::IntegerConv(_), _) | (Kind::Single, Op::Pool(_)) => Some(Need::Image),
+            (Kind::Linear(_) | Kind::IntegerLinear(_), _) => Some(Need::Rows),
+            (Kind::MatMul(_) | Kind::IntegerMatMul(_) | Kind::Attention(..), _) => Some(Need::Inner),
             (Kind::LayerNorm(_), _) | (Kind::Single, Op::Gather { .. }) => Some(Need::Dense),
             (Kind::Elementwise, _) => Some(Need::Any),
             (
@@ -273,10 +273,17 @@ fn leaves(graph: &Graph, counts: &[usize], node: &Node, axis: usize) -> Vec<Valu
 
 /// Whether the operator reads dense row-major operands only, so that another layout costs a copy.
 fn demands_dense(op: &Op) -> bool {
-    use Op::{Gather, Host, LayerNorm, MatMul, Recurrent, Reshape, Selection};
+    use Op::{Gather, Host, LayerNorm, MatMul, MatMulInteger, Recurrent, Reshape, Selection};
     matches!(
         op,
-        Reshape | LayerNorm { .. } | Host(_) | Gather { .. } | MatMul { .. } | Selection(_) | Recurrent(_)
+        Reshape
+            | LayerNorm { .. }
+            | Host(_)
+            | Gather { .. }
+            | MatMul { .. }
+            | MatMulInteger(_)
+            | Selection(_)
+            | Recurrent(_)
     )
 }
 
@@ -285,7 +292,7 @@ fn demands_dense(op: &Op) -> bool {
 fn find_images(graph: &Graph) -> Vec<bool> {
     let mut images = vec![false; graph.values.len()];
     for node in &graph.nodes {
-        if matches!(node.op, Op::Conv(_) | Op::Pool(_)) {
+        if matches!(node.op, Op::Conv(_) | Op::ConvInteger(..) | Op::Pool(_)) {
             images[node.inputs[0].index()] = true;
             images[node.outputs[0].index()] = true;
         }

@@ -7,6 +7,7 @@
 
 mod contract;
 mod elementwise;
+mod integer;
 mod movement;
 mod nest;
 mod program;
@@ -180,6 +181,9 @@ impl<'a> Lowering<'a> {
         match &group.kind {
             Kind::Conv(tail) => self.conv(group, tail),
             Kind::Linear(tail) => self.linear(group, tail),
+            Kind::IntegerConv(tail) => self.integer_conv(group, tail),
+            Kind::IntegerLinear(tail) => self.integer_linear(group, tail),
+            Kind::IntegerMatMul(tail) => self.integer_matmul(group, tail),
             Kind::MatMul(alpha) => self.matmul(group, *alpha),
             Kind::Attention(alpha, mask) => self.attention(group, *alpha, *mask),
             Kind::Alias(source) => {
@@ -213,6 +217,9 @@ impl<'a> Lowering<'a> {
             Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape | Op::Expand => {
                 self.make_view(node);
                 Ok(())
+            }
+            Op::ConvInteger(..) | Op::MatMulInteger(_) => {
+                Err(CompileError::unsupported(node, self.flaw_of_integers(node)))
             }
             _ => Err(CompileError::unsupported(node, "no kernel computes it")),
         }

@@ -23,10 +23,12 @@ use reef_base::{AlignedBytes, Rng};
 use reef_graph::{
     Binary, Cell as RecurrentCell, DType, GateFunction, PoolKind, Reduce, Shape, Tensor, Unary,
 };
+use reef_plan::cut::{Cutter, Work};
 use reef_plan::{
-    ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, IoSpec, Isa, Kernel,
-    KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, Packing, Place, Plan, PlanParts, PoolSpec, RecurrentSpec,
-    ReduceSpec, Region, Restart, SoftmaxSpec, Target, WeightStore,
+    ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, Factors, IntegerConvSpec,
+    IntegerEpilogue, IoSpec, Isa, Kernel, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, Packing, Per,
+    Place, Plan, PlanParts, PoolSpec, RecurrentSpec, ReduceSpec, Region, Restart, Scaled, SoftmaxSpec,
+    Target, WeightStore,
 };
 use sync::AtomicU64;
 
@@ -475,6 +477,65 @@ fn bench_recurrent(&(cell, hidden, batch, steps): &(RecurrentCell, usize, usize,
     );
 }
 
+/// A layer of 8-bit integers: rows, depth, columns; with scales, bias and ReLU, to f32.
+const INTEGERS: &[(usize, usize, usize)] = &[(512, 768, 3072), (128, 384, 1536), (1, 768, 3072)];
+
+fn bench_integers(&(rows, depth, columns): &(usize, usize, usize), isa: Isa) {
+    let shape = ("", 1, 1, depth, columns, 1, 1);
+    let mut conv = conv_spec(&shape, isa, [1, 1]);
+    (conv.in_hw, conv.out_hw, conv.epilogue) = ([1, rows], [1, rows], Epilogue::default());
+    let scaled =
+        Scaled { factors: Some(Per::Each), shift: true, activation: Some(Unary::Relu), ..Scaled::default() };
+    let factors = Factors { types: [DType::U8, DType::I8], zeros: [None, None] };
+    let epilogue = IntegerEpilogue { bias: false, scaled: Some(scaled) };
+    let whole = KernelSpec::IntegerConv(IntegerConvSpec { conv, factors, epilogue }).whole();
+    let flops = 2.0 * (rows * depth * columns) as f64;
+    let spec = CpuCutter::new(Target::cpu(isa, 1)).cut(whole, &Work { flops, ..Work::default() });
+    let KernelSpec::IntegerConv(IntegerConvSpec { conv, .. }) = &spec else { unreachable!("cut as it is") };
+    let (tile, blocks) = ([conv.tile_rows, conv.tile_columns], spec.blocks());
+    let bytes: Vec<u8> = (0..depth * columns).map(|at| (at * 7) as u8).collect();
+    let weights = Tensor::from_slice(DType::I8, Shape::from([depth, columns]), &bytes);
+    let floats = Tensor::f32([columns], &vec![0.5; columns]);
+    let width = cut::integer::INTEGER_COLUMNS as u32;
+    let packed = [
+        (weights, Packing::IntegerPanels { groups: 1, width }),
+        (floats.clone(), Packing::Raw),
+        (floats, Packing::Raw),
+    ];
+    let mut setup = Setup::new(spec.clone(), isa, &[rows * depth], rows * columns * 4, &packed);
+    let Measured { seconds, poll_us } = setup.measure(isa);
+    println!(
+        "{:24} {isa:8} tile {:4}x{:<4} {blocks:5} blocks of {:6.1} us {:7.1} GOP/s, poll {poll_us:4.1} us",
+        format!("integers {rows}x{depth}x{columns}"),
+        tile[0],
+        tile[1],
+        seconds / blocks as f64 * 1e6,
+        flops / seconds / 1e9,
+    );
+}
+
+/// The same layer in floats, cut as the cutter does.
+fn bench_floats(&(rows, depth, columns): &(usize, usize, usize), isa: Isa) {
+    let mut conv = conv_spec(&("", 1, 1, depth, columns, 1, 1), isa, [1, 1]);
+    (conv.in_hw, conv.out_hw) = ([1, rows], [1, rows]);
+    let flops = 2.0 * (rows * depth * columns) as f64;
+    let work = Work { flops, ..Work::default() };
+    let spec = CpuCutter::new(Target::cpu(isa, 1)).cut(KernelSpec::Conv(conv).whole(), &work);
+    let blocks = spec.blocks();
+    let weights = Tensor::f32([depth, columns], &vec![0.5; depth * columns]);
+    let packing = Packing::MatrixPanels { width: panel_width(isa) as u32, transposed: false };
+    let bias = (Tensor::f32([columns], &vec![0.5; columns]), Packing::Raw);
+    let bytes = [rows * depth * 4];
+    let mut setup = Setup::new(spec, isa, &bytes, rows * columns * 4, &[(weights, packing), bias]);
+    let Measured { seconds, poll_us } = setup.measure(isa);
+    println!(
+        "{:24} {isa:8} {blocks:5} blocks of {:6.1} us {:7.1} GFLOP/s, poll {poll_us:4.1} us",
+        format!("floats {rows}x{depth}x{columns}"),
+        seconds / blocks as f64 * 1e6,
+        flops / seconds / 1e9,
+    );
+}
+
 fn isas() -> Vec<Isa> {
     let best = kernels::detect().expect("a known instruction set");
     if std::env::var("REEF_ISA").is_ok() {
@@ -509,6 +570,10 @@ fn main() {
         let name = |shape: &(RecurrentCell, usize, usize, usize)| format!("recurrent {}", shape.0.name());
         let chosen = RECURRENT.iter().filter(|shape| name(shape).contains(&filter));
         chosen.for_each(|shape| bench_recurrent(shape, isa));
+        for shape in INTEGERS.iter().filter(|_| "integers".contains(&filter)) {
+            bench_integers(shape, isa);
+            bench_floats(shape, isa);
+        }
         movers().iter().filter(|mover| mover.0.contains(&filter)).for_each(|mover| bench_mover(mover, isa));
     }
 }

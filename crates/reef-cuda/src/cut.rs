@@ -21,6 +21,8 @@ const SPLIT_CHUNKS_MIN: usize = 8;
 pub(crate) const ATTENTION_WIDTH_MAX: usize = 64;
 /// Chunks that a block multiplies in a step.
 pub(crate) const STEP_CHUNKS: usize = 2;
+/// Columns of a panel of integers.
+const INTEGER_COLUMNS: usize = 16;
 /// Elements of a block of an element-wise kernel: eight for each thread.
 const ELEMENTS: usize = 2048;
 
@@ -99,6 +101,10 @@ impl Cutter for CudaCutter {
             Weights::Depthwise { .. } => Packing::Depthwise,
             // The host multiplies with them.
             Weights::Recurrent { .. } => Packing::Raw,
+            // There is no kernel for them yet: such plans do not load.
+            Weights::Integers { groups, .. } => {
+                Packing::IntegerPanels { groups: groups as u32, width: INTEGER_COLUMNS as u32 }
+            }
         }
     }
 
@@ -109,6 +115,14 @@ impl Cutter for CudaCutter {
             }
             KernelSpec::Conv(spec) => {
                 (spec.tile_rows, spec.tile_columns, spec.columns_inner) = (CONV_ROWS, CONV_COLUMNS, true);
+            }
+            KernelSpec::IntegerConv(spec) => {
+                let conv = &mut spec.conv;
+                (conv.tile_rows, conv.tile_columns, conv.columns_inner) = (CONV_ROWS, CONV_COLUMNS, true);
+                conv.panel_width = INTEGER_COLUMNS;
+            }
+            KernelSpec::IntegerMatMul(spec) => {
+                (spec.product.tile_rows, spec.product.tile_columns) = (CONV_ROWS, CONV_COLUMNS);
             }
             KernelSpec::MatMul(spec) => (spec.tile_rows, spec.tile_columns) = (CONV_ROWS, CONV_COLUMNS),
             KernelSpec::Attention(spec) => spec.tile_rows = CONV_ROWS,

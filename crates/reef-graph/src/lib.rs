@@ -6,8 +6,10 @@
 //! (images NCHW).
 
 pub mod dtype;
+pub mod dynamic;
 pub mod graph;
 pub mod op;
+pub mod quantized;
 pub mod recurrent;
 pub mod reference;
 pub mod scalar;
@@ -15,8 +17,10 @@ pub mod selection;
 pub mod tensor;
 
 pub use dtype::DType;
+pub use dynamic::dynamic_quantize;
 pub use graph::{Graph, GraphError, Node, NodeId, Value, ValueId, ValueKind};
 pub use op::{AllowedIndices, Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary, axis_index};
+pub use quantized::{Quantization, ZeroPoints};
 pub use recurrent::{Cell, Direction, GateFunction, RecurrentAttrs, RecurrentOperands};
 pub use selection::Selection;
 pub use tensor::{ConstKey, Shape, Tensor};

@@ -1,6 +1,7 @@
 //! The operator set of normalised graphs. Semantics are ONNX's (opset 17) unless a comment says otherwise.
 
 use crate::dtype::DType;
+use crate::quantized::{Quantization, ZeroPoints};
 use crate::recurrent::RecurrentAttrs;
 use crate::selection::Selection;
 
@@ -188,6 +189,22 @@ pub enum Op {
         /// b is stored `[…,N,K]`.
         trans_b: bool,
     },
+    /// Inputs a (u8 or i8) `[…,M,K]` and b (u8 or i8) `[…,K,N]`, whose batch axes broadcast, then the zero
+    /// points that there are: of a (its type; one element, or broadcast to `[…,M,1]`), of b (its type; one
+    /// element, or broadcast to `[…,1,N]`). Output i32: `Σₖ (a − zero of a)·(b − zero of b)`, wrapped.
+    MatMulInteger(ZeroPoints),
+    /// Inputs x (u8 or i8) `[N,C,H,W]`, weights (u8 or i8) `[O,C/groups,kh,kw]`, then the zero points that
+    /// there are: of x (its type; one element), of the weights (their type; one element, or `[O]`). Output
+    /// i32: the sums of products of what is left when the zero points are taken off, wrapped. Padding counts
+    /// as the zero point of x.
+    ConvInteger(ConvAttrs, ZeroPoints),
+    /// Inputs x (f32, f16 or i32), scale (f32 or f16) and optionally zero points (the output's type). Output
+    /// u8, i8, u16 or i16: `x / scale` in f32, rounded half to even, plus the zero point, kept within the
+    /// range of the integers. What is no number becomes the least of them, as in ONNX Runtime on a CPU.
+    Quantize(Quantization),
+    /// Inputs x (u8, i8, u16, i16 or i32), scale (f32 or f16) and optionally zero points (of x's type).
+    /// Output f32 or f16: `(x − zero)·scale` in f32, the difference being an i32, wrapped.
+    Dequantize(Quantization),
     /// One input.
     Unary(Unary),
     /// Two inputs, broadcast.
@@ -294,6 +311,10 @@ impl Op {
         match self {
             Op::Conv(_) => "Conv",
             Op::MatMul { .. } => "MatMul",
+            Op::MatMulInteger(_) => "MatMulInteger",
+            Op::ConvInteger(..) => "ConvInteger",
+            Op::Quantize(_) => "Quantize",
+            Op::Dequantize(_) => "Dequantize",
             Op::Unary(_) => "Unary",
             Op::Binary(_) => "Binary",
             Op::Where => "Where",

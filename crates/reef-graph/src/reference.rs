@@ -5,6 +5,7 @@
 
 mod elementwise;
 mod movement;
+mod quantized;
 pub mod recurrent;
 mod sums;
 
@@ -27,6 +28,10 @@ pub fn apply(op: &Op, inputs: &[&Tensor], dtype: DType, shape: &Shape) -> Result
         Op::Cast { to } => elementwise::cast(&grids[0], *to),
         Op::Conv(attrs) => sums::conv(attrs, &grids, shape),
         Op::MatMul { trans_a, trans_b } => sums::matmul(&grids, *trans_a, *trans_b, shape),
+        Op::MatMulInteger(zeros) => quantized::product(*zeros, inputs, &grids, (dtype, shape))?,
+        Op::ConvInteger(attrs, zeros) => quantized::conv(attrs, *zeros, inputs, &grids, (dtype, shape))?,
+        Op::Quantize(how) => quantized::quantize(how, inputs, &grids, dtype)?,
+        Op::Dequantize(how) => quantized::dequantize(how, inputs, &grids, dtype)?,
         Op::Pool(attrs) => sums::pool(attrs, &grids[0], shape),
         Op::Reduce { reduce, axes, .. } => sums::reduce(*reduce, axes, &grids[0]),
         Op::Softmax { axis } => sums::softmax(&grids[0], *axis, false),

@@ -7,7 +7,7 @@
 //! 2. how a kernel, which comes in one piece, is cut. Only the numbers change that [`KernelSpec::whole`]
 //!    sets, so the meaning stays; and as a specification fixes the order of sums, so do the results;
 //! 3. what a kernel takes, in time and in scratch: to choose between cuts, to fill stages, for reports;
-//! 4. whether it has a kernel for what others make of several ([`Cutter::has_attention`]);
+//! 4. whether it has kernels that others have not ([`Cutter::has_attention`], [`Cutter::has_integers`]);
 //! 5. how many steps of a recurrent network are one kernel ([`Cutter::recurrent_steps`]);
 //! 6. what it does all this for: a [`Target`]. Devices of one target have one and the same cutter, so plans
 //!    are named, shared and compared by it.
@@ -51,6 +51,14 @@ pub enum Weights<'a> {
     Recurrent {
         /// Gates, which are like groups of channels.
         gates: usize,
+        /// Shape of the constant.
+        shape: &'a Shape,
+    },
+    /// 8-bit integers of a convolution with so many groups of channels, `[O, I, kh, kw]`, or of a matrix
+    /// product, `[K, N]`.
+    Integers {
+        /// Channel groups; 1 for a matrix.
+        groups: usize,
         /// Shape of the constant.
         shape: &'a Shape,
     },
@@ -101,6 +109,12 @@ pub trait Cutter: Send + Sync + fmt::Debug {
 
     /// Whether the host runs recurrent networks for the device: then each output of a kernel is dense.
     fn hosts_recurrent(&self) -> bool {
+        false
+    }
+
+    /// Whether it has kernels for products of 8-bit integers: then what multiplies numbers that were such
+    /// integers multiplies the integers.
+    fn has_integers(&self) -> bool {
         false
     }
 

@@ -7,6 +7,7 @@
 
 pub mod cut;
 pub mod host;
+pub mod integer;
 pub mod interpreter;
 pub mod layout;
 pub mod meter;
@@ -25,6 +26,7 @@ pub mod weights;
 
 pub use cut::{Cutter, Weights, Work};
 pub use host::{FaultKind, HostFault, HostKernel, HostState, TensorSpec};
+pub use integer::{Factors, IntegerEpilogue, IntegerPanels, Per, Requantize, Scaled};
 pub use interpreter::{Interpreter, TaskMemory};
 pub use layout::{At, Layout, Matrices, OwnLayout};
 pub use meter::Meter;
@@ -36,8 +38,8 @@ pub use select::select;
 pub use selection::{CompressSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};
 pub use spec::{
     Activation, AttentionSpec, ConvSpec, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue,
-    GatherSpec, KernelSpec, LayerNormSpec, LoopDim, Masking, MatMulSpec, PoolSpec, ReduceSpec, SoftmaxSpec,
-    SyntheticSpec, Tile,
+    GatherSpec, IntegerConvSpec, IntegerMatMulSpec, KernelSpec, LayerNormSpec, LoopDim, Masking, MatMulSpec,
+    PoolSpec, ReduceSpec, SoftmaxSpec, SyntheticSpec, Tile,
 };
 pub use synthetic::{SyntheticStage, synthetic_output, synthetic_plan};
 pub use target::{DeviceKind, Isa, Precision, Target};

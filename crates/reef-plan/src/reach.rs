@@ -7,13 +7,14 @@ use std::sync::Arc;
 use reef_graph::DType;
 
 use crate::host::{HostKernel, TensorSpec};
+use crate::integer::{Factors, IntegerEpilogue, IntegerPanels};
 use crate::layout::Matrices;
 use crate::plan::{Kernel, Plan};
 use crate::recurrent::RecurrentSpec;
 use crate::region::{Place, Region};
 use crate::spec::{
-    AttentionSpec, ConvSpec, DepthwiseSpec, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, KernelSpec,
-    LayerNormSpec, LoopDim, MatMulSpec, PoolSpec,
+    AttentionSpec, ConvSpec, DepthwiseSpec, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, IntegerConvSpec,
+    IntegerMatMulSpec, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec,
 };
 use crate::weights::{Packing, WeightRef};
 
@@ -43,7 +44,12 @@ impl Reach {
 
     /// Rows of pixels of `channels` f32.
     fn pixels(count: usize, stride: usize, channels: usize) -> Reach {
-        Reach::new(F32, [(count, stride), (channels, 1)])
+        Reach::pixels_of(F32, count, stride, channels)
+    }
+
+    /// The same of elements of another size.
+    fn pixels_of(size: usize, count: usize, stride: usize, channels: usize) -> Reach {
+        Reach::new(size, [(count, stride), (channels, 1)])
     }
 
     /// Why the kernel would leave `region`; `None` if it stays inside. A column of a weight or input may be
@@ -141,7 +147,9 @@ pub(crate) fn reaches(
     Ok(match spec {
         KernelSpec::Conv(spec) => conv(spec, packing)?,
         KernelSpec::Depthwise(spec) => depthwise(spec, packing)?,
-        KernelSpec::MatMul(spec) => matmul(spec),
+        KernelSpec::MatMul(spec) => matmul(spec, [F32; 3]),
+        KernelSpec::IntegerConv(spec) => integer_conv(spec, packing)?,
+        KernelSpec::IntegerMatMul(spec) => integer_matmul(spec)?,
         KernelSpec::Attention(spec) => attention(spec),
         KernelSpec::Elementwise(spec) => elementwise(spec)?,
         KernelSpec::Pool(spec) => pool(spec),
@@ -200,15 +208,22 @@ fn own(packing: Option<Packing>, of: Matrices) -> Option<Reach> {
     }
 }
 
-fn conv(spec: &ConvSpec, packing: Option<Packing>) -> Result<Operands, &'static str> {
+/// Whether groups divide the channels.
+fn has_groups(spec: &ConvSpec) -> bool {
     let divides = |channels: usize| channels.is_multiple_of(spec.groups.max(1));
-    if spec.in_c == 0 || spec.groups == 0 || !divides(spec.in_c) || !divides(spec.out_c) {
-        return Err("has channels that its groups do not divide, or none");
+    spec.in_c > 0 && spec.groups > 0 && divides(spec.in_c) && divides(spec.out_c)
+}
+
+const WRONG_GROUPS: &str = "has channels that its groups do not divide, or none";
+
+fn conv(spec: &ConvSpec, packing: Option<Packing>) -> Result<Operands, &'static str> {
+    if !has_groups(spec) {
+        return Err(WRONG_GROUPS);
     }
     let pixels = spec.batch * spec.in_hw[0] * spec.in_hw[1];
     let panels = spec.groups * (spec.out_c / spec.groups).div_ceil(spec.panel_width.max(1));
     match packing {
-        Some(Packing::Raw | Packing::Depthwise) => return Err(OTHER_LAYOUT),
+        Some(Packing::Raw | Packing::Depthwise | Packing::IntegerPanels { .. }) => return Err(OTHER_LAYOUT),
         Some(Packing::ConvPanels { width, .. } | Packing::MatrixPanels { width, .. })
             if width as usize != spec.panel_width =>
         {
@@ -224,7 +239,9 @@ fn conv(spec: &ConvSpec, packing: Option<Packing>) -> Result<Operands, &'static 
 }
 
 fn depthwise(spec: &DepthwiseSpec, packing: Option<Packing>) -> Result<Operands, &'static str> {
-    if let Some(Packing::ConvPanels { .. } | Packing::MatrixPanels { .. }) = packing {
+    if let Some(Packing::ConvPanels { .. } | Packing::MatrixPanels { .. } | Packing::IntegerPanels { .. }) =
+        packing
+    {
         return Err(OTHER_LAYOUT);
     }
     let pixels = spec.batch * spec.in_hw[0] * spec.in_hw[1];
@@ -236,9 +253,63 @@ fn depthwise(spec: &DepthwiseSpec, packing: Option<Packing>) -> Result<Operands,
     Ok((reads, vec![Reach::pixels(rows, spec.out_pixel_stride, spec.channels)]))
 }
 
-fn matmul(spec: &MatMulSpec) -> Operands {
+/// What an integer product reads behind its factors: zero points of `rows` and `columns`, and the epilogue's
+/// operands for `channels`.
+fn behind_factors(
+    factors: &Factors,
+    epilogue: &IntegerEpilogue,
+    [rows, columns, channels]: [usize; 3],
+) -> Vec<Reach> {
+    let [left, right] = factors.zeros;
+    let scaled = epilogue.scaled.unwrap_or_default();
+    let counts = [
+        left.map(|per| (1, per.count(rows))),
+        right.map(|per| (1, per.count(columns))),
+        epilogue.bias.then_some((F32, channels)),
+        scaled.factors.map(|per| (F32, per.count(channels))),
+        scaled.shift.then_some((F32, channels)),
+    ];
+    counts.into_iter().flatten().map(|(size, count)| Reach::dense(size, count)).collect()
+}
+
+fn integer_conv(spec: &IntegerConvSpec, packing: Option<Packing>) -> Result<Operands, &'static str> {
+    let conv = &spec.conv;
+    if !has_groups(conv) {
+        return Err(WRONG_GROUPS);
+    }
+    if let Some(flaw) = spec.flaw() {
+        return Err(flaw);
+    }
+    let Some(Packing::IntegerPanels { width, .. }) = packing else { return Err(OTHER_LAYOUT) };
+    if width as usize != conv.panel_width {
+        return Err("has weights in panels of another width");
+    }
+    let panels = IntegerPanels { of: conv.matrices(), width: width as usize };
+    let (pixels, rows) = (conv.batch * conv.in_hw[0] * conv.in_hw[1], conv.rows());
+    let mut reads =
+        vec![Reach::pixels_of(1, pixels, conv.in_pixel_stride, conv.in_c), Reach::dense(1, panels.bytes())];
+    reads.extend(behind_factors(&spec.factors, &spec.epilogue, [rows, conv.out_c, conv.out_c]));
+    let residual = spec.epilogue.scaled.and_then(|scaled| scaled.residual_pixel_stride);
+    reads.extend(residual.map(|stride| Reach::pixels(rows, stride, conv.out_c)));
+    let size = spec.epilogue.output().bytes();
+    Ok((reads, vec![Reach::pixels_of(size, rows, conv.out_pixel_stride, conv.out_c)]))
+}
+
+fn integer_matmul(spec: &IntegerMatMulSpec) -> Result<Operands, &'static str> {
+    if let Some(flaw) = spec.flaw() {
+        return Err(flaw);
+    }
+    let (product, planes) = (&spec.product, spec.product.planes());
+    let (mut reads, writes) = matmul(product, [1, 1, spec.epilogue.output().bytes()]);
+    let counts = [planes * product.m, planes * product.n, product.n];
+    reads.extend(behind_factors(&spec.factors, &spec.epilogue, counts));
+    Ok((reads, writes))
+}
+
+/// `sizes` are bytes of an element of a, b and c.
+fn matmul(spec: &MatMulSpec, sizes: [usize; 3]) -> Operands {
     let operand = |index: usize, inner: [(usize, usize); 2]| {
-        Reach::new(F32, spec.batch.iter().map(|axis| (axis[0], axis[index])).chain(inner))
+        Reach::new(sizes[index - 1], spec.batch.iter().map(|axis| (axis[0], axis[index])).chain(inner))
     };
     let a = operand(1, [(spec.m, spec.a_strides[0]), (spec.k, spec.a_strides[1])]);
     let b = operand(2, [(spec.k, spec.b_strides[0]), (spec.n, spec.b_strides[1])]);
@@ -267,7 +338,7 @@ fn elementwise(spec: &ElementwiseSpec) -> Result<Operands, &'static str> {
         let fine = match *op {
             ElemOp::Load(input) => input < spec.inputs.len(),
             ElemOp::ConstF32(_) | ElemOp::ConstI64(_) => true,
-            ElemOp::Unary(_, a) | ElemOp::ToF32(a) | ElemOp::ToInt(a, _) => a < at,
+            ElemOp::Unary(_, a) | ElemOp::ToF32(a) | ElemOp::ToInt(a, _) | ElemOp::ToRange(a, ..) => a < at,
             ElemOp::Binary(_, a, b) => a.max(b) < at,
             ElemOp::Where(a, b, c) => a.max(b).max(c) < at,
         };

@@ -13,6 +13,7 @@
 
 use reef_graph::{Binary, DType, PoolKind, Reduce, Unary};
 
+use crate::integer::{Factors, IntegerEpilogue, Per};
 use crate::layout::Matrices;
 use crate::meter::Meter;
 use crate::recurrent::RecurrentSpec;
@@ -258,6 +259,66 @@ impl MatMulSpec {
     }
 }
 
+/// A convolution of integers, or an integer product with constant weights (then a 1×1 convolution over rows).
+///
+/// Reads x (pixels of 8-bit integers), weights (`IntegerPanels`), `[zero points of x]`, `[zero points of the
+/// weights]`, `[bias]`, `[factors]`, `[shift]`, `[residual]`; writes y. Padding counts as the zero point of x,
+/// so there is one for all but where output rows are input pixels. Tiles are those of `conv`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IntegerConvSpec {
+    /// Shapes and the cut. Its own epilogue is empty, and it splits no tile.
+    pub conv: ConvSpec,
+    /// x and the weights.
+    pub factors: Factors,
+    /// What happens before the store.
+    pub epilogue: IntegerEpilogue,
+}
+
+impl IntegerConvSpec {
+    /// Whether output rows are input pixels.
+    pub fn is_pointwise(&self) -> bool {
+        let conv = &self.conv;
+        conv.kernel == [1, 1] && conv.strides == [1, 1] && conv.pads == [0, 0] && conv.in_hw == conv.out_hw
+    }
+
+    /// What is wrong with the specification itself.
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
+        let plain = self.conv.epilogue == Epilogue::default() && self.conv.splits == 1;
+        if !plain {
+            return Some("has an epilogue of floats, or splits tiles");
+        }
+        if self.factors.zeros[0] == Some(Per::Each) && !self.is_pointwise() {
+            return Some("has zero points by row for a window");
+        }
+        self.factors.flaw().or_else(|| self.epilogue.flaw())
+    }
+}
+
+/// A batched product of two computed operands of integers.
+///
+/// Reads a, b (8-bit integers), `[zero points of a]` (one for each: `[planes, m]`), `[zero points of b]` (one
+/// for each: `[planes, n]`), `[bias]`, `[factors]`, `[shift]`; writes c. Tiles are those of `product`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IntegerMatMulSpec {
+    /// Shapes and the cut. Its factor is 1.
+    pub product: MatMulSpec,
+    /// a and b.
+    pub factors: Factors,
+    /// What happens before the store; without a residual.
+    pub epilogue: IntegerEpilogue,
+}
+
+impl IntegerMatMulSpec {
+    /// What is wrong with the specification itself.
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
+        let residual = self.epilogue.scaled.and_then(|scaled| scaled.residual_pixel_stride);
+        if self.product.alpha != 1.0 || residual.is_some() {
+            return Some("has a factor of its own, or a residual");
+        }
+        self.factors.flaw().or_else(|| self.epilogue.flaw())
+    }
+}
+
 /// What the mask of attention does to the scores.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Masking {
@@ -367,6 +428,8 @@ pub enum ElemOp {
     ToF32(usize),
     /// To i64, truncating, wrapped to the width of `1`.
     ToInt(usize, DType),
+    /// An f32 to the nearest integer, ties to even, kept within two bounds; what is no number is the lower.
+    ToRange(usize, i32, i32),
 }
 
 /// A chain of element-wise operators over a loop nest; also copies, transpositions, casts and broadcasts.
@@ -543,6 +606,10 @@ pub enum KernelSpec {
     Depthwise(DepthwiseSpec),
     /// See [`MatMulSpec`].
     MatMul(MatMulSpec),
+    /// See [`IntegerConvSpec`].
+    IntegerConv(IntegerConvSpec),
+    /// See [`IntegerMatMulSpec`].
+    IntegerMatMul(IntegerMatMulSpec),
     /// See [`AttentionSpec`].
     Attention(AttentionSpec),
     /// See [`ElementwiseSpec`].
@@ -571,11 +638,13 @@ impl KernelSpec {
     /// Whether no tile is empty and there is a group: the numbers that blocks are counted with.
     pub fn is_cut(&self) -> bool {
         match self {
-            KernelSpec::Conv(spec) => {
+            KernelSpec::Conv(spec) | KernelSpec::IntegerConv(IntegerConvSpec { conv: spec, .. }) => {
                 spec.groups > 0 && spec.tile_rows > 0 && spec.tile_columns > 0 && spec.splits_tiles_well()
             }
             KernelSpec::Depthwise(spec) => spec.tile_rows > 0,
-            KernelSpec::MatMul(spec) => spec.tile_rows > 0 && spec.tile_columns > 0,
+            KernelSpec::MatMul(spec) | KernelSpec::IntegerMatMul(IntegerMatMulSpec { product: spec, .. }) => {
+                spec.tile_rows > 0 && spec.tile_columns > 0
+            }
             KernelSpec::Attention(spec) => spec.tile_rows > 0,
             KernelSpec::Elementwise(spec) => spec.tile > 0,
             KernelSpec::Pool(spec) => spec.tile_rows > 0,
@@ -595,6 +664,8 @@ impl KernelSpec {
             KernelSpec::Conv(spec) => spec.blocks(),
             KernelSpec::Depthwise(spec) => (spec.batch * spec.out_hw[0]).div_ceil(spec.tile_rows),
             KernelSpec::MatMul(spec) => spec.blocks(),
+            KernelSpec::IntegerConv(spec) => spec.conv.blocks(),
+            KernelSpec::IntegerMatMul(spec) => spec.product.blocks(),
             KernelSpec::Attention(spec) => spec.planes() * spec.m.div_ceil(spec.tile_rows),
             KernelSpec::Elementwise(spec) => spec.elements().div_ceil(spec.tile),
             KernelSpec::Pool(spec) => (spec.batch * spec.out_hw[0]).div_ceil(spec.tile_rows),
@@ -612,13 +683,15 @@ impl KernelSpec {
     /// piece, one is as good as the other, but for where it can run and how fast.
     pub fn whole(mut self) -> KernelSpec {
         match &mut self {
-            KernelSpec::Conv(spec) => {
+            KernelSpec::Conv(spec) | KernelSpec::IntegerConv(IntegerConvSpec { conv: spec, .. }) => {
                 (spec.panel_width, spec.columns_inner, spec.splits) = (0, true, 1);
                 spec.tile_rows = spec.rows().max(1);
                 spec.tile_columns = (spec.out_c / spec.groups.max(1)).max(1);
             }
             KernelSpec::Depthwise(spec) => spec.tile_rows = (spec.batch * spec.out_hw[0]).max(1),
-            KernelSpec::MatMul(spec) => (spec.tile_rows, spec.tile_columns) = (spec.m.max(1), spec.n.max(1)),
+            KernelSpec::MatMul(spec) | KernelSpec::IntegerMatMul(IntegerMatMulSpec { product: spec, .. }) => {
+                (spec.tile_rows, spec.tile_columns) = (spec.m.max(1), spec.n.max(1));
+            }
             KernelSpec::Attention(spec) => spec.tile_rows = spec.m.max(1),
             KernelSpec::Elementwise(spec) => spec.tile = spec.elements().max(1),
             KernelSpec::Pool(spec) => spec.tile_rows = (spec.batch * spec.out_hw[0]).max(1),
@@ -641,6 +714,8 @@ impl KernelSpec {
             KernelSpec::Conv(_) => "conv",
             KernelSpec::Depthwise(_) => "depthwise",
             KernelSpec::MatMul(_) => "matmul",
+            KernelSpec::IntegerConv(_) => "integer-conv",
+            KernelSpec::IntegerMatMul(_) => "integer-matmul",
             KernelSpec::Attention(_) => "attention",
             KernelSpec::Elementwise(_) => "elementwise",
             KernelSpec::Pool(_) => "pool",

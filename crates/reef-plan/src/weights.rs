@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use reef_base::AlignedBytes;
-use reef_graph::{ConstKey, Tensor};
+use reef_graph::{ConstKey, DType, Tensor};
 
+use crate::integer::{IntegerPanels, packed_offset};
 use crate::layout::{At, Matrices, OwnLayout};
 
 /// How a constant lies in memory.
@@ -31,6 +32,14 @@ pub enum Packing {
     },
     /// Depthwise weights `[C, 1, kh, kw]` as `[kh][kw][C]`.
     Depthwise,
+    /// Weights of 8-bit integers, of a convolution (`[O, I, kh, kw]`, I per group) or a matrix (`[K, N]`), as
+    /// [`IntegerPanels`] says.
+    IntegerPanels {
+        /// Channel groups; 1 for a matrix.
+        groups: u32,
+        /// Output channels of a panel.
+        width: u32,
+    },
     /// Convolution weights `[O, I, kh, kw]` (I per group), or a matrix, in a layout that a device defines.
     Own {
         /// Which layout.
@@ -153,6 +162,7 @@ fn pack(tensor: &Tensor, packing: Packing) -> Arc<AlignedBytes> {
             }
             Arc::new(bytes)
         }
+        Packing::IntegerPanels { groups, width } => pack_integers(tensor, groups as usize, width as usize),
         Packing::Own { layout, groups, .. } if dims.rank() == 4 => {
             pack_own(layout, conv_weights(tensor, groups as usize))
         }
@@ -181,6 +191,27 @@ fn matrix(tensor: &Tensor, transposed: bool) -> (Matrices, impl Fn(At) -> f32 + 
         if transposed { source[at.output * k + at.k] } else { source[at.k * n + at.output] }
     };
     (Matrices { groups: 1, outputs: n, depth: k }, at)
+}
+
+fn pack_integers(tensor: &Tensor, groups: usize, width: usize) -> Arc<AlignedBytes> {
+    let (dims, offset) = (tensor.shape(), packed_offset(tensor.dtype()));
+    let source = tensor.bytes().as_slice();
+    let signed = tensor.dtype() == DType::I8;
+    let value = |index: usize| if signed { i32::from(source[index] as i8) } else { i32::from(source[index]) };
+    let packed = |of: Matrices, at: &dyn Fn(At) -> i32| {
+        let panels = IntegerPanels { of, width };
+        let mut bytes = AlignedBytes::zeroed(panels.bytes());
+        panels.pack(at, offset, bytes.as_mut_slice());
+        Arc::new(bytes)
+    };
+    if dims.rank() == 4 {
+        let (outputs, inputs, taps) = (dims[0] / groups, dims[1], dims[2] * dims[3]);
+        return packed(Matrices { groups, outputs, depth: taps * inputs }, &|At { group, output, k }| {
+            value(((group * outputs + output) * inputs + k % inputs) * taps + k / inputs)
+        });
+    }
+    let (depth, outputs) = (dims[0], dims[1]);
+    packed(Matrices { groups: 1, outputs, depth }, &|at| value(at.k * outputs + at.output))
 }
 
 fn pack_own(layout: OwnLayout, (of, at): (Matrices, impl Fn(At) -> f32)) -> Arc<AlignedBytes> {
@@ -243,6 +274,29 @@ mod tests {
             packed.typed::<f32>()[at + 4 * 2 - 4 * 2..][..4],
             [index(2, 1, 2), index(3, 1, 2), 0.0, 0.0]
         );
+    }
+
+    #[test]
+    fn integers_lie_in_fours_before_their_sums() {
+        let store = WeightStore::new();
+        let values: Vec<u8> = (0..15).map(|i| 120 + i).collect();
+        let matrix = Tensor::from_slice(DType::U8, [5, 3].into(), &values);
+        let packing = Packing::IntegerPanels { groups: 1, width: 2 };
+        let weight = store.insert(&matrix, packing);
+        assert_eq!(weight.bytes, 2 * (2 + 1) * 2 * 4);
+        let packed = store.get(weight.key, packing).unwrap();
+        let signed: Vec<i8> = packed.as_slice()[..16].iter().map(|&byte| byte as i8).collect();
+        assert_eq!(signed, [-8, -5, -2, 1, -7, -4, -1, 2, 4, 0, 0, 0, 5, 0, 0, 0]);
+        assert_eq!(packed.typed::<i32>()[4..6], [-10, -5]);
+        assert_eq!(packed.typed::<i32>()[10..12], [0, 0], "the last panel has one column");
+        // Group 1, tap 2, input channel 1 of a convolution.
+        let bytes: Vec<u8> = (0..24).collect();
+        let conv = Tensor::from_slice(DType::I8, [4, 2, 1, 3].into(), &bytes);
+        let weight = store.insert(&conv, Packing::IntegerPanels { groups: 2, width: 4 });
+        let packed = store.get(weight.key, weight.packing).unwrap();
+        let panels = IntegerPanels { of: Matrices { groups: 2, outputs: 2, depth: 6 }, width: 4 };
+        assert_eq!(weight.bytes, panels.bytes());
+        assert_eq!(packed.as_slice()[panels.place(At { group: 1, output: 1, k: 5 })], 23);
     }
 
     /// Halves, one group after the other, column by column.

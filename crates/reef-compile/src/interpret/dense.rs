@@ -24,7 +24,7 @@ fn finish(epilogue: &Epilogue, access: &mut Access<'_, '_>, sum: f64, pixel: usi
 }
 
 /// The input pixel that a tap reads, if it is inside.
-struct Window {
+pub(super) struct Window {
     out_hw: [usize; 2],
     in_hw: [usize; 2],
     strides: [usize; 2],
@@ -33,7 +33,12 @@ struct Window {
 }
 
 impl Window {
-    fn pixel(&self, row: usize, tap: [usize; 2]) -> Option<usize> {
+    pub(super) fn of(spec: &ConvSpec) -> Window {
+        let ConvSpec { out_hw, in_hw, strides, pads, dilations, .. } = *spec;
+        Window { out_hw, in_hw, strides, pads, dilations }
+    }
+
+    pub(super) fn pixel(&self, row: usize, tap: [usize; 2]) -> Option<usize> {
         let image = row / (self.out_hw[0] * self.out_hw[1]);
         let out = [row / self.out_hw[1] % self.out_hw[0], row % self.out_hw[1]];
         let at = |axis: usize| {
@@ -54,6 +59,7 @@ pub(super) fn weight(access: &mut Access<'_, '_>, packing: Packing, of: Matrices
             ((group * panels + output / width) * of.depth + k) * width + output % width
         }
         Packing::Depthwise => k * of.groups + group,
+        Packing::IntegerPanels { .. } => unreachable!("the validator knows that these are no floats"),
         // As the model has them: of one input channel a group, so taps are all there is.
         Packing::Raw => (group * of.outputs + output) * of.depth + k,
         Packing::Own { layout, .. } => {
@@ -65,13 +71,12 @@ pub(super) fn weight(access: &mut Access<'_, '_>, packing: Packing, of: Matrices
     access.load_f32(1, index)
 }
 
-fn taps(kernel: [usize; 2]) -> impl Iterator<Item = [usize; 2]> {
+pub(super) fn taps(kernel: [usize; 2]) -> impl Iterator<Item = [usize; 2]> {
     (0..kernel[0]).flat_map(move |y| (0..kernel[1]).map(move |x| [y, x]))
 }
 
 pub(super) fn conv(spec: &ConvSpec, access: &mut Access<'_, '_>, packing: Packing, block: usize) {
-    let ConvSpec { out_hw, in_hw, strides, pads, dilations, .. } = *spec;
-    let window = Window { out_hw, in_hw, strides, pads, dilations };
+    let window = Window::of(spec);
     let (inputs, outputs) = (spec.in_c / spec.groups, spec.out_c / spec.groups);
     let (tile, of) = (spec.tile(block), spec.matrices());
     for row in tile.row..tile.row + tile.rows {

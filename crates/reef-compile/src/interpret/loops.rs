@@ -89,6 +89,13 @@ fn instruction(op: ElemOp, registers: &[Element]) -> Result<Element, String> {
             Element::Float(_) => return Err(bad()),
         },
         ElemOp::ToF32(x) => round(registers[x].float()),
+        ElemOp::ToRange(x, low, high) => match registers[x] {
+            Element::Float(x) if x.is_nan() => Element::Int(i64::from(low)),
+            Element::Float(x) => {
+                Element::Int(x.round_ties_even().clamp(f64::from(low), f64::from(high)) as i64)
+            }
+            Element::Int(_) => return Err(bad()),
+        },
         ElemOp::ToInt(x, dtype) => Element::Int(wrap(registers[x].int(), dtype)),
     })
 }

@@ -1,6 +1,6 @@
 //! Element-wise kernels: chains of nodes, copies, fills.
 
-use reef_graph::{Op, Unary, ValueId};
+use reef_graph::{Node, Op, Unary, ValueId};
 use reef_plan::{ElemInput, ElemOp, ElementwiseSpec, KernelSpec, Work};
 
 use super::Lowering;
@@ -22,7 +22,7 @@ impl Lowering<'_> {
             if node.op == Op::ScaleShift {
                 self.require_f32(node, &node.inputs)?;
             }
-            program.node(node, &mut |id: ValueId| self.view(id))?;
+            program.node(node, &mut |id: ValueId| self.operand_of(node, id))?;
         }
         program.finish(output);
         let full = |view: &&View| view.is_injective() && view.is_forward() && view.rank() > 1;
@@ -30,6 +30,18 @@ impl Lowering<'_> {
         let y = self.place(output, Need::Any, like);
         self.program(self.label(), &y, &program.inputs, program.code);
         Ok(())
+    }
+
+    /// Where an operand of an element-wise node lies. Scales by block are there for every element.
+    fn operand_of(&mut self, node: &Node, id: ValueId) -> View {
+        let view = self.view(id);
+        match &node.op {
+            Op::Quantize(how) | Op::Dequantize(how) if how.block > 0 && node.inputs[1..].contains(&id) => {
+                let shape = &self.graph.value(node.inputs[0]).shape;
+                self.by_element(how, shape, view)
+            }
+            _ => view,
+        }
     }
 
     /// Adds a kernel that runs `code` over the elements of `y`.

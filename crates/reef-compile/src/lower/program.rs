@@ -1,6 +1,7 @@
 //! Element-wise programs from groups of nodes.
 
-use reef_graph::{Binary, DType, Graph, Node, Op, Unary, ValueId};
+use reef_graph::scalar::Element;
+use reef_graph::{Binary, DType, Graph, Node, Op, Quantization, Shape, Unary, ValueId};
 use reef_plan::ElemOp;
 
 use crate::error::CompileError;
@@ -46,6 +47,8 @@ impl<'a> Program<'a> {
         let output = node.outputs[0];
         let register = match &node.op {
             Op::ScaleShift => self.scale_shift(node, view),
+            Op::Quantize(how) => self.quantize(node, how, view)?,
+            Op::Dequantize(how) => self.dequantize(node, how, view)?,
             op => {
                 let registers: Vec<usize> = node.inputs.iter().map(|&id| self.operand(id, view)).collect();
                 match op {
@@ -83,17 +86,9 @@ impl<'a> Program<'a> {
         if let Some(register) = self.register(id) {
             return register;
         }
-        let scalar = self.graph.constant(id).filter(|tensor| tensor.shape().elements() == 1);
-        let register = match scalar {
-            Some(tensor) => {
-                let element = reef_graph::scalar::Element::read(tensor.dtype(), tensor.bytes().as_slice());
-                let float = tensor.dtype().is_float();
-                self.push(if float {
-                    ElemOp::ConstF32(element.float() as f32)
-                } else {
-                    ElemOp::ConstI64(element.int())
-                })
-            }
+        let register = match self.scalar(id) {
+            Some(Element::Float(value)) => self.push(ElemOp::ConstF32(value as f32)),
+            Some(Element::Int(value)) => self.push(ElemOp::ConstI64(value)),
             None => {
                 let view = view(id).broadcast(&self.dims);
                 self.load(view)
@@ -109,6 +104,120 @@ impl<'a> Program<'a> {
             self.inputs.len() - 1
         });
         self.push(ElemOp::Load(index))
+    }
+
+    fn quantize(
+        &mut self,
+        node: &Node,
+        how: &Quantization,
+        view: &mut dyn FnMut(ValueId) -> View,
+    ) -> Emitted {
+        let to = self.dtype(node.outputs[0]);
+        if let Some(flaw) = how.flaw_of_quantize(&self.facts(node), to) {
+            return Err(CompileError::unsupported(node, flaw));
+        }
+        let mut x = self.operand(node.inputs[0], view);
+        if !self.dtype(node.inputs[0]).is_float() {
+            x = self.push(ElemOp::ToF32(x));
+        }
+        if self.scalar(node.inputs[1]).map(Element::float) != Some(1.0) {
+            let scale = self.scale(node, how, 1, view);
+            x = self.push(ElemOp::Binary(Binary::Div, x, scale));
+        }
+        if let Some(zero) = self.zero(node, how, view) {
+            x = self.push(ElemOp::Unary(Unary::Round, x));
+            x = self.push(ElemOp::Binary(Binary::Add, x, zero));
+        }
+        let (low, high) = how.range(to).expect("checked");
+        Ok(self.push(ElemOp::ToRange(x, low, high)))
+    }
+
+    fn dequantize(
+        &mut self,
+        node: &Node,
+        how: &Quantization,
+        view: &mut dyn FnMut(ValueId) -> View,
+    ) -> Emitted {
+        if let Some(flaw) = how.flaw_of_dequantize(&self.facts(node), self.dtype(node.outputs[0])) {
+            return Err(CompileError::unsupported(node, flaw));
+        }
+        let mut x = self.operand(node.inputs[0], view);
+        if self.dtype(node.inputs[0]) == DType::I32 {
+            if node.inputs.len() > 2 && self.scalar(node.inputs[2]).map(Element::int) != Some(0) {
+                let zero = self.scale(node, how, 2, view);
+                let steps = self.push(ElemOp::Binary(Binary::Sub, x, zero));
+                x = self.push(ElemOp::ToInt(steps, DType::I32));
+            }
+            x = self.push(ElemOp::ToF32(x));
+        } else {
+            // Of at most 16 bits: a difference of floats is exact.
+            x = self.push(ElemOp::ToF32(x));
+            if let Some(zero) = self.zero(node, how, view) {
+                x = self.push(ElemOp::Binary(Binary::Sub, x, zero));
+            }
+        }
+        let scale = self.scale(node, how, 1, view);
+        Ok(self.push(ElemOp::Binary(Binary::Mul, x, scale)))
+    }
+
+    fn facts(&self, node: &Node) -> Vec<(DType, Shape)> {
+        node.inputs.iter().map(|&id| (self.dtype(id), self.graph.value(id).shape.clone())).collect()
+    }
+
+    /// The only element of a constant.
+    fn scalar(&self, id: ValueId) -> Option<Element> {
+        let tensor = self.graph.constant(id).filter(|tensor| tensor.shape().elements() == 1)?;
+        Some(Element::read(tensor.dtype(), tensor.bytes().as_slice()))
+    }
+
+    /// The zero points as floats, unless there are none or it is 0.
+    fn zero(
+        &mut self,
+        node: &Node,
+        how: &Quantization,
+        view: &mut dyn FnMut(ValueId) -> View,
+    ) -> Option<usize> {
+        match self.scalar(*node.inputs.get(2)?) {
+            Some(zero) if zero.int() == 0 => None,
+            Some(zero) => Some(self.push(ElemOp::ConstF32(zero.int() as f32))),
+            None => {
+                let zero = self.scale(node, how, 2, view);
+                Some(self.push(ElemOp::ToF32(zero)))
+            }
+        }
+    }
+
+    /// The scales (operand 1) or zero points (operand 2) of a node.
+    fn scale(
+        &mut self,
+        node: &Node,
+        how: &Quantization,
+        operand: usize,
+        view: &mut dyn FnMut(ValueId) -> View,
+    ) -> usize {
+        let id = node.inputs[operand];
+        let shape = &self.graph.value(id).shape;
+        let rank = self.dims.len();
+        if shape.elements() == 1 && how.block == 0 {
+            // A value of one element in a program of as many axes, whatever its own rank is.
+            if shape.rank() <= rank {
+                return self.operand(id, view);
+            }
+            let plain = view(id);
+            return self
+                .load(View { dims: vec![1; rank], strides: vec![0; rank], ..plain }.broadcast(&self.dims));
+        }
+        let plain = view(id);
+        let wide = match how.block {
+            0 => {
+                let (mut dims, mut strides) = (vec![1; rank], vec![0; rank]);
+                (dims[how.axis], strides[how.axis]) = (plain.dims[0], plain.strides[0]);
+                View { dims, strides, ..plain }
+            }
+            _ => plain,
+        };
+        let wide = wide.broadcast(&self.dims);
+        self.load(wide)
     }
 
     fn scale_shift(&mut self, node: &Node, view: &mut dyn FnMut(ValueId) -> View) -> usize {

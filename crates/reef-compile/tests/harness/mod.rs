@@ -9,6 +9,7 @@ use std::sync::Arc;
 use reef_base::Rng;
 use reef_compile::{CompileOptions, Compiled, compile_and_inspect, interpret, reference};
 use reef_cpu::CpuCutter;
+use reef_graph::scalar::Element;
 use reef_graph::{ConvAttrs, DType, Graph, Op, Shape, Tensor, ValueId};
 use reef_plan::{DeviceKind, HostKernel, Isa, Plan, Precision, Target, WeightStore};
 
@@ -96,6 +97,20 @@ pub fn check(what: &str, graph: &Graph) {
     check_targets(what, graph, &[], &inputs, &expected);
 }
 
+/// The same, to the last bit.
+pub fn check_exactly(what: &str, graph: &Graph, inputs: &[Tensor]) {
+    let expected = reference::evaluate(graph, inputs).unwrap_or_else(|error| panic!("{what}: {error}"));
+    check_by(what, graph, &[], inputs, &expected, |got, expected, what| {
+        for (output, (got, expected)) in got.iter().zip(expected).enumerate() {
+            assert_eq!((got.dtype(), got.shape()), (expected.dtype(), expected.shape()), "{what}");
+            for (index, (a, b)) in Element::all(got).into_iter().zip(Element::all(expected)).enumerate() {
+                let nan = a.float().is_nan() && b.float().is_nan();
+                assert!(a == b || nan, "{what}: output {output} element {index}: {a:?} instead of {b:?}");
+            }
+        }
+    });
+}
+
 /// [`check`], when the results are known.
 pub fn check_targets(
     what: &str,
@@ -103,6 +118,17 @@ pub fn check_targets(
     host_kernels: &[Arc<dyn HostKernel>],
     inputs: &[Tensor],
     expected: &[Tensor],
+) {
+    check_by(what, graph, host_kernels, inputs, expected, assert_close);
+}
+
+fn check_by(
+    what: &str,
+    graph: &Graph,
+    host_kernels: &[Arc<dyn HostKernel>],
+    inputs: &[Tensor],
+    expected: &[Tensor],
+    compare: fn(&[Tensor], &[Tensor], &str),
 ) {
     let targets = [
         target(Isa::Avx512, 2, 0),
@@ -118,10 +144,10 @@ pub fn check_targets(
             .plan;
         if target.isa != Isa::Avx2 {
             let got = interpret::run(&plan, inputs).unwrap_or_else(|error| panic!("{what}: {error}\n{plan}"));
-            assert_close(&got, expected, &format!("{what}, interpreted for {target}"));
+            compare(&got, expected, &format!("{what}, interpreted for {target}"));
         }
         if let Some(got) = machine::run(plan, inputs) {
-            assert_close(&got, expected, &format!("{what}, run on {target}"));
+            compare(&got, expected, &format!("{what}, run on {target}"));
         }
     }
 }

@@ -3,17 +3,20 @@
 //! Weights lie in panels as wide as the micro-kernel's tile. Blocks are as long as their overhead is worth
 //! (`tile`), and no longer than what may keep more urgent work waiting.
 
+pub(crate) mod integer;
 mod scratch;
 mod tile;
 
 use reef_plan::cut::{Cutter, Weights, Work};
 use reef_plan::{
-    ConvSpec, ElementwiseSpec, KernelSpec, MatMulSpec, Packing, Place, Plan, RecurrentSpec, SelectionSpec,
-    Target,
+    ConvSpec, ElementwiseSpec, IntegerConvSpec, Isa, KernelSpec, MatMulSpec, Packing, Place, Plan,
+    RecurrentSpec, SelectionSpec, Target,
 };
 
 use tile::ConvWork;
 pub(crate) use tile::panel_width;
+
+use integer::INTEGER_COLUMNS;
 
 /// Blocks per compute unit that fill a stage: at its end a unit idles for half a block on average.
 const BLOCKS_PER_CU: usize = 8;
@@ -77,6 +80,9 @@ impl Cutter for CpuCutter {
             Weights::Conv { groups, .. } => Packing::ConvPanels { groups: groups as u32, width },
             Weights::Recurrent { gates, .. } => Packing::ConvPanels { groups: gates as u32, width },
             Weights::Depthwise { .. } => Packing::Depthwise,
+            Weights::Integers { groups, .. } => {
+                Packing::IntegerPanels { groups: groups as u32, width: INTEGER_COLUMNS as u32 }
+            }
             Weights::Matrix { transposed, .. } => Packing::MatrixPanels { width, transposed },
         }
     }
@@ -88,6 +94,29 @@ impl Cutter for CpuCutter {
         match kernel {
             KernelSpec::Conv(spec) => KernelSpec::Conv(self.conv(spec)),
             KernelSpec::MatMul(spec) => KernelSpec::MatMul(self.matmul(spec, ns)),
+            KernelSpec::IntegerConv(mut spec) => {
+                let tiles = integer_work(&spec, self.target.isa).tiles(self.target);
+                spec.conv.panel_width = INTEGER_COLUMNS;
+                spec.conv.tile_rows = tiles.rows;
+                spec.conv.tile_columns = tiles.columns.next_multiple_of(INTEGER_COLUMNS);
+                spec.conv.columns_inner = tiles.columns_inner;
+                KernelSpec::IntegerConv(spec)
+            }
+            KernelSpec::IntegerMatMul(mut spec) => {
+                let product = &mut spec.product;
+                // Panels of bytes: four rows take the room of one of floats.
+                let (rows, columns) = tile::matmul_tiles(
+                    self.target,
+                    product.planes(),
+                    product.m,
+                    product.n,
+                    product.k.div_ceil(4),
+                    ns,
+                );
+                let columns = columns.next_multiple_of(INTEGER_COLUMNS).min(product.n.max(1));
+                (product.tile_rows, product.tile_columns) = (rows, columns);
+                KernelSpec::IntegerMatMul(spec)
+            }
             KernelSpec::Elementwise(spec) => KernelSpec::Elementwise(self.elementwise(spec, ns)),
             KernelSpec::Depthwise(mut spec) => {
                 spec.tile_rows = split(spec.tile_rows, 1);
@@ -132,6 +161,11 @@ impl Cutter for CpuCutter {
             KernelSpec::Conv(spec) => conv_work(spec).total_ns(isa),
             // Products and sums of a window keep to registers.
             KernelSpec::Depthwise(_) | KernelSpec::Pool(_) => tile::stream_ns(isa, bytes, flops / 4.0),
+            KernelSpec::IntegerConv(spec) => integer_work(spec, isa).total_ns(isa),
+            KernelSpec::IntegerMatMul(_) => {
+                let flops = flops * tile::integer_cost(isa) * 1.3;
+                tile::compute_ns(isa, flops).max(tile::stream_ns(isa, bytes, bytes))
+            }
             KernelSpec::MatMul(_) | KernelSpec::Attention(_) => {
                 tile::compute_ns(isa, flops * 1.3).max(tile::stream_ns(isa, bytes, 0.0))
             }
@@ -165,6 +199,10 @@ impl Cutter for CpuCutter {
         scratch::bytes(kernel)
     }
 
+    fn has_integers(&self) -> bool {
+        true
+    }
+
     fn stage_blocks(&self) -> usize {
         BLOCKS_PER_CU * self.target.cus.max(1)
     }
@@ -179,6 +217,16 @@ fn conv_work(spec: &ConvSpec) -> ConvWork {
         groups: spec.groups,
         row_bytes: inputs / spec.rows().max(1) as f64,
     }
+}
+
+/// A convolution of integers, as one of floats that takes as long.
+fn integer_work(spec: &IntegerConvSpec, isa: Isa) -> ConvWork {
+    let conv = &spec.conv;
+    let work = conv_work(conv);
+    let depth = (work.depth as f64 * tile::integer_cost(isa)).ceil() as usize;
+    // Rows are copied before they are multiplied: bytes, written and read.
+    let row_bytes = work.row_bytes / 4.0 + 2.0 * work.depth as f64;
+    ConvWork { depth, row_bytes, ..work }
 }
 
 /// What is not streaming.
@@ -220,6 +268,9 @@ pub(crate) fn flaw(plan: &Plan) -> Option<String> {
             KernelSpec::Recurrent(spec) => {
                 let own = matches!(packing, Some(Packing::Own { .. } | Packing::Raw));
                 spec.panel_width == width as usize && !own
+            }
+            KernelSpec::IntegerConv(IntegerConvSpec { conv, .. }) => {
+                conv.panel_width == INTEGER_COLUMNS && conv.tile_columns % INTEGER_COLUMNS == 0
             }
             _ => true,
         };

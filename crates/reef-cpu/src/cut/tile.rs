@@ -63,6 +63,16 @@ pub(super) fn compute_ns(isa: Isa, flops: f64) -> f64 {
     flops / flops_per_ns
 }
 
+/// What a product of two integers costs, of floats. Four take as long as one of floats where the machine has
+/// an instruction for them, which the target does not say of AVX2.
+pub(super) const fn integer_cost(isa: Isa) -> f64 {
+    match isa {
+        Isa::Avx512 => 0.3,
+        Isa::Avx2 => 1.0,
+        _ => 2.0,
+    }
+}
+
 /// Nanoseconds that one compute unit needs to move `bytes` and to do `operations` simple operations on them.
 pub(super) fn stream_ns(isa: Isa, bytes: f64, operations: f64) -> f64 {
     let operations_per_ns = if isa == Isa::Portable { 0.7 } else { 4.0 };

@@ -40,6 +40,7 @@ mod conv;
 mod depthwise;
 mod elementwise;
 mod epilogue;
+mod integer;
 mod layernorm;
 mod math;
 mod matmul;
@@ -73,6 +74,8 @@ pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockK
         KernelSpec::Conv(spec) => conv::prepare(spec, kernel, isa),
         KernelSpec::Depthwise(spec) => depthwise::prepare(spec, kernel, isa),
         KernelSpec::MatMul(spec) => matmul::prepare(spec, kernel, isa),
+        KernelSpec::IntegerConv(spec) => integer::conv::prepare(spec, kernel, isa),
+        KernelSpec::IntegerMatMul(spec) => integer::matmul::prepare(spec, kernel, isa),
         KernelSpec::Attention(_) => unreachable!("such plans do not load"),
         KernelSpec::Elementwise(spec) => elementwise::prepare(spec, kernel, isa),
         KernelSpec::Pool(spec) => pool::prepare(spec, kernel, isa),

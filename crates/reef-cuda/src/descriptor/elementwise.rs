@@ -57,6 +57,9 @@ pub(super) fn describe(operands: Operands<'_>, spec: &ElementwiseSpec) -> Result
     bounded("axes", spec.dims.len(), RANK_MAX)?;
     bounded("inputs", spec.inputs.len(), INPUTS_MAX)?;
     bounded("steps", spec.program.len(), STEPS_MAX)?;
+    if spec.program.iter().any(|op| matches!(op, ElemOp::ToRange(..))) {
+        return Err("an element-wise kernel that quantises, which the device has not".into());
+    }
     let mut descriptor = ElementwiseDescriptor {
         y: operands.write(),
         elements: spec.elements() as u64,
@@ -134,6 +137,7 @@ fn step(op: &ElemOp, spec: &ElementwiseSpec, floats: &[bool]) -> (Step, bool) {
         // A float stays what it is: the larger of it and itself.
         ElemOp::ToF32(x) if floats[x] => (of(FIRST_BINARY[0] + binary(Binary::Max), x, x), true),
         ElemOp::ToF32(x) => (of(33, x, 0), true),
+        ElemOp::ToRange(..) => unreachable!("such programs are refused"),
         ElemOp::ToInt(x, dtype) => {
             let type_of = type_of(dtype).expect("integers have numbers");
             (Step { type_of, ..of(if floats[x] { 34 } else { 35 }, x, 0) }, false)

@@ -8,6 +8,8 @@ use reef_plan::{At, KernelSpec, Layout, Matrices, OwnLayout, Packing, RecurrentS
 const BLOCKS_PER_CU: usize = 3;
 /// Output channels or columns of a block.
 const COLUMNS: usize = 7;
+/// Columns of a panel of integers.
+const INTEGER_COLUMNS: usize = 4;
 /// Virtual time of a block beside its work.
 const BLOCK_NS: f64 = 1_000.0;
 /// Operations, and bytes, that a compute unit gets done in a virtual nanosecond.
@@ -80,6 +82,9 @@ impl Cutter for DummyCutter {
                 Packing::Own { layout, groups: gates as u32, transposed: false }
             }
             Weights::Depthwise { .. } => Packing::Raw,
+            Weights::Integers { groups, .. } => {
+                Packing::IntegerPanels { groups: groups as u32, width: INTEGER_COLUMNS as u32 }
+            }
         }
     }
 
@@ -89,6 +94,15 @@ impl Cutter for DummyCutter {
                 spec.tile_rows = self.split(spec.rows());
                 spec.tile_columns = COLUMNS.min(spec.tile_columns);
                 spec.columns_inner = false;
+            }
+            KernelSpec::IntegerConv(spec) => {
+                let conv = &mut spec.conv;
+                conv.tile_rows = self.split(conv.rows());
+                (conv.tile_columns, conv.panel_width) = (2 * INTEGER_COLUMNS, INTEGER_COLUMNS);
+            }
+            KernelSpec::IntegerMatMul(spec) => {
+                spec.product.tile_rows = self.split(spec.product.m);
+                spec.product.tile_columns = COLUMNS.min(spec.product.n);
             }
             KernelSpec::MatMul(spec) => {
                 spec.tile_rows = self.split(spec.m);
@@ -114,6 +128,10 @@ impl Cutter for DummyCutter {
 
     /// Whoever computes blocks here has it.
     fn has_attention(&self, _depth: usize, _width: usize) -> bool {
+        true
+    }
+
+    fn has_integers(&self) -> bool {
         true
     }
 

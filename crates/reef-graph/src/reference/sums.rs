@@ -6,7 +6,7 @@ use super::{Grid, flatten, indices};
 use crate::scalar::{Element, larger, smaller};
 
 /// Where tap `tap` of output position `out` falls in an image of `extent`, if inside.
-fn position(
+pub(super) fn position(
     out: usize,
     tap: usize,
     stride: usize,

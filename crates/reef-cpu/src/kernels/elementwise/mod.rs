@@ -10,7 +10,7 @@ use reef_graph::{Binary, DType, Unary};
 use reef_plan::{ElemOp, ElementwiseSpec, Isa, Kernel, Region};
 
 use self::convert::{MoveFn, Plane};
-use self::ops::{Choose, Floats, Integers, Scalar, Zeros, Zip};
+use self::ops::{Choose, Floats, Integers, Narrow, Scalar, Zeros, Zip};
 use super::math::Map;
 use super::nest::{Nest, Piece};
 use super::vector::Vector;
@@ -81,14 +81,37 @@ fn peephole(program: &[ElemOp]) -> Vec<ElemOp> {
     program.iter().map(replace).collect()
 }
 
+/// Whether all that is done to a register is to make floats of it.
+fn is_read_as_float(program: &[ElemOp], register: usize) -> bool {
+    let mut read = false;
+    let others = |op: &ElemOp| match *op {
+        ElemOp::Load(_) | ElemOp::ConstF32(_) | ElemOp::ConstI64(_) => false,
+        ElemOp::ToF32(a) => {
+            read |= a == register;
+            false
+        }
+        ElemOp::Unary(_, a) | ElemOp::ToInt(a, _) | ElemOp::ToRange(a, ..) => a == register,
+        ElemOp::Binary(_, a, b) => a == register || b == register,
+        ElemOp::Where(a, b, c) => [a, b, c].contains(&register),
+    };
+    !program[register + 1..].iter().any(others) && read
+}
+
 /// Whether each register holds floats.
 fn kinds(spec: &ElementwiseSpec, program: &[ElemOp], name: &str) -> Vec<bool> {
     let mut floats: Vec<bool> = Vec::with_capacity(program.len());
     for (index, op) in program.iter().enumerate() {
         let float = match *op {
-            ElemOp::Load(input) => spec.inputs[input].dtype.is_float(),
+            ElemOp::Load(input) => {
+                let dtype = spec.inputs[input].dtype;
+                dtype.is_float() || dtype.bytes() <= 4 && is_read_as_float(program, index)
+            }
             ElemOp::ConstF32(_) | ElemOp::ToF32(_) => true,
             ElemOp::ConstI64(_) | ElemOp::ToInt(..) => false,
+            ElemOp::ToRange(a, ..) => {
+                assert!(floats[a], "{name}: instruction {index} keeps integers in a range");
+                false
+            }
             ElemOp::Unary(function, a) => {
                 let known = floats[a] || ops::has_integer_form(function);
                 assert!(known, "{name}: instruction {index}, {function:?} of integers");
@@ -257,6 +280,16 @@ impl Elementwise {
                 }
                 let result = match *op {
                     ElemOp::Load(input) => self.load::<V>(context, (index, input), piece, to, first),
+                    // What is a float already stays where it is.
+                    ElemOp::ToF32(a) if self.floats[a] && index != last => *registers.add(a),
+                    ElemOp::ToRange(a, low, high)
+                        if index == last && self.is_dense(self.inputs.len(), piece) =>
+                    {
+                        let (from, to) = ((*registers.add(a)).cast(), self.place(context, piece));
+                        let (bytes, count) = (self.out_dtype.bytes(), piece.elements());
+                        V::enter(Narrow { from, to, bytes, count, low: low as f32, high: high as f32 });
+                        to.cast_const()
+                    }
                     _ => {
                         self.compute::<V>(*op, registers, to, piece.elements(), first);
                         to.cast_const()
@@ -437,6 +470,7 @@ impl Elementwise {
                     std::ptr::copy_nonoverlapping(float(a), to_float, count);
                 }
                 ElemOp::ToF32(a) => V::enter(Floats { from: int(a), to: to_float, count }),
+                ElemOp::ToRange(a, low, high) => integers(Scalar::ToRange(float(a), low, high)),
                 ElemOp::ToInt(a, dtype) if self.floats[a] => integers(Scalar::ToInt(float(a), dtype)),
                 ElemOp::ToInt(a, dtype) => integers(Scalar::Wrap(int(a), dtype)),
             }

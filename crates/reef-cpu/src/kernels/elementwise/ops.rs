@@ -65,6 +65,8 @@ pub(super) enum Scalar {
     Unary(Unary, *const i64),
     /// Floats to integers.
     ToInt(*const f32, DType),
+    /// Floats to the nearest integers between two bounds; what is no number is the lower.
+    ToRange(*const f32, i32, i32),
     /// Integers to integers of another width.
     Wrap(*const i64, DType),
     /// Integers where the first is not 0, else others.
@@ -128,8 +130,56 @@ impl Leaf for Integers {
             Scalar::Unary(function, a) => each!(i => integer(function, *a.add(i))),
             Scalar::ToInt(a, DType::Bool) => each!(i => i64::from(*a.add(i) != 0.0)),
             Scalar::ToInt(a, dtype) => each!(i => wrap(*a.add(i) as i64, dtype)),
+            Scalar::ToRange(a, low, high) => {
+                let (least, most) = (low as f32, high as f32);
+                each!(i => i64::from(to_range(*a.add(i), least, most)));
+            }
             Scalar::Wrap(a, dtype) => each!(i => wrap(*a.add(i), dtype)),
             Scalar::Where(c, a, b) => each!(i => if *c.add(i) != 0 { *a.add(i) } else { *b.add(i) }),
+        }
+    }
+}
+
+/// The nearest integer between two bounds, ties to even; the lower for what is no number.
+#[inline(always)]
+pub(super) fn to_range(x: f32, low: f32, high: f32) -> i32 {
+    let x = if x > low { x } else { low };
+    let x = if x < high { x } else { high };
+    // SAFETY: between the bounds, which are integers of at most 16 bits.
+    unsafe { x.round_ties_even().to_int_unchecked() }
+}
+
+/// Stores floats as the nearest integers between two bounds, in elements of so many bytes.
+pub(super) struct Narrow {
+    pub(super) from: *const f32,
+    pub(super) to: *mut u8,
+    pub(super) bytes: usize,
+    pub(super) count: usize,
+    pub(super) low: f32,
+    pub(super) high: f32,
+}
+
+impl Leaf for Narrow {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        macro_rules! each {
+            ($t:ty) => {
+                for at in 0..self.count {
+                    // SAFETY: the caller vouches for `count` elements on both sides.
+                    unsafe {
+                        let value = to_range(*self.from.add(at), self.low, self.high);
+                        self.to.cast::<$t>().add(at).write_unaligned(value as $t);
+                    }
+                }
+            };
+        }
+        match self.bytes {
+            1 => each!(u8),
+            2 => each!(u16),
+            4 => each!(i32),
+            _ => each!(i64),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::sync::AtomicU64;
 
 mod conv;
 mod elementwise;
+mod integer;
 mod math;
 mod recurrent;
 mod rest;
@@ -80,6 +81,11 @@ impl Case {
 
     fn input(mut self, values: &[f32]) -> Case {
         self.operands.push(Operand::Input(AlignedBytes::copy_from(bytemuck::cast_slice(values))));
+        self
+    }
+
+    fn bytes(mut self, values: &[u8]) -> Case {
+        self.operands.push(Operand::Input(AlignedBytes::copy_from(values)));
         self
     }
 

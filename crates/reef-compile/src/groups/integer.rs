@@ -1,0 +1,206 @@
+//! What follows a product of integers into its epilogue.
+
+use reef_graph::{Binary, DType, Node, NodeId, Op, Shape, Unary, ValueId};
+use reef_plan::Requantize;
+
+use super::{Grouper, Kind};
+
+/// What follows an integer product before the store.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct IntegerTail {
+    /// An i32 added by output channel.
+    pub bias: Option<ValueId>,
+    /// What happens to it as an f32.
+    pub scaled: Option<ScaledTail>,
+}
+
+/// What happens to an integer as an f32.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct ScaledTail {
+    /// An f32 that it is multiplied with: one, or one by output channel.
+    pub factors: Option<ValueId>,
+    /// An f32 added by output channel.
+    pub shift: Option<ValueId>,
+    /// A value of the output's shape that is added.
+    pub residual: Option<ValueId>,
+    /// Applied next.
+    pub activation: Option<Unary>,
+    /// Applied last.
+    pub requantize: Option<Requantize>,
+}
+
+impl Grouper<'_> {
+    /// An integer product, if its operands are such that there is one.
+    pub(super) fn take_integers(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let facts: Vec<(DType, Shape)> =
+            node.inputs.iter().map(|&id| (self.graph.value(id).dtype, self.shape(id).clone())).collect();
+        let output = self.shape(node.outputs[0]);
+        match &node.op {
+            Op::ConvInteger(attrs, zeros) if zeros.flaw_of_conv(&facts, attrs.groups).is_none() => {
+                let (nodes, tail) = self.follow(id, 1, true);
+                self.push(nodes, Kind::IntegerConv(tail));
+            }
+            Op::MatMulInteger(zeros) if zeros.flaw_of_product(&facts).is_none() => {
+                let depth = facts[0].1[facts[0].1.rank() - 1];
+                let linear = self.is_linear(node) && depth > 0;
+                let (nodes, tail) = match depth {
+                    0 => (vec![id], IntegerTail::default()),
+                    _ => self.follow(id, output.rank() - 1, linear),
+                };
+                let kind = if linear { Kind::IntegerLinear(tail) } else { Kind::IntegerMatMul(tail) };
+                self.push(nodes, kind);
+            }
+            _ => self.push(vec![id], Kind::Single),
+        }
+    }
+
+    /// What follows `head` into its epilogue, perhaps a residual; channels are the output's `axis`.
+    fn follow(&self, head: NodeId, axis: usize, residuals: bool) -> (Vec<NodeId>, IntegerTail) {
+        let (mut nodes, mut tail) = (vec![head], IntegerTail::default());
+        let mut value = self.output(head);
+        while let Some(next) = self.sole_consumer(value) {
+            let node = self.node(next);
+            let same_shape = self.shape(node.outputs[0]) == self.shape(value);
+            if !same_shape || !self.takes(&mut tail, (value, next), axis, residuals) {
+                break;
+            }
+            nodes.push(next);
+            value = node.outputs[0];
+            if tail.scaled.as_ref().is_some_and(|scaled| scaled.requantize.is_some()) {
+                break;
+            }
+        }
+        (nodes, tail)
+    }
+
+    /// Takes node `next`, which alone reads `value`, into the tail, if it can be there.
+    fn takes(
+        &self,
+        tail: &mut IntegerTail,
+        (value, next): (ValueId, NodeId),
+        axis: usize,
+        residuals: bool,
+    ) -> bool {
+        let node = self.node(next);
+        if node.inputs.len() == 2 && node.inputs[0] == node.inputs[1] {
+            return false;
+        }
+        if matches!(node.op, Op::Quantize(_)) && node.inputs[0] == value {
+            let requantize = self.requantize(next);
+            if requantize.is_some() {
+                tail.scaled.get_or_insert_default().requantize = requantize;
+            }
+            return requantize.is_some();
+        }
+        match &mut tail.scaled {
+            None => self.takes_integer(tail, (value, node), axis),
+            Some(scaled) if scaled.activation.is_some() => false,
+            Some(scaled) => self.takes_float(scaled, (value, node), axis, residuals),
+        }
+    }
+
+    /// The same for what an i32 is read by.
+    fn takes_integer(&self, tail: &mut IntegerTail, (value, node): (ValueId, &Node), axis: usize) -> bool {
+        let is = |id: ValueId, dtype: DType| self.graph.value(id).dtype == dtype;
+        match &node.op {
+            Op::Binary(Binary::Add) if tail.bias.is_none() => {
+                let other = node.inputs[usize::from(node.inputs[0] == value)];
+                let fits = is(other, DType::I32) && self.by_channel(other, self.shape(value), axis);
+                tail.bias = fits.then_some(other);
+                fits
+            }
+            Op::Cast { to: DType::F32 } => {
+                tail.scaled = Some(ScaledTail::default());
+                true
+            }
+            Op::Dequantize(how) if node.inputs.len() == 2 && node.inputs[0] == value => {
+                let factors = node.inputs[1];
+                let along = self.one(factors) || how.axis == axis;
+                let fits = along
+                    && how.block == 0
+                    && self.shape(factors).rank() <= 1
+                    && is(factors, DType::F32)
+                    && is(node.outputs[0], DType::F32);
+                if fits {
+                    tail.scaled = Some(ScaledTail { factors: Some(factors), ..ScaledTail::default() });
+                }
+                fits
+            }
+            _ => false,
+        }
+    }
+
+    /// The same for what an f32 is read by.
+    fn takes_float(
+        &self,
+        scaled: &mut ScaledTail,
+        (value, node): (ValueId, &Node),
+        axis: usize,
+        residuals: bool,
+    ) -> bool {
+        let shape = self.shape(value);
+        if let Op::Unary(function) = node.op {
+            scaled.activation = Some(function).filter(|function| *function != Unary::Not);
+            return scaled.activation.is_some();
+        }
+        let Op::Binary(function) = node.op else { return false };
+        let other = node.inputs[usize::from(node.inputs[0] == value)];
+        let (one, by_channel) = (self.one(other), self.by_channel(other, shape, axis));
+        if self.graph.value(other).dtype != DType::F32 {
+            return false;
+        }
+        let plain = scaled.shift.is_none() && scaled.residual.is_none();
+        match function {
+            Binary::Mul if *scaled == ScaledTail::default() => {
+                let fits = by_channel || one && self.shape(other).rank() <= shape.rank();
+                scaled.factors = fits.then_some(other);
+                fits
+            }
+            Binary::Add if plain && by_channel => {
+                scaled.shift = Some(other);
+                true
+            }
+            Binary::Add if residuals && scaled.residual.is_none() && self.shape(other) == shape => {
+                scaled.residual = Some(other);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a value has one element.
+    fn one(&self, value: ValueId) -> bool {
+        self.shape(value).elements() == 1
+    }
+
+    /// Whether `value` has one element for each index of `axis` of `shape`.
+    fn by_channel(&self, value: ValueId, shape: &Shape, axis: usize) -> bool {
+        let dims = self.shape(value);
+        let Some(own) = (axis + dims.rank()).checked_sub(shape.rank()) else { return false };
+        let alone = dims.elements() == shape[axis] && dims.get(own) == Some(&shape[axis]);
+        alone && dims.rank() <= shape.rank()
+    }
+
+    /// The requantisation that a node is, if all of it is constant and by tensor.
+    fn requantize(&self, id: NodeId) -> Option<Requantize> {
+        let node = self.node(id);
+        let Op::Quantize(how) = &node.op else { return None };
+        let to = self.graph.value(node.outputs[0]).dtype;
+        let x = self.graph.value(node.inputs[0]).dtype;
+        let constant = |at: usize| {
+            let tensor = self.graph.constant(*node.inputs.get(at)?)?;
+            let element = reef_graph::scalar::Element::all(tensor);
+            (element.len() == 1).then(|| element[0])
+        };
+        let scale = constant(1)?.float() as f32;
+        let zero = if node.inputs.len() > 2 { constant(2)?.int() as i32 } else { 0 };
+        let (low, high) = how.range(to)?;
+        let fits = matches!(to, DType::U8 | DType::I8)
+            && matches!(x, DType::F32 | DType::I32)
+            && how.block == 0
+            && scale.is_finite()
+            && (low..=high).contains(&zero);
+        fits.then_some(Requantize { to, scale, zero, low, high })
+    }
+}

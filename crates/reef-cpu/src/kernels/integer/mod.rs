@@ -1,0 +1,287 @@
+//! Products of 8-bit integers: convolutions and products with constant weights, and products of computed
+//! operands.
+//!
+//! A block goes through its rows in groups of a micro-tile's. For each it makes rows of bytes as the
+//! micro-kernel reads them (u8, whole steps of four, padding being the zero point), unless they lie so
+//! already, and walks over its panels of columns. The right operand is i8 in panels, packed before or, when
+//! it is computed, by the block itself. It polls before every row and every chunk of a micro-tile, and before
+//! every panel that it packs.
+
+use reef_graph::DType;
+use reef_plan::{Factors, IntegerEpilogue, Kernel, Per, Region};
+
+use super::epilogue::{self, Store};
+use super::vector::Vector;
+use crate::context::BlockContext;
+use crate::cut::integer::{INTEGER_COLUMNS as COLUMNS, SUMS_BYTES, panel_bytes};
+use dot::{Chunk, Dot};
+use finish::{Correct, Plain, Quantize, Scale, Sum, stored_zero};
+
+pub(super) mod conv;
+mod dot;
+mod finish;
+pub(super) mod matmul;
+#[cfg(test)]
+mod tests;
+
+/// The operands behind the factors.
+#[derive(Debug)]
+struct Behind {
+    zeros: [Option<(Region, Per)>; 2],
+    bias: Option<Region>,
+    factors: Option<(Region, Per)>,
+    shift: Option<Region>,
+    residual: Option<Region>,
+}
+
+impl Behind {
+    fn of(kernel: &Kernel, factors: &Factors, epilogue: &IntegerEpilogue) -> Behind {
+        let mut reads = kernel.reads[2..].iter().copied();
+        let mut next = |present: bool| present.then(|| reads.next().expect("the validator counted them"));
+        let zeros = factors.zeros.map(|per| per.and_then(|per| Some((next(true)?, per))));
+        let scaled = epilogue.scaled.unwrap_or_default();
+        Behind {
+            zeros,
+            bias: next(epilogue.bias),
+            factors: scaled.factors.and_then(|per| Some((next(true)?, per))),
+            shift: next(scaled.shift),
+            residual: next(scaled.residual_pixel_stride.is_some()),
+        }
+    }
+}
+
+/// Zero points of one factor, and how to read them.
+#[derive(Clone, Copy)]
+struct Zeros {
+    at: Option<(*const u8, Per)>,
+    dtype: DType,
+    as_u8: bool,
+}
+
+impl Zeros {
+    fn new(context: &BlockContext<'_>, zeros: &Option<(Region, Per)>, dtype: DType, as_u8: bool) -> Zeros {
+        Zeros { at: zeros.as_ref().map(|(region, per)| (context.read_ptr(region), *per)), dtype, as_u8 }
+    }
+
+    /// The zero point for `index`, for bytes as they are stored.
+    #[inline(always)]
+    unsafe fn get(&self, index: usize) -> i32 {
+        let byte = match self.at {
+            // SAFETY: the caller vouches for the index.
+            Some((zeros, per)) => unsafe { *zeros.add(per.at(index)) },
+            None => 0,
+        };
+        stored_zero(byte, self.dtype, self.as_u8)
+    }
+
+    /// Whether some zero point of `count` from `first` on is not 0.
+    unsafe fn any(&self, first: usize, count: usize) -> bool {
+        let several = matches!(self.at, Some((_, Per::Each)));
+        let count = if several { count } else { count.min(1) };
+        for index in first..first + count {
+            // SAFETY: passed on from the caller.
+            if unsafe { self.get(index) } != 0 {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// What the rows of a block are multiplied with, and where results go.
+struct Job<'a> {
+    dot: Dot,
+    epilogue: &'a IntegerEpilogue,
+    depth: usize,
+    /// The panel of the block's first column.
+    panels: *const u8,
+    columns: usize,
+    /// Zero points of the rows, and of the columns, the first of which has this index.
+    left: Zeros,
+    right: Zeros,
+    first_right: usize,
+    /// Whether a column has one.
+    sums_rows: bool,
+    /// At the block's first column.
+    bias: *const i32,
+    factors: Option<(*const f32, Per)>,
+    shift: *const f32,
+    /// At the first row and column of the output.
+    y_stride: usize,
+    residual_stride: usize,
+    scratch: Scratch,
+}
+
+/// The parts of scratch that every block has.
+#[derive(Clone, Copy)]
+struct Scratch {
+    acc: *mut i32,
+    left: *mut i32,
+    row_sums: *mut i32,
+    right: *mut i32,
+}
+
+impl Scratch {
+    fn of(context: &BlockContext<'_>) -> Scratch {
+        // SAFETY: scratch has `HEAD_BYTES` and more.
+        unsafe {
+            Scratch {
+                acc: context.scratch.cast(),
+                left: context.scratch.add(SUMS_BYTES).cast(),
+                row_sums: context.scratch.add(SUMS_BYTES + 64).cast(),
+                right: context.scratch.add(SUMS_BYTES + 128).cast(),
+            }
+        }
+    }
+}
+
+/// Rows as the micro-kernel reads them, and where their results go.
+struct Rows {
+    a: *const u8,
+    a_stride: usize,
+    count: usize,
+    /// Index of the first one's zero point.
+    first_left: usize,
+    /// The first row and the block's first column of output and residual.
+    y: *mut u8,
+    residual: *const f32,
+}
+
+impl Job<'_> {
+    /// Makes rows of all the block's columns. False when the poll said stop.
+    #[inline(always)]
+    unsafe fn rows<V: Vector>(&self, context: &BlockContext<'_>, rows: &Rows) -> bool {
+        // SAFETY: the caller vouches for the rows.
+        unsafe { self.row_terms::<V>(rows) };
+        let (bytes, mut panel) = (panel_bytes(self.depth), 0);
+        let panels = self.columns.div_ceil(COLUMNS);
+        while panel < panels {
+            let count = self.dot.panels_at_once(rows.count, panels - panel);
+            let steps = self.depth.div_ceil(4);
+            for step in (0..steps).step_by(self.dot.steps) {
+                if context.poll.stop() {
+                    return false;
+                }
+                // SAFETY: the chunk lies inside the rows and the panels.
+                unsafe {
+                    let chunk = Chunk {
+                        a: rows.a.add(step * 4),
+                        a_stride: rows.a_stride,
+                        b: self.panels.add(panel * bytes + step * COLUMNS * 4),
+                        panel_bytes: bytes,
+                        steps: self.dot.steps.min(steps - step),
+                        acc: self.scratch.acc,
+                        first: step == 0,
+                    };
+                    self.dot.run(rows.count, count, &chunk);
+                }
+            }
+            // SAFETY: the sums are there; the panels are the block's.
+            unsafe { self.finish::<V>(rows, panel, count) };
+            panel += count;
+        }
+        true
+    }
+
+    /// Zero points of rows, and their sums without them.
+    #[inline(always)]
+    unsafe fn row_terms<V: Vector>(&self, rows: &Rows) {
+        for row in 0..rows.count {
+            // SAFETY: the rows have `depth` bytes.
+            unsafe {
+                let zero = self.left.get(rows.first_left + row);
+                self.scratch.left.add(row).write(zero);
+                let mut sum = 0;
+                if self.sums_rows {
+                    let from = rows.a.add(row * rows.a_stride);
+                    sum = V::enter(Sum { from, count: self.depth });
+                    sum = sum.wrapping_sub(zero.wrapping_mul(self.depth as i32));
+                }
+                self.scratch.row_sums.add(row).write(sum);
+            }
+        }
+    }
+
+    /// Finishes and stores the sums of some panels.
+    #[inline(always)]
+    unsafe fn finish<V: Vector>(&self, rows: &Rows, panel: usize, count: usize) {
+        let (column, acc_stride) = (panel * COLUMNS, count * COLUMNS);
+        let columns = acc_stride.min(self.columns - column);
+        let Scratch { acc, left, row_sums, right } = self.scratch;
+        // SAFETY: rows and columns are the block's; every operand has as many.
+        unsafe {
+            for at in 0..acc_stride {
+                let inside = self.sums_rows && at < columns;
+                let zero = if inside { self.right.get(self.first_right + column + at) } else { 0 };
+                right.add(at).write(zero);
+            }
+            let bytes = panel_bytes(self.depth);
+            let last = self.panels.add((panel + 1) * bytes - COLUMNS * 4);
+            let bias = if self.bias.is_null() { self.bias } else { self.bias.add(column) };
+            V::enter(Correct {
+                acc,
+                acc_stride,
+                rows: rows.count,
+                columns,
+                column_sums: last.cast(),
+                panel_bytes: bytes,
+                left,
+                row_sums,
+                right,
+                bias,
+            });
+            self.store::<V>(rows, (column, columns), acc_stride);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store<V: Vector>(&self, rows: &Rows, (column, columns): (usize, usize), acc_stride: usize) {
+        let (acc, count) = (self.scratch.acc, rows.count);
+        // SAFETY: as in `finish`.
+        unsafe {
+            let y = rows.y.add(column * self.epilogue.output().bytes());
+            let Some(scaled) = self.epilogue.scaled else {
+                let (to, to_stride) = (y.cast(), self.y_stride);
+                let plain = Plain { from: acc, from_stride: acc_stride, rows: count, columns, to, to_stride };
+                V::enter(plain);
+                return;
+            };
+            let factors = self.factors.map(|(factors, per)| match per {
+                Per::Tensor => (factors, per),
+                Per::Each => (factors.add(column), per),
+            });
+            V::enter(Scale { acc, acc_stride, rows: count, columns, factors });
+            let at = |pointer: *const f32| if pointer.is_null() { pointer } else { pointer.add(column) };
+            let floats = acc.cast::<f32>();
+            let (to, to_stride) = match scaled.requantize {
+                None => (y.cast(), self.y_stride),
+                Some(_) => (floats, acc_stride),
+            };
+            epilogue::store::<V>(&Store {
+                acc: floats,
+                acc_stride,
+                rows: count,
+                columns,
+                bias: at(self.shift),
+                residual: at(rows.residual),
+                residual_stride: self.residual_stride,
+                to,
+                to_stride,
+                alpha: 1.0,
+                activation: scaled.activation,
+            });
+            if let Some(how) = scaled.requantize {
+                let (from, from_stride) = (floats.cast_const(), acc_stride);
+                let to_stride = self.y_stride;
+                V::enter(Quantize { from, from_stride, rows: count, columns, how, to: y, to_stride });
+            }
+        }
+    }
+}
+
+/// Sizes of groups of rows: nearly equal, none larger than `most`.
+fn row_groups(rows: usize, most: usize) -> impl Iterator<Item = usize> {
+    let groups = rows.div_ceil(most).max(1);
+    let (size, larger) = (rows / groups, rows % groups);
+    (0..groups).map(move |group| size + usize::from(group < larger))
+}
