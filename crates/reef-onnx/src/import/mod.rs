@@ -11,6 +11,8 @@ mod graph;
 mod movement;
 mod norm;
 mod product;
+mod quantized;
+mod recurrent;
 mod reduce;
 mod select;
 mod shape;
@@ -216,6 +218,8 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         product::read,
         window::read,
         norm::read,
+        recurrent::read,
+        quantized::read,
         select::read,
     ];
     for reading in readings {

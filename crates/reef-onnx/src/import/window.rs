@@ -117,7 +117,9 @@ fn side(node: &Node, image: usize, field: usize, stride: usize, pads: (usize, us
         let fits = node.operator() != "Conv" && extra < stride && image > 0;
         return fits.then_some(Side { before, after, extra, output: 1 });
     };
-    if !node.flag("ceil_mode") || room.is_multiple_of(stride) {
+    // Beside `VALID` rounding up is not looked at.
+    let rounds_up = node.flag("ceil_mode") && node.text("auto_pad") != Some("VALID");
+    if !rounds_up || room.is_multiple_of(stride) {
         return Some(Side { before, after, extra: 0, output: room / stride + 1 });
     }
     // A window that would begin behind the image is left out.
@@ -129,7 +131,7 @@ fn side(node: &Node, image: usize, field: usize, stride: usize, pads: (usize, us
 }
 
 /// `x` as `[N,C,H,W]`.
-fn enter(b: &mut Builder, node: &Node, x: ValueId) -> Result<ValueId, Reject> {
+pub(super) fn enter(b: &mut Builder, node: &Node, x: ValueId) -> Result<ValueId, Reject> {
     let mut dims = b.shape(x).to_vec();
     if dims.len() == 3 {
         dims.insert(2, 1);
@@ -138,7 +140,7 @@ fn enter(b: &mut Builder, node: &Node, x: ValueId) -> Result<ValueId, Reject> {
 }
 
 /// The way back to the rank and type that the node makes.
-fn leave(b: &mut Builder, node: &Node, x: ValueId, rank: usize, dtype: DType) -> Result<ValueId, Reject> {
+pub(super) fn leave(b: &mut Builder, node: &Node, x: ValueId, rank: usize, dtype: DType) -> Result<ValueId, Reject> {
     let mut dims = b.shape(x).to_vec();
     if rank == 3 {
         dims.remove(2);
@@ -147,8 +149,13 @@ fn leave(b: &mut Builder, node: &Node, x: ValueId, rank: usize, dtype: DType) ->
     b.cast(node.name(), x, dtype)
 }
 
-fn conv(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
-    let (name, x, weights) = (node.name(), node.input(0)?, node.input(1)?);
+/// Attributes of a convolution, and its result as `[N,O,H,W]`.
+pub(super) fn convolution(
+    b: &Builder,
+    node: &Node,
+    x: ValueId,
+    weights: ValueId,
+) -> Result<(ConvAttrs, Shape), Reject> {
     let (shape, of) = (b.shape(x), b.shape(weights));
     if shape.rank() < 3 || of.rank() != shape.rank() {
         return wrong(format!("weights of shape {of} for an input of shape {shape}"));
@@ -165,14 +172,6 @@ fn conv(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         return wrong(format!("kernel_shape is {kernel:?}, and its weights have shape {of}"));
     }
     let window = Window::new(node, &of[2..], &shape[2..])?;
-    let (x, back) = b.computable(name, x)?;
-    let (weights, _) = b.computable(name, weights)?;
-    let weights = enter(b, node, weights)?;
-    if b.known(weights).is_none() {
-        return Err("its weights are computed".into());
-    }
-    let (bias, added) = bias(b, node, of[0])?;
-    let x = enter(b, node, x)?;
     let attrs = ConvAttrs {
         kernel: window.kernel,
         strides: window.strides,
@@ -180,15 +179,29 @@ fn conv(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         dilations: window.dilations,
         groups,
     };
-    let inputs: Vec<ValueId> = [x, weights].into_iter().chain(bias).collect();
     let [height, width] = window.output;
-    let image = Shape::from([shape[0], of[0], height, width]);
+    Ok((attrs, Shape::from([shape[0], of[0], height, width])))
+}
+
+fn conv(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (name, x, weights) = (node.name(), node.input(0)?, node.input(1)?);
+    let (rank, channels) = (b.rank(x), b.shape(weights).first().copied().unwrap_or(0));
+    let (attrs, image) = convolution(b, node, x, weights)?;
+    let (x, back) = b.computable(name, x)?;
+    let (weights, _) = b.computable(name, weights)?;
+    let weights = enter(b, node, weights)?;
+    if b.known(weights).is_none() {
+        return Err("its weights are computed".into());
+    }
+    let (bias, added) = bias(b, node, channels)?;
+    let x = enter(b, node, x)?;
+    let inputs: Vec<ValueId> = [x, weights].into_iter().chain(bias).collect();
     let mut made = b.add(name, Op::Conv(attrs), &inputs, DType::F32, image)?;
     if let Some(added) = added {
-        let added = b.reshape(name, added, Shape::from([1, of[0], 1, 1]))?;
+        let added = b.reshape(name, added, Shape::from([1, channels, 1, 1]))?;
         made = b.binary(name, Binary::Add, made, added)?;
     }
-    leave(b, node, made, shape.rank(), back)
+    leave(b, node, made, rank, back)
 }
 
 /// The bias as `[O]`, unless it is a constant zero; or, where it is computed, what is added.

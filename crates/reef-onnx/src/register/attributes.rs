@@ -72,9 +72,11 @@ pub(crate) fn refusal(node: &NodeProto, operator_set: i64) -> Option<String> {
             "of operator set {operator_set}, it is not supported: {since} or a newer one is needed"
         ));
     };
-    let parameters = parameters(&node.input, &form.inputs, "input")
-        .or_else(|| parameters(&node.output, &form.outputs, "output"));
-    parameters.or_else(|| attributes(node, form, operator_set)).or_else(|| contradiction(node))
+    // What an attribute asks for may be why there are more outputs.
+    parameters(&node.input, &form.inputs, "input")
+        .or_else(|| attributes(node, form, operator_set))
+        .or_else(|| parameters(&node.output, &form.outputs, "output"))
+        .or_else(|| contradiction(node))
 }
 
 /// Two attributes of a node that may not be given at once. Poolings do not look at the one.
