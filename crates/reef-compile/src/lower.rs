@@ -177,7 +177,7 @@ impl<'a> Lowering<'a> {
             return Ok(());
         }
         match &group.kind {
-            Kind::Conv(tail) => self.conv(group, tail),
+            Kind::Conv(norm, tail) => self.conv(group, *norm, tail),
             Kind::Linear(tail) => self.linear(group, tail),
             Kind::MatMul(alpha) => self.matmul(group, *alpha),
             Kind::Attention(alpha, mask) => self.attention(group, *alpha, *mask),

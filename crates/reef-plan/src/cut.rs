@@ -7,7 +7,8 @@
 //! 2. how a kernel, which comes in one piece, is cut. Only the numbers change that [`KernelSpec::whole`]
 //!    sets, so the meaning stays; and as a specification fixes the order of sums, so do the results;
 //! 3. what a kernel takes, in time and in scratch: to choose between cuts, to fill stages, for reports;
-//! 4. whether it has a kernel for what others make of several ([`Cutter::has_attention`]);
+//! 4. whether it has a kernel for what others make of several ([`Cutter::has_attention`],
+//!    [`Cutter::has_normed_conv`]);
 //! 5. what it does all this for: a [`Target`]. Devices of one target have one and the same cutter, so plans
 //!    are named, shared and compared by it.
 //!
@@ -81,6 +82,12 @@ pub trait Cutter: Send + Sync + fmt::Debug {
     /// Whether attention over so many products and columns ([`crate::AttentionSpec`]'s depth and width) is
     /// one kernel here. Otherwise it is two products and a softmax.
     fn has_attention(&self, _depth: usize, _width: usize) -> bool {
+        false
+    }
+
+    /// Whether a convolution may norm its input as it reads it ([`crate::ConvSpec`]'s `normed`). Otherwise
+    /// that is a kernel before it.
+    fn has_normed_conv(&self) -> bool {
         false
     }
 
