@@ -12,7 +12,7 @@ use reef_compile::{CompileOptions, compile, reference};
 use reef_cuda::{CudaDevice, CudaOptions};
 use reef_device::{Device, Outcome};
 use reef_graph::{Tensor, ValueId};
-use reef_plan::Precision;
+use reef_plan::{Kernel, KernelSpec, Plan, Precision};
 
 use sketch::{Sketch, convolution, normed, normed_convolution, product};
 
@@ -23,11 +23,14 @@ fn whole_number(rng: &mut Rng) -> f32 {
     rng.below(7) as f32 - 3.0
 }
 
-fn outputs(device: &CudaDevice, precision: Precision, sketch: &Sketch) -> Vec<Tensor> {
+fn planned(device: &CudaDevice, precision: Precision, sketch: &Sketch) -> Arc<Plan> {
     let cutter = device.cutter(Some(precision));
     let options = CompileOptions { name: "product".into() };
     let plan = compile(&sketch.graph, &[], &Arc::default(), cutter.as_ref(), &options).expect("it compiles");
-    let plan = Arc::new(plan);
+    Arc::new(plan)
+}
+
+fn outputs(device: &CudaDevice, plan: &Arc<Plan>, sketch: &Sketch) -> Vec<Tensor> {
     let loaded = device.load(plan.clone()).expect("it loads");
     let mut io = device.alloc_io(loaded).expect("it is loaded");
     for (buffer, tensor) in io.inputs.iter_mut().zip(&sketch.inputs) {
@@ -67,7 +70,7 @@ fn check(precision: Precision, kind: &str, make: fn(&mut Sketch) -> ValueId) {
         let y = make(&mut sketch);
         sketch.graph.add_output("y", y);
         let expected = reference::evaluate(&sketch.graph, &sketch.inputs).expect("it can be evaluated");
-        let got = outputs(&device, precision, &sketch);
+        let got = outputs(&device, &planned(&device, precision, &sketch), &sketch);
         let same = got[0].values::<f32>() == expected[0].values::<f32>();
         assert!(same, "{kind} {seed} in {precision} differs:\n{}", sketch.graph);
     }
@@ -125,7 +128,10 @@ fn what_a_convolution_norms_is_what_a_kernel_before_it_does() {
                     let of_conv = sketch.graph.nodes[2].inputs[0];
                     sketch.graph.add_output("normed", of_conv);
                 }
-                outputs(&device, precision, &sketch)
+                let plan = planned(&device, precision, &sketch);
+                let norms = |kernel: &Kernel| matches!(&kernel.spec, KernelSpec::Conv(conv) if conv.normed);
+                assert_ne!(plan.kernels().iter().any(norms), apart);
+                outputs(&device, &plan, &sketch)
             });
             let [one, two] = made;
             assert_eq!((one.len(), two.len()), (1, 2));
