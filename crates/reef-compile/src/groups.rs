@@ -7,7 +7,7 @@
 
 mod integer;
 
-use reef_graph::{Binary, DType, Graph, Node, NodeId, Op, Shape, Unary, ValueId};
+use reef_graph::{Binary, ConvAttrs, DType, Graph, Node, NodeId, Op, Shape, Unary, ValueId};
 use reef_plan::Masking;
 
 pub(crate) use integer::IntegerTail;
@@ -31,8 +31,8 @@ pub(crate) struct Tail {
 /// How a group is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Kind {
-    /// A convolution (first member) with its epilogue.
-    Conv(Tail),
+    /// A convolution with its epilogue; if there is a scale and shift (first member), it norms its input.
+    Conv(Option<NodeId>, Tail),
     /// A product with a constant matrix on the right (first member) with its epilogue.
     Linear(Tail),
     /// A convolution of integers (first member) with its epilogue.
@@ -78,15 +78,22 @@ pub(crate) fn is_elementwise(op: &Op) -> bool {
     matches!(op, Unary(_) | Binary(_) | Where | ScaleShift | Cast { .. } | Quantize(_) | Dequantize(_))
 }
 
-/// Groups the nodes of a simplified graph; the groups are ordered by their roots. `has_attention` says
-/// whether attention of so many products and columns may be one kernel.
-pub(crate) fn group(graph: &Graph, has_attention: &dyn Fn(usize, usize) -> bool) -> Vec<Group> {
+/// What a device has one kernel for and others several.
+pub(crate) struct Joint<'a> {
+    /// Attention of so many products and columns.
+    pub attention: &'a dyn Fn(usize, usize) -> bool,
+    /// A convolution that norms its input.
+    pub normed_conv: bool,
+}
+
+/// Groups the nodes of a simplified graph; the groups are ordered by their roots.
+pub(crate) fn group(graph: &Graph, joint: &Joint<'_>) -> Vec<Group> {
     let mut grouper = Grouper::new(graph);
     for index in 0..graph.nodes.len() {
-        grouper.take_attention(NodeId(index as u32), has_attention);
+        grouper.take_attention(NodeId(index as u32), joint.attention);
     }
     for id in deepest_first(graph) {
-        grouper.take_contraction(id);
+        grouper.take_contraction(id, joint);
     }
     for index in (0..graph.nodes.len()).rev() {
         grouper.take_rest(NodeId(index as u32));
@@ -165,15 +172,17 @@ impl<'a> Grouper<'a> {
         (single && !self.taken[node.index()]).then_some(node)
     }
 
-    fn take_contraction(&mut self, id: NodeId) {
+    fn take_contraction(&mut self, id: NodeId, joint: &Joint<'_>) {
         let node = self.node(id);
         if self.taken[id.index()] {
             return;
         }
         match &node.op {
-            Op::Conv(_) => {
-                let (nodes, tail) = self.tail(id, 1);
-                self.push(nodes, Kind::Conv(tail));
+            Op::Conv(attrs) => {
+                let (mut nodes, tail) = self.tail(id, 1);
+                let norm = self.norm(node, attrs).filter(|_| joint.normed_conv);
+                nodes.extend(norm.iter().flatten());
+                self.push(nodes, Kind::Conv(norm.map(|[scale_shift, _]| scale_shift), tail));
             }
             Op::MatMul { .. } if self.is_linear(node) => {
                 let axis = self.shape(node.outputs[0]).rank() - 1;
@@ -184,6 +193,20 @@ impl<'a> Grouper<'a> {
             Op::ConvInteger(..) | Op::MatMulInteger(_) => self.take_integers(id),
             _ => {}
         }
+    }
+
+    /// The scale and shift, and the relu behind it, that a convolution may do to its input itself. Where a
+    /// window has padding, the zeros come behind them.
+    fn norm(&self, conv: &Node, attrs: &ConvAttrs) -> Option<[NodeId; 2]> {
+        if attrs.kernel != [1; 2] || attrs.pads != [0; 4] || attrs.groups != 1 {
+            return None;
+        }
+        let relu = self.sole_producer(conv.inputs[0])?;
+        let is_relu = matches!(self.node(relu).op, Op::Unary(Unary::Relu));
+        let scale_shift = self.sole_producer(self.node(relu).inputs[0]).filter(|_| is_relu)?;
+        let node = self.node(scale_shift);
+        let floats = node.inputs.iter().all(|&id| self.graph.value(id).dtype == DType::F32);
+        (matches!(node.op, Op::ScaleShift) && floats).then_some([scale_shift, relu])
     }
 
     /// Whether a product's right operand is a constant matrix.
@@ -483,6 +506,8 @@ mod tests {
     use super::*;
     use reef_graph::Tensor;
 
+    const NOTHING: Joint<'_> = Joint { attention: &|_, _| false, normed_conv: false };
+
     /// What becomes of a product whose left operand is scaled by `before` and whose result by `after`.
     fn product_of(before: (Binary, f32), after: (Binary, f32)) -> Vec<Kind> {
         let mut graph = Graph::default();
@@ -498,7 +523,7 @@ mod tests {
         let product = graph.add_node("product", op, &[left, right], DType::F32, shape());
         let y = scale(&mut graph, product, after);
         graph.add_output("y", y);
-        group(&graph, &|_, _| false).into_iter().map(|group| group.kind).collect()
+        group(&graph, &NOTHING).into_iter().map(|group| group.kind).collect()
     }
 
     #[test]
@@ -541,7 +566,7 @@ mod tests {
         let y = graph.add_node("y", product(false), &[weights, v], DType::F32, shape());
         graph.add_output("y", y);
         change(&mut graph, [scores, weights, y]);
-        let narrow = |depth, width| depth <= 5 && width <= 5;
+        let narrow = Joint { attention: &|depth, width| depth <= 5 && width <= 5, ..NOTHING };
         group(&graph, &narrow).into_iter().map(|group| group.kind).collect()
     }
 
@@ -555,9 +580,50 @@ mod tests {
         assert!(apart(attention_of(|graph, [scores, ..]| graph.add_output("scores", scores), false, 2)));
         assert!(apart(attention_of(|graph, [_, weights, _]| graph.add_output("weights", weights), true, 2)));
         assert!(apart(attention_of(|_, _| {}, false, 1)), "a softmax of another axis");
-        let none = |graph: &Graph| group(graph, &|_, _| false);
+        let none = |graph: &Graph| group(graph, &NOTHING);
         let mut graph = Graph::default();
         attention_of(|whole, _| graph = whole.clone(), false, 2);
         assert!(apart(none(&graph).into_iter().map(|group| group.kind).collect()));
+    }
+
+    /// What becomes of a convolution behind a norm and `function`.
+    fn normed(attrs: ConvAttrs, function: Unary, change: impl FnOnce(&mut Graph, [ValueId; 2])) -> Vec<Kind> {
+        let mut graph = Graph::default();
+        let shape = || Shape::from([1, 4, 6, 6]);
+        let x = graph.add_input("x", DType::F32, shape());
+        let by_channel = graph.add_const("c", Tensor::f32([4], &[0.5; 4]));
+        let operands = [x, by_channel, by_channel];
+        let scaled = graph.add_node("norm", Op::ScaleShift, &operands, DType::F32, shape());
+        let made = graph.add_node("function", Op::Unary(function), &[scaled], DType::F32, shape());
+        let [kh, kw] = attrs.kernel;
+        let dims = [4, 4 / attrs.groups, kh, kw];
+        let weights = graph.add_const("w", Tensor::f32(dims, &vec![1.0; dims.iter().product()]));
+        let y = graph.add_node("conv", Op::Conv(attrs), &[made, weights], DType::F32, shape());
+        graph.add_output("y", y);
+        change(&mut graph, [scaled, made]);
+        let all = Joint { normed_conv: true, ..NOTHING };
+        group(&graph, &all).into_iter().map(|group| group.kind).collect()
+    }
+
+    #[test]
+    fn convolutions_norm_their_input_where_its_zeros_and_readers_are_their_own() {
+        let plain =
+            || ConvAttrs { kernel: [1; 2], strides: [1; 2], pads: [0; 4], dilations: [1; 2], groups: 1 };
+        let one = normed(plain(), Unary::Relu, |_, _| {});
+        assert!(
+            matches!(&one[..], [Kind::Conv(Some(NodeId(0)), tail)] if *tail == Tail::default()),
+            "{one:?}"
+        );
+        let apart = |kinds: Vec<Kind>| {
+            assert!(matches!(&kinds[..], [Kind::Elementwise, Kind::Conv(None, _)]), "{kinds:?}");
+        };
+        apart(normed(ConvAttrs { kernel: [3; 2], pads: [1; 4], ..plain() }, Unary::Relu, |_, _| {}));
+        apart(normed(ConvAttrs { pads: [0, 0, 0, 1], ..plain() }, Unary::Relu, |_, _| {}));
+        apart(normed(ConvAttrs { groups: 2, ..plain() }, Unary::Relu, |_, _| {}));
+        apart(normed(plain(), Unary::Sigmoid, |_, _| {}));
+        apart(normed(plain(), Unary::Relu, |graph, [_, made]| graph.add_output("made", made)));
+        let read = |graph: &mut Graph, [scaled, _]: [ValueId; 2]| graph.add_output("scaled", scaled);
+        let kinds = normed(plain(), Unary::Relu, read);
+        assert!(matches!(kinds[2], Kind::Conv(None, _)), "{kinds:?}");
     }
 }

@@ -34,7 +34,7 @@ impl Need {
     /// What the group's kernel demands; `None` when no kernel of its own writes its value.
     pub fn of(group: &Group, graph: &Graph) -> Option<Need> {
         match (&group.kind, &graph.nodes[group.root().index()].op) {
-            (Kind::Conv(_) | Kind::IntegerConv(_), _) | (Kind::Single, Op::Pool(_)) => Some(Need::Image),
+            (Kind::Conv(..) | Kind::IntegerConv(_), _) | (Kind::Single, Op::Pool(_)) => Some(Need::Image),
             (Kind::Linear(_) | Kind::IntegerLinear(_), _) => Some(Need::Rows),
             (Kind::MatMul(_) | Kind::IntegerMatMul(_) | Kind::Attention(..), _) => Some(Need::Inner),
             (Kind::LayerNorm(_), _) | (Kind::Single, Op::Gather { .. }) => Some(Need::Dense),

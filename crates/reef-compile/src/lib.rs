@@ -75,7 +75,11 @@ pub fn compile_and_inspect(
     graph.validate()?;
     check_io(graph)?;
     let simple = simplify::simplify(graph);
-    let groups = groups::group(&simple, &|depth, width| cutter.has_attention(depth, width));
+    let joint = groups::Joint {
+        attention: &|depth, width| cutter.has_attention(depth, width),
+        normed_conv: cutter.has_normed_conv(),
+    };
+    let groups = groups::group(&simple, &joint);
     let attempt = |elide: bool| {
         let layouts = layout::Layouts::decide(&simple, &groups, elide);
         let lowered = lower::lower(&simple, &groups, layouts, host_kernels, store, cutter)?;

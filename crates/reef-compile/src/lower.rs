@@ -179,7 +179,7 @@ impl<'a> Lowering<'a> {
             return Ok(());
         }
         match &group.kind {
-            Kind::Conv(tail) => self.conv(group, tail),
+            Kind::Conv(norm, tail) => self.conv(group, *norm, tail),
             Kind::Linear(tail) => self.linear(group, tail),
             Kind::IntegerConv(tail) => self.integer_conv(group, tail),
             Kind::IntegerLinear(tail) => self.integer_linear(group, tail),

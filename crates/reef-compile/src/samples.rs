@@ -82,10 +82,12 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 26] = [
+    let makers: [(&str, Maker); 28] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
+        ("conv behind a norm", conv_behind_norm),
+        ("dense block", dense_block),
         ("depthwise", depthwise),
         ("product with constant", linear),
         ("product with transposed constant", linear_transposed),
@@ -230,6 +232,40 @@ fn conv_with_long_sums(s: &mut Sketch) {
     let x = s.input(&[1, 96, 5, 4]);
     let y = s.conv(x, 40, plain());
     let y = s.same(Op::Unary(Unary::Relu), &[y]);
+    s.output(y);
+}
+
+/// A 1×1 convolution of what `joined` concatenates, normed.
+fn normed_conv(s: &mut Sketch, joined: &[ValueId], outputs: usize, strides: [usize; 2]) -> ValueId {
+    let mut dims = s.dims(joined[0]);
+    dims[1] = joined.iter().map(|&part| s.dims(part)[1]).sum();
+    let x = s.node(Op::Concat { axis: 1 }, joined, &dims);
+    let (scale, shift) = (s.constant(&[dims[1]]), s.constant(&[dims[1]]));
+    let x = s.same(Op::ScaleShift, &[x, scale, shift]);
+    let x = s.same(Op::Unary(Unary::Relu), &[x]);
+    s.conv(x, outputs, ConvAttrs { kernel: [1; 2], pads: [0; 4], strides, ..plain() })
+}
+
+fn conv_behind_norm(s: &mut Sketch) {
+    let x = s.input(&[3, 13, 7, 9]);
+    let left = s.conv(x, 22, plain());
+    let y = normed_conv(s, &[left, x], 37, [2, 1]);
+    let residual = s.input(&[3, 37, 4, 9]);
+    let y = s.same(Op::Binary(Binary::Add), &[y, residual]);
+    s.output(y);
+}
+
+/// Two layers of DenseNet and what leads to the next block; sums are long.
+fn dense_block(s: &mut Sketch) {
+    let x = s.input(&[1, 12, 6, 5]);
+    let mut parts = vec![s.conv(x, 264, plain())];
+    for _ in 0..2 {
+        let narrow = normed_conv(s, &parts, 16, [1; 2]);
+        let narrow = s.same(Op::Unary(Unary::Relu), &[narrow]);
+        parts.push(s.conv(narrow, 8, plain()));
+    }
+    let y = normed_conv(s, &parts, 70, [1; 2]);
+    let y = s.pool(y, PoolKind::AvgExcludePad);
     s.output(y);
 }
 

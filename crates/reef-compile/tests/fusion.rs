@@ -2,9 +2,13 @@
 
 mod harness;
 
+use std::sync::Arc;
+
 use harness::{Builder, compiled, conv_attrs, plan, target};
+use reef_compile::{CompileOptions, compile, interpret, reference};
+use reef_device::{Device, DummyDevice, DummyOptions};
 use reef_graph::{Binary, DType, Graph, Op, PoolAttrs, PoolKind, Reduce, Unary, ValueId};
-use reef_plan::{Isa, KernelSpec, Place};
+use reef_plan::{Isa, Kernel, KernelSpec, Place};
 
 const RELU: Op = Op::Unary(Unary::Relu);
 const ADD: Op = Op::Binary(Binary::Add);
@@ -276,6 +280,35 @@ fn concatenations_of_a_dense_block_are_free() {
                 .filter(|region| region.lane.is_some());
             assert_eq!(columns.count(), 4);
         }
+    }
+}
+
+/// On the CPU a kernel norms what a layer reads; where convolutions do so themselves, there is none.
+#[test]
+fn convolutions_of_a_dense_block_norm_their_input_where_a_device_has_that() {
+    for pairwise in [false, true] {
+        let graph = dense_block(pairwise, 6).graph;
+        let (device, options) = (DummyDevice::new(DummyOptions::default()), CompileOptions::default());
+        let plan = compile(&graph, &[], &Arc::default(), device.cutter(None).as_ref(), &options).unwrap();
+        let inputs = harness::inputs(&graph, 5);
+        let expected = reference::evaluate(&graph, &inputs).unwrap();
+        harness::assert_close(&interpret::run(&plan, &inputs).unwrap(), &expected, "a dense block");
+        let of = |kernels: &[Kernel]| -> Vec<String> {
+            kernels.iter().map(|kernel| kernel.name.clone()).filter(|name| name.contains("scale")).collect()
+        };
+        let normed = plan.kernels().iter().filter(|kernel| {
+            matches!(&kernel.spec, KernelSpec::Conv(spec) if spec.normed) && kernel.reads.len() == 5
+        });
+        assert_eq!(normed.count(), 3);
+        let names = of(plan.kernels());
+        assert_eq!(names.len(), 3);
+        let whole = |name: &String| name.ends_with("+relu+conv+bias+relu");
+        assert!(names.iter().all(whole), "{names:?}");
+        let on_cpu = crate::plan(&graph);
+        let names = of(on_cpu.kernels());
+        assert_eq!(names.len(), 3);
+        assert!(names.iter().all(|name| name.ends_with("+relu") && !name.contains("conv")), "{names:?}");
+        assert_eq!(on_cpu.kernels().len(), plan.kernels().len() + 3);
     }
 }
 

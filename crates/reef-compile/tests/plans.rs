@@ -189,9 +189,9 @@ fn the_plan_of_a_small_convolutional_network() {
       conv 1 blocks: arena[0+256] <- arena[256+128] w0 w1
         Conv(ConvSpec { batch: 1, in_hw: [4, 4], in_c: 2, in_pixel_stride: 2, out_hw: [4, 4], out_c: 4,
           out_pixel_stride: 4, kernel: [3, 3], strides: [1, 1], pads: [1, 1], dilations: [1, 1],
-          groups: 1, panel_width: 16, epilogue: Epilogue { bias: true, residual_pixel_stride: None,
-          activation: Some(Relu) }, tile_rows: 16, tile_columns: 16, columns_inner: true, splits: 1 })
-          restart Safe
+          groups: 1, panel_width: 16, normed: false, epilogue: Epilogue { bias: true,
+          residual_pixel_stride: None, activation: Some(Relu) }, tile_rows: 16, tile_columns: 16,
+          columns_inner: true, splits: 1 }) restart Safe
     stage 2
       reduce 1 blocks: arena[256+16] <- arena[0+256]
         Reduce(ReduceSpec { reduce: Mean, kept: [LoopDim { extent: 4, in_stride: 1, out_stride: 1 }],
@@ -200,9 +200,9 @@ fn the_plan_of_a_small_convolutional_network() {
       conv 1 blocks: arena[0+12] <- arena[256+16] w2
         Conv(ConvSpec { batch: 1, in_hw: [1, 1], in_c: 4, in_pixel_stride: 4, out_hw: [1, 1], out_c: 3,
           out_pixel_stride: 3, kernel: [1, 1], strides: [1, 1], pads: [0, 0], dilations: [1, 1],
-          groups: 1, panel_width: 16, epilogue: Epilogue { bias: false, residual_pixel_stride: None,
-          activation: None }, tile_rows: 1, tile_columns: 16, columns_inner: true, splits: 1 }) restart
-          Safe
+          groups: 1, panel_width: 16, normed: false, epilogue: Epilogue { bias: false,
+          residual_pixel_stride: None, activation: None }, tile_rows: 1, tile_columns: 16,
+          columns_inner: true, splits: 1 }) restart Safe
     stage 4
       softmax 1 blocks: out0[0+12] <- arena[0+12]
         Softmax(SoftmaxSpec { rows: [LoopDim { extent: 1, in_stride: 0, out_stride: 0 }], axis: LoopDim
@@ -251,9 +251,9 @@ fn the_plan_of_a_gated_row() {
       conv 1 blocks: arena[0+192] <- in0[0+192] w0
         Conv(ConvSpec { batch: 1, in_hw: [1, 6], in_c: 8, in_pixel_stride: 8, out_hw: [1, 6], out_c: 8,
           out_pixel_stride: 8, kernel: [1, 1], strides: [1, 1], pads: [0, 0], dilations: [1, 1],
-          groups: 1, panel_width: 16, epilogue: Epilogue { bias: false, residual_pixel_stride: None,
-          activation: Some(Silu) }, tile_rows: 6, tile_columns: 16, columns_inner: true, splits: 1 })
-          restart Safe
+          groups: 1, panel_width: 16, normed: false, epilogue: Epilogue { bias: false,
+          residual_pixel_stride: None, activation: Some(Silu) }, tile_rows: 6, tile_columns: 16,
+          columns_inner: true, splits: 1 }) restart Safe
     stage 1
       elementwise 1 blocks: arena[192+192] <- in0[0+192] arena[0+192]
         Elementwise(ElementwiseSpec { dims: [48], inputs: [ElemInput { dtype: F32, offset: 0, strides:

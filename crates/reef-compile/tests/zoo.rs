@@ -2,10 +2,14 @@
 
 mod harness;
 
+use std::sync::Arc;
+
 use reef_base::Rng;
-use reef_compile::reference;
+use reef_compile::{CompileOptions, compile, reference};
+use reef_device::{Device, DummyDevice, DummyOptions};
 use reef_graph::{DType, Shape, Tensor};
-use reef_onnx::OnnxModel;
+use reef_onnx::{OnnxModel, Specialised};
+use reef_plan::KernelSpec;
 use reef_zoo::{Model, Variant};
 
 /// Inputs that the model can take: token numbers and masks are small.
@@ -22,12 +26,16 @@ fn inputs(graph: &reef_graph::Graph) -> Vec<Tensor> {
     graph.inputs.iter().map(value).map(tensor).collect()
 }
 
-fn check(model: Model) {
+fn special(model: Model) -> Specialised {
     let bytes = reef_zoo::build(model, &Variant::tiny()).unwrap();
     let onnx = OnnxModel::from_bytes(&bytes).unwrap();
     let shapes: Vec<(&str, Shape)> =
         onnx.inputs().iter().map(|decl| (decl.name.as_str(), decl_shape(decl))).collect();
-    let special = onnx.specialise(&shapes).unwrap();
+    onnx.specialise(&shapes).unwrap()
+}
+
+fn check(model: Model) {
+    let special = special(model);
     let inputs = inputs(&special.graph);
     let expected = reference::evaluate(&special.graph, &inputs).unwrap();
     harness::check_targets(&model.to_string(), &special.graph, &special.host_kernels, &inputs, &expected);
@@ -54,6 +62,23 @@ fn resnet152() {
 #[test]
 fn densenet201() {
     check(Model::Densenet201);
+}
+
+/// Where convolutions norm their input, all do that read a concatenation: 98 layers, and the ways to the next
+/// block. Only what the last block gives is normed by a kernel of its own.
+#[test]
+fn convolutions_of_densenet201_norm_their_input() {
+    let special = special(Model::Densenet201);
+    let (device, options) = (DummyDevice::new(DummyOptions::default()), CompileOptions::default());
+    let cutter = device.cutter(None);
+    let plan = compile(&special.graph, &[], &Arc::default(), cutter.as_ref(), &options).unwrap();
+    let count = |is: &dyn Fn(&KernelSpec) -> bool| plan.kernels().iter().filter(|one| is(&one.spec)).count();
+    assert_eq!(count(&|spec| matches!(spec, KernelSpec::Conv(spec) if spec.normed)), 98 + 3);
+    let names = |is: &dyn Fn(&KernelSpec) -> bool| -> Vec<&str> {
+        plan.kernels().iter().filter(|one| is(&one.spec)).map(|one| one.name.as_str()).collect()
+    };
+    let others = names(&|spec| matches!(spec, KernelSpec::Elementwise(_)));
+    assert_eq!(others, ["/features/conv0/Conv+relu: layout", "/features/norm5/BatchNormalization+relu"]);
 }
 
 #[test]

@@ -199,6 +199,7 @@ fn conv_spec(shape: &ConvShape, isa: Isa, tile: [usize; 2]) -> ConvSpec {
         dilations: [1, 1],
         groups: 1,
         panel_width: panel_width(isa),
+        normed: false,
         epilogue: Epilogue { bias: true, residual_pixel_stride: None, activation: Some(Unary::Relu) },
         tile_rows: tile[0],
         tile_columns: tile[1],

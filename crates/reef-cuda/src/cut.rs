@@ -160,6 +160,10 @@ impl Cutter for CudaCutter {
         self.target.precision != Precision::F32 && depth.max(width) <= ATTENTION_WIDTH_MAX
     }
 
+    fn has_normed_conv(&self) -> bool {
+        true
+    }
+
     /// Kernels of one stage are queued one after the other on a stream.
     fn stage_blocks(&self) -> usize {
         1

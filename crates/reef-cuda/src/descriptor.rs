@@ -151,17 +151,24 @@ pub(crate) const MARK: &str = "reef_queue_mark";
 
 /// Tile functions by number, each as a kernel of its own that [`describe`] names, and how many of its blocks
 /// a multiprocessor has registers for: as in `kernels/queue.cuh`.
-pub(crate) const FUNCTIONS: [(&str, u32); 21] = [
+pub(crate) const FUNCTIONS: [(&str, u32); 28] = [
     ("reef_queue_attention_bf16", 2),
     ("reef_queue_attention_f16", 2),
     ("reef_queue_attention_tf32", 2),
     ("reef_queue_conv", 2),
     ("reef_queue_conv_bf16", 2),
     ("reef_queue_conv_bf16_narrow", 2),
+    ("reef_queue_conv_bf16_narrow_normed", 2),
+    ("reef_queue_conv_bf16_normed", 2),
     ("reef_queue_conv_f16", 2),
     ("reef_queue_conv_f16_narrow", 2),
+    ("reef_queue_conv_f16_narrow_normed", 2),
+    ("reef_queue_conv_f16_normed", 2),
+    ("reef_queue_conv_normed", 2),
     ("reef_queue_conv_tf32", 2),
     ("reef_queue_conv_tf32_narrow", 2),
+    ("reef_queue_conv_tf32_narrow_normed", 2),
+    ("reef_queue_conv_tf32_normed", 2),
     ("reef_queue_elementwise", 4),
     ("reef_queue_gather", 4),
     ("reef_queue_layer_norm", 4),

@@ -7,7 +7,8 @@
 //! 2. how a kernel, which comes in one piece, is cut. Only the numbers change that [`KernelSpec::whole`]
 //!    sets, so the meaning stays; and as a specification fixes the order of sums, so do the results;
 //! 3. what a kernel takes, in time and in scratch: to choose between cuts, to fill stages, for reports;
-//! 4. whether it has kernels that others have not ([`Cutter::has_attention`], [`Cutter::has_integers`]);
+//! 4. whether it has kernels that others have not ([`Cutter::has_attention`], [`Cutter::has_integers`],
+//!    [`Cutter::has_normed_conv`]);
 //! 5. how many steps of a recurrent network are one kernel ([`Cutter::recurrent_steps`]);
 //! 6. what it does all this for: a [`Target`]. Devices of one target have one and the same cutter, so plans
 //!    are named, shared and compared by it.
@@ -115,6 +116,12 @@ pub trait Cutter: Send + Sync + fmt::Debug {
     /// Whether it has kernels for products of 8-bit integers: then what multiplies numbers that were such
     /// integers multiplies the integers.
     fn has_integers(&self) -> bool {
+        false
+    }
+
+    /// Whether a convolution may norm its input as it reads it ([`crate::ConvSpec`]'s `normed`). Otherwise
+    /// that is a kernel before it.
+    fn has_normed_conv(&self) -> bool {
         false
     }
 

@@ -231,10 +231,15 @@ fn conv(spec: &ConvSpec, packing: Option<Packing>) -> Result<Operands, &'static 
         }
         _ => {}
     }
+    if spec.normed && !spec.is_pointwise() {
+        return Err("norms the input of a window that has padding, several pixels or groups");
+    }
     let panels = Reach::dense(F32, panels * spec.depth() * spec.panel_width);
     let weights = own(packing, spec.matrices()).unwrap_or(panels);
     let mut reads = vec![Reach::pixels(pixels, spec.in_pixel_stride, spec.in_c), weights];
     reads.extend(epilogue(&spec.epilogue, spec.rows(), spec.out_c));
+    let by_channel = if spec.normed { 2 } else { 0 };
+    reads.extend((0..by_channel).map(|_| Reach::dense(F32, spec.in_c)));
     Ok((reads, vec![Reach::pixels(spec.rows(), spec.out_pixel_stride, spec.out_c)]))
 }
 

@@ -51,7 +51,7 @@ pub struct Tile {
 /// A convolution, or a matrix product with constant weights (then a 1×1 convolution over rows).
 ///
 /// Reads x, weights (`ConvPanels`; when 1×1 with one group, `MatrixPanels`; or a device's own layout),
-/// `[bias]`, `[residual]`; writes y. Rows are all output pixels of all images,
+/// `[bias]`, `[residual]`, `[scale, shift]`; writes y. Rows are all output pixels of all images,
 /// `(image · out_h + y) · out_w + x`. Block b makes row tile `b / column tiles` and column tile
 /// `b % column tiles` of its group when `columns_inner`, else the other way round; groups are outermost.
 /// Where tiles are split, `splits` successive blocks share one.
@@ -83,6 +83,9 @@ pub struct ConvSpec {
     pub groups: usize,
     /// Output channels of a packed panel; 0 where the weights lie in a device's own layout.
     pub panel_width: usize,
+    /// Whether the input is normed as it is read: `max(x · scale[channel] + shift[channel], 0)`, in f32. Only
+    /// where the window is 1×1 and unpadded, and there is one group.
+    pub normed: bool,
     /// What happens before the store.
     pub epilogue: Epilogue,
     /// Output pixels of a block.
@@ -137,6 +140,13 @@ impl ConvSpec {
             columns: self.tile_columns.min(self.out_c / self.groups - column),
             plane,
         }
+    }
+
+    /// Whether every output pixel is made of one input pixel, which is inside the image: no padding, and no
+    /// window of several.
+    pub fn is_pointwise(&self) -> bool {
+        let inside = |axis: usize| (self.out_hw[axis].max(1) - 1) * self.strides[axis] < self.in_hw[axis];
+        self.kernel == [1, 1] && self.pads == [0, 0] && self.groups == 1 && inside(0) && inside(1)
     }
 
     /// Whether tiles are split where that has a meaning.

@@ -90,12 +90,18 @@ fn conv(epilogue: Epilogue) -> ConvSpec {
         dilations: [1, 1],
         groups: 2,
         panel_width: 4,
+        normed: false,
         epilogue,
         tile_rows: 4,
         tile_columns: 4,
         columns_inner: true,
         splits: 1,
     }
+}
+
+/// A 1×1 convolution that norms its input.
+fn normed(epilogue: Epilogue) -> ConvSpec {
+    ConvSpec { kernel: [1, 1], strides: [2, 3], groups: 1, normed: true, ..conv(epilogue) }
 }
 
 fn all() -> Epilogue {
@@ -108,6 +114,11 @@ fn convolutions_keep_to_their_operands() {
     let (x, w, y) = ((39 * 8 + 6, F32), (2 * 2 * 4 * 27, F32), (11 * 11 + 10, F32));
     needs(KernelSpec::Conv(conv(Epilogue::default())), &[x, w, y]);
     needs(KernelSpec::Conv(conv(all())), &[x, w, (10, F32), (11 * 12 + 10, F32), y]);
+    // 3 panels of 4 by 6.
+    let (w, by_channel) = ((3 * 4 * 6, F32), (6, F32));
+    needs(KernelSpec::Conv(normed(Epilogue::default())), &[x, w, by_channel, by_channel, y]);
+    let behind = [(10, F32), (11 * 12 + 10, F32), by_channel, by_channel];
+    needs(KernelSpec::Conv(normed(all())), &[&[x, w][..], &behind, &[y]].concat());
     for broken in [
         ConvSpec { groups: 4, ..conv(all()) },
         ConvSpec { out_c: 9, ..conv(all()) },
@@ -116,6 +127,23 @@ fn convolutions_keep_to_their_operands() {
         let sizes = [x.0 * F32, w.0 * F32, 10 * F32, (11 * 12 + 10) * F32, y.0 * F32];
         let error = Plan::new(parts(vec![vec![kernel(KernelSpec::Conv(broken), &sizes)]])).unwrap_err();
         assert!(matches!(&error, PlanError::Malformed { what } if what.contains("groups")), "{error}");
+    }
+}
+
+/// What norms its input makes zeros of padding something else.
+#[test]
+fn inputs_are_normed_without_padding_and_windows_only() {
+    let normed = || normed(Epilogue::default());
+    for broken in [
+        ConvSpec { kernel: [1, 2], ..normed() },
+        ConvSpec { groups: 2, ..normed() },
+        ConvSpec { pads: [0, 1], ..normed() },
+        // The last line of pixels would be below the image.
+        ConvSpec { strides: [3, 3], ..normed() },
+    ] {
+        let sizes = [39 * 8 + 6, 1000, 6, 6, 11 * 11 + 10].map(|count| count * F32);
+        let error = Plan::new(parts(vec![vec![kernel(KernelSpec::Conv(broken), &sizes)]])).unwrap_err();
+        assert!(matches!(&error, PlanError::Malformed { what } if what.contains("norms")), "{error}");
     }
 }
 

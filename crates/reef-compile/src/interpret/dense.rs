@@ -1,6 +1,6 @@
 //! Convolutions, products and pools.
 
-use reef_graph::PoolKind;
+use reef_graph::{PoolKind, Unary};
 use reef_plan::{
     At, AttentionSpec, ConvSpec, DepthwiseSpec, Epilogue, Masking, MatMulSpec, Matrices, Packing, PoolSpec,
 };
@@ -79,6 +79,13 @@ pub(super) fn conv(spec: &ConvSpec, access: &mut Access<'_, '_>, packing: Packin
     let window = Window::of(spec);
     let (inputs, outputs) = (spec.in_c / spec.groups, spec.out_c / spec.groups);
     let (tile, of) = (spec.tile(block), spec.matrices());
+    // The last two operands.
+    let scale = access.reads.len().saturating_sub(2);
+    let normed = |access: &mut Access<'_, '_>, x: f64, channel: usize| {
+        let moved = x * access.load_f32(scale, channel) + access.load_f32(scale + 1, channel);
+        // As a kernel before this one would store it.
+        f64::from(unary(Unary::Relu, moved) as f32)
+    };
     for row in tile.row..tile.row + tile.rows {
         for output in tile.column..tile.column + tile.columns {
             let mut sum = 0.0;
@@ -88,7 +95,11 @@ pub(super) fn conv(spec: &ConvSpec, access: &mut Access<'_, '_>, packing: Packin
                 let first = (tap[0] * spec.kernel[1] + tap[1]) * inputs;
                 for i in 0..inputs {
                     let at = At { group: tile.plane, output, k: first + i };
-                    sum += access.load_f32(0, x + i) * weight(access, packing, of, at);
+                    let mut input = access.load_f32(0, x + i);
+                    if spec.normed {
+                        input = normed(access, input, i);
+                    }
+                    sum += input * weight(access, packing, of, at);
                 }
             }
             let channel = tile.plane * outputs + output;

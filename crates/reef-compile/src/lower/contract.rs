@@ -1,6 +1,6 @@
 //! Convolutions, products and pools.
 
-use reef_graph::{ConvAttrs, DType, Node, Op, PoolAttrs, Shape, ValueId};
+use reef_graph::{ConvAttrs, DType, Node, NodeId, Op, PoolAttrs, Shape, ValueId};
 use reef_plan::{
     AttentionSpec, ConvSpec, DepthwiseSpec, Epilogue, KernelSpec, Masking, MatMulSpec, PoolSpec, Weights,
     Work,
@@ -14,15 +14,24 @@ use crate::layout::{NHWC, Need};
 use crate::view::{Operand, View};
 
 impl Lowering<'_> {
-    pub(super) fn conv(&mut self, group: &Group, tail: &Tail) -> Result<(), CompileError> {
-        let node = self.node(group.nodes[0]);
-        let Op::Conv(attrs) = &node.op else { unreachable!("the group starts with a convolution") };
+    /// `norm` is the scale and shift of the input, if the convolution takes care of it and its relu.
+    pub(super) fn conv(
+        &mut self,
+        group: &Group,
+        norm: Option<NodeId>,
+        tail: &Tail,
+    ) -> Result<(), CompileError> {
+        let mut nodes = group.nodes.iter().map(|&id| self.node(id));
+        let is_conv = |node: &&Node| matches!(node.op, Op::Conv(_));
+        let node = nodes.find(is_conv).expect("the group has a convolution");
+        let Op::Conv(attrs) = &node.op else { unreachable!("found as a convolution") };
+        let norm = norm.map(|norm| self.node(norm));
         let output = self.node(group.root()).outputs[0];
         self.require_f32(node, &node.inputs)?;
         let Some(weights) = self.graph.constant(node.inputs[1]).cloned() else {
             return Err(CompileError::unsupported(node, "the weights are computed, not constant"));
         };
-        let x = self.view(node.inputs[0]);
+        let x = self.view(norm.unwrap_or(node).inputs[0]);
         let x = self.with_layout(x, &NHWC, |view| view.image().is_some());
         let depthwise =
             attrs.groups > 1 && attrs.groups == x.dims[1] && weights.shape()[..2] == [attrs.groups, 1];
@@ -37,13 +46,18 @@ impl Lowering<'_> {
         let bias = node.inputs.get(2).copied().or(tail.bias);
         let y = self.place(output, Need::Image, None);
         let epilogue = self.epilogue(bias, tail, &mut reads, &y, View::image, &NHWC);
+        for &by_channel in norm.iter().flat_map(|norm| &norm.inputs[1..]) {
+            let view = self.view(by_channel);
+            let view = self.dense(view);
+            reads.push(self.operand(&view));
+        }
         let (spec, work) = if depthwise {
             self.depthwise_spec(attrs, &x, &y, epilogue)
         } else {
-            self.conv_spec(attrs, &x, &y, epilogue)
+            self.conv_spec(attrs, &x, &y, norm.is_some(), epilogue)
         };
         let writes = vec![self.operand(&y)];
-        self.emit(self.contraction_label(tail, bias.is_some()), work, spec, reads, writes);
+        self.emit(self.contraction_label(norm, tail, bias.is_some()), work, spec, reads, writes);
         Ok(())
     }
 
@@ -73,7 +87,14 @@ impl Lowering<'_> {
         Epilogue { bias: bias.is_some(), residual_pixel_stride, activation: tail.activation }
     }
 
-    fn conv_spec(&self, attrs: &ConvAttrs, x: &View, y: &View, epilogue: Epilogue) -> (KernelSpec, Work) {
+    fn conv_spec(
+        &self,
+        attrs: &ConvAttrs,
+        x: &View,
+        y: &View,
+        normed: bool,
+        epilogue: Epilogue,
+    ) -> (KernelSpec, Work) {
         let stride = |view: &View| view.image().unwrap_or(view.dims[1]);
         let (in_c, out_c) = (x.dims[1], y.dims[1]);
         let spec = ConvSpec {
@@ -90,6 +111,7 @@ impl Lowering<'_> {
             dilations: attrs.dilations,
             groups: attrs.groups,
             panel_width: 0,
+            normed,
             epilogue,
             tile_rows: 1,
             tile_columns: 1,
@@ -163,6 +185,7 @@ impl Lowering<'_> {
             dilations: [1, 1],
             groups: 1,
             panel_width: 0,
+            normed: false,
             epilogue,
             tile_rows: 1,
             tile_columns: 1,
@@ -171,13 +194,16 @@ impl Lowering<'_> {
         };
         let (spec, work) = conv_work(spec);
         let writes = vec![self.operand(&y)];
-        self.emit(self.contraction_label(tail, tail.bias.is_some()), work, spec, reads, writes);
+        self.emit(self.contraction_label(None, tail, tail.bias.is_some()), work, spec, reads, writes);
         Ok(())
     }
 
-    /// Name of a kernel with an epilogue.
-    fn contraction_label(&self, tail: &Tail, bias: bool) -> String {
+    /// Name of a kernel with an epilogue, and perhaps a norm before it.
+    fn contraction_label(&self, norm: Option<&Node>, tail: &Tail, bias: bool) -> String {
         let mut label = self.node(self.members[0]).name.clone();
+        if norm.is_some() {
+            label.push_str("+relu+conv");
+        }
         if bias {
             label.push_str("+bias");
         }
@@ -332,8 +358,9 @@ impl Lowering<'_> {
 
 /// A convolution in one piece, and its work.
 pub(super) fn conv_work(spec: ConvSpec) -> (KernelSpec, Work) {
-    let flops = 2.0 * (spec.rows() * spec.out_c) as f64 * spec.depth() as f64;
     let inputs = spec.batch * spec.in_hw[0] * spec.in_hw[1] * spec.in_c;
+    let norms = if spec.normed { 3.0 * inputs as f64 } else { 0.0 };
+    let flops = 2.0 * (spec.rows() * spec.out_c) as f64 * spec.depth() as f64 + norms;
     let elements = inputs + spec.out_c * spec.depth() + spec.rows() * spec.out_c;
     (KernelSpec::Conv(spec).whole(), streams(flops, words(elements)))
 }

@@ -289,6 +289,7 @@ fn rows_of(rows: usize, in_c: usize, out_c: usize) -> ConvSpec {
         dilations: [1, 1],
         groups: 1,
         panel_width: 0,
+        normed: false,
         epilogue: Epilogue::default(),
         tile_rows: 1,
         tile_columns: 1,

@@ -134,6 +134,7 @@ impl Lowering<'_> {
             dilations: [1, 1],
             groups: 1,
             panel_width: 0,
+            normed: false,
             epilogue: Epilogue { bias: operands.bias.is_some(), ..Epilogue::default() },
             tile_rows: 1,
             tile_columns: 1,

@@ -255,6 +255,9 @@ pub(crate) fn flaw(plan: &Plan) -> Option<String> {
         if matches!(kernel.spec, KernelSpec::Attention(_)) {
             return Some(format!("kernel {}: there is no attention in one kernel", kernel.name));
         }
+        if matches!(&kernel.spec, KernelSpec::Conv(spec) if spec.normed) {
+            return Some(format!("kernel {}: convolutions do not norm their input", kernel.name));
+        }
         let packing = match kernel.reads.get(1).map(|weights| weights.place) {
             Some(Place::Weight(index)) => Some(plan.weights()[index as usize].packing),
             _ => None,

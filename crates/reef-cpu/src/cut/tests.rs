@@ -49,6 +49,7 @@ fn parts(packing: Packing, panel_width: usize, tile_columns: usize) -> PlanParts
         dilations: [1, 1],
         groups: 1,
         panel_width,
+        normed: false,
         epilogue: Epilogue::default(),
         tile_rows: 3,
         tile_columns,
@@ -169,6 +170,17 @@ fn attention_in_one_kernel_is_refused() {
     parts.weights.clear();
     let plan = Plan::cut_by(&CpuCutter::new(TARGET), parts).unwrap();
     assert!(flaw(&plan).unwrap().contains("attention"));
+}
+
+#[test]
+fn convolutions_that_norm_their_input_are_refused() {
+    let mut parts = parts(panels(8), 8, 8);
+    let kernel = &mut parts.stages[0][0];
+    let KernelSpec::Conv(spec) = &mut kernel.spec else { panic!("a convolution") };
+    spec.normed = true;
+    kernel.reads.extend([kernel.reads[0]; 2]);
+    let plan = Plan::cut_by(&CpuCutter::new(TARGET), parts).unwrap();
+    assert!(flaw(&plan).unwrap().contains("norm their input"));
 }
 
 #[test]

@@ -202,6 +202,7 @@ pub(crate) fn all(tiny: bool) -> Vec<Entry> {
     for seed in 0..if tiny { 2 } else { 16 } {
         entries.push(random("convolution", seed, sketch::convolution));
         entries.push(random("product", seed, sketch::product));
+        entries.push(random("normed convolution", seed, sketch::normed_convolution));
     }
     entries
 }
@@ -315,6 +316,8 @@ fn large(tiny: bool) -> Vec<Entry> {
     // BERT's again, and ResNet's pooling and a block of it.
     let (rows, side) = if tiny { (8, 14) } else { (128, 112) };
     let block = if tiny { [32, 7, 16] } else { [256, 14, 64] };
+    // A layer of DenseNet.
+    let [inputs, layer, outputs] = if tiny { [48, 7, 32] } else { [896, 14, 128] };
     let whole = |name: &str, draw: Draw| drawn(name.into(), Meaning::Reference, move |s| draw(s, rows));
     let others = [
         whole("layer norm of 768", |s, rows| {
@@ -328,6 +331,10 @@ fn large(tiny: bool) -> Vec<Entry> {
         whole("gelu of 3072", |s, rows| {
             let x = s.input(&[rows, 3072]);
             s.node(Op::Unary(Unary::Gelu), &[x], &[rows, 3072])
+        }),
+        drawn(format!("normed conv 1x1, {layer}x{layer}x{inputs} to {outputs}"), Meaning::Exact, move |s| {
+            let x = s.input(&[1, inputs, layer, layer]);
+            sketch::normed(s, x, outputs, [1; 2])
         }),
         drawn("bottleneck of three convs".into(), Meaning::Exact, move |s| bottleneck(s, block)),
         drawn(format!("max pool {side}x{side}x64"), Meaning::Reference, move |s| pool(s, side)),

@@ -39,6 +39,11 @@ pub(crate) fn evaluate(graph: &Graph, inputs: &[Tensor]) -> Option<Vec<f64>> {
                 let pairs = a.iter().zip(b.iter().cycle());
                 pairs.map(|(a, b)| if add { a + b } else { a * b }).collect()
             }
+            Op::ScaleShift => {
+                let (scale, shift, pixels) = (operand(1), operand(2), dims(0)[2..].iter().product());
+                let channels = operand(0).chunks(pixels).zip(scale.iter().zip(shift).cycle());
+                channels.flat_map(|(x, (scale, shift))| x.iter().map(move |x| x * scale + shift)).collect()
+            }
             Op::Unary(Unary::Relu) => operand(0).iter().map(|value| value.max(0.0)).collect(),
             Op::Softmax { axis } if *axis + 1 == shape.rank() => softmax(operand(0), shape[*axis]),
             _ => return None,

@@ -16,9 +16,11 @@ const SHARED_BYTES: usize = CONV_DEPTH * (CONV_PITCH + CONV_COLUMNS) * size_of::
 /// Steps whose operands a block on tensor cores has in shared memory or on their way.
 const STAGES: usize = 4;
 
-/// Bytes of shared memory of a block on tensor cores, whose right operand has elements of so many bytes.
-const fn tensor_bytes(columns: usize, right_bytes: usize) -> usize {
-    let pipeline = STAGES * STEP_CHUNKS * CHUNK * (CONV_ROWS * size_of::<f32>() + columns * right_bytes);
+/// Bytes of shared memory of a block on tensor cores, whose right operand has elements of so many bytes, and
+/// which has so many numbers to norm an element of the left one.
+const fn tensor_bytes(columns: usize, right_bytes: usize, norms: usize) -> usize {
+    let left_bytes = (CONV_ROWS + norms) * size_of::<f32>();
+    let pipeline = STAGES * STEP_CHUNKS * CHUNK * (left_bytes + columns * right_bytes);
     // The sums at the end, in rows that keep off each other's banks.
     let sums = CONV_ROWS * (columns + 8) * size_of::<f32>();
     if pipeline > sums { pipeline } else { sums }
@@ -33,6 +35,8 @@ pub(super) struct ConvDescriptor {
     residual: Operand,
     y: Operand,
     parts: Operand,
+    scale: Operand,
+    shift: Operand,
     in_hw: [u32; 2],
     in_pixel_stride: u32,
     out_hw: [u32; 2],
@@ -99,13 +103,9 @@ pub(super) fn conv(operands: Operands<'_>, spec: &ConvSpec) -> Described {
     let mut next = 2;
     let bias = operands.read_if(spec.epilogue.bias, &mut next);
     let residual = operands.read_if(spec.epilogue.residual_pixel_stride.is_some(), &mut next);
+    let scale = operands.read_if(spec.normed, &mut next);
+    let shift = operands.read_if(spec.normed, &mut next);
     let (of, inputs) = (spec.matrices(), spec.in_c / spec.groups);
-    let (function, narrow, weight_bytes) = match operands.precision {
-        Precision::F32 => ("reef_queue_conv", "", 0),
-        Precision::Tf32 => ("reef_queue_conv_tf32", "reef_queue_conv_tf32_narrow", 4),
-        Precision::F16 => ("reef_queue_conv_f16", "reef_queue_conv_f16_narrow", 2),
-        Precision::Bf16 => ("reef_queue_conv_bf16", "reef_queue_conv_bf16_narrow", 2),
-    };
     let on_tensor_cores = operands.precision != Precision::F32;
     let weight_stride = if on_tensor_cores { Chunks::columns(of) } else { Rows::stride(of) };
     let chunks = Chunks::count(of);
@@ -116,6 +116,8 @@ pub(super) fn conv(operands: Operands<'_>, spec: &ConvSpec) -> Described {
         residual,
         y: operands.write(),
         parts: operands.in_task(operands.placing.parts()),
+        scale,
+        shift,
         in_hw: pair(spec.in_hw),
         in_pixel_stride: number(spec.in_pixel_stride),
         out_hw: pair(spec.out_hw),
@@ -139,12 +141,33 @@ pub(super) fn conv(operands: Operands<'_>, spec: &ConvSpec) -> Described {
         split_chunks: number(split_chunks(chunks, spec.splits)),
         in_fours: u32::from(operands.is_aligned(0) && are_fours(&[inputs, spec.in_pixel_stride])),
     };
-    match (on_tensor_cores, spec.tile_columns) {
-        (false, _) => described(function, &descriptor, SHARED_BYTES),
-        (true, CONV_COLUMNS_NARROW) => {
-            described(narrow, &descriptor, tensor_bytes(CONV_COLUMNS_NARROW, weight_bytes))
-        }
-        (true, _) => described(function, &descriptor, tensor_bytes(CONV_COLUMNS, weight_bytes)),
+    let (function, weight_bytes) = conv_function(operands.precision, spec);
+    let shared_bytes = match weight_bytes {
+        0 => SHARED_BYTES,
+        _ => tensor_bytes(spec.tile_columns, weight_bytes, if spec.normed { 2 } else { 0 }),
+    };
+    described(function, &descriptor, shared_bytes)
+}
+
+/// The function for a convolution, and the bytes of its weights' elements in shared memory; 0 for f32, which
+/// does not go by that.
+fn conv_function(precision: Precision, spec: &ConvSpec) -> (&'static str, usize) {
+    let is_narrow = spec.tile_columns == CONV_COLUMNS_NARROW;
+    match (precision, is_narrow, spec.normed) {
+        (Precision::F32, _, false) => ("reef_queue_conv", 0),
+        (Precision::F32, _, true) => ("reef_queue_conv_normed", 0),
+        (Precision::Tf32, false, false) => ("reef_queue_conv_tf32", 4),
+        (Precision::Tf32, false, true) => ("reef_queue_conv_tf32_normed", 4),
+        (Precision::Tf32, true, false) => ("reef_queue_conv_tf32_narrow", 4),
+        (Precision::Tf32, true, true) => ("reef_queue_conv_tf32_narrow_normed", 4),
+        (Precision::F16, false, false) => ("reef_queue_conv_f16", 2),
+        (Precision::F16, false, true) => ("reef_queue_conv_f16_normed", 2),
+        (Precision::F16, true, false) => ("reef_queue_conv_f16_narrow", 2),
+        (Precision::F16, true, true) => ("reef_queue_conv_f16_narrow_normed", 2),
+        (Precision::Bf16, false, false) => ("reef_queue_conv_bf16", 2),
+        (Precision::Bf16, false, true) => ("reef_queue_conv_bf16_normed", 2),
+        (Precision::Bf16, true, false) => ("reef_queue_conv_bf16_narrow", 2),
+        (Precision::Bf16, true, true) => ("reef_queue_conv_bf16_narrow_normed", 2),
     }
 }
 
@@ -181,7 +204,7 @@ pub(super) fn matmul(operands: Operands<'_>, spec: &MatMulSpec) -> Described {
         descriptor.batch_dims[axis] = number(extent);
         descriptor.batch_strides[axis] = [a, b, c].map(|stride| stride as i64);
     }
-    let tensor_bytes = tensor_bytes(CONV_COLUMNS, size_of::<f32>());
+    let tensor_bytes = tensor_bytes(CONV_COLUMNS, size_of::<f32>(), 0);
     match operands.precision {
         Precision::F32 => described("reef_queue_matmul", &descriptor, SHARED_BYTES),
         Precision::Tf32 => described("reef_queue_matmul_tf32", &descriptor, tensor_bytes),

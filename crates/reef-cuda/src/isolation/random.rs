@@ -3,7 +3,9 @@
 use reef_base::Rng;
 use reef_compile::reference;
 use reef_compile::samples::Sample;
-use reef_graph::{Binary, ConvAttrs, DType, Graph, Op, PoolAttrs, PoolKind, Reduce, Shape, Tensor, ValueId};
+use reef_graph::{
+    Binary, ConvAttrs, DType, Graph, Op, PoolAttrs, PoolKind, Reduce, Shape, Tensor, Unary, ValueId,
+};
 
 struct Sketch<'a> {
     rng: &'a mut Rng,
@@ -26,7 +28,7 @@ pub(super) fn sample(rng: &mut Rng) -> Sample {
 
 impl Sketch<'_> {
     fn draw(&mut self) -> (&'static str, Option<ValueId>) {
-        match self.below(10) {
+        match self.below(11) {
             0 | 1 => ("random convolution", self.conv()),
             2 => ("random pool", self.pool()),
             3 => ("random product", Some(self.product())),
@@ -35,6 +37,7 @@ impl Sketch<'_> {
             6 => ("random gather", Some(self.gather())),
             7 => ("random slice of a transposition", Some(self.movement())),
             8 => ("random broadcast", Some(self.broadcast())),
+            9 => ("random norm and convolution", Some(self.normed_conv())),
             _ => ("random layer norm", Some(self.layer_norm())),
         }
     }
@@ -97,6 +100,19 @@ impl Sketch<'_> {
         let bias = self.constant(&[outputs]);
         let attrs = ConvAttrs { kernel, strides, pads: [top, left, bottom, right], dilations, groups };
         Some(self.node(Op::Conv(attrs), &[x, weights, bias], &[dims[0], outputs, height, width]))
+    }
+
+    fn normed_conv(&mut self) -> ValueId {
+        let dims = [1 + self.below(2), 1 + self.below(50), 1 + self.below(9), 1 + self.below(9)];
+        let (outputs, strides) = (1 + self.below(70), [1 + self.below(3), 1 + self.below(3)]);
+        let x = self.input(&dims);
+        let (scale, shift) = (self.constant(&[dims[1]]), self.constant(&[dims[1]]));
+        let x = self.node(Op::ScaleShift, &[x, scale, shift], &dims);
+        let x = self.node(Op::Unary(Unary::Relu), &[x], &dims);
+        let weights = self.constant(&[outputs, dims[1], 1, 1]);
+        let attrs = ConvAttrs { kernel: [1; 2], strides, pads: [0; 4], dilations: [1; 2], groups: 1 };
+        let [height, width] = [0, 1].map(|axis| (dims[2 + axis] - 1) / strides[axis] + 1);
+        self.node(Op::Conv(attrs), &[x, weights], &[dims[0], outputs, height, width])
     }
 
     fn pool(&mut self) -> Option<ValueId> {

@@ -19,6 +19,8 @@ struct ConvDescriptor {
   Operand x, weights, bias, residual, y;
   // Where the parts of a tile are until they are added.
   Operand parts;
+  // By input channel, where the input is normed.
+  Operand scale, shift;
   unsigned in_h, in_w, in_pixel_stride;
   unsigned out_h, out_w, out_pixel_stride;
   unsigned kernel_h, kernel_w;
@@ -46,8 +48,16 @@ struct ConvDescriptor {
 static_assert(sizeof(ConvDescriptor) == CONV_DESCRIPTOR_BYTES, "the host has another idea of the descriptor");
 #endif
 
-REEF_TILE bool conv_tile(const ConvDescriptor &d, const Places &places, unsigned block,
-                                       const Context &context) {
+// An element of the input as a normed convolution multiplies it: what a kernel before it would have written.
+__device__ __forceinline__ float normed(float x, float scale, float shift) {
+  const float moved = x * scale + shift;
+  return moved < 0.f ? 0.f : moved;
+}
+
+// `NORMED` is for unpadded 1x1 windows of one group: what a thread brings it norms on the way.
+template <bool NORMED>
+__device__ __forceinline__ bool conv_plain(const ConvDescriptor &d, const Places &places, unsigned block,
+                                           const Context &context) {
   float(*const pixels)[CONV_PITCH] = reinterpret_cast<float(*)[CONV_PITCH]>(context.shared);
   float(*const filters)[CONV_COLUMNS] =
       reinterpret_cast<float(*)[CONV_COLUMNS]>(context.shared + CONV_DEPTH * CONV_PITCH * sizeof(float));
@@ -89,6 +99,9 @@ REEF_TILE bool conv_tile(const ConvDescriptor &d, const Places &places, unsigned
         const int in_x = left + static_cast<int>(tap % d.kernel_w * d.dilation_w);
         if (in_y >= 0 && in_y < static_cast<int>(d.in_h) && in_x >= 0 && in_x < static_cast<int>(d.in_w)) {
           value = x[(static_cast<unsigned long long>(in_y) * d.in_w + in_x) * d.in_pixel_stride + k % d.inputs];
+          if constexpr (NORMED) {
+            value = normed(value, places.at<const float>(d.scale)[k], places.at<const float>(d.shift)[k]);
+          }
         }
       }
       pixels[own_k + i][own_row] = value;
@@ -130,6 +143,14 @@ REEF_TILE bool conv_tile(const ConvDescriptor &d, const Places &places, unsigned
     }
   }
   return true;
+}
+
+REEF_TILE bool conv_tile(const ConvDescriptor &d, const Places &places, unsigned block, const Context &context) {
+  return conv_plain<false>(d, places, block, context);
+}
+REEF_TILE bool conv_normed_tile(const ConvDescriptor &d, const Places &places, unsigned block,
+                                const Context &context) {
+  return conv_plain<true>(d, places, block, context);
 }
 
 }  // namespace reef

@@ -49,10 +49,38 @@ __device__ __forceinline__ bool all_parts_there(const Context &context, unsigned
   return context.verdict[0] != 0;
 }
 
-template <class P, unsigned COLUMNS>
+// Norms elements of the input: a scale and a shift for each of a chunk.
+struct Normed {
+  static constexpr unsigned BYTES = 2 * CHUNK * 4;
+  Floats4 scale, shift;
+
+  __device__ __forceinline__ Normed(const unsigned char *at, unsigned four)
+      : scale(reinterpret_cast<const Floats4 *>(at)[four]),
+        shift(reinterpret_cast<const Floats4 *>(at)[CHUNK / 4 + four]) {}
+
+  __device__ __forceinline__ Floats4 operator()(const Floats4 &from) const {
+    Floats4 made;
+    for (unsigned i = 0; i < 4; i++) made.v[i] = normed(from.v[i], scale.v[i], shift.v[i]);
+    return made;
+  }
+
+  // Starts to copy what a chunk from channel `first` on needs, with one warp. Behind the last channel come zeros:
+  // weights are zero there, and with them nothing but a number gives zero.
+  static __device__ __forceinline__ void fetch(unsigned char *to, const float *scale, const float *shift,
+                                               unsigned first, unsigned end) {
+    if (threadIdx.x >= 2 * CHUNK) return;
+    const unsigned channel = first + threadIdx.x % CHUNK;
+    const float *const from = threadIdx.x < CHUNK ? scale : shift;
+    const bool exists = channel < end;
+    copy_4(reinterpret_cast<float *>(to) + threadIdx.x, exists ? from + channel : from, exists);
+  }
+};
+
+// `Before` is what is done to the input: nothing, or, for unpadded 1x1 windows of one group, `Normed`.
+template <class P, unsigned COLUMNS, class Before>
 __device__ __forceinline__ bool conv_tensor(const ConvDescriptor &d, const Places &places, unsigned block,
                                             const Context &context) {
-  using Tile = TensorTile<P, COLUMNS, true>;
+  using Tile = TensorTile<P, COLUMNS, true, Before>;
   const unsigned split = block % d.splits;
   const unsigned of_all = block / d.splits;
   const unsigned tiles = d.row_tiles * d.column_tiles;
@@ -79,6 +107,8 @@ __device__ __forceinline__ bool conv_tensor(const ConvDescriptor &d, const Place
                                        (static_cast<unsigned long long>(group) * d.chunks * d.weight_stride +
                                         first_column) * CHUNK * P::PACKED_BYTES;
   const unsigned long long chunk_bytes = static_cast<unsigned long long>(d.weight_stride) * CHUNK * P::PACKED_BYTES;
+  [[maybe_unused]] const float *const scale = places.at<const float>(d.scale);
+  [[maybe_unused]] const float *const shift = places.at<const float>(d.shift);
   // What the loop needs, in registers: memory is read anew after every copy and barrier.
   const ConvDescriptor hot = d;
   ConvCursor cursor(hot, first_chunk * CHUNK + own_k);
@@ -90,6 +120,36 @@ __device__ __forceinline__ bool conv_tensor(const ConvDescriptor &d, const Place
     if (!exists) return all_x;
     return x + (static_cast<unsigned long long>(in_y) * hot.in_w + in_x) * hot.in_pixel_stride + at.channel;
   };
+  // A pixel of a 1x1 window, and the end of its channels: none where there is no pixel.
+  [[maybe_unused]] const float *const own_x =
+      pixel < d.rows ? x + (static_cast<unsigned long long>(top) * d.in_w + left) * d.in_pixel_stride : all_x;
+  [[maybe_unused]] const unsigned own_end = pixel < d.rows ? d.inputs : 0;
+  const auto bring_channels = [&](float *own, unsigned first, unsigned end) {
+    if (hot.in_fours) {
+      copy_16(own, first < end ? own_x + first : all_x, first < end);
+      return;
+    }
+    for (unsigned j = 0; j < 4; j++) {
+      const bool exists = first + j < end;
+      copy_4(own + j, exists ? own_x + first + j : all_x, exists);
+    }
+  };
+  const auto bring_window = [&](float *own, bool has) {
+    if (hot.in_fours) {
+      bool exists = has;
+      const float *const from = source(cursor, exists);
+      copy_16(own, from, exists);
+    } else {
+      ConvCursor at = cursor;
+      for (unsigned j = 0; j < 4; j++) {
+        bool exists = has;
+        const float *const from = source(at, exists);
+        copy_4(own + j, from, exists);
+        at.advance(hot, 1);
+      }
+    }
+    cursor.advance(hot, CHUNK);
+  };
   // Steps come in order.
   const auto fetch = [&](unsigned step) {
     for (unsigned i = 0; i < TENSOR_CHUNKS; i++) {
@@ -97,20 +157,12 @@ __device__ __forceinline__ bool conv_tensor(const ConvDescriptor &d, const Place
       const bool has = chunk < end_chunk;
       unsigned char *const to = Tile::chunk_at(context.shared, step, i);
       float *const own = reinterpret_cast<float *>(to) + own_row * CHUNK + own_k;
-      if (hot.in_fours) {
-        bool exists = has;
-        const float *const from = source(cursor, exists);
-        copy_16(own, from, exists);
+      if constexpr (Before::BYTES > 0) {
+        bring_channels(own, chunk * CHUNK + own_k, has ? own_end : 0);
+        Before::fetch(to + Tile::OPERANDS_BYTES, scale, shift, chunk * CHUNK, has ? hot.inputs : 0);
       } else {
-        ConvCursor at = cursor;
-        for (unsigned j = 0; j < 4; j++) {
-          bool exists = has;
-          const float *const from = source(at, exists);
-          copy_4(own + j, from, exists);
-          at.advance(hot, 1);
-        }
+        bring_window(own, has);
       }
-      cursor.advance(hot, CHUNK);
       for (unsigned piece = threadIdx.x; piece < COLUMNS * P::PACKED_BYTES; piece += THREADS) {
         const bool exists = has && first_column + piece / P::PACKED_BYTES < hot.weight_stride;
         copy_16(to + Tile::LEFT_BYTES + piece * 16, exists ? weights + chunk * chunk_bytes + piece * 16 : weights,
@@ -154,16 +206,22 @@ __device__ __forceinline__ bool conv_tensor(const ConvDescriptor &d, const Place
   return true;
 }
 
-#define REEF_CONV_TENSOR(name, P, columns)                                                                           \
+#define REEF_CONV_TENSOR(name, P, columns, Before)                                                                   \
   REEF_TILE bool name(const ConvDescriptor &d, const Places &places, unsigned block, const Context &context) {       \
-    return conv_tensor<P, columns>(d, places, block, context);                                                       \
+    return conv_tensor<P, columns, Before>(d, places, block, context);                                               \
   }
 
-REEF_CONV_TENSOR(conv_tf32_tile, Tf32, 64)
-REEF_CONV_TENSOR(conv_f16_tile, Half, 64)
-REEF_CONV_TENSOR(conv_bf16_tile, Bfloat, 64)
-REEF_CONV_TENSOR(conv_tf32_narrow_tile, Tf32, 32)
-REEF_CONV_TENSOR(conv_f16_narrow_tile, Half, 32)
-REEF_CONV_TENSOR(conv_bf16_narrow_tile, Bfloat, 32)
+REEF_CONV_TENSOR(conv_tf32_tile, Tf32, 64, AsIs)
+REEF_CONV_TENSOR(conv_f16_tile, Half, 64, AsIs)
+REEF_CONV_TENSOR(conv_bf16_tile, Bfloat, 64, AsIs)
+REEF_CONV_TENSOR(conv_tf32_narrow_tile, Tf32, 32, AsIs)
+REEF_CONV_TENSOR(conv_f16_narrow_tile, Half, 32, AsIs)
+REEF_CONV_TENSOR(conv_bf16_narrow_tile, Bfloat, 32, AsIs)
+REEF_CONV_TENSOR(conv_tf32_normed_tile, Tf32, 64, Normed)
+REEF_CONV_TENSOR(conv_f16_normed_tile, Half, 64, Normed)
+REEF_CONV_TENSOR(conv_bf16_normed_tile, Bfloat, 64, Normed)
+REEF_CONV_TENSOR(conv_tf32_narrow_normed_tile, Tf32, 32, Normed)
+REEF_CONV_TENSOR(conv_f16_narrow_normed_tile, Half, 32, Normed)
+REEF_CONV_TENSOR(conv_bf16_narrow_normed_tile, Bfloat, 32, Normed)
 
 }  // namespace reef

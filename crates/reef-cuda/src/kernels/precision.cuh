@@ -101,15 +101,25 @@ constexpr unsigned TENSOR_ROWS = 64;
 constexpr unsigned TENSOR_CHUNKS = 2;
 constexpr unsigned TENSOR_STAGES = 4;
 
+// What is done to elements of the left operand before they are rounded: nothing.
+struct AsIs {
+  static constexpr unsigned BYTES = 0;
+  // For the columns of a lane, of what lies behind a chunk.
+  __device__ __forceinline__ AsIs(const unsigned char *, unsigned) {}
+  __device__ __forceinline__ Floats4 operator()(const Floats4 &from) const { return from; }
+};
+
 // A tile of `TENSOR_ROWS` by `COLUMNS`, in the registers of eight warps: each has a part of `M` times 16 rows and
-// two times 8 columns. The right operand is packed as it is multiplied, or f32.
-template <class P, unsigned COLUMNS, bool PACKED>
+// two times 8 columns. The right operand is packed as it is multiplied, or f32. `Before` is what is done to the left
+// one; what it needs for that lies behind each chunk.
+template <class P, unsigned COLUMNS, bool PACKED, class Before = AsIs>
 struct TensorTile {
   static constexpr unsigned RIGHT_BYTES = PACKED ? P::PACKED_BYTES : 4;
   static constexpr unsigned WARPS_ACROSS = COLUMNS / 16;
   static constexpr unsigned M = TENSOR_ROWS / 16 * WARPS_ACROSS / 8;
   static constexpr unsigned LEFT_BYTES = TENSOR_ROWS * CHUNK * 4;
-  static constexpr unsigned CHUNK_BYTES = LEFT_BYTES + COLUMNS * CHUNK * RIGHT_BYTES;
+  static constexpr unsigned OPERANDS_BYTES = LEFT_BYTES + COLUMNS * CHUNK * RIGHT_BYTES;
+  static constexpr unsigned CHUNK_BYTES = OPERANDS_BYTES + Before::BYTES;
   static constexpr unsigned STAGE_BYTES = TENSOR_CHUNKS * CHUNK_BYTES;
   // Keeps rows of sums off each other's banks.
   static constexpr unsigned PITCH = COLUMNS + 8;
@@ -131,19 +141,23 @@ struct TensorTile {
   static __device__ __forceinline__ unsigned first_row() { return threadIdx.x / 32 / WARPS_ACROSS * M * 16; }
   static __device__ __forceinline__ unsigned first_column() { return threadIdx.x / 32 % WARPS_ACROSS * 16; }
 
-  // Where chunk `chunk` of a step lies: its left part, then the right one.
+  // Where chunk `chunk` of a step lies: its left part, then the right one, then what `Before` needs.
   static __device__ __forceinline__ unsigned char *chunk_at(unsigned char *shared, unsigned step, unsigned chunk) {
     return shared + step % TENSOR_STAGES * STAGE_BYTES + chunk * CHUNK_BYTES;
   }
 
-  // Adds the products of a chunk: its left part, and its right one.
-  __device__ __forceinline__ void multiply_chunk(const unsigned char *left_at, const unsigned char *right_at) {
+  // Adds the products of a chunk: its left part, its right one, and what `Before` needs.
+  __device__ __forceinline__ void multiply_chunk(const unsigned char *left_at, const unsigned char *right_at,
+                                                 const unsigned char *before_at = nullptr) {
     const unsigned lane = threadIdx.x % 32;
     // Four lanes to a row, four elements each.
     const auto *const lefts = reinterpret_cast<const Floats4 *>(left_at) + first_row() * (CHUNK / 4) + lane;
+    const Before before(before_at, lane % 4);
     typename P::Left left[M];
     REEF_UNROLLED
-    for (unsigned m = 0; m < M; m++) left[m] = P::left(lefts[m * 16 * (CHUNK / 4)], lefts[(m * 16 + 8) * (CHUNK / 4)]);
+    for (unsigned m = 0; m < M; m++) {
+      left[m] = P::left(before(lefts[m * 16 * (CHUNK / 4)]), before(lefts[(m * 16 + 8) * (CHUNK / 4)]));
+    }
     REEF_UNROLLED
     for (unsigned n = 0; n < 2; n++) {
       const typename P::Right right = right_of(right_at, (first_column() + n * 8) * (CHUNK / 4) + lane);
@@ -157,7 +171,7 @@ struct TensorTile {
     REEF_UNROLLED
     for (unsigned chunk = 0; chunk < TENSOR_CHUNKS; chunk++) {
       const unsigned char *const at = chunk_at(shared, step, chunk);
-      multiply_chunk(at, at + LEFT_BYTES);
+      multiply_chunk(at, at + LEFT_BYTES, at + OPERANDS_BYTES);
     }
   }
 

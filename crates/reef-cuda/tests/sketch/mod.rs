@@ -81,6 +81,27 @@ pub(crate) fn convolution(s: &mut Sketch) -> ValueId {
     y
 }
 
+/// Any convolution that norms its input: 1×1, unpadded, of one group.
+pub(crate) fn normed_convolution(s: &mut Sketch) -> ValueId {
+    let inputs = if s.rng.below(2) == 0 { s.between(1, 90) * 4 } else { s.between(1, 130) };
+    let (batch, outputs, strides) = (s.between(1, 3), s.between(1, 90), [s.between(1, 3), s.between(1, 3)]);
+    let dims = [batch, inputs, s.between(1, 12), s.between(1, 12)];
+    let x = s.input(&dims);
+    normed(s, x, outputs, strides)
+}
+
+/// A 1×1 convolution with bias of a normed image.
+pub(crate) fn normed(s: &mut Sketch, x: ValueId, outputs: usize, strides: [usize; 2]) -> ValueId {
+    let dims = s.graph.value(x).shape.to_vec();
+    let (scale, shift) = (s.constant(&[dims[1]]), s.constant(&[dims[1]]));
+    let x = s.node(Op::ScaleShift, &[x, scale, shift], &dims);
+    let x = s.node(Op::Unary(Unary::Relu), &[x], &dims);
+    let (weights, bias) = (s.constant(&[outputs, dims[1], 1, 1]), s.constant(&[outputs]));
+    let attrs = ConvAttrs { kernel: [1; 2], strides, pads: [0; 4], dilations: [1; 2], groups: 1 };
+    let extent = |axis: usize| (dims[2 + axis] - 1) / strides[axis] + 1;
+    s.node(Op::Conv(attrs), &[x, weights, bias], &[dims[0], outputs, extent(0), extent(1)])
+}
+
 /// Any product of two computed matrices, of a computed and a constant one, or of one that is transposed.
 pub(crate) fn product(s: &mut Sketch) -> ValueId {
     let of_four = s.rng.below(2) == 0;

@@ -135,6 +135,10 @@ impl Cutter for DummyCutter {
         true
     }
 
+    fn has_normed_conv(&self) -> bool {
+        true
+    }
+
     fn kernel_ns(&self, kernel: &KernelSpec, work: &Work) -> f64 {
         kernel.blocks() as f64 * BLOCK_NS + (work.flops + work.bytes) / PER_NS
     }

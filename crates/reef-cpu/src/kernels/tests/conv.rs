@@ -69,6 +69,7 @@ impl Shape {
             dilations: self.dilations,
             groups: self.groups,
             panel_width,
+            normed: false,
             epilogue: self.epilogue(),
             tile_rows: tile[0],
             tile_columns: tile[1] * panel_width,

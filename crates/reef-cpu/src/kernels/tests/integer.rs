@@ -147,6 +147,7 @@ impl Conv {
             dilations: [1, 1],
             groups: self.groups,
             panel_width: INTEGER_COLUMNS,
+            normed: false,
             epilogue: Epilogue::default(),
             tile_rows: tile[0],
             tile_columns: tile[1] * INTEGER_COLUMNS,
