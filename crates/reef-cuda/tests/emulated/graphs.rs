@@ -136,10 +136,10 @@ fn two_rows(device: &CudaDevice) -> (LoadedPlan, Vec<String>) {
     let mut graph = Graph::default();
     for name in ["one", "other"] {
         let table = graph.add_const(name, Tensor::f32(Shape::from([9, 2]), &[1.5; 18]));
-        let pick = graph.add_input(&format!("{name} pick"), DType::I64, Shape::from([1]));
+        let pick = graph.add_input(format!("{name} pick"), DType::I64, Shape::from([1]));
         let shape = Shape::from([1, 2]);
         let row = graph.add_node(name, Op::Gather { axis: 0 }, &[table, pick], DType::F32, shape);
-        graph.add_output(&format!("{name} row"), row);
+        graph.add_output(format!("{name} row"), row);
     }
     let plan = compile(&graph, &[], &Arc::default(), &*device.cutter(None), &CompileOptions::default());
     let plan = Arc::new(plan.expect("it compiles"));
