@@ -1,6 +1,7 @@
 // The driver's interface, as far as reef uses it, over emulated multiprocessors. See README.md.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -257,11 +258,14 @@ class Device {
 
   // Whether a kernel is queued or running: on `only`, or on any stream.
   bool has_kernels(Stream *only) {
-    const auto has = [](Stream *stream) {
-      return std::any_of(stream->work.begin(), stream->work.end(), [](const Work &work) { return work.kernel != nullptr; });
-    };
     std::lock_guard<std::mutex> held(mutex_);
-    return only != nullptr ? has(only) : std::any_of(streams_.begin(), streams_.end(), has);
+    return only != nullptr ? has_kernel(only) : std::any_of(streams_.begin(), streams_.end(), has_kernel);
+  }
+
+  // Gives kernels so long to end.
+  void let_end(std::chrono::milliseconds most) {
+    std::unique_lock<std::mutex> held(mutex_);
+    changed_.wait_for(held, most, [&] { return std::none_of(streams_.begin(), streams_.end(), has_kernel); });
   }
 
   // Notes memory; false if there is not so much left.
@@ -304,6 +308,10 @@ class Device {
   const long sms;
 
  private:
+  static bool has_kernel(Stream *stream) {
+    return std::any_of(stream->work.begin(), stream->work.end(), [](const Work &work) { return work.kernel != nullptr; });
+  }
+
   // What a multiprocessor does all its life.
   void work(unsigned sm) {
     Multiprocessor own(sm);
@@ -515,6 +523,10 @@ static bool refuses(const char *call, Device &own, Stream *stream) {
   if (refuses(__func__, own, nullptr)) return NOT_PERMITTED
 #define MAY_WAIT_FOR(stream) \
   if (refuses(__func__, own, stream)) return NOT_PERMITTED
+// The same for calls that reef makes beside kernels that end, where a wait does no harm; not beside those that stay.
+#define MAY_WAIT_UNTIL_ENDED                                                                  \
+  if (setting("REEF_EMULATOR_STRICT", 0) != 0) own.let_end(std::chrono::milliseconds(1000)); \
+  MAY_WAIT
 // Work on the legacy stream waits for that of the others.
 #define NOT_LEGACY(stream) \
   if ((stream) == nullptr) MAY_WAIT
@@ -829,7 +841,7 @@ API cuGraphAddMemsetNode(void **node, void *graph, void *const *dependencies, si
 
 API cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long flags) {
   IN_CONTEXT;
-  MAY_WAIT;
+  MAY_WAIT_UNTIL_ENDED;
   Graph &of = *static_cast<Graph *>(graph);
   if (flags != 0 || of.nodes.empty()) return NOT_SUPPORTED;
   auto *made = new GraphExec;
@@ -858,7 +870,7 @@ API cuGraphExecKernelNodeSetParams_v2(void *exec, void *node, const KernelNodePa
 API cuGraphUpload(void *, void *stream) {
   IN_CONTEXT;
   NOT_LEGACY(stream);
-  MAY_WAIT;
+  MAY_WAIT_UNTIL_ENDED;
   return SUCCESS;
 }
 

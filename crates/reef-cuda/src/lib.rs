@@ -8,7 +8,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `driver` | the driver's calls, with errors; memory, streams, modules |
+//! | `driver` | the driver's calls, with errors; memory, streams, modules, graphs |
 //! | `compiler` | CUDA C++ to machine code, and the cache of that |
 //! | `code` | the kernels on the device, and which fit a multiprocessor together |
 //! | `cut`, `pack` | how kernels are cut into blocks, how weights lie |
