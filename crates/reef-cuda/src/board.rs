@@ -26,9 +26,9 @@
 //! task may have run the first blocks of a kernel when its turn comes. While its blocks pad, nothing else of
 //! it is queued but more padding behind the same task, and it is evicted by what evicts that one.
 //!
-//! Under `concurrent` the kernels between two host steps are one launch, a *graph*, as others launch them on a
-//! GPU. It is told of when all of it has ended. Blocks of it are skipped only where its task is over anyway: a
-//! graph would begin anew with its first kernel, whose operands may be overwritten.
+//! Under `concurrent` the kernels between two host steps are one launch, a *graph*, as others launch them on
+//! a GPU. It is told of when all of it has ended. Blocks of it are skipped only where its task is over
+//! anyway: a graph would begin anew with its first kernel, whose operands may be overwritten.
 //!
 //! | state of a task | what is queued | what ends it |
 //! |---|---|---|
