@@ -1,6 +1,7 @@
 // The driver's interface, as far as reef uses it, over emulated multiprocessors. See README.md.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -33,6 +34,7 @@ enum Result : int {
   NOT_FOUND = 500,
   NOT_READY = 600,
   NOT_PERMITTED = 800,
+  NOT_SUPPORTED = 801,
   LAUNCH_FAILED = 719,
 };
 
@@ -98,6 +100,7 @@ Kernel KERNELS[] = {
     REEF_TILE_FUNCTIONS(TILE_KERNEL) KERNEL_OF(reef_queue_padded_2, Padded),
     KERNEL_OF(reef_queue_padded_4, Padded),
     KERNEL_OF(reef_queue_mark, Launch),
+    KERNEL_OF(reef_queue_graph_end, Launch),
     EMULATOR_OTHER_KERNELS
 };
 
@@ -122,6 +125,11 @@ void give_memory_back(void *at, size_t bytes) {
 #endif
 }
 
+// Launches of an executable graph: each waits for the one before it, on whatever stream that is.
+struct Launches {
+  unsigned long long queued = 0, ended = 0;
+};
+
 // What a stream is to do, one after the other.
 struct Work {
   // A launch, if there is a kernel; else `at_once`.
@@ -134,6 +142,12 @@ struct Work {
   std::function<void()> at_once;
   // Otherwise done as soon as its turn in the stream comes, whatever the multiprocessors do.
   bool needs_sm = true;
+  // Of a graph: its launches, the number of this one, and whether it is the last node.
+  std::shared_ptr<Launches> graph;
+  unsigned long long launch = 0;
+  bool ends_graph = false;
+
+  bool may_begin() const { return graph == nullptr || graph->ended == launch; }
 };
 
 struct Stream {
@@ -206,6 +220,23 @@ class Device {
     return SUCCESS;
   }
 
+  // Queues all nodes of a graph, one after the other.
+  Result add(Stream *stream, std::vector<Work> nodes, const std::shared_ptr<Launches> &launches) {
+    {
+      std::lock_guard<std::mutex> held(mutex_);
+      if (fault_ != SUCCESS) return fault_;
+      const unsigned long long launch = launches->queued++;
+      for (Work &node : nodes) {
+        node.graph = launches;
+        node.launch = launch;
+        node.ends_graph = &node == &nodes.back();
+        stream->work.push_back(std::move(node));
+      }
+    }
+    changed_.notify_all();
+    return SUCCESS;
+  }
+
   Result wait(Stream *stream) {
     std::unique_lock<std::mutex> held(mutex_);
     changed_.wait(held, [&] { return fault_ != SUCCESS || stream->work.empty(); });
@@ -227,11 +258,14 @@ class Device {
 
   // Whether a kernel is queued or running: on `only`, or on any stream.
   bool has_kernels(Stream *only) {
-    const auto has = [](Stream *stream) {
-      return std::any_of(stream->work.begin(), stream->work.end(), [](const Work &work) { return work.kernel != nullptr; });
-    };
     std::lock_guard<std::mutex> held(mutex_);
-    return only != nullptr ? has(only) : std::any_of(streams_.begin(), streams_.end(), has);
+    return only != nullptr ? has_kernel(only) : std::any_of(streams_.begin(), streams_.end(), has_kernel);
+  }
+
+  // Gives kernels so long to end.
+  void let_end(std::chrono::milliseconds most) {
+    std::unique_lock<std::mutex> held(mutex_);
+    changed_.wait_for(held, most, [&] { return std::none_of(streams_.begin(), streams_.end(), has_kernel); });
   }
 
   // Notes memory; false if there is not so much left.
@@ -274,6 +308,10 @@ class Device {
   const long sms;
 
  private:
+  static bool has_kernel(Stream *stream) {
+    return std::any_of(stream->work.begin(), stream->work.end(), [](const Work &work) { return work.kernel != nullptr; });
+  }
+
   // What a multiprocessor does all its life.
   void work(unsigned sm) {
     Multiprocessor own(sm);
@@ -296,8 +334,7 @@ class Device {
         changed_.notify_all();
       } else if (++head.through == head.view.grid.count()) {
         races::end_launch(head.number);
-        stream->work.pop_front();
-        changed_.notify_all();
+        end_head(*stream);
       }
     }
   }
@@ -325,9 +362,16 @@ class Device {
       held.unlock();
       at_once();
       held.lock();
-      stream->work.pop_front();
-      changed_.notify_all();
+      end_head(*stream);
     }
+  }
+
+  // What a stream does now is done.
+  void end_head(Stream &stream) {
+    const Work &head = stream.work.front();
+    if (head.ends_graph) head.graph->ended++;
+    stream.work.pop_front();
+    changed_.notify_all();
   }
 
   // The most urgent stream of whose launch the multiprocessor can take a block.
@@ -344,7 +388,7 @@ class Device {
     Stream *best = nullptr;
     for (Stream *stream : streams_) {
       if (stream->work.empty() || (best != nullptr && best->priority <= stream->priority)) continue;
-      if (wanted(stream->work.front())) best = stream;
+      if (stream->work.front().may_begin() && wanted(stream->work.front())) best = stream;
     }
     return best;
   }
@@ -386,6 +430,59 @@ struct Function {
   const Kernel *kernel;
 };
 
+// A graph and what is launched of it. Nodes form a chain: a stream can do them one after the other.
+struct Graph {
+  // By their handles.
+  std::deque<Work> nodes;
+};
+
+struct GraphExec {
+  // Those of the graph that it was made of, and its own.
+  std::vector<const void *> handles;
+  std::vector<Work> nodes;
+  std::shared_ptr<Launches> launches = std::make_shared<Launches>();
+};
+
+// As CUDA declares it.
+struct KernelNodeParameters {
+  void *function;
+  unsigned grid_x, grid_y, grid_z, x, y, z, shared_bytes;
+  void **parameters, **extra;
+  void *kernel, *context;
+};
+
+struct MemsetNodeParameters {
+  unsigned long long to;
+  size_t pitch;
+  unsigned value, element_bytes;
+  size_t width, height;
+};
+
+// A launch of a kernel as work of a stream.
+Result work_of(const KernelNodeParameters &of, Work &work) {
+  if (of.function == nullptr) return INVALID_HANDLE;
+  work.kernel = static_cast<const Kernel *>(of.function);
+  work.view.grid = {of.grid_x, of.grid_y, of.grid_z};
+  work.view.threads = {of.x, of.y, of.z};
+  work.shared_bytes = of.shared_bytes;
+  const bool fits =
+      work.view.threads.count() <= Device::THREADS_MAX && of.shared_bytes <= work.kernel->shared_bytes_max;
+  if (!fits || work.view.grid.count() == 0 || work.view.threads.count() == 0) return INVALID_VALUE;
+  const auto *parameter = static_cast<const unsigned char *>(of.parameters[0]);
+  work.parameter.assign(parameter, parameter + work.kernel->parameter_bytes);
+  return SUCCESS;
+}
+
+// Adds a node to the chain.
+Result add_node(void **handle, Graph &graph, void *const *dependencies, size_t count, Work work) {
+  const bool chained =
+      graph.nodes.empty() ? count == 0 : count == 1 && dependencies[0] == static_cast<void *>(&graph.nodes.back());
+  if (!chained) return NOT_SUPPORTED;
+  graph.nodes.push_back(std::move(work));
+  *handle = &graph.nodes.back();
+  return SUCCESS;
+}
+
 // The bytes of a CUBIN, an ELF file; empty if it is none.
 std::string cubin(const void *image) {
   const auto *bytes = static_cast<const unsigned char *>(image);
@@ -426,9 +523,24 @@ static bool refuses(const char *call, Device &own, Stream *stream) {
   if (refuses(__func__, own, nullptr)) return NOT_PERMITTED
 #define MAY_WAIT_FOR(stream) \
   if (refuses(__func__, own, stream)) return NOT_PERMITTED
+// The same for calls that reef makes beside kernels that end, where a wait does no harm; not beside those that stay.
+#define MAY_WAIT_UNTIL_ENDED                                                                  \
+  if (setting("REEF_EMULATOR_STRICT", 0) != 0) own.let_end(std::chrono::milliseconds(1000)); \
+  MAY_WAIT
 // Work on the legacy stream waits for that of the others.
 #define NOT_LEGACY(stream) \
   if ((stream) == nullptr) MAY_WAIT
+
+// With REEF_EMULATOR_LAUNCHES, adds a line to that file.
+static void note(const char *what, const char *name) {
+  static std::FILE *const file = [] {
+    const char *path = std::getenv("REEF_EMULATOR_LAUNCHES");
+    return path == nullptr ? nullptr : std::fopen(path, "a");
+  }();
+  if (file == nullptr) return;
+  std::fprintf(file, "%s %s\n", what, name);
+  std::fflush(file);
+}
 
 typedef unsigned long long Address;
 
@@ -688,15 +800,94 @@ API cuLaunchKernel(void *function, unsigned grid_x, unsigned grid_y, unsigned gr
   NOT_LEGACY(stream);
   if (const Result lost = own.count_launch()) return lost;
   Work work;
-  work.kernel = static_cast<const Kernel *>(function);
-  work.view.grid = {grid_x, grid_y, grid_z};
-  work.view.threads = {x, y, z};
-  work.shared_bytes = shared_bytes;
-  const bool fits = work.view.threads.count() <= Device::THREADS_MAX && shared_bytes <= work.kernel->shared_bytes_max;
-  if (!fits || work.view.grid.count() == 0 || work.view.threads.count() == 0) return INVALID_VALUE;
-  const auto *parameter = static_cast<const unsigned char *>(parameters[0]);
-  work.parameter.assign(parameter, parameter + work.kernel->parameter_bytes);
+  const KernelNodeParameters of{function,     grid_x,     grid_y,  grid_z,  x,      y, z,
+                                shared_bytes, parameters, nullptr, nullptr, nullptr};
+  if (const Result refused = work_of(of, work)) return refused;
+  note("kernel", work.kernel->name);
   return own.add(own.resolve(stream), std::move(work));
+}
+
+API cuGraphCreate(void **graph, unsigned) {
+  IN_CONTEXT;
+  *graph = new Graph;
+  return SUCCESS;
+}
+
+API cuGraphDestroy(void *graph) {
+  IN_CONTEXT;
+  delete static_cast<Graph *>(graph);
+  return SUCCESS;
+}
+
+API cuGraphAddKernelNode_v2(void **node, void *graph, void *const *dependencies, size_t count,
+                            const KernelNodeParameters *parameters) {
+  IN_CONTEXT;
+  Work work;
+  if (const Result refused = work_of(*parameters, work)) return refused;
+  return add_node(node, *static_cast<Graph *>(graph), dependencies, count, std::move(work));
+}
+
+API cuGraphAddMemsetNode(void **node, void *graph, void *const *dependencies, size_t count,
+                         const MemsetNodeParameters *parameters, void *) {
+  IN_CONTEXT;
+  const MemsetNodeParameters &of = *parameters;
+  if (of.element_bytes != 1 || of.height != 1) return NOT_SUPPORTED;
+  void *at = reinterpret_cast<void *>(of.to);
+  if (!own.knows(at, of.width)) return INVALID_VALUE;
+  Work work;
+  work.at_once = [at, of] { std::memset(at, static_cast<int>(of.value), of.width); };
+  return add_node(node, *static_cast<Graph *>(graph), dependencies, count, std::move(work));
+}
+
+API cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long flags) {
+  IN_CONTEXT;
+  MAY_WAIT_UNTIL_ENDED;
+  Graph &of = *static_cast<Graph *>(graph);
+  if (flags != 0 || of.nodes.empty()) return NOT_SUPPORTED;
+  auto *made = new GraphExec;
+  for (Work &node : of.nodes) {
+    made->handles.push_back(&node);
+    made->nodes.push_back(node);
+  }
+  *exec = made;
+  return SUCCESS;
+}
+
+API cuGraphExecKernelNodeSetParams_v2(void *exec, void *node, const KernelNodeParameters *parameters) {
+  IN_CONTEXT;
+  auto &of = *static_cast<GraphExec *>(exec);
+  const auto found = std::find(of.handles.begin(), of.handles.end(), node);
+  if (found == of.handles.end()) return INVALID_VALUE;
+  Work &old = of.nodes[static_cast<size_t>(found - of.handles.begin())];
+  Work work;
+  if (const Result refused = work_of(*parameters, work)) return refused;
+  if (old.kernel == nullptr) return INVALID_VALUE;
+  // What is queued keeps its own.
+  old = std::move(work);
+  return SUCCESS;
+}
+
+API cuGraphUpload(void *, void *stream) {
+  IN_CONTEXT;
+  NOT_LEGACY(stream);
+  MAY_WAIT_UNTIL_ENDED;
+  return SUCCESS;
+}
+
+API cuGraphLaunch(void *exec, void *stream) {
+  IN_CONTEXT;
+  NOT_LEGACY(stream);
+  if (const Result lost = own.count_launch()) return lost;
+  auto &of = *static_cast<GraphExec *>(exec);
+  note("graph", std::to_string(of.nodes.size()).c_str());
+  return own.add(own.resolve(stream), of.nodes, of.launches);
+}
+
+// What is queued of it goes on.
+API cuGraphExecDestroy(void *exec) {
+  IN_CONTEXT;
+  delete static_cast<GraphExec *>(exec);
+  return SUCCESS;
 }
 
 API cuGetErrorName(int error, const char **name) {
@@ -710,6 +901,7 @@ API cuGetErrorName(int error, const char **name) {
     case INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; break;
     case INVALID_CONTEXT: *name = "CUDA_ERROR_INVALID_CONTEXT"; break;
     case NOT_PERMITTED: *name = "CUDA_ERROR_NOT_PERMITTED"; break;
+    case NOT_SUPPORTED: *name = "CUDA_ERROR_NOT_SUPPORTED"; break;
     case NOT_FOUND: *name = "CUDA_ERROR_NOT_FOUND"; break;
     case LAUNCH_FAILED: *name = "CUDA_ERROR_LAUNCH_FAILED"; break;
     default: *name = "CUDA_ERROR_UNKNOWN"; break;

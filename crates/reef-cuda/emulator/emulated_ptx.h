@@ -33,9 +33,9 @@ inline void fence_acquire() { __atomic_thread_fence(__ATOMIC_ACQ_REL); }
 
 inline void fence_in_one_order() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
-inline bool claim_once(unsigned *at) {
+inline bool claim_once(unsigned *at, unsigned value) {
   unsigned expected = 0;
-  return __atomic_compare_exchange_n(at, &expected, 1u, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  return __atomic_compare_exchange_n(at, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
 inline float of_half(unsigned short bits) {

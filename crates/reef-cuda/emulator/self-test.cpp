@@ -186,13 +186,43 @@ struct Rig {
     EXPECT(cuMemsetD8Async(memory, 0, BYTES, streams[0]) == SUCCESS && cuStreamSynchronize(streams[0]) == SUCCESS);
   }
 
-  void launch(const char *name, unsigned blocks, unsigned number, unsigned stream = 0) {
+  // A kernel, and what it is given.
+  Kernel *find(const char *name, unsigned blocks, unsigned number, Launch &what) {
     Kernel *kernel = std::begin(KERNELS);
     while (std::string(kernel->name) != name) kernel++;
-    Launch what = {};
+    what = {};
     what.base = reinterpret_cast<unsigned char *>(memory);
     what.number = number;
     what.blocks = blocks;
+    return kernel;
+  }
+
+  KernelNodeParameters node(const char *name, unsigned blocks, unsigned number, Launch &what, void **parameters) {
+    parameters[0] = &what;
+    void *kernel = find(name, blocks, number, what);
+    return {kernel, blocks, 1, 1, THREADS, 1, 1, SHARED_BYTES, parameters, nullptr, nullptr, nullptr};
+  }
+
+  // Appends a kernel to a graph, behind its node `last`, which is the new one afterwards.
+  void append(void *graph, void *&last, const char *name, unsigned blocks, unsigned number) {
+    Launch what;
+    void *parameters[1], *added = nullptr;
+    const KernelNodeParameters of = node(name, blocks, number, what, parameters);
+    EXPECT(cuGraphAddKernelNode_v2(&added, graph, &last, last != nullptr, &of) == SUCCESS);
+    last = added;
+  }
+
+  unsigned word(unsigned index) {
+    unsigned value = 0;
+    const Address at = memory + index * sizeof value;
+    EXPECT(cuMemcpyDtoHAsync_v2(&value, at, sizeof value, streams[1]) == SUCCESS);
+    EXPECT(cuStreamSynchronize(streams[1]) == SUCCESS);
+    return value;
+  }
+
+  void launch(const char *name, unsigned blocks, unsigned number, unsigned stream = 0) {
+    Launch what;
+    Kernel *const kernel = find(name, blocks, number, what);
     void *parameters[] = {&what};
     const int result = cuLaunchKernel(kernel, blocks, 1, 1, THREADS, 1, 1, SHARED_BYTES,
                                       streams[stream], parameters, nullptr);
@@ -245,6 +275,78 @@ void copies_go_on() {
   rig.end();
 }
 
+// A graph's nodes run one after the other while its launch is long over; a later launch waits for it, also on another
+// stream; what is launched keeps its parameters, and goes on when the graph is destroyed.
+void graphs() {
+  Rig rig;
+  void *graph = nullptr, *exec = nullptr, *last = nullptr;
+  EXPECT(cuGraphCreate(&graph, 0) == SUCCESS);
+  EXPECT(cuGraphInstantiateWithFlags(&exec, graph, 0) == NOT_SUPPORTED);
+  const MemsetNodeParameters clear = {rig.memory + 4, 0, 9, 1, 4, 1};
+  EXPECT(cuGraphAddMemsetNode(&last, graph, nullptr, 0, &clear, nullptr) == SUCCESS);
+  rig.append(graph, last, "await_word", 3, 5);
+  rig.append(graph, last, "set_word", 1, 6);
+  void *const second = last;
+  rig.append(graph, last, "await_word", 2, 7);
+  // Nodes form a chain.
+  void *other = nullptr;
+  EXPECT(cuGraphAddMemsetNode(&other, graph, &second, 1, &clear, nullptr) == NOT_SUPPORTED);
+  EXPECT(cuGraphInstantiateWithFlags(&exec, graph, 0) == SUCCESS);
+  EXPECT(cuGraphUpload(exec, rig.streams[0]) == SUCCESS);
+  EXPECT(cuStreamQuery(rig.streams[0]) == SUCCESS);
+  EXPECT(cuGraphLaunch(exec, rig.streams[0]) == SUCCESS);
+  EXPECT(cuStreamQuery(rig.streams[0]) == NOT_READY);
+  while (rig.word(1) != 0x09090909) {
+  }
+  // Only the later launch has this.
+  Launch what;
+  void *parameters[1];
+  const KernelNodeParameters changed = rig.node("set_word", 1, 8, what, parameters);
+  EXPECT(cuGraphExecKernelNodeSetParams_v2(exec, second, &changed) == SUCCESS);
+  EXPECT(cuGraphExecKernelNodeSetParams_v2(exec, other, &changed) == INVALID_VALUE);
+  void *stream = nullptr;
+  EXPECT(cuStreamCreateWithPriority(&stream, 1, -5) == SUCCESS);
+  EXPECT(cuGraphLaunch(exec, stream) == SUCCESS);
+  EXPECT(cuGraphExecDestroy(exec) == SUCCESS && cuGraphDestroy(graph) == SUCCESS);
+  for (const unsigned value : {5u, 7u, 5u, 7u}) {
+    // The later launch is more urgent, and waits all the same.
+    EXPECT(cuStreamQuery(stream) == NOT_READY);
+    EXPECT(cuStreamWriteValue32_v2(rig.streams[1], rig.memory, value, 0) == SUCCESS);
+    if (value == 5) {
+      const unsigned set = cuStreamQuery(rig.streams[0]) == NOT_READY ? 6 : 8;
+      while (rig.word(0) != set) {
+      }
+    } else {
+      while (cuStreamQuery(rig.streams[0]) == NOT_READY) {
+      }
+    }
+  }
+  rig.end();
+}
+
+// What may wait for a kernel is refused while one runs, and what launches is not.
+void strict() {
+  setenv("REEF_EMULATOR_STRICT", "1", 1);
+  Rig rig;
+  void *graph = nullptr, *exec = nullptr, *last = nullptr;
+  EXPECT(cuGraphCreate(&graph, 0) == SUCCESS);
+  rig.append(graph, last, "await_word", 1, 5);
+  EXPECT(cuGraphInstantiateWithFlags(&exec, graph, 0) == SUCCESS);
+  EXPECT(cuGraphLaunch(exec, rig.streams[0]) == SUCCESS && cuGraphLaunch(exec, rig.streams[0]) == SUCCESS);
+  void *other = nullptr;
+  EXPECT(cuGraphInstantiateWithFlags(&other, graph, 0) == NOT_PERMITTED);
+  EXPECT(cuGraphUpload(exec, rig.streams[1]) == NOT_PERMITTED);
+  Launch what;
+  void *parameters[1];
+  const KernelNodeParameters same = rig.node("await_word", 1, 5, what, parameters);
+  EXPECT(cuGraphExecKernelNodeSetParams_v2(exec, last, &same) == SUCCESS);
+  EXPECT(cuGraphExecDestroy(exec) == SUCCESS && cuGraphDestroy(graph) == SUCCESS);
+  EXPECT(cuStreamWriteValue32_v2(rig.streams[1], rig.memory, 5, 0) == SUCCESS);
+  while (cuStreamQuery(rig.streams[0]) == NOT_READY) {
+  }
+  rig.end();
+}
+
 void deadlock() {
   Rig rig;
   rig.launch("half_a_barrier", 1, 0);
@@ -281,6 +383,8 @@ const Case CASES[] = {
     {"blocks_wait", blocks_wait, Check::ALWAYS, nullptr, 0, nullptr},
     {"launches_wait", launches_wait, Check::ALWAYS, nullptr, 0, nullptr},
     {"copies_go_on", copies_go_on, Check::ALWAYS, nullptr, 0, nullptr},
+    {"graphs", graphs, Check::ALWAYS, nullptr, 0, nullptr},
+    {"strict", strict, Check::ALWAYS, nullptr, 0, nullptr},
     {"deadlock", deadlock, Check::ALWAYS, nullptr, 0, nullptr},
     {"read_past_shared", nullptr, Check::ADDRESS, "heap-buffer-overflow", SHARED_BYTES, nullptr},
     {"write_past_shared", nullptr, Check::ADDRESS, "heap-buffer-overflow", SHARED_BYTES, nullptr},

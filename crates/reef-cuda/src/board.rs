@@ -26,6 +26,10 @@
 //! task may have run the first blocks of a kernel when its turn comes. While its blocks pad, nothing else of
 //! it is queued but more padding behind the same task, and it is evicted by what evicts that one.
 //!
+//! Under `concurrent` the kernels between two host steps are one launch, a *graph*, as others launch them on
+//! a GPU. It is told of when all of it has ended. Blocks of it are skipped only where its task is over
+//! anyway: a graph would begin anew with its first kernel, whose operands may be overwritten.
+//!
 //! | state of a task | what is queued | what ends it |
 //! |---|---|---|
 //! | open | kernels, then a mark behind its outputs | the mark |
@@ -34,6 +38,7 @@
 //! | closed (cancelled, failed, device fault) | what was queued before | the last launch of it, or the host |
 
 mod fit;
+mod padding;
 
 use std::collections::VecDeque;
 
@@ -78,6 +83,8 @@ pub(crate) enum Action {
     /// Queue a kernel's blocks `from` on, with padding if there is some; the `first` time of a task, let its
     /// blocks start, and queue the copies of its inputs before it.
     Launch { slot: usize, kernel: usize, from: u32, number: u32, first: bool, padding: Option<Pads> },
+    /// Queue the graph that begins with a kernel; `first` as above.
+    Graph { slot: usize, kernel: usize, number: u32, first: bool },
     /// Queue the copies of a host step's operands to the host, and a mark behind them; `first` as above.
     Fetch { slot: usize, kernel: usize, number: u32, first: bool },
     /// Have a thread of the host run a host step.
@@ -180,8 +187,16 @@ struct Outstanding {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
     Kernel(Blocks),
+    Graph(Several),
     Part(Part),
     Mark,
+}
+
+/// So many kernels in a launch, and blocks of all of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Several {
+    kernels: u64,
+    blocks: u32,
 }
 
 /// Blocks of a kernel in a launch.
@@ -202,7 +217,7 @@ impl<P: Kernels> Task<P> {
         let behind = self.outstanding.iter().skip(1);
         let time = |queued: &Outstanding| match queued.what {
             What::Kernel(blocks) => self.submission.payload.fit(blocks.kernel, units).whole,
-            What::Part(_) | What::Mark => None,
+            What::Graph(_) | What::Part(_) | What::Mark => None,
         };
         self.outstanding.len() >= OUTSTANDING_MIN
             && behind.filter_map(time).map(|time| time.0).sum::<u64>() >= by.0
@@ -229,7 +244,7 @@ impl<P> Task<P> {
     fn padded_task(&self) -> Option<(usize, TaskKey)> {
         match self.outstanding.front()?.what {
             What::Kernel(blocks) => blocks.pads,
-            What::Part(_) | What::Mark => None,
+            What::Graph(_) | What::Part(_) | What::Mark => None,
         }
     }
 
@@ -241,6 +256,11 @@ impl<P> Task<P> {
         open && free && self.outstanding.len() < OUTSTANDING
     }
 
+    /// Whether a graph of it is queued.
+    fn is_in_graph(&self) -> bool {
+        self.outstanding.front().is_some_and(|queued| matches!(queued.what, What::Graph(_)))
+    }
+
     /// Whether nothing but the mark behind its outputs is queued.
     fn only_finishes(&self) -> bool {
         self.finishing && self.outstanding.len() == 1
@@ -250,7 +270,7 @@ impl<P> Task<P> {
     fn part_under_way(&self) -> Option<Part> {
         match self.outstanding.front()?.what {
             What::Part(part) => Some(part),
-            What::Kernel(_) | What::Mark => None,
+            What::Kernel(_) | What::Graph(_) | What::Mark => None,
         }
     }
 
@@ -438,10 +458,15 @@ impl<P: Kernels> Board<P> {
         }
         let padding = padding.map(|pads| self.pad(slot, pads));
         let number = self.next_number();
+        let graph = self.graph_of(slot);
         let task = self.task_mut(slot);
         let (kernel, from, part) = (task.next, task.from, task.part);
         let first = !task.begun;
         let (what, action) = match task.next_step() {
+            Some(Step::Device(_)) if let Some((end, several)) = graph => {
+                task.next = end;
+                (What::Graph(several), Action::Graph { slot, kernel, number, first })
+            }
             Some(Step::Device(blocks)) => {
                 (task.next, task.from) = (kernel + 1, 0);
                 let (count, padded) = (blocks - from, padding.is_some());
@@ -469,6 +494,15 @@ impl<P: Kernels> Board<P> {
         Some(action)
     }
 
+    /// The graph that a task is to be queued as next, if it is: the kernel behind it, and what it has.
+    fn graph_of(&self, slot: usize) -> Option<(usize, Several)> {
+        let task = self.tasks[slot].as_ref().filter(|_| self.scheme == Scheme::Concurrent)?;
+        let end = task.submission.payload.graph_end(task.next).filter(|_| task.from == 0)?;
+        let steps = &task.submission.steps[task.next..end];
+        let blocks = steps.iter().map(|step| step.blocks()).sum();
+        Some((end, Several { kernels: steps.len() as u64, blocks }))
+    }
+
     /// The number of the next launch. No other that is under way reports in the same place: one that waits
     /// long for its turn keeps its own.
     fn next_number(&mut self) -> u32 {
@@ -493,56 +527,6 @@ impl<P: Kernels> Board<P> {
         self.tasks.iter().position(|task| !sequential && task.as_ref().is_some_and(over))
     }
 
-    /// What is to pad the next launch of a task.
-    fn padding_of(&mut self, slot: usize) -> Option<Pads> {
-        let host = self.tasks[slot].as_ref()?;
-        let Some(Step::Device(blocks)) = host.next_step().filter(|_| self.scheme.is_prioritised()) else {
-            return None;
-        };
-        let fit = host.submission.payload.fit(host.next, self.units);
-        let wave = self.units as u32 * fit.together;
-        let left = (wave - (blocks - host.from) % wave) % wave;
-        let fits = |task: &Task<P>| {
-            let own = task.submission.payload.fit(task.next, self.units);
-            own.together >= fit.together && own.wave.is_some() && own.wave <= fit.wave
-        };
-        let count = |task: &Task<P>| {
-            let of_all = task.next_step().map_or(0, Step::blocks) - task.from;
-            let grain = task.submission.payload.fit(task.next, self.units).grain;
-            if of_all <= left { of_all } else { left - left % grain }
-        };
-        let candidate = |(at, task): &(usize, &Task<P>)| {
-            let step = task.next_step().filter(|_| *at != slot && count(task) > 0);
-            let lesser = host.submission.key.preempts(task.submission.key);
-            matches!(step, Some(Step::Device(_))) && lesser && task.may_pad(slot) && fits(task)
-        };
-        let tasks = self.tasks.iter().enumerate().filter_map(|(at, task)| Some((at, task.as_ref()?)));
-        let rank = |task: &Task<P>| {
-            let key = task.submission.key;
-            // Of best-effort ones who had the least.
-            if task.is_real_time() {
-                (key.get(), 0)
-            } else {
-                (u64::MAX, self.passes[share::index_of(key.share())])
-            }
-        };
-        let (at, task) = tasks.filter(candidate).min_by_key(|(_, task)| rank(task))?;
-        Some(Pads { slot: at, kernel: task.next, from: task.from, blocks: count(task), number: 0 })
-    }
-
-    /// Has blocks pad the next launch of the task in slot `of`.
-    fn pad(&mut self, of: usize, pads: Pads) -> Pads {
-        let pads = Pads { number: self.next_number(), ..pads };
-        let host = self.task_mut(of).submission.key;
-        let task = self.task_mut(pads.slot);
-        let Pads { kernel, from, blocks: count, number, .. } = pads;
-        let all = task.next_step().map_or(0, Step::blocks);
-        (task.next, task.from) = if from + count < all { (kernel, from + count) } else { (kernel + 1, 0) };
-        let what = What::Kernel(Blocks { kernel, from, count, pads: Some((of, host)), padded: false });
-        task.outstanding.push_back(Outstanding { number: Some(number), what });
-        pads
-    }
-
     /// A task whose blocks are not to start any more, and still may.
     fn to_evict(&self) -> Option<usize> {
         let open = |task: &&Task<P>| task.closed.is_none() && !task.is_on_host();
@@ -553,7 +537,8 @@ impl<P: Kernels> Board<P> {
             let key = task.padded_task().map_or(task.submission.key, |(_, key)| key);
             task.closed.is_some() || urgent.is_some_and(|urgent| urgent.preempts(key))
         };
-        let unwanted = |task: &Task<P>| unwanted(task) && (task.closed.is_some() || !task.only_finishes());
+        let stays = |task: &Task<P>| task.only_finishes() || task.is_in_graph();
+        let unwanted = |task: &Task<P>| unwanted(task) && (task.closed.is_some() || !stays(task));
         let queued = |task: &Task<P>| !task.outstanding.is_empty() && task.part_under_way().is_none();
         let evictable = |task: &Task<P>| !task.evicted && queued(task) && unwanted(task);
         self.tasks.iter().position(|task| task.as_ref().is_some_and(evictable))
@@ -600,14 +585,6 @@ impl<P: Kernels> Board<P> {
         self.tasks.iter().enumerate().filter_map(front)
     }
 
-    /// The kernel of the oldest launch of a task, if it is one.
-    pub(crate) fn awaited_kernel(&self, slot: usize) -> Option<usize> {
-        match self.tasks[slot].as_ref()?.outstanding.front()?.what {
-            What::Kernel(blocks) => Some(blocks.kernel),
-            What::Part(_) | What::Mark => None,
-        }
-    }
-
     /// The oldest launch of a task has ended, or what the host runs of it. Returns the kernel if one of the
     /// device ran whole, with the device for itself as far as the task goes.
     pub(crate) fn ended(&mut self, slot: usize, ended: Ended, now: Nanos) -> Option<usize> {
@@ -623,6 +600,10 @@ impl<P: Kernels> Board<P> {
                 let alone = blocks.pads.is_none() && !blocks.padded && blocks.count == all;
                 self.blocks_ended(slot, blocks, &ended);
                 (alone && ended.skipped == 0).then_some(blocks.kernel)
+            }
+            What::Graph(several) => {
+                self.graph_ended(slot, several, &ended);
+                None
             }
             What::Part(part) => {
                 self.part_ended(slot, part, &ended);
@@ -666,6 +647,15 @@ impl<P: Kernels> Board<P> {
         }
         self.counters.blocks_rerun += again;
         self.count(slot, ran, ended.begun, span);
+    }
+
+    fn graph_ended(&mut self, slot: usize, several: Several, ended: &Ended) {
+        let is_over = self.task_mut(slot).closed.is_some();
+        assert!(ended.skipped == 0 || is_over, "a graph is evicted with its task only");
+        let ran = u64::from(several.blocks - ended.skipped);
+        // How wide it is by and by nobody tells: as wide as its kernels are on average.
+        let wide = (self.units as u64).min(ran.div_ceil(several.kernels));
+        self.count(slot, ran, ended.begun, Nanos((ended.ended - ended.begun).0 * wide));
     }
 
     fn part_ended(&mut self, slot: usize, part: Part, ended: &Ended) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::compiler;
-use crate::descriptor::{FUNCTIONS, MARK, PROXIES};
+use crate::descriptor::{FUNCTIONS, GRAPH_END, MARK, PROXIES};
 use crate::driver::{Context, Function, Module, Properties};
 use crate::error::CudaError;
 
@@ -29,6 +29,7 @@ pub(crate) struct Code {
     /// By blocks that a multiprocessor has registers for, most first.
     proxies: Vec<(u32, Function)>,
     pub(crate) mark: Function,
+    pub(crate) graph_end: Function,
     shared_bytes: usize,
     _module: Module,
 }
@@ -52,6 +53,7 @@ impl Code {
             tiles: FUNCTIONS.iter().enumerate().map(tile).collect::<Result<_, _>>()?,
             proxies: PROXIES.iter().map(proxy).collect::<Result<_, _>>()?,
             mark: module.function(MARK)?,
+            graph_end: module.function(GRAPH_END)?,
             shared_bytes: properties.shared_bytes_of_sm,
             _module: module,
         })

@@ -49,11 +49,12 @@ pub(crate) const ALIGNMENT: usize = 16;
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Launch {
-    /// Address of the descriptor.
+    /// Address of the descriptor; of a graph's last node, that of the reports, of which there are `blocks`.
     pub(crate) descriptor: u64,
     /// Address of the task's memory.
     pub(crate) base: u64,
-    /// Address of the last epoch whose blocks do not start any more.
+    /// Address of the last epoch whose blocks do not start any more; behind it the epoch of the slot's graph
+    /// and the number of its launch.
     pub(crate) evicted: u64,
     /// Address of the count of blocks that are through, and of the words behind it that tell which parts of
     /// tiles are there.
@@ -68,6 +69,10 @@ pub(crate) struct Launch {
     pub(crate) function: u32,
     /// When it was queued; later ones have larger numbers, around the end of numbers too.
     pub(crate) epoch: u32,
+    /// The kernel's index in its plan.
+    pub(crate) kernel: u32,
+    /// What it is of a graph: one of the numbers `PART_…`.
+    pub(crate) part: u32,
     pub(crate) reserved: u32,
     /// Never the same for two launches with the same words, never 0.
     pub(crate) run: u64,
@@ -80,7 +85,7 @@ pub(crate) struct Report {
     /// On the device's clock.
     pub(crate) begun_ns: u64,
     pub(crate) ended_ns: u64,
-    /// The value that the kernel could do nothing with, if `failed` is not zero.
+    /// The value that a kernel could do nothing with, if `failed` is not zero, which is its index and 1.
     pub(crate) failed_value: i64,
     pub(crate) failed: u32,
     /// Blocks that did not start.
@@ -148,6 +153,15 @@ pub(crate) struct Padded {
 
 /// The function that only reports.
 pub(crate) const MARK: &str = "reef_queue_mark";
+/// The one that reports at the end of a graph.
+pub(crate) const GRAPH_END: &str = "reef_queue_graph_end";
+
+/// A launch that is no part of a graph, and tells the host how it ended.
+pub(crate) const PART_OWN: u32 = 0;
+/// The first kernel of a graph.
+pub(crate) const PART_FIRST: u32 = 1;
+/// A kernel behind it.
+pub(crate) const PART_REST: u32 = 2;
 
 /// Tile functions by number, each as a kernel of its own that [`describe`] names, and how many of its blocks
 /// a multiprocessor has registers for: as in `kernels/queue.cuh`.

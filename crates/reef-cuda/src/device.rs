@@ -21,6 +21,7 @@ use crate::cut::CudaCutter;
 use crate::driver::{Context, Driver, Properties};
 use crate::error::CudaError;
 use crate::feeder::{Feeder, Shared, SlotMemory};
+use crate::graphs::GraphMaker;
 use crate::host_step::{HostStep, States};
 use crate::hosting::{Hosts, Told};
 use crate::loaded::{DeviceWeights, Layout, Loaded, Loader, unsupported};
@@ -80,6 +81,7 @@ pub struct CudaDevice {
     loading: Mutex<Loading>,
     weights: DeviceWeights,
     code: Arc<Code>,
+    graphs: GraphMaker,
     budget: Arc<Budget>,
     pool: Arc<DevicePool>,
     pinned: Arc<PinnedPool>,
@@ -161,6 +163,7 @@ impl CudaDevice {
         board.outstanding = options.outstanding.map(|most| most.clamp(1, OUTSTANDING_MAX));
         let shared = Arc::new(Shared::new(context, board));
         let feeder = Feeder::new(shared.clone(), code.clone())?;
+        let graphs = GraphMaker::new(&shared.context, feeder.places(), code.graph_end)?;
         let name = format!("reef-cuda{}", options.number);
         let builder = std::thread::Builder::new().name(name.clone());
         let thread =
@@ -178,6 +181,7 @@ impl CudaDevice {
             }),
             weights: DeviceWeights::default(),
             code,
+            graphs,
             budget: Budget::new(Domain::Device, Some(pool.bytes())),
             pool,
             pinned,
@@ -217,6 +221,11 @@ impl CudaDevice {
             let _ = self.shared.hosts.set(hosts);
         }
         Ok(())
+    }
+
+    /// Makes graphs of a plan if the scheme launches them.
+    fn graphs_for(&self, scheme: Scheme, loaded: &Loaded) -> Result<(), CudaError> {
+        if scheme == Scheme::Concurrent { loaded.make_graphs(&self.graphs) } else { Ok(()) }
     }
 
     /// Enters a plan, and what more its tasks need, into the books, and takes memory for the tasks.
@@ -329,8 +338,21 @@ impl Device for CudaDevice {
         self.shared.board().scheme
     }
 
+    /// Makes graphs of what is loaded, where the scheme needs them: that may wait for what the device runs. A
+    /// plan that there is no memory for graphs of goes on kernel by kernel.
     fn set_scheme(&self, scheme: Scheme) {
+        let make_graphs = || {
+            let loaded: Vec<Arc<Loaded>> = self.plans().iter().flatten().cloned().collect();
+            for error in loaded.iter().filter_map(|loaded| self.graphs_for(scheme, loaded).err()) {
+                if !error.is_out_of_memory() {
+                    self.poison(&format!("the GPU failed: {error}"));
+                }
+            }
+        };
+        make_graphs();
         self.shared.board().scheme = scheme;
+        // Again: plans that were loaded meanwhile.
+        make_graphs();
         self.shared.call();
     }
 
@@ -362,14 +384,28 @@ impl Device for CudaDevice {
         let mut loader = Loader { pool, uploader, weights: &self.weights, code: &self.code };
         let loaded = loader.load(plan.clone(), &packed, states, (admission, claim));
         let loaded = loaded.map_err(|error| no_memory(&plan, error))?;
+        // The slots have it when they have tasks of this plan.
+        let bases = memory.iter().enumerate();
+        let bases = bases.filter_map(|(slot, memory)| Some((slot, memory.device.as_ref()?.address())));
+        self.graphs.moves(bases);
+        let made = self.graphs_for(self.scheme(), &loaded);
+        made.map_err(|error| no_memory(&plan, error.into()))?;
         // From here on nothing fails: slots grow with the plan that needs it.
         self.shared.offer(memory);
         loading.slots = slots.or(loading.slots.take());
         loading.staging = staging.or(loading.staging.take());
         (loading.slot_bytes, loading.staging_bytes) = (slot_bytes, staging_bytes);
+        let loaded = Arc::new(loaded);
         let mut plans = self.plans();
-        plans.push(Some(Arc::new(loaded)));
-        Ok(LoadedPlan(plans.len() as u32 - 1))
+        plans.push(Some(loaded.clone()));
+        let number = LoadedPlan(plans.len() as u32 - 1);
+        drop(plans);
+        // Who has changed the scheme meanwhile did not see this plan.
+        if let Err(error) = self.graphs_for(self.scheme(), &loaded) {
+            self.unload(number);
+            return Err(no_memory(&plan, error.into()));
+        }
+        Ok(number)
     }
 
     fn unload(&self, plan: LoadedPlan) {

@@ -4,6 +4,8 @@
 //! The driver's library is loaded once for the process, when it is first asked for. `REEF_CUDA_DRIVER` names
 //! another file to load in its place, such as the emulated driver of the tests.
 
+mod graph;
+
 use std::ffi::{CStr, CString, c_void};
 use std::path::Path;
 use std::ptr;
@@ -12,13 +14,14 @@ use std::sync::{Arc, OnceLock};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
+pub(crate) use self::graph::{Graph, Node};
 use crate::error::{CudaError, VERSION_MIN};
 
 /// Names another library in place of the driver's.
 const DRIVER_VARIABLE: &str = "REEF_CUDA_DRIVER";
 
 /// The functions that are used: cudarc panics about one that a driver has not got.
-const FUNCTIONS: [&str; 30] = [
+const FUNCTIONS: [&str; 39] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -49,6 +52,15 @@ const FUNCTIONS: [&str; 30] = [
     "cuModuleUnload",
     "cuFuncSetAttribute",
     "cuLaunchKernel",
+    "cuGraphCreate",
+    "cuGraphDestroy",
+    "cuGraphAddKernelNode_v2",
+    "cuGraphAddMemsetNode",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphExecKernelNodeSetParams_v2",
+    "cuGraphExecDestroy",
+    "cuGraphUpload",
+    "cuGraphLaunch",
 ];
 
 /// Makes an error of a call's code.

@@ -18,26 +18,19 @@ use reef_device::Wake;
 use crate::board::{AHEAD_MIN, Action, Board, Ended, Pads, REPORTS, SLOTS};
 use crate::clock::DeviceClock;
 use crate::code::Code;
-use crate::cut::SPLIT_BLOCKS;
-use crate::descriptor::{Launch, Padded, Report};
+use crate::descriptor::{Launch, PART_OWN, Padded, Report};
 use crate::driver::{Context, DeviceBytes, Grid, PinnedBytes, Stream};
 use crate::error::CudaError;
 use crate::host_step::Staged;
 use crate::hosting::{Hosts, Job};
 use crate::loaded::{Launchable, Loaded};
 use crate::memory::{DevicePart, PinnedPart};
+use crate::slots::{ARRIVALS_AT, EPOCH_AT, EVICTED_AT, NUMBER_AT, SLOT_BYTES, SlotPlaces};
 
 /// Times that the way to the device and back is measured at the start.
 const ROUND_TRIPS: u32 = 9;
 /// Round trips that a task's queue reaches beyond what runs: this thread has others to look after as well.
 const AHEAD_ROUND_TRIPS: u64 = 2;
-/// Where the last epoch of a slot lies whose blocks do not start any more. In the device's memory: blocks
-/// look at it before they start, and a look at the host's would take longer than many a block.
-const EVICTED_AT: usize = 0;
-/// Where a slot's count of blocks lies, and behind it which parts of tiles are there.
-const ARRIVALS_AT: usize = 128;
-/// Bytes that the device keeps of a slot.
-const SLOT_BYTES: usize = (ARRIVALS_AT + (1 + SPLIT_BLOCKS) * size_of::<u64>()).next_multiple_of(128);
 /// How long it looks closely after something happened, and how long it sleeps afterwards.
 const CLOSE_LOOK: Duration = Duration::from_micros(200);
 /// See above.
@@ -199,7 +192,7 @@ pub(crate) struct Feeder {
     streams: Vec<Streams>,
     /// By slot.
     memory: Vec<SlotMemory>,
-    /// What the device keeps of each slot: see [`SLOT_BYTES`].
+    /// What the device keeps of each slot: see [`crate::slots`].
     slots: DeviceBytes,
     /// Of what is queued next for each slot.
     epochs: [u32; SLOTS],
@@ -244,6 +237,11 @@ impl Feeder {
         feeder.clock = clock;
         feeder.shared.board().ahead = Nanos(round_trip.0 * AHEAD_ROUND_TRIPS).max(AHEAD_MIN);
         Ok(feeder)
+    }
+
+    /// Where graphs find what they share with it.
+    pub(crate) fn places(&self) -> SlotPlaces {
+        SlotPlaces { slots: self.slots.address(), reports: self.pinned_address }
     }
 
     /// Compares the clocks; and how long it takes until what is queued on the
@@ -360,8 +358,7 @@ impl Feeder {
             self.clock.seen(report.ended_ns, MonotonicClock::read());
             let (begun, end) = (self.clock.host(report.begun_ns), self.clock.host(report.ended_ns));
             let loaded = board.at_work(slot).0.clone();
-            let fault = self.take_fault(number, &report).map(|value| (board.awaited_kernel(slot), value));
-            let fault = fault.and_then(|(kernel, value)| Some(loaded.fault(kernel?, value)));
+            let fault = self.take_fault(number, &report).map(|(kernel, value)| loaded.fault(kernel, value));
             let told = Ended { skipped: report.skipped, fault, begun, ended: end };
             if let Some(kernel) = board.ended(slot, told, MonotonicClock::read()) {
                 loaded.measured(kernel, end - begun);
@@ -397,6 +394,12 @@ impl Feeder {
                     self.begin(slot)?;
                 }
                 self.launch((slot, kernel, number), from, padding)?;
+            }
+            Action::Graph { slot, kernel, number, first } => {
+                if first {
+                    self.begin(slot)?;
+                }
+                self.launch_graph(slot, kernel, number)?;
             }
             Action::Fetch { slot, kernel, number, first } => {
                 if first {
@@ -464,10 +467,11 @@ impl Feeder {
         let class = usize::from(board.is_real_time(slot));
         let mut launchable =
             |slot, kernel| board.at_work(slot).0.launchable(kernel).expect("the board knows host steps");
+        let index = kernel;
         let kernel = launchable(slot, kernel);
         let pads = padding.map(|pads| (pads, launchable(pads.slot, pads.kernel)));
         drop(board);
-        let launch = self.launch_of(slot, number, kernel, from..kernel.grid.blocks);
+        let launch = self.launch_of(slot, number, (index, kernel), from..kernel.grid.blocks);
         let Some((pads, padding)) = pads else {
             let grid = Grid { blocks: launch.blocks, ..kernel.grid };
             // SAFETY: the function takes a launch; its plan, and with it descriptor and weights, stays until
@@ -480,11 +484,28 @@ impl Feeder {
             ..kernel.grid
         };
         let blocks = pads.from..pads.from + pads.blocks;
-        let both =
-            Padded { kernel: launch, padding: self.launch_of(pads.slot, pads.number, padding, blocks) };
+        let padded = self.launch_of(pads.slot, pads.number, (pads.kernel, padding), blocks);
+        let both = Padded { kernel: launch, padding: padded };
         let function = self.code.proxy(kernel.tile, padding.tile);
         // SAFETY: as above; a proxy takes two launches.
         unsafe { self.streams[slot][class].launch(function, grid, &both) }
+    }
+
+    /// Queues the graph that begins with a kernel.
+    #[allow(unsafe_code)]
+    fn launch_graph(&self, slot: usize, kernel: usize, number: u32) -> Result<(), CudaError> {
+        let mut board = self.shared.board();
+        let class = usize::from(board.is_real_time(slot));
+        let loaded = board.at_work(slot).0.clone();
+        drop(board);
+        let stream = &self.streams[slot][class];
+        stream.write(&self.slots, slot * SLOT_BYTES + EPOCH_AT, self.epochs[slot])?;
+        stream.write(&self.slots, slot * SLOT_BYTES + NUMBER_AT, number)?;
+        let graphs = loaded.graphs().expect("the board knows which plans have graphs");
+        let own = graphs.of(slot, kernel, self.base(slot))?;
+        // SAFETY: the functions take launches; the plan, and with it descriptors, weights and the graph,
+        // stays until the task is over, which is not before this launch is told of.
+        unsafe { stream.launch_graph(&own.graph) }
     }
 
     /// Queues the copies of a host step's operands to the slot's pinned memory.
@@ -555,7 +576,7 @@ impl Feeder {
         &mut self,
         slot: usize,
         number: u32,
-        kernel: Launchable,
+        (index, kernel): (usize, Launchable),
         blocks: std::ops::Range<u32>,
     ) -> Launch {
         self.runs += 1;
@@ -564,6 +585,7 @@ impl Feeder {
             first: blocks.start,
             blocks: blocks.end - blocks.start,
             function: kernel.tile.number,
+            kernel: index as u32,
             run: self.runs,
             ..self.mark_of(slot, number)
         }
@@ -571,18 +593,20 @@ impl Feeder {
 
     /// A launch of one block that has no descriptor.
     fn mark_of(&self, slot: usize, number: u32) -> Launch {
-        let own = self.slots.address() + (slot * SLOT_BYTES) as u64;
+        let places = self.places();
         Launch {
             descriptor: 0,
             base: self.memory[slot].device.as_ref().map_or(0, DevicePart::address),
-            evicted: own + EVICTED_AT as u64,
-            arrivals: own + ARRIVALS_AT as u64,
+            evicted: places.of(slot, EVICTED_AT),
+            arrivals: places.of(slot, ARRIVALS_AT),
             report: self.pinned_address + Self::report_at(number) as u64,
             number,
             first: 0,
             blocks: 1,
             function: 0,
             epoch: self.epochs[slot],
+            kernel: 0,
+            part: PART_OWN,
             reserved: 0,
             run: 0,
         }
@@ -619,12 +643,12 @@ impl Feeder {
         self.shared_word(at).store(0, Ordering::Relaxed);
     }
 
-    /// The value that a kernel failed by, if it did; the place is as good as new afterwards.
-    fn take_fault(&self, number: u32, report: &Report) -> Option<i64> {
+    /// The kernel that failed, if one did, and the value; the place is as good as new afterwards.
+    fn take_fault(&self, number: u32, report: &Report) -> Option<(usize, i64)> {
         let at = Self::report_at(number) + std::mem::offset_of!(Report, failed);
         (report.failed != 0).then(|| {
             self.shared_word(at).store(0, Ordering::Relaxed);
-            report.failed_value
+            (report.failed as usize - 1, report.failed_value)
         })
     }
 

@@ -16,7 +16,7 @@ use reef_plan::{DeviceKind, Isa, Kernel, Place, Plan, Precision, Region, Target}
 
 use crate::code::Code;
 use crate::cut::{CudaCutter, SPLIT_BLOCKS};
-use crate::descriptor::{self, Launch, Placing, Report};
+use crate::descriptor::{self, Launch, PART_OWN, Placing, Report};
 use crate::driver::{Context, DeviceBytes, Driver, PinnedBytes, Properties, Stream};
 use crate::host_step::is_hosted;
 use crate::loaded::unsupported;
@@ -182,6 +182,8 @@ impl Bench {
             function: tile.number,
             // Nothing is evicted.
             epoch: 1,
+            kernel: 0,
+            part: PART_OWN,
             reserved: 0,
             run: self.runs.fetch_add(1, Ordering::Relaxed),
         };

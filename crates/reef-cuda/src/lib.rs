@@ -8,7 +8,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `driver` | the driver's calls, with errors; memory, streams, modules |
+//! | `driver` | the driver's calls, with errors; memory, streams, modules, graphs |
 //! | `compiler` | CUDA C++ to machine code, and the cache of that |
 //! | `code` | the kernels on the device, and which fit a multiprocessor together |
 //! | `cut`, `pack` | how kernels are cut into blocks, how weights lie |
@@ -18,6 +18,8 @@
 //! | `loaded` | plans in the memory of the device |
 //! | `board` | which kernel is queued next: a state machine without a driver or a clock |
 //! | `clock` | the device's clock beside the host's |
+//! | `slots` | what the device keeps of each slot |
+//! | `graphs` | a plan's kernels as executable graphs, for the scheme `concurrent` |
 //! | `feeder` | the thread that does what the board says |
 //! | `host_step`, `hosting` | kernels that the host runs: their operands and states; the threads |
 //! | `device` | the device of the contract |
@@ -32,6 +34,7 @@ mod device;
 mod driver;
 mod error;
 mod feeder;
+mod graphs;
 mod host_step;
 mod hosting;
 #[cfg(test)]
@@ -40,6 +43,7 @@ mod loaded;
 mod memory;
 mod pack;
 mod scalar;
+mod slots;
 mod survey;
 mod upload;
 

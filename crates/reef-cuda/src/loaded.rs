@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use reef_base::{AlignedBytes, Nanos};
 use reef_device::{Admission, DeviceError};
@@ -14,6 +14,7 @@ use crate::code::{Code, Tile};
 use crate::descriptor::{self, ALIGNMENT, Described, Placing};
 use crate::driver::Grid;
 use crate::error::CudaError;
+use crate::graphs::{GraphMaker, Graphs, Member};
 use crate::host_step::{HostStep, States, is_hosted};
 use crate::memory::{Claim, DevicePart, DevicePool, MemoryError};
 use crate::upload::Uploader;
@@ -109,6 +110,8 @@ pub(crate) struct Loaded {
     pub(crate) states: States,
     /// Nanoseconds of each kernel as it ran whole; 0 before it has.
     times: Vec<AtomicU64>,
+    /// Once the scheme is one that launches graphs. Before what they use, so that they go first.
+    graphs: OnceLock<Graphs>,
     /// Keep what the descriptors point to.
     _descriptors: DevicePart,
     weights: Vec<Arc<DeviceWeight>>,
@@ -130,6 +133,43 @@ impl Loaded {
         match &self.kernels[kernel] {
             Prepared::Device(_) => None,
             Prepared::Host(step) => Some(step),
+        }
+    }
+
+    /// Makes graphs of its kernels, unless they are there.
+    pub(crate) fn make_graphs(&self, maker: &GraphMaker) -> Result<(), CudaError> {
+        if self.graphs.get().is_some() {
+            return Ok(());
+        }
+        let member = |(kernel, prepared): (usize, &Prepared)| match prepared {
+            Prepared::Device(launchable) => Some(Member {
+                kernel,
+                function: launchable.tile.function,
+                number: launchable.tile.number,
+                grid: launchable.grid,
+                descriptor: launchable.descriptor,
+                shares: self.splits(kernel) > 1,
+            }),
+            Prepared::Host(_) => None,
+        };
+        let members: Vec<Option<Member>> = self.kernels.iter().enumerate().map(member).collect();
+        let parts = members.split(Option::is_none).filter(|part| !part.is_empty());
+        let parts: Vec<Vec<Member>> = parts.map(|part| part.iter().copied().flatten().collect()).collect();
+        // Who else made them meanwhile made the same.
+        let _ = self.graphs.set(maker.graphs(&parts)?);
+        Ok(())
+    }
+
+    /// Its graphs, if they are made.
+    pub(crate) fn graphs(&self) -> Option<&Graphs> {
+        self.graphs.get()
+    }
+
+    /// Blocks of a kernel that share a tile.
+    fn splits(&self, kernel: usize) -> u32 {
+        match &self.plan.kernels()[kernel].spec {
+            KernelSpec::Conv(spec) => spec.splits as u32,
+            _ => 1,
         }
     }
 
@@ -188,11 +228,11 @@ impl Kernels for Arc<Loaded> {
         };
         let waves = u64::from(grid.blocks).div_ceil(units as u64 * u64::from(together)).max(1);
         let whole = self.time(kernel);
-        let grain = match &self.plan.kernels()[kernel].spec {
-            KernelSpec::Conv(spec) => spec.splits as u32,
-            _ => 1,
-        };
-        Fit { together, wave: whole.map(|took| Nanos(took.0 / waves)), whole, grain }
+        Fit { together, wave: whole.map(|took| Nanos(took.0 / waves)), whole, grain: self.splits(kernel) }
+    }
+
+    fn graph_end(&self, kernel: usize) -> Option<usize> {
+        self.graphs.get()?.end_of(kernel)
     }
 }
 
@@ -314,6 +354,7 @@ impl Loader<'_> {
             times: kernels.iter().map(|_| AtomicU64::new(0)).collect(),
             kernels,
             layout,
+            graphs: OnceLock::new(),
             _descriptors: descriptors,
             weights,
             _admission: admission,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use reef_base::{Level, Nanos, TaskKey};
 use reef_cuda::{CudaDevice, CudaOptions};
-use reef_device::{Completion, Device, Io, Outcome};
+use reef_device::{Completion, Device, Io, Outcome, Scheme};
 use reef_plan::{SyntheticStage, synthetic_plan};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -25,7 +25,16 @@ fn next(device: &CudaDevice) -> Completion {
 #[test]
 #[ignore = "needs the emulated driver: cargo xtask cuda"]
 fn the_hot_path_does_not_allocate() {
-    let options = CudaOptions { memory_bytes: Some(16 << 20), ..CudaOptions::default() };
+    for scheme in [Scheme::Reset, Scheme::Concurrent] {
+        let (cancelled, preempted) = count(scheme);
+        assert!(cancelled > 0, "nothing was cancelled under {scheme}");
+        assert!((preempted > 0) == (scheme == Scheme::Reset), "{preempted} preempted under {scheme}");
+    }
+}
+
+/// Counts under a scheme; how many tasks were cancelled and preempted.
+fn count(scheme: Scheme) -> (u64, u64) {
+    let options = CudaOptions { memory_bytes: Some(16 << 20), scheme, ..CudaOptions::default() };
     let device = CudaDevice::start(options).expect("the emulated driver is there");
     let stages = [SyntheticStage { blocks: 5, polls: 1, poll_ns: 1_000 }; 20];
     let plan = synthetic_plan("p", device.capabilities().target, 1, &stages).expect("a valid plan");
@@ -62,8 +71,7 @@ fn the_hot_path_does_not_allocate() {
     let region = Region::new(ALLOCATOR);
     run(40);
     let change = region.change();
-    assert_eq!((change.allocations, change.reallocations), (0, 0), "{change:?}");
+    assert_eq!((change.allocations, change.reallocations), (0, 0), "{scheme}: {change:?}");
     assert!(ALLOCATOR.stats().allocations > 0, "the count counts");
-    let preempted = device.counters().preemptions;
-    assert!(cancelled > 0 && preempted > 0, "{cancelled} cancelled, {preempted} preempted");
+    (cancelled, device.counters().preemptions)
 }

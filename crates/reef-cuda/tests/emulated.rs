@@ -1,6 +1,8 @@
 //! The contract and what kernels mean, on the emulated driver: `cargo xtask cuda`, which has GPUs of several
 //! sizes there.
 
+#[path = "emulated/graphs.rs"]
+mod graphs;
 #[path = "emulated/hosting.rs"]
 mod hosting;
 #[path = "emulated/memory.rs"]

@@ -289,8 +289,9 @@ impl Storm<'_> {
     fn govern(&self, until: Instant, mut rng: Rng) {
         while !self.is_over(until) {
             let scheme = Scheme::ALL[rng.below(Scheme::ALL.len() as u64) as usize];
-            // Mostly the one that evicts.
-            self.device.set_scheme(if rng.below(2) == 0 { Scheme::Reset } else { scheme });
+            // Mostly the one that evicts, and the one that launches graphs.
+            let common = [Scheme::Reset, Scheme::Reset, Scheme::Concurrent, scheme];
+            self.device.set_scheme(common[rng.below(common.len() as u64) as usize]);
             count(&self.tally.schemes);
             std::thread::sleep(Duration::from_micros(rng.below(20_000)));
             if rng.below(4) != 0 {

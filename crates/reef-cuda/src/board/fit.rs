@@ -19,4 +19,7 @@ pub(crate) struct Fit {
 pub(crate) trait Kernels {
     /// Of a kernel of the device, which has so many multiprocessors.
     fn fit(&self, kernel: usize, units: usize) -> Fit;
+
+    /// The kernel behind the graph that begins with a kernel, if there is one: what it has is of the device.
+    fn graph_end(&self, kernel: usize) -> Option<usize>;
 }

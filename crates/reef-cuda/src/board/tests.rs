@@ -6,6 +6,8 @@ use reef_base::{Class, Level, Rng};
 
 use super::*;
 
+mod graphs;
+
 const PLAN: LoadedPlan = LoadedPlan(0);
 
 fn real_time(level: u8) -> TaskKey {
@@ -22,6 +24,8 @@ struct Queued {
     slot: usize,
     /// The kernel, the first of its blocks, and how many; none of copies and marks.
     blocks: Option<(usize, u32, u32)>,
+    /// Kernels behind that one in the same launch.
+    more: usize,
     /// It is all of the kernel, without padding.
     alone: bool,
     number: u32,
@@ -37,12 +41,16 @@ struct Streams {
 }
 
 /// How long a wave of each kernel of a task takes, where that is known; blocks that share a tile, and blocks
-/// that fit a multiprocessor.
-struct Waves(Option<u64>, u32, u32);
+/// that fit a multiprocessor; the kernels behind those that graphs begin with.
+struct Waves(Option<u64>, u32, u32, Vec<Option<usize>>);
 
 impl Kernels for Waves {
     fn fit(&self, _kernel: usize, _units: usize) -> Fit {
         Fit { together: self.2, wave: self.0.map(Nanos), whole: self.0.map(Nanos), grain: self.1 }
+    }
+
+    fn graph_end(&self, kernel: usize) -> Option<usize> {
+        *self.3.get(kernel)?
     }
 }
 
@@ -63,6 +71,8 @@ struct Rig {
     grain: u32,
     /// Blocks of theirs that fit a multiprocessor.
     together: u32,
+    /// Whether they have graphs.
+    graphs: bool,
 }
 
 /// Of a task's kernels, one that the host runs.
@@ -81,6 +91,7 @@ impl Rig {
             hosted: BTreeMap::new(),
             grain: 1,
             together: 2,
+            graphs: false,
         }
     }
 
@@ -92,8 +103,14 @@ impl Rig {
         assert_eq!(self.board.refusal(key), None);
         let step = |&blocks: &u32| if blocks == HOST { Step::Host } else { Step::Device(blocks) };
         let (io, steps) = (Io::default(), blocks.iter().map(step).collect());
-        let submission =
-            Submission { plan: PLAN, payload: Waves(wave, self.grain, self.together), steps, key, io, token };
+        let part = |kernel: usize| {
+            let begins = blocks[kernel] != HOST && (kernel == 0 || blocks[kernel - 1] == HOST);
+            let end = blocks[kernel..].iter().position(|&blocks| blocks == HOST);
+            begins.then(|| end.map_or(blocks.len(), |count| kernel + count))
+        };
+        let graphs = if self.graphs { (0..blocks.len()).map(part).collect() } else { Vec::new() };
+        let payload = Waves(wave, self.grain, self.together, graphs);
+        let submission = Submission { plan: PLAN, payload, steps, key, io, token };
         let task = self.board.submit(submission, self.streams.now);
         let slot = (task.0 & ((1 << SLOT_BITS) - 1)) as usize;
         self.steps.insert(slot, blocks.to_vec());
@@ -120,11 +137,19 @@ impl Rig {
                         assert!(!self.streams.queued.iter().any(elsewhere), "it waits for nothing else");
                         assert!(!self.streams.evicted.contains_key(&own), "its blocks start");
                         let blocks = Some((kernel, from, blocks));
-                        self.queue(slot, Queued { slot: own, blocks, alone: false, number });
+                        self.queue(slot, Queued { slot: own, blocks, more: 0, alone: false, number });
                     }
                     let blocks = Some((kernel, from, all - from));
                     let alone = from == 0 && padding.is_none();
-                    self.queue(slot, Queued { slot, blocks, alone, number });
+                    self.queue(slot, Queued { slot, blocks, more: 0, alone, number });
+                }
+                Action::Graph { slot, kernel, number, first } => {
+                    self.begin(slot, first);
+                    assert!(self.is_clear(slot), "a slot has one graph at a time");
+                    let own = &self.steps[&slot][kernel..];
+                    let count = own.iter().take_while(|&&blocks| blocks != HOST).count();
+                    let blocks = Some((kernel, 0, own[..count].iter().sum()));
+                    self.queue(slot, Queued { slot, blocks, more: count - 1, alone: false, number });
                 }
                 Action::Fetch { slot, number, first, .. } => {
                     self.begin(slot, first);
@@ -174,14 +199,14 @@ impl Rig {
     }
 
     fn queue_copies(&mut self, slot: usize, number: u32) {
-        self.queue(slot, Queued { slot, blocks: None, alone: false, number });
+        self.queue(slot, Queued { slot, blocks: None, more: 0, alone: false, number });
     }
 
     /// The next launch of a stream ends. If its blocks may not start `started` of them have begun before: the
     /// others, and all of that task behind them, do not.
     fn run(&mut self, stream: usize, started: u32) {
         let queued = self.streams.queued.get_mut(&stream).unwrap().pop_front().unwrap();
-        let Queued { slot, blocks, alone, number } = queued;
+        let Queued { slot, blocks, more, alone, number } = queued;
         assert!(self.board.awaited().any(|awaited| awaited == (slot, number)));
         let begun = self.streams.now;
         self.streams.now = begun + Nanos(10);
@@ -197,9 +222,10 @@ impl Rig {
         assert_eq!(whole, blocks.map(|(kernel, ..)| kernel).filter(|_| alone && skipped == 0));
         if let Some((kernel, from, count)) = blocks.filter(|_| skipped == 0) {
             assert_eq!(self.come[&slot], (kernel, from), "blocks run in order, each once");
-            let over = from + count == self.steps[&slot][kernel];
-            self.come.insert(slot, if over { (kernel + 1, 0) } else { (kernel, from + count) });
-            self.ran.extend(over.then_some((slot, kernel)));
+            let all: u32 = self.steps[&slot][kernel..=kernel + more].iter().sum();
+            let over = from + count == all;
+            self.come.insert(slot, if over { (kernel + more + 1, 0) } else { (kernel, from + count) });
+            self.ran.extend((kernel..=kernel + more).filter(|_| over).map(|kernel| (slot, kernel)));
         }
         if self.board.counters.completed > before {
             assert!(self.is_clear(slot), "nothing is queued of what is over");
@@ -658,11 +684,12 @@ const RANDOM: [u32; 5] = [3, HOST, 1, 5, HOST];
 #[test]
 fn whatever_comes_each_block_of_a_task_runs_whole_once_and_in_order() {
     let mut rng = Rng::new(3);
-    let mut padded = 0;
+    let (mut padded, mut graphs) = (0, 0);
     for _ in 0..400 {
         let scheme =
             [Scheme::Reset, Scheme::Wait, Scheme::Concurrent, Scheme::Sequential][rng.below(4) as usize];
         let mut rig = Rig::new(scheme);
+        rig.graphs = rng.below(2) == 0;
         let (mut sent, mut ended, mut ids) = (0, 0, Vec::new());
         while ended < 30 {
             let key = match rng.below(2) {
@@ -677,7 +704,12 @@ fn whatever_comes_each_block_of_a_task_runs_whole_once_and_in_order() {
             if rng.below(12) == 0 && !ids.is_empty() {
                 rig.board.cancel(ids[rng.below(ids.len() as u64) as usize], rig.streams.now);
             }
+            if rng.below(20) == 0 {
+                rig.board.scheme = [Scheme::Reset, Scheme::Concurrent, scheme][rng.below(3) as usize];
+            }
             rig.act();
+            let graph = |action: Action| matches!(action, Action::Graph { .. });
+            graphs += rig.log.drain(..).filter(|&action| graph(action)).count();
             let hosted: Vec<usize> = rig.hosted.keys().copied().collect();
             if !hosted.is_empty() && rng.below(3) == 0 {
                 rig.host_ends(hosted[rng.below(hosted.len() as u64) as usize], None);
@@ -696,5 +728,5 @@ fn whatever_comes_each_block_of_a_task_runs_whole_once_and_in_order() {
             }
         }
     }
-    assert!(padded > 100, "{padded}");
+    assert!(padded > 100 && graphs > 100, "{padded}, {graphs}");
 }

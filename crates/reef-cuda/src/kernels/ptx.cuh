@@ -58,10 +58,13 @@ __device__ __forceinline__ void fence_acquire() { asm volatile("fence.acq_rel.gp
 // sees what the other wrote.
 __device__ __forceinline__ void fence_in_one_order() { asm volatile("fence.sc.gpu;" ::: "memory"); }
 
-// Makes a word of 0 a 1; whether it was this thread that did.
-__device__ __forceinline__ bool claim_once(unsigned *at) {
+// Makes a word of 0 another one; whether it was this thread that did.
+__device__ __forceinline__ bool claim_once(unsigned *at, unsigned value) {
   unsigned before;
-  asm volatile("atom.relaxed.sys.global.cas.b32 %0, [%1], 0, 1;" : "=r"(before) : "l"(at) : "memory");
+  asm volatile("atom.relaxed.sys.global.cas.b32 %0, [%1], 0, %2;"
+               : "=r"(before)
+               : "l"(at), "r"(value)
+               : "memory");
   return before == 0;
 }
 

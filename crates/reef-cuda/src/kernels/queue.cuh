@@ -2,7 +2,7 @@
 //
 // Each block looks whether its task was evicted before it starts, and is skipped then. The last block to be
 // through, skipped or not, tells the host how the launch ended: whole, or evicted, and then all of its blocks
-// run again.
+// run again. Kernels of a graph tell nothing: its last node does, for all of them.
 #pragma once
 #include "attention.cuh"
 #include "conv.cuh"
@@ -17,11 +17,12 @@
 
 namespace reef {
 
-// How a launch ended, in memory of the host. `number` is written last.
+// How a launch ended, in memory of the host. `number` is written last. Each slot has one on the device for its graphs.
 struct Report {
   // On the device's clock: when block 0 began, and when the last one was through.
   unsigned long long begun_ns, ended_ns;
-  // The value that a kernel could do nothing with, if `failed` is not zero. The host makes it zero again.
+  // The value that a kernel could do nothing with, if `failed` is not zero, which is the kernel's index and 1. The host
+  // makes it zero again.
   long long failed_value;
   unsigned failed;
   // Blocks that were skipped.
@@ -31,13 +32,19 @@ struct Report {
   unsigned number;
 };
 
+// What a launch is, by `Launch::part`: one of its own, the first kernel of a graph, one behind it.
+constexpr unsigned PART_OWN = 0, PART_FIRST = 1, PART_REST = 2;
+
 struct Launch {
+  // Of a graph's last node, the host's reports, of which there are `blocks`.
   const void *descriptor;
   // The task's memory.
   unsigned char *base;
-  // The last epoch of the task's launches whose blocks do not start any more.
+  // The last epoch of the task's launches whose blocks do not start any more. Behind it the epoch of the slot's graph,
+  // and the number of its launch.
   const unsigned *evicted;
-  // Blocks that are through in the lower half, those that ran in the upper one; zero between launches. Behind it
+  // Blocks that are through in the lower half, those that ran in the upper one; zero between launches. In a graph, the
+  // blocks that were skipped. Behind it
   // the words of `Context::arrived`, which only tile functions write.
   unsigned long long *arrivals;
   Report *report;
@@ -48,7 +55,9 @@ struct Launch {
   unsigned function;
   // When this was queued: later ones have larger numbers, around the end of numbers too.
   unsigned epoch;
-  unsigned reserved;
+  // The kernel's index in its plan.
+  unsigned kernel;
+  unsigned part, reserved;
   // Never the same for two launches with the same words, never 0.
   unsigned long long run;
 };
@@ -59,7 +68,8 @@ struct Padded {
 };
 
 __device__ __forceinline__ bool is_evicted(const Launch &launch) {
-  return static_cast<int>(launch.epoch - load_relaxed(launch.evicted)) <= 0;
+  const unsigned epoch = launch.part == PART_OWN ? launch.epoch : load_relaxed(launch.evicted + 1);
+  return static_cast<int>(epoch - load_relaxed(launch.evicted)) <= 0;
 }
 
 // What a tile function is given by this executor. Where the compiler sees it, it knows that the arena is shared
@@ -67,7 +77,7 @@ __device__ __forceinline__ bool is_evicted(const Launch &launch) {
 __device__ __forceinline__ Context context_of(const Context &other) {
   unsigned char *const arena = shared_arena();
   return {arena + CONTROL_BYTES, reinterpret_cast<unsigned *>(arena) + 1, nullptr, other.failed, other.failed_value,
-          other.run, other.arrived};
+          other.fails_as, other.run, other.arrived};
 }
 
 // Block `index` of a launch, which `tile` makes.
@@ -77,9 +87,9 @@ __device__ __forceinline__ void run_block(const Launch &launch, unsigned index, 
   unsigned *const control = reinterpret_cast<unsigned *>(arena);
   Report *const report = launch.report;
   const Context context = {arena + CONTROL_BYTES, control + 1, nullptr, &report->failed, &report->failed_value,
-                           launch.run, launch.arrivals + 1};
+                           launch.kernel + 1, launch.run, launch.arrivals + 1};
   if (threadIdx.x == 0) {
-    if (index == 0) report->begun_ns = device_clock_ns();
+    if (index == 0 && launch.part != PART_REST) report->begun_ns = device_clock_ns();
     control[0] = is_evicted(launch);
   }
   context.sync();
@@ -90,6 +100,10 @@ __device__ __forceinline__ void run_block(const Launch &launch, unsigned index, 
   }
   context.sync();
   if (threadIdx.x != 0) return;
+  if (launch.part != PART_OWN) {
+    if (!starts) add_acquire_release(launch.arrivals, 1);
+    return;
+  }
   const unsigned long long own = 1 + (starts ? 1ull << 32 : 0);
   const unsigned long long through = add_acquire_release(launch.arrivals, own) + own;
   if (static_cast<unsigned>(through) != launch.blocks) return;
@@ -198,4 +212,20 @@ extern "C" __global__ void __launch_bounds__(1) reef_queue_mark(reef::Launch lau
   launch.report->ended_ns = now;
   launch.report->skipped = reef::is_evicted(launch);
   reef::store_release(&launch.report->number, launch.number);
+}
+
+// The last node of a graph: tells the host how all of it ended.
+extern "C" __global__ void __launch_bounds__(1) reef_queue_graph_end(reef::Launch launch) {
+  const unsigned number = reef::load_relaxed(launch.evicted + 2);
+  reef::Report *const own = launch.report;
+  reef::Report *const host =
+      const_cast<reef::Report *>(static_cast<const reef::Report *>(launch.descriptor)) + number % launch.blocks;
+  host->begun_ns = own->begun_ns;
+  host->ended_ns = reef::device_clock_ns();
+  host->failed_value = own->failed_value;
+  host->failed = own->failed;
+  host->skipped = static_cast<unsigned>(*launch.arrivals);
+  own->failed = 0;
+  *launch.arrivals = 0;
+  reef::store_release(&host->number, number);
 }

@@ -59,6 +59,8 @@ struct Context {
   // Where it is said that the inputs mean nothing to the kernel, and which value it is.
   unsigned *failed;
   long long *failed_value;
+  // What is said there: which kernel it is, never 0.
+  unsigned fails_as;
   // Differs from that of every other run of a kernel with the same `arrived`, and is never 0.
   unsigned long long run;
   // `SPLIT_BLOCKS` words, each the last run in which the block of that number made its part of a tile.
@@ -75,7 +77,7 @@ struct Context {
 
   // The task fails because of a value. Of several the first one counts.
   __device__ __forceinline__ void fail(long long value) const {
-    if (claim_once(failed)) *failed_value = value;
+    if (claim_once(failed, fails_as)) *failed_value = value;
   }
 };
 
