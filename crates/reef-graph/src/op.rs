@@ -289,9 +289,9 @@ pub enum Op {
     },
     /// A recurrent network over a sequence. With D directions, G gates and H elements of a state, inputs are,
     /// in this order, those in brackets where the attributes say that they are there:
-    /// x `[steps, batch, elements]`, W `[D, G·H, elements]`, R `[D, G·H, H]`, `[bias]` (`[D, 2·G·H]`, of W, then
-    /// of R), `[lengths]` (`[batch]`, i32, 0 to `steps`), `[initial h]` (`[D, batch, H]`), `[initial c]` (the
-    /// same), `[peepholes]` (`[D, 3·H]`, of the gates i, o, f); floats are all of x's type.
+    /// x `[steps, batch, elements]`, W `[D, G·H, elements]`, R `[D, G·H, H]`, `[bias]` (`[D, 2·G·H]`, of W,
+    /// then of R), `[lengths]` (`[batch]`, i32, 0 to `steps`), `[initial h]` (`[D, batch, H]`), `[initial c]`
+    /// (the same), `[peepholes]` (`[D, 3·H]`, of the gates i, o, f); floats are all of x's type.
     /// Outputs are always all of y `[steps, D, batch, H]`, last h `[D, batch, H]` and, of an LSTM, last c
     /// `[D, batch, H]`; those that nobody reads cost nothing.
     ///
