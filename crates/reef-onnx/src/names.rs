@@ -11,6 +11,22 @@ use tract_onnx::pb;
 /// Two names of the domain of ONNX's own operators.
 pub(crate) const STANDARD: [&str; 2] = ["", "ai.onnx"];
 
+/// What the operators of ONNX Runtime's own domain are called here.
+pub(crate) const CONTRIBUTED: &str = "com.microsoft.";
+
+/// Writes that domain into the names of its operators, which are then told from ONNX's own by them.
+pub(crate) fn write_out_domains(graph: &mut pb::GraphProto) {
+    for node in &mut graph.node {
+        if CONTRIBUTED.strip_suffix('.') == Some(node.domain.as_str()) {
+            node.op_type = format!("{CONTRIBUTED}{}", node.op_type);
+            node.domain.clear();
+        }
+        for attribute in &mut node.attribute {
+            attribute.g.iter_mut().chain(&mut attribute.graphs).for_each(write_out_domains);
+        }
+    }
+}
+
 /// Gives every node of `graph`, and of the graphs in it, a name that no other node, input or constant has.
 pub(crate) fn make_unique(graph: &mut pb::GraphProto) {
     let mut taken = HashSet::new();

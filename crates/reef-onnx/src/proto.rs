@@ -39,6 +39,7 @@ pub(crate) fn decode(bytes: &[u8], directory: Option<&str>) -> Result<pb::ModelP
     functions::inline(&mut model, bytes)?;
     let graph = model.graph.as_mut().expect("it has a graph");
     names::make_unique(graph);
+    names::write_out_domains(graph);
     let graph = model.graph.as_ref().expect("it has a graph");
     let standard = |import: &&pb::OperatorSetIdProto| STANDARD.contains(&import.domain.as_str());
     let operator_set = model.opset_import.iter().find(standard).map_or(0, |import| import.version);
@@ -204,10 +205,12 @@ impl Operators {
     /// Why a node cannot be read.
     fn refusal(&self, node: &pb::NodeProto) -> Option<String> {
         let domain = node.domain.as_str();
+        let contributed = node.op_type.starts_with(names::CONTRIBUTED);
         if !STANDARD.contains(&domain) {
             return Some(format!("operators of the domain `{domain}` are not supported"));
         }
-        attributes::refusal(node, self.operator_set)
+        // That domain has one operator set.
+        attributes::refusal(node, if contributed { 1 } else { self.operator_set })
             .or_else(|| misread(node))
             .or_else(|| register::refusal(node, self.operator_set))
     }

@@ -8,6 +8,7 @@ mod attributes;
 mod elementwise;
 mod foreign;
 mod graph;
+mod microsoft;
 mod movement;
 mod norm;
 mod product;
@@ -221,6 +222,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         recurrent::read,
         quantized::read,
         select::read,
+        microsoft::read,
     ];
     for reading in readings {
         if let Some(made) = reading(builder, node) {

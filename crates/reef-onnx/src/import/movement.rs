@@ -443,7 +443,7 @@ fn space_to_depth(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
 }
 
 /// A triangle of the last two axes: elsewhere zero.
-fn trilu(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+pub(super) fn trilu(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let x = node.input(0)?;
     let (dtype, shape) = (b.dtype(x), b.shape(x));
     let diagonal = match node.optional(1) {

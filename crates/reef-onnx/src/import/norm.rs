@@ -115,7 +115,7 @@ fn layer_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
 }
 
 /// `x / √(mean(x²) + ε) · scale`, from primitives.
-fn rms_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+pub(super) fn rms_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x, scale) = (node.name(), node.input(0)?, node.input(1)?);
     let shape = b.shape(x);
     let axes: Vec<usize> = (axis_of(node.int("axis", -1), shape.rank())?..shape.rank()).collect();
@@ -128,7 +128,13 @@ fn rms_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
 }
 
 /// `x / √(mean(x²) + ε)` over some axes.
-fn rooted(b: &mut Builder, name: &str, x: ValueId, axes: &[usize], epsilon: f32) -> Result<ValueId, Reject> {
+pub(super) fn rooted(
+    b: &mut Builder,
+    name: &str,
+    x: ValueId,
+    axes: &[usize],
+    epsilon: f32,
+) -> Result<ValueId, Reject> {
     let square = b.unary(name, Unary::Square, x)?;
     let mean = b.reduce(name, Reduce::Mean, axes, square)?;
     let epsilon = b.scalar(DType::F32, epsilon.into());

@@ -43,7 +43,7 @@ fn matmul(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
 }
 
 /// `alpha·A·B + beta·C`.
-fn gemm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+pub(super) fn gemm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x, y) = (node.name(), node.input(0)?, node.input(1)?);
     if b.rank(x) != 2 || b.rank(y) != 2 {
         return wrong("its operands are no matrices");

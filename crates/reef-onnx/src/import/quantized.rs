@@ -22,13 +22,15 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
 /// A zero point, unless it is a constant 0.
 fn zero_point(b: &Builder, zero: Option<ValueId>) -> Option<ValueId> {
     let none = |id: ValueId| {
-        b.known(id).and_then(crate::consts::whole_numbers).is_some_and(|all| all.iter().all(|&zero| zero == 0))
+        b.known(id)
+            .and_then(crate::consts::whole_numbers)
+            .is_some_and(|all| all.iter().all(|&zero| zero == 0))
     };
     zero.filter(|&zero| !none(zero))
 }
 
 /// A sum of products of integers, with the zero points that there are.
-fn product(
+pub(super) fn product(
     b: &mut Builder,
     name: &str,
     [x, y]: [ValueId; 2],
@@ -128,7 +130,7 @@ fn granularity(b: &Builder, node: &Node, x: ValueId, scale: ValueId) -> Result<Q
     Ok(Quantization { axis, block, bits: 8 })
 }
 
-fn quantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+pub(super) fn quantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x, scale) = (node.name(), node.input(0)?, node.input(1)?);
     if node.int("precision", 0) != 0 {
         return Err("a quotient of another precision".into());
@@ -136,9 +138,10 @@ fn quantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let zero = node.optional(2);
     let declared = match node.int("output_dtype", 0) {
         0 => None,
-        code => Some(crate::proto::dtype_of_code(code).ok_or_else(|| {
-            Reject::Foreign(format!("quantised values of type {code}"))
-        })?),
+        code => Some(
+            crate::proto::dtype_of_code(code)
+                .ok_or_else(|| Reject::Foreign(format!("quantised values of type {code}")))?,
+        ),
     };
     let to = match (zero.map(|zero| b.dtype(zero)), declared) {
         (Some(zero), Some(declared)) if zero != declared => {
@@ -157,7 +160,7 @@ fn quantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     b.add(name, Op::Quantize(by), &operands, to, shape)
 }
 
-fn dequantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+pub(super) fn dequantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x, scale) = (node.name(), node.input(0)?, node.input(1)?);
     let zero = zero_point(b, node.optional(2));
     let to = match node.int("output_dtype", 0) {
@@ -188,7 +191,7 @@ fn dynamic_quantize(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject
 }
 
 /// Sums as the integers of a result: `round(sum · (left · right / made)) + zero`, in single precision.
-fn requantized(
+pub(super) fn requantized(
     b: &mut Builder,
     name: &str,
     sum: ValueId,
@@ -220,7 +223,7 @@ fn requantized(
 }
 
 /// A scale of one element without axes, or one for each of `[extent]` along an axis with so many behind it.
-fn spread(b: &mut Builder, name: &str, scale: ValueId, behind: usize) -> Result<ValueId, Reject> {
+pub(super) fn spread(b: &mut Builder, name: &str, scale: ValueId, behind: usize) -> Result<ValueId, Reject> {
     match b.shape(scale)[..] {
         _ if b.shape(scale).elements() == 1 => b.reshape(name, scale, Shape::default()),
         [extent] => b.reshape(name, scale, [&[extent][..], &vec![1; behind]].concat().into()),

@@ -140,7 +140,13 @@ pub(super) fn enter(b: &mut Builder, node: &Node, x: ValueId) -> Result<ValueId,
 }
 
 /// The way back to the rank and type that the node makes.
-pub(super) fn leave(b: &mut Builder, node: &Node, x: ValueId, rank: usize, dtype: DType) -> Result<ValueId, Reject> {
+pub(super) fn leave(
+    b: &mut Builder,
+    node: &Node,
+    x: ValueId,
+    rank: usize,
+    dtype: DType,
+) -> Result<ValueId, Reject> {
     let mut dims = b.shape(x).to_vec();
     if rank == 3 {
         dims.remove(2);
@@ -183,7 +189,7 @@ pub(super) fn convolution(
     Ok((attrs, Shape::from([shape[0], of[0], height, width])))
 }
 
-fn conv(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+pub(super) fn conv(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x, weights) = (node.name(), node.input(0)?, node.input(1)?);
     let (rank, channels) = (b.rank(x), b.shape(weights).first().copied().unwrap_or(0));
     let (attrs, image) = convolution(b, node, x, weights)?;
