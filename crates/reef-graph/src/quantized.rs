@@ -124,8 +124,8 @@ impl Quantization {
         }
     }
 
-    /// What is wrong with the operands of [`crate::Op::Quantize`] and its output's type, in a sentence without a
-    /// subject; `None` if nothing is.
+    /// What is wrong with the operands of [`crate::Op::Quantize`] and its output's type, in a sentence
+    /// without a subject; `None` if nothing is.
     pub fn flaw_of_quantize(&self, operands: &[(DType, Shape)], to: DType) -> Option<String> {
         let [(x, shape), (scale, scales), zeros @ ..] = operands else {
             return Some(format!("has {} operands", operands.len()));
