@@ -559,6 +559,35 @@ fn static_quantisation_is_computed_in_integers() {
     }
 }
 
+/// Parts of a concatenation are made in its buffer, pixels of bytes side by side; what follows sums branches.
+#[test]
+fn branches_of_bytes_are_joined_and_summed() {
+    let mut case = Case::new(9);
+    let to_bytes = Behind { bias: true, scale: true, shift: true, residual: false, relu: true, to: Some(U8) };
+    let window = conv([3, 3], [1, 1], [1; 4], 1);
+    let mut parts = vec![];
+    for (index, outputs) in [5, 16, 18].into_iter().enumerate() {
+        let sum = add_conv(&mut case, [U8, I8], [2, 3, 6, 5], outputs, &window, index);
+        parts.push(add_behind(&mut case, sum, 1, to_bytes, 1e-4));
+    }
+    let joined = case.node(Op::Concat { axis: 1 }, &parts, U8, &[2, 39, 6, 5]);
+    let weights = case.integers(I8, &[39, 39, 1, 1]);
+    let weights = case.constant(weights);
+    let op = Op::ConvInteger(conv([1, 1], [1, 1], [0; 4], 1), NONE);
+    let sum = case.node(op, &[joined, weights], I32, &[2, 39, 6, 5]);
+    let y = add_behind(&mut case, sum, 1, to_bytes, 1e-4);
+    let (scale, zero) = (case.builder.scalar(0.3), case.byte(U8, 40));
+    let back = Op::Dequantize(Quantization::by_tensor(8));
+    let left = case.same(back.clone(), &[joined, scale, zero], F32);
+    let right = case.same(back, &[y, scale], F32);
+    let total = case.same(Op::Binary(Binary::Add), &[left, right], F32);
+    let z = case.same(Op::Quantize(Quantization::by_tensor(8)), &[total, scale, zero], U8);
+    let kernels = case.check("branches", &[z]);
+    let arithmetic =
+        count(&kernels, |spec| matches!(spec, KernelSpec::Elementwise(spec) if spec.program.len() > 1));
+    assert_eq!(arithmetic, 1, "{kernels:#?}");
+}
+
 /// One channel of a group has few products: floats are faster, and stay.
 #[test]
 fn depthwise_convolutions_stay_in_floats() {
