@@ -1,11 +1,11 @@
 //! `reef-compile`: graphs become plans.
 //!
-//! The passes, in order: `simplify` rewrites the graph, `groups` decides what becomes one kernel, `layout`
-//! where values lie, `lower` makes kernels, `schedule` puts them into stages, `memory` gives buffers
-//! addresses. The plan is validated when it is built. Deterministic: the same graph and target give the same
-//! plan; names inside the graph have no influence. Knows a device only by its [`Cutter`], which is asked how
-//! weights are packed, how a kernel is cut into blocks, and how long it takes. [`divide`] cuts a plan into
-//! parts for several devices.
+//! The passes, in order: `quantized` makes products of integers of what was such, where the device has them,
+//! `simplify` rewrites the graph, `groups` decides what becomes one kernel, `layout` where values lie,
+//! `lower` makes kernels, `schedule` puts them into stages, `memory` gives buffers addresses. The plan is
+//! validated when it is built. Deterministic: the same graph and target give the same plan; names inside the
+//! graph have no influence. Knows a device only by its [`Cutter`], which is asked how weights are packed, how
+//! a kernel is cut into blocks, and how long it takes. [`divide`] cuts a plan into parts for several devices.
 
 mod divide;
 mod error;
@@ -14,6 +14,7 @@ pub mod interpret;
 mod layout;
 mod lower;
 mod memory;
+mod quantized;
 pub mod reference;
 mod report;
 pub mod samples;
@@ -74,7 +75,8 @@ pub fn compile_and_inspect(
 ) -> Result<Compiled, CompileError> {
     graph.validate()?;
     check_io(graph)?;
-    let simple = simplify::simplify(graph);
+    let integers = cutter.has_integers().then(|| quantized::to_integers(graph));
+    let simple = simplify::simplify(integers.as_ref().unwrap_or(graph));
     let joint = groups::Joint {
         attention: &|depth, width| cutter.has_attention(depth, width),
         normed_conv: cutter.has_normed_conv(),

@@ -124,8 +124,8 @@ impl Quantization {
         }
     }
 
-    /// What is wrong with the operands of [`crate::Op::Quantize`] and its output's type, in a sentence without a
-    /// subject; `None` if nothing is.
+    /// What is wrong with the operands of [`crate::Op::Quantize`] and its output's type, in a sentence
+    /// without a subject; `None` if nothing is.
     pub fn flaw_of_quantize(&self, operands: &[(DType, Shape)], to: DType) -> Option<String> {
         let [(x, shape), (scale, scales), zeros @ ..] = operands else {
             return Some(format!("has {} operands", operands.len()));
@@ -197,7 +197,10 @@ impl Quantization {
 mod tests {
     use super::*;
 
-    fn facts(operands: &[(DType, &[usize])]) -> Vec<(DType, Shape)> {
+    /// Types and shapes of operands.
+    type Facts<'a> = &'a [(DType, &'a [usize])];
+
+    fn facts(operands: Facts<'_>) -> Vec<(DType, Shape)> {
         operands.iter().map(|&(dtype, shape)| (dtype, Shape::new(shape))).collect()
     }
 
@@ -208,7 +211,7 @@ mod tests {
             |zeros: ZeroPoints, operands: &[(DType, &[usize])]| zeros.flaw_of_product(&facts(operands));
         let none = ZeroPoints::default();
         let (left, both) = (ZeroPoints { left: true, right: false }, ZeroPoints { left: true, right: true });
-        let fits: [(ZeroPoints, &[(DType, &[usize])]); 4] = [
+        let fits: [(ZeroPoints, Facts<'_>); 4] = [
             (none, &[(U8, &[2, 3, 4]), (I8, &[4, 5])]),
             (left, &[(U8, &[2, 3, 4]), (U8, &[4, 5]), (U8, &[])]),
             (both, &[(I8, &[2, 3, 4]), (I8, &[4, 5]), (I8, &[2, 3, 1]), (I8, &[5])]),
@@ -217,7 +220,7 @@ mod tests {
         for (zeros, operands) in fits {
             assert_eq!(flaw(zeros, operands), None);
         }
-        let wrong: [(ZeroPoints, &[(DType, &[usize])], &str); 6] = [
+        let wrong: [(ZeroPoints, Facts<'_>, &str); 6] = [
             (none, &[(F32, &[3, 4]), (I8, &[4, 5])], "multiplies u8 and i8, not f32"),
             (none, &[(U8, &[3, 4]), (I8, &[5, 4])], "multiplies [3,4] and [5,4]"),
             (left, &[(U8, &[3, 4]), (I8, &[4, 5])], "has 2 operands, not 3"),

@@ -271,9 +271,9 @@ impl MatMulSpec {
 
 /// A convolution of integers, or an integer product with constant weights (then a 1×1 convolution over rows).
 ///
-/// Reads x (pixels of 8-bit integers), weights (`IntegerPanels`), `[zero points of x]`, `[zero points of the
-/// weights]`, `[bias]`, `[factors]`, `[shift]`, `[residual]`; writes y. Padding counts as the zero point of x,
-/// so there is one for all but where output rows are input pixels. Tiles are those of `conv`.
+/// Reads x (pixels of 8-bit integers), weights (`IntegerPanels`), `[zero points of x]`, `[zero points of
+/// the weights]`, `[bias]`, `[factors]`, `[shift]`, `[residual]`; writes y. Padding counts as the zero point
+/// of x, so there is one for all but where output rows are input pixels. Tiles are those of `conv`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IntegerConvSpec {
     /// Shapes and the cut. Its own epilogue is empty, and it splits no tile.

@@ -68,8 +68,7 @@ pub(super) fn compute_ns(isa: Isa, flops: f64) -> f64 {
 pub(super) const fn integer_cost(isa: Isa) -> f64 {
     match isa {
         Isa::Avx512 => 0.3,
-        Isa::Avx2 => 1.0,
-        _ => 2.0,
+        _ => 1.0,
     }
 }
 

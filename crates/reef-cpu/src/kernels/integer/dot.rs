@@ -74,7 +74,7 @@ impl Dot {
         let known: &[(bool, Dot)] = match isa {
             Isa::Avx512 => &[(is_x86_feature_detected!("avx512vnni"), VNNI512), (true, WIDE512)],
             Isa::Avx2 => &[(is_x86_feature_detected!("avxvnni"), VNNI256), (true, WIDE256)],
-            _ => &[(true, PORTABLE)],
+            _ => &[(true, WIDE128), (true, PORTABLE)],
         };
         let here: Vec<Dot> = known.iter().filter(|(here, _)| *here).map(|(_, dot)| *dot).collect();
         here.into_iter()
@@ -233,7 +233,8 @@ mod x86 {
                 }
                 #[inline(always)]
                 unsafe fn load(from: *const i32) -> Self::Sums {
-                    let mut sums = [<$vector>::from(unsafe { $zero() }); $panel];
+                    // SAFETY: the instructions are there.
+                    let mut sums = [unsafe { $zero() }; $panel];
                     for at in 0..$panel {
                         // SAFETY: passed on from the caller.
                         sums[at] = unsafe { $load(from.add(at * COLUMNS / $panel).cast()) };
@@ -334,6 +335,23 @@ mod x86 {
         }
     }
 
+    /// Pairs of 16 bits on the 128 that every machine has: bytes 0 and 2, bytes 1 and 3.
+    struct Wide128;
+
+    lanes! { Wide128, __m128i, 4, _mm_loadu_si128, _mm_storeu_si128, _mm_setzero_si128;
+        [__m128i; 2] = |four| {
+            let four = _mm_set1_epi32(four);
+            [_mm_and_si128(four, _mm_set1_epi16(0xff)), _mm_srli_epi16::<8>(four)]
+        };
+        [__m128i; 2] = |bytes| {
+            [_mm_srai_epi16::<8>(_mm_slli_epi16::<8>(bytes)), _mm_srai_epi16::<8>(bytes)]
+        };
+        |sum, left, right| {
+            let (even, odd) = (_mm_madd_epi16(left[0], right[0]), _mm_madd_epi16(left[1], right[1]));
+            _mm_add_epi32(sum, _mm_add_epi32(even, odd))
+        }
+    }
+
     kernels! { VNNI512, enter_vnni512, choose_vnni512, Vnni512,
         ["avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"], 12, 3, true, 512,
         2: 1 2 3 4 5 6 7 8 9 10 11 12; 1: 1 2 3 4 5 6 7 8 9 10 11 12; 4: 1 2 3;
@@ -348,7 +366,10 @@ mod x86 {
     kernels! { WIDE256, enter_wide256, choose_wide256, Wide256, ["avx2,fma"], 4, 0, false, 512,
         1: 1 2 3 4;
     }
+    kernels! { WIDE128, enter_wide128, choose_wide128, Wide128, [], 2, 0, false, 256,
+        1: 1 2;
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
-use x86::{VNNI256, VNNI512, WIDE256, WIDE512};
+use x86::{VNNI256, VNNI512, WIDE128, WIDE256, WIDE512};
