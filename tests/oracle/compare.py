@@ -71,10 +71,10 @@ def compare_case(args, reference, case, folder):
     return [{**base, **judge(args, output.name, got, want[output.name])} for output in reference.outputs]
 
 
-def run_reef(reef, reference, feeds, folder, timeout_s=1800):
+def run_reef(reef, reference, feeds, folder, timeout_s=1800, more=()):
     out = folder / "out"
     out.mkdir(parents=True, exist_ok=True)
-    command = [str(reef), "run", str(reference.path), "--json", "--output-dir", str(out)]
+    command = [str(reef), "run", str(reference.path), "--json", "--output-dir", str(out), *more]
     for index, (name, array) in enumerate(feeds.items()):
         file = folder / f"input{index}.npy"
         np.save(file, array)

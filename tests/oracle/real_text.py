@@ -25,7 +25,8 @@ def random_weights(settings, seed=1):
     rng = np.random.default_rng(seed)
     width, inner = settings["hidden_size"], settings["intermediate_size"]
     weights = {}
-    for name, rows in (("word", settings["vocab_size"]), ("position", settings["max_position_embeddings"]), ("token_type", 2)):
+    sizes = {"word": settings["vocab_size"], "position": settings["max_position_embeddings"], "token_type": 2}
+    for name, rows in sizes.items():
         weights[f"embeddings.{name}_embeddings.weight"] = rng.standard_normal((rows, width)).astype("f4") * 0.1
     shapes = {"attention.self.query": (width, width), "attention.self.key": (width, width),
               "attention.self.value": (width, width), "attention.output.dense": (width, width),
@@ -47,15 +48,18 @@ def bert(style, weights=None, settings=SMALL, opset=None):
     """Tokens, mask and types to hidden states."""
     weights = weights or random_weights(settings)
     g = Graph(style, opset)
-    ids, mask, types = (g.input(name, ["batch", "sequence"], "i8") for name in ("input_ids", "attention_mask", "token_type_ids"))
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    ids, mask, types = (g.input(name, ["batch", "sequence"], "i8") for name in names)
 
     def pair(name):
         return weights[f"{name}.weight"], weights[f"{name}.bias"]
 
-    tables = [g.parameter(weights[f"embeddings.{name}_embeddings.weight"]) for name in ("word", "position", "token_type")]
+    names = ("word", "position", "token_type")
+    tables = [g.parameter(weights[f"embeddings.{name}_embeddings.weight"]) for name in names]
     size = settings["max_position_embeddings"]
     length = g.extent(ids, 1)
-    positions = g.slice(g.parameter(np.arange(size)[None]), 1, 0, g.op("Unsqueeze", length, np.array([0])) if style == "script" else length)
+    length = g.op("Unsqueeze", length, np.array([0])) if style == "script" else length
+    positions = g.slice(g.parameter(np.arange(size)[None]), 1, 0, length)
     x = g.op("Add", g.op("Gather", tables[0], ids), g.op("Gather", tables[2], types))
     x = g.op("Add", x, g.op("Gather", tables[1], positions))
     x = g.layer_norm(x, settings["hidden_size"], settings["layer_norm_eps"], pair("embeddings.LayerNorm"))
@@ -88,7 +92,8 @@ def encoder_layer(g, x, bias, prefix, pair, settings):
 def pooling():
     """The mean over the positions that count, made a vector of length 1."""
     g = Graph("script")
-    x, mask = g.input("token_embeddings", ["batch", "sequence", 384]), g.input("attention_mask", ["batch", "sequence"], "i8")
+    x = g.input("token_embeddings", ["batch", "sequence", 384])
+    mask = g.input("attention_mask", ["batch", "sequence"], "i8")
     wide = g.op("Cast", g.op("Expand", g.op("Unsqueeze", mask, np.array([-1])), g.op("Shape", x)), to=TensorProto.FLOAT)
     total = g.op("ReduceSum", g.op("Mul", x, wide), np.array([1]), keepdims=0)
     count = g.op("Clip", g.op("ReduceSum", wide, np.array([1]), keepdims=0), g.scalar(1e-9), "")
@@ -181,7 +186,8 @@ def gpt2(style):
 def conv1d(g, x, inner, outer):
     """A linear layer as GPT-2 has it: the input as a matrix, a Gemm, the shape back."""
     batch, length = g.extent(x, 0), g.extent(x, 1)
-    flat = g.op("Gemm", g.reshape(x, -1, inner), g.random(inner, outer, scale=inner ** -0.5), g.random(outer, scale=0.1))
+    weights = g.random(inner, outer, scale=inner ** -0.5), g.random(outer, scale=0.1)
+    flat = g.op("Gemm", g.reshape(x, -1, inner), *weights)
     return g.reshape(flat, batch, length, outer)
 
 
@@ -221,7 +227,8 @@ def recurrent(g, kind, x, inner, hidden, directions=1, lengths="", state=()):
                g.random(directions, 2 * gates * hidden, scale=0.1)]
     attributes = {"direction": "bidirectional"} if directions == 2 else {}
     attributes |= {"linear_before_reset": 1} if kind == "GRU" else {}
-    y, *last = g.op(kind, x, *weights, lengths, *state, outputs=3 if kind == "LSTM" else 2, hidden_size=hidden, **attributes)
+    count = 3 if kind == "LSTM" else 2
+    y, *last = g.op(kind, x, *weights, lengths, *state, outputs=count, hidden_size=hidden, **attributes)
     if directions == 1:
         return g.op("Squeeze", y, np.array([1])), last
     return g.op("Reshape", g.transpose(y, 0, 2, 1, 3), np.array([0, 0, -1])), last
