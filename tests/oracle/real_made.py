@@ -59,12 +59,15 @@ GRAPHS = [
        [text.gpt2_feeds(*shape) for shape in ((2, 9, 0), (2, 3, 6), (1, 1, 20))], "exact") for style in BOTH),
     *((f"half_linear.{style}", lambda style=style: text.half_linear(style),
        sequences(9, (3, 5, 128), (1, 32, 128), dtype="f2"), "half") for style in BOTH),
+    ("detector.boxes", lambda: vision.detector(None), DETECTED, "exact"),
     ("detector.roi_v16", lambda: vision.detector("half_pixel"), DETECTED, "exact"),
     ("detector.roi_old", lambda: vision.detector("output_half_pixel"), DETECTED, "exact"),
     ("lstm_model", text.lstm_model, [lstm_feeds(3, 7), lstm_feeds(1, 32)], "exact"),
-    ("packed", text.packed, [packed_feeds(4, 9), packed_feeds(2, 32)], "exact"),
-    ("attention23.layer", text.attention23,
-     [text.attention23_feeds(*shape) for shape in ((2, 5, 0), (2, 3, 7), (1, 1, 30))], "exact"),
+    ("packed.lengths", lambda: text.packed(False), [packed_feeds(4, 9), packed_feeds(2, 32)], "exact"),
+    ("packed.reversed", lambda: text.packed(True), [packed_feeds(4, 9), packed_feeds(2, 32)], "exact"),
+    *((f"attention23.{name}", lambda fused=name == "layer": text.attention23(fused),
+     [text.attention23_feeds(*shape) for shape in ((2, 5, 0), (2, 3, 7), (1, 1, 30))], "exact")
+      for name in ("layer", "parts")),
     ("attention23.causal", text.attention23_causal, sequences(11, (2, 7, 64), (1, 32, 64)), "exact"),
 ]
 
@@ -87,7 +90,10 @@ def collect(work, only):
 
 
 def quantised(work):
-    """Static with pairs of QuantizeLinear and DequantizeLinear, static with QLinear operators, dynamic."""
+    """Static with pairs of QuantizeLinear and DequantizeLinear, static with QLinear operators, dynamic.
+
+    `plain` has QLinear operators of ONNX alone, the other one those of ONNX Runtime as well.
+    """
     from onnxruntime import quantization as q
 
     class Feeds(q.CalibrationDataReader):
@@ -103,16 +109,17 @@ def quantised(work):
     for name, (model, cases) in plain.items():
         source = work / f"{name}.onnx"
         onnx.save(model, source)
-        for kind in ("qdq", "qlinear", "dynamic"):
+        for kind in ("qdq", "qlinear", "qlinear_plain", "dynamic"):
             path = work / f"int8.{name}_{kind}.onnx"
             if kind == "dynamic":
                 # Convolutions of signed weights are not in ONNX Runtime.
-                kind = q.QuantType.QUInt8 if name == "resnet" else q.QuantType.QInt8
-                q.quantize_dynamic(source, path, weight_type=kind)
+                weight = q.QuantType.QUInt8 if name == "resnet" else q.QuantType.QInt8
+                q.quantize_dynamic(source, path, weight_type=weight)
             else:
                 form = q.QuantFormat.QDQ if kind == "qdq" else q.QuantFormat.QOperator
                 # Seven bits of weight: ONNX Runtime's sums of products of eight by eight saturate on some processors.
                 q.quantize_static(source, path, Feeds(cases), quant_format=form, per_channel=kind == "qdq",
+                                  op_types_to_quantize=["Conv", "MatMul"] if kind == "qlinear_plain" else None,
                                   activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8, reduce_range=True)
             models.append(Model(f"int8.{name}_{kind}", path, cases, "int8"))
     return models

@@ -251,16 +251,16 @@ def lstm_model():
     return g.model({"output": (logits, ["batch", "sequence", 400], "f4"), "hn": (h, dims, "f4"), "cn": (c, dims, "f4")})
 
 
-def packed():
-    """A packed sequence through a bidirectional LSTM and a GRU over the reversed one; lengths as an input."""
+def packed(reverse):
+    """A packed sequence through a bidirectional LSTM and a GRU, which may go over the reversed one."""
     g, hidden = Graph("script", seed=8), 64
     x, lengths = g.input("input", ["batch", "sequence", 32]), g.input("lengths", ["batch"], "i8")
     short = g.op("Cast", lengths, to=TensorProto.INT32)
     rows = g.transpose(x, 1, 0, 2)
     y, last = recurrent(g, "LSTM", rows, 32, hidden, 2, short)
-    back = g.op("ReverseSequence", rows, lengths, batch_axis=1, time_axis=0)
+    back = g.op("ReverseSequence", rows, lengths, batch_axis=1, time_axis=0) if reverse else rows
     z, _ = recurrent(g, "GRU", back, 32, hidden, 1, short)
-    z = g.op("ReverseSequence", z, lengths, batch_axis=1, time_axis=0)
+    z = g.op("ReverseSequence", z, lengths, batch_axis=1, time_axis=0) if reverse else z
     y = g.transpose(g.op("Concat", y, z, axis=2), 1, 0, 2)
     logits = g.linear(y, 3 * hidden, 9)
     return g.model({"logits": (logits, ["batch", "sequence", 9], "f4"), "hn": (last[0], [2, "batch", hidden], "f4")})
@@ -279,8 +279,11 @@ def half_linear(style):
     return g.model({"y": (y, ["batch", "sequence", width], "f2"), "score": (score, ["batch", width], "f4")})
 
 
-def attention23():
-    """A decoder's layer of operator set 23: RMSNormalization, RotaryEmbedding and Attention with a cache."""
+def attention23(fused):
+    """A decoder's layer of operator set 23: RMSNormalization, RotaryEmbedding and Attention with a cache.
+
+    Where it is not fused, attention is in its parts, and a key and value stand for a group of heads by Expand.
+    """
     g, width, count, groups, size = Graph("dynamo", 23, seed=10), 128, 8, 2, 16
     x = g.input("hidden", ["batch", "sequence", width])
     cosine, sine = (g.input(name, ["batch", "sequence", size // 2]) for name in ("cos", "sin"))
@@ -290,7 +293,11 @@ def attention23():
     q, k, v = (g.linear(y, width, outer, bias=False) for outer in (count * size, groups * size, groups * size))
     q, k, v = (g.heads(part, number, size) for part, number in ((q, count), (k, groups), (v, groups)))
     q, k = (g.op("RotaryEmbedding", part, cosine, sine) for part in (q, k))
-    y, key, value = g.op("Attention", q, k, v, mask, *past, outputs=3, scale=size ** -0.5)
+    if fused:
+        y, key, value = g.op("Attention", q, k, v, mask, *past, outputs=3, scale=size ** -0.5)
+    else:
+        key, value = (g.op("Concat", *pair, axis=2) for pair in zip(past, (k, v)))
+        y = g.sdpa(q, *(grouped(g, part, groups, count // groups, size) for part in (key, value)), size, mask)
     x = g.op("Add", x, g.linear(g.merge(y, count * size), width, width, bias=False))
     z = g.op("RMSNormalization", x, g.random(width), axis=-1, epsilon=1e-6)
     z = g.op("Mul", g.silu(g.linear(z, width, 256, bias=False)), g.linear(z, width, 256, bias=False))
@@ -298,6 +305,14 @@ def attention23():
     cache = ["batch", groups, "total", size]
     return g.model({"output": (x, ["batch", "sequence", width], "f4"), "present_key": (key, cache, "f4"),
                     "present_value": (value, cache, "f4")})
+
+
+def grouped(g, x, groups, times, size):
+    """Each group of heads several times."""
+    batch, length = g.extent(x, 0), g.extent(x, 2)
+    wide = g.op("Unsqueeze", x, np.array([2]))
+    wide = g.op("Expand", wide, g.shape(batch, groups, times, length, size))
+    return g.reshape(wide, batch, groups * times, length, size)
 
 
 def attention23_causal():

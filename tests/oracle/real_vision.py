@@ -249,7 +249,10 @@ def shift_mask(side, window, shift):
 
 
 def detector(align):
-    """Boxes and scores of a grid, the ones that stay, and what a head says of each: every count depends on the data."""
+    """Boxes and scores of a grid, the ones that stay, and what a head says of each: every count depends on the data.
+
+    `align` is RoiAlign's; without one there is no head.
+    """
     g, anchors, classes = Graph("script", 16, seed=28), 2, 3
     x = g.op("Relu", g.conv(picture(g, (1, 3, 64, 64)), 3, 16, 3, 2))
     x = g.op("Relu", g.conv(x, 16, 32, 3, 2))
@@ -266,11 +269,14 @@ def detector(align):
     index = g.op("Squeeze", g.slice(chosen, 1, 2, 3), np.array([1]))
     kept = g.op("Gather", g.op("Squeeze", boxes, np.array([0])), index, axis=0)
     found = g.op("GatherND", g.transpose(scores, 0, 2, 1), g.op("Gather", chosen, np.array([0, 2, 1]), axis=1))
+    boxes_and_scores = {"boxes": (kept, ["found", 4], "f4"), "scores": (found, ["found"], "f4")}
+    if not align:
+        return g.model(boxes_and_scores)
     batch = g.op("Squeeze", g.slice(chosen, 1, 0, 1), np.array([1]))
     crops = g.op("RoiAlign", x, kept, batch, output_height=5, output_width=5, sampling_ratio=2, spatial_scale=0.25,
                  coordinate_transformation_mode=align)
     head = g.op("Relu", g.linear(g.op("Flatten", crops, axis=1), 32 * 25, 32, flat=True))
     kind = g.op("Softmax", g.linear(head, 32, classes, flat=True), axis=1)
     best, label = g.op("TopK", kind, np.array([1]), outputs=2, axis=1)
-    return g.model({"boxes": (kept, ["found", 4], "f4"), "scores": (found, ["found"], "f4"),
-                    "labels": (label, ["found", 1], "i8"), "sure": (best, ["found", 1], "f4")})
+    head = {"labels": (label, ["found", 1], "i8"), "sure": (best, ["found", 1], "f4")}
+    return g.model({**boxes_and_scores, **head})
