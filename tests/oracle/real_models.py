@@ -60,8 +60,11 @@ def main():
             rows.append(check(args, model, work / "runs" / model.name))
             print(f"{len(rows)} of {len(models)}: {brief(rows[-1])}", file=sys.stderr, flush=True)
     faults = verdict(args, rows)
+    whole = args.only == "*" and not absent and not missing
+    gone = set(read_list()) - {row["model"] for row in rows} if whole else set()
+    faults += [f"LIST {name}: there is no such model: take it out of {LIST.name}" for name in sorted(gone)]
     if args.update:
-        faults = update(rows, faults, args.grow)
+        faults = update(rows, faults, gone, args.grow)
     show(args, rows, [*absent, *missing], faults)
     sys.exit(1 if faults or not rows else 0)
 
@@ -290,9 +293,9 @@ def read_list():
     return dict(line.split("  ", 1) for line in lines if line and not line.startswith("#"))
 
 
-def update(rows, faults, grow):
+def update(rows, faults, gone, grow):
     """Writes the list again; what newly is refused is taken in with --grow only. Returns the faults that stay."""
-    listed = read_list()
+    listed = {name: why for name, why in read_list().items() if name not in gone}
     for row in rows:
         if row["result"] == "refused" and (grow or row["model"] in listed):
             listed[row["model"]] = reason(row["why"])
