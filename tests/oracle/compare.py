@@ -71,16 +71,16 @@ def compare_case(args, reference, case, folder):
     return [{**base, **judge(args, output.name, got, want[output.name])} for output in reference.outputs]
 
 
-def run_reef(reef, reference, feeds, folder):
+def run_reef(reef, reference, feeds, folder, timeout_s=1800, more=()):
     out = folder / "out"
     out.mkdir(parents=True, exist_ok=True)
-    command = [str(reef), "run", str(reference.path), "--json", "--output-dir", str(out)]
+    command = [str(reef), "run", str(reference.path), "--json", "--output-dir", str(out), *more]
     for index, (name, array) in enumerate(feeds.items()):
         file = folder / f"input{index}.npy"
         np.save(file, array)
         command += ["--input", f"{name}={file}"]
     # Output names may hold characters that file names may not: the answer says which output is in which file.
-    files = json.loads(oracle.run(command))["outputs"]
+    files = json.loads(oracle.run(command, timeout_s))["outputs"]
     return {name: np.load(out / file) for name, file in files.items()}
 
 
