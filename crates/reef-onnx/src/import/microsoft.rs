@@ -311,11 +311,52 @@ fn integers(b: &mut Builder, node: &Node, x: ValueId, at: usize, like: DType) ->
 }
 
 fn two_quantized(b: &mut Builder, node: &Node, operator: &str) -> Result<ValueId, Reject> {
+    if operator == "QLinearAdd" {
+        return sum_quantized(b, node);
+    }
     let like = b.dtype(node.input(0)?);
     let (x, y) = (numbers(b, node, 0)?, numbers(b, node, 3)?);
-    let op = if operator == "QLinearAdd" { Binary::Add } else { Binary::Mul };
-    let made = b.binary(node.name(), op, x, y)?;
+    let made = b.binary(node.name(), Binary::Mul, x, y)?;
     integers(b, node, made, 6, like)
+}
+
+/// `round(x·(scale of x / scale) + y·(scale of y / scale) + what is left of the zero points)`, summed in
+/// ONNX Runtime's order, so that ties fall where they do there.
+fn sum_quantized(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (name, to) = (node.name(), b.dtype(node.input(0)?));
+    let made = node.input(6)?;
+    let wide = |b: &mut Builder, id: ValueId| b.cast(name, id, DType::F32);
+    let mut fixed = match node.optional(7) {
+        Some(zero) => wide(b, zero)?,
+        None => b.scalar(DType::F32, 0.0),
+    };
+    let (mut parts, mut zeros) = (vec![], None);
+    for at in [0, 3] {
+        let (x, scale) = (node.input(at)?, node.input(at + 1)?);
+        if b.dtype(x) != to || b.shape(scale).elements() != 1 || b.shape(made).elements() != 1 {
+            return wrong("its operands differ in type, or have several scales");
+        }
+        let ratio = b.binary(name, Binary::Div, scale, made)?;
+        let ratio = b.reshape(name, ratio, Shape::default())?;
+        if let Some(zero) = node.optional(at + 2) {
+            let zero = wide(b, zero)?;
+            let part = b.binary(name, Binary::Mul, ratio, zero)?;
+            zeros = Some(match zeros {
+                Some(sum) => b.binary(name, Binary::Add, sum, part)?,
+                None => part,
+            });
+        }
+        let x = wide(b, x)?;
+        parts.push(b.binary(name, Binary::Mul, x, ratio)?);
+    }
+    if let Some(zeros) = zeros {
+        fixed = b.binary(name, Binary::Sub, fixed, zeros)?;
+    }
+    let fixed = b.reshape(name, fixed, Shape::default())?;
+    let sum = b.binary(name, Binary::Add, parts[0], fixed)?;
+    let sum = b.binary(name, Binary::Add, parts[1], sum)?;
+    let (one, shape) = (b.scalar(DType::F32, 1.0), b.shape(sum));
+    b.add(name, Op::Quantize(Quantization::by_tensor(8)), &[sum, one], to, shape)
 }
 
 fn one_quantized(b: &mut Builder, node: &Node, operator: &str) -> Result<ValueId, Reject> {
