@@ -4,16 +4,22 @@
 //! shapes that a model computes are known where they are needed. A node that no reading here covers becomes a
 //! host operator ([`foreign`]); one that cannot be read at all fails those that need it, and no others.
 
+mod attention;
 mod attributes;
+mod border;
 mod elementwise;
 mod foreign;
 mod graph;
+mod loss;
 mod movement;
 mod norm;
 mod product;
 mod reduce;
+mod relative;
+mod running;
 mod select;
 mod shape;
+mod stateful;
 mod sums;
 mod window;
 
@@ -217,6 +223,12 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         window::read,
         norm::read,
         select::read,
+        attention::read,
+        loss::read,
+        running::read,
+        relative::read,
+        border::read,
+        stateful::read,
     ];
     for reading in readings {
         if let Some(made) = reading(builder, node) {
