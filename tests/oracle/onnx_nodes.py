@@ -42,7 +42,7 @@ DEPARTS = {
 }
 
 # Of half precision: a result is rounded more than once, and where is not laid down.
-HALF_RTOL, HALF_ATOL = 4e-3, 1e-3
+TOLERANCES = {"float16": (4e-3, 1e-3), "bfloat16": (1.6e-2, 4e-3)}
 # What reef says of its own faults.
 PANIC = re.compile(r"panick|internal (failure|error)|please report")
 BOUNDARY = "sequence or optional at the model's boundary"
@@ -132,7 +132,7 @@ def array_of(value):
 def unheld(arrays):
     """The element types that no .npy file holds, in words."""
     types = {"string" if array.dtype.kind in "OUS" else array.dtype.name for array in arrays.values()
-             if array.dtype.kind not in "fiubc"}
+             if array.dtype.kind not in "fiubc" and array.dtype.name != "bfloat16"}
     return f"no .npy file holds {', '.join(sorted(types))}" if types else ""
 
 
@@ -183,7 +183,9 @@ def judge(run, out):
         if not file.exists():
             return "wrong", f"no file for the output {name}"
         got = np.load(file)
-        rtol, atol = (HALF_RTOL, HALF_ATOL) if want.dtype == np.float16 else (run.rtol, run.atol)
+        if want.dtype.name == "bfloat16" and got.dtype == np.uint16:
+            got = got.view(want.dtype)  # NumPy has no name for it
+        rtol, atol = TOLERANCES.get(want.dtype.name, (run.rtol, run.atol))
         words = difference(got, want, rtol, atol)
         if not words:
             continue
@@ -207,7 +209,7 @@ def difference(got, want, rtol, atol):
     """What differs, or None."""
     if got.dtype != want.dtype or got.shape != want.shape:
         return f"{got.dtype}{list(got.shape)}, not {want.dtype}{list(want.shape)}"
-    if want.dtype.kind not in "fc":
+    if want.dtype.kind not in "fc" and want.dtype.name != "bfloat16":
         wrong = got != want
     else:
         wrong = ~np.isclose(got.astype("c16"), want.astype("c16"), rtol=rtol, atol=atol, equal_nan=True)

@@ -114,6 +114,7 @@ fn dtype_of(code: DataType) -> Option<DType> {
     Some(match code {
         DataType::Float => DType::F32,
         DataType::Float16 => DType::F16,
+        DataType::Bfloat16 => DType::BF16,
         DataType::Double => DType::F64,
         DataType::Int64 => DType::I64,
         DataType::Int32 => DType::I32,
@@ -138,11 +139,12 @@ pub(crate) fn element_type(tensor: &pb::TensorProto) -> Option<DType> {
     DataType::try_from(tensor.data_type).ok().and_then(dtype_of)
 }
 
-/// How files call an element type; those that tract lacks have no name here.
-pub(crate) fn code_of(dtype: DType) -> Option<DataType> {
-    Some(match dtype {
+/// How files call an element type.
+pub(crate) fn code_of(dtype: DType) -> DataType {
+    match dtype {
         DType::F32 => DataType::Float,
         DType::F16 => DataType::Float16,
+        DType::BF16 => DataType::Bfloat16,
         DType::F64 => DataType::Double,
         DType::I64 => DataType::Int64,
         DType::I32 => DataType::Int32,
@@ -153,21 +155,20 @@ pub(crate) fn code_of(dtype: DType) -> Option<DataType> {
         DType::U16 => DataType::Uint16,
         DType::U8 => DataType::Uint8,
         DType::Bool => DataType::Bool,
-        DType::BF16 => return None,
-    })
+    }
 }
 
 /// The declaration of a tensor.
-pub(crate) fn declaration(name: &str, dtype: DType, shape: &Shape) -> Option<pb::ValueInfoProto> {
+pub(crate) fn declaration(name: &str, dtype: DType, shape: &Shape) -> pb::ValueInfoProto {
     let dim = |&extent: &usize| pb::tensor_shape_proto::Dimension {
         value: Some(DimValue::DimValue(extent as i64)),
         ..Default::default()
     };
     let shape = pb::TensorShapeProto { dim: shape.iter().map(dim).collect() };
-    let tensor = pb::type_proto::Tensor { elem_type: code_of(dtype)? as i32, shape: Some(shape) };
+    let tensor = pb::type_proto::Tensor { elem_type: code_of(dtype) as i32, shape: Some(shape) };
     let value = Some(pb::type_proto::Value::TensorType(tensor));
     let r#type = Some(pb::TypeProto { value, ..Default::default() });
-    Some(pb::ValueInfoProto { name: name.into(), r#type, ..Default::default() })
+    pb::ValueInfoProto { name: name.into(), r#type, ..Default::default() }
 }
 
 fn parse(reason: &str) -> ImportError {

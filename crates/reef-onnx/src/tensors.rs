@@ -70,12 +70,12 @@ fn external_data(proto: &TensorProto, directory: Option<&str>, bytes: &mut [u8])
     read().map_err(|error: std::io::Error| format!("its external data, {}: {error}", path.display()))
 }
 
-/// A tensor as a message under a name; `None` of types that such messages of ours are not used for.
-pub(crate) fn write(name: &str, tensor: &Tensor) -> Option<TensorProto> {
-    let data_type = proto::code_of(tensor.dtype())? as i32;
+/// A tensor as a message under a name.
+pub(crate) fn write(name: &str, tensor: &Tensor) -> TensorProto {
+    let data_type = proto::code_of(tensor.dtype()) as i32;
     let dims = tensor.shape().iter().map(|&extent| extent as i64).collect();
     let raw_data = tensor.bytes().as_slice().to_vec();
-    Some(TensorProto { name: name.into(), dims, data_type, raw_data, ..TensorProto::default() })
+    TensorProto { name: name.into(), dims, data_type, raw_data, ..TensorProto::default() }
 }
 
 /// The constants of a file by name; those that are no tensors of numbers with the reason.

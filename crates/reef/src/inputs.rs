@@ -49,9 +49,11 @@ pub fn gather(
         tensors.push(match (file, source.seed) {
             (Some((_, path)), _) => {
                 let tensor = npy::read(path)?;
+                // As outputs of that type are written.
+                let bits = tensor.dtype == DType::U16 && input.dtype == DType::BF16;
                 NamedTensor {
                     name: input.name.clone(),
-                    dtype: tensor.dtype,
+                    dtype: if bits { DType::BF16 } else { tensor.dtype },
                     shape: tensor.shape,
                     data: tensor.data,
                 }

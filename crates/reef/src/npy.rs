@@ -72,6 +72,8 @@ fn dtype_of(descr: &str) -> Option<DType> {
         "<u2" => DType::U16,
         "|u1" => DType::U8,
         "|b1" => DType::Bool,
+        // What ml_dtypes calls bfloat16, as NumPy writes it.
+        "<V2" => DType::BF16,
         _ => return None,
     })
 }

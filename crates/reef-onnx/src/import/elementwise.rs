@@ -24,6 +24,7 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
         }
         "And" | "Or" | "Xor" => logical(b, node),
         "Pow" => power(b, node),
+        "SwiGLU" => gated(b, node),
         "IsNaN" | "IsInf" => test(b, node),
         _ => match float(node) {
             Some(function) => floats(b, node, function),
@@ -120,13 +121,7 @@ fn floats(b: &mut Builder, node: &Node, function: Float) -> Result<ValueId, Reje
             let below = b.binary(name, Binary::Less, x, zero)?;
             b.choose(name, below, scaled, x)?
         }
-        Float::Swish { alpha: 1.0 } => b.unary(name, Unary::Silu, x)?,
-        Float::Swish { alpha } => {
-            let alpha = number(b, alpha);
-            let scaled = b.binary(name, Binary::Mul, x, alpha)?;
-            let gate = b.unary(name, Unary::Sigmoid, scaled)?;
-            b.binary(name, Binary::Mul, x, gate)?
-        }
+        Float::Swish { alpha } => swish(b, name, x, alpha)?,
         Float::Thresholded { alpha } => {
             let (alpha, zero) = (number(b, alpha), number(b, 0.0));
             let above = b.binary(name, Binary::Greater, x, alpha)?;
@@ -152,6 +147,31 @@ fn floats(b: &mut Builder, node: &Node, function: Float) -> Result<ValueId, Reje
     b.cast(name, made, back)
 }
 
+/// `Swish(a)·b`, of operands of one shape.
+fn gated(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (name, x, y) = (node.name(), node.input(0)?, node.input(1)?);
+    if b.shape(x) != b.shape(y) || b.dtype(x) != b.dtype(y) {
+        let [x, y] = [x, y].map(|id| format!("{}{}", b.dtype(id), b.shape(id)));
+        return wrong(format!("operands {x} and {y}"));
+    }
+    let (x, back) = b.computable(name, x)?;
+    let (y, _) = b.computable(name, y)?;
+    let swish = swish(b, name, x, node.float("alpha", 1.0))?;
+    let made = b.binary(name, Binary::Mul, swish, y)?;
+    b.cast(name, made, back)
+}
+
+/// `x · sigmoid(alpha·x)`.
+fn swish(b: &mut Builder, name: &str, x: ValueId, alpha: f32) -> Result<ValueId, Reject> {
+    if alpha == 1.0 {
+        return b.unary(name, Unary::Silu, x);
+    }
+    let alpha = b.scalar(DType::F32, alpha.into());
+    let scaled = b.binary(name, Binary::Mul, x, alpha)?;
+    let gate = b.unary(name, Unary::Sigmoid, scaled)?;
+    b.binary(name, Binary::Mul, x, gate)
+}
+
 /// In which type a type is computed, so that a conversion back gives what the type itself would.
 fn wide(dtype: DType) -> Result<DType, Reject> {
     Ok(match dtype {
@@ -164,7 +184,11 @@ fn wide(dtype: DType) -> Result<DType, Reject> {
 }
 
 /// Operands of one type in the type that they are computed in, and their own.
-fn widened(b: &mut Builder, name: &str, operands: &[ValueId]) -> Result<(Vec<ValueId>, DType), Reject> {
+pub(super) fn widened(
+    b: &mut Builder,
+    name: &str,
+    operands: &[ValueId],
+) -> Result<(Vec<ValueId>, DType), Reject> {
     let dtype = b.dtype(operands[0]);
     if let Some(&other) = operands.iter().find(|&&operand| b.dtype(operand) != dtype) {
         return wrong(format!("operands of {dtype} and {}", b.dtype(other)));
@@ -174,7 +198,7 @@ fn widened(b: &mut Builder, name: &str, operands: &[ValueId]) -> Result<(Vec<Val
     Ok((operands.collect::<Result<_, _>>()?, dtype))
 }
 
-fn no_booleans(node: &Node, dtype: DType) -> Result<(), Reject> {
+pub(super) fn no_booleans(node: &Node, dtype: DType) -> Result<(), Reject> {
     match dtype {
         DType::Bool => wrong(format!("{} of booleans", node.operator())),
         _ => Ok(()),

@@ -129,12 +129,11 @@ fn model(b: &Builder, node: &Node) -> TractResult<(ModelProto, Vec<ValueId>)> {
         }
         let own = format!("operand.{}", names.len());
         let value = b.graph.value(id);
-        let unknown = || format!("elements of type {}", value.dtype);
+        datum_of(value.dtype).with_context(|| format!("elements of type {}", value.dtype))?;
         if let Some(tensor) = b.known(id).filter(|_| is_constant(value)) {
-            graph.initializer.push(tensors::write(&own, tensor).with_context(unknown)?);
+            graph.initializer.push(tensors::write(&own, tensor));
         } else {
-            let declared = proto::declaration(&own, value.dtype, &value.shape).with_context(unknown)?;
-            graph.input.push(declared);
+            graph.input.push(proto::declaration(&own, value.dtype, &value.shape));
             inputs.push(id);
         }
         names.insert(id, own.clone());

@@ -4,10 +4,13 @@
 //! shapes that a model computes are known where they are needed. A node that no reading here covers becomes a
 //! host operator ([`foreign`]); one that cannot be read at all fails those that need it, and no others.
 
+mod attention;
 mod attributes;
+mod border;
 mod elementwise;
 mod foreign;
 mod graph;
+mod loss;
 mod microsoft;
 mod movement;
 mod norm;
@@ -15,8 +18,11 @@ mod product;
 mod quantized;
 mod recurrent;
 mod reduce;
+mod relative;
+mod running;
 mod select;
 mod shape;
+mod stateful;
 mod sums;
 mod window;
 
@@ -223,6 +229,12 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         quantized::read,
         select::read,
         microsoft::read,
+        attention::read,
+        loss::read,
+        running::read,
+        relative::read,
+        border::read,
+        stateful::read,
     ];
     for reading in readings {
         if let Some(made) = reading(builder, node) {

@@ -356,7 +356,7 @@ fn pad(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         around[axis].1 = around[axis].1.saturating_add(pads[index + axes.len()]);
     }
     if mode != "constant" {
-        return Err(Reject::Foreign(format!("padding of mode {mode}")));
+        return super::border::repeated(b, node.name(), x, &around, mode);
     }
     // Padding that takes away is a slice.
     let mut x = x;
@@ -438,7 +438,9 @@ fn space_to_depth(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         return wrong(format!("an image of {h} by {w} in blocks of {size}"));
     }
     let x = b.reshape(name, x, Shape::from([n, c, h / size, size, w / size, size]))?;
-    let x = b.transpose(name, x, vec![0, 3, 5, 1, 2, 4])?;
+    let column_first = node.text("mode") == Some("CRD");
+    let perm = if column_first { vec![0, 1, 3, 5, 2, 4] } else { vec![0, 3, 5, 1, 2, 4] };
+    let x = b.transpose(name, x, perm)?;
     b.reshape(name, x, Shape::from([n, c * size * size, h / size, w / size]))
 }
 

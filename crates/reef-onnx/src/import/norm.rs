@@ -119,7 +119,6 @@ pub(super) fn rms_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> 
     let (name, x, scale) = (node.name(), node.input(0)?, node.input(1)?);
     let shape = b.shape(x);
     let axes: Vec<usize> = (axis_of(node.int("axis", -1), shape.rank())?..shape.rank()).collect();
-    super::reduce::folded_extents(&shape, &axes)?;
     let (x, back) = b.computable(name, x)?;
     let (scale, _) = b.computable(name, scale)?;
     let made = rooted(b, name, x, &axes, node.float("epsilon", 1e-5))?;
@@ -135,8 +134,10 @@ pub(super) fn rooted(
     axes: &[usize],
     epsilon: f32,
 ) -> Result<ValueId, Reject> {
-    let square = b.unary(name, Unary::Square, x)?;
-    let mean = b.reduce(name, Reduce::Mean, axes, square)?;
+    let count = super::reduce::folded_extents(&b.shape(x), axes)?;
+    let sum = b.reduce(name, Reduce::SumSquare, axes, x)?;
+    let share = b.scalar(DType::F32, 1.0 / count as f64);
+    let mean = b.binary(name, Binary::Mul, sum, share)?;
     let epsilon = b.scalar(DType::F32, epsilon.into());
     let sum = b.binary(name, Binary::Add, mean, epsilon)?;
     let factor = b.unary(name, Unary::Rsqrt, sum)?;

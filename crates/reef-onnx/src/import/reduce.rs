@@ -66,8 +66,7 @@ fn reduce(b: &mut Builder, node: &Node, kind: Kind) -> Result<ValueId, Reject> {
             b.reduce(name, Reduce::Sum, &axes, size)?
         }
         Kind::L2 | Kind::SumSquare => {
-            let square = b.unary(name, Unary::Square, x)?;
-            let sum = b.reduce(name, Reduce::Sum, &axes, square)?;
+            let sum = b.reduce(name, Reduce::SumSquare, &axes, x)?;
             if matches!(kind, Kind::L2) { b.unary(name, Unary::Sqrt, sum)? } else { sum }
         }
         Kind::LogSum => {

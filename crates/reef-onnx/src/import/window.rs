@@ -3,13 +3,14 @@
 use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Shape, ValueId};
 
 use super::attributes::Node;
+use super::relative::{powers, root};
 use super::{Builder, Reading, Reject, wrong};
 
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
     let made = match node.operator() {
         "Conv" => conv(b, node),
         "MaxPool" if !node.has_output(1) => pool(b, node),
-        "AveragePool" => pool(b, node),
+        "AveragePool" | "LpPool" => pool(b, node),
         "GlobalAveragePool" => global(b, node, Reduce::Mean),
         "GlobalMaxPool" => global(b, node, Reduce::Max),
         _ => return None,
@@ -234,8 +235,15 @@ fn pool(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let window = Window::new(node, &kernel, &shape[2..])?;
     let (x, back) = b.computable(name, x)?;
     let mut x = enter(b, node, x)?;
+    let norm = (node.operator() == "LpPool").then(|| node.int("p", 2));
+    if let Some(p) = norm {
+        x = powers(b, name, x, p)?;
+    }
     let (kind, pads) = if node.operator() == "MaxPool" {
         (PoolKind::Max, window.padded())
+    } else if norm.is_some() {
+        // A sum by its mean: zeros that are padded with add nothing.
+        (PoolKind::AvgIncludePad, window.padded())
     } else if !node.flag("count_include_pad") || window.padded() == [0; 4] {
         (PoolKind::AvgExcludePad, window.padded())
     } else if window.extra == [0; 2] {
@@ -251,7 +259,12 @@ fn pool(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let Window { kernel, strides, dilations, output: [height, width], .. } = window;
     let attrs = PoolAttrs { kind, kernel, strides, pads, dilations };
     let image = Shape::from([shape[0], shape[1], height, width]);
-    let made = b.add(name, Op::Pool(attrs), &[x], DType::F32, image)?;
+    let mut made = b.add(name, Op::Pool(attrs), &[x], DType::F32, image)?;
+    if let Some(p) = norm {
+        let count = b.scalar(DType::F32, (kernel[0] * kernel[1]) as f64);
+        let sum = b.binary(name, Binary::Mul, made, count)?;
+        made = root(b, name, sum, p)?;
+    }
     leave(b, node, made, shape.rank(), back)
 }
 

@@ -14,7 +14,7 @@ use super::network::{Attr, Network, specialise};
 use crate::{ImportError, OnnxModel, Specialised};
 
 /// What a specialised model makes of its inputs: type and bytes of the first output.
-fn run(specialised: &Specialised, inputs: &[Vec<u8>]) -> (DType, Vec<u8>) {
+pub(super) fn run(specialised: &Specialised, inputs: &[Vec<u8>]) -> (DType, Vec<u8>) {
     let options = CpuOptions { cus: Some(1), nice: 0, pin: false, ..CpuOptions::default() };
     let device = CpuDevice::start(options).expect("the device starts");
     let (graph, kernels) = (&specialised.graph, &specialised.host_kernels);
@@ -38,17 +38,17 @@ fn run(specialised: &Specialised, inputs: &[Vec<u8>]) -> (DType, Vec<u8>) {
 }
 
 /// An input of a model with one operator.
-struct Given(DataType, Vec<usize>, Vec<u8>);
+pub(super) struct Given(pub DataType, pub Vec<usize>, pub Vec<u8>);
 
-fn given<T: NoUninit>(code: DataType, dims: &[usize], values: &[T]) -> Given {
+pub(super) fn given<T: NoUninit>(code: DataType, dims: &[usize], values: &[T]) -> Given {
     Given(code, dims.to_vec(), bytemuck::cast_slice(values).to_vec())
 }
 
-fn f32s(dims: &[usize], values: &[f32]) -> Given {
+pub(super) fn f32s(dims: &[usize], values: &[f32]) -> Given {
     given(DataType::Float, dims, values)
 }
 
-fn i64s(dims: &[usize], values: &[i64]) -> Given {
+pub(super) fn i64s(dims: &[usize], values: &[i64]) -> Given {
     given(DataType::Int64, dims, values)
 }
 
@@ -79,7 +79,7 @@ fn model(
     network
 }
 
-fn computed(
+pub(super) fn computed(
     operator: &str,
     opset: i64,
     inputs: &[Given],
@@ -92,17 +92,17 @@ fn computed(
     run(&specialise(&network.model(), &dims), &bytes)
 }
 
-fn f32s_of((dtype, bytes): (DType, Vec<u8>)) -> Vec<f32> {
+pub(super) fn f32s_of((dtype, bytes): (DType, Vec<u8>)) -> Vec<f32> {
     assert_eq!(dtype, DType::F32);
     elements(&bytes)
 }
 
-fn i64s_of((dtype, bytes): (DType, Vec<u8>)) -> Vec<i64> {
+pub(super) fn i64s_of((dtype, bytes): (DType, Vec<u8>)) -> Vec<i64> {
     assert_eq!(dtype, DType::I64);
     elements(&bytes)
 }
 
-fn close(values: &[f32], expected: &[f32]) {
+pub(super) fn close(values: &[f32], expected: &[f32]) {
     assert_eq!(values.len(), expected.len(), "{values:?}, not {expected:?}");
     for (value, expected) in values.iter().zip(expected) {
         let fine = (value - expected).abs() <= 1e-5 * expected.abs().max(1.0);

@@ -84,9 +84,7 @@ fn what_is_selected_is_counted() {
 /// Of inputs, and of constants, which are not computed before the plan runs.
 #[test]
 fn every_type_has_a_kernel() {
-    for (dtype, code) in
-        DType::ALL.into_iter().filter_map(|dtype| Some((dtype, crate::proto::code_of(dtype)?)))
-    {
+    for (dtype, code) in DType::ALL.into_iter().map(|dtype| (dtype, crate::proto::code_of(dtype))) {
         let mut network = Network::default();
         network.input("x", code, &["2", "2"]);
         let ones = vec![1; 4 * dtype.bytes()];
