@@ -59,6 +59,10 @@ pub const SEQUENCE_LEN_MAX: usize = 1024;
 /// Elements of a value that decides the shape of another.
 pub const SHAPE_VALUES_MAX: usize = 64;
 
+/// Bytes of a model's weights, as its file has them, that are kept beside the packed ones for further
+/// shapes; more are read from the file again.
+pub const WEIGHTS_KEPT_BYTES: usize = 16 << 20;
+
 /// Bytes of one model file, external data not counted: a protocol buffer has at most 2 GiB.
 pub const MODEL_BYTES_MAX: usize = 2 << 30;
 

@@ -125,6 +125,14 @@ impl PlanSource for OnnxSource {
     }
 
     fn segment(&self, key: &SegmentKey, cutter: &dyn Cutter) -> Result<Segment, String> {
+        let segment = self.compiled(key, cutter);
+        self.model.release();
+        segment
+    }
+}
+
+impl OnnxSource {
+    fn compiled(&self, key: &SegmentKey, cutter: &dyn Cutter) -> Result<Segment, String> {
         let step = match &key.part {
             None => self.begin(key),
             Some(part) => {
@@ -147,9 +155,7 @@ impl PlanSource for OnnxSource {
         let part = Part::new(then.rest.clone());
         Segment::with_rows(plan, part, passed, &rows).map_err(|error| error.to_string())
     }
-}
 
-impl OnnxSource {
     fn begin(&self, key: &SegmentKey) -> Result<Step, ImportError> {
         let names = self.inputs.iter().map(|info| info.name.as_str());
         let shape = |given: &Given| match given {

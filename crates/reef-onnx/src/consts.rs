@@ -35,6 +35,11 @@ impl ConstPool {
         folded.tensors.retain(|_, (_, used)| *used + KEPT_FOR >= now);
     }
 
+    /// Lets everything go.
+    pub fn clear(&self) {
+        self.folded.lock().expect("no panic holds this lock").tensors.clear();
+    }
+
     /// `make()`, or what it gave earlier for the same `what` and `parts`.
     pub fn folded(&self, what: String, parts: &[&Tensor], make: impl FnOnce() -> Tensor) -> Tensor {
         match self.try_folded(what, parts, || Ok::<_, std::convert::Infallible>(make())) {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
+use std::sync::Mutex;
 
 use reef_base::limits::{MODEL_BYTES_MAX, TENSOR_ELEMENTS_MAX};
 use reef_base::panics;
@@ -13,6 +14,7 @@ use crate::error::ImportError;
 use crate::flow::{self, Flow, Given, Rest, Step};
 use crate::proto;
 use crate::straight::{Specialised, Straight};
+use crate::tensors::Origin;
 
 /// Declared extents, for people.
 struct Declared<'a>(&'a [Dim]);
@@ -27,8 +29,8 @@ impl std::fmt::Display for Declared<'_> {
     }
 }
 
-/// A model, parsed once; cheap to specialise. It keeps a copy of the weights beside ours: drop it when no
-/// further specialisation is wanted.
+/// A model, parsed once; cheap to specialise. It holds the weights as the file has them, until it is told to
+/// let them go ([`OnnxModel::release`]).
 #[derive(Debug)]
 pub struct OnnxModel {
     inputs: Vec<TensorDecl>,
@@ -45,19 +47,31 @@ enum Content {
 impl OnnxModel {
     /// Reads a model file; external data is looked up beside it.
     pub fn read(path: &Path) -> Result<OnnxModel, ImportError> {
-        let bytes = contents(path).map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+        let io = |source| ImportError::Io { path: path.to_owned(), source };
+        let mut file = std::fs::File::open(path).map_err(io)?;
+        let bytes = contents(&mut file).map_err(io)?;
         if bytes.len() > MODEL_BYTES_MAX {
             let reason =
                 format!("it has more than {MODEL_BYTES_MAX} bytes; larger weights are external data");
             return Err(ImportError::Parse { reason });
         }
         let directory = path.parent().unwrap_or(Path::new("."));
-        OnnxModel::parse(&bytes, directory.to_str())
+        let directory = directory.to_str();
+        let origin = Origin { file: Mutex::new(file), directory: directory.map(str::to_owned) };
+        OnnxModel::parse(bytes, directory, Some(origin))
     }
 
     /// Reads a model from memory; it cannot refer to external data.
     pub fn from_bytes(bytes: &[u8]) -> Result<OnnxModel, ImportError> {
-        OnnxModel::parse(bytes, None)
+        OnnxModel::parse(bytes.to_vec(), None, None)
+    }
+
+    /// Lets large weights go that can be read from the file again, until the next specialisation.
+    pub fn release(&self) {
+        match &self.content {
+            Content::Straight(straight) => straight.release(),
+            Content::Program(flow) => flow.release(),
+        }
     }
 
     /// The inputs, in the model's order.
@@ -156,13 +170,21 @@ impl OnnxModel {
         }
     }
 
-    fn parse(bytes: &[u8], directory: Option<&str>) -> Result<OnnxModel, ImportError> {
-        panics::catch(|| OnnxModel::parse_bytes(bytes, directory)).unwrap_or_else(|caught| {
+    fn parse(
+        bytes: Vec<u8>,
+        directory: Option<&str>,
+        origin: Option<Origin>,
+    ) -> Result<OnnxModel, ImportError> {
+        panics::catch(|| OnnxModel::parse_bytes(bytes, directory, origin)).unwrap_or_else(|caught| {
             Err(ImportError::Parse { reason: format!("internal failure: {caught}") })
         })
     }
 
-    fn parse_bytes(bytes: &[u8], directory: Option<&str>) -> Result<OnnxModel, ImportError> {
+    fn parse_bytes(
+        bytes: Vec<u8>,
+        directory: Option<&str>,
+        origin: Option<Origin>,
+    ) -> Result<OnnxModel, ImportError> {
         let message = proto::decode(bytes, directory)?;
         let graph = message.graph.as_ref().expect("decoding checks that there is a graph");
         let inputs = proto::inputs(graph)?;
@@ -172,11 +194,11 @@ impl OnnxModel {
         }
         if flow::is_program(graph, &inputs) {
             let outputs = proto::program_outputs(graph)?;
-            let content = Content::Program(Box::new(Flow::new(message, &inputs, directory)?));
+            let content = Content::Program(Box::new(Flow::new(message, &inputs, directory, origin)?));
             return Ok(OnnxModel { inputs, outputs, content });
         }
         let declared = proto::outputs(graph);
-        let straight = Straight::parse(message, &inputs, directory)?;
+        let straight = Straight::parse(message, &inputs, directory, origin)?;
         let outputs = straight.complete(&inputs, declared)?;
         Ok(OnnxModel { inputs, outputs, content: Content::Straight(Box::new(straight)) })
     }
@@ -215,8 +237,7 @@ impl OnnxModel {
 }
 
 /// What is in a file, up to a byte more than a model may have.
-fn contents(path: &Path) -> std::io::Result<Vec<u8>> {
-    let file = std::fs::File::open(path)?;
+fn contents(file: &mut std::fs::File) -> std::io::Result<Vec<u8>> {
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(MODEL_BYTES_MAX);
     let mut bytes = Vec::with_capacity(length + 1);
     file.take(MODEL_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;

@@ -26,8 +26,8 @@ use crate::{external, functions, names, plain};
 const NESTING_MAX: usize = 30;
 
 /// Decodes and checks a model; external data is looked up in `directory`.
-pub(crate) fn decode(bytes: &[u8], directory: Option<&str>) -> Result<pb::ModelProto, ImportError> {
-    let mut model = pb::ModelProto::decode(bytes).map_err(|error| parse(&error.to_string()))?;
+pub(crate) fn decode(bytes: Vec<u8>, directory: Option<&str>) -> Result<pb::ModelProto, ImportError> {
+    let mut model = pb::ModelProto::decode(&bytes[..]).map_err(|error| parse(&error.to_string()))?;
     let graph = model.graph.as_mut().ok_or_else(|| parse("it has no graph"))?;
     if graph.output.is_empty() {
         return Err(parse("its graph has no output"));
@@ -36,7 +36,8 @@ pub(crate) fn decode(bytes: &[u8], directory: Option<&str>) -> Result<pb::ModelP
     for node in model.functions.iter_mut().flat_map(|function| &mut function.node) {
         check_node_tensors(node, 0, directory)?;
     }
-    functions::inline(&mut model, bytes)?;
+    functions::inline(&mut model, &bytes)?;
+    drop(bytes);
     let graph = model.graph.as_mut().expect("it has a graph");
     names::make_unique(graph);
     names::write_out_domains(graph);

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use reef_base::AlignedBytes;
-use reef_graph::{DType, Shape, Tensor};
+use reef_base::limits::WEIGHTS_KEPT_BYTES;
+use reef_graph::{ConstKey, DType, Shape, Tensor};
 use tract_onnx::pb::tensor_proto::DataLocation;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
@@ -124,6 +125,71 @@ impl Weights {
 
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.0.keys()
+    }
+}
+
+/// Where a model was read from, to be read again.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    /// Open since, so that it stays the same when another file takes its name.
+    pub file: Mutex<File>,
+    pub directory: Option<String>,
+}
+
+/// A model's constants, or the way to them.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// `None` of models that were given as bytes: their constants stay.
+    origin: Option<Origin>,
+    keys: HashMap<String, ConstKey>,
+    bytes: usize,
+    weights: Mutex<Option<Arc<Weights>>>,
+}
+
+impl Held {
+    pub fn new(weights: Weights, origin: Option<Origin>) -> Held {
+        let tensors = || weights.0.iter().filter_map(|(name, tensor)| Some((name, tensor.as_ref().ok()?)));
+        let keys = tensors().map(|(name, tensor)| (name.clone(), tensor.key())).collect();
+        let bytes = tensors().map(|(_, tensor)| tensor.bytes().len()).sum();
+        Held { origin, keys, bytes, weights: Mutex::new(Some(Arc::new(weights))) }
+    }
+
+    /// The constants, read again where they were let go.
+    pub fn get(&self) -> Result<Arc<Weights>, ImportError> {
+        let mut held = self.weights.lock().expect("no panic holds this lock");
+        if let Some(weights) = &*held {
+            return Ok(weights.clone());
+        }
+        let origin = self.origin.as_ref().expect("only what can be read again is let go");
+        let mut file = origin.file.lock().expect("no panic holds this lock");
+        let fault =
+            |why: String| ImportError::Analysis { reason: format!("reading its weights again: {why}") };
+        let mut bytes = vec![];
+        let mut read = || {
+            file.seek(SeekFrom::Start(0))?;
+            file.read_to_end(&mut bytes)
+        };
+        read().map_err(|error: std::io::Error| fault(error.to_string()))?;
+        let directory = origin.directory.as_deref();
+        let mut graph = proto::decode(bytes, directory)?.graph.unwrap_or_default();
+        let weights = Weights::hoist(&mut graph, directory);
+        for (name, key) in &self.keys {
+            if !weights.0.get(name).is_some_and(|now| now.as_ref().is_ok_and(|now| now.key() == *key)) {
+                return Err(fault(format!("{name} has changed since the model was loaded: load it again")));
+            }
+        }
+        let weights = Arc::new(weights);
+        *held = Some(weights.clone());
+        Ok(weights)
+    }
+
+    /// Lets the constants go if they are large and can be read again; whether they are gone.
+    pub fn release(&self) -> bool {
+        let large = self.origin.is_some() && self.bytes > WEIGHTS_KEPT_BYTES;
+        if large {
+            self.weights.lock().expect("no panic holds this lock").take();
+        }
+        large
     }
 }
 

@@ -29,8 +29,22 @@ fn widen_gpu_queues() {
     }
 }
 
+/// Bytes from which on memory is the system's own, given back when it is freed. The allocator would raise the
+/// bound to what was freed last, and keep what a model's file took while it was read.
+const MAPPED_BYTES: i32 = 1 << 20;
+
+#[allow(unsafe_code)]
+fn give_memory_back() {
+    // SAFETY: the call changes a number of the allocator, and takes any value.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES);
+    }
+}
+
 fn main() -> ExitCode {
     widen_gpu_queues();
+    give_memory_back();
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("REEF_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));

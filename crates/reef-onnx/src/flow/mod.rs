@@ -29,7 +29,7 @@ use crate::decl::TensorDecl;
 use crate::dry::Tried;
 use crate::error::ImportError;
 use crate::import::Shared;
-use crate::tensors::Weights;
+use crate::tensors::{Held, Origin, Weights};
 use crate::{names, scope};
 use step::Evaluation;
 
@@ -39,7 +39,7 @@ pub(crate) const DOMAIN: &str = "reef";
 /// A model as a program in the making.
 #[derive(Debug)]
 pub(crate) struct Flow {
-    weights: Weights,
+    weights: Held,
     opset: i64,
     pool: ConstPool,
     tried: Tried,
@@ -97,6 +97,7 @@ impl Flow {
         message: ModelProto,
         inputs: &[TensorDecl],
         directory: Option<&str>,
+        origin: Option<Origin>,
     ) -> Result<Flow, ImportError> {
         let mut graph = message.graph.expect("decoding checks that there is a graph");
         scope::make_unique(&mut graph);
@@ -113,7 +114,7 @@ impl Flow {
         let rests = rest::Rests::default();
         let start = rests.the_one(rest::whole(names, graph.node, outputs.clone()));
         Ok(Flow {
-            weights,
+            weights: Held::new(weights, origin),
             opset,
             pool: ConstPool::default(),
             tried: Tried::default(),
@@ -139,6 +140,13 @@ impl Flow {
     pub fn step(&self, rest: &Rest, given: &[Given]) -> Result<Step, ImportError> {
         self.pool.begin();
         Evaluation::run(self, rest, given)
+    }
+
+    /// Lets large constants go until they are needed again.
+    pub fn release(&self) {
+        if self.weights.release() {
+            self.pool.clear();
+        }
     }
 
     fn shared(&self) -> Shared<'_> {

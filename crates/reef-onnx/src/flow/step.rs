@@ -24,6 +24,7 @@ use crate::error::ImportError;
 use crate::import::Import;
 use crate::scope;
 use crate::straight::{self, Specialised};
+use crate::tensors::Weights;
 
 /// What is known of a value.
 #[derive(Clone, Debug)]
@@ -116,6 +117,7 @@ pub(super) struct Evaluation<'f> {
     /// Names of the segment's inputs.
     inputs: Vec<String>,
     import: Import<'f>,
+    weights: Arc<Weights>,
     left: Vec<NodeProto>,
     wanted: Vec<String>,
     /// For people: who wants what.
@@ -133,6 +135,7 @@ impl<'f> Evaluation<'f> {
             things: HashMap::new(),
             inputs: vec![],
             import: Import::new(flow.shared()),
+            weights: flow.weights.get()?,
             left: vec![],
             wanted: vec![],
             waiting: vec![],
@@ -233,14 +236,14 @@ impl<'f> Evaluation<'f> {
         if let Some(thing) = self.things.get(&name) {
             return Ok(thing.clone());
         }
-        match self.flow.weights.get(&name) {
+        match self.weights.get(&name) {
             Some(tensor) => tensor.map(Thing::Const),
             None => Err(ImportError::Parse { reason: format!("nothing makes the value {name}") }),
         }
     }
 
     pub fn is_weight(&self, name: &str) -> bool {
-        !self.things.contains_key(name) && self.flow.weights.contains(name)
+        !self.things.contains_key(name) && self.weights.contains(name)
     }
 
     /// Which of the segment's inputs a name is.
