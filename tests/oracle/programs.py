@@ -37,14 +37,8 @@ BAD_ARENAS_MIB = 1024
 # Programs that reef refuses, and why.
 REFUSED = {
     "scan_of_form_8": "Scan: of operator set N, it is not supported: N or a newer one is needed",
-    "reverse_of_input": "ReverseSequence: this operator is not known",
-    "reverse_of_data": "ReverseSequence: this operator is not known",
-    "center_crop_pad_of_input": "CenterCropPad: this operator is not known",
-    "center_crop_pad_of_data": "CenterCropPad: this operator is not known",
     "col_to_image_of_input": "Col2Im: this operator is not known",
     "col_to_image_of_data": "Col2Im: this operator is not known",
-    "pad_value_of_input": "Pad: input `constant_value` depends on data, which is not supported",
-    "pad_value_of_data": "Pad: input `constant_value` depends on data, which is not supported",
 }
 
 

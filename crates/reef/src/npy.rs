@@ -119,6 +119,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn brain_floats_are_what_numpy_writes_of_them() {
+        let dictionary = "{'descr': '<V2', 'fortran_order': False, 'shape': (2,), }\n";
+        let mut file = b"\x93NUMPY\x01\x00".to_vec();
+        file.extend((dictionary.len() as u16).to_le_bytes());
+        file.extend(dictionary.as_bytes());
+        file.extend([0x80, 0x3F, 0x00, 0x40]);
+        let tensor = parse(&file[..]).unwrap();
+        assert_eq!((tensor.dtype, &tensor.shape[..]), (DType::BF16, &[2][..]));
+        assert_eq!(tensor.data.as_slice(), [0x80, 0x3F, 0x00, 0x40]);
+    }
+
+    #[test]
     fn tensors_round_trip() {
         let dir = std::env::temp_dir().join(format!("reef-npy-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();

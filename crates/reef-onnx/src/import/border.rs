@@ -57,6 +57,38 @@ pub(super) fn repeated(
     Ok(made)
 }
 
+/// `x` with borders of a computed value.
+pub(super) fn filled(
+    b: &mut Builder,
+    name: &str,
+    x: ValueId,
+    pads: &[(usize, usize)],
+    value: ValueId,
+) -> Result<ValueId, Reject> {
+    if b.shape(value).elements() != 1 || b.dtype(value) != b.dtype(x) {
+        let [x, value] = [x, value].map(|id| format!("{}{}", b.dtype(id), b.shape(id)));
+        return wrong(format!("{x} padded with {value}"));
+    }
+    let value = b.reshape(name, value, Shape::default())?;
+    let mut made = x;
+    for (axis, &(before, after)) in pads.iter().enumerate() {
+        let mut parts = vec![];
+        for (place, count) in [(0, before), (1, after)] {
+            if place == 1 {
+                parts.push(made);
+            }
+            if count > 0 {
+                let mut dims = b.shape(made).to_vec();
+                dims[axis] = count;
+                super::graph::fitting(&dims.clone().into())?;
+                parts.push(b.expand(name, value, dims.into())?);
+            }
+        }
+        made = b.concat(name, &parts, axis)?;
+    }
+    Ok(made)
+}
+
 /// The element `at` of an axis, `count` times.
 fn edge(
     b: &mut Builder,

@@ -4,6 +4,7 @@
 //! shapes that a model computes are known where they are needed. A node that no reading here covers becomes a
 //! host operator ([`foreign`]); one that cannot be read at all fails those that need it, and no others.
 
+mod affine;
 mod attention;
 mod attributes;
 mod border;
@@ -235,6 +236,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         relative::read,
         border::read,
         stateful::read,
+        affine::read,
     ];
     for reading in readings {
         if let Some(made) = reading(builder, node) {

@@ -331,13 +331,15 @@ fn pad(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let x = node.input(0)?;
     let (dtype, shape) = (b.dtype(x), b.shape(x));
     let mode = node.text("mode").unwrap_or("constant");
+    let computed =
+        node.optional(2).filter(|&value| node.opset >= 11 && mode == "constant" && b.known(value).is_none());
     let (pads, axes, value) = if node.opset < 11 {
         let pads = node.ints("pads").unwrap_or_default().to_vec();
         (pads, None, f64::from(node.float("value", 0.0)))
     } else {
         let pads = b.integers(node.input(1)?, "pads")?;
         let value = match node.optional(2) {
-            Some(value) if mode == "constant" => padding_value(b, value)?,
+            Some(value) if mode == "constant" && computed.is_none() => padding_value(b, value)?,
             _ => 0.0,
         };
         let axes = node.optional(3).map(|axes| b.integers(axes, "axes")).transpose()?;
@@ -377,6 +379,9 @@ fn pad(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let pads: Vec<(usize, usize)> = around.iter().map(|&(a, z)| (a as usize, z as usize)).collect();
     if pads.iter().all(|&pads| pads == (0, 0)) {
         return Ok(x);
+    }
+    if let Some(value) = computed {
+        return super::border::filled(b, node.name(), x, &pads, value);
     }
     let add = |(&extent, &(a, z)): (&usize, &(usize, usize))| extent.saturating_add(a).saturating_add(z);
     let padded: Shape = b.shape(x).iter().zip(&pads).map(add).collect();

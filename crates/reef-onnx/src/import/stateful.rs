@@ -1,15 +1,16 @@
 //! Operators with a state that a request hands on to the next: linear attention, which is written out step
-//! by step, and causal convolutions.
+//! by step, causal convolutions, and caches of keys and values.
 
-use reef_graph::{Binary, ConvAttrs, DType, Op, Shape, Unary, ValueId};
+use reef_graph::{Binary, ConvAttrs, DType, Op, Shape, Tensor, Unary, ValueId};
 
-use super::attributes::Node;
+use super::attributes::{Node, axis_of};
 use super::{Builder, Reading, Reject, wrong};
 
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
     match node.operator() {
         "LinearAttention" => Some(linear_attention(b, node)),
         "CausalConvWithState" => Some(causal_conv(b, node)),
+        "TensorScatter" => Some(cached(b, node).map(|value| vec![value])),
         _ => None,
     }
 }
@@ -242,4 +243,86 @@ fn tapped(
         });
     }
     sum.ok_or_else(|| Reject::Wrong("its window is empty".into()))
+}
+
+/// A cache with an update at a place of one axis, which may be another one for each of a batch.
+fn cached(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (name, past, update) = (node.name(), node.input(0)?, node.input(1)?);
+    let (shape, of) = (b.shape(past), b.shape(update));
+    let axis = axis_of(node.int("axis", -2), shape.rank())?;
+    let fits = of.rank() == shape.rank()
+        && (0..of.rank()).all(|at| if at == axis { of[at] <= shape[at] } else { of[at] == shape[at] });
+    if !fits || axis == 0 || b.dtype(past) != b.dtype(update) {
+        let [past, update] = [past, update].map(|id| format!("{}{}", b.dtype(id), b.shape(id)));
+        return wrong(format!("{update} into {past} along axis {axis}"));
+    }
+    if b.dtype(past) == DType::F64 {
+        return Err("f64 is not computed natively".into());
+    }
+    if of.elements() == 0 {
+        return Ok(past);
+    }
+    let (batch, rows, more) = (shape[0], shape[axis], of[axis]);
+    let starts = match node.optional(2) {
+        Some(starts) if b.shape(starts)[..] == [batch] && b.dtype(starts) == DType::I64 => starts,
+        Some(starts) => {
+            return wrong(format!("write_indices {}{} of {batch}", b.dtype(starts), b.shape(starts)));
+        }
+        None => b.zeros(DType::I64, Shape::from([batch]))?,
+    };
+    let circular = node.text("mode") == Some("circular");
+    let (place, inside) = places(b, name, starts, [batch, rows, more], circular)?;
+    // The axis behind that of the batch, and the way back.
+    let others = (1..shape.rank()).filter(|&at| at != axis);
+    let perm: Vec<usize> = [0, axis].into_iter().chain(others).collect();
+    let back = (0..perm.len()).map(|at| perm.iter().position(|&from| from == at).unwrap_or(at)).collect();
+    let turned = b.transpose(name, update, perm.clone())?;
+    let width = of.elements() / batch / more;
+    let turned = b.reshape(name, turned, Shape::from([batch * more, width]))?;
+    let dtype = b.dtype(past);
+    let taken = Shape::from([batch * rows, width]);
+    let new = b.add(name, Op::Gather { axis: 0 }, &[turned, place], dtype, taken)?;
+    let new = b.reshape(name, new, perm.iter().map(|&at| shape[at]).collect())?;
+    let new = b.transpose(name, new, back)?;
+    let mut along = vec![1; shape.rank()];
+    (along[0], along[axis]) = (batch, rows);
+    let inside = b.reshape(name, inside, along.into())?;
+    b.choose(name, inside, new, past)
+}
+
+/// For every row of every cache the row of the updates that it gets, and whether it gets one. A start that an
+/// update does not fit behind means a row that there is none of.
+fn places(
+    b: &mut Builder,
+    name: &str,
+    starts: ValueId,
+    [batch, rows, more]: [usize; 3],
+    circular: bool,
+) -> Result<(ValueId, ValueId), Reject> {
+    let count = |extent: usize, step: i64| (0..extent as i64).map(|at| at * step).collect::<Vec<i64>>();
+    let number = |b: &mut Builder, value: usize| b.constant("", Tensor::i64([], &[value as i64]));
+    let all = b.constant("", Tensor::i64([1, rows], &count(rows, 1)));
+    let offsets = b.constant("", Tensor::i64([batch, 1], &count(batch, more as i64)));
+    let starts = b.reshape(name, starts, Shape::from([batch, 1]))?;
+    let (none, size, length) = (number(b, 0), number(b, more), number(b, rows));
+    let mut own = b.binary(name, Binary::Sub, all, starts)?;
+    if circular {
+        let before = b.binary(name, Binary::Less, own, none)?;
+        let around = b.binary(name, Binary::Add, own, length)?;
+        own = b.choose(name, before, around, own)?;
+    }
+    let (behind, within) =
+        (b.binary(name, Binary::GreaterEqual, own, none)?, b.binary(name, Binary::Less, own, size)?);
+    let inside = b.binary(name, Binary::And, behind, within)?;
+    let place = b.choose(name, inside, own, none)?;
+    let place = b.binary(name, Binary::Add, place, offsets)?;
+    let last = number(b, if circular { rows - 1 } else { rows - more });
+    let (low, high) = (
+        b.binary(name, Binary::GreaterEqual, starts, none)?,
+        b.binary(name, Binary::LessEqual, starts, last)?,
+    );
+    let allowed = b.binary(name, Binary::And, low, high)?;
+    let outside = number(b, batch * more);
+    let place = b.choose(name, allowed, place, outside)?;
+    Ok((b.reshape(name, place, Shape::from([batch * rows]))?, inside))
 }

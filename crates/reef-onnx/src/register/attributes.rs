@@ -224,7 +224,8 @@ mod tests {
     use crate::flow;
 
     /// Operators that only `import` reads.
-    const NATIVE: [&str; 10] = [
+    const NATIVE: [&str; 12] = [
+        "AffineGrid",
         "Attention",
         "CausalConvWithState",
         "CenterCropPad",
@@ -235,6 +236,7 @@ mod tests {
         "ReverseSequence",
         "SoftmaxCrossEntropyLoss",
         "SwiGLU",
+        "TensorScatter",
     ];
 
     fn node(operator: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {

@@ -150,7 +150,7 @@ fn attention_with_three_axes_takes_its_heads_apart() {
 fn masks_of_attention_are_combined() {
     let attention = Attention::new([2, 4, 2, 3, 5, 4, 4]);
     // The second query has no key; the last key is not in the mask.
-    let held = |row: usize, key: usize| row != 1 && key < 4 && (row + key) % 3 != 0;
+    let held = |row: usize, key: usize| row != 1 && key < 4 && !(row + key).is_multiple_of(3);
     let mask: Vec<u8> = (0..12).map(|at| u8::from(held(at / 4, at % 4))).collect();
     let mut inputs = attention.given();
     inputs.push(Some(given(DataType::Bool, &[3, 4], &mask)));
@@ -430,4 +430,48 @@ fn a_causal_convolution_hands_on_its_last_elements() {
     assert!(specialised.graph.nodes.iter().any(|node| matches!(node.op, Op::Conv(_))));
     let made: Vec<f32> = f32s_of(run(&specialised, &[x.2]));
     close(&[made[2], made[7]], &[want[2], want[7]]);
+}
+
+#[test]
+fn a_cache_is_written_from_a_place_on() {
+    let past: Vec<f32> = (0..24).map(|at| at as f32).collect();
+    let update: Vec<f32> = (0..8).map(|at| 100.0 + at as f32).collect();
+    let inputs = [f32s(&[2, 2, 3, 2], &past), f32s(&[2, 2, 1, 2], &update), i64s(&[2], &[2, 0])];
+    let mut want = past.clone();
+    for (to, from) in [(4, 0), (10, 2), (12, 4), (18, 6)] {
+        want[to..to + 2].copy_from_slice(&update[from..from + 2]);
+    }
+    close(&f32s_of(computed("TensorScatter", 24, &inputs, &[], &[])), &want);
+    let inputs = [f32s(&[1, 4], &past[..4]), f32s(&[1, 3], &update[..3]), i64s(&[1], &[3])];
+    let around = [("mode", Attr::Text("circular")), ("axis", Attr::Int(1))];
+    close(&f32s_of(computed("TensorScatter", 24, &inputs, &[], &around)), &[101., 102., 2., 100.]);
+}
+
+#[test]
+fn an_affine_grid_maps_centres() {
+    let theta = [2.0, 0.0, 0.5, 0.0, -1.0, 0.25];
+    let inputs = || [f32s(&[1, 2, 3], &theta)];
+    let size = || [i64s(&[4], &[1, 1, 2, 4])];
+    let made = f32s_of(computed("AffineGrid", 20, &inputs(), &size(), &[]));
+    let x = [-1.0, 0.0, 1.0, 2.0];
+    let row = |y: f32| x.iter().flat_map(|&x| [x, y]).collect::<Vec<f32>>();
+    close(&made, &[row(0.75), row(-0.25)].concat());
+    let corners = [("align_corners", Attr::Int(1))];
+    let made = f32s_of(computed("AffineGrid", 20, &inputs(), &size(), &corners));
+    close(&[made[0], made[1], made[14], made[15]], &[-1.5, 1.25, 2.5, -0.75]);
+}
+
+#[test]
+fn a_border_may_be_computed() {
+    let mut network = Network::default();
+    network.opset(18);
+    network.input("x", DataType::Float, &["1", "2"]);
+    network.input("value", DataType::Float, &["1"]);
+    let pads = network.integers(&[4], &[0, 1, 1, 0]);
+    let y = network.node("Pad", &["x", &pads, "value"], &[]);
+    network.output(&y, DataType::Float, &["2", "3"]);
+    let specialised = specialise(&network.model(), &[&[1, 2], &[1]]);
+    let bytes = |values: &[f32]| bytemuck::cast_slice(values).to_vec();
+    let made = f32s_of(run(&specialised, &[bytes(&[1.0, 2.0]), bytes(&[7.0])]));
+    close(&made, &[7., 1., 2., 7., 7., 7.]);
 }
