@@ -17,6 +17,7 @@ mod reduce;
 mod select;
 mod shape;
 mod sums;
+mod transposed;
 mod window;
 
 use std::collections::HashMap;
@@ -217,6 +218,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         reduce::read,
         product::read,
         window::read,
+        transposed::read,
         norm::read,
         recurrent::read,
         quantized::read,

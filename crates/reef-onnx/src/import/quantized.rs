@@ -22,7 +22,9 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
 /// A zero point, unless it is a constant 0.
 fn zero_point(b: &Builder, zero: Option<ValueId>) -> Option<ValueId> {
     let none = |id: ValueId| {
-        b.known(id).and_then(crate::consts::whole_numbers).is_some_and(|all| all.iter().all(|&zero| zero == 0))
+        b.known(id)
+            .and_then(crate::consts::whole_numbers)
+            .is_some_and(|all| all.iter().all(|&zero| zero == 0))
     };
     zero.filter(|&zero| !none(zero))
 }
@@ -136,9 +138,10 @@ fn quantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let zero = node.optional(2);
     let declared = match node.int("output_dtype", 0) {
         0 => None,
-        code => Some(crate::proto::dtype_of_code(code).ok_or_else(|| {
-            Reject::Foreign(format!("quantised values of type {code}"))
-        })?),
+        code => Some(
+            crate::proto::dtype_of_code(code)
+                .ok_or_else(|| Reject::Foreign(format!("quantised values of type {code}")))?,
+        ),
     };
     let to = match (zero.map(|zero| b.dtype(zero)), declared) {
         (Some(zero), Some(declared)) if zero != declared => {

@@ -144,8 +144,7 @@ fn functions(names: &[String], alphas: &[f32], betas: &[f32]) -> Result<Vec<Gate
     let (mut alphas, mut betas) = (alphas.iter().copied(), betas.iter().copied());
     let mut found = vec![];
     for name in names {
-        let missing =
-            |what: &str| Reject::Wrong(format!("the activation function `{name}` needs an {what}"));
+        let missing = |what: &str| Reject::Wrong(format!("the activation function `{name}` needs an {what}"));
         let mut alpha =
             |default: Option<f32>| alphas.next().or(default).ok_or_else(|| missing("activation_alpha"));
         let mut beta =
@@ -163,9 +162,7 @@ fn functions(names: &[String], alphas: &[f32], betas: &[f32]) -> Result<Vec<Gate
             "hardsigmoid" => GateFunction::HardSigmoid { alpha: alpha(Some(0.2))?, beta: beta(Some(0.5))? },
             "elu" => GateFunction::Elu { alpha: alpha(Some(1.0))? },
             _ => {
-                return wrong(format!(
-                    "the activation function `{name}` is not one of the specification's"
-                ));
+                return wrong(format!("the activation function `{name}` is not one of the specification's"));
             }
         });
     }

@@ -140,7 +140,13 @@ pub(super) fn enter(b: &mut Builder, node: &Node, x: ValueId) -> Result<ValueId,
 }
 
 /// The way back to the rank and type that the node makes.
-pub(super) fn leave(b: &mut Builder, node: &Node, x: ValueId, rank: usize, dtype: DType) -> Result<ValueId, Reject> {
+pub(super) fn leave(
+    b: &mut Builder,
+    node: &Node,
+    x: ValueId,
+    rank: usize,
+    dtype: DType,
+) -> Result<ValueId, Reject> {
     let mut dims = b.shape(x).to_vec();
     if rank == 3 {
         dims.remove(2);
@@ -205,7 +211,11 @@ fn conv(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
 }
 
 /// The bias as `[O]`, unless it is a constant zero; or, where it is computed, what is added.
-fn bias(b: &mut Builder, node: &Node, channels: usize) -> Result<(Option<ValueId>, Option<ValueId>), Reject> {
+pub(super) fn bias(
+    b: &mut Builder,
+    node: &Node,
+    channels: usize,
+) -> Result<(Option<ValueId>, Option<ValueId>), Reject> {
     let Some(bias) = node.optional(2) else { return Ok((None, None)) };
     if b.shape(bias)[..] != [channels] {
         return wrong(format!("a bias of shape {} for {channels} channels", b.shape(bias)));

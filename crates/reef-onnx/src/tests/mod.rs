@@ -10,3 +10,4 @@ mod programs;
 mod selection;
 mod shapes;
 mod sizes;
+mod transposed;
