@@ -73,6 +73,11 @@ impl<'m> Builder<'m> {
         self.graph.add_const("", Tensor::new(dtype, Shape::default(), Arc::new(bytes)))
     }
 
+    /// A constant made of another; made once for all specialisations of a model.
+    pub fn made_of(&self, what: String, of: &Tensor, make: impl FnOnce() -> Tensor) -> Tensor {
+        self.pool.folded(what, &[of], make)
+    }
+
     /// An operator with one output.
     pub fn add(
         &mut self,

@@ -25,6 +25,7 @@ mod select;
 mod shape;
 mod stateful;
 mod sums;
+mod transposed;
 mod window;
 
 use std::collections::HashMap;
@@ -225,6 +226,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         reduce::read,
         product::read,
         window::read,
+        transposed::read,
         norm::read,
         recurrent::read,
         quantized::read,

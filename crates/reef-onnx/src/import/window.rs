@@ -212,7 +212,11 @@ pub(super) fn conv(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
 }
 
 /// The bias as `[O]`, unless it is a constant zero; or, where it is computed, what is added.
-fn bias(b: &mut Builder, node: &Node, channels: usize) -> Result<(Option<ValueId>, Option<ValueId>), Reject> {
+pub(super) fn bias(
+    b: &mut Builder,
+    node: &Node,
+    channels: usize,
+) -> Result<(Option<ValueId>, Option<ValueId>), Reject> {
     let Some(bias) = node.optional(2) else { return Ok((None, None)) };
     if b.shape(bias)[..] != [channels] {
         return wrong(format!("a bias of shape {} for {channels} channels", b.shape(bias)));

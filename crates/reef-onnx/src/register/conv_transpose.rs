@@ -5,6 +5,7 @@
 //! half at the end for `SAME_UPPER`, at the beginning otherwise. What it lacks is added at the end, where
 //! there is only the bias.
 
+use reef_base::limits::TENSOR_ELEMENTS_MAX;
 use tract_onnx::model::{ParsingContext, optional_inputs};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::internal::*;
@@ -61,6 +62,35 @@ pub(super) fn refusal(node: &NodeProto) -> Option<String> {
     parse(node).err()
 }
 
+/// What a node does along a spatial axis.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TransposedAxis {
+    pub stride: usize,
+    pub dilation: usize,
+    /// Elements that are cut off at the beginning of all windows side by side.
+    pub before: usize,
+    /// Extent of the result.
+    pub output: usize,
+}
+
+/// What a node does along the axes of an image, under these windows.
+pub(crate) fn transposed_axes(
+    node: &NodeProto,
+    image: &[usize],
+    kernel: &[usize],
+) -> Result<Vec<TransposedAxis>, String> {
+    let parsed = parse(node)?;
+    let at = |list: &Option<Vec<usize>>, index: usize| list.as_ref().map_or(1, |list| list[index]);
+    let axes = parsed.axes(image, kernel)?.into_iter().enumerate();
+    let axes = axes.map(|(index, Axis { output, before, .. })| TransposedAxis {
+        stride: at(&parsed.strides, index),
+        dilation: at(&parsed.dilations, index),
+        before,
+        output,
+    });
+    Ok(axes.collect())
+}
+
 fn parse(node: &NodeProto) -> Result<ConvTranspose, String> {
     let lengths = |name: &str, least: i64| -> Result<Option<Vec<usize>>, String> {
         let given = node.get_attr_opt_vec::<i64>(name).map_err(|error| format!("{error:#}"))?;
@@ -94,7 +124,7 @@ fn parse(node: &NodeProto) -> Result<ConvTranspose, String> {
 
 impl ConvTranspose {
     /// All spatial axes of an image under these windows.
-    fn axes(&self, image: &[usize], kernel: &[usize]) -> TractResult<Vec<Axis>> {
+    fn axes(&self, image: &[usize], kernel: &[usize]) -> Result<Vec<Axis>, String> {
         let rank = image.len();
         let per_axis = [
             ("kernel_shape", &self.kernel_shape, 1),
@@ -106,23 +136,27 @@ impl ConvTranspose {
         ];
         for (name, given, factor) in per_axis {
             if given.as_ref().is_some_and(|given| given.len() != factor * rank) {
-                bail!("{name} {given:?} for {rank} spatial axes");
+                return Err(format!("{name} {given:?} for {rank} spatial axes"));
             }
         }
         if self.kernel_shape.as_ref().is_some_and(|declared| declared != kernel) {
-            bail!("kernel_shape {:?}, weights of {kernel:?}", self.kernel_shape);
+            return Err(format!("kernel_shape {:?}, weights of {kernel:?}", self.kernel_shape));
         }
         let at = |list: &Option<Vec<usize>>, index: usize, default| {
             list.as_ref().map_or(default, |list| list[index])
         };
         let axis = |index: usize| {
             let stride = at(&self.strides, index, 1);
-            let field = (kernel[index] - 1) * at(&self.dilations, index, 1) + 1;
+            let field = kernel[index].saturating_sub(1).saturating_mul(at(&self.dilations, index, 1)) + 1;
             let extra = at(&self.output_padding, index, 0);
-            let natural = image[index].saturating_sub(1) * stride + field + extra;
+            let natural = image[index].saturating_sub(1).saturating_mul(stride);
+            let natural = natural.saturating_add(field).saturating_add(extra);
+            if natural > TENSOR_ELEMENTS_MAX {
+                return Err(format!("its result has at most {TENSOR_ELEMENTS_MAX} elements"));
+            }
             let same = matches!(self.auto_pad, AutoPad::SameUpper | AutoPad::SameLower);
             let wanted = self.output_shape.as_ref().map(|wanted| wanted[index]);
-            let fitted = wanted.or(same.then_some(image[index] * stride));
+            let fitted = wanted.or(same.then_some(image[index].saturating_mul(stride)));
             let pads = [at(&self.pads, index, 0), at(&self.pads, index + rank, 0)];
             self.axis(natural, extra, fitted, wanted.is_some(), pads)
         };
@@ -138,7 +172,7 @@ impl ConvTranspose {
         fitted: Option<usize>,
         exact: bool,
         pads: [usize; 2],
-    ) -> TractResult<Axis> {
+    ) -> Result<Axis, String> {
         let [before, after] = match fitted {
             None => pads,
             Some(fitted) => {
@@ -149,8 +183,8 @@ impl ConvTranspose {
                 }
             }
         };
-        let Some(output) = natural.checked_sub(before + after) else {
-            bail!("pads {pads:?} are more than the {natural} elements there are");
+        let Some(output) = natural.checked_sub(before.saturating_add(after)) else {
+            return Err(format!("pads {pads:?} are more than the {natural} elements there are"));
         };
         match fitted.filter(|&fitted| exact && fitted > output) {
             Some(fitted) => Ok(Axis { output: fitted, before, after, extra: extra + fitted - output }),
@@ -188,7 +222,8 @@ impl Expansion for ConvTranspose {
             let image: Option<Vec<usize>> = concrete(&image[2..]);
             let kernel: Option<Vec<usize>> = concrete(&kernel[2..]);
             let Some((image, kernel)) = image.zip(kernel) else { return Ok(()) };
-            for (index, axis) in self.axes(&image, &kernel)?.into_iter().enumerate() {
+            for (index, axis) in self.axes(&image, &kernel).map_err(TractError::msg)?.into_iter().enumerate()
+            {
                 solver.equals(&outputs[0].shape[2 + index], axis.output.to_dim())?;
             }
             Ok(())
@@ -205,7 +240,7 @@ impl Expansion for ConvTranspose {
         let kernel = AxisOp::wire_collapse_axis(model, name("join"), turned[0], 0)?[0];
         let shape = model.outlet_fact(kernel)?.shape.clone();
         let shape = shape.as_concrete().context("the shape of its weights depends on data")?;
-        let axes = self.axes(&image[2..], &shape[2..])?;
+        let axes = self.axes(&image[2..], &shape[2..]).map_err(TractError::msg)?;
         let list = |list: &Option<Vec<usize>>| list.as_ref().map(|list| list.iter().copied().collect());
         let pool = PoolSpec::new(
             DataFormat::NCHW,

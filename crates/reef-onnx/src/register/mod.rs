@@ -41,6 +41,7 @@ use tract_onnx::tract_core::internal::bail;
 use tract_onnx::tract_hir::infer::InferenceOp;
 use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
 
+pub(crate) use conv_transpose::{TransposedAxis, transposed_axes};
 pub(crate) use own::{DataFault, Refused};
 
 /// tract's ONNX reader with our operators in it. Shapes that the file claims for intermediate values are not

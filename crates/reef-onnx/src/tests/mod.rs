@@ -11,3 +11,4 @@ mod programs;
 mod selection;
 mod shapes;
 mod sizes;
+mod transposed;
