@@ -217,6 +217,15 @@ pub(crate) fn renumber(graph: &mut Graph, kernels: &[Arc<dyn HostKernel>]) -> Ve
     used
 }
 
+/// Whether an operator has a reading here.
+#[cfg(test)]
+pub(crate) fn reads(operator: &str) -> bool {
+    let pool = ConstPool::default();
+    let proto = NodeProto { op_type: operator.into(), output: vec!["y".into()], ..NodeProto::default() };
+    let node = Node::new(&proto, vec![], 24);
+    !matches!(native(&mut Builder::new(&pool), &node), Err(Reject::Foreign(reason)) if reason.is_empty())
+}
+
 /// A node's outputs, by slot.
 fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
     let readings = [

@@ -119,6 +119,14 @@ fn conv_integer(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     window::leave(b, node, made, rank, DType::I32)
 }
 
+/// Scales and zero points that do not fit are wrong; other types, the host may have.
+fn misfit(flaw: String) -> Reject {
+    match flaw.starts_with("has ") {
+        true => Reject::Wrong(format!("it {flaw}")),
+        false => Reject::Foreign(format!("it {flaw}")),
+    }
+}
+
 /// Which scale belongs to which element.
 fn granularity(b: &Builder, node: &Node, x: ValueId, scale: ValueId) -> Result<Quantization, Reject> {
     let block = usize::try_from(node.int("block_size", 0));
@@ -154,7 +162,7 @@ pub(super) fn quantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> 
     let operands: Vec<ValueId> = [Some(x), Some(scale), zero].into_iter().flatten().collect();
     let facts: Vec<(DType, Shape)> = operands.iter().map(|&id| (b.dtype(id), b.shape(id))).collect();
     if let Some(flaw) = by.flaw_of_quantize(&facts, to) {
-        return Err(Reject::Foreign(format!("it {flaw}")));
+        return Err(misfit(flaw));
     }
     let shape = b.shape(x);
     b.add(name, Op::Quantize(by), &operands, to, shape)
@@ -173,7 +181,7 @@ pub(super) fn dequantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject
     let operands: Vec<ValueId> = [Some(x), Some(scale), zero].into_iter().flatten().collect();
     let facts: Vec<(DType, Shape)> = operands.iter().map(|&id| (b.dtype(id), b.shape(id))).collect();
     if let Some(flaw) = by.flaw_of_dequantize(&facts, to) {
-        return Err(Reject::Foreign(format!("it {flaw}")));
+        return Err(misfit(flaw));
     }
     let shape = b.shape(x);
     b.add(name, Op::Dequantize(by), &operands, to, shape)

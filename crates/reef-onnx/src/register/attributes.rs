@@ -221,23 +221,7 @@ fn kind_of(word: &str) -> AttributeType {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow;
-
-    /// Operators that only `import` reads.
-    const NATIVE: [&str; 12] = [
-        "AffineGrid",
-        "Attention",
-        "CausalConvWithState",
-        "CenterCropPad",
-        "CumProd",
-        "LinearAttention",
-        "LpPool",
-        "NegativeLogLikelihoodLoss",
-        "ReverseSequence",
-        "SoftmaxCrossEntropyLoss",
-        "SwiGLU",
-        "TensorScatter",
-    ];
+    use crate::{flow, import};
 
     fn node(operator: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {
         let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
@@ -269,7 +253,7 @@ mod tests {
         let onnx = super::super::onnx();
         for (operator, forms) in FORMS.iter() {
             let read = onnx.op_register.0.contains_key(*operator);
-            let known = read || flow::is_of_programs(operator) || NATIVE.contains(operator);
+            let known = read || flow::is_of_programs(operator) || import::reads(operator);
             assert!(known, "{operator}");
             assert!(forms.is_sorted_by_key(|form| form.since), "{operator}: forms out of order");
         }

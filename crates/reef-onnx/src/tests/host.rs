@@ -49,19 +49,22 @@ fn what_has_no_native_form_becomes_a_kernel_that_computes_it() {
 fn recurrent_state_starts_afresh_at_every_call() {
     let mut network = Network::default();
     network.input("x", DataType::Float, &["5", "1", "3"]);
-    let (w, r) = (network.weights(&[1, 8, 3]), network.weights(&[1, 8, 2]));
+    // Native kernels take constant weights.
+    network.input("w", DataType::Float, &["1", "8", "3"]);
+    let r = network.weights(&[1, 8, 2]);
     let hidden = [("hidden_size", Attr::Int(2))];
-    let y = network.nodes("LSTM", &["x", &w, &r], &hidden, 3).remove(0);
+    let y = network.nodes("LSTM", &["x", "w", &r], &hidden, 3).remove(0);
     network.output(&y, DataType::Float, &["5", "1", "1", "2"]);
-    let specialised = specialise(&network.model(), &[&[5, 1, 3]]);
+    let specialised = specialise(&network.model(), &[&[5, 1, 3], &[1, 8, 3]]);
     let kernel = &specialised.host_kernels[0];
     assert_eq!(kernel.name(), "LSTM");
-    let input = vec![1u8; kernel.inputs()[0].bytes()];
+    let inputs: Vec<Vec<u8>> = kernel.inputs().iter().map(|spec| vec![1u8; spec.bytes()]).collect();
+    let inputs: Vec<&[u8]> = inputs.iter().map(|bytes| &bytes[..]).collect();
     let mut state = kernel.new_state().expect("the kernel starts");
     let mut run = || {
         let mut outputs: Vec<Vec<u8>> = kernel.outputs().iter().map(|spec| vec![0; spec.bytes()]).collect();
         let mut views: Vec<&mut [u8]> = outputs.iter_mut().map(|bytes| &mut bytes[..]).collect();
-        state.run(&[&input], &mut views).expect("the kernel runs");
+        state.run(&inputs, &mut views).expect("the kernel runs");
         outputs
     };
     assert_eq!(run(), run());

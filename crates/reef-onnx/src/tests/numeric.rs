@@ -320,7 +320,10 @@ fn what_is_not_computed_is_refused_by_name() {
     let scale = f32s(&[2], &[0.1, 0.2]);
     let quantize = model("QuantizeLinear", 17, &[x()], &[scale], &[]);
     let error = refusal(quantize, &[2, 3]);
-    assert_eq!(error, "node QuantizeLinear2 (QuantizeLinear): scales of shape [2], not [3]");
+    assert_eq!(
+        error,
+        "node QuantizeLinear2 (QuantizeLinear): it has scales [2] for [2,3] by axis 1, blocks of 0"
+    );
 }
 
 /// The elements that `bytes` hold, wherever they are aligned.
