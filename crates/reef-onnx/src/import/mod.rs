@@ -14,6 +14,7 @@ mod product;
 mod quantized;
 mod recurrent;
 mod reduce;
+mod resize;
 mod select;
 mod shape;
 mod sums;
@@ -219,6 +220,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         product::read,
         window::read,
         transposed::read,
+        resize::read,
         norm::read,
         recurrent::read,
         quantized::read,
