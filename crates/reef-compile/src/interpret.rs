@@ -118,6 +118,7 @@ fn run_block<'a>(
         KernelSpec::Softmax(spec) => loops::softmax(spec, &mut access, block),
         KernelSpec::LayerNorm(spec) => loops::layer_norm(spec, &mut access, block),
         KernelSpec::Gather(spec) => loops::gather(spec, &mut access, block)?,
+        KernelSpec::Resample(spec) => loops::resample(spec, &mut access, block),
         KernelSpec::Recurrent(spec) => {
             recurrent::recurrent(spec, &mut access, packing_of(plan, kernel)?, block)?;
         }

@@ -26,6 +26,8 @@ pub(crate) enum Need {
     Rows,
     /// Stride 1 along the last axis.
     Inner,
+    /// Dense, in any order of axes.
+    Solid,
     /// Dense, row-major.
     Dense,
 }
@@ -38,6 +40,7 @@ impl Need {
             (Kind::Linear(_) | Kind::IntegerLinear(_), _) => Some(Need::Rows),
             (Kind::MatMul(_) | Kind::IntegerMatMul(_) | Kind::Attention(..), _) => Some(Need::Inner),
             (Kind::LayerNorm(_), _) | (Kind::Single, Op::Gather { .. }) => Some(Need::Dense),
+            (Kind::Single, Op::Resample { .. }) => Some(Need::Solid),
             (Kind::Elementwise, _) => Some(Need::Any),
             (
                 Kind::Single,
@@ -55,6 +58,7 @@ impl Need {
             Need::Image => view.image().is_some(),
             Need::Rows => view.rows().is_some(),
             Need::Inner => inner(),
+            Need::Solid => view.is_ordered(&view.order()),
             Need::Dense => view.is_dense(),
         }
     }
@@ -70,7 +74,7 @@ impl Need {
                 let last = dims.len() - 1;
                 wanted.into_iter().filter(|&axis| axis != last).chain([last]).collect()
             }
-            Need::Any | Need::Rows | Need::Dense => (0..dims.len()).collect(),
+            Need::Any | Need::Rows | Need::Solid | Need::Dense => (0..dims.len()).collect(),
         }
     }
 }
@@ -164,6 +168,7 @@ impl Layouts {
                 let after = self.orders[output.index()].clone();
                 match &reader.op {
                     Op::Transpose { perm } => after.map(|order| order.iter().map(|&i| perm[i]).collect()),
+                    Op::Resample { .. } => after,
                     op if is_elementwise(op) && graph.value(output).shape == value.shape => after,
                     _ => None,
                 }
@@ -297,8 +302,10 @@ fn find_images(graph: &Graph) -> Vec<bool> {
             images[node.outputs[0].index()] = true;
         }
     }
-    let keeps =
-        |op: &Op| is_elementwise(op) || matches!(op, Op::Concat { .. } | Op::Pad { .. } | Op::Slice { .. });
+    let keeps = |op: &Op| {
+        use Op::{Concat, Pad, Resample, Slice};
+        is_elementwise(op) || matches!(op, Concat { .. } | Pad { .. } | Slice { .. } | Resample { .. })
+    };
     loop {
         let before = images.iter().filter(|&&image| image).count();
         for node in graph.nodes.iter().filter(|node| keeps(&node.op)) {

@@ -207,6 +207,7 @@ impl<'a> Lowering<'a> {
                 Ok(())
             }
             Op::Gather { axis } => self.gather(node, *axis),
+            Op::Resample { axis, taps } => self.resample(node, *axis, taps),
             Op::Pad { pads, value } => {
                 self.pad(node, pads, *value);
                 Ok(())

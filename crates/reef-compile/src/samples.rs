@@ -6,7 +6,7 @@ use std::sync::Arc;
 use reef_base::{AlignedBytes, Buffer, Rng};
 use reef_graph::{
     Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PoolAttrs, PoolKind,
-    RecurrentAttrs, Reduce, Selection, Shape, Tensor, Unary, ValueId,
+    RecurrentAttrs, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId,
 };
 
 use reef_plan::{Cutter, HostFault, HostKernel, HostState, Plan, TensorSpec};
@@ -82,7 +82,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 28] = [
+    let makers: [(&str, Maker); 29] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -99,6 +99,7 @@ pub fn all() -> Vec<Sample> {
         ("log-softmax of an outer axis", log_softmax),
         ("layer norm with residual", layer_norm),
         ("gather", gather),
+        ("resampling of an image", resampling),
         ("mean over an image", mean),
         ("largest of a row", largest),
         ("max pool", max_pool),
@@ -362,6 +363,19 @@ fn gather(s: &mut Sketch) {
     let picks = s.given(Tensor::i64([2, 7], &[0, 30, -1, 5, 5, 17, -31, 2, 3, 29, 11, 12, 13, 1]));
     let y = s.node(Op::Gather { axis: 0 }, &[table, picks], &[2, 7, 18]);
     s.output(y);
+}
+
+fn resampling(s: &mut Sketch) {
+    let x = s.input(&[2, 19, 8, 9]);
+    let between = |output: usize| {
+        let (first, share) = (output / 2, 0.25 + 0.5 * (output % 2) as f32);
+        let outside = (output == 3).then_some((None, 0.5));
+        [(Some(first), 1.0 - share), (Some((first + 1) % 8), share)].into_iter().chain(outside).collect()
+    };
+    let taps = |extent| Taps::new(extent, 2.0, &(0..13).map(between).collect::<Vec<_>>()).expect("in range");
+    let y = s.node(Op::Resample { axis: 2, taps: taps(8) }, &[x], &[2, 19, 13, 9]);
+    let z = s.node(Op::Resample { axis: 3, taps: taps(9) }, &[y], &[2, 19, 13, 13]);
+    s.output(z);
 }
 
 fn mean(s: &mut Sketch) {

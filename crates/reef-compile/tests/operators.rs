@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use harness::{Builder, conv_attrs};
 use reef_base::AlignedBytes;
-use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Tensor, Unary, ValueId};
+use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Taps, Tensor, Unary, ValueId};
 
 #[test]
 fn convolutions() {
@@ -244,6 +244,65 @@ fn gathers() {
         let y = builder.typed_node(Op::Gather { axis: 1 }, &[x, picks], DType::F32, &[4, indices.len(), 5]);
         builder.check(&format!("indices {indices:?}"), &[y]);
     }
+}
+
+/// Taps that differ in number, place and weight, one of them outside of the axis.
+fn taps(extent: usize, outputs: usize) -> Taps {
+    let list = |output: usize| -> Vec<(Option<usize>, f32)> {
+        let tap = |at: usize| (Some((output * extent / outputs + at) % extent), 0.5 - at as f32 * 0.125);
+        let outside = (output == 2).then_some((None, 0.25));
+        (0..output % 4).map(tap).chain(outside).collect()
+    };
+    Taps::new(extent, -1.5, &(0..outputs).map(list).collect::<Vec<_>>()).unwrap()
+}
+
+#[test]
+fn resamplings() {
+    for shape in [[1, 5, 7, 9], [3, 34, 4, 3], [1, 1, 6, 1], [2, 3, 1, 40]] {
+        for (axis, outputs) in [(0, 2), (1, 9), (2, 11), (2, 1), (3, 5), (3, 33)] {
+            let mut dims = shape;
+            dims[axis] = outputs;
+            let op = || Op::Resample { axis, taps: taps(shape[axis], outputs) };
+            let mut builder = Builder::new();
+            let x = builder.input(&shape);
+            let y = builder.node(op(), &[x], &dims);
+            // Among convolutions, whose images lie otherwise; and of a transposed input.
+            let image = builder.conv(x, shape[1], conv_attrs(1, 1));
+            let image = builder.node(op(), &[image], &dims);
+            let z = builder.conv(image, 6, conv_attrs(1, 1));
+            let turned = builder.node(
+                Op::Transpose { perm: vec![0, 1, 3, 2] },
+                &[x],
+                &[shape[0], shape[1], shape[3], shape[2]],
+            );
+            let turned = builder.node(Op::Transpose { perm: vec![0, 1, 3, 2] }, &[turned], &shape);
+            let turned = builder.same(Op::Unary(Unary::Relu), &[turned]);
+            let turned = builder.node(op(), &[turned], &dims);
+            let joined = [dims[0], 2 * dims[1], dims[2], dims[3]];
+            let joined = builder.node(Op::Concat { axis: 1 }, &[y, turned], &joined);
+            builder.check(&format!("{shape:?} along {axis} to {outputs}"), &[z, joined]);
+        }
+    }
+}
+
+#[test]
+fn axes_that_are_joined_before_convolutions() {
+    let mut builder = Builder::new();
+    let x = builder.input(&[2, 12, 3, 5]);
+    let x = builder.conv(x, 12, conv_attrs(3, 1));
+    let apart = builder.node(Op::Reshape, &[x], &[2, 2, 2, 3, 3, 5]);
+    let apart = builder.node(Op::Transpose { perm: vec![0, 3, 4, 1, 5, 2] }, &[apart], &[2, 3, 3, 2, 5, 2]);
+    let y = builder.node(Op::Reshape, &[apart], &[2, 3, 6, 10]);
+    let y = builder.conv(y, 4, conv_attrs(3, 1));
+    builder.check("depth to space", &[y]);
+    let mut builder = Builder::new();
+    let x = builder.input(&[1, 6, 3, 5]);
+    let x = builder.conv(x, 6, conv_attrs(3, 1));
+    let apart = builder.node(Op::Reshape, &[x], &[1, 6, 3, 1, 5, 1]);
+    let apart = builder.node(Op::Expand, &[apart], &[1, 6, 3, 3, 5, 2]);
+    let y = builder.node(Op::Reshape, &[apart], &[1, 6, 9, 10]);
+    let y = builder.conv(y, 4, conv_attrs(1, 1));
+    builder.check("repeated pixels", &[y]);
 }
 
 /// Neither folded into a plausible constant nor computed.

@@ -21,14 +21,14 @@ use context::{Bases, BlockContext, BlockEnd, Demand, Poll};
 use cut::{CpuCutter, panel_width};
 use reef_base::{AlignedBytes, Rng};
 use reef_graph::{
-    Binary, Cell as RecurrentCell, DType, GateFunction, PoolKind, Reduce, Shape, Tensor, Unary,
+    Binary, Cell as RecurrentCell, DType, GateFunction, PoolKind, Reduce, Shape, Taps, Tensor, Unary,
 };
 use reef_plan::cut::{Cutter, Work};
 use reef_plan::{
     ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, Factors, IntegerConvSpec,
     IntegerEpilogue, IoSpec, Isa, Kernel, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, Packing, Per,
-    Place, Plan, PlanParts, PoolSpec, RecurrentSpec, ReduceSpec, Region, Restart, Scaled, SoftmaxSpec,
-    Target, WeightStore,
+    Place, Plan, PlanParts, PoolSpec, RecurrentSpec, ReduceSpec, Region, ResampleSpec, Restart, Scaled,
+    SoftmaxSpec, Target, WeightStore,
 };
 use sync::AtomicU64;
 
@@ -347,6 +347,18 @@ fn other_movers() -> Vec<Mover> {
     let norm = LayerNormSpec { rows: 128, len: 384, epsilon: 1e-5, shift: true, residual: true, tile: 32 };
     let bytes = 128 * 384 * 4;
     add("layernorm 128x384", (KernelSpec::LayerNorm(norm), vec![bytes, 1536, 1536, bytes], bytes));
+    let between = |output: usize| {
+        let (first, share) = (output / 2, 0.25 + 0.5 * (output % 2) as f32);
+        vec![(Some(first), 1.0 - share), (Some((first + 1).min(63)), share)]
+    };
+    let taps = Taps::new(64, 0.0, &(0..128).map(between).collect::<Vec<_>>()).expect("in range");
+    let resample = |outer, inner| {
+        let spec = ResampleSpec { taps: taps.clone(), outer, inner, tile_rows: 16, tile_columns: inner };
+        (KernelSpec::Resample(spec), vec![outer * 64 * inner * 4], outer * 128 * inner * 4)
+    };
+    add("resample 64x64x128 to 64x128", resample(64, 128));
+    add("resample 64x128x128 to 128x128", resample(1, 128 * 128));
+    add("resample 3x64x64 to 3x64x128", resample(3 * 64, 1));
     let window = DepthwiseSpec {
         batch: 1,
         channels: 144,

@@ -3,6 +3,7 @@
 use crate::dtype::DType;
 use crate::quantized::{Quantization, ZeroPoints};
 use crate::recurrent::RecurrentAttrs;
+use crate::resample::Taps;
 use crate::selection::Selection;
 
 /// A function of one element.
@@ -172,7 +173,7 @@ pub struct PoolAttrs {
 pub struct HostOp {
     /// Index into the host kernels that came with the graph.
     pub index: usize,
-    /// The operators inside, for people: `ConvTranspose`, `LSTM`, …
+    /// The operators inside, for people: `GridSample`, `Det`, …
     pub operators: String,
 }
 
@@ -275,6 +276,13 @@ pub enum Op {
         /// The axis.
         axis: usize,
     },
+    /// Input x (f32), whose axis has the taps' extent; in the output it has as many elements as they make.
+    Resample {
+        /// The axis.
+        axis: usize,
+        /// What every element along it is made of.
+        taps: Taps,
+    },
     /// Conversion to the output's type; floats to integers truncate towards zero.
     Cast {
         /// The output's type.
@@ -330,6 +338,7 @@ impl Op {
             Op::Reshape => "Reshape",
             Op::Expand => "Expand",
             Op::Gather { .. } => "Gather",
+            Op::Resample { .. } => "Resample",
             Op::Cast { .. } => "Cast",
             Op::Pad { .. } => "Pad",
             Op::Recurrent(attrs) => attrs.cell.name(),

@@ -43,6 +43,7 @@ pub fn apply(op: &Op, inputs: &[&Tensor], dtype: DType, shape: &Shape) -> Result
         Op::Reshape => grids.into_iter().next().expect("a reshape has an input").elements,
         Op::Expand => movement::expand(&grids[0], shape),
         Op::Gather { axis } => movement::gather(&grids[0], &grids[1], *axis)?,
+        Op::Resample { axis, taps } => sums::resample(taps, *axis, &grids[0], shape)?,
         Op::Pad { pads, value } => movement::pad(&grids[0], pads, *value, dtype, shape),
         Op::Recurrent(_) => return Err("a recurrent network has several outputs".into()),
         Op::Selection(_) => return Err("a selection has several outputs".into()),

@@ -16,6 +16,7 @@ mod reach;
 pub mod recur;
 pub mod recurrent;
 pub mod region;
+pub mod resample;
 pub mod select;
 pub mod selection;
 pub mod spec;
@@ -34,6 +35,7 @@ pub use plan::{Cost, IoSpec, Kernel, Plan, PlanHash, PlanParts, Restart, Stage};
 pub use recur::recur;
 pub use recurrent::RecurrentSpec;
 pub use region::{Lane, Place, Region};
+pub use resample::{ResampleSpec, resample};
 pub use select::select;
 pub use selection::{CompressSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};
 pub use spec::{

@@ -12,6 +12,7 @@ use crate::layout::Matrices;
 use crate::plan::{Kernel, Plan};
 use crate::recurrent::RecurrentSpec;
 use crate::region::{Place, Region};
+use crate::resample::ResampleSpec;
 use crate::spec::{
     AttentionSpec, ConvSpec, DepthwiseSpec, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, IntegerConvSpec,
     IntegerMatMulSpec, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec,
@@ -163,6 +164,7 @@ pub(crate) fn reaches(
         }
         KernelSpec::LayerNorm(spec) => layer_norm(spec),
         KernelSpec::Gather(spec) => gather(spec),
+        KernelSpec::Resample(spec) => resample(spec),
         KernelSpec::Recurrent(spec) => recurrent(spec, packing)?,
         KernelSpec::Selection(spec) => {
             if let Some(flaw) = spec.flaw() {
@@ -390,6 +392,11 @@ fn gather(spec: &GatherSpec) -> Operands {
     let data = Reach::dense(size, spec.outer * spec.extent * spec.inner);
     let indices = Reach::dense(spec.index_dtype.bytes(), spec.picks);
     (vec![data, indices], vec![Reach::dense(size, spec.outer * spec.picks * spec.inner)])
+}
+
+fn resample(spec: &ResampleSpec) -> Operands {
+    let all = |extent: usize| vec![Reach::dense(F32, spec.outer * extent * spec.inner)];
+    (all(spec.taps.extent()), all(spec.taps.outputs()))
 }
 
 fn recurrent(spec: &RecurrentSpec, packing: Option<Packing>) -> Result<Operands, &'static str> {

@@ -17,6 +17,7 @@ use crate::integer::{Factors, IntegerEpilogue, Per};
 use crate::layout::Matrices;
 use crate::meter::Meter;
 use crate::recurrent::RecurrentSpec;
+use crate::resample::ResampleSpec;
 use crate::selection::SelectionSpec;
 
 /// A function applied to every result before it is stored.
@@ -634,6 +635,8 @@ pub enum KernelSpec {
     LayerNorm(LayerNormSpec),
     /// See [`GatherSpec`].
     Gather(GatherSpec),
+    /// See [`ResampleSpec`].
+    Resample(ResampleSpec),
     /// See [`RecurrentSpec`].
     Recurrent(RecurrentSpec),
     /// See [`SelectionSpec`]; one block.
@@ -662,6 +665,7 @@ impl KernelSpec {
             KernelSpec::Softmax(spec) => spec.tile > 0,
             KernelSpec::LayerNorm(spec) => spec.tile > 0,
             KernelSpec::Gather(spec) => spec.tile > 0,
+            KernelSpec::Resample(spec) => spec.tile_rows > 0 && spec.tile_columns > 0,
             KernelSpec::Recurrent(spec) => spec.tile_rows > 0,
             KernelSpec::Selection(_) | KernelSpec::Host(_) => true,
             KernelSpec::Synthetic(spec) => spec.tile_bytes > 0,
@@ -683,6 +687,7 @@ impl KernelSpec {
             KernelSpec::Softmax(spec) => elements(&spec.rows).div_ceil(spec.tile),
             KernelSpec::LayerNorm(spec) => spec.rows.div_ceil(spec.tile),
             KernelSpec::Gather(spec) => (spec.outer * spec.picks).div_ceil(spec.tile),
+            KernelSpec::Resample(spec) => spec.blocks(),
             KernelSpec::Recurrent(spec) => spec.batch.div_ceil(spec.tile_rows),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => 1,
             KernelSpec::Synthetic(spec) => spec.bytes.div_ceil(spec.tile_bytes),
@@ -709,6 +714,9 @@ impl KernelSpec {
             KernelSpec::Softmax(spec) => spec.tile = elements(&spec.rows).max(1),
             KernelSpec::LayerNorm(spec) => spec.tile = spec.rows.max(1),
             KernelSpec::Gather(spec) => spec.tile = (spec.outer * spec.picks).max(1),
+            KernelSpec::Resample(spec) => {
+                (spec.tile_rows, spec.tile_columns) = (spec.rows().max(1), spec.inner.max(1));
+            }
             KernelSpec::Recurrent(spec) => {
                 (spec.panel_width, spec.tile_rows) = (0, spec.batch.max(1));
             }
@@ -733,6 +741,7 @@ impl KernelSpec {
             KernelSpec::Softmax(_) => "softmax",
             KernelSpec::LayerNorm(_) => "layernorm",
             KernelSpec::Gather(_) => "gather",
+            KernelSpec::Resample(_) => "resample",
             KernelSpec::Recurrent(_) => "recurrent",
             KernelSpec::Selection(spec) => spec.name(),
             KernelSpec::Host(_) => "host",

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use reef_base::limits;
-use reef_graph::{Binary, DType, PoolKind, Reduce, Shape, Tensor};
+use reef_graph::{Binary, DType, PoolKind, Reduce, Shape, Taps, Tensor};
 use reef_plan::{
     At, CompressSpec, ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue,
     GatherSpec, HostFault, HostKernel, HostState, IoSpec, Isa, Kernel, KernelSpec, LayerNormSpec, Layout,
     LoopDim, MatMulSpec, Matrices, NonMaxSuppressionSpec, NonZeroSpec, OwnLayout, Packing, Place, Plan,
-    PlanError, PlanParts, PoolSpec, RecurrentSpec, ReduceSpec, Region, Restart, SelectionSpec, SyntheticSpec,
-    Target, TensorSpec, UniqueSpec, WeightStore,
+    PlanError, PlanParts, PoolSpec, RecurrentSpec, ReduceSpec, Region, ResampleSpec, Restart, SelectionSpec,
+    SyntheticSpec, Target, TensorSpec, UniqueSpec, WeightStore,
 };
 
 fn parts(stages: Vec<Vec<Kernel>>) -> PlanParts {
@@ -226,6 +226,9 @@ fn reductions_norms_and_gathers_keep_to_their_operands() {
     let (dtype, index_dtype) = (DType::F32, DType::I64);
     let gather = GatherSpec { dtype, index_dtype, outer: 2, extent: 7, inner: 3, picks: 5, tile: 2 };
     needs(KernelSpec::Gather(gather), &[(42, 4), (5, 8), (30, 4)]);
+    let taps = Taps::new(7, 0.0, &[vec![(Some(6), 1.0)], vec![(None, 1.0)]]).unwrap();
+    let resample = ResampleSpec { taps, outer: 2, inner: 3, tile_rows: 2, tile_columns: 2 };
+    needs(KernelSpec::Resample(resample), &[(42, F32), (12, F32)]);
 }
 
 #[test]

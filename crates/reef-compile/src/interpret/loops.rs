@@ -2,7 +2,9 @@
 
 use reef_graph::{AllowedIndices, DType, Reduce, axis_index};
 use reef_plan::spec::elements;
-use reef_plan::{ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, SoftmaxSpec};
+use reef_plan::{
+    ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, ResampleSpec, SoftmaxSpec,
+};
 
 use super::{Access, part};
 use reef_graph::scalar::{self, Element, larger, smaller, wrap};
@@ -150,6 +152,25 @@ pub(super) fn layer_norm(spec: &LayerNormSpec, access: &mut Access<'_, '_>, bloc
             let scaled =
                 (value - mean) / (variance + f64::from(spec.epsilon)).sqrt() * access.load_f32(1, at);
             access.store_f32(row * spec.len + at, scaled + shift);
+        }
+    }
+}
+
+pub(super) fn resample(spec: &ResampleSpec, access: &mut Access<'_, '_>, block: usize) {
+    let (outputs, extent) = (spec.taps.outputs(), spec.taps.extent());
+    let (rows, columns) = spec.tile(block);
+    for row in rows {
+        let (from, weights) = spec.taps.of(row % outputs);
+        for column in columns.clone() {
+            let mut sum = 0.0;
+            for (&from, &weight) in from.iter().zip(weights) {
+                let value = match usize::try_from(from) {
+                    Ok(from) => access.load_f32(0, (row / outputs * extent + from) * spec.inner + column),
+                    Err(_) => f64::from(spec.taps.outside()),
+                };
+                sum += f64::from(weight) * value;
+            }
+            access.store_f32(row * spec.inner + column, sum);
         }
     }
 }

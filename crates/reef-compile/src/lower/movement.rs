@@ -1,12 +1,30 @@
 //! Operators that move elements: views where strides can say it, copies where not.
 
-use reef_graph::{DType, Node, Op, axis_index};
-use reef_plan::{ElemOp, GatherSpec, KernelSpec};
+use std::ops::Range;
 
-use super::{Lowering, streams};
+use reef_graph::{DType, Node, Op, Taps, axis_index};
+use reef_plan::{ElemOp, GatherSpec, KernelSpec, ResampleSpec};
+
+use super::{Lowering, streams, words};
 use crate::error::CompileError;
 use crate::layout::Need;
 use crate::view::View;
+
+/// For every axis of `to`, the axes of `from` that it joins, if it is made of whole axes.
+fn joins(from: &[usize], to: &[usize]) -> Option<Vec<Range<usize>>> {
+    let (mut at, mut runs) = (0, vec![]);
+    for &extent in to {
+        let (first, mut product) = (at, 1);
+        while let Some(next) = from.get(at).map(|next| product * next).filter(|&next| next <= extent) {
+            (product, at) = (next, at + 1);
+        }
+        if product != extent {
+            return None;
+        }
+        runs.push(first..at);
+    }
+    (at == from.len()).then_some(runs)
+}
 
 impl Lowering<'_> {
     /// Slices, transposes, broadcasts and reshapes.
@@ -19,13 +37,22 @@ impl Lowering<'_> {
             Op::Expand => x.broadcast(dims),
             _ => match x.reshape(dims) {
                 Some(view) => view,
-                None => {
+                None => self.joined(&x, node).unwrap_or_else(|| {
                     let dense = self.dense(x);
                     dense.reshape(dims).expect("dense elements take any shape")
-                }
+                }),
             },
         };
         self.views[node.outputs[0].index()] = Some(view);
+    }
+
+    /// A reshape that only joins axes, as a view of a copy that lies as the readers like it best.
+    fn joined(&mut self, x: &View, node: &Node) -> Option<View> {
+        let dims = &self.graph.value(node.outputs[0]).shape;
+        let wanted = self.layouts.orders[node.outputs[0].index()].clone()?;
+        let runs = joins(&x.dims, dims)?;
+        let order: Vec<usize> = wanted.iter().flat_map(|&axis| runs[axis].clone()).collect();
+        self.with_layout(x.clone(), &order, |_| false).reshape(dims)
     }
 
     /// Copies into the concatenation's buffer the parts that were not made there.
@@ -112,6 +139,28 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// In the order of axes that its readers like best: the resampled axis may be any.
+    pub(super) fn resample(&mut self, node: &Node, axis: usize, taps: &Taps) -> Result<(), CompileError> {
+        self.require_f32(node, &node.inputs)?;
+        let x = self.view(node.inputs[0]);
+        if x.dims[axis] != taps.extent() || self.graph.value(node.outputs[0]).shape[axis] != taps.outputs() {
+            return Err(CompileError::unsupported(node, "its taps are of axes of other extents"));
+        }
+        let y = self.place(node.outputs[0], Need::Solid, Some(x.order()));
+        let order = if y.is_ordered(&x.order()) { x.order() } else { y.order() };
+        let x = self.with_layout(x, &order, |view| view.is_ordered(&order));
+        let place = order.iter().position(|&other| other == axis).expect("orders have every axis");
+        let extent = |axes: &[usize]| axes.iter().map(|&axis| y.dims[axis]).product::<usize>();
+        let (outer, inner) = (extent(&order[..place]), extent(&order[place + 1..]));
+        let flops = 2.0 * (taps.count() * outer * inner) as f64;
+        let work = streams(flops, words(x.elements() + y.elements()));
+        let spec = ResampleSpec { taps: taps.clone(), outer, inner, tile_rows: 1, tile_columns: 1 };
+        let spec = KernelSpec::Resample(spec).whole();
+        let (reads, writes) = (vec![self.operand(&x)], vec![self.operand(&y)]);
+        self.emit(self.label(), work, spec, reads, writes);
+        Ok(())
+    }
+
     /// The view that picks constant indices when they are evenly spaced.
     fn pick_constant(&self, node: &Node, data: &View, axis: usize) -> Option<View> {
         let tensor = self.graph.constant(node.inputs[1])?;
@@ -161,5 +210,19 @@ impl Lowering<'_> {
         let name = format!("{} (host {})", node.name, kernel.name());
         self.emit(name, streams(0.0, bytes as f64), KernelSpec::Host(index), reads, writes);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::joins;
+
+    #[test]
+    fn joined_axes_are_whole_and_neighbours() {
+        assert_eq!(joins(&[2, 3, 4, 5], &[6, 20]), Some(vec![0..2, 2..4]));
+        assert_eq!(joins(&[2, 1, 3, 1], &[2, 3]), Some(vec![0..2, 2..4]));
+        assert_eq!(joins(&[2, 3], &[1, 2, 1, 3]), Some(vec![0..0, 0..1, 1..1, 1..2]));
+        assert_eq!(joins(&[2, 6], &[4, 3]), None);
+        assert_eq!(joins(&[12], &[3, 4]), None);
     }
 }

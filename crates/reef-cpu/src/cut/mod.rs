@@ -26,6 +26,8 @@ const TILE_GRANULE: usize = 64;
 const INNER_GRANULE_MAX: usize = 8192;
 /// A copy that changes the order of axes reads or writes by the element.
 const SCATTER_PENALTY: f64 = 1.5;
+/// Elements of a row that is resampled by vectors.
+const RESAMPLE_ROW: usize = 16;
 /// Nanoseconds that a comparison of two slices takes, and a box of a class until it is in its place.
 const COMPARISON_NS: f64 = 8.0;
 const BOX_NS: f64 = 20.0;
@@ -142,6 +144,7 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, 1);
                 KernelSpec::Gather(spec)
             }
+            KernelSpec::Resample(spec) => KernelSpec::Resample(tile::resample(self.target, spec, ns)),
             KernelSpec::Recurrent(mut spec) => {
                 spec.panel_width = self.panel_width();
                 spec.tile_rows = tile::recurrent_rows(self.target, spec.batch, ns);
@@ -177,6 +180,11 @@ impl Cutter for CpuCutter {
                 tile::stream_ns(isa, bytes, flops)
             }
             KernelSpec::Gather(spec) => tile::stream_ns(isa, bytes, 2.0 * (spec.outer * spec.picks) as f64),
+            KernelSpec::Resample(spec) => {
+                // Of short rows every element is a vector of its own.
+                let operations = if spec.inner < RESAMPLE_ROW { flops } else { flops / 4.0 };
+                tile::stream_ns(isa, bytes, operations)
+            }
             KernelSpec::Recurrent(spec) => {
                 let rows = tile::recurrent_rows(self.target, spec.batch, 0.0);
                 tile::recurrent_step_ns(isa, spec.matrices(), rows)

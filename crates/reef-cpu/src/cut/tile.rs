@@ -6,7 +6,7 @@
 //! that their specification fixes.
 
 use reef_base::limits::BLOCK_CPU_NS_MAX;
-use reef_plan::{Isa, Matrices, Target};
+use reef_plan::{Isa, Matrices, ResampleSpec, Target};
 
 /// Time lost per block: claiming it, setting up, a cold start of the pipeline.
 const BLOCK_OVERHEAD_NS: f64 = 500.0;
@@ -36,6 +36,8 @@ const STEP_OVERHEAD_NS: f64 = 100.0;
 const RUN_NS_MAX: f64 = 100_000.0;
 /// Most kernels that a direction of a recurrent network is cut into.
 const RUNS_MAX: usize = 512;
+/// What the columns of a block of a resampling are a multiple of.
+const RESAMPLE_COLUMNS: usize = 64;
 /// Largest packed operand of a matrix product's block, in bytes of scratch.
 const MATMUL_SCRATCH_BYTES: usize = 256 << 10;
 
@@ -235,6 +237,15 @@ pub(super) fn run_of_steps(steps: usize, step_ns: f64) -> usize {
     let most = (RUN_NS_MAX / step_ns).max(1.0) as usize;
     let runs = steps.div_ceil(most).min(RUNS_MAX);
     steps.div_ceil(runs.max(1)).max(1)
+}
+
+/// A resampling that takes `ns`, cut: into whole rows unless there are too few.
+pub(super) fn resample(target: Target, spec: ResampleSpec, ns: f64) -> ResampleSpec {
+    let (blocks, inner) = (block_count(target, ns), spec.inner);
+    let across = blocks.div_ceil(spec.rows().max(1)).min(inner.div_ceil(RESAMPLE_COLUMNS)).max(1);
+    let columns = inner.div_ceil(across).next_multiple_of(RESAMPLE_COLUMNS).min(inner).max(1);
+    let rows = spec.rows().div_ceil(blocks.div_ceil(across)).max(1);
+    ResampleSpec { tile_rows: rows, tile_columns: columns, ..spec }
 }
 
 /// Rows and columns of a block of a batched matrix product.

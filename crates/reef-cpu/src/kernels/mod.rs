@@ -50,6 +50,7 @@ mod plain;
 mod pool;
 mod recurrent;
 mod reduce;
+mod resample;
 mod selection;
 mod softmax;
 mod taps;
@@ -83,6 +84,7 @@ pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockK
         KernelSpec::Softmax(spec) => softmax::prepare(spec, kernel, isa),
         KernelSpec::LayerNorm(spec) => layernorm::prepare(spec, kernel, isa),
         KernelSpec::Gather(spec) => Box::new(plain::Gather::new(spec, kernel)),
+        KernelSpec::Resample(spec) => resample::prepare(spec, kernel, isa),
         KernelSpec::Recurrent(spec) => recurrent::prepare(spec, kernel, isa),
         KernelSpec::Selection(spec) => selection::prepare(spec, kernel),
         KernelSpec::Host(_) => Box::new(plain::Host::new(kernel)),

@@ -116,6 +116,10 @@ impl Cutter for DummyCutter {
             KernelSpec::Softmax(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::LayerNorm(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
+            KernelSpec::Resample(spec) => {
+                spec.tile_rows = self.split(spec.tile_rows);
+                spec.tile_columns = COLUMNS.min(spec.tile_columns);
+            }
             KernelSpec::Recurrent(spec) => spec.tile_rows = self.split(spec.tile_rows),
             KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => {}
         }

@@ -1,6 +1,6 @@
 //! Operators that sum, pool or normalise.
 
-use crate::{ConvAttrs, PoolAttrs, PoolKind, Reduce, Shape};
+use crate::{ConvAttrs, PoolAttrs, PoolKind, Reduce, Shape, Taps};
 
 use super::{Grid, flatten, indices};
 use crate::scalar::{Element, larger, smaller};
@@ -145,4 +145,27 @@ pub(super) fn layer_norm(grids: &[Grid], axis: usize, epsilon: f64) -> Vec<Eleme
         }
     }
     result
+}
+
+pub(super) fn resample(taps: &Taps, axis: usize, x: &Grid, shape: &Shape) -> Result<Vec<Element>, String> {
+    if x.dims[axis] != taps.extent() || shape[axis] != taps.outputs() {
+        return Err(format!("resamples axis {axis} of {} to {}", x.dims[axis], shape[axis]));
+    }
+    let sum = |index: Vec<usize>| {
+        let (from, weights) = taps.of(index[axis]);
+        let mut sum = 0.0;
+        for (&from, &weight) in from.iter().zip(weights) {
+            let mut place = index.clone();
+            let value = match usize::try_from(from) {
+                Ok(from) => {
+                    place[axis] = from;
+                    x.at(&place).float()
+                }
+                Err(_) => f64::from(taps.outside()),
+            };
+            sum += f64::from(weight) * value;
+        }
+        Element::Float(sum)
+    };
+    Ok(indices(shape).map(sum).collect())
 }

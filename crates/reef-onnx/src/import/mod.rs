@@ -20,6 +20,7 @@ mod quantized;
 mod recurrent;
 mod reduce;
 mod relative;
+mod resize;
 mod running;
 mod select;
 mod shape;
@@ -236,6 +237,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         product::read,
         window::read,
         transposed::read,
+        resize::read,
         norm::read,
         recurrent::read,
         quantized::read,

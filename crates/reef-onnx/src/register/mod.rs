@@ -43,6 +43,8 @@ use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
 
 pub(crate) use conv_transpose::{TransposedAxis, transposed_axes};
 pub(crate) use own::{DataFault, Refused};
+pub(crate) use resample::AxisTaps;
+pub(crate) use resize::resized;
 
 /// tract's ONNX reader with our operators in it. Shapes that the file claims for intermediate values are not
 /// believed: they may be those of another specialisation.

@@ -5,7 +5,7 @@ use tract_onnx::tract_core::internal::*;
 
 /// `coordinate_transformation_mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coordinates {
+pub(crate) enum Coordinates {
     HalfPixel,
     HalfPixelSymmetric,
     PytorchHalfPixel,
@@ -46,7 +46,7 @@ pub(super) struct Rule {
 
 /// What every output element of one axis is made of.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct AxisTaps {
+pub(crate) struct AxisTaps {
     pub axis: usize,
     /// Input elements per output element.
     window: usize,
@@ -56,6 +56,28 @@ pub(super) struct AxisTaps {
     weights: Vec<f32>,
     /// `[outputs]`: made of nothing, but the extrapolation value.
     outside: Vec<bool>,
+}
+
+impl AxisTaps {
+    /// For every output element, those that it is made of and their weights; `None` is what lies outside.
+    pub fn listed(&self) -> Vec<Vec<(Option<usize>, f32)>> {
+        let taps = |at: usize| {
+            let window = at * self.window..(at + 1) * self.window;
+            let taps = self.from[window.clone()].iter().zip(&self.weights[window]);
+            let inside =
+                taps.filter(|(_, weight)| **weight != 0.0).map(|(&from, &weight)| (Some(from), weight));
+            match self.outside[at] {
+                true => vec![(None, 1.0)],
+                false => inside.collect(),
+            }
+        };
+        (0..self.outside.len()).map(taps).collect()
+    }
+
+    /// Elements of the resampled axis.
+    pub fn outputs(&self) -> usize {
+        self.outside.len()
+    }
 }
 
 impl Coordinates {

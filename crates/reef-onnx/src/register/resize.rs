@@ -5,6 +5,7 @@
 //! element becomes broadcasts and gathers, which have native kernels; interpolation is a host operator, one
 //! axis after another.
 
+use reef_base::limits::TENSOR_ELEMENTS_MAX;
 use tract_onnx::model::{ParsingContext, optional_inputs};
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::internal::*;
@@ -140,7 +141,70 @@ fn operands(node: &NodeProto, opset: i64) -> Result<(Scales, Option<usize>, Opti
     }
 }
 
+/// What a node does to the axes of an input, one after the other; those that stay as they are are left out.
+pub(crate) struct Resized {
+    /// The output's extents.
+    pub shape: Vec<usize>,
+    /// What every element along an axis is made of. Of none where the output is empty.
+    pub taps: Vec<AxisTaps>,
+    /// What lies outside of a region.
+    pub extrapolation_value: f32,
+}
+
+/// The values of the operands that a node has, by slot.
+pub(crate) type Values<'a, T> = &'a dyn Fn(usize) -> Result<Vec<T>, String>;
+
+/// What a node makes of an input of this shape; `floats` and `integers` give its other operands.
+pub(crate) fn resized(
+    node: &NodeProto,
+    opset: i64,
+    shape: &[usize],
+    floats: Values<'_, f32>,
+    integers: Values<'_, i64>,
+) -> Result<Resized, String> {
+    let resize = parse(node, opset)?;
+    let scales = match &resize.scales {
+        Scales::Attribute(scales) => Some(scales.clone()),
+        Scales::Input(slot) => Some(floats(*slot)?),
+        Scales::Absent => None,
+    };
+    let scales = scales.filter(|scales| !scales.is_empty());
+    let sizes = resize.sizes.filter(|_| scales.is_none()).map(integers).transpose()?;
+    let crops = resize.rule.coordinates == Coordinates::CropAndResize;
+    let roi = resize.roi.filter(|_| crops).map(floats).transpose()?;
+    let changes = resize.real_changes(shape, scales.as_deref(), sizes.as_deref(), roi.as_deref());
+    let changes = changes.map_err(|error| format!("{error:#}"))?;
+    let mut made = shape.to_vec();
+    changes.iter().for_each(|change| made[change.axis] = change.output);
+    let elements = made.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
+    if elements.is_none_or(|elements| elements > TENSOR_ELEMENTS_MAX) {
+        let most = format!("a tensor has at most {TENSOR_ELEMENTS_MAX} elements");
+        return Err(format!("a result of shape {made:?}: {most}"));
+    }
+    if shape.contains(&0) && !made.contains(&0) {
+        return Err("an axis of no elements cannot be made larger".into());
+    }
+    let taps = |change: &Change| {
+        resize.rule.taps(change.axis, change.scale, shape[change.axis], change.output, change.roi)
+    };
+    let taps = if made.contains(&0) { vec![] } else { changes.iter().map(taps).collect() };
+    Ok(Resized { shape: made, taps, extrapolation_value: resize.rule.extrapolation_value })
+}
+
 impl Resize {
+    /// [`Resize::changes`] that change something.
+    fn real_changes(
+        &self,
+        shape: &[usize],
+        scales: Option<&[f32]>,
+        sizes: Option<&[i64]>,
+        roi: Option<&[f32]>,
+    ) -> TractResult<Vec<Change>> {
+        let crop = self.rule.coordinates == Coordinates::CropAndResize;
+        let changes = self.changes(shape, scales, sizes, roi)?.into_iter();
+        Ok(changes.filter(|to| crop || to.scale != 1.0 || to.output != shape[to.axis]).collect())
+    }
+
     /// The axes that scales, sizes and region speak of.
     fn axes(&self, rank: usize) -> TractResult<Vec<usize>> {
         let Some(axes) = &self.axes else { return Ok((0..rank).collect()) };
@@ -295,12 +359,7 @@ impl Expansion for Resize {
             }
             _ => None,
         };
-        let changes = self.changes(&shape, scales.as_deref(), sizes.as_deref(), roi.as_deref())?;
-        let crop = self.rule.coordinates == Coordinates::CropAndResize;
-        let changes: Vec<Change> = changes
-            .into_iter()
-            .filter(|change| crop || change.scale != 1.0 || change.output != shape[change.axis])
-            .collect();
+        let changes = self.real_changes(&shape, scales.as_deref(), sizes.as_deref(), roi.as_deref())?;
         if shape.contains(&0) || changes.iter().any(|change| change.output == 0) {
             let mut shape = shape;
             changes.iter().for_each(|change| shape[change.axis] = change.output);

@@ -8,6 +8,7 @@ mod network;
 mod numeric;
 mod operators;
 mod programs;
+mod resize;
 mod selection;
 mod shapes;
 mod sizes;

@@ -1,5 +1,4 @@
-//! Probes: models of one operator that nothing but a foreign library computes, in one long piece that cannot
-//! be interrupted from inside. Workloads put them beside real-time requests.
+//! Probes: models of one long operator. Workloads put them beside real-time requests.
 
 use super::image_size;
 use crate::graph::{Graph, float, int, text};

@@ -24,6 +24,7 @@ mod elementwise;
 mod integer;
 mod math;
 mod recurrent;
+mod resample;
 mod rest;
 mod selection;
 
