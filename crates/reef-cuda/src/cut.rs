@@ -58,7 +58,7 @@ impl CudaCutter {
                 KernelSpec::Conv(_) | KernelSpec::MatMul(_) | KernelSpec::Attention(_),
                 Precision::F16 | Precision::Bf16,
             ) => 2_000.0,
-            (KernelSpec::Recurrent(_), _) => HOST_FLOPS_PER_NS,
+            (KernelSpec::Recurrent(_) | KernelSpec::Along(_), _) => HOST_FLOPS_PER_NS,
             _ => 200.0,
         }
     }
@@ -134,6 +134,7 @@ impl Cutter for CudaCutter {
             KernelSpec::LayerNorm(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Recurrent(_)
+            | KernelSpec::Along(_)
             | KernelSpec::Selection(_)
             | KernelSpec::Host(_)
             | KernelSpec::Synthetic(_) => {}

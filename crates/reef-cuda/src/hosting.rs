@@ -31,6 +31,12 @@ fn run(loaded: &Loaded, kernel: usize, slot: usize, staging: &mut [u8]) -> Resul
             return step
                 .run(kernel, packed, staging, |inputs, outputs| recur(spec, inputs, outputs).map_err(fault));
         }
+        KernelSpec::Along(spec) => {
+            return step.run(kernel, packed, staging, |inputs, outputs| {
+                spec.compute(inputs[0], outputs);
+                Ok(())
+            });
+        }
         _ => unreachable!("no other kernel is a host step"),
     };
     let foreign = &*loaded.plan.host_kernels()[index];
