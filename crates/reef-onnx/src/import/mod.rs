@@ -4,6 +4,7 @@
 //! shapes that a model computes are known where they are needed. A node that no reading here covers becomes a
 //! host operator ([`foreign`]); one that cannot be read at all fails those that need it, and no others.
 
+mod along;
 mod attributes;
 mod elementwise;
 mod foreign;
@@ -215,6 +216,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         movement::read,
         shape::read,
         reduce::read,
+        along::read,
         product::read,
         window::read,
         norm::read,
