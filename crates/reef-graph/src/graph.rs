@@ -2,7 +2,8 @@
 //!
 //! Invariants (checked by [`Graph::validate`]): nodes are in topological order; every value is made exactly
 //! once, by the graph's inputs, a constant or one node; constants agree with their declared type and shape;
-//! a recurrent network, and what goes along an axis, has the operands and outputs that its attributes tell of.
+//! a recurrent network, and what goes along an axis, has the operands and outputs that its
+//! attributes tell of.
 
 use std::fmt;
 

@@ -217,8 +217,8 @@ pub enum Op {
     ScaleShift,
     /// Over the last two axes of `[N,C,H,W]`.
     Pool(PoolAttrs),
-    /// Folds `axes` (ascending); they stay with extent 1 when `keep_dims`. Of integers, sums and products wrap,
-    /// and a mean is that of a sum in 64 bits, truncated.
+    /// Folds `axes` (ascending); they stay with extent 1 when `keep_dims`. Of integers, sums and products
+    /// wrap, and a mean is that of a sum in 64 bits, truncated.
     Reduce {
         /// How to fold.
         reduce: Reduce,

@@ -18,7 +18,7 @@ pub enum RowFunction {
 /// Rows `[outer, extent, inner]` along the middle axis, dense.
 ///
 /// Reads x; writes y, of places (i64) or of x's type and as long along the axis as the function says; of
-/// [`Along::TopK`] the elements, then their places. Results are the same to the bit however the kernel is cut.
+/// [`Along::TopK`] the elements, then their places. Results are the same to the bit for any tile.
 ///
 /// Rows are numbered `plane · inner + column`; block b takes the rows `b · tile ..`. It may write before its
 /// last poll: a block that runs again writes all of its rows.

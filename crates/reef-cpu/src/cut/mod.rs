@@ -155,9 +155,7 @@ impl Cutter for CpuCutter {
                 KernelSpec::Recurrent(spec)
             }
             KernelSpec::Along(mut spec) => {
-                // Neighbouring rows are walked side by side.
-                let side_by_side = spec.inner.min(TILE_GRANULE);
-                spec.tile = split(spec.tile, side_by_side);
+                spec.tile = split(spec.tile, spec.inner.min(TILE_GRANULE));
                 KernelSpec::Along(spec)
             }
             other @ (KernelSpec::Attention(_)

@@ -1,7 +1,7 @@
 //! Places of extremes.
 //!
-//! Rows that are neighbours keep an extreme each; a single row is dealt out to as many lanes, which are joined
-//! at the end. The first element is where every lane begins, so a NaN is the extreme only if it is the first.
+//! Rows that are neighbours keep an extreme each; a single row is dealt out to lanes, which are joined at
+//! the end. The first element is where every lane begins, so a NaN is the extreme only if it is the first.
 
 use std::marker::PhantomData;
 
