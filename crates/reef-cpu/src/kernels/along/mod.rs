@@ -1,8 +1,8 @@
 //! What goes along an axis: places of extremes, the largest elements, running sums, integers folded.
 //!
 //! A block walks its rows in pieces: rows that are neighbours in memory side by side, so that every step
-//! along the axis is a vector. Element types are generic, and what is written here in loops is compiled for each
-//! instruction set, because it is inlined into [`super::bind`]'s entry. Polls by [`Pace`].
+//! along the axis is a vector. Element types are generic, and what is written here in loops is compiled for
+//! each instruction set, because it is inlined into [`super::bind`]'s entry. Polls by [`Pace`].
 
 mod extreme;
 mod fold;
