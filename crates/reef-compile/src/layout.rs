@@ -278,7 +278,7 @@ fn leaves(graph: &Graph, counts: &[usize], node: &Node, axis: usize) -> Vec<Valu
 
 /// Whether the operator reads dense row-major operands only, so that another layout costs a copy.
 fn demands_dense(op: &Op) -> bool {
-    use Op::{Gather, Host, LayerNorm, MatMul, MatMulInteger, Recurrent, Reshape, Selection};
+    use Op::{Along, Gather, Host, LayerNorm, MatMul, MatMulInteger, Recurrent, Reshape, Selection};
     matches!(
         op,
         Reshape
@@ -289,6 +289,7 @@ fn demands_dense(op: &Op) -> bool {
             | MatMulInteger(_)
             | Selection(_)
             | Recurrent(_)
+            | Along { .. }
     )
 }
 

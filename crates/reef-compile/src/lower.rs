@@ -5,6 +5,7 @@
 //! Every value gets a view. A kernel that cannot read a view's strides reads a copy, which is made once per
 //! view and layout.
 
+mod along;
 mod contract;
 mod elementwise;
 mod integer;
@@ -199,6 +200,9 @@ impl<'a> Lowering<'a> {
     fn single(&mut self, node: &Node) -> Result<(), CompileError> {
         match &node.op {
             Op::Pool(attrs) => self.pool(node, attrs),
+            Op::Reduce { reduce, axes, .. } if !self.graph.value(node.inputs[0]).dtype.is_float() => {
+                self.fold(node, *reduce, axes)
+            }
             Op::Reduce { reduce, axes, .. } => self.reduce(node, *reduce, axes),
             Op::Softmax { axis } => self.softmax(node, *axis, false),
             Op::LogSoftmax { axis } => self.softmax(node, *axis, true),
@@ -213,6 +217,7 @@ impl<'a> Lowering<'a> {
                 Ok(())
             }
             Op::Recurrent(attrs) => self.recurrent(node, attrs),
+            Op::Along { along, axis } => self.along(node, *along, *axis),
             Op::Selection(selection) => self.selection(node, selection),
             Op::Host(host) => self.host(node, host.index),
             Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape | Op::Expand => {

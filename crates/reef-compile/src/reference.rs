@@ -41,6 +41,9 @@ pub fn evaluate(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, EvalErr
         let several = match &node.op {
             Op::Selection(selection) => Some(select(selection, &operands)),
             Op::Recurrent(attrs) => Some(recurrent(attrs, &operands)),
+            Op::Along { along, axis } => {
+                Some(reef_graph::reference::along::along(*along, *axis, operands[0]))
+            }
             _ => None,
         };
         if let Some(made) = several {

@@ -58,7 +58,9 @@ impl CudaCutter {
                 KernelSpec::Conv(_) | KernelSpec::MatMul(_) | KernelSpec::Attention(_),
                 Precision::F16 | Precision::Bf16,
             ) => 2_000.0,
-            (KernelSpec::Recurrent(_) | KernelSpec::Resample(_), _) => HOST_FLOPS_PER_NS,
+            (KernelSpec::Recurrent(_) | KernelSpec::Resample(_) | KernelSpec::Along(_), _) => {
+                HOST_FLOPS_PER_NS
+            }
             _ => 200.0,
         }
     }
@@ -135,6 +137,7 @@ impl Cutter for CudaCutter {
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Recurrent(_)
             | KernelSpec::Resample(_)
+            | KernelSpec::Along(_)
             | KernelSpec::Selection(_)
             | KernelSpec::Host(_)
             | KernelSpec::Synthetic(_) => {}

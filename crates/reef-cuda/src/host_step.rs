@@ -1,5 +1,5 @@
-//! Host steps: kernels that the device has no code for, foreign ones, selections, recurrent networks and
-//! resamplings. Where their operands lie, and what foreign code keeps.
+//! Host steps: kernels that the device has no code for, foreign ones, selections, recurrent networks,
+//! resamplings and what goes along an axis. Where their operands lie, and what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
 //! where they are.
@@ -14,8 +14,8 @@ const GRAIN: usize = 64;
 
 /// Whether a kernel runs on the host.
 pub(crate) fn is_hosted(kernel: &Kernel) -> bool {
-    use KernelSpec::{Host, Recurrent, Resample, Selection};
-    matches!(kernel.spec, Host(_) | Selection(_) | Recurrent(_) | Resample(_))
+    use KernelSpec::{Along, Host, Recurrent, Resample, Selection};
+    matches!(kernel.spec, Host(_) | Selection(_) | Recurrent(_) | Resample(_) | Along(_))
 }
 
 /// An operand of a host step and its place in the slot's pinned memory.

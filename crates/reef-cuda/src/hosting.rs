@@ -37,6 +37,12 @@ fn run(loaded: &Loaded, kernel: usize, slot: usize, staging: &mut [u8]) -> Resul
                 Ok(())
             });
         }
+        KernelSpec::Along(spec) => {
+            return step.run(kernel, packed, staging, |inputs, outputs| {
+                spec.compute(inputs[0], outputs);
+                Ok(())
+            });
+        }
         _ => unreachable!("no other kernel is a host step"),
     };
     let foreign = &*loaded.plan.host_kernels()[index];

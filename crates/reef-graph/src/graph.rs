@@ -2,13 +2,13 @@
 //!
 //! Invariants (checked by [`Graph::validate`]): nodes are in topological order; every value is made exactly
 //! once, by the graph's inputs, a constant or one node; constants agree with their declared type and shape;
-//! a recurrent network has the operands and outputs that its attributes tell of.
+//! a recurrent network, and what goes along an axis, has the operands and outputs that its
+//! attributes tell of.
 
 use std::fmt;
 
 use crate::dtype::DType;
 use crate::op::Op;
-use crate::recurrent::RecurrentAttrs;
 use crate::tensor::{Shape, Tensor};
 
 reef_base::id! {
@@ -54,7 +54,8 @@ pub struct Node {
     pub op: Op,
     /// What it reads.
     pub inputs: Vec<ValueId>,
-    /// What it makes. One value, except for host operators, selections and recurrent networks.
+    /// What it makes. One value, except for host operators, selections, recurrent networks and the largest
+    /// elements along an axis.
     pub outputs: Vec<ValueId>,
 }
 
@@ -214,18 +215,29 @@ impl Graph {
                 ready[output.index()] = true;
             }
             if let Op::Recurrent(attrs) = &node.op {
-                self.check_recurrent(node, attrs).map_err(fail)?;
+                self.check_outputs(node, |inputs| attrs.outputs(inputs)).map_err(fail)?;
+            }
+            if let Op::Along { along, axis } = &node.op {
+                let outputs = |inputs: &[(DType, Shape)]| match inputs {
+                    [(dtype, x)] => along.outputs(*axis, *dtype, x),
+                    _ => Err(format!("it has {} inputs", inputs.len())),
+                };
+                self.check_outputs(node, outputs).map_err(fail)?;
             }
         }
         let unmade = self.outputs.iter().position(|id| !ready.get(id.index()).copied().unwrap_or(false));
         unmade.map_or(Ok(()), |index| Err(GraphError::Output { index }))
     }
 
-    /// Operands that may be absent must not be taken for others.
-    fn check_recurrent(&self, node: &Node, attrs: &RecurrentAttrs) -> Result<(), String> {
+    /// What a node makes must be what its operator makes of its inputs.
+    fn check_outputs(
+        &self,
+        node: &Node,
+        outputs: impl Fn(&[(DType, Shape)]) -> Result<Vec<(DType, Shape)>, String>,
+    ) -> Result<(), String> {
         let fact = |id: &ValueId| (self.value(*id).dtype, self.value(*id).shape.clone());
         let inputs: Vec<_> = node.inputs.iter().map(fact).collect();
-        let (declared, made) = (node.outputs.iter().map(fact).collect::<Vec<_>>(), attrs.outputs(&inputs)?);
+        let (declared, made) = (node.outputs.iter().map(fact).collect::<Vec<_>>(), outputs(&inputs)?);
         if made != declared {
             return Err(format!("it makes {made:?}, not {declared:?}"));
         }

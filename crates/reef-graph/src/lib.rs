@@ -5,6 +5,7 @@
 //! however it was written. Knows nothing of ONNX, plans, devices or layouts: shapes are the model's own
 //! (images NCHW).
 
+pub mod along;
 pub mod dtype;
 pub mod dynamic;
 pub mod graph;
@@ -17,6 +18,7 @@ pub mod scalar;
 pub mod selection;
 pub mod tensor;
 
+pub use along::Along;
 pub use dtype::DType;
 pub use dynamic::dynamic_quantize;
 pub use graph::{Graph, GraphError, Node, NodeId, Value, ValueId, ValueKind};

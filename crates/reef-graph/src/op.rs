@@ -1,5 +1,6 @@
 //! The operator set of normalised graphs. Semantics are ONNX's (opset 17) unless a comment says otherwise.
 
+use crate::along::Along;
 use crate::dtype::DType;
 use crate::quantized::{Quantization, ZeroPoints};
 use crate::recurrent::RecurrentAttrs;
@@ -217,7 +218,8 @@ pub enum Op {
     ScaleShift,
     /// Over the last two axes of `[N,C,H,W]`.
     Pool(PoolAttrs),
-    /// Folds `axes` (ascending); they stay with extent 1 when `keep_dims`.
+    /// Folds `axes` (ascending); they stay with extent 1 when `keep_dims`. Of integers, sums and products
+    /// wrap, and a mean is that of a sum in 64 bits, truncated.
     Reduce {
         /// How to fold.
         reduce: Reduce,
@@ -307,6 +309,13 @@ pub enum Op {
     /// to them first. So the last state of an empty sequence is the initial one. A length outside its range
     /// is an error. Kernels take f32, and only constants for W, R, bias and peepholes.
     Recurrent(RecurrentAttrs),
+    /// One input. What is selected, ordered or added up of every row along an axis.
+    Along {
+        /// What.
+        along: Along,
+        /// The axis.
+        axis: usize,
+    },
     /// Several outputs, as large as they can become, and how much of them is meant.
     Selection(Selection),
     /// Anything else.
@@ -342,6 +351,7 @@ impl Op {
             Op::Cast { .. } => "Cast",
             Op::Pad { .. } => "Pad",
             Op::Recurrent(attrs) => attrs.cell.name(),
+            Op::Along { along, .. } => along.name(),
             Op::Selection(selection) => selection.name(),
             Op::Host(_) => "Host",
         }

@@ -3,6 +3,7 @@
 //!
 //! Sums are in double precision; every value is rounded to its type.
 
+pub mod along;
 mod elementwise;
 mod movement;
 mod quantized;
@@ -33,6 +34,7 @@ pub fn apply(op: &Op, inputs: &[&Tensor], dtype: DType, shape: &Shape) -> Result
         Op::Quantize(how) => quantized::quantize(how, inputs, &grids, dtype)?,
         Op::Dequantize(how) => quantized::dequantize(how, inputs, &grids, dtype)?,
         Op::Pool(attrs) => sums::pool(attrs, &grids[0], shape),
+        Op::Reduce { reduce, axes, .. } if !dtype.is_float() => sums::fold(*reduce, axes, &grids[0]),
         Op::Reduce { reduce, axes, .. } => sums::reduce(*reduce, axes, &grids[0]),
         Op::Softmax { axis } => sums::softmax(&grids[0], *axis, false),
         Op::LogSoftmax { axis } => sums::softmax(&grids[0], *axis, true),
@@ -45,6 +47,12 @@ pub fn apply(op: &Op, inputs: &[&Tensor], dtype: DType, shape: &Shape) -> Result
         Op::Gather { axis } => movement::gather(&grids[0], &grids[1], *axis)?,
         Op::Resample { axis, taps } => sums::resample(taps, *axis, &grids[0], shape)?,
         Op::Pad { pads, value } => movement::pad(&grids[0], pads, *value, dtype, shape),
+        Op::Along { along: what, axis } => {
+            let [made]: [Tensor; 1] = along::along(*what, *axis, inputs[0])?
+                .try_into()
+                .map_err(|_| "the largest elements are several outputs")?;
+            Element::all(&made)
+        }
         Op::Recurrent(_) => return Err("a recurrent network has several outputs".into()),
         Op::Selection(_) => return Err("a selection has several outputs".into()),
         Op::Host(_) => return Err("host operators are not interpreted".into()),

@@ -5,6 +5,7 @@
 //! weights, and the proof that a plan may be preempted by killing blocks. Knows nothing of ONNX, of how plans
 //! are made, of threads or of any real device.
 
+pub mod along;
 pub mod cut;
 pub mod host;
 pub mod integer;
@@ -25,6 +26,7 @@ pub mod target;
 pub mod validate;
 pub mod weights;
 
+pub use along::{AlongSpec, RowFunction};
 pub use cut::{Cutter, Weights, Work};
 pub use host::{FaultKind, HostFault, HostKernel, HostState, TensorSpec};
 pub use integer::{Factors, IntegerEpilogue, IntegerPanels, Per, Requantize, Scaled};

@@ -166,6 +166,14 @@ pub(crate) fn reaches(
         KernelSpec::Gather(spec) => gather(spec),
         KernelSpec::Resample(spec) => resample(spec),
         KernelSpec::Recurrent(spec) => recurrent(spec, packing)?,
+        KernelSpec::Along(spec) => {
+            if let Some(flaw) = spec.flaw() {
+                return Err(flaw);
+            }
+            let dense = |(dtype, count): (DType, usize)| Reach::dense(dtype.bytes(), count);
+            let x = dense((spec.dtype, spec.rows() * spec.extent));
+            (vec![x], spec.outputs().into_iter().map(dense).collect())
+        }
         KernelSpec::Selection(spec) => {
             if let Some(flaw) = spec.flaw() {
                 return Err(flaw);

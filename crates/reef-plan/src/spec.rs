@@ -13,6 +13,7 @@
 
 use reef_graph::{Binary, DType, PoolKind, Reduce, Unary};
 
+use crate::along::AlongSpec;
 use crate::integer::{Factors, IntegerEpilogue, Per};
 use crate::layout::Matrices;
 use crate::meter::Meter;
@@ -639,6 +640,8 @@ pub enum KernelSpec {
     Resample(ResampleSpec),
     /// See [`RecurrentSpec`].
     Recurrent(RecurrentSpec),
+    /// See [`AlongSpec`].
+    Along(AlongSpec),
     /// See [`SelectionSpec`]; one block.
     Selection(SelectionSpec),
     /// The plan's host kernel with this index; reads its inputs, writes its outputs, all dense; one block.
@@ -667,6 +670,7 @@ impl KernelSpec {
             KernelSpec::Gather(spec) => spec.tile > 0,
             KernelSpec::Resample(spec) => spec.tile_rows > 0 && spec.tile_columns > 0,
             KernelSpec::Recurrent(spec) => spec.tile_rows > 0,
+            KernelSpec::Along(spec) => spec.tile > 0,
             KernelSpec::Selection(_) | KernelSpec::Host(_) => true,
             KernelSpec::Synthetic(spec) => spec.tile_bytes > 0,
         }
@@ -689,6 +693,7 @@ impl KernelSpec {
             KernelSpec::Gather(spec) => (spec.outer * spec.picks).div_ceil(spec.tile),
             KernelSpec::Resample(spec) => spec.blocks(),
             KernelSpec::Recurrent(spec) => spec.batch.div_ceil(spec.tile_rows),
+            KernelSpec::Along(spec) => spec.rows().div_ceil(spec.tile),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => 1,
             KernelSpec::Synthetic(spec) => spec.bytes.div_ceil(spec.tile_bytes),
         }
@@ -720,6 +725,7 @@ impl KernelSpec {
             KernelSpec::Recurrent(spec) => {
                 (spec.panel_width, spec.tile_rows) = (0, spec.batch.max(1));
             }
+            KernelSpec::Along(spec) => spec.tile = spec.rows().max(1),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => {}
             KernelSpec::Synthetic(spec) => spec.tile_bytes = spec.bytes.max(1),
         }
@@ -743,6 +749,7 @@ impl KernelSpec {
             KernelSpec::Gather(_) => "gather",
             KernelSpec::Resample(_) => "resample",
             KernelSpec::Recurrent(_) => "recurrent",
+            KernelSpec::Along(spec) => spec.name(),
             KernelSpec::Selection(spec) => spec.name(),
             KernelSpec::Host(_) => "host",
             KernelSpec::Synthetic(_) => "synthetic",

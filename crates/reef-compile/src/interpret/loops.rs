@@ -3,7 +3,8 @@
 use reef_graph::{AllowedIndices, DType, Reduce, axis_index};
 use reef_plan::spec::elements;
 use reef_plan::{
-    ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, ResampleSpec, SoftmaxSpec,
+    AlongSpec, ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, ResampleSpec,
+    SoftmaxSpec,
 };
 
 use super::{Access, part};
@@ -194,4 +195,19 @@ pub(super) fn gather(spec: &GatherSpec, access: &mut Access<'_, '_>, block: usiz
         }
     }
     Ok(())
+}
+
+pub(super) fn along(spec: &AlongSpec, access: &mut Access<'_, '_>, block: usize) {
+    let outputs = spec.outputs();
+    for row in part(block, spec.tile, spec.rows()) {
+        let elements: Vec<Element> = (0..spec.extent)
+            .map(|place| access.load(0, spec.dtype, spec.position(row, spec.extent, place)))
+            .collect();
+        for (output, made) in spec.of_row(&elements).into_iter().enumerate() {
+            let extent = made.len();
+            for (place, result) in made.into_iter().enumerate() {
+                access.store_to(output, outputs[output].0, spec.position(row, extent, place), result);
+            }
+        }
+    }
 }

@@ -7,12 +7,14 @@ pub(crate) mod integer;
 mod scratch;
 mod tile;
 
+use reef_graph::Along;
 use reef_plan::cut::{Cutter, Weights, Work};
 use reef_plan::{
-    ConvSpec, ElementwiseSpec, IntegerConvSpec, Isa, KernelSpec, MatMulSpec, Packing, Place, Plan,
-    RecurrentSpec, SelectionSpec, Target,
+    AlongSpec, ConvSpec, ElementwiseSpec, IntegerConvSpec, Isa, KernelSpec, MatMulSpec, Packing, Place, Plan,
+    RecurrentSpec, RowFunction, SelectionSpec, Target,
 };
 
+pub(crate) use scratch::sorts;
 use tile::ConvWork;
 pub(crate) use tile::panel_width;
 
@@ -28,6 +30,11 @@ const INNER_GRANULE_MAX: usize = 8192;
 const SCATTER_PENALTY: f64 = 1.5;
 /// Elements of a row that is resampled by vectors.
 const RESAMPLE_ROW: usize = 16;
+/// Nanoseconds that a step of sorting takes, and an element that is looked at alone.
+const SORT_NS: f64 = 2.0;
+const ALONE_NS: f64 = 1.0;
+/// Rows that a vector holds elements of.
+const SIDE_BY_SIDE: usize = 8;
 /// Nanoseconds that a comparison of two slices takes, and a box of a class until it is in its place.
 const COMPARISON_NS: f64 = 8.0;
 const BOX_NS: f64 = 20.0;
@@ -150,6 +157,10 @@ impl Cutter for CpuCutter {
                 spec.tile_rows = tile::recurrent_rows(self.target, spec.batch, ns);
                 KernelSpec::Recurrent(spec)
             }
+            KernelSpec::Along(mut spec) => {
+                spec.tile = split(spec.tile, spec.inner.min(TILE_GRANULE));
+                KernelSpec::Along(spec)
+            }
             other @ (KernelSpec::Attention(_)
             | KernelSpec::Selection(_)
             | KernelSpec::Host(_)
@@ -190,6 +201,7 @@ impl Cutter for CpuCutter {
                 tile::recurrent_step_ns(isa, spec.matrices(), rows)
                     * (spec.steps * spec.batch.div_ceil(rows)) as f64
             }
+            KernelSpec::Along(spec) => tile::stream_ns(isa, bytes, 0.0) + rows_ns(spec),
             KernelSpec::Selection(spec) => tile::stream_ns(isa, bytes, 0.0) + steps_ns(spec),
             KernelSpec::Host(_) => tile::stream_ns(isa, bytes, bytes),
             KernelSpec::Synthetic(spec) => {
@@ -235,6 +247,25 @@ fn integer_work(spec: &IntegerConvSpec, isa: Isa) -> ConvWork {
     // Rows are copied before they are multiplied: bytes, written and read.
     let row_bytes = work.row_bytes / 4.0 + 2.0 * work.depth as f64;
     ConvWork { depth, row_bytes, ..work }
+}
+
+/// What is not streaming of what goes along an axis.
+fn rows_ns(spec: &AlongSpec) -> f64 {
+    let (rows, elements) = (spec.rows() as f64, (spec.rows() * spec.extent) as f64);
+    match spec.function {
+        RowFunction::Along(Along::TopK { k, .. }) if sorts(k, spec.extent) => {
+            SORT_NS * elements * (spec.extent.max(2) as f64).log2()
+        }
+        // Of elements in random order, so many are among the largest so far, one by one.
+        RowFunction::Along(Along::TopK { k, .. }) => {
+            let taken = k as f64 * (2.0 + (spec.extent as f64 / k.max(1) as f64).ln());
+            let looked_at = elements * if spec.inner == 1 { 0.2 } else { ALONE_NS };
+            looked_at + rows * taken * SORT_NS * (k.max(2) as f64).log2()
+        }
+        // One after the other, or side by side.
+        RowFunction::Along(Along::Scan { .. }) if spec.inner < SIDE_BY_SIDE => elements * ALONE_NS,
+        _ => elements * 0.2,
+    }
 }
 
 /// What is not streaming.

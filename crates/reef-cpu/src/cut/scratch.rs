@@ -1,6 +1,7 @@
 //! What blocks need of their compute unit's scratch.
 
-use reef_plan::{KernelSpec, RecurrentSpec, SelectionSpec};
+use reef_graph::Along;
+use reef_plan::{AlongSpec, KernelSpec, RecurrentSpec, RowFunction, SelectionSpec};
 
 use super::integer;
 
@@ -25,6 +26,7 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
         KernelSpec::Reduce(_) => 256 * 4,
         KernelSpec::LayerNorm(spec) => spec.len.next_multiple_of(16) * 4,
         KernelSpec::Recurrent(spec) => recurrent(spec),
+        KernelSpec::Along(spec) => along(spec),
         KernelSpec::Selection(spec) => selection(spec),
         KernelSpec::Attention(_)
         | KernelSpec::Pool(_)
@@ -40,6 +42,18 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
 fn recurrent(spec: &RecurrentSpec) -> usize {
     let padded = spec.hidden.next_multiple_of(spec.panel_width.max(1));
     2 * 128 + spec.tile_rows.min(12) * (3 + spec.cell.gates()) * padded * 4
+}
+
+/// Whether the `k` first of so many elements are found by sorting all; else a heap keeps the best so far.
+pub(crate) const fn sorts(k: usize, extent: usize) -> bool {
+    k > extent / 4
+}
+
+/// Elements with their places: a heap, or all of them and a second list to merge into.
+fn along(spec: &AlongSpec) -> usize {
+    let RowFunction::Along(Along::TopK { k, .. }) = spec.function else { return 0 };
+    let entry = if spec.dtype.bytes() == 8 { 16 } else { 8 };
+    entry * if sorts(k, spec.extent) { 2 * spec.extent } else { k }
 }
 
 fn selection(spec: &SelectionSpec) -> usize {

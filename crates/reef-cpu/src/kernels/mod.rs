@@ -36,6 +36,7 @@ macro_rules! with_vector {
     };
 }
 
+mod along;
 mod conv;
 mod depthwise;
 mod elementwise;
@@ -46,6 +47,7 @@ mod math;
 mod matmul;
 mod micro;
 mod nest;
+mod pace;
 mod plain;
 mod pool;
 mod recurrent;
@@ -86,6 +88,7 @@ pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockK
         KernelSpec::Gather(spec) => Box::new(plain::Gather::new(spec, kernel)),
         KernelSpec::Resample(spec) => resample::prepare(spec, kernel, isa),
         KernelSpec::Recurrent(spec) => recurrent::prepare(spec, kernel, isa),
+        KernelSpec::Along(spec) => along::prepare(spec, kernel, isa),
         KernelSpec::Selection(spec) => selection::prepare(spec, kernel),
         KernelSpec::Host(_) => Box::new(plain::Host::new(kernel)),
         KernelSpec::Synthetic(spec) => Box::new(plain::Synthetic::new(spec, kernel)),
@@ -140,6 +143,11 @@ trait VectorKernel: Send + Sync + 'static {
 fn bind<K: VectorKernel>(kernel: K, isa: Isa) -> Box<dyn BlockKernel> {
     assert!(isa <= best(), "a kernel for {isa} on a machine without it");
     with_vector!(isa, V => Box::new(On::<V, K>(kernel, PhantomData)))
+}
+
+/// Compiles `kernel` for every machine at once.
+fn bind_plain<K: VectorKernel>(kernel: K) -> Box<dyn BlockKernel> {
+    Box::new(On::<vector::portable::F32x4, K>(kernel, PhantomData))
 }
 
 struct On<V, K>(K, PhantomData<fn() -> V>);

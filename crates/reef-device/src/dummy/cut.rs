@@ -121,6 +121,7 @@ impl Cutter for DummyCutter {
                 spec.tile_columns = COLUMNS.min(spec.tile_columns);
             }
             KernelSpec::Recurrent(spec) => spec.tile_rows = self.split(spec.tile_rows),
+            KernelSpec::Along(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => {}
         }
         kernel

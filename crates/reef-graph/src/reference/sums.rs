@@ -111,6 +111,18 @@ pub(super) fn reduce(reduce: Reduce, axes: &[usize], x: &Grid) -> Vec<Element> {
     result.into_iter().map(|value| Element::Float(value / scale)).collect()
 }
 
+/// The same of integers.
+pub(super) fn fold(reduce: Reduce, axes: &[usize], x: &Grid) -> Vec<Element> {
+    let kept: Vec<usize> =
+        x.dims.iter().enumerate().map(|(axis, &dim)| if axes.contains(&axis) { 1 } else { dim }).collect();
+    let mut rows = vec![vec![]; kept.iter().product()];
+    for (mut index, &element) in indices(&x.dims).zip(&x.elements) {
+        axes.iter().for_each(|&axis| index[axis] = 0);
+        rows[flatten(&kept, &index)].push(element);
+    }
+    rows.iter().map(|row| super::along::fold(reduce, x.dtype, row)).collect()
+}
+
 pub(super) fn softmax(x: &Grid, axis: usize, log: bool) -> Vec<Element> {
     let along = |index: &[usize]| -> Vec<f64> {
         let mut index = index.to_vec();

@@ -5,6 +5,7 @@
 //! host operator ([`foreign`]); one that cannot be read at all fails those that need it, and no others.
 
 mod affine;
+mod along;
 mod attention;
 mod attributes;
 mod border;
@@ -21,7 +22,7 @@ mod recurrent;
 mod reduce;
 mod relative;
 mod resize;
-mod running;
+mod reversed;
 mod select;
 mod shape;
 mod stateful;
@@ -234,6 +235,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         movement::read,
         shape::read,
         reduce::read,
+        along::read,
         product::read,
         window::read,
         transposed::read,
@@ -245,7 +247,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         microsoft::read,
         attention::read,
         loss::read,
-        running::read,
+        reversed::read,
         relative::read,
         border::read,
         stateful::read,

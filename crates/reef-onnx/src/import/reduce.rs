@@ -56,7 +56,11 @@ fn reduce(b: &mut Builder, node: &Node, kind: Kind) -> Result<ValueId, Reject> {
     if axes.iter().any(|&axis| shape[axis] == 0) {
         return Err("of no elements".into());
     }
-    let (x, back) = b.computable(name, x)?;
+    let (x, back) = match (b.dtype(x), kind) {
+        (DType::Bool, _) => return Err("booleans are not folded natively".into()),
+        (whole, Kind::One(_) | Kind::L1 | Kind::SumSquare) if !whole.is_float() => (x, whole),
+        _ => b.computable(name, x)?,
+    };
     let made = match kind {
         // Nothing is folded, but every element is still what it is made into.
         _ if axes.is_empty() => single(b, name, kind, x)?,

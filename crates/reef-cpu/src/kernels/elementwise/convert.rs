@@ -6,18 +6,18 @@ use super::super::vector::{Leaf, Vector};
 
 /// An IEEE 754 half-precision number.
 #[derive(Clone, Copy)]
-pub(super) struct F16(u16);
+pub(in super::super) struct F16(u16);
 
 /// The upper half of an f32.
 #[derive(Clone, Copy)]
-pub(super) struct Bf16(u16);
+pub(in super::super) struct Bf16(u16);
 
 /// A byte, 0 or 1.
 #[derive(Clone, Copy)]
-pub(super) struct Bool(u8);
+pub(in super::super) struct Bool(u8);
 
 /// Conversion as ONNX's Cast does it.
-pub(super) trait To<D>: Copy {
+pub(in super::super) trait To<D>: Copy {
     fn to(self) -> D;
 }
 
@@ -148,7 +148,7 @@ raw! { u8 u16 u32 u64 }
 
 /// A plane of elements: where it is and how it lies on both sides.
 #[derive(Clone, Copy)]
-pub(super) struct Plane {
+pub(in super::super) struct Plane {
     pub(super) from: *const u8,
     pub(super) to: *mut u8,
     /// Lines and elements of each.

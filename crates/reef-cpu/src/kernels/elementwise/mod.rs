@@ -17,7 +17,7 @@ use super::vector::Vector;
 use super::{BlockKernel, VectorKernel, bind};
 use crate::context::{BlockContext, BlockEnd, BlockFault};
 
-mod convert;
+pub(super) mod convert;
 mod ops;
 
 /// Elements of a register.

@@ -11,7 +11,8 @@ mod unique;
 use reef_plan::{Kernel, Region, SelectionSpec};
 
 use super::BlockKernel;
-use crate::context::{BlockContext, BlockEnd, Poll};
+use super::pace::{Pace, SCATTERED, STEPS, Stopped};
+use crate::context::{BlockContext, BlockEnd};
 
 /// Makes a selection ready.
 pub(super) fn prepare(spec: &SelectionSpec, kernel: &Kernel) -> Box<dyn BlockKernel> {
@@ -22,9 +23,6 @@ pub(super) fn prepare(spec: &SelectionSpec, kernel: &Kernel) -> Box<dyn BlockKer
         SelectionSpec::NonMaxSuppression(spec) => Box::new(Whole(suppress::Suppress::new(spec, kernel))),
     }
 }
-
-/// Why a block stops early: a kill or a fault.
-type Stopped = BlockEnd;
 
 /// A selection's code.
 trait Select: Send + Sync {
@@ -40,72 +38,12 @@ struct Whole<K>(K);
 
 impl<K: Select> BlockKernel for Whole<K> {
     unsafe fn run(&self, context: &BlockContext<'_>, _block: u32) -> BlockEnd {
-        let mut pace = Pace { poll: &context.poll, left: 0 };
+        let mut pace = Pace::new(&context.poll);
         // SAFETY: passed on from the caller.
         match unsafe { self.0.select(context, &mut pace) } {
             Ok(()) => BlockEnd::Done,
             Err(stopped) => stopped,
         }
-    }
-}
-
-/// Steps between polls. A step takes about a nanosecond, two on a slow machine.
-const STEPS: usize = 4096;
-/// Steps of looking at an element that lies anywhere.
-const SCATTERED: usize = 32;
-/// Bytes that are copied or filled between polls.
-const COPY_BYTES: usize = 32 << 10;
-
-/// When to poll: before the first step, and whenever there were enough of them.
-struct Pace<'a> {
-    poll: &'a Poll<'a>,
-    left: usize,
-}
-
-impl Pace<'_> {
-    /// Counts steps that are to be taken; they are few. An error when a poll said stop.
-    #[inline(always)]
-    fn steps(&mut self, count: usize) -> Result<(), Stopped> {
-        if count < self.left {
-            self.left -= count;
-            return Ok(());
-        }
-        self.left = STEPS;
-        if self.poll.stop() { Err(BlockEnd::Killed) } else { Ok(()) }
-    }
-
-    /// Copies bytes that do not overlap.
-    ///
-    /// # Safety
-    /// They are valid for that.
-    unsafe fn copy(&mut self, from: *const u8, to: *mut u8, bytes: usize) -> Result<(), Stopped> {
-        for at in (0..bytes).step_by(COPY_BYTES) {
-            let part = COPY_BYTES.min(bytes - at);
-            self.steps(8 + part / 8)?;
-            // SAFETY: the caller vouches for the bytes.
-            unsafe { std::ptr::copy_nonoverlapping(from.add(at), to.add(at), part) };
-        }
-        Ok(())
-    }
-
-    /// Writes zeros from byte `begin` of a region to its end.
-    ///
-    /// # Safety
-    /// The region is one that the kernel writes.
-    unsafe fn zero(
-        &mut self,
-        context: &BlockContext<'_>,
-        region: &Region,
-        begin: usize,
-    ) -> Result<(), Stopped> {
-        let to = context.write_ptr(region);
-        for at in (begin..region.bytes).step_by(COPY_BYTES) {
-            let part = COPY_BYTES.min(region.bytes - at);
-            self.steps(8 + part / 8)?;
-            // SAFETY: the bytes are the region's.
-            unsafe { to.add(at).write_bytes(0, part) };
-        }
-        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ use crate::context::{Bases, BlockContext, BlockEnd, Demand, Poll};
 use crate::cut::CpuCutter;
 use crate::sync::AtomicU64;
 
+mod along;
 mod conv;
 mod elementwise;
 mod integer;

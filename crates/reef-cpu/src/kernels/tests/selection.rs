@@ -9,7 +9,7 @@ use reef_plan::{
 use super::{Bench, BlockEnd, Case, Operand, POISON, best};
 
 /// Elements of a type, with ranks: equal ones have one rank, and that of 0 is 0.
-fn alphabet(dtype: DType) -> Vec<(i32, Vec<u8>)> {
+pub(super) fn alphabet(dtype: DType) -> Vec<(i32, Vec<u8>)> {
     let bytes = |value: i128| value.to_le_bytes()[..dtype.bytes()].to_vec();
     let bits = 8 * dtype.bytes() as u32;
     if dtype.is_float() {
@@ -40,25 +40,25 @@ fn alphabet(dtype: DType) -> Vec<(i32, Vec<u8>)> {
 }
 
 /// Random elements of a type: ranks and bytes.
-struct Data {
-    ranks: Vec<i32>,
-    bytes: Vec<Vec<u8>>,
+pub(super) struct Data {
+    pub(super) ranks: Vec<i32>,
+    pub(super) bytes: Vec<Vec<u8>>,
 }
 
 impl Data {
-    fn random(dtype: DType, count: usize, seed: u64) -> Data {
+    pub(super) fn random(dtype: DType, count: usize, seed: u64) -> Data {
         let (letters, mut rng) = (alphabet(dtype), Rng::new(seed));
         let picks: Vec<_> =
             (0..count).map(|_| letters[rng.below(letters.len() as u64) as usize].clone()).collect();
         Data::of(&picks)
     }
 
-    fn of(picks: &[(i32, Vec<u8>)]) -> Data {
+    pub(super) fn of(picks: &[(i32, Vec<u8>)]) -> Data {
         let (ranks, bytes) = picks.iter().cloned().unzip();
         Data { ranks, bytes }
     }
 
-    fn operand(&self) -> Operand {
+    pub(super) fn operand(&self) -> Operand {
         Operand::Input(AlignedBytes::copy_from(&self.bytes.concat()))
     }
 }

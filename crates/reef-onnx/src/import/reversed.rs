@@ -1,64 +1,15 @@
-//! Operators along one axis in its order: running sums and products, and sequences turned around.
+//! Sequences turned around, each up to its length.
 
-use reef_graph::{Binary, DType, Op, Shape, Tensor, ValueId};
+use reef_graph::{DType, Op, Shape, Tensor, ValueId};
 
-use super::attributes::{Node, axis_of};
-use super::elementwise::{no_booleans, widened};
+use super::attributes::Node;
 use super::{Builder, Reading, Reject, wrong};
 
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
-    let made = match node.operator() {
-        "CumSum" => running(b, node, Binary::Add, 0.0),
-        "CumProd" => running(b, node, Binary::Mul, 1.0),
-        "ReverseSequence" => reversed(b, node),
-        _ => return None,
-    };
-    Some(made.map(|value| vec![value]))
-}
-
-/// By doubling: what covers the last `n` elements and what covers the `n` before them cover `2n`.
-fn running(b: &mut Builder, node: &Node, op: Binary, neutral: f64) -> Result<ValueId, Reject> {
-    let (name, x) = (node.name(), node.input(0)?);
-    let shape = b.shape(x);
-    let axis = match b.integers(node.input(1)?, "axis")?[..] {
-        [axis] => axis_of(axis, shape.rank())?,
-        _ => return wrong("its axis is not one number"),
-    };
-    let (operands, dtype) = widened(b, name, &[x])?;
-    no_booleans(node, dtype)?;
-    let (extent, backwards) = (shape[axis], node.flag("reverse"));
-    let mut made = operands[0];
-    if shape.elements() == 0 {
-        return Ok(x);
+    match node.operator() {
+        "ReverseSequence" => Some(reversed(b, node).map(|value| vec![value])),
+        _ => None,
     }
-    let join = |b: &mut Builder, first: ValueId, second: ValueId| match backwards {
-        false => b.concat(name, &[first, second], axis),
-        true => b.concat(name, &[second, first], axis),
-    };
-    // Elements from one end on, in the direction of the sums: `first` of them, or those behind them.
-    let head = |b: &mut Builder, x: ValueId, first: usize| {
-        b.slice(name, x, axis, if backwards { extent - first..extent } else { 0..first })
-    };
-    let tail = |b: &mut Builder, x: ValueId, first: usize| {
-        b.slice(name, x, axis, if backwards { 0..extent - first } else { first..extent })
-    };
-    if node.flag("exclusive") {
-        let mut dims = shape.to_vec();
-        dims[axis] = 1;
-        let start = b.scalar(b.dtype(made), neutral);
-        let start = b.expand(name, start, dims.into())?;
-        let rest = head(b, made, extent - 1)?;
-        made = join(b, start, rest)?;
-    }
-    let mut covered = 1;
-    while covered < extent {
-        let done = head(b, made, covered)?;
-        let (later, earlier) = (tail(b, made, covered)?, head(b, made, extent - covered)?);
-        let more = b.binary(name, op, later, earlier)?;
-        made = join(b, done, more)?;
-        covered *= 2;
-    }
-    b.cast(name, made, dtype)
 }
 
 /// The first elements of every sequence in the opposite order, as many as its length says.
