@@ -46,6 +46,15 @@ pub struct CpuCutter {
 }
 
 impl CpuCutter {
+    fn integer_conv(&self, mut spec: IntegerConvSpec) -> IntegerConvSpec {
+        let tiles = integer_work(&spec, self.target.isa).tiles(self.target);
+        spec.conv.panel_width = INTEGER_COLUMNS;
+        spec.conv.tile_rows = tiles.rows;
+        spec.conv.tile_columns = tiles.columns.next_multiple_of(INTEGER_COLUMNS);
+        spec.conv.columns_inner = tiles.columns_inner;
+        spec
+    }
+
     /// For a target of kind [`reef_plan::DeviceKind::Cpu`].
     pub const fn new(target: Target) -> CpuCutter {
         CpuCutter { target }
@@ -103,14 +112,7 @@ impl Cutter for CpuCutter {
         match kernel {
             KernelSpec::Conv(spec) => KernelSpec::Conv(self.conv(spec)),
             KernelSpec::MatMul(spec) => KernelSpec::MatMul(self.matmul(spec, ns)),
-            KernelSpec::IntegerConv(mut spec) => {
-                let tiles = integer_work(&spec, self.target.isa).tiles(self.target);
-                spec.conv.panel_width = INTEGER_COLUMNS;
-                spec.conv.tile_rows = tiles.rows;
-                spec.conv.tile_columns = tiles.columns.next_multiple_of(INTEGER_COLUMNS);
-                spec.conv.columns_inner = tiles.columns_inner;
-                KernelSpec::IntegerConv(spec)
-            }
+            KernelSpec::IntegerConv(spec) => KernelSpec::IntegerConv(self.integer_conv(spec)),
             KernelSpec::IntegerMatMul(mut spec) => {
                 let product = &mut spec.product;
                 // Panels of bytes: four rows take the room of one of floats.

@@ -29,7 +29,6 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
         "QLinearConcat" => concat(b, node),
         "QLinearSoftmax" => softmax(b, node),
         "QGemm" => qgemm(b, node),
-        "RotaryEmbedding" => rotary(b, node),
         "Attention" => return Some(packed_attention(b, node)),
         "MultiHeadAttention" => return Some(attention_of_heads(b, node)),
         "Trilu" => super::movement::trilu(b, node),
@@ -421,8 +420,8 @@ fn softmax(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     integers(b, node, made, 3, like)
 }
 
-/// Inputs A, its scale and zero point, B, its scale and zero point, C, and scale and zero point of the result:
-/// without those it is a number.
+/// Inputs A, its scale and zero point, B, its scale and zero point, C, and scale and zero point of the
+/// result: without those it is a number.
 fn qgemm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let name = node.name();
     let turned = |b: &mut Builder, x: ValueId, turn: bool| match turn && b.rank(x) == 2 {
@@ -449,102 +448,6 @@ fn qgemm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         }
         _ => finished(b, name, sum, scale, None),
     }
-}
-
-/// Halves (or neighbours) of the first columns turned by an angle of the position: inputs x, positions,
-/// cosines and sines by position.
-fn rotary(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
-    let name = node.name();
-    let (x, back) = b.computable(name, node.input(0)?)?;
-    let (cosines, _) = b.computable(name, node.input(2)?)?;
-    let (sines, _) = b.computable(name, node.input(3)?)?;
-    let shape = b.shape(x);
-    let dim = usize::try_from(node.int("rotary_embedding_dim", 0)).unwrap_or(0);
-    let heads = usize::try_from(node.int("num_heads", 0)).unwrap_or(0);
-    if node.flag("is_packed_batching") || node.float("scale", 1.0) != 1.0 {
-        return wrong("packed batches and scales are not supported");
-    }
-    let half = b.shape(cosines).last().copied().unwrap_or(0);
-    // [N, words, heads, columns]
-    let by_heads = match shape[..] {
-        [n, h, s, d] => {
-            let turned = b.transpose(name, x, vec![0, 2, 1, 3])?;
-            debug_assert_eq!(b.shape(turned)[..], [n, s, h, d]);
-            turned
-        }
-        [n, s, columns] => {
-            let width = if heads > 0 && columns.is_multiple_of(heads) { columns / heads } else { 2 * half };
-            if width == 0 || !columns.is_multiple_of(width) {
-                return wrong(format!("{columns} columns in heads of {width}"));
-            }
-            b.reshape(name, x, Shape::from([n, s, columns / width, width]))?
-        }
-        _ => return wrong(format!("an input of shape {shape}")),
-    };
-    let [n, s, h, d] = b.shape(by_heads)[..] else { unreachable!("it was just made so") };
-    let dim = if dim == 0 { d } else { dim };
-    if dim != 2 * half || dim > d {
-        return wrong(format!("{dim} columns are turned by {half} angles"));
-    }
-    let angles = |b: &mut Builder, table: ValueId| -> Result<ValueId, Reject> {
-        let positions = node.input(1)?;
-        let rows = match b.shape(positions).elements() {
-            // The first position; the others follow it.
-            1 if b.known(positions).is_some() => {
-                let first = b.integers(positions, "position")?[0];
-                let first = usize::try_from(first).unwrap_or(usize::MAX);
-                match first.checked_add(s).filter(|&end| end <= b.shape(table)[0]) {
-                    Some(end) => b.slice(name, table, 0, first..end)?,
-                    None => return wrong(format!("position {first} of {}", b.shape(table)[0])),
-                }
-            }
-            1 => return Err("its first position is computed".into()),
-            count if count == n * s => {
-                let shape = Shape::from([n, s, half]);
-                b.add(name, Op::Gather { axis: 0 }, &[table, positions], DType::F32, shape)?
-            }
-            count => return wrong(format!("{count} positions for {n} sequences of {s}")),
-        };
-        let lead = b.shape(rows).elements() / (s * half);
-        b.reshape(name, rows, Shape::from([lead, s, 1, half]))
-    };
-    let (cosines, sines) = (angles(b, cosines)?, angles(b, sines)?);
-    let interleaved = node.flag("interleaved");
-    let turned = b.slice(name, by_heads, 3, 0..dim)?;
-    let (first, second) = if interleaved {
-        let pairs = b.reshape(name, turned, Shape::from([n, s, h, half, 2]))?;
-        let part = |b: &mut Builder, at: usize| {
-            let part = b.slice(name, pairs, 4, at..at + 1)?;
-            b.reshape(name, part, Shape::from([n, s, h, half]))
-        };
-        (part(b, 0)?, part(b, 1)?)
-    } else {
-        (b.slice(name, turned, 3, 0..half)?, b.slice(name, turned, 3, half..dim)?)
-    };
-    let sum = |b: &mut Builder, op: Binary, p: ValueId, q: ValueId| -> Result<ValueId, Reject> {
-        let left = b.binary(name, Binary::Mul, p, cosines)?;
-        let right = b.binary(name, Binary::Mul, q, sines)?;
-        b.binary(name, op, left, right)
-    };
-    let (real, imaginary) = (sum(b, Binary::Sub, first, second)?, sum(b, Binary::Add, second, first)?);
-    let joined = if interleaved {
-        let column = Shape::from([n, s, h, half, 1]);
-        let (real, imaginary) = (b.reshape(name, real, column.clone())?, b.reshape(name, imaginary, column)?);
-        let pairs = b.concat(name, &[real, imaginary], 4)?;
-        b.reshape(name, pairs, Shape::from([n, s, h, dim]))?
-    } else {
-        b.concat(name, &[real, imaginary], 3)?
-    };
-    let made = match d - dim {
-        0 => joined,
-        _ => {
-            let rest = b.slice(name, by_heads, 3, dim..d)?;
-            b.concat(name, &[joined, rest], 3)?
-        }
-    };
-    let made = if shape.rank() == 4 { b.transpose(name, made, vec![0, 2, 1, 3])? } else { made };
-    let made = b.reshape(name, made, shape)?;
-    b.cast(name, made, back)
 }
 
 /// The extents of an attention.

@@ -23,6 +23,7 @@ mod reduce;
 mod relative;
 mod resize;
 mod reversed;
+mod rotary;
 mod select;
 mod shape;
 mod stateful;
@@ -245,6 +246,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         quantized::read,
         select::read,
         microsoft::read,
+        rotary::read,
         attention::read,
         loss::read,
         reversed::read,

@@ -1,6 +1,6 @@
 //! Sequences turned around, each up to its length.
 
-use reef_graph::{DType, Op, Shape, Tensor, ValueId};
+use reef_graph::{Binary, DType, Op, Shape, Tensor, ValueId};
 
 use super::attributes::Node;
 use super::{Builder, Reading, Reject, wrong};
