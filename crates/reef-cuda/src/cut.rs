@@ -58,6 +58,7 @@ impl CudaCutter {
                 KernelSpec::Conv(_) | KernelSpec::MatMul(_) | KernelSpec::Attention(_),
                 Precision::F16 | Precision::Bf16,
             ) => 2_000.0,
+            (KernelSpec::IntegerConv(_) | KernelSpec::IntegerMatMul(_), _) => 2_000.0,
             (KernelSpec::Recurrent(_), _) => HOST_FLOPS_PER_NS,
             _ => 200.0,
         }
@@ -101,7 +102,6 @@ impl Cutter for CudaCutter {
             Weights::Depthwise { .. } => Packing::Depthwise,
             // The host multiplies with them.
             Weights::Recurrent { .. } => Packing::Raw,
-            // There is no kernel for them yet: such plans do not load.
             Weights::Integers { groups, .. } => {
                 Packing::IntegerPanels { groups: groups as u32, width: INTEGER_COLUMNS as u32 }
             }
@@ -158,6 +158,11 @@ impl Cutter for CudaCutter {
     /// On tensor cores.
     fn has_attention(&self, depth: usize, width: usize) -> bool {
         self.target.precision != Precision::F32 && depth.max(width) <= ATTENTION_WIDTH_MAX
+    }
+
+    /// On tensor cores, in every precision: integers are exact.
+    fn has_integers(&self) -> bool {
+        true
     }
 
     fn has_normed_conv(&self) -> bool {
