@@ -23,7 +23,7 @@ const CACHE_VARIABLE: &str = "REEF_CUDA_CACHE";
 /// The text that is compiled includes the others.
 const MAIN: (&str, &str) = ("queue.cu", "#include \"queue.cuh\"\n");
 
-const HEADERS: [(&str, &str); 16] = [
+const HEADERS: [(&str, &str); 17] = [
     ("ptx.cuh", include_str!("kernels/ptx.cuh")),
     ("tile.cuh", include_str!("kernels/tile.cuh")),
     ("scalar.cuh", include_str!("kernels/scalar.cuh")),
@@ -37,6 +37,7 @@ const HEADERS: [(&str, &str); 16] = [
     ("matmul.cuh", include_str!("kernels/matmul.cuh")),
     ("matmul_tensor.cuh", include_str!("kernels/matmul_tensor.cuh")),
     ("pool.cuh", include_str!("kernels/pool.cuh")),
+    ("recurrent.cuh", include_str!("kernels/recurrent.cuh")),
     ("rows.cuh", include_str!("kernels/rows.cuh")),
     ("synthetic.cuh", include_str!("kernels/synthetic.cuh")),
     ("queue.cuh", include_str!("kernels/queue.cuh")),

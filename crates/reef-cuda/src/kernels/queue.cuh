@@ -13,6 +13,7 @@
 #include "matmul.cuh"
 #include "matmul_tensor.cuh"
 #include "pool.cuh"
+#include "recurrent.cuh"
 #include "rows.cuh"
 #include "synthetic.cuh"
 
@@ -155,7 +156,8 @@ static_assert(sizeof(reef::Report) == REPORT_BYTES, "the host has another idea o
   X(26, synthetic, SyntheticDescriptor, 4)           \
   X(27, window, WindowDescriptor, 4)                 \
   X(28, integer_conv, IntegerConvDescriptor, 2)      \
-  X(29, integer_matmul, IntegerMatMulDescriptor, 2)
+  X(29, integer_matmul, IntegerMatMulDescriptor, 2)  \
+  X(30, recurrent, RecurrentDescriptor, 2)
 
 #define REEF_QUEUE_KERNEL(number, name, Descriptor, together)                                                        \
   extern "C" __global__ void __launch_bounds__(256, together) reef_queue_##name(reef::Launch launch) {               \
