@@ -33,8 +33,8 @@ const BYTES_PER_NS: f64 = 20.0;
 
 /// Sequences that a block of a recurrent network takes at most, as `kernels/recurrent.cuh` has it.
 pub(crate) const RECURRENT_ROWS: usize = 4;
-/// Elements of a state of a recurrent network at most: its states lie in shared memory, of which every GPU has
-/// 99 KiB for a block. The host runs larger ones.
+/// Elements of a state of a recurrent network at most: its states lie in shared memory, of which every GPU
+/// has 99 KiB for a block. The host runs larger ones.
 pub(crate) const RECURRENT_HIDDEN_MAX: usize = 2048;
 /// Bytes of weights that a multiprocessor gets from the cache in a nanosecond. Before anything is measured.
 const CACHED_BYTES_PER_NS: f64 = 50.0;
