@@ -6,7 +6,7 @@ use std::sync::Arc;
 use reef_base::{AlignedBytes, Buffer, Rng};
 use reef_graph::{
     Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PoolAttrs, PoolKind,
-    RecurrentAttrs, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId,
+    Quantization, RecurrentAttrs, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId, ZeroPoints,
 };
 
 use reef_plan::{Cutter, HostFault, HostKernel, HostState, Plan, TensorSpec};
@@ -82,7 +82,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 29] = [
+    let makers: [(&str, Maker); 36] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -111,6 +111,13 @@ pub fn all() -> Vec<Sample> {
         ("compress", compress),
         ("LSTM both ways", lstm),
         ("GRU backwards", gru),
+        ("GRU that resets the state first", gru_of_states),
+        ("LSTM of coupled gates", coupled_lstm),
+        ("RNN of many elements", rnn),
+        ("conv of integers", conv_of_integers),
+        ("product of integers with constant", linear_of_integers),
+        ("product of integers", product_of_integers),
+        ("conv of quantised numbers", quantised_conv),
         ("network", network),
     ];
     let hosted = hosted();
@@ -159,10 +166,22 @@ impl Sketch {
         self.graph.add_const(format!("c{}", self.graph.values.len()), tensor)
     }
 
-    /// A constant of small numbers: rounding errors of a network that forgets do not grow.
-    fn moderate(&mut self, shape: &[usize]) -> ValueId {
+    fn fixed(&mut self, tensor: Tensor) -> ValueId {
+        self.graph.add_const(format!("c{}", self.graph.values.len()), tensor)
+    }
+
+    /// 8-bit integers of the whole range.
+    fn integers(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
+        let bytes: Vec<u8> = (0..shape.iter().product()).map(|_| self.rng.below(256) as u8).collect();
+        Tensor::new(dtype, Shape::new(shape), Arc::new(AlignedBytes::copy_from(&bytes)))
+    }
+
+    /// A constant of small numbers: rounding errors of a network that forgets do not grow, however many
+    /// elements it has.
+    fn moderate(&mut self, shape: &[usize], elements: usize) -> ValueId {
         let tensor = self.random(shape);
-        let values: Vec<f32> = tensor.values::<f32>().iter().map(|value| 0.2 * value).collect();
+        let factor = 0.2f32.min(0.5 / (elements as f32).sqrt());
+        let values: Vec<f32> = tensor.values::<f32>().iter().map(|value| factor * value).collect();
         self.graph.add_const(format!("c{}", self.graph.values.len()), Tensor::f32(Shape::new(shape), &values))
     }
 
@@ -443,9 +462,14 @@ fn compress(s: &mut Sketch) {
 }
 
 /// A recurrent network over seven steps of three sequences, the second of which ends early.
-fn recur(s: &mut Sketch, cell: Cell, reverse: &[bool], functions: &[GateFunction]) -> Vec<ValueId> {
-    let memory = cell.has_memory();
-    let (hidden, count) = (21, reverse.len());
+fn recur(
+    s: &mut Sketch,
+    cell: Cell,
+    hidden: usize,
+    reverse: &[bool],
+    functions: &[GateFunction],
+) -> Vec<ValueId> {
+    let (memory, count) = (cell.has_memory(), reverse.len());
     let direction = |&reverse: &bool| Direction { reverse, functions: functions.to_vec() };
     let attrs = RecurrentAttrs {
         cell,
@@ -461,14 +485,14 @@ fn recur(s: &mut Sketch, cell: Cell, reverse: &[bool], functions: &[GateFunction
     let rows = cell.gates() * hidden;
     let mut inputs = vec![s.input(&[7, 3, 10])];
     for dims in [&[count, rows, 10][..], &[count, rows, hidden], &[count, 2 * rows]] {
-        inputs.push(s.moderate(dims));
+        inputs.push(s.moderate(dims, hidden));
     }
     let lengths: Vec<u8> = [7i32, 3, 7].iter().flat_map(|length| length.to_le_bytes()).collect();
     let lengths = Tensor::new(DType::I32, Shape::new(&[3]), Arc::new(AlignedBytes::copy_from(&lengths)));
     inputs.push(s.given(lengths));
     inputs.extend((0..1 + usize::from(memory)).map(|_| s.input(&[count, 3, hidden])).collect::<Vec<_>>());
     if memory {
-        inputs.push(s.moderate(&[count, 3 * hidden]));
+        inputs.push(s.moderate(&[count, 3 * hidden], hidden));
     }
     let fact = |id: &ValueId| (s.graph.value(*id).dtype, s.graph.value(*id).shape.clone());
     let outputs = attrs.outputs(&inputs.iter().map(fact).collect::<Vec<_>>()).expect("the operands fit");
@@ -477,14 +501,93 @@ fn recur(s: &mut Sketch, cell: Cell, reverse: &[bool], functions: &[GateFunction
 
 fn lstm(s: &mut Sketch) {
     use GateFunction::{Sigmoid, Tanh};
-    let made = recur(s, Cell::Lstm { input_forget: false }, &[false, true], &[Sigmoid, Tanh, Tanh]);
+    let made = recur(s, Cell::Lstm { input_forget: false }, 21, &[false, true], &[Sigmoid, Tanh, Tanh]);
     made.into_iter().for_each(|id| s.output(id));
 }
 
 fn gru(s: &mut Sketch) {
     let functions = [GateFunction::HardSigmoid { alpha: 0.2, beta: 0.5 }, GateFunction::Softsign];
-    let made = recur(s, Cell::Gru { linear_before_reset: true }, &[true], &functions);
+    let made = recur(s, Cell::Gru { linear_before_reset: true }, 21, &[true], &functions);
     made.into_iter().for_each(|id| s.output(id));
+}
+
+fn gru_of_states(s: &mut Sketch) {
+    let functions = [GateFunction::Sigmoid, GateFunction::ScaledTanh { alpha: 0.9, beta: 1.1 }];
+    let made = recur(s, Cell::Gru { linear_before_reset: false }, 130, &[false], &functions);
+    made.into_iter().for_each(|id| s.output(id));
+}
+
+fn coupled_lstm(s: &mut Sketch) {
+    let functions =
+        [GateFunction::Sigmoid, GateFunction::Softsign, GateFunction::Affine { alpha: 0.5, beta: 0.1 }];
+    let made = recur(s, Cell::Lstm { input_forget: true }, 70, &[true], &functions);
+    made.into_iter().for_each(|id| s.output(id));
+}
+
+fn rnn(s: &mut Sketch) {
+    let made = recur(s, Cell::Rnn, 260, &[false, true], &[GateFunction::Tanh]);
+    made.into_iter().for_each(|id| s.output(id));
+}
+
+/// What stands for the numbers: channels of their own zero points, and one of the input.
+fn conv_of_integers(s: &mut Sketch) {
+    let (x, weights) = (s.integers(DType::U8, &[2, 6, 9, 10]), s.integers(DType::I8, &[70, 3, 3, 3]));
+    let zeros = [s.integers(DType::U8, &[1]), s.integers(DType::I8, &[70])];
+    let mut operands = vec![s.given(x), s.fixed(weights)];
+    operands.extend(zeros.map(|zero| s.fixed(zero)));
+    let op = Op::ConvInteger(ConvAttrs { groups: 2, ..plain() }, ZeroPoints { left: true, right: true });
+    let y = s.graph.add_node("conv", op, &operands, DType::I32, Shape::from([2, 70, 9, 10]));
+    s.output(y);
+}
+
+/// Behind the sums what exporters write there.
+fn linear_of_integers(s: &mut Sketch) {
+    let (a, b) = (s.integers(DType::I8, &[2, 35, 100]), s.integers(DType::U8, &[100, 90]));
+    let zeros = [s.integers(DType::I8, &[2, 35, 1]), s.integers(DType::U8, &[1])];
+    let mut operands = vec![s.given(a), s.fixed(b)];
+    operands.extend(zeros.map(|zero| s.given(zero)));
+    let (op, shape) = (Op::MatMulInteger(ZeroPoints { left: true, right: true }), [2, 35, 90]);
+    let sum = s.graph.add_node("sum", op, &operands, DType::I32, Shape::from(shape));
+    let y = s.graph.add_node("float", Op::Cast { to: DType::F32 }, &[sum], DType::F32, Shape::from(shape));
+    let factor = s.graph.add_const("factor", Tensor::f32([1], &[1e-4]));
+    let y = s.same(Op::Binary(Binary::Mul), &[y, factor]);
+    let bias = s.constant(&[90]);
+    let y = s.same(Op::Binary(Binary::Add), &[y, bias]);
+    let y = s.same(Op::Unary(Unary::Relu), &[y]);
+    s.output(y);
+}
+
+fn product_of_integers(s: &mut Sketch) {
+    let (a, b) = (s.integers(DType::U8, &[3, 20, 37]), s.integers(DType::U8, &[3, 37, 70]));
+    let zero = s.integers(DType::U8, &[3, 20, 1]);
+    let operands = [a, b, zero].map(|tensor| s.given(tensor));
+    let op = Op::MatMulInteger(ZeroPoints { left: true, right: false });
+    let y = s.graph.add_node("product", op, &operands, DType::I32, Shape::from([3, 20, 70]));
+    s.output(y);
+}
+
+/// As exporters write static quantisation: a convolution between numbers that were integers, and integers
+/// again.
+fn quantised_conv(s: &mut Sketch) {
+    let x = s.input(&[1, 16, 8, 8]);
+    let byte =
+        |s: &mut Sketch, dtype, byte: u8| s.fixed(Tensor::from_slice(dtype, Shape::from([1]), &[byte]));
+    let step = |s: &mut Sketch, of: f32| s.fixed(Tensor::f32([1], &[of]));
+    let how = Quantization::by_tensor(8);
+    let (scale, zero) = (step(s, 0.03), byte(s, DType::U8, 120));
+    let dims = s.dims(x);
+    let q = s.graph.add_node("quantize", Op::Quantize(how), &[x, scale, zero], DType::U8, Shape::new(&dims));
+    let x =
+        s.graph.add_node("numbers", Op::Dequantize(how), &[q, scale, zero], DType::F32, Shape::new(&dims));
+    let weights = s.integers(DType::I8, &[20, 16, 3, 3]);
+    let (weights, weight_scale) = (s.fixed(weights), step(s, 0.004));
+    let dims = Shape::from([20, 16, 3, 3]);
+    let weights =
+        s.graph.add_node("weights", Op::Dequantize(how), &[weights, weight_scale], DType::F32, dims);
+    let bias = s.constant(&[20]);
+    let y = s.node(Op::Conv(plain()), &[x, weights, bias], &[1, 20, 8, 8]);
+    let y = s.same(Op::Unary(Unary::Relu), &[y]);
+    s.output(y);
 }
 
 /// Several stages, branches that may run side by side, and blocks that are worth killing.

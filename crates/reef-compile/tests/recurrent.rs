@@ -243,7 +243,7 @@ impl<C: Cutter> Cutter for Runs<C> {
         self.1
     }
 
-    fn hosts_recurrent(&self) -> bool {
+    fn hosts_recurrent(&self, _hidden: usize) -> bool {
         self.2
     }
 

@@ -93,15 +93,15 @@ inline float of_lane_across(float value, unsigned bits) {
 }
 
 // What a lane brings to a product, and what it takes home: see ptx.cuh. `element` reads element `i` of a register.
-template <unsigned PER_REGISTER, class Element>
-inline void multiply_by_lanes(float (&sums)[4], const unsigned *left, const unsigned *right, Element element) {
+template <unsigned PER_REGISTER, class Sum, class Element>
+inline void multiply_by_lanes(Sum (&sums)[4], const unsigned *left, const unsigned *right, Element element) {
   const unsigned(*const all)[6] = emulator::exchange_in_warp({left[0], left[1], left[2], left[3], right[0], right[1]});
   const unsigned lane = threadIdx.x % 32;
   constexpr unsigned K = 8 * PER_REGISTER;
   for (unsigned i = 0; i < 4; i++) {
     const unsigned row = lane / 4 + i / 2 * 8;
     const unsigned column = lane % 4 * 2 + i % 2;
-    float sum = sums[i];
+    Sum sum = sums[i];
     for (unsigned k = 0; k < K; k++) {
       const unsigned half = k / (K / 2);
       const unsigned t = k % (K / 2) / PER_REGISTER;
@@ -122,6 +122,19 @@ inline void multiply_half(float (&sums)[4], const unsigned *left, const unsigned
 }
 inline void multiply_bfloat(float (&sums)[4], const unsigned *left, const unsigned *right) {
   multiply_by_lanes<2>(sums, left, right, [](unsigned bits, unsigned i) { return of_bits(bits >> i * 16 << 16); });
+}
+
+inline void multiply_integers(unsigned (&sums)[4], const unsigned *left, const unsigned *right) {
+  // As unsigned numbers they wrap.
+  multiply_by_lanes<4>(sums, left, right, [](unsigned bits, unsigned i) {
+    return static_cast<unsigned>(static_cast<int>(static_cast<signed char>(bits >> i * 8)));
+  });
+}
+inline unsigned add_bytes(unsigned sum, unsigned bytes) {
+  for (unsigned i = 0; i < 4; i++) {
+    sum += static_cast<unsigned>(static_cast<int>(static_cast<signed char>(bytes >> i * 8)));
+  }
+  return sum;
 }
 
 inline void pause() { emulator::give_way(); }

@@ -23,7 +23,7 @@ const CACHE_VARIABLE: &str = "REEF_CUDA_CACHE";
 /// The text that is compiled includes the others.
 const MAIN: (&str, &str) = ("queue.cu", "#include \"queue.cuh\"\n");
 
-const HEADERS: [(&str, &str); 15] = [
+const HEADERS: [(&str, &str); 17] = [
     ("ptx.cuh", include_str!("kernels/ptx.cuh")),
     ("tile.cuh", include_str!("kernels/tile.cuh")),
     ("scalar.cuh", include_str!("kernels/scalar.cuh")),
@@ -33,9 +33,11 @@ const HEADERS: [(&str, &str); 15] = [
     ("conv_tensor.cuh", include_str!("kernels/conv_tensor.cuh")),
     ("elementwise.cuh", include_str!("kernels/elementwise.cuh")),
     ("gather.cuh", include_str!("kernels/gather.cuh")),
+    ("integer.cuh", include_str!("kernels/integer.cuh")),
     ("matmul.cuh", include_str!("kernels/matmul.cuh")),
     ("matmul_tensor.cuh", include_str!("kernels/matmul_tensor.cuh")),
     ("pool.cuh", include_str!("kernels/pool.cuh")),
+    ("recurrent.cuh", include_str!("kernels/recurrent.cuh")),
     ("rows.cuh", include_str!("kernels/rows.cuh")),
     ("synthetic.cuh", include_str!("kernels/synthetic.cuh")),
     ("queue.cuh", include_str!("kernels/queue.cuh")),

@@ -2,9 +2,9 @@
 
 use reef_base::Nanos;
 use reef_plan::cut::{Cutter, Weights, Work};
-use reef_plan::{ConvSpec, KernelSpec, Packing, Precision, Target};
+use reef_plan::{ConvSpec, KernelSpec, OwnLayout, Packing, Precision, RecurrentSpec, Target};
 
-use crate::pack::{self, Chunks};
+use crate::pack::{self, Chunks, Rows};
 
 /// Pixels and output channels of a block, as `kernels/conv.cuh` and `kernels/precision.cuh` have them.
 pub(crate) const CONV_ROWS: usize = 64;
@@ -30,6 +30,18 @@ const ELEMENTS: usize = 2048;
 const BLOCK_NS: f64 = 1_000.0;
 /// Bytes that a multiprocessor gets moved in a nanosecond. Before anything is measured.
 const BYTES_PER_NS: f64 = 20.0;
+
+/// Sequences that a block of a recurrent network takes at most, as `kernels/recurrent.cuh` has it.
+pub(crate) const RECURRENT_ROWS: usize = 4;
+/// Elements of a state of a recurrent network at most: its states lie in shared memory, of which every GPU
+/// has 99 KiB for a block. The host runs larger ones.
+pub(crate) const RECURRENT_HIDDEN_MAX: usize = 2048;
+/// Bytes of weights that a multiprocessor gets from the cache in a nanosecond. Before anything is measured.
+const CACHED_BYTES_PER_NS: f64 = 50.0;
+/// What a step of a recurrent network takes beside its weights.
+const RECURRENT_STEP_NS: f64 = 2_000.0;
+/// What a kernel of a recurrent network is to take at most: nothing runs in between.
+const RECURRENT_NS_MAX: f64 = 500_000.0;
 
 /// Operations that the host gets done in a nanosecond, in a kernel that it runs.
 const HOST_FLOPS_PER_NS: f64 = 5.0;
@@ -58,11 +70,18 @@ impl CudaCutter {
                 KernelSpec::Conv(_) | KernelSpec::MatMul(_) | KernelSpec::Attention(_),
                 Precision::F16 | Precision::Bf16,
             ) => 2_000.0,
+            (KernelSpec::IntegerConv(_) | KernelSpec::IntegerMatMul(_), _) => 2_000.0,
             (KernelSpec::Recurrent(_) | KernelSpec::Resample(_) | KernelSpec::Along(_), _) => {
                 HOST_FLOPS_PER_NS
             }
             _ => 200.0,
         }
+    }
+
+    /// Nanoseconds of a step of a recurrent network on the device, whose weights every block reads anew.
+    fn step_ns(spec: &RecurrentSpec) -> f64 {
+        let weights = spec.cell.gates() * spec.hidden * spec.hidden * size_of::<f32>();
+        RECURRENT_STEP_NS + weights as f64 / CACHED_BYTES_PER_NS
     }
 
     /// Tiles of a convolution on tensor cores, and how many blocks share one.
@@ -101,9 +120,11 @@ impl Cutter for CudaCutter {
             Weights::Conv { groups, .. } => Packing::Own { layout, groups: groups as u32, transposed: false },
             Weights::Matrix { transposed, .. } => Packing::Own { layout, groups: 1, transposed },
             Weights::Depthwise { .. } => Packing::Depthwise,
-            // The host multiplies with them.
-            Weights::Recurrent { .. } => Packing::Raw,
-            // There is no kernel for them yet: such plans do not load.
+            // The host multiplies with them as they are.
+            Weights::Recurrent { shape, .. } if shape[1] > RECURRENT_HIDDEN_MAX => Packing::Raw,
+            Weights::Recurrent { gates, .. } => {
+                Packing::Own { layout: OwnLayout(&Rows), groups: gates as u32, transposed: false }
+            }
             Weights::Integers { groups, .. } => {
                 Packing::IntegerPanels { groups: groups as u32, width: INTEGER_COLUMNS as u32 }
             }
@@ -135,6 +156,9 @@ impl Cutter for CudaCutter {
             KernelSpec::Softmax(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::LayerNorm(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
+            KernelSpec::Recurrent(spec) if spec.hidden <= RECURRENT_HIDDEN_MAX => {
+                spec.tile_rows = spec.batch.div_ceil(self.target.cus.max(1)).clamp(1, RECURRENT_ROWS);
+            }
             KernelSpec::Recurrent(_)
             | KernelSpec::Resample(_)
             | KernelSpec::Along(_)
@@ -146,6 +170,11 @@ impl Cutter for CudaCutter {
     }
 
     fn kernel_ns(&self, kernel: &KernelSpec, work: &Work) -> f64 {
+        if let KernelSpec::Recurrent(spec) = kernel
+            && spec.hidden <= RECURRENT_HIDDEN_MAX
+        {
+            return kernel.blocks() as f64 * (BLOCK_NS + spec.steps as f64 * Self::step_ns(spec));
+        }
         kernel.blocks() as f64 * BLOCK_NS
             + (work.flops / self.flops_per_ns(kernel)).max(work.bytes / BYTES_PER_NS)
     }
@@ -155,13 +184,26 @@ impl Cutter for CudaCutter {
         0
     }
 
-    fn hosts_recurrent(&self) -> bool {
-        true
+    /// As many as leave room for others soon enough; a host is not in their way.
+    fn recurrent_steps(&self, spec: &RecurrentSpec, _work: &Work) -> usize {
+        if spec.hidden > RECURRENT_HIDDEN_MAX {
+            return spec.steps.max(1);
+        }
+        ((RECURRENT_NS_MAX / Self::step_ns(spec)) as usize).max(1)
+    }
+
+    fn hosts_recurrent(&self, hidden: usize) -> bool {
+        hidden > RECURRENT_HIDDEN_MAX
     }
 
     /// On tensor cores.
     fn has_attention(&self, depth: usize, width: usize) -> bool {
         self.target.precision != Precision::F32 && depth.max(width) <= ATTENTION_WIDTH_MAX
+    }
+
+    /// On tensor cores, in every precision: integers are exact.
+    fn has_integers(&self) -> bool {
+        true
     }
 
     fn has_normed_conv(&self) -> bool {

@@ -3,6 +3,8 @@
 mod attention;
 mod contract;
 mod elementwise;
+mod integer;
+mod recurrent;
 mod rest;
 mod rows;
 mod window;
@@ -18,7 +20,7 @@ use crate::cut::SPLIT_BLOCKS;
 use crate::driver::Grid;
 
 /// Sizes of what the host and the kernels both declare, by the names that the kernels check them under.
-pub(crate) const SIZES: [(&str, usize); 13] = [
+pub(crate) const SIZES: [(&str, usize); 17] = [
     ("ATTENTION_DESCRIPTOR_BYTES", size_of::<attention::AttentionDescriptor>()),
     ("CONV_DESCRIPTOR_BYTES", size_of::<contract::ConvDescriptor>()),
     ("MATMUL_DESCRIPTOR_BYTES", size_of::<contract::MatMulDescriptor>()),
@@ -29,6 +31,10 @@ pub(crate) const SIZES: [(&str, usize); 13] = [
     ("LAYER_NORM_DESCRIPTOR_BYTES", size_of::<rows::LayerNormDescriptor>()),
     ("GATHER_DESCRIPTOR_BYTES", size_of::<rest::GatherDescriptor>()),
     ("SYNTHETIC_DESCRIPTOR_BYTES", size_of::<rest::SyntheticDescriptor>()),
+    ("INTEGER_CONV_DESCRIPTOR_BYTES", size_of::<integer::IntegerConvDescriptor>()),
+    ("INTEGER_MATMUL_DESCRIPTOR_BYTES", size_of::<integer::IntegerMatMulDescriptor>()),
+    ("INTEGER_SHARED_BYTES", integer::SHARED_BYTES),
+    ("RECURRENT_DESCRIPTOR_BYTES", size_of::<recurrent::RecurrentDescriptor>()),
     ("ARRIVED_BYTES", SPLIT_BLOCKS * size_of::<u64>()),
     ("LAUNCH_BYTES", size_of::<Launch>()),
     ("REPORT_BYTES", size_of::<Report>()),
@@ -165,7 +171,7 @@ pub(crate) const PART_REST: u32 = 2;
 
 /// Tile functions by number, each as a kernel of its own that [`describe`] names, and how many of its blocks
 /// a multiprocessor has registers for: as in `kernels/queue.cuh`.
-pub(crate) const FUNCTIONS: [(&str, u32); 28] = [
+pub(crate) const FUNCTIONS: [(&str, u32); 31] = [
     ("reef_queue_attention_bf16", 2),
     ("reef_queue_attention_f16", 2),
     ("reef_queue_attention_tf32", 2),
@@ -194,6 +200,9 @@ pub(crate) const FUNCTIONS: [(&str, u32); 28] = [
     ("reef_queue_softmax", 4),
     ("reef_queue_synthetic", 4),
     ("reef_queue_window", 4),
+    ("reef_queue_integer_conv", 2),
+    ("reef_queue_integer_matmul", 2),
+    ("reef_queue_recurrent", 2),
 ];
 
 /// Functions that run any two tile functions of which a multiprocessor has registers for so many blocks.
@@ -213,6 +222,8 @@ pub(crate) fn describe(
         KernelSpec::Conv(spec) => contract::conv(operands, spec),
         KernelSpec::Attention(spec) => return attention::attention(operands, spec),
         KernelSpec::MatMul(spec) => contract::matmul(operands, spec),
+        KernelSpec::IntegerConv(spec) => integer::conv(operands, spec),
+        KernelSpec::IntegerMatMul(spec) => integer::matmul(operands, spec),
         KernelSpec::Depthwise(spec) => window::depthwise(operands, spec),
         KernelSpec::Pool(spec) => window::pool(operands, spec),
         KernelSpec::Elementwise(spec) => return elementwise::describe(operands, spec),
@@ -220,6 +231,7 @@ pub(crate) fn describe(
         KernelSpec::Softmax(spec) => rows::softmax(operands, spec),
         KernelSpec::LayerNorm(spec) => rows::layer_norm(operands, spec),
         KernelSpec::Gather(spec) => rest::gather(operands, spec),
+        KernelSpec::Recurrent(spec) => recurrent::recurrent(operands, spec),
         KernelSpec::Synthetic(spec) => return rest::synthetic(operands, spec),
         other => return Err(format!("the device has no {} kernel yet", other.name())),
     })
@@ -276,7 +288,11 @@ impl Operands<'_> {
     }
 
     fn write(&self) -> Operand {
-        operand(self.placing, &self.kernel.writes[0], 0)
+        self.write_at(0)
+    }
+
+    fn write_at(&self, index: usize) -> Operand {
+        operand(self.placing, &self.kernel.writes[index], 0)
     }
 }
 

@@ -1,5 +1,5 @@
-//! Host steps: kernels that the device has no code for, foreign ones, selections, recurrent networks,
-//! resamplings and what goes along an axis. Where their operands lie, and what foreign code keeps.
+//! Host steps: kernels that the device has no code for, foreign ones, selections, recurrent networks of very
+//! large states, resamplings and what goes along an axis. Where their operands lie, and what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
 //! where they are.
@@ -9,13 +9,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use reef_base::panics;
 use reef_plan::{HostFault, HostKernel, HostState, Kernel, KernelSpec, Place, Plan, Region};
 
+use crate::cut::RECURRENT_HIDDEN_MAX;
+
 /// What every operand is aligned to.
 const GRAIN: usize = 64;
 
 /// Whether a kernel runs on the host.
 pub(crate) fn is_hosted(kernel: &Kernel) -> bool {
     use KernelSpec::{Along, Host, Recurrent, Resample, Selection};
-    matches!(kernel.spec, Host(_) | Selection(_) | Recurrent(_) | Resample(_) | Along(_))
+    match &kernel.spec {
+        Host(_) | Selection(_) | Resample(_) | Along(_) => true,
+        Recurrent(spec) => spec.hidden > RECURRENT_HIDDEN_MAX,
+        _ => false,
+    }
 }
 
 /// An operand of a host step and its place in the slot's pinned memory.

@@ -226,7 +226,7 @@ fn kernels_keep_to_their_operands() {
     let samples = samples::all();
     for (cus, precision) in CUTS.into_iter().zip(Precision::ALL) {
         let ran = samples.iter().filter(|sample| bench.sample(sample, cus, precision)).count();
-        assert!(ran + 5 >= samples.len(), "{ran} of {} samples ran", samples.len());
+        assert!(ran + 3 >= samples.len(), "{ran} of {} samples ran", samples.len());
     }
 }
 

@@ -198,6 +198,10 @@ impl Loaded {
         let kernel = &self.plan.kernels()[kernel];
         let reason = match &kernel.spec {
             KernelSpec::Gather(spec) => format!("index {value}, {}", AllowedIndices(spec.extent)),
+            KernelSpec::Recurrent(spec) => {
+                let (name, most) = (spec.cell.name(), spec.all_steps);
+                format!("{name}: one of sequence_lens is {value}, allowed are 0 to {most}")
+            }
             other => format!("{} of {value}", other.name()),
         };
         HostFault::of_input(kernel.name.as_str(), reason)

@@ -9,7 +9,7 @@ use reef_base::{AlignedBytes, TaskKey};
 use reef_compile::{CompileOptions, compile, reference};
 use reef_cuda::{CudaDevice, CudaOptions};
 use reef_device::{Device, DeviceError, Outcome};
-use reef_graph::{Binary, DType, Graph, Op, Shape, Tensor, Unary, ValueId};
+use reef_graph::{Binary, DType, Graph, Op, Quantization, Shape, Tensor, Unary, ValueId};
 use reef_plan::Precision;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -151,6 +151,64 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// Types that hold quantised values, and how many bits those have.
+const QUANTISED: [(DType, u32); 6] =
+    [(DType::U8, 8), (DType::I8, 8), (DType::U16, 16), (DType::I16, 16), (DType::U8, 4), (DType::I8, 4)];
+
+/// Numbers to integers of few bits and back, with one scale and with many, with zero points and without.
+fn quantised() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (to, bits) in QUANTISED {
+        for (from, zero) in
+            [DType::F32, DType::F16, DType::I32].map(|from| [(from, false), (from, true)]).concat()
+        {
+            for by_axis in [false, true] {
+                let how = Quantization::by_tensor(bits);
+                let mut values = numbers(from);
+                if from == DType::F32 {
+                    // No number, and halves, which go to the even one.
+                    values.extend(
+                        [f32::NAN, f32::INFINITY, 0.75, 1.25, -1.25].map(|x| x.to_le_bytes().to_vec()),
+                    );
+                }
+                let count = values.len();
+                let x = tensor(from, &values, &[count]);
+                cases.push(case_of(format!("{from} to {bits} bits of {to}"), how, x, to, [zero, by_axis]));
+                if from == DType::I32 {
+                    continue;
+                }
+                // Every type's own ends lie in the range of 4 bits for the reference only if they are of 4.
+                let values: Vec<Vec<u8>> = match bits {
+                    4 => (0..8u8).map(|value| vec![value]).collect(),
+                    _ => numbers(to),
+                };
+                let count = values.len();
+                let x = tensor(to, &values, &[count]);
+                cases.push(case_of(format!("{bits} bits of {to} to {from}"), how, x, from, [zero, by_axis]));
+            }
+        }
+    }
+    cases
+}
+
+/// A case of quantised values.
+fn case_of(name: String, how: Quantization, x: Tensor, to: DType, [zero, by_axis]: [bool; 2]) -> Case {
+    let count = x.shape().elements();
+    let scales: Vec<f32> = (0..if by_axis { count } else { 1 }).map(|at| 0.5 + at as f32 * 0.125).collect();
+    let back = to.is_float();
+    let held = if back { x.dtype() } else { to };
+    let points: Vec<Vec<u8>> = scales
+        .iter()
+        .enumerate()
+        .map(|(at, _)| (1 + at as u64 % 6).to_le_bytes()[..held.bytes()].to_vec())
+        .collect();
+    let mut inputs = vec![x, Tensor::f32([scales.len()], &scales)];
+    inputs.extend(zero.then(|| tensor(held, &points, &[scales.len()])));
+    let op = if back { Op::Dequantize(how) } else { Op::Quantize(how) };
+    let name = format!("{name}, zero points: {zero}, by axis: {by_axis}");
+    Case::new(name, op, inputs, to, &[count])
+}
+
 /// A float of some type as a double.
 fn float(dtype: DType, bytes: &[u8]) -> f64 {
     match dtype {
@@ -240,4 +298,22 @@ fn results_of_elements_are_those_of_the_reference() {
     println!("{ran} of {} cases ran", cases.len());
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert!(ran > 400, "{ran} of {} cases ran", cases.len());
+}
+
+#[test]
+#[ignore = "needs the emulated driver: cargo xtask cuda"]
+fn results_of_quantised_values_are_those_of_the_reference() {
+    let separate_allocations = std::env::var_os("REEF_TEST_SEPARATE").is_some();
+    let memory_bytes = Some(64 << 20);
+    let options = CudaOptions { separate_allocations, memory_bytes, ..CudaOptions::default() };
+    let device = CudaDevice::start(options).expect("the emulated driver is there");
+    let wrong: Vec<String> = quantised()
+        .iter()
+        .filter_map(|case| match run(&device, case) {
+            Ok(true) => None,
+            Ok(false) => Some(format!("{}: it was refused", case.name)),
+            Err(why) => Some(format!("{}: {why}", case.name)),
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -31,11 +31,12 @@ const READ: [&str; 2] = ["80", "90"];
 /// What kernels are watched for by drivers built for that (see `crates/reef-cuda/emulator/build.sh`), and the
 /// tests that run on them.
 const CHECKS: [(&str, &[&[&str]]); 3] = [("address", &WATCHED), ("undefined", &WATCHED), ("races", &SLOWLY)];
-const WATCHED: [&[&str]; 4] = [
+const WATCHED: [&[&str]; 5] = [
     &["--lib", "isolation::"],
     &["--test", "emulated", "results_"],
     &["--test", "elements"],
     &["--test", "products"],
+    &["--test", "integers"],
 ];
 /// For the check that is the slowest.
 const SLOWLY: [&[&str]; 3] = [
@@ -99,8 +100,9 @@ pub(crate) fn test() -> Result<()> {
     read_machine_code(&places)?;
     places.emulate()?;
     run_command(Command::new(places.driver.with_file_name("self-test")))?;
-    for part in [&["--lib", "compiler::"][..], &["--test", "products"], &["--test", "elements"]] {
-        run_command(tests(&places, part, &[]))?;
+    run_command(tests(&places, &["--lib", "compiler::"], &[]))?;
+    for part in ["products", "integers", "elements"] {
+        run_command(tests(&places, &["--test", part], &[]))?;
     }
     let mut command = tests(&places, &["--test", "cuda"], &[]);
     command.env("REEF_EMULATOR_STRICT", "2");

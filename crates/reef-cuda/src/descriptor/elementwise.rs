@@ -57,9 +57,6 @@ pub(super) fn describe(operands: Operands<'_>, spec: &ElementwiseSpec) -> Result
     bounded("axes", spec.dims.len(), RANK_MAX)?;
     bounded("inputs", spec.inputs.len(), INPUTS_MAX)?;
     bounded("steps", spec.program.len(), STEPS_MAX)?;
-    if spec.program.iter().any(|op| matches!(op, ElemOp::ToRange(..))) {
-        return Err("an element-wise kernel that quantises, which the device has not".into());
-    }
     let mut descriptor = ElementwiseDescriptor {
         y: operands.write(),
         elements: spec.elements() as u64,
@@ -137,7 +134,10 @@ fn step(op: &ElemOp, spec: &ElementwiseSpec, floats: &[bool]) -> (Step, bool) {
         // A float stays what it is: the larger of it and itself.
         ElemOp::ToF32(x) if floats[x] => (of(FIRST_BINARY[0] + binary(Binary::Max), x, x), true),
         ElemOp::ToF32(x) => (of(33, x, 0), true),
-        ElemOp::ToRange(..) => unreachable!("such programs are refused"),
+        ElemOp::ToRange(x, low, high) => {
+            let constant = i64::from(high) << 32 | i64::from(low as u32);
+            (Step { constant, ..of(36, x, 0) }, false)
+        }
         ElemOp::ToInt(x, dtype) => {
             let type_of = type_of(dtype).expect("integers have numbers");
             (Step { type_of, ..of(if floats[x] { 34 } else { 35 }, x, 0) }, false)
@@ -196,8 +196,9 @@ mod tests {
         assert_eq!(kinds[(FIRST_BINARY[1] + binary(Binary::Xor)) as usize], "STEP_INT_XOR");
         let named = [(UNARY[0], "UNARY"), (UNARY[1], "INT_UNARY"), (32, "WHERE"), (33, "FLOAT_OF_INT")];
         named.iter().for_each(|(kind, name)| assert_eq!(kinds[*kind as usize], format!("STEP_{name}")));
-        let named = [(34, "INT_OF_FLOAT"), (35, "WRAP"), (2, "CONSTANT_INT"), (0, "LOAD")];
+        let named =
+            [(34, "INT_OF_FLOAT"), (35, "WRAP"), (2, "CONSTANT_INT"), (0, "LOAD"), (36, "RANGE_OF_FLOAT")];
         named.iter().for_each(|(kind, name)| assert_eq!(kinds[*kind as usize], format!("STEP_{name}")));
-        assert_eq!(kinds.len(), 36);
+        assert_eq!(kinds.len(), 37);
     }
 }

@@ -66,10 +66,12 @@ enum StepKind : unsigned {
   STEP_FLOAT_OF_INT,
   STEP_INT_OF_FLOAT,
   STEP_WRAP,
+  STEP_RANGE_OF_FLOAT,
 };
 
 // An instruction; its result is the register with its position.
 struct Step {
+  // Of a range, the lower bound in the lower half and the upper one in the upper half.
   long long constant;
   unsigned kind;
   // Operand, or registers.
@@ -215,6 +217,14 @@ __device__ inline long long int_of(float value) {
   if (value >= END) return 0x7FFFFFFFFFFFFFFFll;
   if (value < -END) return -0x7FFFFFFFFFFFFFFFll - 1;
   return static_cast<long long>(value);
+}
+
+// The nearest, ties to even, kept within the two bounds of a step; a NaN is the lower one.
+__device__ inline long long int_in_range(float value, long long bounds) {
+  const long long low = static_cast<int>(bounds), high = bounds >> 32;
+  if (value != value) return low;
+  const long long nearest = int_of(rintf(value));
+  return nearest < low ? low : nearest > high ? high : nearest;
 }
 
 __device__ inline long long wrap(long long value, unsigned type) {
@@ -375,6 +385,9 @@ __device__ inline Register run_step(const Step &step, const Register *registers,
         break;
       case STEP_INT_OF_FLOAT:
         made.i = wrap(int_of(a.f), step.type);
+        break;
+      case STEP_RANGE_OF_FLOAT:
+        made.i = int_in_range(a.f, step.constant);
         break;
       default:
         made.i = wrap(a.i, step.type);

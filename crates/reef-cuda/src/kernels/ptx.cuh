@@ -132,6 +132,21 @@ __device__ __forceinline__ void multiply_bfloat(float (&sums)[4], const unsigned
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
 }
+// Of signed 8-bit integers, four neighbours to a register: sums[16][8] += left[16][32] right[32][8], wrapped. Lanes have
+// what they have of floats, at k = 4 t and on, and k = 16 + 4 t and on.
+__device__ __forceinline__ void multiply_integers(unsigned (&sums)[4], const unsigned *left, const unsigned *right) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
+}
+// A sum and four signed bytes more.
+__device__ __forceinline__ unsigned add_bytes(unsigned sum, unsigned bytes) {
+  unsigned made;
+  asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(made) : "r"(bytes), "r"(0x01010101u), "r"(sum));
+  return made;
+}
 // The value of the lane whose number differs from the own one's in these bits; all lanes of the warp ask.
 __device__ __forceinline__ float of_lane_across(float value, unsigned bits) {
   float other;

@@ -9,9 +9,11 @@
 #include "conv_tensor.cuh"
 #include "elementwise.cuh"
 #include "gather.cuh"
+#include "integer.cuh"
 #include "matmul.cuh"
 #include "matmul_tensor.cuh"
 #include "pool.cuh"
+#include "recurrent.cuh"
 #include "rows.cuh"
 #include "synthetic.cuh"
 
@@ -152,7 +154,10 @@ static_assert(sizeof(reef::Report) == REPORT_BYTES, "the host has another idea o
   X(24, reduce, ReduceDescriptor, 4)                 \
   X(25, softmax, SoftmaxDescriptor, 4)               \
   X(26, synthetic, SyntheticDescriptor, 4)           \
-  X(27, window, WindowDescriptor, 4)
+  X(27, window, WindowDescriptor, 4)                 \
+  X(28, integer_conv, IntegerConvDescriptor, 2)      \
+  X(29, integer_matmul, IntegerMatMulDescriptor, 2)  \
+  X(30, recurrent, RecurrentDescriptor, 2)
 
 #define REEF_QUEUE_KERNEL(number, name, Descriptor, together)                                                        \
   extern "C" __global__ void __launch_bounds__(256, together) reef_queue_##name(reef::Launch launch) {               \

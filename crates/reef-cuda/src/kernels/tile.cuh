@@ -5,8 +5,8 @@
 // `THREADS` threads call it together and leave together. It uses the block's one arena of shared memory and no
 // static shared memory, synchronises by `Context::sync` and never by __syncthreads(): an executor may have other
 // threads beside these. It may stop early and say false, with every thread, as long as it has written nothing to
-// global memory: `Context::stopped` tells when, and is asked no more after the first such write. Descriptors are
-// plain data, made when a plan is loaded, the same for all tasks.
+// global memory, or reads nothing that it writes: `Context::ask` and `answer` tell when. Descriptors are plain data,
+// made when a plan is loaded, the same for all tasks.
 #pragma once
 #ifdef __CUDACC__
 #include "ptx.cuh"
