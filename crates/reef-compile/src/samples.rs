@@ -443,6 +443,7 @@ fn recur(s: &mut Sketch, cell: Cell, reverse: &[bool], functions: &[GateFunction
         initial_h: true,
         initial_c: memory,
         peepholes: memory,
+        integers: false,
     };
     let rows = cell.gates() * hidden;
     let mut inputs = vec![s.input(&[7, 3, 10])];

@@ -133,6 +133,7 @@ impl Cutter for CudaCutter {
             KernelSpec::Softmax(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::LayerNorm(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
+            KernelSpec::Recurrent(spec) if spec.integers.is_some() => spec.panel_width = INTEGER_COLUMNS,
             KernelSpec::Recurrent(_)
             | KernelSpec::Selection(_)
             | KernelSpec::Host(_)

@@ -142,6 +142,10 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, 1);
                 KernelSpec::Gather(spec)
             }
+            KernelSpec::Recurrent(mut spec) if spec.integers.is_some() => {
+                (spec.panel_width, spec.tile_rows) = (INTEGER_COLUMNS, spec.batch.max(1));
+                KernelSpec::Recurrent(spec)
+            }
             KernelSpec::Recurrent(mut spec) => {
                 spec.panel_width = self.panel_width();
                 spec.tile_rows = tile::recurrent_rows(self.target, spec.batch, ns);
@@ -178,9 +182,11 @@ impl Cutter for CpuCutter {
             }
             KernelSpec::Gather(spec) => tile::stream_ns(isa, bytes, 2.0 * (spec.outer * spec.picks) as f64),
             KernelSpec::Recurrent(spec) => {
-                let rows = tile::recurrent_rows(self.target, spec.batch, 0.0);
-                tile::recurrent_step_ns(isa, spec.matrices(), rows)
-                    * (spec.steps * spec.batch.div_ceil(rows)) as f64
+                let rows = match spec.integers {
+                    Some(_) => spec.batch.max(1),
+                    None => tile::recurrent_rows(self.target, spec.batch, 0.0),
+                };
+                tile::recurrent_step_ns(isa, spec, rows) * (spec.steps * spec.batch.div_ceil(rows)) as f64
             }
             KernelSpec::Selection(spec) => tile::stream_ns(isa, bytes, 0.0) + steps_ns(spec),
             KernelSpec::Host(_) => tile::stream_ns(isa, bytes, bytes),
@@ -191,8 +197,11 @@ impl Cutter for CpuCutter {
     }
 
     fn recurrent_steps(&self, spec: &RecurrentSpec, _work: &Work) -> usize {
-        let rows = tile::recurrent_rows(self.target, spec.batch, f64::INFINITY);
-        tile::run_of_steps(spec.steps, tile::recurrent_step_ns(self.target.isa, spec.matrices(), rows))
+        let rows = match spec.integers {
+            Some(_) => spec.batch.max(1),
+            None => tile::recurrent_rows(self.target, spec.batch, f64::INFINITY),
+        };
+        tile::run_of_steps(spec.steps, tile::recurrent_step_ns(self.target.isa, spec, rows))
     }
 
     fn scratch_bytes(&self, kernel: &KernelSpec) -> usize {
@@ -268,6 +277,7 @@ pub(crate) fn flaw(plan: &Plan) -> Option<String> {
                 spec.panel_width == width as usize && spec.tile_columns % spec.panel_width == 0 && !own
             }
             KernelSpec::Depthwise(_) => matches!(packing, None | Some(Packing::Depthwise)),
+            KernelSpec::Recurrent(spec) if spec.integers.is_some() => spec.panel_width == INTEGER_COLUMNS,
             KernelSpec::Recurrent(spec) => {
                 let own = matches!(packing, Some(Packing::Own { .. } | Packing::Raw));
                 spec.panel_width == width as usize && !own

@@ -116,6 +116,7 @@ impl Cutter for DummyCutter {
             KernelSpec::Softmax(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::LayerNorm(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
+            KernelSpec::Recurrent(spec) if spec.integers.is_some() => spec.panel_width = INTEGER_COLUMNS,
             KernelSpec::Recurrent(spec) => spec.tile_rows = self.split(spec.tile_rows),
             KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => {}
         }

@@ -14,6 +14,7 @@ mod norm;
 mod product;
 mod quantized;
 mod recurrent;
+mod recurrent_integers;
 mod reduce;
 mod select;
 mod shape;
