@@ -167,9 +167,9 @@ pub struct RecurrentAttrs {
     pub initial_c: bool,
     /// There are peepholes.
     pub peepholes: bool,
-    /// R is of 8-bit integers, and so is the state that it is multiplied with: every step quantises the states
-    /// of the whole batch by [`quantized_states`]. The input is the sums already, and what W or a bias of its
-    /// own give is in them; of an LSTM alone, without lengths.
+    /// R is of 8-bit integers, and so is the state that it is multiplied with: every step quantises the
+    /// states of the whole batch by [`quantized_states`]. The input is the sums of the gates, biases and all.
+    /// Of an LSTM alone, without lengths.
     pub integers: bool,
 }
 

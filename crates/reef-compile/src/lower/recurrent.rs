@@ -159,24 +159,22 @@ impl Lowering<'_> {
         Ok(sums)
     }
 
-    fn side(
+    /// A direction's constants, packed.
+    fn constants(
         &mut self,
         node: &Node,
         attrs: &RecurrentAttrs,
         operands: &RecurrentOperands<ValueId>,
         direction: usize,
-        [steps, batch]: [usize; 2],
-        made: &[Option<View>],
-    ) -> Result<Side, CompileError> {
-        let (cell, hidden, count) = (attrs.cell, attrs.hidden, attrs.directions.len());
+    ) -> Result<Vec<Operand>, CompileError> {
+        let (cell, hidden) = (attrs.cell, attrs.hidden);
         let all = cell.gates() * hidden;
         let weights = part(&self.parameter(node, operands.r, "R")?, direction, 0..all * hidden);
         let weights = weights.reshaped(Shape::from([all, hidden, 1, 1]));
-        let integers = attrs.integers.then(|| weights.dtype());
         let (groups, shape) = (cell.gates(), weights.shape());
-        let kind = match integers {
-            Some(_) => Weights::Integers { groups, shape },
-            None => Weights::Recurrent { gates: groups, shape },
+        let kind = match attrs.integers {
+            true => Weights::Integers { groups, shape },
+            false => Weights::Recurrent { gates: groups, shape },
         };
         let mut constants = vec![self.packed(&weights, kind)];
         let reset_bias = operands.bias.filter(|_| has_reset_bias(cell));
@@ -192,6 +190,21 @@ impl Lowering<'_> {
                 constants.push(self.weight(&tensor, reef_plan::Packing::Raw).1);
             }
         }
+        Ok(constants)
+    }
+
+    fn side(
+        &mut self,
+        node: &Node,
+        attrs: &RecurrentAttrs,
+        operands: &RecurrentOperands<ValueId>,
+        direction: usize,
+        [steps, batch]: [usize; 2],
+        made: &[Option<View>],
+    ) -> Result<Side, CompileError> {
+        let (cell, hidden, count) = (attrs.cell, attrs.hidden, attrs.directions.len());
+        let all = cell.gates() * hidden;
+        let constants = self.constants(node, attrs, operands, direction)?;
         let mut states = [None, None];
         for (state, id) in states.iter_mut().zip([operands.initial_h, operands.initial_c]) {
             if let Some(id) = id {
@@ -216,10 +229,10 @@ impl Lowering<'_> {
             all_steps: steps,
             batch,
             hidden,
-            integers,
+            integers: attrs.integers.then(|| self.graph.value(operands.r).dtype),
             sums_row_stride: count * all,
             y_step_stride: y.as_ref().map_or(0, |y| y.strides[0].unsigned_abs()),
-            reset_bias: reset_bias.is_some(),
+            reset_bias: operands.bias.is_some() && has_reset_bias(cell),
             peepholes: attrs.peepholes,
             lengths: attrs.lengths,
             h_before: attrs.initial_h,

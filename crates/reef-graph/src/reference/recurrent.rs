@@ -120,8 +120,8 @@ fn list(grid: &Grid, direction: usize, len: usize) -> Vec<f64> {
 }
 
 /// A step's products of quantised states with weights of integers, `[sequence][gate · hidden + unit]`.
-/// `states` are those of all sequences, `weight` is that of an output and an element of a state, less its zero
-/// point, and `scale` an output's. Scales and what they make of sums are in single precision.
+/// `states` are those of all sequences, `weight` is that of an output and an element of a state, less its
+/// zero point, and `scale` an output's. Scales and what they make of sums are in single precision.
 pub fn integer_products(
     states: &[&[f64]],
     outputs: usize,

@@ -13,7 +13,7 @@ use crate::context::{BlockContext, BlockEnd};
 use crate::cut::integer::{INTEGER_COLUMNS as COLUMNS, RecurrentParts, recurrent_parts, row_bytes};
 
 /// Floats of a state between polls.
-const FLOATS: usize = 4096;
+const FLOATS: usize = 512;
 
 /// What only weights of integers have.
 pub(super) struct Integers {
