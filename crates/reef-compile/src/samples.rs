@@ -481,6 +481,7 @@ fn recur(
         initial_h: true,
         initial_c: memory,
         peepholes: memory,
+        integers: false,
     };
     let rows = cell.gates() * hidden;
     let mut inputs = vec![s.input(&[7, 3, 10])];

@@ -41,6 +41,7 @@ fn plain(cell: Cell, hidden: usize, reverse: &[bool]) -> RecurrentAttrs {
         initial_h: false,
         initial_c: false,
         peepholes: false,
+        integers: false,
     }
 }
 
@@ -114,6 +115,55 @@ fn every_cell_in_every_direction_of_odd_sizes() {
             for [steps, batch, width, hidden] in [[5, 3, 7, 9], [3, 1, 4, 40], [1, 2, 1, 1], [2, 13, 5, 33]] {
                 check("plain", &plain(cell, hidden, reverse), [steps, batch, width]);
                 check("full", &full(cell, hidden, reverse), [steps, batch, width]);
+            }
+        }
+    }
+}
+
+/// Adds an LSTM whose weights are integers over sums that are an input.
+fn add_integers(
+    b: &mut Builder,
+    attrs: &RecurrentAttrs,
+    dtype: DType,
+    [steps, batch]: [usize; 2],
+) -> Vec<ValueId> {
+    let (count, hidden) = (attrs.directions.len(), attrs.hidden);
+    let rows = attrs.cell.gates() * hidden;
+    let sums = b.input(&[steps, batch, count * rows]);
+    let bytes = |b: &mut Builder, dims: &[usize], spread: f32| {
+        let count: usize = dims.iter().product();
+        let values: Vec<u8> = (0..count).map(|_| (spread * b.rng.normal_f32()) as i32 as u8).collect();
+        let tensor = Tensor::from_slice(dtype, Shape::new(dims), &values);
+        b.graph.add_const(format!("c{}", b.graph.values.len()), tensor)
+    };
+    let mut inputs = vec![sums, bytes(b, &[count, rows, hidden], 30.0)];
+    let scales: Vec<f32> = (0..count * rows).map(|at| 0.002 + 0.0001 * (at % 7) as f32).collect();
+    inputs.push(b.graph.add_const("scales", Tensor::f32([count, rows], &scales)));
+    inputs.push(bytes(b, &[count, rows], 5.0));
+    for there in [attrs.initial_h, attrs.initial_c] {
+        if there {
+            inputs.push(b.input(&[count, batch, hidden]));
+        }
+    }
+    if attrs.peepholes {
+        inputs.push(moderate(b, &[count, 3 * hidden]));
+    }
+    connect(b, attrs, &inputs)
+}
+
+#[test]
+fn weights_of_integers() {
+    for reverse in [&[false][..], &[true], &[false, true]] {
+        for dtype in [DType::I8, DType::U8] {
+            for [steps, batch, hidden] in [[5, 3, 9], [3, 1, 40], [1, 2, 1], [2, 13, 33], [0, 2, 5]] {
+                let plain = RecurrentAttrs { integers: true, ..plain(LSTM, hidden, reverse) };
+                let full = RecurrentAttrs { integers: true, ..full(LSTM, hidden, reverse) };
+                let full = RecurrentAttrs { bias: false, lengths: false, ..full };
+                for attrs in [plain, full] {
+                    let mut b = Builder::new();
+                    let outputs = add_integers(&mut b, &attrs, dtype, [steps, batch]);
+                    b.check(&format!("{dtype}: {attrs:?} over {steps} steps of {batch}"), &outputs);
+                }
             }
         }
     }

@@ -156,6 +156,7 @@ impl Cutter for CudaCutter {
             KernelSpec::Softmax(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::LayerNorm(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
+            KernelSpec::Recurrent(spec) if spec.integers.is_some() => spec.panel_width = INTEGER_COLUMNS,
             KernelSpec::Recurrent(spec) if spec.hidden <= RECURRENT_HIDDEN_MAX => {
                 spec.tile_rows = spec.batch.div_ceil(self.target.cus.max(1)).clamp(1, RECURRENT_ROWS);
             }

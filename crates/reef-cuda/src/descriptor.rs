@@ -231,6 +231,12 @@ pub(crate) fn describe(
         KernelSpec::Softmax(spec) => rows::softmax(operands, spec),
         KernelSpec::LayerNorm(spec) => rows::layer_norm(operands, spec),
         KernelSpec::Gather(spec) => rest::gather(operands, spec),
+        KernelSpec::Recurrent(spec) if spec.integers.is_some() => {
+            return Err(format!(
+                "the device has no kernel for {} with states as integers yet",
+                spec.cell.name()
+            ));
+        }
         KernelSpec::Recurrent(spec) => recurrent::recurrent(operands, spec),
         KernelSpec::Synthetic(spec) => return rest::synthetic(operands, spec),
         other => return Err(format!("the device has no {} kernel yet", other.name())),

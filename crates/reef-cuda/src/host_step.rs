@@ -19,7 +19,7 @@ pub(crate) fn is_hosted(kernel: &Kernel) -> bool {
     use KernelSpec::{Along, Host, Recurrent, Resample, Selection};
     match &kernel.spec {
         Host(_) | Selection(_) | Resample(_) | Along(_) => true,
-        Recurrent(spec) => spec.hidden > RECURRENT_HIDDEN_MAX,
+        Recurrent(spec) => spec.hidden > RECURRENT_HIDDEN_MAX && spec.integers.is_none(),
         _ => false,
     }
 }

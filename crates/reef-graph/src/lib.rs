@@ -24,7 +24,9 @@ pub use dynamic::dynamic_quantize;
 pub use graph::{Graph, GraphError, Node, NodeId, Value, ValueId, ValueKind};
 pub use op::{AllowedIndices, Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary, axis_index};
 pub use quantized::{Quantization, ZeroPoints};
-pub use recurrent::{Cell, Direction, GateFunction, RecurrentAttrs, RecurrentOperands};
+pub use recurrent::{
+    Cell, Direction, GateFunction, QuantizedStates, RecurrentAttrs, RecurrentOperands, quantized_states,
+};
 pub use resample::Taps;
 pub use selection::Selection;
 pub use tensor::{ConstKey, Shape, Tensor};

@@ -308,6 +308,10 @@ pub enum Op {
     /// Steps at or behind a sequence's length keep the states and give zeros in y; a backward direction comes
     /// to them first. So the last state of an empty sequence is the initial one. A length outside its range
     /// is an error. Kernels take f32, and only constants for W, R, bias and peepholes.
+    ///
+    /// With [`RecurrentAttrs::integers`] the first inputs are the sums of all gates (f32 `[steps, batch,
+    /// D·G·H]`: what comes from the input, and all biases), R (u8 or i8), scales (f32 `[D, G·H]`) and zero
+    /// points (`[D, G·H]` of R's type) of its rows; then come the states and the peepholes.
     Recurrent(RecurrentAttrs),
     /// One input. What is selected, ordered or added up of every row along an axis.
     Along {

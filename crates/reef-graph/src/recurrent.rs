@@ -167,17 +167,25 @@ pub struct RecurrentAttrs {
     pub initial_c: bool,
     /// There are peepholes.
     pub peepholes: bool,
+    /// R is of 8-bit integers, and so is the state that it is multiplied with: every step quantises the
+    /// states of the whole batch by [`quantized_states`]. The input is the sums of the gates, biases and all.
+    /// Of an LSTM alone, without lengths.
+    pub integers: bool,
 }
 
 /// What a recurrent operator reads, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecurrentOperands<T> {
-    /// The input.
+    /// The input, or with integers the sums of the gates.
     pub x: T,
-    /// Weights of the input.
-    pub w: T,
+    /// Weights of the input; none with integers.
+    pub w: Option<T>,
     /// Weights of the state.
     pub r: T,
+    /// Of integers, their scales.
+    pub scales: Option<T>,
+    /// Of integers, their zero points.
+    pub zeros: Option<T>,
     /// Biases: of w, then of r.
     pub bias: Option<T>,
     /// Lengths of the sequences.
@@ -194,16 +202,19 @@ impl RecurrentAttrs {
     /// The operands among a node's inputs, or how many it should have.
     pub fn operands<T: Clone>(&self, inputs: &[T]) -> Result<RecurrentOperands<T>, String> {
         let flags = [self.bias, self.lengths, self.initial_h, self.initial_c, self.peepholes];
-        let wanted = 3 + flags.iter().filter(|flag| **flag).count();
+        let fixed = if self.integers { 4 } else { 3 };
+        let wanted = fixed + flags.iter().filter(|flag| **flag).count();
         if inputs.len() != wanted {
             return Err(format!("it has {} inputs, its attributes tell of {wanted}", inputs.len()));
         }
-        let mut optional = inputs[3..].iter().cloned();
-        let mut next = |there: bool| if there { optional.next() } else { None };
+        let mut rest = inputs[1..].iter().cloned();
+        let mut next = |there: bool| if there { rest.next() } else { None };
         Ok(RecurrentOperands {
             x: inputs[0].clone(),
-            w: inputs[1].clone(),
-            r: inputs[2].clone(),
+            w: next(!self.integers),
+            r: next(true).expect("they were counted"),
+            scales: next(self.integers),
+            zeros: next(self.integers),
             bias: next(self.bias),
             lengths: next(self.lengths),
             initial_h: next(self.initial_h),
@@ -232,8 +243,17 @@ impl RecurrentAttrs {
             _ => Ok(()),
         };
         let state = [count, batch, hidden];
-        is("W", &Some(operands.w), *dtype, &[count, rows, width])?;
-        is("R", &Some(operands.r), *dtype, &[count, rows, hidden])?;
+        let mut of_r = *dtype;
+        if self.integers {
+            of_r = operands.r.0;
+            if *dtype != DType::F32 || !matches!(of_r, DType::U8 | DType::I8) || width != count * rows {
+                return Err(format!("its sums are {dtype}{x} and R is {of_r}"));
+            }
+        }
+        is("W", &operands.w, *dtype, &[count, rows, width])?;
+        is("R", &Some(operands.r), of_r, &[count, rows, hidden])?;
+        is("the list of scales", &operands.scales, *dtype, &[count, rows])?;
+        is("the list of zero points", &operands.zeros, of_r, &[count, rows])?;
         is("the bias", &operands.bias, *dtype, &[count, 2 * rows])?;
         is("the list of lengths", &operands.lengths, DType::I32, &[batch])?;
         is("the initial state", &operands.initial_h, *dtype, &state)?;
@@ -263,8 +283,34 @@ impl RecurrentAttrs {
         if !self.cell.has_memory() && (self.initial_c || self.peepholes) {
             return Err(format!("it has inputs of a memory, {} has none", self.cell.name()));
         }
+        if self.integers && (!self.cell.has_memory() || self.bias || self.lengths) {
+            return Err("integers are those of an LSTM without biases and lengths".into());
+        }
         Ok(())
     }
+}
+
+/// States as integers, which stand for `scale · (integer − zero)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizedStates {
+    /// The integers.
+    pub values: Vec<u8>,
+    /// What one step of them is worth.
+    pub scale: f32,
+    /// The integer of 0.
+    pub zero: u8,
+}
+
+/// What a step multiplies with weights of integers: as [`crate::dynamic_quantize`] has it, in the same single
+/// precision. What is no number has no say in the scale, and is the integer 0.
+pub fn quantized_states(states: &[f32]) -> QuantizedStates {
+    let low = states.iter().fold(0.0f32, |low, &x| if x < low { x } else { low });
+    let high = states.iter().fold(0.0f32, |high, &x| if x > high { x } else { high });
+    let scale = if low == high { 1.0 } else { (high - low) / 255.0 };
+    // Casts keep to the range of u8, and make 0 of what is no number.
+    let zero = (0.0 - low / scale).round_ties_even() as u8;
+    let integer = |&x: &f32| ((x / scale).round_ties_even() + f32::from(zero)) as u8;
+    QuantizedStates { values: states.iter().map(integer).collect(), scale, zero }
 }
 
 #[cfg(test)]
@@ -274,9 +320,18 @@ mod tests {
     fn attrs(cell: Cell) -> RecurrentAttrs {
         let functions = vec![GateFunction::Tanh; cell.functions()];
         let directions = vec![Direction { reverse: false, functions }];
-        let (bias, lengths, initial_h, initial_c, peepholes) = (false, false, false, false, false);
-        let clip = None;
-        RecurrentAttrs { cell, directions, hidden: 4, clip, bias, lengths, initial_h, initial_c, peepholes }
+        RecurrentAttrs {
+            cell,
+            directions,
+            hidden: 4,
+            clip: None,
+            bias: false,
+            lengths: false,
+            initial_h: false,
+            initial_c: false,
+            peepholes: false,
+            integers: false,
+        }
     }
 
     fn made(attrs: &RecurrentAttrs, inputs: &[(DType, &[usize])]) -> Result<String, String> {
@@ -310,6 +365,44 @@ mod tests {
         wide = inputs;
         wide[5].1 = &[2, 16];
         assert_eq!(made(&lstm, &wide).unwrap_err(), "the list of peepholes is f32[2,16], not f32[2,12]");
+    }
+
+    #[test]
+    fn sums_stand_in_for_an_input_where_the_weights_are_integers() {
+        let lstm = RecurrentAttrs { integers: true, ..attrs(Cell::Lstm { input_forget: false }) };
+        let inputs: [(DType, &[usize]); 4] =
+            [(F32, &[7, 2, 16]), (DType::I8, &[1, 16, 4]), (F32, &[1, 16]), (DType::I8, &[1, 16])];
+        assert_eq!(made(&lstm, &inputs).unwrap(), "f32[7,1,2,4] f32[1,2,4] f32[1,2,4]");
+        let mut other = inputs;
+        other[3].0 = DType::U8;
+        assert_eq!(made(&lstm, &other).unwrap_err(), "the list of zero points is u8[1,16], not i8[1,16]");
+        other = inputs;
+        other[0].1 = &[7, 2, 3];
+        assert_eq!(made(&lstm, &other).unwrap_err(), "its sums are f32[7,2,3] and R is i8");
+        other = inputs;
+        other[1].0 = F32;
+        assert_eq!(made(&lstm, &other).unwrap_err(), "its sums are f32[7,2,16] and R is f32");
+        for flawed in [
+            RecurrentAttrs { bias: true, ..lstm.clone() },
+            RecurrentAttrs { lengths: true, ..lstm.clone() },
+            RecurrentAttrs { integers: true, ..attrs(Cell::Rnn) },
+        ] {
+            let reason = made(&flawed, &inputs).unwrap_err();
+            assert_eq!(reason, "integers are those of an LSTM without biases and lengths");
+        }
+    }
+
+    #[test]
+    fn states_are_quantised_over_their_range_and_zero() {
+        let quantized = |states: &[f32]| {
+            let QuantizedStates { values, scale, zero } = quantized_states(states);
+            (values, scale, zero)
+        };
+        assert_eq!(quantized(&[0.0, 0.0]), (vec![0, 0], 1.0, 0));
+        assert_eq!(quantized(&[1.0, 255.0, 2.5, 3.5]), (vec![1, 255, 2, 4], 1.0, 0));
+        assert_eq!(quantized(&[-255.0, -1.0]), (vec![0, 254], 1.0, 255));
+        assert_eq!(quantized(&[-1.0, 254.0, 0.0]), (vec![0, 255, 1], 1.0, 1));
+        assert_eq!(quantized(&[f32::NAN, 255.0]), (vec![0, 255], 1.0, 0));
     }
 
     #[test]

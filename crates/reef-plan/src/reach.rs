@@ -413,7 +413,14 @@ fn recurrent(spec: &RecurrentSpec, packing: Option<Packing>) -> Result<Operands,
     }
     let (gates, hidden, width) = (spec.cell.gates(), spec.hidden, spec.panel_width);
     match packing {
-        Some(Packing::MatrixPanels { .. } | Packing::Depthwise) => return Err(OTHER_LAYOUT),
+        _ if spec.integers.is_some() => match packing {
+            Some(Packing::IntegerPanels { groups, width: other })
+                if (groups as usize, other as usize) == (gates, width) => {}
+            _ => return Err(OTHER_LAYOUT),
+        },
+        Some(Packing::MatrixPanels { .. } | Packing::Depthwise | Packing::IntegerPanels { .. }) => {
+            return Err(OTHER_LAYOUT);
+        }
         Some(Packing::Raw) if width != 0 => return Err(OTHER_LAYOUT),
         Some(Packing::ConvPanels { groups, width: other })
             if (groups as usize, other as usize) != (gates, width) =>
@@ -423,9 +430,15 @@ fn recurrent(spec: &RecurrentSpec, packing: Option<Packing>) -> Result<Operands,
         _ => {}
     }
     let padded = hidden.next_multiple_of(width.max(1));
-    let weights = own(packing, spec.matrices()).unwrap_or(Reach::dense(F32, gates * padded * hidden));
+    let weights = match spec.integers {
+        Some(_) => Reach::dense(1, IntegerPanels { of: spec.matrices(), width }.bytes()),
+        None => own(packing, spec.matrices()).unwrap_or(Reach::dense(F32, gates * padded * hidden)),
+    };
     let mut reads =
         vec![Reach::pixels(spec.steps * spec.batch, spec.sums_row_stride, gates * hidden), weights];
+    if spec.integers.is_some() {
+        reads.extend([F32, 1].map(|size| Reach::dense(size, gates * hidden)));
+    }
     let state = || Reach::dense(F32, spec.batch * hidden);
     reads.extend(spec.reset_bias.then(|| Reach::dense(F32, hidden)));
     reads.extend(spec.peepholes.then(|| Reach::dense(F32, 3 * hidden)));

@@ -11,6 +11,9 @@ const LANES: usize = 16;
 /// Writes all of every output of `spec`, whose weights are as the model has them (`Raw`); operands are as it
 /// says, little endian. The error says what of the inputs' values means nothing.
 pub fn recur(spec: &RecurrentSpec, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), String> {
+    if spec.integers.is_some() {
+        return Err(format!("{}: products of integers are not computed on a host", spec.cell.name()));
+    }
     let mut rest = inputs[2..].iter().copied();
     let mut next = |there: bool| if there { rest.next() } else { None };
     let (reset_bias, peepholes) = (next(spec.reset_bias).map(wide), next(spec.peepholes).map(wide));

@@ -1,6 +1,6 @@
 //! The specification of the kernel that takes a recurrent network from step to step.
 
-use reef_graph::{Cell, GateFunction};
+use reef_graph::{Cell, DType, GateFunction};
 
 use crate::layout::Matrices;
 
@@ -36,6 +36,8 @@ pub struct RecurrentSpec {
     pub batch: usize,
     /// Elements of a state.
     pub hidden: usize,
+    /// The type of weights that are integers.
+    pub integers: Option<DType>,
     /// Elements between rows of the sums.
     pub sums_row_stride: usize,
     /// Elements between steps of y; sequences are dense.
@@ -91,6 +93,14 @@ impl RecurrentSpec {
         }
         if self.y && self.steps > 1 && self.y_step_stride < self.batch * self.hidden {
             return Some("has steps that write over each other");
+        }
+        if let Some(dtype) = self.integers {
+            if !matches!(dtype, DType::U8 | DType::I8) || !self.cell.has_memory() || self.lengths {
+                return Some("multiplies states as integers that do not go so");
+            }
+            if self.tile_rows < self.batch {
+                return Some("quantises states together that are in several blocks");
+            }
         }
         let end = self.first.checked_add(self.steps);
         end.is_none_or(|end| end > self.all_steps).then_some("takes more steps than there are")

@@ -37,6 +37,7 @@ fn attrs(cell: Cell, reverse: bool, clip: Option<f32>) -> RecurrentAttrs {
         initial_h: true,
         initial_c: cell.has_memory(),
         peepholes: cell.has_memory(),
+        integers: false,
     }
 }
 
@@ -79,6 +80,7 @@ fn spec(attrs: &RecurrentAttrs) -> RecurrentSpec {
         all_steps: STEPS,
         batch: BATCH,
         hidden: HIDDEN,
+        integers: None,
         sums_row_stride: cell.gates() * HIDDEN,
         y_step_stride: BATCH * HIDDEN,
         reset_bias: cell == (Cell::Gru { linear_before_reset: true }),

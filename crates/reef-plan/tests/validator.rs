@@ -244,6 +244,7 @@ fn recurrent_networks_keep_to_their_operands() {
         all_steps: 4,
         batch: 2,
         hidden: 5,
+        integers: None,
         sums_row_stride: 25,
         y_step_stride: 13,
         reset_bias: false,

@@ -1,9 +1,10 @@
 //! Recurrent networks.
 
 use reef_graph::DType;
-use reef_graph::reference::recurrent::Unit;
+use reef_graph::reference::recurrent::{Unit, integer_products};
 use reef_graph::scalar::Element;
-use reef_plan::{At, Packing, RecurrentSpec};
+use reef_plan::integer::packed_offset;
+use reef_plan::{At, IntegerPanels, Packing, RecurrentSpec};
 
 use super::dense::weight;
 use super::{Access, part};
@@ -11,6 +12,8 @@ use super::{Access, part};
 /// Where the operands are that may be absent, and the outputs.
 #[derive(Default)]
 struct Slots {
+    scales: Option<usize>,
+    zeros: Option<usize>,
     reset_bias: Option<usize>,
     peepholes: Option<usize>,
     lengths: Option<usize>,
@@ -26,7 +29,10 @@ impl Slots {
             there.then(|| *count - 1)
         };
         let (mut read, mut written) = (2, 0);
+        let integers = spec.integers.is_some();
         Slots {
+            scales: next(&mut read, integers),
+            zeros: next(&mut read, integers),
             reset_bias: next(&mut read, spec.reset_bias),
             peepholes: next(&mut read, spec.peepholes),
             lengths: next(&mut read, spec.lengths),
@@ -56,6 +62,10 @@ pub(super) fn recurrent(
         peepholes: peepholes.as_deref(),
         reset_bias: reset_bias.as_deref(),
     };
+    if let (Packing::IntegerPanels { width, .. }, Some(dtype)) = (packing, spec.integers) {
+        integers(spec, &slots, access, &unit, (width as usize, dtype));
+        return Ok(());
+    }
     // Opened up once: every step reads all of them.
     let mut weights = vec![];
     for group in 0..spec.cell.gates() {
@@ -67,6 +77,60 @@ pub(super) fn recurrent(
         sequence(spec, &slots, access, &unit, &weights, row)?;
     }
     Ok(())
+}
+
+/// All sequences, with weights of integers.
+fn integers(
+    spec: &RecurrentSpec,
+    slots: &Slots,
+    access: &mut Access<'_, '_>,
+    unit: &Unit<'_>,
+    (width, dtype): (usize, DType),
+) {
+    let (hidden, all, batch) = (spec.hidden, spec.cell.gates() * spec.hidden, spec.batch);
+    let [scales, zeros] = [slots.scales, slots.zeros].map(|slot| slot.expect("integers have them"));
+    let panels = IntegerPanels { of: spec.matrices(), width };
+    let mut weights = vec![];
+    for output in 0..all {
+        let zero = access.load(zeros, dtype, output).int() - i64::from(packed_offset(dtype));
+        for k in 0..hidden {
+            let at = panels.place(At { group: output / hidden, output: output % hidden, k });
+            weights.push(access.load(1, DType::I8, at).int() - zero);
+        }
+    }
+    let scales: Vec<f32> = (0..all).map(|output| access.load_f32(scales, output) as f32).collect();
+    let mut states = slots.before.map(|slot| -> Vec<Vec<f64>> {
+        let mut value = |at: usize| slot.map_or(0.0, |slot| access.load_f32(slot, at));
+        (0..batch).map(|row| (0..hidden).map(|at| value(row * hidden + at)).collect()).collect()
+    });
+    for turn in 0..spec.steps {
+        let step = spec.step(turn);
+        let [h, c] = &mut states;
+        let before: Vec<&[f64]> = h.iter().map(|state| &state[..]).collect();
+        let weight = |output: usize, k: usize| weights[output * hidden + k];
+        let products = integer_products(&before, all, weight, |output| scales[output]);
+        for row in 0..batch {
+            let from = (step * batch + row) * spec.sums_row_stride;
+            let sums: Vec<f64> = (0..all).map(|at| access.load_f32(0, from + at)).collect();
+            let mut product = |gate: usize, _: &[f64]| products[row][gate * hidden..][..hidden].to_vec();
+            unit.step(&sums, &mut product, &mut h[row], &mut c[row]);
+            let Some(slot) = slots.y else { continue };
+            for (at, &h) in h[row].iter().enumerate() {
+                access.store_to(
+                    slot,
+                    DType::F32,
+                    step * spec.y_step_stride + row * hidden + at,
+                    Element::Float(h),
+                );
+            }
+        }
+    }
+    for (slot, states) in slots.after.into_iter().zip(&states) {
+        let Some(slot) = slot else { continue };
+        for (at, &value) in states.iter().flatten().enumerate() {
+            access.store_to(slot, DType::F32, at, Element::Float(value));
+        }
+    }
 }
 
 /// One sequence.

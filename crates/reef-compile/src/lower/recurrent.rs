@@ -1,6 +1,9 @@
 //! Recurrent networks: the input's part of all gates of all steps as one product, then a kernel for each
 //! direction and each run of steps, which hands the states on to the next.
 
+use std::sync::Arc;
+
+use reef_base::AlignedBytes;
 use reef_graph::{Cell, DType, Node, RecurrentAttrs, RecurrentOperands, Shape, Tensor, ValueId};
 use reef_plan::{ConvSpec, Epilogue, KernelSpec, RecurrentSpec, Weights, Work};
 
@@ -28,8 +31,10 @@ struct Side {
 impl Lowering<'_> {
     pub(super) fn recurrent(&mut self, node: &Node, attrs: &RecurrentAttrs) -> Result<(), CompileError> {
         let operands = attrs.operands(&node.inputs).map_err(|why| CompileError::unsupported(node, why))?;
+        let mut others = vec![operands.lengths, operands.zeros];
+        others.extend(attrs.integers.then_some(Some(operands.r)));
         let floats: Vec<ValueId> =
-            node.inputs.iter().copied().filter(|&id| Some(id) != operands.lengths).collect();
+            node.inputs.iter().copied().filter(|&id| !others.contains(&Some(id))).collect();
         self.require_f32(node, &floats)?;
         let read = node.outputs.iter().map(|&id| self.is_read(id)).collect::<Vec<_>>();
         let made: Vec<Option<View>> = node
@@ -44,7 +49,15 @@ impl Lowering<'_> {
             self.keep_states(&operands, &made);
             return Ok(());
         }
-        let sums = self.input_sums(node, attrs, &operands, steps * batch)?;
+        let sums = match operands.w {
+            Some(w) => self.input_sums(node, attrs, (operands.x, w, operands.bias), steps * batch)?,
+            None => {
+                let view = self.view(operands.x);
+                let columns = dims[2];
+                let whole = self.dense(view).reshape(&[steps * batch, columns]);
+                whole.expect("it is dense")
+            }
+        };
         let lengths = operands.lengths.map(|id| {
             let view = self.view(id);
             let view = self.dense(view);
@@ -103,18 +116,18 @@ impl Lowering<'_> {
         &mut self,
         node: &Node,
         attrs: &RecurrentAttrs,
-        operands: &RecurrentOperands<ValueId>,
+        (x, w, bias): (ValueId, ValueId, Option<ValueId>),
         rows: usize,
     ) -> Result<View, CompileError> {
-        let weights = self.parameter(node, operands.w, "W")?;
+        let weights = self.parameter(node, w, "W")?;
         let (out_c, in_c) = (weights.shape()[0] * weights.shape()[1], weights.shape()[2]);
         let weights = weights.reshaped(Shape::from([out_c, in_c]));
-        let x = self.view(operands.x);
+        let x = self.view(x);
         let order: Vec<usize> = (0..x.rank()).collect();
         let x = self.with_layout(x, &order, |view| view.rows().is_some());
         let kind = Weights::Matrix { transposed: true, shape: weights.shape() };
         let mut reads = vec![self.operand(&x), self.packed(&weights, kind)];
-        if let Some(bias) = operands.bias {
+        if let Some(bias) = bias {
             let bias = input_bias(attrs, &self.parameter(node, bias, "the bias")?);
             reads.push(self.weight(&bias, reef_plan::Packing::Raw).1);
         }
@@ -135,7 +148,7 @@ impl Lowering<'_> {
             groups: 1,
             panel_width: 0,
             normed: false,
-            epilogue: Epilogue { bias: operands.bias.is_some(), ..Epilogue::default() },
+            epilogue: Epilogue { bias: bias.is_some(), ..Epilogue::default() },
             tile_rows: 1,
             tile_columns: 1,
             columns_inner: true,
@@ -144,6 +157,40 @@ impl Lowering<'_> {
         let writes = vec![self.operand(&sums)];
         self.emit(format!("{}: input", self.label()), work, spec, reads, writes);
         Ok(sums)
+    }
+
+    /// A direction's constants, packed.
+    fn constants(
+        &mut self,
+        node: &Node,
+        attrs: &RecurrentAttrs,
+        operands: &RecurrentOperands<ValueId>,
+        direction: usize,
+    ) -> Result<Vec<Operand>, CompileError> {
+        let (cell, hidden) = (attrs.cell, attrs.hidden);
+        let all = cell.gates() * hidden;
+        let weights = part(&self.parameter(node, operands.r, "R")?, direction, 0..all * hidden);
+        let weights = weights.reshaped(Shape::from([all, hidden, 1, 1]));
+        let (groups, shape) = (cell.gates(), weights.shape());
+        let kind = match attrs.integers {
+            true => Weights::Integers { groups, shape },
+            false => Weights::Recurrent { gates: groups, shape },
+        };
+        let mut constants = vec![self.packed(&weights, kind)];
+        let reset_bias = operands.bias.filter(|_| has_reset_bias(cell));
+        let rest = [
+            (operands.scales, "the list of scales", 0..all),
+            (operands.zeros, "the list of zero points", 0..all),
+            (reset_bias, "the bias", 2 * all - hidden..2 * all),
+            (operands.peepholes, "the list of peepholes", 0..3 * hidden),
+        ];
+        for (id, what, elements) in rest {
+            if let Some(id) = id {
+                let tensor = part(&self.parameter(node, id, what)?, direction, elements);
+                constants.push(self.weight(&tensor, reef_plan::Packing::Raw).1);
+            }
+        }
+        Ok(constants)
     }
 
     fn side(
@@ -157,21 +204,7 @@ impl Lowering<'_> {
     ) -> Result<Side, CompileError> {
         let (cell, hidden, count) = (attrs.cell, attrs.hidden, attrs.directions.len());
         let all = cell.gates() * hidden;
-        let weights = part(&self.parameter(node, operands.r, "R")?, direction, 0..all * hidden);
-        let weights = weights.reshaped(Shape::from([all, hidden, 1, 1]));
-        let kind = Weights::Recurrent { gates: cell.gates(), shape: weights.shape() };
-        let mut constants = vec![self.packed(&weights, kind)];
-        let reset_bias = operands.bias.filter(|_| has_reset_bias(cell));
-        let rest = [
-            (reset_bias, "the bias", 2 * all - hidden..2 * all),
-            (operands.peepholes, "the list of peepholes", 0..3 * hidden),
-        ];
-        for (id, what, elements) in rest {
-            if let Some(id) = id {
-                let tensor = part(&self.parameter(node, id, what)?, direction, elements);
-                constants.push(self.weight(&tensor, reef_plan::Packing::Raw).1);
-            }
-        }
+        let constants = self.constants(node, attrs, operands, direction)?;
         let mut states = [None, None];
         for (state, id) in states.iter_mut().zip([operands.initial_h, operands.initial_c]) {
             if let Some(id) = id {
@@ -196,9 +229,10 @@ impl Lowering<'_> {
             all_steps: steps,
             batch,
             hidden,
+            integers: attrs.integers.then(|| self.graph.value(operands.r).dtype),
             sums_row_stride: count * all,
             y_step_stride: y.as_ref().map_or(0, |y| y.strides[0].unsigned_abs()),
-            reset_bias: reset_bias.is_some(),
+            reset_bias: operands.bias.is_some() && has_reset_bias(cell),
             peepholes: attrs.peepholes,
             lengths: attrs.lengths,
             h_before: attrs.initial_h,
@@ -276,8 +310,10 @@ fn has_reset_bias(cell: Cell) -> bool {
 /// Elements of a direction's part of a constant, as a row.
 fn part(whole: &Tensor, direction: usize, elements: std::ops::Range<usize>) -> Tensor {
     let size: usize = whole.shape()[1..].iter().product();
-    let values = &whole.values::<f32>()[direction * size..][elements];
-    Tensor::f32([values.len()], values)
+    let bytes = whole.dtype().bytes();
+    let (begin, count) = (direction * size + elements.start, elements.len());
+    let values = AlignedBytes::copy_from(&whole.bytes().as_slice()[begin * bytes..][..count * bytes]);
+    Tensor::new(whole.dtype(), Shape::from([count]), Arc::new(values))
 }
 
 /// Of all directions, the biases of W and R that are added before any function.
@@ -295,5 +331,6 @@ fn work_of(spec: &RecurrentSpec) -> Work {
     let (rows, hidden, gates) = ((spec.steps * spec.batch) as f64, spec.hidden as f64, spec.cell.gates());
     let flops = rows * gates as f64 * hidden * (2.0 * hidden + GATE_FLOPS);
     let elements = spec.steps * spec.batch * (gates + usize::from(spec.y)) * spec.hidden;
-    streams(flops, words(elements + gates * spec.hidden * spec.hidden))
+    let weights = gates * spec.hidden * spec.hidden;
+    streams(flops, words(elements + if spec.integers.is_some() { weights / 4 } else { weights }))
 }

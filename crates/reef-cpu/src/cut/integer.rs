@@ -40,3 +40,33 @@ pub(super) const fn conv_scratch(taps: usize, depth: usize) -> usize {
 pub(super) const fn matmul_scratch(columns: usize, depth: usize) -> usize {
     panels_begin(depth) + columns.div_ceil(INTEGER_COLUMNS) * panel_bytes(depth)
 }
+
+/// Where a recurrent network whose weights are integers finds things, behind [`HEAD_BYTES`].
+#[derive(Clone, Copy)]
+pub(crate) struct RecurrentParts {
+    /// Both states of all sequences, `[batch][padded]` f32 each.
+    pub(crate) states: [usize; 2],
+    /// The states as bytes, `[batch]` rows as the micro-kernel reads them.
+    pub(crate) bytes: usize,
+    /// Factors of the products of all gates, f32.
+    pub(crate) factors: usize,
+    /// Products of all gates of a micro-tile's rows, f32.
+    pub(crate) products: usize,
+    /// Where all that ends.
+    pub(crate) end: usize,
+}
+
+/// For so many gates and sequences.
+pub(crate) fn recurrent_parts(gates: usize, padded: usize, hidden: usize, batch: usize) -> RecurrentParts {
+    let state = batch * padded * 4;
+    let bytes = HEAD_BYTES.next_multiple_of(64) + 2 * state;
+    let factors = bytes + (batch * row_bytes(hidden)).next_multiple_of(64);
+    let products = factors + gates * padded * 4;
+    RecurrentParts {
+        states: [bytes - 2 * state, bytes - state],
+        bytes,
+        factors,
+        products,
+        end: products + INTEGER_ROWS * gates * padded * 4,
+    }
+}

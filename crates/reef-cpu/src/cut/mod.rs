@@ -154,6 +154,10 @@ impl Cutter for CpuCutter {
                 KernelSpec::Gather(spec)
             }
             KernelSpec::Resample(spec) => KernelSpec::Resample(tile::resample(self.target, spec, ns)),
+            KernelSpec::Recurrent(mut spec) if spec.integers.is_some() => {
+                (spec.panel_width, spec.tile_rows) = (INTEGER_COLUMNS, spec.batch.max(1));
+                KernelSpec::Recurrent(spec)
+            }
             KernelSpec::Recurrent(mut spec) => {
                 spec.panel_width = self.panel_width();
                 spec.tile_rows = tile::recurrent_rows(self.target, spec.batch, ns);
@@ -199,9 +203,11 @@ impl Cutter for CpuCutter {
                 tile::stream_ns(isa, bytes, operations)
             }
             KernelSpec::Recurrent(spec) => {
-                let rows = tile::recurrent_rows(self.target, spec.batch, 0.0);
-                tile::recurrent_step_ns(isa, spec.matrices(), rows)
-                    * (spec.steps * spec.batch.div_ceil(rows)) as f64
+                let rows = match spec.integers {
+                    Some(_) => spec.batch.max(1),
+                    None => tile::recurrent_rows(self.target, spec.batch, 0.0),
+                };
+                tile::recurrent_step_ns(isa, spec, rows) * (spec.steps * spec.batch.div_ceil(rows)) as f64
             }
             KernelSpec::Along(spec) => tile::stream_ns(isa, bytes, 0.0) + rows_ns(spec),
             KernelSpec::Selection(spec) => tile::stream_ns(isa, bytes, 0.0) + steps_ns(spec),
@@ -213,8 +219,11 @@ impl Cutter for CpuCutter {
     }
 
     fn recurrent_steps(&self, spec: &RecurrentSpec, _work: &Work) -> usize {
-        let rows = tile::recurrent_rows(self.target, spec.batch, f64::INFINITY);
-        tile::run_of_steps(spec.steps, tile::recurrent_step_ns(self.target.isa, spec.matrices(), rows))
+        let rows = match spec.integers {
+            Some(_) => spec.batch.max(1),
+            None => tile::recurrent_rows(self.target, spec.batch, f64::INFINITY),
+        };
+        tile::run_of_steps(spec.steps, tile::recurrent_step_ns(self.target.isa, spec, rows))
     }
 
     fn scratch_bytes(&self, kernel: &KernelSpec) -> usize {
@@ -309,6 +318,7 @@ pub(crate) fn flaw(plan: &Plan) -> Option<String> {
                 spec.panel_width == width as usize && spec.tile_columns % spec.panel_width == 0 && !own
             }
             KernelSpec::Depthwise(_) => matches!(packing, None | Some(Packing::Depthwise)),
+            KernelSpec::Recurrent(spec) if spec.integers.is_some() => spec.panel_width == INTEGER_COLUMNS,
             KernelSpec::Recurrent(spec) => {
                 let own = matches!(packing, Some(Packing::Own { .. } | Packing::Raw));
                 spec.panel_width == width as usize && !own

@@ -120,6 +120,7 @@ fn recurrent_networks_that_were_cut_for_other_kernels_are_refused() {
             all_steps: 3,
             batch: 1,
             hidden: 4,
+            integers: None,
             sums_row_stride: 4,
             y_step_stride: 4,
             reset_bias: false,

@@ -6,7 +6,9 @@
 //! that their specification fixes.
 
 use reef_base::limits::BLOCK_CPU_NS_MAX;
-use reef_plan::{Isa, Matrices, ResampleSpec, Target};
+use reef_plan::{Isa, RecurrentSpec, ResampleSpec, Target};
+
+use super::integer::INTEGER_COLUMNS;
 
 /// Time lost per block: claiming it, setting up, a cold start of the pipeline.
 const BLOCK_OVERHEAD_NS: f64 = 500.0;
@@ -222,11 +224,16 @@ pub(super) fn recurrent_rows(target: Target, batch: usize, ns: f64) -> usize {
 }
 
 /// Estimated time that a step of a recurrent network takes for so many sequences at once.
-pub(super) fn recurrent_step_ns(isa: Isa, weights: Matrices, rows: usize) -> f64 {
-    let width = weights.outputs.next_multiple_of(panel_width(isa)) * weights.groups;
-    let bytes = width * weights.depth * 4;
+pub(super) fn recurrent_step_ns(isa: Isa, spec: &RecurrentSpec, rows: usize) -> f64 {
+    let weights = spec.matrices();
+    let (panel, size, cost) = match spec.integers {
+        Some(_) => (INTEGER_COLUMNS, 1, integer_cost(isa)),
+        None => (panel_width(isa), 4, 1.0),
+    };
+    let width = weights.outputs.next_multiple_of(panel) * weights.groups;
+    let bytes = width * weights.depth * size;
     let bytes_per_ns = if bytes <= CACHE_BYTES { CACHED_BYTES_PER_NS } else { FAR_BYTES_PER_NS };
-    let products = compute_ns(isa, 2.0 * (rows * width * weights.depth) as f64);
+    let products = compute_ns(isa, cost * 2.0 * (rows * width * weights.depth) as f64);
     let gates = stream_ns(isa, 0.0, GATE_OPERATIONS * (rows * width) as f64);
     products.max(bytes as f64 / bytes_per_ns) + gates + STEP_OVERHEAD_NS
 }

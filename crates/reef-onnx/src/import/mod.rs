@@ -19,6 +19,7 @@ mod norm;
 mod product;
 mod quantized;
 mod recurrent;
+mod recurrent_integers;
 mod reduce;
 mod relative;
 mod resize;

@@ -9,6 +9,7 @@ use super::{Builder, Reading, Reject, wrong};
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
     match node.operator() {
         "LSTM" | "GRU" | "RNN" => Some(recurrent(b, node)),
+        "com.microsoft.DynamicQuantizeLSTM" => Some(super::recurrent_integers::lstm(b, node)),
         _ => None,
     }
 }
@@ -36,6 +37,7 @@ fn recurrent(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         initial_h: initial_h.is_some(),
         initial_c: initial_c.is_some(),
         peepholes: peepholes.is_some(),
+        integers: false,
     };
     let (x, back) = b.computable(name, x)?;
     let mut operands = vec![steps_first(b, name, x, turned)?];
@@ -85,32 +87,32 @@ fn steps_first(b: &mut Builder, name: &str, x: ValueId, turned: bool) -> Result<
 }
 
 /// Whether constant lengths are all those of the whole input.
-fn whole_sequences(b: &Builder, lengths: ValueId, x: ValueId, turned: bool) -> bool {
+pub(super) fn whole_sequences(b: &Builder, lengths: ValueId, x: ValueId, turned: bool) -> bool {
     let steps = b.shape(x).get(usize::from(turned)).copied().unwrap_or(0);
     let known = b.known(lengths).and_then(crate::consts::integers);
     known.is_some_and(|known| known.iter().all(|&length| length == steps as i64))
 }
 
-fn cell(node: &Node) -> Result<Cell, Reject> {
+pub(super) fn cell(node: &Node) -> Result<Cell, Reject> {
     let flag = |name: &str| match node.int(name, 0) {
         flag @ (0 | 1) => Ok(flag == 1),
         other => wrong(format!("{name} is {other}, not 0 or 1")),
     };
     Ok(match node.operator() {
-        "LSTM" => Cell::Lstm { input_forget: flag("input_forget")? },
+        "LSTM" | "com.microsoft.DynamicQuantizeLSTM" => Cell::Lstm { input_forget: flag("input_forget")? },
         "GRU" => Cell::Gru { linear_before_reset: node.flag("linear_before_reset") },
         _ => Cell::Rnn,
     })
 }
 
-fn clip(node: &Node) -> Result<Option<f32>, Reject> {
+pub(super) fn clip(node: &Node) -> Result<Option<f32>, Reject> {
     match node.attribute("clip").map(|clip| clip.f) {
         Some(clip) if clip.is_nan() || clip < 0.0 => wrong("clip is negative"),
         clip => Ok(clip),
     }
 }
 
-fn directions(node: &Node) -> Result<Vec<Direction>, Reject> {
+pub(super) fn directions(node: &Node) -> Result<Vec<Direction>, Reject> {
     let reverse: &[bool] = match node.text("direction").unwrap_or("forward") {
         "forward" => &[false],
         "reverse" => &[true],
@@ -118,7 +120,7 @@ fn directions(node: &Node) -> Result<Vec<Direction>, Reject> {
         other => return wrong(format!("direction `{other}` is not forward, reverse or bidirectional")),
     };
     let defaults: &[&str] = match node.operator() {
-        "LSTM" => &["Sigmoid", "Tanh", "Tanh"],
+        "LSTM" | "com.microsoft.DynamicQuantizeLSTM" => &["Sigmoid", "Tanh", "Tanh"],
         "GRU" => &["Sigmoid", "Tanh"],
         _ => &["Tanh"],
     };

@@ -101,6 +101,70 @@ fn an_lstm_honours_direction_activations_clip_and_input_forget() {
     assert_close(&check.run(|network| weights(network, 4)), &want);
 }
 
+/// Both directions of an LSTM of two elements over three steps; every number is ONNX Runtime's.
+#[test]
+fn an_lstm_of_integers_quantises_its_input_and_its_states() {
+    let (count, hidden, columns) = (2i64, 2i64, 8i64);
+    let made = |code: DataType, offset: i64, zero: u8, by_column: bool| {
+        let mut network = Network::default();
+        network.input("x", DataType::Float, &["3", "1", "3"]);
+        let bytes = |of: &dyn Fn(i64) -> i64, len: i64| -> Vec<u8> {
+            (0..len).map(|at| (of(at) + offset) as u8).collect()
+        };
+        let w = bytes(&|at| at * 7 % 23 - 11, count * 3 * columns);
+        let w = network.bytes_of(code, &[count, 3, columns], &w);
+        let r = bytes(&|at| at * 5 % 19 - 9, count * hidden * columns);
+        let r = network.bytes_of(code, &[count, hidden, columns], &r);
+        let bias: Vec<f32> = (0..count * 2 * columns).map(|at| (at % 5) as f32 * 0.05 - 0.1).collect();
+        let bias = network.constant(&[count, 2 * columns], &bias);
+        let all = [count, columns];
+        let of = if by_column { &all[..] } else { &all[..1] };
+        let each = if by_column { columns } else { 1 };
+        let scale = |at: i64| 0.02 + 0.001 * (at / each + at % each) as f32;
+        let scales: Vec<f32> = (0..count * each).map(scale).collect();
+        let scales = network.constant(of, &scales);
+        let zeros = network.bytes_of(code, of, &vec![zero; (count * each) as usize]);
+        let inputs = ["x", &w, &r, &bias, "", "", "", "", &scales, &zeros, &scales, &zeros];
+        let attributes = [("hidden_size", Attr::Int(hidden)), ("direction", Attr::Text("bidirectional"))];
+        let y = network.node("DynamicQuantizeLSTM", &inputs, &attributes);
+        network.domain("com.microsoft");
+        network.output(&y, DataType::Float, &["3", "2", "1", "2"]);
+        let x: Vec<f32> = (0..9).map(|at| f64::from(at).sin() as f32).collect();
+        run(&specialise(&network.model(), &[&[3, 1, 3]]), &x)
+    };
+    let by_direction = [
+        -0.009758695,
+        -0.08318683,
+        -0.0822442,
+        -0.001272585,
+        0.0288587,
+        -0.002071611,
+        0.006214184,
+        0.01192197,
+        0.001043562,
+        -0.07461409,
+        -0.07621229,
+        -0.007638225,
+    ];
+    assert_close(&made(DataType::Int8, 0, 3, false), &by_direction);
+    assert_close(&made(DataType::Uint8, 128, 131, false), &by_direction);
+    let by_column = [
+        -0.01545202,
+        -0.1008977,
+        -0.0911796,
+        -0.002072728,
+        0.03149081,
+        0.01095503,
+        0.01898265,
+        0.01771902,
+        -0.004373894,
+        -0.08348163,
+        -0.08963843,
+        -0.009975362,
+    ];
+    assert_close(&made(DataType::Uint8, 128, 131, true), &by_column);
+}
+
 #[test]
 fn a_gru_stops_at_the_end_of_each_sequence() {
     let attributes = [

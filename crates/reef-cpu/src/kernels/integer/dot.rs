@@ -11,41 +11,41 @@ use crate::cut::integer::{INTEGER_COLUMNS as COLUMNS, INTEGER_PANELS as PANELS_M
 
 /// Some steps of a micro-tile's sums.
 #[derive(Clone, Copy)]
-pub(super) struct Chunk {
+pub(in super::super) struct Chunk {
     /// Four bytes a step, of the first row.
-    pub(super) a: *const u8,
+    pub(in super::super) a: *const u8,
     /// Bytes from row to row.
-    pub(super) a_stride: usize,
+    pub(in super::super) a_stride: usize,
     /// The first panel's first step: `[step][column][4]`.
-    pub(super) b: *const u8,
+    pub(in super::super) b: *const u8,
     /// Bytes from panel to panel.
-    pub(super) panel_bytes: usize,
+    pub(in super::super) panel_bytes: usize,
     /// Steps.
-    pub(super) steps: usize,
+    pub(in super::super) steps: usize,
     /// The sums, `[row][column]`, dense.
-    pub(super) acc: *mut i32,
+    pub(in super::super) acc: *mut i32,
     /// Start at zero rather than at `acc`.
-    pub(super) first: bool,
+    pub(in super::super) first: bool,
 }
 
 /// The micro-kernels of an instruction set.
 #[derive(Clone, Copy)]
 pub(crate) struct Dot {
     /// Rows of the largest micro-tile.
-    pub(super) rows: usize,
+    pub(in super::super) rows: usize,
     /// Most rows with which four panels are multiplied at a time.
-    pub(super) wide_rows: usize,
+    pub(in super::super) wide_rows: usize,
     /// Whether two panels are multiplied at a time.
-    pub(super) pairs: bool,
+    pub(in super::super) pairs: bool,
     /// Steps between polls.
-    pub(super) steps: usize,
+    pub(in super::super) steps: usize,
     /// Runs a chunk of so many rows and panels.
     run: unsafe fn(usize, usize, &Chunk),
 }
 
 impl Dot {
     /// How many panels the next micro-tile of `rows` takes when so many are left.
-    pub(super) fn panels_at_once(&self, rows: usize, left: usize) -> usize {
+    pub(in super::super) fn panels_at_once(&self, rows: usize, left: usize) -> usize {
         match left {
             PANELS_MAX.. if rows <= self.wide_rows => PANELS_MAX,
             2.. if self.pairs => 2,
@@ -58,19 +58,19 @@ impl Dot {
     /// # Safety
     /// The machine has the instruction set; the chunk's addresses are valid; rows are at most the kernels',
     /// panels are what [`Dot::panels_at_once`] says.
-    pub(super) unsafe fn run(&self, rows: usize, panels: usize, chunk: &Chunk) {
+    pub(in super::super) unsafe fn run(&self, rows: usize, panels: usize, chunk: &Chunk) {
         // SAFETY: passed on from the caller.
         unsafe { (self.run)(rows, panels, chunk) }
     }
 
     /// The best that this machine has for `isa`.
-    pub(super) fn best(isa: Isa) -> Dot {
+    pub(in super::super) fn best(isa: Isa) -> Dot {
         Dot::all(isa).next().expect("every instruction set has one")
     }
 
     /// Those that this machine has for `isa`, the best first.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn all(isa: Isa) -> impl Iterator<Item = Dot> {
+    pub(in super::super) fn all(isa: Isa) -> impl Iterator<Item = Dot> {
         let known: &[(bool, Dot)] = match isa {
             Isa::Avx512 => &[(is_x86_feature_detected!("avx512vnni"), VNNI512), (true, WIDE512)],
             Isa::Avx2 => &[(is_x86_feature_detected!("avxvnni"), VNNI256), (true, WIDE256)],
@@ -82,7 +82,7 @@ impl Dot {
 
     /// Those that this machine has for `isa`, the best first.
     #[cfg(not(target_arch = "x86_64"))]
-    pub(super) fn all(_isa: Isa) -> impl Iterator<Item = Dot> {
+    pub(in super::super) fn all(_isa: Isa) -> impl Iterator<Item = Dot> {
         [PORTABLE].into_iter()
     }
 }
@@ -157,7 +157,7 @@ macro_rules! kernels {
             }
         }
 
-        pub(super) const $name: Dot =
+        pub(in super::super) const $name: Dot =
             Dot { rows: $rows, wide_rows: $wide, pairs: $pairs, steps: $steps, run: $choose };
     };
 }

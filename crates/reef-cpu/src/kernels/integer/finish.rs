@@ -9,22 +9,22 @@ use crate::cut::integer::INTEGER_COLUMNS as COLUMNS;
 /// Takes zero points off the sums and adds the bias.
 ///
 /// Of sums of bytes as they are stored, `Σ(a − za)(b − zb) = Σab − za·Σb − zb·(Σa − K·za)`.
-pub(super) struct Correct {
+pub(in super::super) struct Correct {
     /// The sums, `[row][column]`.
-    pub(super) acc: *mut i32,
-    pub(super) acc_stride: usize,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
+    pub(in super::super) acc: *mut i32,
+    pub(in super::super) acc_stride: usize,
+    pub(in super::super) rows: usize,
+    pub(in super::super) columns: usize,
     /// The column sums of the first panel.
-    pub(super) column_sums: *const i32,
-    pub(super) panel_bytes: usize,
+    pub(in super::super) column_sums: *const i32,
+    pub(in super::super) panel_bytes: usize,
     /// For every row its zero point, and what its sum is without that.
-    pub(super) left: *const i32,
-    pub(super) row_sums: *const i32,
+    pub(in super::super) left: *const i32,
+    pub(in super::super) row_sums: *const i32,
     /// For every column its zero point.
-    pub(super) right: *const i32,
+    pub(in super::super) right: *const i32,
     /// The first column's bias, or null.
-    pub(super) bias: *const i32,
+    pub(in super::super) bias: *const i32,
 }
 
 impl Leaf for Correct {
@@ -60,13 +60,13 @@ impl Leaf for Correct {
 }
 
 /// Turns sums into f32, times a factor, where they are.
-pub(super) struct Scale {
-    pub(super) acc: *mut i32,
-    pub(super) acc_stride: usize,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
+pub(in super::super) struct Scale {
+    pub(in super::super) acc: *mut i32,
+    pub(in super::super) acc_stride: usize,
+    pub(in super::super) rows: usize,
+    pub(in super::super) columns: usize,
     /// The first column's factor.
-    pub(super) factors: Option<(*const f32, Per)>,
+    pub(in super::super) factors: Option<(*const f32, Per)>,
 }
 
 impl Leaf for Scale {
@@ -103,14 +103,14 @@ impl Leaf for Scale {
 }
 
 /// Stores rows of f32 as integers of 8 bits.
-pub(super) struct Quantize {
-    pub(super) from: *const f32,
-    pub(super) from_stride: usize,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) how: Requantize,
-    pub(super) to: *mut u8,
-    pub(super) to_stride: usize,
+pub(in super::super) struct Quantize {
+    pub(in super::super) from: *const f32,
+    pub(in super::super) from_stride: usize,
+    pub(in super::super) rows: usize,
+    pub(in super::super) columns: usize,
+    pub(in super::super) how: Requantize,
+    pub(in super::super) to: *mut u8,
+    pub(in super::super) to_stride: usize,
 }
 
 impl Leaf for Quantize {
@@ -150,13 +150,13 @@ fn to_byte(x: f32, low: f32, high: f32) -> u8 {
 }
 
 /// Stores rows of i32.
-pub(super) struct Plain {
-    pub(super) from: *const i32,
-    pub(super) from_stride: usize,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) to: *mut i32,
-    pub(super) to_stride: usize,
+pub(in super::super) struct Plain {
+    pub(in super::super) from: *const i32,
+    pub(in super::super) from_stride: usize,
+    pub(in super::super) rows: usize,
+    pub(in super::super) columns: usize,
+    pub(in super::super) to: *mut i32,
+    pub(in super::super) to_stride: usize,
 }
 
 impl Leaf for Plain {
@@ -175,13 +175,13 @@ impl Leaf for Plain {
 }
 
 /// Copies bytes as u8: those of i8 plus 128, which is their highest bit turned around.
-pub(super) struct Bytes {
-    pub(super) from: *const u8,
-    pub(super) step: usize,
-    pub(super) count: usize,
+pub(in super::super) struct Bytes {
+    pub(in super::super) from: *const u8,
+    pub(in super::super) step: usize,
+    pub(in super::super) count: usize,
     /// 0 or 128.
-    pub(super) flip: u8,
-    pub(super) to: *mut u8,
+    pub(in super::super) flip: u8,
+    pub(in super::super) to: *mut u8,
 }
 
 impl Leaf for Bytes {
@@ -205,9 +205,9 @@ impl Leaf for Bytes {
 }
 
 /// The sum of some bytes.
-pub(super) struct Sum {
-    pub(super) from: *const u8,
-    pub(super) count: usize,
+pub(in super::super) struct Sum {
+    pub(in super::super) from: *const u8,
+    pub(in super::super) count: usize,
 }
 
 impl Leaf for Sum {
@@ -226,7 +226,7 @@ impl Leaf for Sum {
 
 /// A zero point as it is for bytes that are stored as u8 (`as_u8`) or as i8.
 #[inline(always)]
-pub(super) fn stored_zero(byte: u8, dtype: DType, as_u8: bool) -> i32 {
+pub(in super::super) fn stored_zero(byte: u8, dtype: DType, as_u8: bool) -> i32 {
     match (dtype == DType::I8, as_u8) {
         (true, true) => i32::from(byte as i8) + 128,
         (true, false) => i32::from(byte as i8),
@@ -236,6 +236,6 @@ pub(super) fn stored_zero(byte: u8, dtype: DType, as_u8: bool) -> i32 {
 }
 
 /// What turns bytes of `dtype` into those that are stored.
-pub(super) fn flip(dtype: DType, as_u8: bool) -> u8 {
+pub(in super::super) fn flip(dtype: DType, as_u8: bool) -> u8 {
     if (dtype == DType::U8) == as_u8 { 0 } else { 128 }
 }

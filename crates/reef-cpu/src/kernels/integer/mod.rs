@@ -14,13 +14,14 @@ use super::epilogue::{self, Store};
 use super::vector::Vector;
 use crate::context::BlockContext;
 use crate::cut::integer::{INTEGER_COLUMNS as COLUMNS, SUMS_BYTES, panel_bytes};
-use dot::{Chunk, Dot};
-use finish::{Correct, Plain, Quantize, Scale, Sum, stored_zero};
+use finish::{Plain, Quantize};
 
 pub(super) mod conv;
 mod dot;
 mod finish;
 pub(super) mod matmul;
+pub(super) use dot::{Chunk, Dot};
+pub(super) use finish::{Correct, Scale, Sum, stored_zero};
 #[cfg(test)]
 mod tests;
 
@@ -114,15 +115,15 @@ struct Job<'a> {
 
 /// The parts of scratch that every block has.
 #[derive(Clone, Copy)]
-struct Scratch {
-    acc: *mut i32,
-    left: *mut i32,
-    row_sums: *mut i32,
-    right: *mut i32,
+pub(super) struct Scratch {
+    pub(super) acc: *mut i32,
+    pub(super) left: *mut i32,
+    pub(super) row_sums: *mut i32,
+    pub(super) right: *mut i32,
 }
 
 impl Scratch {
-    fn of(context: &BlockContext<'_>) -> Scratch {
+    pub(super) fn of(context: &BlockContext<'_>) -> Scratch {
         // SAFETY: scratch has `HEAD_BYTES` and more.
         unsafe {
             Scratch {
@@ -280,7 +281,7 @@ impl Job<'_> {
 }
 
 /// Sizes of groups of rows: nearly equal, none larger than `most`.
-fn row_groups(rows: usize, most: usize) -> impl Iterator<Item = usize> {
+pub(super) fn row_groups(rows: usize, most: usize) -> impl Iterator<Item = usize> {
     let groups = rows.div_ceil(most).max(1);
     let (size, larger) = (rows / groups, rows % groups);
     (0..groups).map(move |group| size + usize::from(group < larger))

@@ -12,6 +12,8 @@ pub(super) struct Place {
     rows: usize,
     begin: usize,
     wide_end: usize,
+    /// Columns of a row where rows are whole; else 0.
+    dense: usize,
 }
 
 impl Place {
@@ -20,12 +22,21 @@ impl Place {
     pub(super) fn new<V: Vector>(rows: usize, begin: usize, end: usize) -> Place {
         let wide = 8 * V::LANES;
         let whole = if rows * 4 <= V::ROWS { (end - begin) / wide * wide } else { 0 };
-        Place { rows, begin, wide_end: begin + whole }
+        Place { rows, begin, wide_end: begin + whole, dense: 0 }
+    }
+
+    /// Rows of so many columns.
+    #[inline(always)]
+    pub(super) fn dense(columns: usize) -> Place {
+        Place { rows: 0, begin: 0, wide_end: 0, dense: columns }
     }
 
     /// Of a row, the first float of the vector that begins with this column.
     #[inline(always)]
     fn of<V: Vector>(self, row: usize, column: usize) -> usize {
+        if self.dense > 0 {
+            return row * self.dense + column;
+        }
         let (first, width) = match column < self.wide_end {
             true => (self.begin, 8 * V::LANES),
             false => (self.wide_end, 2 * V::LANES),

@@ -5,6 +5,7 @@
 //! few vectors of units of a row: what a killed block has written, the next one writes again.
 
 mod cell;
+mod integer;
 
 use std::sync::Arc;
 
@@ -12,12 +13,15 @@ use reef_graph::{Cell, DType, GateFunction};
 use reef_plan::{Isa, Kernel, RecurrentSpec, Region};
 
 use super::conv::{LONG_SUM, PART_OF_LONG_SUM};
+use super::integer::Dot;
 use super::micro::{self, Chunk, ROWS_MAX};
 use super::vector::Vector;
 use super::{BlockKernel, VectorKernel, bind};
 use crate::context::{BlockContext, BlockEnd, BlockFault};
+use crate::cut::integer::INTEGER_COLUMNS;
 use crate::cut::panel_width;
 use cell::{Given, Gru, Line, Lstm, Place, Reset, Rnn, Usual};
+use integer::Integers;
 
 /// Vectors of a row's units between polls; without instructions for rounding one takes 0.2 µs.
 const VECTORS: usize = 32;
@@ -27,7 +31,13 @@ type Stopped = BlockEnd;
 
 /// Makes a recurrent network ready.
 pub(super) fn prepare(spec: &RecurrentSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {
-    assert_eq!(spec.panel_width, panel_width(isa), "panels of {} for {isa}", kernel.name);
+    with_dot(spec, kernel, isa, Dot::best(isa))
+}
+
+/// The same, with other micro-kernels for weights of integers than the best.
+pub(super) fn with_dot(spec: &RecurrentSpec, kernel: &Kernel, isa: Isa, dot: Dot) -> Box<dyn BlockKernel> {
+    let wanted = if spec.integers.is_some() { INTEGER_COLUMNS } else { panel_width(isa) };
+    assert_eq!(spec.panel_width, wanted, "panels of {} for {isa}", kernel.name);
     let (mut reads, mut writes) = (kernel.reads.iter().copied(), kernel.writes.iter().copied());
     let counted = "the spec counts the operands";
     let mut read = |there: bool| there.then(|| reads.next().expect(counted));
@@ -38,6 +48,12 @@ pub(super) fn prepare(spec: &RecurrentSpec, kernel: &Kernel, isa: Isa) -> Box<dy
         usual: is_usual(spec),
         sums: read(true).expect(counted),
         weights: read(true).expect(counted),
+        integers: spec.integers.map(|dtype| Integers {
+            dtype,
+            scales: read(true).expect(counted),
+            zeros: read(true).expect(counted),
+            dot,
+        }),
         reset_bias: read(spec.reset_bias),
         peepholes: read(spec.peepholes),
         lengths: read(spec.lengths),
@@ -68,6 +84,7 @@ struct Recurrent {
     usual: bool,
     sums: Region,
     weights: Region,
+    integers: Option<Integers>,
     reset_bias: Option<Region>,
     peepholes: Option<Region>,
     lengths: Option<Region>,
@@ -105,6 +122,11 @@ struct Rows {
 impl VectorKernel for Recurrent {
     #[inline(always)]
     unsafe fn run_block<V: Vector>(&self, context: &BlockContext<'_>, block: usize) -> BlockEnd {
+        if let Some(integers) = &self.integers {
+            // SAFETY: the caller vouches for the operands; the only block has all the rows.
+            let done = unsafe { self.integer_rows::<V>(context, integers) };
+            return done.err().unwrap_or(BlockEnd::Done);
+        }
         let mut first = block * self.spec.tile_rows;
         let end = (first + self.spec.tile_rows).min(self.spec.batch);
         while first < end {

@@ -1,11 +1,12 @@
 //! Recurrent networks: every cell with and without what may be absent, in rows of several blocks.
 
 use reef_base::AlignedBytes;
-use reef_graph::reference::recurrent::Unit;
-use reef_graph::{Cell, GateFunction, Tensor};
+use reef_graph::reference::recurrent::{Unit, integer_products};
+use reef_graph::{Cell, DType, GateFunction, Tensor};
 use reef_plan::{HostFault, KernelSpec, Packing, RecurrentSpec};
 
 use super::{Bench, BlockEnd, Case, Operand, check, isas, pixels, random};
+use crate::cut::integer::INTEGER_COLUMNS;
 use crate::cut::panel_width;
 
 const LSTM: Cell = Cell::Lstm { input_forget: false };
@@ -35,6 +36,7 @@ fn plain(cell: Cell, steps: usize, batch: usize, hidden: usize) -> RecurrentSpec
         all_steps: steps,
         batch,
         hidden,
+        integers: None,
         sums_row_stride: cell.gates() * hidden,
         y_step_stride: batch * hidden,
         reset_bias: false,
@@ -165,13 +167,20 @@ fn case(spec: &RecurrentSpec) -> Case {
             case = case.input(values);
         }
     }
+    let made = meant(spec, &drawn);
+    expects(case, spec, made)
+}
+
+/// The case with its outputs.
+fn expects(mut case: Case, spec: &RecurrentSpec, made: [Vec<(usize, f64)>; 3]) -> Case {
+    let hidden = spec.hidden;
     let state = spec.batch * hidden * 4;
     let y = ((spec.steps - 1) * spec.y_step_stride + spec.batch * hidden) * 4;
     let written = [(spec.y, y), (spec.h_after, state), (spec.c_after, state)];
     let mut bytes = written.into_iter().filter(|output| output.0).map(|output| output.1);
     case.out_bytes = bytes.next().expect("something is written");
     case.more_bytes = bytes.collect();
-    let chosen = meant(spec, &drawn).into_iter().zip(written).filter(|(_, output)| output.0);
+    let chosen = made.into_iter().zip(written).filter(|(_, output)| output.0);
     for ((elements, _), region) in chosen.zip(case.regions()) {
         let begin = (region.offset - super::LEAD) / 4;
         case.expected.extend(elements.into_iter().map(|(at, value)| (begin + at, value)));
@@ -260,6 +269,89 @@ fn lengths_outside_the_sequence_are_the_inputs_fault() {
             let BlockEnd::Failed(fault) = bench.run(1, None).0 else { panic!("a block with such a length") };
             let reason = format!("LSTM: sequence_lens[1] is {length}, allowed are 0 to 4");
             assert_eq!(fault.told(), HostFault::of_input(&*case.name, reason));
+        }
+    }
+}
+
+/// An LSTM whose weights are integers of this type, with everything that it may have.
+fn integer_case(spec: &RecurrentSpec, dtype: DType) -> Case {
+    let drawn = drawn(spec);
+    let (hidden, gates) = (spec.hidden, spec.cell.gates());
+    let (all, batch) = (gates * hidden, spec.batch);
+    let byte = |value: &f32| (value * 60.0) as i32 as u8;
+    let values: Vec<u8> = random(7, all * hidden).iter().map(byte).collect();
+    let zeros: Vec<u8> = random(8, all).iter().map(|value| byte(&(value / 8.0))).collect();
+    let scales: Vec<f32> = random(9, all).iter().map(|x| (0.3 + x.abs()) * 0.02).collect();
+    let cut = |tile_rows| {
+        let spec = spec.clone();
+        move |_| {
+            let panel_width = INTEGER_COLUMNS;
+            KernelSpec::Recurrent(RecurrentSpec {
+                tile_rows,
+                panel_width,
+                integers: Some(dtype),
+                ..spec.clone()
+            })
+        }
+    };
+    let name = format!("{dtype}, {batch}x{}x{hidden}", spec.steps);
+    let weights = Tensor::from_slice(dtype, [all, hidden, 1, 1].into(), &values);
+    let packing = Packing::IntegerPanels { groups: gates as u32, width: INTEGER_COLUMNS as u32 };
+    let mut case = Case::f32(name, cut(batch)).cut(cut(100)).input(&drawn.sums);
+    case = case.weight(weights, move |_| packing).input(&scales).bytes(&zeros);
+    if spec.peepholes {
+        case = case.input(&drawn.peepholes);
+    }
+    for (there, values) in [spec.h_before, spec.c_before].into_iter().zip(&drawn.before) {
+        if there {
+            case = case.input(values);
+        }
+    }
+    let number = |byte: u8| if dtype == DType::I8 { i64::from(byte as i8) } else { i64::from(byte) };
+    let weight = |output: usize, k: usize| number(values[output * hidden + k]) - number(zeros[output]);
+    let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&value| f64::from(value)).collect() };
+    let peepholes = wide(&drawn.peepholes);
+    let unit = Unit {
+        cell: spec.cell,
+        functions: &spec.functions,
+        clip: spec.clip,
+        peepholes: spec.peepholes.then_some(&peepholes[..]),
+        reset_bias: None,
+    };
+    let state = |there: bool, values: &[f32]| -> Vec<Vec<f64>> {
+        let row =
+            |row: usize| if there { wide(&values[row * hidden..][..hidden]) } else { vec![0.0; hidden] };
+        (0..batch).map(row).collect()
+    };
+    let (mut h, mut c) = (state(spec.h_before, &drawn.before[0]), state(spec.c_before, &drawn.before[1]));
+    let mut made = [vec![], vec![], vec![]];
+    for turn in 0..spec.steps {
+        let step = if spec.reverse { spec.steps - 1 - turn } else { turn };
+        let before: Vec<&[f64]> = h.iter().map(|state| &state[..]).collect();
+        let products = integer_products(&before, all, weight, |output| scales[output]);
+        for row in 0..batch {
+            let sums = wide(&drawn.sums[(step * batch + row) * spec.sums_row_stride..][..all]);
+            let mut product = |gate: usize, _: &[f64]| products[row][gate * hidden..][..hidden].to_vec();
+            unit.step(&sums, &mut product, &mut h[row], &mut c[row]);
+            let to = step * spec.y_step_stride + row * hidden;
+            made[0].extend(h[row].iter().enumerate().map(|(at, &h)| (to + at, h)));
+        }
+    }
+    made[1] = h.concat().into_iter().enumerate().collect();
+    made[2] = c.concat().into_iter().enumerate().collect();
+    expects(case, spec, made)
+}
+
+#[test]
+fn states_as_integers() {
+    for dtype in [DType::I8, DType::U8] {
+        for (steps, batch, hidden) in
+            [(3, 1, 9), (2, 3, 33), (2, 14, 20), (1, 1, 1), (2, 2, 150), (4, 1, 256)]
+        {
+            check(&integer_case(&plain(LSTM, steps, batch, hidden), dtype));
+            let spec = RecurrentSpec { lengths: false, ..full(LSTM, steps, batch, hidden) };
+            check(&integer_case(&spec, dtype));
+            check(&integer_case(&RecurrentSpec { clip: Some(0.7), ..spec }, dtype));
         }
     }
 }
