@@ -273,7 +273,7 @@ fn leaves(graph: &Graph, counts: &[usize], node: &Node, axis: usize) -> Vec<Valu
 
 /// Whether the operator reads dense row-major operands only, so that another layout costs a copy.
 fn demands_dense(op: &Op) -> bool {
-    use Op::{Gather, Host, LayerNorm, MatMul, MatMulInteger, Recurrent, Reshape, Selection};
+    use Op::{Gather, Host, LayerNorm, MatMul, MatMulInteger, Recurrent, Reshape, Selection, TreeEnsemble};
     matches!(
         op,
         Reshape
@@ -284,6 +284,7 @@ fn demands_dense(op: &Op) -> bool {
             | MatMulInteger(_)
             | Selection(_)
             | Recurrent(_)
+            | TreeEnsemble(_)
     )
 }
 

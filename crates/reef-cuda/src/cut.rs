@@ -134,6 +134,7 @@ impl Cutter for CudaCutter {
             KernelSpec::LayerNorm(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Recurrent(_)
+            | KernelSpec::Trees(_)
             | KernelSpec::Selection(_)
             | KernelSpec::Host(_)
             | KernelSpec::Synthetic(_) => {}

@@ -1,6 +1,5 @@
-//! Host steps: kernels that the device has no code for, foreign ones, selections and recurrent
-//! networks. Where their operands
-//! lie, and what foreign code keeps.
+//! Host steps: kernels that the device has no code for, foreign ones, selections, recurrent
+//! networks and decision trees. Where their operands lie, and what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
 //! where they are.
@@ -15,7 +14,10 @@ const GRAIN: usize = 64;
 
 /// Whether a kernel runs on the host.
 pub(crate) fn is_hosted(kernel: &Kernel) -> bool {
-    matches!(kernel.spec, KernelSpec::Host(_) | KernelSpec::Selection(_) | KernelSpec::Recurrent(_))
+    matches!(
+        kernel.spec,
+        KernelSpec::Host(_) | KernelSpec::Selection(_) | KernelSpec::Recurrent(_) | KernelSpec::Trees(_)
+    )
 }
 
 /// An operand of a host step and its place in the slot's pinned memory.

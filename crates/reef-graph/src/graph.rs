@@ -10,6 +10,7 @@ use crate::dtype::DType;
 use crate::op::Op;
 use crate::recurrent::RecurrentAttrs;
 use crate::tensor::{Shape, Tensor};
+use crate::trees;
 
 reef_base::id! {
     /// A value of a graph.
@@ -213,8 +214,10 @@ impl Graph {
                 }
                 ready[output.index()] = true;
             }
-            if let Op::Recurrent(attrs) = &node.op {
-                self.check_recurrent(node, attrs).map_err(fail)?;
+            match &node.op {
+                Op::Recurrent(attrs) => self.check_recurrent(node, attrs).map_err(fail)?,
+                Op::TreeEnsemble(_) => self.check_trees(node).map_err(fail)?,
+                _ => {}
             }
         }
         let unmade = self.outputs.iter().position(|id| !ready.get(id.index()).copied().unwrap_or(false));
@@ -230,6 +233,12 @@ impl Graph {
             return Err(format!("it makes {made:?}, not {declared:?}"));
         }
         Ok(())
+    }
+
+    fn check_trees(&self, node: &Node) -> Result<(), String> {
+        let fact = |id: &ValueId| (self.value(*id).dtype, self.value(*id).shape.clone());
+        let inputs: Vec<_> = node.inputs.iter().map(fact).collect();
+        trees::flaw_of(&inputs, &fact(&node.outputs[0])).map_or(Ok(()), Err)
     }
 
     fn push_value(&mut self, value: Value) -> ValueId {

@@ -15,6 +15,7 @@ pub mod reference;
 pub mod scalar;
 pub mod selection;
 pub mod tensor;
+pub mod trees;
 
 pub use dtype::DType;
 pub use dynamic::dynamic_quantize;
@@ -24,3 +25,4 @@ pub use quantized::{Quantization, ZeroPoints};
 pub use recurrent::{Cell, Direction, GateFunction, RecurrentAttrs, RecurrentOperands};
 pub use selection::Selection;
 pub use tensor::{ConstKey, Shape, Tensor};
+pub use trees::{Aggregate, Forest};

@@ -4,6 +4,7 @@ use crate::dtype::DType;
 use crate::quantized::{Quantization, ZeroPoints};
 use crate::recurrent::RecurrentAttrs;
 use crate::selection::Selection;
+use crate::trees::Aggregate;
 
 /// A function of one element.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -301,6 +302,11 @@ pub enum Op {
     Recurrent(RecurrentAttrs),
     /// Several outputs, as large as they can become, and how much of them is meant.
     Selection(Selection),
+    /// Decision trees over rows: x `[rows, features]` (f32), then the arrays of [`crate::trees::Forest`], each
+    /// with one axis: nodes, roots and targets (i32), weights (f32); the output is `[rows, targets]` (f32). In
+    /// every tree a row comes to a leaf, whose votes are put together by target. Kernels take only constants
+    /// for the trees.
+    TreeEnsemble(Aggregate),
     /// Anything else.
     Host(HostOp),
 }
@@ -334,6 +340,7 @@ impl Op {
             Op::Pad { .. } => "Pad",
             Op::Recurrent(attrs) => attrs.cell.name(),
             Op::Selection(selection) => selection.name(),
+            Op::TreeEnsemble(_) => "TreeEnsemble",
             Op::Host(_) => "Host",
         }
     }

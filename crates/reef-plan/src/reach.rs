@@ -164,6 +164,10 @@ pub(crate) fn reaches(
         KernelSpec::LayerNorm(spec) => layer_norm(spec),
         KernelSpec::Gather(spec) => gather(spec),
         KernelSpec::Recurrent(spec) => recurrent(spec, packing)?,
+        KernelSpec::Trees(spec) => {
+            let reads = spec.reads().iter().map(|&count| Reach::dense(F32, count)).collect();
+            (reads, vec![Reach::dense(F32, spec.rows * spec.targets)])
+        }
         KernelSpec::Selection(spec) => {
             if let Some(flaw) = spec.flaw() {
                 return Err(flaw);

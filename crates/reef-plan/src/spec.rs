@@ -18,6 +18,7 @@ use crate::layout::Matrices;
 use crate::meter::Meter;
 use crate::recurrent::RecurrentSpec;
 use crate::selection::SelectionSpec;
+use crate::trees::TreesSpec;
 
 /// A function applied to every result before it is stored.
 pub type Activation = Option<Unary>;
@@ -636,6 +637,8 @@ pub enum KernelSpec {
     Gather(GatherSpec),
     /// See [`RecurrentSpec`].
     Recurrent(RecurrentSpec),
+    /// See [`TreesSpec`].
+    Trees(TreesSpec),
     /// See [`SelectionSpec`]; one block.
     Selection(SelectionSpec),
     /// The plan's host kernel with this index; reads its inputs, writes its outputs, all dense; one block.
@@ -663,6 +666,7 @@ impl KernelSpec {
             KernelSpec::LayerNorm(spec) => spec.tile > 0,
             KernelSpec::Gather(spec) => spec.tile > 0,
             KernelSpec::Recurrent(spec) => spec.tile_rows > 0,
+            KernelSpec::Trees(spec) => spec.tile > 0,
             KernelSpec::Selection(_) | KernelSpec::Host(_) => true,
             KernelSpec::Synthetic(spec) => spec.tile_bytes > 0,
         }
@@ -684,6 +688,7 @@ impl KernelSpec {
             KernelSpec::LayerNorm(spec) => spec.rows.div_ceil(spec.tile),
             KernelSpec::Gather(spec) => (spec.outer * spec.picks).div_ceil(spec.tile),
             KernelSpec::Recurrent(spec) => spec.batch.div_ceil(spec.tile_rows),
+            KernelSpec::Trees(spec) => spec.rows.div_ceil(spec.tile),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => 1,
             KernelSpec::Synthetic(spec) => spec.bytes.div_ceil(spec.tile_bytes),
         }
@@ -712,6 +717,7 @@ impl KernelSpec {
             KernelSpec::Recurrent(spec) => {
                 (spec.panel_width, spec.tile_rows) = (0, spec.batch.max(1));
             }
+            KernelSpec::Trees(spec) => spec.tile = spec.rows.max(1),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => {}
             KernelSpec::Synthetic(spec) => spec.tile_bytes = spec.bytes.max(1),
         }
@@ -734,6 +740,7 @@ impl KernelSpec {
             KernelSpec::LayerNorm(_) => "layernorm",
             KernelSpec::Gather(_) => "gather",
             KernelSpec::Recurrent(_) => "recurrent",
+            KernelSpec::Trees(_) => "trees",
             KernelSpec::Selection(spec) => spec.name(),
             KernelSpec::Host(_) => "host",
             KernelSpec::Synthetic(_) => "synthetic",

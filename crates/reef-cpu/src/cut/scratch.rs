@@ -29,6 +29,7 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
         KernelSpec::Attention(_)
         | KernelSpec::Pool(_)
         | KernelSpec::Gather(_)
+        | KernelSpec::Trees(_)
         | KernelSpec::Host(_)
         | KernelSpec::Synthetic(_) => 0,
     }

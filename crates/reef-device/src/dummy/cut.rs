@@ -117,6 +117,7 @@ impl Cutter for DummyCutter {
             KernelSpec::LayerNorm(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Recurrent(spec) => spec.tile_rows = self.split(spec.tile_rows),
+            KernelSpec::Trees(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => {}
         }
         kernel

@@ -70,8 +70,9 @@ pub fn print(compiled: &Compiled, never_max: Nanos) {
     );
     let mut host: Vec<&str> = plan.host_kernels().iter().map(|kernel| kernel.name()).collect();
     let of_gpu = plan.target().device == DeviceKind::Cuda;
-    let hosted =
-        |kernel: &&Kernel| matches!(kernel.spec, KernelSpec::Selection(_) | KernelSpec::Recurrent(_));
+    let hosted = |kernel: &&Kernel| {
+        matches!(kernel.spec, KernelSpec::Selection(_) | KernelSpec::Recurrent(_) | KernelSpec::Trees(_))
+    };
     let hosted = plan.kernels().iter().filter(hosted);
     host.extend(hosted.filter(|_| of_gpu).map(|kernel| kernel.spec.name()));
     match host.is_empty() {

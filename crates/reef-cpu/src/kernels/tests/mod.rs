@@ -26,6 +26,7 @@ mod math;
 mod recurrent;
 mod rest;
 mod selection;
+mod trees;
 
 /// What untouched bytes of an output hold.
 const POISON: u8 = 0xAA;
