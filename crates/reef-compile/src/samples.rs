@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use reef_base::{AlignedBytes, Buffer, Rng};
 use reef_graph::{
-    Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PoolAttrs, PoolKind,
-    RecurrentAttrs, Reduce, Selection, Shape, Tensor, Unary, ValueId,
+    Aggregate, Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PoolAttrs,
+    PoolKind, RecurrentAttrs, Reduce, Selection, Shape, Tensor, Unary, ValueId,
 };
 
 use reef_plan::{Cutter, HostFault, HostKernel, HostState, Plan, TensorSpec};
@@ -82,7 +82,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 28] = [
+    let makers: [(&str, Maker); 29] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -110,6 +110,7 @@ pub fn all() -> Vec<Sample> {
         ("compress", compress),
         ("LSTM both ways", lstm),
         ("GRU backwards", gru),
+        ("decision trees", trees),
         ("network", network),
     ];
     let hosted = hosted();
@@ -471,6 +472,24 @@ fn gru(s: &mut Sketch) {
     let functions = [GateFunction::HardSigmoid { alpha: 0.2, beta: 0.5 }, GateFunction::Softsign];
     let made = recur(s, Cell::Gru { linear_before_reset: true }, &[true], &functions);
     made.into_iter().for_each(|id| s.output(id));
+}
+
+/// A stump and a tree of two branches, over seven rows.
+fn trees(s: &mut Sketch) {
+    const LEAF: i32 = reef_graph::trees::LEAF;
+    let x = s.input(&[7, 3]);
+    let (low, high) = ((-0.25f32).to_bits() as i32, 0.5f32.to_bits() as i32);
+    let stump = [[0, 1, low, 1, 2], [LEAF, 0, 0, 0, 1], [LEAF, 0, 0, 1, 2]];
+    let tree =
+        [[3, 0, high, 4, 5], [LEAF, 0, 0, 3, 1], [1, 2, low, 6, 7], [LEAF, 0, 0, 0, 2], [LEAF, 0, 0, 4, 0]];
+    let words = |words: &[i32]| Tensor::from_slice(DType::I32, Shape::from([words.len()]), words);
+    let mut inputs = vec![x];
+    for array in [&[stump.concat(), tree.concat()].concat()[..], &[0, 3], &[0, 1, 0, 1]] {
+        inputs.push(s.graph.add_const("trees", words(array)));
+    }
+    inputs.push(s.graph.add_const("votes", Tensor::f32([4], &[0.5, -1.0, 0.25, 2.0])));
+    let y = s.node(Op::TreeEnsemble(Aggregate::Sum), &inputs, &[7, 2]);
+    s.output(y);
 }
 
 /// Several stages, branches that may run side by side, and blocks that are worth killing.

@@ -191,7 +191,8 @@ pub(super) fn trees(spec: &TreesSpec, access: &mut Access<'_, '_>, block: usize)
                 if test == LEAF {
                     break;
                 }
-                let x = access.load_f32(0, row * spec.features + place(access, 1, node + 1)?);
+                let feature = place(access, 1, node + 1)?;
+                let x = access.load_f32(0, row * spec.features + feature);
                 let value = f32::from_bits(access.load(1, DType::I32, node + 2).int() as u32);
                 let missing = test & MISSING != 0 && x.is_nan();
                 let passes = missing || Test::ALL[(test & !MISSING) as usize].passes(x as f32, value);
@@ -199,8 +200,8 @@ pub(super) fn trees(spec: &TreesSpec, access: &mut Access<'_, '_>, block: usize)
             }
             let first = place(access, 1, node + 3)?;
             for vote in first..first + place(access, 1, node + 4)? {
-                let target = &mut made[place(access, 3, vote)?];
-                *target = spec.aggregate.with(*target, access.load_f32(4, vote) as f32);
+                let target = place(access, 3, vote)?;
+                made[target] = spec.aggregate.with(made[target], access.load_f32(4, vote) as f32);
             }
         }
         for (target, value) in made.into_iter().enumerate() {
