@@ -2,7 +2,8 @@
 //!
 //! Invariants (checked by [`Graph::validate`]): nodes are in topological order; every value is made exactly
 //! once, by the graph's inputs, a constant or one node; constants agree with their declared type and shape;
-//! a recurrent network has the operands and outputs that its attributes tell of.
+//! a recurrent network has the operands and outputs that its attributes tell of, an ensemble of trees those
+//! that it needs.
 
 use std::fmt;
 

@@ -44,7 +44,7 @@ pub(crate) fn decode(bytes: &[u8], directory: Option<&str>) -> Result<pb::ModelP
     let standard = |import: &&pb::OperatorSetIdProto| STANDARD.contains(&import.domain.as_str());
     let operator_set = model.opset_import.iter().find(standard).map_or(0, |import| import.version);
     let classical =
-        |import: &&pb::OperatorSetIdProto| names::CLASSICAL.strip_suffix('.') == Some(&import.domain);
+        |import: &&pb::OperatorSetIdProto| names::CLASSICAL.strip_suffix('.') == Some(import.domain.as_str());
     let classical_set = model.opset_import.iter().find(classical).map_or(0, |import| import.version);
     let operators = Operators { operator_set, classical_set };
     operators.check_graph(graph)?;

@@ -180,7 +180,7 @@ fn transformed(how: &str, row: &[f32]) -> Vec<f32> {
 fn probit(x: f32) -> f32 {
     let x = 2.0 * x - 1.0;
     let log = ((1.0 - x) * (1.0 + x)).ln();
-    let v = 2.0 / (3.14159 * 0.147) + 0.5 * log;
+    let v = 4.330_750_5 + 0.5 * log;
     let root = ((v * v - log / 0.147).sqrt() - v).sqrt();
     std::f32::consts::SQRT_2 * if x < 0.0 { -root } else { root }
 }

@@ -20,7 +20,7 @@ fn constants(
 ) -> Result<[Tensor; 4], Reject> {
     let made = OnceCell::new();
     let part = |part: usize| match made.get() {
-        Some(tensors) => Ok::<Tensor, Reject>(<[Tensor; 4]>::clone(tensors)[part].clone()),
+        Some(tensors) => Ok::<Tensor, Reject>(tensors[part].clone()),
         None => {
             let tensors = read()?.tensors();
             Ok(made.get_or_init(|| tensors)[part].clone())

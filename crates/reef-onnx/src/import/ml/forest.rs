@@ -104,13 +104,13 @@ impl Arrays {
         };
         let (trees, features) = (list("nodes_treeids")?, list("nodes_featureids")?);
         let sides = [list("nodes_truenodeids")?, list("nodes_falsenodeids")?];
-        let missing = match node.ints("nodes_missing_value_tracks_true").unwrap_or(&[]) {
+        let missing: &[i64] = match node.ints("nodes_missing_value_tracks_true").unwrap_or(&[]) {
             [] => &[],
             _ => list("nodes_missing_value_tracks_true")?,
         };
         let values = floats(node, "nodes_values")?;
         same("nodes_values", values.len(), ids.len())?;
-        let modes: &[Vec<u8>] = node.attribute("nodes_modes").map_or(&[], |modes| &modes.strings);
+        let modes: &[Vec<u8>] = node.attribute("nodes_modes").map_or(&[][..], |modes| &modes.strings);
         same("nodes_modes", modes.len(), ids.len())?;
         let mut places = HashMap::with_capacity(ids.len());
         for (at, (&tree, &id)) in trees.iter().zip(ids).enumerate() {
@@ -153,7 +153,7 @@ impl Arrays {
         };
         let sides = [list("nodes_truenodeids")?, list("nodes_falsenodeids")?];
         let leaves = [list("nodes_trueleafs")?, list("nodes_falseleafs")?];
-        let missing = match node.ints("nodes_missing_value_tracks_true").unwrap_or(&[]) {
+        let missing: &[i64] = match node.ints("nodes_missing_value_tracks_true").unwrap_or(&[]) {
             [] => &[],
             _ => list("nodes_missing_value_tracks_true")?,
         };

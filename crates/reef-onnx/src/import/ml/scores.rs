@@ -64,7 +64,9 @@ fn softmax_zero(b: &mut Builder, name: &str, x: ValueId) -> Result<ValueId, Reje
 
 /// √2 times the inverse error function of `2x - 1`, by an approximation: of a logarithm and two square roots.
 fn probit(b: &mut Builder, name: &str, x: ValueId) -> Result<ValueId, Reject> {
+    // 0.147, and twice the inverse of its product with π, of five decimals.
     const A: f32 = 0.147;
+    const SHIFT: f32 = 4.330_750_5;
     let number = |b: &mut Builder, value: f32| b.scalar(DType::F32, value.into());
     let (one, two) = (number(b, 1.0), number(b, 2.0));
     let x = b.binary(name, Binary::Mul, x, two)?;
@@ -72,7 +74,7 @@ fn probit(b: &mut Builder, name: &str, x: ValueId) -> Result<ValueId, Reject> {
     let (left, right) = (b.binary(name, Binary::Sub, one, x)?, b.binary(name, Binary::Add, one, x)?);
     let product = b.binary(name, Binary::Mul, left, right)?;
     let log = b.unary(name, Unary::Log, product)?;
-    let (half, shift, factor) = (number(b, 0.5), number(b, 2.0 / (3.14159 * A)), number(b, 1.0 / A));
+    let (half, shift, factor) = (number(b, 0.5), number(b, SHIFT), number(b, 1.0 / A));
     let v = b.binary(name, Binary::Mul, log, half)?;
     let v = b.binary(name, Binary::Add, v, shift)?;
     let square = b.unary(name, Unary::Square, v)?;

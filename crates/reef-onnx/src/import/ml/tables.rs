@@ -10,7 +10,7 @@ use super::table;
 use crate::consts;
 
 fn list<'a>(node: &Node<'a>, name: &str) -> &'a [f32] {
-    node.attribute(name).map_or(&[], |list| &list.floats)
+    node.attribute(name).map_or(&[][..], |list| &list.floats)
 }
 
 /// The product of rows with rows of weights, and what is added to it: one for all, one for each, or nothing.
