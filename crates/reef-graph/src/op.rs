@@ -302,10 +302,10 @@ pub enum Op {
     Recurrent(RecurrentAttrs),
     /// Several outputs, as large as they can become, and how much of them is meant.
     Selection(Selection),
-    /// Decision trees over rows: x `[rows, features]` (f32), then the arrays of [`crate::trees::Forest`], each
-    /// with one axis: nodes, roots and targets (i32), weights (f32); the output is `[rows, targets]` (f32). In
-    /// every tree a row comes to a leaf, whose votes are put together by target. Kernels take only constants
-    /// for the trees.
+    /// Decision trees over rows: x `[rows, features]` (f32), then the arrays of [`crate::trees::Forest`],
+    /// each with one axis: nodes, roots and targets (i32), weights (f32). The output is `[rows, targets]`
+    /// (f32): in every tree a row comes to a leaf, whose votes are put together by target. Kernels take only
+    /// constants for the trees.
     TreeEnsemble(Aggregate),
     /// Anything else.
     Host(HostOp),

@@ -1,5 +1,5 @@
-//! Classical models (`ai.onnx.ml`): what their graphs make, against plain evaluations. `tests/oracle` compares
-//! more with ONNX Runtime itself.
+//! Classical models (`ai.onnx.ml`): what their graphs make, against plain evaluations. `tests/oracle`
+//! compares more with ONNX Runtime itself.
 
 use reef_graph::{Op, Shape, Tensor};
 use tract_onnx::pb::tensor_proto::DataType;
