@@ -184,10 +184,10 @@ pub fn flaw_of(inputs: &[(DType, Shape)], output: &(DType, Shape)) -> Option<Str
         return Some(format!("it has {} inputs", inputs.len()));
     };
     let row = |operand: &(DType, Shape), dtype: DType| operand.0 == dtype && operand.1.rank() == 1;
-    let rows = match (x.0, &x.1[..], output.0, &output.1[..]) {
-        (DType::F32, &[rows, _], DType::F32, &[made, _]) if rows == made => true,
-        _ => false,
-    };
+    let rows = matches!(
+        (x.0, &x.1[..], output.0, &output.1[..]),
+        (DType::F32, &[rows, _], DType::F32, &[made, _]) if rows == made
+    );
     let arrays = row(nodes, DType::I32) && row(roots, DType::I32) && row(targets, DType::I32);
     let fine = rows && arrays && row(weights, DType::F32) && targets.1 == weights.1;
     (!fine).then(|| format!("its operands are {inputs:?}, its output is {output:?}"))
