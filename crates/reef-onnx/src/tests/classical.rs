@@ -226,9 +226,9 @@ fn two_classes_with_votes_for_one() {
             labels.push(if s > if is_positive { 0.5 } else { 0.0 } { 4 } else { 3 });
             let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
             scores.extend(match how {
-                _ if is_positive => [1.0 - s, s],
                 "LOGISTIC" => [sigmoid(-s), sigmoid(s)],
-                _ => [-s.abs(), s.abs()],
+                _ if is_positive => [1.0 - s, s],
+                _ => [-s, s],
             });
         }
         assert_eq!(made[0].values::<i64>(), labels, "{how}");

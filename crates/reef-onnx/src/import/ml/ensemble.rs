@@ -18,7 +18,7 @@ fn constants(
     name: &str,
     read: impl Fn() -> Result<Arrays, Reject>,
 ) -> Result<[Tensor; 4], Reject> {
-    let made = OnceCell::new();
+    let made: OnceCell<[Tensor; 4]> = OnceCell::new();
     let part = |part: usize| match made.get() {
         Some(tensors) => Ok::<Tensor, Reject>(tensors[part].clone()),
         None => {
@@ -231,18 +231,12 @@ impl Binary2<'_, '_> {
     fn classify(&self, b: &mut Builder, raw: ValueId, base: &[f32]) -> Result<Vec<ValueId>, Reject> {
         let name = self.node.name();
         let (classes, positive) = voted(self.tensors);
-        let voted = match (classes.contains(&1), always_voted(self.tensors).contains(&1)) {
-            (false, _) => Voted::Never,
-            (_, true) => Voted::Always,
-            _ => {
-                let counts = counts(b, name, self.x, self.tensors, 2)?;
-                let (second, zero) = (b.slice(name, counts, 1, 1..2)?, b.scalar(DType::F32, 0.0));
-                Voted::Maybe(b.binary(name, Binary::Greater, second, zero)?)
-            }
-        };
+        let [of_first, voted] = self.voted(b, &classes)?;
         let columns = [b.slice(name, raw, 1, 0..1)?, b.slice(name, raw, 1, 1..2)?];
         let one_sided = classes.len() == 1;
-        let of = |b: &mut Builder, second: bool| self.of(b, columns, base, second, (one_sided, positive));
+        let of = |b: &mut Builder, second: bool| {
+            self.of(b, columns, of_first, base, second, (one_sided, positive))
+        };
         match voted {
             Voted::Always => of(b, true),
             Voted::Never => of(b, false),
@@ -256,11 +250,42 @@ impl Binary2<'_, '_> {
         }
     }
 
+    /// Whether either class has votes.
+    fn voted(&self, b: &mut Builder, classes: &HashSet<i32>) -> Result<[Voted; 2], Reject> {
+        let (name, always) = (self.node.name(), always_voted(self.tensors));
+        let mut voted = vec![];
+        for class in 0..2usize {
+            let id = class as i32;
+            voted.push(match (classes.contains(&id), always.contains(&id)) {
+                (false, _) => Voted::Never,
+                (_, true) => Voted::Always,
+                _ => {
+                    let counts = counts(b, name, self.x, self.tensors, 2)?;
+                    let own = b.slice(name, counts, 1, class..class + 1)?;
+                    let zero = b.scalar(DType::F32, 0.0);
+                    Voted::Maybe(b.binary(name, Binary::Greater, own, zero)?)
+                }
+            });
+        }
+        Ok([voted[0], voted[1]])
+    }
+
+    /// A score, or 0 where its class has no votes.
+    fn if_voted(&self, b: &mut Builder, voted: Voted, score: ValueId) -> Result<ValueId, Reject> {
+        let (name, zero) = (self.node.name(), b.scalar(DType::F32, 0.0));
+        match voted {
+            Voted::Always => Ok(score),
+            Voted::Never => b.expand(name, zero, b.shape(score)),
+            Voted::Maybe(voted) => b.choose(name, voted, score, zero),
+        }
+    }
+
     /// Labels and scores of rows in which the second class has votes, or has none.
     fn of(
         &self,
         b: &mut Builder,
         [first, second]: [ValueId; 2],
+        of_first: Voted,
         base: &[f32],
         has_second: bool,
         (one_sided, positive): (bool, bool),
@@ -273,15 +298,18 @@ impl Binary2<'_, '_> {
         let (decides, scores) = match (base, has_second) {
             (&[_, base], true) => {
                 let second = plus(b, first, base)?;
-                let scores = [b.unary(name, Unary::Neg, second)?, second];
-                (second, Some(scores))
+                let other = b.unary(name, Unary::Neg, second)?;
+                (second, Some([self.if_voted(b, of_first, other)?, second]))
             }
-            (&[zeroth, base], false) => {
-                let scores = [plus(b, first, zeroth)?, plus(b, second, base)?];
-                (scores[0], Some(scores))
+            (&[base, _], false) => {
+                let first = plus(b, first, base)?;
+                let first = self.if_voted(b, of_first, first)?;
+                // The second has no votes: its base does not count.
+                (first, Some([first, second]))
             }
             (base, _) => {
                 let first = if let [base] = *base { plus(b, first, base)? } else { first };
+                let first = self.if_voted(b, of_first, first)?;
                 if has_second { (second, Some([first, second])) } else { (first, None) }
             }
         };
@@ -310,17 +338,14 @@ impl Binary2<'_, '_> {
         let name = self.node.name();
         let columns = if transform == Transform::Probit {
             return wrong("post_transform PROBIT of two classes with votes for one has no second score");
-        } else if one_sided && positive {
-            let one = b.scalar(DType::F32, 1.0);
-            [b.binary(name, Binary::Sub, one, score)?, score]
         } else if transform == Transform::Logistic {
             let down = b.unary(name, Unary::Neg, score)?;
             [b.unary(name, Unary::Sigmoid, down)?, b.unary(name, Unary::Sigmoid, score)?]
-        } else if one_sided {
-            let size = b.unary(name, Unary::Abs, score)?;
-            [b.unary(name, Unary::Neg, size)?, size]
+        } else if one_sided && positive {
+            let one = b.scalar(DType::F32, 1.0);
+            [b.binary(name, Binary::Sub, one, score)?, score]
         } else {
-            [score, b.unary(name, Unary::Neg, score)?]
+            [b.unary(name, Unary::Neg, score)?, score]
         };
         b.concat(name, &columns, 1)
     }

@@ -67,6 +67,11 @@ pub(super) fn linear_classifier(b: &mut Builder, node: &Node) -> Result<Vec<Valu
         }
         let scores = match transform {
             Transform::Probit => return wrong("post_transform PROBIT of one score has no second score"),
+            Transform::Logistic => {
+                let down = b.unary(name, Unary::Neg, sums)?;
+                let columns = [b.unary(name, Unary::Sigmoid, down)?, b.unary(name, Unary::Sigmoid, sums)?];
+                b.concat(name, &columns, 1)?
+            }
             _ => {
                 let one = b.scalar(DType::F32, 1.0);
                 let other = b.binary(name, Binary::Sub, one, sums)?;
