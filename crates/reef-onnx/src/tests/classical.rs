@@ -74,6 +74,9 @@ fn trees<'a>(
 const TARGETS: &[&str; 4] = &["target_treeids", "target_nodeids", "target_ids", "target_weights"];
 const CLASSES: &[&str; 4] = &["class_treeids", "class_nodeids", "class_ids", "class_weights"];
 
+/// Attributes with their names.
+type Attributes<'a> = Vec<(&'static str, Attr<'a>)>;
+
 /// The places of the votes that a row gets, as [`trees`] means.
 fn votes(row: &[f32]) -> [usize; 2] {
     let first = if row[0] <= 0.5 { 0 } else { 1 };
@@ -122,7 +125,8 @@ fn trees_add_up_average_and_choose() {
 #[test]
 fn every_test_of_a_branch() {
     let x = Tensor::f32([4, 1], &[0.5, 1.0, 1.5, f32::NAN]);
-    let tests: [(&str, fn(f32) -> bool); 6] = [
+    type Test = fn(f32) -> bool;
+    let tests: [(&str, Test); 6] = [
         ("BRANCH_LEQ", |x| x <= 1.0),
         ("BRANCH_LT", |x| x < 1.0),
         ("BRANCH_GTE", |x| x >= 1.0),
@@ -310,7 +314,7 @@ fn what_is_not_computed_is_named() {
     let mut attributes = trees(CLASSES, &WEIGHTS, &IDS);
     attributes.push(("classlabels_strings", Attr::Texts(&["no", "yes"])));
     contains(network("TreeEnsembleClassifier", "2", &attributes, 2), "labels are strings");
-    let regressor = |change: &dyn Fn(&mut Vec<(&'static str, Attr)>)| {
+    let regressor = |change: &dyn Fn(&mut Attributes)| {
         let mut attributes = trees(TARGETS, &WEIGHTS, &IDS);
         attributes.push(("n_targets", Attr::Int(2)));
         change(&mut attributes);
