@@ -278,7 +278,9 @@ fn leaves(graph: &Graph, counts: &[usize], node: &Node, axis: usize) -> Vec<Valu
 
 /// Whether the operator reads dense row-major operands only, so that another layout costs a copy.
 fn demands_dense(op: &Op) -> bool {
-    use Op::{Along, Gather, Host, LayerNorm, MatMul, MatMulInteger, Recurrent, Reshape, Selection};
+    use Op::{
+        Along, Gather, Host, LayerNorm, MatMul, MatMulInteger, Recurrent, Reshape, Selection, TreeEnsemble,
+    };
     matches!(
         op,
         Reshape
@@ -290,6 +292,7 @@ fn demands_dense(op: &Op) -> bool {
             | Selection(_)
             | Recurrent(_)
             | Along { .. }
+            | TreeEnsemble(_)
     )
 }
 

@@ -15,6 +15,7 @@ mod program;
 mod recurrent;
 mod rows;
 pub(crate) mod selection;
+mod trees;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -219,6 +220,7 @@ impl<'a> Lowering<'a> {
             Op::Recurrent(attrs) => self.recurrent(node, attrs),
             Op::Along { along, axis } => self.along(node, *along, *axis),
             Op::Selection(selection) => self.selection(node, selection),
+            Op::TreeEnsemble(aggregate) => self.trees(node, *aggregate),
             Op::Host(host) => self.host(node, host.index),
             Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape | Op::Expand => {
                 self.make_view(node);

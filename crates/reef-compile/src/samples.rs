@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use reef_base::{AlignedBytes, Buffer, Rng};
 use reef_graph::{
-    Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PoolAttrs, PoolKind,
-    Quantization, RecurrentAttrs, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId, ZeroPoints,
+    Aggregate, Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PoolAttrs,
+    PoolKind, Quantization, RecurrentAttrs, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId,
+    ZeroPoints,
 };
 
 use reef_plan::{Cutter, HostFault, HostKernel, HostState, Plan, TensorSpec};
@@ -82,7 +83,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 36] = [
+    let makers: [(&str, Maker); 37] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -118,6 +119,7 @@ pub fn all() -> Vec<Sample> {
         ("product of integers with constant", linear_of_integers),
         ("product of integers", product_of_integers),
         ("conv of quantised numbers", quantised_conv),
+        ("decision trees", trees),
         ("network", network),
     ];
     let hosted = hosted();
@@ -588,6 +590,24 @@ fn quantised_conv(s: &mut Sketch) {
     let bias = s.constant(&[20]);
     let y = s.node(Op::Conv(plain()), &[x, weights, bias], &[1, 20, 8, 8]);
     let y = s.same(Op::Unary(Unary::Relu), &[y]);
+    s.output(y);
+}
+
+/// A stump and a tree of two branches, over seven rows.
+fn trees(s: &mut Sketch) {
+    const LEAF: i32 = reef_graph::trees::LEAF;
+    let x = s.input(&[7, 3]);
+    let (low, high) = ((-0.25f32).to_bits() as i32, 0.5f32.to_bits() as i32);
+    let stump = [[0, 1, low, 1, 2], [LEAF, 0, 0, 0, 1], [LEAF, 0, 0, 1, 2]];
+    let tree =
+        [[3, 0, high, 4, 5], [LEAF, 0, 0, 3, 1], [1, 2, low, 6, 7], [LEAF, 0, 0, 0, 2], [LEAF, 0, 0, 4, 0]];
+    let words = |words: &[i32]| Tensor::from_slice(DType::I32, Shape::from([words.len()]), words);
+    let mut inputs = vec![x];
+    for array in [&[stump.concat(), tree.concat()].concat()[..], &[0, 3], &[0, 1, 0, 1]] {
+        inputs.push(s.graph.add_const("trees", words(array)));
+    }
+    inputs.push(s.graph.add_const("votes", Tensor::f32([4], &[0.5, -1.0, 0.25, 2.0])));
+    let y = s.node(Op::TreeEnsemble(Aggregate::Sum), &inputs, &[7, 2]);
     s.output(y);
 }
 

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use harness::{Builder, conv_attrs};
 use reef_base::AlignedBytes;
-use reef_graph::{Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Taps, Tensor, Unary, ValueId};
+use reef_graph::trees::{LEAF, NODE_WORDS};
+use reef_graph::{
+    Aggregate, Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Taps, Tensor, Unary, ValueId,
+};
 
 #[test]
 fn convolutions() {
@@ -470,4 +473,56 @@ fn infinities_and_what_is_no_number() {
 
 fn fold(reduce: Reduce) -> Op {
     Op::Reduce { reduce, axes: vec![3], keep_dims: false }
+}
+
+/// A full tree of this depth; words of its nodes from `place` on, and its leaves' votes.
+fn full_tree(
+    depth: usize,
+    builder: &mut Builder,
+    features: usize,
+    nodes: &mut Vec<i32>,
+    votes: &mut i32,
+) -> i32 {
+    let at = nodes.len();
+    nodes.extend([0; NODE_WORDS]);
+    let words = if depth == 0 {
+        *votes += 2;
+        [LEAF, 0, 0, *votes - 2, 2]
+    } else {
+        let no = full_tree(depth - 1, builder, features, nodes, votes);
+        let yes = full_tree(depth - 1, builder, features, nodes, votes);
+        let feature = builder.rng.below(features as u64) as i32;
+        let value = builder.rng.normal_f32().to_bits() as i32;
+        [builder.rng.below(6) as i32, feature, value, yes, no]
+    };
+    nodes[at..at + NODE_WORDS].copy_from_slice(&words);
+    (at / NODE_WORDS) as i32
+}
+
+#[test]
+fn decision_trees() {
+    for aggregate in [Aggregate::Sum, Aggregate::Average, Aggregate::Min, Aggregate::Max] {
+        for [rows, features, targets, trees, depth] in [[1, 5, 1, 9, 3], [3, 7, 5, 4, 6], [400, 3, 2, 33, 5]]
+        {
+            let mut builder = Builder::new();
+            let x = builder.input(&[rows, features]);
+            let (mut nodes, mut roots, mut votes) = (vec![], vec![], 0);
+            for _ in 0..trees {
+                roots.push(full_tree(depth, &mut builder, features, &mut nodes, &mut votes));
+            }
+            let ids: Vec<i32> = (0..votes).map(|_| builder.rng.below(targets as u64) as i32).collect();
+            let mut operands = vec![x];
+            for words in [&nodes, &roots, &ids] {
+                let tensor = Tensor::from_slice(DType::I32, [words.len()].into(), words);
+                operands.push(builder.graph.add_const("words", tensor));
+            }
+            operands.push(builder.constant(&[votes as usize]));
+            // What is before it may be turned: the rows must lie one after the other.
+            let x = builder.same(Op::Unary(Unary::Relu), &[x]);
+            operands[0] = x;
+            let y = builder.node(Op::TreeEnsemble(aggregate), &operands, &[rows, targets]);
+            let y = builder.same(Op::Unary(Unary::Neg), &[y]);
+            builder.check(&format!("{aggregate:?} of {trees} trees"), &[y]);
+        }
+    }
 }

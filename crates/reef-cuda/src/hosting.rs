@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use reef_base::{MonotonicClock, panics};
-use reef_plan::{HostFault, KernelSpec, recur, resample, select};
+use reef_plan::{HostFault, KernelSpec, recur, resample, select, trees};
 
 use crate::board::Ended;
 use crate::host_step::{drop_state, new_state, panicked};
@@ -42,6 +42,10 @@ fn run(loaded: &Loaded, kernel: usize, slot: usize, staging: &mut [u8]) -> Resul
                 spec.compute(inputs[0], outputs);
                 Ok(())
             });
+        }
+        KernelSpec::Trees(spec) => {
+            return step
+                .run(kernel, packed, staging, |inputs, outputs| trees(spec, inputs, outputs).map_err(fault));
         }
         _ => unreachable!("no other kernel is a host step"),
     };

@@ -50,4 +50,5 @@ mod upload;
 pub use compiler::{KernelFacts, compile_into};
 pub use device::{CudaDevice, CudaOptions};
 pub use error::CudaError;
+pub use host_step::is_hosted as runs_on_host;
 pub use survey::{Gpu, Survey, survey};

@@ -2,14 +2,15 @@
 //!
 //! Invariants (checked by [`Graph::validate`]): nodes are in topological order; every value is made exactly
 //! once, by the graph's inputs, a constant or one node; constants agree with their declared type and shape;
-//! a recurrent network, and what goes along an axis, has the operands and outputs that its
-//! attributes tell of.
+//! a recurrent network, and what goes along an axis, has the operands and outputs that its attributes tell
+//! of, an ensemble of trees those that it needs.
 
 use std::fmt;
 
 use crate::dtype::DType;
 use crate::op::Op;
 use crate::tensor::{Shape, Tensor};
+use crate::trees;
 
 reef_base::id! {
     /// A value of a graph.
@@ -224,6 +225,9 @@ impl Graph {
                 };
                 self.check_outputs(node, outputs).map_err(fail)?;
             }
+            if let Op::TreeEnsemble(_) = &node.op {
+                self.check_trees(node).map_err(fail)?;
+            }
         }
         let unmade = self.outputs.iter().position(|id| !ready.get(id.index()).copied().unwrap_or(false));
         unmade.map_or(Ok(()), |index| Err(GraphError::Output { index }))
@@ -242,6 +246,12 @@ impl Graph {
             return Err(format!("it makes {made:?}, not {declared:?}"));
         }
         Ok(())
+    }
+
+    fn check_trees(&self, node: &Node) -> Result<(), String> {
+        let fact = |id: &ValueId| (self.value(*id).dtype, self.value(*id).shape.clone());
+        let inputs: Vec<_> = node.inputs.iter().map(fact).collect();
+        trees::flaw_of(&inputs, &fact(&node.outputs[0])).map_or(Ok(()), Err)
     }
 
     fn push_value(&mut self, value: Value) -> ValueId {

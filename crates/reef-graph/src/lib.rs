@@ -17,6 +17,7 @@ pub mod resample;
 pub mod scalar;
 pub mod selection;
 pub mod tensor;
+pub mod trees;
 
 pub use along::Along;
 pub use dtype::DType;
@@ -30,3 +31,4 @@ pub use recurrent::{
 pub use resample::Taps;
 pub use selection::Selection;
 pub use tensor::{ConstKey, Shape, Tensor};
+pub use trees::{Aggregate, Forest};

@@ -6,6 +6,7 @@ use crate::quantized::{Quantization, ZeroPoints};
 use crate::recurrent::RecurrentAttrs;
 use crate::resample::Taps;
 use crate::selection::Selection;
+use crate::trees::Aggregate;
 
 /// A function of one element.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -322,6 +323,11 @@ pub enum Op {
     },
     /// Several outputs, as large as they can become, and how much of them is meant.
     Selection(Selection),
+    /// Decision trees over rows: x `[rows, features]` (f32), then the arrays of [`crate::trees::Forest`],
+    /// each with one axis: nodes, roots and targets (i32), weights (f32). The output is `[rows, targets]`
+    /// (f32): in every tree a row comes to a leaf, whose votes are put together by target. Kernels take only
+    /// constants for the trees.
+    TreeEnsemble(Aggregate),
     /// Anything else.
     Host(HostOp),
 }
@@ -357,6 +363,7 @@ impl Op {
             Op::Recurrent(attrs) => attrs.cell.name(),
             Op::Along { along, .. } => along.name(),
             Op::Selection(selection) => selection.name(),
+            Op::TreeEnsemble(_) => "TreeEnsemble",
             Op::Host(_) => "Host",
         }
     }

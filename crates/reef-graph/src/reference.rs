@@ -9,6 +9,7 @@ mod movement;
 mod quantized;
 pub mod recurrent;
 mod sums;
+mod trees;
 
 use std::sync::Arc;
 
@@ -55,6 +56,7 @@ pub fn apply(op: &Op, inputs: &[&Tensor], dtype: DType, shape: &Shape) -> Result
         }
         Op::Recurrent(_) => return Err("a recurrent network has several outputs".into()),
         Op::Selection(_) => return Err("a selection has several outputs".into()),
+        Op::TreeEnsemble(aggregate) => trees::ensemble(*aggregate, inputs, shape)?,
         Op::Host(_) => return Err("host operators are not interpreted".into()),
     };
     if result.len() != shape.elements() {

@@ -14,11 +14,15 @@ pub(crate) const STANDARD: [&str; 2] = ["", "ai.onnx"];
 /// What the operators of ONNX Runtime's own domain are called here.
 pub(crate) const CONTRIBUTED: &str = "com.microsoft.";
 
-/// Writes that domain into the names of its operators, which are then told from ONNX's own by them.
+/// What the operators of ONNX's domain of classical models are called here.
+pub(crate) const CLASSICAL: &str = "ai.onnx.ml.";
+
+/// Writes these domains into the names of their operators, which are then told from ONNX's own by them.
 pub(crate) fn write_out_domains(graph: &mut pb::GraphProto) {
     for node in &mut graph.node {
-        if CONTRIBUTED.strip_suffix('.') == Some(node.domain.as_str()) {
-            node.op_type = format!("{CONTRIBUTED}{}", node.op_type);
+        let of = |prefix: &&str| prefix.strip_suffix('.') == Some(node.domain.as_str());
+        if let Some(prefix) = [CONTRIBUTED, CLASSICAL].into_iter().find(of) {
+            node.op_type = format!("{prefix}{}", node.op_type);
             node.domain.clear();
         }
         for attribute in &mut node.attribute {

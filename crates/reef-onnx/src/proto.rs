@@ -44,7 +44,10 @@ pub(crate) fn decode(bytes: Vec<u8>, directory: Option<&str>) -> Result<pb::Mode
     let graph = model.graph.as_ref().expect("it has a graph");
     let standard = |import: &&pb::OperatorSetIdProto| STANDARD.contains(&import.domain.as_str());
     let operator_set = model.opset_import.iter().find(standard).map_or(0, |import| import.version);
-    let operators = Operators { operator_set };
+    let classical =
+        |import: &&pb::OperatorSetIdProto| names::CLASSICAL.strip_suffix('.') == Some(import.domain.as_str());
+    let classical_set = model.opset_import.iter().find(classical).map_or(0, |import| import.version);
+    let operators = Operators { operator_set, classical_set };
     operators.check_graph(graph)?;
     model.graph.iter_mut().for_each(|graph| plain::plain(graph, operator_set));
     Ok(model)
@@ -180,6 +183,8 @@ fn parse(reason: &str) -> ImportError {
 struct Operators {
     /// The version of ONNX's own operators.
     operator_set: i64,
+    /// That of `ai.onnx.ml`; 0 if the model imports none.
+    classical_set: i64,
 }
 
 impl Operators {
@@ -207,12 +212,24 @@ impl Operators {
     /// Why a node cannot be read.
     fn refusal(&self, node: &pb::NodeProto) -> Option<String> {
         let domain = node.domain.as_str();
-        let contributed = node.op_type.starts_with(names::CONTRIBUTED);
         if !STANDARD.contains(&domain) {
             return Some(format!("operators of the domain `{domain}` are not supported"));
         }
-        // That domain has one operator set.
-        attributes::refusal(node, if contributed { 1 } else { self.operator_set })
+        let operator_set = match node.op_type.as_str() {
+            // That domain has one operator set.
+            operator if operator.starts_with(names::CONTRIBUTED) => 1,
+            operator if operator.starts_with(names::CLASSICAL) => match self.classical_set {
+                set if set > register::CLASSICAL_SET_MAX => {
+                    let newest = register::CLASSICAL_SET_MAX;
+                    return Some(format!(
+                        "operator set {set} of ai.onnx.ml is newer than {newest}, the newest known"
+                    ));
+                }
+                set => set,
+            },
+            _ => self.operator_set,
+        };
+        attributes::refusal(node, operator_set)
             .or_else(|| misread(node))
             .or_else(|| register::refusal(node, self.operator_set))
     }

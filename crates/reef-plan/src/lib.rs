@@ -23,6 +23,7 @@ pub mod selection;
 pub mod spec;
 pub mod synthetic;
 pub mod target;
+pub mod trees;
 pub mod validate;
 pub mod weights;
 
@@ -47,5 +48,6 @@ pub use spec::{
 };
 pub use synthetic::{SyntheticStage, synthetic_output, synthetic_plan};
 pub use target::{DeviceKind, Isa, Precision, Target};
+pub use trees::{TreesSpec, trees, trees_flaw};
 pub use validate::PlanError;
 pub use weights::{ModelWeights, Packing, WeightRef, WeightStore};

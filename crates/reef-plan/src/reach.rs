@@ -174,6 +174,10 @@ pub(crate) fn reaches(
             let x = dense((spec.dtype, spec.rows() * spec.extent));
             (vec![x], spec.outputs().into_iter().map(dense).collect())
         }
+        KernelSpec::Trees(spec) => {
+            let reads = spec.reads().iter().map(|&count| Reach::dense(F32, count)).collect();
+            (reads, vec![Reach::dense(F32, spec.rows * spec.targets)])
+        }
         KernelSpec::Selection(spec) => {
             if let Some(flaw) = spec.flaw() {
                 return Err(flaw);

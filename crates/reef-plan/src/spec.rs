@@ -20,6 +20,7 @@ use crate::meter::Meter;
 use crate::recurrent::RecurrentSpec;
 use crate::resample::ResampleSpec;
 use crate::selection::SelectionSpec;
+use crate::trees::TreesSpec;
 
 /// A function applied to every result before it is stored.
 pub type Activation = Option<Unary>;
@@ -642,6 +643,8 @@ pub enum KernelSpec {
     Recurrent(RecurrentSpec),
     /// See [`AlongSpec`].
     Along(AlongSpec),
+    /// See [`TreesSpec`].
+    Trees(TreesSpec),
     /// See [`SelectionSpec`]; one block.
     Selection(SelectionSpec),
     /// The plan's host kernel with this index; reads its inputs, writes its outputs, all dense; one block.
@@ -671,6 +674,7 @@ impl KernelSpec {
             KernelSpec::Resample(spec) => spec.tile_rows > 0 && spec.tile_columns > 0,
             KernelSpec::Recurrent(spec) => spec.tile_rows > 0,
             KernelSpec::Along(spec) => spec.tile > 0,
+            KernelSpec::Trees(spec) => spec.tile > 0,
             KernelSpec::Selection(_) | KernelSpec::Host(_) => true,
             KernelSpec::Synthetic(spec) => spec.tile_bytes > 0,
         }
@@ -694,6 +698,7 @@ impl KernelSpec {
             KernelSpec::Resample(spec) => spec.blocks(),
             KernelSpec::Recurrent(spec) => spec.batch.div_ceil(spec.tile_rows),
             KernelSpec::Along(spec) => spec.rows().div_ceil(spec.tile),
+            KernelSpec::Trees(spec) => spec.rows.div_ceil(spec.tile),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => 1,
             KernelSpec::Synthetic(spec) => spec.bytes.div_ceil(spec.tile_bytes),
         }
@@ -726,6 +731,7 @@ impl KernelSpec {
                 (spec.panel_width, spec.tile_rows) = (0, spec.batch.max(1));
             }
             KernelSpec::Along(spec) => spec.tile = spec.rows().max(1),
+            KernelSpec::Trees(spec) => spec.tile = spec.rows.max(1),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => {}
             KernelSpec::Synthetic(spec) => spec.tile_bytes = spec.bytes.max(1),
         }
@@ -750,6 +756,7 @@ impl KernelSpec {
             KernelSpec::Resample(_) => "resample",
             KernelSpec::Recurrent(_) => "recurrent",
             KernelSpec::Along(spec) => spec.name(),
+            KernelSpec::Trees(_) => "trees",
             KernelSpec::Selection(spec) => spec.name(),
             KernelSpec::Host(_) => "host",
             KernelSpec::Synthetic(_) => "synthetic",

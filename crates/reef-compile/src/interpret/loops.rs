@@ -4,11 +4,12 @@ use reef_graph::{AllowedIndices, DType, Reduce, axis_index};
 use reef_plan::spec::elements;
 use reef_plan::{
     AlongSpec, ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, ResampleSpec,
-    SoftmaxSpec,
+    SoftmaxSpec, TreesSpec,
 };
 
 use super::{Access, part};
 use reef_graph::scalar::{self, Element, larger, smaller, wrap};
+use reef_graph::trees::{LEAF, MISSING, NODE_WORDS, Test};
 
 /// The index of every axis at flat position `flat`.
 fn indices(extents: impl DoubleEndedIterator<Item = usize>, mut flat: usize) -> Vec<usize> {
@@ -210,4 +211,38 @@ pub(super) fn along(spec: &AlongSpec, access: &mut Access<'_, '_>, block: usize)
             }
         }
     }
+}
+
+pub(super) fn trees(spec: &TreesSpec, access: &mut Access<'_, '_>, block: usize) -> Result<(), String> {
+    let place = |access: &mut Access<'_, '_>, operand: usize, at: usize| {
+        usize::try_from(access.load(operand, DType::I32, at).int()).map_err(|_| "a negative place".to_owned())
+    };
+    for row in part(block, spec.tile, spec.rows) {
+        let mut made = vec![spec.aggregate.start(); spec.targets];
+        for tree in 0..spec.trees {
+            let mut node = place(access, 2, tree)? * NODE_WORDS;
+            loop {
+                let test = place(access, 1, node)? as i32;
+                if test == LEAF {
+                    break;
+                }
+                let feature = place(access, 1, node + 1)?;
+                let x = access.load_f32(0, row * spec.features + feature);
+                let value = f32::from_bits(access.load(1, DType::I32, node + 2).int() as u32);
+                let missing = test & MISSING != 0 && x.is_nan();
+                let passes = missing || Test::ALL[(test & !MISSING) as usize].passes(x as f32, value);
+                node = place(access, 1, node + if passes { 3 } else { 4 })? * NODE_WORDS;
+            }
+            let first = place(access, 1, node + 3)?;
+            for vote in first..first + place(access, 1, node + 4)? {
+                let target = place(access, 3, vote)?;
+                made[target] = spec.aggregate.with(made[target], access.load_f32(4, vote) as f32);
+            }
+        }
+        for (target, value) in made.into_iter().enumerate() {
+            let value = spec.aggregate.end(value, spec.trees);
+            access.store_f32(row * spec.targets + target, value.into());
+        }
+    }
+    Ok(())
 }

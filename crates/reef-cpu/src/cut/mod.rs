@@ -11,7 +11,7 @@ use reef_graph::Along;
 use reef_plan::cut::{Cutter, Weights, Work};
 use reef_plan::{
     AlongSpec, ConvSpec, ElementwiseSpec, IntegerConvSpec, Isa, KernelSpec, MatMulSpec, Packing, Place, Plan,
-    RecurrentSpec, RowFunction, SelectionSpec, Target,
+    RecurrentSpec, RowFunction, SelectionSpec, Target, trees_flaw,
 };
 
 pub(crate) use scratch::sorts;
@@ -38,6 +38,14 @@ const SIDE_BY_SIDE: usize = 8;
 /// Nanoseconds that a comparison of two slices takes, and a box of a class until it is in its place.
 const COMPARISON_NS: f64 = 8.0;
 const BOX_NS: f64 = 20.0;
+
+/// Nanoseconds that a row takes from a node of a tree to the next, while the nodes stay in the core's own
+/// caches and when they do not.
+const STEP_NS: f64 = 4.0;
+const FAR_STEP_NS: f64 = 15.0;
+/// Bytes of nodes that stay there, and of one.
+const NEAR_BYTES: usize = 1 << 20;
+const NODE_BYTES: usize = 4 * reef_graph::trees::NODE_WORDS;
 
 /// Cuts kernels for a CPU target.
 #[derive(Clone, Copy, Debug)]
@@ -167,6 +175,10 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, spec.inner.min(TILE_GRANULE));
                 KernelSpec::Along(spec)
             }
+            KernelSpec::Trees(mut spec) => {
+                spec.tile = split(spec.tile, 1);
+                KernelSpec::Trees(spec)
+            }
             other @ (KernelSpec::Attention(_)
             | KernelSpec::Selection(_)
             | KernelSpec::Host(_)
@@ -210,6 +222,10 @@ impl Cutter for CpuCutter {
                 tile::recurrent_step_ns(isa, spec, rows) * (spec.steps * spec.batch.div_ceil(rows)) as f64
             }
             KernelSpec::Along(spec) => tile::stream_ns(isa, bytes, 0.0) + rows_ns(spec),
+            KernelSpec::Trees(spec) => {
+                let near = spec.nodes * NODE_BYTES < NEAR_BYTES;
+                tile::stream_ns(isa, bytes, 0.0) + flops * if near { STEP_NS } else { FAR_STEP_NS }
+            }
             KernelSpec::Selection(spec) => tile::stream_ns(isa, bytes, 0.0) + steps_ns(spec),
             KernelSpec::Host(_) => tile::stream_ns(isa, bytes, bytes),
             KernelSpec::Synthetic(spec) => {
@@ -307,6 +323,9 @@ pub(crate) fn flaw(plan: &Plan) -> Option<String> {
         }
         if matches!(&kernel.spec, KernelSpec::Conv(spec) if spec.normed) {
             return Some(format!("kernel {}: convolutions do not norm their input", kernel.name));
+        }
+        if let KernelSpec::Trees(spec) = &kernel.spec {
+            return trees_flaw(plan, kernel, spec).map(|flaw| format!("kernel {}: {flaw}", kernel.name));
         }
         let packing = match kernel.reads.get(1).map(|weights| weights.place) {
             Some(Place::Weight(index)) => Some(plan.weights()[index as usize].packing),

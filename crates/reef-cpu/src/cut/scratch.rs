@@ -32,6 +32,7 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
         | KernelSpec::Pool(_)
         | KernelSpec::Gather(_)
         | KernelSpec::Resample(_)
+        | KernelSpec::Trees(_)
         | KernelSpec::Host(_)
         | KernelSpec::Synthetic(_) => 0,
     }

@@ -58,6 +58,7 @@ mod softmax;
 mod taps;
 #[cfg(test)]
 mod tests;
+mod trees;
 mod vector;
 
 /// A kernel made ready for this machine: everything that does not change from task to task.
@@ -89,6 +90,7 @@ pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockK
         KernelSpec::Resample(spec) => resample::prepare(spec, kernel, isa),
         KernelSpec::Recurrent(spec) => recurrent::prepare(spec, kernel, isa),
         KernelSpec::Along(spec) => along::prepare(spec, kernel, isa),
+        KernelSpec::Trees(spec) => Box::new(trees::Trees::new(spec, kernel)),
         KernelSpec::Selection(spec) => selection::prepare(spec, kernel),
         KernelSpec::Host(_) => Box::new(plain::Host::new(kernel)),
         KernelSpec::Synthetic(spec) => Box::new(plain::Synthetic::new(spec, kernel)),

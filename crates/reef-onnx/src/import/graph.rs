@@ -66,6 +66,15 @@ impl<'m> Builder<'m> {
         self.graph.add_const(name, tensor)
     }
 
+    /// A constant of the model that is made once for all specialisations; `what` names it and no other.
+    pub fn shared(
+        &self,
+        what: String,
+        make: impl FnOnce() -> Result<Tensor, Reject>,
+    ) -> Result<Tensor, Reject> {
+        self.pool.try_folded(what, &[], make)
+    }
+
     /// A constant with one element of this type.
     pub fn scalar(&mut self, dtype: DType, value: f64) -> ValueId {
         let mut bytes = AlignedBytes::zeroed(dtype.bytes());

@@ -14,6 +14,7 @@ mod foreign;
 mod graph;
 mod loss;
 mod microsoft;
+mod ml;
 mod movement;
 mod norm;
 mod product;
@@ -149,13 +150,12 @@ impl<'m> Import<'m> {
         };
         for (slot, output) in node.output.iter().enumerate().filter(|(_, output)| !output.is_empty()) {
             let named = match &made {
-                Ok(values) => match values.get(slot) {
-                    Some(&value) => Named::Value(value),
-                    None => Named::Failed(Arc::new((
-                        node.name.clone(),
-                        node.op_type.clone(),
-                        format!("its output {slot} is not computed"),
-                    ))),
+                Ok(values) => match (values.get(slot), ml::unmade(node, slot)) {
+                    (Some(&value), None) => Named::Value(value),
+                    (_, why) => {
+                        let why = why.unwrap_or_else(|| format!("its output {slot} is not computed"));
+                        Named::Failed(Arc::new((node.name.clone(), node.op_type.clone(), why)))
+                    }
                 },
                 Err(fault) => Named::Failed(fault.clone()),
             };
@@ -255,6 +255,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         border::read,
         stateful::read,
         affine::read,
+        ml::read,
     ];
     for reading in readings {
         if let Some(made) = reading(builder, node) {

@@ -6,6 +6,7 @@ mod along;
 pub(crate) mod attributes;
 mod bounded;
 mod cell;
+mod classical;
 mod conv_transpose;
 mod dft;
 mod dropout;
@@ -41,6 +42,7 @@ use tract_onnx::tract_core::internal::bail;
 use tract_onnx::tract_hir::infer::InferenceOp;
 use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
 
+pub(crate) use classical::CLASSICAL_SET_MAX;
 pub(crate) use conv_transpose::{TransposedAxis, transposed_axes};
 pub(crate) use own::{DataFault, Refused};
 pub(crate) use resample::AxisTaps;
@@ -116,6 +118,7 @@ pub(crate) fn numbers_refusal(node: &NodeProto) -> Option<String> {
 /// Why a node of an operator that is read here cannot be computed, as far as its attributes tell.
 pub(crate) fn refusal(node: &NodeProto, opset: i64) -> Option<String> {
     match node.op_type.as_str() {
+        operator if operator.starts_with(crate::names::CLASSICAL) => classical::refusal(node),
         "LSTM" | "GRU" | "RNN" => recurrent::refusal(node),
         "ConvTranspose" => conv_transpose::refusal(node),
         "GridSample" => grid_sample::refusal(node),

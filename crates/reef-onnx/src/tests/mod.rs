@@ -1,5 +1,6 @@
 //! Tests of whole models: the zoo in both of tract's forms, small graphs as snapshots, and broken files.
 
+mod classical;
 mod decomposed;
 mod forms;
 mod host;

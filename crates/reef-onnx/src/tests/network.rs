@@ -22,6 +22,7 @@ pub(super) enum Attr<'a> {
     Int(i64),
     Ints(&'a [i64]),
     Float(f32),
+    Floats(&'a [f32]),
     Text(&'a str),
     Texts(&'a [&'a str]),
 }
@@ -132,9 +133,10 @@ impl Network {
     /// The file.
     pub fn bytes(self) -> Vec<u8> {
         let opset = pb::OperatorSetIdProto { domain: String::new(), version: self.opset.unwrap_or(17) };
+        let classical = pb::OperatorSetIdProto { domain: "ai.onnx.ml".into(), version: 3 };
         let model = pb::ModelProto {
             ir_version: 8,
-            opset_import: vec![opset],
+            opset_import: vec![opset, classical],
             graph: Some(self.graph),
             functions: self.functions,
             ..Default::default()
@@ -198,6 +200,10 @@ fn attribute((name, value): &(&str, Attr)) -> pb::AttributeProto {
         Attr::Float(value) => {
             attribute.f = *value;
             pb::attribute_proto::AttributeType::Float
+        }
+        Attr::Floats(values) => {
+            attribute.floats = values.to_vec();
+            pb::attribute_proto::AttributeType::Floats
         }
         Attr::Text(value) => {
             attribute.s = value.as_bytes().to_vec();

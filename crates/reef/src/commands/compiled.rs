@@ -70,10 +70,8 @@ pub fn print(compiled: &Compiled, never_max: Nanos) {
     );
     let mut host: Vec<&str> = plan.host_kernels().iter().map(|kernel| kernel.name()).collect();
     let of_gpu = plan.target().device == DeviceKind::Cuda;
-    let hosted = |kernel: &&Kernel| {
-        use KernelSpec::{Along, Recurrent, Resample, Selection};
-        matches!(kernel.spec, Selection(_) | Recurrent(_) | Resample(_) | Along(_))
-    };
+    let hosted =
+        |kernel: &&Kernel| reef_cuda::runs_on_host(kernel) && !matches!(kernel.spec, KernelSpec::Host(_));
     let hosted = plan.kernels().iter().filter(hosted);
     host.extend(hosted.filter(|_| of_gpu).map(|kernel| kernel.spec.name()));
     match host.is_empty() {

@@ -28,6 +28,7 @@ mod recurrent;
 mod resample;
 mod rest;
 mod selection;
+mod trees;
 
 /// What untouched bytes of an output hold.
 const POISON: u8 = 0xAA;

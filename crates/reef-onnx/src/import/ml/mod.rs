@@ -1,0 +1,56 @@
+//! Operators of the domain `ai.onnx.ml`: classical models. All but decision trees are put together from
+//! others. They are read under the name of their domain: `ai.onnx.ml.Scaler`.
+
+mod ensemble;
+mod forest;
+mod scores;
+mod tables;
+
+use reef_graph::{DType, Shape, ValueId};
+use tract_onnx::pb::NodeProto;
+
+use super::attributes::Node;
+use super::{Builder, Reading, Reject, wrong};
+use crate::names::CLASSICAL;
+
+pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
+    let made = match node.operator().strip_prefix(CLASSICAL)? {
+        "TreeEnsembleRegressor" => ensemble::regressor(b, node),
+        "TreeEnsembleClassifier" => return Some(ensemble::classifier(b, node)),
+        "TreeEnsemble" => ensemble::ensemble(b, node),
+        "LinearRegressor" => tables::linear_regressor(b, node),
+        "LinearClassifier" => return Some(tables::linear_classifier(b, node)),
+        "SVMRegressor" => tables::svm_regressor(b, node),
+        "Scaler" => tables::scaler(b, node),
+        "Normalizer" => tables::normalizer(b, node),
+        "Imputer" => tables::imputer(b, node),
+        "Binarizer" => tables::binarizer(b, node),
+        "ArrayFeatureExtractor" => tables::extract(b, node),
+        "OneHotEncoder" => tables::one_hot(b, node),
+        "LabelEncoder" => tables::encode(b, node),
+        "FeatureVectorizer" => tables::vectorize(b, node),
+        _ => return None,
+    };
+    Some(made.map(|value| vec![value]))
+}
+
+/// Why an output of a node is not made although others are: labels that are strings.
+pub(super) fn unmade(node: &NodeProto, slot: usize) -> Option<String> {
+    let operator = node.op_type.strip_prefix(CLASSICAL)?;
+    let strings = |name: &str| node.attribute.iter().any(|a| a.name == name && !a.strings.is_empty());
+    (slot == 0 && operator.ends_with("Classifier") && strings("classlabels_strings")).then(|| {
+        "its labels are strings, which are not computed: its scores can be had alone, and integers as labels \
+         work"
+            .into()
+    })
+}
+
+/// Numbers in single precision, as a table `[rows, columns]`; a list is one row.
+fn table(b: &mut Builder, name: &str, x: ValueId) -> Result<ValueId, Reject> {
+    let x = b.cast(name, x, DType::F32)?;
+    match b.shape(x)[..] {
+        [_, columns] if columns > 0 => Ok(x),
+        [columns] if columns > 0 => b.reshape(name, x, Shape::from([1, columns])),
+        _ => wrong(format!("its input is of shape {}, not a table of rows", b.shape(x))),
+    }
+}
