@@ -24,6 +24,7 @@ pub mod spec;
 pub mod synthetic;
 pub mod target;
 pub mod trees;
+mod trusted;
 pub mod validate;
 pub mod weights;
 
@@ -48,6 +49,7 @@ pub use spec::{
 };
 pub use synthetic::{SyntheticStage, synthetic_output, synthetic_plan};
 pub use target::{DeviceKind, Isa, Precision, Target};
-pub use trees::{TreesSpec, trees, trees_flaw};
+pub use trees::{TreesSpec, trees};
+pub use trusted::trees_flaw;
 pub use validate::PlanError;
 pub use weights::{ModelWeights, Packing, WeightRef, WeightStore};

@@ -3,10 +3,6 @@
 
 use reef_graph::{Aggregate, Forest, trees::NODE_WORDS};
 
-use crate::plan::{Kernel, Plan};
-use crate::region::Place;
-use crate::weights::Packing;
-
 /// Rows taken through decision trees ([`reef_graph::Op::TreeEnsemble`]); everything is dense.
 ///
 /// Reads x `[rows, features]`, and of the trees nodes, roots, targets and weights, which are constants as the
@@ -40,33 +36,12 @@ impl TreesSpec {
     }
 }
 
-/// Why a kernel cannot trust the trees that a plan gives it: they are no constants, or lead outside.
-pub fn trees_flaw(plan: &Plan, kernel: &Kernel, spec: &TreesSpec) -> Option<&'static str> {
-    let mut arrays = vec![];
-    for region in kernel.reads.get(1..5)? {
-        let Place::Weight(index) = region.place else { return Some("its trees are no constants") };
-        let weight = plan.weights().get(index as usize)?;
-        let Some(bytes) =
-            plan.store().get(weight.key, Packing::Raw).filter(|_| weight.packing == Packing::Raw)
-        else {
-            return Some("its trees are packed");
-        };
-        arrays.push((bytes, region.offset..region.end()));
-    }
-    let bytes = |array: usize| &arrays[array].0.as_slice()[arrays[array].1.clone()];
-    let counts = spec.reads();
-    let words = |array: usize| words(bytes(array), counts[array + 1]);
-    let weights = floats(bytes(3), spec.votes);
-    let forest = Forest { nodes: &words(0), roots: &words(1), targets: &words(2), weights: &weights };
-    forest.flaw(spec.features, spec.targets)
-}
-
-fn words(bytes: &[u8], count: usize) -> Vec<i32> {
+pub(crate) fn words(bytes: &[u8], count: usize) -> Vec<i32> {
     let word = |bytes: &[u8]| i32::from_le_bytes(bytes.try_into().expect("an element's bytes"));
     bytes.chunks_exact(4).take(count).map(word).collect()
 }
 
-fn floats(bytes: &[u8], count: usize) -> Vec<f32> {
+pub(crate) fn floats(bytes: &[u8], count: usize) -> Vec<f32> {
     let float = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("an element's bytes"));
     bytes.chunks_exact(4).take(count).map(float).collect()
 }

@@ -162,13 +162,11 @@ impl Cutter for CpuCutter {
                 KernelSpec::Gather(spec)
             }
             KernelSpec::Resample(spec) => KernelSpec::Resample(tile::resample(self.target, spec, ns)),
-            KernelSpec::Recurrent(mut spec) if spec.integers.is_some() => {
-                (spec.panel_width, spec.tile_rows) = (INTEGER_COLUMNS, spec.batch.max(1));
-                KernelSpec::Recurrent(spec)
-            }
             KernelSpec::Recurrent(mut spec) => {
-                spec.panel_width = self.panel_width();
-                spec.tile_rows = tile::recurrent_rows(self.target, spec.batch, ns);
+                (spec.panel_width, spec.tile_rows) = match spec.integers {
+                    Some(_) => (INTEGER_COLUMNS, spec.batch.max(1)),
+                    None => (self.panel_width(), tile::recurrent_rows(self.target, spec.batch, ns)),
+                };
                 KernelSpec::Recurrent(spec)
             }
             KernelSpec::Along(mut spec) => {

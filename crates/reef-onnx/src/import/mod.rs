@@ -244,6 +244,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         resize::read,
         norm::read,
         recurrent::read,
+        recurrent_integers::read,
         quantized::read,
         select::read,
         microsoft::read,

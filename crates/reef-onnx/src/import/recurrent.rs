@@ -9,7 +9,6 @@ use super::{Builder, Reading, Reject, wrong};
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
     match node.operator() {
         "LSTM" | "GRU" | "RNN" => Some(recurrent(b, node)),
-        "com.microsoft.DynamicQuantizeLSTM" => Some(super::recurrent_integers::lstm(b, node)),
         _ => None,
     }
 }

@@ -8,7 +8,11 @@ use reef_graph::{Binary, DType, Op, RecurrentAttrs, Shape, Tensor, ValueId};
 
 use super::attributes::Node;
 use super::recurrent::{cell, clip, directions, whole_sequences};
-use super::{Builder, Reject, quantized, wrong};
+use super::{Builder, Reading, Reject, quantized, wrong};
+
+pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
+    (node.operator() == "com.microsoft.DynamicQuantizeLSTM").then(|| lstm(b, node))
+}
 
 /// Weights of one operand with their scales and zero points, a row of each for every direction.
 struct Weights {
@@ -22,7 +26,7 @@ struct Weights {
 
 /// Inputs: x, W, R, bias, lengths, initial h and c, peepholes; scale and zero point of W, then of R. The
 /// input's part of all steps and directions is one product of integers: all of x has one scale.
-pub(super) fn lstm(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
+fn lstm(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
     let (name, x) = (node.name(), node.input(0)?);
     let shape = b.shape(x);
     let [steps, batch, width] = shape[..] else {
