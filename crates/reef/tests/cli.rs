@@ -71,7 +71,7 @@ fn extents_that_do_not_fit_are_refused_with_what_to_give() {
     let model = dir.zoo_dynamic("distilbert", "distilbert.onnx");
     let unknown = ["no symbolic dimension 'N'; it has batch, sequence"];
     refused(&["inspect", text(&model), "--dim", "N=2"], &unknown);
-    let advice = ["(Reshape)", "input_ids [1,5000] (declared [batch,sequence])", "give --dim batch=N)"];
+    let advice = ["(Add)", "input_ids [1,5000] (declared [batch,sequence])", "give --dim batch=N)"];
     for what in [&["inspect"][..], &["profile"], &["run", "--random", "1"]] {
         let args = [&what[..1], &[text(&model), "--dim", "sequence=5000"], &what[1..]].concat();
         refused(&args, &advice);
