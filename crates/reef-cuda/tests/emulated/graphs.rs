@@ -11,7 +11,7 @@ use reef_cuda::{CudaDevice, CudaOptions};
 use reef_device::conformance::Harness;
 use reef_device::{Device, DeviceError, LoadedPlan, Outcome, Padding, Scheme};
 use reef_graph::{DType, Graph, Op, Shape, Tensor, Unary};
-use reef_plan::{KernelSpec, Plan, Precision, SyntheticStage, synthetic_output, synthetic_plan};
+use reef_plan::{Plan, Precision, SyntheticStage, synthetic_output, synthetic_plan};
 
 use super::hosting::{filled, real_time};
 use super::{next_completion, start, started};
@@ -80,10 +80,8 @@ fn noting(test: &str) -> Option<PathBuf> {
 
 /// Kernels of the device in each graph of a plan, and its host steps.
 fn parts(plan: &Plan) -> (Vec<usize>, usize) {
-    let hosted = |spec: &KernelSpec| matches!(spec, KernelSpec::Host(_) | KernelSpec::Selection(_));
-    let specs: Vec<&KernelSpec> = plan.kernels().iter().map(|kernel| &kernel.spec).collect();
-    let graphs = specs.split(|spec| hosted(spec)).map(<[_]>::len).filter(|&kernels| kernels > 0);
-    (graphs.collect(), specs.iter().filter(|spec| hosted(spec)).count())
+    let graphs = plan.kernels().split(reef_cuda::runs_on_host).map(<[_]>::len).filter(|&kernels| kernels > 0);
+    (graphs.collect(), plan.kernels().iter().filter(|kernel| reef_cuda::runs_on_host(kernel)).count())
 }
 
 /// Each task is as many graphs as its host steps part it in, and marks behind copies; no kernel of a plan is

@@ -109,10 +109,8 @@ fn analyse(b: &Builder, node: &Node) -> TractResult<Analysed> {
         }
         Ok(Some(found))
     };
-    if concrete(&typed)?.is_none() {
-        // Constant folding may tell what the first look did not.
-        typed.prop_consts()?;
-    }
+    // Tells shapes that the first look did not, and makes constants of what depends on nothing else.
+    typed.prop_consts()?;
     let outputs = concrete(&typed)?.context("the shape of its output depends on data")?;
     Ok(Analysed { typed, inputs, outputs })
 }
@@ -203,5 +201,10 @@ fn plan(analysed: &Analysed, operator: &str) -> TractResult<Arc<Plan>> {
         outputs.push(model.wire_node(format!("output.{index}"), cast(datum), &[wires[outlet]])?[0]);
     }
     model.select_output_outlets(&outputs)?;
-    Plan::new(model.into_optimized()?)
+    // tract moves axes into the bodies of its loops, and then they do not fit what they are given.
+    if !matches!(operator, "LSTM" | "GRU" | "RNN") {
+        model.declutter()?;
+    }
+    model.optimize()?;
+    Plan::new(model)
 }

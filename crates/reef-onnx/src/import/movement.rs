@@ -229,19 +229,23 @@ fn taken(b: &mut Builder, name: &str, x: ValueId, range: Range) -> Result<ValueI
     let mut dims = b.shape(x).to_vec();
     let extent = dims[axis] as i64;
     let from_end = |place: i64| if place < 0 { place.saturating_add(extent) } else { place };
+    // ONNX Runtime's way: backwards, these two are no numbers but the beginning.
+    let to_front = step < 0 && [i64::from(i32::MAX), i64::MAX].contains(&end);
     let (begin, end) = (from_end(begin), from_end(end));
-    let (begin, end, count) = match step {
-        0 => return wrong("a step of 0"),
+    let (begin, end, span) = match step {
+        0 => return wrong("a step is 0"),
         1.. => {
             let (begin, end) = (begin.clamp(0, extent), end.clamp(0, extent));
-            (begin, end, (end - begin).max(0) as u64)
+            (begin, end, end - begin)
         }
         _ => {
-            let (begin, end) = (begin.clamp(-1, extent - 1), end.clamp(-1, extent - 1));
-            (begin, end, (begin - end).max(0) as u64)
+            let end = if to_front { -1 } else { end.clamp(-1, extent - 1) };
+            let begin = begin.clamp(0, (extent - 1).max(0));
+            (begin, end, begin - end)
         }
     };
-    let count = count.div_ceil(step.unsigned_abs()) as usize;
+    let span = if extent == 0 { 0 } else { span.max(0) as u64 };
+    let count = span.div_ceil(step.unsigned_abs()) as usize;
     let whole = step == 1 && count == dims[axis];
     if whole {
         return Ok(x);
@@ -253,7 +257,6 @@ fn taken(b: &mut Builder, name: &str, x: ValueId, range: Range) -> Result<ValueI
         let op = Op::Slice { axis, begin: first, end: last as isize, step: 1 };
         return b.add(name, op, &[x], b.dtype(x), dims.into());
     }
-    // The end as the last element needs it: a step beyond is not looked at.
     let op = Op::Slice { axis, begin: begin as usize, end: end as isize, step: step as isize };
     b.add(name, op, &[x], b.dtype(x), dims.into())
 }
