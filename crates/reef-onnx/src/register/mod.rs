@@ -9,7 +9,6 @@ mod cell;
 mod classical;
 mod conv_transpose;
 mod dft;
-mod dropout;
 mod einsum;
 mod epilogue;
 mod functions;
@@ -26,9 +25,6 @@ mod recurrent;
 mod reduce;
 mod resample;
 mod resize;
-mod shape;
-mod slice;
-mod squeeze;
 mod values;
 mod window;
 
@@ -59,7 +55,6 @@ pub(crate) fn onnx() -> Onnx {
         pointwise::register,
         quantize::register,
         reduce::register,
-        shape::register,
     ] {
         register(&mut onnx);
     }
@@ -75,10 +70,7 @@ pub(crate) fn onnx() -> Onnx {
     register.insert("Pad", pad::pad);
     register.insert("Resize", resize::resize);
     register.insert("Upsample", resize::resize);
-    register.insert("Slice", slice::slice);
-    register.insert("Squeeze", squeeze::squeeze);
     register.insert("DFT", dft::dft);
-    register.insert("Dropout", dropout::dropout);
     for operator in ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"] {
         register.insert(operator, random);
     }
