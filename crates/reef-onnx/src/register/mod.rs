@@ -38,6 +38,7 @@ use tract_onnx::tract_core::internal::bail;
 use tract_onnx::tract_hir::infer::InferenceOp;
 use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
 
+pub(crate) use activation::gate_functions;
 pub(crate) use classical::CLASSICAL_SET_MAX;
 pub(crate) use conv_transpose::{TransposedAxis, transposed_axes};
 pub(crate) use own::{DataFault, Refused};
