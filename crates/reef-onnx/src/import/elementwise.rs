@@ -423,7 +423,9 @@ fn dropout(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
     if node.opset >= 12
         && let Some(training) = node.optional(2)
     {
-        let training = b.known(training).ok_or("whether it trains is computed")?;
+        let Some(training) = b.known(training) else {
+            return wrong("whether it trains is computed, and only inference is supported");
+        };
         let trains = crate::consts::whole_numbers(training).is_some_and(|flags| flags.contains(&1));
         let ratio = node.optional(1).map(|ratio| b.floats(ratio, "ratio")).transpose()?;
         if trains && ratio.is_none_or(|ratio| ratio.iter().any(|&ratio| ratio != 0.0)) {

@@ -4,6 +4,7 @@
 use reef_graph::{Binary, DType, Op, Quantization, Reduce, Shape, Unary, ValueId};
 
 use super::attributes::Node;
+use super::product::scaled;
 use super::{Builder, Reading, Reject, norm, quantized, window, wrong};
 
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
@@ -75,14 +76,6 @@ fn split_gelu(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let gate = b.unary(name, Unary::Gelu, right)?;
     let made = b.binary(name, Binary::Mul, left, gate)?;
     b.cast(name, made, back)
-}
-
-fn scaled(b: &mut Builder, name: &str, x: ValueId, factor: f32) -> Result<ValueId, Reject> {
-    if factor == 1.0 {
-        return Ok(x);
-    }
-    let factor = b.scalar(DType::F32, factor.into());
-    b.binary(name, Binary::Mul, x, factor)
 }
 
 fn fused_matmul(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {

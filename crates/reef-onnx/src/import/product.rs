@@ -68,7 +68,8 @@ pub(super) fn gemm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     b.cast(name, made, back)
 }
 
-fn scaled(b: &mut Builder, name: &str, x: ValueId, factor: f32) -> Result<ValueId, Reject> {
+/// `x` times a factor.
+pub(super) fn scaled(b: &mut Builder, name: &str, x: ValueId, factor: f32) -> Result<ValueId, Reject> {
     if factor == 1.0 {
         return Ok(x);
     }

@@ -1,10 +1,11 @@
 //! `LSTM`, `GRU` and `RNN` with all their attributes and optional inputs.
 
-use reef_graph::{Cell, DType, Direction, GateFunction, Op, RecurrentAttrs, Shape, ValueId};
+use reef_graph::{Cell, DType, Direction, Op, RecurrentAttrs, Shape, ValueId};
 use tract_onnx::pb::AttributeProto;
 
 use super::attributes::Node;
 use super::{Builder, Reading, Reject, wrong};
+use crate::register::gate_functions;
 
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
     match node.operator() {
@@ -133,60 +134,9 @@ pub(super) fn directions(node: &Node) -> Result<Vec<Direction>, Reject> {
         return wrong(format!("{} activations for {wanted} places", names.len()));
     }
     let list = |name: &str| node.attribute(name).map_or(&[][..], |given: &AttributeProto| &given.floats);
-    let functions = functions(&names, list("activation_alpha"), list("activation_beta"))?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let functions = gate_functions(&names, list("activation_alpha"), list("activation_beta"));
+    let functions = functions.map_err(Reject::Wrong)?;
     let sides = functions.chunks(defaults.len()).zip(reverse);
     Ok(sides.map(|(functions, &reverse)| Direction { reverse, functions: functions.to_vec() }).collect())
-}
-
-/// The functions called `names`. Those with parameters take them from the front of `alphas` and `betas`, and
-/// defaults once a list is used up. Where ONNX Runtime takes others than the specification (or this says
-/// nothing) there are none, and such functions are refused.
-fn functions(names: &[String], alphas: &[f32], betas: &[f32]) -> Result<Vec<GateFunction>, Reject> {
-    let (mut alphas, mut betas) = (alphas.iter().copied(), betas.iter().copied());
-    let mut found = vec![];
-    for name in names {
-        let missing = |what: &str| Reject::Wrong(format!("the activation function `{name}` needs an {what}"));
-        let mut alpha =
-            |default: Option<f32>| alphas.next().or(default).ok_or_else(|| missing("activation_alpha"));
-        let mut beta =
-            |default: Option<f32>| betas.next().or(default).ok_or_else(|| missing("activation_beta"));
-        found.push(match name.to_ascii_lowercase().as_str() {
-            "sigmoid" => GateFunction::Sigmoid,
-            "tanh" => GateFunction::Tanh,
-            "relu" => GateFunction::Relu,
-            "softsign" => GateFunction::Softsign,
-            "softplus" => GateFunction::Softplus,
-            "affine" => GateFunction::Affine { alpha: alpha(None)?, beta: beta(None)? },
-            "leakyrelu" => GateFunction::LeakyRelu { alpha: alpha(Some(0.01))? },
-            "thresholdedrelu" => GateFunction::ThresholdedRelu { alpha: alpha(None)? },
-            "scaledtanh" => GateFunction::ScaledTanh { alpha: alpha(None)?, beta: beta(None)? },
-            "hardsigmoid" => GateFunction::HardSigmoid { alpha: alpha(Some(0.2))?, beta: beta(Some(0.5))? },
-            "elu" => GateFunction::Elu { alpha: alpha(Some(1.0))? },
-            _ => {
-                return wrong(format!("the activation function `{name}` is not one of the specification's"));
-            }
-        });
-    }
-    Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parameters_are_taken_in_order_by_those_that_have_them() {
-        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
-        let parsed = functions(&names(&["Tanh", "ELU", "hardSigmoid", "LeakyRelu"]), &[2.0, 0.3], &[]);
-        let hard = GateFunction::HardSigmoid { alpha: 0.3, beta: 0.5 };
-        let leaky = GateFunction::LeakyRelu { alpha: 0.01 };
-        let expected = vec![GateFunction::Tanh, GateFunction::Elu { alpha: 2.0 }, hard, leaky];
-        assert_eq!(parsed.expect("they are the specification's"), expected);
-        let refused = |name: &str| match functions(&names(&[name]), &[], &[]) {
-            Err(Reject::Wrong(reason)) => reason,
-            other => panic!("{name}: {other:?}"),
-        };
-        assert_eq!(refused("Sine"), "the activation function `Sine` is not one of the specification's");
-        assert_eq!(refused("Affine"), "the activation function `Affine` needs an activation_alpha");
-    }
 }

@@ -1,12 +1,13 @@
 //! One step of a recurrent operator: the body of its loop.
 
+use reef_graph::GateFunction;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::array::Slice;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::logic::Iff;
 use tract_onnx::tract_core::ops::math::{add, mul, sub};
 
-use super::activation::Activation;
+use super::activation::{Activation, gate_functions};
 use super::epilogue::Epilogue;
 
 /// Which operator, with the attributes that only it has.
@@ -61,7 +62,7 @@ impl Kind {
 pub(super) struct Cell {
     pub kind: Kind,
     /// `f`, `g` and `h` of the specification.
-    pub activations: Vec<Activation>,
+    pub activations: Vec<GateFunction>,
     /// The bound of what goes into `f` and `g`.
     pub clip: Option<f32>,
 }
@@ -90,7 +91,7 @@ pub(super) struct Parts {
 impl Cell {
     /// Whether the activations are the defaults and nothing is clipped.
     fn is_plain(&self) -> bool {
-        let defaults = Activation::parse(self.kind.default_activations(), &[], &[]);
+        let defaults = gate_functions(self.kind.default_activations(), &[], &[]);
         self.clip.is_none() && defaults.as_ref() == Ok(&self.activations)
     }
 
@@ -182,7 +183,7 @@ impl<'a> Step<'a> {
             Some(bound) => self.function(Activation::Clamp { bound }, wire)?,
             None => wire,
         };
-        self.function(self.cell.activations[index], wire)
+        self.function(Activation::Gate(self.cell.activations[index]), wire)
     }
 
     fn function(&mut self, function: Activation, wire: OutletId) -> TractResult<OutletId> {
@@ -246,7 +247,9 @@ impl<'a> Step<'a> {
         let input = self.lstm_gate(sum, 0, c)?;
         let forget = match input_forget {
             false => self.lstm_gate(sum, 2, c)?,
-            true => self.function(Activation::Affine { alpha: -1.0, beta: 1.0 }, input)?,
+            true => {
+                self.function(Activation::Gate(GateFunction::Affine { alpha: -1.0, beta: 1.0 }), input)?
+            }
         };
         let candidate = self.gates(sum, 3, 4)?;
         let candidate = self.activated(1, candidate)?;
@@ -254,7 +257,7 @@ impl<'a> Step<'a> {
         let memory = self.add(kept, taken)?;
         let output = self.lstm_gate(sum, 1, memory)?;
         // What goes into the last function is not clipped, as ONNX Runtime does it.
-        let shown = self.function(self.cell.activations[2], memory)?;
+        let shown = self.function(Activation::Gate(self.cell.activations[2]), memory)?;
         Ok((self.mul(output, shown)?, memory))
     }
 

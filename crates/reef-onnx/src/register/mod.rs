@@ -9,7 +9,6 @@ mod cell;
 mod classical;
 mod conv_transpose;
 mod dft;
-mod dropout;
 mod einsum;
 mod epilogue;
 mod functions;
@@ -26,9 +25,6 @@ mod recurrent;
 mod reduce;
 mod resample;
 mod resize;
-mod shape;
-mod slice;
-mod squeeze;
 mod values;
 mod window;
 
@@ -42,6 +38,7 @@ use tract_onnx::tract_core::internal::bail;
 use tract_onnx::tract_hir::infer::InferenceOp;
 use tract_onnx::tract_hir::ops::expandable::{Expansion, expand};
 
+pub(crate) use activation::gate_functions;
 pub(crate) use classical::CLASSICAL_SET_MAX;
 pub(crate) use conv_transpose::{TransposedAxis, transposed_axes};
 pub(crate) use own::{DataFault, Refused};
@@ -59,7 +56,6 @@ pub(crate) fn onnx() -> Onnx {
         pointwise::register,
         quantize::register,
         reduce::register,
-        shape::register,
     ] {
         register(&mut onnx);
     }
@@ -75,10 +71,7 @@ pub(crate) fn onnx() -> Onnx {
     register.insert("Pad", pad::pad);
     register.insert("Resize", resize::resize);
     register.insert("Upsample", resize::resize);
-    register.insert("Slice", slice::slice);
-    register.insert("Squeeze", squeeze::squeeze);
     register.insert("DFT", dft::dft);
-    register.insert("Dropout", dropout::dropout);
     for operator in ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"] {
         register.insert(operator, random);
     }

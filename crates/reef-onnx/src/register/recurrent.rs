@@ -18,7 +18,7 @@ use tract_onnx::tract_hir::ops::expandable::Expansion;
 
 use super::expanded;
 
-use super::activation::Activation;
+use super::activation::gate_functions;
 use super::cell::{Cell, Kind, Parts};
 
 /// Where the operator's optional inputs and outputs are among those that the node names.
@@ -85,7 +85,7 @@ fn parse(node: &NodeProto) -> Result<Recurrent, String> {
         return Err(format!("{} activations for {wanted} places", names.len()));
     }
     let (alphas, betas) = (floats("activation_alpha")?, floats("activation_beta")?);
-    let activations = Activation::parse(&names, &alphas.unwrap_or_default(), &betas.unwrap_or_default())?;
+    let activations = gate_functions(&names, &alphas.unwrap_or_default(), &betas.unwrap_or_default())?;
     let clip = node.get_attr_opt::<f32>("clip").map_err(attribute)?;
     if clip.is_some_and(|bound| bound.is_nan() || bound < 0.0) {
         return Err("clip is negative".into());
