@@ -52,12 +52,13 @@ impl Rewriter {
     fn fold(&mut self, index: usize) -> bool {
         let node = &self.graph.nodes[index];
         let output = self.graph.value(node.outputs[0]);
-        let grows = matches!(node.op, Op::Expand | Op::Host(_));
-        if grows || output.shape.elements() > FOLDED_ELEMENTS_MAX {
-            return false;
-        }
         let operands: Option<Vec<_>> = node.inputs.iter().map(|&id| self.graph.constant(id)).collect();
         let Some(operands) = operands else { return false };
+        let largest = operands.iter().map(|tensor| tensor.shape().elements()).max().unwrap_or(0);
+        let grows = matches!(node.op, Op::Expand | Op::Host(_));
+        if grows || output.shape.elements() > FOLDED_ELEMENTS_MAX.max(largest) {
+            return false;
+        }
         let Ok(tensor) = reef_graph::reference::apply(&node.op, &operands, output.dtype, &output.shape)
         else {
             return false;

@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use reef_base::limits::{PROGRAM_NODES_MAX, SHAPE_VALUES_MAX};
-use reef_graph::{DType, Shape, Tensor, ValueKind};
+use reef_graph::{DType, Shape, Tensor};
 use tract_onnx::pb::NodeProto;
 
 use super::nodes::unsupported;
@@ -397,10 +397,7 @@ impl<'f> Evaluation<'f> {
             }
             Thing::Here { .. } => {
                 let value = self.import.value(&name)?;
-                let known = match &value.kind {
-                    ValueKind::Const(tensor) => Some(tensor.clone()),
-                    _ => None,
-                };
+                let known = self.import.known(&name)?.cloned();
                 Some(Fact { dtype: value.dtype, shape: value.shape.clone(), value: known })
             }
             _ => None,

@@ -1,9 +1,14 @@
 //! Adding operators to a graph with their types and shapes worked out. What only constants go into is
-//! computed at once.
+//! computed at once; numbers made of integers only when they are asked for, so that whoever multiplies the integers
+//! finds them.
 
 use reef_base::AlignedBytes;
 use reef_base::limits::{FOLDED_ELEMENTS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
-use reef_graph::{Binary, DType, Graph, Op, Reduce, Shape, Tensor, Unary, ValueId, reference};
+use reef_graph::{
+    Binary, DType, Graph, Node, Op, Quantization, Reduce, Shape, Tensor, Unary, ValueId, ValueKind, reference,
+};
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Reject;
@@ -18,17 +23,20 @@ const FOLDED_AT_ONCE_MAX: usize = 1 << 16;
 pub(crate) struct Builder<'m> {
     pub graph: Graph,
     pool: &'m ConstPool,
+    /// Nodes of constants that are computed when they are asked for.
+    deferred: HashMap<ValueId, OnceCell<Tensor>>,
 }
 
 impl<'m> Builder<'m> {
     pub fn new(pool: &'m ConstPool) -> Builder<'m> {
-        Builder { graph: Graph::default(), pool }
+        Builder { graph: Graph::default(), pool, deferred: HashMap::new() }
     }
 
     /// Takes back what was added since there were so many nodes and values.
     pub fn forget(&mut self, nodes: usize, values: usize) {
         self.graph.nodes.truncate(nodes);
         self.graph.values.truncate(values);
+        self.deferred.retain(|id, _| id.index() < values);
     }
 
     pub fn dtype(&self, id: ValueId) -> DType {
@@ -45,7 +53,58 @@ impl<'m> Builder<'m> {
 
     /// The constant that a value is.
     pub fn known(&self, id: ValueId) -> Option<&Tensor> {
-        self.graph.constant(id)
+        if let Some(tensor) = self.graph.constant(id) {
+            return Some(tensor);
+        }
+        let (cell, node) = (self.deferred.get(&id)?, self.maker(id)?);
+        if let Some(tensor) = cell.get() {
+            return Some(tensor);
+        }
+        let operands: Option<Vec<Tensor>> =
+            node.inputs.iter().map(|&id| self.graph.constant(id).cloned()).collect();
+        let value = self.graph.value(id);
+        let made = self.folded(&node.op, &operands?, value.dtype, &value.shape).ok().flatten()?;
+        Some(cell.get_or_init(|| made))
+    }
+
+    /// Whether a value is a constant, without computing it.
+    pub fn is_known(&self, id: ValueId) -> bool {
+        self.graph.constant(id).is_some() || self.deferred.contains_key(&id)
+    }
+
+    /// The node that makes a value.
+    fn maker(&self, id: ValueId) -> Option<&Node> {
+        match self.graph.value(id).kind {
+            ValueKind::Node(by) => self.graph.nodes.get(by.index()),
+            _ => None,
+        }
+    }
+
+    /// Numbers made of integers. If these are constants, the numbers are as well, but computed only when they are
+    /// asked for.
+    pub fn dequantize(
+        &mut self,
+        name: &str,
+        by: Quantization,
+        operands: &[ValueId],
+        to: DType,
+    ) -> Result<ValueId, Reject> {
+        let (op, shape) = (Op::Dequantize(by), self.shape(operands[0]));
+        let integers = self.dtype(operands[0]) != DType::F32;
+        let constant = operands.iter().all(|&id| self.graph.constant(id).is_some());
+        if !integers || !constant || fitting(&shape)? == 0 {
+            return self.add(name, op, operands, to, shape);
+        }
+        let made = self.graph.add_node(name, op, operands, to, shape);
+        self.deferred.insert(made, OnceCell::new());
+        Ok(made)
+    }
+
+    /// What numbers that are computed later are made of: the integers, by what, and the scales and zero points.
+    fn later(&self, id: ValueId) -> Option<(ValueId, Quantization, Vec<ValueId>)> {
+        let node = self.maker(id).filter(|_| self.deferred.contains_key(&id))?;
+        let Op::Dequantize(by) = node.op else { return None };
+        Some((node.inputs[0], by, node.inputs[1..].to_vec()))
     }
 
     /// The whole numbers that a constant operand is.
@@ -101,8 +160,10 @@ impl<'m> Builder<'m> {
             let nothing = Tensor::new(dtype, shape, Arc::new(AlignedBytes::zeroed(0)));
             return Ok(self.graph.add_const(name, nothing));
         }
-        let operands: Option<Vec<Tensor>> = inputs.iter().map(|&id| self.known(id).cloned()).collect();
-        if let Some(operands) = operands
+        let constant = inputs.iter().all(|&id| self.is_known(id));
+        let operands: Option<Vec<Tensor>> =
+            inputs.iter().filter(|_| constant).map(|&id| self.known(id).cloned()).collect();
+        if let Some(operands) = operands.filter(|_| constant)
             && let Some(folded) = self.folded(&op, &operands, dtype, &shape)?
         {
             return Ok(self.graph.add_const(name, folded));
@@ -152,6 +213,14 @@ impl<'m> Builder<'m> {
         if fitting(&shape)? != from.elements() {
             return super::wrong(format!("the elements of shape {from} do not fill {shape}"));
         }
+        if let Some((integers, by, how)) = self.later(x)
+            && by.block == 0
+            && (self.shape(how[0]).elements() == 1
+                || by.axis == 0 && shape.first().is_some_and(|&extent| extent == from[0]))
+        {
+            let integers = self.reshape(name, integers, shape)?;
+            return self.dequantize(name, by, &[&[integers], &how[..]].concat(), dtype);
+        }
         self.add(name, Op::Reshape, &[x], dtype, shape)
     }
 
@@ -161,6 +230,13 @@ impl<'m> Builder<'m> {
             return Ok(x);
         }
         let from = self.shape(x);
+        if let Some((integers, mut by, how)) = self.later(x)
+            && by.block == 0
+        {
+            by.axis = perm.iter().position(|&axis| axis == by.axis).unwrap_or(by.axis);
+            let integers = self.transpose(name, integers, perm)?;
+            return self.dequantize(name, by, &[&[integers], &how[..]].concat(), self.dtype(x));
+        }
         let shape: Shape = perm.iter().map(|&axis| from[axis]).collect();
         self.add(name, Op::Transpose { perm }, &[x], self.dtype(x), shape)
     }

@@ -124,9 +124,14 @@ impl<'m> Import<'m> {
         self.names.contains_key(name)
     }
 
-    /// What is known of a name: type, shape, and perhaps that it is a constant.
+    /// What is known of a name: its type and shape.
     pub fn value(&self, name: &str) -> Result<&Value, ImportError> {
         self.id(name).map(|id| self.builder.graph.value(id))
+    }
+
+    /// The constant that a name stands for.
+    pub fn known(&self, name: &str) -> Result<Option<&Tensor>, ImportError> {
+        self.id(name).map(|id| self.builder.known(id))
     }
 
     fn id(&self, name: &str) -> Result<ValueId, ImportError> {

@@ -107,7 +107,7 @@ fn convolution(
     if let Some(flaw) = points.flaw_of_conv(&facts, attrs.groups) {
         return wrong(format!("it {flaw}"));
     }
-    if b.known(weights).is_none() {
+    if !b.is_known(weights) {
         return Err("its weights are computed".into());
     }
     Ok((b.add(name, Op::ConvInteger(attrs, points), &operands, DType::I32, image)?, rank))
@@ -183,8 +183,7 @@ pub(super) fn dequantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject
     if let Some(flaw) = by.flaw_of_dequantize(&facts, to) {
         return Err(misfit(flaw));
     }
-    let shape = b.shape(x);
-    b.add(name, Op::Dequantize(by), &operands, to, shape)
+    b.dequantize(name, by, &operands, to)
 }
 
 fn dynamic_quantize(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
@@ -192,7 +191,7 @@ fn dynamic_quantize(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject
     if b.dtype(x) != DType::F32 {
         return wrong(format!("{} is not quantised", b.dtype(x)));
     }
-    if b.shape(x).elements() == 0 || b.known(x).is_some() {
+    if b.shape(x).elements() == 0 || b.is_known(x) {
         return Err("of a constant".into());
     }
     Ok(reef_graph::dynamic_quantize(&mut b.graph, name, x).to_vec())

@@ -58,7 +58,7 @@ fn recurrent(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         return Err("of no elements".into());
     }
     let weights = [Some(w), Some(r), bias, peepholes];
-    if weights.into_iter().flatten().any(|weights| b.known(weights).is_none()) {
+    if weights.into_iter().flatten().any(|weights| !b.is_known(weights)) {
         return Err("its weights are computed".into());
     }
     for (_, shape) in &outputs {

@@ -197,7 +197,7 @@ pub(super) fn conv(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (x, back) = b.computable(name, x)?;
     let (weights, _) = b.computable(name, weights)?;
     let weights = enter(b, node, weights)?;
-    if b.known(weights).is_none() {
+    if !b.is_known(weights) {
         return Err("its weights are computed".into());
     }
     let (bias, added) = bias(b, node, channels)?;
