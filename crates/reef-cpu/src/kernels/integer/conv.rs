@@ -7,10 +7,13 @@ use super::super::taps::{Segments, Taps};
 use super::super::vector::Vector;
 use super::super::{BlockKernel, VectorKernel, bind};
 use super::dot::Dot;
-use super::finish::{Bytes, flip};
+use super::finish::{Bytes, copy_few, flip};
 use super::{Behind, Job, Rows, Scratch, Zeros, row_groups};
 use crate::context::{BlockContext, BlockEnd};
 use crate::cut::integer::{HEAD_BYTES, INTEGER_COLUMNS as COLUMNS, row_bytes, table_end};
+
+/// Bytes from which on a call of their own copies them faster.
+const FEW_BYTES: usize = 256;
 
 /// Makes a convolution of integers ready.
 pub(in super::super) fn prepare(spec: &IntegerConvSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {
@@ -170,6 +173,8 @@ impl IntegerConv {
                 let (from, to) = (*table.add(segment * count), to.add(segment * segments.len));
                 if self.taps.is_padding(from) {
                     to.write_bytes(fill, segments.len);
+                } else if segments.len < FEW_BYTES {
+                    copy_few(from, segments.len, flip, to);
                 } else {
                     V::enter(Bytes { from, step: 1, count: segments.len, flip, to });
                 }

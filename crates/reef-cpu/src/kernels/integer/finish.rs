@@ -149,6 +149,120 @@ fn to_byte(x: f32, low: f32, high: f32) -> u8 {
     (unsafe { x.to_int_unchecked::<i32>() }) as u8
 }
 
+/// All of [`Correct`], [`Scale`], a shift, perhaps a ReLU, and [`Quantize`] in one pass over the sums.
+pub(in super::super) struct Requantized {
+    pub(in super::super) correct: Correct,
+    pub(in super::super) factors: Option<(*const f32, Per)>,
+    /// The first column's shift, or null.
+    pub(in super::super) shift: *const f32,
+    pub(in super::super) relu: bool,
+    pub(in super::super) how: Requantize,
+    pub(in super::super) to: *mut u8,
+    pub(in super::super) to_stride: usize,
+}
+
+/// What a panel's columns are finished with.
+struct Columns {
+    sums: [i32; COLUMNS],
+    zeros: [i32; COLUMNS],
+    bias: [i32; COLUMNS],
+    factors: [f32; COLUMNS],
+    shift: [f32; COLUMNS],
+}
+
+impl Leaf for Requantized {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        for panel in 0..self.correct.columns.div_ceil(COLUMNS) {
+            // SAFETY: the caller vouches for rows and columns of every operand.
+            unsafe {
+                let columns = self.columns(panel);
+                match (self.relu, self.how.scale == 1.0) {
+                    (false, false) => self.panel::<false, false>(panel, &columns),
+                    (false, true) => self.panel::<false, true>(panel, &columns),
+                    (true, false) => self.panel::<true, false>(panel, &columns),
+                    (true, true) => self.panel::<true, true>(panel, &columns),
+                }
+            }
+        }
+    }
+}
+
+impl Requantized {
+    #[inline(always)]
+    unsafe fn columns(&self, panel: usize) -> Columns {
+        let first = panel * COLUMNS;
+        let count = COLUMNS.min(self.correct.columns - first);
+        let mut columns = Columns {
+            sums: [0; COLUMNS],
+            zeros: [0; COLUMNS],
+            bias: [0; COLUMNS],
+            factors: [1.0; COLUMNS],
+            shift: [0.0; COLUMNS],
+        };
+        // SAFETY: the caller vouches for the columns of every operand.
+        unsafe {
+            let sums = self.correct.column_sums.cast::<u8>().add(panel * self.correct.panel_bytes);
+            columns.sums = sums.cast::<[i32; COLUMNS]>().read_unaligned();
+            columns.zeros = self.correct.right.add(first).cast::<[i32; COLUMNS]>().read_unaligned();
+            if !self.correct.bias.is_null() {
+                let from = self.correct.bias.add(first);
+                std::ptr::copy_nonoverlapping(from, columns.bias.as_mut_ptr(), count);
+            }
+            match self.factors {
+                None => {}
+                Some((factor, Per::Tensor)) => columns.factors = [*factor; COLUMNS],
+                Some((factors, Per::Each)) => {
+                    let from = factors.add(first);
+                    std::ptr::copy_nonoverlapping(from, columns.factors.as_mut_ptr(), count);
+                }
+            }
+            if !self.shift.is_null() {
+                let from = self.shift.add(first);
+                std::ptr::copy_nonoverlapping(from, columns.shift.as_mut_ptr(), count);
+            }
+        }
+        columns
+    }
+
+    #[inline(always)]
+    unsafe fn panel<const RELU: bool, const UNIT: bool>(&self, panel: usize, columns: &Columns) {
+        let Requantize { scale, zero, low, high, .. } = self.how;
+        let (zero, low, high) = (zero as f32, low as f32, high as f32);
+        let first = panel * COLUMNS;
+        let count = COLUMNS.min(self.correct.columns - first);
+        for row in 0..self.correct.rows {
+            // SAFETY: the caller vouches for rows and columns.
+            unsafe {
+                let (left, row_sum) = (*self.correct.left.add(row), *self.correct.row_sums.add(row));
+                let acc = self.correct.acc.add(row * self.correct.acc_stride + first);
+                let acc = acc.cast::<[i32; COLUMNS]>().read_unaligned();
+                let mut bytes = [0u8; COLUMNS];
+                for at in 0..COLUMNS {
+                    let off = left
+                        .wrapping_mul(columns.sums[at])
+                        .wrapping_add(row_sum.wrapping_mul(columns.zeros[at]));
+                    let sum = acc[at].wrapping_sub(off).wrapping_add(columns.bias[at]);
+                    let mut x = sum as f32 * columns.factors[at] + columns.shift[at];
+                    if RELU {
+                        x = if x < 0.0 { 0.0 } else { x };
+                    }
+                    let steps = if UNIT { x } else { x / scale };
+                    bytes[at] = to_byte(steps.round_ties_even() + zero, low, high);
+                }
+                let to = self.to.add(row * self.to_stride + first);
+                if count == COLUMNS {
+                    to.cast::<[u8; COLUMNS]>().write_unaligned(bytes);
+                } else {
+                    std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count);
+                }
+            }
+        }
+    }
+}
+
 /// Stores rows of i32.
 pub(in super::super) struct Plain {
     pub(in super::super) from: *const i32,
@@ -198,6 +312,50 @@ impl Leaf for Bytes {
             } else {
                 for at in 0..self.count {
                     self.to.add(at).write(*self.from.add(at * self.step) ^ self.flip);
+                }
+            }
+        }
+    }
+}
+
+/// Copies a few bytes and turns the highest bit of each around where `flip` says so (0 or 128), as [`Bytes`] does; for
+/// code that has entered.
+#[inline(always)]
+pub(in super::super) unsafe fn copy_few(from: *const u8, count: usize, flip: u8, to: *mut u8) {
+    let flip = u64::from_ne_bytes([flip; 8]);
+    // SAFETY: the caller vouches for the bytes on both sides; parts overlap inside them.
+    unsafe {
+        let wide = |at: usize| {
+            let part = from.add(at).cast::<[u64; 2]>().read_unaligned();
+            to.add(at).cast::<[u64; 2]>().write_unaligned([part[0] ^ flip, part[1] ^ flip]);
+        };
+        let eight = |at: usize| {
+            to.add(at).cast::<u64>().write_unaligned(from.add(at).cast::<u64>().read_unaligned() ^ flip);
+        };
+        let four = |at: usize| {
+            let part = from.add(at).cast::<u32>().read_unaligned() ^ flip as u32;
+            to.add(at).cast::<u32>().write_unaligned(part);
+        };
+        match count {
+            16.. => {
+                let mut at = 0;
+                while at + 16 < count {
+                    wide(at);
+                    at += 16;
+                }
+                wide(count - 16);
+            }
+            8.. => {
+                eight(0);
+                eight(count - 8);
+            }
+            4.. => {
+                four(0);
+                four(count - 4);
+            }
+            _ => {
+                for at in 0..count {
+                    to.add(at).write(*from.add(at) ^ flip as u8);
                 }
             }
         }

@@ -7,14 +7,14 @@
 //! it is computed, by the block itself. It polls before every row and every chunk of a micro-tile, and before
 //! every panel that it packs.
 
-use reef_graph::DType;
-use reef_plan::{Factors, IntegerEpilogue, Kernel, Per, Region};
+use reef_graph::{DType, Unary};
+use reef_plan::{Factors, IntegerEpilogue, Kernel, Per, Region, Requantize};
 
 use super::epilogue::{self, Store};
 use super::vector::Vector;
 use crate::context::BlockContext;
 use crate::cut::integer::{INTEGER_COLUMNS as COLUMNS, SUMS_BYTES, panel_bytes};
-use finish::{Plain, Quantize};
+use finish::{Plain, Quantize, Requantized};
 
 pub(super) mod conv;
 mod dot;
@@ -219,7 +219,7 @@ impl Job<'_> {
             let bytes = panel_bytes(self.depth);
             let last = self.panels.add((panel + 1) * bytes - COLUMNS * 4);
             let bias = if self.bias.is_null() { self.bias } else { self.bias.add(column) };
-            V::enter(Correct {
+            let correct = Correct {
                 acc,
                 acc_stride,
                 rows: rows.count,
@@ -230,9 +230,42 @@ impl Job<'_> {
                 row_sums,
                 right,
                 bias,
-            });
-            self.store::<V>(rows, (column, columns), acc_stride);
+            };
+            match self.at_once(rows) {
+                Some((how, relu)) => V::enter(Requantized {
+                    correct,
+                    factors: self.factors_of(column),
+                    shift: if self.shift.is_null() { self.shift } else { self.shift.add(column) },
+                    relu,
+                    how,
+                    to: rows.y.add(column),
+                    to_stride: self.y_stride,
+                }),
+                None => {
+                    V::enter(correct);
+                    self.store::<V>(rows, (column, columns), acc_stride);
+                }
+            }
         }
+    }
+
+    /// How the sums become bytes, and whether through a ReLU, where one pass does all of it.
+    #[inline(always)]
+    fn at_once(&self, rows: &Rows) -> Option<(Requantize, bool)> {
+        let scaled = self.epilogue.scaled.filter(|_| rows.residual.is_null())?;
+        let relu = match scaled.activation {
+            None => false,
+            Some(Unary::Relu) => true,
+            Some(_) => return None,
+        };
+        scaled.requantize.map(|how| (how, relu))
+    }
+
+    /// The factors from a column on.
+    #[inline(always)]
+    unsafe fn factors_of(&self, column: usize) -> Option<(*const f32, Per)> {
+        // SAFETY: the caller vouches for the column.
+        self.factors.map(|(factors, per)| (unsafe { factors.add(per.at(column)) }, per))
     }
 
     #[inline(always)]
@@ -247,10 +280,7 @@ impl Job<'_> {
                 V::enter(plain);
                 return;
             };
-            let factors = self.factors.map(|(factors, per)| match per {
-                Per::Tensor => (factors, per),
-                Per::Each => (factors.add(column), per),
-            });
+            let factors = self.factors_of(column);
             V::enter(Scale { acc, acc_stride, rows: count, columns, factors });
             let at = |pointer: *const f32| if pointer.is_null() { pointer } else { pointer.add(column) };
             let floats = acc.cast::<f32>();
