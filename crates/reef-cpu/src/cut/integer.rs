@@ -8,7 +8,7 @@ pub(crate) const INTEGER_ROWS: usize = 12;
 pub(crate) const INTEGER_PANELS: usize = 4;
 /// Bytes of the sums of the largest micro-tile (12 rows of 2 panels); they are at the start.
 pub(crate) const SUMS_BYTES: usize = INTEGER_ROWS * 2 * INTEGER_COLUMNS * 4;
-/// Bytes before the addresses and rows: sums, zero points and sums of rows, zero points of columns.
+/// Bytes before the rows: sums, zero points and sums of rows, zero points of columns.
 pub(crate) const HEAD_BYTES: usize = SUMS_BYTES + 2 * 64 + INTEGER_PANELS * INTEGER_COLUMNS * 4;
 
 /// Bytes of a row as the micro-kernel reads it.
@@ -21,19 +21,14 @@ pub(crate) const fn panel_bytes(depth: usize) -> usize {
     (depth.div_ceil(4) + 1) * INTEGER_COLUMNS * 4
 }
 
-/// Where the rows of a convolution are: behind the addresses of window taps.
-pub(crate) const fn table_end(taps: usize) -> usize {
-    HEAD_BYTES + (taps * INTEGER_ROWS * 8).next_multiple_of(64)
-}
-
 /// Where the panels of a product are: behind its rows.
 pub(crate) const fn panels_begin(depth: usize) -> usize {
     HEAD_BYTES + INTEGER_ROWS * row_bytes(depth)
 }
 
 /// Bytes of scratch for a convolution's block.
-pub(super) const fn conv_scratch(taps: usize, depth: usize) -> usize {
-    table_end(taps) + INTEGER_ROWS * row_bytes(depth)
+pub(super) const fn conv_scratch(depth: usize) -> usize {
+    HEAD_BYTES + INTEGER_ROWS * row_bytes(depth)
 }
 
 /// Bytes of scratch for a product's block.

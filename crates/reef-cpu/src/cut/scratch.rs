@@ -13,9 +13,7 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
     match kernel {
         // The accumulators of a micro-tile between polls, and the addresses of 12 rows' window taps.
         KernelSpec::Conv(spec) => (2 << 10) + spec.kernel[0] * spec.kernel[1] * 12 * 8,
-        KernelSpec::IntegerConv(spec) => {
-            integer::conv_scratch(spec.conv.kernel[0] * spec.conv.kernel[1], spec.conv.depth())
-        }
+        KernelSpec::IntegerConv(spec) => integer::conv_scratch(spec.conv.depth()),
         KernelSpec::IntegerMatMul(spec) => integer::matmul_scratch(spec.product.tile_columns, spec.product.k),
         KernelSpec::MatMul(spec) => (16 << 10) + (spec.tile_columns.next_multiple_of(32) + 16) * spec.k * 4,
         KernelSpec::Elementwise(spec) => (spec.program.len() + 1) * ELEMENTWISE_CHUNK * 8,

@@ -35,7 +35,7 @@ pub(super) fn prepare(spec: &ConvSpec, kernel: &Kernel, isa: Isa) -> Box<dyn Blo
 
 struct Conv {
     spec: ConvSpec,
-    taps: Taps<f32>,
+    taps: Taps,
     x: Region,
     weights: Region,
     bias: Option<Region>,

@@ -13,7 +13,7 @@ pub(super) struct Segments {
 
 /// What finding the inputs of a window needs of a convolution, in signed numbers.
 #[derive(Debug)]
-pub(super) struct Taps<T> {
+pub(super) struct Taps {
     in_hw: [isize; 2],
     out_hw: [usize; 2],
     kernel: [usize; 2],
@@ -28,14 +28,14 @@ pub(super) struct Taps<T> {
     /// The pixels of a window line follow each other without a gap.
     lines: bool,
     /// What padding reads: as many zeros as the longest run.
-    zeros: Vec<T>,
+    zeros: Vec<f32>,
 }
 
 /// Longest run that is worth joining: beyond it, runs are long enough as they are.
 const LINE_MAX: usize = 512;
 
-impl<T: Copy + Default> Taps<T> {
-    pub(super) fn new(spec: &ConvSpec) -> Taps<T> {
+impl Taps {
+    pub(super) fn new(spec: &ConvSpec) -> Taps {
         let signed = |pair: [usize; 2]| pair.map(|x| x as isize);
         let channels = spec.in_c / spec.groups;
         let line = spec.kernel[1] * channels;
@@ -55,14 +55,8 @@ impl<T: Copy + Default> Taps<T> {
             channels,
             pointwise,
             lines: dense && spec.kernel[1] > 1 && line <= LINE_MAX,
-            zeros: vec![T::default(); line.max(channels)],
+            zeros: vec![0.0; line.max(channels)],
         }
-    }
-
-    /// Whether an address of the table is that of padding.
-    #[inline(always)]
-    pub(super) fn is_padding(&self, address: *const T) -> bool {
-        std::ptr::eq(address, self.zeros.as_ptr())
     }
 
     /// Writes the addresses of rows `row .. row + rows` to `table`; `x` is the first image's first pixel,
@@ -72,7 +66,13 @@ impl<T: Copy + Default> Taps<T> {
     /// The rows are rows of the convolution, `x` points at its input, and `table` holds `rows` addresses for
     /// every tap of the window.
     #[inline(always)]
-    pub(super) unsafe fn fill(&self, x: *const T, row: usize, rows: usize, table: *mut *const T) -> Segments {
+    pub(super) unsafe fn fill(
+        &self,
+        x: *const f32,
+        row: usize,
+        rows: usize,
+        table: *mut *const f32,
+    ) -> Segments {
         if self.pointwise {
             for at in 0..rows {
                 // SAFETY: an output row is an input pixel.
@@ -85,7 +85,13 @@ impl<T: Copy + Default> Taps<T> {
     }
 
     #[inline(never)]
-    unsafe fn fill_windows(&self, x: *const T, row: usize, rows: usize, table: *mut *const T) -> Segments {
+    unsafe fn fill_windows(
+        &self,
+        x: *const f32,
+        row: usize,
+        rows: usize,
+        table: *mut *const f32,
+    ) -> Segments {
         let (image_pixels, width) = (self.out_hw[0] * self.out_hw[1], self.out_hw[1]);
         let (mut image, inside) = (row / image_pixels, row % image_pixels);
         let (mut y, mut column) = (inside / width, inside % width);
@@ -135,11 +141,11 @@ impl<T: Copy + Default> Taps<T> {
     #[inline(always)]
     unsafe fn fill_lines(
         &self,
-        x: *const T,
+        x: *const f32,
         image_at: isize,
         corner: [isize; 2],
         rows: usize,
-        table: *mut *const T,
+        table: *mut *const f32,
     ) {
         for ky in 0..self.kernel[0] {
             let y = corner[0] + ky as isize * self.dilations[0];
@@ -154,11 +160,11 @@ impl<T: Copy + Default> Taps<T> {
     #[inline(always)]
     unsafe fn fill_taps(
         &self,
-        x: *const T,
+        x: *const f32,
         image_at: isize,
         corner: [isize; 2],
         rows: usize,
-        table: *mut *const T,
+        table: *mut *const f32,
     ) {
         let mut tap = 0;
         for ky in 0..self.kernel[0] {
@@ -176,7 +182,7 @@ impl<T: Copy + Default> Taps<T> {
     }
 
     #[inline(always)]
-    unsafe fn address(&self, x: *const T, pixel: isize, outside: bool) -> *const T {
+    unsafe fn address(&self, x: *const f32, pixel: isize, outside: bool) -> *const f32 {
         if outside {
             self.zeros.as_ptr()
         } else {

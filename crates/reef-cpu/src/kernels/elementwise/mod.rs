@@ -11,6 +11,7 @@ use reef_plan::{ElemOp, ElementwiseSpec, Isa, Kernel, Region};
 
 use self::convert::{MoveFn, Plane};
 use self::ops::{Choose, Floats, Integers, Narrow, Scalar, Zeros, Zip};
+use self::steps::{Affine, Dequantize, Quantize, Step};
 use super::math::Map;
 use super::nest::{Nest, Piece};
 use super::vector::Vector;
@@ -19,6 +20,7 @@ use crate::context::{BlockContext, BlockEnd, BlockFault};
 
 pub(super) mod convert;
 mod ops;
+mod steps;
 
 /// Elements of a register.
 const CHUNK: usize = 512;
@@ -62,6 +64,7 @@ pub(super) fn prepare(spec: &ElementwiseSpec, kernel: &Kernel, isa: Isa) -> Box<
         out: kernel.writes[0],
         out_dtype: spec.out_dtype,
         nest,
+        steps: steps::steps(&program, &spec.inputs.iter().map(|input| input.dtype).collect::<Vec<_>>()),
         program,
         floats,
         copy,
@@ -146,6 +149,7 @@ struct Elementwise {
     /// The loop; the output is its last operand.
     nest: Nest,
     program: Vec<ElemOp>,
+    steps: Vec<Step>,
     floats: Vec<bool>,
     /// The program only copies.
     copy: bool,
@@ -260,6 +264,9 @@ impl Elementwise {
         let registers = context.scratch.cast::<*const u8>();
         let last = self.program.len() - 1;
         for (index, op) in self.program.iter().enumerate() {
+            if self.steps[index] == Step::Nothing {
+                continue;
+            }
             if context.poll.stop() {
                 return Err(BlockEnd::Killed);
             }
@@ -279,6 +286,9 @@ impl Elementwise {
                     to = place;
                 }
                 let result = match *op {
+                    _ if self.steps[index] != Step::Same => {
+                        self.at_once::<V>(context, (index, registers), piece, to, first)
+                    }
                     ElemOp::Load(input) => self.load::<V>(context, (index, input), piece, to, first),
                     // What is a float already stays where it is.
                     ElemOp::ToF32(a) if self.floats[a] && index != last => *registers.add(a),
@@ -302,6 +312,52 @@ impl Elementwise {
             }
         }
         Ok(())
+    }
+
+    /// Several instructions in one pass, of which this is the last; where the result is.
+    unsafe fn at_once<V: Vector>(
+        &self,
+        context: &BlockContext<'_>,
+        (index, registers): (usize, *const *const u8),
+        piece: &Piece,
+        to: *mut u8,
+        first: bool,
+    ) -> *const u8 {
+        let count = piece.elements();
+        // SAFETY: passed on from the caller; the registers that are read are set.
+        unsafe {
+            match self.steps[index] {
+                Step::Same | Step::Nothing => unreachable!("one instruction is not several"),
+                Step::Dequantize { load, input, zero, scale } => {
+                    let (dtype, offset) = self.inputs[input];
+                    let to_float = to.cast::<f32>();
+                    if self.is_dense(input, piece) && !self.nest.is_constant(input) {
+                        let from = context.read_ptr(&self.regions[input]).add(offset);
+                        let from = from.offset(self.offset(input, piece.line, piece));
+                        let signed = dtype == DType::I8;
+                        V::enter(Dequantize { from, signed, zero, scale, to: to_float, count });
+                    } else if first || !self.nest.is_constant(input) {
+                        self.load::<V>(context, (load, input), piece, to, first);
+                        let count = if self.nest.is_constant(input) { CHUNK } else { count };
+                        V::enter(Affine { at: to_float, zero, scale, count });
+                    }
+                    to.cast_const()
+                }
+                Step::Quantize { from, scale, zero } => {
+                    let ElemOp::ToRange(_, low, high) = self.program[index] else {
+                        unreachable!("it ends with a range")
+                    };
+                    let dense = self.is_dense(self.inputs.len(), piece);
+                    let (to, bytes) = match dense {
+                        true => (self.place(context, piece), self.out_dtype.bytes()),
+                        false => (to, 8),
+                    };
+                    let (from, low, high) = ((*registers.add(from)).cast(), low as f32, high as f32);
+                    V::enter(Quantize { from, scale, zero, low, high, to, bytes, count });
+                    to.cast_const()
+                }
+            }
+        }
     }
 
     /// Integers have no quotient by 0.

@@ -3,17 +3,14 @@
 use reef_graph::DType;
 use reef_plan::{IntegerConvSpec, IntegerPanels, Isa, Kernel, Region};
 
-use super::super::taps::{Segments, Taps};
 use super::super::vector::Vector;
 use super::super::{BlockKernel, VectorKernel, bind};
 use super::dot::Dot;
-use super::finish::{Bytes, copy_few, flip};
+use super::finish::flip;
+use super::windows::{Source, Windows};
 use super::{Behind, Job, Rows, Scratch, Zeros, row_groups};
 use crate::context::{BlockContext, BlockEnd};
-use crate::cut::integer::{HEAD_BYTES, INTEGER_COLUMNS as COLUMNS, row_bytes, table_end};
-
-/// Bytes from which on a call of their own copies them faster.
-const FEW_BYTES: usize = 256;
+use crate::cut::integer::{HEAD_BYTES, INTEGER_COLUMNS as COLUMNS, row_bytes};
 
 /// Makes a convolution of integers ready.
 pub(in super::super) fn prepare(spec: &IntegerConvSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {
@@ -26,7 +23,7 @@ pub(super) fn with_dot(spec: &IntegerConvSpec, kernel: &Kernel, isa: Isa, dot: D
     assert_eq!(spec.conv.tile_columns % COLUMNS, 0, "a tile of whole panels in {}", kernel.name);
     let channels = spec.conv.in_c / spec.conv.groups;
     let conv = IntegerConv {
-        taps: Taps::new(&spec.conv),
+        windows: Windows::new(&spec.conv),
         panels: IntegerPanels { of: spec.conv.matrices(), width: COLUMNS },
         direct: spec.is_pointwise() && spec.factors.types[0] == DType::U8 && channels.is_multiple_of(4),
         x: kernel.reads[0],
@@ -41,7 +38,7 @@ pub(super) fn with_dot(spec: &IntegerConvSpec, kernel: &Kernel, isa: Isa, dot: D
 
 struct IntegerConv {
     spec: IntegerConvSpec,
-    taps: Taps<u8>,
+    windows: Windows,
     panels: IntegerPanels,
     /// Rows lie in x as the micro-kernel reads them.
     direct: bool,
@@ -140,47 +137,24 @@ impl IntegerConv {
             // SAFETY: an output row is an input pixel.
             return Some((unsafe { x.add(row * conv.in_pixel_stride) }, conv.in_pixel_stride));
         }
-        // SAFETY: scratch has room for the addresses and the rows.
+        let flip = flip(self.spec.factors.types[0], true);
+        // SAFETY: scratch has room for the rows.
         unsafe {
-            let table = context.scratch.add(HEAD_BYTES).cast::<*const u8>();
-            let to = context.scratch.add(table_end(conv.kernel[0] * conv.kernel[1]));
-            let segments = self.taps.fill(x, row, count, table);
+            let to = context.scratch.add(HEAD_BYTES);
+            let mut pixel = self.windows.pixel(row);
             for at in 0..count {
                 if context.poll.stop() {
                     return None;
                 }
-                let fill = job.left.get(row + at) as u8;
-                self.make_row::<V>(table.add(at), count, segments, fill, to.add(at * stride));
+                let source = Source { x, flip, fill: job.left.get(row + at) as u8 };
+                let to = to.add(at * stride);
+                self.windows.write::<V>(&source, pixel, to);
+                for spare in job.depth..stride {
+                    to.add(spare).write(0);
+                }
+                self.windows.next(&mut pixel);
             }
             Some((to.cast_const(), stride))
-        }
-    }
-
-    /// The window of one row: segments `count` addresses apart.
-    #[inline(always)]
-    unsafe fn make_row<V: Vector>(
-        &self,
-        table: *const *const u8,
-        count: usize,
-        segments: Segments,
-        fill: u8,
-        to: *mut u8,
-    ) {
-        let flip = flip(self.spec.factors.types[0], true);
-        // SAFETY: the table has an address for every segment; the row has room for all.
-        unsafe {
-            for segment in 0..segments.count {
-                let (from, to) = (*table.add(segment * count), to.add(segment * segments.len));
-                if self.taps.is_padding(from) {
-                    to.write_bytes(fill, segments.len);
-                } else if segments.len < FEW_BYTES {
-                    copy_few(from, segments.len, flip, to);
-                } else {
-                    V::enter(Bytes { from, step: 1, count: segments.len, flip, to });
-                }
-            }
-            let len = segments.count * segments.len;
-            to.add(len).write_bytes(0, row_bytes(len) - len);
         }
     }
 }

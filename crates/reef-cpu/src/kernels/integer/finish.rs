@@ -190,6 +190,22 @@ impl Leaf for Requantized {
     }
 }
 
+/// A panel's values, of which `count` are there.
+#[inline(always)]
+unsafe fn some<T: Copy>(from: *const T, count: usize, rest: T) -> [T; COLUMNS] {
+    let mut values = [rest; COLUMNS];
+    // SAFETY: the caller vouches for so many.
+    unsafe {
+        if count == COLUMNS {
+            return from.cast::<[T; COLUMNS]>().read_unaligned();
+        }
+        for (at, value) in values[..count].iter_mut().enumerate() {
+            *value = *from.add(at);
+        }
+    }
+    values
+}
+
 impl Requantized {
     #[inline(always)]
     unsafe fn columns(&self, panel: usize) -> Columns {
@@ -208,20 +224,15 @@ impl Requantized {
             columns.sums = sums.cast::<[i32; COLUMNS]>().read_unaligned();
             columns.zeros = self.correct.right.add(first).cast::<[i32; COLUMNS]>().read_unaligned();
             if !self.correct.bias.is_null() {
-                let from = self.correct.bias.add(first);
-                std::ptr::copy_nonoverlapping(from, columns.bias.as_mut_ptr(), count);
+                columns.bias = some(self.correct.bias.add(first), count, 0);
             }
             match self.factors {
                 None => {}
                 Some((factor, Per::Tensor)) => columns.factors = [*factor; COLUMNS],
-                Some((factors, Per::Each)) => {
-                    let from = factors.add(first);
-                    std::ptr::copy_nonoverlapping(from, columns.factors.as_mut_ptr(), count);
-                }
+                Some((factors, Per::Each)) => columns.factors = some(factors.add(first), count, 1.0),
             }
             if !self.shift.is_null() {
-                let from = self.shift.add(first);
-                std::ptr::copy_nonoverlapping(from, columns.shift.as_mut_ptr(), count);
+                columns.shift = some(self.shift.add(first), count, 0.0);
             }
         }
         columns
@@ -356,6 +367,31 @@ pub(in super::super) unsafe fn copy_few(from: *const u8, count: usize, flip: u8,
             _ => {
                 for at in 0..count {
                     to.add(at).write(*from.add(at) ^ flip as u8);
+                }
+            }
+        }
+    }
+}
+
+/// Writes a few equal bytes; for code that has entered.
+#[inline(always)]
+pub(in super::super) unsafe fn fill_few(to: *mut u8, count: usize, byte: u8) {
+    // SAFETY: the caller vouches for the bytes; parts overlap inside them.
+    unsafe {
+        match count {
+            64.. => to.write_bytes(byte, count),
+            8.. => {
+                let eight = u64::from_ne_bytes([byte; 8]);
+                let mut at = 0;
+                while at + 8 < count {
+                    to.add(at).cast::<u64>().write_unaligned(eight);
+                    at += 8;
+                }
+                to.add(count - 8).cast::<u64>().write_unaligned(eight);
+            }
+            _ => {
+                for at in 0..count {
+                    to.add(at).write(byte);
                 }
             }
         }

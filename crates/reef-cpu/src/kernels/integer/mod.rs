@@ -20,6 +20,7 @@ pub(super) mod conv;
 mod dot;
 mod finish;
 pub(super) mod matmul;
+mod windows;
 pub(super) use dot::{Chunk, Dot};
 pub(super) use finish::{Correct, Scale, Sum, stored_zero};
 #[cfg(test)]
