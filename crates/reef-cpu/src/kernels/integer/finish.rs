@@ -178,7 +178,14 @@ impl Leaf for Requantized {
         for panel in 0..self.correct.columns.div_ceil(COLUMNS) {
             // SAFETY: the caller vouches for rows and columns of every operand.
             unsafe {
-                let columns = self.columns(panel);
+                let mut columns = Columns {
+                    sums: [0; COLUMNS],
+                    zeros: [0; COLUMNS],
+                    bias: [0; COLUMNS],
+                    factors: [1.0; COLUMNS],
+                    shift: [0.0; COLUMNS],
+                };
+                self.fill(panel, &mut columns);
                 match (self.relu, self.how.scale == 1.0) {
                     (false, false) => self.panel::<false, false>(panel, &columns),
                     (false, true) => self.panel::<false, true>(panel, &columns),
@@ -208,16 +215,9 @@ unsafe fn some<T: Copy>(from: *const T, count: usize, rest: T) -> [T; COLUMNS] {
 
 impl Requantized {
     #[inline(always)]
-    unsafe fn columns(&self, panel: usize) -> Columns {
+    unsafe fn fill(&self, panel: usize, columns: &mut Columns) {
         let first = panel * COLUMNS;
         let count = COLUMNS.min(self.correct.columns - first);
-        let mut columns = Columns {
-            sums: [0; COLUMNS],
-            zeros: [0; COLUMNS],
-            bias: [0; COLUMNS],
-            factors: [1.0; COLUMNS],
-            shift: [0.0; COLUMNS],
-        };
         // SAFETY: the caller vouches for the columns of every operand.
         unsafe {
             let sums = self.correct.column_sums.cast::<u8>().add(panel * self.correct.panel_bytes);
@@ -235,7 +235,6 @@ impl Requantized {
                 columns.shift = some(self.shift.add(first), count, 0.0);
             }
         }
-        columns
     }
 
     #[inline(always)]
