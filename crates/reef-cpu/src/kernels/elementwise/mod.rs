@@ -11,7 +11,7 @@ use reef_plan::{ElemOp, ElementwiseSpec, Isa, Kernel, Region};
 
 use self::convert::{MoveFn, Plane};
 use self::ops::{Choose, Floats, Integers, Narrow, Scalar, Zeros, Zip};
-use self::steps::{Affine, Dequantize, Quantize, Step};
+use self::steps::{Affine, Dequantize, Quantize, Requantize, Step};
 use super::math::Map;
 use super::nest::{Nest, Piece};
 use super::vector::Vector;
@@ -343,18 +343,19 @@ impl Elementwise {
                     }
                     to.cast_const()
                 }
-                Step::Quantize { from, scale, zero } => {
-                    let ElemOp::ToRange(_, low, high) = self.program[index] else {
-                        unreachable!("it ends with a range")
-                    };
-                    let dense = self.is_dense(self.inputs.len(), piece);
-                    let (to, bytes) = match dense {
+                Step::Quantize(by) => {
+                    let (to, bytes) = match self.is_dense(self.inputs.len(), piece) {
                         true => (self.place(context, piece), self.out_dtype.bytes()),
                         false => (to, 8),
                     };
-                    let (from, low, high) = ((*registers.add(from)).cast(), low as f32, high as f32);
-                    V::enter(Quantize { from, scale, zero, low, high, to, bytes, count });
+                    let from = (*registers.add(by.from)).cast();
+                    V::enter(Quantize { by, from, to, bytes, count });
                     to.cast_const()
+                }
+                Step::Requantize { by, zero, scale } => {
+                    let (from, to) = ((*registers.add(by.from)).cast(), to.cast());
+                    V::enter(Requantize { by, zero, scale, from, to, count });
+                    to.cast_const().cast()
                 }
             }
         }

@@ -15,8 +15,28 @@ pub(super) enum Step {
     Nothing,
     /// A load whose elements are turned into `(x − zero) · scale`.
     Dequantize { load: usize, input: usize, zero: f32, scale: f32 },
-    /// `x / scale`, rounded half to even, plus `zero`, between two bounds.
-    Quantize { from: usize, scale: f32, zero: f32 },
+    /// Numbers as integers.
+    Quantize(Quantization),
+    /// The same, and these as numbers again.
+    Requantize { by: Quantization, zero: f32, scale: f32 },
+}
+
+/// `x / scale`, rounded half to even, plus `zero`, between two bounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Quantization {
+    /// The register.
+    pub(super) from: usize,
+    pub(super) scale: f32,
+    pub(super) zero: f32,
+    pub(super) low: f32,
+    pub(super) high: f32,
+}
+
+impl Quantization {
+    #[inline(always)]
+    fn apply(&self, x: f32) -> i32 {
+        to_range((x / self.scale).round_ties_even() + self.zero, self.low, self.high)
+    }
 }
 
 /// The steps of a program, whose operands are of these types.
@@ -74,26 +94,43 @@ impl Finder<'_> {
             does.push(at);
             (at, zero) = (from, value);
         }
-        let ElemOp::ToF32(load) = self.program[at] else { return None };
-        does.extend([at, load]);
-        let ElemOp::Load(input) = self.program[load] else { return None };
-        let fits = matches!(self.types[input], DType::U8 | DType::I8);
-        let alone = does.iter().all(|&at| self.read_once(at));
-        (fits && alone).then_some((Step::Dequantize { load, input, zero, scale }, does))
+        let ElemOp::ToF32(integers) = self.program[at] else { return None };
+        does.push(at);
+        let step = match self.program[integers] {
+            ElemOp::Load(input) if matches!(self.types[input], DType::U8 | DType::I8) => {
+                does.push(integers);
+                Step::Dequantize { load: integers, input, zero, scale }
+            }
+            ElemOp::ToRange(..) => {
+                let (by, before) = self.quantization(integers)?;
+                does.extend(before);
+                does.push(integers);
+                Step::Requantize { by, zero, scale }
+            }
+            _ => return None,
+        };
+        does.iter().all(|&at| self.read_once(at)).then_some((step, does))
     }
 
     fn quantize(&self, index: usize) -> Option<(Step, Vec<usize>)> {
-        let ElemOp::ToRange(mut at, ..) = self.program[index] else { return None };
+        let (by, does) = self.quantization(index)?;
+        let alone = index + 1 == self.program.len() && does.iter().all(|&at| self.read_once(at));
+        alone.then_some((Step::Quantize(by), does))
+    }
+
+    /// What an instruction that keeps numbers in a range ends, and what comes before it.
+    fn quantization(&self, index: usize) -> Option<(Quantization, Vec<usize>)> {
+        let ElemOp::ToRange(mut at, low, high) = self.program[index] else { return None };
         let (mut does, mut zero) = (vec![], 0.0);
-        if let Some((from, value)) = self.with_constant(at, Binary::Add) {
-            let ElemOp::Unary(Unary::Round, rounded) = self.program[from] else { return None };
+        if let Some((from, value)) = self.with_constant(at, Binary::Add)
+            && let ElemOp::Unary(Unary::Round, rounded) = self.program[from]
+        {
             does.extend([at, from]);
             (at, zero) = (rounded, value);
         }
         let (from, scale) = self.with_constant(at, Binary::Div)?;
         does.push(at);
-        let alone = index + 1 == self.program.len() && does.iter().all(|&at| self.read_once(at));
-        alone.then_some((Step::Quantize { from, scale, zero }, does))
+        Some((Quantization { from, scale, zero, low: low as f32, high: high as f32 }, does))
     }
 }
 
@@ -150,13 +187,10 @@ impl Leaf for Affine {
     }
 }
 
-/// Floats as integers between two bounds, in elements of so many bytes.
+/// Floats as integers, in elements of so many bytes.
 pub(super) struct Quantize {
+    pub(super) by: Quantization,
     pub(super) from: *const f32,
-    pub(super) scale: f32,
-    pub(super) zero: f32,
-    pub(super) low: f32,
-    pub(super) high: f32,
     pub(super) to: *mut u8,
     pub(super) bytes: usize,
     pub(super) count: usize,
@@ -172,8 +206,7 @@ impl Leaf for Quantize {
                 for at in 0..self.count {
                     // SAFETY: the caller vouches for `count` elements on both sides.
                     unsafe {
-                        let steps = (*self.from.add(at) / self.scale).round_ties_even() + self.zero;
-                        let value = to_range(steps, self.low, self.high);
+                        let value = self.by.apply(*self.from.add(at));
                         self.to.cast::<$t>().add(at).write_unaligned(value as $t);
                     }
                 }
@@ -184,6 +217,31 @@ impl Leaf for Quantize {
             2 => each!(u16),
             4 => each!(i32),
             _ => each!(i64),
+        }
+    }
+}
+
+/// Floats as integers, and these as `(x − zero) · scale`.
+pub(super) struct Requantize {
+    pub(super) by: Quantization,
+    pub(super) zero: f32,
+    pub(super) scale: f32,
+    pub(super) from: *const f32,
+    pub(super) to: *mut f32,
+    pub(super) count: usize,
+}
+
+impl Leaf for Requantize {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        for at in 0..self.count {
+            // SAFETY: the caller vouches for `count` elements on both sides.
+            unsafe {
+                let value = self.by.apply(*self.from.add(at)) as f32;
+                self.to.add(at).write((value - self.zero) * self.scale);
+            }
         }
     }
 }
