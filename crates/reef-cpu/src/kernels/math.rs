@@ -82,7 +82,10 @@ pub(super) fn log<V: Vector>(x: V) -> V {
 /// `1 / (1 + e⁻ˣ)`.
 #[inline(always)]
 pub(super) fn sigmoid<V: Vector>(x: V) -> V {
-    x.set(1.0) / (x.set(1.0) + exp(-x))
+    // Beyond ±87 the result is 1, or less than any normal number.
+    let (n, p) = exp_parts(-x.at_most(x.set(87.0)).at_least(x.set(-87.0)));
+    let value = (p + p.set(1.0)).mul_add(n.exp2_integral(), p.set(1.0)).reciprocal();
+    V::select(x.less(x.set(-87.0)), x.set(0.0), value)
 }
 
 /// Hyperbolic tangent.
@@ -90,7 +93,7 @@ pub(super) fn sigmoid<V: Vector>(x: V) -> V {
 pub(super) fn tanh<V: Vector>(x: V) -> V {
     let near = x.at_most(x.set(10.0)).at_least(x.set(-10.0));
     let e = exp_minus_1_inside(near + near);
-    V::select(x.equal(x), e / (e + e.set(2.0)), x)
+    V::select(x.equal(x), e * (e + e.set(2.0)).reciprocal(), x)
 }
 
 /// The error function.

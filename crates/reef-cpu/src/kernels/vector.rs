@@ -110,6 +110,12 @@ pub(super) trait Vector:
     /// Sum of all lanes, in an order that is always the same.
     fn sum(self) -> f32;
 
+    /// `1 / self` within one unit of the last place, for numbers whose reciprocal is normal, and NaN.
+    #[inline(always)]
+    fn reciprocal(self) -> Self {
+        self.set(1.0) / self
+    }
+
     /// The larger of both; a NaN in either passes through.
     #[inline(always)]
     fn max(self, other: Self) -> Self {

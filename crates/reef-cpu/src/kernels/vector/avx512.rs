@@ -104,6 +104,14 @@ impl Vector for F32x16 {
         F32x16(unsafe { _mm512_min_ps(high.0, self.0) })
     }
     #[inline(always)]
+    fn reciprocal(self) -> Self {
+        // A step of Newton's doubles the 14 bits of the estimate, in much less time than a division takes.
+        // SAFETY: who holds a vector has entered.
+        let near = F32x16(unsafe { _mm512_rcp14_ps(self.0) });
+        let off = (-self).mul_add(near, self.set(1.0));
+        near.mul_add(off, near)
+    }
+    #[inline(always)]
     fn sqrt(self) -> Self {
         // SAFETY: who holds a vector has entered.
         F32x16(unsafe { _mm512_sqrt_ps(self.0) })
