@@ -3,6 +3,7 @@
 //! Weights lie in panels as wide as the micro-kernel's tile. Blocks are as long as their overhead is worth
 //! (`tile`), and no longer than what may keep more urgent work waiting.
 
+pub(crate) mod attention;
 pub(crate) mod integer;
 mod scratch;
 mod tile;
@@ -28,6 +29,8 @@ const TILE_GRANULE: usize = 64;
 const INNER_GRANULE_MAX: usize = 8192;
 /// A copy that changes the order of axes reads or writes by the element.
 const SCATTER_PENALTY: f64 = 1.5;
+/// Operations that a score takes until it is a weight.
+const EXP_OPERATIONS: f64 = 8.0;
 /// Elements of a row that is resampled by vectors.
 const RESAMPLE_ROW: usize = 16;
 /// Nanoseconds that a step of sorting takes, and an element that is looked at alone.
@@ -177,10 +180,11 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, 1);
                 KernelSpec::Trees(spec)
             }
-            other @ (KernelSpec::Attention(_)
-            | KernelSpec::Selection(_)
-            | KernelSpec::Host(_)
-            | KernelSpec::Synthetic(_)) => other,
+            KernelSpec::Attention(mut spec) => {
+                spec.tile_rows = tile::attention_rows(self.target, spec.planes(), spec.m, ns);
+                KernelSpec::Attention(spec)
+            }
+            other @ (KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_)) => other,
         }
     }
 
@@ -196,8 +200,11 @@ impl Cutter for CpuCutter {
                 let flops = flops * tile::integer_cost(isa) * 1.3;
                 tile::compute_ns(isa, flops).max(tile::stream_ns(isa, bytes, bytes))
             }
-            KernelSpec::MatMul(_) | KernelSpec::Attention(_) => {
-                tile::compute_ns(isa, flops * 1.3).max(tile::stream_ns(isa, bytes, 0.0))
+            KernelSpec::MatMul(_) => tile::compute_ns(isa, flops * 1.3).max(tile::stream_ns(isa, bytes, 0.0)),
+            KernelSpec::Attention(spec) => {
+                let scores = (spec.planes() * spec.m * spec.n) as f64;
+                let products = tile::compute_ns(isa, flops * 1.3).max(tile::stream_ns(isa, bytes, 0.0));
+                products + tile::stream_ns(isa, 0.0, EXP_OPERATIONS * scores)
             }
             KernelSpec::Elementwise(_) => {
                 let penalty = if scattered { SCATTER_PENALTY } else { 1.0 };
@@ -242,6 +249,10 @@ impl Cutter for CpuCutter {
 
     fn scratch_bytes(&self, kernel: &KernelSpec) -> usize {
         scratch::bytes(kernel)
+    }
+
+    fn has_attention(&self, depth: usize, width: usize) -> bool {
+        depth.max(width) <= attention::DEPTH_MAX
     }
 
     fn has_integers(&self) -> bool {
@@ -316,9 +327,6 @@ pub(crate) fn flaw(plan: &Plan) -> Option<String> {
         return Some(format!("it has {has} bytes of scratch, its kernels need {needed}"));
     }
     plan.kernels().iter().find_map(|kernel| {
-        if matches!(kernel.spec, KernelSpec::Attention(_)) {
-            return Some(format!("kernel {}: there is no attention in one kernel", kernel.name));
-        }
         if matches!(&kernel.spec, KernelSpec::Conv(spec) if spec.normed) {
             return Some(format!("kernel {}: convolutions do not norm their input", kernel.name));
         }

@@ -3,7 +3,7 @@
 use reef_graph::Along;
 use reef_plan::{AlongSpec, KernelSpec, RecurrentSpec, RowFunction, SelectionSpec};
 
-use super::integer;
+use super::{attention, integer};
 
 /// Elements that an element-wise kernel works on at a time.
 const ELEMENTWISE_CHUNK: usize = 512;
@@ -26,8 +26,8 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
         KernelSpec::Recurrent(spec) => recurrent(spec),
         KernelSpec::Along(spec) => along(spec),
         KernelSpec::Selection(spec) => selection(spec),
-        KernelSpec::Attention(_)
-        | KernelSpec::Pool(_)
+        KernelSpec::Attention(spec) => attention::parts(spec, spec.tile_rows).end,
+        KernelSpec::Pool(_)
         | KernelSpec::Gather(_)
         | KernelSpec::Resample(_)
         | KernelSpec::Trees(_)

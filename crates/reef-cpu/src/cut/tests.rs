@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use reef_graph::{Cell, DType, GateFunction, Tensor};
 use reef_plan::{
-    At, AttentionSpec, ConvSpec, Cost, Epilogue, IoSpec, Isa, Kernel, KernelSpec, Layout, Matrices,
-    OwnLayout, Packing, Place, Plan, PlanParts, RecurrentSpec, Region, Restart, Target, WeightStore,
+    At, ConvSpec, Cost, Epilogue, IoSpec, Isa, Kernel, KernelSpec, Layout, Matrices, OwnLayout, Packing,
+    Place, Plan, PlanParts, RecurrentSpec, Region, Restart, Target, WeightStore,
 };
 
 use super::*;
@@ -147,30 +147,6 @@ fn recurrent_networks_that_were_cut_for_other_kernels_are_refused() {
     for (packing, width) in [(grouped(8), 16), (Packing::Raw, 8), (panels(8), 8)] {
         recurrent(packing, width).unwrap_err();
     }
-}
-
-#[test]
-fn attention_in_one_kernel_is_refused() {
-    let mut parts = parts(panels(8), 8, 8);
-    let kernel = &mut parts.stages[0][0];
-    kernel.reads = vec![kernel.reads[0]; 3];
-    kernel.spec = KernelSpec::Attention(AttentionSpec {
-        batch: vec![],
-        m: 1,
-        n: 1,
-        depth: 1,
-        width: 1,
-        q_strides: [1; 2],
-        k_strides: [1; 2],
-        v_strides: [1; 2],
-        mask: None,
-        y_row_stride: 1,
-        alpha: 1.0,
-        tile_rows: 1,
-    });
-    parts.weights.clear();
-    let plan = Plan::cut_by(&CpuCutter::new(TARGET), parts).unwrap();
-    assert!(flaw(&plan).unwrap().contains("attention"));
 }
 
 #[test]

@@ -278,6 +278,14 @@ pub(super) fn matmul_tiles(
     (rows, columns.max(1))
 }
 
+/// Rows of a block of attention. Each block packs all keys and values, which at least two micro-tiles should use.
+pub(super) fn attention_rows(target: Target, planes: usize, m: usize, total_ns: f64) -> usize {
+    let height = micro_rows(target.isa);
+    let wanted = block_count(target, total_ns).div_ceil(planes.max(1));
+    let tiles = wanted.clamp(1, m.div_ceil(2 * height).max(1));
+    m.div_ceil(tiles).next_multiple_of(height).min(m).max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

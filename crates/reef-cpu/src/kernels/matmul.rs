@@ -3,13 +3,15 @@
 //! a is read in place when its rows are contiguous, else packed too, a few rows at a time. A block polls
 //! while it packs and before every chunk of a micro-tile.
 
+use std::ops::Range;
+
 use reef_plan::{Isa, Kernel, MatMulSpec, Region, Tile};
 
 use super::epilogue::{self, Store};
 use super::micro::{self, Chunk, PANEL_VECTORS};
 use super::vector::{Leaf, Vector};
 use super::{BlockKernel, VectorKernel, bind};
-use crate::context::{BlockContext, BlockEnd};
+use crate::context::{BlockContext, BlockEnd, Poll};
 
 /// Makes a matrix product ready.
 pub(super) fn prepare(spec: &MatMulSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {
@@ -70,26 +72,12 @@ impl MatMul {
 
     /// Copies the tile's columns of b into panels. False when the poll said stop.
     unsafe fn pack_b<V: Vector>(&self, context: &BlockContext<'_>, operands: &Operands, tile: &Tile) -> bool {
-        let (width, [k_stride, n_stride]) = (PANEL_VECTORS * V::LANES, self.spec.b_strides);
-        for column in (0..tile.columns).step_by(width) {
-            for first in (0..self.spec.k).step_by(STEPS) {
-                if context.poll.stop() {
-                    return false;
-                }
-                // SAFETY: columns and steps are b's; the panels hold the tile's columns.
-                unsafe {
-                    V::enter(Pack {
-                        from: operands.b.add((tile.column + column) * n_stride + first * k_stride),
-                        k_stride,
-                        n_stride,
-                        columns: width.min(tile.columns - column),
-                        steps: STEPS.min(self.spec.k - first),
-                        to: operands.panels.add(column * self.spec.k + first * width),
-                    });
-                }
-            }
+        let strides = self.spec.b_strides;
+        // SAFETY: the columns are b's; the panels hold the tile's columns.
+        unsafe {
+            let from = operands.b.add(tile.column * strides[1]);
+            pack::<V>(&context.poll, (from, strides), (tile.columns, self.spec.k), operands.panels)
         }
-        true
     }
 
     unsafe fn product<V: Vector>(
@@ -203,6 +191,38 @@ impl MatMul {
 /// Steps along k that are packed between polls.
 const STEPS: usize = 128;
 
+/// Copies columns of a matrix `[steps, columns]` with these strides into panels. False when the poll said stop.
+///
+/// # Safety
+/// The matrix is readable, and `to` has room for whole panels.
+pub(super) unsafe fn pack<V: Vector>(
+    poll: &Poll<'_>,
+    (from, [k_stride, n_stride]): (*const f32, [usize; 2]),
+    (columns, steps): (usize, usize),
+    to: *mut f32,
+) -> bool {
+    let width = PANEL_VECTORS * V::LANES;
+    for column in (0..columns).step_by(width) {
+        for first in (0..steps).step_by(STEPS) {
+            if poll.stop() {
+                return false;
+            }
+            // SAFETY: passed on from the caller.
+            unsafe {
+                V::enter(Pack {
+                    from: from.add(column * n_stride + first * k_stride),
+                    k_stride,
+                    n_stride,
+                    columns: width.min(columns - column),
+                    steps: STEPS.min(steps - first),
+                    to: to.add(column * steps + first * width),
+                });
+            }
+        }
+    }
+    true
+}
+
 /// Copies some steps of a panel: `to[step][column]`.
 struct Pack {
     from: *const f32,
@@ -212,6 +232,9 @@ struct Pack {
     steps: usize,
     to: *mut f32,
 }
+
+/// Rows and columns that are turned at once.
+const SQUARE: usize = 8;
 
 impl Leaf for Pack {
     type Out = ();
@@ -233,9 +256,29 @@ impl Leaf for Pack {
                 }
                 return;
             }
-            for column in 0..width {
-                let from = self.from.wrapping_add(column * self.n_stride);
-                for step in 0..self.steps {
+            let (mut turned, steps) = (0, self.steps - self.steps % SQUARE);
+            while self.k_stride == 1 && turned + SQUARE <= self.columns {
+                for step in (0..steps).step_by(SQUARE) {
+                    let from = self.from.add(turned * self.n_stride + step);
+                    V::transpose_8(from, self.n_stride, self.to.add(step * width + turned), width);
+                }
+                self.columns(turned..turned + SQUARE, steps..self.steps, width);
+                turned += SQUARE;
+            }
+            self.columns(turned..width, 0..self.steps, width);
+        }
+    }
+}
+
+impl Pack {
+    /// Copies elements one by one; zeros stand where there is no column.
+    #[inline(always)]
+    unsafe fn columns(&self, columns: Range<usize>, steps: Range<usize>, width: usize) {
+        for column in columns {
+            let from = self.from.wrapping_add(column * self.n_stride);
+            for step in steps.clone() {
+                // SAFETY: passed on from the caller.
+                unsafe {
                     let inside = column < self.columns;
                     let value = if inside { *from.add(step * self.k_stride) } else { 0.0 };
                     self.to.add(step * width + column).write(value);

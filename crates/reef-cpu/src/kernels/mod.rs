@@ -37,6 +37,7 @@ macro_rules! with_vector {
 }
 
 mod along;
+mod attention;
 mod conv;
 mod depthwise;
 mod elementwise;
@@ -80,7 +81,7 @@ pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockK
         KernelSpec::MatMul(spec) => matmul::prepare(spec, kernel, isa),
         KernelSpec::IntegerConv(spec) => integer::conv::prepare(spec, kernel, isa),
         KernelSpec::IntegerMatMul(spec) => integer::matmul::prepare(spec, kernel, isa),
-        KernelSpec::Attention(_) => unreachable!("such plans do not load"),
+        KernelSpec::Attention(spec) => attention::prepare(spec, kernel, isa),
         KernelSpec::Elementwise(spec) => elementwise::prepare(spec, kernel, isa),
         KernelSpec::Pool(spec) => pool::prepare(spec, kernel, isa),
         KernelSpec::Reduce(spec) => reduce::prepare(spec, kernel, isa),

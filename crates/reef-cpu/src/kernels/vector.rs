@@ -75,6 +75,20 @@ pub(super) trait Vector:
     /// `count` elements are writable.
     unsafe fn store_part(self, to: *mut f32, count: usize);
 
+    /// Turns a square of 8 rows of 8 floats: `to[i][j] = from[j][i]`; rows are so many floats apart.
+    ///
+    /// # Safety
+    /// Inside [`Vector::enter`]; the squares are readable and writable.
+    #[inline(always)]
+    unsafe fn transpose_8(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for row in 0..8 {
+            for column in 0..8 {
+                // SAFETY: passed on from the caller.
+                unsafe { to.add(row * to_stride + column).write(*from.add(column * from_stride + row)) };
+            }
+        }
+    }
+
     /// `x` in every lane.
     fn set(self, x: f32) -> Self;
     /// `self · factor + addend`; one rounding where the machine can.

@@ -20,6 +20,7 @@ use crate::cut::CpuCutter;
 use crate::sync::AtomicU64;
 
 mod along;
+mod attention;
 mod conv;
 mod elementwise;
 mod integer;

@@ -89,6 +89,11 @@ impl Vector for F32x8 {
     }
 
     #[inline(always)]
+    unsafe fn transpose_8(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: passed on from the caller.
+        unsafe { transpose_8(from, from_stride, to, to_stride) }
+    }
+    #[inline(always)]
     fn set(self, x: f32) -> Self {
         // SAFETY: who holds a vector has entered.
         F32x8(unsafe { _mm256_set1_ps(x) })
@@ -189,5 +194,46 @@ impl Vector for F32x8 {
             let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
             _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps::<1>(pair, pair)))
         }
+    }
+}
+
+/// Turns a square of 8 rows of 8 floats.
+///
+/// # Safety
+/// The machine has AVX, and the caller was compiled for it; the squares are readable and writable.
+#[inline(always)]
+pub(super) unsafe fn transpose_8(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let mut rows = [_mm256_setzero_ps(); 8];
+        for at in 0..8 {
+            rows[at] = _mm256_loadu_ps(from.add(at * from_stride));
+        }
+        let (upper, lower) =
+            (four([rows[0], rows[1], rows[2], rows[3]]), four([rows[4], rows[5], rows[6], rows[7]]));
+        for at in 0..4 {
+            let (a, b) = (upper[at], lower[at]);
+            _mm256_storeu_ps(to.add(at * to_stride), _mm256_permute2f128_ps::<0x20>(a, b));
+            _mm256_storeu_ps(to.add((at + 4) * to_stride), _mm256_permute2f128_ps::<0x31>(a, b));
+        }
+    }
+}
+
+/// Columns 0 and 4, 1 and 5, 2 and 6, 3 and 7 of four rows.
+///
+/// # Safety
+/// As of [`transpose_8`].
+#[inline(always)]
+unsafe fn four(rows: [__m256; 4]) -> [__m256; 4] {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let (a, b) = (_mm256_unpacklo_ps(rows[0], rows[1]), _mm256_unpackhi_ps(rows[0], rows[1]));
+        let (c, d) = (_mm256_unpacklo_ps(rows[2], rows[3]), _mm256_unpackhi_ps(rows[2], rows[3]));
+        [
+            _mm256_shuffle_ps::<0x44>(a, c),
+            _mm256_shuffle_ps::<0xee>(a, c),
+            _mm256_shuffle_ps::<0x44>(b, d),
+            _mm256_shuffle_ps::<0xee>(b, d),
+        ]
     }
 }

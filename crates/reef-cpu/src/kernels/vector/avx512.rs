@@ -83,6 +83,11 @@ impl Vector for F32x16 {
     }
 
     #[inline(always)]
+    unsafe fn transpose_8(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: passed on from the caller.
+        unsafe { super::avx2::transpose_8(from, from_stride, to, to_stride) }
+    }
+    #[inline(always)]
     fn set(self, x: f32) -> Self {
         // SAFETY: who holds a vector has entered.
         F32x16(unsafe { _mm512_set1_ps(x) })
