@@ -1,4 +1,4 @@
-//! Reductions: by columns when kept elements are neighbours, by rows when reduced ones are, else one by one.
+//! Reductions: by columns when kept elements are neighbours, by rows when many reduced ones are, else one by one.
 //!
 //! By columns and one by one, each result is folded in the order of the reduced axes. By rows, four vectors
 //! of partial results are folded along every run and joined at the end. Which of them is used depends on
@@ -21,7 +21,7 @@ pub(super) fn prepare(spec: &ReduceSpec, kernel: &Kernel, isa: Isa) -> Box<dyn B
     let reduced = Nest::new(&dims(&spec.reduced), &[inner(&spec.reduced)]);
     let way = if kept.step(IN) == 1 && kept.line() > 1 {
         Way::Columns
-    } else if reduced.step(IN) == 1 && reduced.line() > 1 {
+    } else if reduced.step(IN) == 1 && reduced.line() > SHORT {
         Way::Rows
     } else {
         Way::Single
@@ -49,6 +49,9 @@ struct Reduction {
     x: Region,
     y: Region,
 }
+
+/// Longest run of neighbours that is folded sooner one by one than by four vectors.
+const SHORT: usize = 24;
 
 /// Elements folded between polls by columns (rows of a slab) and otherwise.
 const COLUMN_STEPS: usize = 128;

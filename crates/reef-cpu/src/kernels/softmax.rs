@@ -91,6 +91,14 @@ impl Softmax {
         y: *mut f32,
         len: usize,
     ) -> bool {
+        if len <= V::LANES && !self.spec.log {
+            if context.poll.stop() {
+                return false;
+            }
+            // SAFETY: the row is one vector or less.
+            unsafe { V::enter(Short { x, y, count: len }) };
+            return true;
+        }
         let mut largest = f32::NEG_INFINITY;
         let mut sum = 0.0;
         for pass in 0..3 {
@@ -114,6 +122,33 @@ impl Softmax {
             }
         }
         true
+    }
+}
+
+/// The softmax of a row that one vector holds.
+struct Short {
+    x: *const f32,
+    y: *mut f32,
+    count: usize,
+}
+
+impl Leaf for Short {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: the caller vouches for the elements on both sides.
+        unsafe {
+            let mut largest = f32::NEG_INFINITY;
+            for at in 0..self.count {
+                let x = *self.x.add(at);
+                largest = if x > largest || x.is_nan() { x } else { largest };
+            }
+            let weights = math::exp(V::load_part(self.x, self.count) - V::splat(largest));
+            weights.store_part(self.y, self.count);
+            let weights = V::load_part(self.y, self.count);
+            (weights * V::splat(1.0 / weights.sum())).store_part(self.y, self.count);
+        }
     }
 }
 
