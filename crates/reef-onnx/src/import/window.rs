@@ -237,7 +237,13 @@ fn pool(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     }
     let kernel = node.sizes("kernel_shape", shape.rank() - 2, 1, 1)?;
     let window = Window::new(node, &kernel, &shape[2..])?;
-    let (x, back) = b.computable(name, x)?;
+    let (x, back) = match b.dtype(x) {
+        // The largest of some of these is one of them.
+        dtype @ (DType::U8 | DType::I8) if node.operator() == "MaxPool" => {
+            (b.cast(name, x, DType::F32)?, dtype)
+        }
+        _ => b.computable(name, x)?,
+    };
     let mut x = enter(b, node, x)?;
     let norm = (node.operator() == "LpPool").then(|| node.int("p", 2));
     if let Some(p) = norm {
