@@ -9,7 +9,8 @@ far from ONNX Runtime's as ONNX Runtime with its graph optimisations is from its
 
 What reef refuses stands in `real_models_refused.txt`, a model a line with the reason; the list may only shrink. Exit
 status 1 where another one is refused, where one of the list runs, where an output is wrong, and where reef crashes or
-does not come to an end; with --no-host where a kernel runs on the host, with --limits where reef is slower than that.
+does not come to an end; with --no-host where a kernel runs on the host, with --limits where reef is slower than that,
+with --polls where a block goes on for longer without a poll.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import math
 import os
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -56,6 +58,8 @@ def main():
         made, missing = real_made.collect(work, args.only)
         found, absent = packaged(args, work)
         models = [model for model in [*found, *made] if fnmatch.fnmatchcase(model.name, args.only)]
+        if args.dump:
+            sys.exit(dump(models, args.dump))
         rows = []
         for model in models:
             rows.append(check(args, model, work / "runs" / model.name))
@@ -82,8 +86,11 @@ def parse_args():
     parser.add_argument("--rounds", type=int, default=5, help="pairs of bursts")
     parser.add_argument("--burst-s", type=float, default=1.0, help="about how long one burst takes")
     parser.add_argument("--no-host", action="store_true", help="fail where an operator runs on the host")
+    parser.add_argument("--polls", type=float, metavar="US", help="fail where blocks go on for longer without a poll")
     parser.add_argument("--limits", type=limits, metavar="RATIO,MEAN",
                         help="fail where one model's ratio or the geometric mean is above; needs --speed")
+    parser.add_argument("--dump", type=pathlib.Path, metavar="DIR",
+                        help="only write models and inputs there, as REEF_STORM_PROGRAMS of the storm of programs reads them")
     parser.add_argument("--work-dir", type=pathlib.Path, help="keep models and tensors here")
     parser.add_argument("--update", action="store_true", help="rewrite the list of what is refused; it may only shrink")
     parser.add_argument("--grow", action="store_true", help="with --update: it may grow")
@@ -99,11 +106,19 @@ def limits(text):
     return ratio, mean
 
 
+def dump(models, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for model in models:
+        name = model.name.replace("/", ".")
+        shutil.copyfile(model.path, folder / f"{name}.onnx")
+        for tensor, array in model.cases[-1].items():
+            np.save(folder / f"{name}.0.{tensor}.npy", array)
+
+
 def check(args, model, folder):
     """One row: the model at all of its shapes, what of it runs on the host, and its time."""
     row = {"model": model.name, "result": "same", "why": "", "shapes": [], "rel_l2": 0.0, "element": 0.0, "own": 0.0,
-           "host": [], "longest_block_ns": None, "longest_block": "",
-           "unseen": False, "ratio": None}
+           "host": [], "polls_ns": None, "polls_of": "", "unseen": False, "ratio": None}
     try:
         peers = Peers(model)
     except Exception as error:  # ONNX Runtime's exceptions have no common base
@@ -197,7 +212,7 @@ def failure(text):
 
 
 def inspect(args, row, model, feeds):
-    """Which operators run on the host, and the longest block: nothing else of a plan runs for longer without a poll."""
+    """Which operators run on the host, and the longest time between two polls: nothing else keeps urgent work waiting."""
     extents = []
     for name, size in symbols(model, feeds).items():
         extents += ["--dim", f"{name}={size}"]
@@ -211,10 +226,10 @@ def inspect(args, row, model, feeds):
     row["host"] = sorted(host_kernels(told)) if told else ["?"]
     segments = told.get("segments", []) if told else []
     row["unseen"] = bool(segments and segments[-1]["hands_over"])
-    profile = call([args.reef, "profile", model.path, "--json", "--repeat", "5", *NICE, *extents])
+    profile = call([args.reef, "profile", model.path, "--json", "--polls", "--repeat", "15", *NICE, *extents])
     if profile and profile["kernels"]:
-        longest = max(profile["kernels"], key=lambda kernel: kernel["block_ns"])
-        row["longest_block_ns"], row["longest_block"] = longest["block_ns"], longest["kind"]
+        longest = max(profile["kernels"], key=lambda kernel: kernel["longest_between_polls_ns"])
+        row["polls_ns"], row["polls_of"] = longest["longest_between_polls_ns"], longest["kind"]
 
 
 def host_kernels(told):
@@ -284,6 +299,9 @@ def verdict(args, rows):
             faults.append(f"HOST {name}: {', '.join(row['host'])}")
         if args.limits and row["ratio"] and row["ratio"] > args.limits[0]:
             faults.append(f"SLOW {name}: {row['ratio']:.2f} times ONNX Runtime's time, at most {args.limits[0]}")
+        if args.polls and row["polls_ns"] and row["polls_ns"] > args.polls * 1e3:
+            time, kind = row["polls_ns"] / 1e3, row["polls_of"]
+            faults.append(f"LATE {name}: {time:.1f} us between two polls of a {kind}, at most {args.polls:g}")
     average = mean(rows)
     if args.limits and average and average > args.limits[1]:
         faults.append(f"SLOW: the geometric mean is {average:.2f}, at most {args.limits[1]}")
@@ -324,12 +342,12 @@ def show(args, rows, missing, faults):
         told = {"results": rows, "missing": missing, "faults": faults, "geometric_mean": mean(rows)}
         print(json.dumps(told, indent=2))
         return
-    header = ["model", "shapes", "worst rel l2", "own", "result", "host kernels", "longest block"]
+    header = ["model", "shapes", "worst rel l2", "own", "result", "host kernels", "between polls"]
     header += ["reef ms", "ORT ms", "ratio", "of least"] * args.speed
     table = []
     for row in rows:
         ran = row["result"] in ("same", "wrong")
-        longest = f"{row['longest_block_ns'] / 1e3:.0f} us {row['longest_block']}" if row["longest_block_ns"] else "-"
+        longest = f"{row['polls_ns'] / 1e3:.1f} us {row['polls_of']}" if row["polls_ns"] else "-"
         cells = [row["model"], "; ".join(row["shapes"]), f"{row['rel_l2']:.1e}" if ran else "-",
                  f"{row['own']:.1e}" if row["own"] else "-", row["result"],
                  counted(row["host"]) + ", later segments unseen" * row["unseen"], longest]

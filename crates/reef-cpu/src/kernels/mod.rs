@@ -115,7 +115,7 @@ pub(crate) fn detect() -> Result<Isa, String> {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn best() -> Isa {
+pub(crate) fn best() -> Isa {
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     let avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")

@@ -5,9 +5,10 @@
 //! it.
 
 use anyhow::{Context, Result};
-use reef_base::{Level, Nanos, Rng, TaskKey};
+use reef_base::{AlignedBytes, Level, Nanos, Rng, TaskKey};
 use reef_device::{Capabilities, Device, Outcome, Scheme};
-use reef_plan::{DeviceKind, Plan};
+use reef_graph::DType;
+use reef_plan::{DeviceKind, IoSpec, Plan};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ struct Row {
     flops: u64,
     /// Of the whole kernel, where the device has one at a time.
     kernel_ns: Option<u64>,
+    /// Longest between two polls, where that was asked for.
+    poll_ns: Option<u64>,
 }
 
 impl Row {
@@ -57,7 +60,8 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
     drop(declared);
     let loaded = device.load(plan.clone())?;
     let (latencies, times) = measure(device.as_ref(), &plan, loaded, args.repeat)?;
-    let rows = rows(&plan, &times, device.capabilities());
+    let polls = if args.polls { Some(poll_gaps(&plan, args.repeat)?) } else { None };
+    let rows = rows(&plan, &times, polls.as_deref(), device.capabilities());
     if args.json {
         print_json(args, &rows, &latencies);
     } else {
@@ -75,8 +79,8 @@ fn measure(
     let mut io = device.alloc_io(loaded).context("the plan was just loaded")?;
     let mut rng = Rng::new(1);
     for (buffer, spec) in io.inputs.iter_mut().zip(plan.inputs()) {
-        if spec.dtype == reef_graph::DType::F32 {
-            buffer.typed_mut::<f32>().iter_mut().for_each(|value| *value = rng.normal_f32());
+        if spec.dtype == DType::F32 {
+            noise(&mut rng, buffer.typed_mut());
         }
     }
     let mut latencies = Vec::new();
@@ -106,7 +110,25 @@ fn measure(
     Ok((latencies, times.into_iter().map(median).collect()))
 }
 
-fn rows(plan: &Plan, times: &[Option<u64>], device: &Capabilities) -> Vec<Row> {
+fn noise(rng: &mut Rng, values: &mut [f32]) {
+    values.iter_mut().for_each(|value| *value = rng.normal_f32());
+}
+
+/// For each kernel the longest time between two polls.
+fn poll_gaps(plan: &Arc<Plan>, runs: u64) -> Result<Vec<Nanos>> {
+    let mut rng = Rng::new(1);
+    let input = |spec: &IoSpec| {
+        let mut bytes = AlignedBytes::zeroed(spec.bytes());
+        if spec.dtype == DType::F32 {
+            noise(&mut rng, bytes.typed_mut());
+        }
+        bytes
+    };
+    let inputs: Vec<AlignedBytes> = plan.inputs().iter().map(input).collect();
+    reef_cpu::poll_gaps(plan, &inputs, runs as usize).context("--polls")
+}
+
+fn rows(plan: &Plan, times: &[Option<u64>], polls: Option<&[Nanos]>, device: &Capabilities) -> Vec<Row> {
     let whole = |blocks: usize, block_ns: u64| match device.target.device {
         DeviceKind::Cuda => Some(blocks.div_ceil(device.cus) as u64 * block_ns),
         DeviceKind::Cpu | DeviceKind::Dummy => None,
@@ -124,6 +146,7 @@ fn rows(plan: &Plan, times: &[Option<u64>], device: &Capabilities) -> Vec<Row> {
                 block_ns,
                 kernel_ns: whole(kernel.spec.blocks(), block_ns),
                 flops: kernel.cost.flops,
+                poll_ns: polls.map(|polls| polls[index].0),
             });
         }
     }
@@ -135,24 +158,27 @@ fn print_table(args: &ProfileArgs, rows: &[Row], latencies: &[u64], cus: usize) 
     let total: u64 = rows.iter().map(Row::weight_ns).sum();
     let whole = rows.iter().any(|row| row.kernel_ns.is_some());
     let timed = if whole { "kernel µs" } else { "block µs" };
+    let polls = |text: String| if args.polls { format!("{text:>9} ") } else { String::new() };
     say!(
-        "{:>5} {:>12} {:>7} {:>10} {:>7} {:>8}  kernel",
+        "{:>5} {:>12} {:>7} {:>10} {:>7} {:>8} {} kernel",
         "stage",
         "kind",
         "blocks",
         timed,
         "share",
-        "GFLOP/s"
+        "GFLOP/s",
+        polls("polls µs".into())
     );
     for row in rows.iter().take(args.top) {
         say!(
-            "{:>5} {:>12} {:>7} {:>10.1} {:>6.1}% {:>8.1}  {}",
+            "{:>5} {:>12} {:>7} {:>10.1} {:>6.1}% {:>8.1} {} {}",
             row.stage,
             row.kind,
             row.blocks,
             row.kernel_ns.unwrap_or(row.block_ns) as f64 / 1e3,
             100.0 * row.weight_ns() as f64 / total.max(1) as f64,
             row.gflops(),
+            polls(format!("{:.1}", row.poll_ns.unwrap_or(0) as f64 / 1e3)),
             row.name
         );
     }
@@ -174,7 +200,8 @@ fn print_json(args: &ProfileArgs, rows: &[Row], latencies: &[u64]) {
         .map(|row| {
             json!({
                 "stage": row.stage, "name": row.name, "kind": row.kind, "blocks": row.blocks,
-                "block_ns": row.block_ns, "kernel_ns": row.kernel_ns, "flops": row.flops
+                "block_ns": row.block_ns, "kernel_ns": row.kernel_ns, "flops": row.flops,
+                "longest_between_polls_ns": row.poll_ns
             })
         })
         .collect();
