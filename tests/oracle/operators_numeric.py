@@ -25,8 +25,6 @@ import oracle
 
 # Cases that reef may refuse, as patterns of their names, and why.
 REFUSED = {
-    "Bernoulli": "it is no operator that reef knows",
-    "Random*Like of f2*": "an open fault: random numbers in half precision fail inside of the library that draws them",
     "*Pool [2-6] *": "where a window does not fit its image: ONNX Runtime gives a result without elements",
 }
 

@@ -121,6 +121,7 @@ recipe("Mod", [ints(3, 4, low=-9, high=9), ints(4, low=1, high=5)], values={"fmo
 recipe("Celu Elu Selu Swish LeakyRelu ThresholdedRelu HardSigmoid", [X], values={
     "alpha": [0.5, 2.0], "beta": [0.1], "gamma": [0.7]})
 recipe("Gelu", [X], values={"approximate": ["tanh"]})
+recipe("SwiGLU", [X, floats(2, 3, 4, low=-1, high=1)], values={"alpha": [0.5]})
 recipe("Shrink", [X], values={"bias": [0.3], "lambd": [0.2]})
 recipe("Softmax LogSoftmax", [X], values={"axis": [0, 2, Value(-3, opsets=(11, 99))]}, since=(1, 12))
 recipe("Softmax LogSoftmax", [X], values={"axis": [0, 1, -2]}, since=(13, 99))
@@ -226,6 +227,8 @@ recipe("MaxPool", [POOLED], {"kernel_shape": [3, 3]}, {
     **PADDING, "kernel_shape": [[2, 3], [3, 2]], "ceil_mode": CEIL, "dilations": [[2, 2], [1, 2]],
     "storage_order": [Value(1, outputs=2)]})
 recipe("GlobalLpPool", [POOLED], values={"p": [1, 3]})
+recipe("LpPool", [POOLED], {"kernel_shape": [3, 3]}, {
+    **PADDING, "kernel_shape": [[2, 3], [3, 2]], "ceil_mode": CEIL, "dilations": [[2, 2], [1, 2]], "p": [1, 3]})
 W = floats(6, 4, 3, 3)
 GROUP = Value(2, inputs={1: floats(6, 2, 3, 3)})
 CONV_X = floats(1, 4, 8, 8)
@@ -319,8 +322,45 @@ recipe(REDUCE, [REDUCED], {}, BY_ATTRIBUTE, since=(1, 17))
 recipe(REDUCE, [REDUCED], {}, BY_INPUT, {1: i64(-1)}, since=(18, 99))
 recipe("ReduceSum", [REDUCED], {}, BY_ATTRIBUTE, since=(1, 12))
 recipe("ReduceSum", [REDUCED], {}, BY_INPUT, {1: i64(-1)}, since=(13, 99))
-recipe("CumSum", [floats(3, 4), scalar(0, np.int64)], values={"exclusive": [1, Value(1, {"reverse": 1})],
-                                                              "reverse": [1]})
+recipe("CumSum CumProd", [floats(3, 4), scalar(0, np.int64)], values={
+    "exclusive": [1, Value(1, {"reverse": 1})], "reverse": [1]})
+LABELS = Const(np.array([1, 0, 4, 0, 2]))
+LOSS = {"ignore_index": [0], "reduction": ["none", "sum"]}
+recipe("NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss", [floats(5, 6), LABELS], values=LOSS,
+       optional={2: floats(6, low=0.2, high=2)})
+recipe("NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss", [floats(2, 6, 3), Const(np.array([[1, 0, 5], [2, 0, 3]]))],
+       values=LOSS, optional={2: floats(6, low=0.2, high=2)})
+
+# Attention, and what it keeps.
+
+QKV = [floats(1, 2, 3, 4), floats(1, 2, 5, 4), floats(1, 2, 5, 4, low=-1, high=1)]
+FLAT = {0: floats(1, 3, 8), 1: floats(1, 5, 8), 2: floats(1, 5, 8, low=-1, high=1)}
+PAST = {4: floats(1, 2, 2, 4), 5: floats(1, 2, 2, 4, low=-1, high=1)}
+BY_HEADS = Value(2, {"q_num_heads": 2, "kv_num_heads": 2}, FLAT)
+recipe("Attention", QKV, values={
+    "is_causal": [1, Value(1, inputs=PAST)], "scale": [0.3], "softcap": [0.5],
+    "left_window_size": [Value(1, {"is_causal": 1})], "right_window_size": [1],
+    "qk_matmul_output_mode": [Value(mode, {"softcap": 0.5, "is_causal": 1}, outputs=4) for mode in (1, 2, 3)],
+    "softmax_precision": [Value(kind, same="more or fewer digits only")
+                          for kind in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)],
+    "q_num_heads": [BY_HEADS], "kv_num_heads": [BY_HEADS]},
+       optional={3: floats(3, 5), 4: (PAST[4], {5: PAST[5]}), 5: (PAST[5], {4: PAST[4]}),
+                 6: (Const(np.array([3])), {3: None})})
+BY_KEY = -floats(2, 4, 4, low=0.1, high=0.5)
+recipe("LinearAttention", [floats(2, 4, 4), floats(2, 4, 4, low=-0.5, high=0.5), floats(2, 4, 6), None, BY_KEY,
+                           floats(2, 4, 2, low=0, high=1)], {"q_num_heads": 2, "kv_num_heads": 2}, {
+    "update_rule": [Value("linear", inputs={4: None, 5: None}), Value("gated", inputs={5: None}),
+                    Value("delta", inputs={4: None})],
+    "scale": [0.3], "chunk_size": [Value(2, same="how it is computed, not what")],
+    "q_num_heads": [Value(4, {"kv_num_heads": 2}, {0: floats(2, 4, 8)})],
+    "kv_num_heads": [Value(1, {"q_num_heads": 2}, {1: floats(2, 4, 2, low=-0.5, high=0.5), 2: floats(2, 4, 3),
+                                                   4: BY_KEY[:, :, :2], 5: floats(2, 4, 1, low=0, high=1)})]},
+       {3: floats(2, 2, 2, 3), 4: BY_KEY, 5: floats(2, 4, 2, low=0, high=1)}, outputs=2)
+recipe("CausalConvWithState", [floats(2, 4, 8), floats(4, 1, 3)], {}, {"activation": ["silu", "swish"]}, {
+    2: floats(4), 3: floats(2, 4, 2)}, outputs=2)
+recipe("TensorScatter", [floats(2, 6, 3), floats(2, 2, 3, low=0, high=1)], values={
+    "axis": [Value(1, same="that of the default"), Value(1, inputs={0: floats(2, 6, 2, 3), 1: floats(2, 2, 2, 3)})],
+    "mode": [Value("circular", inputs={2: i64(5, 1)})]}, optional={2: Const(np.array([3, 1]))})
 
 # Images and signals.
 
@@ -371,6 +411,12 @@ recipe("GridSample", GRID, values={**GRID_VALUES, "mode": [
 recipe("GridSample", GRID, values={**GRID_VALUES, "mode": [
     "nearest", "cubic", Value("cubic", {"padding_mode": "border"}), Value("cubic", {"padding_mode": "reflection"}),
     Value("cubic", {"align_corners": 1})]}, since=(20, 99))
+recipe("AffineGrid", [floats(1, 2, 3), i64(1, 3, 4, 5)], values={"align_corners": [1]})
+recipe("CenterCropPad", [floats(3, 5), i64(2, 8)], values={
+    "axes": [[1, 0], Value([-1], inputs={1: i64(2)}), Value([0], inputs={1: i64(6)})]})
+recipe("ReverseSequence", [floats(4, 3, 2), Const(np.array([2, 4, 1]))], values={
+    "batch_axis": [Value(0, {"time_axis": 1}, {1: Const(np.array([2, 3, 1, 3]))})],
+    "time_axis": [Value(1, {"batch_axis": 0}, {1: Const(np.array([2, 3, 1, 3]))})]})
 SIGNAL = floats(2, 6, 5, 1)
 COMPLEX = floats(2, 6, 5, 2)
 INVERSE = [1, Value(1, inputs={0: COMPLEX})]
@@ -396,6 +442,8 @@ recipe("RandomUniform", [], SHAPE, {**UNIFORM, "shape": [[7, 900]]}, judge="mome
 recipe("RandomNormal", [], SHAPE, {**NORMAL, "shape": [[7, 900]]}, judge="moments")
 recipe("RandomUniformLike", [floats(100, 40)], {}, UNIFORM, judge="moments")
 recipe("RandomNormalLike", [floats(100, 40)], {}, NORMAL, judge="moments")
+recipe("Bernoulli", [floats(100, 40, low=0, high=1)], {}, {**RANDOM, "dtype": [TensorProto.DOUBLE, TensorProto.BOOL]},
+       judge="moments")
 recipe("Multinomial", [floats(50, 3)], {}, {
     "dtype": [TensorProto.INT64], "sample_size": [40], "seed": [Value(3.0, same="other generators give other values")]},
        judge="shape")

@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 use reef_graph::{DType, Graph, Node, NodeId, Op, Tensor, ValueId, ValueKind};
 use reef_plan::{
-    Cost, Cutter, HostKernel, KernelSpec, Packing, Restart, WeightRef, WeightStore, Weights, Work,
+    Cost, Cutter, HostKernel, KernelSpec, Packing, RegisterKind, Restart, WeightRef, WeightStore, Weights,
+    Work,
 };
 
 use crate::error::CompileError;
@@ -201,7 +202,9 @@ impl<'a> Lowering<'a> {
     fn single(&mut self, node: &Node) -> Result<(), CompileError> {
         match &node.op {
             Op::Pool(attrs) => self.pool(node, attrs),
-            Op::Reduce { reduce, axes, .. } if !self.graph.value(node.inputs[0]).dtype.is_float() => {
+            Op::Reduce { reduce, axes, .. }
+                if RegisterKind::of(self.graph.value(node.inputs[0]).dtype) != RegisterKind::Single =>
+            {
                 self.fold(node, *reduce, axes)
             }
             Op::Reduce { reduce, axes, .. } => self.reduce(node, *reduce, axes),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use harness::{Builder, conv_attrs};
 use reef_base::AlignedBytes;
+use reef_graph::scalar::Element;
 use reef_graph::trees::{LEAF, NODE_WORDS};
 use reef_graph::{
     Aggregate, Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Taps, Tensor, Unary, ValueId,
@@ -106,13 +107,129 @@ fn functions_of_one_element() {
         Round,
         Sin,
         Cos,
+        Tan,
+        Asin,
+        Acos,
+        Atan,
+        Sinh,
+        Cosh,
+        Asinh,
+        Acosh,
+        Atanh,
     ];
     for function in functions {
         let mut builder = Builder::new();
         let x = builder.input(&[3, 7]);
         let y = builder.same(Op::Unary(function), &[x]);
         builder.check(&format!("{function:?}"), &[y]);
+        let mut builder = Builder::new();
+        let x = builder.typed_input(DType::F64, &[12]);
+        let y = builder.same(Op::Unary(function), &[x]);
+        builder.output(y);
+        let inputs = [ends(DType::F64, &[12], |_| true)];
+        harness::check_exactly(&format!("{function:?} of f64"), &builder.graph, &inputs);
     }
+}
+
+const WHOLE: [DType; 8] =
+    [DType::I64, DType::I32, DType::I16, DType::I8, DType::U64, DType::U32, DType::U16, DType::U8];
+
+/// Numbers at the ends of a type and in the middle, over and over.
+fn ends(dtype: DType, shape: &[usize], keep: impl Fn(i64) -> bool) -> Tensor {
+    let whole = [i64::MIN, i64::MIN + 1, -129, -3, -1, 0, 1, 2, 7, 200, 70_000, i64::MAX - 1, i64::MAX];
+    let floats = [0.0, -0.0, 0.5, -0.5, 1.0, -1.75, 2.5, 9.3e18, -9.3e18, f64::NAN, f64::INFINITY, 3e-5];
+    let mut kept = whole.iter().filter(|&&value| keep(reef_graph::scalar::wrap(value, dtype))).cycle();
+    let mut elements = (0..shape.iter().product()).map(|at: usize| match dtype.is_float() {
+        true => Element::Float(floats[at % floats.len()]),
+        false => Element::Int(*kept.next().expect("some are kept")),
+    });
+    let elements: Vec<Element> = elements.by_ref().collect();
+    reef_graph::reference::store(&elements, dtype, &reef_graph::Shape::new(shape))
+}
+
+#[test]
+fn integers_of_every_type_are_exact() {
+    use Binary::*;
+    let functions = [
+        Add,
+        Sub,
+        Mul,
+        Div,
+        Mod,
+        Rem,
+        Max,
+        Min,
+        Pow,
+        Equal,
+        Less,
+        LessEqual,
+        Greater,
+        GreaterEqual,
+        BitAnd,
+        BitOr,
+        BitXor,
+        ShiftLeft,
+        ShiftRight,
+    ];
+    for dtype in WHOLE {
+        let unsigned = matches!(dtype, DType::U64 | DType::U32 | DType::U16 | DType::U8);
+        for function in functions {
+            if matches!(function, ShiftLeft | ShiftRight) && !unsigned {
+                continue;
+            }
+            let mut builder = Builder::new();
+            let (a, b) = (builder.typed_input(dtype, &[13, 1]), builder.typed_input(dtype, &[11]));
+            let out = if function.is_comparison() { DType::Bool } else { dtype };
+            let y = builder.typed_node(Op::Binary(function), &[a, b], out, &[13, 11]);
+            builder.output(y);
+            let inputs = [
+                ends(dtype, &[13, 1], |_| true),
+                ends(dtype, &[11], |value| !function.divides() || value != 0),
+            ];
+            harness::check_exactly(&format!("{function:?} of {dtype}"), &builder.graph, &inputs);
+        }
+        let mut builder = Builder::new();
+        let x = builder.typed_input(dtype, &[13]);
+        for function in
+            [Unary::Abs, Unary::Neg, Unary::Sign, Unary::Relu, Unary::Square, Unary::BitNot, Unary::Floor]
+        {
+            let y = builder.same(Op::Unary(function), &[x]);
+            builder.output(y);
+        }
+        let inputs = [ends(dtype, &[13], |_| true)];
+        harness::check_exactly(&format!("functions of {dtype}"), &builder.graph, &inputs);
+    }
+}
+
+#[test]
+fn doubles_are_exact() {
+    use Binary::*;
+    for function in
+        [Add, Sub, Mul, Div, Mod, Rem, Max, Min, Pow, Equal, Less, LessEqual, Greater, GreaterEqual]
+    {
+        let mut builder = Builder::new();
+        let (a, b) = (builder.typed_input(DType::F64, &[12, 1]), builder.typed_input(DType::F64, &[12]));
+        let out = if function.is_comparison() { DType::Bool } else { DType::F64 };
+        let y = builder.typed_node(Op::Binary(function), &[a, b], out, &[12, 12]);
+        builder.output(y);
+        let inputs = [ends(DType::F64, &[12, 1], |_| true), ends(DType::F64, &[12], |_| true)];
+        harness::check_exactly(&format!("{function:?} of f64"), &builder.graph, &inputs);
+    }
+    // Chains of several kinds of registers.
+    let mut builder = Builder::new();
+    let (x, whole) = (builder.typed_input(DType::F64, &[12]), builder.typed_input(DType::U64, &[12]));
+    let single = builder.typed_node(Op::Cast { to: DType::F32 }, &[x], DType::F32, &[12]);
+    let root = builder.same(Op::Unary(Unary::Sqrt), &[single]);
+    let wide = builder.typed_node(Op::Cast { to: DType::F64 }, &[root], DType::F64, &[12]);
+    let other = builder.typed_node(Op::Cast { to: DType::F64 }, &[whole], DType::F64, &[12]);
+    let less = builder.typed_node(Op::Binary(Less), &[wide, other], DType::Bool, &[12]);
+    let y = builder.typed_node(Op::Where, &[less, wide, x], DType::F64, &[12]);
+    builder.output(y);
+    let padded = Op::Pad { pads: vec![(1, 2)], value: 0.5 };
+    let padded = builder.typed_node(padded, &[y], DType::F64, &[15]);
+    builder.output(padded);
+    let inputs = [ends(DType::F64, &[12], |_| true), ends(DType::U64, &[12], |_| true)];
+    harness::check_exactly("kinds of registers", &builder.graph, &inputs);
 }
 
 #[test]
@@ -152,13 +269,17 @@ fn integers_and_booleans() {
 
 #[test]
 fn conversions() {
-    let types = [DType::F32, DType::F16, DType::I64, DType::I32, DType::U8, DType::Bool];
-    for from in types {
-        for to in types {
+    for from in DType::ALL {
+        for to in DType::ALL {
             let mut builder = Builder::new();
             let x = builder.typed_input(from, &[2, 9]);
             let y = builder.typed_node(Op::Cast { to }, &[x], to, &[2, 9]);
-            builder.check(&format!("{from} to {to}"), &[y]);
+            builder.output(y);
+            harness::check_exactly(
+                &format!("{from} to {to}"),
+                &builder.graph,
+                &[ends(from, &[2, 9], |_| true)],
+            );
         }
     }
 }
@@ -331,12 +452,14 @@ fn indices_outside_their_axis_are_errors() {
 
 #[test]
 fn integers_divided_by_zero_are_errors() {
-    for constant in [false, true] {
+    for (constant, function) in
+        [(false, Binary::Div), (true, Binary::Div), (false, Binary::Mod), (true, Binary::Rem)]
+    {
         let mut builder = Builder::new();
         let seven = builder.graph.add_const("seven", Tensor::i64([2], &[7, 7]));
         let x = if constant { seven } else { builder.typed_input(DType::I64, &[2]) };
         let divisor = builder.graph.add_const("divisor", Tensor::i64([2], &[1, 0]));
-        let y = builder.typed_node(Op::Binary(Binary::Div), &[x, divisor], DType::I64, &[2]);
+        let y = builder.typed_node(Op::Binary(function), &[x, divisor], DType::I64, &[2]);
         builder.output(y);
         let inputs = harness::inputs(&builder.graph, 5);
         let error = reef_compile::reference::evaluate(&builder.graph, &inputs).unwrap_err();

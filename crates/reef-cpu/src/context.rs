@@ -30,7 +30,7 @@ pub(crate) enum BlockFault {
     /// Index number `pick` of the kernel is not one of an axis of `extent`.
     Index { kernel: Arc<str>, pick: usize, index: i64, extent: usize },
     /// An integer of the kernel is divided by 0.
-    Divisor { kernel: Arc<str> },
+    Divisor { kernel: Arc<str>, operator: &'static str },
     /// The length of sequence number `row` of the kernel's operator is not in 0 to `steps`.
     Length { kernel: Arc<str>, operator: &'static str, row: usize, length: i32, steps: usize },
     /// The threshold of overlap with these bits is not in 0 to 1.
@@ -48,9 +48,10 @@ impl BlockFault {
                 let allowed = AllowedIndices(extent);
                 HostFault::of_input(&*kernel, format!("Gather: indices[{pick}] is {index}, {allowed}"))
             }
-            BlockFault::Divisor { kernel } => {
-                let reason =
-                    "Div: an integer is divided by 0; every element of the divisor must be another number";
+            BlockFault::Divisor { kernel, operator } => {
+                let reason = format!(
+                    "{operator}: an integer is divided by 0; every element of the divisor must be another number"
+                );
                 HostFault::of_input(&*kernel, reason)
             }
             BlockFault::Length { kernel, operator, row, length, steps } => {

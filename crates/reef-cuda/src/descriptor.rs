@@ -10,6 +10,7 @@ mod rows;
 mod window;
 
 use bytemuck::{Pod, Zeroable};
+pub(crate) use elementwise::STEPS_MAX;
 use reef_base::limits;
 use reef_plan::spec::elements;
 use reef_plan::{Kernel, KernelSpec, Place, Precision, Region};

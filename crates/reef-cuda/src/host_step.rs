@@ -1,6 +1,6 @@
 //! Host steps: kernels that the device has no code for, foreign ones, selections, recurrent networks of very
-//! large states, resamplings, decision trees and what goes along an axis. Where their operands lie, and what
-//! foreign code keeps.
+//! large states, resamplings, decision trees, what goes along an axis, and element-wise programs that are long
+//! or have doubles. Where their operands lie, and what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
 //! where they are.
@@ -11,15 +11,17 @@ use reef_base::panics;
 use reef_plan::{HostFault, HostKernel, HostState, Kernel, KernelSpec, Place, Plan, Region};
 
 use crate::cut::RECURRENT_HIDDEN_MAX;
+use crate::descriptor::STEPS_MAX;
 
 /// What every operand is aligned to.
 const GRAIN: usize = 64;
 
 /// Whether a kernel of a plan for a GPU runs on the host.
 pub fn is_hosted(kernel: &Kernel) -> bool {
-    use KernelSpec::{Along, Host, Recurrent, Resample, Selection, Trees};
+    use KernelSpec::{Along, Elementwise, Host, Recurrent, Resample, Selection, Trees};
     match &kernel.spec {
         Host(_) | Selection(_) | Resample(_) | Along(_) | Trees(_) => true,
+        Elementwise(spec) => spec.has_doubles() || spec.program.len() > STEPS_MAX,
         Recurrent(spec) => spec.hidden > RECURRENT_HIDDEN_MAX && spec.integers.is_none(),
         _ => false,
     }
@@ -52,7 +54,9 @@ impl HostStep {
             Staged { region: *region, at }
         };
         let moved = |region: &&Region| !matches!(region.place, Place::Weight(_));
-        let reads = kernel.reads.iter().filter(moved).map(&mut stage).collect();
+        // What others have between the columns of an output goes there and back.
+        let between = kernel.writes.iter().filter(|region| region.lane.is_some());
+        let reads = kernel.reads.iter().filter(moved).chain(between).map(&mut stage).collect();
         let writes: Vec<Staged> = kernel.writes.iter().map(stage).collect();
         let read_bytes = writes.first().map_or(bytes, |first| first.at);
         HostStep { reads, writes, read_bytes, bytes }
@@ -86,6 +90,10 @@ impl HostStep {
         for Staged { region, .. } in &self.writes {
             let padded = region.bytes.next_multiple_of(GRAIN);
             let (own, behind) = std::mem::take(&mut rest).split_at_mut(padded);
+            if region.lane.is_some() {
+                let before = moved.next().expect("it was staged");
+                own[..region.bytes].copy_from_slice(&read[before.at..][..region.bytes]);
+            }
             outputs.push(&mut own[..region.bytes]);
             rest = behind;
         }

@@ -43,6 +43,11 @@ fn run(loaded: &Loaded, kernel: usize, slot: usize, staging: &mut [u8]) -> Resul
                 Ok(())
             });
         }
+        KernelSpec::Elementwise(spec) => {
+            return step.run(kernel, packed, staging, |inputs, outputs| {
+                spec.compute(inputs, outputs[0]).map_err(fault)
+            });
+        }
         KernelSpec::Trees(spec) => {
             return step
                 .run(kernel, packed, staging, |inputs, outputs| trees(spec, inputs, outputs).map_err(fault));

@@ -47,6 +47,16 @@ impl Function {
             Unary::Sin => plain(26),
             Unary::Cos => plain(27),
             Unary::Not => plain(28),
+            Unary::Tan => plain(29),
+            Unary::Asin => plain(30),
+            Unary::Acos => plain(31),
+            Unary::Atan => plain(32),
+            Unary::Sinh => plain(33),
+            Unary::Cosh => plain(34),
+            Unary::Asinh => plain(35),
+            Unary::Acosh => plain(36),
+            Unary::Atanh => plain(37),
+            Unary::BitNot => plain(38),
         }
     }
 }
@@ -97,6 +107,16 @@ mod tests {
             (Unary::Sin, "UNARY_SIN"),
             (Unary::Cos, "UNARY_COS"),
             (Unary::Not, "UNARY_NOT"),
+            (Unary::Tan, "UNARY_TAN"),
+            (Unary::Asin, "UNARY_ASIN"),
+            (Unary::Acos, "UNARY_ACOS"),
+            (Unary::Atan, "UNARY_ATAN"),
+            (Unary::Sinh, "UNARY_SINH"),
+            (Unary::Cosh, "UNARY_COSH"),
+            (Unary::Asinh, "UNARY_ASINH"),
+            (Unary::Acosh, "UNARY_ACOSH"),
+            (Unary::Atanh, "UNARY_ATANH"),
+            (Unary::BitNot, "UNARY_BIT_NOT"),
         ];
         assert_eq!(numbers.len(), expected.len() + 1);
         expected.into_iter().for_each(|(function, name)| assert_eq!(named(function), name));

@@ -14,7 +14,7 @@ use reef_plan::Precision;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-const UNARY: [Unary; 28] = [
+const UNARY: [Unary; 38] = [
     Unary::Relu,
     Unary::LeakyRelu(0.1),
     Unary::Elu(1.5),
@@ -42,10 +42,20 @@ const UNARY: [Unary; 28] = [
     Unary::Round,
     Unary::Sin,
     Unary::Cos,
+    Unary::Tan,
+    Unary::Asin,
+    Unary::Acos,
+    Unary::Atan,
+    Unary::Sinh,
+    Unary::Cosh,
+    Unary::Asinh,
+    Unary::Acosh,
+    Unary::Atanh,
     Unary::Not,
+    Unary::BitNot,
 ];
 
-const BINARY: [Binary; 15] = [
+const BINARY: [Binary; 22] = [
     Binary::Add,
     Binary::Sub,
     Binary::Mul,
@@ -53,6 +63,8 @@ const BINARY: [Binary; 15] = [
     Binary::Max,
     Binary::Min,
     Binary::Pow,
+    Binary::Mod,
+    Binary::Rem,
     Binary::Equal,
     Binary::Less,
     Binary::LessEqual,
@@ -61,6 +73,11 @@ const BINARY: [Binary; 15] = [
     Binary::And,
     Binary::Or,
     Binary::Xor,
+    Binary::BitAnd,
+    Binary::BitOr,
+    Binary::BitXor,
+    Binary::ShiftLeft,
+    Binary::ShiftRight,
 ];
 
 /// Numbers at the ends of a type and in the middle, as bytes.
@@ -140,7 +157,7 @@ fn cases() -> Vec<Case> {
         for function in BINARY {
             // Nothing is divided by nothing.
             let is_right =
-                |value: &&Vec<u8>| function != Binary::Div || value.iter().any(|&byte| byte & 0x7F != 0);
+                |value: &&Vec<u8>| !function.divides() || value.iter().any(|&byte| byte & 0x7F != 0);
             let right: Vec<Vec<u8>> = values.iter().filter(is_right).cloned().collect();
             let inputs = vec![tensor(dtype, &values, &[count, 1]), tensor(dtype, &right, &[1, right.len()])];
             let made = if function.is_comparison() { DType::Bool } else { dtype };

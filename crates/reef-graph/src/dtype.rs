@@ -11,7 +11,7 @@ pub enum DType {
     F16,
     /// The upper half of an f32.
     BF16,
-    /// IEEE 754 double precision; host kernels only.
+    /// IEEE 754 double precision; element by element and in folds.
     F64,
     /// Signed 64 bits.
     I64,

@@ -65,8 +65,28 @@ pub enum Unary {
     Sin,
     /// Cosine.
     Cos,
+    /// Tangent.
+    Tan,
+    /// Arc sine; NaN outside of −1 to 1.
+    Asin,
+    /// Arc cosine; NaN outside of −1 to 1.
+    Acos,
+    /// Arc tangent.
+    Atan,
+    /// Hyperbolic sine.
+    Sinh,
+    /// Hyperbolic cosine.
+    Cosh,
+    /// Its inverse, of a sine.
+    Asinh,
+    /// Its inverse, of a cosine; NaN below 1.
+    Acosh,
+    /// Its inverse, of a tangent; NaN outside of −1 to 1.
+    Atanh,
     /// Logical negation, of booleans.
     Not,
+    /// Every bit turned, of integers.
+    BitNot,
 }
 
 /// A function of two elements, broadcast by NumPy's rules.
@@ -84,8 +104,12 @@ pub enum Binary {
     Max,
     /// The smaller.
     Min,
-    /// Power.
+    /// Power; of integers wrapped, and truncated where the exponent is negative.
     Pow,
+    /// What is left of a quotient rounded towards −∞: it has the divisor's sign. Integers have none by 0.
+    Mod,
+    /// What is left of a quotient truncated: it has the dividend's sign. Integers have none by 0.
+    Rem,
     /// `a == b`, a boolean.
     Equal,
     /// `a < b`, a boolean.
@@ -102,6 +126,16 @@ pub enum Binary {
     Or,
     /// Of booleans.
     Xor,
+    /// Of the bits of integers.
+    BitAnd,
+    /// Of the bits of integers.
+    BitOr,
+    /// Of the bits of integers.
+    BitXor,
+    /// Bits moved up, of unsigned integers; 0 when they are moved by as many as there are, or more.
+    ShiftLeft,
+    /// Bits moved down, of unsigned integers; 0 when they are moved by as many as there are, or more.
+    ShiftRight,
 }
 
 impl Binary {
@@ -109,6 +143,17 @@ impl Binary {
     pub fn is_comparison(self) -> bool {
         use Binary::*;
         matches!(self, Equal | Less | LessEqual | Greater | GreaterEqual | And | Or | Xor)
+    }
+
+    /// Whether only integers have it.
+    pub fn is_bitwise(self) -> bool {
+        use Binary::*;
+        matches!(self, BitAnd | BitOr | BitXor | ShiftLeft | ShiftRight)
+    }
+
+    /// Whether integers have none where the second is 0.
+    pub fn divides(self) -> bool {
+        matches!(self, Binary::Div | Binary::Mod | Binary::Rem)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Scalar functions in double precision, and elements of every type as `f64` or `i64`. Slow and plain: the
-//! two interpreters and constant folding are made of them, no kernel is.
+//! two interpreters and constant folding are made of them; of kernels only those of f64 are.
 
 use crate::{Binary, DType, Tensor, Unary};
 use half::{bf16, f16};
@@ -93,6 +93,16 @@ pub fn unary(function: Unary, x: f64) -> f64 {
         Unary::Round => x.round_ties_even(),
         Unary::Sin => x.sin(),
         Unary::Cos => x.cos(),
+        Unary::Tan => x.tan(),
+        Unary::Asin => x.asin(),
+        Unary::Acos => x.acos(),
+        Unary::Atan => x.atan(),
+        Unary::Sinh => x.sinh(),
+        Unary::Cosh => x.cosh(),
+        Unary::Asinh => asinh(x),
+        Unary::Acosh => acosh(x),
+        Unary::Atanh => atanh(x),
+        Unary::BitNot => f64::NAN,
         Unary::Not => f64::from(x == 0.0),
     }
 }
@@ -108,11 +118,53 @@ pub fn unary_int(function: Unary, x: i64) -> Option<i64> {
         Unary::Sign => x.signum(),
         Unary::Floor | Unary::Ceil | Unary::Round => x,
         Unary::Not => i64::from(x == 0),
+        Unary::BitNot => !x,
         _ => return None,
     })
 }
 
-/// A function of two floats; comparisons give 0 or 1.
+/// The same of an integer of this type; those of u64 are in the bits of an i64.
+pub fn unary_of(function: Unary, dtype: DType, x: i64) -> Option<i64> {
+    match function {
+        Unary::Relu | Unary::Abs if dtype == DType::U64 => Some(x),
+        Unary::Sign if dtype == DType::U64 => Some(i64::from(x != 0)),
+        _ => unary_int(function, x).map(|value| wrap(value, dtype)),
+    }
+}
+
+/// Without the loss that a sum of squares has where x is large or small.
+fn asinh(x: f64) -> f64 {
+    let a = x.abs();
+    let value = match a {
+        _ if a > 1e9 => a.ln() + std::f64::consts::LN_2,
+        _ => (a + a * a / (1.0 + (a * a + 1.0).sqrt())).ln_1p(),
+    };
+    value.copysign(x)
+}
+
+fn acosh(x: f64) -> f64 {
+    match x {
+        _ if x < 1.0 => f64::NAN,
+        _ if x > 1e9 => x.ln() + std::f64::consts::LN_2,
+        _ => {
+            let above = x - 1.0;
+            (above + (above * (x + 1.0)).sqrt()).ln_1p()
+        }
+    }
+}
+
+fn atanh(x: f64) -> f64 {
+    let a = x.abs();
+    (0.5 * (2.0 * a / (1.0 - a)).ln_1p()).copysign(x)
+}
+
+/// What is left of a quotient rounded towards −∞.
+fn floored(a: f64, b: f64) -> f64 {
+    let rest = a % b;
+    if rest != 0.0 && (rest < 0.0) != (b < 0.0) { rest + b } else { rest }
+}
+
+/// A function of two floats; comparisons give 0 or 1. Functions of bits have no meaning, and give no number.
 pub fn binary(function: Binary, a: f64, b: f64) -> f64 {
     match function {
         Binary::Add => a + b,
@@ -122,6 +174,8 @@ pub fn binary(function: Binary, a: f64, b: f64) -> f64 {
         Binary::Max => larger(a, b),
         Binary::Min => smaller(a, b),
         Binary::Pow => a.powf(b),
+        Binary::Mod => floored(a, b),
+        Binary::Rem => a % b,
         Binary::Equal => f64::from(a == b),
         Binary::Less => f64::from(a < b),
         Binary::LessEqual => f64::from(a <= b),
@@ -130,6 +184,7 @@ pub fn binary(function: Binary, a: f64, b: f64) -> f64 {
         Binary::And => f64::from(a != 0.0 && b != 0.0),
         Binary::Or => f64::from(a != 0.0 || b != 0.0),
         Binary::Xor => f64::from((a != 0.0) != (b != 0.0)),
+        Binary::BitAnd | Binary::BitOr | Binary::BitXor | Binary::ShiftLeft | Binary::ShiftRight => f64::NAN,
     }
 }
 
@@ -139,11 +194,16 @@ pub fn binary_int(function: Binary, a: i64, b: i64) -> Option<i64> {
         Binary::Add => a.wrapping_add(b),
         Binary::Sub => a.wrapping_sub(b),
         Binary::Mul => a.wrapping_mul(b),
-        Binary::Div if b == 0 => return None,
+        _ if b == 0 && function.divides() => return None,
         Binary::Div => a.wrapping_div(b),
+        Binary::Rem => a.wrapping_rem(b),
+        Binary::Mod => {
+            let rest = a.wrapping_rem(b);
+            if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }
+        }
         Binary::Max => a.max(b),
         Binary::Min => a.min(b),
-        Binary::Pow => u32::try_from(b).map_or(0, |exponent| a.wrapping_pow(exponent)),
+        Binary::Pow => power(a, b),
         Binary::Equal => i64::from(a == b),
         Binary::Less => i64::from(a < b),
         Binary::LessEqual => i64::from(a <= b),
@@ -152,7 +212,51 @@ pub fn binary_int(function: Binary, a: i64, b: i64) -> Option<i64> {
         Binary::And => i64::from(a != 0 && b != 0),
         Binary::Or => i64::from(a != 0 || b != 0),
         Binary::Xor => i64::from((a != 0) != (b != 0)),
+        Binary::BitAnd => a & b,
+        Binary::BitOr => a | b,
+        Binary::BitXor => a ^ b,
+        Binary::ShiftLeft => shifted(b, |by| a << by),
+        Binary::ShiftRight => shifted(b, |by| (a as u64 >> by) as i64),
     })
+}
+
+/// The same of two integers of this type, of which those of u64 are in the bits of an i64.
+pub fn binary_of(function: Binary, dtype: DType, a: i64, b: i64) -> Option<i64> {
+    let (x, y) = (a as u64, b as u64);
+    Some(match function {
+        _ if dtype != DType::U64 => return binary_int(function, a, b).map(|value| wrap(value, dtype)),
+        _ if b == 0 && function.divides() => return None,
+        Binary::Div => (x / y) as i64,
+        Binary::Rem | Binary::Mod => (x % y) as i64,
+        Binary::Max => x.max(y) as i64,
+        Binary::Min => x.min(y) as i64,
+        Binary::Less => i64::from(x < y),
+        Binary::LessEqual => i64::from(x <= y),
+        Binary::Greater => i64::from(x > y),
+        Binary::GreaterEqual => i64::from(x >= y),
+        _ => return binary_int(function, a, b),
+    })
+}
+
+/// Moved by so many bits of 64.
+fn shifted(by: i64, shift: impl FnOnce(u32) -> i64) -> i64 {
+    if (0..64).contains(&by) { shift(by as u32) } else { 0 }
+}
+
+/// Wrapped; a negative exponent truncates, as the quotient of 1 does.
+pub fn power(base: i64, exponent: i64) -> i64 {
+    match (base, exponent) {
+        (1, _) => 1,
+        (-1, n) => 1 - 2 * (n & 1),
+        (_, n) if n < 0 => 0,
+        (_, n) => base.wrapping_pow(n.min(i64::from(u32::MAX)) as u32),
+    }
+}
+
+/// A float as a u64, truncated, in the bits of an i64. A negative one wraps, what is too large does not fit.
+pub fn u64_of(x: f64) -> i64 {
+    const HALF: f64 = 9_223_372_036_854_775_808.0;
+    if x >= HALF { (x - HALF) as i64 ^ i64::MIN } else { x as i64 }
 }
 
 /// `value` wrapped to the width of `dtype`.

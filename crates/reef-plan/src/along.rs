@@ -11,7 +11,7 @@ use reef_graph::{Along, DType, Reduce};
 pub enum RowFunction {
     /// See [`reef_graph::Op::Along`].
     Along(Along),
-    /// One integer. See [`reef_graph::Op::Reduce`].
+    /// One integer or f64. See [`reef_graph::Op::Reduce`].
     Fold(Reduce),
 }
 
@@ -78,8 +78,10 @@ impl AlongSpec {
         }
         match self.function {
             RowFunction::Along(along) => along.flaw(self.dtype, self.extent),
-            RowFunction::Fold(_) if self.dtype.is_float() || self.dtype == DType::Bool => {
-                Some("folds what is no integer")
+            RowFunction::Fold(_)
+                if matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16 | DType::Bool) =>
+            {
+                Some("folds what is neither an integer nor an f64")
             }
             RowFunction::Fold(_) if self.extent == 0 => Some("folds no elements"),
             RowFunction::Fold(_) => None,

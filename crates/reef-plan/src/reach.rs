@@ -14,7 +14,7 @@ use crate::recurrent::RecurrentSpec;
 use crate::region::{Place, Region};
 use crate::resample::ResampleSpec;
 use crate::spec::{
-    AttentionSpec, ConvSpec, DepthwiseSpec, ElemOp, ElementwiseSpec, Epilogue, GatherSpec, IntegerConvSpec,
+    AttentionSpec, ConvSpec, DepthwiseSpec, ElementwiseSpec, Epilogue, GatherSpec, IntegerConvSpec,
     IntegerMatMulSpec, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec,
 };
 use crate::weights::{Packing, WeightRef};
@@ -353,23 +353,9 @@ fn attention(spec: &AttentionSpec) -> Operands {
 }
 
 fn elementwise(spec: &ElementwiseSpec) -> Result<Operands, &'static str> {
-    for (at, op) in spec.program.iter().enumerate() {
-        let fine = match *op {
-            ElemOp::Load(input) => input < spec.inputs.len(),
-            ElemOp::ConstF32(_) | ElemOp::ConstI64(_) => true,
-            ElemOp::Unary(_, a) | ElemOp::ToF32(a) | ElemOp::ToInt(a, _) | ElemOp::ToRange(a, ..) => a < at,
-            ElemOp::Binary(_, a, b) => a.max(b) < at,
-            ElemOp::Where(a, b, c) => a.max(b).max(c) < at,
-        };
-        if !fine {
-            return Err("has a program that uses what it has not made");
-        }
-    }
+    spec.kinds()?;
     let axes = spec.dims.len();
-    if spec.program.is_empty()
-        || spec.out_strides.len() != axes
-        || spec.inputs.iter().any(|input| input.strides.len() != axes)
-    {
+    if spec.out_strides.len() != axes || spec.inputs.iter().any(|input| input.strides.len() != axes) {
         return Err("has no program, or not one stride for every axis");
     }
     let reads = spec.inputs.iter().map(|input| Reach {

@@ -422,13 +422,16 @@ pub struct ElemInput {
 }
 
 /// One instruction of an element-wise program; its result is the register with its position. A register holds
-/// f32 or, for integers and booleans, i64. Floats narrower than f32 are widened on load, rounded on store.
+/// f32, f64 or, for integers and booleans, i64. Floats narrower than f32 are widened on load, rounded on store;
+/// u64 are the bits of i64. See [`crate::program`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ElemOp {
     /// The element of the operand with this index.
     Load(usize),
     /// An f32 constant.
     ConstF32(f32),
+    /// An f64 constant.
+    ConstF64(f64),
     /// An integer or boolean constant.
     ConstI64(i64),
     /// A function of one register.
@@ -439,6 +442,8 @@ pub enum ElemOp {
     Where(usize, usize, usize),
     /// To f32.
     ToF32(usize),
+    /// To f64.
+    ToF64(usize),
     /// To i64, truncating, wrapped to the width of `1`.
     ToInt(usize, DType),
     /// An f32 to the nearest integer, ties to even, kept within two bounds; what is no number is the lower.

@@ -1,6 +1,7 @@
 //! Kernels that are loop nests.
 
 use reef_graph::{AllowedIndices, DType, Reduce, axis_index};
+use reef_plan::program;
 use reef_plan::spec::elements;
 use reef_plan::{
     AlongSpec, ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, ResampleSpec,
@@ -8,7 +9,7 @@ use reef_plan::{
 };
 
 use super::{Access, part};
-use reef_graph::scalar::{self, Element, larger, smaller, wrap};
+use reef_graph::scalar::{Element, larger, smaller};
 use reef_graph::trees::{LEAF, MISSING, NODE_WORDS, Test};
 
 /// The index of every axis at flat position `flat`.
@@ -38,10 +39,11 @@ pub(super) fn elementwise(
     access: &mut Access<'_, '_>,
     block: usize,
 ) -> Result<(), String> {
+    let kinds = spec.kinds()?;
     for flat in part(block, spec.tile, spec.elements()) {
         let index = indices(spec.dims.iter().copied(), flat);
         let mut registers: Vec<Element> = Vec::with_capacity(spec.program.len());
-        for op in &spec.program {
+        for (op, &kind) in spec.program.iter().zip(&kinds) {
             let value = match *op {
                 ElemOp::Load(operand) => {
                     let input = &spec.inputs[operand];
@@ -51,7 +53,7 @@ pub(super) fn elementwise(
                         .map_err(|_| format!("operand {operand} starts before its region"))?;
                     access.load(operand, input.dtype, at)
                 }
-                op => instruction(op, &registers)?,
+                op => program::run(op, kind, &registers)?,
             };
             registers.push(value);
         }
@@ -63,45 +65,6 @@ pub(super) fn elementwise(
         access.store(spec.out_dtype, at, value);
     }
     Ok(())
-}
-
-fn instruction(op: ElemOp, registers: &[Element]) -> Result<Element, String> {
-    let round = |value: f64| Element::Float(f64::from(value as f32));
-    let bad = || format!("{op:?} of {registers:?}");
-    Ok(match op {
-        ElemOp::Load(_) => return Err(bad()),
-        ElemOp::ConstF32(value) => Element::Float(f64::from(value)),
-        ElemOp::ConstI64(value) => Element::Int(value),
-        ElemOp::Unary(function, x) => match registers[x] {
-            Element::Float(x) => round(scalar::unary(function, x)),
-            Element::Int(x) => Element::Int(scalar::unary_int(function, x).ok_or_else(bad)?),
-        },
-        ElemOp::Binary(function, a, b) => match (registers[a], registers[b]) {
-            (Element::Int(a), Element::Int(b)) => {
-                let made = scalar::binary_int(function, a, b);
-                Element::Int(made.ok_or_else(|| format!("{a} is divided by 0"))?)
-            }
-            (Element::Float(a), Element::Float(b)) => {
-                let value = scalar::binary(function, a, b);
-                if function.is_comparison() { Element::Int(value as i64) } else { round(value) }
-            }
-            _ => return Err(bad()),
-        },
-        ElemOp::Where(condition, a, b) => match registers[condition] {
-            Element::Int(0) => registers[b],
-            Element::Int(_) => registers[a],
-            Element::Float(_) => return Err(bad()),
-        },
-        ElemOp::ToF32(x) => round(registers[x].float()),
-        ElemOp::ToRange(x, low, high) => match registers[x] {
-            Element::Float(x) if x.is_nan() => Element::Int(i64::from(low)),
-            Element::Float(x) => {
-                Element::Int(x.round_ties_even().clamp(f64::from(low), f64::from(high)) as i64)
-            }
-            Element::Int(_) => return Err(bad()),
-        },
-        ElemOp::ToInt(x, dtype) => Element::Int(wrap(registers[x].int(), dtype)),
-    })
 }
 
 pub(super) fn reduce(spec: &ReduceSpec, access: &mut Access<'_, '_>, block: usize) {

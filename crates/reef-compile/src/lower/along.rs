@@ -17,7 +17,7 @@ impl Lowering<'_> {
         self.rows_of(node, RowFunction::Along(along), &x, extents)
     }
 
-    /// A reduction of integers: folded axes are brought next to each other first.
+    /// A reduction of integers or f64: folded axes are brought next to each other first.
     pub(super) fn fold(&mut self, node: &Node, reduce: Reduce, axes: &[usize]) -> Result<(), CompileError> {
         let x = self.view(node.inputs[0]);
         let neighbours = axes.windows(2).all(|pair| pair[1] == pair[0] + 1);

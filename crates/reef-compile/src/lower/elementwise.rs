@@ -1,7 +1,7 @@
 //! Element-wise kernels: chains of nodes, copies, fills.
 
 use reef_graph::{Node, Op, Unary, ValueId};
-use reef_plan::{ElemInput, ElemOp, ElementwiseSpec, KernelSpec, Work};
+use reef_plan::{ElemInput, ElemOp, ElementwiseSpec, KernelSpec, RegisterKind, Work};
 
 use super::Lowering;
 use super::nest::nest;
@@ -65,7 +65,6 @@ impl Lowering<'_> {
                 strides,
             })
             .collect();
-        let work = program_work(y, inputs, &code);
         let spec = ElementwiseSpec {
             dims,
             inputs: inputs_spec,
@@ -74,14 +73,17 @@ impl Lowering<'_> {
             out_strides,
             tile: y.elements().max(1),
         };
+        let work = program_work(y, inputs, &spec);
         let reads = inputs.iter().map(|view| self.operand(view)).collect();
         let writes = vec![self.operand(y)];
         self.emit(name, work, KernelSpec::Elementwise(spec), reads, writes);
     }
 }
 
-fn program_work(y: &View, inputs: &[View], code: &[ElemOp]) -> Work {
-    let per_element: f64 = code.iter().map(operations).sum();
+fn program_work(y: &View, inputs: &[View], spec: &ElementwiseSpec) -> Work {
+    // The validator refuses a program of which no kinds are known.
+    let kinds = spec.kinds().unwrap_or_default();
+    let per_element: f64 = spec.program.iter().zip(kinds).map(|(op, kind)| operations(op, kind)).sum();
     let touched = |view: &View| {
         let (first, end) = view.span();
         ((end - first).min(view.elements()) * view.dtype.bytes()) as f64
@@ -93,11 +95,14 @@ fn program_work(y: &View, inputs: &[View], code: &[ElemOp]) -> Work {
     }
 }
 
-/// Simple operations that an instruction takes for one element.
-fn operations(op: &ElemOp) -> f64 {
-    match op {
-        ElemOp::ConstF32(_) | ElemOp::ConstI64(_) => 0.0,
+/// Simple operations that an instruction with a result of this kind takes for one element.
+fn operations(op: &ElemOp, kind: RegisterKind) -> f64 {
+    use reef_graph::Binary::{Div, Mod, Pow, Rem};
+    let operations = match op {
+        ElemOp::ConstF32(_) | ElemOp::ConstF64(_) | ElemOp::ConstI64(_) => 0.0,
         ElemOp::Unary(function, _) => match function {
+            // A series, term by term.
+            Unary::Erf | Unary::Gelu if kind == RegisterKind::Double => 1000.0,
             Unary::Relu
             | Unary::LeakyRelu(_)
             | Unary::Clip(..)
@@ -106,10 +111,17 @@ fn operations(op: &ElemOp) -> f64 {
             Unary::Abs | Unary::Neg | Unary::Square | Unary::Not | Unary::Sign => 1.0,
             Unary::Floor | Unary::Ceil | Unary::Round | Unary::Recip => 1.0,
             Unary::Sqrt | Unary::Rsqrt => 8.0,
+            Unary::Sin | Unary::Cos => 20.0,
+            // Element by element.
+            Unary::Tan | Unary::Asin | Unary::Acos | Unary::Atan => 80.0,
+            Unary::Sinh | Unary::Cosh | Unary::Asinh | Unary::Acosh | Unary::Atanh => 120.0,
             _ => 20.0,
         },
-        ElemOp::Binary(reef_graph::Binary::Pow, ..) => 40.0,
-        ElemOp::Binary(reef_graph::Binary::Div, ..) => 4.0,
+        ElemOp::Binary(Pow, ..) => 40.0,
+        ElemOp::Binary(Mod | Rem, ..) if kind.is_float() => 40.0,
+        ElemOp::Binary(Div | Mod | Rem, ..) => 4.0,
         _ => 1.0,
-    }
+    };
+    // Doubles are computed one by one.
+    if kind == RegisterKind::Double { 2.0 * operations + 8.0 } else { operations }
 }

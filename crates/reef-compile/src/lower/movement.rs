@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use reef_graph::{DType, Node, Op, Taps, axis_index};
-use reef_plan::{ElemOp, GatherSpec, KernelSpec, ResampleSpec};
+use reef_plan::{ElemOp, GatherSpec, KernelSpec, RegisterKind, ResampleSpec};
 
 use super::{Lowering, streams, words};
 use crate::error::CompileError;
@@ -88,8 +88,11 @@ impl Lowering<'_> {
 
     /// Writes one value everywhere.
     pub(super) fn fill(&mut self, y: &View, dtype: DType, value: f32, name: String) {
-        let constant =
-            if dtype.is_float() { ElemOp::ConstF32(value) } else { ElemOp::ConstI64(value as i64) };
+        let constant = match RegisterKind::of(dtype) {
+            RegisterKind::Single => ElemOp::ConstF32(value),
+            RegisterKind::Double => ElemOp::ConstF64(value.into()),
+            RegisterKind::Integer => ElemOp::ConstI64(value as i64),
+        };
         self.program(name, y, &[], vec![constant]);
     }
 

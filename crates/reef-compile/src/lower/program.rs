@@ -2,7 +2,7 @@
 
 use reef_graph::scalar::Element;
 use reef_graph::{Binary, DType, Graph, Node, Op, Quantization, Shape, Unary, ValueId};
-use reef_plan::ElemOp;
+use reef_plan::{ElemOp, RegisterKind};
 
 use crate::error::CompileError;
 use crate::view::View;
@@ -39,11 +39,6 @@ impl<'a> Program<'a> {
 
     /// Appends `node`, whose operands lie where `view` says.
     pub fn node(&mut self, node: &Node, view: &mut dyn FnMut(ValueId) -> View) -> Result<(), CompileError> {
-        let made = |id: &&ValueId| self.dtype(**id) == DType::F64;
-        if let Some(id) = node.inputs.iter().chain(&node.outputs).find(made) {
-            let reason = format!("{} is f64, which only host kernels compute", self.graph.value(*id).name);
-            return Err(CompileError::unsupported(node, reason));
-        }
         let output = node.outputs[0];
         let register = match &node.op {
             Op::ScaleShift => self.scale_shift(node, view),
@@ -55,7 +50,7 @@ impl<'a> Program<'a> {
                     Op::Unary(function) => self.unary(node, *function, registers[0])?,
                     Op::Binary(function) => self.binary(node, *function, registers[0], registers[1])?,
                     Op::Where => self.select(node, &registers),
-                    Op::Cast { to } => self.cast(node, *to, registers[0])?,
+                    Op::Cast { to } => self.cast(node, *to, registers[0]),
                     _ => unreachable!("only element-wise nodes are put in programs"),
                 }
             }
@@ -68,10 +63,10 @@ impl<'a> Program<'a> {
     pub fn finish(&mut self, output: ValueId) {
         let register = self.register(output).expect("the group makes its output");
         if register + 1 != self.code.len() {
-            let same = if self.dtype(output).is_float() {
-                ElemOp::ToF32(register)
-            } else {
-                ElemOp::ToInt(register, DType::I64)
+            let same = match RegisterKind::of(self.dtype(output)) {
+                RegisterKind::Single => ElemOp::ToF32(register),
+                RegisterKind::Double => ElemOp::ToF64(register),
+                RegisterKind::Integer => ElemOp::ToInt(register, DType::I64),
             };
             self.push(same);
         }
@@ -87,6 +82,7 @@ impl<'a> Program<'a> {
             return register;
         }
         let register = match self.scalar(id) {
+            Some(Element::Float(value)) if self.dtype(id) == DType::F64 => self.push(ElemOp::ConstF64(value)),
             Some(Element::Float(value)) => self.push(ElemOp::ConstF32(value as f32)),
             Some(Element::Int(value)) => self.push(ElemOp::ConstI64(value)),
             None => {
@@ -241,19 +237,26 @@ impl<'a> Program<'a> {
         let dtype = self.dtype(node.inputs[0]);
         let fail = || Err(CompileError::unsupported(node, format!("{function:?} of {dtype}")));
         if dtype.is_float() {
-            return if function == Unary::Not { fail() } else { Ok(self.push(ElemOp::Unary(function, x))) };
+            let whole = matches!(function, Unary::Not | Unary::BitNot);
+            return if whole { fail() } else { Ok(self.push(ElemOp::Unary(function, x))) };
         }
         let bound = |program: &mut Self, limit: Binary, register: usize, value: i64| {
             let value = program.push(ElemOp::ConstI64(value));
             program.push(ElemOp::Binary(limit, register, value))
         };
-        let signed = dtype != DType::U64;
+        let unsigned = dtype == DType::U64;
         let register = match function {
-            Unary::Abs | Unary::Neg | Unary::Sign if signed => self.push(ElemOp::Unary(function, x)),
+            Unary::Abs | Unary::Relu if unsigned => x,
+            Unary::Sign if unsigned => {
+                let none = self.push(ElemOp::Unary(Unary::Not, x));
+                self.push(ElemOp::Unary(Unary::Not, none))
+            }
+            Unary::Abs | Unary::Neg | Unary::Sign => self.push(ElemOp::Unary(function, x)),
             Unary::Not if dtype == DType::Bool => self.push(ElemOp::Unary(function, x)),
+            Unary::BitNot if dtype != DType::Bool => self.push(ElemOp::Unary(function, x)),
             Unary::Square => self.push(ElemOp::Binary(Binary::Mul, x, x)),
-            Unary::Relu if signed => bound(self, Binary::Max, x, 0),
-            Unary::Clip(lo, hi) if signed => {
+            Unary::Relu => bound(self, Binary::Max, x, 0),
+            Unary::Clip(lo, hi) if !unsigned => {
                 let lifted = bound(self, Binary::Max, x, lo as i64);
                 bound(self, Binary::Min, lifted, hi as i64)
             }
@@ -268,53 +271,130 @@ impl<'a> Program<'a> {
         let (left, right) = (self.dtype(node.inputs[0]), self.dtype(node.inputs[1]));
         let fail = || Err(CompileError::unsupported(node, format!("{function:?} of {left} and {right}")));
         let float = left.is_float() || right.is_float();
-        let logical = matches!(function, And | Or | Xor);
-        let by_sign = matches!(function, Div | Max | Min | Less | LessEqual | Greater | GreaterEqual);
-        let unsigned = left == DType::U64 || right == DType::U64;
-        if (logical && float) || (unsigned && (by_sign || float)) || (function == Pow && !float) {
+        let whole = function.is_bitwise() || matches!(function, And | Or | Xor);
+        let moves = matches!(function, ShiftLeft | ShiftRight);
+        let unsigned = [DType::U64, DType::U32, DType::U16, DType::U8].contains(&left);
+        if (whole && float) || (moves && !unsigned) {
             return fail();
         }
-        let widen = |program: &mut Self, register, dtype: DType| match float && !dtype.is_float() {
-            true => program.push(ElemOp::ToF32(register)),
-            false => register,
+        if float {
+            let to = if [left, right].contains(&DType::F64) { DType::F64 } else { DType::F32 };
+            let (a, b) = (self.converted(a, left, to), self.converted(b, right, to));
+            return Ok(self.push(ElemOp::Binary(function, a, b)));
+        }
+        let register = match (function, [left, right].contains(&DType::U64)) {
+            (Div | Mod | Rem, true) => self.divided(function, a, b),
+            (Max | Min | Less | LessEqual | Greater | GreaterEqual, true) => {
+                let (a, b) = (self.turned(a), self.turned(b));
+                let made = self.push(ElemOp::Binary(function, a, b));
+                if function.is_comparison() { made } else { self.turned(made) }
+            }
+            _ => self.push(ElemOp::Binary(function, a, b)),
         };
-        let (a, b) = (widen(self, a, left), widen(self, b, right));
-        let register = self.push(ElemOp::Binary(function, a, b));
-        let narrows = !float && matches!(function, Add | Sub | Mul | Div);
+        let narrows = matches!(function, Add | Sub | Mul | Div | Pow | ShiftLeft);
         Ok(if narrows { self.wrapped(register, self.dtype(node.outputs[0])) } else { register })
     }
 
+    /// The bits of a u64 as an i64 of the same order, and back.
+    fn turned(&mut self, x: usize) -> usize {
+        let top = self.push(ElemOp::ConstI64(i64::MIN));
+        self.push(ElemOp::Binary(Binary::BitXor, x, top))
+    }
+
+    /// A quotient or what is left of it, of u64, by the division of integers that have a sign.
+    fn divided(&mut self, function: Binary, a: usize, b: usize) -> usize {
+        use Binary::{Add, Div, GreaterEqual, Less, Mul, ShiftLeft, ShiftRight, Sub};
+        let of = |program: &mut Self, function, a, b| program.push(ElemOp::Binary(function, a, b));
+        let (zero, one) = (self.push(ElemOp::ConstI64(0)), self.push(ElemOp::ConstI64(1)));
+        // By one of 64 bits it is 0 or 1.
+        let large = of(self, Less, b, zero);
+        let divisor = self.push(ElemOp::Where(large, one, b));
+        // Of half of a, twice; one may be missing.
+        let half = of(self, ShiftRight, a, one);
+        let halved = of(self, Div, half, divisor);
+        let most = of(self, ShiftLeft, halved, one);
+        let product = of(self, Mul, most, divisor);
+        let rest = of(self, Sub, a, product);
+        let (rest, turned) = (self.turned(rest), self.turned(divisor));
+        let missing = of(self, GreaterEqual, rest, turned);
+        let small = of(self, Add, most, missing);
+        let (left, right) = (self.turned(a), self.turned(b));
+        let fits = of(self, GreaterEqual, left, right);
+        let quotient = self.push(ElemOp::Where(large, fits, small));
+        if function == Div {
+            return quotient;
+        }
+        let product = of(self, Mul, quotient, b);
+        of(self, Sub, a, product)
+    }
+
     fn select(&mut self, node: &Node, registers: &[usize]) -> usize {
-        let float = self.dtype(node.outputs[0]).is_float();
+        let to = self.dtype(node.outputs[0]);
         let mut sides = [registers[1], registers[2]];
         for (side, &id) in sides.iter_mut().zip(&node.inputs[1..]) {
-            if float && !self.dtype(id).is_float() {
-                *side = self.push(ElemOp::ToF32(*side));
+            if to.is_float() {
+                *side = self.converted(*side, self.dtype(id), to);
             }
         }
         self.push(ElemOp::Where(registers[0], sides[0], sides[1]))
     }
 
-    fn cast(&mut self, node: &Node, to: DType, x: usize) -> Emitted {
+    fn cast(&mut self, node: &Node, to: DType, x: usize) -> usize {
         let from = self.dtype(node.inputs[0]);
         match (from.is_float(), to) {
-            (true, to) if to.is_float() => Ok(x),
-            (false, to) if to.is_float() => match from {
-                DType::U64 => Err(CompileError::unsupported(node, format!("conversion of {from} to {to}"))),
-                _ => Ok(self.push(ElemOp::ToF32(x))),
-            },
-            (_, DType::Bool) if from == DType::Bool => Ok(x),
-            (float, DType::Bool) => {
-                let zero = self.push(if float { ElemOp::ConstF32(0.0) } else { ElemOp::ConstI64(0) });
+            (_, to) if to.is_float() => self.converted(x, from, to),
+            (_, DType::Bool) if from == DType::Bool => x,
+            (_, DType::Bool) => {
+                let zero = self.push(match RegisterKind::of(from) {
+                    RegisterKind::Single => ElemOp::ConstF32(0.0),
+                    RegisterKind::Double => ElemOp::ConstF64(0.0),
+                    RegisterKind::Integer => ElemOp::ConstI64(0),
+                });
                 let is_zero = self.push(ElemOp::Binary(Binary::Equal, x, zero));
-                Ok(self.push(ElemOp::Unary(Unary::Not, is_zero)))
+                self.push(ElemOp::Unary(Unary::Not, is_zero))
             }
-            (true, DType::U64) => {
-                Err(CompileError::unsupported(node, format!("conversion of {from} to {to}")))
-            }
-            (true, to) => Ok(self.push(ElemOp::ToInt(x, to))),
-            (false, to) => Ok(self.wrapped(x, to)),
+            (true, DType::U64) => self.unsigned_of(x, from),
+            (true, to) => self.push(ElemOp::ToInt(x, to)),
+            (false, to) => self.wrapped(x, to),
         }
+    }
+
+    /// A register as a float of the kind that `to` has.
+    fn converted(&mut self, x: usize, from: DType, to: DType) -> usize {
+        if RegisterKind::of(from) == RegisterKind::of(to) {
+            return x;
+        }
+        let float = |program: &mut Self, x| {
+            program.push(if to == DType::F64 { ElemOp::ToF64(x) } else { ElemOp::ToF32(x) })
+        };
+        if from != DType::U64 {
+            return float(self, x);
+        }
+        // Half of what has the highest bit, whose last bit says what was left out: rounded as all would be.
+        let (zero, one) = (self.push(ElemOp::ConstI64(0)), self.push(ElemOp::ConstI64(1)));
+        let high = self.push(ElemOp::Binary(Binary::ShiftRight, x, one));
+        let last = self.push(ElemOp::Binary(Binary::BitAnd, x, one));
+        let half = self.push(ElemOp::Binary(Binary::BitOr, high, last));
+        let half = float(self, half);
+        let large = self.push(ElemOp::Binary(Binary::Add, half, half));
+        let plain = float(self, x);
+        let is_large = self.push(ElemOp::Binary(Binary::Less, x, zero));
+        self.push(ElemOp::Where(is_large, large, plain))
+    }
+
+    /// A float as a u64, truncated; a negative one wraps.
+    fn unsigned_of(&mut self, x: usize, from: DType) -> usize {
+        const HALF: f32 = 9_223_372_036_854_775_808.0;
+        let half = self.push(match from {
+            DType::F64 => ElemOp::ConstF64(HALF.into()),
+            _ => ElemOp::ConstF32(HALF),
+        });
+        let is_large = self.push(ElemOp::Binary(Binary::LessEqual, half, x));
+        let rest = self.push(ElemOp::Binary(Binary::Sub, x, half));
+        let rest = self.push(ElemOp::ToInt(rest, DType::I64));
+        let large = self.turned(rest);
+        let plain = self.push(ElemOp::ToInt(x, DType::I64));
+        self.push(ElemOp::Where(is_large, large, plain))
     }
 
     /// Wraps a register that may have left the range of `dtype`.

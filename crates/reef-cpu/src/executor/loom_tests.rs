@@ -359,7 +359,7 @@ struct Failing;
 #[allow(unsafe_code)]
 impl BlockKernel for Failing {
     unsafe fn run(&self, _: &BlockContext<'_>, _block: u32) -> BlockEnd {
-        BlockEnd::Failed(BlockFault::Divisor { kernel: "planted".into() })
+        BlockEnd::Failed(BlockFault::Divisor { kernel: "planted".into(), operator: "Div" })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The polynomials were fitted with 40 digits (Chebyshev) over the reduced ranges given beside them.
 
-use reef_graph::Unary;
+use reef_graph::{Unary, scalar};
 
 use super::vector::{Leaf, Vector};
 
@@ -170,13 +170,19 @@ fn sign<V: Vector>(x: V) -> V {
 
 /// A function without vector form, lane by lane.
 #[inline(always)]
-fn each_lane<V: Vector>(x: V, function: fn(f32) -> f32) -> V {
+fn each_lane<V: Vector>(x: V, function: impl Fn(f32) -> f32) -> V {
     let mut lanes = x.lanes();
     for lane in &mut lanes[..V::LANES] {
         *lane = function(*lane);
     }
     // SAFETY: `x` shows that the instruction set is enabled; there are 16 lanes.
     unsafe { V::load(lanes.as_ptr()) }
+}
+
+/// The reference's function, of a float.
+#[inline(always)]
+fn wide(function: Unary, x: f32) -> f32 {
+    scalar::unary(function, f64::from(x)) as f32
 }
 
 /// `to[i] = function(from[i])` for `count` floats; `to` may be `from`.
@@ -242,6 +248,17 @@ impl Leaf for Map {
             Unary::Round => each!(x => x.round()),
             Unary::Sin => each!(x => each_lane(x, f32::sin)),
             Unary::Cos => each!(x => each_lane(x, f32::cos)),
+            // In double precision, rounded once.
+            function @ (Unary::Tan
+            | Unary::Asin
+            | Unary::Acos
+            | Unary::Atan
+            | Unary::Sinh
+            | Unary::Cosh
+            | Unary::Asinh
+            | Unary::Acosh
+            | Unary::Atanh) => each!(x => each_lane(x, |x| wide(function, x))),
+            Unary::BitNot => unreachable!("floats have no bits to turn"),
             // Of a register that holds floats, against all sense: 1 for 0.
             Unary::Not => each!(x => V::select(x.equal(x.set(0.0)), x.set(1.0), x.set(0.0))),
         }

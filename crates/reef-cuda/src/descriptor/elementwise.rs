@@ -8,7 +8,7 @@ use super::{Described, Operand, Operands, RANK_MAX, described};
 use crate::scalar::Function;
 
 const INPUTS_MAX: usize = 8;
-const STEPS_MAX: usize = 32;
+pub(crate) const STEPS_MAX: usize = 32;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
@@ -49,7 +49,7 @@ pub(super) struct ElementwiseDescriptor {
 }
 
 pub(super) fn describe(operands: Operands<'_>, spec: &ElementwiseSpec) -> Result<Described, String> {
-    let copied = matches!(spec.program[..], [ElemOp::Load(0)] if spec.inputs[0].dtype == spec.out_dtype);
+    let copied = spec.copies();
     let bounded = |what: &str, count: usize, most: usize| match count <= most {
         true => Ok(()),
         false => Err(format!("an element-wise kernel of {count} {what}, the device's has {most}")),
@@ -112,8 +112,10 @@ fn type_of(dtype: DType) -> Result<u32, String> {
 }
 
 /// Kinds of steps by the kernel's numbers, of floats and of integers.
-const UNARY: [u32; 2] = [3, 16];
-const FIRST_BINARY: [u32; 2] = [4, 17];
+const UNARY: [u32; 2] = [3, 18];
+const FIRST_BINARY: [u32; 2] = [4, 19];
+/// Of what there is of any kind.
+const WHERE: u32 = 41;
 
 /// An instruction as the kernel has it, and whether its result is a float; `floats` says so of those before.
 fn step(op: &ElemOp, spec: &ElementwiseSpec, floats: &[bool]) -> (Step, bool) {
@@ -130,17 +132,18 @@ fn step(op: &ElemOp, spec: &ElementwiseSpec, floats: &[bool]) -> (Step, bool) {
             let is_float = floats[a] && !function.is_comparison();
             (of(kind(a, FIRST_BINARY) + binary(function), a, b), is_float)
         }
-        ElemOp::Where(condition, a, b) => (Step { c: b as u32, ..of(32, condition, a) }, floats[a]),
+        ElemOp::Where(condition, a, b) => (Step { c: b as u32, ..of(WHERE, condition, a) }, floats[a]),
         // A float stays what it is: the larger of it and itself.
         ElemOp::ToF32(x) if floats[x] => (of(FIRST_BINARY[0] + binary(Binary::Max), x, x), true),
-        ElemOp::ToF32(x) => (of(33, x, 0), true),
+        ElemOp::ToF32(x) => (of(WHERE + 1, x, 0), true),
+        ElemOp::ConstF64(_) | ElemOp::ToF64(_) => unreachable!("the host computes doubles"),
         ElemOp::ToRange(x, low, high) => {
             let constant = i64::from(high) << 32 | i64::from(low as u32);
-            (Step { constant, ..of(36, x, 0) }, false)
+            (Step { constant, ..of(WHERE + 4, x, 0) }, false)
         }
         ElemOp::ToInt(x, dtype) => {
             let type_of = type_of(dtype).expect("integers have numbers");
-            (Step { type_of, ..of(if floats[x] { 34 } else { 35 }, x, 0) }, false)
+            (Step { type_of, ..of(WHERE + if floats[x] { 2 } else { 3 }, x, 0) }, false)
         }
     }
 }
@@ -155,15 +158,22 @@ fn binary(function: Binary) -> u32 {
         Binary::Max => 4,
         Binary::Min => 5,
         Binary::Pow => 6,
-        Binary::Equal => 7,
-        Binary::Less => 8,
-        Binary::LessEqual => 9,
-        Binary::Greater => 10,
-        Binary::GreaterEqual => 11,
+        Binary::Mod => 7,
+        Binary::Rem => 8,
+        Binary::Equal => 9,
+        Binary::Less => 10,
+        Binary::LessEqual => 11,
+        Binary::Greater => 12,
+        Binary::GreaterEqual => 13,
         // Of booleans, which are integers.
-        Binary::And => 12,
-        Binary::Or => 13,
-        Binary::Xor => 14,
+        Binary::And => 14,
+        Binary::Or => 15,
+        Binary::Xor => 16,
+        Binary::BitAnd => 17,
+        Binary::BitOr => 18,
+        Binary::BitXor => 19,
+        Binary::ShiftLeft => 20,
+        Binary::ShiftRight => 21,
     }
 }
 
@@ -188,17 +198,39 @@ mod tests {
         {
             assert_eq!(types[type_of(dtype).unwrap() as usize], format!("TYPE_{name}"));
         }
-        let binaries = [(Binary::Add, "ADD"), (Binary::Pow, "POW"), (Binary::GreaterEqual, "GREATER_EQUAL")];
+        let binaries = [
+            (Binary::Add, "ADD"),
+            (Binary::Pow, "POW"),
+            (Binary::Mod, "MOD"),
+            (Binary::Rem, "REM"),
+            (Binary::GreaterEqual, "GREATER_EQUAL"),
+        ];
         for (function, name) in binaries {
             assert_eq!(kinds[(FIRST_BINARY[0] + binary(function)) as usize], format!("STEP_{name}"));
             assert_eq!(kinds[(FIRST_BINARY[1] + binary(function)) as usize], format!("STEP_INT_{name}"));
         }
-        assert_eq!(kinds[(FIRST_BINARY[1] + binary(Binary::Xor)) as usize], "STEP_INT_XOR");
-        let named = [(UNARY[0], "UNARY"), (UNARY[1], "INT_UNARY"), (32, "WHERE"), (33, "FLOAT_OF_INT")];
-        named.iter().for_each(|(kind, name)| assert_eq!(kinds[*kind as usize], format!("STEP_{name}")));
+        let of_integers = [
+            (Binary::Xor, "XOR"),
+            (Binary::BitAnd, "BIT_AND"),
+            (Binary::BitOr, "BIT_OR"),
+            (Binary::BitXor, "BIT_XOR"),
+            (Binary::ShiftLeft, "SHIFT_LEFT"),
+            (Binary::ShiftRight, "SHIFT_RIGHT"),
+        ];
+        for (function, name) in of_integers {
+            assert_eq!(kinds[(FIRST_BINARY[1] + binary(function)) as usize], format!("STEP_INT_{name}"));
+        }
         let named =
-            [(34, "INT_OF_FLOAT"), (35, "WRAP"), (2, "CONSTANT_INT"), (0, "LOAD"), (36, "RANGE_OF_FLOAT")];
+            [(UNARY[0], "UNARY"), (UNARY[1], "INT_UNARY"), (WHERE, "WHERE"), (WHERE + 1, "FLOAT_OF_INT")];
         named.iter().for_each(|(kind, name)| assert_eq!(kinds[*kind as usize], format!("STEP_{name}")));
-        assert_eq!(kinds.len(), 37);
+        let named = [
+            (WHERE + 2, "INT_OF_FLOAT"),
+            (WHERE + 3, "WRAP"),
+            (2, "CONSTANT_INT"),
+            (0, "LOAD"),
+            (WHERE + 4, "RANGE_OF_FLOAT"),
+        ];
+        named.iter().for_each(|(kind, name)| assert_eq!(kinds[*kind as usize], format!("STEP_{name}")));
+        assert_eq!(kinds.len(), 46);
     }
 }

@@ -39,6 +39,8 @@ enum StepKind : unsigned {
   STEP_MAX,
   STEP_MIN,
   STEP_POW,
+  STEP_MOD,
+  STEP_REM,
   STEP_EQUAL,
   STEP_LESS,
   STEP_LESS_EQUAL,
@@ -53,6 +55,8 @@ enum StepKind : unsigned {
   STEP_INT_MAX,
   STEP_INT_MIN,
   STEP_INT_POW,
+  STEP_INT_MOD,
+  STEP_INT_REM,
   STEP_INT_EQUAL,
   STEP_INT_LESS,
   STEP_INT_LESS_EQUAL,
@@ -61,6 +65,11 @@ enum StepKind : unsigned {
   STEP_INT_AND,
   STEP_INT_OR,
   STEP_INT_XOR,
+  STEP_INT_BIT_AND,
+  STEP_INT_BIT_OR,
+  STEP_INT_BIT_XOR,
+  STEP_INT_SHIFT_LEFT,
+  STEP_INT_SHIFT_RIGHT,
   // Of whatever there is.
   STEP_WHERE,
   STEP_FLOAT_OF_INT,
@@ -262,6 +271,11 @@ __device__ inline float combine(unsigned kind, float a, float b) {
       return larger(a, b);
     case STEP_MIN:
       return smaller(a, b);
+    case STEP_MOD:
+    case STEP_REM: {
+      const float rest = fmodf(a, b);
+      return kind == STEP_MOD && rest != 0.f && (rest < 0.f) != (b < 0.f) ? rest + b : rest;
+    }
     default:
       return powf(a, b);
   }
@@ -297,12 +311,19 @@ __device__ inline long long combine_ints(unsigned kind, long long a, long long b
       if (b == 0) context.fail(0);
       // The one quotient that does not fit wraps, too.
       return b == 0 ? 0 : b == -1 ? static_cast<long long>(0 - left) : a / b;
+    case STEP_INT_MOD:
+    case STEP_INT_REM: {
+      if (b == 0) context.fail(0);
+      const long long rest = b == 0 || b == -1 ? 0 : a % b;
+      return kind == STEP_INT_MOD && rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
+    }
     case STEP_INT_MAX:
       return a > b ? a : b;
     case STEP_INT_MIN:
       return a < b ? a : b;
     case STEP_INT_POW: {
-      if (b < 0 || b > 0xFFFFFFFFll) return 0;
+      // Truncated, as the quotient of 1 is.
+      if (b < 0) return a == 1 ? 1 : a == -1 ? 1 - 2 * (b & 1) : 0;
       unsigned long long made = 1, base = left;
       for (unsigned long long rest = right; rest > 0; rest >>= 1) {
         if (rest & 1) made *= base;
@@ -324,6 +345,16 @@ __device__ inline long long combine_ints(unsigned kind, long long a, long long b
       return a != 0 && b != 0;
     case STEP_INT_OR:
       return a != 0 || b != 0;
+    case STEP_INT_BIT_AND:
+      return a & b;
+    case STEP_INT_BIT_OR:
+      return a | b;
+    case STEP_INT_BIT_XOR:
+      return a ^ b;
+    case STEP_INT_SHIFT_LEFT:
+      return right < 64 ? static_cast<long long>(left << right) : 0;
+    case STEP_INT_SHIFT_RIGHT:
+      return right < 64 ? static_cast<long long>(left >> right) : 0;
     default:
       return (a != 0) != (b != 0);
   }
@@ -349,6 +380,8 @@ __device__ inline long long apply_to_int(const Function &function, long long x) 
       return (x > 0) - (x < 0);
     case UNARY_NOT:
       return x == 0;
+    case UNARY_BIT_NOT:
+      return ~x;
     default:
       return x;
   }
@@ -357,11 +390,11 @@ __device__ inline long long apply_to_int(const Function &function, long long x) 
 __device__ inline Register run_step(const Step &step, const Register *registers, const Context &context) {
   const Register a = registers[step.a], b = registers[step.b];
   Register made;
-  if (step.kind >= STEP_INT_ADD && step.kind <= STEP_INT_XOR) {
+  if (step.kind >= STEP_INT_ADD && step.kind <= STEP_INT_SHIFT_RIGHT) {
     made.i = combine_ints(step.kind, a.i, b.i, context);
   } else if (step.kind >= STEP_EQUAL && step.kind <= STEP_GREATER_EQUAL) {
     made.i = compare(step.kind, a.f, b.f);
-  } else if (step.kind >= STEP_ADD && step.kind <= STEP_POW) {
+  } else if (step.kind >= STEP_ADD && step.kind <= STEP_REM) {
     made.f = combine(step.kind, a.f, b.f);
   } else {
     switch (step.kind) {

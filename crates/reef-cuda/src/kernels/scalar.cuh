@@ -34,6 +34,16 @@ enum Unary : unsigned {
   UNARY_SIN,
   UNARY_COS,
   UNARY_NOT,
+  UNARY_TAN,
+  UNARY_ASIN,
+  UNARY_ACOS,
+  UNARY_ATAN,
+  UNARY_SINH,
+  UNARY_COSH,
+  UNARY_ASINH,
+  UNARY_ACOSH,
+  UNARY_ATANH,
+  UNARY_BIT_NOT,
 };
 
 // As NumPy has it: a NaN wins.
@@ -97,6 +107,24 @@ __device__ __noinline__ float apply_rare(unsigned which, float a, float x) {
       return cosf(x);
     case UNARY_NOT:
       return x == 0.f ? 1.f : 0.f;
+    case UNARY_TAN:
+      return tanf(x);
+    case UNARY_ASIN:
+      return asinf(x);
+    case UNARY_ACOS:
+      return acosf(x);
+    case UNARY_ATAN:
+      return atanf(x);
+    case UNARY_SINH:
+      return sinhf(x);
+    case UNARY_COSH:
+      return coshf(x);
+    case UNARY_ASINH:
+      return asinhf(x);
+    case UNARY_ACOSH:
+      return acoshf(x);
+    case UNARY_ATANH:
+      return atanhf(x);
     default:
       return x;
   }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use super::store;
 use crate::along::{Along, rows};
 use crate::op::Reduce;
-use crate::scalar::{Element, wrap};
+use crate::scalar::{Element, larger, smaller, wrap};
 use crate::{DType, Tensor};
 
 /// The outputs of an operator along `axis`.
@@ -94,8 +94,11 @@ fn total(dtype: DType, a: Element, b: Element) -> Ordering {
     compare(dtype, a, b).unwrap_or_else(|| a.float().is_nan().cmp(&b.float().is_nan()))
 }
 
-/// A reduction of integers: sums and products wrap; a mean is that of a sum in 64 bits, truncated.
+/// A reduction of integers: sums and products wrap; a mean is that of a sum in 64 bits, truncated. Or of floats.
 pub fn fold(reduce: Reduce, dtype: DType, row: &[Element]) -> Element {
+    if dtype.is_float() {
+        return Element::Float(fold_floats(reduce, row));
+    }
     let values = row.iter().map(|element| element.int());
     let largest = |a: &i64, b: &i64| match dtype {
         DType::U64 => (*a as u64).cmp(&(*b as u64)),
@@ -112,6 +115,18 @@ pub fn fold(reduce: Reduce, dtype: DType, row: &[Element]) -> Element {
         Reduce::SumSquare => values.fold(0i64, |sum, value| sum.wrapping_add(value.wrapping_mul(value))),
     };
     Element::Int(wrap(value, dtype))
+}
+
+fn fold_floats(reduce: Reduce, row: &[Element]) -> f64 {
+    let values = row.iter().map(|element| element.float());
+    match reduce {
+        Reduce::Sum => values.fold(0.0, |sum, value| sum + value),
+        Reduce::Mean => values.fold(0.0, |sum, value| sum + value) / row.len() as f64,
+        Reduce::Max => values.fold(f64::NEG_INFINITY, larger),
+        Reduce::Min => values.fold(f64::INFINITY, smaller),
+        Reduce::Prod => values.fold(1.0, |product, value| product * value),
+        Reduce::SumSquare => values.fold(0.0, |sum, value| sum + value * value),
+    }
 }
 
 #[cfg(test)]

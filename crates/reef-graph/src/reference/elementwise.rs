@@ -8,7 +8,7 @@ use crate::scalar::{self, Element, wrap};
 pub(super) fn unary(function: Unary, x: &Grid) -> Result<Vec<Element>, String> {
     let apply = |element: &Element| match *element {
         Element::Float(value) => Some(Element::Float(scalar::unary(function, value))),
-        Element::Int(value) => scalar::unary_int(function, value).map(|v| Element::Int(wrap(v, x.dtype))),
+        Element::Int(value) => scalar::unary_of(function, x.dtype, value).map(Element::Int),
     };
     let result: Option<Vec<Element>> = x.elements.iter().map(apply).collect();
     result.ok_or_else(|| format!("{function:?} of {}", x.dtype))
@@ -18,9 +18,10 @@ pub(super) fn binary(function: Binary, a: &Grid, b: &Grid, shape: &Shape) -> Res
     indices(shape)
         .map(|index| match (a.broadcast_at(&index), b.broadcast_at(&index)) {
             (Element::Int(x), Element::Int(y)) => {
-                let made = scalar::binary_int(function, x, y).map(Element::Int);
+                let made = scalar::binary_of(function, a.dtype, x, y).map(Element::Int);
                 made.ok_or_else(|| format!("{x} is divided by 0"))
             }
+            _ if function.is_bitwise() => Err(format!("{function:?} of {} and {}", a.dtype, b.dtype)),
             (x, y) => Ok(Element::Float(scalar::binary(function, x.float(), y.float()))),
         })
         .collect()
@@ -45,8 +46,12 @@ pub(super) fn scale_shift(grids: &[Grid]) -> Vec<Element> {
 
 pub(super) fn cast(x: &Grid, to: DType) -> Vec<Element> {
     let convert = |element: &Element| match (to, to.is_float()) {
-        (_, true) => Element::Float(element.float()),
+        (_, true) => match *element {
+            Element::Int(value) if x.dtype == DType::U64 => Element::Float(value as u64 as f64),
+            element => Element::Float(element.float()),
+        },
         (DType::Bool, _) => Element::Int(i64::from(element.float() != 0.0)),
+        (DType::U64, _) if x.dtype.is_float() => Element::Int(scalar::u64_of(element.float())),
         _ => Element::Int(wrap(element.int(), to)),
     };
     x.elements.iter().map(convert).collect()

@@ -14,6 +14,9 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
     (node.operator() == "Attention").then(|| attention(b, node))
 }
 
+/// The number of the type that a softmax is in double precision by.
+const DOUBLE: i64 = 11;
+
 /// The extents of one attention.
 struct Extents {
     batch: usize,
@@ -57,7 +60,14 @@ fn attention(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
     let scores = mask.applied(b, name, scores)?;
     stages.push(scores);
     let (shape, axis) = (b.shape(scores), b.rank(scores) - 1);
-    let weights = b.add(name, Op::Softmax { axis }, &[scores], DType::F32, shape)?;
+    let weights = match node.int("softmax_precision", 1) {
+        DOUBLE if shape.elements() > 0 => {
+            let scores = b.cast(name, scores, DType::F64)?;
+            let weights = super::norm::wide_softmax(b, name, scores, axis, false)?;
+            b.cast(name, weights, DType::F32)?
+        }
+        _ => b.add(name, Op::Softmax { axis }, &[scores], DType::F32, shape)?,
+    };
     let made = b.matmul(name, (weights, false), (values, false))?;
     // Without a key a row is zero: after the product, so that it stays next to the softmax.
     let dead = mask.dead(b, name)?;

@@ -24,6 +24,9 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
         }
         "And" | "Or" | "Xor" => logical(b, node),
         "Pow" => power(b, node),
+        "Mod" => modulo(b, node),
+        "PRelu" => sloped(b, node),
+        "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" | "BitwiseNot" | "BitShift" => bitwise(b, node),
         "SwiGLU" => gated(b, node),
         "IsNaN" | "IsInf" => test(b, node),
         _ => match float(node) {
@@ -45,8 +48,6 @@ enum Float {
     Swish { alpha: f32 },
     Thresholded { alpha: f32 },
     Shrink { bias: f32, lambd: f32 },
-    PRelu,
-    Tan,
 }
 
 fn float(node: &Node) -> Option<Float> {
@@ -60,6 +61,15 @@ fn float(node: &Node) -> Option<Float> {
         "Round" => Unary::Round,
         "Cos" => Unary::Cos,
         "Sin" => Unary::Sin,
+        "Tan" => Unary::Tan,
+        "Asin" => Unary::Asin,
+        "Acos" => Unary::Acos,
+        "Atan" => Unary::Atan,
+        "Sinh" => Unary::Sinh,
+        "Cosh" => Unary::Cosh,
+        "Asinh" => Unary::Asinh,
+        "Acosh" => Unary::Acosh,
+        "Atanh" => Unary::Atanh,
         "Tanh" => Unary::Tanh,
         "Erf" => Unary::Erf,
         "Sigmoid" => Unary::Sigmoid,
@@ -72,8 +82,6 @@ fn float(node: &Node) -> Option<Float> {
         "HardSigmoid" => Unary::HardSigmoid(node.float("alpha", 0.2), node.float("beta", 0.5)),
         "Mish" => return Some(Float::Mish),
         "Softsign" => return Some(Float::Softsign),
-        "PRelu" => return Some(Float::PRelu),
-        "Tan" => return Some(Float::Tan),
         "Celu" => return Some(Float::Celu { alpha: node.float("alpha", 1.0) }),
         "Swish" => return Some(Float::Swish { alpha: node.float("alpha", 1.0) }),
         "ThresholdedRelu" => return Some(Float::Thresholded { alpha: node.float("alpha", 1.0) }),
@@ -90,14 +98,11 @@ fn float(node: &Node) -> Option<Float> {
 
 fn floats(b: &mut Builder, node: &Node, function: Float) -> Result<ValueId, Reject> {
     let name = node.name();
-    let (x, back) = b.computable(name, node.input(0)?)?;
-    let number = |b: &mut Builder, value: f32| b.scalar(DType::F32, value.into());
+    let (x, back) = b.floating(name, node.input(0)?)?;
+    let dtype = b.dtype(x);
+    let number = |b: &mut Builder, value: f32| b.scalar(dtype, value.into());
     let made = match function {
         Float::One(op) => b.unary(name, op, x)?,
-        Float::Tan => {
-            let (sine, cosine) = (b.unary(name, Unary::Sin, x)?, b.unary(name, Unary::Cos, x)?);
-            b.binary(name, Binary::Div, sine, cosine)?
-        }
         Float::Mish => {
             let soft = b.unary(name, Unary::Softplus, x)?;
             let bent = b.unary(name, Unary::Tanh, soft)?;
@@ -136,14 +141,20 @@ fn floats(b: &mut Builder, node: &Node, function: Float) -> Result<ValueId, Reje
             let rest = b.choose(name, over, less, zero)?;
             b.choose(name, under, more, rest)?
         }
-        Float::PRelu => {
-            let (slope, _) = b.computable(name, node.input(1)?)?;
-            let zero = number(b, 0.0);
-            let below = b.binary(name, Binary::Less, x, zero)?;
-            let steep = b.binary(name, Binary::Mul, x, slope)?;
-            b.choose(name, below, steep, x)?
-        }
     };
+    b.cast(name, made, back)
+}
+
+/// `x` where it is not negative, else `x` times its slope.
+fn sloped(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let name = node.name();
+    let (operands, back) = widened(b, name, &[node.input(0)?, node.input(1)?])?;
+    no_booleans(node, back)?;
+    let (x, slope) = (operands[0], operands[1]);
+    let zero = b.scalar(b.dtype(x), 0.0);
+    let below = b.binary(name, Binary::Less, x, zero)?;
+    let steep = b.binary(name, Binary::Mul, x, slope)?;
+    let made = b.choose(name, below, steep, x)?;
     b.cast(name, made, back)
 }
 
@@ -154,8 +165,8 @@ fn gated(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         let [x, y] = [x, y].map(|id| format!("{}{}", b.dtype(id), b.shape(id)));
         return wrong(format!("operands {x} and {y}"));
     }
-    let (x, back) = b.computable(name, x)?;
-    let (y, _) = b.computable(name, y)?;
+    let (x, back) = b.floating(name, x)?;
+    let (y, _) = b.floating(name, y)?;
     let swish = swish(b, name, x, node.float("alpha", 1.0))?;
     let made = b.binary(name, Binary::Mul, swish, y)?;
     b.cast(name, made, back)
@@ -166,21 +177,20 @@ fn swish(b: &mut Builder, name: &str, x: ValueId, alpha: f32) -> Result<ValueId,
     if alpha == 1.0 {
         return b.unary(name, Unary::Silu, x);
     }
-    let alpha = b.scalar(DType::F32, alpha.into());
+    let alpha = b.scalar(b.dtype(x), alpha.into());
     let scaled = b.binary(name, Binary::Mul, x, alpha)?;
     let gate = b.unary(name, Unary::Sigmoid, scaled)?;
     b.binary(name, Binary::Mul, x, gate)
 }
 
 /// In which type a type is computed, so that a conversion back gives what the type itself would.
-fn wide(dtype: DType) -> Result<DType, Reject> {
-    Ok(match dtype {
-        DType::F32 | DType::I64 | DType::I32 | DType::Bool => dtype,
+fn wide(dtype: DType) -> DType {
+    match dtype {
+        DType::F32 | DType::F64 | DType::I64 | DType::U64 | DType::I32 | DType::Bool => dtype,
         DType::F16 | DType::BF16 => DType::F32,
         DType::U8 | DType::I8 | DType::U16 | DType::I16 => DType::I32,
         DType::U32 => DType::I64,
-        DType::F64 | DType::U64 => return Err(Reject::Foreign(format!("{dtype} is not computed natively"))),
-    })
+    }
 }
 
 /// Operands of one type in the type that they are computed in, and their own.
@@ -193,7 +203,7 @@ pub(super) fn widened(
     if let Some(&other) = operands.iter().find(|&&operand| b.dtype(operand) != dtype) {
         return wrong(format!("operands of {dtype} and {}", b.dtype(other)));
     }
-    let wide = wide(dtype)?;
+    let wide = wide(dtype);
     let operands = operands.iter().map(|&operand| b.cast(name, operand, wide));
     Ok((operands.collect::<Result<_, _>>()?, dtype))
 }
@@ -222,9 +232,8 @@ fn two(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     if op != Binary::Equal {
         no_booleans(node, dtype)?;
     }
-    let zero = |id| b.known(id).and_then(crate::consts::whole_numbers).is_some_and(|all| all.contains(&0));
-    if op == Binary::Div && !dtype.is_float() && zero(operands[1]) {
-        return wrong("an integer is divided by 0; every element of the divisor must be another number");
+    if op == Binary::Div {
+        refuse_zero(b, dtype, operands[1])?;
     }
     let made = b.binary(name, op, operands[0], operands[1])?;
     if op.is_comparison() { Ok(made) } else { b.cast(name, made, dtype) }
@@ -273,7 +282,7 @@ fn several(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         if !dtype.is_float() {
             return wrong(format!("the mean of {dtype}"));
         }
-        let count = b.scalar(DType::F32, operands.len() as f64);
+        let count = b.scalar(b.dtype(made), operands.len() as f64);
         made = b.binary(name, Binary::Div, made, count)?;
     }
     b.cast(name, made, dtype)
@@ -283,7 +292,7 @@ fn several(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
 fn signed(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x) = (node.name(), node.input(0)?);
     if b.dtype(x).is_float() {
-        let (x, back) = b.computable(name, x)?;
+        let (x, back) = b.floating(name, x)?;
         let made = b.unary(
             name,
             match node.operator() {
@@ -298,16 +307,21 @@ fn signed(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     }
     let (operands, dtype) = widened(b, name, &[x])?;
     no_booleans(node, dtype)?;
-    let (x, zero) = (operands[0], b.scalar(wide(dtype)?, 0.0));
+    let (x, zero) = (operands[0], b.scalar(wide(dtype), 0.0));
     let made = match node.operator() {
+        "Abs" | "Relu" if dtype == DType::U64 => return Ok(x),
+        "Sign" if dtype == DType::U64 => {
+            let one = b.scalar(dtype, 1.0);
+            b.binary(name, Binary::Min, x, one)?
+        }
         "Neg" => b.binary(name, Binary::Sub, zero, x)?,
         "Abs" => {
             let other = b.binary(name, Binary::Sub, zero, x)?;
             b.binary(name, Binary::Max, x, other)?
         }
         "Sign" => {
-            let one = b.scalar(wide(dtype)?, 1.0);
-            let minus = b.scalar(wide(dtype)?, -1.0);
+            let one = b.scalar(wide(dtype), 1.0);
+            let minus = b.scalar(wide(dtype), -1.0);
             let above = b.binary(name, Binary::Min, x, one)?;
             b.binary(name, Binary::Max, above, minus)?
         }
@@ -316,21 +330,101 @@ fn signed(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     b.cast(name, made, dtype)
 }
 
+/// In the type of the base. Integers to the power of integers wrap; of other types, what goes into it is made
+/// a double, and what comes out is truncated.
 fn power(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let name = node.name();
     let (x, exponent) = (node.input(0)?, node.input(1)?);
-    let (x, back) = b.computable(name, x)?;
-    let exponent = match b.dtype(exponent) {
-        DType::F64 | DType::U64 => return Err("its exponent is of 64 bits".into()),
-        _ => b.cast(name, exponent, DType::F32)?,
+    let (base, other) = (b.dtype(x), b.dtype(exponent));
+    no_booleans(node, base)?;
+    no_booleans(node, other)?;
+    let computed = match (base.is_float(), other.is_float()) {
+        (false, false) => DType::I64,
+        (false, true) => DType::F64,
+        (true, _) if base == DType::F64 || other == DType::F64 => DType::F64,
+        (true, _) => DType::F32,
     };
+    let (x, exponent) = (b.cast(name, x, computed)?, b.cast(name, exponent, computed)?);
     let made = b.binary(name, Binary::Pow, x, exponent)?;
-    b.cast(name, made, back)
+    b.cast(name, made, base)
+}
+
+/// What a division leaves: with the sign of the divisor, or with `fmod` of the dividend.
+fn modulo(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let name = node.name();
+    let (operands, dtype) = widened(b, name, &[node.input(0)?, node.input(1)?])?;
+    no_booleans(node, dtype)?;
+    let op = match node.flag("fmod") {
+        true => Binary::Rem,
+        false if dtype.is_float() => return wrong("attribute `fmod` is `0`, of floats it has to be 1"),
+        false => Binary::Mod,
+    };
+    refuse_zero(b, dtype, operands[1])?;
+    let made = b.binary(name, op, operands[0], operands[1])?;
+    b.cast(name, made, dtype)
+}
+
+/// A constant divisor of integers that is 0 somewhere.
+fn refuse_zero(b: &Builder, dtype: DType, divisor: ValueId) -> Result<(), Reject> {
+    let zero = b.known(divisor).and_then(crate::consts::whole_numbers).is_some_and(|all| all.contains(&0));
+    match zero && !dtype.is_float() {
+        true => wrong("an integer is divided by 0; every element of the divisor must be another number"),
+        false => Ok(()),
+    }
+}
+
+fn bitwise(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (name, x) = (node.name(), node.input(0)?);
+    let dtype = b.dtype(x);
+    if dtype.is_float() || dtype == DType::Bool {
+        return wrong(format!("{} of {dtype}", node.operator()));
+    }
+    let op = match node.operator() {
+        "BitwiseNot" => return b.unary(name, Unary::BitNot, x),
+        "BitwiseAnd" => Binary::BitAnd,
+        "BitwiseOr" => Binary::BitOr,
+        "BitwiseXor" => Binary::BitXor,
+        _ if node.text("direction") == Some("RIGHT") => Binary::ShiftRight,
+        _ => Binary::ShiftLeft,
+    };
+    let y = node.input(1)?;
+    if b.dtype(y) != dtype {
+        return wrong(format!("operands of {dtype} and {}", b.dtype(y)));
+    }
+    match dtype {
+        DType::I8 | DType::I16 | DType::I32 | DType::I64
+            if matches!(op, Binary::ShiftLeft | Binary::ShiftRight) =>
+        {
+            signed_shift(b, name, op, [x, y])
+        }
+        _ => b.binary(name, op, x, y),
+    }
+}
+
+/// Bits of integers with a sign, which moves down and stays. A negative count is more than there are bits.
+fn signed_shift(b: &mut Builder, name: &str, op: Binary, [x, by]: [ValueId; 2]) -> Result<ValueId, Reject> {
+    let dtype = b.dtype(x);
+    let by = b.cast(name, by, DType::U64)?;
+    let moved = |b: &mut Builder, x: ValueId| {
+        let bits = b.cast(name, x, DType::U64)?;
+        let made = b.binary(name, op, bits, by)?;
+        b.cast(name, made, dtype)
+    };
+    let plain = moved(b, x)?;
+    if op == Binary::ShiftLeft {
+        return Ok(plain);
+    }
+    let turned = b.unary(name, Unary::BitNot, x)?;
+    let turned = moved(b, turned)?;
+    let turned = b.unary(name, Unary::BitNot, turned)?;
+    let zero = b.scalar(dtype, 0.0);
+    let negative = b.binary(name, Binary::Less, x, zero)?;
+    b.choose(name, negative, turned, plain)
 }
 
 fn test(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let name = node.name();
-    let (x, _) = b.computable(name, node.input(0)?)?;
+    let (x, _) = b.floating(name, node.input(0)?)?;
     if node.operator() == "IsNaN" {
         let same = b.binary(name, Binary::Equal, x, x)?;
         return b.unary(name, Unary::Not, same);
@@ -340,7 +434,7 @@ fn test(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         if node.int(attribute, 1) == 0 {
             continue;
         }
-        let infinite = b.scalar(DType::F32, value);
+        let infinite = b.scalar(b.dtype(x), value);
         let found = b.binary(name, Binary::Equal, x, infinite)?;
         made = Some(match made {
             Some(other) => b.binary(name, Binary::Or, other, found)?,
@@ -363,7 +457,6 @@ fn choice(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     }
     match (b.dtype(x), b.dtype(y)) {
         (a, other) if a != other => wrong(format!("operands of {a} and {other}")),
-        (DType::F64, _) => Err("f64 is not computed natively".into()),
         _ => b.choose(node.name(), condition, x, y),
     }
 }
@@ -408,12 +501,6 @@ fn cast(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         },
         _ => b.dtype(node.input(1)?),
     };
-    let from = b.dtype(x);
-    // What the compiler has no instruction for stays on the host.
-    let wide = |dtype| matches!(dtype, DType::F64 | DType::U64);
-    if from != to && (from.is_float() || to.is_float()) && (wide(from) || wide(to)) {
-        return Err(Reject::Foreign(format!("conversion of {from} to {to}")));
-    }
     b.cast(node.name(), x, to)
 }
 

@@ -18,6 +18,9 @@ use crate::consts::{self, ConstPool};
 /// Elements of a constant that is made of a few others; a larger one is computed when it is needed.
 const FOLDED_AT_ONCE_MAX: usize = 1 << 16;
 
+/// Products of elements that are kept before they are added, in types that products have no kernel for.
+const SPREAD_PRODUCTS_MAX: usize = 1 << 22;
+
 /// A graph in the making.
 #[derive(Clone, Debug)]
 pub(crate) struct Builder<'m> {
@@ -360,13 +363,51 @@ impl<'m> Builder<'m> {
         if k == 0 {
             return self.zeros(self.dtype(a), shape);
         }
+        if self.dtype(a) != DType::F32 {
+            return self.spread_product(name, (a, trans_a), (b, trans_b), shape);
+        }
         self.add(name, Op::MatMul { trans_a, trans_b }, &[a, b], self.dtype(a), shape)
+    }
+
+    /// The same in a type that no product has a kernel for: every product of two elements, then their sums.
+    fn spread_product(
+        &mut self,
+        name: &str,
+        (a, trans_a): (ValueId, bool),
+        (b, trans_b): (ValueId, bool),
+        shape: Shape,
+    ) -> Result<ValueId, Reject> {
+        let (left, right) = (self.shape(a), self.shape(b));
+        let depth = left[left.rank() - if trans_a { 2 } else { 1 }];
+        if shape.elements().saturating_mul(depth) > SPREAD_PRODUCTS_MAX {
+            return Err(Reject::Foreign(format!("a product of {left} and {right} of {}", self.dtype(a))));
+        }
+        let swapped = |rank: usize| (0..rank - 2).chain([rank - 1, rank - 2]).collect::<Vec<usize>>();
+        let a = if trans_a { self.transpose(name, a, swapped(left.rank()))? } else { a };
+        let b = if trans_b { b } else { self.transpose(name, b, swapped(right.rank()))? };
+        let mut rows = self.shape(a).to_vec();
+        rows.insert(rows.len() - 1, 1);
+        let mut columns = self.shape(b).to_vec();
+        columns.insert(columns.len() - 2, 1);
+        let (a, b) = (self.reshape(name, a, rows.into())?, self.reshape(name, b, columns.into())?);
+        let products = self.binary(name, Binary::Mul, a, b)?;
+        let sums = self.reduce(name, Reduce::Sum, &[shape.rank()], products)?;
+        self.reshape(name, sums, shape)
     }
 
     /// Zeros.
     pub fn zeros(&mut self, dtype: DType, shape: Shape) -> Result<ValueId, Reject> {
         let zero = self.scalar(dtype, 0.0);
         self.expand("", zero, shape)
+    }
+
+    /// `x` in the precision that functions of floats are computed in, and the type to give back.
+    pub fn floating(&mut self, name: &str, x: ValueId) -> Result<(ValueId, DType), Reject> {
+        match self.dtype(x) {
+            DType::F64 => Ok((x, DType::F64)),
+            dtype if dtype.is_float() => self.computable(name, x),
+            dtype => super::wrong(format!("it is of floating-point numbers, and its operand is of {dtype}")),
+        }
     }
 
     /// `x` in single precision for an operator that computes only that, and the type to give back.

@@ -19,6 +19,7 @@ mod movement;
 mod norm;
 mod product;
 mod quantized;
+mod random;
 mod recurrent;
 mod recurrent_integers;
 mod reduce;
@@ -28,6 +29,7 @@ mod reversed;
 mod rotary;
 mod select;
 mod shape;
+mod spectral;
 mod stateful;
 mod sums;
 mod transposed;
@@ -262,6 +264,8 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         stateful::read,
         affine::read,
         ml::read,
+        spectral::read,
+        random::read,
     ];
     for reading in readings {
         if let Some(made) = reading(builder, node) {

@@ -334,8 +334,10 @@ fn pad(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let x = node.input(0)?;
     let (dtype, shape) = (b.dtype(x), b.shape(x));
     let mode = node.text("mode").unwrap_or("constant");
+    // Or of more digits than graphs hold.
+    let is_computed = |&value: &ValueId| matches!(padding_value(b, value), Err(Reject::Foreign(_)));
     let computed =
-        node.optional(2).filter(|&value| node.opset >= 11 && mode == "constant" && b.known(value).is_none());
+        node.optional(2).filter(|value| node.opset >= 11 && mode == "constant" && is_computed(value));
     let (pads, axes, value) = if node.opset < 11 {
         let pads = node.ints("pads").unwrap_or_default().to_vec();
         (pads, None, f64::from(node.float("value", 0.0)))
@@ -463,9 +465,6 @@ pub(super) fn trilu(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         },
         None => 0,
     };
-    if dtype == DType::F64 {
-        return Err(format!("{dtype} is not computed natively").into());
-    }
     let [.., rows, columns] = shape[..] else { return wrong("it needs two axes") };
     let upper = node.int("upper", 1) != 0;
     let mut kept = Vec::with_capacity(rows * columns);

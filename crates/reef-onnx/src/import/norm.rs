@@ -8,6 +8,9 @@ use super::{Builder, Reading, Reject, wrong};
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
     let made = match node.operator() {
         "Softmax" | "LogSoftmax" => softmax(b, node),
+        "BatchNormalization" if node.opset >= 14 && node.flag("training_mode") => {
+            return Some(norm_by_batch(b, node));
+        }
         "BatchNormalization" => batch_norm(b, node),
         "LayerNormalization" if !node.has_output(1) && !node.has_output(2) => layer_norm(b, node),
         "RMSNormalization" => rms_norm(b, node),
@@ -30,17 +33,85 @@ fn softmax(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         false => axis_of(axis, shape.rank())?,
     };
     let end = if to_the_end { shape.rank() } else { axis + 1 };
-    let (x, back) = b.computable(name, x)?;
+    let (x, back) = b.floating(name, x)?;
     let length: usize = shape[axis..end].iter().product();
     let joined: Shape = [&shape[..axis], &[length], &shape[end..]].concat().into();
     let flat = b.reshape(name, x, joined.clone())?;
-    let op = match node.operator() {
-        "Softmax" => Op::Softmax { axis },
-        _ => Op::LogSoftmax { axis },
+    let log = node.operator() == "LogSoftmax";
+    let made = match b.dtype(flat) {
+        DType::F64 if length > 0 => wide_softmax(b, name, flat, axis, log)?,
+        dtype => {
+            let op = if log { Op::LogSoftmax { axis } } else { Op::Softmax { axis } };
+            b.add(name, op, &[flat], dtype, joined)?
+        }
     };
-    let made = b.add(name, op, &[flat], DType::F32, joined)?;
     let made = b.reshape(name, made, shape)?;
     b.cast(name, made, back)
+}
+
+/// Softmax in double precision, or its logarithm, from primitives.
+pub(super) fn wide_softmax(
+    b: &mut Builder,
+    name: &str,
+    x: ValueId,
+    axis: usize,
+    log: bool,
+) -> Result<ValueId, Reject> {
+    let largest = b.reduce(name, Reduce::Max, &[axis], x)?;
+    let less = b.binary(name, Binary::Sub, x, largest)?;
+    let powers = b.unary(name, Unary::Exp, less)?;
+    let sum = b.reduce(name, Reduce::Sum, &[axis], powers)?;
+    if log {
+        let sum = b.unary(name, Unary::Log, sum)?;
+        return b.binary(name, Binary::Sub, less, sum);
+    }
+    b.binary(name, Binary::Div, powers, sum)
+}
+
+/// By mean and variance of the batch itself; then the running ones with these in them.
+fn norm_by_batch(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
+    let (name, x) = (node.name(), node.input(0)?);
+    let shape = b.shape(x);
+    let Some(&channels) = shape.get(1) else { return wrong(format!("an input of shape {shape}")) };
+    let axes: Vec<usize> = (0..shape.rank()).filter(|&axis| axis != 1).collect();
+    let count = super::reduce::folded_extents(&shape, &axes)?;
+    let (x, back) = b.floating(name, x)?;
+    let dtype = b.dtype(x);
+    let mut along = vec![1; shape.rank() - 1];
+    along[0] = channels;
+    let mut parameters = vec![];
+    let mut own = vec![];
+    for index in 1..5 {
+        let parameter = node.input(index)?;
+        if b.shape(parameter)[..] != [channels] {
+            return wrong(format!("a parameter of shape {} for {channels} channels", b.shape(parameter)));
+        }
+        own.push(b.dtype(parameter));
+        let parameter = b.cast(name, parameter, dtype)?;
+        parameters.push(b.reshape(name, parameter, along.clone().into())?);
+    }
+    let mean = b.reduce(name, Reduce::Mean, &axes, x)?;
+    let centred = b.binary(name, Binary::Sub, x, mean)?;
+    let sum = b.reduce(name, Reduce::SumSquare, &axes, centred)?;
+    let share = b.scalar(dtype, 1.0 / count as f64);
+    let variance = b.binary(name, Binary::Mul, sum, share)?;
+    let epsilon = b.scalar(dtype, node.float("epsilon", 1e-5).into());
+    let deviation = b.binary(name, Binary::Add, variance, epsilon)?;
+    let deviation = b.unary(name, Unary::Sqrt, deviation)?;
+    let made = b.binary(name, Binary::Div, centred, deviation)?;
+    let made = b.binary(name, Binary::Mul, made, parameters[0])?;
+    let made = b.binary(name, Binary::Add, made, parameters[1])?;
+    let mut all = vec![b.cast(name, made, back)?];
+    let momentum = f64::from(node.float("momentum", 0.9));
+    let (old, new) = (b.scalar(dtype, momentum), b.scalar(dtype, 1.0 - momentum));
+    for (slot, of_batch) in [(2, mean), (3, variance)] {
+        let kept = b.binary(name, Binary::Mul, parameters[slot], old)?;
+        let added = b.binary(name, Binary::Mul, of_batch, new)?;
+        let running = b.binary(name, Binary::Add, kept, added)?;
+        let running = b.reshape(name, running, Shape::from([channels]))?;
+        all.push(b.cast(name, running, own[slot])?);
+    }
+    Ok(all)
 }
 
 /// Scale and shift are kept in double precision, so that folding them into a convolution rounds once.

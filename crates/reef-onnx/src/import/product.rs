@@ -1,8 +1,9 @@
 //! Matrix products.
 
-use reef_graph::{Binary, DType, Shape, ValueId};
+use reef_graph::{Binary, Shape, ValueId};
 
 use super::attributes::Node;
+use super::elementwise::{no_booleans, widened};
 use super::{Builder, Reading, Reject, sums, wrong};
 
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
@@ -25,8 +26,9 @@ fn matmul(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     if left.rank() == 0 || right.rank() == 0 {
         return wrong("a product of a scalar");
     }
-    let (x, back) = b.computable(name, x)?;
-    let (y, _) = b.computable(name, y)?;
+    let (operands, back) = widened(b, name, &[x, y])?;
+    no_booleans(node, back)?;
+    let (x, y) = (operands[0], operands[1]);
     let (row, column) = (left.rank() == 1, right.rank() == 1);
     let x = if row { b.reshape(name, x, Shape::from([1, left[0]]))? } else { x };
     let y = if column { b.reshape(name, y, Shape::from([right[0], 1]))? } else { y };
@@ -52,13 +54,17 @@ pub(super) fn gemm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     if let Some(&other) = given.iter().find(|&&other| b.dtype(other) != b.dtype(x)) {
         return wrong(format!("operands of {} and {}", b.dtype(x), b.dtype(other)));
     }
-    let (x, back) = b.computable(name, x)?;
-    let (y, _) = b.computable(name, y)?;
+    let (operands, back) = widened(b, name, &given)?;
+    no_booleans(node, back)?;
+    let fraction = |factor: f32| factor != factor.trunc();
+    if !back.is_float() && (fraction(node.float("alpha", 1.0)) || fraction(node.float("beta", 1.0))) {
+        return wrong(format!("integers times {} and {}", node.float("alpha", 1.0), node.float("beta", 1.0)));
+    }
+    let (x, y) = (operands[0], operands[1]);
     let mut made = b.matmul(name, (x, node.flag("transA")), (y, node.flag("transB")))?;
     made = scaled(b, name, made, node.float("alpha", 1.0))?;
-    if let Some(c) = node.optional(2) {
+    if let Some(&c) = operands.get(2) {
         let shape = b.shape(made);
-        let (c, _) = b.computable(name, c)?;
         if b.shape(c).broadcast(&shape).as_ref() != Some(&shape) {
             return wrong(format!("C of shape {} does not broadcast to {shape}", b.shape(c)));
         }
@@ -73,6 +79,6 @@ pub(super) fn scaled(b: &mut Builder, name: &str, x: ValueId, factor: f32) -> Re
     if factor == 1.0 {
         return Ok(x);
     }
-    let factor = b.scalar(DType::F32, factor.into());
+    let factor = b.scalar(b.dtype(x), factor.into());
     b.binary(name, Binary::Mul, x, factor)
 }

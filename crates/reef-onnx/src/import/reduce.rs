@@ -54,11 +54,15 @@ fn reduce(b: &mut Builder, node: &Node, kind: Kind) -> Result<ValueId, Reject> {
     let shape = b.shape(x);
     let axes = axes(b, node, shape.rank())?;
     if axes.iter().any(|&axis| shape[axis] == 0) {
-        return Err("of no elements".into());
+        return of_nothing(b, node, kind, (x, &axes));
     }
     let (x, back) = match (b.dtype(x), kind) {
-        (DType::Bool, _) => return Err("booleans are not folded natively".into()),
+        (DType::Bool, Kind::One(Reduce::Max | Reduce::Min)) => (b.cast(name, x, DType::I32)?, DType::Bool),
+        (DType::Bool, _) => return wrong("booleans have no sum"),
+        (DType::F64, _) => (x, DType::F64),
         (whole, Kind::One(_) | Kind::L1 | Kind::SumSquare) if !whole.is_float() => (x, whole),
+        // Roots and logarithms of integers, truncated.
+        (whole, _) if !whole.is_float() => (b.cast(name, x, DType::F64)?, whole),
         _ => b.computable(name, x)?,
     };
     let made = match kind {
@@ -80,11 +84,42 @@ fn reduce(b: &mut Builder, node: &Node, kind: Kind) -> Result<ValueId, Reject> {
         Kind::LogSumExp => log_sum_exp(b, name, &axes, x)?,
     };
     let made = b.cast(name, made, back)?;
+    shaped(b, node, made, (&shape, &axes))
+}
+
+/// A result of folding, without the folded axes if the node says so.
+fn shaped(
+    b: &mut Builder,
+    node: &Node,
+    made: ValueId,
+    (shape, axes): (&Shape, &[usize]),
+) -> Result<ValueId, Reject> {
     if node.int("keepdims", 1) != 0 {
         return Ok(made);
     }
     let rest: Shape = (0..shape.rank()).filter(|axis| !axes.contains(axis)).map(|axis| shape[axis]).collect();
-    b.reshape(name, made, rest)
+    b.reshape(node.name(), made, rest)
+}
+
+/// What no elements are folded to.
+fn of_nothing(
+    b: &mut Builder,
+    node: &Node,
+    kind: Kind,
+    (x, axes): (ValueId, &[usize]),
+) -> Result<ValueId, Reject> {
+    let (shape, dtype) = (b.shape(x), b.dtype(x));
+    let value = match kind {
+        Kind::One(Reduce::Sum | Reduce::SumSquare) | Kind::L1 | Kind::L2 | Kind::SumSquare => 0.0,
+        Kind::One(Reduce::Prod) => 1.0,
+        _ if !dtype.is_float() => return Err("of no elements".into()),
+        Kind::One(Reduce::Mean) => f64::NAN,
+        Kind::One(Reduce::Max) | Kind::LogSum | Kind::LogSumExp => f64::NEG_INFINITY,
+        Kind::One(Reduce::Min) => f64::INFINITY,
+    };
+    let value = b.scalar(dtype, value);
+    let made = b.expand(node.name(), value, crate::build::folded_shape(&shape, axes))?;
+    shaped(b, node, made, (&shape, axes))
 }
 
 fn single(b: &mut Builder, name: &str, kind: Kind, x: ValueId) -> Result<ValueId, Reject> {
@@ -101,7 +136,9 @@ fn single(b: &mut Builder, name: &str, kind: Kind, x: ValueId) -> Result<ValueId
 fn log_sum_exp(b: &mut Builder, name: &str, axes: &[usize], x: ValueId) -> Result<ValueId, Reject> {
     let largest = b.reduce(name, Reduce::Max, axes, x)?;
     // Infinities are not subtracted from themselves.
-    let (low, high) = (b.scalar(DType::F32, f32::MIN.into()), b.scalar(DType::F32, f32::MAX.into()));
+    let dtype = b.dtype(x);
+    let most = if dtype == DType::F64 { f64::MAX } else { f32::MAX.into() };
+    let (low, high) = (b.scalar(dtype, -most), b.scalar(dtype, most));
     let largest = b.binary(name, Binary::Max, largest, low)?;
     let largest = b.binary(name, Binary::Min, largest, high)?;
     let rest = b.binary(name, Binary::Sub, x, largest)?;

@@ -125,14 +125,10 @@ fn one_hot(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let dtype = match b.dtype(indices) {
         DType::I64 | DType::I32 => b.dtype(indices),
         DType::F32 | DType::F16 | DType::BF16 => DType::F32,
-        DType::F64 | DType::U64 | DType::Bool => {
-            return Err(Reject::Foreign(format!("indices of {}", b.dtype(indices))));
-        }
+        DType::F64 => DType::F64,
+        DType::Bool => return wrong("indices of booleans"),
         _ => DType::I64,
     };
-    if b.dtype(values) == DType::F64 {
-        return Err("f64 is not computed natively".into());
-    }
     let indices = b.cast(name, indices, dtype)?;
     let mut dims = shape.to_vec();
     dims.insert(axis, 1);

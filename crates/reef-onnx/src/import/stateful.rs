@@ -256,9 +256,6 @@ fn cached(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         let [past, update] = [past, update].map(|id| format!("{}{}", b.dtype(id), b.shape(id)));
         return wrong(format!("{update} into {past} along axis {axis}"));
     }
-    if b.dtype(past) == DType::F64 {
-        return Err("f64 is not computed natively".into());
-    }
     if of.elements() == 0 {
         return Ok(past);
     }

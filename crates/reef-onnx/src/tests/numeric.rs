@@ -278,6 +278,118 @@ fn functions_of_double_precision() {
     near(made("Round"), [-1.0, 0.0, 40.0]);
 }
 
+/// Every element-wise operator is native, in all types that it allows.
+#[test]
+fn nothing_that_is_element_wise_is_left_to_the_host() {
+    let wholes = ["Abs", "Neg", "Sign", "BitwiseNot"];
+    let twos =
+        ["Add", "Sub", "Mul", "Div", "Mod", "Pow", "Max", "Min", "BitwiseAnd", "BitwiseXor", "Greater"];
+    let floats = [
+        "Acos",
+        "Acosh",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Atanh",
+        "Ceil",
+        "Celu",
+        "Cosh",
+        "Elu",
+        "Erf",
+        "Gelu",
+        "IsInf",
+        "IsNaN",
+        "Mish",
+        "Selu",
+        "Shrink",
+        "Sinh",
+        "Softplus",
+        "Softsign",
+        "Tan",
+        "ThresholdedRelu",
+    ];
+    let native = |operator: &str, inputs: usize, code: DataType, bytes: usize| {
+        let given: Vec<Given> = (0..inputs).map(|_| Given(code, vec![3], vec![1; 3 * bytes])).collect();
+        let network = model(operator, 20, &given, &[], &[]);
+        let graph = specialise(&network.model(), &vec![&[3usize][..]; inputs]).graph;
+        let hosted = graph.nodes.iter().any(|node| matches!(node.op, Op::Host(_)));
+        assert!(!hosted, "{operator} of {code:?}: {graph}");
+    };
+    for (code, bytes) in
+        [(DataType::Int8, 1), (DataType::Uint16, 2), (DataType::Int64, 8), (DataType::Uint64, 8)]
+    {
+        for operator in wholes {
+            native(operator, 1, code, bytes);
+        }
+        for operator in twos {
+            native(operator, 2, code, bytes);
+        }
+    }
+    for (code, bytes) in [(DataType::Float, 4), (DataType::Float16, 2), (DataType::Double, 8)] {
+        for operator in floats {
+            native(operator, 1, code, bytes);
+        }
+    }
+}
+
+#[test]
+fn products_and_folds_of_double_precision() {
+    let (x, y) = ([1.0f64, 0.1, -2.0, 3.0, 4.0, 1e-9], [1.0f64, 0.3, 0.5, 2.0, -1.0, 7.0]);
+    let given = |values: &[f64], dims: &[usize]| given(DataType::Double, dims, values);
+    let made = computed("MatMul", 17, &[given(&x, &[2, 3])], &[given(&y, &[3, 2])], &[]).1;
+    let at = |row: usize, column: usize| (0..3).map(|k| x[row * 3 + k] * y[k * 2 + column]).sum::<f64>();
+    assert_eq!(elements::<f64>(&made), [at(0, 0), at(0, 1), at(1, 0), at(1, 1)]);
+    let made = computed("ReduceSum", 11, &[given(&x, &[2, 3])], &[], &[("axes", Attr::Ints(&[1]))]).1;
+    assert_eq!(elements::<f64>(&made), [1.0 + 0.1 - 2.0, 7.0 + 1e-9]);
+}
+
+/// Of real and of complex numbers, by one matrix and by several, there and back.
+#[test]
+fn fourier_transforms() {
+    for elements in [6, 129, 480] {
+        let x: Vec<f32> = (0..2 * elements).map(|at| ((at * 7 % 31) as f32 - 15.0) / 8.0).collect();
+        let made = f32s_of(computed("DFT", 17, &[f32s(&[1, elements, 2], &x)], &[], &[]));
+        for bin in [0, 1, elements / 2, elements - 1] {
+            let (mut real, mut imaginary) = (0.0, 0.0);
+            for at in 0..elements {
+                let angle = -std::f64::consts::TAU * (at * bin % elements) as f64 / elements as f64;
+                let (re, im) = (f64::from(x[2 * at]), f64::from(x[2 * at + 1]));
+                real += re * angle.cos() - im * angle.sin();
+                imaginary += re * angle.sin() + im * angle.cos();
+            }
+            let (a, b) = (f64::from(made[2 * bin]), f64::from(made[2 * bin + 1]));
+            let near = (a - real).abs() + (b - imaginary).abs() < 1e-4 * (elements as f64).sqrt();
+            assert!(near, "bin {bin} of {elements} is {a}, {b}, not {real}, {imaginary}");
+        }
+        let inverse = [("inverse", Attr::Int(1))];
+        let back = f32s_of(computed("DFT", 17, &[f32s(&[1, elements, 2], &made)], &[], &inverse));
+        close(&back, &x);
+    }
+}
+
+#[test]
+fn random_numbers_are_the_nodes() {
+    let drawn = |operator: &str, seed: f32| {
+        let attributes = [("shape", Attr::Ints(&[4000])), ("seed", Attr::Float(seed))];
+        f32s_of(computed(operator, 17, &[], &[], &attributes))
+    };
+    assert_eq!(drawn("RandomNormal", 1.0), drawn("RandomNormal", 1.0));
+    assert_ne!(drawn("RandomNormal", 1.0), drawn("RandomNormal", 2.0));
+    let moments = |values: Vec<f32>| {
+        let mean = values.iter().sum::<f32>() / values.len() as f32;
+        (mean, values.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / values.len() as f32)
+    };
+    let (mean, variance) = moments(drawn("RandomNormal", 3.0));
+    assert!(mean.abs() < 0.08 && (variance - 1.0).abs() < 0.1, "{mean}, {variance}");
+    let (mean, variance) = moments(drawn("RandomUniform", 3.0));
+    assert!((mean - 0.5).abs() < 0.03 && (variance - 1.0 / 12.0).abs() < 0.01, "{mean}, {variance}");
+    let x = f32s(&[1, 3], &[0.0, 2f32.ln(), f32::NEG_INFINITY]);
+    let seed = [("sample_size", Attr::Int(3000)), ("seed", Attr::Float(5.0))];
+    let places: Vec<i32> = elements(&computed("Multinomial", 17, &[x], &[], &seed).1);
+    let count = |place: i32| places.iter().filter(|&&at| at == place).count();
+    assert!(count(2) == 0 && count(0).abs_diff(1000) < 120 && count(1) == 3000 - count(0), "{}", count(0));
+}
+
 #[test]
 fn half_precision_is_rounded_once() {
     // 100 and -1; step by step, the exponential of 100 overflows, and the sum with 1 is rounded.

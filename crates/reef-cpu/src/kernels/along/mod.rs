@@ -6,6 +6,7 @@
 
 mod extreme;
 mod fold;
+mod fold_doubles;
 mod number;
 mod scan;
 mod top;
@@ -58,6 +59,7 @@ pub(super) fn prepare(spec: &AlongSpec, kernel: &Kernel, isa: Isa) -> Box<dyn Bl
         RowFunction::Along(Along::ArgExtreme { .. }) => of_numbers!(spec.dtype, extremes(walk, isa)),
         RowFunction::Along(Along::TopK { .. }) => of_numbers!(spec.dtype, tops(walk, isa)),
         RowFunction::Along(Along::Scan { .. }) => of_numbers!(spec.dtype, scans(walk, isa)),
+        RowFunction::Fold(_) if spec.dtype == DType::F64 => bind_plain(Rows(walk, fold_doubles::FoldDoubles)),
         RowFunction::Fold(_) => of_wholes!(spec.dtype, folds(walk, isa)),
     }
 }

@@ -1,6 +1,7 @@
 //! Element types, and moving planes of elements from one type and stride to another.
 
 use reef_graph::DType;
+use reef_plan::RegisterKind;
 
 use super::super::vector::{Leaf, Vector};
 
@@ -266,19 +267,21 @@ macro_rules! by_type {
     };
 }
 
-/// How elements of `dtype` get into registers of floats (`float`) or integers.
-pub(super) fn load_fn<V: Vector>(dtype: DType, float: bool) -> MoveFn {
-    match float {
-        true => by_type!(dtype, T => move_plane::<V, T, f32>),
-        false => by_type!(dtype, T => move_plane::<V, T, i64>),
+/// How elements of `dtype` get into registers of this kind.
+pub(super) fn load_fn<V: Vector>(dtype: DType, kind: RegisterKind) -> MoveFn {
+    match kind {
+        RegisterKind::Single => by_type!(dtype, T => move_plane::<V, T, f32>),
+        RegisterKind::Double => copy_fn::<V>(dtype.bytes()),
+        RegisterKind::Integer => by_type!(dtype, T => move_plane::<V, T, i64>),
     }
 }
 
 /// How registers get out as elements of `dtype`.
-pub(super) fn store_fn<V: Vector>(dtype: DType, float: bool) -> MoveFn {
-    match float {
-        true => by_type!(dtype, T => move_plane::<V, f32, T>),
-        false => by_type!(dtype, T => move_plane::<V, i64, T>),
+pub(super) fn store_fn<V: Vector>(dtype: DType, kind: RegisterKind) -> MoveFn {
+    match kind {
+        RegisterKind::Single => by_type!(dtype, T => move_plane::<V, f32, T>),
+        RegisterKind::Double => copy_fn::<V>(dtype.bytes()),
+        RegisterKind::Integer => by_type!(dtype, T => move_plane::<V, i64, T>),
     }
 }
 

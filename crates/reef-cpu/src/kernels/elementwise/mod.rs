@@ -7,9 +7,11 @@
 use std::sync::Arc;
 
 use reef_graph::{Binary, DType, Unary};
-use reef_plan::{ElemOp, ElementwiseSpec, Isa, Kernel, Region};
+use reef_plan::RegisterKind::{Double, Integer, Single};
+use reef_plan::{ElemOp, ElementwiseSpec, Isa, Kernel, Region, RegisterKind};
 
 use self::convert::{MoveFn, Plane};
+use self::doubles::{Doubles, Singles, Wide};
 use self::ops::{Choose, Floats, Integers, Narrow, Scalar, Zeros, Zip};
 use self::steps::{Affine, Dequantize, Quantize, Requantize, Step};
 use super::math::Map;
@@ -19,6 +21,7 @@ use super::{BlockKernel, VectorKernel, bind};
 use crate::context::{BlockContext, BlockEnd, BlockFault};
 
 pub(super) mod convert;
+mod doubles;
 mod ops;
 mod steps;
 
@@ -39,20 +42,19 @@ pub(super) fn prepare(spec: &ElementwiseSpec, kernel: &Kernel, isa: Isa) -> Box<
     strides.push(spec.out_strides.iter().map(|&stride| stride as isize).collect());
     let nest = Nest::new(&spec.dims, &strides);
     let program = peephole(&spec.program);
-    let floats = kinds(spec, &program, &kernel.name);
-    let out_float = *floats.last().expect("a program has instructions");
-    let copy = matches!(program[..], [ElemOp::Load(0)] if spec.inputs[0].dtype == spec.out_dtype);
+    let kinds = kinds(spec, &program, &kernel.name);
+    let last = *kinds.last().expect("a program has instructions");
     assert!(program.len() < CHUNK, "the program of {} is too long", kernel.name);
     let moves = with_vector!(isa, V => Moves {
         loads: program
             .iter()
-            .zip(&floats)
-            .map(|(op, &float)| match *op {
-                ElemOp::Load(input) => Some(convert::load_fn::<V>(spec.inputs[input].dtype, float)),
+            .zip(&kinds)
+            .map(|(op, &kind)| match *op {
+                ElemOp::Load(input) => Some(convert::load_fn::<V>(spec.inputs[input].dtype, kind)),
                 _ => None,
             })
             .collect(),
-        store: convert::store_fn::<V>(spec.out_dtype, out_float),
+        store: convert::store_fn::<V>(spec.out_dtype, last),
         copy: convert::copy_fn::<V>(spec.out_dtype.bytes()),
     });
     let interpreter = Elementwise {
@@ -65,9 +67,10 @@ pub(super) fn prepare(spec: &ElementwiseSpec, kernel: &Kernel, isa: Isa) -> Box<
         out_dtype: spec.out_dtype,
         nest,
         steps: steps::steps(&program, &spec.inputs.iter().map(|input| input.dtype).collect::<Vec<_>>()),
+        chunk: chunk(&program, &kinds),
         program,
-        floats,
-        copy,
+        kinds,
+        copy: spec.copies(),
         moves,
     };
     bind(interpreter, isa)
@@ -88,53 +91,62 @@ fn peephole(program: &[ElemOp]) -> Vec<ElemOp> {
 fn is_read_as_float(program: &[ElemOp], register: usize) -> bool {
     let mut read = false;
     let others = |op: &ElemOp| match *op {
-        ElemOp::Load(_) | ElemOp::ConstF32(_) | ElemOp::ConstI64(_) => false,
         ElemOp::ToF32(a) => {
             read |= a == register;
             false
         }
-        ElemOp::Unary(_, a) | ElemOp::ToInt(a, _) | ElemOp::ToRange(a, ..) => a == register,
-        ElemOp::Binary(_, a, b) => a == register || b == register,
-        ElemOp::Where(a, b, c) => [a, b, c].contains(&register),
+        op => op.operands().any(|operand| operand == register),
     };
     !program[register + 1..].iter().any(others) && read
 }
 
-/// Whether each register holds floats.
-fn kinds(spec: &ElementwiseSpec, program: &[ElemOp], name: &str) -> Vec<bool> {
-    let mut floats: Vec<bool> = Vec::with_capacity(program.len());
+/// What each register holds.
+fn kinds(spec: &ElementwiseSpec, program: &[ElemOp], name: &str) -> Vec<RegisterKind> {
+    let mut kinds = spec.kinds().unwrap_or_else(|flaw| panic!("{name} {flaw}"));
     for (index, op) in program.iter().enumerate() {
-        let float = match *op {
-            ElemOp::Load(input) => {
-                let dtype = spec.inputs[input].dtype;
-                dtype.is_float() || dtype.bytes() <= 4 && is_read_as_float(program, index)
-            }
-            ElemOp::ConstF32(_) | ElemOp::ToF32(_) => true,
-            ElemOp::ConstI64(_) | ElemOp::ToInt(..) => false,
-            ElemOp::ToRange(a, ..) => {
-                assert!(floats[a], "{name}: instruction {index} keeps integers in a range");
-                false
-            }
-            ElemOp::Unary(function, a) => {
-                let known = floats[a] || ops::has_integer_form(function);
-                assert!(known, "{name}: instruction {index}, {function:?} of integers");
-                floats[a]
-            }
-            ElemOp::Binary(op, a, b) => {
-                assert_eq!(floats[a], floats[b], "{name}: instruction {index} mixes kinds");
-                let logical = matches!(op, Binary::And | Binary::Or | Binary::Xor);
-                assert!(!(logical && floats[a]), "{name}: instruction {index}, {op:?} of floats");
-                floats[a] && !op.is_comparison()
-            }
-            ElemOp::Where(condition, a, b) => {
-                assert!(!floats[condition], "{name}: instruction {index}, a condition of floats");
-                assert_eq!(floats[a], floats[b], "{name}: instruction {index} mixes kinds");
-                floats[a]
-            }
-        };
-        floats.push(float);
+        if let ElemOp::Load(input) = *op
+            && kinds[index] == Integer
+            && spec.inputs[input].dtype.bytes() <= 4
+            && is_read_as_float(program, index)
+        {
+            kinds[index] = Single;
+        }
     }
-    floats
+    kinds
+}
+
+/// Nanoseconds between polls: what an instruction may take for a piece.
+const PIECE_NS: usize = 8000;
+
+/// Elements of a piece at most, so that the slowest instruction takes no longer than it may.
+fn chunk(program: &[ElemOp], kinds: &[RegisterKind]) -> usize {
+    let slowest = program.iter().zip(kinds).map(|(op, &kind)| element_ns(op, kind)).max().unwrap_or(1);
+    (PIECE_NS / slowest).clamp(1, CHUNK)
+}
+
+/// About what an instruction takes for an element, where that is long.
+fn element_ns(op: &ElemOp, kind: RegisterKind) -> usize {
+    use Unary::{Acos, Acosh, Asin, Asinh, Atan, Atanh, Cosh, Erf, Gelu, Sinh, Tan};
+    match (*op, kind) {
+        (ElemOp::Unary(Erf | Gelu, _), Double) => 1000,
+        (ElemOp::Unary(Tan | Asin | Acos | Atan | Sinh | Cosh | Asinh | Acosh | Atanh, _), _) => 40,
+        (ElemOp::Unary(..), Double) => 40,
+        // One step for each bit that the exponents differ by.
+        (ElemOp::Binary(Binary::Mod | Binary::Rem, ..), Double) => 2000,
+        (ElemOp::Binary(Binary::Mod | Binary::Rem, ..), Single) => 500,
+        (ElemOp::Binary(Binary::Pow, ..), Double) => 60,
+        _ => PIECE_NS / CHUNK,
+    }
+}
+
+/// Whether elements of this type lie as registers do.
+fn is_register(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F64 | DType::I64 | DType::U64)
+}
+
+/// Bytes of an element of a register.
+fn register_bytes(kind: RegisterKind) -> usize {
+    if kind == Single { 4 } else { 8 }
 }
 
 struct Elementwise {
@@ -148,9 +160,11 @@ struct Elementwise {
     out_dtype: DType,
     /// The loop; the output is its last operand.
     nest: Nest,
+    /// Elements of a piece at most.
+    chunk: usize,
     program: Vec<ElemOp>,
     steps: Vec<Step>,
-    floats: Vec<bool>,
+    kinds: Vec<RegisterKind>,
     /// The program only copies.
     copy: bool,
     moves: Moves,
@@ -171,7 +185,7 @@ impl VectorKernel for Elementwise {
         let line = self.nest.line();
         let (lines, columns) = match self.copy {
             true => ((COPY_ELEMENTS / line).max(COPY_LINES), line),
-            false => ((CHUNK / line).max(1), CHUNK),
+            false => ((self.chunk / line).max(1), self.chunk),
         };
         let mut at = first;
         while at < end {
@@ -270,11 +284,12 @@ impl Elementwise {
             if context.poll.stop() {
                 return Err(BlockEnd::Killed);
             }
-            if let ElemOp::Binary(Binary::Div, _, divisor) = *op
-                && !self.floats[divisor]
+            if let ElemOp::Binary(function, _, divisor) = *op
+                && function.divides()
+                && self.kinds[divisor] == Integer
             {
                 // SAFETY: the divisor's register is set and holds the piece.
-                unsafe { self.check_divisor::<V>(registers, divisor, piece.elements())? };
+                unsafe { self.check_divisor::<V>(registers, (function, divisor), piece.elements())? };
             }
             // SAFETY: scratch has a register for every instruction and one more; instructions read earlier
             // ones.
@@ -291,7 +306,8 @@ impl Elementwise {
                     }
                     ElemOp::Load(input) => self.load::<V>(context, (index, input), piece, to, first),
                     // What is a float already stays where it is.
-                    ElemOp::ToF32(a) if self.floats[a] && index != last => *registers.add(a),
+                    ElemOp::ToF32(a) if self.kinds[a] == Single && index != last => *registers.add(a),
+                    ElemOp::ToF64(a) if self.kinds[a] == Double && index != last => *registers.add(a),
                     ElemOp::ToRange(a, low, high)
                         if index == last && self.is_dense(self.inputs.len(), piece) =>
                     {
@@ -365,7 +381,7 @@ impl Elementwise {
     unsafe fn check_divisor<V: Vector>(
         &self,
         registers: *const *const u8,
-        divisor: usize,
+        (function, divisor): (Binary, usize),
         count: usize,
     ) -> Result<(), BlockEnd> {
         // SAFETY: passed on from the caller.
@@ -373,7 +389,8 @@ impl Elementwise {
         if zero.is_none() {
             return Ok(());
         }
-        Err(BlockEnd::Failed(BlockFault::Divisor { kernel: self.name.clone() }))
+        let operator = if function == Binary::Div { "Div" } else { "Mod" };
+        Err(BlockEnd::Failed(BlockFault::Divisor { kernel: self.name.clone(), operator }))
     }
 
     /// Address of the piece's first element of the output.
@@ -387,10 +404,8 @@ impl Elementwise {
     /// Not for loads and constants, whose registers outlive the piece or are not registers at all.
     unsafe fn result_place(&self, context: &BlockContext<'_>, piece: &Piece) -> Option<*mut u8> {
         let last = self.program.len() - 1;
-        let register = if self.floats[last] { DType::F32 } else { DType::I64 };
-        let op = self.program[last];
-        let computes = !matches!(op, ElemOp::Load(_) | ElemOp::ConstF32(_) | ElemOp::ConstI64(_));
-        let lies = register == self.out_dtype && self.is_dense(self.inputs.len(), piece);
+        let computes = self.program[last].operands().next().is_some();
+        let lies = is_register(self.out_dtype) && self.is_dense(self.inputs.len(), piece);
         // SAFETY: passed on from the caller.
         (computes && lies).then(|| unsafe { self.place(context, piece) })
     }
@@ -430,12 +445,11 @@ impl Elementwise {
 
     unsafe fn load_piece(&self, index: usize, source: &Source, piece: &Piece, to: *mut u8) -> *const u8 {
         let (bytes, operand) = (source.dtype.bytes() as isize, source.operand);
-        let as_register = matches!(source.dtype, DType::F32 | DType::I64);
-        if as_register && self.is_dense(operand, piece) {
+        if is_register(source.dtype) && self.is_dense(operand, piece) {
             // SAFETY: the piece is a part of the operand.
             return unsafe { source.address.offset(self.offset(operand, piece.line, piece) * bytes) };
         }
-        let register_bytes = if self.floats[index] { 4 } else { 8 };
+        let register_bytes = register_bytes(self.kinds[index]);
         let strides = [self.nest.line_stride(operand), self.nest.step(operand)];
         self.planes(piece, |done, line, lines| {
             // SAFETY: the plane is a part of the operand; the register has room for the piece.
@@ -466,7 +480,7 @@ impl Elementwise {
     /// Stores a register to the output.
     unsafe fn store(&self, context: &BlockContext<'_>, piece: &Piece, register: *const u8) {
         let (bytes, out) = (self.out_dtype.bytes() as isize, self.inputs.len());
-        let register_bytes = if self.floats[self.program.len() - 1] { 4 } else { 8 };
+        let register_bytes = register_bytes(self.kinds[self.program.len() - 1]);
         let base = context.write_ptr(&self.out);
         self.planes(piece, |done, line, lines| {
             // SAFETY: the plane is a part of the output, and the register holds the piece.
@@ -497,40 +511,69 @@ impl Elementwise {
         unsafe {
             let register = |index: usize| *registers.add(index);
             let float = |index: usize| register(index).cast::<f32>();
+            let double = |index: usize| register(index).cast::<f64>();
             let int = |index: usize| register(index).cast::<i64>();
             let (to_float, to_int) = (to.cast::<f32>(), to.cast::<i64>());
             let integers = |what: Scalar| V::enter(Integers { what, to: to_int, count });
+            let doubles = |what: Wide| V::enter(Doubles { what, to: to.cast(), count });
+            let kind = |index: usize| self.kinds[index];
             match op {
                 ElemOp::Load(_) => unreachable!("loads are not computed"),
-                ElemOp::ConstF32(value) if first => (0..CHUNK).for_each(|at| to_float.add(at).write(value)),
-                ElemOp::ConstI64(value) if first => (0..CHUNK).for_each(|at| to_int.add(at).write(value)),
-                ElemOp::ConstF32(_) | ElemOp::ConstI64(_) => {}
-                ElemOp::Unary(function, a) if self.floats[a] => {
-                    V::enter(Map { function, from: float(a), to: to_float, count });
+                ElemOp::ConstF32(_) | ElemOp::ConstF64(_) | ElemOp::ConstI64(_) => {
+                    if first {
+                        fill(op, to);
+                    }
                 }
-                ElemOp::Unary(function, a) => integers(Scalar::Unary(function, int(a))),
-                ElemOp::Binary(op, a, b) if self.floats[a] && op.is_comparison() => {
-                    integers(Scalar::Compare(op, float(a), float(b)));
-                }
-                ElemOp::Binary(op, a, b) if self.floats[a] => {
-                    V::enter(Zip { op, a: float(a), b: float(b), to: to_float, count });
-                }
-                ElemOp::Binary(op, a, b) => integers(Scalar::Binary(op, int(a), int(b))),
-                ElemOp::Where(condition, a, b) if self.floats[a] => {
+                ElemOp::Unary(function, a) => match kind(a) {
+                    Single => V::enter(Map { function, from: float(a), to: to_float, count }),
+                    Double => doubles(Wide::Unary(function, double(a))),
+                    Integer => integers(Scalar::Unary(function, int(a))),
+                },
+                ElemOp::Binary(op, a, b) => match (kind(a), op.is_comparison()) {
+                    (Single, true) => integers(Scalar::Compare(op, float(a), float(b))),
+                    (Single, false) => V::enter(Zip { op, a: float(a), b: float(b), to: to_float, count }),
+                    (Double, true) => integers(Scalar::CompareDoubles(op, double(a), double(b))),
+                    (Double, false) => doubles(Wide::Binary(op, double(a), double(b))),
+                    (Integer, _) => integers(Scalar::Binary(op, int(a), int(b))),
+                },
+                ElemOp::Where(condition, a, b) if kind(a) == Single => {
                     let condition = int(condition);
                     V::enter(Choose { condition, a: float(a), b: float(b), to: to_float, count });
                 }
+                // Doubles by their bits.
                 ElemOp::Where(condition, a, b) => {
                     integers(Scalar::Where(int(condition), int(a), int(b)));
                 }
-                ElemOp::ToF32(a) if self.floats[a] => {
-                    std::ptr::copy_nonoverlapping(float(a), to_float, count);
-                }
-                ElemOp::ToF32(a) => V::enter(Floats { from: int(a), to: to_float, count }),
+                ElemOp::ToF32(a) => match kind(a) {
+                    Single => std::ptr::copy_nonoverlapping(float(a), to_float, count),
+                    Double => V::enter(Singles { from: double(a), to: to_float, count }),
+                    Integer => V::enter(Floats { from: int(a), to: to_float, count }),
+                },
+                ElemOp::ToF64(a) => match kind(a) {
+                    Single => doubles(Wide::OfSingles(float(a))),
+                    Double => std::ptr::copy_nonoverlapping(double(a), to.cast(), count),
+                    Integer => doubles(Wide::OfIntegers(int(a))),
+                },
                 ElemOp::ToRange(a, low, high) => integers(Scalar::ToRange(float(a), low, high)),
-                ElemOp::ToInt(a, dtype) if self.floats[a] => integers(Scalar::ToInt(float(a), dtype)),
-                ElemOp::ToInt(a, dtype) => integers(Scalar::Wrap(int(a), dtype)),
+                ElemOp::ToInt(a, dtype) => integers(match kind(a) {
+                    Single => Scalar::ToInt(float(a), dtype),
+                    Double => Scalar::DoubleToInt(double(a), dtype),
+                    Integer => Scalar::Wrap(int(a), dtype),
+                }),
             }
+        }
+    }
+}
+
+/// Fills a register with a constant.
+unsafe fn fill(constant: ElemOp, to: *mut u8) {
+    // SAFETY: the caller vouches for a register.
+    unsafe {
+        match constant {
+            ElemOp::ConstF32(value) => (0..CHUNK).for_each(|at| to.cast::<f32>().add(at).write(value)),
+            ElemOp::ConstF64(value) => (0..CHUNK).for_each(|at| to.cast::<f64>().add(at).write(value)),
+            ElemOp::ConstI64(value) => (0..CHUNK).for_each(|at| to.cast::<i64>().add(at).write(value)),
+            _ => unreachable!("no constant"),
         }
     }
 }

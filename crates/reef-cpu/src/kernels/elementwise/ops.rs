@@ -1,5 +1,6 @@
 //! One instruction of an element-wise program over whole registers.
 
+use reef_graph::scalar::power;
 use reef_graph::{Binary, DType, Unary};
 
 use super::super::vector::{Leaf, Vector};
@@ -50,6 +51,17 @@ impl Leaf for Zip {
                     unsafe { self.to.add(at).write((*self.a.add(at)).powf(*self.b.add(at))) };
                 }
             }
+            Binary::Mod | Binary::Rem => {
+                for at in 0..self.count {
+                    // SAFETY: as above.
+                    unsafe {
+                        let (a, b) = (*self.a.add(at), *self.b.add(at));
+                        let rest = a % b;
+                        let other = self.op == Binary::Mod && rest != 0.0 && (rest < 0.0) != (b < 0.0);
+                        self.to.add(at).write(if other { rest + b } else { rest });
+                    }
+                }
+            }
             _ => unreachable!("comparisons make integers"),
         }
     }
@@ -59,12 +71,16 @@ impl Leaf for Zip {
 pub(super) enum Scalar {
     /// A comparison of floats.
     Compare(Binary, *const f32, *const f32),
+    /// A comparison of doubles.
+    CompareDoubles(Binary, *const f64, *const f64),
     /// A function of two integers.
     Binary(Binary, *const i64, *const i64),
     /// A function of one integer.
     Unary(Unary, *const i64),
     /// Floats to integers.
     ToInt(*const f32, DType),
+    /// Doubles to integers.
+    DoubleToInt(*const f64, DType),
     /// Floats to the nearest integers between two bounds; what is no number is the lower.
     ToRange(*const f32, i32, i32),
     /// Integers to integers of another width.
@@ -102,33 +118,44 @@ impl Leaf for Integers {
                 }
             };
         }
+        macro_rules! compared {
+            ($op:expr, $a:expr, $b:expr) => {
+                by_op! { $op;
+                    Equal: each!(i => i64::from(*$a.add(i) == *$b.add(i)));
+                    Less: each!(i => i64::from(*$a.add(i) < *$b.add(i)));
+                    LessEqual: each!(i => i64::from(*$a.add(i) <= *$b.add(i)));
+                    Greater: each!(i => i64::from(*$a.add(i) > *$b.add(i)));
+                    GreaterEqual: each!(i => i64::from(*$a.add(i) >= *$b.add(i)));
+                    And: each!(i => i64::from((*$a.add(i) as i64 != 0) & (*$b.add(i) as i64 != 0)));
+                    Or: each!(i => i64::from((*$a.add(i) as i64 != 0) | (*$b.add(i) as i64 != 0)));
+                    Xor: each!(i => i64::from((*$a.add(i) as i64 != 0) ^ (*$b.add(i) as i64 != 0)));
+                }
+            };
+        }
         match self.what {
-            Scalar::Compare(op, a, b) => by_op! { op;
-                Equal: each!(i => i64::from(*a.add(i) == *b.add(i)));
-                Less: each!(i => i64::from(*a.add(i) < *b.add(i)));
-                LessEqual: each!(i => i64::from(*a.add(i) <= *b.add(i)));
-                Greater: each!(i => i64::from(*a.add(i) > *b.add(i)));
-                GreaterEqual: each!(i => i64::from(*a.add(i) >= *b.add(i)));
-            },
+            Scalar::Compare(op, a, b) => compared!(op, a, b),
+            Scalar::CompareDoubles(op, a, b) => compared!(op, a, b),
+            Scalar::Binary(op, a, b) if op.is_comparison() => compared!(op, a, b),
             Scalar::Binary(op, a, b) => by_op! { op;
                 Add: each!(i => (*a.add(i)).wrapping_add(*b.add(i)));
                 Sub: each!(i => (*a.add(i)).wrapping_sub(*b.add(i)));
                 Mul: each!(i => (*a.add(i)).wrapping_mul(*b.add(i)));
                 Div: each!(i => quotient(*a.add(i), *b.add(i)));
+                Mod: each!(i => rest(*a.add(i), *b.add(i), true));
+                Rem: each!(i => rest(*a.add(i), *b.add(i), false));
                 Max: each!(i => (*a.add(i)).max(*b.add(i)));
                 Min: each!(i => (*a.add(i)).min(*b.add(i)));
                 Pow: each!(i => power(*a.add(i), *b.add(i)));
-                Equal: each!(i => i64::from(*a.add(i) == *b.add(i)));
-                Less: each!(i => i64::from(*a.add(i) < *b.add(i)));
-                LessEqual: each!(i => i64::from(*a.add(i) <= *b.add(i)));
-                Greater: each!(i => i64::from(*a.add(i) > *b.add(i)));
-                GreaterEqual: each!(i => i64::from(*a.add(i) >= *b.add(i)));
-                And: each!(i => i64::from((*a.add(i) != 0) & (*b.add(i) != 0)));
-                Or: each!(i => i64::from((*a.add(i) != 0) | (*b.add(i) != 0)));
-                Xor: each!(i => i64::from((*a.add(i) != 0) ^ (*b.add(i) != 0)));
+                BitAnd: each!(i => *a.add(i) & *b.add(i));
+                BitOr: each!(i => *a.add(i) | *b.add(i));
+                BitXor: each!(i => *a.add(i) ^ *b.add(i));
+                ShiftLeft: each!(i => shifted(*a.add(i), *b.add(i), i64::wrapping_shl));
+                ShiftRight: each!(i => shifted(*a.add(i), *b.add(i), |a, by| (a as u64).wrapping_shr(by) as i64));
             },
             Scalar::Unary(function, a) => each!(i => integer(function, *a.add(i))),
             Scalar::ToInt(a, DType::Bool) => each!(i => i64::from(*a.add(i) != 0.0)),
+            Scalar::DoubleToInt(a, DType::Bool) => each!(i => i64::from(*a.add(i) != 0.0)),
+            Scalar::DoubleToInt(a, dtype) => each!(i => wrap(*a.add(i) as i64, dtype)),
             Scalar::ToInt(a, dtype) => each!(i => wrap(*a.add(i) as i64, dtype)),
             Scalar::ToRange(a, low, high) => {
                 let (least, most) = (low as f32, high as f32);
@@ -184,12 +211,6 @@ impl Leaf for Narrow {
     }
 }
 
-/// Whether [`integer`] knows the function.
-pub(super) fn has_integer_form(function: Unary) -> bool {
-    use Unary::*;
-    matches!(function, Relu | Clip(..) | Square | Abs | Neg | Sign | Floor | Ceil | Round | Not)
-}
-
 #[inline(always)]
 fn integer(function: Unary, x: i64) -> i64 {
     match function {
@@ -200,6 +221,7 @@ fn integer(function: Unary, x: i64) -> i64 {
         Unary::Neg => x.wrapping_neg(),
         Unary::Sign => x.signum(),
         Unary::Not => i64::from(x == 0),
+        Unary::BitNot => !x,
         _ => x,
     }
 }
@@ -208,6 +230,19 @@ fn integer(function: Unary, x: i64) -> i64 {
 #[inline(always)]
 fn quotient(a: i64, b: i64) -> i64 {
     if b == 0 { 0 } else { a.wrapping_div(b) }
+}
+
+/// What a quotient leaves, which is rounded towards −∞ or truncated. Divisors of 0 were refused before.
+#[inline(always)]
+fn rest(a: i64, b: i64, floored: bool) -> i64 {
+    let rest = if b == 0 { 0 } else { a.wrapping_rem(b) };
+    if floored && rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }
+}
+
+/// Moved by so many bits, or 0 where there are not as many.
+#[inline(always)]
+fn shifted(a: i64, by: i64, shift: impl Fn(i64, u32) -> i64) -> i64 {
+    if (0..64).contains(&by) { shift(a, by as u32) } else { 0 }
 }
 
 /// Where the first 0 is among `count` integers.
@@ -223,17 +258,6 @@ impl Leaf for Zeros {
     unsafe fn run<V: Vector>(self) -> Option<usize> {
         // SAFETY: the caller vouches for `count` elements.
         (0..self.count).find(|&at| unsafe { *self.from.add(at) } == 0)
-    }
-}
-
-/// Wrapped; a negative exponent truncates, as the quotient of 1 does.
-#[inline(always)]
-fn power(base: i64, exponent: i64) -> i64 {
-    match (base, exponent) {
-        (1, _) => 1,
-        (-1, n) => 1 - 2 * (n & 1),
-        (_, n) if n < 0 => 0,
-        (_, n) => base.wrapping_pow(n.min(i64::from(u32::MAX)) as u32),
     }
 }
 

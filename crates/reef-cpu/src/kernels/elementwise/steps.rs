@@ -68,14 +68,7 @@ impl Finder<'_> {
 
     /// Whether one instruction alone reads a register.
     fn read_once(&self, register: usize) -> bool {
-        let reads = |op: &ElemOp| match *op {
-            ElemOp::Load(_) | ElemOp::ConstF32(_) | ElemOp::ConstI64(_) => 0,
-            ElemOp::Unary(_, a) | ElemOp::ToF32(a) | ElemOp::ToInt(a, _) | ElemOp::ToRange(a, ..) => {
-                usize::from(a == register)
-            }
-            ElemOp::Binary(_, a, b) => usize::from(a == register) + usize::from(b == register),
-            ElemOp::Where(a, b, c) => [a, b, c].iter().filter(|&&read| read == register).count(),
-        };
+        let reads = |op: &ElemOp| op.operands().filter(|&read| read == register).count();
         self.program[register + 1..].iter().map(reads).sum::<usize>() == 1
     }
 

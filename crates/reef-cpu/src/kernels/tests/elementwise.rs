@@ -226,6 +226,50 @@ fn floats_and_integers_mix() {
     check(&integers);
 }
 
+/// Registers of three kinds, pieces that slow functions keep short, and results that are stored as they lie.
+#[test]
+fn doubles() {
+    let x: Vec<f64> = random(1, 1300).into_iter().map(f64::from).collect();
+    let small = random(2, 1300);
+    let program = vec![
+        ElemOp::Load(0),
+        ElemOp::Load(1),
+        ElemOp::ToF64(1),
+        ElemOp::Unary(Unary::Erf, 0),
+        ElemOp::Binary(Binary::Rem, 3, 2),
+        ElemOp::ConstF64(1.0 / 3.0),
+        ElemOp::Binary(Binary::Less, 0, 5),
+        ElemOp::Where(6, 4, 2),
+        ElemOp::Binary(Binary::Div, 7, 5),
+    ];
+    let inputs = || vec![input(DType::F64, 0, &[65, 1]), input(DType::F32, 0, &[65, 1])];
+    let value = |at: usize| {
+        let (x, y) = (x[at], f64::from(small[at]));
+        let chosen = if x < 1.0 / 3.0 { reef_graph::scalar::unary(Unary::Erf, x) % y } else { y };
+        chosen * 3.0
+    };
+    let mut dense =
+        case("doubles", &[20, 65], (inputs(), program.clone()), DType::F64, |i| value(i[0] * 65 + i[1]));
+    dense.operands.extend([bytes(&x), bytes(&small)]);
+    check(&dense);
+    let narrow = [program.clone(), vec![ElemOp::ToF32(8)]].concat();
+    let mut narrow = strided("narrowed", &[20, 65], (inputs(), narrow), (DType::F32, vec![80, 1]), |i| {
+        f64::from(value(i[0] * 65 + i[1]) as f32)
+    });
+    narrow.operands.extend([bytes(&x), bytes(&small)]);
+    check(&narrow);
+    let whole = [program, vec![ElemOp::ToInt(8, DType::I16)]].concat();
+    let mut whole = case(
+        "truncated",
+        &[1300],
+        (vec![input(DType::F64, 0, &[1]), input(DType::F32, 0, &[1])], whole),
+        DType::I16,
+        |i| value(i[0]).trunc(),
+    );
+    whole.operands.extend([bytes(&x), bytes(&small)]);
+    check(&whole);
+}
+
 /// In any lane of any piece, and only where integers are divided.
 #[test]
 fn integers_divided_by_zero_are_the_inputs_fault() {

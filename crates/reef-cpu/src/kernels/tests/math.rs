@@ -6,7 +6,7 @@ use super::super::math::Map;
 use super::super::vector::Vector;
 use super::{Case, isas};
 
-const ALL: [Unary; 27] = [
+const ALL: [Unary; 36] = [
     Unary::Relu,
     Unary::LeakyRelu(0.1),
     Unary::Elu(1.5),
@@ -34,6 +34,15 @@ const ALL: [Unary; 27] = [
     Unary::Round,
     Unary::Sin,
     Unary::Cos,
+    Unary::Tan,
+    Unary::Asin,
+    Unary::Acos,
+    Unary::Atan,
+    Unary::Sinh,
+    Unary::Cosh,
+    Unary::Asinh,
+    Unary::Acosh,
+    Unary::Atanh,
 ];
 
 /// The function in f64.
@@ -88,6 +97,16 @@ pub(super) fn reference(function: Unary, x: f64) -> f64 {
         Unary::Round => x.round_ties_even(),
         Unary::Sin => x.sin(),
         Unary::Cos => x.cos(),
+        Unary::Tan => x.sin() / x.cos(),
+        Unary::Asin => x.atan2((1.0 - x * x).sqrt()),
+        Unary::Acos => (1.0 - x * x).sqrt().atan2(x),
+        Unary::Atan => x.atan2(1.0),
+        Unary::Sinh => x.sinh(),
+        Unary::Cosh => x.cosh(),
+        Unary::Asinh => x.asinh(),
+        Unary::Acosh => x.acosh(),
+        Unary::Atanh => x.atanh(),
+        Unary::BitNot => unreachable!("floats have no bits to turn"),
         Unary::Not => f64::from(u8::from(x == 0.0)),
     }
 }
@@ -147,7 +166,7 @@ fn small_and_large_arguments() {
     let mut inputs: Vec<f32> = (-38..38).flat_map(|e| [10f32.powi(e), -(10f32.powi(e))]).collect();
     inputs.extend([0.0, 88.0, 88.7, -87.3, -100.0, 1e-40, f32::MAX, f32::MIN_POSITIVE]);
     each(|name, function, map| {
-        if matches!(function, Unary::Sin | Unary::Cos) {
+        if matches!(function, Unary::Sin | Unary::Cos | Unary::Tan) {
             return;
         }
         for (x, value) in inputs.iter().zip(map(&inputs)) {
@@ -173,6 +192,9 @@ fn infinities_and_nan() {
         let (high, low) = match function {
             Unary::Sigmoid | Unary::HardSigmoid(..) => (1.0, 0.0),
             Unary::Tanh | Unary::Erf | Unary::Sign => (1.0, -1.0),
+            Unary::Atan => (std::f32::consts::FRAC_PI_2, -std::f32::consts::FRAC_PI_2),
+            Unary::Sinh | Unary::Asinh => (f32::INFINITY, f32::NEG_INFINITY),
+            Unary::Cosh => (f32::INFINITY, f32::INFINITY),
             Unary::Exp | Unary::Relu | Unary::Softplus => (f32::INFINITY, 0.0),
             Unary::Clip(low, high) => (high, low),
             Unary::Elu(alpha) => (f32::INFINITY, -alpha),

@@ -4,13 +4,13 @@ use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 
 use reef_graph::trees::{LEAF, NODE_WORDS};
-use reef_graph::{Aggregate, Binary, DType, Op, Shape, Tensor, Unary, ValueId};
+use reef_graph::{Aggregate, Binary, DType, Op, Reduce, Shape, Tensor, Unary, ValueId};
 
 use super::super::attributes::Node;
 use super::super::{Builder, Reject, wrong};
-use super::forest::{self, Arrays};
+use super::forest::{self, Arrays, Steps};
 use super::scores::{self, Transform};
-use super::table;
+use super::{grid, table};
 
 /// The constants of a node's trees: nodes, roots, targets, weights.
 fn constants(
@@ -56,13 +56,37 @@ fn trees(
     b.add(name, Op::TreeEnsemble(aggregate), &operands, DType::F32, Shape::from([shape[0], targets]))
 }
 
-/// The rows of a node, which are not in double precision.
-fn rows(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
-    let x = node.input(0)?;
-    if b.dtype(x) == DType::F64 {
-        return wrong("trees are not computed in double precision: export the model for floats");
+/// Elements that are compared at once to make codes of features in double precision.
+const COMPARED_MAX: usize = 1 << 24;
+
+/// The rows of a node, or, in double precision, codes of their features and what these are made of.
+fn rows(b: &mut Builder, node: &Node) -> Result<(ValueId, Option<Steps>), Reject> {
+    let (name, x) = (node.name(), node.input(0)?);
+    if b.dtype(x) != DType::F64 {
+        return Ok((table(b, name, x)?, None));
     }
-    table(b, node.name(), x)
+    let x = grid(b, name, x)?;
+    let (rows, features) = (b.shape(x)[0], b.shape(x)[1]);
+    let steps = Steps::of_lists(node, features)?;
+    let values = steps.table();
+    if rows.saturating_mul(values.shape().elements()) > COMPARED_MAX {
+        return wrong(format!(
+            "{rows} rows by trees with {} values in double precision: fewer rows are needed, or floats",
+            values.shape().elements()
+        ));
+    }
+    let values = b.constant("", values);
+    let apart = b.reshape(name, x, Shape::from([rows, features, 1]))?;
+    let below = b.binary(name, Binary::Less, values, apart)?;
+    let reached = b.binary(name, Binary::LessEqual, values, apart)?;
+    let (below, reached) = (b.cast(name, below, DType::I32)?, b.cast(name, reached, DType::I32)?);
+    let both = b.binary(name, Binary::Add, below, reached)?;
+    let codes = b.reduce(name, Reduce::Sum, &[2], both)?;
+    let codes = b.reshape(name, codes, Shape::from([rows, features]))?;
+    let codes = b.cast(name, codes, DType::F32)?;
+    // No number stays none.
+    let (number, none) = (b.binary(name, Binary::Equal, x, x)?, b.scalar(DType::F32, f64::NAN));
+    Ok((b.choose(name, number, codes, none)?, Some(steps)))
 }
 
 fn targets_of(node: &Node) -> Result<usize, Reject> {
@@ -94,10 +118,10 @@ pub(super) fn regressor(b: &mut Builder, node: &Node) -> Result<ValueId, Reject>
         "MAX" => Aggregate::Max,
         other => return wrong(format!("aggregate_function `{other}` is not known")),
     };
-    let (name, x, targets) = (node.name(), rows(b, node)?, targets_of(node)?);
-    let tensors = constants(b, name, || Arrays::of_lists(node, "target"))?;
+    let (name, (x, steps), targets) = (node.name(), rows(b, node)?, targets_of(node)?);
+    let tensors = constants(b, name, || Arrays::of_lists(node, "target", steps.as_ref()))?;
     let scores = trees(b, name, x, &tensors, (aggregate, targets))?;
-    finished(b, node, scores, &forest::floats(node, "base_values")?)
+    finished(b, node, scores, &forest::floats(node, "base_values", steps.is_some())?)
 }
 
 pub(super) fn ensemble(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
@@ -108,7 +132,11 @@ pub(super) fn ensemble(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> 
         3 => Aggregate::Max,
         other => return wrong(format!("aggregate_function {other} is not known")),
     };
-    let (name, x, targets) = (node.name(), rows(b, node)?, targets_of(node)?);
+    let (name, x, targets) = (node.name(), node.input(0)?, targets_of(node)?);
+    if b.dtype(x) == DType::F64 {
+        return wrong("votes are not added in double precision: export the model for floats");
+    }
+    let x = table(b, name, x)?;
     let tensors = constants(b, name, || Arrays::of_tensors(node))?;
     let scores = trees(b, name, x, &tensors, (aggregate, targets))?;
     finished(b, node, scores, &[])
@@ -124,11 +152,11 @@ enum Voted {
 }
 
 pub(super) fn classifier(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
-    let (name, x) = (node.name(), rows(b, node)?);
+    let (name, (x, steps)) = (node.name(), rows(b, node)?);
     let (labels, classes) = scores::labels(node, "classlabels_int64s")?;
-    let tensors = constants(b, name, || Arrays::of_lists(node, "class"))?;
+    let tensors = constants(b, name, || Arrays::of_lists(node, "class", steps.as_ref()))?;
     let raw = trees(b, name, x, &tensors, (Aggregate::Sum, classes))?;
-    let base = forest::floats(node, "base_values")?;
+    let base = forest::floats(node, "base_values", steps.is_some())?;
     if base.len() > classes {
         return wrong(format!("base_values has {} entries for {classes} classes", base.len()));
     }

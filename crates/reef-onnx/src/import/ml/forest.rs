@@ -95,8 +95,9 @@ impl Arrays {
         }
     }
 
-    /// Of the votes of a `TreeEnsembleRegressor` or `TreeEnsembleClassifier`, whose names begin with `vote`.
-    pub fn of_lists(node: &Node, vote: &str) -> Result<Arrays, Reject> {
+    /// Of the votes of a `TreeEnsembleRegressor` or `TreeEnsembleClassifier`, whose names begin with `vote`. With
+    /// `steps`, what is compared with are codes of them.
+    pub fn of_lists(node: &Node, vote: &str, steps: Option<&Steps>) -> Result<Arrays, Reject> {
         let ids = node.ints("nodes_nodeids").unwrap_or(&[]);
         let list = |name: &str| -> Result<&[i64], Reject> {
             let list = node.ints(name).unwrap_or(&[]);
@@ -108,7 +109,7 @@ impl Arrays {
             [] => &[],
             _ => list("nodes_missing_value_tracks_true")?,
         };
-        let values = floats(node, "nodes_values")?;
+        let values = doubles(node, "nodes_values", steps.is_some())?;
         same("nodes_values", values.len(), ids.len())?;
         let modes: &[Vec<u8>] = node.attribute("nodes_modes").map_or(&[][..], |modes| &modes.strings);
         same("nodes_modes", modes.len(), ids.len())?;
@@ -122,7 +123,7 @@ impl Arrays {
             let lost = || Reject::Wrong(format!("tree {tree} has no node {id}"));
             places.get(&(tree, id)).copied().ok_or_else(lost)
         };
-        let votes = Votes::of(node, vote, &place)?;
+        let votes = Votes::of(node, vote, steps.is_some(), &place)?;
         let mut is_root = vec![true; ids.len()];
         let mut sources = Vec::with_capacity(ids.len());
         for at in 0..ids.len() {
@@ -134,7 +135,8 @@ impl Arrays {
             below.iter().for_each(|&below| is_root[below] = false);
             let test = test + if missing.get(at).is_some_and(|&missing| missing != 0) { MISSING } else { 0 };
             let feature = feature(features[at])?;
-            sources.push(Source::Branch { test, feature, values: vec![values[at]], sides: below });
+            let value = steps.map_or(values[at] as f32, |steps| steps.code(feature as usize, values[at]));
+            sources.push(Source::Branch { test, feature, values: vec![value], sides: below });
         }
         let roots: Vec<usize> = (0..ids.len()).filter(|&at| is_root[at]).collect();
         let mut begun = HashSet::new();
@@ -199,6 +201,52 @@ impl Arrays {
     }
 }
 
+/// What trees compare features in double precision with: the values of every feature, ascending. A feature
+/// becomes a code, twice the number of values below it and one more if it is the next one; a value is the code of
+/// what equals it. So codes compare as what they stand for does, and trees of floats do.
+#[derive(Debug)]
+pub(super) struct Steps(Vec<Vec<f64>>);
+
+impl Steps {
+    /// Of rows of so many features.
+    pub fn of_lists(node: &Node, features: usize) -> Result<Steps, Reject> {
+        let (values, ids) =
+            (doubles(node, "nodes_values", true)?, node.ints("nodes_featureids").unwrap_or(&[]));
+        same("nodes_featureids", ids.len(), values.len())?;
+        let modes: &[Vec<u8>] = node.attribute("nodes_modes").map_or(&[][..], |modes| &modes.strings);
+        same("nodes_modes", modes.len(), values.len())?;
+        let mut steps = vec![vec![]; features];
+        for ((&value, &id), mode) in values.iter().zip(ids).zip(modes) {
+            if test_of(mode)?.is_none() || value.is_nan() {
+                continue;
+            }
+            let place = feature(id)? as usize;
+            let own = steps.get_mut(place);
+            own.ok_or_else(|| Reject::Wrong(format!("feature {place} of rows of {features}")))?.push(value);
+        }
+        for own in &mut steps {
+            own.sort_by(f64::total_cmp);
+            own.dedup_by(|a, b| a == b);
+        }
+        Ok(Steps(steps))
+    }
+
+    fn code(&self, feature: usize, value: f64) -> f32 {
+        match value.is_nan() {
+            true => f32::NAN,
+            false => (2 * self.0[feature].partition_point(|&step| step < value) + 1) as f32,
+        }
+    }
+
+    /// The values, `[features, …]`; behind those of a feature there are NaNs, which compare with nothing.
+    pub fn table(&self) -> Tensor {
+        let most = self.0.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let row = |own: &Vec<f64>| [&own[..], &vec![f64::NAN; most - own.len()]].concat();
+        let all: Vec<f64> = self.0.iter().flat_map(row).collect();
+        Tensor::from_slice(DType::F64, Shape::from([self.0.len(), most]), &all)
+    }
+}
+
 /// Votes, those of a leaf one after the other.
 struct Votes {
     targets: Vec<i32>,
@@ -211,11 +259,12 @@ impl Votes {
     fn of(
         node: &Node,
         vote: &str,
+        wide: bool,
         place: &dyn Fn(i64, i64) -> Result<usize, Reject>,
     ) -> Result<Votes, Reject> {
         let list = |what: &str| node.ints(&format!("{vote}_{what}")).unwrap_or(&[]);
         let (ids, nodes, trees) = (list("ids"), list("nodeids"), list("treeids"));
-        let weights = floats(node, &format!("{vote}_weights"))?;
+        let weights = floats(node, &format!("{vote}_weights"), wide)?;
         for (what, count) in [("ids", ids.len()), ("nodeids", nodes.len()), ("treeids", trees.len())] {
             same(&format!("{vote}_{what}"), count, weights.len())?;
         }
@@ -276,30 +325,41 @@ fn modes(node: &Node) -> Result<Vec<u8>, Reject> {
     }
 }
 
-/// Numbers that are a list, or a tensor under the name with `_as_tensor`.
-pub(super) fn floats(node: &Node, name: &str) -> Result<Vec<f32>, Reject> {
-    let tensor = node.attribute(&format!("{name}_as_tensor"));
+/// Numbers that are a list, or a tensor under the name with `_as_tensor`, which may be in double precision if it
+/// is `wide`.
+pub(super) fn floats(node: &Node, name: &str, wide: bool) -> Result<Vec<f32>, Reject> {
+    Ok(doubles(node, name, wide)?.into_iter().map(|value| value as f32).collect())
+}
+
+/// The same as they are.
+fn doubles(node: &Node, name: &str, wide: bool) -> Result<Vec<f64>, Reject> {
     match node.attribute(name) {
-        Some(list) if !list.floats.is_empty() => Ok(list.floats.clone()),
-        _ => floats_of(tensor, name),
+        Some(list) if !list.floats.is_empty() => Ok(list.floats.iter().map(|&value| value.into()).collect()),
+        _ => doubles_of(node.attribute(&format!("{name}_as_tensor")), name, wide),
     }
 }
 
 /// The elements of an attribute that is a tensor of single precision; none if it is left out.
 fn floats_of(attribute: Option<&AttributeProto>, name: &str) -> Result<Vec<f32>, Reject> {
+    Ok(doubles_of(attribute, name, false)?.into_iter().map(|value| value as f32).collect())
+}
+
+fn doubles_of(attribute: Option<&AttributeProto>, name: &str, wide: bool) -> Result<Vec<f64>, Reject> {
     let Some(tensor) = attribute.and_then(|attribute| attribute.t.as_ref()) else { return Ok(vec![]) };
-    let TensorProto { raw_data, float_data, data_type, .. } = tensor;
-    if *data_type == DataType::Double as i32 {
-        return wrong(format!(
-            "{name} is in double precision, which trees are not computed in: export the model for floats"
-        ));
+    let TensorProto { raw_data, float_data, double_data, data_type, .. } = tensor;
+    let single = |bytes: &[u8]| f64::from(f32::from_le_bytes(bytes.try_into().expect("an element's bytes")));
+    let double = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("an element's bytes"));
+    match (*data_type, raw_data.is_empty()) {
+        (kind, empty) if kind == DataType::Double as i32 && wide => {
+            Ok(if empty { double_data.clone() } else { raw_data.chunks_exact(8).map(double).collect() })
+        }
+        (kind, _) if kind == DataType::Double as i32 => {
+            wrong(format!("{name} is in double precision, and its input is not"))
+        }
+        (kind, true) if kind == DataType::Float as i32 => {
+            Ok(float_data.iter().map(|&value| value.into()).collect())
+        }
+        (kind, false) if kind == DataType::Float as i32 => Ok(raw_data.chunks_exact(4).map(single).collect()),
+        _ => wrong(format!("{name} is no tensor of floats")),
     }
-    if *data_type != DataType::Float as i32 {
-        return wrong(format!("{name} is no tensor of floats"));
-    }
-    let float = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("an element's bytes"));
-    Ok(match &raw_data[..] {
-        [] => float_data.clone(),
-        raw => raw.chunks_exact(4).map(float).collect(),
-    })
 }

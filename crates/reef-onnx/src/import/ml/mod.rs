@@ -48,6 +48,11 @@ pub(super) fn unmade(node: &NodeProto, slot: usize) -> Option<String> {
 /// Numbers in single precision, as a table `[rows, columns]`; a list is one row.
 fn table(b: &mut Builder, name: &str, x: ValueId) -> Result<ValueId, Reject> {
     let x = b.cast(name, x, DType::F32)?;
+    grid(b, name, x)
+}
+
+/// The same in its own type.
+fn grid(b: &mut Builder, name: &str, x: ValueId) -> Result<ValueId, Reject> {
     match b.shape(x)[..] {
         [_, columns] if columns > 0 => Ok(x),
         [columns] if columns > 0 => b.reshape(name, x, Shape::from([1, columns])),
