@@ -6,6 +6,7 @@
 pub(crate) mod integer;
 mod scratch;
 mod tile;
+mod vision;
 
 use reef_graph::Along;
 use reef_plan::cut::{Cutter, Weights, Work};
@@ -17,6 +18,7 @@ use reef_plan::{
 pub(crate) use scratch::sorts;
 use tile::ConvWork;
 pub(crate) use tile::panel_width;
+pub(crate) use vision::run_of;
 
 use integer::INTEGER_COLUMNS;
 
@@ -177,6 +179,10 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, 1);
                 KernelSpec::Trees(spec)
             }
+            KernelSpec::Vision(mut spec) => {
+                spec.tile = split(spec.tile, vision::granule(&spec));
+                KernelSpec::Vision(spec)
+            }
             other @ (KernelSpec::Attention(_)
             | KernelSpec::Selection(_)
             | KernelSpec::Host(_)
@@ -224,6 +230,7 @@ impl Cutter for CpuCutter {
                 let near = spec.nodes * NODE_BYTES < NEAR_BYTES;
                 tile::stream_ns(isa, bytes, 0.0) + flops * if near { STEP_NS } else { FAR_STEP_NS }
             }
+            KernelSpec::Vision(spec) => tile::stream_ns(isa, bytes, 0.0) + vision::units_ns(isa, spec),
             KernelSpec::Selection(spec) => tile::stream_ns(isa, bytes, 0.0) + steps_ns(spec),
             KernelSpec::Host(_) => tile::stream_ns(isa, bytes, bytes),
             KernelSpec::Synthetic(spec) => {
