@@ -9,6 +9,7 @@ mod along;
 mod attention;
 mod attributes;
 mod border;
+mod columns;
 mod elementwise;
 mod foreign;
 mod graph;
@@ -31,6 +32,8 @@ mod shape;
 mod stateful;
 mod sums;
 mod transposed;
+mod vision;
+mod volume;
 mod window;
 
 use std::collections::HashMap;
@@ -256,6 +259,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         border::read,
         stateful::read,
         affine::read,
+        vision::read,
         ml::read,
     ];
     for reading in readings {
