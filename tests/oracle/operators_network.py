@@ -27,7 +27,6 @@ REFUSED = {
     **{f"{op}_{direction}_default_{name}": "needs an activation_alpha"
        for op in ("lstm", "gru", "rnn") for direction in ("forward", "reverse", "bidirectional")
        for name in ("affine", "thresholdedrelu", "scaledtanh")},
-    "roialign": "this operator is not known",
     "resize_int32_linear": "of I32 is not supported",
     "resize_uint8_linear": "of U8 is not supported",
     "resize_int8_linear": "of I8 is not supported",

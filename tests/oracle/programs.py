@@ -37,8 +37,6 @@ BAD_ARENAS_MIB = 1024
 # Programs that reef refuses, and why.
 REFUSED = {
     "scan_of_form_8": "Scan: of operator set N, it is not supported: N or a newer one is needed",
-    "col_to_image_of_input": "Col2Im: this operator is not known",
-    "col_to_image_of_data": "Col2Im: this operator is not known",
 }
 
 

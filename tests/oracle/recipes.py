@@ -417,6 +417,28 @@ recipe("CenterCropPad", [floats(3, 5), i64(2, 8)], values={
 recipe("ReverseSequence", [floats(4, 3, 2), Const(np.array([2, 4, 1]))], values={
     "batch_axis": [Value(0, {"time_axis": 1}, {1: Const(np.array([2, 3, 1, 3]))})],
     "time_axis": [Value(1, {"batch_axis": 0}, {1: Const(np.array([2, 3, 1, 3]))})]})
+REGIONS = [floats(2, 3, 8, 9), Const(np.array([[0, 0, 5, 4], [1.5, 2.25, 6, 7.5], [-1, -1, 9, 9]], np.float32)),
+           i64(0, 1, 0)]
+BINS = {"output_height": 3, "output_width": 2}
+REGION_VALUES = {"mode": ["max", Value("max", {"sampling_ratio": 2})], "output_height": [1, 4], "output_width": [1, 5],
+                 "sampling_ratio": [1, 2, 3], "spatial_scale": [0.6, Value(0.6, {"mode": "max"})]}
+recipe("RoiAlign", REGIONS, BINS, REGION_VALUES, since=(10, 15))
+recipe("RoiAlign", REGIONS, BINS, {**REGION_VALUES, "coordinate_transformation_mode": [
+    "output_half_pixel", Value("output_half_pixel", {"mode": "max"})]}, since=(16, 99))
+recipe("Col2Im", [floats(2, 18, 16), i64(5, 7), i64(2, 3)], {"strides": [1, 2], "pads": [0, 1, 0, 1]}, {
+    "strides": [Value([2, 1], {"pads": [0, 0, 2, 0]}, {0: floats(2, 18, 15)})],
+    "pads": [Value([1, 0, 1, 0], inputs={0: floats(2, 18, 18)})],
+    "dilations": [Value([2, 1], {"pads": [1, 1, 0, 1]})]})
+recipe("Det", [floats(2, 3, 4, 4)])
+MOVED = [floats(1, 4, 6, 7), floats(4, 4, 3, 2), floats(1, 12, 4, 6, low=-2, high=2)]
+recipe("DeformConv", MOVED, {"kernel_shape": [3, 2]}, {
+    "dilations": [Value([1, 2], inputs={2: floats(1, 12, 4, 5, low=-2, high=2)})],
+    "group": [Value(2, inputs={1: floats(4, 2, 3, 2)})],
+    "kernel_shape": [Value(None, same="the weights say so")],
+    "offset_group": [Value(2, inputs={2: floats(1, 24, 4, 6, low=-2, high=2)})],
+    "pads": [Value([1, 0, 0, 1], inputs={2: floats(1, 12, 5, 7, low=-2, high=2)})],
+    "strides": [Value([2, 1], inputs={2: floats(1, 12, 2, 6, low=-2, high=2)})]},
+       optional={3: floats(4), 4: (floats(1, 6, 4, 6, low=0, high=1), {3: floats(4)})})
 SIGNAL = floats(2, 6, 5, 1)
 COMPLEX = floats(2, 6, 5, 2)
 INVERSE = [1, Value(1, inputs={0: COMPLEX})]

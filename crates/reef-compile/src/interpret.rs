@@ -124,6 +124,7 @@ fn run_block<'a>(
         }
         KernelSpec::Along(spec) => loops::along(spec, &mut access, block),
         KernelSpec::Trees(spec) => loops::trees(spec, &mut access, block)?,
+        KernelSpec::Vision(spec) => loops::vision(spec, &mut access, block)?,
         KernelSpec::Selection(spec) => run_selection(spec, &mut access)?,
         KernelSpec::Host(index) => run_host(plan, *index, &mut access)?,
         KernelSpec::Synthetic(_) => return Err("synthetic kernels are not interpreted".into()),

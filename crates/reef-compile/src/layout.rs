@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use reef_graph::{DType, Graph, Node, Op, ValueId, ValueKind};
+use reef_graph::{DType, Graph, Node, Op, ValueId, ValueKind, Vision};
 
 use crate::groups::{Group, Kind, is_elementwise};
 use crate::view::View;
@@ -281,6 +281,7 @@ fn demands_dense(op: &Op) -> bool {
     use Op::{
         Along, Gather, Host, LayerNorm, MatMul, MatMulInteger, Recurrent, Reshape, Selection, TreeEnsemble,
     };
+    use reef_graph::Vision::{Col2Im, Det};
     matches!(
         op,
         Reshape
@@ -293,6 +294,7 @@ fn demands_dense(op: &Op) -> bool {
             | Recurrent(_)
             | Along { .. }
             | TreeEnsemble(_)
+            | Op::Vision(Col2Im(_) | Det)
     )
 }
 
@@ -301,19 +303,26 @@ fn demands_dense(op: &Op) -> bool {
 fn find_images(graph: &Graph) -> Vec<bool> {
     let mut images = vec![false; graph.values.len()];
     for node in &graph.nodes {
-        if matches!(node.op, Op::Conv(_) | Op::ConvInteger(..) | Op::Pool(_)) {
+        if matches!(
+            node.op,
+            Op::Conv(_) | Op::ConvInteger(..) | Op::Pool(_) | Op::Vision(Vision::RoiAlign(_))
+        ) {
             images[node.inputs[0].index()] = true;
             images[node.outputs[0].index()] = true;
         }
     }
     let keeps = |op: &Op| {
         use Op::{Concat, Pad, Resample, Slice};
-        is_elementwise(op) || matches!(op, Concat { .. } | Pad { .. } | Slice { .. } | Resample { .. })
+        is_elementwise(op)
+            || matches!(op, Concat { .. } | Pad { .. } | Slice { .. } | Resample { .. })
+            || matches!(op, Op::Vision(Vision::GridSample(_)))
     };
     loop {
         let before = images.iter().filter(|&&image| image).count();
         for node in graph.nodes.iter().filter(|node| keeps(&node.op)) {
-            let values = node.inputs.iter().chain(&node.outputs);
+            // Points are no image, wherever they lie.
+            let inputs = if matches!(node.op, Op::Vision(_)) { &node.inputs[..1] } else { &node.inputs[..] };
+            let values = inputs.iter().chain(&node.outputs);
             let own: Vec<usize> = values
                 .filter(|id| graph.value(**id).shape.rank() == 4 && graph.constant(**id).is_none())
                 .map(|id| id.index())

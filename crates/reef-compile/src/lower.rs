@@ -16,6 +16,7 @@ mod recurrent;
 mod rows;
 pub(crate) mod selection;
 mod trees;
+mod vision;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -224,6 +225,7 @@ impl<'a> Lowering<'a> {
             Op::Along { along, axis } => self.along(node, *along, *axis),
             Op::Selection(selection) => self.selection(node, selection),
             Op::TreeEnsemble(aggregate) => self.trees(node, *aggregate),
+            Op::Vision(vision) => self.vision(node, vision),
             Op::Host(host) => self.host(node, host.index),
             Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape | Op::Expand => {
                 self.make_view(node);

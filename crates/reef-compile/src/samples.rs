@@ -6,10 +6,11 @@ use std::sync::Arc;
 use reef_base::{AlignedBytes, Buffer, Rng};
 use reef_graph::{
     Aggregate, Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PoolAttrs,
-    PoolKind, Quantization, RecurrentAttrs, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId,
+    PoolKind, Quantization, RecurrentAttrs, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId, Vision,
     ZeroPoints,
 };
 
+use reef_graph::vision::{Col2Im, Coordinates, GridSample, Interpolation, Outside, RoiAlign};
 use reef_plan::{Cutter, HostFault, HostKernel, HostState, Plan, TensorSpec};
 
 use crate::{CompileError, CompileOptions, compile, reference};
@@ -83,7 +84,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 37] = [
+    let makers: [(&str, Maker); 40] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -120,6 +121,9 @@ pub fn all() -> Vec<Sample> {
         ("product of integers", product_of_integers),
         ("conv of quantised numbers", quantised_conv),
         ("decision trees", trees),
+        ("image at points", image_at_points),
+        ("regions of an image", regions),
+        ("windows and matrices", windows_and_matrices),
         ("network", network),
     ];
     let hosted = hosted();
@@ -609,6 +613,50 @@ fn trees(s: &mut Sketch) {
     inputs.push(s.graph.add_const("votes", Tensor::f32([4], &[0.5, -1.0, 0.25, 2.0])));
     let y = s.node(Op::TreeEnsemble(Aggregate::Sum), &inputs, &[7, 2]);
     s.output(y);
+}
+
+fn vision(s: &mut Sketch, vision: Vision, inputs: &[ValueId]) -> ValueId {
+    let shapes: Vec<Shape> = inputs.iter().map(|&id| Shape::new(&s.dims(id))).collect();
+    let shape = vision.shape(&shapes).expect("they fit");
+    s.graph.add_node(vision.name(), Op::Vision(vision), inputs, DType::F32, shape)
+}
+
+fn image_at_points(s: &mut Sketch) {
+    let (x, grid) = (s.input(&[2, 9, 6, 7]), s.input(&[2, 5, 8, 2]));
+    let sample = GridSample {
+        interpolation: Interpolation::Linear,
+        outside: Outside::Reflection,
+        coordinates: Coordinates::Unit { align_corners: true },
+    };
+    let y = vision(s, Vision::GridSample(sample), &[x, grid]);
+    s.output(y);
+}
+
+fn regions(s: &mut Sketch) {
+    let x = s.input(&[2, 9, 6, 7]);
+    let regions =
+        s.fixed(Tensor::f32([3, 4], &[0.0, 1.0, 5.0, 4.5, 2.0, -1.0, 7.5, 9.0, 3.0, 3.0, 3.5, 3.25]));
+    let batch = s.fixed(Tensor::i64([3], &[1, 0, 1]));
+    let align = RoiAlign { bins: [3, 2], samples: 0, scale: 1.0, half_pixel: false, largest: false };
+    let y = vision(s, Vision::RoiAlign(align), &[x, regions, batch]);
+    s.output(y);
+}
+
+/// Windows put back where they came from, and the determinants of what comes out.
+fn windows_and_matrices(s: &mut Sketch) {
+    let x = s.input(&[2, 27, 16]);
+    let fold = Col2Im {
+        image: vec![4; 2],
+        block: vec![3; 2],
+        windows: vec![4; 2],
+        strides: vec![1; 2],
+        dilations: vec![1; 2],
+        before: vec![1; 2],
+    };
+    let y = vision(s, Vision::Col2Im(fold), &[x]);
+    let z = vision(s, Vision::Det, &[y]);
+    s.output(y);
+    s.output(z);
 }
 
 /// Several stages, branches that may run side by side, and blocks that are worth killing.

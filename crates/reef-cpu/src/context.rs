@@ -6,6 +6,7 @@ use std::cell::UnsafeCell;
 use std::sync::Arc;
 
 use reef_graph::AllowedIndices;
+use reef_graph::vision::RoiAlign;
 use reef_plan::{HostFault, HostState, Place, Region};
 
 use crate::sync::{AtomicU64, Ordering};
@@ -35,6 +36,8 @@ pub(crate) enum BlockFault {
     Length { kernel: Arc<str>, operator: &'static str, row: usize, length: i32, steps: usize },
     /// The threshold of overlap with these bits is not in 0 to 1.
     Overlap { kernel: Arc<str>, bits: u32 },
+    /// Region number `region` of the kernel is of an entry that a batch of `images` does not have.
+    Entry { kernel: Arc<str>, region: usize, entry: i64, images: usize },
     /// No companion could be started.
     NoThread,
 }
@@ -63,6 +66,9 @@ impl BlockFault {
                 let threshold = f32::from_bits(bits);
                 let reason = format!("NonMaxSuppression: iou_threshold is {threshold}, allowed are 0 to 1");
                 HostFault::of_input(&*kernel, reason)
+            }
+            BlockFault::Entry { kernel, region, entry, images } => {
+                HostFault::of_input(&*kernel, RoiAlign::wrong_entry(region, entry, images))
             }
             BlockFault::NoThread => HostFault::of_kernel("host", "there is no thread to run it on"),
         }

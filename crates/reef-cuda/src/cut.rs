@@ -71,9 +71,13 @@ impl CudaCutter {
                 Precision::F16 | Precision::Bf16,
             ) => 2_000.0,
             (KernelSpec::IntegerConv(_) | KernelSpec::IntegerMatMul(_), _) => 2_000.0,
-            (KernelSpec::Recurrent(_) | KernelSpec::Resample(_) | KernelSpec::Along(_), _) => {
-                HOST_FLOPS_PER_NS
-            }
+            (
+                KernelSpec::Recurrent(_)
+                | KernelSpec::Resample(_)
+                | KernelSpec::Along(_)
+                | KernelSpec::Vision(_),
+                _,
+            ) => HOST_FLOPS_PER_NS,
             _ => 200.0,
         }
     }
@@ -164,6 +168,7 @@ impl Cutter for CudaCutter {
             | KernelSpec::Resample(_)
             | KernelSpec::Along(_)
             | KernelSpec::Trees(_)
+            | KernelSpec::Vision(_)
             | KernelSpec::Selection(_)
             | KernelSpec::Host(_)
             | KernelSpec::Synthetic(_) => {}

@@ -52,6 +52,11 @@ fn run(loaded: &Loaded, kernel: usize, slot: usize, staging: &mut [u8]) -> Resul
             return step
                 .run(kernel, packed, staging, |inputs, outputs| trees(spec, inputs, outputs).map_err(fault));
         }
+        KernelSpec::Vision(spec) => {
+            return step.run(kernel, packed, staging, |inputs, outputs| {
+                spec.compute(inputs, outputs[0]).map_err(fault)
+            });
+        }
         _ => unreachable!("no other kernel is a host step"),
     };
     let foreign = &*loaded.plan.host_kernels()[index];

@@ -225,6 +225,9 @@ impl Graph {
                 };
                 self.check_outputs(node, outputs).map_err(fail)?;
             }
+            if let Op::Vision(vision) = &node.op {
+                self.check_outputs(node, |inputs| vision.outputs(inputs)).map_err(fail)?;
+            }
             if let Op::TreeEnsemble(_) = &node.op {
                 self.check_trees(node).map_err(fail)?;
             }

@@ -18,6 +18,7 @@ pub mod scalar;
 pub mod selection;
 pub mod tensor;
 pub mod trees;
+pub mod vision;
 
 pub use along::Along;
 pub use dtype::DType;
@@ -32,3 +33,4 @@ pub use resample::Taps;
 pub use selection::Selection;
 pub use tensor::{ConstKey, Shape, Tensor};
 pub use trees::{Aggregate, Forest};
+pub use vision::Vision;

@@ -7,6 +7,7 @@ use crate::recurrent::RecurrentAttrs;
 use crate::resample::Taps;
 use crate::selection::Selection;
 use crate::trees::Aggregate;
+use crate::vision::Vision;
 
 /// A function of one element.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -220,7 +221,7 @@ pub struct PoolAttrs {
 pub struct HostOp {
     /// Index into the host kernels that came with the graph.
     pub index: usize,
-    /// The operators inside, for people: `GridSample`, `Det`, …
+    /// The operators inside, for people: `RandomNormal`, `STFT`, …
     pub operators: String,
 }
 
@@ -373,6 +374,8 @@ pub enum Op {
     /// (f32): in every tree a row comes to a leaf, whose votes are put together by target. Kernels take only
     /// constants for the trees.
     TreeEnsemble(Aggregate),
+    /// Elements at computed places, sums of windows, determinants.
+    Vision(Vision),
     /// Anything else.
     Host(HostOp),
 }
@@ -409,6 +412,7 @@ impl Op {
             Op::Along { along, .. } => along.name(),
             Op::Selection(selection) => selection.name(),
             Op::TreeEnsemble(_) => "TreeEnsemble",
+            Op::Vision(vision) => vision.name(),
             Op::Host(_) => "Host",
         }
     }

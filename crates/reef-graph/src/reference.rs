@@ -10,6 +10,7 @@ mod quantized;
 pub mod recurrent;
 mod sums;
 mod trees;
+pub mod vision;
 
 use std::sync::Arc;
 
@@ -57,6 +58,7 @@ pub fn apply(op: &Op, inputs: &[&Tensor], dtype: DType, shape: &Shape) -> Result
         Op::Recurrent(_) => return Err("a recurrent network has several outputs".into()),
         Op::Selection(_) => return Err("a selection has several outputs".into()),
         Op::TreeEnsemble(aggregate) => trees::ensemble(*aggregate, inputs, shape)?,
+        Op::Vision(what) => vision::all(what, inputs, shape)?,
         Op::Host(_) => return Err("host operators are not interpreted".into()),
     };
     if result.len() != shape.elements() {

@@ -27,6 +27,7 @@ pub mod target;
 pub mod trees;
 mod trusted;
 pub mod validate;
+pub mod vision;
 pub mod weights;
 
 pub use along::{AlongSpec, RowFunction};
@@ -54,4 +55,5 @@ pub use target::{DeviceKind, Isa, Precision, Target};
 pub use trees::{TreesSpec, trees};
 pub use trusted::trees_flaw;
 pub use validate::PlanError;
+pub use vision::VisionSpec;
 pub use weights::{ModelWeights, Packing, WeightRef, WeightStore};

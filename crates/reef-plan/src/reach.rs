@@ -178,6 +178,11 @@ pub(crate) fn reaches(
             let reads = spec.reads().iter().map(|&count| Reach::dense(F32, count)).collect();
             (reads, vec![Reach::dense(F32, spec.rows * spec.targets)])
         }
+        KernelSpec::Vision(spec) => {
+            let output = Reach::dense(F32, spec.writes()?);
+            let read = |(dtype, count): (DType, usize)| Reach::dense(dtype.bytes(), count);
+            (spec.reads().into_iter().map(read).collect(), vec![output])
+        }
         KernelSpec::Selection(spec) => {
             if let Some(flaw) = spec.flaw() {
                 return Err(flaw);

@@ -21,6 +21,7 @@ use crate::recurrent::RecurrentSpec;
 use crate::resample::ResampleSpec;
 use crate::selection::SelectionSpec;
 use crate::trees::TreesSpec;
+use crate::vision::VisionSpec;
 
 /// A function applied to every result before it is stored.
 pub type Activation = Option<Unary>;
@@ -650,6 +651,8 @@ pub enum KernelSpec {
     Along(AlongSpec),
     /// See [`TreesSpec`].
     Trees(TreesSpec),
+    /// See [`VisionSpec`].
+    Vision(VisionSpec),
     /// See [`SelectionSpec`]; one block.
     Selection(SelectionSpec),
     /// The plan's host kernel with this index; reads its inputs, writes its outputs, all dense; one block.
@@ -680,6 +683,7 @@ impl KernelSpec {
             KernelSpec::Recurrent(spec) => spec.tile_rows > 0,
             KernelSpec::Along(spec) => spec.tile > 0,
             KernelSpec::Trees(spec) => spec.tile > 0,
+            KernelSpec::Vision(spec) => spec.tile > 0 && spec.writes().is_ok(),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => true,
             KernelSpec::Synthetic(spec) => spec.tile_bytes > 0,
         }
@@ -704,6 +708,7 @@ impl KernelSpec {
             KernelSpec::Recurrent(spec) => spec.batch.div_ceil(spec.tile_rows),
             KernelSpec::Along(spec) => spec.rows().div_ceil(spec.tile),
             KernelSpec::Trees(spec) => spec.rows.div_ceil(spec.tile),
+            KernelSpec::Vision(spec) => spec.units().div_ceil(spec.tile),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => 1,
             KernelSpec::Synthetic(spec) => spec.bytes.div_ceil(spec.tile_bytes),
         }
@@ -737,6 +742,7 @@ impl KernelSpec {
             }
             KernelSpec::Along(spec) => spec.tile = spec.rows().max(1),
             KernelSpec::Trees(spec) => spec.tile = spec.rows.max(1),
+            KernelSpec::Vision(spec) => spec.tile = spec.units().max(1),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => {}
             KernelSpec::Synthetic(spec) => spec.tile_bytes = spec.bytes.max(1),
         }
@@ -762,6 +768,7 @@ impl KernelSpec {
             KernelSpec::Recurrent(_) => "recurrent",
             KernelSpec::Along(spec) => spec.name(),
             KernelSpec::Trees(_) => "trees",
+            KernelSpec::Vision(spec) => spec.name(),
             KernelSpec::Selection(spec) => spec.name(),
             KernelSpec::Host(_) => "host",
             KernelSpec::Synthetic(_) => "synthetic",

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use reef_base::limits;
-use reef_graph::{Binary, DType, PoolKind, Reduce, Shape, Taps, Tensor};
+use reef_graph::vision::RoiAlign;
+use reef_graph::{Binary, DType, PoolKind, Reduce, Shape, Taps, Tensor, Vision};
 use reef_plan::{
     At, CompressSpec, ConvSpec, Cost, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue,
     GatherSpec, HostFault, HostKernel, HostState, IoSpec, Isa, Kernel, KernelSpec, LayerNormSpec, Layout,
     LoopDim, MatMulSpec, Matrices, NonMaxSuppressionSpec, NonZeroSpec, OwnLayout, Packing, Place, Plan,
     PlanError, PlanParts, PoolSpec, RecurrentSpec, ReduceSpec, Region, ResampleSpec, Restart, SelectionSpec,
-    SyntheticSpec, Target, TensorSpec, UniqueSpec, WeightStore,
+    SyntheticSpec, Target, TensorSpec, UniqueSpec, VisionSpec, WeightStore,
 };
 
 fn parts(stages: Vec<Vec<Kernel>>) -> PlanParts {
@@ -229,6 +230,10 @@ fn reductions_norms_and_gathers_keep_to_their_operands() {
     let taps = Taps::new(7, 0.0, &[vec![(Some(6), 1.0)], vec![(None, 1.0)]]).unwrap();
     let resample = ResampleSpec { taps, outer: 2, inner: 3, tile_rows: 2, tile_columns: 2 };
     needs(KernelSpec::Resample(resample), &[(42, F32), (12, F32)]);
+    let inputs = vec![Shape::from([2, 3, 5, 4]), Shape::from([6, 4]), Shape::from([6])];
+    let align = RoiAlign { bins: [2, 3], samples: 2, scale: 1.0, half_pixel: true, largest: false };
+    let vision = VisionSpec { vision: Vision::RoiAlign(align), inputs, channels_last: true, tile: 1 };
+    needs(KernelSpec::Vision(vision), &[(120, F32), (24, F32), (6, 8), (108, F32)]);
 }
 
 #[test]

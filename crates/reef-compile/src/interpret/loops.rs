@@ -5,10 +5,11 @@ use reef_plan::program;
 use reef_plan::spec::elements;
 use reef_plan::{
     AlongSpec, ElemOp, ElementwiseSpec, GatherSpec, LayerNormSpec, LoopDim, ReduceSpec, ResampleSpec,
-    SoftmaxSpec, TreesSpec,
+    SoftmaxSpec, TreesSpec, VisionSpec,
 };
 
 use super::{Access, part};
+use reef_graph::reference::vision::of_unit;
 use reef_graph::scalar::{Element, larger, smaller};
 use reef_graph::trees::{LEAF, MISSING, NODE_WORDS, Test};
 
@@ -174,6 +175,16 @@ pub(super) fn along(spec: &AlongSpec, access: &mut Access<'_, '_>, block: usize)
             }
         }
     }
+}
+
+pub(super) fn vision(spec: &VisionSpec, access: &mut Access<'_, '_>, block: usize) -> Result<(), String> {
+    let dtypes = spec.vision.dtypes();
+    for unit in spec.part(block) {
+        let mut load = |input: usize, at: usize| access.load(input, dtypes[input], at).float();
+        let made = of_unit(&spec.vision, &spec.inputs, spec.channels_last, unit, &mut load)?;
+        made.into_iter().for_each(|(at, value)| access.store_f32(at, value));
+    }
+    Ok(())
 }
 
 pub(super) fn trees(spec: &TreesSpec, access: &mut Access<'_, '_>, block: usize) -> Result<(), String> {

@@ -7,6 +7,7 @@ pub(crate) mod attention;
 pub(crate) mod integer;
 mod scratch;
 mod tile;
+mod vision;
 
 use reef_graph::Along;
 use reef_plan::cut::{Cutter, Weights, Work};
@@ -18,6 +19,7 @@ use reef_plan::{
 pub(crate) use scratch::sorts;
 use tile::ConvWork;
 pub(crate) use tile::panel_width;
+pub(crate) use vision::run_of;
 
 use integer::INTEGER_COLUMNS;
 
@@ -184,6 +186,10 @@ impl Cutter for CpuCutter {
                 spec.tile_rows = tile::attention_rows(self.target, spec.planes(), spec.m, ns);
                 KernelSpec::Attention(spec)
             }
+            KernelSpec::Vision(mut spec) => {
+                spec.tile = split(spec.tile, vision::granule(&spec));
+                KernelSpec::Vision(spec)
+            }
             other @ (KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_)) => other,
         }
     }
@@ -231,6 +237,7 @@ impl Cutter for CpuCutter {
                 let near = spec.nodes * NODE_BYTES < NEAR_BYTES;
                 tile::stream_ns(isa, bytes, 0.0) + flops * if near { STEP_NS } else { FAR_STEP_NS }
             }
+            KernelSpec::Vision(spec) => tile::stream_ns(isa, bytes, 0.0) + vision::units_ns(isa, spec),
             KernelSpec::Selection(spec) => tile::stream_ns(isa, bytes, 0.0) + steps_ns(spec),
             KernelSpec::Host(_) => tile::stream_ns(isa, bytes, bytes),
             KernelSpec::Synthetic(spec) => {

@@ -25,6 +25,7 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
         KernelSpec::LayerNorm(spec) => spec.len.next_multiple_of(16) * 4,
         KernelSpec::Recurrent(spec) => recurrent(spec),
         KernelSpec::Along(spec) => along(spec),
+        KernelSpec::Vision(spec) => super::vision::scratch(spec),
         KernelSpec::Selection(spec) => selection(spec),
         KernelSpec::Attention(spec) => attention::parts(spec, spec.tile_rows).end,
         KernelSpec::Pool(_)

@@ -61,6 +61,7 @@ mod taps;
 mod tests;
 mod trees;
 mod vector;
+mod vision;
 
 /// A kernel made ready for this machine: everything that does not change from task to task.
 pub(crate) trait BlockKernel: Send + Sync {
@@ -92,6 +93,7 @@ pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockK
         KernelSpec::Recurrent(spec) => recurrent::prepare(spec, kernel, isa),
         KernelSpec::Along(spec) => along::prepare(spec, kernel, isa),
         KernelSpec::Trees(spec) => Box::new(trees::Trees::new(spec, kernel)),
+        KernelSpec::Vision(spec) => vision::prepare(spec, kernel, isa),
         KernelSpec::Selection(spec) => selection::prepare(spec, kernel),
         KernelSpec::Host(_) => Box::new(plain::Host::new(kernel)),
         KernelSpec::Synthetic(spec) => Box::new(plain::Synthetic::new(spec, kernel)),

@@ -64,6 +64,11 @@ pub(super) trait Vector:
     /// # Safety
     /// Inside [`Vector::enter`]; `count` elements are readable.
     unsafe fn load_part(from: *const f32, count: usize) -> Self;
+    /// The elements at `places`, one for every lane.
+    ///
+    /// # Safety
+    /// Inside [`Vector::enter`]; `LANES` places are readable, and the elements that they are counted to.
+    unsafe fn gather(from: *const f32, places: *const i32) -> Self;
     /// Unaligned store.
     ///
     /// # Safety

@@ -124,6 +124,7 @@ impl Cutter for DummyCutter {
             KernelSpec::Recurrent(spec) => spec.tile_rows = self.split(spec.tile_rows),
             KernelSpec::Along(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Trees(spec) => spec.tile = self.split(spec.tile),
+            KernelSpec::Vision(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => {}
         }
         kernel

@@ -9,6 +9,7 @@ mod along;
 mod attention;
 mod attributes;
 mod border;
+mod columns;
 mod elementwise;
 mod foreign;
 mod graph;
@@ -33,6 +34,8 @@ mod spectral;
 mod stateful;
 mod sums;
 mod transposed;
+mod vision;
+mod volume;
 mod window;
 
 use std::collections::HashMap;
@@ -263,6 +266,7 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         border::read,
         stateful::read,
         affine::read,
+        vision::read,
         ml::read,
         spectral::read,
         random::read,

@@ -105,13 +105,9 @@ impl Channels {
 }
 
 fn conv_transpose(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
-    let (name, x, weights) = (node.name(), node.input(0)?, node.input(1)?);
+    let (x, weights) = (node.input(0)?, node.input(1)?);
     let (shape, of) = (b.shape(x), b.shape(weights));
     let channels = Channels::new(node, &shape, &of)?;
-    let rank = shape.rank();
-    if rank > 4 {
-        return Err(Reject::Foreign(format!("{} spatial axes", rank - 2)));
-    }
     if of.contains(&0) || shape[1..].contains(&0) {
         return Err("it sums nothing".into());
     }
@@ -120,6 +116,30 @@ fn conv_transpose(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let image: Shape = [shape[0], channels.made()].into_iter().chain(outputs).collect();
     if super::graph::fitting(&image)? == 0 {
         return b.zeros(b.dtype(x), image);
+    }
+    let kept = (b.graph.nodes.len(), b.graph.values.len());
+    match phased(b, node, channels, &axes) {
+        // Whatever its weights are.
+        Err(Reject::Foreign(_)) => {
+            b.forget(kept.0, kept.1);
+            super::columns::conv_transpose(b, node, channels.groups, &axes)
+        }
+        made => made,
+    }
+}
+
+/// As a convolution of all phases.
+fn phased(
+    b: &mut Builder,
+    node: &Node,
+    channels: Channels,
+    axes: &[TransposedAxis],
+) -> Result<ValueId, Reject> {
+    let (name, x, weights) = (node.name(), node.input(0)?, node.input(1)?);
+    let (shape, of) = (b.shape(x), b.shape(weights));
+    let rank = shape.rank();
+    if rank > 4 || b.known(weights).is_none() {
+        return Err("no convolution computes it".into());
     }
     let mut sides = vec![];
     for (axis, side) in axes.iter().enumerate() {

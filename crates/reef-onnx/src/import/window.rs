@@ -35,11 +35,12 @@ struct Window {
 }
 
 /// Extents of a window along one axis.
-struct Side {
-    before: usize,
-    after: usize,
-    extra: usize,
-    output: usize,
+pub(super) struct Side {
+    pub before: usize,
+    pub after: usize,
+    /// Only rounding up the output needs it.
+    pub extra: usize,
+    pub output: usize,
 }
 
 impl Window {
@@ -48,16 +49,9 @@ impl Window {
         if rank != 1 && rank != 2 {
             return Err(Reject::Foreign(format!("{rank} spatial axes")));
         }
-        if kernel.contains(&0) {
-            return wrong("an empty window");
-        }
-        let window = kernel.iter().fold(1usize, |product, &extent| product.saturating_mul(extent));
-        if window > WINDOW_MAX {
-            return wrong(format!("a window of {window} elements: {WINDOW_MAX} are supported"));
-        }
+        let sides = sides(node, kernel, image)?;
         let strides = node.sizes("strides", rank, 1, 1)?;
         let dilations = node.sizes("dilations", rank, 1, 1)?;
-        let pads = node.sizes("pads", 2 * rank, 0, 0)?;
         let mut window = Window {
             kernel: [1; 2],
             strides: [1; 2],
@@ -69,15 +63,7 @@ impl Window {
         let offset = 2 - rank;
         for axis in 0..rank {
             let at = axis + offset;
-            let field = (kernel[axis] - 1).saturating_mul(dilations[axis]).saturating_add(1);
-            let given = (pads[axis], pads[axis + rank]);
-            let side = side(node, image[axis], field, strides[axis], given).ok_or_else(|| {
-                let padded = image[axis].saturating_add(given.0).saturating_add(given.1);
-                let axis = axis + 2;
-                Reject::Wrong(format!(
-                    "its window of {field} elements does not fit axis {axis} of {padded}, padding included"
-                ))
-            })?;
+            let side = &sides[axis];
             window.kernel[at] = kernel[axis];
             window.strides[at] = strides[axis];
             window.dilations[at] = dilations[axis];
@@ -94,6 +80,34 @@ impl Window {
         let [top, left, bottom, right] = self.pads;
         [top, left, bottom + self.extra[0], right + self.extra[1]]
     }
+}
+
+/// A window's sides, one for every spatial axis.
+pub(super) fn sides(node: &Node, kernel: &[usize], image: &[usize]) -> Result<Vec<Side>, Reject> {
+    let rank = image.len();
+    if kernel.contains(&0) {
+        return wrong("an empty window");
+    }
+    let window = kernel.iter().fold(1usize, |product, &extent| product.saturating_mul(extent));
+    if window > WINDOW_MAX {
+        return wrong(format!("a window of {window} elements: {WINDOW_MAX} are supported"));
+    }
+    let strides = node.sizes("strides", rank, 1, 1)?;
+    let dilations = node.sizes("dilations", rank, 1, 1)?;
+    let pads = node.sizes("pads", 2 * rank, 0, 0)?;
+    let mut sides = vec![];
+    for axis in 0..rank {
+        let field = (kernel[axis] - 1).saturating_mul(dilations[axis]).saturating_add(1);
+        let given = (pads[axis], pads[axis + rank]);
+        sides.push(side(node, image[axis], field, strides[axis], given).ok_or_else(|| {
+            let padded = image[axis].saturating_add(given.0).saturating_add(given.1);
+            let axis = axis + 2;
+            Reject::Wrong(format!(
+                "its window of {field} elements does not fit axis {axis} of {padded}, padding included"
+            ))
+        })?);
+    }
+    Ok(sides)
 }
 
 /// The padding that a node asks for along one axis, and what comes out; `None` where the window has no place.
@@ -115,7 +129,7 @@ fn side(node: &Node, image: usize, field: usize, stride: usize, pads: (usize, us
     let Some(room) = covered.checked_sub(field) else {
         // A pooling's first window may begin in the image and end outside of it, by less than a stride.
         let extra = field - covered;
-        let fits = node.operator() != "Conv" && extra < stride && image > 0;
+        let fits = node.operator().ends_with("Pool") && extra < stride && image > 0;
         return fits.then_some(Side { before, after, extra, output: 1 });
     };
     // Beside `VALID` rounding up is not looked at.
@@ -164,20 +178,7 @@ pub(super) fn convolution(
     weights: ValueId,
 ) -> Result<(ConvAttrs, Shape), Reject> {
     let (shape, of) = (b.shape(x), b.shape(weights));
-    if shape.rank() < 3 || of.rank() != shape.rank() {
-        return wrong(format!("weights of shape {of} for an input of shape {shape}"));
-    }
-    let groups = node.int("group", 1);
-    let groups = usize::try_from(groups).ok().filter(|&groups| groups > 0);
-    let groups = groups.ok_or_else(|| Reject::Wrong(format!("group is {}", node.int("group", 1))))?;
-    if groups.checked_mul(of[1]) != Some(shape[1]) || !of[0].is_multiple_of(groups) {
-        return wrong(format!("weights of shape {of} in {groups} groups for an input of shape {shape}"));
-    }
-    if let Some(kernel) = node.ints("kernel_shape")
-        && !kernel.iter().map(|&extent| extent as usize).eq(of[2..].iter().copied())
-    {
-        return wrong(format!("kernel_shape is {kernel:?}, and its weights have shape {of}"));
-    }
+    let groups = super::columns::channels_of(node, &shape, &of)?;
     let window = Window::new(node, &of[2..], &shape[2..])?;
     let attrs = ConvAttrs {
         kernel: window.kernel,
@@ -193,13 +194,13 @@ pub(super) fn convolution(
 pub(super) fn conv(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x, weights) = (node.name(), node.input(0)?, node.input(1)?);
     let (rank, channels) = (b.rank(x), b.shape(weights).first().copied().unwrap_or(0));
+    if b.known(weights).is_none() || rank > 4 {
+        return super::columns::conv(b, node);
+    }
     let (attrs, image) = convolution(b, node, x, weights)?;
     let (x, back) = b.computable(name, x)?;
     let (weights, _) = b.computable(name, weights)?;
     let weights = enter(b, node, weights)?;
-    if !b.is_known(weights) {
-        return Err("its weights are computed".into());
-    }
     let (bias, added) = bias(b, node, channels)?;
     let x = enter(b, node, x)?;
     let inputs: Vec<ValueId> = [x, weights].into_iter().chain(bias).collect();
@@ -236,6 +237,9 @@ fn pool(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         return wrong(format!("an input of shape {shape}"));
     }
     let kernel = node.sizes("kernel_shape", shape.rank() - 2, 1, 1)?;
+    if shape.rank() == 5 {
+        return super::volume::pool(b, node, &kernel);
+    }
     let window = Window::new(node, &kernel, &shape[2..])?;
     let (x, back) = match b.dtype(x) {
         // The largest of some of these is one of them.

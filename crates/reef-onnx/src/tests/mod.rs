@@ -14,3 +14,4 @@ mod selection;
 mod shapes;
 mod sizes;
 mod transposed;
+mod vision;

@@ -18,6 +18,7 @@ pub(super) struct Network {
 }
 
 /// An attribute's value.
+#[derive(Clone, Copy)]
 pub(super) enum Attr<'a> {
     Int(i64),
     Ints(&'a [i64]),

@@ -30,6 +30,7 @@ mod resample;
 mod rest;
 mod selection;
 mod trees;
+mod vision;
 
 /// What untouched bytes of an output hold.
 const POISON: u8 = 0xAA;

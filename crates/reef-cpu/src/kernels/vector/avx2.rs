@@ -78,6 +78,11 @@ impl Vector for F32x8 {
         F32x8(unsafe { _mm256_maskload_ps(from, first(count)) })
     }
     #[inline(always)]
+    unsafe fn gather(from: *const f32, places: *const i32) -> Self {
+        // SAFETY: the caller has entered; places and elements are readable.
+        F32x8(unsafe { _mm256_i32gather_ps::<4>(from, _mm256_loadu_si256(places.cast())) })
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: who holds a vector has entered, and the elements are writable.
         unsafe { _mm256_storeu_ps(to, self.0) }

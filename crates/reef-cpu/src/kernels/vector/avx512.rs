@@ -72,6 +72,11 @@ impl Vector for F32x16 {
         F32x16(unsafe { _mm512_maskz_loadu_ps(first(count), from) })
     }
     #[inline(always)]
+    unsafe fn gather(from: *const f32, places: *const i32) -> Self {
+        // SAFETY: the caller has entered; places and elements are readable.
+        F32x16(unsafe { _mm512_i32gather_ps::<4>(_mm512_loadu_si512(places.cast()), from.cast()) })
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: who holds a vector has entered, and the elements are writable.
         unsafe { _mm512_storeu_ps(to, self.0) }

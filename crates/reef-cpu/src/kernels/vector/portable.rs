@@ -92,6 +92,15 @@ impl Vector for F32x4 {
         F32x4(lanes)
     }
     #[inline(always)]
+    unsafe fn gather(from: *const f32, places: *const i32) -> Self {
+        let mut lanes = [0.0; 4];
+        for (at, lane) in lanes.iter_mut().enumerate() {
+            // SAFETY: places and elements are readable.
+            *lane = unsafe { *from.offset(*places.add(at) as isize) };
+        }
+        F32x4(lanes)
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: four elements are writable.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
