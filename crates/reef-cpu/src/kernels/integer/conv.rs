@@ -141,18 +141,21 @@ impl IntegerConv {
         // SAFETY: scratch has room for the rows.
         unsafe {
             let to = context.scratch.add(HEAD_BYTES);
-            let mut pixel = self.windows.pixel(row);
-            for at in 0..count {
-                if context.poll.stop() {
-                    return None;
+            let source = Source { x, flip, fill: job.left.get(row) as u8 };
+            let (mut pixel, mut at) = (self.windows.pixel(row), 0);
+            while at < count {
+                let run = self.windows.run(pixel, count - at);
+                for ky in 0..conv.kernel[0] {
+                    if context.poll.stop() {
+                        return None;
+                    }
+                    let to = to.add(at * stride + ky * self.windows.line_bytes());
+                    self.windows.write_line::<V>(&source, (pixel, run), ky, (to, stride));
                 }
-                let source = Source { x, flip, fill: job.left.get(row + at) as u8 };
-                let to = to.add(at * stride);
-                self.windows.write::<V>(&source, pixel, to);
-                for spare in job.depth..stride {
-                    to.add(spare).write(0);
-                }
-                self.windows.next(&mut pixel);
+                (pixel, at) = (self.windows.next_line(pixel), at + run);
+            }
+            for spare in job.depth..stride {
+                (0..count).for_each(|at| to.add(at * stride + spare).write(0));
             }
             Some((to.cast_const(), stride))
         }

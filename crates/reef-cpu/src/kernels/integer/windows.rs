@@ -67,42 +67,70 @@ impl Windows {
         Pixel { image, y: inside / width, x: inside % width }
     }
 
-    /// The pixel after `pixel`.
+    /// How many of `count` pixels from `pixel` on are in its line.
     #[inline(always)]
-    pub(super) fn next(&self, pixel: &mut Pixel) {
-        pixel.x += 1;
-        if pixel.x == self.out_hw[1] {
-            (pixel.x, pixel.y) = (0, pixel.y + 1);
-        }
-        if pixel.y == self.out_hw[0] {
-            (pixel.y, pixel.image) = (0, pixel.image + 1);
+    pub(super) fn run(&self, pixel: Pixel, count: usize) -> usize {
+        count.min(self.out_hw[1] - pixel.x)
+    }
+
+    /// The first pixel of the line after that of `pixel`.
+    #[inline(always)]
+    pub(super) fn next_line(&self, pixel: Pixel) -> Pixel {
+        match pixel.y + 1 < self.out_hw[0] {
+            true => Pixel { y: pixel.y + 1, x: 0, ..pixel },
+            false => Pixel { image: pixel.image + 1, y: 0, x: 0 },
         }
     }
 
-    /// Writes the window of `pixel` to `to`: lines, taps, channels.
+    /// Writes one line of the windows of `count` pixels of an output line to `to`, `stride` bytes apart: taps, channels.
     ///
     /// # Safety
-    /// Inside [`Vector::enter`]; the pixel is one of the output, `source.x` points at the input, `to` has room.
+    /// Inside [`Vector::enter`]; the pixels are some of the output, `source.x` points at the input, `to` has room.
     #[inline(always)]
-    pub(super) unsafe fn write<V: Vector>(&self, source: &Source, pixel: Pixel, to: *mut u8) {
-        let line = self.kernel[1] * self.channels;
+    pub(super) unsafe fn write_line<V: Vector>(
+        &self,
+        source: &Source,
+        (pixel, count): (Pixel, usize),
+        ky: usize,
+        (to, stride): (*mut u8, usize),
+    ) {
+        let len = self.line_bytes();
+        let y = pixel.y as isize * self.strides[0] - self.pads[0] + ky as isize * self.dilations[0];
+        let row = (pixel.image as isize * self.in_hw[0] + y) * self.in_hw[1];
         let left = pixel.x as isize * self.strides[1] - self.pads[1];
-        let image = pixel.image as isize * self.in_hw[0];
-        for ky in 0..self.kernel[0] {
-            let y = pixel.y as isize * self.strides[0] - self.pads[0] + ky as isize * self.dilations[0];
-            // SAFETY: lines and taps inside the image are inside the input.
-            unsafe {
-                let to = to.add(ky * line);
-                let row = (image + y) * self.in_hw[1];
-                if y < 0 || y >= self.in_hw[0] {
-                    fill_few(to, line, source.fill);
-                } else if self.dense {
-                    self.line::<V>(source, row, left, to);
-                } else {
-                    self.taps::<V>(source, row, left, to);
+        // SAFETY: lines and taps inside the image are inside the input.
+        unsafe {
+            if y < 0 || y >= self.in_hw[0] {
+                for at in 0..count {
+                    fill_few(to.add(at * stride), len, source.fill);
+                }
+            } else if self.dense {
+                // Those in the middle have all their taps inside.
+                let taps = self.kernel[1] as isize;
+                let begin = ((-left).max(0) as usize).div_ceil(self.strides[1] as usize).min(count);
+                let most = self.in_hw[1] - taps - left;
+                let inside = if most < 0 { 0 } else { (most / self.strides[1]) as usize + 1 };
+                let end = inside.clamp(begin, count);
+                for at in (0..begin).chain(end..count) {
+                    self.line::<V>(source, row, left + at as isize * self.strides[1], to.add(at * stride));
+                }
+                let from = source.x.wrapping_offset((row + left) * self.pixel_stride);
+                let step = (self.strides[1] * self.pixel_stride) as usize;
+                for at in begin..end {
+                    copy::<V>(from.wrapping_add(at * step), len, source.flip, to.add(at * stride));
+                }
+            } else {
+                for at in 0..count {
+                    self.taps::<V>(source, row, left + at as isize * self.strides[1], to.add(at * stride));
                 }
             }
         }
+    }
+
+    /// Bytes of a window's line.
+    #[inline(always)]
+    pub(super) fn line_bytes(&self) -> usize {
+        self.kernel[1] * self.channels
     }
 
     /// A line whose pixels follow each other, from input pixel `row + left` on.
