@@ -13,7 +13,7 @@ use reef_plan::{ElemOp, ElementwiseSpec, Isa, Kernel, Region, RegisterKind};
 use self::convert::{MoveFn, Plane};
 use self::doubles::{Doubles, Singles, Wide};
 use self::ops::{Choose, Floats, Integers, Narrow, Scalar, Zeros, Zip};
-use self::steps::{Affine, Dequantize, Quantize, Requantize, Step};
+use self::steps::{Bytes, Dequantize, InPlace, Quantize, Requantize, Step, Sum};
 use super::math::Map;
 use super::nest::{Nest, Piece};
 use super::vector::Vector;
@@ -57,6 +57,9 @@ pub(super) fn prepare(spec: &ElementwiseSpec, kernel: &Kernel, isa: Isa) -> Box<
         store: convert::store_fn::<V>(spec.out_dtype, last),
         copy: convert::copy_fn::<V>(spec.out_dtype.bytes()),
     });
+    let types: Vec<DType> = spec.inputs.iter().map(|input| input.dtype).chain([spec.out_dtype]).collect();
+    let dense: Vec<bool> =
+        (0..types.len()).map(|operand| nest.lines() == 1 && nest.step(operand) == 1).collect();
     let interpreter = Elementwise {
         name: kernel.name.as_str().into(),
         elements: spec.elements(),
@@ -66,7 +69,7 @@ pub(super) fn prepare(spec: &ElementwiseSpec, kernel: &Kernel, isa: Isa) -> Box<
         out: kernel.writes[0],
         out_dtype: spec.out_dtype,
         nest,
-        steps: steps::steps(&program, &spec.inputs.iter().map(|input| input.dtype).collect::<Vec<_>>()),
+        steps: steps::steps(&program, &types, &dense),
         chunk: chunk(&program, &kinds),
         program,
         kinds,
@@ -344,19 +347,22 @@ impl Elementwise {
         unsafe {
             match self.steps[index] {
                 Step::Same | Step::Nothing => unreachable!("one instruction is not several"),
-                Step::Dequantize { load, input, zero, scale } => {
-                    let (dtype, offset) = self.inputs[input];
+                Step::Dequantize { load, from: Bytes { input, signed, by } } => {
                     let to_float = to.cast::<f32>();
                     if self.is_dense(input, piece) && !self.nest.is_constant(input) {
-                        let from = context.read_ptr(&self.regions[input]).add(offset);
-                        let from = from.offset(self.offset(input, piece.line, piece));
-                        let signed = dtype == DType::I8;
-                        V::enter(Dequantize { from, signed, zero, scale, to: to_float, count });
+                        let from = self.bytes_of(context, input, piece);
+                        V::enter(Dequantize { from, signed, by, to: to_float, count });
                     } else if first || !self.nest.is_constant(input) {
                         self.load::<V>(context, (load, input), piece, to, first);
                         let count = if self.nest.is_constant(input) { CHUNK } else { count };
-                        V::enter(Affine { at: to_float, zero, scale, count });
+                        V::enter(InPlace { at: to_float, by, count });
                     }
+                    to.cast_const()
+                }
+                Step::Sum { operands, relu, by, back } => {
+                    let to = if back.is_some() { to } else { self.place(context, piece) };
+                    let from = operands.map(|operand| self.bytes_of(context, operand.input, piece));
+                    V::enter(Sum { from, operands, relu, by, back, to, count });
                     to.cast_const()
                 }
                 Step::Quantize(by) => {
@@ -368,12 +374,21 @@ impl Elementwise {
                     V::enter(Quantize { by, from, to, bytes, count });
                     to.cast_const()
                 }
-                Step::Requantize { by, zero, scale } => {
+                Step::Requantize { by, back } => {
                     let (from, to) = ((*registers.add(by.from)).cast(), to.cast());
-                    V::enter(Requantize { by, zero, scale, from, to, count });
+                    V::enter(Requantize { by, back, from, to, count });
                     to.cast_const().cast()
                 }
             }
+        }
+    }
+
+    /// A piece of an operand of bytes.
+    unsafe fn bytes_of(&self, context: &BlockContext<'_>, input: usize, piece: &Piece) -> *const u8 {
+        // SAFETY: the piece is a part of the operand.
+        unsafe {
+            let from = context.read_ptr(&self.regions[input]).add(self.inputs[input].1);
+            from.offset(self.offset(input, piece.line, piece))
         }
     }
 

@@ -14,11 +14,36 @@ pub(super) enum Step {
     /// Nothing: a later one does it.
     Nothing,
     /// A load whose elements are turned into `(x − zero) · scale`.
-    Dequantize { load: usize, input: usize, zero: f32, scale: f32 },
+    Dequantize { load: usize, from: Bytes },
     /// Numbers as integers.
     Quantize(Quantization),
     /// The same, and these as numbers again.
-    Requantize { by: Quantization, zero: f32, scale: f32 },
+    Requantize { by: Quantization, back: Affine },
+    /// Two operands of bytes as numbers, their sum, perhaps kept from below 0, as integers, and perhaps these as
+    /// numbers again.
+    Sum { operands: [Bytes; 2], relu: bool, by: Quantization, back: Option<Affine> },
+}
+
+/// `(x − zero) · scale`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Affine {
+    pub(super) zero: f32,
+    pub(super) scale: f32,
+}
+
+impl Affine {
+    #[inline(always)]
+    fn apply(&self, x: f32) -> f32 {
+        (x - self.zero) * self.scale
+    }
+}
+
+/// An operand of bytes that are read as numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Bytes {
+    pub(super) input: usize,
+    pub(super) signed: bool,
+    pub(super) by: Affine,
 }
 
 /// `x / scale`, rounded half to even, plus `zero`, between two bounds.
@@ -39,13 +64,18 @@ impl Quantization {
     }
 }
 
-/// The steps of a program, whose operands are of these types.
-pub(super) fn steps(program: &[ElemOp], types: &[DType]) -> Vec<Step> {
+/// The steps of a program, whose operands are of these types, and whose output, the last of them, is as well; `dense` says
+/// which of them are one line without gaps.
+pub(super) fn steps(program: &[ElemOp], types: &[DType], dense: &[bool]) -> Vec<Step> {
     let mut steps = vec![Step::Same; program.len()];
     let finder = Finder { program, types };
     for index in 0..program.len() {
         let found = finder.dequantize(index).or_else(|| finder.quantize(index));
         if let Some((step, does)) = found {
+            does.iter().for_each(|&at| steps[at] = Step::Nothing);
+            steps[index] = step;
+        }
+        if let Some((step, does)) = finder.sum(&steps, index, dense) {
             does.iter().for_each(|&at| steps[at] = Step::Nothing);
             steps[index] = step;
         }
@@ -92,13 +122,14 @@ impl Finder<'_> {
         let step = match self.program[integers] {
             ElemOp::Load(input) if matches!(self.types[input], DType::U8 | DType::I8) => {
                 does.push(integers);
-                Step::Dequantize { load: integers, input, zero, scale }
+                let signed = self.types[input] == DType::I8;
+                Step::Dequantize { load: integers, from: Bytes { input, signed, by: Affine { zero, scale } } }
             }
             ElemOp::ToRange(..) => {
                 let (by, before) = self.quantization(integers)?;
                 does.extend(before);
                 does.push(integers);
-                Step::Requantize { by, zero, scale }
+                Step::Requantize { by, back: Affine { zero, scale } }
             }
             _ => return None,
         };
@@ -109,6 +140,33 @@ impl Finder<'_> {
         let (by, does) = self.quantization(index)?;
         let alone = index + 1 == self.program.len() && does.iter().all(|&at| self.read_once(at));
         alone.then_some((Step::Quantize(by), does))
+    }
+
+    /// A sum of two operands of bytes that ends in integers, of steps that were found before.
+    fn sum(&self, steps: &[Step], index: usize, dense: &[bool]) -> Option<(Step, Vec<usize>)> {
+        let (by, back) = match steps[index] {
+            Step::Quantize(by) => (by, None),
+            Step::Requantize { by, back } => (by, Some(back)),
+            _ => return None,
+        };
+        let (mut at, mut does) = (by.from, vec![]);
+        let relu = matches!(self.program[at], ElemOp::Unary(Unary::Relu, _));
+        if let ElemOp::Unary(Unary::Relu, of) = self.program[at] {
+            does.push(at);
+            at = of;
+        }
+        let ElemOp::Binary(Binary::Add, a, b) = self.program[at] else { return None };
+        does.extend([at, a, b]);
+        let (Step::Dequantize { from: a, .. }, Step::Dequantize { from: b, .. }) = (steps[a], steps[b])
+        else {
+            return None;
+        };
+        let out = self.types.len() - 1;
+        // Bytes go to the output, numbers to a register.
+        let lies = back.is_some() || dense[out] && self.types[out].bytes() == 1;
+        let fits = lies && [a, b].iter().all(|operand| dense[operand.input]);
+        let alone = a != b && does.iter().all(|&at| self.read_once(at));
+        (fits && alone).then_some((Step::Sum { operands: [a, b], relu, by, back }, does))
     }
 
     /// What an instruction that keeps numbers in a range ends, and what comes before it.
@@ -127,12 +185,11 @@ impl Finder<'_> {
     }
 }
 
-/// `(from[i] − zero) · scale` of bytes.
+/// Bytes as numbers.
 pub(super) struct Dequantize {
     pub(super) from: *const u8,
     pub(super) signed: bool,
-    pub(super) zero: f32,
-    pub(super) scale: f32,
+    pub(super) by: Affine,
     pub(super) to: *mut f32,
     pub(super) count: usize,
 }
@@ -148,7 +205,7 @@ impl Leaf for Dequantize {
                     // SAFETY: the caller vouches for `count` elements on both sides.
                     unsafe {
                         let x = f32::from(*self.from.cast::<$t>().add(at));
-                        self.to.add(at).write((x - self.zero) * self.scale);
+                        self.to.add(at).write(self.by.apply(x));
                     }
                 }
             };
@@ -160,22 +217,78 @@ impl Leaf for Dequantize {
     }
 }
 
-/// `(x − zero) · scale` of floats where they are.
-pub(super) struct Affine {
+/// Numbers where they are.
+pub(super) struct InPlace {
     pub(super) at: *mut f32,
-    pub(super) zero: f32,
-    pub(super) scale: f32,
+    pub(super) by: Affine,
     pub(super) count: usize,
 }
 
-impl Leaf for Affine {
+impl Leaf for InPlace {
     type Out = ();
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
         for at in 0..self.count {
             // SAFETY: the caller vouches for `count` elements.
-            unsafe { *self.at.add(at) = (*self.at.add(at) - self.zero) * self.scale };
+            unsafe { *self.at.add(at) = self.by.apply(*self.at.add(at)) };
+        }
+    }
+}
+
+/// The sum of two operands of bytes as integers again, which are bytes or become numbers.
+pub(super) struct Sum {
+    pub(super) from: [*const u8; 2],
+    pub(super) operands: [Bytes; 2],
+    pub(super) relu: bool,
+    pub(super) by: Quantization,
+    pub(super) back: Option<Affine>,
+    /// Bytes, or f32.
+    pub(super) to: *mut u8,
+    pub(super) count: usize,
+}
+
+impl Leaf for Sum {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match (self.operands[0].signed, self.operands[1].signed) {
+                (false, false) => self.sums::<u8, u8>(),
+                (false, true) => self.sums::<u8, i8>(),
+                (true, false) => self.sums::<i8, u8>(),
+                (true, true) => self.sums::<i8, i8>(),
+            }
+        }
+    }
+}
+
+impl Sum {
+    #[inline(always)]
+    unsafe fn sums<A: Copy + Into<f32>, B: Copy + Into<f32>>(&self) {
+        let (a, b) = (self.from[0].cast::<A>(), self.from[1].cast::<B>());
+        let least = if self.relu { 0.0 } else { f32::NEG_INFINITY };
+        let [by_a, by_b] = self.operands.map(|operand| operand.by);
+        // SAFETY: the caller vouches for `count` elements of all.
+        unsafe {
+            match self.back {
+                None => {
+                    for at in 0..self.count {
+                        let sum = by_a.apply((*a.add(at)).into()) + by_b.apply((*b.add(at)).into());
+                        let sum = if sum < least { least } else { sum };
+                        self.to.add(at).write(self.by.apply(sum) as u8);
+                    }
+                }
+                Some(back) => {
+                    for at in 0..self.count {
+                        let sum = by_a.apply((*a.add(at)).into()) + by_b.apply((*b.add(at)).into());
+                        let sum = if sum < least { least } else { sum };
+                        self.to.cast::<f32>().add(at).write(back.apply(self.by.apply(sum) as f32));
+                    }
+                }
+            }
         }
     }
 }
@@ -214,11 +327,10 @@ impl Leaf for Quantize {
     }
 }
 
-/// Floats as integers, and these as `(x − zero) · scale`.
+/// Floats as integers, and these as numbers.
 pub(super) struct Requantize {
     pub(super) by: Quantization,
-    pub(super) zero: f32,
-    pub(super) scale: f32,
+    pub(super) back: Affine,
     pub(super) from: *const f32,
     pub(super) to: *mut f32,
     pub(super) count: usize,
@@ -233,7 +345,7 @@ impl Leaf for Requantize {
             // SAFETY: the caller vouches for `count` elements on both sides.
             unsafe {
                 let value = self.by.apply(*self.from.add(at)) as f32;
-                self.to.add(at).write((value - self.zero) * self.scale);
+                self.to.add(at).write(self.back.apply(value));
             }
         }
     }
