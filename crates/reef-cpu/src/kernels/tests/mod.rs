@@ -25,6 +25,7 @@ mod conv;
 mod elementwise;
 mod integer;
 mod math;
+mod quantised;
 mod recurrent;
 mod resample;
 mod rest;
