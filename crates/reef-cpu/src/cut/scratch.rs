@@ -17,8 +17,8 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
         KernelSpec::IntegerMatMul(spec) => integer::matmul_scratch(spec.product.tile_columns, spec.product.k),
         KernelSpec::MatMul(spec) => (16 << 10) + (spec.tile_columns.next_multiple_of(32) + 16) * spec.k * 4,
         KernelSpec::Elementwise(spec) => (spec.program.len() + 1) * ELEMENTWISE_CHUNK * 8,
-        // The sums of four pixels.
-        KernelSpec::Depthwise(spec) => 4 * spec.channels.next_multiple_of(16) * 4,
+        // The sums of eight pixels.
+        KernelSpec::Depthwise(spec) => 8 * spec.channels.next_multiple_of(16) * 4,
         KernelSpec::Softmax(spec) => spec.axis.extent.next_multiple_of(16) * 4,
         // A slab of partial results.
         KernelSpec::Reduce(_) => 256 * 4,

@@ -29,8 +29,10 @@ struct Depthwise {
     y: Region,
 }
 
-/// Pixels that are summed together: they share the loads of the weights.
-const PIXELS: usize = 4;
+/// Most pixels that are summed together: they share the loads of the weights, and their chains of multiply-adds overlap.
+const PIXELS: usize = 8;
+/// As many near the end of a line.
+const FEW_PIXELS: usize = 4;
 
 /// Multiply-adds between polls, roughly.
 const WORK_MAX: usize = 32 << 10;
@@ -46,7 +48,11 @@ impl VectorKernel for Depthwise {
         for line in first..last {
             let mut x = 0;
             while x < spec.out_hw[1] {
-                let pixels = if self.inside(x, PIXELS) { PIXELS } else { 1 };
+                let pixels = match () {
+                    () if self.inside(x, PIXELS) => PIXELS,
+                    () if self.inside(x, FEW_PIXELS) => FEW_PIXELS,
+                    () => 1,
+                };
                 for channel in (0..spec.channels).step_by(slab) {
                     if context.poll.stop() {
                         return BlockEnd::Killed;
@@ -96,6 +102,7 @@ impl Depthwise {
         unsafe {
             match pixels {
                 PIXELS => V::enter(Sums::<PIXELS>(&window)),
+                FEW_PIXELS => V::enter(Sums::<FEW_PIXELS>(&window)),
                 _ => V::enter(Sums::<1>(&window)),
             }
             epilogue::store::<V>(&Store {
