@@ -71,9 +71,8 @@ impl CudaCutter {
                 Precision::F16 | Precision::Bf16,
             ) => 2_000.0,
             (KernelSpec::IntegerConv(_) | KernelSpec::IntegerMatMul(_), _) => 2_000.0,
-            (KernelSpec::Recurrent(_) | KernelSpec::Resample(_) | KernelSpec::Along(_), _) => {
-                HOST_FLOPS_PER_NS
-            }
+            (KernelSpec::Recurrent(_) | KernelSpec::Resample(_) | KernelSpec::Along(_), _)
+            | (KernelSpec::Take(_) | KernelSpec::Put(_) | KernelSpec::MaxPool(_), _) => HOST_FLOPS_PER_NS,
             _ => 200.0,
         }
     }
@@ -161,6 +160,9 @@ impl Cutter for CudaCutter {
                 spec.tile_rows = spec.batch.div_ceil(self.target.cus.max(1)).clamp(1, RECURRENT_ROWS);
             }
             KernelSpec::Recurrent(_)
+            | KernelSpec::Take(_)
+            | KernelSpec::Put(_)
+            | KernelSpec::MaxPool(_)
             | KernelSpec::Resample(_)
             | KernelSpec::Along(_)
             | KernelSpec::Trees(_)

@@ -220,7 +220,16 @@ impl Bench {
 }
 
 /// Samples with a kernel that the host runs.
-const HOSTED: [&str; 5] = ["resampling of an image", "non-zero", "compress", "decision trees", "host kernel"];
+const HOSTED: [&str; 8] = [
+    "elements taken by indices",
+    "slices put by indices",
+    "largest of windows",
+    "resampling of an image",
+    "non-zero",
+    "compress",
+    "decision trees",
+    "host kernel",
+];
 
 #[test]
 #[ignore = "needs the emulated driver: cargo xtask cuda"]

@@ -6,7 +6,7 @@
 
 mod extreme;
 mod fold;
-mod number;
+pub(super) mod number;
 mod scan;
 mod top;
 
@@ -50,6 +50,8 @@ macro_rules! of_numbers {
         }
     };
 }
+
+pub(super) use {of_numbers, of_wholes};
 
 /// Makes a kernel ready.
 pub(super) fn prepare(spec: &AlongSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {

@@ -22,6 +22,7 @@ use crate::sync::AtomicU64;
 mod along;
 mod conv;
 mod elementwise;
+mod indexed;
 mod integer;
 mod math;
 mod recurrent;
