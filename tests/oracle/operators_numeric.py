@@ -318,6 +318,31 @@ def shape_value_cases():
     case("OneHot negative", "OneHot", np.array([0, -1, -5, 3], "i8"), K(np.array([5], "i8")), K(np.array([0, 1], "f4")))
     case("OneHot depth f4", "OneHot", np.array([0, 2], "i8"), K(np.array(5, "f4")), K(np.array([0, 1], "f4")))
     case("OneHot fractions", "OneHot", np.array([0.5, 1.0, 1.9, -0.5, -1.0, 3.2], "f4"), K(np.array([4], "f4")), K(np.array([0, 1], "f4")))
+    # Places that are named twice, from the end, and in either integer type.
+    for dtype in FLOATS + INTS + ["?"]:
+        x, some = data(dtype, (4, 3, 5)), data(dtype, (4, 2, 3))
+        for axis, of in itertools.product([0, 1, 2, -1], ["i8", "i4"]):
+            extent = x.shape[axis]
+            where = rng(dtype, axis, of).integers(-extent, extent, some.shape).astype(of)
+            case(f"GatherElements {dtype} axis {axis} by {of}", "GatherElements", x, where, axis=axis)
+            case(f"ScatterElements {dtype} axis {axis} by {of}", "ScatterElements", x, where, some, axis=axis, opset=18)
+        rows = np.array([[0, 1], [-1, -3], [0, 1], [3, 2]], "i8")
+        batch = np.array([[[1]], [[-1]], [[0]], [[2]]], "i8")
+        case(f"GatherND {dtype}", "GatherND", x, rows)
+        case(f"GatherND {dtype} in batches", "GatherND", x, batch, batch_dims=1)
+        case(f"ScatterND {dtype}", "ScatterND", x, rows, data(dtype, (4, 5)), opset=18)
+        for reduction in ["add", "mul", "min", "max"]:
+            case(f"ScatterND {dtype} {reduction}", "ScatterND", x, rows, data(dtype, (4, 5)), opset=18, reduction=reduction)
+            where = rng(dtype, reduction).integers(-3, 3, some.shape).astype("i8")
+            case(f"ScatterElements {dtype} {reduction}", "ScatterElements", x, where, some, opset=18, axis=1, reduction=reduction)
+    for dtype, order, size in itertools.product(["f4", "f8", "f2", "i1", "u1"], [0, 1], [(2, 3, 9), (2, 3, 7, 5), (1, 2, 4, 5, 6)]):
+        axes = len(size) - 2
+        case(f"MaxPool {dtype} places of {axes} order {order}", "MaxPool", data(dtype, size), kernel_shape=[3] * axes,
+             strides=[2] * axes, pads=[1] * 2 * axes, storage_order=order, outputs=2)
+    for dtype in ["f4", "f8"]:
+        x, where = data(dtype, (2, 3, 2, 2)), rng(dtype).permutation(2 * 3 * 16)[:24].reshape(2, 3, 2, 2)
+        case(f"MaxUnpool {dtype}", "MaxUnpool", x, where, kernel_shape=[2, 2], strides=[2, 2])
+        case(f"MaxUnpool {dtype} padded", "MaxUnpool", x, where % 54, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     for dtype in ["f4", "f8", "i4", "i8"]:
         x = np.random.default_rng(1).permutation(24).reshape(2, 3, 4).astype(dtype)
         ties = data(dtype, (3, 6), 0, 3)

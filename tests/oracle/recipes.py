@@ -226,6 +226,10 @@ recipe("AveragePool", [POOLED], {"kernel_shape": [3, 3]}, {
 recipe("MaxPool", [POOLED], {"kernel_shape": [3, 3]}, {
     **PADDING, "kernel_shape": [[2, 3], [3, 2]], "ceil_mode": CEIL, "dilations": [[2, 2], [1, 2]],
     "storage_order": [Value(1, outputs=2)]})
+UNPOOLED = [floats(1, 1, 2, 2), Const(np.array([[[[5, 7], [13, 15]]]]))]
+recipe("MaxUnpool", UNPOOLED, {"kernel_shape": [2, 2], "strides": [2, 2]}, {
+    "kernel_shape": [[3, 4]], "strides": [[3, 2]], "pads": [Value([0, 0, 1, 0], {"strides": [4, 2]})]},
+       optional={2: i64(1, 1, 6, 4)})  # with more rows alone places mean the same to all
 recipe("GlobalLpPool", [POOLED], values={"p": [1, 3]})
 recipe("LpPool", [POOLED], {"kernel_shape": [3, 3]}, {
     **PADDING, "kernel_shape": [[2, 3], [3, 2]], "ceil_mode": CEIL, "dilations": [[2, 2], [1, 2]], "p": [1, 3]})

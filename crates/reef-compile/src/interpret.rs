@@ -6,6 +6,7 @@
 //! anything; as [`Blocks`] it stands in for the kernels of a device that has none.
 
 mod dense;
+mod indexed;
 mod integer;
 mod loops;
 mod recurrent;
@@ -118,6 +119,9 @@ fn run_block<'a>(
         KernelSpec::Softmax(spec) => loops::softmax(spec, &mut access, block),
         KernelSpec::LayerNorm(spec) => loops::layer_norm(spec, &mut access, block),
         KernelSpec::Gather(spec) => loops::gather(spec, &mut access, block)?,
+        KernelSpec::Take(spec) => indexed::take(spec, &mut access, block)?,
+        KernelSpec::Put(spec) => indexed::put(spec, &mut access, block)?,
+        KernelSpec::MaxPool(spec) => indexed::max_pool(spec, &mut access, block),
         KernelSpec::Resample(spec) => loops::resample(spec, &mut access, block),
         KernelSpec::Recurrent(spec) => {
             recurrent::recurrent(spec, &mut access, packing_of(plan, kernel)?, block)?;

@@ -39,7 +39,8 @@ impl Need {
             (Kind::Conv(..) | Kind::IntegerConv(_), _) | (Kind::Single, Op::Pool(_)) => Some(Need::Image),
             (Kind::Linear(_) | Kind::IntegerLinear(_), _) => Some(Need::Rows),
             (Kind::MatMul(_) | Kind::IntegerMatMul(_) | Kind::Attention(..), _) => Some(Need::Inner),
-            (Kind::LayerNorm(_), _) | (Kind::Single, Op::Gather { .. }) => Some(Need::Dense),
+            (Kind::LayerNorm(_), _) => Some(Need::Dense),
+            (Kind::Single, Op::Gather { .. } | Op::Take(_) | Op::Put(..)) => Some(Need::Dense),
             (Kind::Single, Op::Resample { .. }) => Some(Need::Solid),
             (Kind::Elementwise, _) => Some(Need::Any),
             (
@@ -279,7 +280,8 @@ fn leaves(graph: &Graph, counts: &[usize], node: &Node, axis: usize) -> Vec<Valu
 /// Whether the operator reads dense row-major operands only, so that another layout costs a copy.
 fn demands_dense(op: &Op) -> bool {
     use Op::{
-        Along, Gather, Host, LayerNorm, MatMul, MatMulInteger, Recurrent, Reshape, Selection, TreeEnsemble,
+        Along, Gather, Host, LayerNorm, MatMul, MatMulInteger, MaxPool, Put, Recurrent, Reshape, Selection,
+        Take, TreeEnsemble,
     };
     use reef_graph::Vision::{Col2Im, Det};
     matches!(
@@ -293,6 +295,9 @@ fn demands_dense(op: &Op) -> bool {
             | Selection(_)
             | Recurrent(_)
             | Along { .. }
+            | Take(_)
+            | Put(..)
+            | MaxPool(_)
             | TreeEnsemble(_)
             | Op::Vision(Col2Im(_) | Det)
     )

@@ -8,6 +8,7 @@
 mod along;
 mod contract;
 mod elementwise;
+mod indexed;
 mod integer;
 mod movement;
 mod nest;
@@ -216,6 +217,9 @@ impl<'a> Lowering<'a> {
                 Ok(())
             }
             Op::Gather { axis } => self.gather(node, *axis),
+            Op::Take(picks) => self.take(node, *picks),
+            Op::Put(picks, putting) => self.put(node, *picks, *putting),
+            Op::MaxPool(windows) => self.max_pool(node, windows),
             Op::Resample { axis, taps } => self.resample(node, *axis, taps),
             Op::Pad { pads, value } => {
                 self.pad(node, pads, *value);

@@ -44,6 +44,7 @@ pub fn evaluate(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, EvalErr
             Op::Along { along, axis } => {
                 Some(reef_graph::reference::along::along(*along, *axis, operands[0]))
             }
+            Op::MaxPool(windows) => Some(reef_graph::reference::windows::max_pool(windows, operands[0])),
             _ => None,
         };
         if let Some(made) = several {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use reef_base::{AlignedBytes, Buffer, Rng};
 use reef_graph::{
-    Aggregate, Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PoolAttrs,
-    PoolKind, Quantization, RecurrentAttrs, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId, Vision,
-    ZeroPoints,
+    Aggregate, Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, Picks, PoolAttrs,
+    PoolKind, Putting, Quantization, RecurrentAttrs, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId,
+    Vision, Windows, ZeroPoints,
 };
 
 use reef_graph::vision::{Col2Im, Coordinates, GridSample, Interpolation, Outside, RoiAlign};
@@ -84,7 +84,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 40] = [
+    let makers: [(&str, Maker); 43] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -101,6 +101,9 @@ pub fn all() -> Vec<Sample> {
         ("log-softmax of an outer axis", log_softmax),
         ("layer norm with residual", layer_norm),
         ("gather", gather),
+        ("elements taken by indices", taken),
+        ("slices put by indices", put),
+        ("largest of windows", largest_of_windows),
         ("resampling of an image", resampling),
         ("mean over an image", mean),
         ("largest of a row", largest),
@@ -388,6 +391,43 @@ fn gather(s: &mut Sketch) {
     let picks = s.given(Tensor::i64([2, 7], &[0, 30, -1, 5, 5, 17, -31, 2, 3, 29, 11, 12, 13, 1]));
     let y = s.node(Op::Gather { axis: 0 }, &[table, picks], &[2, 7, 18]);
     s.output(y);
+}
+
+fn taken(s: &mut Sketch) {
+    let x = s.input(&[3, 17, 5]);
+    let indices: Vec<i64> = (0..3 * 40 * 5).map(|at| at * 7 % 34 - 17).collect();
+    let indices = s.given(Tensor::i64([3, 40, 5], &indices));
+    let y = s.node(Op::Take(Picks::Elements { axis: 1 }), &[x, indices], &[3, 40, 5]);
+    let rows = s.given(Tensor::i64([3, 2, 2], &[0, 1, 39, 4, -1, -5, 7, 3, 12, 0, 13, 2]));
+    let z = s.node(Op::Take(Picks::Slices { batch: 1 }), &[y, rows], &[3, 2]);
+    s.output(y);
+    s.output(z);
+}
+
+/// Some slices are put twice.
+fn put(s: &mut Sketch) {
+    let (x, updates) = (s.input(&[5, 6, 70]), s.input(&[4, 70]));
+    let rows = s.given(Tensor::i64([4, 2], &[0, 1, -1, -1, 0, 1, 3, 2]));
+    let picks = Picks::Slices { batch: 0 };
+    let y = s.node(Op::Put(picks, Putting::Replace), &[x, rows, updates], &[5, 6, 70]);
+    let z = s.node(Op::Put(picks, Putting::Add), &[y, rows, updates], &[5, 6, 70]);
+    s.output(y);
+    s.output(z);
+}
+
+fn largest_of_windows(s: &mut Sketch) {
+    let x = s.input(&[2, 3, 1, 13, 11]);
+    let windows = Windows {
+        kernel: [1, 3, 2],
+        strides: [1, 2, 2],
+        pads: [0, 1, 0],
+        dilations: [1, 1, 3],
+        output: [1, 7, 4],
+        columns: true,
+    };
+    let outputs = windows.outputs(DType::F32, &s.graph.value(x).shape).expect("the windows fit");
+    let made = s.graph.add_node_multi("largest", Op::MaxPool(windows), &[x], outputs);
+    made.into_iter().for_each(|id| s.output(id));
 }
 
 fn resampling(s: &mut Sketch) {

@@ -5,7 +5,7 @@
 use std::cell::UnsafeCell;
 use std::sync::Arc;
 
-use reef_graph::AllowedIndices;
+use reef_graph::BadIndex;
 use reef_graph::vision::RoiAlign;
 use reef_plan::{HostFault, HostState, Place, Region};
 
@@ -28,8 +28,8 @@ pub(crate) enum BlockEnd {
 pub(crate) enum BlockFault {
     /// A host kernel's own words, from its companion.
     Host(HostFault),
-    /// Index number `pick` of the kernel is not one of an axis of `extent`.
-    Index { kernel: Arc<str>, pick: usize, index: i64, extent: usize },
+    /// An index of the kernel, which computes this operator, is not one of its axis.
+    Index { kernel: Arc<str>, operator: &'static str, bad: BadIndex },
     /// An integer of the kernel is divided by 0.
     Divisor { kernel: Arc<str>, operator: &'static str },
     /// The length of sequence number `row` of the kernel's operator is not in 0 to `steps`.
@@ -47,9 +47,8 @@ impl BlockFault {
     pub(crate) fn told(self) -> HostFault {
         match self {
             BlockFault::Host(fault) => fault,
-            BlockFault::Index { kernel, pick, index, extent } => {
-                let allowed = AllowedIndices(extent);
-                HostFault::of_input(&*kernel, format!("Gather: indices[{pick}] is {index}, {allowed}"))
+            BlockFault::Index { kernel, operator, bad } => {
+                HostFault::of_input(&*kernel, format!("{operator}: {bad}"))
             }
             BlockFault::Divisor { kernel, operator } => {
                 let reason = format!(

@@ -75,7 +75,10 @@ impl CudaCutter {
                 KernelSpec::Recurrent(_)
                 | KernelSpec::Resample(_)
                 | KernelSpec::Along(_)
-                | KernelSpec::Vision(_),
+                | KernelSpec::Vision(_)
+                | KernelSpec::Take(_)
+                | KernelSpec::Put(_)
+                | KernelSpec::MaxPool(_),
                 _,
             ) => HOST_FLOPS_PER_NS,
             _ => 200.0,
@@ -165,6 +168,9 @@ impl Cutter for CudaCutter {
                 spec.tile_rows = spec.batch.div_ceil(self.target.cus.max(1)).clamp(1, RECURRENT_ROWS);
             }
             KernelSpec::Recurrent(_)
+            | KernelSpec::Take(_)
+            | KernelSpec::Put(_)
+            | KernelSpec::MaxPool(_)
             | KernelSpec::Resample(_)
             | KernelSpec::Along(_)
             | KernelSpec::Trees(_)

@@ -48,6 +48,22 @@ fn run(loaded: &Loaded, kernel: usize, slot: usize, staging: &mut [u8]) -> Resul
                 spec.compute(inputs, outputs[0]).map_err(fault)
             });
         }
+        KernelSpec::Take(spec) => {
+            return step.run(kernel, packed, staging, |inputs, outputs| {
+                spec.compute(inputs, outputs[0]).map_err(fault)
+            });
+        }
+        KernelSpec::Put(spec) => {
+            return step.run(kernel, packed, staging, |inputs, outputs| {
+                spec.compute(inputs, outputs[0]).map_err(fault)
+            });
+        }
+        KernelSpec::MaxPool(spec) => {
+            return step.run(kernel, packed, staging, |inputs, outputs| {
+                spec.compute(inputs[0], outputs);
+                Ok(())
+            });
+        }
         KernelSpec::Trees(spec) => {
             return step
                 .run(kernel, packed, staging, |inputs, outputs| trees(spec, inputs, outputs).map_err(fault));

@@ -220,7 +220,10 @@ impl Bench {
 }
 
 /// Samples with a kernel that the host runs.
-const HOSTED: [&str; 8] = [
+const HOSTED: [&str; 11] = [
+    "elements taken by indices",
+    "slices put by indices",
+    "largest of windows",
     "resampling of an image",
     "non-zero",
     "compress",

@@ -2,8 +2,8 @@
 //!
 //! Invariants (checked by [`Graph::validate`]): nodes are in topological order; every value is made exactly
 //! once, by the graph's inputs, a constant or one node; constants agree with their declared type and shape;
-//! a recurrent network, and what goes along an axis, has the operands and outputs that its attributes tell
-//! of, an ensemble of trees those that it needs.
+//! a recurrent network, and what goes along an axis, by indices or through windows, has the operands and
+//! outputs that its attributes tell of, an ensemble of trees those that it needs.
 
 use std::fmt;
 
@@ -56,7 +56,7 @@ pub struct Node {
     /// What it reads.
     pub inputs: Vec<ValueId>,
     /// What it makes. One value, except for host operators, selections, recurrent networks and the largest
-    /// elements along an axis.
+    /// elements along an axis or of windows.
     pub outputs: Vec<ValueId>,
 }
 
@@ -228,6 +228,9 @@ impl Graph {
             if let Op::Vision(vision) = &node.op {
                 self.check_outputs(node, |inputs| vision.outputs(inputs)).map_err(fail)?;
             }
+            if let Op::Take(_) | Op::Put(..) | Op::MaxPool(_) = &node.op {
+                self.check_outputs(node, |inputs| placed(&node.op, inputs)).map_err(fail)?;
+            }
             if let Op::TreeEnsemble(_) = &node.op {
                 self.check_trees(node).map_err(fail)?;
             }
@@ -261,6 +264,31 @@ impl Graph {
         let id = ValueId(self.values.len() as u32);
         self.values.push(value);
         id
+    }
+}
+
+/// What is made of operands by their places.
+fn placed(op: &Op, inputs: &[(DType, Shape)]) -> Result<Vec<(DType, Shape)>, String> {
+    let counts = |dtype: DType| match dtype {
+        DType::I64 | DType::I32 => Ok(()),
+        other => Err(format!("its indices are {other}")),
+    };
+    match (op, inputs) {
+        (Op::Take(picks), [(dtype, data), (of_indices, indices)]) => {
+            counts(*of_indices)?;
+            Ok(vec![(*dtype, picks.moved(data, indices)?)])
+        }
+        (Op::Put(picks, putting), [(dtype, data), (of_indices, indices), updates]) => {
+            counts(*of_indices)?;
+            let needed = (*dtype, picks.moved(data, indices)?);
+            match putting.flaw(*dtype) {
+                Some(flaw) => Err(format!("it {flaw}")),
+                None if *updates != needed => Err(format!("its updates are {updates:?}, not {needed:?}")),
+                None => Ok(vec![(*dtype, data.clone())]),
+            }
+        }
+        (Op::MaxPool(windows), [(dtype, x)]) => windows.outputs(*dtype, x),
+        _ => Err(format!("it has {} inputs", inputs.len())),
     }
 }
 

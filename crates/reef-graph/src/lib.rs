@@ -9,6 +9,7 @@ pub mod along;
 pub mod dtype;
 pub mod dynamic;
 pub mod graph;
+pub mod indexed;
 pub mod op;
 pub mod quantized;
 pub mod recurrent;
@@ -19,12 +20,14 @@ pub mod selection;
 pub mod tensor;
 pub mod trees;
 pub mod vision;
+pub mod windows;
 
 pub use along::Along;
 pub use dtype::DType;
 pub use dynamic::dynamic_quantize;
 pub use graph::{Graph, GraphError, Node, NodeId, Value, ValueId, ValueKind};
-pub use op::{AllowedIndices, Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary, axis_index};
+pub use indexed::{AllowedIndices, BadIndex, Indexing, Picks, Putting, axis_index};
+pub use op::{Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary};
 pub use quantized::{Quantization, ZeroPoints};
 pub use recurrent::{
     Cell, Direction, GateFunction, QuantizedStates, RecurrentAttrs, RecurrentOperands, quantized_states,
@@ -34,3 +37,4 @@ pub use selection::Selection;
 pub use tensor::{ConstKey, Shape, Tensor};
 pub use trees::{Aggregate, Forest};
 pub use vision::Vision;
+pub use windows::Windows;

@@ -2,12 +2,14 @@
 
 use crate::along::Along;
 use crate::dtype::DType;
+use crate::indexed::{Picks, Putting};
 use crate::quantized::{Quantization, ZeroPoints};
 use crate::recurrent::RecurrentAttrs;
 use crate::resample::Taps;
 use crate::selection::Selection;
 use crate::trees::Aggregate;
 use crate::vision::Vision;
+use crate::windows::Windows;
 
 /// A function of one element.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -319,12 +321,22 @@ pub enum Op {
     Reshape,
     /// The input broadcast to the output's shape.
     Expand,
-    /// Inputs data, indices (i64 or i32, see [`axis_index`]): data's slices along `axis`. An index outside
-    /// the axis is an error.
+    /// Inputs data, indices (i64 or i32, see [`crate::axis_index`]): data's slices along `axis`. An index
+    /// outside the axis is an error.
     Gather {
         /// The axis.
         axis: usize,
     },
+    /// Inputs data, indices (i64 or i32, see [`crate::axis_index`]): what they name. An index outside its
+    /// axis is an error.
+    Take(Picks),
+    /// Inputs data, indices as for [`Op::Take`], updates: data with the updates put on what the indices name,
+    /// one after the other in row-major order.
+    Put(Picks, Putting),
+    /// Input x `[N,C,D,H,W]`; outputs the largest element of every window, and its place in x as an i64: the
+    /// first of equal ones, in row-major order of the window. A NaN is larger than numbers. Places count
+    /// through all planes before.
+    MaxPool(Windows),
     /// Input x (f32), whose axis has the taps' extent; in the output it has as many elements as they make.
     Resample {
         /// The axis.
@@ -405,6 +417,9 @@ impl Op {
             Op::Reshape => "Reshape",
             Op::Expand => "Expand",
             Op::Gather { .. } => "Gather",
+            Op::Take(picks) => picks.taking(),
+            Op::Put(picks, _) => picks.putting(),
+            Op::MaxPool(_) => "MaxPool",
             Op::Resample { .. } => "Resample",
             Op::Cast { .. } => "Cast",
             Op::Pad { .. } => "Pad",
@@ -414,28 +429,6 @@ impl Op {
             Op::TreeEnsemble(_) => "TreeEnsemble",
             Op::Vision(vision) => vision.name(),
             Op::Host(_) => "Host",
-        }
-    }
-}
-
-/// The place on an axis of `extent` that an index means; negative ones count from the end. `None` when it
-/// lies outside.
-pub fn axis_index(index: i64, extent: usize) -> Option<usize> {
-    let extent = i64::try_from(extent).ok()?;
-    let place = if index < 0 { index.checked_add(extent)? } else { index };
-    (0..extent).contains(&place).then_some(place as usize)
-}
-
-/// What [`axis_index`] takes for an axis of this extent, as the end of a sentence about an index that it does
-/// not take.
-#[derive(Clone, Copy, Debug)]
-pub struct AllowedIndices(pub usize);
-
-impl std::fmt::Display for AllowedIndices {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            0 => write!(f, "and the axis has no elements"),
-            extent => write!(f, "allowed are -{extent} to {}", extent - 1),
         }
     }
 }

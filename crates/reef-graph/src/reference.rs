@@ -5,12 +5,14 @@
 
 pub mod along;
 mod elementwise;
+pub mod indexed;
 mod movement;
 mod quantized;
 pub mod recurrent;
 mod sums;
 mod trees;
 pub mod vision;
+pub mod windows;
 
 use std::sync::Arc;
 
@@ -47,6 +49,8 @@ pub fn apply(op: &Op, inputs: &[&Tensor], dtype: DType, shape: &Shape) -> Result
         Op::Reshape => grids.into_iter().next().expect("a reshape has an input").elements,
         Op::Expand => movement::expand(&grids[0], shape),
         Op::Gather { axis } => movement::gather(&grids[0], &grids[1], *axis)?,
+        Op::Take(picks) => indexed::take(*picks, &grids[0], &grids[1])?,
+        Op::Put(picks, putting) => indexed::put(*picks, *putting, dtype, [&grids[0], &grids[1], &grids[2]])?,
         Op::Resample { axis, taps } => sums::resample(taps, *axis, &grids[0], shape)?,
         Op::Pad { pads, value } => movement::pad(&grids[0], pads, *value, dtype, shape),
         Op::Along { along: what, axis } => {
@@ -56,6 +60,7 @@ pub fn apply(op: &Op, inputs: &[&Tensor], dtype: DType, shape: &Shape) -> Result
             Element::all(&made)
         }
         Op::Recurrent(_) => return Err("a recurrent network has several outputs".into()),
+        Op::MaxPool(_) => return Err("the largest elements and their places are several outputs".into()),
         Op::Selection(_) => return Err("a selection has several outputs".into()),
         Op::TreeEnsemble(aggregate) => trees::ensemble(*aggregate, inputs, shape)?,
         Op::Vision(what) => vision::all(what, inputs, shape)?,

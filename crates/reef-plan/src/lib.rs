@@ -8,6 +8,7 @@
 pub mod along;
 pub mod cut;
 pub mod host;
+pub mod indexed;
 pub mod integer;
 pub mod interpreter;
 pub mod layout;
@@ -29,10 +30,12 @@ mod trusted;
 pub mod validate;
 pub mod vision;
 pub mod weights;
+pub mod windows;
 
 pub use along::{AlongSpec, RowFunction};
 pub use cut::{Cutter, Weights, Work};
 pub use host::{FaultKind, HostFault, HostKernel, HostState, TensorSpec};
+pub use indexed::{PutSpec, TakeSpec};
 pub use integer::{Factors, IntegerEpilogue, IntegerPanels, Per, Requantize, Scaled};
 pub use interpreter::{Interpreter, TaskMemory};
 pub use layout::{At, Layout, Matrices, OwnLayout};
@@ -57,3 +60,4 @@ pub use trusted::trees_flaw;
 pub use validate::PlanError;
 pub use vision::VisionSpec;
 pub use weights::{ModelWeights, Packing, WeightRef, WeightStore};
+pub use windows::MaxPoolSpec;

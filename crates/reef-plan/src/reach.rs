@@ -7,6 +7,7 @@ use std::sync::Arc;
 use reef_graph::DType;
 
 use crate::host::{HostKernel, TensorSpec};
+use crate::indexed::{PutSpec, TakeSpec};
 use crate::integer::{Factors, IntegerEpilogue, IntegerPanels};
 use crate::layout::Matrices;
 use crate::plan::{Kernel, Plan};
@@ -18,6 +19,7 @@ use crate::spec::{
     IntegerMatMulSpec, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec,
 };
 use crate::weights::{Packing, WeightRef};
+use crate::windows::MaxPoolSpec;
 
 /// The elements of an operand that a kernel touches: a loop nest from the region's first byte on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +166,9 @@ pub(crate) fn reaches(
         }
         KernelSpec::LayerNorm(spec) => layer_norm(spec),
         KernelSpec::Gather(spec) => gather(spec),
+        KernelSpec::Take(spec) => take(spec)?,
+        KernelSpec::Put(spec) => put(spec)?,
+        KernelSpec::MaxPool(spec) => max_pool(spec)?,
         KernelSpec::Resample(spec) => resample(spec),
         KernelSpec::Recurrent(spec) => recurrent(spec, packing)?,
         KernelSpec::Along(spec) => {
@@ -395,6 +400,35 @@ fn gather(spec: &GatherSpec) -> Operands {
     let data = Reach::dense(size, spec.outer * spec.extent * spec.inner);
     let indices = Reach::dense(spec.index_dtype.bytes(), spec.picks);
     (vec![data, indices], vec![Reach::dense(size, spec.outer * spec.picks * spec.inner)])
+}
+
+fn take(spec: &TakeSpec) -> Result<Operands, &'static str> {
+    if let Some(flaw) = spec.flaw() {
+        return Err(flaw);
+    }
+    let (size, indexing) = (spec.dtype.bytes(), &spec.indexing);
+    let indices = Reach::dense(spec.index_dtype.bytes(), indexing.indices());
+    let reads = vec![Reach::dense(size, indexing.data()), indices];
+    Ok((reads, vec![Reach::dense(size, indexing.moved())]))
+}
+
+fn put(spec: &PutSpec) -> Result<Operands, &'static str> {
+    if let Some(flaw) = spec.flaw() {
+        return Err(flaw);
+    }
+    let (size, indexing) = (spec.dtype.bytes(), &spec.indexing);
+    let indices = Reach::dense(spec.index_dtype.bytes(), indexing.indices());
+    let data = || Reach::dense(size, indexing.data());
+    Ok((vec![data(), indices, Reach::dense(size, indexing.moved())], vec![data()]))
+}
+
+fn max_pool(spec: &MaxPoolSpec) -> Result<Operands, &'static str> {
+    if let Some(flaw) = spec.windows.flaw(spec.extents) {
+        return Err(flaw);
+    }
+    let x = Reach::dense(spec.dtype.bytes(), spec.planes * spec.plane());
+    let made = |dtype: DType| Reach::dense(dtype.bytes(), spec.count());
+    Ok((vec![x], vec![made(spec.dtype), made(DType::I64)]))
 }
 
 fn resample(spec: &ResampleSpec) -> Operands {

@@ -14,6 +14,7 @@
 use reef_graph::{Binary, DType, PoolKind, Reduce, Unary};
 
 use crate::along::AlongSpec;
+use crate::indexed::{PutSpec, TakeSpec};
 use crate::integer::{Factors, IntegerEpilogue, Per};
 use crate::layout::Matrices;
 use crate::meter::Meter;
@@ -22,6 +23,7 @@ use crate::resample::ResampleSpec;
 use crate::selection::SelectionSpec;
 use crate::trees::TreesSpec;
 use crate::vision::VisionSpec;
+use crate::windows::MaxPoolSpec;
 
 /// A function applied to every result before it is stored.
 pub type Activation = Option<Unary>;
@@ -643,6 +645,12 @@ pub enum KernelSpec {
     LayerNorm(LayerNormSpec),
     /// See [`GatherSpec`].
     Gather(GatherSpec),
+    /// See [`TakeSpec`].
+    Take(TakeSpec),
+    /// See [`PutSpec`].
+    Put(PutSpec),
+    /// See [`MaxPoolSpec`].
+    MaxPool(MaxPoolSpec),
     /// See [`ResampleSpec`].
     Resample(ResampleSpec),
     /// See [`RecurrentSpec`].
@@ -679,6 +687,9 @@ impl KernelSpec {
             KernelSpec::Softmax(spec) => spec.tile > 0,
             KernelSpec::LayerNorm(spec) => spec.tile > 0,
             KernelSpec::Gather(spec) => spec.tile > 0,
+            KernelSpec::Take(spec) => spec.tile > 0,
+            KernelSpec::Put(spec) => !spec.tile.contains(&0),
+            KernelSpec::MaxPool(spec) => spec.tile > 0,
             KernelSpec::Resample(spec) => spec.tile_rows > 0 && spec.tile_columns > 0,
             KernelSpec::Recurrent(spec) => spec.tile_rows > 0,
             KernelSpec::Along(spec) => spec.tile > 0,
@@ -704,6 +715,9 @@ impl KernelSpec {
             KernelSpec::Softmax(spec) => elements(&spec.rows).div_ceil(spec.tile),
             KernelSpec::LayerNorm(spec) => spec.rows.div_ceil(spec.tile),
             KernelSpec::Gather(spec) => (spec.outer * spec.picks).div_ceil(spec.tile),
+            KernelSpec::Take(spec) => spec.indexing.moved().div_ceil(spec.tile),
+            KernelSpec::Put(spec) => spec.blocks(),
+            KernelSpec::MaxPool(spec) => spec.count().div_ceil(spec.tile),
             KernelSpec::Resample(spec) => spec.blocks(),
             KernelSpec::Recurrent(spec) => spec.batch.div_ceil(spec.tile_rows),
             KernelSpec::Along(spec) => spec.rows().div_ceil(spec.tile),
@@ -734,6 +748,9 @@ impl KernelSpec {
             KernelSpec::Softmax(spec) => spec.tile = elements(&spec.rows).max(1),
             KernelSpec::LayerNorm(spec) => spec.tile = spec.rows.max(1),
             KernelSpec::Gather(spec) => spec.tile = (spec.outer * spec.picks).max(1),
+            KernelSpec::Take(spec) => spec.tile = spec.indexing.moved().max(1),
+            KernelSpec::Put(spec) => spec.tile = spec.extents().map(|extent| extent.max(1)),
+            KernelSpec::MaxPool(spec) => spec.tile = spec.count().max(1),
             KernelSpec::Resample(spec) => {
                 (spec.tile_rows, spec.tile_columns) = (spec.rows().max(1), spec.inner.max(1));
             }
@@ -764,6 +781,9 @@ impl KernelSpec {
             KernelSpec::Softmax(_) => "softmax",
             KernelSpec::LayerNorm(_) => "layernorm",
             KernelSpec::Gather(_) => "gather",
+            KernelSpec::Take(_) => "take",
+            KernelSpec::Put(_) => "put",
+            KernelSpec::MaxPool(_) => "max-pool",
             KernelSpec::Resample(_) => "resample",
             KernelSpec::Recurrent(_) => "recurrent",
             KernelSpec::Along(spec) => spec.name(),

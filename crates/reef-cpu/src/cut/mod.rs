@@ -13,7 +13,7 @@ use reef_graph::Along;
 use reef_plan::cut::{Cutter, Weights, Work};
 use reef_plan::{
     AlongSpec, ConvSpec, ElementwiseSpec, IntegerConvSpec, Isa, KernelSpec, MatMulSpec, Packing, Place, Plan,
-    RecurrentSpec, RowFunction, SelectionSpec, Target, trees_flaw,
+    PutSpec, RecurrentSpec, RowFunction, SelectionSpec, Target, trees_flaw,
 };
 
 pub(crate) use scratch::sorts;
@@ -38,6 +38,8 @@ const RESAMPLE_ROW: usize = 16;
 /// Nanoseconds that a step of sorting takes, and an element that is looked at alone.
 const SORT_NS: f64 = 2.0;
 const ALONE_NS: f64 = 1.0;
+/// Nanoseconds that looking at an index takes that names nothing of a block's.
+const LOOK_NS: f64 = 0.5;
 /// Rows that a vector holds elements of.
 const SIDE_BY_SIDE: usize = 8;
 /// Nanoseconds that a comparison of two slices takes, and a box of a class until it is in its place.
@@ -89,6 +91,36 @@ impl CpuCutter {
     fn matmul(&self, mut spec: MatMulSpec, ns: f64) -> MatMulSpec {
         (spec.tile_rows, spec.tile_columns) =
             tile::matmul_tiles(self.target, spec.planes(), spec.m, spec.n, spec.k, ns);
+        spec
+    }
+
+    /// Whole planes, or parts of one: then every block looks at indices that others look at too, so there are
+    /// no more parts than pay.
+    fn put(&self, mut spec: PutSpec, ns: f64) -> PutSpec {
+        let [planes, places, columns] = spec.extents();
+        let plane = places * columns;
+        let own = tile::split(self.target, planes * plane, ns, 1).max(1);
+        if own >= plane {
+            spec.tile = [(own / plane.max(1)).clamp(1, planes.max(1)), places.max(1), columns.max(1)];
+            return spec;
+        }
+        let (parts, indexing) = (plane.div_ceil(own), &spec.indexing);
+        let looked_at = (indexing.indices() / planes.max(1)) as f64 * LOOK_NS;
+        let pay = (ns / planes as f64 / looked_at.max(1.0)).max(1.0) as usize;
+        let narrow =
+            |parts: usize| columns.div_ceil(parts.max(1)).next_multiple_of(TILE_GRANULE).min(columns);
+        spec.tile = match indexing.by_element {
+            true => {
+                let own = narrow(parts);
+                let rest = parts.div_ceil(columns.div_ceil(own)).min(pay);
+                [1, places.div_ceil(rest), own]
+            }
+            false => {
+                let parts = parts.min(pay);
+                let own = places.div_ceil(parts.min(places));
+                [1, own, narrow(parts.div_ceil(places.div_ceil(own)))]
+            }
+        };
         spec
     }
 
@@ -166,6 +198,15 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, 1);
                 KernelSpec::Gather(spec)
             }
+            KernelSpec::Take(mut spec) => {
+                spec.tile = split(spec.tile, TILE_GRANULE);
+                KernelSpec::Take(spec)
+            }
+            KernelSpec::Put(spec) => KernelSpec::Put(self.put(spec, ns)),
+            KernelSpec::MaxPool(mut spec) => {
+                spec.tile = split(spec.tile, TILE_GRANULE);
+                KernelSpec::MaxPool(spec)
+            }
             KernelSpec::Resample(spec) => KernelSpec::Resample(tile::resample(self.target, spec, ns)),
             KernelSpec::Recurrent(mut spec) => {
                 (spec.panel_width, spec.tile_rows) = match spec.integers {
@@ -220,6 +261,9 @@ impl Cutter for CpuCutter {
                 tile::stream_ns(isa, bytes, flops)
             }
             KernelSpec::Gather(spec) => tile::stream_ns(isa, bytes, 2.0 * (spec.outer * spec.picks) as f64),
+            KernelSpec::Take(_) | KernelSpec::Put(_) | KernelSpec::MaxPool(_) => {
+                tile::stream_ns(isa, bytes, 0.0) + flops * ALONE_NS
+            }
             KernelSpec::Resample(spec) => {
                 // Of short rows every element is a vector of its own.
                 let operations = if spec.inner < RESAMPLE_ROW { flops } else { flops / 4.0 };

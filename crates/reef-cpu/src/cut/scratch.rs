@@ -30,6 +30,9 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
         KernelSpec::Attention(spec) => attention::parts(spec, spec.tile_rows).end,
         KernelSpec::Pool(_)
         | KernelSpec::Gather(_)
+        | KernelSpec::Take(_)
+        | KernelSpec::Put(_)
+        | KernelSpec::MaxPool(_)
         | KernelSpec::Resample(_)
         | KernelSpec::Trees(_)
         | KernelSpec::Host(_)

@@ -42,10 +42,12 @@ mod conv;
 mod depthwise;
 mod elementwise;
 mod epilogue;
+mod indexed;
 mod integer;
 mod layernorm;
 mod math;
 mod matmul;
+mod max_pool;
 mod micro;
 mod nest;
 mod pace;
@@ -89,6 +91,9 @@ pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockK
         KernelSpec::Softmax(spec) => softmax::prepare(spec, kernel, isa),
         KernelSpec::LayerNorm(spec) => layernorm::prepare(spec, kernel, isa),
         KernelSpec::Gather(spec) => Box::new(plain::Gather::new(spec, kernel)),
+        KernelSpec::Take(spec) => indexed::take(spec, kernel),
+        KernelSpec::Put(spec) => indexed::put(spec, kernel, isa),
+        KernelSpec::MaxPool(spec) => max_pool::prepare(spec, kernel, isa),
         KernelSpec::Resample(spec) => resample::prepare(spec, kernel, isa),
         KernelSpec::Recurrent(spec) => recurrent::prepare(spec, kernel, isa),
         KernelSpec::Along(spec) => along::prepare(spec, kernel, isa),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reef_graph::{DType, axis_index};
+use reef_graph::{BadIndex, DType, axis_index};
 use reef_plan::{GatherSpec, Kernel, Region, SyntheticSpec};
 
 use super::BlockKernel;
@@ -39,8 +39,10 @@ impl Gather {
             }
         };
         let extent = self.spec.extent;
-        let kernel = || self.name.clone();
-        axis_index(index, extent).ok_or_else(|| BlockFault::Index { kernel: kernel(), pick, index, extent })
+        axis_index(index, extent).ok_or_else(|| {
+            let (kernel, bad) = (self.name.clone(), BadIndex { pick, index, extent });
+            BlockFault::Index { kernel, operator: "Gather", bad }
+        })
     }
 }
 

@@ -116,6 +116,12 @@ impl Cutter for DummyCutter {
             KernelSpec::Softmax(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::LayerNorm(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
+            KernelSpec::Take(spec) => spec.tile = self.split(spec.tile),
+            KernelSpec::Put(spec) => {
+                let [planes, places, columns] = spec.tile;
+                spec.tile = [self.split(planes), places.div_ceil(2), columns.div_ceil(2)];
+            }
+            KernelSpec::MaxPool(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Resample(spec) => {
                 spec.tile_rows = self.split(spec.tile_rows);
                 spec.tile_columns = COLUMNS.min(spec.tile_columns);

@@ -13,11 +13,13 @@ mod columns;
 mod elementwise;
 mod foreign;
 mod graph;
+mod indexed;
 mod loss;
 mod microsoft;
 mod ml;
 mod movement;
 mod norm;
+mod pooled;
 mod product;
 mod quantized;
 mod random;
@@ -249,7 +251,9 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         reduce::read,
         along::read,
         product::read,
+        indexed::read,
         window::read,
+        pooled::read,
         transposed::read,
         resize::read,
         norm::read,

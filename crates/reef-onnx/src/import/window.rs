@@ -9,7 +9,7 @@ use super::{Builder, Reading, Reject, wrong};
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
     let made = match node.operator() {
         "Conv" => conv(b, node),
-        "MaxPool" if !node.has_output(1) => pool(b, node),
+        "MaxPool" if is_plain(b, node) => pool(b, node),
         "AveragePool" | "LpPool" => pool(b, node),
         "GlobalAveragePool" => global(b, node, Reduce::Mean),
         "GlobalMaxPool" => global(b, node, Reduce::Max),
@@ -34,12 +34,15 @@ struct Window {
     output: [usize; 2],
 }
 
-/// Extents of a window along one axis.
+/// A window along one axis.
 pub(super) struct Side {
+    pub stride: usize,
+    pub dilation: usize,
+    /// Padding, and what only rounding up the output needs.
     pub before: usize,
     pub after: usize,
-    /// Only rounding up the output needs it.
     pub extra: usize,
+    /// Windows.
     pub output: usize,
 }
 
@@ -49,9 +52,6 @@ impl Window {
         if rank != 1 && rank != 2 {
             return Err(Reject::Foreign(format!("{rank} spatial axes")));
         }
-        let sides = sides(node, kernel, image)?;
-        let strides = node.sizes("strides", rank, 1, 1)?;
-        let dilations = node.sizes("dilations", rank, 1, 1)?;
         let mut window = Window {
             kernel: [1; 2],
             strides: [1; 2],
@@ -60,13 +60,11 @@ impl Window {
             dilations: [1; 2],
             output: [1; 2],
         };
-        let offset = 2 - rank;
-        for axis in 0..rank {
-            let at = axis + offset;
-            let side = &sides[axis];
+        for (axis, side) in sides(node, kernel, image)?.into_iter().enumerate() {
+            let at = axis + 2 - rank;
             window.kernel[at] = kernel[axis];
-            window.strides[at] = strides[axis];
-            window.dilations[at] = dilations[axis];
+            window.strides[at] = side.stride;
+            window.dilations[at] = side.dilation;
             window.pads[at] = side.before;
             window.pads[at + 2] = side.after;
             window.extra[at] = side.extra;
@@ -82,7 +80,7 @@ impl Window {
     }
 }
 
-/// A window's sides, one for every spatial axis.
+/// A node's window along every axis.
 pub(super) fn sides(node: &Node, kernel: &[usize], image: &[usize]) -> Result<Vec<Side>, Reject> {
     let rank = image.len();
     if kernel.contains(&0) {
@@ -95,29 +93,37 @@ pub(super) fn sides(node: &Node, kernel: &[usize], image: &[usize]) -> Result<Ve
     let strides = node.sizes("strides", rank, 1, 1)?;
     let dilations = node.sizes("dilations", rank, 1, 1)?;
     let pads = node.sizes("pads", 2 * rank, 0, 0)?;
-    let mut sides = vec![];
-    for axis in 0..rank {
+    let of_axis = |axis: usize| {
         let field = (kernel[axis] - 1).saturating_mul(dilations[axis]).saturating_add(1);
         let given = (pads[axis], pads[axis + rank]);
-        sides.push(side(node, image[axis], field, strides[axis], given).ok_or_else(|| {
+        side(node, image[axis], field, (strides[axis], dilations[axis]), given).ok_or_else(|| {
             let padded = image[axis].saturating_add(given.0).saturating_add(given.1);
             let axis = axis + 2;
             Reject::Wrong(format!(
                 "its window of {field} elements does not fit axis {axis} of {padded}, padding included"
             ))
-        })?);
-    }
-    Ok(sides)
+        })
+    };
+    (0..rank).map(of_axis).collect()
 }
 
 /// The padding that a node asks for along one axis, and what comes out; `None` where the window has no place.
-fn side(node: &Node, image: usize, field: usize, stride: usize, pads: (usize, usize)) -> Option<Side> {
+fn side(
+    node: &Node,
+    image: usize,
+    field: usize,
+    (stride, dilation): (usize, usize),
+    pads: (usize, usize),
+) -> Option<Side> {
+    let side = |before: usize, after: usize, extra: usize, output: usize| {
+        Some(Side { stride, dilation, before, after, extra, output })
+    };
     let same = |lower: bool| {
         let output = image.div_ceil(stride);
         let total = (output.saturating_sub(1) * stride).checked_add(field)?.saturating_sub(image);
         let (small, large) = (total / 2, total - total / 2);
         let (before, after) = if lower { (large, small) } else { (small, large) };
-        Some(Side { before, after, extra: 0, output })
+        side(before, after, 0, output)
     };
     let (before, after) = match node.text("auto_pad").unwrap_or("NOTSET") {
         "SAME_UPPER" => return same(false),
@@ -129,20 +135,21 @@ fn side(node: &Node, image: usize, field: usize, stride: usize, pads: (usize, us
     let Some(room) = covered.checked_sub(field) else {
         // A pooling's first window may begin in the image and end outside of it, by less than a stride.
         let extra = field - covered;
-        let fits = node.operator().ends_with("Pool") && extra < stride && image > 0;
-        return fits.then_some(Side { before, after, extra, output: 1 });
+        let pools = node.operator().ends_with("Pool") || node.operator() == "MaxUnpool";
+        let fits = pools && extra < stride && image > 0;
+        return side(before, after, extra, 1).filter(|_| fits);
     };
     // Beside `VALID` rounding up is not looked at.
     let rounds_up = node.flag("ceil_mode") && node.text("auto_pad") != Some("VALID");
     if !rounds_up || room.is_multiple_of(stride) {
-        return Some(Side { before, after, extra: 0, output: room / stride + 1 });
+        return side(before, after, 0, room / stride + 1);
     }
     // A window that would begin behind the image is left out.
     let last = room / stride + 1;
     if last * stride >= image + before {
-        return Some(Side { before, after, extra: 0, output: last });
+        return side(before, after, 0, last);
     }
-    Some(Side { before, after, extra: last * stride + field - covered, output: last + 1 })
+    side(before, after, last * stride + field - covered, last + 1)
 }
 
 /// `x` as `[N,C,H,W]`.
@@ -228,6 +235,16 @@ pub(super) fn bias(
         Some(false) => Ok((Some(bias), None)),
         None => Ok((None, Some(bias))),
     }
+}
+
+/// Whether a pool is one of an image of floats, nobody asking where the largest elements are: others are read
+/// elsewhere.
+fn is_plain(b: &Builder, node: &Node) -> bool {
+    let plain = |x: ValueId| {
+        let float = matches!(b.dtype(x), DType::F32 | DType::F16 | DType::BF16);
+        float && b.rank(x) <= 4
+    };
+    !node.has_output(1) && node.optional(0).is_none_or(plain)
 }
 
 fn pool(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {

@@ -174,42 +174,6 @@ fn native_operators_do_not_become_host_ones() {
     assert!(graph.nodes.iter().all(|node| !matches!(node.op, Op::Host(_))));
 }
 
-/// What a kernel says of its inputs; the last one is of i64.
-fn fault(network: Network, dims: &[&[usize]], inputs: &[&[u8]]) -> Result<Vec<u8>, (FaultKind, String)> {
-    let specialised = specialise(&network.model(), dims);
-    let [kernel] = &specialised.host_kernels[..] else { panic!("one kernel") };
-    let mut output = vec![0u8; kernel.outputs()[0].bytes()];
-    let mut state = kernel.new_state().expect("the kernel starts");
-    let ran = state.run(inputs, &mut [&mut output[..]]);
-    ran.map(|()| output).map_err(|fault| (fault.kind, fault.reason))
-}
-
-#[test]
-fn values_that_an_operator_does_not_take_are_the_inputs_fault() {
-    let data: Vec<f32> = (0..12).map(|at| at as f32).collect();
-    let run = |operator: &str, dims: &[&str], axis: Option<i64>, indices: &[i64]| {
-        let mut network = Network::default();
-        network.input("x", DataType::Float, &["4", "3"]);
-        network.input("i", DataType::Int64, dims);
-        let attributes: Vec<_> = axis.map(|axis| ("axis", Attr::Int(axis))).into_iter().collect();
-        let y = network.node(operator, &["x", "i"], &attributes);
-        network.output(&y, DataType::Float, &["A", "B"]);
-        let shape: Vec<usize> = dims.iter().map(|dim| dim.parse().expect("a number")).collect();
-        let inputs: [&[u8]; 2] = [bytemuck::cast_slice(&data), bytemuck::cast_slice(indices)];
-        fault(network, &[&[4, 3], &shape], &inputs)
-            .map(|bytes| bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect::<Vec<f32>>())
-    };
-    assert_eq!(run("GatherND", &["1", "1"], None, &[-1]), Ok(vec![9.0, 10.0, 11.0]));
-    assert_eq!(run("GatherElements", &["1", "3"], Some(0), &[0, -1, 1]), Ok(vec![0.0, 10.0, 5.0]));
-    let bad = |reason: &str| Err((FaultKind::Input, reason.to_owned()));
-    let error = bad("GatherND: indices[1, 0] is 4, allowed are -4 to 3");
-    assert_eq!(run("GatherND", &["2", "1"], None, &[0, 4]), error);
-    let error = bad("GatherND: indices[0, 1] is -4, allowed are -3 to 2");
-    assert_eq!(run("GatherND", &["1", "2"], None, &[0, -4]), error);
-    let error = bad("GatherElements: indices[0, 2] is 3, allowed are -3 to 2");
-    assert_eq!(run("GatherElements", &["4", "3"], Some(1), &[0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0]), error);
-}
-
 #[test]
 fn constants_that_divide_by_zero_are_refused() {
     for operator in ["Div", "Mod"] {

@@ -7,7 +7,7 @@
 mod extreme;
 mod fold;
 mod fold_doubles;
-mod number;
+pub(super) mod number;
 mod scan;
 mod top;
 
@@ -51,6 +51,8 @@ macro_rules! of_numbers {
         }
     };
 }
+
+pub(super) use {of_numbers, of_wholes};
 
 /// Makes a kernel ready.
 pub(super) fn prepare(spec: &AlongSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {

@@ -3,7 +3,7 @@
 use super::super::elementwise::convert::{Bf16, F16, To};
 
 /// What elements are computed in.
-pub(super) trait Wide: Copy + PartialOrd + Send + Sync + 'static {
+pub(in super::super) trait Wide: Copy + PartialOrd + Send + Sync + 'static {
     const ZERO: Self;
     const ONE: Self;
     fn plus(self, other: Self) -> Self;
@@ -11,7 +11,7 @@ pub(super) trait Wide: Copy + PartialOrd + Send + Sync + 'static {
 }
 
 /// An element type.
-pub(super) trait Number: Copy + Send + Sync + 'static {
+pub(in super::super) trait Number: Copy + Send + Sync + 'static {
     type Wide: Wide;
     /// An element's rank and its place, in one number.
     type Entry: Ord + Copy + Send + Sync + 'static;
@@ -25,7 +25,7 @@ pub(super) trait Number: Copy + Send + Sync + 'static {
 }
 
 /// An integer type.
-pub(super) trait Whole: Number {
+pub(in super::super) trait Whole: Number {
     /// Whether it is ordered unlike the i64 with its bits.
     const WRAPS: bool;
     fn whole(self) -> i64;

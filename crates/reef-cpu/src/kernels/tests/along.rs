@@ -64,7 +64,7 @@ fn check(spec: &AlongSpec, data: &Data) {
 }
 
 /// Every block killed at every poll, and run again on what that left behind.
-fn kill(bench: &mut Bench, output: &[u8], name: &str) {
+pub(super) fn kill(bench: &mut Bench, output: &[u8], name: &str) {
     if cfg!(feature = "no-polls") {
         return;
     }

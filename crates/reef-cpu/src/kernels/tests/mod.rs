@@ -23,6 +23,7 @@ mod along;
 mod attention;
 mod conv;
 mod elementwise;
+mod indexed;
 mod integer;
 mod math;
 mod quantised;
