@@ -1,6 +1,6 @@
 //! Host steps: kernels that the device has no code for, foreign ones, selections, recurrent networks of very
-//! large states, resamplings, decision trees, what goes along an axis, and element-wise programs that are long
-//! or have doubles. Where their operands lie, and what foreign code keeps.
+//! large states, resamplings, decision trees, what goes along an axis, and element-wise programs that are
+//! long or have doubles. Where their operands lie, and what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
 //! where they are.
