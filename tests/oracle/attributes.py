@@ -40,10 +40,10 @@ ELSEWHERE = {"SimplifiedLayerNormalization"}
 # Where ONNX Runtime departs from the standard, by operator and label: why, and the attributes by which it is told to
 # do the standard's (None: that are taken away).
 DEVIATES = {
-    r"(Average|Max)Pool .*ceil_mode=1.* auto_pad=VALID": (
+    r"(Average|Max|Lp)Pool .*ceil_mode=1.* auto_pad=VALID": (
         "the standard's extent with VALID is ceil((in - kernel + 1) / stride) in both modes; it adds an element",
         {"ceil_mode": None}),
-    r"(Average|Max)Pool .*auto_pad=SAME_UPPER dilations=\[2, 2\]": (
+    r"(Average|Max|Lp)Pool .*auto_pad=SAME_UPPER dilations=\[2, 2\]": (
         "SAME keeps ceil(in / stride) elements; it leaves the dilation out of the padding",
         {"auto_pad": None, "pads": [2, 2, 2, 2]}),
 }
@@ -60,7 +60,7 @@ IN_PROGRAMS = ["ConcatFromSequence", "Optional", "OptionalGetElement", "Optional
                "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength", "SequenceMap",
                "SplitToSequence"]
 # What ONNX Runtime says of what it does not do although it is valid.
-NOT_DONE = r"NOT_IMPLEMENTED|only \*guarantees\* support|No Op registered|layout == 1|layout_ == 0|Dilation not supported"
+NOT_DONE = r"NOT_IMPLEMENTED|Unrecognized attribute|only \*guarantees\* support|No Op registered|layout == 1|layout_ == 0|Dilation not supported"
 OLDEST = 7
 NEWEST = 26  # of what ONNX Runtime runs; later schemas are walked at their own version
 OPTION = defs.OpSchema.FormalParameterOption

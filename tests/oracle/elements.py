@@ -41,6 +41,14 @@ ATTRIBUTES = {"BitShift": [{"direction": "LEFT"}, {"direction": "RIGHT"}], "Mod"
               "IsInf": [{}, {"detect_negative": 0}, {"detect_positive": 0}], "Gelu": [{}, {"approximate": "tanh"}]}
 
 
+# Functions that the reference approximates, of f64 in single precision, or whose error is relative to the operand: what
+# they may be off, relative to the operand.
+LOOSE = {"Celu", "Erf", "Gelu", "HardSwish", "Mish", "Selu", "Shrink", "Sigmoid", "Softplus", "Swish", "Tanh"}
+# Where the sign of a zero is promised: it is moved, not computed.
+SIGNED_ZEROS = {"Abs", "Acos", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Floor", "Identity", "Neg", "Reciprocal",
+                "Round", "Sin", "Sinh", "Sqrt", "Tan", "Where"}
+
+
 def kind(dtype):
     return dtype == ml_dtypes.bfloat16 or np.issubdtype(dtype, np.floating)
 
@@ -87,6 +95,12 @@ def cases():
                     if operator == "Pow":
                         inputs[1] = power(dtype, other, inputs[0].size)
                         inputs[0] = bases(dtype)
+                    if operator == "Mod" and attributes and np.dtype(dtype).itemsize == 8 and not kind(dtype):
+                        # ONNX Runtime computes the remainder in double precision.
+                        inputs[0] = np.clip(inputs[0], 0, 2**50).astype(dtype)
+                    if operator == "Shrink" and not kind(dtype):
+                        inputs[0] = np.clip(inputs[0], -100, 100) if np.iinfo(dtype).min else np.minimum(inputs[0], 100)
+                        inputs[0] = inputs[0].astype(dtype)  # of more ONNX Runtime rounds
                     yield operator, attributes, list(inputs)
     for source in sorted(TYPES.values(), key=str):
         for target in sorted(TYPES.values(), key=str):
@@ -165,7 +179,7 @@ def run_reef(reef, folder, inputs):
     return np.load(folder / "out" / json.loads(done.stdout)["outputs"]["y"]), hosted
 
 
-def difference(got, want):
+def difference(operator, got, want, x):
     if want.dtype == ml_dtypes.bfloat16 and got.dtype != want.dtype:
         got = got.view(want.dtype) if got.dtype == np.uint16 else got  # as reef writes it
     if got.dtype != want.dtype or got.shape != want.shape:
@@ -176,11 +190,14 @@ def difference(got, want):
         a, b = got.astype(np.float64), want.astype(np.float64)
         eps = float(ml_dtypes.finfo(want.dtype).eps)
         limit = 4 * eps * np.abs(b) + 4 * float(ml_dtypes.finfo(want.dtype).smallest_subnormal)
+        if operator in LOOSE:
+            size = np.abs(np.nan_to_num(x.astype(np.float64), posinf=0, neginf=0))
+            limit = limit + max(4 * eps, 1e-7) * np.maximum(size, np.abs(b))
         finite = np.isfinite(b)
         near = np.abs(np.where(finite, a, 0) - np.where(finite, b, 0)) <= limit
         same = np.where(finite, near & np.isfinite(a), (a == b) | (np.isnan(a) & np.isnan(b)))
         zeros = (a == 0) & (b == 0) & (np.signbit(a) != np.signbit(b))
-        wrong = ~same | zeros
+        wrong = ~same | (zeros & (operator in SIGNED_ZEROS))
     places = np.flatnonzero(wrong)[:3]
     return "; ".join(f"[{at}] {got[at]!r}, expected {want[at]!r}" for at in places)
 
@@ -212,7 +229,7 @@ def main():
         elif more:
             failed, why = failed + 1, f"on the host: {more[0]}"
         else:
-            why = difference(got, want)
+            why = difference(operator, got, want, inputs[0])
             failed += bool(why)
             counts["same"] += not why
         if why:

@@ -298,7 +298,7 @@ recipe("BatchNormalization", [X, floats(3), floats(3, low=0, high=1), floats(3, 
                                                                            opsets=(14, 99))],
     "spatial": [Value(0, inputs={1: floats(3, 4), 2: floats(3, 4, low=0, high=1), 3: floats(3, 4, low=-1, high=1),
                                  4: floats(3, 4, low=0.2, high=1)})],
-    "training_mode": [Value(1, outputs=3), 1]})
+    "training_mode": [Value(1, outputs=3)]})
 recipe("InstanceNormalization", [X, floats(3), floats(3, low=0, high=1)], values={"epsilon": [0.3]})
 recipe("GroupNormalization", [floats(2, 4, 3), floats(2), floats(2, low=0, high=1)], {"num_groups": 2}, {
     "epsilon": [0.3], "num_groups": [Value(4, inputs={1: floats(4), 2: floats(4, low=0, high=1)})]}, since=(18, 20))
@@ -344,12 +344,13 @@ BY_HEADS = Value(2, {"q_num_heads": 2, "kv_num_heads": 2}, FLAT)
 recipe("Attention", QKV, values={
     "is_causal": [1, Value(1, inputs=PAST)], "scale": [0.3], "softcap": [0.5],
     "left_window_size": [Value(1, {"is_causal": 1})], "right_window_size": [1],
-    "qk_matmul_output_mode": [Value(mode, {"softcap": 0.5, "is_causal": 1}, outputs=4) for mode in (1, 2, 3)],
+    "qk_matmul_output_mode": [Value(1, {"softcap": 0.5}, outputs=4), Value(2, {"softcap": 0.5}, outputs=4),
+                              Value(3, {"softcap": 0.5, "is_causal": 1}, outputs=4)],
     "softmax_precision": [Value(kind, same="more or fewer digits only")
                           for kind in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)],
     "q_num_heads": [BY_HEADS], "kv_num_heads": [BY_HEADS]},
        optional={3: floats(3, 5), 4: (PAST[4], {5: PAST[5]}), 5: (PAST[5], {4: PAST[4]}),
-                 6: (Const(np.array([3])), {3: None})})
+                 6: (Const(np.array([3])), {3: None})}, outputs=3)
 BY_KEY = -floats(2, 4, 4, low=0.1, high=0.5)
 recipe("LinearAttention", [floats(2, 4, 4), floats(2, 4, 4, low=-0.5, high=0.5), floats(2, 4, 6), None, BY_KEY,
                            floats(2, 4, 2, low=0, high=1)], {"q_num_heads": 2, "kv_num_heads": 2}, {
@@ -468,8 +469,8 @@ recipe("RandomUniform", [], SHAPE, {**UNIFORM, "shape": [[7, 900]]}, judge="mome
 recipe("RandomNormal", [], SHAPE, {**NORMAL, "shape": [[7, 900]]}, judge="moments")
 recipe("RandomUniformLike", [floats(100, 40)], {}, UNIFORM, judge="moments")
 recipe("RandomNormalLike", [floats(100, 40)], {}, NORMAL, judge="moments")
-recipe("Bernoulli", [floats(100, 40, low=0, high=1)], {}, {**RANDOM, "dtype": [TensorProto.DOUBLE, TensorProto.BOOL]},
-       judge="moments")
+recipe("Bernoulli", [floats(100, 40, low=0, high=1)], {}, {
+    **RANDOM, "dtype": [TensorProto.DOUBLE, Value(TensorProto.BOOL, judge="shape")]}, judge="moments")
 recipe("Multinomial", [floats(50, 3)], {}, {
     "dtype": [TensorProto.INT64], "sample_size": [40], "seed": [Value(3.0, same="other generators give other values")]},
        judge="shape")

@@ -52,7 +52,8 @@ impl BlockFault {
             }
             BlockFault::Divisor { kernel, operator } => {
                 let reason = format!(
-                    "{operator}: an integer is divided by 0; every element of the divisor must be another number"
+                    "{operator}: an integer is divided by 0; every element of the divisor must be another \
+                     number"
                 );
                 HostFault::of_input(&*kernel, reason)
             }

@@ -36,13 +36,8 @@ pub fn unary(function: Unary, x: f64) -> f64 {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     let hard_sigmoid = |x: f64, alpha: f64, beta: f64| (alpha * x + beta).clamp(0.0, 1.0);
     match function {
-        Unary::Relu => {
-            if x < 0.0 {
-                0.0
-            } else {
-                x
-            }
-        }
+        Unary::Relu if x < 0.0 => 0.0,
+        Unary::Relu => x,
         Unary::LeakyRelu(alpha) => {
             if x > 0.0 {
                 x

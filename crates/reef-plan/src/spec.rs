@@ -425,8 +425,8 @@ pub struct ElemInput {
 }
 
 /// One instruction of an element-wise program; its result is the register with its position. A register holds
-/// f32, f64 or, for integers and booleans, i64. Floats narrower than f32 are widened on load, rounded on store;
-/// u64 are the bits of i64. See [`crate::program`].
+/// f32, f64 or, for integers and booleans, i64. Floats narrower than f32 are widened on load, rounded on
+/// store; u64 are the bits of i64. See [`crate::program`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ElemOp {
     /// The element of the operand with this index.

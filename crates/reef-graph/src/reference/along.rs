@@ -94,7 +94,8 @@ fn total(dtype: DType, a: Element, b: Element) -> Ordering {
     compare(dtype, a, b).unwrap_or_else(|| a.float().is_nan().cmp(&b.float().is_nan()))
 }
 
-/// A reduction of integers: sums and products wrap; a mean is that of a sum in 64 bits, truncated. Or of floats.
+/// A reduction of floats, or of integers: then sums and products wrap, and a mean is that of a sum in 64
+/// bits, truncated.
 pub fn fold(reduce: Reduce, dtype: DType, row: &[Element]) -> Element {
     if dtype.is_float() {
         return Element::Float(fold_floats(reduce, row));

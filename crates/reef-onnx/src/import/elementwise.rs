@@ -98,7 +98,15 @@ fn float(node: &Node) -> Option<Float> {
 
 fn floats(b: &mut Builder, node: &Node, function: Float) -> Result<ValueId, Reject> {
     let name = node.name();
-    let (x, back) = b.floating(name, node.input(0)?)?;
+    let x = node.input(0)?;
+    let (x, back) = match b.dtype(x) {
+        // Of integers this one is, too; the result is truncated.
+        whole if node.operator() == "Shrink" && !whole.is_float() => {
+            no_booleans(node, whole)?;
+            (b.cast(name, x, DType::F64)?, whole)
+        }
+        _ => b.floating(name, x)?,
+    };
     let dtype = b.dtype(x);
     let number = |b: &mut Builder, value: f32| b.scalar(dtype, value.into());
     let made = match function {

@@ -119,6 +119,11 @@ fn batch_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x) = (node.name(), node.input(0)?);
     let shape = b.shape(x);
     let Some(&channels) = shape.get(1) else { return wrong(format!("an input of shape {shape}")) };
+    for (slot, output) in [(1, "running_mean"), (2, "running_var")] {
+        if node.opset >= 14 && node.has_output(slot) {
+            return wrong(format!("output {output} is there only where training_mode is 1"));
+        }
+    }
     let mut parameters = vec![];
     for index in 1..5 {
         let parameter = node.input(index)?;

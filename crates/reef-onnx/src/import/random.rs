@@ -1,6 +1,6 @@
 //! Random numbers. They are constants: element i of a result is a function of the seed and of i alone, so
-//! that a model gives the same answer every time, on every device, however it was cut. The seed is the node's,
-//! or else made of its name, so that two nodes without one differ.
+//! that a model gives the same answer every time, on every device, however it was cut. The seed is the
+//! node's, or else made of its name, so that two nodes without one differ.
 
 use std::f64::consts::TAU;
 
@@ -130,8 +130,8 @@ fn bernoulli(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     b.cast(name, made, to)
 }
 
-/// Places of classes, as often as the exponentials of their numbers say: how many running sums a number of 0 to
-/// the whole sum is not below.
+/// Places of classes, as often as the exponentials of their numbers say: how many running sums a number of 0
+/// to the whole sum is not below.
 fn multinomial(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x) = (node.name(), node.input(0)?);
     let to = dtype_of(node)?.unwrap_or(DType::I32);

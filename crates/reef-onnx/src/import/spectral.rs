@@ -2,8 +2,8 @@
 //! and weights of mel bands.
 //!
 //! Inside, a signal is `[rows, parts, elements]`: of real numbers it has one part, of complex ones two. A
-//! transform of many elements is made of two of fewer (Cooley and Tukey), so that matrices and the rounding of
-//! sums stay small.
+//! transform of many elements is made of two of fewer (Cooley and Tukey), so that matrices and the rounding
+//! of sums stay small.
 
 use std::f64::consts::TAU;
 

@@ -6,7 +6,6 @@ use reef_base::TaskKey;
 use reef_cpu::{CpuDevice, CpuOptions};
 use reef_device::Device;
 use reef_graph::Op;
-use reef_plan::FaultKind;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, IntoTValue, tensor1, tvec};
 

@@ -149,8 +149,8 @@ impl Leaf for Integers {
                 BitAnd: each!(i => *a.add(i) & *b.add(i));
                 BitOr: each!(i => *a.add(i) | *b.add(i));
                 BitXor: each!(i => *a.add(i) ^ *b.add(i));
-                ShiftLeft: each!(i => shifted(*a.add(i), *b.add(i), i64::wrapping_shl));
-                ShiftRight: each!(i => shifted(*a.add(i), *b.add(i), |a, by| (a as u64).wrapping_shr(by) as i64));
+                ShiftLeft: each!(i => shifted(*a.add(i), *b.add(i), u64::wrapping_shl));
+                ShiftRight: each!(i => shifted(*a.add(i), *b.add(i), u64::wrapping_shr));
             },
             Scalar::Unary(function, a) => each!(i => integer(function, *a.add(i))),
             Scalar::ToInt(a, DType::Bool) => each!(i => i64::from(*a.add(i) != 0.0)),
@@ -241,8 +241,8 @@ fn rest(a: i64, b: i64, floored: bool) -> i64 {
 
 /// Moved by so many bits, or 0 where there are not as many.
 #[inline(always)]
-fn shifted(a: i64, by: i64, shift: impl Fn(i64, u32) -> i64) -> i64 {
-    if (0..64).contains(&by) { shift(a, by as u32) } else { 0 }
+fn shifted(a: i64, by: i64, shift: impl Fn(u64, u32) -> u64) -> i64 {
+    if (0..64).contains(&by) { shift(a as u64, by as u32) as i64 } else { 0 }
 }
 
 /// Where the first 0 is among `count` integers.

@@ -95,8 +95,8 @@ impl Arrays {
         }
     }
 
-    /// Of the votes of a `TreeEnsembleRegressor` or `TreeEnsembleClassifier`, whose names begin with `vote`. With
-    /// `steps`, what is compared with are codes of them.
+    /// Of the votes of a `TreeEnsembleRegressor` or `TreeEnsembleClassifier`, whose names begin with `vote`.
+    /// With `steps`, what is compared with are codes of them.
     pub fn of_lists(node: &Node, vote: &str, steps: Option<&Steps>) -> Result<Arrays, Reject> {
         let ids = node.ints("nodes_nodeids").unwrap_or(&[]);
         let list = |name: &str| -> Result<&[i64], Reject> {
@@ -202,8 +202,8 @@ impl Arrays {
 }
 
 /// What trees compare features in double precision with: the values of every feature, ascending. A feature
-/// becomes a code, twice the number of values below it and one more if it is the next one; a value is the code of
-/// what equals it. So codes compare as what they stand for does, and trees of floats do.
+/// becomes a code, twice the number of values below it and one more if it is the next one; a value is the
+/// code of what equals it. So codes compare as what they stand for does, and trees of floats do.
 #[derive(Debug)]
 pub(super) struct Steps(Vec<Vec<f64>>);
 
@@ -325,8 +325,8 @@ fn modes(node: &Node) -> Result<Vec<u8>, Reject> {
     }
 }
 
-/// Numbers that are a list, or a tensor under the name with `_as_tensor`, which may be in double precision if it
-/// is `wide`.
+/// Numbers that are a list, or a tensor under the name with `_as_tensor`, which may be in double precision if
+/// it is `wide`.
 pub(super) fn floats(node: &Node, name: &str, wide: bool) -> Result<Vec<f32>, Reject> {
     Ok(doubles(node, name, wide)?.into_iter().map(|value| value as f32).collect())
 }
