@@ -11,8 +11,8 @@ mod vision;
 use reef_graph::Along;
 use reef_plan::cut::{Cutter, Weights, Work};
 use reef_plan::{
-    AlongSpec, ConvSpec, ElementwiseSpec, IntegerConvSpec, Isa, KernelSpec, MatMulSpec, Packing, Place, Plan,
-    RecurrentSpec, RowFunction, SelectionSpec, Target, trees_flaw,
+    AlongSpec, ConvSpec, ElementwiseSpec, GatherSpec, IntegerConvSpec, Isa, KernelSpec, MatMulSpec, Packing,
+    Place, Plan, RecurrentSpec, RowFunction, SelectionSpec, Target, TreesSpec, VisionSpec, trees_flaw,
 };
 
 pub(crate) use scratch::sorts;
@@ -159,10 +159,7 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, 1);
                 KernelSpec::LayerNorm(spec)
             }
-            KernelSpec::Gather(mut spec) => {
-                spec.tile = split(spec.tile, 1);
-                KernelSpec::Gather(spec)
-            }
+            KernelSpec::Gather(spec) => KernelSpec::Gather(GatherSpec { tile: split(spec.tile, 1), ..spec }),
             KernelSpec::Resample(spec) => KernelSpec::Resample(tile::resample(self.target, spec, ns)),
             KernelSpec::Recurrent(mut spec) => {
                 (spec.panel_width, spec.tile_rows) = match spec.integers {
@@ -175,13 +172,10 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, spec.inner.min(TILE_GRANULE));
                 KernelSpec::Along(spec)
             }
-            KernelSpec::Trees(mut spec) => {
-                spec.tile = split(spec.tile, 1);
-                KernelSpec::Trees(spec)
-            }
-            KernelSpec::Vision(mut spec) => {
-                spec.tile = split(spec.tile, vision::granule(&spec));
-                KernelSpec::Vision(spec)
+            KernelSpec::Trees(spec) => KernelSpec::Trees(TreesSpec { tile: split(spec.tile, 1), ..spec }),
+            KernelSpec::Vision(spec) => {
+                let tile = split(spec.tile, vision::granule(&spec));
+                KernelSpec::Vision(VisionSpec { tile, ..spec })
             }
             other @ (KernelSpec::Attention(_)
             | KernelSpec::Selection(_)
