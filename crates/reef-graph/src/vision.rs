@@ -131,12 +131,12 @@ pub enum Vision {
     /// Inputs x `[N,C,…]` with 1 to 3 spatial axes, points `[N,…,axes]`; output `[N,C,…]`: x at these points.
     /// What would count with a weight of 0 is not looked at.
     GridSample(GridSample),
-    /// Inputs x `[N,C,H,W]`, regions `[R,4]` (first x and y, last x and y), the entry of the batch that each is
-    /// of (`[R]`, i64); output `[R,C,bins]`: of every bin the mean of linear interpolations, or as ONNX Runtime
-    /// does it, the largest product of a weight and an element.
+    /// Inputs x `[N,C,H,W]`, regions `[R,4]` (first x and y, last x and y), the entry of the batch that
+    /// each is of (`[R]`, i64); output `[R,C,bins]`: of every bin the mean of linear interpolations, or as
+    /// ONNX Runtime does it, the largest product of a weight and an element.
     RoiAlign(RoiAlign),
-    /// Input `[N,C·block,windows]`; output `[N,C,image]`: sums of the windows' elements that fall on a place, in
-    /// the order of the elements of a window.
+    /// Input `[N,C·block,windows]`; output `[N,C,image]`: sums of the windows' elements that fall on a
+    /// place, in the order of the elements of a window.
     Col2Im(Col2Im),
     /// Input `[…,n,n]`, output `[…]`: determinants.
     Det,

@@ -7,9 +7,9 @@ use reef_graph::{DType, Shape, Vision};
 /// What [`Vision`] means, over dense operands.
 ///
 /// Reads what the operator reads, writes its output. With `channels_last` images (x and the output) are
-/// `[N, spatial…, C]`. Block b makes units `b · tile ..` of the operator's work. Sums are in single precision,
-/// of determinants in double; their order does not depend on the tile. Blocks may write before their last
-/// poll: one that runs again writes all of its units.
+/// `[N, spatial…, C]`. Block b makes units `b · tile ..` of the operator's work. Sums are in single
+/// precision, of determinants in double; their order does not depend on the tile. Blocks may write before
+/// their last poll: one that runs again writes all of its units.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VisionSpec {
     /// What is computed.
@@ -63,8 +63,8 @@ impl VisionSpec {
         }
     }
 
-    /// Writes all of the output; operands are dense, little endian, and as long as the specification says. The
-    /// error says what is wrong with the inputs.
+    /// Writes all of the output; operands are dense, little endian, and as long as the specification says.
+    /// The error says what is wrong with the inputs.
     pub fn compute(&self, inputs: &[&[u8]], output: &mut [u8]) -> Result<(), String> {
         let dtypes = self.vision.dtypes();
         let mut load = |input: usize, at: usize| {

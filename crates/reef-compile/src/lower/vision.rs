@@ -52,8 +52,8 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Whether the kernel takes images with their channels last: where x lies so already, or the readers of the
-    /// output want it.
+    /// Whether the kernel takes images with their channels last: where x lies so already, or the readers of
+    /// the output want it.
     fn channels_last(&mut self, node: &Node, vision: &Vision) -> bool {
         match vision {
             Vision::RoiAlign(_) => true,

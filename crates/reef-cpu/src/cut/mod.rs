@@ -12,8 +12,9 @@ mod vision;
 use reef_graph::Along;
 use reef_plan::cut::{Cutter, Weights, Work};
 use reef_plan::{
-    AlongSpec, ConvSpec, ElementwiseSpec, IntegerConvSpec, Isa, KernelSpec, MatMulSpec, Packing, Place, Plan,
-    PutSpec, RecurrentSpec, RowFunction, SelectionSpec, Target, trees_flaw,
+    AlongSpec, AttentionSpec, ConvSpec, ElementwiseSpec, GatherSpec, IntegerConvSpec, Isa, KernelSpec,
+    MatMulSpec, MaxPoolSpec, Packing, Place, Plan, PutSpec, RecurrentSpec, RowFunction, SelectionSpec,
+    TakeSpec, Target, TreesSpec, VisionSpec, trees_flaw,
 };
 
 pub(crate) use scratch::sorts;
@@ -194,18 +195,17 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, 1);
                 KernelSpec::LayerNorm(spec)
             }
-            KernelSpec::Gather(mut spec) => {
-                spec.tile = split(spec.tile, 1);
-                KernelSpec::Gather(spec)
-            }
-            KernelSpec::Take(mut spec) => {
-                spec.tile = split(spec.tile, TILE_GRANULE);
-                KernelSpec::Take(spec)
+            KernelSpec::Gather(spec) => KernelSpec::Gather(GatherSpec { tile: split(spec.tile, 1), ..spec }),
+            KernelSpec::Take(spec) => {
+                KernelSpec::Take(TakeSpec { tile: split(spec.tile, TILE_GRANULE), ..spec })
             }
             KernelSpec::Put(spec) => KernelSpec::Put(self.put(spec, ns)),
-            KernelSpec::MaxPool(mut spec) => {
-                spec.tile = split(spec.tile, TILE_GRANULE);
-                KernelSpec::MaxPool(spec)
+            KernelSpec::MaxPool(spec) => {
+                KernelSpec::MaxPool(MaxPoolSpec { tile: split(spec.tile, TILE_GRANULE), ..spec })
+            }
+            KernelSpec::Attention(spec) => {
+                let tile_rows = tile::attention_rows(self.target, spec.planes(), spec.m, ns);
+                KernelSpec::Attention(AttentionSpec { tile_rows, ..spec })
             }
             KernelSpec::Resample(spec) => KernelSpec::Resample(tile::resample(self.target, spec, ns)),
             KernelSpec::Recurrent(mut spec) => {
@@ -219,17 +219,10 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, spec.inner.min(TILE_GRANULE));
                 KernelSpec::Along(spec)
             }
-            KernelSpec::Trees(mut spec) => {
-                spec.tile = split(spec.tile, 1);
-                KernelSpec::Trees(spec)
-            }
-            KernelSpec::Attention(mut spec) => {
-                spec.tile_rows = tile::attention_rows(self.target, spec.planes(), spec.m, ns);
-                KernelSpec::Attention(spec)
-            }
-            KernelSpec::Vision(mut spec) => {
-                spec.tile = split(spec.tile, vision::granule(&spec));
-                KernelSpec::Vision(spec)
+            KernelSpec::Trees(spec) => KernelSpec::Trees(TreesSpec { tile: split(spec.tile, 1), ..spec }),
+            KernelSpec::Vision(spec) => {
+                let tile = split(spec.tile, vision::granule(&spec));
+                KernelSpec::Vision(VisionSpec { tile, ..spec })
             }
             other @ (KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_)) => other,
         }

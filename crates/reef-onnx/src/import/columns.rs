@@ -1,6 +1,6 @@
-//! Convolutions whose weights are computed, or that go over other than one or two axes: all windows side by side
-//! as columns, and a product of the weights and these. The transposed ones are a product, and the sums of its
-//! windows.
+//! Convolutions whose weights are computed, or that go over other than one or two axes: all windows side by
+//! side as columns, and a product of the weights and these. The transposed ones are a product, and the sums
+//! of its windows.
 
 use reef_graph::vision::Col2Im;
 use reef_graph::{Binary, DType, Op, Shape, ValueId, Vision};

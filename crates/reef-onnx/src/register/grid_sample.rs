@@ -1,5 +1,5 @@
-//! `GridSample` of images and volumes: an own host operator, since tract's ignores the padding mode in its
-//! cubic form. The rules are ONNX Runtime's.
+//! `GridSample` of images and volumes in double precision, which has no native reading: an own host operator,
+//! since tract's ignores the padding mode in its cubic form. The rules are ONNX Runtime's.
 
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::NodeProto;

@@ -1,5 +1,5 @@
-//! Sums of overlapping windows: a segment of a line after the other, to which every element of the windows adds
-//! those of its row that fall on it.
+//! Sums of overlapping windows: a segment of a line after the other, to which every element of the windows
+//! adds those of its row that fall on it.
 
 use reef_base::limits::TENSOR_RANK_MAX;
 use reef_graph::vision::{Col2Im, SEGMENT};
@@ -35,8 +35,8 @@ impl Sums {
         }
     }
 
-    /// Where the windows' elements for taps `taps` of all axes but the last begin: the number of the first tap,
-    /// and of the first window of a row. `None` if none falls on the line.
+    /// Where the windows' elements for taps `taps` of all axes but the last begin: the number of the first
+    /// tap, and of the first window of a row. `None` if none falls on the line.
     #[inline(always)]
     fn row(&self, index: &[usize], taps: &[usize]) -> Option<(usize, usize)> {
         let (mut tap, mut row) = (0, 0);

@@ -1,8 +1,8 @@
 //! Kernels of vision models: samplings, pooled regions, sums of windows, determinants.
 //!
 //! A block makes whole units, one after the other, and writes all of each: so whatever a killed one has
-//! written, the next one overwrites. What is read of an output was written by the same run of the block. Polls
-//! by [`Pace`].
+//! written, the next one overwrites. What is read of an output was written by the same run of the block.
+//! Polls by [`Pace`].
 
 mod col2im;
 mod determinant;

@@ -134,7 +134,8 @@ impl Make for Regions {
         let ([lines, columns], channels) = (self.align.bins, self.channels);
         for unit in range.0..range.1 {
             let (region, line) = (unit / lines, unit % lines);
-            // SAFETY: the regions are the kernel's; scratch holds a tap for every line and column of the image.
+            // SAFETY: the regions are the kernel's; scratch holds a tap for every line and column of the
+            // image.
             unsafe {
                 let image = self.image(context, region)?;
                 let corners = context.read_ptr(&self.regions).cast::<[f32; 4]>().add(region);

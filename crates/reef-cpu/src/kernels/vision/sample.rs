@@ -1,6 +1,6 @@
-//! Images at points. Of a run of points the elements that each is made of, and their weights, are found first,
-//! axis by axis, and put together; then they are summed for all channels: by vectors of points where a
-//! channel's elements are neighbours, else by vectors of channels.
+//! Images at points. Of a run of points the elements that each is made of, and their weights, are found
+//! first, axis by axis, and put together; then they are summed for all channels: by vectors of points where
+//! a channel's elements are neighbours, else by vectors of channels.
 
 use reef_graph::vision::{Coordinates, GridSample, Interpolation, Outside};
 use reef_plan::{Kernel, Region, VisionSpec};
