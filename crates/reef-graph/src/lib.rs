@@ -26,7 +26,7 @@ pub use graph::{Graph, GraphError, Node, NodeId, Value, ValueId, ValueKind};
 pub use op::{AllowedIndices, Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary, axis_index};
 pub use quantized::{Quantization, ZeroPoints};
 pub use recurrent::{
-    Cell, Direction, GateFunction, QuantizedStates, RecurrentAttrs, RecurrentOperands, quantized_states,
+    Cell, Direction, GateFunction, QuantizedState, RecurrentAttrs, RecurrentOperands, quantized_state,
 };
 pub use resample::Taps;
 pub use selection::Selection;

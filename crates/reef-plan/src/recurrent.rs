@@ -94,13 +94,10 @@ impl RecurrentSpec {
         if self.y && self.steps > 1 && self.y_step_stride < self.batch * self.hidden {
             return Some("has steps that write over each other");
         }
-        if let Some(dtype) = self.integers {
-            if !matches!(dtype, DType::U8 | DType::I8) || !self.cell.has_memory() || self.lengths {
-                return Some("multiplies states as integers that do not go so");
-            }
-            if self.tile_rows < self.batch {
-                return Some("quantises states together that are in several blocks");
-            }
+        if let Some(dtype) = self.integers
+            && (!matches!(dtype, DType::U8 | DType::I8) || !self.cell.has_memory() || self.lengths)
+        {
+            return Some("multiplies states as integers that do not go so");
         }
         let end = self.first.checked_add(self.steps);
         end.is_none_or(|end| end > self.all_steps).then_some("takes more steps than there are")

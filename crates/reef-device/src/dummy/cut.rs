@@ -120,8 +120,10 @@ impl Cutter for DummyCutter {
                 spec.tile_rows = self.split(spec.tile_rows);
                 spec.tile_columns = COLUMNS.min(spec.tile_columns);
             }
-            KernelSpec::Recurrent(spec) if spec.integers.is_some() => spec.panel_width = INTEGER_COLUMNS,
-            KernelSpec::Recurrent(spec) => spec.tile_rows = self.split(spec.tile_rows),
+            KernelSpec::Recurrent(spec) => {
+                spec.tile_rows = self.split(spec.tile_rows);
+                spec.panel_width = if spec.integers.is_some() { INTEGER_COLUMNS } else { spec.panel_width };
+            }
             KernelSpec::Along(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Trees(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => {}
