@@ -168,8 +168,8 @@ pub struct RecurrentAttrs {
     /// There are peepholes.
     pub peepholes: bool,
     /// R is of 8-bit integers, and so is the state that it is multiplied with: every step quantises the
-    /// state of each sequence by [`quantized_state`], so that none has a say in another's answer. The input is
-    /// the sums of the gates, biases and all. Of an LSTM alone, without lengths.
+    /// state of each sequence by [`quantized_state`], so that none has a say in another's answer. The input
+    /// is the sums of the gates, without biases. Of an LSTM alone, without lengths.
     pub integers: bool,
 }
 
@@ -283,8 +283,8 @@ impl RecurrentAttrs {
         if !self.cell.has_memory() && (self.initial_c || self.peepholes) {
             return Err(format!("it has inputs of a memory, {} has none", self.cell.name()));
         }
-        if self.integers && (!self.cell.has_memory() || self.bias || self.lengths) {
-            return Err("integers are those of an LSTM without biases and lengths".into());
+        if self.integers && (!self.cell.has_memory() || self.lengths) {
+            return Err("integers are those of an LSTM without lengths".into());
         }
         Ok(())
     }
@@ -383,12 +383,11 @@ mod tests {
         other[1].0 = F32;
         assert_eq!(made(&lstm, &other).unwrap_err(), "its sums are f32[7,2,16] and R is f32");
         for flawed in [
-            RecurrentAttrs { bias: true, ..lstm.clone() },
             RecurrentAttrs { lengths: true, ..lstm.clone() },
             RecurrentAttrs { integers: true, ..attrs(Cell::Rnn) },
         ] {
             let reason = made(&flawed, &inputs).unwrap_err();
-            assert_eq!(reason, "integers are those of an LSTM without biases and lengths");
+            assert_eq!(reason, "integers are those of an LSTM without lengths");
         }
     }
 

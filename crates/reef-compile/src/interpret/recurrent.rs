@@ -14,6 +14,7 @@ use super::{Access, part};
 struct Slots {
     scales: Option<usize>,
     zeros: Option<usize>,
+    bias: Option<usize>,
     reset_bias: Option<usize>,
     peepholes: Option<usize>,
     lengths: Option<usize>,
@@ -33,6 +34,7 @@ impl Slots {
         Slots {
             scales: next(&mut read, integers),
             zeros: next(&mut read, integers),
+            bias: next(&mut read, spec.bias),
             reset_bias: next(&mut read, spec.reset_bias),
             peepholes: next(&mut read, spec.peepholes),
             lengths: next(&mut read, spec.lengths),
@@ -41,6 +43,11 @@ impl Slots {
             after: [spec.h_after, spec.c_after].map(|there| next(&mut written, there)),
         }
     }
+}
+
+/// How computed weights lie.
+pub(super) fn computed(spec: &RecurrentSpec) -> Packing {
+    Packing::ConvPanels { groups: spec.cell.gates() as u32, width: spec.panel_width as u32 }
 }
 
 pub(super) fn recurrent(
@@ -160,7 +167,10 @@ fn sequence(
         let inside = spec.first + step < length;
         if inside {
             let from = (step * spec.batch + row) * spec.sums_row_stride;
-            let sums: Vec<f64> = (0..gates * hidden).map(|at| access.load_f32(0, from + at)).collect();
+            let mut sum = |at: usize| {
+                access.load_f32(0, from + at) + slots.bias.map_or(0.0, |slot| access.load_f32(slot, at))
+            };
+            let sums: Vec<f64> = (0..gates * hidden).map(&mut sum).collect();
             let [h, c] = &mut states;
             unit.step(&sums, &mut product, h, c);
         }

@@ -122,7 +122,12 @@ impl Cutter for DummyCutter {
             }
             KernelSpec::Recurrent(spec) => {
                 spec.tile_rows = self.split(spec.tile_rows);
-                spec.panel_width = if spec.integers.is_some() { INTEGER_COLUMNS } else { spec.panel_width };
+                if spec.integers.is_some() {
+                    spec.panel_width = INTEGER_COLUMNS;
+                } else if spec.computed {
+                    // As packed rows lie.
+                    spec.panel_width = spec.hidden;
+                }
             }
             KernelSpec::Along(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Trees(spec) => spec.tile = self.split(spec.tile),

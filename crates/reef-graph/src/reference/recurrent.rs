@@ -117,9 +117,9 @@ fn list(grid: &Grid, direction: usize, len: usize) -> Vec<f64> {
     (0..len).map(|at| grid.at(&[direction, at]).float()).collect()
 }
 
-/// Products of a state, as integers, with weights that are such: those of these outputs. `weight` is that of an
-/// output and an element of the state, less its zero point, and `scale` an output's. Scales and what they make
-/// of sums are in single precision.
+/// Products of a state, as integers, with weights that are such: those of these outputs. `weight` is that of
+/// an output and an element of the state, less its zero point, and `scale` an output's. Scales and what they
+/// make of sums are in single precision.
 pub fn integer_products(
     state: &[f64],
     outputs: Range<usize>,
@@ -183,7 +183,7 @@ fn run(
         let step = if attrs.directions[direction].reverse { length - 1 - turn } else { turn };
         let sum = |at: usize| -> f64 {
             let Some(w) = operands.w else {
-                return operands.x.at(&[step, row, direction * all + at]).float();
+                return operands.x.at(&[step, row, direction * all + at]).float() + bias(at) + bias(all + at);
             };
             let products = (0..width)
                 .map(|k| operands.x.at(&[step, row, k]).float() * w.at(&[direction, at, k]).float());

@@ -1,13 +1,13 @@
-//! A state that is multiplied with weights of integers: each step makes bytes of the state of every row at work,
-//! each with a scale of its own, then takes them through the product and the gates.
+//! A state that is multiplied with weights of integers: each step makes bytes of the state of every row at
+//! work, each with a scale of its own, then takes them through the product and the gates.
 
-use reef_graph::DType;
+use reef_graph::{Cell, DType};
 use reef_plan::{IntegerPanels, Region};
 
 use super::super::integer::{Chunk, Dot};
 use super::super::integer::{Correct, Scratch, Sum, stored_zero};
 use super::super::vector::{Leaf, Vector};
-use super::cell::{Line, Place};
+use super::cell::{Given, IntegerLstm, Line, Place, Quotients};
 use super::{Operands, Recurrent, Rows, Stopped, VECTORS};
 use crate::context::{BlockContext, BlockEnd};
 use crate::cut::integer::{INTEGER_COLUMNS as COLUMNS, recurrent_parts, row_bytes};
@@ -20,6 +20,9 @@ pub(super) struct Integers {
     pub(super) dtype: DType,
     pub(super) scales: Region,
     pub(super) zeros: Region,
+    pub(super) bias: Option<Region>,
+    /// Whether the functions are those that an LSTM has by default.
+    pub(super) usual: bool,
     pub(super) dot: Dot,
 }
 
@@ -32,6 +35,8 @@ struct Addresses {
     /// Scales and zero points of the weights.
     scales: *const f32,
     zeros: *const u8,
+    /// Biases of all gates, or null.
+    bias: *const f32,
     tile: Scratch,
 }
 
@@ -51,7 +56,7 @@ impl Recurrent {
             for turn in 0..self.spec.steps {
                 self.quantize::<V>(context, &at, rows.count)?;
                 self.integer_products::<V>(context, integers, &at, rows.count)?;
-                self.integer_gates::<V>(context, &at, rows, self.spec.step(turn))?;
+                self.integer_gates::<V>(context, integers, &at, rows, self.spec.step(turn))?;
             }
             self.end(context, &at.operands, rows);
         }
@@ -75,6 +80,7 @@ impl Recurrent {
                 row_scales: floats(parts.scales),
                 scales: context.read_ptr(&integers.scales).cast(),
                 zeros: context.read_ptr(&integers.zeros),
+                bias: integers.bias.as_ref().map_or(std::ptr::null(), |bias| context.read_ptr(bias).cast()),
                 tile: Scratch::of(context),
             }
         }
@@ -219,6 +225,7 @@ impl Recurrent {
     unsafe fn integer_gates<V: Vector>(
         &self,
         context: &BlockContext<'_>,
+        integers: &Integers,
         at: &Addresses,
         rows: &Rows,
         step: usize,
@@ -247,11 +254,32 @@ impl Recurrent {
                         update: at.operands.update,
                         y,
                     };
-                    self.line::<V>(&at.operands, line, false);
+                    self.integer_line::<V>(integers, at, line);
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl Recurrent {
+    /// Some units of a row.
+    #[inline(always)]
+    unsafe fn integer_line<V: Vector>(&self, integers: &Integers, at: &Addresses, line: Line) {
+        let Cell::Lstm { input_forget } = self.spec.cell else {
+            unreachable!("the validator knows that the cell is an LSTM")
+        };
+        let (peepholes, bias, clip) = (at.operands.peepholes, at.bias, self.spec.clip);
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if integers.usual {
+                let functions = Quotients { clip };
+                V::enter(IntegerLstm { line, functions, input_forget, peepholes, bias });
+            } else {
+                let functions = Given { functions: &self.spec.functions, clip };
+                V::enter(IntegerLstm { line, functions, input_forget, peepholes, bias });
+            }
+        }
     }
 }
 

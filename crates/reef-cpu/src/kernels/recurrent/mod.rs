@@ -52,6 +52,8 @@ pub(super) fn with_dot(spec: &RecurrentSpec, kernel: &Kernel, isa: Isa, dot: Dot
             dtype,
             scales: read(true).expect(counted),
             zeros: read(true).expect(counted),
+            bias: read(spec.bias),
+            usual: spec.functions == [GateFunction::Sigmoid, GateFunction::Tanh, GateFunction::Tanh],
             dot,
         }),
         reset_bias: read(spec.reset_bias),
