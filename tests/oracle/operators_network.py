@@ -146,7 +146,11 @@ def recurrent_cases():
         yield recurrent(f"{tag}_states", op, ("B", *states), direction=direction)
         yield recurrent(f"{tag}_states_fed", op, ("B", *states), direction=direction, fed=states)
         yield recurrent(f"{tag}_one_step", op, ("B", *states), direction=direction, t=1)
-        yield recurrent(f"{tag}_weights_fed", op, direction=direction, fed=("W", "R"))
+        for h in (4, 37):
+            yield recurrent(f"{tag}_weights_fed_{h}", op, direction=direction, fed=("W", "R"), h=h)
+        peepholes = ("P",) if op == "LSTM" else ()
+        yield recurrent(f"{tag}_all_fed", op, ("B", *states, *peepholes, "sequence_lens"), direction=direction, h=19,
+                        lengths=[2, 5, 4], fed=("W", "R", "B", *states, *peepholes))
         yield recurrent(f"{tag}_lengths_full", op, ("B", "sequence_lens"), direction=direction)
         yield recurrent(f"{tag}_lengths", op, ("B", "sequence_lens", *states), direction=direction, lengths=[2, 5, 1])
         yield recurrent(f"{tag}_lengths_fed", op, ("B", "sequence_lens", *states), direction=direction,
@@ -181,6 +185,8 @@ def recurrent_cases():
             yield recurrent(f"{tag}_only_c", op, outputs=("", "", "yc"), direction=direction)
         if op == "GRU":
             yield recurrent(f"{tag}_linear", op, ("B", *states), direction=direction, linear_before_reset=1)
+            yield recurrent(f"{tag}_linear_fed", op, ("B", *states), direction=direction, linear_before_reset=1,
+                            fed=("W", "R", "B"))
             yield recurrent(f"{tag}_linear_relu", op, direction=direction, linear_before_reset=1,
                             activations=["Sigmoid", "Relu"] * d)
             yield recurrent(f"{tag}_linear_lengths", op, ("B", "sequence_lens"), direction=direction,

@@ -141,11 +141,13 @@ class Peers:
     """ONNX Runtime, for a model that rounds also without its graph optimisations."""
 
     def __init__(self, model):
-        self.plain = oracle.Reference(model.path)
+        threads = model.threads()
+        self.plain = oracle.Reference(model.path, threads)
         self.literal = None
         if model.rounds != "exact":
             options = ort.SessionOptions()
             options.log_severity_level = 3
+            options.intra_op_num_threads = threads or 0
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             self.literal = ort.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
 

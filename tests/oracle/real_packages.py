@@ -34,6 +34,16 @@ class Model:
         shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.input if value.name not in weights}
         return {name: [dim.dim_param or dim.dim_value for dim in dims] for name, dims in shapes.items()}
 
+    def threads(self):
+        """ONNX Runtime's, where its answer depends on how many there are; else none.
+
+        It quantises the states of those sequences together that one thread takes; reef quantises each by itself.
+        """
+        graph = onnx.load(str(self.path), load_external_data=False).graph
+        if not any(node.op_type == "DynamicQuantizeLSTM" for node in graph.node):
+            return None
+        return max(array.shape[0] for feeds in self.cases for array in feeds.values() if array.ndim)
+
 
 def packaged(args, work):
     """All models of the packages, and a line for each package that could not be had."""

@@ -124,7 +124,11 @@ fn run_block<'a>(
         KernelSpec::MaxPool(spec) => indexed::max_pool(spec, &mut access, block),
         KernelSpec::Resample(spec) => loops::resample(spec, &mut access, block),
         KernelSpec::Recurrent(spec) => {
-            recurrent::recurrent(spec, &mut access, packing_of(plan, kernel)?, block)?;
+            let packing = match spec.computed {
+                true => recurrent::computed(spec),
+                false => packing_of(plan, kernel)?,
+            };
+            recurrent::recurrent(spec, &mut access, packing, block)?;
         }
         KernelSpec::Along(spec) => loops::along(spec, &mut access, block),
         KernelSpec::Trees(spec) => loops::trees(spec, &mut access, block)?,

@@ -84,7 +84,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 43] = [
+    let makers: [(&str, Maker); 44] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -119,6 +119,7 @@ pub fn all() -> Vec<Sample> {
         ("GRU that resets the state first", gru_of_states),
         ("LSTM of coupled gates", coupled_lstm),
         ("RNN of many elements", rnn),
+        ("GRU of computed weights", computed_gru),
         ("conv of integers", conv_of_integers),
         ("product of integers with constant", linear_of_integers),
         ("product of integers", product_of_integers),
@@ -188,10 +189,20 @@ impl Sketch {
     /// A constant of small numbers: rounding errors of a network that forgets do not grow, however many
     /// elements it has.
     fn moderate(&mut self, shape: &[usize], elements: usize) -> ValueId {
+        let tensor = self.moderate_tensor(shape, elements);
+        self.graph.add_const(format!("c{}", self.graph.values.len()), tensor)
+    }
+
+    fn moderate_input(&mut self, shape: &[usize], elements: usize) -> ValueId {
+        let tensor = self.moderate_tensor(shape, elements);
+        self.given(tensor)
+    }
+
+    fn moderate_tensor(&mut self, shape: &[usize], elements: usize) -> Tensor {
         let tensor = self.random(shape);
         let factor = 0.2f32.min(0.5 / (elements as f32).sqrt());
         let values: Vec<f32> = tensor.values::<f32>().iter().map(|value| factor * value).collect();
-        self.graph.add_const(format!("c{}", self.graph.values.len()), Tensor::f32(Shape::new(shape), &values))
+        Tensor::f32(Shape::new(shape), &values)
     }
 
     fn dims(&self, id: ValueId) -> Vec<usize> {
@@ -515,6 +526,18 @@ fn recur(
     reverse: &[bool],
     functions: &[GateFunction],
 ) -> Vec<ValueId> {
+    recur_with(s, cell, hidden, reverse, functions, Sketch::moderate)
+}
+
+/// The same with weights and biases as `parameter` makes them.
+fn recur_with(
+    s: &mut Sketch,
+    cell: Cell,
+    hidden: usize,
+    reverse: &[bool],
+    functions: &[GateFunction],
+    parameter: fn(&mut Sketch, &[usize], usize) -> ValueId,
+) -> Vec<ValueId> {
     let (memory, count) = (cell.has_memory(), reverse.len());
     let direction = |&reverse: &bool| Direction { reverse, functions: functions.to_vec() };
     let attrs = RecurrentAttrs {
@@ -532,7 +555,7 @@ fn recur(
     let rows = cell.gates() * hidden;
     let mut inputs = vec![s.input(&[7, 3, 10])];
     for dims in [&[count, rows, 10][..], &[count, rows, hidden], &[count, 2 * rows]] {
-        inputs.push(s.moderate(dims, hidden));
+        inputs.push(parameter(s, dims, hidden));
     }
     let lengths: Vec<u8> = [7i32, 3, 7].iter().flat_map(|length| length.to_le_bytes()).collect();
     let lengths = Tensor::new(DType::I32, Shape::new(&[3]), Arc::new(AlignedBytes::copy_from(&lengths)));
@@ -573,6 +596,13 @@ fn coupled_lstm(s: &mut Sketch) {
 
 fn rnn(s: &mut Sketch) {
     let made = recur(s, Cell::Rnn, 260, &[false, true], &[GateFunction::Tanh]);
+    made.into_iter().for_each(|id| s.output(id));
+}
+
+fn computed_gru(s: &mut Sketch) {
+    let cell = Cell::Gru { linear_before_reset: true };
+    let functions = [GateFunction::Sigmoid, GateFunction::Tanh];
+    let made = recur_with(s, cell, 21, &[false, true], &functions, Sketch::moderate_input);
     made.into_iter().for_each(|id| s.output(id));
 }
 

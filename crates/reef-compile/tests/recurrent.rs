@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use harness::Builder;
 use reef_compile::{CompileError, CompileOptions, compile};
-use reef_graph::{Cell, DType, Direction, GateFunction, Op, RecurrentAttrs, Shape, Tensor, ValueId};
+use reef_graph::{Binary, Cell, DType, Direction, GateFunction, Op, RecurrentAttrs, Shape, Tensor, ValueId};
 use reef_plan::{Cutter, KernelSpec, Packing, RecurrentSpec, Target, WeightStore, Weights, Work};
 
 const LSTM: Cell = Cell::Lstm { input_forget: false };
@@ -72,11 +72,24 @@ fn add(b: &mut Builder, attrs: &RecurrentAttrs, [steps, batch, width]: [usize; 3
 }
 
 fn add_to(b: &mut Builder, attrs: &RecurrentAttrs, x: ValueId) -> Vec<ValueId> {
+    add_with(b, attrs, x, 0)
+}
+
+/// The same with those of the parameters (W, R, biases, peepholes) computed whose bit is set.
+fn add_with(b: &mut Builder, attrs: &RecurrentAttrs, x: ValueId, computed: u32) -> Vec<ValueId> {
     let [steps, batch, width] = b.shape(x)[..] else { panic!("three axes") };
     let (count, hidden, rows) = (attrs.directions.len(), attrs.hidden, attrs.cell.gates() * attrs.hidden);
-    let mut inputs = vec![x, moderate(b, &[count, rows, width]), moderate(b, &[count, rows, hidden])];
+    let parameter = |b: &mut Builder, at: u32, dims: &[usize]| match computed >> at & 1 == 1 {
+        false => moderate(b, dims),
+        true => {
+            let (given, factor) = (b.input(dims), b.scalar(0.4));
+            b.node(Op::Binary(Binary::Mul), &[given, factor], dims)
+        }
+    };
+    let w = parameter(b, 0, &[count, rows, width]);
+    let mut inputs = vec![x, w, parameter(b, 1, &[count, rows, hidden])];
     if attrs.bias {
-        inputs.push(moderate(b, &[count, 2 * rows]));
+        inputs.push(parameter(b, 2, &[count, 2 * rows]));
     }
     if attrs.lengths {
         let length = |row: usize| (steps - (row * steps.div_ceil(2)).min(steps)) as i32;
@@ -90,7 +103,7 @@ fn add_to(b: &mut Builder, attrs: &RecurrentAttrs, x: ValueId) -> Vec<ValueId> {
         }
     }
     if attrs.peepholes {
-        inputs.push(moderate(b, &[count, 3 * hidden]));
+        inputs.push(parameter(b, 3, &[count, 3 * hidden]));
     }
     connect(b, attrs, &inputs)
 }
@@ -120,6 +133,30 @@ fn every_cell_in_every_direction_of_odd_sizes() {
     }
 }
 
+#[test]
+fn parameters_that_are_computed() {
+    for cell in CELLS {
+        for reverse in [&[false][..], &[true, false]] {
+            for [steps, batch, width, hidden] in [[5, 3, 7, 9], [1, 2, 1, 1], [2, 5, 6, 33], [2, 1, 3, 32]] {
+                let all = |attrs: RecurrentAttrs, computed: u32| {
+                    let mut b = Builder::new();
+                    let x = b.input(&[steps, batch, width]);
+                    let outputs = add_with(&mut b, &attrs, x, computed);
+                    b.check(&format!("computed {computed:b}: {attrs:?} of {width} by {batch}"), &outputs);
+                };
+                all(plain(cell, hidden, reverse), 0b11);
+                all(full(cell, hidden, reverse), 0b1111);
+            }
+            for computed in 1..15 {
+                let mut b = Builder::new();
+                let x = b.input(&[3, 2, 4]);
+                let outputs = add_with(&mut b, &full(cell, 5, reverse), x, computed);
+                b.check(&format!("computed {computed:b} of {cell:?}"), &outputs);
+            }
+        }
+    }
+}
+
 /// Adds an LSTM whose weights are integers over sums that are an input.
 fn add_integers(
     b: &mut Builder,
@@ -140,6 +177,9 @@ fn add_integers(
     let scales: Vec<f32> = (0..count * rows).map(|at| 0.002 + 0.0001 * (at % 7) as f32).collect();
     inputs.push(b.graph.add_const("scales", Tensor::f32([count, rows], &scales)));
     inputs.push(bytes(b, &[count, rows], 5.0));
+    if attrs.bias {
+        inputs.push(moderate(b, &[count, 2 * rows]));
+    }
     for there in [attrs.initial_h, attrs.initial_c] {
         if there {
             inputs.push(b.input(&[count, batch, hidden]));
@@ -158,7 +198,7 @@ fn weights_of_integers() {
             for [steps, batch, hidden] in [[5, 3, 9], [3, 1, 40], [1, 2, 1], [2, 13, 33], [0, 2, 5]] {
                 let plain = RecurrentAttrs { integers: true, ..plain(LSTM, hidden, reverse) };
                 let full = RecurrentAttrs { integers: true, ..full(LSTM, hidden, reverse) };
-                let full = RecurrentAttrs { bias: false, lengths: false, ..full };
+                let full = RecurrentAttrs { lengths: false, ..full };
                 for attrs in [plain, full] {
                     let mut b = Builder::new();
                     let outputs = add_integers(&mut b, &attrs, dtype, [steps, batch]);
@@ -404,14 +444,12 @@ fn what_no_kernel_computes_is_refused() {
         error.to_string()
     };
     let attrs = plain(LSTM, 3, &[false]);
-    let computed = refused(&attrs, &|b, inputs| inputs[1] = b.input(&[1, 12, 2]));
-    assert!(computed.contains("W is computed, not constant"), "{computed}");
-    let computed = refused(&attrs, &|b, inputs| inputs[2] = b.input(&[1, 12, 3]));
-    assert!(computed.contains("R is computed, not constant"), "{computed}");
-    let computed = refused(&RecurrentAttrs { peepholes: true, ..attrs.clone() }, &|b, inputs| {
-        inputs.push(b.input(&[1, 9]));
+    let computed = refused(&RecurrentAttrs { integers: true, ..attrs.clone() }, &|b, inputs| {
+        let (sums, r) = (b.input(&[4, 2, 12]), b.typed_input(DType::I8, &[1, 12, 3]));
+        let zeros = b.graph.add_const("zeros", Tensor::from_slice(DType::I8, [1, 12].into(), &[0i8; 12]));
+        *inputs = vec![sums, r, b.constant(&[1, 12]), zeros];
     });
-    assert!(computed.contains("the list of peepholes is computed"), "{computed}");
+    assert!(computed.contains("R is computed, not constant"), "{computed}");
     let missing = refused(&RecurrentAttrs { bias: true, ..attrs.clone() }, &|_, _| {});
     assert!(missing.contains("it has 3 inputs, its attributes tell of 4"), "{missing}");
     let other = refused(&plain(Cell::Rnn, 12, &[false]), &|_, _| {});

@@ -165,8 +165,12 @@ impl Cutter for CudaCutter {
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Recurrent(spec) if spec.integers.is_some() => spec.panel_width = INTEGER_COLUMNS,
             KernelSpec::Recurrent(spec) if spec.hidden <= RECURRENT_HIDDEN_MAX => {
+                if spec.computed {
+                    spec.panel_width = Rows::stride(spec.matrices());
+                }
                 spec.tile_rows = spec.batch.div_ceil(self.target.cus.max(1)).clamp(1, RECURRENT_ROWS);
             }
+            KernelSpec::Recurrent(spec) if spec.computed => spec.panel_width = spec.hidden,
             KernelSpec::Recurrent(_)
             | KernelSpec::Take(_)
             | KernelSpec::Put(_)

@@ -30,7 +30,7 @@ pub use indexed::{AllowedIndices, BadIndex, Indexing, Picks, Putting, axis_index
 pub use op::{Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary};
 pub use quantized::{Quantization, ZeroPoints};
 pub use recurrent::{
-    Cell, Direction, GateFunction, QuantizedStates, RecurrentAttrs, RecurrentOperands, quantized_states,
+    Cell, Direction, GateFunction, QuantizedState, RecurrentAttrs, RecurrentOperands, quantized_state,
 };
 pub use resample::Taps;
 pub use selection::Selection;

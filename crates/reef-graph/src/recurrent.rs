@@ -168,8 +168,8 @@ pub struct RecurrentAttrs {
     /// There are peepholes.
     pub peepholes: bool,
     /// R is of 8-bit integers, and so is the state that it is multiplied with: every step quantises the
-    /// states of the whole batch by [`quantized_states`]. The input is the sums of the gates, biases and all.
-    /// Of an LSTM alone, without lengths.
+    /// state of each sequence by [`quantized_state`], so that none has a say in another's answer. The input
+    /// is the sums of the gates, without biases. Of an LSTM alone, without lengths.
     pub integers: bool,
 }
 
@@ -283,16 +283,16 @@ impl RecurrentAttrs {
         if !self.cell.has_memory() && (self.initial_c || self.peepholes) {
             return Err(format!("it has inputs of a memory, {} has none", self.cell.name()));
         }
-        if self.integers && (!self.cell.has_memory() || self.bias || self.lengths) {
-            return Err("integers are those of an LSTM without biases and lengths".into());
+        if self.integers && (!self.cell.has_memory() || self.lengths) {
+            return Err("integers are those of an LSTM without lengths".into());
         }
         Ok(())
     }
 }
 
-/// States as integers, which stand for `scale · (integer − zero)`.
+/// A state as integers, which stand for `scale · (integer − zero)`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct QuantizedStates {
+pub struct QuantizedState {
     /// The integers.
     pub values: Vec<u8>,
     /// What one step of them is worth.
@@ -303,14 +303,14 @@ pub struct QuantizedStates {
 
 /// What a step multiplies with weights of integers: as [`crate::dynamic_quantize`] has it, in the same single
 /// precision. What is no number has no say in the scale, and is the integer 0.
-pub fn quantized_states(states: &[f32]) -> QuantizedStates {
-    let low = states.iter().fold(0.0f32, |low, &x| if x < low { x } else { low });
-    let high = states.iter().fold(0.0f32, |high, &x| if x > high { x } else { high });
+pub fn quantized_state(state: &[f32]) -> QuantizedState {
+    let low = state.iter().fold(0.0f32, |low, &x| if x < low { x } else { low });
+    let high = state.iter().fold(0.0f32, |high, &x| if x > high { x } else { high });
     let scale = if low == high { 1.0 } else { (high - low) / 255.0 };
     // Casts keep to the range of u8, and make 0 of what is no number.
     let zero = (0.0 - low / scale).round_ties_even() as u8;
     let integer = |&x: &f32| ((x / scale).round_ties_even() + f32::from(zero)) as u8;
-    QuantizedStates { values: states.iter().map(integer).collect(), scale, zero }
+    QuantizedState { values: state.iter().map(integer).collect(), scale, zero }
 }
 
 #[cfg(test)]
@@ -383,19 +383,18 @@ mod tests {
         other[1].0 = F32;
         assert_eq!(made(&lstm, &other).unwrap_err(), "its sums are f32[7,2,16] and R is f32");
         for flawed in [
-            RecurrentAttrs { bias: true, ..lstm.clone() },
             RecurrentAttrs { lengths: true, ..lstm.clone() },
             RecurrentAttrs { integers: true, ..attrs(Cell::Rnn) },
         ] {
             let reason = made(&flawed, &inputs).unwrap_err();
-            assert_eq!(reason, "integers are those of an LSTM without biases and lengths");
+            assert_eq!(reason, "integers are those of an LSTM without lengths");
         }
     }
 
     #[test]
-    fn states_are_quantised_over_their_range_and_zero() {
-        let quantized = |states: &[f32]| {
-            let QuantizedStates { values, scale, zero } = quantized_states(states);
+    fn a_state_is_quantised_over_its_range_and_zero() {
+        let quantized = |state: &[f32]| {
+            let QuantizedState { values, scale, zero } = quantized_state(state);
             (values, scale, zero)
         };
         assert_eq!(quantized(&[0.0, 0.0]), (vec![0, 0], 1.0, 0));

@@ -447,6 +447,11 @@ fn recurrent(spec: &RecurrentSpec, packing: Option<Packing>) -> Result<Operands,
                 if (groups as usize, other as usize) == (gates, width) => {}
             _ => return Err(OTHER_LAYOUT),
         },
+        _ if spec.computed => {
+            if packing.is_some() || width == 0 {
+                return Err(OTHER_LAYOUT);
+            }
+        }
         Some(Packing::MatrixPanels { .. } | Packing::Depthwise | Packing::IntegerPanels { .. }) => {
             return Err(OTHER_LAYOUT);
         }
@@ -467,6 +472,7 @@ fn recurrent(spec: &RecurrentSpec, packing: Option<Packing>) -> Result<Operands,
         vec![Reach::pixels(spec.steps * spec.batch, spec.sums_row_stride, gates * hidden), weights];
     if spec.integers.is_some() {
         reads.extend([F32, 1].map(|size| Reach::dense(size, gates * hidden)));
+        reads.extend(spec.bias.then(|| Reach::dense(F32, gates * hidden)));
     }
     let state = || Reach::dense(F32, spec.batch * hidden);
     reads.extend(spec.reset_bias.then(|| Reach::dense(F32, hidden)));

@@ -3,13 +3,14 @@
 
 use reef_graph::reference::recurrent::Unit;
 
+use crate::layout::At;
 use crate::recurrent::RecurrentSpec;
 
 /// Products that are summed side by side.
 const LANES: usize = 16;
 
-/// Writes all of every output of `spec`, whose weights are as the model has them (`Raw`); operands are as it
-/// says, little endian. The error says what of the inputs' values means nothing.
+/// Writes all of every output of `spec`, whose weights are as the model has them (`Raw`) or computed;
+/// operands are as it says, little endian. The error says what of the inputs' values means nothing.
 pub fn recur(spec: &RecurrentSpec, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), String> {
     if spec.integers.is_some() {
         return Err(format!("{}: products of integers are not computed on a host", spec.cell.name()));
@@ -62,6 +63,9 @@ fn sequence(
     });
     let mut product = |gate: usize, state: &[f64]| -> Vec<f64> {
         let state: Vec<f32> = state.iter().map(|&value| value as f32).collect();
+        if spec.computed {
+            return panels(spec, inputs[1], gate, &state);
+        }
         let rows = inputs[1][gate * hidden * hidden * 4..].chunks_exact(hidden * 4).take(hidden);
         rows.map(|row| f64::from(dot(row, &state))).collect()
     };
@@ -103,6 +107,21 @@ fn dot(weights: &[u8], state: &[f32]) -> f32 {
         }
     }
     sums.iter().sum::<f32>() + rest
+}
+
+/// A gate's products of a state with computed weights, which lie in panels.
+fn panels(spec: &RecurrentSpec, weights: &[u8], group: usize, state: &[f32]) -> Vec<f64> {
+    let mut sums = vec![0.0f32; spec.hidden];
+    for first in (0..spec.hidden).step_by(spec.panel_width) {
+        let panel = first..spec.hidden.min(first + spec.panel_width);
+        for (k, &x) in state.iter().enumerate() {
+            let row = &weights[spec.place(At { group, output: first, k }) * 4..];
+            for (sum, weight) in sums[panel.clone()].iter_mut().zip(row.chunks_exact(4)) {
+                *sum += float(weight) * x;
+            }
+        }
+    }
+    sums.into_iter().map(f64::from).collect()
 }
 
 /// Stores elements from `at` on.

@@ -3,7 +3,7 @@
 use reef_base::Rng;
 use reef_graph::reference::recurrent::recurrent;
 use reef_graph::{Cell, DType, Direction, GateFunction, RecurrentAttrs, Shape, Tensor};
-use reef_plan::{RecurrentSpec, recur};
+use reef_plan::{At, RecurrentSpec, recur};
 
 const CELLS: [Cell; 5] = [
     Cell::Lstm { input_forget: false },
@@ -81,8 +81,10 @@ fn spec(attrs: &RecurrentAttrs) -> RecurrentSpec {
         batch: BATCH,
         hidden: HIDDEN,
         integers: None,
+        computed: false,
         sums_row_stride: cell.gates() * HIDDEN,
         y_step_stride: BATCH * HIDDEN,
+        bias: false,
         reset_bias: cell == (Cell::Gru { linear_before_reset: true }),
         peepholes: memory,
         lengths: true,
@@ -137,6 +139,29 @@ fn a_host_computes_what_the_operator_means() {
                 for (at, (a, b)) in made.iter().zip(expected.values::<f32>()).enumerate() {
                     assert!((a - b).abs() < 1e-5, "{cell:?} {reverse}: {a} at {at}, not {b}");
                 }
+            }
+        }
+    }
+}
+
+/// In panels of several widths, the last one filled up with what no sum may see.
+#[test]
+fn a_host_takes_computed_weights_in_panels() {
+    for cell in CELLS {
+        let given = inputs(cell, &[4, 0, 2]);
+        let expected = run(&spec(&attrs(cell, false, None)), &given).unwrap();
+        for panel_width in [1, 4, HIDDEN, HIDDEN + 3] {
+            let spec = RecurrentSpec { computed: true, panel_width, ..spec(&attrs(cell, false, None)) };
+            let r = given.r.values::<f32>();
+            let mut packed = vec![f32::NAN; cell.gates() * HIDDEN * HIDDEN.next_multiple_of(panel_width)];
+            for (at, &weight) in r.iter().enumerate() {
+                let (row, k) = (at / HIDDEN, at % HIDDEN);
+                packed[spec.place(At { group: row / HIDDEN, output: row % HIDDEN, k })] = weight;
+            }
+            let given = Inputs { r: Tensor::f32([packed.len()], &packed), ..inputs(cell, &[4, 0, 2]) };
+            let made = run(&spec, &given).unwrap();
+            for (a, b) in made.concat().iter().zip(expected.concat()) {
+                assert!((a - b).abs() < 1e-5, "{cell:?} by {panel_width}: {a}, not {b}");
             }
         }
     }

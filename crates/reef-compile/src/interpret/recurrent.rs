@@ -14,6 +14,7 @@ use super::{Access, part};
 struct Slots {
     scales: Option<usize>,
     zeros: Option<usize>,
+    bias: Option<usize>,
     reset_bias: Option<usize>,
     peepholes: Option<usize>,
     lengths: Option<usize>,
@@ -33,6 +34,7 @@ impl Slots {
         Slots {
             scales: next(&mut read, integers),
             zeros: next(&mut read, integers),
+            bias: next(&mut read, spec.bias),
             reset_bias: next(&mut read, spec.reset_bias),
             peepholes: next(&mut read, spec.peepholes),
             lengths: next(&mut read, spec.lengths),
@@ -41,6 +43,11 @@ impl Slots {
             after: [spec.h_after, spec.c_after].map(|there| next(&mut written, there)),
         }
     }
+}
+
+/// How computed weights lie.
+pub(super) fn computed(spec: &RecurrentSpec) -> Packing {
+    Packing::ConvPanels { groups: spec.cell.gates() as u32, width: spec.panel_width as u32 }
 }
 
 pub(super) fn recurrent(
@@ -62,32 +69,61 @@ pub(super) fn recurrent(
         peepholes: peepholes.as_deref(),
         reset_bias: reset_bias.as_deref(),
     };
-    if let (Packing::IntegerPanels { width, .. }, Some(dtype)) = (packing, spec.integers) {
-        integers(spec, &slots, access, &unit, (width as usize, dtype));
-        return Ok(());
-    }
     // Opened up once: every step reads all of them.
-    let mut weights = vec![];
-    for group in 0..spec.cell.gates() {
-        for (output, k) in (0..hidden).flat_map(|output| (0..hidden).map(move |k| (output, k))) {
-            weights.push(weight(access, packing, spec.matrices(), At { group, output, k }));
+    let weights = match (packing, spec.integers) {
+        (Packing::IntegerPanels { width, .. }, Some(dtype)) => {
+            integers(spec, &slots, access, width as usize, dtype)
         }
-    }
+        _ => {
+            let mut weights = vec![];
+            for group in 0..spec.cell.gates() {
+                for (output, k) in (0..hidden).flat_map(|output| (0..hidden).map(move |k| (output, k))) {
+                    weights.push(weight(access, packing, spec.matrices(), At { group, output, k }));
+                }
+            }
+            Opened::Floats(weights)
+        }
+    };
     for row in part(block, spec.tile_rows, spec.batch) {
         sequence(spec, &slots, access, &unit, &weights, row)?;
     }
     Ok(())
 }
 
-/// All sequences, with weights of integers.
+/// R, `[gate · hidden + unit][element of the state]`.
+enum Opened {
+    Floats(Vec<f64>),
+    /// Less their zero points, and the scales of their rows.
+    Integers(Vec<i64>, Vec<f32>),
+}
+
+impl Opened {
+    /// A gate's products of a state.
+    fn product(&self, gate: usize, state: &[f64]) -> Vec<f64> {
+        let hidden = state.len();
+        match self {
+            Opened::Floats(weights) => {
+                let rows = weights[gate * hidden * hidden..].chunks_exact(hidden).take(hidden);
+                rows.map(|row| row.iter().zip(state).map(|(a, b)| a * b).sum()).collect()
+            }
+            Opened::Integers(weights, scales) => {
+                let outputs = gate * hidden..(gate + 1) * hidden;
+                let weight = |output: usize, k: usize| weights[output * hidden + k];
+                integer_products(state, outputs, weight, |output| scales[output])
+            }
+        }
+    }
+}
+
+/// Weights of integers.
 fn integers(
     spec: &RecurrentSpec,
     slots: &Slots,
     access: &mut Access<'_, '_>,
-    unit: &Unit<'_>,
-    (width, dtype): (usize, DType),
-) {
-    let (hidden, all, batch) = (spec.hidden, spec.cell.gates() * spec.hidden, spec.batch);
+    width: usize,
+    dtype: DType,
+) -> Opened {
+    let (hidden, all) = (spec.hidden, spec.cell.gates() * spec.hidden);
     let [scales, zeros] = [slots.scales, slots.zeros].map(|slot| slot.expect("integers have them"));
     let panels = IntegerPanels { of: spec.matrices(), width };
     let mut weights = vec![];
@@ -98,39 +134,8 @@ fn integers(
             weights.push(access.load(1, DType::I8, at).int() - zero);
         }
     }
-    let scales: Vec<f32> = (0..all).map(|output| access.load_f32(scales, output) as f32).collect();
-    let mut states = slots.before.map(|slot| -> Vec<Vec<f64>> {
-        let mut value = |at: usize| slot.map_or(0.0, |slot| access.load_f32(slot, at));
-        (0..batch).map(|row| (0..hidden).map(|at| value(row * hidden + at)).collect()).collect()
-    });
-    for turn in 0..spec.steps {
-        let step = spec.step(turn);
-        let [h, c] = &mut states;
-        let before: Vec<&[f64]> = h.iter().map(|state| &state[..]).collect();
-        let weight = |output: usize, k: usize| weights[output * hidden + k];
-        let products = integer_products(&before, all, weight, |output| scales[output]);
-        for row in 0..batch {
-            let from = (step * batch + row) * spec.sums_row_stride;
-            let sums: Vec<f64> = (0..all).map(|at| access.load_f32(0, from + at)).collect();
-            let mut product = |gate: usize, _: &[f64]| products[row][gate * hidden..][..hidden].to_vec();
-            unit.step(&sums, &mut product, &mut h[row], &mut c[row]);
-            let Some(slot) = slots.y else { continue };
-            for (at, &h) in h[row].iter().enumerate() {
-                access.store_to(
-                    slot,
-                    DType::F32,
-                    step * spec.y_step_stride + row * hidden + at,
-                    Element::Float(h),
-                );
-            }
-        }
-    }
-    for (slot, states) in slots.after.into_iter().zip(&states) {
-        let Some(slot) = slot else { continue };
-        for (at, &value) in states.iter().flatten().enumerate() {
-            access.store_to(slot, DType::F32, at, Element::Float(value));
-        }
-    }
+    let scales = (0..all).map(|output| access.load_f32(scales, output) as f32).collect();
+    Opened::Integers(weights, scales)
 }
 
 /// One sequence.
@@ -139,7 +144,7 @@ fn sequence(
     slots: &Slots,
     access: &mut Access<'_, '_>,
     unit: &Unit<'_>,
-    weights: &[f64],
+    weights: &Opened,
     row: usize,
 ) -> Result<(), String> {
     let (hidden, gates) = (spec.hidden, spec.cell.gates());
@@ -156,16 +161,16 @@ fn sequence(
     let mut states = slots.before.map(|slot| -> Vec<f64> {
         (0..hidden).map(|at| slot.map_or(0.0, |slot| access.load_f32(slot, row * hidden + at))).collect()
     });
-    let mut product = |gate: usize, state: &[f64]| -> Vec<f64> {
-        let rows = weights[gate * hidden * hidden..].chunks_exact(hidden).take(hidden);
-        rows.map(|row| row.iter().zip(state).map(|(a, b)| a * b).sum()).collect()
-    };
+    let mut product = |gate: usize, state: &[f64]| weights.product(gate, state);
     for turn in 0..spec.steps {
         let step = spec.step(turn);
         let inside = spec.first + step < length;
         if inside {
             let from = (step * spec.batch + row) * spec.sums_row_stride;
-            let sums: Vec<f64> = (0..gates * hidden).map(|at| access.load_f32(0, from + at)).collect();
+            let mut sum = |at: usize| {
+                access.load_f32(0, from + at) + slots.bias.map_or(0.0, |slot| access.load_f32(slot, at))
+            };
+            let sums: Vec<f64> = (0..gates * hidden).map(&mut sum).collect();
             let [h, c] = &mut states;
             unit.step(&sums, &mut product, h, c);
         }

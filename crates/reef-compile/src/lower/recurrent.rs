@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use reef_base::AlignedBytes;
-use reef_graph::{Cell, DType, Node, RecurrentAttrs, RecurrentOperands, Shape, Tensor, ValueId};
-use reef_plan::{ConvSpec, Epilogue, KernelSpec, RecurrentSpec, Weights, Work};
+use reef_graph::{Binary, Cell, DType, Node, RecurrentAttrs, RecurrentOperands, Shape, Tensor, ValueId};
+use reef_plan::{ConvSpec, ElemOp, Epilogue, KernelSpec, MatMulSpec, RecurrentSpec, Weights, Work};
 
 use super::contract::conv_work;
 use super::{BufKind, Lowering, streams, words};
@@ -16,10 +16,10 @@ use crate::view::{Operand, View};
 /// Operations that a gate of an element takes beside its products.
 const GATE_FLOPS: f64 = 20.0;
 
-/// A direction's constants, packed, and what runs it in one piece.
+/// A direction's parameters, and what runs it in one piece.
 struct Side {
-    /// R, `[the bias that the reset gate scales]`, `[peepholes]`.
-    constants: Vec<Operand>,
+    /// R, `[scales, zero points, [biases]]`, `[the bias that the reset gate scales]`, `[peepholes]`.
+    parameters: Vec<Operand>,
     spec: RecurrentSpec,
     work: Work,
     /// State and memory before the next run of steps.
@@ -50,7 +50,7 @@ impl Lowering<'_> {
             return Ok(());
         }
         let sums = match operands.w {
-            Some(w) => self.input_sums(node, attrs, (operands.x, w, operands.bias), steps * batch)?,
+            Some(w) => self.input_sums(attrs, (operands.x, w, operands.bias), steps * batch),
             None => {
                 let view = self.view(operands.x);
                 let columns = dims[2];
@@ -114,23 +114,22 @@ impl Lowering<'_> {
     /// What the input gives to the gates of all directions and steps, with the biases: `[rows, D · G · H]`.
     fn input_sums(
         &mut self,
-        node: &Node,
         attrs: &RecurrentAttrs,
         (x, w, bias): (ValueId, ValueId, Option<ValueId>),
         rows: usize,
-    ) -> Result<View, CompileError> {
-        let weights = self.parameter(node, w, "W")?;
-        let (out_c, in_c) = (weights.shape()[0] * weights.shape()[1], weights.shape()[2]);
-        let weights = weights.reshaped(Shape::from([out_c, in_c]));
+    ) -> View {
+        let bias = bias.map(|bias| self.input_bias(attrs, bias));
         let x = self.view(x);
         let order: Vec<usize> = (0..x.rank()).collect();
         let x = self.with_layout(x, &order, |view| view.rows().is_some());
+        let Some(weights) = self.graph.constant(w).cloned() else {
+            return self.computed_sums(&x, w, bias, rows);
+        };
+        let (out_c, in_c) = (weights.shape()[0] * weights.shape()[1], weights.shape()[2]);
+        let weights = weights.reshaped(Shape::from([out_c, in_c]));
         let kind = Weights::Matrix { transposed: true, shape: weights.shape() };
         let mut reads = vec![self.operand(&x), self.packed(&weights, kind)];
-        if let Some(bias) = bias {
-            let bias = input_bias(attrs, &self.parameter(node, bias, "the bias")?);
-            reads.push(self.weight(&bias, reef_plan::Packing::Raw).1);
-        }
+        reads.extend(bias.as_ref().map(|bias| self.operand(bias)));
         let buf = self.buffer(BufKind::Arena, rows * out_c * DType::F32.bytes());
         let sums = View::dense(buf, DType::F32, &[rows, out_c]);
         let (spec, work) = conv_work(ConvSpec {
@@ -156,41 +155,161 @@ impl Lowering<'_> {
         });
         let writes = vec![self.operand(&sums)];
         self.emit(format!("{}: input", self.label()), work, spec, reads, writes);
-        Ok(sums)
+        sums
     }
 
-    /// A direction's constants, packed.
-    fn constants(
+    /// The same with computed weights, for an input in rows.
+    fn computed_sums(&mut self, x: &View, w: ValueId, bias: Option<View>, rows: usize) -> View {
+        let w = self.view(w);
+        let w = self.dense(w);
+        let (n, k) = (w.dims[0] * w.dims[1], w.dims[2]);
+        let buf = self.buffer(BufKind::Arena, rows * n * DType::F32.bytes());
+        let products = View::dense(buf, DType::F32, &[rows, n]);
+        let spec = MatMulSpec {
+            batch: vec![],
+            m: rows,
+            n,
+            k,
+            a_strides: [x.rows().unwrap_or(k), 1],
+            b_strides: [1, k],
+            c_row_stride: n,
+            alpha: 1.0,
+            tile_rows: rows.max(1),
+            tile_columns: n,
+        };
+        let work = streams(2.0 * (rows * n * k) as f64, words(rows * k + n * k + rows * n));
+        let (reads, writes) = (vec![self.operand(x), self.operand(&w)], vec![self.operand(&products)]);
+        self.emit(format!("{}: input", self.label()), work, KernelSpec::MatMul(spec), reads, writes);
+        let Some(bias) = bias else { return products };
+        let buf = self.buffer(BufKind::Arena, rows * n * DType::F32.bytes());
+        let sums = View::dense(buf, DType::F32, &[rows, n]);
+        self.add(&products, &bias.broadcast(&[rows, n]), &sums, format!("{}: biases", self.label()));
+        sums
+    }
+
+    fn add(&mut self, a: &View, b: &View, to: &View, name: String) {
+        let code = vec![ElemOp::Load(0), ElemOp::Load(1), ElemOp::Binary(Binary::Add, 0, 1)];
+        self.program(name, to, &[a.clone(), b.clone()], code);
+    }
+
+    /// Of all directions, the biases of W and R that are added before any function: `[D · G · H]`.
+    fn input_bias(&mut self, attrs: &RecurrentAttrs, id: ValueId) -> View {
+        if let Some(bias) = self.graph.constant(id) {
+            let bias = input_bias(attrs, bias);
+            let (buf, _) = self.weight(&bias, reef_plan::Packing::Raw);
+            return View::dense(buf, DType::F32, bias.shape());
+        }
+        let (count, all) = (attrs.directions.len(), attrs.cell.gates() * attrs.hidden);
+        let own = if has_reset_bias(attrs.cell) { all - attrs.hidden } else { all };
+        let both = self.view(id);
+        let both = self.dense(both);
+        let buf = self.buffer(BufKind::Arena, count * all * DType::F32.bytes());
+        let sum = View::dense(buf, DType::F32, &[count, all]);
+        let name = format!("{}: biases", self.label());
+        let (of_w, of_r) = (both.slice(1, 0, own, 1), both.slice(1, all, own, 1));
+        self.add(&of_w, &of_r, &sum.slice(1, 0, own, 1), name.clone());
+        if own < all {
+            self.copy(&both.slice(1, own, all - own, 1), &sum.slice(1, own, all - own, 1), name);
+        }
+        sum.reshape(&[count * all]).expect("it is dense")
+    }
+
+    /// A direction's R: packed, or as the device's kernel takes what is computed.
+    fn state_weights(
+        &mut self,
+        attrs: &RecurrentAttrs,
+        id: ValueId,
+        direction: usize,
+        spec: &RecurrentSpec,
+    ) -> Operand {
+        let (groups, hidden) = (spec.cell.gates(), spec.hidden);
+        let Some(whole) = self.graph.constant(id).cloned() else {
+            return self.computed_weights(id, direction, spec);
+        };
+        let weights = part(&whole, direction, 0..groups * hidden * hidden);
+        let weights = weights.reshaped(Shape::from([groups * hidden, hidden, 1, 1]));
+        let shape = weights.shape();
+        let kind = match attrs.integers {
+            true => Weights::Integers { groups, shape },
+            false => Weights::Recurrent { gates: groups, shape },
+        };
+        self.packed(&weights, kind)
+    }
+
+    /// Copies a direction's R into panels, whose width the cut knows ([`RecurrentSpec::place`]).
+    fn computed_weights(&mut self, id: ValueId, direction: usize, spec: &RecurrentSpec) -> Operand {
+        let (gates, hidden) = (spec.cell.gates(), spec.hidden);
+        let KernelSpec::Recurrent(cut) = self.cutter.cut(KernelSpec::Recurrent(spec.clone()), &work_of(spec))
+        else {
+            unreachable!("a cut keeps to the kind")
+        };
+        let width = cut.panel_width;
+        let panels = hidden.div_ceil(width);
+        let buf = self.buffer(BufKind::Arena, gates * panels * hidden * width * DType::F32.bytes());
+        let to = View::dense(buf, DType::F32, &[gates, panels, hidden, width]);
+        let from = self.view(id);
+        let from = self.dense(from).slice(0, direction, 1, 1);
+        let from = from.reshape(&[gates, hidden, hidden]).expect("it is dense");
+        let name = format!("{}: panels", self.label());
+        let whole = hidden / width * width;
+        for (first, count) in [(0, whole), (whole, hidden - whole)] {
+            if count == 0 {
+                continue;
+            }
+            let (parts, lanes) = (count.div_ceil(width), width.min(count));
+            let from = from.slice(1, first, count, 1).reshape(&[gates, parts, lanes, hidden]);
+            let from = from.expect("an axis comes apart").permute(&[0, 1, 3, 2]);
+            let to = to.slice(1, first / width, parts, 1);
+            self.copy(&from, &to.slice(3, 0, lanes, 1), name.clone());
+            if lanes < width {
+                self.fill(&to.slice(3, lanes, width - lanes, 1), DType::F32, 0.0, name.clone());
+            }
+        }
+        self.operand(&to)
+    }
+
+    /// Elements of a direction's row of an operand.
+    fn row_part(&mut self, id: ValueId, direction: usize, elements: std::ops::Range<usize>) -> Operand {
+        if let Some(whole) = self.graph.constant(id) {
+            let tensor = part(whole, direction, elements);
+            return self.weight(&tensor, reef_plan::Packing::Raw).1;
+        }
+        let view = self.view(id);
+        let row = self.dense(view).slice(0, direction, 1, 1);
+        self.operand(&row.slice(1, elements.start, elements.len(), 1))
+    }
+
+    /// A direction's R and what belongs to it.
+    fn parameters(
         &mut self,
         node: &Node,
         attrs: &RecurrentAttrs,
         operands: &RecurrentOperands<ValueId>,
         direction: usize,
+        spec: &RecurrentSpec,
     ) -> Result<Vec<Operand>, CompileError> {
-        let (cell, hidden) = (attrs.cell, attrs.hidden);
-        let all = cell.gates() * hidden;
-        let weights = part(&self.parameter(node, operands.r, "R")?, direction, 0..all * hidden);
-        let weights = weights.reshaped(Shape::from([all, hidden, 1, 1]));
-        let (groups, shape) = (cell.gates(), weights.shape());
-        let kind = match attrs.integers {
-            true => Weights::Integers { groups, shape },
-            false => Weights::Recurrent { gates: groups, shape },
-        };
-        let mut constants = vec![self.packed(&weights, kind)];
-        let reset_bias = operands.bias.filter(|_| has_reset_bias(cell));
-        let rest = [
-            (operands.scales, "the list of scales", 0..all),
-            (operands.zeros, "the list of zero points", 0..all),
-            (reset_bias, "the bias", 2 * all - hidden..2 * all),
-            (operands.peepholes, "the list of peepholes", 0..3 * hidden),
-        ];
-        for (id, what, elements) in rest {
+        let (hidden, all) = (spec.hidden, spec.cell.gates() * spec.hidden);
+        if attrs.integers {
+            self.parameter(node, operands.r, "R")?;
+        }
+        let mut parameters = vec![self.state_weights(attrs, operands.r, direction, spec)];
+        for (id, what) in [(operands.scales, "the list of scales"), (operands.zeros, "that of zero points")] {
             if let Some(id) = id {
-                let tensor = part(&self.parameter(node, id, what)?, direction, elements);
-                constants.push(self.weight(&tensor, reef_plan::Packing::Raw).1);
+                let tensor = part(&self.parameter(node, id, what)?, direction, 0..all);
+                parameters.push(self.weight(&tensor, reef_plan::Packing::Raw).1);
             }
         }
-        Ok(constants)
+        if let Some(bias) = operands.bias.filter(|_| spec.bias) {
+            let sums = input_bias(attrs, &self.parameter(node, bias, "the bias")?);
+            let sums = sums.reshaped(Shape::from([attrs.directions.len(), all]));
+            parameters.push(self.weight(&part(&sums, direction, 0..all), reef_plan::Packing::Raw).1);
+        }
+        let reset_bias = operands.bias.filter(|_| has_reset_bias(spec.cell));
+        let rest = [(reset_bias, 2 * all - hidden..2 * all), (operands.peepholes, 0..3 * hidden)];
+        for (id, elements) in rest {
+            parameters.extend(id.map(|id| self.row_part(id, direction, elements)));
+        }
+        Ok(parameters)
     }
 
     fn side(
@@ -204,7 +323,6 @@ impl Lowering<'_> {
     ) -> Result<Side, CompileError> {
         let (cell, hidden, count) = (attrs.cell, attrs.hidden, attrs.directions.len());
         let all = cell.gates() * hidden;
-        let constants = self.constants(node, attrs, operands, direction)?;
         let mut states = [None, None];
         for (state, id) in states.iter_mut().zip([operands.initial_h, operands.initial_c]) {
             if let Some(id) = id {
@@ -230,9 +348,11 @@ impl Lowering<'_> {
             batch,
             hidden,
             integers: attrs.integers.then(|| self.graph.value(operands.r).dtype),
+            computed: self.graph.constant(operands.r).is_none(),
             sums_row_stride: count * all,
             y_step_stride: y.as_ref().map_or(0, |y| y.strides[0].unsigned_abs()),
-            reset_bias: operands.bias.is_some() && has_reset_bias(cell),
+            bias: attrs.integers && attrs.bias,
+            reset_bias: attrs.bias && has_reset_bias(cell),
             peepholes: attrs.peepholes,
             lengths: attrs.lengths,
             h_before: attrs.initial_h,
@@ -243,8 +363,9 @@ impl Lowering<'_> {
             panel_width: 0,
             tile_rows: batch,
         };
+        let parameters = self.parameters(node, attrs, operands, direction, &spec)?;
         let work = work_of(&spec);
-        Ok(Side { constants, spec, work, states, y })
+        Ok(Side { parameters, spec, work, states, y })
     }
 
     /// The kernel that takes the next `turns` of a direction.
@@ -265,7 +386,7 @@ impl Lowering<'_> {
         (spec.h_before, spec.c_before) = (side.states[0].is_some(), side.states[1].is_some());
         let mine = sums.slice(0, first * batch, steps * batch, 1).slice(1, direction * all, all, 1);
         let mut reads = vec![mine.operand(Some(spec.sums_row_stride))];
-        reads.extend(&side.constants);
+        reads.extend(&side.parameters);
         reads.extend(lengths);
         reads.extend(side.states.iter().flatten().map(|view| view.operand(None)));
         let mut writes = vec![];

@@ -39,29 +39,35 @@ pub(super) const fn matmul_scratch(columns: usize, depth: usize) -> usize {
 /// Where a recurrent network whose weights are integers finds things, behind [`HEAD_BYTES`].
 #[derive(Clone, Copy)]
 pub(crate) struct RecurrentParts {
-    /// Both states of all sequences, `[batch][padded]` f32 each.
+    /// Both states of the rows at work, `[row][padded]` f32 each.
     pub(crate) states: [usize; 2],
-    /// The states as bytes, `[batch]` rows as the micro-kernel reads them.
+    /// The states as bytes, rows as the micro-kernel reads them.
     pub(crate) bytes: usize,
-    /// Factors of the products of all gates, f32.
-    pub(crate) factors: usize,
-    /// Products of all gates of a micro-tile's rows, f32.
+    /// What a step of a row's bytes is worth, f32.
+    pub(crate) scales: usize,
+    /// Products of all gates, `[row][gate][padded]` f32.
     pub(crate) products: usize,
     /// Where all that ends.
     pub(crate) end: usize,
 }
 
-/// For so many gates and sequences.
-pub(crate) fn recurrent_parts(gates: usize, padded: usize, hidden: usize, batch: usize) -> RecurrentParts {
-    let state = batch * padded * 4;
+/// For so many gates and sequences of a block, of which a micro-tile's are at work at a time.
+pub(crate) fn recurrent_parts(
+    gates: usize,
+    padded: usize,
+    hidden: usize,
+    tile_rows: usize,
+) -> RecurrentParts {
+    let rows = tile_rows.min(INTEGER_ROWS);
+    let state = rows * padded * 4;
     let bytes = HEAD_BYTES.next_multiple_of(64) + 2 * state;
-    let factors = bytes + (batch * row_bytes(hidden)).next_multiple_of(64);
-    let products = factors + gates * padded * 4;
+    let scales = bytes + (rows * row_bytes(hidden)).next_multiple_of(64);
+    let products = scales + (INTEGER_ROWS * 4).next_multiple_of(64);
     RecurrentParts {
         states: [bytes - 2 * state, bytes - state],
         bytes,
-        factors,
+        scales,
         products,
-        end: products + INTEGER_ROWS * gates * padded * 4,
+        end: products + rows * gates * padded * 4,
     }
 }

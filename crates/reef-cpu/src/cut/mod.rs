@@ -209,10 +209,8 @@ impl Cutter for CpuCutter {
             }
             KernelSpec::Resample(spec) => KernelSpec::Resample(tile::resample(self.target, spec, ns)),
             KernelSpec::Recurrent(mut spec) => {
-                (spec.panel_width, spec.tile_rows) = match spec.integers {
-                    Some(_) => (INTEGER_COLUMNS, spec.batch.max(1)),
-                    None => (self.panel_width(), tile::recurrent_rows(self.target, spec.batch, ns)),
-                };
+                spec.panel_width = if spec.integers.is_some() { INTEGER_COLUMNS } else { self.panel_width() };
+                spec.tile_rows = tile::recurrent_rows(self.target, spec.batch, ns);
                 KernelSpec::Recurrent(spec)
             }
             KernelSpec::Along(mut spec) => {
@@ -263,10 +261,7 @@ impl Cutter for CpuCutter {
                 tile::stream_ns(isa, bytes, operations)
             }
             KernelSpec::Recurrent(spec) => {
-                let rows = match spec.integers {
-                    Some(_) => spec.batch.max(1),
-                    None => tile::recurrent_rows(self.target, spec.batch, 0.0),
-                };
+                let rows = tile::recurrent_rows(self.target, spec.batch, 0.0);
                 tile::recurrent_step_ns(isa, spec, rows) * (spec.steps * spec.batch.div_ceil(rows)) as f64
             }
             KernelSpec::Along(spec) => tile::stream_ns(isa, bytes, 0.0) + rows_ns(spec),
@@ -284,10 +279,7 @@ impl Cutter for CpuCutter {
     }
 
     fn recurrent_steps(&self, spec: &RecurrentSpec, _work: &Work) -> usize {
-        let rows = match spec.integers {
-            Some(_) => spec.batch.max(1),
-            None => tile::recurrent_rows(self.target, spec.batch, f64::INFINITY),
-        };
+        let rows = tile::recurrent_rows(self.target, spec.batch, f64::INFINITY);
         tile::run_of_steps(spec.steps, tile::recurrent_step_ns(self.target.isa, spec, rows))
     }
 

@@ -45,7 +45,7 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
 fn recurrent(spec: &RecurrentSpec) -> usize {
     let padded = spec.hidden.next_multiple_of(spec.panel_width.max(1));
     if spec.integers.is_some() {
-        return integer::recurrent_parts(spec.cell.gates(), padded, spec.hidden, spec.batch).end;
+        return integer::recurrent_parts(spec.cell.gates(), padded, spec.hidden, spec.tile_rows).end;
     }
     2 * 128 + spec.tile_rows.min(12) * (3 + spec.cell.gates()) * padded * 4
 }

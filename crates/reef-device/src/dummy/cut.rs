@@ -126,8 +126,15 @@ impl Cutter for DummyCutter {
                 spec.tile_rows = self.split(spec.tile_rows);
                 spec.tile_columns = COLUMNS.min(spec.tile_columns);
             }
-            KernelSpec::Recurrent(spec) if spec.integers.is_some() => spec.panel_width = INTEGER_COLUMNS,
-            KernelSpec::Recurrent(spec) => spec.tile_rows = self.split(spec.tile_rows),
+            KernelSpec::Recurrent(spec) => {
+                spec.tile_rows = self.split(spec.tile_rows);
+                if spec.integers.is_some() {
+                    spec.panel_width = INTEGER_COLUMNS;
+                } else if spec.computed {
+                    // As packed rows lie.
+                    spec.panel_width = spec.hidden;
+                }
+            }
             KernelSpec::Along(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Trees(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Vision(spec) => spec.tile = self.split(spec.tile),

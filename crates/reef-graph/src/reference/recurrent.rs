@@ -1,7 +1,9 @@
 //! Recurrent networks, step by step in double precision.
 
+use std::ops::Range;
+
 use super::{Grid, store};
-use crate::recurrent::{Cell, GateFunction, RecurrentAttrs, RecurrentOperands, quantized_states};
+use crate::recurrent::{Cell, GateFunction, RecurrentAttrs, RecurrentOperands, quantized_state};
 use crate::scalar::Element;
 use crate::{DType, Shape, Tensor};
 
@@ -91,10 +93,6 @@ pub fn recurrent(attrs: &RecurrentAttrs, inputs: &[&Tensor]) -> Result<Vec<Tenso
     let mut made: Vec<Vec<Element>> =
         outputs.iter().map(|(_, shape)| vec![Element::Float(0.0); shape.elements()]).collect();
     for direction in 0..attrs.directions.len() {
-        if attrs.integers {
-            run_integers(attrs, &operands, direction, &mut made);
-            continue;
-        }
         for (row, &length) in lengths.iter().enumerate() {
             run(attrs, &operands, direction, row, length, &mut made);
         }
@@ -119,77 +117,24 @@ fn list(grid: &Grid, direction: usize, len: usize) -> Vec<f64> {
     (0..len).map(|at| grid.at(&[direction, at]).float()).collect()
 }
 
-/// A step's products of quantised states with weights of integers, `[sequence][gate · hidden + unit]`.
-/// `states` are those of all sequences, `weight` is that of an output and an element of a state, less its
-/// zero point, and `scale` an output's. Scales and what they make of sums are in single precision.
+/// Products of a state, as integers, with weights that are such: those of these outputs. `weight` is that of
+/// an output and an element of the state, less its zero point, and `scale` an output's. Scales and what they
+/// make of sums are in single precision.
 pub fn integer_products(
-    states: &[&[f64]],
-    outputs: usize,
+    state: &[f64],
+    outputs: Range<usize>,
     weight: impl Fn(usize, usize) -> i64,
     scale: impl Fn(usize) -> f32,
-) -> Vec<Vec<f64>> {
-    let single: Vec<f32> = states.iter().flat_map(|state| state.iter().map(|&x| x as f32)).collect();
-    let quantized = quantized_states(&single);
-    let hidden = states.first().map_or(0, |state| state.len());
-    let product = |row: usize, output: usize| {
-        let of_row = &quantized.values[row * hidden..][..hidden];
-        let terms = of_row.iter().enumerate();
+) -> Vec<f64> {
+    let single: Vec<f32> = state.iter().map(|&x| x as f32).collect();
+    let quantized = quantized_state(&single);
+    let product = |output: usize| {
+        let terms = quantized.values.iter().enumerate();
         let sum: i64 =
             terms.map(|(k, &x)| (i64::from(x) - i64::from(quantized.zero)) * weight(output, k)).sum();
         f64::from(sum as f32 * (quantized.scale * scale(output)))
     };
-    (0..states.len()).map(|row| (0..outputs).map(|output| product(row, output)).collect()).collect()
-}
-
-/// All sequences in one direction, with weights of integers.
-fn run_integers(
-    attrs: &RecurrentAttrs,
-    operands: &RecurrentOperands<&Grid>,
-    direction: usize,
-    made: &mut [Vec<Element>],
-) {
-    let (hidden, all, count) = (attrs.hidden, attrs.cell.gates() * attrs.hidden, attrs.directions.len());
-    let (steps, batch) = (operands.x.dims[0], operands.x.dims[1]);
-    let (Some(scales), Some(zeros)) = (operands.scales, operands.zeros) else {
-        unreachable!("integers have scales and zero points")
-    };
-    let peepholes = operands.peepholes.map(|grid| list(grid, direction, 3 * hidden));
-    let side = &attrs.directions[direction];
-    let unit = Unit {
-        cell: attrs.cell,
-        functions: &side.functions,
-        clip: attrs.clip,
-        peepholes: peepholes.as_deref(),
-        reset_bias: None,
-    };
-    let state = |given: Option<&Grid>| -> Vec<Vec<f64>> {
-        let value = |row: usize, at: usize| given.map_or(0.0, |grid| grid.at(&[direction, row, at]).float());
-        (0..batch).map(|row| (0..hidden).map(|at| value(row, at)).collect()).collect()
-    };
-    let (mut h, mut c) = (state(operands.initial_h), state(operands.initial_c));
-    let weight = |output: usize, k: usize| {
-        operands.r.at(&[direction, output, k]).int() - zeros.at(&[direction, output]).int()
-    };
-    let scale = |output: usize| scales.at(&[direction, output]).float() as f32;
-    for turn in 0..steps {
-        let step = if side.reverse { steps - 1 - turn } else { turn };
-        let states: Vec<&[f64]> = h.iter().map(|state| &state[..]).collect();
-        let products = integer_products(&states, all, weight, scale);
-        for row in 0..batch {
-            let sums: Vec<f64> =
-                (0..all).map(|at| operands.x.at(&[step, row, direction * all + at]).float()).collect();
-            let mut product = |gate: usize, _: &[f64]| products[row][gate * hidden..][..hidden].to_vec();
-            unit.step(&sums, &mut product, &mut h[row], &mut c[row]);
-            for (at, &value) in h[row].iter().enumerate() {
-                made[0][((step * count + direction) * batch + row) * hidden + at] = Element::Float(value);
-            }
-        }
-    }
-    for (output, states) in made[1..].iter_mut().zip([&h, &c]) {
-        for (at, &value) in states.iter().flatten().enumerate() {
-            output[direction * batch * hidden + at] = Element::Float(value);
-        }
-    }
+    outputs.map(product).collect()
 }
 
 /// One sequence in one direction.
@@ -221,14 +166,25 @@ fn run(
         (0..hidden).map(|at| given.map_or(0.0, |grid| grid.at(&[direction, row, at]).float())).collect()
     };
     let (mut h, mut c) = (state(operands.initial_h), state(operands.initial_c));
-    let w = operands.w.expect("only sums have no weights");
+    let integers = operands.scales.zip(operands.zeros);
     let mut product = |gate: usize, state: &[f64]| -> Vec<f64> {
-        let weight = |at: usize, k: usize| operands.r.at(&[direction, gate * hidden + at, k]).float();
-        (0..hidden).map(|at| state.iter().enumerate().map(|(k, x)| x * weight(at, k)).sum()).collect()
+        let outputs = gate * hidden..(gate + 1) * hidden;
+        if let Some((scales, zeros)) = integers {
+            let scale = |output: usize| scales.at(&[direction, output]).float() as f32;
+            let zero = |output: usize| zeros.at(&[direction, output]).int();
+            let weight =
+                |output: usize, k: usize| operands.r.at(&[direction, output, k]).int() - zero(output);
+            return integer_products(state, outputs, weight, scale);
+        }
+        let weight = |output: usize, k: usize| operands.r.at(&[direction, output, k]).float();
+        outputs.map(|output| state.iter().enumerate().map(|(k, x)| x * weight(output, k)).sum()).collect()
     };
     for turn in 0..length {
         let step = if attrs.directions[direction].reverse { length - 1 - turn } else { turn };
         let sum = |at: usize| -> f64 {
+            let Some(w) = operands.w else {
+                return operands.x.at(&[step, row, direction * all + at]).float() + bias(at) + bias(all + at);
+            };
             let products = (0..width)
                 .map(|k| operands.x.at(&[step, row, k]).float() * w.at(&[direction, at, k]).float());
             let own = apart && at >= 2 * hidden;

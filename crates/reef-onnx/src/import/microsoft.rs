@@ -287,10 +287,22 @@ fn numbers(b: &mut Builder, node: &Node, at: usize) -> Result<ValueId, Reject> {
 
 /// Numbers as integers with the scale and the zero point at `at`; `like` tells their type without one.
 fn integers(b: &mut Builder, node: &Node, x: ValueId, at: usize, like: DType) -> Result<ValueId, Reject> {
-    let (name, scale, zero) = (node.name(), node.input(at)?, node.optional(at + 1));
+    let (scale, zero) = (node.input(at)?, node.optional(at + 1));
     if b.shape(scale).elements() != 1 {
         return Err("several scales".into());
     }
+    stored(b, node, x, (scale, zero), like)
+}
+
+/// Numbers as integers with this scale and zero point.
+fn stored(
+    b: &mut Builder,
+    node: &Node,
+    x: ValueId,
+    (scale, zero): (ValueId, Option<ValueId>),
+    like: DType,
+) -> Result<ValueId, Reject> {
+    let name = node.name();
     let to = zero.map_or(like, |zero| b.dtype(zero));
     let by = Quantization::by_tensor(8);
     let operands: Vec<ValueId> = [Some(x), Some(scale), zero].into_iter().flatten().collect();
@@ -303,13 +315,44 @@ fn integers(b: &mut Builder, node: &Node, x: ValueId, at: usize, like: DType) ->
 }
 
 fn two_quantized(b: &mut Builder, node: &Node, operator: &str) -> Result<ValueId, Reject> {
-    if operator == "QLinearAdd" {
-        return sum_quantized(b, node);
+    match operator {
+        "QLinearAdd" => sum_quantized(b, node),
+        _ => product_quantized(b, node),
     }
-    let like = b.dtype(node.input(0)?);
-    let (x, y) = (numbers(b, node, 0)?, numbers(b, node, 3)?);
-    let made = b.binary(node.name(), Binary::Mul, x, y)?;
-    integers(b, node, made, 6, like)
+}
+
+/// `round(product of the integers less their zero points · (scale of x · scale of y / scale) + zero point)`,
+/// as ONNX Runtime has it.
+fn product_quantized(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (name, to, made) = (node.name(), b.dtype(node.input(0)?), node.input(6)?);
+    let wide = |b: &mut Builder, id: ValueId| b.cast(name, id, DType::F32);
+    let (mut factors, mut scales) = (vec![], vec![]);
+    for at in [0, 3] {
+        let (x, scale) = (node.input(at)?, node.input(at + 1)?);
+        if b.dtype(x) != to || b.shape(scale).elements() != 1 || b.shape(made).elements() != 1 {
+            return wrong("its operands differ in type, or have several scales");
+        }
+        let mut factor = wide(b, x)?;
+        if let Some(zero) = node.optional(at + 2) {
+            let zero = wide(b, zero)?;
+            let zero = b.reshape(name, zero, Shape::default())?;
+            factor = b.binary(name, Binary::Sub, factor, zero)?;
+        }
+        factors.push(factor);
+        scales.push(b.reshape(name, scale, Shape::default())?);
+    }
+    let ratio = b.binary(name, Binary::Mul, scales[0], scales[1])?;
+    let made = b.reshape(name, made, Shape::default())?;
+    let ratio = b.binary(name, Binary::Div, ratio, made)?;
+    let product = b.binary(name, Binary::Mul, factors[0], factors[1])?;
+    let mut product = b.binary(name, Binary::Mul, product, ratio)?;
+    if let Some(zero) = node.optional(7) {
+        let zero = wide(b, zero)?;
+        let zero = b.reshape(name, zero, Shape::default())?;
+        product = b.binary(name, Binary::Add, product, zero)?;
+    }
+    let (one, shape) = (b.scalar(DType::F32, 1.0), b.shape(product));
+    b.add(name, Op::Quantize(Quantization::by_tensor(8)), &[product, one], to, shape)
 }
 
 /// `round(x·(scale of x / scale) + y·(scale of y / scale) + what is left of the zero points)`, summed in
@@ -410,7 +453,16 @@ fn softmax(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let flat = b.reshape(name, x, joined.clone())?;
     let made = b.add(name, Op::Softmax { axis }, &[flat], DType::F32, joined)?;
     let made = b.reshape(name, made, shape)?;
-    integers(b, node, made, 3, like)
+    // So many steps of the result make one, in whole numbers, as ONNX Runtime has it.
+    let scale = node.input(3)?;
+    if b.shape(scale).elements() != 1 {
+        return Err("several scales".into());
+    }
+    let (scale, one) = (b.reshape(name, scale, Shape::default())?, b.scalar(DType::F32, 1.0));
+    let steps = b.binary(name, Binary::Div, one, scale)?;
+    let steps = b.unary(name, Unary::Floor, steps)?;
+    let made = b.binary(name, Binary::Mul, made, steps)?;
+    stored(b, node, made, (one, node.optional(4)), like)
 }
 
 /// Inputs A, its scale and zero point, B, its scale and zero point, C, and scale and zero point of the

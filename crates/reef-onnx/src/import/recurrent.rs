@@ -57,10 +57,6 @@ fn recurrent(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
     if facts.iter().any(|(_, shape)| shape.elements() == 0) {
         return Err("of no elements".into());
     }
-    let weights = [Some(w), Some(r), bias, peepholes];
-    if weights.into_iter().flatten().any(|weights| !b.is_known(weights)) {
-        return Err("its weights are computed".into());
-    }
     for (_, shape) in &outputs {
         super::graph::fitting(shape)?;
     }

@@ -53,17 +53,17 @@ fn lstm(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         b.constant("", Tensor::f32([count, all], &r.scales)),
         b.constant("", bytes(dtype, Shape::from([count, all]), &r.zeros)),
     ];
-    let [initial_h, initial_c, peepholes] = [node.optional(5), node.optional(6), node.optional(7)];
-    operands.extend([initial_h, initial_c, peepholes].into_iter().flatten());
-    if peepholes.is_some_and(|peepholes| b.known(peepholes).is_none()) {
-        return Err("its weights are computed".into());
+    let [bias, initial_h, initial_c, peepholes] = [3, 5, 6, 7].map(|at| node.optional(at));
+    if bias.is_some_and(|bias| b.known(bias).is_none()) {
+        return Err("its bias is computed".into());
     }
+    operands.extend([bias, initial_h, initial_c, peepholes].into_iter().flatten());
     let attrs = RecurrentAttrs {
         cell: cell(node)?,
         directions,
         hidden,
         clip: clip(node)?,
-        bias: false,
+        bias: bias.is_some(),
         lengths: false,
         initial_h: initial_h.is_some(),
         initial_c: initial_c.is_some(),
@@ -78,7 +78,7 @@ fn lstm(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
     Ok(b.graph.add_node_multi(name, Op::Recurrent(attrs), &operands, outputs))
 }
 
-/// What comes from the input, with the biases: `[steps, batch, directions · gates · hidden]`.
+/// What comes from the input: `[steps, batch, directions · gates · hidden]`.
 fn sums(
     b: &mut Builder,
     node: &Node,
@@ -95,17 +95,7 @@ fn sums(
     let scales = b.constant("", Tensor::f32([count * all], &w.scales));
     let scale = b.binary(name, Binary::Mul, scale, scales)?;
     let sum = b.cast(name, sum, DType::F32)?;
-    let sum = b.binary(name, Binary::Mul, sum, scale)?;
-    let Some(bias) = node.optional(3) else { return Ok(sum) };
-    let known = b.known(bias).filter(|bias| bias.dtype() == DType::F32).cloned();
-    let Some(bias) = known else { return Err("its bias is computed".into()) };
-    if bias.shape()[..] != [count, 2 * all] {
-        return wrong(format!("the bias is {}, not [{count},{}]", bias.shape(), 2 * all));
-    }
-    let both = bias.values::<f32>().chunks_exact(2 * all);
-    let both: Vec<f32> = both.flat_map(|of| (0..all).map(|at| of[at] + of[all + at])).collect();
-    let bias = b.constant("", Tensor::f32([count * all], &both));
-    b.binary(name, Binary::Add, sum, bias)
+    b.binary(name, Binary::Mul, sum, scale)
 }
 
 /// Constant weights of shape `dims`, with a scale and a zero point for each direction or for each of its

@@ -52,13 +52,14 @@ fn what_has_no_native_form_becomes_a_kernel_that_computes_it() {
 #[test]
 fn recurrent_state_starts_afresh_at_every_call() {
     let mut network = Network::default();
-    network.input("x", DataType::Float, &["5", "3", "3"]);
-    // Native kernels take constant weights.
-    network.input("w", DataType::Float, &["1", "8", "3"]);
-    let r = network.weights(&[1, 8, 2]);
+    // Native kernels compute in single precision.
+    network.input("x", DataType::Double, &["5", "3", "3"]);
+    network.input("w", DataType::Double, &["1", "8", "3"]);
+    let r: Vec<u8> = (0..16).flat_map(|at| (f64::from(at) / 8.0 - 1.0).to_le_bytes()).collect();
+    let r = network.bytes_of(DataType::Double, &[1, 8, 2], &r);
     let hidden = [("hidden_size", Attr::Int(2))];
     let y = network.nodes("LSTM", &["x", "w", &r], &hidden, 3).remove(0);
-    network.output(&y, DataType::Float, &["5", "1", "3", "2"]);
+    network.output(&y, DataType::Double, &["5", "1", "3", "2"]);
     let specialised = specialise(&network.model(), &[&[5, 3, 3], &[1, 8, 3]]);
     let kernel = &specialised.host_kernels[0];
     assert_eq!(kernel.name(), "LSTM");

@@ -206,6 +206,29 @@ fn what_does_not_fit_a_quantised_type_is_the_nearest_that_does() {
     assert_eq!(signed, [127, 127, 127, -128, 2, 4]);
 }
 
+/// Where ONNX Runtime rounds otherwise than numbers between the integers would; all are its integers.
+#[test]
+fn quantised_products_and_softmax_are_onnx_runtimes() {
+    let made = |operator: &str, x: Given, constants: &[Given], attributes: &[(&str, Attr)]| {
+        let (dims, bytes) = (x.1.clone(), x.2.clone());
+        let mut network = model(operator, 17, &[x], constants, attributes);
+        network.domain("com.microsoft");
+        run(&specialise(&network.model(), &[&dims]), &[bytes]).1
+    };
+    let byte = |value: u8| given(DataType::Uint8, &[], &[value]);
+    let bytes = |dims: &[usize], values: &[u8]| given(DataType::Uint8, dims, values);
+    let half = || f32s(&[], &[0.5]);
+    let y = bytes(&[8], &[0, 0, 0, 0, 0, 90, 9, 255]);
+    let constants = [half(), byte(113), y, half(), byte(7), half(), byte(121)];
+    let products = made("QLinearMul", bytes(&[8], &[76, 78, 80, 82, 84, 200, 113, 255]), &constants, &[]);
+    assert_eq!(products, [250, 244, 236, 230, 222, 255, 121, 255]);
+    let constants = [f32s(&[], &[0.05]), byte(100), f32s(&[], &[0.0041]), byte(3)];
+    let attributes = [("axis", Attr::Int(-1)), ("opset", Attr::Int(13))];
+    let x = bytes(&[3, 4], &[150, 170, 190, 160, 120, 120, 120, 200, 180, 181, 182, 183]);
+    let shares = made("QLinearSoftmax", x, &constants, &attributes);
+    assert_eq!(shares, [22, 55, 144, 34, 7, 7, 7, 233, 59, 62, 65, 68]);
+}
+
 #[test]
 fn a_shape_without_a_value_is_filled_with_f32() {
     let tensor = folded("ConstantOfShape", 17, &[i64s(&[2], &[2, 3])], &[]);

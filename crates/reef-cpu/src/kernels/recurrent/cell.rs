@@ -139,6 +139,35 @@ impl Functions for Usual {
     }
 }
 
+/// Those of an LSTM of integers that names none: ONNX Runtime's, so that a state becomes the same integer.
+#[derive(Clone, Copy)]
+pub(super) struct Quotients {
+    pub(super) clip: Option<f32>,
+}
+
+impl Functions for Quotients {
+    #[inline(always)]
+    fn f<V: Vector>(self, x: V) -> V {
+        math::sigmoid_by_quotient(clipped(x, self.clip))
+    }
+    #[inline(always)]
+    fn g<V: Vector>(self, x: V) -> V {
+        math::tanh_by_quotient(clipped(x, self.clip))
+    }
+    #[inline(always)]
+    fn h<V: Vector>(self, x: V) -> V {
+        math::tanh_by_quotient(x)
+    }
+}
+
+#[inline(always)]
+fn clipped<V: Vector>(x: V, clip: Option<f32>) -> V {
+    match clip {
+        Some(bound) => x.at_least(x.set(-bound)).at_most(x.set(bound)),
+        None => x,
+    }
+}
+
 /// Any.
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
@@ -147,14 +176,6 @@ pub(super) struct Given<'a> {
 }
 
 impl Given<'_> {
-    #[inline(always)]
-    fn clipped<V: Vector>(self, x: V) -> V {
-        match self.clip {
-            Some(bound) => x.at_least(x.set(-bound)).at_most(x.set(bound)),
-            None => x,
-        }
-    }
-
     #[inline(always)]
     fn of<V: Vector>(self, index: usize, x: V) -> V {
         // SAFETY: who holds a vector has entered.
@@ -165,11 +186,11 @@ impl Given<'_> {
 impl Functions for Given<'_> {
     #[inline(always)]
     fn f<V: Vector>(self, x: V) -> V {
-        self.of(0, self.clipped(x))
+        self.of(0, clipped(x, self.clip))
     }
     #[inline(always)]
     fn g<V: Vector>(self, x: V) -> V {
-        self.of(1, self.clipped(x))
+        self.of(1, clipped(x, self.clip))
     }
     #[inline(always)]
     fn h<V: Vector>(self, x: V) -> V {
@@ -339,6 +360,66 @@ impl<F: Functions> Leaf for Lstm<F> {
                 memory.store(line.states[1].add(unit));
                 let output = self.gate::<V>(1, unit, memory);
                 line.store(unit, output * self.functions.h(memory));
+            }
+            unit += V::LANES;
+        }
+    }
+}
+
+/// The new state and memory of an LSTM of integers. What goes into a gate is added in ONNX Runtime's order,
+/// and products are rounded before they are added: a state that is a bit off may become another integer.
+pub(super) struct IntegerLstm<F> {
+    pub(super) line: Line,
+    pub(super) functions: F,
+    /// The forget gate is 1 − the input gate.
+    pub(super) input_forget: bool,
+    /// Weights of the memory, or null.
+    pub(super) peepholes: *const f32,
+    /// Biases of all gates, or null.
+    pub(super) bias: *const f32,
+}
+
+impl<F> IntegerLstm<F> {
+    /// What goes into a gate, which looks at the memory or at none.
+    #[inline(always)]
+    unsafe fn sum<V: Vector>(&self, gate: usize, unit: usize, memory: Option<V>) -> V {
+        let (line, at) = (&self.line, gate * self.line.hidden + unit);
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let mut sum = line.sum::<V>(gate, unit);
+            if let Some(memory) = memory
+                && !self.peepholes.is_null()
+            {
+                sum = sum + memory * part::<V>(self.peepholes.add(at), line, unit);
+            }
+            if !self.bias.is_null() {
+                sum = sum + part::<V>(self.bias.add(at), line, unit);
+            }
+            sum
+        }
+    }
+}
+
+impl<F: Functions> Leaf for IntegerLstm<F> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let (line, functions, (mut unit, end)) = (self.line, self.functions, self.line.units);
+        while unit < end {
+            // SAFETY: the caller vouches for the line.
+            unsafe {
+                let before = V::load(line.states[1].add(unit));
+                let input = functions.f(self.sum(0, unit, Some(before)));
+                let forget = match self.input_forget {
+                    true => input.set(1.0) - input,
+                    false => functions.f(self.sum(2, unit, Some(before))),
+                };
+                let candidate = functions.g(self.sum(3, unit, None));
+                let memory = before * forget + input * candidate;
+                memory.store(line.states[1].add(unit));
+                let output = functions.f(self.sum(1, unit, Some(memory)));
+                line.store(unit, functions.h(memory) * output);
             }
             unit += V::LANES;
         }

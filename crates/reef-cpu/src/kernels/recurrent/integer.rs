@@ -1,16 +1,16 @@
-//! A state that is multiplied with weights of integers: each step makes bytes of the states of all sequences,
-//! then takes a micro-tile's rows at a time through the product and the gates.
+//! A state that is multiplied with weights of integers: each step makes bytes of the state of every row at
+//! work, each with a scale of its own, then takes them through the product and the gates.
 
-use reef_graph::DType;
-use reef_plan::{IntegerPanels, Per, Region};
+use reef_graph::{Cell, DType};
+use reef_plan::{IntegerPanels, Region};
 
 use super::super::integer::{Chunk, Dot};
-use super::super::integer::{Correct, Scale, Scratch, Sum, row_groups, stored_zero};
+use super::super::integer::{Correct, Scratch, Sum, stored_zero};
 use super::super::vector::{Leaf, Vector};
-use super::cell::{Line, Place};
-use super::{Operands, Recurrent, Stopped, VECTORS};
+use super::cell::{Given, IntegerLstm, Line, Place, Quotients};
+use super::{Operands, Recurrent, Rows, Stopped, VECTORS};
 use crate::context::{BlockContext, BlockEnd};
-use crate::cut::integer::{INTEGER_COLUMNS as COLUMNS, RecurrentParts, recurrent_parts, row_bytes};
+use crate::cut::integer::{INTEGER_COLUMNS as COLUMNS, recurrent_parts, row_bytes};
 
 /// Floats of a state between polls.
 const FLOATS: usize = 512;
@@ -20,6 +20,9 @@ pub(super) struct Integers {
     pub(super) dtype: DType,
     pub(super) scales: Region,
     pub(super) zeros: Region,
+    pub(super) bias: Option<Region>,
+    /// Whether the functions are those that an LSTM has by default.
+    pub(super) usual: bool,
     pub(super) dot: Dot,
 }
 
@@ -27,56 +30,42 @@ pub(super) struct Integers {
 struct Addresses {
     operands: Operands,
     bytes: *mut u8,
-    factors: *mut f32,
+    /// Of every row at work what a step of its bytes is worth.
+    row_scales: *mut f32,
     /// Scales and zero points of the weights.
     scales: *const f32,
     zeros: *const u8,
+    /// Biases of all gates, or null.
+    bias: *const f32,
     tile: Scratch,
 }
 
-/// Some rows of a step.
-#[derive(Clone, Copy)]
-struct Group {
-    first: usize,
-    count: usize,
-    step: usize,
-    /// The zero point of the states.
-    zero: i32,
-}
-
 impl Recurrent {
-    fn parts(&self) -> RecurrentParts {
-        recurrent_parts(self.spec.cell.gates(), self.padded, self.spec.hidden, self.spec.batch)
-    }
-
-    /// Takes all sequences through all the steps.
+    /// Takes some sequences through all the steps.
     #[inline(always)]
     pub(super) unsafe fn integer_rows<V: Vector>(
         &self,
         context: &BlockContext<'_>,
         integers: &Integers,
+        rows: &Rows,
     ) -> Result<(), Stopped> {
         // SAFETY: scratch has the parts; the validator checked the regions' sizes.
         unsafe {
             let at = self.addresses(context, integers);
-            self.begin_integers(context, &at)?;
+            self.begin(context, &at.operands, rows);
             for turn in 0..self.spec.steps {
-                let step = self.spec.step(turn);
-                let zero = self.quantize::<V>(context, &at)?;
-                let mut first = 0;
-                for count in row_groups(self.spec.batch, integers.dot.rows) {
-                    let group = Group { first, count, step, zero };
-                    self.integer_products::<V>(context, integers, &at, &group)?;
-                    self.integer_gates::<V>(context, &at, &group)?;
-                    first += count;
-                }
+                self.quantize::<V>(context, &at, rows.count)?;
+                self.integer_products::<V>(context, integers, &at, rows.count)?;
+                self.integer_gates::<V>(context, integers, &at, rows, self.spec.step(turn))?;
             }
-            self.end_integers(context, &at)
+            self.end(context, &at.operands, rows);
         }
+        Ok(())
     }
 
     unsafe fn addresses(&self, context: &BlockContext<'_>, integers: &Integers) -> Addresses {
-        let parts = self.parts();
+        let spec = &self.spec;
+        let parts = recurrent_parts(spec.cell.gates(), self.padded, spec.hidden, spec.tile_rows);
         // SAFETY: scratch has the parts.
         unsafe {
             let floats = |at: usize| context.scratch.add(at).cast::<f32>();
@@ -88,92 +77,54 @@ impl Recurrent {
                     ..self.operands(context, 0)
                 },
                 bytes: context.scratch.add(parts.bytes),
-                factors: floats(parts.factors),
+                row_scales: floats(parts.scales),
                 scales: context.read_ptr(&integers.scales).cast(),
                 zeros: context.read_ptr(&integers.zeros),
+                bias: integers.bias.as_ref().map_or(std::ptr::null(), |bias| context.read_ptr(bias).cast()),
                 tile: Scratch::of(context),
             }
         }
     }
 
-    /// Puts the states before the first step into scratch.
-    unsafe fn begin_integers(&self, context: &BlockContext<'_>, at: &Addresses) -> Result<(), Stopped> {
-        let hidden = self.spec.hidden;
-        for state in 0..2 {
-            for row in 0..self.spec.batch {
-                poll(context)?;
-                // SAFETY: the row is the spec's; scratch has room for it.
-                unsafe {
-                    let to = at.operands.states[state].add(row * self.padded);
-                    to.write_bytes(0, self.padded);
-                    if let Some(region) = &self.before[state] {
-                        let from = context.read_ptr(region).cast::<f32>().add(row * hidden);
-                        std::ptr::copy_nonoverlapping(from, to, hidden);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the states after the last step.
-    unsafe fn end_integers(&self, context: &BlockContext<'_>, at: &Addresses) -> Result<(), Stopped> {
-        let hidden = self.spec.hidden;
-        for state in 0..2 {
-            let Some(region) = &self.after[state] else { continue };
-            for row in 0..self.spec.batch {
-                poll(context)?;
-                // SAFETY: as in `begin_integers`.
-                unsafe {
-                    let to = context.write_ptr(region).cast::<f32>().add(row * hidden);
-                    let from = at.operands.states[state].add(row * self.padded);
-                    std::ptr::copy_nonoverlapping(from, to, hidden);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes bytes of all states, and the factors of this step's products. Says what the zero point is.
+    /// Makes bytes of the states, their sums without zero points, and what a step of each row is worth.
     #[inline(always)]
-    unsafe fn quantize<V: Vector>(&self, context: &BlockContext<'_>, at: &Addresses) -> Result<i32, Stopped> {
-        let (hidden, batch, states) = (self.spec.hidden, self.spec.batch, at.operands.states[0]);
-        let mut range = (0.0f32, 0.0f32);
-        // SAFETY: rows, floats and outputs are the spec's; scratch has room for as many bytes and factors.
-        unsafe {
-            for row in 0..batch {
-                for begin in (0..hidden).step_by(FLOATS) {
-                    poll(context)?;
-                    let count = FLOATS.min(hidden - begin);
-                    let from = states.add(row * self.padded + begin);
-                    range = V::enter(Range { from, count, range });
-                }
-            }
-            let (low, high) = range;
-            let scale = if low == high { 1.0 } else { (high - low) / 255.0 };
-            let zero = (0.0 - low / scale).round_ties_even() as u8;
-            for row in 0..batch {
+    unsafe fn quantize<V: Vector>(
+        &self,
+        context: &BlockContext<'_>,
+        at: &Addresses,
+        rows: usize,
+    ) -> Result<(), Stopped> {
+        let hidden = self.spec.hidden;
+        for row in 0..rows {
+            // SAFETY: the row is in scratch, which has room for as many bytes.
+            unsafe {
+                let from = at.operands.states[0].add(row * self.padded);
                 let to = at.bytes.add(row * row_bytes(hidden));
+                let mut range = (0.0f32, 0.0f32);
+                for begin in (0..hidden).step_by(FLOATS) {
+                    poll(context)?;
+                    range =
+                        V::enter(Range { from: from.add(begin), count: FLOATS.min(hidden - begin), range });
+                }
+                let (low, high) = range;
+                let scale = if low == high { 1.0 } else { (high - low) / 255.0 };
+                let zero = (0.0 - low / scale).round_ties_even() as u8;
                 for begin in (0..hidden).step_by(FLOATS) {
                     poll(context)?;
                     let count = FLOATS.min(hidden - begin);
-                    let from = states.add(row * self.padded + begin);
-                    V::enter(Quantize { from, count, scale, zero: f32::from(zero), to: to.add(begin) });
+                    let (from, to) = (from.add(begin), to.add(begin));
+                    V::enter(Quantize { from, count, scale, zero: f32::from(zero), to });
                 }
                 // What the weights there are is 0, but these bytes are in the sums of rows.
                 to.add(hidden).write_bytes(0, row_bytes(hidden) - hidden);
+                at.row_scales.add(row).write(scale);
+                let zero = i32::from(zero);
+                at.tile.left.add(row).write(zero);
+                let sum = V::enter(Sum { from: to, count: hidden });
+                at.tile.row_sums.add(row).write(sum.wrapping_sub(zero.wrapping_mul(hidden as i32)));
             }
-            for gate in 0..self.spec.cell.gates() {
-                for begin in (0..hidden).step_by(FLOATS) {
-                    poll(context)?;
-                    let count = FLOATS.min(hidden - begin);
-                    let from = at.scales.add(gate * hidden + begin);
-                    let to = at.factors.add(gate * self.padded + begin);
-                    V::enter(Factors { from, count, scale, to });
-                }
-            }
-            Ok(i32::from(zero))
         }
+        Ok(())
     }
 
     /// Multiplies the bytes of some rows with the weights of all gates: `[row][gate][padded]` f32.
@@ -183,7 +134,7 @@ impl Recurrent {
         context: &BlockContext<'_>,
         integers: &Integers,
         at: &Addresses,
-        group: &Group,
+        rows: usize,
     ) -> Result<(), Stopped> {
         let (hidden, of) = (self.spec.hidden, self.spec.matrices());
         let panels = IntegerPanels { of, width: COLUMNS };
@@ -191,25 +142,18 @@ impl Recurrent {
         let (dot, steps) = (integers.dot, hidden.div_ceil(4));
         // SAFETY: the panels are the weights', the rows are in scratch.
         unsafe {
-            let a = at.bytes.add(group.first * row);
-            for index in 0..group.count {
-                let sum = V::enter(Sum { from: a.add(index * row), count: hidden });
-                at.tile.left.add(index).write(group.zero);
-                let sum = sum.wrapping_sub(group.zero.wrapping_mul(hidden as i32));
-                at.tile.row_sums.add(index).write(sum);
-            }
             let (mut panel, all) = (0, self.spec.cell.gates() * per_gate);
             while panel < all {
                 // A tile does not reach into the next gate.
-                let count = dot.panels_at_once(group.count, per_gate - panel % per_gate);
+                let count = dot.panels_at_once(rows, per_gate - panel % per_gate);
                 let b = at.operands.weights.cast::<u8>().add(panel * panels.panel_bytes());
                 for step in (0..steps).step_by(dot.steps) {
                     poll(context)?;
                     dot.run(
-                        group.count,
+                        rows,
                         count,
                         &Chunk {
-                            a: a.add(step * 4),
+                            a: at.bytes.add(step * 4),
                             a_stride: row,
                             b: b.add(step * COLUMNS * 4),
                             panel_bytes: panels.panel_bytes(),
@@ -219,7 +163,7 @@ impl Recurrent {
                         },
                     );
                 }
-                self.integer_tile::<V>(integers, at, group, (panel, count));
+                self.integer_tile::<V>(integers, at, rows, (panel, count));
                 panel += count;
             }
         }
@@ -232,7 +176,7 @@ impl Recurrent {
         &self,
         integers: &Integers,
         at: &Addresses,
-        group: &Group,
+        rows: usize,
         (panel, count): (usize, usize),
     ) {
         let (hidden, per_gate) = (self.spec.hidden, self.padded / COLUMNS);
@@ -254,7 +198,7 @@ impl Recurrent {
             V::enter(Correct {
                 acc,
                 acc_stride,
-                rows: group.count,
+                rows,
                 columns,
                 column_sums: b.add(bytes - COLUMNS * 4).cast(),
                 panel_bytes: bytes,
@@ -263,13 +207,16 @@ impl Recurrent {
                 right,
                 bias: std::ptr::null(),
             });
-            let factors = Some((at.factors.add(gate * self.padded + unit).cast_const(), Per::Each));
-            V::enter(Scale { acc, acc_stride, rows: group.count, columns: acc_stride, factors });
-            let row = self.spec.cell.gates() * self.padded;
-            for index in 0..group.count {
-                let to = at.operands.acc.add(index * row + panel * COLUMNS);
-                std::ptr::copy_nonoverlapping(acc.cast::<f32>().add(index * acc_stride), to, acc_stride);
-            }
+            V::enter(Scale {
+                acc,
+                rows,
+                columns,
+                stride: acc_stride,
+                scales: at.scales.add(gate * hidden + unit),
+                row_scales: at.row_scales,
+                to: at.operands.acc.add(panel * COLUMNS),
+                to_stride: self.spec.cell.gates() * self.padded,
+            });
         }
     }
 
@@ -278,40 +225,61 @@ impl Recurrent {
     unsafe fn integer_gates<V: Vector>(
         &self,
         context: &BlockContext<'_>,
+        integers: &Integers,
         at: &Addresses,
-        group: &Group,
+        rows: &Rows,
+        step: usize,
     ) -> Result<(), Stopped> {
         let (hidden, batch) = (self.spec.hidden, self.spec.batch);
         let place = Place::dense(self.spec.cell.gates() * self.padded);
-        for row in 0..group.count {
-            let index = group.first + row;
+        for row in 0..rows.count {
+            let index = rows.first + row;
             for begin in (0..hidden).step_by(VECTORS * V::LANES) {
                 poll(context)?;
                 let y = match at.operands.y.is_null() {
                     true => at.operands.y,
-                    false => {
-                        at.operands.y.wrapping_add(group.step * self.spec.y_step_stride + index * hidden)
-                    }
+                    false => at.operands.y.wrapping_add(step * self.spec.y_step_stride + index * hidden),
                 };
                 // SAFETY: step, row and units are the spec's.
                 unsafe {
                     let line = Line {
-                        sums: at.operands.sums.add((group.step * batch + index) * self.spec.sums_row_stride),
+                        sums: at.operands.sums.add((step * batch + index) * self.spec.sums_row_stride),
                         acc: at.operands.acc,
                         place,
                         row,
                         hidden,
                         padded: self.padded,
                         units: (begin, hidden.min(begin + VECTORS * V::LANES)),
-                        states: at.operands.states.map(|state| state.add(index * self.padded)),
+                        states: at.operands.states.map(|state| state.add(row * self.padded)),
                         update: at.operands.update,
                         y,
                     };
-                    self.line::<V>(&at.operands, line, false);
+                    self.integer_line::<V>(integers, at, line);
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl Recurrent {
+    /// Some units of a row.
+    #[inline(always)]
+    unsafe fn integer_line<V: Vector>(&self, integers: &Integers, at: &Addresses, line: Line) {
+        let Cell::Lstm { input_forget } = self.spec.cell else {
+            unreachable!("the validator knows that the cell is an LSTM")
+        };
+        let (peepholes, bias, clip) = (at.operands.peepholes, at.bias, self.spec.clip);
+        // SAFETY: passed on from the caller.
+        unsafe {
+            if integers.usual {
+                let functions = Quotients { clip };
+                V::enter(IntegerLstm { line, functions, input_forget, peepholes, bias });
+            } else {
+                let functions = Given { functions: &self.spec.functions, clip };
+                V::enter(IntegerLstm { line, functions, input_forget, peepholes, bias });
+            }
+        }
     }
 }
 
@@ -373,22 +341,34 @@ impl Leaf for Quantize {
     }
 }
 
-/// Scales of weights times that of the states.
-struct Factors {
-    from: *const f32,
-    count: usize,
-    scale: f32,
+/// Sums of integers as f32, times the scales of their row and their column; zeros behind the last column.
+struct Scale {
+    acc: *const i32,
+    rows: usize,
+    columns: usize,
+    /// Sums of a row, with those behind the last column.
+    stride: usize,
+    scales: *const f32,
+    row_scales: *const f32,
     to: *mut f32,
+    to_stride: usize,
 }
 
-impl Leaf for Factors {
+impl Leaf for Scale {
     type Out = ();
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        for at in 0..self.count {
-            // SAFETY: the caller vouches for both sides.
-            unsafe { self.to.add(at).write(self.scale * *self.from.add(at)) };
+        for row in 0..self.rows {
+            // SAFETY: the caller vouches for rows and columns of every operand.
+            unsafe {
+                let (from, to) = (self.acc.add(row * self.stride), self.to.add(row * self.to_stride));
+                let of_row = *self.row_scales.add(row);
+                for at in 0..self.columns {
+                    to.add(at).write(*from.add(at) as f32 * (of_row * *self.scales.add(at)));
+                }
+                to.add(self.columns).write_bytes(0, self.stride - self.columns);
+            }
         }
     }
 }

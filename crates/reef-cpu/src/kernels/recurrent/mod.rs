@@ -52,6 +52,8 @@ pub(super) fn with_dot(spec: &RecurrentSpec, kernel: &Kernel, isa: Isa, dot: Dot
             dtype,
             scales: read(true).expect(counted),
             zeros: read(true).expect(counted),
+            bias: read(spec.bias),
+            usual: spec.functions == [GateFunction::Sigmoid, GateFunction::Tanh, GateFunction::Tanh],
             dot,
         }),
         reset_bias: read(spec.reset_bias),
@@ -122,15 +124,11 @@ struct Rows {
 impl VectorKernel for Recurrent {
     #[inline(always)]
     unsafe fn run_block<V: Vector>(&self, context: &BlockContext<'_>, block: usize) -> BlockEnd {
-        if let Some(integers) = &self.integers {
-            // SAFETY: the caller vouches for the operands; the only block has all the rows.
-            let done = unsafe { self.integer_rows::<V>(context, integers) };
-            return done.err().unwrap_or(BlockEnd::Done);
-        }
         let mut first = block * self.spec.tile_rows;
         let end = (first + self.spec.tile_rows).min(self.spec.batch);
         while first < end {
-            let count = (end - first).min(V::ROWS);
+            let most = self.integers.as_ref().map_or(V::ROWS, |integers| integers.dot.rows);
+            let count = (end - first).min(most);
             // SAFETY: the rows are the spec's, no more than a micro-tile has.
             let done = unsafe { self.rows::<V>(context, first, count) };
             if let Err(stopped) = done {
@@ -175,6 +173,9 @@ impl Recurrent {
         let rows = Rows { first, count, lengths: self.lengths(context, first, count)? };
         // SAFETY: the rows are the spec's.
         unsafe {
+            if let Some(integers) = &self.integers {
+                return self.integer_rows::<V>(context, integers, &rows);
+            }
             let operands = self.operands(context, count);
             self.begin(context, &operands, &rows);
             for turn in 0..self.spec.steps {

@@ -3,7 +3,7 @@
 use reef_base::AlignedBytes;
 use reef_graph::reference::recurrent::{Unit, integer_products};
 use reef_graph::{Cell, DType, GateFunction, Tensor};
-use reef_plan::{HostFault, KernelSpec, Packing, RecurrentSpec};
+use reef_plan::{HostFault, Isa, KernelSpec, Packing, RecurrentSpec};
 
 use super::{Bench, BlockEnd, Case, Operand, check, isas, pixels, random};
 use crate::cut::integer::INTEGER_COLUMNS;
@@ -37,8 +37,10 @@ fn plain(cell: Cell, steps: usize, batch: usize, hidden: usize) -> RecurrentSpec
         batch,
         hidden,
         integers: None,
+        computed: false,
         sums_row_stride: cell.gates() * hidden,
         y_step_stride: batch * hidden,
+        bias: false,
         reset_bias: false,
         peepholes: false,
         lengths: false,
@@ -76,6 +78,7 @@ fn full(cell: Cell, steps: usize, batch: usize, hidden: usize) -> RecurrentSpec 
 struct Drawn {
     sums: Vec<f32>,
     weights: Vec<f32>,
+    bias: Vec<f32>,
     reset_bias: Vec<f32>,
     peepholes: Vec<f32>,
     lengths: Vec<i32>,
@@ -89,6 +92,7 @@ fn drawn(spec: &RecurrentSpec) -> Drawn {
     Drawn {
         sums: pixels(1, spec.steps * spec.batch, all, spec.sums_row_stride),
         weights: random(2, all * hidden).iter().map(|weight| weight * scale).collect(),
+        bias: random(10, all),
         reset_bias: random(3, hidden),
         peepholes: random(4, 3 * hidden),
         lengths: (0..spec.batch).map(|row| (spec.all_steps - row % (spec.all_steps + 1)) as i32).collect(),
@@ -96,22 +100,25 @@ fn drawn(spec: &RecurrentSpec) -> Drawn {
     }
 }
 
-/// What is written, in the order of the outputs: elements of each.
-fn meant(spec: &RecurrentSpec, drawn: &Drawn) -> [Vec<(usize, f64)>; 3] {
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+/// What is written, in the order of the outputs: elements of each. `product` multiplies a gate's weights with
+/// a state.
+fn meant(
+    spec: &RecurrentSpec,
+    drawn: &Drawn,
+    product: &mut dyn FnMut(usize, &[f64]) -> Vec<f64>,
+) -> [Vec<(usize, f64)>; 3] {
     let (hidden, all) = (spec.hidden, spec.cell.gates() * spec.hidden);
-    let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&value| f64::from(value)).collect() };
-    let (weights, peepholes, reset_bias) =
-        (wide(&drawn.weights), wide(&drawn.peepholes), wide(&drawn.reset_bias));
+    let (peepholes, reset_bias) = (wide(&drawn.peepholes), wide(&drawn.reset_bias));
     let unit = Unit {
         cell: spec.cell,
         functions: &spec.functions,
         clip: spec.clip,
         peepholes: spec.peepholes.then_some(&peepholes[..]),
         reset_bias: spec.reset_bias.then_some(&reset_bias[..]),
-    };
-    let mut product = |gate: usize, state: &[f64]| -> Vec<f64> {
-        let rows = weights[gate * hidden * hidden..].chunks_exact(hidden).take(hidden);
-        rows.map(|row| row.iter().zip(state).map(|(a, b)| a * b).sum()).collect()
     };
     let mut made = [vec![], vec![], vec![]];
     for row in 0..spec.batch {
@@ -126,7 +133,9 @@ fn meant(spec: &RecurrentSpec, drawn: &Drawn) -> [Vec<(usize, f64)>; 3] {
             let inside = !spec.lengths || ((spec.first + step) as i32) < drawn.lengths[row];
             if inside {
                 let from = (step * spec.batch + row) * spec.sums_row_stride;
-                unit.step(&wide(&drawn.sums[from..][..all]), &mut product, &mut h, &mut c);
+                let bias = |at: usize| if spec.bias { f64::from(drawn.bias[at]) } else { 0.0 };
+                let sums: Vec<f64> = (0..all).map(|at| f64::from(drawn.sums[from + at]) + bias(at)).collect();
+                unit.step(&sums, product, &mut h, &mut c);
             }
             let to = step * spec.y_step_stride + row * hidden;
             made[0].extend((0..hidden).map(|at| (to + at, if inside { h[at] } else { 0.0 })));
@@ -167,7 +176,12 @@ fn case(spec: &RecurrentSpec) -> Case {
             case = case.input(values);
         }
     }
-    let made = meant(spec, &drawn);
+    let weights = wide(&drawn.weights);
+    let mut product = |gate: usize, state: &[f64]| -> Vec<f64> {
+        let rows = weights[gate * hidden * hidden..].chunks_exact(hidden).take(hidden);
+        rows.map(|row| row.iter().zip(state).map(|(a, b)| a * b).sum()).collect()
+    };
+    let made = meant(spec, &drawn, &mut product);
     expects(case, spec, made)
 }
 
@@ -273,15 +287,32 @@ fn lengths_outside_the_sequence_are_the_inputs_fault() {
     }
 }
 
+/// Weights that are integers.
+struct Weights {
+    values: Vec<u8>,
+    zeros: Vec<u8>,
+    scales: Vec<f32>,
+}
+
+fn drawn_weights(spec: &RecurrentSpec) -> Weights {
+    let all = spec.cell.gates() * spec.hidden;
+    let byte = |value: &f32| (value * 60.0) as i32 as u8;
+    Weights {
+        values: random(7, all * spec.hidden).iter().map(byte).collect(),
+        zeros: random(8, all).iter().map(|value| byte(&(value / 8.0))).collect(),
+        scales: random(9, all).iter().map(|x| (0.3 + x.abs()) * 0.02).collect(),
+    }
+}
+
 /// An LSTM whose weights are integers of this type, with everything that it may have.
 fn integer_case(spec: &RecurrentSpec, dtype: DType) -> Case {
-    let drawn = drawn(spec);
+    integer_case_of(spec, dtype, &drawn(spec), &drawn_weights(spec))
+}
+
+fn integer_case_of(spec: &RecurrentSpec, dtype: DType, drawn: &Drawn, weights: &Weights) -> Case {
+    let Weights { values, zeros, scales } = weights;
     let (hidden, gates) = (spec.hidden, spec.cell.gates());
-    let (all, batch) = (gates * hidden, spec.batch);
-    let byte = |value: &f32| (value * 60.0) as i32 as u8;
-    let values: Vec<u8> = random(7, all * hidden).iter().map(byte).collect();
-    let zeros: Vec<u8> = random(8, all).iter().map(|value| byte(&(value / 8.0))).collect();
-    let scales: Vec<f32> = random(9, all).iter().map(|x| (0.3 + x.abs()) * 0.02).collect();
+    let all = gates * hidden;
     let cut = |tile_rows| {
         let spec = spec.clone();
         move |_| {
@@ -294,11 +325,14 @@ fn integer_case(spec: &RecurrentSpec, dtype: DType) -> Case {
             })
         }
     };
-    let name = format!("{dtype}, {batch}x{}x{hidden}", spec.steps);
-    let weights = Tensor::from_slice(dtype, [all, hidden, 1, 1].into(), &values);
+    let name = format!("{dtype}, {}x{}x{hidden}", spec.batch, spec.steps);
+    let weights = Tensor::from_slice(dtype, [all, hidden, 1, 1].into(), values);
     let packing = Packing::IntegerPanels { groups: gates as u32, width: INTEGER_COLUMNS as u32 };
-    let mut case = Case::f32(name, cut(batch)).cut(cut(100)).input(&drawn.sums);
-    case = case.weight(weights, move |_| packing).input(&scales).bytes(&zeros);
+    let mut case = Case::f32(name, cut(1)).cut(cut(3)).cut(cut(100)).input(&drawn.sums);
+    case = case.weight(weights, move |_| packing).input(scales).bytes(zeros);
+    if spec.bias {
+        case = case.input(&drawn.bias);
+    }
     if spec.peepholes {
         case = case.input(&drawn.peepholes);
     }
@@ -309,36 +343,10 @@ fn integer_case(spec: &RecurrentSpec, dtype: DType) -> Case {
     }
     let number = |byte: u8| if dtype == DType::I8 { i64::from(byte as i8) } else { i64::from(byte) };
     let weight = |output: usize, k: usize| number(values[output * hidden + k]) - number(zeros[output]);
-    let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&value| f64::from(value)).collect() };
-    let peepholes = wide(&drawn.peepholes);
-    let unit = Unit {
-        cell: spec.cell,
-        functions: &spec.functions,
-        clip: spec.clip,
-        peepholes: spec.peepholes.then_some(&peepholes[..]),
-        reset_bias: None,
+    let mut product = |gate: usize, state: &[f64]| {
+        integer_products(state, gate * hidden..(gate + 1) * hidden, weight, |output| scales[output])
     };
-    let state = |there: bool, values: &[f32]| -> Vec<Vec<f64>> {
-        let row =
-            |row: usize| if there { wide(&values[row * hidden..][..hidden]) } else { vec![0.0; hidden] };
-        (0..batch).map(row).collect()
-    };
-    let (mut h, mut c) = (state(spec.h_before, &drawn.before[0]), state(spec.c_before, &drawn.before[1]));
-    let mut made = [vec![], vec![], vec![]];
-    for turn in 0..spec.steps {
-        let step = if spec.reverse { spec.steps - 1 - turn } else { turn };
-        let before: Vec<&[f64]> = h.iter().map(|state| &state[..]).collect();
-        let products = integer_products(&before, all, weight, |output| scales[output]);
-        for row in 0..batch {
-            let sums = wide(&drawn.sums[(step * batch + row) * spec.sums_row_stride..][..all]);
-            let mut product = |gate: usize, _: &[f64]| products[row][gate * hidden..][..hidden].to_vec();
-            unit.step(&sums, &mut product, &mut h[row], &mut c[row]);
-            let to = step * spec.y_step_stride + row * hidden;
-            made[0].extend(h[row].iter().enumerate().map(|(at, &h)| (to + at, h)));
-        }
-    }
-    made[1] = h.concat().into_iter().enumerate().collect();
-    made[2] = c.concat().into_iter().enumerate().collect();
+    let made = meant(spec, drawn, &mut product);
     expects(case, spec, made)
 }
 
@@ -349,9 +357,62 @@ fn states_as_integers() {
             [(3, 1, 9), (2, 3, 33), (2, 14, 20), (1, 1, 1), (2, 2, 150), (4, 1, 256)]
         {
             check(&integer_case(&plain(LSTM, steps, batch, hidden), dtype));
-            let spec = RecurrentSpec { lengths: false, ..full(LSTM, steps, batch, hidden) };
+            let spec = RecurrentSpec { lengths: false, bias: true, ..full(LSTM, steps, batch, hidden) };
             check(&integer_case(&spec, dtype));
+            let functions = vec![GateFunction::Sigmoid, GateFunction::Softsign, GateFunction::Tanh];
+            let cell = Cell::Lstm { input_forget: true };
+            check(&integer_case(&RecurrentSpec { functions, cell, ..spec.clone() }, dtype));
             check(&integer_case(&RecurrentSpec { clip: Some(0.7), ..spec }, dtype));
+        }
+    }
+}
+
+/// What ONNX Runtime 1.31 made of this with a thread for each sequence, on a machine with fused products.
+#[test]
+fn states_are_onnx_runtimes_to_the_bit() {
+    const LAST_Y: [u32; 10] = [
+        0xbd1bc17d, 0xbe86ee36, 0xbdb8ae37, 0x3e349697, 0xbe86b2fe, 0x3ccb49ec, 0xbe5299a3, 0xbd4a3c23,
+        0x3e4bda9a, 0xbe483218,
+    ];
+    const C: [u32; 10] = [
+        0xbdfbbbaa, 0xbf1fbca6, 0xbebbe6ae, 0x3f05ea44, 0xbedf8292, 0x3dafefc8, 0xbee6a68e, 0xbe470a30,
+        0x3f19a808, 0xbe9cc57a,
+    ];
+    let (steps, batch, hidden) = (3, 2, 5);
+    let all = 4 * hidden;
+    let usual = plain(LSTM, steps, batch, hidden);
+    let spec =
+        RecurrentSpec { bias: true, peepholes: true, h_before: true, c_before: true, c_after: true, ..usual };
+    let list = |len: usize, of: &dyn Fn(usize) -> f32| -> Vec<f32> { (0..len).map(of).collect() };
+    let state = |of: &dyn Fn(usize) -> f32| list(batch * hidden, of);
+    let drawn = Drawn {
+        sums: vec![0.0; steps * batch * all],
+        bias: list(all, &|at| (at * 7 % 16) as f32 / 8.0 - 1.0),
+        peepholes: list(3 * hidden, &|at| (at * 5 % 8) as f32 / 8.0 - 0.5),
+        before: [
+            state(&|at| (at * 3 % 10) as f32 / 8.0 - 0.5),
+            state(&|at| (at * 7 % 12) as f32 / 4.0 - 1.25),
+        ],
+        ..drawn(&spec)
+    };
+    let weight = |output: usize, k: usize| ((k * all + output) * 5 % 251) as i32 - 125;
+    let weights = Weights {
+        values: (0..all * hidden).map(|at| weight(at / hidden, at % hidden) as u8).collect(),
+        zeros: vec![0; all],
+        scales: list(all, &|at| 0.0078125 + 0.0009765625 * (at % 3) as f32),
+    };
+    let case = integer_case_of(&spec, DType::I8, &drawn, &weights);
+    check(&case);
+    let regions = case.regions();
+    for isa in isas().filter(|&isa| isa != Isa::Portable) {
+        for cut in &case.specs {
+            let output = Bench::new(&case, cut(isa), isa).run_all(1);
+            let bits = |begin: usize| -> Vec<u32> {
+                let bytes = output[begin..begin + 4 * batch * hidden].chunks_exact(4);
+                bytes.map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap())).collect()
+            };
+            assert_eq!(bits(regions[0].offset + 4 * (steps - 1) * batch * hidden), LAST_Y, "{isa}");
+            assert_eq!(bits(regions[1].offset), C, "{isa}");
         }
     }
 }
