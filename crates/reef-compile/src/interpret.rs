@@ -123,6 +123,7 @@ fn run_block<'a>(
             recurrent::recurrent(spec, &mut access, packing_of(plan, kernel)?, block)?;
         }
         KernelSpec::Along(spec) => loops::along(spec, &mut access, block),
+        KernelSpec::Packed(spec) => dense::packed(spec, &mut access, block),
         KernelSpec::Trees(spec) => loops::trees(spec, &mut access, block)?,
         KernelSpec::Selection(spec) => run_selection(spec, &mut access)?,
         KernelSpec::Host(index) => run_host(plan, *index, &mut access)?,

@@ -11,6 +11,7 @@ mod elementwise;
 mod integer;
 mod movement;
 mod nest;
+mod packed;
 mod program;
 mod recurrent;
 mod rows;
@@ -220,9 +221,10 @@ impl<'a> Lowering<'a> {
             Op::Recurrent(attrs) => self.recurrent(node, attrs),
             Op::Along { along, axis } => self.along(node, *along, *axis),
             Op::Selection(selection) => self.selection(node, selection),
+            Op::MatMulPacked(weights) => self.packed_product(node, *weights),
             Op::TreeEnsemble(aggregate) => self.trees(node, *aggregate),
             Op::Host(host) => self.host(node, host.index),
-            Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape | Op::Expand => {
+            Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape | Op::Expand | Op::BitCast { .. } => {
                 self.make_view(node);
                 Ok(())
             }

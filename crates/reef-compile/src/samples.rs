@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use reef_base::{AlignedBytes, Buffer, Rng};
 use reef_graph::{
-    Aggregate, Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PoolAttrs,
-    PoolKind, Quantization, RecurrentAttrs, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId,
-    ZeroPoints,
+    Aggregate, Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PackedWeights,
+    PoolAttrs, PoolKind, Quantization, RecurrentAttrs, Reduce, Selection, Shape, Taps, Tensor, Unary,
+    ValueId, ZeroPoints,
 };
 
 use reef_plan::{Cutter, HostFault, HostKernel, HostState, Plan, TensorSpec};
@@ -83,7 +83,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 37] = [
+    let makers: [(&str, Maker); 38] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -120,6 +120,7 @@ pub fn all() -> Vec<Sample> {
         ("product of integers", product_of_integers),
         ("conv of quantised numbers", quantised_conv),
         ("decision trees", trees),
+        ("product with packed weights", packed),
         ("network", network),
     ];
     let hosted = hosted();
@@ -608,6 +609,18 @@ fn trees(s: &mut Sketch) {
     }
     inputs.push(s.graph.add_const("votes", Tensor::f32([4], &[0.5, -1.0, 0.25, 2.0])));
     let y = s.node(Op::TreeEnsemble(Aggregate::Sum), &inputs, &[7, 2]);
+    s.output(y);
+}
+
+/// Three rows times weights of four bits, with shifts.
+fn packed(s: &mut Sketch) {
+    let weights = PackedWeights { bits: 4, block: 32 };
+    let (k, n) = (70, 37);
+    let (blocks, bytes) = (weights.blocks(k), weights.row_bytes(k));
+    let packed = s.integers(DType::U8, &[n, bytes]);
+    let x = s.input(&[3, k]);
+    let inputs = [x, s.fixed(packed), s.constant(&[n, blocks]), s.constant(&[n, blocks])];
+    let y = s.node(Op::MatMulPacked(weights), &inputs, &[3, n]);
     s.output(y);
 }
 

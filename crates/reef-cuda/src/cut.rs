@@ -163,6 +163,7 @@ impl Cutter for CudaCutter {
             KernelSpec::Recurrent(_)
             | KernelSpec::Resample(_)
             | KernelSpec::Along(_)
+            | KernelSpec::Packed(_)
             | KernelSpec::Trees(_)
             | KernelSpec::Selection(_)
             | KernelSpec::Host(_)

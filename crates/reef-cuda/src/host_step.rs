@@ -1,6 +1,6 @@
 //! Host steps: kernels that the device has no code for, foreign ones, selections, recurrent networks of very
-//! large states, resamplings, decision trees and what goes along an axis. Where their operands lie, and what
-//! foreign code keeps.
+//! large states, resamplings, decision trees, products with packed weights and what goes along an axis. Where
+//! their operands lie, and what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
 //! where they are.
@@ -17,9 +17,9 @@ const GRAIN: usize = 64;
 
 /// Whether a kernel of a plan for a GPU runs on the host.
 pub fn is_hosted(kernel: &Kernel) -> bool {
-    use KernelSpec::{Along, Host, Recurrent, Resample, Selection, Trees};
+    use KernelSpec::{Along, Host, Packed, Recurrent, Resample, Selection, Trees};
     match &kernel.spec {
-        Host(_) | Selection(_) | Resample(_) | Along(_) | Trees(_) => true,
+        Host(_) | Selection(_) | Resample(_) | Along(_) | Trees(_) | Packed(_) => true,
         Recurrent(spec) => spec.hidden > RECURRENT_HIDDEN_MAX && spec.integers.is_none(),
         _ => false,
     }

@@ -220,7 +220,14 @@ impl Bench {
 }
 
 /// Samples with a kernel that the host runs.
-const HOSTED: [&str; 5] = ["resampling of an image", "non-zero", "compress", "decision trees", "host kernel"];
+const HOSTED: [&str; 6] = [
+    "resampling of an image",
+    "non-zero",
+    "compress",
+    "decision trees",
+    "product with packed weights",
+    "host kernel",
+];
 
 #[test]
 #[ignore = "needs the emulated driver: cargo xtask cuda"]

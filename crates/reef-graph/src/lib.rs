@@ -10,12 +10,14 @@ pub mod dtype;
 pub mod dynamic;
 pub mod graph;
 pub mod op;
+pub mod packed;
 pub mod quantized;
 pub mod recurrent;
 pub mod reference;
 pub mod resample;
 pub mod scalar;
 pub mod selection;
+pub mod small_float;
 pub mod tensor;
 pub mod trees;
 
@@ -24,11 +26,13 @@ pub use dtype::DType;
 pub use dynamic::dynamic_quantize;
 pub use graph::{Graph, GraphError, Node, NodeId, Value, ValueId, ValueKind};
 pub use op::{AllowedIndices, Binary, ConvAttrs, HostOp, Op, PoolAttrs, PoolKind, Reduce, Unary, axis_index};
+pub use packed::PackedWeights;
 pub use quantized::{Quantization, ZeroPoints};
 pub use recurrent::{
     Cell, Direction, GateFunction, QuantizedStates, RecurrentAttrs, RecurrentOperands, quantized_states,
 };
 pub use resample::Taps;
 pub use selection::Selection;
+pub use small_float::{Encoding, Rounding, SmallFloat};
 pub use tensor::{ConstKey, Shape, Tensor};
 pub use trees::{Aggregate, Forest};

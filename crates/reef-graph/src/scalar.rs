@@ -94,6 +94,8 @@ pub fn unary(function: Unary, x: f64) -> f64 {
         Unary::Sin => x.sin(),
         Unary::Cos => x.cos(),
         Unary::Not => f64::from(x == 0.0),
+        Unary::Encode(encoding) => f64::from(encoding.encode(x as f32)),
+        Unary::Decode(format) => f64::from(format.decode(x as u8)),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::along::AlongSpec;
 use crate::integer::{Factors, IntegerEpilogue, Per};
 use crate::layout::Matrices;
 use crate::meter::Meter;
+use crate::packed::PackedSpec;
 use crate::recurrent::RecurrentSpec;
 use crate::resample::ResampleSpec;
 use crate::selection::SelectionSpec;
@@ -643,6 +644,8 @@ pub enum KernelSpec {
     Recurrent(RecurrentSpec),
     /// See [`AlongSpec`].
     Along(AlongSpec),
+    /// See [`PackedSpec`].
+    Packed(PackedSpec),
     /// See [`TreesSpec`].
     Trees(TreesSpec),
     /// See [`SelectionSpec`]; one block.
@@ -674,6 +677,7 @@ impl KernelSpec {
             KernelSpec::Resample(spec) => spec.tile_rows > 0 && spec.tile_columns > 0,
             KernelSpec::Recurrent(spec) => spec.tile_rows > 0,
             KernelSpec::Along(spec) => spec.tile > 0,
+            KernelSpec::Packed(spec) => spec.tile > 0,
             KernelSpec::Trees(spec) => spec.tile > 0,
             KernelSpec::Selection(_) | KernelSpec::Host(_) => true,
             KernelSpec::Synthetic(spec) => spec.tile_bytes > 0,
@@ -698,6 +702,7 @@ impl KernelSpec {
             KernelSpec::Resample(spec) => spec.blocks(),
             KernelSpec::Recurrent(spec) => spec.batch.div_ceil(spec.tile_rows),
             KernelSpec::Along(spec) => spec.rows().div_ceil(spec.tile),
+            KernelSpec::Packed(spec) => spec.n.div_ceil(spec.tile),
             KernelSpec::Trees(spec) => spec.rows.div_ceil(spec.tile),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => 1,
             KernelSpec::Synthetic(spec) => spec.bytes.div_ceil(spec.tile_bytes),
@@ -731,6 +736,7 @@ impl KernelSpec {
                 (spec.panel_width, spec.tile_rows) = (0, spec.batch.max(1));
             }
             KernelSpec::Along(spec) => spec.tile = spec.rows().max(1),
+            KernelSpec::Packed(spec) => spec.tile = spec.n.max(1),
             KernelSpec::Trees(spec) => spec.tile = spec.rows.max(1),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => {}
             KernelSpec::Synthetic(spec) => spec.tile_bytes = spec.bytes.max(1),
@@ -756,6 +762,7 @@ impl KernelSpec {
             KernelSpec::Resample(_) => "resample",
             KernelSpec::Recurrent(_) => "recurrent",
             KernelSpec::Along(spec) => spec.name(),
+            KernelSpec::Packed(_) => "packed-matmul",
             KernelSpec::Trees(_) => "trees",
             KernelSpec::Selection(spec) => spec.name(),
             KernelSpec::Host(_) => "host",

@@ -4,6 +4,7 @@
 //! (`tile`), and no longer than what may keep more urgent work waiting.
 
 pub(crate) mod integer;
+pub(crate) mod packed;
 mod scratch;
 mod tile;
 
@@ -173,6 +174,10 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, spec.inner.min(TILE_GRANULE));
                 KernelSpec::Along(spec)
             }
+            KernelSpec::Packed(mut spec) => {
+                spec.tile = split(spec.tile, 4);
+                KernelSpec::Packed(spec)
+            }
             KernelSpec::Trees(mut spec) => {
                 spec.tile = split(spec.tile, 1);
                 KernelSpec::Trees(spec)
@@ -220,6 +225,8 @@ impl Cutter for CpuCutter {
                 tile::recurrent_step_ns(isa, spec, rows) * (spec.steps * spec.batch.div_ceil(rows)) as f64
             }
             KernelSpec::Along(spec) => tile::stream_ns(isa, bytes, 0.0) + rows_ns(spec),
+            // Unpacking a weight takes as long as two products.
+            KernelSpec::Packed(_) => tile::compute_ns(isa, flops * 3.0).max(tile::stream_ns(isa, bytes, 0.0)),
             KernelSpec::Trees(spec) => {
                 let near = spec.nodes * NODE_BYTES < NEAR_BYTES;
                 tile::stream_ns(isa, bytes, 0.0) + flops * if near { STEP_NS } else { FAR_STEP_NS }

@@ -3,7 +3,7 @@
 use reef_graph::Along;
 use reef_plan::{AlongSpec, KernelSpec, RecurrentSpec, RowFunction, SelectionSpec};
 
-use super::integer;
+use super::{integer, packed};
 
 /// Elements that an element-wise kernel works on at a time.
 const ELEMENTWISE_CHUNK: usize = 512;
@@ -28,6 +28,7 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
         KernelSpec::Recurrent(spec) => recurrent(spec),
         KernelSpec::Along(spec) => along(spec),
         KernelSpec::Selection(spec) => selection(spec),
+        KernelSpec::Packed(spec) => packed::scratch_bytes(spec),
         KernelSpec::Attention(_)
         | KernelSpec::Pool(_)
         | KernelSpec::Gather(_)

@@ -48,6 +48,7 @@ mod matmul;
 mod micro;
 mod nest;
 mod pace;
+mod packed;
 mod plain;
 mod pool;
 mod recurrent;
@@ -90,6 +91,7 @@ pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockK
         KernelSpec::Resample(spec) => resample::prepare(spec, kernel, isa),
         KernelSpec::Recurrent(spec) => recurrent::prepare(spec, kernel, isa),
         KernelSpec::Along(spec) => along::prepare(spec, kernel, isa),
+        KernelSpec::Packed(spec) => packed::prepare(spec, kernel, isa),
         KernelSpec::Trees(spec) => Box::new(trees::Trees::new(spec, kernel)),
         KernelSpec::Selection(spec) => selection::prepare(spec, kernel),
         KernelSpec::Host(_) => Box::new(plain::Host::new(kernel)),

@@ -123,6 +123,7 @@ impl Cutter for DummyCutter {
             KernelSpec::Recurrent(spec) if spec.integers.is_some() => spec.panel_width = INTEGER_COLUMNS,
             KernelSpec::Recurrent(spec) => spec.tile_rows = self.split(spec.tile_rows),
             KernelSpec::Along(spec) => spec.tile = self.split(spec.tile),
+            KernelSpec::Packed(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Trees(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => {}
         }

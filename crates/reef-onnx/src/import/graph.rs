@@ -3,7 +3,7 @@
 
 use reef_base::AlignedBytes;
 use reef_base::limits::{FOLDED_ELEMENTS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
-use reef_graph::{Binary, DType, Graph, Op, Reduce, Shape, Tensor, Unary, ValueId, reference};
+use reef_graph::{Binary, DType, Graph, Op, Quantization, Reduce, Shape, Tensor, Unary, ValueId, reference};
 use std::sync::Arc;
 
 use super::Reject;
@@ -13,22 +13,42 @@ use crate::consts::{self, ConstPool};
 /// Elements of a constant that is made of a few others; a larger one is computed when it is needed.
 const FOLDED_AT_ONCE_MAX: usize = 1 << 16;
 
+/// What a constant was made of: integers of few bits, scales and perhaps zero points.
+#[derive(Clone, Debug)]
+pub(crate) struct Dequantized {
+    pub by: Quantization,
+    pub operands: Vec<ValueId>,
+}
+
 /// A graph in the making.
 #[derive(Clone, Debug)]
 pub(crate) struct Builder<'m> {
     pub graph: Graph,
     pool: &'m ConstPool,
+    /// Constants that a product may take as what they were made of.
+    dequantized: Vec<(ValueId, Dequantized)>,
 }
 
 impl<'m> Builder<'m> {
     pub fn new(pool: &'m ConstPool) -> Builder<'m> {
-        Builder { graph: Graph::default(), pool }
+        Builder { graph: Graph::default(), pool, dequantized: vec![] }
     }
 
     /// Takes back what was added since there were so many nodes and values.
     pub fn forget(&mut self, nodes: usize, values: usize) {
         self.graph.nodes.truncate(nodes);
         self.graph.values.truncate(values);
+        self.dequantized.retain(|(value, _)| value.index() < values);
+    }
+
+    /// Keeps in mind what a constant was made of.
+    pub fn remember(&mut self, value: ValueId, of: Dequantized) {
+        self.dequantized.push((value, of));
+    }
+
+    /// What a constant was made of, where that is known.
+    pub fn dequantized(&self, value: ValueId) -> Option<&Dequantized> {
+        self.dequantized.iter().find(|(known, _)| *known == value).map(|(_, of)| of)
     }
 
     pub fn dtype(&self, id: ValueId) -> DType {

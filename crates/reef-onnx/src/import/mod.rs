@@ -12,11 +12,14 @@ mod border;
 mod elementwise;
 mod foreign;
 mod graph;
+mod grouped;
 mod loss;
 mod microsoft;
 mod ml;
 mod movement;
+mod narrow;
 mod norm;
+mod packed;
 mod product;
 mod quantized;
 mod recurrent;
@@ -246,8 +249,11 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         recurrent::read,
         recurrent_integers::read,
         quantized::read,
+        narrow::read,
         select::read,
         microsoft::read,
+        packed::read,
+        grouped::read,
         rotary::read,
         attention::read,
         loss::read,

@@ -3,7 +3,7 @@
 use reef_graph::{Binary, DType, Shape, ValueId};
 
 use super::attributes::Node;
-use super::{Builder, Reading, Reject, sums, wrong};
+use super::{Builder, Reading, Reject, packed, sums, wrong};
 
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
     let made = match node.operator() {
@@ -24,6 +24,9 @@ fn matmul(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (left, right) = (b.shape(x), b.shape(y));
     if left.rank() == 0 || right.rank() == 0 {
         return wrong("a product of a scalar");
+    }
+    if let Some(made) = packed::of_dequantized(b, name, x, y)? {
+        return Ok(made);
     }
     let (x, back) = b.computable(name, x)?;
     let (y, _) = b.computable(name, y)?;

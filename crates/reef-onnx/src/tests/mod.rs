@@ -5,6 +5,7 @@ mod decomposed;
 mod forms;
 mod host;
 mod malformed;
+mod narrow;
 mod network;
 mod numeric;
 mod operators;

@@ -24,6 +24,7 @@ mod conv;
 mod elementwise;
 mod integer;
 mod math;
+mod packed;
 mod recurrent;
 mod resample;
 mod rest;
