@@ -198,8 +198,8 @@ pub enum Op {
         /// b is stored `[…,N,K]`.
         trans_b: bool,
     },
-    /// Inputs x (f32) `[M,K]`, weights (u8) `[N, bytes of a row]`, scales (f32) `[N, blocks]` and perhaps shifts
-    /// (the same): x times the numbers that the weights stand for, f32 `[M,N]`.
+    /// Inputs x (f32) `[M,K]`, weights (u8) `[N, bytes of a row]`, scales (f32) `[N, blocks]` and perhaps
+    /// shifts (the same): x times the numbers that the weights stand for, f32 `[M,N]`.
     MatMulPacked(PackedWeights),
     /// Inputs a (u8 or i8) `[…,M,K]` and b (u8 or i8) `[…,K,N]`, whose batch axes broadcast, then the zero
     /// points that there are: of a (its type; one element, or broadcast to `[…,M,1]`), of b (its type; one

@@ -1,5 +1,5 @@
-//! Products with weights of few bits: their specification, and how a host computes them over bytes for devices
-//! that have no code of their own for them.
+//! Products with weights of few bits: their specification, and how a host computes them over bytes for
+//! devices that have no code of their own for them.
 
 use reef_graph::PackedWeights;
 

@@ -11,8 +11,8 @@ mod tile;
 use reef_graph::Along;
 use reef_plan::cut::{Cutter, Weights, Work};
 use reef_plan::{
-    AlongSpec, ConvSpec, ElementwiseSpec, IntegerConvSpec, Isa, KernelSpec, MatMulSpec, Packing, Place, Plan,
-    RecurrentSpec, RowFunction, SelectionSpec, Target, trees_flaw,
+    AlongSpec, ConvSpec, ElementwiseSpec, IntegerConvSpec, IntegerMatMulSpec, Isa, KernelSpec, MatMulSpec,
+    Packing, Place, Plan, RecurrentSpec, RowFunction, SelectionSpec, Target, trees_flaw,
 };
 
 pub(crate) use scratch::sorts;
@@ -88,6 +88,17 @@ impl CpuCutter {
         spec
     }
 
+    fn integer_matmul(&self, mut spec: IntegerMatMulSpec, ns: f64) -> IntegerMatMulSpec {
+        let product = &mut spec.product;
+        // Panels of bytes: four rows take the room of one of floats.
+        let depth = product.k.div_ceil(4);
+        let (rows, columns) =
+            tile::matmul_tiles(self.target, product.planes(), product.m, product.n, depth, ns);
+        let columns = columns.next_multiple_of(INTEGER_COLUMNS).min(product.n.max(1));
+        (product.tile_rows, product.tile_columns) = (rows, columns);
+        spec
+    }
+
     fn elementwise(&self, mut spec: ElementwiseSpec, ns: f64) -> ElementwiseSpec {
         let inner = *spec.dims.last().expect("a loop has an axis");
         let granule = if (TILE_GRANULE..=INNER_GRANULE_MAX).contains(&inner) { inner } else { TILE_GRANULE };
@@ -122,21 +133,7 @@ impl Cutter for CpuCutter {
             KernelSpec::Conv(spec) => KernelSpec::Conv(self.conv(spec)),
             KernelSpec::MatMul(spec) => KernelSpec::MatMul(self.matmul(spec, ns)),
             KernelSpec::IntegerConv(spec) => KernelSpec::IntegerConv(self.integer_conv(spec)),
-            KernelSpec::IntegerMatMul(mut spec) => {
-                let product = &mut spec.product;
-                // Panels of bytes: four rows take the room of one of floats.
-                let (rows, columns) = tile::matmul_tiles(
-                    self.target,
-                    product.planes(),
-                    product.m,
-                    product.n,
-                    product.k.div_ceil(4),
-                    ns,
-                );
-                let columns = columns.next_multiple_of(INTEGER_COLUMNS).min(product.n.max(1));
-                (product.tile_rows, product.tile_columns) = (rows, columns);
-                KernelSpec::IntegerMatMul(spec)
-            }
+            KernelSpec::IntegerMatMul(spec) => KernelSpec::IntegerMatMul(self.integer_matmul(spec, ns)),
             KernelSpec::Elementwise(spec) => KernelSpec::Elementwise(self.elementwise(spec, ns)),
             KernelSpec::Depthwise(mut spec) => {
                 spec.tile_rows = split(spec.tile_rows, 1);

@@ -3,8 +3,8 @@
 //! A word of 32 bits is a lane's: it has neighbouring elements of one block. So that the elements that are
 //! unpacked together meet theirs, rows of x are copied to scratch in that order, a few rows at a time, with
 //! zeros behind the last; a sum of every block lies beside, where there are shifts. Then four columns at a
-//! time go along with every row: sums of a vector of words, times their scales, added up lane by lane. What is
-//! added to what depends on neither the rows nor the columns of a block.
+//! time go along with every row: sums of a vector of words, times their scales, added up lane by lane. What
+//! is added to what depends on neither the rows nor the columns of a block.
 //!
 //! Polls after every row that is copied, and every [`STEPS`] words of four columns.
 

@@ -1,5 +1,5 @@
-//! `GroupQueryAttention` of `com.microsoft`: attention whose heads share keys, behind those of a past that may
-//! lie in a larger buffer, of which every sequence has filled its own part.
+//! `GroupQueryAttention` of `com.microsoft`: attention whose heads share keys, behind those of a past that
+//! may lie in a larger buffer, of which every sequence has filled its own part.
 
 use reef_graph::{Binary, DType, Op, Shape, Tensor, Unary, ValueId};
 
@@ -196,7 +196,7 @@ fn behind(
     }
     let all = b.concat(name, &[old, new], 2)?;
     let rows = past + steps;
-    // Row r of what is handed on is one of the past below its end, then a new one, then again one of the past.
+    // What is handed on has the rows of the past up to its end, then new ones, then again some of the past.
     let numbers: Vec<i64> = (0..present as i64).collect();
     let numbers = b.constant("", Tensor::i64([1, present], &numbers));
     let beyond = b.binary(name, Binary::Sub, numbers, places.begin)?;

@@ -93,7 +93,8 @@ pub(super) fn of_dequantized(
 ) -> Result<Option<ValueId>, Reject> {
     let Some(Dequantized { by, operands }) = b.dequantized(y).cloned() else { return Ok(None) };
     let (shape, weights) = (b.shape(x), PackedWeights { bits: by.bits, block: by.block });
-    let (Some((&last, rows)), [k, n]) = (shape.split_last(), b.shape(y)[..]) else { return Ok(None) };
+    let Some((&last, rows)) = shape.split_last() else { return Ok(None) };
+    let [k, n] = b.shape(y)[..] else { return Ok(None) };
     let fits = by.axis == 0 && weights.is_known() && last == k && shape.elements() > 0;
     let Some(integers) = b.known(operands[0]).filter(|_| fits && b.known(x).is_none()).cloned() else {
         return Ok(None);

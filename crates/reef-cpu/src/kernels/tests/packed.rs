@@ -1,5 +1,5 @@
-//! Products with packed weights: of every number of bits, with blocks smaller and larger than a vector of words,
-//! ends inside a block, and rows that do not go at once.
+//! Products with packed weights: of every number of bits, with blocks smaller and larger than a vector of
+//! words, ends inside a block, and rows that do not go at once.
 
 use reef_base::Rng;
 use reef_graph::{DType, PackedWeights, Shape, Tensor};
