@@ -23,6 +23,11 @@ DEFAULT_REEF = ROOT / "target" / "release" / "reef"
 MAX_REL_L2 = 1e-5
 MAX_ELEMENT = 1e-4
 
+# Types of at most 8 bits that reef's tensors do not have: its models declare the type that holds them, an element a
+# byte, integers as such and floats as their code.
+NARROW = {"int4": "int8", "int2": "int8", "uint4": "uint8", "uint2": "uint8"} | {
+    name: "code" for name in ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+                              "float4_e2m1fn")}
 DTYPES = {
     "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16,
     "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(int16)": np.int16, "tensor(int8)": np.int8,
@@ -109,6 +114,12 @@ def id_limits(path):
             name = alias[node.input[1]]
             limits[name] = min(rows[node.input[0]], limits.get(name, rows[node.input[0]]))
     return limits
+
+
+def held(array):
+    """An array as reef takes and gives it."""
+    by = NARROW.get(array.dtype.name)
+    return array if not by else array.view("u1") if by == "code" else array.astype(by)
 
 
 def random_input(tensor, case, seed):

@@ -131,6 +131,7 @@ fn run_block<'a>(
             recurrent::recurrent(spec, &mut access, packing, block)?;
         }
         KernelSpec::Along(spec) => loops::along(spec, &mut access, block),
+        KernelSpec::Packed(spec) => dense::packed(spec, &mut access, block),
         KernelSpec::Trees(spec) => loops::trees(spec, &mut access, block)?,
         KernelSpec::Vision(spec) => loops::vision(spec, &mut access, block)?,
         KernelSpec::Selection(spec) => run_selection(spec, &mut access)?,

@@ -12,6 +12,7 @@ mod indexed;
 mod integer;
 mod movement;
 mod nest;
+mod packed;
 mod program;
 mod recurrent;
 mod rows;
@@ -228,10 +229,11 @@ impl<'a> Lowering<'a> {
             Op::Recurrent(attrs) => self.recurrent(node, attrs),
             Op::Along { along, axis } => self.along(node, *along, *axis),
             Op::Selection(selection) => self.selection(node, selection),
+            Op::MatMulPacked(weights) => self.packed_product(node, *weights),
             Op::TreeEnsemble(aggregate) => self.trees(node, *aggregate),
             Op::Vision(vision) => self.vision(node, vision),
             Op::Host(host) => self.host(node, host.index),
-            Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape | Op::Expand => {
+            Op::Slice { .. } | Op::Transpose { .. } | Op::Reshape | Op::Expand | Op::BitCast { .. } => {
                 self.make_view(node);
                 Ok(())
             }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use reef_base::{AlignedBytes, Buffer, Rng};
 use reef_graph::{
-    Aggregate, Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, Picks, PoolAttrs,
-    PoolKind, Putting, Quantization, RecurrentAttrs, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId,
-    Vision, Windows, ZeroPoints,
+    Aggregate, Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PackedWeights,
+    Picks, PoolAttrs, PoolKind, Putting, Quantization, RecurrentAttrs, Reduce, Selection, Shape, Taps,
+    Tensor, Unary, ValueId, Vision, Windows, ZeroPoints,
 };
 
 use reef_graph::vision::{Col2Im, Coordinates, GridSample, Interpolation, Outside, RoiAlign};
@@ -84,7 +84,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 44] = [
+    let makers: [(&str, Maker); 45] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -128,6 +128,7 @@ pub fn all() -> Vec<Sample> {
         ("image at points", image_at_points),
         ("regions of an image", regions),
         ("windows and matrices", windows_and_matrices),
+        ("product with packed weights", packed),
         ("network", network),
     ];
     let hosted = hosted();
@@ -727,6 +728,18 @@ fn windows_and_matrices(s: &mut Sketch) {
     let z = vision(s, Vision::Det, &[y]);
     s.output(y);
     s.output(z);
+}
+
+/// Three rows times weights of four bits, with shifts.
+fn packed(s: &mut Sketch) {
+    let weights = PackedWeights { bits: 4, block: 32 };
+    let (k, n) = (70, 37);
+    let (blocks, bytes) = (weights.blocks(k), weights.row_bytes(k));
+    let packed = s.integers(DType::U8, &[n, bytes]);
+    let x = s.input(&[3, k]);
+    let inputs = [x, s.fixed(packed), s.constant(&[n, blocks]), s.constant(&[n, blocks])];
+    let y = s.node(Op::MatMulPacked(weights), &inputs, &[3, n]);
+    s.output(y);
 }
 
 /// Several stages, branches that may run side by side, and blocks that are worth killing.

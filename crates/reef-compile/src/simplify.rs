@@ -75,7 +75,8 @@ impl Rewriter {
         let (from, to) = (self.graph.value(input), self.graph.value(node.outputs[0]));
         let same = from.shape == to.shape && from.dtype == to.dtype;
         let idle = match &node.op {
-            Op::Reshape | Op::Expand | Op::Cast { .. } | Op::Slice { step: 1, .. } => true,
+            Op::Reshape | Op::Expand | Op::Slice { step: 1, .. } => true,
+            Op::Cast { .. } | Op::BitCast { .. } => true,
             Op::Concat { .. } => node.inputs.len() == 1,
             Op::Transpose { perm } => perm.iter().enumerate().all(|(axis, &from)| axis == from),
             Op::Pad { pads, .. } => pads.iter().all(|&pad| pad == (0, 0)),

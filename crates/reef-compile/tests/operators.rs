@@ -9,7 +9,8 @@ use reef_base::AlignedBytes;
 use reef_graph::scalar::Element;
 use reef_graph::trees::{LEAF, NODE_WORDS};
 use reef_graph::{
-    Aggregate, Binary, ConvAttrs, DType, Op, PoolAttrs, PoolKind, Reduce, Taps, Tensor, Unary, ValueId,
+    Aggregate, Binary, ConvAttrs, DType, Encoding, Op, PackedWeights, PoolAttrs, PoolKind, Reduce, Rounding,
+    SmallFloat, Taps, Tensor, Unary, ValueId,
 };
 
 #[test]
@@ -116,6 +117,9 @@ fn functions_of_one_element() {
         Asinh,
         Acosh,
         Atanh,
+        Encode(Encoding { format: SmallFloat::E4M3Fn, saturate: true, rounding: Rounding::Up }),
+        Encode(Encoding { format: SmallFloat::E8M0, saturate: false, rounding: Rounding::Nearest }),
+        Decode(SmallFloat::E2M1),
     ];
     for function in functions {
         let mut builder = Builder::new();
@@ -230,6 +234,42 @@ fn doubles_are_exact() {
     builder.output(padded);
     let inputs = [ends(DType::F64, &[12], |_| true), ends(DType::U64, &[12], |_| true)];
     harness::check_exactly("kinds of registers", &builder.graph, &inputs);
+}
+
+#[test]
+fn bits_as_another_type() {
+    for (from, to) in [
+        (DType::F32, DType::I32),
+        (DType::I64, DType::F64),
+        (DType::F64, DType::U64),
+        (DType::U8, DType::I8),
+        (DType::F16, DType::U16),
+    ] {
+        let mut builder = Builder::new();
+        let x = builder.typed_input(from, &[3, 5]);
+        let y = builder.typed_node(Op::BitCast { to }, &[x], to, &[3, 5]);
+        let turned = builder.typed_node(Op::Transpose { perm: vec![1, 0] }, &[y], to, &[5, 3]);
+        builder.check(&format!("{from} as {to}"), &[y, turned]);
+    }
+}
+
+#[test]
+fn products_with_packed_weights() {
+    for (bits, block, shifts) in [(4, 32, false), (4, 16, true), (8, 64, true), (2, 16, false)] {
+        let weights = PackedWeights { bits, block };
+        for (m, k, n) in [(1, 70, 9), (3, 16, 5)] {
+            let mut builder = Builder::new();
+            let (blocks, bytes) = (weights.blocks(k), weights.row_bytes(k));
+            let packed: Vec<u8> = (0..n * bytes).map(|at| (at * 37 + at / 5) as u8).collect();
+            let packed = Tensor::from_slice(DType::U8, [n, bytes].into(), &packed);
+            let x = builder.input(&[m, k]);
+            let packed = builder.graph.add_const("packed", packed);
+            let mut inputs = vec![x, packed, builder.constant(&[n, blocks])];
+            inputs.extend(shifts.then(|| builder.constant(&[n, blocks])));
+            let y = builder.node(Op::MatMulPacked(weights), &inputs, &[m, n]);
+            builder.check(&format!("{weights:?}, {m}x{k}x{n}, shifts: {shifts}"), &[y]);
+        }
+    }
 }
 
 #[test]

@@ -177,6 +177,7 @@ impl Cutter for CudaCutter {
             | KernelSpec::MaxPool(_)
             | KernelSpec::Resample(_)
             | KernelSpec::Along(_)
+            | KernelSpec::Packed(_)
             | KernelSpec::Trees(_)
             | KernelSpec::Vision(_)
             | KernelSpec::Selection(_)

@@ -1,6 +1,7 @@
 //! Host steps: kernels that the device has no code for, foreign ones, selections, recurrent networks of very
-//! large states, resamplings, decision trees, samplings of vision models, what goes along an axis or by indices,
-//! and element-wise programs that are long or have doubles. Where their operands lie, and what foreign code keeps.
+//! large states, resamplings, decision trees, samplings of vision models, products with packed weights, what goes
+//! along an axis or by indices, and element-wise programs that are long or have doubles. Where their operands lie, and
+//! what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
 //! where they are.
@@ -19,10 +20,10 @@ const GRAIN: usize = 64;
 /// Whether a kernel of a plan for a GPU runs on the host.
 pub fn is_hosted(kernel: &Kernel) -> bool {
     use KernelSpec::{
-        Along, Elementwise, Host, MaxPool, Put, Recurrent, Resample, Selection, Take, Trees, Vision,
+        Along, Elementwise, Host, MaxPool, Packed, Put, Recurrent, Resample, Selection, Take, Trees, Vision,
     };
     match &kernel.spec {
-        Host(_) | Selection(_) | Resample(_) | Along(_) | Trees(_) | Vision(_) => true,
+        Host(_) | Selection(_) | Resample(_) | Along(_) | Trees(_) | Vision(_) | Packed(_) => true,
         Take(_) | Put(_) | MaxPool(_) => true,
         Elementwise(spec) => spec.has_doubles() || spec.program.len() > STEPS_MAX,
         Recurrent(spec) => spec.hidden > RECURRENT_HIDDEN_MAX && spec.integers.is_none(),

@@ -64,6 +64,12 @@ fn run(loaded: &Loaded, kernel: usize, slot: usize, staging: &mut [u8]) -> Resul
                 Ok(())
             });
         }
+        KernelSpec::Packed(spec) => {
+            return step.run(kernel, packed, staging, |inputs, outputs| {
+                reef_plan::packed(spec, inputs, outputs);
+                Ok(())
+            });
+        }
         KernelSpec::Trees(spec) => {
             return step
                 .run(kernel, packed, staging, |inputs, outputs| trees(spec, inputs, outputs).map_err(fault));

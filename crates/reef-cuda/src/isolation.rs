@@ -220,7 +220,7 @@ impl Bench {
 }
 
 /// Samples with a kernel that the host runs.
-const HOSTED: [&str; 11] = [
+const HOSTED: [&str; 12] = [
     "elements taken by indices",
     "slices put by indices",
     "largest of windows",
@@ -231,6 +231,7 @@ const HOSTED: [&str; 11] = [
     "image at points",
     "regions of an image",
     "windows and matrices",
+    "product with packed weights",
     "host kernel",
 ];
 

@@ -1,7 +1,7 @@
 //! Functions of elements, by number: the numbers are those of `kernels/scalar.cuh`.
 
 use bytemuck::{Pod, Zeroable};
-use reef_graph::Unary;
+use reef_graph::{Encoding, Rounding, Unary};
 
 /// A function with its parameters, as kernels have it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
@@ -57,13 +57,28 @@ impl Function {
             Unary::Acosh => plain(36),
             Unary::Atanh => plain(37),
             Unary::BitNot => plain(38),
+            Unary::Encode(encoding) => Function { which: 39, a: number(encoding), b: 0.0 },
+            Unary::Decode(format) => Function { which: 40, a: format as u8 as f32, b: 0.0 },
         }
     }
+}
+
+/// How numbers become codes, as a number: format, whether they saturate, how powers of two are rounded.
+fn number(encoding: Encoding) -> f32 {
+    let rounding = match encoding.rounding {
+        Rounding::Up => 0,
+        Rounding::Down => 1,
+        Rounding::Nearest => 2,
+    };
+    (encoding.format as u8 + 8 * u8::from(encoding.saturate) + 16 * rounding) as f32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use reef_graph::SmallFloat;
+
+    const CODE: Encoding = Encoding { format: SmallFloat::E5M2, saturate: true, rounding: Rounding::Nearest };
 
     /// The kernels' own names and numbers.
     fn numbers() -> Vec<String> {
@@ -117,8 +132,18 @@ mod tests {
             (Unary::Acosh, "UNARY_ACOSH"),
             (Unary::Atanh, "UNARY_ATANH"),
             (Unary::BitNot, "UNARY_BIT_NOT"),
+            (Unary::Encode(CODE), "UNARY_ENCODE"),
+            (Unary::Decode(SmallFloat::E2M1), "UNARY_DECODE"),
         ];
         assert_eq!(numbers.len(), expected.len() + 1);
         expected.into_iter().for_each(|(function, name)| assert_eq!(named(function), name));
+        let formats =
+            include_str!("kernels/scalar.cuh").split("enum SmallFloat : unsigned {").nth(1).unwrap();
+        let formats: Vec<&str> = formats.split('}').next().unwrap().split(',').map(str::trim).collect();
+        for format in SmallFloat::ALL {
+            let name = format!("SMALL_{format:?}").to_uppercase();
+            assert_eq!(formats[format as usize], name);
+        }
+        assert_eq!(number(CODE), 2.0 + 8.0 + 32.0);
     }
 }

@@ -9,12 +9,14 @@ use reef_base::{AlignedBytes, TaskKey};
 use reef_compile::{CompileOptions, compile, reference};
 use reef_cuda::{CudaDevice, CudaOptions};
 use reef_device::{Device, DeviceError, Outcome};
-use reef_graph::{Binary, DType, Graph, Op, Quantization, Shape, Tensor, Unary, ValueId};
+use reef_graph::{
+    Binary, DType, Encoding, Graph, Op, Quantization, Rounding, Shape, SmallFloat, Tensor, Unary, ValueId,
+};
 use reef_plan::Precision;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-const UNARY: [Unary; 38] = [
+const UNARY: [Unary; 42] = [
     Unary::Relu,
     Unary::LeakyRelu(0.1),
     Unary::Elu(1.5),
@@ -53,6 +55,10 @@ const UNARY: [Unary; 38] = [
     Unary::Atanh,
     Unary::Not,
     Unary::BitNot,
+    Unary::Encode(Encoding { format: SmallFloat::E4M3Fn, saturate: false, rounding: Rounding::Up }),
+    Unary::Encode(Encoding { format: SmallFloat::E8M0, saturate: true, rounding: Rounding::Nearest }),
+    Unary::Decode(SmallFloat::E5M2),
+    Unary::Decode(SmallFloat::E4M3Fnuz),
 ];
 
 const BINARY: [Binary; 22] = [

@@ -3,12 +3,13 @@
 //! Invariants (checked by [`Graph::validate`]): nodes are in topological order; every value is made exactly
 //! once, by the graph's inputs, a constant or one node; constants agree with their declared type and shape;
 //! a recurrent network, and what goes along an axis, by indices or through windows, has the operands and
-//! outputs that its attributes tell of, an ensemble of trees those that it needs.
+//! outputs that its attributes tell of, an ensemble of trees and a product with packed weights those that they need.
 
 use std::fmt;
 
 use crate::dtype::DType;
 use crate::op::Op;
+use crate::packed::PackedWeights;
 use crate::tensor::{Shape, Tensor};
 use crate::trees;
 
@@ -234,6 +235,9 @@ impl Graph {
             if let Op::TreeEnsemble(_) = &node.op {
                 self.check_trees(node).map_err(fail)?;
             }
+            if let Op::MatMulPacked(weights) = &node.op {
+                self.check_packed(node, *weights).map_err(fail)?;
+            }
         }
         let unmade = self.outputs.iter().position(|id| !ready.get(id.index()).copied().unwrap_or(false));
         unmade.map_or(Ok(()), |index| Err(GraphError::Output { index }))
@@ -258,6 +262,12 @@ impl Graph {
         let fact = |id: &ValueId| (self.value(*id).dtype, self.value(*id).shape.clone());
         let inputs: Vec<_> = node.inputs.iter().map(fact).collect();
         trees::flaw_of(&inputs, &fact(&node.outputs[0])).map_or(Ok(()), Err)
+    }
+
+    fn check_packed(&self, node: &Node, weights: PackedWeights) -> Result<(), String> {
+        let fact = |id: &ValueId| (self.value(*id).dtype, self.value(*id).shape.clone());
+        let inputs: Vec<_> = node.inputs.iter().map(fact).collect();
+        weights.flaw(&inputs, &fact(&node.outputs[0])).map_or(Ok(()), |flaw| Err(format!("it {flaw}")))
     }
 
     fn push_value(&mut self, value: Value) -> ValueId {

@@ -3,10 +3,12 @@
 use crate::along::Along;
 use crate::dtype::DType;
 use crate::indexed::{Picks, Putting};
+use crate::packed::PackedWeights;
 use crate::quantized::{Quantization, ZeroPoints};
 use crate::recurrent::RecurrentAttrs;
 use crate::resample::Taps;
 use crate::selection::Selection;
+use crate::small_float::{Encoding, SmallFloat};
 use crate::trees::Aggregate;
 use crate::vision::Vision;
 use crate::windows::Windows;
@@ -90,6 +92,10 @@ pub enum Unary {
     Not,
     /// Every bit turned, of integers.
     BitNot,
+    /// The code of a number in a small floating-point format, as a number.
+    Encode(Encoding),
+    /// The number with this code in a small floating-point format.
+    Decode(SmallFloat),
 }
 
 /// A function of two elements, broadcast by NumPy's rules.
@@ -240,6 +246,9 @@ pub enum Op {
         /// b is stored `[…,N,K]`.
         trans_b: bool,
     },
+    /// Inputs x (f32) `[M,K]`, weights (u8) `[N, bytes of a row]`, scales (f32) `[N, blocks]` and perhaps
+    /// shifts (the same): x times the numbers that the weights stand for, f32 `[M,N]`.
+    MatMulPacked(PackedWeights),
     /// Inputs a (u8 or i8) `[…,M,K]` and b (u8 or i8) `[…,K,N]`, whose batch axes broadcast, then the zero
     /// points that there are: of a (its type; one element, or broadcast to `[…,M,1]`), of b (its type; one
     /// element, or broadcast to `[…,1,N]`). Output i32: `Σₖ (a − zero of a)·(b − zero of b)`, wrapped.
@@ -349,6 +358,11 @@ pub enum Op {
         /// The output's type.
         to: DType,
     },
+    /// The same bits as elements of another type of as many bytes.
+    BitCast {
+        /// The output's type.
+        to: DType,
+    },
     /// Constant padding: `(before, after)` for every axis.
     Pad {
         /// For every axis, elements added before and after.
@@ -398,6 +412,7 @@ impl Op {
         match self {
             Op::Conv(_) => "Conv",
             Op::MatMul { .. } => "MatMul",
+            Op::MatMulPacked(_) => "MatMulPacked",
             Op::MatMulInteger(_) => "MatMulInteger",
             Op::ConvInteger(..) => "ConvInteger",
             Op::Quantize(_) => "Quantize",
@@ -422,6 +437,7 @@ impl Op {
             Op::MaxPool(_) => "MaxPool",
             Op::Resample { .. } => "Resample",
             Op::Cast { .. } => "Cast",
+            Op::BitCast { .. } => "BitCast",
             Op::Pad { .. } => "Pad",
             Op::Recurrent(attrs) => attrs.cell.name(),
             Op::Along { along, .. } => along.name(),

@@ -99,6 +99,8 @@ pub fn unary(function: Unary, x: f64) -> f64 {
         Unary::Atanh => atanh(x),
         Unary::BitNot => f64::NAN,
         Unary::Not => f64::from(x == 0.0),
+        Unary::Encode(encoding) => f64::from(encoding.encode(x as f32)),
+        Unary::Decode(format) => f64::from(format.decode(x as u8)),
     }
 }
 

@@ -3,6 +3,8 @@
 //! What a model says about such a file is checked before tract opens it: the file is there, in the model's
 //! directory, and holds as many bytes as the tensor's shape needs. So a broken header allocates nothing.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path};
 
 use tract_onnx::pb::{StringStringEntryProto, TensorProto};
@@ -37,6 +39,23 @@ pub(crate) fn check(tensor: &mut TensorProto, bytes: usize, directory: Option<&s
         tensor.external_data.push(entry);
     }
     Ok(())
+}
+
+/// Reads the bytes of a tensor that lie in a file beside the model.
+pub(crate) fn read(proto: &TensorProto, directory: Option<&str>, bytes: &mut [u8]) -> Result<(), String> {
+    let entry = |key: &str| proto.external_data.iter().find(|entry| entry.key == key);
+    let (Some(directory), Some(location)) = (directory, entry("location")) else {
+        return Err("its data is in another file".into());
+    };
+    let directory = if directory.is_empty() { "." } else { directory };
+    let offset = entry("offset").and_then(|offset| offset.value.parse().ok()).unwrap_or(0);
+    let path = Path::new(directory).join(&location.value);
+    let mut read = || {
+        let mut file = File::open(&path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(bytes)
+    };
+    read().map_err(|error: std::io::Error| format!("its external data, {}: {error}", path.display()))
 }
 
 /// Bytes of the file at `location` in the model's directory.

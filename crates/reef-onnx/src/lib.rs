@@ -23,6 +23,7 @@ mod import;
 mod indices;
 mod model;
 mod names;
+mod narrow;
 mod passes;
 mod plain;
 mod proto;

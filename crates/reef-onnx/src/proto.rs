@@ -18,6 +18,7 @@ use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
 use crate::decl::{Dim, TensorDecl};
 use crate::error::ImportError;
 use crate::names::STANDARD;
+use crate::narrow::{self, Narrow};
 use crate::register::{self, attributes};
 use crate::{external, functions, names, plain};
 
@@ -49,7 +50,10 @@ pub(crate) fn decode(bytes: Vec<u8>, directory: Option<&str>) -> Result<pb::Mode
     let classical_set = model.opset_import.iter().find(classical).map_or(0, |import| import.version);
     let operators = Operators { operator_set, classical_set };
     operators.check_graph(graph)?;
-    model.graph.iter_mut().for_each(|graph| plain::plain(graph, operator_set));
+    if let Some(graph) = &mut model.graph {
+        narrow::rewrite(graph)?;
+        plain::plain(graph, operator_set);
+    }
     Ok(model)
 }
 
@@ -288,7 +292,8 @@ fn check_tensor(tensor: &mut pb::TensorProto, directory: Option<&str>) -> Result
     if code == DataType::String {
         return Ok(());
     }
-    let Some(dtype) = dtype_of(code) else {
+    let narrow = Narrow::of(tensor.data_type.into());
+    let Some(dtype) = dtype_of(code).or(narrow.map(Narrow::held)) else {
         return Err(fail(format!("element type {} is not supported", code.as_str_name())));
     };
     let elements = tensor.dims.iter().try_fold(1usize, |product, &dim| {
@@ -297,6 +302,15 @@ fn check_tensor(tensor: &mut pb::TensorProto, directory: Option<&str>) -> Result
     let Some(elements) = elements else {
         return Err(fail(format!("shape {:?} is not one", tensor.dims)));
     };
+    if let Some(narrow) = narrow {
+        let elsewhere = |tensor: &mut pb::TensorProto, bytes: usize| {
+            external::check(tensor, bytes, directory)?;
+            let mut data = vec![0; bytes];
+            external::read(tensor, directory, &mut data)?;
+            Ok(data)
+        };
+        return narrow::unpack(tensor, narrow, elements, elsewhere).map_err(fail);
+    }
     if tensor.data_location == Some(DataLocation::External as i32) && tensor.raw_data.is_empty() {
         return external::check(tensor, elements * dtype.bytes(), directory).map_err(fail);
     }

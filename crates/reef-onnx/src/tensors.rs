@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use reef_base::AlignedBytes;
@@ -13,7 +12,7 @@ use tract_onnx::pb::tensor_proto::DataLocation;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
 use crate::error::ImportError;
-use crate::proto;
+use crate::{external, proto};
 
 /// The tensor that `proto` says, which was checked when the file was read; external data are looked up in
 /// `directory`.
@@ -28,7 +27,7 @@ pub(crate) fn read(proto: &TensorProto, directory: Option<&str>) -> Result<Tenso
     if !proto.raw_data.is_empty() {
         fill(bytes, &proto.raw_data)?;
     } else if external {
-        external_data(proto, directory, bytes).map_err(|why| format!("tensor {}: {why}", proto.name))?;
+        external::read(proto, directory, bytes).map_err(|why| format!("tensor {}: {why}", proto.name))?;
     } else {
         fill(bytes, &listed(proto, dtype))?;
     }
@@ -53,22 +52,6 @@ fn listed(proto: &TensorProto, dtype: DType) -> Vec<u8> {
         DType::U64 | DType::U32 => proto.uint64_data.iter().flat_map(narrow).collect(),
         _ => proto.int32_data.iter().flat_map(|value| narrow(&(*value as u32).into())).collect(),
     }
-}
-
-fn external_data(proto: &TensorProto, directory: Option<&str>, bytes: &mut [u8]) -> Result<(), String> {
-    let entry = |key: &str| proto.external_data.iter().find(|entry| entry.key == key);
-    let (Some(directory), Some(location)) = (directory, entry("location")) else {
-        return Err("its data is in another file".into());
-    };
-    let directory = if directory.is_empty() { "." } else { directory };
-    let offset = entry("offset").and_then(|offset| offset.value.parse().ok()).unwrap_or(0);
-    let path = Path::new(directory).join(&location.value);
-    let mut read = || {
-        let mut file = File::open(&path)?;
-        file.seek(SeekFrom::Start(offset))?;
-        file.read_exact(bytes)
-    };
-    read().map_err(|error: std::io::Error| format!("its external data, {}: {error}", path.display()))
 }
 
 /// A tensor as a message under a name.

@@ -13,6 +13,7 @@ pub mod integer;
 pub mod interpreter;
 pub mod layout;
 pub mod meter;
+pub mod packed;
 pub mod plan;
 pub mod program;
 mod reach;
@@ -40,6 +41,7 @@ pub use integer::{Factors, IntegerEpilogue, IntegerPanels, Per, Requantize, Scal
 pub use interpreter::{Interpreter, TaskMemory};
 pub use layout::{At, Layout, Matrices, OwnLayout};
 pub use meter::Meter;
+pub use packed::{PackedSpec, packed};
 pub use plan::{Cost, IoSpec, Kernel, Plan, PlanHash, PlanParts, Restart, Stage};
 pub use program::RegisterKind;
 pub use recur::recur;

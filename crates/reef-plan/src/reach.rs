@@ -179,6 +179,16 @@ pub(crate) fn reaches(
             let x = dense((spec.dtype, spec.rows() * spec.extent));
             (vec![x], spec.outputs().into_iter().map(dense).collect())
         }
+        KernelSpec::Packed(spec) => {
+            if !spec.weights.is_known() {
+                return Err("has weights that are packed in no known way");
+            }
+            let by_block = Reach::dense(F32, spec.n * spec.blocks_of_row());
+            let mut reads =
+                vec![Reach::dense(F32, spec.m * spec.k), Reach::dense(1, spec.n * spec.row_bytes())];
+            reads.extend([Some(by_block.clone()), spec.shifts.then_some(by_block)].into_iter().flatten());
+            (reads, vec![Reach::dense(F32, spec.m * spec.n)])
+        }
         KernelSpec::Trees(spec) => {
             let reads = spec.reads().iter().map(|&count| Reach::dense(F32, count)).collect();
             (reads, vec![Reach::dense(F32, spec.rows * spec.targets)])

@@ -18,6 +18,7 @@ use crate::indexed::{PutSpec, TakeSpec};
 use crate::integer::{Factors, IntegerEpilogue, Per};
 use crate::layout::Matrices;
 use crate::meter::Meter;
+use crate::packed::PackedSpec;
 use crate::recurrent::RecurrentSpec;
 use crate::resample::ResampleSpec;
 use crate::selection::SelectionSpec;
@@ -657,6 +658,8 @@ pub enum KernelSpec {
     Recurrent(RecurrentSpec),
     /// See [`AlongSpec`].
     Along(AlongSpec),
+    /// See [`PackedSpec`].
+    Packed(PackedSpec),
     /// See [`TreesSpec`].
     Trees(TreesSpec),
     /// See [`VisionSpec`].
@@ -693,6 +696,7 @@ impl KernelSpec {
             KernelSpec::Resample(spec) => spec.tile_rows > 0 && spec.tile_columns > 0,
             KernelSpec::Recurrent(spec) => spec.tile_rows > 0,
             KernelSpec::Along(spec) => spec.tile > 0,
+            KernelSpec::Packed(spec) => spec.tile > 0,
             KernelSpec::Trees(spec) => spec.tile > 0,
             KernelSpec::Vision(spec) => spec.tile > 0 && spec.writes().is_ok(),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => true,
@@ -721,6 +725,7 @@ impl KernelSpec {
             KernelSpec::Resample(spec) => spec.blocks(),
             KernelSpec::Recurrent(spec) => spec.batch.div_ceil(spec.tile_rows),
             KernelSpec::Along(spec) => spec.rows().div_ceil(spec.tile),
+            KernelSpec::Packed(spec) => spec.n.div_ceil(spec.tile),
             KernelSpec::Trees(spec) => spec.rows.div_ceil(spec.tile),
             KernelSpec::Vision(spec) => spec.units().div_ceil(spec.tile),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => 1,
@@ -758,6 +763,7 @@ impl KernelSpec {
                 (spec.panel_width, spec.tile_rows) = (0, spec.batch.max(1));
             }
             KernelSpec::Along(spec) => spec.tile = spec.rows().max(1),
+            KernelSpec::Packed(spec) => spec.tile = spec.n.max(1),
             KernelSpec::Trees(spec) => spec.tile = spec.rows.max(1),
             KernelSpec::Vision(spec) => spec.tile = spec.units().max(1),
             KernelSpec::Selection(_) | KernelSpec::Host(_) => {}
@@ -787,6 +793,7 @@ impl KernelSpec {
             KernelSpec::Resample(_) => "resample",
             KernelSpec::Recurrent(_) => "recurrent",
             KernelSpec::Along(spec) => spec.name(),
+            KernelSpec::Packed(_) => "packed-matmul",
             KernelSpec::Trees(_) => "trees",
             KernelSpec::Vision(spec) => spec.name(),
             KernelSpec::Selection(spec) => spec.name(),

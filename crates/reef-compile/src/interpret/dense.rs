@@ -1,8 +1,9 @@
 //! Convolutions, products and pools.
 
-use reef_graph::{PoolKind, Unary};
+use reef_graph::{DType, PoolKind, Unary};
 use reef_plan::{
-    At, AttentionSpec, ConvSpec, DepthwiseSpec, Epilogue, Masking, MatMulSpec, Matrices, Packing, PoolSpec,
+    At, AttentionSpec, ConvSpec, DepthwiseSpec, Epilogue, Masking, MatMulSpec, Matrices, PackedSpec, Packing,
+    PoolSpec,
 };
 
 use super::{Access, part};
@@ -145,6 +146,24 @@ pub(super) fn matmul(spec: &MatMulSpec, access: &mut Access<'_, '_>, block: usiz
                     * access.load_f32(1, b + k * spec.b_strides[0] + n * spec.b_strides[1]);
             }
             access.store_f32(c + m * spec.c_row_stride + n, f64::from(spec.alpha) * sum);
+        }
+    }
+}
+
+pub(super) fn packed(spec: &PackedSpec, access: &mut Access<'_, '_>, block: usize) {
+    let (blocks, bytes) = (spec.blocks_of_row(), spec.row_bytes());
+    for column in part(block, spec.tile, spec.n) {
+        let mut loaded = |operand: usize, dtype: DType, first: usize, count: usize| -> Vec<f64> {
+            (first..first + count).map(|at| access.load(operand, dtype, at).float()).collect()
+        };
+        let row: Vec<u8> =
+            loaded(1, DType::U8, column * bytes, bytes).into_iter().map(|byte| byte as u8).collect();
+        let scales = loaded(2, DType::F32, column * blocks, blocks);
+        let shifts = if spec.shifts { loaded(3, DType::F32, column * blocks, blocks) } else { vec![] };
+        for m in 0..spec.m {
+            let x: Vec<f64> = (0..spec.k).map(|at| access.load_f32(0, m * spec.k + at)).collect();
+            let value = spec.element(|at| x[at], &row, |block| scales[block], |block| shifts[block]);
+            access.store_f32(m * spec.n + column, value);
         }
     }
 }

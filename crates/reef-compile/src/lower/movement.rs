@@ -27,7 +27,7 @@ fn joins(from: &[usize], to: &[usize]) -> Option<Vec<Range<usize>>> {
 }
 
 impl Lowering<'_> {
-    /// Slices, transposes, broadcasts and reshapes.
+    /// Slices, transposes, broadcasts, reshapes, and the same bits as another type.
     pub(super) fn make_view(&mut self, node: &Node) {
         let x = self.view(node.inputs[0]);
         let dims = &self.graph.value(node.outputs[0]).shape;
@@ -35,6 +35,7 @@ impl Lowering<'_> {
             Op::Slice { axis, begin, step, .. } => x.slice(*axis, *begin, dims[*axis], *step),
             Op::Transpose { perm } => x.permute(perm),
             Op::Expand => x.broadcast(dims),
+            Op::BitCast { to } => View { dtype: *to, ..x },
             _ => match x.reshape(dims) {
                 Some(view) => view,
                 None => self.joined(&x, node).unwrap_or_else(|| {

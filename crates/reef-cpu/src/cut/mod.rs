@@ -5,6 +5,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod integer;
+pub(crate) mod packed;
 mod scratch;
 mod tile;
 mod vision;
@@ -12,9 +13,9 @@ mod vision;
 use reef_graph::Along;
 use reef_plan::cut::{Cutter, Weights, Work};
 use reef_plan::{
-    AlongSpec, AttentionSpec, ConvSpec, ElementwiseSpec, GatherSpec, IntegerConvSpec, Isa, KernelSpec,
-    MatMulSpec, MaxPoolSpec, Packing, Place, Plan, PutSpec, RecurrentSpec, RowFunction, SelectionSpec,
-    TakeSpec, Target, TreesSpec, VisionSpec, trees_flaw,
+    AlongSpec, AttentionSpec, ConvSpec, ElementwiseSpec, GatherSpec, IntegerConvSpec, IntegerMatMulSpec, Isa,
+    KernelSpec, MatMulSpec, MaxPoolSpec, PackedSpec, Packing, Place, Plan, PutSpec, RecurrentSpec,
+    RowFunction, SelectionSpec, TakeSpec, Target, TreesSpec, VisionSpec, trees_flaw,
 };
 
 pub(crate) use scratch::sorts;
@@ -125,6 +126,17 @@ impl CpuCutter {
         spec
     }
 
+    fn integer_matmul(&self, mut spec: IntegerMatMulSpec, ns: f64) -> IntegerMatMulSpec {
+        let product = &mut spec.product;
+        // Panels of bytes: four rows take the room of one of floats.
+        let depth = product.k.div_ceil(4);
+        let (rows, columns) =
+            tile::matmul_tiles(self.target, product.planes(), product.m, product.n, depth, ns);
+        let columns = columns.next_multiple_of(INTEGER_COLUMNS).min(product.n.max(1));
+        (product.tile_rows, product.tile_columns) = (rows, columns);
+        spec
+    }
+
     fn elementwise(&self, mut spec: ElementwiseSpec, ns: f64) -> ElementwiseSpec {
         let inner = *spec.dims.last().expect("a loop has an axis");
         let granule = if (TILE_GRANULE..=INNER_GRANULE_MAX).contains(&inner) { inner } else { TILE_GRANULE };
@@ -159,21 +171,7 @@ impl Cutter for CpuCutter {
             KernelSpec::Conv(spec) => KernelSpec::Conv(self.conv(spec)),
             KernelSpec::MatMul(spec) => KernelSpec::MatMul(self.matmul(spec, ns)),
             KernelSpec::IntegerConv(spec) => KernelSpec::IntegerConv(self.integer_conv(spec)),
-            KernelSpec::IntegerMatMul(mut spec) => {
-                let product = &mut spec.product;
-                // Panels of bytes: four rows take the room of one of floats.
-                let (rows, columns) = tile::matmul_tiles(
-                    self.target,
-                    product.planes(),
-                    product.m,
-                    product.n,
-                    product.k.div_ceil(4),
-                    ns,
-                );
-                let columns = columns.next_multiple_of(INTEGER_COLUMNS).min(product.n.max(1));
-                (product.tile_rows, product.tile_columns) = (rows, columns);
-                KernelSpec::IntegerMatMul(spec)
-            }
+            KernelSpec::IntegerMatMul(spec) => KernelSpec::IntegerMatMul(self.integer_matmul(spec, ns)),
             KernelSpec::Elementwise(spec) => KernelSpec::Elementwise(self.elementwise(spec, ns)),
             KernelSpec::Depthwise(mut spec) => {
                 spec.tile_rows = split(spec.tile_rows, 1);
@@ -217,6 +215,7 @@ impl Cutter for CpuCutter {
                 spec.tile = split(spec.tile, spec.inner.min(TILE_GRANULE));
                 KernelSpec::Along(spec)
             }
+            KernelSpec::Packed(spec) => KernelSpec::Packed(PackedSpec { tile: split(spec.tile, 4), ..spec }),
             KernelSpec::Trees(spec) => KernelSpec::Trees(TreesSpec { tile: split(spec.tile, 1), ..spec }),
             KernelSpec::Vision(spec) => {
                 let tile = split(spec.tile, vision::granule(&spec));
@@ -265,6 +264,8 @@ impl Cutter for CpuCutter {
                 tile::recurrent_step_ns(isa, spec, rows) * (spec.steps * spec.batch.div_ceil(rows)) as f64
             }
             KernelSpec::Along(spec) => tile::stream_ns(isa, bytes, 0.0) + rows_ns(spec),
+            // Unpacking a weight takes as long as two products.
+            KernelSpec::Packed(_) => tile::compute_ns(isa, flops * 3.0).max(tile::stream_ns(isa, bytes, 0.0)),
             KernelSpec::Trees(spec) => {
                 let near = spec.nodes * NODE_BYTES < NEAR_BYTES;
                 tile::stream_ns(isa, bytes, 0.0) + flops * if near { STEP_NS } else { FAR_STEP_NS }

@@ -3,7 +3,7 @@
 use reef_graph::Along;
 use reef_plan::{AlongSpec, KernelSpec, RecurrentSpec, RowFunction, SelectionSpec};
 
-use super::{attention, integer};
+use super::{attention, integer, packed};
 
 /// Elements that an element-wise kernel works on at a time.
 const ELEMENTWISE_CHUNK: usize = 512;
@@ -27,6 +27,7 @@ pub(super) fn bytes(kernel: &KernelSpec) -> usize {
         KernelSpec::Along(spec) => along(spec),
         KernelSpec::Vision(spec) => super::vision::scratch(spec),
         KernelSpec::Selection(spec) => selection(spec),
+        KernelSpec::Packed(spec) => packed::scratch_bytes(spec),
         KernelSpec::Attention(spec) => attention::parts(spec, spec.tile_rows).end,
         KernelSpec::Pool(_)
         | KernelSpec::Gather(_)

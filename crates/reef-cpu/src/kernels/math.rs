@@ -2,7 +2,7 @@
 //!
 //! The polynomials were fitted with 40 digits (Chebyshev) over the reduced ranges given beside them.
 
-use reef_graph::{Unary, scalar};
+use reef_graph::{Encoding, SmallFloat, Unary, scalar};
 
 use super::vector::{Leaf, Vector};
 
@@ -216,6 +216,27 @@ fn wide(function: Unary, x: f32) -> f32 {
     scalar::unary(function, f64::from(x)) as f32
 }
 
+/// A way between numbers and their codes in a small format.
+#[derive(Clone, Copy)]
+enum Code {
+    To(Encoding),
+    Of(SmallFloat),
+}
+
+/// Codes of numbers, or numbers of codes, lane by lane.
+#[inline(always)]
+fn each_code<V: Vector>(x: V, code: Code) -> V {
+    let mut lanes = x.lanes();
+    for lane in &mut lanes[..V::LANES] {
+        *lane = match code {
+            Code::To(encoding) => f32::from(encoding.encode(*lane)),
+            Code::Of(format) => format.decode(*lane as u8),
+        };
+    }
+    // SAFETY: `x` shows that the instruction set is enabled; there are 16 lanes.
+    unsafe { V::load(lanes.as_ptr()) }
+}
+
 /// `to[i] = function(from[i])` for `count` floats; `to` may be `from`.
 pub(super) struct Map {
     pub(super) function: Unary,
@@ -290,6 +311,8 @@ impl Leaf for Map {
             | Unary::Acosh
             | Unary::Atanh) => each!(x => each_lane(x, |x| wide(function, x))),
             Unary::BitNot => unreachable!("floats have no bits to turn"),
+            Unary::Encode(encoding) => each!(x => each_code(x, Code::To(encoding))),
+            Unary::Decode(format) => each!(x => each_code(x, Code::Of(format))),
             // Of a register that holds floats, against all sense: 1 for 0.
             Unary::Not => each!(x => V::select(x.equal(x.set(0.0)), x.set(1.0), x.set(0.0))),
         }

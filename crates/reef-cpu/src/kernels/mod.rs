@@ -51,6 +51,7 @@ mod max_pool;
 mod micro;
 mod nest;
 mod pace;
+mod packed;
 mod plain;
 mod pool;
 mod recurrent;
@@ -97,6 +98,7 @@ pub(crate) fn prepare(kernel: &Kernel, _plan: &Plan, isa: Isa) -> Box<dyn BlockK
         KernelSpec::Resample(spec) => resample::prepare(spec, kernel, isa),
         KernelSpec::Recurrent(spec) => recurrent::prepare(spec, kernel, isa),
         KernelSpec::Along(spec) => along::prepare(spec, kernel, isa),
+        KernelSpec::Packed(spec) => packed::prepare(spec, kernel, isa),
         KernelSpec::Trees(spec) => Box::new(trees::Trees::new(spec, kernel)),
         KernelSpec::Vision(spec) => vision::prepare(spec, kernel, isa),
         KernelSpec::Selection(spec) => selection::prepare(spec, kernel),

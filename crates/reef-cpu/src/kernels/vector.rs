@@ -42,6 +42,8 @@ pub(super) trait Vector:
     const STEPS: usize;
     /// A truth value per lane.
     type Mask: Copy;
+    /// Thirty-two bits per lane, with several codes of few bits in them.
+    type Words: Copy;
 
     /// Runs `leaf` with the instruction set enabled. Never inlined.
     ///
@@ -93,6 +95,26 @@ pub(super) trait Vector:
             }
         }
     }
+    /// The first `count` (at most `LANES`) words, zeros behind them.
+    ///
+    /// # Safety
+    /// Inside [`Vector::enter`]; `count` words are readable.
+    unsafe fn words(from: *const u8, count: usize) -> Self::Words;
+    /// The number in the lowest `BITS` (2, 4 or 8) of every word, less the middle, 2^(`BITS` − 1).
+    ///
+    /// # Safety
+    /// Inside [`Vector::enter`].
+    unsafe fn lowest<const BITS: u32>(words: Self::Words) -> Self;
+    /// The words without their lowest `BITS`, of which what is above moves to their place.
+    ///
+    /// # Safety
+    /// Inside [`Vector::enter`].
+    unsafe fn next<const BITS: u32>(words: Self::Words) -> Self::Words;
+    /// In lane i the float `i >> shift`, of which the first `count` are there, zeros behind them.
+    ///
+    /// # Safety
+    /// Inside [`Vector::enter`]; the first `min(count, LANES)` floats are readable.
+    unsafe fn spread(from: *const f32, count: usize, shift: u32) -> Self;
 
     /// `x` in every lane.
     fn set(self, x: f32) -> Self;

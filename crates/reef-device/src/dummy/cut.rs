@@ -136,6 +136,7 @@ impl Cutter for DummyCutter {
                 }
             }
             KernelSpec::Along(spec) => spec.tile = self.split(spec.tile),
+            KernelSpec::Packed(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Trees(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Vision(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_) => {}

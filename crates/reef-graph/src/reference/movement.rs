@@ -1,6 +1,6 @@
 //! Operators that move elements.
 
-use crate::{AllowedIndices, DType, Shape, axis_index};
+use crate::{AllowedIndices, DType, Shape, Tensor, axis_index};
 
 use super::{Grid, flatten, indices};
 use crate::scalar::Element;
@@ -58,6 +58,14 @@ pub(super) fn gather(data: &Grid, picks: &Grid, axis: usize) -> Result<Vec<Eleme
         }
     }
     Ok(result)
+}
+
+/// The same bytes as elements of another type.
+pub(super) fn bits(x: &Tensor, to: DType, shape: &Shape) -> Result<Tensor, String> {
+    match (x.dtype().bytes() == to.bytes(), x.shape() == shape) {
+        (true, true) => Ok(Tensor::new(to, shape.clone(), x.bytes().clone())),
+        _ => Err(format!("makes {to}{shape} of the bits of {}{}", x.dtype(), x.shape())),
+    }
 }
 
 pub(super) fn pad(

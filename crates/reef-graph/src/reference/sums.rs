@@ -1,6 +1,6 @@
 //! Operators that sum, pool or normalise.
 
-use crate::{ConvAttrs, PoolAttrs, PoolKind, Reduce, Shape, Taps};
+use crate::{ConvAttrs, PackedWeights, PoolAttrs, PoolKind, Reduce, Shape, Taps, Tensor};
 
 use super::{Grid, flatten, indices};
 use crate::scalar::{Element, larger, smaller};
@@ -55,6 +55,27 @@ pub(super) fn matmul(grids: &[Grid], trans_a: bool, trans_b: bool, shape: &Shape
             sum += left * b.broadcast_at(&at).float();
         }
         Element::Float(sum)
+    };
+    indices(shape).map(output).collect()
+}
+
+pub(super) fn packed(
+    weights: PackedWeights,
+    inputs: &[&Tensor],
+    grids: &[Grid],
+    shape: &Shape,
+) -> Vec<Element> {
+    let (x, depth) = (&grids[0], grids[0].dims[1]);
+    let bytes = weights.row_bytes(depth);
+    let output = |index: Vec<usize>| {
+        let row = &inputs[1].bytes().as_slice()[index[1] * bytes..][..bytes];
+        let term = |at: usize| {
+            let block = [index[1], at / weights.block];
+            let shift = grids.get(3).map_or(0.0, |shifts| shifts.at(&block).float());
+            let number = f64::from(weights.element(row, at)) * grids[2].at(&block).float() - shift;
+            x.at(&[index[0], at]).float() * number
+        };
+        Element::Float((0..depth).map(term).sum())
     };
     indices(shape).map(output).collect()
 }

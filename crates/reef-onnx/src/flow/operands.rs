@@ -28,6 +28,7 @@ pub(super) fn deciding(operator: &str) -> &'static [usize] {
         "Range" => &[0, 1, 2],
         "MelWeightMatrix" => &[0, 1, 2, 3, 4],
         "MaxUnpool" | "NonMaxSuppression" => &[2],
+        "com.microsoft.GroupQueryAttention" => &[6],
         _ => &[],
     }
 }

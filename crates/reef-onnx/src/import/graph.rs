@@ -21,6 +21,13 @@ const FOLDED_AT_ONCE_MAX: usize = 1 << 16;
 /// Products of elements that are kept before they are added, in types that products have no kernel for.
 const SPREAD_PRODUCTS_MAX: usize = 1 << 22;
 
+/// What a constant was made of: integers of few bits, scales and perhaps zero points.
+#[derive(Clone, Debug)]
+pub(crate) struct Dequantized {
+    pub by: Quantization,
+    pub operands: Vec<ValueId>,
+}
+
 /// A graph in the making.
 #[derive(Clone, Debug)]
 pub(crate) struct Builder<'m> {
@@ -103,11 +110,11 @@ impl<'m> Builder<'m> {
         Ok(made)
     }
 
-    /// What numbers that are computed later are made of: the integers, by what, and the scales and zero points.
-    fn later(&self, id: ValueId) -> Option<(ValueId, Quantization, Vec<ValueId>)> {
+    /// What a constant was made of, if that was integers.
+    pub fn dequantized(&self, id: ValueId) -> Option<Dequantized> {
         let node = self.maker(id).filter(|_| self.deferred.contains_key(&id))?;
         let Op::Dequantize(by) = node.op else { return None };
-        Some((node.inputs[0], by, node.inputs[1..].to_vec()))
+        Some(Dequantized { by, operands: node.inputs.clone() })
     }
 
     /// The whole numbers that a constant operand is.
@@ -216,13 +223,13 @@ impl<'m> Builder<'m> {
         if fitting(&shape)? != from.elements() {
             return super::wrong(format!("the elements of shape {from} do not fill {shape}"));
         }
-        if let Some((integers, by, how)) = self.later(x)
+        if let Some(Dequantized { by, operands }) = self.dequantized(x)
             && by.block == 0
-            && (self.shape(how[0]).elements() == 1
+            && (self.shape(operands[1]).elements() == 1
                 || by.axis == 0 && shape.first().is_some_and(|&extent| extent == from[0]))
         {
-            let integers = self.reshape(name, integers, shape)?;
-            return self.dequantize(name, by, &[&[integers], &how[..]].concat(), dtype);
+            let integers = self.reshape(name, operands[0], shape)?;
+            return self.dequantize(name, by, &[&[integers], &operands[1..]].concat(), dtype);
         }
         self.add(name, Op::Reshape, &[x], dtype, shape)
     }
@@ -233,12 +240,12 @@ impl<'m> Builder<'m> {
             return Ok(x);
         }
         let from = self.shape(x);
-        if let Some((integers, mut by, how)) = self.later(x)
+        if let Some(Dequantized { mut by, operands }) = self.dequantized(x)
             && by.block == 0
         {
             by.axis = perm.iter().position(|&axis| axis == by.axis).unwrap_or(by.axis);
-            let integers = self.transpose(name, integers, perm)?;
-            return self.dequantize(name, by, &[&[integers], &how[..]].concat(), self.dtype(x));
+            let integers = self.transpose(name, operands[0], perm)?;
+            return self.dequantize(name, by, &[&[integers], &operands[1..]].concat(), self.dtype(x));
         }
         let shape: Shape = perm.iter().map(|&axis| from[axis]).collect();
         self.add(name, Op::Transpose { perm }, &[x], self.dtype(x), shape)

@@ -31,6 +31,7 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
         "QLinearSoftmax" => softmax(b, node),
         "QGemm" => qgemm(b, node),
         "Attention" => return Some(packed_attention(b, node)),
+        "QAttention" => return Some(quantized_attention(b, node)),
         "MultiHeadAttention" => return Some(attention_of_heads(b, node)),
         "Trilu" => super::movement::trilu(b, node),
         "QuantizeLinear" => quantized::quantize(b, node),
@@ -529,7 +530,15 @@ fn added(
     let (name, low) = (node.name(), node.float("mask_filter_value", -10000.0));
     let Heads { batch, queries, keys, .. } = extents;
     let mut parts = vec![];
-    if let Some(mask) = mask {
+    if let Some(mut mask) = mask {
+        if b.shape(mask)[..] == [batch] && b.dtype(mask) == DType::I32 {
+            // How many keys of a sequence count.
+            let places: Vec<i32> = (0..keys as i32).collect();
+            let places = reef_graph::Tensor::from_slice(DType::I32, Shape::from([keys]), &places);
+            let (places, ends) = (b.constant("", places), b.reshape(name, mask, Shape::from([batch, 1]))?);
+            let counts = b.binary(name, Binary::Less, places, ends)?;
+            mask = b.cast(name, counts, DType::I32)?;
+        }
         let shape = b.shape(mask);
         let spread = match shape[..] {
             [n, k] if n == batch && k == keys => Shape::from([n, 1, 1, k]),
@@ -593,7 +602,6 @@ fn attention(
 /// result, and keys and values with those of the past.
 fn packed_attention(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
     let name = node.name();
-    let heads = usize::try_from(node.int("num_heads", 0)).unwrap_or(0);
     if node.flag("do_rotary") || node.flag("past_present_share_buffer") || node.optional(6).is_some() {
         return wrong("rotations and shared buffers are not supported");
     }
@@ -604,6 +612,36 @@ fn packed_attention(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject
         let (bias, _) = b.computable(name, bias)?;
         sums = b.binary(name, Binary::Add, sums, bias)?;
     }
+    let others = [node.optional(3), node.optional(4), node.optional(5)];
+    attention_of_sums(b, node, sums, others, back)
+}
+
+/// The same with a product of integers: inputs x, weights, bias, scales of both, mask, zero points of both,
+/// past.
+fn quantized_attention(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
+    let name = node.name();
+    let factors = [node.input(0)?, node.input(1)?];
+    let sum = quantized::product(b, name, factors, [node.optional(6), node.optional(7)])?;
+    let (left, back) = b.computable(name, node.input(3)?)?;
+    let (right, _) = b.computable(name, node.input(4)?)?;
+    let (bias, _) = b.computable(name, node.input(2)?)?;
+    let left = quantized::spread(b, name, left, 1)?;
+    let right = quantized::spread(b, name, right, 0)?;
+    let scale = b.binary(name, Binary::Mul, left, right)?;
+    let sums = finished(b, name, sum, scale, Some(bias))?;
+    attention_of_sums(b, node, sums, [node.optional(5), node.optional(8), None], back)
+}
+
+/// Attention of queries, keys and values side by side `[N, words, columns]`, with a mask, a past and added
+/// scores.
+fn attention_of_sums(
+    b: &mut Builder,
+    node: &Node,
+    sums: ValueId,
+    [mask, past, bias]: [Option<ValueId>; 3],
+    back: DType,
+) -> Result<Vec<ValueId>, Reject> {
+    let (name, heads) = (node.name(), usize::try_from(node.int("num_heads", 0)).unwrap_or(0));
     let columns = b.shape(sums).last().copied().unwrap_or(0);
     let sizes: Vec<usize> = match node.ints("qkv_hidden_sizes") {
         Some(sizes) if !sizes.is_empty() => sizes.iter().map(|&size| size.max(0) as usize).collect(),
@@ -620,7 +658,7 @@ fn packed_attention(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject
         begin += size;
     }
     let [q, mut k, mut v] = parts[..] else { unreachable!("there are three") };
-    if let Some(past) = node.optional(4) {
+    if let Some(past) = past {
         let (past, _) = b.computable(name, past)?;
         let shape = b.shape(past);
         let [2, n, h, s, d] = shape[..] else { return wrong(format!("a past of shape {shape}")) };
@@ -633,7 +671,7 @@ fn packed_attention(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject
     }
     let [batch, _, queries, _] = b.shape(q)[..] else { unreachable!("it was just made so") };
     let extents = Heads { batch, heads, queries, keys: b.shape(k)[2] };
-    let parts = added(b, node, node.optional(3), node.optional(5), extents)?;
+    let parts = added(b, node, mask, bias, extents)?;
     let made = attention(b, node, [q, k, v], parts, extents)?;
     let mut outputs = vec![b.cast(name, made, back)?];
     if node.has_output(1) {

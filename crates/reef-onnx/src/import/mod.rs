@@ -13,12 +13,15 @@ mod columns;
 mod elementwise;
 mod foreign;
 mod graph;
+mod grouped;
 mod indexed;
 mod loss;
 mod microsoft;
 mod ml;
 mod movement;
+mod narrow;
 mod norm;
+mod packed;
 mod pooled;
 mod product;
 mod quantized;
@@ -260,8 +263,11 @@ fn native(builder: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
         recurrent::read,
         recurrent_integers::read,
         quantized::read,
+        narrow::read,
         select::read,
         microsoft::read,
+        packed::read,
+        grouped::read,
         rotary::read,
         attention::read,
         loss::read,

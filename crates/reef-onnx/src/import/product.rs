@@ -4,7 +4,7 @@ use reef_graph::{Binary, Shape, ValueId};
 
 use super::attributes::Node;
 use super::elementwise::{no_booleans, widened};
-use super::{Builder, Reading, Reject, sums, wrong};
+use super::{Builder, Reading, Reject, packed, sums, wrong};
 
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
     let made = match node.operator() {
@@ -25,6 +25,9 @@ fn matmul(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (left, right) = (b.shape(x), b.shape(y));
     if left.rank() == 0 || right.rank() == 0 {
         return wrong("a product of a scalar");
+    }
+    if let Some(made) = packed::of_dequantized(b, name, x, y)? {
+        return Ok(made);
     }
     let (operands, back) = widened(b, name, &[x, y])?;
     no_booleans(node, back)?;

@@ -128,7 +128,12 @@ fn misfit(flaw: String) -> Reject {
 }
 
 /// Which scale belongs to which element.
-fn granularity(b: &Builder, node: &Node, x: ValueId, scale: ValueId) -> Result<Quantization, Reject> {
+pub(super) fn granularity(
+    b: &Builder,
+    node: &Node,
+    x: ValueId,
+    scale: ValueId,
+) -> Result<Quantization, Reject> {
     let block = usize::try_from(node.int("block_size", 0));
     let block = block.map_err(|_| Reject::Wrong(format!("block_size is {}", node.int("block_size", 0))))?;
     if b.shape(scale).elements() == 1 && block == 0 {
@@ -140,8 +145,12 @@ fn granularity(b: &Builder, node: &Node, x: ValueId, scale: ValueId) -> Result<Q
 
 pub(super) fn quantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x, scale) = (node.name(), node.input(0)?, node.input(1)?);
-    if node.int("precision", 0) != 0 {
-        return Err("a quotient of another precision".into());
+    // What the host does not know of.
+    let fewer = node.attribute("bits").is_some();
+    match node.int("precision", 0) {
+        0 => {}
+        code if fewer => return wrong(format!("a quotient of precision {code}")),
+        _ => return Err("a quotient of another precision".into()),
     }
     let zero = node.optional(2);
     let declared = match node.int("output_dtype", 0) {
@@ -158,11 +167,12 @@ pub(super) fn quantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> 
         (zero, declared) => zero.or(declared).unwrap_or(DType::U8),
     };
     let mut by = granularity(b, node, x, scale)?;
-    by.bits = 8 * to.bytes() as u32;
+    // Fewer where `crate::narrow` says so.
+    by.bits = node.int("bits", 8 * to.bytes() as i64) as u32;
     let operands: Vec<ValueId> = [Some(x), Some(scale), zero].into_iter().flatten().collect();
     let facts: Vec<(DType, Shape)> = operands.iter().map(|&id| (b.dtype(id), b.shape(id))).collect();
     if let Some(flaw) = by.flaw_of_quantize(&facts, to) {
-        return Err(misfit(flaw));
+        return Err(if fewer { Reject::Wrong(format!("it {flaw}")) } else { misfit(flaw) });
     }
     let shape = b.shape(x);
     b.add(name, Op::Quantize(by), &operands, to, shape)
@@ -177,7 +187,7 @@ pub(super) fn dequantize(b: &mut Builder, node: &Node) -> Result<ValueId, Reject
             .ok_or_else(|| Reject::Foreign(format!("numbers of type {code}")))?,
     };
     let mut by = granularity(b, node, x, scale)?;
-    by.bits = 8 * b.dtype(x).bytes().min(4) as u32;
+    by.bits = node.int("bits", 8 * b.dtype(x).bytes().min(4) as i64) as u32;
     let operands: Vec<ValueId> = [Some(x), Some(scale), zero].into_iter().flatten().collect();
     let facts: Vec<(DType, Shape)> = operands.iter().map(|&id| (b.dtype(id), b.shape(id))).collect();
     if let Some(flaw) = by.flaw_of_dequantize(&facts, to) {

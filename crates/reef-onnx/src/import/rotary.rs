@@ -48,10 +48,45 @@ fn rotary(b: &mut Builder, node: &Node, [cosines, sines, positions]: Places) -> 
     let extents = Extents { batch, steps, heads: count, columns, pairs };
     let (cosines, sines) =
         (angles(b, name, cosines, positions, extents)?, angles(b, name, sines, positions, extents)?);
-    let made = turn(b, node, heads, [cosines, sines], extents)?;
+    let made = turn(b, name, heads, [cosines, sines], (extents, node.flag("interleaved")))?;
     let made = if shape.rank() == 4 { b.transpose(name, made, vec![0, 2, 1, 3])? } else { made };
     let made = b.reshape(name, made, shape)?;
     b.cast(name, made, back)
+}
+
+/// `x`, `[batch, steps, heads, columns]`, turned by the angles that positions `[batch or 1, steps]` have in
+/// tables of cosines and sines.
+pub(super) fn turned(
+    b: &mut Builder,
+    node: &Node,
+    x: ValueId,
+    (tables, positions): ([ValueId; 2], ValueId),
+    interleaved: bool,
+) -> Result<ValueId, Reject> {
+    let (name, [cosines, sines]) = (node.name(), tables);
+    let (cosines, _) = b.computable(name, cosines)?;
+    let (sines, _) = b.computable(name, sines)?;
+    let shape = b.shape(x);
+    let [batch, steps, heads, columns] = shape[..] else {
+        return wrong(format!("an input of shape {shape}"));
+    };
+    let pairs = b.shape(cosines).last().copied().unwrap_or(0);
+    if b.shape(cosines) != b.shape(sines) || b.rank(cosines) != 2 || pairs == 0 || 2 * pairs > columns {
+        let tables = [b.shape(cosines), b.shape(sines)];
+        return wrong(format!(
+            "tables of angles of shapes {} and {} for {columns} columns",
+            tables[0], tables[1]
+        ));
+    }
+    let positions = b.expand(name, positions, Shape::from([batch, steps]))?;
+    let extents = Extents { batch, steps, heads, columns, pairs };
+    let gathered = Shape::from([batch, steps, pairs]);
+    let mut found = vec![];
+    for table in [cosines, sines] {
+        let rows = b.add(name, Op::Gather { axis: 0 }, &[table, positions], DType::F32, gathered.clone())?;
+        found.push(b.reshape(name, rows, Shape::from([batch, steps, 1, pairs]))?);
+    }
+    turn(b, name, x, [found[0], found[1]], (extents, interleaved))
 }
 
 /// `x` as `[batch, steps, heads, columns]`.
@@ -116,13 +151,12 @@ fn angles(
 /// Pairs of columns, which are neighbours or in two halves, turned; the columns behind them stay.
 fn turn(
     b: &mut Builder,
-    node: &Node,
+    name: &str,
     x: ValueId,
     [cosines, sines]: [ValueId; 2],
-    extents: Extents,
+    (extents, interleaved): (Extents, bool),
 ) -> Result<ValueId, Reject> {
-    let (name, Extents { batch, steps, heads, columns, pairs }) = (node.name(), extents);
-    let interleaved = node.flag("interleaved");
+    let Extents { batch, steps, heads, columns, pairs } = extents;
     let turned = b.slice(name, x, 3, 0..2 * pairs)?;
     let (first, second) = if interleaved {
         let apart = b.reshape(name, turned, Shape::from([batch, steps, heads, pairs, 2]))?;

@@ -6,6 +6,7 @@ mod forms;
 mod host;
 mod indexed;
 mod malformed;
+mod narrow;
 mod network;
 mod numeric;
 mod operators;

@@ -71,6 +71,12 @@ impl Network {
         self.initializer(tensor)
     }
 
+    /// An initializer of a type that only its code tells.
+    pub fn coded(&mut self, code: i32, dims: &[i64], bytes: &[u8]) -> String {
+        let plain = tensor(dims, DataType::Uint8);
+        self.initializer(pb::TensorProto { raw_data: bytes.to_vec(), data_type: code, ..plain })
+    }
+
     /// A node with one output.
     pub fn node(&mut self, operator: &str, inputs: &[&str], attributes: &[(&str, Attr)]) -> String {
         self.nodes(operator, inputs, attributes, 1).remove(0)

@@ -108,6 +108,8 @@ pub(super) fn reference(function: Unary, x: f64) -> f64 {
         Unary::Atanh => x.atanh(),
         Unary::BitNot => unreachable!("floats have no bits to turn"),
         Unary::Not => f64::from(u8::from(x == 0.0)),
+        Unary::Encode(encoding) => f64::from(encoding.encode(x as f32)),
+        Unary::Decode(format) => f64::from(format.decode(x as u8)),
     }
 }
 
@@ -182,6 +184,31 @@ fn small_and_large_arguments() {
             assert!(fine, "{name}({x:e}): {value:e}, not {expected:e}");
         }
     });
+}
+
+#[test]
+fn codes_of_small_formats_are_those_of_their_meaning() {
+    use reef_graph::{Encoding, Rounding, SmallFloat};
+    let mut numbers: Vec<f32> = (-300..300).map(|at| at as f32 * 1.7).collect();
+    numbers.extend([0.0, -0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, 1e6, -1e6, 0.75, 464.0]);
+    let codes: Vec<f32> = (0..=255u8).map(f32::from).collect();
+    for isa in isas() {
+        for format in SmallFloat::ALL {
+            let decode = Unary::Decode(format);
+            let values = with_vector!(isa, V => map::<V>(decode, &codes));
+            for (code, value) in (0..=255u8).zip(values) {
+                assert_eq!(value.to_bits(), format.decode(code).to_bits(), "{format:?} {code} on {isa}");
+            }
+            for (saturate, rounding) in [(true, Rounding::Up), (false, Rounding::Nearest)] {
+                let encoding = Encoding { format, saturate, rounding };
+                let encode = Unary::Encode(encoding);
+                let made = with_vector!(isa, V => map::<V>(encode, &numbers));
+                for (x, code) in numbers.iter().zip(made) {
+                    assert_eq!(code, f32::from(encoding.encode(*x)), "{encoding:?} {x} on {isa}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod elementwise;
 mod indexed;
 mod integer;
 mod math;
+mod packed;
 mod quantised;
 mod recurrent;
 mod resample;

@@ -55,6 +55,7 @@ impl Vector for F32x8 {
     const ROWS: usize = 6;
     const STEPS: usize = 512;
     type Mask = __m256;
+    type Words = __m256i;
 
     #[inline(never)]
     #[target_feature(enable = "avx2,fma")]
@@ -98,6 +99,46 @@ impl Vector for F32x8 {
         // SAFETY: passed on from the caller.
         unsafe { transpose_8(from, from_stride, to, to_stride) }
     }
+    #[inline(always)]
+    unsafe fn words(from: *const u8, count: usize) -> __m256i {
+        // SAFETY: the caller has entered; lanes outside the mask are not read.
+        unsafe {
+            match count {
+                8 => _mm256_loadu_si256(from.cast()),
+                _ => _mm256_maskload_epi32(from.cast(), first(count)),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn lowest<const BITS: u32>(words: __m256i) -> Self {
+        // SAFETY: the caller has entered.
+        F32x8(unsafe {
+            let codes = _mm256_and_si256(words, _mm256_set1_epi32((1 << BITS) - 1));
+            let middle = _mm256_set1_ps((1 << (BITS - 1)) as f32);
+            _mm256_sub_ps(_mm256_cvtepi32_ps(codes), middle)
+        })
+    }
+    #[inline(always)]
+    unsafe fn next<const BITS: u32>(words: __m256i) -> __m256i {
+        // SAFETY: the caller has entered.
+        unsafe {
+            match BITS {
+                2 => _mm256_srli_epi32::<2>(words),
+                4 => _mm256_srli_epi32::<4>(words),
+                _ => _mm256_srli_epi32::<8>(words),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn spread(from: *const f32, count: usize, shift: u32) -> Self {
+        // SAFETY: the caller has entered; lanes outside the mask are not read.
+        F32x8(unsafe {
+            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let places = _mm256_srl_epi32(lanes, _mm_cvtsi32_si128(shift as i32));
+            _mm256_permutevar8x32_ps(_mm256_maskload_ps(from, first(count.min(8))), places)
+        })
+    }
+
     #[inline(always)]
     fn set(self, x: f32) -> Self {
         // SAFETY: who holds a vector has entered.

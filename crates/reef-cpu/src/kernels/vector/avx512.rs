@@ -39,6 +39,12 @@ fn first(count: usize) -> __mmask16 {
     ((1u32 << count) - 1) as __mmask16
 }
 
+/// What codes of four bits stand for, and of two, whatever the two bits above them are.
+static FOUR_BITS: [f32; 16] =
+    [-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+static TWO_BITS: [f32; 16] =
+    [-2.0, -1.0, 0.0, 1.0, -2.0, -1.0, 0.0, 1.0, -2.0, -1.0, 0.0, 1.0, -2.0, -1.0, 0.0, 1.0];
+
 /// Rounding without floating-point exceptions: to nearest, down, up.
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 const DOWN: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
@@ -49,6 +55,7 @@ impl Vector for F32x16 {
     const ROWS: usize = 12;
     const STEPS: usize = 256;
     type Mask = __mmask16;
+    type Words = __m512i;
 
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
@@ -92,6 +99,45 @@ impl Vector for F32x16 {
         // SAFETY: passed on from the caller.
         unsafe { super::avx2::transpose_8(from, from_stride, to, to_stride) }
     }
+    #[inline(always)]
+    unsafe fn words(from: *const u8, count: usize) -> __m512i {
+        // SAFETY: the caller has entered; lanes outside the mask are not read.
+        unsafe { _mm512_maskz_loadu_epi32(first(count), from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn lowest<const BITS: u32>(words: __m512i) -> Self {
+        // SAFETY: the caller has entered.
+        F32x16(unsafe {
+            if BITS == 8 {
+                let codes = _mm512_and_si512(words, _mm512_set1_epi32(255));
+                return F32x16(_mm512_sub_ps(_mm512_cvtepi32_ps(codes), _mm512_set1_ps(128.0)));
+            }
+            // Only the lowest four bits of a word say which float.
+            let table = if BITS == 4 { &FOUR_BITS } else { &TWO_BITS };
+            _mm512_permutexvar_ps(words, _mm512_loadu_ps(table.as_ptr()))
+        })
+    }
+    #[inline(always)]
+    unsafe fn next<const BITS: u32>(words: __m512i) -> __m512i {
+        // SAFETY: the caller has entered.
+        unsafe {
+            match BITS {
+                2 => _mm512_srli_epi32::<2>(words),
+                4 => _mm512_srli_epi32::<4>(words),
+                _ => _mm512_srli_epi32::<8>(words),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn spread(from: *const f32, count: usize, shift: u32) -> Self {
+        // SAFETY: the caller has entered; lanes outside the mask are not read.
+        F32x16(unsafe {
+            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let places = _mm512_srl_epi32(lanes, _mm_cvtsi32_si128(shift as i32));
+            _mm512_permutexvar_ps(places, _mm512_maskz_loadu_ps(first(count.min(16)), from))
+        })
+    }
+
     #[inline(always)]
     fn set(self, x: f32) -> Self {
         // SAFETY: who holds a vector has entered.

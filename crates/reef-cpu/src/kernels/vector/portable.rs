@@ -69,6 +69,7 @@ impl Vector for F32x4 {
     const ROWS: usize = 4;
     const STEPS: usize = 512;
     type Mask = [bool; 4];
+    type Words = [u32; 4];
 
     #[inline(never)]
     unsafe fn enter<F: Leaf>(leaf: F) -> F::Out {
@@ -109,6 +110,35 @@ impl Vector for F32x4 {
     unsafe fn store_part(self, to: *mut f32, count: usize) {
         // SAFETY: `count` elements are writable, and no more than four.
         unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr(), to, count) }
+    }
+
+    #[inline(always)]
+    unsafe fn words(from: *const u8, count: usize) -> [u32; 4] {
+        let mut words = [0; 4];
+        for (lane, word) in words.iter_mut().enumerate().take(count) {
+            // SAFETY: the caller vouches for `count` words.
+            *word = u32::from_le(unsafe { from.cast::<u32>().add(lane).read_unaligned() });
+        }
+        words
+    }
+    #[inline(always)]
+    unsafe fn lowest<const BITS: u32>(words: [u32; 4]) -> Self {
+        F32x4(words.map(|word| ((word & ((1 << BITS) - 1)) as i32 - (1 << (BITS - 1))) as f32))
+    }
+    #[inline(always)]
+    unsafe fn next<const BITS: u32>(words: [u32; 4]) -> [u32; 4] {
+        words.map(|word| word >> BITS)
+    }
+    #[inline(always)]
+    unsafe fn spread(from: *const f32, count: usize, shift: u32) -> Self {
+        let mut lanes = [0.0; 4];
+        for (lane, value) in lanes.iter_mut().enumerate() {
+            if lane >> shift < count {
+                // SAFETY: the caller vouches for `count` floats.
+                *value = unsafe { *from.add(lane >> shift) };
+            }
+        }
+        F32x4(lanes)
     }
 
     #[inline(always)]
