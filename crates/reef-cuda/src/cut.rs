@@ -18,7 +18,7 @@ pub(crate) const SPLIT_BLOCKS: usize = 128;
 /// Chunks along k that a split has at least: fewer cost more at the end than they save.
 const SPLIT_CHUNKS_MIN: usize = 8;
 /// Products of a query and a key, and columns of the values, of attention in one kernel at most.
-pub(crate) const ATTENTION_WIDTH_MAX: usize = 64;
+pub(crate) const ATTENTION_WIDTH_MAX: usize = 256;
 /// Chunks that a block multiplies in a step.
 pub(crate) const STEP_CHUNKS: usize = 2;
 /// Columns of a panel of integers.

@@ -20,8 +20,11 @@ use crate::cut::SPLIT_BLOCKS;
 use crate::driver::Grid;
 
 /// Sizes of what the host and the kernels both declare, by the names that the kernels check them under.
-pub(crate) const SIZES: [(&str, usize); 17] = [
+pub(crate) const SIZES: [(&str, usize); 20] = [
     ("ATTENTION_DESCRIPTOR_BYTES", size_of::<attention::AttentionDescriptor>()),
+    ("ATTENTION_BYTES", attention::SHARED_BYTES),
+    ("ATTENTION_WIDE_BYTES", attention::WIDE_SHARED_BYTES),
+    ("ATTENTION_WIDEST_BYTES", attention::WIDEST_SHARED_BYTES),
     ("CONV_DESCRIPTOR_BYTES", size_of::<contract::ConvDescriptor>()),
     ("MATMUL_DESCRIPTOR_BYTES", size_of::<contract::MatMulDescriptor>()),
     ("WINDOW_DESCRIPTOR_BYTES", size_of::<window::WindowDescriptor>()),
@@ -171,7 +174,7 @@ pub(crate) const PART_REST: u32 = 2;
 
 /// Tile functions by number, each as a kernel of its own that [`describe`] names, and how many of its blocks
 /// a multiprocessor has registers for: as in `kernels/queue.cuh`.
-pub(crate) const FUNCTIONS: [(&str, u32); 31] = [
+pub(crate) const FUNCTIONS: [(&str, u32); 37] = [
     ("reef_queue_attention_bf16", 2),
     ("reef_queue_attention_f16", 2),
     ("reef_queue_attention_tf32", 2),
@@ -203,6 +206,12 @@ pub(crate) const FUNCTIONS: [(&str, u32); 31] = [
     ("reef_queue_integer_conv", 2),
     ("reef_queue_integer_matmul", 2),
     ("reef_queue_recurrent", 2),
+    ("reef_queue_attention_bf16_wide", 2),
+    ("reef_queue_attention_bf16_widest", 2),
+    ("reef_queue_attention_f16_wide", 2),
+    ("reef_queue_attention_f16_widest", 2),
+    ("reef_queue_attention_tf32_wide", 2),
+    ("reef_queue_attention_tf32_widest", 2),
 ];
 
 /// Functions that run any two tile functions of which a multiprocessor has registers for so many blocks.
