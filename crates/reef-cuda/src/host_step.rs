@@ -1,6 +1,6 @@
-//! Host steps: kernels that the device has no code for, foreign ones, selections, recurrent networks of very
-//! large states, resamplings, decision trees and what goes along an axis. Where their operands lie, and what
-//! foreign code keeps.
+//! Host steps: kernels that the device has no code for, foreign ones, selections, decision trees, recurrent
+//! networks of very large states or of integers, and some of what goes along an axis. Where their operands lie,
+//! and what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
 //! where they are.
@@ -10,17 +10,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use reef_base::panics;
 use reef_plan::{HostFault, HostKernel, HostState, Kernel, KernelSpec, Place, Plan, Region};
 
-use crate::cut::RECURRENT_HIDDEN_MAX;
+use crate::cut;
 
 /// What every operand is aligned to.
 const GRAIN: usize = 64;
 
 /// Whether a kernel of a plan for a GPU runs on the host.
 pub fn is_hosted(kernel: &Kernel) -> bool {
-    use KernelSpec::{Along, Host, Recurrent, Resample, Selection, Trees};
+    use KernelSpec::{Along, Host, Recurrent, Selection, Trees};
     match &kernel.spec {
-        Host(_) | Selection(_) | Resample(_) | Along(_) | Trees(_) => true,
-        Recurrent(spec) => spec.hidden > RECURRENT_HIDDEN_MAX && spec.integers.is_none(),
+        Host(_) | Selection(_) | Trees(_) => true,
+        Along(spec) => !cut::has_along(spec),
+        Recurrent(spec) => cut::hosts_recurrent(spec.hidden, spec.integers.is_some()),
         _ => false,
     }
 }

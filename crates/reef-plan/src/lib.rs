@@ -39,7 +39,7 @@ pub use plan::{Cost, IoSpec, Kernel, Plan, PlanHash, PlanParts, Restart, Stage};
 pub use recur::recur;
 pub use recurrent::RecurrentSpec;
 pub use region::{Lane, Place, Region};
-pub use resample::{ResampleSpec, resample};
+pub use resample::ResampleSpec;
 pub use select::select;
 pub use selection::{CompressSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};
 pub use spec::{

@@ -2,19 +2,20 @@
 //! for them.
 
 use reef_graph::reference::recurrent::Unit;
+use reef_graph::{DType, quantized_states};
 
+use crate::integer::{IntegerPanels, packed_offset};
+use crate::layout::At;
 use crate::recurrent::RecurrentSpec;
 
 /// Products that are summed side by side.
 const LANES: usize = 16;
 
-/// Writes all of every output of `spec`, whose weights are as the model has them (`Raw`); operands are as it
-/// says, little endian. The error says what of the inputs' values means nothing.
+/// Writes all of every output of `spec`, whose weights are as the model has them (`Raw`), or integers in panels;
+/// operands are as it says, little endian. The error says what of the inputs' values means nothing.
 pub fn recur(spec: &RecurrentSpec, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), String> {
-    if spec.integers.is_some() {
-        return Err(format!("{}: products of integers are not computed on a host", spec.cell.name()));
-    }
-    let mut rest = inputs[2..].iter().copied();
+    let constants = if spec.integers.is_some() { 4 } else { 2 };
+    let mut rest = inputs[constants..].iter().copied();
     let mut next = |there: bool| if there { rest.next() } else { None };
     let (reset_bias, peepholes) = (next(spec.reset_bias).map(wide), next(spec.peepholes).map(wide));
     let (lengths, before) = (next(spec.lengths), [next(spec.h_before), next(spec.c_before)]);
@@ -25,6 +26,10 @@ pub fn recur(spec: &RecurrentSpec, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) 
         peepholes: peepholes.as_deref(),
         reset_bias: reset_bias.as_deref(),
     };
+    if let Some(dtype) = spec.integers {
+        integers(spec, &unit, (inputs, dtype), before, outputs);
+        return Ok(());
+    }
     for row in 0..spec.batch {
         let length = lengths.map_or(Ok(spec.all_steps), |lengths| length(spec, lengths, row))?;
         let states = sequence(spec, &unit, inputs, (row, length), before, outputs);
@@ -81,6 +86,70 @@ fn sequence(
         }
     }
     [h, c]
+}
+
+/// Takes all sequences through the steps, with weights of integers: states are quantised together.
+fn integers(
+    spec: &RecurrentSpec,
+    unit: &Unit<'_>,
+    (inputs, dtype): (&[&[u8]], DType),
+    before: [Option<&[u8]>; 2],
+    outputs: &mut [&mut [u8]],
+) {
+    let (hidden, all) = (spec.hidden, spec.cell.gates() * spec.hidden);
+    let (weights, scales) = (unpacked(spec, inputs, dtype), wide(inputs[2]));
+    let [mut h, mut c] = before.map(|state| state.map_or_else(|| vec![0.0; spec.batch * hidden], wide));
+    for turn in 0..spec.steps {
+        let step = spec.step(turn);
+        let single: Vec<f32> = h.iter().map(|&value| value as f32).collect();
+        let quantized = quantized_states(&single);
+        for row in 0..spec.batch {
+            let of_row = quantized.values[row * hidden..][..hidden].iter();
+            let state: Vec<i32> = of_row.map(|&x| i32::from(x) - i32::from(quantized.zero)).collect();
+            let mut product = |gate: usize, _: &[f64]| -> Vec<f64> {
+                let outputs = gate * hidden..(gate + 1) * hidden;
+                let product = |output: usize| {
+                    let sum = whole_dot(&weights[output * hidden..][..hidden], &state);
+                    f64::from(sum as f32 * (quantized.scale * scales[output] as f32))
+                };
+                outputs.map(product).collect()
+            };
+            let sums = wide(&inputs[0][(step * spec.batch + row) * spec.sums_row_stride * 4..][..all * 4]);
+            let states = row * hidden..(row + 1) * hidden;
+            unit.step(&sums, &mut product, &mut h[states.clone()], &mut c[states.clone()]);
+            if spec.y {
+                store(outputs[0], step * spec.y_step_stride + row * hidden, &h[states]);
+            }
+        }
+    }
+    let written = [spec.h_after, spec.c_after].into_iter().zip([&h, &c]).filter(|state| state.0);
+    for (output, (_, state)) in written.enumerate() {
+        store(outputs[usize::from(spec.y) + output], 0, state);
+    }
+}
+
+/// Weights of integers less their zero points, a row for each output.
+fn unpacked(spec: &RecurrentSpec, inputs: &[&[u8]], dtype: DType) -> Vec<i32> {
+    let panels = IntegerPanels { of: spec.matrices(), width: spec.panel_width };
+    let mut weights = Vec::with_capacity(spec.cell.gates() * spec.hidden * spec.hidden);
+    for (at, &zero) in inputs[3].iter().enumerate() {
+        let zero = if dtype == DType::I8 { i32::from(zero as i8) } else { i32::from(zero) };
+        let (group, output) = (at / spec.hidden, at % spec.hidden);
+        let weight = |k: usize| i32::from(inputs[1][panels.place(At { group, output, k })] as i8);
+        weights.extend((0..spec.hidden).map(|k| weight(k) - (zero - packed_offset(dtype))));
+    }
+    weights
+}
+
+/// Terms of a sum that 32 bits hold: each is a product of two differences of bytes.
+const TERMS: usize = 1 << 14;
+
+fn whole_dot(weights: &[i32], state: &[i32]) -> i64 {
+    let parts = weights.chunks(TERMS).zip(state.chunks(TERMS));
+    let sum = |(weights, state): (&[i32], &[i32])| -> i32 {
+        weights.iter().zip(state).map(|(weight, x)| weight * x).sum()
+    };
+    parts.map(|part| i64::from(sum(part))).sum()
 }
 
 fn float(bytes: &[u8]) -> f32 {

@@ -4,6 +4,7 @@
 // through, skipped or not, tells the host how the launch ended: whole, or evicted, and then all of its blocks
 // run again. Kernels of a graph tell nothing: its last node does, for all of them.
 #pragma once
+#include "along.cuh"
 #include "attention.cuh"
 #include "conv.cuh"
 #include "conv_tensor.cuh"
@@ -163,7 +164,9 @@ static_assert(sizeof(reef::Report) == REPORT_BYTES, "the host has another idea o
   X(33, attention_f16_wide, AttentionDescriptor, 2)     \
   X(34, attention_f16_widest, AttentionDescriptor, 2)   \
   X(35, attention_tf32_wide, AttentionDescriptor, 2)    \
-  X(36, attention_tf32_widest, AttentionDescriptor, 2)
+  X(36, attention_tf32_widest, AttentionDescriptor, 2)  \
+  X(37, along, AlongDescriptor, 4)                      \
+  X(38, resample, ResampleDescriptor, 4)
 
 #define REEF_QUEUE_KERNEL(number, name, Descriptor, together)                                                        \
   extern "C" __global__ void __launch_bounds__(256, together) reef_queue_##name(reef::Launch launch) {               \
