@@ -145,8 +145,8 @@ fn elements_of_row(spec: &AlongSpec) -> usize {
 }
 
 /// Whether a block makes a row of what goes along an axis, and no thread does: of long rows, unless they are
-/// many and neighbours lie side by side. Running sums of doubles keep their order, and products of floats must:
-/// a part of them may be infinite where the whole is not.
+/// many and neighbours lie side by side. Running sums of doubles keep their order, and products of floats
+/// must: a part of them may be infinite where the whole is not.
 pub(crate) fn is_wide(spec: &AlongSpec) -> bool {
     let in_order = match spec.function {
         RowFunction::Along(Along::Scan { product, .. }) => {

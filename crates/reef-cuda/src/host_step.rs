@@ -1,6 +1,6 @@
 //! Host steps: kernels that the device has no code for, foreign ones, selections, decision trees, recurrent
-//! networks of very large states or of integers, and some of what goes along an axis. Where their operands lie,
-//! and what foreign code keeps.
+//! networks of very large states or of integers, and some of what goes along an axis. Where their operands
+//! lie, and what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
 //! where they are.

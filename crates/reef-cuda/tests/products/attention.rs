@@ -75,8 +75,8 @@ fn attention(s: &mut Sketch, sizes: Sizes, mask: Mask, across: bool) -> ValueId 
     s.node(values, &[weights, v], &[2, 2, queries, width])
 }
 
-/// How far a result may be off, as a share of the largest value: half of a last bit of each factor, with room for
-/// the order of sums.
+/// How far a result may be off, as a share of the largest value: half of a last bit of each factor, with room
+/// for the order of sums.
 fn tolerance(precision: Precision) -> f32 {
     match precision {
         Precision::Bf16 => 1.6e-2,
