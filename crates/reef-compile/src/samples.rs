@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use reef_base::{AlignedBytes, Buffer, Rng};
 use reef_graph::{
-    Aggregate, Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op, PackedWeights,
-    Picks, PoolAttrs, PoolKind, Putting, Quantization, RecurrentAttrs, Reduce, Selection, Shape, Taps,
-    Tensor, Unary, ValueId, Vision, Windows, ZeroPoints,
+    Aggregate, Along, Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op,
+    PackedWeights, Picks, PoolAttrs, PoolKind, Putting, Quantization, RecurrentAttrs, Reduce, Selection,
+    Shape, Taps, Tensor, Unary, ValueId, Vision, Windows, ZeroPoints,
 };
 
 use reef_graph::vision::{Col2Im, Coordinates, GridSample, Interpolation, Outside, RoiAlign};
@@ -84,7 +84,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 45] = [
+    let makers: [(&str, Maker); 50] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -112,6 +112,10 @@ pub fn all() -> Vec<Sample> {
         ("element-wise with broadcasts", elementwise),
         ("transposition", transposition),
         ("concatenation", concatenation),
+        ("places of extremes", extremes),
+        ("the largest and the smallest", tops),
+        ("running sums", running_sums),
+        ("integers folded", folds),
         ("non-zero", non_zero),
         ("compress", compress),
         ("LSTM both ways", lstm),
@@ -120,6 +124,7 @@ pub fn all() -> Vec<Sample> {
         ("LSTM of coupled gates", coupled_lstm),
         ("RNN of many elements", rnn),
         ("GRU of computed weights", computed_gru),
+        ("LSTM of integers", lstm_of_integers),
         ("conv of integers", conv_of_integers),
         ("product of integers with constant", linear_of_integers),
         ("product of integers", product_of_integers),
@@ -455,6 +460,53 @@ fn resampling(s: &mut Sketch) {
     s.output(z);
 }
 
+/// Short rows that are neighbours, and a long one; elements that are equal among them.
+fn along(s: &mut Sketch, x: ValueId, axis: usize, along: Along) {
+    let value = s.graph.value(x);
+    let outputs = along.outputs(axis, value.dtype, &value.shape).expect("it means something");
+    let made = s.graph.add_node_multi("along", Op::Along { along, axis }, &[x], outputs);
+    made.into_iter().for_each(|id| s.output(id));
+}
+
+fn extremes(s: &mut Sketch) {
+    let (short, long) = (s.input(&[3, 21, 70]), s.input(&[2, 700]));
+    along(s, short, 1, Along::ArgExtreme { largest: true, last: false });
+    along(s, long, 1, Along::ArgExtreme { largest: false, last: true });
+    let bytes = s.integers(DType::I8, &[2, 900, 3]);
+    let bytes = s.given(bytes);
+    along(s, bytes, 1, Along::ArgExtreme { largest: true, last: true });
+}
+
+fn tops(s: &mut Sketch) {
+    let (short, long) = (s.input(&[5, 9, 40]), s.input(&[2, 600]));
+    along(s, short, 1, Along::TopK { k: 3, largest: true });
+    along(s, long, 1, Along::TopK { k: 5, largest: false });
+    let bytes = s.integers(DType::U8, &[2, 300]);
+    let bytes = s.given(bytes);
+    along(s, bytes, 1, Along::TopK { k: 7, largest: true });
+}
+
+fn running_sums(s: &mut Sketch) {
+    let (short, long) = (s.input(&[3, 10, 50]), s.input(&[2, 519]));
+    along(s, short, 1, Along::Scan { product: true, exclusive: false, reverse: true });
+    along(s, long, 1, Along::Scan { product: false, exclusive: true, reverse: false });
+    let bytes = s.integers(DType::I8, &[3, 333]);
+    let bytes = s.given(bytes);
+    along(s, bytes, 1, Along::Scan { product: false, exclusive: false, reverse: true });
+}
+
+fn folds(s: &mut Sketch) {
+    for (reduce, dtype, dims) in
+        [(Reduce::Sum, DType::I8, [3, 400, 2]), (Reduce::Mean, DType::U8, [2, 11, 60])]
+    {
+        let x = s.integers(dtype, &dims);
+        let x = s.given(x);
+        let [outer, _, inner] = dims;
+        let y = s.node(Op::Reduce { reduce, axes: vec![1], keep_dims: false }, &[x], &[outer, inner]);
+        s.output(y);
+    }
+}
+
 fn mean(s: &mut Sketch) {
     let x = s.input(&[2, 19, 8, 9]);
     let y =
@@ -642,6 +694,37 @@ fn product_of_integers(s: &mut Sketch) {
     let op = Op::MatMulInteger(ZeroPoints { left: true, right: false });
     let y = s.graph.add_node("product", op, &operands, DType::I32, Shape::from([3, 20, 70]));
     s.output(y);
+}
+
+/// An LSTM both ways whose states are multiplied as integers.
+fn lstm_of_integers(s: &mut Sketch) {
+    let functions = vec![GateFunction::Sigmoid, GateFunction::Tanh, GateFunction::Tanh];
+    let attrs = RecurrentAttrs {
+        cell: Cell::Lstm { input_forget: false },
+        directions: [false, true].map(|reverse| Direction { reverse, functions: functions.clone() }).into(),
+        hidden: 18,
+        clip: None,
+        bias: false,
+        lengths: false,
+        initial_h: true,
+        initial_c: false,
+        peepholes: false,
+        integers: true,
+    };
+    let rows = 4 * attrs.hidden;
+    let (weights, zeros) = (s.integers(DType::U8, &[2, rows, 18]), s.integers(DType::U8, &[2, rows]));
+    let scales: Vec<f32> = (0..2 * rows).map(|at| 0.0005 + 0.0001 * (at % 7) as f32).collect();
+    let inputs = [
+        s.input(&[5, 3, 2 * rows]),
+        s.fixed(weights),
+        s.fixed(Tensor::f32([2, rows], &scales)),
+        s.fixed(zeros),
+        s.input(&[2, 3, 18]),
+    ];
+    let fact = |id: &ValueId| (s.graph.value(*id).dtype, s.graph.value(*id).shape.clone());
+    let outputs = attrs.outputs(&inputs.iter().map(fact).collect::<Vec<_>>()).expect("the operands fit");
+    let made = s.graph.add_node_multi("recurrent", Op::Recurrent(attrs), &inputs, outputs);
+    made.into_iter().for_each(|id| s.output(id));
 }
 
 /// As exporters write static quantisation: a convolution between numbers that were integers, and integers

@@ -333,7 +333,7 @@ impl<C: Cutter> Cutter for Runs<C> {
         self.1
     }
 
-    fn hosts_recurrent(&self, _hidden: usize) -> bool {
+    fn hosts_recurrent(&self, _hidden: usize, _integers: bool) -> bool {
         self.2
     }
 

@@ -23,11 +23,12 @@ const CACHE_VARIABLE: &str = "REEF_CUDA_CACHE";
 /// The text that is compiled includes the others.
 const MAIN: (&str, &str) = ("queue.cu", "#include \"queue.cuh\"\n");
 
-const HEADERS: [(&str, &str); 17] = [
+const HEADERS: [(&str, &str); 18] = [
     ("ptx.cuh", include_str!("kernels/ptx.cuh")),
     ("tile.cuh", include_str!("kernels/tile.cuh")),
     ("scalar.cuh", include_str!("kernels/scalar.cuh")),
     ("precision.cuh", include_str!("kernels/precision.cuh")),
+    ("along.cuh", include_str!("kernels/along.cuh")),
     ("attention.cuh", include_str!("kernels/attention.cuh")),
     ("conv.cuh", include_str!("kernels/conv.cuh")),
     ("conv_tensor.cuh", include_str!("kernels/conv_tensor.cuh")),

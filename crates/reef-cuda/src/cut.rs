@@ -1,8 +1,11 @@
 //! How kernels are cut into blocks for a GPU, and what they are thought to take.
 
 use reef_base::Nanos;
+use reef_graph::{Along, DType};
 use reef_plan::cut::{Cutter, Weights, Work};
-use reef_plan::{ConvSpec, KernelSpec, OwnLayout, Packing, Precision, RecurrentSpec, Target};
+use reef_plan::{
+    AlongSpec, ConvSpec, KernelSpec, OwnLayout, Packing, Precision, RecurrentSpec, RowFunction, Target,
+};
 
 use crate::pack::{self, Chunks, Rows};
 
@@ -18,13 +21,24 @@ pub(crate) const SPLIT_BLOCKS: usize = 128;
 /// Chunks along k that a split has at least: fewer cost more at the end than they save.
 const SPLIT_CHUNKS_MIN: usize = 8;
 /// Products of a query and a key, and columns of the values, of attention in one kernel at most.
-pub(crate) const ATTENTION_WIDTH_MAX: usize = 64;
+pub(crate) const ATTENTION_WIDTH_MAX: usize = 256;
 /// Chunks that a block multiplies in a step.
 pub(crate) const STEP_CHUNKS: usize = 2;
 /// Columns of a panel of integers.
 const INTEGER_COLUMNS: usize = 16;
+/// Elements that a row gives at most where the largest ones are picked one by one.
+const TOP_MAX: usize = 64;
+/// Elements that a thread looks at for a row at most: nothing runs in between.
+const ALONG_STEPS_MAX: usize = 1 << 14;
+/// Rows from which on a thread makes each, if they are neighbours.
+const ALONG_ROWS_WIDE: usize = 4096;
+/// Rows of a block whose threads make one each, at least.
+const ALONG_ROWS_MIN: usize = 32;
 /// Elements of a block of an element-wise kernel: eight for each thread.
 const ELEMENTS: usize = 2048;
+
+/// Threads of a block that compute, as `kernels/tile.cuh` has it.
+pub(crate) const THREADS: usize = 256;
 
 /// Work beside a block's own: its start, and its arrival.
 const BLOCK_NS: f64 = 1_000.0;
@@ -73,14 +87,14 @@ impl CudaCutter {
             (KernelSpec::IntegerConv(_) | KernelSpec::IntegerMatMul(_), _) => 2_000.0,
             (
                 KernelSpec::Recurrent(_)
-                | KernelSpec::Resample(_)
-                | KernelSpec::Along(_)
                 | KernelSpec::Vision(_)
                 | KernelSpec::Take(_)
                 | KernelSpec::Put(_)
-                | KernelSpec::MaxPool(_),
+                | KernelSpec::MaxPool(_)
+                | KernelSpec::Packed(_),
                 _,
             ) => HOST_FLOPS_PER_NS,
+            (KernelSpec::Along(spec), _) if !has_along(spec) => HOST_FLOPS_PER_NS,
             _ => 200.0,
         }
     }
@@ -109,6 +123,46 @@ impl CudaCutter {
     fn split(&self, units: usize) -> usize {
         units.div_ceil(4 * self.target.cus.max(1)).max(1)
     }
+}
+
+/// Whether the host takes recurrent networks from step to step: with large states, and with states that are
+/// multiplied as integers.
+pub(crate) fn hosts_recurrent(hidden: usize, integers: bool) -> bool {
+    integers || hidden > RECURRENT_HIDDEN_MAX
+}
+
+/// Whether the device has a kernel for what goes along an axis: not where it picks very many elements, which
+/// it does one by one, not for running sums of 16-bit floats, and not where a block would take too long.
+pub(crate) fn has_along(spec: &AlongSpec) -> bool {
+    let has_function = match spec.function {
+        RowFunction::Along(Along::TopK { k, .. }) => k <= TOP_MAX,
+        RowFunction::Along(Along::Scan { .. }) => !matches!(spec.dtype, DType::F16 | DType::BF16),
+        _ => true,
+    };
+    let threads = if is_wide(spec) { THREADS } else { 1 };
+    has_function && elements_of_row(spec).div_ceil(threads) <= ALONG_STEPS_MAX
+}
+
+/// Elements that are looked at for a row: all of them, for each that is picked.
+fn elements_of_row(spec: &AlongSpec) -> usize {
+    let turns = match spec.function {
+        RowFunction::Along(Along::TopK { k, .. }) => k.max(1),
+        _ => 1,
+    };
+    spec.extent.saturating_mul(turns)
+}
+
+/// Whether a block makes a row of what goes along an axis, and no thread does: of long rows, unless they are
+/// many and neighbours lie side by side. Running sums of doubles keep their order, and products of floats
+/// must: a part of them may be infinite where the whole is not.
+pub(crate) fn is_wide(spec: &AlongSpec) -> bool {
+    let in_order = match spec.function {
+        RowFunction::Along(Along::Scan { product, .. }) => {
+            spec.dtype == DType::F64 || product && spec.dtype.is_float()
+        }
+        _ => false,
+    };
+    spec.extent >= THREADS && (spec.inner == 1 || spec.rows() < ALONG_ROWS_WIDE) && !in_order
 }
 
 /// Chunks of each of so many splits: whole steps.
@@ -164,19 +218,29 @@ impl Cutter for CudaCutter {
             KernelSpec::LayerNorm(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Gather(spec) => spec.tile = self.split(spec.tile),
             KernelSpec::Recurrent(spec) if spec.integers.is_some() => spec.panel_width = INTEGER_COLUMNS,
-            KernelSpec::Recurrent(spec) if spec.hidden <= RECURRENT_HIDDEN_MAX => {
+            KernelSpec::Recurrent(spec) if !hosts_recurrent(spec.hidden, false) => {
                 if spec.computed {
                     spec.panel_width = Rows::stride(spec.matrices());
                 }
                 spec.tile_rows = spec.batch.div_ceil(self.target.cus.max(1)).clamp(1, RECURRENT_ROWS);
             }
             KernelSpec::Recurrent(spec) if spec.computed => spec.panel_width = spec.hidden,
+            KernelSpec::Resample(spec) => {
+                spec.tile_columns = spec.inner.clamp(1, ELEMENTS);
+                spec.tile_rows = ELEMENTS / spec.tile_columns;
+            }
+            // The host takes all rows at once.
+            KernelSpec::Along(spec) if !has_along(spec) => {}
+            KernelSpec::Along(spec) if is_wide(spec) => {
+                spec.tile = (4 * ELEMENTS / elements_of_row(spec)).clamp(1, spec.tile);
+            }
+            KernelSpec::Along(spec) => {
+                spec.tile = self.split(spec.tile).clamp(ALONG_ROWS_MIN, THREADS).min(spec.tile);
+            }
             KernelSpec::Recurrent(_)
             | KernelSpec::Take(_)
             | KernelSpec::Put(_)
             | KernelSpec::MaxPool(_)
-            | KernelSpec::Resample(_)
-            | KernelSpec::Along(_)
             | KernelSpec::Packed(_)
             | KernelSpec::Trees(_)
             | KernelSpec::Vision(_)
@@ -189,7 +253,7 @@ impl Cutter for CudaCutter {
 
     fn kernel_ns(&self, kernel: &KernelSpec, work: &Work) -> f64 {
         if let KernelSpec::Recurrent(spec) = kernel
-            && spec.hidden <= RECURRENT_HIDDEN_MAX
+            && !hosts_recurrent(spec.hidden, spec.integers.is_some())
         {
             return kernel.blocks() as f64 * (BLOCK_NS + spec.steps as f64 * Self::step_ns(spec));
         }
@@ -204,14 +268,14 @@ impl Cutter for CudaCutter {
 
     /// As many as leave room for others soon enough; a host is not in their way.
     fn recurrent_steps(&self, spec: &RecurrentSpec, _work: &Work) -> usize {
-        if spec.hidden > RECURRENT_HIDDEN_MAX {
+        if hosts_recurrent(spec.hidden, spec.integers.is_some()) {
             return spec.steps.max(1);
         }
         ((RECURRENT_NS_MAX / Self::step_ns(spec)) as usize).max(1)
     }
 
-    fn hosts_recurrent(&self, hidden: usize) -> bool {
-        hidden > RECURRENT_HIDDEN_MAX
+    fn hosts_recurrent(&self, hidden: usize, integers: bool) -> bool {
+        hosts_recurrent(hidden, integers)
     }
 
     /// On tensor cores.

@@ -1,5 +1,6 @@
 //! What kernels are given: plain data, as the kernels declare it. Sizes are checked where they are compiled.
 
+mod along;
 mod attention;
 mod contract;
 mod elementwise;
@@ -17,12 +18,17 @@ use reef_plan::{Kernel, KernelSpec, Place, Precision, Region};
 
 pub(crate) use self::contract::parts_bytes;
 
-use crate::cut::SPLIT_BLOCKS;
+use crate::cut::{self, SPLIT_BLOCKS};
 use crate::driver::Grid;
 
 /// Sizes of what the host and the kernels both declare, by the names that the kernels check them under.
-pub(crate) const SIZES: [(&str, usize); 17] = [
+pub(crate) const SIZES: [(&str, usize); 22] = [
+    ("ALONG_DESCRIPTOR_BYTES", size_of::<along::AlongDescriptor>()),
+    ("RESAMPLE_DESCRIPTOR_BYTES", size_of::<along::ResampleDescriptor>()),
     ("ATTENTION_DESCRIPTOR_BYTES", size_of::<attention::AttentionDescriptor>()),
+    ("ATTENTION_BYTES", attention::SHARED_BYTES),
+    ("ATTENTION_WIDE_BYTES", attention::WIDE_SHARED_BYTES),
+    ("ATTENTION_WIDEST_BYTES", attention::WIDEST_SHARED_BYTES),
     ("CONV_DESCRIPTOR_BYTES", size_of::<contract::ConvDescriptor>()),
     ("MATMUL_DESCRIPTOR_BYTES", size_of::<contract::MatMulDescriptor>()),
     ("WINDOW_DESCRIPTOR_BYTES", size_of::<window::WindowDescriptor>()),
@@ -42,7 +48,7 @@ pub(crate) const SIZES: [(&str, usize); 17] = [
 ];
 
 /// Threads that compute in a block.
-pub(crate) const THREADS: u32 = 256;
+pub(crate) const THREADS: u32 = cut::THREADS as u32;
 /// Bytes of shared memory that belong to the executor.
 const CONTROL_BYTES: u32 = 128;
 
@@ -172,7 +178,7 @@ pub(crate) const PART_REST: u32 = 2;
 
 /// Tile functions by number, each as a kernel of its own that [`describe`] names, and how many of its blocks
 /// a multiprocessor has registers for: as in `kernels/queue.cuh`.
-pub(crate) const FUNCTIONS: [(&str, u32); 31] = [
+pub(crate) const FUNCTIONS: [(&str, u32); 39] = [
     ("reef_queue_attention_bf16", 2),
     ("reef_queue_attention_f16", 2),
     ("reef_queue_attention_tf32", 2),
@@ -204,6 +210,14 @@ pub(crate) const FUNCTIONS: [(&str, u32); 31] = [
     ("reef_queue_integer_conv", 2),
     ("reef_queue_integer_matmul", 2),
     ("reef_queue_recurrent", 2),
+    ("reef_queue_attention_bf16_wide", 2),
+    ("reef_queue_attention_bf16_widest", 2),
+    ("reef_queue_attention_f16_wide", 2),
+    ("reef_queue_attention_f16_widest", 2),
+    ("reef_queue_attention_tf32_wide", 2),
+    ("reef_queue_attention_tf32_widest", 2),
+    ("reef_queue_along", 4),
+    ("reef_queue_resample", 4),
 ];
 
 /// Functions that run any two tile functions of which a multiprocessor has registers for so many blocks.
@@ -232,13 +246,9 @@ pub(crate) fn describe(
         KernelSpec::Softmax(spec) => rows::softmax(operands, spec),
         KernelSpec::LayerNorm(spec) => rows::layer_norm(operands, spec),
         KernelSpec::Gather(spec) => rest::gather(operands, spec),
-        KernelSpec::Recurrent(spec) if spec.integers.is_some() => {
-            return Err(format!(
-                "the device has no kernel for {} with states as integers yet",
-                spec.cell.name()
-            ));
-        }
         KernelSpec::Recurrent(spec) => recurrent::recurrent(operands, spec),
+        KernelSpec::Along(spec) => along::along(operands, spec),
+        KernelSpec::Resample(spec) => along::resample(operands, spec),
         KernelSpec::Synthetic(spec) => return rest::synthetic(operands, spec),
         other => return Err(format!("the device has no {} kernel yet", other.name())),
     })
@@ -251,6 +261,8 @@ fn positions(spec: &KernelSpec) -> usize {
         KernelSpec::Reduce(spec) => elements(&spec.kept).max(elements(&spec.reduced)),
         KernelSpec::Softmax(spec) => elements(&spec.rows),
         KernelSpec::LayerNorm(spec) => spec.rows,
+        KernelSpec::Along(spec) => spec.rows().max(spec.extent),
+        KernelSpec::Resample(spec) => spec.rows(),
         KernelSpec::Depthwise(spec) => spec.batch * spec.out_hw[0] * spec.out_hw[1] * spec.channels,
         KernelSpec::Pool(spec) => spec.batch * spec.out_hw[0] * spec.out_hw[1] * spec.channels,
         _ => 0,

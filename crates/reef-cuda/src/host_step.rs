@@ -1,7 +1,7 @@
-//! Host steps: kernels that the device has no code for, foreign ones, selections, recurrent networks of very
-//! large states, resamplings, decision trees, samplings of vision models, products with packed weights, what goes
-//! along an axis or by indices, and element-wise programs that are long or have doubles. Where their operands lie, and
-//! what foreign code keeps.
+//! Host steps: kernels that the device has no code for, foreign ones, selections, decision trees, samplings of
+//! vision models, products with packed weights, what goes by indices and some of what goes along an axis, recurrent
+//! networks of very large states or of integers, and element-wise programs that are long or have doubles. Where their
+//! operands lie, and what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
 //! where they are.
@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use reef_base::panics;
 use reef_plan::{HostFault, HostKernel, HostState, Kernel, KernelSpec, Place, Plan, Region};
 
-use crate::cut::RECURRENT_HIDDEN_MAX;
+use crate::cut;
 use crate::descriptor::STEPS_MAX;
 
 /// What every operand is aligned to.
@@ -20,13 +20,13 @@ const GRAIN: usize = 64;
 /// Whether a kernel of a plan for a GPU runs on the host.
 pub fn is_hosted(kernel: &Kernel) -> bool {
     use KernelSpec::{
-        Along, Elementwise, Host, MaxPool, Packed, Put, Recurrent, Resample, Selection, Take, Trees, Vision,
+        Along, Elementwise, Host, MaxPool, Packed, Put, Recurrent, Selection, Take, Trees, Vision,
     };
     match &kernel.spec {
-        Host(_) | Selection(_) | Resample(_) | Along(_) | Trees(_) | Vision(_) | Packed(_) => true,
-        Take(_) | Put(_) | MaxPool(_) => true,
+        Host(_) | Selection(_) | Trees(_) | Vision(_) | Packed(_) | Take(_) | Put(_) | MaxPool(_) => true,
         Elementwise(spec) => spec.has_doubles() || spec.program.len() > STEPS_MAX,
-        Recurrent(spec) => spec.hidden > RECURRENT_HIDDEN_MAX && spec.integers.is_none(),
+        Along(spec) => !cut::has_along(spec),
+        Recurrent(spec) => cut::hosts_recurrent(spec.hidden, spec.integers.is_some()),
         _ => false,
     }
 }

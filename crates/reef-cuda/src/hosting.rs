@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use reef_base::{MonotonicClock, panics};
-use reef_plan::{HostFault, KernelSpec, recur, resample, select, trees};
+use reef_plan::{HostFault, KernelSpec, recur, select, trees};
 
 use crate::board::Ended;
 use crate::host_step::{drop_state, new_state, panicked};
@@ -30,12 +30,6 @@ fn run(loaded: &Loaded, kernel: usize, slot: usize, staging: &mut [u8]) -> Resul
         KernelSpec::Recurrent(spec) => {
             return step
                 .run(kernel, packed, staging, |inputs, outputs| recur(spec, inputs, outputs).map_err(fault));
-        }
-        KernelSpec::Resample(spec) => {
-            return step.run(kernel, packed, staging, |inputs, outputs| {
-                resample(spec, inputs[0], outputs[0]);
-                Ok(())
-            });
         }
         KernelSpec::Along(spec) => {
             return step.run(kernel, packed, staging, |inputs, outputs| {

@@ -10,7 +10,8 @@ use reef_compile::{CompileOptions, compile, reference};
 use reef_cuda::{CudaDevice, CudaOptions};
 use reef_device::{Device, DeviceError, Outcome};
 use reef_graph::{
-    Binary, DType, Encoding, Graph, Op, Quantization, Rounding, Shape, SmallFloat, Tensor, Unary, ValueId,
+    Along, Binary, DType, Encoding, Graph, Op, Quantization, Reduce, Rounding, Shape, SmallFloat, Tensor,
+    Unary, ValueId,
 };
 use reef_plan::Precision;
 
@@ -129,6 +130,16 @@ struct Case {
 }
 
 impl Case {
+    /// What goes along the middle of three axes.
+    fn along(name: String, along: Along, x: Tensor) -> Case {
+        let mut graph = Graph::default();
+        let id = graph.add_input("x", x.dtype(), x.shape().clone());
+        let outputs = along.outputs(1, x.dtype(), x.shape()).expect("it means something");
+        let made = graph.add_node_multi("node", Op::Along { along, axis: 1 }, &[id], outputs);
+        made.into_iter().enumerate().for_each(|(at, id)| graph.add_output(format!("y{at}"), id));
+        Case { name, graph, inputs: vec![x] }
+    }
+
     fn new(name: String, op: Op, inputs: Vec<Tensor>, dtype: DType, shape: &[usize]) -> Case {
         let mut graph = Graph::default();
         let input = |(index, input): (usize, &Tensor)| {
@@ -232,6 +243,52 @@ fn case_of(name: String, how: Quantization, x: Tensor, to: DType, [zero, by_axis
     Case::new(name, op, inputs, to, &[count])
 }
 
+/// What goes along an axis, of every type: rows of a thread each, and of a block each; NaNs first and within,
+/// and numbers that are equal.
+fn rows() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in DType::ALL {
+        let mut values = numbers(dtype);
+        let nan: &[u8] = match dtype {
+            DType::F32 => &[0, 0, 0xC0, 0x7F],
+            DType::BF16 => &[0xC0, 0x7F],
+            DType::F16 => &[0, 0x7E],
+            DType::F64 => &[0, 0, 0, 0, 0, 0, 0xF8, 0x7F],
+            _ => &[],
+        };
+        values.extend((!nan.is_empty()).then(|| nan.to_vec()));
+        for dims in [[2, 13, 33], [3, 700, 1], [1, 300, 5]] {
+            // Another number comes first in every row, and each comes again.
+            let count: usize = dims.iter().product();
+            let own: Vec<Vec<u8>> =
+                (0..count).map(|at| values[at * at % 97 % values.len()].clone()).collect();
+            let x = || tensor(dtype, &own, &dims);
+            // Long sums of f32 are in another order than the reference's: of what leaves digits to compare.
+            let moderate = (0..count).map(|at| (0.5 + (at * at % 97) as f32 / 7.0).to_le_bytes().to_vec());
+            let summed = match dtype {
+                DType::F32 => tensor(dtype, &moderate.collect::<Vec<_>>(), &dims),
+                _ => x(),
+            };
+            for [one, other] in [[false, false], [false, true], [true, false], [true, true]] {
+                let extreme = Along::ArgExtreme { largest: one, last: other };
+                let scan = |product| Along::Scan { product, exclusive: one, reverse: other };
+                let top = Along::TopK { k: if other { 5 } else { 1 }, largest: one };
+                let all = [(extreme, x()), (top, x()), (scan(false), summed.clone()), (scan(true), x())];
+                for (along, x) in all.into_iter().filter(|(along, _)| along.flaw(dtype, dims[1]).is_none()) {
+                    cases.push(Case::along(format!("{along:?} of {dtype} {dims:?}"), along, x));
+                }
+            }
+            let ways = [Reduce::Sum, Reduce::Mean, Reduce::Max, Reduce::Min, Reduce::Prod, Reduce::SumSquare];
+            for reduce in ways.into_iter().filter(|_| !dtype.is_float() && dtype != DType::Bool) {
+                let op = Op::Reduce { reduce, axes: vec![1], keep_dims: false };
+                let name = format!("{reduce:?} of {dtype} {dims:?}");
+                cases.push(Case::new(name, op, vec![x()], dtype, &[dims[0], dims[2]]));
+            }
+        }
+    }
+    cases
+}
+
 /// A float of some type as a double.
 fn float(dtype: DType, bytes: &[u8]) -> f64 {
     match dtype {
@@ -300,8 +357,12 @@ fn run(device: &CudaDevice, case: &Case) -> Result<bool, String> {
     if completion.outcome != Outcome::Done {
         return Err(format!("{:?}", completion.outcome));
     }
-    let made = completion.io.outputs[0].as_slice();
-    differs(expected[0].dtype(), made, expected[0].bytes().as_slice()).map_or(Ok(true), Err)
+    for (made, expected) in completion.io.outputs.iter().zip(&expected) {
+        if let Some(why) = differs(expected.dtype(), made.as_slice(), expected.bytes().as_slice()) {
+            return Err(why);
+        }
+    }
+    Ok(true)
 }
 
 #[test]
@@ -325,12 +386,23 @@ fn results_of_elements_are_those_of_the_reference() {
 
 #[test]
 #[ignore = "needs the emulated driver: cargo xtask cuda"]
+fn results_along_an_axis_are_those_of_the_reference() {
+    all_right(rows());
+}
+
+#[test]
+#[ignore = "needs the emulated driver: cargo xtask cuda"]
 fn results_of_quantised_values_are_those_of_the_reference() {
+    all_right(quantised());
+}
+
+/// Runs cases, of which the device refuses none.
+fn all_right(cases: Vec<Case>) {
     let separate_allocations = std::env::var_os("REEF_TEST_SEPARATE").is_some();
     let memory_bytes = Some(64 << 20);
     let options = CudaOptions { separate_allocations, memory_bytes, ..CudaOptions::default() };
     let device = CudaDevice::start(options).expect("the emulated driver is there");
-    let wrong: Vec<String> = quantised()
+    let wrong: Vec<String> = cases
         .iter()
         .filter_map(|case| match run(&device, case) {
             Ok(true) => None,

@@ -2,6 +2,8 @@
 //! which every precision has and whose sums f32 has: whatever is multiplied, and in which order, results are
 //! the reference's to the bit.
 
+#[path = "products/attention.rs"]
+mod attention;
 mod sketch;
 
 use std::sync::Arc;

@@ -108,9 +108,9 @@ pub trait Cutter: Send + Sync + fmt::Debug {
         spec.steps.max(1)
     }
 
-    /// Whether the host runs recurrent networks with states of so many elements for the device: then each
-    /// output of a kernel is dense.
-    fn hosts_recurrent(&self, _hidden: usize) -> bool {
+    /// Whether the host runs recurrent networks with states of so many elements for the device, multiplied as
+    /// integers or not: then each output of a kernel is dense.
+    fn hosts_recurrent(&self, _hidden: usize, _integers: bool) -> bool {
         false
     }
 

@@ -47,7 +47,7 @@ pub use program::RegisterKind;
 pub use recur::recur;
 pub use recurrent::RecurrentSpec;
 pub use region::{Lane, Place, Region};
-pub use resample::{ResampleSpec, resample};
+pub use resample::ResampleSpec;
 pub use select::select;
 pub use selection::{CompressSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};
 pub use spec::{

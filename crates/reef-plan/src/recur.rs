@@ -1,21 +1,23 @@
 //! Recurrent networks computed in one go on a host, over bytes: for devices that have no code of their own
 //! for them.
 
-use reef_graph::reference::recurrent::Unit;
+use std::ops::Range;
 
+use reef_graph::DType;
+use reef_graph::reference::recurrent::{Unit, integer_products};
+
+use crate::integer::{IntegerPanels, packed_offset};
 use crate::layout::At;
 use crate::recurrent::RecurrentSpec;
 
 /// Products that are summed side by side.
 const LANES: usize = 16;
 
-/// Writes all of every output of `spec`, whose weights are as the model has them (`Raw`) or computed;
-/// operands are as it says, little endian. The error says what of the inputs' values means nothing.
+/// Writes all of every output of `spec`, whose weights are as the model has them (`Raw`), computed, or integers in
+/// panels; operands are as it says, little endian. The error says what of the inputs' values means nothing.
 pub fn recur(spec: &RecurrentSpec, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), String> {
-    if spec.integers.is_some() {
-        return Err(format!("{}: products of integers are not computed on a host", spec.cell.name()));
-    }
-    let mut rest = inputs[2..].iter().copied();
+    let constants = if spec.integers.is_some() { 4 + usize::from(spec.bias) } else { 2 };
+    let mut rest = inputs[constants..].iter().copied();
     let mut next = |there: bool| if there { rest.next() } else { None };
     let (reset_bias, peepholes) = (next(spec.reset_bias).map(wide), next(spec.peepholes).map(wide));
     let (lengths, before) = (next(spec.lengths), [next(spec.h_before), next(spec.c_before)]);
@@ -26,9 +28,11 @@ pub fn recur(spec: &RecurrentSpec, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) 
         peepholes: peepholes.as_deref(),
         reset_bias: reset_bias.as_deref(),
     };
+    let integers = spec.integers.map(|dtype| Integers::of(spec, inputs, dtype));
     for row in 0..spec.batch {
         let length = lengths.map_or(Ok(spec.all_steps), |lengths| length(spec, lengths, row))?;
-        let states = sequence(spec, &unit, inputs, (row, length), before, outputs);
+        let given = (inputs, integers.as_ref());
+        let states = sequence(spec, &unit, given, (row, length), before, outputs);
         let written = [spec.h_after, spec.c_after].into_iter().zip(&states).filter(|state| state.0);
         for (output, (_, state)) in written.enumerate() {
             store(outputs[usize::from(spec.y) + output], row * spec.hidden, state);
@@ -50,7 +54,7 @@ fn length(spec: &RecurrentSpec, lengths: &[u8], row: usize) -> Result<usize, Str
 fn sequence(
     spec: &RecurrentSpec,
     unit: &Unit<'_>,
-    inputs: &[&[u8]],
+    (inputs, integers): (&[&[u8]], Option<&Integers>),
     (row, length): (usize, usize),
     before: [Option<&[u8]>; 2],
     outputs: &mut [&mut [u8]],
@@ -62,6 +66,9 @@ fn sequence(
         None => vec![0.0; hidden],
     });
     let mut product = |gate: usize, state: &[f64]| -> Vec<f64> {
+        if let Some(integers) = integers {
+            return integers.products(state, gate * hidden..(gate + 1) * hidden);
+        }
         let state: Vec<f32> = state.iter().map(|&value| value as f32).collect();
         if spec.computed {
             return panels(spec, inputs[1], gate, &state);
@@ -73,7 +80,9 @@ fn sequence(
         let step = spec.step(turn);
         let inside = spec.first + step < length;
         if inside {
-            let sums = part(inputs[0], (step * spec.batch + row) * spec.sums_row_stride, all);
+            let mut sums = part(inputs[0], (step * spec.batch + row) * spec.sums_row_stride, all);
+            let biases = integers.map_or(&[][..], |integers| &integers.bias);
+            sums.iter_mut().zip(biases).for_each(|(sum, bias)| *sum += bias);
             unit.step(&sums, &mut product, &mut h, &mut c);
         }
         if spec.y {
@@ -85,6 +94,46 @@ fn sequence(
         }
     }
     [h, c]
+}
+
+/// Weights of integers, which the integers of a state are multiplied with.
+struct Integers {
+    /// Less their zero points, a row for each output.
+    weights: Vec<i32>,
+    scales: Vec<f64>,
+    /// Of all gates, or none.
+    bias: Vec<f64>,
+    hidden: usize,
+}
+
+impl Integers {
+    fn of(spec: &RecurrentSpec, inputs: &[&[u8]], dtype: DType) -> Integers {
+        Integers {
+            weights: unpacked(spec, inputs, dtype),
+            scales: wide(inputs[2]),
+            bias: if spec.bias { wide(inputs[4]) } else { vec![] },
+            hidden: spec.hidden,
+        }
+    }
+
+    /// Products of a state with the weights of some outputs.
+    fn products(&self, state: &[f64], outputs: Range<usize>) -> Vec<f64> {
+        let weight = |output: usize, k: usize| i64::from(self.weights[output * self.hidden + k]);
+        integer_products(state, outputs, weight, |output| self.scales[output] as f32)
+    }
+}
+
+/// Weights of integers less their zero points, a row for each output.
+fn unpacked(spec: &RecurrentSpec, inputs: &[&[u8]], dtype: DType) -> Vec<i32> {
+    let panels = IntegerPanels { of: spec.matrices(), width: spec.panel_width };
+    let mut weights = Vec::with_capacity(spec.cell.gates() * spec.hidden * spec.hidden);
+    for (at, &zero) in inputs[3].iter().enumerate() {
+        let zero = if dtype == DType::I8 { i32::from(zero as i8) } else { i32::from(zero) };
+        let (group, output) = (at / spec.hidden, at % spec.hidden);
+        let weight = |k: usize| i32::from(inputs[1][panels.place(At { group, output, k })] as i8);
+        weights.extend((0..spec.hidden).map(|k| weight(k) - (zero - packed_offset(dtype))));
+    }
+    weights
 }
 
 fn float(bytes: &[u8]) -> f32 {

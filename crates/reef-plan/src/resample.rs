@@ -1,4 +1,4 @@
-//! Resampling along an axis: the specification, and the whole of it on a host.
+//! The specification of resampling along an axis.
 
 use std::ops::Range;
 
@@ -41,29 +41,5 @@ impl ResampleSpec {
         let (row, column) = (block / across * self.tile_rows, block % across * self.tile_columns);
         let (rows, columns) = (self.rows() - row, self.inner - column);
         (row..row + rows.min(self.tile_rows), column..column + columns.min(self.tile_columns))
-    }
-}
-
-/// All blocks of a kernel, over bytes: for devices that have no code of their own for it. `x` and `y` are its
-/// operands.
-pub fn resample(spec: &ResampleSpec, x: &[u8], y: &mut [u8]) {
-    let float = |at: usize| f32::from_le_bytes(x[at * 4..][..4].try_into().expect("an element's bytes"));
-    let mut sums = vec![0.0f32; spec.inner];
-    for (row, y) in y.chunks_exact_mut(spec.inner * 4).take(spec.rows()).enumerate() {
-        let first = row / spec.taps.outputs() * spec.taps.extent();
-        let (from, weights) = spec.taps.of(row % spec.taps.outputs());
-        sums.fill(0.0);
-        for (&from, &weight) in from.iter().zip(weights) {
-            for (at, sum) in sums.iter_mut().enumerate() {
-                let x = match usize::try_from(from) {
-                    Ok(from) => float((first + from) * spec.inner + at),
-                    Err(_) => spec.taps.outside(),
-                };
-                *sum += weight * x;
-            }
-        }
-        for (bytes, sum) in y.chunks_exact_mut(4).zip(&sums) {
-            bytes.copy_from_slice(&sum.to_le_bytes());
-        }
     }
 }

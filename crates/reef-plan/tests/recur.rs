@@ -3,7 +3,7 @@
 use reef_base::Rng;
 use reef_graph::reference::recurrent::recurrent;
 use reef_graph::{Cell, DType, Direction, GateFunction, RecurrentAttrs, Shape, Tensor};
-use reef_plan::{At, RecurrentSpec, recur};
+use reef_plan::{At, Packing, RecurrentSpec, WeightStore, recur};
 
 const CELLS: [Cell; 5] = [
     Cell::Lstm { input_forget: false },
@@ -163,6 +163,39 @@ fn a_host_takes_computed_weights_in_panels() {
             for (a, b) in made.concat().iter().zip(expected.concat()) {
                 assert!((a - b).abs() < 1e-5, "{cell:?} by {panel_width}: {a}, not {b}");
             }
+        }
+    }
+}
+
+/// Weights of both types, in both directions.
+#[test]
+fn a_host_multiplies_integers_as_the_operator_means() {
+    let (cell, all, rng) = (CELLS[0], 4 * HIDDEN, &mut Rng::new(7));
+    let packing = Packing::IntegerPanels { groups: 4, width: 16 };
+    for (dtype, reverse) in [(DType::I8, false), (DType::U8, true)] {
+        let attrs =
+            RecurrentAttrs { bias: false, lengths: false, integers: true, ..attrs(cell, reverse, None) };
+        let mut bytes = |dims: &[usize]| {
+            let bytes: Vec<u8> = (0..dims.iter().product()).map(|_| rng.below(256) as u8).collect();
+            Tensor::from_slice(dtype, Shape::new(dims), &bytes)
+        };
+        let (r, zeros) = (bytes(&[1, all, HIDDEN]), bytes(&[1, all]));
+        let scales: Vec<f32> = (0..all).map(|at| 0.0004 + 0.0001 * (at % 5) as f32).collect();
+        let scales = Tensor::f32([1, all], &scales);
+        let Inputs { x, states: [h, c], peepholes, .. } = &inputs(cell, &[STEPS as i32; BATCH]);
+        let expected = recurrent(&attrs, &[x, &r, &scales, &zeros, h, c, peepholes]).unwrap();
+        let store = WeightStore::new();
+        let weight = store.insert(&r.reshaped(Shape::from([all, HIDDEN, 1, 1])), packing);
+        let packed = store.get(weight.key, packing).unwrap();
+        let spec = RecurrentSpec { integers: Some(dtype), lengths: false, panel_width: 16, ..spec(&attrs) };
+        let given = [&scales, &zeros, peepholes, h, c].map(|tensor| tensor.bytes().as_slice());
+        let operands = [&[x.bytes().as_slice(), packed.as_slice()][..], &given].concat();
+        let state = BATCH * HIDDEN * 4;
+        let mut made = [STEPS * state, state, state].map(|bytes| vec![0xFFu8; bytes]);
+        let mut slices: Vec<&mut [u8]> = made.iter_mut().map(Vec::as_mut_slice).collect();
+        recur(&spec, &operands, &mut slices).unwrap();
+        for (made, expected) in made.iter().zip(&expected) {
+            assert_eq!(made, expected.bytes().as_slice(), "{dtype} {reverse}");
         }
     }
 }

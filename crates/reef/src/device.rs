@@ -5,11 +5,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use reef_base::Domain;
 use reef_cpu::{CpuDevice, CpuOptions, allowed_cores, granted_memory};
-use reef_cuda::{CudaDevice, CudaOptions};
 use reef_device::{Budget, Device, Scheme};
 use reef_engine::PoolDevice;
 
 use crate::cli::DeviceArgs;
+use crate::gpu::{self, Wanted};
 use crate::spec::{self, DeviceSpec, Kind, Planned};
 
 /// Starts the one device that the command line names, for a command that uses no more.
@@ -70,13 +70,7 @@ fn start_cpu(
 
 fn start_gpu(args: &DeviceArgs, number: usize, scheme: Scheme) -> Result<Arc<dyn Device>> {
     let (padding, memory_bytes) = (args.padding, memory_bytes(args));
-    Ok(Arc::new(CudaDevice::start(CudaOptions {
-        number,
-        scheme,
-        padding,
-        memory_bytes,
-        ..CudaOptions::default()
-    })?))
+    gpu::start(Wanted { number, scheme, padding, memory_bytes, outstanding: None })
 }
 
 /// Memory for models and their tasks, where the command line says how much.

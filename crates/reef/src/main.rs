@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod device;
+mod gpu;
 mod inputs;
 mod loader;
 mod npy;
@@ -20,6 +21,7 @@ use cli::{BenchCommand, Cli, Command};
 
 /// NVIDIA's driver has eight queues into a GPU unless it is told, and streams that share one wait for each
 /// other: an urgent task's behind a less urgent one's.
+#[cfg(feature = "cuda")]
 #[allow(unsafe_code)]
 fn widen_gpu_queues() {
     const VARIABLE: &str = "CUDA_DEVICE_MAX_CONNECTIONS";
@@ -43,6 +45,7 @@ fn give_memory_back() {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "cuda")]
     widen_gpu_queues();
     give_memory_back();
     let cli = Cli::parse();

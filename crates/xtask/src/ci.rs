@@ -92,13 +92,15 @@ pub(crate) fn run_step(step: Step) -> Result<()> {
 }
 
 /// What `scripts/cost-of.py` builds and nothing else does: mechanisms compiled out, each and together. Of
-/// this crate only, so that tract is not built with other features.
+/// this crate only, so that tract is not built with other features. And the binary without CUDA, for the same
+/// reason as one of the workspace's.
 fn features() -> Result<()> {
     for features in ["no-polls", "no-trace", "no-polls,no-trace"] {
         let only = ["clippy", "-p", "reef-cpu", "--features", features, "--", "-D", "warnings"];
         run_command(cargo(&only))?;
     }
-    Ok(())
+    let without = ["clippy", "--workspace", "--no-default-features", "--bin", "reef", "--", "-D", "warnings"];
+    run_command(cargo(&without))
 }
 
 /// Tests in the dev profile, where debug assertions and overflow checks are on.

@@ -39,10 +39,11 @@ const WATCHED: [&[&str]; 5] = [
     &["--test", "integers"],
 ];
 /// For the check that is the slowest.
-const SLOWLY: [&[&str]; 3] = [
+const SLOWLY: [&[&str]; 4] = [
     &["--lib", "isolation::"],
     &["--test", "emulated", "results_are_what_the_graphs_mean"],
     &["--test", "elements"],
+    &["--test", "products", "attention::heads_of_every_width_in_f16"],
 ];
 /// Multiprocessors of the devices of tests that want several.
 const SIZES: &str = "1,2,3,5";

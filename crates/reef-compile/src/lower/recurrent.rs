@@ -331,7 +331,7 @@ impl Lowering<'_> {
             }
         }
         let mut y = made[0].as_ref().map(|y| y.slice(1, direction, 1, 1));
-        if y.is_some() && count > 1 && self.cutter.hosts_recurrent(hidden) {
+        if y.is_some() && count > 1 && self.cutter.hosts_recurrent(hidden, attrs.integers) {
             let buf = self.buffer(BufKind::Arena, steps * batch * hidden * DType::F32.bytes());
             y = Some(View::dense(buf, DType::F32, &[steps, 1, batch, hidden]));
         }

@@ -297,7 +297,12 @@ fn large(tiny: bool) -> Vec<Entry> {
     };
     // VGG's dense layer with an eighth of its columns, BERT's.
     let products = if tiny { [[1, 1024, 64], [32, 96, 128]] } else { [[1, 25_088, 512], [128, 768, 3072]] };
-    let heads = if tiny { [[2, 64, 64]] } else { [[12, 128, 64]] };
+    // BERT's, those of large language models, and those of a diffusion model and of Gemma.
+    let heads = if tiny {
+        [[2, 64, 64], [1, 65, 128], [1, 64, 160]]
+    } else {
+        [[12, 128, 64], [16, 512, 128], [8, 256, 256]]
+    };
     let convs = convs.into_iter().map(|sizes| {
         let [inputs, side, outputs, kernel] = sizes;
         let name = format!("conv {kernel}x{kernel}, {side}x{side}x{inputs} to {outputs}");

@@ -3,12 +3,61 @@
 use bytemuck::{Pod, Zeroable};
 use reef_plan::{AttentionSpec, Masking, Precision};
 
-use super::{Described, Operand, Operands, RANK_MAX, described, number};
+use super::{CONTROL_BYTES, Described, Operand, Operands, RANK_MAX, described, number};
 use crate::cut::{ATTENTION_WIDTH_MAX, CONV_ROWS};
 
-/// Three operands of 64 lines, scores in rows that keep off each other's banks, three numbers of each row.
-const SHARED_BYTES: usize =
-    (3 * 64 * ATTENTION_WIDTH_MAX + CONV_ROWS * (64 + 8) + 3 * CONV_ROWS) * size_of::<f32>();
+/// Kernels by the width of heads that they are for, as `kernels/attention.cuh` has them.
+struct Variant {
+    width: usize,
+    shared_bytes: usize,
+    /// In tf32, f16 and bf16.
+    functions: [&'static str; 3],
+}
+
+const VARIANTS: [Variant; 3] = [
+    Variant {
+        width: 64,
+        shared_bytes: SHARED_BYTES,
+        functions: ["reef_queue_attention_tf32", "reef_queue_attention_f16", "reef_queue_attention_bf16"],
+    },
+    Variant {
+        width: 128,
+        shared_bytes: WIDE_SHARED_BYTES,
+        functions: [
+            "reef_queue_attention_tf32_wide",
+            "reef_queue_attention_f16_wide",
+            "reef_queue_attention_bf16_wide",
+        ],
+    },
+    Variant {
+        width: ATTENTION_WIDTH_MAX,
+        shared_bytes: WIDEST_SHARED_BYTES,
+        functions: [
+            "reef_queue_attention_tf32_widest",
+            "reef_queue_attention_f16_widest",
+            "reef_queue_attention_bf16_widest",
+        ],
+    },
+];
+
+/// Scores in rows that keep off each other's banks, three numbers of each row.
+const SCORES: usize = CONV_ROWS * (64 + 8) + 3 * CONV_ROWS;
+/// Three operands of 64 lines, and scores.
+pub(super) const SHARED_BYTES: usize = (3 * 64 * 64 + SCORES) * size_of::<f32>();
+/// Queries, two pieces of four chunks of 64 lines, and scores.
+pub(super) const WIDE_SHARED_BYTES: usize = (64 * 128 + 2 * 4 * 64 * 16 + SCORES) * size_of::<f32>();
+/// The same, with pieces of two chunks.
+pub(super) const WIDEST_SHARED_BYTES: usize = (64 * 256 + 2 * 2 * 64 * 16 + SCORES) * size_of::<f32>();
+
+/// What every GPU has for a block.
+const SHARED_BYTES_MAX: usize = 99 << 10;
+const _: () = {
+    let mut at = 0;
+    while at < VARIANTS.len() {
+        assert!(VARIANTS[at].shared_bytes + CONTROL_BYTES as usize <= SHARED_BYTES_MAX);
+        at += 1;
+    }
+};
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
@@ -38,15 +87,16 @@ pub(super) struct AttentionDescriptor {
 }
 
 pub(super) fn attention(operands: Operands<'_>, spec: &AttentionSpec) -> Result<Described, String> {
-    let function = match operands.precision {
+    let precision = match operands.precision {
         Precision::F32 => return Err("the device has no attention in f32".into()),
-        Precision::Tf32 => "reef_queue_attention_tf32",
-        Precision::F16 => "reef_queue_attention_f16",
-        Precision::Bf16 => "reef_queue_attention_bf16",
+        Precision::Tf32 => 0,
+        Precision::F16 => 1,
+        Precision::Bf16 => 2,
     };
-    if spec.depth.max(spec.width) > ATTENTION_WIDTH_MAX || spec.batch.len() > RANK_MAX {
+    let fitting = VARIANTS.iter().find(|variant| spec.depth.max(spec.width) <= variant.width);
+    let Some(variant) = fitting.filter(|_| spec.batch.len() <= RANK_MAX) else {
         return Err(format!("attention of {} products and {} columns", spec.depth, spec.width));
-    }
+    };
     let pair = |strides: [usize; 2]| strides.map(|stride| stride as i64);
     // Numbers as the kernel has them.
     let (masking, replacement) = match spec.mask {
@@ -82,5 +132,5 @@ pub(super) fn attention(operands: Operands<'_>, spec: &AttentionSpec) -> Result<
         descriptor.batch_dims[axis] = number(extent);
         descriptor.batch_strides[axis] = [q, k, v, mask, y].map(|stride| stride as i64);
     }
-    Ok(described(function, &descriptor, SHARED_BYTES))
+    Ok(described(variant.functions[precision], &descriptor, variant.shared_bytes))
 }

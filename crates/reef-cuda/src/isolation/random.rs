@@ -4,7 +4,8 @@ use reef_base::Rng;
 use reef_compile::reference;
 use reef_compile::samples::Sample;
 use reef_graph::{
-    Binary, ConvAttrs, DType, Graph, Op, PoolAttrs, PoolKind, Reduce, Shape, Tensor, Unary, ValueId,
+    Along, Binary, ConvAttrs, DType, Graph, Op, PoolAttrs, PoolKind, Reduce, Shape, Taps, Tensor, Unary,
+    ValueId,
 };
 
 struct Sketch<'a> {
@@ -28,7 +29,7 @@ pub(super) fn sample(rng: &mut Rng) -> Sample {
 
 impl Sketch<'_> {
     fn draw(&mut self) -> (&'static str, Option<ValueId>) {
-        match self.below(11) {
+        match self.below(13) {
             0 | 1 => ("random convolution", self.conv()),
             2 => ("random pool", self.pool()),
             3 => ("random product", Some(self.product())),
@@ -38,6 +39,8 @@ impl Sketch<'_> {
             7 => ("random slice of a transposition", Some(self.movement())),
             8 => ("random broadcast", Some(self.broadcast())),
             9 => ("random norm and convolution", Some(self.normed_conv())),
+            10 => ("random row function", Some(self.along())),
+            11 => ("random resampling", Some(self.resample())),
             _ => ("random layer norm", Some(self.layer_norm())),
         }
     }
@@ -72,6 +75,50 @@ impl Sketch<'_> {
     fn node(&mut self, op: Op, inputs: &[ValueId], shape: &[usize]) -> ValueId {
         let name = format!("n{}", self.graph.nodes.len());
         self.graph.add_node(name, op, inputs, DType::F32, Shape::new(shape))
+    }
+
+    /// Rows in the middle of three axes, some of them long.
+    fn rows(&mut self) -> [usize; 3] {
+        let long = self.below(2) == 0;
+        [
+            1 + self.below(4),
+            1 + self.below(if long { 900 } else { 40 }),
+            1 + self.below(if long { 3 } else { 300 }),
+        ]
+    }
+
+    fn along(&mut self) -> ValueId {
+        let dims = self.rows();
+        let x = self.input(&dims);
+        let largest = self.below(2) == 0;
+        let along = match self.below(3) {
+            0 => Along::ArgExtreme { largest, last: self.below(2) == 0 },
+            1 => Along::TopK { k: 1 + self.below(dims[1].min(9)), largest },
+            _ => {
+                let [product, exclusive, reverse] = [0; 3].map(|_| self.below(2) == 0);
+                Along::Scan { product, exclusive, reverse }
+            }
+        };
+        let outputs = along.outputs(1, DType::F32, &Shape::new(&dims)).expect("it means something");
+        let op = Op::Along { along, axis: 1 };
+        self.graph.add_node_multi("along", op, &[x], outputs).swap_remove(0)
+    }
+
+    fn resample(&mut self) -> ValueId {
+        let dims = self.rows();
+        let outputs = 1 + self.below(50);
+        let mut taps = Vec::new();
+        for _ in 0..outputs {
+            let count = self.below(5);
+            let tap = |_| {
+                let from = self.below(dims[1] + 1);
+                ((from < dims[1]).then_some(from), self.rng.normal_f32())
+            };
+            taps.push((0..count).map(tap).collect());
+        }
+        let taps = Taps::new(dims[1], 1.5, &taps).expect("taps are of the axis");
+        let x = self.input(&dims);
+        self.node(Op::Resample { axis: 1, taps }, &[x], &[dims[0], outputs, dims[2]])
     }
 
     /// Extents of an axis after a window has gone over it, with random pads; `None` if it does not fit.

@@ -166,6 +166,20 @@ struct TensorTile {
     }
   }
 
+  // The same in fewer registers: 16 rows after the other, as nothing is done to the left part.
+  __device__ __forceinline__ void multiply_chunk_by_rows(const unsigned char *left_at, const unsigned char *right_at) {
+    const unsigned lane = threadIdx.x % 32;
+    const auto *const lefts = reinterpret_cast<const Floats4 *>(left_at) + first_row() * (CHUNK / 4) + lane;
+    REEF_UNROLLED
+    for (unsigned m = 0; m < M; m++) {
+      const typename P::Left left = P::left(lefts[m * 16 * (CHUNK / 4)], lefts[(m * 16 + 8) * (CHUNK / 4)]);
+      REEF_UNROLLED
+      for (unsigned n = 0; n < 2; n++) {
+        P::multiply(sums[m][n], left, right_of(right_at, (first_column() + n * 8) * (CHUNK / 4) + lane));
+      }
+    }
+  }
+
   // Adds the products of a step.
   __device__ __forceinline__ void multiply(unsigned char *shared, unsigned step) {
     REEF_UNROLLED

@@ -4,6 +4,7 @@
 // through, skipped or not, tells the host how the launch ended: whole, or evicted, and then all of its blocks
 // run again. Kernels of a graph tell nothing: its last node does, for all of them.
 #pragma once
+#include "along.cuh"
 #include "attention.cuh"
 #include "conv.cuh"
 #include "conv_tensor.cuh"
@@ -126,38 +127,46 @@ static_assert(sizeof(reef::Report) == REPORT_BYTES, "the host has another idea o
 
 // Every tile function: its number, its descriptor, and how many of its blocks a multiprocessor has registers for.
 // That is 2 or 4, which a launch beside others of that number goes by; `descriptor.rs` has the same list.
-#define REEF_TILE_FUNCTIONS(X)                       \
-  X(0, attention_bf16, AttentionDescriptor, 2)       \
-  X(1, attention_f16, AttentionDescriptor, 2)        \
-  X(2, attention_tf32, AttentionDescriptor, 2)       \
-  X(3, conv, ConvDescriptor, 2)                      \
-  X(4, conv_bf16, ConvDescriptor, 2)                 \
-  X(5, conv_bf16_narrow, ConvDescriptor, 2)          \
-  X(6, conv_bf16_narrow_normed, ConvDescriptor, 2)   \
-  X(7, conv_bf16_normed, ConvDescriptor, 2)          \
-  X(8, conv_f16, ConvDescriptor, 2)                  \
-  X(9, conv_f16_narrow, ConvDescriptor, 2)           \
-  X(10, conv_f16_narrow_normed, ConvDescriptor, 2)   \
-  X(11, conv_f16_normed, ConvDescriptor, 2)          \
-  X(12, conv_normed, ConvDescriptor, 2)              \
-  X(13, conv_tf32, ConvDescriptor, 2)                \
-  X(14, conv_tf32_narrow, ConvDescriptor, 2)         \
-  X(15, conv_tf32_narrow_normed, ConvDescriptor, 2)  \
-  X(16, conv_tf32_normed, ConvDescriptor, 2)         \
-  X(17, elementwise, ElementwiseDescriptor, 4)       \
-  X(18, gather, GatherDescriptor, 4)                 \
-  X(19, layer_norm, LayerNormDescriptor, 4)          \
-  X(20, matmul, MatMulDescriptor, 2)                 \
-  X(21, matmul_bf16, MatMulDescriptor, 2)            \
-  X(22, matmul_f16, MatMulDescriptor, 2)             \
-  X(23, matmul_tf32, MatMulDescriptor, 2)            \
-  X(24, reduce, ReduceDescriptor, 4)                 \
-  X(25, softmax, SoftmaxDescriptor, 4)               \
-  X(26, synthetic, SyntheticDescriptor, 4)           \
-  X(27, window, WindowDescriptor, 4)                 \
-  X(28, integer_conv, IntegerConvDescriptor, 2)      \
-  X(29, integer_matmul, IntegerMatMulDescriptor, 2)  \
-  X(30, recurrent, RecurrentDescriptor, 2)
+#define REEF_TILE_FUNCTIONS(X)                          \
+  X(0, attention_bf16, AttentionDescriptor, 2)          \
+  X(1, attention_f16, AttentionDescriptor, 2)           \
+  X(2, attention_tf32, AttentionDescriptor, 2)          \
+  X(3, conv, ConvDescriptor, 2)                         \
+  X(4, conv_bf16, ConvDescriptor, 2)                    \
+  X(5, conv_bf16_narrow, ConvDescriptor, 2)             \
+  X(6, conv_bf16_narrow_normed, ConvDescriptor, 2)      \
+  X(7, conv_bf16_normed, ConvDescriptor, 2)             \
+  X(8, conv_f16, ConvDescriptor, 2)                     \
+  X(9, conv_f16_narrow, ConvDescriptor, 2)              \
+  X(10, conv_f16_narrow_normed, ConvDescriptor, 2)      \
+  X(11, conv_f16_normed, ConvDescriptor, 2)             \
+  X(12, conv_normed, ConvDescriptor, 2)                 \
+  X(13, conv_tf32, ConvDescriptor, 2)                   \
+  X(14, conv_tf32_narrow, ConvDescriptor, 2)            \
+  X(15, conv_tf32_narrow_normed, ConvDescriptor, 2)     \
+  X(16, conv_tf32_normed, ConvDescriptor, 2)            \
+  X(17, elementwise, ElementwiseDescriptor, 4)          \
+  X(18, gather, GatherDescriptor, 4)                    \
+  X(19, layer_norm, LayerNormDescriptor, 4)             \
+  X(20, matmul, MatMulDescriptor, 2)                    \
+  X(21, matmul_bf16, MatMulDescriptor, 2)               \
+  X(22, matmul_f16, MatMulDescriptor, 2)                \
+  X(23, matmul_tf32, MatMulDescriptor, 2)               \
+  X(24, reduce, ReduceDescriptor, 4)                    \
+  X(25, softmax, SoftmaxDescriptor, 4)                  \
+  X(26, synthetic, SyntheticDescriptor, 4)              \
+  X(27, window, WindowDescriptor, 4)                    \
+  X(28, integer_conv, IntegerConvDescriptor, 2)         \
+  X(29, integer_matmul, IntegerMatMulDescriptor, 2)     \
+  X(30, recurrent, RecurrentDescriptor, 2)              \
+  X(31, attention_bf16_wide, AttentionDescriptor, 2)    \
+  X(32, attention_bf16_widest, AttentionDescriptor, 2)  \
+  X(33, attention_f16_wide, AttentionDescriptor, 2)     \
+  X(34, attention_f16_widest, AttentionDescriptor, 2)   \
+  X(35, attention_tf32_wide, AttentionDescriptor, 2)    \
+  X(36, attention_tf32_widest, AttentionDescriptor, 2)  \
+  X(37, along, AlongDescriptor, 4)                      \
+  X(38, resample, ResampleDescriptor, 4)
 
 #define REEF_QUEUE_KERNEL(number, name, Descriptor, together)                                                        \
   extern "C" __global__ void __launch_bounds__(256, together) reef_queue_##name(reef::Launch launch) {               \

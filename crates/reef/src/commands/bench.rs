@@ -14,7 +14,6 @@ use reef_bench::disb::{compare, drive};
 use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
 use reef_bench::{EnvironmentError, Progress};
 use reef_cpu::{CpuDevice, CpuOptions};
-use reef_cuda::{CudaDevice, CudaError, CudaOptions};
 use reef_device::{Device, Scheme};
 use reef_engine::Engine;
 use reef_server::{Running, Server, ServerOptions};
@@ -23,6 +22,7 @@ use crate::cli::{
     CompareArgs, DeviceArgs, DisbArgs, MicroArgs, PlayArgs, ReportArgs, RunWorkloadArgs, ViaName,
 };
 use crate::device;
+use crate::gpu::{self, Wanted};
 use crate::output::say;
 use crate::spec::Kind;
 
@@ -41,19 +41,14 @@ impl Environment {
         });
         Environment { nice: args.nice, memory_bytes: device::memory_bytes(args), gpu }
     }
-
-    fn gpu(&self, number: usize, request: DeviceRequest) -> Result<CudaDevice, CudaError> {
-        let DeviceRequest { scheme, padding, outstanding, .. } = request;
-        let memory_bytes = self.memory_bytes;
-        let usual = CudaOptions { number, scheme, padding, memory_bytes, ..CudaOptions::default() };
-        CudaDevice::start(CudaOptions { outstanding, ..usual })
-    }
 }
 
 impl MicroEnvironment for Environment {
     fn device(&self, request: DeviceRequest) -> Result<Arc<dyn Device>, EnvironmentError> {
         if let Some(number) = self.gpu {
-            return Ok(Arc::new(self.gpu(number, request)?));
+            let DeviceRequest { scheme, padding, outstanding, .. } = request;
+            let memory_bytes = self.memory_bytes;
+            return Ok(gpu::start(Wanted { number, scheme, padding, memory_bytes, outstanding })?);
         }
         let cores = reef_cpu::allowed_cores();
         let options = CpuOptions {

@@ -11,6 +11,7 @@ use reef_onnx::Specialised;
 use reef_plan::{Cutter, DeviceKind, IoSpec, Kernel, KernelSpec, Plan, Restart, WeightStore};
 use serde_json::{Value, json};
 
+use crate::gpu;
 use crate::output::say;
 
 /// A graph and the plan made of it.
@@ -70,8 +71,7 @@ pub fn print(compiled: &Compiled, never_max: Nanos) {
     );
     let mut host: Vec<&str> = plan.host_kernels().iter().map(|kernel| kernel.name()).collect();
     let of_gpu = plan.target().device == DeviceKind::Cuda;
-    let hosted =
-        |kernel: &&Kernel| reef_cuda::runs_on_host(kernel) && !matches!(kernel.spec, KernelSpec::Host(_));
+    let hosted = |kernel: &&Kernel| gpu::runs_on_host(kernel) && !matches!(kernel.spec, KernelSpec::Host(_));
     let hosted = plan.kernels().iter().filter(hosted);
     host.extend(hosted.filter(|_| of_gpu).map(|kernel| kernel.spec.name()));
     match host.is_empty() {

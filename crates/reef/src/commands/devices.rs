@@ -6,10 +6,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use reef_cpu::{CpuDevice, allowed_cores, granted_memory};
-use reef_cuda::{Gpu, Survey};
 use serde_json::{Value, json};
 
 use crate::cli::DevicesArgs;
+use crate::gpu;
 use crate::output::say;
 use crate::spec::listed;
 
@@ -38,71 +38,16 @@ struct Cache {
 
 /// Lists them.
 pub fn run(args: &DevicesArgs) -> Result<()> {
-    let (cpu, gpus) = (Cpu::here()?, reef_cuda::survey());
+    let cpu = Cpu::here()?;
     if args.json {
-        let listed: Vec<Value> =
-            [cpu.to_json()].into_iter().chain(gpus.gpus.iter().map(gpu_to_json)).collect();
-        say!("{:#}", json!({ "devices": listed, "cuda": needs_to_json(&gpus) }));
+        let (gpus, needs) = gpu::to_json();
+        let listed: Vec<Value> = [cpu.to_json()].into_iter().chain(gpus).collect();
+        say!("{:#}", json!({ "devices": listed, "cuda": needs }));
     } else {
         cpu.print();
-        print_gpus(&gpus);
+        gpu::print();
     }
     Ok(())
-}
-
-fn print_gpus(survey: &Survey) {
-    let Survey { driver, compiler, gpus } = survey;
-    for Gpu { number, name, arch, sms, memory_bytes, mig, mps, compute_mode } in gpus {
-        say!("cuda:{number}   {name}");
-        say!("         sm_{arch}, {sms} SMs, memory {:.1} GiB", *memory_bytes as f64 / f64::from(1 << 30));
-        if let Some(profile) = mig {
-            say!("         a MIG instance ({profile}): a part of a GPU, with multiprocessors of its own");
-        }
-        if *mps {
-            say!("         MPS runs: kernels of other processes may be on it, which no task here can evict");
-        }
-        if let Some(mode) = compute_mode {
-            say!("         compute mode {mode}: not used in another mode than default");
-        }
-    }
-    match driver {
-        Ok(version) => {
-            say!("cuda     driver for CUDA {}.{}, {} GPUs", version / 1000, version % 1000 / 10, gpus.len());
-        }
-        Err(why) => return say!("cuda     {why}"),
-    }
-    match compiler {
-        Ok(version) => say!("         NVRTC {version}"),
-        Err(why) => say!("         {why}"),
-    }
-    if !gpus.is_empty() {
-        say!("use      --device cuda:0");
-    }
-}
-
-fn gpu_to_json(gpu: &Gpu) -> Value {
-    let Gpu { number, name, arch, sms, memory_bytes, mig, mps, compute_mode } = gpu;
-    json!({
-        "kind": "cuda",
-        "device": format!("cuda:{number}"),
-        "model": name,
-        "architecture": format!("sm_{arch}"),
-        "sms": sms,
-        "memory_bytes": memory_bytes,
-        "mig": mig,
-        "mps": mps,
-        "compute_mode": compute_mode.unwrap_or("default"),
-    })
-}
-
-/// What is there to use GPUs with, or why it is not.
-fn needs_to_json(survey: &Survey) -> Value {
-    json!({
-        "driver_cuda_version": survey.driver.as_ref().ok(),
-        "driver_error": survey.driver.as_ref().err().map(ToString::to_string),
-        "nvrtc_version": survey.compiler.as_ref().ok(),
-        "nvrtc_error": survey.compiler.as_ref().err().map(ToString::to_string),
-    })
 }
 
 impl Cpu {
