@@ -119,6 +119,39 @@ impl CpuCutter {
         spec
     }
 
+    /// Kernels that are cut into so many units a block. What a block makes in one piece is what the whole
+    /// kernel does: its tile is the number of units.
+    fn units(&self, mut kernel: KernelSpec, ns: f64) -> KernelSpec {
+        let split =
+            |units: &mut usize, granule: usize| *units = tile::split(self.target, *units, ns, granule);
+        match &mut kernel {
+            KernelSpec::Depthwise(spec) => split(&mut spec.tile_rows, 1),
+            KernelSpec::Pool(spec) => split(&mut spec.tile_rows, 1),
+            KernelSpec::Reduce(spec) => split(&mut spec.tile, 16),
+            KernelSpec::Softmax(spec) => split(&mut spec.tile, 1),
+            KernelSpec::LayerNorm(spec) => split(&mut spec.tile, 1),
+            KernelSpec::Gather(spec) => split(&mut spec.tile, 1),
+            KernelSpec::Take(spec) => split(&mut spec.tile, TILE_GRANULE),
+            KernelSpec::MaxPool(spec) => split(&mut spec.tile, TILE_GRANULE),
+            KernelSpec::Along(spec) => split(&mut spec.tile, spec.inner.min(TILE_GRANULE)),
+            KernelSpec::Trees(spec) => split(&mut spec.tile, 1),
+            // In one piece, or cut by more than one number.
+            KernelSpec::Attention(_)
+            | KernelSpec::Selection(_)
+            | KernelSpec::Host(_)
+            | KernelSpec::Synthetic(_)
+            | KernelSpec::Conv(_)
+            | KernelSpec::MatMul(_)
+            | KernelSpec::IntegerConv(_)
+            | KernelSpec::IntegerMatMul(_)
+            | KernelSpec::Elementwise(_)
+            | KernelSpec::Put(_)
+            | KernelSpec::Resample(_)
+            | KernelSpec::Recurrent(_) => {}
+        }
+        kernel
+    }
+
     fn elementwise(&self, mut spec: ElementwiseSpec, ns: f64) -> ElementwiseSpec {
         let inner = *spec.dims.last().expect("a loop has an axis");
         let granule = if (TILE_GRANULE..=INNER_GRANULE_MAX).contains(&inner) { inner } else { TILE_GRANULE };
@@ -147,8 +180,6 @@ impl Cutter for CpuCutter {
 
     fn cut(&self, kernel: KernelSpec, work: &Work) -> KernelSpec {
         let ns = self.kernel_ns(&kernel, work);
-        // What a block makes in one piece is what the whole kernel does: its tile is the number of units.
-        let split = |units: usize, granule: usize| tile::split(self.target, units, ns, granule);
         match kernel {
             KernelSpec::Conv(spec) => KernelSpec::Conv(self.conv(spec)),
             KernelSpec::MatMul(spec) => KernelSpec::MatMul(self.matmul(spec, ns)),
@@ -169,39 +200,7 @@ impl Cutter for CpuCutter {
                 KernelSpec::IntegerMatMul(spec)
             }
             KernelSpec::Elementwise(spec) => KernelSpec::Elementwise(self.elementwise(spec, ns)),
-            KernelSpec::Depthwise(mut spec) => {
-                spec.tile_rows = split(spec.tile_rows, 1);
-                KernelSpec::Depthwise(spec)
-            }
-            KernelSpec::Pool(mut spec) => {
-                spec.tile_rows = split(spec.tile_rows, 1);
-                KernelSpec::Pool(spec)
-            }
-            KernelSpec::Reduce(mut spec) => {
-                spec.tile = split(spec.tile, 16);
-                KernelSpec::Reduce(spec)
-            }
-            KernelSpec::Softmax(mut spec) => {
-                spec.tile = split(spec.tile, 1);
-                KernelSpec::Softmax(spec)
-            }
-            KernelSpec::LayerNorm(mut spec) => {
-                spec.tile = split(spec.tile, 1);
-                KernelSpec::LayerNorm(spec)
-            }
-            KernelSpec::Gather(mut spec) => {
-                spec.tile = split(spec.tile, 1);
-                KernelSpec::Gather(spec)
-            }
-            KernelSpec::Take(mut spec) => {
-                spec.tile = split(spec.tile, TILE_GRANULE);
-                KernelSpec::Take(spec)
-            }
             KernelSpec::Put(spec) => KernelSpec::Put(self.put(spec, ns)),
-            KernelSpec::MaxPool(mut spec) => {
-                spec.tile = split(spec.tile, TILE_GRANULE);
-                KernelSpec::MaxPool(spec)
-            }
             KernelSpec::Resample(spec) => KernelSpec::Resample(tile::resample(self.target, spec, ns)),
             KernelSpec::Recurrent(mut spec) => {
                 (spec.panel_width, spec.tile_rows) = match spec.integers {
@@ -210,18 +209,7 @@ impl Cutter for CpuCutter {
                 };
                 KernelSpec::Recurrent(spec)
             }
-            KernelSpec::Along(mut spec) => {
-                spec.tile = split(spec.tile, spec.inner.min(TILE_GRANULE));
-                KernelSpec::Along(spec)
-            }
-            KernelSpec::Trees(mut spec) => {
-                spec.tile = split(spec.tile, 1);
-                KernelSpec::Trees(spec)
-            }
-            other @ (KernelSpec::Attention(_)
-            | KernelSpec::Selection(_)
-            | KernelSpec::Host(_)
-            | KernelSpec::Synthetic(_)) => other,
+            other => self.units(other, ns),
         }
     }
 
