@@ -13,9 +13,8 @@ mod vision;
 use reef_graph::Along;
 use reef_plan::cut::{Cutter, Weights, Work};
 use reef_plan::{
-    AlongSpec, AttentionSpec, ConvSpec, ElementwiseSpec, GatherSpec, IntegerConvSpec, IntegerMatMulSpec, Isa,
-    KernelSpec, MatMulSpec, MaxPoolSpec, PackedSpec, Packing, Place, Plan, PutSpec, RecurrentSpec,
-    RowFunction, SelectionSpec, TakeSpec, Target, TreesSpec, VisionSpec, trees_flaw,
+    AlongSpec, AttentionSpec, ConvSpec, ElementwiseSpec, IntegerConvSpec, IntegerMatMulSpec, Isa, KernelSpec,
+    MatMulSpec, Packing, Place, Plan, PutSpec, RecurrentSpec, RowFunction, SelectionSpec, Target, trees_flaw,
 };
 
 pub(crate) use scratch::sorts;
@@ -137,6 +136,44 @@ impl CpuCutter {
         spec
     }
 
+    /// Kernels that are cut into so many units a block. What a block makes in one piece is what the whole
+    /// kernel does: its tile is the number of units.
+    fn units(&self, mut kernel: KernelSpec, ns: f64) -> KernelSpec {
+        let split =
+            |units: &mut usize, granule: usize| *units = tile::split(self.target, *units, ns, granule);
+        match &mut kernel {
+            KernelSpec::Depthwise(spec) => split(&mut spec.tile_rows, 1),
+            KernelSpec::Pool(spec) => split(&mut spec.tile_rows, 1),
+            KernelSpec::Reduce(spec) => split(&mut spec.tile, 16),
+            KernelSpec::Softmax(spec) => split(&mut spec.tile, 1),
+            KernelSpec::LayerNorm(spec) => split(&mut spec.tile, 1),
+            KernelSpec::Gather(spec) => split(&mut spec.tile, 1),
+            KernelSpec::Take(spec) => split(&mut spec.tile, TILE_GRANULE),
+            KernelSpec::MaxPool(spec) => split(&mut spec.tile, TILE_GRANULE),
+            KernelSpec::Along(spec) => split(&mut spec.tile, spec.inner.min(TILE_GRANULE)),
+            KernelSpec::Packed(spec) => split(&mut spec.tile, 4),
+            KernelSpec::Trees(spec) => split(&mut spec.tile, 1),
+            KernelSpec::Vision(spec) => {
+                let granule = vision::granule(spec);
+                split(&mut spec.tile, granule);
+            }
+            // In one piece, or cut by more than one number.
+            KernelSpec::Attention(_)
+            | KernelSpec::Selection(_)
+            | KernelSpec::Host(_)
+            | KernelSpec::Synthetic(_)
+            | KernelSpec::Conv(_)
+            | KernelSpec::MatMul(_)
+            | KernelSpec::IntegerConv(_)
+            | KernelSpec::IntegerMatMul(_)
+            | KernelSpec::Elementwise(_)
+            | KernelSpec::Put(_)
+            | KernelSpec::Resample(_)
+            | KernelSpec::Recurrent(_) => {}
+        }
+        kernel
+    }
+
     fn elementwise(&self, mut spec: ElementwiseSpec, ns: f64) -> ElementwiseSpec {
         let inner = *spec.dims.last().expect("a loop has an axis");
         let granule = if (TILE_GRANULE..=INNER_GRANULE_MAX).contains(&inner) { inner } else { TILE_GRANULE };
@@ -165,42 +202,13 @@ impl Cutter for CpuCutter {
 
     fn cut(&self, kernel: KernelSpec, work: &Work) -> KernelSpec {
         let ns = self.kernel_ns(&kernel, work);
-        // What a block makes in one piece is what the whole kernel does: its tile is the number of units.
-        let split = |units: usize, granule: usize| tile::split(self.target, units, ns, granule);
         match kernel {
             KernelSpec::Conv(spec) => KernelSpec::Conv(self.conv(spec)),
             KernelSpec::MatMul(spec) => KernelSpec::MatMul(self.matmul(spec, ns)),
             KernelSpec::IntegerConv(spec) => KernelSpec::IntegerConv(self.integer_conv(spec)),
             KernelSpec::IntegerMatMul(spec) => KernelSpec::IntegerMatMul(self.integer_matmul(spec, ns)),
             KernelSpec::Elementwise(spec) => KernelSpec::Elementwise(self.elementwise(spec, ns)),
-            KernelSpec::Depthwise(mut spec) => {
-                spec.tile_rows = split(spec.tile_rows, 1);
-                KernelSpec::Depthwise(spec)
-            }
-            KernelSpec::Pool(mut spec) => {
-                spec.tile_rows = split(spec.tile_rows, 1);
-                KernelSpec::Pool(spec)
-            }
-            KernelSpec::Reduce(mut spec) => {
-                spec.tile = split(spec.tile, 16);
-                KernelSpec::Reduce(spec)
-            }
-            KernelSpec::Softmax(mut spec) => {
-                spec.tile = split(spec.tile, 1);
-                KernelSpec::Softmax(spec)
-            }
-            KernelSpec::LayerNorm(mut spec) => {
-                spec.tile = split(spec.tile, 1);
-                KernelSpec::LayerNorm(spec)
-            }
-            KernelSpec::Gather(spec) => KernelSpec::Gather(GatherSpec { tile: split(spec.tile, 1), ..spec }),
-            KernelSpec::Take(spec) => {
-                KernelSpec::Take(TakeSpec { tile: split(spec.tile, TILE_GRANULE), ..spec })
-            }
             KernelSpec::Put(spec) => KernelSpec::Put(self.put(spec, ns)),
-            KernelSpec::MaxPool(spec) => {
-                KernelSpec::MaxPool(MaxPoolSpec { tile: split(spec.tile, TILE_GRANULE), ..spec })
-            }
             KernelSpec::Attention(spec) => {
                 let tile_rows = tile::attention_rows(self.target, spec.planes(), spec.m, ns);
                 KernelSpec::Attention(AttentionSpec { tile_rows, ..spec })
@@ -211,17 +219,7 @@ impl Cutter for CpuCutter {
                 spec.tile_rows = tile::recurrent_rows(self.target, spec.batch, ns);
                 KernelSpec::Recurrent(spec)
             }
-            KernelSpec::Along(mut spec) => {
-                spec.tile = split(spec.tile, spec.inner.min(TILE_GRANULE));
-                KernelSpec::Along(spec)
-            }
-            KernelSpec::Packed(spec) => KernelSpec::Packed(PackedSpec { tile: split(spec.tile, 4), ..spec }),
-            KernelSpec::Trees(spec) => KernelSpec::Trees(TreesSpec { tile: split(spec.tile, 1), ..spec }),
-            KernelSpec::Vision(spec) => {
-                let tile = split(spec.tile, vision::granule(&spec));
-                KernelSpec::Vision(VisionSpec { tile, ..spec })
-            }
-            other @ (KernelSpec::Selection(_) | KernelSpec::Host(_) | KernelSpec::Synthetic(_)) => other,
+            other => self.units(other, ns),
         }
     }
 

@@ -15,8 +15,8 @@ use crate::context::{BlockContext, BlockEnd};
 
 /// Taps of a line that are looked at between polls.
 const TAPS: usize = 1024;
-/// Steps of a line of taps, beside two for every tap.
-const LINE: usize = 8;
+/// Steps of a line of taps, with its part of the window's, beside two for every tap.
+const LINE: usize = 24;
 
 /// Makes a kernel ready.
 pub(super) fn prepare(spec: &MaxPoolSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {
