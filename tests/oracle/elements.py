@@ -49,6 +49,14 @@ SIGNED_ZEROS = {"Abs", "Acos", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil",
                 "Round", "Sin", "Sinh", "Sqrt", "Tan", "Where"}
 
 
+# Where the reference departs from the function, by operator and type: why.
+DEPARTS = {
+    ("Erf", "float64"): "a subnormal result is 0",
+    ("Sign", "float16"): "no number gives 0, in half precision only",
+    ("Tanh", "float32"): "the least normal number is not its own",
+}
+
+
 def kind(dtype):
     return dtype == ml_dtypes.bfloat16 or np.issubdtype(dtype, np.floating)
 
@@ -91,7 +99,7 @@ def cases():
             for other in sorted(others, key=str):
                 for attributes in ATTRIBUTES.get(operator, [{}]):
                     if operator == "Mod" and kind(dtype) and not attributes:
-                        continue  # not allowed of floats
+                        continue  # ONNX Runtime has it of integers only; the node tests have it
                     if operator == "Pow":
                         inputs[1] = power(dtype, other, inputs[0].size)
                         inputs[0] = bases(dtype)
@@ -230,6 +238,9 @@ def main():
             failed, why = failed + 1, f"on the host: {more[0]}"
         else:
             why = difference(operator, got, want, inputs[0])
+            if why and (operator, str(want.dtype)) in DEPARTS:
+                why, counts["departs"] = "", counts.get("departs", 0) + 1
+                counts["same"] -= 1
             failed += bool(why)
             counts["same"] += not why
         if why:

@@ -157,8 +157,11 @@ fn atanh(x: f64) -> f64 {
 
 /// What is left of a quotient rounded towards −∞.
 fn floored(a: f64, b: f64) -> f64 {
-    let rest = a % b;
-    if rest != 0.0 && (rest < 0.0) != (b < 0.0) { rest + b } else { rest }
+    match a % b {
+        rest if rest == 0.0 => rest.copysign(b),
+        rest if (rest < 0.0) != (b < 0.0) => rest + b,
+        rest => rest,
+    }
 }
 
 /// A function of two floats; comparisons give 0 or 1. Functions of bits have no meaning, and give no number.

@@ -274,7 +274,9 @@ __device__ inline float combine(unsigned kind, float a, float b) {
     case STEP_MOD:
     case STEP_REM: {
       const float rest = fmodf(a, b);
-      return kind == STEP_MOD && rest != 0.f && (rest < 0.f) != (b < 0.f) ? rest + b : rest;
+      if (kind == STEP_REM) return rest;
+      if (rest == 0.f) return copysignf(rest, b);
+      return (rest < 0.f) != (b < 0.f) ? rest + b : rest;
     }
     default:
       return powf(a, b);

@@ -362,11 +362,7 @@ fn modulo(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let name = node.name();
     let (operands, dtype) = widened(b, name, &[node.input(0)?, node.input(1)?])?;
     no_booleans(node, dtype)?;
-    let op = match node.flag("fmod") {
-        true => Binary::Rem,
-        false if dtype.is_float() => return wrong("attribute `fmod` is `0`, of floats it has to be 1"),
-        false => Binary::Mod,
-    };
+    let op = if node.flag("fmod") { Binary::Rem } else { Binary::Mod };
     refuse_zero(b, dtype, operands[1])?;
     let made = b.binary(name, op, operands[0], operands[1])?;
     b.cast(name, made, dtype)

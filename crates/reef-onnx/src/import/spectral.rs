@@ -167,11 +167,14 @@ fn angle(at: usize, of: usize, inverse: bool) -> (f64, f64) {
     (angle.cos(), if inverse { angle.sin() } else { -angle.sin() })
 }
 
+/// What is made of the cosine and the sine of an angle.
+type OfAngle = fn((f64, f64)) -> f64;
+
 /// Elements `[rows, second, 2, first]` between the two halves of a transform, each turned by its angle.
 fn turned(b: &mut Builder, name: &str, x: ValueId, inverse: bool) -> Result<ValueId, Reject> {
     let (shape, dtype) = (b.shape(x), b.dtype(x));
     let (second, first) = (shape[1], shape[3]);
-    let constant = |b: &mut Builder, what: &str, parts: &[fn((f64, f64)) -> f64]| {
+    let constant = |b: &mut Builder, what: &str, parts: &[OfAngle]| {
         let dims = Shape::from([second, parts.len(), first]);
         let tensor = b.shared(format!("{what} {second} {first} {inverse} {dtype}"), || {
             let mut all = Vec::with_capacity(dims.elements());

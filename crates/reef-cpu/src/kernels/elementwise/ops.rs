@@ -57,8 +57,13 @@ impl Leaf for Zip {
                     unsafe {
                         let (a, b) = (*self.a.add(at), *self.b.add(at));
                         let rest = a % b;
-                        let other = self.op == Binary::Mod && rest != 0.0 && (rest < 0.0) != (b < 0.0);
-                        self.to.add(at).write(if other { rest + b } else { rest });
+                        let floored = match rest {
+                            _ if self.op == Binary::Rem => rest,
+                            _ if rest == 0.0 => rest.copysign(b),
+                            _ if (rest < 0.0) != (b < 0.0) => rest + b,
+                            _ => rest,
+                        };
+                        self.to.add(at).write(floored);
                     }
                 }
             }
