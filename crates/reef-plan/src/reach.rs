@@ -457,11 +457,8 @@ fn recurrent(spec: &RecurrentSpec, packing: Option<Packing>) -> Result<Operands,
                 if (groups as usize, other as usize) == (gates, width) => {}
             _ => return Err(OTHER_LAYOUT),
         },
-        _ if spec.computed => {
-            if packing.is_some() || width == 0 {
-                return Err(OTHER_LAYOUT);
-            }
-        }
+        _ if spec.computed && (packing.is_some() || width == 0) => return Err(OTHER_LAYOUT),
+        _ if spec.computed => {}
         Some(Packing::MatrixPanels { .. } | Packing::Depthwise | Packing::IntegerPanels { .. }) => {
             return Err(OTHER_LAYOUT);
         }
