@@ -1,7 +1,7 @@
 //! Rewrites of the graph that need no knowledge of kernels: constants are folded, operators that do nothing
 //! are skipped, and a few pairs become one operator. What no output needs is dropped.
 
-use reef_graph::{Binary, Graph, Node, NodeId, Op, Unary, ValueId, ValueKind};
+use reef_graph::{Binary, Graph, Node, NodeId, Op, Tensor, Unary, ValueId, ValueKind, reference};
 
 /// Largest constant that folding may make, in elements.
 const FOLDED_ELEMENTS_MAX: usize = 1 << 22;
@@ -58,10 +58,9 @@ impl Rewriter {
         }
         let operands: Option<Vec<_>> = node.inputs.iter().map(|&id| self.graph.constant(id)).collect();
         let Some(operands) = operands else { return false };
-        let Ok(tensor) = reef_graph::reference::apply(&node.op, &operands, output.dtype, &output.shape)
-        else {
-            return false;
-        };
+        let (op, dtype, shape) = (node.op.clone(), output.dtype, output.shape.clone());
+        let apply = move |operands: &[&Tensor]| reference::apply(&op, operands, dtype, &shape);
+        let Ok(tensor) = Tensor::made(&operands, apply) else { return false };
         let id = node.outputs[0];
         self.graph.values[id.index()].kind = ValueKind::Const(tensor);
         true

@@ -30,5 +30,5 @@ pub use recurrent::{
 };
 pub use resample::Taps;
 pub use selection::Selection;
-pub use tensor::{ConstKey, Shape, Tensor};
+pub use tensor::{ConstKey, KeyHasher, Shape, Stored, Tensor};
 pub use trees::{Aggregate, Forest};

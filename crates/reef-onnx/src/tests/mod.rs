@@ -4,6 +4,7 @@ mod classical;
 mod decomposed;
 mod forms;
 mod host;
+mod large;
 mod malformed;
 mod network;
 mod numeric;
