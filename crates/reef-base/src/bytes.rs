@@ -54,7 +54,7 @@ impl AlignedBytes {
         if first.is_null() {
             return None;
         }
-        // SAFETY: `first` came from the global allocator for this layout, that of so many bytes, which are zero.
+        // SAFETY: `first` came from the global allocator for this layout, of so many bytes, all 0.
         #[allow(unsafe_code)]
         let all = unsafe { Vec::from_raw_parts(first, layout.size(), layout.size()) };
         let start = (all.as_ptr() as usize).wrapping_neg() % ALIGN_BYTES;

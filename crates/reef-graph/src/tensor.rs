@@ -109,7 +109,7 @@ impl fmt::Debug for ConstKey {
 
 /// Bytes of a constant that are not in memory: read, or made of others, whenever somebody looks at them.
 pub trait Stored: Send + Sync {
-    /// The bytes, the same ones each time. A source that fails notes why for whoever made it, and gives zeros.
+    /// The bytes, the same ones each time. A source that fails notes why for who made it, and gives zeros.
     fn bytes(&self) -> Arc<AlignedBytes>;
 }
 

@@ -70,8 +70,8 @@ impl ConstPool {
         Ok(made)
     }
 
-    /// What `make` makes of `parts`, always the same, or what it gave earlier for the same `what` and `parts`;
-    /// an error is not kept.
+    /// What `make` makes of `parts`, always the same, or what it gave earlier for the same `what` and
+    /// `parts`; an error is not kept.
     pub fn try_made<E>(
         &self,
         what: String,

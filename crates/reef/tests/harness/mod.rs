@@ -182,8 +182,8 @@ fn varint(mut value: usize) -> Vec<u8> {
     out
 }
 
-/// A model of `count` convolutions with `width` channels on each side, of single elements of an image of 2 × 2
-/// that are scaled and added to, each with weights of its own, as raw data.
+/// A model of `count` convolutions with `width` channels on each side, of single elements of an image of
+/// 2 × 2, whose results are scaled, each with weights of its own, as raw data.
 pub fn convolutions(width: usize, count: usize) -> Vec<u8> {
     let number = |field: u8, value: usize| [vec![field << 3], varint(value)].concat();
     let floats = |name: &str, dims: &[usize], seed: usize| {
