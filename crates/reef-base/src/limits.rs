@@ -60,8 +60,11 @@ pub const SEQUENCE_LEN_MAX: usize = 1024;
 pub const SHAPE_VALUES_MAX: usize = 64;
 
 /// Bytes of a model's weights, as its file has them, that are kept beside the packed ones for further
-/// shapes; more are read from the file again.
+/// shapes; of a model with more, the large ones stay in the file.
 pub const WEIGHTS_KEPT_BYTES: usize = 16 << 20;
+
+/// Bytes from which on a constant of such a model is large.
+pub const STORED_BYTES_MIN: usize = 4 << 10;
 
 /// Bytes of one model file, external data not counted: a protocol buffer has at most 2 GiB.
 pub const MODEL_BYTES_MAX: usize = 2 << 30;

@@ -1,7 +1,7 @@
 //! Rewrites of the graph that need no knowledge of kernels: constants are folded, operators that do nothing
 //! are skipped, and a few pairs become one operator. What no output needs is dropped.
 
-use reef_graph::{Binary, Graph, Node, NodeId, Op, Unary, ValueId, ValueKind};
+use reef_graph::{Binary, Graph, Node, NodeId, Op, Tensor, Unary, ValueId, ValueKind, reference};
 
 /// Largest constant that folding may make, in elements.
 const FOLDED_ELEMENTS_MAX: usize = 1 << 22;
@@ -59,10 +59,9 @@ impl Rewriter {
         if grows || output.shape.elements() > FOLDED_ELEMENTS_MAX.max(largest) {
             return false;
         }
-        let Ok(tensor) = reef_graph::reference::apply(&node.op, &operands, output.dtype, &output.shape)
-        else {
-            return false;
-        };
+        let (op, dtype, shape) = (node.op.clone(), output.dtype, output.shape.clone());
+        let apply = move |operands: &[&Tensor]| reference::apply(&op, operands, dtype, &shape);
+        let Ok(tensor) = Tensor::made(&operands, apply) else { return false };
         let id = node.outputs[0];
         self.graph.values[id.index()].kind = ValueKind::Const(tensor);
         true

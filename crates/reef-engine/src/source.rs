@@ -127,6 +127,8 @@ impl PlanSource for OnnxSource {
     fn segment(&self, key: &SegmentKey, cutter: &dyn Cutter) -> Result<Segment, String> {
         let segment = self.compiled(key, cutter);
         self.model.release();
+        // Weights were read while it was compiled.
+        self.model.intact().map_err(|error| error.to_string())?;
         segment
     }
 }

@@ -38,7 +38,7 @@ pub use recurrent::{
 pub use resample::Taps;
 pub use selection::Selection;
 pub use small_float::{Encoding, Rounding, SmallFloat};
-pub use tensor::{ConstKey, Shape, Tensor};
+pub use tensor::{ConstKey, KeyHasher, Shape, Stored, Tensor};
 pub use trees::{Aggregate, Forest};
 pub use vision::Vision;
 pub use windows::Windows;

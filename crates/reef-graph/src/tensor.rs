@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytemuck::Pod;
 use reef_base::AlignedBytes;
+use reef_base::limits::STORED_BYTES_MIN;
 use smallvec::SmallVec;
 
 use crate::dtype::DType;
@@ -106,21 +107,73 @@ impl fmt::Debug for ConstKey {
     }
 }
 
+/// Bytes of a constant that are not in memory: read, or made of others, whenever somebody looks at them.
+pub trait Stored: Send + Sync {
+    /// The bytes, the same ones each time. A source that fails notes why for who made it, and gives zeros.
+    fn bytes(&self) -> Arc<AlignedBytes>;
+}
+
 /// A constant tensor: dense, row-major, little endian, shared and immutable.
-#[derive(Clone)]
+///
+/// Its bytes are in memory, or [`Stored`]: then the first look at a tensor reads them, and they stay for as
+/// long as it does. A clone has not been looked at. So who needs a large constant for a moment looks at a
+/// clone of it.
 pub struct Tensor {
     dtype: DType,
     shape: Shape,
-    data: Arc<AlignedBytes>,
+    data: OnceLock<Arc<AlignedBytes>>,
+    stored: Option<Arc<dyn Stored>>,
     key: ConstKey,
+}
+
+impl Clone for Tensor {
+    fn clone(&self) -> Self {
+        let data = if self.is_stored() { OnceLock::new() } else { self.data.clone() };
+        Tensor {
+            data,
+            dtype: self.dtype,
+            shape: self.shape.clone(),
+            stored: self.stored.clone(),
+            key: self.key,
+        }
+    }
 }
 
 impl Tensor {
     /// A tensor over `data`; panics unless the bytes are exactly those that type and shape need.
     pub fn new(dtype: DType, shape: Shape, data: Arc<AlignedBytes>) -> Self {
         assert_eq!(data.len(), shape.elements() * dtype.bytes(), "bytes of a {dtype}{shape} tensor");
-        let key = content_key(dtype, &shape, data.as_slice());
-        Tensor { dtype, shape, data, key }
+        let mut hasher = KeyHasher::new(dtype, &shape);
+        hasher.update(data.as_slice());
+        Tensor { dtype, shape, data: data.into(), stored: None, key: hasher.key() }
+    }
+
+    /// A tensor of the content that `key` names, whose bytes are read when somebody looks at them.
+    pub fn stored(dtype: DType, shape: Shape, key: ConstKey, stored: Arc<dyn Stored>) -> Self {
+        Tensor { dtype, shape, data: OnceLock::new(), stored: Some(stored), key }
+    }
+
+    /// What `make` makes of `parts`, always the same. If some of these are stored and it is large, it is made
+    /// again whenever somebody looks at it.
+    pub fn made<E>(
+        parts: &[&Tensor],
+        make: impl Fn(&[&Tensor]) -> Result<Tensor, E> + Send + Sync + 'static,
+    ) -> Result<Tensor, E> {
+        // Clones: what has to be read for this goes with them.
+        let looked_at: Vec<Tensor> = parts.iter().copied().cloned().collect();
+        let made = make(&looked_at.iter().collect::<Vec<_>>())?;
+        let bytes = made.bytes().len();
+        if bytes < STORED_BYTES_MIN || !looked_at.iter().any(Tensor::is_stored) {
+            return Ok(made);
+        }
+        let make = move |parts: &[&Tensor]| make(parts).ok();
+        let made_of = MadeOf { parts: looked_at.clone(), make, bytes };
+        Ok(Tensor::stored(made.dtype, made.shape.clone(), made.key, Arc::new(made_of)))
+    }
+
+    /// Whether its bytes are read when somebody looks at them.
+    pub fn is_stored(&self) -> bool {
+        self.stored.is_some()
     }
 
     /// A tensor with a copy of `values`, whose Rust type must have `dtype`'s size.
@@ -156,7 +209,13 @@ impl Tensor {
 
     /// The bytes.
     pub fn bytes(&self) -> &Arc<AlignedBytes> {
-        &self.data
+        self.data.get_or_init(|| {
+            let stored = self.stored.as_ref().expect("what is not in memory is stored");
+            let bytes = stored.bytes();
+            let needed = self.shape.elements() * self.dtype.bytes();
+            assert_eq!(bytes.len(), needed, "bytes of a {}{} tensor", self.dtype, self.shape);
+            bytes
+        })
     }
 
     /// The key of the content.
@@ -167,12 +226,30 @@ impl Tensor {
     /// The elements; panics unless `T` has the size of the element type.
     pub fn values<T: Pod>(&self) -> &[T] {
         assert_eq!(size_of::<T>(), self.dtype.bytes(), "element size of {}", self.dtype);
-        self.data.typed()
+        self.bytes().typed()
     }
 
     /// The same elements in another shape of as many elements.
     pub fn reshaped(&self, shape: Shape) -> Tensor {
-        Tensor::new(self.dtype, shape, self.data.clone())
+        Tensor::new(self.dtype, shape, self.bytes().clone())
+    }
+}
+
+/// A constant that is made of others whenever somebody looks at it.
+struct MadeOf<F> {
+    parts: Vec<Tensor>,
+    make: F,
+    bytes: usize,
+}
+
+impl<F: Fn(&[&Tensor]) -> Option<Tensor> + Send + Sync> Stored for MadeOf<F> {
+    fn bytes(&self) -> Arc<AlignedBytes> {
+        let parts = self.parts.clone();
+        match (self.make)(&parts.iter().collect::<Vec<_>>()) {
+            Some(made) => made.bytes().clone(),
+            // The parts are not what they were, which is noted where they are read.
+            None => Arc::new(AlignedBytes::zeroed(self.bytes)),
+        }
     }
 }
 
@@ -188,12 +265,28 @@ impl fmt::Debug for Tensor {
     }
 }
 
-fn content_key(dtype: DType, shape: &Shape, bytes: &[u8]) -> ConstKey {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(format!("{dtype}{shape}").as_bytes());
-    hasher.update(bytes);
-    let digest = hasher.finalize();
-    ConstKey(u128::from_be_bytes(digest.as_bytes()[..16].try_into().expect("a digest has 32 bytes")))
+/// Makes the key of a tensor whose bytes come in pieces.
+#[derive(Clone)]
+pub struct KeyHasher(blake3::Hasher);
+
+impl KeyHasher {
+    /// For a tensor of this type and shape.
+    pub fn new(dtype: DType, shape: &Shape) -> KeyHasher {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{dtype}{shape}").as_bytes());
+        KeyHasher(hasher)
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The key of a tensor with these bytes.
+    pub fn key(&self) -> ConstKey {
+        let digest = self.0.finalize();
+        ConstKey(u128::from_be_bytes(digest.as_bytes()[..16].try_into().expect("a digest has 32 bytes")))
+    }
 }
 
 #[cfg(test)]
@@ -222,5 +315,58 @@ mod tests {
         assert_ne!(a.key(), Tensor::f32([2, 1], &[1.0, 2.0]).key());
         assert_ne!(a.key(), Tensor::f32([2], &[1.0, 3.0]).key());
         assert_eq!(a.reshaped(Shape::from([1, 2])).values::<f32>(), [1.0, 2.0]);
+    }
+
+    /// Counts how often it is read.
+    struct Counted(std::sync::atomic::AtomicUsize);
+
+    impl Stored for Counted {
+        fn bytes(&self) -> Arc<AlignedBytes> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Arc::new(AlignedBytes::copy_from(bytemuck::cast_slice(&[1.0f32, 2.0])))
+        }
+    }
+
+    #[test]
+    fn a_stored_tensor_is_read_once_for_each_clone_that_is_looked_at() {
+        let held = Tensor::f32([2], &[1.0, 2.0]);
+        let source = Arc::new(Counted(0.into()));
+        let reads = || source.0.load(std::sync::atomic::Ordering::Relaxed);
+        let stored = Tensor::stored(DType::F32, [2].into(), held.key(), source.clone());
+        let clone = stored.clone();
+        assert!(stored.is_stored() && !held.is_stored() && stored == held);
+        assert_eq!(reads(), 0);
+        assert_eq!((stored.values::<f32>(), stored.values::<f32>()), (held.values(), held.values()));
+        assert_eq!(reads(), 1);
+        assert_eq!(clone.reshaped([1, 2].into()).key(), held.reshaped([1, 2].into()).key());
+        assert_eq!(reads(), 2);
+        assert!(Arc::ptr_eq(held.bytes(), held.clone().bytes()), "what is in memory is shared");
+    }
+
+    #[test]
+    fn what_is_made_of_a_stored_tensor_is_stored_when_it_is_large() {
+        let count = STORED_BYTES_MIN / 4;
+        let source = Arc::new(Counted(0.into()));
+        let reads = || source.0.load(std::sync::atomic::Ordering::Relaxed);
+        let few = Tensor::f32([2], &[1.0, 2.0]);
+        let stored = Tensor::stored(DType::F32, [2].into(), few.key(), source.clone());
+        let repeated = move |times: usize| {
+            move |of: &[&Tensor]| Ok::<_, ()>(Tensor::f32([2 * times], &of[0].values::<f32>().repeat(times)))
+        };
+        let large = Tensor::made(&[&stored], repeated(count / 2)).unwrap();
+        assert!(large.is_stored());
+        assert_eq!(large, Tensor::made(&[&few], repeated(count / 2)).unwrap());
+        assert_eq!((large.values::<f32>().len(), large.values::<f32>()[3], reads()), (count, 2.0, 2));
+        let small = Tensor::made(&[&stored], repeated(1)).unwrap();
+        assert!(!small.is_stored() && !Tensor::made(&[&few], repeated(count / 2)).unwrap().is_stored());
+        assert_eq!(Tensor::made(&[&stored], |_| Err::<Tensor, _>("no")).unwrap_err(), "no");
+    }
+
+    #[test]
+    fn a_key_does_not_depend_on_the_pieces() {
+        let whole = Tensor::f32([2], &[1.0, 2.0]);
+        let mut hasher = KeyHasher::new(DType::F32, whole.shape());
+        whole.bytes().as_slice().chunks(3).for_each(|piece| hasher.update(piece));
+        assert_eq!(hasher.key(), whole.key());
     }
 }

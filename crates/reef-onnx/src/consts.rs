@@ -1,6 +1,7 @@
 //! Constants: from tract's tensors to ours, and each folded once for all specialisations of a model. What the
 //! last few of them did not use is let go: some constants are made for the shapes of one request, and there
-//! is no end of shapes.
+//! is no end of shapes. A large constant that is made of one that is not in memory is not kept there either:
+//! it is made again whenever somebody looks at it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -35,9 +36,10 @@ impl ConstPool {
         folded.tensors.retain(|_, (_, used)| *used + KEPT_FOR >= now);
     }
 
-    /// Lets everything go.
+    /// Lets everything go that is in memory.
     pub fn clear(&self) {
-        self.folded.lock().expect("no panic holds this lock").tensors.clear();
+        let mut folded = self.folded.lock().expect("no panic holds this lock");
+        folded.tensors.retain(|_, (tensor, _)| tensor.is_stored());
     }
 
     /// `make()`, or what it gave earlier for the same `what` and `parts`.
@@ -68,14 +70,39 @@ impl ConstPool {
         Ok(made)
     }
 
+    /// What `make` makes of `parts`, always the same, or what it gave earlier for the same `what` and
+    /// `parts`; an error is not kept.
+    pub fn try_made<E>(
+        &self,
+        what: String,
+        parts: &[&Tensor],
+        make: impl Fn(&[&Tensor]) -> Result<Tensor, E> + Send + Sync + 'static,
+    ) -> Result<Tensor, E> {
+        self.try_folded(what, parts, || Tensor::made(parts, make))
+    }
+
+    /// [`ConstPool::try_made`] of what cannot fail.
+    pub fn made(
+        &self,
+        what: String,
+        parts: &[&Tensor],
+        make: impl Fn(&[&Tensor]) -> Tensor + Send + Sync + 'static,
+    ) -> Tensor {
+        match self.try_made(what, parts, move |parts| Ok::<_, std::convert::Infallible>(make(parts))) {
+            Ok(made) => made,
+        }
+    }
+
     /// `tensor` with another shape.
     pub fn reshaped(&self, tensor: &Tensor, shape: &Shape) -> Tensor {
-        self.folded(format!("reshape {shape}"), &[tensor], || tensor.reshaped(shape.clone()))
+        let to = shape.clone();
+        self.made(format!("reshape {shape}"), &[tensor], move |of| of[0].reshaped(to.clone()))
     }
 
     /// `tensor` with its axes permuted.
     pub fn transposed(&self, tensor: &Tensor, perm: &[usize]) -> Tensor {
-        self.folded(format!("transpose {perm:?}"), &[tensor], || transposed(tensor, perm))
+        let by = perm.to_vec();
+        self.made(format!("transpose {perm:?}"), &[tensor], move |of| transposed(of[0], &by))
     }
 }
 

@@ -3,15 +3,15 @@
 //! What a model says about such a file is checked before tract opens it: the file is there, in the model's
 //! directory, and holds as many bytes as the tensor's shape needs. So a broken header allocates nothing.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path};
 
 use tract_onnx::pb::{StringStringEntryProto, TensorProto};
 
+use crate::origin::{Origin, Place};
+
 /// Checks where `tensor` says that its `bytes` bytes are, and writes their number into it if it says none.
-pub(crate) fn check(tensor: &mut TensorProto, bytes: usize, directory: Option<&str>) -> Result<(), String> {
-    let Some(directory) = directory else {
+pub(crate) fn check(tensor: &mut TensorProto, bytes: usize, origin: Option<&Origin>) -> Result<(), String> {
+    let Some(origin) = origin else {
         return Err("its data is in another file: load the model by its path".into());
     };
     let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key == key);
@@ -30,10 +30,11 @@ pub(crate) fn check(tensor: &mut TensorProto, bytes: usize, directory: Option<&s
         let length = length.unwrap_or_default();
         return Err(format!("its external data has {length} bytes, shape {:?} needs {bytes}", tensor.dims));
     }
-    let held = file_length(Path::new(directory), &location)?;
+    let held = file_length(&origin.directory, &location)?;
     if offset.checked_add(bytes).is_none_or(|end| end > held) {
         return Err(format!("{location} has {held} bytes, its data needs {bytes} from byte {offset} on"));
     }
+    origin.note(bytes);
     if length.is_none() {
         let entry = StringStringEntryProto { key: "length".into(), value: bytes.to_string() };
         tensor.external_data.push(entry);
@@ -41,21 +42,16 @@ pub(crate) fn check(tensor: &mut TensorProto, bytes: usize, directory: Option<&s
     Ok(())
 }
 
-/// Reads the bytes of a tensor that lie in a file beside the model.
-pub(crate) fn read(proto: &TensorProto, directory: Option<&str>, bytes: &mut [u8]) -> Result<(), String> {
-    let entry = |key: &str| proto.external_data.iter().find(|entry| entry.key == key);
-    let (Some(directory), Some(location)) = (directory, entry("location")) else {
-        return Err("its data is in another file".into());
-    };
-    let directory = if directory.is_empty() { "." } else { directory };
+/// Where a tensor that was checked is, beside the model.
+pub(crate) fn place(tensor: &TensorProto, directory: &Path) -> Option<Place> {
+    let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key == key);
     let offset = entry("offset").and_then(|offset| offset.value.parse().ok()).unwrap_or(0);
-    let path = Path::new(directory).join(&location.value);
-    let mut read = || {
-        let mut file = File::open(&path)?;
-        file.seek(SeekFrom::Start(offset))?;
-        file.read_exact(bytes)
-    };
-    read().map_err(|error: std::io::Error| format!("its external data, {}: {error}", path.display()))
+    Some(Place { beside: Some(within(directory).join(&entry("location")?.value)), offset })
+}
+
+/// The directory as a path that is not empty.
+fn within(directory: &Path) -> &Path {
+    if directory.as_os_str().is_empty() { Path::new(".") } else { directory }
 }
 
 /// Bytes of the file at `location` in the model's directory.
@@ -65,7 +61,7 @@ fn file_length(directory: &Path, location: &str) -> Result<usize, String> {
     if !path.components().all(inside) {
         return Err(format!("its external data, {location}, is outside of the model's directory"));
     }
-    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let directory = within(directory);
     let cannot =
         |error: std::io::Error| format!("its external data, {}: {error}", directory.join(path).display());
     let found = directory.join(path).canonicalize().map_err(cannot)?;

@@ -2,7 +2,8 @@
 //!
 //! The only crate that knows tract. Nothing of tract leaves it: callers see [`reef_graph::Graph`] and
 //! [`reef_plan::HostKernel`]. A model is parsed once ([`OnnxModel`]) and specialised for concrete input
-//! shapes as often as needed ([`OnnxModel::specialise`]); constants are shared between specialisations.
+//! shapes as often as needed ([`OnnxModel::specialise`]); constants are shared between specialisations. Large
+//! ones stay in their file ([`skim`], [`origin`]) until somebody looks at them.
 //!
 //! Path of a model: protobuf ([`proto`] checks it, [`plain`] writes it in one way) → our operators, node by
 //! node ([`import`]), with host operators for the rest ([`host`]), which tract computes → normalisation
@@ -24,12 +25,14 @@ mod indices;
 mod model;
 mod names;
 mod narrow;
+mod origin;
 mod passes;
 mod plain;
 mod proto;
 mod register;
 mod rewrite;
 mod scope;
+mod skim;
 mod straight;
 mod tensors;
 #[cfg(test)]

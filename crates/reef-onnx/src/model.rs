@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::Arc;
 
 use reef_base::limits::{MODEL_BYTES_MAX, TENSOR_ELEMENTS_MAX};
 use reef_base::panics;
@@ -12,9 +12,9 @@ use reef_graph::{DType, Shape};
 use crate::decl::{Dim, TensorDecl};
 use crate::error::ImportError;
 use crate::flow::{self, Flow, Given, Rest, Step};
-use crate::proto;
+use crate::origin::Origin;
 use crate::straight::{Specialised, Straight};
-use crate::tensors::Origin;
+use crate::{proto, skim};
 
 /// Declared extents, for people.
 struct Declared<'a>(&'a [Dim]);
@@ -29,13 +29,15 @@ impl std::fmt::Display for Declared<'_> {
     }
 }
 
-/// A model, parsed once; cheap to specialise. It holds the weights as the file has them, until it is told to
-/// let them go ([`OnnxModel::release`]).
+/// A model, parsed once; cheap to specialise. Of a file with many weights it holds where they are: they are
+/// read when somebody looks at them, and must be then what they were when the model was parsed
+/// ([`OnnxModel::intact`]). The file stays open.
 #[derive(Debug)]
 pub struct OnnxModel {
     inputs: Vec<TensorDecl>,
     outputs: Vec<TensorDecl>,
     content: Content,
+    origin: Option<Arc<Origin>>,
 }
 
 #[derive(Debug)]
@@ -48,26 +50,48 @@ impl OnnxModel {
     /// Reads a model file; external data is looked up beside it.
     pub fn read(path: &Path) -> Result<OnnxModel, ImportError> {
         let io = |source| ImportError::Io { path: path.to_owned(), source };
-        let mut file = std::fs::File::open(path).map_err(io)?;
-        let bytes = contents(&mut file).map_err(io)?;
-        if bytes.len() > MODEL_BYTES_MAX {
-            let reason =
-                format!("it has more than {MODEL_BYTES_MAX} bytes; larger weights are external data");
+        let file = std::fs::File::open(path).map_err(io)?;
+        let about = file.metadata().map_err(io)?;
+        let most = MODEL_BYTES_MAX as u64;
+        let (mut bytes, mut length) = (vec![], about.len());
+        if !about.is_file() {
+            // A pipe, which cannot be read twice.
+            length = (&file).take(most + 1).read_to_end(&mut bytes).map_err(io)? as u64;
+        }
+        if length > most {
+            let reason = format!("it has more than {most} bytes; larger weights are external data");
             return Err(ImportError::Parse { reason });
         }
-        let directory = path.parent().unwrap_or(Path::new("."));
-        let directory = directory.to_str();
-        let origin = Origin { file: Mutex::new(file), directory: directory.map(str::to_owned) };
-        OnnxModel::parse(bytes, directory, Some(origin))
+        if !about.is_file() {
+            return OnnxModel::from_bytes(&bytes);
+        }
+        let message = skim::skim(&file, length)
+            .map_err(|why| ImportError::Parse { reason: format!("its message cannot be read: {why}") })?;
+        let directory = path.parent().unwrap_or(Path::new(".")).to_owned();
+        OnnxModel::parse(&message, Some(Arc::new(Origin::new(file, directory))))
     }
 
     /// Reads a model from memory; it cannot refer to external data.
     pub fn from_bytes(bytes: &[u8]) -> Result<OnnxModel, ImportError> {
-        OnnxModel::parse(bytes.to_vec(), None, None)
+        OnnxModel::parse(bytes, None)
     }
 
-    /// Lets large weights go that can be read from the file again, until the next specialisation.
+    /// Whether what was read of the model's files since it was parsed is what was there then. Who used
+    /// constants of it (compiling reads them) asks before he uses what he made.
+    pub fn intact(&self) -> Result<(), ImportError> {
+        match self.origin.as_ref().and_then(|origin| origin.fault()) {
+            None => Ok(()),
+            Some(fault) => {
+                Err(ImportError::Analysis { reason: format!("reading its weights again: {fault}") })
+            }
+        }
+    }
+
+    /// Lets constants go that are kept for further shapes, where the model is large.
     pub fn release(&self) {
+        if self.origin.as_ref().is_none_or(|origin| !origin.is_large()) {
+            return;
+        }
         match &self.content {
             Content::Straight(straight) => straight.release(),
             Content::Program(flow) => flow.release(),
@@ -133,9 +157,11 @@ impl OnnxModel {
         let Content::Program(flow) = &self.content else {
             unreachable!("only programs leave something to do");
         };
-        panics::catch(|| flow.step(rest, given)).unwrap_or_else(|caught| {
+        let step = panics::catch(|| flow.step(rest, given)).unwrap_or_else(|caught| {
             Err(ImportError::Analysis { reason: format!("internal failure: {caught}") })
-        })
+        });
+        self.intact()?;
+        step
     }
 
     fn lower(&self, straight: &Straight, shapes: &[(&str, Shape)]) -> Result<Specialised, ImportError> {
@@ -146,6 +172,7 @@ impl OnnxModel {
         let lowered = panics::catch(|| straight.lower(&inputs)).unwrap_or_else(|caught| {
             Err(ImportError::Analysis { reason: format!("internal failure: {caught}") })
         });
+        self.intact()?;
         lowered.map_err(|error| self.for_these(error, &bound))
     }
 
@@ -170,22 +197,14 @@ impl OnnxModel {
         }
     }
 
-    fn parse(
-        bytes: Vec<u8>,
-        directory: Option<&str>,
-        origin: Option<Origin>,
-    ) -> Result<OnnxModel, ImportError> {
-        panics::catch(|| OnnxModel::parse_bytes(bytes, directory, origin)).unwrap_or_else(|caught| {
+    fn parse(bytes: &[u8], origin: Option<Arc<Origin>>) -> Result<OnnxModel, ImportError> {
+        panics::catch(|| OnnxModel::parse_bytes(bytes, origin)).unwrap_or_else(|caught| {
             Err(ImportError::Parse { reason: format!("internal failure: {caught}") })
         })
     }
 
-    fn parse_bytes(
-        bytes: Vec<u8>,
-        directory: Option<&str>,
-        origin: Option<Origin>,
-    ) -> Result<OnnxModel, ImportError> {
-        let message = proto::decode(bytes, directory)?;
+    fn parse_bytes(bytes: &[u8], origin: Option<Arc<Origin>>) -> Result<OnnxModel, ImportError> {
+        let message = proto::decode(bytes, origin.as_deref())?;
         let graph = message.graph.as_ref().expect("decoding checks that there is a graph");
         let inputs = proto::inputs(graph)?;
         let names: HashSet<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
@@ -194,13 +213,13 @@ impl OnnxModel {
         }
         if flow::is_program(graph, &inputs) {
             let outputs = proto::program_outputs(graph)?;
-            let content = Content::Program(Box::new(Flow::new(message, &inputs, directory, origin)?));
-            return Ok(OnnxModel { inputs, outputs, content });
+            let content = Content::Program(Box::new(Flow::new(message, &inputs, origin.as_ref())?));
+            return Ok(OnnxModel { inputs, outputs, content, origin });
         }
         let declared = proto::outputs(graph);
-        let straight = Straight::parse(message, &inputs, directory, origin)?;
+        let straight = Straight::parse(message, &inputs, origin.as_ref())?;
         let outputs = straight.complete(&inputs, declared)?;
-        Ok(OnnxModel { inputs, outputs, content: Content::Straight(Box::new(straight)) })
+        Ok(OnnxModel { inputs, outputs, content: Content::Straight(Box::new(straight)), origin })
     }
 
     /// The shape of every input in the model's order, checked against the declarations.
@@ -234,14 +253,6 @@ impl OnnxModel {
         }
         Ok(bound)
     }
-}
-
-/// What is in a file, up to a byte more than a model may have.
-fn contents(file: &mut std::fs::File) -> std::io::Result<Vec<u8>> {
-    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(MODEL_BYTES_MAX);
-    let mut bytes = Vec::with_capacity(length + 1);
-    file.take(MODEL_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn check_dim<'a>(

@@ -19,26 +19,26 @@ use crate::decl::{Dim, TensorDecl};
 use crate::error::ImportError;
 use crate::names::STANDARD;
 use crate::narrow::{self, Narrow};
+use crate::origin::{Origin, Place};
 use crate::register::{self, attributes};
-use crate::{external, functions, names, plain};
+use crate::{external, functions, names, plain, skim};
 
 /// Graphs within graphs (bodies of `If`, `Loop`, `Scan`) that are followed. The decoder of the message has a
 /// bound, too: a little more than this.
 const NESTING_MAX: usize = 30;
 
-/// Decodes and checks a model; external data is looked up in `directory`.
-pub(crate) fn decode(bytes: Vec<u8>, directory: Option<&str>) -> Result<pb::ModelProto, ImportError> {
-    let mut model = pb::ModelProto::decode(&bytes[..]).map_err(|error| parse(&error.to_string()))?;
+/// Decodes and checks a model; what is not in the message is looked up in its files.
+pub(crate) fn decode(bytes: &[u8], origin: Option<&Origin>) -> Result<pb::ModelProto, ImportError> {
+    let mut model = pb::ModelProto::decode(bytes).map_err(|error| parse(&error.to_string()))?;
     let graph = model.graph.as_mut().ok_or_else(|| parse("it has no graph"))?;
     if graph.output.is_empty() {
         return Err(parse("its graph has no output"));
     }
-    check_tensors(graph, 0, directory)?;
+    check_tensors(graph, 0, origin)?;
     for node in model.functions.iter_mut().flat_map(|function| &mut function.node) {
-        check_node_tensors(node, 0, directory)?;
+        check_node_tensors(node, 0, origin)?;
     }
-    functions::inline(&mut model, &bytes)?;
-    drop(bytes);
+    functions::inline(&mut model, bytes)?;
     let graph = model.graph.as_mut().expect("it has a graph");
     names::make_unique(graph);
     names::write_out_domains(graph);
@@ -258,34 +258,52 @@ fn misread(node: &pb::NodeProto) -> Option<String> {
 fn check_tensors(
     graph: &mut pb::GraphProto,
     depth: usize,
-    directory: Option<&str>,
+    origin: Option<&Origin>,
 ) -> Result<(), ImportError> {
     if depth > NESTING_MAX {
         return Err(parse(&format!("graphs nested deeper than {NESTING_MAX}")));
     }
     for tensor in &mut graph.initializer {
-        check_tensor(tensor, directory)?;
+        check_tensor(tensor, origin)?;
     }
-    graph.node.iter_mut().try_for_each(|node| check_node_tensors(node, depth, directory))
+    graph.node.iter_mut().try_for_each(|node| check_node_tensors(node, depth, origin))
 }
 
 fn check_node_tensors(
     node: &mut pb::NodeProto,
     depth: usize,
-    directory: Option<&str>,
+    origin: Option<&Origin>,
 ) -> Result<(), ImportError> {
     for attribute in &mut node.attribute {
         for tensor in attribute.t.iter_mut().chain(&mut attribute.tensors) {
-            check_tensor(tensor, directory)?;
+            check_tensor(tensor, origin)?;
         }
         for inner in attribute.g.iter_mut().chain(&mut attribute.graphs) {
-            check_tensors(inner, depth + 1, directory)?;
+            check_tensors(inner, depth + 1, origin)?;
         }
     }
     Ok(())
 }
 
-fn check_tensor(tensor: &mut pb::TensorProto, directory: Option<&str>) -> Result<(), ImportError> {
+/// The bytes of a tensor that are not in the message.
+fn elsewhere(tensor: &mut pb::TensorProto, bytes: usize, origin: Option<&Origin>) -> Result<Vec<u8>, String> {
+    let place = match skim::place(tensor) {
+        Some((offset, length)) if length == bytes as u64 => Some(Place { beside: None, offset }),
+        Some((_, length)) => {
+            return Err(format!("{length} bytes given, shape {:?} needs {bytes}", tensor.dims));
+        }
+        None => {
+            external::check(tensor, bytes, origin)?;
+            origin.and_then(|origin| external::place(tensor, &origin.directory))
+        }
+    };
+    let Some((origin, place)) = origin.zip(place) else { return Err("its data is in another file".into()) };
+    let mut data = vec![0; bytes];
+    origin.read(&place, &mut data).map_err(|error| format!("its data: {error}"))?;
+    Ok(data)
+}
+
+fn check_tensor(tensor: &mut pb::TensorProto, origin: Option<&Origin>) -> Result<(), ImportError> {
     let name = tensor.name.clone();
     let fail = |reason: String| ImportError::Parse { reason: format!("tensor {name}: {reason}") };
     let code = DataType::try_from(tensor.data_type).unwrap_or(DataType::Undefined);
@@ -303,30 +321,34 @@ fn check_tensor(tensor: &mut pb::TensorProto, directory: Option<&str>) -> Result
         return Err(fail(format!("shape {:?} is not one", tensor.dims)));
     };
     if let Some(narrow) = narrow {
-        let elsewhere = |tensor: &mut pb::TensorProto, bytes: usize| {
-            external::check(tensor, bytes, directory)?;
-            let mut data = vec![0; bytes];
-            external::read(tensor, directory, &mut data)?;
-            Ok(data)
-        };
+        let elsewhere = |tensor: &mut pb::TensorProto, bytes: usize| elsewhere(tensor, bytes, origin);
         return narrow::unpack(tensor, narrow, elements, elsewhere).map_err(fail);
     }
-    if tensor.data_location == Some(DataLocation::External as i32) && tensor.raw_data.is_empty() {
-        return external::check(tensor, elements * dtype.bytes(), directory).map_err(fail);
+    let outside = tensor.data_location == Some(DataLocation::External as i32) && tensor.raw_data.is_empty();
+    let left = origin.filter(|_| outside).and_then(|origin| Some((origin, skim::place(tensor)?)));
+    if outside && left.is_none() {
+        return external::check(tensor, elements * dtype.bytes(), origin).map_err(fail);
     }
+    let raw_bytes = match left {
+        Some((origin, (_, length))) => {
+            origin.note(elements * dtype.bytes());
+            usize::try_from(length).unwrap_or(usize::MAX)
+        }
+        None => tensor.raw_data.len(),
+    };
     let held = match () {
-        () if !tensor.raw_data.is_empty() => tensor.raw_data.len() / dtype.bytes(),
+        () if raw_bytes > 0 => raw_bytes / dtype.bytes(),
         () if dtype == DType::F32 => tensor.float_data.len(),
         () if dtype == DType::F64 => tensor.double_data.len(),
         () if matches!(dtype, DType::I64) => tensor.int64_data.len(),
         () if matches!(dtype, DType::U64 | DType::U32) => tensor.uint64_data.len(),
         () => tensor.int32_data.len(),
     };
-    let misaligned = !tensor.raw_data.len().is_multiple_of(dtype.bytes());
+    let misaligned = !raw_bytes.is_multiple_of(dtype.bytes());
     if held != elements || misaligned {
         return Err(fail(format!("{held} elements given, shape {:?} needs {elements}", tensor.dims)));
     }
-    if matches!(dtype, DType::U64 | DType::U32) && tensor.raw_data.is_empty() {
+    if matches!(dtype, DType::U64 | DType::U32) && raw_bytes == 0 {
         // tract looks for them where ONNX does not put them.
         let bytes = |value: &u64| value.to_le_bytes()[..dtype.bytes()].to_vec();
         tensor.raw_data = tensor.uint64_data.iter().flat_map(bytes).collect();

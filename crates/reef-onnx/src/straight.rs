@@ -13,8 +13,9 @@ use crate::dry::Tried;
 use crate::error::ImportError;
 use crate::import::{self, Import, Shared};
 use crate::names::STANDARD;
+use crate::origin::Origin;
 use crate::passes;
-use crate::tensors::{Held, Origin, Weights};
+use crate::tensors::Weights;
 
 /// A model for concrete shapes.
 #[derive(Clone, Debug)]
@@ -33,7 +34,7 @@ const TRIED_EXTENTS: [usize; 10] = [2, 3, 1, 4, 8, 16, 32, 64, 128, 224];
 pub(crate) struct Straight {
     /// Those that an output needs, in an order in which values are made before they are read.
     nodes: Vec<NodeProto>,
-    weights: Held,
+    weights: Weights,
     /// Names of the outputs.
     outputs: Vec<String>,
     opset: i64,
@@ -47,18 +48,16 @@ impl Straight {
     pub fn parse(
         message: ModelProto,
         inputs: &[TensorDecl],
-        directory: Option<&str>,
-        origin: Option<Origin>,
+        origin: Option<&Arc<Origin>>,
     ) -> Result<Straight, ImportError> {
         let standard = |domain: &str| STANDARD.contains(&domain);
         let opset = message.opset_import.iter().find(|import| standard(&import.domain));
         let opset = opset.map_or(0, |import| import.version);
         let mut graph = message.graph.expect("decoding checks that there is a graph");
-        let weights = Weights::hoist(&mut graph, directory);
+        let weights = Weights::hoist(&mut graph, origin);
         let outputs: Vec<String> = graph.output.iter().map(|output| output.name.clone()).collect();
         let given = inputs.iter().map(|input| input.name.as_str()).collect();
         let nodes = ordered(graph.node, given, &weights, &outputs)?;
-        let weights = Held::new(weights, origin);
         Ok(Straight { nodes, weights, outputs, opset, pool: ConstPool::default(), tried: Tried::default() })
     }
 
@@ -70,11 +69,10 @@ impl Straight {
         for (name, dtype, shape) in inputs {
             import.input(name, *dtype, shape.clone());
         }
-        let weights = self.weights.get()?;
         let read = self.nodes.iter().flat_map(|node| &node.input).chain(&self.outputs);
         for name in read {
             if !import.knows(name)
-                && let Some(tensor) = weights.get(name)
+                && let Some(tensor) = self.weights.get(name)
             {
                 import.constant(name, tensor?);
             }
@@ -85,11 +83,9 @@ impl Straight {
         finish(import, &outputs, &self.pool)
     }
 
-    /// Lets large constants go until they are needed again.
+    /// Lets constants go that were made of others, until they are needed again.
     pub fn release(&self) {
-        if self.weights.release() {
-            self.pool.clear();
-        }
+        self.pool.clear();
     }
 
     /// Output declarations, with what the file leaves out found by trying shapes of inputs.

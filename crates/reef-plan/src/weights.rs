@@ -117,9 +117,11 @@ impl WeightStore {
         if let Some(bytes) = self.get(key, packing) {
             return WeightRef { key, packing, bytes: bytes.len() };
         }
+        // A clone: bytes that had to be read for this go with it.
+        let pack = || pack(&tensor.clone(), packing);
         let bytes = match &self.model {
-            Some(model) => model.the_one((key, packing), || pack(tensor, packing)),
-            None => pack(tensor, packing),
+            Some(model) => model.the_one((key, packing), pack),
+            None => pack(),
         };
         let len = bytes.len();
         self.lock().entry((key, packing)).or_insert(bytes);

@@ -29,7 +29,8 @@ use crate::decl::TensorDecl;
 use crate::dry::Tried;
 use crate::error::ImportError;
 use crate::import::Shared;
-use crate::tensors::{Held, Origin, Weights};
+use crate::origin::Origin;
+use crate::tensors::Weights;
 use crate::{names, scope};
 use step::Evaluation;
 
@@ -39,7 +40,7 @@ pub(crate) const DOMAIN: &str = "reef";
 /// A model as a program in the making.
 #[derive(Debug)]
 pub(crate) struct Flow {
-    weights: Held,
+    weights: Weights,
     opset: i64,
     pool: ConstPool,
     tried: Tried,
@@ -96,13 +97,12 @@ impl Flow {
     pub fn new(
         message: ModelProto,
         inputs: &[TensorDecl],
-        directory: Option<&str>,
-        origin: Option<Origin>,
+        origin: Option<&Arc<Origin>>,
     ) -> Result<Flow, ImportError> {
         let mut graph = message.graph.expect("decoding checks that there is a graph");
         scope::make_unique(&mut graph);
         declared::check(&graph)?;
-        let weights = Weights::hoist(&mut graph, directory);
+        let weights = Weights::hoist(&mut graph, origin);
         let declared: Vec<(String, DType)> =
             inputs.iter().map(|input| (input.name.clone(), input.dtype)).collect();
         let shape_inputs = operands::shape_inputs(&graph, &declared);
@@ -114,7 +114,7 @@ impl Flow {
         let rests = rest::Rests::default();
         let start = rests.the_one(rest::whole(names, graph.node, outputs.clone()));
         Ok(Flow {
-            weights: Held::new(weights, origin),
+            weights,
             opset,
             pool: ConstPool::default(),
             tried: Tried::default(),
@@ -142,11 +142,9 @@ impl Flow {
         Evaluation::run(self, rest, given)
     }
 
-    /// Lets large constants go until they are needed again.
+    /// Lets constants go that were made of others, until they are needed again.
     pub fn release(&self) {
-        if self.weights.release() {
-            self.pool.clear();
-        }
+        self.pool.clear();
     }
 
     fn shared(&self) -> Shared<'_> {

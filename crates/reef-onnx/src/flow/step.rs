@@ -117,7 +117,7 @@ pub(super) struct Evaluation<'f> {
     /// Names of the segment's inputs.
     inputs: Vec<String>,
     import: Import<'f>,
-    weights: Arc<Weights>,
+    weights: &'f Weights,
     left: Vec<NodeProto>,
     wanted: Vec<String>,
     /// For people: who wants what.
@@ -135,7 +135,7 @@ impl<'f> Evaluation<'f> {
             things: HashMap::new(),
             inputs: vec![],
             import: Import::new(flow.shared()),
-            weights: flow.weights.get()?,
+            weights: &flow.weights,
             left: vec![],
             wanted: vec![],
             waiting: vec![],

@@ -151,9 +151,14 @@ impl<'m> Builder<'m> {
         self.graph.add_const("", Tensor::new(dtype, Shape::default(), Arc::new(bytes)))
     }
 
-    /// A constant made of another; made once for all specialisations of a model.
-    pub fn made_of(&self, what: String, of: &Tensor, make: impl FnOnce() -> Tensor) -> Tensor {
-        self.pool.folded(what, &[of], make)
+    /// A constant made of another; made once for all specialisations of a model, unless it is large.
+    pub fn made_of(
+        &self,
+        what: String,
+        of: &Tensor,
+        make: impl Fn(&Tensor) -> Tensor + Send + Sync + 'static,
+    ) -> Tensor {
+        self.pool.made(what, &[of], move |of| make(of[0]))
     }
 
     /// An operator with one output.
@@ -207,11 +212,12 @@ impl<'m> Builder<'m> {
             _ => {}
         }
         let inputs: Vec<&Tensor> = operands.iter().collect();
-        let make = || reference::apply(op, &inputs, dtype, shape);
         if read < FOLDED_AT_ONCE_MAX {
-            return make().map(Some).map_err(Reject::Wrong);
+            return reference::apply(op, &inputs, dtype, shape).map(Some).map_err(Reject::Wrong);
         }
-        self.pool.try_folded(format!("{op:?} {dtype}{shape}"), &inputs, make).map(Some).map_err(Reject::Wrong)
+        let (what, op, to) = (format!("{op:?} {dtype}{shape}"), op.clone(), shape.clone());
+        let make = move |inputs: &[&Tensor]| reference::apply(&op, inputs, dtype, &to);
+        self.pool.try_made(what, &inputs, make).map(Some).map_err(Reject::Wrong)
     }
 
     /// The same elements in another shape of as many.

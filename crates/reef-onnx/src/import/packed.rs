@@ -96,11 +96,11 @@ pub(super) fn of_dequantized(
     let Some((&last, rows)) = shape.split_last() else { return Ok(None) };
     let [k, n] = b.shape(y)[..] else { return Ok(None) };
     let fits = by.axis == 0 && weights.is_known() && last == k && shape.elements() > 0;
-    let Some(integers) = b.known(operands[0]).filter(|_| fits && b.known(x).is_none()).cloned() else {
+    let Some(integers) = b.known(operands[0]).filter(|_| fits && !b.is_known(x)).cloned() else {
         return Ok(None);
     };
-    let made = b.made_of(format!("packed by column, {weights:?}"), &integers, || {
-        packed_columns(&integers, weights, [k, n])
+    let made = b.made_of(format!("packed by column, {weights:?}"), &integers, move |integers| {
+        packed_columns(integers, weights, [k, n])
     });
     let (packed, (scales, _)) = (b.constant(name, made), b.computable(name, operands[1])?);
     let mut factors = vec![packed, b.transpose(name, scales, vec![1, 0])?];
@@ -151,10 +151,11 @@ fn zero_points(b: &mut Builder, name: &str, zeros: ValueId, extents: Extents) ->
     let zeros = extents.filled(b, name, zeros, bytes)?;
     let packed = b.known(zeros).ok_or_else(|| Reject::Foreign("its zero points are computed".into()))?;
     let packed = packed.clone();
-    let unpacked = b.made_of(format!("zero points of {blocks} blocks, {weights:?}"), &packed, || {
-        let rows = packed.bytes().as_slice().chunks_exact(bytes);
-        let row = |row| (0..blocks).map(move |block| weights.element(row, block) as f32);
-        Tensor::f32([n, blocks], &rows.flat_map(row).collect::<Vec<f32>>())
-    });
+    let unpacked =
+        b.made_of(format!("zero points of {blocks} blocks, {weights:?}"), &packed, move |packed| {
+            let rows = packed.bytes().as_slice().chunks_exact(bytes);
+            let row = |row| (0..blocks).map(move |block| weights.element(row, block) as f32);
+            Tensor::f32([n, blocks], &rows.flat_map(row).collect::<Vec<f32>>())
+        });
     Ok(b.constant(name, unpacked))
 }

@@ -19,6 +19,7 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
 }
 
 /// One spatial axis.
+#[derive(Clone)]
 struct Side {
     kernel: usize,
     dilation: usize,
@@ -197,7 +198,9 @@ fn turned(
     super::graph::fitting(&dims.into())?;
     let steps = [tall.phases, wide.phases, tall.dilation, wide.dilation];
     let what = format!("transposed weights {steps:?} in {} groups", channels.groups);
-    let made = b.made_of(what, &tensor, || {
+    let sides = sides.clone();
+    let made = b.made_of(what, &tensor, move |tensor| {
+        let [tall, wide] = &sides;
         let given = tensor.values::<f32>();
         let mut made = vec![0.0f32; elements];
         for output in 0..channels.made() {
@@ -209,7 +212,7 @@ fn turned(
                     let to = (to + input) * tall.taps * wide.taps;
                     let window = &mut made[to..to + tall.taps * wide.taps];
                     let kernel = &given[from * tall.kernel * wide.kernel..][..tall.kernel * wide.kernel];
-                    fill(window, kernel, [phase / wide.phases, phase % wide.phases], sides);
+                    fill(window, kernel, [phase / wide.phases, phase % wide.phases], &sides);
                 }
             }
         }

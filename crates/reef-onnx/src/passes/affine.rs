@@ -64,7 +64,7 @@ pub(super) fn into_conv(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node) 
         None => None,
     };
     let weights = match &scale {
-        Some(scale) => pool.folded("scale rows".into(), &[weights, scale], || scaled_rows(weights, scale)),
+        Some(scale) => pool.made("scale rows".into(), &[weights, scale], |of| scaled_rows(of[0], of[1])),
         None => weights.clone(),
     };
     let parts: Vec<&Tensor> = [bias, scale.as_ref(), shift.as_ref()].into_iter().flatten().collect();

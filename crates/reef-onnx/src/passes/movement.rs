@@ -1,9 +1,9 @@
 //! Rules for operators that move elements.
 
-use reef_graph::{Binary, DType, Node, Op, Shape, ValueId};
+use reef_graph::{Binary, DType, Node, Op, Shape, Tensor, ValueId};
 
 use crate::build;
-use crate::consts::{self, ConstPool};
+use crate::consts::ConstPool;
 use crate::rewrite::Rewriter;
 
 /// Reshapes, transposes and widenings of constants are done now.
@@ -13,8 +13,11 @@ pub(super) fn constant(rewriter: &mut Rewriter, pool: &ConstPool, node: &Node) -
         Op::Reshape => pool.reshaped(tensor, rewriter.shape(node.outputs[0])),
         Op::Transpose { perm } => pool.transposed(tensor, perm),
         Op::Cast { to: DType::F32 } if tensor.dtype() == DType::F16 => {
-            let values = consts::floats(tensor)?;
-            pool.folded("widen".into(), &[tensor], || consts::rounded(tensor.shape().clone(), &values))
+            let widened = |of: &[&Tensor]| {
+                let values: Vec<f32> = of[0].values::<half::f16>().iter().map(|half| half.to_f32()).collect();
+                Tensor::f32(of[0].shape().clone(), &values)
+            };
+            pool.made("widen".into(), &[tensor], widened)
         }
         _ => return None,
     };

@@ -5,6 +5,7 @@ mod decomposed;
 mod forms;
 mod host;
 mod indexed;
+mod large;
 mod malformed;
 mod narrow;
 mod network;

@@ -16,7 +16,7 @@ fn graph(network: Network) -> Result<Graph, String> {
     let proto = pb::ModelProto::decode(&network.bytes()[..]).unwrap();
     let graph = proto.graph.as_ref().unwrap();
     let inputs = proto::inputs(graph).map_err(|error| error.to_string())?;
-    let straight = Straight::parse(proto.clone(), &inputs, None, None).map_err(|error| error.to_string())?;
+    let straight = Straight::parse(proto.clone(), &inputs, None).map_err(|error| error.to_string())?;
     let given = inputs.into_iter().map(|decl| {
         let extent = |dim: &crate::Dim| match dim {
             crate::Dim::Fixed(extent) => *extent,

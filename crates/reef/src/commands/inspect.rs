@@ -18,7 +18,9 @@ use crate::output::say;
 pub fn compile(declared: &Declared, shapes: &[(String, Shape)], cutter: &dyn Cutter) -> Result<Compiled> {
     let named: Vec<(&str, Shape)> =
         shapes.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
-    compiled::segment(&declared.model.specialise(&named)?, shapes, cutter)
+    let compiled = compiled::segment(&declared.model.specialise(&named)?, shapes, cutter);
+    declared.model.intact()?;
+    compiled
 }
 
 /// Prints what the compiler made of the model.

@@ -88,7 +88,9 @@ impl Program {
         let mut known: Vec<(Arc<Rest>, String, usize)> = vec![];
         while let Some((step, from)) = pending.pop() {
             let index = self.segments.len();
-            let compiled = compiled::segment(&step.segment, &[], cutter)?;
+            let compiled = compiled::segment(&step.segment, &[], cutter);
+            declared.model.intact()?;
+            let compiled = compiled?;
             let next = step.then;
             self.segments.push(Segment { from, compiled, next, following: vec![] });
             let Some(then) = self.segments[index].next.clone() else { continue };
