@@ -36,7 +36,7 @@ KNOWN = {}
 # Operators without a recipe, whose attributes others walk: ONNX's node tests (`onnx_nodes.py`), or, where ONNX Runtime
 # alone has them, the models of `real_models.py`.
 ELSEWHERE = {
-    "AffineGrid", "Attention", "CausalConvWithState", "CenterCropPad", "CumProd", "LinearAttention", "LpPool",
+    "AffineGrid", "Attention", "CastLike", "CausalConvWithState", "CenterCropPad", "CumProd", "LinearAttention", "LpPool",
     "NegativeLogLikelihoodLoss", "ReverseSequence", "SimplifiedLayerNormalization", "SoftmaxCrossEntropyLoss", "SwiGLU",
     "TensorScatter",
 }
