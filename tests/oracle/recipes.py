@@ -137,12 +137,10 @@ CASTS = [TensorProto.INT32, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto
          TensorProto.STRING, TensorProto.INT16]  # NumPy has no bfloat16: the node tests have it
 NO_FLOAT8 = "it says something of 8-bit floats only"
 recipe("Cast", [floats(3, 4, low=0.1, high=90)], {"to": TensorProto.INT64}, {
-    "to": CASTS, "saturate": [Value(0, same=NO_FLOAT8), Value(0, {"to": TensorProto.FLOAT8E4M3FN}, {
-        0: floats(3, 4, low=100, high=9000)})],
-    "round_mode": [Value("down", same=NO_FLOAT8), Value("down", {"to": TensorProto.FLOAT8E8M0})]})
+    "to": CASTS, "saturate": [Value(0, {"to": TensorProto.FLOAT8E4M3FN}, {0: floats(3, 4, low=100, high=9000)})],
+    # The others are of FLOAT8E8M0, which ONNX Runtime does not give out.
+    "round_mode": [Value("up", same="the default")]})
 recipe("BitCast", [floats(3, 4)], {"to": TensorProto.INT32}, {"to": [TensorProto.UINT32]})
-recipe("CastLike", [floats(3, 4, low=0.1, high=90), ints(2)], values={
-    "saturate": [Value(0, same=NO_FLOAT8)], "round_mode": [Value("down", same=NO_FLOAT8)]})
 SPARSE = helper.make_sparse_tensor(
     helper.make_tensor("values", TensorProto.FLOAT, [2], [3.0, 4.0]),
     helper.make_tensor("indices", TensorProto.INT64, [2], [1, 4]), [6])
