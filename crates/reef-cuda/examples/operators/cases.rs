@@ -301,7 +301,7 @@ fn large(tiny: bool) -> Vec<Entry> {
     let heads = if tiny {
         [[2, 64, 64], [1, 65, 128], [1, 64, 160]]
     } else {
-        [[12, 128, 64], [16, 512, 128], [8, 256, 256]]
+        [[12, 128, 64], [8, 256, 128], [4, 256, 256]]
     };
     let convs = convs.into_iter().map(|sizes| {
         let [inputs, side, outputs, kernel] = sizes;
