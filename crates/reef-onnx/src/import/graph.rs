@@ -3,7 +3,7 @@
 
 use reef_base::AlignedBytes;
 use reef_base::limits::{FOLDED_ELEMENTS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
-use reef_graph::{Binary, DType, Graph, Op, Reduce, Shape, Tensor, Unary, ValueId, reference};
+use reef_graph::{Binary, DType, Graph, Op, Reduce, Shape, Tensor, Unary, ValueId, Vision, reference};
 use std::sync::Arc;
 
 use super::Reject;
@@ -285,6 +285,13 @@ impl<'m> Builder<'m> {
             return self.zeros(self.dtype(a), shape);
         }
         self.add(name, Op::MatMul { trans_a, trans_b }, &[a, b], self.dtype(a), shape)
+    }
+
+    /// An operator of vision models, whose operands have its types.
+    pub fn vision(&mut self, name: &str, vision: Vision, inputs: &[ValueId]) -> Result<ValueId, Reject> {
+        let shapes: Vec<Shape> = inputs.iter().map(|&id| self.shape(id)).collect();
+        let shape = vision.shape(&shapes).map_err(Reject::Wrong)?;
+        self.add(name, Op::Vision(vision), inputs, DType::F32, shape)
     }
 
     /// Zeros.

@@ -29,6 +29,7 @@ mod reversed;
 mod rotary;
 mod select;
 mod shape;
+mod sides;
 mod stateful;
 mod sums;
 mod transposed;
