@@ -6,7 +6,7 @@ use reef_graph::vision::Col2Im;
 use reef_graph::{Binary, DType, Op, Shape, ValueId, Vision};
 
 use super::attributes::Node;
-use super::window::sides;
+use super::sides::sides;
 use super::{Builder, Reject, wrong};
 use crate::register::TransposedAxis;
 
@@ -147,7 +147,7 @@ pub(super) fn conv_transpose(
         dilations: list(|axis| axis.dilation),
         before: list(|axis| axis.before),
     };
-    let made = super::vision::add(b, name, Vision::Col2Im(fold), &[columns])?;
+    let made = b.vision(name, Vision::Col2Im(fold), &[columns])?;
     let made = plus_bias(b, node, made, 2)?;
     b.cast(name, made, back)
 }

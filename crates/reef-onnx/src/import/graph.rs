@@ -5,7 +5,8 @@
 use reef_base::AlignedBytes;
 use reef_base::limits::{FOLDED_ELEMENTS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
 use reef_graph::{
-    Binary, DType, Graph, Node, Op, Quantization, Reduce, Shape, Tensor, Unary, ValueId, ValueKind, reference,
+    Binary, DType, Graph, Node, Op, Quantization, Reduce, Shape, Tensor, Unary, ValueId, ValueKind, Vision,
+    reference,
 };
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -406,6 +407,13 @@ impl<'m> Builder<'m> {
         let products = self.binary(name, Binary::Mul, a, b)?;
         let sums = self.reduce(name, Reduce::Sum, &[shape.rank()], products)?;
         self.reshape(name, sums, shape)
+    }
+
+    /// An operator of vision models, whose operands have its types.
+    pub fn vision(&mut self, name: &str, vision: Vision, inputs: &[ValueId]) -> Result<ValueId, Reject> {
+        let shapes: Vec<Shape> = inputs.iter().map(|&id| self.shape(id)).collect();
+        let shape = vision.shape(&shapes).map_err(Reject::Wrong)?;
+        self.add(name, Op::Vision(vision), inputs, DType::F32, shape)
     }
 
     /// Zeros.

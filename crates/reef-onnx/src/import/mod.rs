@@ -35,6 +35,7 @@ mod reversed;
 mod rotary;
 mod select;
 mod shape;
+mod sides;
 mod spectral;
 mod stateful;
 mod sums;

@@ -6,7 +6,7 @@ use reef_graph::{Op, Picks, Putting, Shape, ValueId, Windows};
 
 use super::attributes::Node;
 use super::indexed::put;
-use super::window::sides;
+use super::sides::sides;
 use super::{Builder, Reading, Reject, wrong};
 
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {

@@ -4,11 +4,11 @@
 //! convolution by columns.
 
 use reef_graph::vision::{Col2Im, Coordinates, GridSample, Interpolation, Outside, RoiAlign};
-use reef_graph::{Binary, DType, Op, Shape, Tensor, ValueId, Vision};
+use reef_graph::{Binary, Shape, Tensor, ValueId, Vision};
 
 use super::attributes::Node;
 use super::columns::{channels_of, plus_bias, product};
-use super::window::sides;
+use super::sides::sides;
 use super::{Builder, Reading, Reject, wrong};
 
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
@@ -25,18 +25,6 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
 
 /// Samples of a bin of a region along an axis.
 const SAMPLES_MAX: usize = 1 << 12;
-
-/// Adds an operator of vision models.
-pub(super) fn add(
-    b: &mut Builder,
-    name: &str,
-    vision: Vision,
-    inputs: &[ValueId],
-) -> Result<ValueId, Reject> {
-    let shapes: Vec<Shape> = inputs.iter().map(|&id| b.shape(id)).collect();
-    let shape = vision.shape(&shapes).map_err(Reject::Wrong)?;
-    b.add(name, Op::Vision(vision), inputs, DType::F32, shape)
-}
 
 fn grid_sample(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x, grid) = (node.name(), node.input(0)?, node.input(1)?);
@@ -56,7 +44,7 @@ fn grid_sample(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (x, back) = b.computable(name, x)?;
     let (grid, _) = b.computable(name, grid)?;
     let sample = Vision::GridSample(GridSample { interpolation, outside, coordinates });
-    let made = add(b, name, sample, &[x, grid])?;
+    let made = b.vision(name, sample, &[x, grid])?;
     b.cast(name, made, back)
 }
 
@@ -84,7 +72,7 @@ fn roi_align(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     };
     let (x, back) = b.computable(name, x)?;
     let (regions, _) = b.computable(name, regions)?;
-    let made = add(b, name, Vision::RoiAlign(align), &[x, regions, batch])?;
+    let made = b.vision(name, Vision::RoiAlign(align), &[x, regions, batch])?;
     b.cast(name, made, back)
 }
 
@@ -121,14 +109,14 @@ fn col2im(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     if elements.is_none() || inside.is_none() {
         return wrong(format!("its input has shape {shape}, and it has windows {:?}", fold.windows));
     }
-    let made = add(b, name, Vision::Col2Im(fold), &[x])?;
+    let made = b.vision(name, Vision::Col2Im(fold), &[x])?;
     b.cast(name, made, back)
 }
 
 fn determinant(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x) = (node.name(), node.input(0)?);
     let (x, back) = b.computable(name, x)?;
-    let made = add(b, name, Vision::Det, &[x])?;
+    let made = b.vision(name, Vision::Det, &[x])?;
     b.cast(name, made, back)
 }
 
@@ -185,7 +173,7 @@ fn deformable(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         outside: Outside::Zeros,
         coordinates: Coordinates::Elements,
     };
-    let mut columns = add(b, name, Vision::GridSample(sample), &[x, points])?;
+    let mut columns = b.vision(name, Vision::GridSample(sample), &[x, points])?;
     if let Some(mask) = node.optional(4) {
         if b.shape(mask)[..] != [batch, parts * taps, windows[0], windows[1]] {
             return wrong(format!("a mask of shape {} for {windows:?} windows", b.shape(mask)));

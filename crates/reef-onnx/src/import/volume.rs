@@ -4,7 +4,7 @@ use reef_graph::{Binary, DType, Op, PoolAttrs, PoolKind, Shape, ValueId};
 
 use super::attributes::Node;
 use super::relative::{powers, root};
-use super::window::{Side, sides};
+use super::sides::{Side, sides};
 use super::{Builder, Reject};
 
 /// `x` of three spatial axes in windows of these extents.
