@@ -1,4 +1,5 @@
-//! Any bytes as a model: reading them, lowering them and compiling what comes out must end in a plan or an error.
+//! Any bytes as a model: reading them, lowering them and compiling what comes out must end in a plan or an
+//! error.
 //!
 //! `cargo +nightly fuzz run -s none import fuzz/corpus/import`, from the repository's root.
 #![no_main]

@@ -1,6 +1,9 @@
 //! Small graphs with their inputs and outputs: one or more of every kind of kernel, for whoever makes a
 //! device. What they are on one device they must be on every other, whatever its cutter does to them.
 
+mod recurrent;
+mod vision;
+
 use std::sync::Arc;
 
 use reef_base::{AlignedBytes, Buffer, Rng};
@@ -10,10 +13,11 @@ use reef_graph::{
     Shape, Taps, Tensor, Unary, ValueId, Vision, Windows, ZeroPoints,
 };
 
-use reef_graph::vision::{Col2Im, Coordinates, GridSample, Interpolation, Outside, RoiAlign};
 use reef_plan::{Cutter, HostFault, HostKernel, HostState, Plan, TensorSpec};
 
 use crate::{CompileError, CompileOptions, compile, reference};
+use recurrent::{computed_gru, coupled_lstm, gru, gru_of_states, lstm, lstm_of_integers, rnn};
+use vision::{image_at_points, regions, windows_and_matrices};
 
 /// How far a result in f32 may be from the reference, which sums in double precision, as a share of the
 /// largest value of its output, where sums and weights are f32.
@@ -571,94 +575,6 @@ fn compress(s: &mut Sketch) {
     made.into_iter().for_each(|id| s.output(id));
 }
 
-/// A recurrent network over seven steps of three sequences, the second of which ends early.
-fn recur(
-    s: &mut Sketch,
-    cell: Cell,
-    hidden: usize,
-    reverse: &[bool],
-    functions: &[GateFunction],
-) -> Vec<ValueId> {
-    recur_with(s, cell, hidden, reverse, functions, Sketch::moderate)
-}
-
-/// The same with weights and biases as `parameter` makes them.
-fn recur_with(
-    s: &mut Sketch,
-    cell: Cell,
-    hidden: usize,
-    reverse: &[bool],
-    functions: &[GateFunction],
-    parameter: fn(&mut Sketch, &[usize], usize) -> ValueId,
-) -> Vec<ValueId> {
-    let (memory, count) = (cell.has_memory(), reverse.len());
-    let direction = |&reverse: &bool| Direction { reverse, functions: functions.to_vec() };
-    let attrs = RecurrentAttrs {
-        cell,
-        directions: reverse.iter().map(direction).collect(),
-        hidden,
-        clip: None,
-        bias: true,
-        lengths: true,
-        initial_h: true,
-        initial_c: memory,
-        peepholes: memory,
-        integers: false,
-    };
-    let rows = cell.gates() * hidden;
-    let mut inputs = vec![s.input(&[7, 3, 10])];
-    for dims in [&[count, rows, 10][..], &[count, rows, hidden], &[count, 2 * rows]] {
-        inputs.push(parameter(s, dims, hidden));
-    }
-    let lengths: Vec<u8> = [7i32, 3, 7].iter().flat_map(|length| length.to_le_bytes()).collect();
-    let lengths = Tensor::new(DType::I32, Shape::new(&[3]), Arc::new(AlignedBytes::copy_from(&lengths)));
-    inputs.push(s.given(lengths));
-    inputs.extend((0..1 + usize::from(memory)).map(|_| s.input(&[count, 3, hidden])).collect::<Vec<_>>());
-    if memory {
-        inputs.push(s.moderate(&[count, 3 * hidden], hidden));
-    }
-    let fact = |id: &ValueId| (s.graph.value(*id).dtype, s.graph.value(*id).shape.clone());
-    let outputs = attrs.outputs(&inputs.iter().map(fact).collect::<Vec<_>>()).expect("the operands fit");
-    s.graph.add_node_multi("recurrent", Op::Recurrent(attrs), &inputs, outputs)
-}
-
-fn lstm(s: &mut Sketch) {
-    use GateFunction::{Sigmoid, Tanh};
-    let made = recur(s, Cell::Lstm { input_forget: false }, 21, &[false, true], &[Sigmoid, Tanh, Tanh]);
-    made.into_iter().for_each(|id| s.output(id));
-}
-
-fn gru(s: &mut Sketch) {
-    let functions = [GateFunction::HardSigmoid { alpha: 0.2, beta: 0.5 }, GateFunction::Softsign];
-    let made = recur(s, Cell::Gru { linear_before_reset: true }, 21, &[true], &functions);
-    made.into_iter().for_each(|id| s.output(id));
-}
-
-fn gru_of_states(s: &mut Sketch) {
-    let functions = [GateFunction::Sigmoid, GateFunction::ScaledTanh { alpha: 0.9, beta: 1.1 }];
-    let made = recur(s, Cell::Gru { linear_before_reset: false }, 130, &[false], &functions);
-    made.into_iter().for_each(|id| s.output(id));
-}
-
-fn coupled_lstm(s: &mut Sketch) {
-    let functions =
-        [GateFunction::Sigmoid, GateFunction::Softsign, GateFunction::Affine { alpha: 0.5, beta: 0.1 }];
-    let made = recur(s, Cell::Lstm { input_forget: true }, 70, &[true], &functions);
-    made.into_iter().for_each(|id| s.output(id));
-}
-
-fn rnn(s: &mut Sketch) {
-    let made = recur(s, Cell::Rnn, 260, &[false, true], &[GateFunction::Tanh]);
-    made.into_iter().for_each(|id| s.output(id));
-}
-
-fn computed_gru(s: &mut Sketch) {
-    let cell = Cell::Gru { linear_before_reset: true };
-    let functions = [GateFunction::Sigmoid, GateFunction::Tanh];
-    let made = recur_with(s, cell, 21, &[false, true], &functions, Sketch::moderate_input);
-    made.into_iter().for_each(|id| s.output(id));
-}
-
 /// What stands for the numbers: channels of their own zero points, and one of the input.
 fn conv_of_integers(s: &mut Sketch) {
     let (x, weights) = (s.integers(DType::U8, &[2, 6, 9, 10]), s.integers(DType::I8, &[70, 3, 3, 3]));
@@ -694,37 +610,6 @@ fn product_of_integers(s: &mut Sketch) {
     let op = Op::MatMulInteger(ZeroPoints { left: true, right: false });
     let y = s.graph.add_node("product", op, &operands, DType::I32, Shape::from([3, 20, 70]));
     s.output(y);
-}
-
-/// An LSTM both ways whose states are multiplied as integers.
-fn lstm_of_integers(s: &mut Sketch) {
-    let functions = vec![GateFunction::Sigmoid, GateFunction::Tanh, GateFunction::Tanh];
-    let attrs = RecurrentAttrs {
-        cell: Cell::Lstm { input_forget: false },
-        directions: [false, true].map(|reverse| Direction { reverse, functions: functions.clone() }).into(),
-        hidden: 18,
-        clip: None,
-        bias: false,
-        lengths: false,
-        initial_h: true,
-        initial_c: false,
-        peepholes: false,
-        integers: true,
-    };
-    let rows = 4 * attrs.hidden;
-    let (weights, zeros) = (s.integers(DType::U8, &[2, rows, 18]), s.integers(DType::U8, &[2, rows]));
-    let scales: Vec<f32> = (0..2 * rows).map(|at| 0.0005 + 0.0001 * (at % 7) as f32).collect();
-    let inputs = [
-        s.input(&[5, 3, 2 * rows]),
-        s.fixed(weights),
-        s.fixed(Tensor::f32([2, rows], &scales)),
-        s.fixed(zeros),
-        s.input(&[2, 3, 18]),
-    ];
-    let fact = |id: &ValueId| (s.graph.value(*id).dtype, s.graph.value(*id).shape.clone());
-    let outputs = attrs.outputs(&inputs.iter().map(fact).collect::<Vec<_>>()).expect("the operands fit");
-    let made = s.graph.add_node_multi("recurrent", Op::Recurrent(attrs), &inputs, outputs);
-    made.into_iter().for_each(|id| s.output(id));
 }
 
 /// As exporters write static quantisation: a convolution between numbers that were integers, and integers
@@ -767,50 +652,6 @@ fn trees(s: &mut Sketch) {
     inputs.push(s.graph.add_const("votes", Tensor::f32([4], &[0.5, -1.0, 0.25, 2.0])));
     let y = s.node(Op::TreeEnsemble(Aggregate::Sum), &inputs, &[7, 2]);
     s.output(y);
-}
-
-fn vision(s: &mut Sketch, vision: Vision, inputs: &[ValueId]) -> ValueId {
-    let shapes: Vec<Shape> = inputs.iter().map(|&id| Shape::new(&s.dims(id))).collect();
-    let shape = vision.shape(&shapes).expect("they fit");
-    s.graph.add_node(vision.name(), Op::Vision(vision), inputs, DType::F32, shape)
-}
-
-fn image_at_points(s: &mut Sketch) {
-    let (x, grid) = (s.input(&[2, 9, 6, 7]), s.input(&[2, 5, 8, 2]));
-    let sample = GridSample {
-        interpolation: Interpolation::Linear,
-        outside: Outside::Reflection,
-        coordinates: Coordinates::Unit { align_corners: true },
-    };
-    let y = vision(s, Vision::GridSample(sample), &[x, grid]);
-    s.output(y);
-}
-
-fn regions(s: &mut Sketch) {
-    let x = s.input(&[2, 9, 6, 7]);
-    let regions =
-        s.fixed(Tensor::f32([3, 4], &[0.0, 1.0, 5.0, 4.5, 2.0, -1.0, 7.5, 9.0, 3.0, 3.0, 3.5, 3.25]));
-    let batch = s.fixed(Tensor::i64([3], &[1, 0, 1]));
-    let align = RoiAlign { bins: [3, 2], samples: 0, scale: 1.0, half_pixel: false, largest: false };
-    let y = vision(s, Vision::RoiAlign(align), &[x, regions, batch]);
-    s.output(y);
-}
-
-/// Windows put back where they came from, and the determinants of what comes out.
-fn windows_and_matrices(s: &mut Sketch) {
-    let x = s.input(&[2, 27, 16]);
-    let fold = Col2Im {
-        image: vec![4; 2],
-        block: vec![3; 2],
-        windows: vec![4; 2],
-        strides: vec![1; 2],
-        dilations: vec![1; 2],
-        before: vec![1; 2],
-    };
-    let y = vision(s, Vision::Col2Im(fold), &[x]);
-    let z = vision(s, Vision::Det, &[y]);
-    s.output(y);
-    s.output(z);
 }
 
 /// Three rows times weights of four bits, with shifts.

@@ -13,9 +13,9 @@ use crate::kernels;
 use crate::plans::Loaded;
 use crate::sync::{AtomicU64, now};
 
-/// The longest time between two polls in blocks of each of the plan's kernels, when they run alone on this thread: the
-/// median over `runs` runs of the longest in each, so that what else happens on the machine counts little. The begin
-/// and the end of a block count as polls. A host kernel has none.
+/// The longest time between two polls in blocks of each of the plan's kernels, when they run alone on this
+/// thread: the median over `runs` runs of the longest in each, so that what else happens on the machine
+/// counts little. The begin and the end of a block count as polls. A host kernel has none.
 ///
 /// # Errors
 /// The plan is not for this device, the machine lacks its instruction set, or a host kernel has no state.
@@ -59,8 +59,8 @@ pub fn poll_gaps(plan: &Arc<Plan>, inputs: &[AlignedBytes], runs: usize) -> Resu
             };
             for block in 0..plan.kernels()[index].spec.blocks() as u32 {
                 watch.last.set(now());
-                // SAFETY: the buffers are as large as the plan says; its kernels run one after the other, in the order
-                // of the stages.
+                // SAFETY: the buffers are as large as the plan says; its kernels run one after the other, in
+                // the order of the stages.
                 unsafe { prepared.kernel.run(&context, block) };
                 watch.look();
             }

@@ -1,7 +1,7 @@
-//! Host steps: kernels that the device has no code for, foreign ones, selections, decision trees, samplings of
-//! vision models, products with packed weights, what goes by indices and some of what goes along an axis, recurrent
-//! networks of very large states or of integers, and element-wise programs that are long or have doubles. Where their
-//! operands lie, and what foreign code keeps.
+//! Host steps: kernels that the device has no code for, foreign ones, selections, decision trees, samplings
+//! of vision models, products with packed weights, what goes by indices and some of what goes along an axis,
+//! recurrent networks of very large states or of integers, and element-wise programs that are long or have
+//! doubles. Where their operands lie, and what foreign code keeps.
 //!
 //! Operands are in pinned memory of the slot, first all that are read, then all that are written; weights lie
 //! where they are.

@@ -20,60 +20,10 @@ fn run(loaded: &Loaded, kernel: usize, slot: usize, staging: &mut [u8]) -> Resul
     let kernel = &loaded.plan.kernels()[kernel];
     let packed = |weight| loaded.packed(weight);
     let fault = |reason: String| HostFault::of_input(kernel.name.as_str(), reason);
-    let index = match &kernel.spec {
-        KernelSpec::Host(index) => *index,
-        KernelSpec::Selection(spec) => {
-            return step.run(kernel, packed, staging, |inputs, outputs| {
-                select(spec, inputs, outputs).map_err(fault)
-            });
-        }
-        KernelSpec::Recurrent(spec) => {
-            return step
-                .run(kernel, packed, staging, |inputs, outputs| recur(spec, inputs, outputs).map_err(fault));
-        }
-        KernelSpec::Along(spec) => {
-            return step.run(kernel, packed, staging, |inputs, outputs| {
-                spec.compute(inputs[0], outputs);
-                Ok(())
-            });
-        }
-        KernelSpec::Elementwise(spec) => {
-            return step.run(kernel, packed, staging, |inputs, outputs| {
-                spec.compute(inputs, outputs[0]).map_err(fault)
-            });
-        }
-        KernelSpec::Take(spec) => {
-            return step.run(kernel, packed, staging, |inputs, outputs| {
-                spec.compute(inputs, outputs[0]).map_err(fault)
-            });
-        }
-        KernelSpec::Put(spec) => {
-            return step.run(kernel, packed, staging, |inputs, outputs| {
-                spec.compute(inputs, outputs[0]).map_err(fault)
-            });
-        }
-        KernelSpec::MaxPool(spec) => {
-            return step.run(kernel, packed, staging, |inputs, outputs| {
-                spec.compute(inputs[0], outputs);
-                Ok(())
-            });
-        }
-        KernelSpec::Packed(spec) => {
-            return step.run(kernel, packed, staging, |inputs, outputs| {
-                reef_plan::packed(spec, inputs, outputs);
-                Ok(())
-            });
-        }
-        KernelSpec::Trees(spec) => {
-            return step
-                .run(kernel, packed, staging, |inputs, outputs| trees(spec, inputs, outputs).map_err(fault));
-        }
-        KernelSpec::Vision(spec) => {
-            return step.run(kernel, packed, staging, |inputs, outputs| {
-                spec.compute(inputs, outputs[0]).map_err(fault)
-            });
-        }
-        _ => unreachable!("no other kernel is a host step"),
+    let KernelSpec::Host(index) = kernel.spec else {
+        return step.run(kernel, packed, staging, |inputs, outputs| {
+            compute(&kernel.spec, inputs, outputs).map_err(fault)
+        });
     };
     let foreign = &*loaded.plan.host_kernels()[index];
     let mut state = loaded.states.of_slot(slot, index);
@@ -88,6 +38,24 @@ fn run(loaded: &Loaded, kernel: usize, slot: usize, staging: &mut [u8]) -> Resul
         drop_state(state.take());
         Err(panicked(foreign, panic))
     })
+}
+
+/// What a kernel makes that the device has no code for; the error is the inputs' fault.
+fn compute(spec: &KernelSpec, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), String> {
+    match spec {
+        KernelSpec::Selection(spec) => return select(spec, inputs, outputs),
+        KernelSpec::Recurrent(spec) => return recur(spec, inputs, outputs),
+        KernelSpec::Trees(spec) => return trees(spec, inputs, outputs),
+        KernelSpec::Elementwise(spec) => return spec.compute(inputs, outputs[0]),
+        KernelSpec::Take(spec) => return spec.compute(inputs, outputs[0]),
+        KernelSpec::Put(spec) => return spec.compute(inputs, outputs[0]),
+        KernelSpec::Vision(spec) => return spec.compute(inputs, outputs[0]),
+        KernelSpec::Along(spec) => spec.compute(inputs[0], outputs),
+        KernelSpec::MaxPool(spec) => spec.compute(inputs[0], outputs),
+        KernelSpec::Packed(spec) => reef_plan::packed(spec, inputs, outputs),
+        _ => unreachable!("no other kernel is a host step"),
+    }
+    Ok(())
 }
 
 /// A host step to run.

@@ -1,9 +1,10 @@
 //! The graph: values and nodes in execution order, with the checks that every later crate relies on.
 //!
 //! Invariants (checked by [`Graph::validate`]): nodes are in topological order; every value is made exactly
-//! once, by the graph's inputs, a constant or one node; constants agree with their declared type and shape;
-//! a recurrent network, and what goes along an axis, by indices or through windows, has the operands and
-//! outputs that its attributes tell of, an ensemble of trees and a product with packed weights those that they need.
+//! once, by the graph's inputs, a constant or one node; constants agree with their declared type and shape; a
+//! recurrent network, and what goes along an axis, by indices or through windows, has the operands and
+//! outputs that its attributes tell of, an ensemble of trees and a product with packed weights those that
+//! they need.
 
 use std::fmt;
 

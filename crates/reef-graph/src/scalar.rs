@@ -76,13 +76,8 @@ pub fn unary(function: Unary, x: f64) -> f64 {
         Unary::Square => x * x,
         Unary::Abs => x.abs(),
         Unary::Neg => -x,
-        Unary::Sign => {
-            if x == 0.0 || x.is_nan() {
-                x
-            } else {
-                x.signum()
-            }
-        }
+        Unary::Sign if x == 0.0 || x.is_nan() => x,
+        Unary::Sign => x.signum(),
         Unary::Floor => x.floor(),
         Unary::Ceil => x.ceil(),
         Unary::Round => x.round_ties_even(),

@@ -6,6 +6,7 @@
 //! are made, of threads or of any real device.
 
 pub mod along;
+mod attention;
 pub mod cut;
 pub mod host;
 pub mod indexed;
@@ -34,6 +35,7 @@ pub mod weights;
 pub mod windows;
 
 pub use along::{AlongSpec, RowFunction};
+pub use attention::{AttentionSpec, Masking};
 pub use cut::{Cutter, Weights, Work};
 pub use host::{FaultKind, HostFault, HostKernel, HostState, TensorSpec};
 pub use indexed::{PutSpec, TakeSpec};
@@ -51,9 +53,9 @@ pub use resample::ResampleSpec;
 pub use select::select;
 pub use selection::{CompressSpec, NonMaxSuppressionSpec, NonZeroSpec, SelectionSpec, UniqueSpec};
 pub use spec::{
-    Activation, AttentionSpec, ConvSpec, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue,
-    GatherSpec, IntegerConvSpec, IntegerMatMulSpec, KernelSpec, LayerNormSpec, LoopDim, Masking, MatMulSpec,
-    PoolSpec, ReduceSpec, SoftmaxSpec, SyntheticSpec, Tile,
+    Activation, ConvSpec, DepthwiseSpec, ElemInput, ElemOp, ElementwiseSpec, Epilogue, GatherSpec,
+    IntegerConvSpec, IntegerMatMulSpec, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec, ReduceSpec,
+    SoftmaxSpec, SyntheticSpec, Tile,
 };
 pub use synthetic::{SyntheticStage, synthetic_output, synthetic_plan};
 pub use target::{DeviceKind, Isa, Precision, Target};

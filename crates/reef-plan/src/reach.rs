@@ -6,17 +6,20 @@ use std::sync::Arc;
 
 use reef_graph::DType;
 
+use crate::along::AlongSpec;
+use crate::attention::AttentionSpec;
 use crate::host::{HostKernel, TensorSpec};
 use crate::indexed::{PutSpec, TakeSpec};
 use crate::integer::{Factors, IntegerEpilogue, IntegerPanels};
 use crate::layout::Matrices;
+use crate::packed::PackedSpec;
 use crate::plan::{Kernel, Plan};
 use crate::recurrent::RecurrentSpec;
 use crate::region::{Place, Region};
 use crate::resample::ResampleSpec;
 use crate::spec::{
-    AttentionSpec, ConvSpec, DepthwiseSpec, ElementwiseSpec, Epilogue, GatherSpec, IntegerConvSpec,
-    IntegerMatMulSpec, KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec,
+    ConvSpec, DepthwiseSpec, ElementwiseSpec, Epilogue, GatherSpec, IntegerConvSpec, IntegerMatMulSpec,
+    KernelSpec, LayerNormSpec, LoopDim, MatMulSpec, PoolSpec,
 };
 use crate::weights::{Packing, WeightRef};
 use crate::windows::MaxPoolSpec;
@@ -171,24 +174,8 @@ pub(crate) fn reaches(
         KernelSpec::MaxPool(spec) => max_pool(spec)?,
         KernelSpec::Resample(spec) => resample(spec),
         KernelSpec::Recurrent(spec) => recurrent(spec, packing)?,
-        KernelSpec::Along(spec) => {
-            if let Some(flaw) = spec.flaw() {
-                return Err(flaw);
-            }
-            let dense = |(dtype, count): (DType, usize)| Reach::dense(dtype.bytes(), count);
-            let x = dense((spec.dtype, spec.rows() * spec.extent));
-            (vec![x], spec.outputs().into_iter().map(dense).collect())
-        }
-        KernelSpec::Packed(spec) => {
-            if !spec.weights.is_known() {
-                return Err("has weights that are packed in no known way");
-            }
-            let by_block = Reach::dense(F32, spec.n * spec.blocks_of_row());
-            let mut reads =
-                vec![Reach::dense(F32, spec.m * spec.k), Reach::dense(1, spec.n * spec.row_bytes())];
-            reads.extend([Some(by_block.clone()), spec.shifts.then_some(by_block)].into_iter().flatten());
-            (reads, vec![Reach::dense(F32, spec.m * spec.n)])
-        }
+        KernelSpec::Along(spec) => along(spec)?,
+        KernelSpec::Packed(spec) => packed(spec)?,
         KernelSpec::Trees(spec) => {
             let reads = spec.reads().iter().map(|&count| Reach::dense(F32, count)).collect();
             (reads, vec![Reach::dense(F32, spec.rows * spec.targets)])
@@ -217,6 +204,25 @@ pub(crate) fn reaches(
         }
         KernelSpec::Synthetic(spec) => (vec![], vec![Reach::dense(1, spec.bytes)]),
     })
+}
+
+fn along(spec: &AlongSpec) -> Result<Operands, &'static str> {
+    if let Some(flaw) = spec.flaw() {
+        return Err(flaw);
+    }
+    let dense = |(dtype, count): (DType, usize)| Reach::dense(dtype.bytes(), count);
+    let x = dense((spec.dtype, spec.rows() * spec.extent));
+    Ok((vec![x], spec.outputs().into_iter().map(dense).collect()))
+}
+
+fn packed(spec: &PackedSpec) -> Result<Operands, &'static str> {
+    if !spec.weights.is_known() {
+        return Err("has weights that are packed in no known way");
+    }
+    let by_block = Reach::dense(F32, spec.n * spec.blocks_of_row());
+    let mut reads = vec![Reach::dense(F32, spec.m * spec.k), Reach::dense(1, spec.n * spec.row_bytes())];
+    reads.extend([Some(by_block.clone()), spec.shifts.then_some(by_block)].into_iter().flatten());
+    Ok((reads, vec![Reach::dense(F32, spec.m * spec.n)]))
 }
 
 fn nest<'a>(dims: impl Iterator<Item = &'a LoopDim>, stride: fn(&LoopDim) -> usize) -> Reach {

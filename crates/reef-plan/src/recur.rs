@@ -13,8 +13,9 @@ use crate::recurrent::RecurrentSpec;
 /// Products that are summed side by side.
 const LANES: usize = 16;
 
-/// Writes all of every output of `spec`, whose weights are as the model has them (`Raw`), computed, or integers in
-/// panels; operands are as it says, little endian. The error says what of the inputs' values means nothing.
+/// Writes all of every output of `spec`, whose weights are as the model has them (`Raw`), computed, or
+/// integers in panels; operands are as it says, little endian. The error says what of the inputs' values
+/// means nothing.
 pub fn recur(spec: &RecurrentSpec, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), String> {
     let constants = if spec.integers.is_some() { 4 + usize::from(spec.bias) } else { 2 };
     let mut rest = inputs[constants..].iter().copied();

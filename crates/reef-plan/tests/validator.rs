@@ -344,7 +344,10 @@ fn a_program_uses_only_what_it_has_made() {
         Plan::new(parts(vec![vec![kernel(KernelSpec::Elementwise(spec), &[16, 16])]]))
     };
     let (load, add, choose) = (ElemOp::Load(0), |a, b| ElemOp::Binary(Binary::Add, a, b), ElemOp::Where);
-    assert!(plan(vec![load, add(0, 0), choose(1, 0, 1)]).is_ok());
+    let whole = ElemOp::ToInt(0, DType::Bool);
+    assert!(plan(vec![load, add(0, 0), whole, choose(2, 0, 1)]).is_ok());
+    let error = plan(vec![load, add(0, 0), choose(1, 0, 1)]).unwrap_err();
+    assert!(matches!(&error, PlanError::Malformed { what } if what.contains("chooses by floats")), "{error}");
     for op in [add(1, 0), add(0, 1), choose(1, 0, 0), choose(0, 1, 0), choose(0, 0, 1), ElemOp::ToF32(1)] {
         let error = plan(vec![load, op]).unwrap_err();
         let said = matches!(&error, PlanError::Malformed { what } if what.contains("has not made"));

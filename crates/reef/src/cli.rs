@@ -221,8 +221,8 @@ pub struct ProfileArgs {
     /// Kernels to list.
     #[arg(long, default_value_t = 25)]
     pub top: usize,
-    /// Also measure the longest time between two polls in blocks of each kernel, on a CPU: what an urgent request may
-    /// have to wait for.
+    /// Also measure the longest time between two polls in blocks of each kernel, on a CPU: what an urgent
+    /// request may have to wait for.
     #[arg(long)]
     pub polls: bool,
     /// As JSON, every kernel.

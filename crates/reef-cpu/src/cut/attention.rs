@@ -4,7 +4,8 @@ use reef_plan::AttentionSpec;
 
 /// Keys whose scores are there at a time.
 pub(crate) const KEYS: usize = 128;
-/// Most products and columns of attention in one kernel: panels of a chunk's keys stay in a core's own caches.
+/// Most products and columns of attention in one kernel: panels of a chunk's keys stay in a core's own
+/// caches.
 pub(super) const DEPTH_MAX: usize = 512;
 /// Most rows of a micro-tile.
 const ROWS: usize = 12;

@@ -278,7 +278,8 @@ pub(super) fn matmul_tiles(
     (rows, columns.max(1))
 }
 
-/// Rows of a block of attention. Each block packs all keys and values, which at least two micro-tiles should use.
+/// Rows of a block of attention. Each block packs all keys and values, which at least two micro-tiles should
+/// use.
 pub(super) fn attention_rows(target: Target, planes: usize, m: usize, total_ns: f64) -> usize {
     let height = micro_rows(target.isa);
     let wanted = block_count(target, total_ns).div_ceil(planes.max(1));

@@ -1,9 +1,10 @@
 //! Attention in one kernel: the scores of some rows over some keys at a time, never all of them.
 //!
-//! A block makes a tile of rows. It walks over the keys in chunks. Of each chunk it packs k and v into panels, and every
-//! group of a micro-tile's rows multiplies with them: scores, their exponentials relative to the largest score so
-//! far, and the sum of v weighted by these, which is scaled down whenever a larger score has come. Few rows are not
-//! worth packing for, if keys and values lie along their elements: then every score is a sum along its key.
+//! A block makes a tile of rows. It walks over the keys in chunks. Of each chunk it packs k and v into
+//! panels, and every group of a micro-tile's rows multiplies with them: scores, their exponentials relative
+//! to the largest score so far, and the sum of v weighted by these, which is scaled down whenever a larger
+//! score has come. Few rows are not worth packing for, if keys and values lie along their elements: then
+//! every score is a sum along its key.
 //!
 //! Polls before all that is packed and before every chunk of a micro-tile. Results do not depend on the tile.
 
@@ -233,8 +234,8 @@ impl Attention {
         true
     }
 
-    /// The rows of the table times the panels from `column` on, each of `depth` steps. False when the poll said
-    /// stop.
+    /// The rows of the table times the panels from `column` on, each of `depth` steps. False when the poll
+    /// said stop.
     #[inline(always)]
     unsafe fn multiply<V: Vector>(
         &self,
@@ -269,8 +270,8 @@ impl Attention {
         true
     }
 
-    /// Fills the table with a group's rows of q, which it copies if they do not lie along their elements. False when the
-    /// poll said stop.
+    /// Fills the table with a group's rows of q, which it copies if they do not lie along their elements.
+    /// False when the poll said stop.
     unsafe fn addresses(&self, context: &BlockContext<'_>, operands: &Operands, group: Group) -> bool {
         let ([m_stride, stride], depth) = (self.spec.q_strides, self.spec.depth);
         for at in 0..group.rows {

@@ -29,7 +29,8 @@ struct Depthwise {
     y: Region,
 }
 
-/// Most pixels that are summed together: they share the loads of the weights, and their chains of multiply-adds overlap.
+/// Most pixels that are summed together: they share the loads of the weights, and their chains of
+/// multiply-adds overlap.
 const PIXELS: usize = 8;
 /// As many near the end of a line.
 const FEW_PIXELS: usize = 4;

@@ -82,7 +82,8 @@ pub(super) fn log<V: Vector>(x: V) -> V {
 /// `1 / (1 + e⁻ˣ)`.
 #[inline(always)]
 pub(super) fn sigmoid<V: Vector>(x: V) -> V {
-    // As 2⁻ⁿ / (2⁻ⁿ + eʳ), which has neither very large nor very small terms; 2⁻ⁿ alone may be no normal number.
+    // As 2⁻ⁿ / (2⁻ⁿ + eʳ), which has neither very large nor very small terms; 2⁻ⁿ alone may be no normal
+    // number.
     let (n, p) = exp_parts((-x).at_most(x.set(104.0)).at_least(x.set(-87.0)));
     let half = (n * n.set(0.5)).floor();
     let (a, b) = ((-half).exp2_integral(), (half - n).exp2_integral());

@@ -191,7 +191,8 @@ impl MatMul {
 /// Steps along k that are packed between polls.
 const STEPS: usize = 128;
 
-/// Copies columns of a matrix `[steps, columns]` with these strides into panels. False when the poll said stop.
+/// Copies columns of a matrix `[steps, columns]` with these strides into panels. False when the poll said
+/// stop.
 ///
 /// # Safety
 /// The matrix is readable, and `to` has room for whole panels.

@@ -1,4 +1,5 @@
-//! Reductions: by columns when kept elements are neighbours, by rows when many reduced ones are, else one by one.
+//! Reductions: by columns when kept elements are neighbours, by rows when many reduced ones are, else one by
+//! one.
 //!
 //! By columns and one by one, each result is folded in the order of the reduced axes. By rows, four vectors
 //! of partial results are folded along every run and joined at the end. Which of them is used depends on

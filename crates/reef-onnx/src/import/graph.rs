@@ -1,6 +1,6 @@
 //! Adding operators to a graph with their types and shapes worked out. What only constants go into is
-//! computed at once; numbers made of integers only when they are asked for, so that whoever multiplies the integers
-//! finds them.
+//! computed at once; numbers made of integers only when they are asked for, so that whoever multiplies the
+//! integers finds them.
 
 use reef_base::AlignedBytes;
 use reef_base::limits::{FOLDED_ELEMENTS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
@@ -91,8 +91,8 @@ impl<'m> Builder<'m> {
         }
     }
 
-    /// Numbers made of integers. If these are constants, the numbers are as well, but computed only when they are
-    /// asked for.
+    /// Numbers made of integers. If these are constants, the numbers are as well, but computed only when they
+    /// are asked for.
     pub fn dequantize(
         &mut self,
         name: &str,

@@ -14,8 +14,8 @@ fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// `x [1, 32]` times weights of four bits `[32, 2]` in two blocks, all of them 1 in the first column and −8 or
-/// 15 in the second.
+/// `x [1, 32]` times weights of four bits `[32, 2]` in two blocks, all of them 1 in the first column and −8
+/// or 15 in the second.
 fn product(code: i32, zeros: bool) -> (String, Vec<f32>) {
     let mut network = Network::default();
     network.opset(21);

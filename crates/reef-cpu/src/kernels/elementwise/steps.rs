@@ -19,8 +19,8 @@ pub(super) enum Step {
     Quantize(Quantization),
     /// The same, and these as numbers again.
     Requantize { by: Quantization, back: Affine },
-    /// Two operands of bytes as numbers, their sum, perhaps kept from below 0, as integers, and perhaps these as
-    /// numbers again.
+    /// Two operands of bytes as numbers, their sum, perhaps kept from below 0, as integers, and perhaps these
+    /// as numbers again.
     Sum { operands: [Bytes; 2], relu: bool, by: Quantization, back: Option<Affine> },
 }
 
@@ -64,8 +64,8 @@ impl Quantization {
     }
 }
 
-/// The steps of a program, whose operands are of these types, and whose output, the last of them, is as well; `dense` says
-/// which of them are one line without gaps.
+/// The steps of a program, whose operands are of these types, and whose output, the last of them, is as well;
+/// `dense` says which of them are one line without gaps.
 pub(super) fn steps(program: &[ElemOp], types: &[DType], dense: &[bool]) -> Vec<Step> {
     let mut steps = vec![Step::Same; program.len()];
     let finder = Finder { program, types };

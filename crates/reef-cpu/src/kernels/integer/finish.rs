@@ -328,8 +328,8 @@ impl Leaf for Bytes {
     }
 }
 
-/// Copies a few bytes and turns the highest bit of each around where `flip` says so (0 or 128), as [`Bytes`] does; for
-/// code that has entered.
+/// Copies a few bytes and turns the highest bit of each around where `flip` says so (0 or 128), as [`Bytes`]
+/// does; for code that has entered.
 #[inline(always)]
 pub(in super::super) unsafe fn copy_few(from: *const u8, count: usize, flip: u8, to: *mut u8) {
     let flip = u64::from_ne_bytes([flip; 8]);

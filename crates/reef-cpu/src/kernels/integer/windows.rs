@@ -82,10 +82,12 @@ impl Windows {
         }
     }
 
-    /// Writes one line of the windows of `count` pixels of an output line to `to`, `stride` bytes apart: taps, channels.
+    /// Writes one line of the windows of `count` pixels of an output line to `to`, `stride` bytes apart:
+    /// taps, channels.
     ///
     /// # Safety
-    /// Inside [`Vector::enter`]; the pixels are some of the output, `source.x` points at the input, `to` has room.
+    /// Inside [`Vector::enter`]; the pixels are some of the output, `source.x` points at the input, `to` has
+    /// room.
     #[inline(always)]
     pub(super) unsafe fn write_line<V: Vector>(
         &self,

@@ -1,5 +1,5 @@
-//! Element-wise programs through integers of 8 bits: what several instructions do in one pass is what they do one by
-//! one.
+//! Element-wise programs through integers of 8 bits: what several instructions do in one pass is what they do
+//! one by one.
 
 use reef_base::{AlignedBytes, Rng};
 use reef_graph::{Binary, DType, Unary};
