@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use reef_base::{AlignedBytes, Buffer, Rng};
 use reef_graph::{
-    Aggregate, Along, Binary, Cell, ConvAttrs, DType, Direction, GateFunction, Graph, HostOp, Op,
-    PackedWeights, Picks, PoolAttrs, PoolKind, Putting, Quantization, RecurrentAttrs, Reduce, Selection,
-    Shape, Taps, Tensor, Unary, ValueId, Vision, Windows, ZeroPoints,
+    Aggregate, Along, Binary, ConvAttrs, DType, Graph, HostOp, Op, PackedWeights, Picks, PoolAttrs, PoolKind,
+    Putting, Quantization, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId, Windows, ZeroPoints,
 };
 
 use reef_plan::{Cutter, HostFault, HostKernel, HostState, Plan, TensorSpec};

@@ -382,10 +382,11 @@ impl Rewriter<'_> {
         made: Option<Narrow>,
         written: &mut Written,
     ) -> Result<(), String> {
-        if self.narrow(node, 1).is_some() && node.op_type == "DequantizeLinear" {
-            if attribute(node, "output_dtype").is_none_or(|given| given.i == 0) {
-                return Err("output_dtype is missing beside scales of a narrow type".into());
-            }
+        if self.narrow(node, 1).is_some()
+            && node.op_type == "DequantizeLinear"
+            && attribute(node, "output_dtype").is_none_or(|given| given.i == 0)
+        {
+            return Err("output_dtype is missing beside scales of a narrow type".into());
         }
         self.decode(node, 1, written);
         let numbers = if node.op_type == "QuantizeLinear" { made } else { self.narrow(node, 0) };

@@ -237,11 +237,11 @@ fn determinant(n: usize, unit: usize, load: Load<'_>) -> f64 {
         if rows[at][at] == 0.0 {
             return product;
         }
-        for row in at + 1..n {
-            let factor = rows[row][at] / rows[at][at];
-            for column in at..n {
-                rows[row][column] -= factor * rows[at][column];
-            }
+        let (above, below) = rows.split_at_mut(at + 1);
+        let pivot = &above[at][at..];
+        for row in below {
+            let factor = row[at] / pivot[0];
+            row[at..].iter_mut().zip(pivot).for_each(|(element, x)| *element -= factor * x);
         }
     }
     product

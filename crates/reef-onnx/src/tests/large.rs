@@ -222,7 +222,8 @@ fn constants_of_large_files_are_the_same_as_those_in_memory() {
 fn a_file_that_changes_is_noticed() {
     let folder = Folder::new("changing");
     let bytes = network(WIDE).bytes();
-    let changes: [(&str, fn(&Path, &[u8])); 3] = [
+    type Change = fn(&Path, &[u8]);
+    let changes: [(&str, Change); 3] = [
         ("has changed since the model was loaded: load it again", |path, bytes| {
             let file = OpenOptions::new().write(true).open(path).expect("it is there");
             file.write_all_at(&vec![7; bytes.len() - 4096], 2048).expect("it can be written");

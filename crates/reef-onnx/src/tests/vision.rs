@@ -116,7 +116,8 @@ fn a_deformable_convolution_without_offsets_is_one() {
 fn none_of_them_runs_on_the_host() {
     let half =
         [("mode", Attr::Text("max")), ("sampling_ratio", Attr::Int(2)), ("output_width", Attr::Int(3))];
-    let table: [(&str, i64, Vec<&[usize]>, &[(&str, Attr)]); 5] = [
+    type Row<'a> = (&'a str, i64, Vec<&'a [usize]>, &'a [(&'a str, Attr<'a>)]);
+    let table: [Row<'_>; 5] = [
         ("GridSample", 20, vec![&[1, 2, 3, 4], &[1, 5, 6, 2]], &[]),
         ("Det", 22, vec![&[2, 3, 3]], &[]),
         ("Conv", 22, vec![&[1, 2, 3, 4], &[3, 2, 2, 2]], &[]),
