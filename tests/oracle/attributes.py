@@ -35,7 +35,7 @@ KNOWN = {}
 
 # Operators without a recipe, whose attributes others walk: ONNX's node tests (`onnx_nodes.py`), or, where ONNX Runtime
 # alone has them, the models of `real_models.py`.
-ELSEWHERE = {"SimplifiedLayerNormalization"}
+ELSEWHERE = {"CastLike", "SimplifiedLayerNormalization"}
 
 # Where ONNX Runtime departs from the standard, by operator and label: why, and the attributes by which it is told to
 # do the standard's (None: that are taken away).

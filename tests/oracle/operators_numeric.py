@@ -38,6 +38,7 @@ UNSPECIFIED = {
     "ReduceL[12] wide i4": "a sum that does not fit: it saturates, reef wraps, and the standard does not say",
     "ReduceSumSquare wide i?": "a sum that does not fit: it saturates, reef wraps, and the standard does not say",
     "ReduceProd wide i?": "a product that does not fit: it saturates, reef wraps, and the standard does not say",
+    "ReduceLogSum wide i4": "the logarithm of 0 as an integer; the standard does not say",
     "Sign f2 odd": "0 for NaN in half precision only; reef's result is NaN in every type",
     "LogSoftmax f8 odd": "of infinities neither it nor the formula; reef's result is the formula's, NaN",
 }

@@ -119,10 +119,12 @@ fn batch_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x) = (node.name(), node.input(0)?);
     let shape = b.shape(x);
     let Some(&channels) = shape.get(1) else { return wrong(format!("an input of shape {shape}")) };
-    for (slot, output) in [(1, "running_mean"), (2, "running_var")] {
-        if node.opset >= 14 && node.has_output(slot) {
-            return wrong(format!("output {output} is there only where training_mode is 1"));
-        }
+    let outputs = [(1, "running_mean"), (2, "running_var")];
+    let asked = outputs.into_iter().filter(|&(slot, _)| node.opset >= 14 && node.has_output(slot));
+    let asked: Vec<&str> = asked.map(|(_, output)| output).collect();
+    if !asked.is_empty() {
+        let asked = asked.join(" and ");
+        return wrong(format!("output {asked}: only where training_mode is 1"));
     }
     let mut parameters = vec![];
     for index in 1..5 {
