@@ -244,7 +244,16 @@ pub fn power(base: i64, exponent: i64) -> i64 {
         (1, _) => 1,
         (-1, n) => 1 - 2 * (n & 1),
         (_, n) if n < 0 => 0,
-        (_, n) => base.wrapping_pow(n.min(i64::from(u32::MAX)) as u32),
+        (base, n) => {
+            let (mut made, mut base, mut rest) = (1i64, base, n);
+            while rest > 0 {
+                if rest & 1 == 1 {
+                    made = made.wrapping_mul(base);
+                }
+                (base, rest) = (base.wrapping_mul(base), rest >> 1);
+            }
+            made
+        }
     }
 }
 
