@@ -149,19 +149,21 @@ impl CpuDevice {
         let mut admission = admitted.map_err(over)?;
         // The system may have less than it was counted on.
         let refused = || refused(working, self.budget.limit().unwrap_or(u64::MAX));
-        // Tasks take the first slot of their class: the others' arenas take memory as they are written to.
-        let all: Vec<usize> = (0..units.len()).collect();
-        let first = [0, slots.len() - self.capabilities.slots_real_time];
-        let buffers = |wanted: usize, have: usize, count: usize, at_once: &[usize]| {
+        // Of the slots for any task the first is taken first: the others' arenas take memory as they are written
+        // to. No urgent task is to wait for that, so those that only real-time tasks take have theirs at once.
+        let urgent = slots.len() - self.capabilities.slots_real_time;
+        let buffers = |wanted: usize, have: usize, count: usize, at_once: &dyn Fn(usize) -> bool| {
             let count = if wanted > have { count } else { 0 };
-            let made = |index| match at_once.contains(&index) {
+            let made = |index| match at_once(index) {
                 true => AlignedBytes::try_zeroed(wanted),
                 false => AlignedBytes::try_untouched(wanted),
             };
             (0..count).map(made).collect::<Option<Vec<_>>>()
         };
-        let arenas = buffers(arena, offered.arena_bytes, slots.len(), &first).ok_or_else(refused)?;
-        let scratches = buffers(scratch, offered.scratch_bytes, units.len(), &all).ok_or_else(refused)?;
+        let arenas = buffers(arena, offered.arena_bytes, slots.len(), &|slot| slot == 0 || slot >= urgent)
+            .ok_or_else(refused)?;
+        let scratches =
+            buffers(scratch, offered.scratch_bytes, units.len(), &|_| true).ok_or_else(refused)?;
         slots.iter().zip(arenas).for_each(|(slot, bytes)| slot.arena.offer(bytes));
         units.iter().zip(scratches).for_each(|(unit, bytes)| unit.offer(bytes));
         offered.arena_bytes = arena.max(offered.arena_bytes);
