@@ -24,7 +24,7 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-ZOO = ["resnet152", "resnet18", "densenet201", "vgg19", "inception_v3", "distilbert", "control"]
+ZOO = ["resnet152", "resnet18", "densenet201", "vgg19", "inceptionv3", "distilbert", "control"]
 
 
 def main():
