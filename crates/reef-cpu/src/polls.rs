@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use reef_base::{AlignedBytes, Nanos};
 use reef_device::DeviceError;
-use reef_plan::{DeviceKind, Plan};
+use reef_plan::{DeviceKind, Kernel, Plan};
 
 use crate::context::{Bases, BlockContext, Demand, Poll};
 use crate::cut;
@@ -13,9 +13,9 @@ use crate::kernels;
 use crate::plans::Loaded;
 use crate::sync::{AtomicU64, now};
 
-/// The longest time between two polls in blocks of each of the plan's kernels, when they run alone on this
-/// thread: the median over `runs` runs of the longest in each, so that what else happens on the machine
-/// counts little. The begin and the end of a block count as polls. A host kernel has none.
+/// The longest time between two polls in blocks of each of the plan's kernels, when they run alone on this thread: of
+/// each block the least of `runs` runs, since what interrupts one of them is not the kernel's. The begin and the
+/// end of a block count as polls. A host kernel has none.
 ///
 /// # Errors
 /// The plan is not for this device, the machine lacks its instruction set, or a host kernel has no state.
@@ -41,7 +41,8 @@ pub fn poll_gaps(plan: &Arc<Plan>, inputs: &[AlignedBytes], runs: usize) -> Resu
     let from: Vec<*const u8> = inputs.iter().map(|bytes| bytes.as_slice().as_ptr()).collect();
     let to: Vec<*mut u8> = outputs.iter_mut().map(|bytes| bytes.as_mut_slice().as_mut_ptr()).collect();
     let (arena, scratch) = (arena.as_mut_slice().as_mut_ptr(), scratch.as_mut_slice().as_mut_ptr());
-    let mut longest = vec![vec![]; plan.kernels().len()];
+    let blocks = |kernel: &Kernel| vec![Nanos::MAX; kernel.spec.blocks()];
+    let mut longest: Vec<Vec<Nanos>> = plan.kernels().iter().map(blocks).collect();
     for _ in 0..runs.max(1) {
         for (index, prepared) in loaded.kernels.iter().enumerate() {
             let watch = Watch::default();
@@ -57,22 +58,18 @@ pub fn poll_gaps(plan: &Arc<Plan>, inputs: &[AlignedBytes], runs: usize) -> Resu
                 },
                 host: prepared.host.map(|host| loaded.host(0, host)),
             };
-            for block in 0..plan.kernels()[index].spec.blocks() as u32 {
+            for (block, least) in longest[index].iter_mut().enumerate() {
+                watch.longest.set(Nanos::ZERO);
                 watch.last.set(now());
                 // SAFETY: the buffers are as large as the plan says; its kernels run one after the other, in
                 // the order of the stages.
-                unsafe { prepared.kernel.run(&context, block) };
+                unsafe { prepared.kernel.run(&context, block as u32) };
                 watch.look();
+                *least = watch.longest.get().min(*least);
             }
-            longest[index].push(watch.longest.get());
         }
     }
-    Ok(longest.into_iter().map(median).collect())
-}
-
-fn median(mut times: Vec<Nanos>) -> Nanos {
-    times.sort_unstable();
-    times[times.len() / 2]
+    Ok(longest.into_iter().map(|blocks| blocks.into_iter().max().unwrap_or(Nanos::ZERO)).collect())
 }
 
 /// Looks at the clock at every poll, and wants nothing.

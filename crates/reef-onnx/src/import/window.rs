@@ -151,12 +151,12 @@ pub(super) fn bias(
     }
 }
 
-/// Whether a pool is one of an image of floats, nobody asking where the largest elements are: others are read
-/// elsewhere.
+/// Whether a pool is one of an image of floats, or of bytes, which floats hold, nobody asking where the largest
+/// elements are: others are read elsewhere.
 fn is_plain(b: &Builder, node: &Node) -> bool {
     let plain = |x: ValueId| {
-        let float = matches!(b.dtype(x), DType::F32 | DType::F16 | DType::BF16);
-        float && b.rank(x) <= 4
+        use DType::{BF16, F16, F32, I8, U8};
+        matches!(b.dtype(x), F32 | F16 | BF16 | U8 | I8) && b.rank(x) <= 4
     };
     !node.has_output(1) && node.optional(0).is_none_or(plain)
 }
