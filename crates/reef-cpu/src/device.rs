@@ -149,8 +149,9 @@ impl CpuDevice {
         let mut admission = admitted.map_err(over)?;
         // The system may have less than it was counted on.
         let refused = || refused(working, self.budget.limit().unwrap_or(u64::MAX));
-        // Of the slots for any task the first is taken first: the others' arenas take memory as they are written
-        // to. No urgent task is to wait for that, so those that only real-time tasks take have theirs at once.
+        // Of the slots for any task the first is taken first: the others' arenas take memory as they are
+        // written to. No urgent task is to wait for that, so those that only real-time tasks take have theirs
+        // at once.
         let urgent = slots.len() - self.capabilities.slots_real_time;
         let buffers = |wanted: usize, have: usize, count: usize, at_once: &dyn Fn(usize) -> bool| {
             let count = if wanted > have { count } else { 0 };

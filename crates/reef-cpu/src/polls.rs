@@ -13,9 +13,9 @@ use crate::kernels;
 use crate::plans::Loaded;
 use crate::sync::{AtomicU64, now};
 
-/// The longest time between two polls in blocks of each of the plan's kernels, when they run alone on this thread: of
-/// each block the least of `runs` runs, since what interrupts one of them is not the kernel's. The begin and the
-/// end of a block count as polls. A host kernel has none.
+/// The longest time between two polls in blocks of each of the plan's kernels, when they run alone on this
+/// thread: of each block the least of `runs` runs, since what interrupts one of them is not the kernel's. The
+/// begin and the end of a block count as polls. A host kernel has none.
 ///
 /// # Errors
 /// The plan is not for this device, the machine lacks its instruction set, or a host kernel has no state.

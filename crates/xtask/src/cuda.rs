@@ -16,8 +16,8 @@ use crate::sass;
 
 /// What the bundle may weigh; it is carried through a narrow door.
 const BUNDLE_BYTES_MAX: u64 = 55 << 20;
-/// Architectures of the cards that it is for: A100, H100 and H200. On others the compiler makes the kernels at the
-/// first start; 3.4 MB each, they do not all have room.
+/// Architectures of the cards that it is for: A100, H100 and H200. On others the compiler makes the kernels
+/// at the first start; 3.4 MB each, they do not all have room.
 const ARCHITECTURES: [&str; 2] = ["80", "90"];
 
 /// The C library that the binary may need: Debian 12's.

@@ -151,8 +151,8 @@ pub(super) fn bias(
     }
 }
 
-/// Whether a pool is one of an image of floats, or of bytes, which floats hold, nobody asking where the largest
-/// elements are: others are read elsewhere.
+/// Whether a pool is one of an image of floats, or of bytes, which floats hold, nobody asking where the
+/// largest elements are: others are read elsewhere.
 fn is_plain(b: &Builder, node: &Node) -> bool {
     let plain = |x: ValueId| {
         use DType::{BF16, F16, F32, I8, U8};
