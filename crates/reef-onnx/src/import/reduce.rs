@@ -111,11 +111,11 @@ fn of_nothing(
     let (shape, dtype) = (b.shape(x), b.dtype(x));
     let value = match kind {
         Kind::One(Reduce::Sum | Reduce::SumSquare) | Kind::L1 | Kind::L2 | Kind::SumSquare => 0.0,
-        // As ONNX Runtime has it.
-        Kind::One(Reduce::Mean) if dtype.is_float() => 0.0,
         Kind::One(Reduce::Prod) => 1.0,
         _ if !dtype.is_float() => return Err("of no elements".into()),
-        Kind::One(Reduce::Max | Reduce::Mean) | Kind::LogSum | Kind::LogSumExp => f64::NEG_INFINITY,
+        // As ONNX Runtime has it.
+        Kind::One(Reduce::Mean) => 0.0,
+        Kind::One(Reduce::Max) | Kind::LogSum | Kind::LogSumExp => f64::NEG_INFINITY,
         Kind::One(Reduce::Min) => f64::INFINITY,
     };
     let value = b.scalar(dtype, value);
