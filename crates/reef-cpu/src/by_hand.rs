@@ -70,7 +70,7 @@ impl Hands {
     }
 
     fn with(options: &CpuOptions) -> Hands {
-        let (device, _, producers) = CpuDevice::assemble(options).expect("the options are fine");
+        let (device, producers) = CpuDevice::assemble(options).expect("the options are fine");
         let executor = device.executor.clone();
         let units = producers.into_iter().enumerate();
         let workers = units.map(|(cu, events)| Worker::new(executor.clone(), cu, events)).collect();

@@ -9,7 +9,7 @@ use reef_base::limits::{BLOCK_CPU_NS_MAX, BOARD_SLOTS_MAX, CPU_CUS_MAX, POLL_PER
 use reef_base::{AlignedBytes, Domain, Nanos, TaskId, TaskKey};
 use reef_device::{
     Admission, Budget, Capabilities, Completion, Device, DeviceCounters, DeviceError, Event, EventKind, Io,
-    Kill, LoadedPlan, MemoryUse, OverBudget, RejectReason, Rejected, Route, Scheme, Wake,
+    Kill, LoadedPlan, MemoryUse, OverBudget, RejectReason, Rejected, Route, Scheme, Seat as Token, Wake,
 };
 use reef_plan::{Cutter, DeviceKind, Isa, Plan, Precision, Target};
 
@@ -23,9 +23,11 @@ use crate::gate::Gate;
 use crate::kernels;
 use crate::options::{CpuOptions, allowed_cores, granted_memory, quota_cores};
 use crate::plans::{Loaded, PLANS_MAX};
+use crate::seat::Seat;
 use crate::slot::{Task, task_id};
 use crate::sync::{JoinHandle, Mutex, MutexGuard, Ordering, fence, now, sleep};
 use crate::thread::{Placement, spawn};
+use crate::worker::Worker;
 
 /// From `submit` until no less urgent block starts where it must not: a store seen by other cores, and a
 /// block that was being started meanwhile and looks at the poll word before it runs.
@@ -41,6 +43,9 @@ pub struct CpuDevice {
     capabilities: Capabilities,
     pub(crate) executor: Arc<Executor>,
     pub(crate) threads: Vec<JoinHandle<()>>,
+    /// Of the units, once they have threads.
+    seats: Box<[Arc<Seat>]>,
+    placements: Box<[Placement]>,
     warnings: Vec<String>,
     loading: Mutex<Offered>,
     budget: Arc<Budget>,
@@ -58,8 +63,11 @@ struct Offered {
 impl CpuDevice {
     /// Starts the compute units' threads.
     pub fn start(options: CpuOptions) -> Result<CpuDevice, DeviceError> {
-        let (mut device, placements, producers) = CpuDevice::assemble(&options)?;
-        (device.threads, device.warnings) = start_threads(&placements, &device.executor, producers)?;
+        let (mut device, producers) = CpuDevice::assemble(&options)?;
+        let unit = |(cu, events)| Seat::new(Worker::new(device.executor.clone(), cu, events));
+        let seats: Box<[Arc<Seat>]> = producers.into_iter().enumerate().map(unit).collect();
+        (device.threads, device.warnings) = start_threads(&device.placements, &device.executor, &seats)?;
+        device.seats = seats;
         Ok(device)
     }
 
@@ -68,8 +76,10 @@ impl CpuDevice {
         kernels::detect().map_err(DeviceError::Start)
     }
 
-    /// The device without its threads, where they will run, and what they will record with.
-    pub(crate) fn assemble(options: &CpuOptions) -> Result<Assembled, DeviceError> {
+    /// The device without its threads, and what they will record with.
+    pub(crate) fn assemble(
+        options: &CpuOptions,
+    ) -> Result<(CpuDevice, Vec<rtrb::Producer<Event>>), DeviceError> {
         let cores = options.cores.clone().unwrap_or_else(allowed_cores);
         let by_default = || cores.len().min(quota_cores().unwrap_or(usize::MAX)).clamp(1, CPU_CUS_MAX);
         let cus = options.cus.unwrap_or_else(by_default);
@@ -106,7 +116,10 @@ impl CpuDevice {
         let (threads, warnings, loading) = (Vec::new(), Vec::new(), Mutex::default());
         let limit = options.memory_bytes.or_else(|| granted_memory().map(|bytes| bytes / 2));
         let budget = options.budget.clone().unwrap_or_else(|| Budget::new(Domain::Host, limit));
-        Ok((CpuDevice { capabilities, executor, threads, warnings, loading, budget }, placements, producers))
+        let seats = Box::default();
+        let device =
+            CpuDevice { capabilities, executor, threads, seats, placements, warnings, loading, budget };
+        Ok((device, producers))
     }
 
     /// What did not work at the start but is not needed: pinning, the nice value.
@@ -188,8 +201,9 @@ impl CpuDevice {
         key: TaskKey,
         io: Io,
         token: u64,
-        route: Option<Arc<dyn Route>>,
-    ) -> Result<TaskId, Rejected> {
+        along: Along,
+    ) -> Result<(TaskId, Option<usize>), Rejected> {
+        let Along { route, helped } = along;
         let submitted = now();
         let real_time = key.class().is_real_time();
         if self.executor.gate() != Gate::Open {
@@ -201,8 +215,9 @@ impl CpuDevice {
         let Some(loaded) = self.executor.plans.acquire(plan) else {
             return Err(Rejected { io, why: RejectReason::UnknownPlan });
         };
-        let hosted = route.as_ref().is_some_and(|route| route.has_host_kernels());
-        if hosted || !loaded.plan.host_kernels().is_empty() {
+        let hosted = route.as_ref().is_some_and(|route| route.has_host_kernels())
+            || !loaded.plan.host_kernels().is_empty();
+        if hosted {
             // Without a thread, the task fails where it needs one.
             let _ = Crew::muster_for(&self.executor, key.rank());
         }
@@ -212,12 +227,28 @@ impl CpuDevice {
             Err(RejectReason::WrongBuffers)
         };
         match slot {
-            Ok(slot) => Ok(self.publish(slot, Request { plan, loaded, key, io, token, submitted, route })),
+            Ok(slot) => {
+                let short = helped && real_time && !hosted && loaded.is_short();
+                let guest = if short { self.reserve() } else { None };
+                let request = Request { plan, loaded, key, io, token, submitted, route };
+                Ok((self.publish(slot, request), guest))
+            }
             Err(why) => {
                 self.executor.plans.release(plan);
                 Err(Rejected { io, why })
             }
         }
+    }
+
+    /// Takes the seat of a unit that is parked on the core where the caller runs, for it to be a guest there.
+    fn reserve(&self) -> Option<usize> {
+        if self.seats.is_empty() || !self.executor.scheme().is_prioritised() {
+            return None;
+        }
+        let core = rustix::thread::sched_getcpu();
+        let here = |placement: &Placement| placement.core == Some(core);
+        let cu = self.placements.iter().position(here)?;
+        self.executor.board.take_parked_one(cu).then_some(cu)
     }
 
     /// Accepts the task into `slot`, which the caller took, with a reference to the plan.
@@ -274,6 +305,13 @@ struct Request<'a> {
     route: Option<Arc<dyn Route>>,
 }
 
+/// How a task goes on, and whether the submitter would work for it.
+#[derive(Default)]
+struct Along {
+    route: Option<Arc<dyn Route>>,
+    helped: bool,
+}
+
 impl Device for CpuDevice {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
@@ -323,7 +361,7 @@ impl Device for CpuDevice {
     }
 
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
-        self.accept(plan, key, io, token, None)
+        Ok(self.accept(plan, key, io, token, Along::default())?.0)
     }
 
     fn submit_along(
@@ -334,7 +372,24 @@ impl Device for CpuDevice {
         token: u64,
         route: Arc<dyn Route>,
     ) -> Result<TaskId, Rejected> {
-        self.accept(plan, key, io, token, Some(route))
+        Ok(self.accept(plan, key, io, token, Along { route: Some(route), helped: false })?.0)
+    }
+
+    fn submit_helped(
+        &self,
+        plan: LoadedPlan,
+        key: TaskKey,
+        io: Io,
+        token: u64,
+        route: Option<Arc<dyn Route>>,
+    ) -> Result<(TaskId, Option<Token>), Rejected> {
+        let (task, guest) = self.accept(plan, key, io, token, Along { route, helped: true })?;
+        Ok((task, guest.map(|cu| Token(cu as u32))))
+    }
+
+    fn help(&self, seat: Token, key: TaskKey, done: &dyn Fn() -> bool) {
+        let cu = seat.0 as usize;
+        self.seats[cu].visit(&self.executor, cu, key.rank(), done);
     }
 
     fn cancel(&self, task: TaskId) {
@@ -464,19 +519,17 @@ fn check_options(options: &CpuOptions, cus: usize, cores: &[usize]) -> Result<()
     Ok(())
 }
 
-type Assembled = (CpuDevice, Box<[Placement]>, Vec<rtrb::Producer<Event>>);
-
 type Started = (Vec<JoinHandle<()>>, Vec<String>);
 
 fn start_threads(
     placements: &[Placement],
     executor: &Arc<Executor>,
-    producers: Vec<rtrb::Producer<Event>>,
+    seats: &[Arc<Seat>],
 ) -> Result<Started, DeviceError> {
     let (report, reports) = mpsc::channel();
     let mut threads = Vec::new();
-    for (cu, producer) in producers.into_iter().enumerate() {
-        match spawn(executor.clone(), cu, producer, placements[cu], report.clone()) {
+    for (cu, seat) in seats.iter().enumerate() {
+        match spawn(executor.clone(), cu, seat.clone(), placements[cu], report.clone()) {
             Ok(thread) => threads.push(thread),
             Err(error) => {
                 executor.shut_gate(Gate::Stopping);

@@ -498,8 +498,14 @@ impl Executor {
         let place = &self.slots[slot];
         // SAFETY: the caller owns the settled last stage.
         let (key, preempted) = unsafe {
-            place.end(Ended { closed, finished, counters: place.collect_tallies() });
-            place.task(|task| (task.key, task.preempted))
+            let counters = place.collect_tallies();
+            place.end(Ended { closed, finished, counters });
+            place.task(|task| {
+                if closed.is_none() && task.route.is_none() {
+                    (*task.loaded).note(counters.cu_time);
+                }
+                (task.key, task.preempted)
+            })
         };
         place.finished.store(finished.0, Ordering::Relaxed);
         if self.recorder.is_on() {
@@ -534,6 +540,13 @@ impl Executor {
             unsafe { self.slots[slot].task(|task| (task.id, task.key, task.token, task.plan)) };
         let span = Nanos::ZERO;
         self.recorder.outside(Event { at, span, cu: None, task, key, token, plan, kind });
+    }
+
+    /// Sleeps until the announcement that `cu` parks is taken; for its thread.
+    pub(crate) fn sleep(&self, cu: usize) {
+        while self.board.is_parked(cu) {
+            self.bells[cu].wait();
+        }
     }
 
     /// Wakes a unit.

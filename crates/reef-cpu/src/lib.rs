@@ -1,7 +1,7 @@
 //! `reef-cpu`: the CPU as a device: pinned threads as compute units, a lock-free board, kernels that can be
 //! killed.
 //!
-//! Owns the resident executor (`board`, `gate`, `lease`, `bell` and `table` the protocols, `executor`,
+//! Owns the resident executor (`board`, `gate`, `lease`, `seat`, `bell` and `table` the protocols, `executor`,
 //! `worker` and `hosting` the steps, `pick` the schemes, `companion` the threads that run what cannot be
 //! killed) and the kernels, with the way they are cut and fed (`cut`). Knows nothing of models, requests or
 //! queues.
@@ -29,6 +29,7 @@ mod options;
 mod pick;
 mod plans;
 mod polls;
+mod seat;
 mod shares;
 mod slot;
 mod stop;

@@ -2,8 +2,9 @@
 
 use std::cell::UnsafeCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use reef_base::AlignedBytes;
+use reef_base::{AlignedBytes, Nanos};
 use reef_device::policy::{Outlook, outlooks};
 use reef_device::{Admission, DeviceError};
 use reef_plan::{Kernel, KernelSpec, Plan, Restart};
@@ -12,6 +13,7 @@ use crate::board::{Board, Claim, Opening};
 use crate::context::HostCell;
 use crate::estimate::Estimate;
 use crate::kernels::{self, BlockKernel};
+use crate::seat::TASK_MAX;
 use crate::table::{ENTRIES_MAX, Table};
 
 /// Plans that one device holds at a time.
@@ -45,6 +47,8 @@ pub(crate) struct Loaded {
     hosts: Vec<HostCell>,
     /// By stage.
     outlooks: Vec<Outlook>,
+    /// Nanoseconds that all units together spent on its last task; a hint.
+    took: AtomicU64,
 }
 
 // SAFETY: the weights are shared, immutable buffers; a host state is used only by the companion that runs the
@@ -95,8 +99,18 @@ impl Loaded {
             .collect();
         let addresses = weights.iter().map(|bytes| bytes.as_ptr()).collect();
         let outlooks = outlooks(plan.stages().iter().map(|stage| stage.blocks()), cus as u32);
-        let (admission, packed) = (None, weights);
-        Ok(Loaded { kernels: prepared, weights: addresses, admission, packed, hosts, outlooks, plan })
+        let (admission, packed, took) = (None, weights, AtomicU64::new(0));
+        Ok(Loaded { kernels: prepared, weights: addresses, admission, packed, hosts, outlooks, took, plan })
+    }
+
+    /// A task of this plan alone has ended, on which units spent so long.
+    pub(crate) fn note(&self, time: Nanos) {
+        self.took.store(time.0, Ordering::Relaxed);
+    }
+
+    /// Whether its tasks are so short that a submitter may do one's work, as far as is known.
+    pub(crate) fn is_short(&self) -> bool {
+        self.took.load(Ordering::Relaxed) <= TASK_MAX.0
     }
 
     /// Its packed weights.

@@ -4,13 +4,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use reef_base::panics::contain;
-use reef_device::Event;
-use rtrb::Producer;
 use rustix::thread::CpuSet;
 
 use crate::executor::Executor;
+use crate::seat::Seat;
 use crate::sync::{Builder, JoinHandle};
-use crate::worker::Worker;
 
 /// Where a thread runs and how urgent it is to the operating system.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +23,7 @@ pub(crate) struct Placement {
 pub(crate) fn spawn(
     executor: Arc<Executor>,
     cu: usize,
-    events: Producer<Event>,
+    seat: Arc<Seat>,
     placement: Placement,
     report: Sender<Vec<String>>,
 ) -> std::io::Result<JoinHandle<()>> {
@@ -34,7 +32,7 @@ pub(crate) fn spawn(
         default_float_mode();
         let _ = report.send(warnings);
         drop(report);
-        poison_on_panic(&Arc::clone(&executor), cu, || Worker::new(executor, cu, events).run());
+        poison_on_panic(&executor, cu, || seat.occupy());
     })
 }
 
@@ -64,14 +62,47 @@ pub(crate) fn place(cu: usize, placement: Placement) -> Vec<String> {
     warnings
 }
 
-/// Threads inherit the floating-point mode of who starts them; outputs must not depend on it. Denormals stay.
-#[allow(unsafe_code)]
+/// All exceptions masked, round to nearest, denormals stay: the architecture's default.
+#[cfg(target_arch = "x86_64")]
+const DEFAULT_MODE: u32 = 0x1F80;
+
+/// Threads inherit the floating-point mode of who starts them; outputs must not depend on it.
 pub(crate) fn default_float_mode() {
     #[cfg(target_arch = "x86_64")]
-    {
-        let mode: u32 = 0x1F80;
-        // SAFETY: loads the architecture's default control word: all exceptions masked, round to nearest.
-        unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &mode, options(nostack, readonly)) };
+    set_float_mode(DEFAULT_MODE);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+pub(crate) fn set_float_mode(mode: u32) {
+    // SAFETY: loads a control word that is the default one or was stored before.
+    unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &mode, options(nostack, readonly)) };
+}
+
+/// A thread's own floating-point mode while it has the default one.
+pub(crate) struct FloatMode(#[cfg(target_arch = "x86_64")] u32);
+
+impl FloatMode {
+    /// From now on the calling thread has the default mode.
+    #[allow(unsafe_code)]
+    pub(crate) fn replace() -> FloatMode {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let mut own = 0u32;
+            // SAFETY: stores the control word.
+            unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &mut own, options(nostack)) };
+            default_float_mode();
+            FloatMode(own)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        FloatMode()
+    }
+}
+
+impl Drop for FloatMode {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        set_float_mode(self.0);
     }
 }
 

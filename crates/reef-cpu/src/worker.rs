@@ -48,6 +48,8 @@ pub(crate) struct Worker {
     pub(crate) hand: Cell<Option<Claim>>,
     /// Whether it is inside the gate.
     inside: bool,
+    /// While a guest works here: the limit of the keys of what it works on.
+    pub(crate) guest: Option<u64>,
     /// Polled by blocks that must not be stopped.
     never: AtomicU64,
 }
@@ -107,11 +109,12 @@ impl Worker {
         let (hand, never) = (Cell::new(None), AtomicU64::new(0));
         let hosted = Vec::with_capacity(usize::from(reef_base::limits::REAL_TIME_LEVELS) + 1);
         let lent_at = Nanos::ZERO;
-        Worker { executor, cu, events, turn: 0, hosted, lent_at, hand, inside: false, never }
+        let (turn, inside, guest) = (0, false, None);
+        Worker { executor, cu, events, turn, hosted, lent_at, hand, inside, guest, never }
     }
 
-    /// Runs until the gate says stop.
-    pub(crate) fn run(mut self) {
+    /// Works until the unit is announced as parked, or the gate says stop; whether it does.
+    pub(crate) fn work(&mut self) -> bool {
         loop {
             let gate = self.gate();
             if !self.hosted.is_empty() && self.tend() {
@@ -120,8 +123,9 @@ impl Worker {
             match gate {
                 Gate::Open | Gate::Poisoned => match self.next() {
                     Some(pick) => self.step(pick),
-                    None if self.hosted.is_empty() => self.idle(),
-                    None => self.attend(),
+                    None if !self.hosted.is_empty() => self.attend(),
+                    None if self.idle() => return false,
+                    None => {}
                 },
                 shut => {
                     if let Some(claim) = self.hand.take() {
@@ -132,16 +136,20 @@ impl Worker {
                         continue;
                     }
                     if shut == Gate::Stopping {
-                        return self.leave();
+                        self.leave();
+                        return true;
                     }
-                    self.park_while_quiesced();
+                    self.executor.board.announce_park(self.cu);
+                    if self.parks_if(|gate| gate == Gate::Quiesced) {
+                        return false;
+                    }
                 }
             }
         }
     }
 
     /// The gate, as seen from inside.
-    fn gate(&mut self) -> Gate {
+    pub(crate) fn gate(&mut self) -> Gate {
         if self.inside {
             return self.executor.gate();
         }
@@ -165,19 +173,21 @@ impl Worker {
 
     /// The best block on the board for this unit as it is.
     pub(crate) fn pick(&mut self) -> Option<Pick> {
-        let limit = self.hosted.last().map_or(NONE, |hosted| self.executor.limit_beside(hosted.rank));
+        let beside = || self.hosted.last().map_or(NONE, |hosted| self.executor.limit_beside(hosted.rank));
+        let limit = self.guest.unwrap_or_else(beside);
         self.executor.pick(self.cu, &mut self.turn, limit)
     }
 
-    /// Spins for work for a while, then parks.
-    fn idle(&mut self) {
+    /// Spins for work for a while; true when it is announced as parked then.
+    fn idle(&mut self) -> bool {
         let mut since = None;
         for look in 1u32.. {
             if self.executor.gate() != Gate::Open {
                 break;
             }
             if let Some(pick) = self.pick() {
-                return self.step(pick);
+                self.step(pick);
+                return false;
             }
             if look % LOOKS_PER_CLOCK == 1 {
                 let now = now();
@@ -192,30 +202,30 @@ impl Worker {
             Some(pick) => {
                 self.executor.board.withdraw_park(self.cu);
                 self.step(pick);
+                false
             }
-            None => self.park_if(|gate| gate < Gate::Stopping),
+            None => self.parks_if(|gate| gate < Gate::Stopping),
         }
-    }
-
-    fn park_while_quiesced(&mut self) {
-        self.executor.board.announce_park(self.cu);
-        self.park_if(|gate| gate == Gate::Quiesced);
     }
 
     /// Parks as announced if the gate is as wanted: who moves it wakes every unit afterwards.
-    fn park_if(&mut self, wanted: impl Fn(Gate) -> bool) {
-        if wanted(self.executor.gate()) {
-            self.leave();
-            self.park_announced();
-        } else {
-            self.executor.board.withdraw_park(self.cu);
+    fn parks_if(&mut self, wanted: impl Fn(Gate) -> bool) -> bool {
+        let parks = wanted(self.executor.gate());
+        match parks {
+            true => self.leave(),
+            false => self.executor.board.withdraw_park(self.cu),
         }
+        parks
     }
 
-    fn park_announced(&self) {
-        while self.executor.board.is_parked(self.cu) {
-            self.executor.bells[self.cu].wait();
+    /// A guest leaves with empty hands, and the unit is as it was: parked. Whoever lets it go looks for work
+    /// once more.
+    pub(crate) fn end_visit(&mut self) {
+        if let Some(claim) = self.hand.take() {
+            self.give_back(claim);
         }
+        self.executor.board.announce_park(self.cu);
+        self.leave();
     }
 
     /// Runs a claimed block, unless something more urgent came up meanwhile.
@@ -239,7 +249,11 @@ impl Worker {
         let loaded = executor.loaded(claim.slot);
         let located = locate(loaded, claim);
         if located.prepared.host.is_some() {
-            return self.host(pick);
+            return match self.guest.take() {
+                None => self.host(pick),
+                // Its thread is none that a companion could stop.
+                Some(_) => self.give_back(claim),
+            };
         }
         let run = |task: &Task| self.execute(executor, task, loaded, &located, pick, kills);
         // SAFETY: this unit holds a block of the task.

@@ -338,6 +338,12 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
+/// The place of a compute unit, which a thread that waits for a task may work at: see
+/// [`Device::submit_helped`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "nobody else works there until it is given back by Device::help"]
+pub struct Seat(pub u32);
+
 /// One accelerator. All methods may be called from any thread.
 pub trait Device: Send + Sync + fmt::Debug {
     /// What it can do.
@@ -382,6 +388,30 @@ pub trait Device: Send + Sync + fmt::Debug {
     ) -> Result<TaskId, Rejected> {
         drop(route);
         self.submit(plan, key, io, token)
+    }
+
+    /// [`Device::submit`], with a `route` [`Device::submit_along`], for a thread that is about to wait for the
+    /// task. If it gets a seat it must work there before it waits ([`Device::help`]): what it is to do nobody
+    /// else is woken for.
+    fn submit_helped(
+        &self,
+        plan: LoadedPlan,
+        key: TaskKey,
+        io: Io,
+        token: u64,
+        route: Option<Arc<dyn Route>>,
+    ) -> Result<(TaskId, Option<Seat>), Rejected> {
+        let submitted = match route {
+            None => self.submit(plan, key, io, token),
+            Some(route) => self.submit_along(plan, key, io, token, route),
+        };
+        submitted.map(|task| (task, None))
+    }
+
+    /// Works as a compute unit on what is as urgent as `key`, until `done` says so, or there is nothing to do
+    /// for a while, or it takes long; then gives the seat back. `done` is asked between blocks.
+    fn help(&self, seat: Seat, key: TaskKey, done: &dyn Fn() -> bool) {
+        let _ = (seat, key, done);
     }
 
     /// Asks for a task's end; it completes as cancelled unless it is done first. Unknown ids are ignored.

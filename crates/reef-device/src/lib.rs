@@ -2,8 +2,8 @@
 //!
 //! Owns what every device promises (DESIGN: outputs exact, real-time latency as if alone, no best-effort work
 //! lost) as types and a trait, the schemes, block-level events, the conformance suite that checks the
-//! promises, the policy by which a free compute unit gets its next block, and a virtual-time dummy device
-//! with queues. Knows nothing of models, requests or any real device.
+//! promises, the policy by which a free compute unit gets its next block, who is woken for completions ([`Signal`]),
+//! and a virtual-time dummy device with queues. Knows nothing of models, requests or any real device.
 //!
 //! What every device promises:
 //! 1. Within `Capabilities::propagation` after [`Device::submit`], no less urgent block *starts* on a compute
@@ -29,13 +29,16 @@ pub mod memory;
 pub mod operators;
 pub mod policy;
 pub mod scheme;
+mod signal;
+mod sync;
 
 pub use contract::{
     Capabilities, Completion, Device, DeviceCounters, DeviceError, Io, Kill, Outcome, RejectReason, Rejected,
-    Route, TaskCounters, Wake,
+    Route, Seat, TaskCounters, Wake,
 };
 pub use dummy::{DummyDevice, DummyOptions};
 pub use event::{Event, EventKind};
 pub use ids::LoadedPlan;
 pub use memory::{Admission, Budget, MemoryUse, OverBudget};
 pub use scheme::{Padding, Scheme};
+pub use signal::{Leader, Signal};

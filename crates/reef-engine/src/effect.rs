@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use reef_base::{Nanos, TaskId, TaskKey};
-use reef_device::{Completion, Io, TaskCounters};
+use reef_device::{Completion, Io, Seat, TaskCounters};
 use reef_sched::RequestId;
 use smallvec::SmallVec;
 
@@ -21,6 +21,19 @@ pub(crate) struct Effects {
     /// For the device; these are first, because requests wait for them.
     pub(crate) tasks: SmallVec<[TaskEffect; 2]>,
     pub(crate) deliveries: SmallVec<[Delivery; 2]>,
+    pub(crate) helper: Helper,
+}
+
+/// What the thread that carries the effects out does afterwards.
+#[derive(Default)]
+pub(crate) enum Helper {
+    /// It will not wait for a task.
+    #[default]
+    No,
+    /// It will wait, and may work for the device meanwhile.
+    Offers,
+    /// The device has taken its offer, for a task with this key on this lane.
+    Has(usize, Seat, TaskKey),
 }
 
 impl Effects {

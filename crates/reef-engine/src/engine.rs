@@ -17,6 +17,7 @@ use crate::core::{Core, Job, Refused};
 use crate::error::{EngineError, InferError, LoadError};
 use crate::fault;
 use crate::future::InferFuture;
+use crate::help::Helping;
 use crate::lane::Lane;
 use crate::load;
 use crate::model::{ModelInfo, ModelSettings, ModelSpec, Queued};
@@ -163,12 +164,22 @@ impl Engine {
 
     /// Runs a request and blocks until it ends.
     pub fn infer(&self, request: &InferRequest<'_>) -> Result<InferResponse, InferError> {
-        self.submit(request)?.wait()
+        let (future, helping) = self.begin(request, true)?;
+        future.wait_helping(helping)
     }
 
     /// Checks a request, copies its inputs and queues it. Never blocks on the device. A request whose shapes
     /// have no plan yet waits in the future for its compilation, which happens on a thread of the engine.
     pub fn submit(&self, request: &InferRequest<'_>) -> Result<InferFuture, InferError> {
+        Ok(self.begin(request, false)?.0)
+    }
+
+    /// [`Engine::submit`]; if the caller waits next, it may have to help the device.
+    fn begin(
+        &self,
+        request: &InferRequest<'_>,
+        waits: bool,
+    ) -> Result<(InferFuture, Option<Helping<'_>>), InferError> {
         let shared = self.shared();
         let arrival = request.arrival.unwrap_or_else(|| shared.clock.now());
         if shared.is_closed() {
@@ -183,9 +194,11 @@ impl Engine {
         }
         let ticket = Arc::new(Ticket::new());
         let key = group.model().beginning(checked.shapes, &checked.data);
-        self.submit_routed(&group, &key, &checked.data, urgency, &ticket)?;
+        let beginning = Beginning { key: &key, inputs: &checked.data, urgency, ticket: &ticket, waits };
+        let helping = self.submit_routed(&group, &beginning)?;
         let (shared, id, model) = (shared.clone(), request.id.clone(), group.key.clone());
-        Ok(InferFuture { shared, ticket, model, id, wanted: checked.wanted, ended: false })
+        let (class, wanted) = (urgency.class, checked.wanted);
+        Ok((InferFuture { shared, ticket, model, class, id, wanted, ended: false }, helping))
     }
 
     /// Buffers and settings for repeated inference without allocation. Compiles the plan if there is none
@@ -331,16 +344,14 @@ impl Engine {
     fn submit_routed(
         &self,
         group: &Group,
-        key: &SegmentKey,
-        inputs: &[&[u8]],
-        urgency: Urgency,
-        ticket: &Arc<Ticket>,
-    ) -> Result<(), InferError> {
+        beginning: &Beginning<'_>,
+    ) -> Result<Option<Helping<'_>>, InferError> {
+        let Beginning { key, urgency, .. } = beginning;
         for _ in 0..=group.replicas.len() {
-            let Some(model) = self.shared().route(group, key, &urgency) else { break };
+            let Some(model) = self.shared().route(group, key, urgency) else { break };
             let submitted = match model.find(key) {
-                Some(plan) => self.submit_planned(&model, plan, inputs, urgency, ticket),
-                None => self.submit_cold(&model, key.clone(), inputs, urgency, ticket),
+                Some(plan) => self.submit_planned(&model, plan, beginning),
+                None => self.submit_cold(&model, beginning).map(|()| None),
             };
             match submitted {
                 Err(InferError::DeviceFault) if model.is_replicated() => {}
@@ -356,10 +367,9 @@ impl Engine {
         &self,
         model: &Arc<Model>,
         plan: Arc<PlanEntry>,
-        inputs: &[&[u8]],
-        urgency: Urgency,
-        ticket: &Arc<Ticket>,
-    ) -> Result<(), InferError> {
+        beginning: &Beginning<'_>,
+    ) -> Result<Option<Helping<'_>>, InferError> {
+        let &Beginning { inputs, urgency, ticket, waits, .. } = beginning;
         let mut buffers = plan.buffers()?;
         for (buffer, input) in buffers.io.inputs.iter_mut().zip(inputs) {
             buffer.as_mut_slice().copy_from_slice(input);
@@ -368,31 +378,39 @@ impl Engine {
         let (model, promise, waited_since) = (model.clone(), Promise::new(ticket), None);
         let (before, passage) = Default::default();
         let job = Job { model, plan, promise, buffers, kit, urgency, waited_since, before, passage };
-        self.shared().submit(job).map_err(|Refused { error, promise, .. }| {
+        let submitted = match waits {
+            true => self.shared().submit_helped(job),
+            false => self.shared().submit(job).map(|()| None),
+        };
+        submitted.map_err(|Refused { error, promise, .. }| {
             promise.release();
             error
         })
     }
 
     /// A request without a plan: compiled for on the engine's thread, or here if it has none.
-    fn submit_cold(
-        &self,
-        model: &Arc<Model>,
-        key: SegmentKey,
-        inputs: &[&[u8]],
-        urgency: Urgency,
-        ticket: &Arc<Ticket>,
-    ) -> Result<(), InferError> {
+    fn submit_cold(&self, model: &Arc<Model>, beginning: &Beginning<'_>) -> Result<(), InferError> {
+        let &Beginning { key, inputs, urgency, ticket, .. } = beginning;
         let shared = self.shared();
         let inputs = inputs.iter().map(|&input| AlignedBytes::copy_from(input)).collect();
         let work = ColdWork::Begin { inputs, promise: Promise::new(ticket), urgency };
-        let job = ColdJob { model: model.clone(), key, work, queued: shared.clock.now() };
+        let job = ColdJob { model: model.clone(), key: key.clone(), work, queued: shared.clock.now() };
         if shared.is_stepped() {
             compile::run_here(shared, job);
             return Ok(());
         }
         shared.submit_cold(job)
     }
+}
+
+/// A request that was checked, on its way to a device.
+struct Beginning<'a> {
+    key: &'a SegmentKey,
+    inputs: &'a [&'a [u8]],
+    urgency: Urgency,
+    ticket: &'a Arc<Ticket>,
+    /// Whether the caller waits for it next.
+    waits: bool,
 }
 
 impl fmt::Debug for Engine {

@@ -6,10 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use reef_base::ModelKey;
+use reef_base::{Class, ModelKey};
 
 use crate::error::InferError;
 use crate::fault::contain;
+use crate::help::Helping;
 use crate::request::InferResponse;
 use crate::shared::Shared;
 use crate::ticket::{Finished, Ticket};
@@ -24,6 +25,7 @@ pub struct InferFuture {
     pub(crate) shared: Arc<Shared>,
     pub(crate) ticket: Arc<Ticket>,
     pub(crate) model: Arc<ModelKey>,
+    pub(crate) class: Class,
     pub(crate) id: Option<String>,
     /// Indices of the outputs wanted; `None` for all.
     pub(crate) wanted: Option<Vec<usize>>,
@@ -34,7 +36,13 @@ pub struct InferFuture {
 impl InferFuture {
     /// Blocks until the request ends.
     pub fn wait(mut self) -> Result<InferResponse, InferError> {
-        let finished = self.shared.wait(&self.ticket);
+        let finished = self.shared.wait(&self.ticket, self.class, None);
+        self.end(finished)
+    }
+
+    /// As [`InferFuture::wait`], on the thread that submitted the request, which may have to help the device.
+    pub(crate) fn wait_helping(mut self, helping: Option<Helping<'_>>) -> Result<InferResponse, InferError> {
+        let finished = self.shared.wait(&self.ticket, self.class, helping);
         self.end(finished)
     }
 

@@ -2,11 +2,11 @@
 //! nothing of each other; a request is in one of them at a time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::Thread;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use reef_base::Nanos;
-use reef_device::{Device, Wake};
+use reef_device::{Device, Signal};
 use reef_sched::{Forecast, Request, SchedOptions};
 
 use crate::core::Core;
@@ -21,6 +21,8 @@ pub(crate) struct Lane {
     /// Told after every step while somebody waits for requests to end.
     pub(crate) idle: Condvar,
     pub(crate) signal: Arc<Signal>,
+    /// Wakes who leads here.
+    pub(crate) waker: Waker,
     pub(crate) notes: Arc<Notes>,
     /// The device is out of service, and everybody who was here knows.
     out: AtomicBool,
@@ -30,8 +32,9 @@ impl Lane {
     pub(crate) fn new(name: Arc<str>, device: Arc<dyn Device>, board: SchedOptions) -> Self {
         let notes = Arc::new(Notes::default());
         let core = Mutex::new(Core::new(device.scheme(), board, notes.clone()));
-        let (idle, signal, out) = (Condvar::new(), Arc::default(), AtomicBool::new(false));
-        Lane { name, device, core, idle, signal, notes, out }
+        let (idle, signal, out) = (Condvar::new(), Arc::<Signal>::default(), AtomicBool::new(false));
+        let waker = signal.waker();
+        Lane { name, device, core, idle, signal, waker, notes, out }
     }
 
     /// The core, without the rest of [`crate::shared::Shared::enter`]: for looking only.
@@ -74,55 +77,6 @@ impl Lane {
     /// Wakes everybody who waits here.
     pub(crate) fn rouse(&self) {
         self.idle.notify_all();
-        self.signal.wake();
-    }
-}
-
-/// Wakes the completion thread. Compute units call it: one atomic exchange, and a system call only if the
-/// thread was not woken already.
-#[derive(Default)]
-pub(crate) struct Signal {
-    pending: AtomicBool,
-    stop: AtomicBool,
-    thread: OnceLock<Thread>,
-}
-
-impl Signal {
-    /// From now on the calling thread is the one that is woken.
-    pub(crate) fn attach(&self) {
-        let _ = self.thread.set(std::thread::current());
-    }
-
-    /// Whether the calling thread is the one that is woken.
-    pub(crate) fn is_attached_here(&self) -> bool {
-        self.thread.get().is_some_and(|thread| thread.id() == std::thread::current().id())
-    }
-
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
-    }
-
-    /// Whether it was woken since the last call.
-    pub(crate) fn take(&self) -> bool {
-        self.pending.swap(false, Ordering::AcqRel)
-    }
-
-    pub(crate) fn is_pending(&self) -> bool {
-        self.pending.load(Ordering::Acquire)
-    }
-}
-
-impl Wake for Signal {
-    fn wake(&self) {
-        if !self.pending.swap(true, Ordering::AcqRel)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
-        }
+        self.signal.call();
     }
 }

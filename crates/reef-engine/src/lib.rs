@@ -95,6 +95,7 @@ pub mod engine;
 pub mod error;
 mod fault;
 pub mod future;
+mod help;
 mod kit;
 mod lane;
 mod load;

@@ -168,12 +168,16 @@ impl Session {
             before: Sofar::default(),
             passage: None,
         };
-        if let Err(Refused { error, buffers, promise }) = self.shared.submit(job) {
-            promise.release();
-            self.buffers.get_or_insert(buffers);
-            return Err(error);
-        }
-        let finished = self.shared.wait(&self.ticket);
+        let class = job.urgency.class;
+        let helping = match self.shared.submit_helped(job) {
+            Ok(helping) => helping,
+            Err(Refused { error, buffers, promise }) => {
+                promise.release();
+                self.buffers.get_or_insert(buffers);
+                return Err(error);
+            }
+        };
+        let finished = self.shared.wait(&self.ticket, class, helping);
         if copies {
             self.results = finished.buffers.filter(|_| finished.result.is_ok());
             return finished.result.map(RunInfo::of);

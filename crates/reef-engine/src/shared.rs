@@ -13,15 +13,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reef_base::limits::DEVICES_MAX;
 use reef_base::{Buffer, Class, Clock, Nanos, VirtualClock};
-use reef_device::{DeviceError, RejectReason, Scheme, Wake};
+use reef_device::{DeviceError, RejectReason, Route, Scheme};
 use reef_program::SegmentKey;
 use reef_sched::{Forecast, Offer, Router};
 
 use crate::cold::{ColdJob, ColdQueue, ColdWork};
 use crate::core::{Core, Job, Refused};
-use crate::effect::{Delivery, Effects, Hop, Move, Stop, Submit, TaskEffect};
+use crate::effect::{Delivery, Effects, Helper, Hop, Move, Stop, Submit, TaskEffect};
 use crate::error::InferError;
 use crate::fault::{self, Verdict};
+use crate::help::Helping;
 use crate::lane::Lane;
 use crate::place::Site;
 use crate::plans::{PlanEntry, PlanFailure};
@@ -147,7 +148,7 @@ impl Shared {
         let wakeup = core.next_wakeup();
         if wakeup < core.armed {
             core.armed = wakeup;
-            self.lanes[lane].signal.wake();
+            self.lanes[lane].signal.call();
         }
         let failed = if before { None } else { core.fault().cloned() };
         drop(core);
@@ -161,9 +162,10 @@ impl Shared {
 
     /// Carries out the effects of a step.
     pub(crate) fn deliver(&self, out: &mut Effects) {
+        let helper = &mut out.helper;
         for task in out.tasks.drain(..) {
             let done = fault::contain(|| match task {
-                TaskEffect::Submit(submit) => self.hand_in(submit),
+                TaskEffect::Submit(submit) => self.hand_in(submit, helper),
                 TaskEffect::Stop(stop) => self.stop(stop),
             });
             if let Err(panic) = done {
@@ -183,15 +185,24 @@ impl Shared {
     }
 
     /// A request becomes a task of its device.
-    fn hand_in(&self, submit: Submit) {
+    fn hand_in(&self, submit: Submit, helper: &mut Helper) {
         let Submit { id, turn, model, plan, key, io, kit } = submit;
         let lane = &self.lanes[model.lane];
-        let submitted = match kit {
-            None => lane.device.submit(plan.loaded, key, io, id.0),
-            Some(kit) => lane.device.submit_along(plan.loaded, key, io, id.0, kit),
+        let submitted = match (matches!(helper, Helper::Offers), kit) {
+            (true, kit) => {
+                let route = kit.map(|kit| kit as Arc<dyn Route>);
+                lane.device.submit_helped(plan.loaded, key, io, id.0, route)
+            }
+            (false, None) => lane.device.submit(plan.loaded, key, io, id.0).map(|task| (task, None)),
+            (false, Some(kit)) => {
+                lane.device.submit_along(plan.loaded, key, io, id.0, kit).map(|task| (task, None))
+            }
         };
         match submitted {
-            Ok(task) => {
+            Ok((task, seat)) => {
+                if let Some(seat) = seat {
+                    *helper = Helper::Has(model.lane, seat, key);
+                }
                 let stop = lane.core().submitted(id, turn, task);
                 if stop {
                     self.stop(Stop { id, model, task: Some(task) });
@@ -341,7 +352,27 @@ impl Shared {
     /// Queues a job; on refusal what it had comes back. One that a device which has failed refuses, and that
     /// may go to another, is not counted.
     #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
-    pub(crate) fn submit(&self, mut job: Job) -> Result<(), Refused> {
+    pub(crate) fn submit(&self, job: Job) -> Result<(), Refused> {
+        let mut out = Effects::default();
+        let submitted = self.queue(job, &mut out);
+        self.deliver(&mut out);
+        submitted
+    }
+
+    /// The same, for a thread that will wait: it may have to help the device then, until it drops what it
+    /// gets.
+    #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
+    pub(crate) fn submit_helped(&self, job: Job) -> Result<Option<Helping<'_>>, Refused> {
+        let helper = if job.urgency.class.is_real_time() { Helper::Offers } else { Helper::No };
+        let mut out = Effects { helper, ..Effects::default() };
+        let submitted = self.queue(job, &mut out);
+        self.deliver(&mut out);
+        let helping = Helping::of(self, out.helper);
+        submitted.map(|()| helping)
+    }
+
+    #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
+    fn queue(&self, mut job: Job, out: &mut Effects) -> Result<(), Refused> {
         let lane = job.model.lane;
         if let (Some(passages), None) = (&job.model.passages, &job.passage) {
             let class = job.urgency.class;
@@ -354,7 +385,7 @@ impl Shared {
         }
         // Before the core is asked: who cancels asks the core of the lane that stands there.
         job.promise.ticket().set_lane(lane);
-        self.enter(lane, |core, now, out| match core.fault() {
+        self.enter_with(lane, out, |core, now, out| match core.fault() {
             Some(InferError::DeviceFault) if job.model.is_replicated() => {
                 let Job { buffers, promise, .. } = job;
                 Err(Refused { error: InferError::DeviceFault, buffers, promise })
@@ -608,7 +639,7 @@ impl Shared {
         let mut core = lane.core();
         if at < core.armed {
             core.armed = at;
-            lane.signal.wake();
+            lane.signal.call();
         }
     }
 

@@ -9,6 +9,7 @@
 //! | `lane` | the submission, before it takes the core's lock | a cancellation, before it takes the lock |
 //! | `request` | the submission, under the core's lock | a cancellation, under the core's lock |
 //! | `cancelled` | the caller | the submission, under the core's lock |
+//! | `ended` | whoever ends the request, afterwards | the caller, while it works for the device |
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -51,12 +52,15 @@ pub(crate) struct Ticket {
     lane: AtomicUsize,
     request: AtomicU64,
     cancelled: AtomicBool,
+    ended: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     finished: Option<Finished>,
     waker: Option<Waker>,
+    /// Threads that wait for `ready`.
+    waiting: usize,
 }
 
 impl Ticket {
@@ -67,6 +71,7 @@ impl Ticket {
             lane: AtomicUsize::new(0),
             request: AtomicU64::new(NO_REQUEST),
             cancelled: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -74,6 +79,7 @@ impl Ticket {
     pub(crate) fn reset(&self) {
         self.request.store(NO_REQUEST, Ordering::Release);
         self.cancelled.store(false, Ordering::Release);
+        self.ended.store(false, Ordering::Release);
     }
 
     /// The request goes to this lane. Either the submission sees a cancellation or that sees this.
@@ -111,14 +117,22 @@ impl Ticket {
         let mut state = self.lock();
         assert!(state.finished.is_none(), "a request ends once");
         state.finished = Some(finished);
-        let waker = state.waker.take();
+        let (waker, waiting) = (state.waker.take(), state.waiting);
         drop(state);
-        self.ready.notify_all();
+        self.ended.store(true, Ordering::Release);
+        if waiting > 0 {
+            self.ready.notify_all();
+        }
         if let Some(waker) = waker
             && let Err(panic) = fault::contain(|| waker.wake())
         {
             fault::log(|| tracing::error!(%panic, "the waker of a request panicked"));
         }
+    }
+
+    /// Whether the end is there, or was taken; a hint.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     pub(crate) fn try_take(&self) -> Option<Finished> {
@@ -131,7 +145,11 @@ impl Ticket {
         loop {
             match state.finished.take() {
                 Some(finished) => return finished,
-                None => state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    state.waiting += 1;
+                    state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.waiting -= 1;
+                }
             }
         }
     }

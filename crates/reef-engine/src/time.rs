@@ -7,14 +7,17 @@
 //! at [`crate::Engine::run_until`]; it follows from [`Shared::pass`] and [`Shared::advance`].
 
 use std::sync::PoisonError;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use reef_base::{Clock, Nanos, VirtualClock};
+use reef_base::{Class, Clock, Nanos, VirtualClock};
+use reef_device::Leader;
 
 use crate::core::Core;
 use crate::effect::Effects;
 use crate::error::InferError;
 use crate::fault;
+use crate::help::Helping;
 use crate::pool::Group;
 use crate::shared::Shared;
 use crate::ticket::{Finished, Ticket};
@@ -84,10 +87,20 @@ impl Shared {
         progress
     }
 
-    /// Blocks until the ticket's request has ended.
-    pub(crate) fn wait(&self, ticket: &Ticket) -> Finished {
+    /// Blocks until the ticket's request has ended; meanwhile does what the device wants from who waits, and
+    /// takes its completions if the request is real-time.
+    pub(crate) fn wait(&self, ticket: &Ticket, class: Class, helping: Option<Helping<'_>>) -> Finished {
         if !self.is_stepped() {
-            return ticket.take();
+            let leads = class.is_real_time() && is_as_urgent_as_completions();
+            return match leads {
+                true => self.lead(ticket, helping),
+                false => {
+                    if let Some(helping) = helping {
+                        helping.work(&|| ticket.has_ended());
+                    }
+                    ticket.take()
+                }
+            };
         }
         loop {
             if let Some(finished) = ticket.try_take() {
@@ -98,6 +111,37 @@ impl Shared {
                 self.cancel(ticket);
                 let stuck = || Finished { buffers: None, result: Err(InferError::Cancelled) };
                 return ticket.try_take().unwrap_or_else(stuck);
+            }
+        }
+    }
+
+    /// Waits for the ticket's end as the leader of its lane, while nobody else is that.
+    fn lead(&self, ticket: &Ticket, mut helping: Option<Helping<'_>>) -> Finished {
+        let index = ticket.lane();
+        let lane = &self.lanes[index];
+        let mut context = Context::from_waker(&lane.waker);
+        let mut out = Effects::default();
+        loop {
+            let leader = lane.signal.lead();
+            if let Some(helping) = helping.take() {
+                let called = || leader.as_ref().is_some_and(Leader::is_called);
+                helping.work(&|| called() || ticket.has_ended());
+            }
+            let Some(leader) = leader else { return ticket.take() };
+            if !lane.signal.is_pending() {
+                if let Poll::Ready(finished) = ticket.poll_take(&mut context) {
+                    return finished;
+                }
+                leader.sleep();
+            }
+            // From here on the completion thread is woken for what comes.
+            let pending = lane.signal.take();
+            leader.resign();
+            if pending {
+                self.advance(index, &mut out);
+            }
+            if let Some(finished) = ticket.try_take() {
+                return finished;
             }
         }
     }
@@ -182,4 +226,9 @@ impl Shared {
             std::thread::park_timeout(pause);
         }
     }
+}
+
+/// Whether the system gives the calling thread a core as soon as it does a completion thread.
+fn is_as_urgent_as_completions() -> bool {
+    rustix::process::getpriority_process(None).is_ok_and(|nice| nice <= 0)
 }

@@ -3,6 +3,7 @@
 
 mod doubles;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use doubles::wheel::Wheel;
 use doubles::*;
 use reef_device::RejectReason;
 use reef_engine::*;
-use reef_plan::synthetic_output;
+use reef_plan::{Plan, synthetic_output};
 
 /// Submits a request on a thread of its own, which comes back once the device has taken it.
 fn submit<'s>(
@@ -152,4 +153,66 @@ fn a_device_that_fails_meanwhile_takes_what_is_handed_in_along() {
     engine.unload("m", None, Queued::Finish).unwrap();
     engine.shutdown(Duration::ZERO);
     assert!(engine.is_idle(), "its buffers came back");
+}
+
+/// Wakes by asking the engine, and waits for the answer.
+struct Asks(Engine, Arc<Plan>, AtomicBool);
+
+impl std::task::Wake for Asks {
+    fn wake(self: Arc<Self>) {
+        let answer = self.0.infer(&request("other", &[7; 64])).unwrap();
+        assert_exact(&self.1, &[7; 64], &answer);
+        self.2.store(true, Ordering::Release);
+    }
+}
+
+/// Callers take each other's completions, and whoever does may be kept by what those call.
+#[test]
+fn who_waits_takes_the_completions_of_others() {
+    let engine = cpu();
+    let (plan, other) = (load(&engine, "m", real_time(1), 3), load(&engine, "other", real_time(0), 2));
+    let lesser = load(&engine, "be", ModelSettings::default(), 40);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| {
+            while !ended.load(Ordering::Acquire) {
+                assert_exact(&lesser, &[3; 64], &engine.infer(&request("be", &[3; 64])).unwrap());
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let callers: Vec<_> = (0..3u8)
+            .map(|caller| {
+                let (engine, plan, other) = (&engine, &plan, &other);
+                scope.spawn(move || {
+                    let mut session = engine.session("m", &SessionOptions::default()).unwrap();
+                    for round in 0..100u32 {
+                        let input = [caller ^ round as u8; 64];
+                        session.input_mut(0).copy_from_slice(&input);
+                        session.run().unwrap();
+                        assert_eq!(session.output(0).data, synthetic_output(plan, &input));
+                        let asks = Arc::new(Asks(engine.clone(), other.clone(), AtomicBool::new(false)));
+                        let mut future = Box::pin(engine.submit(&request("m", &input)).unwrap());
+                        let waker = std::task::Waker::from(asks.clone());
+                        let polled = future.as_mut().poll(&mut std::task::Context::from_waker(&waker));
+                        if let std::task::Poll::Ready(answer) = polled {
+                            assert_exact(plan, &input, &answer.unwrap());
+                            continue;
+                        }
+                        // Whoever takes the completion is kept by the waker until another request has ended.
+                        assert_exact(plan, &input, &engine.infer(&request("m", &input)).unwrap());
+                        while !asks.2.load(Ordering::Acquire) {
+                            std::thread::yield_now();
+                        }
+                        assert_exact(plan, &input, &std::pin::Pin::into_inner(future).wait().unwrap());
+                    }
+                })
+            })
+            .collect();
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+        ended.store(true, Ordering::Release);
+        beside.join().unwrap();
+    });
+    let models = engine.stats().models;
+    let failed: u64 = models.iter().map(|model| model.real_time.failed(FailureReason::Backend)).sum();
+    assert_eq!(failed, 0);
 }

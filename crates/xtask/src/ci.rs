@@ -142,7 +142,7 @@ fn debug_crates() -> Result<Vec<String>> {
 /// of its own.
 pub(crate) fn loom() -> Result<()> {
     let target = Metadata::load()?.target_directory.join("loom");
-    let mut command = cargo(&["test", "--release", "-p", "reef-cpu", "--lib", "loom"]);
+    let mut command = cargo(&["test", "--release", "-p", "reef-cpu", "-p", "reef-device", "--lib", "loom"]);
     append_env(&mut command, "RUSTFLAGS", "--cfg loom");
     command.env("CARGO_TARGET_DIR", target);
     // Unbounded, the search does not end. Two switches away from a running thread find what two threads can
@@ -152,7 +152,7 @@ pub(crate) fn loom() -> Result<()> {
     }
     let count = run_counting_tests(command)?;
     if count == 0 {
-        bail!("no test of reef-cpu has `loom` in its path: nothing was checked");
+        bail!("no test has `loom` in its path: nothing was checked");
     }
     Ok(())
 }

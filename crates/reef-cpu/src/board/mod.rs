@@ -427,6 +427,12 @@ impl Board {
         self.over.fetch_or(1 << slot, Ordering::Release);
     }
 
+    /// Whether a task is over whose completion nobody has taken.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire) != 0
+    }
+
     /// Takes the slot that is first by `order` among those whose task is over. The caller then owns it.
     pub(crate) fn take_finished(&self, order: impl Fn(usize) -> u64) -> Option<usize> {
         loop {
@@ -530,6 +536,12 @@ impl Board {
                 return Some(cu);
             }
         }
+    }
+
+    /// Takes `cu` if it is parked; the caller must wake it, or be its guest.
+    pub(crate) fn take_parked_one(&self, cu: usize) -> bool {
+        self.parked.load(Ordering::Relaxed) >> cu & 1 != 0
+            && self.parked.fetch_and(!(1 << cu), Ordering::AcqRel) >> cu & 1 != 0
     }
 
     fn claim_redo(&self, cu: usize, seen: View) -> Option<Claim> {

@@ -10,6 +10,7 @@ use super::*;
 use crate::by_hand::{HOUR, Hands, best_effort, insert_kernels, real_time};
 use crate::context::{BlockContext, BlockEnd};
 use crate::kernels::BlockKernel;
+use crate::seat::Seat;
 use crate::sync::UnsafeCell;
 use crate::worker::Worker;
 
@@ -466,7 +467,7 @@ fn loom_who_calls_the_waker_sees_it() {
 /// Has the units run in threads of the model, as a device that was started has them.
 fn start(hands: &mut Hands) {
     for worker in hands.workers.drain(..) {
-        hands.device.threads.push(thread::spawn(move || worker.run()));
+        hands.device.threads.push(thread::spawn(move || Seat::new(worker).occupy()));
     }
 }
 
@@ -502,6 +503,56 @@ fn loom_a_task_wakes_its_unit_and_its_end_who_waits_and_the_unit_leaves() {
         assert_eq!(tiles.take(), 1);
         drop(hands);
         assert_eq!(Arc::strong_count(&tiles), 1, "everything is gone");
+    });
+}
+
+/// A guest comes to the seat of a unit whose thread is there, too, beside work that is none of the guest's.
+#[test]
+fn loom_beside_a_guest_no_work_waits_for_ever() {
+    check(|| {
+        let (mut hands, lesser, own) = (Hands::small(2, 1, Scheme::Reset), Tiles::new(), Tiles::new());
+        hands.device.set_waker(Arc::new(Unpark(thread::current())));
+        let plans = [load(&hands, &[1], &lesser), load(&hands, &[1], &own)];
+        let executor = hands.executor.clone();
+        let seat = Seat::new(hands.workers.pop().expect("there is one"));
+        let unit = seat.clone();
+        hands.device.threads.push(thread::spawn(move || unit.occupy()));
+        let guest = executor.board.take_parked_one(0);
+        hands.submit(plans[1], real_time(0), 2);
+        hands.submit(plans[0], best_effort(), 1);
+        if guest {
+            seat.visit(&executor, 0, 0, &|| false);
+        }
+        let ends = [wait(&hands), wait(&hands)];
+        assert!(ends.iter().all(|end| end.outcome == Outcome::Done));
+        drop(hands);
+        assert_eq!((lesser.take(), own.take()), (1, 1));
+    });
+}
+
+/// Work that comes while a guest leaves is found by it or by the unit.
+#[test]
+fn loom_work_that_comes_while_a_guest_leaves_is_found() {
+    check(|| {
+        let (mut hands, tiles) = (Hands::small(1, 1, Scheme::Reset), Tiles::new());
+        hands.device.set_waker(Arc::new(Unpark(thread::current())));
+        let plan = load(&hands, &[1], &tiles);
+        let executor = hands.executor.clone();
+        let seat = Seat::new(hands.workers.pop().expect("there is one"));
+        executor.board.announce_park(0);
+        assert!(executor.board.take_parked_one(0));
+        let (visited, own) = (seat.clone(), executor.clone());
+        let guest = thread::spawn(move || visited.visit(&own, 0, 0, &|| true));
+        hands.submit(plan, best_effort(), 1);
+        guest.join().unwrap();
+        // The unit's thread, from where it sleeps.
+        if executor.board.is_parked(0) {
+            panic!("nobody woke it");
+        }
+        hands.device.threads.push(thread::spawn(move || seat.occupy()));
+        assert_eq!(wait(&hands).outcome, Outcome::Done);
+        drop(hands);
+        assert_eq!(tiles.take(), 1);
     });
 }
 

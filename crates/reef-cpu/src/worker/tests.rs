@@ -9,6 +9,7 @@ use super::*;
 use crate::board::word::Reason;
 use crate::by_hand::{HOUR, Hands, Log, Script, best_effort, now, real_time};
 use crate::context::BlockFault;
+use crate::seat::Seat;
 
 /// A block that does `act`, then polls once.
 fn polls_after(act: impl Fn() + Send + Sync + 'static) -> Script {
@@ -169,7 +170,7 @@ fn a_unit_behind_a_shut_gate_has_given_its_block_back() {
         let executor = hands.executor.clone();
         executor.shut_gate(gate);
         executor.gates.enter(0);
-        let thread = std::thread::spawn(move || worker.run());
+        let thread = std::thread::spawn(move || Seat::new(worker).occupy());
         while !executor.gates.is_empty() {
             std::thread::yield_now();
         }
@@ -186,7 +187,7 @@ fn a_unit_that_is_told_to_stop_while_parked_leaves() {
     let mut hands = Hands::reset(1);
     let worker = hands.workers.pop().unwrap();
     let executor = hands.executor.clone();
-    let thread = std::thread::spawn(move || worker.run());
+    let thread = std::thread::spawn(move || Seat::new(worker).occupy());
     while !executor.board.is_parked(0) {
         std::thread::yield_now();
     }
