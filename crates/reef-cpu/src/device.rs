@@ -529,7 +529,8 @@ fn start_threads(
     let (report, reports) = mpsc::channel();
     let mut threads = Vec::new();
     for (cu, seat) in seats.iter().enumerate() {
-        match spawn(executor.clone(), cu, seat.clone(), placements[cu], report.clone()) {
+        let unit = seat.clone();
+        match spawn(executor.clone(), cu, placements[cu], report.clone(), move || unit.occupy()) {
             Ok(thread) => threads.push(thread),
             Err(error) => {
                 executor.shut_gate(Gate::Stopping);

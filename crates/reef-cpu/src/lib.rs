@@ -1,10 +1,10 @@
 //! `reef-cpu`: the CPU as a device: pinned threads as compute units, a lock-free board, kernels that can be
 //! killed.
 //!
-//! Owns the resident executor (`board`, `gate`, `lease`, `seat`, `bell` and `table` the protocols, `executor`,
-//! `worker` and `hosting` the steps, `pick` the schemes, `companion` the threads that run what cannot be
-//! killed) and the kernels, with the way they are cut and fed (`cut`). Knows nothing of models, requests or
-//! queues.
+//! Owns the resident executor (`board`, `gate`, `lease`, `seat`, `bell` and `table` the protocols,
+//! `executor`, `worker` and `hosting` the steps, `pick` the schemes, `companion` the threads that run what
+//! cannot be killed) and the kernels, with the way they are cut and fed (`cut`). Knows nothing of models,
+//! requests or queues.
 
 mod bell;
 mod board;

@@ -13,11 +13,13 @@ use crate::board::{Board, Claim, Opening};
 use crate::context::HostCell;
 use crate::estimate::Estimate;
 use crate::kernels::{self, BlockKernel};
-use crate::seat::TASK_MAX;
 use crate::table::{ENTRIES_MAX, Table};
 
 /// Plans that one device holds at a time.
 pub(crate) const PLANS_MAX: usize = if cfg!(loom) { 2 } else { ENTRIES_MAX };
+
+/// A task that took units longer than this is none that a submitter does itself.
+const SHORT_MAX: Nanos = Nanos(300_000);
 
 /// A kernel ready to run, and what is known of it.
 pub(crate) struct Prepared {
@@ -110,7 +112,7 @@ impl Loaded {
 
     /// Whether its tasks are so short that a submitter may do one's work, as far as is known.
     pub(crate) fn is_short(&self) -> bool {
-        self.took.load(Ordering::Relaxed) <= TASK_MAX.0
+        self.took.load(Ordering::Relaxed) <= SHORT_MAX.0
     }
 
     /// Its packed weights.

@@ -8,7 +8,7 @@
 //! | step | the unit's thread | a guest |
 //! |---|---|---|
 //! | 1 | announces that it parks, looks at the board once more | – |
-//! | 2 | unlocks the seat, sleeps until the announcement is taken | takes the announcement, as who wakes does |
+//! | 2 | unlocks the seat, sleeps until that is taken back | takes the announcement, as who wakes does |
 //! | 3 | – | locks the seat if it is free, or else rings |
 //! | 4 | – | works; gives back what it holds |
 //! | 5 | – | announces that the unit parks, looks at the board and the gate once more |
@@ -32,9 +32,6 @@ use crate::worker::{LOOKS_PER_CLOCK, Worker};
 /// How long a guest works before the unit's thread takes over: its core is to have the nice value of units
 /// while long tasks run.
 const VISIT_MAX: Nanos = Nanos(200_000);
-
-/// A task that took units longer than this is none to be a guest for.
-pub(crate) const TASK_MAX: Nanos = Nanos(300_000);
 
 /// A compute unit's seat.
 pub(crate) struct Seat(Mutex<Worker>);

@@ -7,7 +7,6 @@ use reef_base::panics::contain;
 use rustix::thread::CpuSet;
 
 use crate::executor::Executor;
-use crate::seat::Seat;
 use crate::sync::{Builder, JoinHandle};
 
 /// Where a thread runs and how urgent it is to the operating system.
@@ -19,20 +18,20 @@ pub(crate) struct Placement {
     pub(crate) nice: i32,
 }
 
-/// Starts compute unit `cu`. It reports once, with what did not work.
+/// Starts the thread of compute unit `cu`, which does `work`. It reports once, with what did not work.
 pub(crate) fn spawn(
     executor: Arc<Executor>,
     cu: usize,
-    seat: Arc<Seat>,
     placement: Placement,
     report: Sender<Vec<String>>,
+    work: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<JoinHandle<()>> {
     Builder::new().name(format!("reef-cu{cu}")).spawn(move || {
         let warnings = place(cu, placement);
         default_float_mode();
         let _ = report.send(warnings);
         drop(report);
-        poison_on_panic(&executor, cu, || seat.occupy());
+        poison_on_panic(&executor, cu, work);
     })
 }
 

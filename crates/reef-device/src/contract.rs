@@ -390,9 +390,9 @@ pub trait Device: Send + Sync + fmt::Debug {
         self.submit(plan, key, io, token)
     }
 
-    /// [`Device::submit`], with a `route` [`Device::submit_along`], for a thread that is about to wait for the
-    /// task. If it gets a seat it must work there before it waits ([`Device::help`]): what it is to do nobody
-    /// else is woken for.
+    /// [`Device::submit`], with a `route` [`Device::submit_along`], for a thread that is about to wait for
+    /// the task. If it gets a seat it must work there before it waits ([`Device::help`]): what it is to do
+    /// nobody else is woken for.
     fn submit_helped(
         &self,
         plan: LoadedPlan,

@@ -1,5 +1,5 @@
-//! Who is woken for a device's completions: a thread that takes them all the time, the completion thread, or a
-//! caller that waits for one of them.
+//! Who is woken for a device's completions: a thread that takes them all the time, the completion thread, or
+//! a caller that waits for one of them.
 //!
 //! The way over the completion thread costs a short request as much as its work. So the thread that waits for
 //! a request may be the *leader*: the device wakes it instead, and it takes the completions,

@@ -4,7 +4,7 @@ use reef_base::TaskKey;
 use reef_device::{Device, Seat};
 
 use crate::effect::Helper;
-use crate::shared::Shared;
+use crate::lane::Lane;
 
 /// A seat that a device gave to the calling thread. It works there once, or gives it back with the drop.
 pub(crate) struct Helping<'a> {
@@ -15,11 +15,11 @@ pub(crate) struct Helping<'a> {
 
 impl<'a> Helping<'a> {
     /// What came of an offer to help.
-    pub(crate) fn of(shared: &'a Shared, helper: Helper) -> Option<Helping<'a>> {
+    pub(crate) fn of(lanes: &'a [Lane], helper: Helper) -> Option<Helping<'a>> {
         match helper {
             Helper::No | Helper::Offers => None,
             Helper::Has(lane, seat, key) => {
-                Some(Helping { device: &*shared.lanes[lane].device, key, seat: Some(seat) })
+                Some(Helping { device: &*lanes[lane].device, key, seat: Some(seat) })
             }
         }
     }

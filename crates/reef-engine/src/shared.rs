@@ -367,7 +367,7 @@ impl Shared {
         let mut out = Effects { helper, ..Effects::default() };
         let submitted = self.queue(job, &mut out);
         self.deliver(&mut out);
-        let helping = Helping::of(self, out.helper);
+        let helping = Helping::of(&self.lanes, out.helper);
         submitted.map(|()| helping)
     }
 
