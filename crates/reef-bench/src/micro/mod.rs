@@ -10,6 +10,7 @@
 
 mod ahead;
 mod beside;
+mod call;
 mod devices;
 mod hand_over;
 mod latency;
@@ -91,7 +92,7 @@ pub struct MicroOptions {
 type PartOf = (&'static str, u64, fn(&Bench<'_>) -> Result<Part, BenchError>);
 
 /// The parts of devices whose units pull blocks.
-const PULLED: [PartOf; 13] = [
+const PULLED: [PartOf; 14] = [
     (preempt::NAME, 40, preempt::run),
     (sweep::KERNELS, 40, sweep::kernels),
     (sweep::LENGTH, 50, sweep::length),
@@ -99,6 +100,7 @@ const PULLED: [PartOf; 13] = [
     (restore::NAME, 80, restore::run),
     (select::NAME, 30, select::run),
     (stage::NAME, 5, stage::run),
+    (call::NAME, 21, call::run),
     (hand_over::NAME, 5, hand_over::run),
     (narrow::NAME, 500, narrow::run),
     (beside::NAME, 320, beside::run),
