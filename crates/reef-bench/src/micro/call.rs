@@ -74,8 +74,8 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Part, BenchError> {
         Row::new("every 33 ms: added", "µs", &spaced.added_us).at_most(Stat::P50, SPACED_US),
     ];
     let method = format!(
-        "{many} calls of tiny {} back to back, then {few} every {} ms by a thread that sleeps meanwhile, 1 CU; \
-         added = the call less the time of its blocks",
+        "{many} calls of tiny {} back to back, then {few} every {} ms by a thread that sleeps meanwhile, \
+         1 CU; added = the call less the time of its blocks",
         Model::Control,
         EVERY.as_millis()
     );
