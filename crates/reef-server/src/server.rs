@@ -11,6 +11,7 @@
 //! Invariant: a phase never goes back. Knows which protocols there are, and nothing of what they say.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
-use crate::core::state::{Phase, State};
+use crate::core::state::{Phase, State, StateOptions};
 use crate::http::serve::{Http, Port, accept};
 
 /// How long answers may take to reach their clients once the engine has ended.
@@ -42,6 +43,8 @@ pub struct ServerOptions {
     pub connections_max: usize,
     /// Threads that serve connections.
     pub threads: usize,
+    /// Where clients may have timelines written; `None` if they may not.
+    pub trace_folder: Option<PathBuf>,
 }
 
 impl Default for ServerOptions {
@@ -54,6 +57,7 @@ impl Default for ServerOptions {
             bodies_bytes_max: limits::BODIES_BYTES_DEFAULT,
             connections_max: 1024,
             threads: 2,
+            trace_folder: None,
         }
     }
 }
@@ -119,8 +123,12 @@ impl Server {
             .enable_all()
             .build()
             .map_err(ServerError::Threads)?;
-        let (body_bytes_max, bodies_bytes_max) = (self.options.body_bytes_max, self.options.bodies_bytes_max);
-        let state = State::new(engine, body_bytes_max, bodies_bytes_max).map_err(ServerError::Threads)?;
+        let options = StateOptions {
+            body_bytes_max: self.options.body_bytes_max,
+            bodies_bytes_max: self.options.bodies_bytes_max,
+            trace_folder: self.options.trace_folder,
+        };
+        let state = State::new(engine, options).map_err(ServerError::Threads)?;
         let state = Arc::new(state);
         let http = Arc::new(Http::new(state.clone()));
         let mut open = Vec::new();

@@ -1,13 +1,17 @@
 //! What is answered: about one inference, about models, about the server.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use reef_engine::{
-    Class, ClassStats, FailureReason, InferResponse, ModelInfo, ModelKey, ModelState, ModelStats, Nanos,
+    Class, ClassStats, DType, FailureReason, InferResponse, ModelInfo, ModelKey, ModelState, ModelStats,
+    Nanos,
 };
 
+use crate::core::classes::Scores;
 use crate::core::problem::Problem;
+use crate::core::question::Output;
 use crate::core::state::State;
 
 /// The server's name in its metadata.
@@ -45,8 +49,107 @@ pub(crate) fn parameters(response: &InferResponse) -> Vec<(&'static str, Paramet
     parameters
 }
 
-/// The bytes of one output without a copy; the engine has its buffers back when the last of them is gone.
-pub(crate) fn output_bytes(response: &Arc<InferResponse>, index: usize) -> Bytes {
+/// Texts that one answer may have instead of tensors.
+const TEXTS_MAX: usize = 1 << 20;
+
+/// One output of an answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Tensor<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) shape: Cow<'a, [usize]>,
+    pub(crate) data: Data,
+}
+
+/// The elements of an output.
+#[derive(Clone, Debug)]
+pub(crate) enum Data {
+    /// Dense, row major, little endian.
+    Elements(DType, Bytes),
+    /// A tensor of BYTES.
+    Texts(Vec<String>),
+}
+
+impl Tensor<'_> {
+    /// The protocol's name of the element type.
+    pub(crate) fn datatype(&self) -> &'static str {
+        match &self.data {
+            Data::Elements(dtype, _) => dtype.protocol_name(),
+            Data::Texts(_) => "BYTES",
+        }
+    }
+
+    /// As the protocol has it in binary.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        match self.data {
+            Data::Elements(_, bytes) => bytes,
+            Data::Texts(texts) => {
+                let mut bytes = BytesMut::with_capacity(texts.iter().map(|text| 4 + text.len()).sum());
+                for text in texts {
+                    bytes.put_u32_le(u32::try_from(text.len()).expect("a text is a number and a label"));
+                    bytes.put_slice(text.as_bytes());
+                }
+                bytes.freeze()
+            }
+        }
+    }
+}
+
+/// The outputs of a request that asked for `wanted`, elements without a copy: the engine has its buffers back
+/// when the last of them is gone.
+pub(crate) fn tensors<'a>(
+    state: &State,
+    response: &'a Arc<InferResponse>,
+    wanted: &[Output],
+) -> Result<Vec<Tensor<'a>>, Problem> {
+    let mut tensors = Vec::with_capacity(response.output_count());
+    for (index, output) in response.outputs().enumerate() {
+        let classes = wanted.get(index).and_then(|wanted| wanted.classes);
+        tensors.push(match classes {
+            Some(count) => classified(state, response, index, count)?,
+            None => Tensor {
+                name: output.name,
+                shape: Cow::Borrowed(output.shape),
+                data: Data::Elements(output.dtype, output_bytes(response, index)),
+            },
+        });
+    }
+    Ok(tensors)
+}
+
+/// Bytes of outputs that are not handed on as they are, but sorted: how much work [`tensors`] is.
+pub(crate) fn classified_bytes(response: &InferResponse, wanted: &[Output]) -> usize {
+    let outputs = response.outputs().zip(wanted);
+    outputs.filter(|(_, wanted)| wanted.classes.is_some()).map(|(output, _)| output.data.len()).sum()
+}
+
+fn classified<'a>(
+    state: &State,
+    response: &'a InferResponse,
+    index: usize,
+    count: usize,
+) -> Result<Tensor<'a>, Problem> {
+    let output = response.output_at(index);
+    let labels = state.labels(&response.model, output.name);
+    let scores = Scores {
+        dtype: output.dtype,
+        shape: output.shape,
+        bytes: output.data,
+        labels: labels.as_deref().unwrap_or(&[]),
+        batched: state.is_batched(&response.model),
+    };
+    let texts = scores.count(count);
+    if texts > TEXTS_MAX {
+        let name = output.name;
+        return Err(Problem::invalid(format!(
+            "output '{name}': {texts} classes, at most {TEXTS_MAX} are allowed"
+        )));
+    }
+    let (shape, texts) = scores.largest(count);
+    Ok(Tensor { name: output.name, shape: Cow::Owned(shape), data: Data::Texts(texts) })
+}
+
+/// The bytes of one output without a copy.
+fn output_bytes(response: &Arc<InferResponse>, index: usize) -> Bytes {
     Bytes::from_owner(OutputView { response: response.clone(), index })
 }
 

@@ -66,6 +66,13 @@ impl Share {
         Ok(())
     }
 
+    /// Gives `bytes` back, or as many as it has.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     fn sum(&self, used: usize, bytes: usize) -> Option<usize> {
         used.checked_add(bytes).filter(|&sum| sum <= self.bytes_max)
     }

@@ -5,8 +5,13 @@
 
 pub(crate) mod answer;
 pub(crate) mod budget;
+pub(crate) mod classes;
+pub(crate) mod control;
 pub(crate) mod fault;
 pub(crate) mod lanes;
+pub(crate) mod logging;
+pub(crate) mod parameter;
 pub(crate) mod problem;
 pub(crate) mod question;
 pub(crate) mod state;
+pub(crate) mod timeline;

@@ -3,14 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use reef_engine::{Engine, InferError, ModelInfo, ModelKey, ModelState};
 use tokio::sync::watch;
 
 use crate::core::budget::Budget;
+use crate::core::control::ModelControl;
 use crate::core::lanes::Lanes;
+use crate::core::logging::LogControl;
 use crate::core::problem::Problem;
+use crate::core::timeline::Timeline;
 
 /// What all connections share, of whichever protocol.
 pub(crate) struct State {
@@ -20,21 +24,79 @@ pub(crate) struct State {
     pub(crate) bodies: Arc<Budget>,
     pub(crate) lanes: Lanes,
     pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) timeline: Timeline,
     /// Models that could not be loaded, and why.
     unavailable: RwLock<BTreeMap<ModelKey, String>>,
+    /// Who loads models when clients ask.
+    control: OnceLock<Arc<dyn ModelControl>>,
+    log: OnceLock<Arc<dyn LogControl>>,
+    labels: RwLock<BTreeMap<(ModelKey, String), Arc<[String]>>>,
+}
+
+/// What requests may take of memory, and where traces go.
+#[derive(Debug)]
+pub(crate) struct StateOptions {
+    /// Bytes of one request at most.
+    pub(crate) body_bytes_max: usize,
+    /// Of all that are in memory.
+    pub(crate) bodies_bytes_max: usize,
+    pub(crate) trace_folder: Option<PathBuf>,
 }
 
 impl State {
     /// Of an engine whose models are still to come.
-    pub(crate) fn new(engine: Engine, body_bytes_max: usize, bodies_bytes_max: usize) -> io::Result<State> {
+    pub(crate) fn new(engine: Engine, options: StateOptions) -> io::Result<State> {
+        let StateOptions { body_bytes_max, bodies_bytes_max, trace_folder } = options;
         Ok(State {
             engine,
             body_bytes_max,
             bodies: Arc::new(Budget::new(bodies_bytes_max, body_bytes_max)),
             lanes: Lanes::start()?,
             phase: watch::Sender::new(Phase::Loading),
+            timeline: Timeline::new(trace_folder),
             unavailable: RwLock::default(),
+            control: OnceLock::new(),
+            log: OnceLock::new(),
+            labels: RwLock::default(),
         })
+    }
+
+    /// Has clients load and unload models through `control`. The first one stays.
+    pub(crate) fn set_control(&self, control: Arc<dyn ModelControl>) {
+        let _ = self.control.set(control);
+    }
+
+    /// Who loads and unloads models, or an error for who asks to.
+    pub(crate) fn control(&self) -> Result<Arc<dyn ModelControl>, Problem> {
+        let off = || Problem::unavailable("explicit model control is off");
+        self.control.get().cloned().ok_or_else(off)
+    }
+
+    /// Has clients change the log through `log`. The first one stays.
+    pub(crate) fn set_log(&self, log: Arc<dyn LogControl>) {
+        let _ = self.log.set(log);
+    }
+
+    /// What decides what is logged, if clients may change it.
+    pub(crate) fn log(&self) -> Option<Arc<dyn LogControl>> {
+        self.log.get().cloned()
+    }
+
+    /// Names what the elements of an output stand for.
+    pub(crate) fn set_labels(&self, key: ModelKey, output: String, labels: Vec<String>) {
+        self.labels.write().unwrap_or_else(PoisonError::into_inner).insert((key, output), labels.into());
+    }
+
+    /// What the elements of an output stand for, if that was said.
+    pub(crate) fn labels(&self, key: &ModelKey, output: &str) -> Option<Arc<[String]>> {
+        let labels = self.labels.read().unwrap_or_else(PoisonError::into_inner);
+        labels.get(&(key.clone(), output.to_string())).cloned()
+    }
+
+    /// Whether the first dimension of a model's tensors counts the parts of a batch.
+    pub(crate) fn is_batched(&self, key: &ModelKey) -> bool {
+        let config = self.control.get().and_then(|control| control.config(&key.name, Some(&key.version)));
+        config.and_then(|config| config["max_batch_size"].as_i64()).is_some_and(|size| size > 0)
     }
 
     /// Answers for a model that could not be loaded.

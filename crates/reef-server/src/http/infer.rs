@@ -10,17 +10,17 @@ use hyper::HeaderMap;
 use hyper::StatusCode;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, EXPECT, HeaderName, HeaderValue};
-use reef_engine::{Class, DType, InferFuture, InferRequest, InferResponse, InputTensor, Nanos, Shape};
+use reef_engine::{Class, DType, InferFuture, InferResponse, Nanos};
 use serde_json::{Map, Value, json};
 
 use crate::core::answer::{self, Parameter};
 use crate::core::problem::Problem;
-use crate::core::question;
+use crate::core::question::{self, Input, Question, Schedule};
 use crate::core::state::State;
 use crate::http::error::ApiError;
 use crate::http::protocol::body::Body;
 use crate::http::protocol::elements;
-use crate::http::protocol::request::{self, InputData, Parts, RequestJson, Wanted};
+use crate::http::protocol::request::{self, InputData, InputJson, Parts, RequestJson, Wanted};
 use crate::http::protocol::response::{self, Head, Output};
 use crate::http::receive::{Allowance, receive, refuse};
 use crate::http::reply::{Reply, reply};
@@ -74,10 +74,12 @@ pub(crate) async fn infer(
         None => submit()?,
     };
     let response = answer.await.map_err(Problem::from)?;
-    if json_bytes(&response, &manner) >= LARGE_BYTES_MIN {
-        return Ok(state.lanes.of(response.class).run(move || write(response, &manner)).await??);
+    if written_bytes(&response, &manner) >= LARGE_BYTES_MIN {
+        let server = state.clone();
+        let lane = state.lanes.of(response.class);
+        return Ok(lane.run(move || write(&server, response, &manner)).await??);
     }
-    Ok(write(response, &manner)?)
+    Ok(write(state, response, &manner)?)
 }
 
 /// What is known before the body: where its JSON ends and, if the body may be large, its model's class.
@@ -106,6 +108,16 @@ struct Envelope {
 }
 
 impl Envelope {
+    fn question(
+        &self,
+        schedule: Schedule,
+        inputs: Vec<Input>,
+        outputs: Vec<question::Output>,
+    ) -> Question {
+        let (model, version) = (self.model.clone(), self.version.clone());
+        Question { model, version, arrival: self.arrival, schedule, inputs, outputs }
+    }
+
     /// Bytes of JSON in a body of `body_bytes`, if the header is right.
     fn json_bytes(&self, body_bytes: usize) -> usize {
         let stated = self.json_length.as_ref().and_then(|length| length.trim().parse().ok());
@@ -134,75 +146,54 @@ fn json_length(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 /// Reads the body and hands the request to the engine.
 fn submit(state: &State, envelope: &Envelope, body: Body) -> Result<(InferFuture, Manner), Problem> {
-    match request::split(body, envelope.json_length.as_deref())? {
-        Parts::Json(json, binary) => submit_json(state, envelope, &json, binary),
-        Parts::Raw(body) => submit_raw(state, envelope, body),
-    }
+    let (question, manner) = match request::split(body, envelope.json_length.as_deref())? {
+        Parts::Json(json, binary) => read_json(envelope, &json, binary)?,
+        Parts::Raw(body) => read_raw(state, envelope, body)?,
+    };
+    Ok((question::submit(state, &question)?, manner))
 }
 
-fn submit_json(
-    state: &State,
-    envelope: &Envelope,
-    json: &[u8],
-    mut binary: Body,
-) -> Result<(InferFuture, Manner), Problem> {
+fn read_json(envelope: &Envelope, json: &[u8], mut binary: Body) -> Result<(Question, Manner), Problem> {
     let parsed = request::parse(json, binary.len())?;
     let schedule = request::schedule(parsed.parameters.as_ref())?;
     let wanted = Wanted::from_json(&parsed)?;
-    let tensors = tensors(&parsed, &mut binary)?;
-    let inputs = parsed
-        .inputs
-        .iter()
-        .zip(&tensors)
-        .map(|(input, (dtype, data))| InputTensor {
-            name: &input.name,
-            dtype: *dtype,
-            shape: Shape::new(&input.shape),
-            data,
-        })
-        .collect();
-    let mut request = base_request(envelope, inputs);
-    if !wanted.named.is_empty() {
-        request.outputs = Some(wanted.named.iter().map(|(name, _)| name.as_str()).collect());
-    }
-    schedule.apply(&mut request);
-    let future = question::submit(state, &request)?;
-    drop(request);
-    Ok((future, Manner { id: parsed.id, wanted }))
+    let inputs = inputs(&parsed, &mut binary)?;
+    let question = envelope.question(schedule, inputs, wanted.outputs.clone());
+    Ok((question, Manner { id: parsed.id, wanted }))
 }
 
-/// Type and bytes of every input.
-fn tensors(parsed: &RequestJson<'_>, binary: &mut Body) -> Result<Vec<(DType, Bytes)>, Problem> {
-    let mut tensors = Vec::with_capacity(parsed.inputs.len());
-    for input in &parsed.inputs {
-        let dtype = question::dtype(&input.name, &input.datatype)?;
-        let data = match input.source()? {
-            InputData::Binary(bytes) => {
-                let _ = question::elements(&input.name, &input.shape)?;
-                binary.take(bytes)
-            }
-            InputData::Json(raw) => {
-                let place = |problem: String| Problem::invalid(format!("input '{}': {problem}", input.name));
-                if !elements::has_json_form(dtype) {
-                    let problem = format!("{} has no JSON form, send it as a binary tensor", input.datatype);
-                    return Err(place(problem));
-                }
-                let count = question::elements(&input.name, &input.shape)?;
-                if count > raw.get().len() {
-                    return Err(place(format!("data is too short for the {count} elements of its shape")));
-                }
-                let mut bytes = vec![0; count * dtype.bytes()];
-                elements::read(raw, dtype, &input.shape, &mut bytes)
-                    .map_err(|problem| place(format!("data: {problem}")))?;
-                Bytes::from(bytes)
-            }
-        };
-        tensors.push((dtype, data));
-    }
-    Ok(tensors)
+fn inputs(parsed: &RequestJson<'_>, binary: &mut Body) -> Result<Vec<Input>, Problem> {
+    parsed.inputs.iter().map(|input| read_input(input, binary)).collect()
 }
 
-fn submit_raw(state: &State, envelope: &Envelope, mut body: Body) -> Result<(InferFuture, Manner), Problem> {
+fn read_input(input: &InputJson<'_>, binary: &mut Body) -> Result<Input, Problem> {
+    let dtype = question::dtype(&input.name, &input.datatype)?;
+    let source = input.source()?;
+    let place = |problem: String| Problem::invalid(format!("input '{}': {problem}", input.name));
+    let data = match source {
+        InputData::Binary(bytes) => {
+            let _ = question::elements(&input.name, &input.shape)?;
+            binary.take(bytes)
+        }
+        InputData::Json(_) if !elements::has_json_form(dtype) => {
+            let datatype = &input.datatype;
+            return Err(place(format!("{datatype} has no JSON form, send it as a binary tensor")));
+        }
+        InputData::Json(raw) => {
+            let count = question::elements(&input.name, &input.shape)?;
+            if count > raw.get().len() {
+                return Err(place(format!("data is too short for the {count} elements of its shape")));
+            }
+            let mut bytes = vec![0; count * dtype.bytes()];
+            elements::read(raw, dtype, &input.shape, &mut bytes)
+                .map_err(|problem| place(format!("data: {problem}")))?;
+            Bytes::from(bytes)
+        }
+    };
+    Ok(Input { name: input.name.clone(), dtype, shape: input.shape.clone(), data })
+}
+
+fn read_raw(state: &State, envelope: &Envelope, mut body: Body) -> Result<(Question, Manner), Problem> {
     let model = state.find_ready(&envelope.model, envelope.version.as_deref())?;
     let data = body.take(body.len());
     let [input] = &model.inputs[..] else {
@@ -211,9 +202,9 @@ fn submit_raw(state: &State, envelope: &Envelope, mut body: Body) -> Result<(Inf
     };
     let shape = raw_shape(&input.dims, input.dtype, data.len())
         .map_err(|problem| Problem::invalid(format!("input '{}': {problem}", input.name)))?;
-    let input = InputTensor { name: &input.name, dtype: input.dtype, shape: Shape::new(&shape), data: &data };
-    let future = question::submit(state, &base_request(envelope, vec![input]))?;
-    Ok((future, Manner { id: None, wanted: Wanted::all_binary() }))
+    let input = Input { name: input.name.clone(), dtype: input.dtype, shape, data };
+    let question = envelope.question(Schedule::default(), vec![input], Vec::new());
+    Ok((question, Manner { id: None, wanted: Wanted::all_binary() }))
 }
 
 /// The shape of a raw request's tensor: one extent may be open, the byte count gives it.
@@ -231,30 +222,23 @@ fn raw_shape(dims: &[i64], dtype: DType, bytes: usize) -> Result<Vec<usize>, Str
     Ok(dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(fill)).collect())
 }
 
-fn base_request<'a>(envelope: &'a Envelope, inputs: Vec<InputTensor<'a>>) -> InferRequest<'a> {
-    let mut request = InferRequest::new(&envelope.model, inputs);
-    request.version = envelope.version.as_deref();
-    request.arrival = Some(envelope.arrival);
-    request
-}
-
-/// A lower bound of the JSON that the answer's outputs will take.
-fn json_bytes(response: &InferResponse, manner: &Manner) -> usize {
-    let outputs = response.outputs();
-    outputs.filter(|output| !manner.wanted.is_binary(output.name)).map(|output| output.data.len()).sum()
+/// A lower bound of the bytes that the answer takes to be written, or to be made of its outputs.
+fn written_bytes(response: &InferResponse, manner: &Manner) -> usize {
+    let outputs = response.outputs().enumerate();
+    let json = outputs.filter(|(index, _)| !manner.wanted.is_binary(*index));
+    let json: usize = json.map(|(_, output)| output.data.len()).sum();
+    json.max(answer::classified_bytes(response, &manner.wanted.outputs))
 }
 
 /// Writes the answer.
-fn write(response: InferResponse, manner: &Manner) -> Result<Reply, Problem> {
+fn write(state: &State, response: InferResponse, manner: &Manner) -> Result<Reply, Problem> {
     let response = Arc::new(response);
     let sum: usize = response.outputs().map(|output| output.data.len()).sum();
-    let outputs = response.outputs().enumerate().map(|(index, output)| Output {
-        name: output.name,
-        dtype: output.dtype,
-        shape: output.shape,
-        bytes: answer::output_bytes(&response, index),
-        binary: manner.wanted.is_binary(output.name),
-    });
+    let tensors = answer::tensors(state, &response, &manner.wanted.outputs)?;
+    let outputs = tensors
+        .into_iter()
+        .enumerate()
+        .map(|(index, tensor)| Output::new(tensor, manner.wanted.is_binary(index)));
     let head = Head {
         id: manner.id.as_deref(),
         model_name: &response.model.name,
@@ -312,7 +296,8 @@ mod tests {
         let parsed = request::parse(&json, binary.len())?;
         request::schedule(parsed.parameters.as_ref())?;
         Wanted::from_json(&parsed)?;
-        tensors(&parsed, &mut binary)
+        let inputs = inputs(&parsed, &mut binary)?;
+        Ok(inputs.into_iter().map(|input| (input.dtype, input.data)).collect())
     }
 
     #[test]
