@@ -35,10 +35,14 @@
 //! this server does not, 503 what may work later, 504 a deadline that passed or cannot be met, 500 faults,
 //! 405 and 408 as HTTP has them, and 400 for everything else that is wrong with a request.
 
+mod accept;
 mod core;
+mod grpc;
 mod http;
 mod server;
 mod signals;
 
-pub use server::{Running, Server, ServerError, ServerOptions};
+pub use core::control::{ControlError, LoadRequest, ModelControl};
+pub use core::logging::LogControl;
+pub use server::{Addresses, Running, Server, ServerError, ServerOptions};
 pub use signals::Signals;

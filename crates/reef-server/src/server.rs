@@ -10,6 +10,7 @@
 //!
 //! Invariant: a phase never goes back. Knows which protocols there are, and nothing of what they say.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,12 +18,18 @@ use std::time::Duration;
 
 use reef_base::limits;
 use reef_engine::{Engine, ModelKey};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
+use crate::accept::accept;
+use crate::core::control::ModelControl;
+use crate::core::logging::LogControl;
 use crate::core::state::{Phase, State, StateOptions};
-use crate::http::serve::{Http, Port, accept};
+use crate::grpc;
+use crate::grpc::rpc::Grpc;
+use crate::http;
+use crate::http::serve::{Http, Port};
 
 /// How long answers may take to reach their clients once the engine has ended.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -30,11 +37,13 @@ const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
 /// How the server listens.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// Where to serve the protocol; port 0 takes a free one.
+    /// Where to serve the protocol over HTTP; port 0 takes a free one.
     pub http: SocketAddr,
+    /// Where to serve it over gRPC; `None` for not at all.
+    pub grpc: Option<SocketAddr>,
     /// Where to serve metrics and health besides; `None` for only on the other port.
     pub metrics: Option<SocketAddr>,
-    /// Bytes of one request body at most.
+    /// Bytes of one request body, or of one message, at most.
     pub body_bytes_max: usize,
     /// Bytes of all request bodies that are in memory at once, at most; what goes beyond is refused with 503.
     /// The last quarter is for real-time models. At least four thirds of `body_bytes_max`, whatever is said.
@@ -52,6 +61,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         ServerOptions {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            grpc: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8001))),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8002))),
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             bodies_bytes_max: limits::BODIES_BYTES_DEFAULT,
@@ -84,6 +94,7 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     http: std::net::TcpListener,
+    grpc: Option<std::net::TcpListener>,
     metrics: Option<std::net::TcpListener>,
     options: ServerOptions,
 }
@@ -92,13 +103,20 @@ impl Server {
     /// Takes the ports. Clients may connect from now on; they wait until [`Server::open`].
     pub fn bind(options: ServerOptions) -> Result<Server, ServerError> {
         let http = listen(options.http, "HTTP")?;
+        let grpc = options.grpc.map(|address| listen(address, "gRPC")).transpose()?;
         let metrics = options.metrics.map(|address| listen(address, "metrics")).transpose()?;
-        Ok(Server { http, metrics, options })
+        Ok(Server { http, grpc, metrics, options })
     }
 
-    /// Where the protocol will be served.
+    /// Where the protocol will be served over HTTP.
     pub fn http_addr(&self) -> SocketAddr {
         self.http.local_addr().unwrap_or(self.options.http)
+    }
+
+    /// Where it will be served over gRPC.
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        let grpc = self.grpc.as_ref()?;
+        grpc.local_addr().ok().or(self.options.grpc)
     }
 
     /// Where metrics will be served.
@@ -116,10 +134,11 @@ impl Server {
 
     /// Answers on threads of its own while `engine` loads its models: the server is live, but not ready.
     pub fn open(self, engine: Engine) -> Result<Running, ServerError> {
-        let (http_addr, metrics_addr) = (self.http_addr(), self.metrics_addr());
+        let addresses =
+            Addresses { http: self.http_addr(), grpc: self.grpc_addr(), metrics: self.metrics_addr() };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(self.options.threads.max(1))
-            .thread_name("reef-http")
+            .thread_name("reef-io")
             .enable_all()
             .build()
             .map_err(ServerError::Threads)?;
@@ -128,21 +147,69 @@ impl Server {
             bodies_bytes_max: self.options.bodies_bytes_max,
             trace_folder: self.options.trace_folder,
         };
-        let state = State::new(engine, options).map_err(ServerError::Threads)?;
-        let state = Arc::new(state);
+        let state = Arc::new(State::new(engine, options).map_err(ServerError::Threads)?);
         let http = Arc::new(Http::new(state.clone()));
-        let mut open = Vec::new();
-        let ports = [(Some(self.http), Port::Http), (self.metrics, Port::Metrics)];
-        for (listener, port) in ports.into_iter().filter_map(|(listener, port)| Some((listener?, port))) {
-            let _entered = runtime.enter();
-            let listener = TcpListener::from_std(listener).map_err(ServerError::Threads)?;
-            let permits = Arc::new(Semaphore::new(self.options.connections_max.max(1)));
-            open.push((permits.clone(), self.options.connections_max.max(1)));
-            runtime.spawn(accept(listener, port, permits, http.clone()));
+        let mut ports = Ports { connections_max: self.options.connections_max.max(1), open: Vec::new() };
+        let entered = runtime.enter();
+        for (listener, port) in [(Some(self.http), Port::Http), (self.metrics, Port::Metrics)] {
+            let http = http.clone();
+            let serve = move |stream| http::serve::serve(stream, port, http.clone());
+            ports.open(listener, &state, port.last_phase(), serve)?;
         }
-        let running = Running { runtime: Some(runtime), state, open, http_addr, metrics_addr };
-        tracing::info!(http = %http_addr, metrics = %running.metrics_text(), "listening");
-        Ok(running)
+        let grpc = Arc::new(Grpc::new(state.clone()));
+        let serve = move |stream| grpc::serve::serve(stream, grpc.clone());
+        ports.open(self.grpc, &state, Phase::Draining, serve)?;
+        drop(entered);
+        tracing::info!("listening: {addresses}");
+        Ok(Running { runtime: Some(runtime), state, open: ports.open, addresses })
+    }
+}
+
+/// The ports that are served.
+struct Ports {
+    connections_max: usize,
+    /// Permits of each port and how many there are.
+    open: Vec<(Arc<Semaphore>, usize)>,
+}
+
+impl Ports {
+    /// Serves a port, if there is one, until the phase `last`; inside a runtime.
+    fn open<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        listener: Option<std::net::TcpListener>,
+        state: &Arc<State>,
+        last: Phase,
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Result<(), ServerError> {
+        let Some(listener) = listener else { return Ok(()) };
+        let listener = TcpListener::from_std(listener).map_err(ServerError::Threads)?;
+        let permits = Arc::new(Semaphore::new(self.connections_max));
+        self.open.push((permits.clone(), self.connections_max));
+        tokio::spawn(accept(listener, permits, state.clone(), last, serve));
+        Ok(())
+    }
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The protocol over HTTP.
+    pub http: SocketAddr,
+    /// The protocol over gRPC.
+    pub grpc: Option<SocketAddr>,
+    /// Metrics and health, besides.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http={}", self.http)?;
+        for (name, address) in [("grpc", self.grpc), ("metrics", self.metrics)] {
+            if let Some(address) = address {
+                write!(f, " {name}={address}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -153,19 +220,44 @@ pub struct Running {
     state: Arc<State>,
     /// Permits of each port and how many there are: all back means all connections closed.
     open: Vec<(Arc<Semaphore>, usize)>,
-    http_addr: SocketAddr,
-    metrics_addr: Option<SocketAddr>,
+    addresses: Addresses,
 }
 
 impl Running {
-    /// Where the protocol is served.
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Where the protocol is served over HTTP.
     pub fn http_addr(&self) -> SocketAddr {
-        self.http_addr
+        self.addresses.http
+    }
+
+    /// Where it is served over gRPC.
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        self.addresses.grpc
     }
 
     /// Where metrics are served besides.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
-        self.metrics_addr
+        self.addresses.metrics
+    }
+
+    /// Has clients load and unload models through `control`. The first one stays.
+    pub fn set_control(&self, control: Arc<dyn ModelControl>) {
+        self.state.set_control(control);
+    }
+
+    /// Has clients read and change what is logged through `log`. The first one stays.
+    pub fn set_log(&self, log: Arc<dyn LogControl>) {
+        self.state.set_log(log);
+    }
+
+    /// Names what the elements of a model's output stand for, in their order: for clients that ask for
+    /// classes.
+    pub fn set_labels(&self, key: ModelKey, output: String, labels: Vec<String>) {
+        self.state.set_labels(key, output, labels);
     }
 
     /// Answers for a model that could not be loaded: clients are told `reason`. It is forgotten when the
@@ -184,7 +276,7 @@ impl Running {
             loading
         });
         if ready {
-            tracing::info!(http = %self.http_addr, metrics = %self.metrics_text(), "serving");
+            tracing::info!("serving: {}", self.addresses);
         }
     }
 
@@ -208,10 +300,6 @@ impl Running {
         self.state.phase.send_replace(Phase::Closed);
         runtime.shutdown_timeout(Duration::from_secs(1));
         all_closed
-    }
-
-    fn metrics_text(&self) -> String {
-        self.metrics_addr.map_or("off".to_string(), |address| address.to_string())
     }
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use reef_engine::{
     Class, ClassStats, DType, FailureReason, InferResponse, ModelInfo, ModelKey, ModelState, ModelStats,
-    Nanos,
+    Nanos, TensorInfo,
 };
+use serde_json::{Value, json};
 
 use crate::core::classes::Scores;
 use crate::core::problem::Problem;
@@ -19,6 +20,60 @@ pub(crate) const SERVER: &str = "reef";
 
 /// What the models run on, as metadata and configuration say it.
 pub(crate) const PLATFORM: &str = "reef_onnx";
+
+/// The extensions of the protocol that work.
+pub(crate) fn extensions(state: &State) -> Vec<&'static str> {
+    let always = [
+        "binary_tensor_data",
+        "classification",
+        "model_configuration",
+        "model_repository(index)",
+        "parameters",
+        "schedule_policy",
+        "statistics",
+    ];
+    let allowed = [
+        ("logging", state.log().is_some()),
+        ("model_repository", state.control().is_ok()),
+        ("trace", state.timeline.is_allowed()),
+    ];
+    let allowed = allowed.into_iter().filter(|(_, works)| *works).map(|(name, _)| name);
+    let mut extensions: Vec<_> = always.into_iter().chain(allowed).collect();
+    if extensions.contains(&"model_repository") {
+        // All of it, not the index alone.
+        extensions.retain(|name| *name != "model_repository(index)");
+    }
+    extensions
+}
+
+/// A model in the words of Triton's configuration: its own, or what of it has a meaning here.
+pub(crate) fn config(state: &State, name: &str, version: Option<&str>) -> Result<Value, Problem> {
+    let model = state.find_loaded(name, version)?;
+    let own = state.control().ok().and_then(|control| control.config(name, Some(&model.key.version)));
+    if let Some(config) = own {
+        return Ok(config);
+    }
+    let tensors = |tensors: &[TensorInfo]| -> Vec<Value> {
+        let tensor = |tensor: &TensorInfo| {
+            let data_type = format!("TYPE_{}", tensor.dtype.protocol_name());
+            json!({ "name": tensor.name, "data_type": data_type, "dims": tensor.dims })
+        };
+        tensors.iter().map(tensor).collect()
+    };
+    Ok(json!({
+        "name": model.key.name,
+        "platform": PLATFORM,
+        "backend": "reef",
+        "max_batch_size": 0,
+        "input": tensors(&model.inputs),
+        "output": tensors(&model.outputs),
+        "parameters": {
+            "class": { "string_value": model.settings.class.name() },
+            "devices": { "string_value": model.devices.join(",") },
+            "placement": { "string_value": model.settings.placement.name() },
+        },
+    }))
+}
 
 /// A value that an answer says about itself.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -66,11 +66,9 @@ impl Share {
         Ok(())
     }
 
-    /// Gives `bytes` back, or as many as it has.
-    pub(crate) fn shrink(&mut self, bytes: usize) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+    /// How much it has.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     fn sum(&self, used: usize, bytes: usize) -> Option<usize> {

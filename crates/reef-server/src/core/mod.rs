@@ -10,6 +10,7 @@ pub(crate) mod control;
 pub(crate) mod fault;
 pub(crate) mod lanes;
 pub(crate) mod logging;
+pub(crate) mod pace;
 pub(crate) mod parameter;
 pub(crate) mod problem;
 pub(crate) mod question;

@@ -73,6 +73,8 @@ pub(crate) struct Schedule {
     pub(crate) timeout_us: Option<u64>,
     /// `deadline_us`: from arrival to the end of execution, microseconds; 0 has passed.
     pub(crate) deadline_us: Option<u64>,
+    /// How long the client waits for the answer, from arrival; it makes no deadline later.
+    pub(crate) limit: Option<Nanos>,
 }
 
 impl Schedule {
@@ -88,10 +90,11 @@ impl Schedule {
             priority: u32::try_from(number("priority")?.unwrap_or(0)).unwrap_or(u32::MAX),
             timeout_us: number("timeout")?.filter(|&timeout| timeout > 0),
             deadline_us: number("deadline_us")?,
+            limit: None,
         })
     }
 
-    fn apply(self, request: &mut InferRequest<'_>) {
+    fn apply(self, state: &State, request: &mut InferRequest<'_>) {
         request.class = self.real_time.map(|real_time| match real_time {
             true => ClassRequest::RealTime,
             false => ClassRequest::BestEffort,
@@ -99,6 +102,11 @@ impl Schedule {
         request.priority = self.priority;
         request.timeout = self.timeout_us.map(micros);
         request.deadline = self.deadline_us.map(micros);
+        if let Some(limit) = self.limit {
+            let model = || state.engine.model(request.model, request.version);
+            let deadline = request.deadline.or_else(|| model()?.settings.deadline);
+            request.deadline = Some(deadline.map_or(limit, |deadline| deadline.min(limit)));
+        }
     }
 }
 
@@ -138,7 +146,7 @@ pub(crate) fn submit(state: &State, question: &Question) -> Result<InferFuture, 
     if !question.outputs.is_empty() {
         request.outputs = Some(question.outputs.iter().map(|output| &*output.name).collect());
     }
-    question.schedule.apply(&mut request);
+    question.schedule.apply(state, &mut request);
     state.engine.submit(&request).map_err(|error| match error {
         InferError::UnknownModel(_) => state.missing(request.model, request.version),
         error => error.into(),

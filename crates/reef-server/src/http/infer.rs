@@ -14,6 +14,7 @@ use reef_engine::{Class, DType, InferFuture, InferResponse, Nanos};
 use serde_json::{Map, Value, json};
 
 use crate::core::answer::{self, Parameter};
+use crate::core::pace::LARGE_BYTES_MIN;
 use crate::core::problem::Problem;
 use crate::core::question::{self, Input, Question, Schedule};
 use crate::core::state::State;
@@ -28,10 +29,6 @@ use crate::http::route::ModelPath;
 
 /// Where the JSON part of a body ends; tensors follow.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-
-/// Bodies from this size on are large: their model is looked up before they are read, and they count in the
-/// budget of all bodies. JSON from this size on is read and written in the lanes.
-const LARGE_BYTES_MIN: usize = 64 << 10;
 
 /// Binary outputs that add up to less are copied behind the JSON part, so that the answer is one piece and
 /// the engine has its buffers back at once.

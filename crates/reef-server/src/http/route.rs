@@ -21,6 +21,9 @@ pub(crate) enum Route<'a> {
     ModelReady(ModelPath<'a>),
     ModelConfig(ModelPath<'a>),
     Infer(ModelPath<'a>),
+    /// Trace settings of one model, or of all.
+    Trace(Option<ModelPath<'a>>),
+    Log,
 }
 
 /// A model in a path.
@@ -30,17 +33,28 @@ pub(crate) struct ModelPath<'a> {
     pub(crate) version: Option<Cow<'a, str>>,
 }
 
+impl ModelPath<'_> {
+    /// One that outlives the path.
+    pub(crate) fn into_owned(self) -> ModelPath<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        ModelPath { name: owned(self.name), version: self.version.map(owned) }
+    }
+}
+
 /// What `method` and `path` ask.
 pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ApiError> {
     let route = find(path)?;
-    let wants_post = matches!(route, Route::Infer(_) | Route::RepositoryIndex);
-    let allowed =
-        if wants_post { *method == Method::POST } else { matches!(*method, Method::GET | Method::HEAD) };
-    if !allowed {
-        let needed = if wants_post { "POST" } else { "GET" };
-        return Err(ApiError::method(format!("{path} takes {needed}, not {method}")));
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let writes = *method == Method::POST;
+    let (allowed, needed) = match route {
+        Route::Infer(_) | Route::RepositoryIndex => (writes, "POST"),
+        Route::Trace(_) | Route::Log => (reads || writes, "GET and POST"),
+        _ => (reads, "GET"),
+    };
+    match allowed {
+        true => Ok(route),
+        false => Err(ApiError::method(format!("{path} takes {needed}, not {method}"))),
     }
-    Ok(route)
 }
 
 fn find(path: &str) -> Result<Route<'_>, ApiError> {
@@ -54,11 +68,16 @@ fn find(path: &str) -> Result<Route<'_>, ApiError> {
         (Some("v2"), Some("health"), Some("live")) if next().is_none() => Ok(Route::Live),
         (Some("v2"), Some("health"), Some("ready")) if next().is_none() => Ok(Route::Ready),
         (Some("v2"), Some("repository"), Some("index")) if next().is_none() => Ok(Route::RepositoryIndex),
+        (Some("v2"), Some("trace"), Some("setting")) if next().is_none() => Ok(Route::Trace(None)),
+        (Some("v2"), Some("logging"), None) => Ok(Route::Log),
         (Some("v2"), Some("models"), Some("stats")) if next().is_none() => Ok(Route::Stats(None)),
         (Some("v2"), Some("models"), Some(name)) => {
             let name = decode(name)?;
             let (version, verb) = match (next(), next(), next()) {
                 (Some("versions"), Some(version), verb) => (Some(decode(version)?), verb),
+                (Some("trace"), Some("setting"), None) => {
+                    return Ok(Route::Trace(Some(ModelPath { name, version: None })));
+                }
                 (verb, None, None) => (None, verb),
                 _ => return Err(unknown()),
             };
@@ -130,6 +149,16 @@ mod tests {
             assert_eq!(route(&Method::HEAD, path), Ok(expected), "{path}");
             assert_eq!(route(&Method::DELETE, path).unwrap_err().status.as_u16(), 405, "{path}");
         }
+        let settings = [
+            ("/v2/trace/setting", Route::Trace(None)),
+            ("/v2/models/m/trace/setting", Route::Trace(Some(model("m", None)))),
+            ("/v2/logging", Route::Log),
+        ];
+        for (path, expected) in settings {
+            assert_eq!(route(&Method::GET, path), Ok(expected.clone()), "{path}");
+            assert_eq!(route(&Method::POST, path), Ok(expected), "{path}");
+            assert_eq!(route(&Method::PUT, path).unwrap_err().status.as_u16(), 405, "{path}");
+        }
         let infer = Route::Infer(model("m", Some("1")));
         assert_eq!(route(&Method::POST, "/v2/models/m/versions/1/infer"), Ok(infer));
         assert_eq!(route(&Method::POST, "/v2/repository/index"), Ok(Route::RepositoryIndex));
@@ -149,6 +178,11 @@ mod tests {
             "/v2/models/m/nothing",
             "/v2/models/m/versions/1/infer/x",
             "/v2/repository/index/x",
+            "/v2/logging/x",
+            "/v2/trace",
+            "/v2/trace/setting/x",
+            "/v2/models/m/trace",
+            "/v2/models/m/versions/1/trace/setting",
             "/metrics/x",
         ];
         for path in paths {
