@@ -57,11 +57,11 @@ pub struct ServerOptions {
 }
 
 impl Default for ServerOptions {
-    /// Loopback only, Triton's ports.
+    /// Loopback only, Triton's ports, without gRPC.
     fn default() -> Self {
         ServerOptions {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
-            grpc: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8001))),
+            grpc: None,
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8002))),
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             bodies_bytes_max: limits::BODIES_BYTES_DEFAULT,

@@ -16,14 +16,18 @@ use reef_plan::{
     Cost, Cutter, Kernel, KernelSpec, Place, PlanParts, Region, Restart, SyntheticSpec, WeightStore,
 };
 use reef_server::{Running, Server, ServerOptions};
+use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::gate::Gate;
+use crate::grpc::client::Grpc;
 
 /// The server under test, its engine, and the thread that lets virtual time pass.
 pub struct Fixture {
     pub engine: Engine,
     pub gate: Arc<Gate>,
+    /// Where clients may have timelines written.
+    pub traces: TempDir,
     running: Option<Running>,
     driver: Option<JoinHandle<()>>,
 }
@@ -38,12 +42,15 @@ impl Fixture {
     pub fn with_bodies(bodies_bytes_max: usize) -> Fixture {
         let gate = Gate::new();
         let engine = Engine::new(gate.clone(), EngineOptions::default()).unwrap();
+        let traces = tempfile::tempdir().unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let options = ServerOptions {
             http: any,
+            grpc: Some(any),
             metrics: Some(any),
             body_bytes_max: 1 << 20,
             bodies_bytes_max,
+            trace_folder: Some(traces.path().into()),
             ..Default::default()
         };
         let running = Server::bind(options).unwrap().start(engine.clone()).unwrap();
@@ -51,7 +58,7 @@ impl Fixture {
             let (engine, gate) = (engine.clone(), gate.clone());
             std::thread::spawn(move || gate.drive(|| engine.step()))
         };
-        Fixture { engine, gate, running: Some(running), driver: Some(driver) }
+        Fixture { engine, gate, traces, running: Some(running), driver: Some(driver) }
     }
 
     /// Adds the model `name` with these tensors.
@@ -84,6 +91,11 @@ impl Fixture {
 
     pub fn client(&self) -> Client {
         Client::connect(self.running().http_addr())
+    }
+
+    /// A client over gRPC.
+    pub fn grpc(&self) -> Grpc {
+        Grpc::connect(self.running().grpc_addr().expect("the fixture serves gRPC"))
     }
 
     /// Waits until the statistics of `model`, both classes added up by `what`, are `wanted`.
