@@ -1,5 +1,5 @@
-//! Makes the messages of `proto/inference.proto` for the server, a client of its service for the tests, and the
-//! descriptors that reflection hands out. No foreign compiler: `protox` reads the file.
+//! Makes the messages of `proto/inference.proto` for the server, a client of its service for the tests, and
+//! the descriptors that reflection hands out. No foreign compiler: `protox` reads the file.
 
 use std::path::PathBuf;
 

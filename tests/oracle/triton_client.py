@@ -2,8 +2,9 @@
 """Drives `reef serve` with tritonclient from PyPI and compares every answer with ONNX Runtime.
 
 Serves the small models of the zoo and the dynamic ones, some as DIR/NAME.onnx and some as DIR/NAME/1/model.onnx, on
-free loopback ports. Checks health, metadata, inference with JSON and binary tensors, request parameters, bad
-requests, parallel clients, metrics on both ports, and that SIGTERM ends the server with status 0.
+free loopback ports. Checks health, metadata, inference with JSON and binary tensors and over gRPC (streams and asyncio
+too), request parameters, classes, trace and log settings, bad requests, parallel clients, metrics on both ports, and
+that SIGTERM ends the server with status 0.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 import oracle
+from triton_grpc import GrpcChecks
 
 METRICS = [
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",
@@ -94,11 +96,14 @@ class Server:
 
     def __init__(self, args, work):
         self.args, self.folder, self.log = args, work / "serve", work / "server.log"
-        self.http_port, self.metrics_port = free_ports(2)
+        self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
+        self.traces = work / "traces"
+        self.traces.mkdir()
 
     def __enter__(self):
         command = [str(self.args.reef), "serve", str(self.folder), "--http-port", str(self.http_port),
-                   "--metrics-port", str(self.metrics_port), *self.args.serve_arg]
+                   "--grpc-port", str(self.grpc_port), "--metrics-port", str(self.metrics_port),
+                   "--trace-dir", str(self.traces), *self.args.serve_arg]
         with self.log.open("wb") as log:
             try:
                 self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -127,6 +132,9 @@ class Server:
             time.sleep(0.05)
         raise oracle.OracleError(f"not ready after {self.args.start_timeout_s} s:\n{self.tail()}")
 
+    def grpc_url(self):
+        return f"127.0.0.1:{self.grpc_port}"
+
     def get(self, port, path):
         return self.request(port, "GET", path)
 
@@ -154,7 +162,7 @@ def free_ports(count):
 def run_checks(checks):
     """Every `check_*` method in the order it is written; returns how many failed."""
     failures = 0
-    for name in [name for name in vars(Checks) if name.startswith("check_")]:
+    for name in [name for name in (*vars(GrpcChecks), *vars(Checks)) if name.startswith("check_")]:
         start = time.monotonic()
         try:
             note, verdict = getattr(checks, name)() or "", "ok"
@@ -168,7 +176,7 @@ def run_checks(checks):
     return failures
 
 
-class Checks:
+class Checks(GrpcChecks):
     """One method per behaviour; a method returns a note for the report."""
 
     def __init__(self, args, references, server):

@@ -59,8 +59,8 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
 /// How long a connection that is sent away may take to finish what it has begun.
 const LEAVING_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// Sees a connection to its end: when the server closes, or `leaves` says that it is to go, it may finish what
-/// it has begun (`close` tells it); when the server is closed it is cut off.
+/// Sees a connection to its end: when the server closes, or `leaves` says that it is to go, it may finish
+/// what it has begun (`close` tells it); when the server is closed it is cut off.
 pub(crate) async fn attend<E: Display, C: Future<Output = Result<(), E>>>(
     state: &State,
     connection: C,

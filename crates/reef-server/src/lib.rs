@@ -1,16 +1,25 @@
-//! `reef-server`: the Open Inference Protocol v2 over HTTP, in the superset that Triton speaks.
+//! `reef-server`: the Open Inference Protocol v2 over HTTP and gRPC, in the superset that Triton speaks.
 //!
-//! Owns ports, connections, the protocol's JSON and binary tensors, HTTP statuses and the metrics text. Knows
-//! the engine's API and nothing behind it: no plan, device or scheduler.
+//! Owns ports, connections, the protocol's JSON, messages and binary tensors, statuses and the metrics text.
+//! Knows the engine's API and nothing behind it: no plan, device or scheduler.
 //!
 //! Three layers: `core` holds what is asked, what is answered and what the problem is, whichever protocol
-//! carries it; `http` translates HTTP to it and back; `server` listens for all protocols and ends them.
+//! carries it; `http` and `grpc` translate to it and back, and differ in nothing but framing; `accept` and
+//! `server` listen for all protocols and end them.
 //!
 //! What requests may say beyond the protocol, in `parameters`:
 //! - `class`: `"real-time"` or `"best-effort"`; the model's settings are the most urgent allowed;
 //! - `priority`: 1 is level 0, the most urgent; 0 is the model's default;
 //! - `timeout`: microseconds in the queue, at most;
-//! - `deadline_us`: microseconds from the arrival of the request's head to the end of execution.
+//! - `deadline_us`: microseconds from the arrival of the request's head to the end of execution; 0 is a
+//!   deadline that has passed.
+//!
+//! A number may be the text of its digits. Over gRPC the RPC's own deadline (`grpc-timeout`) is the request's
+//! where it is sooner, and ends the RPC in any case. A cancelled RPC, one whose time is over and one whose
+//! connection is gone cancel their requests, which stop at their next poll points.
+//!
+//! A requested output may have the parameter `classification`, a number: then it is the texts
+//! `VALUE:INDEX` or `VALUE:INDEX:LABEL` of so many largest elements, in a tensor of BYTES.
 //!
 //! What answers say in `parameters`: the effective `class`, with its `level` and `priority` if real-time;
 //! `queue_us` and `compute_us`; `preempted`, the number of the request's blocks that were killed for more
@@ -31,7 +40,10 @@
 //! A panic while a request is served is that request's end (500, with what the panic said) and harms no
 //! other. An engine that has failed is not ready; its requests end with 500.
 //!
-//! Errors are `{"error": "…"}`: 404 unknown model or path, 413 body too large, 501 what the protocol has and
+//! Errors over gRPC are statuses with a message: NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED, UNAVAILABLE,
+//! DEADLINE_EXCEEDED, INTERNAL for what is below 404, 400, 501, 503, 504 and 500, RESOURCE_EXHAUSTED for 413.
+//!
+//! Errors over HTTP are `{"error": "…"}`: 404 unknown model or path, 413 body too large, 501 what the protocol has and
 //! this server does not, 503 what may work later, 504 a deadline that passed or cannot be met, 500 faults,
 //! 405 and 408 as HTTP has them, and 400 for everything else that is wrong with a request.
 

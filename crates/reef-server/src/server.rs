@@ -160,7 +160,7 @@ impl Server {
         let serve = move |stream| grpc::serve::serve(stream, grpc.clone());
         ports.open(self.grpc, &state, Phase::Draining, serve)?;
         drop(entered);
-        tracing::info!("listening: {addresses}");
+        addresses.log("listening");
         Ok(Running { runtime: Some(runtime), state, open: ports.open, addresses })
     }
 }
@@ -199,6 +199,13 @@ pub struct Addresses {
     pub grpc: Option<SocketAddr>,
     /// Metrics and health, besides.
     pub metrics: Option<SocketAddr>,
+}
+
+impl Addresses {
+    fn log(&self, what: &str) {
+        let text = |address: Option<SocketAddr>| address.map_or("off".into(), |address| address.to_string());
+        tracing::info!(http = %self.http, grpc = text(self.grpc), metrics = text(self.metrics), "{what}");
+    }
 }
 
 impl fmt::Display for Addresses {
@@ -276,7 +283,7 @@ impl Running {
             loading
         });
         if ready {
-            tracing::info!("serving: {}", self.addresses);
+            self.addresses.log("serving");
         }
     }
 

@@ -123,21 +123,57 @@ pub struct ServeArgs {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
     pub address: IpAddr,
-    /// Port of the inference protocol; 0 picks a free one.
+    /// Port of the inference protocol over HTTP; 0 picks a free one.
     #[arg(long, default_value_t = 8000)]
     pub http_port: u16,
+    /// Port of the inference protocol over gRPC, or `off`; 0 picks a free one. By default 8001, or a free one
+    /// where `--http-port` is a free one.
+    #[arg(long, value_name = "PORT|off", value_parser = port_or_off)]
+    pub grpc_port: Option<PortOrOff>,
     /// Port of the metrics; 0 picks a free one.
     #[arg(long, default_value_t = 8002)]
     pub metrics_port: u16,
     /// Write a Chrome/Perfetto trace to this file at the end.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Folder where clients may have timelines written by the protocol's trace settings; by default they may
+    /// not.
+    #[arg(long, value_name = "DIR")]
+    pub trace_dir: Option<PathBuf>,
     /// Seconds that best-effort work may take to finish after a signal to stop.
     #[arg(long, value_name = "S", default_value = "5", allow_negative_numbers = true, value_parser = seconds)]
     pub drain_timeout: Duration,
     /// Largest request body in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = reef_base::limits::BODY_BYTES_DEFAULT)]
     pub max_body: usize,
+}
+
+/// A port that need not be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortOrOff {
+    /// Is served.
+    Port(u16),
+    /// Is not.
+    Off,
+}
+
+fn port_or_off(text: &str) -> Result<PortOrOff, String> {
+    match text {
+        "off" => Ok(PortOrOff::Off),
+        port => port.parse().map(PortOrOff::Port).map_err(|error| format!("neither a port nor off: {error}")),
+    }
+}
+
+impl ServeArgs {
+    /// The port of gRPC, if it is served.
+    pub fn grpc_port(&self) -> Option<u16> {
+        match (self.grpc_port, self.http_port) {
+            (Some(PortOrOff::Off), _) => None,
+            (Some(PortOrOff::Port(port)), _) => Some(port),
+            (None, 0) => Some(0),
+            (None, _) => Some(8001),
+        }
+    }
 }
 
 /// `reef run`

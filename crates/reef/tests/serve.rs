@@ -142,6 +142,7 @@ fn ports_in_use_and_unwritable_traces_are_named() {
     };
     serve(&port, "0", &[], &[&port, "in use", "HTTP"]);
     serve("0", &port, &[], &[&port, "in use", "metrics"]);
+    serve("0", "0", &["--grpc-port", &port], &[&port, "in use", "gRPC"]);
     serve("0", "0", &["--trace", "/nonexistent/trace.json"], &["/nonexistent/trace.json"]);
 }
 
@@ -256,6 +257,7 @@ fn the_address_is_told_without_a_log() {
     for key in ["http=", "metrics="] {
         assert_eq!(request(address(&line, key), "GET", "/v2/health/ready", "").0, 200, "{line}");
     }
+    assert!(TcpStream::connect(address(&line, "grpc=")).is_ok(), "{line}");
     let (code, log) = serving.stop();
     assert_eq!((code, &log[..]), (Some(0), &[][..]));
 }

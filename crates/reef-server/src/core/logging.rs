@@ -82,7 +82,9 @@ impl Levels {
         let switch = || flag(Some(value.clone()), name, PLACE).map(|on| on.unwrap_or_default());
         let fixed = |only: &str, why: &str| match value {
             Value::Text(text) if text == only => Ok(()),
-            other => Err(Problem::unsupported(format!("log setting '{name}': {other} is not possible, {why}"))),
+            other => {
+                Err(Problem::unsupported(format!("log setting '{name}': {other} is not possible, {why}")))
+            }
         };
         match name {
             "log_error" => self.error = switch()?,
@@ -140,7 +142,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_set_is_said() {
-        let change = |name: &str, value| Levels::of(LevelFilter::INFO).change(name, &value).unwrap_err().message;
+        let change =
+            |name: &str, value| Levels::of(LevelFilter::INFO).change(name, &value).unwrap_err().message;
         let text = |text: &str| Value::Text(text.into());
         assert!(change("log_file", text("/etc/passwd")).contains("goes to standard error"));
         assert!(change("log_format", text("ISO8601")).contains("when the server starts"));

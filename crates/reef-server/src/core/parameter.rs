@@ -94,7 +94,9 @@ mod tests {
     fn numbers_are_integers_or_their_digits() {
         let read = |value| unsigned(Some(value), "p", "request");
         let text = |text: &str| Value::Text(text.into());
-        for (value, number) in [(Value::Whole(7), 7), (text("7"), 7), (text("18446744073709551615"), u64::MAX)] {
+        for (value, number) in
+            [(Value::Whole(7), 7), (text("7"), 7), (text("18446744073709551615"), u64::MAX)]
+        {
             assert_eq!(read(value), Ok(Some(number)));
         }
         let wrong = [Value::Whole(-1), Value::Whole(1 << 64), Value::Real(1.0), Value::Flag(true)];

@@ -3,9 +3,7 @@
 
 use bytes::Bytes;
 use reef_base::limits::{MODEL_TENSORS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
-use reef_engine::{
-    ClassRequest, DType, InferError, InferFuture, InferRequest, InputTensor, Nanos, Shape,
-};
+use reef_engine::{ClassRequest, DType, InferError, InferFuture, InferRequest, InputTensor, Nanos, Shape};
 
 use crate::core::parameter::{self, Value};
 use crate::core::problem::Problem;
@@ -191,9 +189,7 @@ pub(crate) fn check_rank(input: &str, rank: usize) -> Result<(), Problem> {
 pub(crate) fn check_count(count: usize, what: &str) -> Result<(), Problem> {
     match count <= MODEL_TENSORS_MAX {
         true => Ok(()),
-        false => {
-            Err(Problem::invalid(format!("{count} {what}, at most {MODEL_TENSORS_MAX} are allowed")))
-        }
+        false => Err(Problem::invalid(format!("{count} {what}, at most {MODEL_TENSORS_MAX} are allowed"))),
     }
 }
 

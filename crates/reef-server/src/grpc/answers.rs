@@ -77,8 +77,9 @@ pub(crate) fn model_config(
 fn config_message(config: serde_json::Value) -> Result<ModelConfig, Problem> {
     use prost::Message;
     use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage};
-    let failed =
-        |error: &dyn std::fmt::Display| Problem::internal(format!("the configuration is no message: {error}"));
+    let failed = |error: &dyn std::fmt::Display| {
+        Problem::internal(format!("the configuration is no message: {error}"))
+    };
     let pool = DescriptorPool::decode(crate::grpc::DESCRIPTORS).map_err(|error| failed(&error))?;
     let descriptor = pool.get_message_by_name("inference.ModelConfig").expect("the file has this message");
     let options = DeserializeOptions::new().deny_unknown_fields(false);
@@ -134,7 +135,9 @@ pub(crate) fn repository_index(
         state: model.state.into(),
         reason: model.reason,
     };
-    Ok(RepositoryIndexResponse { models: answer::index(state, request.ready).into_iter().map(model).collect() })
+    Ok(RepositoryIndexResponse {
+        models: answer::index(state, request.ready).into_iter().map(model).collect(),
+    })
 }
 
 /// Loads or reloads a model; takes its time.
@@ -172,7 +175,8 @@ pub(crate) fn unload(
 ) -> Result<RepositoryModelUnloadResponse, Problem> {
     check_repository(&request.repository_name)?;
     let control = state.control()?;
-    let dependents = request.parameters.get("unload_dependents").and_then(|found| found.parameter_choice.as_ref());
+    let dependents =
+        request.parameters.get("unload_dependents").and_then(|found| found.parameter_choice.as_ref());
     let dependents = match dependents {
         None => false,
         Some(ParameterChoice::BoolParam(dependents)) => *dependents,
@@ -187,7 +191,9 @@ fn check_repository(name: &str) -> Result<(), Problem> {
         "" => Ok(()),
         name => {
             let name = crate::core::parameter::quoted(name);
-            Err(Problem::unsupported(format!("repository_name '{name}': there is one repository, without a name")))
+            Err(Problem::unsupported(format!(
+                "repository_name '{name}': there is one repository, without a name"
+            )))
         }
     }
 }

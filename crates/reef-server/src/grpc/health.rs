@@ -48,12 +48,18 @@ impl HealthChecks {
 impl Health for HealthChecks {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         let serving = self.look(&request.get_ref().service).map_err(status)?;
         Ok(Response::new(HealthCheckResponse { status: serving.into() }))
     }
 
-    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let service = request.into_inner().service;
         let watch = (self.clone(), service, None);
         let changes = stream::unfold(watch, |(checks, service, told)| async move {

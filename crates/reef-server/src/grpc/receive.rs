@@ -71,7 +71,8 @@ fn encoding(headers: &HeaderMap) -> Result<Option<CompressionEncoding>, Status> 
         Some(b"gzip") => Ok(Some(CompressionEncoding::Gzip)),
         Some(b"deflate") => Ok(Some(CompressionEncoding::Deflate)),
         Some(other) => {
-            let other = crate::core::parameter::quoted(&String::from_utf8_lossy(other)).escape_debug().to_string();
+            let other =
+                crate::core::parameter::quoted(&String::from_utf8_lossy(other)).escape_debug().to_string();
             let unsupported = format!("grpc-encoding '{other}' is not supported: gzip and deflate are");
             Err(status(Problem::unsupported(unsupported)))
         }
@@ -134,7 +135,8 @@ mod tests {
         let read = |value| timeout(&headers(TIMEOUT, value));
         let seconds = Duration::from_secs;
         let table = [("1S", seconds(1)), ("2M", seconds(120)), ("99999999H", seconds(99_999_999 * 3_600))];
-        let short = [("7m", Duration::from_millis(7)), ("8u", Duration::from_micros(8)), ("0n", Duration::ZERO)];
+        let short =
+            [("7m", Duration::from_millis(7)), ("8u", Duration::from_micros(8)), ("0n", Duration::ZERO)];
         for (value, time) in table.into_iter().chain(short) {
             assert_eq!(read(value).unwrap(), Some(time), "{value}");
         }

@@ -165,9 +165,12 @@ impl Call {
             }
             "ServerLive" => self.one(|_: ServerLiveRequest| Ok(ServerLiveResponse { live: true })).await,
             "ServerReady" => {
-                self.one(|_: ServerReadyRequest| Ok(ServerReadyResponse { ready: state.takes_requests() })).await
+                self.one(|_: ServerReadyRequest| Ok(ServerReadyResponse { ready: state.takes_requests() }))
+                    .await
             }
-            "ServerMetadata" => self.one(|_: ServerMetadataRequest| Ok(answers::server_metadata(&state))).await,
+            "ServerMetadata" => {
+                self.one(|_: ServerMetadataRequest| Ok(answers::server_metadata(&state))).await
+            }
             "ModelReady" => self.one(|request| answers::model_ready(&state, &request)).await,
             "ModelMetadata" => self.one(|request| answers::model_metadata(&state, &request)).await,
             "ModelConfig" => self.one(|request| answers::model_config(&state, &request)).await,

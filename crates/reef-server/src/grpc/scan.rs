@@ -131,11 +131,15 @@ mod tests {
         let parameters = (0..=PARAMETERS_MAX).map(|n| (n.to_string(), InferParameter::default())).collect();
         assert!(error(&ModelInferRequest { parameters, ..Default::default() }).contains("parameters"));
         let long = InferInputTensor { shape: vec![1; 1 << 20], ..Default::default() };
-        assert!(error(&ModelInferRequest { inputs: vec![long], ..Default::default() }).contains("dimensions"));
+        assert!(
+            error(&ModelInferRequest { inputs: vec![long], ..Default::default() }).contains("dimensions")
+        );
         let bytes_contents = vec![bytes::Bytes::new(); TEXTS_MAX + 1];
         let contents = Some(InferTensorContents { bytes_contents, ..Default::default() });
         let texts = InferInputTensor { contents, ..Default::default() };
-        assert!(error(&ModelInferRequest { inputs: vec![texts], ..Default::default() }).contains("bytes_cont"));
+        assert!(
+            error(&ModelInferRequest { inputs: vec![texts], ..Default::default() }).contains("bytes_cont")
+        );
         // One number after the other, without packing.
         let unpacked = [[0x18, 1]; DIMENSIONS_MAX + 1].concat();
         let message = [&[0x2A, 0x82, 1][..], &unpacked].concat();

@@ -15,7 +15,10 @@ use crate::grpc::pb::trace_setting_response::SettingValue as TraceValue;
 use crate::grpc::pb::{LogSettingsRequest, LogSettingsResponse, TraceSettingRequest, TraceSettingResponse};
 
 /// Reads the trace settings, and changes those that are given; may take its time.
-pub(crate) fn trace(state: &Arc<State>, request: TraceSettingRequest) -> Result<TraceSettingResponse, Problem> {
+pub(crate) fn trace(
+    state: &Arc<State>,
+    request: TraceSettingRequest,
+) -> Result<TraceSettingResponse, Problem> {
     let model = super::answers::given(&request.model_name);
     let changes: Vec<Change> =
         request.settings.into_iter().map(|(name, setting)| (name, setting.value)).collect();

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a message, fewer than [`IN_FLIGHT_MAX`] are being answered | it is handed to the engine |
 //! | that many are being answered | no message is read, so that the client has to wait |
-//! | an inference ends, well or not | its answer goes out; an error has `error_message`, and the stream goes on |
+//! | an inference ends | its answer goes out, or its `error_message`; the stream goes on |
 //! | a message that cannot be read | what is being answered is cancelled; the stream ends with a status |
 //! | the client has sent its last message | the stream ends with the last answer |
 //! | the server closes | no message is read any more; the stream ends with the last answer |

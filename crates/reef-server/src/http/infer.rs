@@ -105,12 +105,7 @@ struct Envelope {
 }
 
 impl Envelope {
-    fn question(
-        &self,
-        schedule: Schedule,
-        inputs: Vec<Input>,
-        outputs: Vec<question::Output>,
-    ) -> Question {
+    fn question(&self, schedule: Schedule, inputs: Vec<Input>, outputs: Vec<question::Output>) -> Question {
         let (model, version) = (self.model.clone(), self.version.clone());
         Question { model, version, arrival: self.arrival, schedule, inputs, outputs }
     }

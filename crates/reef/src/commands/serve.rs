@@ -11,6 +11,7 @@
 //! | any after a signal | SIGINT or SIGTERM again | ends at once, with 128 and the signal's number |
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use reef_base::{Class, ModelKey};
 use reef_engine::{
     Engine, EngineOptions, LoadError, ModelSettings, ModelSource, ModelSpec, PoolDevice, Shape, TraceOptions,
 };
-use reef_server::{Running, Server, ServerOptions, Signals};
+use reef_server::{LogControl, Running, Server, ServerOptions, Signals};
 
 use crate::cli::ServeArgs;
 use crate::device;
@@ -60,7 +61,7 @@ impl std::fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 /// Serves until SIGINT or SIGTERM, then drains and ends; or until it cannot go on.
-pub fn run(args: &ServeArgs) -> Result<()> {
+pub fn run(args: &ServeArgs, log: Arc<dyn LogControl>) -> Result<()> {
     let (events, event) = channel();
     watch_signals(events.clone())?;
     let models = repository::scan(&args.models)?;
@@ -70,8 +71,10 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     // The ports first: a port in use should not be found out after minutes of compiling.
     let server = Server::bind(ServerOptions {
         http: SocketAddr::new(args.address, args.http_port),
+        grpc: args.grpc_port().map(|port| SocketAddr::new(args.address, port)),
         metrics: Some(SocketAddr::new(args.address, args.metrics_port)),
         body_bytes_max: args.max_body,
+        trace_folder: args.trace_dir.clone(),
         ..ServerOptions::default()
     })?;
     let engine = Engine::over(start_devices(args, &models)?, EngineOptions::default())?;
@@ -79,6 +82,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         engine.start_trace(TraceOptions::new(path))?;
     }
     let running = server.open(engine.clone())?;
+    running.set_log(log);
     watch_engine(engine.clone(), events.clone())?;
     let count = models.len();
     load_all(engine.clone(), models, events)?;
@@ -150,8 +154,7 @@ fn attend(running: &Running, events: &Receiver<Event>, models: usize) -> Result<
             Event::Loaded => {
                 running.set_ready();
                 // The log may be off: whoever asked for a free port finds it here.
-                let metrics = running.metrics_addr().map(|address| format!(" metrics={address}"));
-                say!("serving http={}{}", running.http_addr(), metrics.unwrap_or_default());
+                say!("serving {}", running.addresses());
             }
         }
     }
@@ -286,7 +289,6 @@ pub fn settings(model: &FoundModel) -> Result<ModelSettings> {
 mod tests {
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpStream};
-    use std::sync::Arc;
 
     use reef_cpu::{CpuDevice, CpuOptions};
 

@@ -394,8 +394,13 @@ mod tests {
         };
         assert_eq!(schedule("{}").unwrap(), Schedule::default());
         assert_eq!(schedule(r#"{"priority":0,"timeout":0}"#).unwrap(), Schedule::default());
-        let expected =
-            Schedule { real_time: Some(true), priority: 1, timeout_us: Some(5), deadline_us: Some(7), limit: None };
+        let expected = Schedule {
+            real_time: Some(true),
+            priority: 1,
+            timeout_us: Some(5),
+            deadline_us: Some(7),
+            limit: None,
+        };
         for full in [
             r#"{"class":"real-time","priority":1,"timeout":5,"deadline_us":7}"#,
             r#"{"class":"real-time","priority":"1","timeout":"5","deadline_us":"7"}"#,

@@ -87,9 +87,7 @@ pub(crate) fn write(head: &Head<'_>, outputs: Vec<Output<'_>>) -> Result<Written
             && !has_json_form(*dtype)
         {
             let datatype = dtype.protocol_name();
-            return Err(format!(
-                "output '{name}': {datatype} has no JSON form, request it with binary_data"
-            ));
+            return Err(format!("output '{name}': {datatype} has no JSON form, request it with binary_data"));
         }
     }
     let json = ResponseJson { head, outputs: outputs.iter().map(output_json).collect() };

@@ -25,14 +25,22 @@ use crate::fixture::{Fixture, key, x, y};
 #[test]
 fn models_say_what_they_take() {
     let fixture = Fixture::with_m();
-    fixture.model("open", &[("x", DType::I64, &[-1, 3])], &[("y", DType::F16, &[-1])], ModelSettings::default());
+    fixture.model(
+        "open",
+        &[("x", DType::I64, &[-1, 3])],
+        &[("y", DType::F16, &[-1])],
+        ModelSettings::default(),
+    );
     let grpc = fixture.grpc();
     let mut client = grpc.client.clone();
     let name = |name: &str| (name.to_string(), String::new());
     grpc.block_on(async {
         let (name, version) = name("open");
         let model = client.model_metadata(ModelMetadataRequest { name, version }).await.unwrap().into_inner();
-        assert_eq!((&*model.name, &model.versions[..], &*model.platform), ("open", &["1".into()][..], "reef_onnx"));
+        assert_eq!(
+            (&*model.name, &model.versions[..], &*model.platform),
+            ("open", &["1".into()][..], "reef_onnx")
+        );
         assert_eq!((&*model.inputs[0].datatype, &model.inputs[0].shape[..]), ("INT64", &[-1i64, 3][..]));
         assert_eq!((&*model.outputs[0].datatype, &model.outputs[0].shape[..]), ("FP16", &[-1i64][..]));
     });
@@ -41,7 +49,10 @@ fn models_say_what_they_take() {
         let config = client.model_config(ModelConfigRequest { name, version }).await.unwrap().into_inner();
         let config = config.config.unwrap();
         assert_eq!((&*config.backend, config.max_batch_size), ("reef", 0));
-        assert_eq!((config.input[0].data_type(), &config.input[0].dims[..]), (DataType::TypeInt64, &[-1i64, 3][..]));
+        assert_eq!(
+            (config.input[0].data_type(), &config.input[0].dims[..]),
+            (DataType::TypeInt64, &[-1i64, 3][..])
+        );
         assert_eq!(config.output[0].data_type(), DataType::TypeFp16);
         assert_eq!(config.parameters["class"].string_value, "best-effort");
     });
@@ -82,7 +93,8 @@ impl ModelControl for Noted {
         if name == "none" {
             return Err(ControlError::NotFound("there is no model 'none' in the repository".into()));
         }
-        let files: Vec<String> = request.files.iter().map(|(path, bytes)| format!("{path} {}", bytes.len())).collect();
+        let files: Vec<String> =
+            request.files.iter().map(|(path, bytes)| format!("{path} {}", bytes.len())).collect();
         self.0.lock().unwrap().push(format!("load {name} {:?} {files:?}", request.config));
         Ok(())
     }
@@ -140,8 +152,12 @@ fn models_are_loaded_and_unloaded_by_who_controls_them() {
     assert_eq!(asked[1..], ["load m None []", "unload m true"]);
     // Its configuration is the model's, in both protocols; what the message lacks is left out.
     let request = ModelConfigRequest { name: "m".into(), version: String::new() };
-    let config = grpc.block_on(async { client.model_config(request).await }).unwrap().into_inner().config.unwrap();
-    assert_eq!((config.max_batch_size, &config.dynamic_batching.unwrap().preferred_batch_size[..]), (4, &[2, 4][..]));
+    let config =
+        grpc.block_on(async { client.model_config(request).await }).unwrap().into_inner().config.unwrap();
+    assert_eq!(
+        (config.max_batch_size, &config.dynamic_batching.unwrap().preferred_batch_size[..]),
+        (4, &[2, 4][..])
+    );
     assert_eq!(fixture.client().get("/v2/models/m/config").json()["max_batch_size"], 4);
     // With batches, classes are per row.
     let mut request = good("m");
@@ -204,7 +220,8 @@ fn health_is_told_and_watched() {
     }
     let request = HealthCheckRequest { service: "later".into() };
     let mut health = HealthClient::new(grpc.channel.clone());
-    let mut watched = grpc.block_on(async { health.watch(Request::new(request)).await }).unwrap().into_inner();
+    let mut watched =
+        grpc.block_on(async { health.watch(Request::new(request)).await }).unwrap().into_inner();
     let mut next = || grpc.block_on(watched.next()).unwrap().map(|answer| answer.status());
     assert_eq!(next().unwrap(), ServingStatus::ServiceUnknown);
     let loading = fixture.loading("later");
@@ -218,10 +235,10 @@ fn health_is_told_and_watched() {
 
 #[test]
 fn services_can_be_listed() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-    use tonic_reflection::pb::v1::ServerReflectionRequest;
     let fixture = Fixture::with_m();
     let grpc = fixture.grpc();
     let mut client = ServerReflectionClient::new(grpc.channel.clone());
@@ -236,7 +253,10 @@ fn services_can_be_listed() {
     });
     let MessageResponse::ListServicesResponse(services) = &answers[0] else { panic!("{answers:?}") };
     let names: Vec<&str> = services.service.iter().map(|service| &*service.name).collect();
-    assert!(names.contains(&"inference.GRPCInferenceService") && names.contains(&"grpc.health.v1.Health"), "{names:?}");
+    assert!(
+        names.contains(&"inference.GRPCInferenceService") && names.contains(&"grpc.health.v1.Health"),
+        "{names:?}"
+    );
     assert!(matches!(answers[1], MessageResponse::FileDescriptorResponse(_)));
     let _ = (x(), y());
 }

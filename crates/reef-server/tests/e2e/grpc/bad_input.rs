@@ -65,7 +65,8 @@ fn wrong_requests_are_refused_and_nothing_is_lost() {
         client.infer(good("m")).unwrap();
     }
     fixture.wait_for("m", |class| class.success, count);
-    let failed = |class: &ClassStats| -> u64 { FailureReason::ALL.map(|reason| class.failed(reason)).iter().sum() };
+    let failed =
+        |class: &ClassStats| -> u64 { FailureReason::ALL.map(|reason| class.failed(reason)).iter().sum() };
     // The deadline that has passed counts, what is wrong with a request does not.
     fixture.wait_for("m", failed, 1);
 }

@@ -51,7 +51,10 @@ impl Grpc {
     }
 
     /// Runs `future` in the background.
-    pub fn spawn<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
         self.runtime.as_ref().expect("not closed yet").spawn(future)
     }
 
@@ -76,7 +79,10 @@ impl Grpc {
         self.block_on(async move {
             let mut client = tonic::client::Grpc::new(channel);
             client.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
-            client.unary(Request::new(message), rpc.parse().unwrap(), Raw).await.map(|answer| answer.into_inner())
+            client
+                .unary(Request::new(message), rpc.parse().unwrap(), Raw)
+                .await
+                .map(|answer| answer.into_inner())
         })
     }
 
@@ -164,7 +170,8 @@ pub fn typed(model: &str) -> ModelInferRequest {
 
 /// A request for output `name`, or for its `classes` largest elements.
 pub fn output(name: &str, classes: Option<i64>) -> InferRequestedOutputTensor {
-    let classes = classes.map(|count| ("classification".to_string(), parameter(ParameterChoice::Int64Param(count))));
+    let classes =
+        classes.map(|count| ("classification".to_string(), parameter(ParameterChoice::Int64Param(count))));
     InferRequestedOutputTensor { name: name.into(), parameters: classes.into_iter().collect() }
 }
 

@@ -86,7 +86,11 @@ fn the_effective_class_is_told() {
     let best_effort = ask("class", StringParam("best-effort".into()));
     assert_eq!(best_effort, [Some(StringParam("best-effort".into())), None, None]);
     refused(client.infer(with(good("m"), "priority", Int64Param(1))), Code::InvalidArgument, "level 2");
-    refused(client.infer(with(good("m"), "class", StringParam("fast".into()))), Code::InvalidArgument, "fast");
+    refused(
+        client.infer(with(good("m"), "class", StringParam("fast".into()))),
+        Code::InvalidArgument,
+        "fast",
+    );
 }
 
 #[test]

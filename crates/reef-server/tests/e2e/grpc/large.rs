@@ -91,7 +91,11 @@ fn a_message_gives_its_part_back() {
         assert!(client.block_on(answer).unwrap().is_ok());
     }
     // When it is refused, and when its client leaves in the middle of it.
-    refused(client.infer(ModelInferRequest { id: "x".repeat(900_000), ..good("m") }), Code::InvalidArgument, "");
+    refused(
+        client.infer(ModelInferRequest { id: "x".repeat(900_000), ..good("m") }),
+        Code::InvalidArgument,
+        "",
+    );
     for _ in 0..3 {
         let leaves = Grpc::connect(fixture.running().grpc_addr().unwrap());
         let sent = leaves.send(of("m", 1_000_000));

@@ -185,7 +185,8 @@ fn a_full_queue_is_refused() {
 fn connections_are_bounded() {
     let engine = Engine::new(Gate::new(), EngineOptions::default()).unwrap();
     let any = "127.0.0.1:0".parse().unwrap();
-    let options = ServerOptions { http: any, grpc: Some(any), metrics: None, connections_max: 1, ..Default::default() };
+    let options =
+        ServerOptions { http: any, grpc: Some(any), metrics: None, connections_max: 1, ..Default::default() };
     let running = Server::bind(options).unwrap().start(engine).unwrap();
     let address = running.grpc_addr().unwrap();
     let first = Grpc::connect(address);

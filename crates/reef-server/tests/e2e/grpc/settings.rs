@@ -16,8 +16,13 @@ use super::client::pb::{LogSettingsRequest, TraceSettingRequest};
 use super::client::{Grpc, good, refused};
 use crate::fixture::Fixture;
 
-fn trace(grpc: &Grpc, model: &str, settings: &[(&str, &str)]) -> Result<HashMap<String, Vec<String>>, Status> {
-    let setting = |(name, value): &(&str, &str)| (name.to_string(), TraceValue { value: vec![value.to_string()] });
+fn trace(
+    grpc: &Grpc,
+    model: &str,
+    settings: &[(&str, &str)],
+) -> Result<HashMap<String, Vec<String>>, Status> {
+    let setting =
+        |(name, value): &(&str, &str)| (name.to_string(), TraceValue { value: vec![value.to_string()] });
     let settings = settings.iter().map(setting).collect();
     let request = TraceSettingRequest { settings, model_name: model.into() };
     let mut client = grpc.client.clone();
@@ -30,7 +35,10 @@ fn a_trace_is_started_and_written() {
     let fixture = Fixture::with_m();
     let grpc = fixture.grpc();
     let settings = trace(&grpc, "", &[]).unwrap();
-    assert_eq!((&settings["trace_level"][..], &settings["trace_file"][..]), (&["OFF".into()][..], &["".into()][..]));
+    assert_eq!(
+        (&settings["trace_level"][..], &settings["trace_file"][..]),
+        (&["OFF".into()][..], &["".into()][..])
+    );
     let on = trace(&grpc, "", &[("trace_file", "run.json"), ("trace_level", "TIMESTAMPS")]).unwrap();
     assert_eq!((&*on["trace_level"][0], &*on["trace_file"][0]), ("TIMESTAMPS", "run.json"));
     grpc.infer(good("m")).unwrap();
@@ -45,7 +53,12 @@ fn a_trace_is_started_and_written() {
     let written: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert!(written.to_string().contains("synthetic"), "{written}");
     // Another one, after it.
-    let again = http.request("POST", "/v2/trace/setting", &[], br#"{"trace_file":"b.json","trace_level":"TIMESTAMPS"}"#);
+    let again = http.request(
+        "POST",
+        "/v2/trace/setting",
+        &[],
+        br#"{"trace_file":"b.json","trace_level":"TIMESTAMPS"}"#,
+    );
     assert_eq!(again.status, 200, "{}", again.text());
     let off = http.request("POST", "/v2/trace/setting", &[], br#"{"trace_level":null,"trace_file":null}"#);
     assert_eq!((off.status, &off.json()["trace_file"]), (200, &json!("")), "{}", off.text());

@@ -19,7 +19,8 @@ struct Open {
 
 fn open(client: &Grpc, timeout: Option<Duration>) -> Open {
     let (requests, queue) = mpsc::unbounded_channel();
-    let queued = futures_util::stream::unfold(queue, |mut queue| async move { Some((queue.recv().await?, queue)) });
+    let queued =
+        futures_util::stream::unfold(queue, |mut queue| async move { Some((queue.recv().await?, queue)) });
     let mut request = Request::new(queued);
     if let Some(timeout) = timeout {
         let text = format!("{}m", timeout.as_millis());
@@ -130,10 +131,13 @@ fn only_so_many_are_in_flight() {
 fn a_stream_that_ends_early_cancels_its_tasks() {
     let fixture = Fixture::with_m();
     let mut cancels = 0;
-    let leave: [fn(Open, Grpc); 2] = [|stream, client| drop((stream, client)), |stream, client| {
-        client.cut_off();
-        drop(stream);
-    }];
+    let leave: [fn(Open, Grpc); 2] = [
+        |stream, client| drop((stream, client)),
+        |stream, client| {
+            client.cut_off();
+            drop(stream);
+        },
+    ];
     for leave in leave {
         fixture.gate.freeze();
         let client = fixture.grpc();
