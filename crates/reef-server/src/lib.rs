@@ -3,8 +3,10 @@
 //! Owns ports, connections, the protocol's JSON and binary tensors, HTTP statuses and the metrics text. Knows
 //! the engine's API and nothing behind it: no plan, device or scheduler.
 //!
+//! Clients of the same host may have a faster way: [`RingOptions`], and the crate `reef-client`.
+//!
 //! Three layers: `core` holds what is asked, what is answered and what the problem is, whichever protocol
-//! carries it; `http` translates HTTP to it and back; `server` listens for all protocols and ends them.
+//! carries it; `http` and `ring` translate to it and back; `server` listens for all protocols and ends them.
 //!
 //! What requests may say beyond the protocol, in `parameters`:
 //! - `class`: `"real-time"` or `"best-effort"`; the model's settings are the most urgent allowed;
@@ -37,8 +39,10 @@
 
 mod core;
 mod http;
+mod ring;
 mod server;
 mod signals;
 
+pub use ring::RingOptions;
 pub use server::{Running, Server, ServerError, ServerOptions};
 pub use signals::Signals;
