@@ -81,6 +81,18 @@ pub enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Model(usize);
 
+impl Model {
+    /// Its number.
+    pub fn number(self) -> usize {
+        self.0
+    }
+
+    /// The model with this number; that there is one, calls check.
+    pub fn from_number(number: usize) -> Model {
+        Model(number)
+    }
+}
+
 /// A place for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(u32);
@@ -258,7 +270,7 @@ impl Client {
         Ok(Model(index))
     }
 
-    /// What is known of an open model.
+    /// What is known of an open model. Panics if another connection opened it.
     pub fn model(&self, model: Model) -> &Opened {
         &self.models[model.0]
     }
@@ -320,7 +332,8 @@ impl Client {
         }
     }
 
-    /// A request that has ended, if there is one. No system call.
+    /// A request that has ended, if there is one. No system call; so that the server has gone, only a wait
+    /// notices.
     pub fn poll(&mut self) -> Result<Option<Completion>, Error> {
         while let Some(entry) = self.completions.pop(self.segment.words()) {
             let Some(ended) = Ended::from_entry(&entry) else {
@@ -334,7 +347,7 @@ impl Client {
                 return Ok(Some(self.completion(ended)));
             }
         }
-        Ok(None)
+        self.check().map(|()| None)
     }
 
     /// Waits for a request to end, at most for `timeout`. `None` if none did.
@@ -387,9 +400,9 @@ impl Client {
         let place = layout.outputs.get(index).ok_or(Error::Misuse("there is no such output"))?;
         let mut about = [0; (2 + crate::protocol::RANK_MAX) * 8];
         self.segment.read(held.offset + layout.about_output(index), &mut about);
-        let mut numbers = about.chunks_exact(8).map(|bytes| {
-            usize::from_ne_bytes(bytes.try_into().expect("chunks have eight bytes"))
-        });
+        let mut numbers = about
+            .chunks_exact(8)
+            .map(|bytes| usize::from_ne_bytes(bytes.try_into().expect("chunks have eight bytes")));
         let mut next = || numbers.next().unwrap_or(0);
         let (bytes, rank) = (next().min(place.bytes), next().min(crate::protocol::RANK_MAX));
         let shape = std::array::from_fn(|_| next());
@@ -477,6 +490,7 @@ impl Client {
                     return Ok(());
                 }
                 Ok(Received::End) => return Err(self.lost(ENDED)),
+                Ok(Received::Message(ToClient::Refused { message, .. }, _)) => return Err(self.lost(message)),
                 Ok(Received::Message(..)) => return Err(self.lost("it says what nobody asked")),
                 Err(error) => return Err(self.lost(error.to_string())),
             }

@@ -347,8 +347,7 @@ impl Request {
             Class::RealTime => 1,
             Class::BestEffort => 2,
         };
-        let first =
-            u64::from(self.slot) | class << CLASS_SHIFT | u64::from(self.priority) << PRIORITY_SHIFT;
+        let first = u64::from(self.slot) | class << CLASS_SHIFT | u64::from(self.priority) << PRIORITY_SHIFT;
         let (deadline, timeout) = (self.deadline_us.unwrap_or(NONE), self.timeout_us.unwrap_or(NONE));
         [first, self.tag, deadline, timeout, 0, 0, 0]
     }
@@ -463,14 +462,24 @@ mod tests {
             let request = Request { class, ..request };
             assert_eq!(Request::from_entry(&request.to_entry()), Some(request));
         }
-        let ended = Ended { level: Some(14), late: true, queue_ns: 5, ..Ended::without_outputs(&request, Status::Late, 9) };
+        let ended = Ended {
+            level: Some(14),
+            late: true,
+            queue_ns: 5,
+            ..Ended::without_outputs(&request, Status::Late, 9)
+        };
         assert_eq!(Ended::from_entry(&ended.to_entry()), Some(ended));
     }
 
     #[test]
     fn entries_that_mean_nothing_are_none() {
         let good = Request {
-            slot: 1, tag: 0, class: Class::Default, priority: 0, deadline_us: None, timeout_us: None,
+            slot: 1,
+            tag: 0,
+            class: Class::Default,
+            priority: 0,
+            deadline_us: None,
+            timeout_us: None,
         }
         .to_entry();
         for (index, value) in [(0, 3 << 32), (0, 0xff << 32), (0, 1 << 63), (4, 1), (5, 1), (6, u64::MAX)] {

@@ -47,7 +47,8 @@ impl Segment {
     /// Maps one that somebody else made; refused if its length could change.
     pub fn map(file: impl AsFd) -> io::Result<Segment> {
         let wrong = |problem: &str| io::Error::new(io::ErrorKind::InvalidData, problem.to_string());
-        let seals = rustix::fs::fcntl_get_seals(&file).map_err(|_| wrong("the segment is not sealed memory"))?;
+        let seals =
+            rustix::fs::fcntl_get_seals(&file).map_err(|_| wrong("the segment is not sealed memory"))?;
         if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
             return Err(wrong("the segment's length is not sealed"));
         }
@@ -177,7 +178,8 @@ mod tests {
 
     #[test]
     fn memory_whose_length_may_change_is_refused() {
-        let file = rustix::fs::memfd_create(c"test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        let file =
+            rustix::fs::memfd_create(c"test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         rustix::fs::ftruncate(&file, 4096).unwrap();
         assert!(Segment::map(&file).unwrap_err().to_string().contains("not sealed"));
         rustix::fs::fcntl_add_seals(&file, SealFlags::GROW).unwrap();

@@ -14,6 +14,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,9 @@ const ROUNDS_PER_LOOK: u32 = 256;
 
 /// Messages that are read in one go.
 const MESSAGES_PER_LOOK: usize = 16;
+
+/// How long a connection that must end sleeps, before it looks whether it is cut off.
+const STOPPING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Looks at the ring between two looks at the clock.
 const SPINS_PER_LOOK: u32 = 64;
@@ -100,15 +104,19 @@ fn greet<'a>(
     let mut descriptors = [PollFd::new(socket, PollFlags::IN), PollFd::new(&shared.stop, PollFlags::IN)];
     wait(&mut descriptors, Some(HELLO_TIME_MAX))?;
     let (version, depth, tensor_bytes) = match socket.receive(text)? {
-        Received::Message(ToServer::Hello { version, depth, tensor_bytes }, _) => (version, depth, tensor_bytes),
+        Received::Message(ToServer::Hello { version, depth, tensor_bytes }, _) => {
+            (version, depth, tensor_bytes)
+        }
         Received::End => return Err(End::Closed),
         _ => return Err(End::Broken("the first message is not a hello".into())),
     };
     if version != VERSION {
-        let problem = format!("the client speaks version {version} of the ring's protocol, this is {VERSION}");
+        let problem =
+            format!("the client speaks version {version} of the ring's protocol, this is {VERSION}");
         return Err(End::Broken(problem));
     }
-    let layout = Layout::new(depth, tensor_bytes).filter(|layout| layout.bytes() <= RING_CONNECTION_BYTES_MAX);
+    let layout =
+        Layout::new(depth, tensor_bytes).filter(|layout| layout.bytes() <= RING_CONNECTION_BYTES_MAX);
     let Some(layout) = layout else {
         return Err(End::Broken(format!(
             "no segment has {depth} entries and {tensor_bytes} bytes for tensors: {RING_CONNECTION_BYTES_MAX} \
@@ -237,13 +245,15 @@ impl<'a> Connection<'a> {
                 PollFd::new(&self.shared.stop, PollFlags::IN),
             ];
             // A stop stays set, and what is in flight then has still to end.
-            let count = if self.stopping { 2 } else { 3 };
-            wait(&mut descriptors[..count], None)?;
+            match self.stopping {
+                true => wait(&mut descriptors[..2], Some(STOPPING_PAUSE))?,
+                false => wait(&mut descriptors, None)?,
+            };
             self.stopping |= !descriptors[2].revents().is_empty();
         }
         announce_awake(&self.segment.words()[SERVER_ASLEEP]);
         self.wake.awake();
-        if self.stopping && self.in_flight == 0 {
+        if self.stopping && (self.in_flight == 0 || self.shared.cut.load(Ordering::Acquire)) {
             return Err(End::Closed);
         }
         self.listen()
@@ -257,9 +267,12 @@ impl<'a> Connection<'a> {
                 Received::Wake => {}
                 Received::End => return Err(End::Closed),
                 Received::Message(ToServer::Open(wanted), _) => {
-                    let answer = match contain(|| self.open(wanted)).unwrap_or_else(|panic| Err(bug(&panic))) {
+                    let answer = match contain(|| self.open(wanted)).unwrap_or_else(|panic| Err(bug(&panic)))
+                    {
                         Ok(opened) => ToClient::Opened(opened),
-                        Err(problem) => ToClient::Refused { status: status(&problem), message: problem.message },
+                        Err(problem) => {
+                            ToClient::Refused { status: status(&problem), message: problem.message }
+                        }
                     };
                     self.socket.send(&answer, None)?;
                 }
@@ -282,7 +295,9 @@ impl Connection<'_> {
         let (count, first) = (wanted.slots, self.slots.len());
         if count == 0 || count > self.layout.depth - first {
             let left = self.layout.depth - first;
-            return Err(Problem::invalid(format!("{count} slots for a model, {left} of the connection's are left")));
+            return Err(Problem::invalid(format!(
+                "{count} slots for a model, {left} of the connection's are left"
+            )));
         }
         let (model, outputs) = OpenedModel::new(&model, wanted)?;
         let left = self.layout.bytes() - self.used;

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -97,6 +98,8 @@ pub(super) struct Shared {
     pub(super) spin: Duration,
     /// Set when connections must end.
     pub(super) stop: OwnedFd,
+    /// Whether they must end whatever is in flight.
+    pub(super) cut: AtomicBool,
     open: Mutex<Open>,
     closed: Condvar,
 }
@@ -127,7 +130,7 @@ impl Shared {
     }
 }
 
-/// The socket at work. Dropping it ends all connections.
+/// The socket at work. Dropping it cuts all connections off, which cancels their requests.
 #[derive(Debug)]
 pub(crate) struct Ring {
     shared: Arc<Shared>,
@@ -140,7 +143,8 @@ impl Ring {
     pub(crate) fn start(bound: Bound, state: Arc<State>) -> io::Result<Ring> {
         let Bound { socket, file, spin } = bound;
         let (open, closed) = (Mutex::default(), Condvar::new());
-        let shared = Arc::new(Shared { state, spin, stop: event()?, open, closed });
+        let shared =
+            Arc::new(Shared { state, spin, stop: event()?, cut: AtomicBool::new(false), open, closed });
         let path = file.0.clone();
         let server = shared.clone();
         let thread = std::thread::Builder::new().name("reef-ring".into()).spawn(move || {
@@ -177,6 +181,7 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        self.shared.cut.store(true, Ordering::Release);
         self.stop();
     }
 }

@@ -22,3 +22,5 @@ mod wake;
 
 pub use listen::RingOptions;
 pub(crate) use listen::{Bound, Ring, bind};
+#[cfg(feature = "fuzzing")]
+pub(crate) use models::OpenedModel;

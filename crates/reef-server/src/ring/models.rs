@@ -10,18 +10,18 @@ use crate::core::question;
 
 /// An open model.
 #[derive(Debug)]
-pub(super) struct OpenedModel {
+pub(crate) struct OpenedModel {
     pub(super) name: String,
     pub(super) version: Option<String>,
     pub(super) inputs: Vec<Input>,
     /// Names of the outputs wanted.
     pub(super) outputs: Vec<String>,
-    pub(super) layout: SlotLayout,
+    pub(crate) layout: SlotLayout,
 }
 
 /// An input, of which every request has the same shape.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(crate) struct Input {
     pub(super) name: String,
     pub(super) dtype: DType,
     pub(super) shape: Shape,
@@ -29,13 +29,16 @@ pub(super) struct Input {
 
 impl OpenedModel {
     /// What `wanted` asks of `model`.
-    pub(super) fn new(model: &ModelInfo, wanted: OpenModel) -> Result<(Self, Vec<OpenedOutput>), Problem> {
+    pub(crate) fn new(model: &ModelInfo, wanted: OpenModel) -> Result<(Self, Vec<OpenedOutput>), Problem> {
         for (count, what) in [(wanted.inputs.len(), "inputs"), (wanted.outputs.len(), "outputs")] {
             if count > MODEL_TENSORS_MAX {
-                return Err(Problem::invalid(format!("{count} {what}, at most {MODEL_TENSORS_MAX} are allowed")));
+                return Err(Problem::invalid(format!(
+                    "{count} {what}, at most {MODEL_TENSORS_MAX} are allowed"
+                )));
             }
         }
-        let inputs = wanted.inputs.iter().map(|tensor| input(model, tensor)).collect::<Result<Vec<_>, _>>()?;
+        let inputs =
+            wanted.inputs.iter().map(|tensor| input(model, tensor)).collect::<Result<Vec<_>, _>>()?;
         check_names("input", &wanted.inputs, |tensor| &tensor.name)?;
         check_names("output", &wanted.outputs, |output| &output.name)?;
         let given = |info: &&TensorInfo| inputs.iter().any(|(input, _)| input.name == info.name);
@@ -73,7 +76,8 @@ fn input(model: &ModelInfo, tensor: &Tensor) -> Result<(Input, usize), Problem> 
         let expected = info.dtype.protocol_name();
         return Err(place(format!("expected {expected}, got {}", tensor.datatype)));
     }
-    let fits = |(&dim, &extent): (&i64, &usize)| usize::try_from(dim).is_ok_and(|dim| dim == extent) || dim < 0;
+    let fits =
+        |(&dim, &extent): (&i64, &usize)| usize::try_from(dim).is_ok_and(|dim| dim == extent) || dim < 0;
     let same_rank = info.dims.len() == tensor.shape.len() && tensor.shape.len() <= TENSOR_RANK_MAX;
     if !same_rank || !info.dims.iter().zip(&tensor.shape).all(fits) {
         return Err(place(format!("expected shape {:?}, got {:?}", info.dims, tensor.shape)));
@@ -101,14 +105,15 @@ fn outputs<'m>(model: &'m ModelInfo, wanted: &OpenModel) -> Result<Vec<(&'m Tens
 fn room(info: &TensorInfo, said: Option<usize>) -> Result<usize, Problem> {
     let extents: Option<Vec<usize>> = info.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
     match (extents, said) {
-        (Some(extents), _) => Ok(question::elements(&info.name, &extents)?.saturating_mul(info.dtype.bytes())),
+        (Some(extents), _) => {
+            Ok(question::elements(&info.name, &extents)?.saturating_mul(info.dtype.bytes()))
+        }
         (None, Some(bytes)) => Ok(bytes),
         (None, None) => {
-            let Problem { kind, message } = Problem::invalid(format!(
-                "output '{}' has the open shape {:?}: say how many bytes it may have",
-                info.name, info.dims
-            ));
-            Err(Problem { kind, message })
+            let (name, dims) = (&info.name, &info.dims);
+            let problem =
+                format!("output '{name}' has the open shape {dims:?}: say how many bytes it may have");
+            Err(Problem::invalid(problem))
         }
     }
 }
