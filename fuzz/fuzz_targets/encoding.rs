@@ -1,5 +1,5 @@
-//! Any bytes as a compressed body: gzip, or deflate with and without zlib's frame. The first byte says which, and
-//! in how large pieces it arrives.
+//! Any bytes as a compressed body: gzip, or deflate with and without zlib's frame. The first byte says
+//! which, and in how large pieces it arrives.
 //!
 //! `cargo +nightly fuzz run -s none encoding fuzz/corpus/encoding`, from the repository's root.
 #![no_main]

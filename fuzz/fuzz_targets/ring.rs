@@ -1,5 +1,5 @@
-//! Any bytes as what the two sides of the ring say to each other: messages on the socket, entries in the segment,
-//! and what a server says about where things lie.
+//! Any bytes as what the two sides of the ring say to each other: messages on the socket, entries in the
+//! segment, and what a server says about where things lie.
 //!
 //! `cargo +nightly fuzz run -s none ring fuzz/corpus/ring`, from the repository's root.
 #![no_main]

@@ -7,8 +7,8 @@
 //! | in flight | [`Client::poll`] or [`Client::wait`] takes its completion | held |
 //! | held | [`Client::release`] | free |
 //!
-//! A server that ends, or breaks the protocol, ends the connection: every later call says so, and nothing waits
-//! for ever. A client belongs to one thread at a time; who has several opens a connection for each.
+//! A server that ends, or breaks the protocol, ends the connection: every later call says so, and nothing
+//! waits for ever. A client belongs to one thread at a time; who has several opens a connection for each.
 #![allow(unsafe_code)]
 
 use std::io;

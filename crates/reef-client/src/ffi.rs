@@ -1,8 +1,8 @@
-//! The client for C: what `include/reef.h` declares. The header says what each call means; here pointers become
-//! values and back.
+//! The client for C: what `include/reef.h` declares. The header says what each call means; here pointers
+//! become values and back.
 //!
-//! Invariants: every pointer is checked for null, no panic leaves (it would end the process), and an error's text
-//! stays until the next call on the same connection.
+//! Invariants: every pointer is checked for null, no panic leaves (it would end the process), and an
+//! error's text stays until the next call on the same connection.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char};

@@ -1,10 +1,10 @@
 //! `reef-client`: inference on a server of the same host through shared memory.
 //!
-//! A client connects to the server's Unix socket and gets one segment of shared memory: two rings of entries and
-//! room for tensors. It opens models on the socket, each with concrete shapes and a number of *slots*; a slot
-//! has room for all inputs and outputs of one request. From then on a request is: write the inputs into a slot,
-//! push an entry, take the completion, read the outputs. None of this is a system call while both sides are
-//! awake.
+//! A client connects to the server's Unix socket and gets one segment of shared memory: two rings of
+//! entries and room for tensors. It opens models on the socket, each with concrete shapes and a number of
+//! *slots*; a slot has room for all inputs and outputs of one request. From then on a request is: write the
+//! inputs into a slot, push an entry, take the completion, read the outputs. None of this is a system call
+//! while both sides are awake.
 //!
 //! | module | owns |
 //! |---|---|

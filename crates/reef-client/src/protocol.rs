@@ -1,18 +1,18 @@
 //! What the two sides say: messages on the socket, entries of the rings, and where things lie in the segment.
 //!
-//! On the socket, each message JSON: the client says [`ToServer::Hello`] and gets [`ToClient::Segment`] with the
-//! segment's descriptor; then it opens models, one [`ToServer::Open`] after the other, and gets
-//! [`ToClient::Opened`] or [`ToClient::Refused`]. [`ToServer::Cancel`] has no answer of its own: the request's
-//! completion says how it ended. The end of the connection ends everything.
+//! On the socket, each message JSON: the client says [`ToServer::Hello`] and gets [`ToClient::Segment`]
+//! with the segment's descriptor; then it opens models, one [`ToServer::Open`] after the other, and gets
+//! [`ToClient::Opened`] or [`ToClient::Refused`]. [`ToServer::Cancel`] has no answer of its own: the
+//! request's completion says how it ended. The end of the connection ends everything.
 //!
-//! In the segment ([`Layout`]): a line of 128 bytes with the server's sleep flag, one with the client's, the ring
-//! of requests, the ring of completions, and from a page on the tensors. A slot has room for a message of 256
-//! bytes, for 128 bytes about each output (bytes, rank, extents), and for each input and output, in this order,
-//! each from a multiple of 64 bytes on ([`SlotLayout`]).
+//! In the segment ([`Layout`]): a line of 128 bytes with the server's sleep flag, one with the client's,
+//! the ring of requests, the ring of completions, and from a page on the tensors. A slot has room for a
+//! message of 256 bytes, for 128 bytes about each output (bytes, rank, extents), and for each input and
+//! output, in this order, each from a multiple of 64 bytes on ([`SlotLayout`]).
 //!
-//! Who may write where: the client to a slot until it has pushed a request for it, and again once it has popped
-//! the completion; the server in between. A client that does not keep to this gets other results, and nobody else
-//! notices.
+//! Who may write where: the client to a slot until it has pushed a request for it, and again once it has
+//! popped the completion; the server in between. A client that does not keep to this gets other results,
+//! and nobody else notices.
 
 use serde::{Deserialize, Serialize};
 

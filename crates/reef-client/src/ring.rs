@@ -1,27 +1,27 @@
 //! Entries that pass from one side to the other through shared memory, and how a side sleeps.
 //!
-//! A ring has one producer and one consumer. It is a row of entries of 64 bytes, a power of two of them; an entry
-//! is its *turn* and seven words. There is no index in shared memory: each side counts for itself how far it is,
-//! so there is none that the other side could falsify.
+//! A ring has one producer and one consumer. It is a row of entries of 64 bytes, a power of two of them; an
+//! entry is its *turn* and seven words. There is no index in shared memory: each side counts for itself how
+//! far it is, so there is none that the other side could falsify.
 //!
 //! | word | written by | read by |
 //! |---|---|---|
-//! | words of an entry | the producer, relaxed, before its turn | the consumer, relaxed, after it saw the turn |
+//! | words of an entry | the producer, relaxed, before its turn | the consumer, relaxed, after its turn |
 //! | turn of an entry | the producer, release | the consumer, acquire |
 //! | "asleep" of a side | that side; the other one takes it back when it wakes it | the other side |
 //!
-//! The turn of the entry at position `n` of a ring of `c` is `n / c + 1`, so a ring of zeroes is empty, and an
-//! entry that was read is not read twice.
+//! The turn of the entry at position `n` of a ring of `c` is `n / c + 1`, so a ring of zeroes is empty, and
+//! an entry that was read is not read twice.
 //!
-//! *Nothing is overwritten that was not read*: each request has a slot of its own, there are no more slots than
-//! entries, a slot has one request at a time, and each request has one entry in each ring. So when a producer
-//! comes back to an entry, the request that it held has been answered. A client that breaks this breaks its own
-//! requests: the server reads every word once, and judges what it read.
+//! *Nothing is overwritten that was not read*: each request has a slot of its own, there are no more slots
+//! than entries, a slot has one request at a time, and each request has one entry in each ring. So when a
+//! producer comes back to an entry, the request that it held has been answered. A client that breaks this
+//! breaks its own requests: the server reads every word once, and judges what it read.
 //!
-//! *Nobody sleeps through an entry*: who wants to sleep sets its flag, then looks at the ring again; who pushed
-//! an entry looks at the flag afterwards. Both have a sequentially consistent fence in between, so one of the two
-//! sees the other's store: either the sleeper finds the entry or the producer finds the sleeper, takes the flag
-//! back and wakes it, once, by a message on the socket.
+//! *Nobody sleeps through an entry*: who wants to sleep sets its flag, then looks at the ring again; who
+//! pushed an entry looks at the flag afterwards. Both have a sequentially consistent fence in between, so
+//! one of the two sees the other's store: either the sleeper finds the entry or the producer finds the
+//! sleeper, takes the flag back and wakes it, once, by a message on the socket.
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU64, Ordering, fence};
@@ -118,7 +118,8 @@ pub fn announce_awake(asleep: &AtomicU64) {
     asleep.store(0, Ordering::Relaxed);
 }
 
-/// Whether the other side must be woken, after an entry was pushed for it. Of several that ask one is told so.
+/// Whether the other side must be woken, after an entry was pushed for it. Of several that ask one is told
+/// so.
 pub fn must_wake(asleep: &AtomicU64) -> bool {
     fence(Ordering::SeqCst);
     asleep.load(Ordering::Relaxed) != 0 && asleep.swap(0, Ordering::Relaxed) != 0

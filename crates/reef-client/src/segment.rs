@@ -1,13 +1,13 @@
 //! The memory that client and server share.
 //!
-//! A segment is a `memfd`, sealed so that nobody can change its length: no access to a mapping of it can fail for
-//! want of a file behind it, which would be SIGBUS. The other process writes to it whenever it likes, so here it
-//! is words of atomics, and everything is read and written by relaxed loads and stores of them; that costs what
-//! a copy costs. Only the client looks at tensors through slices, of which it must own the slot
-//! ([`Segment::bytes`]).
+//! A segment is a `memfd`, sealed so that nobody can change its length: no access to a mapping of it can
+//! fail for want of a file behind it, which would be SIGBUS. The other process writes to it whenever it
+//! likes, so here it is words of atomics, and everything is read and written by relaxed loads and stores of
+//! them; that costs what a copy costs. Only the client looks at tensors through slices, of which it must
+//! own the slot ([`Segment::bytes`]).
 //!
-//! Invariants: a segment is only ever mapped whole, with its seals checked, and stays mapped as long as the value
-//! lives; every access is checked against its length.
+//! Invariants: a segment is only ever mapped whole, with its seals checked, and stays mapped as long as the
+//! value lives; every access is checked against its length.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -28,8 +28,8 @@ pub struct Segment {
     count: usize,
 }
 
-// SAFETY: the pointer is to a mapping that this value alone unmaps; what is reached through it are atomics, or
-// slices under the rules of `bytes` and `bytes_mut`.
+// SAFETY: the pointer is to a mapping that this value alone unmaps; what is reached through it are atomics,
+// or slices under the rules of `bytes` and `bytes_mut`.
 unsafe impl Send for Segment {}
 // SAFETY: as above.
 unsafe impl Sync for Segment {}
@@ -94,8 +94,8 @@ impl Segment {
         }
     }
 
-    /// Copies `source` to `offset`, a multiple of 8; the rest of the last word becomes zero. Panics if it does
-    /// not fit.
+    /// Copies `source` to `offset`, a multiple of 8; the rest of the last word becomes zero. Panics if it
+    /// does not fit.
     pub fn write(&self, offset: usize, source: &[u8]) {
         let words = self.words_at(offset, source.len());
         for (word, chunk) in words.iter().zip(source.chunks(WORD)) {
@@ -118,12 +118,13 @@ impl Segment {
     /// The bytes of a range, to be written.
     ///
     /// # Safety
-    /// Nobody else may read or write them while the slice lives: neither this process nor, by the protocol, the
-    /// other.
+    /// Nobody else may read or write them while the slice lives: neither this process nor, by the protocol,
+    /// the other.
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn bytes_mut(&self, offset: usize, len: usize) -> &mut [u8] {
         let words = self.words_at(offset, len);
-        // SAFETY: atomics may be written through a shared pointer; that nobody else does is the caller's promise.
+        // SAFETY: atomics may be written through a shared pointer; that nobody else does is the caller's
+        // promise.
         unsafe { std::slice::from_raw_parts_mut(words.as_ptr().cast::<u8>().cast_mut(), len) }
     }
 

@@ -1,8 +1,8 @@
-//! Entrances for fuzz targets: what is done to bytes of clients before anything else sees them. No part of the
-//! API.
+//! Entrances for fuzz targets: what is done to bytes of clients before anything else sees them. No part of
+//! the API.
 //!
-//! Each panics where the server would be wrong: when a refusal is not the client's fault, or something comes out
-//! that should not.
+//! Each panics where the server would be wrong: when a refusal is not the client's fault, or something
+//! comes out that should not.
 
 use reef_client::OpenModel;
 use reef_engine::{DType, ModelInfo, ModelKey, ModelSettings, ModelState, TensorInfo};

@@ -303,7 +303,8 @@ struct Compressed {
 }
 
 impl Compressed {
-    /// Whether the first two bytes are a header of zlib (RFC 1950): method, window, check bits, no dictionary.
+    /// Whether the first two bytes are a header of zlib (RFC 1950): method, window, check bits, no
+    /// dictionary.
     fn begins_as_zlib(&mut self) -> bool {
         if self.body.len() < 2 {
             return true;

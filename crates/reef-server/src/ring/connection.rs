@@ -119,8 +119,8 @@ fn greet<'a>(
         Layout::new(depth, tensor_bytes).filter(|layout| layout.bytes() <= RING_CONNECTION_BYTES_MAX);
     let Some(layout) = layout else {
         return Err(End::Broken(format!(
-            "no segment has {depth} entries and {tensor_bytes} bytes for tensors: {RING_CONNECTION_BYTES_MAX} \
-             bytes are the most"
+            "no segment has {depth} entries and {tensor_bytes} bytes for tensors: \
+             {RING_CONNECTION_BYTES_MAX} bytes are the most"
         )));
     };
     let bytes = layout.bytes();
@@ -301,13 +301,14 @@ impl Connection<'_> {
         }
         let (model, outputs) = OpenedModel::new(&model, wanted)?;
         let left = self.layout.bytes() - self.used;
-        let bytes = model.layout.bytes.checked_mul(count).filter(|&bytes| bytes <= left).ok_or_else(|| {
-            let slot = model.layout.bytes;
-            Problem::invalid(format!(
-                "{count} slots of {slot} bytes do not fit the {left} bytes that are left of the segment: connect \
-                 with more room for tensors"
-            ))
-        })?;
+        let bytes =
+            model.layout.bytes.checked_mul(count).filter(|&bytes| bytes <= left).ok_or_else(|| {
+                let slot = model.layout.bytes;
+                Problem::invalid(format!(
+                    "{count} slots of {slot} bytes do not fit the {left} bytes that are left of the segment: \
+                 connect with more room for tensors"
+                ))
+            })?;
         let layout = model.layout.clone();
         let offset = self.used;
         for index in 0..count {
@@ -350,8 +351,8 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Copies the inputs out of the segment and hands the request to the engine, which copies them again: what
-    /// it checks is what it computes with, whatever the client writes meanwhile.
+    /// Copies the inputs out of the segment and hands the request to the engine, which copies them again:
+    /// what it checks is what it computes with, whatever the client writes meanwhile.
     fn submit(&mut self, request: &Request, number: usize) -> Result<InferFuture, Problem> {
         let state = &self.shared.state;
         let arrival = state.engine.now();

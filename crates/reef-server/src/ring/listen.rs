@@ -12,7 +12,7 @@ use std::time::Duration;
 use reef_base::limits::{RING_BYTES_MAX, RING_CONNECTIONS_MAX};
 use reef_client::Status;
 use reef_client::protocol::ToClient;
-use reef_client::socket::{Socket, wait};
+use reef_client::socket::{Peer, Socket, wait};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{SocketAddrUnix, SocketFlags};
 
@@ -211,8 +211,8 @@ fn accept(socket: &OwnedFd, shared: &Arc<Shared>) {
 
 /// Starts a connection's thread, if there may be one more.
 fn greet(accepted: OwnedFd, shared: &Arc<Shared>) {
-    let peer = rustix::net::sockopt::socket_peercred(&accepted);
     let socket = Socket::of(accepted);
+    let peer = socket.peer();
     let refuse = |message: String| {
         let _ = socket.send(&ToClient::Refused { status: Status::Unavailable, message }, None);
     };
@@ -225,10 +225,7 @@ fn greet(accepted: OwnedFd, shared: &Arc<Shared>) {
     }
     let place = Place(shared.clone());
     let _ = contain(|| match peer {
-        Ok(peer) => {
-            let (pid, uid, gid) = (peer.pid.as_raw_nonzero(), peer.uid.as_raw(), peer.gid.as_raw());
-            tracing::info!(%pid, uid, gid, "a client connected to the ring");
-        }
+        Ok(Peer { pid, uid, gid }) => tracing::info!(pid, uid, gid, "a client connected to the ring"),
         Err(error) => tracing::info!(%error, "a client connected to the ring"),
     });
     let serve = move |socket: Socket| {

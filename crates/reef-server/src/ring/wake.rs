@@ -1,9 +1,9 @@
-//! How the engine wakes a connection's thread: a bit for each slot whose request has news, and an event that is
-//! set only when the thread sleeps.
+//! How the engine wakes a connection's thread: a bit for each slot whose request has news, and an event
+//! that is set only when the thread sleeps.
 //!
-//! All of it is the server's own; nothing that a client writes can hold a wake-up back. Whoever sets a bit looks
-//! at `asleep` afterwards, and the thread sets `asleep` before it looks at the bits a last time; both orders are
-//! sequentially consistent, so one of them sees the other's.
+//! All of it is the server's own; nothing that a client writes can hold a wake-up back. Whoever sets a bit
+//! looks at `asleep` afterwards, and the thread sets `asleep` before it looks at the bits a last time; both
+//! orders are sequentially consistent, so one of them sees the other's.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
