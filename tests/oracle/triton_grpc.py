@@ -11,7 +11,10 @@ import tritonclient.grpc as grpc_client
 import tritonclient.grpc.aio as grpc_aio
 import tritonclient.http as http_client
 import tritonclient.http.aio as http_aio
+import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+import oracle
 
 PATIENCE_S = 300.0
 
@@ -236,23 +239,40 @@ class GrpcChecks:
 
     def check_shared_memory_methods(self):
         with self.grpc() as client:
-            calls = [
-                client.get_cuda_shared_memory_status,
-                lambda: client.register_cuda_shared_memory("r", b"handle", 0, 16),
-                client.unregister_cuda_shared_memory,
-            ]
-            for call in calls:
-                try:
-                    call()
-                    raise AssertionError("CUDA shared memory is there")
-                except InferenceServerException as error:
-                    assert error.status() == "StatusCode.UNIMPLEMENTED" and "CUDA" in error.message(), str(error)
-            for call in (lambda: client.register_system_shared_memory("r", "/r", 16),):
-                try:
-                    call()
-                    raise AssertionError("system shared memory is allowed without being asked for")
-                except InferenceServerException as error:
-                    assert "shared memory" in error.message(), str(error)
+            client.unregister_cuda_shared_memory()
+            assert not client.get_cuda_shared_memory_status(as_json=True).get("regions")
+            try:
+                client.register_cuda_shared_memory("r", b"handle", 0, 16)
+                raise AssertionError("CUDA shared memory is there")
+            except InferenceServerException as error:
+                assert error.status() == "StatusCode.UNIMPLEMENTED" and "CUDA" in error.message(), str(error)
+            self.infer_in_shared_memory(client)
+
+    def infer_in_shared_memory(self, client):
+        """One region with the input and, behind it, the output."""
+        reference, feeds, want = self.example()
+        (name, array), output = next(iter(feeds.items())), reference.outputs[0]
+        assert len(feeds) == 1, "the model has one input"
+        result_bytes = np.asarray(want[output.name]).nbytes
+        handle = shm.create_shared_memory_region("grpc", "/reef_grpc", array.nbytes + result_bytes)
+        try:
+            shm.set_shared_memory_region(handle, [array])
+            client.register_system_shared_memory("grpc", "/reef_grpc", array.nbytes + result_bytes)
+            status = client.get_system_shared_memory_status(as_json=True)["regions"]["grpc"]
+            assert status["key"] == "/reef_grpc", status
+            tensor = grpc_client.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            tensor.set_shared_memory("grpc", array.nbytes)
+            wanted = grpc_client.InferRequestedOutput(output.name)
+            wanted.set_shared_memory("grpc", result_bytes, offset=array.nbytes)
+            client.infer(reference.name, [tensor], outputs=[wanted])
+            self.count(reference.name, True)
+            made = shm.get_contents_as_numpy(handle, output.dtype, np.asarray(want[output.name]).shape, array.nbytes)
+            rel_l2, element = oracle.compare(made, want[output.name])
+            assert oracle.within(rel_l2, element, want[output.name]), f"{rel_l2:.2e} {element:.2e}"
+            client.unregister_system_shared_memory("grpc")
+            assert not client.get_system_shared_memory_status(as_json=True).get("regions")
+        finally:
+            shm.destroy_shared_memory_region(handle)
 
     def check_asyncio_clients(self):
         return asyncio.run(self.with_asyncio())

@@ -25,11 +25,13 @@ use tokio::sync::Semaphore;
 use crate::accept::accept;
 use crate::core::control::ModelControl;
 use crate::core::logging::LogControl;
+use crate::core::regions::Regions;
 use crate::core::state::{Phase, State, StateOptions};
 use crate::grpc;
 use crate::grpc::rpc::Grpc;
 use crate::http;
 use crate::http::serve::{Http, Port};
+use crate::ring::{self, Bound, Ring, RingOptions};
 
 /// How long answers may take to reach their clients once the engine has ended.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -54,6 +56,10 @@ pub struct ServerOptions {
     pub threads: usize,
     /// Where clients may have timelines written; `None` if they may not.
     pub trace_folder: Option<PathBuf>,
+    /// Whether clients may register shared memory: files of `/dev/shm` that the server may read and write.
+    pub allow_client_shm: bool,
+    /// Where clients of this host may connect to the shared-memory fast path; `None` for nowhere.
+    pub ring: Option<RingOptions>,
 }
 
 impl Default for ServerOptions {
@@ -68,6 +74,8 @@ impl Default for ServerOptions {
             connections_max: 1024,
             threads: 2,
             trace_folder: None,
+            allow_client_shm: false,
+            ring: None,
         }
     }
 }
@@ -85,6 +93,14 @@ pub enum ServerError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// The socket cannot be listened on: in use, no such folder, not permitted.
+    #[error("cannot listen on {} for the ring: {source}", path.display())]
+    BindRing {
+        /// The path asked for.
+        path: std::path::PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
     /// The threads that serve connections could not be started.
     #[error("cannot start the server's threads: {0}")]
     Threads(std::io::Error),
@@ -96,6 +112,7 @@ pub struct Server {
     http: std::net::TcpListener,
     grpc: Option<std::net::TcpListener>,
     metrics: Option<std::net::TcpListener>,
+    ring: Option<Bound>,
     options: ServerOptions,
 }
 
@@ -105,7 +122,11 @@ impl Server {
         let http = listen(options.http, "HTTP")?;
         let grpc = options.grpc.map(|address| listen(address, "gRPC")).transpose()?;
         let metrics = options.metrics.map(|address| listen(address, "metrics")).transpose()?;
-        Ok(Server { http, grpc, metrics, options })
+        let bind_ring = |ring: &RingOptions| {
+            ring::bind(ring).map_err(|source| ServerError::BindRing { path: ring.path.clone(), source })
+        };
+        let ring = options.ring.as_ref().map(bind_ring).transpose()?;
+        Ok(Server { http, grpc, metrics, ring, options })
     }
 
     /// Where the protocol will be served over HTTP.
@@ -147,7 +168,9 @@ impl Server {
             bodies_bytes_max: self.options.bodies_bytes_max,
             trace_folder: self.options.trace_folder,
         };
-        let state = Arc::new(State::new(engine, options).map_err(ServerError::Threads)?);
+        let mut state = State::new(engine, options).map_err(ServerError::Threads)?;
+        state.regions = self.options.allow_client_shm.then(Regions::new);
+        let state = Arc::new(state);
         let http = Arc::new(Http::new(state.clone()));
         let mut ports = Ports { connections_max: self.options.connections_max.max(1), open: Vec::new() };
         let entered = runtime.enter();
@@ -161,7 +184,12 @@ impl Server {
         ports.open(self.grpc, &state, Phase::Draining, serve)?;
         drop(entered);
         addresses.log("listening");
-        Ok(Running { runtime: Some(runtime), state, open: ports.open, addresses })
+        let ring = self.ring.map(|bound| Ring::start(bound, state.clone())).transpose();
+        let ring = ring.map_err(ServerError::Threads)?;
+        if let Some(ring) = &ring {
+            tracing::info!(path = %ring.path().display(), "listening for clients of the ring");
+        }
+        Ok(Running { runtime: Some(runtime), state, open: ports.open, ring, addresses })
     }
 }
 
@@ -227,6 +255,7 @@ pub struct Running {
     state: Arc<State>,
     /// Permits of each port and how many there are: all back means all connections closed.
     open: Vec<(Arc<Semaphore>, usize)>,
+    ring: Option<Ring>,
     addresses: Addresses,
 }
 
@@ -304,9 +333,10 @@ impl Running {
             };
             tokio::time::timeout(CLOSING_TIME_MAX, closed).await.is_ok()
         });
+        let ring_closed = self.ring.take().is_none_or(|ring| ring.close(CLOSING_TIME_MAX));
         self.state.phase.send_replace(Phase::Closed);
         runtime.shutdown_timeout(Duration::from_secs(1));
-        all_closed
+        all_closed && ring_closed
     }
 }
 

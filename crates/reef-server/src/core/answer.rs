@@ -11,8 +11,10 @@ use reef_engine::{
 use serde_json::{Value, json};
 
 use crate::core::classes::Scores;
+use crate::core::pace::LARGE_BYTES_MIN;
 use crate::core::problem::Problem;
-use crate::core::question::Output;
+use crate::core::question::{Output, REGION_BYTES_LONG};
+use crate::core::regions::Shared;
 use crate::core::state::State;
 
 /// The server's name in its metadata.
@@ -35,6 +37,7 @@ pub(crate) fn extensions(state: &State) -> Vec<&'static str> {
     let allowed = [
         ("logging", state.log().is_some()),
         ("model_repository", state.control().is_ok()),
+        ("system_shared_memory", state.regions.is_some()),
         ("trace", state.timeline.is_allowed()),
     ];
     let allowed = allowed.into_iter().filter(|(_, works)| *works).map(|(name, _)| name);
@@ -122,6 +125,8 @@ pub(crate) enum Data {
     Elements(DType, Bytes),
     /// A tensor of BYTES.
     Texts(Vec<String>),
+    /// They lie in a region of shared memory already, so many bytes of them.
+    Shared { datatype: &'static str, region: Shared },
 }
 
 impl Tensor<'_> {
@@ -130,13 +135,15 @@ impl Tensor<'_> {
         match &self.data {
             Data::Elements(dtype, _) => dtype.protocol_name(),
             Data::Texts(_) => "BYTES",
+            Data::Shared { datatype, .. } => datatype,
         }
     }
 
-    /// As the protocol has it in binary.
+    /// As the protocol has it in binary; nothing of what is elsewhere.
     pub(crate) fn into_bytes(self) -> Bytes {
         match self.data {
             Data::Elements(_, bytes) => bytes,
+            Data::Shared { .. } => Bytes::new(),
             Data::Texts(texts) => {
                 let mut bytes = BytesMut::with_capacity(texts.iter().map(|text| 4 + text.len()).sum());
                 for text in texts {
@@ -150,7 +157,8 @@ impl Tensor<'_> {
 }
 
 /// The outputs of a request that asked for `wanted`, elements without a copy: the engine has its buffers back
-/// when the last of them is gone.
+/// when the last of them is gone. Those that go to shared memory are moved there; those after one that fails
+/// stay as they were.
 pub(crate) fn tensors<'a>(
     state: &State,
     response: &'a Arc<InferResponse>,
@@ -158,23 +166,46 @@ pub(crate) fn tensors<'a>(
 ) -> Result<Vec<Tensor<'a>>, Problem> {
     let mut tensors = Vec::with_capacity(response.output_count());
     for (index, output) in response.outputs().enumerate() {
-        let classes = wanted.get(index).and_then(|wanted| wanted.classes);
-        tensors.push(match classes {
+        let wanted = wanted.get(index);
+        let tensor = match wanted.and_then(|wanted| wanted.classes) {
             Some(count) => classified(state, response, index, count)?,
             None => Tensor {
                 name: output.name,
                 shape: Cow::Borrowed(output.shape),
                 data: Data::Elements(output.dtype, output_bytes(response, index)),
             },
+        };
+        tensors.push(match wanted.and_then(|wanted| wanted.shared.as_ref()) {
+            Some(shared) => moved(state, tensor, shared)?,
+            None => tensor,
         });
     }
     Ok(tensors)
 }
 
-/// Bytes of outputs that are not handed on as they are, but sorted: how much work [`tensors`] is.
-pub(crate) fn classified_bytes(response: &InferResponse, wanted: &[Output]) -> usize {
-    let outputs = response.outputs().zip(wanted);
-    outputs.filter(|(_, wanted)| wanted.classes.is_some()).map(|(output, _)| output.data.len()).sum()
+/// Moves a tensor to shared memory.
+fn moved<'a>(state: &State, tensor: Tensor<'a>, shared: &Shared) -> Result<Tensor<'a>, Problem> {
+    let (name, shape, datatype) = (tensor.name, tensor.shape.clone(), tensor.datatype());
+    let bytes = tensor.into_bytes();
+    let (len, byte_size) = (bytes.len() as u64, shared.byte_size);
+    if len > byte_size {
+        return Err(Problem::invalid(format!(
+            "output '{name}' has {len} bytes, shared_memory_byte_size is {byte_size}"
+        )));
+    }
+    state.regions()?.write(&shared.region, shared.offset, &bytes)?;
+    let region = Shared { byte_size: len, ..shared.clone() };
+    Ok(Tensor { name, shape, data: Data::Shared { datatype, region } })
+}
+
+/// Whether [`tensors`] would hold up others: outputs are sorted, or copied to shared memory.
+pub(crate) fn is_long(response: &InferResponse, wanted: &[Output]) -> bool {
+    let sum = |which: fn(&Output) -> bool| -> u64 {
+        let outputs = response.outputs().zip(wanted).filter(|(_, wanted)| which(wanted));
+        outputs.map(|(output, _)| output.data.len() as u64).sum()
+    };
+    let (sorted, shared) = (sum(|wanted| wanted.classes.is_some()), sum(|wanted| wanted.shared.is_some()));
+    sorted >= LARGE_BYTES_MIN as u64 || shared >= REGION_BYTES_LONG
 }
 
 fn classified<'a>(

@@ -14,5 +14,6 @@ pub(crate) mod pace;
 pub(crate) mod parameter;
 pub(crate) mod problem;
 pub(crate) mod question;
+pub(crate) mod regions;
 pub(crate) mod state;
 pub(crate) mod timeline;

@@ -14,6 +14,7 @@ use crate::core::control::ModelControl;
 use crate::core::lanes::Lanes;
 use crate::core::logging::LogControl;
 use crate::core::problem::Problem;
+use crate::core::regions::Regions;
 use crate::core::timeline::Timeline;
 
 /// What all connections share, of whichever protocol.
@@ -25,6 +26,8 @@ pub(crate) struct State {
     pub(crate) lanes: Lanes,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) timeline: Timeline,
+    /// Shared memory of clients; `None` where the operator has not allowed it.
+    pub(crate) regions: Option<Regions>,
     /// Models that could not be loaded, and why.
     unavailable: RwLock<BTreeMap<ModelKey, String>>,
     /// Who loads models when clients ask.
@@ -54,6 +57,7 @@ impl State {
             lanes: Lanes::start()?,
             phase: watch::Sender::new(Phase::Loading),
             timeline: Timeline::new(trace_folder),
+            regions: None,
             unavailable: RwLock::default(),
             control: OnceLock::new(),
             log: OnceLock::new(),
@@ -102,6 +106,15 @@ impl State {
     /// Answers for a model that could not be loaded.
     pub(crate) fn set_unavailable(&self, key: ModelKey, reason: String) {
         self.unavailable.write().unwrap_or_else(PoisonError::into_inner).insert(key, reason);
+    }
+
+    /// The shared memory of clients, if it is allowed.
+    pub(crate) fn regions(&self) -> Result<&Regions, Problem> {
+        self.regions.as_ref().ok_or_else(|| {
+            Problem::unsupported(
+                "system shared memory is off: start the server with --allow-client-shm to allow it",
+            )
+        })
     }
 
     /// Whether inference requests are taken.

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use reef_engine::{InferResponse, Nanos};
 use tonic::Status;
 
-use crate::core::answer::{self, Parameter, Tensor};
+use crate::core::answer::{self, Data, Parameter, Tensor};
 use crate::core::budget::Share;
-use crate::core::pace::LARGE_BYTES_MIN;
 use crate::core::problem::Problem;
 use crate::core::question::{self, Output};
+use crate::core::regions::Shared;
 use crate::core::state::State;
 use crate::grpc::pb::infer_parameter::ParameterChoice;
 use crate::grpc::pb::model_infer_response::InferOutputTensor;
@@ -54,12 +54,9 @@ pub(crate) async fn answer(
     state.check_loaded()?;
     let id = std::mem::take(&mut message.id);
     let question = read(message, timing.arrival, timing.limit)?;
-    let running = question::submit(state, &question)?;
-    let wanted = question.outputs;
-    // The engine has its copy.
-    drop((question.inputs, share));
+    let (running, wanted) = question::ask_soon(state, question, share).await?;
     let response = running.await?;
-    if answer::classified_bytes(&response, &wanted) >= LARGE_BYTES_MIN {
+    if answer::is_long(&response, &wanted) {
         let server = state.clone();
         let lane = state.lanes.of(response.class);
         return lane.run(move || write(&server, response, &wanted, id)).await?;
@@ -87,8 +84,24 @@ fn output(tensor: &Tensor<'_>) -> InferOutputTensor {
         datatype: tensor.datatype().into(),
         // A shape of a tensor in memory.
         shape: tensor.shape.iter().map(|&extent| extent as i64).collect(),
-        ..InferOutputTensor::default()
+        parameters: match &tensor.data {
+            Data::Shared { region, .. } => whereabouts(region),
+            Data::Elements(..) | Data::Texts(_) => HashMap::new(),
+        },
+        contents: None,
     }
+}
+
+/// Where an output is that is in shared memory.
+fn whereabouts(shared: &Shared) -> HashMap<String, InferParameter> {
+    let number = |number| ParameterChoice::Int64Param(i64::try_from(number).unwrap_or(i64::MAX));
+    let parameters = [
+        ("shared_memory_region", ParameterChoice::StringParam(shared.region.clone())),
+        ("shared_memory_offset", number(shared.offset)),
+        ("shared_memory_byte_size", number(shared.byte_size)),
+    ];
+    let parameter = |choice| InferParameter { parameter_choice: Some(choice) };
+    parameters.into_iter().map(|(name, choice)| (name.to_string(), parameter(choice))).collect()
 }
 
 /// What the answer says about how it was made.

@@ -11,6 +11,7 @@ pub(crate) mod infer;
 pub(crate) mod meter;
 pub(crate) mod question;
 pub(crate) mod receive;
+pub(crate) mod regions;
 pub(crate) mod reply;
 pub(crate) mod rpc;
 pub(crate) mod scan;

@@ -9,7 +9,8 @@ use reef_engine::Nanos;
 
 use crate::core::parameter::Value;
 use crate::core::problem::Problem;
-use crate::core::question::{self, Input, Output, PARAMETERS, Question, Schedule};
+use crate::core::question::{self, Data, Input, Output, PARAMETERS, Question, Schedule};
+use crate::core::regions::Shared;
 use crate::grpc::contents;
 use crate::grpc::pb::infer_parameter::ParameterChoice;
 use crate::grpc::pb::model_infer_request::InferInputTensor;
@@ -26,8 +27,7 @@ pub(crate) fn read(
     schedule.limit = limit.map(|limit| Nanos(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)));
     let mut outputs: Vec<Output> = Vec::with_capacity(message.outputs.len());
     for output in &message.outputs {
-        refuse_shared_memory(&output.parameters, &format!("output '{}'", output.name))?;
-        question::want(&mut outputs, &output.name, self::get(&output.parameters, "classification"))?;
+        question::want(&mut outputs, &output.name, |name| self::get(&output.parameters, name))?;
     }
     Ok(Question {
         version: Some(message.model_version).filter(|version| !version.is_empty()),
@@ -40,17 +40,38 @@ pub(crate) fn read(
 }
 
 fn inputs(tensors: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<Vec<Input>, Problem> {
-    if !raw.is_empty() && raw.len() != tensors.len() {
-        let (raw, tensors) = (raw.len(), tensors.len());
-        return Err(Problem::invalid(format!("{raw} raw_input_contents for {tensors} inputs")));
+    let mut inputs = Vec::with_capacity(tensors.len());
+    let (given, raw_count) = (!raw.is_empty(), raw.len());
+    let mut raw = raw.into_iter();
+    let mut carried = 0;
+    for tensor in tensors {
+        let shared =
+            question::shared(|name| get(&tensor.parameters, name), &format!("input '{}'", tensor.name))?;
+        let source = match shared {
+            Some(shared) => Source::Shared(shared),
+            None => {
+                carried += 1;
+                // How many there are too few is told below, once it is known how many are needed.
+                raw.next().map_or(Source::Contents, Source::Raw)
+            }
+        };
+        inputs.push((tensor, source));
     }
-    let raw = raw.into_iter().map(Some).chain(std::iter::repeat(None));
-    tensors.into_iter().zip(raw).map(|(tensor, raw)| input(tensor, raw)).collect()
+    if given && raw_count != carried {
+        return Err(Problem::invalid(format!("{raw_count} raw_input_contents for {carried} inputs")));
+    }
+    inputs.into_iter().map(|(tensor, source)| input(tensor, source)).collect()
 }
 
-fn input(tensor: InferInputTensor, raw: Option<Bytes>) -> Result<Input, Problem> {
+/// Where a message has an input's elements.
+enum Source {
+    Raw(Bytes),
+    Contents,
+    Shared(Shared),
+}
+
+fn input(tensor: InferInputTensor, source: Source) -> Result<Input, Problem> {
     let place = |problem: String| Problem::invalid(format!("input '{}': {problem}", tensor.name));
-    refuse_shared_memory(&tensor.parameters, &format!("input '{}'", tensor.name))?;
     question::check_rank(&tensor.name, tensor.shape.len())?;
     let dtype = question::dtype(&tensor.name, &tensor.datatype)?;
     let extent = |&extent: &i64| {
@@ -59,27 +80,27 @@ fn input(tensor: InferInputTensor, raw: Option<Bytes>) -> Result<Input, Problem>
     let shape = tensor.shape.iter().map(extent).collect::<Result<Vec<usize>, _>>()?;
     let count = question::elements(&tensor.name, &shape)?;
     let typed = tensor.contents.as_ref().filter(|contents| !contents::is_empty(contents));
-    let data = match (raw, typed) {
-        (Some(_), Some(_)) => return Err(place("both raw_input_contents and contents".into())),
-        (Some(raw), None) => raw,
-        (None, Some(typed)) => contents::bytes(typed, dtype, count).map_err(place)?,
-        (None, None) if count == 0 => Bytes::new(),
-        (None, None) => return Err(place("neither raw_input_contents nor contents".into())),
+    let data = match (source, typed) {
+        (Source::Raw(_), Some(_)) => return Err(place("both raw_input_contents and contents".into())),
+        (Source::Shared(_), Some(_)) => {
+            return Err(place("both shared_memory_region and contents".into()));
+        }
+        (Source::Shared(shared), None) => Data::Shared(shared),
+        (Source::Raw(raw), None) => Data::Here(raw),
+        (Source::Contents, Some(typed)) => Data::Here(contents::bytes(typed, dtype, count).map_err(place)?),
+        (Source::Contents, None) if count == 0 => Data::Here(Bytes::new()),
+        (Source::Contents, None) => {
+            return Err(place("neither raw_input_contents nor contents".into()));
+        }
     };
     let wanted = count * dtype.bytes();
-    if data.len() != wanted {
-        let len = data.len();
-        let datatype = dtype.protocol_name();
+    if let Data::Here(bytes) = &data
+        && bytes.len() != wanted
+    {
+        let (len, datatype) = (bytes.len(), dtype.protocol_name());
         return Err(place(format!("{len} bytes, shape {shape:?} of {datatype} needs {wanted}")));
     }
     Ok(Input { name: tensor.name, dtype, shape, data })
-}
-
-fn refuse_shared_memory(parameters: &HashMap<String, InferParameter>, place: &str) -> Result<(), Problem> {
-    match get(parameters, "shared_memory_region") {
-        None => Ok(()),
-        Some(_) => Err(Problem::unsupported(format!("{place}: shared memory is not supported"))),
-    }
 }
 
 /// The value of a parameter that has a meaning.

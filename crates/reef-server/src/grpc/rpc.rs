@@ -25,28 +25,17 @@ use crate::grpc::health::{HealthChecks, SERVICE};
 use crate::grpc::infer::{Timing, infer};
 use crate::grpc::meter::{Between, Metered};
 use crate::grpc::pb::{
-    CudaSharedMemoryRegisterRequest, CudaSharedMemoryRegisterResponse, CudaSharedMemoryStatusRequest,
-    CudaSharedMemoryStatusResponse, CudaSharedMemoryUnregisterRequest, CudaSharedMemoryUnregisterResponse,
     ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerReadyRequest, ServerReadyResponse,
-    SystemSharedMemoryRegisterRequest, SystemSharedMemoryRegisterResponse, SystemSharedMemoryStatusRequest,
-    SystemSharedMemoryStatusResponse, SystemSharedMemoryUnregisterRequest,
-    SystemSharedMemoryUnregisterResponse,
 };
 use crate::grpc::receive::{Messages, timeout};
 use crate::grpc::reply::{End, Reply, frame};
 use crate::grpc::scan::{self, Rule};
 use crate::grpc::status::{closing, status, timed_out, unknown};
 use crate::grpc::stream::infer_all;
-use crate::grpc::{answers, settings};
+use crate::grpc::{answers, regions, settings};
 
 /// Bytes of a question about the server, its models or its settings at most.
 const QUESTION_BYTES_MAX: usize = 64 << 10;
-
-/// Why there is no CUDA shared memory.
-const NO_CUDA: &str = "CUDA shared memory is not supported: tensors are handed over in the request";
-
-/// Why there is no system shared memory.
-const NO_REGIONS: &str = "system shared memory is not supported";
 
 /// What all connections over gRPC share.
 pub(crate) struct Grpc {
@@ -193,33 +182,14 @@ impl Call {
     }
 
     async fn shared_memory(self, rpc: &str) -> Result<Response<Reply>, Status> {
-        let none = || Problem::unsupported(NO_REGIONS);
-        let cuda = || Problem::unsupported(NO_CUDA);
+        let state = self.state.clone();
         match rpc {
-            "SystemSharedMemoryStatus" => {
-                let refuse = |_: SystemSharedMemoryStatusRequest| Err(none());
-                self.one::<_, SystemSharedMemoryStatusResponse>(refuse).await
-            }
-            "SystemSharedMemoryRegister" => {
-                let refuse = |_: SystemSharedMemoryRegisterRequest| Err(none());
-                self.one::<_, SystemSharedMemoryRegisterResponse>(refuse).await
-            }
-            "SystemSharedMemoryUnregister" => {
-                let refuse = |_: SystemSharedMemoryUnregisterRequest| Err(none());
-                self.one::<_, SystemSharedMemoryUnregisterResponse>(refuse).await
-            }
-            "CudaSharedMemoryStatus" => {
-                let refuse = |_: CudaSharedMemoryStatusRequest| Err(cuda());
-                self.one::<_, CudaSharedMemoryStatusResponse>(refuse).await
-            }
-            "CudaSharedMemoryRegister" => {
-                let refuse = |_: CudaSharedMemoryRegisterRequest| Err(cuda());
-                self.one::<_, CudaSharedMemoryRegisterResponse>(refuse).await
-            }
-            "CudaSharedMemoryUnregister" => {
-                let refuse = |_: CudaSharedMemoryUnregisterRequest| Err(cuda());
-                self.one::<_, CudaSharedMemoryUnregisterResponse>(refuse).await
-            }
+            "SystemSharedMemoryStatus" => self.one(|request| regions::status(&state, &request)).await,
+            "SystemSharedMemoryRegister" => self.one(|request| regions::register(&state, &request)).await,
+            "SystemSharedMemoryUnregister" => self.one(|request| regions::unregister(&state, &request)).await,
+            "CudaSharedMemoryStatus" => self.one(|request| regions::cuda_status(&request)).await,
+            "CudaSharedMemoryRegister" => self.one(|request| regions::cuda_register(&request)).await,
+            "CudaSharedMemoryUnregister" => self.one(|request| regions::cuda_unregister(&request)).await,
             other => Err(unknown(&format!("{SERVICE}/{other}"))),
         }
     }

@@ -18,24 +18,26 @@ use hyper::body::Incoming;
 use hyper::header::EXPECT;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
+use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use reef_engine::Class;
 use tokio::net::TcpStream;
 
 use crate::accept::attend;
 use crate::core::fault::{bug, contained};
 use crate::core::state::{Phase, State};
+use crate::http::encoding::{self, Accepted, encoded};
 use crate::http::error::ApiError;
 use crate::http::infer::infer;
-use crate::http::receive::{Allowance, discard, receive};
+use crate::http::receive::{Allowance, discard, receive, refuse};
 use crate::http::reply::{Reply, error, reply};
 use crate::http::route::{ModelPath, Route, route};
-use crate::http::{answers, exposition, metrics};
+use crate::http::{answers, exposition, metrics, regions};
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Bytes of a question to the repository at most; the longest that means something has 15.
+/// Bytes of a question at most that is no inference: names of 255 bytes, escaped, and some numbers.
 const QUESTION_BYTES_MAX: usize = 4 << 10;
 
 /// What all connections over HTTP share.
@@ -72,7 +74,7 @@ impl Port {
 #[derive(Debug, Default)]
 struct Responses([AtomicU64; STATUSES.len()]);
 
-const STATUSES: [u16; 10] = [200, 400, 404, 405, 408, 413, 500, 501, 503, 504];
+const STATUSES: [u16; 11] = [200, 400, 404, 405, 408, 413, 415, 500, 501, 503, 504];
 
 impl Responses {
     fn count(&self, status: StatusCode) {
@@ -100,11 +102,34 @@ pub(crate) async fn serve(stream: TcpStream, port: Port, http: Arc<Http>) {
 }
 
 async fn answer(http: &Http, port: Port, request: Request<Incoming>) -> Reply {
-    let handled = contained(handle(http, port, request)).await;
+    let accepted = Accepted::of(request.headers());
+    let handled = contained(async {
+        let reply = handle(http, port, request).await?;
+        Ok(encoded(&http.state, accepted, reply).await?)
+    });
+    let handled = handled.await;
     let handled = handled.unwrap_or_else(|panic| Err(bug(&panic).into()));
     let reply = handled.unwrap_or_else(|failure| error(&failure));
     http.responses.count(reply.status());
     reply
+}
+
+/// The body of a question that is no inference.
+async fn question(state: &State, headers: &HeaderMap, incoming: Incoming) -> Result<Bytes, ApiError> {
+    let expects_continue = headers.contains_key(EXPECT);
+    let coding = match encoding::of_request(headers) {
+        Ok(coding) => coding,
+        Err(error) => {
+            refuse(incoming, QUESTION_BYTES_MAX, expects_continue);
+            return Err(error);
+        }
+    };
+    let bytes_max = QUESTION_BYTES_MAX;
+    let mut body = receive(incoming, Allowance { bytes_max, share: None, expects_continue }).await?;
+    if let Some(coding) = coding {
+        (body, _) = encoding::decoded(state, Class::BestEffort, coding, body, bytes_max, None).await?;
+    }
+    Ok(body.take(body.len()))
 }
 
 async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<Reply, ApiError> {
@@ -114,11 +139,14 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
     if let (Port::Http, Ok(Route::Infer(model))) = (port, &route) {
         return infer(state, model.clone(), &head.headers, body).await;
     }
-    if let (Port::Http, Ok(Route::RepositoryIndex | Route::Trace(_) | Route::Log)) = (port, &route) {
-        let expects_continue = head.headers.contains_key(EXPECT);
-        let allowance = Allowance { bytes_max: QUESTION_BYTES_MAX, share: None, expects_continue };
-        let mut body = receive(body, allowance).await?;
-        return question(state, route?, body.take(body.len())).await;
+    let takes_body = |route: &Route<'_>| {
+        matches!(route, Route::RepositoryIndex | Route::RegionRegister(..) | Route::Trace(_) | Route::Log)
+    };
+    if let (Port::Http, Ok(asked)) = (port, &route)
+        && takes_body(asked)
+    {
+        let body = question(state, &head.headers, body).await?;
+        return answer_body(state, route?, body).await;
     }
     discard(body, state.body_bytes_max);
     match route? {
@@ -136,16 +164,23 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
         Route::Model(model) => Ok(answers::model_metadata(state, &model)?),
         Route::ModelReady(model) => Ok(answers::model_ready(state, &model)?),
         Route::ModelConfig(model) => Ok(answers::model_config(state, &model)?),
-        Route::Infer(_) | Route::RepositoryIndex | Route::Trace(_) | Route::Log => {
+        Route::RegionStatus(memory, name) => Ok(regions::status(state, memory, name.as_deref())?),
+        Route::RegionUnregister(memory, name) => Ok(regions::unregister(state, memory, name.as_deref())?),
+        Route::Infer(_)
+        | Route::RepositoryIndex
+        | Route::RegionRegister(..)
+        | Route::Trace(_)
+        | Route::Log => {
             unreachable!("answered above, or refused on the metrics port")
         }
     }
 }
 
 /// Answers what may have a small body.
-async fn question(state: &Arc<State>, route: Route<'_>, body: Bytes) -> Result<Reply, ApiError> {
+async fn answer_body(state: &Arc<State>, route: Route<'_>, body: Bytes) -> Result<Reply, ApiError> {
     match route {
         Route::RepositoryIndex => Ok(answers::repository_index(state, &body)?),
+        Route::RegionRegister(memory, name) => Ok(regions::register(state, memory, &name, &body)?),
         Route::Log => Ok(answers::log_settings(state, &body)?),
         Route::Trace(model) => {
             let (state, model) = (state.clone(), model.map(ModelPath::into_owned));

@@ -40,6 +40,25 @@ impl Fixture {
 
     /// With a budget for all bodies together.
     pub fn with_bodies(bodies_bytes_max: usize) -> Fixture {
+        Self::with_options(ServerOptions { bodies_bytes_max, ..Default::default() })
+    }
+
+    /// With the model `m`, as [`Fixture::with_m`], and clients that may register shared memory.
+    pub fn with_client_shm() -> Fixture {
+        let fixture = Self::with_options(ServerOptions { allow_client_shm: true, ..Default::default() });
+        fixture.model("m", &[x()], &[y()], ModelSettings::default());
+        fixture
+    }
+
+    /// With the model `m`, as [`Fixture::with_m`], and the ring at this path.
+    pub fn with_ring(path: &std::path::Path) -> Fixture {
+        let ring = Some(reef_server::RingOptions::new(path));
+        let fixture = Self::with_options(ServerOptions { ring, ..Default::default() });
+        fixture.model("m", &[x()], &[y()], ModelSettings::default());
+        fixture
+    }
+
+    fn with_options(options: ServerOptions) -> Fixture {
         let gate = Gate::new();
         let engine = Engine::new(gate.clone(), EngineOptions::default()).unwrap();
         let traces = tempfile::tempdir().unwrap();
@@ -49,9 +68,8 @@ impl Fixture {
             grpc: Some(any),
             metrics: Some(any),
             body_bytes_max: 1 << 20,
-            bodies_bytes_max,
             trace_folder: Some(traces.path().into()),
-            ..Default::default()
+            ..options
         };
         let running = Server::bind(options).unwrap().start(engine.clone()).unwrap();
         let driver = {

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod client;
+mod encoding;
 mod faults;
 mod fixture;
 mod gate;
@@ -11,3 +12,6 @@ mod large;
 mod life;
 mod metrics;
 mod protocol;
+mod regions;
+mod ring;
+mod ring_hostile;

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use crate::core::parameter::{self, Value};
 use crate::core::problem::Problem;
 use crate::core::question::{self, Output, PARAMETERS, Schedule};
+use crate::core::regions::Shared;
 use crate::http::protocol::body::Body;
 use crate::http::protocol::elements::SPECIAL;
 
@@ -55,12 +56,14 @@ pub(crate) struct OutputJson<'a> {
 }
 
 /// Where an input's elements are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum InputData<'a> {
     /// In the JSON part.
     Json(&'a RawValue),
     /// The next so many bytes of the body.
     Binary(usize),
+    /// In a region of shared memory.
+    Shared(Shared),
 }
 
 /// A body cut into its JSON part and, by the binary tensor extension, the bytes that follow it.
@@ -173,20 +176,27 @@ impl<'de> Visitor<'de> for ParametersVisitor {
 }
 
 impl<'a> InputJson<'a> {
-    /// Where the elements are: exactly one of `data` and the parameter `binary_data_size` must be there.
+    /// Where the elements are: exactly one of `data` and the parameters `binary_data_size` and
+    /// `shared_memory_region` must be there.
     pub(crate) fn source(&self) -> Result<InputData<'a>, Problem> {
         let place = format!("input '{}'", self.name);
-        refuse_shared_memory(self.parameters.as_ref(), &place)?;
-        let binary = get(self.parameters.as_ref(), "binary_data_size");
-        let binary = parameter::unsigned(binary, "binary_data_size", &place)?;
-        match (self.data, binary) {
-            (Some(data), None) => Ok(InputData::Json(data)),
-            (None, Some(bytes)) => {
+        let get = |name: &str| get(self.parameters.as_ref(), name);
+        let shared = question::shared(get, &place)?;
+        let binary = parameter::unsigned(get("binary_data_size"), "binary_data_size", &place)?;
+        let both = |with: &str| Err(Problem::invalid(format!("{place}: both {with}")));
+        match (self.data, binary, shared) {
+            (Some(data), None, None) => Ok(InputData::Json(data)),
+            (None, Some(bytes), None) => {
                 let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
                 Ok(InputData::Binary(bytes))
             }
-            (None, None) => Err(Problem::invalid(format!("{place}: neither data nor binary_data_size"))),
-            (Some(_), Some(_)) => Err(Problem::invalid(format!("{place}: both data and binary_data_size"))),
+            (None, None, Some(shared)) => Ok(InputData::Shared(shared)),
+            (None, None, None) => {
+                Err(Problem::invalid(format!("{place}: neither data nor binary_data_size")))
+            }
+            (Some(_), Some(_), _) => both("data and binary_data_size"),
+            (Some(_), _, Some(_)) => both("data and shared_memory_region"),
+            (_, Some(_), Some(_)) => both("binary_data_size and shared_memory_region"),
         }
     }
 }
@@ -217,8 +227,7 @@ impl Wanted {
         for output in request.outputs.iter().flatten() {
             let place = format!("output '{}'", output.name);
             let get = |name| self::get(output.parameters.as_ref(), name);
-            refuse_shared_memory(output.parameters.as_ref(), &place)?;
-            question::want(&mut wanted.outputs, &output.name, get("classification"))?;
+            question::want(&mut wanted.outputs, &output.name, get)?;
             let binary = parameter::flag(get("binary_data"), "binary_data", &place)?;
             wanted.binary.push(binary.unwrap_or(wanted.default));
         }
@@ -234,13 +243,6 @@ impl Wanted {
 /// What the request's parameters ask of the scheduler.
 pub(crate) fn schedule(parameters: Option<&Parameters<'_>>) -> Result<Schedule, Problem> {
     Schedule::read(|name| get(parameters, name))
-}
-
-fn refuse_shared_memory(parameters: Option<&Parameters<'_>>, place: &str) -> Result<(), Problem> {
-    match get(parameters, "shared_memory_region") {
-        None => Ok(()),
-        Some(_) => Err(Problem::unsupported(format!("{place}: shared memory is not supported"))),
-    }
 }
 
 fn get(parameters: Option<&Parameters<'_>>, name: &str) -> Option<Value> {
@@ -318,6 +320,20 @@ mod tests {
             (tensor(r#","parameters":{"binary_data_size":8}"#), 9, "add up to 8 bytes, 9 follow"),
             (tensor(r#","parameters":{"binary_data_size":8}"#), 7, "add up to 8 bytes, 7 follow"),
             (tensor(r#","data":[1,2]"#), 5, "add up to 0 bytes, 5 follow"),
+            (
+                tensor(
+                    r#","data":[1],"parameters":{"shared_memory_region":"r","shared_memory_byte_size":8}"#,
+                ),
+                0,
+                "input 'x': both data and shared_memory_region",
+            ),
+            (tensor(r#","parameters":{"shared_memory_region":"r"}"#), 0, "without shared_memory_byte_size"),
+            (tensor(r#","parameters":{"shared_memory_region":7}"#), 0, "of input 'x': 7 is not a name"),
+            (
+                tensor(r#","parameters":{"shared_memory_region":"r","shared_memory_byte_size":-1}"#),
+                0,
+                "'shared_memory_byte_size' of input 'x': -1 is not an unsigned",
+            ),
             (tensor(r#","data":[1,2]"#) + "x", 0, "trailing characters"),
         ];
         for (json, binary_len, message) in table {
@@ -377,13 +393,19 @@ mod tests {
         let twice = wanted(r#"{"inputs":[],"outputs":[{"name":"y"},{"name":"y"}]}"#).unwrap_err();
         assert!(twice.message.contains("requested twice"));
         let classes = r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"classification":3}}]}"#;
-        assert_eq!(wanted(classes).unwrap().outputs, [Output { name: "y".into(), classes: Some(3) }]);
+        let three = Output { name: "y".into(), classes: Some(3), shared: None };
+        assert_eq!(wanted(classes).unwrap().outputs, [three]);
         let none = wanted(&classes.replace('3', "0")).unwrap();
         assert_eq!(none.outputs[0].classes, None);
         let wrong = wanted(&classes.replace('3', "-3")).unwrap_err().message;
         assert!(wrong.contains("parameter 'classification' of output 'y': -3"), "{wrong}");
-        let shared = r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"shared_memory_region":"r"}}]}"#;
-        assert_eq!(wanted(shared).unwrap_err().kind, Kind::Unsupported);
+        let shared = wanted(
+            r#"{"inputs":[],"outputs":[{"name":"y","parameters":
+               {"shared_memory_region":"r","shared_memory_offset":4,"shared_memory_byte_size":8}}]}"#,
+        )
+        .unwrap();
+        let expected = Shared { region: "r".into(), offset: 4, byte_size: 8 };
+        assert_eq!(shared.outputs[0].shared, Some(expected));
     }
 
     #[test]

@@ -5,20 +5,39 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::core::answer::{Data, Tensor};
+use crate::core::regions::Shared;
 use crate::http::protocol::elements::{Flat, has_json_form};
 
 /// One output of a finished request.
 pub(crate) enum Output<'a> {
-    /// In the JSON part.
+    /// In the JSON part, or nowhere but in shared memory.
     Json(Tensor<'a>),
     /// After it: as a tensor of these bytes.
     Binary { name: &'a str, datatype: &'static str, shape: Vec<usize>, bytes: Bytes },
 }
 
+/// Where the elements of an output are that are not in its JSON.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum OutputParameters<'a> {
+    Binary { binary_data_size: usize },
+    Shared { shared_memory_region: &'a str, shared_memory_offset: u64, shared_memory_byte_size: u64 },
+}
+
+impl<'a> From<&'a Shared> for OutputParameters<'a> {
+    fn from(shared: &'a Shared) -> Self {
+        OutputParameters::Shared {
+            shared_memory_region: &shared.region,
+            shared_memory_offset: shared.offset,
+            shared_memory_byte_size: shared.byte_size,
+        }
+    }
+}
+
 impl<'a> Output<'a> {
     /// `tensor`, to be sent after the JSON part or in it.
     pub(crate) fn new(tensor: Tensor<'a>, binary: bool) -> Output<'a> {
-        if !binary {
+        if !binary || matches!(tensor.data, Data::Shared { .. }) {
             return Output::Json(tensor);
         }
         let (name, datatype, shape) = (tensor.name, tensor.datatype(), tensor.shape.to_vec());
@@ -57,7 +76,7 @@ struct OutputJson<'a> {
     datatype: &'static str,
     shape: &'a [usize],
     #[serde(skip_serializing_if = "Option::is_none")]
-    parameters: Option<BinaryParameters>,
+    parameters: Option<OutputParameters<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<JsonData<'a>>,
 }
@@ -70,13 +89,9 @@ impl Serialize for JsonData<'_> {
         match self.0 {
             Data::Elements(dtype, bytes) => Flat { dtype: *dtype, bytes }.serialize(serializer),
             Data::Texts(texts) => texts.serialize(serializer),
+            Data::Shared { .. } => serializer.serialize_none(),
         }
     }
-}
-
-#[derive(Serialize)]
-struct BinaryParameters {
-    binary_data_size: usize,
 }
 
 /// Writes an answer. Fails, with a message for the client, on an output that has no JSON form and was not
@@ -109,14 +124,17 @@ fn output_json<'a>(output: &'a Output<'a>) -> OutputJson<'a> {
             name: tensor.name,
             datatype: tensor.datatype(),
             shape: &tensor.shape,
-            parameters: None,
-            data: Some(JsonData(&tensor.data)),
+            parameters: match &tensor.data {
+                Data::Shared { region, .. } => Some(region.into()),
+                Data::Elements(..) | Data::Texts(_) => None,
+            },
+            data: Some(JsonData(&tensor.data)).filter(|JsonData(data)| !matches!(data, Data::Shared { .. })),
         },
         Output::Binary { name, datatype, shape, bytes } => OutputJson {
             name,
             datatype,
             shape,
-            parameters: Some(BinaryParameters { binary_data_size: bytes.len() }),
+            parameters: Some(OutputParameters::Binary { binary_data_size: bytes.len() }),
             data: None,
         },
     }
@@ -153,6 +171,25 @@ mod tests {
 
     fn head() -> Head<'static> {
         Head { id: Some("7"), model_name: "m", model_version: "1", parameters: Map::new() }
+    }
+
+    #[test]
+    fn outputs_in_shared_memory_are_named() {
+        let region = Shared { region: "r".into(), offset: 4, byte_size: 8 };
+        let data = Data::Shared { datatype: "FP32", region };
+        for binary in [false, true] {
+            let tensor = Tensor { name: "y", shape: Cow::Borrowed(&[2]), data: data.clone() };
+            let written = write(&head(), vec![Output::new(tensor, binary)]).unwrap();
+            assert_eq!((written.json_len, written.chunks.len()), (None, 1));
+            let json: Value = serde_json::from_slice(&written.chunks[0]).unwrap();
+            let output = &json["outputs"][0];
+            let parameters = serde_json::json!({ "shared_memory_region": "r", "shared_memory_offset": 4,
+                "shared_memory_byte_size": 8 });
+            assert_eq!(
+                (&output["parameters"], &output["datatype"], output.get("data")),
+                (&parameters, &"FP32".into(), None)
+            );
+        }
     }
 
     #[test]

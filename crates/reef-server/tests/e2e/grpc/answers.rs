@@ -15,7 +15,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::client::pb::model_repository_parameter::ParameterChoice;
 use super::client::pb::{
-    CudaSharedMemoryStatusRequest, DataType, ModelConfigRequest, ModelMetadataRequest, ModelReadyRequest,
+    CudaSharedMemoryRegisterRequest, DataType, ModelConfigRequest, ModelMetadataRequest, ModelReadyRequest,
     ModelRepositoryParameter, ModelStatisticsRequest, RepositoryIndexRequest, RepositoryModelLoadRequest,
     RepositoryModelUnloadRequest, ServerMetadataRequest, SystemSharedMemoryRegisterRequest,
 };
@@ -188,12 +188,12 @@ fn what_is_not_supported_says_why() {
     let fixture = Fixture::with_m();
     let grpc = fixture.grpc();
     let mut client = grpc.client.clone();
-    let request = CudaSharedMemoryStatusRequest::default();
-    let answer = grpc.block_on(async { client.cuda_shared_memory_status(request).await });
+    let request = CudaSharedMemoryRegisterRequest::default();
+    let answer = grpc.block_on(async { client.cuda_shared_memory_register(request).await });
     refused(answer, Code::Unimplemented, "CUDA shared memory is not supported");
     let request = SystemSharedMemoryRegisterRequest::default();
     let answer = grpc.block_on(async { client.system_shared_memory_register(request).await });
-    refused(answer, Code::Unimplemented, "shared memory");
+    refused(answer, Code::Unimplemented, "--allow-client-shm");
     let metadata = grpc.block_on(async { client.server_metadata(ServerMetadataRequest {}).await });
     let extensions = metadata.unwrap().into_inner().extensions;
     let http = fixture.client().get("/v2").json()["extensions"].clone();

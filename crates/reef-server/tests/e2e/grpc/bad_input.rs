@@ -53,7 +53,7 @@ fn wrong_requests_are_refused_and_nothing_is_lost() {
         (both, invalid, "both raw_input_contents and contents"),
         (twice, invalid, "requested twice"),
         (unknown, invalid, "output 'w'"),
-        (region, Code::Unimplemented, "shared memory"),
+        (region, Code::InvalidArgument, "without shared_memory_byte_size"),
         (with(good("m"), "class", StringParam("real-time".into())), invalid, "best-effort"),
         (with(good("m"), "deadline_us", Int64Param(-1)), invalid, "-1 is not an unsigned integer"),
         (with(good("m"), "deadline_us", Int64Param(0)), Code::DeadlineExceeded, "deadline"),

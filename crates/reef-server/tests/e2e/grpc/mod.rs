@@ -7,5 +7,6 @@ mod bad_input;
 mod infer;
 mod large;
 mod life;
+mod regions;
 mod settings;
 mod stream;
