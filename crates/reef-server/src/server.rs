@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
+use crate::core::control::ModelControl;
 use crate::core::state::{Phase, State};
 use crate::http::serve::{Http, Port, accept};
 
@@ -42,6 +43,8 @@ pub struct ServerOptions {
     pub connections_max: usize,
     /// Threads that serve connections.
     pub threads: usize,
+    /// Whether the server is ready only while every model is that it is to serve.
+    pub strict_readiness: bool,
 }
 
 impl Default for ServerOptions {
@@ -54,6 +57,7 @@ impl Default for ServerOptions {
             bodies_bytes_max: limits::BODIES_BYTES_DEFAULT,
             connections_max: 1024,
             threads: 2,
+            strict_readiness: false,
         }
     }
 }
@@ -120,7 +124,8 @@ impl Server {
             .build()
             .map_err(ServerError::Threads)?;
         let (body_bytes_max, bodies_bytes_max) = (self.options.body_bytes_max, self.options.bodies_bytes_max);
-        let state = State::new(engine, body_bytes_max, bodies_bytes_max).map_err(ServerError::Threads)?;
+        let mut state = State::new(engine, body_bytes_max, bodies_bytes_max).map_err(ServerError::Threads)?;
+        state.strict_readiness = self.options.strict_readiness;
         let state = Arc::new(state);
         let http = Arc::new(Http::new(state.clone()));
         let mut open = Vec::new();
@@ -164,6 +169,11 @@ impl Running {
     /// engine has a model of that name and version.
     pub fn set_unavailable(&self, key: ModelKey, reason: String) {
         self.state.set_unavailable(key, reason);
+    }
+
+    /// Who loads and unloads models for clients, and says which there are. Without one nobody does.
+    pub fn set_control(&self, control: Arc<dyn ModelControl>) {
+        self.state.set_control(control);
     }
 
     /// All models are loaded: inference requests are taken from now on.

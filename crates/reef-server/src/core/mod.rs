@@ -5,8 +5,10 @@
 
 pub(crate) mod answer;
 pub(crate) mod budget;
+pub(crate) mod control;
 pub(crate) mod fault;
 pub(crate) mod lanes;
+pub(crate) mod loading;
 pub(crate) mod problem;
 pub(crate) mod question;
 pub(crate) mod state;

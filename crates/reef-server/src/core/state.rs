@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use reef_engine::{Engine, InferError, ModelInfo, ModelKey, ModelState};
 use tokio::sync::watch;
 
 use crate::core::budget::Budget;
+use crate::core::control::{ModelControl, UNAVAILABLE, UNLOADED};
 use crate::core::lanes::Lanes;
 use crate::core::problem::Problem;
 
@@ -22,6 +23,10 @@ pub(crate) struct State {
     pub(crate) phase: watch::Sender<Phase>,
     /// Models that could not be loaded, and why.
     unavailable: RwLock<BTreeMap<ModelKey, String>>,
+    /// Who loads and unloads models, if somebody does.
+    control: OnceLock<Arc<dyn ModelControl>>,
+    /// Whether the server is ready only with all of its models.
+    pub(crate) strict_readiness: bool,
 }
 
 impl State {
@@ -34,6 +39,8 @@ impl State {
             lanes: Lanes::start()?,
             phase: watch::Sender::new(Phase::Loading),
             unavailable: RwLock::default(),
+            control: OnceLock::new(),
+            strict_readiness: false,
         })
     }
 
@@ -47,20 +54,41 @@ impl State {
         *self.phase.borrow() == Phase::Serving && self.engine.is_ready()
     }
 
+    /// Who loads and unloads models from now on; the first one stays.
+    pub(crate) fn set_control(&self, control: Arc<dyn ModelControl>) {
+        let _ = self.control.set(control);
+    }
+
+    /// Who loads and unloads models, if somebody does.
+    pub(crate) fn control(&self) -> Option<&Arc<dyn ModelControl>> {
+        self.control.get()
+    }
+
     /// Why a model is not there, if it could not be loaded; without a version, the first one.
     pub(crate) fn unavailable(&self, name: &str, version: Option<&str>) -> Option<(ModelKey, String)> {
-        let unavailable = self.unavailable.read().unwrap_or_else(PoisonError::into_inner);
         let wanted =
             |key: &ModelKey| key.name == name && version.is_none_or(|version| key.version == version);
-        let found = unavailable.iter().find(|(key, _)| wanted(key));
-        found.map(|(key, reason)| (key.clone(), reason.clone()))
+        self.all_known_unavailable().into_iter().find(|(key, _)| wanted(key))
     }
 
     /// Every model that could not be loaded and is not there since, with the reason.
     pub(crate) fn all_unavailable(&self) -> Vec<(ModelKey, String)> {
-        let unavailable = self.unavailable.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let gone = |key: &ModelKey| self.engine.model(&key.name, Some(&key.version)).is_none();
-        unavailable.into_iter().filter(|(key, _)| gone(key)).collect()
+        let mut unavailable = self.all_known_unavailable();
+        unavailable.retain(|(key, _)| self.engine.model(&key.name, Some(&key.version)).is_none());
+        unavailable
+    }
+
+    fn all_known_unavailable(&self) -> Vec<(ModelKey, String)> {
+        let said = self.unavailable.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let index = self.control().map(|control| control.index()).unwrap_or_default().into_iter();
+        let missing = index.filter(|(_, state, why)| state == UNAVAILABLE && why != UNLOADED);
+        said.into_iter().chain(missing.map(|(key, _, why)| (key, why))).collect()
+    }
+
+    /// Whether the server is ready for clients, and which models it lacks.
+    pub(crate) fn readiness(&self) -> (bool, Vec<(ModelKey, String)>) {
+        let missing = self.all_unavailable();
+        (self.takes_requests() && !(self.strict_readiness && !missing.is_empty()), missing)
     }
 
     /// An error, for what needs models, while they are being loaded.

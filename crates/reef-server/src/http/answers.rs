@@ -22,8 +22,15 @@ pub(crate) fn live() -> Reply {
 
 /// Whether inference requests are taken.
 pub(crate) fn ready(state: &State) -> Reply {
-    let ready = state.takes_requests();
-    json(readiness(ready), &json!({ "ready": ready }))
+    let (ready, missing) = state.readiness();
+    let mut answer = json!({ "ready": ready });
+    if !missing.is_empty() {
+        let missing = missing
+            .into_iter()
+            .map(|(key, reason)| json!({ "name": key.name, "version": key.version, "reason": reason }));
+        answer["missing"] = missing.collect();
+    }
+    json(readiness(ready), &answer)
 }
 
 /// Name, version, extensions and devices of the server.
@@ -33,10 +40,12 @@ pub(crate) fn server_metadata(state: &State) -> Reply {
         json!({ "name": device.name, "description": device.description, "cus": device.cus, "up": up })
     };
     let devices: Vec<Value> = state.engine.devices().into_iter().map(device).collect();
+    let control = state.control().map(|_| ["model_repository", "model_repository(unload_dependents)"]);
+    let extensions: Vec<&str> = EXTENSIONS.into_iter().chain(control.into_iter().flatten()).collect();
     let metadata = json!({
         "name": SERVER,
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": EXTENSIONS,
+        "extensions": extensions,
         "devices": devices,
     });
     json(StatusCode::OK, &metadata)
@@ -76,6 +85,10 @@ pub(crate) fn model_ready(state: &State, path: &ModelPath<'_>) -> Result<Reply, 
 /// A model in the words of Triton's configuration, as far as they have a meaning here.
 pub(crate) fn model_config(state: &State, path: &ModelPath<'_>) -> Result<Reply, Problem> {
     let model = state.find_loaded(&path.name, path.version.as_deref())?;
+    let version = Some(&*model.key.version);
+    if let Some(config) = state.control().and_then(|control| control.config(&model.key.name, version)) {
+        return Ok(json(StatusCode::OK, &config));
+    }
     let tensors = |tensors: &[TensorInfo]| -> Vec<Value> {
         let tensor = |tensor: &TensorInfo| {
             let data_type = format!("TYPE_{}", tensor.dtype.protocol_name());

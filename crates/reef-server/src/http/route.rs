@@ -15,6 +15,10 @@ pub(crate) enum Route<'a> {
     Metadata,
     Metrics,
     RepositoryIndex,
+    /// Load a model of this name.
+    Load(Cow<'a, str>),
+    /// Unload it.
+    Unload(Cow<'a, str>),
     /// Statistics of one model, or of all.
     Stats(Option<ModelPath<'a>>),
     Model(ModelPath<'a>),
@@ -33,7 +37,8 @@ pub(crate) struct ModelPath<'a> {
 /// What `method` and `path` ask.
 pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ApiError> {
     let route = find(path)?;
-    let wants_post = matches!(route, Route::Infer(_) | Route::RepositoryIndex);
+    let wants_post =
+        matches!(route, Route::Infer(_) | Route::RepositoryIndex | Route::Load(_) | Route::Unload(_));
     let allowed =
         if wants_post { *method == Method::POST } else { matches!(*method, Method::GET | Method::HEAD) };
     if !allowed {
@@ -54,6 +59,11 @@ fn find(path: &str) -> Result<Route<'_>, ApiError> {
         (Some("v2"), Some("health"), Some("live")) if next().is_none() => Ok(Route::Live),
         (Some("v2"), Some("health"), Some("ready")) if next().is_none() => Ok(Route::Ready),
         (Some("v2"), Some("repository"), Some("index")) if next().is_none() => Ok(Route::RepositoryIndex),
+        (Some("v2"), Some("repository"), Some("models")) => match (next(), next(), next()) {
+            (Some(name), Some("load"), None) => Ok(Route::Load(decode(name)?)),
+            (Some(name), Some("unload"), None) => Ok(Route::Unload(decode(name)?)),
+            _ => Err(unknown()),
+        },
         (Some("v2"), Some("models"), Some("stats")) if next().is_none() => Ok(Route::Stats(None)),
         (Some("v2"), Some("models"), Some(name)) => {
             let name = decode(name)?;
@@ -133,6 +143,11 @@ mod tests {
         let infer = Route::Infer(model("m", Some("1")));
         assert_eq!(route(&Method::POST, "/v2/models/m/versions/1/infer"), Ok(infer));
         assert_eq!(route(&Method::POST, "/v2/repository/index"), Ok(Route::RepositoryIndex));
+        let load = "/v2/repository/models/a%2Fb/load";
+        assert_eq!(route(&Method::POST, load), Ok(Route::Load("a/b".into())));
+        assert_eq!(route(&Method::GET, load).unwrap_err().status.as_u16(), 405);
+        let unload = "/v2/repository/models/m/unload";
+        assert_eq!(route(&Method::POST, unload), Ok(Route::Unload("m".into())));
         assert_eq!(route(&Method::GET, "/v2/models/m/infer").unwrap_err().status.as_u16(), 405);
     }
 
@@ -149,6 +164,9 @@ mod tests {
             "/v2/models/m/nothing",
             "/v2/models/m/versions/1/infer/x",
             "/v2/repository/index/x",
+            "/v2/repository/models",
+            "/v2/repository/models/m",
+            "/v2/repository/models/m/load/x",
             "/metrics/x",
         ];
         for path in paths {

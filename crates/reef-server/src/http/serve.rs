@@ -28,7 +28,7 @@ use crate::http::infer::infer;
 use crate::http::receive::{Allowance, discard, receive};
 use crate::http::reply::{Reply, error, reply};
 use crate::http::route::{Route, route};
-use crate::http::{answers, exposition, metrics};
+use crate::http::{answers, control, exposition, metrics};
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
@@ -168,6 +168,13 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
         let mut body = receive(body, allowance).await?;
         return Ok(answers::repository_index(state, &body.take(body.len()))?);
     }
+    if let (Port::Http, Ok(Route::Load(name) | Route::Unload(name))) = (port, &route) {
+        let (name, expects_continue) = (name.clone().into_owned(), head.headers.contains_key(EXPECT));
+        return match route {
+            Ok(Route::Load(_)) => control::load(state, name, body, expects_continue).await,
+            _ => control::unload(state, name, body, expects_continue).await,
+        };
+    }
     discard(body, state.body_bytes_max);
     match route? {
         Route::Live => Ok(answers::live()),
@@ -184,7 +191,7 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
         Route::Model(model) => Ok(answers::model_metadata(state, &model)?),
         Route::ModelReady(model) => Ok(answers::model_ready(state, &model)?),
         Route::ModelConfig(model) => Ok(answers::model_config(state, &model)?),
-        Route::Infer(_) | Route::RepositoryIndex => {
+        Route::Infer(_) | Route::RepositoryIndex | Route::Load(_) | Route::Unload(_) => {
             unreachable!("answered above, or refused on the metrics port")
         }
     }
