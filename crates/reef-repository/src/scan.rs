@@ -49,6 +49,8 @@ pub struct Found {
     pub missing: Vec<String>,
     /// How it is served, from wherever that is said.
     pub settings: Settings,
+    /// What of that the operator's `reef.toml` says.
+    pub own: Settings,
     /// Its configuration, if there is one.
     pub config: Option<ModelConfig>,
     /// Its directory; `None` of a single file.
@@ -150,6 +152,20 @@ impl Found {
         self.settings == other.settings && config(self) == config(other) && self.fault == other.fault
     }
 
+    /// The same files with another configuration, in the place of what the file says.
+    pub fn with_config(self, config: ModelConfig) -> Found {
+        match &self.dir {
+            Some(dir) => inline(&self.name, dir, Some(config), self.own),
+            None => {
+                let (settings, own) = (self.own.clone(), self.own.clone());
+                let mut found = Found { settings, own, config: None, fault: None, notices: vec![], ..self };
+                found.configure(config);
+                finish(&mut found);
+                found
+            }
+        }
+    }
+
     fn fail(&mut self, why: impl Into<String>) {
         // The first one is what is to be mended first.
         self.fault.get_or_insert(why.into());
@@ -165,10 +181,6 @@ impl Found {
             ));
         }
         self.notices.extend(config.notices.iter().map(|notice| format!("config.pbtxt, {notice}")));
-        match Settings::of_parameters(&config.parameters) {
-            Ok(settings) => self.settings = std::mem::take(&mut self.settings).or(settings),
-            Err(why) => self.fail(format!("config.pbtxt: {why}")),
-        }
         self.config = Some(config);
     }
 }
@@ -356,6 +368,12 @@ fn find_versions(found: &mut Found, dir: &Path) {
 
 /// What can be judged once everything is known.
 fn finish(found: &mut Found) {
+    found.own = found.settings.clone();
+    match found.config.as_ref().map(|config| Settings::of_parameters(&config.parameters)) {
+        Some(Ok(settings)) => found.settings = found.own.clone().or(settings),
+        Some(Err(why)) => found.fail(format!("config.pbtxt: {why}")),
+        None => {}
+    }
     if let Err(why) = found.settings.check() {
         let named = found.settings_named();
         found.fail(format!("{named}: {why}"));
