@@ -26,6 +26,7 @@ use crate::error::InferError;
 use crate::pool::Model;
 use crate::request::Urgency;
 use crate::ticket::{Promise, Ticket};
+use crate::visit::Visit;
 
 /// A request without a plan: for its beginning, or for where it is to go on. Or a plan that may be cut
 /// better.
@@ -35,6 +36,8 @@ pub(crate) struct ColdJob {
     pub(crate) work: ColdWork,
     /// When it began to wait for its plan.
     pub(crate) queued: Nanos,
+    /// Of a request that has not begun: until it has its plan, its model waits for it.
+    pub(crate) visit: Option<Visit>,
 }
 
 /// What a job is about.

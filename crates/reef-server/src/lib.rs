@@ -44,7 +44,11 @@
 //!
 //! A model that could not be loaded ([`Running::set_unavailable`]) is answered for with 503 and the reason:
 //! its metadata, readiness, configuration, statistics and inference; the repository's index lists it as
-//! `UNAVAILABLE`. The server is ready without it.
+//! `UNAVAILABLE`. The server is ready without it, unless [`ServerOptions::strict_readiness`] says otherwise;
+//! `v2/health/ready` names it either way.
+//!
+//! Models come and go by a [`ModelControl`] ([`Running::set_control`]): `v2/repository/models/M/load` and
+//! `…/unload`, on threads that may block. Without one they answer 503.
 //!
 //! A panic while a request is served is that request's end (500, with what the panic said) and harms no
 //! other. An engine that has failed is not ready; its requests end with 500.
@@ -68,7 +72,7 @@ mod ring;
 mod server;
 mod signals;
 
-pub use core::control::{ControlError, LoadRequest, ModelControl};
+pub use core::control::{ControlError, LoadRequest, ModelControl, UNLOADED};
 pub use core::logging::LogControl;
 pub use ring::RingOptions;
 pub use server::{Addresses, Running, Server, ServerError, ServerOptions};

@@ -60,6 +60,8 @@ pub struct ServerOptions {
     pub allow_client_shm: bool,
     /// Where clients of this host may connect to the shared-memory fast path; `None` for nowhere.
     pub ring: Option<RingOptions>,
+    /// Whether the server is ready only while every model is that it is to serve.
+    pub strict_readiness: bool,
 }
 
 impl Default for ServerOptions {
@@ -76,6 +78,7 @@ impl Default for ServerOptions {
             trace_folder: None,
             allow_client_shm: false,
             ring: None,
+            strict_readiness: false,
         }
     }
 }
@@ -170,6 +173,7 @@ impl Server {
         };
         let mut state = State::new(engine, options).map_err(ServerError::Threads)?;
         state.regions = self.options.allow_client_shm.then(Regions::new);
+        state.strict_readiness = self.options.strict_readiness;
         let state = Arc::new(state);
         let http = Arc::new(Http::new(state.clone()));
         let mut ports = Ports { connections_max: self.options.connections_max.max(1), open: Vec::new() };
@@ -280,26 +284,20 @@ impl Running {
         self.addresses.metrics
     }
 
-    /// Has clients load and unload models through `control`. The first one stays.
-    pub fn set_control(&self, control: Arc<dyn ModelControl>) {
-        self.state.set_control(control);
-    }
-
     /// Has clients read and change what is logged through `log`. The first one stays.
     pub fn set_log(&self, log: Arc<dyn LogControl>) {
         self.state.set_log(log);
-    }
-
-    /// Names what the elements of a model's output stand for, in their order: for clients that ask for
-    /// classes.
-    pub fn set_labels(&self, key: ModelKey, output: String, labels: Vec<String>) {
-        self.state.set_labels(key, output, labels);
     }
 
     /// Answers for a model that could not be loaded: clients are told `reason`. It is forgotten when the
     /// engine has a model of that name and version.
     pub fn set_unavailable(&self, key: ModelKey, reason: String) {
         self.state.set_unavailable(key, reason);
+    }
+
+    /// Who loads and unloads models for clients, and says which there are. Without one nobody does.
+    pub fn set_control(&self, control: Arc<dyn ModelControl>) {
+        self.state.set_control(control);
     }
 
     /// All models are loaded: inference requests are taken from now on.

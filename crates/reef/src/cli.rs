@@ -11,6 +11,7 @@ use reef_bench::disb::workload::{RATE_MAX_HZ, RATE_MIN_HZ};
 use reef_device::{Padding, Scheme};
 use reef_plan::Precision;
 
+use crate::control::Mode;
 use crate::spec::DeviceSpec;
 
 /// Every run's latency is kept: this many take 800 MB.
@@ -43,7 +44,7 @@ pub enum Command {
     ///
     /// A model that cannot be loaded is reported, in the log and to its clients; the others are served. The
     /// exit status is 0 after a signal to stop, 1 if nothing can be served (no port, no model that could be
-    /// loaded), 2 for a wrong command line, 70 after a fault of the engine or the device, 128 and the
+    /// loaded and none that could come later; with --exit-on-error any that could not be loaded), 2 for a wrong command line, 70 after a fault of the engine or the device, 128 and the
     /// signal's number after a second signal.
     Serve(ServeArgs),
     /// Run one model once (or `--repeat` times) and write its outputs.
@@ -113,7 +114,8 @@ pub struct DemoArgs {
 /// `reef serve`
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Directory with models: `NAME/1/model.onnx` or `NAME.onnx`, settings in `reef.toml`.
+    /// Directory with models: `NAME/1/model.onnx`, `NAME/model.onnx` or `NAME.onnx`, settings in `reef.toml` or
+    /// `NAME/config.pbtxt`.
     pub models: PathBuf,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -156,6 +158,8 @@ pub struct ServeArgs {
     /// Access rights of that socket, octal: whoever may write to it may send requests.
     #[arg(long, value_name = "MODE", default_value = "600", value_parser = access_rights)]
     pub ring_mode: u32,
+    #[command(flatten)]
+    pub control: ControlArgs,
 }
 
 /// A port that need not be served.
@@ -184,6 +188,27 @@ impl ServeArgs {
             (None, _) => Some(8001),
         }
     }
+}
+
+/// Which models are served, and when they are loaded.
+#[derive(Clone, Debug, Args)]
+pub struct ControlArgs {
+    /// Whether models stay as they are at the start (none), follow their directory (poll), or are loaded and
+    /// unloaded by clients (explicit).
+    #[arg(long = "model-control-mode", value_name = "MODE", default_value = "none")]
+    pub mode: Mode,
+    /// Seconds between two looks at the directory, with poll. A change counts once two looks see the same.
+    #[arg(long, value_name = "S", default_value = "15", allow_negative_numbers = true, value_parser = some_seconds)]
+    pub repository_poll_secs: Duration,
+    /// A model to load at the start, with explicit; `*` for all. May be given more than once.
+    #[arg(long, value_name = "NAME")]
+    pub load_model: Vec<String>,
+    /// End with status 1 if a model cannot be loaded at the start.
+    #[arg(long)]
+    pub exit_on_error: bool,
+    /// Be ready only while every model is there; what is missing, v2/health/ready says either way.
+    #[arg(long)]
+    pub strict_readiness: bool,
 }
 
 /// `reef run`

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod control;
 mod device;
 mod gpu;
 mod inputs;

@@ -11,6 +11,7 @@ use reef_engine::{
 use serde_json::{Value, json};
 
 use crate::core::classes::Scores;
+use crate::core::control::UNAVAILABLE;
 use crate::core::pace::LARGE_BYTES_MIN;
 use crate::core::problem::Problem;
 use crate::core::question::{Output, REGION_BYTES_LONG};
@@ -36,7 +37,8 @@ pub(crate) fn extensions(state: &State) -> Vec<&'static str> {
     ];
     let allowed = [
         ("logging", state.log().is_some()),
-        ("model_repository", state.control().is_ok()),
+        ("model_repository", state.control().is_some()),
+        ("model_repository(unload_dependents)", state.control().is_some()),
         ("system_shared_memory", state.regions.is_some()),
         ("trace", state.timeline.is_allowed()),
     ];
@@ -52,7 +54,7 @@ pub(crate) fn extensions(state: &State) -> Vec<&'static str> {
 /// A model in the words of Triton's configuration: its own, or what of it has a meaning here.
 pub(crate) fn config(state: &State, name: &str, version: Option<&str>) -> Result<Value, Problem> {
     let model = state.find_loaded(name, version)?;
-    let own = state.control().ok().and_then(|control| control.config(name, Some(&model.key.version)));
+    let own = state.control().and_then(|control| control.config(name, Some(&model.key.version)));
     if let Some(config) = own {
         return Ok(config);
     }
@@ -293,30 +295,39 @@ pub(crate) fn versions(state: &State, model: &ModelInfo, asked: Option<&str>) ->
 pub(crate) struct Listed {
     pub(crate) key: ModelKey,
     /// In Triton's words.
-    pub(crate) state: &'static str,
+    pub(crate) state: String,
     /// Why it is unavailable, or empty.
     pub(crate) reason: String,
 }
 
 /// Every model with its state, or only those that are ready.
 pub(crate) fn index(state: &State, ready_only: bool) -> Vec<Listed> {
+    if let Some(control) = state.control() {
+        let listed = control.index().into_iter().map(|(key, state, reason)| Listed { key, state, reason });
+        return listed.filter(|model| !ready_only || model.state == "READY").collect();
+    }
     let models = state.engine.models().into_iter();
     let wanted = models.filter(|model| !ready_only || model.state == ModelState::Ready);
     let mut index: Vec<Listed> = wanted.map(listed).collect();
     if !ready_only {
         let unavailable = state.all_unavailable().into_iter();
-        index.extend(unavailable.map(|(key, reason)| Listed { key, state: "UNAVAILABLE", reason }));
+        index.extend(unavailable.map(|(key, reason)| Listed { key, state: UNAVAILABLE.into(), reason }));
     }
     index
 }
 
 fn listed(model: ModelInfo) -> Listed {
-    let state = match model.state {
+    let reason = String::new();
+    Listed { key: model.key, state: state_name(model.state).into(), reason }
+}
+
+/// A state in Triton's words.
+pub(crate) fn state_name(state: ModelState) -> &'static str {
+    match state {
         ModelState::Ready => "READY",
         ModelState::Loading => "LOADING",
         ModelState::Unloading => "UNLOADING",
-    };
-    Listed { key: model.key, state, reason: String::new() }
+    }
 }
 
 /// Statistics of one model, by name and version, or of all.

@@ -9,6 +9,7 @@ pub(crate) mod classes;
 pub(crate) mod control;
 pub(crate) mod fault;
 pub(crate) mod lanes;
+pub(crate) mod loading;
 pub(crate) mod logging;
 pub(crate) mod pace;
 pub(crate) mod parameter;

@@ -10,7 +10,7 @@ use reef_engine::{Engine, InferError, ModelInfo, ModelKey, ModelState};
 use tokio::sync::watch;
 
 use crate::core::budget::Budget;
-use crate::core::control::ModelControl;
+use crate::core::control::{ModelControl, UNAVAILABLE, UNLOADED};
 use crate::core::lanes::Lanes;
 use crate::core::logging::LogControl;
 use crate::core::problem::Problem;
@@ -30,10 +30,11 @@ pub(crate) struct State {
     pub(crate) regions: Option<Regions>,
     /// Models that could not be loaded, and why.
     unavailable: RwLock<BTreeMap<ModelKey, String>>,
-    /// Who loads models when clients ask.
+    /// Who loads and unloads models, if somebody does.
     control: OnceLock<Arc<dyn ModelControl>>,
     log: OnceLock<Arc<dyn LogControl>>,
-    labels: RwLock<BTreeMap<(ModelKey, String), Arc<[String]>>>,
+    /// Whether the server is ready only with all of its models.
+    pub(crate) strict_readiness: bool,
 }
 
 /// What requests may take of memory, and where traces go.
@@ -61,19 +62,8 @@ impl State {
             unavailable: RwLock::default(),
             control: OnceLock::new(),
             log: OnceLock::new(),
-            labels: RwLock::default(),
+            strict_readiness: false,
         })
-    }
-
-    /// Has clients load and unload models through `control`. The first one stays.
-    pub(crate) fn set_control(&self, control: Arc<dyn ModelControl>) {
-        let _ = self.control.set(control);
-    }
-
-    /// Who loads and unloads models, or an error for who asks to.
-    pub(crate) fn control(&self) -> Result<Arc<dyn ModelControl>, Problem> {
-        let off = || Problem::unavailable("explicit model control is off");
-        self.control.get().cloned().ok_or_else(off)
     }
 
     /// Has clients change the log through `log`. The first one stays.
@@ -86,15 +76,9 @@ impl State {
         self.log.get().cloned()
     }
 
-    /// Names what the elements of an output stand for.
-    pub(crate) fn set_labels(&self, key: ModelKey, output: String, labels: Vec<String>) {
-        self.labels.write().unwrap_or_else(PoisonError::into_inner).insert((key, output), labels.into());
-    }
-
-    /// What the elements of an output stand for, if that was said.
+    /// What the elements of an output stand for, if its model says so.
     pub(crate) fn labels(&self, key: &ModelKey, output: &str) -> Option<Arc<[String]>> {
-        let labels = self.labels.read().unwrap_or_else(PoisonError::into_inner);
-        labels.get(&(key.clone(), output.to_string())).cloned()
+        self.control()?.labels(&key.name, Some(&key.version), output)
     }
 
     /// Whether the first dimension of a model's tensors counts the parts of a batch.
@@ -122,20 +106,41 @@ impl State {
         *self.phase.borrow() == Phase::Serving && self.engine.is_ready()
     }
 
+    /// Who loads and unloads models from now on; the first one stays.
+    pub(crate) fn set_control(&self, control: Arc<dyn ModelControl>) {
+        let _ = self.control.set(control);
+    }
+
+    /// Who loads and unloads models, if somebody does.
+    pub(crate) fn control(&self) -> Option<&Arc<dyn ModelControl>> {
+        self.control.get()
+    }
+
     /// Why a model is not there, if it could not be loaded; without a version, the first one.
     pub(crate) fn unavailable(&self, name: &str, version: Option<&str>) -> Option<(ModelKey, String)> {
-        let unavailable = self.unavailable.read().unwrap_or_else(PoisonError::into_inner);
         let wanted =
             |key: &ModelKey| key.name == name && version.is_none_or(|version| key.version == version);
-        let found = unavailable.iter().find(|(key, _)| wanted(key));
-        found.map(|(key, reason)| (key.clone(), reason.clone()))
+        self.all_known_unavailable().into_iter().find(|(key, _)| wanted(key))
     }
 
     /// Every model that could not be loaded and is not there since, with the reason.
     pub(crate) fn all_unavailable(&self) -> Vec<(ModelKey, String)> {
-        let unavailable = self.unavailable.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let gone = |key: &ModelKey| self.engine.model(&key.name, Some(&key.version)).is_none();
-        unavailable.into_iter().filter(|(key, _)| gone(key)).collect()
+        let mut unavailable = self.all_known_unavailable();
+        unavailable.retain(|(key, _)| self.engine.model(&key.name, Some(&key.version)).is_none());
+        unavailable
+    }
+
+    fn all_known_unavailable(&self) -> Vec<(ModelKey, String)> {
+        let said = self.unavailable.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let index = self.control().map(|control| control.index()).unwrap_or_default().into_iter();
+        let missing = index.filter(|(_, state, why)| state == UNAVAILABLE && why != UNLOADED);
+        said.into_iter().chain(missing.map(|(key, _, why)| (key, why))).collect()
+    }
+
+    /// Whether the server is ready for clients, and which models it lacks.
+    pub(crate) fn readiness(&self) -> (bool, Vec<(ModelKey, String)>) {
+        let missing = self.all_unavailable();
+        (self.takes_requests() && !(self.strict_readiness && !missing.is_empty()), missing)
     }
 
     /// An error, for what needs models, while they are being loaded.

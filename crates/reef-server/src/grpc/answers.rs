@@ -1,11 +1,14 @@
 //! Answers about the server, its models and their repository.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use reef_engine::{ModelStats, Nanos, TensorInfo};
 
 use crate::core::answer::{self, PLATFORM, SERVER, Totals};
+use crate::core::budget::Share;
 use crate::core::control::LoadRequest;
+use crate::core::loading;
 use crate::core::problem::Problem;
 use crate::core::state::State;
 use crate::grpc::pb::model_metadata_response::TensorMetadata;
@@ -13,10 +16,10 @@ use crate::grpc::pb::model_repository_parameter::ParameterChoice;
 use crate::grpc::pb::repository_index_response::ModelIndex;
 use crate::grpc::pb::{
     InferStatistics, ModelConfig, ModelConfigRequest, ModelConfigResponse, ModelMetadataRequest,
-    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatistics, ModelStatisticsRequest,
-    ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
-    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
-    ServerMetadataResponse, StatisticDuration,
+    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelRepositoryParameter, ModelStatistics,
+    ModelStatisticsRequest, ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse,
+    RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
+    RepositoryModelUnloadResponse, ServerMetadataResponse, StatisticDuration,
 };
 
 /// The parameter with a model's configuration.
@@ -132,7 +135,7 @@ pub(crate) fn repository_index(
     let model = |model: answer::Listed| ModelIndex {
         name: model.key.name,
         version: model.key.version,
-        state: model.state.into(),
+        state: model.state,
         reason: model.reason,
     };
     Ok(RepositoryIndexResponse {
@@ -140,15 +143,26 @@ pub(crate) fn repository_index(
     })
 }
 
-/// Loads or reloads a model; takes its time.
-pub(crate) fn load(
+/// Loads or reloads a model.
+pub(crate) async fn load(
     state: &Arc<State>,
     request: RepositoryModelLoadRequest,
+    share: Option<Share>,
 ) -> Result<RepositoryModelLoadResponse, Problem> {
     check_repository(&request.repository_name)?;
-    let control = state.control()?;
+    let RepositoryModelLoadRequest { model_name, parameters, .. } = request;
+    loading::load(state, model_name, move || {
+        let request = load_request(parameters);
+        drop(share);
+        request
+    })
+    .await?;
+    Ok(RepositoryModelLoadResponse {})
+}
+
+fn load_request(parameters: HashMap<String, ModelRepositoryParameter>) -> Result<LoadRequest, Problem> {
     let mut wanted = LoadRequest::default();
-    for (name, parameter) in request.parameters {
+    for (name, parameter) in parameters {
         let wrong = |kind: &str| Problem::invalid(format!("parameter '{name}': {kind} is expected"));
         match (name.strip_prefix(FILE_PREFIX), parameter.parameter_choice) {
             (Some(path), Some(ParameterChoice::BytesParam(bytes))) => {
@@ -164,25 +178,22 @@ pub(crate) fn load(
             }
         }
     }
-    control.load(&request.model_name, wanted)?;
-    Ok(RepositoryModelLoadResponse {})
+    Ok(wanted)
 }
 
-/// Takes a model out of service; takes its time.
-pub(crate) fn unload(
+/// Takes a model out of service.
+pub(crate) async fn unload(
     state: &Arc<State>,
-    request: &RepositoryModelUnloadRequest,
+    request: RepositoryModelUnloadRequest,
 ) -> Result<RepositoryModelUnloadResponse, Problem> {
     check_repository(&request.repository_name)?;
-    let control = state.control()?;
-    let dependents =
-        request.parameters.get("unload_dependents").and_then(|found| found.parameter_choice.as_ref());
-    let dependents = match dependents {
+    let dependents = request.parameters.get("unload_dependents");
+    let dependents = match dependents.and_then(|found| found.parameter_choice.as_ref()) {
         None => false,
         Some(ParameterChoice::BoolParam(dependents)) => *dependents,
         Some(_) => return Err(Problem::invalid("parameter 'unload_dependents': a boolean is expected")),
     };
-    control.unload(&request.model_name, dependents)?;
+    loading::unload(state, request.model_name, dependents).await?;
     Ok(RepositoryModelUnloadResponse {})
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct HealthChecks(pub(crate) Arc<State>);
 impl HealthChecks {
     fn look(&self, service: &str) -> Result<ServingStatus, Problem> {
         let serving = match service {
-            "" | SERVICE => self.0.takes_requests(),
+            "" | SERVICE => self.0.readiness().0,
             model => match answer::model_ready(&self.0, model, None) {
                 Err(missing) if missing.kind == Kind::NotFound => {
                     let (name, version) = model.rsplit_once('/').ok_or(missing)?;

@@ -154,8 +154,7 @@ impl Call {
             }
             "ServerLive" => self.one(|_: ServerLiveRequest| Ok(ServerLiveResponse { live: true })).await,
             "ServerReady" => {
-                self.one(|_: ServerReadyRequest| Ok(ServerReadyResponse { ready: state.takes_requests() }))
-                    .await
+                self.one(|_: ServerReadyRequest| Ok(ServerReadyResponse { ready: state.readiness().0 })).await
             }
             "ServerMetadata" => {
                 self.one(|_: ServerMetadataRequest| Ok(answers::server_metadata(&state))).await
@@ -167,15 +166,17 @@ impl Call {
             "RepositoryIndex" => self.one(|request| answers::repository_index(&state, &request)).await,
             "RepositoryModelLoad" => {
                 let bytes_max = state.body_bytes_max;
-                self.slow(bytes_max, &scan::LOAD, move |request| answers::load(&state, request)).await
+                let messages = self.messages(bytes_max, Between::Comes, &scan::LOAD)?;
+                let (request, share) = messages.only().await?;
+                let answer = answers::load(&state, request, share).await.map_err(status)?;
+                Ok(Reply::one(frame(&answer)?))
             }
             "RepositoryModelUnload" => {
-                let unload = move |request| answers::unload(&state, &request);
-                self.slow(QUESTION_BYTES_MAX, &[], unload).await
+                let messages = self.messages(QUESTION_BYTES_MAX, Between::Comes, &[])?;
+                let answer = answers::unload(&state, messages.only().await?.0).await.map_err(status)?;
+                Ok(Reply::one(frame(&answer)?))
             }
-            "TraceSetting" => {
-                self.slow(QUESTION_BYTES_MAX, &[], move |request| settings::trace(&state, request)).await
-            }
+            "TraceSetting" => self.slow(move |request| settings::trace(&state, request)).await,
             "LogSettings" => self.one(|request| settings::log(&state, request)).await,
             other => self.shared_memory(other).await,
         }
@@ -206,17 +207,10 @@ impl Call {
     /// As [`Call::one`], for what may block.
     async fn slow<Q: Message + Default + 'static, A: Message + Send + 'static>(
         self,
-        bytes_max: usize,
-        rules: &'static [Rule],
         answer: impl FnOnce(Q) -> Result<A, Problem> + Send + 'static,
     ) -> Result<Response<Reply>, Status> {
-        let (question, share) = self.messages(bytes_max, Between::Comes, rules)?.only().await?;
-        let work = move || {
-            let answer = answer(question);
-            drop(share);
-            answer
-        };
-        let done = tokio::task::spawn_blocking(work).await;
+        let (question, _) = self.messages(QUESTION_BYTES_MAX, Between::Comes, &[])?.only().await?;
+        let done = tokio::task::spawn_blocking(move || answer(question)).await;
         let answer = done.unwrap_or_else(|panic| Err(bug(&panic.to_string())));
         Ok(Reply::one(frame(&answer.map_err(status)?)?))
     }

@@ -20,8 +20,15 @@ pub(crate) fn live() -> Reply {
 
 /// Whether inference requests are taken.
 pub(crate) fn ready(state: &State) -> Reply {
-    let ready = state.takes_requests();
-    json(readiness(ready), &json!({ "ready": ready }))
+    let (ready, missing) = state.readiness();
+    let mut answer = json!({ "ready": ready });
+    if !missing.is_empty() {
+        let missing = missing
+            .into_iter()
+            .map(|(key, reason)| json!({ "name": key.name, "version": key.version, "reason": reason }));
+        answer["missing"] = missing.collect();
+    }
+    json(readiness(ready), &answer)
 }
 
 /// Name, version, extensions and devices of the server.

@@ -3,6 +3,7 @@
 //! and [`reply`].
 
 pub(crate) mod answers;
+pub(crate) mod control;
 pub(crate) mod encoding;
 pub(crate) mod error;
 pub(crate) mod exposition;

@@ -15,6 +15,10 @@ pub(crate) enum Route<'a> {
     Metadata,
     Metrics,
     RepositoryIndex,
+    /// Load a model of this name.
+    Load(Cow<'a, str>),
+    /// Unload it.
+    Unload(Cow<'a, str>),
     /// Statistics of one model, or of all.
     Stats(Option<ModelPath<'a>>),
     Model(ModelPath<'a>),
@@ -61,7 +65,9 @@ pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Api
         Route::Infer(_)
         | Route::RepositoryIndex
         | Route::RegionRegister(..)
-        | Route::RegionUnregister(..) => (writes, "POST"),
+        | Route::RegionUnregister(..)
+        | Route::Load(_)
+        | Route::Unload(_) => (writes, "POST"),
         Route::Trace(_) | Route::Log => (reads || writes, "GET and POST"),
         _ => (reads, "GET"),
     };
@@ -90,6 +96,11 @@ fn find(path: &str) -> Result<Route<'_>, ApiError> {
         (Some("v2"), Some("cudasharedmemory"), verb) => {
             regions(Memory::Cuda, verb, [next(), next(), next()], unknown)
         }
+        (Some("v2"), Some("repository"), Some("models")) => match (next(), next(), next()) {
+            (Some(name), Some("load"), None) => Ok(Route::Load(decode(name)?)),
+            (Some(name), Some("unload"), None) => Ok(Route::Unload(decode(name)?)),
+            _ => Err(unknown()),
+        },
         (Some("v2"), Some("models"), Some("stats")) if next().is_none() => Ok(Route::Stats(None)),
         (Some("v2"), Some("models"), Some(name)) => {
             let name = decode(name)?;
@@ -211,6 +222,11 @@ mod tests {
         let infer = Route::Infer(model("m", Some("1")));
         assert_eq!(route(&Method::POST, "/v2/models/m/versions/1/infer"), Ok(infer));
         assert_eq!(route(&Method::POST, "/v2/repository/index"), Ok(Route::RepositoryIndex));
+        let load = "/v2/repository/models/a%2Fb/load";
+        assert_eq!(route(&Method::POST, load), Ok(Route::Load("a/b".into())));
+        assert_eq!(route(&Method::GET, load).unwrap_err().status.as_u16(), 405);
+        let unload = "/v2/repository/models/m/unload";
+        assert_eq!(route(&Method::POST, unload), Ok(Route::Unload("m".into())));
         assert_eq!(route(&Method::GET, "/v2/models/m/infer").unwrap_err().status.as_u16(), 405);
         let posts = [
             ("/v2/systemsharedmemory/unregister", Route::RegionUnregister(Memory::System, None)),
@@ -244,6 +260,9 @@ mod tests {
             "/v2/trace/setting/x",
             "/v2/models/m/trace",
             "/v2/models/m/versions/1/trace/setting",
+            "/v2/repository/models",
+            "/v2/repository/models/m",
+            "/v2/repository/models/m/load/x",
             "/metrics/x",
             "/v2/systemsharedmemory",
             "/v2/systemsharedmemory/status/x",

@@ -32,7 +32,7 @@ use crate::http::infer::infer;
 use crate::http::receive::{Allowance, discard, receive, refuse};
 use crate::http::reply::{Reply, error, reply};
 use crate::http::route::{ModelPath, Route, route};
-use crate::http::{answers, exposition, metrics, regions};
+use crate::http::{answers, control, exposition, metrics, regions};
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
@@ -148,6 +148,13 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
         let body = question(state, &head.headers, body).await?;
         return answer_body(state, route?, body).await;
     }
+    if let (Port::Http, Ok(Route::Load(name) | Route::Unload(name))) = (port, &route) {
+        let (name, expects_continue) = (name.clone().into_owned(), head.headers.contains_key(EXPECT));
+        return match route {
+            Ok(Route::Load(_)) => control::load(state, name, body, expects_continue).await,
+            _ => control::unload(state, name, body, expects_continue).await,
+        };
+    }
     discard(body, state.body_bytes_max);
     match route? {
         Route::Live => Ok(answers::live()),
@@ -170,7 +177,9 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
         | Route::RepositoryIndex
         | Route::RegionRegister(..)
         | Route::Trace(_)
-        | Route::Log => {
+        | Route::Log
+        | Route::Load(_)
+        | Route::Unload(_) => {
             unreachable!("answered above, or refused on the metrics port")
         }
     }

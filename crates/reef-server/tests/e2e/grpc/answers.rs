@@ -91,7 +91,7 @@ struct Noted(Mutex<Vec<String>>);
 impl ModelControl for Noted {
     fn load(&self, name: &str, request: LoadRequest) -> Result<(), ControlError> {
         if name == "none" {
-            return Err(ControlError::NotFound("there is no model 'none' in the repository".into()));
+            return Err(ControlError::Unknown("there is no model 'none' in the repository".into()));
         }
         let files: Vec<String> =
             request.files.iter().map(|(path, bytes)| format!("{path} {}", bytes.len())).collect();

@@ -1,7 +1,10 @@
 //! Inference in every form that the protocol has: the same as over HTTP.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use reef_engine::{DType, Level, ModelSettings};
+use reef_engine::{DType, Level, ModelKey, ModelSettings};
+use reef_server::{ControlError, LoadRequest, ModelControl};
 use serde_json::json;
 use tonic::Code;
 use tonic::codec::CompressionEncoding;
@@ -10,7 +13,7 @@ use super::client::pb::InferTensorContents;
 use super::client::pb::infer_parameter::ParameterChoice::{Int64Param, StringParam, Uint64Param};
 use super::client::pb::model_infer_request::InferInputTensor;
 use super::client::{floats, good, output, raw_request, refused, tensor, told, typed, with};
-use crate::fixture::{Fixture, expected, key, x, y};
+use crate::fixture::{Fixture, expected, x, y};
 
 #[test]
 fn raw_and_typed_inputs_are_the_same() {
@@ -105,6 +108,32 @@ fn messages_may_be_compressed() {
     }
 }
 
+/// Names what the elements of `y` stand for.
+#[derive(Debug)]
+struct Labelled(Arc<[String]>);
+
+impl ModelControl for Labelled {
+    fn load(&self, _name: &str, _request: LoadRequest) -> Result<(), ControlError> {
+        Err(ControlError::Off("there is nothing to load".into()))
+    }
+
+    fn unload(&self, _name: &str, _dependents: bool) -> Result<(), ControlError> {
+        Err(ControlError::Off("there is nothing to unload".into()))
+    }
+
+    fn index(&self) -> Vec<(ModelKey, String, String)> {
+        Vec::new()
+    }
+
+    fn config(&self, _name: &str, _version: Option<&str>) -> Option<serde_json::Value> {
+        None
+    }
+
+    fn labels(&self, _name: &str, _version: Option<&str>, output: &str) -> Option<Arc<[String]>> {
+        (output == "y").then(|| self.0.clone())
+    }
+}
+
 /// The texts of a BYTES tensor.
 fn texts(mut bytes: &[u8]) -> Vec<String> {
     let mut texts = Vec::new();
@@ -126,7 +155,7 @@ fn classes_are_the_largest_elements() {
     let mut order: Vec<usize> = (0..6).collect();
     order.sort_by_key(|&index| (std::cmp::Reverse(values[index]), index));
     let label = ["cat", "dog"];
-    fixture.running().set_labels(key("m"), "y".into(), label.map(String::from).to_vec());
+    fixture.running().set_control(Arc::new(Labelled(label.map(String::from).into())));
     let text = |&index: &usize| match label.get(index) {
         Some(label) => format!("{}:{index}:{label}", values[index]),
         None => format!("{}:{index}", values[index]),
