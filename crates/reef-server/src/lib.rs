@@ -6,8 +6,8 @@
 //! Clients of the same host may have a faster way: [`RingOptions`], and the crate `reef-client`.
 //!
 //! Three layers: `core` holds what is asked, what is answered and what the problem is, whichever protocol
-//! carries it; `http`, `grpc` and `ring` translate to it and back, and differ in nothing but framing; `accept`
-//! and `server` listen for all protocols and end them.
+//! carries it; `http`, `grpc` and `ring` translate to it and back, and differ in nothing but framing;
+//! `accept` and `server` listen for all protocols and end them.
 //!
 //! What requests may say beyond the protocol, in `parameters`:
 //! - `class`: `"real-time"` or `"best-effort"`; the model's settings are the most urgent allowed;

@@ -6,7 +6,6 @@ use tracing::level_filters::LevelFilter;
 
 use crate::core::parameter::{Value, flag, unsigned};
 use crate::core::problem::Problem;
-use crate::core::state::State;
 
 /// What decides which messages are logged: whoever has set up the log of the process.
 pub trait LogControl: Send + Sync + Debug {
@@ -21,26 +20,25 @@ pub trait LogControl: Send + Sync + Debug {
 pub(crate) type Setting = (&'static str, Value);
 
 /// The settings as they are, in Triton's words.
-pub(crate) fn settings(state: &State) -> Result<Vec<Setting>, Problem> {
-    let level = log(state)?.level();
+pub(crate) fn settings(log: &dyn LogControl) -> Vec<Setting> {
+    let level = log.level();
     let verbose = match level {
         LevelFilter::TRACE => 2,
         LevelFilter::DEBUG => 1,
         _ => 0,
     };
-    Ok(vec![
+    vec![
         ("log_file", Value::Text(String::new())),
         ("log_info", Value::Flag(level >= LevelFilter::INFO)),
         ("log_warning", Value::Flag(level >= LevelFilter::WARN)),
         ("log_error", Value::Flag(level >= LevelFilter::ERROR)),
         ("log_verbose_level", Value::Whole(verbose)),
         ("log_format", Value::Text("default".into())),
-    ])
+    ]
 }
 
 /// Changes what `changes` say, all of it or nothing, and gives the settings as they are then.
-pub(crate) fn update(state: &State, changes: &[(String, Value)]) -> Result<Vec<Setting>, Problem> {
-    let log = log(state)?;
+pub(crate) fn update(log: &dyn LogControl, changes: &[(String, Value)]) -> Result<Vec<Setting>, Problem> {
     let mut levels = Levels::of(log.level());
     for (name, value) in changes {
         levels.change(name, value)?;
@@ -48,12 +46,7 @@ pub(crate) fn update(state: &State, changes: &[(String, Value)]) -> Result<Vec<S
     if !changes.is_empty() {
         log.set_level(levels.filter()?).map_err(Problem::unavailable)?;
     }
-    settings(state)
-}
-
-fn log(state: &State) -> Result<std::sync::Arc<dyn LogControl>, Problem> {
-    let absent = || Problem::unsupported("the log of this process cannot be changed by clients");
-    state.log().ok_or_else(absent)
+    Ok(settings(log))
 }
 
 /// What is logged, by urgency.

@@ -16,5 +16,6 @@ pub(crate) mod parameter;
 pub(crate) mod problem;
 pub(crate) mod question;
 pub(crate) mod regions;
+pub(crate) mod settings;
 pub(crate) mod state;
 pub(crate) mod timeline;

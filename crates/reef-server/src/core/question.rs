@@ -170,8 +170,8 @@ fn class_in_regions(state: &State, question: &Question) -> Result<Option<Class>,
     Ok(Some(state.find_ready(&question.model, question.version.as_deref())?.settings.class))
 }
 
-/// Hands a question to the engine, which copies its tensors: then they are dropped, and `share`, their part of
-/// the budget, is given back. Gives what the answer is to hold.
+/// Hands a question to the engine, which copies its tensors: then they are dropped, and `share`, their part
+/// of the budget, is given back. Gives what the answer is to hold.
 pub(crate) fn ask(
     state: &State,
     question: Question,

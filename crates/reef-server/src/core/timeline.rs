@@ -17,7 +17,6 @@ use reef_engine::{Engine, TraceOptions};
 
 use crate::core::parameter::quoted;
 use crate::core::problem::Problem;
-use crate::core::state::State;
 
 /// Characters of a file's name at most.
 const NAME_LEN_MAX: usize = 128;
@@ -101,26 +100,6 @@ impl Timeline {
 
     fn lock(&self) -> MutexGuard<'_, Now> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// The trace settings, for one model or all, once `changes` are made.
-    pub(crate) fn trace_settings(
-        &self,
-        model: Option<&str>,
-        changes: &[Change],
-    ) -> Result<Vec<(&'static str, Vec<String>)>, Problem> {
-        if let Some(name) = model {
-            self.find(name, None)?;
-            if !changes.is_empty() {
-                return Err(Problem::unsupported(format!(
-                    "model '{name}' has no trace of its own: a trace has all models, set it without a model"
-                )));
-            }
-        }
-        self.timeline.update(&self.engine, changes)?;
-        Ok(self.timeline.settings())
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::core::logging;
 use crate::core::parameter::Value;
 use crate::core::problem::Problem;
+use crate::core::settings;
 use crate::core::state::State;
 use crate::core::timeline::Change;
+use crate::grpc::answers::given;
 use crate::grpc::pb::log_settings_request::setting_value::ParameterChoice as Asked;
 use crate::grpc::pb::log_settings_response::SettingValue as LogValue;
 use crate::grpc::pb::log_settings_response::setting_value::ParameterChoice as Told;
@@ -19,10 +20,10 @@ pub(crate) fn trace(
     state: &Arc<State>,
     request: TraceSettingRequest,
 ) -> Result<TraceSettingResponse, Problem> {
-    let model = super::answers::given(&request.model_name);
+    let model = given(&request.model_name);
     let changes: Vec<Change> =
         request.settings.into_iter().map(|(name, setting)| (name, setting.value)).collect();
-    let settings = state.trace_settings(model, &changes)?.into_iter();
+    let settings = settings::trace(state, model, &changes)?.into_iter();
     let told: HashMap<String, TraceValue> =
         settings.map(|(name, value)| (name.to_string(), TraceValue { value })).collect();
     Ok(TraceSettingResponse { settings: told })
@@ -46,7 +47,7 @@ pub(crate) fn log(state: &State, request: LogSettingsRequest) -> Result<LogSetti
             other => other.to_string(),
         }),
     };
-    let settings = logging::update(state, &changes)?.into_iter();
+    let settings = settings::log(state, &changes)?.into_iter();
     let settings: HashMap<String, LogValue> = settings
         .map(|(name, value)| (name.to_string(), LogValue { parameter_choice: Some(told(value)) }))
         .collect();

@@ -6,9 +6,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::core::answer::{self, PLATFORM, SERVER, Totals};
-use crate::core::logging;
 use crate::core::parameter::{Value as Setting, quoted};
 use crate::core::problem::Problem;
+use crate::core::settings;
 use crate::core::state::State;
 use crate::http::reply::{Reply, json};
 use crate::http::route::ModelPath;
@@ -109,8 +109,8 @@ pub(crate) fn trace_settings(
         values.map(|values| (name, values))
     };
     let changes = settings_in(body)?.into_iter().map(change).collect::<Result<Vec<_>, _>>()?;
-    let settings = state.trace_settings(path.map(|path| &*path.name), &changes)?;
-    let told = settings.into_iter().map(|(name, values)| match name {
+    let told = settings::trace(state, path.map(|path| &*path.name), &changes)?;
+    let told = told.into_iter().map(|(name, values)| match name {
         // The one that may have several.
         "trace_level" => (name.to_string(), json!(values)),
         _ => (name.to_string(), json!(values.concat())),
@@ -133,7 +133,7 @@ pub(crate) fn log_settings(state: &State, body: &[u8]) -> Result<Reply, Problem>
         (name, value)
     };
     let changes: Vec<_> = settings_in(body)?.into_iter().map(change).collect();
-    let told = logging::update(state, &changes)?.into_iter().map(|(name, value)| {
+    let told = settings::log(state, &changes)?.into_iter().map(|(name, value)| {
         let value = match value {
             Setting::Flag(flag) => json!(flag),
             Setting::Whole(number) => json!(number as i64),
