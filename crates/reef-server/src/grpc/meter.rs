@@ -91,6 +91,11 @@ impl Metered {
         }
     }
 
+    /// Bytes of a message at most.
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     /// Where the messages' parts of the budget are.
     pub(crate) fn shares(&self) -> Shares {
         self.shares.clone()

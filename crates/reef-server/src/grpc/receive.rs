@@ -43,7 +43,9 @@ impl<M: Message + Default + 'static> Messages<M> {
         let encoding = encoding(headers)?;
         let shares = body.shares();
         let read = Read { state: state.clone(), shares: shares.clone(), rules, message: PhantomData };
-        let stream = Streaming::new_request(read, body, encoding, Some(state.body_bytes_max));
+        // Of what a packed message becomes, too.
+        let bytes_max = body.bytes_max();
+        let stream = Streaming::new_request(read, body, encoding, Some(bytes_max));
         Ok(Messages { stream, shares })
     }
 

@@ -131,6 +131,10 @@ impl Body for Reply {
             if let Some(chunk) = this.chunks.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(chunk))));
             }
+            // First, so that a client which always has something to ask has an end, too.
+            if let Some(Poll::Ready(status)) = this.end.as_mut().map(|end| end.as_mut().poll(context)) {
+                return Poll::Ready(this.finish(&status));
+            }
             let next = match &mut this.source {
                 Source::Frames(frames) => frames.as_mut().poll_next(context),
                 Source::Foreign(body) => match Pin::new(body).poll_frame(context) {
@@ -147,10 +151,7 @@ impl Body for Reply {
                 Poll::Ready(Some(Ok(frame))) => this.chunks.extend(frame),
                 Poll::Ready(Some(Err(status))) => return Poll::Ready(this.finish(&status)),
                 Poll::Ready(None) => return Poll::Ready(this.finish(&Status::ok(""))),
-                Poll::Pending => match this.end.as_mut().map(|end| end.as_mut().poll(context)) {
-                    Some(Poll::Ready(status)) => return Poll::Ready(this.finish(&status)),
-                    Some(Poll::Pending) | None => return Poll::Pending,
-                },
+                Poll::Pending => return Poll::Pending,
             }
         }
     }

@@ -4,6 +4,9 @@ use tonic::{Code, Status};
 
 use crate::core::problem::{Kind, Problem};
 
+/// Characters of a message at most: it is a header, which clients take only so long.
+const MESSAGE_LEN_MAX: usize = 1000;
+
 /// The status for a problem.
 pub(crate) fn status(problem: Problem) -> Status {
     let code = match problem.kind {
@@ -14,12 +17,20 @@ pub(crate) fn status(problem: Problem) -> Status {
         Kind::Late => Code::DeadlineExceeded,
         Kind::Internal => Code::Internal,
     };
-    Status::new(code, problem.message)
+    Status::new(code, shortened(problem.message))
+}
+
+fn shortened(mut message: String) -> String {
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE_LEN_MAX) {
+        message.truncate(end);
+        message.push('…');
+    }
+    message
 }
 
 /// There is no such RPC.
 pub(crate) fn unknown(path: &str) -> Status {
-    Status::unimplemented(format!("there is no RPC {path}"))
+    Status::unimplemented(shortened(format!("there is no RPC {path}")))
 }
 
 /// A message is larger than the operator allows.
@@ -48,5 +59,17 @@ pub(crate) fn received(error: Status) -> Status {
         Code::Internal | Code::Unknown => Status::invalid_argument(error.message()),
         Code::OutOfRange => Status::resource_exhausted(error.message()),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_fit_a_header() {
+        let long = status(Problem::not_found("é".repeat(100_000)));
+        assert_eq!((long.code(), long.message().chars().count()), (Code::NotFound, MESSAGE_LEN_MAX + 1));
+        assert_eq!(status(Problem::invalid("short")).message(), "short");
     }
 }

@@ -92,7 +92,9 @@ fn messages_that_are_none_are_refused() {
     let long = [&[0x0A, 0x80, 0x80, 8][..], &vec![b'm'; 1 << 17]].concat();
     let path = "/inference.GRPCInferenceService/ModelMetadata";
     refused(client.raw(path, &long), Code::ResourceExhausted, "at most 65536 are allowed");
-    assert_eq!(client.raw(INFER, &whole).map(|_| ()).unwrap(), ());
+    let long = ModelInferRequest { model_name: "é".repeat(50_000), ..good("m") };
+    refused(client.infer(long), Code::NotFound, "éé…");
+    assert!(client.raw(INFER, &whole).is_ok());
 }
 
 #[test]
