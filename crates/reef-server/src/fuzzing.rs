@@ -8,6 +8,8 @@ use reef_client::OpenModel;
 use reef_engine::{DType, ModelInfo, ModelKey, ModelSettings, ModelState, TensorInfo};
 
 use crate::core::problem::Kind;
+use crate::core::question::{Data, Input};
+use crate::grpc;
 use crate::http::encoding::{self, Coding};
 use crate::http::infer;
 use crate::ring::OpenedModel;
@@ -19,6 +21,25 @@ pub fn infer_body(body: &[u8], header: Option<&str>) {
             // Binary tensors are parts of the body; those in JSON have no more elements than characters.
             let bytes: usize = tensors.iter().map(|(_, data)| data.len()).sum();
             assert!(bytes <= body.len() * 8, "{bytes} of {}", body.len());
+        }
+        Err(problem) => {
+            assert!([Kind::Invalid, Kind::Unsupported].contains(&problem.kind), "{problem:?}");
+            assert!(!problem.message.is_empty());
+        }
+    }
+}
+
+/// A message of an inference request over gRPC.
+pub fn infer_message(bytes: &[u8]) {
+    match grpc::question::read_bytes(bytes) {
+        Ok(question) => {
+            let here = |input: &Input| match &input.data {
+                Data::Here(bytes) => bytes.len(),
+                Data::Shared(_) => 0,
+            };
+            // Typed elements have a byte at least, and become eight at most.
+            let sum: usize = question.inputs.iter().map(here).sum();
+            assert!(sum <= bytes.len() * 8, "{sum} of {}", bytes.len());
         }
         Err(problem) => {
             assert!([Kind::Invalid, Kind::Unsupported].contains(&problem.kind), "{problem:?}");

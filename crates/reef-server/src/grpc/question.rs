@@ -117,6 +117,16 @@ fn get(parameters: &HashMap<String, InferParameter>, name: &str) -> Option<Value
     })
 }
 
+/// Everything that is done to a message before the engine sees it.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_bytes(bytes: &[u8]) -> Result<Question, Problem> {
+    use prost::Message;
+    crate::grpc::scan::check(bytes, &crate::grpc::scan::INFER)?;
+    let message = ModelInferRequest::decode(bytes)
+        .map_err(|error| Problem::invalid(format!("the message cannot be read: {error}")))?;
+    read(message, Nanos(0), None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +172,39 @@ mod tests {
             assert!(error.message.contains(message), "{message}: {}", error.message);
         }
         assert_eq!(asked(vec![tensor("BYTES", &[1])], &[5]).unwrap_err().kind, Kind::Unsupported);
+    }
+
+    #[test]
+    fn damaged_messages_are_read_or_refused_as_the_clients_fault() {
+        use prost::Message;
+        let contents = Some(InferTensorContents { fp32_contents: vec![0.5; 4], ..Default::default() });
+        let sample = ModelInferRequest {
+            model_name: "m".into(),
+            inputs: vec![InferInputTensor { contents, ..tensor("FP32", &[2, 2]) }],
+            ..Default::default()
+        };
+        let sample = sample.encode_to_vec();
+        let mut rng = reef_base::Rng::new(7);
+        let (mut read, mut refused) = (0, 0);
+        for _ in 0..20_000 {
+            let mut bytes = sample.clone();
+            for _ in 0..=rng.below(3) {
+                let at = rng.below(bytes.len() as u64) as usize;
+                match rng.below(3) {
+                    0 => bytes[at] = rng.next_u64() as u8,
+                    1 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, rng.next_u64() as u8),
+                }
+            }
+            match read_bytes(&bytes) {
+                Ok(_) => read += 1,
+                Err(error) => {
+                    refused += 1;
+                    assert!([Kind::Invalid, Kind::Unsupported].contains(&error.kind), "{error:?}");
+                }
+            }
+        }
+        assert!(read > 1_000 && refused > 1_000, "{read} {refused}");
     }
 
     #[test]
