@@ -80,6 +80,9 @@ pub(crate) fn publish(
         return Err(LoadError::Failed(fault));
     }
     let info = group.info(&shared.names);
+    for model in &group.replicas {
+        shared.lanes[model.lane].core().begin_counting(model.id());
+    }
     let old = shared.registry.publish(group.clone());
     let old = old.filter(|old| old.begin_unload());
     for (old, new) in old.iter().flat_map(|old| &old.replicas).flat_map(|old| {

@@ -30,6 +30,11 @@ impl Core {
         Some(stats)
     }
 
+    /// What a model did before it was published is nobody's request.
+    pub(crate) fn begin_counting(&mut self, model: ModelId) {
+        self.stats[model.index()] = Default::default();
+    }
+
     /// One model takes the place of another: what was counted for that, and what its last requests will
     /// count, is the new one's.
     pub(crate) fn succeed(&mut self, old: ModelId, new: ModelId) {

@@ -271,6 +271,8 @@ impl ModelControl for Control {
             for ((key, _), reason) in failed.iter().zip(&reasons) {
                 tracing::warn!("model {key} is not loaded: {reason}");
             }
+            // Clients may make up names as they like.
+            self.books().forget_stranger(name);
             ControlError::Invalid(format!("failed to load '{name}': {}", reasons.join("; ")))
         })
     }
