@@ -4,10 +4,10 @@
 //!
 //! | step | the old one | the new one |
 //! |---|---|---|
-//! | [`prepare`] | serves | is read, compiled and loaded; schedulers know it, nobody finds it; it may be run |
+//! | [`prepare`] | serves | is compiled and loaded; schedulers know it, nobody finds it; it may run |
 //! | that fails | goes on serving | is dropped |
-//! | [`publish`] | is closed to visitors; its counts are the new one's | has the name: one write, under the lock under which requests look models up |
-//! | [`retire`] | waits for its visitors, then until its queue and the device have nothing of it, then frees its memory | serves |
+//! | [`publish`] | is closed to visitors; its counts are the new one's | has the name: one write |
+//! | [`retire`] | waits for its visitors, then for its queue and the device; its memory is free | serves |
 //!
 //! A request is with the one that it found, from its check to its answer: who found the old one is a visitor
 //! (`visit`) until the scheduler has the request, and the scheduler refuses nothing before the last visitor
