@@ -10,7 +10,8 @@
 //! A model of several versions changes in this order, so that requests always find one: what is new is
 //! compiled, checked, warmed up and published, one version after the other; where one of the same number is
 //! served it takes its place. Only when all that are wanted are served do the others go. What cannot be
-//! loaded leaves what is served as it is, and says so: in the log, the index, and the answers to requests for it.
+//! loaded leaves what is served as it is, and says so: in the log, the index, and the answers to requests for
+//! it.
 //!
 //! One thread at a time changes a model, holding the lock of its name; the books have a lock of their own,
 //! which is never held while anything is loaded or waited for.
