@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod client;
+mod control;
 mod faults;
 mod fixture;
 mod gate;
