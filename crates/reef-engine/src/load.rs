@@ -83,14 +83,16 @@ pub(crate) fn publish(
     for model in &group.replicas {
         shared.lanes[model.lane].core().begin_counting(model.id());
     }
-    let old = shared.registry.publish(group.clone());
+    // Whoever counts finds the sums of both with the one or the other.
+    let succeed = |old: &Arc<Group>| {
+        for new in &group.replicas {
+            if let Some(old) = old.replicas.iter().find(|old| old.lane == new.lane) {
+                shared.lanes[new.lane].core().succeed(old.id(), &old.key, new.id());
+            }
+        }
+    };
+    let old = shared.registry.publish(group.clone(), succeed);
     let old = old.filter(|old| old.begin_unload());
-    for (old, new) in old.iter().flat_map(|old| &old.replicas).flat_map(|old| {
-        let same = group.replicas.iter().filter(|new| new.lane == old.lane);
-        same.map(move |new| (old, new))
-    }) {
-        shared.lanes[old.lane].core().succeed(old.id(), new.id());
-    }
     Ok((info, old))
 }
 

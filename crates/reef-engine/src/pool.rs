@@ -590,10 +590,13 @@ impl Registry {
     }
 
     /// A model whose name or place was reserved takes requests from now on. What had the name until now comes
-    /// back: nobody finds it any more.
-    pub(crate) fn publish(&self, model: Arc<Group>) -> Option<Arc<Group>> {
+    /// back: nobody finds it any more. `succeed` is told of it just before that.
+    pub(crate) fn publish(&self, model: Arc<Group>, succeed: impl FnOnce(&Arc<Group>)) -> Option<Arc<Group>> {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         let versions = models.entry(model.key.name.clone()).or_default();
+        if let Some(Entry::Live(old)) = versions.get(&Version::new(&model.key.version)) {
+            succeed(old);
+        }
         match versions.insert(Version::new(&model.key.version), Entry::Live(model)) {
             Some(Entry::Live(old)) => Some(old),
             Some(Entry::Loading(..)) | None => None,
