@@ -23,10 +23,9 @@ use reef_program::SegmentKey;
 
 use crate::effect::{Hop, Move};
 use crate::error::InferError;
-use crate::pool::Model;
+use crate::pool::{Model, Visit};
 use crate::request::Urgency;
 use crate::ticket::{Promise, Ticket};
-use crate::visit::Visit;
 
 /// A request without a plan: for its beginning, or for where it is to go on. Or a plan that may be cut
 /// better.

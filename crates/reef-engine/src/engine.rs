@@ -21,7 +21,7 @@ use crate::lane::Lane;
 use crate::load;
 use crate::model::{ModelInfo, ModelSettings, ModelSpec, Queued};
 use crate::plans::PlanEntry;
-use crate::pool::{Group, Model};
+use crate::pool::{Group, Model, Visit};
 use crate::prepared::Prepared;
 use crate::request::{InferRequest, InferResponse, Urgency};
 use crate::session::{Session, SessionOptions};
@@ -32,7 +32,6 @@ use crate::stats::EngineStats;
 use crate::threads::Threads;
 use crate::ticket::{Promise, Ticket};
 use crate::trace::{TraceError, TraceOptions, TraceSummary};
-use crate::visit::Visit;
 
 /// How an engine uses its devices.
 #[derive(Clone)]
@@ -184,8 +183,8 @@ impl Engine {
         Prepared::new(self.shared(), key, settings, true, || Ok(source))
     }
 
-    /// Loads a model, in the place of the one of that name and version if there is one: every request gets its
-    /// answer from the one or the other. Returns when the last request of the old one has ended. If the new
+    /// Loads a model, in the place of the one of that name and version if there is one: every request is
+    /// answered by the one or the other. Returns when the last request of the old one has ended. If the new
     /// one cannot be loaded, the old one goes on.
     pub fn replace(&self, spec: ModelSpec) -> Result<ModelInfo, LoadError> {
         let published = self.prepare(spec)?.publish()?;

@@ -20,12 +20,12 @@
 //! |---|---|
 //! | `error`, `fault`, `model`, `stats` | words: what is said to and by the engine |
 //! | `source`, `divided`, `plans`, `request`, `ticket`, `trace` | plans, a request, its end, the timeline |
-//! | `place`, `passage`, `visit`, `pool`, `effect`, `cold`, `core` | where models and requests are, what to do |
+//! | `place`, `passage`, `visit`, `pool`, `effect`, `cold`, `core` | where models and requests are |
 //! | `lane`, `split` | a device with its core, and who waits there; the parts of a split model |
 //! | `shared` | all of that behind its locks, and the one way into the cores |
 //! | `time` | how callers wait, and how virtual time passes meanwhile |
 //! | `compile`, `load`, `check`, `snapshot` | plans made, models come and go, requests judged, sums |
-//! | `threads`, `future`, `session`, `prepared`, `engine` | who calls: threads of the engine and of its users |
+//! | `threads`, `future`, `session`, `prepared`, `engine` | threads of the engine and of its users |
 //!
 //! # When something panics
 //!

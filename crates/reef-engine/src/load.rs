@@ -4,10 +4,10 @@
 //!
 //! | step | the old one | the new one |
 //! |---|---|---|
-//! | [`prepare`] | serves | is read, compiled and loaded; schedulers know it, nobody finds it; it may be run |
+//! | [`prepare`] | serves | is compiled and loaded; schedulers know it, nobody finds it; it may run |
 //! | that fails | goes on serving | is dropped |
-//! | [`publish`] | is closed to visitors; its counts are the new one's | has the name: one write, under the lock under which requests look models up |
-//! | [`retire`] | waits for its visitors, then until its queue and the device have nothing of it, then frees its memory | serves |
+//! | [`publish`] | is closed to visitors; its counts are the new one's | has the name: one write |
+//! | [`retire`] | waits for its visitors, then for its queue and the device; its memory is free | serves |
 //!
 //! A request is with the one that it found, from its check to its answer: who found the old one is a visitor
 //! (`visit`) until the scheduler has the request, and the scheduler refuses nothing before the last visitor
@@ -80,14 +80,19 @@ pub(crate) fn publish(
         return Err(LoadError::Failed(fault));
     }
     let info = group.info(&shared.names);
-    let old = shared.registry.publish(group.clone());
-    let old = old.filter(|old| old.begin_unload());
-    for (old, new) in old.iter().flat_map(|old| &old.replicas).flat_map(|old| {
-        let same = group.replicas.iter().filter(|new| new.lane == old.lane);
-        same.map(move |new| (old, new))
-    }) {
-        shared.lanes[old.lane].core().succeed(old.id(), new.id());
+    for model in &group.replicas {
+        shared.lanes[model.lane].core().begin_counting(model.id());
     }
+    // Whoever counts finds the sums of both with the one or the other.
+    let succeed = |old: &Arc<Group>| {
+        for new in &group.replicas {
+            if let Some(old) = old.replicas.iter().find(|old| old.lane == new.lane) {
+                shared.lanes[new.lane].core().succeed(old.id(), &old.key, new.id());
+            }
+        }
+    };
+    let old = shared.registry.publish(group.clone(), succeed);
+    let old = old.filter(|old| old.begin_unload());
     Ok((info, old))
 }
 

@@ -16,6 +16,7 @@
 //! | unloading, superseded | last request ended | –; its memory is freed with the last plan reference |
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
@@ -34,7 +35,7 @@ use crate::passage::Passages;
 use crate::place::Occupancy;
 use crate::plans::{Made, PlanEntry, PlanFailure, PlanTable};
 use crate::source::PlanSource;
-use crate::visit::{Visit, Visitors};
+use crate::visit::Visitors;
 
 /// Kits that a model keeps.
 const KITS_MAX: usize = limits::BOARD_SLOTS_DEFAULT;
@@ -164,6 +165,39 @@ impl Group {
             devices: self.replicas.iter().map(|model| names[model.lane].to_string()).collect(),
             plans: self.replicas.iter().flat_map(|model| model.plan_infos(&names[model.lane])).collect(),
         }
+    }
+}
+
+/// A model that was open when it was found, and waits for who has this.
+pub(crate) struct Visit(Arc<Group>);
+
+impl Visit {
+    /// Enters, if the model is open.
+    pub(crate) fn begin(group: &Arc<Group>) -> Option<Visit> {
+        group.visitors.enter();
+        // Its drop counts it out again.
+        let visit = Visit(group.clone());
+        visit.visitors.is_open().then_some(visit)
+    }
+
+    /// Another visit, whether the model is closed by now or not: this one is still there.
+    pub(crate) fn again(&self) -> Visit {
+        self.visitors.enter();
+        Visit(self.0.clone())
+    }
+}
+
+impl Deref for Visit {
+    type Target = Arc<Group>;
+
+    fn deref(&self) -> &Arc<Group> {
+        &self.0
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.visitors.leave();
     }
 }
 
@@ -556,10 +590,13 @@ impl Registry {
     }
 
     /// A model whose name or place was reserved takes requests from now on. What had the name until now comes
-    /// back: nobody finds it any more.
-    pub(crate) fn publish(&self, model: Arc<Group>) -> Option<Arc<Group>> {
+    /// back: nobody finds it any more. `succeed` is told of it just before that.
+    pub(crate) fn publish(&self, model: Arc<Group>, succeed: impl FnOnce(&Arc<Group>)) -> Option<Arc<Group>> {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         let versions = models.entry(model.key.name.clone()).or_default();
+        if let Some(Entry::Live(old)) = versions.get(&Version::new(&model.key.version)) {
+            succeed(old);
+        }
         match versions.insert(Version::new(&model.key.version), Entry::Live(model)) {
             Some(Entry::Live(old)) => Some(old),
             Some(Entry::Loading(..)) | None => None,

@@ -1,5 +1,5 @@
-//! A model that is loaded and not served yet: to be run once or twice before anybody finds it, and to take the
-//! place of another one in one step. The protocol stands in `load`.
+//! A model that is loaded and not served yet: to be run once or twice before anybody finds it, and to take
+//! the place of another one in one step. The protocol stands in `load`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use crate::session::{Session, SessionOptions};
 use crate::shared::Shared;
 use crate::source::PlanSource;
 
-/// A model that nobody finds yet. Dropped without being published, it is gone, and what it was to replace goes
-/// on.
+/// A model that nobody finds yet. Dropped without being published, it is gone, and what it was to replace
+/// goes on.
 pub struct Prepared {
     shared: Arc<Shared>,
     group: Arc<Group>,

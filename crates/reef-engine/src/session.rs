@@ -1,6 +1,6 @@
 //! Sessions: repeated inference without allocation, for callers that cannot afford it. A session's buffers
 //! are on one device, the one that a request would have gone to when it was opened, and it stays there. It is
-//! of the model that it was opened on: when that is unloaded, or another one takes its place, runs are refused.
+//! of the model that it was opened on: when that is unloaded, or replaced, runs are refused.
 
 use std::fmt;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //!
 //! | who | does, in this order |
 //! |---|---|
-//! | who looks a model up | counts itself in; goes again, as if it had found nothing, if the model is closed |
+//! | who looks a model up | counts itself in; if the model is closed, out again: it has found nothing |
 //! | a visitor | hands its request to the scheduler, or ends it, and counts itself out |
 //! | who takes the model away | closes it; waits until no visitor is left; drains its queue |
 //!
@@ -11,12 +11,9 @@
 //! model is closed, or whoever closed it sees the visitor. A request that waits for a plan is a visitor until
 //! it has one.
 
-use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
-
-use crate::pool::Group;
 
 /// The visitors of one model.
 #[derive(Debug, Default)]
@@ -49,44 +46,17 @@ impl Visitors {
         }
     }
 
-    fn leave(&self) {
+    /// One more, who leaves later: whether the model is open or not.
+    pub(crate) fn enter(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One fewer.
+    pub(crate) fn leave(&self) {
         if self.count.fetch_sub(1, Ordering::SeqCst) == 1 && !self.is_open() {
             // With the lock, so that nobody begins to wait in between.
             drop(self.leaving.lock().unwrap_or_else(PoisonError::into_inner));
             self.left.notify_all();
         }
-    }
-}
-
-/// A model that was open when it was found, and waits for who has this.
-pub(crate) struct Visit(Arc<Group>);
-
-impl Visit {
-    /// Enters, if the model is open.
-    pub(crate) fn begin(group: &Arc<Group>) -> Option<Visit> {
-        group.visitors.count.fetch_add(1, Ordering::SeqCst);
-        // Its drop counts it out again.
-        let visit = Visit(group.clone());
-        visit.visitors.is_open().then_some(visit)
-    }
-
-    /// Another visit, whether the model is closed by now or not: this one is still there.
-    pub(crate) fn again(&self) -> Visit {
-        self.visitors.count.fetch_add(1, Ordering::SeqCst);
-        Visit(self.0.clone())
-    }
-}
-
-impl Deref for Visit {
-    type Target = Arc<Group>;
-
-    fn deref(&self) -> &Arc<Group> {
-        &self.0
-    }
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        self.0.visitors.leave();
     }
 }

@@ -89,30 +89,6 @@ fn snake(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ModelConfig;
-
-    #[test]
-    fn json_and_text_are_the_same_configuration() {
-        let text = r#"
-            name: "m" max_batch_size: 8
-            input [ { name: "x", data_type: TYPE_FP32, dims: [3, -1] } ]
-            dynamic_batching { preferred_batch_size: [4, 8] max_queue_delay_microseconds: 100
-              priority_levels: 2 default_priority_level: 1
-              priority_queue_policy { key: 2 value { max_queue_size: 5 } } }
-            parameters { key: "class" value { string_value: "real-time" } }
-        "#;
-        let json = r#"{
-            "name": "m", "maxBatchSize": 8,
-            "input": [{ "name": "x", "data_type": "TYPE_FP32", "dims": ["3", -1], "reshape": null }],
-            "dynamicBatching": { "preferredBatchSize": [4, 8], "maxQueueDelayMicroseconds": "100",
-              "priorityLevels": "2", "defaultPriorityLevel": 1,
-              "priority_queue_policy": { "2": { "max_queue_size": 5 } } },
-            "parameters": { "class": { "string_value": "real-time" } }
-        }"#;
-        let of_text = ModelConfig::of_text(text).unwrap();
-        let of_json = ModelConfig::of_json(json).unwrap();
-        assert_eq!(of_text.without_places(), of_json.without_places());
-    }
 
     #[test]
     fn what_is_no_configuration_is_refused() {

@@ -288,7 +288,9 @@ fn directory(found: &mut Found, dir: &Path) -> bool {
     own_settings(found, &dir.join("reef.toml"));
     read_config(found, dir);
     find_versions(found, dir);
-    let meant = found.config.is_some() || found.fault.is_some();
+    let numbered = |entry: std::fs::DirEntry| entry.file_name().to_str().and_then(names::version).is_some();
+    let numbered = std::fs::read_dir(dir).is_ok_and(|entries| entries.flatten().any(numbered));
+    let meant = found.config.is_some() || found.fault.is_some() || numbered;
     if found.versions.is_empty() && found.missing.is_empty() {
         let file = found.config.as_ref().map_or(DEFAULT_FILE, ModelConfig::file_name);
         found.fail(format!("there is no model: 1/{file} or {file} in {}", dir.display()));

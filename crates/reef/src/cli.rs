@@ -44,7 +44,8 @@ pub enum Command {
     ///
     /// A model that cannot be loaded is reported, in the log and to its clients; the others are served. The
     /// exit status is 0 after a signal to stop, 1 if nothing can be served (no port, no model that could be
-    /// loaded and none that could come later; with --exit-on-error any that could not be loaded), 2 for a wrong command line, 70 after a fault of the engine or the device, 128 and the
+    /// loaded and none that could come later; with --exit-on-error any that could not be loaded), 2 for a
+    /// wrong command line, 70 after a fault of the engine or the device, 128 and the
     /// signal's number after a second signal.
     Serve(ServeArgs),
     /// Run one model once (or `--repeat` times) and write its outputs.
@@ -114,8 +115,8 @@ pub struct DemoArgs {
 /// `reef serve`
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Directory with models: `NAME/1/model.onnx`, `NAME/model.onnx` or `NAME.onnx`, settings in `reef.toml` or
-    /// `NAME/config.pbtxt`.
+    /// Directory with models: `NAME/1/model.onnx`, `NAME/model.onnx` or `NAME.onnx`, settings in `reef.toml`
+    /// or `NAME/config.pbtxt`.
     pub models: PathBuf,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -198,7 +199,8 @@ pub struct ControlArgs {
     #[arg(long = "model-control-mode", value_name = "MODE", default_value = "none")]
     pub mode: Mode,
     /// Seconds between two looks at the directory, with poll. A change counts once two looks see the same.
-    #[arg(long, value_name = "S", default_value = "15", allow_negative_numbers = true, value_parser = some_seconds)]
+    #[arg(long, value_name = "S", default_value = "15", allow_negative_numbers = true,
+          value_parser = some_seconds)]
     pub repository_poll_secs: Duration,
     /// A model to load at the start, with explicit; `*` for all. May be given more than once.
     #[arg(long, value_name = "NAME")]

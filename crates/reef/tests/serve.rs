@@ -3,6 +3,7 @@
 mod harness;
 #[path = "programs/make.rs"]
 mod make;
+mod repository;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -279,12 +280,8 @@ fn models_of_both_layouts_are_served_with_their_settings() {
     metrics_are_served(&serving);
     let (code, log) = serving.stop();
     assert_eq!(code, Some(0), "{log:#?}");
-    for expected in [
-        "policy: config.pbtxt is not read",
-        "lost/model.onnx is not served",
-        "model plain/1 has no settings",
-        "real-time level 1",
-    ] {
+    for expected in ["loaded policy/1", "loaded lost/1", "model plain/1 has no settings", "real-time level 1"]
+    {
         assert!(log.iter().any(|line| line.contains(expected)), "{expected}: {log:#?}");
     }
     assert!(!log.iter().any(|line| line.contains('\x1b') || line.contains("panicked")), "{log:#?}");

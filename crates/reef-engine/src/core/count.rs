@@ -30,9 +30,17 @@ impl Core {
         Some(stats)
     }
 
+    /// What a model did before it was published is nobody's request.
+    pub(crate) fn begin_counting(&mut self, model: ModelId) {
+        self.stats[model.index()] = Default::default();
+    }
+
     /// One model takes the place of another: what was counted for that, and what its last requests will
-    /// count, is the new one's.
-    pub(crate) fn succeed(&mut self, old: ModelId, new: ModelId) {
+    /// count, is the new one's. If the old one has gone meanwhile, there is nothing.
+    pub(crate) fn succeed(&mut self, old: ModelId, key: &Arc<ModelKey>, new: ModelId) {
+        if !self.knows(old, key) {
+            return;
+        }
         let counted = std::mem::take(&mut self.stats[old.index()]);
         self.stats[new.index()].iter_mut().zip(&counted).for_each(|(new, old)| new.merge(old));
         self.heirs.iter_mut().filter(|(_, heir)| *heir == old).for_each(|(_, heir)| *heir = new);

@@ -74,8 +74,8 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// Shapes of all inputs, where the configuration gives the extents that the model leaves open: one set for
-    /// a request of one row, and one for a full batch. Empty where it does not, or where the model leaves
+    /// Shapes of all inputs, where the configuration gives the extents that the model leaves open: one set
+    /// for a request of one row, and one for a full batch. Empty where it does not, or where the model leaves
     /// nothing open.
     pub fn shapes(&self, inputs: &[Declared]) -> Vec<Vec<(String, Vec<usize>)>> {
         if inputs.iter().all(|input| input.dims.iter().all(|&extent| extent >= 0)) {
@@ -138,7 +138,8 @@ mod tests {
             (
                 "max_batch_size: 4 input { name: 'x' dims: [-1, 3, 24] }",
                 Some(
-                    "1:19: input 'x': dims are [-1, 3, 24], the model has [3, 24] after the axis of the batch",
+                    "1:19: input 'x': dims are [-1, 3, 24], the model has [3, 24] after the axis of the \
+                     batch",
                 ),
             ),
             (

@@ -296,3 +296,80 @@ fn decoupled(field: &Field) -> Result<(), Fault> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_and_text_are_the_same_configuration() {
+        let text = r#"
+            name: "m" max_batch_size: 8
+            input [ { name: "x", data_type: TYPE_FP32, dims: [3, -1] } ]
+            dynamic_batching { preferred_batch_size: [4, 8] max_queue_delay_microseconds: 100
+              priority_levels: 2 default_priority_level: 1
+              priority_queue_policy { key: 2 value { max_queue_size: 5 } } }
+            parameters { key: "class" value { string_value: "real-time" } }
+        "#;
+        let json = r#"{
+            "name": "m", "maxBatchSize": 8,
+            "input": [{ "name": "x", "data_type": "TYPE_FP32", "dims": ["3", -1], "reshape": null }],
+            "dynamicBatching": { "preferredBatchSize": [4, 8], "maxQueueDelayMicroseconds": "100",
+              "priorityLevels": "2", "defaultPriorityLevel": 1,
+              "priority_queue_policy": { "2": { "max_queue_size": 5 } } },
+            "parameters": { "class": { "string_value": "real-time" } }
+        }"#;
+        let of_text = ModelConfig::of_text(text).unwrap();
+        let of_json = ModelConfig::of_json(json).unwrap();
+        assert_eq!(of_text.without_places(), of_json.without_places());
+    }
+
+    /// A client may load again what it was told.
+    #[test]
+    fn an_answer_is_the_same_configuration() {
+        let text = r#"
+            max_batch_size: 8 platform: "onnxruntime_onnx" default_model_filename: "net.onnx"
+            input { name: "x" data_type: TYPE_FP32 dims: [3, -1] format: FORMAT_NONE }
+            output { name: "y" data_type: TYPE_STRING dims: 8 label_filename: "l.txt" }
+            version_policy { specific { versions: [1, 3] } }
+            dynamic_batching { preferred_batch_size: 4 priority_levels: 2 default_priority_level: 1
+              default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 7 }
+              priority_queue_policy { key: 2 value { max_queue_size: 5 allow_timeout_override: true } } }
+            model_warmup { name: "w" batch_size: 2 count: 3
+              inputs { key: "x" value { data_type: TYPE_FP32 dims: 3 dims: 4 input_data_file: "x.bin" } } }
+            parameters { key: "class" value { string_value: "real-time" } }
+        "#;
+        let config = ModelConfig::of_text(text).unwrap();
+        let declared = |name: &str, datatype: &str, dims: &[i64]| Declared {
+            name: name.into(),
+            datatype: datatype.into(),
+            dims: dims.into(),
+        };
+        let extra = Extra {
+            name: "m".into(),
+            inputs: vec![declared("x", "FP32", &[-1, 3, -1])],
+            outputs: vec![declared("y", "BYTES", &[-1, 8])],
+            parameters: vec![],
+        };
+        let mut again = ModelConfig::of_json(&config.answer(&extra).to_string()).unwrap().without_places();
+        assert_eq!(
+            (again.name.take().as_deref(), again.backend.take().as_deref()),
+            (Some("m"), Some("reef"))
+        );
+        let mut expected = config.without_places();
+        expected.inputs[0].format = Some("FORMAT_NONE".into());
+        assert_eq!(again, expected);
+    }
+
+    #[test]
+    fn nothing_in_json_panics() {
+        let good =
+            r#"{"name":"m","input":[{"name":"x","dims":["3",-1]}],"parameters":{"a":{"string_value":"b"}}}"#;
+        ModelConfig::of_json(good).unwrap();
+        for at in 0..good.len() {
+            for byte in ["", "9", "\"", "[", "{", "null"] {
+                let _ = ModelConfig::of_json(&format!("{}{byte}{}", &good[..at], &good[at + 1..]));
+            }
+        }
+    }
+}

@@ -249,7 +249,8 @@ fn damaged_configurations_never_panic() {
     let good = "name: \"m\" max_batch_size: 8 input [ { name: 'x' data_type: TYPE_FP32 dims: [ 3, -1 ] } ]\n\
                 version_policy { latest { num_versions: 2 } }\n\
                 dynamic_batching { preferred_batch_size: 4 max_queue_delay_microseconds: 100 }\n\
-                model_warmup { name: 'w' inputs { key: 'x' value { data_type: TYPE_FP32 dims: 3 zero_data: true } } }";
+                model_warmup { name: 'w' inputs { key: 'x'\n\
+                value { data_type: TYPE_FP32 dims: 3 zero_data: true } } }";
     ModelConfig::of_text(good).unwrap();
     let (mut read, mut refused) = (0, 0);
     for at in 0..good.len() {

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod client;
+mod control;
 mod encoding;
 mod faults;
 mod fixture;

@@ -155,6 +155,14 @@ impl Books {
         self.models.remove(name);
     }
 
+    /// The same of one that neither is in the repository nor served.
+    pub fn forget_stranger(&mut self, name: &str) {
+        let served = self.models.get(name).is_some_and(|entry| !entry.served.is_empty());
+        if !served && !self.stored.contains_key(name) {
+            self.models.remove(name);
+        }
+    }
+
     pub fn get(&self, key: &ModelKey) -> Option<&Served> {
         self.models.get(&key.name)?.served.get(&key.version)
     }

@@ -9,8 +9,9 @@
 //!
 //! A model of several versions changes in this order, so that requests always find one: what is new is
 //! compiled, checked, warmed up and published, one version after the other; where one of the same number is
-//! served it takes its place. Only when all that are wanted are served do the others go. What cannot be loaded
-//! leaves what is served as it is, and says so: in the log, the index, and the answers to requests for it.
+//! served it takes its place. Only when all that are wanted are served do the others go. What cannot be
+//! loaded leaves what is served as it is, and says so: in the log, the index, and the answers to requests for
+//! it.
 //!
 //! One thread at a time changes a model, holding the lock of its name; the books have a lock of their own,
 //! which is never held while anything is loaded or waited for.
@@ -64,8 +65,8 @@ impl Control {
         Control { engine, dir: dir.to_path_buf(), mode, books, names }
     }
 
-    /// Loads what was found of a model, as far as it is not served as it is; an error is of every version that
-    /// could not be loaded.
+    /// Loads what was found of a model, as far as it is not served as it is; an error is of every version
+    /// that could not be loaded.
     pub fn bring_up(&self, found: &Found) -> Result<(), Vec<(ModelKey, anyhow::Error)>> {
         let name = self.name(&found.name);
         let _one = name.lock().unwrap_or_else(PoisonError::into_inner);
@@ -271,6 +272,8 @@ impl ModelControl for Control {
             for ((key, _), reason) in failed.iter().zip(&reasons) {
                 tracing::warn!("model {key} is not loaded: {reason}");
             }
+            // Clients may make up names as they like.
+            self.books().forget_stranger(name);
             ControlError::Invalid(format!("failed to load '{name}': {}", reasons.join("; ")))
         })
     }

@@ -5,9 +5,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use reef_base::limits::TENSOR_ELEMENTS_MAX;
-use reef_engine::{ClassRequest, DType, ModelInfo, Prepared, SessionOptions, Shape};
+use reef_engine::{ClassRequest, DType, InferError, ModelInfo, Nanos, Prepared, SessionOptions, Shape};
 use reef_repository::config::{ModelConfig, Warmup, WarmupData, WarmupInput};
 use reef_repository::{Declared, Found};
+
+/// Elements of an input that nobody asked to be run.
+const ZEROS_MAX: usize = 1 << 26;
+
+/// How long it may take: some models have loops that do not end on zeros.
+const ZEROS_TIME_MAX: Nanos = Nanos::from_millis(10_000);
 
 /// Inputs of one run: name, shape, elements.
 type Inputs = Vec<(String, Shape, Vec<u8>)>;
@@ -31,23 +37,32 @@ pub fn warm(prepared: &Prepared, found: &Found) -> Result<()> {
         let name = if warmup.name.is_empty() { "model_warmup" } else { &warmup.name };
         let run = || -> Result<()> {
             let inputs = inputs(warmup, &config, &info, found.dir.as_deref())?;
-            run(prepared, &inputs, warmup.count)
+            run(prepared, &inputs, warmup.count, None)
         };
-        run().with_context(|| format!("model_warmup '{name}'"))?;
+        run().or_else(unserved).with_context(|| format!("model_warmup '{name}'"))?;
     }
     for inputs in of_zeros(&config, &info) {
-        if let Err(error) = run(prepared, &inputs, 1) {
+        if let Err(error) = run(prepared, &inputs, 1, Some(ZEROS_TIME_MAX)) {
             tracing::debug!("{}: a request of zeros: {}", info.key, crate::message(&error));
         }
     }
     Ok(())
 }
 
-fn run(prepared: &Prepared, inputs: &Inputs, count: u32) -> Result<()> {
+/// The scheme in force runs no best-effort work, and nothing else is to be run.
+fn unserved(error: anyhow::Error) -> Result<()> {
+    match error.downcast_ref::<InferError>() {
+        Some(InferError::NotServed { .. }) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+fn run(prepared: &Prepared, inputs: &Inputs, count: u32, time_max: Option<Nanos>) -> Result<()> {
     let options = SessionOptions {
         shapes: inputs.iter().map(|(name, shape, _)| (&**name, shape.clone())).collect(),
         values: inputs.iter().map(|(name, _, data)| (&**name, &**data)).collect(),
         class: Some(ClassRequest::BestEffort),
+        deadline: time_max,
         ..SessionOptions::default()
     };
     let mut session = prepared.session(&options)?;
@@ -154,6 +169,3 @@ fn of_zeros(config: &ModelConfig, info: &ModelInfo) -> Vec<Inputs> {
     let small = |set: &Vec<(String, Shape)>| set.iter().all(|(_, shape)| shape.elements() <= ZEROS_MAX);
     sets.into_iter().filter(small).map(|set| set.into_iter().map(zeros).collect()).collect()
 }
-
-/// Elements of an input that nobody asked to be run.
-const ZEROS_MAX: usize = 1 << 26;
