@@ -14,7 +14,6 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -33,8 +32,8 @@ use rustix::event::{PollFd, PollFlags};
 use crate::core::fault::{bug, contain};
 use crate::core::problem::{Kind, Problem};
 use crate::core::question::{self, Schedule};
-use crate::ring::listen::Shared;
 use crate::ring::models::OpenedModel;
+use crate::ring::shared::Shared;
 use crate::ring::wake::Wake;
 
 /// How long a client may take to say hello.
@@ -253,7 +252,7 @@ impl<'a> Connection<'a> {
         }
         announce_awake(&self.segment.words()[SERVER_ASLEEP]);
         self.wake.awake();
-        if self.stopping && (self.in_flight == 0 || self.shared.cut.load(Ordering::Acquire)) {
+        if self.stopping && (self.in_flight == 0 || self.shared.is_cut_off()) {
             return Err(End::Closed);
         }
         self.listen()
