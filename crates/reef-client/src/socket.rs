@@ -67,9 +67,10 @@ impl Socket {
         Ok(Socket(socket))
     }
 
-    /// A socket that is not connected.
+    /// A socket that is not connected, and never waits: not even for a server that accepts nobody.
     pub fn unbound() -> io::Result<OwnedFd> {
-        Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
     }
 
     /// Who connected.

@@ -329,12 +329,11 @@ fn the_socket_is_for_whom_it_should_be_and_replaces_only_dead_ones() {
     assert!(error.contains("for the ring") && error.contains("in use"), "{error}");
     drop(first);
     assert!(!path.exists());
-    // One that nobody listens at any more.
-    let dead = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    drop(dead);
-    let error = bound(RingOptions::new(&path));
-    assert!(error.is_err(), "a socket of another kind stays");
+    let other = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    assert!(bound(RingOptions::new(&path)).is_err(), "a socket of another kind stays");
+    drop(other);
     std::fs::remove_file(&path).unwrap();
+    // One that nobody listens at any more.
     let left = reef_client::socket::Socket::unbound().unwrap();
     rustix::net::bind(&left, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
     drop(left);

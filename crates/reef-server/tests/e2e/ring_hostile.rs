@@ -226,7 +226,7 @@ fn a_segment_that_changes_all_the_time_harms_its_owner_only() {
                 inside.raw.socket.wake();
             }
         }
-        let _ = inside.push(&[rng.below(6), 0, NONE, NONE, 0, 0, 0]);
+        inside.push(&[rng.below(6), 0, NONE, NONE, 0, 0, 0]);
         if round % 5 == 0 {
             good(&mut other);
             other = connect(&path);
@@ -243,18 +243,15 @@ fn connections_are_bounded_and_places_come_back() {
     let path = folder.socket();
     let _fixture = Fixture::with_ring(&path);
     let count = reef_base::limits::RING_CONNECTIONS_MAX;
-    let mut idle: Vec<Raw> = (0..count).map(|_| Raw::connect(&path)).collect();
-    // All are accepted in their order before this one.
+    let mut idle: Vec<Client> = (0..count).map(|_| connect(&path)).collect();
     let mut more = Raw::connect(&path);
     more.ended("no more are allowed");
-    let refused = loop {
-        match Client::connect(&path, &Options::default()) {
-            Err(Error::Refused { message, .. }) => break message,
-            Err(other) => assert!(matches!(other, Error::Connect { .. } | Error::Gone(_)), "{other}"),
-            Ok(_) => panic!("one too many"),
-        }
-    };
-    assert!(refused.contains("64 clients are connected"), "{refused}");
+    match Client::connect(&path, &Options::default()) {
+        Err(Error::Refused { message, .. }) => assert!(message.contains("64 clients"), "{message}"),
+        // The server may have closed before the hello was sent.
+        Err(other) => assert!(matches!(other, Error::Connect { .. } | Error::Gone(_)), "{other}"),
+        Ok(_) => panic!("one too many"),
+    }
     idle.pop();
     let mut client = loop {
         // Its place is free once its thread has seen the end.
