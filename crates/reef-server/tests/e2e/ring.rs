@@ -91,7 +91,7 @@ fn many_requests_are_in_flight_and_each_is_answered_once() {
     let options = Options { depth: 8, tensor_bytes: 1 << 20, ..Options::default() };
     let mut client = Client::connect(folder.socket(), &options).unwrap();
     let model = client.open(&m(8)).unwrap();
-    let mut fill = |client: &mut Client, slot: Slot, value: u8| {
+    let fill = |client: &mut Client, slot: Slot, value: u8| {
         client.input_mut(slot, 0).unwrap().fill(value);
         client.submit(slot, &Terms::default()).unwrap()
     };
