@@ -205,9 +205,13 @@ impl Client {
         let socket = Socket::connect(path).map_err(named)?;
         let (depth, tensor_bytes) = (options.depth, options.tensor_bytes);
         let hello = ToServer::Hello { version: VERSION, depth, tensor_bytes };
-        socket.send(&hello, None).map_err(named)?;
+        // A server that has closed already has said why.
+        let sent = socket.send(&hello, None);
         let mut text = Vec::new();
-        let (answer, descriptor) = answer(&socket, &mut text, options.answer_timeout)?;
+        let (answer, descriptor) = match (answer(&socket, &mut text, options.answer_timeout), sent) {
+            (Err(_), Err(error)) => return Err(named(error)),
+            (answer, _) => answer?,
+        };
         let (layout, descriptor) = match (answer, descriptor) {
             (ToClient::Segment { layout }, Some(descriptor)) => (layout, descriptor),
             (ToClient::Refused { status, message }, _) => return Err(Error::Refused { status, message }),

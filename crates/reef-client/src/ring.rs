@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | words of an entry | the producer, relaxed, before its turn | the consumer, relaxed, after its turn |
 //! | turn of an entry | the producer, release | the consumer, acquire |
-//! | "asleep" of a side | that side; the other one takes it back when it wakes it | the other side |
+//! | "asleep" of a side | that side; the other one takes it back when it wakes it; swaps | the other side, relaxed |
 //!
 //! The turn of the entry at position `n` of a ring of `c` is `n / c + 1`, so a ring of zeroes is empty, and
 //! an entry that was read is not read twice.
@@ -109,20 +109,20 @@ impl Consumer {
 /// Says that this side is about to sleep. It must look at its ring after this, and at the flag's word no more
 /// until it is awake.
 pub fn announce_sleep(asleep: &AtomicU64) {
-    asleep.store(1, Ordering::Relaxed);
+    asleep.swap(1, Ordering::AcqRel);
     fence(Ordering::SeqCst);
 }
 
 /// Says that this side is awake.
 pub fn announce_awake(asleep: &AtomicU64) {
-    asleep.store(0, Ordering::Relaxed);
+    asleep.swap(0, Ordering::AcqRel);
 }
 
 /// Whether the other side must be woken, after an entry was pushed for it. Of several that ask one is told
 /// so.
 pub fn must_wake(asleep: &AtomicU64) -> bool {
     fence(Ordering::SeqCst);
-    asleep.load(Ordering::Relaxed) != 0 && asleep.swap(0, Ordering::Relaxed) != 0
+    asleep.load(Ordering::Relaxed) != 0 && asleep.swap(0, Ordering::AcqRel) != 0
 }
 
 #[cfg(all(test, not(loom)))]

@@ -67,9 +67,10 @@ impl Socket {
         Ok(Socket(socket))
     }
 
-    /// A socket that is not connected.
+    /// A socket that is not connected, and never waits: not even for a server that accepts nobody.
     pub fn unbound() -> io::Result<OwnedFd> {
-        Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
     }
 
     /// Who connected.
@@ -125,9 +126,10 @@ impl Socket {
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let received = loop {
             match rustix::net::recvmsg(&self.0, &mut [IoSliceMut::new(text)], &mut control, flags) {
-                Err(Errno::INTR) => {}
+                // That the other side has closed without reading everything is said once, before the last
+                // of what it sent.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Ok(Received::Nothing),
-                Err(Errno::CONNRESET | Errno::PIPE) => return Ok(Received::End),
                 Err(error) => return Err(error.into()),
                 Ok(received) => break received.bytes,
             }
@@ -227,6 +229,20 @@ mod tests {
         let (one, _two) = pair();
         let error = (0..10_000).find_map(|_| one.send(&"x".repeat(10_000), None).err()).unwrap();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        one.wake();
+    }
+
+    #[test]
+    fn the_last_word_arrives_though_nobody_listens_any_more() {
+        let (one, two) = pair();
+        let mut text = Vec::new();
+        one.send(&"unread", None).unwrap();
+        two.send(&"last", None).unwrap();
+        drop(two);
+        let Received::Message(message, None) = one.receive::<String>(&mut text).unwrap() else { panic!() };
+        assert_eq!(message, "last");
+        assert!(matches!(one.receive::<String>(&mut text).unwrap(), Received::End));
+        assert!(one.send(&"more", None).is_err());
         one.wake();
     }
 

@@ -153,7 +153,8 @@ pub struct ServeArgs {
     /// `/dev/shm` read and written that the server's user may read and write.
     #[arg(long)]
     pub allow_client_shm: bool,
-    /// Let clients of this host connect to the Unix socket PATH and ask through shared memory (`reef-client`).
+    /// Let clients of this host connect to the Unix socket PATH and ask through shared memory
+    /// (`reef-client`).
     #[arg(long, value_name = "PATH")]
     pub ring: Option<PathBuf>,
     /// Access rights of that socket, octal: whoever may write to it may send requests.

@@ -138,8 +138,8 @@ fn debug_crates() -> Result<Vec<String>> {
     Ok(covered)
 }
 
-/// Model-checks the protocols of the executor and of the ring. `--cfg loom` changes every crate, so it has a target folder
-/// of its own.
+/// Model-checks the protocols of the executor and of the ring. `--cfg loom` changes every crate, so it has a
+/// target folder of its own.
 pub(crate) fn loom() -> Result<()> {
     let target = Metadata::load()?.target_directory.join("loom");
     let mut command = cargo(&["test", "--release", "-p", "reef-cpu", "-p", "reef-client", "--lib", "loom"]);

@@ -14,7 +14,6 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -33,14 +32,14 @@ use rustix::event::{PollFd, PollFlags};
 use crate::core::fault::{bug, contain};
 use crate::core::problem::{Kind, Problem};
 use crate::core::question::{self, Schedule};
-use crate::ring::listen::Shared;
 use crate::ring::models::OpenedModel;
+use crate::ring::shared::Shared;
 use crate::ring::wake::Wake;
 
 /// How long a client may take to say hello.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Rounds with something to do after which the socket is looked at nevertheless.
+/// Rounds with something to do after which the socket and the server's end are looked at nevertheless.
 const ROUNDS_PER_LOOK: u32 = 256;
 
 /// Messages that are read in one go.
@@ -197,7 +196,7 @@ impl<'a> Connection<'a> {
             if self.round()? {
                 rounds += 1;
                 if rounds.is_multiple_of(ROUNDS_PER_LOOK) {
-                    self.listen()?;
+                    self.look_around()?;
                 }
                 idle_since = Instant::now();
             } else if self.in_flight == 0 && idle_since.elapsed() < self.shared.spin {
@@ -253,10 +252,23 @@ impl<'a> Connection<'a> {
         }
         announce_awake(&self.segment.words()[SERVER_ASLEEP]);
         self.wake.awake();
-        if self.stopping && (self.in_flight == 0 || self.shared.cut.load(Ordering::Acquire)) {
-            return Err(End::Closed);
-        }
+        self.check_end()?;
         self.listen()
+    }
+
+    /// What sleeping does besides, for a client that lets this thread not sleep.
+    fn look_around(&mut self) -> Result<(), End> {
+        self.stopping |= wait(&mut [PollFd::new(&self.shared.stop, PollFlags::IN)], Some(Duration::ZERO))?;
+        self.check_end()?;
+        self.listen()
+    }
+
+    /// An end, if the server ends and nothing is to be waited for.
+    fn check_end(&self) -> Result<(), End> {
+        match self.stopping && (self.in_flight == 0 || self.shared.is_cut_off()) {
+            true => Err(End::Closed),
+            false => Ok(()),
+        }
     }
 
     /// Answers what has arrived on the socket.

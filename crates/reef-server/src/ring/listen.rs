@@ -4,12 +4,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use reef_base::limits::{RING_BYTES_MAX, RING_CONNECTIONS_MAX};
+use reef_base::limits::RING_CONNECTIONS_MAX;
 use reef_client::Status;
 use reef_client::protocol::ToClient;
 use reef_client::socket::{Peer, Socket, wait};
@@ -19,7 +18,7 @@ use rustix::net::{SocketAddrUnix, SocketFlags};
 use crate::core::fault::contain;
 use crate::core::state::State;
 use crate::ring::connection;
-use crate::ring::wake::{event, ring};
+use crate::ring::shared::Shared;
 
 /// Pause after a failed accept, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -91,45 +90,6 @@ fn remove_left_behind(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What all connections share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) state: Arc<State>,
-    pub(super) spin: Duration,
-    /// Set when connections must end.
-    pub(super) stop: OwnedFd,
-    /// Whether they must end whatever is in flight.
-    pub(super) cut: AtomicBool,
-    open: Mutex<Open>,
-    closed: Condvar,
-}
-
-/// What connections take together.
-#[derive(Debug, Default)]
-struct Open {
-    connections: usize,
-    bytes: usize,
-}
-
-impl Shared {
-    /// Takes `bytes` for a segment; false if all segments would have too many.
-    pub(super) fn take_bytes(&self, bytes: usize) -> bool {
-        let mut open = self.open();
-        let sum = open.bytes.checked_add(bytes).filter(|&sum| sum <= RING_BYTES_MAX);
-        open.bytes = sum.unwrap_or(open.bytes);
-        sum.is_some()
-    }
-
-    /// Gives them back.
-    pub(super) fn give_back(&self, bytes: usize) {
-        self.open().bytes -= bytes;
-    }
-
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The socket at work. Dropping it cuts all connections off, which cancels their requests.
 #[derive(Debug)]
 pub(crate) struct Ring {
@@ -142,9 +102,7 @@ impl Ring {
     /// Serves clients on threads of its own.
     pub(crate) fn start(bound: Bound, state: Arc<State>) -> io::Result<Ring> {
         let Bound { socket, file, spin } = bound;
-        let (open, closed) = (Mutex::default(), Condvar::new());
-        let shared =
-            Arc::new(Shared { state, spin, stop: event()?, cut: AtomicBool::new(false), open, closed });
+        let shared = Arc::new(Shared::new(state, spin)?);
         let path = file.0.clone();
         let server = shared.clone();
         let thread = std::thread::Builder::new().name("reef-ring".into()).spawn(move || {
@@ -163,16 +121,11 @@ impl Ring {
     /// ended. False if some have not ended after `time`.
     pub(crate) fn close(mut self, time: Duration) -> bool {
         self.stop();
-        let shared = self.shared.clone();
-        let (open, _) = shared
-            .closed
-            .wait_timeout_while(shared.open(), time, |open| open.connections > 0)
-            .unwrap_or_else(PoisonError::into_inner);
-        open.connections == 0
+        self.shared.wait_until_closed(time)
     }
 
     fn stop(&mut self) {
-        ring(&self.shared.stop);
+        self.shared.stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -181,7 +134,7 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        self.shared.cut.store(true, Ordering::Release);
+        self.shared.cut_off();
         self.stop();
     }
 }
@@ -216,14 +169,9 @@ fn greet(accepted: OwnedFd, shared: &Arc<Shared>) {
     let refuse = |message: String| {
         let _ = socket.send(&ToClient::Refused { status: Status::Unavailable, message }, None);
     };
-    {
-        let mut open = shared.open();
-        if open.connections >= RING_CONNECTIONS_MAX {
-            return refuse(format!("{RING_CONNECTIONS_MAX} clients are connected, no more are allowed"));
-        }
-        open.connections += 1;
-    }
-    let place = Place(shared.clone());
+    let Some(place) = shared.place() else {
+        return refuse(format!("{RING_CONNECTIONS_MAX} clients are connected, no more are allowed"));
+    };
     let _ = contain(|| match peer {
         Ok(Peer { pid, uid, gid }) => tracing::info!(pid, uid, gid, "a client connected to the ring"),
         Err(error) => tracing::info!(%error, "a client connected to the ring"),
@@ -238,15 +186,5 @@ fn greet(accepted: OwnedFd, shared: &Arc<Shared>) {
     let spawned = std::thread::Builder::new().name("reef-ring-one".into()).spawn(move || serve(socket));
     if let Err(error) = spawned {
         let _ = contain(|| tracing::warn!(%error, "cannot start a thread for a client of the ring"));
-    }
-}
-
-/// A connection's place among those that there may be.
-struct Place(Arc<Shared>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.open().connections -= 1;
-        self.0.closed.notify_all();
     }
 }

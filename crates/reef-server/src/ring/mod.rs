@@ -20,6 +20,7 @@
 mod connection;
 mod listen;
 mod models;
+mod shared;
 mod wake;
 
 pub use listen::RingOptions;
