@@ -212,7 +212,7 @@ pub(crate) fn ask(
     }
     question.schedule.apply(state, &mut request);
     let running = submit(state, &request)?;
-    drop(request);
+    drop((request, memory));
     Ok((running, question.outputs))
 }
 

@@ -226,7 +226,7 @@ impl Wanted {
             Wanted { outputs: Vec::new(), binary: Vec::new(), default: default.unwrap_or(false) };
         for output in request.outputs.iter().flatten() {
             let place = format!("output '{}'", output.name);
-            let get = |name| self::get(output.parameters.as_ref(), name);
+            let get = |name: &str| self::get(output.parameters.as_ref(), name);
             question::want(&mut wanted.outputs, &output.name, get)?;
             let binary = parameter::flag(get("binary_data"), "binary_data", &place)?;
             wanted.binary.push(binary.unwrap_or(wanted.default));
