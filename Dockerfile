@@ -1,5 +1,5 @@
 # The server in a small image. Build: docker build -t reef .
-# Run: docker run -p 8000:8000 -p 8002:8002 -v "$PWD/models:/models:ro" reef
+# Run: docker run -p 8000:8000 -p 8001:8001 -p 8002:8002 -v "$PWD/models:/models:ro" reef
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
@@ -11,8 +11,8 @@ RUN useradd --system --no-create-home reef
 COPY --from=build /src/target/release/reef /usr/local/bin/reef
 COPY --from=build /src/LICENSE /usr/share/doc/reef/LICENSE
 USER reef
-# HTTP and metrics.
-EXPOSE 8000 8002
+# HTTP, gRPC and metrics.
+EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["reef"]
 # The default address is the loopback one, which nobody outside the container reaches.

@@ -2,13 +2,15 @@
 """Drives `reef serve` with tritonclient from PyPI and compares every answer with ONNX Runtime.
 
 Serves the small models of the zoo and the dynamic ones, some as DIR/NAME.onnx and some as DIR/NAME/1/model.onnx, on
-free loopback ports. Checks health, metadata, inference with JSON and binary tensors, request parameters, bad
-requests, parallel clients, metrics on both ports, and that SIGTERM ends the server with status 0.
+free loopback ports. Checks health, metadata, inference with JSON and binary tensors, compressed and in shared memory,
+and over gRPC (streams and asyncio too), request parameters, classes, trace and log settings, bad requests, parallel
+clients, metrics on both ports, and that SIGTERM ends the server with status 0.
 """
 
 import argparse
 import concurrent.futures
 import contextlib
+import gzip
 import http.client
 import json
 import pathlib
@@ -24,9 +26,11 @@ import traceback
 
 import numpy as np
 import tritonclient.http as triton
+import tritonclient.utils.shared_memory as shared_memory
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 import oracle
+from triton_grpc import GrpcChecks
 
 METRICS = [
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",
@@ -94,11 +98,14 @@ class Server:
 
     def __init__(self, args, work):
         self.args, self.folder, self.log = args, work / "serve", work / "server.log"
-        self.http_port, self.metrics_port = free_ports(2)
+        self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
+        self.traces = work / "traces"
+        self.traces.mkdir()
 
     def __enter__(self):
         command = [str(self.args.reef), "serve", str(self.folder), "--http-port", str(self.http_port),
-                   "--metrics-port", str(self.metrics_port), *self.args.serve_arg]
+                   "--grpc-port", str(self.grpc_port), "--metrics-port", str(self.metrics_port),
+                   "--allow-client-shm", "--trace-dir", str(self.traces), *self.args.serve_arg]
         with self.log.open("wb") as log:
             try:
                 self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -127,6 +134,9 @@ class Server:
             time.sleep(0.05)
         raise oracle.OracleError(f"not ready after {self.args.start_timeout_s} s:\n{self.tail()}")
 
+    def grpc_url(self):
+        return f"127.0.0.1:{self.grpc_port}"
+
     def get(self, port, path):
         return self.request(port, "GET", path)
 
@@ -154,7 +164,7 @@ def free_ports(count):
 def run_checks(checks):
     """Every `check_*` method in the order it is written; returns how many failed."""
     failures = 0
-    for name in [name for name in vars(Checks) if name.startswith("check_")]:
+    for name in [name for name in (*vars(GrpcChecks), *vars(Checks)) if name.startswith("check_")]:
         start = time.monotonic()
         try:
             note, verdict = getattr(checks, name)() or "", "ok"
@@ -168,7 +178,7 @@ def run_checks(checks):
     return failures
 
 
-class Checks:
+class Checks(GrpcChecks):
     """One method per behaviour; a method returns a note for the report."""
 
     def __init__(self, args, references, server):
@@ -231,6 +241,70 @@ class Checks:
         assert [output["name"] for output in result.get_response()["outputs"]] == [name]
         rel_l2, element = oracle.compare(result.as_numpy(name), want[name])
         assert oracle.within(rel_l2, element, want[name]), f"{name}: {rel_l2:.2e} {element:.2e}"
+
+    def check_compression(self):
+        reference, feeds, want = self.example()
+        count = 0
+        for binary in (True, False):
+            outputs = [triton.InferRequestedOutput(t.name, binary_data=binary) for t in reference.outputs]
+            for request in (None, "gzip", "deflate"):
+                for response in (None, "gzip", "deflate"):
+                    result = self.infer(reference.name, self.inputs(feeds, binary), outputs=outputs,
+                                        request_compression_algorithm=request,
+                                        response_compression_algorithm=response)
+                    self.expect_close(reference, result, want, f"{request} {response}")
+                    count += 1
+        for encoding, expected in (("br", 415), ("gzip, gzip", 415), ("gzip", 400), ("deflate", 400)):
+            status, text = self.server.request(self.server.http_port, "POST", f"/v2/models/{self.victim}/infer",
+                                               b"nothing of the kind", {"Content-Encoding": encoding})
+            assert status == expected and json.loads(text)["error"], f"{encoding}: {status} {text}"
+        # Small answers are not worth it: a large one shows that it is done at all.
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.http_port, timeout=60)
+        connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
+        response = connection.getresponse()
+        body = response.read()
+        connection.close()
+        assert response.getheader("Content-Encoding") == "gzip", response.getheaders()
+        assert b"nv_inference_count" in gzip.decompress(body)
+        return f"{count} combinations"
+
+    def check_system_shared_memory(self):
+        reference, feeds, want = self.example()
+        name = f"reef_{self.server.process.pid}"
+        sizes = [array.nbytes for array in feeds.values()] + [array.nbytes for array in want.values()]
+        # One region for all, each tensor from a multiple of 64 bytes on, the file longer at both ends.
+        offsets = [sum(-(-size // 64) * 64 for size in sizes[:index]) for index in range(len(sizes))]
+        total = offsets[-1] + sizes[-1]
+        handle = shared_memory.create_shared_memory_region(name, f"/{name}", total + 4096)
+        try:
+            self.client.unregister_system_shared_memory()
+            self.client.unregister_cuda_shared_memory()
+            self.client.register_system_shared_memory(name, f"/{name}", total, offset=128)
+            status = self.client.get_system_shared_memory_status()
+            row = {"name": name, "key": f"/{name}", "offset": 128, "byte_size": total}
+            assert status == [row], status
+            inputs, outputs = [], []
+            for (tensor, array), offset in zip(feeds.items(), offsets):
+                shared_memory.set_shared_memory_region(handle, [array], offset=128 + offset)
+                inputs.append(triton.InferInput(tensor, list(array.shape), np_to_triton_dtype(array.dtype)))
+                inputs[-1].set_shared_memory(name, array.nbytes, offset=offset)
+            for (tensor, array), offset in zip(want.items(), offsets[len(feeds):]):
+                outputs.append(triton.InferRequestedOutput(tensor))
+                outputs[-1].set_shared_memory(name, array.nbytes, offset=offset)
+            result = self.infer(reference.name, inputs, outputs=outputs)
+            for (tensor, array), offset in zip(want.items(), offsets[len(feeds):]):
+                shape = result.get_output(tensor)["shape"]
+                got = shared_memory.get_contents_as_numpy(handle, array.dtype, shape, offset=128 + offset)
+                rel_l2, element = oracle.compare(got, array)
+                assert oracle.within(rel_l2, element, array), f"{tensor}: {rel_l2:.2e} {element:.2e}"
+            inputs[0].set_shared_memory(name, sizes[0], offset=total)
+            self.expect_error("400", reference.name, inputs, "within", outputs=outputs)
+            self.client.unregister_system_shared_memory(name)
+            self.expect_error("404", reference.name, inputs, name, outputs=outputs)
+            assert self.client.get_system_shared_memory_status() == []
+        finally:
+            shared_memory.destroy_shared_memory_region(handle)
+        return f"{len(sizes)} tensors in {total} bytes"
 
     def check_class_and_deadline(self):
         reference, feeds, want = self.example()

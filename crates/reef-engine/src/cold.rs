@@ -23,7 +23,7 @@ use reef_program::SegmentKey;
 
 use crate::effect::{Hop, Move};
 use crate::error::InferError;
-use crate::pool::Model;
+use crate::pool::{Model, Visit};
 use crate::request::Urgency;
 use crate::ticket::{Promise, Ticket};
 
@@ -35,6 +35,8 @@ pub(crate) struct ColdJob {
     pub(crate) work: ColdWork,
     /// When it began to wait for its plan.
     pub(crate) queued: Nanos,
+    /// Of a request that has not begun: until it has its plan, its model waits for it.
+    pub(crate) visit: Option<Visit>,
 }
 
 /// What a job is about.

@@ -57,7 +57,7 @@ fn hand_over(shared: &Shared, job: ColdJob, plan: &Result<Arc<PlanEntry>, PlanFa
         ColdWork::LookAgain => return,
         ColdWork::Begin { inputs, promise, urgency } => (inputs, promise, urgency),
     };
-    let (model, key, queued) = (job.model, job.key, job.queued);
+    let (model, key, queued, visit) = (job.model, job.key, job.queued, job.visit);
     let (Ok(mut buffers), Some(kit)) = (plan.buffers(), model.kit(&plan)) else {
         let error = plan.no_buffers();
         shared.count_refusal(&model, urgency.class, &error);
@@ -72,7 +72,7 @@ fn hand_over(shared: &Shared, job: ColdJob, plan: &Result<Arc<PlanEntry>, PlanFa
     if let Err(Refused { error, promise, .. }) = shared.submit(job) {
         if error == InferError::DeviceFault && model.is_replicated() {
             let work = ColdWork::Begin { inputs, promise, urgency };
-            return shared.refuse_cold(ColdJob { model, key, work, queued }, error);
+            return shared.refuse_cold(ColdJob { model, key, work, queued, visit }, error);
         }
         promise.refuse(error);
     }

@@ -147,6 +147,8 @@ pub(crate) struct Core {
     accounts: HashMap<String, Account>,
     /// By the model's id: real-time, best-effort.
     stats: Vec<[ClassStats; 2]>,
+    /// Models that still have requests though another one has their place, and for whom these count.
+    heirs: Vec<(ModelId, ModelId)>,
     best_effort_slots: usize,
     /// When the thread that keeps the timers will wake up.
     pub(crate) armed: Nanos,
@@ -166,6 +168,7 @@ impl Core {
             draining: Vec::new(),
             accounts: HashMap::new(),
             stats: Vec::new(),
+            heirs: Vec::new(),
             best_effort_slots: options.best_effort_slots,
             armed: Nanos::ZERO,
             fault: None,
@@ -257,6 +260,9 @@ impl Core {
         }
         let account = self.sched.account(id);
         let removed = self.sched.remove_model(id);
+        if removed {
+            self.heirs.retain(|&(old, heir)| old != id && heir != id);
+        }
         if removed && let Some(key) = self.models[id.index()].take() {
             let sched = &self.sched;
             self.accounts.retain(|_, account| !sched.is_settled(account));
@@ -333,21 +339,6 @@ impl Core {
 
     pub(crate) fn knows(&self, id: ModelId, key: &Arc<ModelKey>) -> bool {
         self.models[id.index()].as_ref().is_some_and(|known| Arc::ptr_eq(known, key))
-    }
-
-    /// A model's sums, with what waits and runs now.
-    pub(crate) fn stats(&self, model: ModelId, key: &Arc<ModelKey>) -> Option<[ClassStats; 2]> {
-        if !self.knows(model, key) {
-            return None;
-        }
-        let mut stats = self.stats[model.index()].clone();
-        for (class, stats) in [Class::real_time(0), Class::BestEffort].into_iter().zip(&mut stats) {
-            if self.fault.is_none() {
-                stats.queued = self.sched.queued(model, class) as u64;
-                stats.on_board = self.sched.on_board(model, class) as u64;
-            }
-        }
-        Some(stats)
     }
 
     /// Queues a job. On refusal what it had comes back.

@@ -22,7 +22,8 @@ use crate::lane::Lane;
 use crate::load;
 use crate::model::{ModelInfo, ModelSettings, ModelSpec, Queued};
 use crate::plans::PlanEntry;
-use crate::pool::{Group, Model};
+use crate::pool::{Group, Model, Visit};
+use crate::prepared::Prepared;
 use crate::request::{InferRequest, InferResponse, Urgency};
 use crate::session::{Session, SessionOptions};
 use crate::shared::Shared;
@@ -132,7 +133,7 @@ impl Engine {
     pub fn load(&self, spec: ModelSpec) -> Result<ModelInfo, LoadError> {
         let ModelSpec { key, source, settings } = spec;
         let opened = key.clone();
-        load::load(self.shared(), key, settings, || open_onnx(&opened, &source))
+        self.load_by(key, settings, || open_onnx(&opened, &source))
     }
 
     /// Serves one plan as a model: for tests, benchmarks and plans made elsewhere.
@@ -152,7 +153,44 @@ impl Engine {
         settings: ModelSettings,
         source: Arc<dyn PlanSource>,
     ) -> Result<ModelInfo, LoadError> {
-        load::load(self.shared(), key, settings, || Ok(source))
+        self.load_by(key, settings, || Ok(source))
+    }
+
+    fn load_by(
+        &self,
+        key: ModelKey,
+        settings: ModelSettings,
+        open: impl FnOnce() -> Result<Arc<dyn PlanSource>, LoadError>,
+    ) -> Result<ModelInfo, LoadError> {
+        Ok(Prepared::new(self.shared(), key, settings, false, open)?.publish()?.info)
+    }
+
+    /// Reads, compiles and loads a model on the caller's thread that nobody finds until it is published. If
+    /// there is one of that name and version, it goes on meanwhile, and the new one is to take its place: see
+    /// [`Prepared`]. Both need memory at the same time.
+    pub fn prepare(&self, spec: ModelSpec) -> Result<Prepared, LoadError> {
+        let ModelSpec { key, source, settings } = spec;
+        let opened = key.clone();
+        Prepared::new(self.shared(), key, settings, true, || open_onnx(&opened, &source))
+    }
+
+    /// As [`Engine::prepare`], of whatever plans `source` makes.
+    pub fn prepare_source(
+        &self,
+        key: ModelKey,
+        settings: ModelSettings,
+        source: Arc<dyn PlanSource>,
+    ) -> Result<Prepared, LoadError> {
+        Prepared::new(self.shared(), key, settings, true, || Ok(source))
+    }
+
+    /// Loads a model, in the place of the one of that name and version if there is one: every request is
+    /// answered by the one or the other. Returns when the last request of the old one has ended. If the new
+    /// one cannot be loaded, the old one goes on.
+    pub fn replace(&self, spec: ModelSpec) -> Result<ModelInfo, LoadError> {
+        let published = self.prepare(spec)?.publish()?;
+        drop(published.retired);
+        Ok(published.info)
     }
 
     /// Takes a model out of service: no new requests, queued ones as `queued` says, running ones finish.
@@ -185,7 +223,7 @@ impl Engine {
         if shared.is_closed() {
             return Err(InferError::ShuttingDown);
         }
-        let group = shared.registry.find(request.model, request.version)?;
+        let group = shared.registry.enter(request.model, request.version)?;
         let checked = check::request(group.model(), request)?;
         let urgency = checked.terms.urgency(arrival);
         if let Some(fault) = shared.verdict.fault() {
@@ -343,7 +381,7 @@ impl Engine {
     /// A request goes to a device that serves its model, and to another one if that fails before it has it.
     fn submit_routed(
         &self,
-        group: &Group,
+        group: &Visit,
         beginning: &Beginning<'_>,
     ) -> Result<Option<Helping<'_>>, InferError> {
         let Beginning { key, urgency, .. } = beginning;
@@ -351,7 +389,7 @@ impl Engine {
             let Some(model) = self.shared().route(group, key, urgency) else { break };
             let submitted = match model.find(key) {
                 Some(plan) => self.submit_planned(&model, plan, beginning),
-                None => self.submit_cold(&model, beginning).map(|()| None),
+                None => self.submit_cold(group, &model, beginning).map(|()| None),
             };
             match submitted {
                 Err(InferError::DeviceFault) if model.is_replicated() => {}
@@ -389,12 +427,18 @@ impl Engine {
     }
 
     /// A request without a plan: compiled for on the engine's thread, or here if it has none.
-    fn submit_cold(&self, model: &Arc<Model>, beginning: &Beginning<'_>) -> Result<(), InferError> {
+    fn submit_cold(
+        &self,
+        group: &Visit,
+        model: &Arc<Model>,
+        beginning: &Beginning<'_>,
+    ) -> Result<(), InferError> {
         let &Beginning { key, inputs, urgency, ticket, .. } = beginning;
         let shared = self.shared();
         let inputs = inputs.iter().map(|&input| AlignedBytes::copy_from(input)).collect();
         let work = ColdWork::Begin { inputs, promise: Promise::new(ticket), urgency };
-        let job = ColdJob { model: model.clone(), key: key.clone(), work, queued: shared.clock.now() };
+        let (visit, queued) = (Some(group.again()), shared.clock.now());
+        let job = ColdJob { model: model.clone(), key: key.clone(), work, queued, visit };
         if shared.is_stepped() {
             compile::run_here(shared, job);
             return Ok(());

@@ -82,6 +82,9 @@ pub enum LoadError {
         /// What the panic said.
         what: String,
     },
+    /// Another load of this name and version, or its unloading, has not ended yet. Try again later.
+    #[error("model {0} is being loaded, replaced or unloaded")]
+    Busy(ModelKey),
     /// There is no such model.
     #[error("there is no model {0}")]
     UnknownModel(String),

@@ -20,12 +20,12 @@
 //! |---|---|
 //! | `error`, `fault`, `model`, `stats` | words: what is said to and by the engine |
 //! | `source`, `divided`, `plans`, `request`, `ticket`, `trace` | plans, a request, its end, the timeline |
-//! | `place`, `passage`, `pool`, `effect`, `cold`, `core` | where models and requests are, what to do |
+//! | `place`, `passage`, `visit`, `pool`, `effect`, `cold`, `core` | where models and requests are |
 //! | `lane`, `split` | a device with its core, and who waits there; the parts of a split model |
 //! | `shared` | all of that behind its locks, and the one way into the cores |
 //! | `time` | how callers wait, and how virtual time passes meanwhile |
 //! | `compile`, `load`, `check`, `snapshot` | plans made, models come and go, requests judged, sums |
-//! | `threads`, `future`, `session`, `engine` | who calls: threads of the engine and of its users |
+//! | `threads`, `future`, `session`, `prepared`, `engine` | threads of the engine and of its users |
 //!
 //! # When something panics
 //!
@@ -104,6 +104,7 @@ mod passage;
 mod place;
 mod plans;
 mod pool;
+pub mod prepared;
 pub mod request;
 pub mod session;
 mod shared;
@@ -115,6 +116,7 @@ mod threads;
 mod ticket;
 mod time;
 pub mod trace;
+mod visit;
 
 pub use engine::{DeviceInfo, Engine, EngineOptions, PoolDevice};
 pub use error::{EngineError, InferError, LoadError, WrongInput};
@@ -123,6 +125,7 @@ pub use model::{
     InputShapes, InputValues, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, Number,
     Placement, PlanInfo, Queued, TensorInfo,
 };
+pub use prepared::{Prepared, Published, Retired};
 pub use reef_base::{Class, Level, ModelKey, Nanos};
 pub use reef_device::{Capabilities, Device, DeviceCounters, DeviceError, MemoryUse, Scheme, TaskCounters};
 pub use reef_graph::{DType, Shape};

@@ -1,4 +1,18 @@
 //! How models come and go while others run. Their states stand in `pool`.
+//!
+//! A model takes the place of another one of the same name and version without a gap:
+//!
+//! | step | the old one | the new one |
+//! |---|---|---|
+//! | [`prepare`] | serves | is compiled and loaded; schedulers know it, nobody finds it; it may run |
+//! | that fails | goes on serving | is dropped |
+//! | [`publish`] | is closed to visitors; its counts are the new one's | has the name: one write |
+//! | [`retire`] | waits for its visitors, then for its queue and the device; its memory is free | serves |
+//!
+//! A request is with the one that it found, from its check to its answer: who found the old one is a visitor
+//! (`visit`) until the scheduler has the request, and the scheduler refuses nothing before the last visitor
+//! has left. So nothing is refused, run twice or answered by both. Only one new one is made for a place at a
+//! time; old ones may be many.
 
 use std::sync::Arc;
 
@@ -13,17 +27,19 @@ use crate::error::{InferError, LoadError};
 use crate::fault::{Foreign, contain, log};
 use crate::model::{ModelInfo, ModelSettings, Queued};
 use crate::place::{NoPlace, choose};
-use crate::pool::{Group, Model, named};
+use crate::pool::{Group, Model, Reservation, named};
 use crate::shared::Shared;
 use crate::source::PlanSource;
 
-/// Loads a model whose source is made by `open`, on the caller's thread.
-pub(crate) fn load(
+/// Loads a model whose source is made by `open`, on the caller's thread: devices and schedulers know it then,
+/// and nobody finds it. With `replace` it may take the place of one that there is.
+pub(crate) fn prepare(
     shared: &Shared,
     key: ModelKey,
     settings: ModelSettings,
+    replace: bool,
     open: impl FnOnce() -> Result<Arc<dyn PlanSource>, LoadError>,
-) -> Result<ModelInfo, LoadError> {
+) -> Result<(Arc<Group>, Option<Arc<Group>>), LoadError> {
     check_settings(&key, &settings)?;
     if shared.is_closed() {
         return Err(LoadError::ShuttingDown);
@@ -32,10 +48,11 @@ pub(crate) fn load(
         return Err(LoadError::Failed(fault));
     }
     let sites = shared.sites();
-    let lanes = shared.registry.reserve(&key, &settings, sites.len(), |occupied| {
+    let reservation = shared.registry.reserve(&key, &settings, sites.len(), replace, |occupied| {
         choose(&sites, occupied, &settings).map_err(|why| no_place(&key, why))
     })?;
-    let reserved = Reserved { shared, key: key.clone(), published: false };
+    let Reservation { lanes, old } = reservation;
+    let reserved = Reserved { shared, key: key.clone(), old, kept: false };
     // Importers and plan sources are foreign code.
     let make = || -> Result<Arc<Group>, LoadError> {
         let source = Foreign::from(open()?);
@@ -46,7 +63,54 @@ pub(crate) fn load(
         Ok(group)
     };
     let group = contain(make).map_err(|what| LoadError::Panicked { key: key.clone(), what })??;
-    reserved.publish(group)
+    reserved.schedule(&group)?;
+    Ok((group, reserved.keep()))
+}
+
+/// A model that was prepared takes requests from now on. What had its name until now is not found any more,
+/// and is to be [ended](end), unless somebody does that already.
+pub(crate) fn publish(
+    shared: &Shared,
+    group: &Arc<Group>,
+) -> Result<(ModelInfo, Option<Arc<Group>>), LoadError> {
+    if shared.is_closed() {
+        return Err(LoadError::ShuttingDown);
+    }
+    if let Some(fault) = shared.fault() {
+        return Err(LoadError::Failed(fault));
+    }
+    let info = group.info(&shared.names);
+    for model in &group.replicas {
+        shared.lanes[model.lane].core().begin_counting(model.id());
+    }
+    // Whoever counts finds the sums of both with the one or the other.
+    let succeed = |old: &Arc<Group>| {
+        for new in &group.replicas {
+            if let Some(old) = old.replicas.iter().find(|old| old.lane == new.lane) {
+                shared.lanes[new.lane].core().succeed(old.id(), &old.key, new.id());
+            }
+        }
+    };
+    let old = shared.registry.publish(group.clone(), succeed);
+    let old = old.filter(|old| old.begin_unload());
+    Ok((info, old))
+}
+
+/// Waits for the requests of a model whose place another one has, those that wait for a plan among them, and
+/// frees it.
+pub(crate) fn retire(shared: &Shared, group: &Arc<Group>) {
+    shared.wait_for_visitors(group);
+    end(shared, group, Drain::Finish);
+}
+
+/// Gives up a model that was prepared and not published.
+pub(crate) fn abandon(shared: &Shared, group: &Arc<Group>, old: Option<&Arc<Group>>) {
+    group.begin_unload();
+    end(shared, group, Drain::Refuse);
+    match old {
+        Some(old) => old.end_replace(),
+        None => shared.registry.release(&group.key),
+    }
 }
 
 fn no_place(key: &ModelKey, why: NoPlace) -> LoadError {
@@ -78,6 +142,16 @@ pub(crate) fn unload(
     let ends = |job: &ColdJob| job.begins() || matches!(job.work, ColdWork::LookAgain);
     let own = |job: &ColdJob| Arc::ptr_eq(&job.model.key, &group.key) && ends(job);
     shared.end_cold(|job| own(job).then(|| InferError::Unloading((*group.key).clone())));
+    if queued == Queued::Finish {
+        shared.wait_for_visitors(&group);
+    }
+    end(shared, &group, drain);
+    shared.registry.remove(&group);
+    Ok(())
+}
+
+/// Drains a model that nobody enters any more, waits for its last request and frees what it has.
+fn end(shared: &Shared, group: &Group, drain: Drain) {
     for model in &group.replicas {
         shared.enter(model.lane, |core, now, out| match model.is_split() && model.part > 0 {
             false => core.drain_model(now, model.id(), drain, out),
@@ -98,19 +172,19 @@ pub(crate) fn unload(
         }
         model.close();
     }
-    shared.registry.remove(&group.key);
-    Ok(())
 }
 
-/// A name that is taken until it is published or dropped.
+/// A name, or the place of another model, that is taken until it is kept or dropped.
 struct Reserved<'a> {
     shared: &'a Shared,
     key: ModelKey,
-    published: bool,
+    old: Option<Arc<Group>>,
+    kept: bool,
 }
 
 impl Reserved<'_> {
-    fn publish(mut self, group: Arc<Group>) -> Result<ModelInfo, LoadError> {
+    /// Tells every scheduler that is to serve the model.
+    fn schedule(&self, group: &Group) -> Result<(), LoadError> {
         let mut added = Added { shared: self.shared, models: Vec::new() };
         for model in &group.replicas {
             let id = self.add(model)?;
@@ -118,10 +192,13 @@ impl Reserved<'_> {
             added.models.push((model.lane, id));
         }
         added.models.clear();
-        let info = group.info(&self.shared.names);
-        self.shared.registry.publish(group);
-        self.published = true;
-        Ok(info)
+        Ok(())
+    }
+
+    /// It is the caller's from now on.
+    fn keep(mut self) -> Option<Arc<Group>> {
+        self.kept = true;
+        self.old.take()
     }
 
     /// Tells the scheduler of the model's device.
@@ -156,8 +233,10 @@ impl Drop for Added<'_> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        if !self.published {
-            self.shared.registry.remove(&self.key);
+        match (&self.old, self.kept) {
+            (_, true) => {}
+            (Some(old), false) => old.end_replace(),
+            (None, false) => self.shared.registry.release(&self.key),
         }
     }
 }

@@ -12,9 +12,11 @@
 //! | loading | compiled and loaded | ready |
 //! | loading | error | – |
 //! | ready | unload | unloading: no new requests |
-//! | unloading | last request ended | –; its memory is freed with the last plan reference |
+//! | ready | a model that was prepared takes its place | superseded: the name is the other's, see `load` |
+//! | unloading, superseded | last request ended | –; its memory is freed with the last plan reference |
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
@@ -33,6 +35,7 @@ use crate::passage::Passages;
 use crate::place::Occupancy;
 use crate::plans::{Made, PlanEntry, PlanFailure, PlanTable};
 use crate::source::PlanSource;
+use crate::visit::Visitors;
 
 /// Kits that a model keeps.
 const KITS_MAX: usize = limits::BOARD_SLOTS_DEFAULT;
@@ -44,7 +47,10 @@ pub(crate) struct Group {
     pub(crate) replicas: Vec<Arc<Model>>,
     /// Of a model that is split.
     pub(crate) passages: Option<Arc<Passages>>,
-    unloading: AtomicBool,
+    /// Who is about to hand it a request; closed when it takes no more.
+    pub(crate) visitors: Visitors,
+    /// Another model is being made for its place.
+    being_replaced: AtomicBool,
 }
 
 /// A model on one device.
@@ -112,7 +118,8 @@ impl Group {
                 .map(|(at, &lane)| Arc::new(replica(at, lane, group)))
                 .collect(),
             passages: passages.clone(),
-            unloading: AtomicBool::new(false),
+            visitors: Visitors::default(),
+            being_replaced: AtomicBool::new(false),
         })
     }
 
@@ -123,7 +130,17 @@ impl Group {
 
     /// From now on it is not ready; false when that was so before.
     pub(crate) fn begin_unload(&self) -> bool {
-        !self.unloading.swap(true, Ordering::AcqRel)
+        self.visitors.close()
+    }
+
+    /// Another model is made for its place from now on; false when that is so already.
+    fn begin_replace(&self) -> bool {
+        !self.being_replaced.swap(true, Ordering::AcqRel)
+    }
+
+    /// Nothing takes its place.
+    pub(crate) fn end_replace(&self) {
+        self.being_replaced.store(false, Ordering::Release);
     }
 
     /// Whether requests of a class, or any, are on their way through its parts.
@@ -133,7 +150,7 @@ impl Group {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        !self.unloading.load(Ordering::Acquire)
+        self.visitors.is_open()
     }
 
     /// What is there to say about the model; `names` are those of all devices.
@@ -148,6 +165,39 @@ impl Group {
             devices: self.replicas.iter().map(|model| names[model.lane].to_string()).collect(),
             plans: self.replicas.iter().flat_map(|model| model.plan_infos(&names[model.lane])).collect(),
         }
+    }
+}
+
+/// A model that was open when it was found, and waits for who has this.
+pub(crate) struct Visit(Arc<Group>);
+
+impl Visit {
+    /// Enters, if the model is open.
+    pub(crate) fn begin(group: &Arc<Group>) -> Option<Visit> {
+        group.visitors.enter();
+        // Its drop counts it out again.
+        let visit = Visit(group.clone());
+        visit.visitors.is_open().then_some(visit)
+    }
+
+    /// Another visit, whether the model is closed by now or not: this one is still there.
+    pub(crate) fn again(&self) -> Visit {
+        self.visitors.enter();
+        Visit(self.0.clone())
+    }
+}
+
+impl Deref for Visit {
+    type Target = Arc<Group>;
+
+    fn deref(&self) -> &Arc<Group> {
+        &self.0
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.visitors.leave();
     }
 }
 
@@ -435,14 +485,28 @@ impl Version {
 }
 
 impl Registry {
-    /// The model that a request means.
+    /// The model that a request means; it waits for who has the answer.
+    pub(crate) fn enter(&self, name: &str, version: Option<&str>) -> Result<Visit, InferError> {
+        self.find_by(name, version, Visit::begin)
+    }
+
+    /// The model that is meant, if it is ready.
     pub(crate) fn find(&self, name: &str, version: Option<&str>) -> Result<Arc<Group>, InferError> {
+        self.find_by(name, version, |group| group.is_ready().then(|| group.clone()))
+    }
+
+    fn find_by<T>(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        ready: impl Fn(&Arc<Group>) -> Option<T>,
+    ) -> Result<T, InferError> {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         let unknown = || InferError::UnknownModel(named(name, version));
         let versions = models.get(name).ok_or_else(unknown)?;
         let live = |entry: &Entry| match entry {
-            Entry::Live(model) if model.is_ready() => Some(model.clone()),
-            Entry::Live(_) | Entry::Loading(..) => None,
+            Entry::Live(model) => ready(model),
+            Entry::Loading(..) => None,
         };
         let wanted = |key: &Version| version.is_none_or(|version| key.1 == version);
         let mut matching = versions.iter().filter(|(key, _)| wanted(key)).peekable();
@@ -492,44 +556,73 @@ impl Registry {
             .collect()
     }
 
-    /// Takes a name for a model that is being loaded. `choose` says on which devices it will be, of so many
-    /// as there are, from what is on them.
+    /// Takes a name for a model that is being loaded, or with `replace` the place of the one that has it.
+    /// `choose` says on which devices it will be, of so many as there are, from what else is on them.
     pub(crate) fn reserve(
         &self,
         key: &ModelKey,
         settings: &ModelSettings,
         devices: usize,
+        replace: bool,
         choose: impl FnOnce(&[Occupancy]) -> Result<Vec<usize>, LoadError>,
-    ) -> Result<Vec<usize>, LoadError> {
+    ) -> Result<Reservation, LoadError> {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        if models.values().map(BTreeMap::len).sum::<usize>() >= limits::MODELS_MAX {
+        let version = Version::new(&key.version);
+        let old = match models.get(&key.name).and_then(|versions| versions.get(&version)) {
+            None => None,
+            Some(Entry::Live(group)) if replace && group.is_ready() => Some(group.clone()),
+            Some(_) if replace => return Err(LoadError::Busy(key.clone())),
+            Some(_) => return Err(LoadError::AlreadyLoaded(key.clone())),
+        };
+        if old.is_none() && models.values().map(BTreeMap::len).sum::<usize>() >= limits::MODELS_MAX {
             return Err(LoadError::TooManyModels(limits::MODELS_MAX));
         }
-        let version = Version::new(&key.version);
-        if models.get(&key.name).is_some_and(|versions| versions.contains_key(&version)) {
-            return Err(LoadError::AlreadyLoaded(key.clone()));
+        let lanes = choose(&occupancy(&models, devices, old.as_ref()))?;
+        match &old {
+            Some(old) if !old.begin_replace() => return Err(LoadError::Busy(key.clone())),
+            Some(_) => {}
+            None => {
+                let entry = Entry::Loading(settings.clone(), lanes.clone());
+                models.entry(key.name.clone()).or_default().insert(version, entry);
+            }
         }
-        let lanes = choose(&occupancy(&models, devices))?;
-        let entry = Entry::Loading(settings.clone(), lanes.clone());
-        models.entry(key.name.clone()).or_default().insert(version, entry);
-        Ok(lanes)
+        Ok(Reservation { lanes, old })
     }
 
-    /// A model whose name was reserved takes requests from now on.
-    pub(crate) fn publish(&self, model: Arc<Group>) {
+    /// A model whose name or place was reserved takes requests from now on. What had the name until now comes
+    /// back: nobody finds it any more. `succeed` is told of it just before that.
+    pub(crate) fn publish(&self, model: Arc<Group>, succeed: impl FnOnce(&Arc<Group>)) -> Option<Arc<Group>> {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
         let versions = models.entry(model.key.name.clone()).or_default();
-        versions.insert(Version::new(&model.key.version), Entry::Live(model));
+        if let Some(Entry::Live(old)) = versions.get(&Version::new(&model.key.version)) {
+            succeed(old);
+        }
+        match versions.insert(Version::new(&model.key.version), Entry::Live(model)) {
+            Some(Entry::Live(old)) => Some(old),
+            Some(Entry::Loading(..)) | None => None,
+        }
     }
 
-    /// A name is free again.
-    pub(crate) fn remove(&self, key: &ModelKey) {
+    /// The name of a model that was not loaded is free again.
+    pub(crate) fn release(&self, key: &ModelKey) {
+        self.remove_if(key, |entry| matches!(entry, Entry::Loading(..)));
+    }
+
+    /// The name of a model is free again, unless another one has it by now.
+    pub(crate) fn remove(&self, group: &Arc<Group>) {
+        let own = |entry: &Entry| matches!(entry, Entry::Live(other) if Arc::ptr_eq(other, group));
+        self.remove_if(&group.key, own);
+    }
+
+    fn remove_if(&self, key: &ModelKey, wanted: impl Fn(&Entry) -> bool) {
         let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        let gone = models.get_mut(&key.name).and_then(|versions| {
-            let gone = versions.remove(&Version::new(&key.version));
-            gone.map(|gone| (gone, versions.is_empty()))
-        });
-        if matches!(gone, Some((_, true))) {
+        let Some(versions) = models.get_mut(&key.name) else { return };
+        let version = Version::new(&key.version);
+        let gone = match versions.get(&version) {
+            Some(entry) if wanted(entry) => versions.remove(&version),
+            _ => None,
+        };
+        if versions.is_empty() {
             models.remove(&key.name);
         }
         drop(models);
@@ -537,11 +630,24 @@ impl Registry {
     }
 }
 
-/// What is on each device.
-fn occupancy(models: &BTreeMap<String, Versions>, devices: usize) -> Vec<Occupancy> {
+/// What was reserved for a model.
+pub(crate) struct Reservation {
+    /// The numbers of its devices.
+    pub(crate) lanes: Vec<usize>,
+    /// The model whose place it takes.
+    pub(crate) old: Option<Arc<Group>>,
+}
+
+/// What is on each device, without a model that is about to go.
+fn occupancy(
+    models: &BTreeMap<String, Versions>,
+    devices: usize,
+    going: Option<&Arc<Group>>,
+) -> Vec<Occupancy> {
     let mut occupied = vec![Occupancy::default(); devices];
     for entry in models.values().flat_map(BTreeMap::values) {
         match entry {
+            Entry::Live(group) if going.is_some_and(|going| Arc::ptr_eq(going, group)) => {}
             Entry::Loading(_, lanes) => lanes.iter().for_each(|&lane| occupied[lane].models += 1),
             Entry::Live(group) => group.replicas.iter().for_each(|model| {
                 occupied[model.lane].models += 1;

@@ -1,5 +1,6 @@
 //! Sessions: repeated inference without allocation, for callers that cannot afford it. A session's buffers
-//! are on one device, the one that a request would have gone to when it was opened, and it stays there.
+//! are on one device, the one that a request would have gone to when it was opened, and it stays there. It is
+//! of the model that it was opened on: when that is unloaded, or replaced, runs are refused.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::effect::Sofar;
 use crate::error::{InferError, WrongInput};
 use crate::model::TensorInfo;
 use crate::plans::{Buffers, PlanEntry};
-use crate::pool::Model;
+use crate::pool::{Group, Model};
 use crate::request::{ClassRequest, OutputTensor, Timings};
 use crate::shared::Shared;
 use crate::ticket::{Promise, Record, Ticket};
@@ -82,7 +83,16 @@ impl Session {
         if let Some(fault) = shared.verdict.fault() {
             return Err(fault);
         }
-        let group = shared.registry.find(name, options.version)?;
+        let group = shared.registry.enter(name, options.version)?;
+        Session::open_on(shared, &group, options)
+    }
+
+    /// As [`Session::open`], of a model that may not be served yet.
+    pub(crate) fn open_on(
+        shared: &Arc<Shared>,
+        group: &Group,
+        options: &SessionOptions<'_>,
+    ) -> Result<Session, InferError> {
         let model = group.model();
         let wishes = Wishes {
             class: options.class,
@@ -95,7 +105,7 @@ impl Session {
         let data = concrete_values(model, &shapes, &options.values)?;
         let key = model.beginning(shapes, &data);
         let urgency = terms.urgency(shared.clock.now());
-        let model = shared.route(&group, &key, &urgency).ok_or(InferError::DeviceFault)?;
+        let model = shared.route(group, &key, &urgency).ok_or(InferError::DeviceFault)?;
         let plan = shared.plan(&model, &key);
         let plan = plan.map_err(|failure| failure.into_error(&model.key))?;
         let buffers = Some(plan.buffers()?);

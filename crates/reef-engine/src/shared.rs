@@ -481,7 +481,7 @@ impl Shared {
             }
             None => {
                 let work = ColdWork::Move(Box::new(moved));
-                let job = ColdJob { model, key, work, queued: self.clock.now() };
+                let job = ColdJob { model, key, work, queued: self.clock.now(), visit: None };
                 let expiry = job.expiry();
                 match self.cold.push(job) {
                     Ok(()) => self.wake_by(expiry),
@@ -532,7 +532,7 @@ impl Shared {
         }
         let (model, key, work) = (model.clone(), key.clone(), ColdWork::LookAgain);
         // If nothing is taken any more, nobody asks for it either.
-        let _ = self.cold.push(ColdJob { model, key, work, queued: self.clock.now() });
+        let _ = self.cold.push(ColdJob { model, key, work, queued: self.clock.now(), visit: None });
     }
 
     /// A segment has ended: the request goes on with the next one, at once if its plan is there.
@@ -551,7 +551,8 @@ impl Shared {
             Some(Ok(plan)) => self.go_on(hop, plan),
             Some(Err(failure)) => self.end_hop(hop, failure.into_error(&model.key)),
             None => {
-                let job = ColdJob { model, key, work: ColdWork::Hop(hop), queued: self.clock.now() };
+                let (work, queued) = (ColdWork::Hop(hop), self.clock.now());
+                let job = ColdJob { model, key, work, queued, visit: None };
                 if let Err((error, job)) = self.cold.push(job) {
                     self.refuse_cold(job, error);
                 }

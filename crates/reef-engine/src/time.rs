@@ -213,6 +213,18 @@ impl Shared {
         }
     }
 
+    /// Blocks until nobody is about to hand a request to a model that is closed.
+    pub(crate) fn wait_for_visitors(&self, group: &Group) {
+        const PAUSE: Duration = Duration::from_millis(20);
+        while !group.visitors.is_empty() && self.fault().is_none() {
+            match self.lane_of_thread() {
+                // Visitors of other threads get on while this one waits.
+                None => group.visitors.wait(PAUSE),
+                Some(own) => self.advance_here(own, PAUSE),
+            }
+        }
+    }
+
     /// The lane whose completion thread the caller is on.
     pub(crate) fn lane_of_thread(&self) -> Option<usize> {
         self.lanes.iter().position(|lane| lane.signal.is_attached_here())

@@ -1,16 +1,27 @@
-//! `reef-server`: the Open Inference Protocol v2 over HTTP, in the superset that Triton speaks.
+//! `reef-server`: the Open Inference Protocol v2 over HTTP and gRPC, in the superset that Triton speaks.
 //!
-//! Owns ports, connections, the protocol's JSON and binary tensors, HTTP statuses and the metrics text. Knows
-//! the engine's API and nothing behind it: no plan, device or scheduler.
+//! Owns ports, connections, the protocol's JSON, messages and binary tensors, statuses and the metrics text.
+//! Knows the engine's API and nothing behind it: no plan, device or scheduler.
+//!
+//! Clients of the same host may have a faster way: [`RingOptions`], and the crate `reef-client`.
 //!
 //! Three layers: `core` holds what is asked, what is answered and what the problem is, whichever protocol
-//! carries it; `http` translates HTTP to it and back; `server` listens for all protocols and ends them.
+//! carries it; `http`, `grpc` and `ring` translate to it and back, and differ in nothing but framing;
+//! `accept` and `server` listen for all protocols and end them.
 //!
 //! What requests may say beyond the protocol, in `parameters`:
 //! - `class`: `"real-time"` or `"best-effort"`; the model's settings are the most urgent allowed;
 //! - `priority`: 1 is level 0, the most urgent; 0 is the model's default;
 //! - `timeout`: microseconds in the queue, at most;
-//! - `deadline_us`: microseconds from the arrival of the request's head to the end of execution.
+//! - `deadline_us`: microseconds from the arrival of the request's head to the end of execution; 0 is a
+//!   deadline that has passed.
+//!
+//! A number may be the text of its digits. Over gRPC the RPC's own deadline (`grpc-timeout`) is the request's
+//! where it is sooner, and ends the RPC in any case. A cancelled RPC, one whose time is over and one whose
+//! connection is gone cancel their requests, which stop at their next poll points.
+//!
+//! A requested output may have the parameter `classification`, a number: then it is the texts
+//! `VALUE:INDEX` or `VALUE:INDEX:LABEL` of so many largest elements, in a tensor of BYTES.
 //!
 //! What answers say in `parameters`: the effective `class`, with its `level` and `priority` if real-time;
 //! `queue_us` and `compute_us`; `preempted`, the number of the request's blocks that were killed for more
@@ -24,21 +35,45 @@
 //! advice. Which NaN it was is kept by binary tensors only. FP16 and BF16 have no JSON form, as the protocol
 //! says: binary tensors only.
 //!
+//! Bodies may be compressed with gzip or deflate, and answers are where the client takes them so and they
+//! have a kibibyte; `Inference-Header-Content-Length` counts what it counted before. Errors are never
+//! compressed.
+//!
+//! Tensors may lie in system shared memory that clients have registered, where the operator allows it
+//! ([`ServerOptions::allow_client_shm`]). What stands there counts in the limits of bodies.
+//!
 //! A model that could not be loaded ([`Running::set_unavailable`]) is answered for with 503 and the reason:
 //! its metadata, readiness, configuration, statistics and inference; the repository's index lists it as
-//! `UNAVAILABLE`. The server is ready without it.
+//! `UNAVAILABLE`. The server is ready without it, unless [`ServerOptions::strict_readiness`] says otherwise;
+//! `v2/health/ready` names it either way.
+//!
+//! Models come and go by a [`ModelControl`] ([`Running::set_control`]): `v2/repository/models/M/load` and
+//! `…/unload`, on threads that may block. Without one they answer 503.
 //!
 //! A panic while a request is served is that request's end (500, with what the panic said) and harms no
 //! other. An engine that has failed is not ready; its requests end with 500.
 //!
-//! Errors are `{"error": "…"}`: 404 unknown model or path, 413 body too large, 501 what the protocol has and
+//! Errors over gRPC are statuses with a message: NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED, UNAVAILABLE,
+//! DEADLINE_EXCEEDED, INTERNAL for what is below 404, 400, 501, 503, 504 and 500, RESOURCE_EXHAUSTED for 413.
+//!
+//! Errors over HTTP are `{"error": "…"}`: 404 unknown model or path, 413 body too large,
+//! 415 an unknown `Content-Encoding`, 501 what the protocol has and
 //! this server does not, 503 what may work later, 504 a deadline that passed or cannot be met, 500 faults,
 //! 405 and 408 as HTTP has them, and 400 for everything else that is wrong with a request.
 
+mod accept;
 mod core;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod grpc;
 mod http;
+mod ring;
 mod server;
 mod signals;
 
-pub use server::{Running, Server, ServerError, ServerOptions};
+pub use core::control::{ControlError, LoadRequest, ModelControl, UNLOADED};
+pub use core::logging::LogControl;
+pub use ring::RingOptions;
+pub use server::{Addresses, Running, Server, ServerError, ServerOptions};
 pub use signals::Signals;

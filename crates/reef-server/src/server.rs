@@ -10,18 +10,28 @@
 //!
 //! Invariant: a phase never goes back. Knows which protocols there are, and nothing of what they say.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reef_base::limits;
 use reef_engine::{Engine, ModelKey};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
-use crate::core::state::{Phase, State};
-use crate::http::serve::{Http, Port, accept};
+use crate::accept::accept;
+use crate::core::control::ModelControl;
+use crate::core::logging::LogControl;
+use crate::core::regions::Regions;
+use crate::core::state::{Phase, State, StateOptions};
+use crate::grpc;
+use crate::grpc::rpc::Grpc;
+use crate::http;
+use crate::http::serve::{Http, Port};
+use crate::ring::{self, Bound, Ring, RingOptions};
 
 /// How long answers may take to reach their clients once the engine has ended.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -29,11 +39,13 @@ const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
 /// How the server listens.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// Where to serve the protocol; port 0 takes a free one.
+    /// Where to serve the protocol over HTTP; port 0 takes a free one.
     pub http: SocketAddr,
+    /// Where to serve it over gRPC; `None` for not at all.
+    pub grpc: Option<SocketAddr>,
     /// Where to serve metrics and health besides; `None` for only on the other port.
     pub metrics: Option<SocketAddr>,
-    /// Bytes of one request body at most.
+    /// Bytes of one request body, or of one message, at most.
     pub body_bytes_max: usize,
     /// Bytes of all request bodies that are in memory at once, at most; what goes beyond is refused with 503.
     /// The last quarter is for real-time models. At least four thirds of `body_bytes_max`, whatever is said.
@@ -42,18 +54,31 @@ pub struct ServerOptions {
     pub connections_max: usize,
     /// Threads that serve connections.
     pub threads: usize,
+    /// Where clients may have timelines written; `None` if they may not.
+    pub trace_folder: Option<PathBuf>,
+    /// Whether clients may register shared memory: files of `/dev/shm` that the server may read and write.
+    pub allow_client_shm: bool,
+    /// Where clients of this host may connect to the shared-memory fast path; `None` for nowhere.
+    pub ring: Option<RingOptions>,
+    /// Whether the server is ready only while every model is that it is to serve.
+    pub strict_readiness: bool,
 }
 
 impl Default for ServerOptions {
-    /// Loopback only, Triton's ports.
+    /// Loopback only, Triton's ports, without gRPC.
     fn default() -> Self {
         ServerOptions {
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            grpc: None,
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8002))),
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             bodies_bytes_max: limits::BODIES_BYTES_DEFAULT,
             connections_max: 1024,
             threads: 2,
+            trace_folder: None,
+            allow_client_shm: false,
+            ring: None,
+            strict_readiness: false,
         }
     }
 }
@@ -71,6 +96,14 @@ pub enum ServerError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// The socket cannot be listened on: in use, no such folder, not permitted.
+    #[error("cannot listen on {} for the ring: {source}", path.display())]
+    BindRing {
+        /// The path asked for.
+        path: std::path::PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
     /// The threads that serve connections could not be started.
     #[error("cannot start the server's threads: {0}")]
     Threads(std::io::Error),
@@ -80,7 +113,9 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     http: std::net::TcpListener,
+    grpc: Option<std::net::TcpListener>,
     metrics: Option<std::net::TcpListener>,
+    ring: Option<Bound>,
     options: ServerOptions,
 }
 
@@ -88,13 +123,24 @@ impl Server {
     /// Takes the ports. Clients may connect from now on; they wait until [`Server::open`].
     pub fn bind(options: ServerOptions) -> Result<Server, ServerError> {
         let http = listen(options.http, "HTTP")?;
+        let grpc = options.grpc.map(|address| listen(address, "gRPC")).transpose()?;
         let metrics = options.metrics.map(|address| listen(address, "metrics")).transpose()?;
-        Ok(Server { http, metrics, options })
+        let bind_ring = |ring: &RingOptions| {
+            ring::bind(ring).map_err(|source| ServerError::BindRing { path: ring.path.clone(), source })
+        };
+        let ring = options.ring.as_ref().map(bind_ring).transpose()?;
+        Ok(Server { http, grpc, metrics, ring, options })
     }
 
-    /// Where the protocol will be served.
+    /// Where the protocol will be served over HTTP.
     pub fn http_addr(&self) -> SocketAddr {
         self.http.local_addr().unwrap_or(self.options.http)
+    }
+
+    /// Where it will be served over gRPC.
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        let grpc = self.grpc.as_ref()?;
+        grpc.local_addr().ok().or(self.options.grpc)
     }
 
     /// Where metrics will be served.
@@ -112,29 +158,97 @@ impl Server {
 
     /// Answers on threads of its own while `engine` loads its models: the server is live, but not ready.
     pub fn open(self, engine: Engine) -> Result<Running, ServerError> {
-        let (http_addr, metrics_addr) = (self.http_addr(), self.metrics_addr());
+        let addresses =
+            Addresses { http: self.http_addr(), grpc: self.grpc_addr(), metrics: self.metrics_addr() };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(self.options.threads.max(1))
-            .thread_name("reef-http")
+            .thread_name("reef-io")
             .enable_all()
             .build()
             .map_err(ServerError::Threads)?;
-        let (body_bytes_max, bodies_bytes_max) = (self.options.body_bytes_max, self.options.bodies_bytes_max);
-        let state = State::new(engine, body_bytes_max, bodies_bytes_max).map_err(ServerError::Threads)?;
+        let options = StateOptions {
+            body_bytes_max: self.options.body_bytes_max,
+            bodies_bytes_max: self.options.bodies_bytes_max,
+            trace_folder: self.options.trace_folder,
+        };
+        let mut state = State::new(engine, options).map_err(ServerError::Threads)?;
+        state.regions = self.options.allow_client_shm.then(Regions::new);
+        state.strict_readiness = self.options.strict_readiness;
         let state = Arc::new(state);
         let http = Arc::new(Http::new(state.clone()));
-        let mut open = Vec::new();
-        let ports = [(Some(self.http), Port::Http), (self.metrics, Port::Metrics)];
-        for (listener, port) in ports.into_iter().filter_map(|(listener, port)| Some((listener?, port))) {
-            let _entered = runtime.enter();
-            let listener = TcpListener::from_std(listener).map_err(ServerError::Threads)?;
-            let permits = Arc::new(Semaphore::new(self.options.connections_max.max(1)));
-            open.push((permits.clone(), self.options.connections_max.max(1)));
-            runtime.spawn(accept(listener, port, permits, http.clone()));
+        let mut ports = Ports { connections_max: self.options.connections_max.max(1), open: Vec::new() };
+        let entered = runtime.enter();
+        for (listener, port) in [(Some(self.http), Port::Http), (self.metrics, Port::Metrics)] {
+            let http = http.clone();
+            let serve = move |stream| http::serve::serve(stream, port, http.clone());
+            ports.open(listener, &state, port.last_phase(), serve)?;
         }
-        let running = Running { runtime: Some(runtime), state, open, http_addr, metrics_addr };
-        tracing::info!(http = %http_addr, metrics = %running.metrics_text(), "listening");
-        Ok(running)
+        let grpc = Arc::new(Grpc::new(state.clone()));
+        let serve = move |stream| grpc::serve::serve(stream, grpc.clone());
+        ports.open(self.grpc, &state, Phase::Draining, serve)?;
+        drop(entered);
+        addresses.log("listening");
+        let ring = self.ring.map(|bound| Ring::start(bound, state.clone())).transpose();
+        let ring = ring.map_err(ServerError::Threads)?;
+        if let Some(ring) = &ring {
+            tracing::info!(path = %ring.path().display(), "listening for clients of the ring");
+        }
+        Ok(Running { runtime: Some(runtime), state, open: ports.open, ring, addresses })
+    }
+}
+
+/// The ports that are served.
+struct Ports {
+    connections_max: usize,
+    /// Permits of each port and how many there are.
+    open: Vec<(Arc<Semaphore>, usize)>,
+}
+
+impl Ports {
+    /// Serves a port, if there is one, until the phase `last`; inside a runtime.
+    fn open<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        listener: Option<std::net::TcpListener>,
+        state: &Arc<State>,
+        last: Phase,
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Result<(), ServerError> {
+        let Some(listener) = listener else { return Ok(()) };
+        let listener = TcpListener::from_std(listener).map_err(ServerError::Threads)?;
+        let permits = Arc::new(Semaphore::new(self.connections_max));
+        self.open.push((permits.clone(), self.connections_max));
+        tokio::spawn(accept(listener, permits, state.clone(), last, serve));
+        Ok(())
+    }
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The protocol over HTTP.
+    pub http: SocketAddr,
+    /// The protocol over gRPC.
+    pub grpc: Option<SocketAddr>,
+    /// Metrics and health, besides.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Addresses {
+    fn log(&self, what: &str) {
+        let text = |address: Option<SocketAddr>| address.map_or("off".into(), |address| address.to_string());
+        tracing::info!(http = %self.http, grpc = text(self.grpc), metrics = text(self.metrics), "{what}");
+    }
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http={}", self.http)?;
+        for (name, address) in [("grpc", self.grpc), ("metrics", self.metrics)] {
+            if let Some(address) = address {
+                write!(f, " {name}={address}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -145,25 +259,45 @@ pub struct Running {
     state: Arc<State>,
     /// Permits of each port and how many there are: all back means all connections closed.
     open: Vec<(Arc<Semaphore>, usize)>,
-    http_addr: SocketAddr,
-    metrics_addr: Option<SocketAddr>,
+    ring: Option<Ring>,
+    addresses: Addresses,
 }
 
 impl Running {
-    /// Where the protocol is served.
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Where the protocol is served over HTTP.
     pub fn http_addr(&self) -> SocketAddr {
-        self.http_addr
+        self.addresses.http
+    }
+
+    /// Where it is served over gRPC.
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        self.addresses.grpc
     }
 
     /// Where metrics are served besides.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
-        self.metrics_addr
+        self.addresses.metrics
+    }
+
+    /// Has clients read and change what is logged through `log`. The first one stays.
+    pub fn set_log(&self, log: Arc<dyn LogControl>) {
+        self.state.set_log(log);
     }
 
     /// Answers for a model that could not be loaded: clients are told `reason`. It is forgotten when the
     /// engine has a model of that name and version.
     pub fn set_unavailable(&self, key: ModelKey, reason: String) {
         self.state.set_unavailable(key, reason);
+    }
+
+    /// Who loads and unloads models for clients, and says which there are. Without one nobody does.
+    pub fn set_control(&self, control: Arc<dyn ModelControl>) {
+        self.state.set_control(control);
     }
 
     /// All models are loaded: inference requests are taken from now on.
@@ -176,7 +310,7 @@ impl Running {
             loading
         });
         if ready {
-            tracing::info!(http = %self.http_addr, metrics = %self.metrics_text(), "serving");
+            self.addresses.log("serving");
         }
     }
 
@@ -197,13 +331,10 @@ impl Running {
             };
             tokio::time::timeout(CLOSING_TIME_MAX, closed).await.is_ok()
         });
+        let ring_closed = self.ring.take().is_none_or(|ring| ring.close(CLOSING_TIME_MAX));
         self.state.phase.send_replace(Phase::Closed);
         runtime.shutdown_timeout(Duration::from_secs(1));
-        all_closed
-    }
-
-    fn metrics_text(&self) -> String {
-        self.metrics_addr.map_or("off".to_string(), |address| address.to_string())
+        all_closed && ring_closed
     }
 }
 

@@ -11,6 +11,7 @@ use reef_bench::disb::workload::{RATE_MAX_HZ, RATE_MIN_HZ};
 use reef_device::{Padding, Scheme};
 use reef_plan::Precision;
 
+use crate::control::Mode;
 use crate::spec::DeviceSpec;
 
 /// Every run's latency is kept: this many take 800 MB.
@@ -43,7 +44,8 @@ pub enum Command {
     ///
     /// A model that cannot be loaded is reported, in the log and to its clients; the others are served. The
     /// exit status is 0 after a signal to stop, 1 if nothing can be served (no port, no model that could be
-    /// loaded), 2 for a wrong command line, 70 after a fault of the engine or the device, 128 and the
+    /// loaded and none that could come later; with --exit-on-error any that could not be loaded), 2 for a
+    /// wrong command line, 70 after a fault of the engine or the device, 128 and the
     /// signal's number after a second signal.
     Serve(ServeArgs),
     /// Run one model once (or `--repeat` times) and write its outputs.
@@ -113,7 +115,8 @@ pub struct DemoArgs {
 /// `reef serve`
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Directory with models: `NAME/1/model.onnx` or `NAME.onnx`, settings in `reef.toml`.
+    /// Directory with models: `NAME/1/model.onnx`, `NAME/model.onnx` or `NAME.onnx`, settings in `reef.toml`
+    /// or `NAME/config.pbtxt`.
     pub models: PathBuf,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -123,21 +126,92 @@ pub struct ServeArgs {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
     pub address: IpAddr,
-    /// Port of the inference protocol; 0 picks a free one.
+    /// Port of the inference protocol over HTTP; 0 picks a free one.
     #[arg(long, default_value_t = 8000)]
     pub http_port: u16,
+    /// Port of the inference protocol over gRPC, or `off`; 0 picks a free one. By default 8001, or a free one
+    /// where `--http-port` is a free one.
+    #[arg(long, value_name = "PORT|off", value_parser = port_or_off)]
+    pub grpc_port: Option<PortOrOff>,
     /// Port of the metrics; 0 picks a free one.
     #[arg(long, default_value_t = 8002)]
     pub metrics_port: u16,
     /// Write a Chrome/Perfetto trace to this file at the end.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Folder where clients may have timelines written by the protocol's trace settings; by default they may
+    /// not.
+    #[arg(long, value_name = "DIR")]
+    pub trace_dir: Option<PathBuf>,
     /// Seconds that best-effort work may take to finish after a signal to stop.
     #[arg(long, value_name = "S", default_value = "5", allow_negative_numbers = true, value_parser = seconds)]
     pub drain_timeout: Duration,
     /// Largest request body in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = reef_base::limits::BODY_BYTES_DEFAULT)]
     pub max_body: usize,
+    /// Let clients register shared memory for tensors. Whoever can send requests can then have every file of
+    /// `/dev/shm` read and written that the server's user may read and write.
+    #[arg(long)]
+    pub allow_client_shm: bool,
+    /// Let clients of this host connect to the Unix socket PATH and ask through shared memory
+    /// (`reef-client`).
+    #[arg(long, value_name = "PATH")]
+    pub ring: Option<PathBuf>,
+    /// Access rights of that socket, octal: whoever may write to it may send requests.
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = access_rights)]
+    pub ring_mode: u32,
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// A port that need not be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortOrOff {
+    /// Is served.
+    Port(u16),
+    /// Is not.
+    Off,
+}
+
+fn port_or_off(text: &str) -> Result<PortOrOff, String> {
+    match text {
+        "off" => Ok(PortOrOff::Off),
+        port => port.parse().map(PortOrOff::Port).map_err(|error| format!("neither a port nor off: {error}")),
+    }
+}
+
+impl ServeArgs {
+    /// The port of gRPC, if it is served.
+    pub fn grpc_port(&self) -> Option<u16> {
+        match (self.grpc_port, self.http_port) {
+            (Some(PortOrOff::Off), _) => None,
+            (Some(PortOrOff::Port(port)), _) => Some(port),
+            (None, 0) => Some(0),
+            (None, _) => Some(8001),
+        }
+    }
+}
+
+/// Which models are served, and when they are loaded.
+#[derive(Clone, Debug, Args)]
+pub struct ControlArgs {
+    /// Whether models stay as they are at the start (none), follow their directory (poll), or are loaded and
+    /// unloaded by clients (explicit).
+    #[arg(long = "model-control-mode", value_name = "MODE", default_value = "none")]
+    pub mode: Mode,
+    /// Seconds between two looks at the directory, with poll. A change counts once two looks see the same.
+    #[arg(long, value_name = "S", default_value = "15", allow_negative_numbers = true,
+          value_parser = some_seconds)]
+    pub repository_poll_secs: Duration,
+    /// A model to load at the start, with explicit; `*` for all. May be given more than once.
+    #[arg(long, value_name = "NAME")]
+    pub load_model: Vec<String>,
+    /// End with status 1 if a model cannot be loaded at the start.
+    #[arg(long)]
+    pub exit_on_error: bool,
+    /// Be ready only while every model is there; what is missing, v2/health/ready says either way.
+    #[arg(long)]
+    pub strict_readiness: bool,
 }
 
 /// `reef run`
@@ -413,6 +487,12 @@ pub struct MicroArgs {
 
 fn runs() -> RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=REPEAT_MAX)
+}
+
+/// Octal digits, as `chmod` takes them.
+fn access_rights(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|&mode| mode <= 0o777);
+    mode.ok_or_else(|| format!("'{text}' is not a mode such as 600 or 660"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

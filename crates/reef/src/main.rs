@@ -2,16 +2,18 @@
 
 mod cli;
 mod commands;
+mod control;
 mod device;
 mod gpu;
 mod inputs;
 mod loader;
+mod log;
 mod npy;
 mod output;
 mod repository;
 mod spec;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -49,20 +51,9 @@ fn main() -> ExitCode {
     widen_gpu_queues();
     give_memory_back();
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("REEF_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // Colours are for people; a log that is kept or parsed has none.
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .with_target(false)
-        // A log whose reader has gone must not end who writes to it.
-        .log_internal_errors(false)
-        .init();
+    let log = log::start();
     let result = match &cli.command {
-        Command::Serve(args) => commands::serve::run(args),
+        Command::Serve(args) => commands::serve::run(args, log),
         Command::Run(args) => guarded(&args.model, || commands::run::run(args)),
         Command::Inspect(args) => guarded(&args.model, || commands::inspect::run(args)),
         Command::Profile(args) => guarded(&args.model, || commands::profile::run(args)),

@@ -3,6 +3,7 @@
 mod harness;
 #[path = "programs/make.rs"]
 mod make;
+mod repository;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -142,6 +143,7 @@ fn ports_in_use_and_unwritable_traces_are_named() {
     };
     serve(&port, "0", &[], &[&port, "in use", "HTTP"]);
     serve("0", &port, &[], &[&port, "in use", "metrics"]);
+    serve("0", "0", &["--grpc-port", &port], &[&port, "in use", "gRPC"]);
     serve("0", "0", &["--trace", "/nonexistent/trace.json"], &["/nonexistent/trace.json"]);
 }
 
@@ -256,6 +258,7 @@ fn the_address_is_told_without_a_log() {
     for key in ["http=", "metrics="] {
         assert_eq!(request(address(&line, key), "GET", "/v2/health/ready", "").0, 200, "{line}");
     }
+    assert!(TcpStream::connect(address(&line, "grpc=")).is_ok(), "{line}");
     let (code, log) = serving.stop();
     assert_eq!((code, &log[..]), (Some(0), &[][..]));
 }
@@ -277,12 +280,8 @@ fn models_of_both_layouts_are_served_with_their_settings() {
     metrics_are_served(&serving);
     let (code, log) = serving.stop();
     assert_eq!(code, Some(0), "{log:#?}");
-    for expected in [
-        "policy: config.pbtxt is not read",
-        "lost/model.onnx is not served",
-        "model plain/1 has no settings",
-        "real-time level 1",
-    ] {
+    for expected in ["loaded policy/1", "loaded lost/1", "model plain/1 has no settings", "real-time level 1"]
+    {
         assert!(log.iter().any(|line| line.contains(expected)), "{expected}: {log:#?}");
     }
     assert!(!log.iter().any(|line| line.contains('\x1b') || line.contains("panicked")), "{log:#?}");

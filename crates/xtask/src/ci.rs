@@ -138,11 +138,12 @@ fn debug_crates() -> Result<Vec<String>> {
     Ok(covered)
 }
 
-/// Model-checks the executor's protocols. `--cfg loom` changes every crate, so it has a target folder
-/// of its own.
+/// Model-checks the protocols of the executor and of the ring. `--cfg loom` changes every crate, so it has a
+/// target folder of its own.
 pub(crate) fn loom() -> Result<()> {
     let target = Metadata::load()?.target_directory.join("loom");
-    let mut command = cargo(&["test", "--release", "-p", "reef-cpu", "-p", "reef-device", "--lib", "loom"]);
+    let of = ["-p", "reef-cpu", "-p", "reef-device", "-p", "reef-client"];
+    let mut command = cargo(&[&["test", "--release"][..], &of, &["--lib", "loom"]].concat());
     append_env(&mut command, "RUSTFLAGS", "--cfg loom");
     command.env("CARGO_TARGET_DIR", target);
     // Unbounded, the search does not end. Two switches away from a running thread find what two threads can

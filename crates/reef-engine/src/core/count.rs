@@ -13,6 +13,44 @@ use crate::stats::{ClassStats, FailureReason};
 use crate::ticket::Record;
 
 impl Core {
+    /// A model's sums, with what waits and runs now. Of one whose place another has taken, that one's.
+    pub(crate) fn stats(&self, model: ModelId, key: &Arc<ModelKey>) -> Option<[ClassStats; 2]> {
+        if !self.knows(model, key) {
+            return None;
+        }
+        let model = self.heir_of(model);
+        let mut stats = self.stats[model.index()].clone();
+        let old = self.heirs.iter().filter(|(_, heir)| *heir == model).map(|(old, _)| *old);
+        for own in old.chain([model]).filter(|_| self.fault.is_none()) {
+            for (class, stats) in [Class::real_time(0), Class::BestEffort].into_iter().zip(&mut stats) {
+                stats.queued += self.sched.queued(own, class) as u64;
+                stats.on_board += self.sched.on_board(own, class) as u64;
+            }
+        }
+        Some(stats)
+    }
+
+    /// What a model did before it was published is nobody's request.
+    pub(crate) fn begin_counting(&mut self, model: ModelId) {
+        self.stats[model.index()] = Default::default();
+    }
+
+    /// One model takes the place of another: what was counted for that, and what its last requests will
+    /// count, is the new one's. If the old one has gone meanwhile, there is nothing.
+    pub(crate) fn succeed(&mut self, old: ModelId, key: &Arc<ModelKey>, new: ModelId) {
+        if !self.knows(old, key) {
+            return;
+        }
+        let counted = std::mem::take(&mut self.stats[old.index()]);
+        self.stats[new.index()].iter_mut().zip(&counted).for_each(|(new, old)| new.merge(old));
+        self.heirs.iter_mut().filter(|(_, heir)| *heir == old).for_each(|(_, heir)| *heir = new);
+        self.heirs.push((old, new));
+    }
+
+    fn heir_of(&self, model: ModelId) -> ModelId {
+        self.heirs.iter().find(|(old, _)| *old == model).map_or(model, |&(_, heir)| heir)
+    }
+
     /// Counts a request that never came to be queued, unless its model has gone meanwhile.
     pub(crate) fn count_refusal(
         &mut self,
@@ -63,6 +101,7 @@ impl Core {
     }
 
     fn class_stats(&mut self, model: ModelId, class: Class) -> &mut ClassStats {
+        let model = self.heir_of(model);
         &mut self.stats[model.index()][usize::from(!class.is_real_time())]
     }
 }

@@ -1,13 +1,21 @@
 //! What is answered: about one inference, about models, about the server.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use reef_engine::{
-    Class, ClassStats, FailureReason, InferResponse, ModelInfo, ModelKey, ModelState, ModelStats, Nanos,
+    Class, ClassStats, DType, FailureReason, InferResponse, ModelInfo, ModelKey, ModelState, ModelStats,
+    Nanos, TensorInfo,
 };
+use serde_json::{Value, json};
 
+use crate::core::classes::Scores;
+use crate::core::control::UNAVAILABLE;
+use crate::core::pace::LARGE_BYTES_MIN;
 use crate::core::problem::Problem;
+use crate::core::question::{Output, REGION_BYTES_LONG};
+use crate::core::regions::Shared;
 use crate::core::state::State;
 
 /// The server's name in its metadata.
@@ -15,6 +23,62 @@ pub(crate) const SERVER: &str = "reef";
 
 /// What the models run on, as metadata and configuration say it.
 pub(crate) const PLATFORM: &str = "reef_onnx";
+
+/// The extensions of the protocol that work.
+pub(crate) fn extensions(state: &State) -> Vec<&'static str> {
+    let always = [
+        "binary_tensor_data",
+        "classification",
+        "model_configuration",
+        "model_repository(index)",
+        "parameters",
+        "schedule_policy",
+        "statistics",
+    ];
+    let allowed = [
+        ("logging", state.log().is_some()),
+        ("model_repository", state.control().is_some()),
+        ("model_repository(unload_dependents)", state.control().is_some()),
+        ("system_shared_memory", state.regions.is_some()),
+        ("trace", state.timeline.is_allowed()),
+    ];
+    let allowed = allowed.into_iter().filter(|(_, works)| *works).map(|(name, _)| name);
+    let mut extensions: Vec<_> = always.into_iter().chain(allowed).collect();
+    if extensions.contains(&"model_repository") {
+        // All of it, not the index alone.
+        extensions.retain(|name| *name != "model_repository(index)");
+    }
+    extensions
+}
+
+/// A model in the words of Triton's configuration: its own, or what of it has a meaning here.
+pub(crate) fn config(state: &State, name: &str, version: Option<&str>) -> Result<Value, Problem> {
+    let model = state.find_loaded(name, version)?;
+    let own = state.control().and_then(|control| control.config(name, Some(&model.key.version)));
+    if let Some(config) = own {
+        return Ok(config);
+    }
+    let tensors = |tensors: &[TensorInfo]| -> Vec<Value> {
+        let tensor = |tensor: &TensorInfo| {
+            let data_type = format!("TYPE_{}", tensor.dtype.protocol_name());
+            json!({ "name": tensor.name, "data_type": data_type, "dims": tensor.dims })
+        };
+        tensors.iter().map(tensor).collect()
+    };
+    Ok(json!({
+        "name": model.key.name,
+        "platform": PLATFORM,
+        "backend": "reef",
+        "max_batch_size": 0,
+        "input": tensors(&model.inputs),
+        "output": tensors(&model.outputs),
+        "parameters": {
+            "class": { "string_value": model.settings.class.name() },
+            "devices": { "string_value": model.devices.join(",") },
+            "placement": { "string_value": model.settings.placement.name() },
+        },
+    }))
+}
 
 /// A value that an answer says about itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,8 +109,135 @@ pub(crate) fn parameters(response: &InferResponse) -> Vec<(&'static str, Paramet
     parameters
 }
 
-/// The bytes of one output without a copy; the engine has its buffers back when the last of them is gone.
-pub(crate) fn output_bytes(response: &Arc<InferResponse>, index: usize) -> Bytes {
+/// Texts that one answer may have instead of tensors.
+const TEXTS_MAX: usize = 1 << 20;
+
+/// One output of an answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Tensor<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) shape: Cow<'a, [usize]>,
+    pub(crate) data: Data,
+}
+
+/// The elements of an output.
+#[derive(Clone, Debug)]
+pub(crate) enum Data {
+    /// Dense, row major, little endian.
+    Elements(DType, Bytes),
+    /// A tensor of BYTES.
+    Texts(Vec<String>),
+    /// They lie in a region of shared memory already, so many bytes of them.
+    Shared { datatype: &'static str, region: Shared },
+}
+
+impl Tensor<'_> {
+    /// The protocol's name of the element type.
+    pub(crate) fn datatype(&self) -> &'static str {
+        match &self.data {
+            Data::Elements(dtype, _) => dtype.protocol_name(),
+            Data::Texts(_) => "BYTES",
+            Data::Shared { datatype, .. } => datatype,
+        }
+    }
+
+    /// As the protocol has it in binary; nothing of what is elsewhere.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        match self.data {
+            Data::Elements(_, bytes) => bytes,
+            Data::Shared { .. } => Bytes::new(),
+            Data::Texts(texts) => {
+                let mut bytes = BytesMut::with_capacity(texts.iter().map(|text| 4 + text.len()).sum());
+                for text in texts {
+                    bytes.put_u32_le(u32::try_from(text.len()).expect("a text is a number and a label"));
+                    bytes.put_slice(text.as_bytes());
+                }
+                bytes.freeze()
+            }
+        }
+    }
+}
+
+/// The outputs of a request that asked for `wanted`, elements without a copy: the engine has its buffers back
+/// when the last of them is gone. Those that go to shared memory are moved there; those after one that fails
+/// stay as they were.
+pub(crate) fn tensors<'a>(
+    state: &State,
+    response: &'a Arc<InferResponse>,
+    wanted: &[Output],
+) -> Result<Vec<Tensor<'a>>, Problem> {
+    let mut tensors = Vec::with_capacity(response.output_count());
+    for (index, output) in response.outputs().enumerate() {
+        let wanted = wanted.get(index);
+        let tensor = match wanted.and_then(|wanted| wanted.classes) {
+            Some(count) => classified(state, response, index, count)?,
+            None => Tensor {
+                name: output.name,
+                shape: Cow::Borrowed(output.shape),
+                data: Data::Elements(output.dtype, output_bytes(response, index)),
+            },
+        };
+        tensors.push(match wanted.and_then(|wanted| wanted.shared.as_ref()) {
+            Some(shared) => moved(state, tensor, shared)?,
+            None => tensor,
+        });
+    }
+    Ok(tensors)
+}
+
+/// Moves a tensor to shared memory.
+fn moved<'a>(state: &State, tensor: Tensor<'a>, shared: &Shared) -> Result<Tensor<'a>, Problem> {
+    let (name, shape, datatype) = (tensor.name, tensor.shape.clone(), tensor.datatype());
+    let bytes = tensor.into_bytes();
+    let (len, byte_size) = (bytes.len() as u64, shared.byte_size);
+    if len > byte_size {
+        return Err(Problem::invalid(format!(
+            "output '{name}' has {len} bytes, shared_memory_byte_size is {byte_size}"
+        )));
+    }
+    state.regions()?.write(&shared.region, shared.offset, &bytes)?;
+    let region = Shared { byte_size: len, ..shared.clone() };
+    Ok(Tensor { name, shape, data: Data::Shared { datatype, region } })
+}
+
+/// Whether [`tensors`] would hold up others: outputs are sorted, or copied to shared memory.
+pub(crate) fn is_long(response: &InferResponse, wanted: &[Output]) -> bool {
+    let sum = |which: fn(&Output) -> bool| -> u64 {
+        let outputs = response.outputs().zip(wanted).filter(|(_, wanted)| which(wanted));
+        outputs.map(|(output, _)| output.data.len() as u64).sum()
+    };
+    let (sorted, shared) = (sum(|wanted| wanted.classes.is_some()), sum(|wanted| wanted.shared.is_some()));
+    sorted >= LARGE_BYTES_MIN as u64 || shared >= REGION_BYTES_LONG
+}
+
+fn classified<'a>(
+    state: &State,
+    response: &'a InferResponse,
+    index: usize,
+    count: usize,
+) -> Result<Tensor<'a>, Problem> {
+    let output = response.output_at(index);
+    let labels = state.labels(&response.model, output.name);
+    let scores = Scores {
+        dtype: output.dtype,
+        shape: output.shape,
+        bytes: output.data,
+        labels: labels.as_deref().unwrap_or(&[]),
+        batched: state.is_batched(&response.model),
+    };
+    let texts = scores.count(count);
+    if texts > TEXTS_MAX {
+        let name = output.name;
+        return Err(Problem::invalid(format!(
+            "output '{name}': {texts} classes, at most {TEXTS_MAX} are allowed"
+        )));
+    }
+    let (shape, texts) = scores.largest(count);
+    Ok(Tensor { name: output.name, shape: Cow::Owned(shape), data: Data::Texts(texts) })
+}
+
+/// The bytes of one output without a copy.
+fn output_bytes(response: &Arc<InferResponse>, index: usize) -> Bytes {
     Bytes::from_owner(OutputView { response: response.clone(), index })
 }
 
@@ -104,30 +295,39 @@ pub(crate) fn versions(state: &State, model: &ModelInfo, asked: Option<&str>) ->
 pub(crate) struct Listed {
     pub(crate) key: ModelKey,
     /// In Triton's words.
-    pub(crate) state: &'static str,
+    pub(crate) state: String,
     /// Why it is unavailable, or empty.
     pub(crate) reason: String,
 }
 
 /// Every model with its state, or only those that are ready.
 pub(crate) fn index(state: &State, ready_only: bool) -> Vec<Listed> {
+    if let Some(control) = state.control() {
+        let listed = control.index().into_iter().map(|(key, state, reason)| Listed { key, state, reason });
+        return listed.filter(|model| !ready_only || model.state == "READY").collect();
+    }
     let models = state.engine.models().into_iter();
     let wanted = models.filter(|model| !ready_only || model.state == ModelState::Ready);
     let mut index: Vec<Listed> = wanted.map(listed).collect();
     if !ready_only {
         let unavailable = state.all_unavailable().into_iter();
-        index.extend(unavailable.map(|(key, reason)| Listed { key, state: "UNAVAILABLE", reason }));
+        index.extend(unavailable.map(|(key, reason)| Listed { key, state: UNAVAILABLE.into(), reason }));
     }
     index
 }
 
 fn listed(model: ModelInfo) -> Listed {
-    let state = match model.state {
+    let reason = String::new();
+    Listed { key: model.key, state: state_name(model.state).into(), reason }
+}
+
+/// A state in Triton's words.
+pub(crate) fn state_name(state: ModelState) -> &'static str {
+    match state {
         ModelState::Ready => "READY",
         ModelState::Loading => "LOADING",
         ModelState::Unloading => "UNLOADING",
-    };
-    Listed { key: model.key, state, reason: String::new() }
+    }
 }
 
 /// Statistics of one model, by name and version, or of all.

@@ -5,8 +5,17 @@
 
 pub(crate) mod answer;
 pub(crate) mod budget;
+pub(crate) mod classes;
+pub(crate) mod control;
 pub(crate) mod fault;
 pub(crate) mod lanes;
+pub(crate) mod loading;
+pub(crate) mod logging;
+pub(crate) mod pace;
+pub(crate) mod parameter;
 pub(crate) mod problem;
 pub(crate) mod question;
+pub(crate) mod regions;
+pub(crate) mod settings;
 pub(crate) mod state;
+pub(crate) mod timeline;

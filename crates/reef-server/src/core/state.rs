@@ -3,14 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use reef_engine::{Engine, InferError, ModelInfo, ModelKey, ModelState};
 use tokio::sync::watch;
 
 use crate::core::budget::Budget;
+use crate::core::control::{ModelControl, UNAVAILABLE, UNLOADED};
 use crate::core::lanes::Lanes;
+use crate::core::logging::LogControl;
 use crate::core::problem::Problem;
+use crate::core::regions::Regions;
+use crate::core::timeline::Timeline;
 
 /// What all connections share, of whichever protocol.
 pub(crate) struct State {
@@ -20,21 +25,66 @@ pub(crate) struct State {
     pub(crate) bodies: Arc<Budget>,
     pub(crate) lanes: Lanes,
     pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) timeline: Timeline,
+    /// Shared memory of clients; `None` where the operator has not allowed it.
+    pub(crate) regions: Option<Regions>,
     /// Models that could not be loaded, and why.
     unavailable: RwLock<BTreeMap<ModelKey, String>>,
+    /// Who loads and unloads models, if somebody does.
+    control: OnceLock<Arc<dyn ModelControl>>,
+    log: OnceLock<Arc<dyn LogControl>>,
+    /// Whether the server is ready only with all of its models.
+    pub(crate) strict_readiness: bool,
+}
+
+/// What requests may take of memory, and where traces go.
+#[derive(Debug)]
+pub(crate) struct StateOptions {
+    /// Bytes of one request at most.
+    pub(crate) body_bytes_max: usize,
+    /// Of all that are in memory.
+    pub(crate) bodies_bytes_max: usize,
+    pub(crate) trace_folder: Option<PathBuf>,
 }
 
 impl State {
     /// Of an engine whose models are still to come.
-    pub(crate) fn new(engine: Engine, body_bytes_max: usize, bodies_bytes_max: usize) -> io::Result<State> {
+    pub(crate) fn new(engine: Engine, options: StateOptions) -> io::Result<State> {
+        let StateOptions { body_bytes_max, bodies_bytes_max, trace_folder } = options;
         Ok(State {
             engine,
             body_bytes_max,
             bodies: Arc::new(Budget::new(bodies_bytes_max, body_bytes_max)),
             lanes: Lanes::start()?,
             phase: watch::Sender::new(Phase::Loading),
+            timeline: Timeline::new(trace_folder),
+            regions: None,
             unavailable: RwLock::default(),
+            control: OnceLock::new(),
+            log: OnceLock::new(),
+            strict_readiness: false,
         })
+    }
+
+    /// Has clients change the log through `log`. The first one stays.
+    pub(crate) fn set_log(&self, log: Arc<dyn LogControl>) {
+        let _ = self.log.set(log);
+    }
+
+    /// What decides what is logged, if clients may change it.
+    pub(crate) fn log(&self) -> Option<Arc<dyn LogControl>> {
+        self.log.get().cloned()
+    }
+
+    /// What the elements of an output stand for, if its model says so.
+    pub(crate) fn labels(&self, key: &ModelKey, output: &str) -> Option<Arc<[String]>> {
+        self.control()?.labels(&key.name, Some(&key.version), output)
+    }
+
+    /// Whether the first dimension of a model's tensors counts the parts of a batch.
+    pub(crate) fn is_batched(&self, key: &ModelKey) -> bool {
+        let config = self.control.get().and_then(|control| control.config(&key.name, Some(&key.version)));
+        config.and_then(|config| config["max_batch_size"].as_i64()).is_some_and(|size| size > 0)
     }
 
     /// Answers for a model that could not be loaded.
@@ -42,25 +92,55 @@ impl State {
         self.unavailable.write().unwrap_or_else(PoisonError::into_inner).insert(key, reason);
     }
 
+    /// The shared memory of clients, if it is allowed.
+    pub(crate) fn regions(&self) -> Result<&Regions, Problem> {
+        self.regions.as_ref().ok_or_else(|| {
+            Problem::unsupported(
+                "system shared memory is off: start the server with --allow-client-shm to allow it",
+            )
+        })
+    }
+
     /// Whether inference requests are taken.
     pub(crate) fn takes_requests(&self) -> bool {
         *self.phase.borrow() == Phase::Serving && self.engine.is_ready()
     }
 
+    /// Who loads and unloads models from now on; the first one stays.
+    pub(crate) fn set_control(&self, control: Arc<dyn ModelControl>) {
+        let _ = self.control.set(control);
+    }
+
+    /// Who loads and unloads models, if somebody does.
+    pub(crate) fn control(&self) -> Option<&Arc<dyn ModelControl>> {
+        self.control.get()
+    }
+
     /// Why a model is not there, if it could not be loaded; without a version, the first one.
     pub(crate) fn unavailable(&self, name: &str, version: Option<&str>) -> Option<(ModelKey, String)> {
-        let unavailable = self.unavailable.read().unwrap_or_else(PoisonError::into_inner);
         let wanted =
             |key: &ModelKey| key.name == name && version.is_none_or(|version| key.version == version);
-        let found = unavailable.iter().find(|(key, _)| wanted(key));
-        found.map(|(key, reason)| (key.clone(), reason.clone()))
+        self.all_known_unavailable().into_iter().find(|(key, _)| wanted(key))
     }
 
     /// Every model that could not be loaded and is not there since, with the reason.
     pub(crate) fn all_unavailable(&self) -> Vec<(ModelKey, String)> {
-        let unavailable = self.unavailable.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let gone = |key: &ModelKey| self.engine.model(&key.name, Some(&key.version)).is_none();
-        unavailable.into_iter().filter(|(key, _)| gone(key)).collect()
+        let mut unavailable = self.all_known_unavailable();
+        unavailable.retain(|(key, _)| self.engine.model(&key.name, Some(&key.version)).is_none());
+        unavailable
+    }
+
+    fn all_known_unavailable(&self) -> Vec<(ModelKey, String)> {
+        let said = self.unavailable.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let index = self.control().map(|control| control.index()).unwrap_or_default().into_iter();
+        let missing = index.filter(|(_, state, why)| state == UNAVAILABLE && why != UNLOADED);
+        said.into_iter().chain(missing.map(|(key, _, why)| (key, why))).collect()
+    }
+
+    /// Whether the server is ready for clients, and which models it lacks.
+    pub(crate) fn readiness(&self) -> (bool, Vec<(ModelKey, String)>) {
+        let missing = self.all_unavailable();
+        (self.takes_requests() && !(self.strict_readiness && !missing.is_empty()), missing)
     }
 
     /// An error, for what needs models, while they are being loaded.

@@ -3,17 +3,15 @@
 use hyper::StatusCode;
 use reef_engine::{DeviceInfo, ModelStats, Nanos, TensorInfo};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::core::answer::{self, PLATFORM, SERVER, Totals};
+use crate::core::parameter::{Value as Setting, quoted};
 use crate::core::problem::Problem;
+use crate::core::settings;
 use crate::core::state::State;
 use crate::http::reply::{Reply, json};
 use crate::http::route::ModelPath;
-
-/// The extensions of the protocol that are implemented.
-const EXTENSIONS: [&str; 5] =
-    ["binary_tensor_data", "schedule_policy", "parameters", "model_configuration", "statistics"];
 
 /// Whether the process answers: always, if it can be asked.
 pub(crate) fn live() -> Reply {
@@ -22,8 +20,15 @@ pub(crate) fn live() -> Reply {
 
 /// Whether inference requests are taken.
 pub(crate) fn ready(state: &State) -> Reply {
-    let ready = state.takes_requests();
-    json(readiness(ready), &json!({ "ready": ready }))
+    let (ready, missing) = state.readiness();
+    let mut answer = json!({ "ready": ready });
+    if !missing.is_empty() {
+        let missing = missing
+            .into_iter()
+            .map(|(key, reason)| json!({ "name": key.name, "version": key.version, "reason": reason }));
+        answer["missing"] = missing.collect();
+    }
+    json(readiness(ready), &answer)
 }
 
 /// Name, version, extensions and devices of the server.
@@ -36,7 +41,7 @@ pub(crate) fn server_metadata(state: &State) -> Reply {
     let metadata = json!({
         "name": SERVER,
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": EXTENSIONS,
+        "extensions": answer::extensions(state),
         "devices": devices,
     });
     json(StatusCode::OK, &metadata)
@@ -73,30 +78,80 @@ pub(crate) fn model_ready(state: &State, path: &ModelPath<'_>) -> Result<Reply, 
     Ok(json(readiness(model.ready), &answer))
 }
 
-/// A model in the words of Triton's configuration, as far as they have a meaning here.
+/// A model's configuration.
 pub(crate) fn model_config(state: &State, path: &ModelPath<'_>) -> Result<Reply, Problem> {
-    let model = state.find_loaded(&path.name, path.version.as_deref())?;
-    let tensors = |tensors: &[TensorInfo]| -> Vec<Value> {
-        let tensor = |tensor: &TensorInfo| {
-            let data_type = format!("TYPE_{}", tensor.dtype.protocol_name());
-            json!({ "name": tensor.name, "data_type": data_type, "dims": tensor.dims })
-        };
-        tensors.iter().map(tensor).collect()
-    };
-    let config = json!({
-        "name": model.key.name,
-        "platform": PLATFORM,
-        "backend": "reef",
-        "max_batch_size": 0,
-        "input": tensors(&model.inputs),
-        "output": tensors(&model.outputs),
-        "parameters": {
-            "class": { "string_value": model.settings.class.name() },
-            "devices": { "string_value": model.devices.join(",") },
-            "placement": { "string_value": model.settings.placement.name() },
-        },
-    });
+    let config = answer::config(state, &path.name, path.version.as_deref())?;
     Ok(json(StatusCode::OK, &config))
+}
+
+/// The trace settings, once those in `body` are changed: an object of texts, lists of texts, or null for the
+/// default. Blocks while a trace is written.
+pub(crate) fn trace_settings(
+    state: &State,
+    path: Option<&ModelPath<'_>>,
+    body: &[u8],
+) -> Result<Reply, Problem> {
+    let change = |(name, value): (String, Value)| {
+        let text = |value: &Value| match value {
+            Value::String(text) => Ok(text.clone()),
+            Value::Number(number) => Ok(number.to_string()),
+            other => Err(Problem::invalid(format!(
+                "trace setting '{}': {} is neither a text nor a list of texts",
+                quoted(&name),
+                quoted(&other.to_string())
+            ))),
+        };
+        let values = match &value {
+            Value::Null => Ok(Vec::new()),
+            Value::Array(values) => values.iter().map(text).collect(),
+            value => text(value).map(|value| vec![value]),
+        };
+        values.map(|values| (name, values))
+    };
+    let changes = settings_in(body)?.into_iter().map(change).collect::<Result<Vec<_>, _>>()?;
+    let told = settings::trace(state, path.map(|path| &*path.name), &changes)?;
+    let told = told.into_iter().map(|(name, values)| match name {
+        // The one that may have several.
+        "trace_level" => (name.to_string(), json!(values)),
+        _ => (name.to_string(), json!(values.concat())),
+    });
+    Ok(json(StatusCode::OK, &told.collect::<Map<String, Value>>()))
+}
+
+/// The log settings, once those in `body` are changed.
+pub(crate) fn log_settings(state: &State, body: &[u8]) -> Result<Reply, Problem> {
+    let change = |(name, value): (String, Value)| {
+        let value = match value {
+            Value::Bool(flag) => Setting::Flag(flag),
+            Value::String(text) => Setting::Text(text),
+            Value::Number(number) => match number.as_i128() {
+                Some(whole) => Setting::Whole(whole),
+                None => Setting::Other(number.to_string()),
+            },
+            other => Setting::Other(other.to_string()),
+        };
+        (name, value)
+    };
+    let changes: Vec<_> = settings_in(body)?.into_iter().map(change).collect();
+    let told = settings::log(state, &changes)?.into_iter().map(|(name, value)| {
+        let value = match value {
+            Setting::Flag(flag) => json!(flag),
+            Setting::Whole(number) => json!(number as i64),
+            Setting::Text(text) => json!(text),
+            other => json!(other.to_string()),
+        };
+        (name.to_string(), value)
+    });
+    Ok(json(StatusCode::OK, &told.collect::<Map<String, Value>>()))
+}
+
+/// The settings that a client wants changed; none in a body without any.
+fn settings_in(body: &[u8]) -> Result<Map<String, Value>, Problem> {
+    match body.trim_ascii() {
+        b"" => Ok(Map::new()),
+        body => serde_json::from_slice(body)
+            .map_err(|error| Problem::invalid(format!("the settings are no object of JSON: {error}"))),
+    }
 }
 
 /// What a client may ask of the index.

@@ -8,16 +8,10 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 
 use crate::core::budget::Share;
+use crate::core::pace::{BYTES_PER_S_MIN, PAUSE_MAX, trickles};
 use crate::core::problem::Problem;
 use crate::http::error::ApiError;
 use crate::http::protocol::body::Body;
-
-/// How long a client may pause inside its body.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
-
-/// Bytes that must arrive each second, on the average, once a body has taken longer than a pause may: a
-/// client that trickles holds a connection that others want.
-const BYTES_PER_S_MIN: u64 = 16 << 10;
 
 /// How long a refused body is read and thrown away, so that the client gets to read why.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
@@ -56,11 +50,6 @@ pub(crate) async fn receive(mut incoming: Incoming, allowance: Allowance<'_>) ->
         body.push(chunk);
     }
     Ok(body)
-}
-
-/// Whether a client is too slow that has sent `bytes` in `time`.
-fn trickles(time: Duration, bytes: usize) -> bool {
-    time > PAUSE_MAX + Duration::from_secs(bytes as u64 / BYTES_PER_S_MIN)
 }
 
 /// Deals with a body that nobody will look at. A client that waits for our word need not send it at all.
@@ -111,18 +100,5 @@ async fn next_chunk(incoming: &mut Incoming) -> Result<Option<Bytes>, ApiError> 
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_body_must_arrive_at_some_rate() {
-        let seconds = Duration::from_secs;
-        assert!(!trickles(seconds(29), 0) && trickles(seconds(31), 4));
-        let mib = 1 << 20;
-        assert!(!trickles(seconds(90), mib) && trickles(seconds(95), mib));
     }
 }

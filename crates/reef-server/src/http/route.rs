@@ -15,12 +15,30 @@ pub(crate) enum Route<'a> {
     Metadata,
     Metrics,
     RepositoryIndex,
+    /// Load a model of this name.
+    Load(Cow<'a, str>),
+    /// Unload it.
+    Unload(Cow<'a, str>),
     /// Statistics of one model, or of all.
     Stats(Option<ModelPath<'a>>),
     Model(ModelPath<'a>),
     ModelReady(ModelPath<'a>),
     ModelConfig(ModelPath<'a>),
     Infer(ModelPath<'a>),
+    /// Trace settings of one model, or of all.
+    Trace(Option<ModelPath<'a>>),
+    Log,
+    /// Regions of shared memory of a kind: all, or one.
+    RegionStatus(Memory, Option<Cow<'a, str>>),
+    RegionRegister(Memory, Cow<'a, str>),
+    RegionUnregister(Memory, Option<Cow<'a, str>>),
+}
+
+/// Where regions of shared memory may be, in the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    System,
+    Cuda,
 }
 
 /// A model in a path.
@@ -30,17 +48,33 @@ pub(crate) struct ModelPath<'a> {
     pub(crate) version: Option<Cow<'a, str>>,
 }
 
+impl ModelPath<'_> {
+    /// One that outlives the path.
+    pub(crate) fn into_owned(self) -> ModelPath<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        ModelPath { name: owned(self.name), version: self.version.map(owned) }
+    }
+}
+
 /// What `method` and `path` ask.
 pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ApiError> {
     let route = find(path)?;
-    let wants_post = matches!(route, Route::Infer(_) | Route::RepositoryIndex);
-    let allowed =
-        if wants_post { *method == Method::POST } else { matches!(*method, Method::GET | Method::HEAD) };
-    if !allowed {
-        let needed = if wants_post { "POST" } else { "GET" };
-        return Err(ApiError::method(format!("{path} takes {needed}, not {method}")));
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let writes = *method == Method::POST;
+    let (allowed, needed) = match route {
+        Route::Infer(_)
+        | Route::RepositoryIndex
+        | Route::RegionRegister(..)
+        | Route::RegionUnregister(..)
+        | Route::Load(_)
+        | Route::Unload(_) => (writes, "POST"),
+        Route::Trace(_) | Route::Log => (reads || writes, "GET and POST"),
+        _ => (reads, "GET"),
+    };
+    match allowed {
+        true => Ok(route),
+        false => Err(ApiError::method(format!("{path} takes {needed}, not {method}"))),
     }
-    Ok(route)
 }
 
 fn find(path: &str) -> Result<Route<'_>, ApiError> {
@@ -54,11 +88,27 @@ fn find(path: &str) -> Result<Route<'_>, ApiError> {
         (Some("v2"), Some("health"), Some("live")) if next().is_none() => Ok(Route::Live),
         (Some("v2"), Some("health"), Some("ready")) if next().is_none() => Ok(Route::Ready),
         (Some("v2"), Some("repository"), Some("index")) if next().is_none() => Ok(Route::RepositoryIndex),
+        (Some("v2"), Some("trace"), Some("setting")) if next().is_none() => Ok(Route::Trace(None)),
+        (Some("v2"), Some("logging"), None) => Ok(Route::Log),
+        (Some("v2"), Some("systemsharedmemory"), verb) => {
+            regions(Memory::System, verb, [next(), next(), next()], unknown)
+        }
+        (Some("v2"), Some("cudasharedmemory"), verb) => {
+            regions(Memory::Cuda, verb, [next(), next(), next()], unknown)
+        }
+        (Some("v2"), Some("repository"), Some("models")) => match (next(), next(), next()) {
+            (Some(name), Some("load"), None) => Ok(Route::Load(decode(name)?)),
+            (Some(name), Some("unload"), None) => Ok(Route::Unload(decode(name)?)),
+            _ => Err(unknown()),
+        },
         (Some("v2"), Some("models"), Some("stats")) if next().is_none() => Ok(Route::Stats(None)),
         (Some("v2"), Some("models"), Some(name)) => {
             let name = decode(name)?;
             let (version, verb) = match (next(), next(), next()) {
                 (Some("versions"), Some(version), verb) => (Some(decode(version)?), verb),
+                (Some("trace"), Some("setting"), None) => {
+                    return Ok(Route::Trace(Some(ModelPath { name, version: None })));
+                }
                 (verb, None, None) => (None, verb),
                 _ => return Err(unknown()),
             };
@@ -69,6 +119,29 @@ fn find(path: &str) -> Result<Route<'_>, ApiError> {
                 (Some("config"), None) => Ok(Route::ModelConfig(model)),
                 (Some("stats"), None) => Ok(Route::Stats(Some(model))),
                 (Some("infer"), None) => Ok(Route::Infer(model)),
+                _ => Err(unknown()),
+            }
+        }
+        _ => Err(unknown()),
+    }
+}
+
+/// What stands behind the kind of memory: `status`, `unregister`, or `region/NAME/VERB`.
+fn regions<'a>(
+    memory: Memory,
+    first: Option<&'a str>,
+    rest: [Option<&'a str>; 3],
+    unknown: impl Fn() -> ApiError,
+) -> Result<Route<'a>, ApiError> {
+    match (first, rest) {
+        (Some("status"), [None, ..]) => Ok(Route::RegionStatus(memory, None)),
+        (Some("unregister"), [None, ..]) => Ok(Route::RegionUnregister(memory, None)),
+        (Some("region"), [Some(name), Some(verb), None]) => {
+            let name = decode(name)?;
+            match verb {
+                "status" => Ok(Route::RegionStatus(memory, Some(name))),
+                "register" => Ok(Route::RegionRegister(memory, name)),
+                "unregister" => Ok(Route::RegionUnregister(memory, Some(name))),
                 _ => Err(unknown()),
             }
         }
@@ -124,16 +197,49 @@ mod tests {
             ("/v2/models/m/versions/3/ready", Route::ModelReady(model("m", Some("3")))),
             ("/v2/models/a%20b%2fc/config", Route::ModelConfig(model("a b/c", None))),
             ("/v2/models/m/versions/3/stats", Route::Stats(Some(model("m", Some("3"))))),
+            ("/v2/systemsharedmemory/status", Route::RegionStatus(Memory::System, None)),
+            (
+                "/v2/systemsharedmemory/region/a%2fb/status",
+                Route::RegionStatus(Memory::System, Some("a/b".into())),
+            ),
+            ("/v2/cudasharedmemory/region/r/status", Route::RegionStatus(Memory::Cuda, Some("r".into()))),
         ];
         for (path, expected) in table {
             assert_eq!(route(&Method::GET, path), Ok(expected.clone()), "{path}");
             assert_eq!(route(&Method::HEAD, path), Ok(expected), "{path}");
             assert_eq!(route(&Method::DELETE, path).unwrap_err().status.as_u16(), 405, "{path}");
         }
+        let settings = [
+            ("/v2/trace/setting", Route::Trace(None)),
+            ("/v2/models/m/trace/setting", Route::Trace(Some(model("m", None)))),
+            ("/v2/logging", Route::Log),
+        ];
+        for (path, expected) in settings {
+            assert_eq!(route(&Method::GET, path), Ok(expected.clone()), "{path}");
+            assert_eq!(route(&Method::POST, path), Ok(expected), "{path}");
+            assert_eq!(route(&Method::PUT, path).unwrap_err().status.as_u16(), 405, "{path}");
+        }
         let infer = Route::Infer(model("m", Some("1")));
         assert_eq!(route(&Method::POST, "/v2/models/m/versions/1/infer"), Ok(infer));
         assert_eq!(route(&Method::POST, "/v2/repository/index"), Ok(Route::RepositoryIndex));
+        let load = "/v2/repository/models/a%2Fb/load";
+        assert_eq!(route(&Method::POST, load), Ok(Route::Load("a/b".into())));
+        assert_eq!(route(&Method::GET, load).unwrap_err().status.as_u16(), 405);
+        let unload = "/v2/repository/models/m/unload";
+        assert_eq!(route(&Method::POST, unload), Ok(Route::Unload("m".into())));
         assert_eq!(route(&Method::GET, "/v2/models/m/infer").unwrap_err().status.as_u16(), 405);
+        let posts = [
+            ("/v2/systemsharedmemory/unregister", Route::RegionUnregister(Memory::System, None)),
+            (
+                "/v2/systemsharedmemory/region/r/unregister",
+                Route::RegionUnregister(Memory::System, Some("r".into())),
+            ),
+            ("/v2/cudasharedmemory/region/r/register", Route::RegionRegister(Memory::Cuda, "r".into())),
+        ];
+        for (path, expected) in posts {
+            assert_eq!(route(&Method::POST, path), Ok(expected), "{path}");
+            assert_eq!(route(&Method::GET, path).unwrap_err().status.as_u16(), 405, "{path}");
+        }
     }
 
     #[test]
@@ -149,7 +255,20 @@ mod tests {
             "/v2/models/m/nothing",
             "/v2/models/m/versions/1/infer/x",
             "/v2/repository/index/x",
+            "/v2/logging/x",
+            "/v2/trace",
+            "/v2/trace/setting/x",
+            "/v2/models/m/trace",
+            "/v2/models/m/versions/1/trace/setting",
+            "/v2/repository/models",
+            "/v2/repository/models/m",
+            "/v2/repository/models/m/load/x",
             "/metrics/x",
+            "/v2/systemsharedmemory",
+            "/v2/systemsharedmemory/status/x",
+            "/v2/systemsharedmemory/region/r",
+            "/v2/systemsharedmemory/region/r/register/x",
+            "/v2/systemsharedmemory/register",
         ];
         for path in paths {
             assert_eq!(route(&Method::GET, path).unwrap_err().status.as_u16(), 404, "{path}");

@@ -8,35 +8,36 @@
 //! A panic ends at the request that was served, else at the connection; ports go on accepting.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::EXPECT;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
+use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use reef_engine::Class;
+use tokio::net::TcpStream;
 
-use crate::core::fault::{bug, contain, contained};
+use crate::accept::attend;
+use crate::core::fault::{bug, contained};
 use crate::core::state::{Phase, State};
+use crate::http::encoding::{self, Accepted, encoded};
 use crate::http::error::ApiError;
 use crate::http::infer::infer;
-use crate::http::receive::{Allowance, discard, receive};
+use crate::http::receive::{Allowance, discard, receive, refuse};
 use crate::http::reply::{Reply, error, reply};
-use crate::http::route::{Route, route};
-use crate::http::{answers, exposition, metrics};
+use crate::http::route::{ModelPath, Route, route};
+use crate::http::{answers, control, exposition, metrics, regions};
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Pause after a failed accept, for example for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-
-/// Bytes of a question to the repository at most; the longest that means something has 15.
+/// Bytes of a question at most that is no inference: names of 255 bytes, escaped, and some numbers.
 const QUESTION_BYTES_MAX: usize = 4 << 10;
 
 /// What all connections over HTTP share.
@@ -61,7 +62,7 @@ pub(crate) enum Port {
 
 impl Port {
     /// The phase that ends the acceptance of connections.
-    fn last_phase(self) -> Phase {
+    pub(crate) fn last_phase(self) -> Phase {
         match self {
             Port::Http => Phase::Draining,
             Port::Metrics => Phase::Closing,
@@ -73,7 +74,7 @@ impl Port {
 #[derive(Debug, Default)]
 struct Responses([AtomicU64; STATUSES.len()]);
 
-const STATUSES: [u16; 10] = [200, 400, 404, 405, 408, 413, 500, 501, 503, 504];
+const STATUSES: [u16; 11] = [200, 400, 404, 405, 408, 413, 415, 500, 501, 503, 504];
 
 impl Responses {
     fn count(&self, status: StatusCode) {
@@ -87,37 +88,8 @@ impl Responses {
     }
 }
 
-/// Accepts connections until the port's last phase; each holds a permit until it is closed.
-pub(crate) async fn accept(listener: TcpListener, port: Port, permits: Arc<Semaphore>, http: Arc<Http>) {
-    let mut phase = http.state.phase.subscribe();
-    loop {
-        let next = async {
-            let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = tokio::select! {
-            _ = phase.wait_for(|&phase| phase >= port.last_phase()) => return,
-            accepted = next => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                tokio::spawn(serve(stream, port, permit, http.clone()));
-            }
-            Err(error) => {
-                // Whatever the log does, the port goes on accepting.
-                let _ = contain(|| tracing::warn!(%error, "cannot accept a connection"));
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
 /// Serves one connection until it closes.
-async fn serve(stream: TcpStream, port: Port, permit: OwnedSemaphorePermit, http: Arc<Http>) {
-    let mut phase = http.state.phase.subscribe();
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
-    }
+pub(crate) async fn serve(stream: TcpStream, port: Port, http: Arc<Http>) {
     let service = service_fn(|request| {
         let http = http.clone();
         async move { Ok::<_, Infallible>(answer(&http, port, request).await) }
@@ -126,33 +98,38 @@ async fn serve(stream: TcpStream, port: Port, permit: OwnedSemaphorePermit, http
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        _ = phase.wait_for(|&phase| phase >= Phase::Closing) => None,
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = connection.as_mut() => ended,
-                _ = phase.wait_for(|&phase| phase >= Phase::Closed) => Ok(()),
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
-    }
-    drop(permit);
+    attend(&http.state, connection, |connection| connection.graceful_shutdown(), pending()).await;
 }
 
 async fn answer(http: &Http, port: Port, request: Request<Incoming>) -> Reply {
-    let handled = contained(handle(http, port, request)).await;
+    let accepted = Accepted::of(request.headers());
+    let handled = contained(async {
+        let reply = handle(http, port, request).await?;
+        Ok(encoded(&http.state, accepted, reply).await?)
+    });
+    let handled = handled.await;
     let handled = handled.unwrap_or_else(|panic| Err(bug(&panic).into()));
     let reply = handled.unwrap_or_else(|failure| error(&failure));
     http.responses.count(reply.status());
     reply
+}
+
+/// The body of a question that is no inference.
+async fn question(state: &State, headers: &HeaderMap, incoming: Incoming) -> Result<Bytes, ApiError> {
+    let expects_continue = headers.contains_key(EXPECT);
+    let coding = match encoding::of_request(headers) {
+        Ok(coding) => coding,
+        Err(error) => {
+            refuse(incoming, QUESTION_BYTES_MAX, expects_continue);
+            return Err(error);
+        }
+    };
+    let bytes_max = QUESTION_BYTES_MAX;
+    let mut body = receive(incoming, Allowance { bytes_max, share: None, expects_continue }).await?;
+    if let Some(coding) = coding {
+        (body, _) = encoding::decoded(state, Class::BestEffort, coding, body, bytes_max, None).await?;
+    }
+    Ok(body.take(body.len()))
 }
 
 async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<Reply, ApiError> {
@@ -162,11 +139,21 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
     if let (Port::Http, Ok(Route::Infer(model))) = (port, &route) {
         return infer(state, model.clone(), &head.headers, body).await;
     }
-    if let (Port::Http, Ok(Route::RepositoryIndex)) = (port, &route) {
-        let expects_continue = head.headers.contains_key(EXPECT);
-        let allowance = Allowance { bytes_max: QUESTION_BYTES_MAX, share: None, expects_continue };
-        let mut body = receive(body, allowance).await?;
-        return Ok(answers::repository_index(state, &body.take(body.len()))?);
+    let takes_body = |route: &Route<'_>| {
+        matches!(route, Route::RepositoryIndex | Route::RegionRegister(..) | Route::Trace(_) | Route::Log)
+    };
+    if let (Port::Http, Ok(asked)) = (port, &route)
+        && takes_body(asked)
+    {
+        let body = question(state, &head.headers, body).await?;
+        return answer_body(state, route?, body).await;
+    }
+    if let (Port::Http, Ok(Route::Load(name) | Route::Unload(name))) = (port, &route) {
+        let (name, expects_continue) = (name.clone().into_owned(), head.headers.contains_key(EXPECT));
+        return match route {
+            Ok(Route::Load(_)) => control::load(state, name, body, expects_continue).await,
+            _ => control::unload(state, name, body, expects_continue).await,
+        };
     }
     discard(body, state.body_bytes_max);
     match route? {
@@ -184,8 +171,33 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
         Route::Model(model) => Ok(answers::model_metadata(state, &model)?),
         Route::ModelReady(model) => Ok(answers::model_ready(state, &model)?),
         Route::ModelConfig(model) => Ok(answers::model_config(state, &model)?),
-        Route::Infer(_) | Route::RepositoryIndex => {
+        Route::RegionStatus(memory, name) => Ok(regions::status(state, memory, name.as_deref())?),
+        Route::RegionUnregister(memory, name) => Ok(regions::unregister(state, memory, name.as_deref())?),
+        Route::Infer(_)
+        | Route::RepositoryIndex
+        | Route::RegionRegister(..)
+        | Route::Trace(_)
+        | Route::Log
+        | Route::Load(_)
+        | Route::Unload(_) => {
             unreachable!("answered above, or refused on the metrics port")
         }
+    }
+}
+
+/// Answers what may have a small body.
+async fn answer_body(state: &Arc<State>, route: Route<'_>, body: Bytes) -> Result<Reply, ApiError> {
+    match route {
+        Route::RepositoryIndex => Ok(answers::repository_index(state, &body)?),
+        Route::RegionRegister(memory, name) => Ok(regions::register(state, memory, &name, &body)?),
+        Route::Log => Ok(answers::log_settings(state, &body)?),
+        Route::Trace(model) => {
+            let (state, model) = (state.clone(), model.map(ModelPath::into_owned));
+            // A trace that ends is written.
+            let work = move || answers::trace_settings(&state, model.as_ref(), &body);
+            let done = tokio::task::spawn_blocking(work).await;
+            Ok(done.unwrap_or_else(|panic| Err(bug(&panic.to_string())))?)
+        }
+        _ => unreachable!("these have no body"),
     }
 }

@@ -16,14 +16,18 @@ use reef_plan::{
     Cost, Cutter, Kernel, KernelSpec, Place, PlanParts, Region, Restart, SyntheticSpec, WeightStore,
 };
 use reef_server::{Running, Server, ServerOptions};
+use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::gate::Gate;
+use crate::grpc::client::Grpc;
 
 /// The server under test, its engine, and the thread that lets virtual time pass.
 pub struct Fixture {
     pub engine: Engine,
     pub gate: Arc<Gate>,
+    /// Where clients may have timelines written.
+    pub traces: TempDir,
     running: Option<Running>,
     driver: Option<JoinHandle<()>>,
 }
@@ -36,22 +40,43 @@ impl Fixture {
 
     /// With a budget for all bodies together.
     pub fn with_bodies(bodies_bytes_max: usize) -> Fixture {
+        Self::with_options(ServerOptions { bodies_bytes_max, ..Default::default() })
+    }
+
+    /// With the model `m`, as [`Fixture::with_m`], and clients that may register shared memory.
+    pub fn with_client_shm() -> Fixture {
+        let fixture = Self::with_options(ServerOptions { allow_client_shm: true, ..Default::default() });
+        fixture.model("m", &[x()], &[y()], ModelSettings::default());
+        fixture
+    }
+
+    /// With the model `m`, as [`Fixture::with_m`], and the ring at this path.
+    pub fn with_ring(path: &std::path::Path) -> Fixture {
+        let ring = Some(reef_server::RingOptions::new(path));
+        let fixture = Self::with_options(ServerOptions { ring, ..Default::default() });
+        fixture.model("m", &[x()], &[y()], ModelSettings::default());
+        fixture
+    }
+
+    fn with_options(options: ServerOptions) -> Fixture {
         let gate = Gate::new();
         let engine = Engine::new(gate.clone(), EngineOptions::default()).unwrap();
+        let traces = tempfile::tempdir().unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let options = ServerOptions {
             http: any,
+            grpc: Some(any),
             metrics: Some(any),
             body_bytes_max: 1 << 20,
-            bodies_bytes_max,
-            ..Default::default()
+            trace_folder: Some(traces.path().into()),
+            ..options
         };
         let running = Server::bind(options).unwrap().start(engine.clone()).unwrap();
         let driver = {
             let (engine, gate) = (engine.clone(), gate.clone());
             std::thread::spawn(move || gate.drive(|| engine.step()))
         };
-        Fixture { engine, gate, running: Some(running), driver: Some(driver) }
+        Fixture { engine, gate, traces, running: Some(running), driver: Some(driver) }
     }
 
     /// Adds the model `name` with these tensors.
@@ -84,6 +109,11 @@ impl Fixture {
 
     pub fn client(&self) -> Client {
         Client::connect(self.running().http_addr())
+    }
+
+    /// A client over gRPC.
+    pub fn grpc(&self) -> Grpc {
+        Grpc::connect(self.running().grpc_addr().expect("the fixture serves gRPC"))
     }
 
     /// Waits until the statistics of `model`, both classes added up by `what`, are `wanted`.

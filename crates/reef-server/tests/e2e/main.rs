@@ -1,11 +1,18 @@
-//! The server over loopback, with requests written byte by byte.
+//! The server over loopback, with requests written byte by byte over HTTP, and with a
+//! library's client over gRPC.
 
 mod bad_input;
 mod client;
+mod control;
+mod encoding;
 mod faults;
 mod fixture;
 mod gate;
+mod grpc;
 mod large;
 mod life;
 mod metrics;
 mod protocol;
+mod regions;
+mod ring;
+mod ring_hostile;

@@ -3,28 +3,30 @@
 //! | state | event | next |
 //! |---|---|---|
 //! | loading: live, not ready | a model cannot be loaded | loading; its clients are told why |
-//! | loading | all models were tried, one at least is there | serving |
-//! | loading | all models were tried, none is there | ends with 1 |
+//! | loading | the same, with `--exit-on-error` | ends with 1 |
+//! | loading | all models were tried | serving; models come and go, see `control` |
+//! | loading | all were tried, none is there, and none can come later | ends with 1 |
 //! | loading, serving | SIGINT or SIGTERM | draining; while models load there is nothing to drain |
 //! | loading, serving | engine, device or a thread fails | clients are answered; ends with [`FAULT_STATUS`] |
 //! | draining | all work has ended | ends with 0 |
 //! | any after a signal | SIGINT or SIGTERM again | ends at once, with 128 and the signal's number |
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use reef_base::{Class, ModelKey};
-use reef_engine::{
-    Engine, EngineOptions, LoadError, ModelSettings, ModelSource, ModelSpec, PoolDevice, Shape, TraceOptions,
-};
-use reef_server::{Running, Server, ServerOptions, Signals};
+use reef_base::ModelKey;
+use reef_engine::{Engine, EngineOptions, PoolDevice, TraceOptions};
+use reef_repository::{Found, Snapshot};
+use reef_server::{LogControl, RingOptions, Running, Server, ServerOptions, Signals};
 
-use crate::cli::ServeArgs;
+use crate::cli::{ControlArgs, ServeArgs};
+use crate::control::{self, Control, Mode};
 use crate::device;
 use crate::output::say;
-use crate::repository::{self, FoundModel};
+use crate::repository;
 
 /// Stack of this command's threads; one of them loads models: what a main thread has.
 const STACK_BYTES: usize = 8 << 20;
@@ -40,8 +42,8 @@ const FAULT_DRAIN: Duration = Duration::ZERO;
 enum Event {
     /// A model could not be loaded.
     Unavailable(ModelKey, anyhow::Error),
-    /// All models were tried.
-    Loaded,
+    /// All models were tried, and so many versions of them are there.
+    Loaded(usize),
     Signal,
     /// The engine has failed, or a thread of this command.
     Fault(String),
@@ -60,29 +62,35 @@ impl std::fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 /// Serves until SIGINT or SIGTERM, then drains and ends; or until it cannot go on.
-pub fn run(args: &ServeArgs) -> Result<()> {
+pub fn run(args: &ServeArgs, log: Arc<dyn LogControl>) -> Result<()> {
     let (events, event) = channel();
     watch_signals(events.clone())?;
-    let models = repository::scan(&args.models)?;
-    if models.is_empty() {
-        bail!("{}: no models (NAME.onnx or NAME/1/model.onnx)", args.models.display());
-    }
+    let snapshot = look(args)?;
+    let models = control::chosen(&snapshot, args.control.mode, &args.control.load_model)?;
     // The ports first: a port in use should not be found out after minutes of compiling.
     let server = Server::bind(ServerOptions {
         http: SocketAddr::new(args.address, args.http_port),
+        grpc: args.grpc_port().map(|port| SocketAddr::new(args.address, port)),
         metrics: Some(SocketAddr::new(args.address, args.metrics_port)),
         body_bytes_max: args.max_body,
+        trace_folder: args.trace_dir.clone(),
+        allow_client_shm: args.allow_client_shm,
+        ring: args.ring.as_ref().map(|path| RingOptions { mode: args.ring_mode, ..RingOptions::new(path) }),
+        strict_readiness: args.control.strict_readiness,
         ..ServerOptions::default()
     })?;
-    let engine = Engine::over(start_devices(args, &models)?, EngineOptions::default())?;
+    let engine = Engine::over(start_devices(args)?, EngineOptions::default())?;
     if let Some(path) = &args.trace {
         engine.start_trace(TraceOptions::new(path))?;
     }
     let running = server.open(engine.clone())?;
+    running.set_log(log);
+    let control = Arc::new(Control::new(engine.clone(), &args.models, args.control.mode));
+    control.note(&snapshot);
+    running.set_control(control.clone());
     watch_engine(engine.clone(), events.clone())?;
-    let count = models.len();
-    load_all(engine.clone(), models, events)?;
-    let ended = attend(&running, &event, count);
+    load_all(control.clone(), models, events.clone())?;
+    let ended = attend(&running, &event, &args.control, || follow(args, control.clone(), snapshot, events));
     let drain = if ended.is_ok() { args.drain_timeout } else { FAULT_DRAIN };
     if !running.shutdown(drain) {
         tracing::warn!("some connections had to be cut off");
@@ -113,8 +121,40 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     Ok(())
 }
 
-/// The devices that the command line names, or the directory's settings, and that the models need.
-fn start_devices(args: &ServeArgs, models: &[FoundModel]) -> Result<Vec<PoolDevice>> {
+/// What there is to serve.
+fn look(args: &ServeArgs) -> Result<Snapshot> {
+    let snapshot = reef_repository::scan(&args.models)?;
+    snapshot.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
+    let fixed = args.control.mode == Mode::None;
+    if let Some(name) = snapshot.strangers.first() {
+        let path = args.models.join("reef.toml");
+        let what = format!("{}: settings for '{name}', but there is no such model", path.display());
+        if fixed {
+            bail!(what);
+        }
+        tracing::warn!("{what} yet");
+    }
+    if fixed && snapshot.models.is_empty() {
+        bail!("{}: no models (NAME.onnx, NAME/model.onnx or NAME/1/model.onnx)", args.models.display());
+    }
+    Ok(snapshot)
+}
+
+/// Follows the directory from now on, if that is wanted.
+fn follow(args: &ServeArgs, control: Arc<Control>, snapshot: Snapshot, events: Sender<Event>) -> Result<()> {
+    if args.control.mode != Mode::Poll {
+        return Ok(());
+    }
+    let every = args.control.repository_poll_secs;
+    start_thread("reef-poll", events, move |_| {
+        // Until the process ends.
+        let (_running, stop) = channel();
+        control::poll::run(&control, snapshot, every, &stop);
+    })
+}
+
+/// The devices that the command line names, or the directory's settings.
+fn start_devices(args: &ServeArgs) -> Result<Vec<PoolDevice>> {
     let configured = repository::devices(&args.models)?;
     let given = &args.device.device;
     if !given.is_empty() && !configured.is_empty() {
@@ -122,36 +162,41 @@ fn start_devices(args: &ServeArgs, models: &[FoundModel]) -> Result<Vec<PoolDevi
     }
     let specs = if given.is_empty() { &configured } else { given };
     let devices = device::start_pool(&args.device, specs, args.scheme)?;
-    let known: Vec<&str> = devices.iter().map(|device| &*device.name).collect();
-    for model in models {
-        let checked = model.settings.as_ref().map_or(Ok(()), |settings| settings.check_devices(&known));
-        checked.with_context(|| model.settings_named())?;
-    }
     for PoolDevice { name, device } in &devices {
         tracing::info!("device {}", device::described(name, device.as_ref()));
     }
     Ok(devices)
 }
 
-/// Follows what happens until a signal comes; an error is why the command cannot go on.
-fn attend(running: &Running, events: &Receiver<Event>, models: usize) -> Result<()> {
+/// Follows what happens until a signal comes; an error is why the command cannot go on. `serving` is called
+/// when all models were tried.
+fn attend(
+    running: &Running,
+    events: &Receiver<Event>,
+    control: &ControlArgs,
+    serving: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let mut unavailable: Vec<anyhow::Error> = Vec::new();
+    let mut serving = Some(serving);
     loop {
         match events.recv().context("nobody waits for signals")? {
             Event::Signal => return Ok(()),
             Event::Fault(why) => return Err(Fault(why).into()),
             Event::Unavailable(key, error) => {
-                let reason = crate::message(&error);
-                tracing::error!("model {key} is unavailable: {reason}");
-                running.set_unavailable(key, reason);
+                tracing::error!("model {key} is unavailable: {}", crate::message(&error));
+                if control.exit_on_error {
+                    return Err(error);
+                }
                 unavailable.push(error);
             }
-            Event::Loaded if unavailable.len() == models => return Err(none_loaded(unavailable)),
-            Event::Loaded => {
+            Event::Loaded(0) if control.mode == Mode::None => return Err(none_loaded(unavailable)),
+            Event::Loaded(_) => {
                 running.set_ready();
                 // The log may be off: whoever asked for a free port finds it here.
-                let metrics = running.metrics_addr().map(|address| format!(" metrics={address}"));
-                say!("serving http={}{}", running.http_addr(), metrics.unwrap_or_default());
+                say!("serving {}", running.addresses());
+                if let Some(serving) = serving.take() {
+                    serving()?;
+                }
             }
         }
     }
@@ -211,74 +256,14 @@ fn watch_signals(events: Sender<Event>) -> Result<()> {
 
 /// Loads the models on a thread, so that a signal need not wait for it. One that cannot be loaded is
 /// reported, and the others are loaded.
-fn load_all(engine: Engine, models: Vec<FoundModel>, events: Sender<Event>) -> Result<()> {
+fn load_all(control: Arc<Control>, models: Vec<Found>, events: Sender<Event>) -> Result<()> {
     start_thread("reef-load", events, move |events| {
-        for model in models {
-            if let Err(error) = crate::guarded(&model.path, || load(&engine, &model)) {
-                let _ = events.send(Event::Unavailable(model.key, error));
+        for found in models {
+            for (key, error) in control.bring_up(&found).err().unwrap_or_default() {
+                let _ = events.send(Event::Unavailable(key, error));
             }
         }
-        let _ = events.send(Event::Loaded);
-    })
-}
-
-fn load(engine: &Engine, model: &FoundModel) -> Result<()> {
-    let settings = settings(model)?;
-    if model.settings.is_none() {
-        tracing::info!("model {} has no settings: best-effort", model.key);
-    }
-    let started = std::time::Instant::now();
-    let source = ModelSource::Path(model.path.clone());
-    let class = settings.class;
-    let info = engine
-        .load(ModelSpec { key: model.key.clone(), source, settings })
-        .map_err(|error| {
-            // What the settings ask for is wrong, or what they have compiled ahead.
-            let named = matches!(error, LoadError::Settings { .. } | LoadError::Compile { .. });
-            let named = named && !model.said_in.is_empty();
-            let error = anyhow::Error::new(error);
-            if named { error.context(model.settings_named()) } else { error }
-        })
-        .with_context(|| format!("cannot load the model {} ({})", model.key, model.path.display()))?;
-    let weights: usize = info.plans.iter().map(|plan| plan.weight_bytes).max().unwrap_or(0);
-    tracing::info!(
-        class = describe(class),
-        device = info.devices.join(" "),
-        plans = info.plans.len(),
-        weights_mib = weights >> 20,
-        seconds = format!("{:.1}", started.elapsed().as_secs_f64()),
-        "loaded {}",
-        model.key
-    );
-    Ok(())
-}
-
-fn describe(class: Class) -> String {
-    match class {
-        Class::RealTime(level) => format!("real-time level {}", level.get()),
-        Class::BestEffort => "best-effort".into(),
-    }
-}
-
-/// The engine's settings for a model that was found.
-pub fn settings(model: &FoundModel) -> Result<ModelSettings> {
-    let defaults = ModelSettings::default();
-    let Some(own) = &model.settings else { return Ok(defaults) };
-    let shapes =
-        own.shapes.iter().flatten().map(|set| {
-            set.iter().map(|(name, extents)| (name.clone(), Shape::from(extents.clone()))).collect()
-        });
-    Ok(ModelSettings {
-        class: own.class()?,
-        weight: own.weight.unwrap_or(defaults.weight),
-        deadline: own.deadline()?,
-        queue_len: own.queue_len.unwrap_or(defaults.queue_len),
-        shapes: shapes.collect(),
-        values: own.values(),
-        devices: own.devices.clone().unwrap_or_default(),
-        placement: own.placement()?,
-        precision: own.precision()?,
-        ..defaults
+        let _ = events.send(Event::Loaded(control.served()));
     })
 }
 
@@ -286,9 +271,9 @@ pub fn settings(model: &FoundModel) -> Result<ModelSettings> {
 mod tests {
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpStream};
-    use std::sync::Arc;
 
     use reef_cpu::{CpuDevice, CpuOptions};
+    use reef_engine::{ModelSettings, ModelSource, ModelSpec};
 
     use super::*;
 
@@ -299,6 +284,16 @@ mod tests {
         let options = ServerOptions { http, metrics: None, ..ServerOptions::default() };
         let running = Server::bind(options).unwrap().open(engine.clone()).unwrap();
         (engine, running)
+    }
+
+    fn args() -> ControlArgs {
+        ControlArgs {
+            mode: Mode::None,
+            repository_poll_secs: Duration::from_secs(1),
+            load_model: Vec::new(),
+            exit_on_error: false,
+            strict_readiness: false,
+        }
     }
 
     fn control(engine: &Engine) {
@@ -331,7 +326,7 @@ mod tests {
         engine.device().poison("planted");
         engine.wait_for_fault();
         let answer = asked(running.http_addr());
-        let error = attend(&running, &events, 1).unwrap_err();
+        let error = attend(&running, &events, &args(), || Ok(())).unwrap_err();
         assert!(running.shutdown(FAULT_DRAIN), "nothing hangs");
         assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("device has failed"), "{answer}");
         assert!(error.to_string().contains("device has failed"), "{error}");
@@ -343,9 +338,20 @@ mod tests {
         let (_engine, running) = serving();
         let (sender, events) = channel();
         start_thread("reef-test", sender, |_| panic!("planted")).unwrap();
-        let error = attend(&running, &events, 1).unwrap_err();
+        let error = attend(&running, &events, &args(), || Ok(())).unwrap_err();
         assert!(error.to_string().contains("reef-test panicked, please report it: planted"), "{error}");
         assert_eq!(crate::status(&error), FAULT_STATUS);
+    }
+
+    #[test]
+    fn a_model_that_cannot_be_loaded_ends_who_asks_for_that() {
+        let (_engine, running) = serving();
+        let (sender, events) = channel();
+        let key = ModelKey { name: "a".into(), version: "1".into() };
+        sender.send(Event::Unavailable(key, anyhow!("a is broken"))).unwrap();
+        let strict = ControlArgs { exit_on_error: true, ..args() };
+        let error = attend(&running, &events, &strict, || Ok(())).unwrap_err();
+        assert_eq!((error.to_string(), crate::status(&error)), ("a is broken".into(), 1));
     }
 
     #[test]
@@ -356,8 +362,8 @@ mod tests {
             let key = ModelKey { name: name.into(), version: "1".into() };
             sender.send(Event::Unavailable(key, anyhow!("{name} is broken"))).unwrap();
         }
-        sender.send(Event::Loaded).unwrap();
-        let error = attend(&running, &events, 2).unwrap_err();
+        sender.send(Event::Loaded(0)).unwrap();
+        let error = attend(&running, &events, &args(), || Ok(())).unwrap_err();
         assert_eq!(error.to_string(), "none of 2 models could be loaded: a is broken; b is broken");
         assert_eq!(crate::status(&error), 1);
     }

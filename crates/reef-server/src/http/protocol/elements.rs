@@ -11,8 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
 
-/// Characters of a client's value that an error quotes.
-pub(crate) const QUOTE_LEN_MAX: usize = 64;
+use crate::core::parameter::QUOTE_LEN_MAX;
 
 /// What floating-point elements are that JSON has no number for: as protobuf's JSON mapping writes them.
 pub(crate) const SPECIAL: [(&str, f64); 3] =

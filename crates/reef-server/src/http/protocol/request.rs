@@ -7,32 +7,16 @@
 use std::fmt;
 
 use bytes::Bytes;
-use reef_base::limits::{MODEL_TENSORS_MAX, TENSOR_RANK_MAX};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::core::parameter::{self, Value};
 use crate::core::problem::Problem;
-use crate::core::question::Schedule;
+use crate::core::question::{self, Output, PARAMETERS, Schedule};
+use crate::core::regions::Shared;
 use crate::http::protocol::body::Body;
-use crate::http::protocol::elements::{QUOTE_LEN_MAX, SPECIAL};
-
-/// The parameters that have a meaning here. All others are skipped: however many a client sends and however
-/// large they are, none is built in memory.
-const PARAMETERS: [&str; 12] = [
-    "binary_data",
-    "binary_data_output",
-    "binary_data_size",
-    "class",
-    "classification",
-    "deadline_us",
-    "priority",
-    "sequence_end",
-    "sequence_id",
-    "sequence_start",
-    "shared_memory_region",
-    "timeout",
-];
+use crate::http::protocol::elements::SPECIAL;
 
 /// Parameters of a request, a tensor or a requested output, each as it stands in the JSON.
 #[derive(Debug, Default)]
@@ -72,12 +56,14 @@ pub(crate) struct OutputJson<'a> {
 }
 
 /// Where an input's elements are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum InputData<'a> {
     /// In the JSON part.
     Json(&'a RawValue),
     /// The next so many bytes of the body.
     Binary(usize),
+    /// In a region of shared memory.
+    Shared(Shared),
 }
 
 /// A body cut into its JSON part and, by the binary tensor extension, the bytes that follow it.
@@ -119,22 +105,14 @@ pub(crate) fn split(mut body: Body, header: Option<&str>) -> Result<Parts, Probl
 pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, Problem> {
     let request: RequestJson<'_> = serde_json::from_slice(json).map_err(|error| not_json(json, &error))?;
     let outputs = request.outputs.as_ref().map_or(0, Vec::len);
-    for (count, what) in [(request.inputs.len(), "inputs"), (outputs, "outputs")] {
-        if count > MODEL_TENSORS_MAX {
-            return Err(Problem::invalid(format!("{count} {what}, at most {MODEL_TENSORS_MAX} are allowed")));
-        }
-    }
+    question::check_count(request.inputs.len(), "inputs")?;
+    question::check_count(outputs, "outputs")?;
     let mut binary_sum = 0usize;
     for input in &request.inputs {
         if let InputData::Binary(bytes) = input.source()? {
             binary_sum = binary_sum.saturating_add(bytes);
         }
-        if input.shape.len() > TENSOR_RANK_MAX {
-            let (name, rank) = (&input.name, input.shape.len());
-            return Err(Problem::invalid(format!(
-                "input '{name}': {rank} dimensions, at most {TENSOR_RANK_MAX} are allowed"
-            )));
-        }
+        question::check_rank(&input.name, input.shape.len())?;
     }
     if binary_sum != binary_len {
         return Err(Problem::invalid(format!(
@@ -161,8 +139,8 @@ fn not_json(json: &[u8], error: &serde_json::Error) -> Problem {
 }
 
 impl<'a> Parameters<'a> {
-    fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().find(|(known, _)| *known == name).map(|&(_, value)| value)
+    fn get(&self, name: &str) -> Option<Value> {
+        self.0.iter().find(|(known, _)| *known == name).map(|&(_, value)| value_of(value))
     }
 }
 
@@ -198,19 +176,27 @@ impl<'de> Visitor<'de> for ParametersVisitor {
 }
 
 impl<'a> InputJson<'a> {
-    /// Where the elements are: exactly one of `data` and the parameter `binary_data_size` must be there.
+    /// Where the elements are: exactly one of `data` and the parameters `binary_data_size` and
+    /// `shared_memory_region` must be there.
     pub(crate) fn source(&self) -> Result<InputData<'a>, Problem> {
         let place = format!("input '{}'", self.name);
-        refuse_shared_memory(self.parameters.as_ref(), &place)?;
-        let binary = unsigned(self.parameters.as_ref(), "binary_data_size", &place)?;
-        match (self.data, binary) {
-            (Some(data), None) => Ok(InputData::Json(data)),
-            (None, Some(bytes)) => {
+        let get = |name: &str| get(self.parameters.as_ref(), name);
+        let shared = question::shared(get, &place)?;
+        let binary = parameter::unsigned(get("binary_data_size"), "binary_data_size", &place)?;
+        let both = |with: &str| Err(Problem::invalid(format!("{place}: both {with}")));
+        match (self.data, binary, shared) {
+            (Some(data), None, None) => Ok(InputData::Json(data)),
+            (None, Some(bytes), None) => {
                 let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
                 Ok(InputData::Binary(bytes))
             }
-            (None, None) => Err(Problem::invalid(format!("{place}: neither data nor binary_data_size"))),
-            (Some(_), Some(_)) => Err(Problem::invalid(format!("{place}: both data and binary_data_size"))),
+            (None, None, Some(shared)) => Ok(InputData::Shared(shared)),
+            (None, None, None) => {
+                Err(Problem::invalid(format!("{place}: neither data nor binary_data_size")))
+            }
+            (Some(_), Some(_), _) => both("data and binary_data_size"),
+            (Some(_), _, Some(_)) => both("data and shared_memory_region"),
+            (_, Some(_), Some(_)) => both("binary_data_size and shared_memory_region"),
         }
     }
 }
@@ -218,116 +204,70 @@ impl<'a> InputJson<'a> {
 /// Which outputs a request wants, and how each is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
-    /// Names with "as binary"; empty for all outputs.
-    pub(crate) named: Vec<(String, bool)>,
+    /// Empty for all.
+    pub(crate) outputs: Vec<Output>,
+    /// Whether each of `outputs` is to be sent in binary.
+    binary: Vec<bool>,
     /// Whether outputs are binary when nothing else is said.
-    pub(crate) binary: bool,
+    default: bool,
 }
 
 impl Wanted {
     /// Every output, in binary: what a raw request gets.
     pub(crate) fn all_binary() -> Wanted {
-        Wanted { named: Vec::new(), binary: true }
+        Wanted { outputs: Vec::new(), binary: Vec::new(), default: true }
     }
 
     /// What `request` asks for.
     pub(crate) fn from_json(request: &RequestJson<'_>) -> Result<Wanted, Problem> {
-        let default = boolean(request.parameters.as_ref(), "binary_data_output", "request")?.unwrap_or(false);
-        let mut named: Vec<(String, bool)> = Vec::new();
+        let get = |name| get(request.parameters.as_ref(), name);
+        let default = parameter::flag(get("binary_data_output"), "binary_data_output", "request")?;
+        let mut wanted =
+            Wanted { outputs: Vec::new(), binary: Vec::new(), default: default.unwrap_or(false) };
         for output in request.outputs.iter().flatten() {
             let place = format!("output '{}'", output.name);
-            let parameters = output.parameters.as_ref();
-            refuse_shared_memory(parameters, &place)?;
-            if unsigned(parameters, "classification", &place)?.is_some_and(|classes| classes > 0) {
-                return Err(Problem::unsupported(format!("{place}: classification is not supported")));
-            }
-            if named.iter().any(|(name, _)| *name == output.name) {
-                return Err(Problem::invalid(format!("{place} is requested twice")));
-            }
-            let binary = boolean(parameters, "binary_data", &place)?.unwrap_or(default);
-            named.push((output.name.clone(), binary));
+            let get = |name: &str| self::get(output.parameters.as_ref(), name);
+            question::want(&mut wanted.outputs, &output.name, get)?;
+            let binary = parameter::flag(get("binary_data"), "binary_data", &place)?;
+            wanted.binary.push(binary.unwrap_or(wanted.default));
         }
-        Ok(Wanted { named, binary: default })
+        Ok(wanted)
     }
 
-    /// Whether the output `name` is to be sent in binary.
-    pub(crate) fn is_binary(&self, name: &str) -> bool {
-        self.named.iter().find(|(wanted, _)| wanted == name).map_or(self.binary, |&(_, binary)| binary)
+    /// Whether output `index` of the answer is to be sent in binary.
+    pub(crate) fn is_binary(&self, index: usize) -> bool {
+        self.binary.get(index).copied().unwrap_or(self.default)
     }
 }
 
-/// What the parameters `class`, `priority`, `timeout` and `deadline_us` ask of the scheduler.
+/// What the request's parameters ask of the scheduler.
 pub(crate) fn schedule(parameters: Option<&Parameters<'_>>) -> Result<Schedule, Problem> {
-    let number = |name| unsigned(parameters, name, "request");
-    if let Some(name) = ["sequence_id", "sequence_start", "sequence_end"]
-        .into_iter()
-        .find(|name| parameters.and_then(|all| all.get(name)).is_some_and(is_set))
-    {
-        return Err(Problem::unsupported(format!("parameter '{name}': sequences are not supported")));
-    }
-    let real_time = parameters.and_then(|all| all.get("class")).map(is_real_time).transpose()?;
-    Ok(Schedule {
-        real_time,
-        priority: u32::try_from(number("priority")?.unwrap_or(0)).unwrap_or(u32::MAX),
-        timeout_us: number("timeout")?.filter(|&timeout| timeout > 0),
-        deadline_us: number("deadline_us")?.filter(|&deadline| deadline > 0),
-    })
+    Schedule::read(|name| get(parameters, name))
 }
 
-/// Whether a parameter holds something other than the value that stands for "not used".
-fn is_set(value: &RawValue) -> bool {
-    !["null", "false", "0", "\"\""].contains(&value.get())
+fn get(parameters: Option<&Parameters<'_>>, name: &str) -> Option<Value> {
+    parameters.and_then(|all| all.get(name))
 }
 
-fn is_real_time(class: &RawValue) -> Result<bool, Problem> {
-    match read::<String>(class).as_deref() {
-        Some("real-time") => Ok(true),
-        Some("best-effort") => Ok(false),
-        _ => Err(Problem::invalid(format!(
-            "parameter 'class' of the request: {} is neither \"real-time\" nor \"best-effort\"",
-            quote(class)
-        ))),
-    }
-}
-
-fn refuse_shared_memory(parameters: Option<&Parameters<'_>>, place: &str) -> Result<(), Problem> {
-    match parameters.and_then(|all| all.get("shared_memory_region")) {
-        None => Ok(()),
-        Some(_) => Err(Problem::unsupported(format!("{place}: shared memory is not supported"))),
-    }
-}
-
-fn unsigned(parameters: Option<&Parameters<'_>>, name: &str, place: &str) -> Result<Option<u64>, Problem> {
-    let Some(value) = parameters.and_then(|all| all.get(name)) else { return Ok(None) };
-    read(value).map(Some).ok_or_else(|| {
-        let value = quote(value);
-        Problem::invalid(format!("parameter '{name}' of {place}: {value} is not an unsigned integer"))
-    })
-}
-
-fn boolean(parameters: Option<&Parameters<'_>>, name: &str, place: &str) -> Result<Option<bool>, Problem> {
-    let Some(value) = parameters.and_then(|all| all.get(name)) else { return Ok(None) };
-    read(value).map(Some).ok_or_else(|| {
-        let value = quote(value);
-        Problem::invalid(format!("parameter '{name}' of {place}: {value} is not a boolean"))
-    })
-}
-
-fn read<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Option<T> {
-    serde_json::from_str(value.get()).ok()
-}
-
-/// The value for an error's text.
-fn quote(value: &RawValue) -> String {
-    let text = value.get();
-    match text.char_indices().nth(QUOTE_LEN_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_string(),
+/// What a parameter's JSON says.
+fn value_of(raw: &RawValue) -> Value {
+    let text = raw.get();
+    let other = || Value::Other(text.into());
+    match text.as_bytes().first() {
+        Some(b't' | b'f') => Value::Flag(text == "true"),
+        Some(b'"') => serde_json::from_str(text).map_or_else(|_| other(), Value::Text),
+        Some(b'-' | b'0'..=b'9') => match text.parse() {
+            Ok(number) => Value::Whole(number),
+            Err(_) => text.parse().map_or_else(|_| other(), Value::Real),
+        },
+        _ => other(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use reef_base::limits::MODEL_TENSORS_MAX;
+
     use super::*;
     use crate::core::problem::Kind;
 
@@ -376,10 +316,24 @@ mod tests {
             (tensor(""), 0, "input 'x': neither data nor binary_data_size"),
             (tensor(r#","data":[1],"parameters":{"binary_data_size":8}"#), 8, "input 'x': both data"),
             (tensor(r#","parameters":{"binary_data_size":-8}"#), 8, "'binary_data_size' of input 'x': -8"),
-            (tensor(r#","parameters":{"binary_data_size":"8"}"#), 8, "is not an unsigned integer"),
+            (tensor(r#","parameters":{"binary_data_size":"8x"}"#), 8, "is not an unsigned integer"),
             (tensor(r#","parameters":{"binary_data_size":8}"#), 9, "add up to 8 bytes, 9 follow"),
             (tensor(r#","parameters":{"binary_data_size":8}"#), 7, "add up to 8 bytes, 7 follow"),
             (tensor(r#","data":[1,2]"#), 5, "add up to 0 bytes, 5 follow"),
+            (
+                tensor(
+                    r#","data":[1],"parameters":{"shared_memory_region":"r","shared_memory_byte_size":8}"#,
+                ),
+                0,
+                "input 'x': both data and shared_memory_region",
+            ),
+            (tensor(r#","parameters":{"shared_memory_region":"r"}"#), 0, "without shared_memory_byte_size"),
+            (tensor(r#","parameters":{"shared_memory_region":7}"#), 0, "of input 'x': 7 is not a name"),
+            (
+                tensor(r#","parameters":{"shared_memory_region":"r","shared_memory_byte_size":-1}"#),
+                0,
+                "'shared_memory_byte_size' of input 'x': -1 is not an unsigned",
+            ),
             (tensor(r#","data":[1,2]"#) + "x", 0, "trailing characters"),
         ];
         for (json, binary_len, message) in table {
@@ -405,11 +359,11 @@ mod tests {
         let json = format!(r#"{{"priority":1,{},"priority":2}}"#, others.join(","));
         let parameters: Parameters<'_> = serde_json::from_str(&json).unwrap();
         assert_eq!(parameters.0.len(), 1);
-        assert_eq!(unsigned(Some(&parameters), "priority", "request"), Ok(Some(2)));
+        assert_eq!(super::schedule(Some(&parameters)).unwrap().priority, 2);
         let long = format!(r#"{{"priority":"{}"}}"#, "é".repeat(1000));
         let parameters = serde_json::from_str(&long).unwrap();
-        let error = unsigned(Some(&parameters), "priority", "request").unwrap_err().message;
-        assert!(error.contains("é… is not an unsigned integer") && error.len() < 300, "{error}");
+        let error = super::schedule(Some(&parameters)).unwrap_err().message;
+        assert!(error.contains("é…\" is not an unsigned integer") && error.len() < 300, "{error}");
     }
 
     #[test]
@@ -427,21 +381,31 @@ mod tests {
     fn outputs_are_chosen_by_name_and_form() {
         let wanted = |json: &str| Wanted::from_json(&parse(json.as_bytes(), 0).unwrap());
         let all = wanted(r#"{"inputs":[]}"#).unwrap();
-        assert!(!all.is_binary("y"));
+        assert!(!all.is_binary(0));
         let all = wanted(r#"{"inputs":[],"parameters":{"binary_data_output":true}}"#).unwrap();
-        assert!(all.is_binary("y"));
+        assert!(all.is_binary(0));
         let some = wanted(
             r#"{"inputs":[],"parameters":{"binary_data_output":true},
                "outputs":[{"name":"y","parameters":{"binary_data":false}},{"name":"z"}]}"#,
         )
         .unwrap();
-        assert_eq!((some.is_binary("y"), some.is_binary("z")), (false, true));
+        assert_eq!((some.is_binary(0), some.is_binary(1)), (false, true));
         let twice = wanted(r#"{"inputs":[],"outputs":[{"name":"y"},{"name":"y"}]}"#).unwrap_err();
         assert!(twice.message.contains("requested twice"));
         let classes = r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"classification":3}}]}"#;
-        assert_eq!(wanted(classes).unwrap_err().kind, Kind::Unsupported);
-        let shared = r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"shared_memory_region":"r"}}]}"#;
-        assert_eq!(wanted(shared).unwrap_err().kind, Kind::Unsupported);
+        let three = Output { name: "y".into(), classes: Some(3), shared: None };
+        assert_eq!(wanted(classes).unwrap().outputs, [three]);
+        let none = wanted(&classes.replace('3', "0")).unwrap();
+        assert_eq!(none.outputs[0].classes, None);
+        let wrong = wanted(&classes.replace('3', "-3")).unwrap_err().message;
+        assert!(wrong.contains("parameter 'classification' of output 'y': -3"), "{wrong}");
+        let shared = wanted(
+            r#"{"inputs":[],"outputs":[{"name":"y","parameters":
+               {"shared_memory_region":"r","shared_memory_offset":4,"shared_memory_byte_size":8}}]}"#,
+        )
+        .unwrap();
+        let expected = Shared { region: "r".into(), offset: 4, byte_size: 8 };
+        assert_eq!(shared.outputs[0].shared, Some(expected));
     }
 
     #[test]
@@ -452,10 +416,20 @@ mod tests {
         };
         assert_eq!(schedule("{}").unwrap(), Schedule::default());
         assert_eq!(schedule(r#"{"priority":0,"timeout":0}"#).unwrap(), Schedule::default());
-        let full = schedule(r#"{"class":"real-time","priority":1,"timeout":5,"deadline_us":7}"#).unwrap();
-        let expected =
-            Schedule { real_time: Some(true), priority: 1, timeout_us: Some(5), deadline_us: Some(7) };
-        assert_eq!(full, expected);
+        let expected = Schedule {
+            real_time: Some(true),
+            priority: 1,
+            timeout_us: Some(5),
+            deadline_us: Some(7),
+            limit: None,
+        };
+        for full in [
+            r#"{"class":"real-time","priority":1,"timeout":5,"deadline_us":7}"#,
+            r#"{"class":"real-time","priority":"1","timeout":"5","deadline_us":"7"}"#,
+        ] {
+            assert_eq!(schedule(full), Ok(expected));
+        }
+        assert_eq!(schedule(r#"{"deadline_us":0}"#).unwrap().deadline_us, Some(0), "one that has passed");
         let ignored = r#"{"class":"best-effort","sequence_id":0,"sequence_start":false,"mine":[1]}"#;
         assert_eq!(schedule(ignored).unwrap().real_time, Some(false));
         let table = [
@@ -463,7 +437,8 @@ mod tests {
             (r#"{"class":1}"#, "neither"),
             (r#"{"priority":-1}"#, "parameter 'priority' of request: -1"),
             (r#"{"timeout":1.5}"#, "is not an unsigned integer"),
-            (r#"{"deadline_us":"7"}"#, "is not an unsigned integer"),
+            (r#"{"deadline_us":"7 s"}"#, "is not an unsigned integer"),
+            (r#"{"deadline_us":null}"#, "null is not an unsigned integer"),
             (r#"{"sequence_id":9}"#, "sequences are not supported"),
         ];
         for (json, message) in table {

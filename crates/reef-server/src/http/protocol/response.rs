@@ -1,20 +1,48 @@
 //! An inference answer: a JSON part, then the binary outputs without a copy.
 
 use bytes::Bytes;
-use reef_engine::DType;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
+use crate::core::answer::{Data, Tensor};
+use crate::core::regions::Shared;
 use crate::http::protocol::elements::{Flat, has_json_form};
 
 /// One output of a finished request.
-pub(crate) struct Output<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) dtype: DType,
-    pub(crate) shape: &'a [usize],
-    pub(crate) bytes: Bytes,
-    /// Whether it is sent after the JSON part.
-    pub(crate) binary: bool,
+pub(crate) enum Output<'a> {
+    /// In the JSON part, or nowhere but in shared memory.
+    Json(Tensor<'a>),
+    /// After it: as a tensor of these bytes.
+    Binary { name: &'a str, datatype: &'static str, shape: Vec<usize>, bytes: Bytes },
+}
+
+/// Where the elements of an output are that are not in its JSON.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum OutputParameters<'a> {
+    Binary { binary_data_size: usize },
+    Shared { shared_memory_region: &'a str, shared_memory_offset: u64, shared_memory_byte_size: u64 },
+}
+
+impl<'a> From<&'a Shared> for OutputParameters<'a> {
+    fn from(shared: &'a Shared) -> Self {
+        OutputParameters::Shared {
+            shared_memory_region: &shared.region,
+            shared_memory_offset: shared.offset,
+            shared_memory_byte_size: shared.byte_size,
+        }
+    }
+}
+
+impl<'a> Output<'a> {
+    /// `tensor`, to be sent after the JSON part or in it.
+    pub(crate) fn new(tensor: Tensor<'a>, binary: bool) -> Output<'a> {
+        if !binary || matches!(tensor.data, Data::Shared { .. }) {
+            return Output::Json(tensor);
+        }
+        let (name, datatype, shape) = (tensor.name, tensor.datatype(), tensor.shape.to_vec());
+        Output::Binary { name, datatype, shape, bytes: tensor.into_bytes() }
+    }
 }
 
 /// What an answer says besides its outputs.
@@ -48,27 +76,42 @@ struct OutputJson<'a> {
     datatype: &'static str,
     shape: &'a [usize],
     #[serde(skip_serializing_if = "Option::is_none")]
-    parameters: Option<BinaryParameters>,
+    parameters: Option<OutputParameters<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Flat<'a>>,
+    data: Option<JsonData<'a>>,
 }
 
-#[derive(Serialize)]
-struct BinaryParameters {
-    binary_data_size: usize,
+/// The elements of a tensor as one flat array.
+struct JsonData<'a>(&'a Data);
+
+impl Serialize for JsonData<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Data::Elements(dtype, bytes) => Flat { dtype: *dtype, bytes }.serialize(serializer),
+            Data::Texts(texts) => texts.serialize(serializer),
+            Data::Shared { .. } => serializer.serialize_none(),
+        }
+    }
 }
 
 /// Writes an answer. Fails, with a message for the client, on an output that has no JSON form and was not
 /// asked for in binary.
 pub(crate) fn write(head: &Head<'_>, outputs: Vec<Output<'_>>) -> Result<Written, String> {
-    if let Some(output) = outputs.iter().find(|output| !output.binary && !has_json_form(output.dtype)) {
-        let (name, datatype) = (output.name, output.dtype.protocol_name());
-        return Err(format!("output '{name}': {datatype} has no JSON form, request it with binary_data"));
+    for output in &outputs {
+        if let Output::Json(Tensor { name, data: Data::Elements(dtype, _), .. }) = output
+            && !has_json_form(*dtype)
+        {
+            let datatype = dtype.protocol_name();
+            return Err(format!("output '{name}': {datatype} has no JSON form, request it with binary_data"));
+        }
     }
     let json = ResponseJson { head, outputs: outputs.iter().map(output_json).collect() };
     let json = serde_json::to_vec(&json).map_err(|error| error.to_string())?;
-    let binary: Vec<Bytes> =
-        outputs.into_iter().filter(|output| output.binary).map(|output| output.bytes).collect();
+    let binary = outputs.into_iter().filter_map(|output| match output {
+        Output::Json(_) => None,
+        Output::Binary { bytes, .. } => Some(bytes),
+    });
+    let binary: Vec<Bytes> = binary.collect();
     let json_len = (!binary.is_empty()).then_some(json.len());
     let mut chunks = vec![Bytes::from(json)];
     chunks.extend(binary);
@@ -76,27 +119,77 @@ pub(crate) fn write(head: &Head<'_>, outputs: Vec<Output<'_>>) -> Result<Written
 }
 
 fn output_json<'a>(output: &'a Output<'a>) -> OutputJson<'a> {
-    let size = output.bytes.len();
-    OutputJson {
-        name: output.name,
-        datatype: output.dtype.protocol_name(),
-        shape: output.shape,
-        parameters: output.binary.then_some(BinaryParameters { binary_data_size: size }),
-        data: (!output.binary).then_some(Flat { dtype: output.dtype, bytes: &output.bytes }),
+    match output {
+        Output::Json(tensor) => OutputJson {
+            name: tensor.name,
+            datatype: tensor.datatype(),
+            shape: &tensor.shape,
+            parameters: match &tensor.data {
+                Data::Shared { region, .. } => Some(region.into()),
+                Data::Elements(..) | Data::Texts(_) => None,
+            },
+            data: Some(JsonData(&tensor.data)).filter(|JsonData(data)| !matches!(data, Data::Shared { .. })),
+        },
+        Output::Binary { name, datatype, shape, bytes } => OutputJson {
+            name,
+            datatype,
+            shape,
+            parameters: Some(OutputParameters::Binary { binary_data_size: bytes.len() }),
+            data: None,
+        },
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
+    use reef_engine::DType;
+
     use super::*;
 
     fn output(dtype: DType, binary: bool) -> Output<'static> {
         let bytes = Bytes::from_static(&[0, 0, 128, 63, 0, 0, 0, 64]);
-        Output { name: "y", dtype, shape: &[2], bytes, binary }
+        let shape = Cow::Borrowed(&[2][..]);
+        Output::new(Tensor { name: "y", shape, data: Data::Elements(dtype, bytes) }, binary)
+    }
+
+    #[test]
+    fn texts_are_strings_or_their_lengths_and_bytes() {
+        let texts = |binary| {
+            let data = Data::Texts(vec!["1:0:\"a\"".into(), String::new()]);
+            let tensor = Tensor { name: "y", shape: Cow::Borrowed(&[2]), data };
+            write(&head(), vec![Output::new(tensor, binary)]).unwrap()
+        };
+        let json = texts(false).chunks.concat();
+        let json: Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json["outputs"][0]["datatype"], "BYTES");
+        assert_eq!(json["outputs"][0]["data"], serde_json::json!(["1:0:\"a\"", ""]));
+        let binary = texts(true);
+        assert_eq!(binary.chunks[1], b"\x07\0\0\01:0:\"a\"\0\0\0\0"[..]);
     }
 
     fn head() -> Head<'static> {
         Head { id: Some("7"), model_name: "m", model_version: "1", parameters: Map::new() }
+    }
+
+    #[test]
+    fn outputs_in_shared_memory_are_named() {
+        let region = Shared { region: "r".into(), offset: 4, byte_size: 8 };
+        let data = Data::Shared { datatype: "FP32", region };
+        for binary in [false, true] {
+            let tensor = Tensor { name: "y", shape: Cow::Borrowed(&[2]), data: data.clone() };
+            let written = write(&head(), vec![Output::new(tensor, binary)]).unwrap();
+            assert_eq!((written.json_len, written.chunks.len()), (None, 1));
+            let json: Value = serde_json::from_slice(&written.chunks[0]).unwrap();
+            let output = &json["outputs"][0];
+            let parameters = serde_json::json!({ "shared_memory_region": "r", "shared_memory_offset": 4,
+                "shared_memory_byte_size": 8 });
+            assert_eq!(
+                (&output["parameters"], &output["datatype"], output.get("data")),
+                (&parameters, &"FP32".into(), None)
+            );
+        }
     }
 
     #[test]

@@ -1,0 +1,135 @@
+//! Many inferences on one stream: answers come as they end, each with its request's id.
+//!
+//! | event | what happens |
+//! |---|---|
+//! | a message, fewer than [`IN_FLIGHT_MAX`] are being answered | it is handed to the engine |
+//! | that many are being answered | no message is read, so that the client has to wait |
+//! | an inference ends | its answer goes out, or its `error_message`; the stream goes on |
+//! | a message that cannot be read | what is being answered is cancelled; the stream ends with a status |
+//! | the client has sent its last message | the stream ends with the last answer |
+//! | the server closes | no message is read any more; the stream ends with the last answer |
+//! | the RPC is cancelled, its time is over, its connection is gone | what is being answered is cancelled |
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::FuturesUnordered;
+use tonic::Status;
+
+use crate::core::budget::Share;
+use crate::core::fault::{bug, contained};
+use crate::core::state::{Phase, State};
+use crate::grpc::infer::{self, Timing};
+use crate::grpc::pb::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
+use crate::grpc::receive::Messages;
+use crate::grpc::reply::{Form, Frames, frame, frame_answer};
+use crate::grpc::status::closing;
+
+/// Inferences of one stream that are being answered at most.
+const IN_FLIGHT_MAX: usize = 64;
+
+type Received = Result<Option<(ModelInferRequest, Option<Share>)>, Status>;
+type Reading = Pin<Box<dyn Future<Output = (Messages<ModelInferRequest>, Received)> + Send>>;
+type Answering = Pin<Box<dyn Future<Output = Result<Vec<Bytes>, Status>> + Send>>;
+
+/// Answers the messages of an RPC whose client waits for `limit` at most.
+pub(crate) fn infer_all(
+    state: &Arc<State>,
+    messages: Messages<ModelInferRequest>,
+    limit: Option<Duration>,
+) -> Frames {
+    let mut phase = state.phase.subscribe();
+    let closes = async move {
+        let _ = phase.wait_for(|&phase| phase >= Phase::Closing).await;
+    };
+    Box::pin(Answers {
+        state: state.clone(),
+        until: limit.map(|limit| Instant::now() + limit),
+        reading: Some(next(messages)),
+        answering: FuturesUnordered::new(),
+        closes: Box::pin(closes),
+        last: None,
+    })
+}
+
+struct Answers {
+    state: Arc<State>,
+    until: Option<Instant>,
+    /// `None` once no message is read any more.
+    reading: Option<Reading>,
+    answering: FuturesUnordered<Answering>,
+    closes: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// What the stream ends with.
+    last: Option<Status>,
+}
+
+impl Answers {
+    /// Takes in what has arrived, as far as there is room.
+    fn read(&mut self, context: &mut Context<'_>) {
+        while self.answering.len() < IN_FLIGHT_MAX
+            && let Some(reading) = &mut self.reading
+            && let Poll::Ready((messages, received)) = reading.as_mut().poll(context)
+        {
+            match received {
+                Ok(Some((message, share))) => {
+                    self.answering.push(self.answer(message, share));
+                    self.reading = Some(next(messages));
+                }
+                Ok(None) => self.reading = None,
+                Err(broken) => {
+                    self.reading = None;
+                    self.answering.clear();
+                    self.last = Some(broken);
+                }
+            }
+        }
+        if self.reading.is_some() && self.closes.as_mut().poll(context).is_ready() {
+            self.reading = None;
+            self.last = Some(closing());
+        }
+    }
+
+    fn answer(&self, message: ModelInferRequest, share: Option<Share>) -> Answering {
+        let state = self.state.clone();
+        let limit = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timing = Timing { arrival: state.engine.now(), limit };
+        let (model_name, id) = (message.model_name.clone(), message.id.clone());
+        Box::pin(async move {
+            let answer = contained(infer::answer(&state, message, share, timing)).await;
+            match answer.unwrap_or_else(|panic| Err(bug(&panic))) {
+                Ok(answer) => frame_answer(answer, Form::InStream),
+                Err(problem) => frame(&ModelStreamInferResponse {
+                    error_message: problem.message,
+                    infer_response: Some(ModelInferResponse { model_name, id, ..Default::default() }),
+                }),
+            }
+        })
+    }
+}
+
+impl Stream for Answers {
+    type Item = Result<Vec<Bytes>, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        this.read(context);
+        match Pin::new(&mut this.answering).poll_next(context) {
+            Poll::Ready(Some(answer)) => Poll::Ready(Some(answer)),
+            Poll::Ready(None) if this.reading.is_none() => Poll::Ready(this.last.take().map(Err)),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// Reads the next message.
+fn next(mut messages: Messages<ModelInferRequest>) -> Reading {
+    Box::pin(async move {
+        let received = messages.next().await;
+        (messages, received)
+    })
+}

@@ -1,0 +1,138 @@
+//! Requests to load and unload models: the bodies that tritonclient sends.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use reef_engine::Class;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::core::control::LoadRequest;
+use crate::core::loading;
+use crate::core::problem::Problem;
+use crate::core::state::State;
+use crate::http::error::ApiError;
+use crate::http::receive::{Allowance, receive};
+use crate::http::reply::{Reply, json};
+
+/// Files of one request at most.
+const FILES_MAX: usize = 1024;
+
+/// The body of either request.
+#[derive(Debug, Default, Deserialize)]
+struct ControlJson {
+    #[serde(default)]
+    parameters: Map<String, Value>,
+}
+
+/// Loads a model, and answers when it is served.
+pub(crate) async fn load(
+    state: &Arc<State>,
+    name: String,
+    body: Incoming,
+    expects_continue: bool,
+) -> Result<Reply, ApiError> {
+    let (body, share) = whole(state, body, expects_continue).await?;
+    loading::load(state, name, move || {
+        let request = load_request(&body);
+        drop((body, share));
+        request
+    })
+    .await?;
+    Ok(json(StatusCode::OK, &json!({})))
+}
+
+/// Unloads a model, and answers when its last request has ended.
+pub(crate) async fn unload(
+    state: &Arc<State>,
+    name: String,
+    body: Incoming,
+    expects_continue: bool,
+) -> Result<Reply, ApiError> {
+    let (body, _share) = whole(state, body, expects_continue).await?;
+    let dependents = match parse(&body)?.parameters.remove("unload_dependents") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(dependents)) => dependents,
+        Some(other) => return Err(wrong(format!("unload_dependents is {other}")).into()),
+    };
+    loading::unload(state, name, dependents).await?;
+    Ok(json(StatusCode::OK, &json!({})))
+}
+
+async fn whole(
+    state: &Arc<State>,
+    body: Incoming,
+    expects_continue: bool,
+) -> Result<(Bytes, crate::core::budget::Share), ApiError> {
+    let mut share = state.bodies.share(Class::BestEffort);
+    let allowance = Allowance { bytes_max: state.body_bytes_max, share: Some(&mut share), expects_continue };
+    let mut body = receive(body, allowance).await?;
+    Ok((body.take(body.len()), share))
+}
+
+fn parse(body: &[u8]) -> Result<ControlJson, Problem> {
+    match body.trim_ascii() {
+        b"" => Ok(ControlJson::default()),
+        body => serde_json::from_slice(body).map_err(|error| wrong(error.to_string())),
+    }
+}
+
+fn wrong(what: String) -> Problem {
+    Problem::invalid(format!("the request is not as the protocol says: {what}"))
+}
+
+/// What a body asks for: `parameters` with `config` and `file:PATH`.
+fn load_request(body: &[u8]) -> Result<LoadRequest, Problem> {
+    let mut request = LoadRequest::default();
+    for (name, value) in parse(body)?.parameters {
+        let Value::String(text) = value else {
+            return Err(wrong(format!("parameter {name} is not a string")));
+        };
+        if name == "config" {
+            request.config = Some(text);
+        } else if let Some(path) = name.strip_prefix("file:") {
+            if request.files.len() >= FILES_MAX {
+                return Err(wrong(format!("more than {FILES_MAX} files")));
+            }
+            let bytes =
+                STANDARD.decode(&text).map_err(|error| wrong(format!("{name} is not base64: {error}")))?;
+            request.files.push((path.to_string(), bytes.into()));
+        } else {
+            return Err(wrong(format!("there is no parameter '{name}', there are config and file:PATH")));
+        }
+    }
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tritonclient_sends_is_read() {
+        assert!(load_request(b" ").unwrap().files.is_empty());
+        let body = br#"{"parameters": {"config": "{}", "file:1/model.onnx": "AAEC"}}"#;
+        let request = load_request(body).unwrap();
+        assert_eq!(request.config.as_deref(), Some("{}"));
+        assert_eq!(request.files, [("1/model.onnx".to_string(), Bytes::from_static(&[0, 1, 2]))]);
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        let cases = [
+            ("{", "EOF"),
+            ("[]", "not as the protocol"),
+            (r#"{"parameters": {"config": {}}}"#, "config is not a string"),
+            (r#"{"parameters": {"file:a": "*"}}"#, "file:a is not base64"),
+            (r#"{"parameters": {"colour": "red"}}"#, "no parameter 'colour'"),
+        ];
+        for (body, expected) in cases {
+            let problem = load_request(body.as_bytes()).unwrap_err();
+            assert!(problem.message.contains(expected), "{body}: {}", problem.message);
+        }
+    }
+}

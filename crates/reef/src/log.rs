@@ -1,0 +1,62 @@
+//! The log of the process: what `REEF_LOG` says goes to standard error, until a client changes the level.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use reef_server::LogControl;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, fmt, reload};
+
+/// Starts it.
+pub fn start() -> Arc<dyn LogControl> {
+    let filter = EnvFilter::try_from_env("REEF_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let (filter, handle) = reload::Layer::new(filter);
+    // Colours are for people; a log that is kept or parsed has none.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines = fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        // A log whose reader has gone must not end who writes to it.
+        .log_internal_errors(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Arc::new(Level(handle))
+}
+
+/// Which messages are logged.
+#[derive(Debug)]
+struct Level(reload::Handle<EnvFilter, Registry>);
+
+impl LogControl for Level {
+    fn level(&self) -> LevelFilter {
+        let level = self.0.with_current(|filter| filter.max_level_hint());
+        // Without a hint it depends on the message: all of them may be logged.
+        level.ok().flatten().unwrap_or(LevelFilter::TRACE)
+    }
+
+    fn set_level(&self, level: LevelFilter) -> Result<(), String> {
+        let filter = EnvFilter::new(level.to_string());
+        self.0.reload(filter).map_err(|error| format!("the log cannot be changed: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_level_is_changed_and_told() {
+        let (_filter, handle) = reload::Layer::<EnvFilter, Registry>::new(EnvFilter::new("warn"));
+        let log = Level(handle);
+        assert_eq!(log.level(), LevelFilter::WARN);
+        for level in [LevelFilter::OFF, LevelFilter::ERROR, LevelFilter::INFO, LevelFilter::TRACE] {
+            log.set_level(level).unwrap();
+            assert_eq!(log.level(), level);
+        }
+        drop(_filter);
+        assert!(log.set_level(LevelFilter::INFO).unwrap_err().contains("cannot be changed"));
+    }
+}
