@@ -1,5 +1,5 @@
-//! Any text as a model's configuration, in the text format and as JSON: reading it must end in a configuration
-//! or a fault, and what was read must be answered and checked without a panic.
+//! Any text as a model's configuration, in the text format and as JSON: reading it must end in a
+//! configuration or a fault, and what was read must be answered and checked without a panic.
 //!
 //! `cargo fuzz run -s none config fuzz/corpus/config`, from the repository's root.
 #![no_main]

@@ -148,11 +148,16 @@ fn random(dtype: DType, elements: usize) -> Vec<u8> {
     data
 }
 
-/// What can be asked for without knowing more.
+/// What can be asked for without knowing more. Of a model whose inputs' values select a plan nothing: zeros
+/// would have one made that nobody asks for.
 fn of_zeros(config: &ModelConfig, info: &ModelInfo) -> Vec<Inputs> {
+    if !info.settings.values.is_empty() {
+        return Vec::new();
+    }
     let fixed: Option<Vec<(String, Shape)>> =
         info.inputs.iter().map(|input| Some((input.name.clone(), input.fixed_shape()?))).collect();
     let sets: Vec<Vec<(String, Shape)>> = match fixed {
+        Some(_) if info.plans.is_empty() => Vec::new(),
         Some(fixed) => vec![fixed],
         None => {
             let sets = config.shapes(&declared(&info.inputs)).into_iter();
