@@ -63,7 +63,7 @@
 
 mod accept;
 mod core;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
