@@ -113,6 +113,15 @@ pub const BODY_BYTES_DEFAULT: usize = 256 << 20;
 /// Bytes of all HTTP request bodies in memory at once, unless the embedder says otherwise.
 pub const BODIES_BYTES_DEFAULT: usize = 1 << 30;
 
+/// Regions of shared memory that clients register at once: each holds a file descriptor.
+pub const REGIONS_MAX: usize = 256;
+
+/// Bytes of all registered regions together: their files stay in memory while they are registered.
+pub const REGIONS_BYTES_MAX: u64 = 64 << 30;
+
+/// Bytes of the name of a region, and of its file's.
+pub const REGION_NAME_BYTES_MAX: usize = 255;
+
 /// Nice value of threads that take what is left: compute units, by default, and background work. The lowest
 /// priority there is.
 pub const NICE_BACKGROUND: i32 = 19;

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
+use crate::core::regions::Regions;
 use crate::core::state::{Phase, State};
 use crate::http::serve::{Http, Port, accept};
 
@@ -42,6 +43,8 @@ pub struct ServerOptions {
     pub connections_max: usize,
     /// Threads that serve connections.
     pub threads: usize,
+    /// Whether clients may register shared memory: files of `/dev/shm` that the server may read and write.
+    pub allow_client_shm: bool,
 }
 
 impl Default for ServerOptions {
@@ -54,6 +57,7 @@ impl Default for ServerOptions {
             bodies_bytes_max: limits::BODIES_BYTES_DEFAULT,
             connections_max: 1024,
             threads: 2,
+            allow_client_shm: false,
         }
     }
 }
@@ -120,7 +124,8 @@ impl Server {
             .build()
             .map_err(ServerError::Threads)?;
         let (body_bytes_max, bodies_bytes_max) = (self.options.body_bytes_max, self.options.bodies_bytes_max);
-        let state = State::new(engine, body_bytes_max, bodies_bytes_max).map_err(ServerError::Threads)?;
+        let mut state = State::new(engine, body_bytes_max, bodies_bytes_max).map_err(ServerError::Threads)?;
+        state.regions = self.options.allow_client_shm.then(Regions::new);
         let state = Arc::new(state);
         let http = Arc::new(Http::new(state.clone()));
         let mut open = Vec::new();

@@ -138,6 +138,10 @@ pub struct ServeArgs {
     /// Largest request body in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = reef_base::limits::BODY_BYTES_DEFAULT)]
     pub max_body: usize,
+    /// Let clients register shared memory for tensors. Whoever can send requests can then have every file of
+    /// `/dev/shm` read and written that the server's user may read and write.
+    #[arg(long)]
+    pub allow_client_shm: bool,
 }
 
 /// `reef run`

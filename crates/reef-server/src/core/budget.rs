@@ -66,6 +66,13 @@ impl Share {
         Ok(())
     }
 
+    /// Gives `bytes` back that it has.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     fn sum(&self, used: usize, bytes: usize) -> Option<usize> {
         used.checked_add(bytes).filter(|&sum| sum <= self.bytes_max)
     }
@@ -101,6 +108,8 @@ mod tests {
         assert!(second.check(1).is_err() && second.check(u64::MAX).is_err());
         let mut urgent = budget.share(Class::real_time(0));
         assert!(urgent.grow(100).is_ok() && urgent.grow(1).is_err() && urgent.grow(usize::MAX).is_err());
+        urgent.shrink(30);
+        assert!(urgent.grow(31).is_err() && urgent.grow(30).is_ok());
         drop(first);
         assert!(second.grow(101).is_err() && second.grow(100).is_ok());
         assert!(urgent.grow(100).is_ok() && urgent.grow(1).is_err());

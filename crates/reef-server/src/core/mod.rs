@@ -9,4 +9,5 @@ pub(crate) mod fault;
 pub(crate) mod lanes;
 pub(crate) mod problem;
 pub(crate) mod question;
+pub(crate) mod regions;
 pub(crate) mod state;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::core::budget::Budget;
 use crate::core::lanes::Lanes;
 use crate::core::problem::Problem;
+use crate::core::regions::Regions;
 
 /// What all connections share, of whichever protocol.
 pub(crate) struct State {
@@ -20,6 +21,8 @@ pub(crate) struct State {
     pub(crate) bodies: Arc<Budget>,
     pub(crate) lanes: Lanes,
     pub(crate) phase: watch::Sender<Phase>,
+    /// Shared memory of clients; `None` where the operator has not allowed it.
+    pub(crate) regions: Option<Regions>,
     /// Models that could not be loaded, and why.
     unavailable: RwLock<BTreeMap<ModelKey, String>>,
 }
@@ -33,6 +36,7 @@ impl State {
             bodies: Arc::new(Budget::new(bodies_bytes_max, body_bytes_max)),
             lanes: Lanes::start()?,
             phase: watch::Sender::new(Phase::Loading),
+            regions: None,
             unavailable: RwLock::default(),
         })
     }
@@ -40,6 +44,15 @@ impl State {
     /// Answers for a model that could not be loaded.
     pub(crate) fn set_unavailable(&self, key: ModelKey, reason: String) {
         self.unavailable.write().unwrap_or_else(PoisonError::into_inner).insert(key, reason);
+    }
+
+    /// The shared memory of clients, if it is allowed.
+    pub(crate) fn regions(&self) -> Result<&Regions, Problem> {
+        self.regions.as_ref().ok_or_else(|| {
+            Problem::unsupported(
+                "system shared memory is off: start the server with --allow-client-shm to allow it",
+            )
+        })
     }
 
     /// Whether inference requests are taken.

@@ -15,6 +15,9 @@ use crate::http::route::ModelPath;
 const EXTENSIONS: [&str; 5] =
     ["binary_tensor_data", "schedule_policy", "parameters", "model_configuration", "statistics"];
 
+/// The one that is there if the operator allows it.
+const SHARED_MEMORY: &str = "system_shared_memory";
+
 /// Whether the process answers: always, if it can be asked.
 pub(crate) fn live() -> Reply {
     json(StatusCode::OK, &json!({ "live": true }))
@@ -33,10 +36,12 @@ pub(crate) fn server_metadata(state: &State) -> Reply {
         json!({ "name": device.name, "description": device.description, "cus": device.cus, "up": up })
     };
     let devices: Vec<Value> = state.engine.devices().into_iter().map(device).collect();
+    let mut extensions = EXTENSIONS.to_vec();
+    extensions.extend(state.regions.is_some().then_some(SHARED_MEMORY));
     let metadata = json!({
         "name": SERVER,
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": EXTENSIONS,
+        "extensions": extensions,
         "devices": devices,
     });
     json(StatusCode::OK, &metadata)

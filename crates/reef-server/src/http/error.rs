@@ -36,6 +36,11 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
     }
 
+    /// The body is in a form that is not known: 415.
+    pub(crate) fn encoding(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
+    }
+
     /// The body that goes with the status.
     pub(crate) fn body(&self) -> Vec<u8> {
         serde_json::json!({ "error": self.message }).to_string().into_bytes()

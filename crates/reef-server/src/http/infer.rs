@@ -9,19 +9,22 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::StatusCode;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONTENT_ENCODING, EXPECT, HeaderName, HeaderValue};
+use hyper::header::{EXPECT, HeaderName, HeaderValue};
 use reef_engine::{Class, DType, InferFuture, InferRequest, InferResponse, InputTensor, Nanos, Shape};
 use serde_json::{Map, Value, json};
 
 use crate::core::answer::{self, Parameter};
+use crate::core::budget::Share;
 use crate::core::problem::Problem;
 use crate::core::question;
+use crate::core::regions::Shared;
 use crate::core::state::State;
+use crate::http::encoding::{self, Coding};
 use crate::http::error::ApiError;
 use crate::http::protocol::body::Body;
 use crate::http::protocol::elements;
 use crate::http::protocol::request::{self, InputData, Parts, RequestJson, Wanted};
-use crate::http::protocol::response::{self, Head, Output};
+use crate::http::protocol::response::{self, Form, Head, Output};
 use crate::http::receive::{Allowance, receive, refuse};
 use crate::http::reply::{Reply, reply};
 use crate::http::route::ModelPath;
@@ -32,6 +35,9 @@ const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-conten
 /// Bodies from this size on are large: their model is looked up before they are read, and they count in the
 /// budget of all bodies. JSON from this size on is read and written in the lanes.
 const LARGE_BYTES_MIN: usize = 64 << 10;
+
+/// Bytes in shared memory from which on they are copied in the lanes: about 0.1 ms.
+const REGION_BYTES_LONG: u64 = 1 << 20;
 
 /// Binary outputs that add up to less are copied behind the JSON part, so that the answer is one piece and
 /// the engine has its buffers back at once.
@@ -46,16 +52,21 @@ pub(crate) async fn infer(
 ) -> Result<Reply, ApiError> {
     let arrival = state.engine.now();
     let expects_continue = headers.contains_key(EXPECT);
-    let (json_length, class) = match examine(state, &model, headers, &incoming) {
+    let bytes_max = state.body_bytes_max;
+    let Known { json_length, coding, class } = match examine(state, &model, headers, &incoming) {
         Ok(known) => known,
         Err(error) => {
-            refuse(incoming, state.body_bytes_max, expects_continue);
-            return Err(error.into());
+            refuse(incoming, bytes_max, expects_continue);
+            return Err(error);
         }
     };
     let mut share = class.map(|class| state.bodies.share(class));
-    let allowance = Allowance { bytes_max: state.body_bytes_max, share: share.as_mut(), expects_continue };
-    let body = receive(incoming, allowance).await?;
+    let allowance = Allowance { bytes_max, share: share.as_mut(), expects_continue };
+    let mut body = receive(incoming, allowance).await?;
+    if let Some(coding) = coding {
+        let class = class.unwrap_or(Class::BestEffort);
+        (body, share) = encoding::decoded(state, class, coding, body, bytes_max, share).await?;
+    }
     let envelope = Envelope {
         model: model.name.into_owned(),
         version: model.version.map(|version| version.into_owned()),
@@ -64,37 +75,69 @@ pub(crate) async fn infer(
     };
     let large = class.filter(|_| envelope.json_bytes(body.len()) >= LARGE_BYTES_MIN);
     let server = state.clone();
-    let submit = move || {
-        let submitted = submit(&server, &envelope, body);
-        drop(share);
-        submitted
-    };
     let (answer, manner) = match large {
-        Some(class) => state.lanes.of(class).run(submit).await??,
-        None => submit()?,
+        Some(class) => {
+            let submit = move || submit(&server, &envelope, envelope.split(body)?, share);
+            state.lanes.of(class).run(submit).await??
+        }
+        None => {
+            let parts = envelope.split(body)?;
+            let in_regions = class_in_regions(state, &envelope, &parts)?;
+            let submit = move || submit(&server, &envelope, parts, share);
+            match in_regions {
+                Some(class) => state.lanes.of(class).run(submit).await??,
+                None => submit()?,
+            }
+        }
     };
     let response = answer.await.map_err(Problem::from)?;
-    if json_bytes(&response, &manner) >= LARGE_BYTES_MIN {
-        return Ok(state.lanes.of(response.class).run(move || write(response, &manner)).await??);
+    let server = state.clone();
+    if is_long_to_write(&response, &manner) {
+        return Ok(state.lanes.of(response.class).run(move || write(&server, response, &manner)).await??);
     }
-    Ok(write(response, &manner)?)
+    Ok(write(&server, response, &manner)?)
 }
 
-/// What is known before the body: where its JSON ends and, if the body may be large, its model's class.
+/// The class of a request whose tensors in shared memory take a while to read.
+fn class_in_regions(state: &State, envelope: &Envelope, parts: &Parts) -> Result<Option<Class>, Problem> {
+    let (Some(_), Parts::Json(json, binary)) = (&state.regions, parts) else { return Ok(None) };
+    let mut sum = 0u64;
+    for input in &request::parse(json, binary.len())?.inputs {
+        if let InputData::Shared(shared) = input.source()? {
+            sum = sum.saturating_add(shared.byte_size);
+        }
+    }
+    if sum < REGION_BYTES_LONG {
+        return Ok(None);
+    }
+    Ok(Some(state.find_ready(&envelope.model, envelope.version.as_deref())?.settings.class))
+}
+
+/// What is known before the body.
+struct Known {
+    /// Where its JSON ends, once it is decompressed.
+    json_length: Option<String>,
+    coding: Option<Coding>,
+    /// Of the model, if the body may be large.
+    class: Option<Class>,
+}
+
 fn examine(
     state: &State,
     model: &ModelPath<'_>,
     headers: &HeaderMap,
     incoming: &Incoming,
-) -> Result<(Option<String>, Option<Class>), Problem> {
+) -> Result<Known, ApiError> {
     state.check_loaded()?;
+    let coding = encoding::of_request(headers)?;
     let json_length = json_length(headers)?;
-    let large = incoming.size_hint().upper().is_none_or(|bytes| bytes >= LARGE_BYTES_MIN as u64);
+    let upper = incoming.size_hint().upper().filter(|_| coding.is_none());
+    let large = upper.is_none_or(|bytes| bytes >= LARGE_BYTES_MIN as u64);
     let class = match large {
         true => Some(state.find_ready(&model.name, model.version.as_deref())?.settings.class),
         false => None,
     };
-    Ok((json_length, class))
+    Ok(Known { json_length, coding, class })
 }
 
 /// What the request line and the headers say.
@@ -111,6 +154,11 @@ impl Envelope {
         let stated = self.json_length.as_ref().and_then(|length| length.trim().parse().ok());
         stated.unwrap_or(body_bytes).min(body_bytes)
     }
+
+    /// The JSON part of `body` and what follows.
+    fn split(&self, body: Body) -> Result<Parts, Problem> {
+        request::split(body, self.json_length.as_deref())
+    }
 }
 
 /// How the answer is to be written.
@@ -120,9 +168,6 @@ struct Manner {
 }
 
 fn json_length(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-        return Err(Problem::unsupported(format!("Content-Encoding {encoding:?} is not supported")));
-    }
     let Some(value) = headers.get(&JSON_LENGTH) else { return Ok(None) };
     match value.to_str() {
         Ok(value) => Ok(Some(value.to_string())),
@@ -132,10 +177,15 @@ fn json_length(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-/// Reads the body and hands the request to the engine.
-fn submit(state: &State, envelope: &Envelope, body: Body) -> Result<(InferFuture, Manner), Problem> {
-    match request::split(body, envelope.json_length.as_deref())? {
-        Parts::Json(json, binary) => submit_json(state, envelope, &json, binary),
+/// Reads the tensors and hands the request to the engine, which copies them: then `share` is given back.
+fn submit(
+    state: &State,
+    envelope: &Envelope,
+    parts: Parts,
+    share: Option<Share>,
+) -> Result<(InferFuture, Manner), Problem> {
+    match parts {
+        Parts::Json(json, binary) => submit_json(state, envelope, &json, binary, share),
         Parts::Raw(body) => submit_raw(state, envelope, body),
     }
 }
@@ -145,11 +195,17 @@ fn submit_json(
     envelope: &Envelope,
     json: &[u8],
     mut binary: Body,
+    share: Option<Share>,
 ) -> Result<(InferFuture, Manner), Problem> {
     let parsed = request::parse(json, binary.len())?;
     let schedule = request::schedule(parsed.parameters.as_ref())?;
     let wanted = Wanted::from_json(&parsed)?;
-    let tensors = tensors(&parsed, &mut binary)?;
+    for (_, shared) in &wanted.shared {
+        state.regions()?.check(shared)?;
+    }
+    let bytes_left = state.body_bytes_max.saturating_sub(json.len() + binary.len());
+    let mut memory = SharedMemory { state, envelope, share, bytes_left };
+    let tensors = tensors(&parsed, &mut binary, |shared, expected| memory.read(shared, expected))?;
     let inputs = parsed
         .inputs
         .iter()
@@ -171,8 +227,48 @@ fn submit_json(
     Ok((future, Manner { id: parsed.id, wanted }))
 }
 
-/// Type and bytes of every input.
-fn tensors(parsed: &RequestJson<'_>, binary: &mut Body) -> Result<Vec<(DType, Bytes)>, Problem> {
+/// Where tensors in shared memory are read, and what they may take.
+struct SharedMemory<'a> {
+    state: &'a State,
+    envelope: &'a Envelope,
+    share: Option<Share>,
+    /// With the body they have no more bytes than a body may.
+    bytes_left: usize,
+}
+
+impl SharedMemory<'_> {
+    /// The bytes of an input, of which its shape has `expected`.
+    fn read(&mut self, shared: &Shared, expected: usize) -> Result<Bytes, Problem> {
+        let state = self.state;
+        let regions = state.regions()?;
+        let Shared { region, offset, byte_size } = shared;
+        if *byte_size != expected as u64 {
+            let problem = format!("shared_memory_byte_size is {byte_size}, its shape has {expected} bytes");
+            return Err(Problem::invalid(problem));
+        }
+        regions.check(shared)?;
+        self.bytes_left = self.bytes_left.checked_sub(expected).ok_or_else(|| {
+            let bytes_max = state.body_bytes_max;
+            Problem::invalid(format!("body and shared memory have more than the allowed {bytes_max} bytes"))
+        })?;
+        let share = match &mut self.share {
+            Some(share) => share,
+            none => {
+                let model = state.find_ready(&self.envelope.model, self.envelope.version.as_deref())?;
+                none.insert(state.bodies.share(model.settings.class))
+            }
+        };
+        share.grow(expected)?;
+        regions.read(region, *offset, *byte_size)
+    }
+}
+
+/// Type and bytes of every input; `read_shared` gives those of an expected length in shared memory.
+fn tensors(
+    parsed: &RequestJson<'_>,
+    binary: &mut Body,
+    mut read_shared: impl FnMut(&Shared, usize) -> Result<Bytes, Problem>,
+) -> Result<Vec<(DType, Bytes)>, Problem> {
     let mut tensors = Vec::with_capacity(parsed.inputs.len());
     for input in &parsed.inputs {
         let dtype = question::dtype(&input.name, &input.datatype)?;
@@ -180,6 +276,14 @@ fn tensors(parsed: &RequestJson<'_>, binary: &mut Body) -> Result<Vec<(DType, By
             InputData::Binary(bytes) => {
                 let _ = question::elements(&input.name, &input.shape)?;
                 binary.take(bytes)
+            }
+            InputData::Shared(shared) => {
+                let count = question::elements(&input.name, &input.shape)?;
+                let read = read_shared(&shared, count.saturating_mul(dtype.bytes()));
+                read.map_err(|problem| Problem {
+                    message: format!("input '{}': {}", input.name, problem.message),
+                    ..problem
+                })?
             }
             InputData::Json(raw) => {
                 let place = |problem: String| Problem::invalid(format!("input '{}': {problem}", input.name));
@@ -238,14 +342,38 @@ fn base_request<'a>(envelope: &'a Envelope, inputs: Vec<InputTensor<'a>>) -> Inf
     request
 }
 
-/// A lower bound of the JSON that the answer's outputs will take.
-fn json_bytes(response: &InferResponse, manner: &Manner) -> usize {
-    let outputs = response.outputs();
-    outputs.filter(|output| !manner.wanted.is_binary(output.name)).map(|output| output.data.len()).sum()
+/// Whether writing the answer would hold up others.
+fn is_long_to_write(response: &InferResponse, manner: &Manner) -> bool {
+    let (mut json, mut shared) = (0, 0);
+    for output in response.outputs() {
+        match manner.wanted.form(output.name) {
+            Form::Json => json += output.data.len(),
+            Form::Binary => {}
+            Form::Shared(_) => shared += output.data.len() as u64,
+        }
+    }
+    // Elements take more in JSON than in bytes.
+    json >= LARGE_BYTES_MIN || shared >= REGION_BYTES_LONG
+}
+
+/// Moves the outputs that go to shared memory there; those after one that fails stay as they were.
+fn write_regions(state: &State, response: &InferResponse, manner: &Manner) -> Result<(), Problem> {
+    for (name, shared) in &manner.wanted.shared {
+        let Some(output) = response.output(name) else { continue };
+        let (bytes, byte_size) = (output.data.len(), shared.byte_size);
+        if bytes as u64 > byte_size {
+            let problem =
+                format!("output '{name}' has {bytes} bytes, shared_memory_byte_size is {byte_size}");
+            return Err(Problem::invalid(problem));
+        }
+        state.regions()?.write(&shared.region, shared.offset, output.data)?;
+    }
+    Ok(())
 }
 
 /// Writes the answer.
-fn write(response: InferResponse, manner: &Manner) -> Result<Reply, Problem> {
+fn write(state: &State, response: InferResponse, manner: &Manner) -> Result<Reply, Problem> {
+    write_regions(state, &response, manner)?;
     let response = Arc::new(response);
     let sum: usize = response.outputs().map(|output| output.data.len()).sum();
     let outputs = response.outputs().enumerate().map(|(index, output)| Output {
@@ -253,7 +381,7 @@ fn write(response: InferResponse, manner: &Manner) -> Result<Reply, Problem> {
         dtype: output.dtype,
         shape: output.shape,
         bytes: answer::output_bytes(&response, index),
-        binary: manner.wanted.is_binary(output.name),
+        form: manner.wanted.form(output.name),
     });
     let head = Head {
         id: manner.id.as_deref(),
@@ -265,11 +393,12 @@ fn write(response: InferResponse, manner: &Manner) -> Result<Reply, Problem> {
     if sum <= JOIN_BYTES_MAX && written.chunks.len() > 1 {
         written.chunks = vec![Bytes::from(written.chunks.concat())];
     }
-    let Some(json_len) = written.json_len else {
-        return Ok(reply(StatusCode::OK, "application/json", written.chunks));
-    };
-    let mut reply = reply(StatusCode::OK, "application/octet-stream", written.chunks);
-    reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(json_len));
+    let kind = if written.json_len.is_some() { "application/octet-stream" } else { "application/json" };
+    let mut reply = reply(StatusCode::OK, kind, written.chunks);
+    if let Some(json_len) = written.json_len {
+        reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(json_len));
+    }
+    reply.extensions_mut().insert(response.class);
     Ok(reply)
 }
 
@@ -312,7 +441,7 @@ mod tests {
         let parsed = request::parse(&json, binary.len())?;
         request::schedule(parsed.parameters.as_ref())?;
         Wanted::from_json(&parsed)?;
-        tensors(&parsed, &mut binary)
+        tensors(&parsed, &mut binary, |_, _| Err(Problem::unsupported("shared memory is off")))
     }
 
     #[test]

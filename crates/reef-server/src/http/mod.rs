@@ -3,12 +3,14 @@
 //! and [`reply`].
 
 pub(crate) mod answers;
+pub(crate) mod encoding;
 pub(crate) mod error;
 pub(crate) mod exposition;
 pub(crate) mod infer;
 pub(crate) mod metrics;
 pub(crate) mod protocol;
 pub(crate) mod receive;
+pub(crate) mod regions;
 pub(crate) mod reply;
 pub(crate) mod route;
 pub(crate) mod serve;

@@ -30,6 +30,16 @@ impl Chunks {
         let chunks: VecDeque<Bytes> = chunks.into_iter().filter(|chunk| !chunk.is_empty()).collect();
         Chunks { len: chunks.iter().map(|chunk| chunk.len() as u64).sum(), chunks }
     }
+
+    /// Bytes that are left.
+    pub(crate) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// The chunks in order.
+    pub(crate) fn into_chunks(self) -> VecDeque<Bytes> {
+        self.chunks
+    }
 }
 
 impl Body for Chunks {

@@ -21,6 +21,17 @@ pub(crate) enum Route<'a> {
     ModelReady(ModelPath<'a>),
     ModelConfig(ModelPath<'a>),
     Infer(ModelPath<'a>),
+    /// Regions of shared memory of a kind: all, or one.
+    RegionStatus(Memory, Option<Cow<'a, str>>),
+    RegionRegister(Memory, Cow<'a, str>),
+    RegionUnregister(Memory, Option<Cow<'a, str>>),
+}
+
+/// Where regions of shared memory may be, in the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    System,
+    Cuda,
 }
 
 /// A model in a path.
@@ -33,7 +44,10 @@ pub(crate) struct ModelPath<'a> {
 /// What `method` and `path` ask.
 pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, ApiError> {
     let route = find(path)?;
-    let wants_post = matches!(route, Route::Infer(_) | Route::RepositoryIndex);
+    let wants_post = matches!(
+        route,
+        Route::Infer(_) | Route::RepositoryIndex | Route::RegionRegister(..) | Route::RegionUnregister(..)
+    );
     let allowed =
         if wants_post { *method == Method::POST } else { matches!(*method, Method::GET | Method::HEAD) };
     if !allowed {
@@ -54,6 +68,12 @@ fn find(path: &str) -> Result<Route<'_>, ApiError> {
         (Some("v2"), Some("health"), Some("live")) if next().is_none() => Ok(Route::Live),
         (Some("v2"), Some("health"), Some("ready")) if next().is_none() => Ok(Route::Ready),
         (Some("v2"), Some("repository"), Some("index")) if next().is_none() => Ok(Route::RepositoryIndex),
+        (Some("v2"), Some("systemsharedmemory"), verb) => {
+            regions(Memory::System, verb, [next(), next(), next()], unknown)
+        }
+        (Some("v2"), Some("cudasharedmemory"), verb) => {
+            regions(Memory::Cuda, verb, [next(), next(), next()], unknown)
+        }
         (Some("v2"), Some("models"), Some("stats")) if next().is_none() => Ok(Route::Stats(None)),
         (Some("v2"), Some("models"), Some(name)) => {
             let name = decode(name)?;
@@ -69,6 +89,29 @@ fn find(path: &str) -> Result<Route<'_>, ApiError> {
                 (Some("config"), None) => Ok(Route::ModelConfig(model)),
                 (Some("stats"), None) => Ok(Route::Stats(Some(model))),
                 (Some("infer"), None) => Ok(Route::Infer(model)),
+                _ => Err(unknown()),
+            }
+        }
+        _ => Err(unknown()),
+    }
+}
+
+/// What stands behind the kind of memory: `status`, `unregister`, or `region/NAME/VERB`.
+fn regions<'a>(
+    memory: Memory,
+    first: Option<&'a str>,
+    rest: [Option<&'a str>; 3],
+    unknown: impl Fn() -> ApiError,
+) -> Result<Route<'a>, ApiError> {
+    match (first, rest) {
+        (Some("status"), [None, ..]) => Ok(Route::RegionStatus(memory, None)),
+        (Some("unregister"), [None, ..]) => Ok(Route::RegionUnregister(memory, None)),
+        (Some("region"), [Some(name), Some(verb), None]) => {
+            let name = decode(name)?;
+            match verb {
+                "status" => Ok(Route::RegionStatus(memory, Some(name))),
+                "register" => Ok(Route::RegionRegister(memory, name)),
+                "unregister" => Ok(Route::RegionUnregister(memory, Some(name))),
                 _ => Err(unknown()),
             }
         }
@@ -124,6 +167,12 @@ mod tests {
             ("/v2/models/m/versions/3/ready", Route::ModelReady(model("m", Some("3")))),
             ("/v2/models/a%20b%2fc/config", Route::ModelConfig(model("a b/c", None))),
             ("/v2/models/m/versions/3/stats", Route::Stats(Some(model("m", Some("3"))))),
+            ("/v2/systemsharedmemory/status", Route::RegionStatus(Memory::System, None)),
+            (
+                "/v2/systemsharedmemory/region/a%2fb/status",
+                Route::RegionStatus(Memory::System, Some("a/b".into())),
+            ),
+            ("/v2/cudasharedmemory/region/r/status", Route::RegionStatus(Memory::Cuda, Some("r".into()))),
         ];
         for (path, expected) in table {
             assert_eq!(route(&Method::GET, path), Ok(expected.clone()), "{path}");
@@ -134,6 +183,18 @@ mod tests {
         assert_eq!(route(&Method::POST, "/v2/models/m/versions/1/infer"), Ok(infer));
         assert_eq!(route(&Method::POST, "/v2/repository/index"), Ok(Route::RepositoryIndex));
         assert_eq!(route(&Method::GET, "/v2/models/m/infer").unwrap_err().status.as_u16(), 405);
+        let posts = [
+            ("/v2/systemsharedmemory/unregister", Route::RegionUnregister(Memory::System, None)),
+            (
+                "/v2/systemsharedmemory/region/r/unregister",
+                Route::RegionUnregister(Memory::System, Some("r".into())),
+            ),
+            ("/v2/cudasharedmemory/region/r/register", Route::RegionRegister(Memory::Cuda, "r".into())),
+        ];
+        for (path, expected) in posts {
+            assert_eq!(route(&Method::POST, path), Ok(expected), "{path}");
+            assert_eq!(route(&Method::GET, path).unwrap_err().status.as_u16(), 405, "{path}");
+        }
     }
 
     #[test]
@@ -150,6 +211,11 @@ mod tests {
             "/v2/models/m/versions/1/infer/x",
             "/v2/repository/index/x",
             "/metrics/x",
+            "/v2/systemsharedmemory",
+            "/v2/systemsharedmemory/status/x",
+            "/v2/systemsharedmemory/region/r",
+            "/v2/systemsharedmemory/region/r/register/x",
+            "/v2/systemsharedmemory/register",
         ];
         for path in paths {
             assert_eq!(route(&Method::GET, path).unwrap_err().status.as_u16(), 404, "{path}");

@@ -12,23 +12,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::EXPECT;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
+use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use reef_engine::Class;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::core::fault::{bug, contain, contained};
 use crate::core::state::{Phase, State};
+use crate::http::encoding::{self, Accepted, encoded};
 use crate::http::error::ApiError;
 use crate::http::infer::infer;
-use crate::http::receive::{Allowance, discard, receive};
+use crate::http::receive::{Allowance, discard, receive, refuse};
 use crate::http::reply::{Reply, error, reply};
 use crate::http::route::{Route, route};
-use crate::http::{answers, exposition, metrics};
+use crate::http::{answers, exposition, metrics, regions};
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
@@ -36,7 +39,7 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 /// Pause after a failed accept, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Bytes of a question to the repository at most; the longest that means something has 15.
+/// Bytes of a question at most that is no inference: names of 255 bytes, escaped, and some numbers.
 const QUESTION_BYTES_MAX: usize = 4 << 10;
 
 /// What all connections over HTTP share.
@@ -73,7 +76,7 @@ impl Port {
 #[derive(Debug, Default)]
 struct Responses([AtomicU64; STATUSES.len()]);
 
-const STATUSES: [u16; 10] = [200, 400, 404, 405, 408, 413, 500, 501, 503, 504];
+const STATUSES: [u16; 11] = [200, 400, 404, 405, 408, 413, 415, 500, 501, 503, 504];
 
 impl Responses {
     fn count(&self, status: StatusCode) {
@@ -148,11 +151,34 @@ async fn serve(stream: TcpStream, port: Port, permit: OwnedSemaphorePermit, http
 }
 
 async fn answer(http: &Http, port: Port, request: Request<Incoming>) -> Reply {
-    let handled = contained(handle(http, port, request)).await;
+    let accepted = Accepted::of(request.headers());
+    let handled = contained(async {
+        let reply = handle(http, port, request).await?;
+        Ok(encoded(&http.state, accepted, reply).await?)
+    });
+    let handled = handled.await;
     let handled = handled.unwrap_or_else(|panic| Err(bug(&panic).into()));
     let reply = handled.unwrap_or_else(|failure| error(&failure));
     http.responses.count(reply.status());
     reply
+}
+
+/// The body of a question that is no inference.
+async fn question(state: &State, headers: &HeaderMap, incoming: Incoming) -> Result<Bytes, ApiError> {
+    let expects_continue = headers.contains_key(EXPECT);
+    let coding = match encoding::of_request(headers) {
+        Ok(coding) => coding,
+        Err(error) => {
+            refuse(incoming, QUESTION_BYTES_MAX, expects_continue);
+            return Err(error);
+        }
+    };
+    let bytes_max = QUESTION_BYTES_MAX;
+    let mut body = receive(incoming, Allowance { bytes_max, share: None, expects_continue }).await?;
+    if let Some(coding) = coding {
+        (body, _) = encoding::decoded(state, Class::BestEffort, coding, body, bytes_max, None).await?;
+    }
+    Ok(body.take(body.len()))
 }
 
 async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<Reply, ApiError> {
@@ -162,11 +188,12 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
     if let (Port::Http, Ok(Route::Infer(model))) = (port, &route) {
         return infer(state, model.clone(), &head.headers, body).await;
     }
-    if let (Port::Http, Ok(Route::RepositoryIndex)) = (port, &route) {
-        let expects_continue = head.headers.contains_key(EXPECT);
-        let allowance = Allowance { bytes_max: QUESTION_BYTES_MAX, share: None, expects_continue };
-        let mut body = receive(body, allowance).await?;
-        return Ok(answers::repository_index(state, &body.take(body.len()))?);
+    if let (Port::Http, Ok(Route::RepositoryIndex | Route::RegionRegister(..))) = (port, &route) {
+        let body = question(state, &head.headers, body).await?;
+        return match &route {
+            Ok(Route::RegionRegister(memory, name)) => Ok(regions::register(state, *memory, name, &body)?),
+            _ => Ok(answers::repository_index(state, &body)?),
+        };
     }
     discard(body, state.body_bytes_max);
     match route? {
@@ -184,7 +211,9 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
         Route::Model(model) => Ok(answers::model_metadata(state, &model)?),
         Route::ModelReady(model) => Ok(answers::model_ready(state, &model)?),
         Route::ModelConfig(model) => Ok(answers::model_config(state, &model)?),
-        Route::Infer(_) | Route::RepositoryIndex => {
+        Route::RegionStatus(memory, name) => Ok(regions::status(state, memory, name.as_deref())?),
+        Route::RegionUnregister(memory, name) => Ok(regions::unregister(state, memory, name.as_deref())?),
+        Route::Infer(_) | Route::RepositoryIndex | Route::RegionRegister(..) => {
             unreachable!("answered above, or refused on the metrics port")
         }
     }

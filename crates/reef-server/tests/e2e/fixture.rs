@@ -36,16 +36,21 @@ impl Fixture {
 
     /// With a budget for all bodies together.
     pub fn with_bodies(bodies_bytes_max: usize) -> Fixture {
+        Self::with_options(ServerOptions { bodies_bytes_max, ..Default::default() })
+    }
+
+    /// With the model `m`, as [`Fixture::with_m`], and clients that may register shared memory.
+    pub fn with_client_shm() -> Fixture {
+        let fixture = Self::with_options(ServerOptions { allow_client_shm: true, ..Default::default() });
+        fixture.model("m", &[x()], &[y()], ModelSettings::default());
+        fixture
+    }
+
+    fn with_options(options: ServerOptions) -> Fixture {
         let gate = Gate::new();
         let engine = Engine::new(gate.clone(), EngineOptions::default()).unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
-        let options = ServerOptions {
-            http: any,
-            metrics: Some(any),
-            body_bytes_max: 1 << 20,
-            bodies_bytes_max,
-            ..Default::default()
-        };
+        let options = ServerOptions { http: any, metrics: Some(any), body_bytes_max: 1 << 20, ..options };
         let running = Server::bind(options).unwrap().start(engine.clone()).unwrap();
         let driver = {
             let (engine, gate) = (engine.clone(), gate.clone());

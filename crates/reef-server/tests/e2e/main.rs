@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod client;
+mod encoding;
 mod faults;
 mod fixture;
 mod gate;
@@ -9,3 +10,4 @@ mod large;
 mod life;
 mod metrics;
 mod protocol;
+mod regions;

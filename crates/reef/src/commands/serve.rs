@@ -72,6 +72,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         http: SocketAddr::new(args.address, args.http_port),
         metrics: Some(SocketAddr::new(args.address, args.metrics_port)),
         body_bytes_max: args.max_body,
+        allow_client_shm: args.allow_client_shm,
         ..ServerOptions::default()
     })?;
     let engine = Engine::over(start_devices(args, &models)?, EngineOptions::default())?;

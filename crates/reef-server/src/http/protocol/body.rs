@@ -35,6 +35,14 @@ impl Body {
         self.len
     }
 
+    /// The first bytes, as many as lie in one piece.
+    pub(crate) fn pop(&mut self) -> Option<Bytes> {
+        self.seal();
+        let front = self.chunks.pop_front()?;
+        self.len -= front.len();
+        Some(front)
+    }
+
     /// The first `count` bytes as one piece, without a copy when one chunk holds them. `count` must not be
     /// more than [`Body::len`].
     pub(crate) fn take(&mut self, count: usize) -> Bytes {

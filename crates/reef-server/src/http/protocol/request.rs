@@ -14,12 +14,14 @@ use serde_json::value::RawValue;
 
 use crate::core::problem::Problem;
 use crate::core::question::Schedule;
+use crate::core::regions::Shared;
 use crate::http::protocol::body::Body;
 use crate::http::protocol::elements::{QUOTE_LEN_MAX, SPECIAL};
+use crate::http::protocol::response::Form;
 
 /// The parameters that have a meaning here. All others are skipped: however many a client sends and however
 /// large they are, none is built in memory.
-const PARAMETERS: [&str; 12] = [
+const PARAMETERS: [&str; 14] = [
     "binary_data",
     "binary_data_output",
     "binary_data_size",
@@ -30,6 +32,8 @@ const PARAMETERS: [&str; 12] = [
     "sequence_end",
     "sequence_id",
     "sequence_start",
+    "shared_memory_byte_size",
+    "shared_memory_offset",
     "shared_memory_region",
     "timeout",
 ];
@@ -72,12 +76,14 @@ pub(crate) struct OutputJson<'a> {
 }
 
 /// Where an input's elements are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum InputData<'a> {
     /// In the JSON part.
     Json(&'a RawValue),
     /// The next so many bytes of the body.
     Binary(usize),
+    /// In a region of shared memory.
+    Shared(Shared),
 }
 
 /// A body cut into its JSON part and, by the binary tensor extension, the bytes that follow it.
@@ -198,19 +204,26 @@ impl<'de> Visitor<'de> for ParametersVisitor {
 }
 
 impl<'a> InputJson<'a> {
-    /// Where the elements are: exactly one of `data` and the parameter `binary_data_size` must be there.
+    /// Where the elements are: exactly one of `data` and the parameters `binary_data_size` and
+    /// `shared_memory_region` must be there.
     pub(crate) fn source(&self) -> Result<InputData<'a>, Problem> {
         let place = format!("input '{}'", self.name);
-        refuse_shared_memory(self.parameters.as_ref(), &place)?;
+        let shared = shared(self.parameters.as_ref(), &place)?;
         let binary = unsigned(self.parameters.as_ref(), "binary_data_size", &place)?;
-        match (self.data, binary) {
-            (Some(data), None) => Ok(InputData::Json(data)),
-            (None, Some(bytes)) => {
+        let both = |with: &str| Err(Problem::invalid(format!("{place}: both {with}")));
+        match (self.data, binary, shared) {
+            (Some(data), None, None) => Ok(InputData::Json(data)),
+            (None, Some(bytes), None) => {
                 let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
                 Ok(InputData::Binary(bytes))
             }
-            (None, None) => Err(Problem::invalid(format!("{place}: neither data nor binary_data_size"))),
-            (Some(_), Some(_)) => Err(Problem::invalid(format!("{place}: both data and binary_data_size"))),
+            (None, None, Some(shared)) => Ok(InputData::Shared(shared)),
+            (None, None, None) => {
+                Err(Problem::invalid(format!("{place}: neither data nor binary_data_size")))
+            }
+            (Some(_), Some(_), _) => both("data and binary_data_size"),
+            (Some(_), _, Some(_)) => both("data and shared_memory_region"),
+            (_, Some(_), Some(_)) => both("binary_data_size and shared_memory_region"),
         }
     }
 }
@@ -222,22 +235,26 @@ pub(crate) struct Wanted {
     pub(crate) named: Vec<(String, bool)>,
     /// Whether outputs are binary when nothing else is said.
     pub(crate) binary: bool,
+    /// Of the named ones those that go to shared memory instead.
+    pub(crate) shared: Vec<(String, Shared)>,
 }
 
 impl Wanted {
     /// Every output, in binary: what a raw request gets.
     pub(crate) fn all_binary() -> Wanted {
-        Wanted { named: Vec::new(), binary: true }
+        Wanted { named: Vec::new(), binary: true, shared: Vec::new() }
     }
 
     /// What `request` asks for.
     pub(crate) fn from_json(request: &RequestJson<'_>) -> Result<Wanted, Problem> {
         let default = boolean(request.parameters.as_ref(), "binary_data_output", "request")?.unwrap_or(false);
         let mut named: Vec<(String, bool)> = Vec::new();
+        let mut in_regions = Vec::new();
         for output in request.outputs.iter().flatten() {
             let place = format!("output '{}'", output.name);
             let parameters = output.parameters.as_ref();
-            refuse_shared_memory(parameters, &place)?;
+            let shared = shared(parameters, &place)?;
+            in_regions.extend(shared.map(|shared| (output.name.clone(), shared)));
             if unsigned(parameters, "classification", &place)?.is_some_and(|classes| classes > 0) {
                 return Err(Problem::unsupported(format!("{place}: classification is not supported")));
             }
@@ -247,12 +264,17 @@ impl Wanted {
             let binary = boolean(parameters, "binary_data", &place)?.unwrap_or(default);
             named.push((output.name.clone(), binary));
         }
-        Ok(Wanted { named, binary: default })
+        Ok(Wanted { named, binary: default, shared: in_regions })
     }
 
-    /// Whether the output `name` is to be sent in binary.
-    pub(crate) fn is_binary(&self, name: &str) -> bool {
-        self.named.iter().find(|(wanted, _)| wanted == name).map_or(self.binary, |&(_, binary)| binary)
+    /// How the output `name` is to be sent.
+    pub(crate) fn form(&self, name: &str) -> Form<'_> {
+        if let Some((_, shared)) = self.shared.iter().find(|(wanted, _)| wanted == name) {
+            return Form::Shared(shared);
+        }
+        let named = self.named.iter().find(|(wanted, _)| wanted == name);
+        let binary = named.map_or(self.binary, |&(_, binary)| binary);
+        if binary { Form::Binary } else { Form::Json }
     }
 }
 
@@ -290,11 +312,18 @@ fn is_real_time(class: &RawValue) -> Result<bool, Problem> {
     }
 }
 
-fn refuse_shared_memory(parameters: Option<&Parameters<'_>>, place: &str) -> Result<(), Problem> {
-    match parameters.and_then(|all| all.get("shared_memory_region")) {
-        None => Ok(()),
-        Some(_) => Err(Problem::unsupported(format!("{place}: shared memory is not supported"))),
-    }
+/// What the parameters `shared_memory_region`, `shared_memory_offset` and `shared_memory_byte_size` name.
+fn shared(parameters: Option<&Parameters<'_>>, place: &str) -> Result<Option<Shared>, Problem> {
+    let Some(region) = parameters.and_then(|all| all.get("shared_memory_region")) else { return Ok(None) };
+    let region = read::<String>(region).ok_or_else(|| {
+        let region = quote(region);
+        Problem::invalid(format!("parameter 'shared_memory_region' of {place}: {region} is not a name"))
+    })?;
+    let offset = unsigned(parameters, "shared_memory_offset", place)?.unwrap_or(0);
+    let byte_size = unsigned(parameters, "shared_memory_byte_size", place)?.ok_or_else(|| {
+        Problem::invalid(format!("{place}: shared_memory_region without shared_memory_byte_size"))
+    })?;
+    Ok(Some(Shared { region, offset, byte_size }))
 }
 
 fn unsigned(parameters: Option<&Parameters<'_>>, name: &str, place: &str) -> Result<Option<u64>, Problem> {
@@ -380,6 +409,20 @@ mod tests {
             (tensor(r#","parameters":{"binary_data_size":8}"#), 9, "add up to 8 bytes, 9 follow"),
             (tensor(r#","parameters":{"binary_data_size":8}"#), 7, "add up to 8 bytes, 7 follow"),
             (tensor(r#","data":[1,2]"#), 5, "add up to 0 bytes, 5 follow"),
+            (
+                tensor(
+                    r#","data":[1],"parameters":{"shared_memory_region":"r","shared_memory_byte_size":8}"#,
+                ),
+                0,
+                "input 'x': both data and shared_memory_region",
+            ),
+            (tensor(r#","parameters":{"shared_memory_region":"r"}"#), 0, "without shared_memory_byte_size"),
+            (tensor(r#","parameters":{"shared_memory_region":7}"#), 0, "of input 'x': 7 is not a name"),
+            (
+                tensor(r#","parameters":{"shared_memory_region":"r","shared_memory_byte_size":-1}"#),
+                0,
+                "'shared_memory_byte_size' of input 'x': -1 is not an unsigned",
+            ),
             (tensor(r#","data":[1,2]"#) + "x", 0, "trailing characters"),
         ];
         for (json, binary_len, message) in table {
@@ -427,21 +470,26 @@ mod tests {
     fn outputs_are_chosen_by_name_and_form() {
         let wanted = |json: &str| Wanted::from_json(&parse(json.as_bytes(), 0).unwrap());
         let all = wanted(r#"{"inputs":[]}"#).unwrap();
-        assert!(!all.is_binary("y"));
+        assert_eq!(all.form("y"), Form::Json);
         let all = wanted(r#"{"inputs":[],"parameters":{"binary_data_output":true}}"#).unwrap();
-        assert!(all.is_binary("y"));
+        assert_eq!(all.form("y"), Form::Binary);
         let some = wanted(
             r#"{"inputs":[],"parameters":{"binary_data_output":true},
                "outputs":[{"name":"y","parameters":{"binary_data":false}},{"name":"z"}]}"#,
         )
         .unwrap();
-        assert_eq!((some.is_binary("y"), some.is_binary("z")), (false, true));
+        assert_eq!((some.form("y"), some.form("z")), (Form::Json, Form::Binary));
         let twice = wanted(r#"{"inputs":[],"outputs":[{"name":"y"},{"name":"y"}]}"#).unwrap_err();
         assert!(twice.message.contains("requested twice"));
         let classes = r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"classification":3}}]}"#;
         assert_eq!(wanted(classes).unwrap_err().kind, Kind::Unsupported);
-        let shared = r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"shared_memory_region":"r"}}]}"#;
-        assert_eq!(wanted(shared).unwrap_err().kind, Kind::Unsupported);
+        let shared = wanted(
+            r#"{"inputs":[],"outputs":[{"name":"y","parameters":
+               {"shared_memory_region":"r","shared_memory_offset":4,"shared_memory_byte_size":8}}]}"#,
+        )
+        .unwrap();
+        let expected = Shared { region: "r".into(), offset: 4, byte_size: 8 };
+        assert_eq!((shared.form("y"), shared.form("z")), (Form::Shared(&expected), Form::Json));
     }
 
     #[test]
