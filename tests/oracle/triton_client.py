@@ -2,13 +2,14 @@
 """Drives `reef serve` with tritonclient from PyPI and compares every answer with ONNX Runtime.
 
 Serves the small models of the zoo and the dynamic ones, some as DIR/NAME.onnx and some as DIR/NAME/1/model.onnx, on
-free loopback ports. Checks health, metadata, inference with JSON and binary tensors, request parameters, bad
-requests, parallel clients, metrics on both ports, and that SIGTERM ends the server with status 0.
+free loopback ports. Checks health, metadata, inference with JSON and binary tensors, compressed and in shared
+memory, request parameters, bad requests, parallel clients, metrics on both ports, and that SIGTERM ends the server with status 0.
 """
 
 import argparse
 import concurrent.futures
 import contextlib
+import gzip
 import http.client
 import json
 import pathlib
@@ -24,6 +25,7 @@ import traceback
 
 import numpy as np
 import tritonclient.http as triton
+import tritonclient.utils.shared_memory as shared_memory
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 import oracle
@@ -98,7 +100,7 @@ class Server:
 
     def __enter__(self):
         command = [str(self.args.reef), "serve", str(self.folder), "--http-port", str(self.http_port),
-                   "--metrics-port", str(self.metrics_port), *self.args.serve_arg]
+                   "--metrics-port", str(self.metrics_port), "--allow-client-shm", *self.args.serve_arg]
         with self.log.open("wb") as log:
             try:
                 self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -231,6 +233,70 @@ class Checks:
         assert [output["name"] for output in result.get_response()["outputs"]] == [name]
         rel_l2, element = oracle.compare(result.as_numpy(name), want[name])
         assert oracle.within(rel_l2, element, want[name]), f"{name}: {rel_l2:.2e} {element:.2e}"
+
+    def check_compression(self):
+        reference, feeds, want = self.example()
+        count = 0
+        for binary in (True, False):
+            outputs = [triton.InferRequestedOutput(t.name, binary_data=binary) for t in reference.outputs]
+            for request in (None, "gzip", "deflate"):
+                for response in (None, "gzip", "deflate"):
+                    result = self.infer(reference.name, self.inputs(feeds, binary), outputs=outputs,
+                                        request_compression_algorithm=request,
+                                        response_compression_algorithm=response)
+                    self.expect_close(reference, result, want, f"{request} {response}")
+                    count += 1
+        for encoding, expected in (("br", 415), ("gzip, gzip", 415), ("gzip", 400), ("deflate", 400)):
+            status, text = self.server.request(self.server.http_port, "POST", f"/v2/models/{self.victim}/infer",
+                                               b"nothing of the kind", {"Content-Encoding": encoding})
+            assert status == expected and json.loads(text)["error"], f"{encoding}: {status} {text}"
+        # Small answers are not worth it: a large one shows that it is done at all.
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.http_port, timeout=60)
+        connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
+        response = connection.getresponse()
+        body = response.read()
+        connection.close()
+        assert response.getheader("Content-Encoding") == "gzip", response.getheaders()
+        assert b"nv_inference_count" in gzip.decompress(body)
+        return f"{count} combinations"
+
+    def check_system_shared_memory(self):
+        reference, feeds, want = self.example()
+        name = f"reef_{self.server.process.pid}"
+        sizes = [array.nbytes for array in feeds.values()] + [array.nbytes for array in want.values()]
+        # One region for all, each tensor from a multiple of 64 bytes on, the file longer at both ends.
+        offsets = [sum(-(-size // 64) * 64 for size in sizes[:index]) for index in range(len(sizes))]
+        total = offsets[-1] + sizes[-1]
+        handle = shared_memory.create_shared_memory_region(name, f"/{name}", total + 4096)
+        try:
+            self.client.unregister_system_shared_memory()
+            self.client.unregister_cuda_shared_memory()
+            self.client.register_system_shared_memory(name, f"/{name}", total, offset=128)
+            status = self.client.get_system_shared_memory_status()
+            row = {"name": name, "key": f"/{name}", "offset": 128, "byte_size": total}
+            assert status == [row], status
+            inputs, outputs = [], []
+            for (tensor, array), offset in zip(feeds.items(), offsets):
+                shared_memory.set_shared_memory_region(handle, [array], offset=128 + offset)
+                inputs.append(triton.InferInput(tensor, list(array.shape), np_to_triton_dtype(array.dtype)))
+                inputs[-1].set_shared_memory(name, array.nbytes, offset=offset)
+            for (tensor, array), offset in zip(want.items(), offsets[len(feeds):]):
+                outputs.append(triton.InferRequestedOutput(tensor))
+                outputs[-1].set_shared_memory(name, array.nbytes, offset=offset)
+            result = self.infer(reference.name, inputs, outputs=outputs)
+            for (tensor, array), offset in zip(want.items(), offsets[len(feeds):]):
+                shape = result.get_output(tensor)["shape"]
+                got = shared_memory.get_contents_as_numpy(handle, array.dtype, shape, offset=128 + offset)
+                rel_l2, element = oracle.compare(got, array)
+                assert oracle.within(rel_l2, element, array), f"{tensor}: {rel_l2:.2e} {element:.2e}"
+            inputs[0].set_shared_memory(name, sizes[0], offset=total)
+            self.expect_error("400", reference.name, inputs, "within", outputs=outputs)
+            self.client.unregister_system_shared_memory(name)
+            self.expect_error("404", reference.name, inputs, name, outputs=outputs)
+            assert self.client.get_system_shared_memory_status() == []
+        finally:
+            shared_memory.destroy_shared_memory_region(handle)
+        return f"{len(sizes)} tensors in {total} bytes"
 
     def check_class_and_deadline(self):
         reference, feeds, want = self.example()

@@ -122,6 +122,15 @@ pub const REGIONS_BYTES_MAX: u64 = 64 << 30;
 /// Bytes of the name of a region, and of its file's.
 pub const REGION_NAME_BYTES_MAX: usize = 255;
 
+/// Clients of the shared-memory ring at once: each has a thread.
+pub const RING_CONNECTIONS_MAX: usize = 64;
+
+/// Bytes of the segment of one client of the ring.
+pub const RING_CONNECTION_BYTES_MAX: usize = 1 << 30;
+
+/// Bytes of the segments of all clients of the ring.
+pub const RING_BYTES_MAX: usize = 4 << 30;
+
 /// Nice value of threads that take what is left: compute units, by default, and background work. The lowest
 /// priority there is.
 pub const NICE_BACKGROUND: i32 = 19;
@@ -129,6 +138,7 @@ pub const NICE_BACKGROUND: i32 = 19;
 const _: () = assert!(REAL_TIME_SLOTS_RESERVED < BOARD_SLOTS_DEFAULT);
 const _: () = assert!(BOARD_SLOTS_DEFAULT <= BOARD_SLOTS_MAX);
 const _: () = assert!(BODIES_BYTES_DEFAULT / 4 * 3 >= BODY_BYTES_DEFAULT, "best-effort has three quarters");
+const _: () = assert!(RING_CONNECTION_BYTES_MAX <= RING_BYTES_MAX);
 const _: () = assert!(QUEUE_LEN_DEFAULT <= QUEUE_LEN_MAX);
 const _: () = assert!(CPU_CUS_MAX <= 64, "sets of a CPU's compute units are u64 bit masks");
 const _: () = assert!(CPU_CUS_MAX <= CUS_MAX);

@@ -1,6 +1,8 @@
-//! Latency of a tiny model in-process and over HTTP, idle and beside saturating best-effort work.
+//! Latency of a tiny model in-process, over the ring and over HTTP, idle and beside saturating best-effort
+//! work.
 //!
 //! `cargo run --release -p reef-server --example overhead`: minimum, p50, p99, maximum in microseconds.
+//! `pause` is between two requests: 500 µs, in which threads fall asleep, or none, in which they stay awake.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,15 +10,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use reef_client::{Client, OpenModel, Options, Terms};
 use reef_cpu::{CpuDevice, CpuOptions};
 use reef_device::Device;
 use reef_engine::{
     DType, Engine, EngineOptions, InferRequest, InputTensor, Level, ModelKey, ModelSettings, Shape,
 };
 use reef_plan::{SyntheticStage, synthetic_plan};
-use reef_server::{Server, ServerOptions};
+use reef_server::{RingOptions, Server, ServerOptions};
 
 const COUNT: usize = 5_000;
+
+/// Requests of one way after another; the first finds its threads asleep whatever the pause, and does not
+/// count.
+const BURST: usize = 50;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Arc::new(CpuDevice::start(CpuOptions::default())?);
@@ -29,7 +36,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     engine.load_plan(key("tiny"), ModelSettings::real_time(Level::TOP), tiny)?;
     engine.load_plan(key("large"), ModelSettings::default(), large)?;
     let any = "127.0.0.1:0".parse()?;
-    let options = ServerOptions { http: any, metrics: None, ..ServerOptions::default() };
+    let socket = std::env::temp_dir().join(format!("reef-overhead-{}.sock", std::process::id()));
+    let ring = Some(RingOptions::new(&socket));
+    let options = ServerOptions { http: any, metrics: None, ring, ..ServerOptions::default() };
     let running = Server::bind(options)?.start(engine.clone())?;
 
     for busy in [false, true] {
@@ -38,15 +47,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let title = if busy { "beside best-effort" } else { "idle" };
         let mut stream = TcpStream::connect(running.http_addr())?;
         stream.set_nodelay(true)?;
-        let (mut direct, mut http) = (Vec::new(), Vec::new());
-        for _ in 0..COUNT {
-            direct.push(timed(|| in_process(&engine, "tiny")));
-            std::thread::sleep(Duration::from_micros(500));
-            http.push(timed(|| over_http(&mut stream)));
-            std::thread::sleep(Duration::from_micros(500));
+        let mut client = Client::connect(&socket, &Options::default())?;
+        let model = client.open(&OpenModel::new("tiny").input("x", "UINT8", &[64]))?;
+        for pause in [Duration::from_micros(500), Duration::ZERO] {
+            let (mut direct, mut ring, mut http) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..COUNT / BURST {
+                // In turns, so that what disturbs the machine disturbs all three.
+                burst(pause, &mut direct, || in_process(&engine, "tiny"));
+                burst(pause, &mut ring, || over_ring(&mut client, model));
+                burst(pause, &mut http, || over_http(&mut stream));
+            }
+            let title = format!("{title}, pause {} µs", pause.as_micros());
+            report(&title, "in-process", &mut direct);
+            report(&title, "ring", &mut ring);
+            report(&title, "HTTP", &mut http);
         }
-        report(title, "in-process", &mut direct);
-        report(title, "HTTP", &mut http);
         stop.store(true, Ordering::SeqCst);
         load.into_iter().for_each(|thread| thread.join().expect("the load ends"));
     }
@@ -62,10 +77,22 @@ fn best_effort(engine: Engine, stop: Arc<AtomicBool>) -> std::thread::JoinHandle
     })
 }
 
-fn timed(work: impl FnOnce()) -> Duration {
-    let start = Instant::now();
+fn burst(pause: Duration, times: &mut Vec<Duration>, mut work: impl FnMut()) {
     work();
-    start.elapsed()
+    for _ in 0..BURST {
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
+        let start = Instant::now();
+        work();
+        times.push(start.elapsed());
+    }
+}
+
+fn over_ring(client: &mut Client, model: reef_client::Model) {
+    let read = |client: &Client, slot| client.output(slot, 0).map(|output| output.data.len());
+    let answered = client.infer(model, &[&[1; 64]], &Terms::default(), read);
+    assert_eq!(answered.expect("an answer").expect("an output"), 64);
 }
 
 fn in_process(engine: &Engine, model: &str) {
@@ -107,7 +134,7 @@ fn report(title: &str, what: &str, times: &mut [Duration]) {
     times.sort();
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6;
     println!(
-        "{title:20} {what:12} min {:8.1} p50 {:8.1} p99 {:8.1} max {:8.1} µs ({} requests)",
+        "{title:38} {what:12} min {:8.1} p50 {:8.1} p99 {:8.1} max {:8.1} µs ({} requests)",
         at(0.0),
         at(0.5),
         at(0.99),

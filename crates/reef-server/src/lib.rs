@@ -3,8 +3,10 @@
 //! Owns ports, connections, the protocol's JSON and binary tensors, HTTP statuses and the metrics text. Knows
 //! the engine's API and nothing behind it: no plan, device or scheduler.
 //!
+//! Clients of the same host may have a faster way: [`RingOptions`], and the crate `reef-client`.
+//!
 //! Three layers: `core` holds what is asked, what is answered and what the problem is, whichever protocol
-//! carries it; `http` translates HTTP to it and back; `server` listens for all protocols and ends them.
+//! carries it; `http` and `ring` translate to it and back; `server` listens for all protocols and ends them.
 //!
 //! What requests may say beyond the protocol, in `parameters`:
 //! - `class`: `"real-time"` or `"best-effort"`; the model's settings are the most urgent allowed;
@@ -24,6 +26,13 @@
 //! advice. Which NaN it was is kept by binary tensors only. FP16 and BF16 have no JSON form, as the protocol
 //! says: binary tensors only.
 //!
+//! Bodies may be compressed with gzip or deflate, and answers are where the client takes them so and they
+//! have a kibibyte; `Inference-Header-Content-Length` counts what it counted before. Errors are never
+//! compressed.
+//!
+//! Tensors may lie in system shared memory that clients have registered, where the operator allows it
+//! ([`ServerOptions::allow_client_shm`]). What stands there counts in the limits of bodies.
+//!
 //! A model that could not be loaded ([`Running::set_unavailable`]) is answered for with 503 and the reason:
 //! its metadata, readiness, configuration, statistics and inference; the repository's index lists it as
 //! `UNAVAILABLE`. The server is ready without it.
@@ -31,14 +40,20 @@
 //! A panic while a request is served is that request's end (500, with what the panic said) and harms no
 //! other. An engine that has failed is not ready; its requests end with 500.
 //!
-//! Errors are `{"error": "…"}`: 404 unknown model or path, 413 body too large, 501 what the protocol has and
+//! Errors are `{"error": "…"}`: 404 unknown model or path, 413 body too large,
+//! 415 an unknown `Content-Encoding`, 501 what the protocol has and
 //! this server does not, 503 what may work later, 504 a deadline that passed or cannot be met, 500 faults,
 //! 405 and 408 as HTTP has them, and 400 for everything else that is wrong with a request.
 
 mod core;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
+mod ring;
 mod server;
 mod signals;
 
+pub use ring::RingOptions;
 pub use server::{Running, Server, ServerError, ServerOptions};
 pub use signals::Signals;

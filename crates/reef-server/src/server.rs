@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use crate::core::regions::Regions;
 use crate::core::state::{Phase, State};
 use crate::http::serve::{Http, Port, accept};
+use crate::ring::{self, Bound, Ring, RingOptions};
 
 /// How long answers may take to reach their clients once the engine has ended.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
@@ -45,6 +46,8 @@ pub struct ServerOptions {
     pub threads: usize,
     /// Whether clients may register shared memory: files of `/dev/shm` that the server may read and write.
     pub allow_client_shm: bool,
+    /// Where clients of this host may connect to the shared-memory fast path; `None` for nowhere.
+    pub ring: Option<RingOptions>,
 }
 
 impl Default for ServerOptions {
@@ -58,6 +61,7 @@ impl Default for ServerOptions {
             connections_max: 1024,
             threads: 2,
             allow_client_shm: false,
+            ring: None,
         }
     }
 }
@@ -75,6 +79,14 @@ pub enum ServerError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// The socket cannot be listened on: in use, no such folder, not permitted.
+    #[error("cannot listen on {} for the ring: {source}", path.display())]
+    BindRing {
+        /// The path asked for.
+        path: std::path::PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
     /// The threads that serve connections could not be started.
     #[error("cannot start the server's threads: {0}")]
     Threads(std::io::Error),
@@ -85,6 +97,7 @@ pub enum ServerError {
 pub struct Server {
     http: std::net::TcpListener,
     metrics: Option<std::net::TcpListener>,
+    ring: Option<Bound>,
     options: ServerOptions,
 }
 
@@ -93,7 +106,11 @@ impl Server {
     pub fn bind(options: ServerOptions) -> Result<Server, ServerError> {
         let http = listen(options.http, "HTTP")?;
         let metrics = options.metrics.map(|address| listen(address, "metrics")).transpose()?;
-        Ok(Server { http, metrics, options })
+        let bind_ring = |ring: &RingOptions| {
+            ring::bind(ring).map_err(|source| ServerError::BindRing { path: ring.path.clone(), source })
+        };
+        let ring = options.ring.as_ref().map(bind_ring).transpose()?;
+        Ok(Server { http, metrics, ring, options })
     }
 
     /// Where the protocol will be served.
@@ -137,8 +154,13 @@ impl Server {
             open.push((permits.clone(), self.options.connections_max.max(1)));
             runtime.spawn(accept(listener, port, permits, http.clone()));
         }
-        let running = Running { runtime: Some(runtime), state, open, http_addr, metrics_addr };
+        let ring = self.ring.map(|bound| Ring::start(bound, state.clone())).transpose();
+        let ring = ring.map_err(ServerError::Threads)?;
+        let running = Running { runtime: Some(runtime), state, open, ring, http_addr, metrics_addr };
         tracing::info!(http = %http_addr, metrics = %running.metrics_text(), "listening");
+        if let Some(ring) = &running.ring {
+            tracing::info!(path = %ring.path().display(), "listening for clients of the ring");
+        }
         Ok(running)
     }
 }
@@ -150,6 +172,7 @@ pub struct Running {
     state: Arc<State>,
     /// Permits of each port and how many there are: all back means all connections closed.
     open: Vec<(Arc<Semaphore>, usize)>,
+    ring: Option<Ring>,
     http_addr: SocketAddr,
     metrics_addr: Option<SocketAddr>,
 }
@@ -202,9 +225,10 @@ impl Running {
             };
             tokio::time::timeout(CLOSING_TIME_MAX, closed).await.is_ok()
         });
+        let ring_closed = self.ring.take().is_none_or(|ring| ring.close(CLOSING_TIME_MAX));
         self.state.phase.send_replace(Phase::Closed);
         runtime.shutdown_timeout(Duration::from_secs(1));
-        all_closed
+        all_closed && ring_closed
     }
 
     fn metrics_text(&self) -> String {

@@ -142,6 +142,13 @@ pub struct ServeArgs {
     /// `/dev/shm` read and written that the server's user may read and write.
     #[arg(long)]
     pub allow_client_shm: bool,
+    /// Let clients of this host connect to the Unix socket PATH and ask through shared memory
+    /// (`reef-client`).
+    #[arg(long, value_name = "PATH")]
+    pub ring: Option<PathBuf>,
+    /// Access rights of that socket, octal: whoever may write to it may send requests.
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = access_rights)]
+    pub ring_mode: u32,
 }
 
 /// `reef run`
@@ -417,6 +424,12 @@ pub struct MicroArgs {
 
 fn runs() -> RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=REPEAT_MAX)
+}
+
+/// Octal digits, as `chmod` takes them.
+fn access_rights(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|&mode| mode <= 0o777);
+    mode.ok_or_else(|| format!("'{text}' is not a mode such as 600 or 660"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

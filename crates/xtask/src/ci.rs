@@ -138,11 +138,11 @@ fn debug_crates() -> Result<Vec<String>> {
     Ok(covered)
 }
 
-/// Model-checks the executor's protocols. `--cfg loom` changes every crate, so it has a target folder
-/// of its own.
+/// Model-checks the protocols of the executor and of the ring. `--cfg loom` changes every crate, so it has a
+/// target folder of its own.
 pub(crate) fn loom() -> Result<()> {
     let target = Metadata::load()?.target_directory.join("loom");
-    let mut command = cargo(&["test", "--release", "-p", "reef-cpu", "--lib", "loom"]);
+    let mut command = cargo(&["test", "--release", "-p", "reef-cpu", "-p", "reef-client", "--lib", "loom"]);
     append_env(&mut command, "RUSTFLAGS", "--cfg loom");
     command.env("CARGO_TARGET_DIR", target);
     // Unbounded, the search does not end. Two switches away from a running thread find what two threads can
@@ -152,7 +152,7 @@ pub(crate) fn loom() -> Result<()> {
     }
     let count = run_counting_tests(command)?;
     if count == 0 {
-        bail!("no test of reef-cpu has `loom` in its path: nothing was checked");
+        bail!("no test of reef-cpu or reef-client has `loom` in its path: nothing was checked");
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ cargo xtask COMMAND
   test-debug [--list]   tests with debug assertions, on the crates that do not pull in tract
   cuda                  tests of NVIDIA GPUs on the emulated driver; needs g++ and NVRTC
   gpu-bundle            what scripts/gpu/gpu-check.sh needs on a machine with a GPU, in target/gpu-bundle
-  loom                  the lock-free protocols of reef-cpu under loom
+  loom                  the lock-free protocols of reef-cpu and reef-client under loom
   sanitize              Miri and sanitizers, where a nightly toolchain has them
 ";
 

@@ -159,7 +159,8 @@ impl Regions {
 
     /// Opens what `key` names, if that is a regular file of the folder and no other.
     fn open(&self, key: &str) -> Result<File, String> {
-        let name = key.strip_prefix('/').unwrap_or(key);
+        // As shm_open has it.
+        let name = key.trim_start_matches('/');
         let is_name = !name.is_empty() && name.len() <= REGION_NAME_BYTES_MAX && ![".", ".."].contains(&name);
         if !is_name || name.contains(['/', '\0']) || name.starts_with(SEMAPHORE) {
             let folder = self.folder.display();
@@ -311,7 +312,7 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, folder.0.join("pipe"), rustix::fs::FileType::Fifo, mode, 0)
             .unwrap();
         let long = "x".repeat(300);
-        let keys = ["", "/", ".", "..", "/..", "//f", "folder/f", "../f", "f/", "f\0g", "sem.f", &long];
+        let keys = ["", "/", ".", "..", "/..", "//", "folder/f", "../f", "f/", "f\0g", "sem.f", &long];
         for key in keys {
             let error = message(regions.register("r", key, 0, 8));
             assert!(error.contains("is not the name of a file in"), "{key:?}: {error}");
@@ -320,6 +321,8 @@ mod tests {
             let error = message(regions.register("r", key, 0, 8));
             assert!(error.contains(&format!("key '{key}'")), "{key}: {error}");
         }
+        regions.register("slashes", "//f", 0, 8).unwrap();
+        regions.unregister(None);
         assert!(message(regions.register("r", "link", 0, 8)).contains("symbolic link"));
         assert!(message(regions.register("r", "pipe", 0, 8)).contains("not a regular file"));
         assert!(regions.status(None).unwrap().is_empty());

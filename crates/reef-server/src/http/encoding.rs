@@ -303,7 +303,8 @@ struct Compressed {
 }
 
 impl Compressed {
-    /// Whether the first two bytes are a header of zlib (RFC 1950): method, window, check bits, no dictionary.
+    /// Whether the first two bytes are a header of zlib (RFC 1950): method, window, check bits, no
+    /// dictionary.
     fn begins_as_zlib(&mut self) -> bool {
         if self.body.len() < 2 {
             return true;
@@ -341,6 +342,21 @@ impl Read for Compressed {
     }
 }
 
+/// The bytes of a compressed body that arrived in pieces.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn inflate(
+    coding: Coding,
+    bytes: &[u8],
+    piece: usize,
+    bytes_max: usize,
+) -> Result<Vec<u8>, ApiError> {
+    let mut body = Body::default();
+    bytes.chunks(piece).for_each(|piece| body.push(Bytes::copy_from_slice(piece)));
+    let mut inflate = Inflate::new(coding, body, bytes_max, None);
+    while !inflate.run(inflate.out.len() + 1)? {}
+    Ok(inflate.out.take(inflate.out.len()).to_vec())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -365,15 +381,6 @@ mod tests {
 
     fn compressed(coding: Coding, bytes: &[u8]) -> Vec<u8> {
         coding.compress([Bytes::copy_from_slice(bytes)]).unwrap()
-    }
-
-    /// Decompresses what arrives in pieces.
-    fn inflate(coding: Coding, bytes: &[u8], piece: usize, bytes_max: usize) -> Result<Vec<u8>, ApiError> {
-        let mut body = Body::default();
-        bytes.chunks(piece).for_each(|piece| body.push(Bytes::copy_from_slice(piece)));
-        let mut inflate = Inflate::new(coding, body, bytes_max, None);
-        while !inflate.run(inflate.out.len() + 1)? {}
-        Ok(inflate.out.take(inflate.out.len()).to_vec())
     }
 
     /// Of every kind: what is sent, and what it means.

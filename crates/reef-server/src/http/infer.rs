@@ -414,6 +414,18 @@ fn parameters(response: &InferResponse) -> Map<String, Value> {
     parameters.map(|(name, parameter)| (name.to_string(), value(parameter))).collect()
 }
 
+/// Everything that is done to a body before the engine sees it: type and bytes of each tensor.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read(bytes: Vec<u8>, header: Option<&str>) -> Result<Vec<(DType, Bytes)>, Problem> {
+    let Parts::Json(json, mut binary) = request::split(Body::from(bytes), header)? else {
+        return Ok(Vec::new());
+    };
+    let parsed = request::parse(&json, binary.len())?;
+    request::schedule(parsed.parameters.as_ref())?;
+    Wanted::from_json(&parsed)?;
+    tensors(&parsed, &mut binary, |_, _| Err(Problem::unsupported("shared memory is off")))
+}
+
 #[cfg(test)]
 mod tests {
     use reef_base::Rng;
@@ -433,21 +445,10 @@ mod tests {
         ([json.as_bytes(), &[1, 2, 3]].concat(), json.len())
     }
 
-    /// Everything that is done to a body before the engine sees it.
-    fn read(bytes: Vec<u8>, header: &str) -> Result<Vec<(DType, Bytes)>, Problem> {
-        let Parts::Json(json, mut binary) = request::split(Body::from(bytes), Some(header))? else {
-            return Ok(Vec::new());
-        };
-        let parsed = request::parse(&json, binary.len())?;
-        request::schedule(parsed.parameters.as_ref())?;
-        Wanted::from_json(&parsed)?;
-        tensors(&parsed, &mut binary, |_, _| Err(Problem::unsupported("shared memory is off")))
-    }
-
     #[test]
     fn tensors_of_both_kinds_are_read() {
         let (bytes, len) = sample();
-        let tensors = read(bytes, &len.to_string()).unwrap();
+        let tensors = read(bytes, Some(&len.to_string())).unwrap();
         let a: Vec<u8> = [1f32, 2.5, -3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()).collect();
         assert_eq!(tensors, [(DType::F32, Bytes::from(a)), (DType::U8, Bytes::from_static(&[1, 2, 3]))]);
     }
@@ -469,7 +470,7 @@ mod tests {
                     _ => len = len.wrapping_add_signed(rng.below(9) as isize - 4),
                 }
             }
-            if let Err(error) = read(bytes, &len.to_string()) {
+            if let Err(error) = read(bytes, Some(&len.to_string())) {
                 refused += 1;
                 assert!([Kind::Invalid, Kind::Unsupported].contains(&error.kind), "{error:?}");
             }

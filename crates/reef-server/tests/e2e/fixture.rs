@@ -46,6 +46,14 @@ impl Fixture {
         fixture
     }
 
+    /// With the model `m`, as [`Fixture::with_m`], and the ring at this path.
+    pub fn with_ring(path: &std::path::Path) -> Fixture {
+        let ring = Some(reef_server::RingOptions::new(path));
+        let fixture = Self::with_options(ServerOptions { ring, ..Default::default() });
+        fixture.model("m", &[x()], &[y()], ModelSettings::default());
+        fixture
+    }
+
     fn with_options(options: ServerOptions) -> Fixture {
         let gate = Gate::new();
         let engine = Engine::new(gate.clone(), EngineOptions::default()).unwrap();

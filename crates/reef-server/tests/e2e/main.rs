@@ -11,3 +11,5 @@ mod life;
 mod metrics;
 mod protocol;
 mod regions;
+mod ring;
+mod ring_hostile;

@@ -1,4 +1,5 @@
-//! Tensors in system shared memory: registering regions, requests that name them, and what harm clients may try.
+//! Tensors in system shared memory: registering regions, requests that name them, and what harm clients may
+//! try.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;

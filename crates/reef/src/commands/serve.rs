@@ -19,7 +19,7 @@ use reef_base::{Class, ModelKey};
 use reef_engine::{
     Engine, EngineOptions, LoadError, ModelSettings, ModelSource, ModelSpec, PoolDevice, Shape, TraceOptions,
 };
-use reef_server::{Running, Server, ServerOptions, Signals};
+use reef_server::{RingOptions, Running, Server, ServerOptions, Signals};
 
 use crate::cli::ServeArgs;
 use crate::device;
@@ -73,6 +73,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         metrics: Some(SocketAddr::new(args.address, args.metrics_port)),
         body_bytes_max: args.max_body,
         allow_client_shm: args.allow_client_shm,
+        ring: args.ring.as_ref().map(|path| RingOptions { mode: args.ring_mode, ..RingOptions::new(path) }),
         ..ServerOptions::default()
     })?;
     let engine = Engine::over(start_devices(args, &models)?, EngineOptions::default())?;

@@ -1,0 +1,497 @@
+//! One client of the ring.
+//!
+//! | state | event | next |
+//! |---|---|---|
+//! | greeting | a hello | serving, with a segment |
+//! | greeting | anything else, or nothing for a while | closed |
+//! | serving | an entry | its request is submitted, or answered with why not |
+//! | serving | a request's end | its outputs are copied to its slot, a completion is pushed |
+//! | serving | nothing | looks for some time, then sleeps |
+//! | serving | end of the connection, or nonsense in the ring | closed; requests are cancelled |
+//! | serving | the server ends | closed, once all requests are answered |
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use reef_base::limits::RING_CONNECTION_BYTES_MAX;
+use reef_client::protocol::{
+    CLIENT_ASLEEP, Ended, Layout, OpenModel, Opened, RANK_MAX, Request, SERVER_ASLEEP, TEXT_BYTES, ToClient,
+    ToServer, VERSION,
+};
+use reef_client::ring::{Consumer, Entry, Producer, announce_awake, announce_sleep, must_wake};
+use reef_client::segment::Segment;
+use reef_client::socket::{Received, Socket, wait};
+use reef_client::{Class, Status};
+use reef_engine::{InferError, InferFuture, InferRequest, InferResponse, InputTensor};
+use rustix::event::{PollFd, PollFlags};
+
+use crate::core::fault::{bug, contain};
+use crate::core::problem::{Kind, Problem};
+use crate::core::question::{self, Schedule};
+use crate::ring::models::OpenedModel;
+use crate::ring::shared::Shared;
+use crate::ring::wake::Wake;
+
+/// How long a client may take to say hello.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Rounds with something to do after which the socket and the server's end are looked at nevertheless.
+const ROUNDS_PER_LOOK: u32 = 256;
+
+/// Messages that are read in one go.
+const MESSAGES_PER_LOOK: usize = 16;
+
+/// How long a connection that must end sleeps, before it looks whether it is cut off.
+const STOPPING_PAUSE: Duration = Duration::from_millis(20);
+
+/// Looks at the ring between two looks at the clock.
+const SPINS_PER_LOOK: u32 = 64;
+
+/// Why a connection ends.
+enum End {
+    /// The client has gone, or the server ends.
+    Closed,
+    /// The client broke the protocol.
+    Broken(String),
+    /// The operating system has no more of something.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // Not as the protocol says.
+            io::ErrorKind::InvalidData => End::Broken(error.to_string()),
+            _ => End::Failed(error),
+        }
+    }
+}
+
+/// Serves one client until it goes.
+pub(super) fn serve(shared: &Shared, socket: &Socket) {
+    let mut text = Vec::new();
+    let (end, bytes) = match greet(shared, socket, &mut text) {
+        Ok((mut connection, bytes)) => {
+            let end = contain(|| connection.run());
+            // Its requests are cancelled before its memory is free for others.
+            drop(connection);
+            (end.unwrap_or_else(|panic| End::Broken(bug(&panic).message)), bytes)
+        }
+        Err(end) => (end, 0),
+    };
+    shared.give_back(bytes);
+    let _ = contain(|| match end {
+        End::Closed => tracing::debug!("a client of the ring has gone"),
+        End::Broken(message) => {
+            tracing::warn!(message, "a client of the ring broke the protocol");
+            let _ = socket.send(&ToClient::Refused { status: Status::Invalid, message }, None);
+        }
+        End::Failed(error) => tracing::warn!(%error, "a client of the ring was cut off"),
+    });
+}
+
+/// Makes the segment that the client asks for.
+fn greet<'a>(
+    shared: &'a Shared,
+    socket: &'a Socket,
+    text: &mut Vec<u8>,
+) -> Result<(Connection<'a>, usize), End> {
+    let mut descriptors = [PollFd::new(socket, PollFlags::IN), PollFd::new(&shared.stop, PollFlags::IN)];
+    wait(&mut descriptors, Some(HELLO_TIME_MAX))?;
+    let (version, depth, tensor_bytes) = match socket.receive(text)? {
+        Received::Message(ToServer::Hello { version, depth, tensor_bytes }, _) => {
+            (version, depth, tensor_bytes)
+        }
+        Received::End => return Err(End::Closed),
+        _ => return Err(End::Broken("the first message is not a hello".into())),
+    };
+    if version != VERSION {
+        let problem =
+            format!("the client speaks version {version} of the ring's protocol, this is {VERSION}");
+        return Err(End::Broken(problem));
+    }
+    let layout =
+        Layout::new(depth, tensor_bytes).filter(|layout| layout.bytes() <= RING_CONNECTION_BYTES_MAX);
+    let Some(layout) = layout else {
+        return Err(End::Broken(format!(
+            "no segment has {depth} entries and {tensor_bytes} bytes for tensors: \
+             {RING_CONNECTION_BYTES_MAX} bytes are the most"
+        )));
+    };
+    let bytes = layout.bytes();
+    if !shared.take_bytes(bytes) {
+        let message = "all segments of memory are taken, try again later".into();
+        let _ = socket.send(&ToClient::Refused { status: Status::Unavailable, message }, None);
+        return Err(End::Closed);
+    }
+    let made = Connection::new(shared, socket, layout);
+    made.map(|connection| (connection, bytes)).inspect_err(|_| shared.give_back(bytes))
+}
+
+/// A client that has a segment.
+struct Connection<'a> {
+    shared: &'a Shared,
+    socket: &'a Socket,
+    segment: Segment,
+    layout: Layout,
+    requests: Consumer,
+    completions: Producer,
+    models: Vec<OpenedModel>,
+    slots: Vec<Slot>,
+    /// Bytes of the segment that open models have, rings included.
+    used: usize,
+    in_flight: usize,
+    wake: Arc<Wake>,
+    /// Inputs of the request that is being submitted.
+    scratch: Vec<u8>,
+    text: Vec<u8>,
+    stopping: bool,
+}
+
+struct Slot {
+    model: usize,
+    /// Where it begins in the segment.
+    offset: usize,
+    waker: Waker,
+    running: Option<(Request, InferFuture)>,
+}
+
+impl<'a> Connection<'a> {
+    fn new(shared: &'a Shared, socket: &'a Socket, layout: Layout) -> Result<Connection<'a>, End> {
+        let (segment, descriptor) = Segment::create(layout.bytes())?;
+        socket.send(&ToClient::Segment { layout }, Some(std::os::fd::AsFd::as_fd(&descriptor)))?;
+        Ok(Connection {
+            shared,
+            socket,
+            segment,
+            layout,
+            requests: Consumer::new(layout.requests(), layout.depth),
+            completions: Producer::new(layout.completions(), layout.depth),
+            models: Vec::new(),
+            slots: Vec::new(),
+            used: layout.tensors(),
+            in_flight: 0,
+            wake: Arc::new(Wake::new(layout.depth)?),
+            scratch: Vec::new(),
+            text: Vec::new(),
+            stopping: false,
+        })
+    }
+
+    fn run(&mut self) -> End {
+        match self.rounds() {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    fn rounds(&mut self) -> Result<std::convert::Infallible, End> {
+        let mut idle_since = Instant::now();
+        let mut rounds = 0u32;
+        loop {
+            if self.round()? {
+                rounds += 1;
+                if rounds.is_multiple_of(ROUNDS_PER_LOOK) {
+                    self.look_around()?;
+                }
+                idle_since = Instant::now();
+            } else if self.in_flight == 0 && idle_since.elapsed() < self.shared.spin {
+                self.spin();
+            } else {
+                self.sleep()?;
+            }
+        }
+    }
+
+    /// Does what there is to do; false if there was nothing.
+    fn round(&mut self) -> Result<bool, End> {
+        let mut did = false;
+        // A ring has no more entries than that: ends are looked at in between.
+        for _ in 0..self.layout.depth {
+            let Some(entry) = self.requests.pop(self.segment.words()) else { break };
+            self.take(&entry)?;
+            did = true;
+        }
+        let wake = self.wake.clone();
+        wake.take(|slot| {
+            self.look_at(slot);
+            did = true;
+        });
+        Ok(did)
+    }
+
+    fn spin(&self) {
+        for _ in 0..SPINS_PER_LOOK {
+            if self.requests.is_ready(self.segment.words()) {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Sleeps until the client, the engine or the server's end wakes this thread.
+    fn sleep(&mut self) -> Result<(), End> {
+        let nothing = self.wake.fall_asleep();
+        announce_sleep(&self.segment.words()[SERVER_ASLEEP]);
+        if nothing && !self.requests.is_ready(self.segment.words()) {
+            let mut descriptors = [
+                PollFd::new(self.socket, PollFlags::IN),
+                PollFd::new(&*self.wake, PollFlags::IN),
+                PollFd::new(&self.shared.stop, PollFlags::IN),
+            ];
+            // A stop stays set, and what is in flight then has still to end.
+            match self.stopping {
+                true => wait(&mut descriptors[..2], Some(STOPPING_PAUSE))?,
+                false => wait(&mut descriptors, None)?,
+            };
+            self.stopping |= !descriptors[2].revents().is_empty();
+        }
+        announce_awake(&self.segment.words()[SERVER_ASLEEP]);
+        self.wake.awake();
+        self.check_end()?;
+        self.listen()
+    }
+
+    /// What sleeping does besides, for a client that lets this thread not sleep.
+    fn look_around(&mut self) -> Result<(), End> {
+        self.stopping |= wait(&mut [PollFd::new(&self.shared.stop, PollFlags::IN)], Some(Duration::ZERO))?;
+        self.check_end()?;
+        self.listen()
+    }
+
+    /// An end, if the server ends and nothing is to be waited for.
+    fn check_end(&self) -> Result<(), End> {
+        match self.stopping && (self.in_flight == 0 || self.shared.is_cut_off()) {
+            true => Err(End::Closed),
+            false => Ok(()),
+        }
+    }
+
+    /// Answers what has arrived on the socket.
+    fn listen(&mut self) -> Result<(), End> {
+        for _ in 0..MESSAGES_PER_LOOK {
+            match self.socket.receive(&mut self.text)? {
+                Received::Nothing => return Ok(()),
+                Received::Wake => {}
+                Received::End => return Err(End::Closed),
+                Received::Message(ToServer::Open(wanted), _) => {
+                    let answer = match contain(|| self.open(wanted)).unwrap_or_else(|panic| Err(bug(&panic)))
+                    {
+                        Ok(opened) => ToClient::Opened(opened),
+                        Err(problem) => {
+                            ToClient::Refused { status: status(&problem), message: problem.message }
+                        }
+                    };
+                    self.socket.send(&answer, None)?;
+                }
+                Received::Message(ToServer::Cancel { slot, tag }, _) => self.cancel(slot, tag),
+                Received::Message(ToServer::Hello { .. }, _) => {
+                    return Err(End::Broken("a second hello".into()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What clients ask.
+impl Connection<'_> {
+    fn open(&mut self, wanted: OpenModel) -> Result<Opened, Problem> {
+        let state = &self.shared.state;
+        state.check_loaded()?;
+        let model = state.find_ready(&wanted.model, wanted.version.as_deref())?;
+        let (count, first) = (wanted.slots, self.slots.len());
+        if count == 0 || count > self.layout.depth - first {
+            let left = self.layout.depth - first;
+            return Err(Problem::invalid(format!(
+                "{count} slots for a model, {left} of the connection's are left"
+            )));
+        }
+        let (model, outputs) = OpenedModel::new(&model, wanted)?;
+        let left = self.layout.bytes() - self.used;
+        let bytes =
+            model.layout.bytes.checked_mul(count).filter(|&bytes| bytes <= left).ok_or_else(|| {
+                let slot = model.layout.bytes;
+                Problem::invalid(format!(
+                    "{count} slots of {slot} bytes do not fit the {left} bytes that are left of the segment: \
+                 connect with more room for tensors"
+                ))
+            })?;
+        let layout = model.layout.clone();
+        let offset = self.used;
+        for index in 0..count {
+            let waker = self.wake.waker(first + index);
+            let offset = offset + index * layout.bytes;
+            self.slots.push(Slot { model: self.models.len(), offset, waker, running: None });
+        }
+        self.models.push(model);
+        self.used += bytes;
+        Ok(Opened { slot: first as u32, slots: count as u32, offset, layout, outputs })
+    }
+
+    fn cancel(&mut self, slot: u32, tag: u64) {
+        // Anything else has ended before its cancellation arrived.
+        if let Some(Slot { running: Some((request, future)), .. }) = self.slots.get(slot as usize)
+            && request.tag == tag
+        {
+            future.cancel();
+        }
+    }
+
+    /// Submits the request of an entry.
+    fn take(&mut self, entry: &Entry) -> Result<(), End> {
+        let broken = |what: &str| End::Broken(format!("{what}: the entry {entry:x?}"));
+        let request = Request::from_entry(entry).ok_or_else(|| broken("no request"))?;
+        let number = request.slot as usize;
+        let slot = self.slots.get(number).ok_or_else(|| broken("no such slot"))?;
+        if slot.running.is_some() {
+            return Err(broken("a slot that has a request in flight"));
+        }
+        let submitted = contain(|| self.submit(&request, number)).unwrap_or_else(|panic| Err(bug(&panic)));
+        match submitted {
+            Ok(future) => {
+                self.slots[number].running = Some((request, future));
+                self.in_flight += 1;
+                self.look_at(number);
+            }
+            Err(problem) => self.fail(&request, &problem, status(&problem)),
+        }
+        Ok(())
+    }
+
+    /// Copies the inputs out of the segment and hands the request to the engine, which copies them again:
+    /// what it checks is what it computes with, whatever the client writes meanwhile.
+    fn submit(&mut self, request: &Request, number: usize) -> Result<InferFuture, Problem> {
+        let state = &self.shared.state;
+        let arrival = state.engine.now();
+        state.check_loaded()?;
+        let slot = &self.slots[number];
+        let model = &self.models[slot.model];
+        let places = &model.layout.inputs;
+        self.scratch.resize(places.iter().map(|place| place.bytes).sum(), 0);
+        let mut rest = &mut self.scratch[..];
+        let mut inputs = Vec::with_capacity(places.len());
+        for (input, place) in model.inputs.iter().zip(places) {
+            let (data, others) = rest.split_at_mut(place.bytes);
+            rest = others;
+            self.segment.read(slot.offset + place.offset, data);
+            let (name, dtype, shape) = (&*input.name, input.dtype, input.shape.clone());
+            inputs.push(InputTensor { name, dtype, shape, data });
+        }
+        let mut asked = InferRequest::new(&model.name, inputs);
+        asked.version = model.version.as_deref();
+        asked.outputs = Some(model.outputs.iter().map(String::as_str).collect());
+        asked.arrival = Some(arrival);
+        let schedule = Schedule {
+            real_time: match request.class {
+                Class::Default => None,
+                Class::RealTime => Some(true),
+                Class::BestEffort => Some(false),
+            },
+            priority: request.priority.into(),
+            timeout_us: request.timeout_us,
+            deadline_us: request.deadline_us,
+        };
+        schedule.apply(&mut asked);
+        question::submit(state, &asked)
+    }
+
+    /// Asks for the end of the request in a slot, and answers it if it is there.
+    fn look_at(&mut self, number: usize) {
+        let slot = &mut self.slots[number];
+        // A waker may come late.
+        let Some((request, future)) = &mut slot.running else { return };
+        let request = *request;
+        let mut context = Context::from_waker(&slot.waker);
+        let polled = contain(|| Pin::new(future).poll(&mut context));
+        let ended = match polled {
+            Ok(Poll::Pending) => return,
+            Ok(Poll::Ready(ended)) => ended.map_err(|error| {
+                let cancelled = matches!(error, InferError::Cancelled);
+                let problem = Problem::from(error);
+                (if cancelled { Status::Cancelled } else { status(&problem) }, problem)
+            }),
+            Err(panic) => Err((Status::Internal, bug(&panic))),
+        };
+        slot.running = None;
+        self.in_flight -= 1;
+        let answered = ended.and_then(|response| {
+            let written = self.write(number, &response);
+            written.map(|()| response).map_err(|problem| (status(&problem), problem))
+        });
+        match answered {
+            Ok(response) => self.complete(done(&request, &response)),
+            Err((status, problem)) => self.fail(&request, &problem, status),
+        }
+    }
+
+    /// Copies the outputs to their slot.
+    fn write(&self, number: usize, response: &InferResponse) -> Result<(), Problem> {
+        let slot = &self.slots[number];
+        let layout = &self.models[slot.model].layout;
+        if response.output_count() != layout.outputs.len() {
+            return Err(Problem::internal("the model has given other outputs than it has"));
+        }
+        for (index, (output, place)) in response.outputs().zip(&layout.outputs).enumerate() {
+            let (name, bytes, room) = (output.name, output.data.len(), place.bytes);
+            if bytes > room || output.shape.len() > RANK_MAX {
+                let problem = format!("output '{name}' has {bytes} bytes, the slot has room for {room}");
+                return Err(Problem::invalid(problem));
+            }
+            let mut about = [0u64; 2 + RANK_MAX];
+            (about[0], about[1]) = (bytes as u64, output.shape.len() as u64);
+            about[2..].iter_mut().zip(output.shape.iter()).for_each(|(word, &extent)| *word = extent as u64);
+            let about: Vec<u8> = about.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            self.segment.write(slot.offset + layout.about_output(index), &about);
+            self.segment.write(slot.offset + place.offset, output.data);
+        }
+        Ok(())
+    }
+
+    /// Ends a request without outputs.
+    fn fail(&mut self, request: &Request, problem: &Problem, status: Status) {
+        let message = &problem.message;
+        let end = message.floor_char_boundary(TEXT_BYTES);
+        self.segment.write(self.slots[request.slot as usize].offset, &message.as_bytes()[..end]);
+        self.complete(Ended::without_outputs(request, status, end));
+    }
+
+    fn complete(&mut self, ended: Ended) {
+        let words = self.segment.words();
+        self.completions.push(words, &ended.to_entry());
+        if must_wake(&words[CLIENT_ASLEEP]) {
+            self.socket.wake();
+        }
+    }
+}
+
+/// The end of a request whose outputs are in their slot.
+fn done(request: &Request, response: &InferResponse) -> Ended {
+    Ended {
+        queue_ns: response.timings.queue.0,
+        compute_ns: response.timings.compute.0,
+        total_ns: response.timings.total.0,
+        level: match response.class {
+            reef_engine::Class::RealTime(level) => Some(level.get()),
+            reef_engine::Class::BestEffort => None,
+        },
+        preempted: response.preempted,
+        late: response.late,
+        ..Ended::without_outputs(request, Status::Done, 0)
+    }
+}
+
+fn status(problem: &Problem) -> Status {
+    match problem.kind {
+        Kind::Invalid => Status::Invalid,
+        Kind::NotFound => Status::NotFound,
+        Kind::Unsupported => Status::Unsupported,
+        Kind::Unavailable => Status::Unavailable,
+        Kind::Late => Status::Late,
+        Kind::Internal => Status::Internal,
+    }
+}
