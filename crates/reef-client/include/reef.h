@@ -68,7 +68,7 @@ typedef struct {
     uint16_t priority;    /* 0: the model's level; n: level n - 1 */
     uint8_t has_deadline; /* whether deadline_us counts */
     uint8_t has_timeout;  /* whether timeout_us counts */
-    uint64_t deadline_us; /* from now to the end of execution; 0 has passed */
+    uint64_t deadline_us; /* to the end of execution, from when the server sees it; 0 has passed */
     uint64_t timeout_us;  /* in the queue at most */
 } reef_terms;
 

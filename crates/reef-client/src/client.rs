@@ -116,7 +116,7 @@ pub struct Terms {
     pub class: Class,
     /// 0: the model's level. n > 0: level n - 1.
     pub priority: u16,
-    /// Microseconds from now to the end of execution; 0 has passed.
+    /// Microseconds to the end of execution, from when the server sees the request; 0 has passed.
     pub deadline_us: Option<u64>,
     /// Microseconds in the queue at most.
     pub timeout_us: Option<u64>,

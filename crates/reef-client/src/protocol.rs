@@ -330,7 +330,7 @@ pub struct Request {
     pub class: Class,
     /// 0: the model's level. n > 0: level n - 1.
     pub priority: u16,
-    /// Microseconds from now to the end of execution.
+    /// Microseconds to the end of execution, from when the server sees the entry.
     pub deadline_us: Option<u64>,
     /// Microseconds in the queue at most.
     pub timeout_us: Option<u64>,

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | words of an entry | the producer, relaxed, before its turn | the consumer, relaxed, after its turn |
 //! | turn of an entry | the producer, release | the consumer, acquire |
-//! | "asleep" of a side | that side; the other one takes it back when it wakes it; swaps | the other side, relaxed |
+//! | "asleep" of a side | that side; the other one when it wakes it; by swaps | the other side, relaxed |
 //!
 //! The turn of the entry at position `n` of a ring of `c` is `n / c + 1`, so a ring of zeroes is empty, and
 //! an entry that was read is not read twice.

@@ -1,10 +1,11 @@
 //! Entrances for fuzz targets: what is done to bytes of clients before anything else sees them. No part of
 //! the API.
 //!
-//! Each panics where the server would be wrong: when a refusal is not the client's fault, or something
-//! comes out that should not.
+//! Each panics where the server would be wrong: when a refusal is not the client's fault, or something comes
+//! out that should not.
 
-use reef_client::OpenModel;
+use reef_client::protocol::{Ended, Request, ToClient, ToServer};
+use reef_client::{Layout, OpenModel};
 use reef_engine::{DType, ModelInfo, ModelKey, ModelSettings, ModelState, TensorInfo};
 
 use crate::core::problem::Kind;
@@ -12,9 +13,20 @@ use crate::http::encoding::{self, Coding};
 use crate::http::infer;
 use crate::ring::OpenedModel;
 
-/// A body of an inference request, and its header `Inference-Header-Content-Length`.
-pub fn infer_body(body: &[u8], header: Option<&str>) {
-    match infer::read(body.to_vec(), header) {
+/// Bytes that may come out of a compressed body.
+const BYTES_MAX: usize = 1 << 20;
+
+/// A body of an inference request, behind two bytes that say what the header that states the length of its JSON
+/// says: below 0x8000 a length that may be wrong; 0xffff that there is none; else the length of what follows,
+/// less some.
+pub fn infer_body(bytes: &[u8]) {
+    let Some((head, body)) = bytes.split_at_checked(2) else { return };
+    let header = match u16::from_be_bytes([head[0], head[1]]) {
+        u16::MAX => None,
+        stated @ 0..0x8000 => Some(stated.to_string()),
+        less => Some(body.len().saturating_sub(usize::from(less - 0x8000)).to_string()),
+    };
+    match infer::read(body.to_vec(), header.as_deref()) {
         Ok(tensors) => {
             // Binary tensors are parts of the body; those in JSON have no more elements than characters.
             let bytes: usize = tensors.iter().map(|(_, data)| data.len()).sum();
@@ -27,17 +39,45 @@ pub fn infer_body(body: &[u8], header: Option<&str>) {
     }
 }
 
-/// A compressed body that arrives in pieces of `piece` bytes; no more than `bytes_max` come out.
-pub fn compressed_body(gzip: bool, body: &[u8], piece: usize, bytes_max: usize) {
-    let coding = if gzip { Coding::Gzip } else { Coding::Deflate };
-    match encoding::inflate(coding, body, piece.max(1), bytes_max) {
-        Ok(bytes) => assert!(bytes.len() <= bytes_max),
+/// A compressed body, behind a byte that says how, and in how large pieces it arrives.
+pub fn compressed_body(bytes: &[u8]) {
+    let Some((&head, body)) = bytes.split_first() else { return };
+    let coding = if head & 1 == 0 { Coding::Gzip } else { Coding::Deflate };
+    match encoding::inflate(coding, body, usize::from(head >> 1).max(1) * 64, BYTES_MAX) {
+        Ok(bytes) => assert!(bytes.len() <= BYTES_MAX),
         Err(error) => assert!([400, 413].contains(&error.status.as_u16()), "{error:?}"),
     }
 }
 
-/// A model that a client of the ring opens; it has inputs and outputs of fixed and of open shapes.
-pub fn open_model(wanted: OpenModel) {
+/// What the two sides of the ring say: an entry, a message of the client, a message of the server.
+pub fn ring_message(bytes: &[u8]) {
+    let mut words =
+        bytes.chunks_exact(8).map(|word| word.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)));
+    let entry: [u64; 7] = std::array::from_fn(|_| words.next().unwrap_or(0));
+    if let Some(request) = Request::from_entry(&entry) {
+        assert_eq!(request.to_entry(), entry, "an entry says one thing");
+    }
+    if let Some(ended) = Ended::from_entry(&entry) {
+        assert_eq!(Ended::from_entry(&ended.to_entry()), Some(ended));
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(ToServer::Open(wanted)) => open_model(wanted),
+        Ok(ToServer::Hello { depth, tensor_bytes, .. }) => {
+            if let Some(layout) = Layout::new(depth, tensor_bytes) {
+                assert!(layout.is_valid() && layout.bytes() >= tensor_bytes);
+            }
+        }
+        Ok(ToServer::Cancel { .. }) | Err(_) => {}
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(ToClient::Segment { layout }) => drop(layout.is_valid().then(|| layout.bytes())),
+        Ok(ToClient::Opened(opened)) => _ = opened.layout.is_valid(),
+        Ok(ToClient::Refused { .. }) | Err(_) => {}
+    }
+}
+
+/// A model with inputs and outputs of fixed and of open shapes is opened.
+fn open_model(wanted: OpenModel) {
     let tensor =
         |name: &str, dtype, dims: &[i64]| TensorInfo { name: name.into(), dtype, dims: dims.to_vec() };
     let model = ModelInfo {
@@ -57,6 +97,43 @@ pub fn open_model(wanted: OpenModel) {
         }
         Err(problem) => {
             assert!([Kind::Invalid, Kind::Unsupported].contains(&problem.kind), "{problem:?}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use reef_base::Rng;
+
+    use super::*;
+
+    /// What each target begins with, and what comes of some damage to it.
+    #[test]
+    fn the_corpora_pass_whole_and_damaged() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+        let targets: [(&str, fn(&[u8])); 3] =
+            [("infer", infer_body), ("encoding", compressed_body), ("ring", ring_message)];
+        let mut rng = Rng::new(23);
+        for (name, target) in targets {
+            let mut count = 0;
+            for file in std::fs::read_dir(corpus.join(name)).unwrap() {
+                let bytes = std::fs::read(file.unwrap().path()).unwrap();
+                target(&bytes);
+                for _ in 0..200 {
+                    let mut bytes = bytes.clone();
+                    let at = rng.below(bytes.len() as u64) as usize;
+                    match rng.below(3) {
+                        0 => bytes[at] = rng.next_u64() as u8,
+                        1 => bytes.truncate(at),
+                        _ => bytes.insert(at, b"0-9{[\"\xff"[rng.below(7) as usize]),
+                    }
+                    target(&bytes);
+                }
+                count += 1;
+            }
+            assert!(count >= 4, "{name} has {count} files");
         }
     }
 }

@@ -46,7 +46,7 @@
 //! 405 and 408 as HTTP has them, and 400 for everything else that is wrong with a request.
 
 mod core;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod http;

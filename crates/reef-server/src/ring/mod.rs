@@ -25,5 +25,5 @@ mod wake;
 
 pub use listen::RingOptions;
 pub(crate) use listen::{Bound, Ring, bind};
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use models::OpenedModel;
