@@ -16,7 +16,7 @@ use crate::ring::OpenedModel;
 /// Bytes that may come out of a compressed body.
 const BYTES_MAX: usize = 1 << 20;
 
-/// A body of an inference request, behind two bytes that say what the header that states the length of its JSON
+/// A body of an inference request, behind two bytes that say what the header with the length of its JSON
 /// says: below 0x8000 a length that may be wrong; 0xffff that there is none; else the length of what follows,
 /// less some.
 pub fn infer_body(bytes: &[u8]) {
