@@ -65,7 +65,16 @@ impl fmt::Display for WorkloadResult {
 impl fmt::Display for SystemResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  {}", self.name)?;
-        self.conditions.iter().try_for_each(|condition| line(f, condition))
+        self.conditions.iter().try_for_each(|condition| line(f, condition))?;
+        let mut told: Vec<(&str, &str)> = Vec::new();
+        for client in self.conditions.iter().flat_map(|condition| &condition.clients) {
+            let Some(error) = client.first_error.as_deref().filter(|_| client.failed > 0) else { continue };
+            if !told.contains(&(&client.name, error)) {
+                writeln!(f, "    {}, first failure: {error}", client.name)?;
+                told.push((&client.name, error));
+            }
+        }
+        Ok(())
     }
 }
 
