@@ -2,8 +2,8 @@
 //!
 //! hyper writes, parses and judges; this module only says when it may read. Of its own accord hyper reads
 //! whenever it is asked how things stand, which on a blocking socket would not return. So a read is *pending*
-//! unless the driver has given leave for one ([`Gate::leave`]), and the driver gives leave only when the
-//! exchange can go on no other way. An exchange is then one `writev` and, for an answer that fits in one
+//! unless the driver has given leave for one ([`Gate::leave`]), and the driver gives leave only when one was
+//! wanted and refused, and whoever waits for the answer has taken what there was of it and waits on. An exchange is then one `writev` and, for an answer that fits in one
 //! piece, one `recv`: the system calls of a client written by hand.
 
 use std::future::Future;
@@ -97,11 +97,15 @@ impl Connection {
             if let Poll::Ready(answer) = answer.as_mut().poll(&mut context) {
                 return answer;
             }
+            // What hyper has read and nobody took was in its way; only then it wants to read more.
+            let waits = self.gate.wants_read();
             // The first read of an answer needs no look at the clock: the socket has the limit.
-            if self.gate.has_received() && Instant::now() > given_up {
+            if (self.gate.has_received() || !waits) && Instant::now() > given_up {
                 return Err(Failure::Socket(io::ErrorKind::TimedOut.into()));
             }
-            self.gate.leave();
+            if waits {
+                self.gate.leave();
+            }
         }
     }
 }
@@ -131,6 +135,8 @@ fn failure(error: &(dyn std::error::Error + 'static), gate: &Gate) -> Failure {
 struct Gate {
     /// One read may be made.
     may_read: AtomicBool,
+    /// One was wanted that could not be made.
+    wanted: AtomicBool,
     /// Something of the answer has come.
     received: AtomicBool,
 }
@@ -138,11 +144,17 @@ struct Gate {
 impl Gate {
     fn begin(&self) {
         self.may_read.store(false, Ordering::Relaxed);
+        self.wanted.store(false, Ordering::Relaxed);
         self.received.store(false, Ordering::Relaxed);
     }
 
     fn leave(&self) {
         self.may_read.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a read was refused since it was asked last.
+    fn wants_read(&self) -> bool {
+        self.wanted.swap(false, Ordering::Relaxed)
     }
 
     fn has_received(&self) -> bool {
@@ -164,6 +176,7 @@ impl hyper::rt::Read for Io {
         mut into: hyper::rt::ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         if !self.gate.may_read.swap(false, Ordering::Relaxed) {
+            self.gate.wanted.store(true, Ordering::Relaxed);
             return Poll::Pending;
         }
         let mut chunk = [0; CHUNK_BYTES];

@@ -35,7 +35,9 @@ fn read_request(stream: &mut TcpStream) -> Option<Vec<u8>> {
         let mut headers = [httparse::EMPTY_HEADER; 16];
         let mut request = httparse::Request::new(&mut headers);
         if let Ok(httparse::Status::Complete(head)) = request.parse(&bytes) {
-            let length = request.headers.iter().find(|header| header.name == "Content-Length");
+            let is_length =
+                |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case("content-length");
+            let length = request.headers.iter().find(is_length);
             let length =
                 length.map_or(0, |h| std::str::from_utf8(h.value).unwrap().parse::<usize>().unwrap());
             if bytes.len() >= head + length {

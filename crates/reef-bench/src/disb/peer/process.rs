@@ -29,7 +29,7 @@ const WORDS_BYTES_MAX: u64 = 400;
 const ENDING: Duration = Duration::from_secs(1);
 
 /// Waits until its input ends, and for a moment in which the program may end by itself.
-const WARDEN: &str = "read -r _; sleep 1; kill -9 -- \"-$1\"";
+const WARDEN: &str = "read -r _; sleep 1; kill -9 \"-$1\"";
 
 /// Why there is no answer.
 #[derive(Debug)]
