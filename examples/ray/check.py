@@ -69,7 +69,7 @@ def run(args, models):
         clients.add(args.clients - 2)
         wait("two replicas under load", lambda: replicas() == 2)
         print(f"1 -> 2 replicas after {clients.count()} answers", flush=True)
-        wait("both replicas answer", lambda: len(reef_pids()) == 2 and all(map(is_busy, reef_pids())))
+        wait("both replicas answer", lambda: len(clients.seen) == 2)
         kill_one()
         wait("a request was asked again", lambda: clients.retried() > 0)
         clients.more(100)
@@ -96,10 +96,10 @@ def request_of(url, model):
 
 
 def ask(url, model, body):
-    """The outputs, and how often the request was asked."""
+    """The outputs, how often the request was asked, and which replica answered."""
     request = urllib.request.Request(f"{url}/v2/models/{model}/infer", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-        return json.load(answer)["outputs"], int(answer.headers["reef-attempts"])
+        return json.load(answer)["outputs"], int(answer.headers["reef-attempts"]), answer.headers["reef-replica"]
 
 
 def status():
@@ -124,15 +124,6 @@ def reef_pids():
     return own
 
 
-def is_busy(pid):
-    """Whether a process has used more processor time than loading takes."""
-    try:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return False
-    return int(fields[11]) + int(fields[12]) > 50
-
-
 def kill_one():
     """Kills the whole replica, its reef with it."""
     victim = next(iter(reef_pids().values()))
@@ -145,7 +136,7 @@ class Clients:
     def __init__(self, url, requests, expected):
         self.url, self.requests, self.expected = url, requests, expected
         self.lock, self.threads = threading.Lock(), []
-        self.answers, self.again, self.errors = 0, 0, []
+        self.answers, self.again, self.errors, self.seen = 0, 0, [], set()
 
     def __enter__(self):
         return self
@@ -169,11 +160,12 @@ class Clients:
     def work(self, model, stop):
         while not stop.is_set():
             try:
-                outputs, attempts = ask(self.url, model, self.requests[model])
+                outputs, attempts, replica = ask(self.url, model, self.requests[model])
                 assert outputs == self.expected[model], f"{model}: another answer"
                 with self.lock:
                     self.answers += 1
                     self.again += attempts > 1
+                    self.seen.add(replica)
             except (OSError, AssertionError, KeyError, ValueError) as error:
                 detail = error.read()[:500] if isinstance(error, urllib.error.HTTPError) else b""
                 with self.lock:

@@ -12,6 +12,7 @@ less urgent counts for nothing there: it is preempted.
 """
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -36,6 +37,8 @@ ATTEMPT_PAUSE_S = 0.5
 UNKNOWN_US = 1000.0
 START_S = 600.0
 MODEL = re.compile(r"^/v2/models/([^/]+)(/versions/[^/]+)?/infer$")
+# A question, though it is a POST.
+INDEX = "/v2/repository/index"
 # What belongs to one connection and not to the next.
 HOP_BY_HOP = {"host", "connection", "keep-alive", "transfer-encoding", "content-length", "upgrade"}
 
@@ -128,6 +131,7 @@ class Reef:
         except httpx.TransportError as error:
             raise ReplicaGone(str(error)) from None
         kept = {name: value for name, value in answer.headers.items() if name not in HOP_BY_HOP}
+        kept["reef-replica"] = serve.get_replica_context().replica_id.unique_id
         return answer.status_code, kept, answer.content
 
     async def record_routing_stats(self):
@@ -160,6 +164,8 @@ class Door:
     async def __call__(self, request: Request):
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         match = MODEL.match(request.url.path)
+        if not (match or request.method in ("GET", "HEAD") or request.url.path == INDEX):
+            return refused(501, f"{request.method} {path} would reach one replica of several")
         headers = {name: value for name, value in request.headers.items() if name not in HOP_BY_HOP}
         body = await request.body()
         for attempt in range(ATTEMPTS_MAX):
@@ -172,7 +178,11 @@ class Door:
                 if not is_gone(error):
                     raise
                 await asyncio.sleep(ATTEMPT_PAUSE_S)
-        return Response(b'{"error":"no replica answers"}', 503, {"content-type": "application/json"})
+        return refused(503, "no replica answers")
+
+
+def refused(status, why):
+    return Response(json.dumps({"error": why}), status, {"content-type": "application/json"})
 
 
 def is_gone(error):
