@@ -26,8 +26,7 @@ HEAD = """# Conformance
 What clients from PyPI get from `reef serve`, call by call. Written by `tests/oracle/conformance.py --update`; `--check`
 finds what has changed. "works" means that the answer is ONNX Runtime's, or what the protocol says.
 
-The server of the table runs with `{flags}`. What the table calls by other names elsewhere: `T.http` is
-`tritonclient.http`, and so on.
+The server of the table runs as `{flags}`. `T.http` stands for `tritonclient.http`, and so on.
 """
 # Options that are used where the binary has them.
 WANTED = {"--allow-client-shm": [], "--model-control-mode": ["explicit"]}
@@ -53,6 +52,7 @@ def main():
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reef", type=pathlib.Path, default=oracle.DEFAULT_REEF, help="the binary to test")
+    parser.add_argument("--serve-arg", action="append", default=[], help="one more argument for `reef serve`")
     parser.add_argument("--grpc", action="store_true", help="the server must have gRPC")
     parser.add_argument("--kserve-python", type=pathlib.Path, help="a Python with requirements-kserve.txt installed")
     parser.add_argument("--cache", type=pathlib.Path, default=oracle.ROOT / "target" / "perf-analyzer",
@@ -73,7 +73,7 @@ def collect(args):
     with tempfile.TemporaryDirectory(prefix="reef-conformance-") as folder:
         models = arrange(args.reef, pathlib.Path(folder) / "serve")
         reference = oracle.Reference(models / f"{CONTROL}.onnx", threads=1)
-        with Server(args.reef, models, *flags) as server:
+        with Server(args.reef, models, *flags, *args.serve_arg) as server:
             if args.grpc and not server.grpc:
                 raise oracle.OracleError(f"the server has no gRPC port; it said: {server.said}")
             if "tritonclient" not in args.without:

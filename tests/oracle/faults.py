@@ -67,6 +67,7 @@ def main():
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reef", type=pathlib.Path, default=oracle.DEFAULT_REEF, help="the binary to test")
+    parser.add_argument("--serve-arg", action="append", default=[], help="one more argument for `reef serve`")
     parser.add_argument("--only", default="*", help="faults whose name matches")
     parser.add_argument("--long", action="store_true", help="more rounds, longer load")
     parser.add_argument("--no-skip", action="store_true", help="what cannot be tried here is a failure")
@@ -86,7 +87,7 @@ class Context:
         return arrange(self.args.reef, self.work / name, **options)
 
     def server(self, folder, *args, **options):
-        return Server(self.args.reef, folder, *args, **options)
+        return Server(self.args.reef, folder, *args, *self.args.serve_arg, **options)
 
 
 def requests_of(folder):

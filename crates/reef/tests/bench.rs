@@ -196,7 +196,7 @@ fn a_peer_does_not_outlive_the_benchmark() {
     let hello =
         r#"{"id":1,"name":"deaf","version":"1","conditions":[{"name":"a","title":"","best_effort":false}]}"#;
     let peer = format!(
-        "trap '' INT TERM HUP PIPE; read -r hello; echo '{hello}'; read -r load; echo here >&2; echo $$ > {0}.part; \
+        "trap '' INT TERM HUP PIPE; read -r hello; echo '{hello}'; read -r load; echo $$ > {0}.part; \
          mv {0}.part {0}; while :; do sleep 0.05; done",
         text(&dir.path("pid"))
     );

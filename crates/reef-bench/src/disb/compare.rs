@@ -9,8 +9,8 @@
 //! | absolute ones | what a condition played twice differs from itself, the larger of both | 2 % |
 //! | any whose noise neither run knows | – | 5 % |
 //!
-//! A run of one repetition does not tell its noise: metrics that differ by more than the floor are counted then,
-//! and called neither better nor worse.
+//! A run of one repetition does not tell its noise: metrics that differ by more than the floor are counted
+//! then, and called neither better nor worse.
 //!
 //! For a condition that was played once, the one of the same system and workload that was played twice stands
 //! in. Latencies of saturated conditions say how long the run was, and are not compared.

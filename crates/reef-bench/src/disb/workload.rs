@@ -37,7 +37,8 @@
 //! | `after` | `client`, `think_ms` | so long after each answer of another client |
 //!
 //! A trace file is `{"duration_s": 38, "unit": "ms", "arrivals": {"TRACK": [0, 150, …]}}`; arrivals at or
-//! behind the end are not played, and counted in a note of the report. Everything that is not named above is refused by name.
+//! behind the end are not played, and counted in a note of the report. Everything that is not named above is
+//! refused by name.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -251,7 +252,8 @@ impl Workload {
     pub fn left_out(&self) -> Vec<String> {
         let line = |client: &Client| match &client.arrivals {
             ArrivalSpec::Trace { track, .. } if track.beyond > 0 => Some(format!(
-                "{}, client {}: {} of {} arrivals of its trace lie at or behind its end, {:?}, and are not played",
+                "{}, client {}: {} of {} arrivals of its trace lie at or behind its end, {:?}, and are not \
+                 played",
                 self.name,
                 client.name,
                 track.beyond,

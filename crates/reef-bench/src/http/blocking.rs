@@ -3,8 +3,9 @@
 //! hyper writes, parses and judges; this module only says when it may read. Of its own accord hyper reads
 //! whenever it is asked how things stand, which on a blocking socket would not return. So a read is *pending*
 //! unless the driver has given leave for one ([`Gate::leave`]), and the driver gives leave only when one was
-//! wanted and refused, and whoever waits for the answer has taken what there was of it and waits on. An exchange is then one `writev` and, for an answer that fits in one
-//! piece, one `recv`: the system calls of a client written by hand.
+//! wanted and refused, and whoever waits for the answer has taken what there was of it and waits on. An
+//! exchange is then one `writev` and, for an answer that fits in one piece, one `recv`: the system calls of a
+//! client written by hand.
 
 use std::future::Future;
 use std::io::{self, IoSlice, Read, Write};
@@ -72,8 +73,8 @@ impl Connection {
         self.sender.is_ready()
     }
 
-    /// Sends a request and reads the whole answer, of at most `bytes_max`. An answer that trickles in is given
-    /// up after twice the limit.
+    /// Sends a request and reads the whole answer, of at most `bytes_max`. An answer that trickles in is
+    /// given up after twice the limit.
     pub(super) fn exchange(
         &mut self,
         request: Request<Body>,

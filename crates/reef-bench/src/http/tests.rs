@@ -155,7 +155,8 @@ fn bodies_of_any_length_and_framing_are_read() {
     let json_len = body.len() - large.len();
     let chunked = {
         let head = format!(
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ninference-header-content-length: {json_len}\r\n\r\n"
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\
+             inference-header-content-length: {json_len}\r\n\r\n"
         );
         let pieces = body
             .chunks(100_000)

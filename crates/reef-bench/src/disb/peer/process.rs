@@ -1,7 +1,7 @@
 //! The program of an adapter: lines to it, lines from it, its last words and its end. Knows no protocol.
 //!
-//! However the benchmark ends, by a signal that nobody can catch even, the program ends with it: a *warden*, a
-//! process whose input only the benchmark holds open, kills the program's group a moment after that ends.
+//! However the benchmark ends, by a signal that nobody can catch even, the program ends with it: a *warden*,
+//! a process whose input only the benchmark holds open, kills the program's group a moment after that ends.
 //!
 //! Three threads serve its pipes, so that neither a program that does not read nor one that does not end its
 //! lines can hold up the benchmark. They end with the pipes, and are not waited for: a process that the
