@@ -61,8 +61,8 @@ pub enum Command {
     /// The exit status is 0 if everything was measured and is as it has to be, 1 if nothing could be
     /// measured, 2 for a wrong command line, 3 if a target was missed or, comparing, something became worse,
     /// and 4 if the result is incomplete: a peer failed, every request of a client failed, the noise is too
-    /// much or not known, or a part is in one of two results alone. Short runs (`bench micro --quick`) miss no
-    /// targets.
+    /// much or not known, or a part is in one of two results alone. Short runs (`bench micro --quick`) miss
+    /// no targets.
     #[command(subcommand)]
     Bench(BenchCommand),
 }

@@ -137,3 +137,40 @@ impl fmt::Display for Check {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::disb::html::sample::sample;
+
+    /// What the sample's result lacks: two of its targets are not met, one of them for noise.
+    #[test]
+    fn a_report_tells_what_was_missed_and_what_is_missing() {
+        let mut report = sample();
+        report.finished = true;
+        assert_eq!(report.checks_missed(), 1);
+        assert_eq!(report.missing(), ["1 targets could not be judged"]);
+        report.failed_systems = vec!["peer 1".to_string()];
+        report.finished = false;
+        let expected = ["peer 1 failed", "the run was not finished", "1 targets could not be judged"];
+        assert_eq!(report.missing(), expected);
+    }
+
+    #[test]
+    fn the_first_failure_of_each_client_is_told_once() {
+        let mut report = sample();
+        report.finished = true;
+        let why = "the server answered 400 to an inference: wrong shape";
+        for condition in &mut report.workloads[0].systems[0].conditions {
+            let client = &mut condition.clients[0];
+            (client.failed, client.latency_us) = (7, None);
+            client.first_error = Some(why.to_string());
+        }
+        let text = report.to_string();
+        assert_eq!(text.matches(why).count(), 1, "{text}");
+        let name = &report.workloads[0].clients[0].name;
+        assert!(text.contains(&format!("{name}, first failure: {why}")), "{text}");
+        let missing = report.missing();
+        let failed = missing.iter().filter(|line| line.ends_with(&format!("every request of {name} failed")));
+        assert_eq!(failed.count(), report.workloads[0].systems[0].conditions.len(), "{missing:?}");
+    }
+}
