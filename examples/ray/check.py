@@ -19,8 +19,7 @@ import urllib.error
 import urllib.request
 
 # A loaded machine takes its time to start processes; read when Ray is imported.
-for variable in ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S",
-                 "RAY_raylet_start_wait_time_s"):
+for variable in ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S"):
     os.environ.setdefault(variable, "120")
 
 import ray
@@ -44,7 +43,7 @@ def main():
                        stdout=subprocess.DEVNULL)
         (models / "reef.toml").write_text(SETTINGS)
         # What workers import: the module of the example.
-        os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).parent)
+        os.environ["PYTHONPATH"] = str(pathlib.Path(__file__).resolve().parent)
         ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False,
                  configure_logging=False)
         try:
