@@ -1,5 +1,6 @@
-//! What the HTTP client costs of what it measures: round trips with it and with one written by hand, in turns,
-//! against a server that only finds the end of a request. `cargo bench -p reef-bench --bench client`
+//! What the HTTP client costs of what it measures: round trips with it and with one written by hand, in
+//! turns, against a server that only finds the end of a request: `cargo bench -p reef-bench --bench client`.
+//! Knows neither engine nor models.
 //!
 //! System calls: `strace -f -c target/release/deps/client-… client` and `… hand`.
 
@@ -18,7 +19,8 @@ const WARM_UP: usize = 50;
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\n\
     inference-header-content-length: 92\r\ncontent-length: 96\r\n\r\n\
-    {\"outputs\":[{\"name\":\"y\",\"datatype\":\"FP32\",\"shape\":[1],\"parameters\":{\"binary_data_size\":4}}]}1234";
+    {\"outputs\":[{\"name\":\"y\",\"datatype\":\"FP32\",\"shape\":[1],\
+    \"parameters\":{\"binary_data_size\":4}}]}1234";
 
 fn main() {
     let only = std::env::args().skip(1).find(|word| !word.starts_with('-'));
@@ -73,8 +75,8 @@ impl Hand {
         stream.set_nodelay(true).expect("a socket takes options");
         let json = "{\"inputs\":[]}";
         let head = format!(
-            "POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n\
-             Inference-Header-Content-Length: {}\r\nContent-Length: {}\r\n\r\n{json}",
+            "POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\n\
+             Content-Type: application/octet-stream\r\nInference-Header-Content-Length: {}\r\nContent-Length: {}\r\n\r\n{json}",
             json.len(),
             json.len() + data.len()
         );
