@@ -74,11 +74,10 @@ impl Hand {
         let stream = TcpStream::connect(address).expect("it listens");
         stream.set_nodelay(true).expect("a socket takes options");
         let json = "{\"inputs\":[]}";
+        let (json_len, body_len) = (json.len(), json.len() + data.len());
         let head = format!(
-            "POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\n\
-             Content-Type: application/octet-stream\r\nInference-Header-Content-Length: {}\r\nContent-Length: {}\r\n\r\n{json}",
-            json.len(),
-            json.len() + data.len()
+            "POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {body_len}\r\n\
+             Inference-Header-Content-Length: {json_len}\r\n\r\n{json}",
         );
         Hand { stream, request: [head.as_bytes(), data].concat() }
     }
