@@ -57,11 +57,22 @@ def fetch(cache):
                 archive.extractall(cache / "wheels")
             wheel.unlink()
         # Unpacked here, so that nothing is installed and no privilege is needed.
-        subprocess.run(["apt-get", "download", "-q", PACKAGE], cwd=cache, check=True, capture_output=True)
+        download(cache)
         for package in cache.glob("*.deb"):
             oracle.run(["dpkg", "-x", str(package), str(cache)])
     program.chmod(0o755)
     return program, libraries
+
+
+def download(cache):
+    """The Debian package, after a look at what there is where the lists are not here yet."""
+    command = ["apt-get", "download", "-q", PACKAGE]
+    if subprocess.run(command, cwd=cache, capture_output=True).returncode:
+        update = ["apt-get", "update", "-q"]
+        oracle.run(update if os.geteuid() == 0 else ["sudo", "-n", *update])
+        done = subprocess.run(command, cwd=cache, capture_output=True, text=True)
+        if done.returncode:
+            raise oracle.OracleError(f"{PACKAGE} cannot be fetched: {done.stderr[-500:]}")
 
 
 def run(program, libraries, protocol, address, model, args, work):
