@@ -185,6 +185,10 @@ impl UrlSystem {
         ];
         Ok(UrlSystem { name: url.to_string(), address, limit, conditions, seed })
     }
+
+    fn client(&self) -> Client {
+        Client::new(self.address).called(authority(&self.name)).within(self.limit)
+    }
 }
 
 impl System for UrlSystem {
@@ -203,15 +207,14 @@ impl System for UrlSystem {
 
     /// The server has its models already: only asks whether it does.
     fn load(&mut self, models: &[ModelFile]) -> Result<(), BenchError> {
-        let mut client = Client::new(self.address).within(self.limit);
+        let mut client = self.client();
         models.iter().try_for_each(|model| client.metadata(&model.name).map(|_| ()))
     }
 
     fn play(&mut self, condition: usize, run: &Run) -> Result<Played, BenchError> {
         let best_effort = self.conditions[condition].best_effort;
-        let mut callers = callers(run, best_effort, self.seed, &|client, seed| {
-            http_caller(Client::new(self.address).within(self.limit), client, seed)
-        })?;
+        let mut callers =
+            callers(run, best_effort, self.seed, &|client, seed| http_caller(self.client(), client, seed))?;
         let (clients, ..) = load::play(run, &mut callers, || (), || ());
         Ok(Played { clients, ..Played::default() })
     }
@@ -244,6 +247,11 @@ fn http_caller(mut connection: Client, client: &RunClient, seed: u64) -> Result<
     Ok(Box::new(HttpCaller::new(connection, Arc::new(request))))
 }
 
+/// Host and port of a URL, as it says them.
+fn authority(url: &str) -> &str {
+    url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/')
+}
+
 /// The first address of a server that answers.
 fn answering(url: &str, limit: Duration) -> Result<SocketAddr, BenchError> {
     let wrong = |problem: String| BenchError::Url { url: url.to_string(), problem };
@@ -251,7 +259,7 @@ fn answering(url: &str, limit: Duration) -> Result<SocketAddr, BenchError> {
     if rest.contains("://") {
         return Err(wrong("only http:// is spoken".to_string()));
     }
-    let host = rest.trim_end_matches('/');
+    let host = authority(url);
     let with_port = match host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
         true => host.to_string(),
         false => format!("{host}:{PORT_DEFAULT}"),
@@ -259,7 +267,7 @@ fn answering(url: &str, limit: Duration) -> Result<SocketAddr, BenchError> {
     let addresses = with_port.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
     let mut last = wrong("it has no address".to_string());
     for address in addresses {
-        match Client::new(address).within(limit).text("/v2/health/live") {
+        match Client::new(address).called(host).within(limit).text("/v2/health/live") {
             Ok(_) => return Ok(address),
             Err(error) => last = error,
         }

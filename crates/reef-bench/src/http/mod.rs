@@ -98,7 +98,6 @@ fn request(method: Method, path: &str, body: Vec<u8>) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(Bytes::from(body)));
     *request.method_mut() = method;
     *request.uri_mut() = Uri::try_from(path).expect("names in a path are percent-encoded");
-    request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
     request
 }
 
@@ -177,6 +176,8 @@ impl InferAnswer {
 #[derive(Debug)]
 pub struct Client {
     address: SocketAddr,
+    /// As requests call the server.
+    host: HeaderValue,
     limit: Duration,
     connection: Option<Connection>,
 }
@@ -184,7 +185,14 @@ pub struct Client {
 impl Client {
     /// A client of the server at `address`; connects with the first request.
     pub fn new(address: SocketAddr) -> Client {
-        Client { address, limit: ANSWER_LIMIT, connection: None }
+        let host = HeaderValue::from_str(&address.to_string()).expect("an address is plain text");
+        Client { address, host, limit: ANSWER_LIMIT, connection: None }
+    }
+
+    /// The same, calling the server by a name: there may be several at an address. What cannot be one is
+    /// left out.
+    pub fn called(self, name: &str) -> Client {
+        Client { host: HeaderValue::from_str(name).unwrap_or(self.host), ..self }
     }
 
     /// The same with another limit on the time that an answer may take.
@@ -244,7 +252,9 @@ impl Client {
         mut connection: Connection,
         request: &Prepared,
     ) -> Result<Response<Bytes>, Failure> {
-        let answer = connection.exchange(request.request.clone(), BODY_BYTES_MAX)?;
+        let mut sent = request.request.clone();
+        sent.headers_mut().insert(HOST, self.host.clone());
+        let answer = connection.exchange(sent, BODY_BYTES_MAX)?;
         self.connection = Some(connection);
         Ok(answer)
     }

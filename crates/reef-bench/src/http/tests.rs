@@ -187,6 +187,18 @@ fn a_large_request_arrives_whole() {
 }
 
 #[test]
+fn a_server_is_called_by_its_address_or_by_its_name() {
+    let address = fake_server(|_, bytes| {
+        let text = String::from_utf8_lossy(bytes).to_ascii_lowercase();
+        let host = text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_string();
+        Some(status(200, &host))
+    });
+    assert_eq!(Client::new(address).text("/").unwrap(), address.to_string());
+    assert_eq!(Client::new(address).called("models.example:80").text("/").unwrap(), "models.example:80");
+    assert_eq!(Client::new(address).called("no\nname").text("/").unwrap(), address.to_string());
+}
+
+#[test]
 fn a_name_is_percent_encoded_in_a_path() {
     let address = fake_server(|_, bytes| {
         let text = String::from_utf8_lossy(bytes);
