@@ -1,5 +1,5 @@
 //! A client of the Open Inference Protocol over HTTP/1.1 with binary tensors: one connection, kept alive, no
-//! threads, no async runtime. HTTP is hyper's; [`blocking`] lets it work on the calling thread.
+//! threads, no async runtime. HTTP is hyper's; `blocking` lets it work on the calling thread.
 //!
 //! A request is written in one piece (head, JSON part, tensors) with TCP_NODELAY, prepared once and sent as
 //! often as wanted, so that the client costs as little as possible of what is measured. Knows the protocol,
