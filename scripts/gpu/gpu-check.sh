@@ -62,6 +62,8 @@ step() {
   fi
   timeout --foreground -s KILL "$most" "$@" >"$out/$name.txt" 2>"$out/$name.err"
   status=$?
+  # A benchmark that missed a target (3), or could not judge one (4), has measured; it says so itself.
+  case "${1##*/} ${2:-} $status" in "reef bench 3" | "reef bench 4") status=0 ;; esac
   if [ $status -eq 0 ]; then
     touch "$out/$name.done"
     echo "  $name: $((SECONDS - start)) s"

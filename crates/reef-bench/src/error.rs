@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reef_engine::{EngineError, InferError, LoadError};
 use reef_plan::PlanError;
@@ -28,6 +29,14 @@ pub enum BenchError {
         what: String,
         /// Why it failed.
         source: io::Error,
+    },
+    /// A server did not answer in time.
+    #[error("{what}: no answer within {limit:?}")]
+    Silent {
+        /// What was asked, and where.
+        what: String,
+        /// How long was waited.
+        limit: Duration,
     },
     /// A file or folder could not be written.
     #[error("cannot write {}: {source}", path.display())]

@@ -50,6 +50,7 @@ impl Folder {
             deadlines: Vec::new(),
             small: true,
             via: Via::Engine,
+            answer_limit: Duration::from_secs(60),
             models: None,
             out: self.0.join("out"),
             samples: true,

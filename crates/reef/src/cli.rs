@@ -59,6 +59,12 @@ pub enum Command {
     /// Write the benchmark models as ONNX files.
     Zoo(ZooArgs),
     /// Benchmarks.
+    ///
+    /// The exit status is 0 if everything was measured and is as it has to be, 1 if nothing could be
+    /// measured, 2 for a wrong command line, 3 if a target was missed or, comparing, something became worse,
+    /// and 4 if the result is incomplete: a peer failed, every request of a client failed, the noise is too
+    /// much or not known, or a part is in one of two results alone. Short runs (`bench micro --quick`) miss
+    /// no targets.
     #[command(subcommand)]
     Bench(BenchCommand),
 }
@@ -340,6 +346,8 @@ pub struct ZooArgs {
 }
 
 /// `reef bench`
+///
+/// The exit status is the same for all of them, so that scripts can go by it.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
     /// Preemption latency and what it depends on, restore and stage costs, real-time latency beside load,
@@ -419,6 +427,10 @@ pub struct PlayArgs {
     /// Ask a running server of the Open Inference Protocol instead; its scheme is its own.
     #[arg(long, value_name = "URL", conflicts_with_all = ["via", "schemes"])]
     pub url: Option<String>,
+    /// Seconds that a server at --url may take for an answer; a request that takes longer has failed.
+    #[arg(long, value_name = "S", default_value = "60", allow_negative_numbers = true, requires = "url",
+          value_parser = some_seconds)]
+    pub answer_limit: Duration,
     /// Directory with the models: NAME.onnx or NAME/1/model.onnx. By default the zoo's are written to
     /// OUT/models.
     #[arg(long, value_name = "DIR")]

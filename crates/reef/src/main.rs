@@ -76,9 +76,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// 1, or what tells a fault while serving from mistakes.
+/// 1, or what tells a fault while serving, or a benchmark's verdict, from mistakes.
 fn status(error: &anyhow::Error) -> u8 {
-    if error.is::<commands::serve::Fault>() { commands::serve::FAULT_STATUS } else { 1 }
+    match error.downcast_ref::<commands::bench::Verdict>() {
+        Some(verdict) => verdict.status(),
+        None if error.is::<commands::serve::Fault>() => commands::serve::FAULT_STATUS,
+        None => 1,
+    }
 }
 
 /// Runs a command on one model. A panic of the importer or the compiler is a bug of ours, and an error for

@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_trace_begins_where_it_is_told_and_again_at_its_end() {
         let at = |ms: &[u64]| ms.iter().copied().map(Nanos::from_millis).collect::<Vec<_>>();
-        let track = Track { times: at(&[0, 300, 900]), duration: Nanos::from_millis(1_000) };
+        let track = Track { times: at(&[0, 300, 900]), duration: Nanos::from_millis(1_000), beyond: 0 };
         let length = Nanos::from_millis(800);
         assert_eq!(piece(&track, 1.0, 0.0, length), at(&[0, 300]));
         assert_eq!(piece(&track, 1.0, 0.8, length), at(&[100, 200, 500]));

@@ -9,6 +9,9 @@
 //! | absolute ones | what a condition played twice differs from itself, the larger of both | 2 % |
 //! | any whose noise neither run knows | – | 5 % |
 //!
+//! A run of one repetition does not tell its noise: metrics that differ by more than the floor are counted
+//! then, and called neither better nor worse.
+//!
 //! For a condition that was played once, the one of the same system and workload that was played twice stands
 //! in. Latencies of saturated conditions say how long the run was, and are not compared.
 
@@ -41,6 +44,8 @@ pub struct Comparison {
     pub changed: Vec<Change>,
     /// How many metrics did not.
     pub unchanged: usize,
+    /// How many differ by more than the floor, where a run of one repetition does not tell whether by chance.
+    pub not_judged: usize,
     /// What only the first run has.
     pub only_before: Vec<String>,
     /// What only the second run has.
@@ -82,6 +87,15 @@ pub struct Place {
     pub client: Option<String>,
 }
 
+/// What a metric may differ by without having changed.
+#[derive(Clone, Copy, Debug)]
+enum Noise {
+    /// So much is noise, relatively; `None` where neither run knows.
+    Of(Option<f64>),
+    /// One of the runs has one repetition.
+    Untold,
+}
+
 /// Which way a metric went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -109,6 +123,16 @@ pub fn compare(before: &DisbReport, after: &DisbReport) -> Comparison {
 }
 
 impl Comparison {
+    /// How many metrics changed for the worse.
+    pub fn worse(&self) -> usize {
+        self.changed.iter().filter(|change| change.verdict == Verdict::Worse).count()
+    }
+
+    /// Whether something could not be compared: it is in one of the runs alone, or its noise is not known.
+    pub fn is_incomplete(&self) -> bool {
+        self.not_judged > 0 || !self.only_before.is_empty() || !self.only_after.is_empty()
+    }
+
     /// Keeps what both runs have, and remembers the names of the rest.
     fn both<'a, T>(
         &mut self,
@@ -127,20 +151,24 @@ impl Comparison {
     }
 
     /// Compares one metric of both runs.
-    fn metric(&mut self, place: &Place, metric: &Metric, values: [Option<f64>; 2], noise: Option<f64>) {
+    fn metric(&mut self, place: &Place, metric: &Metric, values: [Option<f64>; 2], noise: Noise) {
         let [before, after] = match values.map(|value| value.filter(|value| value.is_finite())) {
             [Some(before), Some(after)] => [before, after],
             [Some(_), None] => return self.only_before.push(format!("{place}: {}", metric.name)),
             [None, Some(_)] => return self.only_after.push(format!("{place}: {}", metric.name)),
             [None, None] => return,
         };
-        let threshold = match noise.filter(|noise| noise.is_finite()) {
-            Some(noise) => FLOOR.max(TIMES_NOISE * noise),
-            None => FLOOR_UNKNOWN,
+        let threshold = match noise {
+            Noise::Of(Some(noise)) if noise.is_finite() => FLOOR.max(TIMES_NOISE * noise),
+            Noise::Of(_) | Noise::Untold => FLOOR_UNKNOWN,
         };
         let difference = after - before;
         if difference.abs() <= metric.least || difference.abs() <= threshold * before.abs() {
             self.unchanged += 1;
+            return;
+        }
+        if matches!(noise, Noise::Untold) {
+            self.not_judged += 1;
             return;
         }
         let is_better = (difference > 0.0) == metric.more_is_better;
@@ -346,7 +374,7 @@ impl Systems<'_> {
     ) {
         let noises = self.systems.map(|system| against_itself(system, &place.condition, of));
         let noise = noises.into_iter().flatten().reduce(f64::max);
-        comparison.metric(place, metric, conditions.map(of), noise);
+        comparison.metric(place, metric, conditions.map(of), self.told(noise));
     }
 
     /// A metric that states its noise.
@@ -359,7 +387,12 @@ impl Systems<'_> {
     ) {
         let errors = [0, 1].map(|run| relative_error(values[run]?, self.repeats[run]));
         let noise = errors[0].zip(errors[1]).map(|(before, after)| before.hypot(after));
-        comparison.metric(place, metric, values.map(|value| Some(value?.value)), noise);
+        comparison.metric(place, metric, values.map(|value| Some(value?.value)), self.told(noise));
+    }
+
+    /// What both runs say of the noise, if they were played often enough to say anything.
+    fn told(&self, noise: Option<f64>) -> Noise {
+        if self.repeats.iter().any(|&repeats| repeats < 2) { Noise::Untold } else { Noise::Of(noise) }
     }
 }
 
@@ -497,7 +530,12 @@ impl fmt::Display for Comparison {
         }
         let count = |verdict| self.changed.iter().filter(|change| change.verdict == verdict).count();
         let (better, worse) = (count(Verdict::Better), count(Verdict::Worse));
-        writeln!(f, "{better} better, {worse} worse, {} unchanged", self.unchanged)
+        write!(f, "{better} better, {worse} worse, {} unchanged", self.unchanged)?;
+        if self.not_judged > 0 {
+            let count = self.not_judged;
+            write!(f, ", {count} differ and are not judged: one repetition does not tell the noise")?;
+        }
+        writeln!(f)
     }
 }
 
@@ -596,6 +634,25 @@ mod tests {
         assert_eq!([Some(0.02), Some(0.2), None].map(changed), [1, 0, 1]);
         let slightly = |noise| compare(&share(0.90, noise), &share(0.87, noise)).changed.len();
         assert_eq!([Some(0.001), None].map(slightly), [1, 0]);
+    }
+
+    #[test]
+    fn nothing_is_claimed_of_runs_of_one_repetition() {
+        let once = |mut report: DisbReport| {
+            report.setup.repeats = 1;
+            report
+        };
+        let slower = || with("reset", |condition| scale_p99(condition, 3.0));
+        for (before, after) in
+            [(once(sample()), once(slower())), (sample(), once(slower())), (once(sample()), slower())]
+        {
+            let comparison = compare(&before, &after);
+            assert_eq!((&comparison.changed, comparison.not_judged), (&vec![], 1), "{comparison}");
+            assert_eq!((comparison.is_incomplete(), comparison.worse()), (true, 0));
+            assert!(comparison.to_string().contains("1 differ and are not judged"), "{comparison}");
+        }
+        let comparison = compare(&sample(), &slower());
+        assert_eq!((comparison.is_incomplete(), comparison.worse()), (false, 1), "{comparison}");
     }
 
     #[test]

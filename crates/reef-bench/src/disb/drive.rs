@@ -69,7 +69,7 @@ pub fn run(
     probe(&options.out)?;
     options.check(&options.workloads_at(&BTreeMap::new())?)?;
     let models = options.model_files(progress)?;
-    let (ours, device) = our_system(options, environment)?;
+    let (ours, device) = our_system(options, environment, progress)?;
     let (ours, engine, absent) = ours;
     let kind = engine.as_ref().map(|engine| engine.capabilities().target.device);
     set_aside(&options.out)?;
@@ -82,10 +82,7 @@ pub fn run(
         alone: vec![BTreeMap::new(); systems.len()],
         names: names(&systems),
         gone: BTreeMap::new(),
-        absent: absent
-            .iter()
-            .map(|scheme| format!("the device has no scheme {scheme}: it is left out"))
-            .collect(),
+        left_out: left_out(options, &absent),
         samples: samples_file(options)?,
         disturbance: Vec::new(),
         systems,
@@ -118,6 +115,12 @@ pub fn run(
 fn sweeps_of(kind: DeviceKind) -> Vec<String> {
     let has = |name: &&str| micro::part_names(kind).any(|part| part == *name);
     SWEEPS.into_iter().filter(has).map(str::to_string).collect()
+}
+
+fn left_out(options: &DisbOptions, absent: &[Scheme]) -> Vec<String> {
+    let scheme = |scheme| format!("the device has no scheme {scheme}: it is left out");
+    let traces = options.workloads.iter().flat_map(Workload::left_out);
+    absent.iter().map(scheme).chain(traces).collect()
 }
 
 /// Finds out now, not after an hour, whether results can be written.
@@ -176,10 +179,11 @@ type Ours = (Box<dyn System>, Option<Engine>, Vec<Scheme>);
 fn our_system(
     options: &DisbOptions,
     environment: &dyn MicroEnvironment,
+    progress: &Progress,
 ) -> Result<(Ours, String), BenchError> {
     let failed = |what| move |source| BenchError::Environment { what, source };
     if let Via::Url(url) = &options.via {
-        let system = UrlSystem::connect(url, options.seed)?;
+        let system = UrlSystem::connect(url, options.answer_limit, options.seed, progress)?;
         return Ok(((Box::new(system), None, Vec::new()), url.clone()));
     }
     let request = DeviceRequest::new(options.cus, Scheme::RtOnly);
@@ -204,8 +208,9 @@ struct Driver<'a> {
     names: Vec<String>,
     /// Peers that failed, and why.
     gone: BTreeMap<usize, String>,
-    /// A line for each scheme that was asked for and that our device has not got.
-    absent: Vec<String>,
+    /// A line for each scheme that was asked for and that our device has not got, and for each trace of which
+    /// something is not played.
+    left_out: Vec<String>,
     /// Per system and model: latencies alone, all of the run.
     alone: Vec<BTreeMap<String, Samples>>,
     samples: Option<BufWriter<File>>,
@@ -246,6 +251,7 @@ impl Driver<'_> {
             others_cpu: Others(None),
             checks: Vec::new(),
             notes: Vec::new(),
+            failed_systems: Vec::new(),
             finished: false,
         }
     }
@@ -266,7 +272,8 @@ impl Driver<'_> {
             let gone = |(index, why): (&usize, &String)| {
                 format!("{} failed and is left out from there on: {why}", self.names[*index])
             };
-            report.notes = self.absent.iter().cloned().chain(self.gone.iter().map(gone)).collect();
+            report.notes = self.left_out.iter().cloned().chain(self.gone.iter().map(gone)).collect();
+            report.failed_systems = self.gone.keys().map(|&index| self.names[index].clone()).collect();
             write(report, &self.options.out)?;
         }
         Ok(())

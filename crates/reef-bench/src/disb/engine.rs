@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::time::Duration;
 
 use reef_base::{Level, ModelKey, Nanos};
 use reef_device::{DeviceCounters, Scheme};
@@ -15,9 +16,12 @@ use crate::http::{Client, InferParameters};
 use crate::load::{self, Callers, ClassName, Run, RunClient};
 use crate::machine::ProcessUse;
 use crate::micro::Serving;
+use crate::progress::Progress;
 
 /// Requests that may wait in the server: more than all clients together can have under way.
 const QUEUE_LEN: usize = 4096;
+/// How long a server may take to say that it lives.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
 /// Where a server listens whose address does not say.
 const PORT_DEFAULT: u16 = 8000;
 
@@ -69,7 +73,7 @@ impl EngineSystem {
 
     fn caller(&self, client: &RunClient, seed: u64) -> Result<Box<dyn Caller>, BenchError> {
         if let Some(server) = &self.server {
-            return http_caller(server.address(), client, seed);
+            return http_caller(Client::new(server.address()), client, seed);
         }
         let options = SessionOptions {
             class: Some(client.class_request()),
@@ -154,14 +158,22 @@ fn device_use(cus: usize, begin: &DeviceCounters, end: &DeviceCounters) -> Devic
 pub struct UrlSystem {
     name: String,
     address: SocketAddr,
+    /// How long an answer may take.
+    limit: Duration,
     conditions: [Condition; 2],
     seed: u64,
 }
 
 impl UrlSystem {
     /// The server at `url` (`http://HOST:PORT`, or without the scheme); it must answer.
-    pub fn connect(url: &str, seed: u64) -> Result<UrlSystem, BenchError> {
-        let address = answering(url)?;
+    pub fn connect(
+        url: &str,
+        limit: Duration,
+        seed: u64,
+        progress: &Progress,
+    ) -> Result<UrlSystem, BenchError> {
+        progress.phase(format!("waiting for {url}"));
+        let address = answering(url, limit.min(PROBE_LIMIT))?;
         let condition = |name: &str, title: &str, best_effort| Condition {
             name: name.to_string(),
             title: title.to_string(),
@@ -171,7 +183,11 @@ impl UrlSystem {
             condition("rt-only", "real-time clients alone", false),
             condition("all", "all clients, shared as the server does", true),
         ];
-        Ok(UrlSystem { name: url.to_string(), address, conditions, seed })
+        Ok(UrlSystem { name: url.to_string(), address, limit, conditions, seed })
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.address).called(authority(&self.name)).within(self.limit)
     }
 }
 
@@ -191,13 +207,14 @@ impl System for UrlSystem {
 
     /// The server has its models already: only asks whether it does.
     fn load(&mut self, models: &[ModelFile]) -> Result<(), BenchError> {
-        models.iter().try_for_each(|model| Client::new(self.address).metadata(&model.name).map(|_| ()))
+        let mut client = self.client();
+        models.iter().try_for_each(|model| client.metadata(&model.name).map(|_| ()))
     }
 
     fn play(&mut self, condition: usize, run: &Run) -> Result<Played, BenchError> {
         let best_effort = self.conditions[condition].best_effort;
         let mut callers =
-            callers(run, best_effort, self.seed, &|client, seed| http_caller(self.address, client, seed))?;
+            callers(run, best_effort, self.seed, &|client, seed| http_caller(self.client(), client, seed))?;
         let (clients, ..) = load::play(run, &mut callers, || (), || ());
         Ok(Played { clients, ..Played::default() })
     }
@@ -219,8 +236,7 @@ fn callers(run: &Run, best_effort: bool, seed: u64, caller: MakeCaller<'_>) -> R
     Ok(callers)
 }
 
-fn http_caller(address: SocketAddr, client: &RunClient, seed: u64) -> Result<Box<dyn Caller>, BenchError> {
-    let mut connection = Client::new(address);
+fn http_caller(mut connection: Client, client: &RunClient, seed: u64) -> Result<Box<dyn Caller>, BenchError> {
     let metadata = connection.metadata(&client.model)?;
     let parameters = InferParameters {
         class: Some(client.class.name()),
@@ -231,14 +247,19 @@ fn http_caller(address: SocketAddr, client: &RunClient, seed: u64) -> Result<Box
     Ok(Box::new(HttpCaller::new(connection, Arc::new(request))))
 }
 
+/// Host and port of a URL, as it says them.
+fn authority(url: &str) -> &str {
+    url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/')
+}
+
 /// The first address of a server that answers.
-fn answering(url: &str) -> Result<SocketAddr, BenchError> {
+fn answering(url: &str, limit: Duration) -> Result<SocketAddr, BenchError> {
     let wrong = |problem: String| BenchError::Url { url: url.to_string(), problem };
     let rest = url.strip_prefix("http://").unwrap_or(url);
     if rest.contains("://") {
         return Err(wrong("only http:// is spoken".to_string()));
     }
-    let host = rest.trim_end_matches('/');
+    let host = authority(url);
     let with_port = match host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
         true => host.to_string(),
         false => format!("{host}:{PORT_DEFAULT}"),
@@ -246,7 +267,7 @@ fn answering(url: &str) -> Result<SocketAddr, BenchError> {
     let addresses = with_port.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
     let mut last = wrong("it has no address".to_string());
     for address in addresses {
-        match Client::new(address).text("/v2/health/live") {
+        match Client::new(address).called(host).within(limit).text("/v2/health/live") {
             Ok(_) => return Ok(address),
             Err(error) => last = error,
         }

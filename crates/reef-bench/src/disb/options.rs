@@ -37,6 +37,8 @@ pub struct DisbOptions {
     pub small: bool,
     /// How our engine is asked.
     pub via: Via,
+    /// How long a server at a URL may take for an answer.
+    pub answer_limit: Duration,
     /// A folder with the models; `None`: they are written.
     pub models: Option<PathBuf>,
     /// Where results go.
@@ -322,6 +324,7 @@ mod tests {
             deadlines: Vec::new(),
             small: false,
             via: Via::Engine,
+            answer_limit: Duration::from_secs(60),
             models: None,
             out: PathBuf::from("/nowhere"),
             samples: false,

@@ -2,7 +2,8 @@
 //!
 //! The benchmark starts an adapter with `sh -c COMMAND` and talks to it in lines of JSON: one request on its
 //! standard input, one answer on its standard output, nothing unasked for. What it writes to standard error
-//! is kept, and quoted when it fails. When its standard input ends it must end too, whatever it is doing. The
+//! is kept, and quoted when it fails. When its standard input ends it must end too, whatever it is doing; it
+//! is killed if it does not, and with the benchmark, whichever way that ends. The
 //! adapter is the load generator: it keeps the schedule, asks its system and takes the times.
 //!
 //! Every request has an `id`, which the answer repeats. Instead of what is listed, each may be answered with

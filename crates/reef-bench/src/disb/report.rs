@@ -42,6 +42,9 @@ pub struct DisbReport {
     /// What went wrong on the way and was left out, for people.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Peers that failed and whose numbers are missing from there on.
+    #[serde(default)]
+    pub failed_systems: Vec<String>,
     /// Whether everything was played; false in what a run writes on its way.
     pub finished: bool,
 }
@@ -109,6 +112,23 @@ pub struct WorkloadResult {
     pub clients: Vec<ClientFacts>,
     /// What played it; ours first.
     pub systems: Vec<SystemResult>,
+}
+
+impl WorkloadResult {
+    /// Clients of which requests failed and none was answered, under each condition.
+    fn unanswered(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for system in &self.systems {
+            for condition in &system.conditions {
+                let none = |client: &&ClientResult| client.failed > 0 && client.latency_us.is_none();
+                lines.extend(condition.clients.iter().filter(none).map(|client| {
+                    let (workload, system, condition) = (&self.name, &system.name, &condition.name);
+                    format!("{workload}, {system}, {condition}: every request of {} failed", client.name)
+                }));
+            }
+        }
+        lines
+    }
 }
 
 /// A client as it was played.
@@ -398,6 +418,26 @@ impl DisbReport {
             None => return Err(unreadable("it is not a result of this benchmark".to_string())),
         }
         serde_json::from_value(value).map_err(|error| unreadable(error.to_string()))
+    }
+
+    /// Targets that were judged and not met.
+    pub fn checks_missed(&self) -> usize {
+        self.checks.iter().filter(|check| !check.met && check.not_shown.is_none()).count()
+    }
+
+    /// What is missing for a whole result: each a line.
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing: Vec<String> =
+            self.failed_systems.iter().map(|system| format!("{system} failed")).collect();
+        if !self.finished {
+            missing.push("the run was not finished".to_string());
+        }
+        let not_shown = self.checks.iter().filter(|check| check.not_shown.is_some()).count();
+        if not_shown > 0 {
+            missing.push(format!("{not_shown} targets could not be judged"));
+        }
+        missing.extend(self.workloads.iter().flat_map(WorkloadResult::unanswered));
+        missing
     }
 
     /// Checks that were met, and all.

@@ -65,7 +65,16 @@ impl fmt::Display for WorkloadResult {
 impl fmt::Display for SystemResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  {}", self.name)?;
-        self.conditions.iter().try_for_each(|condition| line(f, condition))
+        self.conditions.iter().try_for_each(|condition| line(f, condition))?;
+        let mut told: Vec<(&str, &str)> = Vec::new();
+        for client in self.conditions.iter().flat_map(|condition| &condition.clients) {
+            let Some(error) = client.first_error.as_deref().filter(|_| client.failed > 0) else { continue };
+            if !told.contains(&(&client.name, error)) {
+                writeln!(f, "    {}, first failure: {error}", client.name)?;
+                told.push((&client.name, error));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -126,5 +135,42 @@ impl fmt::Display for Check {
             "{:5} {}: {:.3} {side} {:.3}{noise}: {verdict}",
             self.workload, self.what, self.value, self.bound
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::disb::html::sample::sample;
+
+    /// What the sample's result lacks: two of its targets are not met, one of them for noise.
+    #[test]
+    fn a_report_tells_what_was_missed_and_what_is_missing() {
+        let mut report = sample();
+        report.finished = true;
+        assert_eq!(report.checks_missed(), 1);
+        assert_eq!(report.missing(), ["1 targets could not be judged"]);
+        report.failed_systems = vec!["peer 1".to_string()];
+        report.finished = false;
+        let expected = ["peer 1 failed", "the run was not finished", "1 targets could not be judged"];
+        assert_eq!(report.missing(), expected);
+    }
+
+    #[test]
+    fn the_first_failure_of_each_client_is_told_once() {
+        let mut report = sample();
+        report.finished = true;
+        let why = "the server answered 400 to an inference: wrong shape";
+        for condition in &mut report.workloads[0].systems[0].conditions {
+            let client = &mut condition.clients[0];
+            (client.failed, client.latency_us) = (7, None);
+            client.first_error = Some(why.to_string());
+        }
+        let text = report.to_string();
+        assert_eq!(text.matches(why).count(), 1, "{text}");
+        let name = &report.workloads[0].clients[0].name;
+        assert!(text.contains(&format!("{name}, first failure: {why}")), "{text}");
+        let missing = report.missing();
+        let failed = missing.iter().filter(|line| line.ends_with(&format!("every request of {name} failed")));
+        assert_eq!(failed.count(), report.workloads[0].systems[0].conditions.len(), "{missing:?}");
     }
 }

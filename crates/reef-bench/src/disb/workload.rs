@@ -37,7 +37,8 @@
 //! | `after` | `client`, `think_ms` | so long after each answer of another client |
 //!
 //! A trace file is `{"duration_s": 38, "unit": "ms", "arrivals": {"TRACK": [0, 150, …]}}`; arrivals at or
-//! behind the end are not played. Everything that is not named above is refused by name.
+//! behind the end are not played, and counted in a note of the report. Everything that is not named above is
+//! refused by name.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -150,6 +151,8 @@ pub struct Track {
     pub times: Vec<Nanos>,
     /// Length of the recording.
     pub duration: Nanos,
+    /// Arrivals at or behind the end, which are not played.
+    pub beyond: usize,
 }
 
 impl ArrivalSpec {
@@ -243,6 +246,23 @@ impl Workload {
         let wrong = |problem: String| BenchError::Workload { name: name.to_string(), problem };
         let raw: RawWorkload = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
         raw.check(file).map_err(wrong)
+    }
+
+    /// What of the workload is not played, a line for each client.
+    pub fn left_out(&self) -> Vec<String> {
+        let line = |client: &Client| match &client.arrivals {
+            ArrivalSpec::Trace { track, .. } if track.beyond > 0 => Some(format!(
+                "{}, client {}: {} of {} arrivals of its trace lie at or behind its end, {:?}, and are not \
+                 played",
+                self.name,
+                client.name,
+                track.beyond,
+                track.beyond + track.times.len(),
+                Duration::from(track.duration),
+            )),
+            _ => None,
+        };
+        self.clients.iter().filter_map(line).collect()
     }
 
     /// Models that clients ask, each once, in the order of the clients.
@@ -543,12 +563,14 @@ fn read_track(text: &str, track: &str) -> Result<Track, String> {
         return Err(format!("track '{track}' has an arrival at {time}"));
     }
     let mut times: Vec<Nanos> = times.iter().map(|time| Nanos((time * unit_ns) as u64)).collect();
+    let recorded = times.len();
     times.retain(|&time| time < duration);
+    let beyond = recorded - times.len();
     times.sort_unstable();
     if times.is_empty() {
         return Err(format!("track '{track}' has no arrival before its end"));
     }
-    Ok(Track { times, duration })
+    Ok(Track { times, duration, beyond })
 }
 
 #[cfg(test)]

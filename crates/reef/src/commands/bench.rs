@@ -1,5 +1,6 @@
 //! `reef bench`: hands devices and servers to the benchmarks.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +26,11 @@ use crate::device;
 use crate::gpu::{self, Wanted};
 use crate::output::say;
 use crate::spec::Kind;
+
+/// A target was missed, or something became worse.
+const MISSED_STATUS: u8 = 3;
+/// The result is not whole.
+const INCOMPLETE_STATUS: u8 = 4;
 
 struct Environment {
     nice: i32,
@@ -94,8 +100,44 @@ pub fn micro(args: &MicroArgs) -> Result<()> {
     } else {
         say!("{report}");
     }
-    Ok(())
+    let (met, all) = report.targets_met();
+    // With few samples of tiny models numbers only show that the benchmark works.
+    Verdict { missed: if args.quick { 0 } else { all - met }, missing: Vec::new() }.result()
 }
+
+/// What a benchmark that was run says beyond its numbers.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Targets missed, or metrics that became worse.
+    missed: usize,
+    /// What a whole result would have and this one has not.
+    missing: Vec<String>,
+}
+
+impl Verdict {
+    /// A miss outweighs what is missing.
+    pub fn status(&self) -> u8 {
+        if self.missed > 0 { MISSED_STATUS } else { INCOMPLETE_STATUS }
+    }
+
+    fn of_report(report: &DisbReport) -> Verdict {
+        Verdict { missed: report.checks_missed(), missing: report.missing() }
+    }
+
+    fn result(self) -> Result<()> {
+        if self.missed == 0 && self.missing.is_empty() { Ok(()) } else { Err(self.into()) }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let missed = (self.missed > 0).then(|| format!("{} not as it has to be", self.missed));
+        let lines: Vec<String> = missed.into_iter().chain(self.missing.iter().cloned()).collect();
+        f.write_str(&lines.join("; "))
+    }
+}
+
+impl std::error::Error for Verdict {}
 
 fn compute_units(args: &DeviceArgs) -> Result<usize> {
     for given in &args.device {
@@ -146,6 +188,7 @@ fn play_all(workloads: Vec<Workload>, args: &PlayArgs, micro: bool) -> Result<()
         small: args.small,
         sweeps: micro && via == Via::Engine,
         via,
+        answer_limit: args.answer_limit,
         models: args.models.clone(),
         out: args.out.clone(),
         samples: args.samples,
@@ -159,14 +202,14 @@ fn play_all(workloads: Vec<Workload>, args: &PlayArgs, micro: bool) -> Result<()
     let environment = Environment::new(&args.device);
     let report = drive::run(&options, peers, &environment, &Progress::on_stderr())?;
     show(&report, &args.out);
-    Ok(())
+    Verdict::of_report(&report).result()
 }
 
 /// Judges earlier results again and draws their page anew.
 pub fn report(args: &ReportArgs) -> Result<()> {
     let report = drive::redraw(&args.dir)?;
     show(&report, &args.dir);
-    Ok(())
+    Verdict::of_report(&report).result()
 }
 
 fn show(report: &DisbReport, folder: &Path) {
@@ -183,5 +226,6 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
     } else {
         say!("{comparison}");
     }
-    Ok(())
+    let incomplete = comparison.is_incomplete().then(|| "not everything could be compared".to_string());
+    Verdict { missed: comparison.worse(), missing: incomplete.into_iter().collect() }.result()
 }

@@ -11,9 +11,13 @@ use crate::metadata::{DepKind, Metadata};
 
 const RULE: &str = "crates";
 
-/// Foreign packages (by prefix) that only one crate may know.
-const KEPT_IN: [(&str, &str); 4] =
-    [("tract-", "reef-onnx"), ("tokio", "reef-server"), ("axum", "reef-server"), ("hyper", "reef-server")];
+/// Foreign packages (by prefix) that only one crate may know. hyper by itself needs no runtime.
+const KEPT_IN: [(&str, &str); 4] = [
+    ("tract-", "reef-onnx"),
+    ("tokio", "reef-server"),
+    ("axum", "reef-server"),
+    ("hyper-util", "reef-server"),
+];
 
 /// What a crate may import of ours.
 #[derive(Debug, PartialEq, Eq)]

@@ -164,6 +164,7 @@ pub(in crate::disb) fn sample() -> DisbReport {
         sweeps: sweeps(),
         others_cpu: Others(Some(0.011)),
         checks,
+        failed_systems: Vec::new(),
         notes: Vec::new(),
         finished: true,
     }

@@ -1,5 +1,8 @@
 //! The program of an adapter: lines to it, lines from it, its last words and its end. Knows no protocol.
 //!
+//! However the benchmark ends, by a signal that nobody can catch even, the program ends with it: a *warden*,
+//! a process whose input only the benchmark holds open, kills the program's group a moment after that ends.
+//!
 //! Three threads serve its pipes, so that neither a program that does not read nor one that does not end its
 //! lines can hold up the benchmark. They end with the pipes, and are not waited for: a process that the
 //! program left behind may keep those open.
@@ -25,6 +28,9 @@ const WORDS_BYTES_MAX: u64 = 400;
 /// How long a program that closed its output has to end, and its last words have to arrive.
 const ENDING: Duration = Duration::from_secs(1);
 
+/// Waits until its input ends, and for a moment in which the program may end by itself.
+const WARDEN: &str = "read -r _; sleep 1; kill -9 \"-$1\"";
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Problem {
@@ -40,6 +46,8 @@ pub(super) enum Problem {
 #[derive(Debug)]
 pub(super) struct Adapter {
     child: Child,
+    /// Ends the program where nobody else does.
+    warden: Child,
     /// Its input is closed without.
     requests: Option<Sender<String>>,
     answers: Receiver<io::Result<String>>,
@@ -56,6 +64,13 @@ impl Adapter {
         let mut sh = Command::new("sh");
         sh.arg("-c").arg(command).process_group(0);
         let mut child = sh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let warden = match warden(&child) {
+            Ok(warden) => warden,
+            Err(error) => {
+                let _ = child.kill().and_then(|()| child.wait());
+                return Err(error);
+            }
+        };
         let piped = "it was asked for";
         let (stdin, stdout) = (child.stdin.take().expect(piped), child.stdout.take().expect(piped));
         let stderr = child.stderr.take().expect(piped);
@@ -67,7 +82,8 @@ impl Adapter {
         thread::spawn(move || write_lines(stdin, &to_write));
         thread::spawn(move || read_lines(stdout, &answered));
         thread::spawn(move || keep_last_lines(stderr, &kept, open));
-        Ok(Adapter { child, requests: Some(requests), answers, last_words, stderr: ended, status: None })
+        let requests = Some(requests);
+        Ok(Adapter { child, warden, requests, answers, last_words, stderr: ended, status: None })
     }
 
     /// Sends a line and waits for one.
@@ -110,6 +126,8 @@ impl Adapter {
         }
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         self.status = self.child.wait().ok();
+        // It must not act any more: the number may soon be another's.
+        let _ = self.warden.kill().and_then(|()| self.warden.wait());
         let _ = self.stderr.recv_timeout(ENDING);
     }
 
@@ -139,6 +157,13 @@ impl fmt::Display for Problem {
             Problem::Unreadable(error) => write!(f, "gave an answer that cannot be read: {error}"),
         }
     }
+}
+
+/// In a group of its own, which no signal to the benchmark's or the program's reaches.
+fn warden(child: &Child) -> io::Result<Child> {
+    let mut sh = Command::new("sh");
+    sh.args(["-c", WARDEN, "warden", &child.id().to_string()]).process_group(0);
+    sh.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
 /// Until the sender is dropped, which closes the pipe.

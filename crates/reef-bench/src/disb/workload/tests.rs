@@ -162,3 +162,22 @@ fn rates_and_deadlines_are_set_by_client_or_model() {
     assert_eq!(count, 1);
     assert_eq!(changed.clients.iter().filter(|client| client.deadline.is_some()).count(), 1);
 }
+
+#[test]
+fn arrivals_behind_the_end_of_a_trace_are_counted_and_named() {
+    let client = |track: &str| {
+        format!(
+            "[[client]]\nname = \"{track}\"\nmodel = \"m\"\nclass = \"real-time\"\n\
+             arrivals = {{ kind = \"trace\", file = \"t.json\", track = \"{track}\" }}\n"
+        )
+    };
+    let text = format!("name = \"w\"\n{}{}", client("whole"), client("cut"));
+    let trace =
+        r#"{"duration_s": 1, "unit": "ms", "arrivals": {"whole": [0, 999], "cut": [5, 1000, 7, 2000]}}"#;
+    let workload = Workload::parse(&text, "w", &|_| Ok(trace.to_string())).unwrap();
+    let expected =
+        "w, client cut: 2 of 4 arrivals of its trace lie at or behind its end, 1s, and are not played";
+    assert_eq!(workload.left_out(), [expected]);
+    let real = Workload::built_in("REAL").unwrap();
+    assert_eq!(real.left_out().len(), 4, "{:?}", real.left_out());
+}
