@@ -89,6 +89,7 @@ mod check;
 mod cold;
 mod compile;
 mod core;
+pub mod distribution;
 mod divided;
 mod effect;
 pub mod engine;
@@ -115,6 +116,7 @@ mod ticket;
 mod time;
 pub mod trace;
 
+pub use distribution::{ClassDistributions, Distribution};
 pub use engine::{DeviceInfo, Engine, EngineOptions, PoolDevice};
 pub use error::{EngineError, InferError, LoadError, WrongInput};
 pub use future::InferFuture;
@@ -131,7 +133,7 @@ pub use request::{ClassRequest, InferRequest, InferResponse, InputTensor, Output
 pub use session::{RunInfo, Session, SessionOptions};
 pub use source::PlanSource;
 pub use stats::{
-    ClassStats, DeviceStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelOnDevice,
-    ModelStats,
+    ClassStats, DeviceStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelDistributions,
+    ModelOnDevice, ModelStats,
 };
-pub use trace::{TraceError, TraceOptions, TraceSummary};
+pub use trace::{DeviceTimeline, Stretch, Timeline, TraceError, TraceOptions, TraceSummary, Work};

@@ -121,6 +121,7 @@ impl Server {
             .map_err(ServerError::Threads)?;
         let (body_bytes_max, bodies_bytes_max) = (self.options.body_bytes_max, self.options.bodies_bytes_max);
         let state = State::new(engine, body_bytes_max, bodies_bytes_max).map_err(ServerError::Threads)?;
+        state.set_http_port(http_addr.port());
         let state = Arc::new(state);
         let http = Arc::new(Http::new(state.clone()));
         let mut open = Vec::new();

@@ -5,8 +5,11 @@
 
 pub(crate) mod answer;
 pub(crate) mod budget;
+pub(crate) mod dashboard;
 pub(crate) mod fault;
 pub(crate) mod lanes;
 pub(crate) mod problem;
+pub(crate) mod process;
 pub(crate) mod question;
 pub(crate) mod state;
+pub(crate) mod statistics;

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use reef_engine::{Engine, InferError, ModelInfo, ModelKey, ModelState};
 use tokio::sync::watch;
 
 use crate::core::budget::Budget;
+use crate::core::dashboard::Dashboard;
 use crate::core::lanes::Lanes;
 use crate::core::problem::Problem;
 
@@ -20,6 +22,8 @@ pub(crate) struct State {
     pub(crate) bodies: Arc<Budget>,
     pub(crate) lanes: Lanes,
     pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) dashboard: Dashboard,
+    http_port: AtomicU16,
     /// Models that could not be loaded, and why.
     unavailable: RwLock<BTreeMap<ModelKey, String>>,
 }
@@ -33,8 +37,20 @@ impl State {
             bodies: Arc::new(Budget::new(bodies_bytes_max, body_bytes_max)),
             lanes: Lanes::start()?,
             phase: watch::Sender::new(Phase::Loading),
+            dashboard: Dashboard::default(),
+            http_port: AtomicU16::new(0),
             unavailable: RwLock::default(),
         })
+    }
+
+    /// Requests are taken over HTTP at `port`.
+    pub(crate) fn set_http_port(&self, port: u16) {
+        self.http_port.store(port, Ordering::Relaxed);
+    }
+
+    /// Where requests are taken over HTTP.
+    pub(crate) fn http_port(&self) -> u16 {
+        self.http_port.load(Ordering::Relaxed)
     }
 
     /// Answers for a model that could not be loaded.

@@ -3,6 +3,7 @@
 //! and [`reply`].
 
 pub(crate) mod answers;
+pub(crate) mod dashboard;
 pub(crate) mod error;
 pub(crate) mod exposition;
 pub(crate) mod infer;

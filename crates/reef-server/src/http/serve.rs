@@ -28,7 +28,7 @@ use crate::http::infer::infer;
 use crate::http::receive::{Allowance, discard, receive};
 use crate::http::reply::{Reply, error, reply};
 use crate::http::route::{Route, route};
-use crate::http::{answers, exposition, metrics};
+use crate::http::{answers, dashboard, exposition, metrics};
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
@@ -170,6 +170,8 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
     }
     discard(body, state.body_bytes_max);
     match route? {
+        Route::Dashboard => Ok(dashboard::page()),
+        Route::DashboardData => Ok(dashboard::data(state).await?),
         Route::Live => Ok(answers::live()),
         Route::Ready => Ok(answers::ready(state)),
         Route::Metrics => {
@@ -177,7 +179,7 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
             Ok(reply(StatusCode::OK, exposition::CONTENT_TYPE, vec![text.into()]))
         }
         _ if port == Port::Metrics => {
-            Err(ApiError::not_found("this port serves /metrics and /v2/health only".to_string()))
+            Err(ApiError::not_found("this port serves the dashboard, /metrics and /v2/health only".to_string()))
         }
         Route::Metadata => Ok(answers::server_metadata(state)),
         Route::Stats(model) => Ok(answers::stats(state, model.as_ref())?),

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod client;
+mod dashboard;
 mod faults;
 mod fixture;
 mod gate;
