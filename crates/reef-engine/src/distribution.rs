@@ -158,7 +158,8 @@ mod tests {
     #[test]
     fn quantiles_are_those_of_the_sorted_times() {
         let mut rng = Rng::new(5);
-        let mut times: Vec<u64> = (0..10_001).map(|_| 2_000 + (1 << rng.below(30)) + rng.below(900)).collect();
+        let mut times: Vec<u64> =
+            (0..10_001).map(|_| 2_000 + (1 << rng.below(30)) + rng.below(900)).collect();
         let spread = spread(times.iter().copied());
         times.sort_unstable();
         for quantile in [0.0, 0.01, 0.5, 0.9, 0.99, 0.999, 1.0] {

@@ -171,7 +171,8 @@ impl Tracing {
         let TraceOptions { path, events_max } = options;
         let temporary = writer::temporary(&path);
         // Now, so that a path that cannot be written is known before the run and not after it.
-        let file = File::create(&temporary).map_err(|source| TraceError::Write { path: path.clone(), source })?;
+        let file =
+            File::create(&temporary).map_err(|source| TraceError::Write { path: path.clone(), source })?;
         let begun = inner.begin(&mut active).inspect_err(|_| discard(&temporary))?;
         let each = (events_max / inner.sources.len()).max(1);
         begun.recordings.iter().for_each(|recording| locked(recording).keep(each));

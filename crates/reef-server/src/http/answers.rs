@@ -127,7 +127,8 @@ pub(crate) fn repository_index(state: &State, body: &[u8]) -> Result<Reply, Prob
 /// Triton's statistics of one model or of all.
 pub(crate) fn stats(state: &State, path: Option<&ModelPath<'_>>) -> Result<Reply, Problem> {
     let asked = path.map(|path| (&*path.name, path.version.as_deref()));
-    let models: Vec<Value> = answer::stats(state, asked)?.iter().map(|model| model_stats(state, model)).collect();
+    let models: Vec<Value> =
+        answer::stats(state, asked)?.iter().map(|model| model_stats(state, model)).collect();
     Ok(json(StatusCode::OK, &json!({ "model_stats": models })))
 }
 

@@ -178,9 +178,9 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
             let text = metrics::text(&state.engine.stats(), &http.responses.counts());
             Ok(reply(StatusCode::OK, exposition::CONTENT_TYPE, vec![text.into()]))
         }
-        _ if port == Port::Metrics => {
-            Err(ApiError::not_found("this port serves the dashboard, /metrics and /v2/health only".to_string()))
-        }
+        _ if port == Port::Metrics => Err(ApiError::not_found(
+            "this port serves the dashboard, /metrics and /v2/health only".to_string(),
+        )),
         Route::Metadata => Ok(answers::server_metadata(state)),
         Route::Stats(model) => Ok(answers::stats(state, model.as_ref())?),
         Route::Model(model) => Ok(answers::model_metadata(state, &model)?),

@@ -45,13 +45,16 @@ fn the_page_is_on_both_ports_and_may_run_nothing_but_itself() {
         let policy = page.headers["content-security-policy"].clone();
         assert!(policy.starts_with("default-src 'none'; script-src 'sha256-"), "{policy}");
         assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
-        for what in ["frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'", "connect-src 'self'"] {
+        for what in ["frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'", "connect-src 'self'"]
+        {
             assert!(policy.contains(what), "{policy}");
         }
         let text = page.text();
         assert!(!text.contains("/*style*/") && !text.contains("/*script*/"), "the page is not whole");
         let outside: Vec<_> = text.match_indices("http").map(|(at, _)| &text[at..at + 26]).collect();
-        assert!(outside.iter().all(|url| url.starts_with("http://www.w3.org/2000/svg") || !url.contains("//")));
+        assert!(
+            outside.iter().all(|url| url.starts_with("http://www.w3.org/2000/svg") || !url.contains("//"))
+        );
         assert_eq!(client.request("POST", "/", &[], b"").status, 405);
         assert_eq!(client.request("POST", "/dashboard/data", &[], b"").status, 405);
         pages.insert(text.to_string());
@@ -139,7 +142,10 @@ fn loading_and_draining_are_told() {
     let loading = fixture.loading("slow");
     let mut metrics = Client::connect(fixture.running().metrics_addr().unwrap());
     let data = look(&mut metrics, |data| data["models"].as_array().unwrap().len() == 2);
-    assert_eq!((&data["models"][1]["name"], &data["models"][1]["state"]), (&"slow".into(), &"loading".into()));
+    assert_eq!(
+        (&data["models"][1]["name"], &data["models"][1]["state"]),
+        (&"slow".into(), &"loading".into())
+    );
     loading.finish();
     fixture.gate.freeze();
     let mut sender = fixture.client();

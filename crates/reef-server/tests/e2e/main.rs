@@ -9,4 +9,5 @@ mod gate;
 mod large;
 mod life;
 mod metrics;
+mod names;
 mod protocol;
