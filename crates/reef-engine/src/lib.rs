@@ -18,8 +18,8 @@
 //!
 //! | files | what they hold |
 //! |---|---|
-//! | `error`, `fault`, `model`, `stats` | words: what is said to and by the engine |
-//! | `source`, `divided`, `plans`, `request`, `ticket`, `trace`, `distribution` | plans, a request, its end, the timeline, percentiles |
+//! | `error`, `fault`, `model`, `distribution`, `stats` | words: what is said to and by the engine |
+//! | `source`, `divided`, `plans`, `request`, `ticket`, `trace` | plans, a request, its end, the timeline |
 //! | `place`, `passage`, `pool`, `effect`, `cold`, `core` | where models and requests are, what to do |
 //! | `lane`, `split` | a device with its core, and who waits there; the parts of a split model |
 //! | `shared` | all of that behind its locks, and the one way into the cores |

@@ -141,7 +141,7 @@
     table(rows, data);
     devices(data.devices);
     refused(rows.filter((row) => !row.none));
-    modelChoice(data);
+    if (formKnown) modelChoice(data); else checkForm();
   }
 
   function facts(data) {
@@ -157,7 +157,7 @@
 
   // Tiles.
   const TILES = [
-    { id: "ratio", name: "Real-time p99 against alone", kind: "rt" },
+    { id: "ratio", name: "Real-time p99", kind: "rt" },
     { id: "rt", name: "Real-time requests", kind: "rt" },
     { id: "be", name: "Best-effort requests", kind: "be" },
     { id: "preempt", name: "Preemption latency, p99", kind: "rt" },
@@ -181,7 +181,7 @@
     const slowest = urgent.filter((row) => ratioOf(row) !== null).sort((a, b) => ratioOf(b) - ratioOf(a))[0];
     const shareOf = (list) => percent(sum(list, (row) => row.cu_share));
     const values = {
-      ratio: slowest ? [ratioOf(slowest), digits(ratioOf(slowest)), "×",
+      ratio: slowest ? [ratioOf(slowest), digits(ratioOf(slowest)), "× alone",
         `${timeText(slowest.latency.p99_us)}, ${slowest.model.name}`] : [null, NONE, "", "no real-time requests"],
       rt: perSecond(urgent, `${shareOf(urgent)} of the device time`),
       be: perSecond(other, `${shareOf(other)} of the device time`),
@@ -239,18 +239,50 @@
     }
   }
   function deviceCanvas(parent, name) {
-    const view = { name: el("b", {}, name), words: el("span", { className: "muted" }),
+    const view = { name: el("b", {}, name), words: el("span", { className: "muted" }), shares: el("ul", { className: "shares" }),
       canvas: el("canvas", { role: "img" }), tip: el("div", { className: "tip", hidden: true }) };
     const units = el("div", { className: "units" }, view.canvas, view.tip);
     parent.append(el("div", { className: "device-line" }, view.name, view.words), units,
-      el("div", { className: "axis", "aria-hidden": "true" }, ...["−1 s", "−0.75 s", "−0.5 s", "−0.25 s", "now"].map((at) => el("span", {}, at))));
+      el("div", { className: "axis", "aria-hidden": "true" }, ...["−1 s", "−0.75 s", "−0.5 s", "−0.25 s", "now"].map((at) => el("span", {}, at))), view.shares);
     view.axis = units.nextSibling;
     view.axis.style.paddingLeft = `${GUTTER}px`;
     view.canvas.addEventListener("pointermove", (event) => tell(view, event));
     view.canvas.addEventListener("pointerleave", () => { view.tip.hidden = true; });
     return view;
   }
-  const rowHeight = (cus) => Math.max(3, Math.min(24, Math.floor(420 / cus)));
+  const rowHeight = (cus) => Math.max(3, Math.min(30, Math.floor(420 / cus)));
+  // Neighbours of one class are told apart by how strong they are.
+  const STRENGTHS = [1, 0.72, 0.86, 0.58];
+  const strength = (model, kind) => model < 0 ? 0.45 : kind ? STRENGTHS[model % STRENGTHS.length] : [1, 0.85][model % 2];
+  /** What intervals have in common with none twice: merged, in order. */
+  function merged(intervals) {
+    const list = [];
+    for (const [from, until] of intervals.sort((a, b) => a[0] - b[0])) {
+      const end = list[list.length - 1];
+      if (end && from <= end[1]) end[1] = Math.max(end[1], until); else list.push([from, until]);
+    }
+    return list;
+  }
+  const lengthOf = (intervals) => sum(intervals, ([from, until]) => until - from);
+  /** How long each class and each model had compute units; what is on top counts where stretches overlap. */
+  function usage(view) {
+    const models = new Map(), used = [0, 0];
+    for (let cu = 0; cu < view.device.cus; cu += 1) {
+      const of = [[], []];
+      for (const [unit, from, length, model, kind, work] of view.device.stretches) {
+        if (unit !== cu || work === 2) continue;
+        const interval = [Math.max(0, from), Math.min(view.span, from + length)];
+        if (interval[1] <= interval[0]) continue;
+        of[kind].push(interval);
+        const key = `${kind} ${model}`;
+        models.set(key, (models.get(key) || 0) + interval[1] - interval[0]);
+      }
+      const urgent = lengthOf(merged(of[0].map((interval) => [...interval])));
+      used[0] += urgent;
+      used[1] += lengthOf(merged([...of[0], ...of[1]])) - urgent;
+    }
+    return { used, models: [...models].sort((a, b) => b[1] - a[1]) };
+  }
   // Height and order of drawing by what it is: best-effort below, what is urgent or killed on top.
   function style(stretch) {
     const [, , , , kind, work] = stretch;
@@ -278,21 +310,34 @@
         context.fillText(`CU ${cu}`, 0, cu * each + each / 2 + (each < 11 ? 3 : 0));
       }
     }
-    const used = [0, 0];
     const stretches = device.stretches.map((stretch) => [style(stretch), stretch]).sort((a, b) => a[0].order - b[0].order);
-    for (const [how, [cu, from, length, , kind]] of stretches) {
+    for (const [how, [cu, from, length, model, kind]] of stretches) {
       const begin = Math.max(0, from), end = Math.min(view.span, from + length), full = each - 2 * pad;
-      if (how.order !== 3) used[kind] += Math.max(0, end - begin);
       const tall = Math.max(1, full * how.height);
       context.fillStyle = colour(how.colour);
+      context.globalAlpha = how.order === 3 ? 1 : strength(model, kind);
       context.fillRect(x(begin), cu * each + pad + (full - tall) / 2, Math.max(x(end) - x(begin), how.order > 1 ? 1.2 : 0.5), tall);
     }
+    context.globalAlpha = 1;
     if (device.complete_from_us > 0) hatch(context, GUTTER, x(Math.min(device.complete_from_us, view.span)), height, colour("--muted"));
-    const all = view.span * device.cus, words = device.stretches.length ?
+    const all = view.span * device.cus, { used, models } = usage(view);
+    shares(view, models, all);
+    const words = device.stretches.length ?
       `real-time ${percent(used[0] / all)}, best-effort ${percent(Math.min(1, used[1] / all))} of ${device.cus} compute units` :
       `no blocks on ${device.cus} compute units (or the device does not record them)`;
     text(view.words, words);
     attribute(canvas, "aria-label", `${device.device}: ${words}`);
+  }
+  const SHARES_MAX = 6;
+  function shares(view, models, all) {
+    const list = models.slice(0, SHARES_MAX).map(([key, time]) => {
+      const [kind, model] = key.split(" ").map(Number);
+      const swatch = el("i", { className: `key ${kind ? "be" : "rt"}` });
+      swatch.style.opacity = strength(model, kind);
+      return el("li", {}, swatch, `${model < 0 ? "began before" : view.models[model]} ${percent(Math.min(1, time / all))}`);
+    });
+    if (models.length > SHARES_MAX) list.push(el("li", {}, `and ${models.length - SHARES_MAX} more`));
+    view.shares.replaceChildren(...list);
   }
   /** What is hatched was not recorded. */
   function hatch(context, from, to, height, colour) {
@@ -389,7 +434,8 @@
       view.meter = meter();
       view.row.append(el("span", { className: "bar", role: "cell", "data-name": "device" }, view.meter.element, view.used));
     }
-    view.detail = el("div", { className: "detail", id: `row-${rowIds}`, hidden: true });
+    view.lists = el("div", { className: "detail", role: "cell" });
+    view.detail = el("div", { className: "detail-row", role: "row", id: `row-${rowIds}`, hidden: true }, view.lists);
     view.button.addEventListener("click", () => {
       view.open = !view.open;
       view.button.setAttribute("aria-expanded", view.open);
@@ -431,6 +477,7 @@
       view.chip.className = `chip ${isRealTime(row) ? "rt" : "be"}`;
     }
     if (row.none) {
+      view.reason.classList.toggle("calm", !model.reason);
       text(view.reason, model.reason || (model.state === "loading" ? "is being read and compiled" : ""));
     } else {
       const { cells } = view, { latency } = row;
@@ -480,9 +527,9 @@
         ["thrown away", percent(row.wasted_share)], ["as padding", percent(row.padding_share)]]);
       lists.push(counts.length ? counts.map(([reason, count]) => [REASONS[reason] || reason, whole(count)]) : [["without outputs", "0"]]);
     }
-    while (view.detail.children.length < lists.length) view.detail.append(el("dl"));
+    while (view.lists.children.length < lists.length) view.lists.append(el("dl"));
     lists.forEach((list, index) => {
-      const dl = view.detail.children[index];
+      const dl = view.lists.children[index];
       while (dl.children.length > 2 * list.length) dl.lastChild.remove();
       while (dl.children.length < 2 * list.length) dl.append(el("dt"), el("dd"));
       list.forEach(([name, value], line) => {
@@ -577,16 +624,18 @@
     return exponent ? sign * 2 ** (exponent - 15) * (1 + rest / 1024) : sign * rest * 2 ** -24;
   }
 
-  let formWorks = false, choices = "", tensors = [];
+  let formWorks = false, formKnown = false, choices = "", tensors = [];
   /** Requests are taken on the port of the protocol; the metrics' port has the same page. */
   async function checkForm() {
     try {
       formWorks = (await ask("/v2")).ok;
+      formKnown = true;
     } catch (error) {
-      formWorks = error instanceof Refused;
+      // Who may not ask for this may still be allowed to send requests, and is told if not.
+      formWorks = formKnown = error instanceof Refused;
     }
     $("request").hidden = !formWorks;
-    if (last) modelChoice(last);
+    if (last && formKnown) modelChoice(last);
   }
   function modelChoice(data) {
     const away = !formWorks && data.server.http_port > 0;

@@ -1,7 +1,7 @@
 //! `reef-server`: the Open Inference Protocol v2 over HTTP, in the superset that Triton speaks.
 //!
-//! Owns ports, connections, the protocol's JSON and binary tensors, HTTP statuses and the metrics text. Knows
-//! the engine's API and nothing behind it: no plan, device or scheduler.
+//! Owns ports, connections, the protocol's JSON and binary tensors, HTTP statuses, the metrics text and the
+//! dashboard. Knows the engine's API and nothing behind it: no plan, device or scheduler.
 //!
 //! Three layers: `core` holds what is asked, what is answered and what the problem is, whichever protocol
 //! carries it; `http` translates HTTP to it and back; `server` listens for all protocols and ends them.

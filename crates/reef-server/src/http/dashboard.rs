@@ -15,7 +15,6 @@ use hyper::StatusCode;
 use hyper::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
-use reef_engine::Class;
 use sha2::{Digest, Sha256};
 
 use crate::core::problem::Problem;
@@ -31,7 +30,7 @@ static PAGE: LazyLock<(Bytes, HeaderValue)> = LazyLock::new(|| {
     let page = HTML.replace("/*style*/", STYLE).replace("/*script*/", SCRIPT);
     let digest = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
     let policy = format!(
-        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; base-uri 'none'; \
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'",
         digest(SCRIPT),
         digest(STYLE)
@@ -56,7 +55,7 @@ pub(crate) fn page() -> Reply {
 pub(crate) async fn data(state: &Arc<State>) -> Result<Reply, Problem> {
     let server = state.clone();
     let work = move || server.dashboard.report(&server);
-    let report = state.lanes.of(Class::BestEffort).run(work).await?;
+    let report = state.lanes.viewers().run(work).await?;
     let mut reply = reply(StatusCode::OK, "application/json", vec![report.into()]);
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(reply)
