@@ -253,7 +253,7 @@ class Checks:
         values += [float(np.float32(random.uniform(-1, 1) * 10.0 ** random.randint(-9, 5))) for _ in range(3000)]
         with self.page() as page:
             halves, back, brains = page.evaluate(
-                f"values => {{ {text[begin:end]} return [values.map(toHalf), values.map(v => fromHalf(toHalf(v))).map(String), values.map(toBrain)]; }}", values)
+                f"json => {{ {text[begin:end]} const values = JSON.parse(json); return [values.map(toHalf), values.map(v => fromHalf(toHalf(v))).map(String), values.map(toBrain)]; }}", json.dumps(values))
         with np.errstate(over="ignore"):
             exact = np.array(values, np.float32).astype(np.float16)
         assert halves == exact.view(np.uint16).tolist(), "FP16 is not NumPy's"

@@ -459,9 +459,10 @@
     const element = el("span", { className: "meter", "aria-hidden": "true" });
     element.append(svg("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none" }, rect, second));
     return { element, set(share, more = 0) {
-      attribute(rect, "width", Math.min(1, share));
-      attribute(second, "x", Math.min(1, share));
-      attribute(second, "width", Math.min(1 - Math.min(1, share), more));
+      const first = Math.min(1, Math.max(0, share));
+      attribute(rect, "width", first);
+      attribute(second, "x", first);
+      attribute(second, "width", Math.min(1 - first, Math.max(0, more)));
     } };
   }
   function fill(view, row) {
