@@ -236,7 +236,7 @@ class Checks:
                 page.locator(".tensor legend").first.wait_for()
                 page.select_option("#request-class", "real-time")
                 page.click("#send")
-                page.locator("#answer .status.bad").wait_for()
+                page.locator("#answer .status.bad", has_text="400").wait_for()
                 page.select_option("#request-class", "")
                 page.click("#send")
                 page.locator("#answer .status.good").wait_for()

@@ -273,8 +273,9 @@ impl Engine {
         snapshot::distributions(self.shared())
     }
 
-    /// Which model each compute unit ran in the last `window`, at most [`WINDOW_MAX`](crate::trace::WINDOW_MAX). The first call
-    /// starts recording, which ends by itself when nobody has asked for [`WATCHED_FOR`](crate::trace::WATCHED_FOR).
+    /// Which model each compute unit ran in the last `window`, at most
+    /// [`WINDOW_MAX`](crate::trace::WINDOW_MAX). The first call starts recording, which ends by itself when
+    /// nobody has asked for [`WATCHED_FOR`](crate::trace::WATCHED_FOR).
     pub fn timeline(&self, window: Nanos) -> Result<Timeline, TraceError> {
         if self.shared().is_closed() {
             return Err(TraceError::State("the engine is shutting down"));

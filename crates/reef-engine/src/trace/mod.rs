@@ -3,8 +3,8 @@
 //!
 //! While one is recorded, the core notes which task belongs to which plan and how each request went in a
 //! small ring (`Notes`); a thread moves those and the device's events into a larger one and keeps the newest.
-//! Off, it costs two tests of a flag per request, and what the device states per block. A bug of the recording
-//! ends the recording and nothing else. Nothing here knows the core or the engine.
+//! Off, it costs two tests of a flag per request, and what the device states per block. A bug of the
+//! recording ends the recording and nothing else. Nothing here knows the core or the engine.
 //!
 //! There is one recording, for a file, for who looks, or for both:
 //!

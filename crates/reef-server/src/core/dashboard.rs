@@ -414,8 +414,8 @@ struct DeviceTimelineReport {
     stretches: Vec<StretchReport>,
 }
 
-/// Compute unit, begin and length in microseconds, model (-1: unknown), class (0: real-time), work (0: blocks,
-/// 1: padding, 2: killed).
+/// Compute unit, begin and length in microseconds, model (-1: unknown), class (0: real-time), work (0:
+/// blocks, 1: padding, 2: killed).
 #[derive(Serialize)]
 struct StretchReport(u16, f64, f64, i64, u8, u8);
 

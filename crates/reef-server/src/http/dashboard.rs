@@ -1,7 +1,7 @@
 //! The dashboard: one page that brings everything along, and the numbers that it asks for.
 //!
-//! The page itself holds nothing of this server: it is the same for everybody. What is to be protected are its
-//! numbers (as the metrics are) and the requests that its form sends (as any inference).
+//! The page itself holds nothing of this server: it is the same for everybody. What is to be protected are
+//! its numbers (as the metrics are) and the requests that its form sends (as any inference).
 //!
 //! Its policy lets run and fetch nothing but what stands in it and this server; the scripts' digests are made
 //! of what is served, so that they cannot be out of step.
@@ -30,8 +30,8 @@ static PAGE: LazyLock<(Bytes, HeaderValue)> = LazyLock::new(|| {
     let page = HTML.replace("/*style*/", STYLE).replace("/*script*/", SCRIPT);
     let digest = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
     let policy = format!(
-        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; base-uri 'none'; \
-         form-action 'none'; frame-ancestors 'none'",
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         digest(SCRIPT),
         digest(STYLE)
     );
