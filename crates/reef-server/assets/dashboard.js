@@ -37,7 +37,7 @@
     return us < 1e6 ? [digits(us / 1000), "ms"] : [digits(us / 1e6), "s"];
   }
   const timeText = (us) => time(us).join(" ").trim();
-  const percent = (share) => share > 0 && share < 0.001 ? "<0.1 %" : `${(share * 100).toFixed(share >= 0.1 ? 0 : 1)} %`;
+  const percent = (share) => share <= 0 ? "0 %" : share < 0.001 ? "<0.1 %" : `${(share * 100).toFixed(share >= 0.1 ? 0 : 1)} %`;
   function bytes(count) {
     const units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let unit = 0;
