@@ -10,7 +10,6 @@ use reef_engine::{Engine, InferError, ModelInfo, ModelKey, ModelState};
 use tokio::sync::watch;
 
 use crate::core::budget::Budget;
-use crate::core::dashboard::Dashboard;
 use crate::core::lanes::Lanes;
 use crate::core::problem::Problem;
 
@@ -22,7 +21,6 @@ pub(crate) struct State {
     pub(crate) bodies: Arc<Budget>,
     pub(crate) lanes: Lanes,
     pub(crate) phase: watch::Sender<Phase>,
-    pub(crate) dashboard: Dashboard,
     http_port: AtomicU16,
     /// Models that could not be loaded, and why.
     unavailable: RwLock<BTreeMap<ModelKey, String>>,
@@ -37,7 +35,6 @@ impl State {
             bodies: Arc::new(Budget::new(bodies_bytes_max, body_bytes_max)),
             lanes: Lanes::start()?,
             phase: watch::Sender::new(Phase::Loading),
-            dashboard: Dashboard::default(),
             http_port: AtomicU16::new(0),
             unavailable: RwLock::default(),
         })

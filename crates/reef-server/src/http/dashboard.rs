@@ -17,6 +17,7 @@ use hyper::header::{
 };
 use sha2::{Digest, Sha256};
 
+use crate::core::dashboard::Dashboard;
 use crate::core::problem::Problem;
 use crate::core::state::State;
 use crate::http::reply::{Reply, reply};
@@ -52,9 +53,9 @@ pub(crate) fn page() -> Reply {
 }
 
 /// Its numbers. They are put together on a thread that may take its time.
-pub(crate) async fn data(state: &Arc<State>) -> Result<Reply, Problem> {
-    let server = state.clone();
-    let work = move || server.dashboard.report(&server);
+pub(crate) async fn data(state: &Arc<State>, dashboard: &Arc<Dashboard>) -> Result<Reply, Problem> {
+    let (server, dashboard) = (state.clone(), dashboard.clone());
+    let work = move || dashboard.report(&server);
     let report = state.lanes.viewers().run(work).await?;
     let mut reply = reply(StatusCode::OK, "application/json", vec![report.into()]);
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::core::dashboard::Dashboard;
 use crate::core::fault::{bug, contain, contained};
 use crate::core::state::{Phase, State};
 use crate::http::error::ApiError;
@@ -43,12 +44,13 @@ const QUESTION_BYTES_MAX: usize = 4 << 10;
 pub(crate) struct Http {
     state: Arc<State>,
     responses: Responses,
+    dashboard: Arc<Dashboard>,
 }
 
 impl Http {
     /// Without connections.
     pub(crate) fn new(state: Arc<State>) -> Self {
-        Http { state, responses: Responses::default() }
+        Http { state, responses: Responses::default(), dashboard: Arc::default() }
     }
 }
 
@@ -171,7 +173,7 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
     discard(body, state.body_bytes_max);
     match route? {
         Route::Dashboard => Ok(dashboard::page()),
-        Route::DashboardData => Ok(dashboard::data(state).await?),
+        Route::DashboardData => Ok(dashboard::data(state, &http.dashboard).await?),
         Route::Live => Ok(answers::live()),
         Route::Ready => Ok(answers::ready(state)),
         Route::Metrics => {
