@@ -60,7 +60,7 @@ fn hand_over(shared: &Shared, job: ColdJob, plan: &Result<Arc<PlanEntry>, PlanFa
     let (model, key, queued, visit) = (job.model, job.key, job.queued, job.visit);
     let (Ok(mut buffers), Some(kit)) = (plan.buffers(), model.kit(&plan)) else {
         let error = plan.no_buffers();
-        shared.count_refusal(&model, urgency.class, &error);
+        shared.count_refusal(&model, &urgency, &error);
         return promise.refuse(error);
     };
     for (buffer, input) in buffers.io.inputs.iter_mut().zip(&inputs) {

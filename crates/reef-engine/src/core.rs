@@ -36,6 +36,8 @@ use reef_sched::{
 
 use crate::effect::{Delivery, Effects, End, Hop, Move, Sofar, Stop, Submit};
 use answer::{cancelled, record, refused};
+use count::Counted;
+pub(crate) use count::Times;
 
 use crate::error::InferError;
 use crate::fault;
@@ -44,7 +46,6 @@ use crate::passage::Passage;
 use crate::plans::{Buffers, PlanEntry};
 use crate::pool::Model;
 use crate::request::Urgency;
-use crate::stats::ClassStats;
 use crate::ticket::{Finished, Promise, Ticket};
 use crate::trace::{Notes, Span};
 
@@ -146,7 +147,7 @@ pub(crate) struct Core {
     /// version, does not begin without debts.
     accounts: HashMap<String, Account>,
     /// By the model's id: real-time, best-effort.
-    stats: Vec<[ClassStats; 2]>,
+    stats: Vec<[Counted; 2]>,
     /// Models that still have requests though another one has their place, and for whom these count.
     heirs: Vec<(ModelId, ModelId)>,
     best_effort_slots: usize,
@@ -211,7 +212,7 @@ impl Core {
             let (home, leftover) = waiting.map(|pending| (pending.home, pending.buffers)).unzip();
             let end = Some((promise, Finished { buffers: None, result: Err(fault.clone()) }));
             out.push(Delivery::End(End { model: home, kit: None, plan, end, leftover }));
-            self.count_failure(model, class, &fault);
+            self.count_failure(model, class, &fault, Nanos::ZERO);
         }
         self.fault = Some(fault);
     }
@@ -379,7 +380,7 @@ impl Core {
                 Ok(())
             }
             Err(error) => {
-                self.count_refusal(job.model.id(), &job.model.key, job.urgency.class, &error);
+                self.count_refusal(now, job.model.id(), &job.model.key, &job.urgency, &error);
                 Err(Refused { error, buffers: job.buffers, promise: job.promise })
             }
         }
@@ -478,7 +479,8 @@ impl Core {
         let Answer::Owed(promise) = std::mem::replace(&mut pending.answer, given) else { return };
         pending.passage = None;
         let (plan, model, class) = (pending.plan.clone(), pending.model, pending.class);
-        self.count_failure(model, class, &error);
+        let took = now.since(pending.arrival);
+        self.count_failure(model, class, &error, took);
         let finished = Finished { buffers: None, result: Err(error) };
         let end = Some((promise, finished));
         out.push(Delivery::End(End { model: None, kit: None, plan, end, leftover: None }));
@@ -509,6 +511,7 @@ impl Core {
             fault::log(|| tracing::error!(task = completion.task.0, "the device completed an unknown task"));
             return;
         };
+        let alone = self.sched.service_time(ended.request.model, ended.request.plan);
         let mut pending = self.pending[id.slot()].take().expect("a running request is known");
         self.count_execution(&pending, &completion, true);
         let segments = pending.before.segments + pending.sofar.segments;
@@ -525,8 +528,8 @@ impl Core {
                     Outcome::DeviceFault => Err(InferError::DeviceFault),
                 };
                 match &result {
-                    Ok(record) => self.count_success(&pending, record),
-                    Err(error) => self.count_failure(pending.model, pending.class, error),
+                    Ok(record) => self.count_success(now, &pending, record, alone),
+                    Err(error) => self.count_failed(now, &pending, error),
                 }
                 (result, now)
             }
@@ -725,7 +728,7 @@ impl Core {
     fn end_queued(&mut self, now: Nanos, id: RequestId, error: InferError, out: &mut Effects) {
         let pending = self.pending[id.slot()].take().expect("a live request is known");
         if matches!(pending.answer, Answer::Owed(_)) {
-            self.count_failure(pending.model, pending.class, &error);
+            self.count_failed(now, &pending, &error);
         }
         self.trace_end(&pending, None, now, Some(&error));
         let Pending { home, plan, answer, buffers, .. } = pending;

@@ -29,10 +29,10 @@ use crate::session::{Session, SessionOptions};
 use crate::shared::Shared;
 use crate::snapshot;
 use crate::source::{OnePlan, PlanSource, open_onnx};
-use crate::stats::EngineStats;
+use crate::stats::{EngineStats, ModelDistributions};
 use crate::threads::Threads;
 use crate::ticket::{Promise, Ticket};
-use crate::trace::{TraceError, TraceOptions, TraceSummary};
+use crate::trace::{Timeline, TraceError, TraceOptions, TraceSummary};
 
 /// How an engine uses its devices.
 #[derive(Clone)]
@@ -227,7 +227,7 @@ impl Engine {
         let checked = check::request(group.model(), request)?;
         let urgency = checked.terms.urgency(arrival);
         if let Some(fault) = shared.verdict.fault() {
-            shared.count_refusal(group.model(), urgency.class, &fault);
+            shared.count_refusal(group.model(), &urgency, &fault);
             return Err(fault);
         }
         let ticket = Arc::new(Ticket::new());
@@ -319,6 +319,21 @@ impl Engine {
         snapshot::take(self.shared())
     }
 
+    /// How the times of every model's requests are spread, models as in [`Engine::stats`].
+    pub fn distributions(&self) -> Vec<ModelDistributions> {
+        snapshot::distributions(self.shared())
+    }
+
+    /// Which model each compute unit ran in the last `window`, at most
+    /// [`WINDOW_MAX`](crate::trace::WINDOW_MAX). The first call starts recording, which ends by itself when
+    /// nobody has asked for [`WATCHED_FOR`](crate::trace::WATCHED_FOR).
+    pub fn timeline(&self, window: Nanos) -> Result<Timeline, TraceError> {
+        if self.shared().is_closed() {
+            return Err(TraceError::State("the engine is shutting down"));
+        }
+        self.shared().tracing.watch(window)
+    }
+
     /// Starts recording a timeline.
     pub fn start_trace(&self, options: TraceOptions) -> Result<(), TraceError> {
         self.shared().tracing.start(options)
@@ -396,7 +411,7 @@ impl Engine {
                 submitted => return submitted,
             }
         }
-        self.shared().count_refusal(group.model(), urgency.class, &InferError::DeviceFault);
+        self.shared().count_refusal(group.model(), &urgency, &InferError::DeviceFault);
         Err(InferError::DeviceFault)
     }
 
@@ -498,6 +513,7 @@ impl Handle {
             Ok(_) | Err(TraceError::State(_)) => {}
             Err(error) => fault::log(|| tracing::error!("{error}")),
         }
+        shared.tracing.close();
         shared.verdict.shut_down();
     }
 }

@@ -18,7 +18,7 @@
 //!
 //! | files | what they hold |
 //! |---|---|
-//! | `error`, `fault`, `model`, `stats` | words: what is said to and by the engine |
+//! | `error`, `fault`, `model`, `distribution`, `stats` | words: what is said to and by the engine |
 //! | `source`, `divided`, `plans`, `request`, `ticket`, `trace` | plans, a request, its end, the timeline |
 //! | `place`, `passage`, `visit`, `pool`, `effect`, `cold`, `core` | where models and requests are |
 //! | `lane`, `split` | a device with its core, and who waits there; the parts of a split model |
@@ -89,6 +89,7 @@ mod check;
 mod cold;
 mod compile;
 mod core;
+pub mod distribution;
 mod divided;
 mod effect;
 pub mod engine;
@@ -118,6 +119,7 @@ mod time;
 pub mod trace;
 mod visit;
 
+pub use distribution::{ClassDistributions, Distribution};
 pub use engine::{DeviceInfo, Engine, EngineOptions, PoolDevice};
 pub use error::{EngineError, InferError, LoadError, WrongInput};
 pub use future::InferFuture;
@@ -135,7 +137,7 @@ pub use request::{ClassRequest, InferRequest, InferResponse, InputTensor, Output
 pub use session::{RunInfo, Session, SessionOptions};
 pub use source::PlanSource;
 pub use stats::{
-    ClassStats, DeviceStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelOnDevice,
-    ModelStats,
+    ClassStats, DeviceStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelDistributions,
+    ModelOnDevice, ModelStats,
 };
-pub use trace::{TraceError, TraceOptions, TraceSummary};
+pub use trace::{DeviceTimeline, Stretch, Timeline, TraceError, TraceOptions, TraceSummary, Work};

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reef_base::limits::DEVICES_MAX;
-use reef_base::{Buffer, Class, Clock, Nanos, VirtualClock};
+use reef_base::{Buffer, Clock, Nanos, VirtualClock};
 use reef_device::{DeviceError, RejectReason, Route, Scheme};
 use reef_program::SegmentKey;
 use reef_sched::{Forecast, Offer, Router};
@@ -68,7 +68,7 @@ impl Shared {
             device: lane.device.clone(),
             notes: lane.notes.clone(),
         };
-        let tracing = Tracing::new(lanes.iter().map(traced).collect());
+        let tracing = Tracing::new(lanes.iter().map(traced).collect(), clock.clone());
         let names = lanes.iter().map(|lane| lane.name.clone()).collect();
         Shared {
             router: Mutex::new(Router::new(lanes.len())),
@@ -345,8 +345,9 @@ impl Shared {
     }
 
     /// Counts a request that never came to be queued.
-    pub(crate) fn count_refusal(&self, model: &Model, class: Class, error: &InferError) {
-        self.lanes[model.lane].core().count_refusal(model.id(), &model.key, class, error);
+    pub(crate) fn count_refusal(&self, model: &Model, urgency: &Urgency, error: &InferError) {
+        let now = self.clock.now();
+        self.lanes[model.lane].core().count_refusal(now, model.id(), &model.key, urgency, error);
     }
 
     /// Queues a job; on refusal what it had comes back. One that a device which has failed refuses, and that
@@ -379,7 +380,7 @@ impl Shared {
             job.passage = passages.begin(class);
             if job.passage.is_none() {
                 let error = InferError::QueueFull { key: (*job.model.key).clone(), len: passages.len(class) };
-                self.count_refusal(&job.model, class, &error);
+                self.count_refusal(&job.model, &job.urgency, &error);
                 return Err(Refused { error, buffers: job.buffers, promise: job.promise });
             }
         }
@@ -408,7 +409,7 @@ impl Shared {
         let expiry = job.expiry();
         if let Err((error, job)) = self.cold.push(job) {
             if let ColdWork::Begin { promise, urgency, .. } = job.work {
-                self.count_refusal(&job.model, urgency.class, &error);
+                self.count_refusal(&job.model, &urgency, &error);
                 promise.release();
             }
             return Err(error);
@@ -519,7 +520,7 @@ impl Shared {
     }
 
     fn end_move(&self, moved: Move, error: InferError) {
-        self.count_refusal(&moved.model, moved.urgency.class, &error);
+        self.count_refusal(&moved.model, &moved.urgency, &error);
         let Move { plan, buffers, promise, passage, .. } = moved;
         drop((plan, buffers, passage));
         promise.refuse(error);
@@ -614,7 +615,7 @@ impl Shared {
         };
         match job.work {
             ColdWork::Begin { promise, urgency, .. } => {
-                self.count_refusal(&job.model, urgency.class, &error);
+                self.count_refusal(&job.model, &urgency, &error);
                 promise.refuse(error);
             }
             ColdWork::Hop(hop) => self.end_hop(hop, error),

@@ -1,12 +1,16 @@
 //! A snapshot of the engine's statistics: what the cores and the queue of those without a plan count, put
 //! together.
 
+use std::sync::Arc;
+
 use reef_base::Nanos;
 
+use crate::core::Times;
+use crate::distribution::ClassDistributions;
 use crate::lane::Lane;
 use crate::pool::{Group, Model};
 use crate::shared::Shared;
-use crate::stats::{ClassStats, DeviceStats, EngineStats, ModelOnDevice, ModelStats};
+use crate::stats::{ClassStats, DeviceStats, EngineStats, ModelDistributions, ModelOnDevice, ModelStats};
 
 /// All statistics, models by name, newest version first. Each device is asked once, so that what is said of
 /// it is of one moment.
@@ -33,6 +37,34 @@ pub(crate) fn take(shared: &Shared) -> EngineStats {
     EngineStats { at, scheme: scheme.unwrap_or_default(), models, device, devices }
 }
 
+/// How the times of every model are spread, in the order of [`take`]. Locks are held for no more than to find
+/// where they are counted.
+pub(crate) fn distributions(shared: &Shared) -> Vec<ModelDistributions> {
+    let groups = shared.registry.live();
+    let mut found: Vec<Vec<[Arc<Times>; 2]>> = groups.iter().map(|_| Vec::new()).collect();
+    for (index, lane) in shared.lanes.iter().enumerate() {
+        let core = lane.core();
+        for (group, found) in groups.iter().zip(&mut found) {
+            let here = group.replicas.iter().find(|model| model.lane == index);
+            found.extend(here.and_then(|model| core.times(model.id(), &model.key)));
+        }
+    }
+    let known = groups.iter().zip(found).filter(|(_, found)| !found.is_empty());
+    known.map(|(group, found)| model_distributions(group, &found)).collect()
+}
+
+fn model_distributions(group: &Group, found: &[[Arc<Times>; 2]]) -> ModelDistributions {
+    let of = |class: usize| {
+        let mut sum = ClassDistributions::default();
+        for times in found.iter().map(|classes| &classes[class]) {
+            sum.total.merge(&times.total.read());
+            sum.preempt.merge(&times.preempt.read());
+        }
+        sum
+    };
+    ModelDistributions { key: (*group.key).clone(), real_time: of(0), best_effort: of(1) }
+}
+
 fn model_stats(shared: &Shared, group: &Group, mut devices: Vec<ModelOnDevice>) -> ModelStats {
     for model in &group.replicas {
         let name = &*shared.names[model.lane];
@@ -48,13 +80,14 @@ fn model_stats(shared: &Shared, group: &Group, mut devices: Vec<ModelOnDevice>) 
         best_effort.merge(&device.best_effort);
     }
     // What one replica made, the others may only have loaded.
-    let compiled = |model: &std::sync::Arc<Model>| model.plans.compiled();
+    let compiled = |model: &Arc<Model>| model.plans.compiled();
     let plans_compiled = group.replicas.iter().map(compiled).max().unwrap_or(0);
     ModelStats { key: (*group.key).clone(), real_time, best_effort, plans_compiled, devices }
 }
 
 fn device_stats(lane: &Lane) -> DeviceStats {
-    let description = lane.device.capabilities().name.clone();
+    let capabilities = lane.device.capabilities();
+    let (description, cus) = (capabilities.name.clone(), capabilities.cus);
     let (name, counters, fault) = (lane.name.to_string(), lane.device.counters(), lane.device.fault());
-    DeviceStats { name, description, counters, memory: lane.device.memory(), fault }
+    DeviceStats { name, description, cus, counters, memory: lane.device.memory(), fault }
 }

@@ -4,6 +4,8 @@
 use reef_base::{ModelKey, Nanos};
 use reef_device::{DeviceCounters, MemoryUse, Scheme};
 
+use crate::distribution::ClassDistributions;
+
 /// Upper bounds of the histogram's buckets in nanoseconds; one more bucket holds the rest.
 pub const HISTOGRAM_BOUNDS_NS: [u64; 22] = [
     1_000,
@@ -117,6 +119,14 @@ pub struct ClassStats {
     pub compute: Nanos,
     /// Of successful requests: last block to delivery.
     pub compute_output: Nanos,
+    /// Of successful requests: what their plans take from first block to last with nothing in the way, as the
+    /// scheduler has learned it (its estimate, which leans low); what a request took itself while nothing is
+    /// learned of its plan. Divided by `success`, the *time alone*.
+    pub alone: Nanos,
+    /// Of requests that got no outputs: arrival to answer.
+    pub failed_time: Nanos,
+    /// When the last successful request ended, on the engine's clock; zero if none has.
+    pub last_success: Nanos,
     /// Of successful requests: arrival to delivery, with its distribution.
     pub total: Histogram,
     /// Requests that wait in the queue or for a plan now.
@@ -159,6 +169,9 @@ impl ClassStats {
         self.queue += other.queue;
         self.compute += other.compute;
         self.compute_output += other.compute_output;
+        self.alone += other.alone;
+        self.failed_time += other.failed_time;
+        self.last_success = self.last_success.max(other.last_success);
         self.total.merge(&other.total);
         self.queued += other.queued;
         self.on_board += other.on_board;
@@ -210,12 +223,25 @@ pub struct DeviceStats {
     pub name: String,
     /// What it is, for people.
     pub description: String,
+    /// Its compute units.
+    pub cus: usize,
     /// Its sums.
     pub counters: DeviceCounters,
     /// What its memories hold. Devices of one memory say the same of it.
     pub memory: Vec<MemoryUse>,
     /// Why it is out of service, if it is.
     pub fault: Option<String>,
+}
+
+/// How the times of one model's requests are spread, on all its devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelDistributions {
+    /// The model.
+    pub key: ModelKey,
+    /// Its real-time requests.
+    pub real_time: ClassDistributions,
+    /// Its best-effort requests.
+    pub best_effort: ClassDistributions,
 }
 
 /// A snapshot of the engine.

@@ -293,6 +293,13 @@ impl Scheduler {
         self.models.get(id.index()).and_then(Option::as_ref).map_or(0, |model| model.on_board[lane(class)])
     }
 
+    /// What a plan takes from its first block to its last with nothing in the way, as far as that is learned:
+    /// the estimate that deadlines are compared with, which leans low. Zero before it says anything.
+    pub fn service_time(&self, id: ModelId, plan: u16) -> Nanos {
+        let model = self.models.get(id.index()).and_then(Option::as_ref);
+        model.map_or(Nanos::ZERO, |model| model.service(plan).get())
+    }
+
     /// Whether a model has no request, waiting or running.
     pub fn is_model_idle(&self, id: ModelId) -> bool {
         self.models.get(id.index()).and_then(Option::as_ref).is_none_or(Model::is_idle)

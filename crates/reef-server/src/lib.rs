@@ -1,7 +1,7 @@
 //! `reef-server`: the Open Inference Protocol v2 over HTTP and gRPC, in the superset that Triton speaks.
 //!
-//! Owns ports, connections, the protocol's JSON, messages and binary tensors, statuses and the metrics text.
-//! Knows the engine's API and nothing behind it: no plan, device or scheduler.
+//! Owns ports, connections, the protocol's JSON, messages and binary tensors, statuses, the metrics text and
+//! the dashboard. Knows the engine's API and nothing behind it: no plan, device or scheduler.
 //!
 //! Clients of the same host may have a faster way: [`RingOptions`], and the crate `reef-client`.
 //!

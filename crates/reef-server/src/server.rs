@@ -174,6 +174,7 @@ impl Server {
         let mut state = State::new(engine, options).map_err(ServerError::Threads)?;
         state.regions = self.options.allow_client_shm.then(Regions::new);
         state.strict_readiness = self.options.strict_readiness;
+        state.set_http_port(addresses.http.port());
         let state = Arc::new(state);
         let http = Arc::new(Http::new(state.clone()));
         let mut ports = Ports { connections_max: self.options.connections_max.max(1), open: Vec::new() };

@@ -2,15 +2,34 @@
 
 use std::sync::Arc;
 
-use reef_base::{Class, ModelKey};
+use reef_base::{Class, ModelKey, Nanos};
 use reef_device::{Completion, Outcome};
 use reef_plan::FaultKind;
 use reef_sched::ModelId;
 
 use super::{Core, Pending};
+use crate::distribution::Recorder;
 use crate::error::InferError;
+use crate::request::Urgency;
 use crate::stats::{ClassStats, FailureReason};
 use crate::ticket::Record;
+
+/// What is counted of the requests of one model in one class.
+#[derive(Default)]
+pub(super) struct Counted {
+    sums: ClassStats,
+    /// Read without the core's lock.
+    times: Arc<Times>,
+}
+
+/// How the times of the requests of one model in one class are spread.
+#[derive(Default)]
+pub(crate) struct Times {
+    /// From arrival to delivery, of successful requests.
+    pub(crate) total: Recorder,
+    /// From submission to first block, of tasks that displaced less urgent work.
+    pub(crate) preempt: Recorder,
+}
 
 impl Core {
     /// A model's sums, with what waits and runs now. Of one whose place another has taken, that one's.
@@ -19,7 +38,7 @@ impl Core {
             return None;
         }
         let model = self.heir_of(model);
-        let mut stats = self.stats[model.index()].clone();
+        let mut stats = self.stats[model.index()].each_ref().map(|counted| counted.sums.clone());
         let old = self.heirs.iter().filter(|(_, heir)| *heir == model).map(|(old, _)| *old);
         for own in old.chain([model]).filter(|_| self.fault.is_none()) {
             for (class, stats) in [Class::real_time(0), Class::BestEffort].into_iter().zip(&mut stats) {
@@ -42,7 +61,10 @@ impl Core {
             return;
         }
         let counted = std::mem::take(&mut self.stats[old.index()]);
-        self.stats[new.index()].iter_mut().zip(&counted).for_each(|(new, old)| new.merge(old));
+        for (new, old) in self.stats[new.index()].iter_mut().zip(counted) {
+            new.sums.merge(&old.sums);
+            new.times = old.times;
+        }
         self.heirs.iter_mut().filter(|(_, heir)| *heir == old).for_each(|(_, heir)| *heir = new);
         self.heirs.push((old, new));
     }
@@ -51,43 +73,61 @@ impl Core {
         self.heirs.iter().find(|(old, _)| *old == model).map_or(model, |&(_, heir)| heir)
     }
 
+    /// How a model's times are spread, real-time and best-effort; to be read without the lock.
+    pub(crate) fn times(&self, model: ModelId, key: &Arc<ModelKey>) -> Option<[Arc<Times>; 2]> {
+        let counted = self.knows(model, key).then(|| &self.stats[model.index()]);
+        counted.map(|counted| counted.each_ref().map(|counted| counted.times.clone()))
+    }
+
     /// Counts a request that never came to be queued, unless its model has gone meanwhile.
     pub(crate) fn count_refusal(
         &mut self,
+        now: Nanos,
         model: ModelId,
         key: &Arc<ModelKey>,
-        class: Class,
+        urgency: &Urgency,
         error: &InferError,
     ) {
         if self.knows(model, key) {
-            self.count_failure(model, class, error);
+            self.count_failure(model, urgency.class, error, now.since(urgency.arrival));
         }
     }
 
-    /// Counts a request that ended without outputs, unless it never was the model's.
-    pub(super) fn count_failure(&mut self, model: ModelId, class: Class, error: &InferError) {
+    /// Counts a request that was queued and ended without outputs.
+    pub(super) fn count_failed(&mut self, now: Nanos, pending: &Pending, error: &InferError) {
+        self.count_failure(pending.model, pending.class, error, now.since(pending.arrival));
+    }
+
+    /// Counts a request that ended without outputs `took` after its arrival, unless it never was the model's.
+    pub(super) fn count_failure(&mut self, model: ModelId, class: Class, error: &InferError, took: Nanos) {
         let Some(reason) = failure_reason(error) else { return };
-        let stats = self.class_stats(model, class);
+        let stats = &mut self.counted(model, class).sums;
         stats.failures[reason as usize] += 1;
+        stats.failed_time += took;
         stats.deadline_misses += u64::from(reason == FailureReason::Deadline);
     }
 
-    pub(super) fn count_success(&mut self, pending: &Pending, record: &Record) {
-        let stats = self.class_stats(pending.model, pending.class);
+    /// Counts a request that got its outputs. `alone` is what its plan takes, if that is known.
+    pub(super) fn count_success(&mut self, now: Nanos, pending: &Pending, record: &Record, alone: Nanos) {
+        let counted = self.counted(pending.model, pending.class);
+        let stats = &mut counted.sums;
         stats.success += 1;
         stats.compute_input += record.timings.compute_input;
         stats.queue += record.timings.queue;
         stats.compute += record.timings.compute;
         stats.compute_output += record.timings.compute_output;
+        stats.alone += if alone == Nanos::ZERO { record.timings.compute } else { alone };
         stats.total.record(record.timings.total);
         stats.deadline_misses += u64::from(record.late);
+        stats.last_success = stats.last_success.max(now);
+        counted.times.total.record(record.timings.total);
     }
 
     /// Counts what a task, or the tasks of one request after the other, did on this device; `ends` says
     /// whether the request ends here.
     pub(super) fn count_execution(&mut self, pending: &Pending, completion: &Completion, ends: bool) {
-        let stats = self.class_stats(pending.model, pending.class);
-        let counters = &completion.counters;
+        let counted = self.counted(pending.model, pending.class);
+        let (stats, counters) = (&mut counted.sums, &completion.counters);
         stats.executions += u64::from(completion.outcome == Outcome::Done && ends);
         stats.kills_caused += counters.kills_caused;
         stats.blocks_killed += counters.blocks_killed;
@@ -97,10 +137,11 @@ impl Core {
         if completion.preempted {
             let first = completion.first_block.unwrap_or(completion.finished);
             stats.preempt_latency.record(first - completion.submitted);
+            counted.times.preempt.record(first - completion.submitted);
         }
     }
 
-    fn class_stats(&mut self, model: ModelId, class: Class) -> &mut ClassStats {
+    fn counted(&mut self, model: ModelId, class: Class) -> &mut Counted {
         let model = self.heir_of(model);
         &mut self.stats[model.index()][usize::from(!class.is_real_time())]
     }

@@ -3,15 +3,19 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 
-use reef_base::ModelKey;
+use reef_base::{ModelKey, Nanos};
 use reef_device::{Device, Event, EventKind, LoadedPlan};
 use reef_plan::{Plan, Stage};
 
+use super::live::Live;
 use super::notes::{Notes, Ring, Span, push_bounded};
 use crate::fault::Foreign;
 
 /// Tasks whose plan is known; far more than can be live. Bounds what a lost event would leave behind.
 const TASKS_MAX: usize = 1 << 16;
+
+/// Plans whose kernels have names, if no file keeps events that want them.
+const NAMES_MAX: usize = 1 << 10;
 
 /// A model and the names of the kernels of a plan of it that ran. The plan with its weights is let go.
 pub(super) struct Named {
@@ -45,13 +49,20 @@ pub(super) struct Recording {
     /// Tasks that had completed by the last collection.
     completed: Vec<u64>,
     fresh: Vec<Event>,
+    /// Events that were lost before the last collection.
+    lost: u64,
     spare: Ring,
+    live: Live,
+    /// Events that are kept for a file; zero without one.
     events_max: usize,
     dropped: u64,
 }
 
 impl Recording {
-    pub(super) fn new(events_max: usize) -> Self {
+    /// One that begins now, without a file.
+    pub(super) fn new(now: Nanos) -> Self {
+        let mut live = Live::default();
+        live.lost(now);
         Recording {
             events: VecDeque::new(),
             spans: VecDeque::new(),
@@ -59,14 +70,30 @@ impl Recording {
             tasks: HashMap::new(),
             completed: Vec::new(),
             fresh: Vec::new(),
+            lost: 0,
             spare: Ring::new(),
-            events_max,
+            live,
+            events_max: 0,
             dropped: 0,
         }
     }
 
-    pub(super) fn dropped(&self) -> u64 {
-        self.dropped
+    /// What compute units did of late.
+    pub(super) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Keeps up to `events_max` events for a file from now on.
+    pub(super) fn keep(&mut self, events_max: usize) {
+        self.let_go();
+        self.events_max = events_max;
+    }
+
+    /// The file is written: keeps nothing for it any more. How many events it did not get.
+    pub(super) fn let_go(&mut self) -> u64 {
+        self.events_max = 0;
+        (self.events, self.spans) = Default::default();
+        std::mem::take(&mut self.dropped)
     }
 
     /// What `event` is named by.
@@ -75,7 +102,7 @@ impl Recording {
     }
 
     pub(super) fn take_events(&mut self, device: &dyn Device) {
-        self.dropped += device.drain_events(&mut self.fresh);
+        self.lost += device.drain_events(&mut self.fresh);
     }
 
     pub(super) fn take_notes(&mut self, notes: &Notes) {
@@ -83,8 +110,16 @@ impl Recording {
     }
 
     /// Names the events taken, and keeps the newest of everything.
-    pub(super) fn resolve(&mut self) {
-        self.dropped += std::mem::take(&mut self.spare.dropped);
+    pub(super) fn resolve(&mut self, now: Nanos) {
+        self.live.forget(now);
+        if self.lost > 0 {
+            self.live.lost(now);
+        }
+        self.dropped += std::mem::take(&mut self.spare.dropped) + std::mem::take(&mut self.lost);
+        if self.events_max == 0 && self.names.len() > NAMES_MAX {
+            self.names.clear();
+            self.tasks.clear();
+        }
         while let Some(label) = self.spare.labels.pop_front() {
             let name = self.name_index(label.model, label.plan);
             if self.tasks.len() >= TASKS_MAX {
@@ -101,13 +136,18 @@ impl Recording {
             }
             let plans = self.tasks.get(&event.token).map_or(&[][..], Vec::as_slice);
             let name = plans.iter().rev().find(|(plan, _)| *plan == event.plan).map(|(_, name)| *name);
-            self.dropped += u64::from(push_bounded(&mut self.events, (event, name), self.events_max));
+            self.live.add(&event, name.map(|name| &self.names[name as usize].model));
+            if self.events_max > 0 {
+                self.dropped += u64::from(push_bounded(&mut self.events, (event, name), self.events_max));
+            }
         }
         for token in completed {
             self.tasks.remove(&token);
         }
         while let Some(span) = self.spare.spans.pop_front() {
-            self.dropped += u64::from(push_bounded(&mut self.spans, span, self.events_max));
+            if self.events_max > 0 {
+                self.dropped += u64::from(push_bounded(&mut self.spans, span, self.events_max));
+            }
         }
     }
 
@@ -143,13 +183,14 @@ mod tests {
         let stage = SyntheticStage { blocks: 2, polls: 1, poll_ns: 0 };
         let plan = Arc::new(synthetic_plan("p", Target::cpu(Isa::Portable, 2), 1, &[stage]).unwrap());
         let model = Arc::new(ModelKey { name: "m".into(), version: "1".into() });
-        let mut recording = Recording::new(100);
+        let mut recording = Recording::new(Nanos::ZERO);
+        recording.keep(100);
         let block = |block| event(7, EventKind::Block { stage: 0, block, padding: false });
         recording.spare.labels.push_back(Label { token: 7, loaded: LoadedPlan(0), model, plan: plan.into() });
         recording.fresh.extend([event(7, EventKind::Completed), block(0)]);
-        recording.resolve();
+        recording.resolve(Nanos(9));
         recording.fresh.push(block(1));
-        recording.resolve();
+        recording.resolve(Nanos(9));
         let named = |(_, name): &(Event, Option<u32>)| recording.name(*name).map(|named| &*named.model.name);
         assert!(recording.events.iter().all(|event| named(event) == Some("m")), "a block has lost its name");
         assert!(recording.tasks.is_empty(), "tasks are forgotten");

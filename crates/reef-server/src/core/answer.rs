@@ -341,6 +341,10 @@ pub(crate) fn stats(state: &State, asked: Option<(&str, Option<&str>)>) -> Resul
 pub(crate) struct Totals {
     pub(crate) success: u64,
     pub(crate) failed: u64,
+    /// Of those that failed: arrival to answer.
+    pub(crate) failed_time: Nanos,
+    /// When the last successful one ended, on the engine's clock; zero if none has.
+    pub(crate) last_success: Nanos,
     pub(crate) executions: u64,
     /// Of successful requests, as the others.
     pub(crate) total: Nanos,
@@ -358,6 +362,8 @@ impl Totals {
         Totals {
             success: count(|class| class.success),
             failed: count(|class| FailureReason::ALL.map(|reason| class.failed(reason)).iter().sum()),
+            failed_time: sum(|class| class.failed_time),
+            last_success: model.real_time.last_success.max(model.best_effort.last_success),
             executions: count(|class| class.executions),
             total: sum(|class| class.total.sum),
             queue: sum(|class| class.queue),

@@ -29,17 +29,24 @@ const NICE_BEST_EFFORT: i32 = reef_base::limits::NICE_BACKGROUND;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A lane for each class.
+/// A lane for each class, and one for who looks.
 pub(crate) struct Lanes {
     real_time: Lane,
     best_effort: Lane,
+    viewers: Lane,
 }
 
 impl Lanes {
     /// Starts the threads.
     pub(crate) fn start() -> io::Result<Lanes> {
         let real_time = Lane::start("reef-bulk-rt", NICE_REAL_TIME)?;
-        Ok(Lanes { real_time, best_effort: Lane::start("reef-bulk-be", NICE_BEST_EFFORT)? })
+        let best_effort = Lane::start("reef-bulk-be", NICE_BEST_EFFORT)?;
+        Ok(Lanes { real_time, best_effort, viewers: Lane::start("reef-viewers", NICE_BEST_EFFORT)? })
+    }
+
+    /// The lane of who looks at the server: its priority is low, and it waits for no request.
+    pub(crate) fn viewers(&self) -> &Lane {
+        &self.viewers
     }
 
     /// The lane of a class.

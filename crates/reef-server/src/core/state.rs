@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use reef_engine::{Engine, InferError, ModelInfo, ModelKey, ModelState};
@@ -28,6 +29,7 @@ pub(crate) struct State {
     pub(crate) timeline: Timeline,
     /// Shared memory of clients; `None` where the operator has not allowed it.
     pub(crate) regions: Option<Regions>,
+    http_port: AtomicU16,
     /// Models that could not be loaded, and why.
     unavailable: RwLock<BTreeMap<ModelKey, String>>,
     /// Who loads and unloads models, if somebody does.
@@ -59,6 +61,7 @@ impl State {
             phase: watch::Sender::new(Phase::Loading),
             timeline: Timeline::new(trace_folder),
             regions: None,
+            http_port: AtomicU16::new(0),
             unavailable: RwLock::default(),
             control: OnceLock::new(),
             log: OnceLock::new(),
@@ -85,6 +88,16 @@ impl State {
     pub(crate) fn is_batched(&self, key: &ModelKey) -> bool {
         let config = self.control.get().and_then(|control| control.config(&key.name, Some(&key.version)));
         config.and_then(|config| config["max_batch_size"].as_i64()).is_some_and(|size| size > 0)
+    }
+
+    /// Requests are taken over HTTP at `port`.
+    pub(crate) fn set_http_port(&self, port: u16) {
+        self.http_port.store(port, Ordering::Relaxed);
+    }
+
+    /// Where requests are taken over HTTP.
+    pub(crate) fn http_port(&self) -> u16 {
+        self.http_port.load(Ordering::Relaxed)
     }
 
     /// Answers for a model that could not be loaded.

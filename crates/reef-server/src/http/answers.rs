@@ -10,6 +10,7 @@ use crate::core::parameter::{Value as Setting, quoted};
 use crate::core::problem::Problem;
 use crate::core::settings;
 use crate::core::state::State;
+use crate::core::statistics::{self, Batch, Memory};
 use crate::http::reply::{Reply, json};
 use crate::http::route::ModelPath;
 
@@ -181,23 +182,36 @@ pub(crate) fn repository_index(state: &State, body: &[u8]) -> Result<Reply, Prob
 /// Triton's statistics of one model or of all.
 pub(crate) fn stats(state: &State, path: Option<&ModelPath<'_>>) -> Result<Reply, Problem> {
     let asked = path.map(|path| (&*path.name, path.version.as_deref()));
-    let models: Vec<Value> = answer::stats(state, asked)?.iter().map(model_stats).collect();
+    let models: Vec<Value> =
+        answer::stats(state, asked)?.iter().map(|model| model_stats(state, model)).collect();
     Ok(json(StatusCode::OK, &json!({ "model_stats": models })))
 }
 
-fn model_stats(model: &ModelStats) -> Value {
+fn model_stats(state: &State, model: &ModelStats) -> Value {
     let totals = Totals::of(model);
     let sum = |time: Nanos| json!({ "count": totals.success, "ns": time.0 });
     let nothing = json!({ "count": 0, "ns": 0 });
+    let batch = |batch: Batch| {
+        let sum = |time: Nanos| json!({ "count": batch.count, "ns": time.0 });
+        json!({
+            "batch_size": batch.size,
+            "compute_input": sum(batch.compute_input),
+            "compute_infer": sum(batch.compute),
+            "compute_output": sum(batch.compute_output),
+        })
+    };
+    let memory = |memory: Memory| json!({ "type": memory.kind, "id": memory.id, "byte_size": memory.bytes });
+    let batches: Vec<Value> = statistics::batches(&totals).into_iter().map(batch).collect();
+    let memory: Vec<Value> = statistics::memory(state, model).into_iter().map(memory).collect();
     json!({
         "name": model.key.name,
         "version": model.key.version,
-        "last_inference": 0,
+        "last_inference": statistics::last_inference_ms(state, &totals),
         "inference_count": totals.success,
         "execution_count": totals.executions,
         "inference_stats": {
             "success": sum(totals.total),
-            "fail": { "count": totals.failed, "ns": 0 },
+            "fail": { "count": totals.failed, "ns": totals.failed_time.0 },
             "queue": sum(totals.queue),
             "compute_input": sum(totals.compute_input),
             "compute_infer": sum(totals.compute),
@@ -205,7 +219,9 @@ fn model_stats(model: &ModelStats) -> Value {
             "cache_hit": nothing,
             "cache_miss": nothing,
         },
-        "batch_stats": [],
+        "response_stats": {},
+        "batch_stats": batches,
+        "memory_usage": memory,
     })
 }
 

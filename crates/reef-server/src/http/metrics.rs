@@ -7,6 +7,7 @@ use reef_engine::{
     ClassStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelStats, Nanos,
 };
 
+use crate::core::process::Process;
 use crate::http::exposition::{Exposition, Kind};
 
 /// The whole text.
@@ -15,8 +16,12 @@ pub(crate) fn text(stats: &EngineStats, http_responses: &[(u16, u64)]) -> String
     triton_counts(&mut out, stats);
     triton_times(&mut out, stats);
     class_counts(&mut out, stats);
+    class_failures(&mut out, stats);
     class_times(&mut out, stats);
     device(&mut out, stats);
+    device_memory(&mut out, stats);
+    server(&mut out, stats);
+    process(&mut out);
     out.family("reef_http_responses_total", Kind::Counter, "HTTP responses by status code.");
     for (status, count) in http_responses {
         out.sample(&[("code", &status.to_string())], count);
@@ -81,8 +86,22 @@ fn class_counts(out: &mut Exposition, stats: &EngineStats) {
     counter("reef_blocks_killed_total", help, counts, |class| class.blocks_killed);
     let help = "Requests without outputs at their deadline: refused, stopped or late.";
     counter("reef_deadline_misses_total", help, counts, |class| class.deadline_misses);
+    let help = "Blocks of less urgent tasks killed for this class.";
+    counter("reef_kills_caused_total", help, counts, |class| class.kills_caused);
     counter("reef_queue_length", "Requests in the queue.", now, |class| class.queued);
     counter("reef_tasks_on_board", "Tasks on the device's board.", now, |class| class.on_board);
+}
+
+/// Requests without outputs by class, which Triton's family adds up.
+fn class_failures(out: &mut Exposition, stats: &EngineStats) {
+    let help = "Requests that got no outputs, by class and reason.";
+    out.family("reef_request_failures_total", Kind::Counter, help);
+    each_class(stats, |labels, class| {
+        for reason in FailureReason::ALL {
+            let labels = [labels, &[("reason", reason.name())]].concat();
+            out.sample(&labels, class.failed(reason));
+        }
+    });
 }
 
 fn class_times(out: &mut Exposition, stats: &EngineStats) {
@@ -95,6 +114,8 @@ fn class_times(out: &mut Exposition, stats: &EngineStats) {
     let help = "Compute-unit time as padding beside more urgent work.";
     time("reef_padding_seconds_total", help, |class| class.padding);
     time("reef_cu_busy_seconds_total", "Compute-unit time of finished blocks.", |class| class.cu_time);
+    let help = "What the plans of successful requests take alone, as the scheduler has learned it.";
+    time("reef_time_alone_seconds_total", help, |class| class.alone);
     let mut histogram = |name, help: &str, what: fn(&ClassStats) -> &Histogram| {
         out.family(name, Kind::Histogram, help);
         each_class(stats, |labels, class| {
@@ -123,6 +144,13 @@ fn device(out: &mut Exposition, stats: &EngineStats) {
     for device in &stats.devices {
         out.sample(&[("device", &device.name), ("description", &device.description)], 1);
     }
+    out.family("reef_device_compute_units", Kind::Gauge, "Compute units of the device.");
+    for device in &stats.devices {
+        out.sample(&[("device", &device.name)], device.cus);
+    }
+}
+
+fn device_memory(out: &mut Exposition, stats: &EngineStats) {
     let help = "Bytes of weights and of what tasks work in, by device and the memory that it is in.";
     out.family("reef_device_memory_bytes", Kind::Gauge, help);
     for device in &stats.devices {
@@ -146,8 +174,34 @@ fn device(out: &mut Exposition, stats: &EngineStats) {
             }
         }
     }
+}
+
+fn server(out: &mut Exposition, stats: &EngineStats) {
     out.family("reef_scheme_info", Kind::Gauge, "The scheme in force, as a label.");
     out.sample(&[("scheme", stats.scheme.name())], 1);
+    out.family("reef_build_info", Kind::Gauge, "The server's version, as a label.");
+    out.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    out.family("reef_models", Kind::Gauge, "Models that are loaded.");
+    out.sample(&[], stats.models.len());
+    out.family("reef_plans_compiled_total", Kind::Counter, "Plans compiled since the model was loaded.");
+    for model in &stats.models {
+        out.sample(&model_labels(model), model.plans_compiled);
+    }
+}
+
+/// What Prometheus' client libraries say of every process, under their names.
+fn process(out: &mut Exposition) {
+    let Some(process) = Process::look() else { return };
+    let help = "Total user and system CPU time spent in seconds.";
+    out.family("process_cpu_seconds_total", Kind::Counter, help);
+    out.sample(&[], process.cpu_seconds);
+    out.family("process_resident_memory_bytes", Kind::Gauge, "Resident memory size in bytes.");
+    out.sample(&[], process.resident_bytes);
+    out.family("process_open_fds", Kind::Gauge, "Number of open file descriptors.");
+    out.sample(&[], process.open_fds);
+    let help = "Start time of the process since unix epoch in seconds.";
+    out.family("process_start_time_seconds", Kind::Gauge, help);
+    out.sample(&[], process.start_seconds);
 }
 
 fn each_class(stats: &EngineStats, mut sample: impl FnMut(&[(&str, &str)], &ClassStats)) {

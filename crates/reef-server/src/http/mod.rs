@@ -4,6 +4,7 @@
 
 pub(crate) mod answers;
 pub(crate) mod control;
+pub(crate) mod dashboard;
 pub(crate) mod encoding;
 pub(crate) mod error;
 pub(crate) mod exposition;

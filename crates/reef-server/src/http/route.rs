@@ -10,6 +10,10 @@ use crate::http::error::ApiError;
 /// A question that the server answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
+    /// The dashboard's page: the same for everybody.
+    Dashboard,
+    /// The dashboard's numbers; who may see the metrics may see them.
+    DashboardData,
     Live,
     Ready,
     Metadata,
@@ -83,6 +87,8 @@ fn find(path: &str) -> Result<Route<'_>, ApiError> {
     let mut parts = trimmed.split('/').skip(1);
     let mut next = || parts.next();
     match (next(), next(), next()) {
+        (None, None, None) if path == "/" => Ok(Route::Dashboard),
+        (Some("dashboard"), Some("data"), None) => Ok(Route::DashboardData),
         (Some("metrics"), None, None) => Ok(Route::Metrics),
         (Some("v2"), None, None) => Ok(Route::Metadata),
         (Some("v2"), Some("health"), Some("live")) if next().is_none() => Ok(Route::Live),
@@ -185,6 +191,8 @@ mod tests {
     #[test]
     fn every_path_has_its_question() {
         let table = [
+            ("/", Route::Dashboard),
+            ("/dashboard/data", Route::DashboardData),
             ("/v2", Route::Metadata),
             ("/v2/", Route::Metadata),
             ("/metrics", Route::Metrics),
@@ -245,8 +253,10 @@ mod tests {
     #[test]
     fn other_paths_are_nothing() {
         let paths = [
-            "/",
             "",
+            "//",
+            "/dashboard",
+            "/dashboard/data/x",
             "/v1",
             "/v2/health",
             "/v2/health/well",

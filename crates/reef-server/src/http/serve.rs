@@ -24,7 +24,8 @@ use reef_engine::Class;
 use tokio::net::TcpStream;
 
 use crate::accept::attend;
-use crate::core::fault::{bug, contained};
+use crate::core::dashboard::Dashboard;
+use crate::core::fault::{bug, contain, contained};
 use crate::core::state::{Phase, State};
 use crate::http::encoding::{self, Accepted, encoded};
 use crate::http::error::ApiError;
@@ -32,7 +33,7 @@ use crate::http::infer::infer;
 use crate::http::receive::{Allowance, discard, receive, refuse};
 use crate::http::reply::{Reply, error, reply};
 use crate::http::route::{ModelPath, Route, route};
-use crate::http::{answers, control, exposition, metrics, regions};
+use crate::http::{answers, control, dashboard, exposition, metrics, regions};
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
@@ -44,12 +45,13 @@ const QUESTION_BYTES_MAX: usize = 4 << 10;
 pub(crate) struct Http {
     state: Arc<State>,
     responses: Responses,
+    dashboard: Arc<Dashboard>,
 }
 
 impl Http {
     /// Without connections.
     pub(crate) fn new(state: Arc<State>) -> Self {
-        Http { state, responses: Responses::default() }
+        Http { state, responses: Responses::default(), dashboard: Arc::default() }
     }
 }
 
@@ -157,15 +159,17 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
     }
     discard(body, state.body_bytes_max);
     match route? {
+        Route::Dashboard => Ok(dashboard::page()),
+        Route::DashboardData => Ok(dashboard::data(state, &http.dashboard).await?),
         Route::Live => Ok(answers::live()),
         Route::Ready => Ok(answers::ready(state)),
         Route::Metrics => {
             let text = metrics::text(&state.engine.stats(), &http.responses.counts());
             Ok(reply(StatusCode::OK, exposition::CONTENT_TYPE, vec![text.into()]))
         }
-        _ if port == Port::Metrics => {
-            Err(ApiError::not_found("this port serves /metrics and /v2/health only".to_string()))
-        }
+        _ if port == Port::Metrics => Err(ApiError::not_found(
+            "this port serves the dashboard, /metrics and /v2/health only".to_string(),
+        )),
         Route::Metadata => Ok(answers::server_metadata(state)),
         Route::Stats(model) => Ok(answers::stats(state, model.as_ref())?),
         Route::Model(model) => Ok(answers::model_metadata(state, &model)?),

@@ -128,7 +128,7 @@ fn unknown_names_are_not_found() {
     let two = [x(), ("z", DType::F32, &[1][..])];
     fixture.model("two", &two, &[y()], ModelSettings::default());
     let mut client = fixture.client();
-    for path in ["/v2/models/none", "/v2/models/m/versions/9", "/v2/models/none/ready", "/v3", "/"] {
+    for path in ["/v2/models/none", "/v2/models/m/versions/9", "/v2/models/none/ready", "/v3", "//"] {
         assert_eq!(client.get(path).status, 404, "{path}");
     }
     let zero = [("Inference-Header-Content-Length", "0")];

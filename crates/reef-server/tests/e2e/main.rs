@@ -4,6 +4,7 @@
 mod bad_input;
 mod client;
 mod control;
+mod dashboard;
 mod encoding;
 mod faults;
 mod fixture;
@@ -12,6 +13,7 @@ mod grpc;
 mod large;
 mod life;
 mod metrics;
+mod names;
 mod protocol;
 mod regions;
 mod ring;

@@ -93,19 +93,59 @@ fn both_ports_tell_the_same_story() {
     assert_eq!(metrics.get("/v2/health/live").status, 200);
 }
 
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    since.as_millis().try_into().unwrap()
+}
+
 #[test]
 fn statistics_are_tritons() {
     let fixture = Fixture::with_m();
     let mut client = fixture.client();
     let json = r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#;
-    assert_eq!(client.infer(json).status, 200);
-    for path in ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/1/stats"] {
-        let stats = &client.get(path).json()["model_stats"][0];
-        assert_eq!(
-            (stats["inference_count"].as_u64(), stats["execution_count"].as_u64()),
-            (Some(1), Some(1))
-        );
-        assert_eq!(stats["inference_stats"]["queue"]["count"], 1);
+    let before = client.get("/v2/models/m/stats").json()["model_stats"][0].clone();
+    assert_eq!((&before["last_inference"], &before["batch_stats"]), (&0.into(), &serde_json::json!([])));
+    let began = now_ms();
+    for wanted in [200, 200, 504] {
+        let deadline = if wanted == 504 { r#"{"parameters":{"deadline_us":1},"# } else { "{" };
+        assert_eq!(client.infer(&json.replacen('{', deadline, 1)).status, wanted);
     }
-    assert_eq!(client.get("/v2/models/none/stats").status, 404);
+    for path in ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/1/stats"] {
+        let stats = client.get(path).json();
+        assert_eq!(stats["model_stats"].as_array().unwrap().len(), 1);
+        check_statistics(&stats["model_stats"][0], began);
+    }
+    for path in ["/v2/models/none/stats", "/v2/models/m/versions/2/stats"] {
+        assert_eq!(client.get(path).status, 404, "{path}");
+    }
+}
+
+/// Of a model that has answered two requests and failed one, all of them after `began`.
+fn check_statistics(stats: &serde_json::Value, began: u64) {
+    assert_eq!((&stats["name"], &stats["version"]), (&"m".into(), &"1".into()));
+    assert_eq!((&stats["inference_count"], &stats["execution_count"]), (&2.into(), &2.into()));
+    let last = stats["last_inference"].as_u64().unwrap();
+    assert!((began..=now_ms()).contains(&last), "{last} is before {began}");
+    let sums = &stats["inference_stats"];
+    for (name, count) in
+        [("success", 2), ("fail", 1), ("queue", 2), ("compute_input", 2), ("compute_output", 2)]
+    {
+        assert_eq!(sums[name]["count"], count, "{name}");
+        assert!(sums[name]["ns"].is_u64(), "{name}");
+    }
+    assert!(sums["success"]["ns"].as_u64() > Some(0) && sums["fail"]["ns"].as_u64() > Some(0));
+    for name in ["cache_hit", "cache_miss"] {
+        assert_eq!(sums[name], serde_json::json!({ "count": 0, "ns": 0 }), "{name}");
+    }
+    let batch = &stats["batch_stats"][0];
+    assert_eq!((&batch["batch_size"], &batch["compute_infer"]), (&1.into(), &sums["compute_infer"]));
+    assert_eq!(
+        (&batch["compute_input"], &batch["compute_output"]),
+        (&sums["compute_input"], &sums["compute_output"])
+    );
+    assert_eq!(stats["response_stats"], serde_json::json!({}));
+    let memory = stats["memory_usage"].as_array().unwrap();
+    assert_eq!(memory.len(), 1, "{memory:?}");
+    assert!(["CPU", "GPU"].contains(&memory[0]["type"].as_str().unwrap()) && memory[0]["byte_size"].is_u64());
 }
