@@ -19,7 +19,7 @@
 //! | files | what they hold |
 //! |---|---|
 //! | `error`, `fault`, `model`, `stats` | words: what is said to and by the engine |
-//! | `source`, `divided`, `plans`, `request`, `ticket`, `trace` | plans, a request, its end, the timeline |
+//! | `source`, `divided`, `plans`, `family`, `gathering`, `request`, `ticket`, `trace` | plans, a request, its end, the timeline |
 //! | `place`, `passage`, `pool`, `effect`, `cold`, `core` | where models and requests are, what to do |
 //! | `lane`, `split` | a device with its core, and who waits there; the parts of a split model |
 //! | `shared` | all of that behind its locks, and the one way into the cores |
@@ -93,8 +93,10 @@ mod divided;
 mod effect;
 pub mod engine;
 pub mod error;
+mod family;
 mod fault;
 pub mod future;
+mod gathering;
 mod kit;
 mod lane;
 mod load;
@@ -119,7 +121,7 @@ pub use engine::{DeviceInfo, Engine, EngineOptions, PoolDevice};
 pub use error::{EngineError, InferError, LoadError, WrongInput};
 pub use future::InferFuture;
 pub use model::{
-    InputShapes, InputValues, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, Number,
+    Batching, InputShapes, InputValues, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, Number,
     Placement, PlanInfo, Queued, TensorInfo,
 };
 pub use reef_base::{Class, Level, ModelKey, Nanos};
@@ -131,7 +133,7 @@ pub use request::{ClassRequest, InferRequest, InferResponse, InputTensor, Output
 pub use session::{RunInfo, Session, SessionOptions};
 pub use source::PlanSource;
 pub use stats::{
-    ClassStats, DeviceStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelOnDevice,
-    ModelStats,
+    BatchStats, ClassStats, DeviceStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram,
+    ModelOnDevice, ModelStats,
 };
 pub use trace::{TraceError, TraceOptions, TraceSummary};

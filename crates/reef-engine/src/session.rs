@@ -92,6 +92,7 @@ impl Session {
         };
         let terms = check::terms(model, wishes)?;
         let shapes = concrete_shapes(&model.inputs, &options.shapes)?;
+        check::check_rows(model, &shapes)?;
         let data = concrete_values(model, &shapes, &options.values)?;
         let key = model.beginning(shapes, &data);
         let urgency = terms.urgency(shared.clock.now());
@@ -167,6 +168,7 @@ impl Session {
             waited_since: None,
             before: Sofar::default(),
             passage: None,
+            joins: None,
         };
         if let Err(Refused { error, buffers, promise }) = self.shared.submit(job) {
             promise.release();

@@ -16,11 +16,13 @@
 //! has; and, if it has a deadline, when what is left is what it needs by measured times: the work that goes
 //! before it, and a batch as large as it may become, by the estimate that leans high and a quarter more. A
 //! request with a deadline of whose model nothing was measured does not wait. Nor does a request with a
-//! deadline take in another one if the larger batch would be late for it.
+//! deadline take in another one if the larger batch would be late for it. When the model or the scheduler takes
+//! no more requests, nobody waits.
 //!
 //! A batch is an entry of the table like a task. Its deadline is that of its earliest member for its key
 //! alone: when a member's deadline passes or its end is asked for, it leaves, and the batch is stopped when
-//! nobody waits for it any more. A batch of one whose rows are just those of its plan is a task like any.
+//! nobody waits for it any more. One that fails is taken apart ([`Scheduler::separate`]), so that nobody's
+//! inputs spoil what others get. A batch of one whose rows are just those of its plan is a task like any.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -31,7 +33,7 @@ use crate::heap::{ABSENT, Heap, Item, Order};
 use crate::model::Model;
 use crate::scheduler::{Scheduler, rank};
 use crate::table::{Admitted, State};
-use crate::types::{Action, Batching, Ended, Joins, ModelId, Refusal, Request, RequestId, Size};
+use crate::types::{Action, Batching, Ended, Joins, ModelId, Refusal, Request, RequestId, Size, Usage};
 
 /// Of the time that a batch is expected to take, the part that is kept free beside it: one over this.
 const MARGIN: u64 = 4;
@@ -136,6 +138,22 @@ impl Scheduler {
         }
     }
 
+    /// A batch has failed, and whose fault it was nobody knows: each of its members is queued again, at its old
+    /// place, and runs alone. The batch ends, `usage` is what it used.
+    pub fn separate(&mut self, now: Nanos, batch: RequestId, usage: Usage) {
+        let Some(slot) = self.table.find(batch) else { return };
+        loop {
+            let member = self.table.get(slot).next;
+            if member == ABSENT {
+                break;
+            }
+            self.table.unlink(slot, member);
+            self.queue_again(member);
+            self.table.get_mut(member).alone = true;
+        }
+        self.on_complete(now, batch, usage);
+    }
+
     fn take_off(&mut self, now: Nanos, batch: u32, before: u32, member: u32) -> (RequestId, Ended) {
         let (id, cancel) = (self.table.id(member), self.cancel_of(member));
         self.table.unlink(before, member);
@@ -227,8 +245,7 @@ impl Scheduler {
             if sizes.iter().any(|size| size.preferred && size.rows == gathered.rows) {
                 gathered.preferred = gathering.slots.len();
             }
-            if self.table.get(item.slot).probe {
-                // It runs to be measured.
+            if self.table.get(item.slot).runs_alone() {
                 grows = false;
                 break;
             }
@@ -262,7 +279,9 @@ impl Scheduler {
         let rows = so_far.rows.saturating_add(own.rows);
         let alone = so_far.rows == 0;
         if !alone
-            && (rows > batching.rows_max || rank(entry.request.class) != rank(head.class) || entry.probe)
+            && (rows > batching.rows_max
+                || rank(entry.request.class) != rank(head.class)
+                || entry.runs_alone())
         {
             return None;
         }

@@ -256,7 +256,7 @@ impl Scheduler {
     }
 
     /// Queues a request that was not to stay on the board, at its old place.
-    fn queue_again(&mut self, slot: u32) {
+    pub(crate) fn queue_again(&mut self, slot: u32) {
         self.stopping.retain(|&other| other != slot);
         let entry = self.table.get_mut(slot);
         entry.state = State::Queued;

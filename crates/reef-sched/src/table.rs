@@ -53,6 +53,15 @@ pub(crate) struct Entry {
     pub(crate) next: u32,
     /// Whether it is a batch, and no request.
     pub(crate) is_batch: bool,
+    /// Nobody joins it: its batch failed, perhaps because of it.
+    pub(crate) alone: bool,
+}
+
+impl Entry {
+    /// Whether nobody is to join it: it runs to be measured, or because a batch with it failed.
+    pub(crate) fn runs_alone(&self) -> bool {
+        self.probe || self.alone
+    }
 }
 
 #[derive(Debug, Default)]
@@ -172,5 +181,6 @@ fn blank(generation: u32, state: State) -> Entry {
         batch: ABSENT,
         next: ABSENT,
         is_batch: false,
+        alone: false,
     }
 }

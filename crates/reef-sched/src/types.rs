@@ -174,7 +174,8 @@ pub enum Action {
         key: TaskKey,
     },
     /// As `Start`, for a batch, which is an id of its own: [`crate::Scheduler::members`] says of whom. Each
-    /// of them is to be taken off it ([`crate::Scheduler::take_member`]) before its end is reported.
+    /// of them is to be taken off it ([`crate::Scheduler::take_member`], [`crate::Scheduler::separate`])
+    /// before its end is reported.
     StartBatch {
         /// The batch.
         batch: RequestId,

@@ -330,6 +330,39 @@ fn a_timeout_leaves_half_of_itself_for_company() {
     assert_eq!(world.at(150), [Out::One(0)]);
 }
 
+#[test]
+fn nobody_waits_for_those_who_cannot_come_any_more() {
+    let mut world = World::best_effort(DELAY, &[]);
+    assert_eq!(world.rows(1), []);
+    world.sched.drain_model(world.model, Drain::Finish);
+    assert_eq!(world.actions(), [Out::One(0)]);
+    let mut world = World::best_effort(DELAY, &[]);
+    assert_eq!(world.rows(1), []);
+    assert_eq!(world.rows(2), []);
+    world.sched.close();
+    assert_eq!(world.actions(), [Out::Batch(vec![0, 1], 2)]);
+}
+
+#[test]
+fn a_batch_that_fails_is_taken_apart() {
+    let mut world = World::best_effort(Nanos::ZERO, &[]);
+    world.rows(1);
+    [1, 3, 1].into_iter().for_each(|rows| drop(world.rows(rows)));
+    world.one_ends(0, 1);
+    assert_eq!(world.actions(), [Out::Batch(vec![1, 2, 3], 3)]);
+    let batch = world.batches.remove(0);
+    world.sched.separate(world.now, batch, Usage::default());
+    world.sched.check();
+    world.rows(1);
+    assert_eq!(world.actions(), [Out::One(1)], "at their old places, one by one");
+    world.one_ends(1, 1);
+    assert_eq!(world.actions(), [Out::Batch(vec![2], 2)]);
+    world.batch_ends(1);
+    assert_eq!(world.actions(), [Out::One(3)]);
+    world.one_ends(3, 1);
+    assert_eq!(world.actions(), [Out::One(4)]);
+}
+
 fn real_time(delay: Nanos) -> World {
     World::new(options(Class::real_time(1), delay), &[])
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use reef_base::{Class, Level, ModelKey, Nanos};
-use reef_engine::{InputValues, Number, Placement};
+use reef_engine::{Batching, InputValues, Number, Placement};
 use reef_plan::Precision;
 use serde::Deserialize;
 
@@ -44,6 +44,15 @@ pub struct Settings {
     pub deadline_ms: Option<f64>,
     /// Requests that may wait.
     pub queue_len: Option<usize>,
+    /// Tasks on the device at once.
+    pub max_in_flight: Option<usize>,
+    /// Rows that a request has at most, and a batch.
+    pub max_batch_size: Option<usize>,
+    /// How long a request waits for others to join it, microseconds; requests are joined where this or the
+    /// next is there.
+    pub max_queue_delay_us: Option<u64>,
+    /// Rows at which a batch starts at once.
+    pub preferred_batch_sizes: Option<Vec<usize>>,
     /// Input shapes to compile ahead, for models with symbolic dimensions.
     pub shapes: Option<Vec<BTreeMap<String, Vec<usize>>>>,
     /// Values of shape inputs to compile ahead; the first set with the first of `shapes`, and so on.
@@ -123,6 +132,15 @@ impl Settings {
         }
     }
 
+    /// How requests are joined, if they are.
+    pub fn batching(&self) -> Option<Batching> {
+        let said = self.max_queue_delay_us.is_some() || self.preferred_batch_sizes.is_some();
+        said.then(|| Batching {
+            delay: Nanos::from_micros(self.max_queue_delay_us.unwrap_or(0)),
+            preferred: self.preferred_batch_sizes.clone().unwrap_or_default(),
+        })
+    }
+
     /// The sets of values to compile ahead.
     pub fn values(&self) -> Vec<InputValues> {
         let number = |element: &Element| match *element {
@@ -193,6 +211,10 @@ impl Settings {
             weight: self.weight.or(fallback.weight),
             deadline_ms: self.deadline_ms.or(fallback.deadline_ms),
             queue_len: self.queue_len.or(fallback.queue_len),
+            max_in_flight: self.max_in_flight.or(fallback.max_in_flight),
+            max_batch_size: self.max_batch_size.or(fallback.max_batch_size),
+            max_queue_delay_us: self.max_queue_delay_us.or(fallback.max_queue_delay_us),
+            preferred_batch_sizes: self.preferred_batch_sizes.or(fallback.preferred_batch_sizes),
             shapes: self.shapes.or(fallback.shapes),
             values: self.values.or(fallback.values),
             devices: self.devices.or(fallback.devices),

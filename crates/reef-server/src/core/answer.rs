@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use reef_engine::{
-    Class, ClassStats, FailureReason, InferResponse, ModelInfo, ModelKey, ModelState, ModelStats, Nanos,
+    BatchStats, Class, ClassStats, FailureReason, InferResponse, ModelInfo, ModelKey, ModelState, ModelStats,
+    Nanos,
 };
 
 use crate::core::problem::Problem;
@@ -141,6 +142,8 @@ pub(crate) fn stats(state: &State, asked: Option<(&str, Option<&str>)>) -> Resul
 pub(crate) struct Totals {
     pub(crate) success: u64,
     pub(crate) failed: u64,
+    /// Rows of successful requests, where the model counts them.
+    pub(crate) inferences: u64,
     pub(crate) executions: u64,
     /// Of successful requests, as the others.
     pub(crate) total: Nanos,
@@ -158,6 +161,7 @@ impl Totals {
         Totals {
             success: count(|class| class.success),
             failed: count(|class| FailureReason::ALL.map(|reason| class.failed(reason)).iter().sum()),
+            inferences: count(|class| class.inferences),
             executions: count(|class| class.executions),
             total: sum(|class| class.total.sum),
             queue: sum(|class| class.queue),
@@ -166,4 +170,12 @@ impl Totals {
             compute_output: sum(|class| class.compute_output),
         }
     }
+}
+
+/// Of a model whose rows are bounded: what tasks of each number of rows took, where there were any.
+pub(crate) fn batches(model: &ModelStats) -> Vec<(usize, BatchStats)> {
+    let mut sum = model.real_time.clone();
+    sum.merge(&model.best_effort);
+    let each = sum.batches.into_iter().enumerate().map(|(at, batches)| (at + 1, batches));
+    each.filter(|(_, batches)| batches.count > 0).collect()
 }

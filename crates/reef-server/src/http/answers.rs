@@ -1,7 +1,7 @@
 //! Answers about the server and its models as JSON: health, metadata, readiness, configuration, statistics.
 
 use hyper::StatusCode;
-use reef_engine::{DeviceInfo, ModelStats, Nanos, TensorInfo};
+use reef_engine::{BatchStats, DeviceInfo, ModelStats, Nanos, TensorInfo};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -138,7 +138,7 @@ fn model_stats(model: &ModelStats) -> Value {
         "name": model.key.name,
         "version": model.key.version,
         "last_inference": 0,
-        "inference_count": totals.success,
+        "inference_count": totals.inferences,
         "execution_count": totals.executions,
         "inference_stats": {
             "success": sum(totals.total),
@@ -150,8 +150,21 @@ fn model_stats(model: &ModelStats) -> Value {
             "cache_hit": nothing,
             "cache_miss": nothing,
         },
-        "batch_stats": [],
+        "batch_stats": batch_stats(model),
     })
+}
+
+fn batch_stats(model: &ModelStats) -> Vec<Value> {
+    let row = |(rows, batches): (usize, BatchStats)| {
+        let sum = |time: Nanos| json!({ "count": batches.count, "ns": time.0 });
+        json!({
+            "batch_size": rows,
+            "compute_input": sum(batches.compute_input),
+            "compute_infer": sum(batches.compute),
+            "compute_output": sum(batches.compute_output),
+        })
+    };
+    answer::batches(model).into_iter().map(row).collect()
 }
 
 fn readiness(ready: bool) -> StatusCode {

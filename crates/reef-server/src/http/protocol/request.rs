@@ -270,7 +270,8 @@ pub(crate) fn schedule(parameters: Option<&Parameters<'_>>) -> Result<Schedule, 
         real_time,
         priority: u32::try_from(number("priority")?.unwrap_or(0)).unwrap_or(u32::MAX),
         timeout_us: number("timeout")?.filter(|&timeout| timeout > 0),
-        deadline_us: number("deadline_us")?.filter(|&deadline| deadline > 0),
+        // Zero has passed; no deadline is no parameter.
+        deadline_us: number("deadline_us")?,
     })
 }
 
@@ -456,6 +457,8 @@ mod tests {
         let expected =
             Schedule { real_time: Some(true), priority: 1, timeout_us: Some(5), deadline_us: Some(7) };
         assert_eq!(full, expected);
+        let passed = schedule(r#"{"deadline_us":0}"#).unwrap();
+        assert_eq!(passed.deadline_us, Some(0), "it has passed; it is not none");
         let ignored = r#"{"class":"best-effort","sequence_id":0,"sequence_start":false,"mine":[1]}"#;
         assert_eq!(schedule(ignored).unwrap().real_time, Some(false));
         let table = [
