@@ -109,8 +109,8 @@ pub const LARGE_BUFFERS_BYTES: usize = 8 << 20;
 /// Bytes of buffers that the plans of a model may keep; the least recently used plans go.
 pub const IDLE_BYTES_PER_MODEL_MAX: usize = 1 << 30;
 
-/// Bytes of packed weights that the plans of a model may hold beside those of the plan with the most: packed in
-/// other ways, or made for some shapes alone. The least recently used plans go.
+/// Bytes of packed weights that the plans of a model may hold beside those of the plan with the most: packed
+/// in other ways, or made for some shapes alone. The least recently used plans go.
 pub const FURTHER_WEIGHTS_PER_MODEL_MAX: usize = 1 << 30;
 
 /// Poll period that kernels must keep on a CPU, in nanoseconds.

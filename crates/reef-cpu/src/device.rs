@@ -189,9 +189,9 @@ impl CpuDevice {
         Ok(())
     }
 
-    /// Gives the system back what arenas have beyond what any plan needs that may still have tasks. A slot that
-    /// has a task keeps its arena until the next time; those that are free are taken one after the other, each
-    /// for a moment.
+    /// Gives the system back what arenas have beyond what any plan needs that may still have tasks. A slot
+    /// that has a task keeps its arena until the next time; those that are free are taken one after the
+    /// other, each for a moment.
     #[allow(unsafe_code)]
     fn shrink(&self, offered: &mut Offered) {
         let executor = &*self.executor;

@@ -318,9 +318,9 @@ impl Engine {
 
     /// Takes no more requests, finishes real-time work, gives best-effort work `drain`, then cancels what is
     /// left. Requests that wait for a plan are answered: those that have not begun at once, the others,
-    /// real-time ones too, when `drain` has passed. Returns when every request is answered and nothing runs any more; code that cannot be stopped (a
-    /// host kernel, a plan that is being made) gets a second to end, see [`Engine::is_idle`]. Later calls
-    /// return at once.
+    /// real-time ones too, when `drain` has passed. Returns when every request is answered and nothing runs
+    /// any more; code that cannot be stopped (a host kernel, a plan that is being made) gets a second to end,
+    /// see [`Engine::is_idle`]. Later calls return at once.
     pub fn shutdown(&self, drain: Duration) {
         self.handle.shutdown(drain);
     }

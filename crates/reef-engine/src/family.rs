@@ -1,8 +1,8 @@
 //! Families: requests of a model that differ in their rows alone, and the plans that their batches run.
 //!
-//! A family has plans for some numbers of rows, made when the model is loaded and kept as long as it is there:
-//! one row, the preferred sizes, or where there are none the powers of two, and the most. A request that has
-//! another number of rows has buffers of its own, and runs with the next larger plan.
+//! A family has plans for some numbers of rows, made when the model is loaded and kept as long as it is
+//! there: one row, the preferred sizes, or where there are none the powers of two, and the most. A request
+//! that has another number of rows has buffers of its own, and runs with the next larger plan.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,9 +1,9 @@
-//! The bytes of a batch: rows of its members' inputs put one after the other into the buffers of one task, and
-//! rows of its outputs taken apart again. Both happen outside of every lock but this one's own, which nobody
-//! else waits for.
+//! The bytes of a batch: rows of its members' inputs put one after the other into the buffers of one task,
+//! and rows of its outputs taken apart again. Both happen outside of every lock but this one's own, which
+//! nobody else waits for.
 //!
-//! A plan with more rows than there are is filled up with copies of the last one: what is computed for them is
-//! thrown away, and cannot fail where the row itself does not.
+//! A plan with more rows than there are is filled up with copies of the last one: what is computed for them
+//! is thrown away, and cannot fail where the row itself does not.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

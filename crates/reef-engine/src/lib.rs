@@ -19,7 +19,8 @@
 //! | files | what they hold |
 //! |---|---|
 //! | `error`, `fault`, `model`, `stats` | words: what is said to and by the engine |
-//! | `source`, `divided`, `plans`, `family`, `gathering`, `request`, `ticket`, `trace` | plans, a request, its end, the timeline |
+//! | `source`, `divided`, `plans`, `request`, `ticket`, `trace` | plans, a request, its end, the timeline |
+//! | `family`, `gathering` | what batches run, and their bytes |
 //! | `place`, `passage`, `pool`, `effect`, `cold`, `core` | where models and requests are, what to do |
 //! | `lane`, `split` | a device with its core, and who waits there; the parts of a split model |
 //! | `shared` | all of that behind its locks, and the one way into the cores |

@@ -1,5 +1,5 @@
-//! Requests that are joined: each gets what it would have got alone, waits no longer than it may, and ends for
-//! itself.
+//! Requests that are joined: each gets what it would have got alone, waits no longer than it may, and ends
+//! for itself.
 
 mod doubles;
 
@@ -30,7 +30,7 @@ fn joined(rows: usize, delay_us: u64, settings: ModelSettings) -> ModelSettings 
     }
 }
 
-/// A model whose tasks take 10 µs for every two rows, and a nanosecond.
+/// A model whose tasks take 10 µs for every two rows.
 fn served(settings: ModelSettings) -> Engine {
     let engine = stepped();
     engine.load_source(key("m"), settings, Rows::new(10)).unwrap();
@@ -72,9 +72,9 @@ fn what_waits_is_joined_and_everybody_gets_its_own_rows() {
         })
         .collect();
     // The first one starts alone; the next three, of six rows, run as eight; the last did not fit.
-    let (first, second) = (10 * US + 1, 40 * US + 1);
+    let (first, second) = (10 * US, 40 * US);
     assert_eq!(totals[..4], [first, first + second, first + second, first + second]);
-    assert_eq!(totals[4], first + second + 20 * US + 1);
+    assert_eq!(totals[4], first + second + 20 * US);
     let stats = sums(&engine);
     assert_eq!((stats.success, stats.inferences, stats.executions), (5, 10, 3));
     assert_eq!(by_rows(&stats), [(1, 1), (3, 1), (6, 1)]);
@@ -126,7 +126,7 @@ fn a_deadline_bounds_the_wait_and_is_met() {
     let asked = |deadline: u64| InferRequest { deadline: Some(Nanos(deadline * US)), ..ask("m", &data) };
     let begin = engine.now();
     let first = engine.submit(&asked(200)).unwrap();
-    let latest = 200 * US - (40 * US + 1) * 5 / 4;
+    let latest = 200 * US - 40 * US * 5 / 4;
     assert_eq!(engine.next_event(), Some(begin + Nanos(latest)));
     engine.run_until(begin + Nanos(50 * US));
     let second = engine.submit(&ask("m", &data)).unwrap();
@@ -198,7 +198,7 @@ fn a_batch_that_nobody_waits_for_is_stopped() {
     engine.run_until(Nanos::MAX);
     let device = engine.stats().device;
     assert!(device.blocks_killed > 0, "{device:?}");
-    assert_eq!(engine.now(), Nanos(13 * US + 1), "at once");
+    assert_eq!(engine.now(), Nanos(13 * US), "at once");
     assert!(engine.is_idle());
     assert_eq!(sums(&engine).executions, 1);
 }
@@ -235,9 +235,15 @@ fn models_that_cannot_be_joined_are_refused_with_the_reason() {
     let settings = || joined(8, 0, ModelSettings::default());
     let error = refused(zoo(Model::Control, &Variant::tiny()), settings());
     assert!(error.contains("the first axis of input 'input' is not symbolic"), "{error}");
-    // Its rows are on the second axis.
-    let error = refused(zoo(Model::Lstm, &Variant::tiny().dynamic()), settings());
-    assert!(error.contains("first axis"), "{error}");
+    // Its first axis are steps, which follow from each other.
+    let steps = || zoo(Model::Lstm, &Variant::tiny().dynamic());
+    let spec = ModelSpec { key: key("plain"), source: steps(), settings: ModelSettings::default() };
+    let input = engine.load(spec).unwrap().inputs.remove(0);
+    engine.unload("plain", None, Queued::Finish).unwrap();
+    let extents = [1, 2, input.dims[2] as usize];
+    let shapes = vec![vec![(input.name, Shape::from(extents))]];
+    let error = refused(steps(), ModelSettings { shapes, ..settings() });
+    assert!(error.contains("combines rows with each other"), "{error}");
     let plan = plan(&engine, "m", 1, 1);
     let error = engine.load_plan(key("m"), settings(), plan).unwrap_err().to_string();
     assert!(error.contains("not known whether"), "{error}");
@@ -347,7 +353,9 @@ fn a_device_without_a_place_gets_the_batch_later() {
     let rejections = std::sync::Arc::new(AtomicUsize::new(0));
     let count = rejections.clone();
     slow.set(Hooks {
-        before: std::sync::Arc::new(move || drop(count.fetch_add(1, Ordering::SeqCst))),
+        before: std::sync::Arc::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        }),
         rejects: Some(RejectReason::BoardFull),
         ..Hooks::new()
     });
@@ -409,14 +417,14 @@ fn unloading_and_shutting_down_wait_for_no_company() {
         let ends = all.into_iter().map(|future| future.wait().map(|_| ()));
         (ends.collect::<Vec<_>>(), engine.now().0)
     };
-    assert_eq!(unloaded(Queued::Finish), (vec![Ok(()); 3], 20 * US + 1));
+    assert_eq!(unloaded(Queued::Finish), (vec![Ok(()); 3], 20 * US));
     assert_eq!(unloaded(Queued::Refuse), (vec![Err(InferError::Unloading(key("m"))); 3], 0));
     let engine = served(joined(8, 1_000_000, ModelSettings::default()));
     let data = filled(&[1]);
     let all: Vec<_> = (0..3).map(|_| engine.submit(&ask("m", &data)).unwrap()).collect();
     engine.shutdown(Duration::from_secs(1));
     all.into_iter().for_each(|future| assert_rows(&data, &future.wait().unwrap()));
-    assert_eq!(engine.now(), Nanos(20 * US + 1));
+    assert_eq!(engine.now(), Nanos(20 * US));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! By what it declares: every input and every output has the same symbol as its first extent, and no other
 //! axis has it. And by what it computes, for some number of rows: the axis is followed through the graph, and
 //! nothing may combine elements along it, be it a sum, a product of rows with rows, or a constant that is not
-//! the same for each row. Where the axis is lost sight of (an operator that is not known here) the declaration
-//! is believed.
+//! the same for each row. What an operator that is not known here does with its rows cannot be seen, and is
+//! refused, too: rows that spoil each other are worse than requests that run alone.
 
 use std::collections::HashMap;
 
@@ -54,18 +54,28 @@ struct Mixed;
 /// says which node does not.
 pub(crate) fn follow(graph: &Graph, rows: usize) -> Result<(), String> {
     let mut known: HashMap<ValueId, Rows> = graph.inputs.iter().map(|&id| (id, Rows::Axis(0))).collect();
+    let mut lost = None;
     for node in &graph.nodes {
         let walk = Walk { graph, rows, node, known: &known };
         let outputs = walk
             .outputs()
             .map_err(|Mixed| format!("{} '{}' combines rows with each other", node.op.name(), node.name))?;
-        known.extend(node.outputs.iter().map(|&id| (id, outputs)));
+        if outputs == Rows::Lost {
+            lost.get_or_insert(node);
+        }
+        let each = node.outputs.iter().enumerate();
+        known.extend(each.map(|(slot, &id)| (id, walk.output(slot, outputs))));
     }
     for (id, name) in graph.outputs.iter().zip(&graph.output_names) {
-        if let Some(Rows::Axis(axis)) = known.get(id)
-            && *axis != 0
-        {
-            return Err(format!("output '{name}' has the rows of the inputs on axis {axis}"));
+        match known.get(id) {
+            Some(Rows::Axis(0) | Rows::Free) | None => {}
+            Some(Rows::Axis(axis)) => {
+                return Err(format!("output '{name}' has the rows of the inputs on axis {axis}"));
+            }
+            Some(Rows::Lost) => {
+                let (op, node) = lost.map_or(("", ""), |node| (node.op.name(), &node.name));
+                return Err(format!("it cannot be seen whether {op} '{node}' keeps rows apart"));
+            }
         }
     }
     Ok(())
@@ -92,6 +102,15 @@ impl Walk<'_> {
         &self.graph.value(self.node.outputs[0]).shape
     }
 
+    /// What output `slot` has, where the first one has `first`.
+    fn output(&self, slot: usize, first: Rows) -> Rows {
+        match (&self.node.op, first) {
+            // All steps are [S,D,N,H], the states [D,N,H].
+            (Op::Recurrent(_), Rows::Axis(axis)) if slot > 0 => Rows::Axis(axis - 1),
+            _ => first,
+        }
+    }
+
     fn outputs(&self) -> Result<Rows, Mixed> {
         let each = || (0..self.node.inputs.len()).map(|input| self.rows_of(input));
         if each().all(|rows| rows == Rows::Free) {
@@ -107,6 +126,12 @@ impl Walk<'_> {
             Op::Conv(_) | Op::ConvInteger(..) | Op::Pool(_) | Op::MaxPool(_) | Op::TreeEnsemble(_) => {
                 Ok(if self.rows_of(0) == Rows::Axis(0) { Rows::Axis(0) } else { Rows::Lost })
             }
+            // Its input is [S,N,I]: steps follow from each other.
+            Op::Recurrent(_) => match self.rows_of(0) {
+                Rows::Axis(0) => Err(Mixed),
+                Rows::Axis(1) => Ok(Rows::Axis(2)),
+                _ => Ok(Rows::Lost),
+            },
             op => match self.rows_of(0) {
                 Rows::Axis(axis) => self.of_first(op, axis),
                 Rows::Free if matches!(op, Op::Gather { .. }) => self.picked(),
@@ -172,19 +197,15 @@ impl Walk<'_> {
         let free = (0..self.node.inputs.len()).filter(|&input| self.rows_of(input) == Rows::Free);
         for input in free {
             let own = at.checked_sub(rank - self.shape(input).rank());
-            if let Some(axis) = own.filter(|&axis| self.shape(input)[axis] > 1)
-                && !self.same_for_each(input, axis)?
-            {
-                return Err(Mixed);
+            if let Some(axis) = own.filter(|&axis| self.shape(input)[axis] > 1) {
+                match self.graph.constant(self.node.inputs[input]) {
+                    Some(tensor) if is_same(tensor, axis, self.rows) => {}
+                    Some(_) => return Err(Mixed),
+                    None => return Ok(Rows::Lost),
+                }
             }
         }
         Ok(Rows::Axis(at))
-    }
-
-    /// Whether a constant is the same for each row; no error where it is none.
-    fn same_for_each(&self, input: usize, axis: usize) -> Result<bool, Mixed> {
-        let Some(tensor) = self.graph.constant(self.node.inputs[input]) else { return Ok(true) };
-        Ok(is_same(tensor, axis, self.rows))
     }
 
     fn product(&self, trans_a: bool, trans_b: bool) -> Result<Rows, Mixed> {
@@ -327,5 +348,7 @@ mod tests {
         assert!(mixed(one(turned, &[5, 4], alone)));
         let error = one(Op::Transpose { perm: vec![1, 0] }, &[4, 5], alone).unwrap_err();
         assert!(error.contains("on axis 1"), "{error}");
+        let error = one(Op::BitCast { to: DType::F32 }, &[5, 4], alone).unwrap_err();
+        assert!(error.contains("cannot be seen whether BitCast 'node'"), "{error}");
     }
 }

@@ -1,9 +1,9 @@
 //! Batches: requests of one model that run as one task, and how long they wait for each other.
 //!
 //! A batch is gathered when its model could start something, from the head of the model's queue in the
-//! queue's order: requests of the same family and level, as long as their rows fit. Nobody is passed over, so
-//! the order within a class is kept. What cannot start yet stays queued, each request with its own timeout and
-//! deadline, and may be gathered with what comes meanwhile.
+//! queue's order: requests of the same family and level, as long as their rows fit. Nobody is passed over,
+//! so the order within a class is kept. What cannot start yet stays queued, each request with its own
+//! timeout and deadline, and may be gathered with what comes meanwhile.
 //!
 //! | what was gathered | what happens |
 //! |---|---|
@@ -16,8 +16,8 @@
 //! has; and, if it has a deadline, when what is left is what it needs by measured times: the work that goes
 //! before it, and a batch as large as it may become, by the estimate that leans high and a quarter more. A
 //! request with a deadline of whose model nothing was measured does not wait. Nor does a request with a
-//! deadline take in another one if the larger batch would be late for it. When the model or the scheduler takes
-//! no more requests, nobody waits.
+//! deadline take in another one if the larger batch would be late for it. When the model or the scheduler
+//! takes no more requests, nobody waits.
 //!
 //! A batch is an entry of the table like a task. Its deadline is that of its earliest member for its key
 //! alone: when a member's deadline passes or its end is asked for, it leaves, and the batch is stopped when
@@ -96,8 +96,8 @@ struct Gathered {
 }
 
 impl Scheduler {
-    /// Tells the sizes that a model's family has plans for; none, and nobody of it joins. The plans keep their
-    /// numbers as long as the model is there.
+    /// Tells the sizes that a model's family has plans for; none, and nobody of it joins. The plans keep
+    /// their numbers as long as the model is there.
     pub fn set_family(&mut self, id: ModelId, family: u16, sizes: &[Size]) {
         let model = self.model_mut(id);
         let index = usize::from(family);
@@ -138,8 +138,8 @@ impl Scheduler {
         }
     }
 
-    /// A batch has failed, and whose fault it was nobody knows: each of its members is queued again, at its old
-    /// place, and runs alone. The batch ends, `usage` is what it used.
+    /// A batch has failed, and whose fault it was nobody knows: each of its members is queued again, at its
+    /// old place, and runs alone. The batch ends, `usage` is what it used.
     pub fn separate(&mut self, now: Nanos, batch: RequestId, usage: Usage) {
         let Some(slot) = self.table.find(batch) else { return };
         loop {

@@ -5,9 +5,9 @@
 //! filters out executions that more urgent tasks interrupted. The first [`SAMPLES_MIN`] measurements refuse
 //! nothing, and the least of them is where it begins: a slow first run says little.
 //!
-//! Beside it is a second one that leans high (about the 89 % expectile, and it begins with the greatest of the
-//! first measurements): how long a request may still wait for others is counted back from its deadline with
-//! that.
+//! Beside it is a second one that leans high (about the 89 % expectile, and it begins with the greatest of
+//! the first measurements): how long a request may still wait for others is counted back from its deadline
+//! with that.
 //!
 //! Only measurements move an estimate; that it refuses is none, or whoever asks for the impossible would
 //! talk it down. Two rules keep one that is wrong from staying so:

@@ -208,8 +208,8 @@ pub enum Action {
 pub enum Cancelled {
     /// It was queued and is gone: this is its end.
     Dropped,
-    /// It is on the board; [`Action::CancelRunning`] or [`Action::Leave`] follows (unless its end was asked for
-    /// before).
+    /// It is on the board; [`Action::CancelRunning`] or [`Action::Leave`] follows (unless its end was asked
+    /// for before).
     Stopping,
     /// It has ended before.
     Unknown,

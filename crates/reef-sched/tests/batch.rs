@@ -552,7 +552,9 @@ impl Checked {
                 let Some(&id) = self.world.ids.get(&number) else { return };
                 match self.world.sched.cancel(id) {
                     Cancelled::Dropped => self.end(number),
-                    Cancelled::Stopping => drop(self.stopped.insert(number)),
+                    Cancelled::Stopping => {
+                        self.stopped.insert(number);
+                    }
                     Cancelled::Unknown => assert!(self.ended.contains(&number)),
                 }
                 self.see();
@@ -631,8 +633,12 @@ impl Checked {
                     self.board.push((self.world.batches.remove(0), members));
                 }
                 Out::Refused(number, _) => self.end(number),
-                Out::Leave(number) => drop(self.stopped.insert(number)),
-                Out::Stop(Some(number)) => drop(self.stopped.insert(number)),
+                Out::Leave(number) => {
+                    self.stopped.insert(number);
+                }
+                Out::Stop(Some(number)) => {
+                    self.stopped.insert(number);
+                }
                 Out::Stop(None) => {}
             }
         }
@@ -683,7 +689,7 @@ impl Checked {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 999, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn batches_keep_their_rules(

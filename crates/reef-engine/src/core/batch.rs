@@ -1,6 +1,6 @@
-//! Batches: several requests that are one task. Each has its place in the books as if it were alone, without a
-//! task of its own; the batch has the task, and the plan. What they bring is put together, and what is made is
-//! taken apart, without the lock (`gathering`).
+//! Batches: several requests that are one task. Each has its place in the books as if it were alone, without
+//! a task of its own; the batch has the task, and the plan. What they bring is put together, and what is
+//! made is taken apart, without the lock (`gathering`).
 //!
 //! | event | members |
 //! |---|---|
