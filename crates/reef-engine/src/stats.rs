@@ -107,8 +107,8 @@ pub struct ClassStats {
     pub success: u64,
     /// Requests that got none, by [`FailureReason::ALL`].
     pub failures: [u64; FailureReason::ALL.len()],
-    /// Rows of those: each counts as many inferences as its inputs have rows, where the model's settings
-    /// bound them ([`crate::ModelSettings::batch_rows_max`]), otherwise one.
+    /// Rows of requests that got outputs: each counts as many inferences as its inputs have rows, where the
+    /// model's settings bound them ([`crate::ModelSettings::batch_rows_max`]), otherwise one.
     pub inferences: u64,
     /// Tasks that ran to their end on the device.
     pub executions: u64,

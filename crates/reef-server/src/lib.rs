@@ -11,7 +11,7 @@
 //! - `priority`: 1 is level 0, the most urgent; 0 is the model's default;
 //! - `timeout`: microseconds in the queue, at most;
 //! - `deadline_us`: microseconds from the arrival of the request's head to the end of execution. 0 has
-//! passed, and is refused like every deadline that cannot be met; who has none leaves it out.
+//!   passed, and is refused like every deadline that cannot be met; who has none leaves it out.
 //!
 //! What answers say in `parameters`: the effective `class`, with its `level` and `priority` if real-time;
 //! `queue_us` and `compute_us`; `preempted`, the number of the request's blocks that were killed for more
