@@ -24,12 +24,9 @@
 //! nobody waits for it any more. One that fails is taken apart ([`Scheduler::separate`]), so that nobody's
 //! inputs spoil what others get. A batch of one whose rows are just those of its plan is a task like any.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use reef_base::Nanos;
 
-use crate::heap::{ABSENT, Heap, Item, Order};
+use crate::heap::{ABSENT, Item};
 use crate::model::Model;
 use crate::scheduler::{Scheduler, rank};
 use crate::table::{Admitted, State};
@@ -47,40 +44,6 @@ pub(crate) enum Turn {
     Batch,
     /// Nothing yet: a request is too late.
     Refuse(u32, Refusal),
-}
-
-/// Room to gather in.
-#[derive(Debug, Default)]
-pub(crate) struct Gathering {
-    /// Slots of those who join, in the queue's order.
-    slots: Vec<u32>,
-    /// Places in the queue's heap that come next.
-    next: BinaryHeap<Reverse<(Order, u32)>>,
-}
-
-impl Gathering {
-    /// Makes room for so many.
-    pub(crate) fn reserve(&mut self, rows: usize) {
-        self.slots.reserve(rows);
-        self.next.reserve(2 * rows + 2);
-    }
-
-    fn begin(&mut self, heap: &Heap) {
-        self.slots.clear();
-        self.next.clear();
-        self.next.extend(heap.peek().map(|item| Reverse((item.order, 0))));
-    }
-
-    /// The next of the heap's items in their order.
-    fn pop(&mut self, heap: &Heap) -> Option<Item> {
-        let Reverse((_, at)) = self.next.pop()?;
-        for child in [2 * at + 1, 2 * at + 2] {
-            if let Some(item) = heap.items().get(child as usize) {
-                self.next.push(Reverse((item.order, child)));
-            }
-        }
-        Some(heap.items()[at as usize])
-    }
 }
 
 /// What has been gathered so far.

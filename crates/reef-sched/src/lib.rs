@@ -35,6 +35,7 @@ mod board;
 mod dispatch;
 mod estimate;
 mod forecast;
+mod gathering;
 mod heap;
 mod model;
 mod router;

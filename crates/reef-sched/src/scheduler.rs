@@ -6,8 +6,8 @@
 
 use reef_base::{Class, Level, Nanos, TaskKey, limits};
 
-use crate::batch::Gathering;
 use crate::board::Board;
+use crate::gathering::Gathering;
 use crate::heap::{ABSENT, Heap, Item, Order};
 use crate::model::{Account, Model, lane};
 use crate::table::{Entry, State, Table};
