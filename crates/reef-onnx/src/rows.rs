@@ -64,7 +64,8 @@ pub(crate) fn follow(graph: &Graph, rows: usize) -> Result<(), String> {
             lost.get_or_insert(node);
         }
         let each = node.outputs.iter().enumerate();
-        known.extend(each.map(|(slot, &id)| (id, walk.output(slot, outputs))));
+        let made: Vec<_> = each.map(|(slot, &id)| (id, walk.output(slot, outputs))).collect();
+        known.extend(made);
     }
     for (id, name) in graph.outputs.iter().zip(&graph.output_names) {
         match known.get(id) {
