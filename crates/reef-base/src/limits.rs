@@ -88,6 +88,15 @@ pub const SEGMENTS_PER_MODEL_MAX: usize = 1024;
 /// device for some seconds, unless the request has a deadline.
 pub const SEGMENTS_PER_REQUEST_MAX: u32 = 1 << 18;
 
+/// Rows of a batch, and of a request to a model whose settings bound them.
+pub const BATCH_ROWS_MAX: usize = 1024;
+
+/// Numbers of rows that plans of a model are made for ahead.
+pub const BATCH_SIZES_MAX: usize = 16;
+
+/// Plans of a model that its batches may keep for themselves; others of its plans come and go.
+pub const BATCH_PLANS_MAX: usize = PLANS_PER_MODEL_MAX / 2;
+
 /// Buffers that one plan keeps for its next requests.
 pub const IDLE_BUFFERS_MAX: usize = BOARD_SLOTS_DEFAULT;
 
@@ -99,6 +108,10 @@ pub const LARGE_BUFFERS_BYTES: usize = 8 << 20;
 
 /// Bytes of buffers that the plans of a model may keep; the least recently used plans go.
 pub const IDLE_BYTES_PER_MODEL_MAX: usize = 1 << 30;
+
+/// Bytes of packed weights that the plans of a model may hold beside those of the plan with the most: packed
+/// in other ways, or made for some shapes alone. The least recently used plans go.
+pub const FURTHER_WEIGHTS_PER_MODEL_MAX: usize = 1 << 30;
 
 /// Poll period that kernels must keep on a CPU, in nanoseconds.
 pub const POLL_PERIOD_CPU_NS: u64 = 10_000;
@@ -145,4 +158,6 @@ const _: () = assert!(CPU_CUS_MAX <= CUS_MAX);
 const _: () = assert!(CUS_MAX <= u16::MAX as usize, "a compute unit's id has 16 bits");
 const _: () = assert!(UNROLLED_NODES_MAX <= PROGRAM_NODES_MAX);
 const _: () = assert!(LARGE_BUFFERS_BYTES * IDLE_BUFFERS_MAX <= IDLE_BYTES_PER_MODEL_MAX);
+const _: () = assert!(BATCH_SIZES_MAX <= BATCH_PLANS_MAX && BATCH_PLANS_MAX < PLANS_PER_MODEL_MAX);
+const _: () = assert!(1 << (BATCH_SIZES_MAX - 3) >= BATCH_ROWS_MAX, "powers of two, one and the most");
 const _: () = assert!(IDLE_LARGE_BUFFERS_MAX <= IDLE_BUFFERS_MAX);

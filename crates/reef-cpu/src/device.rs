@@ -51,14 +51,22 @@ pub struct CpuDevice {
     budget: Arc<Budget>,
 }
 
-/// Bytes that every slot and compute unit was offered so far.
+/// Bytes that slots and compute units have, or were offered.
 #[derive(Debug, Default)]
 struct Offered {
-    arena_bytes: usize,
+    /// By slot, once there is a plan.
+    arena_bytes: Vec<usize>,
+    /// Every compute unit.
     scratch_bytes: usize,
     /// All of them, in the books.
     admission: Option<Admission>,
+    /// Plans that may have tasks, with the arenas that they need.
+    plans: Vec<(LoadedPlan, usize)>,
 }
+
+/// An arena is made smaller if that frees so much of it: one part in this, and so many bytes.
+const SHRINK_PART: usize = 4;
+const SHRINK_BYTES_MIN: usize = 1 << 16;
 
 impl CpuDevice {
     /// Starts the compute units' threads.
@@ -148,10 +156,11 @@ impl CpuDevice {
         let plan = loaded.plan.clone();
         let (arena, scratch) = (plan.arena_bytes(), plan.scratch_bytes());
         let (slots, units) = (&self.executor.slots, &self.executor.scratch);
-        let more =
-            |wanted: usize, have: usize, count: usize| wanted.saturating_sub(have) as u64 * count as u64;
-        let working =
-            more(arena, offered.arena_bytes, slots.len()) + more(scratch, offered.scratch_bytes, units.len());
+        offered.arena_bytes.resize(slots.len(), 0);
+        let have = |slot: usize| offered.arena_bytes[slot];
+        let more = |wanted: usize, have: usize| wanted.saturating_sub(have) as u64;
+        let working = (0..slots.len()).map(|slot| more(arena, have(slot))).sum::<u64>()
+            + more(scratch, offered.scratch_bytes) * units.len() as u64;
         let refused = |needed: u64, available: u64| DeviceError::OutOfMemory {
             plan: plan.name().to_string(),
             needed,
@@ -166,21 +175,21 @@ impl CpuDevice {
         // written to. No urgent task is to wait for that, so those that only real-time tasks take have theirs
         // at once.
         let urgent = slots.len() - self.capabilities.slots_real_time;
-        let buffers = |wanted: usize, have: usize, count: usize, at_once: &dyn Fn(usize) -> bool| {
-            let count = if wanted > have { count } else { 0 };
-            let made = |index| match at_once(index) {
-                true => AlignedBytes::try_zeroed(wanted),
-                false => AlignedBytes::try_untouched(wanted),
-            };
-            (0..count).map(made).collect::<Option<Vec<_>>>()
+        let buffer = |wanted: usize, at_once: bool| match at_once {
+            true => AlignedBytes::try_zeroed(wanted),
+            false => AlignedBytes::try_untouched(wanted),
         };
-        let arenas = buffers(arena, offered.arena_bytes, slots.len(), &|slot| slot == 0 || slot >= urgent)
-            .ok_or_else(refused)?;
-        let scratches =
-            buffers(scratch, offered.scratch_bytes, units.len(), &|_| true).ok_or_else(refused)?;
-        slots.iter().zip(arenas).for_each(|(slot, bytes)| slot.arena.offer(bytes));
+        let small = (0..slots.len()).filter(|&slot| have(slot) < arena);
+        let arenas = small.map(|slot| Some((slot, buffer(arena, slot == 0 || slot >= urgent)?)));
+        let arenas = arenas.collect::<Option<Vec<_>>>().ok_or_else(refused)?;
+        let grows = if scratch > offered.scratch_bytes { units.len() } else { 0 };
+        let scratches = (0..grows).map(|_| buffer(scratch, true)).collect::<Option<Vec<_>>>();
+        let scratches = scratches.ok_or_else(refused)?;
+        for (slot, bytes) in arenas {
+            slots[slot].arena.offer(bytes);
+            offered.arena_bytes[slot] = arena;
+        }
         units.iter().zip(scratches).for_each(|(unit, bytes)| unit.offer(bytes));
-        offered.arena_bytes = arena.max(offered.arena_bytes);
         offered.scratch_bytes = scratch.max(offered.scratch_bytes);
         match &mut offered.admission {
             Some(all) => all.take_working(&mut admission),
@@ -191,6 +200,37 @@ impl CpuDevice {
         }
         loaded.admission = Some(admission);
         Ok(())
+    }
+
+    /// Gives the system back what arenas have beyond what any plan needs that may still have tasks. A slot
+    /// that has a task keeps its arena until the next time; those that are free are taken one after the
+    /// other, each for a moment.
+    #[allow(unsafe_code)]
+    fn shrink(&self, offered: &mut Offered) {
+        let executor = &*self.executor;
+        offered.plans.retain(|&(plan, _)| !executor.plans.is_gone(plan));
+        let needed = offered.plans.iter().map(|&(_, arena)| arena).max().unwrap_or(0);
+        let urgent = executor.slots.len() - self.capabilities.slots_real_time;
+        for (slot, have) in offered.arena_bytes.iter_mut().enumerate() {
+            let free = have.saturating_sub(needed);
+            if free < SHRINK_BYTES_MIN || free < *have / SHRINK_PART || !executor.board.take_this_slot(slot) {
+                continue;
+            }
+            let bytes = match slot == 0 || slot >= urgent {
+                true => AlignedBytes::try_zeroed(needed),
+                false => AlignedBytes::try_untouched(needed),
+            };
+            if let Some(bytes) = bytes {
+                // SAFETY: the slot was taken by this caller alone. No task can come that needs more: plans
+                // that need more are gone, and the next one is loaded, which makes offers, after this.
+                unsafe { executor.slots[slot].arena.replace(bytes) };
+                *have = needed;
+                if let Some(all) = &mut offered.admission {
+                    all.give_back_working(free as u64);
+                }
+            }
+            executor.board.free_slot(slot);
+        }
     }
 
     /// Its only system call is the wake of parked compute units, but for the first task of a rank that has
@@ -344,13 +384,19 @@ impl Device for CpuDevice {
         let mut loaded = Box::new(Loaded::new(plan, self.capabilities.slots, self.capabilities.cus)?);
         let mut offered = self.lock_loading();
         self.executor.retired.collect();
+        self.shrink(&mut offered);
         self.grow(&mut offered, &mut loaded)?;
-        self.executor.plans.insert(loaded).map_err(|_| DeviceError::TooManyPlans { max: PLANS_MAX })
+        let arena = loaded.plan.arena_bytes();
+        let full = |_| DeviceError::TooManyPlans { max: PLANS_MAX };
+        let plan = self.executor.plans.insert(loaded).map_err(full)?;
+        offered.plans.push((plan, arena));
+        Ok(plan)
     }
 
     fn unload(&self, plan: LoadedPlan) {
-        let _loading = self.lock_loading();
+        let mut offered = self.lock_loading();
         self.executor.plans.close(plan);
+        self.shrink(&mut offered);
         self.executor.retired.collect();
     }
 

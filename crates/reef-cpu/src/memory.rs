@@ -1,4 +1,5 @@
-//! Buffers that grow while their owner works: arenas of task slots, scratch of compute units.
+//! Buffers that grow while their owner works: arenas of task slots, scratch of compute units. An arena whose
+//! slot nobody has can be made smaller, by who takes the slot for that.
 //!
 //! Who needs more *offers* a larger buffer; the owner takes it before the next use that needs it. The owner
 //! frees nothing: what it had goes to [`Retired`], which offerers empty. Owners come one after the other: who
@@ -76,6 +77,17 @@ impl Grown {
             current.as_mut_ptr()
         })
     }
+
+    /// Puts `bytes` in the place of what is there and of what is offered, and frees both.
+    ///
+    /// # Safety
+    /// As for [`Grown::ensure`]; and whoever needs more than this is offered it before.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn replace(&self, bytes: AlignedBytes) {
+        drop_list(self.offered.swap(ptr::null_mut(), Ordering::Acquire));
+        // SAFETY: the caller is the only one who touches `current`.
+        self.current.with_mut(|current| unsafe { *current = bytes });
+    }
 }
 
 impl Drop for Grown {
@@ -144,6 +156,24 @@ mod tests {
         assert_ne!(first, larger);
         retired.collect();
     }
+
+    #[test]
+    fn what_is_replaced_can_grow_again() {
+        let (grown, retired) = (Grown::default(), Retired::default());
+        grown.offer(AlignedBytes::zeroed(256));
+        // SAFETY: one thread.
+        unsafe { grown.ensure(200, &retired) };
+        grown.offer(AlignedBytes::zeroed(512));
+        // SAFETY: one thread.
+        unsafe { grown.replace(AlignedBytes::zeroed(64)) };
+        // SAFETY: one thread.
+        let small = unsafe { grown.ensure(64, &retired) };
+        grown.offer(AlignedBytes::zeroed(128));
+        // SAFETY: one thread.
+        let (same, larger) = unsafe { (grown.ensure(64, &retired), grown.ensure(100, &retired)) };
+        assert_eq!(small, same, "what was offered before is gone");
+        assert_ne!(small, larger);
+    }
 }
 
 #[cfg(all(test, loom))]
@@ -208,6 +238,28 @@ mod loom_tests {
             rig.offer(128);
             thread.join().unwrap();
             rig.own(128);
+        });
+    }
+
+    /// Who takes the slot to make its arena smaller comes after one owner and before the next, by the edges
+    /// with which slots are handed over; an offer may come at any time.
+    #[test]
+    fn loom_a_smaller_buffer_comes_between_two_owners() {
+        use crate::sync::AtomicU64;
+        loom::model(|| {
+            let (rig, free) = (Rig::new(), Arc::new(AtomicU64::new(0)));
+            let (other, given) = (rig.clone(), free.clone());
+            let owner = thread::spawn(move || {
+                other.own(64);
+                given.store(1, Ordering::Release);
+            });
+            if free.swap(0, Ordering::Acquire) == 1 {
+                // SAFETY: whoever had it has given it back.
+                unsafe { rig.grown.replace(AlignedBytes::zeroed(32)) };
+                rig.offer(128);
+                rig.own(100);
+            }
+            owner.join().unwrap();
         });
     }
 

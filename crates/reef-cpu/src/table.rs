@@ -129,6 +129,13 @@ impl<T> Table<T> {
         }
     }
 
+    /// Whether a thing was taken out and its last user has left: nobody will ever use it again.
+    pub(crate) fn is_gone(&self, id: LoadedPlan) -> bool {
+        let Some((entry, generation)) = self.entry(id) else { return true };
+        let state = entry.state.load(Ordering::Acquire);
+        state >> GENERATION_SHIFT != generation || (state & OPEN == 0 && state as u32 == 0)
+    }
+
     fn entry(&self, id: LoadedPlan) -> Option<(&Entry<T>, u64)> {
         Some((self.entries.get(id.index() % ENTRIES_MAX)?, u64::from(id.0 >> INDEX_BITS)))
     }
@@ -150,13 +157,16 @@ mod tests {
         table.close(id);
         table.close(id);
         assert!(table.acquire(id).is_none(), "it was taken out");
+        assert!(!table.is_gone(id), "but it is in use");
         assert_eq!(Arc::strong_count(&thing), 2, "its user has it still");
         assert!(table.insert(Box::default()).is_err(), "the entry is in use");
         table.release(id);
+        assert!(table.is_gone(id));
         assert_eq!(Arc::strong_count(&thing), 1);
         let next = table.insert(Box::default()).unwrap();
         assert_ne!(id, next);
         assert!(table.acquire(id).is_none() && table.acquire(next).is_some());
+        assert!(table.is_gone(id) && !table.is_gone(next));
         table.close(id);
         assert!(table.acquire(next).is_some(), "an old id closes nothing");
     }

@@ -11,7 +11,7 @@ use reef_device::{Budget, Device, DeviceError, Io, LoadedPlan, Outcome, RejectRe
 use reef_graph::{DType, Shape};
 use reef_plan::{
     Cost, HostFault, HostKernel, HostState, IoSpec, Isa, Kernel, KernelSpec, Place, Plan, PlanParts, Region,
-    Restart, Target, TensorSpec, WeightStore,
+    Restart, SyntheticStage, Target, TensorSpec, WeightStore, synthetic_output, synthetic_plan,
 };
 use rig::KernelShape;
 
@@ -270,6 +270,50 @@ fn devices_of_one_memory_share_its_budget() {
     assert!(matches!(error, DeviceError::OutOfMemory { .. }), "{error}");
     drop(first);
     third.load(plan).unwrap();
+}
+
+/// What a plan alone needed of arenas goes with it, but for slots that are in use.
+#[test]
+fn arenas_shrink_when_the_plan_that_needed_them_goes() {
+    let budget = Budget::new(Domain::Host, None);
+    let options = CpuOptions { cus: Some(2), budget: Some(budget.clone()), ..CpuOptions::default() };
+    let device = CpuDevice::start(options).unwrap();
+    let plan = |name, blocks, polls| {
+        let stage = SyntheticStage { blocks, polls, poll_ns: 1000 };
+        let target = device.capabilities().target;
+        Arc::new(synthetic_plan(name, target, 3, &[stage; 4]).unwrap())
+    };
+    let (small, large) = (plan("small", 4, 1), plan("large", 4096, 1));
+    assert!(large.arena_bytes() > small.arena_bytes() + (1 << 17));
+    let working = || budget.usage().working;
+    let run = |loaded, plan: &Plan| {
+        device.submit(loaded, TaskKey::best_effort(0), rig::filled(&device, loaded, 5), 0).unwrap();
+        let completion = rig::wait(&device);
+        assert_eq!(completion.io.outputs[0].as_slice(), synthetic_output(plan, &[5; 64]));
+    };
+    let first = device.load(small.clone()).unwrap();
+    let little = working();
+    for _ in 0..3 {
+        let second = device.load(large.clone()).unwrap();
+        let much = working();
+        assert!(much > little + (1 << 17) * device.capabilities().slots as u64);
+        run(second, &large);
+        run(first, &small);
+        device.unload(second);
+        assert_eq!(working(), little);
+        run(first, &small);
+    }
+    // A task of it runs when it goes: its slot keeps what it has until the next time.
+    let long = plan("long", 4096, 50);
+    let second = device.load(long.clone()).unwrap();
+    device.submit(second, TaskKey::best_effort(0), rig::filled(&device, second, 5), 0).unwrap();
+    device.unload(second);
+    assert!(working() > little);
+    let completion = rig::wait(&device);
+    assert_eq!(completion.io.outputs[0].as_slice(), synthetic_output(&long, &[5; 64]));
+    let third = device.load(small.clone()).unwrap();
+    assert_eq!(working(), little);
+    run(third, &small);
 }
 
 #[test]

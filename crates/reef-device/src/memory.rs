@@ -121,6 +121,13 @@ impl Admission {
     pub fn take_working(&mut self, other: &mut Admission) {
         self.working += std::mem::take(&mut other.working);
     }
+
+    /// So many of its working bytes are free again.
+    pub fn give_back_working(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.working);
+        self.working -= bytes;
+        self.budget.lock().working -= bytes;
+    }
 }
 
 impl Drop for Admission {
@@ -157,6 +164,11 @@ mod tests {
         assert_eq!((usage.weights, usage.working, usage.limit), (500, 250, Some(1000)));
         drop(first);
         assert_eq!((budget.usage().weights, budget.usage().working), (400, 50));
+        let mut second = second;
+        second.give_back_working(20);
+        assert_eq!(budget.usage().working, 30);
+        second.give_back_working(1000);
+        assert_eq!(budget.usage().working, 0, "no more than it has");
         drop(second);
         assert_eq!(budget.usage(), MemoryUse { limit: Some(1000), ..MemoryUse::default() });
     }

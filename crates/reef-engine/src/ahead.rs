@@ -1,13 +1,18 @@
 //! What is compiled when a model is loaded: plans for the shapes, and the values of shape inputs, that its
 //! settings name, checked against what the model declares.
 
+use std::sync::Arc;
+
 use reef_base::limits;
 use reef_graph::{DType, Shape};
+use reef_program::SegmentKey;
 
 use crate::check;
 use crate::error::LoadError;
+use crate::family::{self, Family};
+use crate::fault::log;
 use crate::model::{InputShapes, InputValues, Number, TensorInfo};
-use crate::plans::PlanFailure;
+use crate::plans::{PlanEntry, PlanFailure};
 use crate::pool::Model;
 use crate::shared::Shared;
 
@@ -18,20 +23,72 @@ pub(crate) fn compile_ahead(shared: &Shared, model: &Model) -> Result<(), LoadEr
     let sets = sets(model).map_err(settings)?;
     for Set { shapes, data } in sets {
         let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
-        let key = model.beginning(shapes, &data);
-        let refused = |reason| {
-            let named = model.inputs.iter().zip(&key.given);
-            let shapes: Vec<String> = named.map(|(info, given)| format!("{} {given}", info.name)).collect();
-            LoadError::Compile { key: (*model.key).clone(), shapes: shapes.join(", "), reason }
-        };
-        shared.plan(model, &key).map_err(|failure| match failure {
-            PlanFailure::Shapes(reason) | PlanFailure::Fault(reason) => refused(reason),
-            PlanFailure::Device(error) if error.is_out_of_memory() => refused(error.to_string()),
-            PlanFailure::Unloaded => unreachable!("a model is unloaded only after it was published"),
-            PlanFailure::Device(source) => LoadError::Device { key: (*model.key).clone(), source },
-        })?;
+        compile(shared, model, &model.beginning(shapes, &data))?;
     }
     Ok(())
+}
+
+/// Compiles what batches run, of a model whose requests are joined; an error if its requests cannot be.
+pub(crate) fn compile_families(shared: &Shared, model: &Model) -> Result<(), LoadError> {
+    let settings = |reason: String| LoadError::Settings { key: (*model.key).clone(), reason };
+    let rows_max = model.settings.batch_rows_max;
+    if let (Some(_), Some(input)) = (rows_max, model.inputs.iter().find(|input| input.dims.is_empty())) {
+        return Err(settings(format!("max_batch_size: input '{}' has no axes, and so no rows", input.name)));
+    }
+    let (Some(batching), Some(rows_max)) = (&model.settings.batching, rows_max) else { return Ok(()) };
+    let wrong = |reason: String| settings(format!("its requests cannot be joined: {reason}"));
+    if model.shape_inputs.contains(&true) {
+        return Err(wrong("values of its inputs decide what runs".into()));
+    }
+    let (families, sizes) =
+        (family::shapes(&model.settings, &model.inputs), family::sizes(batching, rows_max));
+    model.rows(&families).map_err(wrong)?;
+    if families.is_empty() {
+        let key = &model.key;
+        log(|| tracing::warn!(model = %key, "no requests are joined: name the shapes of its inputs"));
+    }
+    let plans = families.len() * sizes.len();
+    if plans > limits::BATCH_PLANS_MAX {
+        let most = limits::BATCH_PLANS_MAX;
+        return Err(settings(format!("batches need {plans} plans (shapes × sizes), {most} are possible")));
+    }
+    let made = families.into_iter().map(|shapes| {
+        let each = sizes.iter().map(|&rows| {
+            let plan = compile(shared, model, &family::key(&shapes, &model.inputs, rows))?;
+            check_rows(&plan, rows).map_err(wrong)?;
+            Ok(plan)
+        });
+        let plans: Vec<Arc<PlanEntry>> = each.collect::<Result<_, LoadError>>()?;
+        Ok(Family::new(shapes, &plans))
+    });
+    model.set_families(made.collect::<Result<_, LoadError>>()?);
+    Ok(())
+}
+
+/// Whether a plan for so many rows has as many in each input and output, and is all that runs.
+fn check_rows(plan: &PlanEntry, rows: usize) -> Result<(), String> {
+    if plan.goes_on() {
+        return Err("it runs in several segments, which its values decide".into());
+    }
+    let all = plan.pool.inputs.iter().chain(&plan.pool.outputs);
+    match all.into_iter().find(|spec| spec.shape.iter().next() != Some(&rows)) {
+        Some(spec) => Err(format!("for {rows} rows, '{}' is {}", spec.name, spec.shape)),
+        None => Ok(()),
+    }
+}
+
+fn compile(shared: &Shared, model: &Model, key: &SegmentKey) -> Result<Arc<PlanEntry>, LoadError> {
+    let refused = |reason| {
+        let named = model.inputs.iter().zip(&key.given);
+        let shapes: Vec<String> = named.map(|(info, given)| format!("{} {given}", info.name)).collect();
+        LoadError::Compile { key: (*model.key).clone(), shapes: shapes.join(", "), reason }
+    };
+    shared.plan(model, key).map_err(|failure| match failure {
+        PlanFailure::Shapes(reason) | PlanFailure::Fault(reason) => refused(reason),
+        PlanFailure::Device(error) if error.is_out_of_memory() => refused(error.to_string()),
+        PlanFailure::Unloaded => unreachable!("a model is unloaded only after it was published"),
+        PlanFailure::Device(source) => LoadError::Device { key: (*model.key).clone(), source },
+    })
 }
 
 /// What one plan is made for.

@@ -57,9 +57,20 @@ pub(crate) fn request<'a>(model: &Model, request: &InferRequest<'a>) -> Result<C
     let terms = terms(model, wishes)?;
     let order = match_inputs(&model.inputs, &request.inputs)?;
     let wanted = match_outputs(&model.outputs, request.outputs.as_deref())?;
-    let shapes = order.iter().map(|&index| request.inputs[index].shape.clone()).collect();
+    let shapes: Vec<Shape> = order.iter().map(|&index| request.inputs[index].shape.clone()).collect();
+    check_rows(model, &shapes)?;
     let data = order.iter().map(|&index| request.inputs[index].data).collect();
     Ok(Checked { terms, shapes, data, wanted })
+}
+
+/// Whether inputs have no more rows than the model's settings allow.
+pub(crate) fn check_rows(model: &Model, shapes: &[Shape]) -> Result<(), InferError> {
+    let Some(max) = model.settings.batch_rows_max else { return Ok(()) };
+    let rows = shapes.iter().filter_map(|shape| shape.iter().next()).max().copied().unwrap_or(0);
+    if rows > max {
+        return Err(InferError::TooWide { key: (*model.key).clone(), rows, max });
+    }
+    Ok(())
 }
 
 /// The terms on which a model serves these wishes.

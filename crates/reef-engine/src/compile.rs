@@ -67,8 +67,9 @@ fn hand_over(shared: &Shared, job: ColdJob, plan: &Result<Arc<PlanEntry>, PlanFa
         buffer.as_mut_slice().copy_from_slice(input.as_slice());
     }
     let (model_of, waited_since) = (model.clone(), Some(queued));
-    let (before, passage) = Default::default();
-    let job = Job { model: model_of, plan, promise, buffers, kit, urgency, waited_since, before, passage };
+    let (before, passage, joins) = Default::default();
+    let job =
+        Job { model: model_of, plan, promise, buffers, kit, urgency, waited_since, before, passage, joins };
     if let Err(Refused { error, promise, .. }) = shared.submit(job) {
         if error == InferError::DeviceFault && model.is_replicated() {
             let work = ColdWork::Begin { inputs, promise, urgency };

@@ -20,7 +20,9 @@
 //! and the scheduler is not asked again: see [`Core::fail`].
 
 mod answer;
+mod batch;
 mod count;
+mod onward;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,12 +32,13 @@ use reef_base::{Class, ModelKey, Nanos, TaskId, TaskKey};
 use reef_device::{Completion, Io, Outcome, RejectReason, Rejected, Scheme};
 use reef_plan::HostFault;
 use reef_sched::{
-    Account, Action, Cancelled, Drain, ModelId, ModelOptions, Request, RequestId, SchedOptions, Scheduler,
-    Usage,
+    Account, Action, Cancelled, Drain, Joins, ModelId, ModelOptions, Request, RequestId, SchedOptions,
+    Scheduler, Usage,
 };
 
-use crate::effect::{Delivery, Effects, End, Hop, Move, Sofar, Stop, Submit};
-use answer::{cancelled, record, refused};
+use crate::effect::{Delivery, Effects, End, Sofar, Stop, Submit};
+use answer::{cancelled, not_taken, record, refused};
+use batch::Batch;
 use count::Counted;
 pub(crate) use count::Times;
 
@@ -64,6 +67,8 @@ pub(crate) struct Job {
     pub(crate) before: Sofar,
     /// Of a model that is split.
     pub(crate) passage: Option<Passage>,
+    /// If others may join it.
+    pub(crate) joins: Option<Joins>,
 }
 
 impl Job {
@@ -96,6 +101,32 @@ enum Task {
     Leaving { stop: bool },
     /// The device has it.
     There(TaskId),
+}
+
+impl Task {
+    /// Has it stopped; what the device is to be told.
+    fn stop(&mut self) -> Option<TaskId> {
+        match self {
+            Task::There(task) => Some(*task),
+            Task::Leaving { stop } => {
+                *stop = true;
+                None
+            }
+            // Between two segments there is nothing to stop: it does not go on.
+            Task::None => None,
+        }
+    }
+
+    /// The device has it; whether it is to be stopped at once.
+    fn arrives(&mut self, task: TaskId) -> bool {
+        match *self {
+            Task::Leaving { stop } => {
+                *self = Task::There(task);
+                stop
+            }
+            Task::None | Task::There(_) => false,
+        }
+    }
 }
 
 /// What comes after a task.
@@ -132,6 +163,8 @@ struct Pending {
     arrival: Nanos,
     queued: Nanos,
     deadline: Option<Nanos>,
+    /// Rows of its inputs; one where nothing bounds them.
+    rows: u32,
 }
 
 pub(crate) struct Core {
@@ -139,6 +172,8 @@ pub(crate) struct Core {
     scheme: Scheme,
     /// By the request's slot.
     pending: Vec<Option<Pending>>,
+    /// Batches on the board, by their slot.
+    batches: Vec<Option<Batch>>,
     /// By the model's id. Ids are used again, so a job also says which load of which model it means.
     models: Vec<Option<Arc<ModelKey>>>,
     /// By the model's id.
@@ -165,6 +200,7 @@ impl Core {
             sched: Scheduler::new(options),
             scheme,
             pending: Vec::new(),
+            batches: Vec::new(),
             models: Vec::new(),
             draining: Vec::new(),
             accounts: HashMap::new(),
@@ -236,7 +272,12 @@ impl Core {
     }
 
     /// Adds a model to the books; `None` when there are too many.
-    pub(crate) fn add_model(&mut self, key: Arc<ModelKey>, options: ModelOptions) -> Option<ModelId> {
+    pub(crate) fn add_model(
+        &mut self,
+        key: Arc<ModelKey>,
+        options: ModelOptions,
+        rows_max: usize,
+    ) -> Option<ModelId> {
         let account = self.accounts.get(&key.name).copied().unwrap_or_default();
         let id = self.sched.add_model_again(options, account)?;
         self.accounts.remove(&key.name);
@@ -246,10 +287,13 @@ impl Core {
             self.draining.resize(id.index() + 1, false);
         }
         self.draining[id.index()] = false;
-        self.stats[id.index()] = Default::default();
+        self.stats[id.index()] = [ClassStats::of(rows_max), ClassStats::of(rows_max)];
         self.models[id.index()] = Some(key);
         let slots = self.sched.capacity().max(self.pending.len());
         self.pending.resize_with(slots, || None);
+        if options.batching.is_some() {
+            self.batches.resize_with(slots, || None);
+        }
         Some(id)
     }
 
@@ -281,7 +325,8 @@ impl Core {
 
     /// Whether no request waits or runs; after a fault, whether the device has given back what it had.
     pub(crate) fn is_idle(&self) -> bool {
-        if self.fault.is_some() { self.pending.iter().all(Option::is_none) } else { self.sched.is_idle() }
+        let nobody = || self.pending.iter().all(Option::is_none) && self.batches.iter().all(Option::is_none);
+        if self.fault.is_some() { nobody() } else { self.sched.is_idle() }
     }
 
     /// Whether everybody is answered, though tasks may still run.
@@ -349,6 +394,7 @@ impl Core {
         match self.admit(now, &job) {
             Ok(id) => {
                 job.promise.ticket().set_request(id);
+                let rows = job.joins.map_or_else(|| job.model.rows_of(&job.plan), |joins| joins.rows);
                 let Job { model: home, plan, promise, buffers, kit, urgency, waited_since, .. } = job;
                 let (before, passage) = (job.before, job.passage);
                 let (model, key) = (home.id(), home.key.clone());
@@ -373,6 +419,7 @@ impl Core {
                     arrival,
                     queued,
                     deadline,
+                    rows,
                 });
                 if begun {
                     self.end_unserved(now, out);
@@ -401,7 +448,7 @@ impl Core {
             return Err(InferError::NotServed { scheme: self.scheme, class });
         }
         let (model, plan) = (job.model.id(), job.model.number(&job.plan));
-        let request = Request { model, plan, class, arrival, deadline, queue_until };
+        let request = Request { model, plan, class, arrival, deadline, queue_until, joins: job.joins };
         let queued = self.sched.queued(model, class);
         let submitted = match job.has_begun() {
             true => self.sched.submit_begun(now, request),
@@ -444,23 +491,20 @@ impl Core {
                     let error = refused(why, &pending.key, 0);
                     self.end_queued(now, request, error, out);
                 }
+                Action::StartBatch { batch, plan, key } => self.start_batch(now, batch, plan, key, out),
                 Action::CancelRunning { request } => self.stop(request, out),
+                Action::Leave { request } => self.leave(request, out),
             }
         }
     }
 
     /// Has a task stopped. When that was asked for, [`Core::answer_stopped`] is to be called.
     fn stop(&mut self, id: RequestId, out: &mut Effects) {
+        if let Some(batch) = self.batch_mut(id) {
+            return out.stop(batch.stop());
+        }
         let pending = self.pending[id.slot()].as_mut().expect("a live request is known");
-        let task = match &mut pending.task {
-            Task::There(task) => Some(*task),
-            Task::Leaving { stop } => {
-                *stop = true;
-                None
-            }
-            // Between two segments there is nothing to stop: it does not go on.
-            Task::None => None,
-        };
+        let task = pending.task.stop();
         out.stop(Stop { id, model: pending.home.clone(), task });
     }
 
@@ -468,6 +512,9 @@ impl Core {
     pub(crate) fn answer_stopped(&mut self, now: Nanos, id: RequestId, out: &mut Effects) {
         if self.fault.is_some() {
             return;
+        }
+        if self.batch_mut(id).is_some() {
+            return self.answer_members(now, id, out);
         }
         let why = self.sched.stop_reason(id);
         let scheme = self.scheme;
@@ -495,18 +542,15 @@ impl Core {
         if self.fault.is_some() {
             return self.take_back(id, completion.io, out);
         }
+        if let Some(batch) = self.take_batch(id) {
+            return self.complete_batch(now, batch, completion, out);
+        }
         match self.ended(id, &mut completion) {
             Next::Hop => return self.hop(id, completion, out),
             Next::Depart => return self.depart(now, id, completion, out),
             Next::End => {}
         }
-        let done = completion.outcome == Outcome::Done;
-        let ran = completion.first_block.map(|first| completion.finished - first);
-        let stopped = completion.outcome == Outcome::Cancelled;
-        let (service, stopped_after) = (ran.filter(|_| done), ran.filter(|_| stopped));
-        let counters = &completion.counters;
-        let thrown_away = if done { Nanos::ZERO } else { counters.wasted_time };
-        let usage = Usage { cu_time: counters.cu_time + thrown_away, service, stopped_after };
+        let usage = usage(&completion);
         let Some(ended) = self.sched.on_complete(now, id, usage) else {
             fault::log(|| tracing::error!(task = completion.task.0, "the device completed an unknown task"));
             return;
@@ -514,6 +558,7 @@ impl Core {
         let alone = self.sched.service_time(ended.request.model, ended.request.plan);
         let mut pending = self.pending[id.slot()].take().expect("a running request is known");
         self.count_execution(&pending, &completion, true);
+        self.count_batch(&pending, &completion, now);
         let segments = pending.before.segments + pending.sofar.segments;
         pending.before.add(&mut completion, segments);
         let (result, at) = match &pending.answer {
@@ -544,17 +589,6 @@ impl Core {
         out.push(Delivery::End(End { model: Some(home), kit, plan, end, leftover }));
     }
 
-    /// A segment has ended and another one follows: its plan is found, or made, without the lock.
-    fn hop(&mut self, id: RequestId, completion: Completion, out: &mut Effects) {
-        let pending = self.pending[id.slot()].as_mut().expect("a running request is known");
-        pending.task = Task::None;
-        let pool = pending.buffers.pool.clone();
-        let mut buffers = std::mem::replace(&mut pending.buffers, Buffers { io: Io::default(), pool });
-        buffers.io = completion.io;
-        let (model, plan, kit) = (pending.home.clone(), pending.plan.clone(), pending.kit.clone());
-        out.push(Delivery::Hop(Hop { id, model, plan, kit, buffers }));
-    }
-
     /// Books what a task did for its request, and says what comes after it.
     fn ended(&mut self, id: RequestId, completion: &mut Completion) -> Next {
         let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
@@ -581,61 +615,11 @@ impl Core {
         if pending.home.is_split() { Next::Depart } else { Next::Hop }
     }
 
-    /// A part of a split model has ended: the request leaves this device for the next one.
-    fn depart(&mut self, now: Nanos, id: RequestId, mut completion: Completion, out: &mut Effects) {
-        let ran = completion.first_block.map(|first| completion.finished - first);
-        let usage = Usage { cu_time: completion.counters.cu_time, service: ran, stopped_after: None };
-        if self.sched.on_complete(now, id, usage).is_none() {
-            fault::log(|| tracing::error!(task = completion.task.0, "the device completed an unknown task"));
-            return;
-        }
-        let mut pending = self.pending[id.slot()].take().expect("a running request is known");
-        self.count_execution(&pending, &completion, false);
-        self.trace_end(&pending, Some(&completion), now, None);
-        let segments = pending.before.segments + pending.sofar.segments;
-        pending.before.add(&mut completion, segments);
-        pending.buffers.io = completion.io;
-        let Pending { home: model, plan, buffers, answer, class, arrival, deadline, .. } = pending;
-        let Answer::Owed(promise) = answer else { unreachable!("who is answered does not go on") };
-        // It does not wait in a queue any more: that is over.
-        let urgency = Urgency { class, arrival, deadline, queue_until: None };
-        let (queued, before, passage) = (pending.queued, pending.before, pending.passage);
-        out.push(Delivery::Move(Move { model, plan, buffers, promise, urgency, queued, before, passage }));
-    }
-
-    /// A request goes on with `plan`, in its slot and with its key.
-    pub(crate) fn resume(
-        &mut self,
-        now: Nanos,
-        id: RequestId,
-        plan: Arc<PlanEntry>,
-        buffers: Buffers,
-        out: &mut Effects,
-    ) {
-        let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
-        let Some(pending) = known.filter(|pending| pending.id == id) else {
-            let leftover = Some(buffers);
-            return out.push(Delivery::End(End { model: None, kit: None, plan, end: None, leftover }));
-        };
-        (pending.plan, pending.buffers) = (plan, buffers);
-        match (&pending.answer, pending.task_key) {
-            (Answer::Owed(_), Some(key)) => self.start(id, key, out),
-            _ => self.end_hop(now, id, InferError::Cancelled, out),
-        }
-    }
-
-    /// Ends a request that is between two segments.
-    pub(crate) fn end_hop(&mut self, now: Nanos, id: RequestId, error: InferError, out: &mut Effects) {
-        let known = self.pending.get(id.slot()).and_then(Option::as_ref);
-        let Some(pending) = known.filter(|pending| pending.id == id) else { return };
-        let counters = pending.sofar.counters;
-        let cu_time = counters.cu_time + counters.wasted_time;
-        self.sched.on_complete(now, id, Usage { cu_time, service: None, stopped_after: None });
-        self.end_queued(now, id, error, out);
-    }
-
     /// After a fault: the buffers of a task that was answered with it.
     fn take_back(&mut self, id: RequestId, io: Io, out: &mut Effects) {
+        if let Some(batch) = self.take_batch(id) {
+            return out.push(batch.give_up(io));
+        }
         let Some(place) = self.pending.get_mut(id.slot()) else { return };
         if let Some(mut pending) = place.take_if(|pending| pending.id == id) {
             pending.buffers.io = io;
@@ -661,23 +645,18 @@ impl Core {
         pending.turn = pending.turn.wrapping_add(1);
         let (turn, model) = (pending.turn, pending.home.clone());
         let (plan, kit) = (pending.plan.clone(), pending.kit.clone());
-        out.submit(Submit { id, turn, model, plan, key, io, kit });
+        out.submit(Submit { id, turn, model, plan, key, io, kit, gathering: None });
     }
 
     /// The device has a task; whether it is to be stopped at once.
     pub(crate) fn submitted(&mut self, id: RequestId, turn: u32, task: TaskId) -> bool {
+        if let Some(batch) = self.batch_mut(id) {
+            return batch.task.arrives(task);
+        }
         let known = self.pending.get_mut(id.slot()).and_then(Option::as_mut);
         // It may have ended, or gone on, since.
-        let Some(pending) = known.filter(|pending| pending.id == id && pending.turn == turn) else {
-            return false;
-        };
-        match pending.task {
-            Task::Leaving { stop } => {
-                pending.task = Task::There(task);
-                stop
-            }
-            Task::None | Task::There(_) => false,
-        }
+        let known = known.filter(|pending| pending.id == id && pending.turn == turn);
+        known.is_some_and(|pending| pending.task.arrives(task))
     }
 
     /// The device has not taken a task. `closed` says whether it will never take one again.
@@ -695,6 +674,9 @@ impl Core {
         if self.fault.is_some() {
             return self.take_back(id, rejected.io, out);
         }
+        if let Some(batch) = self.take_batch(id) {
+            return self.reject_batch(now, batch, rejected, out);
+        }
         let pending = self.pending[id.slot()].as_mut().expect("a request on its way is known");
         assert_eq!(pending.id, id, "slots and requests agree");
         pending.buffers.io = rejected.io;
@@ -704,14 +686,7 @@ impl Core {
             _ if stopped => InferError::Cancelled,
             // For a moment: it says when it goes on.
             RejectReason::BoardFull | RejectReason::Closed => return self.sched.on_rejected(now, id),
-            RejectReason::SchemeRefuses => {
-                InferError::NotServed { scheme: self.scheme, class: pending.class }
-            }
-            why => {
-                let plan = pending.plan.plan.name();
-                fault::log(|| tracing::error!(%why, plan, "the device refuses a task"));
-                InferError::DeviceFault
-            }
+            why => not_taken(why, &pending.plan, pending.class, self.scheme),
         };
         let error = match self.sched.on_complete(now, id, Usage::default()).and_then(|ended| ended.cancel) {
             why @ Some(_) => {
@@ -761,4 +736,15 @@ impl Core {
             error: error.map(ToString::to_string),
         });
     }
+}
+
+/// What a task used, for the scheduler.
+fn usage(completion: &Completion) -> Usage {
+    let done = completion.outcome == Outcome::Done;
+    let ran = completion.first_block.map(|first| completion.finished - first);
+    let stopped = completion.outcome == Outcome::Cancelled;
+    let (service, stopped_after) = (ran.filter(|_| done), ran.filter(|_| stopped));
+    let counters = &completion.counters;
+    let thrown_away = if done { Nanos::ZERO } else { counters.wasted_time };
+    Usage { cu_time: counters.cu_time + thrown_away, service, stopped_after }
 }

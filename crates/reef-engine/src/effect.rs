@@ -8,12 +8,14 @@ use reef_device::{Completion, Io, Seat, TaskCounters};
 use reef_sched::RequestId;
 use smallvec::SmallVec;
 
+use crate::error::InferError;
+use crate::gathering::Gathering;
 use crate::kit::Kit;
 use crate::passage::Passage;
 use crate::plans::{Buffers, PlanEntry};
 use crate::pool::Model;
 use crate::request::Urgency;
-use crate::ticket::{Finished, Promise};
+use crate::ticket::{Finished, Promise, Record};
 
 /// The effects of one step. As many as are usual take no memory of their own.
 #[derive(Default)]
@@ -70,6 +72,8 @@ pub(crate) struct Submit {
     pub(crate) key: TaskKey,
     pub(crate) io: Io,
     pub(crate) kit: Option<Arc<Kit>>,
+    /// Of a batch: what its members bring, instead of `io`.
+    pub(crate) gathering: Option<Arc<Gathering>>,
 }
 
 /// A request whose end is asked for.
@@ -85,6 +89,8 @@ pub(crate) struct Stop {
 pub(crate) enum Delivery {
     /// A request has ended.
     End(End),
+    /// A batch has ended, or was given up.
+    Batch(EndBatch),
     /// A request goes on with another segment.
     Hop(Hop),
     /// A request goes on with another part of a split model.
@@ -114,6 +120,41 @@ impl End {
         drop(model);
         if let Some((promise, finished)) = end {
             promise.keep(finished);
+        }
+    }
+}
+
+/// The end of a batch, and of its members.
+pub(crate) struct EndBatch {
+    pub(crate) plan: Arc<PlanEntry>,
+    /// The batch's own buffers; empty if it never had any.
+    pub(crate) io: Io,
+    pub(crate) gathering: Arc<Gathering>,
+    pub(crate) members: Vec<EndMember>,
+}
+
+/// The end of a member: its place in the batch, its buffers, and what is told to whom, if that was not told
+/// before.
+pub(crate) struct EndMember {
+    pub(crate) place: usize,
+    pub(crate) buffers: Buffers,
+    pub(crate) end: Option<(Promise, Result<Record, InferError>)>,
+}
+
+impl EndBatch {
+    pub(crate) fn deliver(self) {
+        let EndBatch { plan, io, gathering, mut members } = self;
+        for member in &mut members {
+            let done = matches!(member.end, Some((_, Ok(_))));
+            member.buffers.io = gathering.give_back(member.place, done.then_some((&*plan, &io)));
+        }
+        drop(Buffers { io, pool: plan.pool.clone() });
+        // As for a single request.
+        drop(plan);
+        for EndMember { buffers, end, .. } in members {
+            if let Some((promise, result)) = end {
+                promise.keep(Finished { buffers: Some(buffers), result });
+            }
         }
     }
 }

@@ -8,13 +8,14 @@ use reef_base::{AlignedBytes, Class, Clock, ModelKey, MonotonicClock, Nanos, lim
 use reef_device::{Capabilities, Device, Scheme};
 use reef_plan::Plan;
 use reef_program::SegmentKey;
-use reef_sched::SchedOptions;
+use reef_sched::{Joins, SchedOptions};
 
 use crate::check;
 use crate::cold::{ColdJob, ColdWork};
 use crate::compile;
 use crate::core::{Core, Job, Refused};
 use crate::error::{EngineError, InferError, LoadError};
+use crate::family;
 use crate::fault;
 use crate::future::InferFuture;
 use crate::help::Helping;
@@ -231,8 +232,14 @@ impl Engine {
             return Err(fault);
         }
         let ticket = Arc::new(Ticket::new());
-        let key = group.model().beginning(checked.shapes, &checked.data);
-        let beginning = Beginning { key: &key, inputs: &checked.data, urgency, ticket: &ticket, waits };
+        // Without families, which most models have none of, this is nothing.
+        let families = group.model().families();
+        let joins = family::find(families, &checked.shapes);
+        let key = match joins {
+            Some(joins) => families[usize::from(joins.family)].key_for(joins.rows as usize).clone(),
+            None => group.model().beginning(checked.shapes, &checked.data),
+        };
+        let beginning = Beginning { key: &key, joins, inputs: &checked.data, urgency, ticket: &ticket, waits };
         let helping = self.submit_routed(&group, &beginning)?;
         let (shared, id, model) = (shared.clone(), request.id.clone(), group.key.clone());
         let (class, wanted) = (urgency.class, checked.wanted);
@@ -376,9 +383,10 @@ impl Engine {
     }
 
     /// Takes no more requests, finishes real-time work, gives best-effort work `drain`, then cancels what is
-    /// left. Returns when every request is answered and nothing runs any more; code that cannot be stopped (a
-    /// host kernel, a plan that is being made) gets a second to end, see [`Engine::is_idle`]. Later calls
-    /// return at once.
+    /// left. Requests that wait for a plan are answered: those that have not begun at once, the others,
+    /// real-time ones too, when `drain` has passed. Returns when every request is answered and nothing runs
+    /// any more; code that cannot be stopped (a host kernel, a plan that is being made) gets a second to end,
+    /// see [`Engine::is_idle`]. Later calls return at once.
     pub fn shutdown(&self, drain: Duration) {
         self.handle.shutdown(drain);
     }
@@ -399,11 +407,13 @@ impl Engine {
         group: &Visit,
         beginning: &Beginning<'_>,
     ) -> Result<Option<Helping<'_>>, InferError> {
-        let Beginning { key, urgency, .. } = beginning;
+        let Beginning { key, joins, urgency, .. } = beginning;
         for _ in 0..=group.replicas.len() {
             let Some(model) = self.shared().route(group, key, urgency) else { break };
             let submitted = match model.find(key) {
                 Some(plan) => self.submit_planned(&model, plan, beginning),
+                // What batches run stays as long as the model.
+                None if joins.is_some() => Err(InferError::Unloading((*model.key).clone())),
                 None => self.submit_cold(group, &model, beginning).map(|()| None),
             };
             match submitted {
@@ -422,16 +432,22 @@ impl Engine {
         plan: Arc<PlanEntry>,
         beginning: &Beginning<'_>,
     ) -> Result<Option<Helping<'_>>, InferError> {
-        let &Beginning { inputs, urgency, ticket, waits, .. } = beginning;
-        let mut buffers = plan.buffers()?;
+        let &Beginning { joins, inputs, urgency, ticket, waits, .. } = beginning;
+        let mut buffers = match joins {
+            None => plan.buffers()?,
+            Some(Joins { family, rows }) => {
+                model.families()[usize::from(family)].buffers(rows as usize, &plan)?
+            }
+        };
         for (buffer, input) in buffers.io.inputs.iter_mut().zip(inputs) {
             buffer.as_mut_slice().copy_from_slice(input);
         }
         let kit = model.kit(&plan).ok_or_else(|| plan.no_buffers())?;
         let (model, promise, waited_since) = (model.clone(), Promise::new(ticket), None);
         let (before, passage) = Default::default();
-        let job = Job { model, plan, promise, buffers, kit, urgency, waited_since, before, passage };
-        let submitted = match waits {
+        let job = Job { model, plan, promise, buffers, kit, urgency, waited_since, before, passage, joins };
+        // What is joined with others ends for others, too.
+        let submitted = match waits && joins.is_none() {
             true => self.shared().submit_helped(job),
             false => self.shared().submit(job).map(|()| None),
         };
@@ -465,6 +481,7 @@ impl Engine {
 /// A request that was checked, on its way to a device.
 struct Beginning<'a> {
     key: &'a SegmentKey,
+    joins: Option<Joins>,
     inputs: &'a [&'a [u8]],
     urgency: Urgency,
     ticket: &'a Arc<Ticket>,
@@ -500,10 +517,16 @@ impl Handle {
         shared.stop_cold(InferError::ShuttingDown);
         let urgent = |group: &Group| group.is_passed_by(Some(Class::real_time(0)));
         let any = |group: &Group| group.is_passed_by(None);
-        shared.wait_for_all(Nanos::MAX, |core| core.sched.is_real_time_idle(), urgent);
-        let left = Nanos::from(drain) - (shared.clock.now() - begin);
-        shared.wait_for_all(left, |core| core.sched.is_idle(), any);
+        let left = || Nanos::from(drain).since(shared.clock.now() - begin);
+        let real_time = |core: &Core| core.sched.is_real_time_idle();
+        if !shared.wait_for_all(left(), real_time, urgent) {
+            // Who waits for a plan may do so for minutes: that is over. What is on a device ends.
+            shared.close_cold(InferError::ShuttingDown);
+            shared.wait_for_all(Nanos::MAX, real_time, urgent);
+        }
+        shared.wait_for_all(left(), |core| core.sched.is_idle(), any);
         lanes.for_each(|lane| shared.enter(lane, |core, _, _| core.abandon_best_effort()));
+        shared.close_cold(InferError::ShuttingDown);
         shared.wait_for_all(Nanos::MAX, Core::owes_nobody, any);
         if !shared.wait_for_all(LEAVING_MAX, |core| core.sched.is_idle(), any) {
             fault::log(|| tracing::warn!("work that cannot be stopped still runs on the device"));

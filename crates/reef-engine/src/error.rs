@@ -175,6 +175,16 @@ pub enum InferError {
         /// What the request asked for.
         asked: String,
     },
+    /// More rows than the model's settings allow.
+    #[error("inference request batch-size must be <= {max} for '{}', got {rows}", key.name)]
+    TooWide {
+        /// The model.
+        key: ModelKey,
+        /// The request's rows.
+        rows: usize,
+        /// The most that the model takes.
+        max: usize,
+    },
     /// The model does not take these input shapes.
     #[error("the model does not take these input shapes: {0}")]
     Shapes(String),

@@ -61,7 +61,7 @@ impl Lane {
         }
         let Urgency { class, arrival, deadline, queue_until } = *urgency;
         let (model, number) = (model.id(), plan.unwrap_or(0));
-        let request = Request { model, plan: number, class, arrival, deadline, queue_until };
+        let request = Request { model, plan: number, class, arrival, deadline, queue_until, joins: None };
         Some(core.sched.forecast(now, &request, plan.is_some()))
     }
 

@@ -20,6 +20,7 @@
 //! |---|---|
 //! | `error`, `fault`, `model`, `distribution`, `stats` | words: what is said to and by the engine |
 //! | `source`, `divided`, `plans`, `request`, `ticket`, `trace` | plans, a request, its end, the timeline |
+//! | `family`, `gathering` | what batches run, and their bytes |
 //! | `place`, `passage`, `visit`, `pool`, `effect`, `cold`, `core` | where models and requests are |
 //! | `lane`, `split` | a device with its core, and who waits there; the parts of a split model |
 //! | `shared` | all of that behind its locks, and the one way into the cores |
@@ -94,8 +95,10 @@ mod divided;
 mod effect;
 pub mod engine;
 pub mod error;
+mod family;
 mod fault;
 pub mod future;
+mod gathering;
 mod help;
 mod kit;
 mod lane;
@@ -124,7 +127,7 @@ pub use engine::{DeviceInfo, Engine, EngineOptions, PoolDevice};
 pub use error::{EngineError, InferError, LoadError, WrongInput};
 pub use future::InferFuture;
 pub use model::{
-    InputShapes, InputValues, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, Number,
+    Batching, InputShapes, InputValues, ModelInfo, ModelSettings, ModelSource, ModelSpec, ModelState, Number,
     Placement, PlanInfo, Queued, TensorInfo,
 };
 pub use prepared::{Prepared, Published, Retired};
@@ -137,7 +140,7 @@ pub use request::{ClassRequest, InferRequest, InferResponse, InputTensor, Output
 pub use session::{RunInfo, Session, SessionOptions};
 pub use source::PlanSource;
 pub use stats::{
-    ClassStats, DeviceStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelDistributions,
+    BatchStats, ClassStats, DeviceStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelDistributions,
     ModelOnDevice, ModelStats,
 };
 pub use trace::{DeviceTimeline, Stretch, Timeline, TraceError, TraceOptions, TraceSummary, Work};

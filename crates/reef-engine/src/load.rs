@@ -20,10 +20,11 @@ use reef_base::{ModelKey, Nanos, limits};
 use reef_device::DeviceError;
 use reef_sched::{Drain, ModelId};
 
-use crate::ahead::compile_ahead;
+use crate::ahead::{compile_ahead, compile_families};
 use crate::cold::{ColdJob, ColdWork};
 use crate::core::Core;
 use crate::error::{InferError, LoadError};
+use crate::family;
 use crate::fault::{Foreign, contain, log};
 use crate::model::{ModelInfo, ModelSettings, Queued};
 use crate::place::{NoPlace, choose};
@@ -59,7 +60,10 @@ pub(crate) fn prepare(
         let group = Group::new(key.clone(), settings, source, &lanes);
         // The first part of a split model brings the others along.
         let whole = if group.passages.is_some() { 1 } else { group.replicas.len() };
-        group.replicas[..whole].iter().try_for_each(|model| compile_ahead(shared, model))?;
+        group.replicas[..whole].iter().try_for_each(|model| {
+            compile_ahead(shared, model)?;
+            compile_families(shared, model)
+        })?;
         Ok(group)
     };
     let group = contain(make).map_err(|what| LoadError::Panicked { key: key.clone(), what })??;
@@ -213,7 +217,15 @@ impl Reserved<'_> {
         {
             return Err(LoadError::Failed(fault.clone()));
         }
-        core.add_model(model.key.clone(), model.options()).ok_or(LoadError::TooManyModels(limits::MODELS_MAX))
+        let rows_max = model.settings.batch_rows_max.unwrap_or(0);
+        let added = core.add_model(model.key.clone(), model.options(), rows_max);
+        let id = added.ok_or(LoadError::TooManyModels(limits::MODELS_MAX))?;
+        if let Some(batching) = &model.settings.batching {
+            for (number, family) in model.families().iter().enumerate() {
+                core.sched.set_family(id, number as u16, &family.sizes(batching));
+            }
+        }
+        Ok(id)
     }
 }
 
@@ -248,6 +260,9 @@ fn check_settings(key: &ModelKey, settings: &ModelSettings) -> Result<(), LoadEr
     }
     if !(1..=limits::QUEUE_LEN_MAX).contains(&settings.queue_len) {
         return fail(format!("the queue length must be 1 to {}", limits::QUEUE_LEN_MAX));
+    }
+    if let Err(reason) = family::check_settings(settings) {
+        return fail(reason);
     }
     if settings.in_flight_max == Some(0) {
         return fail("at least one task must be allowed in flight".into());

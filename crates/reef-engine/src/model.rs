@@ -69,6 +69,14 @@ pub struct ModelSettings {
     pub queue_len: usize,
     /// Tasks of this model on the device's board at most; `None` for the board's own limit.
     pub in_flight_max: Option<usize>,
+    /// Rows (extent of the first axis) that the inputs of a request have at most, and a batch; `None` for any
+    /// number.
+    pub batch_rows_max: Option<usize>,
+    /// Whether requests run together, as one task over all their rows; needs
+    /// [`ModelSettings::batch_rows_max`]. Only for models whose inputs and outputs all have the same symbolic
+    /// first axis. What is joined are requests of the model's only shape but for that axis, or of those named
+    /// in [`ModelSettings::shapes`].
+    pub batching: Option<Batching>,
     /// Input shapes to compile plans for at load; the rest is compiled on first use. A model without symbolic
     /// dimensions is always compiled at load.
     pub shapes: Vec<InputShapes>,
@@ -84,6 +92,18 @@ pub struct ModelSettings {
     /// What its convolutions and matrix products multiply, on devices that have the precision; others take
     /// f32. `None` for each device's default.
     pub precision: Option<Precision>,
+}
+
+/// How requests are joined.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batching {
+    /// How long a request waits at most for others to join it. Zero: nobody waits, and what is queued anyway
+    /// is joined. One with a deadline waits no longer than that allows, by measured times.
+    pub delay: Nanos,
+    /// Numbers of rows at which a batch starts at once. Plans are made for these, for one row and for the
+    /// most; for powers of two where there are none. A batch of another size is filled up to the next one,
+    /// and what is computed for the filling is thrown away.
+    pub preferred: Vec<usize>,
 }
 
 /// On how many devices a model is.
@@ -125,6 +145,8 @@ impl Default for ModelSettings {
             timeout: None,
             queue_len: limits::QUEUE_LEN_DEFAULT,
             in_flight_max: None,
+            batch_rows_max: None,
+            batching: None,
             shapes: Vec::new(),
             values: Vec::new(),
             devices: Vec::new(),

@@ -3,23 +3,25 @@
 //! parts of it go on with in another.
 //!
 //! A plan is compiled once however many callers ask for it at the same time, never while a lock is held. Only
-//! so many are kept; the least recently used goes first and leaves the device
-//! after its last request, because every request holds its [`PlanEntry`].
+//! so many are kept, and only so many bytes of buffers and of weights beside the first plan's; the least
+//! recently used goes first and leaves the device after its last request, because every request holds its
+//! [`PlanEntry`]. What batches run stays.
 //!
 //! | place | event | next |
 //! |---|---|---|
 //! | free | a plan is made | reserved: loading happens without the lock |
 //! | reserved | loaded | ready |
+//! | reserved | the device has no memory | half of the plans go, and it is tried again |
 //! | reserved | the device refuses, or loading panics | free |
 //! | ready | another plan needs the place | reserved |
 //! | any | the model goes | closed for good: what is being made then is let go when it is there |
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use reef_base::{ModelKey, limits};
+use reef_base::{Buffer, ModelKey, limits};
 use reef_device::{Device, DeviceError, Io, LoadedPlan};
 use reef_plan::{IoSpec, Plan};
 use reef_program::{HandOver, SegmentKey, Transfer};
@@ -42,12 +44,27 @@ pub(crate) struct IoPool {
 
 impl IoPool {
     fn new(plan: &Plan) -> Self {
-        let idle_max = match Io::bytes_for(plan) <= limits::LARGE_BUFFERS_BYTES as u64 {
+        IoPool::of(plan.inputs().to_vec(), plan.outputs().to_vec())
+    }
+
+    /// For buffers that these describe.
+    pub(crate) fn of(inputs: Vec<IoSpec>, outputs: Vec<IoSpec>) -> Self {
+        let bytes: u64 = inputs.iter().chain(&outputs).map(|spec| spec.bytes() as u64).sum();
+        let idle_max = match bytes <= limits::LARGE_BUFFERS_BYTES as u64 {
             true => limits::IDLE_BUFFERS_MAX,
             false => limits::IDLE_LARGE_BUFFERS_MAX,
         };
         let free = Mutex::new(Vec::with_capacity(idle_max));
-        IoPool { inputs: plan.inputs().to_vec(), outputs: plan.outputs().to_vec(), free, idle_max }
+        IoPool { inputs, outputs, free, idle_max }
+    }
+
+    /// Buffers of the host; `None` when the system has not got the memory.
+    pub(crate) fn host_buffers(self: &Arc<Self>) -> Option<Buffers> {
+        let zeroed = |specs: &[IoSpec]| {
+            specs.iter().map(|spec| Buffer::try_zeroed(spec.bytes())).collect::<Option<Vec<_>>>()
+        };
+        let fresh = || Some(Io { inputs: zeroed(&self.inputs)?, outputs: zeroed(&self.outputs)? });
+        Some(Buffers { io: self.take().or_else(fresh)?, pool: self.clone() })
     }
 
     /// Keeps `io` for a later request, unless enough are kept already or it is elsewhere.
@@ -95,6 +112,8 @@ pub(crate) struct PlanEntry {
     pub(crate) onward: Option<Onward>,
     device: Arc<dyn Device>,
     used: AtomicU64,
+    /// Whether it stays as long as the model.
+    stays: AtomicBool,
 }
 
 /// A plan that is to be loaded, and what comes after it.
@@ -115,20 +134,27 @@ pub(crate) struct Onward {
 }
 
 impl PlanEntry {
-    /// Loads `plan` on the device, which makes the states of host kernels: foreign code.
-    fn load(
+    /// Of what is loaded on the device.
+    fn new(
         device: &Arc<dyn Device>,
+        loaded: LoadedPlan,
         made: Made,
         key: SegmentKey,
         index: u16,
-    ) -> Result<PlanEntry, PlanFailure> {
+    ) -> PlanEntry {
         let Made { plan, next, onward } = made;
-        let loaded = contain(|| device.load((*plan).clone()))
-            .map_err(|panic| PlanFailure::Fault(format!("loading it on the device panicked: {panic}")))?
-            .map_err(PlanFailure::Device)?;
         let pool = Arc::new(IoPool::new(&plan));
-        let (device, used) = (device.clone(), AtomicU64::new(0));
-        Ok(PlanEntry { plan, loaded, pool, index, key, next, onward, device, used })
+        let (device, used, stays) = (device.clone(), AtomicU64::new(0), AtomicBool::new(false));
+        PlanEntry { plan, loaded, pool, index, key, next, onward, device, used, stays }
+    }
+
+    /// It stays in its table as long as the model is there.
+    pub(crate) fn keep(&self) {
+        self.stays.store(true, Ordering::Release);
+    }
+
+    fn may_go(&self) -> bool {
+        !self.stays.load(Ordering::Acquire)
     }
 
     /// Whether requests begin with it.
@@ -263,6 +289,18 @@ impl PlanTable {
         Some(entry.clone())
     }
 
+    /// The plan with this number, if it is there.
+    pub(crate) fn at(&self, index: u16) -> Option<Arc<PlanEntry>> {
+        let inner = self.lock();
+        match inner.places.get(usize::from(index))? {
+            Place::Ready(entry) => {
+                self.touch(entry);
+                Some(entry.clone())
+            }
+            Place::Free | Place::Reserved => None,
+        }
+    }
+
     /// The plan for this key; compiles and loads it, or waits for who does. `on_new` is told the number
     /// of a plan that was added.
     pub(crate) fn find_or_make(
@@ -318,13 +356,14 @@ impl PlanTable {
         self.lock().compiled
     }
 
-    /// Lets go of the half of the plans that were not used for longest; of one, of none.
-    pub(crate) fn make_room(&self) {
+    /// Lets go of the half of the plans that were not used for longest; of one, of none. Says whether any
+    /// went.
+    pub(crate) fn make_room(&self) -> bool {
         let mut inner = self.lock();
         let stay = inner.entries().count().div_ceil(2);
         let evicted = inner.evict_until(None, |inner| inner.entries().count() <= stay);
         drop(inner);
-        drop(evicted);
+        !evicted.is_empty()
     }
 
     /// Lets go of every plan, and of those that are being made once they are there.
@@ -346,7 +385,14 @@ impl PlanTable {
     ) -> Result<Arc<PlanEntry>, PlanFailure> {
         let (index, evicted) = self.lock().reserve(self.len_max)?;
         drop(evicted);
-        let loaded = PlanEntry::load(device, made, key.clone(), index).map(Arc::new);
+        let loaded = match load(device, &made.plan) {
+            // The memory is full: what of the model was not used for longest goes for it.
+            Err(PlanFailure::Device(error)) if error.is_out_of_memory() && self.make_room() => {
+                load(device, &made.plan)
+            }
+            loaded => loaded,
+        };
+        let loaded = loaded.map(|loaded| Arc::new(PlanEntry::new(device, loaded, made, key.clone(), index)));
         let mut inner = self.lock();
         if inner.closed {
             drop(inner);
@@ -391,6 +437,14 @@ impl PlanTable {
     }
 }
 
+/// Loads a plan on the device, which makes the states of host kernels: foreign code.
+fn load(device: &Arc<dyn Device>, plan: &Arc<Plan>) -> Result<LoadedPlan, PlanFailure> {
+    let loaded = contain(|| device.load(plan.clone()));
+    loaded
+        .map_err(|panic| PlanFailure::Fault(format!("loading it on the device panicked: {panic}")))?
+        .map_err(PlanFailure::Device)
+}
+
 impl Inner {
     fn entries(&self) -> impl Iterator<Item = &Arc<PlanEntry>> {
         self.places.iter().filter_map(|place| match place {
@@ -406,16 +460,29 @@ impl Inner {
         }
     }
 
-    /// Whether the buffers that the plans may keep are few enough for one model.
+    /// Whether the buffers that the plans may keep are few enough for one model, and so are the weights that
+    /// they have beside those of the plan with the most.
     fn fits(&self) -> bool {
         self.entries().map(|entry| entry.idle_bytes()).sum::<u64>() <= limits::IDLE_BYTES_PER_MODEL_MAX as u64
+            && self.further_weight_bytes() <= limits::FURTHER_WEIGHTS_PER_MODEL_MAX
+    }
+
+    /// Bytes of packed weights, each counted once, beside those of the plan with the most: what shapes make
+    /// the model hold more than once, packed in other ways or made for them alone.
+    fn further_weight_bytes(&self) -> usize {
+        let most = self.entries().map(|entry| entry.plan.weight_bytes()).max().unwrap_or(0);
+        let mut seen = HashSet::new();
+        let all = self.entries().flat_map(|entry| entry.plan.weights());
+        let all: usize =
+            all.filter(|weight| seen.insert((weight.key, weight.packing))).map(|weight| weight.bytes).sum();
+        all.saturating_sub(most)
     }
 
     /// Takes plans out, the least recently used first, until it is `enough`; `newest` stays.
     fn evict_until(&mut self, newest: Option<u16>, enough: impl Fn(&Inner) -> bool) -> Vec<Arc<PlanEntry>> {
         let mut evicted = vec![];
         while !enough(self) {
-            let others = self.entries().filter(|entry| Some(entry.index) != newest);
+            let others = self.entries().filter(|entry| Some(entry.index) != newest && entry.may_go());
             let Some(oldest) = others.min_by_key(|entry| entry.used.load(Ordering::Relaxed)).cloned() else {
                 break;
             };
@@ -439,9 +506,10 @@ impl Inner {
                 self.places.len() - 1
             }
             None => {
-                let oldest = self.entries().min_by_key(|entry| entry.used.load(Ordering::Relaxed));
-                let all_reserved = || PlanFailure::Fault("too many plans are being made at once".into());
-                usize::from(oldest.ok_or_else(all_reserved)?.index)
+                let may_go = self.entries().filter(|entry| entry.may_go());
+                let oldest = may_go.min_by_key(|entry| entry.used.load(Ordering::Relaxed));
+                let none = || PlanFailure::Fault("too many plans are being made at once, or stay".into());
+                usize::from(oldest.ok_or_else(none)?.index)
             }
         };
         let evicted = match std::mem::replace(&mut self.places[index], Place::Reserved) {

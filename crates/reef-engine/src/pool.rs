@@ -28,6 +28,7 @@ use reef_program::{Given, HandOver, SegmentKey};
 use reef_sched::{ModelId, ModelOptions};
 
 use crate::error::{InferError, LoadError};
+use crate::family::Family;
 use crate::fault::{Foreign, contain};
 use crate::kit::Kit;
 use crate::model::{ModelInfo, ModelSettings, ModelState, Placement, PlanInfo, TensorInfo};
@@ -70,6 +71,8 @@ pub(crate) struct Model {
     pub(crate) plans: PlanTable,
     /// What it goes on with.
     pub(crate) segments: PlanTable,
+    /// What its batches run; set once, when it is loaded.
+    families: OnceLock<Box<[Family]>>,
     /// For every input whether its value decides shapes.
     pub(crate) shape_inputs: Arc<[bool]>,
     /// What its requests of several segments take along, while none does.
@@ -104,6 +107,7 @@ impl Group {
             passages: passages.clone(),
             plans: PlanTable::new(limits::PLANS_PER_MODEL_MAX),
             segments: PlanTable::new(limits::SEGMENTS_PER_MODEL_MAX),
+            families: OnceLock::new(),
             shape_inputs: shape_inputs.clone(),
             kits: Mutex::default(),
             id: OnceLock::new(),
@@ -277,7 +281,32 @@ impl Model {
             // What was admitted to the first part is not refused by another one.
             queue_len: if self.part == 0 { settings.queue_len } else { passages_max(settings) },
             in_flight_max: settings.in_flight_max.unwrap_or(limits::BOARD_SLOTS_MAX),
+            batching: settings.batching.as_ref().map(|batching| reef_sched::Batching {
+                rows_max: settings.batch_rows_max.unwrap_or(1) as u32,
+                delay: batching.delay,
+            }),
         }
+    }
+
+    /// What its batches run; nothing if requests are not joined.
+    pub(crate) fn families(&self) -> &[Family] {
+        self.families.get().map_or(&[], |families| families)
+    }
+
+    pub(crate) fn set_families(&self, families: Vec<Family>) {
+        assert!(self.families.set(families.into()).is_ok(), "a model is loaded once");
+    }
+
+    /// What its source says of its rows.
+    pub(crate) fn rows(&self, shapes: &[Vec<Shape>]) -> Result<(), String> {
+        self.source.rows(shapes)
+    }
+
+    /// Rows that a plan is made for; one where nothing bounds them.
+    pub(crate) fn rows_of(&self, plan: &PlanEntry) -> u32 {
+        let first = || plan.pool.inputs.first()?.shape.iter().next().copied();
+        let bounded = self.settings.batch_rows_max.and_then(|_| first());
+        bounded.map_or(1, |rows| rows as u32)
     }
 
     /// The number by which the scheduler knows a plan of it.
@@ -335,6 +364,7 @@ impl Model {
     pub(crate) fn close(&self) {
         self.plans.close();
         self.segments.close();
+        self.families().iter().for_each(Family::close);
         let kits = std::mem::take(&mut *self.kits());
         drop(kits);
     }

@@ -102,6 +102,7 @@ impl Session {
         };
         let terms = check::terms(model, wishes)?;
         let shapes = concrete_shapes(&model.inputs, &options.shapes)?;
+        check::check_rows(model, &shapes)?;
         let data = concrete_values(model, &shapes, &options.values)?;
         let key = model.beginning(shapes, &data);
         let urgency = terms.urgency(shared.clock.now());
@@ -177,6 +178,7 @@ impl Session {
             waited_since: None,
             before: Sofar::default(),
             passage: None,
+            joins: None,
         };
         let class = job.urgency.class;
         let helping = match self.shared.submit_helped(job) {

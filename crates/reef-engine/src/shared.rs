@@ -175,6 +175,7 @@ impl Shared {
         for delivery in out.deliveries.drain(..) {
             let done = fault::contain(|| match delivery {
                 Delivery::End(end) => end.deliver(),
+                Delivery::Batch(batch) => batch.deliver(),
                 Delivery::Hop(hop) => self.hop(hop),
                 Delivery::Move(moved) => self.move_on(moved),
             });
@@ -186,8 +187,14 @@ impl Shared {
 
     /// A request becomes a task of its device.
     fn hand_in(&self, submit: Submit, helper: &mut Helper) {
-        let Submit { id, turn, model, plan, key, io, kit } = submit;
+        let Submit { id, turn, model, plan, key, io, kit, gathering } = submit;
         let lane = &self.lanes[model.lane];
+        let io = match gathering.map_or(Ok(io), |gathering| gathering.gather(&plan)) {
+            Ok(io) => io,
+            Err(error) => {
+                return self.enter(model.lane, |core, now, out| core.end_batch(now, id, error, out));
+            }
+        };
         let submitted = match (matches!(helper, Helper::Offers), kit) {
             (true, kit) => {
                 let route = kit.map(|kit| kit as Arc<dyn Route>);
@@ -407,7 +414,12 @@ impl Shared {
     /// Queues a job whose plan is still to be made; a refusal is counted.
     pub(crate) fn submit_cold(&self, job: ColdJob) -> Result<(), InferError> {
         let expiry = job.expiry();
-        if let Err((error, job)) = self.cold.push(job) {
+        // What has passed is refused at once, as by the scheduler.
+        let pushed = match job.expired(job.queued) {
+            Some(why) => Err((why, job)),
+            None => self.cold.push(job),
+        };
+        if let Err((error, job)) = pushed {
             if let ColdWork::Begin { promise, urgency, .. } = job.work {
                 self.count_refusal(&job.model, &urgency, &error);
                 promise.release();
@@ -513,7 +525,8 @@ impl Shared {
         let Move { plan: done, buffers: used, promise, urgency, queued, before, passage, .. } = moved;
         drop((used, done));
         let waited_since = Some(queued);
-        let job = Job { model, plan, promise, buffers, kit: None, urgency, waited_since, before, passage };
+        let (kit, joins) = (None, None);
+        let job = Job { model, plan, promise, buffers, kit, urgency, waited_since, before, passage, joins };
         if let Err(Refused { error, promise, .. }) = self.submit(job) {
             promise.refuse(error);
         }

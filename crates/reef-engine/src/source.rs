@@ -26,6 +26,13 @@ pub trait PlanSource: Send + Sync + fmt::Debug {
     /// says why the model does not take them, for people: it is what a client is told.
     fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String>;
 
+    /// Whether inputs and outputs are rows, each computed for itself: the same symbolic first axis on all of
+    /// them, of which nothing else depends. Requests may be joined along it then; those that will be have one
+    /// of these sets of shapes, but for their rows. The error says why not.
+    fn rows(&self, _shapes: &[Vec<Shape>]) -> Result<(), String> {
+        Err("it is not known whether the model computes each row of its inputs for itself".into())
+    }
+
     /// For every input, in order, whether its value decides shapes or which way the model goes: it is part of
     /// what a segment is made for, then.
     fn shape_inputs(&self) -> Vec<bool> {
@@ -118,6 +125,12 @@ impl PlanSource for OnnxSource {
             (plan, None) => Ok(plan),
             (_, Some(_)) => Err("the model is a program of several segments".into()),
         }
+    }
+
+    fn rows(&self, shapes: &[Vec<Shape>]) -> Result<(), String> {
+        let rows = self.model.rows(shapes);
+        self.model.release();
+        rows
     }
 
     fn shape_inputs(&self) -> Vec<bool> {

@@ -109,8 +109,14 @@ pub struct ClassStats {
     pub success: u64,
     /// Requests that got none, by [`FailureReason::ALL`].
     pub failures: [u64; FailureReason::ALL.len()],
+    /// Rows of requests that got outputs: each counts as many inferences as its inputs have rows, where the
+    /// model's settings bound them ([`crate::ModelSettings::batch_rows_max`]), otherwise one.
+    pub inferences: u64,
     /// Tasks that ran to their end on the device.
     pub executions: u64,
+    /// Those by their rows, where these are bounded: of tasks of n rows at n - 1. Rows that a task was filled
+    /// up with do not count.
+    pub batches: Vec<BatchStats>,
     /// Of successful requests: checking and copying inputs.
     pub compute_input: Nanos,
     /// Of successful requests: waiting for a plan and for the first block.
@@ -149,7 +155,35 @@ pub struct ClassStats {
     pub deadline_misses: u64,
 }
 
+/// Sums over tasks of the same number of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchStats {
+    /// Tasks that ran to their end.
+    pub count: u64,
+    /// Checking and copying inputs, of the first request of each.
+    pub compute_input: Nanos,
+    /// First block to last.
+    pub compute: Nanos,
+    /// Last block until the engine had taken note of it.
+    pub compute_output: Nanos,
+}
+
+impl BatchStats {
+    /// Adds the sums of `other`.
+    pub fn merge(&mut self, other: &BatchStats) {
+        self.count += other.count;
+        self.compute_input += other.compute_input;
+        self.compute += other.compute;
+        self.compute_output += other.compute_output;
+    }
+}
+
 impl ClassStats {
+    /// Nothing yet, of a model whose tasks have so many rows at most; zero where nothing bounds them.
+    pub(crate) fn of(rows_max: usize) -> ClassStats {
+        ClassStats { batches: vec![BatchStats::default(); rows_max], ..ClassStats::default() }
+    }
+
     /// Failures for `reason`.
     pub fn failed(&self, reason: FailureReason) -> u64 {
         self.failures[reason as usize]
@@ -164,7 +198,12 @@ impl ClassStats {
     pub fn merge(&mut self, other: &ClassStats) {
         self.success += other.success;
         self.failures.iter_mut().zip(other.failures).for_each(|(own, other)| *own += other);
+        self.inferences += other.inferences;
         self.executions += other.executions;
+        if self.batches.len() < other.batches.len() {
+            self.batches.resize(other.batches.len(), BatchStats::default());
+        }
+        self.batches.iter_mut().zip(&other.batches).for_each(|(own, other)| own.merge(other));
         self.compute_input += other.compute_input;
         self.queue += other.queue;
         self.compute += other.compute;

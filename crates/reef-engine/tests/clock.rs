@@ -84,6 +84,29 @@ fn a_deadline_stops_a_task_in_the_middle_of_its_blocks() {
     assert_eq!(engine.next_event(), None);
 }
 
+#[test]
+fn a_deadline_that_cannot_be_met_is_refused_at_once_with_the_estimate() {
+    let engine = stepped();
+    load_blocks(&engine, "m", ModelSettings { in_flight_max: Some(1), ..real_time(0) }, 10, 2);
+    for _ in 0..8 {
+        engine.infer(&request("m", &[1; 64])).unwrap();
+    }
+    let (now, takes) = (engine.now(), Nanos(20 * US + 1));
+    let asked = |deadline| InferRequest { deadline: Some(Nanos(deadline)), ..request("m", &[1; 64]) };
+    let refused = engine.submit(&asked(15 * US)).unwrap_err();
+    assert_eq!(refused, InferError::DeadlineUnreachable { needed: takes, left: Nanos(15 * US) });
+    assert!(refused.to_string().contains("20"), "{refused}");
+    // Behind another one it takes twice as long.
+    let first = engine.submit(&request("m", &[1; 64])).unwrap();
+    let refused = engine.submit(&InferRequest { priority: 2, ..asked(30 * US) }).unwrap_err();
+    assert_eq!(refused, InferError::DeadlineUnreachable { needed: takes + takes, left: Nanos(30 * US) });
+    assert_eq!(engine.submit(&asked(0)).unwrap_err(), InferError::DeadlinePassed);
+    assert_eq!(engine.now(), now, "at once");
+    let stats = &engine.stats().models[0].real_time;
+    assert_eq!((stats.failed(FailureReason::Deadline), stats.deadline_misses), (3, 3));
+    drop(first);
+}
+
 /// What ends at a time comes before what passes at that time, and this before what starts.
 #[test]
 fn at_the_same_time_tasks_end_then_timers_fire_then_requests_start() {

@@ -162,6 +162,22 @@ fn unload_and_shutdown_end_what_waits_for_a_plan() {
 }
 
 #[test]
+fn a_deadline_of_nothing_has_passed_with_and_without_a_plan() {
+    let (engine, source) = gated(4, true);
+    let asked = InferRequest { deadline: Some(Nanos::ZERO), ..request("any", &[1; 64]) };
+    assert_eq!(engine.submit(&asked).unwrap_err(), InferError::DeadlinePassed);
+    assert_eq!(source.started(), 0, "nothing is made for it");
+    engine.infer(&request("any", &[1; 64])).unwrap();
+    assert_eq!(engine.submit(&asked).unwrap_err(), InferError::DeadlinePassed);
+    let counts = counts(&engine);
+    assert_eq!((counts.failed(FailureReason::Deadline), counts.deadline_misses), (2, 2));
+    let options = SessionOptions { deadline: Some(Nanos::ZERO), ..SessionOptions::default() };
+    let options = SessionOptions { shapes: vec![("x", Shape::from([64]))], ..options };
+    let mut session = engine.session("any", &options).unwrap();
+    assert_eq!(session.run().unwrap_err(), InferError::DeadlinePassed);
+}
+
+#[test]
 fn a_fault_of_ours_is_not_the_clients_mistake() {
     let (engine, source) = gated(4, true);
     for _ in 0..2 {

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use doubles::foreign::Gate;
 use doubles::wheel::Wheel;
-use doubles::{cpu, key, live, load, request, stepped};
+use doubles::{cpu, key, live, load, real_time, request, stepped};
 use reef_engine::*;
+use reef_plan::Cutter;
 
 fn wheel(engine: &Engine, ends: u8, settings: ModelSettings) -> Arc<Wheel> {
     let wheel = Arc::new(Wheel::new(engine.capabilities().target, ends));
@@ -38,6 +40,51 @@ fn answers_and_counters_are_those_of_the_whole_way() {
         let stats = &engine.stats().models[0].best_effort;
         assert_eq!(stats.success, 36, "one request, one count");
         engine.shutdown(Duration::ZERO);
+    }
+}
+
+/// A wheel whose second spoke is not made before its gate opens.
+#[derive(Debug)]
+struct Slow {
+    wheel: Wheel,
+    gate: Arc<Gate>,
+}
+
+impl PlanSource for Slow {
+    fn inputs(&self) -> &[TensorInfo] {
+        self.wheel.inputs()
+    }
+    fn outputs(&self) -> &[TensorInfo] {
+        self.wheel.outputs()
+    }
+    fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
+        self.wheel.compile(shapes, cutter)
+    }
+    fn segment(&self, key: &SegmentKey, cutter: &dyn Cutter) -> Result<Segment, String> {
+        if key.part.is_some() {
+            (self.gate.hook())();
+        }
+        self.wheel.segment(key, cutter)
+    }
+}
+
+/// What is on its way to a plan that takes for ever is answered when the drain is over, whatever its class.
+#[test]
+fn a_shutdown_does_not_wait_for_a_plan() {
+    for settings in [real_time(0), ModelSettings::default()] {
+        let engine = cpu();
+        let gate = Gate::shut();
+        let wheel = Wheel::new(engine.capabilities().target, 4);
+        let source = Slow { wheel, gate: gate.clone() };
+        engine.load_source(key("wheel"), settings, Arc::new(source)).expect("it loads");
+        let input = input(1);
+        let waits = engine.submit(&request("wheel", &input)).unwrap();
+        gate.wait_for_one();
+        // Ends although nobody opens the gate.
+        engine.shutdown(Duration::from_millis(10));
+        assert_eq!(waits.wait().unwrap_err(), InferError::ShuttingDown);
+        assert!(!engine.is_idle(), "the plan is still being made");
+        gate.open();
     }
 }
 

@@ -31,6 +31,7 @@ mod plain;
 mod proto;
 mod register;
 mod rewrite;
+mod rows;
 mod scope;
 mod skim;
 mod straight;

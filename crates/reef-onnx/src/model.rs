@@ -13,6 +13,7 @@ use crate::decl::{Dim, TensorDecl};
 use crate::error::ImportError;
 use crate::flow::{self, Flow, Given, Rest, Step};
 use crate::origin::Origin;
+use crate::rows;
 use crate::straight::{Specialised, Straight};
 use crate::{proto, skim};
 
@@ -127,6 +128,29 @@ impl OnnxModel {
             Content::Straight(_) => vec![false; self.inputs.len()],
             Content::Program(flow) => flow.shape_inputs().to_vec(),
         }
+    }
+
+    /// Whether inputs and outputs are rows, each computed for itself, where inputs have one of these sets of
+    /// shapes but for their first extent; the error says why not. See the module `rows`.
+    pub fn rows(&self, shapes: &[Vec<Shape>]) -> Result<(), String> {
+        let Content::Straight(straight) = &self.content else {
+            return Err("it is a program, whose values decide what runs".into());
+        };
+        rows::check(&self.inputs, &self.outputs)?;
+        for shapes in shapes {
+            let tried = |shape: &Shape| -> Shape {
+                std::iter::once(rows::TRIED_ROWS).chain(shape.iter().skip(1).copied()).collect()
+            };
+            let named: Vec<(&str, Shape)> = self
+                .inputs
+                .iter()
+                .zip(shapes)
+                .map(|(decl, shape)| (decl.name.as_str(), tried(shape)))
+                .collect();
+            let special = self.lower(straight, &named).map_err(|error| error.to_string())?;
+            rows::follow(&special.graph, rows::TRIED_ROWS)?;
+        }
+        Ok(())
     }
 
     /// The first step for these input shapes, every input named once, and the values of some, in the model's

@@ -21,6 +21,15 @@ pub struct Settings {
     pub deadline_ms: Option<f64>,
     /// Requests that may wait.
     pub queue_len: Option<usize>,
+    /// Tasks on the device at once.
+    pub max_in_flight: Option<usize>,
+    /// Rows that a request has at most, and a batch.
+    pub max_batch_size: Option<usize>,
+    /// How long a request waits for others to join it, microseconds; requests are joined where this or the
+    /// next is there.
+    pub max_queue_delay_us: Option<u64>,
+    /// Rows at which a batch starts at once.
+    pub preferred_batch_sizes: Option<Vec<usize>>,
     /// Input shapes to compile ahead, for models with symbolic dimensions.
     pub shapes: Option<Vec<BTreeMap<String, Vec<usize>>>>,
     /// Values of shape inputs to compile ahead; the first set with the first of `shapes`, and so on.
@@ -96,6 +105,7 @@ impl Settings {
                 "weight" => settings.weight = Some(number(key, text)?),
                 "deadline_ms" => settings.deadline_ms = Some(number(key, text)?),
                 "queue_len" => settings.queue_len = Some(number(key, text)?),
+                "max_in_flight" => settings.max_in_flight = Some(number(key, text)?),
                 "devices" => {
                     settings.devices = Some(text.split(',').map(|name| name.trim().to_string()).collect());
                 }
@@ -109,8 +119,17 @@ impl Settings {
 
     /// Whether a parameter of `config.pbtxt` is one of these settings.
     pub fn is_setting(key: &str) -> bool {
-        const KEYS: [&str; 8] =
-            ["class", "level", "weight", "deadline_ms", "queue_len", "devices", "placement", "precision"];
+        const KEYS: [&str; 9] = [
+            "class",
+            "level",
+            "weight",
+            "deadline_ms",
+            "queue_len",
+            "max_in_flight",
+            "devices",
+            "placement",
+            "precision",
+        ];
         KEYS.contains(&key)
     }
 
@@ -142,6 +161,10 @@ impl Settings {
             weight: self.weight.or(fallback.weight),
             deadline_ms: self.deadline_ms.or(fallback.deadline_ms),
             queue_len: self.queue_len.or(fallback.queue_len),
+            max_in_flight: self.max_in_flight.or(fallback.max_in_flight),
+            max_batch_size: self.max_batch_size.or(fallback.max_batch_size),
+            max_queue_delay_us: self.max_queue_delay_us.or(fallback.max_queue_delay_us),
+            preferred_batch_sizes: self.preferred_batch_sizes.or(fallback.preferred_batch_sizes),
             shapes: self.shapes.or(fallback.shapes),
             values: self.values.or(fallback.values),
             devices: self.devices.or(fallback.devices),

@@ -3,6 +3,7 @@
 
 use reef_base::{Class, Nanos, Share, TaskKey};
 
+use crate::batch::Turn;
 use crate::board::Task;
 use crate::heap::{Item, Order};
 use crate::model::lane;
@@ -13,8 +14,8 @@ use crate::types::{Action, CancelReason, Drain, ModelId, Refusal, Request};
 impl Scheduler {
     /// The next thing to do at `now`; call it after every event until it returns `None`.
     pub fn next_action(&mut self, now: Nanos) -> Option<Action> {
-        if let Some(slot) = self.stopping.pop() {
-            return Some(Action::CancelRunning { request: self.table.id(slot) });
+        if let Some(action) = self.next_stop() {
+            return Some(action);
         }
         if let Some(action) = self.next_drained() {
             return Some(action);
@@ -33,9 +34,9 @@ impl Scheduler {
     /// Refuses a request whose deadline has passed or, by what was measured, cannot be met behind the work
     /// that goes before it, unless it is to be a probe. `order` is its place in the queue.
     pub(crate) fn admit(&mut self, now: Nanos, request: &Request, order: Order) -> Result<Admitted, Refusal> {
-        let measured = self.model(request.model).service(request.plan);
-        let (expected, epoch) = (measured.get(), measured.epoch());
-        let admitted = Admitted { expected, probe: false, epoch };
+        let model = self.model(request.model);
+        let (expected, epoch) = (model.service(request.plan).get(), model.service(request.plan).epoch());
+        let admitted = Admitted { expected: model.share(request), probe: false, epoch };
         let Some(deadline) = request.deadline else { return Ok(admitted) };
         if deadline <= now {
             return Err(Refusal::DeadlinePassed);
@@ -111,6 +112,16 @@ impl Scheduler {
         items.filter(before).map(|item| u128::from(self.table.get(item.slot).expected)).sum()
     }
 
+    /// Somebody on the board whose end was asked for.
+    fn next_stop(&mut self) -> Option<Action> {
+        let slot = self.stopping.pop()?;
+        let request = self.table.id(slot);
+        Some(match self.table.get(slot).state {
+            State::Joined => Action::Leave { request },
+            _ => Action::CancelRunning { request },
+        })
+    }
+
     /// A queued request of a model that refuses, or one that was given up.
     fn next_drained(&mut self) -> Option<Action> {
         if self.draining == 0 && !self.best_effort_abandoned {
@@ -131,10 +142,10 @@ impl Scheduler {
     fn next_expired(&mut self, now: Nanos) -> Option<Action> {
         let item = self.timers.peek().filter(|item| item.order.0 <= now.0)?;
         let entry = self.table.get(item.slot);
-        if entry.state == State::OnBoard {
+        if entry.state != State::Queued {
+            // It is stopped once, and its timer goes then.
             self.stop(item.slot, CancelReason::Deadline);
-            let slot = self.stopping.pop().expect("a task is stopped once, and its timer goes then");
-            return Some(Action::CancelRunning { request: self.table.id(slot) });
+            return self.next_stop();
         }
         let passed = entry.request.deadline.is_some_and(|deadline| deadline <= now);
         Some(self.refuse(item.slot, if passed { Refusal::DeadlinePassed } else { Refusal::Timeout }))
@@ -147,16 +158,25 @@ impl Scheduler {
     }
 
     fn next_start(&mut self, now: Nanos) -> Option<Action> {
-        let slot = self.next_real_time().or_else(|| self.next_best_effort())?;
+        self.clear_holds();
+        let turn = self.next_real_time(now).or_else(|| self.next_best_effort(now))?;
+        let slot = match turn {
+            Turn::Batch => return Some(self.start_batch(now)),
+            Turn::Refuse(slot, why) => return Some(self.refuse(slot, why)),
+            Turn::One(slot) => slot,
+        };
         if let Some(why) = self.too_late(now, slot) {
             return Some(self.refuse(slot, why));
         }
-        let request = self.table.get(slot).request;
-        Some(self.start(now, slot, request))
+        self.dequeue(slot);
+        let key = self.put_on_board(now, slot);
+        // Time in the queue is over; the deadline still counts.
+        self.set_timer(slot, self.table.get(slot).request.deadline);
+        Some(Action::Start { request: self.table.id(slot), key })
     }
 
     /// Why a request must not start, if so: by what is known now it would be stopped before its end.
-    fn too_late(&mut self, now: Nanos, slot: u32) -> Option<Refusal> {
+    pub(crate) fn too_late(&mut self, now: Nanos, slot: u32) -> Option<Refusal> {
         let entry = self.table.get(slot);
         let left = entry.request.deadline?.since(now);
         let (request, epoch) = (entry.request, entry.epoch);
@@ -172,8 +192,9 @@ impl Scheduler {
         Some(Refusal::DeadlineUnreachable { needed, left })
     }
 
-    fn start(&mut self, now: Nanos, slot: u32, request: Request) -> Action {
-        self.dequeue(slot);
+    /// Books a task that starts; its key.
+    pub(crate) fn put_on_board(&mut self, now: Nanos, slot: u32) -> TaskKey {
+        let request = self.table.get(slot).request;
         let lane = lane(request.class);
         self.on_board[lane] += 1;
         self.starts += 1;
@@ -195,9 +216,7 @@ impl Scheduler {
         entry.charged = charged;
         let left = Nanos(entry.expected);
         self.board.add(now, Task { key, slot, model: request.model, left });
-        // Time in the queue is over; the deadline still counts.
-        self.set_timer(slot, request.deadline);
-        Action::Start { request: self.table.id(slot), key }
+        key
     }
 
     /// Whether the board has a place for a request of this rank. Real-time levels leave one for each more
@@ -212,25 +231,44 @@ impl Scheduler {
         self.on_board[0] + kept_free < slots
     }
 
-    /// The most urgent real-time request, if there is a slot for its level.
-    fn next_real_time(&self) -> Option<u32> {
+    /// The most urgent real-time request that waits for nobody to join it, if there is a slot for its level.
+    fn next_real_time(&mut self, now: Nanos) -> Option<Turn> {
         if self.retry_at[0].is_some() {
             return None;
         }
-        let heads = self.models.iter().flatten().filter(|model| model.may_start());
-        let first = heads.filter_map(|model| model.real_time.peek()).min_by_key(|item| item.order)?;
-        self.has_slot(usize::from(real_time_rank_of(first.order))).then_some(first.slot)
+        loop {
+            let models = self.models.iter().enumerate();
+            let heads = models.filter_map(|(index, model)| {
+                let model = model.as_ref().filter(|model| model.may_start() && model.hold[0].is_none())?;
+                Some((index, model.real_time.peek()?))
+            });
+            let (index, first) = heads.min_by_key(|(_, item)| item.order)?;
+            if !self.has_slot(usize::from(real_time_rank_of(first.order))) {
+                return None;
+            }
+            if let Some(turn) = self.turn(now, index, 0, first) {
+                return Some(turn);
+            }
+        }
     }
 
-    /// The oldest request of the best-effort model that has used the least of its share.
-    fn next_best_effort(&self) -> Option<u32> {
+    /// The oldest request of the best-effort model that has used the least of its share, of those whose
+    /// requests wait for nobody to join them.
+    fn next_best_effort(&mut self, now: Nanos) -> Option<Turn> {
         if !self.has_slot(RANKS - 1) || self.retry_at[1].is_some() {
             return None;
         }
-        let waiting = |model: &&crate::model::Model| model.may_start() && model.best_effort.len() > 0;
-        let heads = self.models.iter().flatten().filter(waiting);
-        let first = heads.filter_map(|model| Some((model.tag(), model.best_effort.peek()?)));
-        first.min_by_key(|(tag, item)| (*tag, item.order)).map(|(_, item)| item.slot)
+        loop {
+            let models = self.models.iter().enumerate();
+            let heads = models.filter_map(|(index, model)| {
+                let model = model.as_ref().filter(|model| model.may_start() && model.hold[1].is_none())?;
+                Some((index, model.tag(), model.best_effort.peek()?))
+            });
+            let (index, _, first) = heads.min_by_key(|(_, tag, item)| (*tag, item.order))?;
+            if let Some(turn) = self.turn(now, index, 1, first) {
+                return Some(turn);
+            }
+        }
     }
 
     /// What is kept in the books must agree with what is there. For tests: it is slow.
@@ -246,14 +284,17 @@ impl Scheduler {
                 queued[rank(entry.request.class)] += u128::from(entry.expected);
                 waiting += 1;
             }
+            let rows = model.options.batching.map_or(1, |batching| batching.rows_max as usize);
+            let returned = self.options.board_slots * rows;
             for class in [Class::real_time(0), Class::BestEffort] {
-                assert!(model.queue(class).len() <= model.options.queue_len + self.options.board_slots);
+                assert!(model.queue(class).len() <= model.options.queue_len + returned);
             }
         }
         assert_eq!(queued, self.queued_ns);
         assert_eq!(self.board.len(), self.on_board[0] + self.on_board[1]);
         assert_eq!(self.table.on_board().count(), self.on_board[0] + self.on_board[1]);
-        assert_eq!(self.table.live(), waiting + self.on_board[0] + self.on_board[1]);
+        let joined: usize = self.table.on_board().map(|slot| self.check_members(slot)).sum();
+        assert_eq!(self.table.live(), waiting + joined + self.on_board[0] + self.on_board[1]);
         let kept = self.options.board_slots - self.options.best_effort_slots;
         assert!(self.on_board[0] <= kept && self.on_board[1] <= self.options.best_effort_slots);
     }

@@ -17,6 +17,10 @@
 //! | on board | `on_rejected` | queued, at its old place | |
 //! | on board | `cancel`, deadline, abandon | on board | [`Action::CancelRunning`], at most once |
 //! | on board | `on_complete` | – | [`Ended`] is its end |
+//! | queued | its batch starts | joined | [`Action::StartBatch`] |
+//! | joined | `cancel`, deadline | joined | [`Action::Leave`], at most once |
+//! | joined | `on_rejected` of the batch | queued, at its old place | |
+//! | joined | `take_member` | – | [`Ended`] is its end |
 //!
 //! Order: real-time before best-effort, by level, then earliest deadline first, requests without a deadline
 //! after those with one, by arrival. Best-effort models share by weight, charged by compute-unit time
@@ -26,10 +30,12 @@
 //! a [`Router`] above them: it is asked with what each scheduler forecasts for the request
 //! ([`Scheduler::forecast`]), and knows nothing else of them.
 
+mod batch;
 mod board;
 mod dispatch;
 mod estimate;
 mod forecast;
+mod gathering;
 mod heap;
 mod model;
 mod router;
@@ -42,6 +48,6 @@ pub use model::{Account, TASK_CHARGE_MIN};
 pub use router::{Offer, Router};
 pub use scheduler::Scheduler;
 pub use types::{
-    Action, CancelReason, Cancelled, Drain, Ended, Forecast, ModelId, ModelOptions, Refusal, Request,
-    RequestId, SchedOptions, Usage,
+    Action, Batching, CancelReason, Cancelled, Drain, Ended, Forecast, Joins, ModelId, ModelOptions, Refusal,
+    Request, RequestId, SchedOptions, Size, Usage,
 };

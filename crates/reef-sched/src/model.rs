@@ -30,7 +30,7 @@ use reef_base::{Class, Nanos, limits};
 
 use crate::estimate::{ServiceTime, Usual};
 use crate::heap::Heap;
-use crate::types::{Drain, ModelOptions};
+use crate::types::{Drain, ModelOptions, Size};
 
 /// What a best-effort task is charged at least.
 pub const TASK_CHARGE_MIN: Nanos = Nanos::from_micros(10);
@@ -70,6 +70,10 @@ pub(crate) struct Model {
     /// Queued requests, by arrival.
     pub(crate) best_effort: Heap,
     pub(crate) on_board: [usize; 2],
+    /// Until when what waits in each queue is held for others to join it, if it is.
+    pub(crate) hold: [Option<Nanos>; 2],
+    /// By number, the sizes that there are plans for, the smallest first.
+    pub(crate) families: Vec<Vec<Size>>,
     /// By the plan's number; the last is of all plans that are not measured.
     service: Box<[ServiceTime]>,
     usual: Usual,
@@ -88,7 +92,8 @@ pub(crate) fn lane(class: Class) -> usize {
 impl Model {
     pub(crate) fn new(options: ModelOptions, owner: u16, account: Account, virtual_now: u128) -> Self {
         // What comes back from the device may find its place taken.
-        let room = options.queue_len + limits::BOARD_SLOTS_MAX;
+        let rows = options.batching.map_or(1, |batching| batching.rows_max as usize);
+        let room = options.queue_len + limits::BOARD_SLOTS_MAX * rows;
         Model {
             options,
             owner,
@@ -96,6 +101,8 @@ impl Model {
             real_time: Heap::with_capacity(room),
             best_effort: Heap::with_capacity(room),
             on_board: [0; 2],
+            hold: [None; 2],
+            families: Vec::new(),
             service: vec![ServiceTime::default(); limits::PLANS_PER_MODEL_MAX + 1].into(),
             usual: Usual::default(),
             pass: account.pass_for(virtual_now, options.weight),

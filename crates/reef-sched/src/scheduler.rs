@@ -2,11 +2,12 @@
 //!
 //! Who may touch what: events change requests, queues and timers and never start anything;
 //! [`Scheduler::next_action`] alone moves requests to the board (in `dispatch`). Every live request is in
-//! exactly one of: one model's queue (`Queued`), the board (`OnBoard`).
+//! exactly one of: one model's queue (`Queued`), the board (`OnBoard`), a batch on the board (`Joined`).
 
 use reef_base::{Class, Level, Nanos, TaskKey, limits};
 
 use crate::board::Board;
+use crate::gathering::Gathering;
 use crate::heap::{ABSENT, Heap, Item, Order};
 use crate::model::{Account, Model, lane};
 use crate::table::{Entry, State, Table};
@@ -51,6 +52,9 @@ pub struct Scheduler {
     pub(crate) closed: bool,
     pub(crate) best_effort_abandoned: bool,
     pub(crate) draining: usize,
+    /// Models whose requests may be joined.
+    pub(crate) batching: usize,
+    pub(crate) gathering: Gathering,
     arrivals: u64,
     pub(crate) starts: u64,
 }
@@ -79,6 +83,8 @@ impl Scheduler {
             closed: false,
             best_effort_abandoned: false,
             draining: 0,
+            batching: 0,
+            gathering: Gathering::default(),
             arrivals: 0,
             starts: 0,
         }
@@ -103,6 +109,11 @@ impl Scheduler {
         let owner = self.free_owner();
         self.models[index] = Some(Model::new(options, owner, account, self.virtual_now));
         self.update_levels();
+        if let Some(batching) = options.batching {
+            self.batching += 1;
+            self.gathering.reserve(batching.rows_max as usize);
+            self.stopping.reserve(self.options.board_slots * (1 + batching.rows_max as usize));
+        }
         let room = self.capacity();
         self.table.reserve(room - self.table.live().min(room));
         self.timers.reserve(room - self.timers.len().min(room));
@@ -135,6 +146,7 @@ impl Scheduler {
         match self.models.get(id.index()) {
             Some(Some(model)) if model.is_idle() => {
                 self.draining -= usize::from(model.drain.is_some());
+                self.batching -= usize::from(model.options.batching.is_some());
                 self.models[id.index()] = None;
                 self.update_levels();
                 true
@@ -193,7 +205,7 @@ impl Scheduler {
     fn take(&mut self, now: Nanos, request: Request) -> Result<RequestId, Refusal> {
         let order = self.next_order(&request);
         let admitted = self.admit(now, &request, order)?;
-        let slot = self.table.insert(request, order, admitted);
+        let slot = self.table.insert(now, request, order, admitted);
         if !request.class.is_real_time() {
             self.best_effort_live += 1;
             self.wake(request.model);
@@ -217,27 +229,46 @@ impl Scheduler {
 
     /// Why the end of a task on the board was asked for, if it was.
     pub fn stop_reason(&self, id: RequestId) -> Option<CancelReason> {
-        self.table.find(id).and_then(|slot| self.table.get(slot).cancel)
+        self.cancel_of(self.table.find(id)?)
     }
 
     /// The device did not take a started task now (a full board): it is queued again, at its old place. To be
-    /// reported before any other event.
+    /// reported before any other event. Of a batch, each member is.
     pub fn on_rejected(&mut self, now: Nanos, id: RequestId) {
         let Some(slot) = self.table.find(id) else { return };
         let (lane, charged) = self.leave_board(now, slot);
         let request = self.table.get(slot).request;
         self.model_mut(request.model).refund(charged);
         self.retry_at[lane] = Some(now + RETRY_AFTER);
+        if !self.table.get(slot).is_batch {
+            return self.queue_again(slot);
+        }
+        loop {
+            let member = self.table.get(slot).next;
+            if member == ABSENT {
+                break;
+            }
+            self.table.unlink(slot, member);
+            self.queue_again(member);
+        }
+        self.stopping.retain(|&other| other != slot);
+        self.table.remove(slot);
+    }
+
+    /// Queues a request that was not to stay on the board, at its old place.
+    pub(crate) fn queue_again(&mut self, slot: u32) {
         self.stopping.retain(|&other| other != slot);
         let entry = self.table.get_mut(slot);
         entry.state = State::Queued;
         entry.cancel = None;
+        let request = entry.request;
         self.enqueue(slot);
         let expiry = [request.deadline, request.queue_until].into_iter().flatten().min();
         self.set_timer(slot, expiry);
     }
 
-    /// A task has ended, however. `None` if the id is not of a task on the board.
+    /// A task has ended, however. `None` if the id is not of a task on the board. A batch has no members any
+    /// more by then.
     pub fn on_complete(&mut self, now: Nanos, id: RequestId, usage: Usage) -> Option<Ended> {
         let slot = self.table.find(id)?;
         if self.table.get(slot).state != State::OnBoard {
@@ -248,6 +279,7 @@ impl Scheduler {
         self.stopping.retain(|&other| other != slot);
         self.set_timer(slot, None);
         let entry = self.table.remove(slot);
+        assert_eq!(entry.next, ABSENT, "the members of a batch are taken off it first");
         let model = self.model_mut(entry.request.model);
         if lane == 1 {
             model.settle(charged, usage.cu_time, usage.service.is_some());
@@ -265,14 +297,16 @@ impl Scheduler {
         }
         let pass = model.pass();
         self.pass_max = self.pass_max.max(pass);
-        self.ended(entry.request.class);
+        if !entry.is_batch {
+            self.ended(entry.request.class);
+        }
         Some(Ended { request: entry.request, cancel: entry.cancel })
     }
 
     /// When [`Scheduler::next_action`] must be called again if nothing else happens before.
     pub fn next_wakeup(&self) -> Option<Nanos> {
         let timer = self.timers.peek().map(|item| Nanos(item.order.0));
-        self.retry_at.iter().flatten().copied().chain(timer).min()
+        self.retry_at.iter().flatten().copied().chain(timer).chain(self.next_hold()).min()
     }
 
     /// Forgets what was measured for a plan; its number names another one in requests submitted from now on.
@@ -317,8 +351,11 @@ impl Scheduler {
 
     /// Requests that may be live at once: bounds [`RequestId::slot`].
     pub fn capacity(&self) -> usize {
-        let queues: usize = self.models.iter().flatten().map(|model| 2 * model.options.queue_len).sum();
-        queues + self.options.board_slots
+        let models = || self.models.iter().flatten().map(|model| &model.options);
+        let queues: usize = models().map(|options| 2 * options.queue_len).sum();
+        let rows = models().filter_map(|options| options.batching).map(|batching| batching.rows_max);
+        // What is on the board: a task each, and where that is a batch its members.
+        queues + self.options.board_slots * (1 + rows.max().unwrap_or(0) as usize)
     }
 }
 
@@ -329,6 +366,13 @@ impl Scheduler {
 
     pub(crate) fn model_mut(&mut self, id: ModelId) -> &mut Model {
         self.models[id.index()].as_mut().expect("the model was added and not removed")
+    }
+
+    /// Why the end of what is on the board was asked for: its own, or that of the batch that it is in.
+    pub(crate) fn cancel_of(&self, slot: u32) -> Option<CancelReason> {
+        let entry = self.table.get(slot);
+        let batch = || self.table.get(entry.batch).cancel;
+        entry.cancel.or_else(|| if entry.batch == ABSENT { None } else { batch() })
     }
 
     fn next_order(&mut self, request: &Request) -> Order {
@@ -346,7 +390,7 @@ impl Scheduler {
     }
 
     /// A request has ended and left all books.
-    fn ended(&mut self, class: Class) {
+    pub(crate) fn ended(&mut self, class: Class) {
         if class.is_real_time() {
             return;
         }
@@ -410,8 +454,13 @@ impl Scheduler {
         let entry = self.table.get_mut(slot);
         if entry.cancel.is_none() {
             entry.cancel = Some(reason);
+            let batch = entry.batch;
             self.stopping.push(slot);
             self.set_timer(slot, None);
+            let waits = |slot: u32| self.table.get(slot).cancel.is_none();
+            if batch != ABSENT && !self.table.members(batch).any(waits) {
+                self.stop(batch, reason);
+            }
         }
     }
 

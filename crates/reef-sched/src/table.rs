@@ -11,6 +11,8 @@ pub(crate) enum State {
     Free(u32),
     Queued,
     OnBoard,
+    /// Part of a batch, which is on the board.
+    Joined,
 }
 
 /// On what terms a request is taken.
@@ -43,6 +45,23 @@ pub(crate) struct Entry {
     /// Compute-unit time charged in advance.
     pub(crate) charged: u64,
     pub(crate) cancel: Option<CancelReason>,
+    /// When it came.
+    pub(crate) queued: Nanos,
+    /// Of a member its batch, otherwise [`ABSENT`].
+    pub(crate) batch: u32,
+    /// The next member of its batch; of a batch the first one.
+    pub(crate) next: u32,
+    /// Whether it is a batch, and no request.
+    pub(crate) is_batch: bool,
+    /// Nobody joins it: its batch failed, perhaps because of it.
+    pub(crate) alone: bool,
+}
+
+impl Entry {
+    /// Whether nobody is to join it: it runs to be measured, or because a batch with it failed.
+    pub(crate) fn runs_alone(&self) -> bool {
+        self.probe || self.alone
+    }
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +81,7 @@ impl Table {
         self.live
     }
 
-    pub(crate) fn insert(&mut self, request: Request, order: Order, admitted: Admitted) -> u32 {
+    pub(crate) fn insert(&mut self, now: Nanos, request: Request, order: Order, admitted: Admitted) -> u32 {
         let slot = match self.free {
             Some(slot) => slot,
             None => self.push_free(),
@@ -73,7 +92,8 @@ impl Table {
         self.live += 1;
         let Admitted { expected, probe, epoch } = admitted;
         let expected = expected.0;
-        *entry = Entry { request, order, expected, epoch, probe, ..blank(entry.generation, State::Queued) };
+        let (queued, blank) = (now, blank(entry.generation, State::Queued));
+        *entry = Entry { request, order, expected, epoch, probe, queued, ..blank };
         slot
     }
 
@@ -113,6 +133,21 @@ impl Table {
         entries.filter(|(_, entry)| entry.state == State::OnBoard).map(|(slot, _)| slot as u32)
     }
 
+    /// Slots of a batch's members.
+    pub(crate) fn members(&self, batch: u32) -> impl Iterator<Item = u32> {
+        let there = |slot: u32| (slot != ABSENT).then_some(slot);
+        let first = there(self.entries[batch as usize].next);
+        std::iter::successors(first, move |&slot| there(self.entries[slot as usize].next))
+    }
+
+    /// Takes a member off its batch; `before` is the member before it, or the batch.
+    pub(crate) fn unlink(&mut self, before: u32, member: u32) {
+        let after = self.entries[member as usize].next;
+        self.entries[before as usize].next = after;
+        let entry = &mut self.entries[member as usize];
+        (entry.batch, entry.next) = (ABSENT, ABSENT);
+    }
+
     fn push_free(&mut self) -> u32 {
         self.entries.push(blank(0, State::Free(ABSENT)));
         self.entries.len() as u32 - 1
@@ -127,6 +162,7 @@ fn blank(generation: u32, state: State) -> Entry {
         arrival: Nanos::ZERO,
         deadline: None,
         queue_until: None,
+        joins: None,
     };
     Entry {
         generation,
@@ -141,5 +177,10 @@ fn blank(generation: u32, state: State) -> Entry {
         started: Nanos::ZERO,
         charged: 0,
         cancel: None,
+        queued: Nanos::ZERO,
+        batch: ABSENT,
+        next: ABSENT,
+        is_batch: false,
+        alone: false,
     }
 }

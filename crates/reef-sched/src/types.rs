@@ -57,6 +57,38 @@ pub struct ModelOptions {
     pub queue_len: usize,
     /// Tasks on the board at most.
     pub in_flight_max: usize,
+    /// Whether requests of it that say so ([`Request::joins`]) run together, and how long they wait for
+    /// each other.
+    pub batching: Option<Batching>,
+}
+
+/// How requests of a model become batches; the module `batch` has the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// Rows of a batch at most; no request has more.
+    pub rows_max: u32,
+    /// How long a request waits at most for others to join it.
+    pub delay: Nanos,
+}
+
+/// That a request may be joined with others of its family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joins {
+    /// Requests of one family differ in their rows alone; see [`crate::Scheduler::set_family`].
+    pub family: u16,
+    /// Its rows, at least one.
+    pub rows: u32,
+}
+
+/// A number of rows that a family has a plan for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Rows of the plan; a batch with fewer is filled up.
+    pub rows: u32,
+    /// The plan's number.
+    pub plan: u16,
+    /// Whether a batch of just so many rows waits for no more.
+    pub preferred: bool,
 }
 
 impl Default for ModelOptions {
@@ -66,6 +98,7 @@ impl Default for ModelOptions {
             weight: 1,
             queue_len: limits::QUEUE_LEN_DEFAULT,
             in_flight_max: limits::BOARD_SLOTS_MAX,
+            batching: None,
         }
     }
 }
@@ -87,6 +120,8 @@ pub struct Request {
     pub deadline: Option<Nanos>,
     /// Until when it may wait in the queue.
     pub queue_until: Option<Nanos>,
+    /// Whether others may join it; its plan is the smallest of its family's that it fits into, then.
+    pub joins: Option<Joins>,
 }
 
 /// Why a request is not run. Each is the request's end.
@@ -138,6 +173,17 @@ pub enum Action {
         /// Its urgency.
         key: TaskKey,
     },
+    /// As `Start`, for a batch, which is an id of its own: [`crate::Scheduler::members`] says of whom. Each
+    /// of them is to be taken off it ([`crate::Scheduler::take_member`], [`crate::Scheduler::separate`])
+    /// before its end is reported.
+    StartBatch {
+        /// The batch.
+        batch: RequestId,
+        /// The number of the plan that has room for it.
+        plan: u16,
+        /// Its urgency: that of its most urgent member.
+        key: TaskKey,
+    },
     /// The request ends without having run.
     Refuse {
         /// The request; the id is dead.
@@ -147,7 +193,12 @@ pub enum Action {
     },
     /// Cancel the request's task; its completion is still to be reported.
     CancelRunning {
-        /// The request.
+        /// The request, or the batch that nobody waits for any more.
+        request: RequestId,
+    },
+    /// The end of a batch's member was asked for, the others go on: tell who waits for it.
+    Leave {
+        /// The member.
         request: RequestId,
     },
 }
@@ -157,7 +208,8 @@ pub enum Action {
 pub enum Cancelled {
     /// It was queued and is gone: this is its end.
     Dropped,
-    /// It is on the board; [`Action::CancelRunning`] follows (unless its end was asked for before).
+    /// It is on the board; [`Action::CancelRunning`] or [`Action::Leave`] follows (unless its end was asked
+    /// for before).
     Stopping,
     /// It has ended before.
     Unknown,

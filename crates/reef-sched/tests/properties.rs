@@ -62,6 +62,7 @@ impl World {
                 weight: 1 + u32::from(index),
                 queue_len: 4,
                 in_flight_max: 3,
+                batching: None,
             })
             .map(|options| sched.add_model(options).unwrap())
             .collect();
@@ -80,6 +81,7 @@ impl World {
                     arrival: self.now,
                     deadline: after(deadline),
                     queue_until: after(until),
+                    joins: None,
                 };
                 if let Ok(id) = self.sched.submit(self.now, request) {
                     self.taken += 1;
@@ -130,6 +132,7 @@ impl World {
                     self.end(request);
                 }
                 Action::CancelRunning { request } => assert_eq!(self.live[&request].0, At::OnBoard),
+                Action::StartBatch { .. } | Action::Leave { .. } => unreachable!("no model batches here"),
             }
         }
         let overdue = self.sched.next_wakeup().is_some_and(|at| at <= self.now);
@@ -239,7 +242,9 @@ fn saturate(weights: &[u32], seed: u64, load: u64, tasks: usize) -> (Vec<u64>, u
     let mut sched = Scheduler::new(SchedOptions { board_slots: 4, best_effort_slots: 2 });
     let mut rng = Rng::new(seed);
     let add = |sched: &mut Scheduler, class, weight| {
-        sched.add_model(ModelOptions { class, weight, queue_len: 64, in_flight_max: 4 }).unwrap()
+        sched
+            .add_model(ModelOptions { class, weight, queue_len: 64, in_flight_max: 4, batching: None })
+            .unwrap()
     };
     let urgent = add(&mut sched, Class::real_time(0), 1);
     let models: Vec<ModelId> =
@@ -252,7 +257,7 @@ fn saturate(weights: &[u32], seed: u64, load: u64, tasks: usize) -> (Vec<u64>, u
     for _ in 0..tasks {
         let mut submit = |sched: &mut Scheduler, model: ModelId, class, index: Option<usize>| {
             let (deadline, queue_until) = (None, None);
-            let request = Request { model, plan: 0, class, arrival: now, deadline, queue_until };
+            let request = Request { model, plan: 0, class, arrival: now, deadline, queue_until, joins: None };
             if let Ok(id) = sched.submit(now, request) {
                 owner.insert(id, index);
             }

@@ -74,7 +74,7 @@ impl Pool {
 
     fn request(&self, model: ModelId, class: Class) -> Request {
         let (arrival, deadline, queue_until) = (self.now, None, None);
-        Request { model, plan: 0, class, arrival, deadline, queue_until }
+        Request { model, plan: 0, class, arrival, deadline, queue_until, joins: None }
     }
 
     fn offers(&mut self, class: Class) -> Vec<Offer> {

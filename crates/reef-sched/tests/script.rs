@@ -82,6 +82,7 @@ impl Run {
             weight: option("weight").map_or(1, |weight| weight as u32),
             queue_len: option("queue").map_or(8, |len| len as usize),
             in_flight_max: option("flight").map_or(defaults.in_flight_max, |max| max as usize),
+            batching: None,
         };
         let id = self.sched.add_model(options).unwrap();
         self.models.insert(words[2].to_string(), (id, options.class));
@@ -96,6 +97,7 @@ impl Run {
             arrival: now,
             deadline: option("deadline").map(Nanos),
             queue_until: option("until").map(Nanos),
+            joins: None,
         };
         match self.sched.submit(now, request) {
             Ok(id) => {
@@ -115,6 +117,7 @@ impl Run {
                 },
                 Action::Refuse { request, why } => format!("refuse {} {why:?}", self.names[&request]),
                 Action::CancelRunning { request } => format!("stop {}", self.names[&request]),
+                Action::StartBatch { .. } | Action::Leave { .. } => unreachable!("no model batches here"),
             };
             writeln!(self.log, "{now}: {line}").unwrap();
         }
@@ -450,8 +453,15 @@ fn best_effort_tasks_carry_the_share_of_their_model() {
         [5, 7].map(|weight| sched.add_model(ModelOptions { weight, ..ModelOptions::default() }).unwrap());
     let class = Class::BestEffort;
     for model in models {
-        let request =
-            Request { model, plan: 0, class, arrival: Nanos::ZERO, deadline: None, queue_until: None };
+        let request = Request {
+            model,
+            plan: 0,
+            class,
+            arrival: Nanos::ZERO,
+            deadline: None,
+            queue_until: None,
+            joins: None,
+        };
         sched.submit(Nanos::ZERO, request).unwrap();
     }
     let shares: Vec<_> = std::iter::from_fn(|| match sched.next_action(Nanos::ZERO)? {
@@ -471,7 +481,8 @@ fn a_model_in_the_place_of_another_is_another_owner() {
     for _ in 0..reef_base::limits::MODELS_MAX {
         let model = sched.add_model(ModelOptions::default()).unwrap();
         let (class, arrival) = (Class::BestEffort, Nanos::ZERO);
-        let request = Request { model, plan: 0, class, arrival, deadline: None, queue_until: None };
+        let request =
+            Request { model, plan: 0, class, arrival, deadline: None, queue_until: None, joins: None };
         sched.submit(Nanos::ZERO, request).unwrap();
         let Some(Action::Start { request, key }) = sched.next_action(Nanos::ZERO) else { panic!("no start") };
         owners.push(key.share().owner);

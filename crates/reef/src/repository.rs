@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use reef_engine::{InputValues, ModelSettings, Number, Placement, Shape};
+use reef_base::Nanos;
+use reef_engine::{Batching, InputValues, ModelSettings, Number, Placement, Shape};
 use reef_plan::Precision;
 use reef_repository::{Element, Found, Settings, Value};
 use serde::Deserialize;
@@ -38,10 +39,18 @@ pub fn devices(dir: &Path) -> Result<Vec<DeviceSpec>> {
 /// The engine's settings for a model that was found.
 pub fn settings(found: &Found) -> Result<ModelSettings> {
     let mut settings = model_settings(&found.settings).with_context(|| found.settings_named())?;
+    if let Some(config) = found.config.as_ref().filter(|config| config.max_batch_size > 0) {
+        settings.batch_rows_max.get_or_insert(config.max_batch_size as usize);
+        let said = config.batching.as_ref().filter(|_| settings.batching.is_none());
+        settings.batching = settings.batching.or(said.map(|said| Batching {
+            delay: Nanos::from_micros(said.max_queue_delay_us),
+            preferred: said.preferred_batch_sizes.iter().map(|&size| size as usize).collect(),
+        }));
+    }
     let policy = found.config.as_ref().and_then(|config| config.batching.as_ref()?.default_queue_policy);
     if let Some(policy) = policy {
         if policy.default_timeout_us > 0 {
-            settings.timeout = Some(reef_base::Nanos::from_micros(policy.default_timeout_us));
+            settings.timeout = Some(Nanos::from_micros(policy.default_timeout_us));
         }
         if policy.max_queue_size > 0 && found.settings.queue_len.is_none() {
             settings.queue_len = (policy.max_queue_size as usize).min(reef_base::limits::QUEUE_LEN_MAX);
@@ -55,7 +64,6 @@ pub fn notices(found: &Found) -> Vec<String> {
     let Some(config) = &found.config else { return Vec::new() };
     let mut notices = Vec::new();
     if let Some(batching) = &config.batching {
-        notices.push("dynamic_batching: requests are not put together yet".to_string());
         if batching.priority_levels > 0 {
             notices.push("priority_levels: a request's priority 1 is level 0, the most urgent".to_string());
         }
@@ -79,12 +87,24 @@ fn model_settings(own: &Settings) -> Result<ModelSettings> {
         weight: own.weight.unwrap_or(defaults.weight),
         deadline: own.deadline().map_err(|why| anyhow!(why))?,
         queue_len: own.queue_len.unwrap_or(defaults.queue_len),
+        in_flight_max: own.max_in_flight,
+        batch_rows_max: own.max_batch_size,
+        batching: batching(own),
         shapes: shapes.collect(),
         values: values(own),
         devices: own.devices.clone().unwrap_or_default(),
         placement: placement(own)?,
         precision: precision(own)?,
         ..defaults
+    })
+}
+
+/// How requests are joined, if they are.
+fn batching(own: &Settings) -> Option<Batching> {
+    let said = own.max_queue_delay_us.is_some() || own.preferred_batch_sizes.is_some();
+    said.then(|| Batching {
+        delay: Nanos::from_micros(own.max_queue_delay_us.unwrap_or(0)),
+        preferred: own.preferred_batch_sizes.clone().unwrap_or_default(),
     })
 }
 

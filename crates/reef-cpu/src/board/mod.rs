@@ -199,6 +199,11 @@ impl Board {
         }
     }
 
+    /// Takes this slot, if it is free.
+    pub(crate) fn take_this_slot(&self, slot: usize) -> bool {
+        self.free.fetch_and(!(1 << slot), Ordering::Acquire) >> slot & 1 != 0
+    }
+
     /// Gives a slot back.
     pub(crate) fn free_slot(&self, slot: usize) {
         let before = self.free.fetch_or(1 << slot, Ordering::Release);

@@ -1,11 +1,13 @@
 //! What callers are told of a request: what it took, or why it ended without an answer.
 
 use reef_base::{Class, ModelKey, Nanos};
-use reef_device::{Completion, Scheme};
+use reef_device::{Completion, RejectReason, Scheme};
 use reef_sched::{CancelReason, Refusal};
 
 use super::Pending;
 use crate::error::InferError;
+use crate::fault;
+use crate::plans::PlanEntry;
 use crate::request::Timings;
 use crate::ticket::Record;
 
@@ -46,6 +48,16 @@ pub(super) fn cancelled(
         Some(CancelReason::Requested) if !by_caller => InferError::NotServed { scheme, class },
         Some(CancelReason::Requested) | None => InferError::Cancelled,
     }
+}
+
+/// What is told of a task that the device does not take, now or later.
+pub(super) fn not_taken(why: RejectReason, plan: &PlanEntry, class: Class, scheme: Scheme) -> InferError {
+    if why == RejectReason::SchemeRefuses {
+        return InferError::NotServed { scheme, class };
+    }
+    let plan = plan.plan.name();
+    fault::log(|| tracing::error!(%why, plan, "the device refuses a task"));
+    InferError::DeviceFault
 }
 
 pub(super) fn refused(refusal: Refusal, key: &ModelKey, queued: usize) -> InferError {

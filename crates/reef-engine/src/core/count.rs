@@ -112,6 +112,7 @@ impl Core {
         let counted = self.counted(pending.model, pending.class);
         let stats = &mut counted.sums;
         stats.success += 1;
+        stats.inferences += u64::from(pending.rows);
         stats.compute_input += record.timings.compute_input;
         stats.queue += record.timings.queue;
         stats.compute += record.timings.compute;
@@ -126,7 +127,17 @@ impl Core {
     /// Counts what a task, or the tasks of one request after the other, did on this device; `ends` says
     /// whether the request ends here.
     pub(super) fn count_execution(&mut self, pending: &Pending, completion: &Completion, ends: bool) {
-        let counted = self.counted(pending.model, pending.class);
+        self.count_task(pending.model, pending.class, completion, ends);
+    }
+
+    /// Counts a task that one request was.
+    pub(super) fn count_batch(&mut self, pending: &Pending, completion: &Completion, now: Nanos) {
+        let waited = pending.queued - pending.arrival;
+        self.count_rows(pending.model, pending.class, pending.rows, waited, completion, now);
+    }
+
+    pub(super) fn count_task(&mut self, model: ModelId, class: Class, completion: &Completion, ends: bool) {
+        let counted = self.counted(model, class);
         let (stats, counters) = (&mut counted.sums, &completion.counters);
         stats.executions += u64::from(completion.outcome == Outcome::Done && ends);
         stats.kills_caused += counters.kills_caused;
@@ -138,6 +149,28 @@ impl Core {
             let first = completion.first_block.unwrap_or(completion.finished);
             stats.preempt_latency.record(first - completion.submitted);
             counted.times.preempt.record(first - completion.submitted);
+        }
+    }
+
+    /// Counts a task of so many rows that was done, of a model that counts them. `input` is what the first of
+    /// its requests took before it was queued.
+    pub(super) fn count_rows(
+        &mut self,
+        model: ModelId,
+        class: Class,
+        rows: u32,
+        input: Nanos,
+        completion: &Completion,
+        now: Nanos,
+    ) {
+        let stats = &mut self.counted(model, class).sums;
+        let place = stats.batches.get_mut((rows as usize).saturating_sub(1));
+        if let Some(batches) = place.filter(|_| rows > 0 && completion.outcome == Outcome::Done) {
+            let first = completion.first_block.unwrap_or(completion.finished);
+            batches.count += 1;
+            batches.compute_input += input;
+            batches.compute += completion.finished - first;
+            batches.compute_output += now - completion.finished;
         }
     }
 
@@ -167,6 +200,7 @@ fn failure_reason(error: &InferError) -> Option<FailureReason> {
         | InferError::NotReady(_)
         | InferError::WrongInput { .. }
         | InferError::UnknownOutput { .. }
+        | InferError::TooWide { .. }
         | InferError::NotAllowed { .. }
         | InferError::Shapes(_) => None,
     }

@@ -6,6 +6,7 @@
 mod forward;
 pub mod faulty;
 pub mod foreign;
+pub mod rows;
 pub mod slow;
 pub mod wheel;
 

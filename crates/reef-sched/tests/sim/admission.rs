@@ -44,7 +44,7 @@ impl One {
         let (now, model, plan) = (self.sim.now, self.model, self.plan);
         let class = Class::real_time(0);
         let deadline = left.map(|left| now + left);
-        let request = Request { model, plan, class, arrival: now, deadline, queue_until: None };
+        let request = Request { model, plan, class, arrival: now, deadline, queue_until: None, joins: None };
         self.sim.submit(request, self.needs)
     }
 
@@ -254,7 +254,7 @@ impl Known4 {
     fn request(&self, which: usize, left: Option<Nanos>) -> Request {
         let (now, (model, class, _)) = (self.sim.now, self.models[which]);
         let deadline = left.map(|left| now + left);
-        Request { model, plan: 0, class, arrival: now, deadline, queue_until: None }
+        Request { model, plan: 0, class, arrival: now, deadline, queue_until: None, joins: None }
     }
 
     fn submit(&mut self, which: usize, left: Option<Nanos>) -> Result<RequestId, Refusal> {

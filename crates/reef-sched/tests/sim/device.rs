@@ -115,6 +115,7 @@ impl Sim {
                     self.board.push(Task { key, id: request, first: None });
                 }
                 Action::Refuse { request, why } => self.end(request, End::Refused(why)),
+                Action::StartBatch { .. } | Action::Leave { .. } => unreachable!("no model batches here"),
                 Action::CancelRunning { request } => {
                     let at = self.board.iter().position(|task| task.id == request).unwrap();
                     self.complete(at, End::Stopped);

@@ -44,7 +44,15 @@ impl Share {
 
     fn submit(&mut self, model: usize, class: Class) -> RequestId {
         let (deadline, queue_until, arrival) = (None, None, self.now);
-        let request = Request { model: self.models[model], plan: 0, class, arrival, deadline, queue_until };
+        let request = Request {
+            model: self.models[model],
+            plan: 0,
+            class,
+            arrival,
+            deadline,
+            queue_until,
+            joins: None,
+        };
         let id = self.sched.submit(self.now, request).unwrap();
         self.owner.insert(id, model);
         id
@@ -74,6 +82,7 @@ impl Share {
                 }
                 Action::CancelRunning { .. } => {}
                 Action::Refuse { .. } => panic!("nothing is refused here"),
+                Action::StartBatch { .. } | Action::Leave { .. } => unreachable!("no model batches here"),
             }
         }
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use reef_engine::{
-    Class, ClassStats, DType, FailureReason, InferResponse, ModelInfo, ModelKey, ModelState, ModelStats,
-    Nanos, TensorInfo,
+    BatchStats, Class, ClassStats, DType, FailureReason, InferResponse, ModelInfo, ModelKey, ModelState,
+    ModelStats, Nanos, TensorInfo,
 };
 use serde_json::{Value, json};
 
@@ -345,6 +345,8 @@ pub(crate) struct Totals {
     pub(crate) failed_time: Nanos,
     /// When the last successful one ended, on the engine's clock; zero if none has.
     pub(crate) last_success: Nanos,
+    /// Rows of successful requests, where the model counts them.
+    pub(crate) inferences: u64,
     pub(crate) executions: u64,
     /// Of successful requests, as the others.
     pub(crate) total: Nanos,
@@ -364,6 +366,7 @@ impl Totals {
             failed: count(|class| FailureReason::ALL.map(|reason| class.failed(reason)).iter().sum()),
             failed_time: sum(|class| class.failed_time),
             last_success: model.real_time.last_success.max(model.best_effort.last_success),
+            inferences: count(|class| class.inferences),
             executions: count(|class| class.executions),
             total: sum(|class| class.total.sum),
             queue: sum(|class| class.queue),
@@ -372,4 +375,12 @@ impl Totals {
             compute_output: sum(|class| class.compute_output),
         }
     }
+}
+
+/// Of a model whose rows are bounded: what tasks of each number of rows took, where there were any.
+pub(crate) fn batches(model: &ModelStats) -> Vec<(usize, BatchStats)> {
+    let mut sum = model.real_time.clone();
+    sum.merge(&model.best_effort);
+    let each = sum.batches.into_iter().enumerate().map(|(at, batches)| (at + 1, batches));
+    each.filter(|(_, batches)| batches.count > 0).collect()
 }

@@ -70,6 +70,7 @@ fn kind(error: &InferError) -> Kind {
         InferError::UnknownModel(_) => Kind::NotFound,
         InferError::WrongInput { .. }
         | InferError::UnknownOutput { .. }
+        | InferError::TooWide { .. }
         | InferError::NotAllowed { .. }
         | InferError::Shapes(_) => Kind::Invalid,
         InferError::NotReady(_)

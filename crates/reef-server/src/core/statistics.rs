@@ -4,9 +4,9 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use reef_base::Domain;
-use reef_engine::{ModelStats, Nanos};
+use reef_engine::{BatchStats, ModelStats, Nanos};
 
-use crate::core::answer::Totals;
+use crate::core::answer::{self, Totals};
 use crate::core::state::State;
 
 /// When the last inference ended, in milliseconds since 1970; 0 if there was none.
@@ -29,8 +29,20 @@ pub(crate) struct Batch {
     pub(crate) compute_output: Nanos,
 }
 
-/// By rising size. What a client sends as one request is one, however wide its tensors are.
-pub(crate) fn batches(totals: &Totals) -> Vec<Batch> {
+/// By rising size: rows, where the model counts them; else what a client sends as one request is one, however
+/// wide its tensors are.
+pub(crate) fn batches(model: &ModelStats, totals: &Totals) -> Vec<Batch> {
+    let rows = answer::batches(model);
+    if !rows.is_empty() {
+        let batch = |(rows, batches): (usize, BatchStats)| Batch {
+            size: rows as u64,
+            count: batches.count,
+            compute_input: batches.compute_input,
+            compute: batches.compute,
+            compute_output: batches.compute_output,
+        };
+        return rows.into_iter().map(batch).collect();
+    }
     let one = Batch {
         size: 1,
         count: totals.success,

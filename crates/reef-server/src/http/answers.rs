@@ -201,13 +201,13 @@ fn model_stats(state: &State, model: &ModelStats) -> Value {
         })
     };
     let memory = |memory: Memory| json!({ "type": memory.kind, "id": memory.id, "byte_size": memory.bytes });
-    let batches: Vec<Value> = statistics::batches(&totals).into_iter().map(batch).collect();
+    let batches: Vec<Value> = statistics::batches(model, &totals).into_iter().map(batch).collect();
     let memory: Vec<Value> = statistics::memory(state, model).into_iter().map(memory).collect();
     json!({
         "name": model.key.name,
         "version": model.key.version,
         "last_inference": statistics::last_inference_ms(state, &totals),
-        "inference_count": totals.success,
+        "inference_count": totals.inferences,
         "execution_count": totals.executions,
         "inference_stats": {
             "success": sum(totals.total),

@@ -40,7 +40,8 @@ fn triton_counts(out: &mut Exposition, stats: &EngineStats) {
     let (counts, now) = (Kind::Counter, Kind::Gauge);
     let help = "Requests that got outputs.";
     counter("nv_inference_request_success", help, counts, |class| class.success);
-    counter("nv_inference_count", "Inferences done, a batch counted once.", counts, |class| class.success);
+    let help = "Inferences done: rows, of models whose rows are bounded, otherwise requests.";
+    counter("nv_inference_count", help, counts, |class| class.inferences);
     counter("nv_inference_exec_count", "Tasks run to their end.", counts, |class| class.executions);
     let help = "Requests waiting for execution.";
     counter("nv_inference_pending_request_count", help, now, |class| class.queued);

@@ -162,6 +162,11 @@ fn deadlines_and_timeouts_have_their_own_answers() {
     assert!(late.error().contains("deadline"), "{}", late.error());
     assert_eq!(runs.answer().status, 200);
     assert_eq!(runs.infer(&body(r#""deadline_us":1000000,"timeout":1000000"#)).status, 200);
+    // Zero has passed; it is not none.
+    let passed = runs.infer(&body(r#""deadline_us":0"#));
+    assert_eq!(passed.status, 504);
+    assert!(passed.error().contains("deadline passed"), "{}", passed.error());
+    assert_eq!(runs.infer(&body(r#""timeout":0"#)).status, 200, "which Triton has for none");
 }
 
 #[test]

@@ -149,3 +149,27 @@ fn check_statistics(stats: &serde_json::Value, began: u64) {
     assert_eq!(memory.len(), 1, "{memory:?}");
     assert!(["CPU", "GPU"].contains(&memory[0]["type"].as_str().unwrap()) && memory[0]["byte_size"].is_u64());
 }
+
+#[test]
+fn rows_are_bounded_and_counted() {
+    let fixture = Fixture::new();
+    let bounded = |rows| ModelSettings { batch_rows_max: Some(rows), ..ModelSettings::default() };
+    fixture.model("m", &[x()], &[y()], bounded(2));
+    fixture.model("one", &[x()], &[y()], bounded(1));
+    let mut client = fixture.client();
+    let json = r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#;
+    assert_eq!(client.infer(json).status, 200);
+    let stats = client.get("/v2/models/m/stats").json()["model_stats"][0].clone();
+    let count = |name: &str| stats[name].as_u64();
+    assert_eq!((count("inference_count"), count("execution_count")), (Some(2), Some(1)));
+    assert_eq!(stats["inference_stats"]["success"]["count"], 1);
+    assert_eq!(stats["batch_stats"].as_array().map(Vec::len), Some(1));
+    let batches = &stats["batch_stats"][0];
+    assert_eq!(
+        (batches["batch_size"].as_u64(), batches["compute_infer"]["count"].as_u64()),
+        (Some(2), Some(1))
+    );
+    let wide = client.request("POST", "/v2/models/one/infer", &[], json.as_bytes());
+    assert_eq!(wide.status, 400);
+    assert_eq!(wide.error(), "inference request batch-size must be <= 1 for 'one', got 2");
+}

@@ -1,0 +1,162 @@
+//! A model whose rows are computed each for itself, whatever they are joined with.
+
+use std::sync::Arc;
+
+use reef_engine::*;
+use reef_plan::{
+    Cost, Cutter, FaultKind, HostFault, HostKernel, HostState, Kernel, KernelSpec, Place, PlanParts, Region,
+    Restart, SyntheticSpec, Target, TensorSpec,
+};
+
+/// Bytes of a row.
+pub const ROW: usize = 64;
+
+/// Bytes `[-1, 64]` to as many. Each row is a block of `polls` microseconds.
+#[derive(Debug)]
+pub struct Rows {
+    io: [Vec<TensorInfo>; 2],
+    polls: u32,
+    /// The rows go through a host kernel, too, which fails where one begins with [`BAD`].
+    picky: bool,
+}
+
+/// What a picky model does not like.
+pub const BAD: u8 = 255;
+
+impl Rows {
+    pub fn new(polls: u32) -> Arc<Rows> {
+        Rows::with(polls, false)
+    }
+
+    pub fn picky() -> Arc<Rows> {
+        Rows::with(1, true)
+    }
+
+    fn with(polls: u32, picky: bool) -> Arc<Rows> {
+        let info =
+            |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1, ROW as i64] }];
+        Arc::new(Rows { io: [info("x"), info("y")], polls, picky })
+    }
+
+    fn plan(&self, rows: usize, target: Target) -> Result<Plan, String> {
+        let between = if self.picky { Place::Arena } else { Place::Output(0) };
+        let kernel = |row: usize| Kernel {
+            name: "row".into(),
+            spec: KernelSpec::Synthetic(SyntheticSpec {
+                seed: 7,
+                bytes: ROW,
+                tile_bytes: ROW,
+                polls: self.polls,
+                poll_ns: 1000,
+                meter: None,
+            }),
+            reads: vec![Region::dense(Place::Input(0), row * ROW, ROW)],
+            writes: vec![Region::dense(between, row * ROW, ROW)],
+            restart: Restart::Safe,
+            cost: Cost::default(),
+        };
+        let shape = Shape::from([rows, ROW]);
+        let io = |name: &str| IoSpec { name: name.into(), dtype: DType::U8, shape: shape.clone() };
+        let spec = TensorSpec { dtype: DType::U8, shape: shape.clone() };
+        let host = Kernel {
+            name: "host".into(),
+            spec: KernelSpec::Host(0),
+            reads: vec![
+                Region::dense(Place::Arena, 0, rows * ROW),
+                Region::dense(Place::Input(0), 0, rows * ROW),
+            ],
+            writes: vec![Region::dense(Place::Output(0), 0, rows * ROW)],
+            restart: Restart::Never,
+            cost: Cost::default(),
+        };
+        let mut stages = vec![(0..rows).map(kernel).collect()];
+        stages.extend(self.picky.then(|| vec![host]));
+        let picky = || Arc::new(Picky([spec.clone(), spec.clone()])) as Arc<dyn HostKernel>;
+        let parts = PlanParts {
+            name: format!("rows [{rows}]"),
+            target,
+            inputs: vec![io("x")],
+            outputs: vec![io("y")],
+            weights: vec![],
+            store: Arc::default(),
+            host_kernels: if self.picky { vec![picky()] } else { vec![] },
+            stages,
+            arena_bytes: if self.picky { rows * ROW } else { 0 },
+        };
+        Plan::new(parts).map_err(|error| error.to_string())
+    }
+}
+
+impl PlanSource for Rows {
+    fn inputs(&self) -> &[TensorInfo] {
+        &self.io[0]
+    }
+    fn outputs(&self) -> &[TensorInfo] {
+        &self.io[1]
+    }
+    fn rows(&self, _: &[Vec<Shape>]) -> Result<(), String> {
+        Ok(())
+    }
+    fn compile(&self, shapes: &[Shape], cutter: &dyn Cutter) -> Result<Arc<Plan>, String> {
+        self.plan(shapes[0][0], cutter.target()).map(Arc::new)
+    }
+}
+
+#[derive(Debug)]
+struct Picky([TensorSpec; 2]);
+
+impl HostKernel for Picky {
+    fn name(&self) -> &str {
+        "picky"
+    }
+    fn inputs(&self) -> &[TensorSpec] {
+        &self.0
+    }
+    fn outputs(&self) -> &[TensorSpec] {
+        &self.0[..1]
+    }
+    fn new_state(&self) -> Result<Box<dyn HostState>, HostFault> {
+        Ok(Box::new(Tasting))
+    }
+}
+
+struct Tasting;
+
+impl HostState for Tasting {
+    fn run(&mut self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), HostFault> {
+        if let Some(row) = inputs[1].chunks(ROW).position(|row| row[0] == BAD) {
+            let (kernel, reason) = ("picky".into(), format!("row {row} is bad"));
+            return Err(HostFault { kind: FaultKind::Input, kernel, reason });
+        }
+        outputs[0].copy_from_slice(inputs[0]);
+        Ok(())
+    }
+}
+
+/// Rows of these bytes.
+pub fn filled(rows: &[u8]) -> Vec<u8> {
+    rows.iter().flat_map(|&fill| [fill; ROW]).collect()
+}
+
+/// A request with them.
+pub fn ask<'a>(model: &'a str, data: &'a [u8]) -> InferRequest<'a> {
+    let shape = Shape::from([data.len() / ROW, ROW]);
+    InferRequest::new(model, vec![InputTensor { name: "x", dtype: DType::U8, shape, data }])
+}
+
+/// What the model makes of them.
+pub fn expected(data: &[u8]) -> Vec<u8> {
+    let spec = SyntheticSpec { seed: 7, bytes: ROW, tile_bytes: ROW, polls: 1, poll_ns: 1, meter: None };
+    let row = |row: &[u8]| {
+        let digest = spec.digest([row].into_iter());
+        (0..ROW).map(move |index| SyntheticSpec::byte(digest, index))
+    };
+    data.chunks(ROW).flat_map(row).collect()
+}
+
+/// Checks an answer bit for bit.
+pub fn assert_rows(data: &[u8], response: &InferResponse) {
+    let output = response.output("y").unwrap();
+    assert_eq!(*output.shape, Shape::from([data.len() / ROW, ROW]));
+    assert_eq!(output.data, expected(data));
+}

@@ -1,0 +1,712 @@
+//! Batches: who is gathered, how long anybody waits for company, and what becomes of members that leave.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use reef_base::{Class, Nanos, TaskKey};
+use reef_sched::{
+    Action, Batching, CancelReason, Cancelled, Drain, Ended, Joins, ModelId, ModelOptions, Refusal, Request,
+    RequestId, SchedOptions, Scheduler, Size, Usage,
+};
+
+const DELAY: Nanos = Nanos(1000);
+
+/// What came out, in words.
+#[derive(Clone, Debug, PartialEq)]
+enum Out {
+    One(u64),
+    /// Members, and the plan.
+    Batch(Vec<u64>, u16),
+    Refused(u64, Refusal),
+    Leave(u64),
+    Stop(Option<u64>),
+}
+
+/// A scheduler with one batching model, and requests that have numbers.
+struct World {
+    sched: Scheduler,
+    model: ModelId,
+    now: Nanos,
+    ids: BTreeMap<u64, RequestId>,
+    batches: Vec<RequestId>,
+    next: u64,
+}
+
+fn sizes(of: &[u32], preferred: &[u32]) -> Vec<Size> {
+    let size =
+        |(plan, &rows): (usize, &u32)| Size { rows, plan: plan as u16, preferred: preferred.contains(&rows) };
+    of.iter().enumerate().map(size).collect()
+}
+
+impl World {
+    fn new(options: ModelOptions, preferred: &[u32]) -> World {
+        let mut sched = Scheduler::new(SchedOptions { board_slots: 4, best_effort_slots: 1 });
+        let model = sched.add_model(options).unwrap();
+        sched.set_family(model, 0, &sizes(&[1, 2, 4, 8], preferred));
+        sched.set_family(model, 1, &sizes(&[1, 2, 4, 8], preferred));
+        World { sched, model, now: Nanos(0), ids: BTreeMap::new(), batches: Vec::new(), next: 0 }
+    }
+
+    fn best_effort(delay: Nanos, preferred: &[u32]) -> World {
+        World::new(options(Class::BestEffort, delay), preferred)
+    }
+
+    fn request(&self, rows: u32) -> Request {
+        let plan = [1, 2, 4, 8].iter().position(|&size| size >= rows).unwrap_or(3) as u16;
+        Request {
+            model: self.model,
+            plan,
+            class: Class::BestEffort,
+            arrival: self.now,
+            deadline: None,
+            queue_until: None,
+            joins: Some(Joins { family: 0, rows }),
+        }
+    }
+
+    /// Submits a request, numbered from 0, and says what happens.
+    fn submit(&mut self, request: Request) -> Vec<Out> {
+        let number = self.next;
+        self.next += 1;
+        match self.sched.submit(self.now, request) {
+            Ok(id) => assert!(self.ids.insert(number, id).is_none()),
+            Err(why) => return vec![Out::Refused(number, why)],
+        }
+        self.actions()
+    }
+
+    fn rows(&mut self, rows: u32) -> Vec<Out> {
+        let request = self.request(rows);
+        self.submit(request)
+    }
+
+    fn number(&self, id: RequestId) -> Option<u64> {
+        self.ids.iter().find(|(_, other)| **other == id).map(|(number, _)| *number)
+    }
+
+    fn actions(&mut self) -> Vec<Out> {
+        let mut out = Vec::new();
+        while let Some(action) = self.sched.next_action(self.now) {
+            out.push(match action {
+                Action::Start { request, .. } => Out::One(self.number(request).unwrap()),
+                Action::StartBatch { batch, plan, .. } => {
+                    self.batches.push(batch);
+                    let members: Vec<_> = self.sched.members(batch).collect();
+                    Out::Batch(members.iter().map(|id| self.number(*id).unwrap()).collect(), plan)
+                }
+                Action::Refuse { request, why } => Out::Refused(self.number(request).unwrap(), why),
+                Action::Leave { request } => Out::Leave(self.number(request).unwrap()),
+                Action::CancelRunning { request } => Out::Stop(self.number(request)),
+            });
+            self.sched.check();
+        }
+        let overdue = self.sched.next_wakeup().is_some_and(|at| at <= self.now);
+        assert!(!overdue, "all that is due has happened");
+        out
+    }
+
+    fn at(&mut self, now: u64) -> Vec<Out> {
+        self.now = Nanos(now);
+        self.actions()
+    }
+
+    fn members_end(&mut self, batch: RequestId) -> Vec<(u64, Option<CancelReason>)> {
+        let mut ended = Vec::new();
+        while let Some((id, Ended { cancel, .. })) = self.sched.take_member(self.now, batch) {
+            ended.push((self.number(id).unwrap(), cancel));
+        }
+        ended
+    }
+
+    /// The oldest batch on the board ends after `service`.
+    fn batch_ends(&mut self, service: u64) -> Vec<(u64, Option<CancelReason>)> {
+        let batch = self.batches.remove(0);
+        let ended = self.members_end(batch);
+        let usage = Usage { cu_time: Nanos(service), service: Some(Nanos(service)), ..Usage::default() };
+        assert!(self.sched.on_complete(self.now, batch, usage).is_some());
+        self.sched.check();
+        ended
+    }
+
+    fn one_ends(&mut self, number: u64, service: u64) {
+        let usage = Usage { cu_time: Nanos(service), service: Some(Nanos(service)), ..Usage::default() };
+        assert!(self.sched.on_complete(self.now, self.ids[&number], usage).is_some());
+    }
+
+    /// Measures plans of every size: `fixed` and `each` for every row.
+    fn measure(&mut self, fixed: u64, each: u64) {
+        for (plan, rows) in [1, 2, 4, 8].into_iter().enumerate() {
+            for _ in 0..reef_sched::SAMPLES_MIN {
+                let request = Request { plan: plan as u16, joins: None, ..self.request(1) };
+                let id = self.sched.submit(self.now, request).unwrap();
+                while self.sched.next_action(self.now).is_some() {}
+                let service = Some(Nanos(fixed + each * rows));
+                let usage = Usage { cu_time: Nanos(1), service, ..Usage::default() };
+                self.sched.on_complete(self.now, id, usage).unwrap();
+            }
+        }
+    }
+}
+
+fn options(class: Class, delay: Nanos) -> ModelOptions {
+    ModelOptions {
+        class,
+        queue_len: 64,
+        in_flight_max: 1,
+        batching: Some(Batching { rows_max: 8, delay }),
+        ..ModelOptions::default()
+    }
+}
+
+#[test]
+fn without_a_delay_what_waits_anyway_is_joined() {
+    let mut world = World::best_effort(Nanos::ZERO, &[]);
+    assert_eq!(world.rows(1), [Out::One(0)]);
+    for _ in 0..10 {
+        assert_eq!(world.rows(1), []);
+    }
+    assert_eq!(world.sched.queued(world.model, Class::BestEffort), 10);
+    world.one_ends(0, 10);
+    assert_eq!(world.actions(), [Out::Batch((1..9).collect(), 3)]);
+    assert_eq!(world.batch_ends(10).len(), 8);
+    assert_eq!(world.actions(), [Out::Batch(vec![9, 10], 1)]);
+    world.batch_ends(10);
+    assert!(world.sched.is_idle());
+}
+
+#[test]
+fn a_request_waits_for_its_delay_and_no_longer() {
+    let mut world = World::best_effort(DELAY, &[]);
+    assert_eq!(world.rows(1), []);
+    assert_eq!(world.sched.next_wakeup(), Some(DELAY));
+    world.now = Nanos(600);
+    assert_eq!(world.rows(2), []);
+    assert_eq!(world.sched.next_wakeup(), Some(DELAY), "the first one's");
+    assert_eq!(world.at(999), []);
+    assert_eq!(world.at(1000), [Out::Batch(vec![0, 1], 2)], "three rows in a plan of four");
+    // Alone and just as large as a plan is: a task like any.
+    world.batch_ends(5);
+    world.rows(1);
+    assert_eq!(world.at(2000), [Out::One(2)]);
+    world.one_ends(2, 5);
+    world.rows(3);
+    assert_eq!(world.at(3000), [Out::Batch(vec![3], 2)], "filled up");
+}
+
+#[test]
+fn a_full_batch_starts_at_once_and_is_never_wider_than_the_model() {
+    let mut world = World::best_effort(DELAY, &[]);
+    world.rows(3);
+    world.rows(3);
+    assert_eq!(world.rows(2), [Out::Batch(vec![0, 1, 2], 3)]);
+    world.batch_ends(5);
+    world.rows(5);
+    assert_eq!(world.rows(4), [Out::Batch(vec![3], 3)], "the next one does not fit: it will not grow");
+    world.batch_ends(5);
+    assert_eq!(world.actions(), [], "the other one waits for its own delay");
+}
+
+#[test]
+fn preferred_sizes_start_at_once_the_largest_first() {
+    let mut world = World::best_effort(DELAY, &[2, 4]);
+    world.rows(1);
+    assert_eq!(world.rows(1), [Out::Batch(vec![0, 1], 1)]);
+    for _ in 0..7 {
+        world.rows(1);
+    }
+    world.batch_ends(1);
+    assert_eq!(world.actions(), [Out::Batch(vec![2, 3, 4, 5], 2)]);
+    world.batch_ends(1);
+    assert_eq!(world.actions(), [Out::Batch(vec![6, 7], 1)]);
+    world.batch_ends(1);
+    assert_eq!(world.at(1000), [Out::One(8)], "no size is reached: it waits for its delay");
+}
+
+#[test]
+fn families_and_those_that_do_not_join_keep_their_place() {
+    let mut world = World::best_effort(Nanos::ZERO, &[]);
+    let of = |world: &World, family| Request { joins: Some(Joins { family, rows: 1 }), ..world.request(1) };
+    world.rows(1);
+    for family in [0, 0, 1, 1, 0] {
+        let request = of(&world, family);
+        world.submit(request);
+    }
+    let alone = Request { joins: None, ..world.request(1) };
+    world.submit(alone);
+    world.rows(1);
+    world.one_ends(0, 1);
+    let mut order = Vec::new();
+    loop {
+        match &world.actions()[..] {
+            [] => break,
+            [Out::One(number)] => {
+                order.push(vec![*number]);
+                world.one_ends(*number, 1);
+            }
+            [Out::Batch(members, _)] => {
+                order.push(members.clone());
+                world.batch_ends(1);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(order, [vec![1, 2], vec![3, 4], vec![5], vec![6], vec![7]]);
+}
+
+#[test]
+fn members_leave_alone_and_the_last_one_stops_the_batch() {
+    let mut world = World::best_effort(Nanos::ZERO, &[]);
+    world.rows(8);
+    world.rows(1);
+    let hurried = Request { deadline: Some(Nanos(500)), ..world.request(1) };
+    world.submit(hurried);
+    world.rows(1);
+    world.one_ends(0, 1);
+    world.ids =
+        world.ids.iter().filter(|(number, _)| **number > 0).map(|(number, id)| (number - 1, *id)).collect();
+    assert_eq!(world.actions(), [Out::Batch(vec![0, 1, 2], 2)]);
+    assert_eq!(world.sched.cancel(world.ids[&0]), Cancelled::Stopping);
+    assert_eq!(world.actions(), [Out::Leave(0)]);
+    assert_eq!(world.sched.cancel(world.ids[&0]), Cancelled::Stopping);
+    assert_eq!(world.actions(), [], "once");
+    assert_eq!(world.at(500), [Out::Leave(1)]);
+    assert_eq!(world.sched.stop_reason(world.ids[&1]), Some(CancelReason::Deadline));
+    assert_eq!(world.sched.cancel(world.ids[&2]), Cancelled::Stopping);
+    let mut out = world.actions();
+    out.sort_by_key(|out| format!("{out:?}"));
+    assert_eq!(out, [Out::Leave(2), Out::Stop(None)]);
+    let requested = Some(CancelReason::Requested);
+    assert_eq!(world.batch_ends(1), [(0, requested), (1, Some(CancelReason::Deadline)), (2, requested)]);
+    assert!(world.sched.is_idle());
+}
+
+#[test]
+fn a_rejected_batch_is_queued_again_but_for_those_who_left() {
+    let mut world = World::best_effort(Nanos::ZERO, &[]);
+    world.rows(1);
+    (0..4).for_each(|_| drop(world.rows(1)));
+    world.one_ends(0, 1);
+    assert_eq!(world.actions(), [Out::Batch(vec![1, 2, 3, 4], 2)]);
+    world.sched.cancel(world.ids[&2]);
+    let batch = world.batches.remove(0);
+    let (id, ended) = world.sched.take_stopped_member(world.now, batch).unwrap();
+    assert_eq!((world.number(id), ended.cancel), (Some(2), Some(CancelReason::Requested)));
+    assert!(world.sched.take_stopped_member(world.now, batch).is_none());
+    world.sched.on_rejected(world.now, batch);
+    world.sched.check();
+    assert_eq!(world.actions(), []);
+    world.rows(1);
+    assert_eq!(world.at(1_000_000), [Out::Batch(vec![1, 3, 4, 5], 2)], "in their old order");
+    // All leave, then it is rejected: nothing is left of it.
+    for number in [1, 3, 4, 5] {
+        world.sched.cancel(world.ids[&number]);
+    }
+    let batch = world.batches.remove(0);
+    while world.sched.take_stopped_member(world.now, batch).is_some() {}
+    world.sched.on_rejected(world.now, batch);
+    assert_eq!(world.actions(), []);
+    assert!(world.sched.is_idle());
+}
+
+#[test]
+fn giving_up_best_effort_work_stops_batches_whole() {
+    let mut world = World::best_effort(Nanos::ZERO, &[]);
+    world.rows(1);
+    (0..3).for_each(|_| drop(world.rows(1)));
+    world.one_ends(0, 1);
+    assert_eq!(world.actions(), [Out::Batch(vec![1, 2, 3], 2)]);
+    world.sched.abandon_best_effort();
+    assert_eq!(world.actions(), [Out::Stop(None)]);
+    let down = Some(CancelReason::ShuttingDown);
+    assert_eq!(world.batch_ends(1), [(1, down), (2, down), (3, down)]);
+}
+
+#[test]
+fn a_timeout_leaves_half_of_itself_for_company() {
+    let mut world = World::best_effort(DELAY, &[]);
+    let hurried = Request { queue_until: Some(Nanos(300)), ..world.request(1) };
+    assert_eq!(world.submit(hurried), []);
+    assert_eq!(world.at(149), []);
+    assert_eq!(world.at(150), [Out::One(0)]);
+}
+
+#[test]
+fn nobody_waits_for_those_who_cannot_come_any_more() {
+    let mut world = World::best_effort(DELAY, &[]);
+    assert_eq!(world.rows(1), []);
+    world.sched.drain_model(world.model, Drain::Finish);
+    assert_eq!(world.actions(), [Out::One(0)]);
+    let mut world = World::best_effort(DELAY, &[]);
+    assert_eq!(world.rows(1), []);
+    assert_eq!(world.rows(2), []);
+    world.sched.close();
+    assert_eq!(world.actions(), [Out::Batch(vec![0, 1], 2)]);
+}
+
+#[test]
+fn a_batch_that_fails_is_taken_apart() {
+    let mut world = World::best_effort(Nanos::ZERO, &[]);
+    world.rows(1);
+    [1, 3, 1].into_iter().for_each(|rows| drop(world.rows(rows)));
+    world.one_ends(0, 1);
+    assert_eq!(world.actions(), [Out::Batch(vec![1, 2, 3], 3)]);
+    let batch = world.batches.remove(0);
+    world.sched.separate(world.now, batch, Usage::default());
+    world.sched.check();
+    world.rows(1);
+    assert_eq!(world.actions(), [Out::One(1)], "at their old places, one by one");
+    world.one_ends(1, 1);
+    assert_eq!(world.actions(), [Out::Batch(vec![2], 2)]);
+    world.batch_ends(1);
+    assert_eq!(world.actions(), [Out::One(3)]);
+    world.one_ends(3, 1);
+    assert_eq!(world.actions(), [Out::One(4)]);
+}
+
+fn real_time(delay: Nanos) -> World {
+    World::new(options(Class::real_time(1), delay), &[])
+}
+
+fn urgent(world: &World, level: u8, deadline: Option<u64>) -> Request {
+    let deadline = deadline.map(|after| world.now + Nanos(after));
+    Request { class: Class::real_time(level), deadline, ..world.request(1) }
+}
+
+#[test]
+fn a_deadline_of_which_nothing_is_known_waits_for_nobody() {
+    let mut world = real_time(DELAY);
+    let request = urgent(&world, 1, Some(100_000));
+    assert_eq!(world.submit(request), [Out::One(0)]);
+    let mut world = real_time(DELAY);
+    let request = urgent(&world, 1, None);
+    assert_eq!(world.submit(request), [], "without a deadline the delay counts");
+}
+
+#[test]
+fn a_deadline_bounds_the_wait_by_what_a_full_batch_takes() {
+    let mut world = real_time(Nanos(100_000));
+    // A batch of 8 takes 1000.
+    world.measure(200, 100);
+    let request = urgent(&world, 1, Some(3000));
+    assert_eq!(world.submit(request), []);
+    assert_eq!(world.sched.next_wakeup(), Some(Nanos(3000 - 1250)), "a quarter more than it takes");
+    world.now = Nanos(1000);
+    let request = urgent(&world, 1, None);
+    assert_eq!(world.submit(request), []);
+    assert_eq!(world.at(1749), []);
+    assert_eq!(world.at(1750), [Out::Batch(vec![0, 1], 1)]);
+    world.batch_ends(400);
+    // One that cannot wait at all.
+    let request = urgent(&world, 1, Some(1100));
+    assert_eq!(world.submit(request), [Out::One(2)]);
+}
+
+#[test]
+fn nobody_joins_who_would_make_the_batch_late() {
+    let mut world = real_time(Nanos::ZERO);
+    world.measure(0, 1000);
+    world.rows(1);
+    // Behind it four wait; the first has time for two rows.
+    let first = urgent(&world, 1, Some(2500));
+    world.submit(first);
+    (0..3).for_each(|_| {
+        let request = urgent(&world, 1, Some(50_000));
+        world.submit(request);
+    });
+    world.one_ends(0, 10);
+    assert_eq!(world.actions(), [Out::Batch(vec![1, 2], 1)]);
+    world.batch_ends(2000);
+    assert_eq!(world.actions(), [Out::Batch(vec![3, 4], 1)]);
+}
+
+#[test]
+fn levels_do_not_mix_and_the_most_urgent_goes_first() {
+    let mut world = real_time(Nanos::ZERO);
+    world.rows(1);
+    for level in [2, 1, 2, 1] {
+        let request = urgent(&world, level, None);
+        world.submit(request);
+    }
+    world.one_ends(0, 1);
+    assert_eq!(world.actions(), [Out::Batch(vec![2, 4], 1)]);
+    world.batch_ends(1);
+    assert_eq!(world.actions(), [Out::Batch(vec![1, 3], 1)]);
+}
+
+#[test]
+fn who_is_held_does_not_hold_up_others() {
+    let mut world = World::best_effort(DELAY, &[]);
+    let plain = ModelOptions { queue_len: 4, ..ModelOptions::default() };
+    let other = world.sched.add_model(plain).unwrap();
+    assert_eq!(world.rows(1), []);
+    let request = Request { model: other, joins: None, ..world.request(1) };
+    assert_eq!(world.submit(request), [Out::One(1)]);
+    // The only slot is taken: the delay passes without a timer that goes off again and again.
+    assert_eq!(world.at(1000), []);
+    assert_eq!(world.sched.next_wakeup(), None);
+    world.one_ends(1, 1);
+    assert_eq!(world.actions(), [Out::One(0)]);
+}
+
+#[test]
+fn waiting_requests_count_for_their_part_of_a_batch() {
+    let mut world = real_time(Nanos::ZERO);
+    // One row takes 1100, eight take 1800: 225 each.
+    world.measure(1000, 100);
+    world.rows(1);
+    (0..8).for_each(|_| {
+        let request = urgent(&world, 1, None);
+        assert_eq!(world.submit(request), []);
+    });
+    // Behind eight rows, one by one, it could not be met: 8 × 1100.
+    let request = urgent(&world, 1, Some(4000));
+    assert_eq!(world.submit(request), []);
+    let hopeless = urgent(&world, 1, Some(1000));
+    assert!(matches!(world.submit(hopeless)[..], [Out::Refused(10, Refusal::DeadlineUnreachable { .. })]));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Submit { family: u16, rows: u32, class: u8, deadline: Option<u64>, until: Option<u64> },
+    End { nth: usize, service: u64 },
+    Cancel(usize),
+    Reject(usize),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let time = || proptest::option::weighted(0.3, 1u64..4000);
+    prop_oneof![
+        8 => (0u16..3, 1u32..9, 0u8..3, time(), time()).prop_map(|(family, rows, class, deadline, until)| {
+            Step::Submit { family, rows, class, deadline, until }
+        }),
+        4 => (0usize..4, 1u64..1500).prop_map(|(nth, service)| Step::End { nth, service }),
+        2 => (0usize..24).prop_map(Step::Cancel),
+        1 => (0usize..4).prop_map(Step::Reject),
+        6 => (1u64..600).prop_map(Step::Pass),
+    ]
+}
+
+/// Plays steps, and checks at each start who is in the batch, and how long anybody waited with the board
+/// empty.
+struct Checked {
+    world: World,
+    delay: Nanos,
+    preferred: Vec<u32>,
+    requests: BTreeMap<u64, (Request, Nanos)>,
+    waiting: BTreeSet<u64>,
+    /// Tasks on the board: a request or a batch, and who is in it.
+    board: Vec<(RequestId, Vec<u64>)>,
+    /// Those among them whose end was asked for.
+    stopped: BTreeSet<u64>,
+    ended: BTreeSet<u64>,
+    /// The device took nothing lately: until when nothing need start.
+    retry: Nanos,
+}
+
+impl Checked {
+    fn new(delay: Nanos, preferred: &[u32]) -> Checked {
+        let options = ModelOptions { in_flight_max: 4, ..options(Class::real_time(0), delay) };
+        Checked {
+            world: World::new(options, preferred),
+            delay,
+            preferred: preferred.to_vec(),
+            requests: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            board: Vec::new(),
+            stopped: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            retry: Nanos::ZERO,
+        }
+    }
+
+    fn end(&mut self, number: u64) {
+        assert!(self.ended.insert(number), "{number} ends once");
+        self.waiting.remove(&number);
+        self.stopped.remove(&number);
+    }
+
+    fn play(&mut self, step: &Step) {
+        match *step {
+            Step::Submit { family, rows, class, deadline, until } => {
+                self.submit(family, rows, class, [deadline, until]);
+            }
+            Step::End { nth, service } if !self.board.is_empty() => {
+                let (id, members) = self.board.remove(nth % self.board.len());
+                for (number, cancel) in self.world.members_end(id) {
+                    assert_eq!(cancel.is_some(), self.stopped.contains(&number), "{number}");
+                    assert!(members.contains(&number));
+                }
+                let usage = Usage { service: Some(Nanos(service)), ..Usage::default() };
+                self.world.sched.on_complete(self.world.now, id, usage).unwrap();
+                members.into_iter().for_each(|number| self.end(number));
+                self.retry = Nanos::ZERO;
+                self.see();
+            }
+            Step::Reject(nth) if !self.board.is_empty() => {
+                let at = nth % self.board.len();
+                self.reject(at);
+            }
+            Step::Cancel(nth) => {
+                let number = self.world.next.saturating_sub(1 + nth as u64);
+                let Some(&id) = self.world.ids.get(&number) else { return };
+                match self.world.sched.cancel(id) {
+                    Cancelled::Dropped => self.end(number),
+                    Cancelled::Stopping => {
+                        self.stopped.insert(number);
+                    }
+                    Cancelled::Unknown => assert!(self.ended.contains(&number)),
+                }
+                self.see();
+            }
+            Step::Pass(span) => {
+                let end = self.world.now + Nanos(span);
+                while let Some(at) = self.world.sched.next_wakeup().filter(|&at| at <= end) {
+                    self.world.now = at;
+                    self.see();
+                }
+                self.world.now = end;
+                self.see();
+            }
+            Step::End { .. } | Step::Reject(_) => {}
+        }
+        self.world.sched.check();
+    }
+
+    fn submit(&mut self, family: u16, rows: u32, class: u8, [deadline, until]: [Option<u64>; 2]) {
+        let now = self.world.now;
+        let after = |span: Option<u64>| span.map(|span| now + Nanos(span));
+        let request = Request {
+            class: if class == 2 { Class::BestEffort } else { Class::real_time(class) },
+            deadline: after(deadline),
+            queue_until: after(until),
+            joins: (family < 2).then_some(Joins { family, rows }),
+            ..self.world.request(rows)
+        };
+        let number = self.world.next;
+        self.requests.insert(number, (request, now));
+        self.waiting.insert(number);
+        let out = self.world.submit(request);
+        self.look(out);
+    }
+
+    /// The device does not take what was started. The engine tells of it before anything else.
+    fn reject(&mut self, at: usize) {
+        let (id, members) = self.board.remove(at);
+        let whole = members.iter().all(|number| self.stopped.contains(number));
+        while let Some((member, _)) = self.world.sched.take_stopped_member(self.world.now, id) {
+            let number = self.world.number(member).unwrap();
+            assert!(self.stopped.contains(&number));
+            self.end(number);
+        }
+        if whole {
+            self.world.sched.on_complete(self.world.now, id, Usage::default()).unwrap();
+            members.iter().for_each(|&number| {
+                if !self.ended.contains(&number) {
+                    self.end(number)
+                }
+            });
+        } else {
+            self.world.sched.on_rejected(self.world.now, id);
+            let left = members.into_iter().filter(|number| !self.ended.contains(number));
+            self.waiting.extend(left);
+        }
+        self.retry = self.world.now + Nanos::from_millis(1);
+        self.see();
+    }
+
+    fn see(&mut self) {
+        let out = self.world.actions();
+        self.look(out);
+    }
+
+    fn look(&mut self, out: Vec<Out>) {
+        for out in out {
+            match out {
+                Out::One(number) => {
+                    assert!(self.waiting.remove(&number));
+                    self.board.push((self.world.ids[&number], vec![number]));
+                }
+                Out::Batch(members, plan) => {
+                    self.check_batch(&members, plan);
+                    members.iter().for_each(|number| assert!(self.waiting.remove(number)));
+                    self.board.push((self.world.batches.remove(0), members));
+                }
+                Out::Refused(number, _) => self.end(number),
+                Out::Leave(number) => {
+                    self.stopped.insert(number);
+                }
+                Out::Stop(Some(number)) => {
+                    self.stopped.insert(number);
+                }
+                Out::Stop(None) => {}
+            }
+        }
+        if self.board.is_empty() && self.retry <= self.world.now {
+            for number in &self.waiting {
+                let (_, submitted) = self.requests[number];
+                assert!(submitted + self.delay > self.world.now, "{number} waits longer than its delay");
+            }
+        }
+    }
+
+    fn order(&self, number: u64) -> (u64, u64) {
+        let request = self.requests[&number].0;
+        let key = match request.class {
+            Class::RealTime(level) => TaskKey::real_time(level, request.deadline, request.arrival).get(),
+            Class::BestEffort => 0,
+        };
+        (key, number)
+    }
+
+    fn check_batch(&self, members: &[u64], plan: u16) {
+        let request = |number: &u64| self.requests[number].0;
+        let head = request(&members[0]);
+        let rows = |number: &u64| request(number).joins.unwrap().rows;
+        let total: u32 = members.iter().map(rows).sum();
+        assert!(total <= 8, "{total} rows");
+        assert_eq!([1, 2, 4, 8].into_iter().position(|size| size >= total), Some(usize::from(plan)));
+        for number in members {
+            let own = request(number);
+            assert_eq!((own.class, own.joins.unwrap().family), (head.class, head.joins.unwrap().family));
+            assert!(own.deadline.is_none_or(|deadline| deadline > self.world.now));
+        }
+        let last = self.order(*members.last().unwrap());
+        let passed = |number: &&u64| {
+            let own = request(number);
+            let same_queue = own.class.is_real_time() == head.class.is_real_time();
+            same_queue && !members.contains(number) && self.order(**number) < last
+        };
+        assert_eq!(self.waiting.iter().find(passed), None, "nobody is passed over");
+        if !self.preferred.contains(&total) {
+            let mut sum = 0;
+            for number in members {
+                sum += rows(number);
+                assert!(!self.preferred.contains(&sum), "a preferred size was there");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 999, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn batches_keep_their_rules(
+        steps in proptest::collection::vec(step(), 1..150),
+        delay in prop_oneof![Just(0u64), 1u64..2000],
+        preferred in prop_oneof![Just(vec![]), Just(vec![4]), Just(vec![2, 8])],
+    ) {
+        let mut checked = Checked::new(Nanos(delay), &preferred);
+        steps.iter().for_each(|step| checked.play(step));
+        checked.world.sched.drain_model(checked.world.model, Drain::Finish);
+        for _ in 0..400 {
+            checked.play(&Step::Pass(300_000));
+            checked.play(&Step::End { nth: 0, service: 10 });
+        }
+        let all: BTreeSet<u64> = (0..checked.world.next).collect();
+        prop_assert_eq!(&checked.ended, &all);
+        prop_assert!(checked.world.sched.is_idle());
+        prop_assert!(checked.world.sched.remove_model(checked.world.model));
+    }
+}
