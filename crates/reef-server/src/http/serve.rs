@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 
 use crate::accept::attend;
 use crate::core::dashboard::Dashboard;
-use crate::core::fault::{bug, contain, contained};
+use crate::core::fault::{bug, contained};
 use crate::core::state::{Phase, State};
 use crate::http::encoding::{self, Accepted, encoded};
 use crate::http::error::ApiError;
