@@ -176,8 +176,13 @@ mod tests {
                 Ok(()) => passed += 1,
                 Err(_) => refused += 1,
             }
+            // Ends of groups that nobody began are refused here alone.
+            let stray = |error: Problem| error.message.contains("unexpected end group tag");
             if let Ok(request) = ModelInferRequest::decode(&*bytes) {
-                assert_eq!(check(&bytes, &INFER), Ok(()), "{request:?}");
+                assert!(
+                    check(&bytes, &INFER).is_ok() || check(&bytes, &INFER).is_err_and(stray),
+                    "{request:?}"
+                );
             }
         }
         assert!(passed > 1_000 && refused > 1_000, "{passed} {refused}");
