@@ -153,7 +153,8 @@ impl State {
     /// Whether the server is ready for clients, and which models it lacks.
     pub(crate) fn readiness(&self) -> (bool, Vec<(ModelKey, String)>) {
         let missing = self.all_unavailable();
-        (self.takes_requests() && (missing.is_empty() || !self.strict_readiness), missing)
+        let complete = missing.is_empty() || !self.strict_readiness;
+        (complete && self.takes_requests(), missing)
     }
 
     /// An error, for what needs models, while they are being loaded.
