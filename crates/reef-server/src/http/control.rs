@@ -77,6 +77,8 @@ async fn whole(
 fn parse(body: &[u8]) -> Result<ControlJson, Problem> {
     match body.trim_ascii() {
         b"" => Ok(ControlJson::default()),
+        // A list is no object, though its elements could be taken for fields.
+        body if !body.starts_with(b"{") => Err(wrong("it is no JSON object".into())),
         body => serde_json::from_slice(body).map_err(|error| wrong(error.to_string())),
     }
 }

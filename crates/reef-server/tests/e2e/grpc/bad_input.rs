@@ -48,7 +48,7 @@ fn wrong_requests_are_refused_and_nothing_is_lost() {
         (one(x(&[i64::MAX, i64::MAX]), vec![four()]), invalid, "more than"),
         (one(x(&[1 << 40]), vec![four()]), invalid, "more than"),
         (one(x(&[1; 9]), vec![four()]), invalid, "9 dimensions"),
-        (one(x(&[1; 100]), vec![four()]), invalid, "more than 64 dimensions"),
+        (one(x(&[1; 100]), vec![four()]), invalid, "100 dimensions"),
         (one(in_ints, vec![]), invalid, "elements of FP32 are in fp32_contents"),
         (both, invalid, "both raw_input_contents and contents"),
         (twice, invalid, "requested twice"),
@@ -76,7 +76,7 @@ fn messages_that_are_none_are_refused() {
     let fixture = Fixture::with_m();
     let client = fixture.grpc();
     let whole = good("m").encode_to_vec();
-    for cut in [1, 3, 10, whole.len() - 1] {
+    for cut in [1, 2, 10, whole.len() - 1] {
         refused(client.raw(INFER, &whole[..cut]), Code::InvalidArgument, "cannot be read");
     }
     refused(client.raw(INFER, &[0xFF; 64]), Code::InvalidArgument, "cannot be read");

@@ -59,7 +59,9 @@ fn the_end_of_an_rpcs_time_cancels_its_task() {
     let mut request = Request::new(good("m"));
     request.metadata_mut().insert("grpc-timeout", "50m".parse().unwrap());
     let answer = client.send(request);
-    refused(client.block_on(answer).unwrap(), Code::DeadlineExceeded, "the deadline passed");
+    // The client looks at its own clock, too.
+    let status = client.block_on(answer).unwrap().unwrap_err();
+    assert!([Code::DeadlineExceeded, Code::Cancelled].contains(&status.code()), "{status:?}");
     fixture.gate.wait_for_cancels(1);
     fixture.gate.flow();
     fixture.wait_for("m", ClassStats::pending, 0);
