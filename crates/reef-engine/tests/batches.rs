@@ -225,7 +225,7 @@ fn more_rows_than_the_settings_allow_are_refused() {
 
 #[test]
 fn models_that_cannot_be_joined_are_refused_with_the_reason() {
-    let engine = stepped();
+    let engine = cpu();
     let refused = |source, settings: ModelSettings| {
         let error = engine.load(ModelSpec { key: key("m"), source, settings }).unwrap_err();
         assert!(matches!(error, LoadError::Settings { .. }), "{error}");

@@ -115,7 +115,7 @@ fn a_configuration_is_in_force() {
     let (status, answer) = serving.infer("words", &super::tokens(2, 3));
     assert_eq!((status, &answer["parameters"]["level"]), (200, &json!(2)), "{answer}");
     let (_, stats) = serving.get("/v2/models/words/stats");
-    assert_eq!(stats["model_stats"][0]["inference_count"], 1, "warming up is no request: {stats}");
+    assert_eq!(stats["model_stats"][0]["inference_count"], 2, "two rows; warming up is no request: {stats}");
     assert_eq!(serving.get("/v2/models/words/versions/1").0, 404);
     assert_eq!(outputs(serving.http, "flat").1, "1");
     let (status, typed) = serving.get("/v2/models/typed");
