@@ -3,8 +3,11 @@
 //! Owns ports, connections, the protocol's JSON and binary tensors, HTTP statuses and the metrics text. Knows
 //! the engine's API and nothing behind it: no plan, device or scheduler.
 //!
-//! Three layers: `core` holds what is asked, what is answered and what the problem is, whichever protocol
-//! carries it; `http` translates HTTP to it and back; `server` listens for all protocols and ends them.
+//! Clients and what each may do are options ([`AccessOptions`]); what a route needs is listed ([`routes`]).
+//!
+//! Four layers: `net` accepts connections and looks after them; `core` holds what is asked, what is answered
+//! and what the problem is, whichever protocol carries it; `http` translates HTTP to it and back; `server`
+//! listens for all protocols and ends them.
 //!
 //! What requests may say beyond the protocol, in `parameters`:
 //! - `class`: `"real-time"` or `"best-effort"`; the model's settings are the most urgent allowed;
@@ -31,14 +34,25 @@
 //! A panic while a request is served is that request's end (500, with what the panic said) and harms no
 //! other. An engine that has failed is not ready; its requests end with 500.
 //!
+//! Every answer over HTTP has the header `x-request-id`: that of the request, or the `id` of its JSON, or a new
+//! one. With `debug` the log has a line per request. `traceparent` names the span that asks, where traces are
+//! sent to a collector ([`ServerOptions::otlp_endpoint`]).
+//!
 //! Errors are `{"error": "…"}`: 404 unknown model or path, 413 body too large, 501 what the protocol has and
 //! this server does not, 503 what may work later, 504 a deadline that passed or cannot be met, 500 faults,
-//! 405 and 408 as HTTP has them, and 400 for everything else that is wrong with a request.
+//! 401 credentials that are missing or unknown, 403 what they do not allow, 429 with `Retry-After` a client's
+//! limits, 405, 408 and 431 as HTTP has them, and 400 for everything else that is wrong with a request.
 
 mod core;
 mod http;
+mod net;
 mod server;
 mod signals;
+mod telemetry;
 
+pub use core::access::{AccessOptions, ClientOptions, Need, Right, TOKEN_LEN_MIN, TokenDigest};
+pub use http::route::{RouteInfo, routes};
+pub use net::connection::ConnectionLimits;
+pub use net::tls::{ClientCertificates, TlsError, TlsOptions};
 pub use server::{Running, Server, ServerError, ServerOptions};
 pub use signals::Signals;

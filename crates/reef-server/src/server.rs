@@ -18,13 +18,21 @@ use reef_base::limits;
 use reef_engine::{Engine, ModelKey};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
 
+use crate::core::access::{Access, AccessOptions};
 use crate::core::state::{Phase, State};
-use crate::http::serve::{Http, Port, accept};
+use crate::http::serve::{Http, Port, serve};
+use crate::net::accept::{self, accept};
+use crate::net::connection::ConnectionLimits;
+use crate::net::table::Table;
+use crate::net::tls::{Tls, TlsError, TlsOptions};
+use crate::telemetry::Telemetry;
 
 /// How long answers may take to reach their clients once the engine has ended.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How often certificates are looked at.
+const REFRESH_PAUSE: Duration = Duration::from_secs(5);
 
 /// How the server listens.
 #[derive(Clone, Debug)]
@@ -38,8 +46,14 @@ pub struct ServerOptions {
     /// Bytes of all request bodies that are in memory at once, at most; what goes beyond is refused with 503.
     /// The last quarter is for real-time models. At least four thirds of `body_bytes_max`, whatever is said.
     pub bodies_bytes_max: usize,
-    /// Connections per port at most; more wait in the operating system's queue.
-    pub connections_max: usize,
+    /// How many connections there may be, and how long they may take.
+    pub connections: ConnectionLimits,
+    /// Who may do what.
+    pub access: AccessOptions,
+    /// TLS on every port; plain text without.
+    pub tls: Option<TlsOptions>,
+    /// A collector of OpenTelemetry that gets traces over HTTP, such as `http://localhost:4318`.
+    pub otlp_endpoint: Option<String>,
     /// Threads that serve connections.
     pub threads: usize,
 }
@@ -52,7 +66,10 @@ impl Default for ServerOptions {
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8002))),
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             bodies_bytes_max: limits::BODIES_BYTES_DEFAULT,
-            connections_max: 1024,
+            connections: ConnectionLimits::default(),
+            access: AccessOptions::default(),
+            tls: None,
+            otlp_endpoint: None,
             threads: 2,
         }
     }
@@ -71,6 +88,9 @@ pub enum ServerError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// Certificates or keys cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The threads that serve connections could not be started.
     #[error("cannot start the server's threads: {0}")]
     Threads(std::io::Error),
@@ -81,15 +101,17 @@ pub enum ServerError {
 pub struct Server {
     http: std::net::TcpListener,
     metrics: Option<std::net::TcpListener>,
+    tls: Option<Arc<Tls>>,
     options: ServerOptions,
 }
 
 impl Server {
     /// Takes the ports. Clients may connect from now on; they wait until [`Server::open`].
     pub fn bind(options: ServerOptions) -> Result<Server, ServerError> {
+        let tls = options.tls.clone().map(|tls| Tls::new(tls, &["http/1.1"])).transpose()?;
         let http = listen(options.http, "HTTP")?;
         let metrics = options.metrics.map(|address| listen(address, "metrics")).transpose()?;
-        Ok(Server { http, metrics, options })
+        Ok(Server { http, metrics, tls: tls.map(Arc::new), options })
     }
 
     /// Where the protocol will be served.
@@ -120,7 +142,10 @@ impl Server {
             .build()
             .map_err(ServerError::Threads)?;
         let (body_bytes_max, bodies_bytes_max) = (self.options.body_bytes_max, self.options.bodies_bytes_max);
-        let state = State::new(engine, body_bytes_max, bodies_bytes_max).map_err(ServerError::Threads)?;
+        let mut state = State::new(engine, body_bytes_max, bodies_bytes_max).map_err(ServerError::Threads)?;
+        state.access = Access::new(self.options.access);
+        let endpoint = self.options.otlp_endpoint.as_deref();
+        state.telemetry = endpoint.map(Telemetry::start).transpose().map_err(ServerError::Threads)?;
         let state = Arc::new(state);
         let http = Arc::new(Http::new(state.clone()));
         let mut open = Vec::new();
@@ -128,11 +153,18 @@ impl Server {
         for (listener, port) in ports.into_iter().filter_map(|(listener, port)| Some((listener?, port))) {
             let _entered = runtime.enter();
             let listener = TcpListener::from_std(listener).map_err(ServerError::Threads)?;
-            let permits = Arc::new(Semaphore::new(self.options.connections_max.max(1)));
-            open.push((permits.clone(), self.options.connections_max.max(1)));
-            runtime.spawn(accept(listener, port, permits, http.clone()));
+            let table = Arc::new(Table::new(self.options.connections));
+            open.push(table.clone());
+            let (serving, ending) = (http.clone(), http.clone());
+            let serve = move |accepted| serve(accepted, port, serving.clone());
+            let end = async move { ending.end_of(port).await };
+            runtime.spawn(accept(listener, table, self.tls.clone(), serve, end));
         }
-        let running = Running { runtime: Some(runtime), state, open, http_addr, metrics_addr };
+        if let Some(tls) = &self.tls {
+            runtime.spawn(refresh(tls.clone()));
+        }
+        let tls = self.tls;
+        let running = Running { runtime: Some(runtime), state, open, tls, http_addr, metrics_addr };
         tracing::info!(http = %http_addr, metrics = %running.metrics_text(), "listening");
         Ok(running)
     }
@@ -143,8 +175,9 @@ impl Server {
 pub struct Running {
     runtime: Option<Runtime>,
     state: Arc<State>,
-    /// Permits of each port and how many there are: all back means all connections closed.
-    open: Vec<(Arc<Semaphore>, usize)>,
+    /// The connections of each port.
+    open: Vec<Arc<Table>>,
+    tls: Option<Arc<Tls>>,
     http_addr: SocketAddr,
     metrics_addr: Option<SocketAddr>,
 }
@@ -164,6 +197,14 @@ impl Running {
     /// engine has a model of that name and version.
     pub fn set_unavailable(&self, key: ModelKey, reason: String) {
         self.state.set_unavailable(key, reason);
+    }
+
+    /// Reads certificates and keys again; connections that are open keep theirs. Files that cannot be used
+    /// are reported in the log, and the ones of before stay in use.
+    pub fn reload_certificates(&self) {
+        if let Some(tls) = &self.tls {
+            tls.reload();
+        }
     }
 
     /// All models are loaded: inference requests are taken from now on.
@@ -190,15 +231,17 @@ impl Running {
         self.state.phase.send_replace(Phase::Closing);
         let all_closed = runtime.block_on(async {
             let closed = async {
-                for (permits, count) in &self.open {
-                    let count = u32::try_from(*count).unwrap_or(u32::MAX);
-                    let _ = permits.acquire_many(count).await;
+                for table in &self.open {
+                    table.emptied().await;
                 }
             };
             tokio::time::timeout(CLOSING_TIME_MAX, closed).await.is_ok()
         });
         self.state.phase.send_replace(Phase::Closed);
         runtime.shutdown_timeout(Duration::from_secs(1));
+        if let Some(telemetry) = &self.state.telemetry {
+            telemetry.shutdown();
+        }
         all_closed
     }
 
@@ -216,11 +259,16 @@ impl Drop for Running {
     }
 }
 
+/// Looks for new certificates for as long as the server runs.
+async fn refresh(tls: Arc<Tls>) {
+    loop {
+        tokio::time::sleep(REFRESH_PAUSE).await;
+        let tls = tls.clone();
+        // A task that cannot be had now comes again.
+        let _ = tokio::task::spawn_blocking(move || tls.refresh()).await;
+    }
+}
+
 fn listen(address: SocketAddr, purpose: &'static str) -> Result<std::net::TcpListener, ServerError> {
-    let bind = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
-    bind().map_err(|source| ServerError::Bind { address, purpose, source })
+    accept::listen(address).map_err(|source| ServerError::Bind { address, purpose, source })
 }

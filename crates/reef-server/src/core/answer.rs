@@ -7,6 +7,7 @@ use reef_engine::{
     Class, ClassStats, FailureReason, InferResponse, ModelInfo, ModelKey, ModelState, ModelStats, Nanos,
 };
 
+use crate::core::access::Client;
 use crate::core::problem::Problem;
 use crate::core::state::State;
 
@@ -109,8 +110,8 @@ pub(crate) struct Listed {
     pub(crate) reason: String,
 }
 
-/// Every model with its state, or only those that are ready.
-pub(crate) fn index(state: &State, ready_only: bool) -> Vec<Listed> {
+/// Every model that the client may ask, with its state, or only those that are ready.
+pub(crate) fn index(state: &State, client: &Client, ready_only: bool) -> Vec<Listed> {
     let models = state.engine.models().into_iter();
     let wanted = models.filter(|model| !ready_only || model.state == ModelState::Ready);
     let mut index: Vec<Listed> = wanted.map(listed).collect();
@@ -118,6 +119,7 @@ pub(crate) fn index(state: &State, ready_only: bool) -> Vec<Listed> {
         let unavailable = state.all_unavailable().into_iter();
         index.extend(unavailable.map(|(key, reason)| Listed { key, state: "UNAVAILABLE", reason }));
     }
+    index.retain(|listed| client.sees(&listed.key.name));
     index
 }
 
@@ -130,11 +132,16 @@ fn listed(model: ModelInfo) -> Listed {
     Listed { key: model.key, state, reason: String::new() }
 }
 
-/// Statistics of one model, by name and version, or of all.
-pub(crate) fn stats(state: &State, asked: Option<(&str, Option<&str>)>) -> Result<Vec<ModelStats>, Problem> {
+/// Statistics of one model, by name and version, or of all that the client may ask.
+pub(crate) fn stats(
+    state: &State,
+    client: &Client,
+    asked: Option<(&str, Option<&str>)>,
+) -> Result<Vec<ModelStats>, Problem> {
     let wanted = asked.map(|(name, version)| state.find(name, version)).transpose()?.map(|model| model.key);
     let models = state.engine.stats().models.into_iter();
-    Ok(models.filter(|model| wanted.as_ref().is_none_or(|key| *key == model.key)).collect())
+    let wanted = models.filter(|model| wanted.as_ref().is_none_or(|key| *key == model.key));
+    Ok(wanted.filter(|model| client.sees(&model.key.name)).collect())
 }
 
 /// Sums over both classes of a model.

@@ -3,6 +3,7 @@
 use reef_base::limits::TENSOR_ELEMENTS_MAX;
 use reef_engine::{ClassRequest, DType, InferError, InferFuture, InferRequest, Nanos};
 
+use crate::core::access::Client;
 use crate::core::problem::Problem;
 use crate::core::state::State;
 
@@ -32,9 +33,19 @@ impl Schedule {
     }
 }
 
-/// Hands a request to the engine.
-pub(crate) fn submit(state: &State, request: &InferRequest<'_>) -> Result<InferFuture, Problem> {
-    state.engine.submit(request).map_err(|error| match error {
+/// Hands a client's request to the engine.
+pub(crate) fn submit(
+    state: &State,
+    client: &Client,
+    mut request: InferRequest<'_>,
+) -> Result<InferFuture, Problem> {
+    client.check_model(request.model)?;
+    if client.is_known()
+        && let Some(model) = state.engine.model(request.model, request.version)
+    {
+        client.limit(&mut request, model.settings.class)?;
+    }
+    state.engine.submit(&request).map_err(|error| match error {
         InferError::UnknownModel(_) => state.missing(request.model, request.version),
         error => error.into(),
     })

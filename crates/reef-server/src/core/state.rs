@@ -8,9 +8,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use reef_engine::{Engine, InferError, ModelInfo, ModelKey, ModelState};
 use tokio::sync::watch;
 
+use crate::core::access::{Access, AccessOptions};
 use crate::core::budget::Budget;
 use crate::core::lanes::Lanes;
 use crate::core::problem::Problem;
+use crate::telemetry::Telemetry;
 
 /// What all connections share, of whichever protocol.
 pub(crate) struct State {
@@ -19,6 +21,10 @@ pub(crate) struct State {
     pub(crate) body_bytes_max: usize,
     pub(crate) bodies: Arc<Budget>,
     pub(crate) lanes: Lanes,
+    /// Who may do what.
+    pub(crate) access: Access,
+    /// Where traces of requests go, if anywhere.
+    pub(crate) telemetry: Option<Telemetry>,
     pub(crate) phase: watch::Sender<Phase>,
     /// Models that could not be loaded, and why.
     unavailable: RwLock<BTreeMap<ModelKey, String>>,
@@ -32,6 +38,8 @@ impl State {
             body_bytes_max,
             bodies: Arc::new(Budget::new(bodies_bytes_max, body_bytes_max)),
             lanes: Lanes::start()?,
+            access: Access::new(AccessOptions::default()),
+            telemetry: None,
             phase: watch::Sender::new(Phase::Loading),
             unavailable: RwLock::default(),
         })

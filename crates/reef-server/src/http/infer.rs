@@ -13,11 +13,13 @@ use hyper::header::{CONTENT_ENCODING, EXPECT, HeaderName, HeaderValue};
 use reef_engine::{Class, DType, InferFuture, InferRequest, InferResponse, InputTensor, Nanos, Shape};
 use serde_json::{Map, Value, json};
 
+use crate::core::access::{Client, Permit};
 use crate::core::answer::{self, Parameter};
 use crate::core::problem::Problem;
 use crate::core::question;
 use crate::core::state::State;
 use crate::http::error::ApiError;
+use crate::http::note::Ran;
 use crate::http::protocol::body::Body;
 use crate::http::protocol::elements;
 use crate::http::protocol::request::{self, InputData, Parts, RequestJson, Wanted};
@@ -25,6 +27,7 @@ use crate::http::protocol::response::{self, Head, Output};
 use crate::http::receive::{Allowance, receive, refuse};
 use crate::http::reply::{Reply, reply};
 use crate::http::route::ModelPath;
+use crate::net::connection::Busy;
 
 /// Where the JSON part of a body ends; tensors follow.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -40,13 +43,15 @@ const JOIN_BYTES_MAX: usize = 16 << 10;
 /// Answers an inference request.
 pub(crate) async fn infer(
     state: &Arc<State>,
+    caller: Caller<'_>,
     model: ModelPath<'_>,
     headers: &HeaderMap,
     incoming: Incoming,
 ) -> Result<Reply, ApiError> {
     let arrival = state.engine.now();
     let expects_continue = headers.contains_key(EXPECT);
-    let (json_length, class) = match examine(state, &model, headers, &incoming) {
+    let Caller { client, busy } = caller;
+    let (json_length, class, permit) = match examine(state, &client, &model, headers, &incoming) {
         Ok(known) => known,
         Err(error) => {
             refuse(incoming, state.body_bytes_max, expects_continue);
@@ -54,13 +59,15 @@ pub(crate) async fn infer(
         }
     };
     let mut share = class.map(|class| state.bodies.share(class));
-    let allowance = Allowance { bytes_max: state.body_bytes_max, share: share.as_mut(), expects_continue };
+    let allowance =
+        Allowance { bytes_max: state.body_bytes_max, share: share.as_mut(), expects_continue, busy };
     let body = receive(incoming, allowance).await?;
     let envelope = Envelope {
         model: model.name.into_owned(),
         version: model.version.map(|version| version.into_owned()),
         arrival,
         json_length,
+        client,
     };
     let large = class.filter(|_| envelope.json_bytes(body.len()) >= LARGE_BYTES_MIN);
     let server = state.clone();
@@ -74,27 +81,41 @@ pub(crate) async fn infer(
         None => submit()?,
     };
     let response = answer.await.map_err(Problem::from)?;
+    drop(permit);
     if json_bytes(&response, &manner) >= LARGE_BYTES_MIN {
         return Ok(state.lanes.of(response.class).run(move || write(response, &manner)).await??);
     }
     Ok(write(response, &manner)?)
 }
 
-/// What is known before the body: where its JSON ends and, if the body may be large, its model's class.
+/// Who asks, over what.
+pub(crate) struct Caller<'a> {
+    pub(crate) client: Client,
+    /// Of its connection.
+    pub(crate) busy: &'a Busy,
+}
+
+/// What is known before the body: where its JSON ends and, if the body may be large, its class; and leave to
+/// be served.
 fn examine(
     state: &State,
+    client: &Client,
     model: &ModelPath<'_>,
     headers: &HeaderMap,
     incoming: &Incoming,
-) -> Result<(Option<String>, Option<Class>), Problem> {
+) -> Result<(Option<String>, Option<Class>, Permit), Problem> {
+    client.check_model(&model.name)?;
     state.check_loaded()?;
     let json_length = json_length(headers)?;
     let large = incoming.size_hint().upper().is_none_or(|bytes| bytes >= LARGE_BYTES_MIN as u64);
     let class = match large {
-        true => Some(state.find_ready(&model.name, model.version.as_deref())?.settings.class),
+        true => {
+            let model = state.find_ready(&model.name, model.version.as_deref())?;
+            Some(client.class(model.settings.class))
+        }
         false => None,
     };
-    Ok((json_length, class))
+    Ok((json_length, class, client.admit(state.engine.now())?))
 }
 
 /// What the request line and the headers say.
@@ -103,6 +124,7 @@ struct Envelope {
     version: Option<String>,
     arrival: Nanos,
     json_length: Option<String>,
+    client: Client,
 }
 
 impl Envelope {
@@ -166,8 +188,7 @@ fn submit_json(
         request.outputs = Some(wanted.named.iter().map(|(name, _)| name.as_str()).collect());
     }
     schedule.apply(&mut request);
-    let future = question::submit(state, &request)?;
-    drop(request);
+    let future = question::submit(state, &envelope.client, request)?;
     Ok((future, Manner { id: parsed.id, wanted }))
 }
 
@@ -212,7 +233,7 @@ fn submit_raw(state: &State, envelope: &Envelope, mut body: Body) -> Result<(Inf
     let shape = raw_shape(&input.dims, input.dtype, data.len())
         .map_err(|problem| Problem::invalid(format!("input '{}': {problem}", input.name)))?;
     let input = InputTensor { name: &input.name, dtype: input.dtype, shape: Shape::new(&shape), data: &data };
-    let future = question::submit(state, &base_request(envelope, vec![input]))?;
+    let future = question::submit(state, &envelope.client, base_request(envelope, vec![input]))?;
     Ok((future, Manner { id: None, wanted: Wanted::all_binary() }))
 }
 
@@ -265,10 +286,11 @@ fn write(response: InferResponse, manner: &Manner) -> Result<Reply, Problem> {
     if sum <= JOIN_BYTES_MAX && written.chunks.len() > 1 {
         written.chunks = vec![Bytes::from(written.chunks.concat())];
     }
-    let Some(json_len) = written.json_len else {
-        return Ok(reply(StatusCode::OK, "application/json", written.chunks));
-    };
-    let mut reply = reply(StatusCode::OK, "application/octet-stream", written.chunks);
+    let ran = Ran::of(&response, manner.id.as_deref());
+    let kind = if written.json_len.is_some() { "application/octet-stream" } else { "application/json" };
+    let mut reply = reply(StatusCode::OK, kind, written.chunks);
+    reply.extensions_mut().insert(ran);
+    let Some(json_len) = written.json_len else { return Ok(reply) };
     reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(json_len));
     Ok(reply)
 }

@@ -11,13 +11,10 @@ use crate::core::budget::Share;
 use crate::core::problem::Problem;
 use crate::http::error::ApiError;
 use crate::http::protocol::body::Body;
+use crate::net::connection::{BYTES_PER_S_MIN, Busy};
 
 /// How long a client may pause inside its body.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-
-/// Bytes that must arrive each second, on the average, once a body has taken longer than a pause may: a
-/// client that trickles holds a connection that others want.
-const BYTES_PER_S_MIN: u64 = 16 << 10;
 
 /// How long a refused body is read and thrown away, so that the client gets to read why.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
@@ -30,11 +27,13 @@ pub(crate) struct Allowance<'a> {
     pub(crate) share: Option<&'a mut Share>,
     /// The client waits for our word to send it.
     pub(crate) expects_continue: bool,
+    /// Is told when all of it is there.
+    pub(crate) busy: &'a Busy,
 }
 
 /// The whole body.
 pub(crate) async fn receive(mut incoming: Incoming, allowance: Allowance<'_>) -> Result<Body, ApiError> {
-    let Allowance { bytes_max, mut share, expects_continue } = allowance;
+    let Allowance { bytes_max, mut share, expects_continue, busy } = allowance;
     if let Err(error) = check_declared(incoming.size_hint().lower(), bytes_max, share.as_deref()) {
         refuse(incoming, bytes_max, expects_continue);
         return Err(error);
@@ -55,10 +54,11 @@ pub(crate) async fn receive(mut incoming: Incoming, allowance: Allowance<'_>) ->
         }
         body.push(chunk);
     }
+    busy.received();
     Ok(body)
 }
 
-/// Whether a client is too slow that has sent `bytes` in `time`.
+/// Whether a client is too slow, once a body has taken longer than a pause may, that has sent `bytes` in `time`.
 fn trickles(time: Duration, bytes: usize) -> bool {
     time > PAUSE_MAX + Duration::from_secs(bytes as u64 / BYTES_PER_S_MIN)
 }

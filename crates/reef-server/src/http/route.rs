@@ -1,14 +1,20 @@
-//! Paths: which question a method and a path ask.
+//! Paths: which question a method and a path ask, and what it needs.
+//!
+//! A new question is a variant of [`Route`], and the compiler asks what it needs ([`RouteKind::need`]) and
+//! where it is ([`RouteKind::example`]); a test asks each of them with every kind of credentials.
 
 use std::borrow::Cow;
 
 use hyper::Method;
+use strum::{EnumDiscriminants, EnumIter, IntoEnumIterator};
 
+use crate::core::access::Need;
 use crate::core::problem::Problem;
 use crate::http::error::ApiError;
 
 /// A question that the server answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(name(RouteKind), vis(pub(crate)), derive(EnumIter))]
 pub(crate) enum Route<'a> {
     Live,
     Ready,
@@ -21,6 +27,83 @@ pub(crate) enum Route<'a> {
     ModelReady(ModelPath<'a>),
     ModelConfig(ModelPath<'a>),
     Infer(ModelPath<'a>),
+}
+
+/// A route, for who wants to know all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteInfo {
+    /// The method that it takes.
+    pub method: &'static str,
+    /// A path that leads to it.
+    pub path: &'static str,
+    /// What whoever asks must have.
+    pub need: Need,
+}
+
+/// Every route of the server.
+pub fn routes() -> Vec<RouteInfo> {
+    let info = |kind: RouteKind| {
+        let (method, path) = kind.example();
+        RouteInfo { method, path, need: kind.need() }
+    };
+    RouteKind::iter().map(info).collect()
+}
+
+impl RouteKind {
+    /// What whoever asks must have.
+    pub(crate) fn need(self) -> Need {
+        match self {
+            RouteKind::Live | RouteKind::Ready => Need::Health,
+            RouteKind::Metrics => Need::Metrics,
+            RouteKind::Metadata
+            | RouteKind::RepositoryIndex
+            | RouteKind::Stats
+            | RouteKind::Model
+            | RouteKind::ModelReady
+            | RouteKind::ModelConfig => Need::Read,
+            RouteKind::Infer => Need::Infer,
+        }
+    }
+
+    /// A method and a path that lead there.
+    fn example(self) -> (&'static str, &'static str) {
+        match self {
+            RouteKind::Live => ("GET", "/v2/health/live"),
+            RouteKind::Ready => ("GET", "/v2/health/ready"),
+            RouteKind::Metadata => ("GET", "/v2"),
+            RouteKind::Metrics => ("GET", "/metrics"),
+            RouteKind::RepositoryIndex => ("POST", "/v2/repository/index"),
+            RouteKind::Stats => ("GET", "/v2/models/stats"),
+            RouteKind::Model => ("GET", "/v2/models/m"),
+            RouteKind::ModelReady => ("GET", "/v2/models/m/ready"),
+            RouteKind::ModelConfig => ("GET", "/v2/models/m/config"),
+            RouteKind::Infer => ("POST", "/v2/models/m/infer"),
+        }
+    }
+}
+
+impl Route<'_> {
+    /// What whoever asks must have.
+    pub(crate) fn need(&self) -> Need {
+        RouteKind::from(self).need()
+    }
+
+    /// The kind of path, for traces: many paths have the same.
+    pub(crate) fn pattern(&self) -> &'static str {
+        RouteKind::from(self).example().1
+    }
+
+    /// The model that it is about, if it is about one.
+    pub(crate) fn model(&self) -> Option<&str> {
+        match self {
+            Route::Live | Route::Ready | Route::Metadata | Route::Metrics | Route::RepositoryIndex => None,
+            Route::Stats(model) => model.as_ref().map(|model| &*model.name),
+            Route::Model(model)
+            | Route::ModelReady(model)
+            | Route::ModelConfig(model)
+            | Route::Infer(model) => Some(&model.name),
+        }
+    }
 }
 
 /// A model in a path.
@@ -134,6 +217,17 @@ mod tests {
         assert_eq!(route(&Method::POST, "/v2/models/m/versions/1/infer"), Ok(infer));
         assert_eq!(route(&Method::POST, "/v2/repository/index"), Ok(Route::RepositoryIndex));
         assert_eq!(route(&Method::GET, "/v2/models/m/infer").unwrap_err().status.as_u16(), 405);
+    }
+
+    #[test]
+    fn examples_lead_to_their_routes() {
+        for kind in RouteKind::iter() {
+            let (method, path) = kind.example();
+            let found = route(&method.parse().unwrap(), path).unwrap();
+            assert_eq!(RouteKind::from(&found), kind, "{method} {path}");
+            let named = path.contains("/m/") || path.ends_with("/m");
+            assert_eq!(found.model(), named.then_some("m"), "{path}");
+        }
     }
 
     #[test]

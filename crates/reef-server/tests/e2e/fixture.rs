@@ -36,16 +36,17 @@ impl Fixture {
 
     /// With a budget for all bodies together.
     pub fn with_bodies(bodies_bytes_max: usize) -> Fixture {
+        Self::with(|options| options.bodies_bytes_max = bodies_bytes_max)
+    }
+
+    /// With other options than the usual ones.
+    pub fn with(change: impl FnOnce(&mut ServerOptions)) -> Fixture {
         let gate = Gate::new();
         let engine = Engine::new(gate.clone(), EngineOptions::default()).unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
-        let options = ServerOptions {
-            http: any,
-            metrics: Some(any),
-            body_bytes_max: 1 << 20,
-            bodies_bytes_max,
-            ..Default::default()
-        };
+        let mut options =
+            ServerOptions { http: any, metrics: Some(any), body_bytes_max: 1 << 20, ..Default::default() };
+        change(&mut options);
         let running = Server::bind(options).unwrap().start(engine.clone()).unwrap();
         let driver = {
             let (engine, gate) = (engine.clone(), gate.clone());
