@@ -2,16 +2,20 @@
 
 mod cli;
 mod commands;
+mod config;
 mod device;
 mod gpu;
 mod inputs;
 mod loader;
+mod logs;
+mod notify;
 mod npy;
 mod output;
+mod remote;
 mod repository;
 mod spec;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -49,18 +53,10 @@ fn main() -> ExitCode {
     widen_gpu_queues();
     give_memory_back();
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("REEF_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // Colours are for people; a log that is kept or parsed has none.
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .with_target(false)
-        // A log whose reader has gone must not end who writes to it.
-        .log_internal_errors(false)
-        .init();
+    // A server's log is as its settings say.
+    if !matches!(cli.command, Command::Serve(_)) {
+        logs::start_plain();
+    }
     let result = match &cli.command {
         Command::Serve(args) => commands::serve::run(args),
         Command::Run(args) => guarded(&args.model, || commands::run::run(args)),
@@ -74,6 +70,11 @@ fn main() -> ExitCode {
         Command::Bench(BenchCommand::Run(args)) => commands::bench::run_files(args),
         Command::Bench(BenchCommand::Report(args)) => commands::bench::report(args),
         Command::Bench(BenchCommand::Compare(args)) => commands::bench::compare(args),
+        Command::Models(args) => commands::running::models(args),
+        Command::Stats(args) => commands::running::stats(args),
+        Command::Load(args) => commands::running::load(args),
+        Command::Unload(args) => commands::running::unload(args),
+        Command::Top(args) => commands::top::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,9 +86,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// 1, or what tells a fault while serving from mistakes.
+/// 1, or what tells a fault while serving, or why a server did not do it, from mistakes.
 fn status(error: &anyhow::Error) -> u8 {
-    if error.is::<commands::serve::Fault>() { commands::serve::FAULT_STATUS } else { 1 }
+    match error.downcast_ref::<remote::Failed>() {
+        Some(failed) => failed.status(),
+        None if error.is::<commands::serve::Fault>() => commands::serve::FAULT_STATUS,
+        None => 1,
+    }
 }
 
 /// Runs a command on one model. A panic of the importer or the compiler is a bug of ours, and an error for

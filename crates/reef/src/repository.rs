@@ -1,9 +1,9 @@
 //! A directory of models: which files are models, and the settings beside them.
 //!
 //! Layouts: `DIR/NAME/VERSION/model.onnx` (Triton's) and `DIR/NAME.onnx`. Settings: `DIR/reef.toml` with a
-//! table `[model.NAME]` per model and, on top, the server's `devices`; and `DIR/NAME/reef.toml` (or
-//! `DIR/NAME.toml` beside `NAME.onnx`) with the keys of a model at the top. A key beside the model wins over
-//! the directory's. Unknown keys are errors.
+//! table `[model.NAME]` per model beside the server's keys (module `config`), or another file in its place;
+//! and `DIR/NAME/reef.toml` (or `DIR/NAME.toml` beside `NAME.onnx`) with the keys of a model at the top. A key
+//! beside the model wins over the directory's. Unknown keys are errors.
 //! `reef.onnx` has its settings in the directory's `reef.toml` only, as `[model.reef]`.
 
 use std::collections::BTreeMap;
@@ -14,8 +14,6 @@ use reef_base::{Class, Level, ModelKey, Nanos};
 use reef_engine::{InputValues, Number, Placement};
 use reef_plan::Precision;
 use serde::Deserialize;
-
-use crate::spec::DeviceSpec;
 
 /// A model file found in a directory, with its settings.
 #[derive(Clone, Debug)]
@@ -80,11 +78,7 @@ pub enum Element {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct DirectorySettings {
-    /// The server's devices, as `--device` takes them.
-    #[serde(default)]
-    devices: Vec<String>,
     #[serde(default)]
     model: BTreeMap<String, Settings>,
 }
@@ -202,17 +196,9 @@ impl Settings {
     }
 }
 
-/// The devices that the directory's settings ask for; none if they do not say.
-pub fn devices(dir: &Path) -> Result<Vec<DeviceSpec>> {
-    let path = dir.join("reef.toml");
-    let shared: DirectorySettings = read_toml(&path)?.unwrap_or_default();
-    let parsed = shared.devices.iter().map(|text| text.parse().map_err(|why: String| anyhow!(why)));
-    parsed.collect::<Result<_>>().with_context(|| format!("{}: devices", path.display()))
-}
-
-/// Every model under `dir`, by name.
-pub fn scan(dir: &Path) -> Result<Vec<FoundModel>> {
-    let shared_path = dir.join("reef.toml");
+/// Every model under `dir`, by name, with the settings of a file or, without one, of the directory's.
+pub fn scan(dir: &Path, shared: Option<&Path>) -> Result<Vec<FoundModel>> {
+    let shared_path = shared.map_or_else(|| dir.join("reef.toml"), Path::to_path_buf);
     let mut shared: DirectorySettings = read_toml(&shared_path)?.unwrap_or_default();
     let entries =
         std::fs::read_dir(dir).with_context(|| format!("cannot read the directory {}", dir.display()))?;
@@ -313,7 +299,7 @@ fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    toml::from_str(&text).map(Some).with_context(|| format!("{}", path.display()))
+    toml::from_str(&text).map(Some).map_err(|error| crate::config::file::located(path, &text, &error))
 }
 
 #[cfg(test)]
@@ -345,7 +331,7 @@ mod tests {
                 ("reef.toml", "[model.a]\nclass = \"real-time\"\nqueue_len = 9\n[model.b]\nweight = 2"),
             ],
         );
-        let found = scan(&dir).unwrap();
+        let found = scan(&dir, None).unwrap();
         let keys: Vec<String> = found.iter().map(|model| model.key.to_string()).collect();
         assert_eq!(keys, ["a/1", "a/2", "b/1", "c/1"]);
         let a = found[0].settings.as_ref().unwrap();
@@ -357,7 +343,7 @@ mod tests {
     #[test]
     fn a_model_without_a_version_directory_is_not_skipped_in_silence() {
         let dir = directory("misplaced", &[("a/model.onnx", ""), ("b/1/model.onnx", "")]);
-        let found = scan(&dir).unwrap();
+        let found = scan(&dir, None).unwrap();
         assert_eq!(found.iter().map(|model| model.key.to_string()).collect::<Vec<_>>(), ["b/1"]);
         let said = misplaced(&dir.join("a")).unwrap();
         assert!(said.contains("a/model.onnx") && said.contains("a/1/model.onnx"), "{said}");
@@ -370,7 +356,7 @@ mod tests {
             "versions",
             &[("a/+1/model.onnx", ""), ("a/-1/model.onnx", ""), ("a/2/model.onnx", "")],
         );
-        let found = scan(&dir).unwrap();
+        let found = scan(&dir, None).unwrap();
         assert_eq!(found.iter().map(|model| model.key.to_string()).collect::<Vec<_>>(), ["a/2"]);
         assert!(!is_version("") && !is_version("4294967296") && !is_version("1a") && is_version("10"));
     }
@@ -378,7 +364,7 @@ mod tests {
     #[test]
     fn a_model_called_reef_has_its_settings_in_the_table_of_its_name() {
         let dir = directory("reef", &[("reef.onnx", ""), ("reef.toml", "[model.reef]\nweight = 3")]);
-        assert_eq!(scan(&dir).unwrap()[0].settings.as_ref().unwrap().weight, Some(3));
+        assert_eq!(scan(&dir, None).unwrap()[0].settings.as_ref().unwrap().weight, Some(3));
     }
 
     /// Whatever a file of settings became, it is read or refused.
@@ -388,12 +374,12 @@ mod tests {
                     [model.b]\nweight = 2\nqueue_len = 8\nshapes = [{ x = [1, 4] }, { x = [2, 7] }]\n\
                     values = [{ n = 3 }, { n = [1, 2], on = true }]\n";
         let dir = directory("damaged", &[("a.onnx", ""), ("b.onnx", ""), ("reef.toml", good)]);
-        scan(&dir).unwrap();
+        scan(&dir, None).unwrap();
         let (mut read, mut refused) = (0, 0);
         let mut try_it = |bytes: &[u8]| {
             std::fs::write(dir.join("reef.toml"), bytes).unwrap();
             // What is done with them later.
-            let used = scan(&dir).and_then(|found| {
+            let used = scan(&dir, None).and_then(|found| {
                 found.iter().try_for_each(|model| crate::commands::serve::settings(model).map(|_| ()))
             });
             *(if used.is_ok() { &mut read } else { &mut refused }) += 1;
@@ -433,11 +419,11 @@ mod tests {
         ];
         for (text, expected) in cases {
             let dir = directory("wrong", &[("a.onnx", ""), ("reef.toml", text)]);
-            let message = format!("{:#}", scan(&dir).unwrap_err());
+            let message = format!("{:#}", scan(&dir, None).unwrap_err());
             assert!(message.contains(expected), "{text}: {message}");
         }
-        assert!(scan(Path::new("/nonexistent")).is_err());
+        assert!(scan(Path::new("/nonexistent"), None).is_err());
         let twice = directory("twice", &[("a.onnx", ""), ("a/1/model.onnx", "")]);
-        assert!(format!("{:#}", scan(&twice).unwrap_err()).contains("same model"));
+        assert!(format!("{:#}", scan(&twice, None).unwrap_err()).contains("same model"));
     }
 }

@@ -5,13 +5,14 @@
 //! | loading: live, not ready | a model cannot be loaded | loading; its clients are told why |
 //! | loading | all models were tried, one at least is there | serving |
 //! | loading | all models were tried, none is there | ends with 1 |
+//! | loading, serving | SIGHUP | the same; certificates are read again |
 //! | loading, serving | SIGINT or SIGTERM | draining; while models load there is nothing to drain |
 //! | loading, serving | engine, device or a thread fails | clients are answered; ends with [`FAULT_STATUS`] |
 //! | draining | all work has ended | ends with 0 |
 //! | any after a signal | SIGINT or SIGTERM again | ends at once, with 128 and the signal's number |
 
-use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -19,10 +20,14 @@ use reef_base::{Class, ModelKey};
 use reef_engine::{
     Engine, EngineOptions, LoadError, ModelSettings, ModelSource, ModelSpec, PoolDevice, Shape, TraceOptions,
 };
-use reef_server::{Running, Server, ServerOptions, Signals};
+use reef_server::{Running, Server, Signals};
 
 use crate::cli::ServeArgs;
+use crate::commands::check;
+use crate::config::Config;
 use crate::device;
+use crate::logs::{self, Format};
+use crate::notify::Manager;
 use crate::output::say;
 use crate::repository::{self, FoundModel};
 
@@ -32,6 +37,9 @@ const STACK_BYTES: usize = 8 << 20;
 /// The exit status after a fault of the engine or its device: `EX_SOFTWARE` of `sysexits.h`. Whoever
 /// supervises the process tells by it that a restart may help.
 pub const FAULT_STATUS: u8 = 70;
+
+/// The number of SIGHUP.
+const HANGUP: i32 = 1;
 
 /// How long best-effort work that is left may take after a fault: it was answered already.
 const FAULT_DRAIN: Duration = Duration::ZERO;
@@ -43,6 +51,8 @@ enum Event {
     /// All models were tried.
     Loaded,
     Signal,
+    /// SIGHUP: read certificates again.
+    Reload,
     /// The engine has failed, or a thread of this command.
     Fault(String),
 }
@@ -61,29 +71,44 @@ impl std::error::Error for Fault {}
 
 /// Serves until SIGINT or SIGTERM, then drains and ends; or until it cannot go on.
 pub fn run(args: &ServeArgs) -> Result<()> {
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables: BTreeMap<String, String> = variables.collect();
+    let config = Config::load(&args.given, &variables)?;
+    if args.check {
+        return check::run(&config);
+    }
+    let format = if config.value("log_format") == "json" { Format::Json } else { Format::Text };
+    logs::start(config.value("log"), format)?;
+    for name in &config.unknown_variables {
+        tracing::warn!("the variable {name} is not a setting");
+    }
+    serve(&config, &Manager::of(&variables))
+}
+
+fn serve(config: &Config, manager: &Manager) -> Result<()> {
     let (events, event) = channel();
     watch_signals(events.clone())?;
-    let models = repository::scan(&args.models)?;
+    let dir = config.models()?;
+    let models = repository::scan(&dir, config.file())?;
     if models.is_empty() {
-        bail!("{}: no models (NAME.onnx or NAME/1/model.onnx)", args.models.display());
+        bail!("{}: no models (NAME.onnx or NAME/1/model.onnx)", dir.display());
     }
     // The ports first: a port in use should not be found out after minutes of compiling.
-    let server = Server::bind(ServerOptions {
-        http: SocketAddr::new(args.address, args.http_port),
-        metrics: Some(SocketAddr::new(args.address, args.metrics_port)),
-        body_bytes_max: args.max_body,
-        ..ServerOptions::default()
-    })?;
-    let engine = Engine::over(start_devices(args, &models)?, EngineOptions::default())?;
-    if let Some(path) = &args.trace {
+    let server = Server::bind(config.server()?)?;
+    let engine = Engine::over(start_devices(config, &models)?, EngineOptions::default())?;
+    let trace = config.optional("trace");
+    if let Some(path) = trace {
         engine.start_trace(TraceOptions::new(path))?;
     }
     let running = server.open(engine.clone())?;
     watch_engine(engine.clone(), events.clone())?;
     let count = models.len();
+    manager.loading(count);
     load_all(engine.clone(), models, events)?;
-    let ended = attend(&running, &event, count);
-    let drain = if ended.is_ok() { args.drain_timeout } else { FAULT_DRAIN };
+    let ended = attend(&running, &event, count, manager);
+    manager.stopping();
+    let drain = if ended.is_ok() { config.drain_timeout() } else { FAULT_DRAIN };
     if !running.shutdown(drain) {
         tracing::warn!("some connections had to be cut off");
     }
@@ -100,7 +125,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         std::mem::forget(engine);
         return Ok(());
     }
-    if args.trace.is_some() {
+    if trace.is_some() {
         match engine.stop_trace() {
             Ok(summary) => {
                 tracing::info!(path = %summary.path.display(), events = summary.events, "trace written")
@@ -113,15 +138,10 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     Ok(())
 }
 
-/// The devices that the command line names, or the directory's settings, and that the models need.
-fn start_devices(args: &ServeArgs, models: &[FoundModel]) -> Result<Vec<PoolDevice>> {
-    let configured = repository::devices(&args.models)?;
-    let given = &args.device.device;
-    if !given.is_empty() && !configured.is_empty() {
-        tracing::info!("the devices of the command line are used, those of reef.toml are not");
-    }
-    let specs = if given.is_empty() { &configured } else { given };
-    let devices = device::start_pool(&args.device, specs, args.scheme)?;
+/// The devices that the settings name, and that the models need.
+fn start_devices(config: &Config, models: &[FoundModel]) -> Result<Vec<PoolDevice>> {
+    let args = config.device_args()?;
+    let devices = device::start_pool(&args, &args.device, config.scheme()?)?;
     let known: Vec<&str> = devices.iter().map(|device| &*device.name).collect();
     for model in models {
         let checked = model.settings.as_ref().map_or(Ok(()), |settings| settings.check_devices(&known));
@@ -134,11 +154,22 @@ fn start_devices(args: &ServeArgs, models: &[FoundModel]) -> Result<Vec<PoolDevi
 }
 
 /// Follows what happens until a signal comes; an error is why the command cannot go on.
-fn attend(running: &Running, events: &Receiver<Event>, models: usize) -> Result<()> {
+fn attend(running: &Running, events: &Receiver<Event>, models: usize, manager: &Manager) -> Result<()> {
     let mut unavailable: Vec<anyhow::Error> = Vec::new();
     loop {
-        match events.recv().context("nobody waits for signals")? {
+        let event = match events.recv_timeout(manager.alive_every()) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => {
+                manager.alive();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => bail!("nobody waits for signals"),
+        };
+        // Events that come fast must not make it look dead.
+        manager.alive();
+        match event {
             Event::Signal => return Ok(()),
+            Event::Reload => running.reload_certificates(),
             Event::Fault(why) => return Err(Fault(why).into()),
             Event::Unavailable(key, error) => {
                 let reason = crate::message(&error);
@@ -149,6 +180,7 @@ fn attend(running: &Running, events: &Receiver<Event>, models: usize) -> Result<
             Event::Loaded if unavailable.len() == models => return Err(none_loaded(unavailable)),
             Event::Loaded => {
                 running.set_ready();
+                manager.ready();
                 // The log may be off: whoever asked for a free port finds it here.
                 let metrics = running.metrics_addr().map(|address| format!(" metrics={address}"));
                 say!("serving http={}{}", running.http_addr(), metrics.unwrap_or_default());
@@ -201,9 +233,15 @@ fn watch_engine(engine: Engine, events: Sender<Event>) -> Result<()> {
 fn watch_signals(events: Sender<Event>) -> Result<()> {
     let mut signals = Signals::install().context("cannot wait for signals")?;
     start_thread("reef-signals", events, move |events| {
-        signals.wait();
+        let mut next = || loop {
+            match signals.wait() {
+                HANGUP => drop(events.send(Event::Reload)),
+                signal => return signal,
+            }
+        };
+        next();
         let _ = events.send(Event::Signal);
-        let signal = signals.wait();
+        let signal = next();
         tracing::warn!(signal, "ended at once by a second signal");
         std::process::exit(128 + signal);
     })
@@ -285,10 +323,11 @@ pub fn settings(model: &FoundModel) -> Result<ModelSettings> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{Ipv4Addr, TcpStream};
+    use std::net::{Ipv4Addr, SocketAddr, TcpStream};
     use std::sync::Arc;
 
     use reef_cpu::{CpuDevice, CpuOptions};
+    use reef_server::ServerOptions;
 
     use super::*;
 
@@ -331,7 +370,7 @@ mod tests {
         engine.device().poison("planted");
         engine.wait_for_fault();
         let answer = asked(running.http_addr());
-        let error = attend(&running, &events, 1).unwrap_err();
+        let error = attend(&running, &events, 1, &Manager::default()).unwrap_err();
         assert!(running.shutdown(FAULT_DRAIN), "nothing hangs");
         assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("device has failed"), "{answer}");
         assert!(error.to_string().contains("device has failed"), "{error}");
@@ -343,7 +382,7 @@ mod tests {
         let (_engine, running) = serving();
         let (sender, events) = channel();
         start_thread("reef-test", sender, |_| panic!("planted")).unwrap();
-        let error = attend(&running, &events, 1).unwrap_err();
+        let error = attend(&running, &events, 1, &Manager::default()).unwrap_err();
         assert!(error.to_string().contains("reef-test panicked, please report it: planted"), "{error}");
         assert_eq!(crate::status(&error), FAULT_STATUS);
     }
@@ -357,7 +396,7 @@ mod tests {
             sender.send(Event::Unavailable(key, anyhow!("{name} is broken"))).unwrap();
         }
         sender.send(Event::Loaded).unwrap();
-        let error = attend(&running, &events, 2).unwrap_err();
+        let error = attend(&running, &events, 2, &Manager::default()).unwrap_err();
         assert_eq!(error.to_string(), "none of 2 models could be loaded: a is broken; b is broken");
         assert_eq!(crate::status(&error), 1);
     }
