@@ -26,8 +26,7 @@ pub fn run(config: &Config) -> Result<()> {
         Err(error) => note(Err(error)),
     }
     note(
-        config
-            .device_args()
+        super::serve::device_args(config)
             .and_then(|args| crate::spec::pool(&args.device, &reef_cpu::allowed_cores()).map(drop)),
     );
     for problem in &problems {
@@ -108,4 +107,61 @@ fn ports(server: &ServerOptions) -> Vec<Result<()>> {
     let try_it =
         |address| TcpListener::bind(address).map(drop).with_context(|| format!("cannot listen on {address}"));
     std::iter::once(twice).chain(addresses.map(try_it)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::Cli;
+    use crate::config::Given;
+    use crate::config::keys::KEYS;
+
+    /// Rows of the tables below a heading of docs/CONFIGURATION.md: what their first cell has between backquotes.
+    fn documented(heading: &str) -> BTreeSet<String> {
+        let page = include_str!("../../../../docs/CONFIGURATION.md");
+        let section = page.split(&format!("\n## {heading}\n")).nth(1).expect("the heading is there");
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        rows.map(String::from).collect()
+    }
+
+    #[test]
+    fn documentation_flags_and_keys_are_the_same() {
+        let keys: BTreeSet<String> = KEYS.iter().map(|key| key.name.to_string()).collect();
+        assert_eq!(keys.len(), KEYS.len(), "a key is there twice");
+        assert_eq!(documented("Keys of the server"), keys);
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        let flags = serve.get_arguments().filter_map(|argument| argument.get_long());
+        let flags: BTreeSet<&str> =
+            flags.filter(|flag| !["config", "check", "help"].contains(flag)).collect();
+        let expected: Vec<String> = KEYS.iter().map(Key::flag).filter(|flag| flag != "models").collect();
+        assert_eq!(flags, expected.iter().map(String::as_str).collect());
+        for key in KEYS {
+            key.default_values().iter().for_each(|value| key.kind.check(value).unwrap());
+        }
+    }
+
+    #[test]
+    fn the_tables_of_models_and_clients_are_documented() {
+        // What serde says that it knows.
+        let fields = |toml: &str| {
+            let dir = std::env::temp_dir().join(format!("reef-check-fields-{}", std::process::id()));
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("reef.toml"), toml).unwrap();
+            let given = Given { config: Some(dir.join("reef.toml")), ..Given::default() };
+            let error = match repository::scan(&dir, None) {
+                Err(error) => crate::message(&error),
+                Ok(_) => crate::message(&Config::load(&given, &BTreeMap::new()).unwrap_err()),
+            };
+            let known = error.split("expected one of ").nth(1).unwrap().split(';').next().unwrap();
+            known.split(", ").map(|name| name.trim_matches('`').to_string()).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(documented("A model"), fields("[model.m]\nnothing = 1"));
+        assert_eq!(documented("A client"), fields("[client.c]\nnothing = 1"));
+    }
 }

@@ -17,12 +17,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use reef_base::{Class, ModelKey};
+use reef_device::Padding;
 use reef_engine::{
     Engine, EngineOptions, LoadError, ModelSettings, ModelSource, ModelSpec, PoolDevice, Shape, TraceOptions,
 };
 use reef_server::{Running, Server, Signals};
 
-use crate::cli::ServeArgs;
+use crate::cli::{DeviceArgs, ServeArgs};
 use crate::commands::check;
 use crate::config::Config;
 use crate::device;
@@ -138,9 +139,20 @@ fn serve(config: &Config, manager: &Manager) -> Result<()> {
     Ok(())
 }
 
+/// How the settings have devices driven.
+pub fn device_args(config: &Config) -> Result<DeviceArgs> {
+    Ok(DeviceArgs {
+        device: config.devices()?,
+        cus: config.optional("cus").map(str::parse).transpose()?,
+        nice: config.value("nice").parse()?,
+        padding: config.value("padding").parse::<Padding>().map_err(anyhow::Error::msg)?,
+        memory: config.optional("memory").map(str::parse).transpose()?,
+    })
+}
+
 /// The devices that the settings name, and that the models need.
 fn start_devices(config: &Config, models: &[FoundModel]) -> Result<Vec<PoolDevice>> {
-    let args = config.device_args()?;
+    let args = device_args(config)?;
     let devices = device::start_pool(&args, &args.device, config.scheme()?)?;
     let known: Vec<&str> = devices.iter().map(|device| &*device.name).collect();
     for model in models {

@@ -16,12 +16,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use reef_device::{Padding, Scheme};
+use reef_device::Scheme;
 use reef_server::{
     AccessOptions, ClientCertificates, ClientOptions, ConnectionLimits, ServerOptions, TlsOptions,
 };
 
-use crate::cli::DeviceArgs;
 use crate::config::file::File;
 use crate::config::keys::{KEYS, Key, Kind};
 use crate::spec::DeviceSpec;
@@ -143,17 +142,6 @@ impl Config {
             Source::Default => Ok(Vec::new()),
             _ => values.iter().map(parse).collect(),
         }
-    }
-
-    /// How devices are driven.
-    pub fn device_args(&self) -> Result<DeviceArgs> {
-        Ok(DeviceArgs {
-            device: self.devices()?,
-            cus: self.optional("cus").map(|text| text.parse()).transpose()?,
-            nice: self.value("nice").parse()?,
-            padding: self.value("padding").parse::<Padding>().map_err(anyhow::Error::msg)?,
-            memory: self.optional("memory").map(|text| text.parse()).transpose()?,
-        })
     }
 
     /// How classes share a device.

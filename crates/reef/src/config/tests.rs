@@ -1,11 +1,6 @@
-//! Sources and their order, what is refused and where, and that documentation, flags and keys agree.
-
-use std::collections::BTreeSet;
-
-use clap::CommandFactory;
+//! Sources and their order, what is refused and where.
 
 use super::*;
-use crate::cli::Cli;
 
 fn directory(name: &str, toml: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("reef-config-{name}-{}", std::process::id()));
@@ -159,47 +154,6 @@ fn variables_that_are_no_keys_are_found() {
     assert!(error.to_string().starts_with("REEF_HTTP_PORT: 'tcp"), "{error}");
 }
 
-/// Rows of the tables below a heading of docs/CONFIGURATION.md: what their first cell has between backquotes.
-fn documented(heading: &str) -> BTreeSet<String> {
-    let page = include_str!("../../../../docs/CONFIGURATION.md");
-    let section = page.split(&format!("\n## {heading}\n")).nth(1).expect("the heading is there");
-    let section = section.split("\n## ").next().unwrap();
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    rows.map(String::from).collect()
-}
-
-#[test]
-fn documentation_flags_and_keys_are_the_same() {
-    let keys: BTreeSet<String> = KEYS.iter().map(|key| key.name.to_string()).collect();
-    assert_eq!(keys.len(), KEYS.len(), "a key is there twice");
-    assert_eq!(documented("Keys of the server"), keys);
-    let command = Cli::command();
-    let serve = command.find_subcommand("serve").unwrap();
-    let flags = serve.get_arguments().filter_map(|argument| argument.get_long());
-    let flags: BTreeSet<&str> = flags.filter(|flag| !["config", "check", "help"].contains(flag)).collect();
-    let expected: Vec<String> = KEYS.iter().map(Key::flag).filter(|flag| flag != "models").collect();
-    assert_eq!(flags, expected.iter().map(String::as_str).collect());
-    for key in KEYS {
-        key.default_values().iter().for_each(|value| key.kind.check(value).unwrap());
-    }
-}
-
-#[test]
-fn the_tables_of_models_and_clients_are_documented() {
-    // What serde says that it knows.
-    let fields = |toml: &str| {
-        let dir = directory("fields", toml);
-        let error = match crate::repository::scan(&dir, None) {
-            Err(error) => crate::message(&error),
-            Ok(_) => crate::message(&load(&dir, &[], &[]).unwrap_err()),
-        };
-        let known = error.split("expected one of ").nth(1).unwrap().split(';').next().unwrap();
-        known.split(", ").map(|name| name.trim_matches('`').to_string()).collect::<BTreeSet<_>>()
-    };
-    assert_eq!(documented("A model"), fields("[model.m]\nnothing = 1"));
-    assert_eq!(documented("A client"), fields("[client.c]\nnothing = 1"));
-}
-
 /// Whatever a file became, it is read or refused.
 #[test]
 fn damaged_files_never_panic() {
@@ -212,7 +166,7 @@ fn damaged_files_never_panic() {
             let mut bytes = good.as_bytes().to_vec();
             bytes[at] = byte;
             std::fs::write(dir.join("reef.toml"), &bytes).unwrap();
-            let used = load(&dir, &[], &[]).and_then(|config| config.server().and(config.device_args()));
+            let used = load(&dir, &[], &[]).and_then(|config| config.server().and(config.devices()));
             *(if used.is_ok() { &mut read } else { &mut refused }) += 1;
         }
     }
