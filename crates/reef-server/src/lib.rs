@@ -34,9 +34,9 @@
 //! A panic while a request is served is that request's end (500, with what the panic said) and harms no
 //! other. An engine that has failed is not ready; its requests end with 500.
 //!
-//! Every answer over HTTP has the header `x-request-id`: that of the request, or the `id` of its JSON, or a new
-//! one. With `debug` the log has a line per request. `traceparent` names the span that asks, where traces are
-//! sent to a collector ([`ServerOptions::otlp_endpoint`]).
+//! Every answer over HTTP has the header `x-request-id`: that of the request, or the `id` of its JSON, or a
+//! new one. With `debug` the log has a line per request. `traceparent` names the span that asks,
+//! where traces are sent to a collector ([`ServerOptions::otlp_endpoint`]).
 //!
 //! Errors are `{"error": "…"}`: 404 unknown model or path, 413 body too large, 501 what the protocol has and
 //! this server does not, 503 what may work later, 504 a deadline that passed or cannot be met, 500 faults,

@@ -2,7 +2,7 @@
 //!
 //! Layouts: `DIR/NAME/VERSION/model.onnx` (Triton's) and `DIR/NAME.onnx`. Settings: `DIR/reef.toml` with a
 //! table `[model.NAME]` per model beside the server's keys (module `config`), or another file in its place;
-//! and `DIR/NAME/reef.toml` (or `DIR/NAME.toml` beside `NAME.onnx`) with the keys of a model at the top. A key
+//! and `DIR/NAME/reef.toml` (or `DIR/NAME.toml` beside `NAME.onnx`) with a model's keys at the top. A key
 //! beside the model wins over the directory's. Unknown keys are errors.
 //! `reef.onnx` has its settings in the directory's `reef.toml` only, as `[model.reef]`.
 

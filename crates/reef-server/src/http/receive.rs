@@ -58,7 +58,7 @@ pub(crate) async fn receive(mut incoming: Incoming, allowance: Allowance<'_>) ->
     Ok(body)
 }
 
-/// Whether a client is too slow, once a body has taken longer than a pause may, that has sent `bytes` in `time`.
+/// Whether a client is too slow that has sent `bytes` in `time`, once that is longer than a pause may be.
 fn trickles(time: Duration, bytes: usize) -> bool {
     time > PAUSE_MAX + Duration::from_secs(bytes as u64 / BYTES_PER_S_MIN)
 }

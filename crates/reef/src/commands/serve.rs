@@ -24,7 +24,6 @@ use reef_engine::{
 use reef_server::{Running, Server, Signals};
 
 use crate::cli::{DeviceArgs, ServeArgs};
-use crate::commands::check;
 use crate::config::Config;
 use crate::device;
 use crate::logs::{self, Format};
@@ -72,19 +71,22 @@ impl std::error::Error for Fault {}
 
 /// Serves until SIGINT or SIGTERM, then drains and ends; or until it cannot go on.
 pub fn run(args: &ServeArgs) -> Result<()> {
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let variables: BTreeMap<String, String> = variables.collect();
-    let config = Config::load(&args.given, &variables)?;
-    if args.check {
-        return check::run(&config);
-    }
+    let (config, variables) = configured(args)?;
     let format = if config.value("log_format") == "json" { Format::Json } else { Format::Text };
     logs::start(config.value("log"), format)?;
     for name in &config.unknown_variables {
         tracing::warn!("the variable {name} is not a setting");
     }
     serve(&config, &Manager::of(&variables))
+}
+
+/// The settings, and the variables of the process.
+pub fn configured(args: &ServeArgs) -> Result<(Config, BTreeMap<String, String>)> {
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables: BTreeMap<String, String> = variables.collect();
+    let config = Config::load(&args.given, &variables)?;
+    Ok((config, variables))
 }
 
 fn serve(config: &Config, manager: &Manager) -> Result<()> {
