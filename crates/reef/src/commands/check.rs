@@ -24,7 +24,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     match config.server() {
         Ok(server) => {
             note(server.tls.as_ref().map_or(Ok(()), |tls| Ok(tls.check()?)));
-            ports(&server).into_iter().for_each(|port| note(port));
+            ports(&server).into_iter().for_each(&mut note);
         }
         Err(error) => note(Err(error)),
     }
