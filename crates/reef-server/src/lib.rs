@@ -57,9 +57,9 @@
 //! A panic while a request is served is that request's end (500, with what the panic said) and harms no
 //! other. An engine that has failed is not ready; its requests end with 500.
 //!
-//! Every answer over HTTP has the header `x-request-id`: that of the request, or the `id` of its JSON, or a new
-//! one. With `debug` the log has a line per request. `traceparent` names the span that asks, where traces are
-//! sent to a collector ([`ServerOptions::otlp_endpoint`]).
+//! Every answer over HTTP has the header `x-request-id`: that of the request, or the `id` of its JSON, or a
+//! new one. With `debug` the log has a line per request. `traceparent` names the span that asks,
+//! where traces are sent to a collector ([`ServerOptions::otlp_endpoint`]).
 //!
 //! Errors over gRPC are statuses with a message: NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED, UNAVAILABLE,
 //! DEADLINE_EXCEEDED, INTERNAL, UNAUTHENTICATED, PERMISSION_DENIED for what is below 404, 400, 501, 503, 504,

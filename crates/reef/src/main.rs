@@ -59,7 +59,8 @@ fn main() -> ExitCode {
         logs::start_plain();
     }
     let result = match &cli.command {
-        Command::Serve(args) => commands::serve::run(args, log),
+        Command::Serve(args) if args.check => commands::check::run(args),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Run(args) => guarded(&args.model, || commands::run::run(args)),
         Command::Inspect(args) => guarded(&args.model, || commands::inspect::run(args)),
         Command::Profile(args) => guarded(&args.model, || commands::profile::run(args)),

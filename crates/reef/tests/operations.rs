@@ -1,4 +1,4 @@
-//! What operators rely on: settings, credentials, limits, signals, logs, and the commands for a running server.
+//! What operators rely on: settings, credentials, limits, signals, logs, commands for a running server.
 
 mod harness;
 

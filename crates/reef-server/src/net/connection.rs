@@ -27,7 +27,7 @@ use crate::core::pace::BYTES_PER_S_MIN;
 pub struct ConnectionLimits {
     /// Per port. When another one comes, the one that has been without a request for longest is closed.
     pub count_max: usize,
-    /// Per port and address of a peer (of IPv6 the first 64 bits); for another one the peer's idlest is closed.
+    /// Per port and address of a peer (of IPv6 the first 64 bits); for another the idlest is closed.
     pub count_per_peer_max: usize,
     /// From a connection, or the first byte of a further request, to the end of the request's head; with TLS
     /// the handshake counts too.

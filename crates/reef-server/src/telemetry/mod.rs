@@ -1,8 +1,9 @@
 //! Traces of requests for OpenTelemetry: a span for each request, and within it what it waited and computed.
 //!
 //! Spans are made when the request has ended, of times that were measured anyway, and a thread sends them in
-//! batches: JSON of OTLP over HTTP. So little is needed of the protocol that its own library (two dozen crates)
-//! is not. Invariants: nothing waits for the collector; the queue is bounded, and what it does not hold is
+//! batches: JSON of OTLP over HTTP. So little is needed of the protocol that its own library (two dozen
+//! crates) is not.
+//! Invariants: nothing waits for the collector; the queue is bounded, and what it does not hold is
 //! dropped and counted.
 
 mod context;

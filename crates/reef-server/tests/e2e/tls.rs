@@ -195,7 +195,8 @@ fn what_is_wrong_with_files_is_said_before_anything_is_served() {
         let options = ServerOptions { http: any, metrics: None, tls: Some(tls), ..Default::default() };
         Server::bind(options).unwrap_err().to_string()
     };
-    let table: [(fn(&mut TlsOptions, &Path), &str); 5] = [
+    type Change = fn(&mut TlsOptions, &Path);
+    let table: [(Change, &str); 5] = [
         (|tls, _| tls.certificate = "/none.pem".into(), "/none.pem"),
         (|tls, dir| tls.certificate = dir.join("server.key"), "there is no certificate in it"),
         (|tls, dir| tls.key = dir.join("server.pem"), "server.pem"),

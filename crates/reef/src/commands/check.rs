@@ -6,13 +6,16 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use reef_server::ServerOptions;
 
+use crate::cli::ServeArgs;
+use crate::commands::serve;
 use crate::config::Config;
 use crate::config::keys::{Key, Kind};
 use crate::output::say;
 use crate::repository;
 
 /// Prints every setting with its source, and everything that is wrong; an error if anything is.
-pub fn run(config: &Config) -> Result<()> {
+pub fn run(args: &ServeArgs) -> Result<()> {
+    let config = &serve::configured(args)?.0;
     print(config);
     let mut problems = Vec::new();
     let mut note = |result: Result<()>| problems.extend(result.err());
@@ -21,12 +24,12 @@ pub fn run(config: &Config) -> Result<()> {
     match config.server() {
         Ok(server) => {
             note(server.tls.as_ref().map_or(Ok(()), |tls| Ok(tls.check()?)));
-            ports(&server).into_iter().for_each(|port| note(port));
+            ports(&server).into_iter().for_each(&mut note);
         }
         Err(error) => note(Err(error)),
     }
     note(
-        super::serve::device_args(config)
+        serve::device_args(config)
             .and_then(|args| crate::spec::pool(&args.device, &reef_cpu::allowed_cores()).map(drop)),
     );
     for problem in &problems {
@@ -88,7 +91,7 @@ fn models(config: &Config) -> Result<()> {
         bail!("{}: no models (NAME.onnx or NAME/1/model.onnx)", dir.display());
     }
     for model in &found {
-        super::serve::settings(model).with_context(|| model.settings_named())?;
+        serve::settings(model).with_context(|| model.settings_named())?;
         readable(&model.path)?;
     }
     say!("# {} models in {}", found.len(), dir.display());
@@ -120,7 +123,7 @@ mod tests {
     use crate::config::Given;
     use crate::config::keys::KEYS;
 
-    /// Rows of the tables below a heading of docs/CONFIGURATION.md: what their first cell has between backquotes.
+    /// Rows below a heading of docs/CONFIGURATION.md: what their first cell has between backquotes.
     fn documented(heading: &str) -> BTreeSet<String> {
         let page = include_str!("../../../../docs/CONFIGURATION.md");
         let section = page.split(&format!("\n## {heading}\n")).nth(1).expect("the heading is there");

@@ -72,7 +72,18 @@ pub fn located(path: &Path, text: &str, error: &toml::de::Error) -> anyhow::Erro
     let known = known.split(", ").map(|name| name.trim_matches('`'));
     let wrong = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
     let hint = wrong.map(|wrong| hint(wrong, known)).unwrap_or_default();
-    anyhow!("{}{line}: {message}{hint}", path.display())
+    let key =
+        error.span().filter(|_| message.starts_with("invalid ")).and_then(|span| key_before(text, span));
+    let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
+    anyhow!("{}{line}: {key}{message}{hint}", path.display())
+}
+
+/// The key whose value begins here, if it is on the same line and says nothing else.
+fn key_before(text: &str, span: Range<usize>) -> Option<&str> {
+    let line = text.get(..span.start)?.rsplit('\n').next()?;
+    let key = line.split_once('=')?.0.trim();
+    let bare = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
+    (!key.is_empty() && key.chars().all(bare)).then_some(key)
 }
 
 /// What serde says of a value of the wrong kind, but for the value, which may be a token.

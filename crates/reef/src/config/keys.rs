@@ -96,8 +96,8 @@ pub const KEYS: &[Key] = &[
 
 const SCHEMES: [&str; 5] = ["rt-only", "sequential", "concurrent", "wait", "reset"];
 const DEVICES: &str = "A device: `cpu`, every core that this process may use; `cpu:CORES` with those alone, \
-    such as `cpu:0-3` or `cpu:0,2`; or `cuda:NUMBER`, an NVIDIA GPU. More than once for several; CPU devices are then \
-    called cpu:0, cpu:1 in their order.";
+    such as `cpu:0-3` or `cpu:0,2`; or `cuda:NUMBER`, an NVIDIA GPU. More than once for several; CPU devices \
+    are then called cpu:0, cpu:1 in their order.";
 const CUS: &str =
     "Compute units (worker threads) of a device without a list of cores; by default one per core.";
 const PADDING: &str = "Which blocks may run on compute units that a more urgent stage leaves idle.";

@@ -193,7 +193,6 @@ impl Config {
             },
             tls: self.tls()?,
             otlp_endpoint: self.optional("otlp_endpoint").map(String::from),
-            ..ServerOptions::default()
         })
     }
 

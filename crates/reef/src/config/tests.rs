@@ -134,7 +134,8 @@ fn no_error_says_a_secret() {
 #[test]
 fn clients_are_read_with_tokens_from_everywhere() {
     let toml = "[client.a]\ntoken_file = \"tokens\"\ntoken_variable = \"A_TOKEN\"\nclass = \"best-effort\"\n\
-                models = [\"x-*\"]\nrequests_per_s = 2.5\nallow = [\"infer\", \"metrics\"]\nmax_in_flight = 4\n";
+                models = [\"x-*\"]\nrequests_per_s = 2.5\nallow = [\"infer\", \"metrics\"]\n\
+                max_in_flight = 4\n";
     let dir = directory("clients", toml);
     std::fs::write(dir.join("tokens"), "first-token-of-a-client\n\n  second-token-of-a-client \n").unwrap();
     let config = load(&dir, &[], &[("A_TOKEN", "third-token-of-a-client\n")]).unwrap();

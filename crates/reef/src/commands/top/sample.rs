@@ -193,7 +193,8 @@ mod tests {
     fn devices_are_added_up_and_strange_lines_passed_over() {
         let one = text([1, 1, 1], 2);
         let two = one.replace("cpu:0", "cpu:1");
-        let strange = "reef_x\nreef_queue_length{model=\"m\nreef_queue_length{a} 1\nreef_queue_length{a=\"\\\" 1\n\
+        let strange = "reef_x\nreef_queue_length{model=\"m\nreef_queue_length{a} 1\n\
+                       reef_queue_length{a=\"\\\" 1\n\
                        reef_queue_length{model=\"m\",version=\"1\",class=\"c\"} NaN\n";
         let sample = Sample::parse(&format!("{one}{strange}{two}"));
         let rows = rows(&Sample::default(), &sample, 1.0);
