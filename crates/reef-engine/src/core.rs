@@ -287,7 +287,7 @@ impl Core {
             self.draining.resize(id.index() + 1, false);
         }
         self.draining[id.index()] = false;
-        self.stats[id.index()] = [ClassStats::of(rows_max), ClassStats::of(rows_max)];
+        self.stats[id.index()] = Counted::of_each(rows_max);
         self.models[id.index()] = Some(key);
         let slots = self.sched.capacity().max(self.pending.len());
         self.pending.resize_with(slots, || None);

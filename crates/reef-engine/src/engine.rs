@@ -239,7 +239,8 @@ impl Engine {
             Some(joins) => families[usize::from(joins.family)].key_for(joins.rows as usize).clone(),
             None => group.model().beginning(checked.shapes, &checked.data),
         };
-        let beginning = Beginning { key: &key, joins, inputs: &checked.data, urgency, ticket: &ticket, waits };
+        let beginning =
+            Beginning { key: &key, joins, inputs: &checked.data, urgency, ticket: &ticket, waits };
         let helping = self.submit_routed(&group, &beginning)?;
         let (shared, id, model) = (shared.clone(), request.id.clone(), group.key.clone());
         let (class, wanted) = (urgency.class, checked.wanted);
@@ -421,7 +422,7 @@ impl Engine {
                 submitted => return submitted,
             }
         }
-        self.shared().count_refusal(group.model(), &urgency, &InferError::DeviceFault);
+        self.shared().count_refusal(group.model(), urgency, &InferError::DeviceFault);
         Err(InferError::DeviceFault)
     }
 

@@ -140,7 +140,7 @@ pub use request::{ClassRequest, InferRequest, InferResponse, InputTensor, Output
 pub use session::{RunInfo, Session, SessionOptions};
 pub use source::PlanSource;
 pub use stats::{
-    BatchStats, ClassStats, DeviceStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelDistributions,
-    ModelOnDevice, ModelStats,
+    BatchStats, ClassStats, DeviceStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram,
+    ModelDistributions, ModelOnDevice, ModelStats,
 };
 pub use trace::{DeviceTimeline, Stretch, Timeline, TraceError, TraceOptions, TraceSummary, Work};

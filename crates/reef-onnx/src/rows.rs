@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn rows_are_the_same_symbol_on_every_first_axis_and_on_no_other() {
         let (x, y) = (decl("x", &["n", "3"]), decl("y", &["n", "s"]));
-        assert_eq!(check(&[x.clone()], &[y.clone()]), Ok(()));
+        assert_eq!(check(std::slice::from_ref(&x), std::slice::from_ref(&y)), Ok(()));
         let refused = |input: &[&str], output: &[&str]| {
             check(&[x.clone(), decl("i", input)], &[y.clone(), decl("o", output)]).unwrap_err()
         };

@@ -220,8 +220,13 @@ impl Scheduler {
         if let Some(refused) = refused {
             return Err(refused);
         }
-        let starts =
-            gathered.preferred > 0 || !grows || gathered.rows >= batching.rows_max || gathered.until <= now;
+        // Nobody comes any more.
+        let leaves = self.closed || self.model(head.model).drain.is_some();
+        let starts = leaves
+            || gathered.preferred > 0
+            || !grows
+            || gathered.rows >= batching.rows_max
+            || gathered.until <= now;
         Ok(if starts { None } else { Some(gathered.until) })
     }
 

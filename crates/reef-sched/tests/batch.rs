@@ -353,8 +353,7 @@ fn a_batch_that_fails_is_taken_apart() {
     let batch = world.batches.remove(0);
     world.sched.separate(world.now, batch, Usage::default());
     world.sched.check();
-    world.rows(1);
-    assert_eq!(world.actions(), [Out::One(1)], "at their old places, one by one");
+    assert_eq!(world.rows(1), [Out::One(1)], "at their old places, one by one");
     world.one_ends(1, 1);
     assert_eq!(world.actions(), [Out::Batch(vec![2], 2)]);
     world.batch_ends(1);

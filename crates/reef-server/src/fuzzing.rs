@@ -134,7 +134,8 @@ mod tests {
     #[test]
     fn the_corpora_pass_whole_and_damaged() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
-        let targets: [(&str, fn(&[u8])); 3] =
+        type Target = (&'static str, fn(&[u8]));
+        let targets: [Target; 3] =
             [("infer", infer_body), ("encoding", compressed_body), ("ring", ring_message)];
         let mut rng = Rng::new(23);
         for (name, target) in targets {

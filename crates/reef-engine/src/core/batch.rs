@@ -217,8 +217,9 @@ impl Core {
             Answer::Owed(promise) => {
                 let result = result(self, &pending, promise.ticket().is_cancelled());
                 match &result {
-                    Ok(record) => self.count_success(&pending, record),
-                    Err(error) => self.count_failure(pending.model, pending.class, error),
+                    // The time alone is that of the batch: what it waits for its members is not.
+                    Ok(record) => self.count_success(now, &pending, record, Nanos::ZERO),
+                    Err(error) => self.count_failed(now, &pending, error),
                 }
                 (result, now)
             }

@@ -22,6 +22,14 @@ pub(super) struct Counted {
     times: Arc<Times>,
 }
 
+impl Counted {
+    /// Nothing yet, real-time and best-effort, of a model whose tasks have so many rows at most.
+    pub(super) fn of_each(rows_max: usize) -> [Counted; 2] {
+        let nothing = || Counted { sums: ClassStats::of(rows_max), times: Arc::default() };
+        [nothing(), nothing()]
+    }
+}
+
 /// How the times of the requests of one model in one class are spread.
 #[derive(Default)]
 pub(crate) struct Times {
@@ -51,7 +59,8 @@ impl Core {
 
     /// What a model did before it was published is nobody's request.
     pub(crate) fn begin_counting(&mut self, model: ModelId) {
-        self.stats[model.index()] = Default::default();
+        let rows_max = self.stats[model.index()][0].sums.batches.len();
+        self.stats[model.index()] = Counted::of_each(rows_max);
     }
 
     /// One model takes the place of another: what was counted for that, and what its last requests will

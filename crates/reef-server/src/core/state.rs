@@ -161,7 +161,7 @@ impl State {
     /// Whether the server is ready for clients, and which models it lacks.
     pub(crate) fn readiness(&self) -> (bool, Vec<(ModelKey, String)>) {
         let missing = self.all_unavailable();
-        (self.takes_requests() && !(self.strict_readiness && !missing.is_empty()), missing)
+        (self.takes_requests() && (missing.is_empty() || !self.strict_readiness), missing)
     }
 
     /// An error, for what needs models, while they are being loaded.

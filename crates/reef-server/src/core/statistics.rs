@@ -1,4 +1,4 @@
-//! What the statistics extension says of a model beyond its sums ([`Totals`](crate::core::answer::Totals)),
+//! What the statistics extension says of a model beyond its sums ([`Totals`]),
 //! whichever protocol carries it.
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -12,15 +12,16 @@ use crate::core::control::LoadRequest;
 use crate::core::loading;
 use crate::core::problem::Problem;
 use crate::core::state::State;
+use crate::core::statistics::{self, Batch, Memory};
 use crate::grpc::pb::model_metadata_response::TensorMetadata;
 use crate::grpc::pb::model_repository_parameter::ParameterChoice;
 use crate::grpc::pb::repository_index_response::ModelIndex;
 use crate::grpc::pb::{
-    InferStatistics, ModelConfig, ModelConfigRequest, ModelConfigResponse, ModelMetadataRequest,
-    ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelRepositoryParameter, ModelStatistics,
-    ModelStatisticsRequest, ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse,
-    RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
-    RepositoryModelUnloadResponse, ServerMetadataResponse, StatisticDuration,
+    InferBatchStatistics, InferStatistics, MemoryUsage, ModelConfig, ModelConfigRequest, ModelConfigResponse,
+    ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
+    ModelRepositoryParameter, ModelStatistics, ModelStatisticsRequest, ModelStatisticsResponse,
+    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
+    RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerMetadataResponse, StatisticDuration,
 };
 
 /// The parameter with a model's configuration.
@@ -109,17 +110,18 @@ pub(crate) fn model_statistics(
 ) -> Result<ModelStatisticsResponse, Problem> {
     let asked = given(&request.name).map(|name| (name, given(&request.version)));
     asked.map_or(Ok(()), |(name, _)| client.check_model(name))?;
-    let model_stats = answer::stats(state, client, asked)?.iter().map(statistics).collect();
+    let stats = answer::stats(state, client, asked)?;
+    let model_stats = stats.iter().map(|model| statistics(state, model)).collect();
     Ok(ModelStatisticsResponse { model_stats })
 }
 
-fn statistics(model: &ModelStats) -> ModelStatistics {
+fn statistics(state: &State, model: &ModelStats) -> ModelStatistics {
     let totals = Totals::of(model);
     let times = |count, time: Nanos| Some(StatisticDuration { count, ns: time.0 });
     let of_success = |time| times(totals.success, time);
     let inference_stats = InferStatistics {
         success: of_success(totals.total),
-        fail: times(totals.failed, Nanos(0)),
+        fail: times(totals.failed, totals.failed_time),
         queue: of_success(totals.queue),
         compute_input: of_success(totals.compute_input),
         compute_infer: of_success(totals.compute),
@@ -127,14 +129,29 @@ fn statistics(model: &ModelStats) -> ModelStatistics {
         cache_hit: times(0, Nanos(0)),
         cache_miss: times(0, Nanos(0)),
     };
+    let batch = |batch: Batch| {
+        let sum = |time| times(batch.count, time);
+        InferBatchStatistics {
+            batch_size: batch.size,
+            compute_input: sum(batch.compute_input),
+            compute_infer: sum(batch.compute),
+            compute_output: sum(batch.compute_output),
+        }
+    };
+    let memory = |memory: Memory| MemoryUsage {
+        r#type: memory.kind.into(),
+        id: memory.id as i64,
+        byte_size: memory.bytes,
+    };
     ModelStatistics {
         name: model.key.name.clone(),
         version: model.key.version.clone(),
-        last_inference: 0,
-        inference_count: totals.success,
+        last_inference: statistics::last_inference_ms(state, &totals),
+        inference_count: totals.inferences,
         execution_count: totals.executions,
         inference_stats: Some(inference_stats),
-        batch_stats: Vec::new(),
+        batch_stats: statistics::batches(model, &totals).into_iter().map(batch).collect(),
+        memory_usage: statistics::memory(state, model).into_iter().map(memory).collect(),
     }
 }
 

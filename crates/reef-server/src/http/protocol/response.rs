@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(json["outputs"][0]["datatype"], "BYTES");
         assert_eq!(json["outputs"][0]["data"], serde_json::json!(["1:0:\"a\"", ""]));
         let binary = texts(true);
-        assert_eq!(binary.chunks[1], b"\x07\0\0\01:0:\"a\"\0\0\0\0"[..]);
+        assert_eq!(binary.chunks[1], b"\x07\0\0\x001:0:\"a\"\0\0\0\0"[..]);
     }
 
     fn head() -> Head<'static> {

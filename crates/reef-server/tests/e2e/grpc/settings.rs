@@ -71,7 +71,8 @@ fn what_cannot_be_traced_is_said_and_nothing_changes() {
     let grpc = fixture.grpc();
     let before = trace(&grpc, "", &[]).unwrap();
     let invalid = Code::InvalidArgument;
-    let table: [(&str, &[(&str, &str)], Code, &str); 8] = [
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], Code, &'a str);
+    let table: [Row<'_>; 8] = [
         ("", &[("trace_file", "../out.json")], invalid, "not the name of a file"),
         ("", &[("trace_file", "/tmp/out.json")], invalid, "not the name of a file"),
         ("", &[("trace_level", "TIMESTAMPS")], invalid, "no trace_file"),
