@@ -244,8 +244,7 @@ impl Server {
         drop(entered);
         addresses.log("listening");
         let named = self.options.ring.and_then(|ring| state.access.named(&ring.client?));
-        let start =
-            |bound| Ring::start(bound, state.clone(), named.clone().unwrap_or_else(Client::anybody));
+        let start = |bound| Ring::start(bound, state.clone(), named.clone().unwrap_or_else(Client::anybody));
         let ring = self.ring.map(start).transpose().map_err(ServerError::Threads)?;
         if let Some(ring) = &ring {
             tracing::info!(path = %ring.path().display(), "listening for clients of the ring");

@@ -31,6 +31,8 @@ Exit status:
   0    done
   1    failed, as standard error says; a running server that refused, too
   2    a wrong command line
+  3    a benchmark missed a target, or became worse
+  4    a benchmark is incomplete
   69   a running server cannot be reached
   70   serving ended after a fault of the engine or a device: a restart may help
   77   a running server does not know or allow these credentials

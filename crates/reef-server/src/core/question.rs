@@ -162,11 +162,7 @@ pub(crate) async fn ask_soon(
 }
 
 /// The class of a request whose tensors in shared memory take a while to read.
-fn class_in_regions(
-    state: &State,
-    client: &Client,
-    question: &Question,
-) -> Result<Option<Class>, Problem> {
+fn class_in_regions(state: &State, client: &Client, question: &Question) -> Result<Option<Class>, Problem> {
     let shared = question.inputs.iter().map(|input| match &input.data {
         Data::Here(_) => 0,
         Data::Shared(shared) => shared.byte_size,

@@ -60,8 +60,9 @@ pub fn rpcs() -> Vec<RpcInfo> {
         let name: &str = method.into();
         RpcInfo { path: format!("/{SERVICE}/{name}"), need: method.need() }
     });
-    let others =
-        OTHERS.iter().map(|(service, name, need)| RpcInfo { path: format!("/{service}/{name}"), need: *need });
+    let others = OTHERS
+        .iter()
+        .map(|(service, name, need)| RpcInfo { path: format!("/{service}/{name}"), need: *need });
     own.chain(others).collect()
 }
 
@@ -100,4 +101,22 @@ impl Method {
 pub(crate) fn need_of_other(service: &str, rpc: &str) -> Need {
     let found = OTHERS.iter().find(|(known, name, _)| (*known, *name) == (service, rpc));
     found.map_or(Need::Read, |(_, _, need)| *need)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_rpc_of_the_service_is_here() {
+        let pool = prost_reflect::DescriptorPool::decode(crate::grpc::DESCRIPTORS).unwrap();
+        let service = pool.get_service_by_name(SERVICE).unwrap();
+        let declared: BTreeSet<String> =
+            service.methods().map(|method| format!("/{SERVICE}/{}", method.name())).collect();
+        let own = rpcs().into_iter().map(|rpc| rpc.path).filter(|path| path.contains(SERVICE));
+        assert_eq!(own.collect::<BTreeSet<_>>(), declared);
+        assert!(Method::named("ModelInfer").is_some() && Method::named("modelInfer").is_none());
+    }
 }

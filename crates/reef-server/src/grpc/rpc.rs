@@ -92,7 +92,11 @@ impl Grpc {
     }
 
     /// Answers an RPC that came on this connection.
-    pub(crate) async fn answer(&self, connection: &Connection, request: Request<Incoming>) -> Response<Reply> {
+    pub(crate) async fn answer(
+        &self,
+        connection: &Connection,
+        request: Request<Incoming>,
+    ) -> Response<Reply> {
         if request.method() != Method::POST {
             return Reply::plain(StatusCode::METHOD_NOT_ALLOWED);
         }
@@ -187,7 +191,9 @@ impl Call {
                 self.one(|_: ServerMetadataRequest| Ok(answers::server_metadata(&state))).await
             }
             Rpc::ModelReady => self.one(|request| answers::model_ready(&state, &client, &request)).await,
-            Rpc::ModelMetadata => self.one(|request| answers::model_metadata(&state, &client, &request)).await,
+            Rpc::ModelMetadata => {
+                self.one(|request| answers::model_metadata(&state, &client, &request)).await
+            }
             Rpc::ModelConfig => self.one(|request| answers::model_config(&state, &client, &request)).await,
             Rpc::ModelStatistics => {
                 self.one(|request| answers::model_statistics(&state, &client, &request)).await

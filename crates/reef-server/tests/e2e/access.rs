@@ -8,10 +8,10 @@ use reef_server::{ClientOptions, Need, Right, ServerOptions, TokenDigest, routes
 use crate::client::{Answer, Client, request};
 use crate::fixture::{Fixture, x, y};
 
-const BEST_EFFORT: &str = "token-of-best-effort";
-const REAL_TIME: &str = "token-of-real-time";
-const ADMIN: &str = "token-of-the-admin";
-const METRICS: &str = "token-of-metrics";
+pub const BEST_EFFORT: &str = "token-of-best-effort";
+pub const REAL_TIME: &str = "token-of-real-time";
+pub const ADMIN: &str = "token-of-the-admin";
+pub const METRICS: &str = "token-of-metrics";
 
 const INFER: &str = r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#;
 
@@ -22,7 +22,7 @@ fn client(name: &str, token: &str, allow: &[Right]) -> ClientOptions {
     client
 }
 
-fn clients(options: &mut ServerOptions) {
+pub fn clients(options: &mut ServerOptions) {
     let mut best_effort = client("be", BEST_EFFORT, &[Right::Infer]);
     best_effort.class_max = Class::BestEffort;
     options.access.clients = vec![
@@ -40,9 +40,9 @@ fn ask(fixture: &Fixture, token: Option<&str>, method: &str, path: &str, body: &
 }
 
 /// Whether what is needed is granted to: nobody, wrong credentials, best-effort, real-time, admin, metrics.
-fn granted(need: Need) -> [bool; 6] {
+pub fn granted(need: Need) -> [bool; 6] {
     match need {
-        Need::Health => [true, true, true, true, true, true],
+        Need::Nothing | Need::Health => [true, true, true, true, true, true],
         Need::Metrics => [false, false, false, false, false, true],
         Need::Read => [false, false, true, true, true, false],
         Need::Infer => [false, false, true, true, false, false],
@@ -57,7 +57,7 @@ fn every_route_is_protected_as_its_need_says() {
     let wrong = "token-of-nobody-known";
     let credentials = [None, Some(wrong), Some(BEST_EFFORT), Some(REAL_TIME), Some(ADMIN), Some(METRICS)];
     let all = routes();
-    assert!(all.len() >= 10, "{all:?}");
+    assert!(all.len() >= 21, "{all:?}");
     let mut needs = BTreeSet::new();
     for route in &all {
         needs.insert(format!("{:?}", route.need));
@@ -75,7 +75,10 @@ fn every_route_is_protected_as_its_need_says() {
             }
         }
     }
-    assert!(["Health", "Metrics", "Read", "Infer"].iter().all(|need| needs.contains(*need)), "{needs:?}");
+    assert!(
+        ["Nothing", "Health", "Metrics", "Read", "Infer", "Admin"].iter().all(|need| needs.contains(*need)),
+        "{needs:?}"
+    );
     // Nothing but what was allowed has run.
     fixture.wait_for("m", |class| class.success, 2);
 }

@@ -1,6 +1,6 @@
 //! `reef serve --check`: what a server would be started with, and what is wrong with it.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -73,7 +73,7 @@ fn print(config: &Config) {
 
 fn written(key: &Key, values: &[String]) -> String {
     let one = |value: &String| match key.kind {
-        Kind::Whole { .. } | Kind::Seconds { .. } => value.clone(),
+        Kind::Whole { .. } | Kind::Seconds { .. } | Kind::Flag => value.clone(),
         _ => toml::Value::String(value.clone()).to_string(),
     };
     let values: Vec<String> = values.iter().map(one).collect();
@@ -87,14 +87,20 @@ fn written(key: &Key, values: &[String]) -> String {
 fn models(config: &Config) -> Result<()> {
     let dir = config.models()?;
     let found = repository::scan(&dir, config.file())?;
-    if found.is_empty() {
-        bail!("{}: no models (NAME.onnx or NAME/1/model.onnx)", dir.display());
+    if found.models.is_empty() && config.value("model_control_mode") == "none" {
+        bail!("{}: no models (NAME.onnx, NAME/model.onnx or NAME/1/model.onnx)", dir.display());
     }
-    for model in &found {
-        serve::settings(model).with_context(|| model.settings_named())?;
-        readable(&model.path)?;
+    if let Some(name) = found.strangers.first() {
+        bail!("settings for the model '{name}', but there is no such model in {}", dir.display());
     }
-    say!("# {} models in {}", found.len(), dir.display());
+    for model in found.models.values() {
+        if let Some(fault) = &model.fault {
+            bail!("model {}: {fault}", model.name);
+        }
+        repository::settings(model)?;
+        model.versions.iter().try_for_each(|version| readable(&version.path))?;
+    }
+    say!("# {} models in {}", found.models.len(), dir.display());
     Ok(())
 }
 
@@ -104,12 +110,17 @@ fn readable(path: &Path) -> Result<()> {
 
 /// Whether the ports can be had.
 fn ports(server: &ServerOptions) -> Vec<Result<()>> {
-    let addresses = std::iter::once(server.http).chain(server.metrics);
-    let twice = server.metrics.is_some_and(|metrics| metrics == server.http && metrics.port() != 0);
-    let twice = if twice { Err(anyhow::anyhow!("http_port and metrics_port are the same")) } else { Ok(()) };
-    let try_it =
-        |address| TcpListener::bind(address).map(drop).with_context(|| format!("cannot listen on {address}"));
-    std::iter::once(twice).chain(addresses.map(try_it)).collect()
+    let ports =
+        [("http_port", Some(server.http)), ("grpc_port", server.grpc), ("metrics_port", server.metrics)];
+    let ports: Vec<_> = ports.into_iter().filter_map(|(name, address)| Some((name, address?))).collect();
+    let try_it = |(index, &(name, address)): (usize, &(&str, SocketAddr))| {
+        let same = ports[..index].iter().find(|(_, other)| *other == address && address.port() != 0);
+        if let Some((other, _)) = same {
+            bail!("{other} and {name} are the same");
+        }
+        TcpListener::bind(address).map(drop).with_context(|| format!("cannot listen on {address}"))
+    };
+    ports.iter().enumerate().map(try_it).collect()
 }
 
 #[cfg(test)]
@@ -156,11 +167,12 @@ mod tests {
             let dir = std::env::temp_dir().join(format!("reef-check-fields-{}", std::process::id()));
             std::fs::create_dir_all(&dir).unwrap();
             std::fs::write(dir.join("reef.toml"), toml).unwrap();
+            std::fs::write(dir.join("m.onnx"), "").unwrap();
             let given = Given { config: Some(dir.join("reef.toml")), ..Given::default() };
-            let error = match repository::scan(&dir, None) {
-                Err(error) => crate::message(&error),
-                Ok(_) => crate::message(&Config::load(&given, &BTreeMap::new()).unwrap_err()),
-            };
+            let mut found = repository::scan(&dir, None).unwrap();
+            let fault = found.models.remove("m").and_then(|model| model.fault);
+            let refused = || crate::message(&Config::load(&given, &BTreeMap::new()).unwrap_err());
+            let error = fault.unwrap_or_else(refused);
             let known = error.split("expected one of ").nth(1).unwrap().split(';').next().unwrap();
             known.split(", ").map(|name| name.trim_matches('`').to_string()).collect::<BTreeSet<_>>()
         };

@@ -125,6 +125,9 @@ fn one(kind: Kind, value: &DeValue<'_>) -> Result<String, String> {
             parsed.map(|number| number.to_string()).map_err(|_| "this number is too large".into())
         }
         (Kind::Seconds { .. }, DeValue::Float(number)) => Ok(number.as_str().to_string()),
+        (Kind::PortOrOff, DeValue::Integer(number)) => Ok(number.as_str().to_string()),
+        (Kind::Flag, DeValue::Boolean(yes)) => Ok(yes.to_string()),
+        (Kind::Flag, _) => Err("this takes true or false".into()),
         (Kind::Whole { .. }, _) => Err("this takes a whole number".into()),
         (Kind::Seconds { .. }, _) => Err("this takes a number of seconds".into()),
         (_, DeValue::String(text)) => Ok(text.to_string()),

@@ -28,6 +28,12 @@ pub enum Kind {
     Device,
     /// Where something is served.
     Url,
+    /// Yes or no; on the command line the flag alone says yes.
+    Flag,
+    /// A port, or `off`.
+    PortOrOff,
+    /// Access rights of a file, in octal digits as `chmod` takes them.
+    Rights,
 }
 
 /// A key.
@@ -72,7 +78,8 @@ pub const KEYS: &[Key] = &[
     key("memory", Kind::Whole { min: 1, max: 1 << 40 }, "", MEMORY),
     key("scheme", Kind::Choice(&SCHEMES), "reset", "How classes share the device."),
     key("address", Kind::Address, "127.0.0.1", "Address to listen on."),
-    key("http_port", PORT, "8000", "Port of the inference protocol; 0 picks a free one."),
+    key("http_port", PORT, "8000", "Port of the inference protocol over HTTP; 0 picks a free one."),
+    key("grpc_port", Kind::PortOrOff, "", GRPC_PORT),
     key("metrics_port", PORT, "8002", "Port of the metrics; 0 picks a free one."),
     key("io_threads", Kind::Whole { min: 1, max: 256 }, "2", "Threads that serve connections."),
     key("max_body", BYTES, "268435456", "Largest request body in bytes."),
@@ -92,6 +99,16 @@ pub const KEYS: &[Key] = &[
     key("log_format", Kind::Choice(&["text", "json"]), "text", "How the log is written."),
     key("otlp_endpoint", Kind::Url, "", OTLP),
     key("trace", Kind::Path, "", "Write a Chrome/Perfetto trace to this file at the end."),
+    key("trace_dir", Kind::Path, "", TRACE_DIR),
+    key("model_control_mode", Kind::Choice(&["none", "poll", "explicit"]), "none", MODEL_CONTROL_MODE),
+    key("repository_poll_secs", SOME_SECONDS, "15", REPOSITORY_POLL),
+    list("load_model", Kind::Text, "", LOAD_MODEL),
+    key("exit_on_error", Kind::Flag, "false", "End with status 1 if a model cannot be loaded at the start."),
+    key("strict_readiness", Kind::Flag, "false", STRICT_READINESS),
+    key("allow_client_shm", Kind::Flag, "false", ALLOW_CLIENT_SHM),
+    key("ring", Kind::Path, "", RING),
+    key("ring_mode", Kind::Rights, "600", RING_MODE),
+    key("ring_client", Kind::Text, "", RING_CLIENT),
 ];
 
 const SCHEMES: [&str; 5] = ["rt-only", "sequential", "concurrent", "wait", "reset"];
@@ -100,6 +117,25 @@ const DEVICES: &str = "A device: `cpu`, every core that this process may use; `c
     are then called cpu:0, cpu:1 in their order.";
 const CUS: &str =
     "Compute units (worker threads) of a device without a list of cores; by default one per core.";
+const GRPC_PORT: &str = "Port of the inference protocol over gRPC, or off; 0 picks a free one. By default 8001, or a \
+    free one where that of HTTP is.";
+const TRACE_DIR: &str = "Folder where clients may have timelines written by the protocol's trace settings; by \
+    default they may not.";
+const MODEL_CONTROL_MODE: &str = "Whether models stay as they are at the start (none), follow their directory \
+    (poll), or are loaded and unloaded by clients (explicit).";
+const REPOSITORY_POLL: &str =
+    "Seconds between two looks at the directory, with poll. A change counts once two looks see the same.";
+const LOAD_MODEL: &str =
+    "A model to load at the start, with explicit; `*` for all. May be given more than once.";
+const STRICT_READINESS: &str =
+    "Be ready only while every model is there; what is missing, v2/health/ready says either way.";
+const ALLOW_CLIENT_SHM: &str = "Let clients register shared memory for tensors. Whoever may change settings can \
+    then have every file of `/dev/shm` read and written that the server's user may read and write.";
+const RING: &str = "Let clients of this host connect to the Unix socket at this path and ask through shared \
+    memory (`reef-client`).";
+const RING_MODE: &str = "Access rights of that socket, octal: whoever may write to it may send requests.";
+const RING_CLIENT: &str = "The client that all requests over that socket are of; by default they are of nobody, \
+    and the socket's rights are all that limits them.";
 const PADDING: &str = "Which blocks may run on compute units that a more urgent stage leaves idle.";
 const MEMORY: &str = "Memory for weights and the arenas of running tasks on all devices, in MiB; by default \
     half of the machine's. A model or shape that needs more is refused.";
@@ -170,6 +206,16 @@ impl Kind {
             Kind::Device => text.parse::<DeviceSpec>().map(drop),
             Kind::Url if text.starts_with("http://") || text.starts_with("https://") => Ok(()),
             Kind::Url => Err(format!("'{text}' does not begin with http:// or https://")),
+            Kind::Flag if ["true", "false"].contains(&text) => Ok(()),
+            Kind::Flag => Err(format!("'{text}' is neither true nor false")),
+            Kind::PortOrOff if text == "off" => Ok(()),
+            Kind::PortOrOff => {
+                text.parse::<u16>().map(drop).map_err(|_| format!("'{text}' is neither a port nor off"))
+            }
+            Kind::Rights => match u32::from_str_radix(text, 8) {
+                Ok(rights) if rights <= 0o777 && text.bytes().all(|digit| digit.is_ascii_digit()) => Ok(()),
+                _ => Err(format!("'{text}' is not a mode such as 600 or 660")),
+            },
         }
     }
 
@@ -184,6 +230,9 @@ impl Kind {
             Kind::Address => "IP".into(),
             Kind::Device => "cpu[:CORES]|cuda[:NUMBER]".into(),
             Kind::Url => "URL".into(),
+            Kind::Flag => "true|false".into(),
+            Kind::PortOrOff => "PORT|off".into(),
+            Kind::Rights => "MODE".into(),
         }
     }
 }

@@ -18,7 +18,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use reef_device::Scheme;
 use reef_server::{
-    AccessOptions, ClientCertificates, ClientOptions, ConnectionLimits, ServerOptions, TlsOptions,
+    AccessOptions, ClientCertificates, ClientOptions, ConnectionLimits, RingOptions, ServerOptions,
+    TlsOptions,
 };
 
 use crate::config::file::File;
@@ -69,7 +70,17 @@ pub struct Config {
 }
 
 /// Variables that mean something beside the keys: to tests and measurements, and to clients.
-const OTHER_VARIABLES: [&str; 5] = ["REEF_UPDATE", "REEF_STORM_", "REEF_CONFIG", "REEF_URL", "REEF_TOKEN"];
+const OTHER_VARIABLES: [&str; 9] = [
+    "REEF_UPDATE",
+    "REEF_STORM_",
+    "REEF_CONFIG",
+    "REEF_URL",
+    "REEF_TOKEN",
+    "REEF_CUDA_",
+    "REEF_NVRTC",
+    "REEF_EMULATOR_",
+    "REEF_ISA",
+];
 
 impl Config {
     /// Of what was given on the command line, these variables, and the file that is named or lies with the
@@ -159,6 +170,22 @@ impl Config {
         self.values[name].0.first().map(String::as_str)
     }
 
+    /// The values of a list.
+    pub fn list(&self, name: &str) -> &[String] {
+        &self.values[name].0
+    }
+
+    /// Yes or no.
+    pub fn flag(&self, name: &str) -> bool {
+        self.value(name) == "true"
+    }
+
+    /// A time.
+    pub fn seconds(&self, name: &str) -> Duration {
+        // It was checked when it was read.
+        Duration::from_secs_f64(self.value(name).parse().unwrap_or_default())
+    }
+
     /// A value that there always is.
     pub fn value(&self, name: &str) -> &str {
         self.optional(name).expect("it has a default")
@@ -171,6 +198,7 @@ impl Config {
         let public = |what: &str| self.values["public"].0.iter().any(|public| public == what);
         Ok(ServerOptions {
             http: port("http_port")?,
+            grpc: self.grpc_port()?.map(|port| SocketAddr::new(address, port)),
             metrics: Some(port("metrics_port")?),
             body_bytes_max: self.value("max_body").parse()?,
             bodies_bytes_max: self.value("max_bodies").parse()?,
@@ -193,6 +221,10 @@ impl Config {
             },
             tls: self.tls()?,
             otlp_endpoint: self.optional("otlp_endpoint").map(String::from),
+            trace_folder: self.optional("trace_dir").map(PathBuf::from),
+            allow_client_shm: self.flag("allow_client_shm"),
+            ring: self.ring()?,
+            strict_readiness: self.flag("strict_readiness"),
         })
     }
 
@@ -220,9 +252,26 @@ impl Config {
         }
     }
 
-    fn seconds(&self, name: &str) -> Duration {
-        // It was checked when it was read.
-        Duration::from_secs_f64(self.value(name).parse().unwrap_or_default())
+    /// Where gRPC is served: beside HTTP, unless said.
+    fn grpc_port(&self) -> Result<Option<u16>> {
+        match (self.optional("grpc_port"), self.value("http_port")) {
+            (Some("off"), _) => Ok(None),
+            (Some(port), _) => Ok(Some(port.parse()?)),
+            (None, "0") => Ok(Some(0)),
+            (None, _) => Ok(Some(8001)),
+        }
+    }
+
+    fn ring(&self) -> Result<Option<RingOptions>> {
+        let client = self.optional("ring_client").map(String::from);
+        if let Some(name) = &client
+            && !self.clients.iter().any(|client| client.name == *name)
+        {
+            bail!("ring_client: there is no client '{name}'");
+        }
+        let Some(path) = self.optional("ring") else { return Ok(None) };
+        let mode = u32::from_str_radix(self.value("ring_mode"), 8)?;
+        Ok(Some(RingOptions { mode, client, ..RingOptions::new(path) }))
     }
 }
 
@@ -273,6 +322,10 @@ fn argument(key: &'static Key) -> clap::Arg {
         .value_parser(check)
         .allow_negative_numbers(matches!(kind, Kind::Whole { .. } | Kind::Seconds { .. }));
     let argument = if key.list { argument.action(clap::ArgAction::Append) } else { argument };
+    let argument = match kind {
+        Kind::Flag => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        _ => argument,
+    };
     if key.name == "models" {
         argument.value_name("MODELS")
     } else {
