@@ -15,6 +15,6 @@ mod settings;
 pub mod text;
 
 pub use config::{Declared, ModelConfig, VersionPolicy};
-pub use scan::{Found, FoundVersion, ScanError, Snapshot, Stamp, inline, scan};
+pub use scan::{Found, FoundVersion, ScanError, Snapshot, Stamp, inline, scan, scan_with};
 pub use settings::{Element, Settings, Value};
 pub use text::Fault;

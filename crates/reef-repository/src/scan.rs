@@ -187,16 +187,20 @@ impl Found {
 
 /// Every model under `dir`. What is wrong with one of them stands there.
 pub fn scan(dir: &Path) -> Result<Snapshot, ScanError> {
+    scan_with(dir, &dir.join("reef.toml"))
+}
+
+/// The same, with a file of settings in the place of the directory's `reef.toml`.
+pub fn scan_with(dir: &Path, shared_path: &Path) -> Result<Snapshot, ScanError> {
     let failed = |source| ScanError::Directory { path: dir.to_path_buf(), source };
     let entries = std::fs::read_dir(dir).map_err(failed)?;
-    let shared_path = dir.join("reef.toml");
-    let mut shared = shared_settings(&shared_path)?;
+    let mut shared = shared_settings(shared_path)?;
     let mut snapshot = Snapshot::default();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        let Some(mut found) = look_at(&path, &shared_path, &mut snapshot.notices) else { continue };
+        let Some(mut found) = look_at(&path, shared_path, &mut snapshot.notices) else { continue };
         if let Some(table) = shared.remove(&found.name) {
-            found.said_in.push(shared_path.clone());
+            found.said_in.push(shared_path.to_path_buf());
             match table.try_into::<Settings>() {
                 Ok(settings) => found.settings = std::mem::take(&mut found.settings).or(settings),
                 Err(why) => found.fail(format!("{}: {}", shared_path.display(), why.message())),

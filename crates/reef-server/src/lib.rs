@@ -5,9 +5,13 @@
 //!
 //! Clients of the same host may have a faster way: [`RingOptions`], and the crate `reef-client`.
 //!
-//! Three layers: `core` holds what is asked, what is answered and what the problem is, whichever protocol
-//! carries it; `http`, `grpc` and `ring` translate to it and back, and differ in nothing but framing;
-//! `accept` and `server` listen for all protocols and end them.
+//! Clients and what each may do are options ([`AccessOptions`]); what routes and RPCs need is listed
+//! ([`routes`], [`rpcs`]). Requests over the ring are of the client that [`RingOptions`] names.
+//!
+//! Four layers: `net` accepts connections and looks after them; `core` holds what is asked, what is answered
+//! and what the problem is, whichever protocol carries it, and who may do what; `http`, `grpc` and `ring`
+//! translate to it and back, and differ in nothing but framing; `server` listens for all protocols and ends
+//! them.
 //!
 //! What requests may say beyond the protocol, in `parameters`:
 //! - `class`: `"real-time"` or `"best-effort"`; the model's settings are the most urgent allowed;
@@ -53,27 +57,39 @@
 //! A panic while a request is served is that request's end (500, with what the panic said) and harms no
 //! other. An engine that has failed is not ready; its requests end with 500.
 //!
+//! Every answer over HTTP has the header `x-request-id`: that of the request, or the `id` of its JSON, or a
+//! new one. With `debug` the log has a line per request. `traceparent` names the span that asks,
+//! where traces are sent to a collector ([`ServerOptions::otlp_endpoint`]).
+//!
 //! Errors over gRPC are statuses with a message: NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED, UNAVAILABLE,
-//! DEADLINE_EXCEEDED, INTERNAL for what is below 404, 400, 501, 503, 504 and 500, RESOURCE_EXHAUSTED for 413.
+//! DEADLINE_EXCEEDED, INTERNAL, UNAUTHENTICATED, PERMISSION_DENIED for what is below 404, 400, 501, 503, 504,
+//! 500, 401 and 403, RESOURCE_EXHAUSTED for 413 and 429.
 //!
 //! Errors over HTTP are `{"error": "…"}`: 404 unknown model or path, 413 body too large,
 //! 415 an unknown `Content-Encoding`, 501 what the protocol has and
 //! this server does not, 503 what may work later, 504 a deadline that passed or cannot be met, 500 faults,
-//! 405 and 408 as HTTP has them, and 400 for everything else that is wrong with a request.
+//! 401 credentials that are missing or unknown, 403 what they do not allow, 429 with `Retry-After` a client's
+//! limits, 405, 408 and 431 as HTTP has them, and 400 for everything else that is wrong with a request.
 
-mod accept;
 mod core;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
 mod http;
+mod net;
 mod ring;
 mod server;
 mod signals;
+mod telemetry;
 
+pub use core::access::{AccessOptions, ClientOptions, Need, Right, TOKEN_LEN_MIN, TokenDigest};
 pub use core::control::{ControlError, LoadRequest, ModelControl, UNLOADED};
 pub use core::logging::LogControl;
+pub use grpc::method::{RpcInfo, rpcs};
+pub use http::route::{RouteInfo, routes};
+pub use net::connection::ConnectionLimits;
+pub use net::tls::{ClientCertificates, TlsError, TlsOptions};
 pub use ring::RingOptions;
 pub use server::{Addresses, Running, Server, ServerError, ServerOptions};
 pub use signals::Signals;

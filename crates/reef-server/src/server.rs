@@ -18,11 +18,10 @@ use std::time::Duration;
 
 use reef_base::limits;
 use reef_engine::{Engine, ModelKey};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
 
-use crate::accept::accept;
+use crate::core::access::{Access, AccessOptions, Client};
 use crate::core::control::ModelControl;
 use crate::core::logging::LogControl;
 use crate::core::regions::Regions;
@@ -31,10 +30,18 @@ use crate::grpc;
 use crate::grpc::rpc::Grpc;
 use crate::http;
 use crate::http::serve::{Http, Port};
+use crate::net::accept::{self, Accepted, accept};
+use crate::net::connection::ConnectionLimits;
+use crate::net::table::Table;
+use crate::net::tls::{Tls, TlsError, TlsOptions};
 use crate::ring::{self, Bound, Ring, RingOptions};
+use crate::telemetry::Telemetry;
 
 /// How long answers may take to reach their clients once the engine has ended.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How often certificates are looked at.
+const REFRESH_PAUSE: Duration = Duration::from_secs(5);
 
 /// How the server listens.
 #[derive(Clone, Debug)]
@@ -50,8 +57,14 @@ pub struct ServerOptions {
     /// Bytes of all request bodies that are in memory at once, at most; what goes beyond is refused with 503.
     /// The last quarter is for real-time models. At least four thirds of `body_bytes_max`, whatever is said.
     pub bodies_bytes_max: usize,
-    /// Connections per port at most; more wait in the operating system's queue.
-    pub connections_max: usize,
+    /// How many connections there may be, and how long they may take.
+    pub connections: ConnectionLimits,
+    /// Who may do what.
+    pub access: AccessOptions,
+    /// TLS on every port; plain text without.
+    pub tls: Option<TlsOptions>,
+    /// A collector of OpenTelemetry that gets traces over HTTP, such as `http://localhost:4318`.
+    pub otlp_endpoint: Option<String>,
     /// Threads that serve connections.
     pub threads: usize,
     /// Where clients may have timelines written; `None` if they may not.
@@ -73,7 +86,10 @@ impl Default for ServerOptions {
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8002))),
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             bodies_bytes_max: limits::BODIES_BYTES_DEFAULT,
-            connections_max: 1024,
+            connections: ConnectionLimits::default(),
+            access: AccessOptions::default(),
+            tls: None,
+            otlp_endpoint: None,
             threads: 2,
             trace_folder: None,
             allow_client_shm: false,
@@ -104,9 +120,33 @@ pub enum ServerError {
         /// The operating system's answer.
         source: std::io::Error,
     },
+    /// The ring is to be of a client that there is not.
+    #[error("the ring is of the client '{0}', and there is no such client")]
+    RingClient(String),
+    /// Certificates or keys cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The threads that serve connections could not be started.
     #[error("cannot start the server's threads: {0}")]
     Threads(std::io::Error),
+}
+
+/// TLS of the ports, by what is spoken on them.
+#[derive(Debug)]
+struct PortsTls {
+    http: Arc<Tls>,
+    grpc: Arc<Tls>,
+}
+
+impl PortsTls {
+    fn new(options: &TlsOptions) -> Result<PortsTls, TlsError> {
+        let tls = |protocol| Ok(Arc::new(Tls::new(options.clone(), &[protocol])?));
+        Ok(PortsTls { http: tls("http/1.1")?, grpc: tls("h2")? })
+    }
+
+    fn all(&self) -> [&Arc<Tls>; 2] {
+        [&self.http, &self.grpc]
+    }
 }
 
 /// A server that holds its ports and does not serve yet.
@@ -116,12 +156,19 @@ pub struct Server {
     grpc: Option<std::net::TcpListener>,
     metrics: Option<std::net::TcpListener>,
     ring: Option<Bound>,
+    tls: Option<PortsTls>,
     options: ServerOptions,
 }
 
 impl Server {
     /// Takes the ports. Clients may connect from now on; they wait until [`Server::open`].
     pub fn bind(options: ServerOptions) -> Result<Server, ServerError> {
+        let tls = options.tls.as_ref().map(PortsTls::new).transpose()?;
+        if let Some(name) = options.ring.as_ref().and_then(|ring| ring.client.as_ref())
+            && !options.access.clients.iter().any(|client| client.name == *name)
+        {
+            return Err(ServerError::RingClient(name.clone()));
+        }
         let http = listen(options.http, "HTTP")?;
         let grpc = options.grpc.map(|address| listen(address, "gRPC")).transpose()?;
         let metrics = options.metrics.map(|address| listen(address, "metrics")).transpose()?;
@@ -129,7 +176,7 @@ impl Server {
             ring::bind(ring).map_err(|source| ServerError::BindRing { path: ring.path.clone(), source })
         };
         let ring = options.ring.as_ref().map(bind_ring).transpose()?;
-        Ok(Server { http, grpc, metrics, ring, options })
+        Ok(Server { http, grpc, metrics, ring, tls, options })
     }
 
     /// Where the protocol will be served over HTTP.
@@ -174,35 +221,44 @@ impl Server {
         let mut state = State::new(engine, options).map_err(ServerError::Threads)?;
         state.regions = self.options.allow_client_shm.then(Regions::new);
         state.strict_readiness = self.options.strict_readiness;
+        state.access = Access::new(self.options.access);
+        let endpoint = self.options.otlp_endpoint.as_deref();
+        state.telemetry = endpoint.map(Telemetry::start).transpose().map_err(ServerError::Threads)?;
         state.set_http_port(addresses.http.port());
         let state = Arc::new(state);
-        let http = Arc::new(Http::new(state.clone()));
-        let mut ports = Ports { connections_max: self.options.connections_max.max(1), open: Vec::new() };
+        let mut ports = Ports { state: state.clone(), limits: self.options.connections, open: Vec::new() };
         let entered = runtime.enter();
+        let http = Arc::new(Http::new(state.clone()));
         for (listener, port) in [(Some(self.http), Port::Http), (self.metrics, Port::Metrics)] {
-            let http = http.clone();
-            let serve = move |stream| http::serve::serve(stream, port, http.clone());
-            ports.open(listener, &state, port.last_phase(), serve)?;
+            let (http, tls) = (http.clone(), self.tls.as_ref().map(|tls| tls.http.clone()));
+            let serve = move |accepted| http::serve::serve(accepted, port, http.clone());
+            ports.open(listener, tls, port.last_phase(), serve)?;
         }
         let grpc = Arc::new(Grpc::new(state.clone()));
-        let serve = move |stream| grpc::serve::serve(stream, grpc.clone());
-        ports.open(self.grpc, &state, Phase::Draining, serve)?;
+        let tls = self.tls.as_ref().map(|tls| tls.grpc.clone());
+        let serve = move |accepted| grpc::serve::serve(accepted, grpc.clone());
+        ports.open(self.grpc, tls, Phase::Draining, serve)?;
+        for tls in self.tls.iter().flat_map(PortsTls::all) {
+            tokio::spawn(refresh(tls.clone()));
+        }
         drop(entered);
         addresses.log("listening");
-        let ring = self.ring.map(|bound| Ring::start(bound, state.clone())).transpose();
-        let ring = ring.map_err(ServerError::Threads)?;
+        let named = self.options.ring.and_then(|ring| state.access.named(&ring.client?));
+        let start = |bound| Ring::start(bound, state.clone(), named.clone().unwrap_or_else(Client::anybody));
+        let ring = self.ring.map(start).transpose().map_err(ServerError::Threads)?;
         if let Some(ring) = &ring {
             tracing::info!(path = %ring.path().display(), "listening for clients of the ring");
         }
-        Ok(Running { runtime: Some(runtime), state, open: ports.open, ring, addresses })
+        Ok(Running { runtime: Some(runtime), state, open: ports.open, ring, tls: self.tls, addresses })
     }
 }
 
 /// The ports that are served.
 struct Ports {
-    connections_max: usize,
-    /// Permits of each port and how many there are.
-    open: Vec<(Arc<Semaphore>, usize)>,
+    state: Arc<State>,
+    limits: ConnectionLimits,
+    /// The connections of each port.
+    open: Vec<Arc<Table>>,
 }
 
 impl Ports {
@@ -210,15 +266,19 @@ impl Ports {
     fn open<F: Future<Output = ()> + Send + 'static>(
         &mut self,
         listener: Option<std::net::TcpListener>,
-        state: &Arc<State>,
+        tls: Option<Arc<Tls>>,
         last: Phase,
-        serve: impl Fn(TcpStream) -> F + Send + 'static,
+        serve: impl Fn(Accepted) -> F + Clone + Send + Sync + 'static,
     ) -> Result<(), ServerError> {
         let Some(listener) = listener else { return Ok(()) };
         let listener = TcpListener::from_std(listener).map_err(ServerError::Threads)?;
-        let permits = Arc::new(Semaphore::new(self.connections_max));
-        self.open.push((permits.clone(), self.connections_max));
-        tokio::spawn(accept(listener, permits, state.clone(), last, serve));
+        let table = Arc::new(Table::new(self.limits));
+        self.open.push(table.clone());
+        let mut phase = self.state.phase.subscribe();
+        let end = async move {
+            let _ = phase.wait_for(|&phase| phase >= last).await;
+        };
+        tokio::spawn(accept(listener, table, tls, serve, end));
         Ok(())
     }
 }
@@ -258,9 +318,10 @@ impl fmt::Display for Addresses {
 pub struct Running {
     runtime: Option<Runtime>,
     state: Arc<State>,
-    /// Permits of each port and how many there are: all back means all connections closed.
-    open: Vec<(Arc<Semaphore>, usize)>,
+    /// The connections of each port.
+    open: Vec<Arc<Table>>,
     ring: Option<Ring>,
+    tls: Option<PortsTls>,
     addresses: Addresses,
 }
 
@@ -301,6 +362,12 @@ impl Running {
         self.state.set_control(control);
     }
 
+    /// Reads certificates and keys again; connections that are open keep theirs. Files that cannot be used
+    /// are reported in the log, and the ones of before stay in use.
+    pub fn reload_certificates(&self) {
+        self.tls.iter().flat_map(PortsTls::all).for_each(|tls| tls.reload());
+    }
+
     /// All models are loaded: inference requests are taken from now on.
     pub fn set_ready(&self) {
         let ready = self.state.phase.send_if_modified(|phase| {
@@ -325,9 +392,8 @@ impl Running {
         self.state.phase.send_replace(Phase::Closing);
         let all_closed = runtime.block_on(async {
             let closed = async {
-                for (permits, count) in &self.open {
-                    let count = u32::try_from(*count).unwrap_or(u32::MAX);
-                    let _ = permits.acquire_many(count).await;
+                for table in &self.open {
+                    table.emptied().await;
                 }
             };
             tokio::time::timeout(CLOSING_TIME_MAX, closed).await.is_ok()
@@ -335,6 +401,9 @@ impl Running {
         let ring_closed = self.ring.take().is_none_or(|ring| ring.close(CLOSING_TIME_MAX));
         self.state.phase.send_replace(Phase::Closed);
         runtime.shutdown_timeout(Duration::from_secs(1));
+        if let Some(telemetry) = &self.state.telemetry {
+            telemetry.shutdown();
+        }
         all_closed && ring_closed
     }
 }
@@ -348,11 +417,16 @@ impl Drop for Running {
     }
 }
 
+/// Looks for new certificates for as long as the server runs.
+async fn refresh(tls: Arc<Tls>) {
+    loop {
+        tokio::time::sleep(REFRESH_PAUSE).await;
+        let tls = tls.clone();
+        // A task that cannot be had now comes again.
+        let _ = tokio::task::spawn_blocking(move || tls.refresh()).await;
+    }
+}
+
 fn listen(address: SocketAddr, purpose: &'static str) -> Result<std::net::TcpListener, ServerError> {
-    let bind = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
-    bind().map_err(|source| ServerError::Bind { address, purpose, source })
+    accept::listen(address).map_err(|source| ServerError::Bind { address, purpose, source })
 }

@@ -1,6 +1,5 @@
 //! The command line: what a user may say, and nothing of what it does.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use reef_bench::disb::workload::{RATE_MAX_HZ, RATE_MIN_HZ};
 use reef_device::{Padding, Scheme};
 use reef_plan::Precision;
 
-use crate::control::Mode;
+use crate::config::Given;
 use crate::spec::DeviceSpec;
 
 /// Every run's latency is kept: this many take 800 MB.
@@ -26,9 +25,22 @@ const RATES_HZ: std::ops::RangeInclusive<f64> = RATE_MIN_HZ..=RATE_MAX_HZ;
 /// An hour.
 const DEADLINE_MAX_MS: f64 = 3.6e6;
 
+/// What scripts may rely on.
+const EXIT_STATUS: &str = "\
+Exit status:
+  0    done
+  1    failed, as standard error says; a running server that refused, too
+  2    a wrong command line
+  3    a benchmark missed a target, or became worse
+  4    a benchmark is incomplete
+  69   a running server cannot be reached
+  70   serving ended after a fault of the engine or a device: a restart may help
+  77   a running server does not know or allow these credentials
+  128+ ended at once by a second signal of that number";
+
 /// Serves neural networks on one device or several to real-time and best-effort clients at once.
 #[derive(Debug, Parser)]
-#[command(name = "reef", version, about, max_term_width = 100)]
+#[command(name = "reef", version, about, max_term_width = 100, after_help = EXIT_STATUS)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -41,6 +53,9 @@ pub enum Command {
     /// Show real-time preemption on this machine: every scheme side by side, driven over HTTP.
     Demo(DemoArgs),
     /// Serve every model of a directory over the Open Inference Protocol.
+    ///
+    /// Every option is a key of reef.toml and a variable REEF_… too (docs/CONFIGURATION.md); the command line
+    /// wins over variables, these over the file.
     ///
     /// A model that cannot be loaded is reported, in the log and to its clients; the others are served. The
     /// exit status is 0 after a signal to stop, 1 if nothing can be served (no port, no model that could be
@@ -67,6 +82,98 @@ pub enum Command {
     /// no targets.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// List the models of a running server and whether they are ready.
+    Models(ModelsArgs),
+    /// Statistics of a running server's models.
+    Stats(StatsArgs),
+    /// Have a running server load a model, or load it again.
+    Load(LoadArgs),
+    /// Have a running server unload a model.
+    Unload(UnloadArgs),
+    /// Watch a running server.
+    Top(TopArgs),
+}
+
+/// A running server and how to speak to it.
+#[derive(Clone, Debug, Args)]
+pub struct RemoteArgs {
+    /// Where it is; by default the variable REEF_URL, else http://localhost:8000.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// Token to show; by default the variable REEF_TOKEN, which other users of this machine do not see.
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// Roots of the server's certificate, PEM, in the place of those that browsers know.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Certificate to show, PEM.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub certificate: Option<PathBuf>,
+    /// Private key of the certificate, PEM.
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
+    /// Seconds to wait for an answer.
+    #[arg(long, value_name = "S", default_value = "30", value_parser = some_seconds)]
+    pub timeout: Duration,
+}
+
+/// `reef models`
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+    /// As JSON, as the server answers.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `reef stats`
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Only this model.
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+    /// As JSON, as the server answers.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `reef load`
+#[derive(Debug, Args)]
+pub struct LoadArgs {
+    /// Its name.
+    pub model: String,
+    /// A file with the model's configuration in JSON, in the place of the repository's.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+}
+
+/// `reef unload`
+#[derive(Debug, Args)]
+pub struct UnloadArgs {
+    /// Its name.
+    pub model: String,
+    /// Also the models that only it uses.
+    #[arg(long)]
+    pub dependents: bool,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+}
+
+/// `reef top`
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+    /// Seconds between two looks.
+    #[arg(long, value_name = "S", default_value = "1", value_parser = some_seconds)]
+    pub interval: Duration,
+    /// Print one look as text and end.
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// The device and how it is driven.
@@ -121,103 +228,12 @@ pub struct DemoArgs {
 /// `reef serve`
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Directory with models: `NAME/1/model.onnx`, `NAME/model.onnx` or `NAME.onnx`, settings in `reef.toml`
-    /// or `NAME/config.pbtxt`.
-    pub models: PathBuf,
     #[command(flatten)]
-    pub device: DeviceArgs,
-    /// How classes share the device.
-    #[arg(long, default_value_t = Scheme::Reset)]
-    pub scheme: Scheme,
-    /// Address to listen on.
-    #[arg(long, default_value = "127.0.0.1")]
-    pub address: IpAddr,
-    /// Port of the inference protocol over HTTP; 0 picks a free one.
-    #[arg(long, default_value_t = 8000)]
-    pub http_port: u16,
-    /// Port of the inference protocol over gRPC, or `off`; 0 picks a free one. By default 8001, or a free one
-    /// where `--http-port` is a free one.
-    #[arg(long, value_name = "PORT|off", value_parser = port_or_off)]
-    pub grpc_port: Option<PortOrOff>,
-    /// Port of the metrics; 0 picks a free one.
-    #[arg(long, default_value_t = 8002)]
-    pub metrics_port: u16,
-    /// Write a Chrome/Perfetto trace to this file at the end.
-    #[arg(long, value_name = "FILE")]
-    pub trace: Option<PathBuf>,
-    /// Folder where clients may have timelines written by the protocol's trace settings; by default they may
-    /// not.
-    #[arg(long, value_name = "DIR")]
-    pub trace_dir: Option<PathBuf>,
-    /// Seconds that best-effort work may take to finish after a signal to stop.
-    #[arg(long, value_name = "S", default_value = "5", allow_negative_numbers = true, value_parser = seconds)]
-    pub drain_timeout: Duration,
-    /// Largest request body in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = reef_base::limits::BODY_BYTES_DEFAULT)]
-    pub max_body: usize,
-    /// Let clients register shared memory for tensors. Whoever can send requests can then have every file of
-    /// `/dev/shm` read and written that the server's user may read and write.
+    pub given: Given,
+    /// Say with what the server would be started, and what is wrong with it; the exit status is 1 if anything
+    /// is.
     #[arg(long)]
-    pub allow_client_shm: bool,
-    /// Let clients of this host connect to the Unix socket PATH and ask through shared memory
-    /// (`reef-client`).
-    #[arg(long, value_name = "PATH")]
-    pub ring: Option<PathBuf>,
-    /// Access rights of that socket, octal: whoever may write to it may send requests.
-    #[arg(long, value_name = "MODE", default_value = "600", value_parser = access_rights)]
-    pub ring_mode: u32,
-    #[command(flatten)]
-    pub control: ControlArgs,
-}
-
-/// A port that need not be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortOrOff {
-    /// Is served.
-    Port(u16),
-    /// Is not.
-    Off,
-}
-
-fn port_or_off(text: &str) -> Result<PortOrOff, String> {
-    match text {
-        "off" => Ok(PortOrOff::Off),
-        port => port.parse().map(PortOrOff::Port).map_err(|error| format!("neither a port nor off: {error}")),
-    }
-}
-
-impl ServeArgs {
-    /// The port of gRPC, if it is served.
-    pub fn grpc_port(&self) -> Option<u16> {
-        match (self.grpc_port, self.http_port) {
-            (Some(PortOrOff::Off), _) => None,
-            (Some(PortOrOff::Port(port)), _) => Some(port),
-            (None, 0) => Some(0),
-            (None, _) => Some(8001),
-        }
-    }
-}
-
-/// Which models are served, and when they are loaded.
-#[derive(Clone, Debug, Args)]
-pub struct ControlArgs {
-    /// Whether models stay as they are at the start (none), follow their directory (poll), or are loaded and
-    /// unloaded by clients (explicit).
-    #[arg(long = "model-control-mode", value_name = "MODE", default_value = "none")]
-    pub mode: Mode,
-    /// Seconds between two looks at the directory, with poll. A change counts once two looks see the same.
-    #[arg(long, value_name = "S", default_value = "15", allow_negative_numbers = true,
-          value_parser = some_seconds)]
-    pub repository_poll_secs: Duration,
-    /// A model to load at the start, with explicit; `*` for all. May be given more than once.
-    #[arg(long, value_name = "NAME")]
-    pub load_model: Vec<String>,
-    /// End with status 1 if a model cannot be loaded at the start.
-    #[arg(long)]
-    pub exit_on_error: bool,
-    /// Be ready only while every model is there; what is missing, v2/health/ready says either way.
-    #[arg(long)]
-    pub strict_readiness: bool,
+    pub check: bool,
 }
 
 /// `reef run`
@@ -499,12 +515,6 @@ pub struct MicroArgs {
 
 fn runs() -> RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=REPEAT_MAX)
-}
-
-/// Octal digits, as `chmod` takes them.
-fn access_rights(text: &str) -> Result<u32, String> {
-    let mode = u32::from_str_radix(text, 8).ok().filter(|&mode| mode <= 0o777);
-    mode.ok_or_else(|| format!("'{text}' is not a mode such as 600 or 660"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -2,14 +2,17 @@
 
 mod cli;
 mod commands;
+mod config;
 mod control;
 mod device;
 mod gpu;
 mod inputs;
 mod loader;
-mod log;
+mod logs;
+mod notify;
 mod npy;
 mod output;
+mod remote;
 mod repository;
 mod spec;
 
@@ -51,9 +54,13 @@ fn main() -> ExitCode {
     widen_gpu_queues();
     give_memory_back();
     let cli = Cli::parse();
-    let log = log::start();
+    // A server's log is as its settings say.
+    if !matches!(cli.command, Command::Serve(_)) {
+        logs::start_plain();
+    }
     let result = match &cli.command {
-        Command::Serve(args) => commands::serve::run(args, log),
+        Command::Serve(args) if args.check => commands::check::run(args),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Run(args) => guarded(&args.model, || commands::run::run(args)),
         Command::Inspect(args) => guarded(&args.model, || commands::inspect::run(args)),
         Command::Profile(args) => guarded(&args.model, || commands::profile::run(args)),
@@ -65,6 +72,11 @@ fn main() -> ExitCode {
         Command::Bench(BenchCommand::Run(args)) => commands::bench::run_files(args),
         Command::Bench(BenchCommand::Report(args)) => commands::bench::report(args),
         Command::Bench(BenchCommand::Compare(args)) => commands::bench::compare(args),
+        Command::Models(args) => commands::running::models(args),
+        Command::Stats(args) => commands::running::stats(args),
+        Command::Load(args) => commands::running::load(args),
+        Command::Unload(args) => commands::running::unload(args),
+        Command::Top(args) => commands::top::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -76,10 +88,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// 1, or what tells a fault while serving, or a benchmark's verdict, from mistakes.
+/// 1, or what tells a fault while serving, a benchmark's verdict, or why a server did not do it, from mistakes.
 fn status(error: &anyhow::Error) -> u8 {
-    match error.downcast_ref::<commands::bench::Verdict>() {
-        Some(verdict) => verdict.status(),
+    if let Some(verdict) = error.downcast_ref::<commands::bench::Verdict>() {
+        return verdict.status();
+    }
+    match error.downcast_ref::<remote::Failed>() {
+        Some(failed) => failed.status(),
         None if error.is::<commands::serve::Fault>() => commands::serve::FAULT_STATUS,
         None => 1,
     }

@@ -1,5 +1,5 @@
-//! What the server itself has to say in a repository's `reef.toml`, and models' settings in the words of the
-//! engine. What a repository is, `reef-repository` knows.
+//! Models' settings in the words of the engine. What a repository is, `reef-repository` knows; what the server
+//! itself has to say in its `reef.toml`, module `config`.
 
 use std::path::Path;
 
@@ -7,33 +7,14 @@ use anyhow::{Context, Result, anyhow};
 use reef_base::Nanos;
 use reef_engine::{Batching, InputValues, ModelSettings, Number, Placement, Shape};
 use reef_plan::Precision;
-use reef_repository::{Element, Found, Settings, Value};
-use serde::Deserialize;
+use reef_repository::{Element, Found, ScanError, Settings, Snapshot, Value};
 
-use crate::spec::DeviceSpec;
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ServerSettings {
-    /// The server's devices, as `--device` takes them.
-    #[serde(default)]
-    devices: Vec<String>,
-    /// Of models, which are not looked at here.
-    #[serde(default, rename = "model")]
-    _model: toml::Table,
-}
-
-/// The devices that the directory's settings ask for; none if they do not say.
-pub fn devices(dir: &Path) -> Result<Vec<DeviceSpec>> {
-    let path = dir.join("reef.toml");
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    let server: ServerSettings = toml::from_str(&text).with_context(|| path.display().to_string())?;
-    let parsed = server.devices.iter().map(|text| text.parse().map_err(|why: String| anyhow!(why)));
-    parsed.collect::<Result<_>>().with_context(|| format!("{}: devices", path.display()))
+/// The models of a directory, with the settings of a file or, without one, of the directory's.
+pub fn scan(dir: &Path, file: Option<&Path>) -> Result<Snapshot, ScanError> {
+    match file {
+        Some(file) => reef_repository::scan_with(dir, file),
+        None => reef_repository::scan(dir),
+    }
 }
 
 /// The engine's settings for a model that was found.

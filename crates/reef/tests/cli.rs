@@ -336,7 +336,7 @@ fn devices_that_cannot_be_meant_are_refused() {
     dir.file("reef.toml", "[model.control]\nplacement = \"split\"\ndevices = [\"cpu:0\", \"cpu:1\"]");
     served(&["--device", &core], &["model control", "there is no device 'cpu:1'; there are cpu:0"]);
     dir.file("reef.toml", "devices = [\"gpu:0\"]");
-    served(&[], &["reef.toml: devices", "there is no device 'gpu'"]);
+    served(&[], &["reef.toml:1: devices", "there is no device 'gpu'"]);
 }
 
 #[test]

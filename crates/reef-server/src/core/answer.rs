@@ -10,6 +10,7 @@ use reef_engine::{
 };
 use serde_json::{Value, json};
 
+use crate::core::access::Client;
 use crate::core::classes::Scores;
 use crate::core::control::UNAVAILABLE;
 use crate::core::pace::LARGE_BYTES_MIN;
@@ -300,8 +301,15 @@ pub(crate) struct Listed {
     pub(crate) reason: String,
 }
 
-/// Every model with its state, or only those that are ready.
-pub(crate) fn index(state: &State, ready_only: bool) -> Vec<Listed> {
+/// Every model that the client may ask, with its state, or only those that are ready.
+pub(crate) fn index(state: &State, client: &Client, ready_only: bool) -> Vec<Listed> {
+    let mut index = all(state, ready_only);
+    index.retain(|listed| client.sees(&listed.key.name));
+    index
+}
+
+/// Every model.
+fn all(state: &State, ready_only: bool) -> Vec<Listed> {
     if let Some(control) = state.control() {
         let listed = control.index().into_iter().map(|(key, state, reason)| Listed { key, state, reason });
         return listed.filter(|model| !ready_only || model.state == "READY").collect();
@@ -330,11 +338,16 @@ pub(crate) fn state_name(state: ModelState) -> &'static str {
     }
 }
 
-/// Statistics of one model, by name and version, or of all.
-pub(crate) fn stats(state: &State, asked: Option<(&str, Option<&str>)>) -> Result<Vec<ModelStats>, Problem> {
+/// Statistics of one model, by name and version, or of all that the client may ask.
+pub(crate) fn stats(
+    state: &State,
+    client: &Client,
+    asked: Option<(&str, Option<&str>)>,
+) -> Result<Vec<ModelStats>, Problem> {
     let wanted = asked.map(|(name, version)| state.find(name, version)).transpose()?.map(|model| model.key);
     let models = state.engine.stats().models.into_iter();
-    Ok(models.filter(|model| wanted.as_ref().is_none_or(|key| *key == model.key)).collect())
+    let wanted = models.filter(|model| wanted.as_ref().is_none_or(|key| *key == model.key));
+    Ok(wanted.filter(|model| client.sees(&model.key.name)).collect())
 }
 
 /// Sums over both classes of a model.

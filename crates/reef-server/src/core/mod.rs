@@ -3,6 +3,7 @@
 //! Knows the engine's API; no status codes, header names or bytes of a protocol. A protocol is a module
 //! beside this one that translates.
 
+pub(crate) mod access;
 pub(crate) mod answer;
 pub(crate) mod budget;
 pub(crate) mod classes;

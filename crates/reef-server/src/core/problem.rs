@@ -17,6 +17,12 @@ pub(crate) enum Kind {
     Late,
     /// The server's fault.
     Internal,
+    /// Nobody is known by what was shown, or nothing was.
+    Unauthenticated,
+    /// Who asks may not.
+    Forbidden,
+    /// Who asks has had as much as it may have; there is more after so many seconds.
+    Limited { retry_after_s: u32 },
 }
 
 /// Why a question gets no answer.
@@ -49,6 +55,18 @@ impl Problem {
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(Kind::Internal, message)
+    }
+
+    pub(crate) fn unauthenticated(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unauthenticated, message)
+    }
+
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(Kind::Forbidden, message)
+    }
+
+    pub(crate) fn limited(message: impl Into<String>, retry_after_s: u32) -> Self {
+        Self::new(Kind::Limited { retry_after_s }, message)
     }
 }
 

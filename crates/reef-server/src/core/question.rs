@@ -9,6 +9,7 @@ use reef_engine::{
     Class, ClassRequest, DType, InferError, InferFuture, InferRequest, InputTensor, Nanos, Shape,
 };
 
+use crate::core::access::Client;
 use crate::core::budget::Share;
 use crate::core::parameter::{self, Value};
 use crate::core::problem::Problem;
@@ -146,20 +147,22 @@ fn is_real_time(class: &Value) -> Result<bool, Problem> {
 /// As [`ask`], in a lane if what is in shared memory takes a while to read.
 pub(crate) async fn ask_soon(
     state: &Arc<State>,
+    client: &Client,
     question: Question,
     share: Option<Share>,
 ) -> Result<(InferFuture, Vec<Output>), Problem> {
-    match class_in_regions(state, &question)? {
-        None => ask(state, question, share),
+    client.check_model(&question.model)?;
+    match class_in_regions(state, client, &question)? {
+        None => ask(state, client, question, share),
         Some(class) => {
-            let server = state.clone();
-            state.lanes.of(class).run(move || ask(&server, question, share)).await?
+            let (server, client) = (state.clone(), client.clone());
+            state.lanes.of(class).run(move || ask(&server, &client, question, share)).await?
         }
     }
 }
 
 /// The class of a request whose tensors in shared memory take a while to read.
-fn class_in_regions(state: &State, question: &Question) -> Result<Option<Class>, Problem> {
+fn class_in_regions(state: &State, client: &Client, question: &Question) -> Result<Option<Class>, Problem> {
     let shared = question.inputs.iter().map(|input| match &input.data {
         Data::Here(_) => 0,
         Data::Shared(shared) => shared.byte_size,
@@ -167,22 +170,25 @@ fn class_in_regions(state: &State, question: &Question) -> Result<Option<Class>,
     if state.regions.is_none() || shared.fold(0, u64::saturating_add) < REGION_BYTES_LONG {
         return Ok(None);
     }
-    Ok(Some(state.find_ready(&question.model, question.version.as_deref())?.settings.class))
+    let model = state.find_ready(&question.model, question.version.as_deref())?;
+    Ok(Some(client.class(model.settings.class)))
 }
 
-/// Hands a question to the engine, which copies its tensors: then they are dropped, and `share`, their part
-/// of the budget, is given back. Gives what the answer is to hold.
+/// Hands a client's question to the engine, which copies its tensors: then they are dropped, and `share`,
+/// their part of the budget, is given back. Gives what the answer is to hold.
 pub(crate) fn ask(
     state: &State,
+    client: &Client,
     question: Question,
     share: Option<Share>,
 ) -> Result<(InferFuture, Vec<Output>), Problem> {
+    client.check_model(&question.model)?;
     check_count(question.inputs.len(), "inputs")?;
     check_count(question.outputs.len(), "outputs")?;
     for output in &question.outputs {
         output.shared.as_ref().map_or(Ok(()), |shared| state.regions()?.check(shared))?;
     }
-    let mut memory = SharedMemory::of(state, &question, share);
+    let mut memory = SharedMemory::of(state, client, &question, share);
     let mut tensors = Vec::with_capacity(question.inputs.len());
     for input in &question.inputs {
         check_rank(&input.name, input.shape.len())?;
@@ -211,14 +217,15 @@ pub(crate) fn ask(
         request.outputs = Some(question.outputs.iter().map(|output| &*output.name).collect());
     }
     question.schedule.apply(state, &mut request);
-    let running = submit(state, &request)?;
-    drop((request, memory));
+    let running = submit(state, client, request)?;
+    drop(memory);
     Ok((running, question.outputs))
 }
 
 /// Where tensors in shared memory are read, and what they may take.
 struct SharedMemory<'a> {
     state: &'a State,
+    client: &'a Client,
     question: &'a Question,
     share: Option<Share>,
     /// With what the request carries they have no more bytes than a body may.
@@ -226,13 +233,18 @@ struct SharedMemory<'a> {
 }
 
 impl<'a> SharedMemory<'a> {
-    fn of(state: &'a State, question: &'a Question, share: Option<Share>) -> SharedMemory<'a> {
+    fn of(
+        state: &'a State,
+        client: &'a Client,
+        question: &'a Question,
+        share: Option<Share>,
+    ) -> SharedMemory<'a> {
         let here = question.inputs.iter().map(|input| match &input.data {
             Data::Here(bytes) => bytes.len(),
             Data::Shared(_) => 0,
         });
         let bytes_left = state.body_bytes_max.saturating_sub(here.sum());
-        SharedMemory { state, question, share, bytes_left }
+        SharedMemory { state, client, question, share, bytes_left }
     }
 
     /// The bytes of an input, of which its shape has `expected`.
@@ -253,7 +265,7 @@ impl<'a> SharedMemory<'a> {
             Some(share) => share,
             none => {
                 let model = state.find_ready(&self.question.model, self.question.version.as_deref())?;
-                none.insert(state.bodies.share(model.settings.class))
+                none.insert(state.bodies.share(self.client.class(model.settings.class)))
             }
         };
         share.grow(expected)?;
@@ -261,9 +273,19 @@ impl<'a> SharedMemory<'a> {
     }
 }
 
-/// Hands a request to the engine, which copies its tensors.
-pub(crate) fn submit(state: &State, request: &InferRequest<'_>) -> Result<InferFuture, Problem> {
-    state.engine.submit(request).map_err(|error| match error {
+/// Hands a client's request to the engine, which copies its tensors.
+pub(crate) fn submit(
+    state: &State,
+    client: &Client,
+    mut request: InferRequest<'_>,
+) -> Result<InferFuture, Problem> {
+    client.check_model(request.model)?;
+    if client.is_known()
+        && let Some(model) = state.engine.model(request.model, request.version)
+    {
+        client.limit(&mut request, model.settings.class)?;
+    }
+    state.engine.submit(&request).map_err(|error| match error {
         InferError::UnknownModel(_) => state.missing(request.model, request.version),
         error => error.into(),
     })

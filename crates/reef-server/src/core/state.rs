@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use reef_engine::{Engine, InferError, ModelInfo, ModelKey, ModelState};
 use tokio::sync::watch;
 
+use crate::core::access::{Access, AccessOptions};
 use crate::core::budget::Budget;
 use crate::core::control::{ModelControl, UNAVAILABLE, UNLOADED};
 use crate::core::lanes::Lanes;
@@ -17,6 +18,7 @@ use crate::core::logging::LogControl;
 use crate::core::problem::Problem;
 use crate::core::regions::Regions;
 use crate::core::timeline::Timeline;
+use crate::telemetry::Telemetry;
 
 /// What all connections share, of whichever protocol.
 pub(crate) struct State {
@@ -25,6 +27,10 @@ pub(crate) struct State {
     pub(crate) body_bytes_max: usize,
     pub(crate) bodies: Arc<Budget>,
     pub(crate) lanes: Lanes,
+    /// Who may do what.
+    pub(crate) access: Access,
+    /// Where traces of requests go, if anywhere.
+    pub(crate) telemetry: Option<Telemetry>,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) timeline: Timeline,
     /// Shared memory of clients; `None` where the operator has not allowed it.
@@ -58,6 +64,8 @@ impl State {
             body_bytes_max,
             bodies: Arc::new(Budget::new(bodies_bytes_max, body_bytes_max)),
             lanes: Lanes::start()?,
+            access: Access::new(AccessOptions::default()),
+            telemetry: None,
             phase: watch::Sender::new(Phase::Loading),
             timeline: Timeline::new(trace_folder),
             regions: None,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use reef_engine::{ModelStats, Nanos, TensorInfo};
 
+use crate::core::access::Client;
 use crate::core::answer::{self, PLATFORM, SERVER, Totals};
 use crate::core::budget::Share;
 use crate::core::control::LoadRequest;
@@ -39,7 +40,12 @@ pub(crate) fn server_metadata(state: &State) -> ServerMetadataResponse {
 }
 
 /// Whether a model takes requests.
-pub(crate) fn model_ready(state: &State, request: &ModelReadyRequest) -> Result<ModelReadyResponse, Problem> {
+pub(crate) fn model_ready(
+    state: &State,
+    client: &Client,
+    request: &ModelReadyRequest,
+) -> Result<ModelReadyResponse, Problem> {
+    client.check_model(&request.name)?;
     let model = answer::model_ready(state, &request.name, given(&request.version))?;
     Ok(ModelReadyResponse { ready: model.ready })
 }
@@ -47,8 +53,10 @@ pub(crate) fn model_ready(state: &State, request: &ModelReadyRequest) -> Result<
 /// Inputs and outputs of a model; -1 stands for any extent.
 pub(crate) fn model_metadata(
     state: &State,
+    client: &Client,
     request: &ModelMetadataRequest,
 ) -> Result<ModelMetadataResponse, Problem> {
+    client.check_model(&request.name)?;
     let version = given(&request.version);
     let model = state.find_loaded(&request.name, version)?;
     let tensors = |tensors: &[TensorInfo]| -> Vec<TensorMetadata> {
@@ -71,8 +79,10 @@ pub(crate) fn model_metadata(
 /// A model's configuration.
 pub(crate) fn model_config(
     state: &State,
+    client: &Client,
     request: &ModelConfigRequest,
 ) -> Result<ModelConfigResponse, Problem> {
+    client.check_model(&request.name)?;
     let config = answer::config(state, &request.name, given(&request.version))?;
     Ok(ModelConfigResponse { config: Some(config_message(config)?) })
 }
@@ -95,10 +105,13 @@ fn config_message(config: serde_json::Value) -> Result<ModelConfig, Problem> {
 /// Statistics of one model or of all.
 pub(crate) fn model_statistics(
     state: &State,
+    client: &Client,
     request: &ModelStatisticsRequest,
 ) -> Result<ModelStatisticsResponse, Problem> {
     let asked = given(&request.name).map(|name| (name, given(&request.version)));
-    let model_stats = answer::stats(state, asked)?.iter().map(|model| statistics(state, model)).collect();
+    asked.map_or(Ok(()), |(name, _)| client.check_model(name))?;
+    let stats = answer::stats(state, client, asked)?;
+    let model_stats = stats.iter().map(|model| statistics(state, model)).collect();
     Ok(ModelStatisticsResponse { model_stats })
 }
 
@@ -145,6 +158,7 @@ fn statistics(state: &State, model: &ModelStats) -> ModelStatistics {
 /// Every model with its state.
 pub(crate) fn repository_index(
     state: &State,
+    client: &Client,
     request: &RepositoryIndexRequest,
 ) -> Result<RepositoryIndexResponse, Problem> {
     check_repository(&request.repository_name)?;
@@ -155,16 +169,18 @@ pub(crate) fn repository_index(
         reason: model.reason,
     };
     Ok(RepositoryIndexResponse {
-        models: answer::index(state, request.ready).into_iter().map(model).collect(),
+        models: answer::index(state, client, request.ready).into_iter().map(model).collect(),
     })
 }
 
 /// Loads or reloads a model.
 pub(crate) async fn load(
     state: &Arc<State>,
+    client: &Client,
     request: RepositoryModelLoadRequest,
     share: Option<Share>,
 ) -> Result<RepositoryModelLoadResponse, Problem> {
+    client.check_model(&request.model_name)?;
     check_repository(&request.repository_name)?;
     let RepositoryModelLoadRequest { model_name, parameters, .. } = request;
     loading::load(state, model_name, move || {
@@ -200,8 +216,10 @@ fn load_request(parameters: HashMap<String, ModelRepositoryParameter>) -> Result
 /// Takes a model out of service.
 pub(crate) async fn unload(
     state: &Arc<State>,
+    client: &Client,
     request: RepositoryModelUnloadRequest,
 ) -> Result<RepositoryModelUnloadResponse, Problem> {
+    client.check_model(&request.model_name)?;
     check_repository(&request.repository_name)?;
     let dependents = request.parameters.get("unload_dependents");
     let dependents = match dependents.and_then(|found| found.parameter_choice.as_ref()) {

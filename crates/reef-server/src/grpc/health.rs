@@ -11,36 +11,61 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
+use crate::core::access::Client;
 use crate::core::answer;
 use crate::core::problem::{Kind, Problem};
 use crate::core::state::State;
+use crate::grpc::method::SERVICE;
 use crate::grpc::status::status;
-
-/// The inference service.
-pub(crate) const SERVICE: &str = "inference.GRPCInferenceService";
 
 /// How often a watched service is looked at: models have no event for it.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
+
+/// Who asks, if it may read about models: then it may ask for a model's health too. Part of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader(pub(crate) Result<Client, Problem>);
+
+impl Reader {
+    fn of<T>(request: &Request<T>) -> Reader {
+        let none = || Reader(Err(Problem::unauthenticated("nobody is known to ask this")));
+        request.extensions().get().cloned().unwrap_or_else(none)
+    }
+
+    /// An error if it may not ask for this model.
+    fn check(&self, model: &str) -> Result<(), Problem> {
+        self.0.as_ref().map_err(Problem::clone)?.check_model(model)
+    }
+}
 
 /// The service.
 #[derive(Clone, Debug)]
 pub(crate) struct HealthChecks(pub(crate) Arc<State>);
 
 impl HealthChecks {
-    fn look(&self, service: &str) -> Result<ServingStatus, Problem> {
+    fn look(&self, service: &str, reader: &Reader) -> Result<ServingStatus, Problem> {
         let serving = match service {
             "" | SERVICE => self.0.readiness().0,
-            model => match answer::model_ready(&self.0, model, None) {
-                Err(missing) if missing.kind == Kind::NotFound => {
-                    let (name, version) = model.rsplit_once('/').ok_or(missing)?;
-                    answer::model_ready(&self.0, name, Some(version))?.ready
-                }
-                // While models are loaded, what is not there may still come.
-                Err(other) if other.kind == Kind::Unavailable => false,
-                known => known?.ready,
-            },
+            model => self.is_model_ready(model, reader)?,
         };
         Ok(if serving { ServingStatus::Serving } else { ServingStatus::NotServing })
+    }
+
+    /// Of `NAME` or `NAME/VERSION`; either may be what is meant.
+    fn is_model_ready(&self, asked: &str, reader: &Reader) -> Result<bool, Problem> {
+        let whole = reader.check(asked).and_then(|()| answer::model_ready(&self.0, asked, None));
+        let problem = match whole {
+            Ok(model) => return Ok(model.ready),
+            // While models are loaded, what is not there may still come.
+            Err(problem) if problem.kind == Kind::Unavailable => return Ok(false),
+            Err(problem) => problem,
+        };
+        let parts = asked.rsplit_once('/').filter(|(name, _)| reader.check(name).is_ok());
+        match (problem.kind, parts) {
+            (Kind::NotFound | Kind::Forbidden, Some((name, version))) => {
+                Ok(answer::model_ready(&self.0, name, Some(version))?.ready)
+            }
+            _ => Err(problem),
+        }
     }
 }
 
@@ -52,7 +77,7 @@ impl Health for HealthChecks {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        let serving = self.look(&request.get_ref().service).map_err(status)?;
+        let serving = self.look(&request.get_ref().service, &Reader::of(&request)).map_err(status)?;
         Ok(Response::new(HealthCheckResponse { status: serving.into() }))
     }
 
@@ -60,14 +85,20 @@ impl Health for HealthChecks {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let reader = Reader::of(&request);
         let service = request.into_inner().service;
+        if let Err(problem) = self.look(&service, &reader)
+            && matches!(problem.kind, Kind::Unauthenticated | Kind::Forbidden)
+        {
+            return Err(status(problem));
+        }
         let watch = (self.clone(), service, None);
-        let changes = stream::unfold(watch, |(checks, service, told)| async move {
+        let changes = stream::unfold((watch, reader), |((checks, service, told), reader)| async move {
             loop {
-                let now = checks.look(&service).unwrap_or(ServingStatus::ServiceUnknown);
+                let now = checks.look(&service, &reader).unwrap_or(ServingStatus::ServiceUnknown);
                 if told != Some(now) {
                     let answer = HealthCheckResponse { status: now.into() };
-                    return Some((Ok(answer), (checks, service, Some(now))));
+                    return Some((Ok(answer), ((checks, service, Some(now)), reader)));
                 }
                 tokio::time::sleep(WATCH_EVERY).await;
             }

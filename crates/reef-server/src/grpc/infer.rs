@@ -11,6 +11,7 @@ use bytes::Bytes;
 use reef_engine::{InferResponse, Nanos};
 use tonic::Status;
 
+use crate::core::access::Client;
 use crate::core::answer::{self, Data, Parameter, Tensor};
 use crate::core::budget::Share;
 use crate::core::problem::Problem;
@@ -35,18 +36,20 @@ pub(crate) struct Timing {
 /// Answers the RPC for one inference with a frame.
 pub(crate) async fn infer(
     state: &Arc<State>,
+    client: &Client,
     messages: Messages<ModelInferRequest>,
     timing: Timing,
 ) -> Result<Vec<Bytes>, Status> {
     state.check_loaded().map_err(status)?;
     let (message, share) = messages.only().await?;
-    let answer = answer(state, message, share, timing).await.map_err(status)?;
+    let answer = answer(state, client, message, share, timing).await.map_err(status)?;
     frame_answer(answer, Form::Alone)
 }
 
-/// Has the engine do what a message asks; `share` is the message's part of the budget.
+/// Has the engine do what a client's message asks; `share` is the message's part of the budget.
 pub(crate) async fn answer(
     state: &Arc<State>,
+    client: &Client,
     mut message: ModelInferRequest,
     share: Option<Share>,
     timing: Timing,
@@ -54,7 +57,7 @@ pub(crate) async fn answer(
     state.check_loaded()?;
     let id = std::mem::take(&mut message.id);
     let question = read(message, timing.arrival, timing.limit)?;
-    let (running, wanted) = question::ask_soon(state, question, share).await?;
+    let (running, wanted) = question::ask_soon(state, client, question, share).await?;
     let response = running.await?;
     if answer::is_long(&response, &wanted) {
         let server = state.clone();

@@ -17,6 +17,7 @@ use reef_engine::Class;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
+use crate::core::access::Client;
 use crate::core::budget::Share;
 use crate::core::pace::{BYTES_PER_S_MIN, LARGE_BYTES_MIN, PAUSE_MAX, trickles};
 use crate::core::state::State;
@@ -61,6 +62,7 @@ pub(crate) enum Between {
 pub(crate) struct Metered {
     body: Incoming,
     state: Arc<State>,
+    client: Client,
     bytes_max: usize,
     between: Between,
     shares: Shares,
@@ -75,11 +77,18 @@ pub(crate) struct Metered {
 }
 
 impl Metered {
-    /// Messages of at most `bytes_max` bytes.
-    pub(crate) fn new(body: Incoming, state: Arc<State>, bytes_max: usize, between: Between) -> Metered {
+    /// A client's messages of at most `bytes_max` bytes.
+    pub(crate) fn new(
+        body: Incoming,
+        state: Arc<State>,
+        client: Client,
+        bytes_max: usize,
+        between: Between,
+    ) -> Metered {
         Metered {
             body,
             state,
+            client,
             bytes_max,
             between,
             shares: Shares::default(),
@@ -151,7 +160,10 @@ impl Metered {
     /// The class of a large message that is for the model `name`, if that is known already.
     fn class(&self, name: Option<&str>) -> Result<Class, crate::core::problem::Problem> {
         match name {
-            Some(name) => Ok(self.state.find_ready(name, None)?.settings.class),
+            Some(name) => {
+                self.client.check_model(name)?;
+                Ok(self.client.class(self.state.find_ready(name, None)?.settings.class))
+            }
             None => Ok(Class::BestEffort),
         }
     }

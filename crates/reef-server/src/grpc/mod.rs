@@ -1,7 +1,7 @@
 //! The Open Inference Protocol v2 over gRPC, with health checks and reflection.
 //!
 //! Translates to `core` and back; only framing is its own. An RPC goes through [`serve`] (connections),
-//! [`rpc`] (which question a path asks), [`receive`] with [`meter`] and [`scan`] (bounded messages),
+//! [`method`] (which RPC a path names and what it needs), [`rpc`], [`receive`] with [`meter`] and [`scan`] (bounded messages),
 //! [`infer`], [`stream`] or [`answers`], and [`reply`]. Status codes stand in [`status`] alone.
 
 pub(crate) mod answers;
@@ -9,6 +9,7 @@ pub(crate) mod contents;
 pub(crate) mod health;
 pub(crate) mod infer;
 pub(crate) mod meter;
+pub(crate) mod method;
 pub(crate) mod question;
 pub(crate) mod receive;
 pub(crate) mod regions;

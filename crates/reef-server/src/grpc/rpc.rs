@@ -18,12 +18,14 @@ use tonic::codegen::Service;
 use tonic::server::NamedService;
 use tonic_health::pb::health_server::HealthServer;
 
+use crate::core::access::{Client, Credentials, Need};
 use crate::core::fault::{bug, contained};
 use crate::core::problem::Problem;
 use crate::core::state::{Phase, State};
-use crate::grpc::health::{HealthChecks, SERVICE};
+use crate::grpc::health::{HealthChecks, Reader};
 use crate::grpc::infer::{Timing, infer};
 use crate::grpc::meter::{Between, Metered};
+use crate::grpc::method::{Method as Rpc, SERVICE, need_of_other};
 use crate::grpc::pb::{
     ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerReadyRequest, ServerReadyResponse,
 };
@@ -33,6 +35,8 @@ use crate::grpc::scan::{self, Rule};
 use crate::grpc::status::{closing, status, timed_out, unknown};
 use crate::grpc::stream::infer_all;
 use crate::grpc::{answers, regions, settings};
+use crate::net::connection::Connection;
+use crate::net::credentials::token;
 
 /// Bytes of a question about the server, its models or its settings at most.
 const QUESTION_BYTES_MAX: usize = 64 << 10;
@@ -67,6 +71,7 @@ where
 /// One RPC on its way.
 struct Call {
     state: Arc<State>,
+    client: Client,
     headers: HeaderMap,
     body: Incoming,
     timing: Timing,
@@ -86,8 +91,12 @@ impl Grpc {
         Grpc { state, others: vec![other(health), other(v1), other(v1alpha)] }
     }
 
-    /// Answers an RPC.
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<Reply> {
+    /// Answers an RPC that came on this connection.
+    pub(crate) async fn answer(
+        &self,
+        connection: &Connection,
+        request: Request<Incoming>,
+    ) -> Response<Reply> {
         if request.method() != Method::POST {
             return Reply::plain(StatusCode::METHOD_NOT_ALLOWED);
         }
@@ -96,7 +105,7 @@ impl Grpc {
             return Reply::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE);
         }
         let answer = match timeout(request.headers()) {
-            Ok(limit) => contained(self.within(request, limit)).await,
+            Ok(limit) => contained(self.within(connection, request, limit)).await,
             Err(wrong) => Ok(Err(wrong)),
         };
         let answer = answer.unwrap_or_else(|panic| Err(status(bug(&panic))));
@@ -105,10 +114,11 @@ impl Grpc {
 
     async fn within(
         &self,
+        connection: &Connection,
         request: Request<Incoming>,
         limit: Option<Duration>,
     ) -> Result<Response<Reply>, Status> {
-        let handled = self.handle(request, limit);
+        let handled = self.handle(connection, request, limit);
         match limit {
             None => handled.await,
             Some(limit) => tokio::time::timeout(limit, handled).await.unwrap_or_else(|_| Err(timed_out())),
@@ -117,81 +127,103 @@ impl Grpc {
 
     async fn handle(
         &self,
+        connection: &Connection,
         request: Request<Incoming>,
         limit: Option<Duration>,
     ) -> Result<Response<Reply>, Status> {
         let path = request.uri().path().to_string();
         let (service, rpc) = path.trim_start_matches('/').split_once('/').ok_or_else(|| unknown(&path))?;
-        if let Some((_, other)) = self.others.iter().find(|(name, _)| *name == service) {
-            let meter = |body| Metered::new(body, self.state.clone(), QUESTION_BYTES_MAX, Between::Waits);
-            let answer = other(request.map(meter)).await;
-            return Ok(Reply::foreign(answer, end(&self.state, limit)));
+        let other = self.others.iter().find(|(name, _)| *name == service).map(|(_, other)| other);
+        let own = Rpc::named(rpc).filter(|_| service == SERVICE);
+        let need = match (own, other) {
+            (Some(own), _) => own.need(),
+            (None, Some(_)) => need_of_other(service, rpc),
+            (None, None) => return Err(unknown(&path)),
+        };
+        let names = connection.names();
+        let shown = |request: &Request<Incoming>, need| {
+            let credentials = Credentials { token: token(request.headers())?, names: &names };
+            self.state.access.check(&credentials, need)
+        };
+        let client = shown(&request, need).map_err(status)?;
+        if let (Some(other), None) = (other, own) {
+            let reader = Reader(shown(&request, Need::Read));
+            let meter = |body| {
+                let state = self.state.clone();
+                Metered::new(body, state, client, QUESTION_BYTES_MAX, Between::Waits)
+            };
+            let mut request = request.map(meter);
+            request.extensions_mut().insert(reader);
+            return Ok(Reply::foreign(other(request).await, end(&self.state, limit)));
         }
-        if service != SERVICE {
-            return Err(unknown(&path));
-        }
+        let own = own.ok_or_else(|| unknown(&path))?;
         let (head, body) = request.into_parts();
         let timing = Timing { arrival: self.state.engine.now(), limit };
-        let call = Call { state: self.state.clone(), headers: head.headers, body, timing };
-        call.answer(rpc).await
+        let call = Call { state: self.state.clone(), client, headers: head.headers, body, timing };
+        call.answer(own).await
     }
 }
 
 impl Call {
-    async fn answer(self, rpc: &str) -> Result<Response<Reply>, Status> {
-        let state = self.state.clone();
+    async fn answer(self, rpc: Rpc) -> Result<Response<Reply>, Status> {
+        let (state, client) = (self.state.clone(), self.client.clone());
         match rpc {
-            "ModelInfer" => {
-                let (state, timing) = (self.state.clone(), self.timing);
+            Rpc::ModelInfer => {
+                state.check_loaded().map_err(status)?;
+                let permit = client.admit(state.engine.now()).map_err(status)?;
+                let timing = self.timing;
                 let messages = self.messages(state.body_bytes_max, Between::Comes, &scan::INFER)?;
-                Ok(Reply::one(infer(&state, messages, timing).await?))
+                let answer = infer(&state, &client, messages, timing).await?;
+                drop(permit);
+                Ok(Reply::one(answer))
             }
-            "ModelStreamInfer" => {
+            Rpc::ModelStreamInfer => {
                 let limit = self.timing.limit;
                 let messages = self.messages(state.body_bytes_max, Between::Waits, &scan::INFER)?;
                 state.check_loaded().map_err(status)?;
-                Ok(Reply::many(infer_all(&state, messages, limit), end_of_time(limit)))
+                Ok(Reply::many(infer_all(&state, client, messages, limit), end_of_time(limit)))
             }
-            "ServerLive" => self.one(|_: ServerLiveRequest| Ok(ServerLiveResponse { live: true })).await,
-            "ServerReady" => {
+            Rpc::ServerLive => self.one(|_: ServerLiveRequest| Ok(ServerLiveResponse { live: true })).await,
+            Rpc::ServerReady => {
                 self.one(|_: ServerReadyRequest| Ok(ServerReadyResponse { ready: state.readiness().0 })).await
             }
-            "ServerMetadata" => {
+            Rpc::ServerMetadata => {
                 self.one(|_: ServerMetadataRequest| Ok(answers::server_metadata(&state))).await
             }
-            "ModelReady" => self.one(|request| answers::model_ready(&state, &request)).await,
-            "ModelMetadata" => self.one(|request| answers::model_metadata(&state, &request)).await,
-            "ModelConfig" => self.one(|request| answers::model_config(&state, &request)).await,
-            "ModelStatistics" => self.one(|request| answers::model_statistics(&state, &request)).await,
-            "RepositoryIndex" => self.one(|request| answers::repository_index(&state, &request)).await,
-            "RepositoryModelLoad" => {
+            Rpc::ModelReady => self.one(|request| answers::model_ready(&state, &client, &request)).await,
+            Rpc::ModelMetadata => {
+                self.one(|request| answers::model_metadata(&state, &client, &request)).await
+            }
+            Rpc::ModelConfig => self.one(|request| answers::model_config(&state, &client, &request)).await,
+            Rpc::ModelStatistics => {
+                self.one(|request| answers::model_statistics(&state, &client, &request)).await
+            }
+            Rpc::RepositoryIndex => {
+                self.one(|request| answers::repository_index(&state, &client, &request)).await
+            }
+            Rpc::RepositoryModelLoad => {
                 let bytes_max = state.body_bytes_max;
                 let messages = self.messages(bytes_max, Between::Comes, &scan::LOAD)?;
                 let (request, share) = messages.only().await?;
-                let answer = answers::load(&state, request, share).await.map_err(status)?;
+                let answer = answers::load(&state, &client, request, share).await.map_err(status)?;
                 Ok(Reply::one(frame(&answer)?))
             }
-            "RepositoryModelUnload" => {
+            Rpc::RepositoryModelUnload => {
                 let messages = self.messages(QUESTION_BYTES_MAX, Between::Comes, &[])?;
-                let answer = answers::unload(&state, messages.only().await?.0).await.map_err(status)?;
+                let request = messages.only().await?.0;
+                let answer = answers::unload(&state, &client, request).await.map_err(status)?;
                 Ok(Reply::one(frame(&answer)?))
             }
-            "TraceSetting" => self.slow(move |request| settings::trace(&state, request)).await,
-            "LogSettings" => self.one(|request| settings::log(&state, request)).await,
-            other => self.shared_memory(other).await,
-        }
-    }
-
-    async fn shared_memory(self, rpc: &str) -> Result<Response<Reply>, Status> {
-        let state = self.state.clone();
-        match rpc {
-            "SystemSharedMemoryStatus" => self.one(|request| regions::status(&state, &request)).await,
-            "SystemSharedMemoryRegister" => self.one(|request| regions::register(&state, &request)).await,
-            "SystemSharedMemoryUnregister" => self.one(|request| regions::unregister(&state, &request)).await,
-            "CudaSharedMemoryStatus" => self.one(|request| regions::cuda_status(&request)).await,
-            "CudaSharedMemoryRegister" => self.one(|request| regions::cuda_register(&request)).await,
-            "CudaSharedMemoryUnregister" => self.one(|request| regions::cuda_unregister(&request)).await,
-            other => Err(unknown(&format!("{SERVICE}/{other}"))),
+            Rpc::TraceSetting => self.slow(move |request| settings::trace(&state, &client, request)).await,
+            Rpc::LogSettings => self.one(|request| settings::log(&state, &client, request)).await,
+            Rpc::SystemSharedMemoryStatus => self.one(|request| regions::status(&state, &request)).await,
+            Rpc::SystemSharedMemoryRegister => self.one(|request| regions::register(&state, &request)).await,
+            Rpc::SystemSharedMemoryUnregister => {
+                self.one(|request| regions::unregister(&state, &request)).await
+            }
+            Rpc::CudaSharedMemoryStatus => self.one(|request| regions::cuda_status(&request)).await,
+            Rpc::CudaSharedMemoryRegister => self.one(|request| regions::cuda_register(&request)).await,
+            Rpc::CudaSharedMemoryUnregister => self.one(|request| regions::cuda_unregister(&request)).await,
         }
     }
 
@@ -221,7 +253,7 @@ impl Call {
         between: Between,
         rules: &'static [Rule],
     ) -> Result<Messages<M>, Status> {
-        let body = Metered::new(self.body, self.state.clone(), bytes_max, between);
+        let body = Metered::new(self.body, self.state.clone(), self.client, bytes_max, between);
         Messages::new(&self.state, &self.headers, body, rules)
     }
 }

@@ -1,31 +1,29 @@
 //! Connections and their RPCs.
 //!
-//! Invariants: the number of connections is bounded, and that of the RPCs on each; a client that has gone is
-//! noticed by the end of its connection or by pings that it does not answer, and drops the handlers of its
-//! RPCs; one that asks nothing for long is sent away, and its library connects again when it needs to.
+//! Invariants: the number of RPCs of a connection is bounded; a client that has gone is noticed by the end of
+//! its connection or by pings that it does not answer, and drops the handlers of its RPCs. A connection with an
+//! RPC is at work and stays; one without may be sent away ([`net`](crate::net)), and its client's library
+//! connects again when it needs to.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
-use tokio::sync::watch;
 
-use crate::accept::attend;
+use crate::core::state::Phase;
 use crate::grpc::rpc::Grpc;
-
-/// How long a client may be connected before its first RPC.
-const FIRST_RPC_TIME_MAX: Duration = Duration::from_secs(30);
-
-/// How long a client may be connected without an RPC.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(300);
+use crate::net::accept::Accepted;
+use crate::net::connection::{self, Connection};
 
 /// How often a client with RPCs is asked whether it is there, and how long it may take to say so.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// How long a client that is sent away may take to hear of it.
+const LEAVING_TIME_MAX: Duration = Duration::from_millis(250);
 
 /// RPCs of one connection at once.
 const RPCS_MAX: u32 = 256;
@@ -41,19 +39,21 @@ const SEND_BYTES_MAX: usize = 1 << 20;
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
 
 /// Serves one connection until it closes.
-pub(crate) async fn serve(stream: TcpStream, grpc: Arc<Grpc>) {
-    // How many RPCs are on their way.
-    let busy = Arc::new(watch::Sender::new(0));
-    let idle = idle(busy.subscribe());
+pub(crate) async fn serve(accepted: Accepted, grpc: Arc<Grpc>) {
+    let mut phase = grpc.state.phase.subscribe();
+    let connection = accepted.connection().clone();
+    let Accepted { io, ticket } = accepted;
+    connection.multiplex();
+    let rpcs = Arc::new(Rpcs { connection: connection.clone(), open: Mutex::default() });
     let service = service_fn(|request| {
-        let (grpc, guard) = (grpc.clone(), Busy::begin(&busy));
+        let (grpc, connection, guard) = (grpc.clone(), connection.clone(), Rpcs::begin(&rpcs));
         async move {
-            let mut answer = grpc.answer(request).await;
+            let mut answer = grpc.answer(&connection, request).await;
             answer.body_mut().keep(guard);
             Ok::<_, Infallible>(answer)
         }
     });
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let serving = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIME_MAX)
@@ -62,73 +62,94 @@ pub(crate) async fn serve(stream: TcpStream, grpc: Arc<Grpc>) {
         .initial_connection_window_size(WINDOW_BYTES)
         .max_send_buf_size(SEND_BYTES_MAX)
         .max_header_list_size(HEADERS_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    attend(&grpc.state, connection, |connection| connection.graceful_shutdown(), idle).await;
+        .serve_connection(TokioIo::new(io), service);
+    let mut serving = std::pin::pin!(serving);
+    // A client that has to go is told, and may finish what it has begun meanwhile.
+    let (ended, time_max) = tokio::select! {
+        ended = serving.as_mut() => (Some(ended), Duration::ZERO),
+        why = connection.closes() => {
+            tracing::debug!(peer = %connection.peer, "a connection is closed: {why}");
+            (None, LEAVING_TIME_MAX)
+        }
+        _ = phase.wait_for(|&phase| phase >= Phase::Closing) => (None, Duration::MAX),
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = serving.as_mut() => ended,
+                () = tokio::time::sleep(time_max) => Ok(()),
+                _ = phase.wait_for(|&phase| phase >= Phase::Closed) => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, peer = %connection.peer, "a connection ended early");
+    }
+    drop(ticket);
 }
 
-/// Ends when a client has asked nothing for long.
-async fn idle(mut busy: watch::Receiver<usize>) {
-    let mut time_max = FIRST_RPC_TIME_MAX;
-    loop {
-        let now = *busy.borrow_and_update();
-        let change = busy.changed();
-        let changed = match now {
-            0 => match tokio::time::timeout(time_max, change).await {
-                Ok(changed) => changed,
-                Err(_) => return,
-            },
-            _ => change.await,
-        };
-        if changed.is_err() {
-            // The connection is gone, and with it whoever waits for this.
-            return;
-        }
-        time_max = IDLE_TIME_MAX;
-    }
+/// The RPCs that a connection carries.
+struct Rpcs {
+    connection: Arc<Connection>,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    count: usize,
+    /// While there is one at least.
+    busy: Option<connection::Busy>,
 }
 
 /// An RPC that is on its way.
-struct Busy(Arc<watch::Sender<usize>>);
+struct Rpc(Arc<Rpcs>);
 
-impl Busy {
-    fn begin(busy: &Arc<watch::Sender<usize>>) -> Busy {
-        busy.send_modify(|count| *count += 1);
-        Busy(busy.clone())
+impl Rpcs {
+    fn begin(rpcs: &Arc<Rpcs>) -> Rpc {
+        let mut open = rpcs.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.count += 1;
+        if open.busy.is_none() {
+            open.busy = Some(rpcs.connection.begin(true, Instant::now()));
+        }
+        drop(open);
+        Rpc(rpcs.clone())
     }
 }
 
-impl Drop for Busy {
+impl Drop for Rpc {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
+        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.count -= 1;
+        if open.count == 0 {
+            open.busy = None;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::{Instant, advance, pause};
+    use std::net::SocketAddr;
 
     use super::*;
+    use crate::net::connection::ConnectionLimits;
 
     #[test]
-    fn a_client_is_idle_only_without_rpcs() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(async {
-            pause();
-            let busy = Arc::new(watch::Sender::new(0));
-            let start = Instant::now();
-            idle(busy.subscribe()).await;
-            assert!(start.elapsed() >= FIRST_RPC_TIME_MAX && start.elapsed() < IDLE_TIME_MAX);
-            let watched = tokio::spawn(idle(busy.subscribe()));
-            tokio::task::yield_now().await;
-            let rpc = Busy::begin(&busy);
-            tokio::task::yield_now().await;
-            advance(10 * IDLE_TIME_MAX).await;
-            tokio::task::yield_now().await;
-            assert!(!watched.is_finished());
-            drop(rpc);
-            let start = Instant::now();
-            watched.await.unwrap();
-            assert!(start.elapsed() >= IDLE_TIME_MAX);
-        });
+    fn a_connection_may_go_only_without_rpcs() {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 9));
+        let now = Instant::now();
+        let connection = Arc::new(Connection::new(peer, ConnectionLimits::default(), now));
+        let rpcs = Arc::new(Rpcs { connection: connection.clone(), open: Mutex::default() });
+        let much_later = now + Duration::from_secs(3_600);
+        assert!(connection.loss(much_later).is_some());
+        let (first, second) = (Rpcs::begin(&rpcs), Rpcs::begin(&rpcs));
+        assert!(connection.loss(much_later).is_none());
+        drop(first);
+        assert!(connection.loss(much_later).is_none());
+        drop(second);
+        assert!(connection.loss(much_later).is_some());
+        let _third = Rpcs::begin(&rpcs);
+        assert!(connection.loss(much_later).is_none());
     }
 }

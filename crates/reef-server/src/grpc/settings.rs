@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::core::access::{Client, Need};
 use crate::core::parameter::Value;
 use crate::core::problem::Problem;
 use crate::core::settings;
@@ -18,9 +19,14 @@ use crate::grpc::pb::{LogSettingsRequest, LogSettingsResponse, TraceSettingReque
 /// Reads the trace settings, and changes those that are given; may take its time.
 pub(crate) fn trace(
     state: &Arc<State>,
+    client: &Client,
     request: TraceSettingRequest,
 ) -> Result<TraceSettingResponse, Problem> {
     let model = given(&request.model_name);
+    model.map_or(Ok(()), |model| client.check_model(model))?;
+    if !request.settings.is_empty() {
+        client.check(Need::Admin)?;
+    }
     let changes: Vec<Change> =
         request.settings.into_iter().map(|(name, setting)| (name, setting.value)).collect();
     let settings = settings::trace(state, model, &changes)?.into_iter();
@@ -30,7 +36,14 @@ pub(crate) fn trace(
 }
 
 /// Reads the log settings, and changes those that are given.
-pub(crate) fn log(state: &State, request: LogSettingsRequest) -> Result<LogSettingsResponse, Problem> {
+pub(crate) fn log(
+    state: &State,
+    client: &Client,
+    request: LogSettingsRequest,
+) -> Result<LogSettingsResponse, Problem> {
+    if !request.settings.is_empty() {
+        client.check(Need::Admin)?;
+    }
     let asked = |choice: Option<Asked>| match choice {
         None => Value::Other("null".into()),
         Some(Asked::BoolParam(flag)) => Value::Flag(flag),

@@ -16,6 +16,9 @@ pub(crate) fn status(problem: Problem) -> Status {
         Kind::Unavailable => Code::Unavailable,
         Kind::Late => Code::DeadlineExceeded,
         Kind::Internal => Code::Internal,
+        Kind::Unauthenticated => Code::Unauthenticated,
+        Kind::Forbidden => Code::PermissionDenied,
+        Kind::Limited { .. } => Code::ResourceExhausted,
     };
     Status::new(code, shortened(problem.message))
 }

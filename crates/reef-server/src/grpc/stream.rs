@@ -4,6 +4,7 @@
 //! |---|---|
 //! | a message, fewer than [`IN_FLIGHT_MAX`] are being answered | it is handed to the engine |
 //! | that many are being answered | no message is read, so that the client has to wait |
+//! | a message that its client may not send now: its model, class or rate | an `error_message`; the stream goes on |
 //! | an inference ends | its answer goes out, or its `error_message`; the stream goes on |
 //! | a message that cannot be read | what is being answered is cancelled; the stream ends with a status |
 //! | the client has sent its last message | the stream ends with the last answer |
@@ -21,6 +22,7 @@ use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
 use tonic::Status;
 
+use crate::core::access::Client;
 use crate::core::budget::Share;
 use crate::core::fault::{bug, contained};
 use crate::core::state::{Phase, State};
@@ -37,9 +39,10 @@ type Received = Result<Option<(ModelInferRequest, Option<Share>)>, Status>;
 type Reading = Pin<Box<dyn Future<Output = (Messages<ModelInferRequest>, Received)> + Send>>;
 type Answering = Pin<Box<dyn Future<Output = Result<Vec<Bytes>, Status>> + Send>>;
 
-/// Answers the messages of an RPC whose client waits for `limit` at most.
+/// Answers the messages of an RPC whose client waits for `limit` at most. Each of them counts as a request.
 pub(crate) fn infer_all(
     state: &Arc<State>,
+    client: Client,
     messages: Messages<ModelInferRequest>,
     limit: Option<Duration>,
 ) -> Frames {
@@ -49,6 +52,7 @@ pub(crate) fn infer_all(
     };
     Box::pin(Answers {
         state: state.clone(),
+        client,
         until: limit.map(|limit| Instant::now() + limit),
         reading: Some(next(messages)),
         answering: FuturesUnordered::new(),
@@ -59,6 +63,7 @@ pub(crate) fn infer_all(
 
 struct Answers {
     state: Arc<State>,
+    client: Client,
     until: Option<Instant>,
     /// `None` once no message is read any more.
     reading: Option<Reading>,
@@ -95,12 +100,16 @@ impl Answers {
     }
 
     fn answer(&self, message: ModelInferRequest, share: Option<Share>) -> Answering {
-        let state = self.state.clone();
+        let (state, client) = (self.state.clone(), self.client.clone());
         let limit = self.until.map(|until| until.saturating_duration_since(Instant::now()));
         let timing = Timing { arrival: state.engine.now(), limit };
         let (model_name, id) = (message.model_name.clone(), message.id.clone());
         Box::pin(async move {
-            let answer = contained(infer::answer(&state, message, share, timing)).await;
+            let answer = contained(async {
+                let _permit = client.admit(timing.arrival)?;
+                infer::answer(&state, &client, message, share, timing).await
+            });
+            let answer = answer.await;
             match answer.unwrap_or_else(|panic| Err(bug(&panic))) {
                 Ok(answer) => frame_answer(answer, Form::InStream),
                 Err(problem) => frame(&ModelStreamInferResponse {

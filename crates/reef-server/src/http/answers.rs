@@ -5,6 +5,7 @@ use reef_engine::{DeviceInfo, ModelStats, Nanos, TensorInfo};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::core::access::Client;
 use crate::core::answer::{self, PLATFORM, SERVER, Totals};
 use crate::core::parameter::{Value as Setting, quoted};
 use crate::core::problem::Problem;
@@ -19,9 +20,10 @@ pub(crate) fn live() -> Reply {
     json(StatusCode::OK, &json!({ "live": true }))
 }
 
-/// Whether inference requests are taken.
-pub(crate) fn ready(state: &State) -> Reply {
-    let (ready, missing) = state.readiness();
+/// Whether inference requests are taken; which of its models are missing, the client is told.
+pub(crate) fn ready(state: &State, client: &Client) -> Reply {
+    let (ready, mut missing) = state.readiness();
+    missing.retain(|(key, _)| client.sees(&key.name));
     let mut answer = json!({ "ready": ready });
     if !missing.is_empty() {
         let missing = missing
@@ -164,13 +166,13 @@ struct IndexRequest {
 }
 
 /// Every model with its state, or those that are ready where `body` asks for them.
-pub(crate) fn repository_index(state: &State, body: &[u8]) -> Result<Reply, Problem> {
+pub(crate) fn repository_index(state: &State, client: &Client, body: &[u8]) -> Result<Reply, Problem> {
     let wanted = match body.trim_ascii() {
         b"" => IndexRequest::default(),
         body => serde_json::from_slice(body)
             .map_err(|error| Problem::invalid(format!("the request is not as the protocol says: {error}")))?,
     };
-    let listed = answer::index(state, wanted.ready).into_iter();
+    let listed = answer::index(state, client, wanted.ready).into_iter();
     let row = |model: answer::Listed| {
         let key = model.key;
         json!({ "name": key.name, "version": key.version, "state": model.state, "reason": model.reason })
@@ -180,10 +182,10 @@ pub(crate) fn repository_index(state: &State, body: &[u8]) -> Result<Reply, Prob
 }
 
 /// Triton's statistics of one model or of all.
-pub(crate) fn stats(state: &State, path: Option<&ModelPath<'_>>) -> Result<Reply, Problem> {
+pub(crate) fn stats(state: &State, client: &Client, path: Option<&ModelPath<'_>>) -> Result<Reply, Problem> {
     let asked = path.map(|path| (&*path.name, path.version.as_deref()));
     let models: Vec<Value> =
-        answer::stats(state, asked)?.iter().map(|model| model_stats(state, model)).collect();
+        answer::stats(state, client, asked)?.iter().map(|model| model_stats(state, model)).collect();
     Ok(json(StatusCode::OK, &json!({ "model_stats": models })))
 }
 

@@ -18,9 +18,18 @@ use crate::core::state::State;
 use crate::http::error::ApiError;
 use crate::http::receive::{Allowance, receive};
 use crate::http::reply::{Reply, json};
+use crate::net::connection::Busy;
 
 /// Files of one request at most.
 const FILES_MAX: usize = 1024;
+
+/// How a body comes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sending<'a> {
+    /// The client waits for our word to send it.
+    pub(crate) expects_continue: bool,
+    pub(crate) busy: &'a Busy,
+}
 
 /// The body of either request.
 #[derive(Debug, Default, Deserialize)]
@@ -34,9 +43,9 @@ pub(crate) async fn load(
     state: &Arc<State>,
     name: String,
     body: Incoming,
-    expects_continue: bool,
+    sending: Sending<'_>,
 ) -> Result<Reply, ApiError> {
-    let (body, share) = whole(state, body, expects_continue).await?;
+    let (body, share) = whole(state, body, sending).await?;
     loading::load(state, name, move || {
         let request = load_request(&body);
         drop((body, share));
@@ -51,9 +60,9 @@ pub(crate) async fn unload(
     state: &Arc<State>,
     name: String,
     body: Incoming,
-    expects_continue: bool,
+    sending: Sending<'_>,
 ) -> Result<Reply, ApiError> {
-    let (body, _share) = whole(state, body, expects_continue).await?;
+    let (body, _share) = whole(state, body, sending).await?;
     let dependents = match parse(&body)?.parameters.remove("unload_dependents") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(dependents)) => dependents,
@@ -66,10 +75,12 @@ pub(crate) async fn unload(
 async fn whole(
     state: &Arc<State>,
     body: Incoming,
-    expects_continue: bool,
+    sending: Sending<'_>,
 ) -> Result<(Bytes, crate::core::budget::Share), ApiError> {
     let mut share = state.bodies.share(Class::BestEffort);
-    let allowance = Allowance { bytes_max: state.body_bytes_max, share: Some(&mut share), expects_continue };
+    let Sending { expects_continue, busy } = sending;
+    let bytes_max = state.body_bytes_max;
+    let allowance = Allowance { bytes_max, share: Some(&mut share), expects_continue, busy };
     let mut body = receive(body, allowance).await?;
     Ok((body.take(body.len()), share))
 }

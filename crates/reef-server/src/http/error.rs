@@ -9,11 +9,13 @@ use crate::core::problem::{Kind, Problem};
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     pub(crate) message: String,
+    /// After how many seconds it may work.
+    pub(crate) retry_after_s: Option<u32>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        ApiError { status, message: message.into() }
+        ApiError { status, message: message.into(), retry_after_s: None }
     }
 
     /// There is nothing at this path: 404.
@@ -41,6 +43,11 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
     }
 
+    /// The head of the request is larger than anybody needs: 431.
+    pub(crate) fn head_too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, message)
+    }
+
     /// The body that goes with the status.
     pub(crate) fn body(&self) -> Vec<u8> {
         serde_json::json!({ "error": self.message }).to_string().into_bytes()
@@ -56,7 +63,14 @@ impl From<Problem> for ApiError {
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Late => StatusCode::GATEWAY_TIMEOUT,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Kind::Forbidden => StatusCode::FORBIDDEN,
+            Kind::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
         };
-        ApiError { status, message: problem.message }
+        let retry_after_s = match problem.kind {
+            Kind::Limited { retry_after_s } => Some(retry_after_s),
+            _ => None,
+        };
+        ApiError { status, message: problem.message, retry_after_s }
     }
 }

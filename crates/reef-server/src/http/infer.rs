@@ -13,6 +13,7 @@ use hyper::header::{EXPECT, HeaderName, HeaderValue};
 use reef_engine::{Class, DType, InferFuture, InferResponse, Nanos};
 use serde_json::{Map, Value, json};
 
+use crate::core::access::{Client, Permit};
 use crate::core::answer::{self, Parameter};
 use crate::core::budget::Share;
 use crate::core::pace::LARGE_BYTES_MIN;
@@ -21,6 +22,7 @@ use crate::core::question::{self, Data, Input, Question, Schedule};
 use crate::core::state::State;
 use crate::http::encoding::{self, Coding};
 use crate::http::error::ApiError;
+use crate::http::note::Ran;
 use crate::http::protocol::body::Body;
 use crate::http::protocol::elements;
 use crate::http::protocol::request::{self, InputData, InputJson, Parts, RequestJson, Wanted};
@@ -28,6 +30,7 @@ use crate::http::protocol::response::{self, Head, Output};
 use crate::http::receive::{Allowance, receive, refuse};
 use crate::http::reply::{Reply, reply};
 use crate::http::route::ModelPath;
+use crate::net::connection::Busy;
 
 /// Where the JSON part of a body ends; tensors follow.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -39,6 +42,7 @@ const JOIN_BYTES_MAX: usize = 16 << 10;
 /// Answers an inference request.
 pub(crate) async fn infer(
     state: &Arc<State>,
+    caller: Caller<'_>,
     model: ModelPath<'_>,
     headers: &HeaderMap,
     incoming: Incoming,
@@ -46,15 +50,17 @@ pub(crate) async fn infer(
     let arrival = state.engine.now();
     let expects_continue = headers.contains_key(EXPECT);
     let bytes_max = state.body_bytes_max;
-    let Known { json_length, coding, class } = match examine(state, &model, headers, &incoming) {
+    let Caller { client, busy } = caller;
+    let known = match examine(state, &client, &model, headers, &incoming) {
         Ok(known) => known,
         Err(error) => {
             refuse(incoming, bytes_max, expects_continue);
             return Err(error);
         }
     };
+    let Known { json_length, coding, class, permit } = known;
     let mut share = class.map(|class| state.bodies.share(class));
-    let allowance = Allowance { bytes_max, share: share.as_mut(), expects_continue };
+    let allowance = Allowance { bytes_max, share: share.as_mut(), expects_continue, busy };
     let mut body = receive(incoming, allowance).await?;
     if let Some(coding) = coding {
         let class = class.unwrap_or(Class::BestEffort);
@@ -65,6 +71,7 @@ pub(crate) async fn infer(
         version: model.version.map(|version| version.into_owned()),
         arrival,
         json_length,
+        client,
     };
     let large = class.filter(|_| envelope.json_bytes(body.len()) >= LARGE_BYTES_MIN);
     let server = state.clone();
@@ -72,10 +79,11 @@ pub(crate) async fn infer(
         Some(class) => state.lanes.of(class).run(move || submit(&server, &envelope, body, share)).await??,
         None => {
             let (question, manner) = read_body(state, &envelope, body)?;
-            (question::ask_soon(state, question, share).await?.0, manner)
+            (question::ask_soon(state, &envelope.client, question, share).await?.0, manner)
         }
     };
     let response = answer.await.map_err(Problem::from)?;
+    drop(permit);
     if is_long_to_write(&response, &manner) {
         let server = state.clone();
         let lane = state.lanes.of(response.class);
@@ -89,26 +97,41 @@ struct Known {
     /// Where its JSON ends, once it is decompressed.
     json_length: Option<String>,
     coding: Option<Coding>,
-    /// Of the model, if the body may be large.
+    /// Of the model's requests, if the body may be large.
     class: Option<Class>,
+    /// Leave to be served.
+    permit: Permit,
+}
+
+/// Who asks, over what.
+pub(crate) struct Caller<'a> {
+    pub(crate) client: Client,
+    /// Of its connection.
+    pub(crate) busy: &'a Busy,
 }
 
 fn examine(
     state: &State,
+    client: &Client,
     model: &ModelPath<'_>,
     headers: &HeaderMap,
     incoming: &Incoming,
 ) -> Result<Known, ApiError> {
+    client.check_model(&model.name)?;
     state.check_loaded()?;
     let coding = encoding::of_request(headers)?;
     let json_length = json_length(headers)?;
     let upper = incoming.size_hint().upper().filter(|_| coding.is_none());
     let large = upper.is_none_or(|bytes| bytes >= LARGE_BYTES_MIN as u64);
     let class = match large {
-        true => Some(state.find_ready(&model.name, model.version.as_deref())?.settings.class),
+        true => {
+            let model = state.find_ready(&model.name, model.version.as_deref())?;
+            Some(client.class(model.settings.class))
+        }
         false => None,
     };
-    Ok(Known { json_length, coding, class })
+    let permit = client.admit(state.engine.now())?;
+    Ok(Known { json_length, coding, class, permit })
 }
 
 /// What the request line and the headers say.
@@ -117,6 +140,7 @@ struct Envelope {
     version: Option<String>,
     arrival: Nanos,
     json_length: Option<String>,
+    client: Client,
 }
 
 impl Envelope {
@@ -156,7 +180,7 @@ fn submit(
     share: Option<Share>,
 ) -> Result<(InferFuture, Manner), Problem> {
     let (question, manner) = read_body(state, envelope, body)?;
-    Ok((question::ask(state, question, share)?.0, manner))
+    Ok((question::ask(state, &envelope.client, question, share)?.0, manner))
 }
 
 fn read_body(state: &State, envelope: &Envelope, body: Body) -> Result<(Question, Manner), Problem> {
@@ -267,12 +291,14 @@ fn write(state: &State, response: InferResponse, manner: &Manner) -> Result<Repl
     if sum <= JOIN_BYTES_MAX && written.chunks.len() > 1 {
         written.chunks = vec![Bytes::from(written.chunks.concat())];
     }
+    let ran = Ran::of(&response, manner.id.as_deref());
     let kind = if written.json_len.is_some() { "application/octet-stream" } else { "application/json" };
     let mut reply = reply(StatusCode::OK, kind, written.chunks);
     if let Some(json_len) = written.json_len {
         reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(json_len));
     }
     reply.extensions_mut().insert(response.class);
+    reply.extensions_mut().insert(ran);
     Ok(reply)
 }
 

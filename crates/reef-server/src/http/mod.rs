@@ -10,6 +10,7 @@ pub(crate) mod error;
 pub(crate) mod exposition;
 pub(crate) mod infer;
 pub(crate) mod metrics;
+pub(crate) mod note;
 pub(crate) mod protocol;
 pub(crate) mod receive;
 pub(crate) mod regions;

@@ -12,6 +12,7 @@ use crate::core::pace::{BYTES_PER_S_MIN, PAUSE_MAX, trickles};
 use crate::core::problem::Problem;
 use crate::http::error::ApiError;
 use crate::http::protocol::body::Body;
+use crate::net::connection::Busy;
 
 /// How long a refused body is read and thrown away, so that the client gets to read why.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
@@ -24,11 +25,13 @@ pub(crate) struct Allowance<'a> {
     pub(crate) share: Option<&'a mut Share>,
     /// The client waits for our word to send it.
     pub(crate) expects_continue: bool,
+    /// Is told when all of it is there.
+    pub(crate) busy: &'a Busy,
 }
 
 /// The whole body.
 pub(crate) async fn receive(mut incoming: Incoming, allowance: Allowance<'_>) -> Result<Body, ApiError> {
-    let Allowance { bytes_max, mut share, expects_continue } = allowance;
+    let Allowance { bytes_max, mut share, expects_continue, busy } = allowance;
     if let Err(error) = check_declared(incoming.size_hint().lower(), bytes_max, share.as_deref()) {
         refuse(incoming, bytes_max, expects_continue);
         return Err(error);
@@ -49,6 +52,7 @@ pub(crate) async fn receive(mut incoming: Incoming, allowance: Allowance<'_>) ->
         }
         body.push(chunk);
     }
+    busy.received();
     Ok(body)
 }
 

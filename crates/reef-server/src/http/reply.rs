@@ -10,25 +10,33 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::core::problem::Problem;
 use crate::http::error::ApiError;
+use crate::net::connection::Busy;
 
 /// The bytes of an answer.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
     chunks: VecDeque<Bytes>,
     len: u64,
+    /// Dropped when all is on its way to the socket.
+    busy: Option<Busy>,
 }
 
 impl Chunks {
     /// `chunks` in order.
     pub(crate) fn new(chunks: Vec<Bytes>) -> Chunks {
         let chunks: VecDeque<Bytes> = chunks.into_iter().filter(|chunk| !chunk.is_empty()).collect();
-        Chunks { len: chunks.iter().map(|chunk| chunk.len() as u64).sum(), chunks }
+        Chunks { len: chunks.iter().map(|chunk| chunk.len() as u64).sum(), chunks, busy: None }
+    }
+
+    /// Holds the request in progress until these chunks are gone.
+    pub(crate) fn hold(&mut self, busy: Busy) {
+        self.busy = Some(busy);
     }
 
     /// Bytes that are left.
@@ -85,5 +93,12 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Reply {
 
 /// An error reply.
 pub(crate) fn error(error: &ApiError) -> Reply {
-    reply(error.status, "application/json", vec![error.body().into()])
+    let mut reply = reply(error.status, "application/json", vec![error.body().into()]);
+    if let Some(seconds) = error.retry_after_s {
+        reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if error.status == StatusCode::UNAUTHORIZED {
+        reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"reef\""));
+    }
+    reply
 }

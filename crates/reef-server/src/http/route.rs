@@ -1,18 +1,24 @@
-//! Paths: which question a method and a path ask.
+//! Paths: which question a method and a path ask, and what it needs.
+//!
+//! A new question is a variant of [`Route`], and the compiler asks what it needs ([`RouteKind::need`]) and
+//! where it is ([`RouteKind::example`]); a test asks each of them with every kind of credentials.
 
 use std::borrow::Cow;
 
 use hyper::Method;
+use strum::{EnumDiscriminants, EnumIter, IntoEnumIterator};
 
+use crate::core::access::Need;
 use crate::core::problem::Problem;
 use crate::http::error::ApiError;
 
 /// A question that the server answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(name(RouteKind), vis(pub(crate)), derive(EnumIter))]
 pub(crate) enum Route<'a> {
-    /// The dashboard's page: the same for everybody.
+    /// The dashboard's page.
     Dashboard,
-    /// The dashboard's numbers; who may see the metrics may see them.
+    /// The dashboard's numbers.
     DashboardData,
     Live,
     Ready,
@@ -31,7 +37,12 @@ pub(crate) enum Route<'a> {
     Infer(ModelPath<'a>),
     /// Trace settings of one model, or of all.
     Trace(Option<ModelPath<'a>>),
+    /// The same, to be changed.
+    TraceChange(Option<ModelPath<'a>>),
+    /// Log settings.
     Log,
+    /// The same, to be changed.
+    LogChange,
     /// Regions of shared memory of a kind: all, or one.
     RegionStatus(Memory, Option<Cow<'a, str>>),
     RegionRegister(Memory, Cow<'a, str>),
@@ -43,6 +54,119 @@ pub(crate) enum Route<'a> {
 pub(crate) enum Memory {
     System,
     Cuda,
+}
+
+/// A route, for who wants to know all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteInfo {
+    /// The method that it takes.
+    pub method: &'static str,
+    /// A path that leads to it.
+    pub path: &'static str,
+    /// What whoever asks must have.
+    pub need: Need,
+}
+
+/// Every route of the server.
+pub fn routes() -> Vec<RouteInfo> {
+    let info = |kind: RouteKind| {
+        let (method, path) = kind.example();
+        RouteInfo { method, path, need: kind.need() }
+    };
+    RouteKind::iter().map(info).collect()
+}
+
+impl RouteKind {
+    /// What whoever asks must have.
+    pub(crate) fn need(self) -> Need {
+        match self {
+            RouteKind::Live | RouteKind::Ready => Need::Health,
+            // The same for everybody: a browser shows it, and it asks for its numbers with a token.
+            RouteKind::Dashboard => Need::Nothing,
+            RouteKind::DashboardData | RouteKind::Metrics => Need::Metrics,
+            RouteKind::Metadata
+            | RouteKind::RepositoryIndex
+            | RouteKind::Stats
+            | RouteKind::Model
+            | RouteKind::ModelReady
+            | RouteKind::ModelConfig
+            | RouteKind::Trace
+            | RouteKind::Log
+            | RouteKind::RegionStatus => Need::Read,
+            RouteKind::Infer => Need::Infer,
+            RouteKind::Load
+            | RouteKind::Unload
+            | RouteKind::TraceChange
+            | RouteKind::LogChange
+            | RouteKind::RegionRegister
+            | RouteKind::RegionUnregister => Need::Admin,
+        }
+    }
+
+    /// A method and a path that lead there.
+    fn example(self) -> (&'static str, &'static str) {
+        match self {
+            RouteKind::Dashboard => ("GET", "/"),
+            RouteKind::DashboardData => ("GET", "/dashboard/data"),
+            RouteKind::Live => ("GET", "/v2/health/live"),
+            RouteKind::Ready => ("GET", "/v2/health/ready"),
+            RouteKind::Metadata => ("GET", "/v2"),
+            RouteKind::Metrics => ("GET", "/metrics"),
+            RouteKind::RepositoryIndex => ("POST", "/v2/repository/index"),
+            RouteKind::Load => ("POST", "/v2/repository/models/m/load"),
+            RouteKind::Unload => ("POST", "/v2/repository/models/m/unload"),
+            RouteKind::Stats => ("GET", "/v2/models/stats"),
+            RouteKind::Model => ("GET", "/v2/models/m"),
+            RouteKind::ModelReady => ("GET", "/v2/models/m/ready"),
+            RouteKind::ModelConfig => ("GET", "/v2/models/m/config"),
+            RouteKind::Infer => ("POST", "/v2/models/m/infer"),
+            RouteKind::Trace => ("GET", "/v2/models/m/trace/setting"),
+            RouteKind::TraceChange => ("POST", "/v2/models/m/trace/setting"),
+            RouteKind::Log => ("GET", "/v2/logging"),
+            RouteKind::LogChange => ("POST", "/v2/logging"),
+            RouteKind::RegionStatus => ("GET", "/v2/systemsharedmemory/status"),
+            RouteKind::RegionRegister => ("POST", "/v2/systemsharedmemory/region/r/register"),
+            RouteKind::RegionUnregister => ("POST", "/v2/systemsharedmemory/region/r/unregister"),
+        }
+    }
+}
+
+impl Route<'_> {
+    /// What whoever asks must have.
+    pub(crate) fn need(&self) -> Need {
+        RouteKind::from(self).need()
+    }
+
+    /// The kind of path, for traces: many paths have the same.
+    pub(crate) fn pattern(&self) -> &'static str {
+        RouteKind::from(self).example().1
+    }
+
+    /// The model that it is about, if it is about one.
+    pub(crate) fn model(&self) -> Option<&str> {
+        match self {
+            Route::Dashboard
+            | Route::DashboardData
+            | Route::Live
+            | Route::Ready
+            | Route::Metadata
+            | Route::Metrics
+            | Route::RepositoryIndex
+            | Route::Log
+            | Route::LogChange
+            | Route::RegionStatus(..)
+            | Route::RegionRegister(..)
+            | Route::RegionUnregister(..) => None,
+            Route::Load(name) | Route::Unload(name) => Some(name),
+            Route::Stats(model) | Route::Trace(model) | Route::TraceChange(model) => {
+                model.as_ref().map(|model| &*model.name)
+            }
+            Route::Model(model)
+            | Route::ModelReady(model)
+            | Route::ModelConfig(model)
+            | Route::Infer(model) => Some(&model.name),
+        }
+    }
 }
 
 /// A model in a path.
@@ -75,9 +199,11 @@ pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Api
         Route::Trace(_) | Route::Log => (reads || writes, "GET and POST"),
         _ => (reads, "GET"),
     };
-    match allowed {
-        true => Ok(route),
-        false => Err(ApiError::method(format!("{path} takes {needed}, not {method}"))),
+    match (allowed, route) {
+        (true, Route::Trace(model)) if writes => Ok(Route::TraceChange(model)),
+        (true, Route::Log) if writes => Ok(Route::LogChange),
+        (true, route) => Ok(route),
+        (false, _) => Err(ApiError::method(format!("{path} takes {needed}, not {method}"))),
     }
 }
 
@@ -217,14 +343,15 @@ mod tests {
             assert_eq!(route(&Method::HEAD, path), Ok(expected), "{path}");
             assert_eq!(route(&Method::DELETE, path).unwrap_err().status.as_u16(), 405, "{path}");
         }
+        let m = Some(model("m", None));
         let settings = [
-            ("/v2/trace/setting", Route::Trace(None)),
-            ("/v2/models/m/trace/setting", Route::Trace(Some(model("m", None)))),
-            ("/v2/logging", Route::Log),
+            ("/v2/trace/setting", Route::Trace(None), Route::TraceChange(None)),
+            ("/v2/models/m/trace/setting", Route::Trace(m.clone()), Route::TraceChange(m)),
+            ("/v2/logging", Route::Log, Route::LogChange),
         ];
-        for (path, expected) in settings {
-            assert_eq!(route(&Method::GET, path), Ok(expected.clone()), "{path}");
-            assert_eq!(route(&Method::POST, path), Ok(expected), "{path}");
+        for (path, read, changed) in settings {
+            assert_eq!(route(&Method::GET, path), Ok(read), "{path}");
+            assert_eq!(route(&Method::POST, path), Ok(changed), "{path}");
             assert_eq!(route(&Method::PUT, path).unwrap_err().status.as_u16(), 405, "{path}");
         }
         let infer = Route::Infer(model("m", Some("1")));
@@ -247,6 +374,17 @@ mod tests {
         for (path, expected) in posts {
             assert_eq!(route(&Method::POST, path), Ok(expected), "{path}");
             assert_eq!(route(&Method::GET, path).unwrap_err().status.as_u16(), 405, "{path}");
+        }
+    }
+
+    #[test]
+    fn examples_lead_to_their_routes() {
+        for kind in RouteKind::iter() {
+            let (method, path) = kind.example();
+            let found = route(&method.parse().unwrap(), path).unwrap();
+            assert_eq!(RouteKind::from(&found), kind, "{method} {path}");
+            let named = path.contains("/m/") || path.ends_with("/m");
+            assert_eq!(found.model(), named.then_some("m"), "{path}");
         }
     }
 

@@ -1,57 +1,72 @@
 //! Connections and their requests.
 //!
-//! Invariants: the number of connections is bounded; a connection whose client has gone drops its handler at
-//! once (hyper reads while a handler runs). A client that shuts down only its sending half counts as gone, as
-//! HTTP cannot tell the two apart. The one exception: after a client has sent more bytes behind its request
-//! (pipelining), its leaving is noticed when the answer is written.
+//! Invariants: what a request needs is checked before anything of its body is read; a connection whose client
+//! has gone drops its handler at once (hyper reads while a handler runs). A client that shuts down only its
+//! sending half counts as gone, as HTTP cannot tell the two apart. The one exception: after a client has sent
+//! more bytes behind its request (pipelining), its leaving is noticed when the answer is written.
 //!
 //! A panic ends at the request that was served, else at the connection; ports go on accepting.
 
 use std::convert::Infallible;
-use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::EXPECT;
+use hyper::http::request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use reef_engine::Class;
-use tokio::net::TcpStream;
 
-use crate::accept::attend;
+use crate::core::access::{Client, Credentials};
 use crate::core::dashboard::Dashboard;
 use crate::core::fault::{bug, contained};
 use crate::core::state::{Phase, State};
-use crate::http::encoding::{self, Accepted, encoded};
+use crate::http::control::{self, Sending};
+use crate::http::encoding::{self, encoded};
 use crate::http::error::ApiError;
-use crate::http::infer::infer;
+use crate::http::infer::{Caller, infer};
+use crate::http::note::{Asker, Ids, note};
 use crate::http::receive::{Allowance, discard, receive, refuse};
 use crate::http::reply::{Reply, error, reply};
 use crate::http::route::{ModelPath, Route, route};
-use crate::http::{answers, control, dashboard, exposition, metrics, regions};
+use crate::http::{answers, dashboard, exposition, metrics, regions};
+use crate::net::accept::Accepted;
+use crate::net::connection::{Busy, Connection};
+use crate::net::credentials::token;
 
-/// How long a client may take to send the head of a request.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a request's head at most: its line and its headers.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Headers of a request at most.
+const HEADERS_MAX: usize = 100;
+
+/// What of a connection's bytes is read ahead, and so what a head that never ends can take. More than a head
+/// may have, so that bodies come in large pieces.
+const READ_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes of a question at most that is no inference: names of 255 bytes, escaped, and some numbers.
 const QUESTION_BYTES_MAX: usize = 4 << 10;
+
+/// Bytes of a body that are read and thrown away for somebody who may not send it.
+const REFUSED_BYTES_MAX: usize = 64 << 10;
 
 /// What all connections over HTTP share.
 pub(crate) struct Http {
     state: Arc<State>,
     responses: Responses,
     dashboard: Arc<Dashboard>,
+    ids: Ids,
 }
 
 impl Http {
     /// Without connections.
     pub(crate) fn new(state: Arc<State>) -> Self {
-        Http { state, responses: Responses::default(), dashboard: Arc::default() }
+        Http { state, responses: Responses::default(), dashboard: Arc::default(), ids: Ids::default() }
     }
 }
 
@@ -76,7 +91,7 @@ impl Port {
 #[derive(Debug, Default)]
 struct Responses([AtomicU64; STATUSES.len()]);
 
-const STATUSES: [u16; 11] = [200, 400, 404, 405, 408, 413, 415, 500, 501, 503, 504];
+const STATUSES: [u16; 15] = [200, 400, 401, 403, 404, 405, 408, 413, 415, 429, 431, 500, 501, 503, 504];
 
 impl Responses {
     fn count(&self, status: StatusCode) {
@@ -91,78 +106,118 @@ impl Responses {
 }
 
 /// Serves one connection until it closes.
-pub(crate) async fn serve(stream: TcpStream, port: Port, http: Arc<Http>) {
+pub(crate) async fn serve(accepted: Accepted, port: Port, http: Arc<Http>) {
+    let mut phase = http.state.phase.subscribe();
+    let connection = accepted.connection().clone();
+    let Accepted { io, ticket } = accepted;
     let service = service_fn(|request| {
-        let http = http.clone();
-        async move { Ok::<_, Infallible>(answer(&http, port, request).await) }
+        let (http, connection) = (http.clone(), connection.clone());
+        async move { Ok::<_, Infallible>(answer(&http, port, &connection, request).await) }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    attend(&http.state, connection, |connection| connection.graceful_shutdown(), pending()).await;
+    let serving = http1::Builder::new()
+        .max_buf_size(READ_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(io), service);
+    let mut serving = std::pin::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => Some(ended),
+        why = connection.closes() => {
+            tracing::debug!(peer = %connection.peer, "a connection was closed: {why}");
+            Some(Ok(()))
+        }
+        _ = phase.wait_for(|&phase| phase >= Phase::Closing) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = serving.as_mut() => ended,
+                _ = connection.closes() => Ok(()),
+                _ = phase.wait_for(|&phase| phase >= Phase::Closed) => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, peer = %connection.peer, "a connection ended early");
+    }
+    drop(ticket);
 }
 
-async fn answer(http: &Http, port: Port, request: Request<Incoming>) -> Reply {
-    let accepted = Accepted::of(request.headers());
+async fn answer(http: &Http, port: Port, connection: &Arc<Connection>, request: Request<Incoming>) -> Reply {
+    let start = Instant::now();
+    let busy = connection.begin(request.body().is_end_stream(), start);
+    let takes = encoding::Accepted::of(request.headers());
+    let (head, body) = request.into_parts();
     let handled = contained(async {
-        let reply = handle(http, port, request).await?;
-        Ok(encoded(&http.state, accepted, reply).await?)
+        let reply = handle(http, port, connection, &busy, &head, body).await?;
+        Ok(encoded(&http.state, takes, reply).await?)
     });
-    let handled = handled.await;
-    let handled = handled.unwrap_or_else(|panic| Err(bug(&panic).into()));
-    let reply = handled.unwrap_or_else(|failure| error(&failure));
+    let handled = handled.await.unwrap_or_else(|panic| Err(bug(&panic).into()));
+    let mut reply = handled.unwrap_or_else(|failure| error(&failure));
     http.responses.count(reply.status());
+    note(&http.state, &http.ids, connection, &head, start, &mut reply);
+    reply.body_mut().hold(busy);
     reply
 }
 
-/// The body of a question that is no inference.
-async fn question(state: &State, headers: &HeaderMap, incoming: Incoming) -> Result<Bytes, ApiError> {
-    let expects_continue = headers.contains_key(EXPECT);
-    let coding = match encoding::of_request(headers) {
-        Ok(coding) => coding,
+async fn handle(
+    http: &Http,
+    port: Port,
+    connection: &Connection,
+    busy: &Busy,
+    head: &request::Parts,
+    body: Incoming,
+) -> Result<Reply, ApiError> {
+    let state = &http.state;
+    let sending = Sending { expects_continue: head.headers.contains_key(EXPECT), busy };
+    let admitted = check_head(head).and_then(|()| route(&head.method, head.uri.path())).and_then(|route| {
+        let client = admit(state, connection, &head.headers, &route)?;
+        Ok((route, client))
+    });
+    let (route, client) = match admitted {
+        Ok(admitted) => admitted,
         Err(error) => {
-            refuse(incoming, QUESTION_BYTES_MAX, expects_continue);
+            refuse(body, REFUSED_BYTES_MAX, sending.expects_continue);
             return Err(error);
         }
     };
-    let bytes_max = QUESTION_BYTES_MAX;
-    let mut body = receive(incoming, Allowance { bytes_max, share: None, expects_continue }).await?;
-    if let Some(coding) = coding {
-        (body, _) = encoding::decoded(state, Class::BestEffort, coding, body, bytes_max, None).await?;
-    }
-    Ok(body.take(body.len()))
+    let asker = Asker(client.name().to_string());
+    let mut reply = match (port, route) {
+        (Port::Http, Route::Infer(model)) => {
+            infer(state, Caller { client, busy }, model, &head.headers, body).await?
+        }
+        (Port::Http, Route::Load(name)) => control::load(state, name.into_owned(), body, sending).await?,
+        (Port::Http, Route::Unload(name)) => control::unload(state, name.into_owned(), body, sending).await?,
+        (Port::Http, route) if takes_body(&route) => {
+            let body = question(state, &head.headers, body, sending).await?;
+            answer_body(state, &client, route, body).await?
+        }
+        (port, route) => {
+            discard(body, REFUSED_BYTES_MAX);
+            answer_plain(http, port, &client, route).await?
+        }
+    };
+    reply.extensions_mut().insert(asker);
+    Ok(reply)
 }
 
-async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<Reply, ApiError> {
+/// Whether a question that is no inference may have a body.
+fn takes_body(route: &Route<'_>) -> bool {
+    matches!(
+        route,
+        Route::RepositoryIndex | Route::RegionRegister(..) | Route::TraceChange(_) | Route::LogChange
+    )
+}
+
+/// Answers what has no body.
+async fn answer_plain(http: &Http, port: Port, client: &Client, route: Route<'_>) -> Result<Reply, ApiError> {
     let state = &http.state;
-    let (head, body) = request.into_parts();
-    let route = route(&head.method, head.uri.path());
-    if let (Port::Http, Ok(Route::Infer(model))) = (port, &route) {
-        return infer(state, model.clone(), &head.headers, body).await;
-    }
-    let takes_body = |route: &Route<'_>| {
-        matches!(route, Route::RepositoryIndex | Route::RegionRegister(..) | Route::Trace(_) | Route::Log)
-    };
-    if let (Port::Http, Ok(asked)) = (port, &route)
-        && takes_body(asked)
-    {
-        let body = question(state, &head.headers, body).await?;
-        return answer_body(state, route?, body).await;
-    }
-    if let (Port::Http, Ok(Route::Load(name) | Route::Unload(name))) = (port, &route) {
-        let (name, expects_continue) = (name.clone().into_owned(), head.headers.contains_key(EXPECT));
-        return match route {
-            Ok(Route::Load(_)) => control::load(state, name, body, expects_continue).await,
-            _ => control::unload(state, name, body, expects_continue).await,
-        };
-    }
-    discard(body, state.body_bytes_max);
-    match route? {
+    match route {
         Route::Dashboard => Ok(dashboard::page()),
         Route::DashboardData => Ok(dashboard::data(state, &http.dashboard).await?),
         Route::Live => Ok(answers::live()),
-        Route::Ready => Ok(answers::ready(state)),
+        Route::Ready => Ok(answers::ready(state, client)),
         Route::Metrics => {
             let text = metrics::text(&state.engine.stats(), &http.responses.counts());
             Ok(reply(StatusCode::OK, exposition::CONTENT_TYPE, vec![text.into()]))
@@ -171,37 +226,101 @@ async fn handle(http: &Http, port: Port, request: Request<Incoming>) -> Result<R
             "this port serves the dashboard, /metrics and /v2/health only".to_string(),
         )),
         Route::Metadata => Ok(answers::server_metadata(state)),
-        Route::Stats(model) => Ok(answers::stats(state, model.as_ref())?),
+        Route::Stats(model) => Ok(answers::stats(state, client, model.as_ref())?),
         Route::Model(model) => Ok(answers::model_metadata(state, &model)?),
         Route::ModelReady(model) => Ok(answers::model_ready(state, &model)?),
         Route::ModelConfig(model) => Ok(answers::model_config(state, &model)?),
         Route::RegionStatus(memory, name) => Ok(regions::status(state, memory, name.as_deref())?),
         Route::RegionUnregister(memory, name) => Ok(regions::unregister(state, memory, name.as_deref())?),
+        Route::Trace(model) => trace_settings(state, model, Bytes::new()).await,
+        Route::Log => Ok(answers::log_settings(state, b"")?),
         Route::Infer(_)
         | Route::RepositoryIndex
         | Route::RegionRegister(..)
-        | Route::Trace(_)
-        | Route::Log
+        | Route::TraceChange(_)
+        | Route::LogChange
         | Route::Load(_)
         | Route::Unload(_) => {
-            unreachable!("answered above, or refused on the metrics port")
+            unreachable!("answered elsewhere, or refused on the metrics port")
         }
     }
 }
 
-/// Answers what may have a small body.
-async fn answer_body(state: &Arc<State>, route: Route<'_>, body: Bytes) -> Result<Reply, ApiError> {
-    match route {
-        Route::RepositoryIndex => Ok(answers::repository_index(state, &body)?),
-        Route::RegionRegister(memory, name) => Ok(regions::register(state, memory, &name, &body)?),
-        Route::Log => Ok(answers::log_settings(state, &body)?),
-        Route::Trace(model) => {
-            let (state, model) = (state.clone(), model.map(ModelPath::into_owned));
-            // A trace that ends is written.
-            let work = move || answers::trace_settings(&state, model.as_ref(), &body);
-            let done = tokio::task::spawn_blocking(work).await;
-            Ok(done.unwrap_or_else(|panic| Err(bug(&panic.to_string())))?)
+/// The body of a question that is no inference.
+async fn question(
+    state: &State,
+    headers: &HeaderMap,
+    incoming: Incoming,
+    sending: Sending<'_>,
+) -> Result<Bytes, ApiError> {
+    let Sending { expects_continue, busy } = sending;
+    let coding = match encoding::of_request(headers) {
+        Ok(coding) => coding,
+        Err(error) => {
+            refuse(incoming, QUESTION_BYTES_MAX, expects_continue);
+            return Err(error);
         }
+    };
+    let bytes_max = QUESTION_BYTES_MAX;
+    let mut body = receive(incoming, Allowance { bytes_max, share: None, expects_continue, busy }).await?;
+    if let Some(coding) = coding {
+        (body, _) = encoding::decoded(state, Class::BestEffort, coding, body, bytes_max, None).await?;
+    }
+    Ok(body.take(body.len()))
+}
+
+/// Answers what may have a small body.
+async fn answer_body(
+    state: &Arc<State>,
+    client: &Client,
+    route: Route<'_>,
+    body: Bytes,
+) -> Result<Reply, ApiError> {
+    match route {
+        Route::RepositoryIndex => Ok(answers::repository_index(state, client, &body)?),
+        Route::RegionRegister(memory, name) => Ok(regions::register(state, memory, &name, &body)?),
+        Route::LogChange => Ok(answers::log_settings(state, &body)?),
+        Route::TraceChange(model) => trace_settings(state, model, body).await,
         _ => unreachable!("these have no body"),
+    }
+}
+
+async fn trace_settings(
+    state: &Arc<State>,
+    model: Option<ModelPath<'_>>,
+    body: Bytes,
+) -> Result<Reply, ApiError> {
+    let (state, model) = (state.clone(), model.map(ModelPath::into_owned));
+    // A trace that ends is written.
+    let work = move || answers::trace_settings(&state, model.as_ref(), &body);
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.unwrap_or_else(|panic| Err(bug(&panic.to_string())))?)
+}
+
+/// Who asks, if it may ask this.
+fn admit(
+    state: &State,
+    connection: &Connection,
+    headers: &HeaderMap,
+    route: &Route<'_>,
+) -> Result<Client, ApiError> {
+    let names = connection.names();
+    let credentials = Credentials { token: token(headers)?, names: &names };
+    let client = state.access.check(&credentials, route.need())?;
+    route.model().map_or(Ok(()), |model| client.check_model(model))?;
+    Ok(client)
+}
+
+/// An error if the head is larger than anybody needs.
+fn check_head(head: &request::Parts) -> Result<(), ApiError> {
+    let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let line = head.method.as_str().len() + path + "  HTTP/1.1\r\n".len();
+    let headers = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    let bytes = line + headers.sum::<usize>() + "\r\n".len();
+    match bytes <= HEAD_BYTES_MAX {
+        true => Ok(()),
+        false => Err(ApiError::head_too_large(format!(
+            "the head of the request has {bytes} bytes, at most {HEAD_BYTES_MAX} are allowed"
+        ))),
     }
 }

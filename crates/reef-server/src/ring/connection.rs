@@ -29,6 +29,7 @@ use reef_client::{Class, Status};
 use reef_engine::{InferError, InferFuture, InferRequest, InferResponse, InputTensor};
 use rustix::event::{PollFd, PollFlags};
 
+use crate::core::access::{Need, Permit};
 use crate::core::fault::{bug, contain};
 use crate::core::problem::{Kind, Problem};
 use crate::core::question::{self, Schedule};
@@ -157,7 +158,7 @@ struct Slot {
     /// Where it begins in the segment.
     offset: usize,
     waker: Waker,
-    running: Option<(Request, InferFuture)>,
+    running: Option<(Request, InferFuture, Permit)>,
 }
 
 impl<'a> Connection<'a> {
@@ -303,6 +304,8 @@ impl Connection<'_> {
     fn open(&mut self, wanted: OpenModel) -> Result<Opened, Problem> {
         let state = &self.shared.state;
         state.check_loaded()?;
+        self.shared.client.check(Need::Infer)?;
+        self.shared.client.check_model(&wanted.model)?;
         let model = state.find_ready(&wanted.model, wanted.version.as_deref())?;
         let (count, first) = (wanted.slots, self.slots.len());
         if count == 0 || count > self.layout.depth - first {
@@ -335,7 +338,7 @@ impl Connection<'_> {
 
     fn cancel(&mut self, slot: u32, tag: u64) {
         // Anything else has ended before its cancellation arrived.
-        if let Some(Slot { running: Some((request, future)), .. }) = self.slots.get(slot as usize)
+        if let Some(Slot { running: Some((request, future, _)), .. }) = self.slots.get(slot as usize)
             && request.tag == tag
         {
             future.cancel();
@@ -353,8 +356,8 @@ impl Connection<'_> {
         }
         let submitted = contain(|| self.submit(&request, number)).unwrap_or_else(|panic| Err(bug(&panic)));
         match submitted {
-            Ok(future) => {
-                self.slots[number].running = Some((request, future));
+            Ok((future, permit)) => {
+                self.slots[number].running = Some((request, future, permit));
                 self.in_flight += 1;
                 self.look_at(number);
             }
@@ -365,10 +368,11 @@ impl Connection<'_> {
 
     /// Copies the inputs out of the segment and hands the request to the engine, which copies them again:
     /// what it checks is what it computes with, whatever the client writes meanwhile.
-    fn submit(&mut self, request: &Request, number: usize) -> Result<InferFuture, Problem> {
-        let state = &self.shared.state;
+    fn submit(&mut self, request: &Request, number: usize) -> Result<(InferFuture, Permit), Problem> {
+        let Shared { state, client, .. } = self.shared;
         let arrival = state.engine.now();
         state.check_loaded()?;
+        let permit = client.admit(arrival)?;
         let slot = &self.slots[number];
         let model = &self.models[slot.model];
         let places = &model.layout.inputs;
@@ -398,14 +402,14 @@ impl Connection<'_> {
             limit: None,
         };
         schedule.apply(state, &mut asked);
-        question::submit(state, &asked)
+        Ok((question::submit(state, client, asked)?, permit))
     }
 
     /// Asks for the end of the request in a slot, and answers it if it is there.
     fn look_at(&mut self, number: usize) {
         let slot = &mut self.slots[number];
         // A waker may come late.
-        let Some((request, future)) = &mut slot.running else { return };
+        let Some((request, future, _)) = &mut slot.running else { return };
         let request = *request;
         let mut context = Context::from_waker(&slot.waker);
         let polled = contain(|| Pin::new(future).poll(&mut context));
@@ -494,5 +498,7 @@ fn status(problem: &Problem) -> Status {
         Kind::Unavailable => Status::Unavailable,
         Kind::Late => Status::Late,
         Kind::Internal => Status::Internal,
+        Kind::Unauthenticated | Kind::Forbidden => Status::Invalid,
+        Kind::Limited { .. } => Status::Unavailable,
     }
 }

@@ -15,6 +15,7 @@ use reef_client::socket::{Peer, Socket, wait};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{SocketAddrUnix, SocketFlags};
 
+use crate::core::access::Client;
 use crate::core::fault::contain;
 use crate::core::state::State;
 use crate::ring::connection;
@@ -36,12 +37,15 @@ pub struct RingOptions {
     /// How long a connection's thread looks for requests before it sleeps. A longer time saves system calls
     /// and takes a core.
     pub spin: Duration,
+    /// Of which of the server's clients all requests are. Without a name whoever may connect may do all that
+    /// can be done here, and sees every model.
+    pub client: Option<String>,
 }
 
 impl RingOptions {
     /// For this user alone.
     pub fn new(path: impl Into<PathBuf>) -> RingOptions {
-        RingOptions { path: path.into(), mode: 0o600, spin: Duration::from_micros(50) }
+        RingOptions { path: path.into(), mode: 0o600, spin: Duration::from_micros(50), client: None }
     }
 }
 
@@ -99,10 +103,10 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Serves clients on threads of its own.
-    pub(crate) fn start(bound: Bound, state: Arc<State>) -> io::Result<Ring> {
+    /// Serves clients on threads of its own, all of them as `client`.
+    pub(crate) fn start(bound: Bound, state: Arc<State>, client: Client) -> io::Result<Ring> {
         let Bound { socket, file, spin } = bound;
-        let shared = Arc::new(Shared::new(state, spin)?);
+        let shared = Arc::new(Shared::new(state, client, spin)?);
         let path = file.0.clone();
         let server = shared.clone();
         let thread = std::thread::Builder::new().name("reef-ring".into()).spawn(move || {

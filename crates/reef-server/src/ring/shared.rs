@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use reef_base::limits::{RING_BYTES_MAX, RING_CONNECTIONS_MAX};
 
+use crate::core::access::Client;
 use crate::core::state::State;
 use crate::ring::wake::{event, ring};
 
@@ -16,6 +17,8 @@ use crate::ring::wake::{event, ring};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) state: Arc<State>,
+    /// Whose all requests are.
+    pub(super) client: Client,
     pub(super) spin: Duration,
     /// Set when connections must end.
     pub(super) stop: OwnedFd,
@@ -34,9 +37,9 @@ struct Open {
 
 impl Shared {
     /// Without connections.
-    pub(super) fn new(state: Arc<State>, spin: Duration) -> io::Result<Shared> {
+    pub(super) fn new(state: Arc<State>, client: Client, spin: Duration) -> io::Result<Shared> {
         let (cut, open, closed) = (AtomicBool::new(false), Mutex::default(), Condvar::new());
-        Ok(Shared { state, spin, stop: event()?, cut, open, closed })
+        Ok(Shared { state, client, spin, stop: event()?, cut, open, closed })
     }
 
     /// A place for one more connection; `None` if there are as many as may be.

@@ -40,37 +40,38 @@ impl Fixture {
 
     /// With a budget for all bodies together.
     pub fn with_bodies(bodies_bytes_max: usize) -> Fixture {
-        Self::with_options(ServerOptions { bodies_bytes_max, ..Default::default() })
+        Self::with(|options| options.bodies_bytes_max = bodies_bytes_max)
     }
 
     /// With the model `m`, as [`Fixture::with_m`], and clients that may register shared memory.
     pub fn with_client_shm() -> Fixture {
-        let fixture = Self::with_options(ServerOptions { allow_client_shm: true, ..Default::default() });
+        let fixture = Self::with(|options| options.allow_client_shm = true);
         fixture.model("m", &[x()], &[y()], ModelSettings::default());
         fixture
     }
 
     /// With the model `m`, as [`Fixture::with_m`], and the ring at this path.
     pub fn with_ring(path: &std::path::Path) -> Fixture {
-        let ring = Some(reef_server::RingOptions::new(path));
-        let fixture = Self::with_options(ServerOptions { ring, ..Default::default() });
+        let fixture = Self::with(|options| options.ring = Some(reef_server::RingOptions::new(path)));
         fixture.model("m", &[x()], &[y()], ModelSettings::default());
         fixture
     }
 
-    fn with_options(options: ServerOptions) -> Fixture {
+    /// With other options than the usual ones.
+    pub fn with(change: impl FnOnce(&mut ServerOptions)) -> Fixture {
         let gate = Gate::new();
         let engine = Engine::new(gate.clone(), EngineOptions::default()).unwrap();
         let traces = tempfile::tempdir().unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
-        let options = ServerOptions {
+        let mut options = ServerOptions {
             http: any,
             grpc: Some(any),
             metrics: Some(any),
             body_bytes_max: 1 << 20,
             trace_folder: Some(traces.path().into()),
-            ..options
+            ..Default::default()
         };
+        change(&mut options);
         let running = Server::bind(options).unwrap().start(engine.clone()).unwrap();
         let driver = {
             let (engine, gate) = (engine.clone(), gate.clone());

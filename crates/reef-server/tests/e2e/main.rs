@@ -1,6 +1,7 @@
 //! The server over loopback, with requests written byte by byte over HTTP, and with a
 //! library's client over gRPC.
 
+mod access;
 mod bad_input;
 mod client;
 mod control;
@@ -12,9 +13,12 @@ mod gate;
 mod grpc;
 mod large;
 mod life;
+mod limits;
 mod metrics;
 mod names;
 mod protocol;
 mod regions;
 mod ring;
 mod ring_hostile;
+mod telemetry;
+mod tls;

@@ -1,6 +1,7 @@
 //! What each subcommand does.
 
 pub mod bench;
+pub mod check;
 pub mod compiled;
 pub mod demo;
 pub mod devices;
@@ -8,6 +9,8 @@ pub mod inspect;
 pub mod profile;
 pub mod program;
 pub mod run;
+pub mod running;
 pub mod serve;
 pub mod stream;
+pub mod top;
 pub mod zoo;

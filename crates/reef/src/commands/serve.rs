@@ -3,28 +3,34 @@
 //! | state | event | next |
 //! |---|---|---|
 //! | loading: live, not ready | a model cannot be loaded | loading; its clients are told why |
-//! | loading | the same, with `--exit-on-error` | ends with 1 |
+//! | loading | the same, with `exit_on_error` | ends with 1 |
 //! | loading | all models were tried | serving; models come and go, see `control` |
 //! | loading | all were tried, none is there, and none can come later | ends with 1 |
+//! | loading, serving | SIGHUP | the same; certificates are read again |
 //! | loading, serving | SIGINT or SIGTERM | draining; while models load there is nothing to drain |
 //! | loading, serving | engine, device or a thread fails | clients are answered; ends with [`FAULT_STATUS`] |
 //! | draining | all work has ended | ends with 0 |
 //! | any after a signal | SIGINT or SIGTERM again | ends at once, with 128 and the signal's number |
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use reef_base::ModelKey;
+use reef_device::Padding;
 use reef_engine::{Engine, EngineOptions, PoolDevice, TraceOptions};
 use reef_repository::{Found, Snapshot};
-use reef_server::{LogControl, RingOptions, Running, Server, ServerOptions, Signals};
+use reef_server::{LogControl, Running, Server, Signals};
 
-use crate::cli::{ControlArgs, ServeArgs};
+use crate::cli::{DeviceArgs, ServeArgs};
+use crate::config::Config;
 use crate::control::{self, Control, Mode};
 use crate::device;
+use crate::logs::{self, Format};
+use crate::notify::Manager;
 use crate::output::say;
 use crate::repository;
 
@@ -34,6 +40,9 @@ const STACK_BYTES: usize = 8 << 20;
 /// The exit status after a fault of the engine or its device: `EX_SOFTWARE` of `sysexits.h`. Whoever
 /// supervises the process tells by it that a restart may help.
 pub const FAULT_STATUS: u8 = 70;
+
+/// The number of SIGHUP.
+const HANGUP: i32 = 1;
 
 /// How long best-effort work that is left may take after a fault: it was answered already.
 const FAULT_DRAIN: Duration = Duration::ZERO;
@@ -45,6 +54,8 @@ enum Event {
     /// All models were tried, and so many versions of them are there.
     Loaded(usize),
     Signal,
+    /// SIGHUP: read certificates again.
+    Reload,
     /// The engine has failed, or a thread of this command.
     Fault(String),
 }
@@ -62,36 +73,50 @@ impl std::fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 /// Serves until SIGINT or SIGTERM, then drains and ends; or until it cannot go on.
-pub fn run(args: &ServeArgs, log: Arc<dyn LogControl>) -> Result<()> {
+pub fn run(args: &ServeArgs) -> Result<()> {
+    let (config, variables) = configured(args)?;
+    let format = if config.value("log_format") == "json" { Format::Json } else { Format::Text };
+    let log = logs::start(config.value("log"), format)?;
+    for name in &config.unknown_variables {
+        tracing::warn!("the variable {name} is not a setting");
+    }
+    serve(&config, &Manager::of(&variables), log)
+}
+
+/// The settings, and the variables of the process.
+pub fn configured(args: &ServeArgs) -> Result<(Config, BTreeMap<String, String>)> {
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables: BTreeMap<String, String> = variables.collect();
+    let config = Config::load(&args.given, &variables)?;
+    Ok((config, variables))
+}
+
+fn serve(config: &Config, manager: &Manager, log: Arc<dyn LogControl>) -> Result<()> {
     let (events, event) = channel();
     watch_signals(events.clone())?;
-    let snapshot = look(args)?;
-    let models = control::chosen(&snapshot, args.control.mode, &args.control.load_model)?;
+    let policy = Policy::of(config);
+    let dir = config.models()?;
+    let snapshot = look(&dir, config.file(), policy.mode)?;
+    let models = control::chosen(&snapshot, policy.mode, &policy.load)?;
     // The ports first: a port in use should not be found out after minutes of compiling.
-    let server = Server::bind(ServerOptions {
-        http: SocketAddr::new(args.address, args.http_port),
-        grpc: args.grpc_port().map(|port| SocketAddr::new(args.address, port)),
-        metrics: Some(SocketAddr::new(args.address, args.metrics_port)),
-        body_bytes_max: args.max_body,
-        trace_folder: args.trace_dir.clone(),
-        allow_client_shm: args.allow_client_shm,
-        ring: args.ring.as_ref().map(|path| RingOptions { mode: args.ring_mode, ..RingOptions::new(path) }),
-        strict_readiness: args.control.strict_readiness,
-        ..ServerOptions::default()
-    })?;
-    let engine = Engine::over(start_devices(args)?, EngineOptions::default())?;
-    if let Some(path) = &args.trace {
+    let server = Server::bind(config.server()?)?;
+    let engine = Engine::over(start_devices(config)?, EngineOptions::default())?;
+    let trace = config.optional("trace");
+    if let Some(path) = trace {
         engine.start_trace(TraceOptions::new(path))?;
     }
     let running = server.open(engine.clone())?;
     running.set_log(log);
-    let control = Arc::new(Control::new(engine.clone(), &args.models, args.control.mode));
+    let control = Arc::new(Control::new(engine.clone(), &dir, config.file(), policy.mode));
     control.note(&snapshot);
     running.set_control(control.clone());
     watch_engine(engine.clone(), events.clone())?;
+    manager.loading(models.len());
     load_all(control.clone(), models, events.clone())?;
-    let ended = attend(&running, &event, &args.control, || follow(args, control.clone(), snapshot, events));
-    let drain = if ended.is_ok() { args.drain_timeout } else { FAULT_DRAIN };
+    let ended = attend(&running, &event, &policy, manager, || follow(&policy, control, snapshot, events));
+    manager.stopping();
+    let drain = if ended.is_ok() { config.drain_timeout() } else { FAULT_DRAIN };
     if !running.shutdown(drain) {
         tracing::warn!("some connections had to be cut off");
     }
@@ -108,7 +133,7 @@ pub fn run(args: &ServeArgs, log: Arc<dyn LogControl>) -> Result<()> {
         std::mem::forget(engine);
         return Ok(());
     }
-    if args.trace.is_some() {
+    if trace.is_some() {
         match engine.stop_trace() {
             Ok(summary) => {
                 tracing::info!(path = %summary.path.display(), events = summary.events, "trace written")
@@ -121,13 +146,37 @@ pub fn run(args: &ServeArgs, log: Arc<dyn LogControl>) -> Result<()> {
     Ok(())
 }
 
+/// Which models are served, and when they are loaded.
+struct Policy {
+    mode: Mode,
+    poll_every: Duration,
+    /// Names of models to load at the start, with [`Mode::Explicit`].
+    load: Vec<String>,
+    exit_on_error: bool,
+}
+
+impl Policy {
+    fn of(config: &Config) -> Policy {
+        Policy {
+            mode: match config.value("model_control_mode") {
+                "poll" => Mode::Poll,
+                "explicit" => Mode::Explicit,
+                _ => Mode::None,
+            },
+            poll_every: config.seconds("repository_poll_secs"),
+            load: config.list("load_model").to_vec(),
+            exit_on_error: config.flag("exit_on_error"),
+        }
+    }
+}
+
 /// What there is to serve.
-fn look(args: &ServeArgs) -> Result<Snapshot> {
-    let snapshot = reef_repository::scan(&args.models)?;
+fn look(dir: &Path, file: Option<&Path>, mode: Mode) -> Result<Snapshot> {
+    let snapshot = repository::scan(dir, file)?;
     snapshot.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
-    let fixed = args.control.mode == Mode::None;
+    let fixed = mode == Mode::None;
     if let Some(name) = snapshot.strangers.first() {
-        let path = args.models.join("reef.toml");
+        let path = file.map_or_else(|| dir.join("reef.toml"), Path::to_path_buf);
         let what = format!("{}: settings for '{name}', but there is no such model", path.display());
         if fixed {
             bail!(what);
@@ -135,17 +184,17 @@ fn look(args: &ServeArgs) -> Result<Snapshot> {
         tracing::warn!("{what} yet");
     }
     if fixed && snapshot.models.is_empty() {
-        bail!("{}: no models (NAME.onnx, NAME/model.onnx or NAME/1/model.onnx)", args.models.display());
+        bail!("{}: no models (NAME.onnx, NAME/model.onnx or NAME/1/model.onnx)", dir.display());
     }
     Ok(snapshot)
 }
 
 /// Follows the directory from now on, if that is wanted.
-fn follow(args: &ServeArgs, control: Arc<Control>, snapshot: Snapshot, events: Sender<Event>) -> Result<()> {
-    if args.control.mode != Mode::Poll {
+fn follow(policy: &Policy, control: Arc<Control>, snapshot: Snapshot, events: Sender<Event>) -> Result<()> {
+    if policy.mode != Mode::Poll {
         return Ok(());
     }
-    let every = args.control.repository_poll_secs;
+    let every = policy.poll_every;
     start_thread("reef-poll", events, move |_| {
         // Until the process ends.
         let (_running, stop) = channel();
@@ -153,15 +202,21 @@ fn follow(args: &ServeArgs, control: Arc<Control>, snapshot: Snapshot, events: S
     })
 }
 
-/// The devices that the command line names, or the directory's settings.
-fn start_devices(args: &ServeArgs) -> Result<Vec<PoolDevice>> {
-    let configured = repository::devices(&args.models)?;
-    let given = &args.device.device;
-    if !given.is_empty() && !configured.is_empty() {
-        tracing::info!("the devices of the command line are used, those of reef.toml are not");
-    }
-    let specs = if given.is_empty() { &configured } else { given };
-    let devices = device::start_pool(&args.device, specs, args.scheme)?;
+/// How the settings have devices driven.
+pub fn device_args(config: &Config) -> Result<DeviceArgs> {
+    Ok(DeviceArgs {
+        device: config.devices()?,
+        cus: config.optional("cus").map(str::parse).transpose()?,
+        nice: config.value("nice").parse()?,
+        padding: config.value("padding").parse::<Padding>().map_err(anyhow::Error::msg)?,
+        memory: config.optional("memory").map(str::parse).transpose()?,
+    })
+}
+
+/// The devices that the settings name.
+fn start_devices(config: &Config) -> Result<Vec<PoolDevice>> {
+    let args = device_args(config)?;
+    let devices = device::start_pool(&args, &args.device, config.scheme()?)?;
     for PoolDevice { name, device } in &devices {
         tracing::info!("device {}", device::described(name, device.as_ref()));
     }
@@ -173,25 +228,38 @@ fn start_devices(args: &ServeArgs) -> Result<Vec<PoolDevice>> {
 fn attend(
     running: &Running,
     events: &Receiver<Event>,
-    control: &ControlArgs,
+    policy: &Policy,
+    manager: &Manager,
     serving: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let mut unavailable: Vec<anyhow::Error> = Vec::new();
     let mut serving = Some(serving);
     loop {
-        match events.recv().context("nobody waits for signals")? {
+        let event = match events.recv_timeout(manager.alive_every()) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => {
+                manager.alive();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => bail!("nobody waits for signals"),
+        };
+        // Events that come fast must not make it look dead.
+        manager.alive();
+        match event {
             Event::Signal => return Ok(()),
+            Event::Reload => running.reload_certificates(),
             Event::Fault(why) => return Err(Fault(why).into()),
             Event::Unavailable(key, error) => {
                 tracing::error!("model {key} is unavailable: {}", crate::message(&error));
-                if control.exit_on_error {
+                if policy.exit_on_error {
                     return Err(error);
                 }
                 unavailable.push(error);
             }
-            Event::Loaded(0) if control.mode == Mode::None => return Err(none_loaded(unavailable)),
+            Event::Loaded(0) if policy.mode == Mode::None => return Err(none_loaded(unavailable)),
             Event::Loaded(_) => {
                 running.set_ready();
+                manager.ready();
                 // The log may be off: whoever asked for a free port finds it here.
                 say!("serving {}", running.addresses());
                 if let Some(serving) = serving.take() {
@@ -246,9 +314,15 @@ fn watch_engine(engine: Engine, events: Sender<Event>) -> Result<()> {
 fn watch_signals(events: Sender<Event>) -> Result<()> {
     let mut signals = Signals::install().context("cannot wait for signals")?;
     start_thread("reef-signals", events, move |events| {
-        signals.wait();
+        let mut next = || loop {
+            match signals.wait() {
+                HANGUP => drop(events.send(Event::Reload)),
+                signal => return signal,
+            }
+        };
+        next();
         let _ = events.send(Event::Signal);
-        let signal = signals.wait();
+        let signal = next();
         tracing::warn!(signal, "ended at once by a second signal");
         std::process::exit(128 + signal);
     })
@@ -270,10 +344,11 @@ fn load_all(control: Arc<Control>, models: Vec<Found>, events: Sender<Event>) ->
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{Ipv4Addr, TcpStream};
+    use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
     use reef_cpu::{CpuDevice, CpuOptions};
     use reef_engine::{ModelSettings, ModelSource, ModelSpec};
+    use reef_server::ServerOptions;
 
     use super::*;
 
@@ -286,13 +361,12 @@ mod tests {
         (engine, running)
     }
 
-    fn args() -> ControlArgs {
-        ControlArgs {
+    fn policy() -> Policy {
+        Policy {
             mode: Mode::None,
-            repository_poll_secs: Duration::from_secs(1),
-            load_model: Vec::new(),
+            poll_every: Duration::from_secs(1),
+            load: Vec::new(),
             exit_on_error: false,
-            strict_readiness: false,
         }
     }
 
@@ -326,7 +400,7 @@ mod tests {
         engine.device().poison("planted");
         engine.wait_for_fault();
         let answer = asked(running.http_addr());
-        let error = attend(&running, &events, &args(), || Ok(())).unwrap_err();
+        let error = attend(&running, &events, &policy(), &Manager::default(), || Ok(())).unwrap_err();
         assert!(running.shutdown(FAULT_DRAIN), "nothing hangs");
         assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("device has failed"), "{answer}");
         assert!(error.to_string().contains("device has failed"), "{error}");
@@ -338,7 +412,7 @@ mod tests {
         let (_engine, running) = serving();
         let (sender, events) = channel();
         start_thread("reef-test", sender, |_| panic!("planted")).unwrap();
-        let error = attend(&running, &events, &args(), || Ok(())).unwrap_err();
+        let error = attend(&running, &events, &policy(), &Manager::default(), || Ok(())).unwrap_err();
         assert!(error.to_string().contains("reef-test panicked, please report it: planted"), "{error}");
         assert_eq!(crate::status(&error), FAULT_STATUS);
     }
@@ -349,8 +423,8 @@ mod tests {
         let (sender, events) = channel();
         let key = ModelKey { name: "a".into(), version: "1".into() };
         sender.send(Event::Unavailable(key, anyhow!("a is broken"))).unwrap();
-        let strict = ControlArgs { exit_on_error: true, ..args() };
-        let error = attend(&running, &events, &strict, || Ok(())).unwrap_err();
+        let strict = Policy { exit_on_error: true, ..policy() };
+        let error = attend(&running, &events, &strict, &Manager::default(), || Ok(())).unwrap_err();
         assert_eq!((error.to_string(), crate::status(&error)), ("a is broken".into(), 1));
     }
 
@@ -363,7 +437,7 @@ mod tests {
             sender.send(Event::Unavailable(key, anyhow!("{name} is broken"))).unwrap();
         }
         sender.send(Event::Loaded(0)).unwrap();
-        let error = attend(&running, &events, &args(), || Ok(())).unwrap_err();
+        let error = attend(&running, &events, &policy(), &Manager::default(), || Ok(())).unwrap_err();
         assert_eq!(error.to_string(), "none of 2 models could be loaded: a is broken; b is broken");
         assert_eq!(crate::status(&error), 1);
     }

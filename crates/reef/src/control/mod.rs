@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result, anyhow, bail};
 use reef_base::{Class, ModelKey};
 use reef_engine::{Engine, LoadError, ModelSource, ModelSpec, Prepared, Published, Queued};
-use reef_repository::{Found, FoundVersion, ModelConfig, Snapshot, names};
+use reef_repository::{Found, FoundVersion, ModelConfig, ScanError, Snapshot, names};
 use reef_server::{ControlError, LoadRequest, ModelControl};
 use serde_json::Value;
 
@@ -52,6 +52,8 @@ pub enum Mode {
 pub struct Control {
     engine: Engine,
     dir: PathBuf,
+    /// The file of settings, if it is not the directory's.
+    settings: Option<PathBuf>,
     mode: Mode,
     books: Mutex<Books>,
     /// By name: held by who changes the model.
@@ -60,9 +62,15 @@ pub struct Control {
 
 impl Control {
     /// Of a repository of which nothing is loaded yet.
-    pub fn new(engine: Engine, dir: &Path, mode: Mode) -> Control {
+    pub fn new(engine: Engine, dir: &Path, settings: Option<&Path>, mode: Mode) -> Control {
         let (books, names) = Default::default();
-        Control { engine, dir: dir.to_path_buf(), mode, books, names }
+        let settings = settings.map(Path::to_path_buf);
+        Control { engine, dir: dir.to_path_buf(), settings, mode, books, names }
+    }
+
+    /// What there is in the repository now.
+    fn scan(&self) -> Result<Snapshot, ScanError> {
+        repository::scan(&self.dir, self.settings.as_deref())
     }
 
     /// Loads what was found of a model, as far as it is not served as it is; an error is of every version
@@ -233,8 +241,8 @@ impl Control {
         let invalid = |error: anyhow::Error| ControlError::Invalid(crate::message(&error));
         let config = request.config.as_deref().map(ModelConfig::of_json).transpose();
         let config = config.map_err(|fault| ControlError::Invalid(format!("config: {fault}")))?;
-        let failed = |error: reef_repository::ScanError| ControlError::Failed(error.to_string());
-        let mut snapshot = reef_repository::scan(&self.dir).map_err(failed)?;
+        let failed = |error: ScanError| ControlError::Failed(error.to_string());
+        let mut snapshot = self.scan().map_err(failed)?;
         self.note(&snapshot);
         let stored = snapshot.models.remove(name);
         if request.files.is_empty() {

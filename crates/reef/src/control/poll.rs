@@ -14,7 +14,7 @@ use super::Control;
 pub fn run(control: &Control, mut before: Snapshot, every: Duration, stop: &Receiver<()>) {
     let mut readable = true;
     while stop.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-        match reef_repository::scan(&control.dir) {
+        match control.scan() {
             Ok(now) => {
                 look(control, &before, &now);
                 (before, readable) = (now, true);

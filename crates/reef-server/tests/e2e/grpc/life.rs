@@ -3,8 +3,7 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use reef_engine::{ClassStats, Engine, EngineOptions, FailureReason, Level, ModelSettings};
-use reef_server::{Server, ServerOptions};
+use reef_engine::{ClassStats, FailureReason, Level, ModelSettings};
 use tonic::{Code, Request};
 
 use super::client::pb::infer_parameter::ParameterChoice::Int64Param;
@@ -185,19 +184,42 @@ fn a_full_queue_is_refused() {
 }
 
 #[test]
-fn connections_are_bounded() {
-    let engine = Engine::new(Gate::new(), EngineOptions::default()).unwrap();
-    let any = "127.0.0.1:0".parse().unwrap();
-    let options =
-        ServerOptions { http: any, grpc: Some(any), metrics: None, connections_max: 1, ..Default::default() };
-    let running = Server::bind(options).unwrap().start(engine).unwrap();
-    let address = running.grpc_addr().unwrap();
-    let first = Grpc::connect(address);
-    refused(first.infer(good("m")), Code::NotFound, "no model");
-    // Waits in the operating system's queue until the first one goes.
-    let second = std::thread::spawn(move || Grpc::connect(address).infer(good("m")));
-    refused(first.infer(good("m")), Code::NotFound, "no model");
-    first.cut_off();
-    refused(second.join().unwrap(), Code::NotFound, "no model");
-    assert!(running.shutdown(Duration::ZERO));
+fn connections_are_bounded_and_one_at_work_is_not_closed_for_another() {
+    let fixture = Fixture::with(|options| options.connections.count_max = 1);
+    fixture.model("m", &[x()], &[y()], ModelSettings::default());
+    fixture.gate.freeze();
+    let first = fixture.grpc();
+    let runs = first.send(good("m"));
+    fixture.wait_for("m", ClassStats::pending, 1);
+    let address = fixture.running().grpc_addr().unwrap();
+    // Accepted by the operating system; it waits for its place.
+    let waits = TcpStream::connect(address).unwrap();
+    let third = std::thread::spawn(move || Grpc::connect(address).infer(good("m")));
+    std::thread::sleep(Duration::from_millis(100));
+    fixture.gate.flow();
+    assert!(first.block_on(runs).unwrap().is_ok());
+    // Now the first is idle, and makes room; what says nothing after it, too.
+    assert!(third.join().unwrap().is_ok());
+    drop(waits);
+    // A client that was sent away connects again.
+    assert!(first.infer(good("m")).is_ok());
+}
+
+#[test]
+fn an_open_stream_is_work_and_an_idle_connection_ends() {
+    let fixture = Fixture::with(|options| {
+        options.connections.head_time_max = Duration::from_millis(300);
+        options.connections.idle_time_max = Duration::from_millis(300);
+    });
+    fixture.model("m", &[x()], &[y()], ModelSettings::default());
+    let client = fixture.grpc();
+    let mut stream = super::stream::open_as(&client, None);
+    stream.send(good("m"));
+    assert!(stream.next(&client).unwrap().is_some());
+    let mut silent = TcpStream::connect(fixture.running().grpc_addr().unwrap()).unwrap();
+    // The server may write its settings; then it closes.
+    std::io::copy(&mut silent, &mut std::io::sink()).unwrap();
+    // As long again the stream has been without a message.
+    stream.send(good("m"));
+    assert!(stream.next(&client).unwrap().is_some());
 }

@@ -2,6 +2,7 @@
 
 pub mod client;
 
+mod access;
 mod answers;
 mod bad_input;
 mod infer;

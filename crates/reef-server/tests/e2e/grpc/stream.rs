@@ -12,12 +12,21 @@ use super::client::{Grpc, floats, good, raw_request, tensor};
 use crate::fixture::{Fixture, expected, x, y};
 
 /// An open stream.
-struct Open {
+pub struct Open {
     requests: Option<mpsc::UnboundedSender<ModelInferRequest>>,
     answers: Streaming<ModelStreamInferResponse>,
 }
 
 fn open(client: &Grpc, timeout: Option<Duration>) -> Open {
+    open_with(client, timeout, None)
+}
+
+/// With this token.
+pub fn open_as(client: &Grpc, token: Option<&str>) -> Open {
+    open_with(client, None, token)
+}
+
+fn open_with(client: &Grpc, timeout: Option<Duration>, token: Option<&str>) -> Open {
     let (requests, queue) = mpsc::unbounded_channel();
     let queued =
         futures_util::stream::unfold(queue, |mut queue| async move { Some((queue.recv().await?, queue)) });
@@ -26,13 +35,16 @@ fn open(client: &Grpc, timeout: Option<Duration>) -> Open {
         let text = format!("{}m", timeout.as_millis());
         request.metadata_mut().insert("grpc-timeout", text.parse().unwrap());
     }
+    if let Some(token) = token {
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
     let mut stub = client.client.clone();
     let answers = client.block_on(async { stub.model_stream_infer(request).await }).unwrap().into_inner();
     Open { requests: Some(requests), answers }
 }
 
 impl Open {
-    fn send(&self, request: ModelInferRequest) {
+    pub fn send(&self, request: ModelInferRequest) {
         self.requests.as_ref().expect("not closed yet").send(request).unwrap();
     }
 
@@ -40,7 +52,7 @@ impl Open {
         self.requests = None;
     }
 
-    fn next(&mut self, client: &Grpc) -> Result<Option<ModelStreamInferResponse>, Status> {
+    pub fn next(&mut self, client: &Grpc) -> Result<Option<ModelStreamInferResponse>, Status> {
         client.block_on(self.answers.message())
     }
 }

@@ -1,18 +1,42 @@
-//! The log of the process: what `REEF_LOG` says goes to standard error, until a client changes the level.
+//! The log of the process: lines for people, or JSON for machines, on standard error. A server's clients may
+//! change its level.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use anyhow::{Context, Result};
 use reef_server::LogControl;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Registry, fmt, reload};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-/// Starts it.
-pub fn start() -> Arc<dyn LogControl> {
+/// How lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people; in colours on a terminal.
+    Text,
+    /// An object per line.
+    Json,
+}
+
+/// Of a command that is no server: the filter of `REEF_LOG`, or what matters.
+pub fn start_plain() {
     let filter = EnvFilter::try_from_env("REEF_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    start_with(filter, Format::Text);
+}
+
+/// With this filter, until a client changes the level.
+pub fn start(filter: &str, format: Format) -> Result<Arc<dyn LogControl>> {
+    Ok(start_with(self::filter(filter)?, format))
+}
+
+/// An error if it is none.
+pub fn filter(text: &str) -> Result<EnvFilter> {
+    EnvFilter::try_new(text).with_context(|| format!("log: '{text}' is not a filter"))
+}
+
+fn start_with(filter: EnvFilter, format: Format) -> Arc<dyn LogControl> {
     let (filter, handle) = reload::Layer::new(filter);
     // Colours are for people; a log that is kept or parsed has none.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -22,6 +46,10 @@ pub fn start() -> Arc<dyn LogControl> {
         .with_target(false)
         // A log whose reader has gone must not end who writes to it.
         .log_internal_errors(false);
+    let lines = match format {
+        Format::Text => lines.boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
     tracing_subscriber::registry().with(filter).with(lines).init();
     Arc::new(Level(handle))
 }

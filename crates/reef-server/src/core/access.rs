@@ -1,0 +1,445 @@
+//! Who may do what: clients, the credentials they are known by, and what each of them may ask for.
+//!
+//! Without clients everybody may do everything. With clients a question needs a *right*, unless it is public:
+//! a client has those that its settings name, for the models that they name.
+//!
+//! Invariants: of a secret only its digest is kept, and neither is ever printed; a token is compared with
+//! every known one, in constant time, whichever matches. What a client may not use it does not learn about: a
+//! model that it may not ask is refused before it is looked for.
+//!
+//! A request that asks for a more urgent class or level than its client may have is refused; one that asks
+//! for nothing runs with what its model says, but not more urgently than its client may.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reef_engine::{Class, ClassRequest, InferRequest, Level, Nanos};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use wildmatch::WildMatch;
+
+use crate::core::problem::Problem;
+
+/// Letters that a token has at least: what is shorter can be guessed.
+pub const TOKEN_LEN_MIN: usize = 16;
+
+/// The SHA-256 digest of a token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenDigest([u8; 32]);
+
+/// What a client may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// Inference.
+    Infer,
+    /// Metrics.
+    Metrics,
+    /// To load and unload models, and to change settings.
+    Admin,
+}
+
+/// A client and its limits.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// What it is called in logs and refusals.
+    pub name: String,
+    /// Any of these tokens is its.
+    pub tokens: Vec<TokenDigest>,
+    /// Any certificate with one of these names is its: `CN=trainer,O=Example`, the subject as RFC 4514 writes
+    /// it, or one of its alternative names: `dns:NAME`, `uri:URI`, `email:ADDRESS`.
+    pub certificates: Vec<String>,
+    /// What it may do.
+    pub allow: Vec<Right>,
+    /// The most urgent class that its requests run with.
+    pub class_max: Class,
+    /// Names of models that it may ask, `*` for any letters and `?` for one; all, if there are none.
+    pub models: Vec<String>,
+    /// Inference requests per second, on the average.
+    pub requests_per_s: Option<f64>,
+    /// Inference requests that may come at once after a pause; by default those of a second.
+    pub burst: Option<u32>,
+    /// Inference requests that are not answered yet, at most.
+    pub in_flight_max: Option<usize>,
+}
+
+/// Clients, and what needs none.
+#[derive(Clone, Debug)]
+pub struct AccessOptions {
+    /// Without any, everybody may do everything.
+    pub clients: Vec<ClientOptions>,
+    /// Whether health is answered without credentials.
+    pub public_health: bool,
+    /// Whether metrics are.
+    pub public_metrics: bool,
+}
+
+/// What a question needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: it is the same for everybody, and of every server.
+    Nothing,
+    /// Whether the server lives and takes requests.
+    Health,
+    /// Metrics.
+    Metrics,
+    /// Descriptions and statistics of server and models: any client.
+    Read,
+    /// Inference.
+    Infer,
+    /// To change what is served, or how.
+    Admin,
+}
+
+/// What a connection and a request show.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Credentials<'a> {
+    /// A bearer token or an API key.
+    pub(crate) token: Option<&'a [u8]>,
+    /// The names in the certificate that the client's connection was opened with.
+    pub(crate) names: &'a [String],
+}
+
+/// Everybody that is known.
+#[derive(Debug)]
+pub(crate) struct Access {
+    accounts: Vec<Arc<Account>>,
+    public_health: bool,
+    public_metrics: bool,
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Client(Who);
+
+#[derive(Clone, Debug)]
+enum Who {
+    /// Anybody, where nobody is told apart.
+    Anybody,
+    /// Nobody that is known, who may ask for what is public, and sees no model.
+    Public,
+    Known(Arc<Account>),
+}
+
+/// A request that counts as unanswered until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Permit(Option<Arc<Account>>);
+
+#[derive(Debug)]
+struct Account {
+    options: ClientOptions,
+    models: Vec<WildMatch>,
+    in_flight: AtomicUsize,
+    bucket: Option<Mutex<Bucket>>,
+}
+
+/// A token bucket: full it holds `burst` requests, and it fills by `per_s`.
+#[derive(Debug)]
+struct Bucket {
+    level: f64,
+    filled: Nanos,
+    burst: f64,
+    per_s: f64,
+}
+
+impl Default for AccessOptions {
+    /// Everybody may do everything.
+    fn default() -> Self {
+        AccessOptions { clients: Vec::new(), public_health: true, public_metrics: false }
+    }
+}
+
+impl ClientOptions {
+    /// One that may infer, with every class and without limits, and has no credentials yet.
+    pub fn new(name: impl Into<String>) -> ClientOptions {
+        ClientOptions {
+            name: name.into(),
+            tokens: Vec::new(),
+            certificates: Vec::new(),
+            allow: vec![Right::Infer],
+            class_max: Class::RealTime(Level::TOP),
+            models: Vec::new(),
+            requests_per_s: None,
+            burst: None,
+            in_flight_max: None,
+        }
+    }
+}
+
+impl TokenDigest {
+    /// Of this token; an error if it is too short or has letters that no header can carry.
+    pub fn of(token: &str) -> Result<TokenDigest, String> {
+        if token.len() < TOKEN_LEN_MIN {
+            return Err(format!("a token has at least {TOKEN_LEN_MIN} letters"));
+        }
+        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("a token has no spaces and only letters of ASCII".into());
+        }
+        Ok(Self::digest(token.as_bytes()))
+    }
+
+    /// Written as 64 hexadecimal digits, as `sha256sum` writes it.
+    pub fn from_hex(text: &str) -> Result<TokenDigest, String> {
+        let wrong = || "a SHA-256 digest has 64 hexadecimal digits".to_string();
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(wrong());
+        }
+        let mut digest = [0; 32];
+        for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
+            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| wrong())?;
+        }
+        Ok(TokenDigest(digest))
+    }
+
+    fn digest(token: &[u8]) -> TokenDigest {
+        let digest = ring::digest::digest(&ring::digest::SHA256, token);
+        TokenDigest(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+}
+
+impl fmt::Debug for TokenDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenDigest(..)")
+    }
+}
+
+impl Access {
+    /// Of these clients.
+    pub(crate) fn new(options: AccessOptions) -> Access {
+        let AccessOptions { clients, public_health, public_metrics } = options;
+        Access {
+            accounts: clients.into_iter().map(|client| Arc::new(Account::new(client))).collect(),
+            public_health,
+            public_metrics,
+        }
+    }
+
+    /// Who it is that shows these credentials and has what is needed.
+    pub(crate) fn check(&self, credentials: &Credentials<'_>, need: Need) -> Result<Client, Problem> {
+        let public = match need {
+            Need::Nothing => true,
+            Need::Health => self.public_health,
+            Need::Metrics => self.public_metrics,
+            Need::Read | Need::Infer | Need::Admin => false,
+        };
+        if self.accounts.is_empty() {
+            return Ok(Client::anybody());
+        }
+        let account = self.identify(credentials);
+        if public {
+            let known = account.cloned().map(Who::Known);
+            return Ok(Client(known.unwrap_or(Who::Public)));
+        }
+        let Some(account) = account else {
+            let shown = credentials.token.is_some() || !credentials.names.is_empty();
+            return Err(Problem::unauthenticated(match shown {
+                true => "nobody is known by these credentials",
+                false => "this needs credentials: a bearer token, an API key or a certificate",
+            }));
+        };
+        match account.has(need) {
+            true => Ok(Client(Who::Known(account.clone()))),
+            false => Err(Problem::forbidden(format!("'{}' may not do this", account.options.name))),
+        }
+    }
+
+    /// The client of this name, for who is known by something else than credentials.
+    pub(crate) fn named(&self, name: &str) -> Option<Client> {
+        let account = self.accounts.iter().find(|account| account.options.name == name)?;
+        Some(Client(Who::Known(account.clone())))
+    }
+
+    /// A token that is shown decides, also against a certificate.
+    fn identify(&self, credentials: &Credentials<'_>) -> Option<&Arc<Account>> {
+        match credentials.token {
+            Some(token) => self.by_token(token),
+            None => {
+                let named = |account: &&Arc<Account>| {
+                    account.options.certificates.iter().any(|name| credentials.names.contains(name))
+                };
+                self.accounts.iter().find(named)
+            }
+        }
+    }
+
+    fn by_token(&self, token: &[u8]) -> Option<&Arc<Account>> {
+        let shown = TokenDigest::digest(token);
+        let mut found = u64::MAX;
+        for (index, account) in (0u64..).zip(&self.accounts) {
+            for known in &account.options.tokens {
+                let equal: Choice = known.0.ct_eq(&shown.0);
+                found.conditional_assign(&index, equal);
+            }
+        }
+        self.accounts.get(usize::try_from(found).ok()?)
+    }
+}
+
+impl Client {
+    /// One that may do everything.
+    pub(crate) fn anybody() -> Client {
+        Client(Who::Anybody)
+    }
+
+    fn account(&self) -> Option<&Arc<Account>> {
+        match &self.0 {
+            Who::Known(account) => Some(account),
+            Who::Anybody | Who::Public => None,
+        }
+    }
+
+    /// Whether it is one of those that have limits.
+    pub(crate) fn is_known(&self) -> bool {
+        self.account().is_some()
+    }
+
+    /// What it is called, for logs.
+    pub(crate) fn name(&self) -> &str {
+        self.account().map_or("-", |account| &account.options.name)
+    }
+
+    /// Whether it may ask about this model.
+    pub(crate) fn sees(&self, model: &str) -> bool {
+        match &self.0 {
+            Who::Anybody => true,
+            Who::Public => false,
+            Who::Known(account) => account.sees(model),
+        }
+    }
+
+    /// An error if it may not do what needs this.
+    pub(crate) fn check(&self, need: Need) -> Result<(), Problem> {
+        match &self.0 {
+            Who::Known(account) if !account.has(need) => {
+                Err(Problem::forbidden(format!("'{}' may not do this", account.options.name)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An error if it may not ask about this model, whether there is one or not.
+    pub(crate) fn check_model(&self, model: &str) -> Result<(), Problem> {
+        match self.sees(model) {
+            true => Ok(()),
+            false => Err(Problem::forbidden(format!("'{}' may not use the model '{model}'", self.name()))),
+        }
+    }
+
+    /// The class of a model's requests that ask for none.
+    pub(crate) fn class(&self, configured: Class) -> Class {
+        self.account().map_or(configured, |account| less_urgent(configured, account.options.class_max))
+    }
+
+    /// Keeps a request to a model of this class within what its client may have.
+    pub(crate) fn limit(&self, request: &mut InferRequest<'_>, configured: Class) -> Result<(), Problem> {
+        let Some(account) = self.account() else { return Ok(()) };
+        let class_max = account.options.class_max;
+        let refused = || {
+            let most = match class_max {
+                Class::RealTime(level) => format!("real-time level {}", level.get()),
+                Class::BestEffort => "best-effort".to_string(),
+            };
+            Err(Problem::forbidden(format!("'{}' may ask for {most} at most", account.options.name)))
+        };
+        match (class_max, request.class) {
+            (_, Some(ClassRequest::BestEffort)) => {}
+            (Class::BestEffort, Some(ClassRequest::RealTime)) => return refused(),
+            (Class::BestEffort, None) if request.priority != 0 => return refused(),
+            (Class::BestEffort, None) => request.class = Some(ClassRequest::BestEffort),
+            (Class::RealTime(most), _) => {
+                let priority_min = u32::from(most.get()) + 1;
+                match (request.priority, configured) {
+                    (0, Class::RealTime(own)) if own < most => request.priority = priority_min,
+                    (0, _) => {}
+                    (asked, _) if asked < priority_min => return refused(),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an inference request, if its client's limits leave room for it now.
+    pub(crate) fn admit(&self, now: Nanos) -> Result<Permit, Problem> {
+        let Some(account) = self.account() else { return Ok(Permit(None)) };
+        let name = &account.options.name;
+        let in_flight_max = account.options.in_flight_max.unwrap_or(usize::MAX);
+        // A counter orders nothing.
+        let counted = account.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+            (now < in_flight_max).then_some(now + 1)
+        });
+        if counted.is_err() {
+            let message =
+                format!("'{name}' has {in_flight_max} requests in flight, which is all it may have");
+            return Err(Problem::limited(message, 1));
+        }
+        // Given back below if there is no room in the bucket.
+        let permit = Permit(Some(account.clone()));
+        if let Some(bucket) = &account.bucket {
+            let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(wait) = bucket.take(now) {
+                let per_s = bucket.per_s;
+                let message = format!("'{name}' asks more often than its {per_s} requests per second");
+                return Err(Problem::limited(message, wait));
+            }
+        }
+        Ok(permit)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(account) = &self.0 {
+            account.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Account {
+    fn new(options: ClientOptions) -> Account {
+        let bucket = options.requests_per_s.map(|per_s| {
+            let burst = options.burst.map_or(per_s.max(1.0), f64::from);
+            Mutex::new(Bucket { level: burst, filled: Nanos(0), burst, per_s })
+        });
+        let models = options.models.iter().map(|pattern| WildMatch::new(pattern)).collect();
+        Account { models, in_flight: AtomicUsize::new(0), bucket, options }
+    }
+
+    fn has(&self, need: Need) -> bool {
+        let allow = |right| self.options.allow.contains(&right);
+        match need {
+            Need::Nothing | Need::Health => true,
+            Need::Read => allow(Right::Infer) || allow(Right::Admin),
+            Need::Metrics => allow(Right::Metrics),
+            Need::Infer => allow(Right::Infer),
+            Need::Admin => allow(Right::Admin),
+        }
+    }
+
+    fn sees(&self, model: &str) -> bool {
+        self.models.is_empty() || self.models.iter().any(|pattern| pattern.matches(model))
+    }
+}
+
+impl Bucket {
+    /// Takes one; else the whole seconds after which there is one.
+    fn take(&mut self, now: Nanos) -> Result<(), u32> {
+        let passed = now.0.saturating_sub(self.filled.0) as f64 / 1e9;
+        self.level = (self.level + passed * self.per_s).min(self.burst);
+        self.filled = self.filled.max(now);
+        if self.level >= 1.0 {
+            self.level -= 1.0;
+            return Ok(());
+        }
+        Err(((1.0 - self.level) / self.per_s).ceil().clamp(1.0, f64::from(u32::MAX)) as u32)
+    }
+}
+
+fn less_urgent(a: Class, b: Class) -> Class {
+    match (a, b) {
+        (Class::RealTime(a), Class::RealTime(b)) => Class::RealTime(a.max(b)),
+        (Class::BestEffort, _) | (_, Class::BestEffort) => Class::BestEffort,
+    }
+}
+
+#[cfg(test)]
+mod tests;
