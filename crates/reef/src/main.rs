@@ -88,7 +88,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// 1, or what tells a fault while serving, a benchmark's verdict, or why a server did not do it, from mistakes.
+/// 1, or what tells a fault while serving, a benchmark's verdict, or why a server did not do it, from
+/// mistakes.
 fn status(error: &anyhow::Error) -> u8 {
     if let Some(verdict) = error.downcast_ref::<commands::bench::Verdict>() {
         return verdict.status();

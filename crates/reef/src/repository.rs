@@ -1,5 +1,5 @@
-//! Models' settings in the words of the engine. What a repository is, `reef-repository` knows; what the server
-//! itself has to say in its `reef.toml`, module `config`.
+//! Models' settings in the words of the engine. What a repository is, `reef-repository` knows; what the
+//! server itself has to say in its `reef.toml`, module `config`.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! Paths: which RPC they name, and what it needs.
 //!
-//! A new RPC is a variant of [`Method`], and the compiler asks what it needs; a test asks each of them with every
-//! kind of credentials.
+//! A new RPC is a variant of [`Method`], and the compiler asks what it needs; a test asks each of them with
+//! every kind of credentials.
 
 use strum::{EnumIter, IntoEnumIterator, IntoStaticStr};
 
@@ -37,7 +37,8 @@ pub(crate) enum Method {
     CudaSharedMemoryUnregister,
 }
 
-/// Services that are not ours, with their RPCs and what those need. Health of a model needs what reading does.
+/// Services that are not ours, with their RPCs and what those need. Health of a model needs what reading
+/// does.
 const OTHERS: [(&str, &str, Need); 4] = [
     ("grpc.health.v1.Health", "Check", Need::Health),
     ("grpc.health.v1.Health", "Watch", Need::Health),

@@ -1,8 +1,9 @@
 //! The Open Inference Protocol v2 over gRPC, with health checks and reflection.
 //!
 //! Translates to `core` and back; only framing is its own. An RPC goes through [`serve`] (connections),
-//! [`method`] (which RPC a path names and what it needs), [`rpc`], [`receive`] with [`meter`] and [`scan`] (bounded messages),
-//! [`infer`], [`stream`] or [`answers`], and [`reply`]. Status codes stand in [`status`] alone.
+//! [`method`] (which RPC a path names and what it needs), [`rpc`], [`receive`] with [`meter`] and [`scan`]
+//! (bounded messages), [`infer`], [`stream`] or [`answers`], and [`reply`]. Status codes stand in [`status`]
+//! alone.
 
 pub(crate) mod answers;
 pub(crate) mod contents;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a message, fewer than [`IN_FLIGHT_MAX`] are being answered | it is handed to the engine |
 //! | that many are being answered | no message is read, so that the client has to wait |
-//! | a message that its client may not send now: its model, class or rate | an `error_message`; the stream goes on |
+//! | a message that its client may not send now | an `error_message`; the stream goes on |
 //! | an inference ends | its answer goes out, or its `error_message`; the stream goes on |
 //! | a message that cannot be read | what is being answered is cancelled; the stream ends with a status |
 //! | the client has sent its last message | the stream ends with the last answer |

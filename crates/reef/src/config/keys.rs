@@ -117,25 +117,25 @@ const DEVICES: &str = "A device: `cpu`, every core that this process may use; `c
     are then called cpu:0, cpu:1 in their order.";
 const CUS: &str =
     "Compute units (worker threads) of a device without a list of cores; by default one per core.";
-const GRPC_PORT: &str = "Port of the inference protocol over gRPC, or off; 0 picks a free one. By default 8001, or a \
-    free one where that of HTTP is.";
-const TRACE_DIR: &str = "Folder where clients may have timelines written by the protocol's trace settings; by \
-    default they may not.";
-const MODEL_CONTROL_MODE: &str = "Whether models stay as they are at the start (none), follow their directory \
-    (poll), or are loaded and unloaded by clients (explicit).";
+const GRPC_PORT: &str = "Port of the inference protocol over gRPC, or off; 0 picks a free one. By \
+    default 8001, or a free one where that of HTTP is.";
+const TRACE_DIR: &str = "Folder where clients may have timelines written by the protocol's trace settings; \
+    by default they may not.";
+const MODEL_CONTROL_MODE: &str = "Whether models stay as they are at the start (none), follow their \
+    directory (poll), or are loaded and unloaded by clients (explicit).";
 const REPOSITORY_POLL: &str =
     "Seconds between two looks at the directory, with poll. A change counts once two looks see the same.";
-const LOAD_MODEL: &str =
-    "A model to load at the start, with explicit; `*` for all. May be given more than once.";
+const LOAD_MODEL: &str = "A model to load at the start, with explicit; `*` for all. May be given \
+    more than once.";
 const STRICT_READINESS: &str =
     "Be ready only while every model is there; what is missing, v2/health/ready says either way.";
-const ALLOW_CLIENT_SHM: &str = "Let clients register shared memory for tensors. Whoever may change settings can \
-    then have every file of `/dev/shm` read and written that the server's user may read and write.";
+const ALLOW_CLIENT_SHM: &str = "Let clients register shared memory for tensors. Whoever may change settings \
+    can then have every file of `/dev/shm` read and written that the server's user may read and write.";
 const RING: &str = "Let clients of this host connect to the Unix socket at this path and ask through shared \
     memory (`reef-client`).";
 const RING_MODE: &str = "Access rights of that socket, octal: whoever may write to it may send requests.";
-const RING_CLIENT: &str = "The client that all requests over that socket are of; by default they are of nobody, \
-    and the socket's rights are all that limits them.";
+const RING_CLIENT: &str = "The client that all requests over that socket are of; by default they are of \
+    nobody, and the socket's rights are all that limits them.";
 const PADDING: &str = "Which blocks may run on compute units that a more urgent stage leaves idle.";
 const MEMORY: &str = "Memory for weights and the arenas of running tasks on all devices, in MiB; by default \
     half of the machine's. A model or shape that needs more is refused.";

@@ -3,7 +3,8 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use reef_engine::{ClassStats, FailureReason, Level, ModelSettings};
+use reef_engine::{ClassStats, Engine, EngineOptions, FailureReason, Level, ModelSettings};
+use reef_server::{Server, ServerOptions};
 use tonic::{Code, Request};
 
 use super::client::pb::infer_parameter::ParameterChoice::Int64Param;
