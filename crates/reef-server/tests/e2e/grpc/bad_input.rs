@@ -86,7 +86,7 @@ fn messages_that_are_none_are_refused() {
     refused(client.raw(INFER, &inputs), Code::InvalidArgument, "more than 1024 inputs");
     refused(client.raw(INFER, &[]), Code::NotFound, "no model ''");
     let path = "/inference.GRPCInferenceService/ModelGuess";
-    refused(client.raw(path, &[]), Code::Unimplemented, "no RPC inference.GRPCInferenceService/ModelGuess");
+    refused(client.raw(path, &[]), Code::Unimplemented, "no RPC /inference.GRPCInferenceService/ModelGuess");
     refused(client.raw("/other.Service/Rpc", &[]), Code::Unimplemented, "no RPC /other.Service/Rpc");
     refused(client.raw("/", &[]), Code::Unimplemented, "no RPC /");
     let long = [&[0x0A, 0x80, 0x80, 8][..], &vec![b'm'; 1 << 17]].concat();
