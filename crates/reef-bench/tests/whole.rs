@@ -91,7 +91,7 @@ fn unknown_parts_are_named_with_those_that_exist() {
     assert!(
         error
             .to_string()
-            .contains("clients, restore, select, stage, handover, narrow, realtime, http, latency"),
+            .contains("clients, restore, select, stage, call, handover, narrow, realtime, http, latency"),
         "{error}"
     );
 }

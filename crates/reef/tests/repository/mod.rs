@@ -150,10 +150,7 @@ fn what_is_missing_is_an_error_for_who_wants_that() {
         &[&["serve", text(&models), "--load-model", "good"][..], &ports].concat(),
         &["--load-model needs"],
     );
-    misused(
-        &["serve", text(&models), "--model-control-mode", "some"],
-        "there are none, poll, explicit",
-    );
+    misused(&["serve", text(&models), "--model-control-mode", "some"], "there are none, poll, explicit");
 }
 
 #[test]
