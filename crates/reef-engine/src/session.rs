@@ -83,7 +83,8 @@ impl Session {
         if let Some(fault) = shared.verdict.fault() {
             return Err(fault);
         }
-        let group = shared.registry.enter(name, options.version)?;
+        // No visitor: the plan may take its time, and no request waits for it.
+        let group = shared.registry.find(name, options.version)?;
         Session::open_on(shared, &group, options)
     }
 
