@@ -124,7 +124,9 @@ fn statistics_are_tritons() {
 /// Of a model that has answered two requests and failed one, all of them after `began`.
 fn check_statistics(stats: &serde_json::Value, began: u64) {
     assert_eq!((&stats["name"], &stats["version"]), (&"m".into(), &"1".into()));
-    assert_eq!((&stats["inference_count"], &stats["execution_count"]), (&2.into(), &2.into()));
+    assert_eq!(stats["inference_count"], 2);
+    // The one whose deadline passed may have run.
+    assert!((2..=3).contains(&stats["execution_count"].as_u64().unwrap()), "{stats}");
     let last = stats["last_inference"].as_u64().unwrap();
     assert!((began..=now_ms()).contains(&last), "{last} is before {began}");
     let sums = &stats["inference_stats"];
