@@ -138,7 +138,7 @@ fn debug_crates() -> Result<Vec<String>> {
     Ok(covered)
 }
 
-/// Model-checks the protocols of the executor and of the ring. `--cfg loom` changes every crate, so it has a
+/// Model-checks the lock-free protocols: of the executor, of completions and of the ring. `--cfg loom` changes every crate, so it has a
 /// target folder of its own.
 pub(crate) fn loom() -> Result<()> {
     let target = Metadata::load()?.target_directory.join("loom");
