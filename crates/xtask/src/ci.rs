@@ -138,8 +138,8 @@ fn debug_crates() -> Result<Vec<String>> {
     Ok(covered)
 }
 
-/// Model-checks the lock-free protocols: of the executor, of completions and of the ring. `--cfg loom` changes
-/// every crate, so it has a target folder of its own.
+/// Model-checks the lock-free protocols: of the executor, of completions and of the ring. `--cfg loom`
+/// changes every crate, so it has a target folder of its own.
 pub(crate) fn loom() -> Result<()> {
     let target = Metadata::load()?.target_directory.join("loom");
     let of = ["-p", "reef-cpu", "-p", "reef-device", "-p", "reef-client"];
