@@ -44,6 +44,12 @@ esac
 mkdir -p "$out"
 export REEF_CUDA_CACHE=$here/kernels REEF_LOG=${REEF_LOG:-error}
 reef=$here/reef
+# The programs travel packed. Unpacked beside their places: two parts may start at once.
+for program in reef operators; do
+  [ ! -x "$here/$program" ] || continue
+  gzip -dc "$here/$program.gz" >"$here/$program.$$" && chmod +x "$here/$program.$$" &&
+    mv "$here/$program.$$" "$here/$program" || exit 1
+done
 # A driver without its daemon for persistence starts the GPU anew for each process, which takes seconds, unless
 # somebody has it open.
 for gpu in /dev/nvidia[0-9]*; do

@@ -231,10 +231,10 @@ pub(crate) fn bundle() -> Result<()> {
         fs::remove_dir_all(&bundle).with_context(|| format!("cannot remove {}", bundle.display()))?;
     }
     fs::create_dir_all(&bundle).with_context(|| format!("cannot make {}", bundle.display()))?;
-    run_command(cargo(&["build", "--release", "--workspace", "--bin", "reef"]))?;
-    let mut examples = cargo(&["build", "--release", "--workspace"]);
-    examples.args(["kernels", "smoke", "operators"].map(|name| format!("--example={name}")));
-    run_command(examples)?;
+    // In one call: examples need what tests need, and the program is built with the same features.
+    let mut build = cargo(&["build", "--release", "--workspace", "--bin", "reef"]);
+    build.args(["kernels", "smoke", "operators"].map(|name| format!("--example={name}")));
+    run_command(build)?;
     let release = places.target.join("release");
     for binary in ["reef", "examples/operators"] {
         let from = release.join(binary);
@@ -243,6 +243,10 @@ pub(crate) fn bundle() -> Result<()> {
         strip.arg("-o").arg(&to).arg(&from);
         run_command(strip)?;
         check_glibc(&to)?;
+        // `gpu-check.sh` unpacks it.
+        let mut gzip = Command::new("gzip");
+        gzip.arg("-9").arg(&to);
+        run_command(gzip)?;
     }
     let mut kernels = Command::new(release.join("examples/kernels"));
     places.compiling(&mut kernels).arg(bundle.join("kernels")).args(ARCHITECTURES);
