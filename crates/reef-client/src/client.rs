@@ -13,11 +13,12 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::protocol::{
-    CLIENT_ASLEEP, Class, Ended, Layout, OpenModel, Opened, Request, SERVER_ASLEEP, SlotLayout, Status,
-    ToClient, ToServer, VERSION,
+    CLIENT_ASLEEP, CLIENT_CORE, Class, Ended, Layout, OpenModel, Opened, Request, SERVER_ASLEEP, SlotLayout,
+    Status, ToClient, ToServer, VERSION,
 };
 use crate::ring::{Consumer, Producer, announce_awake, announce_sleep, must_wake};
 use crate::segment::Segment;
@@ -192,6 +193,10 @@ pub struct Client {
     models: Vec<Opened>,
     slots: Vec<SlotState>,
     next_tag: u64,
+    /// Whether the next wait looks for some time before it sleeps.
+    spins: bool,
+    /// What the server was told.
+    core: Option<usize>,
     text: Vec<u8>,
     /// Why the connection has ended.
     gone: Option<String>,
@@ -231,6 +236,8 @@ impl Client {
             models: Vec::new(),
             slots: Vec::new(),
             next_tag: 0,
+            spins: true,
+            core: None,
             text,
             gone: None,
         })
@@ -316,8 +323,15 @@ impl Client {
         let state = &mut self.slots[slot.0 as usize];
         (state.tag, state.state) = (tag, State::InFlight);
         let words = self.segment.words();
+        let core = rustix::thread::sched_getcpu();
+        if self.core != Some(core) {
+            self.core = Some(core);
+            words[CLIENT_CORE].store(core as u64, Ordering::Relaxed);
+        }
         self.requests.push(words, &request.to_entry());
-        if must_wake(&words[SERVER_ASLEEP]) {
+        // Who was asleep takes long, and may have been given this core: spinning would only keep it waiting.
+        self.spins = !must_wake(&words[SERVER_ASLEEP]);
+        if !self.spins {
             self.socket.wake();
         }
         Ok(tag)
@@ -375,7 +389,8 @@ impl Client {
             if timeout.is_some_and(|timeout| waited >= timeout) {
                 return Ok(None);
             }
-            if waited >= self.options.spin {
+            if waited >= self.options.spin || !self.spins {
+                self.spins = true;
                 self.sleep(timeout.map(|timeout| timeout - waited))?;
             }
         }

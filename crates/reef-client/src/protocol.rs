@@ -28,6 +28,8 @@ pub const DEPTH_MAX: usize = 1024;
 pub const SERVER_ASLEEP: usize = 0;
 /// The client's, on a line of its own.
 pub const CLIENT_ASLEEP: usize = 16;
+/// The word that says on which core the client was when it last submitted a request; a hint.
+pub const CLIENT_CORE: usize = 17;
 
 /// The first word of the ring of requests.
 const REQUESTS: usize = 32;

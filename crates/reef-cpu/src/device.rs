@@ -243,7 +243,7 @@ impl CpuDevice {
         token: u64,
         along: Along,
     ) -> Result<(TaskId, Option<usize>), Rejected> {
-        let Along { route, helped } = along;
+        let Along { route, patience } = along;
         let submitted = now();
         let real_time = key.class().is_real_time();
         if self.executor.gate() != Gate::Open {
@@ -268,7 +268,8 @@ impl CpuDevice {
         };
         match slot {
             Ok(slot) => {
-                let short = helped && real_time && !hosted && loaded.is_short();
+                let short =
+                    patience.is_some_and(|patience| loaded.is_within(patience)) && real_time && !hosted;
                 let guest = if short { self.reserve() } else { None };
                 let request = Request { plan, loaded, key, io, token, submitted, route };
                 Ok((self.publish(slot, request), guest))
@@ -345,11 +346,11 @@ struct Request<'a> {
     route: Option<Arc<dyn Route>>,
 }
 
-/// How a task goes on, and whether the submitter would work for it.
+/// How a task goes on, and how much time its submitter has for it.
 #[derive(Default)]
 struct Along {
     route: Option<Arc<dyn Route>>,
-    helped: bool,
+    patience: Option<Nanos>,
 }
 
 impl Device for CpuDevice {
@@ -418,7 +419,7 @@ impl Device for CpuDevice {
         token: u64,
         route: Arc<dyn Route>,
     ) -> Result<TaskId, Rejected> {
-        Ok(self.accept(plan, key, io, token, Along { route: Some(route), helped: false })?.0)
+        Ok(self.accept(plan, key, io, token, Along { route: Some(route), patience: None })?.0)
     }
 
     fn submit_helped(
@@ -428,8 +429,10 @@ impl Device for CpuDevice {
         io: Io,
         token: u64,
         route: Option<Arc<dyn Route>>,
+        patience: Nanos,
     ) -> Result<(TaskId, Option<Token>), Rejected> {
-        let (task, guest) = self.accept(plan, key, io, token, Along { route, helped: true })?;
+        let along = Along { route, patience: Some(patience) };
+        let (task, guest) = self.accept(plan, key, io, token, along)?;
         Ok((task, guest.map(|cu| Token(cu as u32))))
     }
 

@@ -110,9 +110,10 @@ impl Loaded {
         self.took.store(time.0, Ordering::Relaxed);
     }
 
-    /// Whether its tasks are so short that a submitter may do one's work, as far as is known.
-    pub(crate) fn is_short(&self) -> bool {
-        self.took.load(Ordering::Relaxed) <= SHORT_MAX.0
+    /// Whether its tasks are so short that a submitter who has so much patience may do one's work, as far as
+    /// is known.
+    pub(crate) fn is_within(&self, patience: Nanos) -> bool {
+        self.took.load(Ordering::Relaxed) <= SHORT_MAX.min(patience).0
     }
 
     /// Its packed weights.

@@ -390,9 +390,9 @@ pub trait Device: Send + Sync + fmt::Debug {
         self.submit(plan, key, io, token)
     }
 
-    /// [`Device::submit`], with a `route` [`Device::submit_along`], for a thread that is about to wait for
-    /// the task. If it gets a seat it must work there before it waits ([`Device::help`]): what it is to do
-    /// nobody else is woken for.
+    /// [`Device::submit`], with a `route` [`Device::submit_along`], for a thread that would work on a task
+    /// that takes no longer than `patience`. If it gets a seat it must work there at once
+    /// ([`Device::help`]): what it is to do nobody else is woken for.
     fn submit_helped(
         &self,
         plan: LoadedPlan,
@@ -400,7 +400,9 @@ pub trait Device: Send + Sync + fmt::Debug {
         io: Io,
         token: u64,
         route: Option<Arc<dyn Route>>,
+        patience: Nanos,
     ) -> Result<(TaskId, Option<Seat>), Rejected> {
+        let _ = patience;
         let submitted = match route {
             None => self.submit(plan, key, io, token),
             Some(route) => self.submit_along(plan, key, io, token, route),

@@ -29,11 +29,11 @@ pub(crate) struct Effects {
 /// What the thread that carries the effects out does afterwards.
 #[derive(Default)]
 pub(crate) enum Helper {
-    /// It will not wait for a task.
+    /// It has no time for the device.
     #[default]
     No,
-    /// It will wait, and may work for the device meanwhile.
-    Offers,
+    /// It may work for the device, on a task that takes no longer than that.
+    Offers(Nanos),
     /// The device has taken its offer, for a task with this key on this lane.
     Has(usize, Seat, TaskKey),
 }

@@ -203,21 +203,36 @@ impl Engine {
 
     /// Runs a request and blocks until it ends.
     pub fn infer(&self, request: &InferRequest<'_>) -> Result<InferResponse, InferError> {
-        let (future, helping) = self.begin(request, true)?;
+        let (future, helping) = self.begin(request, Some(Nanos::MAX))?;
         future.wait_helping(helping)
     }
 
     /// Checks a request, copies its inputs and queues it. Never blocks on the device. A request whose shapes
     /// have no plan yet waits in the future for its compilation, which happens on a thread of the engine.
     pub fn submit(&self, request: &InferRequest<'_>) -> Result<InferFuture, InferError> {
-        Ok(self.begin(request, false)?.0)
+        Ok(self.begin(request, None)?.0)
     }
 
-    /// [`Engine::submit`]; if the caller waits next, it may have to help the device.
+    /// As [`Engine::submit`], by a thread that has `patience` for the device: it does the work of a real-time
+    /// request that takes no longer, if it runs on the core of a compute unit that sleeps. The request has
+    /// ended then, without a change of threads.
+    pub fn submit_with_patience(
+        &self,
+        request: &InferRequest<'_>,
+        patience: Nanos,
+    ) -> Result<InferFuture, InferError> {
+        let (future, helping) = self.begin(request, Some(patience))?;
+        if let Some(helping) = helping {
+            self.shared().assist(&future.ticket, helping);
+        }
+        Ok(future)
+    }
+
+    /// [`Engine::submit`]; if the caller has patience, it may have to help the device next.
     fn begin(
         &self,
         request: &InferRequest<'_>,
-        waits: bool,
+        patience: Option<Nanos>,
     ) -> Result<(InferFuture, Option<Helping<'_>>), InferError> {
         let shared = self.shared();
         let arrival = request.arrival.unwrap_or_else(|| shared.clock.now());
@@ -240,7 +255,7 @@ impl Engine {
             None => group.model().beginning(checked.shapes, &checked.data),
         };
         let beginning =
-            Beginning { key: &key, joins, inputs: &checked.data, urgency, ticket: &ticket, waits };
+            Beginning { key: &key, joins, inputs: &checked.data, urgency, ticket: &ticket, patience };
         let helping = self.submit_routed(&group, &beginning)?;
         let (shared, id, model) = (shared.clone(), request.id.clone(), group.key.clone());
         let (class, wanted) = (urgency.class, checked.wanted);
@@ -433,7 +448,7 @@ impl Engine {
         plan: Arc<PlanEntry>,
         beginning: &Beginning<'_>,
     ) -> Result<Option<Helping<'_>>, InferError> {
-        let &Beginning { joins, inputs, urgency, ticket, waits, .. } = beginning;
+        let &Beginning { joins, inputs, urgency, ticket, patience, .. } = beginning;
         let mut buffers = match joins {
             None => plan.buffers()?,
             Some(Joins { family, rows }) => {
@@ -448,9 +463,9 @@ impl Engine {
         let (before, passage) = Default::default();
         let job = Job { model, plan, promise, buffers, kit, urgency, waited_since, before, passage, joins };
         // What is joined with others ends for others, too.
-        let submitted = match waits && joins.is_none() {
-            true => self.shared().submit_helped(job),
-            false => self.shared().submit(job).map(|()| None),
+        let submitted = match patience.filter(|_| joins.is_none()) {
+            Some(patience) => self.shared().submit_helped(job, patience),
+            None => self.shared().submit(job).map(|()| None),
         };
         submitted.map_err(|Refused { error, promise, .. }| {
             promise.release();
@@ -486,8 +501,8 @@ struct Beginning<'a> {
     inputs: &'a [&'a [u8]],
     urgency: Urgency,
     ticket: &'a Arc<Ticket>,
-    /// Whether the caller waits for it next.
-    waits: bool,
+    /// How much time the caller has for the device, if it has any.
+    patience: Option<Nanos>,
 }
 
 impl fmt::Debug for Engine {

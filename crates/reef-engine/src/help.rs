@@ -17,7 +17,7 @@ impl<'a> Helping<'a> {
     /// What came of an offer to help.
     pub(crate) fn of(lanes: &'a [Lane], helper: Helper) -> Option<Helping<'a>> {
         match helper {
-            Helper::No | Helper::Offers => None,
+            Helper::No | Helper::Offers(_) => None,
             Helper::Has(lane, seat, key) => {
                 Some(Helping { device: &*lanes[lane].device, key, seat: Some(seat) })
             }

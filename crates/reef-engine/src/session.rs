@@ -182,7 +182,7 @@ impl Session {
             joins: None,
         };
         let class = job.urgency.class;
-        let helping = match self.shared.submit_helped(job) {
+        let helping = match self.shared.submit_helped(job, Nanos::MAX) {
             Ok(helping) => helping,
             Err(Refused { error, buffers, promise }) => {
                 promise.release();

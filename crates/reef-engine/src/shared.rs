@@ -195,13 +195,17 @@ impl Shared {
                 return self.enter(model.lane, |core, now, out| core.end_batch(now, id, error, out));
             }
         };
-        let submitted = match (matches!(helper, Helper::Offers), kit) {
-            (true, kit) => {
+        let offer = match helper {
+            Helper::Offers(patience) => Some(*patience),
+            Helper::No | Helper::Has(..) => None,
+        };
+        let submitted = match (offer, kit) {
+            (Some(patience), kit) => {
                 let route = kit.map(|kit| kit as Arc<dyn Route>);
-                lane.device.submit_helped(plan.loaded, key, io, id.0, route)
+                lane.device.submit_helped(plan.loaded, key, io, id.0, route, patience)
             }
-            (false, None) => lane.device.submit(plan.loaded, key, io, id.0).map(|task| (task, None)),
-            (false, Some(kit)) => {
+            (None, None) => lane.device.submit(plan.loaded, key, io, id.0).map(|task| (task, None)),
+            (None, Some(kit)) => {
                 lane.device.submit_along(plan.loaded, key, io, id.0, kit).map(|task| (task, None))
             }
         };
@@ -367,11 +371,11 @@ impl Shared {
         submitted
     }
 
-    /// The same, for a thread that will wait: it may have to help the device then, until it drops what it
-    /// gets.
+    /// The same, for a thread that has so much time for the device: it may have to help it then, until it
+    /// drops what it gets.
     #[allow(clippy::result_large_err, reason = "the buffers come back without an allocation")]
-    pub(crate) fn submit_helped(&self, job: Job) -> Result<Option<Helping<'_>>, Refused> {
-        let helper = if job.urgency.class.is_real_time() { Helper::Offers } else { Helper::No };
+    pub(crate) fn submit_helped(&self, job: Job, patience: Nanos) -> Result<Option<Helping<'_>>, Refused> {
+        let helper = if job.urgency.class.is_real_time() { Helper::Offers(patience) } else { Helper::No };
         let mut out = Effects { helper, ..Effects::default() };
         let submitted = self.queue(job, &mut out);
         self.deliver(&mut out);

@@ -115,6 +115,23 @@ impl Shared {
         }
     }
 
+    /// Does what the device wants from a thread that has submitted a request and does not wait for it, and
+    /// takes what ends meanwhile.
+    pub(crate) fn assist(&self, ticket: &Ticket, helping: Helping<'_>) {
+        let index = ticket.lane();
+        let lane = &self.lanes[index];
+        let leader = if is_as_urgent_as_completions() { lane.signal.lead() } else { None };
+        let called = || leader.as_ref().is_some_and(Leader::is_called);
+        helping.work(&|| called() || ticket.has_ended());
+        let Some(leader) = leader else { return };
+        // From here on the completion thread is woken for what comes.
+        let pending = lane.signal.take();
+        leader.resign();
+        if pending {
+            self.advance(index, &mut Effects::default());
+        }
+    }
+
     /// Waits for the ticket's end as the leader of its lane, while nobody else is that.
     fn lead(&self, ticket: &Ticket, mut helping: Option<Helping<'_>>) -> Finished {
         let index = ticket.lane();

@@ -217,7 +217,7 @@ pub(crate) fn ask(
         request.outputs = Some(question.outputs.iter().map(|output| &*output.name).collect());
     }
     question.schedule.apply(state, &mut request);
-    let running = submit(state, client, request)?;
+    let running = submit(state, client, request, Some(PATIENCE))?;
     drop(memory);
     Ok((running, question.outputs))
 }
@@ -273,11 +273,17 @@ impl<'a> SharedMemory<'a> {
     }
 }
 
-/// Hands a client's request to the engine, which copies its tensors.
+/// How long a thread that serves many connections works for the device itself: about what a change of threads
+/// takes, which it saves.
+const PATIENCE: Nanos = Nanos(50_000);
+
+/// Hands a client's request to the engine, which copies its tensors, and may have work for a thread that
+/// has patience.
 pub(crate) fn submit(
     state: &State,
     client: &Client,
     mut request: InferRequest<'_>,
+    patience: Option<Nanos>,
 ) -> Result<InferFuture, Problem> {
     client.check_model(request.model)?;
     if client.is_known()
@@ -285,7 +291,11 @@ pub(crate) fn submit(
     {
         client.limit(&mut request, model.settings.class)?;
     }
-    state.engine.submit(&request).map_err(|error| match error {
+    let submitted = match patience {
+        Some(patience) => state.engine.submit_with_patience(&request, patience),
+        None => state.engine.submit(&request),
+    };
+    submitted.map_err(|error| match error {
         InferError::UnknownModel(_) => state.missing(request.model, request.version),
         error => error.into(),
     })

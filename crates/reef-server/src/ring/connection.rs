@@ -14,20 +14,22 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use reef_base::limits::RING_CONNECTION_BYTES_MAX;
 use reef_client::protocol::{
-    CLIENT_ASLEEP, Ended, Layout, OpenModel, Opened, RANK_MAX, Request, SERVER_ASLEEP, TEXT_BYTES, ToClient,
-    ToServer, VERSION,
+    CLIENT_ASLEEP, CLIENT_CORE, Ended, Layout, OpenModel, Opened, RANK_MAX, Request, SERVER_ASLEEP,
+    TEXT_BYTES, ToClient, ToServer, VERSION,
 };
 use reef_client::ring::{Consumer, Entry, Producer, announce_awake, announce_sleep, must_wake};
 use reef_client::segment::Segment;
 use reef_client::socket::{Received, Socket, wait};
 use reef_client::{Class, Status};
-use reef_engine::{InferError, InferFuture, InferRequest, InferResponse, InputTensor};
+use reef_engine::{InferError, InferFuture, InferRequest, InferResponse, InputTensor, Nanos};
 use rustix::event::{PollFd, PollFlags};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 use crate::core::access::{Need, Permit};
 use crate::core::fault::{bug, contain};
@@ -48,6 +50,14 @@ const MESSAGES_PER_LOOK: usize = 16;
 
 /// How long a connection that must end sleeps, before it looks whether it is cut off.
 const STOPPING_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a connection's thread works for the device itself, if nothing else is to be done.
+const PATIENCE: Nanos = Nanos(300_000);
+
+/// A client that is back after so many times the time for which a thread looks at the ring finds it awake
+/// from then on. One that lets more time pass had to be woken, perhaps on this thread's core, where looking
+/// would be in its way.
+const SPINS_AFTER: u32 = 4;
 
 /// Looks at the ring between two looks at the clock.
 const SPINS_PER_LOOK: u32 = 64;
@@ -191,8 +201,7 @@ impl<'a> Connection<'a> {
     }
 
     fn rounds(&mut self) -> Result<std::convert::Infallible, End> {
-        let mut idle_since = Instant::now();
-        let mut rounds = 0u32;
+        let (mut idle_since, mut spins, mut rounds) = (Instant::now(), true, 0u32);
         loop {
             if self.round()? {
                 rounds += 1;
@@ -200,10 +209,11 @@ impl<'a> Connection<'a> {
                     self.look_around()?;
                 }
                 idle_since = Instant::now();
-            } else if self.in_flight == 0 && idle_since.elapsed() < self.shared.spin {
-                self.spin();
+            } else if spins && self.in_flight == 0 && idle_since.elapsed() < self.shared.spin && self.spin() {
+                // And looks once more.
             } else {
                 self.sleep()?;
+                spins = idle_since.elapsed() < SPINS_AFTER * self.shared.spin;
             }
         }
     }
@@ -225,13 +235,21 @@ impl<'a> Connection<'a> {
         Ok(did)
     }
 
-    fn spin(&self) {
+    /// Looks at the ring for a moment; false if others do that already, or this is the client's core.
+    fn spin(&self) -> bool {
+        let client = self.segment.words()[CLIENT_CORE].load(Ordering::Relaxed);
+        let here = sched_getcpu();
+        if client == here as u64 && !leave(here) {
+            return false;
+        }
+        let Some(_turn) = self.shared.spinners.take_turn() else { return false };
         for _ in 0..SPINS_PER_LOOK {
             if self.requests.is_ready(self.segment.words()) {
-                return;
+                break;
             }
             std::hint::spin_loop();
         }
+        true
     }
 
     /// Sleeps until the client, the engine or the server's end wakes this thread.
@@ -402,7 +420,9 @@ impl Connection<'_> {
             limit: None,
         };
         schedule.apply(state, &mut asked);
-        Ok((question::submit(state, client, asked)?, permit))
+        // Others that wait meanwhile go to compute units of their own.
+        let alone = self.in_flight == 0 && !self.requests.is_ready(self.segment.words());
+        Ok((question::submit(state, client, asked, alone.then_some(PATIENCE))?, permit))
     }
 
     /// Asks for the end of the request in a slot, and answers it if it is there.
@@ -472,6 +492,17 @@ impl Connection<'_> {
             self.socket.wake();
         }
     }
+}
+
+/// Goes on on another core; false if there is none.
+fn leave(core: usize) -> bool {
+    let Ok(allowed) = sched_getaffinity(None) else { return false };
+    let mut others = allowed;
+    if core < CpuSet::MAX_CPU {
+        others.unset(core);
+    }
+    let left = others.count() > 0 && sched_setaffinity(None, &others).is_ok();
+    left && sched_setaffinity(None, &allowed).is_ok()
 }
 
 /// The end of a request whose outputs are in their slot.

@@ -7,9 +7,10 @@
 //! futures rather than through a session, for a connection has several in flight, of any class, and each
 //! can be cancelled while it runs.
 //!
-//! While no request is in flight the thread looks at the ring for some microseconds before it sleeps. While
-//! one is, it sleeps at once, until the engine or the client wakes it: the core it would spin on is one
-//! that compute units work on.
+//! While no request is in flight the thread looks at the ring for some microseconds before it sleeps. A short
+//! real-time request that comes alone it does itself, at the seat of a compute unit that sleeps. While a
+//! request is in flight it sleeps at once, until the engine or the client wakes it: the core it would spin on
+//! is one that compute units work on.
 //!
 //! Invariants: nothing in the segment is trusted. An entry is read once and then judged; offsets and
 //! lengths are the server's own, made when the model was opened; tensors are copied out before anybody

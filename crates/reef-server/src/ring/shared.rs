@@ -2,8 +2,9 @@
 //! take together.
 
 use std::io;
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,12 +21,43 @@ pub(super) struct Shared {
     /// Whose all requests are.
     pub(super) client: Client,
     pub(super) spin: Duration,
+    pub(super) spinners: Spinners,
     /// Set when connections must end.
     pub(super) stop: OwnedFd,
     /// Whether they must end whatever is in flight.
     cut: AtomicBool,
     open: Mutex<Open>,
     closed: Condvar,
+}
+
+/// How many threads look at their rings at this moment: half the cores at most, and one.
+#[derive(Debug)]
+pub(super) struct Spinners {
+    count: AtomicUsize,
+    most: usize,
+}
+
+/// One thread that looks.
+pub(super) struct Turn<'a>(&'a Spinners);
+
+impl Spinners {
+    fn new(cores: usize) -> Spinners {
+        Spinners { count: AtomicUsize::new(0), most: (cores / 2).max(1) }
+    }
+
+    /// A turn, if not too many look already.
+    pub(super) fn take_turn(&self) -> Option<Turn<'_>> {
+        // Made before it is known whether it may be: its drop counts it out again.
+        let before = self.count.fetch_add(1, Ordering::Relaxed);
+        let turn = Turn(self);
+        (before < self.most).then_some(turn)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What connections take together.
@@ -39,7 +71,8 @@ impl Shared {
     /// Without connections.
     pub(super) fn new(state: Arc<State>, client: Client, spin: Duration) -> io::Result<Shared> {
         let (cut, open, closed) = (AtomicBool::new(false), Mutex::default(), Condvar::new());
-        Ok(Shared { state, client, spin, stop: event()?, cut, open, closed })
+        let spinners = Spinners::new(std::thread::available_parallelism().map_or(1, NonZero::get));
+        Ok(Shared { state, client, spin, spinners, stop: event()?, cut, open, closed })
     }
 
     /// A place for one more connection; `None` if there are as many as may be.
@@ -97,5 +130,21 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.open().connections -= 1;
         self.0.closed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_the_cores_may_be_spun_on() {
+        for (cores, most) in [(1, 1), (2, 1), (3, 1), (8, 4)] {
+            let spinners = Spinners::new(cores);
+            let turns: Vec<_> = (0..most).map(|_| spinners.take_turn().unwrap()).collect();
+            assert!(spinners.take_turn().is_none());
+            drop(turns);
+            assert!(spinners.take_turn().is_some());
+        }
     }
 }
