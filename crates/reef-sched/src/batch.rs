@@ -17,7 +17,7 @@
 //! before it, and a batch as large as it may become, by the estimate that leans high and a quarter more. A
 //! request with a deadline of whose model nothing was measured does not wait. Nor does a request with a
 //! deadline take in another one if the larger batch would be late for it. When the model or the scheduler
-//! takes no more requests, nobody waits.
+//! takes no more requests, or its queue is full, nobody waits.
 //!
 //! A batch is an entry of the table like a task. Its deadline is that of its earliest member for its key
 //! alone: when a member's deadline passes or its end is asked for, it leaves, and the batch is stopped when
@@ -111,8 +111,10 @@ impl Scheduler {
                 break;
             }
             self.table.unlink(slot, member);
+            let entry = self.table.get_mut(member);
+            // It has started before: its time in the queue is over.
+            (entry.alone, entry.request.queue_until) = (true, None);
             self.queue_again(member);
-            self.table.get_mut(member).alone = true;
         }
         self.on_complete(now, batch, usage);
     }
@@ -221,7 +223,9 @@ impl Scheduler {
             return Err(refused);
         }
         // Nobody comes any more.
-        let leaves = self.closed || self.model(head.model).drain.is_some();
+        let model = self.model(head.model);
+        let full = model.queue(head.class).len() >= model.options.queue_len;
+        let leaves = self.closed || model.drain.is_some() || full;
         let starts = leaves
             || gathered.preferred > 0
             || !grows
