@@ -279,7 +279,7 @@ fn is_same(tensor: &Tensor, axis: usize, parts: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use reef_graph::{Binary, DType, Reduce, Unary};
+    use reef_graph::{Binary, ConvAttrs, DType, Reduce, Unary, Windows};
 
     use super::*;
 
@@ -351,5 +351,90 @@ mod tests {
         assert!(error.contains("on axis 1"), "{error}");
         let error = one(Op::BitCast { to: DType::F32 }, &[5, 4], alone).unwrap_err();
         assert!(error.contains("cannot be seen whether BitCast 'node'"), "{error}");
+    }
+
+    /// What rows are joined with may differ from one row to the next, wherever it comes in.
+    #[test]
+    fn constants_that_are_not_the_same_for_each_row_are_found() {
+        let at = |graph: &mut Graph, extents: &[usize], same: bool| {
+            let shape: Shape = extents.iter().copied().collect();
+            let inner = shape.elements() / extents[0];
+            let value = |index: usize| if same { (index % inner) as f32 } else { index as f32 };
+            let values: Vec<f32> = (0..shape.elements()).map(value).collect();
+            graph.add_const("c", Tensor::f32(shape, &values))
+        };
+        for (same, expected) in [(true, true), (false, false)] {
+            let product = one(Op::MatMul { trans_a: false, trans_b: false }, &[5, 1, 2], |graph, x| {
+                let x = graph.add_node("wide", Op::Reshape, &[x], DType::F32, Shape::from([5, 1, 4]));
+                vec![x, at(graph, &[5, 4, 2], same)]
+            });
+            let joined = one(Op::Concat { axis: 1 }, &[5, 7], |graph, x| vec![x, at(graph, &[5, 3], same)]);
+            let made = output_of(|graph, _| at(graph, &[5, 3], same));
+            for result in [product, joined, made] {
+                assert_eq!(result.is_ok(), expected, "{result:?}");
+            }
+        }
+        // Nobody knows what it is.
+        let made = output_of(|graph, _| {
+            let c = at(graph, &[5, 4], true);
+            graph.add_node("relu", Op::Unary(Unary::Relu), &[c], DType::F32, Shape::from([5, 4]))
+        });
+        assert!(made.is_err());
+        let other = output_of(|graph, _| graph.add_const("c", Tensor::f32([1, 4], &[1.0; 4])));
+        assert!(other.unwrap_err().contains("output 'y'"), "no rows at all");
+    }
+
+    /// Rows may meet others in what is no first operand.
+    #[test]
+    fn what_rows_decide_for_others_is_found() {
+        let kernel = |graph: &mut Graph, x| {
+            let image = graph.add_node("image", Op::Reshape, &[x], DType::F32, Shape::from([5, 1, 2, 2]));
+            vec![image, image]
+        };
+        let conv = ConvAttrs { kernel: [2, 2], strides: [1; 2], pads: [0; 4], dilations: [1; 2], groups: 1 };
+        assert!(one(Op::Conv(conv), &[5, 5, 1, 1], kernel).is_err());
+        let scaled = |graph: &mut Graph, x| {
+            let scale = graph.add_node(
+                "scale",
+                Op::Slice { axis: 1, begin: 0, end: 1, step: 1 },
+                &[x],
+                DType::F32,
+                Shape::from([5, 1]),
+            );
+            let scale = graph.add_node("flat", Op::Reshape, &[scale], DType::F32, Shape::from([5]));
+            vec![x, scale, scale]
+        };
+        assert!(one(Op::ScaleShift, &[5, 4], scaled).is_err());
+        // Places of a pooling's second output count through the rows before.
+        let mut graph = Graph::default();
+        let x = graph.add_input("x", DType::F32, Shape::from([5, 1, 1, 2, 2]));
+        let windows = Windows {
+            kernel: [1, 2, 2],
+            strides: [1; 3],
+            pads: [0; 3],
+            dilations: [1; 3],
+            output: [1; 3],
+            columns: false,
+        };
+        let shape = Shape::from([5, 1, 1, 1, 1]);
+        let made = graph.add_node_multi(
+            "pool",
+            Op::MaxPool(windows),
+            &[x],
+            vec![(DType::F32, shape.clone()), (DType::I64, shape)],
+        );
+        graph.add_output("y", made[0]);
+        assert_eq!(follow(&graph, 5), Ok(()));
+        graph.add_output("places", made[1]);
+        assert!(follow(&graph, 5).is_err());
+    }
+
+    /// A graph whose output is what `made` makes, beside an input `[5, 4]`.
+    fn output_of(made: impl Fn(&mut Graph, ValueId) -> ValueId) -> Result<(), String> {
+        let mut graph = Graph::default();
+        let x = graph.add_input("x", DType::F32, Shape::from([5, 4]));
+        let y = made(&mut graph, x);
+        graph.add_output("y", y);
+        follow(&graph, 5)
     }
 }

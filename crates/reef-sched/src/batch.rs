@@ -17,7 +17,7 @@
 //! before it, and a batch as large as it may become, by the estimate that leans high and a quarter more. A
 //! request with a deadline of whose model nothing was measured does not wait. Nor does a request with a
 //! deadline take in another one if the larger batch would be late for it. When the model or the scheduler
-//! takes no more requests, nobody waits.
+//! takes no more requests, or its queue is full, nobody waits.
 //!
 //! A batch is an entry of the table like a task. Its deadline is that of its earliest member for its key
 //! alone: when a member's deadline passes or its end is asked for, it leaves, and the batch is stopped when
@@ -27,7 +27,7 @@
 use reef_base::Nanos;
 
 use crate::heap::{ABSENT, Item};
-use crate::model::Model;
+use crate::model::{Hold, Model};
 use crate::scheduler::{Scheduler, rank};
 use crate::table::{Admitted, State};
 use crate::types::{Action, Batching, Ended, Joins, ModelId, Refusal, Request, RequestId, Size, Usage};
@@ -70,6 +70,7 @@ impl Scheduler {
         let mut sizes = sizes.to_vec();
         sizes.sort_by_key(|size| size.rows);
         model.families[index] = sizes;
+        model.hold = [None; 2];
     }
 
     /// The requests of a batch that are still in it, in their order.
@@ -111,8 +112,10 @@ impl Scheduler {
                 break;
             }
             self.table.unlink(slot, member);
+            let entry = self.table.get_mut(member);
+            // It has started before: its time in the queue is over.
+            (entry.alone, entry.request.queue_until) = (true, None);
             self.queue_again(member);
-            self.table.get_mut(member).alone = true;
         }
         self.on_complete(now, batch, usage);
     }
@@ -140,13 +143,16 @@ impl Scheduler {
         if self.batching == 0 {
             return None;
         }
-        self.models.iter().flatten().flat_map(|model| model.hold).flatten().min()
+        let holds = self.models.iter().flatten().flat_map(|model| model.hold).flatten();
+        holds.map(|hold| hold.until).min()
     }
 
-    /// Everything is looked at again.
-    pub(crate) fn clear_holds(&mut self) {
+    /// What is held is looked at again where it may be over.
+    pub(crate) fn clear_holds(&mut self, now: Nanos) {
         if self.batching > 0 {
-            self.models.iter_mut().flatten().for_each(|model| model.hold = [None; 2]);
+            let over = |hold: &Hold| hold.hurries || hold.until <= now;
+            let holds = self.models.iter_mut().flatten().flat_map(|model| &mut model.hold);
+            holds.for_each(|hold| *hold = hold.filter(|hold| !over(hold)));
         }
     }
 
@@ -162,8 +168,8 @@ impl Scheduler {
         }
         match self.gather(now, index, batching, joins, first) {
             Ok(None) => {}
-            Ok(Some(until)) => {
-                self.models[index].as_mut().expect("it has a queue").hold[lane] = Some(until);
+            Ok(hold @ Some(_)) => {
+                self.models[index].as_mut().expect("it has a queue").hold[lane] = hold;
                 return None;
             }
             Err((slot, why)) => return Some(Turn::Refuse(slot, why)),
@@ -175,7 +181,7 @@ impl Scheduler {
         }
     }
 
-    /// Gathers a batch; until when it is held, if it is. An error is a request that is too late.
+    /// Gathers a batch, unless it is held. An error is a request that is too late.
     fn gather(
         &mut self,
         now: Nanos,
@@ -183,7 +189,7 @@ impl Scheduler {
         batching: Batching,
         joins: Joins,
         first: Item,
-    ) -> Result<Option<Nanos>, (u32, Refusal)> {
+    ) -> Result<Option<Hold>, (u32, Refusal)> {
         let head = self.table.get(first.slot).request;
         let before = self.before_batch(now, &head);
         let mut gathering = std::mem::take(&mut self.gathering);
@@ -221,13 +227,16 @@ impl Scheduler {
             return Err(refused);
         }
         // Nobody comes any more.
-        let leaves = self.closed || self.model(head.model).drain.is_some();
+        let model = self.model(head.model);
+        let full = model.queue(head.class).len() >= model.options.queue_len;
+        let leaves = self.closed || model.drain.is_some() || full;
         let starts = leaves
             || gathered.preferred > 0
             || !grows
             || gathered.rows >= batching.rows_max
             || gathered.until <= now;
-        Ok(if starts { None } else { Some(gathered.until) })
+        let hold = Hold { until: gathered.until, hurries: gathered.deadline.is_some() };
+        Ok(if starts { None } else { Some(hold) })
     }
 
     /// What was gathered with one more member; `None` if that one does not join.

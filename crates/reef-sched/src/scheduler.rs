@@ -57,6 +57,8 @@ pub struct Scheduler {
     pub(crate) gathering: Gathering,
     arrivals: u64,
     pub(crate) starts: u64,
+    /// The largest capacity that there was: no request has a slot beyond.
+    room: usize,
 }
 
 impl Scheduler {
@@ -87,6 +89,7 @@ impl Scheduler {
             gathering: Gathering::default(),
             arrivals: 0,
             starts: 0,
+            room: 0,
         }
     }
 
@@ -115,6 +118,7 @@ impl Scheduler {
             self.stopping.reserve(self.options.board_slots * (1 + batching.rows_max as usize));
         }
         let room = self.capacity();
+        self.room = self.room.max(room);
         self.table.reserve(room - self.table.live().min(room));
         self.timers.reserve(room - self.timers.len().min(room));
         Some(ModelId(index as u32))
@@ -161,12 +165,14 @@ impl Scheduler {
         if let Some(Some(model)) = self.models.get_mut(id.index()) {
             self.draining += usize::from(model.drain.is_none());
             model.drain = Some(drain);
+            model.hold = [None; 2];
         }
     }
 
     /// From now on no request is taken; what is queued runs.
     pub fn close(&mut self) {
         self.closed = true;
+        self.clear_holds(Nanos::MAX);
     }
 
     /// Gives up every best-effort request: queued ones are refused, running ones stopped.
@@ -189,7 +195,9 @@ impl Scheduler {
         if model.drain.is_some() {
             return Err(Refusal::Draining);
         }
-        if model.queue(request.class).len() >= model.options.queue_len {
+        let full = model.queue(request.class).len() >= model.options.queue_len;
+        // What came back from the device has places of others: those are left that batches may need.
+        if full || self.table.live() + self.options.board_slots >= self.room {
             return Err(Refusal::QueueFull);
         }
         self.take(now, request)
@@ -354,8 +362,9 @@ impl Scheduler {
         let models = || self.models.iter().flatten().map(|model| &model.options);
         let queues: usize = models().map(|options| 2 * options.queue_len).sum();
         let rows = models().filter_map(|options| options.batching).map(|batching| batching.rows_max);
-        // What is on the board: a task each, and where that is a batch its members.
-        queues + self.options.board_slots * (1 + rows.max().unwrap_or(0) as usize)
+        // What is on the board: a task each, and where that is a batch its members; and as many batches again,
+        // of what came back from there.
+        queues + self.options.board_slots * (2 + rows.max().unwrap_or(0) as usize)
     }
 }
 
@@ -407,6 +416,7 @@ impl Scheduler {
         self.queued_ns[rank(request.class)] += u128::from(expected);
         let Self { models, table, .. } = self;
         let model = models[request.model.index()].as_mut().expect("checked above");
+        model.hold[lane(request.class)] = None;
         let queue = model.queue_mut(request.class);
         queue.push(Item { order, slot }, &mut |slot, at| table.get_mut(slot).queue_at = at);
     }
@@ -418,6 +428,7 @@ impl Scheduler {
         self.queued_ns[rank(request.class)] -= u128::from(expected);
         let Self { models, table, .. } = self;
         let model = models[request.model.index()].as_mut().expect("a queued request has a model");
+        model.hold[lane(request.class)] = None;
         let queue = model.queue_mut(request.class);
         queue.remove(at, &mut |slot, at| table.get_mut(slot).queue_at = at);
     }

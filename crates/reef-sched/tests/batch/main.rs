@@ -1,9 +1,10 @@
 //! Batches: who is gathered, how long anybody waits for company, and what becomes of members that leave.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod rules;
 
-use proptest::prelude::*;
-use reef_base::{Class, Nanos, TaskKey};
+use std::collections::BTreeMap;
+
+use reef_base::{Class, Nanos};
 use reef_sched::{
     Action, Batching, CancelReason, Cancelled, Drain, Ended, Joins, ModelId, ModelOptions, Refusal, Request,
     RequestId, SchedOptions, Scheduler, Size, Usage,
@@ -362,6 +363,93 @@ fn a_batch_that_fails_is_taken_apart() {
     assert_eq!(world.actions(), [Out::One(4)]);
 }
 
+#[test]
+fn who_runs_again_has_its_time_in_the_queue_behind_it() {
+    let mut world = World::best_effort(Nanos::ZERO, &[]);
+    world.rows(1);
+    let patient =
+        |world: &World, deadline| Request { queue_until: Some(Nanos(500)), deadline, ..world.request(1) };
+    for deadline in [None, Some(Nanos(900))] {
+        let request = patient(&world, deadline);
+        world.submit(request);
+    }
+    world.one_ends(0, 1);
+    assert_eq!(world.actions(), [Out::Batch(vec![1, 2], 1)]);
+    let batch = world.batches.remove(0);
+    world.now = Nanos(800);
+    world.sched.separate(world.now, batch, Usage::default());
+    assert_eq!(world.actions(), [Out::One(1)]);
+    assert_eq!(world.at(900), [Out::Refused(2, Refusal::DeadlinePassed)]);
+}
+
+#[test]
+fn behind_a_full_queue_nobody_waits() {
+    let mut world = World::new(ModelOptions { queue_len: 3, ..options(Class::BestEffort, DELAY) }, &[]);
+    assert_eq!((world.rows(1), world.rows(1)), (vec![], vec![]));
+    assert_eq!(world.rows(1), [Out::Batch(vec![0, 1, 2], 2)], "nobody else can come");
+}
+
+/// The engine has a place for each slot up to the capacity: there must be no request beyond, whatever comes
+/// back from the device, of however many models.
+#[test]
+fn what_comes_back_from_the_device_does_not_exceed_the_capacity() {
+    let mut sched = Scheduler::new(SchedOptions { board_slots: 4, best_effort_slots: 1 });
+    let options =
+        ModelOptions { queue_len: 4, in_flight_max: 4, ..options(Class::real_time(0), Nanos::ZERO) };
+    let models: Vec<ModelId> = (0..20)
+        .map(|_| {
+            let model = sched.add_model(options).unwrap();
+            sched.set_family(model, 0, &sizes(&[1, 2, 4, 8], &[]));
+            model
+        })
+        .collect();
+    let (mut full, mut slots) = (0, 0);
+    // Each is more urgent than those before, and has three batches on the board and a full queue; then all
+    // of it fails.
+    for (turn, &model) in models.iter().enumerate() {
+        let mut board = Vec::new();
+        for _ in 0..50 {
+            let request = Request {
+                model,
+                plan: 0,
+                class: Class::real_time(0),
+                arrival: Nanos(0),
+                deadline: Some(Nanos(1_000_000 - turn as u64)),
+                queue_until: None,
+                joins: Some(Joins { family: 0, rows: 1 }),
+            };
+            match sched.submit(Nanos(0), request) {
+                Ok(id) => slots = slots.max(id.slot()),
+                Err(Refusal::QueueFull) => {
+                    full += 1;
+                    // What is alone ends, and a batch takes its place.
+                    let Some(at) = board.iter().position(|(_, batch)| !batch) else { break };
+                    let (id, _): (RequestId, bool) = board.remove(at);
+                    sched.on_complete(Nanos(0), id, Usage::default());
+                }
+                Err(other) => panic!("{other}"),
+            }
+            while let Some(action) = sched.next_action(Nanos(0)) {
+                board.push(match action {
+                    Action::Start { request, .. } => (request, false),
+                    Action::StartBatch { batch, .. } => (batch, true),
+                    other => panic!("{other:?}"),
+                });
+            }
+        }
+        for (id, is_batch) in board {
+            slots = slots.max(id.slot());
+            match is_batch {
+                true => sched.separate(Nanos(0), id, Usage::default()),
+                false => drop(sched.on_complete(Nanos(0), id, Usage::default())),
+            }
+        }
+        sched.check();
+        assert!(slots < sched.capacity(), "{slots} of {}", sched.capacity());
+    }
+    assert!(full > 0);
+}
+
 fn real_time(delay: Nanos) -> World {
     World::new(options(Class::real_time(1), delay), &[])
 }
@@ -404,7 +492,8 @@ fn a_deadline_bounds_the_wait_by_what_a_full_batch_takes() {
 fn nobody_joins_who_would_make_the_batch_late() {
     let mut world = real_time(Nanos::ZERO);
     world.measure(0, 1000);
-    world.rows(1);
+    let first = urgent(&world, 0, None);
+    world.submit(first);
     // Behind it four wait; the first has time for two rows.
     let first = urgent(&world, 1, Some(2500));
     world.submit(first);
@@ -421,7 +510,8 @@ fn nobody_joins_who_would_make_the_batch_late() {
 #[test]
 fn levels_do_not_mix_and_the_most_urgent_goes_first() {
     let mut world = real_time(Nanos::ZERO);
-    world.rows(1);
+    let first = urgent(&world, 0, None);
+    world.submit(first);
     for level in [2, 1, 2, 1] {
         let request = urgent(&world, level, None);
         world.submit(request);
@@ -452,7 +542,8 @@ fn waiting_requests_count_for_their_part_of_a_batch() {
     let mut world = real_time(Nanos::ZERO);
     // One row takes 1100, eight take 1800: 225 each.
     world.measure(1000, 100);
-    world.rows(1);
+    let first = urgent(&world, 0, None);
+    world.submit(first);
     (0..8).for_each(|_| {
         let request = urgent(&world, 1, None);
         assert_eq!(world.submit(request), []);
@@ -464,248 +555,19 @@ fn waiting_requests_count_for_their_part_of_a_batch() {
     assert!(matches!(world.submit(hopeless)[..], [Out::Refused(10, Refusal::DeadlineUnreachable { .. })]));
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Submit { family: u16, rows: u32, class: u8, deadline: Option<u64>, until: Option<u64> },
-    End { nth: usize, service: u64 },
-    Cancel(usize),
-    Reject(usize),
-    Pass(u64),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let time = || proptest::option::weighted(0.3, 1u64..4000);
-    prop_oneof![
-        8 => (0u16..3, 1u32..9, 0u8..3, time(), time()).prop_map(|(family, rows, class, deadline, until)| {
-            Step::Submit { family, rows, class, deadline, until }
-        }),
-        4 => (0usize..4, 1u64..1500).prop_map(|(nth, service)| Step::End { nth, service }),
-        2 => (0usize..24).prop_map(Step::Cancel),
-        1 => (0usize..4).prop_map(Step::Reject),
-        6 => (1u64..600).prop_map(Step::Pass),
-    ]
-}
-
-/// Plays steps, and checks at each start who is in the batch, and how long anybody waited with the board
-/// empty.
-struct Checked {
-    world: World,
-    delay: Nanos,
-    preferred: Vec<u32>,
-    requests: BTreeMap<u64, (Request, Nanos)>,
-    waiting: BTreeSet<u64>,
-    /// Tasks on the board: a request or a batch, and who is in it.
-    board: Vec<(RequestId, Vec<u64>)>,
-    /// Those among them whose end was asked for.
-    stopped: BTreeSet<u64>,
-    ended: BTreeSet<u64>,
-    /// The device took nothing lately: until when nothing need start.
-    retry: Nanos,
-}
-
-impl Checked {
-    fn new(delay: Nanos, preferred: &[u32]) -> Checked {
-        let options = ModelOptions { in_flight_max: 4, ..options(Class::real_time(0), delay) };
-        Checked {
-            world: World::new(options, preferred),
-            delay,
-            preferred: preferred.to_vec(),
-            requests: BTreeMap::new(),
-            waiting: BTreeSet::new(),
-            board: Vec::new(),
-            stopped: BTreeSet::new(),
-            ended: BTreeSet::new(),
-            retry: Nanos::ZERO,
-        }
-    }
-
-    fn end(&mut self, number: u64) {
-        assert!(self.ended.insert(number), "{number} ends once");
-        self.waiting.remove(&number);
-        self.stopped.remove(&number);
-    }
-
-    fn play(&mut self, step: &Step) {
-        match *step {
-            Step::Submit { family, rows, class, deadline, until } => {
-                self.submit(family, rows, class, [deadline, until]);
-            }
-            Step::End { nth, service } if !self.board.is_empty() => {
-                let (id, members) = self.board.remove(nth % self.board.len());
-                for (number, cancel) in self.world.members_end(id) {
-                    assert_eq!(cancel.is_some(), self.stopped.contains(&number), "{number}");
-                    assert!(members.contains(&number));
-                }
-                let usage = Usage { service: Some(Nanos(service)), ..Usage::default() };
-                self.world.sched.on_complete(self.world.now, id, usage).unwrap();
-                members.into_iter().for_each(|number| self.end(number));
-                self.retry = Nanos::ZERO;
-                self.see();
-            }
-            Step::Reject(nth) if !self.board.is_empty() => {
-                let at = nth % self.board.len();
-                self.reject(at);
-            }
-            Step::Cancel(nth) => {
-                let number = self.world.next.saturating_sub(1 + nth as u64);
-                let Some(&id) = self.world.ids.get(&number) else { return };
-                match self.world.sched.cancel(id) {
-                    Cancelled::Dropped => self.end(number),
-                    Cancelled::Stopping => {
-                        self.stopped.insert(number);
-                    }
-                    Cancelled::Unknown => assert!(self.ended.contains(&number)),
-                }
-                self.see();
-            }
-            Step::Pass(span) => {
-                let end = self.world.now + Nanos(span);
-                while let Some(at) = self.world.sched.next_wakeup().filter(|&at| at <= end) {
-                    self.world.now = at;
-                    self.see();
-                }
-                self.world.now = end;
-                self.see();
-            }
-            Step::End { .. } | Step::Reject(_) => {}
-        }
-        self.world.sched.check();
-    }
-
-    fn submit(&mut self, family: u16, rows: u32, class: u8, [deadline, until]: [Option<u64>; 2]) {
-        let now = self.world.now;
-        let after = |span: Option<u64>| span.map(|span| now + Nanos(span));
-        let request = Request {
-            class: if class == 2 { Class::BestEffort } else { Class::real_time(class) },
-            deadline: after(deadline),
-            queue_until: after(until),
-            joins: (family < 2).then_some(Joins { family, rows }),
-            ..self.world.request(rows)
-        };
-        let number = self.world.next;
-        self.requests.insert(number, (request, now));
-        self.waiting.insert(number);
-        let out = self.world.submit(request);
-        self.look(out);
-    }
-
-    /// The device does not take what was started. The engine tells of it before anything else.
-    fn reject(&mut self, at: usize) {
-        let (id, members) = self.board.remove(at);
-        let whole = members.iter().all(|number| self.stopped.contains(number));
-        while let Some((member, _)) = self.world.sched.take_stopped_member(self.world.now, id) {
-            let number = self.world.number(member).unwrap();
-            assert!(self.stopped.contains(&number));
-            self.end(number);
-        }
-        if whole {
-            self.world.sched.on_complete(self.world.now, id, Usage::default()).unwrap();
-            members.iter().for_each(|&number| {
-                if !self.ended.contains(&number) {
-                    self.end(number)
-                }
-            });
-        } else {
-            self.world.sched.on_rejected(self.world.now, id);
-            let left = members.into_iter().filter(|number| !self.ended.contains(number));
-            self.waiting.extend(left);
-        }
-        self.retry = self.world.now + Nanos::from_millis(1);
-        self.see();
-    }
-
-    fn see(&mut self) {
-        let out = self.world.actions();
-        self.look(out);
-    }
-
-    fn look(&mut self, out: Vec<Out>) {
-        for out in out {
-            match out {
-                Out::One(number) => {
-                    assert!(self.waiting.remove(&number));
-                    self.board.push((self.world.ids[&number], vec![number]));
-                }
-                Out::Batch(members, plan) => {
-                    self.check_batch(&members, plan);
-                    members.iter().for_each(|number| assert!(self.waiting.remove(number)));
-                    self.board.push((self.world.batches.remove(0), members));
-                }
-                Out::Refused(number, _) => self.end(number),
-                Out::Leave(number) => {
-                    self.stopped.insert(number);
-                }
-                Out::Stop(Some(number)) => {
-                    self.stopped.insert(number);
-                }
-                Out::Stop(None) => {}
-            }
-        }
-        if self.board.is_empty() && self.retry <= self.world.now {
-            for number in &self.waiting {
-                let (_, submitted) = self.requests[number];
-                assert!(submitted + self.delay > self.world.now, "{number} waits longer than its delay");
-            }
-        }
-    }
-
-    fn order(&self, number: u64) -> (u64, u64) {
-        let request = self.requests[&number].0;
-        let key = match request.class {
-            Class::RealTime(level) => TaskKey::real_time(level, request.deadline, request.arrival).get(),
-            Class::BestEffort => 0,
-        };
-        (key, number)
-    }
-
-    fn check_batch(&self, members: &[u64], plan: u16) {
-        let request = |number: &u64| self.requests[number].0;
-        let head = request(&members[0]);
-        let rows = |number: &u64| request(number).joins.unwrap().rows;
-        let total: u32 = members.iter().map(rows).sum();
-        assert!(total <= 8, "{total} rows");
-        assert_eq!([1, 2, 4, 8].into_iter().position(|size| size >= total), Some(usize::from(plan)));
-        for number in members {
-            let own = request(number);
-            assert_eq!((own.class, own.joins.unwrap().family), (head.class, head.joins.unwrap().family));
-            assert!(own.deadline.is_none_or(|deadline| deadline > self.world.now));
-        }
-        let last = self.order(*members.last().unwrap());
-        let passed = |number: &&u64| {
-            let own = request(number);
-            let same_queue = own.class.is_real_time() == head.class.is_real_time();
-            same_queue && !members.contains(number) && self.order(**number) < last
-        };
-        assert_eq!(self.waiting.iter().find(passed), None, "nobody is passed over");
-        if !self.preferred.contains(&total) {
-            let mut sum = 0;
-            for number in members {
-                sum += rows(number);
-                assert!(!self.preferred.contains(&sum), "a preferred size was there");
-            }
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 999, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn batches_keep_their_rules(
-        steps in proptest::collection::vec(step(), 1..150),
-        delay in prop_oneof![Just(0u64), 1u64..2000],
-        preferred in prop_oneof![Just(vec![]), Just(vec![4]), Just(vec![2, 8])],
-    ) {
-        let mut checked = Checked::new(Nanos(delay), &preferred);
-        steps.iter().for_each(|step| checked.play(step));
-        checked.world.sched.drain_model(checked.world.model, Drain::Finish);
-        for _ in 0..400 {
-            checked.play(&Step::Pass(300_000));
-            checked.play(&Step::End { nth: 0, service: 10 });
-        }
-        let all: BTreeSet<u64> = (0..checked.world.next).collect();
-        prop_assert_eq!(&checked.ended, &all);
-        prop_assert!(checked.world.sched.is_idle());
-        prop_assert!(checked.world.sched.remove_model(checked.world.model));
-    }
+#[test]
+fn an_urgent_request_waits_for_no_lesser_batch_of_its_model() {
+    let mut world = real_time(Nanos::ZERO);
+    assert_eq!(world.rows(1), [Out::One(0)]);
+    assert_eq!(world.rows(1), [], "one task at a time");
+    let request = urgent(&world, 1, None);
+    assert_eq!(world.submit(request), [Out::One(2)]);
+    let request = urgent(&world, 1, None);
+    assert_eq!(world.submit(request), [], "one of each class");
+    world.one_ends(0, 1);
+    assert_eq!(world.actions(), [], "a lesser one waits for it");
+    world.one_ends(2, 1);
+    assert_eq!(world.actions(), [Out::One(3)]);
+    world.one_ends(3, 1);
+    assert_eq!(world.actions(), [Out::One(1)]);
 }
