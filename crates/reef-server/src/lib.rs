@@ -83,9 +83,10 @@ mod server;
 mod signals;
 mod telemetry;
 
-pub use core::access::{AccessOptions, ClientOptions, Need, Right, TOKEN_LEN_MIN, TokenDigest};
+pub use core::access::{AccessOptions, ClientOptions, Need, Right};
 pub use core::control::{ControlError, LoadRequest, ModelControl, UNLOADED};
 pub use core::logging::LogControl;
+pub use core::tokens::{TOKEN_LEN_MIN, TokenDigest, TokenFile};
 pub use grpc::method::{RpcInfo, rpcs};
 pub use http::route::{RouteInfo, routes};
 pub use net::connection::ConnectionLimits;

@@ -40,7 +40,7 @@ use crate::telemetry::Telemetry;
 /// How long answers may take to reach their clients once the engine has ended.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// How often certificates are looked at.
+/// How often certificates and tokens are looked at.
 const REFRESH_PAUSE: Duration = Duration::from_secs(5);
 
 /// How the server listens.
@@ -57,6 +57,10 @@ pub struct ServerOptions {
     /// Bytes of all request bodies that are in memory at once, at most; what goes beyond is refused with 503.
     /// The last quarter is for real-time models. At least four thirds of `body_bytes_max`, whatever is said.
     pub bodies_bytes_max: usize,
+    /// Bytes of all answers that their clients have not read yet, at most; a request whose answer goes beyond is
+    /// answered with 503. The last quarter is for real-time requests, and no connection has more than a quarter
+    /// in several answers. One answer of any size fits where there is no other.
+    pub answers_bytes_max: usize,
     /// How many connections there may be, and how long they may take.
     pub connections: ConnectionLimits,
     /// Who may do what.
@@ -86,6 +90,8 @@ impl Default for ServerOptions {
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8002))),
             body_bytes_max: limits::BODY_BYTES_DEFAULT,
             bodies_bytes_max: limits::BODIES_BYTES_DEFAULT,
+            // What comes in and what goes out are about as much.
+            answers_bytes_max: limits::BODIES_BYTES_DEFAULT,
             connections: ConnectionLimits::default(),
             access: AccessOptions::default(),
             tls: None,
@@ -216,6 +222,7 @@ impl Server {
         let options = StateOptions {
             body_bytes_max: self.options.body_bytes_max,
             bodies_bytes_max: self.options.bodies_bytes_max,
+            answers_bytes_max: self.options.answers_bytes_max,
             trace_folder: self.options.trace_folder,
         };
         let mut state = State::new(engine, options).map_err(ServerError::Threads)?;
@@ -239,7 +246,14 @@ impl Server {
         let serve = move |accepted| grpc::serve::serve(accepted, grpc.clone());
         ports.open(self.grpc, tls, Phase::Draining, serve)?;
         for tls in self.tls.iter().flat_map(PortsTls::all) {
-            tokio::spawn(refresh(tls.clone()));
+            let tls = tls.clone();
+            tokio::spawn(refresh(move || tls.refresh()));
+        }
+        let tables = ports.open.clone();
+        state.set_room(Box::new(move || tables.iter().for_each(|table| table.ask_slowest())));
+        if state.access.has_files() {
+            let state = state.clone();
+            tokio::spawn(refresh(move || state.access.refresh()));
         }
         drop(entered);
         addresses.log("listening");
@@ -368,6 +382,12 @@ impl Running {
         self.tls.iter().flat_map(PortsTls::all).for_each(|tls| tls.reload());
     }
 
+    /// Reads the files of clients' tokens again. What cannot be used is reported in the log, and the tokens of
+    /// before stay in use.
+    pub fn reload_tokens(&self) {
+        self.state.access.refresh();
+    }
+
     /// All models are loaded: inference requests are taken from now on.
     pub fn set_ready(&self) {
         let ready = self.state.phase.send_if_modified(|phase| {
@@ -417,13 +437,12 @@ impl Drop for Running {
     }
 }
 
-/// Looks for new certificates for as long as the server runs.
-async fn refresh(tls: Arc<Tls>) {
+/// Looks for new certificates or tokens for as long as the server runs.
+async fn refresh(look: impl Fn() + Clone + Send + 'static) {
     loop {
         tokio::time::sleep(REFRESH_PAUSE).await;
-        let tls = tls.clone();
         // A task that cannot be had now comes again.
-        let _ = tokio::task::spawn_blocking(move || tls.refresh()).await;
+        let _ = tokio::task::spawn_blocking(look.clone()).await;
     }
 }
 

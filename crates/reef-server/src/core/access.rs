@@ -7,25 +7,21 @@
 //! every known one, in constant time, whichever matches. What a client may not use it does not learn about: a
 //! model that it may not ask is refused before it is looked for.
 //!
+//! Files of tokens are read again while the server runs ([`Access::refresh`]): what an account has used of its
+//! limits stays, and so do requests and streams that have begun.
+//!
 //! A request that asks for a more urgent class or level than its client may have is refused; one that asks
 //! for nothing runs with what its model says, but not more urgently than its client may.
 
-use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use reef_engine::{Class, ClassRequest, InferRequest, Level, Nanos};
-use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use subtle::ConditionallySelectable;
 use wildmatch::WildMatch;
 
 use crate::core::problem::Problem;
-
-/// Letters that a token has at least: what is shorter can be guessed.
-pub const TOKEN_LEN_MIN: usize = 16;
-
-/// The SHA-256 digest of a token.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TokenDigest([u8; 32]);
+use crate::core::tokens::{TokenDigest, TokenFile};
 
 /// What a client may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +41,8 @@ pub struct ClientOptions {
     pub name: String,
     /// Any of these tokens is its.
     pub tokens: Vec<TokenDigest>,
+    /// So is any in this file, which is read again when it changes.
+    pub token_file: Option<TokenFile>,
     /// Any certificate with one of these names is its: `CN=trainer,O=Example`, the subject as RFC 4514 writes
     /// it, or one of its alternative names: `dns:NAME`, `uri:URI`, `email:ADDRESS`.
     pub certificates: Vec<String>,
@@ -103,6 +101,10 @@ pub(crate) struct Credentials<'a> {
 #[derive(Debug)]
 pub(crate) struct Access {
     accounts: Vec<Arc<Account>>,
+    /// Every token, with the number of its account.
+    known: RwLock<Arc<[(TokenDigest, u64)]>>,
+    /// Files of tokens, with the numbers of their accounts.
+    files: Mutex<Vec<(TokenFile, u64)>>,
     public_health: bool,
     public_metrics: bool,
 }
@@ -154,6 +156,7 @@ impl ClientOptions {
         ClientOptions {
             name: name.into(),
             tokens: Vec::new(),
+            token_file: None,
             certificates: Vec::new(),
             allow: vec![Right::Infer],
             class_max: Class::RealTime(Level::TOP),
@@ -165,67 +168,96 @@ impl ClientOptions {
     }
 }
 
-impl TokenDigest {
-    /// Of this token; an error if it is too short or has letters that no header can carry.
-    pub fn of(token: &str) -> Result<TokenDigest, String> {
-        if token.len() < TOKEN_LEN_MIN {
-            return Err(format!("a token has at least {TOKEN_LEN_MIN} letters"));
-        }
-        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("a token has no spaces and only letters of ASCII".into());
-        }
-        Ok(Self::digest(token.as_bytes()))
-    }
-
-    /// Written as 64 hexadecimal digits, as `sha256sum` writes it.
-    pub fn from_hex(text: &str) -> Result<TokenDigest, String> {
-        let wrong = || "a SHA-256 digest has 64 hexadecimal digits".to_string();
-        if text.len() != 64 || !text.is_ascii() {
-            return Err(wrong());
-        }
-        let mut digest = [0; 32];
-        for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
-            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| wrong())?;
-        }
-        Ok(TokenDigest(digest))
-    }
-
-    fn digest(token: &[u8]) -> TokenDigest {
-        let digest = ring::digest::digest(&ring::digest::SHA256, token);
-        TokenDigest(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
-    }
-}
-
-impl fmt::Debug for TokenDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenDigest(..)")
-    }
-}
-
 impl Access {
     /// Of these clients.
     pub(crate) fn new(options: AccessOptions) -> Access {
-        let AccessOptions { clients, public_health, public_metrics } = options;
-        Access {
+        let AccessOptions { mut clients, public_health, public_metrics } = options;
+        let files = (0..).zip(&mut clients);
+        let files = files.filter_map(|(index, client)| Some((client.token_file.take()?, index))).collect();
+        let access = Access {
             accounts: clients.into_iter().map(|client| Arc::new(Account::new(client))).collect(),
+            known: RwLock::new(Arc::from([])),
+            files: Mutex::new(files),
             public_health,
             public_metrics,
-        }
+        };
+        access.know(&access.files.lock().unwrap_or_else(PoisonError::into_inner));
+        access
     }
 
-    /// Who it is that shows these credentials and has what is needed.
-    pub(crate) fn check(&self, credentials: &Credentials<'_>, need: Need) -> Result<Client, Problem> {
+    /// Whether there are files of tokens, which may change.
+    pub(crate) fn has_files(&self) -> bool {
+        !self.files.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Reads the files of tokens again. One that cannot be used is told once, and its tokens of before stay.
+    /// Blocks.
+    pub(crate) fn refresh(&self) {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        for at in 0..files.len() {
+            let (file, index) = &files[at];
+            let name = &self.accounts[*index as usize].options.name;
+            let read = file.read_again().and_then(|new| match self.other_owner(&files, *index, &new) {
+                None => Ok(new),
+                Some(other) => Err(format!("a token in {} is that of '{other}'", file.path().display())),
+            });
+            match read {
+                Ok(new) if new.tokens() != file.tokens() => {
+                    tracing::info!(client = name, tokens = new.tokens().len(), "tokens read again");
+                    files[at].0 = new;
+                }
+                Ok(new) => files[at].0 = new,
+                Err(why) => {
+                    if files[at].0.complain(&why) {
+                        tracing::error!(client = name, "the tokens of before stay in use: {why}");
+                    }
+                }
+            }
+        }
+        self.know(&files);
+    }
+
+    /// Whose a token of a file is too, if not only that account's.
+    fn other_owner(&self, files: &[(TokenFile, u64)], own: u64, new: &TokenFile) -> Option<&str> {
+        let in_files =
+            files.iter().flat_map(|(file, index)| file.tokens().iter().map(|token| (token, *index)));
+        let all = (0..)
+            .zip(&self.accounts)
+            .flat_map(|(index, account)| account.options.tokens.iter().map(move |token| (token, index)));
+        let mut others = all.chain(in_files).filter(|(_, index)| *index != own);
+        let (_, other) = others.find(|(token, _)| new.tokens().contains(token))?;
+        Some(&self.accounts[other as usize].options.name)
+    }
+
+    /// Goes by these files from now on.
+    fn know(&self, files: &[(TokenFile, u64)]) {
+        let stated = (0..).zip(&self.accounts).flat_map(|(index, account)| {
+            account.options.tokens.iter().map(move |token| (token.clone(), index))
+        });
+        let read =
+            files.iter().flat_map(|(file, index)| file.tokens().iter().map(|token| (token.clone(), *index)));
+        let known = stated.chain(read).collect();
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    /// Whether credentials matter for what needs this.
+    pub(crate) fn asks(&self, need: Need) -> bool {
         let public = match need {
             Need::Nothing => true,
             Need::Health => self.public_health,
             Need::Metrics => self.public_metrics,
             Need::Read | Need::Infer | Need::Admin => false,
         };
+        !public && !self.accounts.is_empty()
+    }
+
+    /// Who it is that shows these credentials and has what is needed.
+    pub(crate) fn check(&self, credentials: &Credentials<'_>, need: Need) -> Result<Client, Problem> {
         if self.accounts.is_empty() {
             return Ok(Client::anybody());
         }
         let account = self.identify(credentials);
-        if public {
+        if !self.asks(need) {
             let known = account.cloned().map(Who::Known);
             return Ok(Client(known.unwrap_or(Who::Public)));
         }
@@ -263,12 +295,10 @@ impl Access {
 
     fn by_token(&self, token: &[u8]) -> Option<&Arc<Account>> {
         let shown = TokenDigest::digest(token);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut found = u64::MAX;
-        for (index, account) in (0u64..).zip(&self.accounts) {
-            for known in &account.options.tokens {
-                let equal: Choice = known.0.ct_eq(&shown.0);
-                found.conditional_assign(&index, equal);
-            }
+        for (known, index) in known.iter() {
+            found.conditional_assign(index, known.is(&shown));
         }
         self.accounts.get(usize::try_from(found).ok()?)
     }

@@ -1,10 +1,12 @@
-//! Memory for request bodies: a budget that all connections share.
+//! Memory for request bodies, and for answers: budgets that all connections share.
 //!
 //! A large body counts from the arrival of each of its bytes until the engine has copied its tensors. Small
-//! bodies need no permission: the bound on connections bounds them.
+//! bodies need no permission: the bound on connections bounds them. An answer counts until its last byte is
+//! handed to the operating system.
 //!
 //! Invariants: the sum stays within the budget; a body of the largest allowed size fits when there is no
-//! other; best-effort requests cannot take the last quarter, so they do not shut real-time ones out.
+//! other, and an answer of any size does; best-effort requests cannot take the last quarter, so they do not
+//! shut real-time ones out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +20,14 @@ use crate::core::problem::Problem;
 pub(crate) struct Budget {
     used: AtomicUsize,
     bytes_max: usize,
+    of: Of,
+}
+
+/// What a budget is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    Bodies,
+    Answers,
 }
 
 /// What one body has of the budget; given back when it is dropped.
@@ -33,7 +43,23 @@ impl Budget {
     /// `bytes_max` for all bodies, or more where one of `body_bytes_max` would not fit otherwise.
     pub(crate) fn new(bytes_max: usize, body_bytes_max: usize) -> Budget {
         let least = body_bytes_max.saturating_add(body_bytes_max.div_ceil(3));
-        Budget { used: AtomicUsize::new(0), bytes_max: bytes_max.max(least) }
+        Budget { used: AtomicUsize::new(0), bytes_max: bytes_max.max(least), of: Of::Bodies }
+    }
+
+    /// `bytes_max` for all answers, or one that is larger.
+    pub(crate) fn of_answers(bytes_max: usize) -> Budget {
+        Budget { used: AtomicUsize::new(0), bytes_max, of: Of::Answers }
+    }
+
+    /// Bytes at most.
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// Bytes that are taken.
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// An empty share for a body of this class.
@@ -79,14 +105,19 @@ impl Share {
     }
 
     fn sum(&self, used: usize, bytes: usize) -> Option<usize> {
-        used.checked_add(bytes).filter(|&sum| sum <= self.bytes_max)
+        // The only answer may be of any size: its model's outputs are what they are.
+        let alone = self.budget.of == Of::Answers && used == self.bytes;
+        used.checked_add(bytes).filter(|&sum| sum <= self.bytes_max || alone)
     }
 
     fn exhausted(&self, used: usize) -> Problem {
         let bytes_max = self.bytes_max;
+        let (one, all) = match self.budget.of {
+            Of::Bodies => ("body", "the bodies of requests"),
+            Of::Answers => ("answer", "answers that clients have not read yet"),
+        };
         Problem::unavailable(format!(
-            "no memory for the body: {used} of {bytes_max} bytes for the bodies of requests are taken, \
-             try again later"
+            "no memory for the {one}: {used} of {bytes_max} bytes for {all} are taken, try again later"
         ))
     }
 }
@@ -120,6 +151,20 @@ mod tests {
         assert!(urgent.grow(100).is_ok() && urgent.grow(1).is_err());
         drop((second, urgent));
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn one_answer_of_any_size_fits_and_others_do_not_beside_it() {
+        let budget = Arc::new(Budget::of_answers(400));
+        let mut large = budget.share(Class::BestEffort);
+        assert!(large.grow(500).is_ok() && large.grow(500).is_ok());
+        let mut other = budget.share(Class::real_time(0));
+        let refused = other.grow(1).unwrap_err();
+        assert!(refused.message.contains("no memory for the answer: 1000 of 400"), "{}", refused.message);
+        drop(large);
+        assert!(other.grow(400).is_ok() && budget.share(Class::BestEffort).grow(1).is_err());
+        drop(other);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -23,3 +23,4 @@ pub(crate) mod settings;
 pub(crate) mod state;
 pub(crate) mod statistics;
 pub(crate) mod timeline;
+pub(crate) mod tokens;

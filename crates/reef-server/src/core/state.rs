@@ -26,6 +26,10 @@ pub(crate) struct State {
     /// Bytes of one request at most.
     pub(crate) body_bytes_max: usize,
     pub(crate) bodies: Arc<Budget>,
+    /// Of answers that their clients have not read yet.
+    pub(crate) answers: Arc<Budget>,
+    /// What is done when they leave no room for another.
+    room: OnceLock<MakeRoom>,
     pub(crate) lanes: Lanes,
     /// Who may do what.
     pub(crate) access: Access,
@@ -45,6 +49,9 @@ pub(crate) struct State {
     pub(crate) strict_readiness: bool,
 }
 
+/// Sends somebody away who holds answers and does not read them.
+pub(crate) type MakeRoom = Box<dyn Fn() + Send + Sync>;
+
 /// What requests may take of memory, and where traces go.
 #[derive(Debug)]
 pub(crate) struct StateOptions {
@@ -52,17 +59,21 @@ pub(crate) struct StateOptions {
     pub(crate) body_bytes_max: usize,
     /// Of all that are in memory.
     pub(crate) bodies_bytes_max: usize,
+    /// Of all answers that were not read yet.
+    pub(crate) answers_bytes_max: usize,
     pub(crate) trace_folder: Option<PathBuf>,
 }
 
 impl State {
     /// Of an engine whose models are still to come.
     pub(crate) fn new(engine: Engine, options: StateOptions) -> io::Result<State> {
-        let StateOptions { body_bytes_max, bodies_bytes_max, trace_folder } = options;
+        let StateOptions { body_bytes_max, bodies_bytes_max, answers_bytes_max, trace_folder } = options;
         Ok(State {
             engine,
             body_bytes_max,
             bodies: Arc::new(Budget::new(bodies_bytes_max, body_bytes_max)),
+            answers: Arc::new(Budget::of_answers(answers_bytes_max)),
+            room: OnceLock::new(),
             lanes: Lanes::start()?,
             access: Access::new(AccessOptions::default()),
             telemetry: None,
@@ -75,6 +86,18 @@ impl State {
             log: OnceLock::new(),
             strict_readiness: false,
         })
+    }
+
+    /// Has `room` done when there is no room for an answer. The first one stays.
+    pub(crate) fn set_room(&self, room: MakeRoom) {
+        let _ = self.room.set(room);
+    }
+
+    /// Looks for room for an answer.
+    pub(crate) fn make_room(&self) {
+        if let Some(room) = self.room.get() {
+            room();
+        }
     }
 
     /// Has clients change the log through `log`. The first one stays.

@@ -25,6 +25,8 @@ use crate::grpc::question::read;
 use crate::grpc::receive::Messages;
 use crate::grpc::reply::{Answer, Form, frame_answer};
 use crate::grpc::status::status;
+use crate::net::connection::Connection;
+use crate::net::outgoing::{Room, counted};
 
 /// When an RPC began, and how long its client waits.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +38,7 @@ pub(crate) struct Timing {
 /// Answers the RPC for one inference with a frame.
 pub(crate) async fn infer(
     state: &Arc<State>,
+    connection: &Arc<Connection>,
     client: &Client,
     messages: Messages<ModelInferRequest>,
     timing: Timing,
@@ -43,7 +46,9 @@ pub(crate) async fn infer(
     state.check_loaded().map_err(status)?;
     let (message, share) = messages.only().await?;
     let answer = answer(state, client, message, share, timing).await.map_err(status)?;
-    frame_answer(answer, Form::Alone)
+    let room = Room::new(state, connection, answer.class);
+    let frame = frame_answer(answer, Form::Alone)?;
+    counted(state, room, frame).await.map_err(status)
 }
 
 /// Has the engine do what a client's message asks; `share` is the message's part of the budget.
@@ -78,7 +83,8 @@ fn write(state: &State, response: InferResponse, wanted: &[Output], id: String) 
         outputs: tensors.iter().map(output).collect(),
         raw_output_contents: Vec::new(),
     };
-    Ok(Answer { head, raw: tensors.into_iter().map(Tensor::into_bytes).collect() })
+    let class = response.class;
+    Ok(Answer { class, head, raw: tensors.into_iter().map(Tensor::into_bytes).collect() })
 }
 
 fn output(tensor: &Tensor<'_>) -> InferOutputTensor {

@@ -15,6 +15,7 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use reef_engine::Class;
 use tonic::Status;
 
 use crate::grpc::pb::ModelInferResponse;
@@ -170,6 +171,8 @@ pub(crate) fn frame(message: &impl Message) -> Result<Vec<Bytes>, Status> {
 
 /// What an inference is answered with: all but the tensors' bytes, and these.
 pub(crate) struct Answer {
+    /// Of its request.
+    pub(crate) class: Class,
     pub(crate) head: ModelInferResponse,
     pub(crate) raw: Vec<Bytes>,
 }
@@ -185,7 +188,7 @@ pub(crate) enum Form {
 
 /// An inference's answer in its frame, tensors without a copy.
 pub(crate) fn frame_answer(answer: Answer, form: Form) -> Result<Vec<Bytes>, Status> {
-    let Answer { head, raw } = answer;
+    let Answer { head, raw, .. } = answer;
     let around = |bytes: &Bytes| key_len(RAW_FIELD) + encoded_len_varint(bytes.len() as u64);
     let tensors: usize = raw.iter().map(Bytes::len).sum();
     let len = head.encoded_len() + raw.iter().map(around).sum::<usize>() + tensors;
@@ -238,14 +241,15 @@ mod tests {
             let raw = vec![Bytes::from(vec![1; size]), Bytes::from(vec![2; size])];
             let head = ModelInferResponse { id: "7".into(), ..Default::default() };
             let whole = ModelInferResponse { raw_output_contents: raw.clone(), ..head.clone() };
-            let alone = frame_answer(Answer { head: head.clone(), raw: raw.clone() }, Form::Alone).unwrap();
+            let answer = || Answer { class: Class::BestEffort, head: head.clone(), raw: raw.clone() };
+            let alone = frame_answer(answer(), Form::Alone).unwrap();
             assert_eq!(alone.len(), pieces);
             let same = |a: &Bytes, b: &Bytes| a.as_ptr() == b.as_ptr();
             assert_eq!(raw.iter().all(|raw| alone.iter().any(|chunk| same(chunk, raw))), pieces > 1);
             let bytes = alone.concat();
             assert_eq!(bytes[..5], [&[0][..], &((bytes.len() - 5) as u32).to_be_bytes()].concat());
             assert_eq!(ModelInferResponse::decode(&bytes[5..]).unwrap(), whole);
-            let bytes = frame_answer(Answer { head, raw }, Form::InStream).unwrap().concat();
+            let bytes = frame_answer(answer(), Form::InStream).unwrap().concat();
             let inside = ModelStreamInferResponse::decode(&bytes[5..]).unwrap();
             assert_eq!(inside.infer_response, Some(whole));
         }

@@ -71,6 +71,7 @@ where
 /// One RPC on its way.
 struct Call {
     state: Arc<State>,
+    connection: Arc<Connection>,
     client: Client,
     headers: HeaderMap,
     body: Incoming,
@@ -94,14 +95,14 @@ impl Grpc {
     /// Answers an RPC that came on this connection.
     pub(crate) async fn answer(
         &self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         request: Request<Incoming>,
     ) -> Response<Reply> {
         if request.method() != Method::POST {
             return Reply::plain(StatusCode::METHOD_NOT_ALLOWED);
         }
         let kind = request.headers().get(CONTENT_TYPE).map(|kind| kind.as_bytes());
-        if !kind.is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+        if !kind.is_some_and(is_grpc) {
             return Reply::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE);
         }
         let answer = match timeout(request.headers()) {
@@ -114,7 +115,7 @@ impl Grpc {
 
     async fn within(
         &self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         request: Request<Incoming>,
         limit: Option<Duration>,
     ) -> Result<Response<Reply>, Status> {
@@ -127,7 +128,7 @@ impl Grpc {
 
     async fn handle(
         &self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         request: Request<Incoming>,
         limit: Option<Duration>,
     ) -> Result<Response<Reply>, Status> {
@@ -142,7 +143,8 @@ impl Grpc {
         };
         let names = connection.names();
         let shown = |request: &Request<Incoming>, need| {
-            let credentials = Credentials { token: token(request.headers())?, names: &names };
+            let credentials =
+                Credentials { token: token(request.headers(), self.state.access.asks(need))?, names: &names };
             self.state.access.check(&credentials, need)
         };
         let client = shown(&request, need).map_err(status)?;
@@ -159,7 +161,8 @@ impl Grpc {
         let own = own.ok_or_else(|| unknown(&path))?;
         let (head, body) = request.into_parts();
         let timing = Timing { arrival: self.state.engine.now(), limit };
-        let call = Call { state: self.state.clone(), client, headers: head.headers, body, timing };
+        let (state, connection) = (self.state.clone(), connection.clone());
+        let call = Call { state, connection, client, headers: head.headers, body, timing };
         call.answer(own).await
     }
 }
@@ -171,17 +174,17 @@ impl Call {
             Rpc::ModelInfer => {
                 state.check_loaded().map_err(status)?;
                 let permit = client.admit(state.engine.now()).map_err(status)?;
-                let timing = self.timing;
+                let (timing, connection) = (self.timing, self.connection.clone());
                 let messages = self.messages(state.body_bytes_max, Between::Comes, &scan::INFER)?;
-                let answer = infer(&state, &client, messages, timing).await?;
+                let answer = infer(&state, &connection, &client, messages, timing).await?;
                 drop(permit);
                 Ok(Reply::one(answer))
             }
             Rpc::ModelStreamInfer => {
-                let limit = self.timing.limit;
+                let (limit, connection) = (self.timing.limit, self.connection.clone());
                 let messages = self.messages(state.body_bytes_max, Between::Waits, &scan::INFER)?;
                 state.check_loaded().map_err(status)?;
-                Ok(Reply::many(infer_all(&state, client, messages, limit), end_of_time(limit)))
+                Ok(Reply::many(infer_all(&state, connection, client, messages, limit), end_of_time(limit)))
             }
             Rpc::ServerLive => self.one(|_: ServerLiveRequest| Ok(ServerLiveResponse { live: true })).await,
             Rpc::ServerReady => {
@@ -256,6 +259,13 @@ impl Call {
         let body = Metered::new(self.body, self.state.clone(), self.client, bytes_max, between);
         Messages::new(&self.state, &self.headers, body, rules)
     }
+}
+
+/// Whether a content type is that of gRPC with messages of protobuf; gRPC-Web frames its status otherwise.
+fn is_grpc(kind: &[u8]) -> bool {
+    let rest =
+        kind.strip_prefix(b"application/grpc").map(|rest| rest.strip_prefix(b"+proto").unwrap_or(rest));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b";") || rest.starts_with(b" "))
 }
 
 /// When the client's time is over.

@@ -66,6 +66,8 @@ pub(crate) async fn serve(accepted: Accepted, grpc: Arc<Grpc>) {
     let mut serving = std::pin::pin!(serving);
     // A client that has to go is told, and may finish what it has begun meanwhile.
     let (ended, time_max) = tokio::select! {
+        // What has come is served before anything is closed.
+        biased;
         ended = serving.as_mut() => (Some(ended), Duration::ZERO),
         why = connection.closes() => {
             tracing::debug!(peer = %connection.peer, "a connection is closed: {why}");
@@ -79,7 +81,7 @@ pub(crate) async fn serve(accepted: Accepted, grpc: Arc<Grpc>) {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = serving.as_mut() => ended,
-                () = tokio::time::sleep(time_max) => Ok(()),
+                () = leaves(&connection, time_max) => Ok(()),
                 _ = phase.wait_for(|&phase| phase >= Phase::Closed) => Ok(()),
             }
         }
@@ -88,6 +90,16 @@ pub(crate) async fn serve(accepted: Accepted, grpc: Arc<Grpc>) {
         tracing::debug!(%error, peer = %connection.peer, "a connection ended early");
     }
     drop(ticket);
+}
+
+/// Waits until a client that was sent away has had its time, and what it had begun meanwhile has ended.
+async fn leaves(connection: &Connection, time_max: Duration) {
+    loop {
+        tokio::time::sleep(time_max).await;
+        if !connection.answers(Instant::now()) {
+            return;
+        }
+    }
 }
 
 /// The RPCs that a connection carries.

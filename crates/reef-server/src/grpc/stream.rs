@@ -20,17 +20,21 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
+use reef_engine::Class;
 use tonic::Status;
 
 use crate::core::access::Client;
 use crate::core::budget::Share;
 use crate::core::fault::{bug, contained};
+use crate::core::problem::Problem;
 use crate::core::state::{Phase, State};
 use crate::grpc::infer::{self, Timing};
 use crate::grpc::pb::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
 use crate::grpc::receive::Messages;
 use crate::grpc::reply::{Form, Frames, frame, frame_answer};
 use crate::grpc::status::closing;
+use crate::net::connection::Connection;
+use crate::net::outgoing::{Room, counted};
 
 /// Inferences of one stream that are being answered at most.
 const IN_FLIGHT_MAX: usize = 64;
@@ -42,6 +46,7 @@ type Answering = Pin<Box<dyn Future<Output = Result<Vec<Bytes>, Status>> + Send>
 /// Answers the messages of an RPC whose client waits for `limit` at most. Each of them counts as a request.
 pub(crate) fn infer_all(
     state: &Arc<State>,
+    connection: Arc<Connection>,
     client: Client,
     messages: Messages<ModelInferRequest>,
     limit: Option<Duration>,
@@ -52,6 +57,7 @@ pub(crate) fn infer_all(
     };
     Box::pin(Answers {
         state: state.clone(),
+        connection,
         client,
         until: limit.map(|limit| Instant::now() + limit),
         reading: Some(next(messages)),
@@ -63,6 +69,7 @@ pub(crate) fn infer_all(
 
 struct Answers {
     state: Arc<State>,
+    connection: Arc<Connection>,
     client: Client,
     until: Option<Instant>,
     /// `None` once no message is read any more.
@@ -104,14 +111,20 @@ impl Answers {
         let limit = self.until.map(|until| until.saturating_duration_since(Instant::now()));
         let timing = Timing { arrival: state.engine.now(), limit };
         let (model_name, id) = (message.model_name.clone(), message.id.clone());
+        let connection = self.connection.clone();
         Box::pin(async move {
             let answer = contained(async {
                 let _permit = client.admit(timing.arrival)?;
-                infer::answer(&state, &client, message, share, timing).await
+                // Nobody looks at its answer while its client does not read: it has its room before.
+                let room = reserve(&state, &connection, &client, &message)?;
+                let answer = infer::answer(&state, &client, message, share, timing).await?;
+                let frame = frame_answer(answer, Form::InStream);
+                let frame = frame.map_err(|error| Problem::internal(error.message().to_string()))?;
+                counted(&state, room, frame).await
             });
             let answer = answer.await;
             match answer.unwrap_or_else(|panic| Err(bug(&panic))) {
-                Ok(answer) => frame_answer(answer, Form::InStream),
+                Ok(frame) => Ok(frame),
                 Err(problem) => frame(&ModelStreamInferResponse {
                     error_message: problem.message,
                     infer_response: Some(ModelInferResponse { model_name, id, ..Default::default() }),
@@ -133,6 +146,38 @@ impl Stream for Answers {
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
+}
+
+/// Room for a message's answer, as far as its size is known before: of outputs with open extents there is
+/// one element, or as many as there are rows in the message.
+fn reserve(
+    state: &State,
+    connection: &Arc<Connection>,
+    client: &Client,
+    message: &ModelInferRequest,
+) -> Result<Room, Problem> {
+    let version = Some(&*message.model_version).filter(|version| !version.is_empty());
+    let Ok(model) = state.find_ready(&message.model_name, version) else {
+        // Whoever looks for it next says what is wrong.
+        return Ok(Room::new(state, connection, Class::BestEffort));
+    };
+    let first = message.inputs.first().and_then(|input| input.shape.first());
+    let rows = first.and_then(|&rows| usize::try_from(rows).ok()).unwrap_or(1);
+    let mut bytes = 0usize;
+    for output in &model.outputs {
+        let extents = output.dims.iter().enumerate().map(|(axis, &dim)| match (usize::try_from(dim), axis) {
+            (Ok(extent), _) => extent,
+            (Err(_), 0) => rows,
+            (Err(_), _) => 1,
+        });
+        bytes = bytes.saturating_add(extents.fold(output.dtype.bytes(), usize::saturating_mul));
+    }
+    let mut room = Room::new(state, connection, client.class(model.settings.class));
+    // What shared memory takes needs none.
+    if message.outputs.iter().all(|output| output.parameters.is_empty()) {
+        room.resize(bytes)?;
+    }
+    Ok(room)
 }
 
 /// Reads the next message.

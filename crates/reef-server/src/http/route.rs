@@ -1,7 +1,7 @@
 //! Paths: which question a method and a path ask, and what it needs.
 //!
 //! A new question is a variant of [`Route`], and the compiler asks what it needs ([`RouteKind::need`]) and
-//! where it is ([`RouteKind::example`]); a test asks each of them with every kind of credentials.
+//! where it is ([`RouteKind::examples`]); a test asks each of them with every kind of credentials.
 
 use std::borrow::Cow;
 
@@ -67,13 +67,13 @@ pub struct RouteInfo {
     pub need: Need,
 }
 
-/// Every route of the server.
+/// Every route of the server, with a path of each form that it has.
 pub fn routes() -> Vec<RouteInfo> {
-    let info = |kind: RouteKind| {
-        let (method, path) = kind.example();
-        RouteInfo { method, path, need: kind.need() }
+    let infos = |kind: RouteKind| {
+        let (method, paths) = kind.examples();
+        paths.iter().map(move |path| RouteInfo { method, path, need: kind.need() })
     };
-    RouteKind::iter().map(info).collect()
+    RouteKind::iter().flat_map(infos).collect()
 }
 
 impl RouteKind {
@@ -103,30 +103,51 @@ impl RouteKind {
         }
     }
 
-    /// A method and a path that lead there.
-    fn example(self) -> (&'static str, &'static str) {
+    /// What method leads there, and paths of every form, with a model `m` where there is one.
+    fn examples(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            RouteKind::Dashboard => ("GET", "/"),
-            RouteKind::DashboardData => ("GET", "/dashboard/data"),
-            RouteKind::Live => ("GET", "/v2/health/live"),
-            RouteKind::Ready => ("GET", "/v2/health/ready"),
-            RouteKind::Metadata => ("GET", "/v2"),
-            RouteKind::Metrics => ("GET", "/metrics"),
-            RouteKind::RepositoryIndex => ("POST", "/v2/repository/index"),
-            RouteKind::Load => ("POST", "/v2/repository/models/m/load"),
-            RouteKind::Unload => ("POST", "/v2/repository/models/m/unload"),
-            RouteKind::Stats => ("GET", "/v2/models/stats"),
-            RouteKind::Model => ("GET", "/v2/models/m"),
-            RouteKind::ModelReady => ("GET", "/v2/models/m/ready"),
-            RouteKind::ModelConfig => ("GET", "/v2/models/m/config"),
-            RouteKind::Infer => ("POST", "/v2/models/m/infer"),
-            RouteKind::Trace => ("GET", "/v2/models/m/trace/setting"),
-            RouteKind::TraceChange => ("POST", "/v2/models/m/trace/setting"),
-            RouteKind::Log => ("GET", "/v2/logging"),
-            RouteKind::LogChange => ("POST", "/v2/logging"),
-            RouteKind::RegionStatus => ("GET", "/v2/systemsharedmemory/status"),
-            RouteKind::RegionRegister => ("POST", "/v2/systemsharedmemory/region/r/register"),
-            RouteKind::RegionUnregister => ("POST", "/v2/systemsharedmemory/region/r/unregister"),
+            RouteKind::Dashboard => ("GET", &["/"]),
+            RouteKind::DashboardData => ("GET", &["/dashboard/data"]),
+            RouteKind::Live => ("GET", &["/v2/health/live"]),
+            RouteKind::Ready => ("GET", &["/v2/health/ready"]),
+            RouteKind::Metadata => ("GET", &["/v2"]),
+            RouteKind::Metrics => ("GET", &["/metrics"]),
+            RouteKind::RepositoryIndex => ("POST", &["/v2/repository/index"]),
+            RouteKind::Load => ("POST", &["/v2/repository/models/m/load"]),
+            RouteKind::Unload => ("POST", &["/v2/repository/models/m/unload"]),
+            RouteKind::Stats => {
+                ("GET", &["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/1/stats"])
+            }
+            RouteKind::Model => ("GET", &["/v2/models/m", "/v2/models/m/versions/1"]),
+            RouteKind::ModelReady => ("GET", &["/v2/models/m/ready", "/v2/models/m/versions/1/ready"]),
+            RouteKind::ModelConfig => ("GET", &["/v2/models/m/config", "/v2/models/m/versions/1/config"]),
+            RouteKind::Infer => ("POST", &["/v2/models/m/infer", "/v2/models/m/versions/1/infer"]),
+            RouteKind::Trace => ("GET", &["/v2/trace/setting", "/v2/models/m/trace/setting"]),
+            RouteKind::TraceChange => ("POST", &["/v2/trace/setting", "/v2/models/m/trace/setting"]),
+            RouteKind::Log => ("GET", &["/v2/logging"]),
+            RouteKind::LogChange => ("POST", &["/v2/logging"]),
+            RouteKind::RegionStatus => (
+                "GET",
+                &[
+                    "/v2/systemsharedmemory/status",
+                    "/v2/systemsharedmemory/region/r/status",
+                    "/v2/cudasharedmemory/status",
+                    "/v2/cudasharedmemory/region/r/status",
+                ],
+            ),
+            RouteKind::RegionRegister => (
+                "POST",
+                &["/v2/systemsharedmemory/region/r/register", "/v2/cudasharedmemory/region/r/register"],
+            ),
+            RouteKind::RegionUnregister => (
+                "POST",
+                &[
+                    "/v2/systemsharedmemory/unregister",
+                    "/v2/systemsharedmemory/region/r/unregister",
+                    "/v2/cudasharedmemory/unregister",
+                    "/v2/cudasharedmemory/region/r/unregister",
+                ],
+            ),
         }
     }
 }
@@ -139,7 +160,7 @@ impl Route<'_> {
 
     /// The kind of path, for traces: many paths have the same.
     pub(crate) fn pattern(&self) -> &'static str {
-        RouteKind::from(self).example().1
+        RouteKind::from(self).examples().1[0]
     }
 
     /// The model that it is about, if it is about one.
@@ -380,11 +401,13 @@ mod tests {
     #[test]
     fn examples_lead_to_their_routes() {
         for kind in RouteKind::iter() {
-            let (method, path) = kind.example();
-            let found = route(&method.parse().unwrap(), path).unwrap();
-            assert_eq!(RouteKind::from(&found), kind, "{method} {path}");
-            let named = path.contains("/m/") || path.ends_with("/m");
-            assert_eq!(found.model(), named.then_some("m"), "{path}");
+            let (method, paths) = kind.examples();
+            for path in paths {
+                let found = route(&method.parse().unwrap(), path).unwrap();
+                assert_eq!(RouteKind::from(&found), kind, "{method} {path}");
+                let named = path.contains("/m/") || path.ends_with("/m");
+                assert_eq!(found.model(), named.then_some("m"), "{path}");
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::EXPECT;
+use hyper::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,6 +25,7 @@ use reef_engine::Class;
 use crate::core::access::{Client, Credentials};
 use crate::core::dashboard::Dashboard;
 use crate::core::fault::{bug, contained};
+use crate::core::problem::Problem;
 use crate::core::state::{Phase, State};
 use crate::http::control::{self, Sending};
 use crate::http::encoding::{self, encoded};
@@ -32,12 +33,13 @@ use crate::http::error::ApiError;
 use crate::http::infer::{Caller, infer};
 use crate::http::note::{Asker, Ids, note};
 use crate::http::receive::{Allowance, discard, receive, refuse};
-use crate::http::reply::{Reply, error, reply};
+use crate::http::reply::{Chunks, Reply, error, reply};
 use crate::http::route::{ModelPath, Route, route};
 use crate::http::{answers, dashboard, exposition, metrics, regions};
 use crate::net::accept::Accepted;
 use crate::net::connection::{Busy, Connection};
 use crate::net::credentials::token;
+use crate::net::outgoing::{Room, counted};
 
 /// Bytes of a request's head at most: its line and its headers.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -120,6 +122,8 @@ pub(crate) async fn serve(accepted: Accepted, port: Port, http: Arc<Http>) {
         .serve_connection(TokioIo::new(io), service);
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
+        // What has come is served before anything is closed.
+        biased;
         ended = serving.as_mut() => Some(ended),
         why = connection.closes() => {
             tracing::debug!(peer = %connection.peer, "a connection was closed: {why}");
@@ -151,10 +155,18 @@ async fn answer(http: &Http, port: Port, connection: &Arc<Connection>, request: 
     let (head, body) = request.into_parts();
     let handled = contained(async {
         let reply = handle(http, port, connection, &busy, &head, body).await?;
-        Ok(encoded(&http.state, takes, reply).await?)
+        let reply = encoded(&http.state, takes, reply).await?;
+        let class = reply.extensions().get::<Class>().copied().unwrap_or(Class::BestEffort);
+        let room = Room::new(&http.state, connection, class);
+        let (head, body) = reply.into_parts();
+        let chunks = counted(&http.state, room, body.into_chunks().into()).await?;
+        Ok(Reply::from_parts(head, Chunks::new(chunks)))
     });
     let handled = handled.await.unwrap_or_else(|panic| Err(bug(&panic).into()));
     let mut reply = handled.unwrap_or_else(|failure| error(&failure));
+    if has_two_lengths(&head.headers) {
+        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     http.responses.count(reply.status());
     note(&http.state, &http.ids, connection, &head, start, &mut reply);
     reply.body_mut().hold(busy);
@@ -305,14 +317,25 @@ fn admit(
     route: &Route<'_>,
 ) -> Result<Client, ApiError> {
     let names = connection.names();
-    let credentials = Credentials { token: token(headers)?, names: &names };
-    let client = state.access.check(&credentials, route.need())?;
+    let need = route.need();
+    let credentials = Credentials { token: token(headers, state.access.asks(need))?, names: &names };
+    let client = state.access.check(&credentials, need)?;
     route.model().map_or(Ok(()), |model| client.check_model(model))?;
     Ok(client)
 }
 
-/// An error if the head is larger than anybody needs.
+/// Whether a request says twice how long it is. Somebody before this server may have believed the other one,
+/// so that what follows need not be a request of whom it seems.
+fn has_two_lengths(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING)
+}
+
+/// An error if the head is larger than anybody needs, or contradicts itself.
 fn check_head(head: &request::Parts) -> Result<(), ApiError> {
+    if has_two_lengths(&head.headers) {
+        let message = "a request has either Content-Length or Transfer-Encoding";
+        return Err(Problem::invalid(message).into());
+    }
     let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
     let line = head.method.as_str().len() + path + "  HTTP/1.1\r\n".len();
     let headers = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::core::fault::contain;
 use crate::net::connection::Connection;
 use crate::net::io::{Io, Watched};
-use crate::net::table::{Table, Ticket};
+use crate::net::table::{Entry, Table, Ticket};
 use crate::net::tls::Tls;
 
 /// Pause after a failed accept, for example for want of file descriptors.
@@ -75,11 +75,9 @@ pub(crate) async fn accept<Served: Future<Output = ()> + Send + 'static>(
             accepted = next => accepted,
         };
         match accepted {
-            Ok((stream, Some(ticket))) => {
-                tokio::spawn(open(stream, ticket, tls.clone(), serve.clone()));
+            Ok((stream, entry)) => {
+                tokio::spawn(enter(stream, entry, tls.clone(), serve.clone()));
             }
-            // Closed here: its peer has too many.
-            Ok((_, None)) => tracing::debug!("a connection of a peer that has too many was closed"),
             Err(error) => {
                 complaints.add(&error);
                 // An idle connection may hold the descriptor that is missing.
@@ -87,6 +85,24 @@ pub(crate) async fn accept<Served: Future<Output = ()> + Send + 'static>(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Has the connection served, if it gets a place.
+async fn enter<Served: Future<Output = ()> + Send>(
+    stream: TcpStream,
+    entry: Entry,
+    tls: Option<Arc<Tls>>,
+    serve: impl Fn(Accepted) -> Served,
+) {
+    let ticket = match entry {
+        Entry::Ticket(ticket) => Some(ticket),
+        Entry::Wait(wait) => wait.ticket().await,
+        Entry::Refused => None,
+    };
+    match ticket {
+        Some(ticket) => open(stream, ticket, tls, serve).await,
+        None => tracing::debug!("a connection of a peer that has too many was closed"),
     }
 }
 

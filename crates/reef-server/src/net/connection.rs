@@ -2,22 +2,28 @@
 //!
 //! | doing | from | until at most | may be closed for another one |
 //! |---|---|---|---|
-//! | waiting, first head or a head that has begun | accepted; a first byte | `head_time_max` | yes |
-//! | waiting | its last answer | `idle_time_max` | yes |
+//! | waiting, first head or a head that has begun | accepted; a first byte | `head_time_max` | after `grace_time` |
+//! | waiting | its last answer | `idle_time_max` | after `grace_time` |
 //! | receiving a body | a head | the reader of bodies decides | if it stalls or trickles |
 //! | working | all of a request is there | – | no |
 //! | any, with bytes that the peer does not take | the last byte taken | `write_time_max` | if it stalls |
+//! | any, with a counted answer that the peer takes too slowly | the answer was made | `write_time_max` | if it stalls or trickles |
 //!
 //! A connection that carries many requests at once works while there is one ([`Connection::multiplex`]). What
 //! its peer sends between them, such as pings, begins no head.
 //!
-//! Invariant: only the connection's own task closes it, after it has looked again; so no request is lost that
-//! came meanwhile.
+//! Invariants: only the connection's own task closes it, after it has looked again; so no request is lost that
+//! came meanwhile. Bytes that lie in the socket unread are a request that came: such a connection is never
+//! closed for another one, and when its time is up its bytes are read first.
 
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::core::pace::BYTES_PER_S_MIN;
@@ -38,6 +44,9 @@ pub struct ConnectionLimits {
     pub write_time_max: Duration,
     /// A body or an answer that pauses for so long may be cut off, where its connection is needed.
     pub stall_time_max: Duration,
+    /// A connection that is new, whose head has begun or that has been answered stays so long, whoever needs
+    /// its place: a request may be on its way.
+    pub grace_time: Duration,
 }
 
 impl Default for ConnectionLimits {
@@ -49,6 +58,7 @@ impl Default for ConnectionLimits {
             idle_time_max: Duration::from_secs(75),
             write_time_max: Duration::from_secs(30),
             stall_time_max: Duration::from_secs(2),
+            grace_time: Duration::from_millis(100),
         }
     }
 }
@@ -61,6 +71,9 @@ pub(crate) struct Connection {
     names: Mutex<Arc<[String]>>,
     limits: ConnectionLimits,
     activity: Mutex<Activity>,
+    outgoing: Mutex<Outgoing>,
+    /// Whoever serves it owns it.
+    socket: OnceLock<Weak<Mutex<TcpStream>>>,
     closing: Notify,
 }
 
@@ -69,8 +82,35 @@ struct Activity {
     doing: Doing,
     /// Since when bytes wait that the peer does not take.
     unsent: Option<Instant>,
+    /// Bytes that it took, and when it last took some of an answer.
+    sent: u64,
+    taken: Instant,
     /// Whether requests need not come one after the other.
     multiplexed: bool,
+}
+
+/// Answers that its peer has not taken yet.
+#[derive(Debug, Default)]
+struct Outgoing {
+    /// Bytes that they take, and those that are to be made.
+    held: usize,
+    next: u64,
+    /// Those that are made, in order.
+    made: BTreeMap<u64, Made>,
+}
+
+/// When an answer was made, and how many bytes had been sent then.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    at: Instant,
+    sent: u64,
+}
+
+/// An answer that its peer has not taken yet; it has when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    connection: Arc<Connection>,
+    id: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +130,14 @@ enum Doing {
 
 /// How little is lost by closing a connection: less is closed first, then what has waited longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Loss(u8, Instant);
+pub(crate) struct Loss(Kind, Instant);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Waiting,
+    Receiving,
+    Sending,
+}
 
 /// A request in progress; its connection waits again when this is dropped.
 #[derive(Debug)]
@@ -103,9 +150,17 @@ impl Connection {
             peer,
             names: Mutex::new(Arc::from([])),
             limits,
-            activity: Mutex::new(Activity { doing, unsent: None, multiplexed: false }),
+            activity: Mutex::new(Activity { doing, unsent: None, sent: 0, taken: now, multiplexed: false }),
+            outgoing: Mutex::default(),
+            socket: OnceLock::new(),
             closing: Notify::new(),
         }
+    }
+
+    /// Where its bytes come from.
+    pub(crate) fn set_socket(&self, socket: &Arc<Mutex<TcpStream>>) {
+        // The first one stays; there is one.
+        let _ = self.socket.set(Arc::downgrade(socket));
     }
 
     /// The names in its client's certificate, known after the handshake.
@@ -153,9 +208,51 @@ impl Connection {
         }
     }
 
-    /// The peer took some bytes.
-    pub(crate) fn on_written(&self) {
-        self.activity().unsent = None;
+    /// The peer took so many bytes.
+    pub(crate) fn on_written(&self, count: usize, now: Instant) {
+        let mut activity = self.activity();
+        activity.unsent = None;
+        activity.sent = activity.sent.saturating_add(count as u64);
+        if count >= ANSWER_BYTES_MIN {
+            activity.taken = now;
+        }
+    }
+
+    /// Counts so many bytes more for answers; false if they were more than `bytes_max` in several.
+    pub(crate) fn hold(&self, bytes: usize, bytes_max: usize) -> bool {
+        let mut outgoing = self.outgoing();
+        let sum = outgoing.held.saturating_add(bytes);
+        let fits = bytes == 0 || outgoing.held == 0 || sum <= bytes_max;
+        if fits {
+            outgoing.held = sum;
+        }
+        fits
+    }
+
+    /// Counts so many bytes less.
+    pub(crate) fn let_go(&self, bytes: usize) {
+        self.outgoing().held -= bytes;
+    }
+
+    /// An answer is made.
+    pub(crate) fn send(self: &Arc<Self>) -> Sending {
+        let made = Made { at: Instant::now(), sent: self.activity().sent };
+        let mut outgoing = self.outgoing();
+        let id = outgoing.next;
+        outgoing.next += 1;
+        outgoing.made.insert(id, made);
+        drop(outgoing);
+        Sending { connection: self.clone(), id }
+    }
+
+    /// Since when there is an answer of which its peer took nothing for `pause`, or too little.
+    fn slow(&self, now: Instant, pause: Duration) -> Option<Instant> {
+        let made = *self.outgoing().made.first_key_value()?.1;
+        let Activity { sent, taken, .. } = *self.activity();
+        let time = now.saturating_duration_since(made.at);
+        let stalls = now.saturating_duration_since(taken.max(made.at)) >= pause;
+        let trickles = time >= pause && sent - made.sent < time.as_secs_f64() as u64 * BYTES_PER_S_MIN;
+        (stalls || trickles).then_some(made.at)
     }
 
     /// The peer takes no bytes now.
@@ -167,19 +264,56 @@ impl Connection {
     /// What closing it now would lose; `None` if it must not be closed.
     pub(crate) fn loss(&self, now: Instant) -> Option<Loss> {
         let activity = *self.activity();
-        let stalled = |since: Instant| now.saturating_duration_since(since) >= self.limits.stall_time_max;
+        let lasts = |since: Instant, time| now.saturating_duration_since(since) >= time;
+        let stalled = |since| lasts(since, self.limits.stall_time_max);
+        if let Some(since) = self.slow(now, self.limits.stall_time_max) {
+            return Some(Loss(Kind::Sending, since));
+        }
         if let Some(unsent) = activity.unsent {
-            return stalled(unsent).then_some(Loss(2, unsent));
+            return stalled(unsent).then_some(Loss(Kind::Sending, unsent));
         }
         match activity.doing {
-            Doing::Waiting { since, head } => Some(Loss(0, head.unwrap_or(since))),
+            Doing::Waiting { since, head } => {
+                let since = head.unwrap_or(since);
+                lasts(since, self.limits.grace_time).then_some(Loss(Kind::Waiting, since))
+            }
             Doing::Receiving { since, last, bytes } => {
                 let time = now.saturating_duration_since(since);
                 let trickles = stalled(since) && bytes < time.as_secs_f64() as u64 * BYTES_PER_S_MIN;
-                (stalled(last) || trickles).then_some(Loss(1, since))
+                (stalled(last) || trickles).then_some(Loss(Kind::Receiving, since))
             }
             Doing::Working => None,
         }
+    }
+
+    /// Whether closing it now loses no request, not even one that nobody has read yet. Looks into the socket.
+    pub(crate) fn may_go(&self, now: Instant) -> bool {
+        match self.loss(now) {
+            None => false,
+            // What came meanwhile waits for an answer that its peer does not take.
+            Some(Loss(Kind::Sending, _)) => true,
+            Some(Loss(Kind::Waiting | Kind::Receiving, _)) => !self.has_unread(),
+        }
+    }
+
+    /// Since when it holds answers that its peer takes too slowly, if it does.
+    pub(crate) fn slow_since(&self, now: Instant) -> Option<Instant> {
+        self.slow(now, self.limits.stall_time_max)
+    }
+
+    /// Whether a request is at work whose answer its peer takes, or will.
+    pub(crate) fn answers(&self, now: Instant) -> bool {
+        let working = matches!(self.activity().doing, Doing::Working);
+        working && self.loss(now).is_none()
+    }
+
+    /// Whether bytes lie in its socket, or may lie there: one that nobody serves yet has not been looked at.
+    fn has_unread(&self) -> bool {
+        let Some(socket) = self.socket.get() else { return true };
+        let Some(socket) = socket.upgrade() else { return false };
+        let socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let peeked = SockRef::from(&*socket).peek(&mut [MaybeUninit::uninit()]);
+        peeked.is_ok_and(|count| count > 0)
     }
 
     /// Asks its task to close it, if there is nothing to lose then either.
@@ -190,6 +324,7 @@ impl Connection {
     /// Waits until it has to be closed: its time is up, or another one needs its place. Called by its own
     /// task alone.
     pub(crate) async fn closes(&self) -> &'static str {
+        let mut excused = false;
         loop {
             // What it does may change meanwhile, and its time with it.
             let look = Instant::now() + LOOK_TIME_MAX.min(self.limits.idle_time_max);
@@ -198,13 +333,23 @@ impl Connection {
             tokio::select! {
                 () = time_up => {}
                 () = self.closing.notified() => {
-                    if self.loss(Instant::now()).is_some() {
+                    if self.may_go(Instant::now()) {
                         return "its place was needed";
                     }
                 }
             }
-            if self.expires().is_some_and(|at| at <= Instant::now()) {
+            let now = Instant::now();
+            if self.slow(now, self.limits.write_time_max).is_some() {
+                return "its peer reads too slowly";
+            }
+            if self.expires().is_none_or(|at| at > now) {
+                excused = false;
+            } else if excused || !self.has_unread() {
                 return "its time was up";
+            } else {
+                // It was this server that had no time: what has come is read first.
+                excused = true;
+                tokio::time::sleep(READ_TIME).await;
             }
         }
     }
@@ -226,6 +371,10 @@ impl Connection {
         }
     }
 
+    fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn activity(&self) -> MutexGuard<'_, Activity> {
         self.activity.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -233,6 +382,18 @@ impl Connection {
 
 /// How long a change of what a connection does may go unnoticed.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How long bytes that have come may take to be read, once the time of their connection is up.
+const READ_TIME: Duration = Duration::from_millis(20);
+
+/// What is written in fewer bytes at once is none of an answer's: a ping, or its like.
+const ANSWER_BYTES_MIN: usize = 64;
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.connection.outgoing().made.remove(&self.id);
+    }
+}
 
 impl Busy {
     /// All of the request is there.
@@ -261,6 +422,7 @@ mod tests {
         let now = Instant::now();
         let later = |seconds| now + Duration::from_secs(seconds);
         let (new, old) = (connection(later(1)), connection(now));
+        assert!(new.loss(later(1)).is_none() && old.loss(later(1)).is_some(), "a request may be on its way");
         assert!(old.loss(later(2)).unwrap() < new.loss(later(2)).unwrap());
         let busy = old.begin(false, now);
         assert_eq!(old.loss(later(1)), None);
@@ -273,6 +435,7 @@ mod tests {
         assert_eq!(old.loss(later(900)), None);
         drop(busy);
         assert!(old.loss(later(900)).is_some());
+        assert!(!old.may_go(later(900)), "nobody has looked into its socket yet");
     }
 
     #[test]
@@ -284,8 +447,39 @@ mod tests {
         assert_eq!(connection.loss(now + Duration::from_secs(1)), None);
         assert!(connection.loss(now + Duration::from_secs(2)).is_some());
         assert_eq!(connection.expires(), Some(now + ConnectionLimits::default().write_time_max));
-        connection.on_written();
+        connection.on_written(1, now);
         assert!(connection.expires() > Some(now + ConnectionLimits::default().write_time_max));
+    }
+
+    #[test]
+    fn an_answer_has_to_be_taken_at_some_rate() {
+        let connection = connection(Instant::now());
+        let busy = connection.begin(true, Instant::now());
+        let sending = connection.send();
+        let later = |seconds| Instant::now() + Duration::from_secs(seconds);
+        assert!(connection.loss(later(1)).is_none() && connection.answers(later(1)));
+        assert!(connection.loss(later(3)).is_some() && !connection.answers(later(3)), "nothing is taken");
+        // Pings are nothing.
+        connection.on_written(17, later(3));
+        assert!(connection.loss(later(4)).is_some());
+        connection.on_written(1 << 20, later(30));
+        assert!(
+            connection.loss(later(31)).is_none()
+                && connection.slow(later(31), later(30) - later(0)).is_none()
+        );
+        connection.on_written(100, later(90));
+        assert!(connection.loss(later(91)).is_some(), "it trickles");
+        drop(sending);
+        assert!(connection.loss(later(91)).is_none());
+        drop(busy);
+    }
+
+    #[test]
+    fn a_connection_holds_one_answer_of_any_size_or_several_small_ones() {
+        let connection = connection(Instant::now());
+        assert!(connection.hold(1_000, 100) && !connection.hold(1, 100));
+        connection.let_go(1_000);
+        assert!(connection.hold(50, 100) && connection.hold(50, 100) && !connection.hold(1, 100));
     }
 
     #[test]

@@ -11,8 +11,16 @@ const BEARER: &str = "Bearer ";
 /// The header of API keys.
 const API_KEY: &str = "x-api-key";
 
-/// The bearer token or API key that a request shows.
-pub(crate) fn token(headers: &HeaderMap) -> Result<Option<&[u8]>, Problem> {
+/// The bearer token or API key that a request shows. Where nobody asks for one, something else may be shown:
+/// it is for somebody before this server.
+pub(crate) fn token(headers: &HeaderMap, asked: bool) -> Result<Option<&[u8]>, Problem> {
+    match shown(headers) {
+        Err(_) if !asked => Ok(None),
+        shown => shown,
+    }
+}
+
+fn shown(headers: &HeaderMap) -> Result<Option<&[u8]>, Problem> {
     let bearer = headers.get_all(AUTHORIZATION).iter().map(|value| {
         let scheme = value.as_bytes().split_at_checked(BEARER.len());
         let token = scheme.and_then(|(scheme, token)| {
@@ -54,7 +62,7 @@ mod tests {
             (&[("authorization", "Bearer ")], Some(b"")),
         ];
         for (pairs, expected) in table {
-            assert_eq!(token(&headers(pairs)), Ok(expected), "{pairs:?}");
+            assert_eq!(token(&headers(pairs), true), Ok(expected), "{pairs:?}");
         }
         let wrong: [&[_]; 5] = [
             &[("authorization", "Basic YTpi")],
@@ -65,7 +73,8 @@ mod tests {
         ];
         for pairs in wrong {
             let headers = headers(pairs);
-            assert_eq!(token(&headers).unwrap_err().kind, Kind::Unauthenticated, "{pairs:?}");
+            assert_eq!(token(&headers, true).unwrap_err().kind, Kind::Unauthenticated, "{pairs:?}");
+            assert_eq!(token(&headers, false), Ok(None), "{pairs:?}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -15,7 +15,8 @@ use crate::net::connection::Connection;
 /// A socket that tells its connection what passes.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    stream: TcpStream,
+    /// Locked for a read, a write, or a look at what lies in it.
+    stream: Arc<Mutex<TcpStream>>,
     connection: Arc<Connection>,
 }
 
@@ -28,13 +29,20 @@ pub(crate) enum Io {
 
 impl Watched {
     pub(crate) fn new(stream: TcpStream, connection: Arc<Connection>) -> Watched {
+        let stream = Arc::new(Mutex::new(stream));
+        connection.set_socket(&stream);
         Watched { stream, connection }
     }
 
-    fn written<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn stream(&self) -> MutexGuard<'_, TcpStream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let now = Instant::now();
         match &result {
-            Poll::Pending => self.connection.on_write_pending(Instant::now()),
-            Poll::Ready(_) => self.connection.on_written(),
+            Poll::Pending => self.connection.on_write_pending(now),
+            Poll::Ready(written) => self.connection.on_written(*written.as_ref().unwrap_or(&0), now),
         }
         result
     }
@@ -42,12 +50,12 @@ impl Watched {
 
 impl AsyncRead for Watched {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let result = Pin::new(&mut *self.stream()).poll_read(context, buffer);
         let count = buffer.filled().len() - before;
         if count > 0 {
             self.connection.on_read(count, Instant::now());
@@ -57,34 +65,30 @@ impl AsyncRead for Watched {
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut *self.stream()).poll_write(context, bytes);
         self.written(result)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        let result = Pin::new(&mut *self.stream()).poll_write_vectored(context, slices);
         self.written(result)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream().is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream()).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream()).poll_shutdown(context)
     }
 }
 

@@ -7,5 +7,6 @@ pub(crate) mod accept;
 pub(crate) mod connection;
 pub(crate) mod credentials;
 pub(crate) mod io;
+pub(crate) mod outgoing;
 pub(crate) mod table;
 pub(crate) mod tls;

@@ -1,7 +1,8 @@
 //! The open connections of a port.
 //!
-//! Invariants: there are never more than the limits say, but for one that is looked for room; an entry goes
-//! when its ticket is dropped, whatever happened to its task.
+//! Invariants: there are never more than the limits say, but for one that is looked for room, and one of each
+//! peer that has as many as it may have; an entry goes when its ticket is dropped, whatever happened to its
+//! task. What a peer has too many of holds no other peer up.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -27,7 +28,15 @@ pub(crate) struct Table {
 struct Open {
     next: u64,
     connections: HashMap<u64, Arc<Connection>>,
-    peers: HashMap<IpAddr, usize>,
+    peers: HashMap<IpAddr, Of>,
+}
+
+/// Connections of a peer.
+#[derive(Debug, Default)]
+struct Of {
+    open: usize,
+    /// Whether one waits for another to go.
+    waits: bool,
 }
 
 /// A place in the table, given back when it is dropped.
@@ -38,33 +47,43 @@ pub(crate) struct Ticket {
     pub(crate) connection: Arc<Connection>,
 }
 
+/// What a new connection gets.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    Ticket(Ticket),
+    /// Its peer has as many as it may have; one of them may go.
+    Wait(Wait),
+    /// Its peer has as many as it may have, and one more that waits.
+    Refused,
+}
+
+/// A connection that waits for another of its peer to go; one of each peer.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    table: Arc<Table>,
+    peer: SocketAddr,
+}
+
 impl Table {
     pub(crate) fn new(limits: ConnectionLimits) -> Table {
         Table { limits, open: Mutex::default(), left: Notify::new() }
     }
 
-    /// A place for a connection, once there is one: the idlest other is asked to go. `None` if its peer has
-    /// as many as it may have, and none of them can go.
-    pub(crate) async fn enter(self: &Arc<Self>, peer: SocketAddr) -> Option<Ticket> {
+    /// A place for a connection, once there is one: the idlest other is asked to go.
+    pub(crate) async fn enter(self: &Arc<Self>, peer: SocketAddr) -> Entry {
         loop {
             let left = self.left.notified();
-            let full = match self.try_enter(peer) {
-                Ok(ticket) => return Some(ticket),
-                Err(full) => full,
-            };
-            let asked = self.ask_idlest(match full {
-                Full::Peer => Some(group(peer.ip())),
-                Full::All => None,
-            });
-            if full == Full::Peer && !asked {
-                return None;
+            match self.try_enter(peer) {
+                Ok(ticket) => return Entry::Ticket(ticket),
+                Err(Full::Peer) => return self.try_wait(peer).map_or(Entry::Refused, Entry::Wait),
+                Err(Full::All) => self.ask_idlest(None),
             }
             let _ = tokio::time::timeout(LEAVE_TIME, left).await;
         }
     }
 
-    /// Asks the idlest connection to close, of a group of peers or of all; false if all are at work.
-    pub(crate) fn ask_idlest(&self, of: Option<IpAddr>) -> bool {
+    /// Asks the idlest connection that may go to close, of a group of peers or of all.
+    pub(crate) fn ask_idlest(&self, of: Option<IpAddr>) {
         let now = Instant::now();
         let open = self.open();
         let candidates = open
@@ -72,11 +91,21 @@ impl Table {
             .values()
             .filter(|connection| of.is_none_or(|peers| group(connection.peer.ip()) == peers));
         let losses = candidates.filter_map(|connection| Some((connection.loss(now)?, connection)));
-        let idlest = losses.min_by_key(|(loss, _)| *loss);
-        if let Some((_, connection)) = idlest {
-            connection.ask_to_close();
+        let mut losses: Vec<_> = losses.collect();
+        losses.sort_unstable_by_key(|(loss, _)| *loss);
+        if let Some((_, idlest)) = losses.iter().find(|(_, connection)| connection.may_go(now)) {
+            idlest.ask_to_close();
         }
-        idlest.is_some()
+    }
+
+    /// Asks the connection to close that has answers for longest which its peer takes too slowly.
+    pub(crate) fn ask_slowest(&self) {
+        let now = Instant::now();
+        let open = self.open();
+        let slow = open.connections.values().filter_map(|one| Some((one.slow_since(now)?, one)));
+        if let Some((_, slowest)) = slow.min_by_key(|(since, _)| *since) {
+            slowest.ask_to_close();
+        }
     }
 
     /// Waits until all are closed.
@@ -92,7 +121,7 @@ impl Table {
 
     fn try_enter(self: &Arc<Self>, peer: SocketAddr) -> Result<Ticket, Full> {
         let mut open = self.open();
-        let of_peer = open.peers.get(&group(peer.ip())).copied().unwrap_or(0);
+        let of_peer = open.peers.get(&group(peer.ip())).map_or(0, |of| of.open);
         if of_peer >= self.limits.count_per_peer_max.max(1) {
             return Err(Full::Peer);
         }
@@ -103,8 +132,16 @@ impl Table {
         let id = open.next;
         open.next += 1;
         open.connections.insert(id, connection.clone());
-        *open.peers.entry(group(peer.ip())).or_default() += 1;
+        open.peers.entry(group(peer.ip())).or_default().open += 1;
         Ok(Ticket { table: self.clone(), id, connection })
+    }
+
+    /// Leave to wait, for one of a peer.
+    fn try_wait(self: &Arc<Self>, peer: SocketAddr) -> Option<Wait> {
+        let mut open = self.open();
+        let of = open.peers.entry(group(peer.ip())).or_default();
+        let first = !std::mem::replace(&mut of.waits, true);
+        first.then(|| Wait { table: self.clone(), peer })
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -112,19 +149,51 @@ impl Table {
     }
 }
 
+impl Open {
+    /// Changes what there is of a peer, and forgets it when that is nothing.
+    fn change(&mut self, peer: SocketAddr, change: impl FnOnce(&mut Of)) {
+        let peers = group(peer.ip());
+        if let Some(of) = self.peers.get_mut(&peers) {
+            change(of);
+            if of.open == 0 && !of.waits {
+                self.peers.remove(&peers);
+            }
+        }
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut open = self.table.open();
         open.connections.remove(&self.id);
-        let peers = group(self.connection.peer.ip());
-        if let Some(count) = open.peers.get_mut(&peers) {
-            *count -= 1;
-            if *count == 0 {
-                open.peers.remove(&peers);
-            }
-        }
+        open.change(self.connection.peer, |of| of.open -= 1);
         drop(open);
         self.table.left.notify_waiters();
+    }
+}
+
+impl Wait {
+    /// A place, once another connection of the peer has gone; `None` if none goes.
+    pub(crate) async fn ticket(self) -> Option<Ticket> {
+        let enters = async {
+            loop {
+                let left = self.table.left.notified();
+                match self.table.try_enter(self.peer) {
+                    Ok(ticket) => return ticket,
+                    Err(Full::Peer) => self.table.ask_idlest(Some(group(self.peer.ip()))),
+                    Err(Full::All) => self.table.ask_idlest(None),
+                }
+                let _ = tokio::time::timeout(LEAVE_TIME, left).await;
+            }
+        };
+        let time_max = self.table.limits.grace_time.saturating_mul(2) + LEAVE_TIME.saturating_mul(5);
+        tokio::time::timeout(time_max, enters).await.ok()
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.table.open().change(self.peer, |of| of.waits = false);
     }
 }
 
@@ -172,8 +241,14 @@ mod tests {
         let only = table.try_enter(peer(1)).unwrap();
         let _busy = only.connection.begin(true, Instant::now());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        assert!(runtime.block_on(table.enter(peer(1))).is_none());
-        assert!(runtime.block_on(table.enter(peer(2))).is_some());
+        let Entry::Wait(wait) = runtime.block_on(table.enter(peer(1))) else { panic!("it may wait") };
+        assert!(matches!(runtime.block_on(table.enter(peer(1))), Entry::Refused), "one of a peer waits");
+        assert!(matches!(runtime.block_on(table.enter(peer(2))), Entry::Ticket(_)));
+        assert!(runtime.block_on(wait.ticket()).is_none());
+        let Entry::Wait(wait) = runtime.block_on(table.enter(peer(1))) else { panic!("it may wait again") };
+        drop(only);
+        assert!(runtime.block_on(wait.ticket()).is_some());
+        assert!(table.open().peers.is_empty() && table.open().connections.is_empty());
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Every route with every kind of credentials; classes and limits of clients.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use reef_engine::{Class, ClassStats, Level, ModelSettings};
-use reef_server::{ClientOptions, Need, Right, ServerOptions, TokenDigest, routes};
+use reef_server::{ClientOptions, Need, Right, RouteInfo, ServerOptions, TokenDigest, TokenFile, routes};
 
 use crate::client::{Answer, Client, request};
 use crate::fixture::{Fixture, x, y};
@@ -50,37 +51,155 @@ pub fn granted(need: Need) -> [bool; 6] {
     }
 }
 
+const WRONG: &str = "token-of-nobody-known";
+
+/// Everybody: nobody, wrong credentials, best-effort, real-time, admin, metrics.
+const EVERYBODY: [Option<&str>; 6] =
+    [None, Some(WRONG), Some(BEST_EFFORT), Some(REAL_TIME), Some(ADMIN), Some(METRICS)];
+
+/// Asks as everybody; statuses are as `need` says, and else whatever `allowed` takes.
+fn check_need(address: SocketAddr, method: &str, path: &str, need: Need, allowed: impl Fn(u16) -> bool) {
+    for (token, granted) in EVERYBODY.iter().zip(granted(need)) {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let headers: Vec<(&str, &str)> = bearer.iter().map(|bearer| ("Authorization", &**bearer)).collect();
+        let mut client = Client::connect(address);
+        let status = match method {
+            "HEAD" => client.head_with(path, &headers),
+            _ => {
+                let answer = client.request(method, path, &headers, INFER.as_bytes());
+                let asked = answer.headers.get("www-authenticate").map(|asked| &**asked);
+                assert_eq!(asked, (answer.status == 401).then_some("Bearer realm=\"reef\""), "{path}");
+                answer.status
+            }
+        };
+        let what = format!("{token:?} {method} {path}: {status}");
+        match (granted, token.is_some_and(|token| token != WRONG)) {
+            (true, _) => assert!(![401, 403].contains(&status) && allowed(status), "{what}"),
+            (false, true) => assert_eq!(status, 403, "{what}"),
+            (false, false) => assert_eq!(status, 401, "{what}"),
+        }
+    }
+}
+
 #[test]
 fn every_route_is_protected_as_its_need_says() {
     let fixture = Fixture::with(clients);
     fixture.model("m", &[x()], &[y()], ModelSettings::default());
-    let wrong = "token-of-nobody-known";
-    let credentials = [None, Some(wrong), Some(BEST_EFFORT), Some(REAL_TIME), Some(ADMIN), Some(METRICS)];
+    let http = fixture.running().http_addr();
     let all = routes();
-    assert!(all.len() >= 21, "{all:?}");
     let mut needs = BTreeSet::new();
     for route in &all {
         needs.insert(format!("{:?}", route.need));
-        for (token, granted) in credentials.iter().zip(granted(route.need)) {
-            let answer = ask(&fixture, *token, route.method, route.path, INFER);
-            let known = token.is_some_and(|token| token != wrong);
-            let what = format!("{token:?} {} {}: {}", route.method, route.path, answer.status);
-            match (granted, known) {
-                (true, _) => assert!(![401, 403].contains(&answer.status), "{what}"),
-                (false, true) => assert_eq!(answer.status, 403, "{what}"),
-                (false, false) => {
-                    assert_eq!(answer.status, 401, "{what}");
-                    assert_eq!(answer.headers["www-authenticate"], "Bearer realm=\"reef\"");
-                }
-            }
-        }
+        check_need(http, route.method, route.path, route.need, |_| true);
     }
+    assert!(all.len() >= 35, "{all:?}");
     assert!(
         ["Nothing", "Health", "Metrics", "Read", "Infer", "Admin"].iter().all(|need| needs.contains(*need)),
         "{needs:?}"
     );
-    // Nothing but what was allowed has run.
-    fixture.wait_for("m", |class| class.success, 2);
+    // Nothing but what was allowed has run: two clients, over two paths.
+    fixture.wait_for("m", |class| class.success, 4);
+}
+
+#[test]
+fn other_ways_to_a_route_need_the_same_or_lead_nowhere() {
+    let fixture = Fixture::with(clients);
+    fixture.model("m", &[x()], &[y()], ModelSettings::default());
+    let http = fixture.running().http_addr();
+    for route in routes() {
+        let RouteInfo { method, path, need } = route;
+        let host = format!("http://{http}{path}");
+        let mut same = vec![format!("{path}?a=b"), host];
+        if path != "/" {
+            same.push(format!("{path}/"));
+        }
+        if path.contains("/m") {
+            same.push(path.replacen("/m/", "/%6d/", 1).replacen("/r/", "/%72/", 1));
+        }
+        for path in &same {
+            check_need(http, method, path, need, |_| true);
+        }
+        if method == "GET" {
+            check_need(http, "HEAD", path, need, |_| true);
+        }
+        // Nobody gets anywhere by these, with whatever credentials.
+        let upper = path.to_ascii_uppercase();
+        let encoded = path.replacen("v2", "%762", 1).replacen("metrics", "%6detrics", 1);
+        let elsewhere = [format!("/{path}"), format!("{path}//"), format!("/.{path}"), upper, encoded];
+        for other in elsewhere.iter().filter(|other| *other != path && path != "/") {
+            let status = ask(&fixture, Some(ADMIN), method, other, INFER).status;
+            assert!([403, 404].contains(&status), "{method} {other}: {status}");
+            let status = ask(&fixture, None, method, other, INFER).status;
+            assert!([401, 404].contains(&status), "{method} {other}: {status}");
+        }
+        let taken: Vec<&str> =
+            routes().iter().filter(|other| other.path == path).map(|other| other.method).collect();
+        for other in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "X"] {
+            if !taken.contains(&other) {
+                let status = ask(&fixture, Some(ADMIN), other, path, "").status;
+                assert_eq!(status, 405, "{other} {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_metrics_port_protects_what_it_serves_and_serves_nothing_else() {
+    let fixture = Fixture::with(clients);
+    fixture.model("m", &[x()], &[y()], ModelSettings::default());
+    let metrics = fixture.running().metrics_addr().unwrap();
+    for RouteInfo { method, path, need } in routes() {
+        let serves = matches!(need, Need::Nothing | Need::Health | Need::Metrics);
+        check_need(metrics, method, path, need, |status| serves == (status != 404));
+    }
+    fixture.wait_for("m", |class| class.success + class.pending(), 0);
+}
+
+#[test]
+fn an_open_server_and_an_open_route_care_for_no_credentials() {
+    let basic = [("authorization", "Basic YTpi"), ("x-api-key", "k")];
+    let open = Fixture::with_m();
+    let get = |fixture: &Fixture, path| fixture.client().request("GET", path, &basic, &[]).status;
+    assert_eq!((get(&open, "/v2"), get(&open, "/v2/health/live")), (200, 200));
+    let infer = open.client().request("POST", "/v2/models/m/infer", &basic, INFER.as_bytes());
+    assert_eq!(infer.status, 200);
+    let closed = Fixture::with(clients);
+    assert_eq!((get(&closed, "/v2"), get(&closed, "/v2/health/live")), (401, 200));
+}
+
+#[test]
+fn a_request_inside_another_needs_its_own_credentials() {
+    let fixture = Fixture::with(clients);
+    fixture.model("m", &[x()], &[y()], ModelSettings::default());
+    let inner = "POST /v2/models/m/infer HTTP/1.1\r\nhost: t\r\ncontent-length: 0\r\n\r\n";
+    let key = format!("x-api-key: {REAL_TIME}\r\n");
+    let outer = |headers: &str, body: &str| {
+        format!("POST /v2/repository/index HTTP/1.1\r\nhost: t\r\n{key}{headers}\r\n{body}{inner}")
+    };
+    // Two lengths that contradict each other, or none that can be trusted: nothing behind it is served.
+    let both =
+        outer(&format!("content-length: {}\r\ntransfer-encoding: chunked\r\n", 5 + inner.len()), "0\r\n\r\n");
+    let refused = [
+        both,
+        outer("content-length: 0\r\ncontent-length: 3\r\n", ""),
+        outer("content-length: +0\r\n", ""),
+        outer("content-length: 0, 0\r\n", ""),
+        outer("transfer-encoding: chunked, identity\r\n", "0\r\n\r\n"),
+        outer("transfer-encoding : chunked\r\n", "0\r\n\r\n"),
+    ];
+    for text in refused {
+        let mut client = fixture.client();
+        client.send(text.as_bytes());
+        assert_eq!(client.answer().status, 400, "{text}");
+        assert!(client.is_closed(), "{text}");
+    }
+    // A request that is all right ends where it says; the next one has no credentials.
+    for text in [outer("content-length: 0\r\n", ""), outer("transfer-encoding: chunked\r\n", "0\r\n\r\n")] {
+        let mut client = fixture.client();
+        client.send(text.as_bytes());
+        assert_eq!((client.answer().status, client.answer().status), (200, 401), "{text}");
+    }
+    fixture.wait_for("m", |class| class.success + class.pending(), 0);
 }
 
 #[test]
@@ -213,4 +332,29 @@ fn a_client_has_its_rate_and_its_requests_in_flight() {
     fixture.gate.flow();
     fixture.wait_for("m", ClassStats::pending, 0);
     assert_eq!(infer(REAL_TIME).status, 200);
+}
+
+#[test]
+fn tokens_are_read_again_while_clients_are_connected() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens");
+    let (old, new) = ("old-token-of-trainer", "new-token-of-trainer");
+    std::fs::write(&path, old).unwrap();
+    let fixture = Fixture::with(|options| {
+        let mut client = ClientOptions::new("trainer");
+        client.token_file = Some(TokenFile::read(&path).unwrap());
+        options.access.clients = vec![client];
+    });
+    let mut connection = fixture.client();
+    let mut statuses =
+        || [old, new].map(|token| connection.request("GET", "/v2", &[("x-api-key", token)], &[]).status);
+    assert_eq!(statuses(), [200, 401]);
+    std::fs::write(&path, new).unwrap();
+    fixture.running().reload_tokens();
+    assert_eq!(statuses(), [401, 200]);
+    // Without a word it is looked at as well, every few seconds.
+    std::fs::write(&path, old).unwrap();
+    while statuses() != [200, 401] {
+        std::thread::yield_now();
+    }
 }

@@ -76,7 +76,12 @@ impl Client {
 
     /// The status of an answer to HEAD, which has no body.
     pub fn head(&mut self, path: &str) -> u16 {
-        self.send(&request("HEAD", path, &[], &[]));
+        self.head_with(path, &[])
+    }
+
+    /// The same, with headers.
+    pub fn head_with(&mut self, path: &str, headers: &[(&str, &str)]) -> u16 {
+        self.send(&request("HEAD", path, headers, &[]));
         let (status, _, head_len) = self.answer_head();
         self.received.drain(..head_len);
         status

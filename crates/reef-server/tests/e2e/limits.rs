@@ -94,13 +94,49 @@ fn a_request_at_work_is_never_closed_for_another() {
     let mut runs = fixture.client();
     runs.send(&request("POST", "/v2/models/m/infer", &[], INFER.as_bytes()));
     fixture.wait_for("m", ClassStats::pending, 1);
+    // Accepted by the operating system, both wait for the place.
     let mut waits = fixture.client();
     waits.send(&request("GET", "/v2", &[], &[]));
-    // It is accepted by the operating system and waits for the place.
-    let mut third = TcpStream::connect(fixture.running().http_addr()).unwrap();
-    third.write_all(b"GET").unwrap();
+    let mut third = fixture.client();
+    third.send(b"GET /v2 HT");
     fixture.gate.flow();
     assert_eq!(runs.answer().status, 200);
+    // It has the place now, with its request unread, and somebody wants the place.
+    assert_eq!(waits.answer().status, 200);
+    third.send(b"TP/1.1\r\nhost: t\r\n\r\n");
+    assert_eq!(third.answer().status, 200);
+}
+
+#[test]
+fn every_request_of_a_crowd_for_one_place_is_answered() {
+    let fixture = Fixture::with(|options| {
+        options.connections.count_max = 1;
+        options.connections.stall_time_max = Duration::ZERO;
+        options.connections.grace_time = Duration::ZERO;
+    });
+    fixture.model("m", &[x()], &[y()], ModelSettings::default());
+    fixture.gate.freeze();
+    let mut runs = fixture.client();
+    runs.send(&request("POST", "/v2/models/m/infer", &[], INFER.as_bytes()));
+    fixture.wait_for("m", ClassStats::pending, 1);
+    let mut crowd: Vec<Client> = (0..40).map(|_| fixture.client()).collect();
+    for client in &mut crowd {
+        client.send(&request("POST", "/v2/models/m/infer", &[], INFER.as_bytes()));
+    }
+    fixture.gate.flow();
+    assert_eq!(runs.answer().status, 200);
+    assert!(crowd.iter_mut().all(|client| client.answer().status == 200));
+}
+
+#[test]
+fn many_requests_in_a_row_are_all_answered_while_others_want_the_place() {
+    let fixture = small(1);
+    let mut client = fixture.client();
+    client.send(&request("GET", "/v2", &[], &[]).repeat(200));
+    let mut other = fixture.client();
+    other.send(&request("GET", "/v2", &[], &[]));
+    assert!((0..200).all(|_| client.answer().status == 200));
+    assert_eq!(other.answer().status, 200);
 }
 
 #[test]

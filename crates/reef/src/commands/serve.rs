@@ -6,7 +6,7 @@
 //! | loading | the same, with `exit_on_error` | ends with 1 |
 //! | loading | all models were tried | serving; models come and go, see `control` |
 //! | loading | all were tried, none is there, and none can come later | ends with 1 |
-//! | loading, serving | SIGHUP | the same; certificates are read again |
+//! | loading, serving | SIGHUP | the same; certificates and tokens are read again |
 //! | loading, serving | SIGINT or SIGTERM | draining; while models load there is nothing to drain |
 //! | loading, serving | engine, device or a thread fails | clients are answered; ends with [`FAULT_STATUS`] |
 //! | draining | all work has ended | ends with 0 |
@@ -54,7 +54,7 @@ enum Event {
     /// All models were tried, and so many versions of them are there.
     Loaded(usize),
     Signal,
-    /// SIGHUP: read certificates again.
+    /// SIGHUP: read certificates and tokens again.
     Reload,
     /// The engine has failed, or a thread of this command.
     Fault(String),
@@ -247,7 +247,10 @@ fn attend(
         manager.alive();
         match event {
             Event::Signal => return Ok(()),
-            Event::Reload => running.reload_certificates(),
+            Event::Reload => {
+                running.reload_certificates();
+                running.reload_tokens();
+            }
             Event::Fault(why) => return Err(Fault(why).into()),
             Event::Unavailable(key, error) => {
                 tracing::error!("model {key} is unavailable: {}", crate::message(&error));

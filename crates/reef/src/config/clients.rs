@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use reef_base::{Class, Level};
-use reef_server::{ClientOptions, Right, TokenDigest};
+use reef_server::{ClientOptions, Right, TokenDigest, TokenFile};
 use serde::Deserialize;
 
 use crate::config::file::{File, located};
@@ -50,7 +50,7 @@ pub fn read(file: &File, variable: &dyn Fn(&str) -> Option<String>) -> Result<Ve
     let options: Vec<ClientOptions> = options.collect::<Result<_>>()?;
     for (index, one) in options.iter().enumerate() {
         for other in &options[..index] {
-            if one.tokens.iter().any(|token| other.tokens.contains(token)) {
+            if tokens(one).any(|token| tokens(other).any(|known| known == token)) {
                 bail!("{}: '{}' and '{}' have the same token", path.display(), other.name, one.name);
             }
             if let Some(name) = one.certificates.iter().find(|name| other.certificates.contains(name)) {
@@ -70,8 +70,12 @@ impl Client {
     ) -> Result<ClientOptions> {
         let mut options = ClientOptions::new(name);
         options.class_max = self.class_max()?;
-        options.tokens = self.tokens(file, variable)?;
-        if options.tokens.is_empty() && self.certificates.is_empty() {
+        options.tokens = self.tokens(variable)?;
+        if let Some(path) = &self.token_file {
+            let path = file.parent().unwrap_or(Path::new("")).join(path);
+            options.token_file = Some(TokenFile::read(path).map_err(|why| anyhow!("token_file: {why}"))?);
+        }
+        if tokens(&options).next().is_none() && self.certificates.is_empty() {
             bail!("it has no credentials: token_file, token_variable, token_sha256, token or certificates");
         }
         if let Some(name) = self.certificates.iter().find(|name| !is_name(name)) {
@@ -114,24 +118,12 @@ impl Client {
         }
     }
 
-    fn tokens(&self, file: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<TokenDigest>> {
+    /// Those that do not stand in a file.
+    fn tokens(&self, variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<TokenDigest>> {
         let mut tokens = Vec::new();
         let wrong = |key: &str, why: String| anyhow!("{key}: {why}");
         if let Some(token) = &self.token {
             tokens.push(TokenDigest::of(token).map_err(|why| wrong("token", why))?);
-        }
-        if let Some(path) = &self.token_file {
-            let path = file.parent().unwrap_or(Path::new("")).join(path);
-            let text = std::fs::read_to_string(&path);
-            let text = text.with_context(|| format!("token_file: cannot read {}", path.display()))?;
-            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-            let before = tokens.len();
-            for line in lines {
-                tokens.push(TokenDigest::of(line).map_err(|why| wrong("token_file", why))?);
-            }
-            if tokens.len() == before {
-                bail!("token_file: there is no token in {}", path.display());
-            }
         }
         if let Some(name) = &self.token_variable {
             let value =
@@ -143,6 +135,11 @@ impl Client {
         }
         Ok(tokens)
     }
+}
+
+/// All of a client's tokens.
+fn tokens(client: &ClientOptions) -> impl Iterator<Item = &TokenDigest> {
+    client.tokens.iter().chain(client.token_file.iter().flat_map(TokenFile::tokens))
 }
 
 fn is_name(name: &str) -> bool {

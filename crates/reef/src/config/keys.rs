@@ -84,6 +84,7 @@ pub const KEYS: &[Key] = &[
     key("io_threads", Kind::Whole { min: 1, max: 256 }, "2", "Threads that serve connections."),
     key("max_body", BYTES, "268435456", "Largest request body in bytes."),
     key("max_bodies", BYTES, "1073741824", MAX_BODIES),
+    key("max_answers", BYTES, "1073741824", MAX_ANSWERS),
     key("max_connections", COUNT, "1024", MAX_CONNECTIONS),
     key("max_connections_per_peer", COUNT, "", MAX_PER_PEER),
     key("head_timeout", SOME_SECONDS, "10", HEAD_TIMEOUT),
@@ -139,6 +140,7 @@ const RING_CLIENT: &str = "The client that all requests over that socket are of;
 const PADDING: &str = "Which blocks may run on compute units that a more urgent stage leaves idle.";
 const MEMORY: &str = "Memory for weights and the arenas of running tasks on all devices, in MiB; by default \
     half of the machine's. A model or shape that needs more is refused.";
+const MAX_ANSWERS: &str = "Bytes of all answers that their clients have not read yet.";
 const MAX_BODIES: &str = "Bytes of all request bodies that are in memory at once.";
 const MAX_CONNECTIONS: &str = "Connections per port. When another one comes, the one that has been without a \
     request for longest is closed.";

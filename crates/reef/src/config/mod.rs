@@ -202,6 +202,7 @@ impl Config {
             metrics: Some(port("metrics_port")?),
             body_bytes_max: self.value("max_body").parse()?,
             bodies_bytes_max: self.value("max_bodies").parse()?,
+            answers_bytes_max: self.value("max_answers").parse()?,
             threads: self.value("io_threads").parse()?,
             connections: ConnectionLimits {
                 count_max: self.value("max_connections").parse()?,

@@ -1,5 +1,7 @@
 //! Rights, tokens, classes and limits.
 
+use std::fmt;
+
 use super::*;
 use crate::core::problem::Kind;
 
@@ -79,7 +81,14 @@ fn secrets_are_neither_short_nor_printed() {
     let digest = TokenDigest::of(TOKEN).unwrap();
     let hex = "9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f";
     assert_eq!(TokenDigest::from_hex(hex).unwrap(), digest);
-    for wrong in ["", "9f", &hex[1..], &format!("{}g", &hex[1..]), &format!("{}é", &hex[2..])] {
+    for wrong in [
+        "",
+        "9f",
+        &hex[1..],
+        &format!("{}g", &hex[1..]),
+        &format!("{}é", &hex[2..]),
+        &format!("+9{}", &hex[2..]),
+    ] {
         assert!(TokenDigest::from_hex(wrong).is_err(), "{wrong}");
     }
     let printed = format!("{:?}", access(|_| {}));
@@ -173,4 +182,65 @@ fn a_request_that_the_bucket_refuses_is_not_in_flight() {
         assert!(client.admit(Nanos(0)).unwrap_err().message.contains("more often"));
     }
     assert!(client.admit(Nanos(2_000_000_000)).is_ok());
+}
+
+#[test]
+fn files_of_tokens_are_read_again_and_nothing_else_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens");
+    let write = |text: &str| std::fs::write(&path, text).unwrap();
+    let (old, new, own) = ("old-token-of-trainer", "new-token-of-trainer", "fedcba9876543210");
+    write(&format!("{old}\n"));
+    let access = access(|client| {
+        client.token_file = Some(TokenFile::read(&path).unwrap());
+        client.in_flight_max = Some(1);
+    });
+    assert!(access.has_files());
+    let name = |token| access.check(&shown(token), Need::Infer).map(|client| client.name().to_string());
+    let names = || [TOKEN, old, new, own].map(|token| name(token).unwrap_or_default());
+    assert_eq!(names(), ["trainer", "trainer", "", "other"]);
+    let permit = client(&access).admit(Nanos(0)).unwrap();
+    write(&format!("{old}\n\n {new} \n"));
+    assert_eq!(names(), ["trainer", "trainer", "", "other"]);
+    access.refresh();
+    assert_eq!(names(), ["trainer", "trainer", "trainer", "other"]);
+    write(new);
+    access.refresh();
+    assert_eq!(names(), ["trainer", "", "trainer", "other"]);
+    // Limits are those of the client, whichever of its tokens is shown.
+    let by_new = access.check(&shown(new), Need::Infer).unwrap();
+    assert!(by_new.admit(Nanos(0)).is_err());
+    drop(permit);
+    assert!(by_new.admit(Nanos(0)).is_ok());
+    // What cannot be used takes nothing away, and what stands elsewhere stays.
+    let large = format!("{}\n", "x".repeat(70_000));
+    for broken in ["", "short", "with a space in the line", own, &large] {
+        write(broken);
+        access.refresh();
+        assert_eq!(names(), ["trainer", "", "trainer", "other"], "{broken:.30}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    access.refresh();
+    assert_eq!(names(), ["trainer", "", "trainer", "other"]);
+    write(old);
+    access.refresh();
+    assert_eq!(names(), ["trainer", "trainer", "", "other"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_file_of_tokens_is_said_once_and_without_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokens");
+    for (text, why) in
+        [("", "no token"), ("good-and-long-enough\nsecret", "at least 16"), ("a secret", "at least")]
+    {
+        std::fs::write(&path, text).unwrap();
+        let said = TokenFile::read(&path).unwrap_err();
+        assert!(said.contains(why) && !said.contains("secret"), "{said}");
+    }
+    assert!(TokenFile::read(folder.path()).unwrap_err().contains("cannot read"));
+    std::fs::write(&path, TOKEN).unwrap();
+    let mut file = TokenFile::read(&path).unwrap();
+    assert!(file.complain("a") && !file.complain("a") && file.complain("b"));
+    assert!(!format!("{file:?}").contains(TOKEN));
 }
