@@ -87,7 +87,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 50] = [
+    let makers: [(&str, Maker); 51] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -130,6 +130,7 @@ pub fn all() -> Vec<Sample> {
         ("LSTM of integers", lstm_of_integers),
         ("conv of integers", conv_of_integers),
         ("product of integers with constant", linear_of_integers),
+        ("residual of integers", integer_residual),
         ("product of integers", product_of_integers),
         ("conv of quantised numbers", quantised_conv),
         ("decision trees", trees),
@@ -599,6 +600,35 @@ fn linear_of_integers(s: &mut Sketch) {
     let bias = s.constant(&[90]);
     let y = s.same(Op::Binary(Binary::Add), &[y, bias]);
     let y = s.same(Op::Unary(Unary::Relu), &[y]);
+    s.output(y);
+}
+
+/// What ends a residual block of a quantised network: the sums are rounded, added to integers, and rounded again.
+fn integer_residual(s: &mut Sketch) {
+    let (x, weights) = (s.integers(DType::U8, &[2, 6, 9, 10]), s.integers(DType::I8, &[35, 6, 3, 3]));
+    let residual = s.integers(DType::I8, &[2, 35, 9, 10]);
+    let operands = [s.given(x), s.fixed(weights)];
+    let shape = Shape::from([2, 35, 9, 10]);
+    let op = Op::ConvInteger(plain(), ZeroPoints { left: false, right: false });
+    let sum = s.graph.add_node("sum", op, &operands, DType::I32, shape.clone());
+    let y = s.graph.add_node("float", Op::Cast { to: DType::F32 }, &[sum], DType::F32, shape.clone());
+    let factor = s.graph.add_const("factor", Tensor::f32([1], &[1e-4]));
+    let y = s.same(Op::Binary(Binary::Mul), &[y, factor]);
+    let how = Quantization::by_tensor(8);
+    let as_integers = |s: &mut Sketch, y, scale: f32, zero: u8| {
+        let scale = s.fixed(Tensor::f32([1], &[scale]));
+        let zero = s.fixed(Tensor::from_slice(DType::U8, Shape::from([1]), &[zero]));
+        let op = Op::Quantize(how);
+        (s.graph.add_node("quantize", op, &[y, scale, zero], DType::U8, shape.clone()), scale, zero)
+    };
+    let (q, scale, zero) = as_integers(s, y, 0.02, 100);
+    let op = Op::Dequantize(how);
+    let y = s.graph.add_node("numbers", op.clone(), &[q, scale, zero], DType::F32, Shape::from([2, 35, 9, 10]));
+    let residual = [s.given(residual), s.fixed(Tensor::f32([1], &[0.03]))];
+    let other = s.graph.add_node("others", op, &residual, DType::F32, Shape::from([2, 35, 9, 10]));
+    let y = s.same(Op::Binary(Binary::Add), &[y, other]);
+    let y = s.same(Op::Unary(Unary::Relu), &[y]);
+    let (y, ..) = as_integers(s, y, 0.04, 3);
     s.output(y);
 }
 

@@ -334,8 +334,10 @@ fn integer_conv(spec: &IntegerConvSpec, packing: Option<Packing>) -> Result<Oper
     let mut reads =
         vec![Reach::pixels_of(1, pixels, conv.in_pixel_stride, conv.in_c), Reach::dense(1, panels.bytes())];
     reads.extend(behind_factors(&spec.factors, &spec.epilogue, [rows, conv.out_c, conv.out_c]));
-    let residual = spec.epilogue.scaled.and_then(|scaled| scaled.residual_pixel_stride);
-    reads.extend(residual.map(|stride| Reach::pixels(rows, stride, conv.out_c)));
+    let residual = spec.epilogue.scaled.and_then(|scaled| scaled.residual);
+    reads.extend(residual.map(|residual| {
+        Reach::pixels_of(residual.dtype().bytes(), rows, residual.pixel_stride, conv.out_c)
+    }));
     let size = spec.epilogue.output().bytes();
     Ok((reads, vec![Reach::pixels_of(size, rows, conv.out_pixel_stride, conv.out_c)]))
 }

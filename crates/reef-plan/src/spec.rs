@@ -329,7 +329,7 @@ pub struct IntegerMatMulSpec {
 impl IntegerMatMulSpec {
     /// What is wrong with the specification itself.
     pub(crate) fn flaw(&self) -> Option<&'static str> {
-        let residual = self.epilogue.scaled.and_then(|scaled| scaled.residual_pixel_stride);
+        let residual = self.epilogue.scaled.and_then(|scaled| scaled.residual);
         if self.product.alpha != 1.0 || residual.is_some() {
             return Some("has a factor of its own, or a residual");
         }
