@@ -87,7 +87,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 51] = [
+    let makers: [(&str, Maker); 52] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -131,6 +131,7 @@ pub fn all() -> Vec<Sample> {
         ("conv of integers", conv_of_integers),
         ("product of integers with constant", linear_of_integers),
         ("residual of integers", integer_residual),
+        ("pool between integers", integer_pool),
         ("product of integers", product_of_integers),
         ("conv of quantised numbers", quantised_conv),
         ("decision trees", trees),
@@ -623,12 +624,35 @@ fn integer_residual(s: &mut Sketch) {
     };
     let (q, scale, zero) = as_integers(s, y, 0.02, 100);
     let op = Op::Dequantize(how);
-    let y = s.graph.add_node("numbers", op.clone(), &[q, scale, zero], DType::F32, Shape::from([2, 35, 9, 10]));
+    let y =
+        s.graph.add_node("numbers", op.clone(), &[q, scale, zero], DType::F32, Shape::from([2, 35, 9, 10]));
     let residual = [s.given(residual), s.fixed(Tensor::f32([1], &[0.03]))];
     let other = s.graph.add_node("others", op, &residual, DType::F32, Shape::from([2, 35, 9, 10]));
     let y = s.same(Op::Binary(Binary::Add), &[y, other]);
     let y = s.same(Op::Unary(Unary::Relu), &[y]);
     let (y, ..) = as_integers(s, y, 0.04, 3);
+    s.output(y);
+}
+
+/// The largest of numbers that were integers, and are again.
+fn integer_pool(s: &mut Sketch) {
+    let x = s.integers(DType::I8, &[2, 70, 9, 8]);
+    let x = s.given(x);
+    let scale = s.fixed(Tensor::f32([1], &[0.03]));
+    let how = Quantization::by_tensor(8);
+    let shape = Shape::from([2, 70, 9, 8]);
+    let x = s.graph.add_node("numbers", Op::Dequantize(how), &[x, scale], DType::F32, shape);
+    let attrs = PoolAttrs {
+        kind: PoolKind::Max,
+        kernel: [3, 3],
+        strides: [2, 2],
+        pads: [1, 1, 0, 0],
+        dilations: [1, 1],
+    };
+    let y = s.node(Op::Pool(attrs), &[x], &[2, 70, 4, 4]);
+    let zero = s.fixed(Tensor::from_slice(DType::I8, Shape::from([1]), &[0i8]));
+    let shape = Shape::from([2, 70, 4, 4]);
+    let y = s.graph.add_node("quantize", Op::Quantize(how), &[y, scale, zero], DType::I8, shape);
     s.output(y);
 }
 

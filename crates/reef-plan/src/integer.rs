@@ -95,7 +95,10 @@ impl Rounding {
 
     fn flaw(&self) -> Option<&'static str> {
         let same = self.to.to == self.back.from;
-        self.to.flaw().or_else(|| self.back.flaw()).or((!same).then_some("reads integers of another type than it made"))
+        self.to
+            .flaw()
+            .or_else(|| self.back.flaw())
+            .or((!same).then_some("reads integers of another type than it made"))
     }
 }
 

@@ -94,8 +94,8 @@ impl Grouper<'_> {
         Some(adds.and_then(|_| self.sole_producer(other)).into_iter().chain([next]).collect())
     }
 
-    /// The same for the integer `value` that is read as an f32 by something that can be in the tail as well:
-    /// then it is rounded on its way.
+    /// The same for the integer `value` that is read as an f32 by something that can be in the tail as well, or
+    /// by what is no part of an element-wise kernel: then it is rounded on its way.
     fn takes_rounding(
         &self,
         tail: &mut IntegerTail,
@@ -111,7 +111,10 @@ impl Grouper<'_> {
         let rounding = Some(Rounding { to, back });
         let scaled = Some(ScaledTail { rounding, requantize: None, ..scaled.clone() });
         let mut longer = IntegerTail { scaled, ..tail.clone() };
-        let taken = self.takes_next(&mut longer, self.output(by), axis, residuals)?;
+        let float = self.output(by);
+        let joins = |reader: NodeId| super::is_elementwise(&self.node(reader).op);
+        let last = !self.sole_consumer(float).is_some_and(joins);
+        let taken = self.takes_next(&mut longer, float, axis, residuals).or(last.then(Vec::new))?;
         *tail = longer;
         Some([by].into_iter().chain(taken).collect())
     }

@@ -3,7 +3,9 @@
 use reef_graph::DType;
 use reef_graph::scalar::{Element, unary};
 use reef_plan::integer::packed_offset;
-use reef_plan::{At, Factors, IntegerConvSpec, IntegerEpilogue, IntegerMatMulSpec, IntegerPanels, Packing, Residual};
+use reef_plan::{
+    At, Factors, IntegerConvSpec, IntegerEpilogue, IntegerMatMulSpec, IntegerPanels, Packing, Residual,
+};
 
 use super::Access;
 use super::dense::{Window, taps};

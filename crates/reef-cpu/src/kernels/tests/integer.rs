@@ -56,7 +56,13 @@ impl Behind {
                 _ => None,
             },
             activation: (which != 1).then_some(if (7..=9).contains(&which) { clip } else { Unary::Relu }),
-            requantize: (3..=9).contains(&which).then_some(Requantize { to, scale: 0.03, zero: 90, low, high }),
+            requantize: (3..=9).contains(&which).then_some(Requantize {
+                to,
+                scale: 0.03,
+                zero: 90,
+                low,
+                high,
+            }),
         };
         Behind {
             epilogue: IntegerEpilogue { bias: which != 1, scaled: (which > 0).then_some(scaled) },
