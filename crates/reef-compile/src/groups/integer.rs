@@ -90,8 +90,11 @@ impl Grouper<'_> {
         }
         let of_bytes = tail.scaled.as_ref().and_then(|scaled| scaled.residual?.1);
         let adds = of_bytes.filter(|_| matches!(node.op, Op::Binary(Binary::Add)));
-        let other = node.inputs[usize::from(node.inputs[0] == value)];
-        Some(adds.and_then(|_| self.sole_producer(other)).into_iter().chain([next]).collect())
+        let numbers = adds.and_then(|_| {
+            let other = node.inputs[usize::from(node.inputs[0] == value)];
+            self.sole_producer(other)
+        });
+        Some(numbers.into_iter().chain([next]).collect())
     }
 
     /// The same for the integer `value` that is read as an f32 by something that can be in the tail as well, or
