@@ -494,10 +494,10 @@ impl<'a> Grouper<'a> {
         read.len()
     }
 
-    /// Whether the node's point is to round: registers do not, only stores do.
+    /// Whether only a store rounds what the node makes to 16 bits.
     fn rounds(&self, id: NodeId) -> bool {
         let narrow = |id: ValueId| matches!(self.graph.value(id).dtype, DType::F16 | DType::BF16);
-        matches!(self.node(id).op, Op::Cast { .. } | Op::Dequantize(_)) && narrow(self.output(id))
+        matches!(self.node(id).op, Op::Dequantize(_)) && narrow(self.output(id))
     }
 }
 

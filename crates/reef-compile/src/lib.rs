@@ -1,7 +1,7 @@
 //! `reef-compile`: graphs become plans.
 //!
-//! The passes, in order: `quantized` makes products of integers of what was such, where the device has them,
-//! `simplify` rewrites the graph, `groups` decides what becomes one kernel, `layout` where values lie,
+//! The passes, in order: `moved` moves integers where numbers were moved that stand for them, `quantized` makes
+//! products of integers of what was such, both where the device has them, `simplify` rewrites the graph, `groups` decides what becomes one kernel, `layout` where values lie,
 //! `lower` makes kernels, `schedule` puts them into stages, `memory` gives buffers addresses. The plan is
 //! validated when it is built. Deterministic: the same graph and target give the same plan; names inside the
 //! graph have no influence. Knows a device only by its [`Cutter`], which is asked how weights are packed, how
@@ -14,6 +14,7 @@ pub mod interpret;
 mod layout;
 mod lower;
 mod memory;
+mod moved;
 mod quantized;
 pub mod reference;
 mod report;
@@ -75,7 +76,10 @@ pub fn compile_and_inspect(
 ) -> Result<Compiled, CompileError> {
     graph.validate()?;
     check_io(graph)?;
-    let integers = cutter.has_integers().then(|| quantized::to_integers(graph));
+    let integers = cutter.has_integers().then(|| {
+        let moved = moved::on_integers(graph, cutter.has_integer_pools());
+        quantized::to_integers(&moved)
+    });
     let simple = simplify::simplify(integers.as_ref().unwrap_or(graph));
     let joint = groups::Joint {
         attention: &|depth, width| cutter.has_attention(depth, width),

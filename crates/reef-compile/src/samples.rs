@@ -1,6 +1,7 @@
 //! Small graphs with their inputs and outputs: one or more of every kind of kernel, for whoever makes a
 //! device. What they are on one device they must be on every other, whatever its cutter does to them.
 
+mod integers;
 mod recurrent;
 mod vision;
 
@@ -9,12 +10,16 @@ use std::sync::Arc;
 use reef_base::{AlignedBytes, Buffer, Rng};
 use reef_graph::{
     Aggregate, Along, Binary, ConvAttrs, DType, Graph, HostOp, Op, PackedWeights, Picks, PoolAttrs, PoolKind,
-    Putting, Quantization, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId, Windows, ZeroPoints,
+    Putting, Reduce, Selection, Shape, Taps, Tensor, Unary, ValueId, Windows,
 };
 
 use reef_plan::{Cutter, HostFault, HostKernel, HostState, Plan, TensorSpec};
 
 use crate::{CompileError, CompileOptions, compile, reference};
+use integers::{
+    conv_of_integers, integer_pool, integer_residual, linear_of_integers, product_of_integers,
+    quantised_conv, rounds_to_halves,
+};
 use recurrent::{computed_gru, coupled_lstm, gru, gru_of_states, lstm, lstm_of_integers, rnn};
 use vision::{image_at_points, regions, windows_and_matrices};
 
@@ -87,7 +92,7 @@ impl Sample {
 
 /// Every sample. The same each time.
 pub fn all() -> Vec<Sample> {
-    let makers: [(&str, Maker); 50] = [
+    let makers: [(&str, Maker); 53] = [
         ("conv with bias, residual and activation", conv_with_epilogue),
         ("conv in groups, strided and dilated", conv_in_groups),
         ("conv with long sums", conv_with_long_sums),
@@ -130,6 +135,9 @@ pub fn all() -> Vec<Sample> {
         ("LSTM of integers", lstm_of_integers),
         ("conv of integers", conv_of_integers),
         ("product of integers with constant", linear_of_integers),
+        ("residual of integers", integer_residual),
+        ("rounding to 16 bits", rounds_to_halves),
+        ("pool between integers", integer_pool),
         ("product of integers", product_of_integers),
         ("conv of quantised numbers", quantised_conv),
         ("decision trees", trees),
@@ -572,67 +580,6 @@ fn compress(s: &mut Sketch) {
     let op = Op::Selection(Selection::Compress { axis: Some(1) });
     let made = s.graph.add_node_multi("compress", op, &[x, conditions], outputs);
     made.into_iter().for_each(|id| s.output(id));
-}
-
-/// What stands for the numbers: channels of their own zero points, and one of the input.
-fn conv_of_integers(s: &mut Sketch) {
-    let (x, weights) = (s.integers(DType::U8, &[2, 6, 9, 10]), s.integers(DType::I8, &[70, 3, 3, 3]));
-    let zeros = [s.integers(DType::U8, &[1]), s.integers(DType::I8, &[70])];
-    let mut operands = vec![s.given(x), s.fixed(weights)];
-    operands.extend(zeros.map(|zero| s.fixed(zero)));
-    let op = Op::ConvInteger(ConvAttrs { groups: 2, ..plain() }, ZeroPoints { left: true, right: true });
-    let y = s.graph.add_node("conv", op, &operands, DType::I32, Shape::from([2, 70, 9, 10]));
-    s.output(y);
-}
-
-/// Behind the sums what exporters write there.
-fn linear_of_integers(s: &mut Sketch) {
-    let (a, b) = (s.integers(DType::I8, &[2, 35, 100]), s.integers(DType::U8, &[100, 90]));
-    let zeros = [s.integers(DType::I8, &[2, 35, 1]), s.integers(DType::U8, &[1])];
-    let mut operands = vec![s.given(a), s.fixed(b)];
-    operands.extend(zeros.map(|zero| s.given(zero)));
-    let (op, shape) = (Op::MatMulInteger(ZeroPoints { left: true, right: true }), [2, 35, 90]);
-    let sum = s.graph.add_node("sum", op, &operands, DType::I32, Shape::from(shape));
-    let y = s.graph.add_node("float", Op::Cast { to: DType::F32 }, &[sum], DType::F32, Shape::from(shape));
-    let factor = s.graph.add_const("factor", Tensor::f32([1], &[1e-4]));
-    let y = s.same(Op::Binary(Binary::Mul), &[y, factor]);
-    let bias = s.constant(&[90]);
-    let y = s.same(Op::Binary(Binary::Add), &[y, bias]);
-    let y = s.same(Op::Unary(Unary::Relu), &[y]);
-    s.output(y);
-}
-
-fn product_of_integers(s: &mut Sketch) {
-    let (a, b) = (s.integers(DType::U8, &[3, 20, 37]), s.integers(DType::U8, &[3, 37, 70]));
-    let zero = s.integers(DType::U8, &[3, 20, 1]);
-    let operands = [a, b, zero].map(|tensor| s.given(tensor));
-    let op = Op::MatMulInteger(ZeroPoints { left: true, right: false });
-    let y = s.graph.add_node("product", op, &operands, DType::I32, Shape::from([3, 20, 70]));
-    s.output(y);
-}
-
-/// As exporters write static quantisation: a convolution between numbers that were integers, and integers
-/// again.
-fn quantised_conv(s: &mut Sketch) {
-    let x = s.input(&[1, 16, 8, 8]);
-    let byte =
-        |s: &mut Sketch, dtype, byte: u8| s.fixed(Tensor::from_slice(dtype, Shape::from([1]), &[byte]));
-    let step = |s: &mut Sketch, of: f32| s.fixed(Tensor::f32([1], &[of]));
-    let how = Quantization::by_tensor(8);
-    let (scale, zero) = (step(s, 0.03), byte(s, DType::U8, 120));
-    let dims = s.dims(x);
-    let q = s.graph.add_node("quantize", Op::Quantize(how), &[x, scale, zero], DType::U8, Shape::new(&dims));
-    let x =
-        s.graph.add_node("numbers", Op::Dequantize(how), &[q, scale, zero], DType::F32, Shape::new(&dims));
-    let weights = s.integers(DType::I8, &[20, 16, 3, 3]);
-    let (weights, weight_scale) = (s.fixed(weights), step(s, 0.004));
-    let dims = Shape::from([20, 16, 3, 3]);
-    let weights =
-        s.graph.add_node("weights", Op::Dequantize(how), &[weights, weight_scale], DType::F32, dims);
-    let bias = s.constant(&[20]);
-    let y = s.node(Op::Conv(plain()), &[x, weights, bias], &[1, 20, 8, 8]);
-    let y = s.same(Op::Unary(Unary::Relu), &[y]);
-    s.output(y);
 }
 
 /// A stump and a tree of two branches, over seven rows.

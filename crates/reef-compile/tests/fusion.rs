@@ -7,7 +7,7 @@ use std::sync::Arc;
 use harness::{Builder, compiled, conv_attrs, plan, target};
 use reef_compile::{CompileOptions, compile, interpret, reference};
 use reef_device::{Device, DummyDevice, DummyOptions};
-use reef_graph::{Binary, DType, Graph, Op, PoolAttrs, PoolKind, Reduce, Unary, ValueId};
+use reef_graph::{Binary, DType, Graph, Op, PoolAttrs, PoolKind, Reduce, Tensor, Unary, ValueId};
 use reef_plan::{Isa, Kernel, KernelSpec, Place};
 
 const RELU: Op = Op::Unary(Unary::Relu);
@@ -104,7 +104,30 @@ fn chains_are_one_program() {
     let y = b.node(Op::Where, &[positive, t, a], &[2, 3, 4]);
     let y = b.typed_node(Op::Cast { to: DType::F16 }, &[y], DType::F16, &[2, 3, 4]);
     let z = b.typed_node(Op::Cast { to: DType::F32 }, &[y], DType::F32, &[2, 3, 4]);
-    expect(b, &[z], &["elementwise: binary0+add+tanh+greater+where+cast", "elementwise: cast6"]);
+    expect(b, &[z], &["elementwise: binary0+add+tanh+greater+where+cast+cast"]);
+}
+
+#[test]
+fn numbers_are_rounded_to_16_bits_inside_a_program() {
+    let mut values: Vec<f32> = (0..300).map(|i| (i as f32 - 150.0) * 0.717_f32.powi(i % 40)).collect();
+    values.extend([f32::NAN, f32::INFINITY, -f32::INFINITY, -0.0, 65504.0, 65519.9, 65520.0, 1e38, -3.3e38]);
+    values.extend([1e-8, 5.96e-8, 2.98e-8, 2.99e-8, -6.1e-5, 1.0004883, 1.0014648, 1.00390625, 1.01171875]);
+    for (first, second) in [(DType::F16, DType::BF16), (DType::BF16, DType::F16), (DType::F16, DType::F16)] {
+        let mut b = Builder::new();
+        let count = values.len();
+        let x = b.input(&[count]);
+        let cast = |b: &mut Builder, x, to| b.typed_node(Op::Cast { to }, &[x], to, &[count]);
+        let narrow = cast(&mut b, x, first);
+        let y = cast(&mut b, narrow, DType::F32);
+        let y = b.same(ADD, &[y, x]);
+        let narrow = cast(&mut b, y, second);
+        let wide = cast(&mut b, narrow, DType::F64);
+        let again = cast(&mut b, wide, first);
+        b.output(again);
+        let plan = compiled(&b.graph, target(Isa::Avx512, 2, 0)).plan;
+        assert_eq!(plan.kernels().len(), 1, "{plan}");
+        harness::check_exactly(&format!("{first} {second}"), &b.graph, &[Tensor::f32([count], &values)]);
+    }
 }
 
 #[test]

@@ -263,10 +263,25 @@ struct Behind {
     /// By channel.
     scale: bool,
     shift: bool,
+    /// To integers and back.
+    rounding: bool,
     residual: bool,
+    /// The residual's integers, where it is made of such.
+    of: Option<DType>,
     relu: bool,
     to: Option<DType>,
 }
+
+const AS_FLOATS: Behind = Behind {
+    bias: true,
+    scale: true,
+    shift: true,
+    rounding: false,
+    residual: false,
+    of: None,
+    relu: false,
+    to: None,
+};
 
 fn add_behind(case: &mut Case, sum: ValueId, axis: usize, behind: Behind, magnitude: f32) -> ValueId {
     let shape = case.builder.shape(sum);
@@ -289,9 +304,24 @@ fn add_behind(case: &mut Case, sum: ValueId, axis: usize, behind: Behind, magnit
         let shift = case.constant(shift);
         y = case.same(Op::Binary(Binary::Add), &[y, shift], F32);
     }
+    if behind.rounding {
+        let (scale, zero) = (case.builder.scalar(0.021), case.byte(U8, 60));
+        let how = Quantization::by_tensor(8);
+        y = case.same(Op::Quantize(how), &[y, scale, zero], U8);
+        let (scale, zero) = (case.builder.scalar(0.023), case.byte(U8, 61));
+        y = case.same(Op::Dequantize(how), &[y, scale, zero], F32);
+    }
     if behind.residual {
-        let residual = case.floats(&shape, 1.0);
-        let residual = case.input(residual);
+        let residual = match behind.of {
+            None => case.floats(&shape, 1.0),
+            Some(dtype) => case.integers(dtype, &shape),
+        };
+        let mut residual = case.input(residual);
+        if let Some(dtype) = behind.of {
+            let (scale, zero) = (case.builder.scalar(0.019), case.byte(dtype, 33));
+            let how = Op::Dequantize(Quantization::by_tensor(8));
+            residual = case.same(how, &[residual, scale, zero], F32);
+        }
         y = case.node(Op::Binary(Binary::Add), &[residual, y], F32, &shape);
     }
     if behind.relu {
@@ -306,11 +336,13 @@ fn add_behind(case: &mut Case, sum: ValueId, axis: usize, behind: Behind, magnit
 }
 
 fn behinds() -> impl Iterator<Item = Behind> {
-    (0..64).map(|bits| Behind {
+    (0..128).map(|bits| Behind {
         bias: bits & 1 > 0,
         scale: bits & 2 > 0,
         shift: bits & 4 > 0,
+        rounding: bits & 64 > 0,
         residual: bits & 8 > 0,
+        of: if bits & 64 > 0 { Some([U8, I8][bits % 5 / 3]) } else { None },
         relu: bits & 16 > 0,
         to: if bits & 32 > 0 { Some([U8, I8][bits % 3 / 2]) } else { None },
     })
@@ -350,7 +382,7 @@ fn a_value_that_others_read_stays_whole() {
     let (a, b) = (case.integers(U8, &[5, 9]), case.integers(I8, &[9, 7]));
     let (a, b) = (case.input(a), case.constant(b));
     let sum = case.node(Op::MatMulInteger(NONE), &[a, b], I32, &[5, 7]);
-    let behind = Behind { bias: true, scale: true, shift: true, residual: true, relu: true, to: Some(U8) };
+    let behind = Behind { residual: true, relu: true, to: Some(U8), ..AS_FLOATS };
     let y = add_behind(&mut case, sum, 1, behind, 1e-3);
     case.check("sum and result", &[sum, y]);
 }
@@ -566,7 +598,7 @@ fn static_quantisation_is_computed_in_integers() {
 #[test]
 fn branches_of_bytes_are_joined_and_summed() {
     let mut case = Case::new(9);
-    let to_bytes = Behind { bias: true, scale: true, shift: true, residual: false, relu: true, to: Some(U8) };
+    let to_bytes = Behind { relu: true, to: Some(U8), ..AS_FLOATS };
     let window = conv([3, 3], [1, 1], [1; 4], 1);
     let mut parts = vec![];
     for (index, outputs) in [5, 16, 18].into_iter().enumerate() {
@@ -588,7 +620,26 @@ fn branches_of_bytes_are_joined_and_summed() {
     let kernels = case.check("branches", &[z]);
     let arithmetic =
         count(&kernels, |spec| matches!(spec, KernelSpec::Elementwise(spec) if spec.program.len() > 1));
-    assert_eq!(arithmetic, 1, "{kernels:#?}");
+    assert_eq!(arithmetic, 0, "{kernels:#?}");
+}
+
+/// A residual of integers that others read as numbers stays a residual of numbers, and a sum of what others read
+/// is made of what they read.
+#[test]
+fn residuals_that_others_read() {
+    let mut case = Case::new(4);
+    let (window, how) = (conv([3, 3], [1, 1], [1; 4], 1), Op::Dequantize(Quantization::by_tensor(8)));
+    let sum = add_conv(&mut case, [U8, I8], [1, 3, 6, 5], 7, &window, 1);
+    let shape = case.builder.shape(sum);
+    let y = add_behind(&mut case, sum, 1, Behind { to: Some(U8), ..AS_FLOATS }, 1e-4);
+    let (scale, zero) = (case.builder.scalar(0.3), case.byte(U8, 40));
+    let residual = case.integers(U8, &shape);
+    let residual = case.input(residual);
+    let [own, other] = [y, residual].map(|id| case.same(how.clone(), &[id, scale, zero], F32));
+    let total = case.same(Op::Binary(Binary::Add), &[own, other], F32);
+    let twice = case.same(Op::Binary(Binary::Mul), &[other, other], F32);
+    let z = case.same(Op::Quantize(Quantization::by_tensor(8)), &[total, scale, zero], U8);
+    case.check("a residual with two readers", &[z, twice, y]);
 }
 
 /// One channel of a group has few products: floats are faster, and stay.
@@ -616,8 +667,7 @@ fn products_over_nothing() {
     let (a, b) = (case.integers(U8, &[3, 0]), case.integers(I8, &[0, 4]));
     let (a, b) = (case.input(a), case.constant(b));
     let sum = case.node(Op::MatMulInteger(NONE), &[a, b], I32, &[3, 4]);
-    let behind = Behind { bias: true, scale: true, shift: true, residual: false, relu: false, to: None };
-    let y = add_behind(&mut case, sum, 1, behind, 1.0);
+    let y = add_behind(&mut case, sum, 1, AS_FLOATS, 1.0);
     case.check("no product", &[y]);
 }
 

@@ -321,6 +321,7 @@ fn other_movers() -> Vec<Mover> {
     };
     let pool = |kind, side: usize, out: usize, channels, kernel, stride, tile_rows| {
         let spec = PoolSpec {
+            dtype: DType::F32,
             kind,
             batch: 1,
             channels,

@@ -8,7 +8,7 @@
 //!    sets, so the meaning stays; and as a specification fixes the order of sums, so do the results;
 //! 3. what a kernel takes, in time and in scratch: to choose between cuts, to fill stages, for reports;
 //! 4. whether it has kernels that others have not ([`Cutter::has_attention`], [`Cutter::has_integers`],
-//!    [`Cutter::has_normed_conv`]);
+//!    [`Cutter::has_integer_pools`], [`Cutter::has_normed_conv`]);
 //! 5. how many steps of a recurrent network are one kernel ([`Cutter::recurrent_steps`]);
 //! 6. what it does all this for: a [`Target`]. Devices of one target have one and the same cutter, so plans
 //!    are named, shared and compared by it.
@@ -117,6 +117,11 @@ pub trait Cutter: Send + Sync + fmt::Debug {
     /// Whether it has kernels for products of 8-bit integers: then what multiplies numbers that were such
     /// integers multiplies the integers.
     fn has_integers(&self) -> bool {
+        false
+    }
+
+    /// Whether it has [`crate::KernelSpec::Pool`] for 8-bit integers.
+    fn has_integer_pools(&self) -> bool {
         false
     }
 

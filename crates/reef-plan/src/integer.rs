@@ -44,21 +44,85 @@ pub struct IntegerEpilogue {
     pub scaled: Option<Scaled>,
 }
 
-/// What happens to an integer as an f32: `· factor`, `+ shift[channel]`, `+ residual[same place]`,
-/// activation, and perhaps back to an integer. Without the last the f32 is stored.
+/// What happens to an integer as an f32: `· factor`, `+ shift[channel]`, rounding as an integer of 8 bits,
+/// `+ residual[same place]`, activation, and perhaps back to an integer. Without the last the f32 is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Scaled {
     /// Factors (f32) are an operand.
     pub factors: Option<Per>,
     /// An f32 by output channel is an operand, which is added.
     pub shift: bool,
-    /// Elements between pixels (rows) of the residual operand (f32), if there is one. Its shape is the
-    /// output's.
-    pub residual_pixel_stride: Option<usize>,
+    /// It becomes an integer of 8 bits, and that is read as an f32.
+    pub rounding: Option<Rounding>,
+    /// A residual is an operand, which is added.
+    pub residual: Option<Residual>,
     /// Applied next.
     pub activation: Option<Unary>,
     /// Applied last.
     pub requantize: Option<Requantize>,
+}
+
+/// An operand of the output's shape that is added to it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Residual {
+    /// Elements between its pixels (rows).
+    pub pixel_stride: usize,
+    /// What its elements stand for, where they are integers of 8 bits; else they are f32.
+    pub of: Option<Dequantize>,
+}
+
+impl Residual {
+    /// Type of its elements.
+    pub fn dtype(&self) -> DType {
+        self.of.map_or(DType::F32, |of| of.from)
+    }
+}
+
+/// An f32 as an integer of 8 bits, and that as an f32 again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rounding {
+    /// How it becomes an integer.
+    pub to: Requantize,
+    /// What that stands for.
+    pub back: Dequantize,
+}
+
+impl Rounding {
+    /// What becomes of `x`.
+    pub fn apply(&self, x: f32) -> f32 {
+        self.back.apply(self.to.apply(x))
+    }
+
+    fn flaw(&self) -> Option<&'static str> {
+        let same = self.to.to == self.back.from;
+        self.to
+            .flaw()
+            .or_else(|| self.back.flaw())
+            .or((!same).then_some("reads integers of another type than it made"))
+    }
+}
+
+/// `(x − zero) · scale`, each step rounded to f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dequantize {
+    /// U8 or I8.
+    pub from: DType,
+    /// Factor.
+    pub scale: f32,
+    /// Zero point, of 8 bits as well.
+    pub zero: i32,
+}
+
+impl Dequantize {
+    /// What the integer stands for.
+    pub fn apply(&self, x: i32) -> f32 {
+        (x as f32 - self.zero as f32) * self.scale
+    }
+
+    fn flaw(&self) -> Option<&'static str> {
+        let small = matches!(self.from, DType::U8 | DType::I8) && (-128..=255).contains(&self.zero);
+        (!small).then_some("reads other integers than u8 and i8")
+    }
 }
 
 /// `x / scale`, rounded half to even, plus `zero`, kept within `low` and `high`; what is no number is `low`.
@@ -101,7 +165,10 @@ impl Requantize {
 impl IntegerEpilogue {
     /// What is wrong with it.
     pub(crate) fn flaw(&self) -> Option<&'static str> {
-        self.scaled.and_then(|scaled| scaled.requantize).and_then(|requantize| requantize.flaw())
+        let scaled = self.scaled?;
+        let rounding = scaled.rounding.and_then(|rounding| rounding.flaw());
+        let residual = || scaled.residual?.of?.flaw();
+        rounding.or_else(residual).or_else(|| scaled.requantize?.flaw())
     }
 
     /// Element type of the output.

@@ -39,7 +39,9 @@ pub use attention::{AttentionSpec, Masking};
 pub use cut::{Cutter, Weights, Work};
 pub use host::{FaultKind, HostFault, HostKernel, HostState, TensorSpec};
 pub use indexed::{PutSpec, TakeSpec};
-pub use integer::{Factors, IntegerEpilogue, IntegerPanels, Per, Requantize, Scaled};
+pub use integer::{
+    Dequantize, Factors, IntegerEpilogue, IntegerPanels, Per, Requantize, Residual, Rounding, Scaled,
+};
 pub use interpreter::{Interpreter, TaskMemory};
 pub use layout::{At, Layout, Matrices, OwnLayout};
 pub use meter::Meter;

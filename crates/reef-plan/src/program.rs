@@ -42,7 +42,8 @@ impl ElemOp {
             | ElemOp::ToF32(a)
             | ElemOp::ToF64(a)
             | ElemOp::ToInt(a, _)
-            | ElemOp::ToRange(a, ..) => [Some(a), None, None],
+            | ElemOp::ToRange(a, ..)
+            | ElemOp::Narrow(a, _) => [Some(a), None, None],
             ElemOp::Binary(_, a, b) => [Some(a), Some(b), None],
             ElemOp::Where(a, b, c) => [Some(a), Some(b), Some(c)],
         };
@@ -69,6 +70,8 @@ impl ElementwiseSpec {
                 ElemOp::ConstI64(_) | ElemOp::ToInt(..) => Integer,
                 ElemOp::ToRange(a, ..) if kinds[a] == Single => Integer,
                 ElemOp::ToRange(..) => return Err("keeps in a range what is no f32"),
+                ElemOp::Narrow(a, DType::F16 | DType::BF16) if kinds[a] == Single => Single,
+                ElemOp::Narrow(..) => return Err("rounds what is no f32, or to what is no float of 16 bits"),
                 ElemOp::Unary(function, a) => match (kinds[a], scalar::unary_int(function, 0)) {
                     (Integer, None) => return Err("has a function of integers that only floats have"),
                     (kind, _) => kind,
@@ -191,6 +194,11 @@ pub fn run(op: ElemOp, kind: RegisterKind, registers: &[Element]) -> Result<Elem
             }
             Element::Int(_) => return Err(bad()),
         },
+        ElemOp::Narrow(x, dtype) => {
+            let mut stored = [0; 2];
+            registers[x].write(dtype, &mut stored);
+            Element::read(dtype, &stored)
+        }
         ElemOp::ToInt(x, DType::Bool) => Element::Int(i64::from(registers[x].float() != 0.0)),
         ElemOp::ToInt(x, dtype) => Element::Int(wrap(registers[x].int(), dtype)),
     })
@@ -236,6 +244,8 @@ mod tests {
             flaw(DType::I32, vec![load, ElemOp::Unary(Unary::Exp, 0)], DType::I32).contains("only floats")
         );
         assert!(flaw(DType::F64, vec![load, ElemOp::ToRange(0, 0, 9)], DType::I32).contains("no f32"));
+        assert!(flaw(DType::F64, vec![load, ElemOp::Narrow(0, DType::F16)], DType::F32).contains("no f32"));
+        assert!(flaw(DType::F32, vec![load, ElemOp::Narrow(0, DType::I16)], DType::F32).contains("16 bits"));
         assert!(flaw(DType::F32, vec![load, ElemOp::Where(0, 0, 0)], DType::F32).contains("by floats"));
         let narrow = spec(DType::F64, vec![load, ElemOp::ToF32(0)], DType::F32);
         assert_eq!(narrow.kinds().unwrap(), [RegisterKind::Double, RegisterKind::Single]);

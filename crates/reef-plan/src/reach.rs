@@ -158,7 +158,7 @@ pub(crate) fn reaches(
         KernelSpec::IntegerMatMul(spec) => integer_matmul(spec)?,
         KernelSpec::Attention(spec) => attention(spec),
         KernelSpec::Elementwise(spec) => elementwise(spec)?,
-        KernelSpec::Pool(spec) => pool(spec),
+        KernelSpec::Pool(spec) => pool(spec)?,
         KernelSpec::Reduce(spec) => {
             let all = || spec.kept.iter().chain(&spec.reduced);
             (vec![nest(all(), |dim| dim.in_stride)], vec![nest(spec.kept.iter(), |dim| dim.out_stride)])
@@ -334,8 +334,12 @@ fn integer_conv(spec: &IntegerConvSpec, packing: Option<Packing>) -> Result<Oper
     let mut reads =
         vec![Reach::pixels_of(1, pixels, conv.in_pixel_stride, conv.in_c), Reach::dense(1, panels.bytes())];
     reads.extend(behind_factors(&spec.factors, &spec.epilogue, [rows, conv.out_c, conv.out_c]));
-    let residual = spec.epilogue.scaled.and_then(|scaled| scaled.residual_pixel_stride);
-    reads.extend(residual.map(|stride| Reach::pixels(rows, stride, conv.out_c)));
+    let residual = spec.epilogue.scaled.and_then(|scaled| scaled.residual);
+    reads.extend(
+        residual.map(|residual| {
+            Reach::pixels_of(residual.dtype().bytes(), rows, residual.pixel_stride, conv.out_c)
+        }),
+    );
     let size = spec.epilogue.output().bytes();
     Ok((reads, vec![Reach::pixels_of(size, rows, conv.out_pixel_stride, conv.out_c)]))
 }
@@ -394,13 +398,17 @@ fn elementwise(spec: &ElementwiseSpec) -> Result<Operands, &'static str> {
     Ok((reads.collect(), vec![y]))
 }
 
-fn pool(spec: &PoolSpec) -> Operands {
+fn pool(spec: &PoolSpec) -> Result<Operands, &'static str> {
+    if let Some(flaw) = spec.flaw() {
+        return Err(flaw);
+    }
+    let size = spec.dtype.bytes();
     let pixels = spec.batch * spec.in_hw[0] * spec.in_hw[1];
     let rows = spec.batch * spec.out_hw[0] * spec.out_hw[1];
-    (
-        vec![Reach::pixels(pixels, spec.in_pixel_stride, spec.channels)],
-        vec![Reach::pixels(rows, spec.out_pixel_stride, spec.channels)],
-    )
+    Ok((
+        vec![Reach::pixels_of(size, pixels, spec.in_pixel_stride, spec.channels)],
+        vec![Reach::pixels_of(size, rows, spec.out_pixel_stride, spec.channels)],
+    ))
 }
 
 fn layer_norm(spec: &LayerNormSpec) -> Operands {

@@ -326,10 +326,18 @@ pub struct IntegerMatMulSpec {
     pub epilogue: IntegerEpilogue,
 }
 
+impl PoolSpec {
+    /// What is wrong with the specification itself.
+    pub(crate) fn flaw(&self) -> Option<&'static str> {
+        let bytes = matches!(self.dtype, DType::U8 | DType::I8) && self.kind == PoolKind::Max;
+        (self.dtype != DType::F32 && !bytes).then_some("pools elements of a type that it does not take")
+    }
+}
+
 impl IntegerMatMulSpec {
     /// What is wrong with the specification itself.
     pub(crate) fn flaw(&self) -> Option<&'static str> {
-        let residual = self.epilogue.scaled.and_then(|scaled| scaled.residual_pixel_stride);
+        let residual = self.epilogue.scaled.and_then(|scaled| scaled.residual);
         if self.product.alpha != 1.0 || residual.is_some() {
             return Some("has a factor of its own, or a residual");
         }
@@ -375,6 +383,8 @@ pub enum ElemOp {
     ToInt(usize, DType),
     /// An f32 to the nearest integer, ties to even, kept within two bounds; what is no number is the lower.
     ToRange(usize, i32, i32),
+    /// An f32 rounded to `1`, F16 or BF16, as a store and a load would.
+    Narrow(usize, DType),
 }
 
 /// A chain of element-wise operators over a loop nest; also copies, transpositions, casts and broadcasts.
@@ -411,6 +421,8 @@ impl ElementwiseSpec {
 pub struct PoolSpec {
     /// What the window computes.
     pub kind: PoolKind,
+    /// Type of the elements: F32, or for the largest U8 or I8, whose least integer is that of nothing.
+    pub dtype: DType,
     /// Images.
     pub batch: usize,
     /// Channels.

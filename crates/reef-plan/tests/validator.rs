@@ -182,6 +182,7 @@ fn depthwise_convolutions_and_pools_keep_to_their_operands() {
     needs(KernelSpec::Depthwise(spec), &[x, (36, F32), (6, F32), (11 * 12 + 6, F32), y]);
     let spec = PoolSpec {
         kind: PoolKind::Max,
+        dtype: DType::F32,
         batch: 2,
         channels: 6,
         in_hw: [5, 4],

@@ -1,7 +1,7 @@
 //! What follows a product of integers into its epilogue.
 
 use reef_graph::{Binary, DType, Node, NodeId, Op, Shape, Unary, ValueId};
-use reef_plan::Requantize;
+use reef_plan::{Dequantize, Requantize, Rounding};
 
 use super::{Grouper, Kind};
 
@@ -21,8 +21,10 @@ pub(crate) struct ScaledTail {
     pub factors: Option<ValueId>,
     /// An f32 added by output channel.
     pub shift: Option<ValueId>,
-    /// A value of the output's shape that is added.
-    pub residual: Option<ValueId>,
+    /// It becomes an integer of 8 bits, and that is read as an f32.
+    pub rounding: Option<Rounding>,
+    /// A value of the output's shape that is added; integers of 8 bits if they are read like this.
+    pub residual: Option<(ValueId, Option<Dequantize>)>,
     /// Applied next.
     pub activation: Option<Unary>,
     /// Applied last.
@@ -59,19 +61,65 @@ impl Grouper<'_> {
     fn follow(&self, head: NodeId, axis: usize, residuals: bool) -> (Vec<NodeId>, IntegerTail) {
         let (mut nodes, mut tail) = (vec![head], IntegerTail::default());
         let mut value = self.output(head);
-        while let Some(next) = self.sole_consumer(value) {
-            let node = self.node(next);
-            let same_shape = self.shape(node.outputs[0]) == self.shape(value);
-            if !same_shape || !self.takes(&mut tail, (value, next), axis, residuals) {
-                break;
-            }
-            nodes.push(next);
-            value = node.outputs[0];
-            if tail.scaled.as_ref().is_some_and(|scaled| scaled.requantize.is_some()) {
-                break;
-            }
+        loop {
+            let ends = tail.scaled.as_ref().is_some_and(|scaled| scaled.requantize.is_some());
+            let taken = match ends {
+                true => self.takes_rounding(&mut tail, value, axis, residuals),
+                false => self.takes_next(&mut tail, value, axis, residuals),
+            };
+            let Some(taken) = taken else { break };
+            value = self.output(*taken.last().expect("it took a node"));
+            nodes.extend(taken);
         }
         (nodes, tail)
+    }
+
+    /// Takes what alone reads `value` into the tail, if it can be there; the nodes, the last one last.
+    fn takes_next(
+        &self,
+        tail: &mut IntegerTail,
+        value: ValueId,
+        axis: usize,
+        residuals: bool,
+    ) -> Option<Vec<NodeId>> {
+        let next = self.sole_consumer(value)?;
+        let node = self.node(next);
+        let same_shape = self.shape(node.outputs[0]) == self.shape(value);
+        if !same_shape || !self.takes(tail, (value, next), axis, residuals) {
+            return None;
+        }
+        let of_bytes = tail.scaled.as_ref().and_then(|scaled| scaled.residual?.1);
+        let adds = of_bytes.filter(|_| matches!(node.op, Op::Binary(Binary::Add)));
+        let numbers = adds.and_then(|_| {
+            let other = node.inputs[usize::from(node.inputs[0] == value)];
+            self.sole_producer(other)
+        });
+        Some(numbers.into_iter().chain([next]).collect())
+    }
+
+    /// The same for the integer `value` that is read as an f32 by something that can be in the tail as well, or
+    /// by what is no part of an element-wise kernel: then it is rounded on its way.
+    fn takes_rounding(
+        &self,
+        tail: &mut IntegerTail,
+        value: ValueId,
+        axis: usize,
+        residuals: bool,
+    ) -> Option<Vec<NodeId>> {
+        let scaled = tail.scaled.as_ref()?;
+        let plain = scaled.rounding.is_none() && scaled.residual.is_none() && scaled.activation.is_none();
+        let to = scaled.requantize.filter(|_| plain)?;
+        let by = self.sole_consumer(value)?;
+        let back = self.dequantize(by)?;
+        let rounding = Some(Rounding { to, back });
+        let scaled = Some(ScaledTail { rounding, requantize: None, ..scaled.clone() });
+        let mut longer = IntegerTail { scaled, ..tail.clone() };
+        let float = self.output(by);
+        let joins = |reader: NodeId| super::is_elementwise(&self.node(reader).op);
+        let last = !self.sole_consumer(float).is_some_and(joins);
+        let taken = self.takes_next(&mut longer, float, axis, residuals).or(last.then(Vec::new))?;
+        *tail = longer;
+        Some([by].into_iter().chain(taken).collect())
     }
 
     /// Takes node `next`, which alone reads `value`, into the tail, if it can be there.
@@ -150,7 +198,7 @@ impl Grouper<'_> {
         if self.graph.value(other).dtype != DType::F32 {
             return false;
         }
-        let plain = scaled.shift.is_none() && scaled.residual.is_none();
+        let plain = scaled.shift.is_none() && scaled.rounding.is_none() && scaled.residual.is_none();
         match function {
             Binary::Mul if *scaled == ScaledTail::default() => {
                 let fits = by_channel || one && self.shape(other).rank() <= shape.rank();
@@ -162,7 +210,11 @@ impl Grouper<'_> {
                 true
             }
             Binary::Add if residuals && scaled.residual.is_none() && self.shape(other) == shape => {
-                scaled.residual = Some(other);
+                let bytes = self.sole_producer(other).and_then(|by| {
+                    let of = self.dequantize(by)?;
+                    Some((self.node(by).inputs[0], Some(of)))
+                });
+                scaled.residual = Some(bytes.unwrap_or((other, None)));
                 true
             }
             _ => false,
@@ -182,12 +234,8 @@ impl Grouper<'_> {
         alone && dims.rank() <= shape.rank()
     }
 
-    /// The requantisation that a node is, if all of it is constant and by tensor.
-    fn requantize(&self, id: NodeId) -> Option<Requantize> {
-        let node = self.node(id);
-        let Op::Quantize(how) = &node.op else { return None };
-        let to = self.graph.value(node.outputs[0]).dtype;
-        let x = self.graph.value(node.inputs[0]).dtype;
+    /// Scale and zero point of a node, if they are constant and by tensor.
+    fn scale(&self, node: &Node) -> Option<(f32, i32)> {
         let constant = |at: usize| {
             let tensor = self.graph.constant(*node.inputs.get(at)?)?;
             let element = reef_graph::scalar::Element::all(tensor);
@@ -195,6 +243,28 @@ impl Grouper<'_> {
         };
         let scale = constant(1)?.float() as f32;
         let zero = if node.inputs.len() > 2 { constant(2)?.int() as i32 } else { 0 };
+        Some((scale, zero))
+    }
+
+    /// What makes an f32 of an integer of 8 bits, if a node does that and all of it is constant and by tensor.
+    fn dequantize(&self, id: NodeId) -> Option<Dequantize> {
+        let node = self.node(id);
+        let Op::Dequantize(how) = &node.op else { return None };
+        let dtype = |id: ValueId| self.graph.value(id).dtype;
+        let (from, (scale, zero)) = (dtype(node.inputs[0]), self.scale(node)?);
+        let of_floats = dtype(node.inputs[1]) == DType::F32 && dtype(node.outputs[0]) == DType::F32;
+        let fits = matches!(from, DType::U8 | DType::I8) && of_floats && how.block == 0;
+        let same = self.shape(node.inputs[0]) == self.shape(node.outputs[0]);
+        (fits && same).then_some(Dequantize { from, scale, zero })
+    }
+
+    /// The requantisation that a node is, if all of it is constant and by tensor.
+    fn requantize(&self, id: NodeId) -> Option<Requantize> {
+        let node = self.node(id);
+        let Op::Quantize(how) = &node.op else { return None };
+        let to = self.graph.value(node.outputs[0]).dtype;
+        let x = self.graph.value(node.inputs[0]).dtype;
+        let (scale, zero) = self.scale(node)?;
         let (low, high) = how.range(to)?;
         let fits = matches!(to, DType::U8 | DType::I8)
             && matches!(x, DType::F32 | DType::I32)

@@ -7,8 +7,7 @@ use reef_plan::{
 };
 
 use super::{Access, part};
-use reef_graph::scalar::larger;
-use reef_graph::scalar::unary;
+use reef_graph::scalar::{Element, larger, unary};
 
 /// Applies the epilogue to a sum; `operand` is the first operand behind the weights.
 fn finish(epilogue: &Epilogue, access: &mut Access<'_, '_>, sum: f64, pixel: usize, channel: usize) -> f64 {
@@ -215,7 +214,7 @@ pub(super) fn pool(spec: &PoolSpec, access: &mut Access<'_, '_>, block: usize) {
         for channel in 0..spec.channels {
             let (mut sum, mut largest, mut inside) = (0.0, f64::NEG_INFINITY, 0);
             for pixel in taps(spec.kernel).filter_map(|tap| window.pixel(row, tap)) {
-                let value = access.load_f32(0, pixel * spec.in_pixel_stride + channel);
+                let value = access.load(0, spec.dtype, pixel * spec.in_pixel_stride + channel).float();
                 sum += value;
                 largest = larger(largest, value);
                 inside += 1;
@@ -225,7 +224,13 @@ pub(super) fn pool(spec: &PoolSpec, access: &mut Access<'_, '_>, block: usize) {
                 PoolKind::AvgExcludePad => sum / f64::from(inside),
                 PoolKind::AvgIncludePad => sum / counted as f64,
             };
-            access.store_f32(row * spec.out_pixel_stride + channel, value);
+            let to = row * spec.out_pixel_stride + channel;
+            match spec.dtype {
+                DType::F32 => access.store_f32(to, value),
+                // Of nothing it is the least.
+                DType::U8 => access.store(DType::U8, to, Element::Int(value.max(0.0) as i64)),
+                dtype => access.store(dtype, to, Element::Int(value.max(-128.0) as i64)),
+            }
         }
     }
 }

@@ -3,7 +3,9 @@
 use reef_graph::DType;
 use reef_graph::scalar::{Element, unary};
 use reef_plan::integer::packed_offset;
-use reef_plan::{At, Factors, IntegerConvSpec, IntegerEpilogue, IntegerMatMulSpec, IntegerPanels, Packing};
+use reef_plan::{
+    At, Factors, IntegerConvSpec, IntegerEpilogue, IntegerMatMulSpec, IntegerPanels, Packing, Residual,
+};
 
 use super::Access;
 use super::dense::{Window, taps};
@@ -77,8 +79,15 @@ fn finish(
     if scaled.shift {
         value += access.load_f32(operands.shift, place.channel) as f32;
     }
-    if let Some(stride) = scaled.residual_pixel_stride {
-        value += access.load_f32(operands.residual, place.row * stride + place.channel) as f32;
+    if let Some(rounding) = scaled.rounding {
+        value = rounding.apply(value);
+    }
+    if let Some(Residual { pixel_stride, of }) = scaled.residual {
+        let at = place.row * pixel_stride + place.channel;
+        value += match of {
+            None => access.load_f32(operands.residual, at) as f32,
+            Some(of) => of.apply(access.load(operands.residual, of.from, at).int() as i32),
+        };
     }
     if let Some(activation) = scaled.activation {
         value = unary(activation, f64::from(value)) as f32;

@@ -1,6 +1,6 @@
 //! Convolutions, products and pools.
 
-use reef_graph::{ConvAttrs, DType, Node, NodeId, Op, PoolAttrs, Shape, ValueId};
+use reef_graph::{ConvAttrs, DType, Node, NodeId, Op, PoolAttrs, PoolKind, Shape, ValueId};
 use reef_plan::{
     AttentionSpec, ConvSpec, DepthwiseSpec, Epilogue, KernelSpec, Masking, MatMulSpec, PoolSpec, Weights,
     Work,
@@ -330,14 +330,19 @@ impl Lowering<'_> {
     }
 
     pub(super) fn pool(&mut self, node: &Node, attrs: &PoolAttrs) -> Result<(), CompileError> {
-        self.require_f32(node, &node.inputs)?;
+        let dtype = self.graph.value(node.inputs[0]).dtype;
+        let of_bytes = matches!(dtype, DType::U8 | DType::I8) && self.cutter.has_integer_pools();
+        if !of_bytes || attrs.kind != PoolKind::Max {
+            self.require_f32(node, &node.inputs)?;
+        }
         let x = self.view(node.inputs[0]);
         let x = self.with_layout(x, &NHWC, |view| view.image().is_some());
         let y = self.place(node.outputs[0], Need::Image, None);
         let flops = (y.elements() * attrs.kernel[0] * attrs.kernel[1]) as f64;
-        let work = streams(flops, words(x.elements() + y.elements()));
+        let work = streams(flops, ((x.elements() + y.elements()) * dtype.bytes()) as f64);
         let spec = PoolSpec {
             kind: attrs.kind,
+            dtype,
             batch: x.dims[0],
             channels: x.dims[1],
             in_hw: [x.dims[2], x.dims[3]],

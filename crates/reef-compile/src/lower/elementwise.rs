@@ -117,6 +117,7 @@ fn operations(op: &ElemOp, kind: RegisterKind) -> f64 {
             Unary::Sinh | Unary::Cosh | Unary::Asinh | Unary::Acosh | Unary::Atanh => 120.0,
             _ => 20.0,
         },
+        ElemOp::Narrow(..) => 8.0,
         ElemOp::Binary(Pow, ..) => 40.0,
         ElemOp::Binary(Mod | Rem, ..) if kind.is_float() => 40.0,
         ElemOp::Binary(Div | Mod | Rem, ..) => 4.0,

@@ -4,7 +4,7 @@ use reef_graph::scalar::Element;
 use reef_graph::{DType, Node, Op, Quantization, Shape, Tensor, ValueId};
 use reef_plan::{
     ConvSpec, Epilogue, Factors, IntegerConvSpec, IntegerEpilogue, IntegerMatMulSpec, KernelSpec, MatMulSpec,
-    Per, Scaled, Weights,
+    Per, Residual, Scaled, Weights,
 };
 
 use super::nest::nest;
@@ -228,15 +228,15 @@ impl Lowering<'_> {
         let Some(scaled) = &tail.scaled else { return IntegerEpilogue { bias, scaled: None } };
         let factors = dense(self, scaled.factors);
         let shift = dense(self, scaled.shift).is_some();
-        let residual_pixel_stride = scaled.residual.and_then(|residual| {
+        let residual = scaled.residual.and_then(|(residual, of)| {
             let view = self.view(residual);
             debug_assert_eq!(view.dims, y.dims, "a residual has the output's shape");
             let view = self.with_layout(view, order, |view| pixel_stride(view).is_some());
             reads.push(self.operand(&view));
-            pixel_stride(&view)
+            Some(Residual { pixel_stride: pixel_stride(&view)?, of })
         });
-        let (activation, requantize) = (scaled.activation, scaled.requantize);
-        let scaled = Scaled { factors, shift, residual_pixel_stride, activation, requantize };
+        let (rounding, activation, requantize) = (scaled.rounding, scaled.activation, scaled.requantize);
+        let scaled = Scaled { factors, shift, rounding, residual, activation, requantize };
         IntegerEpilogue { bias, scaled: Some(scaled) }
     }
 
@@ -247,6 +247,7 @@ impl Lowering<'_> {
         if let Some(scaled) = &tail.scaled {
             parts.extend(scaled.factors.map(|_| "scale".into()));
             parts.extend(scaled.shift.map(|_| "bias".into()));
+            parts.extend(scaled.rounding.map(|_| "round".into()));
             parts.extend(scaled.residual.map(|_| "residual".into()));
             parts.extend(scaled.activation.map(|function| super::short_name(&Op::Unary(function))));
             parts.extend(scaled.requantize.map(|_| "quantize".into()));

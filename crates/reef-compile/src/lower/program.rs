@@ -61,7 +61,16 @@ impl<'a> Program<'a> {
 
     /// Ends the program with the value that is stored.
     pub fn finish(&mut self, output: ValueId) {
-        let register = self.register(output).expect("the group makes its output");
+        let mut register = self.register(output).expect("the group makes its output");
+        // The store rounds by itself.
+        if let Some(&ElemOp::Narrow(wide, dtype)) = self.code.last()
+            && register + 1 == self.code.len()
+            && wide + 1 == register
+            && dtype == self.dtype(output)
+        {
+            self.code.pop();
+            register = wide;
+        }
         if register + 1 != self.code.len() {
             let same = match RegisterKind::of(self.dtype(output)) {
                 RegisterKind::Single => ElemOp::ToF32(register),
@@ -342,6 +351,10 @@ impl<'a> Program<'a> {
     fn cast(&mut self, node: &Node, to: DType, x: usize) -> usize {
         let from = self.dtype(node.inputs[0]);
         match (from.is_float(), to) {
+            (_, DType::F16 | DType::BF16) if from != to => {
+                let wide = self.converted(x, from, DType::F32);
+                self.push(ElemOp::Narrow(wide, to))
+            }
             (_, to) if to.is_float() => self.converted(x, from, to),
             (_, DType::Bool) if from == DType::Bool => x,
             (_, DType::Bool) => {

@@ -294,6 +294,10 @@ impl Cutter for CpuCutter {
         true
     }
 
+    fn has_integer_pools(&self) -> bool {
+        true
+    }
+
     fn stage_blocks(&self) -> usize {
         BLOCKS_PER_CU * self.target.cus.max(1)
     }

@@ -38,6 +38,7 @@ macro_rules! with_vector {
 
 mod along;
 mod attention;
+mod byte_pool;
 mod conv;
 mod depthwise;
 mod elementwise;

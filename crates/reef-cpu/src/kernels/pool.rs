@@ -1,16 +1,20 @@
 //! Pooling: vectors of channels, window taps line by line. Polls before every span of pixels, and in very
 //! large windows before every line of taps.
 
-use reef_graph::PoolKind;
+use reef_graph::{DType, PoolKind};
 use reef_plan::{Isa, Kernel, PoolSpec, Region};
 
+use super::byte_pool;
 use super::depthwise::window_taps;
 use super::vector::{Leaf, Vector};
 use super::{BlockKernel, VectorKernel, bind};
 use crate::context::{BlockContext, BlockEnd, Poll};
 
-/// Makes a pooling ready.
+/// Makes a pooling ready, of floats or bytes.
 pub(super) fn prepare(spec: &PoolSpec, kernel: &Kernel, isa: Isa) -> Box<dyn BlockKernel> {
+    if spec.dtype != DType::F32 {
+        return byte_pool::prepare(spec, kernel, isa);
+    }
     bind(Pool { spec: spec.clone(), x: kernel.reads[0], y: kernel.writes[0] }, isa)
 }
 

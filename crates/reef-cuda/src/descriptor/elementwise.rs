@@ -141,6 +141,10 @@ fn step(op: &ElemOp, spec: &ElementwiseSpec, floats: &[bool]) -> (Step, bool) {
             let constant = i64::from(high) << 32 | i64::from(low as u32);
             (Step { constant, ..of(WHERE + 4, x, 0) }, false)
         }
+        ElemOp::Narrow(x, dtype) => {
+            let type_of = type_of(dtype).expect("floats of 16 bits have numbers");
+            (Step { type_of, ..of(WHERE + 5, x, 0) }, true)
+        }
         ElemOp::ToInt(x, dtype) => {
             let type_of = type_of(dtype).expect("integers have numbers");
             (Step { type_of, ..of(WHERE + if floats[x] { 2 } else { 3 }, x, 0) }, false)
@@ -229,8 +233,9 @@ mod tests {
             (2, "CONSTANT_INT"),
             (0, "LOAD"),
             (WHERE + 4, "RANGE_OF_FLOAT"),
+            (WHERE + 5, "NARROW"),
         ];
         named.iter().for_each(|(kind, name)| assert_eq!(kinds[*kind as usize], format!("STEP_{name}")));
-        assert_eq!(kinds.len(), 46);
+        assert_eq!(kinds.len(), 47);
     }
 }

@@ -2,7 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 use reef_graph::DType;
-use reef_plan::{Factors, IntegerConvSpec, IntegerEpilogue, IntegerMatMulSpec, Per};
+use reef_plan::{
+    Dequantize, Factors, IntegerConvSpec, IntegerEpilogue, IntegerMatMulSpec, Per, Requantize, Residual,
+};
 
 use super::{Described, Operand, Operands, RANK_MAX, described, number, pair};
 use crate::cut::{CONV_COLUMNS, CONV_ROWS};
@@ -18,6 +20,39 @@ pub(super) const SHARED_BYTES: usize = {
     let stage = CONV_ROWS * LEFT_PITCH + STEP_WORDS * RIGHT_PITCH;
     (2 * stage + 4 * CONV_ROWS + STEP_WORDS * CONV_COLUMNS) * size_of::<u32>()
 };
+
+/// How an 8-bit integer is made of a number.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct ToInteger {
+    scale: f32,
+    zero: i32,
+    low: i32,
+    high: i32,
+}
+
+impl ToInteger {
+    fn of(how: Option<Requantize>) -> ToInteger {
+        match how {
+            None => ToInteger { scale: 1.0, zero: 0, low: 0, high: 0 },
+            Some(Requantize { scale, zero, low, high, .. }) => ToInteger { scale, zero, low, high },
+        }
+    }
+}
+
+/// What an 8-bit integer stands for.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct ToNumber {
+    scale: f32,
+    zero: i32,
+}
+
+impl ToNumber {
+    fn of(of: Option<Dequantize>) -> ToNumber {
+        of.map_or(ToNumber { scale: 1.0, zero: 0 }, |of| ToNumber { scale: of.scale, zero: of.zero })
+    }
+}
 
 /// What happens to a sum.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -35,13 +70,15 @@ struct End {
     is_plain: u32,
     factors_per: u32,
     has_shift: u32,
+    rounds: u32,
+    rounding: ToInteger,
+    rounded: ToNumber,
     residual_pixel_stride: u32,
+    residual_type: u32,
+    residual_of: ToNumber,
     activation: Function,
     requantizes: u32,
-    scale: f32,
-    zero: i32,
-    low: i32,
-    high: i32,
+    requantize: ToInteger,
     reserved: u32,
 }
 
@@ -104,13 +141,13 @@ fn end(operands: Operands<'_>, factors: &Factors, epilogue: &IntegerEpilogue) ->
     let mut next = 2;
     let zeros = factors.zeros.map(|zero| operands.read_if(zero.is_some(), &mut next));
     let scaled = epilogue.scaled.unwrap_or_default();
-    let requantize = scaled.requantize;
+    let (rounding, residual) = (scaled.rounding, scaled.residual);
     End {
         zeros,
         bias: operands.read_if(epilogue.bias, &mut next),
         factors: operands.read_if(scaled.factors.is_some(), &mut next),
         shift: operands.read_if(scaled.shift, &mut next),
-        residual: operands.read_if(scaled.residual_pixel_stride.is_some(), &mut next),
+        residual: operands.read_if(residual.is_some(), &mut next),
         y: operands.write(),
         zeros_per: factors.zeros.map(per),
         is_unsigned: factors.types.map(|dtype| u32::from(dtype == DType::U8)),
@@ -118,14 +155,25 @@ fn end(operands: Operands<'_>, factors: &Factors, epilogue: &IntegerEpilogue) ->
         is_plain: u32::from(epilogue.scaled.is_none()),
         factors_per: per(scaled.factors),
         has_shift: u32::from(scaled.shift),
-        residual_pixel_stride: scaled.residual_pixel_stride.map_or(0, number),
+        rounds: u32::from(rounding.is_some()),
+        rounding: ToInteger::of(rounding.map(|rounding| rounding.to)),
+        rounded: ToNumber::of(rounding.map(|rounding| rounding.back)),
+        residual_pixel_stride: residual.map_or(0, |residual| number(residual.pixel_stride)),
+        residual_type: residual.map_or(0, residual_type),
+        residual_of: ToNumber::of(residual.and_then(|residual| residual.of)),
         activation: scaled.activation.map_or(Function::NONE, Function::of),
-        requantizes: u32::from(requantize.is_some()),
-        scale: requantize.map_or(1.0, |how| how.scale),
-        zero: requantize.map_or(0, |how| how.zero),
-        low: requantize.map_or(0, |how| how.low),
-        high: requantize.map_or(0, |how| how.high),
+        requantizes: u32::from(scaled.requantize.is_some()),
+        requantize: ToInteger::of(scaled.requantize),
         reserved: 0,
+    }
+}
+
+/// The kernel's number of a residual's elements: f32, u8, i8.
+fn residual_type(residual: Residual) -> u32 {
+    match residual.of {
+        None => 0,
+        Some(of) if of.from == DType::U8 => 1,
+        Some(_) => 2,
     }
 }
 

@@ -76,6 +76,7 @@ enum StepKind : unsigned {
   STEP_INT_OF_FLOAT,
   STEP_WRAP,
   STEP_RANGE_OF_FLOAT,
+  STEP_NARROW,
 };
 
 // An instruction; its result is the register with its position.
@@ -186,6 +187,11 @@ __device__ inline unsigned short to_brain(float value) {
   const unsigned bits = bits_of(value);
   if (value != value) return static_cast<unsigned short>(bits >> 16 | 0x40);
   return static_cast<unsigned short>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+// A float as one of 16 bits holds it.
+__device__ inline float narrowed(float value, unsigned type) {
+  return type == TYPE_F16 ? of_half(to_half(value)) : of_bits(static_cast<unsigned>(to_brain(value)) << 16);
 }
 
 __device__ inline void store_element(void *to, unsigned type, long long at, Register value) {
@@ -423,6 +429,9 @@ __device__ inline Register run_step(const Step &step, const Register *registers,
         break;
       case STEP_RANGE_OF_FLOAT:
         made.i = int_in_range(a.f, step.constant);
+        break;
+      case STEP_NARROW:
+        made.f = narrowed(a.f, step.type);
         break;
       default:
         made.i = wrap(a.i, step.type);

@@ -34,6 +34,21 @@ static_assert(INTEGER_SHARED * 4 == INTEGER_SHARED_BYTES, "the host has another 
 // How many of an operand there are.
 enum Per : unsigned { PER_NONE, PER_TENSOR, PER_EACH };
 
+// How an 8-bit integer is made of a number.
+struct ToInteger {
+  float scale;
+  int zero, low, high;
+};
+
+// What an 8-bit integer stands for.
+struct ToNumber {
+  float scale;
+  int zero;
+};
+
+// What the elements of a residual are.
+enum ResidualType : unsigned { RESIDUAL_FLOAT, RESIDUAL_UNSIGNED, RESIDUAL_SIGNED };
+
 // What happens to a sum.
 struct IntegerEnd {
   Operand zeros[2], bias, factors, shift, residual, y;
@@ -43,13 +58,17 @@ struct IntegerEnd {
   // Whether the integer is stored as it is: nothing of the rest holds then.
   unsigned is_plain;
   unsigned factors_per, has_shift;
+  // Whether it becomes an 8-bit integer, and that a number again.
+  unsigned rounds;
+  ToInteger rounding;
+  ToNumber rounded;
   // 0 for no residual.
-  unsigned residual_pixel_stride;
+  unsigned residual_pixel_stride, residual_type;
+  ToNumber residual_of;
   Function activation;
   // Whether an 8-bit integer is made of it.
   unsigned requantizes;
-  float scale;
-  int zero, low, high;
+  ToInteger requantize;
   unsigned reserved;
 };
 
@@ -113,13 +132,25 @@ __device__ __forceinline__ unsigned signs_of(const IntegerEnd &end, unsigned sid
   return end.is_unsigned[side] ? 0x80808080u : 0;
 }
 
-__device__ __forceinline__ int requantized(const IntegerEnd &end, float value) {
-  const float steps = rintf(value / end.scale);
-  if (steps != steps) return end.low;
+__device__ __forceinline__ int requantized(const ToInteger &to, float value) {
+  const float steps = rintf(value / to.scale);
+  if (steps != steps) return to.low;
   // Further away than any zero point, as good as infinite, and exact as an integer.
   const float kept = steps < -65536.f ? -65536.f : steps > 65536.f ? 65536.f : steps;
-  const int moved = static_cast<int>(kept) + end.zero;
-  return moved < end.low ? end.low : moved > end.high ? end.high : moved;
+  const int moved = static_cast<int>(kept) + to.zero;
+  return moved < to.low ? to.low : moved > to.high ? to.high : moved;
+}
+
+__device__ __forceinline__ float dequantized(const ToNumber &of, int integer) {
+  return static_cast<float>(integer - of.zero) * of.scale;
+}
+
+// An element of the residual as a number.
+__device__ __forceinline__ float residual_of(const IntegerEnd &end, const Places &places, unsigned long long at) {
+  if (end.residual_type == RESIDUAL_FLOAT) return places.at<const float>(end.residual)[at];
+  const unsigned char byte = places.at<const unsigned char>(end.residual)[at];
+  const bool is_signed = end.residual_type == RESIDUAL_SIGNED;
+  return dequantized(end.residual_of, is_signed ? static_cast<signed char>(byte) : byte);
 }
 
 // Stores what becomes of a sum at `to`; `row` and `channel` are where the operands have theirs.
@@ -135,12 +166,13 @@ __device__ __forceinline__ void finish_integer(const IntegerEnd &end, const Plac
     value *= places.at<const float>(end.factors)[end.factors_per == PER_EACH ? channel : 0];
   }
   if (end.has_shift) value += places.at<const float>(end.shift)[channel];
+  if (end.rounds) value = dequantized(end.rounded, requantized(end.rounding, value));
   if (end.residual_pixel_stride) {
-    value += places.at<const float>(end.residual)[row * end.residual_pixel_stride + channel];
+    value += residual_of(end, places, row * end.residual_pixel_stride + channel);
   }
   value = apply(end.activation, value);
   if (end.requantizes) {
-    places.at<unsigned char>(end.y)[to] = static_cast<unsigned char>(requantized(end, value));
+    places.at<unsigned char>(end.y)[to] = static_cast<unsigned char>(requantized(end.requantize, value));
   } else {
     places.at<float>(end.y)[to] = value;
   }

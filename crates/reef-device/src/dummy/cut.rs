@@ -157,6 +157,10 @@ impl Cutter for DummyCutter {
         true
     }
 
+    fn has_integer_pools(&self) -> bool {
+        true
+    }
+
     fn has_normed_conv(&self) -> bool {
         true
     }

@@ -133,6 +133,37 @@ fn bf16_from_f32(x: f32) -> u16 {
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
 }
 
+/// Floats rounded to F16 or BF16.
+pub(super) struct Halves {
+    pub(super) from: *const f32,
+    pub(super) dtype: DType,
+    pub(super) to: *mut f32,
+    pub(super) count: usize,
+}
+
+impl Leaf for Halves {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        macro_rules! each {
+            ($t:ty) => {
+                for at in 0..self.count {
+                    // SAFETY: the caller vouches for `count` floats on both sides.
+                    unsafe {
+                        let half: $t = (*self.from.add(at)).to();
+                        self.to.add(at).write(half.to());
+                    }
+                }
+            };
+        }
+        match self.dtype {
+            DType::F16 => each!(F16),
+            _ => each!(Bf16),
+        }
+    }
+}
+
 /// Bits moved as they are.
 macro_rules! raw {
     ($($t:ty)*) => {$(

@@ -10,7 +10,7 @@ use reef_graph::{Binary, DType, Unary};
 use reef_plan::RegisterKind::{Double, Integer, Single};
 use reef_plan::{ElemOp, ElementwiseSpec, Isa, Kernel, Region, RegisterKind};
 
-use self::convert::{MoveFn, Plane};
+use self::convert::{Halves, MoveFn, Plane};
 use self::doubles::{Doubles, Singles, Wide};
 use self::ops::{Choose, Floats, Integers, Narrow, Scalar, Zeros, Zip};
 use self::steps::{Bytes, Dequantize, InPlace, Quantize, Requantize, Step, Sum};
@@ -570,6 +570,7 @@ impl Elementwise {
                     Integer => doubles(Wide::OfIntegers(int(a))),
                 },
                 ElemOp::ToRange(a, low, high) => integers(Scalar::ToRange(float(a), low, high)),
+                ElemOp::Narrow(a, dtype) => V::enter(Halves { from: float(a), dtype, to: to_float, count }),
                 ElemOp::ToInt(a, dtype) => integers(match kind(a) {
                     Single => Scalar::ToInt(float(a), dtype),
                     Double => Scalar::DoubleToInt(double(a), dtype),

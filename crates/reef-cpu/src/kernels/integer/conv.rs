@@ -1,7 +1,7 @@
 //! Convolutions of integers, and integer products with constant weights.
 
 use reef_graph::DType;
-use reef_plan::{IntegerConvSpec, IntegerPanels, Isa, Kernel, Region};
+use reef_plan::{IntegerConvSpec, IntegerPanels, Isa, Kernel, Region, Residual};
 
 use super::super::vector::Vector;
 use super::super::{BlockKernel, VectorKernel, bind};
@@ -55,13 +55,15 @@ impl VectorKernel for IntegerConv {
         let conv = &self.spec.conv;
         let tile = conv.tile(block);
         let channel = tile.plane * (conv.out_c / conv.groups) + tile.column;
-        let (size, residual_stride) = (self.spec.epilogue.output().bytes(), self.residual_stride());
+        let size = self.spec.epilogue.output().bytes();
+        let (residual_size, residual_stride) =
+            self.residual().map_or((0, 0), |residual| (residual.dtype().bytes(), residual.pixel_stride));
         // SAFETY: the tile is one of the spec's; the validator checked the regions' sizes.
         unsafe {
             let job = self.job(context, tile.plane, tile.column, tile.columns);
             let x = context.read_ptr(&self.x).add(tile.plane * (conv.in_c / conv.groups));
             let y = context.write_ptr(&self.y);
-            let residual = pointer::<f32>(context, &self.behind.residual);
+            let residual = pointer::<u8>(context, &self.behind.residual);
             let mut row = tile.row;
             for count in row_groups(tile.rows, self.dot.rows) {
                 let Some((a, a_stride)) = self.make_rows::<V>(context, &job, x, (row, count)) else {
@@ -73,7 +75,7 @@ impl VectorKernel for IntegerConv {
                     count,
                     first_left: row,
                     y: y.add((row * conv.out_pixel_stride + channel) * size),
-                    residual: offset(residual, row * residual_stride + channel),
+                    residual: offset(residual, (row * residual_stride + channel) * residual_size),
                 };
                 if !job.rows::<V>(context, &rows) {
                     return BlockEnd::Killed;
@@ -86,8 +88,8 @@ impl VectorKernel for IntegerConv {
 }
 
 impl IntegerConv {
-    fn residual_stride(&self) -> usize {
-        self.spec.epilogue.scaled.and_then(|scaled| scaled.residual_pixel_stride).unwrap_or(0)
+    fn residual(&self) -> Option<Residual> {
+        self.spec.epilogue.scaled.and_then(|scaled| scaled.residual)
     }
 
     unsafe fn job(&self, context: &BlockContext<'_>, group: usize, column: usize, columns: usize) -> Job<'_> {
@@ -116,7 +118,7 @@ impl IntegerConv {
                 factors,
                 shift: offset(pointer::<f32>(context, &self.behind.shift), channel),
                 y_stride: conv.out_pixel_stride,
-                residual_stride: self.residual_stride(),
+                residual: self.residual(),
                 scratch: Scratch::of(context),
             }
         }

@@ -1,7 +1,7 @@
 //! What happens to a micro-tile's integer sums: zero points, bias, and the way to f32 and back.
 
 use reef_graph::DType;
-use reef_plan::{Per, Requantize};
+use reef_plan::{Dequantize, Per, Requantize, Rounding};
 
 use super::super::vector::{Leaf, Vector};
 use crate::cut::integer::INTEGER_COLUMNS as COLUMNS;
@@ -9,6 +9,7 @@ use crate::cut::integer::INTEGER_COLUMNS as COLUMNS;
 /// Takes zero points off the sums and adds the bias.
 ///
 /// Of sums of bytes as they are stored, `Σ(a − za)(b − zb) = Σab − za·Σb − zb·(Σa − K·za)`.
+#[derive(Clone, Copy)]
 pub(in super::super) struct Correct {
     /// The sums, `[row][column]`.
     pub(in super::super) acc: *mut i32,
@@ -143,23 +144,143 @@ impl Leaf for Quantize {
 /// An integral number, kept between two bounds, as a byte of either sign; what is no number is the lower.
 #[inline(always)]
 fn to_byte(x: f32, low: f32, high: f32) -> u8 {
-    let x = if x > low { x } else { low };
-    let x = if x < high { x } else { high };
     // SAFETY: between the bounds, which are those of u8 or i8.
-    (unsafe { x.to_int_unchecked::<i32>() }) as u8
+    (unsafe { to_steps(x, low, high).to_int_unchecked::<i32>() }) as u8
 }
 
-/// All of [`Correct`], [`Scale`], a shift, perhaps a ReLU, and [`Quantize`] in one pass over the sums.
+/// An integral number, kept between two bounds; what is no number is the lower.
+#[inline(always)]
+fn to_steps(x: f32, low: f32, high: f32) -> f32 {
+    let x = if x > low { x } else { low };
+    if x < high { x } else { high }
+}
+
+/// Numbers as integers of 8 bits, and these as numbers again, where they are.
+pub(in super::super) struct Rounded {
+    pub(in super::super) at: *mut f32,
+    pub(in super::super) stride: usize,
+    pub(in super::super) rows: usize,
+    pub(in super::super) columns: usize,
+    pub(in super::super) by: Rounding,
+}
+
+impl Leaf for Rounded {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let by = Steps::new(&self.by);
+        for row in 0..self.rows {
+            // SAFETY: the caller vouches for rows and columns.
+            unsafe {
+                let at = self.at.add(row * self.stride);
+                for column in 0..self.columns {
+                    *at.add(column) = by.apply(*at.add(column));
+                }
+            }
+        }
+    }
+}
+
+/// A [`Rounding`] as floats.
+#[derive(Clone, Copy)]
+struct Steps {
+    scale: f32,
+    zero: f32,
+    low: f32,
+    high: f32,
+    back: Numbers,
+}
+
+impl Steps {
+    #[inline(always)]
+    fn new(by: &Rounding) -> Steps {
+        let Requantize { scale, zero, low, high, .. } = by.to;
+        let (zero, low, high) = (zero as f32, low as f32, high as f32);
+        Steps { scale, zero, low, high, back: Numbers { zero: by.back.zero as f32, scale: by.back.scale } }
+    }
+
+    #[inline(always)]
+    fn apply(&self, x: f32) -> f32 {
+        self.back.apply(to_steps((x / self.scale).round_ties_even() + self.zero, self.low, self.high))
+    }
+}
+
+/// What integers of 8 bits stand for, as floats.
+#[derive(Clone, Copy)]
+struct Numbers {
+    zero: f32,
+    scale: f32,
+}
+
+impl Numbers {
+    /// Of bytes that [`Numbers::flip`] has made u8.
+    #[inline(always)]
+    fn of_bytes(of: &Dequantize) -> Numbers {
+        Numbers { zero: (of.zero + i32::from(Numbers::flip(of))) as f32, scale: of.scale }
+    }
+
+    /// What turns bytes into u8 that are 128 more than the integers.
+    #[inline(always)]
+    fn flip(of: &Dequantize) -> u8 {
+        if of.from == DType::I8 { 128 } else { 0 }
+    }
+
+    #[inline(always)]
+    fn apply(&self, x: f32) -> f32 {
+        (x - self.zero) * self.scale
+    }
+}
+
+/// Adds a residual of bytes to numbers where they are.
+pub(in super::super) struct Added {
+    pub(in super::super) at: *mut f32,
+    pub(in super::super) stride: usize,
+    pub(in super::super) rows: usize,
+    pub(in super::super) columns: usize,
+    pub(in super::super) of: Dequantize,
+    pub(in super::super) from: *const u8,
+    pub(in super::super) from_stride: usize,
+}
+
+impl Leaf for Added {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let (numbers, flip) = (Numbers::of_bytes(&self.of), Numbers::flip(&self.of));
+        for row in 0..self.rows {
+            // SAFETY: the caller vouches for rows and columns on both sides.
+            unsafe {
+                let (at, from) = (self.at.add(row * self.stride), self.from.add(row * self.from_stride));
+                for column in 0..self.columns {
+                    *at.add(column) += numbers.apply(f32::from(*from.add(column) ^ flip));
+                }
+            }
+        }
+    }
+}
+
+/// All of [`Correct`], [`Scale`], a shift, perhaps rounding and a residual of bytes, perhaps a ReLU, and
+/// [`Quantize`] in one pass over the sums.
 pub(in super::super) struct Requantized {
     pub(in super::super) correct: Correct,
     pub(in super::super) factors: Option<(*const f32, Per)>,
     /// The first column's shift, or null.
     pub(in super::super) shift: *const f32,
+    pub(in super::super) rounding: Option<Rounding>,
+    /// The first row's and column's byte, those of a row, and what they stand for.
+    pub(in super::super) residual: Option<(*const u8, usize, Dequantize)>,
     pub(in super::super) relu: bool,
     pub(in super::super) how: Requantize,
     pub(in super::super) to: *mut u8,
     pub(in super::super) to_stride: usize,
 }
+
+/// In the place of what is not there.
+const NO_BYTES: Dequantize = Dequantize { from: DType::U8, scale: 1.0, zero: 0 };
+const NO_STEPS: Steps =
+    Steps { scale: 1.0, zero: 0.0, low: 0.0, high: 0.0, back: Numbers { zero: 0.0, scale: 1.0 } };
 
 /// What a panel's columns are finished with.
 struct Columns {
@@ -186,11 +307,9 @@ impl Leaf for Requantized {
                     shift: [0.0; COLUMNS],
                 };
                 self.fill(panel, &mut columns);
-                match (self.relu, self.how.scale == 1.0) {
-                    (false, false) => self.panel::<false, false>(panel, &columns),
-                    (false, true) => self.panel::<false, true>(panel, &columns),
-                    (true, false) => self.panel::<true, false>(panel, &columns),
-                    (true, true) => self.panel::<true, true>(panel, &columns),
+                match self.relu {
+                    false => self.panel_with::<false>(panel, &columns),
+                    true => self.panel_with::<true>(panel, &columns),
                 }
             }
         }
@@ -238,9 +357,32 @@ impl Requantized {
     }
 
     #[inline(always)]
-    unsafe fn panel<const RELU: bool, const UNIT: bool>(&self, panel: usize, columns: &Columns) {
+    unsafe fn panel_with<const RELU: bool>(&self, panel: usize, columns: &Columns) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match (self.rounding.is_some(), self.residual.is_some()) {
+                (false, false) if self.how.scale == 1.0 => {
+                    self.panel::<RELU, true, false, false>(panel, columns);
+                }
+                (false, false) => self.panel::<RELU, false, false, false>(panel, columns),
+                (false, true) => self.panel::<RELU, false, false, true>(panel, columns),
+                (true, false) => self.panel::<RELU, false, true, false>(panel, columns),
+                (true, true) => self.panel::<RELU, false, true, true>(panel, columns),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn panel<const RELU: bool, const UNIT: bool, const ROUNDS: bool, const ADDS: bool>(
+        &self,
+        panel: usize,
+        columns: &Columns,
+    ) {
         let Requantize { scale, zero, low, high, .. } = self.how;
         let (zero, low, high) = (zero as f32, low as f32, high as f32);
+        let by = self.rounding.as_ref().map_or(NO_STEPS, Steps::new);
+        let (residual, stride, of) = self.residual.unwrap_or((std::ptr::null(), 0, NO_BYTES));
+        let (numbers, flip) = (Numbers::of_bytes(&of), Numbers::flip(&of));
         let first = panel * COLUMNS;
         let count = COLUMNS.min(self.correct.columns - first);
         for row in 0..self.correct.rows {
@@ -250,12 +392,22 @@ impl Requantized {
                 let acc = self.correct.acc.add(row * self.correct.acc_stride + first);
                 let acc = acc.cast::<[i32; COLUMNS]>().read_unaligned();
                 let mut bytes = [0u8; COLUMNS];
+                let mut added = [0u8; COLUMNS];
+                if ADDS {
+                    added = some(residual.add(row * stride + first), count, 0);
+                }
                 for at in 0..COLUMNS {
                     let off = left
                         .wrapping_mul(columns.sums[at])
                         .wrapping_add(row_sum.wrapping_mul(columns.zeros[at]));
                     let sum = acc[at].wrapping_sub(off).wrapping_add(columns.bias[at]);
                     let mut x = sum as f32 * columns.factors[at] + columns.shift[at];
+                    if ROUNDS {
+                        x = by.apply(x);
+                    }
+                    if ADDS {
+                        x += numbers.apply(f32::from(added[at] ^ flip));
+                    }
                     if RELU {
                         x = if x < 0.0 { 0.0 } else { x };
                     }

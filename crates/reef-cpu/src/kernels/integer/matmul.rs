@@ -114,7 +114,7 @@ impl IntegerMatMul {
                 factors,
                 shift: offset(pointer::<f32>(context, &self.behind.shift), tile.column),
                 y_stride: product.c_row_stride,
-                residual_stride: 0,
+                residual: None,
                 scratch: Scratch::of(context),
             }
         }

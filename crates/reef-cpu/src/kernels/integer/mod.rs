@@ -8,13 +8,13 @@
 //! every panel that it packs.
 
 use reef_graph::{DType, Unary};
-use reef_plan::{Factors, IntegerEpilogue, Kernel, Per, Region, Requantize};
+use reef_plan::{Factors, IntegerEpilogue, Kernel, Per, Region, Residual, Scaled};
 
 use super::epilogue::{self, Store};
 use super::vector::Vector;
 use crate::context::BlockContext;
 use crate::cut::integer::{INTEGER_COLUMNS as COLUMNS, SUMS_BYTES, panel_bytes};
-use finish::{Plain, Quantize, Requantized};
+use finish::{Added, Plain, Quantize, Requantized, Rounded};
 
 pub(super) mod conv;
 mod dot;
@@ -47,7 +47,7 @@ impl Behind {
             bias: next(epilogue.bias),
             factors: scaled.factors.and_then(|per| Some((next(true)?, per))),
             shift: next(scaled.shift),
-            residual: next(scaled.residual_pixel_stride.is_some()),
+            residual: next(scaled.residual.is_some()),
         }
     }
 }
@@ -110,7 +110,7 @@ struct Job<'a> {
     shift: *const f32,
     /// At the first row and column of the output.
     y_stride: usize,
-    residual_stride: usize,
+    residual: Option<Residual>,
     scratch: Scratch,
 }
 
@@ -146,7 +146,7 @@ struct Rows {
     first_left: usize,
     /// The first row and the block's first column of output and residual.
     y: *mut u8,
-    residual: *const f32,
+    residual: *const u8,
 }
 
 impl Job<'_> {
@@ -232,16 +232,8 @@ impl Job<'_> {
                 right,
                 bias,
             };
-            match self.at_once(rows) {
-                Some((how, relu)) => V::enter(Requantized {
-                    correct,
-                    factors: self.factors_of(column),
-                    shift: if self.shift.is_null() { self.shift } else { self.shift.add(column) },
-                    relu,
-                    how,
-                    to: rows.y.add(column),
-                    to_stride: self.y_stride,
-                }),
+            match self.at_once(rows, correct, column) {
+                Some(requantized) => V::enter(requantized),
                 None => {
                     V::enter(correct);
                     self.store::<V>(rows, (column, columns), acc_stride);
@@ -250,16 +242,36 @@ impl Job<'_> {
         }
     }
 
-    /// How the sums become bytes, and whether through a ReLU, where one pass does all of it.
+    /// How sums become bytes from a column on, where one pass does all of it.
     #[inline(always)]
-    fn at_once(&self, rows: &Rows) -> Option<(Requantize, bool)> {
-        let scaled = self.epilogue.scaled.filter(|_| rows.residual.is_null())?;
+    unsafe fn at_once(&self, rows: &Rows, correct: Correct, column: usize) -> Option<Requantized> {
+        let scaled = self.epilogue.scaled?;
         let relu = match scaled.activation {
             None => false,
             Some(Unary::Relu) => true,
             Some(_) => return None,
         };
-        scaled.requantize.map(|how| (how, relu))
+        let residual = match self.residual {
+            None => None,
+            // SAFETY: the residual has the output's columns.
+            Some(Residual { pixel_stride, of }) => {
+                Some(unsafe { (rows.residual.add(column), pixel_stride, of?) })
+            }
+        };
+        // SAFETY: the output and all operands have the column.
+        unsafe {
+            Some(Requantized {
+                correct,
+                factors: self.factors_of(column),
+                shift: if self.shift.is_null() { self.shift } else { self.shift.add(column) },
+                rounding: scaled.rounding,
+                residual,
+                relu,
+                how: scaled.requantize?,
+                to: rows.y.add(column),
+                to_stride: self.y_stride,
+            })
+        }
     }
 
     /// The factors from a column on.
@@ -283,29 +295,60 @@ impl Job<'_> {
             };
             let factors = self.factors_of(column);
             V::enter(Scale { acc, acc_stride, rows: count, columns, factors });
-            let at = |pointer: *const f32| if pointer.is_null() { pointer } else { pointer.add(column) };
             let floats = acc.cast::<f32>();
-            let (to, to_stride) = match scaled.requantize {
-                None => (y.cast(), self.y_stride),
-                Some(_) => (floats, acc_stride),
-            };
-            epilogue::store::<V>(&Store {
+            let shift = if self.shift.is_null() { self.shift } else { self.shift.add(column) };
+            let mut tile = Store {
                 acc: floats,
                 acc_stride,
                 rows: count,
                 columns,
-                bias: at(self.shift),
-                residual: at(rows.residual),
-                residual_stride: self.residual_stride,
-                to,
-                to_stride,
+                bias: shift,
+                residual: std::ptr::null(),
+                residual_stride: 0,
+                to: floats,
+                to_stride: acc_stride,
                 alpha: 1.0,
-                activation: scaled.activation,
-            });
+                activation: None,
+            };
+            self.add_integers::<V>(&mut tile, rows, column, &scaled);
+            if let Some(Residual { pixel_stride, of: None }) = scaled.residual {
+                tile.residual = rows.residual.cast::<f32>().add(column);
+                tile.residual_stride = pixel_stride;
+            }
+            if scaled.requantize.is_none() {
+                (tile.to, tile.to_stride) = (y.cast(), self.y_stride);
+            }
+            tile.activation = scaled.activation;
+            epilogue::store::<V>(&tile);
             if let Some(how) = scaled.requantize {
                 let (from, from_stride) = (floats.cast_const(), acc_stride);
                 let to_stride = self.y_stride;
                 V::enter(Quantize { from, from_stride, rows: count, columns, how, to: y, to_stride });
+            }
+        }
+    }
+}
+
+impl Job<'_> {
+    /// What comes before the residual of a tile of f32 that is where its sums were, and a residual of integers;
+    /// the shift is added then.
+    #[inline(always)]
+    unsafe fn add_integers<V: Vector>(&self, tile: &mut Store, rows: &Rows, column: usize, scaled: &Scaled) {
+        let added = scaled.residual.and_then(|residual| Some((residual.of?, residual.pixel_stride)));
+        if scaled.rounding.is_none() && added.is_none() {
+            return;
+        }
+        let (at, stride, count, columns) = (tile.acc, tile.acc_stride, tile.rows, tile.columns);
+        // SAFETY: as in `finish`; the residual has the output's rows and columns.
+        unsafe {
+            epilogue::store::<V>(tile);
+            tile.bias = std::ptr::null();
+            if let Some(by) = scaled.rounding {
+                V::enter(Rounded { at, stride, rows: count, columns, by });
+            }
+            if let Some((of, from_stride)) = added {
+                let from = rows.residual.add(column);
+                V::enter(Added { at, stride, rows: count, columns, of, from, from_stride });
             }
         }
     }

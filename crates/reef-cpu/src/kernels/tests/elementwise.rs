@@ -1,6 +1,7 @@
 //! Element-wise programs, copies and casts.
 
 use reef_base::AlignedBytes;
+use reef_graph::scalar::Element;
 use reef_graph::{Binary, DType, Unary};
 use reef_plan::{ElemInput, ElemOp, ElementwiseSpec, FaultKind, KernelSpec};
 
@@ -151,6 +152,16 @@ fn casts() {
         f64::from([0xbfc0, 0x4020, 0, 0x4396, 0xc301, 0x4974, 0xbe80, 0x4780, 0x40e0][i[0]])
     });
     check(&to_bf16.input(&values));
+    let brains = [0xbfc0, 0x4020, 0, 0x4396, 0xc301, 0x4974, 0xbe80, 0x4780, 0x40e0];
+    for (dtype, bits) in [(DType::F16, halves), (DType::BF16, brains)] {
+        let program = vec![ElemOp::Load(0), ElemOp::Narrow(0, dtype)];
+        let program = (vec![input(DType::F32, 0, &[1])], program);
+        let name = format!("f32 rounded to {dtype}");
+        let rounded = case(&name, &[9], program, DType::F32, |i| {
+            Element::read(dtype, &(bits[i[0]] as u16).to_le_bytes()).float()
+        });
+        check(&rounded.input(&values));
+    }
     let program = (vec![input(DType::F16, 0, &[1])], vec![ElemOp::Load(0)]);
     let mut from_f16 = case("f16 to f32", &[3], program, DType::F32, |i| [-1.5, 2.5, 65504.0][i[0]]);
     from_f16.operands.push(bytes(&[0xbe00u16, 0x4100, 0x7bff]));

@@ -2,8 +2,8 @@
 
 use reef_graph::{DType, Shape, Tensor, Unary};
 use reef_plan::{
-    ConvSpec, Epilogue, Factors, IntegerConvSpec, IntegerEpilogue, IntegerMatMulSpec, KernelSpec, MatMulSpec,
-    Packing, Per, Requantize, Scaled,
+    ConvSpec, Dequantize, Epilogue, Factors, IntegerConvSpec, IntegerEpilogue, IntegerMatMulSpec, KernelSpec,
+    MatMulSpec, Packing, Per, Requantize, Residual, Rounding, Scaled,
 };
 
 use super::{Case, check, random};
@@ -31,19 +31,38 @@ struct Behind {
     factors: Vec<f32>,
     shift: Vec<f32>,
     residual: Vec<f32>,
+    bytes: Vec<u8>,
 }
 
 impl Behind {
-    /// Nothing (0), the way to f32 (1), that with a residual (2), and back to integers (3).
+    /// Nothing (0), the way to f32 (1), that with a residual (2), and back to integers (3); through rounding (4),
+    /// a residual of bytes (5) or both (6) back to integers, all three ways with an activation of its own (7 to 9),
+    /// and through both to f32 (10).
     fn new(which: usize, columns: usize, residual: usize, stride: usize) -> Behind {
         let to = if columns.is_multiple_of(2) { DType::U8 } else { DType::I8 };
         let (low, high) = if to == DType::U8 { (0, 255) } else { (-128, 127) };
+        let from = if columns.is_multiple_of(3) { DType::U8 } else { DType::I8 };
+        let of = Dequantize { from, scale: 0.017, zero: 77 };
+        let back = Dequantize { from: to, scale: 0.023, zero: 3 };
+        let rounding = Rounding { to: Requantize { to, scale: 0.021, zero: 5, low, high }, back };
+        let clip = Unary::Clip(-0.5, 0.75);
         let scaled = Scaled {
             factors: Some(if which == 1 { Per::Tensor } else { Per::Each }),
             shift: which != 1,
-            residual_pixel_stride: (which == 2).then_some(stride),
-            activation: (which != 1).then_some(Unary::Relu),
-            requantize: (which == 3).then_some(Requantize { to, scale: 0.03, zero: 90, low, high }),
+            rounding: matches!(which, 4 | 6 | 7 | 9 | 10).then_some(rounding),
+            residual: match which {
+                2 => Some(Residual { pixel_stride: stride, of: None }),
+                5 | 6 | 8..=10 => Some(Residual { pixel_stride: stride, of: Some(of) }),
+                _ => None,
+            },
+            activation: (which != 1).then_some(if (7..=9).contains(&which) { clip } else { Unary::Relu }),
+            requantize: (3..=9).contains(&which).then_some(Requantize {
+                to,
+                scale: 0.03,
+                zero: 90,
+                low,
+                high,
+            }),
         };
         Behind {
             epilogue: IntegerEpilogue { bias: which != 1, scaled: (which > 0).then_some(scaled) },
@@ -51,6 +70,7 @@ impl Behind {
             factors: random(5, columns).iter().map(|x| x * 1e-3).collect(),
             shift: random(6, columns),
             residual: random(7, residual),
+            bytes: bytes(8, residual),
         }
     }
 
@@ -64,12 +84,19 @@ impl Behind {
         if scaled.shift {
             x += self.shift[column];
         }
-        if scaled.residual_pixel_stride.is_some() {
-            x += self.residual[residual];
+        if let Some(rounding) = scaled.rounding {
+            x = rounding.apply(x);
         }
-        if scaled.activation.is_some() {
-            x = x.max(0.0);
-        }
+        x += match scaled.residual {
+            None => 0.0,
+            Some(Residual { of: None, .. }) => self.residual[residual],
+            Some(Residual { of: Some(of), .. }) => of.apply(value(self.bytes[residual], of.from) as i32),
+        };
+        x = match scaled.activation {
+            None => x,
+            Some(Unary::Clip(low, high)) => x.clamp(low, high),
+            Some(_) => x.max(0.0),
+        };
         scaled.requantize.map_or(f64::from(x), |requantize| f64::from(requantize.apply(x)))
     }
 
@@ -84,9 +111,11 @@ impl Behind {
         if scaled.shift {
             case = case.input(&self.shift);
         }
-        if scaled.residual_pixel_stride.is_some() {
-            case = case.input(&self.residual);
-        }
+        case = match scaled.residual {
+            None => case,
+            Some(Residual { of: None, .. }) => case.input(&self.residual),
+            Some(_) => case.bytes(&self.bytes),
+        };
         Case { out_dtype: self.epilogue.output(), tolerance: 0.0, ..case }
     }
 }
@@ -187,7 +216,7 @@ impl Conv {
     }
 
     fn check(&self, name: &str) {
-        for variant in 0..12 {
+        for variant in 0..33 {
             let types = [[DType::U8, DType::I8], [DType::U8; 2], [DType::I8; 2], [DType::I8, DType::U8]];
             let types = types[variant % 4];
             let whole = self.spec([1, 1], true);
@@ -269,7 +298,7 @@ fn products_of_computed_integers() {
             let (a, b) = (bytes(1, planes * m * k), bytes(2, planes * n * k));
             let left = zeros(variant, 3, planes * m);
             let right = zeros(variant + 1, 4, planes * n);
-            let behind = Behind::new([0, 1, 3][variant % 3], n, 0, 0);
+            let behind = Behind::new([0, 1, 3, 4, 7][variant % 5], n, 0, 0);
             let factors = Factors { types, zeros: [left.0, right.0] };
             // a is stored [k, m] in every other case, b always [n, k].
             let a_strides = if variant % 2 == 0 { [k, 1] } else { [1, m] };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use reef_base::AlignedBytes;
+use reef_base::{AlignedBytes, Rng};
 use reef_graph::{DType, PoolKind, Reduce, Shape, Tensor};
 use reef_plan::{
     GatherSpec, HostFault, HostKernel, HostState, KernelSpec, LayerNormSpec, LoopDim, Packing, PoolSpec,
@@ -12,7 +12,7 @@ use reef_plan::{
 use super::super::nest::{Nest, Piece};
 use super::{Bench, BlockEnd, Case, Operand, check, isas, pixels, random};
 
-fn pool_expected(spec: &PoolSpec, x: &[f32]) -> Vec<(usize, f64)> {
+fn pool_expected(spec: &PoolSpec, x: impl Fn(usize) -> f64) -> Vec<(usize, f64)> {
     let [out_h, out_w] = spec.out_hw;
     let mut expected = vec![];
     for row in 0..spec.batch * out_h * out_w {
@@ -28,7 +28,7 @@ fn pool_expected(spec: &PoolSpec, x: &[f32]) -> Vec<(usize, f64)> {
                 let (iy, ix) = (py.wrapping_sub(spec.pads[0]), px.wrapping_sub(spec.pads[1]));
                 if iy < spec.in_hw[0] && ix < spec.in_hw[1] {
                     let pixel = (image * spec.in_hw[0] + iy) * spec.in_hw[1] + ix;
-                    let value = f64::from(x[pixel * spec.in_pixel_stride + channel]);
+                    let value = x(pixel * spec.in_pixel_stride + channel);
                     (sum, largest, inside) = (sum + value, f64::max(largest, value), inside + 1);
                 }
             }
@@ -47,6 +47,7 @@ fn pool_expected(spec: &PoolSpec, x: &[f32]) -> Vec<(usize, f64)> {
 fn pools() {
     let base = PoolSpec {
         kind: PoolKind::Max,
+        dtype: DType::F32,
         batch: 2,
         channels: 19,
         in_hw: [7, 8],
@@ -81,7 +82,7 @@ fn pools() {
         ];
         for spec in shapes {
             let x = pixels(1, 2 * spec.in_hw[0] * spec.in_hw[1], spec.channels, spec.in_pixel_stride);
-            let expected = pool_expected(&spec, &x);
+            let expected = pool_expected(&spec, |at| f64::from(x[at]));
             let elements = expected.last().unwrap().0 + 1;
             let cut = |tile_rows| {
                 let spec = PoolSpec { tile_rows, ..spec.clone() };
@@ -89,7 +90,33 @@ fn pools() {
             };
             let case = Case::f32(format!("{kind:?} {:?}", spec.out_hw), cut(1)).cut(cut(3)).cut(cut(100));
             check(&case.input(&x).expects(elements, expected));
+            if kind == PoolKind::Max {
+                pools_of_bytes(&spec);
+            }
         }
+    }
+}
+
+/// The same pooling of bytes of both types.
+fn pools_of_bytes(spec: &PoolSpec) {
+    let mut rng = Rng::new(3);
+    let pixels = spec.batch * spec.in_hw[0] * spec.in_hw[1];
+    let x: Vec<u8> = (0..pixels * spec.in_pixel_stride).map(|_| rng.below(256) as u8).collect();
+    for dtype in [DType::U8, DType::I8] {
+        let signed = dtype == DType::I8;
+        let value = |at: usize| if signed { f64::from(x[at] as i8) } else { f64::from(x[at]) };
+        let mut expected = pool_expected(spec, value);
+        // Of nothing it is the least.
+        let least = if signed { -128.0 } else { 0.0 };
+        expected.iter_mut().for_each(|(_, value)| *value = value.max(least));
+        let elements = expected.last().unwrap().0 + 1;
+        let cut = |tile_rows| {
+            let spec = PoolSpec { tile_rows, dtype, ..spec.clone() };
+            move |_| KernelSpec::Pool(spec.clone())
+        };
+        let case = Case::f32(format!("{dtype} {:?}", spec.out_hw), cut(1)).cut(cut(3)).cut(cut(100));
+        let case = Case { out_dtype: dtype, tolerance: 0.0, ..case.bytes(&x) };
+        check(&case.expects(elements, expected));
     }
 }
 
