@@ -1,7 +1,7 @@
 //! Any text as a model's configuration, in the text format and as JSON: reading it must end in a
 //! configuration or a fault, and what was read must be answered and checked without a panic.
 //!
-//! `cargo fuzz run -s none config fuzz/corpus/config`, from the repository's root.
+//! `cargo +nightly fuzz run -s none config fuzz/corpus/config -- -dict=fuzz/dictionaries/config`
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

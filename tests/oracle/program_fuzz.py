@@ -65,7 +65,8 @@ def batch(reef, seeds, work, counts):
         onnx.save(model, work / f"m{seed}.onnx")
         cases += [(seed, *case) for case in zip(feeds, answers)]
     port = free_port()
-    command = [str(reef), "serve", str(work), "--http-port", str(port), "--metrics-port", "0", "--cus", "1"]
+    command = [str(reef), "serve", str(work), "--http-port", str(port), "--metrics-port", "0",
+               "--grpc-port", "off", "--cus", "1"]
     with open(work / "log", "w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:

@@ -61,6 +61,10 @@ class Generator:
         self.tags += 1
         return f"T{self.tags}"
 
+    def stacked_tag(self, row):
+        """Of a loop's stacked rows: where none ran, their extents are not ONNX Runtime's (`programs.py`): nothing may see them."""
+        return self.tag() + ("stacked" if row.rank else "")
+
     def const(self, scope, arr, p="c"):
         n = scope.name(p)
         arr = np.asarray(arr)
@@ -252,7 +256,7 @@ class Generator:
             return
         if self.r.random() < 0.5:
             self.add(scope, "Size", [a.name], "i", 0, "s")
-        else:
+        elif not a.tag.endswith("stacked"):
             self.add(scope, "Shape", [a.name], "i", 1, f"sh{a.rank}")
 
     def slice(self, scope):
@@ -638,7 +642,7 @@ class Generator:
             scope.lists.append((res[i], "f", 1, slist[0][3]))
             i += 1
         for v in scans:
-            scope.vals.append(Value(res[i], v.dt, v.rank + 1, self.tag()))
+            scope.vals.append(Value(res[i], v.dt, v.rank + 1, self.stacked_tag(v)))
             i += 1
 
     def scan(self, scope):

@@ -4,7 +4,10 @@
 //! Each panics where the server would be wrong: when a refusal is not the client's fault, or something comes
 //! out that should not.
 
+use std::sync::atomic::AtomicU64;
+
 use reef_client::protocol::{Ended, Request, ToClient, ToServer};
+use reef_client::ring::{Consumer, ENTRY_WORDS};
 use reef_client::{Layout, OpenModel};
 use reef_engine::{DType, ModelInfo, ModelKey, ModelSettings, ModelState, TensorInfo};
 
@@ -13,6 +16,7 @@ use crate::core::question::{Data, Input};
 use crate::grpc;
 use crate::http::encoding::{self, Coding};
 use crate::http::infer;
+use crate::http::protocol::elements::{self, Flat};
 use crate::ring::OpenedModel;
 
 /// Bytes that may come out of a compressed body.
@@ -33,12 +37,26 @@ pub fn infer_body(bytes: &[u8]) {
             // Binary tensors are parts of the body; those in JSON have no more elements than characters.
             let bytes: usize = tensors.iter().map(|(_, data)| data.len()).sum();
             assert!(bytes <= body.len() * 8, "{bytes} of {}", body.len());
+            tensors.iter().for_each(|(dtype, data)| written_and_read(*dtype, data));
         }
         Err(problem) => {
             assert!([Kind::Invalid, Kind::Unsupported].contains(&problem.kind), "{problem:?}");
             assert!(!problem.message.is_empty());
         }
     }
+}
+
+/// Elements in an answer's JSON are read as the same elements.
+fn written_and_read(dtype: DType, bytes: &[u8]) {
+    if !elements::has_json_form(dtype) || !bytes.len().is_multiple_of(dtype.bytes()) {
+        return;
+    }
+    let written =
+        |bytes| serde_json::value::to_raw_value(&Flat { dtype, bytes }).expect("it has a JSON form");
+    let json = written(bytes);
+    let mut again = vec![0; bytes.len()];
+    elements::read(&json, dtype, &[bytes.len() / dtype.bytes()], &mut again).expect("an answer can be asked");
+    assert_eq!(json.get(), written(&again).get());
 }
 
 /// A message of an inference request over gRPC.
@@ -78,6 +96,7 @@ pub fn ring_message(bytes: &[u8]) {
     if let Some(request) = Request::from_entry(&entry) {
         assert_eq!(request.to_entry(), entry, "an entry says one thing");
     }
+    hostile_ring(bytes);
     if let Some(ended) = Ended::from_entry(&entry) {
         assert_eq!(Ended::from_entry(&ended.to_entry()), Some(ended));
     }
@@ -95,6 +114,22 @@ pub fn ring_message(bytes: &[u8]) {
         Ok(ToClient::Opened(opened)) => _ = opened.layout.is_valid(),
         Ok(ToClient::Refused { .. }) | Err(_) => {}
     }
+}
+
+/// Words that a client wrote wherever it liked: none of them is an entry twice.
+fn hostile_ring(bytes: &[u8]) {
+    const DEPTH: usize = 4;
+    let mut words: Vec<AtomicU64> = bytes
+        .as_chunks()
+        .0
+        .iter()
+        .take(DEPTH * ENTRY_WORDS)
+        .map(|word| AtomicU64::new(u64::from_le_bytes(*word)))
+        .collect();
+    words.resize_with(DEPTH * ENTRY_WORDS, AtomicU64::default);
+    let mut consumer = Consumer::new(0, DEPTH);
+    let count = std::iter::from_fn(|| consumer.pop(&words)).take(DEPTH + 1).count();
+    assert!(count <= DEPTH && !consumer.is_ready(&words));
 }
 
 /// A model with inputs and outputs of fixed and of open shapes is opened.
@@ -135,8 +170,12 @@ mod tests {
     fn the_corpora_pass_whole_and_damaged() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
         type Target = (&'static str, fn(&[u8]));
-        let targets: [Target; 3] =
-            [("infer", infer_body), ("encoding", compressed_body), ("ring", ring_message)];
+        let targets: [Target; 4] = [
+            ("infer", infer_body),
+            ("grpc", infer_message),
+            ("encoding", compressed_body),
+            ("ring", ring_message),
+        ];
         let mut rng = Rng::new(23);
         for (name, target) in targets {
             let mut count = 0;

@@ -13,10 +13,12 @@ mod warmup;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use reef_base::limits::MODEL_TENSORS_MAX;
+
 pub use answer::Extra;
 pub use batching::{Batching, QueuePolicy, TimeoutAction};
 pub use check::Declared;
-use read::once;
+use read::{once, room};
 pub use tensor::TensorConfig;
 pub use warmup::{Warmup, WarmupData, WarmupInput};
 
@@ -25,6 +27,12 @@ use crate::{json, names, text};
 
 /// Versions that a policy may name or count.
 const VERSIONS_MAX: u32 = 1 << 16;
+
+/// Warm-ups of a model.
+const WARMUPS_MAX: usize = 256;
+
+/// Notices that are kept of a configuration.
+const NOTICES_MAX: usize = 64;
 
 /// Something that is said and has no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,13 +147,22 @@ impl ModelConfig {
                 "platform" => once(&mut config.platform, field, platform(field)?)?,
                 "backend" => once(&mut config.backend, field, backend(field)?)?,
                 "max_batch_size" => once(&mut max_batch_size, field, field.whole(0, i32::MAX)? as u32)?,
-                "input" => config.inputs.push(TensorConfig::read(field, true, &mut config.notices)?),
-                "output" => config.outputs.push(TensorConfig::read(field, false, &mut config.notices)?),
+                "input" => {
+                    room(&config.inputs, MODEL_TENSORS_MAX, field)?;
+                    config.inputs.push(TensorConfig::read(field, true, &mut config.notices)?);
+                }
+                "output" => {
+                    room(&config.outputs, MODEL_TENSORS_MAX, field)?;
+                    config.outputs.push(TensorConfig::read(field, false, &mut config.notices)?);
+                }
                 "version_policy" => once(&mut config.versions, field, versions(field)?)?,
                 "dynamic_batching" => {
                     once(&mut config.batching, field, Batching::read(field, &mut config.notices)?)?;
                 }
-                "model_warmup" => config.warmups.push(Warmup::read(field, &mut config.notices)?),
+                "model_warmup" => {
+                    room(&config.warmups, WARMUPS_MAX, field)?;
+                    config.warmups.push(Warmup::read(field, &mut config.notices)?);
+                }
                 "parameters" => parameter(field, &mut config.parameters)?,
                 "default_model_filename" => once(&mut config.file_name, field, file_name(field)?)?,
                 _ => config.other(field)?,
@@ -153,7 +170,17 @@ impl ModelConfig {
         }
         config.max_batch_size = max_batch_size.unwrap_or(0);
         config.check_alone()?;
+        config.keep_few_notices();
         Ok(config)
+    }
+
+    /// Of many the first, and how many there were: each becomes a line of the log.
+    fn keep_few_notices(&mut self) {
+        let more = self.notices.len().saturating_sub(NOTICES_MAX);
+        self.notices.truncate(NOTICES_MAX);
+        if more > 0 {
+            self.notices.push(Notice { at: None, what: format!("{more} more fields are ignored") });
+        }
     }
 
     /// Fields that are not served by more than a word.
@@ -322,6 +349,23 @@ mod tests {
         let of_text = ModelConfig::of_text(text).unwrap();
         let of_json = ModelConfig::of_json(json).unwrap();
         assert_eq!(of_text.without_places(), of_json.without_places());
+    }
+
+    #[test]
+    fn what_no_model_has_as_many_of_is_refused_and_notices_are_few() {
+        let many = |count: usize, one: &dyn Fn(usize) -> String| (0..count).map(one).collect::<String>();
+        let what = |text: String| ModelConfig::of_text(&text).unwrap_err().what;
+        let input = |index: usize| format!("input {{ name: 'x{index}' }} ");
+        assert_eq!(ModelConfig::of_text(&many(1024, &input)).unwrap().inputs.len(), 1024);
+        assert_eq!(what(many(1025, &input)), "input: more than 1024");
+        assert_eq!(what(many(1025, &|n| format!("output {{ name: '{n}' }} "))), "output: more than 1024");
+        assert_eq!(what(many(257, &|_| "model_warmup {} ".into())), "model_warmup: more than 256");
+        let value = "value { data_type: TYPE_BOOL zero_data: true }";
+        let inputs = many(1025, &|n| format!("inputs {{ key: '{n}' {value} }}"));
+        assert_eq!(what(format!("model_warmup {{ {inputs} }}")), "inputs: more than 1024");
+        let notices = ModelConfig::of_text(&many(100, &|n| format!("a{n}: 1 "))).unwrap().notices;
+        assert_eq!(notices.len(), 65);
+        assert_eq!(notices[64].to_string(), "36 more fields are ignored");
     }
 
     /// A client may load again what it was told.

@@ -92,6 +92,14 @@ pub(super) fn once<T>(place: &mut Option<T>, field: &Field, value: T) -> Result<
     }
 }
 
+/// An error where `list` has as many as it may.
+pub(super) fn room<T>(list: &[T], most: usize, field: &Field) -> Result<(), Fault> {
+    match list.len() < most {
+        true => Ok(()),
+        false => Err(field.fault(format!("more than {most}"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

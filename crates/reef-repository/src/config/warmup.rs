@@ -1,6 +1,8 @@
 //! `model_warmup`: what is run once after a model was loaded, before it is served.
 
-use super::read::once;
+use reef_base::limits::MODEL_TENSORS_MAX;
+
+use super::read::{once, room};
 use super::tensor::{datatype, extent};
 use super::{Notice, tensor};
 use crate::names;
@@ -55,6 +57,7 @@ impl Warmup {
                 "batch_size" => warmup.batch_size = part.whole(0, i32::MAX)? as u32,
                 "count" => warmup.count = part.whole(0, RUNS_MAX)?.max(1),
                 "inputs" => {
+                    room(&warmup.inputs, MODEL_TENSORS_MAX, part)?;
                     let input = input(part)?;
                     if warmup.inputs.iter().any(|other| other.name == input.name) {
                         return Err(part.fault(format!("'{}' is there twice", input.name)));

@@ -9,19 +9,24 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use reef_engine::Class;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::core::control::LoadRequest;
 use crate::core::loading;
+use crate::core::parameter::quoted;
 use crate::core::problem::Problem;
 use crate::core::state::State;
 use crate::http::error::ApiError;
+use crate::http::protocol::list::Members;
 use crate::http::receive::{Allowance, receive};
 use crate::http::reply::{Reply, json};
 use crate::net::connection::Busy;
 
 /// Files of one request at most.
 const FILES_MAX: usize = 1024;
+
+/// Parameters of one request: every file, and what else there may be.
+const MEMBERS_MAX: usize = FILES_MAX + 16;
 
 /// How a body comes.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +38,9 @@ pub(crate) struct Sending<'a> {
 
 /// The body of either request.
 #[derive(Debug, Default, Deserialize)]
-struct ControlJson {
-    #[serde(default)]
-    parameters: Map<String, Value>,
+struct ControlJson<'a> {
+    #[serde(borrow, default)]
+    parameters: Members<'a, MEMBERS_MAX>,
 }
 
 /// Loads a model, and answers when it is served.
@@ -63,10 +68,11 @@ pub(crate) async fn unload(
     sending: Sending<'_>,
 ) -> Result<Reply, ApiError> {
     let (body, _share) = whole(state, body, sending).await?;
-    let dependents = match parse(&body)?.parameters.remove("unload_dependents") {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(dependents)) => dependents,
-        Some(other) => return Err(wrong(format!("unload_dependents is {other}")).into()),
+    let dependents = match parse(&body)?.parameters.get("unload_dependents") {
+        None => false,
+        Some(value) => serde_json::from_str::<Option<bool>>(value.get())
+            .map_err(|_| wrong(format!("unload_dependents is {}", quoted(value.get()))))?
+            .unwrap_or(false),
     };
     loading::unload(state, name, dependents).await?;
     Ok(json(StatusCode::OK, &json!({})))
@@ -85,7 +91,7 @@ async fn whole(
     Ok((body.take(body.len()), share))
 }
 
-fn parse(body: &[u8]) -> Result<ControlJson, Problem> {
+fn parse(body: &[u8]) -> Result<ControlJson<'_>, Problem> {
     match body.trim_ascii() {
         b"" => Ok(ControlJson::default()),
         // A list is no object, though its elements could be taken for fields.
@@ -101,20 +107,21 @@ fn wrong(what: String) -> Problem {
 /// What a body asks for: `parameters` with `config` and `file:PATH`.
 fn load_request(body: &[u8]) -> Result<LoadRequest, Problem> {
     let mut request = LoadRequest::default();
-    for (name, value) in parse(body)?.parameters {
-        let Value::String(text) = value else {
-            return Err(wrong(format!("parameter {name} is not a string")));
-        };
+    for (name, value) in parse(body)?.parameters.iter() {
+        let text: String = serde_json::from_str(value.get())
+            .map_err(|_| wrong(format!("parameter {} is not a string", quoted(name))))?;
         if name == "config" {
             request.config = Some(text);
         } else if let Some(path) = name.strip_prefix("file:") {
             if request.files.len() >= FILES_MAX {
                 return Err(wrong(format!("more than {FILES_MAX} files")));
             }
-            let bytes =
-                STANDARD.decode(&text).map_err(|error| wrong(format!("{name} is not base64: {error}")))?;
+            let bytes = STANDARD
+                .decode(&text)
+                .map_err(|error| wrong(format!("{} is not base64: {error}", quoted(name))))?;
             request.files.push((path.to_string(), bytes.into()));
         } else {
+            let name = quoted(name);
             return Err(wrong(format!("there is no parameter '{name}', there are config and file:PATH")));
         }
     }
@@ -132,6 +139,23 @@ mod tests {
         let request = load_request(body).unwrap();
         assert_eq!(request.config.as_deref(), Some("{}"));
         assert_eq!(request.files, [("1/model.onnx".to_string(), Bytes::from_static(&[0, 1, 2]))]);
+    }
+
+    #[test]
+    fn many_parameters_are_refused_and_the_last_of_a_name_counts() {
+        let members = |count: usize, value: &str| {
+            let members: Vec<String> = (0..count).map(|index| format!(r#""file:{index}":{value}"#)).collect();
+            format!(r#"{{"parameters":{{{}}}}}"#, members.join(","))
+        };
+        assert_eq!(load_request(members(FILES_MAX, r#""AA==""#).as_bytes()).unwrap().files.len(), FILES_MAX);
+        let error = |json: String| load_request(json.as_bytes()).unwrap_err().message;
+        assert!(error(members(FILES_MAX + 1, r#""AA==""#)).contains("more than 1024 files"));
+        assert!(error(members(MEMBERS_MAX + 1, "[[]]")).contains("more than 1040 members"));
+        let twice = r#"{"parameters":{"config":7,"config":"{}"}}"#;
+        assert_eq!(load_request(twice.as_bytes()).unwrap().config.as_deref(), Some("{}"));
+        // A long name is not sent back whole.
+        let long = format!(r#"{{"parameters":{{"{}":""}}}}"#, "x".repeat(1 << 20));
+        assert!(error(long).len() < 1 << 10);
     }
 
     #[test]

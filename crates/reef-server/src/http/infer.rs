@@ -228,7 +228,7 @@ fn read_input(input: &InputJson<'_>, binary: &mut Body) -> Result<Input, Problem
             Data::Here(Bytes::from(bytes))
         }
     };
-    Ok(Input { name: input.name.clone(), dtype, shape: input.shape.clone(), data })
+    Ok(Input { name: input.name.clone(), dtype, shape: input.shape.to_vec(), data })
 }
 
 fn read_raw(state: &State, envelope: &Envelope, mut body: Body) -> Result<(Question, Manner), Problem> {

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use reef_base::limits::MODEL_TENSORS_MAX;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -17,6 +18,10 @@ use crate::core::question::{self, Output, PARAMETERS, Schedule};
 use crate::core::regions::Shared;
 use crate::http::protocol::body::Body;
 use crate::http::protocol::elements::SPECIAL;
+use crate::http::protocol::list::AtMost;
+
+/// Dimensions that are read at all; how many are allowed is said with the input's name.
+const DIMENSIONS_MAX: usize = 64;
 
 /// Parameters of a request, a tensor or a requested output, each as it stands in the JSON.
 #[derive(Debug, Default)]
@@ -30,16 +35,16 @@ pub(crate) struct RequestJson<'a> {
     #[serde(borrow, default)]
     pub(crate) parameters: Option<Parameters<'a>>,
     #[serde(borrow)]
-    pub(crate) inputs: Vec<InputJson<'a>>,
+    pub(crate) inputs: AtMost<InputJson<'a>, MODEL_TENSORS_MAX>,
     #[serde(borrow, default)]
-    pub(crate) outputs: Option<Vec<OutputJson<'a>>>,
+    pub(crate) outputs: Option<AtMost<OutputJson<'a>, MODEL_TENSORS_MAX>>,
 }
 
 /// An input tensor in JSON.
 #[derive(Debug, Deserialize)]
 pub(crate) struct InputJson<'a> {
     pub(crate) name: String,
-    pub(crate) shape: Vec<usize>,
+    pub(crate) shape: AtMost<usize, DIMENSIONS_MAX>,
     pub(crate) datatype: String,
     #[serde(borrow, default)]
     pub(crate) parameters: Option<Parameters<'a>>,
@@ -104,11 +109,8 @@ pub(crate) fn split(mut body: Body, header: Option<&str>) -> Result<Parts, Probl
 /// Reads the JSON part and checks what can be checked without the model: `binary_len` is what follows it.
 pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, Problem> {
     let request: RequestJson<'_> = serde_json::from_slice(json).map_err(|error| not_json(json, &error))?;
-    let outputs = request.outputs.as_ref().map_or(0, Vec::len);
-    question::check_count(request.inputs.len(), "inputs")?;
-    question::check_count(outputs, "outputs")?;
     let mut binary_sum = 0usize;
-    for input in &request.inputs {
+    for input in request.inputs.iter() {
         if let InputData::Binary(bytes) = input.source()? {
             binary_sum = binary_sum.saturating_add(bytes);
         }
@@ -224,7 +226,7 @@ impl Wanted {
         let default = parameter::flag(get("binary_data_output"), "binary_data_output", "request")?;
         let mut wanted =
             Wanted { outputs: Vec::new(), binary: Vec::new(), default: default.unwrap_or(false) };
-        for output in request.outputs.iter().flatten() {
+        for output in request.outputs.iter().flat_map(|outputs| outputs.iter()) {
             let place = format!("output '{}'", output.name);
             let get = |name: &str| self::get(output.parameters.as_ref(), name);
             question::want(&mut wanted.outputs, &output.name, get)?;
@@ -266,8 +268,6 @@ fn value_of(raw: &RawValue) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use reef_base::limits::MODEL_TENSORS_MAX;
-
     use super::*;
     use crate::core::problem::Kind;
 
@@ -347,10 +347,15 @@ mod tests {
         let listed = |item: &str, count: usize| vec![item; count].join(",");
         let outputs = |count| format!(r#"{{"inputs":[],"outputs":[{}]}}"#, listed(r#"{"name":"y"}"#, count));
         assert!(parse(outputs(MODEL_TENSORS_MAX).as_bytes(), 0).is_ok());
-        assert!(parse_error(&outputs(MODEL_TENSORS_MAX + 1), 0).contains("1025 outputs, at most 1024"));
+        assert!(parse_error(&outputs(MODEL_TENSORS_MAX + 1), 0).contains("a list of more than 1024 at"));
         let input = r#"{"name":"x","shape":[],"datatype":"FP32","data":[0]}"#;
         let inputs = format!(r#"{{"inputs":[{}]}}"#, listed(input, MODEL_TENSORS_MAX + 1));
-        assert!(parse_error(&inputs, 0).contains("1025 inputs, at most 1024"));
+        assert!(parse_error(&inputs, 0).contains("a list of more than 1024 at"));
+        let shape = |rank| {
+            format!(r#"{{"inputs":[{{"name":"x","shape":[{}],"datatype":"FP32"}}]}}"#, listed("1", rank))
+        };
+        assert!(parse_error(&shape(64), 0).contains("neither data nor binary_data_size"));
+        assert!(parse_error(&shape(65), 0).contains("a list of more than 64 at"));
     }
 
     #[test]
