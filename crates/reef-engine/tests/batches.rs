@@ -24,7 +24,7 @@ const US: u64 = 1_000;
 fn joined(rows: usize, delay_us: u64, settings: ModelSettings) -> ModelSettings {
     ModelSettings {
         batch_rows_max: Some(rows),
-        batching: Some(Batching { delay: Nanos::from_micros(delay_us), preferred: vec![] }),
+        batching: Some(Batching { delay: Nanos::from_micros(delay_us), ..Batching::default() }),
         in_flight_max: Some(1),
         ..settings
     }
@@ -103,7 +103,7 @@ fn a_request_waits_its_delay_for_others() {
 #[test]
 fn preferred_sizes_start_at_once() {
     let settings = joined(8, 100, ModelSettings::default());
-    let batching = Some(Batching { delay: Nanos(100 * US), preferred: vec![3] });
+    let batching = Some(Batching { delay: Nanos(100 * US), preferred: vec![3], optional: false });
     let engine = served(ModelSettings { batching, ..settings });
     let data = filled(&[1]);
     let all: Vec<_> = (0..3).map(|_| engine.submit(&ask("m", &data)).unwrap()).collect();

@@ -350,6 +350,7 @@ mod tests {
             inputs: vec![declared("x", "FP32", &[-1, 3, -1])],
             outputs: vec![declared("y", "BYTES", &[-1, 8])],
             parameters: vec![],
+            joins: true,
         };
         let mut again = ModelConfig::of_json(&config.answer(&extra).to_string()).unwrap().without_places();
         assert_eq!(
