@@ -1,12 +1,14 @@
 //! Repositories end to end: configurations, control modes, models that change while clients ask for them.
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::harness::onnx::slow_to_compile;
 use super::harness::serving::{Serving, parsed, request};
 use super::harness::{PATIENCE, Scratch, misused, refused, text};
 use super::image;
@@ -91,6 +93,7 @@ fn a_configuration_is_in_force() {
     dir.zoo_dynamic("distilbert", "models/words/1/model.onnx");
     dir.zoo_dynamic("distilbert", "models/words/3/model.onnx");
     dir.file("models/words/config.pbtxt", WORDS);
+    dir.file("models/words/reef.toml", "shapes = [{ input_ids = [1, 3], attention_mask = [1, 3] }]");
     dir.file("models/flat/model.onnx", control(1));
     let labels = "output { name: 'output' label_filename: 'labels.txt' }";
     dir.file("models/typed/1/model.onnx", control(1));
@@ -367,6 +370,83 @@ fn changes_are_followed(serving: &mut Serving, dir: &Scratch, first: &Value) {
     }
     until("the new model is served", || serving.get("/v2/models/new/ready").0 == 200);
     assert_eq!(outputs(http, "new").0, *first);
+}
+
+/// A model whose compilation does not end, in a directory that is followed.
+#[test]
+fn a_model_that_takes_long_holds_up_no_other() {
+    let dir = Scratch::new("slow");
+    put(&dir, "models/m/1/model.onnx", &control(1));
+    let poll = ["--model-control-mode", "poll", "--repository-poll-secs", "0.05"];
+    let serving = Serving::start(&[&[text(&dir.path("models"))][..], &poll].concat());
+    put(&dir, "models/a_slow/1/model.onnx", &slow_to_compile(Some(1)));
+    until("it is being loaded", || index(&serving).contains(&"a_slow/1 LOADING".into()));
+    put(&dir, "models/new/1/model.onnx", &control(2));
+    until("another one comes", || serving.get("/v2/models/new/ready").0 == 200);
+    put(&dir, "models/m/2/model.onnx", &control(3));
+    until("another one changes", || outputs(serving.http, "m").1 == "2");
+    std::fs::remove_dir_all(dir.path("models/new")).unwrap();
+    until("another one goes", || serving.get("/v2/models/new").0 == 404);
+    assert!(index(&serving).contains(&"a_slow/1 LOADING".into()), "{:?}", index(&serving));
+    assert_eq!(serving.stop().0, Some(0), "nor does it hold up the end");
+}
+
+/// The same, as a client asks for it.
+#[test]
+fn a_load_that_takes_long_holds_up_no_other() {
+    let dir = Scratch::new("slow-load");
+    put(&dir, "models/m.onnx", &control(1));
+    let explicit = ["--model-control-mode", "explicit", "--load-model", "*"];
+    let serving = Serving::start(&[&[text(&dir.path("models"))][..], &explicit].concat());
+    put(&dir, "models/slow/1/model.onnx", &slow_to_compile(Some(1)));
+    put(&dir, "models/new/1/model.onnx", &control(2));
+    let stored = ["m/1 READY", "new/1 UNAVAILABLE unloaded", "slow/1 UNAVAILABLE unloaded"];
+    assert_eq!(index(&serving), stored, "what came is seen without a load");
+    let mut slow = TcpStream::connect(serving.http).unwrap();
+    let head = "POST /v2/repository/models/slow/load HTTP/1.1\r\nHost: reef\r\nContent-Length: 2\r\n\r\n{}";
+    slow.write_all(head.as_bytes()).unwrap();
+    until("it is being loaded", || index(&serving).contains(&"slow/1 LOADING".into()));
+    assert_eq!(load(&serving, "new", json!({})).0, 200);
+    assert_eq!((unload(&serving, "m").0, serving.get("/v2/models/m").0), (200, 404));
+    std::fs::remove_file(dir.path("models/m.onnx")).unwrap();
+    assert_eq!(index(&serving), ["new/1 READY", "slow/1 LOADING"]);
+    assert_eq!(serving.stop().0, Some(0), "nor does it hold up the end");
+}
+
+/// Requests that wait for a plan are answered when the server is to end, and that does not wait for the plan.
+#[test]
+fn a_drain_waits_for_no_plan() {
+    let dir = Scratch::new("drained");
+    for name in ["urgent", "other"] {
+        dir.file(&format!("models/{name}.onnx"), slow_to_compile(None));
+    }
+    dir.file("models/reef.toml", "[model.urgent]\nclass = \"real-time\"");
+    let serving = Serving::start(&[text(&dir.path("models")), "--drain-timeout", "1"]);
+    let (http, metrics) = (serving.http, serving.metrics);
+    let input = json!({ "name": "x", "shape": [2, 4], "datatype": "FP32", "data": vec![0.0; 8] });
+    let body = json!({ "inputs": [input] }).to_string();
+    let waiting = || {
+        let (_, text) = request(metrics, "GET", "/metrics", "");
+        let pending =
+            |line: &&str| line.starts_with("nv_inference_pending_request_count{") && line.ends_with("} 1");
+        text.lines().filter(pending).count()
+    };
+    std::thread::scope(|scope| {
+        let ask = |model: &str| {
+            let path = format!("/v2/models/{model}/infer");
+            let body = &body;
+            scope.spawn(move || parsed(request(http, "POST", &path, body)))
+        };
+        let asked = ["urgent", "other"].map(ask);
+        until("both wait", || waiting() == 2);
+        let (code, log) = serving.stop();
+        assert_eq!(code, Some(0), "{log:#?}");
+        assert!(log.iter().any(|line| line.contains("work that cannot be stopped")), "{log:#?}");
+        for client in asked {
+            let (status, answer) = client.join().unwrap();
+            assert_eq!((status, answer["error"].as_str().is_some()), (503, true), "{answer}");
+        }
+    });
 }
 
 /// The alphabet of RFC 4648, with its padding.
