@@ -74,7 +74,7 @@ struct Needs {
 
 /// A buffer is made smaller if that frees so much of it: one part in this, and so many bytes.
 const SHRINK_PART: usize = 4;
-const SHRINK_BYTES_MIN: usize = 1 << 16;
+const SHRINK_BYTES_MIN: usize = 1 << 12;
 
 impl CpuDevice {
     /// Starts the compute units' threads.

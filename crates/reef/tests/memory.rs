@@ -75,13 +75,14 @@ fn what_a_model_needed_goes_with_it() {
         post("wide", "load");
         post("long", "load");
         let (much, rss) = (counted(&serving), bytes(&serving, "VmRSS:"));
-        assert!(much[0] > little[0] + (64 << 20), "{much:?} {little:?}");
-        assert!(much[1] > little[1] + (16 << 20), "{much:?} {little:?}");
+        assert!(much[0] >= little[0] + (64 << 20), "{much:?} {little:?}");
+        assert!(much[1] > little[1] + (8 << 20), "{much:?} {little:?}");
         post("wide", "unload");
         post("long", "unload");
         // What a unit works in waits until that does nothing.
         let begin = std::time::Instant::now();
-        while counted(&serving) != little {
+        let back = |[weights, working]: [u64; 2]| weights == little[0] && working <= little[1] / 3 * 4;
+        while !back(counted(&serving)) {
             assert!(begin.elapsed() < PATIENCE, "{:?} after, {little:?} before", counted(&serving));
             std::thread::sleep(std::time::Duration::from_millis(50));
         }

@@ -7,8 +7,6 @@
 pub mod onnx;
 pub mod serving;
 
-pub use onnx::{nodes, one_node};
-
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
