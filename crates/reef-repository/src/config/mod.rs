@@ -6,6 +6,8 @@
 mod answer;
 mod batching;
 mod check;
+#[cfg(test)]
+mod documented;
 mod read;
 mod tensor;
 mod warmup;
@@ -175,7 +177,10 @@ impl ModelConfig {
             _ => "there is no such field; ignored",
         };
         let what = format!("{}: {ignored}", field.name);
-        self.notices.push(Notice { at: field.at, what });
+        // Each of a list is a field of its own.
+        if self.notices.iter().all(|notice| notice.what != what) {
+            self.notices.push(Notice { at: field.at, what });
+        }
         Ok(())
     }
 

@@ -134,6 +134,60 @@ fn a_configuration_is_in_force() {
     }
 }
 
+const BATCHED: &str = r#"
+max_batch_size: 4
+instance_group [ { count: 1 kind: KIND_GPU gpus: [ 0 ] } ]
+optimization { execution_accelerators { gpu_execution_accelerator : [ { name : "tensorrt"
+  parameters { key: "precision_mode" value: "FP16" } } ] } }
+dynamic_batching { preferred_batch_size: [ 2, 4 ] max_queue_delay_microseconds: 100 }
+"#;
+
+/// Batches are what a configuration asks for, not what the model is: without them it is served, and told.
+#[test]
+fn requests_that_cannot_be_joined_run_alone() {
+    let dir = Scratch::new("alone");
+    dir.file("models/fixed/1/model.onnx", control(1));
+    let described = "input [ { name: 'input' data_type: TYPE_FP32 dims: [ 3, 24, 24 ] } ]";
+    dir.file("models/fixed/config.pbtxt", format!("{BATCHED}{described}"));
+    // Steps of a recurrent network follow from each other.
+    dir.zoo_dynamic("lstm", "models/steps/1/model.onnx");
+    dir.file("models/steps/config.pbtxt", BATCHED);
+    dir.file("models/wide/1/model.onnx", control(1));
+    dir.file(
+        "models/wide/config.pbtxt",
+        format!("{BATCHED} input [ {{ name: 'input' dims: [ 4, 24, 24 ] }} ]"),
+    );
+    let serving = Serving::start(&[text(&dir.path("models"))]);
+    assert_eq!(outputs(serving.http, "fixed").1, "1");
+    let config = serving.get("/v2/models/fixed/config").1;
+    assert_eq!((&config["max_batch_size"], &config["input"][0]["dims"]), (&json!(4), &json!([3, 24, 24])));
+    assert_eq!(config["dynamic_batching"], Value::Null, "it is not in force");
+    let steps = serving.get("/v2/models/steps").1["inputs"].clone();
+    let request = |rows: i64| {
+        let input = |info: &Value| {
+            let dims = info["shape"].as_array().unwrap().iter();
+            let dims: Vec<i64> = dims.map(|dim| dim.as_i64().unwrap()).collect();
+            let shape: Vec<i64> = dims.iter().map(|&dim| if dim < 0 { rows } else { dim }).collect();
+            let data = vec![0.5; shape.iter().product::<i64>() as usize];
+            json!({ "name": info["name"], "shape": shape, "datatype": info["datatype"], "data": data })
+        };
+        let inputs: Vec<Value> = steps.as_array().unwrap().iter().map(input).collect();
+        json!({ "inputs": inputs }).to_string()
+    };
+    assert_eq!(serving.infer("steps", &request(4)).0, 200);
+    serving.refuses("steps", &request(5), 400, &["5", "4"]);
+    let wide = serving.get("/v2/models/wide").1["error"].to_string();
+    assert!(wide.contains("dims are [4, 24, 24]") && wide.contains("after the axis of the batch"), "{wide}");
+    let (_, log) = serving.stop();
+    for expected in [
+        "model fixed: max_batch_size 4: requests run alone, since batches need a first axis that is open",
+        "dynamic_batching: requests run alone: its requests cannot be joined",
+        "optimization: ignored",
+    ] {
+        assert!(log.iter().any(|line| line.contains(expected)), "{expected}: {log:#?}");
+    }
+}
+
 #[test]
 fn what_is_missing_is_an_error_for_who_wants_that() {
     let dir = Scratch::new("strict");
