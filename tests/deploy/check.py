@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """Checks what is in deploy/ against the schemas of those who read it.
 
+The chart: Helm's own engine, as a library; what it renders is judged like the manifests, and values that
+values.schema.json does not have are refused.
+
 Kubernetes' own kinds: the JSON schemas in the package kubernetes-validate, strict about unknown fields. KServe's kinds:
 the models of the package kserve, whose types and names of fields are those of its OpenAPI description. The settings in
 the manifests: `reef serve --check`. The unit: `systemd-analyze verify`, where there is one.
@@ -14,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 
+import helm_python
 import kserve.models
 import kubernetes.client.models
 import kubernetes_validate
@@ -86,9 +90,77 @@ def check_kserve(path):
         conforms(document, version[0].upper() + version[1:] + document["kind"], path.name)
 
 
-def check_settings(reef):
-    """The settings of the manifests are ones that the server takes."""
-    settings = documents(DEPLOY / "kubernetes/configmap.yaml")[0]["data"]["reef.toml"]
+CHART_VALUES = {
+    "replicas": 3,
+    "image": {"repository": "registry.example/reef", "tag": "1.2"},
+    "models": {"claim": "robots", "control": "explicit"},
+    "cores": 8,
+    "memory": "16Gi",
+    "drainSeconds": 45,
+    "service": {"type": "LoadBalancer", "http": 80},
+    "tokens": {"secret": "reef-tokens"},
+    "settings": '[client.application]\ntoken_file = "/etc/reef-tokens/application"\n',
+    "nodeSelector": {"pool": "real-time"},
+    "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+}
+WRONG_VALUES = [
+    {"replicas": "two"}, {"cores": 0}, {"memory": "4 GB"}, {"models": {"control": "sometimes"}}, {"colour": "red"},
+    {"models": {"claim": ""}}, {"drainSeconds": -1}, {"service": {"http": 70000}}, {"image": {"repository": 3}},
+]
+
+
+def render(chart, values):
+    """The objects of a release, by kind."""
+    chart.validate_schema(chart.merge_values(values))
+    rendered = chart.render(values, name="night", namespace="robots")
+    texts = [text for path, text in rendered.items() if path.endswith(".yaml")]
+    objects = [one for text in texts for one in yaml.safe_load_all(text) if one is not None]
+    for one in objects:
+        kubernetes_validate.validate(one, kubernetes_validate.latest_version(), strict=True)
+    return {one["kind"]: one for one in objects}
+
+
+def check_chart():
+    """The settings of the chart's releases, for `reef serve --check`."""
+    # A release of every value of its own, and one of none.
+    with helm_python.Chart.load(DEPLOY / "helm") as chart:
+        plain, full = render(chart, {}), render(chart, CHART_VALUES)
+        for values in WRONG_VALUES:
+            try:
+                chart.validate_schema(chart.merge_values(values))
+            except helm_python.HelmError:
+                continue
+            raise AssertionError(f"the chart takes {values}")
+    for objects in (plain, full):
+        assert set(objects) == {"ConfigMap", "Deployment", "Service"}, set(objects)
+        pod = objects["Deployment"]["spec"]["template"]
+        assert objects["Service"]["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+        ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+        assert {port["targetPort"] for port in objects["Service"]["spec"]["ports"]} == ports
+        volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
+        assert {mount["name"] for mount in pod["spec"]["containers"][0]["volumeMounts"]} == volumes
+    spec = full["Deployment"]["spec"]["template"]["spec"]
+    container = spec["containers"][0]
+    assert full["Deployment"]["spec"]["replicas"] == 3
+    assert container["image"] == "registry.example/reef:1.2"
+    assert container["resources"]["limits"] == {"cpu": "8", "memory": "16Gi"} == container["resources"]["requests"]
+    assert spec["terminationGracePeriodSeconds"] > 45
+    assert {"name": "tokens", "secret": {"secretName": "reef-tokens"}} in spec["volumes"]
+    assert full["Service"]["spec"]["ports"][0]["port"] == 80
+    return [objects["ConfigMap"]["data"]["reef.toml"] for objects in (plain, full)]
+
+
+def check_settings(reef, all_settings):
+    """The settings of the manifests and of the chart are ones that the server takes."""
+    for settings in [documents(DEPLOY / "kubernetes/configmap.yaml")[0]["data"]["reef.toml"], *all_settings]:
+        check_settings_of(reef, settings)
+    runtime = documents(DEPLOY / "kserve/servingruntime.yaml")[0]["spec"]["containers"][0]["args"]
+    known = subprocess.run([reef, "serve", "--help"], capture_output=True, text=True, check=True).stdout
+    for flag in (argument for argument in runtime if argument.startswith("--")):
+        assert flag + " " in known, f"{flag} of the ServingRuntime is no flag of reef serve"
+
+
+def check_settings_of(reef, settings):
     tokens = set(re.findall(r"/etc/reef-tokens/(\w+)", settings))
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)
@@ -105,10 +177,6 @@ def check_settings(reef):
         broken.write_text(settings.replace("public", "pubic"))
         command = [reef, "serve", "--check", "--config", broken]
         assert subprocess.run(command, capture_output=True).returncode == 1
-    runtime = documents(DEPLOY / "kserve/servingruntime.yaml")[0]["spec"]["containers"][0]["args"]
-    known = subprocess.run([reef, "serve", "--help"], capture_output=True, text=True, check=True).stdout
-    for flag in (argument for argument in runtime if argument.startswith("--")):
-        assert flag + " " in known, f"{flag} of the ServingRuntime is no flag of reef serve"
 
 
 def check_unit(reef):
@@ -153,8 +221,9 @@ def main():
         check_kubernetes(path)
     for path in sorted(DEPLOY.glob("kserve/*.yaml")):
         check_kserve(path)
+    settings = check_chart()
     if args.reef:
-        check_settings(args.reef.resolve())
+        check_settings(args.reef.resolve(), settings)
         check_unit(args.reef.resolve())
     print("deploy: as their readers want it")
 

@@ -101,6 +101,7 @@ def judge(args, answers, traffic, samples, reloaded, failed, reloads):
     early = [rss for at, rss in samples if length * 0.3 <= at < length * 0.45]
     late = [rss for at, rss in samples if at >= length * 0.85]
     growth = percentile(late, 0.5) / percentile(early, 0.5) - 1
+    tenths = [[rss for at, rss in samples if length * part / 10 <= at <= length * (part + 1) / 10] for part in range(10)]
     judged = args.minutes >= JUDGED_FROM_MIN
     other = errors(answers)
     refused = sum(answer.status == 503 for answer in answers)
@@ -118,6 +119,8 @@ def judge(args, answers, traffic, samples, reloaded, failed, reloads):
         ("real-time p99", f"{percentile(latency, 0.99) * 1e3:.3f} ms", "", None),
         ("reloads", str(reloaded) if reloads else "not supported", "", None),
         ("reloads failed", "; ".join(failed)[:200] or "0", "0", not failed),
+        ("memory by tenths of the time", " ".join(f"{percentile(one, 0.5) / 2**20:.1f}" for one in tenths if one) + " MiB",
+         "", None),
         ("memory, late to early", f"{growth * 100:+.2f} %", f"<= {GROWTH_MAX * 100:.0f} %",
          growth <= GROWTH_MAX if judged else None),
         ("ids not answered exactly once", str(wrong), "0", wrong == 0),

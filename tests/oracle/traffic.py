@@ -134,6 +134,10 @@ class Player:
         body = self.stream.bodies[self.count % len(self.stream.bodies)].replace(ID, own)
         lines = [f"POST {self.stream.path} HTTP/1.1", "Host: reef", f"Content-Length: {len(body)}",
                  *(f"{name}: {value}" for name, value in self.stream.headers.items())]
+        if connection[0].at_eof():
+            # The server has closed it since: nobody asked on it for long.
+            connection[1].close()
+            connection = await self.connect()
         reader, writer = connection
         sent = time.monotonic()
         try:

@@ -1,5 +1,7 @@
 //! Every limit of reef in one place, with the relations between them asserted at compile time.
 
+use crate::Nanos;
+
 /// Real-time levels, 0 the most urgent. The key has 4 bits of rank and best-effort takes one value.
 pub const REAL_TIME_LEVELS: u8 = 15;
 
@@ -112,6 +114,12 @@ pub const IDLE_BYTES_PER_MODEL_MAX: usize = 1 << 30;
 /// Bytes of packed weights that the plans of a model may hold beside those of the plan with the most: packed
 /// in other ways, or made for some shapes alone. The least recently used plans go.
 pub const FURTHER_WEIGHTS_PER_MODEL_MAX: usize = 1 << 30;
+
+/// How long a plan for shapes that only a request named is kept without another one.
+pub const PLAN_IDLE: Nanos = Nanos::from_millis(10 * 60_000);
+
+/// How often it is looked for memory that can be given back.
+pub const TIDY_EVERY: Nanos = Nanos::from_millis(10_000);
 
 /// Poll period that kernels must keep on a CPU, in nanoseconds.
 pub const POLL_PERIOD_CPU_NS: u64 = 10_000;

@@ -56,17 +56,25 @@ pub struct CpuDevice {
 struct Offered {
     /// By slot, once there is a plan.
     arena_bytes: Vec<usize>,
-    /// Every compute unit.
-    scratch_bytes: usize,
+    /// By compute unit.
+    scratch_bytes: Vec<usize>,
     /// All of them, in the books.
     admission: Option<Admission>,
-    /// Plans that may have tasks, with the arenas that they need.
-    plans: Vec<(LoadedPlan, usize)>,
+    /// Plans that may have tasks.
+    plans: Vec<Needs>,
 }
 
-/// An arena is made smaller if that frees so much of it: one part in this, and so many bytes.
+/// What a plan needs of a slot and of a compute unit, bytes.
+#[derive(Clone, Copy, Debug)]
+struct Needs {
+    plan: LoadedPlan,
+    arena: usize,
+    scratch: usize,
+}
+
+/// A buffer is made smaller if that frees so much of it: one part in this, and so many bytes.
 const SHRINK_PART: usize = 4;
-const SHRINK_BYTES_MIN: usize = 1 << 16;
+const SHRINK_BYTES_MIN: usize = 1 << 12;
 
 impl CpuDevice {
     /// Starts the compute units' threads.
@@ -157,10 +165,12 @@ impl CpuDevice {
         let (arena, scratch) = (plan.arena_bytes(), plan.scratch_bytes());
         let (slots, units) = (&self.executor.slots, &self.executor.scratch);
         offered.arena_bytes.resize(slots.len(), 0);
+        offered.scratch_bytes.resize(units.len(), 0);
         let have = |slot: usize| offered.arena_bytes[slot];
-        let more = |wanted: usize, have: usize| wanted.saturating_sub(have) as u64;
-        let working = (0..slots.len()).map(|slot| more(arena, have(slot))).sum::<u64>()
-            + more(scratch, offered.scratch_bytes) * units.len() as u64;
+        let more = |wanted: usize, have: &[usize]| {
+            have.iter().map(|&have| wanted.saturating_sub(have) as u64).sum::<u64>()
+        };
+        let working = more(arena, &offered.arena_bytes) + more(scratch, &offered.scratch_bytes);
         let refused = |needed: u64, available: u64| DeviceError::OutOfMemory {
             plan: plan.name().to_string(),
             needed,
@@ -182,15 +192,17 @@ impl CpuDevice {
         let small = (0..slots.len()).filter(|&slot| have(slot) < arena);
         let arenas = small.map(|slot| Some((slot, buffer(arena, slot == 0 || slot >= urgent)?)));
         let arenas = arenas.collect::<Option<Vec<_>>>().ok_or_else(refused)?;
-        let grows = if scratch > offered.scratch_bytes { units.len() } else { 0 };
-        let scratches = (0..grows).map(|_| buffer(scratch, true)).collect::<Option<Vec<_>>>();
-        let scratches = scratches.ok_or_else(refused)?;
+        let small = (0..units.len()).filter(|&unit| offered.scratch_bytes[unit] < scratch);
+        let scratches = small.map(|unit| Some((unit, buffer(scratch, true)?)));
+        let scratches = scratches.collect::<Option<Vec<_>>>().ok_or_else(refused)?;
         for (slot, bytes) in arenas {
             slots[slot].arena.offer(bytes);
             offered.arena_bytes[slot] = arena;
         }
-        units.iter().zip(scratches).for_each(|(unit, bytes)| unit.offer(bytes));
-        offered.scratch_bytes = scratch.max(offered.scratch_bytes);
+        for (unit, bytes) in scratches {
+            units[unit].offer(bytes);
+            offered.scratch_bytes[unit] = scratch;
+        }
         match &mut offered.admission {
             Some(all) => all.take_working(&mut admission),
             None => {
@@ -202,18 +214,25 @@ impl CpuDevice {
         Ok(())
     }
 
-    /// Gives the system back what arenas have beyond what any plan needs that may still have tasks. A slot
-    /// that has a task keeps its arena until the next time; those that are free are taken one after the
-    /// other, each for a moment.
-    #[allow(unsafe_code)]
+    /// Gives the system back what arenas and scratch have beyond what any plan needs that may still have
+    /// tasks.
     fn shrink(&self, offered: &mut Offered) {
         let executor = &*self.executor;
-        offered.plans.retain(|&(plan, _)| !executor.plans.is_gone(plan));
-        let needed = offered.plans.iter().map(|&(_, arena)| arena).max().unwrap_or(0);
+        offered.plans.retain(|needs| !executor.plans.is_gone(needs.plan));
+        self.shrink_arenas(offered);
+        self.shrink_scratch(offered);
+    }
+
+    /// A slot that has a task keeps its arena until the next time; those that are free are taken one after
+    /// the other, each for a moment.
+    #[allow(unsafe_code)]
+    fn shrink_arenas(&self, offered: &mut Offered) {
+        let executor = &*self.executor;
+        let needed = offered.plans.iter().map(|needs| needs.arena).max().unwrap_or(0);
         let urgent = executor.slots.len() - self.capabilities.slots_real_time;
         for (slot, have) in offered.arena_bytes.iter_mut().enumerate() {
-            let free = have.saturating_sub(needed);
-            if free < SHRINK_BYTES_MIN || free < *have / SHRINK_PART || !executor.board.take_this_slot(slot) {
+            let free = freed(*have, needed);
+            if free == 0 || !executor.board.take_this_slot(slot) {
                 continue;
             }
             let bytes = match slot == 0 || slot >= urgent {
@@ -230,6 +249,32 @@ impl CpuDevice {
                 }
             }
             executor.board.free_slot(slot);
+        }
+    }
+
+    /// A unit that works keeps its scratch until the next time; the seats of those that are parked are taken
+    /// one after the other, each for a moment.
+    #[allow(unsafe_code)]
+    fn shrink_scratch(&self, offered: &mut Offered) {
+        let executor = &*self.executor;
+        let needed = offered.plans.iter().map(|needs| needs.scratch).max().unwrap_or(0);
+        for (cu, (have, seat)) in offered.scratch_bytes.iter_mut().zip(&self.seats).enumerate() {
+            let free = freed(*have, needed);
+            if free == 0 {
+                continue;
+            }
+            let Some(bytes) = AlignedBytes::try_zeroed(needed) else { continue };
+            if !executor.board.take_parked_one(cu) {
+                continue;
+            }
+            // SAFETY: who has the seat is the unit. No block can come that needs more, as for arenas.
+            let replace = || unsafe { executor.scratch[cu].replace(bytes) };
+            if seat.borrow(executor, cu, replace) {
+                *have = needed;
+                if let Some(all) = &mut offered.admission {
+                    all.give_back_working(free as u64);
+                }
+            }
         }
     }
 
@@ -335,6 +380,12 @@ impl CpuDevice {
     }
 }
 
+/// Bytes that a buffer of `have` gives back where `needed` are enough; 0 if that is not worth it.
+fn freed(have: usize, needed: usize) -> usize {
+    let free = have.saturating_sub(needed);
+    if free < SHRINK_BYTES_MIN || free < have / SHRINK_PART { 0 } else { free }
+}
+
 /// A checked submission.
 struct Request<'a> {
     plan: LoadedPlan,
@@ -387,16 +438,22 @@ impl Device for CpuDevice {
         self.executor.retired.collect();
         self.shrink(&mut offered);
         self.grow(&mut offered, &mut loaded)?;
-        let arena = loaded.plan.arena_bytes();
+        let (arena, scratch) = (loaded.plan.arena_bytes(), loaded.plan.scratch_bytes());
         let full = |_| DeviceError::TooManyPlans { max: PLANS_MAX };
         let plan = self.executor.plans.insert(loaded).map_err(full)?;
-        offered.plans.push((plan, arena));
+        offered.plans.push(Needs { plan, arena, scratch });
         Ok(plan)
     }
 
     fn unload(&self, plan: LoadedPlan) {
         let mut offered = self.lock_loading();
         self.executor.plans.close(plan);
+        self.shrink(&mut offered);
+        self.executor.retired.collect();
+    }
+
+    fn trim(&self) {
+        let mut offered = self.lock_loading();
         self.shrink(&mut offered);
         self.executor.retired.collect();
     }

@@ -1,5 +1,6 @@
 //! Buffers that grow while their owner works: arenas of task slots, scratch of compute units. An arena whose
-//! slot nobody has can be made smaller, by who takes the slot for that.
+//! slot nobody has can be made smaller, by who takes the slot for that, and the scratch of a unit that is
+//! parked by who takes its seat.
 //!
 //! Who needs more *offers* a larger buffer; the owner takes it before the next use that needs it. The owner
 //! frees nothing: what it had goes to [`Retired`], which offerers empty. Owners come one after the other: who

@@ -61,9 +61,28 @@ impl Seat {
         poison_on_panic(executor, cu, || worker.visit(limit_of(rank + 1), done));
         drop(worker);
         drop(mode);
-        if (executor.gate() != Gate::Open || executor.has_work()) && executor.board.take_parked_one(cu) {
+        leave(executor, cu);
+    }
+
+    /// Has `work` done with what is unit `cu`'s own, whose announcement the caller has taken; false when its
+    /// thread has the seat.
+    pub(crate) fn borrow(&self, executor: &Executor, cu: usize, work: impl FnOnce()) -> bool {
+        let Ok(mut worker) = self.0.try_lock() else {
             executor.ring(cu);
-        }
+            return false;
+        };
+        work();
+        worker.end_visit();
+        drop(worker);
+        leave(executor, cu);
+        true
+    }
+}
+
+/// What a guest has done that has left: nothing that was made meanwhile is to wait for the unit.
+fn leave(executor: &Executor, cu: usize) {
+    if (executor.gate() != Gate::Open || executor.has_work()) && executor.board.take_parked_one(cu) {
+        executor.ring(cu);
     }
 }
 
@@ -177,6 +196,25 @@ mod tests {
         assert!(!ran.load(Ordering::Relaxed));
         assert!(hands.executor.board.view(slot).is_some_and(|view| view.claimable));
         assert!(!hands.executor.board.is_parked(0), "the unit was woken for it");
+    }
+
+    #[test]
+    fn what_is_a_units_own_is_lent_while_it_is_parked() {
+        let (hands, seat) = parked();
+        let log = Log::default();
+        let own = hands.load_scripted(&[1], Restart::Safe, log.script(0));
+        assert!(hands.executor.board.take_parked_one(0));
+        assert!(seat.borrow(&hands.executor, 0, || {}));
+        assert!(hands.executor.board.is_parked(0));
+        assert!(hands.executor.board.take_parked_one(0));
+        // What is made meanwhile wakes nobody, since the unit is not announced: who leaves sees it.
+        assert!(seat.borrow(&hands.executor, 0, || drop(hands.submit(own, best_effort(), 1))));
+        assert!(!hands.executor.board.is_parked(0), "it was woken");
+        hands.executor.bells[0].wait();
+        let unit = seat.0.lock().unwrap();
+        assert!(!seat.borrow(&hands.executor, 0, || panic!("the unit has its seat")));
+        drop(unit);
+        hands.executor.bells[0].wait();
     }
 
     #[test]

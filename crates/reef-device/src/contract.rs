@@ -367,8 +367,12 @@ pub trait Device: Send + Sync + fmt::Debug {
     fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError>;
 
     /// No new tasks of `plan` from now on; it is freed after its last task. Arenas and scratch, which plans
-    /// share, stay as large as the largest plan so far.
+    /// share, may become as small as the others need; what is in use now, at a later [`Device::trim`].
     fn unload(&self, plan: LoadedPlan);
+
+    /// Gives back memory that no plan needs any more and that could not be given back before. Called now and
+    /// then; takes no lock that a submitter waits for.
+    fn trim(&self) {}
 
     /// Buffers for one request of `plan`; `None` when it is not loaded.
     fn alloc_io(&self, plan: LoadedPlan) -> Option<Io>;

@@ -11,7 +11,7 @@ use crate::check;
 use crate::error::LoadError;
 use crate::family::{self, Family};
 use crate::fault::log;
-use crate::model::{InputShapes, InputValues, Number, TensorInfo};
+use crate::model::{Batching, InputShapes, InputValues, Number, TensorInfo};
 use crate::plans::{IdleRoom, PlanEntry, PlanFailure};
 use crate::pool::Model;
 use crate::shared::Shared;
@@ -23,20 +23,45 @@ pub(crate) fn compile_ahead(shared: &Shared, model: &Model) -> Result<(), LoadEr
     let sets = sets(model).map_err(settings)?;
     for Set { shapes, data } in sets {
         let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
-        compile(shared, model, &model.beginning(shapes, &data))?;
+        compile(shared, model, &model.beginning(shapes, &data))?.keep_unused();
     }
     Ok(())
 }
 
-/// Compiles what batches run, of a model whose requests are joined; an error if its requests cannot be.
+/// Compiles what batches run, of a model whose requests are joined; an error if they have to be and cannot.
 pub(crate) fn compile_families(shared: &Shared, model: &Model) -> Result<(), LoadError> {
-    let settings = |reason: String| LoadError::Settings { key: (*model.key).clone(), reason };
-    let rows_max = model.settings.batch_rows_max;
-    if let (Some(_), Some(input)) = (rows_max, model.inputs.iter().find(|input| input.dims.is_empty())) {
-        return Err(settings(format!("max_batch_size: input '{}' has no axes, and so no rows", input.name)));
+    let key = &model.key;
+    let Some(rows_max) = model.settings.batch_rows_max else { return Ok(()) };
+    if !model.inputs.iter().any(TensorInfo::has_open_rows) {
+        log(
+            || tracing::warn!(model = %key, "max_batch_size bounds nothing: no input has a first axis that is open"),
+        );
     }
-    let (Some(batching), Some(rows_max)) = (&model.settings.batching, rows_max) else { return Ok(()) };
+    let Some(batching) = &model.settings.batching else { return Ok(()) };
+    match families(shared, model, batching, rows_max) {
+        Ok(families) => model.set_families(families),
+        Err(error) if batching.optional => {
+            let why = match error {
+                LoadError::Settings { reason, .. } => reason,
+                error => error.to_string(),
+            };
+            log(|| tracing::warn!(model = %key, "dynamic_batching: requests run alone: {why}"));
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// What can be joined, with its plans.
+fn families(
+    shared: &Shared,
+    model: &Model,
+    batching: &Batching,
+    rows_max: usize,
+) -> Result<Vec<Family>, LoadError> {
+    let settings = |reason: String| LoadError::Settings { key: (*model.key).clone(), reason };
     let wrong = |reason: String| settings(format!("its requests cannot be joined: {reason}"));
+    family::check_batching(&model.settings, batching, rows_max).map_err(settings)?;
     if model.shape_inputs.contains(&true) {
         return Err(wrong("values of its inputs decide what runs".into()));
     }
@@ -65,8 +90,7 @@ pub(crate) fn compile_families(shared: &Shared, model: &Model) -> Result<(), Loa
         let plans: Vec<Arc<PlanEntry>> = each.collect::<Result<_, LoadError>>()?;
         Ok(Family::new(shapes, &plans, room.clone()))
     });
-    model.set_families(made.collect::<Result<_, LoadError>>()?);
-    Ok(())
+    made.collect()
 }
 
 /// Whether a plan for so many rows has as many in each input and output, and is all that runs.

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use reef_base::{AlignedBytes, Nanos};
+use reef_base::{AlignedBytes, Clock, Nanos};
 use reef_program::SegmentKey;
 
 use crate::effect::{Hop, Move};
@@ -57,6 +57,8 @@ pub(crate) enum ColdTask {
     Plan(Arc<Model>, SegmentKey),
     /// Look again how one is cut.
     LookAgain(Arc<Model>, SegmentKey),
+    /// Let go of what is not needed.
+    TidyUp,
 }
 
 impl ColdJob {
@@ -119,11 +121,14 @@ struct Inner {
     closed: bool,
     /// Whether the thread makes a plan.
     busy: bool,
+    /// When there is to be tidied up next.
+    tidy_at: Nanos,
 }
 
 impl ColdQueue {
     pub(crate) fn new(len_max: usize) -> Self {
-        let inner = Inner { jobs: VecDeque::new(), stopped: None, closed: false, busy: false };
+        let inner =
+            Inner { jobs: VecDeque::new(), stopped: None, closed: false, busy: false, tidy_at: Nanos::ZERO };
         let next_expiry = AtomicU64::new(u64::MAX);
         let (inner, ready, ended) = (Mutex::new(inner), Condvar::new(), Condvar::new());
         ColdQueue { inner, ready, ended, len_max, next_expiry }
@@ -203,15 +208,25 @@ impl ColdQueue {
         counts
     }
 
-    /// For the compile thread: blocks until a job waits, and says what for; `None` when the queue was
-    /// stopped. From then until the next call a plan is being made.
-    pub(crate) fn next(&self) -> Option<ColdTask> {
+    /// For the compile thread: blocks until a job waits, and says what for, or until it is time to tidy up,
+    /// which is so every `tidy_every`; `None` when the queue was stopped. From then until the next call a plan
+    /// is being made.
+    pub(crate) fn next(&self, clock: &dyn Clock, tidy_every: Nanos) -> Option<ColdTask> {
         let mut inner = self.lock();
         inner.busy = false;
         self.ended.notify_all();
         loop {
             if inner.closed {
                 return None;
+            }
+            let now = clock.now();
+            if inner.tidy_at <= now {
+                let first = inner.tidy_at == Nanos::ZERO;
+                inner.tidy_at = now + tidy_every;
+                if !first {
+                    inner.busy = true;
+                    return Some(ColdTask::TidyUp);
+                }
             }
             // Requests first.
             let waits = |job: &&ColdJob| !matches!(job.work, ColdWork::LookAgain);
@@ -224,7 +239,9 @@ impl ColdQueue {
                 inner.busy = true;
                 return Some(ColdTask::LookAgain(model, key));
             }
-            inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            let patience = Duration::from(inner.tidy_at - now);
+            let waited = self.ready.wait_timeout(inner, patience);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

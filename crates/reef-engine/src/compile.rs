@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use reef_base::Nanos;
+use reef_base::limits::TIDY_EVERY;
+
 use crate::cold::{ColdJob, ColdTask, ColdWork};
 use crate::core::{Job, Refused};
 use crate::error::InferError;
@@ -10,11 +13,16 @@ use crate::shared::Shared;
 
 /// The compile thread.
 pub(crate) fn run(shared: &Shared) {
-    while let Some(task) = shared.cold.next() {
+    let tidy_every = TIDY_EVERY.min(Nanos(shared.plan_idle.0 / 4));
+    while let Some(task) = shared.cold.next(&*shared.clock, tidy_every) {
         let (model, key) = match task {
             ColdTask::Plan(model, key) => (model, key),
             ColdTask::LookAgain(model, key) => {
                 shared.look_again(&model, &key);
+                continue;
+            }
+            ColdTask::TidyUp => {
+                shared.tidy_up();
                 continue;
             }
         };

@@ -51,6 +51,9 @@ pub struct EngineOptions {
     pub spin: Nanos,
     /// Requests that may wait for the compilation of plans for new shapes.
     pub compile_queue_len: usize,
+    /// How long a plan is kept that no settings name and that no request used, beside the one of its model
+    /// that was used last. Where time is virtual all are kept.
+    pub plan_idle: Nanos,
 }
 
 impl Default for EngineOptions {
@@ -61,6 +64,7 @@ impl Default for EngineOptions {
             best_effort_slots: 2,
             spin: Nanos::ZERO,
             compile_queue_len: 64,
+            plan_idle: limits::PLAN_IDLE,
         }
     }
 }
@@ -119,7 +123,8 @@ impl Engine {
             Ok(Lane::new(name.into(), device, board))
         };
         let lanes = devices.into_iter().map(lane).collect::<Result<Vec<_>, _>>()?;
-        let shared = Arc::new(Shared::new(lanes, options.clock, options.compile_queue_len));
+        let shared =
+            Arc::new(Shared::new(lanes, options.clock, options.compile_queue_len, options.plan_idle));
         let threads = match shared.is_stepped() {
             true => Threads::default(),
             false => {

@@ -155,6 +155,15 @@ pub(crate) fn check_settings(settings: &ModelSettings) -> Result<(), String> {
         return Err(format!("max_batch_size must be 1 to {}, not {rows_max}", limits::BATCH_ROWS_MAX));
     }
     let Some(batching) = &settings.batching else { return Ok(()) };
+    if batching.optional { Ok(()) } else { check_batching(settings, batching, rows_max) }
+}
+
+/// What keeps requests from being joined, whatever the model is.
+pub(crate) fn check_batching(
+    settings: &ModelSettings,
+    batching: &Batching,
+    rows_max: usize,
+) -> Result<(), String> {
     if let Some(size) = batching.preferred.iter().find(|size| !(1..=rows_max).contains(size)) {
         return Err(format!("preferred batch sizes must be 1 to max_batch_size ({rows_max}), not {size}"));
     }
@@ -179,11 +188,10 @@ pub(crate) fn key(shapes: &[Shape], inputs: &[TensorInfo], rows: usize) -> Segme
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reef_base::Nanos;
 
     #[test]
     fn plans_are_made_for_preferred_sizes_or_powers_of_two() {
-        let of = |preferred: &[usize]| Batching { delay: Nanos::ZERO, preferred: preferred.to_vec() };
+        let of = |preferred: &[usize]| Batching { preferred: preferred.to_vec(), ..Batching::default() };
         assert_eq!(sizes(&of(&[]), 12), [1, 2, 4, 8, 12]);
         assert_eq!(sizes(&of(&[]), 16), [1, 2, 4, 8, 16]);
         assert_eq!(sizes(&of(&[]), 1), [1]);

@@ -104,6 +104,9 @@ pub struct Batching {
     /// most; for powers of two where there are none. A batch of another size is filled up to the next one,
     /// and what is computed for the filling is thrown away.
     pub preferred: Vec<usize>,
+    /// Where requests cannot be joined, they run alone, and the log says why; otherwise the model is not
+    /// loaded then.
+    pub optional: bool,
 }
 
 /// On how many devices a model is.
@@ -181,6 +184,11 @@ impl TensorInfo {
         self.dims.len() == shape.rank() && self.dims.iter().zip(shape.iter()).all(same)
     }
 
+    /// Whether requests may have any number of rows in it.
+    pub fn has_open_rows(&self) -> bool {
+        self.dims.first().is_some_and(|&extent| extent < 0)
+    }
+
     /// The shape, if no extent is symbolic.
     pub fn fixed_shape(&self) -> Option<Shape> {
         self.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect()
@@ -215,6 +223,8 @@ pub struct ModelInfo {
     pub devices: Vec<String>,
     /// Plans compiled and loaded, one per concrete set of input shapes and device.
     pub plans: Vec<PlanInfo>,
+    /// Whether requests are joined, those at least that can be.
+    pub joins: bool,
 }
 
 /// A plan of a model that is loaded on the device.

@@ -5,7 +5,7 @@
 //! A plan is compiled once however many callers ask for it at the same time, never while a lock is held. Only
 //! so many are kept, and only so many bytes of buffers and of weights beside the first plan's; the least
 //! recently used goes first and leaves the device after its last request, because every request holds its
-//! [`PlanEntry`]. What batches run stays.
+//! [`PlanEntry`]. What batches run stays. What nobody used for long goes as well, unless settings name it.
 //!
 //! | place | event | next |
 //! |---|---|---|
@@ -16,12 +16,12 @@
 //! | ready | another plan needs the place | reserved |
 //! | any | the model goes | closed for good: what is being made then is let go when it is there |
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use reef_base::{Buffer, ModelKey, limits};
+use reef_base::{Buffer, ModelKey, Nanos, limits};
 use reef_device::{Device, DeviceError, Io, LoadedPlan};
 use reef_plan::{IoSpec, Plan};
 use reef_program::{HandOver, SegmentKey, Transfer};
@@ -32,6 +32,9 @@ use crate::fault::{Foreign, contain, log};
 
 /// Keys that could not be compiled for and are remembered, so that asking again costs nothing.
 const FAILURES_MAX: usize = 16;
+
+/// Parts of the longest idle time in which uses are told apart.
+const MARKS: u64 = 4;
 
 /// Buffers of one plan that wait for their next request, and the specifications that describe them.
 #[derive(Debug)]
@@ -143,6 +146,8 @@ pub(crate) struct PlanEntry {
     used: AtomicU64,
     /// Whether it stays as long as the model.
     stays: AtomicBool,
+    /// Whether settings name what it is for: it stays also while nobody uses it.
+    named: AtomicBool,
 }
 
 /// A plan that is to be loaded, and what comes after it.
@@ -173,13 +178,19 @@ impl PlanEntry {
     ) -> PlanEntry {
         let Made { plan, next, onward } = made;
         let pool = Arc::new(IoPool::new(&plan));
-        let (device, used, stays) = (device.clone(), AtomicU64::new(0), AtomicBool::new(false));
-        PlanEntry { plan, loaded, pool, index, key, next, onward, device, used, stays }
+        let (device, used) = (device.clone(), AtomicU64::new(0));
+        let (stays, named) = Default::default();
+        PlanEntry { plan, loaded, pool, index, key, next, onward, device, used, stays, named }
     }
 
     /// It stays in its table as long as the model is there.
     pub(crate) fn keep(&self) {
         self.stays.store(true, Ordering::Release);
+    }
+
+    /// It stays in its table while there is room.
+    pub(crate) fn keep_unused(&self) {
+        self.named.store(true, Ordering::Release);
     }
 
     fn may_go(&self) -> bool {
@@ -293,6 +304,8 @@ struct Inner {
     compiled: u64,
     /// The model goes: no plan comes in any more.
     closed: bool,
+    /// What the clock of uses showed at some moments, the last [`MARKS`] quarters of the longest idle time.
+    marks: VecDeque<(Nanos, u64)>,
 }
 
 impl PlanTable {
@@ -305,6 +318,7 @@ impl PlanTable {
             failures: Vec::new(),
             compiled: 0,
             closed: false,
+            marks: VecDeque::new(),
         };
         let (inner, compiled) = (Mutex::new(inner), Condvar::new());
         PlanTable { len_max, inner, compiled, clock: AtomicU64::new(0) }
@@ -393,6 +407,29 @@ impl PlanTable {
         let evicted = inner.evict_until(None, |inner| inner.entries().count() <= stay);
         drop(inner);
         !evicted.is_empty()
+    }
+
+    /// Takes out the plans that were not used for as long as `idle` and that `is_free` says nobody has, but for
+    /// those that settings name and the one that was used last. To be called several times in that time.
+    pub(crate) fn take_idle(
+        &self,
+        now: Nanos,
+        idle: Nanos,
+        is_free: impl Fn(&Arc<PlanEntry>) -> bool,
+    ) -> Vec<Arc<PlanEntry>> {
+        let mut inner = self.lock();
+        let Some(used_until) = inner.mark(now, idle, self.clock.load(Ordering::Relaxed)) else {
+            return vec![];
+        };
+        let used = |entry: &Arc<PlanEntry>| entry.used.load(Ordering::Relaxed);
+        let last = inner.entries().map(used).max();
+        let goes = |entry: &&Arc<PlanEntry>| {
+            let stays = entry.named.load(Ordering::Acquire) || !entry.may_go() || Some(used(entry)) == last;
+            !stays && used(entry) <= used_until && is_free(entry)
+        };
+        let idle: Vec<_> = inner.entries().filter(goes).cloned().collect();
+        idle.iter().for_each(|entry| inner.take_out(entry));
+        idle
     }
 
     /// Lets go of every plan, and of those that are being made once they are there.
@@ -515,11 +552,28 @@ impl Inner {
             let Some(oldest) = others.min_by_key(|entry| entry.used.load(Ordering::Relaxed)).cloned() else {
                 break;
             };
-            self.by_key.remove(&oldest.key);
-            self.places[usize::from(oldest.index)] = Place::Free;
+            self.take_out(&oldest);
             evicted.push(oldest);
         }
         evicted
+    }
+
+    fn take_out(&mut self, entry: &PlanEntry) {
+        self.by_key.remove(&entry.key);
+        self.places[usize::from(entry.index)] = Place::Free;
+    }
+
+    /// Notes what the clock of uses shows; says what it showed as long ago as `idle`, if that is known.
+    fn mark(&mut self, now: Nanos, idle: Nanos, uses: u64) -> Option<u64> {
+        let due = |(last, _): &(Nanos, u64)| now.since(*last) >= Nanos(idle.0 / MARKS);
+        if self.marks.back().is_none_or(due) {
+            self.marks.push_back((now, uses));
+        }
+        let old = |(at, _): &(Nanos, u64)| now.since(*at) >= idle;
+        while self.marks.get(1).is_some_and(old) {
+            self.marks.pop_front();
+        }
+        self.marks.front().filter(|mark| old(mark)).map(|&(_, uses)| uses)
     }
 
     /// Reserves a number, and hands out the plan that had to go for it.

@@ -20,7 +20,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
-use reef_base::{AlignedBytes, Class, ModelKey, limits};
+use reef_base::{AlignedBytes, Class, ModelKey, Nanos, limits};
 use reef_device::Device;
 use reef_graph::{Shape, Tensor};
 use reef_plan::{Cutter, Plan, Target};
@@ -168,6 +168,7 @@ impl Group {
             outputs: model.outputs.to_vec(),
             devices: self.replicas.iter().map(|model| names[model.lane].to_string()).collect(),
             plans: self.replicas.iter().flat_map(|model| model.plan_infos(&names[model.lane])).collect(),
+            joins: !model.families().is_empty(),
         }
     }
 }
@@ -305,7 +306,7 @@ impl Model {
     /// Rows that a plan is made for; one where nothing bounds them.
     pub(crate) fn rows_of(&self, plan: &PlanEntry) -> u32 {
         let first = || plan.pool.inputs.first()?.shape.iter().next().copied();
-        let bounded = self.settings.batch_rows_max.and_then(|_| first());
+        let bounded = self.settings.batch_rows_max.and_then(|max| Some(first()?.min(max)));
         bounded.map_or(1, |rows| rows as u32)
     }
 
@@ -358,6 +359,28 @@ impl Model {
         kits.push(kit);
         drop(kits);
         drop(dropped);
+    }
+
+    /// Lets go of plans that nobody used for as long as `idle`.
+    pub(crate) fn evict_idle(&self, now: Nanos, idle: Nanos) {
+        // A part of a split model has those that the part before it has.
+        if self.is_split() {
+            return;
+        }
+        let kits = self.kits().clone();
+        let begins = |entry: &Arc<PlanEntry>| kits.iter().filter(|kit| kit.begins_with(entry)).count();
+        // Sessions and requests that run have it, too.
+        let is_free = |entry: &Arc<PlanEntry>| Arc::strong_count(entry) == 1 + begins(entry);
+        let gone = self.plans.take_idle(now, idle, is_free);
+        drop(kits);
+        // What requests go on with, kits know: those of plans that have gone are of no use.
+        let mut kits = self.kits();
+        let (useless, kept) =
+            kits.drain(..).partition::<Vec<_>, _>(|kit| gone.iter().any(|entry| kit.begins_with(entry)));
+        *kits = kept;
+        drop(kits);
+        drop((useless, gone));
+        drop(self.segments.take_idle(now, idle, |entry| Arc::strong_count(entry) == 1));
     }
 
     /// Lets go of every plan.
@@ -569,6 +592,7 @@ impl Registry {
                 outputs: Vec::new(),
                 devices: Vec::new(),
                 plans: Vec::new(),
+                joins: false,
             },
         })
         .collect()

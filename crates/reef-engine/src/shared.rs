@@ -22,7 +22,7 @@ use crate::cold::{ColdJob, ColdQueue, ColdWork};
 use crate::core::{Core, Job, Refused};
 use crate::effect::{Delivery, Effects, Helper, Hop, Move, Stop, Submit, TaskEffect};
 use crate::error::InferError;
-use crate::fault::{self, Verdict};
+use crate::fault::{self, Verdict, contain, log};
 use crate::help::Helping;
 use crate::lane::Lane;
 use crate::place::Site;
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) registry: Registry,
     pub(crate) cold: ColdQueue,
+    /// How long a plan is kept that nobody uses.
+    pub(crate) plan_idle: Nanos,
     pub(crate) tracing: Tracing,
     step_out: Mutex<Effects>,
     /// Held by who lets virtual time pass, from the look at what is next until it has passed.
@@ -58,7 +60,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(lanes: Vec<Lane>, clock: Arc<dyn Clock>, cold_queue_len: usize) -> Self {
+    pub(crate) fn new(
+        lanes: Vec<Lane>,
+        clock: Arc<dyn Clock>,
+        cold_queue_len: usize,
+        plan_idle: Nanos,
+    ) -> Self {
         let virtual_clock = lanes[0].device.virtual_clock().cloned();
         let clock = match &virtual_clock {
             Some(own) => Arc::new(own.clone()) as Arc<dyn Clock>,
@@ -78,6 +85,7 @@ impl Shared {
             clock,
             registry: Registry::default(),
             cold: ColdQueue::new(cold_queue_len),
+            plan_idle,
             tracing,
             step_out: Mutex::default(),
             passing: Mutex::default(),
@@ -473,6 +481,19 @@ impl Shared {
                 plan()
             }
             made => made,
+        }
+    }
+
+    /// Lets go of plans that nobody used for long, and of memory that devices do not need any more.
+    pub(crate) fn tidy_up(&self) {
+        let now = self.clock.now();
+        for group in self.registry.live() {
+            group.replicas.iter().for_each(|model| model.evict_idle(now, self.plan_idle));
+        }
+        for lane in &self.lanes {
+            if let Err(panic) = contain(|| lane.device.trim()) {
+                log(|| tracing::error!(%panic, "a device panicked that was to give memory back"));
+            }
         }
     }
 

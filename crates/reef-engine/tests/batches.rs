@@ -24,7 +24,7 @@ const US: u64 = 1_000;
 fn joined(rows: usize, delay_us: u64, settings: ModelSettings) -> ModelSettings {
     ModelSettings {
         batch_rows_max: Some(rows),
-        batching: Some(Batching { delay: Nanos::from_micros(delay_us), preferred: vec![] }),
+        batching: Some(Batching { delay: Nanos::from_micros(delay_us), ..Batching::default() }),
         in_flight_max: Some(1),
         ..settings
     }
@@ -103,7 +103,7 @@ fn a_request_waits_its_delay_for_others() {
 #[test]
 fn preferred_sizes_start_at_once() {
     let settings = joined(8, 100, ModelSettings::default());
-    let batching = Some(Batching { delay: Nanos(100 * US), preferred: vec![3] });
+    let batching = Some(Batching { delay: Nanos(100 * US), preferred: vec![3], optional: false });
     let engine = served(ModelSettings { batching, ..settings });
     let data = filled(&[1]);
     let all: Vec<_> = (0..3).map(|_| engine.submit(&ask("m", &data)).unwrap()).collect();
@@ -283,6 +283,29 @@ fn models_that_cannot_be_joined_are_refused_with_the_reason() {
     let error = pool.load_source(key("m"), split, Rows::new(1)).unwrap_err().to_string();
     assert!(error.contains("split"), "{error}");
     assert!(engine.models().is_empty(), "nothing is left of them");
+}
+
+/// The same models, where batches are wished for and not needed.
+#[test]
+fn models_that_cannot_be_joined_are_served_without_batches_where_that_is_enough() {
+    let engine = cpu();
+    let wished = |preferred: Vec<usize>| {
+        let batching = Some(Batching { preferred, optional: true, ..Batching::default() });
+        ModelSettings { batching, ..joined(2, 0, ModelSettings::default()) }
+    };
+    let bytes = reef_zoo::build(Model::Control, &Variant::tiny()).unwrap();
+    let spec = ModelSpec { key: key("fixed"), source: ModelSource::Bytes(bytes), settings: wished(vec![]) };
+    assert!(!engine.load(spec).unwrap().joins);
+    let split = ModelSettings { placement: Placement::Split, ..wished(vec![]) };
+    assert!(!dummies(2).load_source(key("split"), split, Rows::new(1)).unwrap().joins);
+    // As many sizes as no plan would be made for.
+    let many = engine.load_source(key("many"), wished((1..=64).collect()), Rows::new(1)).unwrap();
+    assert!(!many.joins);
+    let data = filled(&[1, 2]);
+    assert_rows(&data, &engine.infer(&ask("many", &data)).unwrap());
+    let error = engine.infer(&ask("many", &filled(&[1, 2, 3]))).unwrap_err();
+    assert!(matches!(error, InferError::TooWide { rows: 3, max: 2, .. }), "{error}");
+    assert!(engine.load_source(key("joined"), wished(vec![]), Rows::new(1)).unwrap().joins);
 }
 
 fn zoo_inputs(info: &ModelInfo, rows: usize, seed: u64) -> Vec<(Shape, Vec<u8>)> {

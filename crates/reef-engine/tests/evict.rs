@@ -121,6 +121,47 @@ fn a_model_makes_room_for_itself_and_not_at_the_cost_of_others() {
     assert_eq!(other.made.load(Ordering::SeqCst), 2, "nothing of it went");
 }
 
+/// Until it is so: somebody looks now and then.
+fn until(what: &str, done: impl Fn() -> bool) {
+    let begin = std::time::Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < std::time::Duration::from_secs(120), "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// What settings name stays, and so does the shape that was asked for last; sessions keep what they have.
+#[test]
+fn shapes_that_nobody_asks_for_go() {
+    let device = CpuDevice::start(CpuOptions { cus: Some(1), ..CpuOptions::default() }).unwrap();
+    let options = EngineOptions { plan_idle: Nanos::from_millis(40), ..EngineOptions::default() };
+    let engine = Engine::new(Arc::new(device), options).unwrap();
+    let source = Heavy::new();
+    let named = vec![vec![("x".to_string(), Shape::from([64]))]];
+    let settings = ModelSettings { shapes: named, ..ModelSettings::default() };
+    engine.load_source(key("m"), settings, source.clone()).unwrap();
+    let with_one = engine.stats().devices[0].memory[0];
+    for shape in 2..=6 {
+        engine.infer(&request("m", &vec![1; 64 * shape])).unwrap();
+    }
+    let session = SessionOptions { shapes: vec![("x", Shape::from([64 * 3]))], ..SessionOptions::default() };
+    let mut session = engine.session("m", &session).unwrap();
+    let count = || engine.model("m", None).unwrap().plans.len();
+    until("two stay beside the one that is named", || count() == 3);
+    assert_eq!(weights(&engine), 3 * MIB as u64);
+    session.run().unwrap();
+    engine.infer(&request("m", &[1; 64])).unwrap();
+    engine.infer(&request("m", &[1; 64 * 3])).unwrap();
+    assert_eq!(source.made.load(Ordering::SeqCst), 6, "they were there");
+    drop(session);
+    engine.infer(&request("m", &[1; 64])).unwrap();
+    until("only what is named stays", || count() == 1);
+    assert_eq!(engine.stats().devices[0].memory[0], with_one);
+    engine.infer(&request("m", &[1; 64])).unwrap();
+    engine.infer(&request("m", &[1; 64 * 2])).unwrap();
+    assert_eq!(source.made.load(Ordering::SeqCst), 7, "what went is made again");
+}
+
 #[test]
 fn plans_of_batches_stay() {
     let (engine, device) = live();

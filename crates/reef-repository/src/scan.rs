@@ -2,7 +2,8 @@
 //!
 //! Layouts: `DIR/NAME.onnx`, `DIR/NAME/model.onnx` (KServe's, version 1) and `DIR/NAME/VERSION/model.onnx`
 //! (Triton's); in the latter two `DIR/NAME/config.pbtxt` may name the file otherwise, and says which versions
-//! are served. Names that begin with a dot are not looked at, links are followed.
+//! are served. In the place of the file there may be a directory of that name that has `model.onnx` and its
+//! data. Names that begin with a dot are not looked at, links are followed.
 //!
 //! Settings: `DIR/reef.toml` with a table `[model.NAME]` per model (other keys are not this crate's), and
 //! `DIR/NAME/reef.toml` (or `DIR/NAME.toml` beside `NAME.onnx`) with the keys of a model at the top. A key
@@ -344,19 +345,21 @@ fn find_versions(found: &mut Found, dir: &Path) {
         Ok(entries) => {
             let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
             for version in names.filter_map(|name| names::version(&name)) {
-                let path = dir.join(version.to_string()).join(&file);
-                if path.is_file() {
+                if let Some(path) = model_file(dir.join(version.to_string()).join(&file)) {
                     there.insert(version, path);
                 }
             }
         }
         Err(error) => found.fail(format!("cannot read {}: {error}", dir.display())),
     }
-    let flat = dir.join(&file);
-    if there.is_empty() && flat.is_file() {
-        there.insert(1, flat);
-    } else if flat.is_file() {
-        found.notices.push(format!("{} is not served: there are versions beside it", flat.display()));
+    match model_file(dir.join(&file)) {
+        Some(flat) if there.is_empty() => {
+            there.insert(1, flat);
+        }
+        Some(flat) => {
+            found.notices.push(format!("{} is not served: there are versions beside it", flat.display()))
+        }
+        None => {}
     }
     let versions: Vec<u32> = there.keys().copied().collect();
     for version in policy.chosen(&versions) {
@@ -370,6 +373,12 @@ fn find_versions(found: &mut Found, dir: &Path) {
         let gone = named.iter().filter(|version| !there.contains_key(version));
         found.missing = gone.map(ToString::to_string).collect();
     }
+}
+
+/// The model at this path, which may be a directory that has it with its external data.
+fn model_file(path: PathBuf) -> Option<PathBuf> {
+    let inner = path.join(DEFAULT_FILE);
+    if inner.is_file() { Some(inner) } else { path.is_file().then_some(path) }
 }
 
 /// What can be judged once everything is known.

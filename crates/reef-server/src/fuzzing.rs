@@ -144,6 +144,7 @@ fn open_model(wanted: OpenModel) {
         outputs: vec![tensor("y", DType::F32, &[2, 3]), tensor("z", DType::I64, &[-1])],
         devices: Vec::new(),
         plans: Vec::new(),
+        joins: false,
     };
     match OpenedModel::new(&model, wanted) {
         Ok((opened, outputs)) => {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use reef_base::Nanos;
 use reef_engine::{Batching, InputValues, ModelSettings, Number, Placement, Shape};
 use reef_plan::Precision;
+use reef_repository::config::{self, TimeoutAction};
 use reef_repository::{Element, Found, ScanError, Settings, Snapshot, Value};
 
 /// The models of a directory, with the settings of a file or, without one, of the directory's.
@@ -21,16 +22,13 @@ pub fn scan(dir: &Path, file: Option<&Path>) -> Result<Snapshot, ScanError> {
 pub fn settings(found: &Found) -> Result<ModelSettings> {
     let mut settings = model_settings(&found.settings).with_context(|| found.settings_named())?;
     if let Some(config) = found.config.as_ref().filter(|config| config.max_batch_size > 0) {
-        settings.batch_rows_max.get_or_insert(config.max_batch_size as usize);
+        let rows_max = *settings.batch_rows_max.get_or_insert(config.max_batch_size as usize);
         let said = config.batching.as_ref().filter(|_| settings.batching.is_none());
-        settings.batching = settings.batching.or(said.map(|said| Batching {
-            delay: Nanos::from_micros(said.max_queue_delay_us),
-            preferred: said.preferred_batch_sizes.iter().map(|&size| size as usize).collect(),
-        }));
+        settings.batching = settings.batching.or(said.map(|said| batching_of(said, rows_max)));
     }
     let policy = found.config.as_ref().and_then(|config| config.batching.as_ref()?.default_queue_policy);
     if let Some(policy) = policy {
-        if policy.default_timeout_us > 0 {
+        if policy.default_timeout_us > 0 && policy.timeout_action == TimeoutAction::Reject {
             settings.timeout = Some(Nanos::from_micros(policy.default_timeout_us));
         }
         if policy.max_queue_size > 0 && found.settings.queue_len.is_none() {
@@ -45,6 +43,10 @@ pub fn notices(found: &Found) -> Vec<String> {
     let Some(config) = &found.config else { return Vec::new() };
     let mut notices = Vec::new();
     if let Some(batching) = &config.batching {
+        notices.extend(waiting(batching));
+        if config.max_batch_size == 0 {
+            notices.push("dynamic_batching: without max_batch_size no requests are joined".to_string());
+        }
         if batching.priority_levels > 0 {
             notices.push("priority_levels: a request's priority 1 is level 0, the most urgent".to_string());
         }
@@ -55,6 +57,29 @@ pub fn notices(found: &Found) -> Vec<String> {
     let unknown = config.parameters.keys().filter(|key| !Settings::is_setting(key));
     notices.extend(unknown.map(|key| format!("parameter {key}: ignored, it is none of reef's")));
     notices
+}
+
+/// What of a queue's policy is not done.
+fn waiting(batching: &config::Batching) -> Option<String> {
+    let policy = batching.default_queue_policy?;
+    let what = match policy.timeout_action {
+        TimeoutAction::Delay => "timeout_action DELAY: ignored, such requests wait as others do",
+        TimeoutAction::Reject if policy.default_timeout_us > 0 && !policy.allow_timeout_override => {
+            "allow_timeout_override: ignored, the timeout of a request counts"
+        }
+        TimeoutAction::Reject => return None,
+    };
+    Some(what.into())
+}
+
+/// How requests are joined by a configuration; they run alone where they cannot be.
+fn batching_of(said: &config::Batching, rows_max: usize) -> Batching {
+    let sizes = said.preferred_batch_sizes.iter().map(|&size| size as usize);
+    Batching {
+        delay: Nanos::from_micros(said.max_queue_delay_us),
+        preferred: sizes.filter(|&size| size <= rows_max).collect(),
+        optional: true,
+    }
 }
 
 fn model_settings(own: &Settings) -> Result<ModelSettings> {
@@ -86,6 +111,7 @@ fn batching(own: &Settings) -> Option<Batching> {
     said.then(|| Batching {
         delay: Nanos::from_micros(own.max_queue_delay_us.unwrap_or(0)),
         preferred: own.preferred_batch_sizes.clone().unwrap_or_default(),
+        optional: false,
     })
 }
 

@@ -7,7 +7,8 @@ mod make;
 use std::io::Read;
 use std::process::Stdio;
 
-use harness::{Scratch, command, misused, nodes, npy, one_node, refused, succeeds, text};
+use harness::onnx::{nodes, one_node};
+use harness::{Scratch, command, misused, npy, refused, succeeds, text};
 use serde_json::Value;
 
 /// Elements of the input `[1, 3, 24, 24]` of the tiny `control`.

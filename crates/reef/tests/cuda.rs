@@ -141,7 +141,7 @@ fn what_is_wrong_with_a_gpu_is_said() {
 #[ignore = "needs the emulated driver: cargo xtask cuda"]
 fn what_a_gpu_has_no_kernel_for_runs_on_the_host() {
     let dir = Scratch::new("cuda-hosted");
-    let counted = dir.file("counted.onnx", harness::one_node("NonZero", 7));
+    let counted = dir.file("counted.onnx", harness::onnx::one_node("NonZero", 7));
     let outputs = ["cpu", "cuda:0"].map(|device| {
         let out = dir.path(&format!("counted-{device}"));
         let args = ["run", text(&counted), "--random", "1", "--device", device, "--output-dir", text(&out)];

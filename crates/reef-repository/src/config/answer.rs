@@ -16,6 +16,8 @@ pub struct Extra {
     pub outputs: Vec<Declared>,
     /// Parameters with the values that hold.
     pub parameters: Vec<(String, String)>,
+    /// Whether requests are joined.
+    pub joins: bool,
 }
 
 impl ModelConfig {
@@ -35,7 +37,7 @@ impl ModelConfig {
             "model_warmup": self.warmups.iter().map(warmup).collect::<Vec<_>>(),
             "model_transaction_policy": { "decoupled": false },
         });
-        if let Some(batching) = &self.batching {
+        if let Some(batching) = self.batching.as_ref().filter(|_| extra.joins) {
             answer["dynamic_batching"] = dynamic_batching(batching);
         }
         answer
@@ -43,10 +45,9 @@ impl ModelConfig {
 
     fn tensors(&self, declared: &[Declared], input: bool) -> Vec<Value> {
         let described = if input { &self.inputs } else { &self.outputs };
-        let batch = usize::from(self.max_batch_size > 0);
         let tensor = |declared: &Declared| {
             let said = described.iter().find(|said| said.name == declared.name);
-            let own = declared.dims.get(batch..).unwrap_or_default();
+            let own = self.dims_of(declared);
             let dims = said.map(|said| &said.dims[..]).filter(|dims| !dims.is_empty()).unwrap_or(own);
             let mut tensor = json!({
                 "name": declared.name, "data_type": triton_name(&declared.datatype), "dims": dims,

@@ -67,7 +67,13 @@ impl Batching {
                     batching.preferred_batch_sizes.push(part.whole(1, i32::MAX)? as u32);
                 }
                 "max_queue_delay_microseconds" => once(&mut delay, part, part.whole(0, i64::MAX as u64)?)?,
-                "preserve_ordering" => batching.preserve_ordering = part.boolean()?,
+                "preserve_ordering" => {
+                    batching.preserve_ordering = part.boolean()?;
+                    if batching.preserve_ordering {
+                        let what = "preserve_ordering: ignored: each request is answered when it is done";
+                        notices.push(Notice { at: part.at, what: what.into() });
+                    }
+                }
                 "priority_levels" => once(&mut levels, part, part.whole(0, PRIORITIES_MAX)?)?,
                 "default_priority_level" => once(&mut default, part, part.whole(0, PRIORITIES_MAX)?)?,
                 "default_queue_policy" => {

@@ -15,8 +15,8 @@ pub struct Declared {
 }
 
 impl ModelConfig {
-    /// Whether a model of these inputs and outputs is what is described.
-    pub fn check(&self, inputs: &[Declared], outputs: &[Declared]) -> Result<(), Fault> {
+    /// Whether a model of these inputs and outputs is what is described; what of that has no effect comes back.
+    pub fn check(&self, inputs: &[Declared], outputs: &[Declared]) -> Result<Vec<String>, Fault> {
         for (kind, described, declared) in
             [("input", &self.inputs, inputs), ("output", &self.outputs, outputs)]
         {
@@ -30,24 +30,10 @@ impl ModelConfig {
                 self.check_one(kind, tensor, found)?;
             }
         }
-        if self.max_batch_size == 0 {
-            return Ok(());
+        match self.max_batch_size {
+            0 => Ok(Vec::new()),
+            most => rows(most, inputs, outputs),
         }
-        for (kind, tensor) in inputs
-            .iter()
-            .map(|tensor| ("input", tensor))
-            .chain(outputs.iter().map(|tensor| ("output", tensor)))
-        {
-            if tensor.dims.first() != Some(&-1) {
-                let what = format!(
-                    "max_batch_size {}: the model's first axis must be open for a batch, but {kind} '{}' has \
-                     {:?}; max_batch_size 0 serves it as it is",
-                    self.max_batch_size, tensor.name, tensor.dims
-                );
-                return Err(Fault::new(None, what));
-            }
-        }
-        Ok(())
     }
 
     fn check_one(&self, kind: &str, tensor: &TensorConfig, found: &Declared) -> Result<(), Fault> {
@@ -61,17 +47,26 @@ impl ModelConfig {
         if tensor.dims.is_empty() {
             return Ok(());
         }
-        let batch = usize::from(self.max_batch_size > 0);
-        let own = found.dims.get(batch..).unwrap_or_default();
+        let own = self.dims_of(found);
         let fits = |(&said, &has): (&i64, &i64)| said == has || has == -1;
         // A scalar is described as one element.
         let scalar = own.is_empty() && tensor.dims == [1];
         if !scalar && (own.len() != tensor.dims.len() || !tensor.dims.iter().zip(own).all(fits)) {
-            let batched = if batch == 1 { " after the axis of the batch" } else { "" };
+            let batched = if own.len() < found.dims.len() { " after the axis of the batch" } else { "" };
             let what = format!("dims are {:?}, the model has {own:?}{batched}", tensor.dims);
             return Err(fault(tensor, kind, &what));
         }
         Ok(())
+    }
+
+    /// Extents in the words of a configuration: without the axis of the batch, where there may be one.
+    pub(super) fn dims_of<'a>(&self, declared: &'a Declared) -> &'a [i64] {
+        &declared.dims[usize::from(self.has_rows(declared))..]
+    }
+
+    /// Whether the first axis of a tensor is one that `dims` do not have.
+    fn has_rows(&self, declared: &Declared) -> bool {
+        self.max_batch_size > 0 && matches!(declared.dims.first(), Some(-1 | 1))
     }
 
     /// Shapes of all inputs, where the configuration gives the extents that the model leaves open: one set
@@ -82,23 +77,42 @@ impl ModelConfig {
             return Vec::new();
         }
         let rows = if self.max_batch_size > 1 { vec![1, self.max_batch_size as usize] } else { vec![1] };
-        rows.into_iter().filter_map(|rows| self.shapes_of(rows, inputs)).collect()
+        let mut sets: Vec<_> = rows.into_iter().filter_map(|rows| self.shapes_of(rows, inputs)).collect();
+        sets.dedup();
+        sets
     }
 
     fn shapes_of(&self, rows: usize, inputs: &[Declared]) -> Option<Vec<(String, Vec<usize>)>> {
         let shape = |input: &Declared| {
             let said = self.inputs.iter().find(|said| said.name == input.name).map(|said| &said.dims[..]);
-            let batch = usize::from(self.max_batch_size > 0);
+            let batch = usize::from(self.has_rows(input));
             let extent = |(axis, &extent): (usize, &i64)| match axis.checked_sub(batch) {
+                _ if extent >= 0 => usize::try_from(extent).ok(),
                 None => Some(rows),
-                Some(axis) if extent < 0 => usize::try_from(*said?.get(axis)?).ok(),
-                Some(_) => usize::try_from(extent).ok(),
+                Some(axis) => usize::try_from(*said?.get(axis)?).ok(),
             };
             let extents: Option<Vec<usize>> = input.dims.iter().enumerate().map(extent).collect();
             Some((input.name.clone(), extents?))
         };
         inputs.iter().map(shape).collect()
     }
+}
+
+/// What a bound on rows means for a model: requests of more are refused, where inputs have any number.
+fn rows(most: u32, inputs: &[Declared], outputs: &[Declared]) -> Result<Vec<String>, Fault> {
+    let open = |tensor: &Declared| tensor.dims.first() == Some(&-1);
+    if let Some(wide) = inputs.iter().find(|it| it.dims.first().is_some_and(|&rows| rows > i64::from(most))) {
+        let what = format!(
+            "max_batch_size {most}: input '{}' always has {} rows; max_batch_size 0 serves it as it is",
+            wide.name, wide.dims[0]
+        );
+        return Err(Fault::new(None, what));
+    }
+    let kinds = [("input", inputs), ("output", outputs)];
+    let mut all = kinds.into_iter().flat_map(|(kind, tensors)| tensors.iter().map(move |it| (kind, it)));
+    let Some((kind, tensor)) = all.find(|(_, tensor)| !open(tensor)) else { return Ok(Vec::new()) };
+    let alone = "requests run alone, since batches need a first axis that is open";
+    Ok(vec![format!("max_batch_size {most}: {alone}, and {kind} '{}' has {:?}", tensor.name, tensor.dims)])
 }
 
 fn fault(tensor: &TensorConfig, kind: &str, what: &str) -> Fault {
@@ -113,7 +127,7 @@ mod tests {
         Declared { name: name.into(), datatype: datatype.into(), dims: dims.to_vec() }
     }
 
-    fn checked(text: &str, inputs: &[Declared]) -> Result<(), String> {
+    fn checked(text: &str, inputs: &[Declared]) -> Result<Vec<String>, String> {
         let config = ModelConfig::of_text(text).unwrap();
         config.check(inputs, &[declared("y", "FP32", &[-1, 8])]).map_err(|fault| fault.to_string())
     }
@@ -154,9 +168,23 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(checked(text, &x).err().as_deref(), expected, "{text}");
         }
-        let fixed = checked("max_batch_size: 4", &[declared("x", "FP32", &[1, 3])]).unwrap_err();
-        assert!(fixed.contains("max_batch_size 4") && fixed.contains("input 'x' has [1, 3]"), "{fixed}");
-        assert_eq!(checked("input { name: 'x' dims: 1 }", &[declared("x", "FP32", &[])]), Ok(()));
+        assert_eq!(checked("input { name: 'x' dims: 1 }", &[declared("x", "FP32", &[])]), Ok(vec![]));
+    }
+
+    /// Triton's configurations have a bound on rows also where a model has none: it is served as it is.
+    #[test]
+    fn rows_that_are_not_open_are_told() {
+        let told = |text: &str, dims: &[i64]| checked(text, &[declared("x", "FP32", dims)]);
+        let notice = told("max_batch_size: 4 input { name: 'x' dims: [3] }", &[1, 3]).unwrap().remove(0);
+        assert!(notice.starts_with("max_batch_size 4: requests run alone"), "{notice}");
+        assert!(notice.ends_with("input 'x' has [1, 3]"), "{notice}");
+        for (dims, described) in [(&[2, 3][..], "dims: [2, 3]"), (&[], "dims: 1"), (&[4], "dims: 4")] {
+            let text = format!("max_batch_size: 4 input {{ name: 'x' {described} }}");
+            assert_eq!(told(&text, dims).unwrap().len(), 1, "{text}");
+        }
+        let wide = told("max_batch_size: 4", &[5, 3]).unwrap_err();
+        assert!(wide.starts_with("max_batch_size 4: input 'x' always has 5 rows"), "{wide}");
+        assert_eq!(told("max_batch_size: 4", &[-1, 3]), Ok(vec![]));
     }
 
     #[test]
@@ -168,6 +196,9 @@ mod tests {
         };
         assert_eq!(shapes("max_batch_size: 8 input { name: 'x' dims: [3, 24] }"), [[1, 3, 24], [8, 3, 24]]);
         assert_eq!(shapes("input { name: 'x' dims: [2, 3, 24] }"), [[2, 3, 24]]);
+        let one = [declared("x", "FP32", &[1, -1])];
+        let fixed = ModelConfig::of_text("max_batch_size: 8 input { name: 'x' dims: [24] }").unwrap();
+        assert_eq!(fixed.shapes(&one), [[("x".to_string(), vec![1, 24])]], "its rows are not open");
         assert!(shapes("max_batch_size: 8 input { name: 'x' dims: [3, -1] }").is_empty());
         assert!(shapes("max_batch_size: 8").is_empty());
     }

@@ -6,6 +6,8 @@
 mod answer;
 mod batching;
 mod check;
+#[cfg(test)]
+mod documented;
 mod read;
 mod tensor;
 mod warmup;
@@ -202,7 +204,10 @@ impl ModelConfig {
             _ => "there is no such field; ignored",
         };
         let what = format!("{}: {ignored}", field.name);
-        self.notices.push(Notice { at: field.at, what });
+        // Each of a list is a field of its own.
+        if self.notices.iter().all(|notice| notice.what != what) {
+            self.notices.push(Notice { at: field.at, what });
+        }
         Ok(())
     }
 
@@ -394,6 +399,7 @@ mod tests {
             inputs: vec![declared("x", "FP32", &[-1, 3, -1])],
             outputs: vec![declared("y", "BYTES", &[-1, 8])],
             parameters: vec![],
+            joins: true,
         };
         let mut again = ModelConfig::of_json(&config.answer(&extra).to_string()).unwrap().without_places();
         assert_eq!(

@@ -112,7 +112,9 @@ impl TensorConfig {
                     once(&mut tensor.label_file, part, file.to_string())?;
                 }
                 "is_shape_tensor" | "is_non_linear_format_io" => {
-                    part.boolean()?;
+                    if part.boolean()? {
+                        notice("ignored: ONNX models have no such tensors");
+                    }
                 }
                 "allow_ragged_batch" if input => {
                     if part.boolean()? {

@@ -29,6 +29,8 @@ fn every_layout_and_every_place_of_settings_is_found() {
             ("a/1/model.onnx", ""),
             ("a/2/model.onnx", ""),
             ("a/reef.toml", "level = 2\nqueue_len = 5"),
+            ("f/1/model.onnx/model.onnx", ""),
+            ("f/1/model.onnx/weights.bin", ""),
             ("b.onnx", ""),
             ("c.onnx", ""),
             ("c.toml", "weight = 7"),
@@ -50,12 +52,13 @@ fn every_layout_and_every_place_of_settings_is_found() {
         ],
     );
     let snapshot = scan(&dir).unwrap();
-    assert_eq!(keys(&snapshot), ["a/2", "b/1", "c/1", "d/1", "e/1"]);
+    assert_eq!(keys(&snapshot), ["a/2", "b/1", "c/1", "d/1", "e/1", "f/1"]);
     let settings = |name: &str| &snapshot.models[name].settings;
     assert_eq!((settings("a").class().unwrap(), settings("a").queue_len), (Class::real_time(2), Some(5)));
     assert_eq!((settings("b").weight, settings("c").weight), (Some(2), Some(7)));
     assert_eq!((settings("e").weight, settings("e").queue_len), (Some(4), Some(7)));
     assert!(!snapshot.models["d"].has_settings());
+    assert!(snapshot.models["f"].versions[0].path.ends_with("f/1/model.onnx/model.onnx"), "with its data");
     assert!(snapshot.models.values().all(|found| found.fault.is_none()), "{snapshot:#?}");
     assert!(snapshot.notices.is_empty() && snapshot.strangers.is_empty());
 }

@@ -46,6 +46,7 @@ impl Served {
             inputs: declared(&info.inputs),
             outputs: declared(&info.outputs),
             parameters: in_force(info),
+            joins: info.joins,
         };
         let (path, stamp) = (version.path.clone(), version.stamp.clone());
         let (config, labels) = (config.answer(&extra), labels(found)?);

@@ -177,6 +177,7 @@ impl Control {
             // With what it was served from.
             let gone = self.books().remove(name, &version);
             drop(gone);
+            crate::give_free_memory_back();
         }
     }
 
@@ -196,7 +197,8 @@ impl Control {
             if let Some(config) = &found.config {
                 let (inputs, outputs) = (warm::declared(&info.inputs), warm::declared(&info.outputs));
                 let checked = config.check(&inputs, &outputs);
-                checked.map_err(|fault| anyhow!("config.pbtxt:{fault}"))?;
+                let notices = checked.map_err(|fault| anyhow!("config.pbtxt: {fault}"))?;
+                notices.iter().for_each(|notice| tracing::warn!("model {}: {notice}", found.name));
             }
             warm::warm(&prepared, found)?;
             Ok(prepared)
@@ -225,6 +227,7 @@ impl Control {
         let end = move || {
             drop(retired);
             drop(before);
+            crate::give_free_memory_back();
         };
         if let Err(error) = std::thread::Builder::new().name("reef-retire".into()).spawn(end) {
             tracing::debug!(%error, "a model was ended on the thread that loads");
@@ -296,6 +299,13 @@ impl ModelControl for Control {
     }
 
     fn index(&self) -> Vec<(ModelKey, String, String)> {
+        // What is there now; in the other modes what was there when it was looked at.
+        if self.mode == Mode::Explicit {
+            match self.scan() {
+                Ok(snapshot) => self.note(&snapshot),
+                Err(error) => tracing::warn!("the index is of an earlier look: {error}"),
+            }
+        }
         self.books().index(&self.engine.models())
     }
 

@@ -1,12 +1,14 @@
 //! Repositories end to end: configurations, control modes, models that change while clients ask for them.
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::harness::onnx::slow_to_compile;
 use super::harness::serving::{Serving, parsed, request};
 use super::harness::{PATIENCE, Scratch, misused, refused, text};
 use super::image;
@@ -91,6 +93,7 @@ fn a_configuration_is_in_force() {
     dir.zoo_dynamic("distilbert", "models/words/1/model.onnx");
     dir.zoo_dynamic("distilbert", "models/words/3/model.onnx");
     dir.file("models/words/config.pbtxt", WORDS);
+    dir.file("models/words/reef.toml", "shapes = [{ input_ids = [1, 3], attention_mask = [1, 3] }]");
     dir.file("models/flat/model.onnx", control(1));
     let labels = "output { name: 'output' label_filename: 'labels.txt' }";
     dir.file("models/typed/1/model.onnx", control(1));
@@ -127,6 +130,60 @@ fn a_configuration_is_in_force() {
     assert_eq!((ready.0, ready.1["missing"].as_array().unwrap().len()), (200, 2), "{ready:?}");
     let (_, log) = serving.stop();
     for expected in ["line 11: instance_group: ignored", "words/3"] {
+        assert!(log.iter().any(|line| line.contains(expected)), "{expected}: {log:#?}");
+    }
+}
+
+const BATCHED: &str = r#"
+max_batch_size: 4
+instance_group [ { count: 1 kind: KIND_GPU gpus: [ 0 ] } ]
+optimization { execution_accelerators { gpu_execution_accelerator : [ { name : "tensorrt"
+  parameters { key: "precision_mode" value: "FP16" } } ] } }
+dynamic_batching { preferred_batch_size: [ 2, 4 ] max_queue_delay_microseconds: 100 }
+"#;
+
+/// Batches are what a configuration asks for, not what the model is: without them it is served, and told.
+#[test]
+fn requests_that_cannot_be_joined_run_alone() {
+    let dir = Scratch::new("alone");
+    dir.file("models/fixed/1/model.onnx", control(1));
+    let described = "input [ { name: 'input' data_type: TYPE_FP32 dims: [ 3, 24, 24 ] } ]";
+    dir.file("models/fixed/config.pbtxt", format!("{BATCHED}{described}"));
+    // Steps of a recurrent network follow from each other.
+    dir.zoo_dynamic("lstm", "models/steps/1/model.onnx");
+    dir.file("models/steps/config.pbtxt", BATCHED);
+    dir.file("models/wide/1/model.onnx", control(1));
+    dir.file(
+        "models/wide/config.pbtxt",
+        format!("{BATCHED} input [ {{ name: 'input' dims: [ 4, 24, 24 ] }} ]"),
+    );
+    let serving = Serving::start(&[text(&dir.path("models"))]);
+    assert_eq!(outputs(serving.http, "fixed").1, "1");
+    let config = serving.get("/v2/models/fixed/config").1;
+    assert_eq!((&config["max_batch_size"], &config["input"][0]["dims"]), (&json!(4), &json!([3, 24, 24])));
+    assert_eq!(config["dynamic_batching"], Value::Null, "it is not in force");
+    let steps = serving.get("/v2/models/steps").1["inputs"].clone();
+    let request = |rows: i64| {
+        let input = |info: &Value| {
+            let dims = info["shape"].as_array().unwrap().iter();
+            let dims: Vec<i64> = dims.map(|dim| dim.as_i64().unwrap()).collect();
+            let shape: Vec<i64> = dims.iter().map(|&dim| if dim < 0 { rows } else { dim }).collect();
+            let data = vec![0.5; shape.iter().product::<i64>() as usize];
+            json!({ "name": info["name"], "shape": shape, "datatype": info["datatype"], "data": data })
+        };
+        let inputs: Vec<Value> = steps.as_array().unwrap().iter().map(input).collect();
+        json!({ "inputs": inputs }).to_string()
+    };
+    assert_eq!(serving.infer("steps", &request(4)).0, 200);
+    serving.refuses("steps", &request(5), 400, &["5", "4"]);
+    let wide = serving.get("/v2/models/wide").1["error"].to_string();
+    assert!(wide.contains("dims are [4, 24, 24]") && wide.contains("after the axis of the batch"), "{wide}");
+    let (_, log) = serving.stop();
+    for expected in [
+        "model fixed: max_batch_size 4: requests run alone, since batches need a first axis that is open",
+        "dynamic_batching: requests run alone: its requests cannot be joined",
+        "optimization: ignored",
+    ] {
         assert!(log.iter().any(|line| line.contains(expected)), "{expected}: {log:#?}");
     }
 }
@@ -367,6 +424,83 @@ fn changes_are_followed(serving: &mut Serving, dir: &Scratch, first: &Value) {
     }
     until("the new model is served", || serving.get("/v2/models/new/ready").0 == 200);
     assert_eq!(outputs(http, "new").0, *first);
+}
+
+/// A model whose compilation does not end, in a directory that is followed.
+#[test]
+fn a_model_that_takes_long_holds_up_no_other() {
+    let dir = Scratch::new("slow");
+    put(&dir, "models/m/1/model.onnx", &control(1));
+    let poll = ["--model-control-mode", "poll", "--repository-poll-secs", "0.05"];
+    let serving = Serving::start(&[&[text(&dir.path("models"))][..], &poll].concat());
+    put(&dir, "models/a_slow/1/model.onnx", &slow_to_compile(Some(1)));
+    until("it is being loaded", || index(&serving).contains(&"a_slow/1 LOADING".into()));
+    put(&dir, "models/new/1/model.onnx", &control(2));
+    until("another one comes", || serving.get("/v2/models/new/ready").0 == 200);
+    put(&dir, "models/m/2/model.onnx", &control(3));
+    until("another one changes", || outputs(serving.http, "m").1 == "2");
+    std::fs::remove_dir_all(dir.path("models/new")).unwrap();
+    until("another one goes", || serving.get("/v2/models/new").0 == 404);
+    assert!(index(&serving).contains(&"a_slow/1 LOADING".into()), "{:?}", index(&serving));
+    assert_eq!(serving.stop().0, Some(0), "nor does it hold up the end");
+}
+
+/// The same, as a client asks for it.
+#[test]
+fn a_load_that_takes_long_holds_up_no_other() {
+    let dir = Scratch::new("slow-load");
+    put(&dir, "models/m.onnx", &control(1));
+    let explicit = ["--model-control-mode", "explicit", "--load-model", "*"];
+    let serving = Serving::start(&[&[text(&dir.path("models"))][..], &explicit].concat());
+    put(&dir, "models/slow/1/model.onnx", &slow_to_compile(Some(1)));
+    put(&dir, "models/new/1/model.onnx", &control(2));
+    let stored = ["m/1 READY", "new/1 UNAVAILABLE unloaded", "slow/1 UNAVAILABLE unloaded"];
+    assert_eq!(index(&serving), stored, "what came is seen without a load");
+    let mut slow = TcpStream::connect(serving.http).unwrap();
+    let head = "POST /v2/repository/models/slow/load HTTP/1.1\r\nHost: reef\r\nContent-Length: 2\r\n\r\n{}";
+    slow.write_all(head.as_bytes()).unwrap();
+    until("it is being loaded", || index(&serving).contains(&"slow/1 LOADING".into()));
+    assert_eq!(load(&serving, "new", json!({})).0, 200);
+    assert_eq!((unload(&serving, "m").0, serving.get("/v2/models/m").0), (200, 404));
+    std::fs::remove_file(dir.path("models/m.onnx")).unwrap();
+    assert_eq!(index(&serving), ["new/1 READY", "slow/1 LOADING"]);
+    assert_eq!(serving.stop().0, Some(0), "nor does it hold up the end");
+}
+
+/// Requests that wait for a plan are answered when the server is to end, and that does not wait for the plan.
+#[test]
+fn a_drain_waits_for_no_plan() {
+    let dir = Scratch::new("drained");
+    for name in ["urgent", "other"] {
+        dir.file(&format!("models/{name}.onnx"), slow_to_compile(None));
+    }
+    dir.file("models/reef.toml", "[model.urgent]\nclass = \"real-time\"");
+    let serving = Serving::start(&[text(&dir.path("models")), "--drain-timeout", "1"]);
+    let (http, metrics) = (serving.http, serving.metrics);
+    let input = json!({ "name": "x", "shape": [2, 4], "datatype": "FP32", "data": vec![0.0; 8] });
+    let body = json!({ "inputs": [input] }).to_string();
+    let waiting = || {
+        let (_, text) = request(metrics, "GET", "/metrics", "");
+        let pending =
+            |line: &&str| line.starts_with("nv_inference_pending_request_count{") && line.ends_with("} 1");
+        text.lines().filter(pending).count()
+    };
+    std::thread::scope(|scope| {
+        let ask = |model: &str| {
+            let path = format!("/v2/models/{model}/infer");
+            let body = &body;
+            scope.spawn(move || parsed(request(http, "POST", &path, body)))
+        };
+        let asked = ["urgent", "other"].map(ask);
+        until("both wait", || waiting() == 2);
+        let (code, log) = serving.stop();
+        assert_eq!(code, Some(0), "{log:#?}");
+        assert!(log.iter().any(|line| line.contains("cannot be stopped")), "{log:#?}");
+        for client in asked {
+            let (status, answer) = client.join().unwrap();
+            assert_eq!((status, answer["error"].as_str().is_some()), (503, true), "{answer}");
+        }
+    });
 }
 
 /// The alphabet of RFC 4648, with its padding.
