@@ -520,7 +520,8 @@ fn plans_of_large_batches_leave_those_of_small_ones() {
     let settings = joined(256, 0, ModelSettings::default());
     engine.load_source(key("m"), settings, Rows::wide(2 << 20)).unwrap();
     let data = vec![1; 2 << 20];
-    let tensor = InputTensor { name: "x", dtype: DType::U8, shape: Shape::from([1, data.len()]), data: &data };
+    let tensor =
+        InputTensor { name: "x", dtype: DType::U8, shape: Shape::from([1, data.len()]), data: &data };
     engine.infer(&InferRequest::new("m", vec![tensor])).unwrap();
     assert_eq!(engine.models()[0].plans.len(), 9, "1, 2, 4, …, 256");
 }
