@@ -30,7 +30,7 @@ const PARTS: [&str; 4] = ["smoke", "models", "preempt", "disb"];
 /// Those whose machine code is read.
 const READ: [&str; 2] = ["80", "90"];
 /// What kernels are watched for by drivers built for that (see `crates/reef-cuda/emulator/build.sh`), and the
-/// tests that run on them.
+/// tests that run on them; those that find most come first.
 const CHECKS: [(&str, &[&[&str]]); 3] = [("address", &WATCHED), ("undefined", &WATCHED), ("races", &SLOWLY)];
 const WATCHED: [&[&str]; 5] = [
     &["--lib", "isolation::"],
@@ -96,8 +96,8 @@ fn build(folder: &Path, check: Option<&str>) -> Result<()> {
     run_command(build)
 }
 
-/// Runs the tests that need the compiler or a GPU, on the emulated driver.
-pub(crate) fn test() -> Result<()> {
+/// Runs the tests that need the compiler or a GPU, on the emulated driver; so many of the checks at most.
+pub(crate) fn test(checks: usize) -> Result<()> {
     let places = Places::find()?;
     read_machine_code(&places)?;
     places.emulate()?;
@@ -124,7 +124,7 @@ pub(crate) fn test() -> Result<()> {
     let mut command = tests(&places, &["--test", "storm_on_gpus"], &[]);
     several(&mut command, "1,2,8").env("REEF_EMULATOR_MEMORY_MIB", "256");
     run_command(command)?;
-    CHECKS.iter().try_for_each(|(check, parts)| watch(&places, check, parts))
+    CHECKS.iter().take(checks).try_for_each(|(check, parts)| watch(&places, check, parts))
 }
 
 fn tests(places: &Places, part: &[&str], more: &[&str]) -> Command {

@@ -27,7 +27,8 @@ cargo xtask COMMAND
   tests                 cargo test --release --workspace (the README's command)
   docs                  cargo doc on every crate, warnings denied
   test-debug [--list]   tests with debug assertions, on the crates that do not pull in tract
-  cuda                  tests of NVIDIA GPUs on the emulated driver; needs g++ and NVRTC
+  cuda [--all]          tests of NVIDIA GPUs on the emulated driver; needs g++ and NVRTC. All: kernels also
+                        watched for undefined behaviour and races
   gpu-bundle            what scripts/gpu/gpu-check.sh needs on a machine with a GPU, in target/gpu-bundle
   loom                  the lock-free protocols, under loom
   sanitize              Miri and sanitizers, where a nightly toolchain has them
@@ -55,7 +56,8 @@ fn dispatch(args: &[String]) -> Result<()> {
         ["test-debug"] => ci::test_debug(),
         ["test-debug", "--list"] => ci::list_debug_crates(),
         ["loom"] => ci::loom(),
-        ["cuda"] => cuda::test(),
+        ["cuda"] => cuda::test(1),
+        ["cuda", "--all"] => cuda::test(usize::MAX),
         ["gpu-bundle"] => cuda::bundle(),
         ["sanitize"] => sanitize::run(),
         [name] => match ci::Step::parse(name) {
