@@ -27,7 +27,7 @@
 use reef_base::Nanos;
 
 use crate::heap::{ABSENT, Item};
-use crate::model::Model;
+use crate::model::{Hold, Model};
 use crate::scheduler::{Scheduler, rank};
 use crate::table::{Admitted, State};
 use crate::types::{Action, Batching, Ended, Joins, ModelId, Refusal, Request, RequestId, Size, Usage};
@@ -70,6 +70,7 @@ impl Scheduler {
         let mut sizes = sizes.to_vec();
         sizes.sort_by_key(|size| size.rows);
         model.families[index] = sizes;
+        model.hold = [None; 2];
     }
 
     /// The requests of a batch that are still in it, in their order.
@@ -142,13 +143,16 @@ impl Scheduler {
         if self.batching == 0 {
             return None;
         }
-        self.models.iter().flatten().flat_map(|model| model.hold).flatten().min()
+        let holds = self.models.iter().flatten().flat_map(|model| model.hold).flatten();
+        holds.map(|hold| hold.until).min()
     }
 
-    /// Everything is looked at again.
-    pub(crate) fn clear_holds(&mut self) {
+    /// What is held is looked at again where it may be over.
+    pub(crate) fn clear_holds(&mut self, now: Nanos) {
         if self.batching > 0 {
-            self.models.iter_mut().flatten().for_each(|model| model.hold = [None; 2]);
+            let over = |hold: &Hold| hold.hurries || hold.until <= now;
+            let holds = self.models.iter_mut().flatten().flat_map(|model| &mut model.hold);
+            holds.for_each(|hold| *hold = hold.filter(|hold| !over(hold)));
         }
     }
 
@@ -164,8 +168,8 @@ impl Scheduler {
         }
         match self.gather(now, index, batching, joins, first) {
             Ok(None) => {}
-            Ok(Some(until)) => {
-                self.models[index].as_mut().expect("it has a queue").hold[lane] = Some(until);
+            Ok(hold @ Some(_)) => {
+                self.models[index].as_mut().expect("it has a queue").hold[lane] = hold;
                 return None;
             }
             Err((slot, why)) => return Some(Turn::Refuse(slot, why)),
@@ -177,7 +181,7 @@ impl Scheduler {
         }
     }
 
-    /// Gathers a batch; until when it is held, if it is. An error is a request that is too late.
+    /// Gathers a batch, unless it is held. An error is a request that is too late.
     fn gather(
         &mut self,
         now: Nanos,
@@ -185,7 +189,7 @@ impl Scheduler {
         batching: Batching,
         joins: Joins,
         first: Item,
-    ) -> Result<Option<Nanos>, (u32, Refusal)> {
+    ) -> Result<Option<Hold>, (u32, Refusal)> {
         let head = self.table.get(first.slot).request;
         let before = self.before_batch(now, &head);
         let mut gathering = std::mem::take(&mut self.gathering);
@@ -231,7 +235,8 @@ impl Scheduler {
             || !grows
             || gathered.rows >= batching.rows_max
             || gathered.until <= now;
-        Ok(if starts { None } else { Some(gathered.until) })
+        let hold = Hold { until: gathered.until, hurries: gathered.deadline.is_some() };
+        Ok(if starts { None } else { Some(hold) })
     }
 
     /// What was gathered with one more member; `None` if that one does not join.

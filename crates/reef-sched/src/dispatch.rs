@@ -75,10 +75,11 @@ impl Scheduler {
     pub(crate) fn left_on_board(&mut self, now: Nanos, request: &Request) -> u128 {
         let key = real_time_key(request).unwrap_or(TaskKey::best_effort(u64::MAX));
         let (own, lane) = (rank(request.class), lane(request.class));
-        let first_of_lane = || self.board.first(|task| usize::from(!task.key.class().is_real_time()) == lane);
-        let first_of_model = || self.board.first(|task| task.model == request.model);
+        let lane_of = |task: &Task| usize::from(!task.key.class().is_real_time());
+        let first_of_lane = || self.board.first(|task| lane_of(task) == lane);
+        let first_of_model = || self.board.first(|task| task.model == request.model && lane_of(task) <= lane);
         let place = if self.has_slot(own) { None } else { first_of_lane() };
-        let turn = if self.model(request.model).may_start() { None } else { first_of_model() };
+        let turn = if self.model(request.model).may_start(lane) { None } else { first_of_model() };
         if !request.class.is_real_time() && place.is_none() && turn.is_none() {
             return self.left_beside(now, request);
         }
@@ -158,7 +159,7 @@ impl Scheduler {
     }
 
     fn next_start(&mut self, now: Nanos) -> Option<Action> {
-        self.clear_holds();
+        self.clear_holds(now);
         let turn = self.next_real_time(now).or_else(|| self.next_best_effort(now))?;
         let slot = match turn {
             Turn::Batch => return Some(self.start_batch(now)),
@@ -239,7 +240,7 @@ impl Scheduler {
         loop {
             let models = self.models.iter().enumerate();
             let heads = models.filter_map(|(index, model)| {
-                let model = model.as_ref().filter(|model| model.may_start() && model.hold[0].is_none())?;
+                let model = model.as_ref().filter(|model| model.may_start(0) && model.hold[0].is_none())?;
                 Some((index, model.real_time.peek()?))
             });
             let (index, first) = heads.min_by_key(|(_, item)| item.order)?;
@@ -261,7 +262,7 @@ impl Scheduler {
         loop {
             let models = self.models.iter().enumerate();
             let heads = models.filter_map(|(index, model)| {
-                let model = model.as_ref().filter(|model| model.may_start() && model.hold[1].is_none())?;
+                let model = model.as_ref().filter(|model| model.may_start(1) && model.hold[1].is_none())?;
                 Some((index, model.tag(), model.best_effort.peek()?))
             });
             let (index, _, first) = heads.min_by_key(|(_, tag, item)| (*tag, item.order))?;

@@ -59,6 +59,14 @@ impl Account {
     }
 }
 
+/// What waits in a queue is held. It need not be looked at again before the queue changes, or time is up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hold {
+    pub(crate) until: Nanos,
+    /// Whether somebody has a deadline: then what happens elsewhere counts, too.
+    pub(crate) hurries: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Model {
     pub(crate) options: ModelOptions,
@@ -70,8 +78,8 @@ pub(crate) struct Model {
     /// Queued requests, by arrival.
     pub(crate) best_effort: Heap,
     pub(crate) on_board: [usize; 2],
-    /// Until when what waits in each queue is held for others to join it, if it is.
-    pub(crate) hold: [Option<Nanos>; 2],
+    /// Whether what waits in each queue is held for others to join it.
+    pub(crate) hold: [Option<Hold>; 2],
     /// By number, the sizes that there are plans for, the smallest first.
     pub(crate) families: Vec<Vec<Size>>,
     /// By the plan's number; the last is of all plans that are not measured.
@@ -134,9 +142,10 @@ impl Model {
         usize::from(plan) < limits::PLANS_PER_MODEL_MAX
     }
 
-    /// Whether another of its tasks may go on the board.
-    pub(crate) fn may_start(&self) -> bool {
-        self.on_board.iter().sum::<usize>() < self.options.in_flight_max
+    /// Whether another of its tasks may go on the board. A real-time one waits for no best-effort one of the
+    /// model: that may be kept from the device by whatever is real-time.
+    pub(crate) fn may_start(&self, lane: usize) -> bool {
+        self.on_board[..=lane].iter().sum::<usize>() < self.options.in_flight_max
     }
 
     pub(crate) fn is_idle(&self) -> bool {

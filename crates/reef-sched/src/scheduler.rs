@@ -165,12 +165,14 @@ impl Scheduler {
         if let Some(Some(model)) = self.models.get_mut(id.index()) {
             self.draining += usize::from(model.drain.is_none());
             model.drain = Some(drain);
+            model.hold = [None; 2];
         }
     }
 
     /// From now on no request is taken; what is queued runs.
     pub fn close(&mut self) {
         self.closed = true;
+        self.clear_holds(Nanos::MAX);
     }
 
     /// Gives up every best-effort request: queued ones are refused, running ones stopped.
@@ -360,8 +362,8 @@ impl Scheduler {
         let models = || self.models.iter().flatten().map(|model| &model.options);
         let queues: usize = models().map(|options| 2 * options.queue_len).sum();
         let rows = models().filter_map(|options| options.batching).map(|batching| batching.rows_max);
-        // What is on the board: a task each, and where that is a batch its members; and as many batches again,
-        // of what came back from there.
+        // What is on the board: a task each, and where that is a batch its members; and as many batches
+        // again, of what came back from there.
         queues + self.options.board_slots * (2 + rows.max().unwrap_or(0) as usize)
     }
 }
@@ -414,6 +416,7 @@ impl Scheduler {
         self.queued_ns[rank(request.class)] += u128::from(expected);
         let Self { models, table, .. } = self;
         let model = models[request.model.index()].as_mut().expect("checked above");
+        model.hold[lane(request.class)] = None;
         let queue = model.queue_mut(request.class);
         queue.push(Item { order, slot }, &mut |slot, at| table.get_mut(slot).queue_at = at);
     }
@@ -425,6 +428,7 @@ impl Scheduler {
         self.queued_ns[rank(request.class)] -= u128::from(expected);
         let Self { models, table, .. } = self;
         let model = models[request.model.index()].as_mut().expect("a queued request has a model");
+        model.hold[lane(request.class)] = None;
         let queue = model.queue_mut(request.class);
         queue.remove(at, &mut |slot, at| table.get_mut(slot).queue_at = at);
     }

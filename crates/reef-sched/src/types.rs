@@ -55,7 +55,8 @@ pub struct ModelOptions {
     pub weight: u32,
     /// Requests that may wait, of each class.
     pub queue_len: usize,
-    /// Tasks on the board at most.
+    /// Tasks on the board at most: real-time ones, and best-effort ones where no real-time ones are in their
+    /// way.
     pub in_flight_max: usize,
     /// Whether requests of it that say so ([`Request::joins`]) run together, and how long they wait for
     /// each other.

@@ -492,7 +492,8 @@ fn a_deadline_bounds_the_wait_by_what_a_full_batch_takes() {
 fn nobody_joins_who_would_make_the_batch_late() {
     let mut world = real_time(Nanos::ZERO);
     world.measure(0, 1000);
-    world.rows(1);
+    let first = urgent(&world, 0, None);
+    world.submit(first);
     // Behind it four wait; the first has time for two rows.
     let first = urgent(&world, 1, Some(2500));
     world.submit(first);
@@ -509,7 +510,8 @@ fn nobody_joins_who_would_make_the_batch_late() {
 #[test]
 fn levels_do_not_mix_and_the_most_urgent_goes_first() {
     let mut world = real_time(Nanos::ZERO);
-    world.rows(1);
+    let first = urgent(&world, 0, None);
+    world.submit(first);
     for level in [2, 1, 2, 1] {
         let request = urgent(&world, level, None);
         world.submit(request);
@@ -540,7 +542,8 @@ fn waiting_requests_count_for_their_part_of_a_batch() {
     let mut world = real_time(Nanos::ZERO);
     // One row takes 1100, eight take 1800: 225 each.
     world.measure(1000, 100);
-    world.rows(1);
+    let first = urgent(&world, 0, None);
+    world.submit(first);
     (0..8).for_each(|_| {
         let request = urgent(&world, 1, None);
         assert_eq!(world.submit(request), []);
@@ -550,4 +553,21 @@ fn waiting_requests_count_for_their_part_of_a_batch() {
     assert_eq!(world.submit(request), []);
     let hopeless = urgent(&world, 1, Some(1000));
     assert!(matches!(world.submit(hopeless)[..], [Out::Refused(10, Refusal::DeadlineUnreachable { .. })]));
+}
+
+#[test]
+fn an_urgent_request_waits_for_no_lesser_batch_of_its_model() {
+    let mut world = real_time(Nanos::ZERO);
+    assert_eq!(world.rows(1), [Out::One(0)]);
+    assert_eq!(world.rows(1), [], "one task at a time");
+    let request = urgent(&world, 1, None);
+    assert_eq!(world.submit(request), [Out::One(2)]);
+    let request = urgent(&world, 1, None);
+    assert_eq!(world.submit(request), [], "one of each class");
+    world.one_ends(0, 1);
+    assert_eq!(world.actions(), [], "a lesser one waits for it");
+    world.one_ends(2, 1);
+    assert_eq!(world.actions(), [Out::One(3)]);
+    world.one_ends(3, 1);
+    assert_eq!(world.actions(), [Out::One(1)]);
 }
