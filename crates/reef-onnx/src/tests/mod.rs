@@ -13,6 +13,7 @@ mod numeric;
 mod operators;
 mod programs;
 mod resize;
+mod rows;
 mod selection;
 mod shapes;
 mod sizes;
