@@ -388,7 +388,7 @@ impl Connection<'_> {
         }
         let mut asked = InferRequest::new(&model.name, inputs);
         asked.version = model.version.as_deref();
-        asked.outputs = Some(model.outputs.iter().map(String::as_str).collect());
+        asked.outputs = Some(model.outputs.iter().map(|output| &*output.name).collect());
         asked.arrival = Some(arrival);
         let schedule = Schedule {
             real_time: match request.class {
@@ -437,12 +437,19 @@ impl Connection<'_> {
     /// Copies the outputs to their slot.
     fn write(&self, number: usize, response: &InferResponse) -> Result<(), Problem> {
         let slot = &self.slots[number];
-        let layout = &self.models[slot.model].layout;
+        let OpenedModel { layout, outputs, .. } = &self.models[slot.model];
         if response.output_count() != layout.outputs.len() {
             return Err(Problem::internal("the model has given other outputs than it has"));
         }
         for (index, (output, place)) in response.outputs().zip(&layout.outputs).enumerate() {
             let (name, bytes, room) = (output.name, output.data.len(), place.bytes);
+            let (now, before) = (output.dtype, outputs[index].dtype);
+            if now != before {
+                // Another model has the place of the one that was opened.
+                let (now, before) = (now.protocol_name(), before.protocol_name());
+                let problem = format!("output '{name}' is {now}, and was {before}: open the model again");
+                return Err(Problem::invalid(problem));
+            }
             if bytes > room || output.shape.len() > RANK_MAX {
                 let problem = format!("output '{name}' has {bytes} bytes, the slot has room for {room}");
                 return Err(Problem::invalid(problem));

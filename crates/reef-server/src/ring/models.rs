@@ -14,8 +14,8 @@ pub(crate) struct OpenedModel {
     pub(super) name: String,
     pub(super) version: Option<String>,
     pub(super) inputs: Vec<Input>,
-    /// Names of the outputs wanted.
-    pub(super) outputs: Vec<String>,
+    /// The outputs wanted.
+    pub(super) outputs: Vec<Output>,
     pub(crate) layout: SlotLayout,
 }
 
@@ -25,6 +25,13 @@ pub(crate) struct Input {
     pub(super) name: String,
     pub(super) dtype: DType,
     pub(super) shape: Shape,
+}
+
+/// An output as its client knows it.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(super) name: String,
+    pub(super) dtype: DType,
 }
 
 impl OpenedModel {
@@ -55,11 +62,12 @@ impl OpenedModel {
             datatype: info.dtype.protocol_name().into(),
         });
         let opened = opened.collect();
+        let outputs = outputs.iter().map(|(info, _)| Output { name: info.name.clone(), dtype: info.dtype });
         let model = OpenedModel {
             name: wanted.model,
             version: wanted.version,
             inputs: inputs.into_iter().map(|(input, _)| input).collect(),
-            outputs: outputs.iter().map(|(info, _)| info.name.clone()).collect(),
+            outputs: outputs.collect(),
             layout,
         };
         Ok((model, opened))

@@ -10,7 +10,7 @@ use reef_client::{Class, Client, Error, Model, OpenModel, Options, Slot, Status,
 use reef_engine::{ClassStats, DType, Engine, EngineOptions, FailureReason, ModelSettings};
 use reef_server::{RingOptions, Server, ServerError, ServerOptions};
 
-use crate::fixture::{Fixture, expected, y};
+use crate::fixture::{Fixture, expected, x, y};
 use crate::gate::Gate;
 
 /// A folder for a socket, gone with the test.
@@ -116,6 +116,25 @@ fn many_requests_are_in_flight_and_each_is_answered_once() {
     }
     assert_eq!(client.wait(Some(Duration::ZERO)).unwrap(), None);
     fixture.wait_for("m", |class| class.success, 100);
+}
+
+/// Bytes of another type are no answer, though there are as many.
+#[test]
+fn a_model_that_came_in_the_place_of_an_open_one_is_not_taken_for_it() {
+    let folder = Folder::new();
+    let fixture = Fixture::with_ring(&folder.socket());
+    let mut client = connect(&folder.socket());
+    let model = client.open(&m(1)).unwrap();
+    let data = [5; 16];
+    ask(&mut client, model, &data).unwrap();
+    fixture.engine.unload("m", None, reef_engine::Queued::Finish).unwrap();
+    fixture.model("m", &[x()], &[("y", DType::I32, &[2, 2])], ModelSettings::default());
+    let (status, message) = refusal(ask(&mut client, model, &data));
+    assert_eq!(status, Status::Invalid);
+    assert!(message.contains("'y' is INT32, and was FP32: open the model again"), "{message}");
+    let model = client.open(&m(1)).unwrap();
+    assert_eq!(client.model(model).outputs[0].datatype, "INT32");
+    assert_eq!(ask(&mut client, model, &data).unwrap(), expected(0, &[&data], 16));
 }
 
 #[test]
