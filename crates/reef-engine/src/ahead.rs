@@ -12,7 +12,7 @@ use crate::error::LoadError;
 use crate::family::{self, Family};
 use crate::fault::log;
 use crate::model::{InputShapes, InputValues, Number, TensorInfo};
-use crate::plans::{PlanEntry, PlanFailure};
+use crate::plans::{IdleRoom, PlanEntry, PlanFailure};
 use crate::pool::Model;
 use crate::shared::Shared;
 
@@ -52,14 +52,18 @@ pub(crate) fn compile_families(shared: &Shared, model: &Model) -> Result<(), Loa
         let most = limits::BATCH_PLANS_MAX;
         return Err(settings(format!("batches need {plans} plans (shapes × sizes), {most} are possible")));
     }
+    // Beside those of its plans: there may be a thousand numbers of rows.
+    let room = IdleRoom::new(limits::IDLE_BYTES_PER_MODEL_MAX as u64 / 4);
     let made = families.into_iter().map(|shapes| {
         let each = sizes.iter().map(|&rows| {
             let plan = compile(shared, model, &family::key(&shapes, &model.inputs, rows))?;
             check_rows(&plan, rows).map_err(wrong)?;
+            // From now on: plans that are made after it may need much room.
+            plan.keep();
             Ok(plan)
         });
         let plans: Vec<Arc<PlanEntry>> = each.collect::<Result<_, LoadError>>()?;
-        Ok(Family::new(shapes, &plans))
+        Ok(Family::new(shapes, &plans, room.clone()))
     });
     model.set_families(made.collect::<Result<_, LoadError>>()?);
     Ok(())

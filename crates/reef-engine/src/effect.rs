@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use reef_base::{Nanos, TaskId, TaskKey};
+use reef_base::{Class, Nanos, TaskId, TaskKey};
 use reef_device::{Completion, Io, Seat, TaskCounters};
 use reef_sched::RequestId;
 use smallvec::SmallVec;
@@ -62,6 +62,16 @@ pub(crate) enum TaskEffect {
     Stop(Stop),
 }
 
+impl TaskEffect {
+    /// Whether it copies the rows of a best-effort batch, for which nothing more urgent is to wait.
+    pub(crate) fn may_wait(&self) -> bool {
+        match self {
+            TaskEffect::Submit(submit) => submit.gathering.is_some() && !submit.key.class().is_real_time(),
+            TaskEffect::Stop(_) => false,
+        }
+    }
+}
+
 /// A request to become a task.
 pub(crate) struct Submit {
     pub(crate) id: RequestId,
@@ -97,6 +107,13 @@ pub(crate) enum Delivery {
     Move(Move),
 }
 
+impl Delivery {
+    /// As [`TaskEffect::may_wait`].
+    pub(crate) fn may_wait(&self) -> bool {
+        matches!(self, Delivery::Batch(batch) if !batch.class.is_real_time())
+    }
+}
+
 /// The end of a request.
 pub(crate) struct End {
     pub(crate) model: Option<Arc<Model>>,
@@ -126,6 +143,7 @@ impl End {
 
 /// The end of a batch, and of its members.
 pub(crate) struct EndBatch {
+    pub(crate) class: Class,
     pub(crate) plan: Arc<PlanEntry>,
     /// The batch's own buffers; empty if it never had any.
     pub(crate) io: Io,
@@ -143,7 +161,7 @@ pub(crate) struct EndMember {
 
 impl EndBatch {
     pub(crate) fn deliver(self) {
-        let EndBatch { plan, io, gathering, mut members } = self;
+        let EndBatch { plan, io, gathering, mut members, .. } = self;
         for member in &mut members {
             let done = matches!(member.end, Some((_, Ok(_))));
             member.buffers.io = gathering.give_back(member.place, done.then_some((&*plan, &io)));

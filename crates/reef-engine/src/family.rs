@@ -15,7 +15,7 @@ use reef_sched::{Joins, Size};
 
 use crate::error::InferError;
 use crate::model::{Batching, ModelSettings, TensorInfo};
-use crate::plans::{Buffers, IoPool, PlanEntry};
+use crate::plans::{Buffers, IdleRoom, IoPool, PlanEntry};
 
 /// One family of a model on one device.
 pub(crate) struct Family {
@@ -25,6 +25,8 @@ pub(crate) struct Family {
     sizes: Vec<FamilySize>,
     /// By rows, less one: buffers of requests that no plan is for.
     pools: Mutex<Vec<Option<Arc<IoPool>>>>,
+    /// For what these keep.
+    room: Arc<IdleRoom>,
 }
 
 struct FamilySize {
@@ -34,13 +36,14 @@ struct FamilySize {
 }
 
 impl Family {
-    /// A family of these shapes with `plans`, the smallest first.
-    pub(crate) fn new(shapes: Vec<Shape>, plans: &[Arc<PlanEntry>]) -> Family {
-        let size = |plan: &Arc<PlanEntry>| {
-            plan.keep();
-            FamilySize { rows: plan.pool.inputs[0].shape[0], key: plan.key().clone(), plan: plan.index }
+    /// A family of these shapes with `plans`, the smallest first, which stay; `room` is its model's.
+    pub(crate) fn new(shapes: Vec<Shape>, plans: &[Arc<PlanEntry>], room: Arc<IdleRoom>) -> Family {
+        let size = |plan: &Arc<PlanEntry>| FamilySize {
+            rows: plan.pool.inputs[0].shape[0],
+            key: plan.key().clone(),
+            plan: plan.index,
         };
-        Family { shapes, sizes: plans.iter().map(size).collect(), pools: Mutex::default() }
+        Family { shapes, sizes: plans.iter().map(size).collect(), pools: Mutex::default(), room }
     }
 
     /// Its rows, if inputs of these shapes are of it.
@@ -74,7 +77,8 @@ impl Family {
         }
         let pool = pools[rows - 1].get_or_insert_with(|| {
             let of = |specs: &[IoSpec]| specs.iter().map(own).collect();
-            Arc::new(IoPool::of(of(&plan.pool.inputs), of(&plan.pool.outputs)))
+            let room = Some(self.room.clone());
+            Arc::new(IoPool::of(of(&plan.pool.inputs), of(&plan.pool.outputs), room))
         });
         let pool = pool.clone();
         drop(pools);

@@ -40,22 +40,47 @@ pub(crate) struct IoPool {
     pub(crate) outputs: Vec<IoSpec>,
     free: Mutex<Vec<Io>>,
     idle_max: usize,
+    /// Bytes of the buffers of one request.
+    bytes: u64,
+    /// What it shares with others, if it does.
+    room: Option<Arc<IdleRoom>>,
+}
+
+/// How many bytes of buffers several pools keep together.
+#[derive(Debug)]
+pub(crate) struct IdleRoom {
+    left: AtomicU64,
+}
+
+impl IdleRoom {
+    /// Of so many bytes.
+    pub(crate) fn new(bytes: u64) -> Arc<IdleRoom> {
+        Arc::new(IdleRoom { left: AtomicU64::new(bytes) })
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 impl IoPool {
     fn new(plan: &Plan) -> Self {
-        IoPool::of(plan.inputs().to_vec(), plan.outputs().to_vec())
+        IoPool::of(plan.inputs().to_vec(), plan.outputs().to_vec(), None)
     }
 
-    /// For buffers that these describe.
-    pub(crate) fn of(inputs: Vec<IoSpec>, outputs: Vec<IoSpec>) -> Self {
+    /// For buffers that these describe, of which no more are kept than there is `room` for.
+    pub(crate) fn of(inputs: Vec<IoSpec>, outputs: Vec<IoSpec>, room: Option<Arc<IdleRoom>>) -> Self {
         let bytes: u64 = inputs.iter().chain(&outputs).map(|spec| spec.bytes() as u64).sum();
         let idle_max = match bytes <= limits::LARGE_BUFFERS_BYTES as u64 {
             true => limits::IDLE_BUFFERS_MAX,
             false => limits::IDLE_LARGE_BUFFERS_MAX,
         };
         let free = Mutex::new(Vec::with_capacity(idle_max));
-        IoPool { inputs, outputs, free, idle_max }
+        IoPool { inputs, outputs, free, idle_max, bytes, room }
     }
 
     /// Buffers of the host; `None` when the system has not got the memory.
@@ -73,13 +98,17 @@ impl IoPool {
             return;
         }
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() < self.idle_max {
+        if free.len() < self.idle_max && self.room.as_ref().is_none_or(|room| room.take(self.bytes)) {
             free.push(io);
         }
     }
 
     fn take(&self) -> Option<Io> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        let io = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        if let Some(room) = &self.room {
+            room.give_back(self.bytes);
+        }
+        Some(io)
     }
 }
 
@@ -533,5 +562,29 @@ impl Drop for Unmark<'_> {
     fn drop(&mut self) {
         self.table.lock().compiling.retain(|other| other != self.key);
         self.table.compiled.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reef_graph::{DType, Shape};
+
+    #[test]
+    fn pools_that_share_room_keep_no_more_than_fits() {
+        let room = IdleRoom::new(100);
+        let pool = |rows: usize| {
+            let spec = IoSpec { name: "x".into(), dtype: DType::U8, shape: Shape::from([rows]) };
+            Arc::new(IoPool::of(vec![spec.clone()], vec![spec], Some(room.clone())))
+        };
+        let (small, large) = (pool(10), pool(30));
+        let kept = |pool: &IoPool| pool.free.lock().unwrap().len();
+        let held: Vec<_> = [&small, &small, &large, &large].map(|pool| pool.host_buffers().unwrap()).into();
+        drop(held);
+        assert_eq!((kept(&small), kept(&large)), (2, 1), "20, 20 and 60; another 60 do not fit");
+        let again = small.host_buffers().unwrap();
+        assert_eq!(kept(&small), 1, "one of those");
+        drop(again);
+        assert_eq!((kept(&small), room.left.load(Ordering::Relaxed)), (2, 0));
     }
 }

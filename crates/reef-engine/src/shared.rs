@@ -16,6 +16,7 @@ use reef_base::{Buffer, Clock, Nanos, VirtualClock};
 use reef_device::{DeviceError, RejectReason, Route, Scheme};
 use reef_program::SegmentKey;
 use reef_sched::{Forecast, Offer, Router};
+use smallvec::SmallVec;
 
 use crate::cold::{ColdJob, ColdQueue, ColdWork};
 use crate::core::{Core, Job, Refused};
@@ -163,25 +164,45 @@ impl Shared {
     /// Carries out the effects of a step.
     pub(crate) fn deliver(&self, out: &mut Effects) {
         let helper = &mut out.helper;
+        let (mut tasks, mut deliveries) = (SmallVec::<[_; 1]>::new(), SmallVec::<[_; 1]>::new());
         for task in out.tasks.drain(..) {
-            let done = fault::contain(|| match task {
-                TaskEffect::Submit(submit) => self.hand_in(submit, helper),
-                TaskEffect::Stop(stop) => self.stop(stop),
-            });
-            if let Err(panic) = done {
-                self.break_down(panic);
+            if task.may_wait() {
+                tasks.push(task);
+                continue;
             }
+            self.contained(|| self.hand_over(task, helper));
         }
         for delivery in out.deliveries.drain(..) {
-            let done = fault::contain(|| match delivery {
-                Delivery::End(end) => end.deliver(),
-                Delivery::Batch(batch) => batch.deliver(),
-                Delivery::Hop(hop) => self.hop(hop),
-                Delivery::Move(moved) => self.move_on(moved),
-            });
-            if let Err(panic) = done {
-                self.break_down(panic);
+            if delivery.may_wait() {
+                deliveries.push(delivery);
+                continue;
             }
+            self.contained(|| self.tell(delivery));
+        }
+        tasks.into_iter().for_each(|task| self.contained(|| self.hand_over(task, helper)));
+        deliveries.into_iter().for_each(|delivery| self.contained(|| self.tell(delivery)));
+    }
+
+    /// A panic is a bug of ours.
+    fn contained(&self, effect: impl FnOnce()) {
+        if let Err(panic) = fault::contain(effect) {
+            self.break_down(panic);
+        }
+    }
+
+    fn hand_over(&self, task: TaskEffect, helper: &mut Helper) {
+        match task {
+            TaskEffect::Submit(submit) => self.hand_in(submit, helper),
+            TaskEffect::Stop(stop) => self.stop(stop),
+        }
+    }
+
+    fn tell(&self, delivery: Delivery) {
+        match delivery {
+            Delivery::End(end) => end.deliver(),
+            Delivery::Batch(batch) => batch.deliver(),
+            Delivery::Hop(hop) => self.hop(hop),
+            Delivery::Move(moved) => self.move_on(moved),
         }
     }
 

@@ -155,6 +155,37 @@ fn level_0_waits_only_if_its_settings_say_so() {
     assert_eq!(engine.infer(&ask("m", &data)).unwrap().timings.queue, Nanos(50 * US));
 }
 
+/// Notes how many tasks the device had when it was woken.
+struct Noting {
+    engine: Engine,
+    submitted: AtomicUsize,
+}
+
+impl std::task::Wake for Noting {
+    fn wake(self: std::sync::Arc<Self>) {
+        let submitted = self.engine.device().counters().submitted;
+        self.submitted.store(submitted as usize, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn an_urgent_answer_does_not_wait_for_rows_of_lesser_work_to_be_copied() {
+    let engine = served(joined(8, 100, ModelSettings::default()));
+    engine.load_source(key("rt"), real_time(0), Rows::new(10)).unwrap();
+    let data = filled(&[1]);
+    let held: Vec<_> = (0..2).map(|_| engine.submit(&ask("m", &data)).unwrap()).collect();
+    engine.run_until(Nanos(90 * US));
+    // It ends in the moment in which the others start.
+    let mut urgent = engine.submit(&ask("rt", &data)).unwrap();
+    let noting = std::sync::Arc::new(Noting { engine: engine.clone(), submitted: AtomicUsize::new(0) });
+    let waker = Waker::from(noting.clone());
+    assert!(Pin::new(&mut urgent).poll(&mut Context::from_waker(&waker)).is_pending());
+    engine.run_until(Nanos(100 * US));
+    assert_eq!(engine.device().counters().submitted, 2, "the batch has started");
+    assert_eq!(noting.submitted.load(Ordering::SeqCst), 1, "after the answer");
+    held.into_iter().for_each(|future| assert_rows(&data, &future.wait().unwrap()));
+}
+
 #[test]
 fn members_end_for_themselves() {
     let engine = served(joined(8, 0, ModelSettings::default()));
@@ -345,6 +376,38 @@ fn a_batch_that_fails_costs_only_who_made_it_fail() {
     assert_eq!((stats.success, stats.failed(FailureReason::Input), stats.executions), (3, 1, 3));
 }
 
+/// Who left a batch may be who made it fail: who is left in it is not told so, even if that is one alone.
+#[test]
+fn a_batch_that_fails_after_its_members_left_costs_nobody_else() {
+    let slow = Slow::new();
+    let engine = slow.engine();
+    engine.load_source(key("m"), joined(4, 60_000_000, ModelSettings::default()), Rows::picky()).unwrap();
+    let (reached, go) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+    let barriers = std::sync::Arc::new((reached, go));
+    let held = barriers.clone();
+    slow.set(Hooks {
+        before: std::sync::Arc::new(move || {
+            held.0.wait();
+            held.1.wait();
+        }),
+        ..Hooks::new()
+    });
+    let (bad, good) = (filled(&[BAD, 1, 2]), filled(&[3]));
+    std::thread::scope(|scope| {
+        let first = engine.submit(&ask("m", &bad)).unwrap();
+        // It fills the batch, and is handed in on this thread.
+        let second = scope.spawn(|| engine.submit(&ask("m", &good)).unwrap().wait());
+        barriers.0.wait();
+        first.cancel();
+        slow.set(Hooks::new());
+        barriers.1.wait();
+        assert_eq!(first.wait().unwrap_err(), InferError::Cancelled);
+        assert_rows(&good, &second.join().unwrap().unwrap());
+    });
+    let stats = sums(&engine);
+    assert_eq!((stats.success, stats.failed(FailureReason::Cancelled)), (1, 1));
+}
+
 #[test]
 fn a_device_without_a_place_gets_the_batch_later() {
     let slow = Slow::new();
@@ -425,6 +488,19 @@ fn unloading_and_shutting_down_wait_for_no_company() {
     engine.shutdown(Duration::from_secs(1));
     all.into_iter().for_each(|future| assert_rows(&data, &future.wait().unwrap()));
     assert_eq!(engine.now(), Nanos(20 * US));
+}
+
+/// Of plans whose buffers are large few are kept; those that batches run are.
+#[test]
+fn plans_of_large_batches_leave_those_of_small_ones() {
+    let engine = stepped();
+    let settings = joined(256, 0, ModelSettings::default());
+    engine.load_source(key("m"), settings, Rows::wide(2 << 20)).unwrap();
+    let data = vec![1; 2 << 20];
+    let tensor =
+        InputTensor { name: "x", dtype: DType::U8, shape: Shape::from([1, data.len()]), data: &data };
+    engine.infer(&InferRequest::new("m", vec![tensor])).unwrap();
+    assert_eq!(engine.models()[0].plans.len(), 9, "1, 2, 4, …, 256");
 }
 
 #[test]

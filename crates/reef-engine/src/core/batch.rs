@@ -7,7 +7,7 @@
 //! | the batch starts | their buffers are in its gathering |
 //! | one leaves: cancelled, deadline | it is answered; its buffers stay until the batch ends |
 //! | the batch is done | each gets its rows |
-//! | the batch fails | they are queued again, each alone; the only one is told why |
+//! | the batch fails | they are queued again, each alone; who was alone in it is told why |
 //! | the device has no place | they are queued again, to be gathered anew |
 //! | it cannot be run at all | each is told why |
 
@@ -49,7 +49,8 @@ impl Batch {
     }
 
     fn end(self, io: Io, members: Vec<EndMember>) -> Delivery {
-        Delivery::Batch(EndBatch { plan: self.plan, io, gathering: self.gathering, members })
+        let Batch { class, plan, gathering, .. } = self;
+        Delivery::Batch(EndBatch { class, plan, io, gathering, members })
     }
 
     fn place(&self, member: RequestId) -> usize {
@@ -124,7 +125,9 @@ impl Core {
         let used = usage(&completion);
         self.count_batch_execution(&batch, &completion, now);
         let mut members = self.end_stopped(now, &batch, Some(&completion));
-        if matches!(completion.outcome, Outcome::Failed(_)) && members.len() + 1 < batch.members.len() {
+        // Whose fault it was nobody knows, be it one's who has left.
+        let shared = batch.members.len() > 1 && members.len() < batch.members.len();
+        if shared && matches!(completion.outcome, Outcome::Failed(_)) {
             self.restore(&batch);
             self.sched.separate(now, batch.id, used);
             return out.push(batch.end(completion.io, members));

@@ -16,6 +16,8 @@ pub const ROW: usize = 64;
 pub struct Rows {
     io: [Vec<TensorInfo>; 2],
     polls: u32,
+    /// Bytes of a row.
+    row: usize,
     /// The rows go through a host kernel, too, which fails where one begins with [`BAD`].
     picky: bool,
 }
@@ -25,47 +27,53 @@ pub const BAD: u8 = 255;
 
 impl Rows {
     pub fn new(polls: u32) -> Arc<Rows> {
-        Rows::with(polls, false)
+        Rows::with(polls, ROW, false)
+    }
+
+    /// Whose rows have so many bytes.
+    pub fn wide(row: usize) -> Arc<Rows> {
+        Rows::with(1, row, false)
     }
 
     pub fn picky() -> Arc<Rows> {
-        Rows::with(1, true)
+        Rows::with(1, ROW, true)
     }
 
-    fn with(polls: u32, picky: bool) -> Arc<Rows> {
+    fn with(polls: u32, row: usize, picky: bool) -> Arc<Rows> {
         let info =
-            |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1, ROW as i64] }];
-        Arc::new(Rows { io: [info("x"), info("y")], polls, picky })
+            |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1, row as i64] }];
+        Arc::new(Rows { io: [info("x"), info("y")], polls, row, picky })
     }
 
     fn plan(&self, rows: usize, target: Target) -> Result<Plan, String> {
+        let bytes = self.row;
         let between = if self.picky { Place::Arena } else { Place::Output(0) };
         let kernel = |row: usize| Kernel {
             name: "row".into(),
             spec: KernelSpec::Synthetic(SyntheticSpec {
                 seed: 7,
-                bytes: ROW,
-                tile_bytes: ROW,
+                bytes,
+                tile_bytes: bytes,
                 polls: self.polls,
                 poll_ns: 1000,
                 meter: None,
             }),
-            reads: vec![Region::dense(Place::Input(0), row * ROW, ROW)],
-            writes: vec![Region::dense(between, row * ROW, ROW)],
+            reads: vec![Region::dense(Place::Input(0), row * bytes, bytes)],
+            writes: vec![Region::dense(between, row * bytes, bytes)],
             restart: Restart::Safe,
             cost: Cost::default(),
         };
-        let shape = Shape::from([rows, ROW]);
+        let shape = Shape::from([rows, bytes]);
         let io = |name: &str| IoSpec { name: name.into(), dtype: DType::U8, shape: shape.clone() };
         let spec = TensorSpec { dtype: DType::U8, shape: shape.clone() };
         let host = Kernel {
             name: "host".into(),
             spec: KernelSpec::Host(0),
             reads: vec![
-                Region::dense(Place::Arena, 0, rows * ROW),
-                Region::dense(Place::Input(0), 0, rows * ROW),
+                Region::dense(Place::Arena, 0, rows * bytes),
+                Region::dense(Place::Input(0), 0, rows * bytes),
             ],
-            writes: vec![Region::dense(Place::Output(0), 0, rows * ROW)],
+            writes: vec![Region::dense(Place::Output(0), 0, rows * bytes)],
             restart: Restart::Never,
             cost: Cost::default(),
         };
@@ -81,7 +89,7 @@ impl Rows {
             store: Arc::default(),
             host_kernels: if self.picky { vec![picky()] } else { vec![] },
             stages,
-            arena_bytes: if self.picky { rows * ROW } else { 0 },
+            arena_bytes: if self.picky { rows * bytes } else { 0 },
         };
         Plan::new(parts).map_err(|error| error.to_string())
     }
