@@ -137,9 +137,9 @@ impl OnnxModel {
             return Err("it is a program, whose values decide what runs".into());
         };
         rows::check(&self.inputs, &self.outputs)?;
-        for shapes in shapes {
+        for (shapes, rows) in shapes.iter().flat_map(|shapes| rows::TRIED_ROWS.map(|rows| (shapes, rows))) {
             let tried = |shape: &Shape| -> Shape {
-                std::iter::once(rows::TRIED_ROWS).chain(shape.iter().skip(1).copied()).collect()
+                std::iter::once(rows).chain(shape.iter().skip(1).copied()).collect()
             };
             let named: Vec<(&str, Shape)> = self
                 .inputs
@@ -148,7 +148,7 @@ impl OnnxModel {
                 .map(|(decl, shape)| (decl.name.as_str(), tried(shape)))
                 .collect();
             let special = self.lower(straight, &named).map_err(|error| error.to_string())?;
-            rows::follow(&special.graph, rows::TRIED_ROWS)?;
+            rows::follow(&special.graph, rows)?;
         }
         Ok(())
     }

@@ -1,10 +1,11 @@
 //! Whether a model's requests may be put together along their first axis.
 //!
 //! By what it declares: every input and every output has the same symbol as its first extent, and no other
-//! axis has it. And by what it computes, for some number of rows: the axis is followed through the graph, and
+//! axis has it. And by what it computes, for two numbers of rows: the axis is followed through the graph, and
 //! nothing may combine elements along it, be it a sum, a product of rows with rows, or a constant that is not
-//! the same for each row. What an operator that is not known here does with its rows cannot be seen, and is
-//! refused, too: rows that spoil each other are worse than requests that run alone.
+//! the same for each row; nor may an output be such a constant. What an operator that is not known here does
+//! with its rows cannot be seen, and is refused, too: rows that spoil each other are worse than requests that
+//! run alone.
 
 use std::collections::HashMap;
 
@@ -12,8 +13,8 @@ use reef_graph::{Graph, Node, Op, Shape, Tensor, ValueId};
 
 use crate::decl::{Dim, TensorDecl};
 
-/// The number of rows to look at: one that other axes seldom have.
-pub(crate) const TRIED_ROWS: usize = 5;
+/// The numbers of rows to look at: other axes seldom have a multiple of one, and hardly ever of both.
+pub(crate) const TRIED_ROWS: [usize; 2] = [5, 13];
 
 /// Whether inputs and outputs declare rows; the error says which does not.
 pub(crate) fn check(inputs: &[TensorDecl], outputs: &[TensorDecl]) -> Result<(), String> {
@@ -38,7 +39,8 @@ pub(crate) fn check(inputs: &[TensorDecl], outputs: &[TensorDecl]) -> Result<(),
 /// Where a value has the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rows {
-    /// It does not depend on them.
+    /// It does not depend on what is in them; if it depends on how many there are, that shows where it meets
+    /// them.
     Free,
     /// On this axis, whose extent is their number or a multiple: then each has that many places, next to each
     /// other.
@@ -67,13 +69,20 @@ pub(crate) fn follow(graph: &Graph, rows: usize) -> Result<(), String> {
         let made: Vec<_> = each.map(|(slot, &id)| (id, walk.output(slot, outputs))).collect();
         known.extend(made);
     }
-    for (id, name) in graph.outputs.iter().zip(&graph.output_names) {
-        match known.get(id) {
-            Some(Rows::Axis(0) | Rows::Free) | None => {}
-            Some(Rows::Axis(axis)) => {
+    for (&id, name) in graph.outputs.iter().zip(&graph.output_names) {
+        let found = known.get(&id).copied().unwrap_or(Rows::Free);
+        let shape = &graph.value(id).shape;
+        match found {
+            Rows::Axis(0) | Rows::Free if shape.iter().next() != Some(&rows) => {
+                return Err(format!("for {rows} rows, output '{name}' is {shape}"));
+            }
+            Rows::Axis(0) => {}
+            Rows::Axis(axis) => {
                 return Err(format!("output '{name}' has the rows of the inputs on axis {axis}"));
             }
-            Some(Rows::Lost) => {
+            Rows::Free if graph.constant(id).is_some_and(|tensor| is_same(tensor, 0, rows)) => {}
+            Rows::Free => return Err(format!("output '{name}' does not come from the inputs' rows")),
+            Rows::Lost => {
                 let (op, node) = lost.map_or(("", ""), |node| (node.op.name(), &node.name));
                 return Err(format!("it cannot be seen whether {op} '{node}' keeps rows apart"));
             }
@@ -108,6 +117,8 @@ impl Walk<'_> {
         match (&self.node.op, first) {
             // All steps are [S,D,N,H], the states [D,N,H].
             (Op::Recurrent(_), Rows::Axis(axis)) if slot > 0 => Rows::Axis(axis - 1),
+            // Places, which count through the rows before.
+            (Op::MaxPool(_), Rows::Axis(_)) if slot > 0 => Rows::Lost,
             _ => first,
         }
     }
@@ -123,22 +134,50 @@ impl Walk<'_> {
         match &self.node.op {
             Op::Unary(_) | Op::Binary(_) | Op::Where | Op::Cast { .. } | Op::Expand => self.element_wise(),
             Op::MatMul { trans_a, trans_b } => self.product(*trans_a, *trans_b),
-            Op::MatMulPacked(_) | Op::MatMulInteger(_) => self.product(false, false),
-            Op::Conv(_) | Op::ConvInteger(..) | Op::Pool(_) | Op::MaxPool(_) | Op::TreeEnsemble(_) => {
+            Op::MatMulInteger(_) => self.product(false, false),
+            Op::Recurrent(_) => self.recurrent(),
+            Op::Concat { axis: along } => self.joined(*along),
+            Op::Gather { .. } if self.rows_of(0) == Rows::Free => self.picked(),
+            Op::Gather { axis } if self.rows_of(0) == Rows::Axis(*axis) => Err(Mixed),
+            // What else they read belongs to no row.
+            _ if each().skip(1).any(|rows| rows != Rows::Free) => Ok(Rows::Lost),
+            Op::Conv(_)
+            | Op::ConvInteger(..)
+            | Op::Pool(_)
+            | Op::MaxPool(_)
+            | Op::TreeEnsemble(_)
+            | Op::MatMulPacked(_) => {
                 Ok(if self.rows_of(0) == Rows::Axis(0) { Rows::Axis(0) } else { Rows::Lost })
             }
-            // Its input is [S,N,I]: steps follow from each other.
-            Op::Recurrent(_) => match self.rows_of(0) {
-                Rows::Axis(0) => Err(Mixed),
-                Rows::Axis(1) => Ok(Rows::Axis(2)),
-                _ => Ok(Rows::Lost),
-            },
             op => match self.rows_of(0) {
                 Rows::Axis(axis) => self.of_first(op, axis),
-                Rows::Free if matches!(op, Op::Gather { .. }) => self.picked(),
                 Rows::Free | Rows::Lost => Ok(Rows::Lost),
             },
         }
+    }
+
+    /// Its input is `[S,N,I]`, and steps follow from each other; lengths are `[N]`, states `[D,N,H]`. What
+    /// else there is, before these or of two axes, belongs to no row.
+    fn recurrent(&self) -> Result<Rows, Mixed> {
+        match self.rows_of(0) {
+            Rows::Axis(0) => return Err(Mixed),
+            Rows::Axis(1) => {}
+            _ => return Ok(Rows::Lost),
+        }
+        for input in 1..self.node.inputs.len() {
+            let own = match self.shape(input).rank() {
+                1 if input > 2 => Some(0),
+                3 if input > 2 => Some(1),
+                _ => None,
+            };
+            match (self.rows_of(input), own) {
+                (Rows::Axis(axis), Some(own)) if axis == own => {}
+                (Rows::Free, Some(own)) if !self.is_same_along(input, own)? => return Ok(Rows::Lost),
+                (Rows::Free, _) => {}
+                _ => return Err(Mixed),
+            }
+        }
+        Ok(Rows::Axis(2))
     }
 
     /// An operator whose first input has the rows on `axis`.
@@ -166,14 +205,17 @@ impl Walk<'_> {
                 _ => Err(Mixed),
             },
             Op::Slice { .. } => Ok(Rows::Axis(axis)),
-            // Their parameters belong to a later axis.
-            Op::ScaleShift | Op::Quantize(_) | Op::Dequantize(_) if axis == 0 => Ok(Rows::Axis(axis)),
+            // Its parameters belong to a later axis.
+            Op::ScaleShift if axis == 0 => Ok(Rows::Axis(axis)),
+            Op::Quantize(scales) | Op::Dequantize(scales)
+                if self.shape(1).elements() == 1 || (scales.block == 0 && scales.axis != axis) =>
+            {
+                Ok(Rows::Axis(axis))
+            }
             Op::Pad { pads, .. } if pads[axis] != (0, 0) => Err(Mixed),
             Op::Pad { .. } => Ok(Rows::Axis(axis)),
-            Op::Concat { axis: along } => self.joined(*along),
             Op::Reshape => Ok(self.reshaped(axis)),
-            Op::Gather { axis: along } if *along == axis => Err(Mixed),
-            Op::Gather { axis: along } if self.rows_of(1) == Rows::Free => {
+            Op::Gather { axis: along } => {
                 let more = self.shape(1).rank();
                 Ok(Rows::Axis(if axis < *along { axis } else { axis + more - 1 }))
             }
@@ -184,31 +226,43 @@ impl Walk<'_> {
     /// Every input broadcast to the output.
     fn element_wise(&self) -> Result<Rows, Mixed> {
         let rank = self.made().rank();
-        let mut found = None;
-        for input in 0..self.node.inputs.len() {
-            if let Rows::Axis(axis) = self.rows_of(input) {
-                let at = axis + rank - self.shape(input).rank();
-                if found.is_some_and(|found| found != at) {
-                    return Err(Mixed);
-                }
-                found = Some(at);
-            }
-        }
-        let Some(at) = found else { return Ok(Rows::Lost) };
-        let free = (0..self.node.inputs.len()).filter(|&input| self.rows_of(input) == Rows::Free);
-        for input in free {
-            let own = at.checked_sub(rank - self.shape(input).rank());
-            if let Some(axis) = own.filter(|&axis| self.shape(input)[axis] > 1) {
-                match self.graph.constant(self.node.inputs[input]) {
-                    Some(tensor) if is_same(tensor, axis, self.rows) => {}
-                    Some(_) => return Err(Mixed),
-                    None => return Ok(Rows::Lost),
-                }
+        let place = |input: usize| match self.rows_of(input) {
+            Rows::Axis(axis) => Some(axis + rank - self.shape(input).rank()),
+            Rows::Free | Rows::Lost => None,
+        };
+        let inputs = 0..self.node.inputs.len();
+        let Some(at) = inputs.clone().find_map(place) else { return Ok(Rows::Lost) };
+        self.meets(inputs, at)
+    }
+
+    /// What of the inputs, broadcast to the output, meets rows that the output has on axis `at`.
+    fn meets(&self, inputs: std::ops::Range<usize>, at: usize) -> Result<Rows, Mixed> {
+        for input in inputs {
+            let own = at.checked_sub(self.made().rank() - self.shape(input).rank());
+            match (self.rows_of(input), own) {
+                (Rows::Axis(axis), Some(own)) if axis == own => {}
+                (Rows::Axis(_), _) => return Err(Mixed),
+                (Rows::Free, Some(own)) if !self.is_same_along(input, own)? => return Ok(Rows::Lost),
+                (Rows::Free | Rows::Lost, _) => {}
             }
         }
         Ok(Rows::Axis(at))
     }
 
+    /// Whether an input that has no rows is the same for each of those that it meets on `axis`; false if
+    /// nobody knows.
+    fn is_same_along(&self, input: usize, axis: usize) -> Result<bool, Mixed> {
+        if self.shape(input)[axis] <= 1 {
+            return Ok(true);
+        }
+        match self.graph.constant(self.node.inputs[input]) {
+            Some(tensor) if is_same(tensor, axis, self.rows) => Ok(true),
+            Some(_) => Err(Mixed),
+            None => Ok(false),
+        }
+    }
+
+    /// A product of matrices, and what is broadcast to it.
     fn product(&self, trans_a: bool, trans_b: bool) -> Result<Rows, Mixed> {
         let rank = self.made().rank();
         let place = |input: usize, trans: bool, depth: usize| match self.rows_of(input) {
@@ -221,25 +275,27 @@ impl Walk<'_> {
             }
             Rows::Free | Rows::Lost => Ok(None),
         };
-        match (place(0, trans_a, 0)?, place(1, trans_b, 1)?) {
-            (Some(a), Some(b)) if a != b => Err(Mixed),
-            (Some(at), _) | (None, Some(at)) => Ok(Rows::Axis(at)),
-            (None, None) => Ok(Rows::Lost),
-        }
+        let at = match (place(0, trans_a, 0)?, place(1, trans_b, 1)?) {
+            (Some(a), Some(b)) if a != b => return Err(Mixed),
+            (Some(at), _) | (None, Some(at)) => at,
+            (None, None) => return Ok(Rows::Lost),
+        };
+        let factors = if at + 2 < rank { 0 } else { 2 };
+        self.meets(factors..self.node.inputs.len(), at)
     }
 
     /// Of several tensors one after the other.
     fn joined(&self, along: usize) -> Result<Rows, Mixed> {
-        let mut found = None;
-        for input in 0..self.node.inputs.len() {
-            match self.rows_of(input) {
-                Rows::Axis(axis) if axis == along => return Err(Mixed),
-                Rows::Axis(axis) if found.is_some_and(|found| found != axis) => return Ok(Rows::Lost),
-                Rows::Axis(axis) => found = Some(axis),
-                Rows::Free | Rows::Lost => {}
-            }
+        let inputs = 0..self.node.inputs.len();
+        let place = |input: usize| match self.rows_of(input) {
+            Rows::Axis(axis) => Some(axis),
+            Rows::Free | Rows::Lost => None,
+        };
+        match inputs.clone().find_map(place) {
+            Some(axis) if axis == along => Err(Mixed),
+            Some(axis) => self.meets(inputs, axis),
+            None => Ok(Rows::Lost),
         }
-        Ok(found.map_or(Rows::Lost, Rows::Axis))
     }
 
     /// The axis behind as many elements as before, of so many parts.
@@ -337,7 +393,11 @@ mod tests {
         assert_eq!(one(add(), &[5, 4], constant(&[2.0; 5], &[5, 1])), Ok(()), "the same for each");
         assert_eq!(one(Op::Softmax { axis: 1 }, &[5, 4], alone), Ok(()));
         assert_eq!(one(Op::Reshape, &[5, 2, 2], alone), Ok(()));
-        assert_eq!(one(Op::Reshape, &[10, 2], alone), Ok(()), "two places for each row");
+        let halves = |graph: &mut Graph, x| {
+            vec![graph.add_node("halves", Op::Reshape, &[x], DType::F32, Shape::from([10, 2]))]
+        };
+        assert_eq!(one(Op::Reshape, &[5, 4], halves), Ok(()), "two places for each row");
+        assert!(one(Op::Reshape, &[10, 2], alone).unwrap_err().contains("output 'y' is [10,2]"));
         let mixed = |result: Result<(), String>| result.unwrap_err().contains("combines rows");
         assert!(mixed(one(reduce(&[0]), &[1, 4], alone)));
         assert!(mixed(one(Op::Softmax { axis: 0 }, &[5, 4], alone)));
@@ -363,7 +423,7 @@ mod tests {
             let values: Vec<f32> = (0..shape.elements()).map(value).collect();
             graph.add_const("c", Tensor::f32(shape, &values))
         };
-        for (same, expected) in [(true, true), (false, false)] {
+        for same in [true, false] {
             let product = one(Op::MatMul { trans_a: false, trans_b: false }, &[5, 1, 2], |graph, x| {
                 let x = graph.add_node("wide", Op::Reshape, &[x], DType::F32, Shape::from([5, 1, 4]));
                 vec![x, at(graph, &[5, 4, 2], same)]
@@ -371,7 +431,7 @@ mod tests {
             let joined = one(Op::Concat { axis: 1 }, &[5, 7], |graph, x| vec![x, at(graph, &[5, 3], same)]);
             let made = output_of(|graph, _| at(graph, &[5, 3], same));
             for result in [product, joined, made] {
-                assert_eq!(result.is_ok(), expected, "{result:?}");
+                assert_eq!(result.is_ok(), same, "{result:?}");
             }
         }
         // Nobody knows what it is.

@@ -362,8 +362,8 @@ impl Scheduler {
         let models = || self.models.iter().flatten().map(|model| &model.options);
         let queues: usize = models().map(|options| 2 * options.queue_len).sum();
         let rows = models().filter_map(|options| options.batching).map(|batching| batching.rows_max);
-        // What is on the board: a task each, and where that is a batch its members; and as many batches again,
-        // of what came back from there.
+        // What is on the board: a task each, and where that is a batch its members; and as many batches
+        // again, of what came back from there.
         queues + self.options.board_slots * (2 + rows.max().unwrap_or(0) as usize)
     }
 }

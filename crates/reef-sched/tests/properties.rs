@@ -157,7 +157,9 @@ impl World {
         assert!(count(&|_| true) <= 5);
         assert!(count(&|request| !request.class.is_real_time()) <= 2);
         assert!(count(&|request| request.class.is_real_time()) <= 3);
-        assert!(count(&|other| other.model == request.model) <= 3);
+        // A real-time task waits for no best-effort one of its model.
+        let counts = |other: &Request| other.class.is_real_time() || !request.class.is_real_time();
+        assert!(count(&|other| other.model == request.model && counts(other)) <= 3);
     }
 
     /// No startable real-time request with a smaller key waits when one starts.
@@ -167,8 +169,8 @@ impl World {
             Class::BestEffort => TaskKey::best_effort(0),
         };
         let in_flight = |model| {
-            let others = self.live.values().filter(|(at, other)| *at == At::OnBoard && other.model == model);
-            others.count()
+            let counts = |other: &Request| other.model == model && other.class.is_real_time();
+            self.live.values().filter(|(at, other)| *at == At::OnBoard && counts(other)).count()
         };
         for (other, (at, request)) in &self.live {
             let waits = *at == At::Queued && *other != id && in_flight(request.model) < 3;
