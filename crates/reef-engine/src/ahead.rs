@@ -34,7 +34,7 @@ pub(crate) fn compile_families(shared: &Shared, model: &Model) -> Result<(), Loa
     let Some(rows_max) = model.settings.batch_rows_max else { return Ok(()) };
     if !model.inputs.iter().any(TensorInfo::has_open_rows) {
         log(
-            || tracing::warn!(model = %key, "max_batch_size bounds nothing: no input has a first axis that is open"),
+            || tracing::warn!(model = %key, "max_batch_size bounds nothing: no input has an open first axis"),
         );
     }
     let Some(batching) = &model.settings.batching else { return Ok(()) };

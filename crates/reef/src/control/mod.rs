@@ -301,8 +301,8 @@ impl ModelControl for Control {
     }
 
     fn look(&self) {
-        // In the other modes the index is of what was there when it was looked at. One look at a time, however
-        // many clients ask: the others are told of the last one.
+        // In the other modes the index is of what was there when it was looked at. One look at a time,
+        // however many clients ask: the others are told of the last one.
         let looking = self.looking.try_lock();
         if self.mode == Mode::Explicit && !matches!(looking, Err(TryLockError::WouldBlock)) {
             match self.scan() {
