@@ -208,9 +208,7 @@ mod tests {
         assert!(hands.executor.board.is_parked(0));
         assert!(hands.executor.board.take_parked_one(0));
         // What is made meanwhile wakes nobody, since the unit is not announced: who leaves sees it.
-        assert!(seat.borrow(&hands.executor, 0, || {
-            let _ = hands.submit(own, best_effort(), 1);
-        }));
+        assert!(seat.borrow(&hands.executor, 0, || _ = hands.submit(own, best_effort(), 1)));
         assert!(!hands.executor.board.is_parked(0), "it was woken");
         hands.executor.bells[0].wait();
         let unit = seat.0.lock().unwrap();

@@ -33,9 +33,7 @@ pub(crate) fn compile_families(shared: &Shared, model: &Model) -> Result<(), Loa
     let key = &model.key;
     let Some(rows_max) = model.settings.batch_rows_max else { return Ok(()) };
     if !model.inputs.iter().any(TensorInfo::has_open_rows) {
-        log(
-            || tracing::warn!(model = %key, "max_batch_size bounds nothing: no input has a first axis that is open"),
-        );
+        log(|| tracing::warn!(model = %key, "max_batch_size: no input has a first axis that is open"));
     }
     let Some(batching) = &model.settings.batching else { return Ok(()) };
     match families(shared, model, batching, rows_max) {

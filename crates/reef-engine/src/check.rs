@@ -66,8 +66,7 @@ pub(crate) fn request<'a>(model: &Model, request: &InferRequest<'a>) -> Result<C
 /// Whether inputs have no more rows than the model's settings allow.
 pub(crate) fn check_rows(model: &Model, shapes: &[Shape]) -> Result<(), InferError> {
     let Some(max) = model.settings.batch_rows_max else { return Ok(()) };
-    let open = model.inputs.iter().zip(shapes).filter(|(input, _)| input.has_open_rows());
-    let rows = open.filter_map(|(_, shape)| shape.iter().next()).max().copied().unwrap_or(0);
+    let rows = shapes.iter().filter_map(|shape| shape.iter().next()).max().copied().unwrap_or(0);
     if rows > max {
         return Err(InferError::TooWide { key: (*model.key).clone(), rows, max });
     }

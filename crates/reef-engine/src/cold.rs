@@ -209,8 +209,8 @@ impl ColdQueue {
     }
 
     /// For the compile thread: blocks until a job waits, and says what for, or until it is time to tidy up,
-    /// which is so every `tidy_every`; `None` when the queue was stopped. From then until the next call a plan
-    /// is being made.
+    /// which is so every `tidy_every`; `None` when the queue was stopped. From then until the next call a
+    /// plan is being made.
     pub(crate) fn next(&self, clock: &dyn Clock, tidy_every: Nanos) -> Option<ColdTask> {
         let mut inner = self.lock();
         inner.busy = false;

@@ -13,7 +13,7 @@ use crate::shared::Shared;
 
 /// The compile thread.
 pub(crate) fn run(shared: &Shared) {
-    let tidy_every = TIDY_EVERY.min(Nanos(shared.plan_idle.0 / 4));
+    let tidy_every = TIDY_EVERY.min(Nanos(shared.plan_idle.0 / 4)).max(Nanos::from_millis(1));
     while let Some(task) = shared.cold.next(&*shared.clock, tidy_every) {
         let (model, key) = match task {
             ColdTask::Plan(model, key) => (model, key),

@@ -409,8 +409,8 @@ impl PlanTable {
         !evicted.is_empty()
     }
 
-    /// Takes out the plans that were not used for as long as `idle` and that `is_free` says nobody has, but for
-    /// those that settings name and the one that was used last. To be called several times in that time.
+    /// Takes out the plans that were not used for as long as `idle` and that `is_free` says nobody has, but
+    /// for those that settings name and the one that was used last. To be called several times in that time.
     pub(crate) fn take_idle(
         &self,
         now: Nanos,

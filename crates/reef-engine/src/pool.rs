@@ -507,7 +507,7 @@ impl Model {
 
 enum Entry {
     /// With the numbers of its devices.
-    Loading(ModelSettings, Vec<usize>),
+    Loading(Box<ModelSettings>, Vec<usize>),
     Live(Arc<Group>),
 }
 
@@ -587,7 +587,7 @@ impl Registry {
             Entry::Loading(settings, _) => ModelInfo {
                 key: ModelKey { name: name.clone(), version: version.1.clone() },
                 state: ModelState::Loading,
-                settings: settings.clone(),
+                settings: (**settings).clone(),
                 inputs: Vec::new(),
                 outputs: Vec::new(),
                 devices: Vec::new(),
@@ -636,7 +636,7 @@ impl Registry {
             Some(old) if !old.begin_replace() => return Err(LoadError::Busy(key.clone())),
             Some(_) => {}
             None => {
-                let entry = Entry::Loading(settings.clone(), lanes.clone());
+                let entry = Entry::Loading(Box::new(settings.clone()), lanes.clone());
                 models.entry(key.name.clone()).or_default().insert(version, entry);
             }
         }

@@ -15,7 +15,8 @@ pub struct Declared {
 }
 
 impl ModelConfig {
-    /// Whether a model of these inputs and outputs is what is described; what of that has no effect comes back.
+    /// Whether a model of these inputs and outputs is what is described; what of that has no effect comes
+    /// back.
     pub fn check(&self, inputs: &[Declared], outputs: &[Declared]) -> Result<Vec<String>, Fault> {
         for (kind, described, declared) in
             [("input", &self.inputs, inputs), ("output", &self.outputs, outputs)]

@@ -46,14 +46,16 @@ fn what_is_served_on_other_terms_is_told() {
             "instance_group",
         ),
         (
-            r#"instance_group [ { kind: KIND_GPU rate_limiter { resources [ { name: "R1" count: 4 } ] priority: 2 } } ]"#,
+            r#"instance_group [ { kind: KIND_GPU rate_limiter {
+                resources [ { name: "R1" count: 4 } ] priority: 2 } } ]"#,
             "instance_group",
         ),
         ("response_cache { enable: true }", "response_cache: ignored"),
         (r#"runtime: "libtriton_onnxruntime.so""#, "runtime: ignored"),
         (r#"metric_tags { key: "team" value: "robots" }"#, "metric_tags"),
         (
-            r#"model_metrics { metric_control [ { metric_identifier { family: "nv_inference_first_response" } } ] }"#,
+            r#"model_metrics { metric_control [ {
+                metric_identifier { family: "nv_inference_first_response" } } ] }"#,
             "model_metrics",
         ),
         (r#"cc_model_filenames { key: "8.6" value: "model_86.onnx" }"#, "cc_model_filenames"),
@@ -89,7 +91,8 @@ fn what_would_be_answered_otherwise_is_refused_by_its_name() {
     let cases: [(&str, &[&str]); 18] = [
         (
             r#"sequence_batching { max_sequence_idle_microseconds: 5000000 direct { }
-            control_input [ { name: "START" control [ { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } ] } ] }"#,
+            control_input [ { name: "START" control [
+              { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } ] } ] }"#,
             &["sequence_batching", "not served"],
         ),
         (
@@ -128,7 +131,8 @@ fn what_would_be_answered_otherwise_is_refused_by_its_name() {
             &["default_priority_level 3"],
         ),
         (
-            r#"model_warmup [ { name: "w" inputs { key: "x" value { data_type: TYPE_FP32 dims: [ 4 ] } } } ]"#,
+            r#"model_warmup [ { name: "w"
+            inputs { key: "x" value { data_type: TYPE_FP32 dims: [ 4 ] } } } ]"#,
             &["'x' has no data", "zero_data"],
         ),
         (
@@ -146,7 +150,8 @@ fn the_rest_is_in_force() {
            input [ { name: "data_0" data_type: TYPE_FP32 format: FORMAT_NONE dims: [ 3, 224, 224 ]
                      reshape { shape: [ 3, 224, 224 ] } } ]
            output [ { name: "fc6_1" data_type: TYPE_FP32 dims: [ 1000 ] label_filename: "labels.txt" } ]"#,
-        r#"backend: "onnxruntime" default_model_filename: "model.onnx" model_transaction_policy { decoupled: False }"#,
+        r#"backend: "onnxruntime" default_model_filename: "model.onnx"
+           model_transaction_policy { decoupled: False }"#,
         "version_policy: { all { } }",
         "version_policy: { latest: { num_versions: 2 } }",
         "version_policy: { specific: { versions: [ 1, 3 ] } }",
@@ -159,12 +164,15 @@ fn the_rest_is_in_force() {
                                     allow_timeout_override: true max_queue_size: 100 }
              priority_queue_policy { key: 1 value: { timeout_action: DELAY max_queue_size: 10 } } }"#,
         r#"max_batch_size: 8 model_warmup [
-             { name : "zero" batch_size: 8 inputs { key: "x" value: { data_type: TYPE_FP32 dims: [ 3, 4 ] zero_data: true } } },
+             { name : "zero" batch_size: 8
+               inputs { key: "x" value: { data_type: TYPE_FP32 dims: [ 3, 4 ] zero_data: true } } },
              { name : "random" batch_size: 1 count: 5
                inputs: { key: "x" value: { data_type: TYPE_FP32 dims: [ 3, 4 ] random_data: true } } },
              { name : "file" batch_size: 1
-               inputs: [ { key: "x" value: { data_type: TYPE_FP32 dims: 3 dims: 4 input_data_file: "x.raw" } } ] } ]"#,
-        r#"input { name: "x" data_type: TYPE_BF16 dims: [ -1 ] is_shape_tensor: false allow_ragged_batch: false
+               inputs: [ { key: "x" value: { data_type: TYPE_FP32 dims: 3 dims: 4
+                                             input_data_file: "x.raw" } } ] } ]"#,
+        r#"input { name: "x" data_type: TYPE_BF16 dims: [ -1 ] is_shape_tensor: false
+                   allow_ragged_batch: false
                    optional: false }"#,
     ];
     cases.iter().for_each(|text| check(text, &Works));

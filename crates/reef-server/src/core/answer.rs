@@ -301,7 +301,7 @@ pub(crate) struct Listed {
     pub(crate) reason: String,
 }
 
-/// Every model that the client may ask, with its state, or only those that are ready.
+/// Every model that the client may ask, with its state, or only those that are ready. May take long.
 pub(crate) fn index(state: &State, client: &Client, ready_only: bool) -> Vec<Listed> {
     let mut index = all(state, ready_only);
     index.retain(|listed| client.sees(&listed.key.name));
@@ -311,6 +311,7 @@ pub(crate) fn index(state: &State, client: &Client, ready_only: bool) -> Vec<Lis
 /// Every model.
 fn all(state: &State, ready_only: bool) -> Vec<Listed> {
     if let Some(control) = state.control() {
+        control.look();
         let listed = control.index().into_iter().map(|(key, state, reason)| Listed { key, state, reason });
         return listed.filter(|model| !ready_only || model.state == "READY").collect();
     }

@@ -26,6 +26,9 @@ pub trait ModelControl: Send + Sync + Debug {
     /// Unloads every version of a model. `dependents` asks for the models that it is made of as well.
     fn unload(&self, name: &str, dependents: bool) -> Result<(), ControlError>;
 
+    /// Looks at the repository, so that the index has what came and went. May take long, as directories do.
+    fn look(&self) {}
+
     /// Every model that there is: its state in Triton's words and, if it is not ready, why.
     fn index(&self) -> Vec<(ModelKey, String, String)>;
 

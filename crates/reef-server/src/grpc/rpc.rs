@@ -202,7 +202,7 @@ impl Call {
                 self.one(|request| answers::model_statistics(&state, &client, &request)).await
             }
             Rpc::RepositoryIndex => {
-                self.one(|request| answers::repository_index(&state, &client, &request)).await
+                self.slow(move |request| answers::repository_index(&state, &client, &request)).await
             }
             Rpc::RepositoryModelLoad => {
                 let bytes_max = state.body_bytes_max;

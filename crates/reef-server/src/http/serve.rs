@@ -289,7 +289,10 @@ async fn answer_body(
     body: Bytes,
 ) -> Result<Reply, ApiError> {
     match route {
-        Route::RepositoryIndex => Ok(answers::repository_index(state, client, &body)?),
+        Route::RepositoryIndex => {
+            let (state, client) = (state.clone(), client.clone());
+            slow(move || answers::repository_index(&state, &client, &body)).await
+        }
         Route::RegionRegister(memory, name) => Ok(regions::register(state, memory, &name, &body)?),
         Route::LogChange => Ok(answers::log_settings(state, &body)?),
         Route::TraceChange(model) => trace_settings(state, model, body).await,
@@ -304,8 +307,12 @@ async fn trace_settings(
 ) -> Result<Reply, ApiError> {
     let (state, model) = (state.clone(), model.map(ModelPath::into_owned));
     // A trace that ends is written.
-    let work = move || answers::trace_settings(&state, model.as_ref(), &body);
-    let done = tokio::task::spawn_blocking(work).await;
+    slow(move || answers::trace_settings(&state, model.as_ref(), &body)).await
+}
+
+/// Answers on a thread that may wait for files.
+async fn slow(answer: impl FnOnce() -> Result<Reply, Problem> + Send + 'static) -> Result<Reply, ApiError> {
+    let done = tokio::task::spawn_blocking(answer).await;
     Ok(done.unwrap_or_else(|panic| Err(bug(&panic.to_string())))?)
 }
 

@@ -23,7 +23,7 @@ mod warm;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use anyhow::{Context, Result, anyhow, bail};
 use reef_base::{Class, ModelKey};
@@ -56,6 +56,8 @@ pub struct Control {
     settings: Option<PathBuf>,
     mode: Mode,
     books: Mutex<Books>,
+    /// Held by who looks at the directory for the index.
+    looking: Mutex<()>,
     /// By name: held by who changes the model.
     names: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
 }
@@ -63,9 +65,9 @@ pub struct Control {
 impl Control {
     /// Of a repository of which nothing is loaded yet.
     pub fn new(engine: Engine, dir: &Path, settings: Option<&Path>, mode: Mode) -> Control {
-        let (books, names) = Default::default();
+        let (books, looking, names) = Default::default();
         let settings = settings.map(Path::to_path_buf);
-        Control { engine, dir: dir.to_path_buf(), settings, mode, books, names }
+        Control { engine, dir: dir.to_path_buf(), settings, mode, books, looking, names }
     }
 
     /// What there is in the repository now.
@@ -298,14 +300,19 @@ impl ModelControl for Control {
         Ok(())
     }
 
-    fn index(&self) -> Vec<(ModelKey, String, String)> {
-        // What is there now; in the other modes what was there when it was looked at.
-        if self.mode == Mode::Explicit {
+    fn look(&self) {
+        // In the other modes the index is of what was there when it was looked at. One look at a time,
+        // however many clients ask: the others are told of the last one.
+        let looking = self.looking.try_lock();
+        if self.mode == Mode::Explicit && !matches!(looking, Err(TryLockError::WouldBlock)) {
             match self.scan() {
                 Ok(snapshot) => self.note(&snapshot),
                 Err(error) => tracing::warn!("the index is of an earlier look: {error}"),
             }
         }
+    }
+
+    fn index(&self) -> Vec<(ModelKey, String, String)> {
         self.books().index(&self.engine.models())
     }
 

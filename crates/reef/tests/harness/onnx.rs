@@ -114,7 +114,8 @@ pub fn softmax(extent: usize) -> Vec<u8> {
     whole(vec![node("Softmax", &["x"], "y"), value(11, "x", &row), value(12, "y", &row)])
 }
 
-/// A model from `x`, `[rows, 4]`, to `y`, whose plans take longer to make than any test: products of constants.
+/// A model from `x`, `[rows, 4]`, to `y`, whose plans take longer to make than any test does: products
+/// of constants.
 pub fn slow_to_compile(rows: Option<usize>) -> Vec<u8> {
     const SIZE: usize = 256;
     const COUNT: usize = 20_000;
