@@ -623,8 +623,8 @@ fn branches_of_bytes_are_joined_and_summed() {
     assert_eq!(arithmetic, 0, "{kernels:#?}");
 }
 
-/// A residual of integers that others read as numbers stays a residual of numbers, and a sum of what others read
-/// is made of what they read.
+/// A residual of integers that others read as numbers stays a residual of numbers, and a sum of what others
+/// read is made of what they read.
 #[test]
 fn residuals_that_others_read() {
     let mut case = Case::new(4);

@@ -330,8 +330,8 @@ impl Job<'_> {
 }
 
 impl Job<'_> {
-    /// What comes before the residual of a tile of f32 that is where its sums were, and a residual of integers;
-    /// the shift is added then.
+    /// What comes before the residual of a tile of f32 that is where its sums were, and a residual of
+    /// integers; the shift is added then.
     #[inline(always)]
     unsafe fn add_integers<V: Vector>(&self, tile: &mut Store, rows: &Rows, column: usize, scaled: &Scaled) {
         let added = scaled.residual.and_then(|residual| Some((residual.of?, residual.pixel_stride)));
