@@ -253,9 +253,10 @@ impl Job<'_> {
         };
         let residual = match self.residual {
             None => None,
-            // SAFETY: the residual has the output's columns.
             Some(Residual { pixel_stride, of }) => {
-                Some(unsafe { (rows.residual.add(column), pixel_stride, of?) })
+                // SAFETY: the residual has the output's columns.
+                let first = unsafe { rows.residual.add(column) };
+                Some((first, pixel_stride, of?))
             }
         };
         // SAFETY: the output and all operands have the column.
