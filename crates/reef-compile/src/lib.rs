@@ -1,11 +1,12 @@
 //! `reef-compile`: graphs become plans.
 //!
-//! The passes, in order: `moved` moves integers where numbers were moved that stand for them, `quantized` makes
-//! products of integers of what was such, both where the device has them, `simplify` rewrites the graph, `groups` decides what becomes one kernel, `layout` where values lie,
-//! `lower` makes kernels, `schedule` puts them into stages, `memory` gives buffers addresses. The plan is
-//! validated when it is built. Deterministic: the same graph and target give the same plan; names inside the
-//! graph have no influence. Knows a device only by its [`Cutter`], which is asked how weights are packed, how
-//! a kernel is cut into blocks, and how long it takes. [`divide`] cuts a plan into parts for several devices.
+//! The passes, in order: `moved` moves integers where numbers were moved that stand for them, `quantized`
+//! makes products of integers of what was such, both where the device has them, `simplify` rewrites the
+//! graph, `groups` decides what becomes one kernel, `layout` where values lie, `lower` makes kernels,
+//! `schedule` puts them into stages, `memory` gives buffers addresses. The plan is validated when it is
+//! built. Deterministic: the same graph and target give the same plan; names inside the graph have no
+//! influence. Knows a device only by its [`Cutter`], which is asked how weights are packed, how a kernel is
+//! cut into blocks, and how long it takes. [`divide`] cuts a plan into parts for several devices.
 
 mod divide;
 mod error;

@@ -1,6 +1,6 @@
 //! What only moves numbers that were 8-bit integers, or picks the largest, does so with the integers: where
-//! `Dequantize` comes before it and `Quantize` with the same scale and zero point behind it, as exporters write
-//! it around every operator.
+//! `Dequantize` comes before it and `Quantize` with the same scale and zero point behind it, as exporters
+//! write it around every operator.
 //!
 //! The result is the same to the bit: `(q − zero)·scale` is not smaller for a larger q, and is q again.
 
@@ -68,8 +68,8 @@ impl<'a> Rewriter<'a> {
         Some(())
     }
 
-    /// What the integers of a node of these numbers and integers stand for, if that is constant, the same for all,
-    /// and they are of the whole range of 8 bits.
+    /// What the integers of a node of these numbers and integers stand for, if that is constant, the same for
+    /// all, and they are of the whole range of 8 bits.
     fn meaning(&self, node: &Node, how: &Quantization, [number, integer]: [ValueId; 2]) -> Option<Meaning> {
         let constant = |at: usize| {
             let tensor = self.source.constant(*node.inputs.get(at)?)?;

@@ -111,7 +111,17 @@ fn chains_are_one_program() {
 fn numbers_are_rounded_to_16_bits_inside_a_program() {
     let mut values: Vec<f32> = (0..300).map(|i| (i as f32 - 150.0) * 0.717_f32.powi(i % 40)).collect();
     values.extend([f32::NAN, f32::INFINITY, -f32::INFINITY, -0.0, 65504.0, 65519.9, 65520.0, 1e38, -3.3e38]);
-    values.extend([1e-8, 5.96e-8, 2.98e-8, 2.99e-8, -6.1e-5, 1.0004883, 1.0014648, 1.00390625, 1.01171875]);
+    values.extend([
+        1e-8,
+        5.96e-8,
+        2.98e-8,
+        2.99e-8,
+        -6.1e-5,
+        1.0004883,
+        1.0014648,
+        1.0 + 1.0 / 256.0,
+        1.0 + 3.0 / 256.0,
+    ]);
     for (first, second) in [(DType::F16, DType::BF16), (DType::BF16, DType::F16), (DType::F16, DType::F16)] {
         let mut b = Builder::new();
         let count = values.len();

@@ -1,4 +1,5 @@
-//! Numbers that were integers, and are again after they were only moved: the integers are moved, to the same bits.
+//! Numbers that were integers, and are again after they were only moved: the integers are moved, to the same
+//! bits.
 #![allow(missing_docs)]
 
 mod harness;

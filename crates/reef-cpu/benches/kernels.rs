@@ -314,32 +314,40 @@ fn elementwise_movers() -> Vec<Mover> {
     movers
 }
 
+/// A pooling of square images without padding: its specification, and bytes of its input and output.
+fn pool(
+    kind: PoolKind,
+    [side, out]: [usize; 2],
+    channels: usize,
+    [kernel, stride]: [usize; 2],
+    tile_rows: usize,
+) -> (KernelSpec, Vec<usize>, usize) {
+    let spec = PoolSpec {
+        kind,
+        dtype: DType::F32,
+        batch: 1,
+        channels,
+        in_hw: [side; 2],
+        in_pixel_stride: channels,
+        out_hw: [out; 2],
+        out_pixel_stride: channels,
+        kernel: [kernel; 2],
+        strides: [stride; 2],
+        pads: [0; 4],
+        dilations: [1; 2],
+        tile_rows,
+    };
+    (KernelSpec::Pool(spec), vec![side * side * channels * 4], out * out * channels * 4)
+}
+
 fn other_movers() -> Vec<Mover> {
     let mut movers = vec![];
     let mut add = |name, (spec, inputs, output): (KernelSpec, Vec<usize>, usize)| {
         movers.push((name, spec, inputs, output));
     };
-    let pool = |kind, side: usize, out: usize, channels, kernel, stride, tile_rows| {
-        let spec = PoolSpec {
-            dtype: DType::F32,
-            kind,
-            batch: 1,
-            channels,
-            in_hw: [side, side],
-            in_pixel_stride: channels,
-            out_hw: [out, out],
-            out_pixel_stride: channels,
-            kernel: [kernel, kernel],
-            strides: [stride, stride],
-            pads: [0, 0, 0, 0],
-            dilations: [1, 1],
-            tile_rows,
-        };
-        (KernelSpec::Pool(spec), vec![side * side * channels * 4], out * out * channels * 4)
-    };
-    add("maxpool 3/2 112x112x64", pool(PoolKind::Max, 112, 55, 64, 3, 2, 4));
-    add("avgpool 7 7x7x2048", pool(PoolKind::AvgExcludePad, 7, 1, 2048, 7, 1, 1));
-    add("avgpool 112 112x112x64", pool(PoolKind::AvgExcludePad, 112, 1, 64, 112, 1, 1));
+    add("maxpool 3/2 112x112x64", pool(PoolKind::Max, [112, 55], 64, [3, 2], 4));
+    add("avgpool 7 7x7x2048", pool(PoolKind::AvgExcludePad, [7, 1], 2048, [7, 1], 1));
+    add("avgpool 112 112x112x64", pool(PoolKind::AvgExcludePad, [112, 1], 64, [112, 1], 1));
     let axis = |extent, stride| LoopDim { extent, in_stride: stride, out_stride: stride };
     let softmax =
         |rows, len| SoftmaxSpec { rows: vec![axis(rows, len)], axis: axis(len, 1), log: false, tile: 64 };

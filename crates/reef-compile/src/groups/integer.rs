@@ -97,8 +97,8 @@ impl Grouper<'_> {
         Some(numbers.into_iter().chain([next]).collect())
     }
 
-    /// The same for the integer `value` that is read as an f32 by something that can be in the tail as well, or
-    /// by what is no part of an element-wise kernel: then it is rounded on its way.
+    /// The same for the integer `value` that is read as an f32 by something that can be in the tail as well,
+    /// or by what is no part of an element-wise kernel: then it is rounded on its way.
     fn takes_rounding(
         &self,
         tail: &mut IntegerTail,
@@ -246,7 +246,7 @@ impl Grouper<'_> {
         Some((scale, zero))
     }
 
-    /// What makes an f32 of an integer of 8 bits, if a node does that and all of it is constant and by tensor.
+    /// What makes an f32 of an integer of 8 bits, if a node does that, all of it constant and by tensor.
     fn dequantize(&self, id: NodeId) -> Option<Dequantize> {
         let node = self.node(id);
         let Op::Dequantize(how) = &node.op else { return None };

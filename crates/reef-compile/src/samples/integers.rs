@@ -34,7 +34,8 @@ pub(super) fn linear_of_integers(s: &mut Sketch) {
     s.output(y);
 }
 
-/// What ends a residual block of a quantised network: the sums are rounded, added to integers, and rounded again.
+/// What ends a residual block of a quantised network: the sums are rounded, added to integers, and rounded
+/// again.
 pub(super) fn integer_residual(s: &mut Sketch) {
     let (x, weights) = (s.integers(DType::U8, &[2, 6, 9, 10]), s.integers(DType::I8, &[35, 6, 3, 3]));
     let residual = s.integers(DType::I8, &[2, 35, 9, 10]);

@@ -1,5 +1,5 @@
-//! Pooling of bytes: the largest of every window, a few channels at once. Polls before every span of pixels, and
-//! in very large windows before every line of taps.
+//! Pooling of bytes: the largest of every window, a few channels at once. Polls before every span of pixels,
+//! and in very large windows before every line of taps.
 
 use reef_graph::DType;
 use reef_plan::{Isa, Kernel, PoolSpec, Region};
@@ -121,8 +121,8 @@ impl Leaf for Span<'_> {
 }
 
 impl Span<'_> {
-    /// Stores the largest of a window for `count` channels from `channel` on, `N` at most. False when the poll
-    /// said stop.
+    /// Stores the largest of a window for `count` channels from `channel` on, `N` at most. False when the
+    /// poll said stop.
     #[inline(always)]
     unsafe fn largest<const N: usize>(
         &self,

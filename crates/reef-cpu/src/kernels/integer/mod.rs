@@ -253,9 +253,10 @@ impl Job<'_> {
         };
         let residual = match self.residual {
             None => None,
-            // SAFETY: the residual has the output's columns.
             Some(Residual { pixel_stride, of }) => {
-                Some(unsafe { (rows.residual.add(column), pixel_stride, of?) })
+                // SAFETY: the residual has the output's columns.
+                let first = unsafe { rows.residual.add(column) };
+                Some((first, pixel_stride, of?))
             }
         };
         // SAFETY: the output and all operands have the column.
@@ -330,8 +331,8 @@ impl Job<'_> {
 }
 
 impl Job<'_> {
-    /// What comes before the residual of a tile of f32 that is where its sums were, and a residual of integers;
-    /// the shift is added then.
+    /// What comes before the residual of a tile of f32 that is where its sums were, and a residual of
+    /// integers; the shift is added then.
     #[inline(always)]
     unsafe fn add_integers<V: Vector>(&self, tile: &mut Store, rows: &Rows, column: usize, scaled: &Scaled) {
         let added = scaled.residual.and_then(|residual| Some((residual.of?, residual.pixel_stride)));

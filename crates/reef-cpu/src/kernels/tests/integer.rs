@@ -35,9 +35,9 @@ struct Behind {
 }
 
 impl Behind {
-    /// Nothing (0), the way to f32 (1), that with a residual (2), and back to integers (3); through rounding (4),
-    /// a residual of bytes (5) or both (6) back to integers, all three ways with an activation of its own (7 to 9),
-    /// and through both to f32 (10).
+    /// Nothing (0), the way to f32 (1), that with a residual (2), and back to integers (3); through rounding
+    /// (4), a residual of bytes (5) or both (6) back to integers, all three ways with an activation of its
+    /// own (7 to 9), and through both to f32 (10).
     fn new(which: usize, columns: usize, residual: usize, stride: usize) -> Behind {
         let to = if columns.is_multiple_of(2) { DType::U8 } else { DType::I8 };
         let (low, high) = if to == DType::U8 { (0, 255) } else { (-128, 127) };
