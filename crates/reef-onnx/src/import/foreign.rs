@@ -87,8 +87,8 @@ impl Foreign<'_, '_> {
     }
 }
 
-/// An error for axes that are none, whatever the operator: tract counts up to some of them. What makes new axes
-/// may say places between and behind those of its operands.
+/// An error for axes that are none, whatever the operator: tract counts up to some of them. What makes new
+/// axes may say places between and behind those of its operands.
 fn check_axes(b: &Builder, node: &Node) -> Result<(), String> {
     let rank = node.inputs.iter().flatten().map(|&id| b.rank(id)).max().unwrap_or(0);
     let one = node.attribute("axis").map(|attribute| attribute.i);
