@@ -1,5 +1,5 @@
-//! Any bytes as a model that is compiled and run on the CPU, with whatever elements: it must end, with outputs
-//! that are the same to the bit when it runs again, or with a host kernel's error.
+//! Any bytes as a model that is compiled and run on the CPU, with whatever elements: it must end, with
+//! outputs that are the same to the bit when it runs again, or with a host kernel's error.
 //!
 //! `cargo +nightly fuzz run -s none execute fuzz/corpus/import -- -dict=fuzz/dictionaries/import`
 #![no_main]

@@ -55,6 +55,7 @@ fn reason_of(error: &TractError) -> String {
 impl Foreign<'_, '_> {
     /// The values that the node makes.
     pub fn read(self, b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, String> {
+        check_axes(b, node)?;
         let analysed = attempt(|| analyse(b, node)).map_err(|error| reason_of(&error))?;
         for (_, shape) in &analysed.outputs {
             super::graph::fitting(shape).map_err(|reject| match reject {
@@ -83,6 +84,20 @@ impl Foreign<'_, '_> {
         let op = Op::Host(HostOp { index: self.kernels.len(), operators: operator.to_owned() });
         self.kernels.push(Arc::new(TractKernel::new(operator, inputs, outputs, plan)));
         Ok(b.graph.add_node_multi(node.name(), op, &analysed.inputs, analysed.outputs))
+    }
+}
+
+/// An error for axes that are none, whatever the operator: tract counts up to some of them. What makes new
+/// axes may say places between and behind those of its operands.
+fn check_axes(b: &Builder, node: &Node) -> Result<(), String> {
+    let rank = node.inputs.iter().flatten().map(|&id| b.rank(id)).max().unwrap_or(0);
+    let one = node.attribute("axis").map(|attribute| attribute.i);
+    let several = node.ints("axes").unwrap_or_default();
+    let places = (rank + several.len().max(1)) as i64;
+    let wrong = |axis: &&i64| !(-places..=places).contains(*axis);
+    match one.iter().chain(several).find(wrong) {
+        Some(axis) => Err(format!("axis {axis} of a tensor with {rank} axes")),
+        None => Ok(()),
     }
 }
 

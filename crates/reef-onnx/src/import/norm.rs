@@ -12,7 +12,7 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
             return Some(norm_by_batch(b, node));
         }
         "BatchNormalization" => batch_norm(b, node),
-        "LayerNormalization" if !node.has_output(1) && !node.has_output(2) => layer_norm(b, node),
+        "LayerNormalization" => layer_norm(b, node),
         "RMSNormalization" => rms_norm(b, node),
         "InstanceNormalization" => instance_norm(b, node),
         "GroupNormalization" => group_norm(b, node),
@@ -174,6 +174,9 @@ fn layer_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let (name, x) = (node.name(), node.input(0)?);
     let shape = b.shape(x);
     let axis = axis_of(node.int("axis", -1), shape.rank())?;
+    if node.has_output(1) || node.has_output(2) {
+        return Err("with mean or deviation as outputs".into());
+    }
     let row = Shape::new(&shape[axis..]);
     if row.elements() == 0 {
         return Err("of no elements".into());

@@ -236,6 +236,35 @@ fn a_transposition_that_is_none_is_refused() {
     }
 }
 
+/// tract would count up to them.
+#[test]
+fn axes_that_are_none_are_refused() {
+    let operators: [(&str, &[&str], usize); 11] = [
+        ("LayerNormalization", &["x", "x", "x"], 3),
+        ("LayerNormalization", &["x", "x"], 1),
+        ("LpNormalization", &["x"], 1),
+        ("Hardmax", &["x"], 1),
+        ("Softmax", &["x"], 1),
+        ("ArgMax", &["x"], 1),
+        ("TopK", &["x", "k"], 2),
+        ("Split", &["x"], 2),
+        ("Concat", &["x", "x"], 1),
+        ("GatherElements", &["x", "i"], 1),
+        ("Flatten", &["x"], 1),
+    ];
+    for (operator, inputs, outputs) in operators {
+        for axis in [-2051, 5000, -4, 5, i64::MIN, i64::MAX] {
+            let mut network = Network::default();
+            network.input("x", DataType::Float, &["2", "3", "5"]);
+            network.input("i", DataType::Int64, &["2", "3", "5"]);
+            network.input("k", DataType::Int64, &["1"]);
+            let made = network.nodes(operator, inputs, &[("axis", Attr::Int(axis))], outputs);
+            network.output(&made[0], DataType::Float, &["A", "B", "C"]);
+            try_import(&network.bytes()).expect_err(&format!("{operator}: there is no axis {axis}"));
+        }
+    }
+}
+
 /// A constant index that the axis has for some shapes only.
 #[test]
 fn constant_indices_outside_of_their_axis_are_named() {

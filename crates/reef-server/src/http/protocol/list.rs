@@ -56,7 +56,8 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for List<T, MAX> {
     }
 }
 
-/// An object of at most `MAX` members, each as it stands in the JSON; of two with one name the last one counts.
+/// An object of at most `MAX` members, each as it stands in the JSON; of two with one name the last one
+/// counts.
 #[derive(Debug)]
 pub(crate) struct Members<'a, const MAX: usize>(Vec<(String, &'a RawValue)>);
 
