@@ -557,6 +557,96 @@ def fault_shared_memory_pulled_away(ctx):
     return f"answers while it shrank: {statuses}"
 
 
+SHARED_VICTIM = """
+import http.client, json, sys
+host, port, key, size, body = sys.argv[1:]
+open("/dev/shm" + key, "wb").write(bytes(int(size)))
+connection = http.client.HTTPConnection(host, int(port))
+register = json.dumps({"key": key, "offset": 0, "byte_size": int(size)})
+for turn in range(1 << 30):
+    path = "/v2/models/control/infer" if turn else "/v2/systemsharedmemory/region/r/register"
+    connection.request("POST", path, body if turn else register)
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.read()
+    answer.read()
+    if turn == 10:
+        print("asking", flush=True)
+"""
+
+
+def fault_shared_memory_client_killed(ctx):
+    """A client killed while its tensors are read from and written to its memory: the region stays until it is let go."""
+    folder = ctx.models()
+    requests = requests_of(folder)
+    import json
+    key, size, half = f"/reef-victim-{os.getpid()}", 2 * 3 * 24 * 24 * 4, 3 * 24 * 24 * 4
+    path = pathlib.Path(f"/dev/shm{key}")
+    region = {"shared_memory_region": "r", "shared_memory_byte_size": half}
+    tensor = {"name": "input", "shape": [1, 3, 24, 24], "datatype": "FP32", "parameters": region}
+    try:
+        with ctx.server(folder, "--allow-client-shm") as server, Connection(server.http) as connection:
+            expected = expected_bits(server, requests)
+            name = json.loads(connection.ask("GET", f"/v2/models/{CONTROL}")[2])["outputs"][0]["name"]
+            output = {"name": name, "parameters": {**region, "shared_memory_offset": half}}
+            body = json.dumps({"inputs": [tensor], "outputs": [output]})
+            with Load(server.http, requests, clients=2) as load:
+                for _ in range(ctx.rounds):
+                    command = [sys.executable, "-c", SHARED_VICTIM, server.http[0], str(server.http[1]), key,
+                               str(size), body]
+                    with subprocess.Popen(command, stdout=subprocess.PIPE) as victim:
+                        assert victim.stdout.readline() == b"asking\n"
+                        time.sleep(0.003)
+                        victim.kill()
+                    # Its memory is not the process's: it is used until it is unregistered.
+                    assert connection.ask("POST", f"/v2/models/{CONTROL}/infer", body)[0] == 200
+                    path.unlink()
+                    assert connection.ask("POST", f"/v2/models/{CONTROL}/infer", body)[0] == 200
+                    answer = connection.ask("POST", "/v2/systemsharedmemory/region/r/unregister")
+                    assert answer[0] == 200, answer
+                    answer = connection.ask("POST", f"/v2/models/{CONTROL}/infer", body)
+                    assert 400 <= answer[0] < 500 and "r" in error_of(answer), answer
+                load.wait_for(20)
+            check_bits(load, expected)
+            assert load.count() == len(load.records), "other clients' requests failed"
+            maps = pathlib.Path(f"/proc/{server.process.pid}/maps").read_text()
+            assert key not in maps, "memory of a region that is gone is still mapped"
+            check_serves(server, requests, expected)
+            assert server.stop() == 0
+    finally:
+        path.unlink(missing_ok=True)
+    return f"{ctx.rounds} clients"
+
+
+def fault_disk_full_at_a_load(ctx):
+    """No room for the files of a load: it is refused and said why, nothing stays behind, everything else goes on."""
+    folder = ctx.models()
+    requests = requests_of(folder)
+    import base64
+    import json
+    with tiny_disk(ctx) as (trace, _):
+        if trace.parent == pathlib.Path("/dev"):
+            raise Skipped("no small file system can be mounted")
+        tiny = trace.parent
+        options = ("--model-control-mode", "explicit", "--load-model", "*")
+        with ctx.server(folder, *options, env={"TMPDIR": str(tiny)}) as server:
+            expected = expected_bits(server, requests)
+            model = base64.b64encode((folder / f"{CONTROL}.onnx").read_bytes()).decode()
+            parameters = {"config": json.dumps({"name": "other"}), "file:1/model.onnx": model,
+                          "file:1/weights": base64.b64encode(os.urandom(256 << 10)).decode()}
+            with Load(server.http, requests, clients=2) as load, Connection(server.http) as connection:
+                for _ in range(ctx.rounds):
+                    answer = connection.ask("POST", "/v2/repository/models/other/load",
+                                            json.dumps({"parameters": parameters}))
+                    assert 400 <= answer[0] < 600 and "cannot write" in error_of(answer), answer
+                    assert not list(tiny.glob("reef-inline-*")), "files of a load that failed stay behind"
+                load.wait_for(20)
+            check_bits(load, expected)
+            assert load.count() == len(load.records), "other clients' requests failed"
+            check_serves(server, requests, expected)
+            assert server.stop() == 0
+    return f"{ctx.rounds} loads refused"
+
+
 def hammer(address, body, count):
     """Statuses of so many requests."""
     statuses = {}

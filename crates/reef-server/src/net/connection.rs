@@ -2,12 +2,12 @@
 //!
 //! | doing | from | until at most | may be closed for another one |
 //! |---|---|---|---|
-//! | waiting, first head or a head that has begun | accepted; a first byte | `head_time_max` | after `grace_time` |
+//! | waiting, a first head or one begun | accepted; a first byte | `head_time_max` | after `grace_time` |
 //! | waiting | its last answer | `idle_time_max` | after `grace_time` |
 //! | receiving a body | a head | the reader of bodies decides | if it stalls or trickles |
 //! | working | all of a request is there | – | no |
 //! | any, with bytes that the peer does not take | the last byte taken | `write_time_max` | if it stalls |
-//! | any, with a counted answer that the peer takes too slowly | the answer was made | `write_time_max` | if it stalls or trickles |
+//! | any, with a counted answer | it was made | `write_time_max`, if too slow | if it stalls or trickles |
 //!
 //! A connection that carries many requests at once works while there is one ([`Connection::multiplex`]). What
 //! its peer sends between them, such as pings, begins no head.
