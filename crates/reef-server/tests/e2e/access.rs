@@ -191,18 +191,20 @@ fn a_request_inside_another_needs_its_own_credentials() {
         assert_eq!(client.answer().status, 400, "{text}");
         assert!(client.is_closed(), "{text}");
     }
-    // Where it ends is clear: by its chunks, whatever length it states. The next one has no credentials.
+    // Where it ends is clear, and the next one has no credentials. After one that states a length besides its
+    // chunks nothing is read: somebody before the server may have believed it.
     let length = format!("content-length: {}\r\n", 5 + inner.len());
     let chunked = "transfer-encoding: chunked\r\n";
-    for (headers, body) in [
-        ("content-length: 0\r\n", ""),
-        (chunked, "0\r\n\r\n"),
-        (&*format!("{length}{chunked}"), "0\r\n\r\n"),
-        (&*format!("{chunked}{length}"), "0\r\n\r\n"),
-    ] {
+    for (headers, body) in [("content-length: 0\r\n", ""), (chunked, "0\r\n\r\n")] {
         let mut client = fixture.client();
         client.send(outer(headers, body).as_bytes());
         assert_eq!((client.answer().status, client.answer().status), (200, 401), "{headers}");
+    }
+    for headers in [format!("{length}{chunked}"), format!("{chunked}{length}")] {
+        let mut client = fixture.client();
+        client.send(outer(&headers, "0\r\n\r\n").as_bytes());
+        assert_eq!(client.answer().status, 200, "{headers}");
+        assert!(client.is_closed(), "{headers}");
     }
     fixture.wait_for("m", |class| class.success + class.pending(), 0);
 }

@@ -285,9 +285,9 @@ fn other_paths_to_an_rpc_need_the_same_or_lead_nowhere() {
                 assert!(closed.contains(&code), "{token:?} {other}: {code:?}");
             }
         }
-        let slashes = ask(&client, None, &format!("/{path}"), b"");
-        let same = ask(&client, None, path, b"");
-        let code = |answer: Result<_, Status>| answer.map_or_else(|status| status.code(), |_| Code::Ok);
-        assert_eq!(code(slashes), code(same), "{path}");
+        let code =
+            |path: &str| ask(&client, None, path, b"").map_or_else(|status| status.code(), |_| Code::Ok);
+        let (slashes, same) = (code(&format!("/{path}")), code(path));
+        assert!(slashes == same || slashes == Code::Unimplemented, "{path}: {slashes:?}");
     }
 }
