@@ -32,7 +32,7 @@ SERVED_WITHIN_S = 10.0
 HALF_OPEN = 10_000
 NEW_CLIENT_WITHIN_S = 60.0
 HALF_OPEN_BYTES_MAX = 32 << 10
-SLOW_READERS, BIG_ELEMENTS = 16, 4 << 20
+SLOW_READERS, BIG_ELEMENTS, ANSWERS_BYTES_MAX = 16, 4 << 20, 64 << 20
 
 
 class Skipped(Exception):
@@ -370,34 +370,76 @@ def new_client(server, request, expected, end):
 
 
 def fault_slow_readers(ctx):
-    """Clients that ask for much and read nothing hold their own answers and nothing else."""
+    """Clients that ask for much and read nothing hold what the server allows them; their time is up one day."""
     folder = ctx.models()
     requests = requests_of(folder)
     big = big_output_model(folder / "big.onnx", BIG_ELEMENTS)
-    with ctx.server(folder) as server, Connection(server.http) as kept:
+    limits = ("--max-answers", str(ANSWERS_BYTES_MAX), "--write-timeout", "5")
+    with ctx.server(folder, *limits) as server, Connection(server.http) as kept:
         expected = expected_bits(server, requests)
         assert len(outputs(kept.infer(big))) == BIG_ELEMENTS * 4
         rss, fds = server.rss_bytes(), server.fd_count()
-        readers = [socket.create_connection(server.http) for _ in range(SLOW_READERS)]
-        for reader in readers:
+        readers = []
+        for _ in range(SLOW_READERS):
+            reader = socket.socket()
+            # Before it connects, or the window has been promised.
             reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.connect(server.http)
             reader.sendall(big.bytes())
+            readers.append(reader)
         done = lambda: server.metric("nv_inference_request_success", model="big") >= SLOW_READERS + 1
         until("all of them are computed", done)
+        # While it looks for room, an answer that will be refused is still there.
+        bound = ANSWERS_BYTES_MAX + 2 * BIG_ELEMENTS * 4
+        until("what they hold is bounded", lambda: server.rss_bytes() - rss < bound, patience_s=SERVED_WITHIN_S)
         for _ in range(ctx.requests_per_round):
             begin = time.monotonic()
             assert outputs(kept.infer(requests[0][1])) == expected[CONTROL]
             assert time.monotonic() - begin < SERVED_WITHIN_S, "a client waits for others that do not read"
         grown = server.rss_bytes() - rss
-        # Once in the arena's copy at most, once as the answer; no more for a second one that waits.
-        assert grown < 3 * SLOW_READERS * BIG_ELEMENTS * 4, f"memory grew by {grown >> 20} MiB"
+        assert grown < bound, f"memory grew by {grown >> 20} MiB"
+        # Nobody closes anything but the server.
+        until("those that read nothing are sent away", lambda: stuck(server, readers) == 0)
+        left = 2 * BIG_ELEMENTS * 4
+        until("their memory is given back", lambda: server.rss_bytes() < rss + left)
+        assert len(outputs(kept.infer(big))) == BIG_ELEMENTS * 4
+        answers = [everything(reader) for reader in readers]
+        refused = sum(answer.startswith(b"HTTP/1.1 503") for answer in answers)
+        cut = sum(answer.startswith(b"HTTP/1.1 200") and len(answer) < BIG_ELEMENTS * 4 for answer in answers)
+        # An answer for which there was no room may have had its place taken, which is said by an end alone.
+        assert refused + cut + sum(not answer for answer in answers) == SLOW_READERS, [a[:40] for a in answers]
+        assert refused > 0 and cut > 0, (refused, cut)
         [reader.close() for reader in readers]
         until("their descriptors are closed", lambda: server.fd_count() <= fds)
-        left = 4 * BIG_ELEMENTS * 4
-        until("their memory is given back", lambda: server.rss_bytes() < rss + left)
         check_serves(server, requests, expected)
         assert server.stop() == 0
-    return f"{SLOW_READERS} readers of {BIG_ELEMENTS >> 18} MiB, +{grown >> 20} MiB while they waited"
+    return f"{SLOW_READERS} readers of {BIG_ELEMENTS >> 18} MiB, +{grown >> 20} MiB, {refused} refused, {cut} sent away"
+
+
+def stuck(server, readers):
+    """How many connections of these the server still has, with bytes in them that are not taken."""
+    port = f":{server.http[1]:04X}"
+    own = {f":{reader.getsockname()[1]:04X}" for reader in readers}
+    rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {row[9] for row in rows
+              if row[1].endswith(port) and row[2][-5:] in own and int(row[4].split(":")[0], 16) > 0}
+    held = set()
+    for name in pathlib.Path(f"/proc/{server.process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            held.add(os.readlink(name))
+    return sum(f"socket:[{inode}]" in held for inode in inodes)
+
+
+def everything(reader):
+    """What lies in a connection until its end."""
+    reader.settimeout(PATIENCE_S)
+    parts = []
+    with contextlib.suppress(OSError):
+        while part := reader.recv(1 << 20):
+            parts.append(part)
+            if b"".join(parts[:1]).startswith(b"HTTP/1.1 503"):
+                break
+    return b"".join(parts)
 
 
 def fault_disk_full(ctx):
@@ -513,6 +555,96 @@ def fault_shared_memory_pulled_away(ctx):
     finally:
         path.unlink(missing_ok=True)
     return f"answers while it shrank: {statuses}"
+
+
+SHARED_VICTIM = """
+import http.client, json, sys
+host, port, key, size, body = sys.argv[1:]
+open("/dev/shm" + key, "wb").write(bytes(int(size)))
+connection = http.client.HTTPConnection(host, int(port))
+register = json.dumps({"key": key, "offset": 0, "byte_size": int(size)})
+for turn in range(1 << 30):
+    path = "/v2/models/control/infer" if turn else "/v2/systemsharedmemory/region/r/register"
+    connection.request("POST", path, body if turn else register)
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.read()
+    answer.read()
+    if turn == 10:
+        print("asking", flush=True)
+"""
+
+
+def fault_shared_memory_client_killed(ctx):
+    """A client killed while its tensors are read from and written to its memory: the region stays until it is let go."""
+    folder = ctx.models()
+    requests = requests_of(folder)
+    import json
+    key, size, half = f"/reef-victim-{os.getpid()}", 2 * 3 * 24 * 24 * 4, 3 * 24 * 24 * 4
+    path = pathlib.Path(f"/dev/shm{key}")
+    region = {"shared_memory_region": "r", "shared_memory_byte_size": half}
+    tensor = {"name": "input", "shape": [1, 3, 24, 24], "datatype": "FP32", "parameters": region}
+    try:
+        with ctx.server(folder, "--allow-client-shm") as server, Connection(server.http) as connection:
+            expected = expected_bits(server, requests)
+            name = json.loads(connection.ask("GET", f"/v2/models/{CONTROL}")[2])["outputs"][0]["name"]
+            output = {"name": name, "parameters": {**region, "shared_memory_offset": half}}
+            body = json.dumps({"inputs": [tensor], "outputs": [output]})
+            with Load(server.http, requests, clients=2) as load:
+                for _ in range(ctx.rounds):
+                    command = [sys.executable, "-c", SHARED_VICTIM, server.http[0], str(server.http[1]), key,
+                               str(size), body]
+                    with subprocess.Popen(command, stdout=subprocess.PIPE) as victim:
+                        assert victim.stdout.readline() == b"asking\n"
+                        time.sleep(0.003)
+                        victim.kill()
+                    # Its memory is not the process's: it is used until it is unregistered.
+                    assert connection.ask("POST", f"/v2/models/{CONTROL}/infer", body)[0] == 200
+                    path.unlink()
+                    assert connection.ask("POST", f"/v2/models/{CONTROL}/infer", body)[0] == 200
+                    answer = connection.ask("POST", "/v2/systemsharedmemory/region/r/unregister")
+                    assert answer[0] == 200, answer
+                    answer = connection.ask("POST", f"/v2/models/{CONTROL}/infer", body)
+                    assert 400 <= answer[0] < 500 and "r" in error_of(answer), answer
+                load.wait_for(20)
+            check_bits(load, expected)
+            assert load.count() == len(load.records), "other clients' requests failed"
+            maps = pathlib.Path(f"/proc/{server.process.pid}/maps").read_text()
+            assert key not in maps, "memory of a region that is gone is still mapped"
+            check_serves(server, requests, expected)
+            assert server.stop() == 0
+    finally:
+        path.unlink(missing_ok=True)
+    return f"{ctx.rounds} clients"
+
+
+def fault_disk_full_at_a_load(ctx):
+    """No room for the files of a load: it is refused and said why, nothing stays behind, everything else goes on."""
+    folder = ctx.models()
+    requests = requests_of(folder)
+    import base64
+    import json
+    with tiny_disk(ctx) as (trace, _):
+        if trace.parent == pathlib.Path("/dev"):
+            raise Skipped("no small file system can be mounted")
+        tiny = trace.parent
+        options = ("--model-control-mode", "explicit", "--load-model", "*")
+        with ctx.server(folder, *options, env={"TMPDIR": str(tiny)}) as server:
+            expected = expected_bits(server, requests)
+            model = base64.b64encode((folder / f"{CONTROL}.onnx").read_bytes()).decode()
+            parameters = {"config": json.dumps({"name": "other"}), "file:1/model.onnx": model,
+                          "file:1/weights": base64.b64encode(os.urandom(256 << 10)).decode()}
+            with Load(server.http, requests, clients=2) as load, Connection(server.http) as connection:
+                for _ in range(ctx.rounds):
+                    answer = connection.ask("POST", "/v2/repository/models/other/load",
+                                            json.dumps({"parameters": parameters}))
+                    assert 400 <= answer[0] < 600 and "cannot write" in error_of(answer), answer
+                    assert not list(tiny.glob("reef-inline-*")), "files of a load that failed stay behind"
+                load.wait_for(20)
+            check_bits(load, expected)
+            assert load.count() == len(load.records), "other clients' requests failed"
+            check_serves(server, requests, expected)
+            assert server.stop() == 0
+    return f"{ctx.rounds} loads refused"
 
 
 def hammer(address, body, count):

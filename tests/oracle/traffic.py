@@ -52,7 +52,7 @@ class Traffic:
 
     def __init__(self, address, streams, seconds):
         context = multiprocessing.get_context("spawn")
-        self.answers, self.stray, self.unsent = [], 0, 0
+        self.answers, self.stray, self.unsent_of = [], 0, {one.name: 0 for one in streams}
         self.results, self.starts = context.Queue(), context.Queue()
         self.processes = [context.Process(target=play, args=(address, one, number, self.results, self.starts),
                                           daemon=True)
@@ -67,10 +67,10 @@ class Traffic:
     def wait(self):
         """All answers, when all of them have come."""
         for _ in self.processes:
-            answers, stray, unsent = self.results.get(timeout=self.end - time.monotonic() + 120)
+            name, answers, stray, unsent = self.results.get(timeout=self.end - time.monotonic() + 120)
             self.answers += answers
             self.stray += stray
-            self.unsent += unsent
+            self.unsent_of[name] += unsent
         [process.join(60) for process in self.processes]
         return self.answers
 
@@ -94,11 +94,13 @@ class Player:
             await asyncio.gather(*(self.closed_loop(connection) for connection in pool))
         else:
             await self.open_loop(pool)
+        # A second answer to anything may still be on its way.
+        await asyncio.sleep(0.2)
         for reader, writer in pool:
             # An answer to nothing would lie there now.
             self.stray += len(reader._buffer)
             writer.close()
-        return self.answers, self.stray, self.unsent
+        return self.stream.name, self.answers, self.stray, self.unsent
 
     async def connect(self):
         return await asyncio.open_connection(*self.address, limit=1 << 26)

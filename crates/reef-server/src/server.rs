@@ -57,9 +57,9 @@ pub struct ServerOptions {
     /// Bytes of all request bodies that are in memory at once, at most; what goes beyond is refused with 503.
     /// The last quarter is for real-time models. At least four thirds of `body_bytes_max`, whatever is said.
     pub bodies_bytes_max: usize,
-    /// Bytes of all answers that their clients have not read yet, at most; a request whose answer goes beyond is
-    /// answered with 503. The last quarter is for real-time requests, and no connection has more than a quarter
-    /// in several answers. One answer of any size fits where there is no other.
+    /// Bytes of all answers that their clients have not read yet, at most; a request whose answer goes beyond
+    /// is answered with 503. The last quarter is for real-time requests, and no connection has more than a
+    /// quarter in several answers. One answer of any size fits where there is no other.
     pub answers_bytes_max: usize,
     /// How many connections there may be, and how long they may take.
     pub connections: ConnectionLimits,
@@ -382,8 +382,8 @@ impl Running {
         self.tls.iter().flat_map(PortsTls::all).for_each(|tls| tls.reload());
     }
 
-    /// Reads the files of clients' tokens again. What cannot be used is reported in the log, and the tokens of
-    /// before stay in use.
+    /// Reads the files of clients' tokens again. What cannot be used is reported in the log, and the tokens
+    /// of before stay in use.
     pub fn reload_tokens(&self) {
         self.state.access.refresh();
     }

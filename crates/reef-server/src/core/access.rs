@@ -7,8 +7,8 @@
 //! every known one, in constant time, whichever matches. What a client may not use it does not learn about: a
 //! model that it may not ask is refused before it is looked for.
 //!
-//! Files of tokens are read again while the server runs ([`Access::refresh`]): what an account has used of its
-//! limits stays, and so do requests and streams that have begun.
+//! Files of tokens are read again while the server runs ([`Access::refresh`]): what an account has used of
+//! its limits stays, and so do requests and streams that have begun.
 //!
 //! A request that asks for a more urgent class or level than its client may have is refused; one that asks
 //! for nothing runs with what its model says, but not more urgently than its client may.

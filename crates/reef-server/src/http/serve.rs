@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::EXPECT;
 use hyper::http::request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,7 +25,6 @@ use reef_engine::Class;
 use crate::core::access::{Client, Credentials};
 use crate::core::dashboard::Dashboard;
 use crate::core::fault::{bug, contained};
-use crate::core::problem::Problem;
 use crate::core::state::{Phase, State};
 use crate::http::control::{self, Sending};
 use crate::http::encoding::{self, encoded};
@@ -164,9 +163,6 @@ async fn answer(http: &Http, port: Port, connection: &Arc<Connection>, request: 
     });
     let handled = handled.await.unwrap_or_else(|panic| Err(bug(&panic).into()));
     let mut reply = handled.unwrap_or_else(|failure| error(&failure));
-    if has_two_lengths(&head.headers) {
-        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
     http.responses.count(reply.status());
     note(&http.state, &http.ids, connection, &head, start, &mut reply);
     reply.body_mut().hold(busy);
@@ -331,18 +327,8 @@ fn admit(
     Ok(client)
 }
 
-/// Whether a request says twice how long it is. Somebody before this server may have believed the other one,
-/// so that what follows need not be a request of whom it seems.
-fn has_two_lengths(headers: &HeaderMap) -> bool {
-    headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING)
-}
-
-/// An error if the head is larger than anybody needs, or contradicts itself.
+/// An error if the head is larger than anybody needs.
 fn check_head(head: &request::Parts) -> Result<(), ApiError> {
-    if has_two_lengths(&head.headers) {
-        let message = "a request has either Content-Length or Transfer-Encoding";
-        return Err(Problem::invalid(message).into());
-    }
     let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
     let line = head.method.as_str().len() + path + "  HTTP/1.1\r\n".len();
     let headers = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());

@@ -2,19 +2,19 @@
 //!
 //! | doing | from | until at most | may be closed for another one |
 //! |---|---|---|---|
-//! | waiting, first head or a head that has begun | accepted; a first byte | `head_time_max` | after `grace_time` |
+//! | waiting, a first head or one begun | accepted; a first byte | `head_time_max` | after `grace_time` |
 //! | waiting | its last answer | `idle_time_max` | after `grace_time` |
 //! | receiving a body | a head | the reader of bodies decides | if it stalls or trickles |
 //! | working | all of a request is there | – | no |
 //! | any, with bytes that the peer does not take | the last byte taken | `write_time_max` | if it stalls |
-//! | any, with a counted answer that the peer takes too slowly | the answer was made | `write_time_max` | if it stalls or trickles |
+//! | any, with a counted answer | it was made | `write_time_max`, if too slow | if it stalls or trickles |
 //!
 //! A connection that carries many requests at once works while there is one ([`Connection::multiplex`]). What
 //! its peer sends between them, such as pings, begins no head.
 //!
-//! Invariants: only the connection's own task closes it, after it has looked again; so no request is lost that
-//! came meanwhile. Bytes that lie in the socket unread are a request that came: such a connection is never
-//! closed for another one, and when its time is up its bytes are read first.
+//! Invariants: only the connection's own task closes it, after it has looked again; so no request is lost
+//! that came meanwhile. Bytes that lie in the socket unread are a request that came: such a connection is
+//! never closed for another one, and when its time is up its bytes are read first.
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -218,11 +218,12 @@ impl Connection {
         }
     }
 
-    /// Counts so many bytes more for answers; false if they were more than `bytes_max` in several.
-    pub(crate) fn hold(&self, bytes: usize, bytes_max: usize) -> bool {
+    /// Counts so many bytes more for an answer that has `own`; false if those of several were more than
+    /// `bytes_max`.
+    pub(crate) fn hold(&self, bytes: usize, own: usize, bytes_max: usize) -> bool {
         let mut outgoing = self.outgoing();
         let sum = outgoing.held.saturating_add(bytes);
-        let fits = bytes == 0 || outgoing.held == 0 || sum <= bytes_max;
+        let fits = bytes == 0 || outgoing.held == own || sum <= bytes_max;
         if fits {
             outgoing.held = sum;
         }
@@ -477,9 +478,10 @@ mod tests {
     #[test]
     fn a_connection_holds_one_answer_of_any_size_or_several_small_ones() {
         let connection = connection(Instant::now());
-        assert!(connection.hold(1_000, 100) && !connection.hold(1, 100));
-        connection.let_go(1_000);
-        assert!(connection.hold(50, 100) && connection.hold(50, 100) && !connection.hold(1, 100));
+        assert!(connection.hold(1_000, 0, 100) && !connection.hold(1, 0, 100));
+        assert!(connection.hold(100, 1_000, 100) && !connection.hold(1, 1_000, 100));
+        connection.let_go(1_100);
+        assert!(connection.hold(50, 0, 100) && connection.hold(50, 0, 100) && !connection.hold(1, 50, 100));
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Room {
     pub(crate) fn resize(&mut self, bytes: usize) -> Result<(), Problem> {
         let before = self.share.bytes();
         let more = bytes.saturating_sub(before);
-        if !self.connection.hold(more, self.bytes_max) {
+        if !self.connection.hold(more, before, self.bytes_max) {
             return Err(Problem::unavailable(
                 "the answers to this connection that were not read yet take all that they may",
             ));

@@ -20,5 +20,6 @@ mod protocol;
 mod regions;
 mod ring;
 mod ring_hostile;
+mod slow;
 mod telemetry;
 mod tls;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 use reef_engine::{ClassStats, ModelSettings};
 use reef_server::{Need, rpcs};
+use tonic::codegen::Service;
 use tonic::{Code, Request, Status};
 
 use super::client::pb::infer_parameter::ParameterChoice;
@@ -224,4 +225,69 @@ fn a_client_has_its_rate_and_its_requests_in_flight() {
     fixture.gate.flow();
     fixture.wait_for("m", ClassStats::pending, 0);
     assert!(infer(&client, REAL_TIME, good("m")).is_ok());
+}
+
+#[test]
+fn what_is_not_grpc_reaches_no_rpc() {
+    let fixture = Fixture::with(clients);
+    fixture.model("m", &[x()], &[y()], ModelSettings::default());
+    let client = fixture.grpc();
+    let status = |method: &str, path: &str, kind: Option<&str>| {
+        let mut request = hyper::Request::builder().method(method).uri(path).header("x-api-key", REAL_TIME);
+        if let Some(kind) = kind {
+            request = request.header("content-type", kind);
+        }
+        let request = request.body(tonic::body::Body::empty()).unwrap();
+        let mut channel = client.channel.clone();
+        client.block_on(async move {
+            std::future::poll_fn(|context| Service::poll_ready(&mut channel, context)).await.unwrap();
+            channel.call(request).await.unwrap().status().as_u16()
+        })
+    };
+    for rpc in rpcs() {
+        for kind in [
+            None,
+            Some("application/grpc-web"),
+            Some("application/grpc-web+proto"),
+            Some("application/grpc-web-text"),
+            Some("application/grpc+json"),
+            Some("application/grpcx"),
+            Some("Application/octet-stream"),
+        ] {
+            assert_eq!(status("POST", &rpc.path, kind), 415, "{} {kind:?}", rpc.path);
+        }
+        for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"] {
+            assert_eq!(status(method, &rpc.path, Some("application/grpc")), 405, "{method} {}", rpc.path);
+        }
+    }
+    let infer = format!("{SERVICE}/ModelInfer");
+    for kind in
+        ["application/grpc", "application/grpc+proto", "application/grpc;a=b", "application/grpc+proto; a=b"]
+    {
+        assert_eq!(status("POST", &infer, Some(kind)), 200, "{kind}");
+    }
+    fixture.wait_for("m", |class| class.success + class.pending(), 0);
+}
+
+#[test]
+fn other_paths_to_an_rpc_need_the_same_or_lead_nowhere() {
+    let fixture = Fixture::with(clients);
+    let client = fixture.grpc();
+    for rpc in rpcs() {
+        let path = &rpc.path;
+        let upper = path.to_ascii_uppercase();
+        let others =
+            [format!("{path}/"), format!("{path}%20"), upper, path.replacen("Service", "Servic%65", 1)];
+        for other in others.iter().filter(|other| *other != path) {
+            for token in [None, Some(ADMIN)] {
+                let code = ask(&client, token, other, b"").map_or_else(|status| status.code(), |_| Code::Ok);
+                let closed = [Code::Unimplemented, Code::Unauthenticated, Code::PermissionDenied];
+                assert!(closed.contains(&code), "{token:?} {other}: {code:?}");
+            }
+        }
+        let code =
+            |path: &str| ask(&client, None, path, b"").map_or_else(|status| status.code(), |_| Code::Ok);
+        let (slashes, same) = (code(&format!("/{path}")), code(path));
+        assert!(slashes == same || slashes == Code::Unimplemented, "{path}: {slashes:?}");
+    }
 }

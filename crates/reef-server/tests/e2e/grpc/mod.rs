@@ -10,4 +10,4 @@ mod large;
 mod life;
 mod regions;
 mod settings;
-mod stream;
+pub mod stream;
