@@ -16,6 +16,7 @@ use crate::core::loading;
 use crate::core::problem::Problem;
 use crate::core::state::State;
 use crate::http::error::ApiError;
+use crate::http::protocol::json::{object_or_nothing, wrong};
 use crate::http::receive::{Allowance, receive};
 use crate::http::reply::{Reply, json};
 use crate::net::connection::Busy;
@@ -33,6 +34,7 @@ pub(crate) struct Sending<'a> {
 
 /// The body of either request.
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "an object")]
 struct ControlJson {
     #[serde(default)]
     parameters: Map<String, Value>,
@@ -63,10 +65,10 @@ pub(crate) async fn unload(
     sending: Sending<'_>,
 ) -> Result<Reply, ApiError> {
     let (body, _share) = whole(state, body, sending).await?;
-    let dependents = match parse(&body)?.parameters.remove("unload_dependents") {
+    let dependents = match object_or_nothing::<ControlJson>(&body)?.parameters.remove("unload_dependents") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(dependents)) => dependents,
-        Some(other) => return Err(wrong(format!("unload_dependents is {other}")).into()),
+        Some(other) => return Err(wrong(&format!("unload_dependents is {other}")).into()),
     };
     loading::unload(state, name, dependents).await?;
     Ok(json(StatusCode::OK, &json!({})))
@@ -85,37 +87,24 @@ async fn whole(
     Ok((body.take(body.len()), share))
 }
 
-fn parse(body: &[u8]) -> Result<ControlJson, Problem> {
-    match body.trim_ascii() {
-        b"" => Ok(ControlJson::default()),
-        // A list is no object, though its elements could be taken for fields.
-        body if !body.starts_with(b"{") => Err(wrong("it is no JSON object".into())),
-        body => serde_json::from_slice(body).map_err(|error| wrong(error.to_string())),
-    }
-}
-
-fn wrong(what: String) -> Problem {
-    Problem::invalid(format!("the request is not as the protocol says: {what}"))
-}
-
 /// What a body asks for: `parameters` with `config` and `file:PATH`.
 fn load_request(body: &[u8]) -> Result<LoadRequest, Problem> {
     let mut request = LoadRequest::default();
-    for (name, value) in parse(body)?.parameters {
+    for (name, value) in object_or_nothing::<ControlJson>(body)?.parameters {
         let Value::String(text) = value else {
-            return Err(wrong(format!("parameter {name} is not a string")));
+            return Err(wrong(&format!("parameter {name} is not a string")));
         };
         if name == "config" {
             request.config = Some(text);
         } else if let Some(path) = name.strip_prefix("file:") {
             if request.files.len() >= FILES_MAX {
-                return Err(wrong(format!("more than {FILES_MAX} files")));
+                return Err(wrong(&format!("more than {FILES_MAX} files")));
             }
             let bytes =
-                STANDARD.decode(&text).map_err(|error| wrong(format!("{name} is not base64: {error}")))?;
+                STANDARD.decode(&text).map_err(|error| wrong(&format!("{name} is not base64: {error}")))?;
             request.files.push((path.to_string(), bytes.into()));
         } else {
-            return Err(wrong(format!("there is no parameter '{name}', there are config and file:PATH")));
+            return Err(wrong(&format!("there is no parameter '{name}', there are config and file:PATH")));
         }
     }
     Ok(request)
@@ -138,7 +127,9 @@ mod tests {
     fn anything_else_is_refused() {
         let cases = [
             ("{", "EOF"),
-            ("[]", "not as the protocol"),
+            ("[]", "expected an object"),
+            (r#"[{"config":"{}"}]"#, "expected an object"),
+            (r#"{"parameters": [["config", "{}"]]}"#, "expected a map"),
             (r#"{"parameters": {"config": {}}}"#, "config is not a string"),
             (r#"{"parameters": {"file:a": "*"}}"#, "file:a is not base64"),
             (r#"{"parameters": {"colour": "red"}}"#, "no parameter 'colour'"),

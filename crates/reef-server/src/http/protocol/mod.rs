@@ -4,5 +4,6 @@
 
 pub(crate) mod body;
 pub(crate) mod elements;
+pub(crate) mod json;
 pub(crate) mod request;
 pub(crate) mod response;
