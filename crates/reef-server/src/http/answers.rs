@@ -12,6 +12,7 @@ use crate::core::problem::Problem;
 use crate::core::settings;
 use crate::core::state::State;
 use crate::core::statistics::{self, Batch, Memory};
+use crate::http::protocol::json::{object_or_nothing, settings as settings_in};
 use crate::http::reply::{Reply, json};
 use crate::http::route::ModelPath;
 
@@ -148,17 +149,9 @@ pub(crate) fn log_settings(state: &State, body: &[u8]) -> Result<Reply, Problem>
     Ok(json(StatusCode::OK, &told.collect::<Map<String, Value>>()))
 }
 
-/// The settings that a client wants changed; none in a body without any.
-fn settings_in(body: &[u8]) -> Result<Map<String, Value>, Problem> {
-    match body.trim_ascii() {
-        b"" => Ok(Map::new()),
-        body => serde_json::from_slice(body)
-            .map_err(|error| Problem::invalid(format!("the settings are no object of JSON: {error}"))),
-    }
-}
-
 /// What a client may ask of the index.
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "an object")]
 struct IndexRequest {
     /// Only models that take requests.
     #[serde(default)]
@@ -167,11 +160,7 @@ struct IndexRequest {
 
 /// Every model with its state, or those that are ready where `body` asks for them.
 pub(crate) fn repository_index(state: &State, client: &Client, body: &[u8]) -> Result<Reply, Problem> {
-    let wanted = match body.trim_ascii() {
-        b"" => IndexRequest::default(),
-        body => serde_json::from_slice(body)
-            .map_err(|error| Problem::invalid(format!("the request is not as the protocol says: {error}")))?,
-    };
+    let wanted: IndexRequest = object_or_nothing(body)?;
     let listed = answer::index(state, client, wanted.ready).into_iter();
     let row = |model: answer::Listed| {
         let key = model.key;

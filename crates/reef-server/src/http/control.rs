@@ -17,6 +17,7 @@ use crate::core::parameter::quoted;
 use crate::core::problem::Problem;
 use crate::core::state::State;
 use crate::http::error::ApiError;
+use crate::http::protocol::json::{object_or_nothing, text, wrong};
 use crate::http::protocol::list::Members;
 use crate::http::receive::{Allowance, receive};
 use crate::http::reply::{Reply, json};
@@ -38,6 +39,7 @@ pub(crate) struct Sending<'a> {
 
 /// The body of either request.
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "an object")]
 struct ControlJson<'a> {
     #[serde(borrow, default)]
     parameters: Members<'a, MEMBERS_MAX>,
@@ -68,11 +70,13 @@ pub(crate) async fn unload(
     sending: Sending<'_>,
 ) -> Result<Reply, ApiError> {
     let (body, _share) = whole(state, body, sending).await?;
-    let dependents = match parse(&body)?.parameters.get("unload_dependents") {
+    let dependents = match object_or_nothing::<ControlJson<'_>>(&body)?.parameters.get("unload_dependents") {
         None => false,
-        Some(value) => serde_json::from_str::<Option<bool>>(value.get())
-            .map_err(|_| wrong(format!("unload_dependents is {}", quoted(value.get()))))?
-            .unwrap_or(false),
+        Some(value) => match value.get() {
+            "null" | "false" => false,
+            "true" => true,
+            other => return Err(wrong(&format!("unload_dependents is {}", quoted(other))).into()),
+        },
     };
     loading::unload(state, name, dependents).await?;
     Ok(json(StatusCode::OK, &json!({})))
@@ -91,38 +95,25 @@ async fn whole(
     Ok((body.take(body.len()), share))
 }
 
-fn parse(body: &[u8]) -> Result<ControlJson<'_>, Problem> {
-    match body.trim_ascii() {
-        b"" => Ok(ControlJson::default()),
-        // A list is no object, though its elements could be taken for fields.
-        body if !body.starts_with(b"{") => Err(wrong("it is no JSON object".into())),
-        body => serde_json::from_slice(body).map_err(|error| wrong(error.to_string())),
-    }
-}
-
-fn wrong(what: String) -> Problem {
-    Problem::invalid(format!("the request is not as the protocol says: {what}"))
-}
-
 /// What a body asks for: `parameters` with `config` and `file:PATH`.
 fn load_request(body: &[u8]) -> Result<LoadRequest, Problem> {
     let mut request = LoadRequest::default();
-    for (name, value) in parse(body)?.parameters.iter() {
-        let text: String = serde_json::from_str(value.get())
-            .map_err(|_| wrong(format!("parameter {} is not a string", quoted(name))))?;
+    for (name, value) in object_or_nothing::<ControlJson<'_>>(body)?.parameters.iter() {
+        let text =
+            text(value.get()).ok_or_else(|| wrong(&format!("parameter {} is not a string", quoted(name))))?;
         if name == "config" {
             request.config = Some(text);
         } else if let Some(path) = name.strip_prefix("file:") {
             if request.files.len() >= FILES_MAX {
-                return Err(wrong(format!("more than {FILES_MAX} files")));
+                return Err(wrong(&format!("more than {FILES_MAX} files")));
             }
             let bytes = STANDARD
                 .decode(&text)
-                .map_err(|error| wrong(format!("{} is not base64: {error}", quoted(name))))?;
+                .map_err(|error| wrong(&format!("{} is not base64: {error}", quoted(name))))?;
             request.files.push((path.to_string(), bytes.into()));
         } else {
             let name = quoted(name);
-            return Err(wrong(format!("there is no parameter '{name}', there are config and file:PATH")));
+            return Err(wrong(&format!("there is no parameter '{name}', there are config and file:PATH")));
         }
     }
     Ok(request)
@@ -162,7 +153,9 @@ mod tests {
     fn anything_else_is_refused() {
         let cases = [
             ("{", "EOF"),
-            ("[]", "not as the protocol"),
+            ("[]", "expected an object"),
+            (r#"[{"config":"{}"}]"#, "expected an object"),
+            (r#"{"parameters": [["config", "{}"]]}"#, "expected a map"),
             (r#"{"parameters": {"config": {}}}"#, "config is not a string"),
             (r#"{"parameters": {"file:a": "*"}}"#, "file:a is not base64"),
             (r#"{"parameters": {"colour": "red"}}"#, "no parameter 'colour'"),

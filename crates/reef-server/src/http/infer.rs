@@ -25,6 +25,7 @@ use crate::http::error::ApiError;
 use crate::http::note::Ran;
 use crate::http::protocol::body::Body;
 use crate::http::protocol::elements;
+use crate::http::protocol::json::Object;
 use crate::http::protocol::request::{self, InputData, InputJson, Parts, RequestJson, Wanted};
 use crate::http::protocol::response::{self, Head, Output};
 use crate::http::receive::{Allowance, receive, refuse};
@@ -200,7 +201,7 @@ fn read_json(envelope: &Envelope, json: &[u8], mut binary: Body) -> Result<(Ques
 }
 
 fn inputs(parsed: &RequestJson<'_>, binary: &mut Body) -> Result<Vec<Input>, Problem> {
-    parsed.inputs.iter().map(|input| read_input(input, binary)).collect()
+    parsed.inputs.iter().map(|Object(input)| read_input(input, binary)).collect()
 }
 
 fn read_input(input: &InputJson<'_>, binary: &mut Body) -> Result<Input, Problem> {

@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use crate::core::problem::Problem;
 use crate::core::regions::Region;
 use crate::core::state::State;
+use crate::http::protocol::json::{object, wrong};
 use crate::http::reply::{Reply, json};
 use crate::http::route::Memory;
 
 /// What a client registers.
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "a region, an object")]
 struct RegisterRequest {
     key: String,
     #[serde(default)]
@@ -46,8 +48,7 @@ pub(crate) fn register(state: &State, memory: Memory, name: &str, body: &[u8]) -
         return Err(Problem::unsupported("CUDA shared memory is not supported, system shared memory is"));
     }
     let regions = state.regions()?;
-    let wanted: RegisterRequest = serde_json::from_slice(body)
-        .map_err(|error| Problem::invalid(format!("the request is not as the protocol says: {error}")))?;
+    let wanted: RegisterRequest = object(body).map_err(|error| wrong(&error.to_string()))?;
     regions.register(name, &wanted.key, wanted.offset, wanted.byte_size)?;
     Ok(done())
 }

@@ -25,6 +25,7 @@ use reef_engine::Class;
 use crate::core::access::{Client, Credentials};
 use crate::core::dashboard::Dashboard;
 use crate::core::fault::{bug, contained};
+use crate::core::problem::Problem;
 use crate::core::state::{Phase, State};
 use crate::http::control::{self, Sending};
 use crate::http::encoding::{self, encoded};

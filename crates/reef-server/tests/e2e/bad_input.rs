@@ -83,6 +83,64 @@ fn wrong_requests_are_refused_and_nothing_is_lost() {
     fixture.wait_for("m", |class| FailureReason::ALL.map(|reason| class.failed(reason)).iter().sum(), 0);
 }
 
+/// Routes that take a POST without a body, or with one that says nothing.
+const WITHOUT_BODY: [&str; 1] = ["/v2/systemsharedmemory/region/r/unregister"];
+
+#[test]
+fn a_list_where_an_object_is_due_is_refused_on_every_route() {
+    let fixture = Fixture::with_client_shm();
+    let noting = std::sync::Arc::new(crate::control::Noting::default());
+    fixture.running().set_control(noting.clone());
+    let mut client = fixture.client();
+    // Each is what some route takes for its fields in their order.
+    let lists = [
+        "[]",
+        r#"["7",{},[],[]]"#,
+        r#"[[["x",[2,2],"FP32",null,[1,2,3,4]]]]"#,
+        r#"[[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]]"#,
+        r#"[{"config":"{}"}]"#,
+        r#"["/reef-none",0,8]"#,
+        "[true]",
+        r#"["trace_level",["OFF"]]"#,
+        "7",
+        "\"x\"",
+        "null",
+    ];
+    let routes = reef_server::routes();
+    let posts: Vec<&str> =
+        routes.iter().filter(|route| route.method == "POST").map(|route| route.path).collect();
+    assert!(posts.len() >= 8, "{posts:?}");
+    for path in posts.iter().filter(|path| !WITHOUT_BODY.contains(path)) {
+        for body in lists {
+            let answer = client.request("POST", path, &[], body.as_bytes());
+            let error = answer.json()["error"].as_str().unwrap_or_default().to_string();
+            assert_eq!(
+                (answer.status, error.contains("expected ") && error.contains("the protocol says")),
+                (400, true),
+                "{path} {body}: {}",
+                answer.text()
+            );
+        }
+    }
+    noting.is_unasked();
+    let within = [
+        (r#"{"inputs":[["x",[2,2],"FP32",null,[1,2,3,4]]]}"#, "expected an input tensor, an object"),
+        (
+            r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}],"outputs":[["y"]]}"#,
+            "expected a requested output, an object",
+        ),
+        (
+            r#"{"parameters":[],"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#,
+            "expected an object of parameters",
+        ),
+    ];
+    for (json, message) in within {
+        let answer = client.infer(json);
+        assert_eq!((answer.status, answer.error().contains(message)), (400, true), "{}", answer.text());
+    }
+    good(&mut client);
+}
+
 #[test]
 fn wrong_binary_headers_are_refused() {
     let fixture = Fixture::with_m();

@@ -10,7 +10,14 @@ use crate::fixture::Fixture;
 
 /// Notes what it is asked, and answers by the model's name.
 #[derive(Debug, Default)]
-struct Noting(Mutex<Vec<String>>);
+pub struct Noting(Mutex<Vec<String>>);
+
+impl Noting {
+    /// Asserts that it was asked for nothing.
+    pub fn is_unasked(&self) {
+        assert!(self.0.lock().unwrap().is_empty());
+    }
+}
 
 impl ModelControl for Noting {
     fn load(&self, name: &str, request: LoadRequest) -> Result<(), ControlError> {
@@ -90,7 +97,7 @@ fn questions_reach_who_controls_and_answers_come_back() {
     let long = format!("{{\"parameters\":{{\"config\":\"{}\"}}}}", " ".repeat(2 << 20));
     for (body, status, expected) in [
         ("{", 400, "EOF"),
-        ("[1]", 400, "not as the protocol"),
+        ("[1]", 400, "expected an object"),
         (r#"{"parameters":{"file:x":7}}"#, 400, "not a string"),
         (r#"{"parameters":{"file:x":"?"}}"#, 400, "not base64"),
         (&long, 413, "bytes"),
@@ -105,7 +112,7 @@ fn questions_reach_who_controls_and_answers_come_back() {
         status == 400 && answer["error"].as_str().unwrap().contains("unload_dependents is 7"),
         "{answer}"
     );
-    assert!(noting.0.lock().unwrap().is_empty());
+    noting.is_unasked();
 }
 
 #[test]

@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     fn parse(json: &str, dtype: DType, shape: &[usize]) -> Result<Vec<u8>, String> {
-        let raw: Box<RawValue> = serde_json::from_str(json).unwrap();
+        let raw: Box<RawValue> = RawValue::from_string(json.into()).unwrap();
         let mut target = vec![0xAA; shape.iter().product::<usize>() * dtype.bytes()];
         read(&raw, dtype, shape, &mut target)?;
         Ok(target)

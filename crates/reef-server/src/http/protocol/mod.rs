@@ -4,6 +4,7 @@
 
 pub(crate) mod body;
 pub(crate) mod elements;
+pub(crate) mod json;
 pub(crate) mod list;
 pub(crate) mod request;
 pub(crate) mod response;

@@ -18,6 +18,7 @@ use crate::core::question::{self, Output, PARAMETERS, Schedule};
 use crate::core::regions::Shared;
 use crate::http::protocol::body::Body;
 use crate::http::protocol::elements::SPECIAL;
+use crate::http::protocol::json::{self, Object};
 use crate::http::protocol::list::AtMost;
 
 /// Dimensions that are read at all; how many are allowed is said with the input's name.
@@ -29,19 +30,21 @@ pub(crate) struct Parameters<'a>(Vec<(&'static str, &'a RawValue)>);
 
 /// The JSON part of an inference request. Unknown members are ignored, as the protocol demands.
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "an inference request, an object")]
 pub(crate) struct RequestJson<'a> {
     #[serde(default)]
     pub(crate) id: Option<String>,
     #[serde(borrow, default)]
     pub(crate) parameters: Option<Parameters<'a>>,
     #[serde(borrow)]
-    pub(crate) inputs: AtMost<InputJson<'a>, MODEL_TENSORS_MAX>,
+    pub(crate) inputs: AtMost<Object<InputJson<'a>>, MODEL_TENSORS_MAX>,
     #[serde(borrow, default)]
-    pub(crate) outputs: Option<AtMost<OutputJson<'a>, MODEL_TENSORS_MAX>>,
+    pub(crate) outputs: Option<AtMost<Object<OutputJson<'a>>, MODEL_TENSORS_MAX>>,
 }
 
 /// An input tensor in JSON.
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "an input tensor, an object")]
 pub(crate) struct InputJson<'a> {
     pub(crate) name: String,
     pub(crate) shape: AtMost<usize, DIMENSIONS_MAX>,
@@ -54,6 +57,7 @@ pub(crate) struct InputJson<'a> {
 
 /// A requested output in JSON.
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "a requested output, an object")]
 pub(crate) struct OutputJson<'a> {
     pub(crate) name: String,
     #[serde(borrow, default)]
@@ -108,9 +112,9 @@ pub(crate) fn split(mut body: Body, header: Option<&str>) -> Result<Parts, Probl
 
 /// Reads the JSON part and checks what can be checked without the model: `binary_len` is what follows it.
 pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, Problem> {
-    let request: RequestJson<'_> = serde_json::from_slice(json).map_err(|error| not_json(json, &error))?;
+    let request: RequestJson<'_> = json::object(json).map_err(|error| not_json(json, &error))?;
     let mut binary_sum = 0usize;
-    for input in request.inputs.iter() {
+    for Object(input) in request.inputs.iter() {
         if let InputData::Binary(bytes) = input.source()? {
             binary_sum = binary_sum.saturating_add(bytes);
         }
@@ -137,7 +141,7 @@ fn not_json(json: &[u8], error: &serde_json::Error) -> Problem {
     let advice = SPECIAL.iter().map(|(name, _)| *name).rev().find(bare).map_or(String::new(), |name| {
         format!("; {name} is no JSON number: write the string \"{name}\", or send the tensor as binary data")
     });
-    Problem::invalid(format!("the request is not as the protocol says: {error}{advice}"))
+    json::wrong(&format!("{error}{advice}"))
 }
 
 impl<'a> Parameters<'a> {
@@ -226,7 +230,7 @@ impl Wanted {
         let default = parameter::flag(get("binary_data_output"), "binary_data_output", "request")?;
         let mut wanted =
             Wanted { outputs: Vec::new(), binary: Vec::new(), default: default.unwrap_or(false) };
-        for output in request.outputs.iter().flat_map(|outputs| outputs.iter()) {
+        for Object(output) in request.outputs.iter().flat_map(|outputs| outputs.iter()) {
             let place = format!("output '{}'", output.name);
             let get = |name: &str| self::get(output.parameters.as_ref(), name);
             question::want(&mut wanted.outputs, &output.name, get)?;
@@ -257,7 +261,7 @@ fn value_of(raw: &RawValue) -> Value {
     let other = || Value::Other(text.into());
     match text.as_bytes().first() {
         Some(b't' | b'f') => Value::Flag(text == "true"),
-        Some(b'"') => serde_json::from_str(text).map_or_else(|_| other(), Value::Text),
+        Some(b'"') => json::text(text).map_or_else(other, Value::Text),
         Some(b'-' | b'0'..=b'9') => match text.parse() {
             Ok(number) => Value::Whole(number),
             Err(_) => text.parse().map_or_else(|_| other(), Value::Real),
@@ -308,7 +312,11 @@ mod tests {
         let table = [
             (String::new(), 0, "EOF while parsing"),
             ("nonsense".to_string(), 0, "expected ident at line 1"),
-            ("[]".to_string(), 0, "invalid length"),
+            ("[]".to_string(), 0, "expected an inference request, an object"),
+            (r#"["7",{},[]]"#.to_string(), 0, "expected an inference request, an object"),
+            (r#"{"inputs":[["x",[2],"FP32",{},[1,2]]]}"#.to_string(), 0, "expected an input tensor"),
+            (r#"{"inputs":[],"outputs":[["y",{}]]}"#.to_string(), 0, "expected a requested output"),
+            (r#"{"inputs":[],"parameters":[["class","real-time"]]}"#.into(), 0, "an object of parameters"),
             ("{}".to_string(), 0, "missing field `inputs`"),
             (r#"{"inputs":7}"#.to_string(), 0, "expected a sequence"),
             (r#"{"inputs":[{"name":"x"}]}"#.to_string(), 0, "missing field `shape`"),
@@ -362,11 +370,11 @@ mod tests {
     fn only_parameters_with_a_meaning_are_kept() {
         let others: Vec<String> = (0..1000).map(|index| format!(r#""p{index}":[[{index}]]"#)).collect();
         let json = format!(r#"{{"priority":1,{},"priority":2}}"#, others.join(","));
-        let parameters: Parameters<'_> = serde_json::from_str(&json).unwrap();
+        let parameters: Parameters<'_> = json::object(json.as_bytes()).unwrap();
         assert_eq!(parameters.0.len(), 1);
         assert_eq!(super::schedule(Some(&parameters)).unwrap().priority, 2);
         let long = format!(r#"{{"priority":"{}"}}"#, "é".repeat(1000));
-        let parameters = serde_json::from_str(&long).unwrap();
+        let parameters = json::object(long.as_bytes()).unwrap();
         let error = super::schedule(Some(&parameters)).unwrap_err().message;
         assert!(error.contains("é…\" is not an unsigned integer") && error.len() < 300, "{error}");
     }
@@ -416,7 +424,7 @@ mod tests {
     #[test]
     fn schedule_parameters_have_one_polarity() {
         let schedule = |json: &str| {
-            let parameters: Parameters<'_> = serde_json::from_str(json).unwrap();
+            let parameters: Parameters<'_> = json::object(json.as_bytes()).unwrap();
             super::schedule(Some(&parameters))
         };
         assert_eq!(schedule("{}").unwrap(), Schedule::default());

@@ -141,6 +141,7 @@ fn output_json<'a>(output: &'a Output<'a>) -> OutputJson<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use std::borrow::Cow;
 
