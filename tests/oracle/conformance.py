@@ -29,7 +29,7 @@ finds what has changed. "works" means that the answer is ONNX Runtime's, or what
 The server of the table runs as `{flags}`. `T.http` stands for `tritonclient.http`, and so on.
 """
 # Options that are used where the binary has them.
-WANTED = {"--allow-client-shm": [], "--model-control-mode": ["explicit"]}
+WANTED = {"--allow-client-shm": [], "--model-control-mode": ["explicit"], "--trace-dir": ["/tmp"]}
 
 
 def main():

@@ -5,6 +5,7 @@ table's reason. Methods that do not speak to the server are listed with the reas
 """
 
 import asyncio
+import base64
 import inspect
 import json
 import os
@@ -89,7 +90,7 @@ class Call:
 
     def ask(self, method, *args, **options):
         """The answer as plain data."""
-        if self.is_grpc and "infer" not in method and not method.startswith("is_"):
+        if self.is_grpc and "infer" not in method.replace("inference", "") and not method.startswith("is_"):
             options["as_json"] = True
         try:
             return self.done(getattr(self.client, method)(*args, **options))
@@ -231,7 +232,7 @@ class Call:
         self.ask("get_cuda_shared_memory_status")
 
     def call_register_cuda_shared_memory(self):
-        self.ask("register_cuda_shared_memory", REGION, b"handle", 0, 4)
+        self.ask("register_cuda_shared_memory", REGION, base64.b64encode(bytes(64)), 0, 4)
 
     def call_unregister_cuda_shared_memory(self):
         self.ask("unregister_cuda_shared_memory")

@@ -10,7 +10,7 @@ use crate::core::answer::{self, PLATFORM, SERVER, Totals};
 use crate::core::budget::Share;
 use crate::core::control::LoadRequest;
 use crate::core::loading;
-use crate::core::problem::Problem;
+use crate::core::problem::{Kind, Problem};
 use crate::core::state::State;
 use crate::core::statistics::{self, Batch, Memory};
 use crate::grpc::pb::model_metadata_response::TensorMetadata;
@@ -46,8 +46,12 @@ pub(crate) fn model_ready(
     request: &ModelReadyRequest,
 ) -> Result<ModelReadyResponse, Problem> {
     client.check_model(&request.name)?;
-    let model = answer::model_ready(state, &request.name, given(&request.version))?;
-    Ok(ModelReadyResponse { ready: model.ready })
+    match answer::model_ready(state, &request.name, given(&request.version)) {
+        Ok(model) => Ok(ModelReadyResponse { ready: model.ready }),
+        // As with Triton: what is not there is not ready.
+        Err(Problem { kind: Kind::NotFound, .. }) => Ok(ModelReadyResponse { ready: false }),
+        Err(problem) => Err(problem),
+    }
 }
 
 /// Inputs and outputs of a model; -1 stands for any extent.

@@ -125,6 +125,11 @@ impl Accepted {
         Accepted { coding: best.filter(|_| !unwanted), identity }
     }
 
+    /// The same for an answer that is compressed only for who takes nothing else.
+    pub(crate) fn at_need(self) -> Accepted {
+        Accepted { coding: self.coding.filter(|_| !self.identity), ..self }
+    }
+
     /// How an answer is compressed. Errors are not: clients that ask for tensors read them as they are.
     fn coding(self, status: StatusCode, bytes: usize) -> Option<Coding> {
         let worth_it = bytes >= ANSWER_BYTES_MIN || (!self.identity && bytes > 0);

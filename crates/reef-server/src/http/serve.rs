@@ -155,6 +155,7 @@ async fn answer(http: &Http, port: Port, connection: &Arc<Connection>, request: 
     let (head, body) = request.into_parts();
     let handled = contained(async {
         let reply = handle(http, port, connection, &busy, &head, body).await?;
+        let takes = if reply.extensions().get::<Told>().is_some() { takes.at_need() } else { takes };
         let reply = encoded(&http.state, takes, reply).await?;
         let class = reply.extensions().get::<Class>().copied().unwrap_or(Class::BestEffort);
         let room = Room::new(&http.state, connection, class);
@@ -169,6 +170,11 @@ async fn answer(http: &Http, port: Port, connection: &Arc<Connection>, request: 
     reply.body_mut().hold(busy);
     reply
 }
+
+/// Marks an answer of the protocol that is no inference. Clients of Triton say in every request that they take
+/// compressed answers, and then read only those to inferences so.
+#[derive(Clone, Copy)]
+struct Told;
 
 async fn handle(
     http: &Http,
@@ -191,6 +197,7 @@ async fn handle(
             return Err(error);
         }
     };
+    let told = !matches!(route, Route::Infer(_) | Route::Metrics | Route::Dashboard | Route::DashboardData);
     let asker = Asker(client.name().to_string());
     let mut reply = match (port, route) {
         (Port::Http, Route::Infer(model)) => {
@@ -208,6 +215,9 @@ async fn handle(
         }
     };
     reply.extensions_mut().insert(asker);
+    if told {
+        reply.extensions_mut().insert(Told);
+    }
     Ok(reply)
 }
 

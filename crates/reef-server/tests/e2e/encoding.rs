@@ -104,6 +104,10 @@ fn binary_tensors_come_and_go_compressed() {
     }
     let answer = client.request("GET", "/metrics", &[("accept-encoding", "gzip")], &[]);
     assert!(plain(answer).text().contains("nv_inference_request_success"));
+    // Triton's clients read no other answers so, though they say it.
+    let answer = client.request("GET", "/v2/models/stats", &[("accept-encoding", "gzip, deflate")], &[]);
+    assert!(!answer.headers.contains_key("content-encoding") && answer.body.len() > 1024);
+    assert_eq!(answer.json()["model_stats"].as_array().map(Vec::len), Some(fixture.engine.models().len()));
 }
 
 #[test]

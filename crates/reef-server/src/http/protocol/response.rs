@@ -16,22 +16,10 @@ pub(crate) enum Output<'a> {
     Binary { name: &'a str, datatype: &'static str, shape: Vec<usize>, bytes: Bytes },
 }
 
-/// Where the elements of an output are that are not in its JSON.
+/// How many bytes behind the JSON are an output's.
 #[derive(Serialize)]
-#[serde(untagged)]
-enum OutputParameters<'a> {
-    Binary { binary_data_size: usize },
-    Shared { shared_memory_region: &'a str, shared_memory_offset: u64, shared_memory_byte_size: u64 },
-}
-
-impl<'a> From<&'a Shared> for OutputParameters<'a> {
-    fn from(shared: &'a Shared) -> Self {
-        OutputParameters::Shared {
-            shared_memory_region: &shared.region,
-            shared_memory_offset: shared.offset,
-            shared_memory_byte_size: shared.byte_size,
-        }
-    }
+struct OutputParameters {
+    binary_data_size: usize,
 }
 
 impl<'a> Output<'a> {
@@ -76,7 +64,7 @@ struct OutputJson<'a> {
     datatype: &'static str,
     shape: &'a [usize],
     #[serde(skip_serializing_if = "Option::is_none")]
-    parameters: Option<OutputParameters<'a>>,
+    parameters: Option<OutputParameters>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<JsonData<'a>>,
 }
@@ -124,17 +112,15 @@ fn output_json<'a>(output: &'a Output<'a>) -> OutputJson<'a> {
             name: tensor.name,
             datatype: tensor.datatype(),
             shape: &tensor.shape,
-            parameters: match &tensor.data {
-                Data::Shared { region, .. } => Some(region.into()),
-                Data::Elements(..) | Data::Texts(_) => None,
-            },
+            // Of one in shared memory the client knows where it is, and some take parameters for a size.
+            parameters: None,
             data: Some(JsonData(&tensor.data)).filter(|JsonData(data)| !matches!(data, Data::Shared { .. })),
         },
         Output::Binary { name, datatype, shape, bytes } => OutputJson {
             name,
             datatype,
             shape,
-            parameters: Some(OutputParameters::Binary { binary_data_size: bytes.len() }),
+            parameters: Some(OutputParameters { binary_data_size: bytes.len() }),
             data: None,
         },
     }
@@ -175,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_in_shared_memory_are_named() {
+    fn outputs_in_shared_memory_are_named_without_their_data() {
         let region = Shared { region: "r".into(), offset: 4, byte_size: 8 };
         let data = Data::Shared { datatype: "FP32", region };
         for binary in [false, true] {
@@ -184,11 +170,9 @@ mod tests {
             assert_eq!((written.json_len, written.chunks.len()), (None, 1));
             let json: Value = serde_json::from_slice(&written.chunks[0]).unwrap();
             let output = &json["outputs"][0];
-            let parameters = serde_json::json!({ "shared_memory_region": "r", "shared_memory_offset": 4,
-                "shared_memory_byte_size": 8 });
             assert_eq!(
-                (&output["parameters"], &output["datatype"], output.get("data")),
-                (&parameters, &"FP32".into(), None)
+                (output.get("parameters"), &output["datatype"], output.get("data")),
+                (None, &"FP32".into(), None)
             );
         }
     }
