@@ -30,10 +30,17 @@ pub(crate) fn run(shared: &Shared) {
         let waits = |job: &ColdJob| {
             Arc::ptr_eq(&job.model, &model) && job.key == key && !matches!(job.work, ColdWork::LookAgain)
         };
-        for (job, ()) in shared.cold.take(|job| waits(job).then_some(())) {
-            hand_over(shared, job, &made);
+        let is_made = made.is_ok();
+        let mut made = Some(made);
+        let mut jobs = shared.cold.take(|job| waits(job).then_some(())).into_iter().peekable();
+        while let Some((job, ())) = jobs.next() {
+            // The last one gets this thread's own reference: who hears of its end, and unloads the model, finds
+            // no plan of it left.
+            let plan = if jobs.peek().is_some() { made.clone() } else { made.take() };
+            hand_over(shared, job, plan.expect("the last one takes it"));
         }
-        if made.is_ok() && model.is_replicated() {
+        drop(made);
+        if is_made && model.is_replicated() {
             // Later requests of these shapes are to have a choice; mostly it is only loaded.
             for sibling in model.siblings() {
                 if !shared.lanes[sibling.lane].is_out() {
@@ -47,15 +54,15 @@ pub(crate) fn run(shared: &Shared) {
 /// Compiles for a job on the caller's thread, and queues it or ends it.
 pub(crate) fn run_here(shared: &Shared, job: ColdJob) {
     let made = shared.plan(&job.model, &job.key);
-    hand_over(shared, job, &made);
+    hand_over(shared, job, made);
 }
 
 /// Queues a job with its plan, or ends it.
-fn hand_over(shared: &Shared, job: ColdJob, plan: &Result<Arc<PlanEntry>, PlanFailure>) {
+fn hand_over(shared: &Shared, job: ColdJob, plan: Result<Arc<PlanEntry>, PlanFailure>) {
     let plan = match plan {
-        Ok(plan) => plan.clone(),
+        Ok(plan) => plan,
         Err(failure) => {
-            let error = failure.clone().into_error(&job.model.key);
+            let error = failure.into_error(&job.model.key);
             return shared.refuse_cold(job, error);
         }
     };

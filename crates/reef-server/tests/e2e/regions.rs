@@ -95,8 +95,7 @@ fn tensors_are_read_from_and_written_to_regions() {
     let answer = client.infer(&question(place("in put", 0, 16), Some(place("output", 8, 24))));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let output = &answer.json()["outputs"][0];
-    assert_eq!(output["parameters"], place("output", 8, 16));
-    assert!(output.get("data").is_none());
+    assert!(output.get("parameters").is_none() && output.get("data").is_none());
     assert_eq!(memory.bytes(32, 16), expected(0, &[&data], 16));
     assert_eq!((memory.bytes(24, 8), memory.bytes(48, 16)), (vec![7; 8], vec![7; 16]), "nothing around it");
 
