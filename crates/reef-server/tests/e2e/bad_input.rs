@@ -84,7 +84,8 @@ fn wrong_requests_are_refused_and_nothing_is_lost() {
 }
 
 /// Routes that take a POST without a body, or with one that says nothing.
-const WITHOUT_BODY: [&str; 1] = ["/v2/systemsharedmemory/region/r/unregister"];
+const WITHOUT_BODY: [&str; 2] =
+    ["/v2/systemsharedmemory/unregister", "/v2/systemsharedmemory/region/r/unregister"];
 
 #[test]
 fn a_list_where_an_object_is_due_is_refused_on_every_route() {

@@ -105,6 +105,9 @@ fn binary_tensors_come_and_go_compressed() {
     let answer = client.request("GET", "/metrics", &[("accept-encoding", "gzip")], &[]);
     assert!(plain(answer).text().contains("nv_inference_request_success"));
     // Triton's clients read no other answers so, though they say it.
+    for name in ["a", "b", "c"] {
+        fixture.model(name, &[("x", DType::F32, &[2])], &[("y", DType::F32, &[2])], ModelSettings::default());
+    }
     let answer = client.request("GET", "/v2/models/stats", &[("accept-encoding", "gzip, deflate")], &[]);
     assert!(!answer.headers.contains_key("content-encoding"), "{:?}", answer.headers);
     assert!(answer.body.len() > 1024, "{}", answer.body.len());
