@@ -196,8 +196,12 @@ class Call:
         assert "trace_level" in str(self.ask("get_trace_settings", self.model))
 
     def call_update_trace_settings(self):
-        self.ask("update_trace_settings", None, settings={"trace_rate": "1000"})
-        assert "1000" in str(self.ask("get_trace_settings"))
+        self.ask("update_trace_settings", None, settings={"trace_file": "conformance.json",
+                                                         "trace_level": ["TIMESTAMPS"]})
+        try:
+            assert "TIMESTAMPS" in str(self.ask("get_trace_settings"))
+        finally:
+            self.ask("update_trace_settings", None, settings={"trace_level": ["OFF"]})
 
     def call_get_log_settings(self):
         assert "log_info" in str(self.ask("get_log_settings"))

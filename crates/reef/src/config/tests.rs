@@ -140,7 +140,8 @@ fn clients_are_read_with_tokens_from_everywhere() {
     std::fs::write(dir.join("tokens"), "first-token-of-a-client\n\n  second-token-of-a-client \n").unwrap();
     let config = load(&dir, &[], &[("A_TOKEN", "third-token-of-a-client\n")]).unwrap();
     let [client] = config.clients() else { panic!("one client") };
-    assert_eq!((&*client.name, client.tokens.len(), client.in_flight_max), ("a", 3, Some(4)));
+    let in_file = client.token_file.as_ref().map_or(0, |file| file.tokens().len());
+    assert_eq!((&*client.name, client.tokens.len(), in_file, client.in_flight_max), ("a", 1, 2, Some(4)));
     assert_eq!(client.class_max, reef_base::Class::BestEffort);
     std::fs::write(dir.join("tokens"), "\n").unwrap();
     assert!(load(&dir, &[], &[("A_TOKEN", "third-token-of-a-client")]).is_err());

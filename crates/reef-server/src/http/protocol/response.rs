@@ -5,7 +5,6 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::core::answer::{Data, Tensor};
-use crate::core::regions::Shared;
 use crate::http::protocol::elements::{Flat, has_json_form};
 
 /// One output of a finished request.
@@ -134,6 +133,7 @@ mod tests {
     use reef_engine::DType;
 
     use super::*;
+    use crate::core::regions::Shared;
 
     fn output(dtype: DType, binary: bool) -> Output<'static> {
         let bytes = Bytes::from_static(&[0, 0, 128, 63, 0, 0, 0, 64]);
