@@ -34,8 +34,8 @@ pub(crate) fn run(shared: &Shared) {
         let mut made = Some(made);
         let mut jobs = shared.cold.take(|job| waits(job).then_some(())).into_iter().peekable();
         while let Some((job, ())) = jobs.next() {
-            // The last one gets this thread's own reference: who hears of its end, and unloads the model, finds
-            // no plan of it left.
+            // The last one gets this thread's own reference: who hears of its end, and unloads the model,
+            // finds no plan of it left.
             let plan = if jobs.peek().is_some() { made.clone() } else { made.take() };
             hand_over(shared, job, plan.expect("the last one takes it"));
         }

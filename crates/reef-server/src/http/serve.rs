@@ -171,8 +171,8 @@ async fn answer(http: &Http, port: Port, connection: &Arc<Connection>, request: 
     reply
 }
 
-/// Marks an answer of the protocol that is no inference. Clients of Triton say in every request that they take
-/// compressed answers, and then read only those to inferences so.
+/// Marks an answer of the protocol that is no inference. Clients of Triton say in every request that they
+/// take compressed answers, and then read only those to inferences so.
 #[derive(Clone, Copy)]
 struct Told;
 
