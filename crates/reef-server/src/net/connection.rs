@@ -87,6 +87,8 @@ struct Activity {
     taken: Instant,
     /// Whether requests need not come one after the other.
     multiplexed: bool,
+    /// Whether a request of it has ended.
+    proven: bool,
 }
 
 /// Answers that its peer has not taken yet.
@@ -146,11 +148,12 @@ pub(crate) struct Busy(Arc<Connection>);
 impl Connection {
     pub(crate) fn new(peer: SocketAddr, limits: ConnectionLimits, now: Instant) -> Connection {
         let doing = Doing::Waiting { since: now, head: Some(now) };
+        let (unsent, sent, taken, multiplexed, proven) = (None, 0, now, false, false);
         Connection {
             peer,
             names: Mutex::new(Arc::from([])),
             limits,
-            activity: Mutex::new(Activity { doing, unsent: None, sent: 0, taken: now, multiplexed: false }),
+            activity: Mutex::new(Activity { doing, unsent, sent, taken, multiplexed, proven }),
             outgoing: Mutex::default(),
             socket: OnceLock::new(),
             closing: Notify::new(),
@@ -287,6 +290,11 @@ impl Connection {
         }
     }
 
+    /// Whether a request of it has ended: its peer is one that asks.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.activity().proven
+    }
+
     /// Whether closing it now loses no request, not even one that nobody has read yet. Looks into the socket.
     pub(crate) fn may_go(&self, now: Instant) -> bool {
         match self.loss(now) {
@@ -405,7 +413,9 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.activity().doing = Doing::Waiting { since: Instant::now(), head: None };
+        let mut activity = self.0.activity();
+        activity.doing = Doing::Waiting { since: Instant::now(), head: None };
+        activity.proven = true;
     }
 }
 

@@ -85,17 +85,24 @@ impl Table {
     /// Asks the idlest connection that may go to close, of a group of peers or of all.
     pub(crate) fn ask_idlest(&self, of: Option<IpAddr>) {
         let now = Instant::now();
-        let open = self.open();
-        let candidates = open
-            .connections
-            .values()
-            .filter(|connection| of.is_none_or(|peers| group(connection.peer.ip()) == peers));
-        let losses = candidates.filter_map(|connection| Some((connection.loss(now)?, connection)));
-        let mut losses: Vec<_> = losses.collect();
-        losses.sort_unstable_by_key(|(loss, _)| *loss);
-        if let Some((_, idlest)) = losses.iter().find(|(_, connection)| connection.may_go(now)) {
+        if let Some(idlest) = self.idlest_first(of, now).iter().find(|connection| connection.may_go(now)) {
             idlest.ask_to_close();
         }
+    }
+
+    /// Connections that may be asked to close. If most have never had an answer, they make room for each other:
+    /// a crowd that opens connections and sends nothing pushes nobody out who is served.
+    fn idlest_first(&self, of: Option<IpAddr>, now: Instant) -> Vec<Arc<Connection>> {
+        let open = self.open();
+        let all = || open.connections.values();
+        let crowd = all().filter(|connection| !connection.is_proven()).count() * 2 > all().len();
+        let candidates = all()
+            .filter(|connection| of.is_none_or(|peers| group(connection.peer.ip()) == peers))
+            .filter(|connection| !(crowd && of.is_none() && connection.is_proven()));
+        let mut losses: Vec<_> =
+            candidates.filter_map(|connection| Some((connection.loss(now)?, connection.clone()))).collect();
+        losses.sort_unstable_by_key(|(loss, _)| *loss);
+        losses.into_iter().map(|(_, connection)| connection).collect()
     }
 
     /// Asks the connection to close that has answers for longest which its peer takes too slowly.
@@ -249,6 +256,22 @@ mod tests {
         drop(only);
         assert!(runtime.block_on(wait.ticket()).is_some());
         assert!(table.open().peers.is_empty() && table.open().connections.is_empty());
+    }
+
+    #[test]
+    fn a_crowd_that_asks_nothing_makes_room_for_itself() {
+        let table = Arc::new(Table::new(ConnectionLimits::default()));
+        let later = Instant::now() + ConnectionLimits::default().grace_time * 2;
+        let served = table.try_enter(peer(1)).unwrap();
+        drop(served.connection.begin(true, Instant::now()));
+        let first = |of| table.idlest_first(of, later).first().map(|connection| connection.peer);
+        assert_eq!(first(None), Some(peer(1)));
+        let _new = table.try_enter(peer(2)).unwrap();
+        assert_eq!(first(None), Some(peer(1)), "one of two has waited for longest");
+        let _crowd = [3, 4].map(|last| table.try_enter(peer(last)).unwrap());
+        assert_eq!(first(None), Some(peer(2)));
+        assert!(table.idlest_first(None, Instant::now()).is_empty(), "they are new, and he stays meanwhile");
+        assert_eq!(first(Some(group(peer(1).ip()))), Some(peer(1)), "of one peer it is as before");
     }
 
     #[test]
