@@ -376,6 +376,26 @@ fn what_follows_a_product_is_one_kernel_with_it() {
     }
 }
 
+/// As in a file where the shortcut's numbers stand before the branch.
+#[test]
+fn numbers_of_a_residual_may_be_made_before_the_product() {
+    let mut case = Case::new(5);
+    let residual = case.integers(U8, &[5, 7]);
+    let residual = case.input(residual);
+    let (scale, zero) = (case.builder.scalar(0.019), case.byte(U8, 33));
+    let numbers = case.same(Op::Dequantize(Quantization::by_tensor(8)), &[residual, scale, zero], F32);
+    let (a, b) = (case.integers(U8, &[5, 9]), case.integers(I8, &[9, 7]));
+    let (a, b) = (case.input(a), case.constant(b));
+    let sum = case.node(Op::MatMulInteger(NONE), &[a, b], I32, &[5, 7]);
+    let y = add_behind(&mut case, sum, 1, Behind { rounding: true, ..AS_FLOATS }, 1e-3);
+    let y = case.same(Op::Binary(Binary::Add), &[numbers, y], F32);
+    let y = case.same(Op::Unary(Unary::Relu), &[y], F32);
+    let (scale, zero) = (case.builder.scalar(0.037), case.byte(U8, 100));
+    let y = case.same(Op::Quantize(Quantization::by_tensor(8)), &[y, scale, zero], U8);
+    let kernels = case.check("numbers first", &[y]);
+    assert_eq!(kernels.len(), 1, "{kernels:#?}");
+}
+
 #[test]
 fn a_value_that_others_read_stays_whole() {
     let mut case = Case::new(1);

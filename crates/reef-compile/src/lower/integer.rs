@@ -14,7 +14,7 @@ use crate::groups::{Group, IntegerTail};
 use crate::layout::{NHWC, Need};
 use crate::view::{Operand, View};
 
-impl Lowering<'_> {
+impl<'a> Lowering<'a> {
     fn facts(&self, node: &Node) -> Vec<(DType, Shape)> {
         let fact = |&id: &ValueId| (self.graph.value(id).dtype, self.graph.value(id).shape.clone());
         node.inputs.iter().map(fact).collect()
@@ -31,9 +31,16 @@ impl Lowering<'_> {
         flaw.unwrap_or_else(|| "no kernel computes it".into())
     }
 
+    /// The product of integers of a group. What makes numbers of a residual's bytes may come before it.
+    fn product(&self, group: &Group) -> &'a Node {
+        let mut nodes = group.nodes.iter().map(|&id| self.node(id));
+        let is_product = |node: &&Node| matches!(node.op, Op::ConvInteger(..) | Op::MatMulInteger(_));
+        nodes.find(is_product).expect("a group of integers has a product")
+    }
+
     pub(super) fn integer_conv(&mut self, group: &Group, tail: &IntegerTail) -> Result<(), CompileError> {
-        let node = self.node(group.nodes[0]);
-        let Op::ConvInteger(attrs, zeros) = &node.op else { unreachable!("the group starts with one") };
+        let node = self.product(group);
+        let Op::ConvInteger(attrs, zeros) = &node.op else { unreachable!("the group has one") };
         let Some(weights) = self.graph.constant(node.inputs[1]).cloned() else {
             return Err(CompileError::unsupported(node, "the weights are computed, not constant"));
         };
@@ -70,8 +77,8 @@ impl Lowering<'_> {
     }
 
     pub(super) fn integer_linear(&mut self, group: &Group, tail: &IntegerTail) -> Result<(), CompileError> {
-        let node = self.node(group.nodes[0]);
-        let Op::MatMulInteger(zeros) = &node.op else { unreachable!("the group starts with one") };
+        let node = self.product(group);
+        let Op::MatMulInteger(zeros) = &node.op else { unreachable!("the group has one") };
         let output = self.node(group.root()).outputs[0];
         let weights =
             self.graph.constant(node.inputs[1]).expect("linear groups have constant weights").clone();
@@ -118,8 +125,8 @@ impl Lowering<'_> {
     }
 
     pub(super) fn integer_matmul(&mut self, group: &Group, tail: &IntegerTail) -> Result<(), CompileError> {
-        let node = self.node(group.nodes[0]);
-        let Op::MatMulInteger(zeros) = &node.op else { unreachable!("the group starts with one") };
+        let node = self.product(group);
+        let Op::MatMulInteger(zeros) = &node.op else { unreachable!("the group has one") };
         let output = self.node(group.root()).outputs[0];
         let (a, b) = (self.forward(node.inputs[0]), self.forward(node.inputs[1]));
         let y = self.place(output, Need::Inner, None);
