@@ -90,8 +90,8 @@ impl Table {
         }
     }
 
-    /// Connections that may be asked to close. If most have never had an answer, they make room for each other:
-    /// a crowd that opens connections and sends nothing pushes nobody out who is served.
+    /// Connections that may be asked to close. If most have never had an answer, they make room for each
+    /// other: a crowd that opens connections and sends nothing pushes nobody out who is served.
     fn idlest_first(&self, of: Option<IpAddr>, now: Instant) -> Vec<Arc<Connection>> {
         let open = self.open();
         let all = || open.connections.values();
