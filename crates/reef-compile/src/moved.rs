@@ -7,6 +7,8 @@
 use reef_graph::scalar::Element;
 use reef_graph::{DType, Graph, Node, NodeId, Op, PoolKind, Quantization, ValueId, ValueKind};
 
+use crate::quantized::numbered;
+
 /// Operators one after the other that are looked through.
 const DEPTH_MAX: usize = 16;
 
@@ -23,13 +25,7 @@ pub(crate) fn on_integers(graph: &Graph, pools: bool) -> Graph {
             rewriter.graph.nodes.push(node.clone());
         }
     }
-    let mut graph = rewriter.graph;
-    for (index, node) in graph.nodes.iter().enumerate() {
-        for output in &node.outputs {
-            graph.values[output.index()].kind = ValueKind::Node(NodeId(index as u32));
-        }
-    }
-    graph
+    numbered(rewriter.graph)
 }
 
 /// What integers stand for.

@@ -24,7 +24,11 @@ pub(crate) fn to_integers(graph: &Graph) -> Graph {
             rewriter.graph.nodes.push(node.clone());
         }
     }
-    let mut graph = rewriter.graph;
+    numbered(rewriter.graph)
+}
+
+/// A graph of other nodes than before: each value is told which one makes it.
+pub(crate) fn numbered(mut graph: Graph) -> Graph {
     for (index, node) in graph.nodes.iter().enumerate() {
         for output in &node.outputs {
             graph.values[output.index()].kind = ValueKind::Node(NodeId(index as u32));
