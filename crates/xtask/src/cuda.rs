@@ -30,7 +30,7 @@ const PARTS: [&str; 4] = ["smoke", "models", "preempt", "disb"];
 /// Those whose machine code is read.
 const READ: [&str; 2] = ["80", "90"];
 /// What kernels are watched for by drivers built for that (see `crates/reef-cuda/emulator/build.sh`), and the
-/// tests that run on them; those that find most come first.
+/// tests that run on them; without `--all` the first alone.
 const CHECKS: [(&str, &[&[&str]]); 3] = [("address", &WATCHED), ("undefined", &WATCHED), ("races", &SLOWLY)];
 const WATCHED: [&[&str]; 5] = [
     &["--lib", "isolation::"],
