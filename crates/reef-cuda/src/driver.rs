@@ -229,9 +229,10 @@ impl Context {
         Ok(Arc::new(Context { handle, device }))
     }
 
-    /// Makes it the current one of this thread: all that follows is about its GPU.
+    /// Makes it the current one of this thread: all that follows is about its GPU. Each call that needs it
+    /// begins so: threads of a caller come without one, or have another's.
     #[allow(unsafe_code)]
-    pub(crate) fn enter(&self) -> Result<(), CudaError> {
+    fn enter(&self) -> Result<(), CudaError> {
         // SAFETY: the context is retained until `self` is dropped.
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.handle) })
     }
@@ -406,6 +407,7 @@ impl Stream {
         if len == 0 {
             return Ok(());
         }
+        self.context.enter()?;
         // SAFETY: the caller's word.
         check("cuMemcpyHtoDAsync", unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.cast(), len, self.handle) })
     }
@@ -419,6 +421,7 @@ impl Stream {
         if len == 0 {
             return Ok(());
         }
+        self.context.enter()?;
         // SAFETY: the caller's word.
         check("cuMemcpyDtoHAsync", unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, len, self.handle) })
     }
@@ -426,6 +429,7 @@ impl Stream {
     /// Fills memory with zeros, when all before it is done.
     #[allow(unsafe_code)]
     pub(crate) fn clear(&self, bytes: &DeviceBytes) -> Result<(), CudaError> {
+        self.context.enter()?;
         // SAFETY: the memory is that large; it is the caller's, whose `&` says that it lives now, and freeing
         // it waits for what uses it.
         let result = unsafe { sys::cuMemsetD8Async(bytes.address, 0, bytes.len, self.handle) };
@@ -436,6 +440,7 @@ impl Stream {
     #[allow(unsafe_code)]
     pub(crate) fn write(&self, bytes: &DeviceBytes, at: usize, value: u32) -> Result<(), CudaError> {
         assert!(at + size_of::<u32>() <= bytes.len && at.is_multiple_of(size_of::<u32>()), "it is inside");
+        self.context.enter()?;
         // SAFETY: the word is inside the memory, which is the caller's: its `&` says that it lives now, and
         // freeing it waits for what uses it.
         let result =
@@ -454,6 +459,7 @@ impl Stream {
         grid: Grid,
         parameter: &T,
     ) -> Result<(), CudaError> {
+        self.context.enter()?;
         let mut parameters = [ptr::from_ref(parameter).cast_mut().cast::<c_void>()];
         let Grid { blocks, threads, shared_bytes } = grid;
         // SAFETY: the driver copies the parameter before it returns; the rest is the caller's word.
@@ -478,6 +484,7 @@ impl Stream {
     /// Whether all is done; the error that the device has had, if it has.
     #[allow(unsafe_code)]
     pub(crate) fn is_done(&self) -> Result<bool, CudaError> {
+        self.context.enter()?;
         // SAFETY: the stream exists.
         match unsafe { sys::cuStreamQuery(self.handle) } {
             CUresult::CUDA_ERROR_NOT_READY => Ok(false),
@@ -488,6 +495,7 @@ impl Stream {
     /// Waits until all is done.
     #[allow(unsafe_code)]
     pub(crate) fn synchronize(&self) -> Result<(), CudaError> {
+        self.context.enter()?;
         // SAFETY: the stream exists.
         check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.handle) })
     }
@@ -551,6 +559,7 @@ impl Module {
     /// The kernel of a name.
     #[allow(unsafe_code)]
     pub(crate) fn function(&self, name: &str) -> Result<Function, CudaError> {
+        self.context.enter()?;
         let name = CString::new(name).expect("kernels' names have no NUL");
         let mut function = ptr::null_mut();
         // SAFETY: the pointers outlive the call.
@@ -561,6 +570,7 @@ impl Module {
     /// Lets blocks of a kernel of this module have up to so much shared memory.
     #[allow(unsafe_code)]
     pub(crate) fn allow_shared(&self, function: Function, bytes: usize) -> Result<(), CudaError> {
+        self.context.enter()?;
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function is of this module, which is loaded.
         check("cuFuncSetAttribute", unsafe { sys::cuFuncSetAttribute(function.0, attribute, bytes as i32) })

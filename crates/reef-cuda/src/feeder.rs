@@ -288,7 +288,6 @@ impl Feeder {
     }
 
     fn feed(&mut self) -> Result<(), CudaError> {
-        self.shared.context.enter()?;
         let mut last = Instant::now();
         loop {
             if self.step()? {

@@ -17,7 +17,6 @@ const PIECE: usize = 1 << 20;
 const NAP: Duration = Duration::from_micros(20);
 
 pub(crate) struct Uploader {
-    context: Arc<Context>,
     halves: [Half; 2],
     next: usize,
 }
@@ -44,14 +43,13 @@ impl Uploader {
     pub(crate) fn new(context: &Arc<Context>) -> Result<Uploader, CudaError> {
         let (least, _) = context.priorities()?;
         let halves = [Half::new(context, least)?, Half::new(context, least)?];
-        Ok(Uploader { context: context.clone(), halves, next: 0 })
+        Ok(Uploader { halves, next: 0 })
     }
 
     /// Begins to copy `bytes` to the start of `to`, which has as many; done after [`Uploader::finish`], until
     /// which `to` is kept.
     #[allow(unsafe_code)]
     pub(crate) fn upload(&mut self, to: &DevicePart, bytes: &[u8]) -> Result<(), CudaError> {
-        self.context.enter()?;
         for (index, piece) in bytes.chunks(PIECE).enumerate() {
             let half = &mut self.halves[self.next];
             half.until_done()?;
@@ -66,7 +64,6 @@ impl Uploader {
 
     /// Waits until all copies are done.
     pub(crate) fn finish(&self) -> Result<(), CudaError> {
-        self.context.enter()?;
         self.halves.iter().try_for_each(Half::until_done)
     }
 }

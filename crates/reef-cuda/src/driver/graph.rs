@@ -111,6 +111,7 @@ impl Graph {
     /// Gives kernel number `index` another parameter from the next launch on.
     #[allow(unsafe_code)]
     pub(crate) fn set<T: Copy>(&mut self, index: usize, kernel: &Node<T>) -> Result<(), CudaError> {
+        self.context.enter()?;
         let mut at = [ptr::null_mut()];
         let raw = kernel.raw(&mut at);
         // SAFETY: the node is of the graph that this was made of, and the driver copies the parameter.
@@ -143,6 +144,7 @@ impl Stream {
     /// Parameters are what the kernels take, and what they point to lives until the last one has ended.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn launch_graph(&self, graph: &Graph) -> Result<(), CudaError> {
+        self.context.enter()?;
         // SAFETY: the graph exists; the rest is the caller's word.
         check("cuGraphLaunch", unsafe { sys::cuGraphLaunch(graph.exec, self.handle) })
     }

@@ -359,3 +359,33 @@ fn a_selection_says_what_is_wrong_with_its_inputs() {
     let reason = "NonMaxSuppression: iou_threshold is 2, allowed are 0 to 1";
     assert_eq!(run(2.0).outcome, Outcome::Failed(HostFault::of_input("host", reason)));
 }
+
+/// Threads come without a context of their own: each call makes the one that it needs.
+#[test]
+#[ignore = "needs the emulated driver: cargo xtask cuda"]
+fn every_call_may_come_from_a_thread_of_its_own() {
+    fn elsewhere<T: Send>(call: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| scope.spawn(call).join().expect("nothing is wrong with the thread"))
+    }
+    let device = elsewhere(|| start(2, Scheme::Reset));
+    let target = device.capabilities().target;
+    let stage = SyntheticStage { blocks: 3, polls: 1, poll_ns: 1_000 };
+    let computed = synthetic_plan("computed", target, 1, &[stage]).expect("a valid plan");
+    // Without a kernel that a graph could have, with one, and with none again.
+    let plans = [twice(target, Ok).0, Arc::new(computed), twice(target, Ok).0];
+    for scheme in [Scheme::Concurrent, Scheme::Reset, Scheme::Concurrent] {
+        for plan in &plans {
+            let loaded = elsewhere(|| device.load(plan.clone())).expect("there is memory");
+            elsewhere(|| device.set_scheme(scheme));
+            let io = elsewhere(|| filled(&device, loaded, 5));
+            elsewhere(|| device.submit(loaded, real_time(), io, 1)).expect("the board has room");
+            assert_eq!(elsewhere(|| next_completion(&device)).outcome, Outcome::Done, "{}", plan.name());
+            assert!(elsewhere(|| device.quiesce(std::time::Duration::from_secs(10))));
+            elsewhere(|| device.resume());
+            elsewhere(|| device.unload(loaded));
+            elsewhere(|| device.trim());
+            assert_eq!(elsewhere(|| device.fault()), None, "{scheme:?}, {}", plan.name());
+        }
+    }
+    elsewhere(move || drop(device));
+}
