@@ -1,0 +1,38 @@
+//! What can be wrong with what is to be simulated.
+
+/// What can be wrong with what is to be simulated.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SimError {
+    /// No such device is built in.
+    #[error("no simulated device is called {name:?}; there are {known}")]
+    UnknownDevice {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// A file of constants is wrong.
+    #[error("constants of {name}: {problem}")]
+    Constants {
+        /// The file.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file of measured kernels is wrong.
+    #[error("profile of {name}: {problem}")]
+    Profile {
+        /// The model.
+        name: String,
+        /// What is wrong, with the line.
+        problem: String,
+    },
+    /// No such model has been measured.
+    #[error("no profile is called {name:?}; there are {known}")]
+    UnknownModel {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+}
