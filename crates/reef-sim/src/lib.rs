@@ -12,6 +12,7 @@ pub mod error;
 pub mod paper;
 pub mod profile;
 pub mod queued;
+pub mod restart;
 pub mod server;
 pub mod workload;
 

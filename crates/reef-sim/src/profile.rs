@@ -9,6 +9,8 @@ use crate::error::SimError;
 /// A kernel as it was measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeasuredKernel {
+    /// As its compiler called it.
+    pub name: String,
     /// Blocks of its grid.
     pub blocks: u32,
     /// Microseconds alone on the device.
@@ -41,8 +43,7 @@ const BUILT_IN: [(&str, &str); 5] = [
 #[serde(deny_unknown_fields)]
 struct Row {
     index: usize,
-    #[serde(rename = "kernel")]
-    _kernel: String,
+    kernel: String,
     blocks: u32,
     #[serde(rename = "threads_per_block")]
     _threads_per_block: u32,
@@ -103,7 +104,13 @@ fn kernel(row: Row, at: usize) -> Result<MeasuredKernel, String> {
         return Err(format!("it takes more than {US_MAX} us"));
     }
     let storages = numbers("storage_ids", &row.storage_ids)?;
-    Ok(MeasuredKernel { blocks: row.blocks, solo_us: row.solo_us, us_by_blocks_per_cu, storages })
+    Ok(MeasuredKernel {
+        name: row.kernel,
+        blocks: row.blocks,
+        solo_us: row.solo_us,
+        us_by_blocks_per_cu,
+        storages,
+    })
 }
 
 /// What a kernel takes of a simulated GPU.

@@ -23,6 +23,7 @@ use reef_base::{Class, Nanos};
 use crate::constants::GpuConstants;
 use crate::profile::Model;
 use crate::queued::{End, Ended, Gpu, Launch, Pad, StreamId, StreamSpec};
+use crate::restart::{Access, Values, undisturbed};
 
 /// What happens to best-effort work when a real-time request comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,11 @@ pub struct Seen {
     pub real_time: Nanos,
     /// From the beginning of preemptions until best-effort requests went on.
     pub taken: Nanos,
+    /// Best-effort requests whose outputs were compared with those of undisturbed ones: see
+    /// [`Server::watch_outputs`].
+    pub compared: u64,
+    /// How many of them were others.
+    pub wrong: u64,
 }
 
 /// A preemption, part by part.
@@ -155,6 +161,9 @@ pub struct Server<'a> {
     queued: VecDeque<(usize, Nanos)>,
     padder: Padder<'a>,
     ended: Vec<Ended>,
+    /// By model, where outputs are watched; and what lies in the buffers of each client's request.
+    accesses: &'a [Vec<Access>],
+    values: Vec<Option<Values<'a>>>,
 }
 
 /// Chooses what pads real-time kernels (section 5.2).
@@ -167,7 +176,7 @@ struct Padder<'a> {
     tasks: Vec<Option<Task>>,
     /// Whose blocks pad each launch that has left the host and not ended, and the kernel that they go on
     /// with.
-    padding: VecDeque<Vec<(usize, usize)>>,
+    padding: VecDeque<Vec<(usize, usize, bool)>>,
     /// Who is asked first, so that all get their turn.
     first: usize,
     is_on: bool,
@@ -198,11 +207,12 @@ impl Pad for Padder<'_> {
                 let cus = blocks.div_ceil(per_cu);
                 free -= cus;
                 task.blocks_done += blocks;
-                if task.blocks_done == other.blocks {
+                let is_whole = task.blocks_done == other.blocks;
+                if is_whole {
                     (task.next, task.blocks_done) = (task.next + 1, 0);
                 }
                 self.seen.cu_padding += other.block(per_cu).0 as f64 * f64::from(cus);
-                chosen.push((client, task.next));
+                chosen.push((client, task.next, is_whole));
             }
         }
         self.first = (self.first + 1) % count;
@@ -265,7 +275,17 @@ impl<'a> Server<'a> {
             queued: VecDeque::new(),
             padder,
             ended: Vec::new(),
+            accesses: &[],
+            values: vec![None; clients.len()],
         }
+    }
+
+    /// Computes with values in the place of numbers what best-effort requests give, kernel by kernel as they
+    /// run, are killed and run again, and compares it with what they give undisturbed. `accesses` are those
+    /// of each model. Not for streams, where requests of a client may meet.
+    pub fn watch_outputs(&mut self, accesses: &'a [Vec<Access>]) {
+        assert!(self.scheme != Scheme::Streams, "requests of one client may meet");
+        self.accesses = accesses;
     }
 
     /// What time it is.
@@ -347,10 +367,18 @@ impl<'a> Server<'a> {
         }
         let client = stream.0;
         match end {
+            End::Done => self.values_of(client).into_iter().for_each(|values| values.run(launch.kernel)),
+            End::Killed => self.values_of(client).into_iter().for_each(|values| values.kill(launch.kernel)),
+            End::Evicted => {}
+        }
+        match end {
             End::Done if self.is_last(launch) => {
                 let arrived = match self.scheme {
                     Scheme::Streams => self.under_way[client].pop_front().expect("it was under way"),
-                    _ => self.padder.tasks[client].take().expect("it was under way").arrived,
+                    _ => {
+                        self.compare(client);
+                        self.padder.tasks[client].take().expect("it was under way").arrived
+                    }
                 };
                 finished.push(Finished { client, arrived, at });
             }
@@ -364,11 +392,31 @@ impl<'a> Server<'a> {
         }
     }
 
+    /// What lies in the buffers of a client's request, where that is watched.
+    fn values_of(&mut self, client: usize) -> Option<&mut Values<'a>> {
+        let accesses = self.accesses.get(self.clients[client].model)?;
+        Some(self.values[client].get_or_insert_with(|| Values::new(accesses)))
+    }
+
+    /// A client's request is done: whether it gives what it should.
+    fn compare(&mut self, client: usize) {
+        if let Some(values) = self.values[client].take() {
+            let expected = undisturbed(&self.accesses[self.clients[client].model]);
+            self.padder.seen.compared += 1;
+            self.padder.seen.wrong += u64::from(values.output() != expected);
+        }
+    }
+
     /// The kernels that padded a real-time one are done with it.
     fn padding_ended(&mut self, finished: &mut Vec<Finished>) {
         let at = self.now();
-        for (client, next) in self.padder.padding.pop_front().expect("each launch has its padding") {
+        for (client, next, is_whole) in self.padder.padding.pop_front().expect("each launch has its padding")
+        {
+            if is_whole {
+                self.values_of(client).into_iter().for_each(|values| values.run(next - 1));
+            }
             if next == self.models[self.clients[client].model].kernels.len() {
+                self.compare(client);
                 let task = self.padder.tasks[client].take().expect("its task is not done");
                 finished.push(Finished { client, arrived: task.arrived, at });
             }
@@ -459,14 +507,14 @@ impl<'a> Server<'a> {
     /// Best-effort requests go on where they were.
     fn restore(&mut self) {
         for client in 0..self.clients.len() {
-            if let Some(task) = &mut self.padder.tasks[client] {
-                // What has padded of it runs again.
-                task.blocks_done = 0;
-                let (model, from) = (self.clients[client].model, task.next);
-                let takes =
-                    if from > 0 { self.constants.preemption.relaunch_us.nanos() } else { Nanos::ZERO };
-                self.gpu.launch(StreamId(client), model, from, takes, &mut self.padder);
+            let Some(task) = &mut self.padder.tasks[client] else { continue };
+            let from = task.next;
+            // A kernel that has padded others in part runs again.
+            if std::mem::take(&mut task.blocks_done) > 0 {
+                self.values_of(client).into_iter().for_each(|values| values.kill(from));
             }
+            let takes = if from > 0 { self.constants.preemption.relaunch_us.nanos() } else { Nanos::ZERO };
+            self.gpu.launch(StreamId(client), self.clients[client].model, from, takes, &mut self.padder);
         }
     }
 }

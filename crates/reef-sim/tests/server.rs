@@ -4,6 +4,7 @@ use reef_base::{Class, Level, Nanos};
 use reef_sim::GpuConstants;
 use reef_sim::clients::{Arrivals, Played, play};
 use reef_sim::profile::{Model, Profile};
+use reef_sim::restart::accesses;
 use reef_sim::server::{Client, Reset, Scheme, Server};
 use reef_sim::workload::Workload;
 
@@ -112,4 +113,31 @@ fn without_kills_preemption_takes_longer_and_without_padding_there_is_none() {
         |padding| fixture.play(workload, Scheme::Reset(Reset { padding, ..Reset::REEF }), 2_000, 1).seen;
     assert_eq!(seen(false).padded, 0);
     assert!(seen(true).padded > 0);
+}
+
+/// The paper's rule restarts requests where that changes what they give; without preemptions nothing does.
+#[test]
+fn outputs_are_wrong_after_the_papers_restarts_and_right_without() {
+    let fixture = fixture();
+    let accesses: Vec<_> = Profile::all().iter().map(|profile| accesses(profile).unwrap()).collect();
+    let closed = Arrivals::Closed { think: Nanos::ZERO };
+    let run = |scheme, model, arrivals: Arrivals| {
+        let clients = [
+            Client { model: 2, class: Class::RealTime(Level::TOP) },
+            Client { model, class: Class::BestEffort },
+        ];
+        let mut server = Server::new(&fixture.gpu, &fixture.models, &clients, scheme);
+        server.watch_outputs(&accesses);
+        play(server, &[arrivals, closed.clone()], Nanos::from_millis(5_000), 3).seen
+    };
+    let often = || Arrivals::Poisson { mean: Nanos::from_millis(20) };
+    for model in 0..5 {
+        let seen = run(Scheme::Reset(Reset::REEF), model, Arrivals::Trace(Vec::new()));
+        assert!(seen.compared > 100 && seen.wrong == 0, "model {model}, undisturbed: {seen:?}");
+        // Nothing is killed, and kernels that did not run are known.
+        let seen = run(Scheme::Wait, model, often());
+        assert!(seen.compared > 50 && seen.wrong == 0, "model {model}, wait");
+    }
+    let seen = run(Scheme::Reset(Reset::REEF), 0, often());
+    assert!(seen.wrong > 0 && seen.wrong < seen.compared, "ResNet-152: {} of {}", seen.wrong, seen.compared);
 }

@@ -82,6 +82,9 @@ pub enum Command {
     /// no targets.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Simulated devices, in virtual time.
+    #[command(subcommand)]
+    Sim(SimCommand),
     /// List the models of a running server and whether they are ready.
     Models(ModelsArgs),
     /// Statistics of a running server's models.
@@ -92,6 +95,32 @@ pub enum Command {
     Unload(UnloadArgs),
     /// Watch a running server.
     Top(TopArgs),
+}
+
+/// What is simulated.
+#[derive(Debug, Subcommand)]
+pub enum SimCommand {
+    /// The REEF paper's figures on its simulated GPU, each number beside the paper's.
+    ///
+    /// The exit status is 1 for an unknown device.
+    Paper(SimPaperArgs),
+}
+
+/// `reef sim paper`.
+#[derive(Debug, Args)]
+pub struct SimPaperArgs {
+    /// The device that figures are made on: a built-in name.
+    #[arg(long, value_name = "NAME", default_value = "mi50")]
+    pub device: String,
+    /// How long each run is, in virtual seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub length: u64,
+    /// Of random arrivals.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A running server and how to speak to it.

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use clap::Parser;
-use cli::{BenchCommand, Cli, Command};
+use cli::{BenchCommand, Cli, Command, SimCommand};
 
 /// NVIDIA's driver has eight queues into a GPU unless it is told, and streams that share one wait for each
 /// other: an urgent task's behind a less urgent one's.
@@ -78,6 +78,7 @@ fn main() -> ExitCode {
         Command::Devices(args) => commands::devices::run(args),
         Command::Zoo(args) => commands::zoo::run(args),
         Command::Demo(args) => commands::demo::run(args),
+        Command::Sim(SimCommand::Paper(args)) => commands::sim::paper(args),
         Command::Bench(BenchCommand::Micro(args)) => commands::bench::micro(args),
         Command::Bench(BenchCommand::Disb(args)) => commands::bench::disb(args),
         Command::Bench(BenchCommand::Run(args)) => commands::bench::run_files(args),

@@ -6,6 +6,7 @@ use crate::clients::{Arrivals, Played, play};
 use crate::constants::GpuConstants;
 use crate::error::SimError;
 use crate::profile::{Model, Profile};
+use crate::restart::accesses;
 use crate::server::{Client, Scheme, Server};
 use crate::workload::Workload;
 
@@ -58,6 +59,15 @@ impl Lab {
 
     pub(super) fn play(&self, clients: &[Client], arrivals: &[Arrivals], scheme: Scheme) -> Played {
         play(Server::new(&self.gpu, &self.models, clients, scheme), arrivals, self.length, self.seed)
+    }
+
+    /// The same, looking at the outputs of best-effort requests.
+    pub(super) fn watch(&self, clients: &[Client], arrivals: &[Arrivals], scheme: Scheme) -> Played {
+        let of = |profile: &Profile| accesses(profile).expect("built-in profiles say what is written");
+        let accesses: Vec<_> = self.profiles.iter().map(of).collect();
+        let mut server = Server::new(&self.gpu, &self.models, clients, scheme);
+        server.watch_outputs(&accesses);
+        play(server, arrivals, self.length, self.seed)
     }
 
     pub(super) fn play_workload(&self, workload: &Workload, scheme: Scheme) -> Played {

@@ -10,6 +10,7 @@ mod lab;
 mod overall;
 mod padding;
 mod preemption;
+mod restart;
 mod restore;
 
 pub use lab::Lab;
@@ -113,7 +114,7 @@ impl Figure {
     }
 }
 
-/// All figures, in the paper's order.
+/// All figures, in the paper's order, and what it does not show.
 pub fn figures(lab: &Lab) -> Vec<Figure> {
     vec![
         overall::table_1(lab),
@@ -129,5 +130,6 @@ pub fn figures(lab: &Lab) -> Vec<Figure> {
         padding::figure_18(lab),
         padding::figure_19(lab),
         preemption::figure_20(lab),
+        restart::restarts(lab),
     ]
 }

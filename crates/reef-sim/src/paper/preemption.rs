@@ -31,7 +31,7 @@ pub(super) fn interrupted(lab: &Lab, best_effort: &[usize], scheme: Scheme) -> P
     clients.extend(best_effort.iter().map(|&model| with.best_effort(model)));
     let mut arrivals = vec![Arrivals::Poisson { mean: BETWEEN }];
     arrivals.extend(best_effort.iter().map(|_| CLOSED));
-    with.play(&clients, &arrivals, scheme)
+    with.watch(&clients, &arrivals, scheme)
 }
 
 fn latency_us(lab: &Lab, best_effort: &[usize], scheme: Scheme) -> f64 {

@@ -11,6 +11,7 @@ pub mod program;
 pub mod run;
 pub mod running;
 pub mod serve;
+pub mod sim;
 pub mod stream;
 pub mod top;
 pub mod zoo;
