@@ -1,10 +1,11 @@
-//! Which buffers kernels read and write, and what becomes of a request that is restarted some kernels back: the
-//! REEF paper's rule (section 4.3), though its models use buffers again for other values.
+//! Which buffers kernels read and write, and what becomes of a request that is restarted some kernels back:
+//! the REEF paper's rule (section 4.3), though its models use buffers again for other values.
 //!
 //! Profiles name the buffers of a kernel's arguments, not which of them it writes. That follows from how TVM
-//! orders arguments, by their first use in the code: kernels that sum (products, convolutions, pools) read before
-//! they write, element-wise ones name what they write first ([`output_of`]). It is checked by what it means: no
-//! kernel may read a buffer before some kernel has written it, but for weights and inputs, which none writes.
+//! orders arguments, by their first use in the code: kernels that sum (products, convolutions, pools) read
+//! before they write, element-wise ones name what they write first ([`output_of`]). It is checked by what
+//! it means: no kernel may read a buffer before some kernel has written it, but for weights and inputs,
+//! which none writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +34,8 @@ const OUTPUTS: [(&str, usize); 12] = [
     ("fused_mean_kernel1", 0),
     ("fused_variance_kernel0", 2),
     ("fused_variance_kernel1", 0),
-    // A softmax of one kernel reads first; one of four is element-wise and reductions that name their sums first.
+    // A softmax of one kernel reads first; one of four is element-wise and reductions that name their sums
+    // first.
     ("nn_softmax_kernel0", 1),
 ];
 
@@ -72,9 +74,8 @@ pub fn accesses(profile: &Profile) -> Result<Vec<Access>, SimError> {
     let ever: BTreeSet<u32> = all.iter().map(|access| access.writes).collect();
     let mut written = BTreeSet::new();
     for (at, access) in all.iter().enumerate() {
-        if let Some(storage) =
-            access.reads.iter().find(|read| ever.contains(read) && !written.contains(*read))
-        {
+        let early = |read: &&u32| ever.contains(read) && !written.contains(*read);
+        if let Some(storage) = access.reads.iter().find(early) {
             let problem = format!("kernel {at}: it would read buffer {storage} before anybody writes it");
             return Err(SimError::Profile { name: profile.name.clone(), problem });
         }
@@ -83,8 +84,8 @@ pub fn accesses(profile: &Profile) -> Result<Vec<Access>, SimError> {
     Ok(all)
 }
 
-/// Whether a request may be restarted at kernel `from` when any part of the kernels up to `last` has run: none
-/// of them then reads what one of them has overwritten since.
+/// Whether a request may be restarted at kernel `from` when any part of the kernels up to `last` has run:
+/// none of them then reads what one of them has overwritten since.
 pub fn is_safe(accesses: &[Access], from: usize, last: usize) -> bool {
     (from..=last).all(|reader| {
         accesses[reader].reads.iter().all(|&read| {

@@ -106,6 +106,10 @@ pub enum SimCommand {
     Paper(SimPaperArgs),
 }
 
+fn virtual_seconds() -> clap::builder::RangedU64ValueParser<u64> {
+    clap::value_parser!(u64).range(1..=3600)
+}
+
 /// `reef sim paper`.
 #[derive(Debug, Args)]
 pub struct SimPaperArgs {
@@ -113,7 +117,7 @@ pub struct SimPaperArgs {
     #[arg(long, value_name = "NAME", default_value = "mi50")]
     pub device: String,
     /// How long each run is, in virtual seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = virtual_seconds())]
     pub length: u64,
     /// Of random arrivals.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]

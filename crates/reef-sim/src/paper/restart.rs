@@ -28,13 +28,13 @@ pub(super) fn restarts(lab: &Lab) -> Figure {
         );
     }
     figure.note(
-        "Section 4.3 goes on as many kernels back as a device queue holds. A place is unsafe if a kernel of that \
-         window has overwritten what an earlier one of it reads. Buffers that are not used again before the window \
-         is over make all places safe; the profiles do not have their sizes.",
+        "Section 4.3 goes on as many kernels back as a device queue holds. A place is unsafe if a kernel \
+         of that window has overwritten what an earlier one of it reads. Buffers that are not used again \
+         before the window is over make all places safe; the profiles do not have their sizes.",
     );
     figure.note(
-        "DenseNet-201 joins features in one buffer, slice by slice: who writes another slice than is read counts as \
-         overwriting here, so its shares are too high.",
+        "DenseNet-201 joins features in one buffer, slice by slice: who writes another slice than is read \
+         counts as overwriting here, so its shares are too high.",
     );
     figure
 }
