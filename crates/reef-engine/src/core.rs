@@ -39,8 +39,8 @@ use reef_sched::{
 use crate::effect::{Delivery, Effects, End, Sofar, Stop, Submit};
 use answer::{cancelled, not_taken, record, refused};
 use batch::Batch;
-use count::Counted;
 pub(crate) use count::Times;
+use count::{Counted, Heir};
 
 use crate::error::InferError;
 use crate::fault;
@@ -184,7 +184,9 @@ pub(crate) struct Core {
     /// By the model's id: real-time, best-effort.
     stats: Vec<[Counted; 2]>,
     /// Models that still have requests though another one has their place, and for whom these count.
-    heirs: Vec<(ModelId, ModelId)>,
+    heirs: Vec<(ModelId, Heir)>,
+    /// What models counted that were here, by their names: those that have their places are elsewhere.
+    departed: Vec<(Arc<ModelKey>, [Counted; 2])>,
     best_effort_slots: usize,
     /// When the thread that keeps the timers will wake up.
     pub(crate) armed: Nanos,
@@ -206,6 +208,7 @@ impl Core {
             accounts: HashMap::new(),
             stats: Vec::new(),
             heirs: Vec::new(),
+            departed: Vec::new(),
             best_effort_slots: options.best_effort_slots,
             armed: Nanos::ZERO,
             fault: None,
@@ -306,7 +309,7 @@ impl Core {
         let account = self.sched.account(id);
         let removed = self.sched.remove_model(id);
         if removed {
-            self.heirs.retain(|&(old, heir)| old != id && heir != id);
+            self.heirs.retain(|(old, heir)| *old != id && *heir != Heir::Model(id));
         }
         if removed && let Some(key) = self.models[id.index()].take() {
             let sched = &self.sched;

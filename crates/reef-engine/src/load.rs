@@ -89,9 +89,13 @@ pub(crate) fn publish(
     }
     // Whoever counts finds the sums of both with the one or the other.
     let succeed = |old: &Arc<Group>| {
-        for new in &group.replicas {
-            if let Some(old) = old.replicas.iter().find(|old| old.lane == new.lane) {
-                shared.lanes[new.lane].core().succeed(old.id(), &old.key, new.id());
+        for (number, lane) in shared.lanes.iter().enumerate() {
+            let (old, new) = (old.on(number), group.on(number));
+            match (old, new) {
+                (Some(old), Some(new)) => lane.core().succeed(old.id(), &old.key, new.id()),
+                (Some(old), None) => lane.core().leave_device(old.id(), &old.key),
+                (None, Some(new)) => lane.core().come_back(&new.key, new.id()),
+                (None, None) => {}
             }
         }
     };
@@ -150,6 +154,7 @@ pub(crate) fn unload(
         shared.wait_for_visitors(&group);
     }
     end(shared, &group, drain);
+    shared.lanes.iter().for_each(|lane| lane.core().forget_departed(&group.key));
     shared.registry.remove(&group);
     Ok(())
 }

@@ -83,6 +83,11 @@ pub(crate) struct Model {
 }
 
 impl Group {
+    /// The replica on a device, by its number.
+    pub(crate) fn on(&self, lane: usize) -> Option<&Arc<Model>> {
+        self.replicas.iter().find(|model| model.lane == lane)
+    }
+
     /// A model for devices of these numbers, that no scheduler knows yet.
     pub(crate) fn new(
         key: ModelKey,

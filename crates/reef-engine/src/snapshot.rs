@@ -21,8 +21,10 @@ pub(crate) fn take(shared: &Shared) -> EngineStats {
     for (index, lane) in shared.lanes.iter().enumerate() {
         let core = lane.core();
         for (group, counted) in groups.iter().zip(&mut counted) {
-            let here = group.replicas.iter().find(|model| model.lane == index);
-            let known = here.and_then(|model| core.stats(model.id(), &model.key));
+            let known = match group.on(index) {
+                Some(model) => core.stats(model.id(), &model.key),
+                None => core.departed_stats(&group.key),
+            };
             counted.extend(known.map(|[real_time, best_effort]| {
                 let device = lane.name.to_string();
                 ModelOnDevice { device, real_time, best_effort }
@@ -45,8 +47,10 @@ pub(crate) fn distributions(shared: &Shared) -> Vec<ModelDistributions> {
     for (index, lane) in shared.lanes.iter().enumerate() {
         let core = lane.core();
         for (group, found) in groups.iter().zip(&mut found) {
-            let here = group.replicas.iter().find(|model| model.lane == index);
-            found.extend(here.and_then(|model| core.times(model.id(), &model.key)));
+            found.extend(match group.on(index) {
+                Some(model) => core.times(model.id(), &model.key),
+                None => core.departed_times(&group.key),
+            });
         }
     }
     let known = groups.iter().zip(found).filter(|(_, found)| !found.is_empty());

@@ -240,7 +240,8 @@ pub struct ModelStats {
     pub best_effort: ClassStats,
     /// Plans compiled since the model was loaded; those that its devices share count once.
     pub plans_compiled: u64,
-    /// The same sums by device, in the order of the devices; of those that the model is on.
+    /// The same sums by device, in the order of the devices; of those that the model is on, or was before
+    /// another load of it took its place.
     pub devices: Vec<ModelOnDevice>,
 }
 

@@ -30,6 +30,15 @@ impl Counted {
     }
 }
 
+/// For whom a model counts whose place another one has.
+#[derive(Clone, PartialEq)]
+pub(super) enum Heir {
+    /// The one that has it.
+    Model(ModelId),
+    /// That one is on other devices.
+    Departed(Arc<ModelKey>),
+}
+
 /// How the times of the requests of one model in one class are spread.
 #[derive(Default)]
 pub(crate) struct Times {
@@ -42,19 +51,33 @@ pub(crate) struct Times {
 impl Core {
     /// A model's sums, with what waits and runs now. Of one whose place another has taken, that one's.
     pub(crate) fn stats(&self, model: ModelId, key: &Arc<ModelKey>) -> Option<[ClassStats; 2]> {
-        if !self.knows(model, key) {
-            return None;
-        }
-        let model = self.heir_of(model);
-        let mut stats = self.stats[model.index()].each_ref().map(|counted| counted.sums.clone());
-        let old = self.heirs.iter().filter(|(_, heir)| *heir == model).map(|(old, _)| *old);
-        for own in old.chain([model]).filter(|_| self.fault.is_none()) {
+        let heir = self.knows(model, key).then(|| self.heir_of(model))?;
+        self.stats_of(&heir)
+    }
+
+    /// The sums of a model of this name that was on this device; the one that has its place is not.
+    pub(crate) fn departed_stats(&self, key: &Arc<ModelKey>) -> Option<[ClassStats; 2]> {
+        self.stats_of(&Heir::Departed(key.clone()))
+    }
+
+    fn stats_of(&self, heir: &Heir) -> Option<[ClassStats; 2]> {
+        let (counted, own) = match heir {
+            Heir::Model(model) => (&self.stats[model.index()], Some(*model)),
+            Heir::Departed(key) => (self.departed(key)?, None),
+        };
+        let mut stats = counted.each_ref().map(|counted| counted.sums.clone());
+        let old = self.heirs.iter().filter(|(_, other)| other == heir).map(|(old, _)| *old);
+        for own in old.chain(own).filter(|_| self.fault.is_none()) {
             for (class, stats) in [Class::real_time(0), Class::BestEffort].into_iter().zip(&mut stats) {
                 stats.queued += self.sched.queued(own, class) as u64;
                 stats.on_board += self.sched.on_board(own, class) as u64;
             }
         }
         Some(stats)
+    }
+
+    fn departed(&self, key: &ModelKey) -> Option<&[Counted; 2]> {
+        self.departed.iter().find(|(known, _)| **known == *key).map(|(_, counted)| counted)
     }
 
     /// What a model did before it was published is nobody's request.
@@ -66,26 +89,63 @@ impl Core {
     /// One model takes the place of another: what was counted for that, and what its last requests will
     /// count, is the new one's. If the old one has gone meanwhile, there is nothing.
     pub(crate) fn succeed(&mut self, old: ModelId, key: &Arc<ModelKey>, new: ModelId) {
-        if !self.knows(old, key) {
-            return;
+        if self.knows(old, key) {
+            let counted = std::mem::take(&mut self.stats[old.index()]);
+            add(&mut self.stats[new.index()], counted);
+            self.bequeath(&Heir::Model(old), &Heir::Model(new));
+            self.heirs.push((old, Heir::Model(new)));
         }
-        let counted = std::mem::take(&mut self.stats[old.index()]);
-        for (new, old) in self.stats[new.index()].iter_mut().zip(counted) {
-            new.sums.merge(&old.sums);
-            new.times = old.times;
-        }
-        self.heirs.iter_mut().filter(|(_, heir)| *heir == old).for_each(|(_, heir)| *heir = new);
-        self.heirs.push((old, new));
     }
 
-    fn heir_of(&self, model: ModelId) -> ModelId {
-        self.heirs.iter().find(|(old, _)| *old == model).map_or(model, |&(_, heir)| heir)
+    /// The same, where the new one is on other devices: what was counted here stays.
+    pub(crate) fn leave_device(&mut self, old: ModelId, key: &Arc<ModelKey>) {
+        if self.knows(old, key) {
+            let counted = std::mem::take(&mut self.stats[old.index()]);
+            match self.departed.iter_mut().find(|(known, _)| known == key) {
+                Some((_, sums)) => add(sums, counted),
+                None => self.departed.push((key.clone(), counted)),
+            }
+            let heir = Heir::Departed(key.clone());
+            self.bequeath(&Heir::Model(old), &heir);
+            self.heirs.push((old, heir));
+        }
+    }
+
+    /// A model that takes another one's place is on this device, where that one was not: what those before
+    /// it counted here, is its own.
+    pub(crate) fn come_back(&mut self, key: &Arc<ModelKey>, new: ModelId) {
+        if let Some(at) = self.departed.iter().position(|(known, _)| known == key) {
+            let (_, counted) = self.departed.swap_remove(at);
+            add(&mut self.stats[new.index()], counted);
+            self.bequeath(&Heir::Departed(key.clone()), &Heir::Model(new));
+        }
+    }
+
+    /// A name is free: who has it next counts from zero.
+    pub(crate) fn forget_departed(&mut self, key: &ModelKey) {
+        self.departed.retain(|(known, _)| **known != *key);
+        self.heirs.retain(|(_, heir)| !matches!(heir, Heir::Departed(known) if known.as_ref() == key));
+    }
+
+    /// Who counted for the one counts for the other.
+    fn bequeath(&mut self, from: &Heir, to: &Heir) {
+        self.heirs.iter_mut().filter(|(_, heir)| heir == from).for_each(|(_, heir)| *heir = to.clone());
+    }
+
+    fn heir_of(&self, model: ModelId) -> Heir {
+        let heir = self.heirs.iter().find(|(old, _)| *old == model);
+        heir.map_or(Heir::Model(model), |(_, heir)| heir.clone())
     }
 
     /// How a model's times are spread, real-time and best-effort; to be read without the lock.
     pub(crate) fn times(&self, model: ModelId, key: &Arc<ModelKey>) -> Option<[Arc<Times>; 2]> {
         let counted = self.knows(model, key).then(|| &self.stats[model.index()]);
         counted.map(|counted| counted.each_ref().map(|counted| counted.times.clone()))
+    }
+
+    /// The same of [`Core::departed_stats`].
+    pub(crate) fn departed_times(&self, key: &ModelKey) -> Option<[Arc<Times>; 2]> {
+        self.departed(key).map(|counted| counted.each_ref().map(|counted| counted.times.clone()))
     }
 
     /// Counts a request that never came to be queued, unless its model has gone meanwhile.
@@ -184,8 +244,23 @@ impl Core {
     }
 
     fn counted(&mut self, model: ModelId, class: Class) -> &mut Counted {
-        let model = self.heir_of(model);
-        &mut self.stats[model.index()][usize::from(!class.is_real_time())]
+        let known = |key: &ModelKey| self.departed.iter().position(|(known, _)| **known == *key);
+        let counted = match self.heir_of(model) {
+            Heir::Model(model) => &mut self.stats[model.index()],
+            Heir::Departed(key) => {
+                let at = known(&key).expect("who counts for what has departed is forgotten with it");
+                &mut self.departed[at].1
+            }
+        };
+        &mut counted[usize::from(!class.is_real_time())]
+    }
+}
+
+/// Adds what was counted by those before; how times are spread goes on where it was.
+fn add(sums: &mut [Counted; 2], counted: [Counted; 2]) {
+    for (own, other) in sums.iter_mut().zip(counted) {
+        own.sums.merge(&other.sums);
+        own.times = other.times;
     }
 }
 

@@ -1,0 +1,441 @@
+//! Does what a script says, and looks at every step whether what must hold does.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use reef_base::{Nanos, VirtualClock};
+use reef_device::dummy::DummyOptions;
+use reef_device::{Device, Scheme};
+use reef_engine::*;
+use reef_plan::{Target, synthetic_output};
+
+use super::chaotic::Chaotic;
+use super::doubles::wheel::Wheel;
+use super::doubles::{self, AnyLength, rows};
+use super::script::{Action, DeviceSpec, Kind, NAMES, Script};
+
+/// Longer than all work of a script takes on one compute unit.
+const PATIENCE: Nanos = Nanos::from_millis(2_000);
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    Done,
+    Refused(String),
+    /// Its client left before it had an answer.
+    Left,
+}
+
+/// A request: what it asked, and what became of it.
+struct Asked {
+    number: usize,
+    model: Loaded,
+    input: Vec<u8>,
+    at: Nanos,
+    deadline: Option<Nanos>,
+    timeout: bool,
+    future: Option<InferFuture>,
+}
+
+/// A model as it was when somebody asked it: each load is another one.
+#[derive(Clone)]
+struct Loaded {
+    load: usize,
+    /// Its first load: counts go on when another one takes its place.
+    line: usize,
+    kind: Kind,
+    settings: ModelSettings,
+}
+
+/// What has happened that explains refusals.
+#[derive(Default)]
+struct Happened {
+    poisoned: bool,
+    rt_only: bool,
+    unloaded: bool,
+}
+
+/// A run of a script.
+pub struct Play<'a> {
+    script: &'a Script,
+    trace: bool,
+    engine: Engine,
+    devices: Vec<Arc<Chaotic>>,
+    models: BTreeMap<usize, Loaded>,
+    loads: usize,
+    waiting: Vec<Asked>,
+    happened: Happened,
+    /// When which request ended how: the whole outcome.
+    pub ends: Vec<(Nanos, usize, End)>,
+    asked: usize,
+    /// Of each line, requests that became the model's, and how many of them got outputs, or had left.
+    counts: BTreeMap<usize, [u64; 3]>,
+}
+
+impl<'a> Play<'a> {
+    /// Plays a script to its end. Panics where something does not hold.
+    pub fn run(script: &'a Script, trace: bool) -> Play<'a> {
+        let mut play = Play::new(script, trace);
+        for (number, step) in script.steps.iter().enumerate() {
+            play.pass(play.engine.now() + step.after);
+            if trace {
+                println!("{:>12} step {number}: {:?}", play.engine.now().0, step.action);
+            }
+            play.act(&step.action);
+            play.look();
+        }
+        play.finish();
+        play
+    }
+
+    fn new(script: &'a Script, trace: bool) -> Play<'a> {
+        let clock = VirtualClock::default();
+        let device = |(index, spec): (usize, &DeviceSpec)| {
+            let options = DummyOptions {
+                clock: clock.clone(),
+                cus: spec.cus,
+                slots: spec.slots,
+                slots_real_time: spec.slots_real_time,
+                memory_bytes: spec.memory_bytes,
+                ..DummyOptions::default()
+            };
+            Arc::new(Chaotic::new(options, spec.chaos, script.seed ^ index as u64))
+        };
+        let devices: Vec<Arc<Chaotic>> = script.devices.iter().enumerate().map(device).collect();
+        let pool = devices.iter().map(|device| device.clone() as Arc<dyn Device>).collect();
+        let least = script.devices.iter().map(|spec| spec.slots).min().expect("there is a device");
+        let options = EngineOptions {
+            board_slots: least,
+            best_effort_slots: script.best_effort_slots.min(least),
+            compile_queue_len: script.compile_queue_len,
+            ..EngineOptions::default()
+        };
+        Play {
+            script,
+            trace,
+            engine: Engine::over(doubles::named(pool), options).expect("the options are right"),
+            devices,
+            models: BTreeMap::new(),
+            loads: 0,
+            waiting: Vec::new(),
+            happened: Happened::default(),
+            ends: Vec::new(),
+            asked: 0,
+            counts: BTreeMap::new(),
+        }
+    }
+
+    /// Lets time pass, and hears of every end at its time.
+    fn pass(&mut self, until: Nanos) {
+        loop {
+            let next = self.engine.next_event().filter(|&next| next <= until);
+            self.engine.run_until(next.unwrap_or(until));
+            self.hear();
+            if next.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Answers that are there.
+    fn hear(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain_mut(|asked| {
+            let future = asked.future.as_mut().expect("it has not ended");
+            let Poll::Ready(answer) = Pin::new(future).poll(&mut context) else { return true };
+            asked.future = None;
+            self.ended(asked, answer);
+            false
+        });
+        self.waiting.extend(waiting);
+    }
+
+    fn ended(&mut self, asked: &Asked, answer: Result<InferResponse, InferError>) {
+        let number = asked.number;
+        let end = match answer {
+            Ok(response) => {
+                self.check_answer(asked, &response);
+                self.counts.entry(asked.model.line).or_default()[1] += 1;
+                End::Done
+            }
+            Err(error) => {
+                self.check_refusal(asked, &error);
+                if matches!(error, InferError::Shapes(_)) {
+                    // Too large for the device: it never was the model's.
+                    self.counts.entry(asked.model.line).or_default()[0] -= 1;
+                }
+                End::Refused(error.to_string())
+            }
+        };
+        if self.trace {
+            println!("{:>12} request {number}: {end:?}", self.engine.now().0);
+        }
+        self.ends.push((self.engine.now(), number, end));
+    }
+
+    /// The outputs are what the model gives undisturbed, and in time.
+    fn check_answer(&self, asked: &Asked, response: &InferResponse) {
+        let number = asked.number;
+        let expected = expected(&asked.model, &asked.input, self.engine.capabilities().target);
+        assert!(
+            response.output("y").expect("it has one").data == expected,
+            "request {number}: other outputs"
+        );
+        let took = response.timings.total;
+        // Time passes within an unload, before anybody hears.
+        assert!(took <= self.engine.now().since(asked.at), "request {number}: it took {took}");
+        if let Some(deadline) = asked.deadline {
+            assert!(took <= deadline || response.late, "request {number}: late, and does not say so");
+        }
+    }
+
+    /// What was refused has a reason that there is.
+    fn check_refusal(&self, asked: &Asked, error: &InferError) {
+        let has_memory_limit = self.script.devices.iter().any(|spec| spec.memory_bytes.is_some());
+        let Happened { poisoned, rt_only, unloaded } = self.happened;
+        let explained = match error {
+            InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => asked.deadline.is_some(),
+            InferError::Timeout => asked.timeout,
+            InferError::QueueFull { .. } => true,
+            InferError::NotServed { .. } => rt_only,
+            InferError::DeviceFault => poisoned,
+            InferError::Unloading(_) => unloaded,
+            InferError::NoPlan(_) => has_memory_limit || poisoned || unloaded,
+            InferError::NoMemory | InferError::Shapes(_) => has_memory_limit,
+            InferError::CompileQueueFull => asked.model.kind == Kind::AnyLength,
+            _ => false,
+        };
+        assert!(explained, "request {}: {error}", asked.number);
+    }
+
+    fn act(&mut self, action: &Action) {
+        match action {
+            Action::Load { name, kind, settings, replace } => self.load(*name, *kind, settings, *replace),
+            Action::Unload { name, finish } => self.unload(*name, *finish),
+            Action::Submit { name, fill, size, best_effort, deadline, timeout } => {
+                self.submit(*name, (*fill, *size), *best_effort, (*deadline, *timeout));
+            }
+            Action::Cancel { which } if !self.waiting.is_empty() => {
+                let asked = self.waiting.remove(which % self.waiting.len());
+                self.counts.entry(asked.model.line).or_default()[2] += 1;
+                self.ends.push((self.engine.now(), asked.number, End::Left));
+            }
+            Action::Scheme(scheme) => {
+                self.happened.rt_only |= *scheme == Scheme::RtOnly;
+                self.engine.set_scheme(*scheme);
+            }
+            Action::Poison { device } => {
+                self.happened.poisoned = true;
+                self.devices[*device].poison("planted");
+            }
+            Action::Cancel { .. } | Action::Wait => {}
+        }
+    }
+
+    fn load(&mut self, name: usize, kind: Kind, settings: &ModelSettings, replace: bool) {
+        self.loads += 1;
+        let target = self.engine.capabilities().target;
+        let source = source(kind, self.loads, target);
+        let key = doubles::key(NAMES[name]);
+        let loaded = if replace {
+            let prepared = self.engine.prepare_source(key, settings.clone(), source);
+            prepared.and_then(Prepared::publish).map(|published| {
+                self.happened.unloaded |= published.retired.is_some();
+                drop(published.retired);
+            })
+        } else {
+            self.engine.load_source(key, settings.clone(), source).map(drop)
+        };
+        self.hear();
+        if self.trace {
+            println!("{:>12} load {}: {loaded:?}", self.engine.now().0, self.loads);
+        }
+        if loaded.is_ok() {
+            let line = self.models.get(&name).map_or(self.loads, |old| old.line);
+            self.models.insert(name, Loaded { load: self.loads, line, kind, settings: settings.clone() });
+        }
+    }
+
+    fn unload(&mut self, name: usize, finish: bool) {
+        self.happened.unloaded = true;
+        let queued = if finish { Queued::Finish } else { Queued::Refuse };
+        let unloaded = self.engine.unload(NAMES[name], None, queued);
+        self.hear();
+        assert_eq!(unloaded.is_ok(), self.models.remove(&name).is_some(), "{unloaded:?}");
+    }
+
+    fn submit(
+        &mut self,
+        name: usize,
+        (fill, size): (u8, usize),
+        best_effort: bool,
+        (deadline, timeout): (Option<Nanos>, Option<Nanos>),
+    ) {
+        let Some(model) = self.models.get(&name).cloned() else {
+            let error = self.engine.submit(&doubles::request(NAMES[name], &[0; 64])).unwrap_err();
+            assert!(matches!(error, InferError::UnknownModel(_)), "{error}");
+            return;
+        };
+        let input = input(model.kind, &model.settings, fill, size);
+        let request = match model.kind {
+            Kind::Rows => rows::ask(NAMES[name], &input),
+            _ => doubles::request(NAMES[name], &input),
+        };
+        let class = best_effort.then_some(ClassRequest::BestEffort);
+        let request = InferRequest { class, deadline, timeout, ..request };
+        self.asked += 1;
+        let mut asked = Asked {
+            number: self.asked,
+            input: input.clone(),
+            at: self.engine.now(),
+            deadline: deadline.or(model.settings.deadline),
+            timeout: timeout.or(model.settings.timeout).is_some(),
+            future: None,
+            model,
+        };
+        self.counts.entry(asked.model.line).or_default()[0] += 1;
+        match self.engine.submit(&request) {
+            Ok(future) => {
+                asked.future = Some(future);
+                self.waiting.push(asked);
+            }
+            Err(error) => self.ended(&asked, Err(error)),
+        }
+    }
+
+    /// What holds at every moment.
+    fn look(&mut self) {
+        self.hear();
+        for (device, spec) in self.devices.iter().zip(&self.script.devices) {
+            assert_eq!(device.complaints(), [""; 0], "real-time work waits for what is less urgent");
+            for memory in device.memory() {
+                let used = memory.weights + memory.working;
+                assert!(spec.memory_bytes.is_none_or(|limit| used <= limit), "{used} bytes");
+            }
+            let counters = device.counters();
+            assert!(counters.completed <= counters.submitted);
+        }
+        self.count();
+    }
+
+    /// What the engine counts of each model is what happened to it.
+    fn count(&self) {
+        let stats = self.engine.stats();
+        for (&name, model) in &self.models {
+            let key = doubles::key(NAMES[name]);
+            let counted = stats.models.iter().find(|stats| stats.key == key).expect("it is loaded");
+            let mut sums = counted.real_time.clone();
+            sums.merge(&counted.best_effort);
+            let failures: u64 = sums.failures.iter().sum();
+            let [asked, done, left] = self.counts.get(&model.line).copied().unwrap_or_default();
+            let name = NAMES[name];
+            // A task stays on the board for a while when its request has been answered.
+            let all = sums.success + failures + sums.queued;
+            // A request that passes from part to part waits nowhere on its way; whose client has left may be
+            // done, and what was done may not have been heard of.
+            assert!(all <= asked, "{name}: {all} of {asked} requests");
+            assert!(sums.success >= done, "{name}: {} of {done} answers", sums.success);
+            let unheard =
+                self.waiting.iter().filter(|waiting| waiting.model.line == model.line).count() as u64;
+            assert!(sums.success <= done + left + unheard, "{name}: {} of {done} answers", sums.success);
+        }
+    }
+
+    /// Nothing new comes: everything ends, and in time.
+    fn finish(&mut self) {
+        self.engine.set_scheme(Scheme::Reset);
+        let last = self.engine.now();
+        self.pass(Nanos(last.0 + PATIENCE.0));
+        self.look();
+        assert!(self.waiting.is_empty(), "requests without an end: {:?}", self.left());
+        assert!(self.engine.is_idle() || self.happened.poisoned, "the engine is not idle");
+        assert_eq!(self.engine.next_event(), None, "something is left to happen");
+        assert_eq!(self.ends.len(), self.asked, "each request ends once");
+        let mut numbers: Vec<usize> = self.ends.iter().map(|(_, number, _)| *number).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=self.asked).collect::<Vec<_>>(), "each request ends once");
+        for device in self.devices.iter().filter(|device| device.fault().is_none()) {
+            let counters = device.counters();
+            assert_eq!(counters.completed, counters.submitted);
+        }
+        let stats = self.engine.stats();
+        for model in &stats.models {
+            let mut sums = model.real_time.clone();
+            sums.merge(&model.best_effort);
+            let failures: u64 = sums.failures.iter().sum();
+            let name = NAMES.iter().position(|name| *name == model.key.name).expect("it is ours");
+            let [asked, ..] = self.counts.get(&self.models[&name].line).copied().unwrap_or_default();
+            assert_eq!((sums.pending(), sums.success + failures), (0, asked), "{}", model.key);
+        }
+    }
+
+    fn left(&self) -> Vec<usize> {
+        self.waiting.iter().map(|asked| asked.number).collect()
+    }
+}
+
+fn source(kind: Kind, load: usize, target: Target) -> Arc<dyn PlanSource> {
+    match kind {
+        Kind::Plan { stages } => Arc::new(Fixed::new(load as u64, stages)),
+        Kind::AnyLength => AnyLength::new(),
+        Kind::Rows => rows::Rows::new(5),
+        Kind::Wheel { ends } => Arc::new(Wheel::new(target, ends)),
+    }
+}
+
+/// A source of one plan for each device.
+#[derive(Debug)]
+struct Fixed {
+    seed: u64,
+    stages: usize,
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+}
+
+impl Fixed {
+    fn new(seed: u64, stages: usize) -> Fixed {
+        let info = |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![64] }];
+        Fixed { seed, stages, inputs: info("x"), outputs: info("y") }
+    }
+}
+
+impl PlanSource for Fixed {
+    fn inputs(&self) -> &[TensorInfo] {
+        &self.inputs
+    }
+    fn outputs(&self) -> &[TensorInfo] {
+        &self.outputs
+    }
+    fn compile(&self, _: &[Shape], cutter: &dyn reef_plan::Cutter) -> Result<Arc<Plan>, String> {
+        Ok(doubles::plan_for(cutter.target(), "plan", self.seed, self.stages))
+    }
+}
+
+fn input(kind: Kind, settings: &ModelSettings, fill: u8, size: usize) -> Vec<u8> {
+    match kind {
+        Kind::Plan { .. } | Kind::Wheel { .. } => vec![fill; 64],
+        Kind::AnyLength => vec![fill; 64 * size],
+        Kind::Rows => {
+            let rows = size.min(settings.batch_rows_max.unwrap_or(size));
+            rows::filled(&(0..rows).map(|row| fill.wrapping_add(row as u8)).collect::<Vec<_>>())
+        }
+    }
+}
+
+/// What the model gives when nobody disturbs it.
+fn expected(model: &Loaded, input: &[u8], target: Target) -> Vec<u8> {
+    match model.kind {
+        Kind::Plan { stages } => {
+            synthetic_output(&doubles::plan_for(target, "plan", model.load as u64, stages), input)
+        }
+        Kind::AnyLength => {
+            synthetic_output(&AnyLength::plan(input.len(), target).expect("it was made"), input)
+        }
+        Kind::Rows => rows::expected(input),
+        Kind::Wheel { ends } => Wheel::new(target, ends).answer(input).0,
+    }
+}

@@ -1,0 +1,194 @@
+//! What happens to a system: made of a seed, and shorter versions of it.
+
+use reef_base::{Level, Nanos, Rng};
+use reef_device::Scheme;
+use reef_engine::{Batching, ModelSettings, Placement};
+
+use super::chaotic::Chaos;
+
+/// Names that models have.
+pub const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+/// A system, and what is done to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Script {
+    pub seed: u64,
+    pub devices: Vec<DeviceSpec>,
+    pub best_effort_slots: usize,
+    pub compile_queue_len: usize,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceSpec {
+    pub cus: usize,
+    pub slots: usize,
+    pub slots_real_time: usize,
+    pub memory_bytes: Option<u64>,
+    pub chaos: Chaos,
+}
+
+/// After so much time has passed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub after: Nanos,
+    pub action: Action,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// A model of this name is loaded, in the place of the one that there is, or refused beside it.
+    Load {
+        name: usize,
+        kind: Kind,
+        settings: Box<ModelSettings>,
+        replace: bool,
+    },
+    Unload {
+        name: usize,
+        finish: bool,
+    },
+    Submit {
+        name: usize,
+        fill: u8,
+        size: usize,
+        best_effort: bool,
+        deadline: Option<Nanos>,
+        timeout: Option<Nanos>,
+    },
+    /// The client of one of the requests that are under way goes away.
+    Cancel {
+        which: usize,
+    },
+    Scheme(Scheme),
+    Poison {
+        device: usize,
+    },
+    Wait,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One plan of so many stages.
+    Plan { stages: usize },
+    /// A plan for each length.
+    AnyLength,
+    /// Rows, which may be joined.
+    Rows,
+    /// Segments, going round until a value says stop.
+    Wheel { ends: u8 },
+}
+
+impl Script {
+    /// The script of a seed.
+    pub fn new(seed: u64) -> Script {
+        let rng = &mut Rng::new(seed);
+        let devices: Vec<DeviceSpec> = (0..1 + rng.below(3)).map(|_| device(rng)).collect();
+        let count = devices.len();
+        let mut steps: Vec<Step> =
+            (0..1 + rng.below(NAMES.len() as u64)).map(|name| load(rng, name as usize, count)).collect();
+        steps.extend((0..20 + rng.below(80)).map(|_| step(rng, count)));
+        let compile_queue_len = if rng.below(4) == 0 { 1 } else { 64 };
+        Script { seed, devices, best_effort_slots: 1 + rng.below(3) as usize, compile_queue_len, steps }
+    }
+
+    /// The shortest script that is found for which `fails` is still true.
+    pub fn shrunk(self, fails: impl Fn(&Script) -> bool) -> Script {
+        let mut script = self;
+        let mut part = script.steps.len().div_ceil(2);
+        while part > 0 {
+            let mut at = 0;
+            let mut shorter = false;
+            while at < script.steps.len() {
+                let mut fewer = script.clone();
+                fewer.steps.drain(at..(at + part).min(script.steps.len()));
+                if fails(&fewer) {
+                    (script, shorter) = (fewer, true);
+                } else {
+                    at += part;
+                }
+            }
+            if !shorter || part > 1 {
+                part /= 2;
+            }
+        }
+        script
+    }
+}
+
+fn device(rng: &mut Rng) -> DeviceSpec {
+    let slots = 2 + rng.below(7) as usize;
+    DeviceSpec {
+        cus: 1 + rng.below(4) as usize,
+        slots,
+        slots_real_time: 1 + rng.below(slots as u64 - 1) as usize,
+        memory_bytes: (rng.below(4) == 0).then(|| 2_000 + rng.below(20_000)),
+        chaos: Chaos {
+            late_max: [Nanos::ZERO, Nanos(30_000), Nanos::from_millis(2)][rng.below(3) as usize],
+            refuses: [0, 0, 5, 2][rng.below(4) as usize],
+        },
+    }
+}
+
+fn load(rng: &mut Rng, name: usize, devices: usize) -> Step {
+    let kind = match rng.below(6) {
+        0 => Kind::AnyLength,
+        1 | 2 => Kind::Rows,
+        3 => Kind::Wheel { ends: 2 + rng.below(4) as u8 },
+        _ => Kind::Plan { stages: 1 + rng.below(12) as usize },
+    };
+    let mut settings = match rng.below(2) {
+        0 => ModelSettings::default(),
+        _ => ModelSettings::real_time(Level::new(rng.below(3) as u8).expect("there are more")),
+    };
+    settings.weight = 1 + rng.below(4) as u32;
+    settings.deadline = (rng.below(4) == 0).then(|| Nanos(rng.below(3_000_000)));
+    settings.timeout = (rng.below(4) == 0).then(|| Nanos(rng.below(2_000_000)));
+    settings.queue_len = [1, 4, 64][rng.below(3) as usize];
+    settings.in_flight_max = (rng.below(3) == 0).then(|| 1 + rng.below(2) as usize);
+    settings.placement = match (kind, rng.below(3)) {
+        (Kind::Plan { stages }, 2) if stages >= devices => Placement::Split,
+        (_, 1) => Placement::Replicate,
+        _ => Placement::One,
+    };
+    if kind == Kind::Rows {
+        settings.batch_rows_max = Some(2 + rng.below(6) as usize);
+        settings.batching = (rng.below(3) > 0).then(|| Batching {
+            delay: [Nanos::ZERO, Nanos::from_micros(500)][rng.below(2) as usize],
+            ..Batching::default()
+        });
+    }
+    let replace = rng.below(2) == 0;
+    Step { after: Nanos::ZERO, action: Action::Load { name, kind, settings: Box::new(settings), replace } }
+}
+
+fn step(rng: &mut Rng, devices: usize) -> Step {
+    let name = rng.below(NAMES.len() as u64) as usize;
+    let often = |rng: &mut Rng, most: u64| (rng.below(5) == 0).then(|| Nanos(rng.below(most)));
+    let action = match rng.below(40) {
+        0..26 => Action::Submit {
+            name,
+            fill: rng.below(256) as u8,
+            size: 1 + rng.below(4) as usize,
+            best_effort: rng.below(4) == 0,
+            deadline: often(rng, 3_000_000),
+            timeout: often(rng, 1_000_000),
+        },
+        26..31 => Action::Cancel { which: rng.below(64) as usize },
+        31..33 => return Step { after: Nanos(rng.below(200_000)), ..load(rng, name, devices) },
+        33..35 => Action::Unload { name, finish: rng.below(2) == 0 },
+        35..37 => {
+            let all = Scheme::ALL;
+            Action::Scheme(all[rng.below(all.len() as u64) as usize])
+        }
+        37 if rng.below(6) == 0 => Action::Poison { device: rng.below(devices as u64) as usize },
+        _ => Action::Wait,
+    };
+    // Often at once, sometimes after a long while.
+    let after = match rng.below(10) {
+        0..5 => Nanos::ZERO,
+        5..9 => Nanos(rng.below(200_000)),
+        _ => Nanos(rng.below(20_000_000)),
+    };
+    Step { after, action }
+}
