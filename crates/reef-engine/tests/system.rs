@@ -2,9 +2,9 @@
 //! are, over simulated devices that answer late, out of order, or not at all. Models come, go and take each
 //! other's place; requests of all kinds are sent, cancelled, late; schemes change; devices are lost.
 //!
-//! At every step ([`play::Play`]): each request has one end, with the outputs of an undisturbed run or a reason
-//! that there is; a real-time task that is alone gets its first block within a reset; memory keeps its limit; the
-//! engine's counts are what happened. When nothing new comes everything ends within a bound.
+//! At every step ([`play::Play`]): each request has one end, with the outputs of an undisturbed run or a
+//! reason that there is; a real-time task that is alone gets its first block within a reset; memory keeps
+//! its limit; the engine's counts are what happened. When nothing new comes everything ends within a bound.
 //!
 //! ```sh
 //! cargo test --release --workspace --test system              # 1,000 seeds
@@ -63,8 +63,8 @@ fn every_request_has_its_end_whatever_happens() {
         let why = failure(&script).expect("it still fails");
         let steps: String = script.steps.iter().map(|step| format!("{step:?}\n")).collect();
         panic!(
-            "seed {seed}: {why}\nas short as it fails, on {:?}:\n{steps}\n\
-             all of it: REEF_SEED={seed} cargo test --release --workspace --test system -- --nocapture",
+            "seed {seed}: {why}\nas short as it fails, on {:?}:\n{steps}\nall of it: REEF_SEED={seed} \
+             cargo test --release --workspace --test system -- --nocapture",
             script.devices,
             seed = script.seed
         );
