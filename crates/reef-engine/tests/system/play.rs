@@ -48,12 +48,15 @@ struct Loaded {
     line: usize,
     kind: Kind,
     settings: ModelSettings,
+    /// Numbers of the devices that it is on.
+    devices: Vec<usize>,
 }
 
 /// What has happened that explains refusals.
 #[derive(Default)]
 struct Happened {
-    poisoned: bool,
+    /// How many requests there had been when a device was lost, by device.
+    lost: BTreeMap<usize, usize>,
     rt_only: bool,
     unloaded: bool,
 }
@@ -68,6 +71,8 @@ pub struct Play<'a> {
     loads: usize,
     waiting: Vec<Asked>,
     happened: Happened,
+    /// Time passes event by event, so that ends are heard of at their time.
+    is_exact: bool,
     /// When which request ended how: the whole outcome.
     pub ends: Vec<(Nanos, usize, End)>,
     asked: usize,
@@ -122,6 +127,7 @@ impl<'a> Play<'a> {
             loads: 0,
             waiting: Vec::new(),
             happened: Happened::default(),
+            is_exact: false,
             ends: Vec::new(),
             asked: 0,
             counts: BTreeMap::new(),
@@ -130,11 +136,13 @@ impl<'a> Play<'a> {
 
     /// Lets time pass, and hears of every end at its time.
     fn pass(&mut self, until: Nanos) {
+        self.is_exact = true;
         loop {
             let next = self.engine.next_event().filter(|&next| next <= until);
             self.engine.run_until(next.unwrap_or(until));
             self.hear();
             if next.is_none() {
+                self.is_exact = false;
                 return;
             }
         }
@@ -156,6 +164,10 @@ impl<'a> Play<'a> {
 
     fn ended(&mut self, asked: &Asked, answer: Result<InferResponse, InferError>) {
         let number = asked.number;
+        if let Some(deadline) = asked.deadline.filter(|_| self.is_exact) {
+            let took = self.engine.now().since(asked.at);
+            assert!(took <= deadline, "request {number} ends after {took}, its deadline was {deadline}");
+        }
         let end = match answer {
             Ok(response) => {
                 self.check_answer(asked, &response);
@@ -188,23 +200,52 @@ impl<'a> Play<'a> {
         let took = response.timings.total;
         // Time passes within an unload, before anybody hears.
         assert!(took <= self.engine.now().since(asked.at), "request {number}: it took {took}");
+        self.check_blocks(asked, response);
         if let Some(deadline) = asked.deadline {
             assert!(took <= deadline || response.late, "request {number}: late, and does not say so");
         }
     }
 
+    /// All blocks of the model ran, those that were done once, where no other request was in the same task.
+    fn check_blocks(&self, asked: &Asked, response: &InferResponse) {
+        let target = self.engine.capabilities().target;
+        let expected = match asked.model.kind {
+            Kind::Plan { stages } => doubles::plan_for(target, "plan", 0, stages).blocks(),
+            Kind::AnyLength => (asked.input.len() / 64) as u64,
+            Kind::Wheel { ends } => Wheel::new(target, ends).answer(&asked.input).1,
+            Kind::Rows if asked.model.settings.batching.is_none() => (asked.input.len() / rows::ROW) as u64,
+            Kind::Rows => return,
+        };
+        let counters = response.counters;
+        let done = counters.blocks_done - counters.blocks_rerun;
+        assert_eq!(done, expected, "request {}: blocks", asked.number);
+    }
+
+    /// Whether the loss of a device explains a request's end: it was with that device then, or every device
+    /// of its model is lost.
+    fn is_lost(&self, asked: &Asked) -> bool {
+        let lost = &self.happened.lost;
+        let model = &asked.model;
+        let all = model.devices.iter().all(|device| lost.contains_key(device));
+        let then =
+            model.devices.iter().any(|device| lost.get(device).is_some_and(|&had| asked.number <= had));
+        let apart = model.settings.placement == Placement::Split;
+        all || then || apart && model.devices.iter().any(|device| lost.contains_key(device))
+    }
+
     /// What was refused has a reason that there is.
     fn check_refusal(&self, asked: &Asked, error: &InferError) {
         let has_memory_limit = self.script.devices.iter().any(|spec| spec.memory_bytes.is_some());
-        let Happened { poisoned, rt_only, unloaded } = self.happened;
+        let Happened { rt_only, unloaded, .. } = self.happened;
+        let lost = self.is_lost(asked);
         let explained = match error {
             InferError::DeadlinePassed | InferError::DeadlineUnreachable { .. } => asked.deadline.is_some(),
             InferError::Timeout => asked.timeout,
             InferError::QueueFull { .. } => true,
             InferError::NotServed { .. } => rt_only,
-            InferError::DeviceFault => poisoned,
+            InferError::DeviceFault => lost,
             InferError::Unloading(_) => unloaded,
-            InferError::NoPlan(_) => has_memory_limit || poisoned || unloaded,
+            InferError::NoPlan(_) => has_memory_limit || lost || unloaded,
             InferError::NoMemory | InferError::Shapes(_) => has_memory_limit,
             InferError::CompileQueueFull => asked.model.kind == Kind::AnyLength,
             _ => false,
@@ -229,7 +270,7 @@ impl<'a> Play<'a> {
                 self.engine.set_scheme(*scheme);
             }
             Action::Poison { device } => {
-                self.happened.poisoned = true;
+                self.happened.lost.entry(*device).or_insert(self.asked);
                 self.devices[*device].poison("planted");
             }
             Action::Cancel { .. } | Action::Wait => {}
@@ -243,20 +284,22 @@ impl<'a> Play<'a> {
         let key = doubles::key(NAMES[name]);
         let loaded = if replace {
             let prepared = self.engine.prepare_source(key, settings.clone(), source);
-            prepared.and_then(Prepared::publish).map(|published| {
-                self.happened.unloaded |= published.retired.is_some();
-                drop(published.retired);
-            })
+            prepared.and_then(Prepared::publish).map(|published| published.info)
         } else {
-            self.engine.load_source(key, settings.clone(), source).map(drop)
+            self.engine.load_source(key, settings.clone(), source)
         };
         self.hear();
         if self.trace {
-            println!("{:>12} load {}: {loaded:?}", self.engine.now().0, self.loads);
+            let outcome = loaded.as_ref().map(|info| &info.devices);
+            println!("{:>12} load {}: {outcome:?}", self.engine.now().0, self.loads);
         }
-        if loaded.is_ok() {
+        if let Ok(info) = loaded {
             let line = self.models.get(&name).map_or(self.loads, |old| old.line);
-            self.models.insert(name, Loaded { load: self.loads, line, kind, settings: settings.clone() });
+            let number = |name: &String| name.strip_prefix("d:").and_then(|number| number.parse().ok());
+            let devices =
+                info.devices.iter().map(|name| number(name).expect("devices have numbers")).collect();
+            let settings = settings.clone();
+            self.models.insert(name, Loaded { load: self.loads, line, kind, settings, devices });
         }
     }
 
@@ -352,7 +395,7 @@ impl<'a> Play<'a> {
         self.pass(Nanos(last.0 + PATIENCE.0));
         self.look();
         assert!(self.waiting.is_empty(), "requests without an end: {:?}", self.left());
-        assert!(self.engine.is_idle() || self.happened.poisoned, "the engine is not idle");
+        assert!(self.engine.is_idle() || !self.happened.lost.is_empty(), "the engine is not idle");
         assert_eq!(self.engine.next_event(), None, "something is left to happen");
         assert_eq!(self.ends.len(), self.asked, "each request ends once");
         let mut numbers: Vec<usize> = self.ends.iter().map(|(_, number, _)| *number).collect();
