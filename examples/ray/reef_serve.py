@@ -116,13 +116,15 @@ class Reef:
         command = ["setpriv", "--pdeathsig", "KILL", reef, "serve", models, "--http-port", "0", "--metrics-port", "0"]
         self.process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=self.log, text=True)
         said = self.process.stdout.readline()
-        found = re.search(r"http=(\S+) metrics=(\S+)", said)
-        if not found:
+        # serving http=HOST:PORT …
+        places = dict(word.split("=", 1) for word in said.split() if "=" in word)
+        if not {"http", "metrics"} <= places.keys():
+            self.process.kill()
             self.process.wait()
-            raise RuntimeError(f"reef did not start:\n{open(self.log.name).read()[-4000:]}")
-        self.metrics_url = f"http://{found[2]}/metrics"
+            raise RuntimeError(f"reef did not start: {said!r}\n{open(self.log.name).read()[-4000:]}")
+        self.metrics_url = f"http://{places['metrics']}/metrics"
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-        self.client = httpx.AsyncClient(base_url=f"http://{found[1]}", timeout=None, limits=limits)
+        self.client = httpx.AsyncClient(base_url=f"http://{places['http']}", timeout=None, limits=limits)
 
     async def ask(self, model, method, path, headers, body):
         """Status, headers and body of reef's answer. `model` is for the router."""
