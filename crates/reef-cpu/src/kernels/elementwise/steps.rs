@@ -51,6 +51,8 @@ pub(super) struct Bytes {
 pub(super) struct Quantization {
     /// The register.
     pub(super) from: usize,
+    /// Registers with the scale and the zero point in every element, where they are no constants.
+    pub(super) computed: [Option<usize>; 2],
     pub(super) scale: f32,
     pub(super) zero: f32,
     pub(super) low: f32,
@@ -58,6 +60,25 @@ pub(super) struct Quantization {
 }
 
 impl Quantization {
+    /// With what the registers hold.
+    ///
+    /// # Safety
+    /// The registers are set.
+    #[inline(always)]
+    pub(super) unsafe fn with(mut self, registers: *const *const u8) -> Quantization {
+        let [scale, zero] = self.computed;
+        // SAFETY: passed on from the caller; they hold floats.
+        unsafe {
+            if let Some(scale) = scale {
+                self.scale = *(*registers.add(scale)).cast();
+            }
+            if let Some(zero) = zero {
+                self.zero = *(*registers.add(zero)).cast();
+            }
+        }
+        self
+    }
+
     #[inline(always)]
     fn apply(&self, x: f32) -> i32 {
         to_range((x / self.scale).round_ties_even() + self.zero, self.low, self.high)
@@ -65,10 +86,10 @@ impl Quantization {
 }
 
 /// The steps of a program, whose operands are of these types, and whose output, the last of them, is as well;
-/// `dense` says which of them are one line without gaps.
-pub(super) fn steps(program: &[ElemOp], types: &[DType], dense: &[bool]) -> Vec<Step> {
+/// `dense` says which of them are one line without gaps, and `single` which are the same element everywhere.
+pub(super) fn steps(program: &[ElemOp], types: &[DType], dense: &[bool], single: &[bool]) -> Vec<Step> {
     let mut steps = vec![Step::Same; program.len()];
-    let finder = Finder { program, types };
+    let finder = Finder { program, types, single };
     for index in 0..program.len() {
         let found = finder.dequantize(index).or_else(|| finder.quantize(index));
         if let Some((step, does)) = found {
@@ -86,6 +107,7 @@ pub(super) fn steps(program: &[ElemOp], types: &[DType], dense: &[bool]) -> Vec<
 struct Finder<'a> {
     program: &'a [ElemOp],
     types: &'a [DType],
+    single: &'a [bool],
 }
 
 impl Finder<'_> {
@@ -108,6 +130,21 @@ impl Finder<'_> {
             ElemOp::Binary(op, a, b) if op == function => Some((a, self.constant(b)?)),
             _ => None,
         }
+    }
+
+    /// The operand of a function of it and a float that is the same everywhere: a constant, or a register.
+    fn with_single(&self, register: usize, function: Binary) -> Option<(usize, f32, Option<usize>)> {
+        if let Some((operand, value)) = self.with_constant(register, function) {
+            return Some((operand, value, None));
+        }
+        let ElemOp::Binary(op, a, b) = self.program[register] else { return None };
+        let (loaded, of) = match self.program[b] {
+            ElemOp::ToF32(loaded) => (loaded, [DType::U8, DType::I8]),
+            _ => (b, [DType::F32; 2]),
+        };
+        let ElemOp::Load(input) = self.program[loaded] else { return None };
+        let fits = op == function && self.single[input] && of.contains(&self.types[input]);
+        fits.then_some((a, 0.0, Some(b)))
     }
 
     fn dequantize(&self, index: usize) -> Option<(Step, Vec<usize>)> {
@@ -172,16 +209,17 @@ impl Finder<'_> {
     /// What an instruction that keeps numbers in a range ends, and what comes before it.
     fn quantization(&self, index: usize) -> Option<(Quantization, Vec<usize>)> {
         let ElemOp::ToRange(mut at, low, high) = self.program[index] else { return None };
-        let (mut does, mut zero) = (vec![], 0.0);
-        if let Some((from, value)) = self.with_constant(at, Binary::Add)
+        let (mut does, mut zero, mut point) = (vec![], 0.0, None);
+        if let Some((from, value, register)) = self.with_single(at, Binary::Add)
             && let ElemOp::Unary(Unary::Round, rounded) = self.program[from]
         {
             does.extend([at, from]);
-            (at, zero) = (rounded, value);
+            (at, zero, point) = (rounded, value, register);
         }
-        let (from, scale) = self.with_constant(at, Binary::Div)?;
+        let (from, scale, register) = self.with_single(at, Binary::Div)?;
         does.push(at);
-        Some((Quantization { from, scale, zero, low: low as f32, high: high as f32 }, does))
+        let computed = [register, point];
+        Some((Quantization { from, computed, scale, zero, low: low as f32, high: high as f32 }, does))
     }
 }
 

@@ -299,14 +299,7 @@ impl Leaf for Requantized {
         for panel in 0..self.correct.columns.div_ceil(COLUMNS) {
             // SAFETY: the caller vouches for rows and columns of every operand.
             unsafe {
-                let mut columns = Columns {
-                    sums: [0; COLUMNS],
-                    zeros: [0; COLUMNS],
-                    bias: [0; COLUMNS],
-                    factors: [1.0; COLUMNS],
-                    shift: [0.0; COLUMNS],
-                };
-                self.fill(panel, &mut columns);
+                let columns = Columns::of(&self.correct, self.factors, self.shift, panel);
                 match self.relu {
                     false => self.panel_with::<false>(panel, &columns),
                     true => self.panel_with::<true>(panel, &columns),
@@ -332,30 +325,54 @@ unsafe fn some<T: Copy>(from: *const T, count: usize, rest: T) -> [T; COLUMNS] {
     values
 }
 
-impl Requantized {
+impl Columns {
+    /// Of a panel.
     #[inline(always)]
-    unsafe fn fill(&self, panel: usize, columns: &mut Columns) {
+    unsafe fn of(
+        correct: &Correct,
+        factors: Option<(*const f32, Per)>,
+        shift: *const f32,
+        panel: usize,
+    ) -> Columns {
+        let mut columns = Columns {
+            sums: [0; COLUMNS],
+            zeros: [0; COLUMNS],
+            bias: [0; COLUMNS],
+            factors: [1.0; COLUMNS],
+            shift: [0.0; COLUMNS],
+        };
         let first = panel * COLUMNS;
-        let count = COLUMNS.min(self.correct.columns - first);
+        let count = COLUMNS.min(correct.columns - first);
         // SAFETY: the caller vouches for the columns of every operand.
         unsafe {
-            let sums = self.correct.column_sums.cast::<u8>().add(panel * self.correct.panel_bytes);
+            let sums = correct.column_sums.cast::<u8>().add(panel * correct.panel_bytes);
             columns.sums = sums.cast::<[i32; COLUMNS]>().read_unaligned();
-            columns.zeros = self.correct.right.add(first).cast::<[i32; COLUMNS]>().read_unaligned();
-            if !self.correct.bias.is_null() {
-                columns.bias = some(self.correct.bias.add(first), count, 0);
+            columns.zeros = correct.right.add(first).cast::<[i32; COLUMNS]>().read_unaligned();
+            if !correct.bias.is_null() {
+                columns.bias = some(correct.bias.add(first), count, 0);
             }
-            match self.factors {
+            match factors {
                 None => {}
                 Some((factor, Per::Tensor)) => columns.factors = [*factor; COLUMNS],
                 Some((factors, Per::Each)) => columns.factors = some(factors.add(first), count, 1.0),
             }
-            if !self.shift.is_null() {
-                columns.shift = some(self.shift.add(first), count, 0.0);
+            if !shift.is_null() {
+                columns.shift = some(shift.add(first), count, 0.0);
             }
         }
+        columns
     }
 
+    /// What the sum of a row and column stands for.
+    #[inline(always)]
+    fn number(&self, at: usize, sum: i32, [left, row_sum]: [i32; 2]) -> f32 {
+        let off = left.wrapping_mul(self.sums[at]).wrapping_add(row_sum.wrapping_mul(self.zeros[at]));
+        let sum = sum.wrapping_sub(off).wrapping_add(self.bias[at]);
+        sum as f32 * self.factors[at] + self.shift[at]
+    }
+}
+
+impl Requantized {
     #[inline(always)]
     unsafe fn panel_with<const RELU: bool>(&self, panel: usize, columns: &Columns) {
         // SAFETY: passed on from the caller.
@@ -388,7 +405,7 @@ impl Requantized {
         for row in 0..self.correct.rows {
             // SAFETY: the caller vouches for rows and columns.
             unsafe {
-                let (left, row_sum) = (*self.correct.left.add(row), *self.correct.row_sums.add(row));
+                let terms = [*self.correct.left.add(row), *self.correct.row_sums.add(row)];
                 let acc = self.correct.acc.add(row * self.correct.acc_stride + first);
                 let acc = acc.cast::<[i32; COLUMNS]>().read_unaligned();
                 let mut bytes = [0u8; COLUMNS];
@@ -397,11 +414,7 @@ impl Requantized {
                     added = some(residual.add(row * stride + first), count, 0);
                 }
                 for at in 0..COLUMNS {
-                    let off = left
-                        .wrapping_mul(columns.sums[at])
-                        .wrapping_add(row_sum.wrapping_mul(columns.zeros[at]));
-                    let sum = acc[at].wrapping_sub(off).wrapping_add(columns.bias[at]);
-                    let mut x = sum as f32 * columns.factors[at] + columns.shift[at];
+                    let mut x = columns.number(at, acc[at], terms);
                     if ROUNDS {
                         x = by.apply(x);
                     }
@@ -419,6 +432,78 @@ impl Requantized {
                     to.cast::<[u8; COLUMNS]>().write_unaligned(bytes);
                 } else {
                     std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count);
+                }
+            }
+        }
+    }
+}
+
+/// All of [`Correct`], [`Scale`], a shift, perhaps a residual, and perhaps a ReLU in one pass over the sums.
+pub(in super::super) struct Floats {
+    pub(in super::super) correct: Correct,
+    pub(in super::super) factors: Option<(*const f32, Per)>,
+    /// The first column's shift, or null.
+    pub(in super::super) shift: *const f32,
+    /// The first row's and column's residual, and the elements from row to row.
+    pub(in super::super) residual: Option<(*const f32, usize)>,
+    pub(in super::super) relu: bool,
+    /// The output, or where the sums are.
+    pub(in super::super) to: *mut f32,
+    pub(in super::super) to_stride: usize,
+}
+
+impl Leaf for Floats {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        for panel in 0..self.correct.columns.div_ceil(COLUMNS) {
+            // SAFETY: the caller vouches for rows and columns of every operand.
+            unsafe {
+                let columns = Columns::of(&self.correct, self.factors, self.shift, panel);
+                match (self.relu, self.residual.is_some()) {
+                    (false, false) => self.panel::<false, false>(panel, &columns),
+                    (false, true) => self.panel::<false, true>(panel, &columns),
+                    (true, false) => self.panel::<true, false>(panel, &columns),
+                    (true, true) => self.panel::<true, true>(panel, &columns),
+                }
+            }
+        }
+    }
+}
+
+impl Floats {
+    #[inline(always)]
+    unsafe fn panel<const RELU: bool, const ADDS: bool>(&self, panel: usize, columns: &Columns) {
+        let (residual, stride) = self.residual.unwrap_or((std::ptr::null(), 0));
+        let first = panel * COLUMNS;
+        let count = COLUMNS.min(self.correct.columns - first);
+        for row in 0..self.correct.rows {
+            // SAFETY: the caller vouches for rows and columns.
+            unsafe {
+                let terms = [*self.correct.left.add(row), *self.correct.row_sums.add(row)];
+                let acc = self.correct.acc.add(row * self.correct.acc_stride + first);
+                let acc = acc.cast::<[i32; COLUMNS]>().read_unaligned();
+                let mut added = [0.0; COLUMNS];
+                if ADDS {
+                    added = some(residual.add(row * stride + first), count, 0.0);
+                }
+                let mut made = [0.0f32; COLUMNS];
+                for at in 0..COLUMNS {
+                    let mut x = columns.number(at, acc[at], terms);
+                    if ADDS {
+                        x += added[at];
+                    }
+                    if RELU {
+                        x = if x < 0.0 { 0.0 } else { x };
+                    }
+                    made[at] = x;
+                }
+                let to = self.to.add(row * self.to_stride + first);
+                if count == COLUMNS {
+                    to.cast::<[f32; COLUMNS]>().write_unaligned(made);
+                } else {
+                    std::ptr::copy_nonoverlapping(made.as_ptr(), to, count);
                 }
             }
         }
