@@ -360,11 +360,11 @@ impl Elementwise {
                     }
                     to.cast_const()
                 }
-                Step::Sum { operands, relu, by, back } => {
+                Step::Sum { operands, more, relu, by, back } => {
                     let to = if back.is_some() { to } else { self.place(context, piece) };
                     let by = by.with(registers);
                     let from = operands.map(|operand| self.bytes_of(context, operand.input, piece));
-                    V::enter(Sum { from, operands, relu, by, back, to, count });
+                    V::enter(Sum { from, operands, more, relu, by, back, to, count });
                     to.cast_const()
                 }
                 Step::Quantize(by) => {

@@ -19,9 +19,9 @@ pub(super) enum Step {
     Quantize(Quantization),
     /// The same, and these as numbers again.
     Requantize { by: Quantization, back: Affine },
-    /// Two operands of bytes as numbers, their sum, perhaps kept from below 0, as integers, and perhaps these
-    /// as numbers again.
-    Sum { operands: [Bytes; 2], relu: bool, by: Quantization, back: Option<Affine> },
+    /// Two operands of bytes as numbers, their sum, a number added to the first before, perhaps kept from below
+    /// 0, as integers, and perhaps these as numbers again.
+    Sum { operands: [Bytes; 2], more: Option<f32>, relu: bool, by: Quantization, back: Option<Affine> },
 }
 
 /// `(x − zero) · scale`.
@@ -163,7 +163,8 @@ impl Finder<'_> {
                 Step::Dequantize { load: integers, from: Bytes { input, signed, by: Affine { zero, scale } } }
             }
             ElemOp::ToRange(..) => {
-                let (by, before) = self.quantization(integers)?;
+                let (by, before) =
+                    self.quantization(integers).or_else(|| Some((self.whole(integers)?, vec![])))?;
                 does.extend(before);
                 does.push(integers);
                 Step::Requantize { by, back: Affine { zero, scale } }
@@ -184,6 +185,7 @@ impl Finder<'_> {
         let (by, back) = match steps[index] {
             Step::Quantize(by) => (by, None),
             Step::Requantize { by, back } => (by, Some(back)),
+            _ if index + 1 == self.program.len() => (self.whole(index)?, None),
             _ => return None,
         };
         let (mut at, mut does) = (by.from, vec![]);
@@ -192,8 +194,15 @@ impl Finder<'_> {
             does.push(at);
             at = of;
         }
-        let ElemOp::Binary(Binary::Add, a, b) = self.program[at] else { return None };
+        let ElemOp::Binary(Binary::Add, mut a, mut b) = self.program[at] else { return None };
         does.extend([at, a, b]);
+        let mut more = None;
+        let sides = [(a, b), (b, a)];
+        if let Some((first, second)) = sides.into_iter().find(|&(first, _)| self.raised(first).is_some()) {
+            let (raised, by) = self.raised(first).expect("it was found");
+            does.push(raised);
+            (a, b, more) = (raised, second, Some(by));
+        }
         let (Step::Dequantize { from: a, .. }, Step::Dequantize { from: b, .. }) = (steps[a], steps[b])
         else {
             return None;
@@ -203,7 +212,19 @@ impl Finder<'_> {
         let lies = back.is_some() || dense[out] && self.types[out].bytes() == 1;
         let fits = lies && [a, b].iter().all(|operand| dense[operand.input]);
         let alone = a != b && does.iter().all(|&at| self.read_once(at));
-        (fits && alone).then_some((Step::Sum { operands: [a, b], relu, by, back }, does))
+        (fits && alone).then_some((Step::Sum { operands: [a, b], more, relu, by, back }, does))
+    }
+
+    /// A register and the number that is added to it in another.
+    fn raised(&self, register: usize) -> Option<(usize, f32)> {
+        self.with_constant(register, Binary::Add)
+    }
+
+    /// An instruction that keeps numbers in a range as they are.
+    fn whole(&self, index: usize) -> Option<Quantization> {
+        let ElemOp::ToRange(from, low, high) = self.program[index] else { return None };
+        let (computed, scale, zero) = ([None; 2], 1.0, 0.0);
+        Some(Quantization { from, computed, scale, zero, low: low as f32, high: high as f32 })
     }
 
     /// What an instruction that keeps numbers in a range ends, and what comes before it.
@@ -278,6 +299,8 @@ impl Leaf for InPlace {
 pub(super) struct Sum {
     pub(super) from: [*const u8; 2],
     pub(super) operands: [Bytes; 2],
+    /// Added to the first.
+    pub(super) more: Option<f32>,
     pub(super) relu: bool,
     pub(super) by: Quantization,
     pub(super) back: Option<Affine>,
@@ -307,23 +330,45 @@ impl Sum {
     #[inline(always)]
     unsafe fn sums<A: Copy + Into<f32>, B: Copy + Into<f32>>(&self) {
         let (a, b) = (self.from[0].cast::<A>(), self.from[1].cast::<B>());
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match self.more {
+                None => self.sums_with::<A, B, false>(a, b, 0.0),
+                Some(more) => self.sums_with::<A, B, true>(a, b, more),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sums_with<A: Copy + Into<f32>, B: Copy + Into<f32>, const MORE: bool>(
+        &self,
+        a: *const A,
+        b: *const B,
+        more: f32,
+    ) {
         let least = if self.relu { 0.0 } else { f32::NEG_INFINITY };
         let [by_a, by_b] = self.operands.map(|operand| operand.by);
+        macro_rules! sum {
+            ($at:ident) => {{
+                let mut first = by_a.apply((*a.add($at)).into());
+                if MORE {
+                    first += more;
+                }
+                let sum = first + by_b.apply((*b.add($at)).into());
+                if sum < least { least } else { sum }
+            }};
+        }
         // SAFETY: the caller vouches for `count` elements of all.
         unsafe {
             match self.back {
                 None => {
                     for at in 0..self.count {
-                        let sum = by_a.apply((*a.add(at)).into()) + by_b.apply((*b.add(at)).into());
-                        let sum = if sum < least { least } else { sum };
-                        self.to.add(at).write(self.by.apply(sum) as u8);
+                        self.to.add(at).write(self.by.apply(sum!(at)) as u8);
                     }
                 }
                 Some(back) => {
                     for at in 0..self.count {
-                        let sum = by_a.apply((*a.add(at)).into()) + by_b.apply((*b.add(at)).into());
-                        let sum = if sum < least { least } else { sum };
-                        self.to.cast::<f32>().add(at).write(back.apply(self.by.apply(sum) as f32));
+                        self.to.cast::<f32>().add(at).write(back.apply(self.by.apply(sum!(at)) as f32));
                     }
                 }
             }
