@@ -14,7 +14,7 @@ use super::epilogue::{self, Store};
 use super::vector::Vector;
 use crate::context::BlockContext;
 use crate::cut::integer::{INTEGER_COLUMNS as COLUMNS, SUMS_BYTES, panel_bytes};
-use finish::{Added, Floats, Plain, Quantize, Requantized, Rounded};
+use finish::{Added, Floats, Plain, Quantize, Requantized, Rounded, Terms};
 
 pub(super) mod conv;
 mod dot;
@@ -266,9 +266,7 @@ impl Job<'_> {
         // SAFETY: the output and all operands have the column.
         unsafe {
             Some(Requantized {
-                correct,
-                factors: self.factors_of(column),
-                shift: if self.shift.is_null() { self.shift } else { self.shift.add(column) },
+                terms: self.terms(correct, column),
                 rounding: scaled.rounding,
                 residual,
                 relu,
@@ -296,9 +294,7 @@ impl Job<'_> {
             };
             let (to, to_stride) = (rows.y.cast::<f32>().add(column), self.y_stride);
             let mut floats = Floats {
-                correct,
-                factors: self.factors_of(column),
-                shift: if self.shift.is_null() { self.shift } else { self.shift.add(column) },
+                terms: self.terms(correct, column),
                 residual,
                 relu: scaled.activation == Some(Unary::Relu),
                 to,
@@ -326,6 +322,21 @@ impl Job<'_> {
                 activation,
             };
             Some((floats, Some(rest)))
+        }
+    }
+
+    /// What sums become numbers with from a column on.
+    #[inline(always)]
+    unsafe fn terms(&self, correct: Correct, column: usize) -> Terms {
+        let alike = !self.sums_rows && !matches!(self.left.at, Some((_, Per::Each)));
+        // SAFETY: all operands have the column; a zero point of all rows is the first one's.
+        unsafe {
+            Terms {
+                correct,
+                same: alike.then(|| self.left.get(0)),
+                factors: self.factors_of(column),
+                shift: if self.shift.is_null() { self.shift } else { self.shift.add(column) },
+            }
         }
     }
 
