@@ -307,12 +307,17 @@ impl Leaf for Requantized {
         for panel in 0..self.terms.correct.columns.div_ceil(COLUMNS) {
             // SAFETY: the caller vouches for rows and columns of every operand.
             unsafe {
-                let columns = Columns::of(&self.terms, panel);
-                match (self.relu, self.terms.same.is_some()) {
-                    (false, false) => self.panel_with::<false, false>(panel, &columns),
-                    (false, true) => self.panel_with::<false, true>(panel, &columns),
-                    (true, false) => self.panel_with::<true, false>(panel, &columns),
-                    (true, true) => self.panel_with::<true, true>(panel, &columns),
+                // Whole panels have loops of their own: what may be shorter is copied by calls.
+                let full = (panel + 1) * COLUMNS <= self.terms.correct.columns;
+                let terms = Terms { same: self.terms.same.filter(|_| full), ..self.terms };
+                let columns = Columns::of(&terms, panel);
+                match (self.relu, terms.same.is_some(), full) {
+                    (false, _, false) => self.panel_with::<false, false, false>(panel, &columns),
+                    (false, false, true) => self.panel_with::<false, false, true>(panel, &columns),
+                    (false, true, true) => self.panel_with::<false, true, true>(panel, &columns),
+                    (true, _, false) => self.panel_with::<true, false, false>(panel, &columns),
+                    (true, false, true) => self.panel_with::<true, false, true>(panel, &columns),
+                    (true, true, true) => self.panel_with::<true, true, true>(panel, &columns),
                 }
             }
         }
@@ -388,17 +393,21 @@ impl Columns {
 
 impl Requantized {
     #[inline(always)]
-    unsafe fn panel_with<const RELU: bool, const SAME: bool>(&self, panel: usize, columns: &Columns) {
+    unsafe fn panel_with<const RELU: bool, const SAME: bool, const FULL: bool>(
+        &self,
+        panel: usize,
+        columns: &Columns,
+    ) {
         // SAFETY: passed on from the caller.
         unsafe {
             match (self.rounding.is_some(), self.residual.is_some()) {
                 (false, false) if self.how.scale == 1.0 => {
-                    self.panel::<RELU, SAME, true, false, false>(panel, columns);
+                    self.panel::<RELU, SAME, FULL, true, false, false>(panel, columns);
                 }
-                (false, false) => self.panel::<RELU, SAME, false, false, false>(panel, columns),
-                (false, true) => self.panel::<RELU, SAME, false, false, true>(panel, columns),
-                (true, false) => self.panel::<RELU, SAME, false, true, false>(panel, columns),
-                (true, true) => self.panel::<RELU, SAME, false, true, true>(panel, columns),
+                (false, false) => self.panel::<RELU, SAME, FULL, false, false, false>(panel, columns),
+                (false, true) => self.panel::<RELU, SAME, FULL, false, false, true>(panel, columns),
+                (true, false) => self.panel::<RELU, SAME, FULL, false, true, false>(panel, columns),
+                (true, true) => self.panel::<RELU, SAME, FULL, false, true, true>(panel, columns),
             }
         }
     }
@@ -407,6 +416,7 @@ impl Requantized {
     unsafe fn panel<
         const RELU: bool,
         const SAME: bool,
+        const FULL: bool,
         const UNIT: bool,
         const ROUNDS: bool,
         const ADDS: bool,
@@ -422,7 +432,7 @@ impl Requantized {
         let (residual, stride, of) = self.residual.unwrap_or((std::ptr::null(), 0, NO_BYTES));
         let (numbers, flip) = (Numbers::of_bytes(&of), Numbers::flip(&of));
         let first = panel * COLUMNS;
-        let count = COLUMNS.min(correct.columns - first);
+        let count = if FULL { COLUMNS } else { correct.columns - first };
         for row in 0..correct.rows {
             // SAFETY: the caller vouches for rows and columns.
             unsafe {
@@ -449,7 +459,7 @@ impl Requantized {
                     bytes[at] = to_byte(steps.round_ties_even() + zero, low, high);
                 }
                 let to = self.to.add(row * self.to_stride + first);
-                if count == COLUMNS {
+                if FULL {
                     to.cast::<[u8; COLUMNS]>().write_unaligned(bytes);
                 } else {
                     std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count);
@@ -478,12 +488,17 @@ impl Leaf for Floats {
         for panel in 0..self.terms.correct.columns.div_ceil(COLUMNS) {
             // SAFETY: the caller vouches for rows and columns of every operand.
             unsafe {
-                let columns = Columns::of(&self.terms, panel);
-                match (self.relu, self.terms.same.is_some()) {
-                    (false, false) => self.panel_with::<false, false>(panel, &columns),
-                    (false, true) => self.panel_with::<false, true>(panel, &columns),
-                    (true, false) => self.panel_with::<true, false>(panel, &columns),
-                    (true, true) => self.panel_with::<true, true>(panel, &columns),
+                // Whole panels have loops of their own: what may be shorter is copied by calls.
+                let full = (panel + 1) * COLUMNS <= self.terms.correct.columns;
+                let terms = Terms { same: self.terms.same.filter(|_| full), ..self.terms };
+                let columns = Columns::of(&terms, panel);
+                match (self.relu, terms.same.is_some(), full) {
+                    (false, _, false) => self.panel_with::<false, false, false>(panel, &columns),
+                    (false, false, true) => self.panel_with::<false, false, true>(panel, &columns),
+                    (false, true, true) => self.panel_with::<false, true, true>(panel, &columns),
+                    (true, _, false) => self.panel_with::<true, false, false>(panel, &columns),
+                    (true, false, true) => self.panel_with::<true, false, true>(panel, &columns),
+                    (true, true, true) => self.panel_with::<true, true, true>(panel, &columns),
                 }
             }
         }
@@ -492,18 +507,22 @@ impl Leaf for Floats {
 
 impl Floats {
     #[inline(always)]
-    unsafe fn panel_with<const RELU: bool, const SAME: bool>(&self, panel: usize, columns: &Columns) {
+    unsafe fn panel_with<const RELU: bool, const SAME: bool, const FULL: bool>(
+        &self,
+        panel: usize,
+        columns: &Columns,
+    ) {
         // SAFETY: passed on from the caller.
         unsafe {
             match self.residual.is_some() {
-                false => self.panel::<RELU, SAME, false>(panel, columns),
-                true => self.panel::<RELU, SAME, true>(panel, columns),
+                false => self.panel::<RELU, SAME, FULL, false>(panel, columns),
+                true => self.panel::<RELU, SAME, FULL, true>(panel, columns),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn panel<const RELU: bool, const SAME: bool, const ADDS: bool>(
+    unsafe fn panel<const RELU: bool, const SAME: bool, const FULL: bool, const ADDS: bool>(
         &self,
         panel: usize,
         columns: &Columns,
@@ -511,7 +530,7 @@ impl Floats {
         let correct = &self.terms.correct;
         let (residual, stride) = self.residual.unwrap_or((std::ptr::null(), 0));
         let first = panel * COLUMNS;
-        let count = COLUMNS.min(correct.columns - first);
+        let count = if FULL { COLUMNS } else { correct.columns - first };
         for row in 0..correct.rows {
             // SAFETY: the caller vouches for rows and columns.
             unsafe {
@@ -534,7 +553,7 @@ impl Floats {
                     made[at] = x;
                 }
                 let to = self.to.add(row * self.to_stride + first);
-                if count == COLUMNS {
+                if FULL {
                     to.cast::<[f32; COLUMNS]>().write_unaligned(made);
                 } else {
                     std::ptr::copy_nonoverlapping(made.as_ptr(), to, count);
