@@ -1,7 +1,7 @@
 //! Which nodes become one kernel.
 //!
 //! A group has a root, the node that makes the group's only lasting value; the other members make values that
-//! nothing outside reads. Groups are lowered in the order of their roots, when all that any member reads is
+//! nothing outside reads, or single elements that others make for themselves. Groups are lowered in the order of their roots, when all that any member reads is
 //! there. Kernels with an epilogue take what follows them first, then what is left of element-wise chains is
 //! joined.
 
@@ -128,6 +128,8 @@ struct Grouper<'a> {
     consumers: Vec<Vec<NodeId>>,
     is_output: Vec<bool>,
     taken: Vec<bool>,
+    /// Made in a group, and perhaps once more for others.
+    copied: Vec<bool>,
     groups: Vec<Group>,
 }
 
@@ -135,8 +137,8 @@ impl<'a> Grouper<'a> {
     fn new(graph: &'a Graph) -> Grouper<'a> {
         let mut is_output = vec![false; graph.values.len()];
         graph.outputs.iter().for_each(|id| is_output[id.index()] = true);
-        let taken = vec![false; graph.nodes.len()];
-        Grouper { graph, consumers: graph.consumers(), is_output, taken, groups: Vec::new() }
+        let [taken, copied] = [vec![false; graph.nodes.len()], vec![false; graph.nodes.len()]];
+        Grouper { graph, consumers: graph.consumers(), is_output, taken, copied, groups: Vec::new() }
     }
 
     fn node(&self, id: NodeId) -> &'a Node {
@@ -419,6 +421,8 @@ impl<'a> Grouper<'a> {
         let node = self.node(id);
         match node.op {
             Op::LayerNorm { .. } => self.take_layer_norm(id),
+            // All that read it have made it themselves.
+            _ if self.copied[id.index()] && !self.is_read(id) => self.taken[id.index()] = true,
             _ if is_elementwise(&node.op) => self.take_chain(id),
             _ => self.push(vec![id], Kind::Single),
         }
@@ -441,8 +445,9 @@ impl<'a> Grouper<'a> {
         }
     }
 
-    /// Joins to `root` the element-wise nodes whose values only the group reads. Nodes are looked at from the
-    /// last to the first, so that all readers of a value have been decided before its maker is.
+    /// Joins to `root` the element-wise nodes whose values only the group reads, and of single elements the
+    /// others too: to compute one again takes less time than to wait for it. Nodes are looked at from the last
+    /// to the first, so that all readers of a value have been decided before its maker is.
     fn take_chain(&mut self, root: NodeId) {
         let mut members = vec![root];
         let elements = self.shape(self.output(root)).elements();
@@ -451,6 +456,7 @@ impl<'a> Grouper<'a> {
             let value = self.output(id);
             let inside = !self.is_output[value.index()]
                 && self.consumers[value.index()].iter().all(|reader| members.contains(reader));
+            let inside = inside || elements == 1;
             let fits = self.shape(value).elements() == elements && !self.rounds(id);
             members.push(id);
             if !inside
@@ -464,7 +470,35 @@ impl<'a> Grouper<'a> {
             }
             next = self.makers(&members).into_iter().filter(|&other| other < id).collect();
         }
-        self.push(members, Kind::Elementwise);
+        members.sort_unstable();
+        self.own(&members);
+        self.groups.push(Group { nodes: members, kind: Kind::Elementwise });
+    }
+
+    /// Marks what of a chain nobody else reads as taken, and the rest as made there as well.
+    fn own(&mut self, members: &[NodeId]) {
+        let mut own: Vec<NodeId> = Vec::new();
+        for &id in members.iter().rev() {
+            let value = self.output(id);
+            let inside = !self.is_output[value.index()]
+                && self.consumers[value.index()].iter().all(|reader| own.contains(reader));
+            if own.is_empty() || inside {
+                own.push(id);
+                self.taken[id.index()] = true;
+            } else {
+                self.copied[id.index()] = true;
+            }
+        }
+    }
+
+    /// Whether a group reads what a node makes that does not make it itself.
+    fn is_read(&self, id: NodeId) -> bool {
+        let value = self.output(id);
+        let readers = &self.consumers[value.index()];
+        let reads = |group: &Group| {
+            !group.nodes.contains(&id) && readers.iter().any(|reader| group.nodes.contains(reader))
+        };
+        self.is_output[value.index()] || self.groups.iter().any(reads)
     }
 
     /// Free element-wise nodes outside that make what `members` read, ascending.

@@ -1,6 +1,6 @@
 //! What only moves numbers that were 8-bit integers, or picks the largest, does so with the integers: where
 //! `Dequantize` comes before it and `Quantize` with the same scale and zero point behind it, as exporters
-//! write it around every operator.
+//! write it around every operator, or casts, as the import writes them.
 //!
 //! The result is the same to the bit: `(q − zero)·scale` is not smaller for a larger q, and is q again.
 
@@ -46,9 +46,12 @@ struct Rewriter<'a> {
 impl<'a> Rewriter<'a> {
     /// Makes the integers of `node` of those that its operand was, if it is the way back of what only moves.
     fn quantize(&mut self, node: &Node) -> Option<()> {
-        let Op::Quantize(how) = &node.op else { return None };
         let number = *node.inputs.first()?;
-        let meaning = self.meaning(node, how, [number, node.outputs[0]])?;
+        let meaning = match &node.op {
+            Op::Quantize(how) => self.meaning(node, how, [number, node.outputs[0]])?,
+            Op::Cast { to } => self.itself(number, *to)?,
+            _ => return None,
+        };
         if !self.moves(number, meaning, 0) {
             return None;
         }
@@ -80,6 +83,12 @@ impl<'a> Rewriter<'a> {
         (floats && whole && SCALES.contains(&scale)).then_some(Meaning { dtype, scale, zero })
     }
 
+    /// What integers stand for that are cast to numbers and back.
+    fn itself(&self, number: ValueId, dtype: DType) -> Option<Meaning> {
+        let float = self.source.value(number).dtype == DType::F32;
+        (float && matches!(dtype, DType::U8 | DType::I8)).then_some(Meaning { dtype, scale: 1.0, zero: 0 })
+    }
+
     fn maker(&self, value: ValueId) -> Option<&'a Node> {
         match self.source.value(value).kind {
             ValueKind::Node(id) => Some(&self.source.nodes[id.index()]),
@@ -90,9 +99,13 @@ impl<'a> Rewriter<'a> {
     /// The integers that a value is the numbers of.
     fn integers(&self, value: ValueId, meaning: Meaning) -> Option<ValueId> {
         let node = self.maker(value)?;
-        let Op::Dequantize(how) = &node.op else { return None };
-        let same = self.meaning(node, how, [value, node.inputs[0]]) == Some(meaning);
-        same.then_some(node.inputs[0])
+        let integer = node.inputs.first().copied()?;
+        let own = match &node.op {
+            Op::Dequantize(how) => self.meaning(node, how, [value, integer]),
+            Op::Cast { .. } => self.itself(value, self.source.value(integer).dtype),
+            _ => None,
+        };
+        (own == Some(meaning)).then_some(integer)
     }
 
     /// Whether a value is made of numbers of integers by what only moves them, and nobody else reads it.
@@ -113,7 +126,7 @@ impl<'a> Rewriter<'a> {
     /// The integers of a value that [`Rewriter::moves`].
     fn moved(&mut self, value: ValueId, dtype: DType) -> ValueId {
         let node = self.maker(value).expect("it is made by a node");
-        if let Op::Dequantize(_) = node.op {
+        if let Op::Dequantize(_) | Op::Cast { .. } = node.op {
             return node.inputs[0];
         }
         let inputs: Vec<ValueId> = node.inputs.iter().map(|&input| self.moved(input, dtype)).collect();

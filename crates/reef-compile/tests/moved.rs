@@ -109,3 +109,17 @@ fn numbers_that_are_computed_or_read_stay_numbers() {
         assert_eq!(pools, 0, "{kind:?}");
     }
 }
+
+/// Integers that are cast to numbers and back.
+#[test]
+fn integers_that_are_pooled_as_numbers_are_pooled() {
+    for (from, to, fits) in [(U8, U8, true), (I8, I8, true), (U8, I8, false), (I8, U8, false)] {
+        let mut case = Case::new();
+        let x = case.integers(from, &[2, 19, 7, 6]);
+        let float = case.node(Op::Cast { to: F32 }, &[x], F32, &[2, 19, 7, 6]);
+        let made = case.pool(float, PoolKind::Max);
+        let y = case.node(Op::Cast { to }, &[made], to, &[2, 19, 4, 3]);
+        let [computes, pools] = case.check(&format!("{from} to {to}"), &[y]);
+        assert_eq!((computes == 0, pools), (fits, usize::from(fits)), "{from} to {to}");
+    }
+}

@@ -371,6 +371,29 @@ fn reductions_and_normalisations() {
     }
 }
 
+/// Extremes of so many elements that they are found in parts.
+#[test]
+fn extremes_of_all() {
+    for reduce in [Reduce::Max, Reduce::Min] {
+        for (begin, special) in [(0, None), (3, None), (0, Some(f32::NAN)), (3, Some(f32::NAN))] {
+            let mut builder = Builder::new();
+            let x = builder.input(&[3, 40, 25, 2]);
+            let count = 40 - begin;
+            let slice = Op::Slice { axis: 1, begin, end: 40, step: 1 };
+            let part = builder.node(slice, &[x], &[3, count, 25, 2]);
+            let op = Op::Reduce { reduce, axes: vec![0, 1, 2, 3], keep_dims: false };
+            let y = builder.node(op, &[part], &[]);
+            builder.output(y);
+            let mut values: Vec<f32> = (0..6000).map(|_| builder.rng.normal_f32()).collect();
+            values[4711] = special.unwrap_or(9.0);
+            let inputs = [Tensor::f32([3, 40, 25, 2], &values)];
+            let expected = reef_compile::reference::evaluate(&builder.graph, &inputs).unwrap();
+            let what = format!("{reduce:?} from {begin} on, {special:?}");
+            harness::check_targets(&what, &builder.graph, &[], &inputs, &expected);
+        }
+    }
+}
+
 #[test]
 fn movement() {
     let mut builder = Builder::new();

@@ -441,6 +441,30 @@ fn dynamic_quantisation_before_a_product() {
     }
 }
 
+/// Extremes are those of parts first, scale and zero point are computed beside each other, and nothing waits
+/// for single elements longer than it must.
+#[test]
+fn dynamic_quantisation_has_few_stages() {
+    // Of 4099 elements no number of equal parts is larger than 1.
+    let table: [(&[usize], usize); 4] =
+        [(&[1, 16, 24, 24], 4), (&[2, 5, 31, 33], 4), (&[3, 2048], 4), (&[4099], 3)];
+    for (shape, stages) in table {
+        for special in [None, Some(f32::NAN), Some(f32::INFINITY)] {
+            let mut case = Case::new(4);
+            let mut values = case.floats(shape, 3.0).values::<f32>().to_vec();
+            let last = values.len() - 1;
+            values[last - 1] = special.unwrap_or(-50.0);
+            let x = case.input(Tensor::f32(Shape::new(shape), &values));
+            let outputs = dynamic_quantize(&mut case.builder.graph, "dynamic", x);
+            let what = format!("{shape:?} with {special:?}");
+            outputs.iter().for_each(|&id| case.builder.output(id));
+            harness::check_exactly(&what, &case.builder.graph, &case.inputs);
+            let plan = compiled(&case.builder.graph, target(Isa::Avx512, 2, 0)).plan;
+            assert_eq!(plan.stages().len(), stages, "{what}: {:#?}", plan.kernels());
+        }
+    }
+}
+
 #[test]
 fn quantising_and_back() {
     let shapes: [&[usize]; 4] = [&[], &[7], &[3, 10], &[1, 5, 4, 3]];

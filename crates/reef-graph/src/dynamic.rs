@@ -18,15 +18,8 @@ pub fn dynamic_quantize(graph: &mut Graph, name: &str, x: ValueId) -> [ValueId; 
     };
     let (zero, levels) = (constant(graph, "none", 0.0), constant(graph, "levels", 255.0));
     let bound = |graph: &mut Graph, reduce: Reduce, limit: Binary, what: &str| {
-        // Rows first: they are blocks of their own.
+        let axes: Vec<usize> = (0..shape.rank()).collect();
         let mut value = x;
-        if shape.rank() > 1 {
-            let axes = vec![shape.rank() - 1];
-            let rows = Shape::new(&shape[..shape.rank() - 1]);
-            let op = Op::Reduce { reduce, axes, keep_dims: false };
-            value = graph.add_node(format!("{name}.{what}.rows"), op, &[value], DType::F32, rows);
-        }
-        let axes: Vec<usize> = (0..graph.value(value).shape.rank()).collect();
         if !axes.is_empty() {
             let op = Op::Reduce { reduce, axes, keep_dims: false };
             value = graph.add_node(format!("{name}.{what}"), op, &[value], DType::F32, scalar.clone());

@@ -4,7 +4,7 @@ use reef_graph::{DType, Node, Op, Reduce, ValueId};
 use reef_plan::{KernelSpec, LayerNormSpec, LoopDim, ReduceSpec, SoftmaxSpec};
 
 use super::nest::{Axis, nest};
-use super::{Lowering, streams, words};
+use super::{BufKind, Lowering, streams, words};
 use crate::error::CompileError;
 use crate::layout::Need;
 use crate::view::View;
@@ -23,6 +23,16 @@ fn loop_dims(axes: &[Axis], reduced: bool) -> Vec<LoopDim> {
         .collect()
 }
 
+/// Elements of a part that is folded by itself, at least, and the most parts.
+const PART_MIN: usize = 1024;
+const PARTS_MAX: usize = 64;
+
+/// How many equal parts so many elements are folded in.
+fn parts(elements: usize) -> usize {
+    let most = (elements / PART_MIN).clamp(1, PARTS_MAX);
+    (1..=most).rev().find(|&parts| elements.is_multiple_of(parts)).unwrap_or(1)
+}
+
 impl Lowering<'_> {
     pub(super) fn reduce(&mut self, node: &Node, reduce: Reduce, axes: &[usize]) -> Result<(), CompileError> {
         self.require_f32(node, &node.inputs)?;
@@ -38,6 +48,10 @@ impl Lowering<'_> {
                 Reduce::Min => f32::INFINITY,
             };
             self.fill(&y, DType::F32, empty, self.label());
+            return Ok(());
+        }
+        if kept.is_empty() && matches!(reduce, Reduce::Min | Reduce::Max) {
+            self.extreme(reduce, &x, &y);
             return Ok(());
         }
         // The output with the input's extents: folded axes get stride 0.
@@ -61,6 +75,47 @@ impl Lowering<'_> {
         let (reads, writes) = (vec![self.operand(&x)], vec![self.operand(&y)]);
         self.emit(self.label(), work, KernelSpec::Reduce(spec), reads, writes);
         Ok(())
+    }
+
+    /// The least or the largest of all elements: of parts of memory first, which are blocks of their own, since
+    /// the order makes no difference.
+    fn extreme(&mut self, reduce: Reduce, x: &View, y: &View) {
+        let mut axes: Vec<LoopDim> = nest(&[x], &x.order())
+            .iter()
+            .map(|axis| LoopDim {
+                extent: axis.extent,
+                in_stride: axis.strides[0].unsigned_abs(),
+                out_stride: 0,
+            })
+            .collect();
+        if let [axis] = axes[..] {
+            let parts = parts(axis.extent);
+            let extent = axis.extent / parts;
+            axes = vec![
+                LoopDim { extent: parts, in_stride: extent * axis.in_stride, out_stride: 0 },
+                LoopDim { extent, ..axis },
+            ];
+        }
+        let whole = LoopDim { extent: 1, in_stride: 0, out_stride: 0 };
+        let mut from = self.operand(x);
+        if axes.len() > 1 && axes[0].extent > 1 {
+            let kept = LoopDim { out_stride: 1, ..axes.remove(0) };
+            let buf = self.buffer(BufKind::Arena, kept.extent * DType::F32.bytes());
+            let made = View::dense(buf, DType::F32, &[kept.extent]);
+            let spec = ReduceSpec { reduce, kept: vec![kept], reduced: axes, tile: kept.extent };
+            let work = streams(x.elements() as f64, words(x.elements()));
+            let to = self.operand(&made);
+            let label = format!("{}: parts", self.label());
+            self.emit(label, work, KernelSpec::Reduce(spec), vec![from], vec![to]);
+            (from, axes) = (to, vec![LoopDim { extent: kept.extent, in_stride: 1, out_stride: 0 }]);
+        }
+        if axes.is_empty() {
+            axes.push(whole);
+        }
+        let count: usize = axes.iter().map(|axis| axis.extent).product();
+        let spec = ReduceSpec { reduce, kept: vec![whole], reduced: axes, tile: 1 };
+        let (label, to) = (self.label(), self.operand(y));
+        self.emit(label, streams(count as f64, words(count)), KernelSpec::Reduce(spec), vec![from], vec![to]);
     }
 
     pub(super) fn softmax(&mut self, node: &Node, axis: usize, log: bool) -> Result<(), CompileError> {

@@ -144,7 +144,11 @@ impl CpuCutter {
         match &mut kernel {
             KernelSpec::Depthwise(spec) => split(&mut spec.tile_rows, 1),
             KernelSpec::Pool(spec) => split(&mut spec.tile_rows, 1),
-            KernelSpec::Reduce(spec) => split(&mut spec.tile, 16),
+            KernelSpec::Reduce(spec) => {
+                // Neighbours are folded side by side.
+                let side_by_side = spec.kept.last().is_some_and(|axis| axis.in_stride == 1);
+                split(&mut spec.tile, if side_by_side { 16 } else { 1 });
+            }
             KernelSpec::Softmax(spec) => split(&mut spec.tile, 1),
             KernelSpec::LayerNorm(spec) => split(&mut spec.tile, 1),
             KernelSpec::Gather(spec) => split(&mut spec.tile, 1),

@@ -2,7 +2,7 @@
 
 use reef_graph::Unary;
 
-use super::math::Map;
+use super::math::{self, Map};
 use super::vector::{Leaf, Vector};
 
 /// A tile of sums and where it goes.
@@ -43,6 +43,12 @@ pub(super) unsafe fn store<V: Vector>(tile: &Store) {
             None => V::enter(Finish(tile, Plain)),
             Some(Unary::Relu) => V::enter(Finish(tile, Relu)),
             Some(Unary::Clip(low, high)) => V::enter(Finish(tile, Clip(low, high))),
+            Some(Unary::LeakyRelu(alpha)) => V::enter(Finish(tile, LeakyRelu(alpha))),
+            Some(Unary::Sigmoid) => V::enter(Finish(tile, Sigmoid)),
+            Some(Unary::Silu) => V::enter(Finish(tile, Silu)),
+            Some(Unary::HardSigmoid(alpha, beta)) => V::enter(Finish(tile, HardSigmoid(alpha, beta))),
+            Some(Unary::HardSwish) => V::enter(Finish(tile, HardSwish)),
+            Some(Unary::Gelu) => V::enter(Finish(tile, Gelu)),
             Some(function) => {
                 // Bias and residual first, in place; then the function over all sums; then out.
                 let (stride, columns) = (tile.acc_stride, tile.columns.next_multiple_of(V::LANES));
@@ -63,34 +69,33 @@ trait Activate: Copy {
     fn apply<V: Vector>(self, x: V) -> V;
 }
 
-#[derive(Clone, Copy)]
-struct Plain;
+/// Functions that are applied on the way to the store, as [`Map`] has them.
+macro_rules! functions {
+    ($($name:ident$(($($parameter:ident),*))?: $x:ident => $value:expr;)*) => {$(
+        #[derive(Clone, Copy)]
+        struct $name$(($(functions!(@float $parameter)),*))?;
 
-#[derive(Clone, Copy)]
-struct Relu;
-
-#[derive(Clone, Copy)]
-struct Clip(f32, f32);
-
-impl Activate for Plain {
-    #[inline(always)]
-    fn apply<V: Vector>(self, x: V) -> V {
-        x
-    }
+        impl Activate for $name {
+            #[inline(always)]
+            fn apply<V: Vector>(self, $x: V) -> V {
+                $(let $name($($parameter),*) = self;)?
+                $value
+            }
+        }
+    )*};
+    (@float $parameter:ident) => { f32 };
 }
 
-impl Activate for Relu {
-    #[inline(always)]
-    fn apply<V: Vector>(self, x: V) -> V {
-        x.at_least(x.set(0.0))
-    }
-}
-
-impl Activate for Clip {
-    #[inline(always)]
-    fn apply<V: Vector>(self, x: V) -> V {
-        x.at_least(x.set(self.0)).at_most(x.set(self.1))
-    }
+functions! {
+    Plain: x => x;
+    Relu: x => x.at_least(x.set(0.0));
+    LeakyRelu(alpha): x => V::select(x.less(x.set(0.0)), x * x.set(alpha), x);
+    Clip(low, high): x => x.at_least(x.set(low)).at_most(x.set(high));
+    Sigmoid: x => math::sigmoid(x);
+    Silu: x => x * math::sigmoid(x);
+    HardSigmoid(alpha, beta): x => math::hard_sigmoid(x, alpha, beta);
+    HardSwish: x => x * math::hard_sigmoid(x, 1.0 / 6.0, 0.5);
+    Gelu: x => math::gelu(x);
 }
 
 struct Finish<'a, A>(&'a Store, A);

@@ -32,6 +32,9 @@ fn exp_parts<V: Vector>(x: V) -> (V, V) {
 #[inline(always)]
 pub(super) fn exp<V: Vector>(x: V) -> V {
     let inside = x.at_most(x.set(89.0)).at_least(x.set(-104.0));
+    if let Some(value) = inside.exp_directly() {
+        return value;
+    }
     let (n, p) = exp_parts(inside);
     // Two factors, because 2ⁿ alone may be no normal number.
     let half = (n * n.set(0.5)).floor();
@@ -82,6 +85,10 @@ pub(super) fn log<V: Vector>(x: V) -> V {
 /// `1 / (1 + e⁻ˣ)`.
 #[inline(always)]
 pub(super) fn sigmoid<V: Vector>(x: V) -> V {
+    // Of 20 it is 1.
+    if let Some(e) = x.at_most(x.set(20.0)).at_least(x.set(-104.0)).exp_directly() {
+        return e / (e + e.set(1.0));
+    }
     // As 2⁻ⁿ / (2⁻ⁿ + eʳ), which has neither very large nor very small terms; 2⁻ⁿ alone may be no normal
     // number.
     let (n, p) = exp_parts((-x).at_most(x.set(104.0)).at_least(x.set(-87.0)));

@@ -140,7 +140,11 @@ impl Reduction {
         // SAFETY: the partial results are set; the piece is a part of the output.
         unsafe {
             if self.way == Way::Rows {
-                for at in 1..4 * V::LANES {
+                let ordered = matches!(self.spec.reduce, Reduce::Max | Reduce::Min);
+                if ordered {
+                    V::enter(Join { reduce: self.spec.reduce, acc });
+                }
+                for at in 1..if ordered { V::LANES } else { 4 * V::LANES } {
                     acc.write(scalar(self.spec.reduce, *acc, *acc.add(at), false));
                 }
             }
@@ -223,6 +227,28 @@ impl Leaf for Columns {
                 }
                 value.store_part(self.acc.add(column), lanes);
             }
+        }
+    }
+}
+
+/// Folds four vectors of partial results into the first, where the order makes no difference.
+struct Join {
+    reduce: Reduce,
+    acc: *mut f32,
+}
+
+impl Leaf for Join {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: the caller vouches for four vectors of partial results.
+        unsafe {
+            let mut value = V::load(self.acc);
+            for vector in 1..4 {
+                value = fold(self.reduce, value, V::load(self.acc.add(vector * V::LANES)));
+            }
+            value.store(self.acc);
         }
     }
 }

@@ -138,6 +138,11 @@ pub(super) trait Vector:
     fn copysign(self, sign: Self) -> Self;
     /// `2ⁿ` for an integral `self` in −126..=127.
     fn exp2_integral(self) -> Self;
+    /// eˣ for x from −104 to 89, and NaN, where the machine has a shorter way than a long series.
+    #[inline(always)]
+    fn exp_directly(self) -> Option<Self> {
+        None
+    }
     /// Mantissa in [1, 2) and exponent of a positive normal number.
     fn split(self) -> (Self, Self);
     /// `self < other`; false for NaN.

@@ -60,6 +60,7 @@ pub(super) fn prepare(spec: &ElementwiseSpec, kernel: &Kernel, isa: Isa) -> Box<
     let types: Vec<DType> = spec.inputs.iter().map(|input| input.dtype).chain([spec.out_dtype]).collect();
     let dense: Vec<bool> =
         (0..types.len()).map(|operand| nest.lines() == 1 && nest.step(operand) == 1).collect();
+    let single: Vec<bool> = (0..types.len()).map(|operand| nest.is_constant(operand)).collect();
     let interpreter = Elementwise {
         name: kernel.name.as_str().into(),
         elements: spec.elements(),
@@ -69,7 +70,7 @@ pub(super) fn prepare(spec: &ElementwiseSpec, kernel: &Kernel, isa: Isa) -> Box<
         out: kernel.writes[0],
         out_dtype: spec.out_dtype,
         nest,
-        steps: steps::steps(&program, &types, &dense),
+        steps: steps::steps(&program, &types, &dense, &single),
         chunk: chunk(&program, &kinds),
         program,
         kinds,
@@ -359,10 +360,11 @@ impl Elementwise {
                     }
                     to.cast_const()
                 }
-                Step::Sum { operands, relu, by, back } => {
+                Step::Sum { operands, more, relu, by, back } => {
                     let to = if back.is_some() { to } else { self.place(context, piece) };
+                    let by = by.with(registers);
                     let from = operands.map(|operand| self.bytes_of(context, operand.input, piece));
-                    V::enter(Sum { from, operands, relu, by, back, to, count });
+                    V::enter(Sum { from, operands, more, relu, by, back, to, count });
                     to.cast_const()
                 }
                 Step::Quantize(by) => {
@@ -370,12 +372,13 @@ impl Elementwise {
                         true => (self.place(context, piece), self.out_dtype.bytes()),
                         false => (to, 8),
                     };
-                    let from = (*registers.add(by.from)).cast();
+                    let (from, by) = ((*registers.add(by.from)).cast(), by.with(registers));
                     V::enter(Quantize { by, from, to, bytes, count });
                     to.cast_const()
                 }
                 Step::Requantize { by, back } => {
                     let (from, to) = ((*registers.add(by.from)).cast(), to.cast());
+                    let by = by.with(registers);
                     V::enter(Requantize { by, back, from, to, count });
                     to.cast_const().cast()
                 }

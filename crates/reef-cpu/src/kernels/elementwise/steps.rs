@@ -19,9 +19,9 @@ pub(super) enum Step {
     Quantize(Quantization),
     /// The same, and these as numbers again.
     Requantize { by: Quantization, back: Affine },
-    /// Two operands of bytes as numbers, their sum, perhaps kept from below 0, as integers, and perhaps these
-    /// as numbers again.
-    Sum { operands: [Bytes; 2], relu: bool, by: Quantization, back: Option<Affine> },
+    /// Two operands of bytes as numbers, their sum, a number added to the first before, perhaps kept from below
+    /// 0, as integers, and perhaps these as numbers again.
+    Sum { operands: [Bytes; 2], more: Option<f32>, relu: bool, by: Quantization, back: Option<Affine> },
 }
 
 /// `(x − zero) · scale`.
@@ -51,6 +51,8 @@ pub(super) struct Bytes {
 pub(super) struct Quantization {
     /// The register.
     pub(super) from: usize,
+    /// Registers with the scale and the zero point in every element, where they are no constants.
+    pub(super) computed: [Option<usize>; 2],
     pub(super) scale: f32,
     pub(super) zero: f32,
     pub(super) low: f32,
@@ -58,6 +60,25 @@ pub(super) struct Quantization {
 }
 
 impl Quantization {
+    /// With what the registers hold.
+    ///
+    /// # Safety
+    /// The registers are set.
+    #[inline(always)]
+    pub(super) unsafe fn with(mut self, registers: *const *const u8) -> Quantization {
+        let [scale, zero] = self.computed;
+        // SAFETY: passed on from the caller; they hold floats.
+        unsafe {
+            if let Some(scale) = scale {
+                self.scale = *(*registers.add(scale)).cast();
+            }
+            if let Some(zero) = zero {
+                self.zero = *(*registers.add(zero)).cast();
+            }
+        }
+        self
+    }
+
     #[inline(always)]
     fn apply(&self, x: f32) -> i32 {
         to_range((x / self.scale).round_ties_even() + self.zero, self.low, self.high)
@@ -65,10 +86,10 @@ impl Quantization {
 }
 
 /// The steps of a program, whose operands are of these types, and whose output, the last of them, is as well;
-/// `dense` says which of them are one line without gaps.
-pub(super) fn steps(program: &[ElemOp], types: &[DType], dense: &[bool]) -> Vec<Step> {
+/// `dense` says which of them are one line without gaps, and `single` which are the same element everywhere.
+pub(super) fn steps(program: &[ElemOp], types: &[DType], dense: &[bool], single: &[bool]) -> Vec<Step> {
     let mut steps = vec![Step::Same; program.len()];
-    let finder = Finder { program, types };
+    let finder = Finder { program, types, single };
     for index in 0..program.len() {
         let found = finder.dequantize(index).or_else(|| finder.quantize(index));
         if let Some((step, does)) = found {
@@ -86,6 +107,7 @@ pub(super) fn steps(program: &[ElemOp], types: &[DType], dense: &[bool]) -> Vec<
 struct Finder<'a> {
     program: &'a [ElemOp],
     types: &'a [DType],
+    single: &'a [bool],
 }
 
 impl Finder<'_> {
@@ -110,6 +132,21 @@ impl Finder<'_> {
         }
     }
 
+    /// The operand of a function of it and a float that is the same everywhere: a constant, or a register.
+    fn with_single(&self, register: usize, function: Binary) -> Option<(usize, f32, Option<usize>)> {
+        if let Some((operand, value)) = self.with_constant(register, function) {
+            return Some((operand, value, None));
+        }
+        let ElemOp::Binary(op, a, b) = self.program[register] else { return None };
+        let (loaded, of) = match self.program[b] {
+            ElemOp::ToF32(loaded) => (loaded, [DType::U8, DType::I8]),
+            _ => (b, [DType::F32; 2]),
+        };
+        let ElemOp::Load(input) = self.program[loaded] else { return None };
+        let fits = op == function && self.single[input] && of.contains(&self.types[input]);
+        fits.then_some((a, 0.0, Some(b)))
+    }
+
     fn dequantize(&self, index: usize) -> Option<(Step, Vec<usize>)> {
         let (mut at, scale) = self.with_constant(index, Binary::Mul)?;
         let (mut does, mut zero) = (vec![], 0.0);
@@ -126,7 +163,8 @@ impl Finder<'_> {
                 Step::Dequantize { load: integers, from: Bytes { input, signed, by: Affine { zero, scale } } }
             }
             ElemOp::ToRange(..) => {
-                let (by, before) = self.quantization(integers)?;
+                let (by, before) =
+                    self.quantization(integers).or_else(|| Some((self.whole(integers)?, vec![])))?;
                 does.extend(before);
                 does.push(integers);
                 Step::Requantize { by, back: Affine { zero, scale } }
@@ -147,6 +185,7 @@ impl Finder<'_> {
         let (by, back) = match steps[index] {
             Step::Quantize(by) => (by, None),
             Step::Requantize { by, back } => (by, Some(back)),
+            _ if index + 1 == self.program.len() => (self.whole(index)?, None),
             _ => return None,
         };
         let (mut at, mut does) = (by.from, vec![]);
@@ -155,8 +194,15 @@ impl Finder<'_> {
             does.push(at);
             at = of;
         }
-        let ElemOp::Binary(Binary::Add, a, b) = self.program[at] else { return None };
+        let ElemOp::Binary(Binary::Add, mut a, mut b) = self.program[at] else { return None };
         does.extend([at, a, b]);
+        let mut more = None;
+        let sides = [(a, b), (b, a)];
+        if let Some((first, second)) = sides.into_iter().find(|&(first, _)| self.raised(first).is_some()) {
+            let (raised, by) = self.raised(first).expect("it was found");
+            does.push(raised);
+            (a, b, more) = (raised, second, Some(by));
+        }
         let (Step::Dequantize { from: a, .. }, Step::Dequantize { from: b, .. }) = (steps[a], steps[b])
         else {
             return None;
@@ -166,22 +212,35 @@ impl Finder<'_> {
         let lies = back.is_some() || dense[out] && self.types[out].bytes() == 1;
         let fits = lies && [a, b].iter().all(|operand| dense[operand.input]);
         let alone = a != b && does.iter().all(|&at| self.read_once(at));
-        (fits && alone).then_some((Step::Sum { operands: [a, b], relu, by, back }, does))
+        (fits && alone).then_some((Step::Sum { operands: [a, b], more, relu, by, back }, does))
+    }
+
+    /// A register and the number that is added to it in another.
+    fn raised(&self, register: usize) -> Option<(usize, f32)> {
+        self.with_constant(register, Binary::Add)
+    }
+
+    /// An instruction that keeps numbers in a range as they are.
+    fn whole(&self, index: usize) -> Option<Quantization> {
+        let ElemOp::ToRange(from, low, high) = self.program[index] else { return None };
+        let (computed, scale, zero) = ([None; 2], 1.0, 0.0);
+        Some(Quantization { from, computed, scale, zero, low: low as f32, high: high as f32 })
     }
 
     /// What an instruction that keeps numbers in a range ends, and what comes before it.
     fn quantization(&self, index: usize) -> Option<(Quantization, Vec<usize>)> {
         let ElemOp::ToRange(mut at, low, high) = self.program[index] else { return None };
-        let (mut does, mut zero) = (vec![], 0.0);
-        if let Some((from, value)) = self.with_constant(at, Binary::Add)
+        let (mut does, mut zero, mut point) = (vec![], 0.0, None);
+        if let Some((from, value, register)) = self.with_single(at, Binary::Add)
             && let ElemOp::Unary(Unary::Round, rounded) = self.program[from]
         {
             does.extend([at, from]);
-            (at, zero) = (rounded, value);
+            (at, zero, point) = (rounded, value, register);
         }
-        let (from, scale) = self.with_constant(at, Binary::Div)?;
+        let (from, scale, register) = self.with_single(at, Binary::Div)?;
         does.push(at);
-        Some((Quantization { from, scale, zero, low: low as f32, high: high as f32 }, does))
+        let computed = [register, point];
+        Some((Quantization { from, computed, scale, zero, low: low as f32, high: high as f32 }, does))
     }
 }
 
@@ -240,6 +299,8 @@ impl Leaf for InPlace {
 pub(super) struct Sum {
     pub(super) from: [*const u8; 2],
     pub(super) operands: [Bytes; 2],
+    /// Added to the first.
+    pub(super) more: Option<f32>,
     pub(super) relu: bool,
     pub(super) by: Quantization,
     pub(super) back: Option<Affine>,
@@ -269,23 +330,45 @@ impl Sum {
     #[inline(always)]
     unsafe fn sums<A: Copy + Into<f32>, B: Copy + Into<f32>>(&self) {
         let (a, b) = (self.from[0].cast::<A>(), self.from[1].cast::<B>());
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match self.more {
+                None => self.sums_with::<A, B, false>(a, b, 0.0),
+                Some(more) => self.sums_with::<A, B, true>(a, b, more),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sums_with<A: Copy + Into<f32>, B: Copy + Into<f32>, const MORE: bool>(
+        &self,
+        a: *const A,
+        b: *const B,
+        more: f32,
+    ) {
         let least = if self.relu { 0.0 } else { f32::NEG_INFINITY };
         let [by_a, by_b] = self.operands.map(|operand| operand.by);
+        macro_rules! sum {
+            ($at:ident) => {{
+                let mut first = by_a.apply((*a.add($at)).into());
+                if MORE {
+                    first += more;
+                }
+                let sum = first + by_b.apply((*b.add($at)).into());
+                if sum < least { least } else { sum }
+            }};
+        }
         // SAFETY: the caller vouches for `count` elements of all.
         unsafe {
             match self.back {
                 None => {
                     for at in 0..self.count {
-                        let sum = by_a.apply((*a.add(at)).into()) + by_b.apply((*b.add(at)).into());
-                        let sum = if sum < least { least } else { sum };
-                        self.to.add(at).write(self.by.apply(sum) as u8);
+                        self.to.add(at).write(self.by.apply(sum!(at)) as u8);
                     }
                 }
                 Some(back) => {
                     for at in 0..self.count {
-                        let sum = by_a.apply((*a.add(at)).into()) + by_b.apply((*b.add(at)).into());
-                        let sum = if sum < least { least } else { sum };
-                        self.to.cast::<f32>().add(at).write(back.apply(self.by.apply(sum) as f32));
+                        self.to.cast::<f32>().add(at).write(back.apply(self.by.apply(sum!(at)) as f32));
                     }
                 }
             }

@@ -264,10 +264,7 @@ impl Leaf for Added {
 /// All of [`Correct`], [`Scale`], a shift, perhaps rounding and a residual of bytes, perhaps a ReLU, and
 /// [`Quantize`] in one pass over the sums.
 pub(in super::super) struct Requantized {
-    pub(in super::super) correct: Correct,
-    pub(in super::super) factors: Option<(*const f32, Per)>,
-    /// The first column's shift, or null.
-    pub(in super::super) shift: *const f32,
+    pub(in super::super) terms: Terms,
     pub(in super::super) rounding: Option<Rounding>,
     /// The first row's and column's byte, those of a row, and what they stand for.
     pub(in super::super) residual: Option<(*const u8, usize, Dequantize)>,
@@ -275,6 +272,17 @@ pub(in super::super) struct Requantized {
     pub(in super::super) how: Requantize,
     pub(in super::super) to: *mut u8,
     pub(in super::super) to_stride: usize,
+}
+
+/// What sums become numbers with.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Terms {
+    pub(in super::super) correct: Correct,
+    /// The zero point of all rows, where they have the same one and columns have none: columns account for it.
+    pub(in super::super) same: Option<i32>,
+    pub(in super::super) factors: Option<(*const f32, Per)>,
+    /// The first column's shift, or null.
+    pub(in super::super) shift: *const f32,
 }
 
 /// In the place of what is not there.
@@ -296,20 +304,20 @@ impl Leaf for Requantized {
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        for panel in 0..self.correct.columns.div_ceil(COLUMNS) {
+        for panel in 0..self.terms.correct.columns.div_ceil(COLUMNS) {
             // SAFETY: the caller vouches for rows and columns of every operand.
             unsafe {
-                let mut columns = Columns {
-                    sums: [0; COLUMNS],
-                    zeros: [0; COLUMNS],
-                    bias: [0; COLUMNS],
-                    factors: [1.0; COLUMNS],
-                    shift: [0.0; COLUMNS],
-                };
-                self.fill(panel, &mut columns);
-                match self.relu {
-                    false => self.panel_with::<false>(panel, &columns),
-                    true => self.panel_with::<true>(panel, &columns),
+                // Whole panels have loops of their own: what may be shorter is copied by calls.
+                let full = (panel + 1) * COLUMNS <= self.terms.correct.columns;
+                let terms = Terms { same: self.terms.same.filter(|_| full), ..self.terms };
+                let columns = Columns::of(&terms, panel);
+                match (self.relu, terms.same.is_some(), full) {
+                    (false, _, false) => self.panel_with::<false, false, false>(panel, &columns),
+                    (false, false, true) => self.panel_with::<false, false, true>(panel, &columns),
+                    (false, true, true) => self.panel_with::<false, true, true>(panel, &columns),
+                    (true, _, false) => self.panel_with::<true, false, false>(panel, &columns),
+                    (true, false, true) => self.panel_with::<true, false, true>(panel, &columns),
+                    (true, true, true) => self.panel_with::<true, true, true>(panel, &columns),
                 }
             }
         }
@@ -332,64 +340,104 @@ unsafe fn some<T: Copy>(from: *const T, count: usize, rest: T) -> [T; COLUMNS] {
     values
 }
 
-impl Requantized {
+impl Columns {
+    /// Of a panel.
     #[inline(always)]
-    unsafe fn fill(&self, panel: usize, columns: &mut Columns) {
+    unsafe fn of(terms: &Terms, panel: usize) -> Columns {
+        let Terms { correct, same, factors, shift } = *terms;
+        let mut columns = Columns {
+            sums: [0; COLUMNS],
+            zeros: [0; COLUMNS],
+            bias: [0; COLUMNS],
+            factors: [1.0; COLUMNS],
+            shift: [0.0; COLUMNS],
+        };
         let first = panel * COLUMNS;
-        let count = COLUMNS.min(self.correct.columns - first);
+        let count = COLUMNS.min(correct.columns - first);
         // SAFETY: the caller vouches for the columns of every operand.
         unsafe {
-            let sums = self.correct.column_sums.cast::<u8>().add(panel * self.correct.panel_bytes);
+            let sums = correct.column_sums.cast::<u8>().add(panel * correct.panel_bytes);
             columns.sums = sums.cast::<[i32; COLUMNS]>().read_unaligned();
-            columns.zeros = self.correct.right.add(first).cast::<[i32; COLUMNS]>().read_unaligned();
-            if !self.correct.bias.is_null() {
-                columns.bias = some(self.correct.bias.add(first), count, 0);
+            columns.zeros = correct.right.add(first).cast::<[i32; COLUMNS]>().read_unaligned();
+            if !correct.bias.is_null() {
+                columns.bias = some(correct.bias.add(first), count, 0);
             }
-            match self.factors {
+            match factors {
                 None => {}
                 Some((factor, Per::Tensor)) => columns.factors = [*factor; COLUMNS],
                 Some((factors, Per::Each)) => columns.factors = some(factors.add(first), count, 1.0),
             }
-            if !self.shift.is_null() {
-                columns.shift = some(self.shift.add(first), count, 0.0);
+            if !shift.is_null() {
+                columns.shift = some(shift.add(first), count, 0.0);
             }
         }
-    }
-
-    #[inline(always)]
-    unsafe fn panel_with<const RELU: bool>(&self, panel: usize, columns: &Columns) {
-        // SAFETY: passed on from the caller.
-        unsafe {
-            match (self.rounding.is_some(), self.residual.is_some()) {
-                (false, false) if self.how.scale == 1.0 => {
-                    self.panel::<RELU, true, false, false>(panel, columns);
-                }
-                (false, false) => self.panel::<RELU, false, false, false>(panel, columns),
-                (false, true) => self.panel::<RELU, false, false, true>(panel, columns),
-                (true, false) => self.panel::<RELU, false, true, false>(panel, columns),
-                (true, true) => self.panel::<RELU, false, true, true>(panel, columns),
+        if let Some(left) = same {
+            for at in 0..COLUMNS {
+                columns.bias[at] = columns.bias[at].wrapping_sub(left.wrapping_mul(columns.sums[at]));
             }
         }
+        columns
     }
 
+    /// What the sum of a row and column stands for.
     #[inline(always)]
-    unsafe fn panel<const RELU: bool, const UNIT: bool, const ROUNDS: bool, const ADDS: bool>(
+    fn number<const SAME: bool>(&self, at: usize, mut sum: i32, [left, row_sum]: [i32; 2]) -> f32 {
+        if !SAME {
+            let off = left.wrapping_mul(self.sums[at]).wrapping_add(row_sum.wrapping_mul(self.zeros[at]));
+            sum = sum.wrapping_sub(off);
+        }
+        let sum = sum.wrapping_add(self.bias[at]);
+        sum as f32 * self.factors[at] + self.shift[at]
+    }
+}
+
+impl Requantized {
+    #[inline(always)]
+    unsafe fn panel_with<const RELU: bool, const SAME: bool, const FULL: bool>(
         &self,
         panel: usize,
         columns: &Columns,
     ) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match (self.rounding.is_some(), self.residual.is_some()) {
+                (false, false) if self.how.scale == 1.0 => {
+                    self.panel::<RELU, SAME, FULL, true, false, false>(panel, columns);
+                }
+                (false, false) => self.panel::<RELU, SAME, FULL, false, false, false>(panel, columns),
+                (false, true) => self.panel::<RELU, SAME, FULL, false, false, true>(panel, columns),
+                (true, false) => self.panel::<RELU, SAME, FULL, false, true, false>(panel, columns),
+                (true, true) => self.panel::<RELU, SAME, FULL, false, true, true>(panel, columns),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn panel<
+        const RELU: bool,
+        const SAME: bool,
+        const FULL: bool,
+        const UNIT: bool,
+        const ROUNDS: bool,
+        const ADDS: bool,
+    >(
+        &self,
+        panel: usize,
+        columns: &Columns,
+    ) {
+        let correct = &self.terms.correct;
         let Requantize { scale, zero, low, high, .. } = self.how;
         let (zero, low, high) = (zero as f32, low as f32, high as f32);
         let by = self.rounding.as_ref().map_or(NO_STEPS, Steps::new);
         let (residual, stride, of) = self.residual.unwrap_or((std::ptr::null(), 0, NO_BYTES));
         let (numbers, flip) = (Numbers::of_bytes(&of), Numbers::flip(&of));
         let first = panel * COLUMNS;
-        let count = COLUMNS.min(self.correct.columns - first);
-        for row in 0..self.correct.rows {
+        let count = if FULL { COLUMNS } else { correct.columns - first };
+        for row in 0..correct.rows {
             // SAFETY: the caller vouches for rows and columns.
             unsafe {
-                let (left, row_sum) = (*self.correct.left.add(row), *self.correct.row_sums.add(row));
-                let acc = self.correct.acc.add(row * self.correct.acc_stride + first);
+                let terms = [*correct.left.add(row), *correct.row_sums.add(row)];
+                let acc = correct.acc.add(row * correct.acc_stride + first);
                 let acc = acc.cast::<[i32; COLUMNS]>().read_unaligned();
                 let mut bytes = [0u8; COLUMNS];
                 let mut added = [0u8; COLUMNS];
@@ -397,11 +445,7 @@ impl Requantized {
                     added = some(residual.add(row * stride + first), count, 0);
                 }
                 for at in 0..COLUMNS {
-                    let off = left
-                        .wrapping_mul(columns.sums[at])
-                        .wrapping_add(row_sum.wrapping_mul(columns.zeros[at]));
-                    let sum = acc[at].wrapping_sub(off).wrapping_add(columns.bias[at]);
-                    let mut x = sum as f32 * columns.factors[at] + columns.shift[at];
+                    let mut x = columns.number::<SAME>(at, acc[at], terms);
                     if ROUNDS {
                         x = by.apply(x);
                     }
@@ -415,10 +459,104 @@ impl Requantized {
                     bytes[at] = to_byte(steps.round_ties_even() + zero, low, high);
                 }
                 let to = self.to.add(row * self.to_stride + first);
-                if count == COLUMNS {
+                if FULL {
                     to.cast::<[u8; COLUMNS]>().write_unaligned(bytes);
                 } else {
                     std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count);
+                }
+            }
+        }
+    }
+}
+
+/// All of [`Correct`], [`Scale`], a shift, perhaps a residual, and perhaps a ReLU in one pass over the sums.
+pub(in super::super) struct Floats {
+    pub(in super::super) terms: Terms,
+    /// The first row's and column's residual, and the elements from row to row.
+    pub(in super::super) residual: Option<(*const f32, usize)>,
+    pub(in super::super) relu: bool,
+    /// The output, or where the sums are.
+    pub(in super::super) to: *mut f32,
+    pub(in super::super) to_stride: usize,
+}
+
+impl Leaf for Floats {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        for panel in 0..self.terms.correct.columns.div_ceil(COLUMNS) {
+            // SAFETY: the caller vouches for rows and columns of every operand.
+            unsafe {
+                // Whole panels have loops of their own: what may be shorter is copied by calls.
+                let full = (panel + 1) * COLUMNS <= self.terms.correct.columns;
+                let terms = Terms { same: self.terms.same.filter(|_| full), ..self.terms };
+                let columns = Columns::of(&terms, panel);
+                match (self.relu, terms.same.is_some(), full) {
+                    (false, _, false) => self.panel_with::<false, false, false>(panel, &columns),
+                    (false, false, true) => self.panel_with::<false, false, true>(panel, &columns),
+                    (false, true, true) => self.panel_with::<false, true, true>(panel, &columns),
+                    (true, _, false) => self.panel_with::<true, false, false>(panel, &columns),
+                    (true, false, true) => self.panel_with::<true, false, true>(panel, &columns),
+                    (true, true, true) => self.panel_with::<true, true, true>(panel, &columns),
+                }
+            }
+        }
+    }
+}
+
+impl Floats {
+    #[inline(always)]
+    unsafe fn panel_with<const RELU: bool, const SAME: bool, const FULL: bool>(
+        &self,
+        panel: usize,
+        columns: &Columns,
+    ) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match self.residual.is_some() {
+                false => self.panel::<RELU, SAME, FULL, false>(panel, columns),
+                true => self.panel::<RELU, SAME, FULL, true>(panel, columns),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn panel<const RELU: bool, const SAME: bool, const FULL: bool, const ADDS: bool>(
+        &self,
+        panel: usize,
+        columns: &Columns,
+    ) {
+        let correct = &self.terms.correct;
+        let (residual, stride) = self.residual.unwrap_or((std::ptr::null(), 0));
+        let first = panel * COLUMNS;
+        let count = if FULL { COLUMNS } else { correct.columns - first };
+        for row in 0..correct.rows {
+            // SAFETY: the caller vouches for rows and columns.
+            unsafe {
+                let terms = [*correct.left.add(row), *correct.row_sums.add(row)];
+                let acc = correct.acc.add(row * correct.acc_stride + first);
+                let acc = acc.cast::<[i32; COLUMNS]>().read_unaligned();
+                let mut added = [0.0; COLUMNS];
+                if ADDS {
+                    added = some(residual.add(row * stride + first), count, 0.0);
+                }
+                let mut made = [0.0f32; COLUMNS];
+                for at in 0..COLUMNS {
+                    let mut x = columns.number::<SAME>(at, acc[at], terms);
+                    if ADDS {
+                        x += added[at];
+                    }
+                    if RELU {
+                        x = if x < 0.0 { 0.0 } else { x };
+                    }
+                    made[at] = x;
+                }
+                let to = self.to.add(row * self.to_stride + first);
+                if FULL {
+                    to.cast::<[f32; COLUMNS]>().write_unaligned(made);
+                } else {
+                    std::ptr::copy_nonoverlapping(made.as_ptr(), to, count);
                 }
             }
         }

@@ -14,7 +14,7 @@ use super::epilogue::{self, Store};
 use super::vector::Vector;
 use crate::context::BlockContext;
 use crate::cut::integer::{INTEGER_COLUMNS as COLUMNS, SUMS_BYTES, panel_bytes};
-use finish::{Added, Plain, Quantize, Requantized, Rounded};
+use finish::{Added, Floats, Plain, Quantize, Requantized, Rounded, Terms};
 
 pub(super) mod conv;
 mod dot;
@@ -232,12 +232,16 @@ impl Job<'_> {
                 right,
                 bias,
             };
-            match self.at_once(rows, correct, column) {
-                Some(requantized) => V::enter(requantized),
-                None => {
-                    V::enter(correct);
-                    self.store::<V>(rows, (column, columns), acc_stride);
+            if let Some(requantized) = self.at_once(rows, correct, column) {
+                V::enter(requantized);
+            } else if let Some((floats, rest)) = self.floats(rows, correct, column) {
+                V::enter(floats);
+                if let Some(rest) = rest {
+                    epilogue::store::<V>(&rest);
                 }
+            } else {
+                V::enter(correct);
+                self.store::<V>(rows, (column, columns), acc_stride);
             }
         }
     }
@@ -262,9 +266,7 @@ impl Job<'_> {
         // SAFETY: the output and all operands have the column.
         unsafe {
             Some(Requantized {
-                correct,
-                factors: self.factors_of(column),
-                shift: if self.shift.is_null() { self.shift } else { self.shift.add(column) },
+                terms: self.terms(correct, column),
                 rounding: scaled.rounding,
                 residual,
                 relu,
@@ -272,6 +274,69 @@ impl Job<'_> {
                 to: rows.y.add(column),
                 to_stride: self.y_stride,
             })
+        }
+    }
+
+    /// How sums become f32 from a column on, where these are neither rounded nor joined by bytes; and what is
+    /// left to do then.
+    #[inline(always)]
+    unsafe fn floats(&self, rows: &Rows, correct: Correct, column: usize) -> Option<(Floats, Option<Store>)> {
+        let scaled = self.epilogue.scaled?;
+        if scaled.rounding.is_some() || scaled.requantize.is_some() {
+            return None;
+        }
+        // SAFETY: the output and all operands have the column.
+        unsafe {
+            let residual = match self.residual {
+                Some(Residual { of: Some(_), .. }) => return None,
+                Some(residual) => Some((rows.residual.cast::<f32>().add(column), residual.pixel_stride)),
+                None => None,
+            };
+            let (to, to_stride) = (rows.y.cast::<f32>().add(column), self.y_stride);
+            let mut floats = Floats {
+                terms: self.terms(correct, column),
+                residual,
+                relu: scaled.activation == Some(Unary::Relu),
+                to,
+                to_stride,
+            };
+            if matches!(scaled.activation, None | Some(Unary::Relu)) {
+                return Some((floats, None));
+            }
+            let (acc, acc_stride) = (correct.acc.cast::<f32>(), correct.acc_stride);
+            (floats.to, floats.to_stride, floats.residual) = (acc, acc_stride, None);
+            let (residual, residual_stride) = residual.unwrap_or((std::ptr::null(), 0));
+            let (Correct { rows, columns, .. }, bias, alpha) = (correct, std::ptr::null(), 1.0);
+            let activation = scaled.activation;
+            let rest = Store {
+                acc,
+                acc_stride,
+                rows,
+                columns,
+                bias,
+                residual,
+                residual_stride,
+                to,
+                to_stride,
+                alpha,
+                activation,
+            };
+            Some((floats, Some(rest)))
+        }
+    }
+
+    /// What sums become numbers with from a column on.
+    #[inline(always)]
+    unsafe fn terms(&self, correct: Correct, column: usize) -> Terms {
+        let alike = !self.sums_rows && !matches!(self.left.at, Some((_, Per::Each)));
+        // SAFETY: all operands have the column; a zero point of all rows is the first one's.
+        unsafe {
+            Terms {
+                correct,
+                same: alike.then(|| self.left.get(0)),
+                factors: self.factors_of(column),
+                shift: if self.shift.is_null() { self.shift } else { self.shift.add(column) },
+            }
         }
     }
 

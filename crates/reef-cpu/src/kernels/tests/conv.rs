@@ -171,6 +171,23 @@ fn convolutions_of_all_shapes() {
 }
 
 #[test]
+fn activations_before_the_store() {
+    let functions = [
+        Unary::LeakyRelu(0.1),
+        Unary::Sigmoid,
+        Unary::Silu,
+        Unary::HardSigmoid(0.2, 0.5),
+        Unary::HardSwish,
+        Unary::Gelu,
+        Unary::Tanh,
+    ];
+    for function in functions {
+        let layer = Shape { out_c: 37, gap: 1, residual: true, in_hw: [5, 4], ..SQUARE };
+        Shape { activation: Some(function), ..layer }.check(&format!("{function:?}"));
+    }
+}
+
+#[test]
 fn linear_layers_of_few_rows() {
     for batch in [1, 2, 3, 4, 13] {
         Shape {

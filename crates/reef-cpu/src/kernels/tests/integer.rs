@@ -37,7 +37,8 @@ struct Behind {
 impl Behind {
     /// Nothing (0), the way to f32 (1), that with a residual (2), and back to integers (3); through rounding
     /// (4), a residual of bytes (5) or both (6) back to integers, all three ways with an activation of its
-    /// own (7 to 9), and through both to f32 (10).
+    /// own (7 to 9), and through both to f32 (10); to f32 with an activation of its own (11), and that with a
+    /// residual (12).
     fn new(which: usize, columns: usize, residual: usize, stride: usize) -> Behind {
         let to = if columns.is_multiple_of(2) { DType::U8 } else { DType::I8 };
         let (low, high) = if to == DType::U8 { (0, 255) } else { (-128, 127) };
@@ -51,11 +52,15 @@ impl Behind {
             shift: which != 1,
             rounding: matches!(which, 4 | 6 | 7 | 9 | 10).then_some(rounding),
             residual: match which {
-                2 => Some(Residual { pixel_stride: stride, of: None }),
+                2 | 12 => Some(Residual { pixel_stride: stride, of: None }),
                 5 | 6 | 8..=10 => Some(Residual { pixel_stride: stride, of: Some(of) }),
                 _ => None,
             },
-            activation: (which != 1).then_some(if (7..=9).contains(&which) { clip } else { Unary::Relu }),
+            activation: match which {
+                1 => None,
+                7..=9 | 11.. => Some(clip),
+                _ => Some(Unary::Relu),
+            },
             requantize: (3..=9).contains(&which).then_some(Requantize {
                 to,
                 scale: 0.03,
@@ -216,7 +221,7 @@ impl Conv {
     }
 
     fn check(&self, name: &str) {
-        for variant in 0..33 {
+        for variant in 0..39 {
             let types = [[DType::U8, DType::I8], [DType::U8; 2], [DType::I8; 2], [DType::I8, DType::U8]];
             let types = types[variant % 4];
             let whole = self.spec([1, 1], true);
@@ -298,7 +303,7 @@ fn products_of_computed_integers() {
             let (a, b) = (bytes(1, planes * m * k), bytes(2, planes * n * k));
             let left = zeros(variant, 3, planes * m);
             let right = zeros(variant + 1, 4, planes * n);
-            let behind = Behind::new([0, 1, 3, 4, 7][variant % 5], n, 0, 0);
+            let behind = Behind::new([0, 1, 3, 4, 7, 11][variant % 6], n, 0, 0);
             let factors = Factors { types, zeros: [left.0, right.0] };
             // a is stored [k, m] in every other case, b always [n, k].
             let a_strides = if variant % 2 == 0 { [k, 1] } else { [1, m] };

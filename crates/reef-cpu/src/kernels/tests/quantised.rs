@@ -5,7 +5,7 @@ use reef_base::{AlignedBytes, Rng};
 use reef_graph::{Binary, DType, Unary};
 use reef_plan::{ElemInput, ElemOp, ElementwiseSpec, KernelSpec};
 
-use super::{Case, Operand, check};
+use super::{Case, Operand, check, random};
 
 const ROWS: usize = 11;
 const COLUMNS: usize = 123;
@@ -127,6 +127,86 @@ fn sums_of_quantised_operands() {
                     check_program(&name, program, types, out, b_rows);
                 }
             }
+        }
+    }
+}
+
+/// A number is added to one of the two, and the sum is rounded as it is.
+#[test]
+fn sums_of_scaled_operands() {
+    for types in [[DType::U8; 2], [DType::I8, DType::U8]] {
+        for out in [DType::U8, DType::F32] {
+            for first in [false, true] {
+                let mut program = Program::default();
+                let (a, b) = (program.push(ElemOp::Load(0)), program.push(ElemOp::Load(1)));
+                let a = program.dequantize(a, 0.0, 0.73);
+                let b = program.dequantize(b, 0.0, 0.41);
+                let raised = program.with(Binary::Add, a, 3.37);
+                let [left, right] = if first { [raised, b] } else { [b, raised] };
+                let x = program.push(ElemOp::Binary(Binary::Add, left, right));
+                let x = program.push(ElemOp::ToRange(x, 0, 255));
+                if out == DType::F32 {
+                    program.dequantize(x, 7.0, 0.021);
+                }
+                check_program(&format!("{types:?} to {out}, {first}"), program, types, out, true);
+            }
+        }
+    }
+}
+
+/// Scale and zero point are computed: the same for all.
+#[test]
+fn quantised_by_operands() {
+    for (out, [low, high]) in [(DType::U8, [0, 255]), (DType::I8, [-128, 127])] {
+        for with_zero in [false, true] {
+            let mut program = Program::default();
+            let (x, scale) = (program.push(ElemOp::Load(0)), program.push(ElemOp::Load(1)));
+            let mut y = program.push(ElemOp::Binary(Binary::Div, x, scale));
+            let mut operands = 2;
+            if with_zero {
+                let zero = program.push(ElemOp::Load(2));
+                let zero = program.push(ElemOp::ToF32(zero));
+                y = program.push(ElemOp::Unary(Unary::Round, y));
+                y = program.push(ElemOp::Binary(Binary::Add, y, zero));
+                operands = 3;
+            }
+            program.push(ElemOp::ToRange(y, low, high));
+            let x: Vec<f32> = random(7, ROWS * COLUMNS).iter().map(|x| x * 40.0).collect();
+            let loads = |at: usize| [x[at], 0.37, 5.0];
+            let expected =
+                (0..ROWS * COLUMNS).map(|at| (at, f64::from(value(&program.0, &loads(at)))));
+            let single = |dtype| ElemInput { dtype, offset: 0, strides: vec![0, 0] };
+            let mut inputs = vec![ElemInput {
+                dtype: DType::F32,
+                offset: 0,
+                strides: vec![COLUMNS as isize, 1],
+            }];
+            inputs.extend([single(DType::F32), single(out)].into_iter().take(operands - 1));
+            let spec = ElementwiseSpec {
+                dims: vec![ROWS, COLUMNS],
+                inputs,
+                program: program.0.clone(),
+                out_dtype: out,
+                out_strides: vec![COLUMNS, 1],
+                tile: 0,
+            };
+            let cut = |tile: usize| {
+                let spec = ElementwiseSpec { tile, ..spec.clone() };
+                move |_| KernelSpec::Elementwise(spec.clone())
+            };
+            let name = format!("to {out}, zero {with_zero}");
+            let mut case = Case::f32(name, cut(ROWS * COLUMNS)).cut(cut(97)).cut(cut(1000));
+            case.out_dtype = out;
+            case.tolerance = 0.0;
+            let floats = |values: &[f32]| {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                Operand::Input(AlignedBytes::copy_from(&bytes))
+            };
+            case.operands.extend([floats(&x), floats(&[0.37])]);
+            if with_zero {
+                case.operands.push(Operand::Input(AlignedBytes::copy_from(&[5])));
+            }
+            check(&case.expects(ROWS * COLUMNS, expected.collect()));
         }
     }
 }
