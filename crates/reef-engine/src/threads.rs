@@ -1,7 +1,9 @@
-//! The engine's threads: one per device for completions and timers, one that compiles plans on first use.
+//! The engine's threads: one per device for completions and timers, one that compiles plans on first use, one
+//! that makes long copies.
 //!
-//! A compilation takes seconds of a core, which real-time blocks may need: that thread has the lowest
-//! priority, so that it takes no more than its turn from compute units that have the same.
+//! A compilation takes seconds of a core, which real-time blocks may need, and a copy milliseconds: those
+//! threads have the lowest priority, so that they take no more than their turn from compute units that have
+//! the same.
 //!
 //! What these threads call of others is contained where it is called. A panic that gets here is a bug of our
 //! own: the engine fails, visibly, and the thread ends.
@@ -14,6 +16,7 @@ use reef_base::Nanos;
 use reef_base::limits::NICE_BACKGROUND;
 
 use crate::compile;
+use crate::copies;
 use crate::effect::Effects;
 use crate::error::{EngineError, InferError};
 use crate::fault;
@@ -30,11 +33,21 @@ impl Threads {
     /// Starts the threads. They end after [`Threads::stop`].
     pub(crate) fn start(shared: &Arc<Shared>, spin: Nanos) -> Result<Threads, EngineError> {
         let mut threads = Threads::default();
-        let stop = |_: &EngineError| shared.lanes.iter().for_each(|lane| lane.signal.stop());
+        let stop = |_: &EngineError| {
+            shared.lanes.iter().for_each(|lane| lane.signal.stop());
+            shared.copies.close();
+        };
         for lane in 0..shared.lanes.len() {
             let own = shared.clone();
             threads.spawn(shared, "completions", move || completions(&own, lane, spin)).inspect_err(stop)?;
         }
+        shared.copies.open();
+        let own = shared.clone();
+        let copying = move || {
+            lower_priority();
+            copies::run(&own);
+        };
+        threads.spawn(shared, "copies", copying).inspect_err(stop)?;
         let own = shared.clone();
         let compiling = move || {
             lower_priority();
@@ -49,6 +62,7 @@ impl Threads {
     pub(crate) fn stop(self, shared: &Shared, patience: Duration) {
         shared.lanes.iter().for_each(|lane| lane.signal.stop());
         shared.close_cold(InferError::ShuttingDown);
+        shared.copies.close();
         if shared.fault().is_some() {
             return;
         }
@@ -97,7 +111,7 @@ fn lower_priority() {
     // On Linux a nice value belongs to a thread.
     let thread = rustix::thread::gettid();
     if let Err(error) = rustix::process::setpriority_process(Some(thread), NICE_BACKGROUND) {
-        fault::log(|| tracing::warn!(%error, "the compile thread keeps its priority"));
+        fault::log(|| tracing::warn!(%error, "a thread in the background keeps its priority"));
     }
 }
 
