@@ -6,9 +6,9 @@
 //! |---|---|
 //! | who carries out the effects of a step | hands a long copy in; if there is no room, makes it |
 //! | the copying thread | makes it, leaves it at its lane as `copied`, calls the lane's signal |
-//! | who takes the lane's completions | goes on with what is left there: hands in the task, tells the ends |
-//! | the copying thread, at the engine's end | makes what is still to be made, goes on with what nobody took |
-//! | who finds that the engine has failed, and the copying thread from then on | go on with it, too |
+//! | who takes the lane's completions | takes up what is left there: hands in the task, tells the ends |
+//! | the copying thread, at the engine's end | makes what is still to be made, takes up what nobody took |
+//! | who finds that the engine has failed | takes it up, and so does the copying thread from then on |
 //!
 //! So foreign wakers are called where they always are, but at the engine's end. A copy is in one place, and
 //! who takes it from there goes on with it: each request is answered once.
@@ -21,8 +21,6 @@ use reef_base::limits::LONG_COPIES_MAX;
 
 use crate::effect::{EndBatch, Submit};
 use crate::error::InferError;
-use crate::fault;
-use crate::shared::Shared;
 
 /// A copy that is to be made.
 pub(crate) enum Copy {
@@ -63,7 +61,8 @@ impl Copy {
         }
     }
 
-    fn lane(&self) -> usize {
+    /// Of which device.
+    pub(crate) fn lane(&self) -> usize {
         match self {
             Copy::Gather(submit) => submit.model.lane,
             Copy::Part(batch) => batch.lane,
@@ -105,6 +104,11 @@ impl Copies {
         Ok(())
     }
 
+    /// The caller is the thread.
+    pub(crate) fn attach(&self) {
+        self.inner().thread = Some(std::thread::current().id());
+    }
+
     /// It takes no more, and ends with what it has.
     pub(crate) fn close(&self) {
         self.inner().open = false;
@@ -117,7 +121,7 @@ impl Copies {
     }
 
     /// The next one, once there is one; `None` at the end.
-    fn next(&self) -> Option<Copy> {
+    pub(crate) fn next(&self) -> Option<Copy> {
         let idle = |inner: &mut Inner| inner.open && inner.waiting.is_empty();
         let mut inner = self.changed.wait_while(self.inner(), idle).unwrap_or_else(PoisonError::into_inner);
         inner.waiting.pop_front()
@@ -126,24 +130,4 @@ impl Copies {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The copying thread.
-pub(crate) fn run(shared: &Shared) {
-    shared.copies.inner().thread = Some(std::thread::current().id());
-    while let Some(copy) = shared.copies.next() {
-        let lane = copy.lane();
-        match fault::contain(|| copy.make()) {
-            Ok(copied) => {
-                shared.lanes[lane].leave(copied);
-                // Of an engine that has failed nobody may take completions any more.
-                if shared.verdict.fault().is_some() {
-                    shared.take_up(lane);
-                }
-            }
-            Err(panic) => shared.break_down(panic),
-        }
-    }
-    // Those who take completions may have ended before.
-    (0..shared.lanes.len()).for_each(|lane| _ = shared.take_up(lane));
 }

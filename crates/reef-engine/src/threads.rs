@@ -16,7 +16,6 @@ use reef_base::Nanos;
 use reef_base::limits::NICE_BACKGROUND;
 
 use crate::compile;
-use crate::copies;
 use crate::effect::Effects;
 use crate::error::{EngineError, InferError};
 use crate::fault;
@@ -43,11 +42,7 @@ impl Threads {
         }
         shared.copies.open();
         let own = shared.clone();
-        let copying = move || {
-            lower_priority();
-            copies::run(&own);
-        };
-        threads.spawn(shared, "copies", copying).inspect_err(stop)?;
+        threads.spawn(shared, "copies", move || copies(&own)).inspect_err(stop)?;
         let own = shared.clone();
         let compiling = move || {
             lower_priority();
@@ -148,4 +143,25 @@ fn arm(shared: &Shared, lane: usize) -> Nanos {
     let cold = if lane == COLD_TIMERS { shared.cold.next_expiry() } else { Nanos::MAX };
     core.armed = core.next_wakeup().min(cold);
     core.armed
+}
+
+/// Makes long copies until the engine ends.
+fn copies(shared: &Shared) {
+    lower_priority();
+    shared.copies.attach();
+    while let Some(copy) = shared.copies.next() {
+        let lane = copy.lane();
+        match fault::contain(|| copy.make()) {
+            Ok(copied) => {
+                shared.lanes[lane].leave(copied);
+                // Of an engine that has failed nobody may take completions any more.
+                if shared.verdict.fault().is_some() {
+                    shared.take_up(lane);
+                }
+            }
+            Err(panic) => shared.break_down(panic),
+        }
+    }
+    // Those who take completions may have ended before.
+    (0..shared.lanes.len()).for_each(|lane| _ = shared.take_up(lane));
 }

@@ -57,9 +57,11 @@ fn predict_body(body: &[u8]) {
     for model in [&model[..1], &model] {
         match predict::read(body, model) {
             Ok((_, inputs)) => {
-                let here = |input: &Input| matches!(&input.data, Data::Here(data)
+                let here = |input: &Input| {
+                    matches!(&input.data, Data::Here(data)
                     if data.len() == input.shape.iter().product::<usize>() * input.dtype.bytes()
-                        && data.len() <= body.len() * 8);
+                        && data.len() <= body.len() * 8)
+                };
                 assert!(inputs.len() == model.len() && inputs.iter().all(here));
             }
             Err(problem) => assert!(problem.kind == Kind::Invalid && !problem.message.is_empty()),

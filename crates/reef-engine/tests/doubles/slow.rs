@@ -1,5 +1,5 @@
-//! The CPU device with hooks where the engine hands in tasks, before the device has one and after, and where it
-//! asks for buffers.
+//! The CPU device with hooks where the engine hands in tasks, before the device has one and after, and where
+//! it asks for buffers.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

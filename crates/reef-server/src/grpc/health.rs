@@ -68,7 +68,11 @@ impl Watches {
     }
 
     /// Leave for another one, of somebody who is known or not.
-    pub(crate) fn enter(self: &Arc<Self>, connection: &Arc<Connection>, known: bool) -> Result<Watch, Problem> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        known: bool,
+    ) -> Result<Watch, Problem> {
         let full = |of, max| Problem::limited(format!("{of} has {max} watches, and may have no more"), 1);
         let own = connection.watch(self.own_max).ok_or_else(|| full("the connection", self.own_max))?;
         let kind = usize::from(known);

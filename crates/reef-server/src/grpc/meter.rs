@@ -187,9 +187,14 @@ impl Metered {
         }
     }
 
+    /// Whether a part of a message is still to come.
+    fn is_amid(&self) -> bool {
+        self.left > 0 || !self.prefix.is_empty()
+    }
+
     /// Whether the client owes something.
     fn is_owed(&self) -> bool {
-        self.left > 0 || !self.prefix.is_empty() || self.between == Between::Comes
+        self.is_amid() || self.between == Between::Comes
     }
 }
 
@@ -228,11 +233,12 @@ impl Body for Metered {
                 Some(this.meter(bytes).map(|()| frame))
             }
             Some(Err(error)) => Some(Err(Status::cancelled(error.to_string()))),
+            None if this.is_amid() => Some(Err(status(Problem::invalid("the message ended early")))),
             None => None,
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.is_end_stream() && !self.is_amid()
     }
 }

@@ -124,6 +124,8 @@ impl Grpc {
         let handled = self.handle(connection, request, limit);
         match limit {
             None => handled.await,
+            // It may be ready at once.
+            Some(Duration::ZERO) => Err(timed_out()),
             Some(limit) => tokio::time::timeout(limit, handled).await.unwrap_or_else(|_| Err(timed_out())),
         }
     }

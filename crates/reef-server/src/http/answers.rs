@@ -93,7 +93,8 @@ pub(crate) fn v1_models(state: &State, client: &Client) -> Reply {
 
 /// Why nothing is explained.
 pub(crate) fn explain(state: &State, path: &ModelPath<'_>) -> Problem {
-    let none = "explanations are not supported: this server runs models, an explainer is a service of its own";
+    let none =
+        "explanations are not supported: this server runs models, an explainer is a service of its own";
     state.find(&path.name, None).err().unwrap_or_else(|| Problem::unsupported(none))
 }
 

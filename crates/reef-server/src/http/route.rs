@@ -301,8 +301,8 @@ fn find(path: &str) -> Result<Route<'_>, ApiError> {
     }
 }
 
-/// What is asked of a model in KServe's first protocol, which knows no versions: `NAME` or `NAME:VERB`. A colon
-/// of the name's own is percent-encoded.
+/// What is asked of a model in KServe's first protocol, which knows no versions: `NAME` or `NAME:VERB`. A
+/// colon of the name's own is percent-encoded.
 fn v1_model(segment: &str, unknown: impl Fn() -> ApiError) -> Result<Route<'_>, ApiError> {
     let (name, verb) = segment.rsplit_once(':').map_or((segment, None), |(name, verb)| (name, Some(verb)));
     let model = ModelPath { name: decode(name)?, version: None };
@@ -491,7 +491,9 @@ mod tests {
         for path in paths {
             assert_eq!(route(&Method::GET, path).unwrap_err().status.as_u16(), 404, "{path}");
         }
-        for path in ["/v1/models/%zz:predict", "/v2/models/%", "/v2/models/%4", "/v2/models/%zz", "/v2/models/%ff"] {
+        for path in
+            ["/v1/models/%zz:predict", "/v2/models/%", "/v2/models/%4", "/v2/models/%zz", "/v2/models/%ff"]
+        {
             assert_eq!(route(&Method::GET, path).unwrap_err().status.as_u16(), 400, "{path}");
         }
     }

@@ -132,7 +132,8 @@ fn other_ways_to_a_route_need_the_same_or_lead_nowhere() {
         }
         // Nobody gets anywhere by these, with whatever credentials.
         let upper = path.to_ascii_uppercase();
-        let encoded = path.replacen("v2", "%762", 1).replacen("v1", "%761", 1).replacen("metrics", "%6detrics", 1);
+        let encoded =
+            path.replacen("v2", "%762", 1).replacen("v1", "%761", 1).replacen("metrics", "%6detrics", 1);
         let elsewhere = [format!("/{path}"), format!("{path}//"), format!("/.{path}"), upper, encoded];
         for other in elsewhere.iter().filter(|other| *other != path && path != "/") {
             let status = ask(&fixture, Some(ADMIN), method, other, INFER).status;

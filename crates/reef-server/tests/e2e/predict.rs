@@ -85,9 +85,8 @@ fn large_bodies_are_read_and_answered_in_the_lanes() {
     let answer = post(&fixture, PREDICT, &format!(r#"{{"instances":[{}]}}"#, vec![row; 1000].join(",")));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let wanted = expected(0, &[&bytes(&[0.25; 64_000])], 4000);
-    let got: Vec<u8> = serde_json::from_value::<Vec<Vec<u8>>>(answer.json()["predictions"].clone())
-        .unwrap()
-        .concat();
+    let got: Vec<u8> =
+        serde_json::from_value::<Vec<Vec<u8>>>(answer.json()["predictions"].clone()).unwrap().concat();
     assert_eq!(got, wanted);
 }
 

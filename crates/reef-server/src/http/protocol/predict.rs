@@ -42,7 +42,8 @@ pub(crate) fn read(body: &[u8], model: &[TensorInfo]) -> Result<(Schedule, Vec<I
     let mut columns: Vec<Column<'_>> = model.iter().map(Column::new).collect();
     let rows = match (request.instances, request.inputs) {
         (Some(instances), None) => {
-            let rows = serde_json::Deserializer::from_str(instances.get()).deserialize_seq(Rows(&mut columns));
+            let rows =
+                serde_json::Deserializer::from_str(instances.get()).deserialize_seq(Rows(&mut columns));
             let rows = rows.map_err(|error| Problem::invalid(format!("instances: {error}")))?;
             Some(rows).filter(|&rows| rows > 0).ok_or_else(|| Problem::invalid("instances: there is none"))?
         }
@@ -77,7 +78,9 @@ impl<'a> Column<'a> {
         let dtype = self.input.dtype;
         if !elements::has_json_form(dtype) {
             let datatype = dtype.protocol_name();
-            return Err(format!("input '{name}': {datatype} has no JSON form, send it over /v2 as a binary tensor"));
+            return Err(format!(
+                "input '{name}': {datatype} has no JSON form, send it over /v2 as a binary tensor"
+            ));
         }
         let wrong = |error: String| format!("input '{name}': {error}");
         let shape = shape_of(value).map_err(wrong)?;
@@ -124,7 +127,10 @@ fn add_row(columns: &mut [Column<'_>], row: &RawValue) -> Result<(), String> {
     }
     match columns {
         [only] => only.add(row),
-        _ => Err(format!("the model has {} inputs: an object with a value for each is expected", columns.len())),
+        _ => Err(format!(
+            "the model has {} inputs: an object with a value for each is expected",
+            columns.len()
+        )),
     }
 }
 
@@ -252,7 +258,9 @@ fn tensor<'a>(output: &'a Tensor<'_>) -> Result<(&'a str, Nested<'a>), String> {
     };
     if !elements::has_json_form(*dtype) {
         let datatype = dtype.protocol_name();
-        return Err(format!("output '{name}': {datatype} has no JSON form, ask for it over /v2 as binary data"));
+        return Err(format!(
+            "output '{name}': {datatype} has no JSON form, ask for it over /v2 as binary data"
+        ));
     }
     if output.shape.is_empty() {
         return Err(format!("output '{name}' is a scalar and has no rows: ask for it over /v2"));
@@ -362,7 +370,11 @@ mod tests {
             (r#"{"instances":[]}"#, ONE, "instances: there is none"),
             (r#"{"instances":{"x":[1]}}"#, ONE, "instances: invalid type: map, expected a list of instances"),
             (r#"{"instances":"abc"}"#, ONE, "expected a list of instances"),
-            (r#"{"instances":[[1],[1,2]]}"#, ONE, "row 1: input 'x': shape [2], that of the first row is [1]"),
+            (
+                r#"{"instances":[[1],[1,2]]}"#,
+                ONE,
+                "row 1: input 'x': shape [2], that of the first row is [1]",
+            ),
             (r#"{"instances":[[[1],[2]],[1,2]]}"#, ONE, "row 1: input 'x': shape [2], that of the first"),
             (r#"{"instances":[[[1,2],[3]]]}"#, ONE, "row 0: input 'x': an array of 1 at depth 1, the shape"),
             (r#"{"instances":[[[1,2],3]]}"#, ONE, "row 0: input 'x': an element where an array is expected"),
@@ -412,7 +424,10 @@ mod tests {
         let none = [output("s", DType::U8, &[0, 2], &[]), output("l", DType::U8, &[0], &[])];
         assert_eq!(written(&none).unwrap(), r#"{"predictions":[]}"#);
         let table = [
-            (vec![scores.clone(), output("t", DType::U8, &[3], &[1, 2, 3])], "no common rows ('s' [2, 2], 't' [3])"),
+            (
+                vec![scores.clone(), output("t", DType::U8, &[3], &[1, 2, 3])],
+                "no common rows ('s' [2, 2], 't' [3])",
+            ),
             (vec![output("t", DType::U8, &[], &[1])], "output 't' is a scalar"),
             (vec![scores, output("h", DType::F16, &[2], &[0; 4])], "output 'h': FP16 has no JSON form"),
         ];

@@ -130,7 +130,7 @@ impl Bare {
         self.block_on(async {
             let (head, mut body) = rpc.answer.await?.into_parts();
             let bytes = all_of(&mut body).await?;
-            let trailers = body.trailers().await?;
+            let trailers = unless_done(body.trailers().await)?.flatten();
             // Held until now: a client that lets go of its half cancels.
             drop(rpc.body);
             let said = trailers.as_ref().filter(|trailers| trailers.contains_key("grpc-status"));
@@ -171,11 +171,19 @@ impl End {
 async fn all_of(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
     let mut bytes = Vec::new();
     while let Some(chunk) = body.data().await {
-        let chunk = chunk?;
+        let Some(chunk) = unless_done(chunk)? else { break };
         body.flow_control().release_capacity(chunk.len())?;
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)
+}
+
+/// Nothing where the server has said all, and wants no more of the request.
+fn unless_done<T>(result: Result<T, h2::Error>) -> Result<Option<T>, h2::Error> {
+    match result {
+        Err(error) if error.reason() == Some(Reason::NO_ERROR) => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 /// The message of a status, which is percent-encoded.

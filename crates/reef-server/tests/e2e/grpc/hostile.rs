@@ -58,7 +58,8 @@ fn what_is_no_rpc_is_answered_as_http_has_it() {
         let end = client.end(client.begin_as(method, INFER, &kind("application/grpc")));
         assert_eq!((end.http, end.code), (405, None), "{method}");
     }
-    for path in ["/", "//", "/x", "/x/y/z", "/inference.GRPCInferenceService", "/grpc.health.v1.Health/None"] {
+    for path in ["/", "//", "/x", "/x/y/z", "/inference.GRPCInferenceService", "/grpc.health.v1.Health/None"]
+    {
         client.ask(path, &[], &good("m")).is(Code::Unimplemented, "");
     }
     goes_on(&fixture);
@@ -79,13 +80,12 @@ fn frames_that_are_wrong_are_refused() {
         ask(&[("grpc-encoding", "zstd")], whole()).is(Code::Unimplemented, "'zstd' is not supported");
         // What is announced is not read.
         let too_long = Code::ResourceExhausted;
-        ask(&[], prefixed(0, u32::MAX, &message)).is(too_long, "the message has 4294967295 bytes, at most 1048576");
+        ask(&[], prefixed(0, u32::MAX, &message))
+            .is(too_long, "the message has 4294967295 bytes, at most 1048576");
         ask(&[], prefixed(0, (1 << 20) + 1, &[])).is(too_long, "at most 1048576 are allowed");
         // It ends too early.
         for cut in [1, 4, 5, 6, whole().len() - 1] {
-            let end = ask(&[], whole().slice(..cut));
-            assert!([Some(Code::InvalidArgument), Some(Code::Ok)].contains(&end.code), "{cut}: {end:?}");
-            assert_eq!(end.code == Some(Code::Ok), cut == 0, "{path} {cut}: {end:?}");
+            ask(&[], whole().slice(..cut)).is(Code::InvalidArgument, "the message ended early");
         }
     }
     client.ask_bytes(INFER, &[], Bytes::new()).is(Code::InvalidArgument, "the RPC has no message");
@@ -233,6 +233,7 @@ fn http2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 fn raw(fixture: &Fixture) -> TcpStream {
     let mut stream = TcpStream::connect(address(fixture)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
     stream.write_all(&http2(4, 0, 0, &[])).unwrap();
     stream
@@ -304,7 +305,8 @@ fn a_head_that_never_ends_takes_no_memory_and_ends_its_connection() {
 fn empty_frames_and_pings_without_end_hold_nobody_up() {
     let fixture = Fixture::with_m();
     let mut stream = raw(&fixture);
-    let floods = [http2(6, 0, 0, &[0; 8]), http2(4, 0, 0, &[]), http2(2, 0, 1, &[0; 5]), http2(0xEE, 0, 0, b"?")];
+    let floods =
+        [http2(6, 0, 0, &[0; 8]), http2(4, 0, 0, &[]), http2(2, 0, 1, &[0; 5]), http2(0xEE, 0, 0, b"?")];
     for flood in floods {
         for _ in 0..10_000 {
             if stream.write_all(&flood).is_err() {
