@@ -178,12 +178,14 @@ impl EndBatch {
         if any { self.io.outputs.iter().map(Buffer::len).sum() } else { 0 }
     }
 
-    /// Gives its members their buffers back, with their rows in them.
+    /// Gives its members their buffers back, with their rows in them, and those of the batch to its plan.
     pub(crate) fn part(&mut self) {
         for member in &mut self.members {
             let made = member.is_done().then_some((&*self.plan, &self.io));
             member.buffers.io = self.gathering.give_back(member.place, made);
         }
+        // To free them may take as long as to copy them.
+        drop(Buffers { io: std::mem::take(&mut self.io), pool: self.plan.pool.clone() });
         self.parted = true;
     }
 
@@ -191,8 +193,7 @@ impl EndBatch {
         if !self.parted {
             self.part();
         }
-        let EndBatch { plan, io, members, .. } = self;
-        drop(Buffers { io, pool: plan.pool.clone() });
+        let EndBatch { plan, members, .. } = self;
         // As for a single request.
         drop(plan);
         for EndMember { buffers, end, .. } in members {
