@@ -28,8 +28,13 @@ async def collect(task):
     for binary in (False, True):
         label = f"infer, {'binary' if binary else 'JSON'}"
         await attempt(rows, "kserve REST", label, lambda: right(task, rest.infer(base, request(task, binary), model_name=model)))
-    body = {"instances": [np.array(task["data"]).reshape(task["shape"][1:]).tolist()]}
-    await attempt(rows, "kserve REST", "infer, v1 :predict", lambda: v1.infer(base, body, model_name=model))
+    await attempt(rows, "kserve REST", "is_model_ready, v1", lambda: true(v1.is_model_ready(base, model)))
+    row = np.array(task["data"]).reshape(task["shape"])[0].tolist()
+    body = {"instances": [row]}
+    forms = {"instances": body, "named instances": {"instances": [{task["input"]: row}]}, "inputs": {"inputs": [row]}}
+    for form, asked in forms.items():
+        await attempt(rows, "kserve REST", f"infer, v1 :predict, {form}",
+                      lambda: predicted(task, v1.infer(base, asked, model_name=model)))
     await attempt(rows, "kserve REST", "explain, v1 :explain", lambda: v1.explain(base, model, body))
     await rest.close()
     await v1.close()
@@ -63,6 +68,16 @@ async def right(task, answer):
     for name, want in task["want"].items():
         want = np.array(want)
         assert np.linalg.norm(got[name] - want) <= 1e-5 * np.linalg.norm(want), f"{name}: another answer"
+
+
+async def predicted(task, answer):
+    """The rows of v1: of one output as they are, of several by name."""
+    (row,) = (await answer)["predictions"]
+    names = list(task["want"])
+    for name in names:
+        got = np.array(row if len(names) == 1 else row[name], np.float64).ravel()
+        want = np.array(task["want"][name])
+        assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want), f"{name}: another answer"
 
 
 async def attempt(rows, client, call, ask):

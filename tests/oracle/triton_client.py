@@ -25,12 +25,13 @@ import time
 import traceback
 
 import numpy as np
+import onnx.parser
 import tritonclient.http as triton
 import tritonclient.utils.shared_memory as shared_memory
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 import oracle
-from triton_grpc import GrpcChecks
+from triton_grpc import ENDLESS, ENDLESS_TEXT, GrpcChecks
 
 METRICS = [
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",
@@ -84,6 +85,8 @@ def arrange(args, work):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, target)
         references[name] = oracle.Reference(target)
+    model = onnx.parser.parse_model(ENDLESS_TEXT)
+    (work / "serve" / f"{ENDLESS}.onnx").write_bytes(model.SerializeToString())
     (work / "serve" / "reef.toml").write_text(f'[model.{victim(references)}]\nclass = "real-time"\n')
     return references
 
@@ -492,6 +495,9 @@ class Checks(GrpcChecks):
             assert mentions in error.message(), f"the message does not name `{mentions}`: {error.message()}"
             return
         raise AssertionError("the request was answered")
+
+    def sample(self, text, name, model):
+        return sample(text, name, model)
 
     def short_request(self, header):
         """A correct JSON header whose binary part is 4 bytes short."""

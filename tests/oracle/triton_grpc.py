@@ -19,6 +19,13 @@ import oracle
 
 PATIENCE_S = 300.0
 
+# A loop of as many rounds as the largest element says: for a thousand million of them nobody waits.
+ENDLESS = "endless"
+ENDLESS_TEXT = """<ir_version: 8, opset_import: ["" : 17]>
+endless (float[4] x) => (float[N] y) { s = ReduceMax<keepdims = 0>(x) m = Cast<to = 7>(s) y = Loop (m, , x)
+    <body = b (int64 i, bool ci, float[A] a) => (bool co, float[B] ao) { co = Identity(ci) z = Abs(a) ao = Neg(z) }> }
+"""
+
 
 class GrpcChecks:
     """Mixed into the checks over HTTP; a method returns a note for the report."""
@@ -175,6 +182,47 @@ class GrpcChecks:
             assert error is None or "CANCELLED" in str(error) or "Locally cancelled" in str(error), error
             assert client.is_server_ready()
         self.settle()
+
+    def check_grpc_client_timeout_stops_the_work(self):
+        def asked(rounds):
+            return tensors(grpc_client, {"x": np.array([rounds, 1, 2, 3], np.float32)})
+
+        def served(client):
+            """Successes, failures and what is pending of the model, as the server counts them."""
+            stats = client.get_inference_statistics(ENDLESS, as_json=True)["model_stats"][0]["inference_stats"]
+            text = self.server.get(self.server.metrics_port, "/metrics")[1]
+            pending = self.sample(text, "nv_inference_pending_request_count", ENDLESS)
+            return tuple(int(stats[kind].get("count", 0)) for kind in ("success", "fail")) + (pending,)
+
+        def runs(client):
+            result = client.infer(ENDLESS, asked(3)).as_numpy("y")
+            assert result.tolist() == [-3, -1, -2, -3], result
+
+        def timed_out(client):
+            try:
+                client.infer(ENDLESS, asked(1e9), client_timeout=0.5)
+            except InferenceServerException as error:
+                assert "DEADLINE_EXCEEDED" in str(error.status()), error
+                return
+            raise AssertionError("a thousand million rounds in half a second")
+
+        def stream_timed_out(client):
+            done = queue.Queue()
+            client.start_stream(callback=lambda result, error: done.put(error), stream_timeout=0.5)
+            client.async_stream_infer(ENDLESS, asked(1e9))
+            error = done.get(timeout=PATIENCE_S)
+            assert error is not None and "deadline" in str(error).lower(), error
+            client.stop_stream()
+
+        with self.grpc() as client:
+            runs(client)
+            for number, wait in enumerate((timed_out, stream_timed_out), start=1):
+                wait(client)
+                # It would run for an hour: that it does not is the server's doing.
+                wanted = (number, number, 0)
+                wait_until(lambda: served(client) == wanted, f"{wait.__name__}: {served(client)}, not {wanted}")
+                runs(client)
+        return "one of each kind, counted once"
 
     def check_grpc_repository(self):
         with self.grpc() as client:

@@ -108,6 +108,13 @@ pub const IDLE_LARGE_BUFFERS_MAX: usize = 2;
 /// Bytes of one request's inputs and outputs from which few are kept.
 pub const LARGE_BUFFERS_BYTES: usize = 8 << 20;
 
+/// Bytes of a best-effort batch from which its rows are copied by a thread of their own: less takes about as
+/// long as a change of threads.
+pub const LONG_COPY_BYTES_MIN: usize = 256 << 10;
+
+/// Such copies that wait at most. Who has another one makes it.
+pub const LONG_COPIES_MAX: usize = BOARD_SLOTS_DEFAULT;
+
 /// Bytes of buffers that the plans of a model may keep; the least recently used plans go.
 pub const IDLE_BYTES_PER_MODEL_MAX: usize = 1 << 30;
 

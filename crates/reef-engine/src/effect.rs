@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use reef_base::{Class, Nanos, TaskId, TaskKey};
+use reef_base::{Buffer, Class, Nanos, TaskId, TaskKey};
 use reef_device::{Completion, Io, Seat, TaskCounters};
 use reef_sched::RequestId;
 use smallvec::SmallVec;
@@ -62,16 +62,6 @@ pub(crate) enum TaskEffect {
     Stop(Stop),
 }
 
-impl TaskEffect {
-    /// Whether it copies the rows of a best-effort batch, for which nothing more urgent is to wait.
-    pub(crate) fn may_wait(&self) -> bool {
-        match self {
-            TaskEffect::Submit(submit) => submit.gathering.is_some() && !submit.key.class().is_real_time(),
-            TaskEffect::Stop(_) => false,
-        }
-    }
-}
-
 /// A request to become a task.
 pub(crate) struct Submit {
     pub(crate) id: RequestId,
@@ -84,6 +74,21 @@ pub(crate) struct Submit {
     pub(crate) kit: Option<Arc<Kit>>,
     /// Of a batch: what its members bring, instead of `io`.
     pub(crate) gathering: Option<Arc<Gathering>>,
+}
+
+impl Submit {
+    /// Whether it copies the rows of a best-effort batch, for which nothing more urgent is to wait.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.gathering.is_some() && !self.key.class().is_real_time()
+    }
+
+    /// Puts together what the members of a batch bring, if it is one and that was not done before.
+    pub(crate) fn gather(&mut self) -> Result<(), InferError> {
+        if let Some(gathering) = self.gathering.take() {
+            self.io = gathering.gather(&self.plan)?;
+        }
+        Ok(())
+    }
 }
 
 /// A request whose end is asked for.
@@ -105,13 +110,6 @@ pub(crate) enum Delivery {
     Hop(Hop),
     /// A request goes on with another part of a split model.
     Move(Move),
-}
-
-impl Delivery {
-    /// As [`TaskEffect::may_wait`].
-    pub(crate) fn may_wait(&self) -> bool {
-        matches!(self, Delivery::Batch(batch) if !batch.class.is_real_time())
-    }
 }
 
 /// The end of a request.
@@ -143,12 +141,15 @@ impl End {
 
 /// The end of a batch, and of its members.
 pub(crate) struct EndBatch {
+    pub(crate) lane: usize,
     pub(crate) class: Class,
     pub(crate) plan: Arc<PlanEntry>,
     /// The batch's own buffers; empty if it never had any.
     pub(crate) io: Io,
     pub(crate) gathering: Arc<Gathering>,
     pub(crate) members: Vec<EndMember>,
+    /// Its members have their rows.
+    pub(crate) parted: bool,
 }
 
 /// The end of a member: its place in the batch, its buffers, and what is told to whom, if that was not told
@@ -159,14 +160,40 @@ pub(crate) struct EndMember {
     pub(crate) end: Option<(Promise, Result<Record, InferError>)>,
 }
 
+impl EndMember {
+    fn is_done(&self) -> bool {
+        matches!(self.end, Some((_, Ok(_))))
+    }
+}
+
 impl EndBatch {
-    pub(crate) fn deliver(self) {
-        let EndBatch { plan, io, gathering, mut members, .. } = self;
-        for member in &mut members {
-            let done = matches!(member.end, Some((_, Ok(_))));
-            member.buffers.io = gathering.give_back(member.place, done.then_some((&*plan, &io)));
+    /// As [`Submit::may_wait`].
+    pub(crate) fn may_wait(&self) -> bool {
+        !self.class.is_real_time()
+    }
+
+    /// Bytes that its members get.
+    pub(crate) fn bytes(&self) -> usize {
+        let any = !self.parted && self.members.iter().any(EndMember::is_done);
+        if any { self.io.outputs.iter().map(Buffer::len).sum() } else { 0 }
+    }
+
+    /// Gives its members their buffers back, with their rows in them, and those of the batch to its plan.
+    pub(crate) fn part(&mut self) {
+        for member in &mut self.members {
+            let made = member.is_done().then_some((&*self.plan, &self.io));
+            member.buffers.io = self.gathering.give_back(member.place, made);
         }
-        drop(Buffers { io, pool: plan.pool.clone() });
+        // To free them may take as long as to copy them.
+        drop(Buffers { io: std::mem::take(&mut self.io), pool: self.plan.pool.clone() });
+        self.parted = true;
+    }
+
+    pub(crate) fn deliver(mut self) {
+        if !self.parted {
+            self.part();
+        }
+        let EndBatch { plan, members, .. } = self;
         // As for a single request.
         drop(plan);
         for EndMember { buffers, end, .. } in members {

@@ -522,12 +522,12 @@ const LEAVING_MAX: Nanos = Nanos::from_millis(1000);
 impl Handle {
     fn shutdown(&self, drain: Duration) {
         let shared = &self.shared;
-        // Held to the end: who comes second returns when everything has ended. A waker on the completion
-        // thread cannot wait for that, because the first one waits for this thread.
+        // Held to the end: who comes second returns when everything has ended. A waker on one of the engine's
+        // threads cannot wait for that, because the first one waits for this thread.
         let mut threads = match self.threads.try_lock() {
             Ok(threads) => threads,
             Err(TryLockError::Poisoned(threads)) => threads.into_inner(),
-            Err(TryLockError::WouldBlock) if shared.lane_of_thread().is_some() => return,
+            Err(TryLockError::WouldBlock) if shared.is_own_thread() => return,
             Err(TryLockError::WouldBlock) => self.threads.lock().unwrap_or_else(PoisonError::into_inner),
         };
         let Some(threads) = threads.take() else { return };

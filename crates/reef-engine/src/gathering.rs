@@ -34,6 +34,11 @@ impl Gathering {
         self.rows.iter().sum()
     }
 
+    /// Bytes of the inputs of all members.
+    pub(crate) fn bytes(&self) -> usize {
+        self.ios().iter().flat_map(|io| &io.inputs).map(Buffer::len).sum()
+    }
+
     /// Buffers for a task of `plan` with the inputs of all members in them.
     pub(crate) fn gather(&self, plan: &PlanEntry) -> Result<Io, InferError> {
         let mut io = std::mem::take(&mut plan.buffers()?.io);

@@ -9,6 +9,7 @@ use reef_base::Nanos;
 use reef_device::{Device, Signal};
 use reef_sched::{Forecast, Request, SchedOptions};
 
+use crate::copies::Copied;
 use crate::core::Core;
 use crate::pool::Model;
 use crate::request::Urgency;
@@ -24,6 +25,8 @@ pub(crate) struct Lane {
     /// Wakes who leads here.
     pub(crate) waker: Waker,
     pub(crate) notes: Arc<Notes>,
+    /// Copies that were made, for whoever takes completions to go on with.
+    copied: Mutex<Vec<Copied>>,
     /// The device is out of service, and everybody who was here knows.
     out: AtomicBool,
 }
@@ -34,12 +37,23 @@ impl Lane {
         let core = Mutex::new(Core::new(device.scheme(), board, notes.clone()));
         let (idle, signal, out) = (Condvar::new(), Arc::<Signal>::default(), AtomicBool::new(false));
         let waker = signal.waker();
-        Lane { name, device, core, idle, signal, waker, notes, out }
+        Lane { name, device, core, idle, signal, waker, notes, copied: Mutex::default(), out }
     }
 
     /// The core, without the rest of [`crate::shared::Shared::enter`]: for looking only.
     pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves a copy to whoever takes completions here.
+    pub(crate) fn leave(&self, copied: Copied) {
+        self.copied.lock().unwrap_or_else(PoisonError::into_inner).push(copied);
+        self.signal.call();
+    }
+
+    /// What was left; takes no memory.
+    pub(crate) fn copied(&self) -> Vec<Copied> {
+        std::mem::take(&mut *self.copied.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What its scheduler says of a request; `plan` is the number of its plan here, if there is one. `None`

@@ -89,6 +89,7 @@ mod ahead;
 mod check;
 mod cold;
 mod compile;
+mod copies;
 mod core;
 pub mod distribution;
 mod divided;

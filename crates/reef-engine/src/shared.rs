@@ -11,7 +11,7 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use reef_base::limits::DEVICES_MAX;
+use reef_base::limits::{DEVICES_MAX, LONG_COPY_BYTES_MIN};
 use reef_base::{Buffer, Clock, Nanos, VirtualClock};
 use reef_device::{DeviceError, RejectReason, Route, Scheme};
 use reef_program::SegmentKey;
@@ -19,6 +19,7 @@ use reef_sched::{Forecast, Offer, Router};
 use smallvec::SmallVec;
 
 use crate::cold::{ColdJob, ColdQueue, ColdWork};
+use crate::copies::{Copied, Copies, Copy};
 use crate::core::{Core, Job, Refused};
 use crate::effect::{Delivery, Effects, Helper, Hop, Move, Stop, Submit, TaskEffect};
 use crate::error::InferError;
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) registry: Registry,
     pub(crate) cold: ColdQueue,
+    pub(crate) copies: Copies,
     /// How long a plan is kept that nobody uses.
     pub(crate) plan_idle: Nanos,
     pub(crate) tracing: Tracing,
@@ -85,6 +87,7 @@ impl Shared {
             clock,
             registry: Registry::default(),
             cold: ColdQueue::new(cold_queue_len),
+            copies: Copies::default(),
             plan_idle,
             tracing,
             step_out: Mutex::default(),
@@ -174,21 +177,50 @@ impl Shared {
         let helper = &mut out.helper;
         let (mut tasks, mut deliveries) = (SmallVec::<[_; 1]>::new(), SmallVec::<[_; 1]>::new());
         for task in out.tasks.drain(..) {
-            if task.may_wait() {
-                tasks.push(task);
-                continue;
+            match task {
+                TaskEffect::Submit(submit) if submit.may_wait() => tasks.push(Copy::Gather(submit)),
+                task => self.contained(|| self.hand_over(task, helper)),
             }
-            self.contained(|| self.hand_over(task, helper));
         }
         for delivery in out.deliveries.drain(..) {
-            if delivery.may_wait() {
-                deliveries.push(delivery);
-                continue;
+            match delivery {
+                Delivery::Batch(batch) if batch.may_wait() => deliveries.push(Copy::Part(batch)),
+                delivery => self.contained(|| self.tell(delivery)),
             }
-            self.contained(|| self.tell(delivery));
         }
-        tasks.into_iter().for_each(|task| self.contained(|| self.hand_over(task, helper)));
-        deliveries.into_iter().for_each(|delivery| self.contained(|| self.tell(delivery)));
+        for copy in tasks.into_iter().chain(deliveries) {
+            self.copy(copy, helper);
+        }
+    }
+
+    /// Has a copy made, here if it is a short one, and what comes after it.
+    fn copy(&self, copy: Copy, helper: &mut Helper) {
+        let is_long = copy.bytes() >= LONG_COPY_BYTES_MIN;
+        let here = if is_long { self.copies.push(copy).err() } else { Some(copy) };
+        if let Some(copy) = here {
+            self.contained(|| self.follow(copy.make(), helper));
+        }
+    }
+
+    /// What comes after a copy.
+    fn follow(&self, copied: Copied, helper: &mut Helper) {
+        match copied {
+            Copied::Gathered(submit) => self.hand_in(submit, helper),
+            Copied::Failed(Submit { id, model, .. }, error) => {
+                self.enter(model.lane, |core, now, out| core.end_batch(now, id, error, out));
+            }
+            Copied::Parted(batch) => batch.deliver(),
+        }
+    }
+
+    /// Takes up the copies that were made for a lane; true if there was one.
+    pub(crate) fn take_up(&self, lane: usize) -> bool {
+        let copied = self.lanes[lane].copied();
+        let any = !copied.is_empty();
+        for copied in copied {
+            self.contained(|| self.follow(copied, &mut Helper::No));
+        }
+        any
     }
 
     /// A panic is a bug of ours.
@@ -215,15 +247,12 @@ impl Shared {
     }
 
     /// A request becomes a task of its device.
-    fn hand_in(&self, submit: Submit, helper: &mut Helper) {
-        let Submit { id, turn, model, plan, key, io, kit, gathering } = submit;
+    fn hand_in(&self, mut submit: Submit, helper: &mut Helper) {
+        if let Err(error) = submit.gather() {
+            return self.follow(Copied::Failed(submit, error), helper);
+        }
+        let Submit { id, turn, model, plan, key, io, kit, .. } = submit;
         let lane = &self.lanes[model.lane];
-        let io = match gathering.map_or(Ok(io), |gathering| gathering.gather(&plan)) {
-            Ok(io) => io,
-            Err(error) => {
-                return self.enter(model.lane, |core, now, out| core.end_batch(now, id, error, out));
-            }
-        };
         let offer = match helper {
             Helper::Offers(patience) => Some(*patience),
             Helper::No | Helper::Has(..) => None,
@@ -317,6 +346,7 @@ impl Shared {
         self.close_cold(fault.clone());
         self.verdict.fail(fault);
         self.lanes.iter().for_each(Lane::rouse);
+        (0..self.lanes.len()).for_each(|lane| _ = self.take_up(lane));
     }
 
     /// Why nothing is served any more.
@@ -708,7 +738,7 @@ impl Shared {
     /// completed.
     pub(crate) fn advance(&self, index: usize, out: &mut Effects) -> bool {
         let lane = &self.lanes[index];
-        let mut progress = false;
+        let mut progress = self.take_up(index);
         while let Some(completion) = lane.device.try_complete() {
             progress = true;
             self.enter_with(index, out, |core, now, out| core.complete(now, completion, out));

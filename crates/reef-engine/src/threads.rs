@@ -1,7 +1,9 @@
-//! The engine's threads: one per device for completions and timers, one that compiles plans on first use.
+//! The engine's threads: one per device for completions and timers, one that compiles plans on first use, one
+//! that makes long copies.
 //!
-//! A compilation takes seconds of a core, which real-time blocks may need: that thread has the lowest
-//! priority, so that it takes no more than its turn from compute units that have the same.
+//! A compilation takes seconds of a core, which real-time blocks may need, and a copy milliseconds: those
+//! threads have the lowest priority, so that they take no more than their turn from compute units that have
+//! the same.
 //!
 //! What these threads call of others is contained where it is called. A panic that gets here is a bug of our
 //! own: the engine fails, visibly, and the thread ends.
@@ -30,11 +32,17 @@ impl Threads {
     /// Starts the threads. They end after [`Threads::stop`].
     pub(crate) fn start(shared: &Arc<Shared>, spin: Nanos) -> Result<Threads, EngineError> {
         let mut threads = Threads::default();
-        let stop = |_: &EngineError| shared.lanes.iter().for_each(|lane| lane.signal.stop());
+        let stop = |_: &EngineError| {
+            shared.lanes.iter().for_each(|lane| lane.signal.stop());
+            shared.copies.close();
+        };
         for lane in 0..shared.lanes.len() {
             let own = shared.clone();
             threads.spawn(shared, "completions", move || completions(&own, lane, spin)).inspect_err(stop)?;
         }
+        shared.copies.open();
+        let own = shared.clone();
+        threads.spawn(shared, "copies", move || copies(&own)).inspect_err(stop)?;
         let own = shared.clone();
         let compiling = move || {
             lower_priority();
@@ -49,6 +57,7 @@ impl Threads {
     pub(crate) fn stop(self, shared: &Shared, patience: Duration) {
         shared.lanes.iter().for_each(|lane| lane.signal.stop());
         shared.close_cold(InferError::ShuttingDown);
+        shared.copies.close();
         if shared.fault().is_some() {
             return;
         }
@@ -97,7 +106,7 @@ fn lower_priority() {
     // On Linux a nice value belongs to a thread.
     let thread = rustix::thread::gettid();
     if let Err(error) = rustix::process::setpriority_process(Some(thread), NICE_BACKGROUND) {
-        fault::log(|| tracing::warn!(%error, "the compile thread keeps its priority"));
+        fault::log(|| tracing::warn!(%error, "a thread in the background keeps its priority"));
     }
 }
 
@@ -134,4 +143,25 @@ fn arm(shared: &Shared, lane: usize) -> Nanos {
     let cold = if lane == COLD_TIMERS { shared.cold.next_expiry() } else { Nanos::MAX };
     core.armed = core.next_wakeup().min(cold);
     core.armed
+}
+
+/// Makes long copies until the engine ends.
+fn copies(shared: &Shared) {
+    lower_priority();
+    shared.copies.attach();
+    while let Some(copy) = shared.copies.next() {
+        let lane = copy.lane();
+        match fault::contain(|| copy.make()) {
+            Ok(copied) => {
+                shared.lanes[lane].leave(copied);
+                // Of an engine that has failed nobody may take completions any more.
+                if shared.verdict.fault().is_some() {
+                    shared.take_up(lane);
+                }
+            }
+            Err(panic) => shared.break_down(panic),
+        }
+    }
+    // Those who take completions may have ended before.
+    (0..shared.lanes.len()).for_each(|lane| _ = shared.take_up(lane));
 }

@@ -247,6 +247,11 @@ impl Shared {
         self.lanes.iter().position(|lane| lane.signal.is_attached_here())
     }
 
+    /// Whether a foreign waker was called on a thread of the engine.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        self.lane_of_thread().is_some() || self.copies.is_here()
+    }
+
     /// A foreign waker waits on a completion thread: nobody else fetches what it may wait for.
     fn advance_here(&self, own: usize, pause: Duration) {
         let signal = &self.lanes[own].signal;

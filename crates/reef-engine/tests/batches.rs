@@ -6,6 +6,7 @@ mod doubles;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -459,6 +460,82 @@ fn a_device_without_a_place_gets_the_batch_later() {
         assert_rows(data, &future.wait().unwrap());
     }
     assert_eq!(by_rows(&sums(&engine)), [(4, 1)]);
+}
+
+/// Rows of so many bytes that they are copied by a thread of their own.
+const WIDE: usize = 128 << 10;
+
+fn wide(fill: u8) -> Vec<u8> {
+    vec![fill; WIDE]
+}
+
+fn ask_wide(data: &[u8]) -> InferRequest<'_> {
+    let shape = Shape::from([data.len() / WIDE, WIDE]);
+    InferRequest::new("m", vec![InputTensor { name: "x", dtype: DType::U8, shape, data }])
+}
+
+fn assert_wide(data: &[u8], response: &InferResponse) {
+    assert!(response.output_at(0).data == expected_rows(data, WIDE), "rows that begin with {}", data[0]);
+}
+
+#[test]
+fn nobody_waits_while_a_large_batch_is_copied() {
+    let slow = Slow::new();
+    let engine = slow.engine();
+    engine.load_source(key("m"), joined(4, 60_000_000, ModelSettings::default()), Rows::wide(WIDE)).unwrap();
+    engine.load_source(key("rt"), ModelSettings::real_time(Level::TOP), Rows::new(1)).unwrap();
+    let ((copies, copying), (go, goes)) = (channel(), channel::<()>());
+    let goes = std::sync::Mutex::new(goes);
+    slow.set(Hooks {
+        allocates: std::sync::Arc::new(move || {
+            if std::thread::current().name() == Some("reef-copies") {
+                copies.send(()).unwrap();
+                let _ = goes.lock().unwrap().recv();
+            }
+        }),
+        ..Hooks::new()
+    });
+    let each: Vec<Vec<u8>> = (1..5).map(wide).collect();
+    let futures: Vec<_> = each.iter().map(|data| engine.submit(&ask_wide(data)).unwrap()).collect();
+    copying.recv_timeout(Duration::from_secs(60)).expect("it is copied elsewhere");
+    let urgent = filled(&[9]);
+    for _ in 0..10 {
+        assert_rows(&urgent, &engine.infer(&ask("rt", &urgent)).unwrap());
+        assert_rows(&urgent, &engine.submit(&ask("rt", &urgent)).unwrap().wait().unwrap());
+    }
+    // Who leaves meanwhile is answered, and the others get their rows.
+    let mut futures = futures.into_iter().zip(&each);
+    let (first, _) = futures.next().unwrap();
+    first.cancel();
+    assert_eq!(first.wait().unwrap_err(), InferError::Cancelled);
+    drop(go);
+    futures.for_each(|(future, data)| assert_wide(data, &future.wait().unwrap()));
+    slow.set(Hooks::new());
+}
+
+#[test]
+fn large_batches_end_once_whatever_becomes_of_the_engine() {
+    for round in 0..20 {
+        let slow = Slow::new();
+        let engine = slow.engine();
+        engine.load_source(key("m"), joined(4, 0, ModelSettings::default()), Rows::wide(WIDE)).unwrap();
+        let each: Vec<Vec<u8>> = (1..25).map(wide).collect();
+        let futures: Vec<_> = each.iter().map(|data| engine.submit(&ask_wide(data)).unwrap()).collect();
+        match round % 4 {
+            0 => {}
+            1 => slow.poison("planted"),
+            2 => engine.shutdown(Duration::from_millis(round / 4)),
+            _ => drop(engine),
+        }
+        let results = futures.into_iter().zip(&each).map(|(future, data)| match future.wait() {
+            Ok(response) => assert_wide(data, &response),
+            Err(error) => {
+                let ends = [InferError::DeviceFault, InferError::ShuttingDown, InferError::Cancelled];
+                assert!(round % 4 != 0 && ends.contains(&error), "{round}: {error}");
+            }
+        });
+        assert_eq!(results.count(), 24);
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::grpc;
 use crate::http::encoding::{self, Coding};
 use crate::http::infer;
 use crate::http::protocol::elements::{self, Flat};
+use crate::http::protocol::predict;
 use crate::ring::OpenedModel;
 
 /// Bytes that may come out of a compressed body.
@@ -32,6 +33,9 @@ pub fn infer_body(bytes: &[u8]) {
         stated @ 0..0x8000 => Some(stated.to_string()),
         less => Some(body.len().saturating_sub(usize::from(less - 0x8000)).to_string()),
     };
+    if header.is_none() {
+        predict_body(body);
+    }
     match infer::read(body.to_vec(), header.as_deref()) {
         Ok(tensors) => {
             // Binary tensors are parts of the body; those in JSON have no more elements than characters.
@@ -42,6 +46,25 @@ pub fn infer_body(bytes: &[u8]) {
         Err(problem) => {
             assert!([Kind::Invalid, Kind::Unsupported].contains(&problem.kind), "{problem:?}");
             assert!(!problem.message.is_empty());
+        }
+    }
+}
+
+/// The same body in the words of KServe's first protocol, to a model with inputs of several types.
+fn predict_body(body: &[u8]) {
+    let info = |(name, dtype): (&str, DType)| TensorInfo { name: name.into(), dtype, dims: vec![-1] };
+    let model = [("x", DType::F64), ("n", DType::U8)].map(info);
+    for model in [&model[..1], &model] {
+        match predict::read(body, model) {
+            Ok((_, inputs)) => {
+                let here = |input: &Input| {
+                    matches!(&input.data, Data::Here(data)
+                    if data.len() == input.shape.iter().product::<usize>() * input.dtype.bytes()
+                        && data.len() <= body.len() * 8)
+                };
+                assert!(inputs.len() == model.len() && inputs.iter().all(here));
+            }
+            Err(problem) => assert!(problem.kind == Kind::Invalid && !problem.message.is_empty()),
         }
     }
 }

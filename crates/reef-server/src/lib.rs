@@ -1,4 +1,5 @@
-//! `reef-server`: the Open Inference Protocol v2 over HTTP and gRPC, in the superset that Triton speaks.
+//! `reef-server`: the Open Inference Protocol v2 over HTTP and gRPC, in the superset that Triton speaks, and
+//! KServe's v1.
 //!
 //! Owns ports, connections, the protocol's JSON, messages and binary tensors, statuses, the metrics text and
 //! the dashboard. Knows the engine's API and nothing behind it: no plan, device or scheduler.
@@ -38,6 +39,13 @@
 //! them. Without quotes, as Python's `json` writes them by default, they are not JSON and refused with that
 //! advice. Which NaN it was is kept by binary tensors only. FP16 and BF16 have no JSON form, as the protocol
 //! says: binary tensors only.
+//!
+//! KServe's first protocol is another form of the same requests: `POST v1/models/M:predict` takes
+//! `{"instances": [ROW, …]}`, or `{"inputs": …}` with whole tensors, and answers
+//! `{"predictions": [ROW, …]}`. A row is an object with a value for each input, or the value of the only one;
+//! nesting is the shape, and the element types are the model's. `parameters` are those above. It has no
+//! versions, outputs cannot be chosen, and what has no JSON form, or no rows, is refused. `GET v1/models` and
+//! `v1/models/M` tell names and readiness; `:explain` is 501.
 //!
 //! Bodies may be compressed with gzip or deflate, and answers are where the client takes them so and they
 //! have a kibibyte; `Inference-Header-Content-Length` counts what it counted before. Errors are never

@@ -241,7 +241,7 @@ impl Server {
             let serve = move |accepted| http::serve::serve(accepted, port, http.clone());
             ports.open(listener, tls, port.last_phase(), serve)?;
         }
-        let grpc = Arc::new(Grpc::new(state.clone()));
+        let grpc = Arc::new(Grpc::new(state.clone(), self.options.connections.count_max));
         let tls = self.tls.as_ref().map(|tls| tls.grpc.clone());
         let serve = move |accepted| grpc::serve::serve(accepted, grpc.clone());
         ports.open(self.grpc, tls, Phase::Draining, serve)?;

@@ -49,8 +49,9 @@ impl Batch {
     }
 
     fn end(self, io: Io, members: Vec<EndMember>) -> Delivery {
-        let Batch { class, plan, gathering, .. } = self;
-        Delivery::Batch(EndBatch { class, plan, io, gathering, members })
+        let Batch { class, plan, gathering, model, .. } = self;
+        let lane = model.lane;
+        Delivery::Batch(EndBatch { lane, class, plan, io, gathering, members, parted: false })
     }
 
     fn place(&self, member: RequestId) -> usize {

@@ -154,12 +154,17 @@ pub fn ask<'a>(model: &'a str, data: &'a [u8]) -> InferRequest<'a> {
 
 /// What the model makes of them.
 pub fn expected(data: &[u8]) -> Vec<u8> {
-    let spec = SyntheticSpec { seed: 7, bytes: ROW, tile_bytes: ROW, polls: 1, poll_ns: 1, meter: None };
+    expected_rows(data, ROW)
+}
+
+/// The same, of rows with so many bytes.
+pub fn expected_rows(data: &[u8], bytes: usize) -> Vec<u8> {
+    let spec = SyntheticSpec { seed: 7, bytes, tile_bytes: bytes, polls: 1, poll_ns: 1, meter: None };
     let row = |row: &[u8]| {
         let digest = spec.digest([row].into_iter());
-        (0..ROW).map(move |index| SyntheticSpec::byte(digest, index))
+        (0..bytes).map(move |index| SyntheticSpec::byte(digest, index))
     };
-    data.chunks(ROW).flat_map(row).collect()
+    data.chunks(bytes).flat_map(row).collect()
 }
 
 /// Checks an answer bit for bit.

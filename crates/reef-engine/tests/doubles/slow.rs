@@ -1,4 +1,5 @@
-//! The CPU device with hooks where the engine hands in tasks: before the device has one, and after.
+//! The CPU device with hooks where the engine hands in tasks, before the device has one and after, and where
+//! it asks for buffers.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,18 +11,19 @@ use reef_engine::*;
 
 use super::foreign::{Hook, nothing};
 
-/// What happens when a task is handed in.
+/// What happens when a task is handed in, or buffers are asked for.
 #[derive(Clone)]
 pub struct Hooks {
     pub before: Hook,
     pub after: Hook,
+    pub allocates: Hook,
     /// Why it is not taken, if it is not.
     pub rejects: Option<RejectReason>,
 }
 
 impl Hooks {
     pub fn new() -> Hooks {
-        Hooks { before: nothing(), after: nothing(), rejects: None }
+        Hooks { before: nothing(), after: nothing(), allocates: nothing(), rejects: None }
     }
 }
 
@@ -60,7 +62,6 @@ impl Device for Slow {
         cutter,
         load,
         unload,
-        alloc_io,
         cancel,
         try_complete,
         set_waker,
@@ -74,6 +75,12 @@ impl Device for Slow {
         record_events,
         drain_events
     );
+
+    fn alloc_io(&self, plan: LoadedPlan) -> Option<Io> {
+        let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (hooks.allocates)();
+        self.inner.alloc_io(plan)
+    }
 
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
         let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -1,8 +1,12 @@
 //! `grpc.health.v1`: of the server (an empty name, or that of the inference service) and of each model (its
 //! name, or `NAME/VERSION`).
+//!
+//! Invariant: who watches takes no place from others. The number of watches is bounded, those of clients that
+//! show no credentials apart from the others; a watch is no work that keeps its connection open.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
@@ -17,6 +21,7 @@ use crate::core::problem::{Kind, Problem};
 use crate::core::state::State;
 use crate::grpc::method::SERVICE;
 use crate::grpc::status::status;
+use crate::net::connection::{Connection, Watching};
 
 /// How often a watched service is looked at: models have no event for it.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
@@ -34,6 +39,54 @@ impl Reader {
     /// An error if it may not ask for this model.
     fn check(&self, model: &str) -> Result<(), Problem> {
         self.0.as_ref().map_err(Problem::clone)?.check_model(model)
+    }
+}
+
+/// How many watches there may be: those without credentials, and the others.
+#[derive(Debug)]
+pub(crate) struct Watches {
+    /// Of one connection.
+    own_max: usize,
+    /// Of each kind, in all.
+    all_max: usize,
+    open: [AtomicUsize; 2],
+}
+
+/// A watch; there may be another one when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    watches: Arc<Watches>,
+    kind: usize,
+    _connection: Watching,
+}
+
+impl Watches {
+    /// A quarter of the connections that there may be, and a sixteenth of that on one of them.
+    pub(crate) fn new(connections_max: usize) -> Watches {
+        let all_max = (connections_max / 4).max(1);
+        Watches { own_max: (all_max / 16).max(1), all_max, open: Default::default() }
+    }
+
+    /// Leave for another one, of somebody who is known or not.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        known: bool,
+    ) -> Result<Watch, Problem> {
+        let full = |of, max| Problem::limited(format!("{of} has {max} watches, and may have no more"), 1);
+        let own = connection.watch(self.own_max).ok_or_else(|| full("the connection", self.own_max))?;
+        let kind = usize::from(known);
+        let more = |open| (open < self.all_max).then_some(open + 1);
+        match self.open[kind].fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Watch { watches: self.clone(), kind, _connection: own }),
+            Err(_) => Err(full("the server", self.all_max)),
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.watches.open[self.kind].fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -20,6 +20,7 @@ use tonic::Status;
 use crate::core::access::Client;
 use crate::core::budget::Share;
 use crate::core::pace::{BYTES_PER_S_MIN, LARGE_BYTES_MIN, PAUSE_MAX, trickles};
+use crate::core::problem::Problem;
 use crate::core::state::State;
 use crate::grpc::status::{status, too_large, too_slow};
 
@@ -66,6 +67,9 @@ pub(crate) struct Metered {
     bytes_max: usize,
     between: Between,
     shares: Shares,
+    forgetful: bool,
+    /// Whether a message has begun.
+    any: bool,
     /// The bytes before the message, as far as they are there.
     prefix: Vec<u8>,
     /// Of the message, still to come.
@@ -92,12 +96,20 @@ impl Metered {
             bytes_max,
             between,
             shares: Shares::default(),
+            forgetful: false,
+            any: false,
             prefix: Vec::with_capacity(PREFIX_LEN),
             left: 0,
             received: 0,
             begun: Instant::now(),
             pause: Box::pin(sleep(PAUSE_MAX)),
         }
+    }
+
+    /// Of messages whose part of the budget nobody takes: each has it until the next.
+    pub(crate) fn forgetful(mut self) -> Metered {
+        self.forgetful = true;
+        self
     }
 
     /// Bytes of a message at most.
@@ -140,6 +152,9 @@ impl Metered {
         let len = self.prefix[1..].iter().fold(0, |len, &byte| len << 8 | usize::from(byte));
         let packed = self.prefix[0] != 0;
         self.prefix.clear();
+        if self.between == Between::Comes && std::mem::replace(&mut self.any, true) {
+            return Err(status(Problem::invalid("the RPC has more than one message")));
+        }
         if len > self.bytes_max {
             return Err(too_large(len, self.bytes_max));
         }
@@ -153,12 +168,16 @@ impl Metered {
             }
             false => None,
         };
-        self.shares.lock().push_back(share);
+        let mut shares = self.shares.lock();
+        if self.forgetful {
+            shares.clear();
+        }
+        shares.push_back(share);
         Ok(())
     }
 
     /// The class of a large message that is for the model `name`, if that is known already.
-    fn class(&self, name: Option<&str>) -> Result<Class, crate::core::problem::Problem> {
+    fn class(&self, name: Option<&str>) -> Result<Class, Problem> {
         match name {
             Some(name) => {
                 self.client.check_model(name)?;
@@ -168,9 +187,14 @@ impl Metered {
         }
     }
 
+    /// Whether a part of a message is still to come.
+    fn is_amid(&self) -> bool {
+        self.left > 0 || !self.prefix.is_empty()
+    }
+
     /// Whether the client owes something.
     fn is_owed(&self) -> bool {
-        self.left > 0 || !self.prefix.is_empty() || self.between == Between::Comes
+        self.is_amid() || self.between == Between::Comes
     }
 }
 
@@ -202,16 +226,19 @@ impl Body for Metered {
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
-                this.pause.as_mut().reset(tokio::time::Instant::now() + PAUSE_MAX);
-                let metered = frame.data_ref().map_or(Ok(()), |bytes| this.meter(bytes));
-                Some(metered.map(|()| frame))
+                let bytes = frame.data_ref().map_or(&[][..], |bytes| bytes);
+                if !bytes.is_empty() {
+                    this.pause.as_mut().reset(tokio::time::Instant::now() + PAUSE_MAX);
+                }
+                Some(this.meter(bytes).map(|()| frame))
             }
             Some(Err(error)) => Some(Err(Status::cancelled(error.to_string()))),
+            None if this.is_amid() => Some(Err(status(Problem::invalid("the message ended early")))),
             None => None,
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.is_end_stream() && !self.is_amid()
     }
 }

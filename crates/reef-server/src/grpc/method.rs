@@ -6,9 +6,13 @@
 use strum::{EnumIter, IntoEnumIterator, IntoStaticStr};
 
 use crate::core::access::Need;
+use crate::grpc::meter::Between;
 
 /// The inference service.
 pub(crate) const SERVICE: &str = "inference.GRPCInferenceService";
+
+/// The service of health checks.
+const HEALTH: &str = "grpc.health.v1.Health";
 
 /// An RPC of the inference service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, IntoStaticStr)]
@@ -40,8 +44,8 @@ pub(crate) enum Method {
 /// Services that are not ours, with their RPCs and what those need. Health of a model needs what reading
 /// does.
 const OTHERS: [(&str, &str, Need); 4] = [
-    ("grpc.health.v1.Health", "Check", Need::Health),
-    ("grpc.health.v1.Health", "Watch", Need::Health),
+    (HEALTH, "Check", Need::Health),
+    (HEALTH, "Watch", Need::Health),
     ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", Need::Read),
     ("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", Need::Read),
 ];
@@ -96,6 +100,16 @@ impl Method {
             | Method::CudaSharedMemoryUnregister => Need::Admin,
         }
     }
+}
+
+/// How an RPC of another service takes its messages. Reflection is asked again and again.
+pub(crate) fn between_of_other(service: &str) -> Between {
+    if service == HEALTH { Between::Comes } else { Between::Waits }
+}
+
+/// Whether an RPC of another service lasts as long as its client likes.
+pub(crate) fn is_watch(service: &str, rpc: &str) -> bool {
+    (service, rpc) == (HEALTH, "Watch")
 }
 
 /// What an RPC of another service needs. One that is not known there is its library's to refuse.

@@ -44,6 +44,7 @@ pub(crate) struct Reply {
     end: Option<End>,
     /// Kept until it has gone out.
     guard: Option<Box<dyn Send>>,
+    watches: bool,
 }
 
 enum Source {
@@ -96,11 +97,22 @@ impl Reply {
 
     /// Keeps `guard` until the answer has gone out.
     pub(crate) fn keep(&mut self, guard: impl Send + 'static) {
-        self.guard = Some(Box::new(guard));
+        self.guard = Some(Box::new((self.guard.take(), guard)));
+    }
+
+    /// Says that what comes of it are changes, which are no work; `watch` is kept until they end.
+    pub(crate) fn watch(&mut self, watch: impl Send + 'static) {
+        self.watches = true;
+        self.keep(watch);
+    }
+
+    /// Whether that was said.
+    pub(crate) fn is_watch(&self) -> bool {
+        self.watches
     }
 
     fn new(chunks: VecDeque<Bytes>, source: Source) -> Reply {
-        Reply { chunks, source, end: None, guard: None }
+        Reply { chunks, source, end: None, guard: None, watches: false }
     }
 
     fn finish(&mut self, status: &Status) -> Option<Result<Frame<Bytes>, Status>> {

@@ -22,10 +22,10 @@ use crate::core::access::{Client, Credentials, Need};
 use crate::core::fault::{bug, contained};
 use crate::core::problem::Problem;
 use crate::core::state::{Phase, State};
-use crate::grpc::health::{HealthChecks, Reader};
+use crate::grpc::health::{HealthChecks, Reader, Watches};
 use crate::grpc::infer::{Timing, infer};
 use crate::grpc::meter::{Between, Metered};
-use crate::grpc::method::{Method as Rpc, SERVICE, need_of_other};
+use crate::grpc::method::{Method as Rpc, SERVICE, between_of_other, is_watch, need_of_other};
 use crate::grpc::pb::{
     ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerReadyRequest, ServerReadyResponse,
 };
@@ -44,6 +44,7 @@ const QUESTION_BYTES_MAX: usize = 64 << 10;
 /// What all connections over gRPC share.
 pub(crate) struct Grpc {
     pub(crate) state: Arc<State>,
+    watches: Arc<Watches>,
     /// Services that frame their own messages, by name.
     others: Vec<(&'static str, Other)>,
 }
@@ -79,8 +80,8 @@ struct Call {
 }
 
 impl Grpc {
-    /// Without connections.
-    pub(crate) fn new(state: Arc<State>) -> Grpc {
+    /// Without connections, of which there may be so many.
+    pub(crate) fn new(state: Arc<State>, connections_max: usize) -> Grpc {
         let builder = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(super::DESCRIPTORS)
@@ -89,7 +90,8 @@ impl Grpc {
         let fits = "the descriptors were made from whole files";
         let (v1, v1alpha) = (builder().build_v1().expect(fits), builder().build_v1alpha().expect(fits));
         let health = HealthServer::new(HealthChecks(state.clone()));
-        Grpc { state, others: vec![other(health), other(v1), other(v1alpha)] }
+        let watches = Arc::new(Watches::new(connections_max));
+        Grpc { state, watches, others: vec![other(health), other(v1), other(v1alpha)] }
     }
 
     /// Answers an RPC that came on this connection.
@@ -122,6 +124,8 @@ impl Grpc {
         let handled = self.handle(connection, request, limit);
         match limit {
             None => handled.await,
+            // It may be ready at once.
+            Some(Duration::ZERO) => Err(timed_out()),
             Some(limit) => tokio::time::timeout(limit, handled).await.unwrap_or_else(|_| Err(timed_out())),
         }
     }
@@ -150,13 +154,20 @@ impl Grpc {
         let client = shown(&request, need).map_err(status)?;
         if let (Some(other), None) = (other, own) {
             let reader = Reader(shown(&request, Need::Read));
+            let known = reader.0.as_ref().is_ok_and(Client::is_known);
+            let watch = is_watch(service, rpc).then(|| self.watches.enter(connection, known));
+            let watch = watch.transpose().map_err(status)?;
             let meter = |body| {
-                let state = self.state.clone();
-                Metered::new(body, state, client, QUESTION_BYTES_MAX, Between::Waits)
+                let (state, between) = (self.state.clone(), between_of_other(service));
+                Metered::new(body, state, client, QUESTION_BYTES_MAX, between).forgetful()
             };
             let mut request = request.map(meter);
             request.extensions_mut().insert(reader);
-            return Ok(Reply::foreign(other(request).await, end(&self.state, limit)));
+            let mut reply = Reply::foreign(other(request).await, end(&self.state, limit));
+            if let Some(watch) = watch {
+                reply.body_mut().watch(watch);
+            }
+            return Ok(reply);
         }
         let own = own.ok_or_else(|| unknown(&path))?;
         let (head, body) = request.into_parts();

@@ -2,8 +2,8 @@
 //!
 //! Invariants: the number of RPCs of a connection is bounded; a client that has gone is noticed by the end of
 //! its connection or by pings that it does not answer, and drops the handlers of its RPCs. A connection with
-//! an RPC is at work and stays; one without may be sent away ([`net`](crate::net)), and its client's library
-//! connects again when it needs to.
+//! an RPC is at work and stays; one without, or with watches alone, may be sent away ([`net`](crate::net)),
+//! and its client's library connects again when it needs to.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +49,9 @@ pub(crate) async fn serve(accepted: Accepted, grpc: Arc<Grpc>) {
         let (grpc, connection, guard) = (grpc.clone(), connection.clone(), Rpcs::begin(&rpcs));
         async move {
             let mut answer = grpc.answer(&connection, request).await;
-            answer.body_mut().keep(guard);
+            if !answer.body().is_watch() {
+                answer.body_mut().keep(guard);
+            }
             Ok::<_, Infallible>(answer)
         }
     });

@@ -1,5 +1,7 @@
 //! Answers about the server and its models as JSON: health, metadata, readiness, configuration, statistics.
 
+use std::collections::BTreeSet;
+
 use hyper::StatusCode;
 use reef_engine::{DeviceInfo, ModelStats, Nanos, TensorInfo};
 use serde::Deserialize;
@@ -80,6 +82,20 @@ pub(crate) fn model_ready(state: &State, path: &ModelPath<'_>) -> Result<Reply, 
         answer["reason"] = reason.into();
     }
     Ok(json(readiness(model.ready), &answer))
+}
+
+/// Names of models, as KServe's first protocol lists them.
+pub(crate) fn v1_models(state: &State, client: &Client) -> Reply {
+    let models = state.engine.models().into_iter().map(|model| model.key.name);
+    let names: BTreeSet<String> = models.filter(|name| client.sees(name)).collect();
+    json(StatusCode::OK, &json!({ "models": names }))
+}
+
+/// Why nothing is explained.
+pub(crate) fn explain(state: &State, path: &ModelPath<'_>) -> Problem {
+    let none =
+        "explanations are not supported: this server runs models, an explainer is a service of its own";
+    state.find(&path.name, None).err().unwrap_or_else(|| Problem::unsupported(none))
 }
 
 /// A model's configuration.

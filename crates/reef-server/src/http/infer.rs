@@ -26,6 +26,7 @@ use crate::http::note::Ran;
 use crate::http::protocol::body::Body;
 use crate::http::protocol::elements;
 use crate::http::protocol::json::Object;
+use crate::http::protocol::predict;
 use crate::http::protocol::request::{self, InputData, InputJson, Parts, RequestJson, Wanted};
 use crate::http::protocol::response::{self, Head, Output};
 use crate::http::receive::{Allowance, receive, refuse};
@@ -40,10 +41,20 @@ const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-conten
 /// the engine has its buffers back at once.
 const JOIN_BYTES_MAX: usize = 16 << 10;
 
+/// In whose words an inference is asked and answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The protocol's.
+    V2,
+    /// Those of KServe's first one.
+    V1,
+}
+
 /// Answers an inference request.
 pub(crate) async fn infer(
     state: &Arc<State>,
     caller: Caller<'_>,
+    form: Form,
     model: ModelPath<'_>,
     headers: &HeaderMap,
     incoming: Incoming,
@@ -52,7 +63,7 @@ pub(crate) async fn infer(
     let expects_continue = headers.contains_key(EXPECT);
     let bytes_max = state.body_bytes_max;
     let Caller { client, busy } = caller;
-    let known = match examine(state, &client, &model, headers, &incoming) {
+    let known = match examine(state, &client, form, &model, headers, &incoming) {
         Ok(known) => known,
         Err(error) => {
             refuse(incoming, bytes_max, expects_continue);
@@ -68,6 +79,7 @@ pub(crate) async fn infer(
         (body, share) = encoding::decoded(state, class, coding, body, bytes_max, share).await?;
     }
     let envelope = Envelope {
+        form,
         model: model.name.into_owned(),
         version: model.version.map(|version| version.into_owned()),
         arrival,
@@ -114,6 +126,7 @@ pub(crate) struct Caller<'a> {
 fn examine(
     state: &State,
     client: &Client,
+    form: Form,
     model: &ModelPath<'_>,
     headers: &HeaderMap,
     incoming: &Incoming,
@@ -122,6 +135,10 @@ fn examine(
     state.check_loaded()?;
     let coding = encoding::of_request(headers)?;
     let json_length = json_length(headers)?;
+    if form == Form::V1 && json_length.is_some() {
+        let problem = "header Inference-Header-Content-Length: binary tensors are sent over /v2, not /v1";
+        return Err(Problem::invalid(problem).into());
+    }
     let upper = incoming.size_hint().upper().filter(|_| coding.is_none());
     let large = upper.is_none_or(|bytes| bytes >= LARGE_BYTES_MIN as u64);
     let class = match large {
@@ -137,6 +154,7 @@ fn examine(
 
 /// What the request line and the headers say.
 struct Envelope {
+    form: Form,
     model: String,
     version: Option<String>,
     arrival: Nanos,
@@ -159,6 +177,7 @@ impl Envelope {
 
 /// How the answer is to be written.
 struct Manner {
+    form: Form,
     id: Option<String>,
     wanted: Wanted,
 }
@@ -186,6 +205,7 @@ fn submit(
 
 fn read_body(state: &State, envelope: &Envelope, body: Body) -> Result<(Question, Manner), Problem> {
     match request::split(body, envelope.json_length.as_deref())? {
+        Parts::Json(json, _) if envelope.form == Form::V1 => read_rows(state, envelope, &json),
         Parts::Json(json, binary) => read_json(envelope, &json, binary),
         Parts::Raw(body) => read_raw(state, envelope, body),
     }
@@ -197,7 +217,14 @@ fn read_json(envelope: &Envelope, json: &[u8], mut binary: Body) -> Result<(Ques
     let wanted = Wanted::from_json(&parsed)?;
     let inputs = inputs(&parsed, &mut binary)?;
     let question = envelope.question(schedule, inputs, wanted.outputs.clone());
-    Ok((question, Manner { id: parsed.id, wanted }))
+    Ok((question, Manner { form: Form::V2, id: parsed.id, wanted }))
+}
+
+fn read_rows(state: &State, envelope: &Envelope, json: &[u8]) -> Result<(Question, Manner), Problem> {
+    let model = state.find_ready(&envelope.model, envelope.version.as_deref())?;
+    let (schedule, inputs) = predict::read(json, &model.inputs)?;
+    let question = envelope.question(schedule, inputs, Vec::new());
+    Ok((question, Manner { form: Form::V1, id: None, wanted: Wanted::all_json() }))
 }
 
 fn inputs(parsed: &RequestJson<'_>, binary: &mut Body) -> Result<Vec<Input>, Problem> {
@@ -243,7 +270,7 @@ fn read_raw(state: &State, envelope: &Envelope, mut body: Body) -> Result<(Quest
         .map_err(|problem| Problem::invalid(format!("input '{}': {problem}", input.name)))?;
     let input = Input { name: input.name.clone(), dtype: input.dtype, shape, data: Data::Here(data) };
     let question = envelope.question(Schedule::default(), vec![input], Vec::new());
-    Ok((question, Manner { id: None, wanted: Wanted::all_binary() }))
+    Ok((question, Manner { form: Form::V2, id: None, wanted: Wanted::all_binary() }))
 }
 
 /// The shape of a raw request's tensor: one extent may be open, the byte count gives it.
@@ -278,6 +305,11 @@ fn write(state: &State, response: InferResponse, manner: &Manner) -> Result<Repl
     let response = Arc::new(response);
     let sum: usize = response.outputs().map(|output| output.data.len()).sum();
     let tensors = answer::tensors(state, &response, &manner.wanted.outputs)?;
+    let ran = Ran::of(&response, manner.id.as_deref());
+    if manner.form == Form::V1 {
+        let json = predict::write(&tensors).map_err(Problem::invalid)?;
+        return Ok(ran_as(&response, ran, reply(StatusCode::OK, "application/json", vec![json.into()])));
+    }
     let outputs = tensors
         .into_iter()
         .enumerate()
@@ -292,15 +324,19 @@ fn write(state: &State, response: InferResponse, manner: &Manner) -> Result<Repl
     if sum <= JOIN_BYTES_MAX && written.chunks.len() > 1 {
         written.chunks = vec![Bytes::from(written.chunks.concat())];
     }
-    let ran = Ran::of(&response, manner.id.as_deref());
     let kind = if written.json_len.is_some() { "application/octet-stream" } else { "application/json" };
     let mut reply = reply(StatusCode::OK, kind, written.chunks);
     if let Some(json_len) = written.json_len {
         reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(json_len));
     }
+    Ok(ran_as(&response, ran, reply))
+}
+
+/// Marks an answer with what it was about.
+fn ran_as(response: &InferResponse, ran: Ran, mut reply: Reply) -> Reply {
     reply.extensions_mut().insert(response.class);
     reply.extensions_mut().insert(ran);
-    Ok(reply)
+    reply
 }
 
 /// What the answer says about how it was made.

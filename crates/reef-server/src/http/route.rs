@@ -35,6 +35,14 @@ pub(crate) enum Route<'a> {
     ModelReady(ModelPath<'a>),
     ModelConfig(ModelPath<'a>),
     Infer(ModelPath<'a>),
+    /// KServe's first protocol: names of models.
+    V1Models,
+    /// Whether a model is ready, in its words.
+    V1Model(ModelPath<'a>),
+    /// An inference in its words.
+    Predict(ModelPath<'a>),
+    /// What it has for explainers.
+    Explain(ModelPath<'a>),
     /// Trace settings of one model, or of all.
     Trace(Option<ModelPath<'a>>),
     /// The same, to be changed.
@@ -90,10 +98,12 @@ impl RouteKind {
             | RouteKind::Model
             | RouteKind::ModelReady
             | RouteKind::ModelConfig
+            | RouteKind::V1Models
+            | RouteKind::V1Model
             | RouteKind::Trace
             | RouteKind::Log
             | RouteKind::RegionStatus => Need::Read,
-            RouteKind::Infer => Need::Infer,
+            RouteKind::Infer | RouteKind::Predict | RouteKind::Explain => Need::Infer,
             RouteKind::Load
             | RouteKind::Unload
             | RouteKind::TraceChange
@@ -122,6 +132,10 @@ impl RouteKind {
             RouteKind::ModelReady => ("GET", &["/v2/models/m/ready", "/v2/models/m/versions/1/ready"]),
             RouteKind::ModelConfig => ("GET", &["/v2/models/m/config", "/v2/models/m/versions/1/config"]),
             RouteKind::Infer => ("POST", &["/v2/models/m/infer", "/v2/models/m/versions/1/infer"]),
+            RouteKind::V1Models => ("GET", &["/v1/models"]),
+            RouteKind::V1Model => ("GET", &["/v1/models/m"]),
+            RouteKind::Predict => ("POST", &["/v1/models/m:predict"]),
+            RouteKind::Explain => ("POST", &["/v1/models/m:explain"]),
             RouteKind::Trace => ("GET", &["/v2/trace/setting", "/v2/models/m/trace/setting"]),
             RouteKind::TraceChange => ("POST", &["/v2/trace/setting", "/v2/models/m/trace/setting"]),
             RouteKind::Log => ("GET", &["/v2/logging"]),
@@ -173,6 +187,7 @@ impl Route<'_> {
             | Route::Metadata
             | Route::Metrics
             | Route::RepositoryIndex
+            | Route::V1Models
             | Route::Log
             | Route::LogChange
             | Route::RegionStatus(..)
@@ -185,7 +200,10 @@ impl Route<'_> {
             Route::Model(model)
             | Route::ModelReady(model)
             | Route::ModelConfig(model)
-            | Route::Infer(model) => Some(&model.name),
+            | Route::Infer(model)
+            | Route::V1Model(model)
+            | Route::Predict(model)
+            | Route::Explain(model) => Some(&model.name),
         }
     }
 }
@@ -212,6 +230,8 @@ pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Result<Route<'a>, Api
     let writes = *method == Method::POST;
     let (allowed, needed) = match route {
         Route::Infer(_)
+        | Route::Predict(_)
+        | Route::Explain(_)
         | Route::RepositoryIndex
         | Route::RegionRegister(..)
         | Route::RegionUnregister(..)
@@ -237,6 +257,8 @@ fn find(path: &str) -> Result<Route<'_>, ApiError> {
         (None, None, None) if path == "/" => Ok(Route::Dashboard),
         (Some("dashboard"), Some("data"), None) => Ok(Route::DashboardData),
         (Some("metrics"), None, None) => Ok(Route::Metrics),
+        (Some("v1"), Some("models"), None) => Ok(Route::V1Models),
+        (Some("v1"), Some("models"), Some(name)) if next().is_none() => v1_model(name, unknown),
         (Some("v2"), None, None) => Ok(Route::Metadata),
         (Some("v2"), Some("health"), Some("live")) if next().is_none() => Ok(Route::Live),
         (Some("v2"), Some("health"), Some("ready")) if next().is_none() => Ok(Route::Ready),
@@ -276,6 +298,19 @@ fn find(path: &str) -> Result<Route<'_>, ApiError> {
             }
         }
         _ => Err(unknown()),
+    }
+}
+
+/// What is asked of a model in KServe's first protocol, which knows no versions: `NAME` or `NAME:VERB`. A
+/// colon of the name's own is percent-encoded.
+fn v1_model(segment: &str, unknown: impl Fn() -> ApiError) -> Result<Route<'_>, ApiError> {
+    let (name, verb) = segment.rsplit_once(':').map_or((segment, None), |(name, verb)| (name, Some(verb)));
+    let model = ModelPath { name: decode(name)?, version: None };
+    match verb {
+        None => Ok(Route::V1Model(model)),
+        Some("predict") => Ok(Route::Predict(model)),
+        Some("explain") => Ok(Route::Explain(model)),
+        Some(_) => Err(unknown()),
     }
 }
 
@@ -352,6 +387,10 @@ mod tests {
             ("/v2/models/m/versions/3/ready", Route::ModelReady(model("m", Some("3")))),
             ("/v2/models/a%20b%2fc/config", Route::ModelConfig(model("a b/c", None))),
             ("/v2/models/m/versions/3/stats", Route::Stats(Some(model("m", Some("3"))))),
+            ("/v1/models", Route::V1Models),
+            ("/v1/models/", Route::V1Models),
+            ("/v1/models/m", Route::V1Model(model("m", None))),
+            ("/v1/models/a%20b%3Apredict", Route::V1Model(model("a b:predict", None))),
             ("/v2/systemsharedmemory/status", Route::RegionStatus(Memory::System, None)),
             (
                 "/v2/systemsharedmemory/region/a%2fb/status",
@@ -391,6 +430,9 @@ mod tests {
                 Route::RegionUnregister(Memory::System, Some("r".into())),
             ),
             ("/v2/cudasharedmemory/region/r/register", Route::RegionRegister(Memory::Cuda, "r".into())),
+            ("/v1/models/m:predict", Route::Predict(model("m", None))),
+            ("/v1/models/a%2Fb%3Ac:predict", Route::Predict(model("a/b:c", None))),
+            ("/v1/models/m:explain", Route::Explain(model("m", None))),
         ];
         for (path, expected) in posts {
             assert_eq!(route(&Method::POST, path), Ok(expected), "{path}");
@@ -405,7 +447,7 @@ mod tests {
             for path in paths {
                 let found = route(&method.parse().unwrap(), path).unwrap();
                 assert_eq!(RouteKind::from(&found), kind, "{method} {path}");
-                let named = path.contains("/m/") || path.ends_with("/m");
+                let named = path.contains("/m/") || path.contains("/m:") || path.ends_with("/m");
                 assert_eq!(found.model(), named.then_some("m"), "{path}");
             }
         }
@@ -419,6 +461,11 @@ mod tests {
             "/dashboard",
             "/dashboard/data/x",
             "/v1",
+            "/v1/models/m/versions/1:predict",
+            "/v1/models/m:",
+            "/v1/models/m:predict:x",
+            "/v1/models/m/predict",
+            "/v1/health/live",
             "/v2/health",
             "/v2/health/well",
             "/v2/health/live/x",
@@ -444,7 +491,9 @@ mod tests {
         for path in paths {
             assert_eq!(route(&Method::GET, path).unwrap_err().status.as_u16(), 404, "{path}");
         }
-        for path in ["/v2/models/%", "/v2/models/%4", "/v2/models/%zz", "/v2/models/%ff"] {
+        for path in
+            ["/v1/models/%zz:predict", "/v2/models/%", "/v2/models/%4", "/v2/models/%zz", "/v2/models/%ff"]
+        {
             assert_eq!(route(&Method::GET, path).unwrap_err().status.as_u16(), 400, "{path}");
         }
     }

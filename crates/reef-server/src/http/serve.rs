@@ -30,7 +30,7 @@ use crate::core::state::{Phase, State};
 use crate::http::control::{self, Sending};
 use crate::http::encoding::{self, encoded};
 use crate::http::error::ApiError;
-use crate::http::infer::{Caller, infer};
+use crate::http::infer::{Caller, Form, infer};
 use crate::http::note::{Asker, Ids, note};
 use crate::http::receive::{Allowance, discard, receive, refuse};
 use crate::http::reply::{Chunks, Reply, error, reply};
@@ -197,11 +197,17 @@ async fn handle(
             return Err(error);
         }
     };
-    let told = !matches!(route, Route::Infer(_) | Route::Metrics | Route::Dashboard | Route::DashboardData);
+    let told = !matches!(
+        route,
+        Route::Infer(_) | Route::Predict(_) | Route::Metrics | Route::Dashboard | Route::DashboardData
+    );
     let asker = Asker(client.name().to_string());
     let mut reply = match (port, route) {
         (Port::Http, Route::Infer(model)) => {
-            infer(state, Caller { client, busy }, model, &head.headers, body).await?
+            infer(state, Caller { client, busy }, Form::V2, model, &head.headers, body).await?
+        }
+        (Port::Http, Route::Predict(model)) => {
+            infer(state, Caller { client, busy }, Form::V1, model, &head.headers, body).await?
         }
         (Port::Http, Route::Load(name)) => control::load(state, name.into_owned(), body, sending).await?,
         (Port::Http, Route::Unload(name)) => control::unload(state, name.into_owned(), body, sending).await?,
@@ -249,11 +255,15 @@ async fn answer_plain(http: &Http, port: Port, client: &Client, route: Route<'_>
         Route::Model(model) => Ok(answers::model_metadata(state, &model)?),
         Route::ModelReady(model) => Ok(answers::model_ready(state, &model)?),
         Route::ModelConfig(model) => Ok(answers::model_config(state, &model)?),
+        Route::V1Models => Ok(answers::v1_models(state, client)),
+        Route::V1Model(model) => Ok(answers::model_ready(state, &model)?),
+        Route::Explain(model) => Err(answers::explain(state, &model).into()),
         Route::RegionStatus(memory, name) => Ok(regions::status(state, memory, name.as_deref())?),
         Route::RegionUnregister(memory, name) => Ok(regions::unregister(state, memory, name.as_deref())?),
         Route::Trace(model) => trace_settings(state, model, Bytes::new()).await,
         Route::Log => Ok(answers::log_settings(state, b"")?),
         Route::Infer(_)
+        | Route::Predict(_)
         | Route::RepositoryIndex
         | Route::RegionRegister(..)
         | Route::TraceChange(_)

@@ -4,13 +4,15 @@
 //! |---|---|---|---|
 //! | waiting, a first head or one begun | accepted; a first byte | `head_time_max` | after `grace_time` |
 //! | waiting | its last answer | `idle_time_max` | after `grace_time` |
+//! | waiting and looking on | its last answer | – | after `grace_time` |
 //! | receiving a body | a head | the reader of bodies decides | if it stalls or trickles |
 //! | working | all of a request is there | – | no |
 //! | any, with bytes that the peer does not take | the last byte taken | `write_time_max` | if it stalls |
 //! | any, with a counted answer | it was made | `write_time_max`, if too slow | if it stalls or trickles |
 //!
 //! A connection that carries many requests at once works while there is one ([`Connection::multiplex`]). What
-//! its peer sends between them, such as pings, begins no head.
+//! its peer sends between them, such as pings, begins no head. One that only looks on ([`Connection::watch`])
+//! waits without an end, until another one needs its place.
 //!
 //! Invariants: only the connection's own task closes it, after it has looked again; so no request is lost
 //! that came meanwhile. Bytes that lie in the socket unread are a request that came: such a connection is
@@ -89,6 +91,8 @@ struct Activity {
     multiplexed: bool,
     /// Whether a request of it has ended.
     proven: bool,
+    /// Requests that wait for changes and are no work.
+    watches: usize,
 }
 
 /// Answers that its peer has not taken yet.
@@ -141,6 +145,10 @@ enum Kind {
     Sending,
 }
 
+/// A request that waits for changes, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Watching(Arc<Connection>);
+
 /// A request in progress; its connection waits again when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<Connection>);
@@ -148,12 +156,12 @@ pub(crate) struct Busy(Arc<Connection>);
 impl Connection {
     pub(crate) fn new(peer: SocketAddr, limits: ConnectionLimits, now: Instant) -> Connection {
         let doing = Doing::Waiting { since: now, head: Some(now) };
-        let (unsent, sent, taken, multiplexed, proven) = (None, 0, now, false, false);
+        let (unsent, sent, taken, multiplexed, proven, watches) = (None, 0, now, false, false, 0);
         Connection {
             peer,
             names: Mutex::new(Arc::from([])),
             limits,
-            activity: Mutex::new(Activity { doing, unsent, sent, taken, multiplexed, proven }),
+            activity: Mutex::new(Activity { doing, unsent, sent, taken, multiplexed, proven, watches }),
             outgoing: Mutex::default(),
             socket: OnceLock::new(),
             closing: Notify::new(),
@@ -187,6 +195,16 @@ impl Connection {
             false => Doing::Receiving { since: now, last: now, bytes: 0 },
         };
         Busy(self.clone())
+    }
+
+    /// A request of it waits for changes from now on; `None` if there are as many already.
+    pub(crate) fn watch(self: &Arc<Self>, count_max: usize) -> Option<Watching> {
+        let mut activity = self.activity();
+        if activity.watches >= count_max {
+            return None;
+        }
+        activity.watches += 1;
+        Some(Watching(self.clone()))
     }
 
     /// All of the request is there.
@@ -370,6 +388,7 @@ impl Connection {
         let unsent = activity.unsent.map(|since| since + limits.write_time_max);
         let waiting = match activity.doing {
             Doing::Waiting { head: Some(head), .. } => Some(head + limits.head_time_max),
+            Doing::Waiting { head: None, .. } if activity.watches > 0 => None,
             Doing::Waiting { since, head: None } => Some(since + limits.idle_time_max),
             Doing::Receiving { .. } | Doing::Working => None,
         };
@@ -408,6 +427,16 @@ impl Busy {
     /// All of the request is there.
     pub(crate) fn received(&self) {
         self.0.received();
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let mut activity = self.0.activity();
+        activity.watches -= 1;
+        if let Doing::Waiting { since, .. } = &mut activity.doing {
+            *since = Instant::now();
+        }
     }
 }
 
@@ -507,6 +536,23 @@ mod tests {
         connection.on_read(1, ended + Duration::from_secs(1));
         let expires = connection.expires().unwrap();
         assert!(expires > now + limits.head_time_max && expires <= ended + limits.idle_time_max);
+    }
+
+    #[test]
+    fn who_looks_on_has_no_end_and_holds_nobody_up() {
+        let now = Instant::now();
+        let connection = connection(now);
+        let busy = connection.begin(true, now);
+        let (first, second) = (connection.watch(2).unwrap(), connection.watch(2).unwrap());
+        assert!(connection.watch(2).is_none());
+        drop(busy);
+        assert_eq!(connection.expires(), None);
+        let later = Instant::now() + ConnectionLimits::default().grace_time;
+        assert!(matches!(connection.loss(later), Some(Loss(Kind::Waiting, _))));
+        drop(first);
+        assert_eq!(connection.expires(), None);
+        drop(second);
+        assert!(connection.expires().is_some() && connection.watch(1).is_some());
     }
 
     #[test]

@@ -53,6 +53,11 @@ pub fn granted(need: Need) -> [bool; 6] {
     }
 }
 
+/// What is asked over a path that takes inferences.
+fn body(path: &str) -> &'static str {
+    if path.contains("predict") { r#"{"instances":[[1,2],[3,4]]}"# } else { INFER }
+}
+
 const WRONG: &str = "token-of-nobody-known";
 
 /// Everybody: nobody, wrong credentials, best-effort, real-time, admin, metrics.
@@ -68,7 +73,7 @@ fn check_need(address: SocketAddr, method: &str, path: &str, need: Need, allowed
         let status = match method {
             "HEAD" => client.head_with(path, &headers),
             _ => {
-                let answer = client.request(method, path, &headers, INFER.as_bytes());
+                let answer = client.request(method, path, &headers, body(path).as_bytes());
                 let asked = answer.headers.get("www-authenticate").map(|asked| &**asked);
                 assert_eq!(asked, (answer.status == 401).then_some("Bearer realm=\"reef\""), "{path}");
                 answer.status
@@ -94,13 +99,13 @@ fn every_route_is_protected_as_its_need_says() {
         needs.insert(format!("{:?}", route.need));
         check_need(http, route.method, route.path, route.need, |_| true);
     }
-    assert!(all.len() >= 35, "{all:?}");
+    assert!(all.len() >= 39, "{all:?}");
     assert!(
         ["Nothing", "Health", "Metrics", "Read", "Infer", "Admin"].iter().all(|need| needs.contains(*need)),
         "{needs:?}"
     );
-    // Nothing but what was allowed has run: two clients, over two paths.
-    fixture.wait_for("m", |class| class.success, 4);
+    // Nothing but what was allowed has run: two clients, over three paths.
+    fixture.wait_for("m", |class| class.success, 6);
 }
 
 #[test]
@@ -116,7 +121,8 @@ fn other_ways_to_a_route_need_the_same_or_lead_nowhere() {
             same.push(format!("{path}/"));
         }
         if path.contains("/m") {
-            same.push(path.replacen("/m/", "/%6d/", 1).replacen("/r/", "/%72/", 1));
+            let encoded = path.replacen("/m/", "/%6d/", 1).replacen("/r/", "/%72/", 1);
+            same.push(encoded.replacen("/m:", "/%6d:", 1));
         }
         for path in &same {
             check_need(http, method, path, need, |_| true);
@@ -126,7 +132,8 @@ fn other_ways_to_a_route_need_the_same_or_lead_nowhere() {
         }
         // Nobody gets anywhere by these, with whatever credentials.
         let upper = path.to_ascii_uppercase();
-        let encoded = path.replacen("v2", "%762", 1).replacen("metrics", "%6detrics", 1);
+        let encoded =
+            path.replacen("v2", "%762", 1).replacen("v1", "%761", 1).replacen("metrics", "%6detrics", 1);
         let elsewhere = [format!("/{path}"), format!("{path}//"), format!("/.{path}"), upper, encoded];
         for other in elsewhere.iter().filter(|other| *other != path && path != "/") {
             let status = ask(&fixture, Some(ADMIN), method, other, INFER).status;
@@ -292,6 +299,11 @@ fn models_that_a_client_may_not_use_are_not_there_for_it() {
         for rest in ["", "/ready", "/config", "/stats", "/versions/1"] {
             assert_eq!(get(&format!("/v2/models/{model}{rest}")).status, 403, "{model}{rest}");
         }
+        assert_eq!(get(&format!("/v1/models/{model}")).status, 403, "{model}");
+        for verb in ["predict", "explain"] {
+            let path = format!("/v1/models/{model}:{verb}");
+            assert_eq!(ask(&fixture, Some(REAL_TIME), "POST", &path, body(&path)).status, 403, "{path}");
+        }
         let path = format!("/v2/models/{model}/infer");
         assert_eq!(ask(&fixture, Some(REAL_TIME), "POST", &path, INFER).status, 403, "{model}");
     }
@@ -301,6 +313,7 @@ fn models_that_a_client_may_not_use_are_not_there_for_it() {
     let names: Vec<&str> =
         stats["model_stats"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["own-a"]);
+    assert_eq!(get("/v1/models").json()["models"], serde_json::json!(["own-a"]));
     let index = ask(&fixture, Some(REAL_TIME), "POST", "/v2/repository/index", "").json();
     assert_eq!(index.as_array().unwrap().len(), 1);
     assert_eq!(ask(&fixture, Some(ADMIN), "POST", "/v2/repository/index", "").json()[1]["name"], "own-a");

@@ -83,9 +83,12 @@ fn wrong_requests_are_refused_and_nothing_is_lost() {
     fixture.wait_for("m", |class| FailureReason::ALL.map(|reason| class.failed(reason)).iter().sum(), 0);
 }
 
-/// Routes that take a POST without a body, or with one that says nothing.
-const WITHOUT_BODY: [&str; 2] =
-    ["/v2/systemsharedmemory/unregister", "/v2/systemsharedmemory/region/r/unregister"];
+/// Routes that take a POST without a body, or with one that says nothing, or whatever it says.
+const WITHOUT_BODY: [&str; 3] = [
+    "/v2/systemsharedmemory/unregister",
+    "/v2/systemsharedmemory/region/r/unregister",
+    "/v1/models/m:explain",
+];
 
 #[test]
 fn a_list_where_an_object_is_due_is_refused_on_every_route() {

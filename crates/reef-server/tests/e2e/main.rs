@@ -19,6 +19,7 @@ mod life;
 mod limits;
 mod metrics;
 mod names;
+mod predict;
 mod protocol;
 mod regions;
 mod ring;

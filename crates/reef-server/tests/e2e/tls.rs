@@ -16,13 +16,13 @@ use crate::client::request;
 use crate::fixture::{Fixture, x, y};
 
 /// An authority and what it signs, in files.
-struct Authority {
+pub struct Authority {
     dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new(name: &str) -> Authority {
+    pub fn new(name: &str) -> Authority {
         let dir = std::env::temp_dir().join(format!("reef-tls-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
@@ -36,7 +36,7 @@ impl Authority {
     }
 
     /// Writes `NAME.pem` and `NAME.key` for this name.
-    fn sign(&self, file: &str, common: &str, dns: &[&str]) {
+    pub fn sign(&self, file: &str, common: &str, dns: &[&str]) {
         let mut params =
             CertificateParams::new(dns.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
         params.distinguished_name.push(DnType::CommonName, common);
@@ -46,11 +46,25 @@ impl Authority {
         std::fs::write(self.path(&format!("{file}.pem")), certificate.pem()).unwrap();
     }
 
-    fn path(&self, file: &str) -> PathBuf {
+    /// Writes `forged.pem` and `forged.key`, which somebody else has signed.
+    pub fn forge(&self, file: &str, common: &str, dns: &[&str]) {
+        let forger = Authority::new(&format!("forger-of-{file}-for-{}", self.name()));
+        forger.sign(file, common, dns);
+        for kind in ["pem", "key"] {
+            let forged = self.path(&format!("forged.{kind}"));
+            std::fs::copy(forger.path(&format!("{file}.{kind}")), forged).unwrap();
+        }
+    }
+
+    fn name(&self) -> String {
+        self.dir.file_name().expect("it is a folder").to_string_lossy().into_owned()
+    }
+
+    pub fn path(&self, file: &str) -> PathBuf {
         self.dir.join(file)
     }
 
-    fn options(&self, client_certificates: ClientCertificates) -> TlsOptions {
+    pub fn options(&self, client_certificates: ClientCertificates) -> TlsOptions {
         TlsOptions {
             certificate: self.path("server.pem"),
             key: self.path("server.key"),
@@ -59,8 +73,8 @@ impl Authority {
         }
     }
 
-    /// A client that trusts it, and shows this certificate.
-    fn connect(&self, fixture: &Fixture, shows: Option<&str>) -> Secure {
+    /// What a client says that trusts it, and shows this certificate.
+    pub fn client(&self, shows: Option<&str>) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.path("ca.pem")).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -68,16 +82,20 @@ impl Authority {
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots);
-        let config = match shows {
+        match shows {
             None => builder.with_no_client_auth(),
             Some(file) => {
                 let chain = vec![CertificateDer::from_pem_file(self.path(&format!("{file}.pem"))).unwrap()];
                 let key = PrivateKeyDer::from_pem_file(self.path(&format!("{file}.key"))).unwrap();
                 builder.with_client_auth_cert(chain, key).unwrap()
             }
-        };
+        }
+    }
+
+    /// A connection of such a client.
+    fn connect(&self, fixture: &Fixture, shows: Option<&str>) -> Secure {
         let name = ServerName::try_from("localhost").unwrap();
-        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        let connection = ClientConnection::new(Arc::new(self.client(shows)), name).unwrap();
         let stream = TcpStream::connect(fixture.running().http_addr()).unwrap();
         stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
         Secure(StreamOwned::new(connection, stream))
@@ -103,7 +121,8 @@ impl Secure {
     }
 }
 
-fn serving(authority: &Authority, wanted: ClientCertificates) -> Fixture {
+/// With two clients that are known by their certificates.
+pub fn serving(authority: &Authority, wanted: ClientCertificates) -> Fixture {
     authority.sign("server", "server", &["localhost"]);
     let fixture = Fixture::with(|options| {
         options.tls = Some(authority.options(wanted));
@@ -133,14 +152,7 @@ fn a_certificate_says_who_asks() {
     assert_eq!(infer(Some("stranger")), Ok(401));
     assert_eq!(infer(None), Ok(401));
     assert_eq!(authority.connect(&fixture, None).ask("GET", "/v2/health/live", &[]), Ok(200));
-    // Signed by somebody else.
-    let forger = Authority::new("forger");
-    forger.sign("trainer", "t", &["trainer.example"]);
-    for file in ["trainer.pem", "trainer.key"] {
-        std::fs::copy(forger.path(file), authority.path(&format!("forged-{file}"))).unwrap();
-    }
-    std::fs::rename(authority.path("forged-trainer.pem"), authority.path("forged.pem")).unwrap();
-    std::fs::rename(authority.path("forged-trainer.key"), authority.path("forged.key")).unwrap();
+    authority.forge("trainer", "t", &["trainer.example"]);
     assert!(infer(Some("forged")).is_err());
     // Plain text is no TLS, and does no harm.
     let mut plain = fixture.client();

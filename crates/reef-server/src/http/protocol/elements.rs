@@ -8,7 +8,7 @@ use std::fmt;
 
 use reef_engine::DType;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
-use serde::ser::{Serialize, SerializeSeq, Serializer};
+use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::core::parameter::QUOTE_LEN_MAX;
@@ -216,22 +216,57 @@ pub(crate) struct Flat<'a> {
 
 impl Serialize for Flat<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let bytes = self.bytes;
+        let Flat { dtype, bytes } = *self;
+        Nested { dtype, shape: &[bytes.len() / dtype.bytes()], bytes }.serialize(serializer)
+    }
+}
+
+/// The elements of a dense tensor, serialised as arrays of arrays as its shape says; of rank 0 as an element.
+pub(crate) struct Nested<'a> {
+    pub(crate) dtype: DType,
+    pub(crate) shape: &'a [usize],
+    pub(crate) bytes: &'a [u8],
+}
+
+impl Serialize for Nested<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.dtype {
-            DType::F32 => flat(serializer, bytes, |bytes| Float(f32::from_le_bytes(bytes))),
-            DType::F64 => flat(serializer, bytes, |bytes| Float(f64::from_le_bytes(bytes))),
-            DType::I64 => flat(serializer, bytes, i64::from_le_bytes),
-            DType::I32 => flat(serializer, bytes, i32::from_le_bytes),
-            DType::I16 => flat(serializer, bytes, i16::from_le_bytes),
-            DType::I8 => flat(serializer, bytes, i8::from_le_bytes),
-            DType::U64 => flat(serializer, bytes, u64::from_le_bytes),
-            DType::U32 => flat(serializer, bytes, u32::from_le_bytes),
-            DType::U16 => flat(serializer, bytes, u16::from_le_bytes),
-            DType::U8 => flat(serializer, bytes, u8::from_le_bytes),
-            DType::Bool => flat(serializer, bytes, |[byte]| byte != 0),
+            DType::F32 => self.write(serializer, |bytes| Float(f32::from_le_bytes(bytes))),
+            DType::F64 => self.write(serializer, |bytes| Float(f64::from_le_bytes(bytes))),
+            DType::I64 => self.write(serializer, i64::from_le_bytes),
+            DType::I32 => self.write(serializer, i32::from_le_bytes),
+            DType::I16 => self.write(serializer, i16::from_le_bytes),
+            DType::I8 => self.write(serializer, i8::from_le_bytes),
+            DType::U64 => self.write(serializer, u64::from_le_bytes),
+            DType::U32 => self.write(serializer, u32::from_le_bytes),
+            DType::U16 => self.write(serializer, u16::from_le_bytes),
+            DType::U8 => self.write(serializer, u8::from_le_bytes),
+            DType::Bool => self.write(serializer, |[byte]| byte != 0),
             DType::F16 | DType::BF16 => {
                 Err(serde::ser::Error::custom(format!("{} has no JSON form", self.dtype.protocol_name())))
             }
+        }
+    }
+}
+
+impl<'a> Nested<'a> {
+    /// A row along the first axis, of which there must be one.
+    pub(crate) fn row(&self, index: usize) -> Nested<'a> {
+        let Nested { dtype, shape, bytes } = *self;
+        let row_bytes = bytes.len() / shape[0];
+        Nested { dtype, shape: &shape[1..], bytes: &bytes[index * row_bytes..][..row_bytes] }
+    }
+
+    fn write<S: Serializer, T: Serialize, const N: usize>(
+        &self,
+        serializer: S,
+        element: impl Fn([u8; N]) -> T,
+    ) -> Result<S::Ok, S::Error> {
+        let (elements, _) = self.bytes.as_chunks::<N>();
+        match self.shape.len() {
+            0 => element(elements[0]).serialize(serializer),
+            1 => serializer.collect_seq(elements.iter().map(|bytes| element(*bytes))),
+            _ => serializer.collect_seq((0..self.shape[0]).map(|index| self.row(index))),
         }
     }
 }
@@ -249,19 +284,6 @@ impl<T: Serialize + Copy + Into<f64>> Serialize for Float<T> {
         let special = SPECIAL.iter().find(|(_, other)| same(*other));
         serializer.serialize_str(special.expect("what is not finite has a name").0)
     }
-}
-
-fn flat<S: Serializer, T: Serialize, const N: usize>(
-    serializer: S,
-    bytes: &[u8],
-    element: impl Fn([u8; N]) -> T,
-) -> Result<S::Ok, S::Error> {
-    let (elements, _) = bytes.as_chunks::<N>();
-    let mut list = serializer.serialize_seq(Some(elements.len()))?;
-    for bytes in elements {
-        list.serialize_element(&element(*bytes))?;
-    }
-    list.end()
 }
 
 #[cfg(test)]
@@ -298,6 +320,24 @@ mod tests {
             let bytes = parse(json, dtype, &[2, 2]).unwrap();
             assert_eq!(write(dtype, &bytes).replace("e+", "e"), json, "{dtype}");
             assert_eq!(parse(&write(dtype, &bytes), dtype, &[2, 2]).unwrap(), bytes, "{dtype}");
+        }
+    }
+
+    #[test]
+    fn tensors_are_written_as_their_shapes_say() {
+        let bytes = [1u8, 2, 3, 4, 5, 6];
+        let table: [(&[usize], &str); 6] = [
+            (&[6], "[1,2,3,4,5,6]"),
+            (&[2, 3], "[[1,2,3],[4,5,6]]"),
+            (&[3, 1, 2], "[[[1,2]],[[3,4]],[[5,6]]]"),
+            (&[], "1"),
+            (&[0, 3], "[]"),
+            (&[2, 0], "[[],[]]"),
+        ];
+        for (shape, json) in table {
+            let bytes = &bytes[..shape.iter().product()];
+            let nested = Nested { dtype: DType::U8, shape, bytes };
+            assert_eq!(serde_json::to_string(&nested).unwrap(), json, "{shape:?}");
         }
     }
 

@@ -130,7 +130,7 @@ pub(crate) fn parse(json: &[u8], binary_len: usize) -> Result<RequestJson<'_>, P
 
 /// What is wrong with a request that could not be read. Python's `json` writes NaN and infinities without
 /// quotes.
-fn not_json(json: &[u8], error: &serde_json::Error) -> Problem {
+pub(crate) fn not_json(json: &[u8], error: &serde_json::Error) -> Problem {
     let lines = json.split(|&byte| byte == b'\n').take(error.line().saturating_sub(1));
     let at = lines.map(|line| line.len() + 1).sum::<usize>() + error.column();
     // The error is at the token's first character, or just behind it.
@@ -222,6 +222,11 @@ impl Wanted {
     /// Every output, in binary: what a raw request gets.
     pub(crate) fn all_binary() -> Wanted {
         Wanted { outputs: Vec::new(), binary: Vec::new(), default: true }
+    }
+
+    /// Every output, in JSON.
+    pub(crate) fn all_json() -> Wanted {
+        Wanted { outputs: Vec::new(), binary: Vec::new(), default: false }
     }
 
     /// What `request` asks for.
