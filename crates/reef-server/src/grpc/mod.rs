@@ -2,7 +2,7 @@
 //!
 //! Translates to `core` and back; only framing is its own. An RPC goes through [`serve`] (connections),
 //! [`method`] (which RPC a path names and what it needs), [`rpc`], [`receive`] with [`meter`] and [`scan`]
-//! (bounded messages), [`infer`], [`stream`] or [`answers`], and [`reply`]. Status codes stand in [`status`]
+//! (bounded messages), [`infer`], [`stream`] or [`answers`], and [`reply`]; [`note`] says of it what is to be said. Status codes stand in [`status`]
 //! alone.
 
 pub(crate) mod answers;
@@ -11,6 +11,7 @@ pub(crate) mod health;
 pub(crate) mod infer;
 pub(crate) mod meter;
 pub(crate) mod method;
+pub(crate) mod note;
 pub(crate) mod question;
 pub(crate) mod receive;
 pub(crate) mod regions;

@@ -319,8 +319,8 @@ fn a_client_has_its_rate_and_its_requests_in_flight() {
     assert_eq!([infer(BEST_EFFORT).status, infer(BEST_EFFORT).status], [200, 200]);
     let refused = infer(BEST_EFFORT);
     assert_eq!(refused.status, 429, "{}", refused.text());
-    let after: u64 = refused.headers["retry-after"].parse().unwrap();
-    assert!((1..=1000).contains(&after), "{after}");
+    // The engine's clock has hardly moved.
+    assert_eq!(refused.headers["retry-after"], "1000");
     fixture.gate.freeze();
     let mut runs = fixture.client();
     let key = [("x-api-key", REAL_TIME)];

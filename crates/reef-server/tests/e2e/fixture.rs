@@ -6,7 +6,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reef_engine::{
     ClassStats, DType, Engine, EngineOptions, IoSpec, ModelKey, ModelSettings, Plan, PlanSource, Shape,
@@ -19,7 +19,7 @@ use reef_server::{Running, Server, ServerOptions};
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::gate::Gate;
+use crate::gate::{Gate, PATIENCE};
 use crate::grpc::client::Grpc;
 
 /// The server under test, its engine, and the thread that lets virtual time pass.
@@ -119,12 +119,15 @@ impl Fixture {
 
     /// Waits until the statistics of `model`, both classes added up by `what`, are `wanted`.
     pub fn wait_for(&self, model: &str, what: impl Fn(&ClassStats) -> u64, wanted: u64) {
+        let end = Instant::now() + PATIENCE;
         loop {
             let stats = self.engine.stats();
             let model = stats.models.iter().find(|stats| stats.key.name == model).unwrap();
-            if what(&model.real_time) + what(&model.best_effort) == wanted {
+            let number = what(&model.real_time) + what(&model.best_effort);
+            if number == wanted {
                 return;
             }
+            assert!(Instant::now() < end, "{number} instead of {wanted}: {model:?}");
             std::thread::yield_now();
         }
     }

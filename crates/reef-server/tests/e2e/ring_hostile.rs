@@ -33,7 +33,7 @@ impl Raw {
     }
 
     fn hello(&self, version: u32, depth: usize, tensor_bytes: usize) {
-        self.socket.send(&ToServer::Hello { version, depth, tensor_bytes }, None).unwrap();
+        self.socket.send(&ToServer::Hello { version, depth, tensor_bytes, token: None }, None).unwrap();
     }
 
     /// The next message, or none at the end.
@@ -61,7 +61,7 @@ impl Raw {
     }
 
     fn segment(&mut self) -> (Segment, Layout) {
-        let Some((ToClient::Segment { layout }, Some(descriptor))) = self.receive() else { panic!() };
+        let Some((ToClient::Segment { layout, .. }, Some(descriptor))) = self.receive() else { panic!() };
         (Segment::map(descriptor.as_fd()).unwrap(), layout)
     }
 
@@ -129,7 +129,7 @@ fn messages_that_are_none_end_their_connection() {
     raw.ended("too long");
     let mut raw = Raw::connect(&path);
     raw.hello(VERSION + 1, 4, 4096);
-    raw.ended("version 2 of the ring's protocol");
+    raw.ended(&format!("version {} of the ring's protocol, this is {VERSION}", VERSION + 1));
     for (depth, tensor_bytes) in [(0, 1), (usize::MAX, 1), (1025, 1), (4, usize::MAX), (4, 1 << 31)] {
         let mut raw = Raw::connect(&path);
         raw.hello(VERSION, depth, tensor_bytes);
