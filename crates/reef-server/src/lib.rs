@@ -58,8 +58,8 @@
 //! A panic while a request is served is that request's end (500, with what the panic said) and harms no
 //! other. An engine that has failed is not ready; its requests end with 500.
 //!
-//! Every answer has an id: over HTTP in the header `x-request-id`, over gRPC in metadata of that name: that of
-//! the request, or the `id` of its message, or a new one; through the ring it is made of the connection's
+//! Every answer has an id: over HTTP in the header `x-request-id`, over gRPC in metadata of that name: that
+//! of the request, or the `id` of its message, or a new one; through the ring it is made of the connection's
 //! number and the request's tag. With `debug` the log has a line per request. `traceparent` names the span
 //! that asks, where traces are sent to a collector ([`ServerOptions::otlp_endpoint`]).
 //!

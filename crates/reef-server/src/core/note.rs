@@ -53,7 +53,7 @@ impl Ran {
 pub(crate) struct Known {
     /// Whether it asks for an inference.
     pub(crate) inference: bool,
-    /// What its message calls it.
+    /// What its message calls it, if that can be shown.
     pub(crate) id: Option<String>,
     /// Who asks.
     pub(crate) client: Option<Client>,
@@ -144,4 +144,34 @@ fn ended(note: Note<'_>, span: Span) -> Ended {
         attributes.push(("reef.model.name", json!(model)));
     }
     Ended { name, start: end - note.time, end, attributes, fault, parts, parent }
+}
+
+#[cfg(test)]
+mod tests {
+    use reef_device::{DummyDevice, DummyOptions};
+    use reef_engine::{Engine, EngineOptions};
+    use tracing::level_filters::LevelFilter;
+
+    use super::*;
+    use crate::core::state::StateOptions;
+    use crate::telemetry::Telemetry;
+
+    #[test]
+    fn nobody_wants_to_know_but_a_log_of_that_level_and_a_collector() {
+        let device = Arc::new(DummyDevice::new(DummyOptions::default()));
+        let options = StateOptions {
+            body_bytes_max: 1 << 20,
+            bodies_bytes_max: 1 << 20,
+            answers_bytes_max: 1 << 20,
+            trace_folder: None,
+        };
+        let mut state = State::new(Engine::new(device, EngineOptions::default()).unwrap(), options).unwrap();
+        let at = |level: LevelFilter, state: &State| {
+            let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::sink).finish();
+            tracing::subscriber::with_default(log, || wanted(state))
+        };
+        assert_eq!([LevelFilter::INFO, LevelFilter::DEBUG].map(|level| at(level, &state)), [false, true]);
+        state.telemetry = Some(Telemetry::start("http://127.0.0.1:9").unwrap());
+        assert!(at(LevelFilter::OFF, &state));
+    }
 }

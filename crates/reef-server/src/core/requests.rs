@@ -1,6 +1,7 @@
 //! Requests as they are counted and named, whichever protocol carried them.
 //!
-//! Invariant: a connection of the ring counts in a row of its own, so that none waits for another's cache line.
+//! Invariant: a connection of the ring counts in a row of its own, so that none waits for another's cache
+//! line.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -15,9 +15,11 @@ use crate::core::access::Client;
 use crate::core::answer::{self, Data, Parameter, Tensor};
 use crate::core::budget::Share;
 use crate::core::note::{Known, Ran, wanted};
+use crate::core::parameter::quoted;
 use crate::core::problem::Problem;
 use crate::core::question::{self, Output};
 use crate::core::regions::Shared;
+use crate::core::requests::shown;
 use crate::core::state::State;
 use crate::grpc::pb::infer_parameter::ParameterChoice;
 use crate::grpc::pb::model_infer_response::InferOutputTensor;
@@ -56,11 +58,11 @@ pub(crate) async fn infer(
 }
 
 impl Known {
-    /// Takes in what a message says of itself.
+    /// Takes in what a message says of itself, as far as it is short.
     pub(crate) fn learn(&mut self, state: &State, message: &ModelInferRequest) {
-        self.id = Some(&message.id).filter(|id| !id.is_empty()).cloned();
+        self.id = shown(&message.id).map(String::from);
         if wanted(state) {
-            self.model = Some(message.model_name.clone());
+            self.model = Some(quoted(&message.model_name));
         }
     }
 }

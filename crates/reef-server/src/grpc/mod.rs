@@ -2,8 +2,8 @@
 //!
 //! Translates to `core` and back; only framing is its own. An RPC goes through [`serve`] (connections),
 //! [`method`] (which RPC a path names and what it needs), [`rpc`], [`receive`] with [`meter`] and [`scan`]
-//! (bounded messages), [`infer`], [`stream`] or [`answers`], and [`reply`]; [`note`] says of it what is to be said. Status codes stand in [`status`]
-//! alone.
+//! (bounded messages), [`infer`], [`stream`] or [`answers`], and [`reply`]; [`note`] says what there is to
+//! say of it afterwards. Status codes stand in [`status`] alone.
 
 pub(crate) mod answers;
 pub(crate) mod contents;

@@ -60,7 +60,7 @@ impl Asked {
 
     /// Notes what became of the RPC, and tells its id.
     pub(crate) fn answered(&self, state: &State, known: &Known, answer: &mut Response<Reply>) {
-        let id = self.id.as_deref().or(known.id.as_deref().and_then(shown));
+        let id = self.id.as_deref().or(known.id.as_deref());
         let id = id.map_or_else(|| state.requests.ids.next(), String::from);
         if let Ok(value) = HeaderValue::from_str(&id) {
             answer.headers_mut().insert(REQUEST_ID, value);
@@ -126,8 +126,7 @@ impl InStream {
     ) {
         state.requests.grpc.count(outcome);
         if wanted(state) {
-            let id = known.id.as_deref().and_then(shown).map(String::from);
-            let id = id.unwrap_or_else(|| format!("{}-{number}", self.id));
+            let id = known.id.clone().unwrap_or_else(|| format!("{}-{number}", self.id));
             self.asked.note(state, &id, known, (code as u16, code), start);
         }
     }

@@ -8,7 +8,7 @@
 //! | an inference ends | its answer goes out, or its `error_message`; the stream goes on |
 //! | a message that cannot be read | what is being answered is cancelled; the stream ends with a status |
 //! | the client has sent its last message | the stream ends with the last answer |
-//! | the token of its client counts no more | no message is read any more; the stream ends with the last answer |
+//! | its client's token counts no more | no message is read any more; the stream ends with the last answer |
 //! | the server closes | no message is read any more; the stream ends with the last answer |
 //! | the RPC is cancelled, its time is over, its connection is gone | what is being answered is cancelled |
 

@@ -20,6 +20,7 @@ use crate::core::note::{Known as Noted, Ran};
 use crate::core::pace::LARGE_BYTES_MIN;
 use crate::core::problem::Problem;
 use crate::core::question::{self, Data, Input, Question, Schedule};
+use crate::core::requests::shown;
 use crate::core::state::State;
 use crate::http::encoding::{self, Coding};
 use crate::http::error::ApiError;
@@ -85,7 +86,7 @@ pub(crate) async fn infer(
         }
         None => {
             let (question, manner) = read_body(state, &envelope, body)?;
-            noted.id.clone_from(&manner.id);
+            noted.id = shown_id(&manner);
             (question::ask_soon(state, &envelope.client, question, share).await?.0, manner)
         }
     };
@@ -194,9 +195,14 @@ fn submit(
         Err(problem) => (None, Err(problem)),
         Ok((question, manner)) => {
             let asked = question::ask(state, &envelope.client, question, share);
-            (manner.id.clone(), asked.map(|(future, _)| (future, manner)))
+            (shown_id(&manner), asked.map(|(future, _)| (future, manner)))
         }
     }
+}
+
+/// The id of the body, if it can be shown.
+fn shown_id(manner: &Manner) -> Option<String> {
+    manner.id.as_deref().and_then(shown).map(String::from)
 }
 
 fn read_body(state: &State, envelope: &Envelope, body: Body) -> Result<(Question, Manner), Problem> {

@@ -7,7 +7,7 @@
 //! | serving | an entry | its request is submitted, or answered with why not |
 //! | serving | a request's end | its outputs are copied to its slot, a completion is pushed |
 //! | serving | nothing | looks for some time, then sleeps |
-//! | serving | the token of its client counts no more | what comes next is refused; closed once all requests are answered |
+//! | serving | its client's token counts no more | what comes is refused; closed once all are answered |
 //! | serving | end of the connection, or nonsense in the ring | closed; requests are cancelled |
 //! | serving | the server ends | closed, once all requests are answered |
 

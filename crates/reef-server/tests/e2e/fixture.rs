@@ -3,6 +3,7 @@
 //! Time stands still until a test lets it pass, so "while the request runs" is a state and not a race. So is
 //! "while the model loads".
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -150,6 +151,30 @@ impl Drop for Fixture {
         if let Some(driver) = self.driver.take() {
             let _ = driver.join();
         }
+    }
+}
+
+/// Set when it is dropped: what others wait for has an end, also where a test fails.
+#[derive(Default)]
+pub struct Ends(AtomicBool);
+
+/// Sets it.
+pub struct End<'a>(&'a Ends);
+
+impl Ends {
+    /// Has it set when this goes.
+    pub fn at_drop(&self) -> End<'_> {
+        End(self)
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -303,7 +303,7 @@ fn a_server_that_goes_away_is_an_error_and_no_hang() {
     client.submit(slot, &Terms::default()).unwrap();
     fixture.wait_for("m", ClassStats::pending, 1);
     fixture.cut_off();
-    let gone = client.wait(None);
+    let gone = client.wait(PATIENCE);
     assert!(matches!(gone, Err(Error::Gone(_))), "{gone:?}");
     assert!(matches!(client.open(&m(1)), Err(Error::Gone(_))));
     assert!(matches!(client.poll(), Err(Error::Gone(_))));

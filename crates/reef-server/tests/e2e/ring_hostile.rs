@@ -2,7 +2,6 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use reef_base::Rng;
@@ -14,7 +13,7 @@ use reef_client::{Class, Client, Error, OpenModel, Options, Terms};
 use reef_engine::{ClassStats, FailureReason};
 use rustix::net::SendFlags;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Ends, Fixture};
 use crate::ring::{Folder, good};
 
 /// A client without the library: what is sent and written is exactly what a test says.
@@ -247,24 +246,26 @@ fn a_client_that_asks_all_the_time_does_not_hold_up_the_end() {
     let mut client = connect(&path);
     let model = client.open(&OpenModel::new("m").input("x", "FP32", &[2, 2])).unwrap();
     let slot = client.acquire(model).unwrap();
-    let (ended, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (ended, asked) = (Ends::default(), AtomicU64::new(0));
     // Refused at once.
     let terms = Terms { class: Class::RealTime, ..Terms::default() };
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) {
+        let asks = scope.spawn(|| {
+            while !ended.is_set() {
                 client.submit(slot, &terms).unwrap();
-                while client.poll().unwrap().is_none() && !ended.load(Ordering::Relaxed) {
+                while client.poll().unwrap().is_none() && !ended.is_set() {
                     std::hint::spin_loop();
                 }
                 asked.fetch_add(1, Ordering::Relaxed);
             }
         });
+        let end = ended.at_drop();
         while asked.load(Ordering::Relaxed) < 1000 {
+            assert!(!asks.is_finished(), "it asks no more");
             std::thread::yield_now();
         }
         let closed = fixture.shut_down(Duration::ZERO).join().unwrap();
-        ended.store(true, Ordering::Relaxed);
+        drop(end);
         assert!(closed, "all connections have ended");
     });
 }

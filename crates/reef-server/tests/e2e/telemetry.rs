@@ -255,7 +255,7 @@ fn a_collector_gets_spans_of_requests_through_the_ring() {
 fn a_collector_that_is_not_there_or_hangs_up_delays_nobody() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", gone.local_addr().unwrap());
-    let closes = std::thread::spawn(move || drop(gone.accept().map(|(stream, _): (TcpStream, _)| stream)));
+    let closes = std::thread::spawn(move || drop(accepted(&gone)));
     let fixture = Fixture::with(|options| options.otlp_endpoint = Some(endpoint));
     fixture.model("m", &[x()], &[y()], ModelSettings::default());
     let mut client = fixture.client();
