@@ -154,6 +154,16 @@ impl Drop for Fixture {
     }
 }
 
+/// Asks again and again until it is so, which must come.
+#[track_caller]
+pub fn until(mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "it never is");
+        std::thread::yield_now();
+    }
+}
+
 /// Set when it is dropped: what others wait for has an end, also where a test fails.
 #[derive(Default)]
 pub struct Ends(AtomicBool);

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
 
 use reef_client::{OpenModel, Options, Terms};
 use reef_engine::ModelSettings;
@@ -14,7 +13,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::access::{BEST_EFFORT, REAL_TIME, clients};
 use crate::client::Client;
-use crate::fixture::{Fixture, x, y};
+use crate::fixture::{Fixture, until, x, y};
 use crate::grpc::client::{Grpc, good, refused};
 use crate::grpc::stream::open_request;
 use crate::ring::Folder;
@@ -41,18 +40,17 @@ impl Lines {
 
     /// The line about the request that this id is of; waits for it.
     fn of(&self, id: &str) -> Value {
-        let end = Instant::now() + Duration::from_secs(60);
-        loop {
-            assert!(Instant::now() < end, "no line of {id}");
-            let text = self.0.lock().unwrap().clone();
-            let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-            let mut found = lines.map(|line| serde_json::from_slice::<Value>(line).unwrap());
-            if let Some(line) = found.find(|line| line["id"] == id) {
-                assert_eq!(line["message"], "request", "{line}");
-                return line;
-            }
-            std::thread::yield_now();
-        }
+        let mut found = None;
+        until(|| {
+            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+            let lines = text.lines().filter(|line| line.contains(id));
+            let mut lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+            found = lines.find(|line| line["id"] == id);
+            found.is_some()
+        });
+        let line = found.expect("it was found");
+        assert_eq!(line["message"], "request", "{line}");
+        line
     }
 
     /// The same, with these values in it.

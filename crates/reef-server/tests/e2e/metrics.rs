@@ -1,15 +1,13 @@
 //! The metrics text, read by a small parser of the Prometheus format.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 use reef_client::{OpenModel, Options, Terms};
 use reef_engine::{Level, ModelSettings};
 
 use crate::access::{BEST_EFFORT, METRICS, REAL_TIME, clients};
 use crate::client::{Client, request};
-use crate::fixture::{Fixture, x, y};
-use crate::gate::PATIENCE;
+use crate::fixture::{Fixture, until, x, y};
 use crate::grpc::client::good;
 use crate::grpc::stream::open_as;
 use crate::ring::Folder;
@@ -244,14 +242,8 @@ fn requests_are_counted_by_protocol_and_outcome() {
     assert_eq!(samples["reef_ring_connections_total{outcome=\"accepted\"}"], 1.0);
     // What was counted stays when its connection has gone.
     drop(ring);
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let samples = scrape();
-        let refused = samples["reef_ring_connections_total{outcome=\"refused\"}"];
-        if (samples["reef_ring_connections"], refused) == (0.0, 1.0) {
-            assert_eq!(of(&samples, "ring"), through_ring);
-            return;
-        }
-        assert!(Instant::now() < end, "{samples:#?}");
-    }
+    until(|| scrape()["reef_ring_connections"] == 0.0);
+    let samples = scrape();
+    assert_eq!(of(&samples, "ring"), through_ring);
+    assert_eq!(samples["reef_ring_connections_total{outcome=\"refused\"}"], 1.0);
 }

@@ -13,7 +13,7 @@ use reef_client::{Class, Client, Error, OpenModel, Options, Terms};
 use reef_engine::{ClassStats, FailureReason};
 use rustix::net::SendFlags;
 
-use crate::fixture::{Ends, Fixture};
+use crate::fixture::{Ends, Fixture, until};
 use crate::ring::{Folder, good};
 
 /// A client without the library: what is sent and written is exactly what a test says.
@@ -185,12 +185,12 @@ fn cancellations_of_nothing_do_nothing() {
     }
     inside.push(&[0, 7, NONE, NONE, 0, 0, 0]);
     let mut completions = Consumer::new(inside.layout.completions(), inside.layout.depth);
-    let entry = loop {
-        match completions.pop(inside.segment.words()) {
-            Some(entry) => break entry,
-            None => std::thread::yield_now(),
-        }
-    };
+    let mut entry = None;
+    until(|| {
+        entry = completions.pop(inside.segment.words());
+        entry.is_some()
+    });
+    let entry = entry.expect("there is one");
     assert_eq!((entry[0], entry[1]), (0, 7), "done, with its tag");
 }
 
@@ -285,14 +285,13 @@ fn connections_are_bounded_and_places_come_back() {
         Ok(_) => panic!("one too many"),
     }
     idle.pop();
-    let mut client = loop {
-        // Its place is free once its thread has seen the end.
-        match Client::connect(&path, &Options::default()) {
-            Ok(client) => break client,
-            Err(_) => std::thread::yield_now(),
-        }
-    };
-    good(&mut client);
+    // Its place is free once its thread has seen the end.
+    let mut client = None;
+    until(|| {
+        client = Client::connect(&path, &Options::default()).ok();
+        client.is_some()
+    });
+    good(&mut client.expect("there is a place"));
 }
 
 #[test]
@@ -314,7 +313,5 @@ fn memory_of_all_segments_is_bounded_and_comes_back() {
     assert!(refused.contains("all segments of memory are taken"), "{refused}");
     assert_eq!(clients.len(), 4);
     clients.pop();
-    while Client::connect(&path, &options).is_err() {
-        std::thread::yield_now();
-    }
+    until(|| Client::connect(&path, &options).is_ok());
 }

@@ -1,7 +1,6 @@
 //! Every RPC with every kind of credentials; models, classes and limits of clients.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
@@ -20,7 +19,7 @@ use super::client::pb::{
 use super::client::{Grpc, Raw, floats, good, raw_request, refused, tensor, with};
 use super::stream::open_as;
 use crate::access::{ADMIN, BEST_EFFORT, METRICS, REAL_TIME, clients, granted};
-use crate::fixture::{Fixture, x, y};
+use crate::fixture::{Fixture, until, x, y};
 
 const SERVICE: &str = "/inference.GRPCInferenceService";
 
@@ -226,10 +225,7 @@ fn a_client_has_its_rate_and_its_requests_in_flight() {
     fixture.gate.flow();
     fixture.wait_for("m", ClassStats::pending, 0);
     // Its place is free when what served it has gone as well.
-    let end = Instant::now() + Duration::from_secs(60);
-    while infer(&client, REAL_TIME, good("m")).is_err() {
-        assert!(Instant::now() < end, "the place is never free");
-    }
+    until(|| infer(&client, REAL_TIME, good("m")).is_ok());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tonic::{Code, Request};
 use super::client::pb::infer_parameter::ParameterChoice::Int64Param;
 use super::client::pb::{ModelReadyRequest, ServerLiveRequest, ServerReadyRequest};
 use super::client::{Grpc, good, refused, with};
-use crate::fixture::{Fixture, x, y};
+use crate::fixture::{Fixture, until, x, y};
 use crate::gate::Gate;
 
 fn cancelled(class: &ClassStats) -> u64 {
@@ -140,7 +140,7 @@ fn shutdown_finishes_what_runs_and_refuses_the_rest() {
         let mut client = open.client.clone();
         open.block_on(async { client.server_ready(ServerReadyRequest {}).await }).unwrap().into_inner().ready
     };
-    while ready() || fixture.engine.is_ready() {}
+    until(|| !ready() && !fixture.engine.is_ready());
     refused(open.infer(good("m")), Code::Unavailable, "");
     fixture.gate.flow();
     assert!(client.block_on(runs).unwrap().is_ok());
