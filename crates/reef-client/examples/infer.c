@@ -1,6 +1,7 @@
 /* One request to a model with one FP32 input: infer SOCKET MODEL INPUT EXTENT...
  *
- * The input is 0, 1, 2, ...; prints the shape and the first bytes of each output.
+ * The input is 0, 1, 2, ...; prints the shape and the first bytes of each output. REEF_TOKEN in the environment
+ * says who asks.
  * gcc infer.c -I../include -L../../../target/release -lreef_client -o infer */
 #include <inttypes.h>
 #include <stdio.h>
@@ -10,7 +11,7 @@
 #include "reef.h"
 
 static int fail(reef_client *reef, const char *what) {
-    fprintf(stderr, "%s: %s\n", what, reef_error(reef));
+    fprintf(stderr, "%s (%" PRIu32 "): %s\n", what, reef_refusal(reef), reef_error(reef));
     reef_close(reef);
     return 1;
 }
@@ -25,7 +26,7 @@ int main(int argc, char **argv) {
     for (int index = 4; index < argc; index++) {
         shape[rank++] = strtoul(argv[index], NULL, 10);
     }
-    reef_client *reef = reef_connect(argv[1], 0, 0);
+    reef_client *reef = reef_connect_as(argv[1], getenv("REEF_TOKEN"), 0, 0);
     if (!reef_is_connected(reef)) {
         return fail(reef, "connect");
     }

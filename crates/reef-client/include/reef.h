@@ -44,7 +44,10 @@ enum {
     REEF_UNAVAILABLE = 4, /* it may work later */
     REEF_LATE = 5,        /* its deadline passed or cannot be met */
     REEF_INTERNAL = 6,    /* the server's fault */
-    REEF_CANCELLED = 7    /* reef_cancel */
+    REEF_CANCELLED = 7,   /* reef_cancel */
+    REEF_UNAUTHENTICATED = 8, /* nobody is known by the token, or no longer */
+    REEF_FORBIDDEN = 9,       /* the client may not: this model, or this class */
+    REEF_LIMITED = 10         /* the client has had as much as it may have for now */
 };
 
 /* The class that a request asks for. */
@@ -70,6 +73,7 @@ typedef struct {
     uint8_t has_timeout;  /* whether timeout_us counts */
     uint64_t deadline_us; /* to the end of execution, from when the server sees it; 0 has passed */
     uint64_t timeout_us;  /* in the queue at most */
+    const char *traceparent; /* the span that asks, as W3C Trace Context writes it, or NULL */
 } reef_terms;
 
 typedef struct {
@@ -96,6 +100,19 @@ typedef struct {
 reef_client *reef_connect(const char *path, size_t depth, size_t tensor_bytes);
 int reef_is_connected(const reef_client *reef);
 const char *reef_error(const reef_client *reef);
+
+/* The same with a token, by which the server knows the client: its models, classes and limits hold. */
+reef_client *reef_connect_as(const char *path, const char *token, size_t depth, size_t tensor_bytes);
+
+/* Why the server refused the last call, or ended the connection: REEF_INVALID to REEF_LIMITED; REEF_DONE if it said
+ * nothing.
+ * A server of another version of the protocol refuses with REEF_INVALID, and the text names both. */
+uint32_t reef_refusal(const reef_client *reef);
+
+/* The server's number for this connection. Its logs and traces call a request by this number in 16 hexadecimal
+ * digits, a dash and the tag: "%016" PRIx64 "-%" PRIu64. */
+uint64_t reef_connection(const reef_client *reef);
+
 void reef_close(reef_client *reef);
 
 /* Opens a model for these shapes, with so many requests at once; its number. Without `version` each request goes to

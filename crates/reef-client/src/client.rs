@@ -18,11 +18,12 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::{
     CLIENT_ASLEEP, CLIENT_CORE, Class, Ended, Layout, OpenModel, Opened, Request, SERVER_ASLEEP, SlotLayout,
-    Status, ToClient, ToServer, VERSION,
+    Status, ToClient, ToServer, Token, VERSION,
 };
 use crate::ring::{Consumer, Producer, announce_awake, announce_sleep, must_wake};
 use crate::segment::Segment;
 use crate::socket::{Received, Socket};
+use crate::trace::TraceParent;
 
 /// How often a wait that spins looks at the clock.
 const SPINS_PER_LOOK: u32 = 64;
@@ -38,6 +39,9 @@ pub struct Options {
     pub spin: Duration,
     /// How long the server may take to answer on the socket.
     pub answer_timeout: Duration,
+    /// By which the server knows this client, where it has names for clients; without one it is the client
+    /// that the server takes everybody for who connects to the ring.
+    pub token: Option<Token>,
 }
 
 impl Default for Options {
@@ -47,6 +51,7 @@ impl Default for Options {
             tensor_bytes: 64 << 20,
             spin: Duration::from_micros(50),
             answer_timeout: Duration::from_secs(30),
+            token: None,
         }
     }
 }
@@ -73,6 +78,14 @@ pub enum Error {
     /// The connection has ended, and with it every request that was in flight.
     #[error("the connection to the server has ended: {0}")]
     Gone(String),
+    /// The server has ended the connection and says why; what was in flight has ended with it.
+    #[error("the server has ended the connection: {message}")]
+    Dismissed {
+        /// What kind of problem it is.
+        status: Status,
+        /// The server's words.
+        message: String,
+    },
     /// The call is wrong.
     #[error("{0}")]
     Misuse(&'static str),
@@ -121,6 +134,8 @@ pub struct Terms {
     pub deadline_us: Option<u64>,
     /// Microseconds in the queue at most.
     pub timeout_us: Option<u64>,
+    /// The span that asks, where the server collects traces.
+    pub trace: Option<TraceParent>,
 }
 
 /// A request has ended.
@@ -193,13 +208,15 @@ pub struct Client {
     models: Vec<Opened>,
     slots: Vec<SlotState>,
     next_tag: u64,
+    /// The server's number for this connection.
+    connection: u64,
     /// Whether the next wait looks for some time before it sleeps.
     spins: bool,
     /// What the server was told.
     core: Option<usize>,
     text: Vec<u8>,
-    /// Why the connection has ended.
-    gone: Option<String>,
+    /// Why the connection has ended, and the kind of problem if the server said so.
+    gone: Option<(Option<Status>, String)>,
 }
 
 impl Client {
@@ -209,7 +226,8 @@ impl Client {
         let named = |source| Error::Connect { path: path.display().to_string(), source };
         let socket = Socket::connect(path).map_err(named)?;
         let (depth, tensor_bytes) = (options.depth, options.tensor_bytes);
-        let hello = ToServer::Hello { version: VERSION, depth, tensor_bytes };
+        let token = options.token.clone();
+        let hello = ToServer::Hello { version: VERSION, depth, tensor_bytes, token };
         // A server that has closed already has said why.
         let sent = socket.send(&hello, None);
         let mut text = Vec::new();
@@ -217,8 +235,8 @@ impl Client {
             (Err(_), Err(error)) => return Err(named(error)),
             (answer, _) => answer?,
         };
-        let (layout, descriptor) = match (answer, descriptor) {
-            (ToClient::Segment { layout }, Some(descriptor)) => (layout, descriptor),
+        let (layout, connection, descriptor) = match (answer, descriptor) {
+            (ToClient::Segment { layout, connection }, Some(descriptor)) => (layout, connection, descriptor),
             (ToClient::Refused { status, message }, _) => return Err(Error::Refused { status, message }),
             _ => return Err(Error::Gone("it has not sent a segment".into())),
         };
@@ -236,11 +254,22 @@ impl Client {
             models: Vec::new(),
             slots: Vec::new(),
             next_tag: 0,
+            connection,
             spins: true,
             core: None,
             text,
             gone: None,
         })
+    }
+
+    /// The server's number for this connection.
+    pub fn connection(&self) -> u64 {
+        self.connection
+    }
+
+    /// What the server's logs and traces call the request with this tag.
+    pub fn request_id(&self, tag: u64) -> String {
+        format!("{:016x}-{tag}", self.connection)
     }
 
     /// Opens a model.
@@ -318,8 +347,8 @@ impl Client {
         self.held(slot)?;
         let tag = self.next_tag;
         self.next_tag += 1;
-        let Terms { class, priority, deadline_us, timeout_us } = *terms;
-        let request = Request { slot: slot.0, tag, class, priority, deadline_us, timeout_us };
+        let Terms { class, priority, deadline_us, timeout_us, trace } = *terms;
+        let request = Request { slot: slot.0, tag, class, priority, deadline_us, timeout_us, trace };
         let state = &mut self.slots[slot.0 as usize];
         (state.tag, state.state) = (tag, State::InFlight);
         let words = self.segment.words();
@@ -505,11 +534,18 @@ impl Client {
                 Ok(Received::Wake) => {}
                 Ok(Received::End) if self.completions.is_ready(self.segment.words()) => {
                     // What was answered before the end counts.
-                    self.gone = Some(ENDED.into());
+                    self.gone.get_or_insert((None, ENDED.into()));
                     return Ok(());
                 }
                 Ok(Received::End) => return Err(self.lost(ENDED)),
-                Ok(Received::Message(ToClient::Refused { message, .. }, _)) => return Err(self.lost(message)),
+                Ok(Received::Message(ToClient::Refused { status, message }, _)) => {
+                    self.gone.get_or_insert((Some(status), message));
+                    // So does it here.
+                    return match self.completions.is_ready(self.segment.words()) {
+                        true => Ok(()),
+                        false => self.check(),
+                    };
+                }
                 Ok(Received::Message(..)) => return Err(self.lost("it says what nobody asked")),
                 Err(error) => return Err(self.lost(error.to_string())),
             }
@@ -517,12 +553,16 @@ impl Client {
     }
 
     fn check(&self) -> Result<(), Error> {
-        self.gone.as_ref().map_or(Ok(()), |why| Err(Error::Gone(why.clone())))
+        match self.gone.clone() {
+            None => Ok(()),
+            Some((None, why)) => Err(Error::Gone(why)),
+            Some((Some(status), message)) => Err(Error::Dismissed { status, message }),
+        }
     }
 
     fn lost(&mut self, why: impl Into<String>) -> Error {
         let why = why.into();
-        self.gone.get_or_insert(why.clone());
+        self.gone.get_or_insert((None, why.clone()));
         Error::Gone(why)
     }
 }

@@ -10,12 +10,15 @@ use std::ptr::null;
 use std::time::Duration;
 
 use crate::client::{Client, Completion, Error, Model, Options, Slot, Terms};
-use crate::protocol::{Class, OpenModel, Status};
+use crate::protocol::{Class, OpenModel, Status, Token};
+use crate::trace::TraceParent;
 
 /// A connection and what was wrong last.
 pub struct Reef {
     client: Option<Client>,
     error: CString,
+    /// Why the server refused, if it did.
+    status: Status,
     message: CString,
 }
 
@@ -44,6 +47,7 @@ pub struct ReefTerms {
     has_timeout: u8,
     deadline_us: u64,
     timeout_us: u64,
+    traceparent: *const c_char,
 }
 
 /// A request has ended.
@@ -79,6 +83,7 @@ impl Reef {
     /// Runs `call` and keeps its error; what is returned in C stands for.
     fn call(&mut self, call: impl FnOnce(&mut Reef, &mut Client) -> Result<i32, Error>) -> i32 {
         let Some(mut client) = self.client.take() else { return GONE };
+        self.status = Status::Done;
         let result = call(self, &mut client);
         self.client = Some(client);
         match result {
@@ -89,9 +94,13 @@ impl Reef {
 
     fn keep(&mut self, error: &Error) -> i32 {
         self.error = text(&error.to_string());
+        self.status = match error {
+            Error::Refused { status, .. } | Error::Dismissed { status, .. } => *status,
+            _ => Status::Done,
+        };
         match error {
             Error::Refused { .. } => REFUSED,
-            Error::Gone(_) | Error::Connect { .. } => GONE,
+            Error::Gone(_) | Error::Dismissed { .. } | Error::Connect { .. } => GONE,
             Error::Misuse(_) => MISUSE,
         }
     }
@@ -132,6 +141,19 @@ unsafe fn row<'a, T>(pointer: *const T, count: usize) -> Result<&'a [T], Error> 
 /// `path` is null or a text that a zero byte ends.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn reef_connect(path: *const c_char, depth: usize, tensor_bytes: usize) -> *mut Reef {
+    // SAFETY: the caller's promise.
+    unsafe { reef_connect_as(path, null(), depth, tensor_bytes) }
+}
+
+/// # Safety
+/// `path` and `token` are null or texts that a zero byte ends.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn reef_connect_as(
+    path: *const c_char,
+    token: *const c_char,
+    depth: usize,
+    tensor_bytes: usize,
+) -> *mut Reef {
     let defaults = Options::default();
     let or = |value: usize, default| if value == 0 { default } else { value };
     let options = Options {
@@ -139,9 +161,19 @@ pub unsafe extern "C" fn reef_connect(path: *const c_char, depth: usize, tensor_
         tensor_bytes: or(tensor_bytes, defaults.tensor_bytes),
         ..defaults
     };
-    // SAFETY: the caller's promise.
-    let connected = unsafe { read_text(path) }.and_then(|path| Client::connect(path, &options));
-    let mut reef = Reef { client: None, error: CString::default(), message: CString::default() };
+    let connected = || {
+        let token = match token.is_null() {
+            true => None,
+            // SAFETY: the caller's promise.
+            false => Some(Token::from(unsafe { read_text(token) }?)),
+        };
+        // SAFETY: the caller's promise.
+        let path = unsafe { read_text(path) }?;
+        Client::connect(path, &Options { token, ..options })
+    };
+    let connected = connected();
+    let (error, message) = (CString::default(), CString::default());
+    let mut reef = Reef { client: None, error, status: Status::Done, message };
     match connected {
         Ok(client) => reef.client = Some(client),
         Err(error) => _ = reef.keep(&error),
@@ -163,6 +195,23 @@ pub unsafe extern "C" fn reef_is_connected(reef: *const Reef) -> i32 {
 pub unsafe extern "C" fn reef_error(reef: *const Reef) -> *const c_char {
     // SAFETY: the caller's promise.
     unsafe { reef.as_ref() }.map_or(null(), |reef| reef.error.as_ptr())
+}
+
+/// # Safety
+/// `reef` is null or from `reef_connect`, and not closed yet.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn reef_refusal(reef: *const Reef) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { reef.as_ref() }.map_or(Status::Done, |reef| reef.status) as u32
+}
+
+/// # Safety
+/// `reef` is null or from `reef_connect`, and not closed yet.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn reef_connection(reef: *const Reef) -> u64 {
+    // SAFETY: the caller's promise.
+    let client = unsafe { reef.as_ref() }.and_then(|reef| reef.client.as_ref());
+    client.map_or(0, Client::connection)
 }
 
 /// # Safety
@@ -267,7 +316,7 @@ pub unsafe extern "C" fn reef_input(
 }
 
 /// # Safety
-/// `reef` is from `reef_connect`; `terms` is null or can be read.
+/// `reef` is from `reef_connect`; `terms` is null or can be read, and so can the text in it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn reef_submit(reef: *mut Reef, slot: u32, terms: *const ReefTerms) -> i32 {
     // SAFETY: the caller's promise.
@@ -285,6 +334,11 @@ pub unsafe extern "C" fn reef_submit(reef: *mut Reef, slot: u32, terms: *const R
                 priority: terms.priority,
                 deadline_us: (terms.has_deadline != 0).then_some(terms.deadline_us),
                 timeout_us: (terms.has_timeout != 0).then_some(terms.timeout_us),
+                trace: match terms.traceparent.is_null() {
+                    true => None,
+                    // SAFETY: the caller's promise.
+                    false => TraceParent::parse(unsafe { read_text(terms.traceparent) }?),
+                },
             },
         };
         client.submit(Slot::from_number(slot), &terms).map(|_| OK)
@@ -352,4 +406,37 @@ pub unsafe extern "C" fn reef_output(
         unsafe { output.write(ReefOutput { data, bytes, shape: found.shape, rank: found.rank }) };
         Ok(OK)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `include/reef.h` says a name stands for.
+    fn in_header(name: &str) -> Option<i64> {
+        let header = include_str!("../include/reef.h");
+        let value = |line: &str| {
+            let rest = line.trim().strip_prefix(name)?.strip_prefix(" = ")?;
+            rest.split([',', ' ']).next()?.parse().ok()
+        };
+        header.lines().find_map(value)
+    }
+
+    #[test]
+    fn the_header_has_every_code_with_its_number() {
+        for status in Status::ALL {
+            let name = format!("REEF_{}", status.name().to_uppercase());
+            assert_eq!(in_header(&name), Some(i64::from(status as u32)), "{name}");
+        }
+        for (name, code) in [
+            ("REEF_OK", OK),
+            ("REEF_NOTHING", NOTHING),
+            ("REEF_REFUSED", REFUSED),
+            ("REEF_GONE", GONE),
+            ("REEF_MISUSE", MISUSE),
+        ] {
+            assert_eq!(in_header(name), Some(code.into()), "{name}");
+        }
+        assert_eq!(in_header("REEF_NO_SUCH"), None);
+    }
 }

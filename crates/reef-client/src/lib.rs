@@ -12,10 +12,11 @@
 //! | [`ring`] | entries that pass from one side to the other, and sleep: the lock-free protocol |
 //! | [`segment`] | the memory, and the only pointers into it |
 //! | [`socket`] | messages and descriptors on a Unix socket |
+//! | [`trace`] | which span asks |
 //! | [`client`] | the client's side |
 //! | `ffi` | the same for C (`include/reef.h`) |
 //!
-//! The server uses the first four as well. It believes nothing that stands in the segment; a client believes
+//! The server uses the first five as well. It believes nothing that stands in the segment; a client believes
 //! its server, but stays within the segment whatever that says.
 //!
 //! Invariant: knows no other crate of the project.
@@ -31,8 +32,12 @@ pub mod ring;
 pub mod segment;
 #[cfg(not(loom))]
 pub mod socket;
+#[cfg(not(loom))]
+pub mod trace;
 
 #[cfg(not(loom))]
 pub use client::{Client, Completion, Error, Model, Options, Output, Slot, Terms};
 #[cfg(not(loom))]
-pub use protocol::{Class, Layout, OpenModel, Status, WantedOutput};
+pub use protocol::{Class, Layout, OpenModel, Status, Token, WantedOutput};
+#[cfg(not(loom))]
+pub use trace::TraceParent;

@@ -5,6 +5,9 @@
 //! [`ToClient::Opened`] or [`ToClient::Refused`]. [`ToServer::Cancel`] has no answer of its own: the
 //! request's completion says how it ended. The end of the connection ends everything.
 //!
+//! A hello of another version is refused with [`Status::Invalid`] and a text that names both; every version
+//! knows that much. What else a hello says is looked at afterwards.
+//!
 //! In the segment ([`Layout`]): a line of 128 bytes with the server's sleep flag, one with the client's,
 //! the ring of requests, the ring of completions, and from a page on the tensors. A slot has room for a
 //! message of 256 bytes, for 128 bytes about each output (bytes, rank, extents), and for each input and
@@ -14,12 +17,15 @@
 //! popped the completion; the server in between. A client that does not keep to this gets other results,
 //! and nobody else notices.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ring::{ENTRY_WORDS, Entry};
+use crate::trace::TraceParent;
 
 /// Changes whenever the two sides would misunderstand each other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Entries of a ring at most, and slots of a connection.
 pub const DEPTH_MAX: usize = 1024;
@@ -64,6 +70,9 @@ pub enum ToServer {
         depth: usize,
         /// Room for tensors.
         tensor_bytes: usize,
+        /// By which the server knows the client; without one it is whom the server takes such clients for.
+        #[serde(default)]
+        token: Option<Token>,
     },
     /// Opens a model.
     Open(OpenModel),
@@ -76,6 +85,30 @@ pub enum ToServer {
     },
 }
 
+/// A token, which is never printed.
+#[derive(Clone, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Token(String);
+
+impl Token {
+    /// What it says.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl<T: Into<String>> From<T> for Token {
+    fn from(token: T) -> Token {
+        Token(token.into())
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
 /// From the server.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -84,6 +117,9 @@ pub enum ToClient {
     Segment {
         /// How it is laid out.
         layout: Layout,
+        /// The server's number for the connection: the id of a request is this number in 16 hexadecimal
+        /// digits, a dash and the request's tag.
+        connection: u64,
     },
     /// A model is open.
     Opened(Opened),
@@ -298,14 +334,50 @@ pub enum Status {
     Internal = 6,
     /// The client asked for its end.
     Cancelled = 7,
+    /// Nobody is known by the client's token, or no longer.
+    Unauthenticated = 8,
+    /// The client may not: this model, or this class.
+    Forbidden = 9,
+    /// The client has had as much as it may have for now.
+    Limited = 10,
 }
 
 impl Status {
+    /// Each of them, by its number.
+    pub const ALL: [Status; 11] = [
+        Status::Done,
+        Status::Invalid,
+        Status::NotFound,
+        Status::Unsupported,
+        Status::Unavailable,
+        Status::Late,
+        Status::Internal,
+        Status::Cancelled,
+        Status::Unauthenticated,
+        Status::Forbidden,
+        Status::Limited,
+    ];
+
     /// What a number means; `None` if nothing.
     pub fn from_code(code: u32) -> Option<Status> {
-        use Status::*;
-        let all = [Done, Invalid, NotFound, Unsupported, Unavailable, Late, Internal, Cancelled];
-        all.into_iter().find(|status| *status as u32 == code)
+        Status::ALL.into_iter().find(|status| *status as u32 == code)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Done => "done",
+            Status::Invalid => "invalid",
+            Status::NotFound => "not_found",
+            Status::Unsupported => "unsupported",
+            Status::Unavailable => "unavailable",
+            Status::Late => "late",
+            Status::Internal => "internal",
+            Status::Cancelled => "cancelled",
+            Status::Unauthenticated => "unauthenticated",
+            Status::Forbidden => "forbidden",
+            Status::Limited => "limited",
+        }
     }
 }
 
@@ -336,10 +408,13 @@ pub struct Request {
     pub deadline_us: Option<u64>,
     /// Microseconds in the queue at most.
     pub timeout_us: Option<u64>,
+    /// The span that asks.
+    pub trace: Option<TraceParent>,
 }
 
 const CLASS_SHIFT: u32 = 32;
 const PRIORITY_SHIFT: u32 = 40;
+const SAMPLED_SHIFT: u32 = 56;
 
 impl Request {
     /// Its entry.
@@ -349,30 +424,40 @@ impl Request {
             Class::RealTime => 1,
             Class::BestEffort => 2,
         };
-        let first = u64::from(self.slot) | class << CLASS_SHIFT | u64::from(self.priority) << PRIORITY_SHIFT;
+        let none = TraceParent { trace: 0, span: 0, sampled: false };
+        let TraceParent { trace, span, sampled } = self.trace.unwrap_or(none);
+        let first = u64::from(self.slot)
+            | class << CLASS_SHIFT
+            | u64::from(self.priority) << PRIORITY_SHIFT
+            | u64::from(sampled) << SAMPLED_SHIFT;
         let (deadline, timeout) = (self.deadline_us.unwrap_or(NONE), self.timeout_us.unwrap_or(NONE));
-        [first, self.tag, deadline, timeout, 0, 0, 0]
+        [first, self.tag, deadline, timeout, (trace >> 64) as u64, trace as u64, span]
     }
 
     /// What an entry says; `None` if it is none of these. Whether there is such a slot it does not know.
     pub fn from_entry(entry: &Entry) -> Option<Request> {
-        let [first, tag, deadline, timeout, rest @ ..] = *entry;
+        let [first, tag, deadline, timeout, trace_high, trace_low, span] = *entry;
         let class = match (first >> CLASS_SHIFT) & 0xff {
             0 => Class::Default,
             1 => Class::RealTime,
             2 => Class::BestEffort,
             _ => return None,
         };
-        let unused = first >> (PRIORITY_SHIFT + u16::BITS);
-        let request = Request {
+        let trace = u128::from(trace_high) << 64 | u128::from(trace_low);
+        let trace = match (trace, span, first >> SAMPLED_SHIFT) {
+            (0, 0, 0) => None,
+            (0, ..) | (_, 0, _) | (_, _, 2..) => return None,
+            (trace, span, sampled) => Some(TraceParent { trace, span, sampled: sampled == 1 }),
+        };
+        Some(Request {
             slot: first as u32,
             tag,
             class,
             priority: (first >> PRIORITY_SHIFT) as u16,
             deadline_us: Some(deadline).filter(|&deadline| deadline != NONE),
             timeout_us: Some(timeout).filter(|&timeout| timeout != NONE),
-        };
-        (unused == 0 && rest == [0; 3]).then_some(request)
+            trace,
+        })
     }
 }
 
@@ -459,10 +544,15 @@ mod tests {
             priority: u16::MAX,
             deadline_us: Some(0),
             timeout_us: None,
+            trace: None,
         };
         for class in [Class::Default, Class::RealTime, Class::BestEffort] {
             let request = Request { class, ..request };
-            assert_eq!(Request::from_entry(&request.to_entry()), Some(request));
+            for sampled in [false, true] {
+                let trace = Some(TraceParent { trace: u128::MAX - 7, span: 9, sampled });
+                let request = Request { class, trace, ..request };
+                assert_eq!(Request::from_entry(&request.to_entry()), Some(request));
+            }
         }
         let ended = Ended {
             level: Some(14),
@@ -482,16 +572,42 @@ mod tests {
             priority: 0,
             deadline_us: None,
             timeout_us: None,
+            trace: None,
         }
         .to_entry();
-        for (index, value) in [(0, 3 << 32), (0, 0xff << 32), (0, 1 << 63), (4, 1), (5, 1), (6, u64::MAX)] {
+        let sampled = 1 << SAMPLED_SHIFT;
+        let table =
+            [(0, 3 << 32), (0, 0xff << 32), (0, 1 << 63), (0, sampled), (4, 1), (5, 1), (6, u64::MAX)];
+        for (index, value) in table {
             let mut entry = good;
             entry[index] = value;
             assert_eq!(Request::from_entry(&entry), None, "{index} {value}");
         }
-        assert_eq!(Ended::from_entry(&[8 << 32, 0, 0, 0, 0, 0, 0]), None);
+        let traced = [good[0] | 2 << SAMPLED_SHIFT, 0, NONE, NONE, 1, 0, 1];
+        assert_eq!(Request::from_entry(&traced), None);
+        assert_eq!(Ended::from_entry(&[11 << 32, 0, 0, 0, 0, 0, 0]), None);
         let long = Ended::from_entry(&[0, 0, u64::from(u32::MAX), 0, 0, 0, 0]).unwrap();
         assert_eq!(long.text_bytes as usize, TEXT_BYTES);
+    }
+
+    #[test]
+    fn statuses_have_numbers_and_names_of_their_own() {
+        for (code, status) in (0..).zip(Status::ALL) {
+            assert_eq!((status as u32, Status::from_code(code)), (code, Some(status)));
+            assert_eq!(serde_json::to_value(status).unwrap(), status.name());
+        }
+        assert_eq!(Status::from_code(Status::ALL.len() as u32), None);
+    }
+
+    #[test]
+    fn a_token_is_not_printed() {
+        let token = Some(Token::from("secret-of-somebody"));
+        let hello = ToServer::Hello { version: VERSION, depth: 1, tensor_bytes: 1, token };
+        assert!(!format!("{hello:?}").contains("secret"), "{hello:?}");
+        // One of before there were tokens is understood, and refused for its version.
+        let old: ToServer =
+            serde_json::from_str(r#"{"hello":{"version":1,"depth":4,"tensor_bytes":1}}"#).unwrap();
+        assert!(matches!(old, ToServer::Hello { version: 1, token: None, .. }), "{old:?}");
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub fn ring_message(bytes: &[u8]) {
         Ok(ToServer::Cancel { .. }) | Err(_) => {}
     }
     match serde_json::from_slice(bytes) {
-        Ok(ToClient::Segment { layout }) => drop(layout.is_valid().then(|| layout.bytes())),
+        Ok(ToClient::Segment { layout, .. }) => drop(layout.is_valid().then(|| layout.bytes())),
         Ok(ToClient::Opened(opened)) => _ = opened.layout.is_valid(),
         Ok(ToClient::Refused { .. }) | Err(_) => {}
     }

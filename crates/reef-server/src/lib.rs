@@ -7,7 +7,8 @@
 //! Clients of the same host may have a faster way: [`RingOptions`], and the crate `reef-client`.
 //!
 //! Clients and what each may do are options ([`AccessOptions`]); what routes and RPCs need is listed
-//! ([`routes`], [`rpcs`]). Requests over the ring are of the client that [`RingOptions`] names.
+//! ([`routes`], [`rpcs`]). Requests over the ring are of the client whose token is shown, or that
+//! [`RingOptions`] names.
 //!
 //! Four layers: `net` accepts connections and looks after them; `core` holds what is asked, what is answered
 //! and what the problem is, whichever protocol carries it, and who may do what; `http`, `grpc` and `ring`
@@ -65,9 +66,10 @@
 //! A panic while a request is served is that request's end (500, with what the panic said) and harms no
 //! other. An engine that has failed is not ready; its requests end with 500.
 //!
-//! Every answer over HTTP has the header `x-request-id`: that of the request, or the `id` of its JSON, or a
-//! new one. With `debug` the log has a line per request. `traceparent` names the span that asks,
-//! where traces are sent to a collector ([`ServerOptions::otlp_endpoint`]).
+//! Every answer has an id: over HTTP in the header `x-request-id`, over gRPC in metadata of that name: that
+//! of the request, or the `id` of its message, or a new one; through the ring it is made of the connection's
+//! number and the request's tag. With `debug` the log has a line per request. `traceparent` names the span
+//! that asks, where traces are sent to a collector ([`ServerOptions::otlp_endpoint`]).
 //!
 //! Errors over gRPC are statuses with a message: NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED, UNAVAILABLE,
 //! DEADLINE_EXCEEDED, INTERNAL, UNAUTHENTICATED, PERMISSION_DENIED for what is below 404, 400, 501, 503, 504,

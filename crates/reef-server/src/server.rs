@@ -40,8 +40,11 @@ use crate::telemetry::Telemetry;
 /// How long answers may take to reach their clients once the engine has ended.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// How often certificates and tokens are looked at.
-const REFRESH_PAUSE: Duration = Duration::from_secs(5);
+/// How often certificates are looked at.
+const CERTIFICATES_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often tokens are: whoever takes one away wants it to count no more.
+const TOKENS_PAUSE: Duration = Duration::from_secs(1);
 
 /// How the server listens.
 #[derive(Clone, Debug)]
@@ -247,13 +250,13 @@ impl Server {
         ports.open(self.grpc, tls, Phase::Draining, serve)?;
         for tls in self.tls.iter().flat_map(PortsTls::all) {
             let tls = tls.clone();
-            tokio::spawn(refresh(move || tls.refresh()));
+            tokio::spawn(refresh(CERTIFICATES_PAUSE, move || tls.refresh()));
         }
         let tables = ports.open.clone();
         state.set_room(Box::new(move || tables.iter().for_each(|table| table.ask_slowest())));
         if state.access.has_files() {
             let state = state.clone();
-            tokio::spawn(refresh(move || state.access.refresh()));
+            tokio::spawn(refresh(TOKENS_PAUSE, move || state.access.refresh()));
         }
         drop(entered);
         addresses.log("listening");
@@ -438,9 +441,9 @@ impl Drop for Running {
 }
 
 /// Looks for new certificates or tokens for as long as the server runs.
-async fn refresh(look: impl Fn() + Clone + Send + 'static) {
+async fn refresh(pause: Duration, look: impl Fn() + Clone + Send + 'static) {
     loop {
-        tokio::time::sleep(REFRESH_PAUSE).await;
+        tokio::time::sleep(pause).await;
         // A task that cannot be had now comes again.
         let _ = tokio::task::spawn_blocking(look.clone()).await;
     }

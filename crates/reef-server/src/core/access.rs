@@ -8,7 +8,8 @@
 //! model that it may not ask is refused before it is looked for.
 //!
 //! Files of tokens are read again while the server runs ([`Access::refresh`]): what an account has used of
-//! its limits stays, and so do requests and streams that have begun.
+//! its limits stays, and requests that have begun end as they would. Who was let in for long (a stream, a
+//! ring) with a token that counts no more is not served any further ([`Access::check_current`]).
 //!
 //! A request that asks for a more urgent class or level than its client may have is refused; one that asks
 //! for nothing runs with what its model says, but not more urgently than its client may.
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use reef_engine::{Class, ClassRequest, InferRequest, Level, Nanos};
 use subtle::ConditionallySelectable;
+use tokio::sync::watch;
 use wildmatch::WildMatch;
 
 use crate::core::problem::Problem;
@@ -105,6 +107,8 @@ pub(crate) struct Access {
     known: RwLock<Arc<[(TokenDigest, u64)]>>,
     /// Files of tokens, with the numbers of their accounts.
     files: Mutex<Vec<(TokenFile, u64)>>,
+    /// Tells when tokens have changed.
+    changes: watch::Sender<()>,
     public_health: bool,
     public_metrics: bool,
 }
@@ -119,7 +123,8 @@ enum Who {
     Anybody,
     /// Nobody that is known, who may ask for what is public, and sees no model.
     Public,
-    Known(Arc<Account>),
+    /// By this token, or by something that is never taken back.
+    Known(Arc<Account>, Option<TokenDigest>),
 }
 
 /// A request that counts as unanswered until this is dropped.
@@ -178,6 +183,7 @@ impl Access {
             accounts: clients.into_iter().map(|client| Arc::new(Account::new(client))).collect(),
             known: RwLock::new(Arc::from([])),
             files: Mutex::new(files),
+            changes: watch::Sender::new(()),
             public_health,
             public_metrics,
         };
@@ -194,6 +200,7 @@ impl Access {
     /// Blocks.
     pub(crate) fn refresh(&self) {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = false;
         for at in 0..files.len() {
             let (file, index) = &files[at];
             let name = &self.accounts[*index as usize].options.name;
@@ -205,6 +212,7 @@ impl Access {
                 Ok(new) if new.tokens() != file.tokens() => {
                     tracing::info!(client = name, tokens = new.tokens().len(), "tokens read again");
                     files[at].0 = new;
+                    changed = true;
                 }
                 Ok(new) => files[at].0 = new,
                 Err(why) => {
@@ -215,6 +223,26 @@ impl Access {
             }
         }
         self.know(&files);
+        if changed {
+            self.changes.send_replace(());
+        }
+    }
+
+    /// Says when tokens have changed, from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// An error if the token that a client was known by counts no more.
+    pub(crate) fn check_current(&self, client: &Client) -> Result<(), Problem> {
+        let Who::Known(account, Some(token)) = &client.0 else { return Ok(()) };
+        match self.by_digest(token).is_some_and(|owner| Arc::ptr_eq(owner, account)) {
+            true => Ok(()),
+            false => {
+                let name = &account.options.name;
+                Err(Problem::unauthenticated(format!("the token by which '{name}' was known counts no more")))
+            }
+        }
     }
 
     /// Whose a token of a file is too, if not only that account's.
@@ -256,49 +284,49 @@ impl Access {
         if self.accounts.is_empty() {
             return Ok(Client::anybody());
         }
-        let account = self.identify(credentials);
+        let identified = self.identify(credentials);
         if !self.asks(need) {
-            let known = account.cloned().map(Who::Known);
-            return Ok(Client(known.unwrap_or(Who::Public)));
+            return Ok(identified.unwrap_or(Client(Who::Public)));
         }
-        let Some(account) = account else {
+        let Some(client) = identified else {
             let shown = credentials.token.is_some() || !credentials.names.is_empty();
             return Err(Problem::unauthenticated(match shown {
                 true => "nobody is known by these credentials",
                 false => "this needs credentials: a bearer token, an API key or a certificate",
             }));
         };
-        match account.has(need) {
-            true => Ok(Client(Who::Known(account.clone()))),
-            false => Err(Problem::forbidden(format!("'{}' may not do this", account.options.name))),
-        }
+        client.check(need)?;
+        Ok(client)
     }
 
     /// The client of this name, for who is known by something else than credentials.
     pub(crate) fn named(&self, name: &str) -> Option<Client> {
         let account = self.accounts.iter().find(|account| account.options.name == name)?;
-        Some(Client(Who::Known(account.clone())))
+        Some(Client(Who::Known(account.clone(), None)))
     }
 
     /// A token that is shown decides, also against a certificate.
-    fn identify(&self, credentials: &Credentials<'_>) -> Option<&Arc<Account>> {
-        match credentials.token {
-            Some(token) => self.by_token(token),
+    fn identify(&self, credentials: &Credentials<'_>) -> Option<Client> {
+        let (account, token) = match credentials.token {
+            Some(token) => {
+                let token = TokenDigest::digest(token);
+                (self.by_digest(&token)?, Some(token))
+            }
             None => {
                 let named = |account: &&Arc<Account>| {
                     account.options.certificates.iter().any(|name| credentials.names.contains(name))
                 };
-                self.accounts.iter().find(named)
+                (self.accounts.iter().find(named)?, None)
             }
-        }
+        };
+        Some(Client(Who::Known(account.clone(), token)))
     }
 
-    fn by_token(&self, token: &[u8]) -> Option<&Arc<Account>> {
-        let shown = TokenDigest::digest(token);
+    fn by_digest(&self, shown: &TokenDigest) -> Option<&Arc<Account>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut found = u64::MAX;
         for (known, index) in known.iter() {
-            found.conditional_assign(index, known.is(&shown));
+            found.conditional_assign(index, known.is(shown));
         }
         self.accounts.get(usize::try_from(found).ok()?)
     }
@@ -312,7 +340,7 @@ impl Client {
 
     fn account(&self) -> Option<&Arc<Account>> {
         match &self.0 {
-            Who::Known(account) => Some(account),
+            Who::Known(account, _) => Some(account),
             Who::Anybody | Who::Public => None,
         }
     }
@@ -320,6 +348,11 @@ impl Client {
     /// Whether it is one of those that have limits.
     pub(crate) fn is_known(&self) -> bool {
         self.account().is_some()
+    }
+
+    /// Whether it is known by something that may count no more while it is served.
+    pub(crate) fn is_revocable(&self) -> bool {
+        matches!(self.0, Who::Known(_, Some(_)))
     }
 
     /// What it is called, for logs.
@@ -332,14 +365,14 @@ impl Client {
         match &self.0 {
             Who::Anybody => true,
             Who::Public => false,
-            Who::Known(account) => account.sees(model),
+            Who::Known(account, _) => account.sees(model),
         }
     }
 
     /// An error if it may not do what needs this.
     pub(crate) fn check(&self, need: Need) -> Result<(), Problem> {
         match &self.0 {
-            Who::Known(account) if !account.has(need) => {
+            Who::Known(account, _) if !account.has(need) => {
                 Err(Problem::forbidden(format!("'{}' may not do this", account.options.name)))
             }
             _ => Ok(()),

@@ -17,6 +17,7 @@ use crate::core::lanes::Lanes;
 use crate::core::logging::LogControl;
 use crate::core::problem::Problem;
 use crate::core::regions::Regions;
+use crate::core::requests::Requests;
 use crate::core::timeline::Timeline;
 use crate::telemetry::Telemetry;
 
@@ -33,6 +34,8 @@ pub(crate) struct State {
     pub(crate) lanes: Lanes,
     /// Who may do what.
     pub(crate) access: Access,
+    /// What has been asked so far, over each protocol.
+    pub(crate) requests: Requests,
     /// Where traces of requests go, if anywhere.
     pub(crate) telemetry: Option<Telemetry>,
     pub(crate) phase: watch::Sender<Phase>,
@@ -76,6 +79,7 @@ impl State {
             room: OnceLock::new(),
             lanes: Lanes::start()?,
             access: Access::new(AccessOptions::default()),
+            requests: Requests::default(),
             telemetry: None,
             phase: watch::Sender::new(Phase::Loading),
             timeline: Timeline::new(trace_folder),

@@ -14,9 +14,12 @@ use tonic::Status;
 use crate::core::access::Client;
 use crate::core::answer::{self, Data, Parameter, Tensor};
 use crate::core::budget::Share;
+use crate::core::note::{Known, Ran, wanted};
+use crate::core::parameter::quoted;
 use crate::core::problem::Problem;
 use crate::core::question::{self, Output};
 use crate::core::regions::Shared;
+use crate::core::requests::shown;
 use crate::core::state::State;
 use crate::grpc::pb::infer_parameter::ParameterChoice;
 use crate::grpc::pb::model_infer_response::InferOutputTensor;
@@ -42,13 +45,26 @@ pub(crate) async fn infer(
     client: &Client,
     messages: Messages<ModelInferRequest>,
     timing: Timing,
+    known: &mut Known,
 ) -> Result<Vec<Bytes>, Status> {
     state.check_loaded().map_err(status)?;
     let (message, share) = messages.only().await?;
+    known.learn(state, &message);
     let answer = answer(state, client, message, share, timing).await.map_err(status)?;
+    known.ran = Some(answer.ran.clone());
     let room = Room::new(state, connection, answer.class);
     let frame = frame_answer(answer, Form::Alone)?;
     counted(state, room, frame).await.map_err(status)
+}
+
+impl Known {
+    /// Takes in what a message says of itself, as far as it is short.
+    pub(crate) fn learn(&mut self, state: &State, message: &ModelInferRequest) {
+        self.id = shown(&message.id).map(String::from);
+        if wanted(state) {
+            self.model = Some(quoted(&message.model_name));
+        }
+    }
 }
 
 /// Has the engine do what a client's message asks; `share` is the message's part of the budget.
@@ -83,8 +99,8 @@ fn write(state: &State, response: InferResponse, wanted: &[Output], id: String) 
         outputs: tensors.iter().map(output).collect(),
         raw_output_contents: Vec::new(),
     };
-    let class = response.class;
-    Ok(Answer { class, head, raw: tensors.into_iter().map(Tensor::into_bytes).collect() })
+    let (class, ran) = (response.class, Ran::of(&response));
+    Ok(Answer { class, ran, head, raw: tensors.into_iter().map(Tensor::into_bytes).collect() })
 }
 
 fn output(tensor: &Tensor<'_>) -> InferOutputTensor {

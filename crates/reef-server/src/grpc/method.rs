@@ -112,6 +112,14 @@ pub(crate) fn is_watch(service: &str, rpc: &str) -> bool {
     (service, rpc) == (HEALTH, "Watch")
 }
 
+/// Service and name of the RPC at a path, if there is one.
+pub(crate) fn known_rpc(path: &str) -> Option<(&str, &str)> {
+    let (service, name) = path.trim_start_matches('/').split_once('/')?;
+    let own = service == SERVICE && Method::named(name).is_some();
+    let other = OTHERS.iter().any(|(known, rpc, _)| (*known, *rpc) == (service, name));
+    (own || other).then_some((service, name))
+}
+
 /// What an RPC of another service needs. One that is not known there is its library's to refuse.
 pub(crate) fn need_of_other(service: &str, rpc: &str) -> Need {
     let found = OTHERS.iter().find(|(known, name, _)| (*known, *name) == (service, rpc));

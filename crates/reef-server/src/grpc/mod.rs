@@ -2,8 +2,8 @@
 //!
 //! Translates to `core` and back; only framing is its own. An RPC goes through [`serve`] (connections),
 //! [`method`] (which RPC a path names and what it needs), [`rpc`], [`receive`] with [`meter`] and [`scan`]
-//! (bounded messages), [`infer`], [`stream`] or [`answers`], and [`reply`]. Status codes stand in [`status`]
-//! alone.
+//! (bounded messages), [`infer`], [`stream`] or [`answers`], and [`reply`]; [`note`] says what there is to
+//! say of it afterwards. Status codes stand in [`status`] alone.
 
 pub(crate) mod answers;
 pub(crate) mod contents;
@@ -11,6 +11,7 @@ pub(crate) mod health;
 pub(crate) mod infer;
 pub(crate) mod meter;
 pub(crate) mod method;
+pub(crate) mod note;
 pub(crate) mod question;
 pub(crate) mod receive;
 pub(crate) mod regions;

@@ -18,6 +18,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 use reef_engine::Class;
 use tonic::Status;
 
+use crate::core::note::Ran;
 use crate::grpc::pb::ModelInferResponse;
 
 /// Tensors that add up to less are copied behind the rest of their message, so that it is one piece and the
@@ -185,6 +186,7 @@ pub(crate) fn frame(message: &impl Message) -> Result<Vec<Bytes>, Status> {
 pub(crate) struct Answer {
     /// Of its request.
     pub(crate) class: Class,
+    pub(crate) ran: Ran,
     pub(crate) head: ModelInferResponse,
     pub(crate) raw: Vec<Bytes>,
 }
@@ -253,7 +255,12 @@ mod tests {
             let raw = vec![Bytes::from(vec![1; size]), Bytes::from(vec![2; size])];
             let head = ModelInferResponse { id: "7".into(), ..Default::default() };
             let whole = ModelInferResponse { raw_output_contents: raw.clone(), ..head.clone() };
-            let answer = || Answer { class: Class::BestEffort, head: head.clone(), raw: raw.clone() };
+            let answer = || Answer {
+                class: Class::BestEffort,
+                ran: Ran::none(),
+                head: head.clone(),
+                raw: raw.clone(),
+            };
             let alone = frame_answer(answer(), Form::Alone).unwrap();
             assert_eq!(alone.len(), pieces);
             let same = |a: &Bytes, b: &Bytes| a.as_ptr() == b.as_ptr();

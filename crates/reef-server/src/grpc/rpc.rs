@@ -20,12 +20,14 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::core::access::{Client, Credentials, Need};
 use crate::core::fault::{bug, contained};
+use crate::core::note::Known;
 use crate::core::problem::Problem;
 use crate::core::state::{Phase, State};
 use crate::grpc::health::{HealthChecks, Reader, Watches};
 use crate::grpc::infer::{Timing, infer};
 use crate::grpc::meter::{Between, Metered};
 use crate::grpc::method::{Method as Rpc, SERVICE, between_of_other, is_watch, need_of_other};
+use crate::grpc::note::{Asked, InStream, Streams};
 use crate::grpc::pb::{
     ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerReadyRequest, ServerReadyResponse,
 };
@@ -33,7 +35,7 @@ use crate::grpc::receive::{Messages, timeout};
 use crate::grpc::reply::{End, Reply, frame};
 use crate::grpc::scan::{self, Rule};
 use crate::grpc::status::{closing, status, timed_out, unknown};
-use crate::grpc::stream::infer_all;
+use crate::grpc::stream::{infer_all, revoked};
 use crate::grpc::{answers, regions, settings};
 use crate::net::connection::Connection;
 use crate::net::credentials::token;
@@ -100,19 +102,23 @@ impl Grpc {
         connection: &Arc<Connection>,
         request: Request<Incoming>,
     ) -> Response<Reply> {
-        if request.method() != Method::POST {
-            return Reply::plain(StatusCode::METHOD_NOT_ALLOWED);
-        }
+        let asked = Asked::new(&self.state, connection, &request);
+        let mut known = Known::default();
         let kind = request.headers().get(CONTENT_TYPE).map(|kind| kind.as_bytes());
-        if !kind.is_some_and(is_grpc) {
-            return Reply::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE);
-        }
-        let answer = match timeout(request.headers()) {
-            Ok(limit) => contained(self.within(connection, request, limit)).await,
-            Err(wrong) => Ok(Err(wrong)),
+        let mut answer = if request.method() != Method::POST {
+            Reply::plain(StatusCode::METHOD_NOT_ALLOWED)
+        } else if !kind.is_some_and(is_grpc) {
+            Reply::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+        } else {
+            let answer = match timeout(request.headers()) {
+                Ok(limit) => contained(self.within(connection, request, limit, &asked, &mut known)).await,
+                Err(wrong) => Ok(Err(wrong)),
+            };
+            let answer = answer.unwrap_or_else(|panic| Err(status(bug(&panic))));
+            answer.unwrap_or_else(|error| Reply::error(&error))
         };
-        let answer = answer.unwrap_or_else(|panic| Err(status(bug(&panic))));
-        answer.unwrap_or_else(|error| Reply::error(&error))
+        asked.answered(&self.state, &known, &mut answer);
+        answer
     }
 
     async fn within(
@@ -120,8 +126,10 @@ impl Grpc {
         connection: &Arc<Connection>,
         request: Request<Incoming>,
         limit: Option<Duration>,
+        asked: &Asked,
+        known: &mut Known,
     ) -> Result<Response<Reply>, Status> {
-        let handled = self.handle(connection, request, limit);
+        let handled = self.handle(connection, request, limit, asked, known);
         match limit {
             None => handled.await,
             // It may be ready at once.
@@ -135,6 +143,8 @@ impl Grpc {
         connection: &Arc<Connection>,
         request: Request<Incoming>,
         limit: Option<Duration>,
+        asked: &Asked,
+        known: &mut Known,
     ) -> Result<Response<Reply>, Status> {
         let path = request.uri().path().to_string();
         let (service, rpc) = path.trim_start_matches('/').split_once('/').ok_or_else(|| unknown(&path))?;
@@ -145,6 +155,7 @@ impl Grpc {
             (None, Some(_)) => need_of_other(service, rpc),
             (None, None) => return Err(unknown(&path)),
         };
+        known.inference = matches!(own, Some(Rpc::ModelInfer | Rpc::ModelStreamInfer));
         let names = connection.names();
         let shown = |request: &Request<Incoming>, need| {
             let credentials =
@@ -152,18 +163,20 @@ impl Grpc {
             self.state.access.check(&credentials, need)
         };
         let client = shown(&request, need).map_err(status)?;
+        known.client = Some(client.clone());
         if let (Some(other), None) = (other, own) {
             let reader = Reader(shown(&request, Need::Read));
-            let known = reader.0.as_ref().is_ok_and(Client::is_known);
-            let watch = is_watch(service, rpc).then(|| self.watches.enter(connection, known));
+            let is_known = reader.0.as_ref().is_ok_and(Client::is_known);
+            let watch = is_watch(service, rpc).then(|| self.watches.enter(connection, is_known));
             let watch = watch.transpose().map_err(status)?;
+            let end = end(&self.state, client.clone(), limit);
             let meter = |body| {
                 let (state, between) = (self.state.clone(), between_of_other(service));
                 Metered::new(body, state, client, QUESTION_BYTES_MAX, between).forgetful()
             };
             let mut request = request.map(meter);
             request.extensions_mut().insert(reader);
-            let mut reply = Reply::foreign(other(request).await, end(&self.state, limit));
+            let mut reply = Reply::foreign(other(request).await, end);
             if let Some(watch) = watch {
                 reply.body_mut().watch(watch);
             }
@@ -174,12 +187,12 @@ impl Grpc {
         let timing = Timing { arrival: self.state.engine.now(), limit };
         let (state, connection) = (self.state.clone(), connection.clone());
         let call = Call { state, connection, client, headers: head.headers, body, timing };
-        call.answer(own).await
+        call.answer(own, asked, known).await
     }
 }
 
 impl Call {
-    async fn answer(self, rpc: Rpc) -> Result<Response<Reply>, Status> {
+    async fn answer(self, rpc: Rpc, asked: &Asked, known: &mut Known) -> Result<Response<Reply>, Status> {
         let (state, client) = (self.state.clone(), self.client.clone());
         match rpc {
             Rpc::ModelInfer => {
@@ -187,16 +200,11 @@ impl Call {
                 let permit = client.admit(state.engine.now()).map_err(status)?;
                 let (timing, connection) = (self.timing, self.connection.clone());
                 let messages = self.messages(state.body_bytes_max, Between::Comes, &scan::INFER)?;
-                let answer = infer(&state, &connection, &client, messages, timing).await?;
+                let answer = infer(&state, &connection, &client, messages, timing, known).await?;
                 drop(permit);
                 Ok(Reply::one(answer))
             }
-            Rpc::ModelStreamInfer => {
-                let (limit, connection) = (self.timing.limit, self.connection.clone());
-                let messages = self.messages(state.body_bytes_max, Between::Waits, &scan::INFER)?;
-                state.check_loaded().map_err(status)?;
-                Ok(Reply::many(infer_all(&state, connection, client, messages, limit), end_of_time(limit)))
-            }
+            Rpc::ModelStreamInfer => self.stream(asked, known),
             Rpc::ServerLive => self.one(|_: ServerLiveRequest| Ok(ServerLiveResponse { live: true })).await,
             Rpc::ServerReady => {
                 self.one(|_: ServerReadyRequest| Ok(ServerReadyResponse { ready: state.readiness().0 })).await
@@ -239,6 +247,20 @@ impl Call {
             Rpc::CudaSharedMemoryRegister => self.one(|request| regions::cuda_register(&request)).await,
             Rpc::CudaSharedMemoryUnregister => self.one(|request| regions::cuda_unregister(&request)).await,
         }
+    }
+
+    /// Answers requests as they come.
+    fn stream(self, asked: &Asked, known: &mut Known) -> Result<Response<Reply>, Status> {
+        let (state, client) = (self.state.clone(), self.client.clone());
+        let (limit, connection) = (self.timing.limit, self.connection.clone());
+        let messages = self.messages(state.body_bytes_max, Between::Waits, &scan::INFER)?;
+        state.check_loaded().map_err(status)?;
+        let (asked, id) = asked.clone().with_id(&state);
+        known.id = Some(id.clone());
+        let frames = infer_all(&state, connection, client, messages, limit, InStream { asked, id });
+        let mut answer = Reply::many(frames, end_of_time(limit));
+        answer.extensions_mut().insert(Streams);
+        Ok(answer)
     }
 
     /// Answers one small message with another.
@@ -290,13 +312,14 @@ fn end_of_time(limit: Option<Duration>) -> End {
     })
 }
 
-/// When the client's time is over or the server closes.
-fn end(state: &State, limit: Option<Duration>) -> End {
+/// When the client's time is over, its token counts no more or the server closes.
+fn end(state: &Arc<State>, client: Client, limit: Option<Duration>) -> End {
     let mut phase = state.phase.subscribe();
-    let time = end_of_time(limit);
+    let (time, revoked) = (end_of_time(limit), revoked(state.clone(), client));
     Box::pin(async move {
         tokio::select! {
             status = time => status,
+            status = revoked => status,
             _ = phase.wait_for(|&phase| phase >= Phase::Closing) => closing(),
         }
     })

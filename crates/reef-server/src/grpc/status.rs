@@ -3,13 +3,22 @@
 use tonic::{Code, Status};
 
 use crate::core::problem::{Kind, Problem};
+use crate::core::requests::Outcome;
 
 /// Characters of a message at most: it is a header, which clients take only so long.
 const MESSAGE_LEN_MAX: usize = 1000;
 
+/// The header with the code of an answer.
+pub(crate) const STATUS: &str = "grpc-status";
+
 /// The status for a problem.
 pub(crate) fn status(problem: Problem) -> Status {
-    let code = match problem.kind {
+    Status::new(code(problem.kind), shortened(problem.message))
+}
+
+/// The code for a kind of problem.
+pub(crate) fn code(kind: Kind) -> Code {
+    match kind {
         Kind::Invalid => Code::InvalidArgument,
         Kind::NotFound => Code::NotFound,
         Kind::Unsupported => Code::Unimplemented,
@@ -19,8 +28,31 @@ pub(crate) fn status(problem: Problem) -> Status {
         Kind::Unauthenticated => Code::Unauthenticated,
         Kind::Forbidden => Code::PermissionDenied,
         Kind::Limited { .. } => Code::ResourceExhausted,
-    };
-    Status::new(code, shortened(problem.message))
+    }
+}
+
+/// How a request ended that was answered with this code.
+pub(crate) fn outcome(code: Code) -> Outcome {
+    match code {
+        Code::Ok => Outcome::Success,
+        Code::NotFound => Outcome::NotFound,
+        Code::Unimplemented => Outcome::Unsupported,
+        Code::Unavailable => Outcome::Unavailable,
+        Code::DeadlineExceeded => Outcome::Late,
+        Code::Cancelled => Outcome::Cancelled,
+        Code::Unauthenticated => Outcome::Unauthenticated,
+        Code::PermissionDenied => Outcome::Forbidden,
+        Code::ResourceExhausted => Outcome::Limited,
+        Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => Outcome::Invalid,
+        Code::AlreadyExists | Code::Aborted | Code::Internal | Code::DataLoss | Code::Unknown => {
+            Outcome::Internal
+        }
+    }
+}
+
+/// Whether a code says that the server is at fault, or cannot serve now.
+pub(crate) fn is_fault(code: Code) -> bool {
+    matches!(outcome(code), Outcome::Internal | Outcome::Unavailable | Outcome::Unsupported | Outcome::Late)
 }
 
 fn shortened(mut message: String) -> String {
@@ -74,5 +106,23 @@ mod tests {
         let long = status(Problem::not_found("é".repeat(100_000)));
         assert_eq!((long.code(), long.message().chars().count()), (Code::NotFound, MESSAGE_LEN_MAX + 1));
         assert_eq!(status(Problem::invalid("short")).message(), "short");
+    }
+
+    #[test]
+    fn a_code_tells_how_its_request_ended() {
+        let problems = [
+            Problem::invalid(""),
+            Problem::not_found(""),
+            Problem::unsupported(""),
+            Problem::unavailable(""),
+            Problem::internal(""),
+            Problem::unauthenticated(""),
+            Problem::forbidden(""),
+            Problem::limited("", 1),
+        ];
+        for problem in problems {
+            assert_eq!(outcome(code(problem.kind)), Outcome::of(&problem), "{problem:?}");
+        }
+        assert_eq!(outcome(Code::Ok), Outcome::Success);
     }
 }

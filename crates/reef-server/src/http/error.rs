@@ -3,6 +3,7 @@
 use hyper::StatusCode;
 
 use crate::core::problem::{Kind, Problem};
+use crate::core::requests::Outcome;
 
 /// An answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,22 @@ impl ApiError {
     }
 }
 
+/// How a request ended that was answered with this status.
+pub(crate) fn outcome(status: StatusCode) -> Outcome {
+    match status {
+        StatusCode::OK => Outcome::Success,
+        StatusCode::NOT_FOUND => Outcome::NotFound,
+        StatusCode::NOT_IMPLEMENTED => Outcome::Unsupported,
+        StatusCode::SERVICE_UNAVAILABLE => Outcome::Unavailable,
+        StatusCode::GATEWAY_TIMEOUT => Outcome::Late,
+        StatusCode::INTERNAL_SERVER_ERROR => Outcome::Internal,
+        StatusCode::UNAUTHORIZED => Outcome::Unauthenticated,
+        StatusCode::FORBIDDEN => Outcome::Forbidden,
+        StatusCode::TOO_MANY_REQUESTS => Outcome::Limited,
+        _ => Outcome::Invalid,
+    }
+}
+
 impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {
         let status = match problem.kind {
@@ -72,5 +89,31 @@ impl From<Problem> for ApiError {
             _ => None,
         };
         ApiError { status, message: problem.message, retry_after_s }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_tells_how_its_request_ended() {
+        let limited = Problem::limited("", 1);
+        let problems = [
+            Problem::invalid(""),
+            Problem::not_found(""),
+            Problem::unsupported(""),
+            Problem::unavailable(""),
+            Problem::internal(""),
+            Problem::unauthenticated(""),
+            Problem::forbidden(""),
+            limited,
+        ];
+        for problem in problems {
+            let wanted = Outcome::of(&problem);
+            assert_eq!(outcome(ApiError::from(problem).status), wanted, "{wanted:?}");
+        }
+        assert_eq!(outcome(StatusCode::OK), Outcome::Success);
+        assert_eq!(outcome(ApiError::too_large("").status), Outcome::Invalid);
     }
 }

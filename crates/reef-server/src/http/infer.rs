@@ -16,13 +16,14 @@ use serde_json::{Map, Value, json};
 use crate::core::access::{Client, Permit};
 use crate::core::answer::{self, Parameter};
 use crate::core::budget::Share;
+use crate::core::note::{Known as Noted, Ran};
 use crate::core::pace::LARGE_BYTES_MIN;
 use crate::core::problem::Problem;
 use crate::core::question::{self, Data, Input, Question, Schedule};
+use crate::core::requests::shown;
 use crate::core::state::State;
 use crate::http::encoding::{self, Coding};
 use crate::http::error::ApiError;
-use crate::http::note::Ran;
 use crate::http::protocol::body::Body;
 use crate::http::protocol::elements;
 use crate::http::protocol::json::Object;
@@ -62,7 +63,7 @@ pub(crate) async fn infer(
     let arrival = state.engine.now();
     let expects_continue = headers.contains_key(EXPECT);
     let bytes_max = state.body_bytes_max;
-    let Caller { client, busy } = caller;
+    let Caller { client, busy, noted } = caller;
     let known = match examine(state, &client, form, &model, headers, &incoming) {
         Ok(known) => known,
         Err(error) => {
@@ -89,14 +90,21 @@ pub(crate) async fn infer(
     let large = class.filter(|_| envelope.json_bytes(body.len()) >= LARGE_BYTES_MIN);
     let server = state.clone();
     let (answer, manner) = match large {
-        Some(class) => state.lanes.of(class).run(move || submit(&server, &envelope, body, share)).await??,
+        Some(class) => {
+            let submit = move || submit(&server, &envelope, body, share);
+            let (id, submitted) = state.lanes.of(class).run(submit).await?;
+            noted.id = id;
+            submitted?
+        }
         None => {
             let (question, manner) = read_body(state, &envelope, body)?;
+            noted.id = shown_id(&manner);
             (question::ask_soon(state, &envelope.client, question, share).await?.0, manner)
         }
     };
     let response = answer.await.map_err(Problem::from)?;
     drop(permit);
+    noted.ran = Some(Ran::of(&response));
     if is_long_to_write(&response, &manner) {
         let server = state.clone();
         let lane = state.lanes.of(response.class);
@@ -121,6 +129,8 @@ pub(crate) struct Caller<'a> {
     pub(crate) client: Client,
     /// Of its connection.
     pub(crate) busy: &'a Busy,
+    /// What becomes known of the request.
+    pub(crate) noted: &'a mut Noted,
 }
 
 fn examine(
@@ -192,15 +202,26 @@ fn json_length(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-/// Reads the body and hands the request to the engine; `share` is the body's part of the budget.
+/// Reads the body and hands the request to the engine; `share` is the body's part of the budget. Besides, the
+/// id that the body has.
 fn submit(
     state: &State,
     envelope: &Envelope,
     body: Body,
     share: Option<Share>,
-) -> Result<(InferFuture, Manner), Problem> {
-    let (question, manner) = read_body(state, envelope, body)?;
-    Ok((question::ask(state, &envelope.client, question, share)?.0, manner))
+) -> (Option<String>, Result<(InferFuture, Manner), Problem>) {
+    match read_body(state, envelope, body) {
+        Err(problem) => (None, Err(problem)),
+        Ok((question, manner)) => {
+            let asked = question::ask(state, &envelope.client, question, share);
+            (shown_id(&manner), asked.map(|(future, _)| (future, manner)))
+        }
+    }
+}
+
+/// The id of the body, if it can be shown.
+fn shown_id(manner: &Manner) -> Option<String> {
+    manner.id.as_deref().and_then(shown).map(String::from)
 }
 
 fn read_body(state: &State, envelope: &Envelope, body: Body) -> Result<(Question, Manner), Problem> {
@@ -305,10 +326,9 @@ fn write(state: &State, response: InferResponse, manner: &Manner) -> Result<Repl
     let response = Arc::new(response);
     let sum: usize = response.outputs().map(|output| output.data.len()).sum();
     let tensors = answer::tensors(state, &response, &manner.wanted.outputs)?;
-    let ran = Ran::of(&response, manner.id.as_deref());
     if manner.form == Form::V1 {
         let json = predict::write(&tensors).map_err(Problem::invalid)?;
-        return Ok(ran_as(&response, ran, reply(StatusCode::OK, "application/json", vec![json.into()])));
+        return Ok(of_class(&response, reply(StatusCode::OK, "application/json", vec![json.into()])));
     }
     let outputs = tensors
         .into_iter()
@@ -329,13 +349,12 @@ fn write(state: &State, response: InferResponse, manner: &Manner) -> Result<Repl
     if let Some(json_len) = written.json_len {
         reply.headers_mut().insert(JSON_LENGTH, HeaderValue::from(json_len));
     }
-    Ok(ran_as(&response, ran, reply))
+    Ok(of_class(&response, reply))
 }
 
-/// Marks an answer with what it was about.
-fn ran_as(response: &InferResponse, ran: Ran, mut reply: Reply) -> Reply {
+/// Marks an answer with the class that its request had.
+fn of_class(response: &InferResponse, mut reply: Reply) -> Reply {
     reply.extensions_mut().insert(response.class);
-    reply.extensions_mut().insert(ran);
     reply
 }
 

@@ -3,15 +3,20 @@
 //! Triton's families have the labels `model` and `version` and add up both classes and all devices; ours have
 //! `class` and `device` too.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use reef_engine::{
     ClassStats, EngineStats, FailureReason, HISTOGRAM_BOUNDS_NS, Histogram, ModelStats, Nanos,
 };
 
 use crate::core::process::Process;
+use crate::core::requests::{Requests, named};
+use crate::core::state::State;
 use crate::http::exposition::{Exposition, Kind};
 
 /// The whole text.
-pub(crate) fn text(stats: &EngineStats, http_responses: &[(u16, u64)]) -> String {
+pub(crate) fn text(state: &State, http_responses: &[(u16, u64)]) -> String {
+    let stats = &state.engine.stats();
     let mut out = Exposition::default();
     triton_counts(&mut out, stats);
     triton_times(&mut out, stats);
@@ -26,7 +31,27 @@ pub(crate) fn text(stats: &EngineStats, http_responses: &[(u16, u64)]) -> String
     for (status, count) in http_responses {
         out.sample(&[("code", &status.to_string())], count);
     }
+    requests(&mut out, &state.requests);
     out.into_text()
+}
+
+/// What was asked, by protocol; and who asks through the ring.
+fn requests(out: &mut Exposition, requests: &Requests) {
+    let help = "Inference requests that were answered, by protocol and how they ended.";
+    out.family("reef_requests_total", Kind::Counter, help);
+    for (protocol, counts) in requests.counts() {
+        for (outcome, count) in named(counts) {
+            out.sample(&[("protocol", protocol), ("outcome", outcome)], count);
+        }
+    }
+    let rings = &requests.rings;
+    out.family("reef_ring_connections", Kind::Gauge, "Clients that are connected to the ring.");
+    out.sample(&[], rings.open.load(Relaxed));
+    let help = "Clients of the ring that got a segment, or were turned away.";
+    out.family("reef_ring_connections_total", Kind::Counter, help);
+    for (outcome, count) in [("accepted", &rings.served), ("refused", &rings.refused)] {
+        out.sample(&[("outcome", outcome)], count.load(Relaxed));
+    }
 }
 
 fn triton_counts(out: &mut Exposition, stats: &EngineStats) {

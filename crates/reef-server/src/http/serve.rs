@@ -25,13 +25,14 @@ use reef_engine::Class;
 use crate::core::access::{Client, Credentials};
 use crate::core::dashboard::Dashboard;
 use crate::core::fault::{bug, contained};
+use crate::core::note::Known;
 use crate::core::problem::Problem;
 use crate::core::state::{Phase, State};
 use crate::http::control::{self, Sending};
 use crate::http::encoding::{self, encoded};
 use crate::http::error::ApiError;
 use crate::http::infer::{Caller, Form, infer};
-use crate::http::note::{Asker, Ids, note};
+use crate::http::note::note;
 use crate::http::receive::{Allowance, discard, receive, refuse};
 use crate::http::reply::{Chunks, Reply, error, reply};
 use crate::http::route::{ModelPath, Route, route};
@@ -62,13 +63,12 @@ pub(crate) struct Http {
     state: Arc<State>,
     responses: Responses,
     dashboard: Arc<Dashboard>,
-    ids: Ids,
 }
 
 impl Http {
     /// Without connections.
     pub(crate) fn new(state: Arc<State>) -> Self {
-        Http { state, responses: Responses::default(), dashboard: Arc::default(), ids: Ids::default() }
+        Http { state, responses: Responses::default(), dashboard: Arc::default() }
     }
 }
 
@@ -153,8 +153,10 @@ async fn answer(http: &Http, port: Port, connection: &Arc<Connection>, request: 
     let busy = connection.begin(request.body().is_end_stream(), start);
     let takes = encoding::Accepted::of(request.headers());
     let (head, body) = request.into_parts();
+    let mut known = Known::default();
     let handled = contained(async {
-        let reply = handle(http, port, connection, &busy, &head, body).await?;
+        let origin = Origin { port, connection, busy: &busy };
+        let reply = handle(http, origin, &head, body, &mut known).await?;
         let takes = if reply.extensions().get::<Told>().is_some() { takes.at_need() } else { takes };
         let reply = encoded(&http.state, takes, reply).await?;
         let class = reply.extensions().get::<Class>().copied().unwrap_or(Class::BestEffort);
@@ -166,7 +168,7 @@ async fn answer(http: &Http, port: Port, connection: &Arc<Connection>, request: 
     let handled = handled.await.unwrap_or_else(|panic| Err(bug(&panic).into()));
     let mut reply = handled.unwrap_or_else(|failure| error(&failure));
     http.responses.count(reply.status());
-    note(&http.state, &http.ids, connection, &head, start, &mut reply);
+    note(&http.state, connection, &head, &known, start, &mut reply);
     reply.body_mut().hold(busy);
     reply
 }
@@ -176,18 +178,29 @@ async fn answer(http: &Http, port: Port, connection: &Arc<Connection>, request: 
 #[derive(Clone, Copy)]
 struct Told;
 
+/// Where a request came from.
+#[derive(Clone, Copy)]
+struct Origin<'a> {
+    port: Port,
+    connection: &'a Connection,
+    busy: &'a Busy,
+}
+
 async fn handle(
     http: &Http,
-    port: Port,
-    connection: &Connection,
-    busy: &Busy,
+    origin: Origin<'_>,
     head: &request::Parts,
     body: Incoming,
+    known: &mut Known,
 ) -> Result<Reply, ApiError> {
     let state = &http.state;
+    let Origin { port, connection, busy } = origin;
     let sending = Sending { expects_continue: head.headers.contains_key(EXPECT), busy };
     let admitted = check_head(head).and_then(|()| route(&head.method, head.uri.path())).and_then(|route| {
-        let client = admit(state, connection, &head.headers, &route)?;
+        known.inference = port == Port::Http && matches!(route, Route::Infer(_));
+        let client = identify(state, connection, &head.headers, &route)?;
+        known.client = Some(client.clone());
+        route.model().map_or(Ok(()), |model| client.check_model(model))?;
         Ok((route, client))
     });
     let (route, client) = match admitted {
@@ -201,13 +214,12 @@ async fn handle(
         route,
         Route::Infer(_) | Route::Predict(_) | Route::Metrics | Route::Dashboard | Route::DashboardData
     );
-    let asker = Asker(client.name().to_string());
     let mut reply = match (port, route) {
         (Port::Http, Route::Infer(model)) => {
-            infer(state, Caller { client, busy }, Form::V2, model, &head.headers, body).await?
+            infer(state, Caller { client, busy, noted: known }, Form::V2, model, &head.headers, body).await?
         }
         (Port::Http, Route::Predict(model)) => {
-            infer(state, Caller { client, busy }, Form::V1, model, &head.headers, body).await?
+            infer(state, Caller { client, busy, noted: known }, Form::V1, model, &head.headers, body).await?
         }
         (Port::Http, Route::Load(name)) => control::load(state, name.into_owned(), body, sending).await?,
         (Port::Http, Route::Unload(name)) => control::unload(state, name.into_owned(), body, sending).await?,
@@ -220,7 +232,6 @@ async fn handle(
             answer_plain(http, port, &client, route).await?
         }
     };
-    reply.extensions_mut().insert(asker);
     if told {
         reply.extensions_mut().insert(Told);
     }
@@ -244,7 +255,7 @@ async fn answer_plain(http: &Http, port: Port, client: &Client, route: Route<'_>
         Route::Live => Ok(answers::live()),
         Route::Ready => Ok(answers::ready(state, client)),
         Route::Metrics => {
-            let text = metrics::text(&state.engine.stats(), &http.responses.counts());
+            let text = metrics::text(state, &http.responses.counts());
             Ok(reply(StatusCode::OK, exposition::CONTENT_TYPE, vec![text.into()]))
         }
         _ if port == Port::Metrics => Err(ApiError::not_found(
@@ -333,8 +344,8 @@ async fn slow(answer: impl FnOnce() -> Result<Reply, Problem> + Send + 'static) 
     Ok(done.unwrap_or_else(|panic| Err(bug(&panic.to_string())))?)
 }
 
-/// Who asks, if it may ask this.
-fn admit(
+/// Who asks, if it may ask this of any model.
+fn identify(
     state: &State,
     connection: &Connection,
     headers: &HeaderMap,
@@ -343,9 +354,7 @@ fn admit(
     let names = connection.names();
     let need = route.need();
     let credentials = Credentials { token: token(headers, state.access.asks(need))?, names: &names };
-    let client = state.access.check(&credentials, need)?;
-    route.model().map_or(Ok(()), |model| client.check_model(model))?;
-    Ok(client)
+    Ok(state.access.check(&credentials, need)?)
 }
 
 /// An error if the head is larger than anybody needs.

@@ -2,11 +2,12 @@
 //!
 //! | state | event | next |
 //! |---|---|---|
-//! | greeting | a hello | serving, with a segment |
-//! | greeting | anything else, or nothing for a while | closed |
+//! | greeting | a hello, with a token that is known or none | serving, with a segment |
+//! | greeting | anything else, or nothing for a while | refused, closed |
 //! | serving | an entry | its request is submitted, or answered with why not |
 //! | serving | a request's end | its outputs are copied to its slot, a completion is pushed |
 //! | serving | nothing | looks for some time, then sleeps |
+//! | serving | its client's token counts no more | what comes is refused; closed once all are answered |
 //! | serving | end of the connection, or nonsense in the ring | closed; requests are cancelled |
 //! | serving | the server ends | closed, once all requests are answered |
 
@@ -25,17 +26,22 @@ use reef_client::protocol::{
 };
 use reef_client::ring::{Consumer, Entry, Producer, announce_awake, announce_sleep, must_wake};
 use reef_client::segment::Segment;
-use reef_client::socket::{Received, Socket, wait};
+use reef_client::socket::{Peer, Received, Socket, wait};
 use reef_client::{Class, Status};
 use reef_engine::{InferError, InferFuture, InferRequest, InferResponse, InputTensor, Nanos};
 use rustix::event::{PollFd, PollFlags};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use tokio::sync::watch;
 
-use crate::core::access::{Need, Permit};
+use crate::core::access::{Client, Credentials, Need, Permit};
 use crate::core::fault::{bug, contain};
-use crate::core::problem::{Kind, Problem};
+use crate::core::note::{Ran, wanted};
+use crate::core::problem::Problem;
 use crate::core::question::{self, Schedule};
+use crate::core::requests::Tally;
+use crate::core::state::State;
 use crate::ring::models::OpenedModel;
+use crate::ring::note::{Answered, outcome, status};
 use crate::ring::shared::Shared;
 use crate::ring::wake::Wake;
 
@@ -50,6 +56,9 @@ const MESSAGES_PER_LOOK: usize = 16;
 
 /// How long a connection that must end sleeps, before it looks whether it is cut off.
 const STOPPING_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often a connection that sleeps looks whether its client's token still counts.
+const TOKEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a connection's thread works for the device itself, if nothing else is to be done.
 const PATIENCE: Nanos = Nanos(300_000);
@@ -68,6 +77,8 @@ enum End {
     Closed,
     /// The client broke the protocol.
     Broken(String),
+    /// The client is not served, or no longer.
+    Refused(Problem),
     /// The operating system has no more of something.
     Failed(io::Error),
 }
@@ -83,16 +94,22 @@ impl From<io::Error> for End {
 }
 
 /// Serves one client until it goes.
-pub(super) fn serve(shared: &Shared, socket: &Socket) {
+pub(super) fn serve(shared: &Shared, socket: &Socket, peer: Option<Peer>) {
     let mut text = Vec::new();
-    let (end, bytes) = match greet(shared, socket, &mut text) {
+    let (end, bytes) = match greet(shared, socket, peer, &mut text) {
         Ok((mut connection, bytes)) => {
+            shared.state.requests.rings.served.fetch_add(1, Ordering::Relaxed);
             let end = contain(|| connection.run());
             // Its requests are cancelled before its memory is free for others.
             drop(connection);
             (end.unwrap_or_else(|panic| End::Broken(bug(&panic).message)), bytes)
         }
-        Err(end) => (end, 0),
+        Err(end) => {
+            if !matches!(end, End::Closed) {
+                shared.refused();
+            }
+            (end, 0)
+        }
     };
     shared.give_back(bytes);
     let _ = contain(|| match end {
@@ -100,6 +117,11 @@ pub(super) fn serve(shared: &Shared, socket: &Socket) {
         End::Broken(message) => {
             tracing::warn!(message, "a client of the ring broke the protocol");
             let _ = socket.send(&ToClient::Refused { status: Status::Invalid, message }, None);
+        }
+        End::Refused(problem) => {
+            tracing::warn!(why = problem.message, "a client of the ring is not served");
+            let (status, message) = (status(&problem), problem.message);
+            let _ = socket.send(&ToClient::Refused { status, message }, None);
         }
         End::Failed(error) => tracing::warn!(%error, "a client of the ring was cut off"),
     });
@@ -109,13 +131,14 @@ pub(super) fn serve(shared: &Shared, socket: &Socket) {
 fn greet<'a>(
     shared: &'a Shared,
     socket: &'a Socket,
+    peer: Option<Peer>,
     text: &mut Vec<u8>,
 ) -> Result<(Connection<'a>, usize), End> {
     let mut descriptors = [PollFd::new(socket, PollFlags::IN), PollFd::new(&shared.stop, PollFlags::IN)];
     wait(&mut descriptors, Some(HELLO_TIME_MAX))?;
-    let (version, depth, tensor_bytes) = match socket.receive(text)? {
-        Received::Message(ToServer::Hello { version, depth, tensor_bytes }, _) => {
-            (version, depth, tensor_bytes)
+    let (version, depth, tensor_bytes, token) = match socket.receive(text)? {
+        Received::Message(ToServer::Hello { version, depth, tensor_bytes, token }, _) => {
+            (version, depth, tensor_bytes, token)
         }
         Received::End => return Err(End::Closed),
         _ => return Err(End::Broken("the first message is not a hello".into())),
@@ -125,6 +148,13 @@ fn greet<'a>(
             format!("the client speaks version {version} of the ring's protocol, this is {VERSION}");
         return Err(End::Broken(problem));
     }
+    let client = match &token {
+        None => shared.client.clone(),
+        Some(token) => {
+            let credentials = Credentials { token: Some(token.as_bytes()), names: &[] };
+            shared.state.access.check(&credentials, Need::Infer).map_err(End::Refused)?
+        }
+    };
     let layout =
         Layout::new(depth, tensor_bytes).filter(|layout| layout.bytes() <= RING_CONNECTION_BYTES_MAX);
     let Some(layout) = layout else {
@@ -135,18 +165,51 @@ fn greet<'a>(
     };
     let bytes = layout.bytes();
     if !shared.take_bytes(bytes) {
-        let message = "all segments of memory are taken, try again later".into();
-        let _ = socket.send(&ToClient::Refused { status: Status::Unavailable, message }, None);
-        return Err(End::Closed);
+        return Err(End::Refused(Problem::unavailable("all segments of memory are taken, try again later")));
     }
-    let made = Connection::new(shared, socket, layout);
+    let made = Connection::new(shared, socket, layout, Asker::new(shared, client, peer));
     made.map(|connection| (connection, bytes)).inspect_err(|_| shared.give_back(bytes))
+}
+
+/// Who asks on a connection.
+struct Asker {
+    client: Client,
+    peer: Option<Peer>,
+    /// The connection's number.
+    number: u64,
+    /// Where its requests count.
+    tally: Arc<Tally>,
+    /// Tells when tokens have changed, if the client is known by one.
+    changes: Option<watch::Receiver<()>>,
+}
+
+impl Asker {
+    fn new(shared: &Shared, client: Client, peer: Option<Peer>) -> Asker {
+        let State { access, requests, .. } = &*shared.state;
+        // What has changed since it was let in is looked at by the first check.
+        let mut changes = client.is_revocable().then(|| access.changes());
+        changes.iter_mut().for_each(watch::Receiver::mark_changed);
+        Asker { client, peer, number: requests.ids.number(), tally: requests.rings.tally(), changes }
+    }
+
+    /// An error if its token counts no more; one look at an atomic where no token has changed.
+    fn check(&mut self, shared: &Shared) -> Result<(), Problem> {
+        let Some(changes) = &mut self.changes else { return Ok(()) };
+        // Without a sender there is no server any more.
+        if !changes.has_changed().unwrap_or(false) {
+            return Ok(());
+        }
+        // Before it is looked at, so that no change is missed; whoever is not current stays so.
+        changes.mark_unchanged();
+        shared.state.access.check_current(&self.client).inspect_err(|_| changes.mark_changed())
+    }
 }
 
 /// A client that has a segment.
 struct Connection<'a> {
     shared: &'a Shared,
     socket: &'a Socket,
+    asker: Asker,
     segment: Segment,
     layout: Layout,
     requests: Consumer,
@@ -168,16 +231,31 @@ struct Slot {
     /// Where it begins in the segment.
     offset: usize,
     waker: Waker,
-    running: Option<(Request, InferFuture, Permit)>,
+    running: Option<Running>,
+}
+
+/// A request that the engine has.
+struct Running {
+    request: Request,
+    arrival: Nanos,
+    future: InferFuture,
+    _permit: Permit,
 }
 
 impl<'a> Connection<'a> {
-    fn new(shared: &'a Shared, socket: &'a Socket, layout: Layout) -> Result<Connection<'a>, End> {
+    fn new(
+        shared: &'a Shared,
+        socket: &'a Socket,
+        layout: Layout,
+        asker: Asker,
+    ) -> Result<Connection<'a>, End> {
         let (segment, descriptor) = Segment::create(layout.bytes())?;
-        socket.send(&ToClient::Segment { layout }, Some(std::os::fd::AsFd::as_fd(&descriptor)))?;
+        let message = ToClient::Segment { layout, connection: asker.number };
+        socket.send(&message, Some(std::os::fd::AsFd::as_fd(&descriptor)))?;
         Ok(Connection {
             shared,
             socket,
+            asker,
             segment,
             layout,
             requests: Consumer::new(layout.requests(), layout.depth),
@@ -265,7 +343,7 @@ impl<'a> Connection<'a> {
             // A stop stays set, and what is in flight then has still to end.
             match self.stopping {
                 true => wait(&mut descriptors[..2], Some(STOPPING_PAUSE))?,
-                false => wait(&mut descriptors, None)?,
+                false => wait(&mut descriptors, self.asker.changes.as_ref().map(|_| TOKEN_PAUSE))?,
             };
             self.stopping |= !descriptors[2].revents().is_empty();
         }
@@ -282,11 +360,15 @@ impl<'a> Connection<'a> {
         self.listen()
     }
 
-    /// An end, if the server ends and nothing is to be waited for.
-    fn check_end(&self) -> Result<(), End> {
-        match self.stopping && (self.in_flight == 0 || self.shared.is_cut_off()) {
-            true => Err(End::Closed),
-            false => Ok(()),
+    /// An end, if the server ends, or the client's token counts no more, and nothing is to be waited for.
+    fn check_end(&mut self) -> Result<(), End> {
+        if self.stopping && (self.in_flight == 0 || self.shared.is_cut_off()) {
+            return Err(End::Closed);
+        }
+        match self.asker.check(self.shared) {
+            Err(problem) if self.in_flight == 0 => Err(End::Refused(problem)),
+            // What has begun is answered, and then this is asked again.
+            Err(_) | Ok(()) => Ok(()),
         }
     }
 
@@ -322,8 +404,9 @@ impl Connection<'_> {
     fn open(&mut self, wanted: OpenModel) -> Result<Opened, Problem> {
         let state = &self.shared.state;
         state.check_loaded()?;
-        self.shared.client.check(Need::Infer)?;
-        self.shared.client.check_model(&wanted.model)?;
+        self.asker.check(self.shared)?;
+        self.asker.client.check(Need::Infer)?;
+        self.asker.client.check_model(&wanted.model)?;
         let model = state.find_ready(&wanted.model, wanted.version.as_deref())?;
         let (count, first) = (wanted.slots, self.slots.len());
         if count == 0 || count > self.layout.depth - first {
@@ -356,10 +439,10 @@ impl Connection<'_> {
 
     fn cancel(&mut self, slot: u32, tag: u64) {
         // Anything else has ended before its cancellation arrived.
-        if let Some(Slot { running: Some((request, future, _)), .. }) = self.slots.get(slot as usize)
-            && request.tag == tag
+        if let Some(Slot { running: Some(running), .. }) = self.slots.get(slot as usize)
+            && running.request.tag == tag
         {
-            future.cancel();
+            running.future.cancel();
         }
     }
 
@@ -372,24 +455,32 @@ impl Connection<'_> {
         if slot.running.is_some() {
             return Err(broken("a slot that has a request in flight"));
         }
-        let submitted = contain(|| self.submit(&request, number)).unwrap_or_else(|panic| Err(bug(&panic)));
-        match submitted {
+        let arrival = self.shared.state.engine.now();
+        let submitted = contain(|| self.submit(&request, number, arrival));
+        match submitted.unwrap_or_else(|panic| Err(bug(&panic))) {
             Ok((future, permit)) => {
-                self.slots[number].running = Some((request, future, permit));
+                let running = Running { request, arrival, future, _permit: permit };
+                self.slots[number].running = Some(running);
                 self.in_flight += 1;
                 self.look_at(number);
             }
-            Err(problem) => self.fail(&request, &problem, status(&problem)),
+            Err(problem) => self.fail(&request, arrival, &problem, status(&problem)),
         }
         Ok(())
     }
 
     /// Copies the inputs out of the segment and hands the request to the engine, which copies them again:
     /// what it checks is what it computes with, whatever the client writes meanwhile.
-    fn submit(&mut self, request: &Request, number: usize) -> Result<(InferFuture, Permit), Problem> {
-        let Shared { state, client, .. } = self.shared;
-        let arrival = state.engine.now();
+    fn submit(
+        &mut self,
+        request: &Request,
+        number: usize,
+        arrival: Nanos,
+    ) -> Result<(InferFuture, Permit), Problem> {
+        let state = &self.shared.state;
         state.check_loaded()?;
+        self.asker.check(self.shared)?;
+        let client = &self.asker.client;
         let permit = client.admit(arrival)?;
         let slot = &self.slots[number];
         let model = &self.models[slot.model];
@@ -429,10 +520,10 @@ impl Connection<'_> {
     fn look_at(&mut self, number: usize) {
         let slot = &mut self.slots[number];
         // A waker may come late.
-        let Some((request, future, _)) = &mut slot.running else { return };
-        let request = *request;
+        let Some(running) = &mut slot.running else { return };
+        let (request, arrival) = (running.request, running.arrival);
         let mut context = Context::from_waker(&slot.waker);
-        let polled = contain(|| Pin::new(future).poll(&mut context));
+        let polled = contain(|| Pin::new(&mut running.future).poll(&mut context));
         let ended = match polled {
             Ok(Poll::Pending) => return,
             Ok(Poll::Ready(ended)) => ended.map_err(|error| {
@@ -449,8 +540,8 @@ impl Connection<'_> {
             written.map(|()| response).map_err(|problem| (status(&problem), problem))
         });
         match answered {
-            Ok(response) => self.complete(done(&request, &response)),
-            Err((status, problem)) => self.fail(&request, &problem, status),
+            Ok(response) => self.end(&request, arrival, done(&request, &response), Some(&response)),
+            Err((status, problem)) => self.fail(&request, arrival, &problem, status),
         }
     }
 
@@ -485,11 +576,33 @@ impl Connection<'_> {
     }
 
     /// Ends a request without outputs.
-    fn fail(&mut self, request: &Request, problem: &Problem, status: Status) {
+    fn fail(&mut self, request: &Request, arrival: Nanos, problem: &Problem, status: Status) {
         let message = &problem.message;
         let end = message.floor_char_boundary(TEXT_BYTES);
         self.segment.write(self.slots[request.slot as usize].offset, &message.as_bytes()[..end]);
-        self.complete(Ended::without_outputs(request, status, end));
+        self.end(request, arrival, Ended::without_outputs(request, status, end), None);
+    }
+
+    /// Counts a request, hands its end over, and notes it where anybody wants to know.
+    fn end(&mut self, request: &Request, arrival: Nanos, ended: Ended, response: Option<&InferResponse>) {
+        self.asker.tally.count_alone(outcome(ended.status));
+        self.complete(ended);
+        let state = &*self.shared.state;
+        if !wanted(state) {
+            return;
+        }
+        let Asker { client, peer, number, .. } = &self.asker;
+        let answered = Answered {
+            connection: *number,
+            peer: *peer,
+            client,
+            model: &self.models[self.slots[request.slot as usize].model].name,
+            request,
+            status: ended.status,
+            ran: response.map(Ran::of),
+            time: Nanos(state.engine.now().0.saturating_sub(arrival.0)),
+        };
+        answered.note(state);
     }
 
     fn complete(&mut self, ended: Ended) {
@@ -525,18 +638,5 @@ fn done(request: &Request, response: &InferResponse) -> Ended {
         preempted: response.preempted,
         late: response.late,
         ..Ended::without_outputs(request, Status::Done, 0)
-    }
-}
-
-fn status(problem: &Problem) -> Status {
-    match problem.kind {
-        Kind::Invalid => Status::Invalid,
-        Kind::NotFound => Status::NotFound,
-        Kind::Unsupported => Status::Unsupported,
-        Kind::Unavailable => Status::Unavailable,
-        Kind::Late => Status::Late,
-        Kind::Internal => Status::Internal,
-        Kind::Unauthenticated | Kind::Forbidden => Status::Invalid,
-        Kind::Limited { .. } => Status::Unavailable,
     }
 }

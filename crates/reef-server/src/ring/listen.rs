@@ -37,8 +37,8 @@ pub struct RingOptions {
     /// How long a connection's thread looks for requests before it sleeps. A longer time saves system calls
     /// and takes a core.
     pub spin: Duration,
-    /// Of which of the server's clients all requests are. Without a name whoever may connect may do all that
-    /// can be done here, and sees every model.
+    /// Of which of the server's clients the requests are of those who show no token. Without a name whoever
+    /// may connect may do all that can be done here, and sees every model.
     pub client: Option<String>,
 }
 
@@ -103,7 +103,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Serves clients on threads of its own, all of them as `client`.
+    /// Serves clients on threads of its own, as `client` those that show no token.
     pub(crate) fn start(bound: Bound, state: Arc<State>, client: Client) -> io::Result<Ring> {
         let Bound { socket, file, spin } = bound;
         let shared = Arc::new(Shared::new(state, client, spin)?);
@@ -171,18 +171,19 @@ fn greet(accepted: OwnedFd, shared: &Arc<Shared>) {
     let socket = Socket::of(accepted);
     let peer = socket.peer();
     let refuse = |message: String| {
+        shared.refused();
         let _ = socket.send(&ToClient::Refused { status: Status::Unavailable, message }, None);
     };
     let Some(place) = shared.place() else {
         return refuse(format!("{RING_CONNECTIONS_MAX} clients are connected, no more are allowed"));
     };
-    let _ = contain(|| match peer {
+    let _ = contain(|| match &peer {
         Ok(Peer { pid, uid, gid }) => tracing::info!(pid, uid, gid, "a client connected to the ring"),
         Err(error) => tracing::info!(%error, "a client connected to the ring"),
     });
     let serve = move |socket: Socket| {
         let place = place;
-        if let Err(panic) = contain(|| connection::serve(&place.0, &socket)) {
+        if let Err(panic) = contain(|| connection::serve(&place.0, &socket, peer.ok())) {
             let _ = contain(|| tracing::error!(panic, "serving a client of the ring panicked"));
         }
     };

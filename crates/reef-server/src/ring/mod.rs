@@ -21,6 +21,7 @@
 mod connection;
 mod listen;
 mod models;
+mod note;
 mod shared;
 mod wake;
 

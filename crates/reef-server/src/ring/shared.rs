@@ -18,7 +18,7 @@ use crate::ring::wake::{event, ring};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) state: Arc<State>,
-    /// Whose all requests are.
+    /// Whose requests are those of connections that show no token.
     pub(super) client: Client,
     pub(super) spin: Duration,
     pub(super) spinners: Spinners,
@@ -80,7 +80,13 @@ impl Shared {
         let mut open = self.open();
         let free = open.connections < RING_CONNECTIONS_MAX;
         open.connections += usize::from(free);
+        self.state.requests.rings.open.store(open.connections, Ordering::Relaxed);
         free.then(|| Place(self.clone()))
+    }
+
+    /// Counts a connection that was turned away.
+    pub(super) fn refused(&self) {
+        self.state.requests.rings.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Tells all connections to end once their requests are answered.
@@ -128,7 +134,10 @@ pub(super) struct Place(pub(super) Arc<Shared>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open().connections -= 1;
+        let mut open = self.0.open();
+        open.connections -= 1;
+        self.0.state.requests.rings.open.store(open.connections, Ordering::Relaxed);
+        drop(open);
         self.0.closed.notify_all();
     }
 }

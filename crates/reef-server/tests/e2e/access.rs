@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use reef_engine::{Class, ClassStats, Level, ModelSettings};
 use reef_server::{ClientOptions, Need, Right, RouteInfo, ServerOptions, TokenDigest, TokenFile, routes};
 
 use crate::client::{Answer, Client, request};
-use crate::fixture::{Fixture, x, y};
+use crate::fixture::{Fixture, until, x, y};
 
 pub const BEST_EFFORT: &str = "token-of-best-effort";
 pub const REAL_TIME: &str = "token-of-real-time";
@@ -332,8 +331,8 @@ fn a_client_has_its_rate_and_its_requests_in_flight() {
     assert_eq!([infer(BEST_EFFORT).status, infer(BEST_EFFORT).status], [200, 200]);
     let refused = infer(BEST_EFFORT);
     assert_eq!(refused.status, 429, "{}", refused.text());
-    let after: u64 = refused.headers["retry-after"].parse().unwrap();
-    assert!((1..=1000).contains(&after), "{after}");
+    // The engine's clock has hardly moved.
+    assert_eq!(refused.headers["retry-after"], "1000");
     fixture.gate.freeze();
     let mut runs = fixture.client();
     let key = [("x-api-key", REAL_TIME)];
@@ -353,10 +352,7 @@ fn a_client_has_its_rate_and_its_requests_in_flight() {
     fixture.gate.flow();
     fixture.wait_for("m", ClassStats::pending, 0);
     // Its place is free when what served it has gone as well.
-    let end = Instant::now() + Duration::from_secs(20);
-    while infer(REAL_TIME).status != 200 {
-        assert!(Instant::now() < end, "the place is never free");
-    }
+    until(|| infer(REAL_TIME).status == 200);
 }
 
 #[test]
@@ -377,11 +373,9 @@ fn tokens_are_read_again_while_clients_are_connected() {
     std::fs::write(&path, new).unwrap();
     fixture.running().reload_tokens();
     assert_eq!(statuses(), [401, 200]);
-    // Without a word it is looked at as well, every few seconds.
+    // Without a word it is looked at as well, every second.
     std::fs::write(&path, old).unwrap();
-    while statuses() != [200, 401] {
-        std::thread::yield_now();
-    }
+    until(|| statuses() == [200, 401]);
 }
 
 #[test]

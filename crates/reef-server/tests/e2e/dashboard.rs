@@ -6,23 +6,22 @@ use reef_engine::{Level, ModelSettings, Queued};
 use serde_json::Value;
 
 use crate::client::{Client, request};
-use crate::fixture::{Fixture, x, y};
+use crate::fixture::{Fixture, until, x, y};
 
 const INPUT: &str = r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#;
 
 /// New numbers: those that were put together a moment ago are told again.
 fn look(client: &mut Client, wanted: impl Fn(&Value) -> bool) -> Value {
-    loop {
+    let mut data = Value::Null;
+    until(|| {
         let answer = client.get("/dashboard/data");
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.headers["content-type"], "application/json");
         assert_eq!(answer.headers["cache-control"], "no-store");
-        let data = answer.json();
-        if wanted(&data) {
-            return data;
-        }
-        std::thread::yield_now();
-    }
+        data = answer.json();
+        wanted(&data)
+    });
+    data
 }
 
 fn class<'a>(data: &'a Value, model: &str, class: &str) -> &'a Value {

@@ -3,10 +3,11 @@
 //! Time stands still until a test lets it pass, so "while the request runs" is a state and not a race. So is
 //! "while the model loads".
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reef_engine::{
     ClassStats, DType, Engine, EngineOptions, IoSpec, ModelKey, ModelSettings, Plan, PlanSource, Shape,
@@ -19,7 +20,7 @@ use reef_server::{Running, Server, ServerOptions};
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::gate::Gate;
+use crate::gate::{Gate, PATIENCE};
 use crate::grpc::client::Grpc;
 
 /// The server under test, its engine, and the thread that lets virtual time pass.
@@ -119,12 +120,15 @@ impl Fixture {
 
     /// Waits until the statistics of `model`, both classes added up by `what`, are `wanted`.
     pub fn wait_for(&self, model: &str, what: impl Fn(&ClassStats) -> u64, wanted: u64) {
+        let end = Instant::now() + PATIENCE;
         loop {
             let stats = self.engine.stats();
             let model = stats.models.iter().find(|stats| stats.key.name == model).unwrap();
-            if what(&model.real_time) + what(&model.best_effort) == wanted {
+            let number = what(&model.real_time) + what(&model.best_effort);
+            if number == wanted {
                 return;
             }
+            assert!(Instant::now() < end, "{number} instead of {wanted}: {model:?}");
             std::thread::yield_now();
         }
     }
@@ -147,6 +151,40 @@ impl Drop for Fixture {
         if let Some(driver) = self.driver.take() {
             let _ = driver.join();
         }
+    }
+}
+
+/// Asks again and again until it is so, which must come.
+#[track_caller]
+pub fn until(mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "it never is");
+        std::thread::yield_now();
+    }
+}
+
+/// Set when it is dropped: what others wait for has an end, also where a test fails.
+#[derive(Default)]
+pub struct Ends(AtomicBool);
+
+/// Sets it.
+pub struct End<'a>(&'a Ends);
+
+impl Ends {
+    /// Has it set when this goes.
+    pub fn at_drop(&self) -> End<'_> {
+        End(self)
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
     }
 }
 

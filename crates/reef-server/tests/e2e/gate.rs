@@ -26,9 +26,14 @@ struct State {
     ended: bool,
     /// Counts what may give time something to do.
     events: u64,
+    /// Tasks that the engine handed over.
+    submits: u64,
     /// Cancellations that the engine asked for.
     cancels: u64,
 }
+
+/// Longer than any test takes: a hang is a failure, not an endless test.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Gate {
     pub fn new() -> Arc<Gate> {
@@ -64,9 +69,27 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    /// Tasks that the engine has handed over so far.
+    pub fn submits(&self) -> u64 {
+        self.state().submits
+    }
+
+    /// Blocks until the engine has handed over `count` tasks in all.
+    pub fn wait_for_submits(&self, count: u64) {
+        self.wait_for("submits", count, |state| state.submits);
+    }
+
     /// Blocks until the engine has asked for the cancellation of `count` tasks in all.
     pub fn wait_for_cancels(&self, count: u64) {
-        drop(self.changed.wait_while(self.state(), |state| state.cancels < count).unwrap());
+        self.wait_for("cancels", count, |state| state.cancels);
+    }
+
+    fn wait_for(&self, what: &str, count: u64, number: impl Fn(&State) -> u64) {
+        let less = |state: &mut State| number(state) < count;
+        let (state, waited) = self.changed.wait_timeout_while(self.state(), PATIENCE, less).unwrap();
+        let so_far = number(&state);
+        drop(state);
+        assert!(!waited.timed_out(), "{so_far} {what} instead of {count}");
     }
 
     /// Calls `step` as long as there is something to do, until the end.
@@ -120,6 +143,7 @@ impl Device for Gate {
 
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
         let submitted = self.device.submit(plan, key, io, token);
+        self.state().submits += u64::from(submitted.is_ok());
         self.event();
         submitted
     }

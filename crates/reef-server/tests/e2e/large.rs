@@ -3,7 +3,7 @@
 use reef_engine::{ClassStats, Level, ModelSettings};
 
 use crate::client::{Client, request};
-use crate::fixture::{Fixture, x, y};
+use crate::fixture::{Fixture, until, x, y};
 
 /// A request of `bytes` in all, mostly blanks.
 fn padded(bytes: usize) -> String {
@@ -42,7 +42,7 @@ fn bodies_beyond_the_budget_are_refused() {
     let mut unfinished = fixture.client();
     unfinished.send(most);
     // To ask takes nothing: it becomes 503 when the server has read all of the first.
-    while fixture.client().may_send("/v2/models/m/infer", 100_000) == 100 {}
+    until(|| fixture.client().may_send("/v2/models/m/infer", 100_000) != 100);
     assert_eq!(fixture.client().may_send("/v2/models/m/infer", 100_000), 503);
     let other = padded(100_000);
     let refused = fixture.client().infer(&other);
@@ -74,7 +74,7 @@ fn a_body_that_is_dropped_gives_its_part_back() {
         client.send(&sent("m", &padded(1_000_000)));
         fixture.wait_for("m", ClassStats::pending, count);
         clients.push(client);
-        while fixture.client().may_send("/v2/models/m/infer", 1_000_000) != 100 {}
+        until(|| fixture.client().may_send("/v2/models/m/infer", 1_000_000) == 100);
     }
     fixture.gate.flow();
     assert!(clients.iter_mut().all(|client| client.answer().status == 200));
@@ -83,5 +83,5 @@ fn a_body_that_is_dropped_gives_its_part_back() {
     let mut leaves = fixture.client();
     leaves.send(&sent("m", &padded(1_000_000))[..900_000]);
     drop(leaves);
-    while fixture.client().infer(&padded(1_000_000)).status != 200 {}
+    until(|| fixture.client().infer(&padded(1_000_000)).status == 200);
 }

@@ -8,7 +8,7 @@ use reef_server::{Server, ServerOptions};
 use serde_json::Value;
 
 use crate::client::{Client, request};
-use crate::fixture::{Fixture, x, y};
+use crate::fixture::{Fixture, until, x, y};
 use crate::gate::Gate;
 
 fn body(parameters: &str) -> String {
@@ -182,7 +182,7 @@ fn shutdown_finishes_what_runs_and_refuses_the_rest() {
     send(&mut runs, "");
     fixture.wait_for("m", ClassStats::pending, 1);
     let shutdown = fixture.shut_down(Duration::ZERO);
-    while open.get("/v2/health/ready").status == 200 || fixture.engine.is_ready() {}
+    until(|| open.get("/v2/health/ready").status != 200 && !fixture.engine.is_ready());
     let refused = open.infer(&body(""));
     assert_eq!(refused.status, 503, "{}", refused.text());
     assert_eq!(Client::connect(metrics).get("/v2/health/ready").status, 503);

@@ -2,10 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use reef_client::{OpenModel, Options, Terms};
 use reef_engine::{Level, ModelSettings};
 
-use crate::client::Client;
-use crate::fixture::{Fixture, x, y};
+use crate::access::{BEST_EFFORT, METRICS, REAL_TIME, clients};
+use crate::client::{Client, request};
+use crate::fixture::{Fixture, until, x, y};
+use crate::grpc::client::good;
+use crate::grpc::stream::open_as;
+use crate::ring::Folder;
 
 /// Samples by name and labels, as written; panics on text that is not the format.
 fn parse(text: &str) -> BTreeMap<String, f64> {
@@ -107,10 +112,14 @@ fn statistics_are_tritons() {
     let before = client.get("/v2/models/m/stats").json()["model_stats"][0].clone();
     assert_eq!((&before["last_inference"], &before["batch_stats"]), (&0.into(), &serde_json::json!([])));
     let began = now_ms();
-    for wanted in [200, 200, 504] {
-        let deadline = if wanted == 504 { r#"{"parameters":{"deadline_us":1},"# } else { "{" };
-        assert_eq!(client.infer(&json.replacen('{', deadline, 1)).status, wanted);
-    }
+    assert_eq!([client.infer(json).status, client.infer(json).status], [200, 200]);
+    // It is on the device before its time is up: no time passes until then.
+    fixture.gate.freeze();
+    let late = json.replacen('{', r#"{"parameters":{"deadline_us":1},"#, 1);
+    client.send(&request("POST", "/v2/models/m/infer", &[], late.as_bytes()));
+    fixture.gate.wait_for_submits(3);
+    fixture.gate.flow();
+    assert_eq!(client.answer().status, 504);
     for path in ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/1/stats"] {
         let stats = client.get(path).json();
         assert_eq!(stats["model_stats"].as_array().unwrap().len(), 1);
@@ -125,8 +134,8 @@ fn statistics_are_tritons() {
 fn check_statistics(stats: &serde_json::Value, began: u64) {
     assert_eq!((&stats["name"], &stats["version"]), (&"m".into(), &"1".into()));
     assert_eq!(stats["inference_count"], 2);
-    // The one whose deadline passed may have run.
-    assert!((2..=3).contains(&stats["execution_count"].as_u64().unwrap()), "{stats}");
+    // The one whose deadline passed was stopped at its next poll point.
+    assert_eq!(stats["execution_count"], 2);
     let last = stats["last_inference"].as_u64().unwrap();
     assert!((began..=now_ms()).contains(&last), "{last} is before {began}");
     let sums = &stats["inference_stats"];
@@ -174,4 +183,67 @@ fn rows_are_bounded_and_counted() {
     let wide = client.request("POST", "/v2/models/one/infer", &[], json.as_bytes());
     assert_eq!(wide.status, 400);
     assert_eq!(wide.error(), "inference request batch-size must be <= 1 for 'one', got 2");
+}
+
+fn of(samples: &BTreeMap<String, f64>, protocol: &str) -> BTreeMap<String, f64> {
+    let labels = format!("reef_requests_total{{protocol=\"{protocol}\",outcome=\"");
+    let named = samples.iter().filter_map(|(name, value)| Some((name.strip_prefix(&labels)?, *value)));
+    let some = named.filter(|(_, value)| *value > 0.0);
+    some.map(|(name, value)| (name.trim_end_matches("\"}").to_string(), value)).collect()
+}
+
+/// A server with clients, of which the best-effort one may send one request over each protocol, and a ring.
+#[test]
+fn requests_are_counted_by_protocol_and_outcome() {
+    let folder = Folder::new();
+    let fixture = Fixture::with(|options| {
+        clients(options);
+        let best_effort = &mut options.access.clients[0];
+        (best_effort.requests_per_s, best_effort.burst) = (Some(0.001), Some(3));
+        options.ring = Some(reef_server::RingOptions::new(folder.socket()));
+    });
+    fixture.model("m", &[x()], &[y()], ModelSettings::default());
+    let mut metrics = Client::connect(fixture.running().metrics_addr().unwrap());
+    let mut scrape = || {
+        let answer = metrics.request("GET", "/metrics", &[("x-api-key", METRICS)], &[]);
+        parse(answer.text())
+    };
+    let mut http = fixture.client();
+    let json = r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#;
+    let mut infer = |token: &str, body: &str| {
+        http.request("POST", "/v2/models/m/infer", &[("x-api-key", token)], body.as_bytes()).status
+    };
+    assert_eq!([infer(BEST_EFFORT, json), infer(REAL_TIME, "{}"), infer("nobody", json)], [200, 400, 401]);
+    let options = Options { tensor_bytes: 1 << 16, token: Some(BEST_EFFORT.into()), ..Options::default() };
+    let mut ring = reef_client::Client::connect(folder.socket(), &options).unwrap();
+    let model = ring.open(&OpenModel::new("m").input("x", "FP32", &[2, 2])).unwrap();
+    let mut ask = |terms: &Terms| ring.infer(model, &[&[1; 16]], terms, |_, _| ()).is_ok();
+    let urgent = Terms { class: reef_client::Class::RealTime, ..Terms::default() };
+    assert!(ask(&Terms::default()) && !ask(&urgent));
+    let grpc = fixture.grpc();
+    let mut stream = open_as(&grpc, Some(BEST_EFFORT));
+    for _ in 0..2 {
+        stream.send(good("m"));
+        assert!(stream.next(&grpc).unwrap().unwrap().error_message.contains("more often"));
+    }
+    assert!(!ask(&Terms::default()));
+    assert_eq!(grpc.infer(good("m")).unwrap_err().code(), tonic::Code::Unauthenticated);
+    let token = Some("token-of-nobody-known".into());
+    let unknown = reef_client::Client::connect(folder.socket(), &Options { token, ..options });
+    assert!(unknown.is_err());
+    let counts = |named: &[(&str, f64)]| -> BTreeMap<String, f64> {
+        named.iter().map(|(name, count)| (name.to_string(), *count)).collect()
+    };
+    let through_ring = counts(&[("success", 1.0), ("forbidden", 1.0), ("limited", 1.0)]);
+    let samples = scrape();
+    assert_eq!(of(&samples, "http"), counts(&[("success", 1.0), ("invalid", 1.0), ("unauthenticated", 1.0)]));
+    assert_eq!(of(&samples, "grpc"), counts(&[("limited", 2.0), ("unauthenticated", 1.0)]));
+    assert_eq!(of(&samples, "ring"), through_ring);
+    assert_eq!(samples["reef_ring_connections_total{outcome=\"accepted\"}"], 1.0);
+    // What was counted stays when its connection has gone.
+    drop(ring);
+    until(|| scrape()["reef_ring_connections"] == 0.0);
+    let samples = scrape();
+    assert_eq!(of(&samples, "ring"), through_ring);
+    assert_eq!(samples["reef_ring_connections_total{outcome=\"refused\"}"], 1.0);
 }

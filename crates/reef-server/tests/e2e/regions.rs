@@ -4,13 +4,13 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use reef_engine::{DType, ModelSettings};
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Client};
-use crate::fixture::{Fixture, expected, y};
+use crate::fixture::{Ends, Fixture, expected, y};
 
 /// A file below `/dev/shm`, gone with the test.
 struct Memory {
@@ -240,15 +240,16 @@ fn a_file_that_is_truncated_under_load_costs_its_requests_only() {
     let memory = Memory::new(&[1; 8192]);
     let mut client = fixture.client();
     assert_eq!(memory.register(&mut client, "r", 0, 8192).status, 200);
-    let stop = AtomicBool::new(false);
+    let stop = Ends::default();
     let wanted = expected(0, &[&[1; 16]], 16);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
+            while !stop.is_set() {
                 memory.file.set_len(0).unwrap();
                 memory.file.write_all_at(&[1; 8192], 0).unwrap();
             }
         });
+        let _end = stop.at_drop();
         let (mut answered, mut lost) = (0, 0);
         while answered < 50 || lost < 50 {
             let answer = client.infer(&question(place("r", 4096, 16), Some(place("r", 8000, 16))));
@@ -261,7 +262,6 @@ fn a_file_that_is_truncated_under_load_costs_its_requests_only() {
                 other => panic!("{other}: {}", answer.text()),
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     // The file was whole at the end: everything is as before.
     memory.file.write_all_at(&[1; 8192], 0).unwrap();

@@ -48,7 +48,7 @@ fn m(slots: usize) -> OpenModel {
     OpenModel::new("m").input("x", "FP32", &[2, 2]).slots(slots)
 }
 
-fn refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> (Status, String) {
+pub fn refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> (Status, String) {
     match result.unwrap_err() {
         Error::Refused { status, message } => (status, message),
         other => panic!("{other}"),
@@ -303,7 +303,7 @@ fn a_server_that_goes_away_is_an_error_and_no_hang() {
     client.submit(slot, &Terms::default()).unwrap();
     fixture.wait_for("m", ClassStats::pending, 1);
     fixture.cut_off();
-    let gone = client.wait(None);
+    let gone = client.wait(PATIENCE);
     assert!(matches!(gone, Err(Error::Gone(_))), "{gone:?}");
     assert!(matches!(client.open(&m(1)), Err(Error::Gone(_))));
     assert!(matches!(client.poll(), Err(Error::Gone(_))));
@@ -380,39 +380,64 @@ fn a_server_that_loads_takes_no_requests_yet() {
     assert!(running.shutdown(Duration::ZERO));
 }
 
-/// `include/reef.h` with the example, compiled by gcc against the library that cargo has built.
+/// Runs `examples/infer.c`, which is compiled by gcc against `include/reef.h` and the library that cargo has
+/// built, with these arguments and a token.
+pub struct Example {
+    program: PathBuf,
+    socket: PathBuf,
+}
+
+impl Example {
+    pub fn new(folder: &Folder) -> Example {
+        let program = folder.0.join("infer");
+        Self::compile(&program);
+        Example { program, socket: folder.socket() }
+    }
+
+    /// Its exit code and what it said.
+    pub fn run(&self, arguments: &[&str], token: Option<&str>) -> (Option<i32>, String) {
+        let mut command = Command::new(&self.program);
+        command.arg(&self.socket).args(arguments).env_remove("REEF_TOKEN");
+        if let Some(token) = token {
+            command.env("REEF_TOKEN", token);
+        }
+        let output = command.output().unwrap();
+        let text = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    }
+
+    fn compile(program: &Path) {
+        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reef-client");
+        let libraries = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
+        let built = Command::new("gcc")
+            .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"])
+            .arg(program)
+            .arg(crates.join("examples/infer.c"))
+            .arg("-I")
+            .arg(crates.join("include"))
+            .arg("-L")
+            .arg(&libraries)
+            .arg(format!("-Wl,-rpath,{}", libraries.display()))
+            .arg("-lreef_client")
+            .output()
+            .expect("gcc is there: other crates need a C compiler too");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    }
+}
+
 #[test]
 fn the_example_in_c_gets_the_same_bytes() {
     let folder = Folder::new();
     let fixture = Fixture::with_ring(&folder.socket());
     fixture.model("wide", &[("x", DType::F32, &[2, 3])], &[y()], ModelSettings::default());
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../reef-client");
-    let libraries = std::env::current_exe().unwrap().parent().unwrap().to_path_buf();
-    let program = folder.0.join("infer");
-    let built = Command::new("gcc")
-        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-o"])
-        .arg(&program)
-        .arg(crates.join("examples/infer.c"))
-        .arg("-I")
-        .arg(crates.join("include"))
-        .arg("-L")
-        .arg(&libraries)
-        .arg(format!("-Wl,-rpath,{}", libraries.display()))
-        .arg("-lreef_client")
-        .output()
-        .expect("gcc is there: other crates need a C compiler too");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let run = |arguments: &[&str]| {
-        let output = Command::new(&program).arg(folder.socket()).args(arguments).output().unwrap();
-        let text = [&output.stdout[..], &output.stderr[..]].concat();
-        (output.status.code(), String::from_utf8(text).unwrap())
-    };
+    let example = Example::new(&folder);
+    let run = |arguments: &[&str]| example.run(arguments, None);
     let data: Vec<u8> = (0..6).flat_map(|index| (index as f32).to_le_bytes()).collect();
     let hex: String = expected(0, &[&data], 16).iter().map(|byte| format!(" {byte:02x}")).collect();
     let wanted = format!("output 0 shape 2 2 bytes 16:{hex}\n");
     assert_eq!(run(&["wide", "x", "2", "3"]), (Some(0), wanted));
     let (code, text) = run(&["none", "x", "2"]);
-    assert!(code == Some(1) && text.contains("no model 'none'"), "{code:?} {text}");
+    assert!(code == Some(1) && text.contains("open (2): there is no model 'none'"), "{code:?} {text}");
     let (code, text) = run(&["wide", "x", "2", "4"]);
     assert!(code == Some(1) && text.contains("expected shape [2, 3]"), "{code:?} {text}");
 }

@@ -2,7 +2,6 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use reef_base::Rng;
@@ -14,7 +13,7 @@ use reef_client::{Class, Client, Error, OpenModel, Options, Terms};
 use reef_engine::{ClassStats, FailureReason};
 use rustix::net::SendFlags;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Ends, Fixture, until};
 use crate::ring::{Folder, good};
 
 /// A client without the library: what is sent and written is exactly what a test says.
@@ -33,7 +32,7 @@ impl Raw {
     }
 
     fn hello(&self, version: u32, depth: usize, tensor_bytes: usize) {
-        self.socket.send(&ToServer::Hello { version, depth, tensor_bytes }, None).unwrap();
+        self.socket.send(&ToServer::Hello { version, depth, tensor_bytes, token: None }, None).unwrap();
     }
 
     /// The next message, or none at the end.
@@ -61,7 +60,7 @@ impl Raw {
     }
 
     fn segment(&mut self) -> (Segment, Layout) {
-        let Some((ToClient::Segment { layout }, Some(descriptor))) = self.receive() else { panic!() };
+        let Some((ToClient::Segment { layout, .. }, Some(descriptor))) = self.receive() else { panic!() };
         (Segment::map(descriptor.as_fd()).unwrap(), layout)
     }
 
@@ -129,7 +128,7 @@ fn messages_that_are_none_end_their_connection() {
     raw.ended("too long");
     let mut raw = Raw::connect(&path);
     raw.hello(VERSION + 1, 4, 4096);
-    raw.ended("version 2 of the ring's protocol");
+    raw.ended(&format!("version {} of the ring's protocol, this is {VERSION}", VERSION + 1));
     for (depth, tensor_bytes) in [(0, 1), (usize::MAX, 1), (1025, 1), (4, usize::MAX), (4, 1 << 31)] {
         let mut raw = Raw::connect(&path);
         raw.hello(VERSION, depth, tensor_bytes);
@@ -186,12 +185,12 @@ fn cancellations_of_nothing_do_nothing() {
     }
     inside.push(&[0, 7, NONE, NONE, 0, 0, 0]);
     let mut completions = Consumer::new(inside.layout.completions(), inside.layout.depth);
-    let entry = loop {
-        match completions.pop(inside.segment.words()) {
-            Some(entry) => break entry,
-            None => std::thread::yield_now(),
-        }
-    };
+    let mut entry = None;
+    until(|| {
+        entry = completions.pop(inside.segment.words());
+        entry.is_some()
+    });
+    let entry = entry.expect("there is one");
     assert_eq!((entry[0], entry[1]), (0, 7), "done, with its tag");
 }
 
@@ -247,24 +246,26 @@ fn a_client_that_asks_all_the_time_does_not_hold_up_the_end() {
     let mut client = connect(&path);
     let model = client.open(&OpenModel::new("m").input("x", "FP32", &[2, 2])).unwrap();
     let slot = client.acquire(model).unwrap();
-    let (ended, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (ended, asked) = (Ends::default(), AtomicU64::new(0));
     // Refused at once.
     let terms = Terms { class: Class::RealTime, ..Terms::default() };
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) {
+        let asks = scope.spawn(|| {
+            while !ended.is_set() {
                 client.submit(slot, &terms).unwrap();
-                while client.poll().unwrap().is_none() && !ended.load(Ordering::Relaxed) {
+                while client.poll().unwrap().is_none() && !ended.is_set() {
                     std::hint::spin_loop();
                 }
                 asked.fetch_add(1, Ordering::Relaxed);
             }
         });
+        let end = ended.at_drop();
         while asked.load(Ordering::Relaxed) < 1000 {
+            assert!(!asks.is_finished(), "it asks no more");
             std::thread::yield_now();
         }
         let closed = fixture.shut_down(Duration::ZERO).join().unwrap();
-        ended.store(true, Ordering::Relaxed);
+        drop(end);
         assert!(closed, "all connections have ended");
     });
 }
@@ -284,14 +285,13 @@ fn connections_are_bounded_and_places_come_back() {
         Ok(_) => panic!("one too many"),
     }
     idle.pop();
-    let mut client = loop {
-        // Its place is free once its thread has seen the end.
-        match Client::connect(&path, &Options::default()) {
-            Ok(client) => break client,
-            Err(_) => std::thread::yield_now(),
-        }
-    };
-    good(&mut client);
+    // Its place is free once its thread has seen the end.
+    let mut client = None;
+    until(|| {
+        client = Client::connect(&path, &Options::default()).ok();
+        client.is_some()
+    });
+    good(&mut client.expect("there is a place"));
 }
 
 #[test]
@@ -313,7 +313,5 @@ fn memory_of_all_segments_is_bounded_and_comes_back() {
     assert!(refused.contains("all segments of memory are taken"), "{refused}");
     assert_eq!(clients.len(), 4);
     clients.pop();
-    while Client::connect(&path, &options).is_err() {
-        std::thread::yield_now();
-    }
+    until(|| Client::connect(&path, &options).is_ok());
 }

@@ -8,7 +8,7 @@ use reef_server::ServerOptions;
 use socket2::{Domain, Socket, Type};
 
 use crate::client::request;
-use crate::fixture::{Fixture, Tensor, x};
+use crate::fixture::{Fixture, Tensor, until, x};
 use crate::grpc::client::good;
 use crate::grpc::stream::open_as;
 
@@ -63,20 +63,20 @@ fn answers_that_nobody_reads_are_bounded_and_real_time_has_its_part() {
     let held = [slow(&fixture, "best-effort", 1), slow(&fixture, "best-effort", 2)];
     let mut client = fixture.client();
     // They may be on their way to be counted still; then one more fits, and is read at once.
-    let refused = loop {
+    let mut refused = None;
+    until(|| {
         client.send(&asking("best-effort"));
-        let answer = client.answer();
-        if answer.status != 200 {
-            break answer;
-        }
-    };
+        refused = Some(client.answer()).filter(|answer| answer.status != 200);
+        refused.is_some()
+    });
+    let refused = refused.expect("one is not answered");
     assert_eq!(refused.status, 503);
     assert!(refused.error().contains("answers that clients have not read yet"), "{}", refused.error());
     let (status, bytes) = ask(&fixture, "real-time");
     assert!(status == 200 && bytes > ANSWER, "{status}: {bytes}");
     assert_eq!(client.get("/v2").status, 200, "what is small needs no room");
     drop(held);
-    while ask(&fixture, "best-effort").0 != 200 {}
+    until(|| ask(&fixture, "best-effort").0 == 200);
 }
 
 #[test]
@@ -97,8 +97,8 @@ fn who_reads_nothing_is_sent_away_when_its_time_is_up() {
         options.answers_bytes_max = ANSWER + ANSWER / 2;
     });
     let _held = slow(&fixture, "real-time", 1);
-    while ask(&fixture, "real-time").0 != 200 {}
-    while ask(&fixture, "best-effort").0 != 200 {}
+    until(|| ask(&fixture, "real-time").0 == 200);
+    until(|| ask(&fixture, "best-effort").0 == 200);
 }
 
 #[test]
@@ -116,12 +116,10 @@ fn a_connection_with_many_streams_holds_its_part_of_the_answers() {
     assert!(refused.pop().unwrap().contains("answers to this connection"));
     // What was read makes room, once the server knows.
     let mut again = open_as(&client, None);
-    loop {
+    until(|| {
         again.send(good("m"));
-        if again.next(&client).unwrap().unwrap().error_message.is_empty() {
-            break;
-        }
-    }
+        again.next(&client).unwrap().unwrap().error_message.is_empty()
+    });
 }
 
 #[test]

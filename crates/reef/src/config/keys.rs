@@ -135,8 +135,8 @@ const ALLOW_CLIENT_SHM: &str = "Let clients register shared memory for tensors. 
 const RING: &str = "Let clients of this host connect to the Unix socket at this path and ask through shared \
     memory (`reef-client`).";
 const RING_MODE: &str = "Access rights of that socket, octal: whoever may write to it may send requests.";
-const RING_CLIENT: &str = "The client that all requests over that socket are of; by default they are of \
-    nobody, and the socket's rights are all that limits them.";
+const RING_CLIENT: &str = "The client that requests over that socket are of where no token is shown; by \
+    default they are of nobody, and the socket's rights are all that limits them.";
 const PADDING: &str = "Which blocks may run on compute units that a more urgent stage leaves idle.";
 const MEMORY: &str = "Memory for weights and the arenas of running tasks on all devices, in MiB; by default \
     half of the machine's. A model or shape that needs more is refused.";

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use prost::Message;
 use reef_engine::{ClassStats, ModelSettings};
-use reef_server::{Need, rpcs};
+use reef_server::{ClientOptions, Need, TokenFile, rpcs};
 use tonic::codegen::Service;
 use tonic::{Code, Request, Status};
 
@@ -19,7 +19,7 @@ use super::client::pb::{
 use super::client::{Grpc, Raw, floats, good, raw_request, refused, tensor, with};
 use super::stream::open_as;
 use crate::access::{ADMIN, BEST_EFFORT, METRICS, REAL_TIME, clients, granted};
-use crate::fixture::{Fixture, x, y};
+use crate::fixture::{Fixture, until, x, y};
 
 const SERVICE: &str = "/inference.GRPCInferenceService";
 
@@ -224,7 +224,8 @@ fn a_client_has_its_rate_and_its_requests_in_flight() {
     fixture.gate.wait_for_cancels(1);
     fixture.gate.flow();
     fixture.wait_for("m", ClassStats::pending, 0);
-    assert!(infer(&client, REAL_TIME, good("m")).is_ok());
+    // Its place is free when what served it has gone as well.
+    until(|| infer(&client, REAL_TIME, good("m")).is_ok());
 }
 
 #[test]
@@ -290,4 +291,73 @@ fn other_paths_to_an_rpc_need_the_same_or_lead_nowhere() {
         let (slashes, same) = (code(&format!("/{path}")), code(path));
         assert!(slashes == same || slashes == Code::Unimplemented, "{path}: {slashes:?}");
     }
+}
+
+/// A stream of the client whose tokens are in this file.
+fn with_file(tokens: &std::path::Path) -> Fixture {
+    let fixture = Fixture::with(|options| {
+        let mut client = ClientOptions::new("trainer");
+        client.token_file = Some(TokenFile::read(tokens).unwrap());
+        options.access.clients = vec![client];
+    });
+    fixture.model("m", &[x()], &[y()], ModelSettings::default());
+    fixture
+}
+
+#[test]
+fn streams_end_when_their_token_counts_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    let (old, new) = ("old-token-of-trainer", "new-token-of-trainer");
+    std::fs::write(&tokens, format!("{old}\n{new}")).unwrap();
+    let fixture = with_file(&tokens);
+    let client = fixture.grpc();
+    let [mut idle, mut runs] = [old; 2].map(|token| open_as(&client, Some(token)));
+    let mut other = open_as(&client, Some(new));
+    // Of another service, of which the first answer has come.
+    let mut watch = client.block_on(async {
+        let mut request = Request::new(Bytes::from_static(b"\x0a\x01m"));
+        request.metadata_mut().insert("x-api-key", old.parse().unwrap());
+        let mut stub = tonic::client::Grpc::new(client.channel.clone());
+        stub.ready().await.unwrap();
+        let path = "/grpc.health.v1.Health/Watch".parse().unwrap();
+        let mut states = stub.server_streaming(request, path, Raw).await.unwrap().into_inner();
+        assert!(states.message().await.unwrap().is_some());
+        states
+    });
+    fixture.gate.freeze();
+    runs.send(good("m"));
+    fixture.wait_for("m", ClassStats::pending, 1);
+    // A token more changes nothing.
+    std::fs::write(&tokens, format!("{old}\n{new}\nanother-token-of-trainer")).unwrap();
+    fixture.running().reload_tokens();
+    std::fs::write(&tokens, new).unwrap();
+    fixture.running().reload_tokens();
+    let counts_no_more = |ended: Status| {
+        assert_eq!(ended.code(), Code::Unauthenticated, "{ended:?}");
+        assert!(ended.message().contains("'trainer' was known counts no more"), "{ended:?}");
+    };
+    counts_no_more(idle.next(&client).unwrap_err());
+    counts_no_more(client.block_on(watch.message()).unwrap_err());
+    // What comes now is not taken, what has begun is answered.
+    runs.send(good("m"));
+    fixture.gate.flow();
+    assert_eq!(runs.next(&client).unwrap().unwrap().error_message, "");
+    counts_no_more(runs.next(&client).unwrap_err());
+    other.send(good("m"));
+    assert_eq!(other.next(&client).unwrap().unwrap().error_message, "");
+    fixture.wait_for("m", |class| class.success, 2);
+}
+
+/// It is looked at without a word.
+#[test]
+fn a_token_that_is_taken_out_of_its_file_ends_streams_soon() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    std::fs::write(&tokens, "old-token-of-trainer").unwrap();
+    let fixture = with_file(&tokens);
+    let client = fixture.grpc();
+    let mut stream = open_as(&client, Some("old-token-of-trainer"));
+    std::fs::write(&tokens, "new-token-of-trainer").unwrap();
+    assert_eq!(stream.next(&client).unwrap_err().code(), Code::Unauthenticated);
 }

@@ -37,7 +37,9 @@ impl Grpc {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        let channel = runtime.block_on(endpoint.connect()).expect("the server listens");
+        let connected = async { tokio::time::timeout(PATIENCE, endpoint.connect()).await };
+        let connected = runtime.block_on(connected).expect("the server accepts");
+        let channel = connected.expect("the server listens");
         let client = GrpcInferenceServiceClient::new(channel.clone())
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);

@@ -7,7 +7,7 @@ use tonic::codec::CompressionEncoding;
 
 use super::client::pb::ModelInferRequest;
 use super::client::{Grpc, good, raw_request, refused, tensor};
-use crate::fixture::{Fixture, expected};
+use crate::fixture::{Fixture, expected, until};
 
 fn of(model: &str, bytes: usize) -> ModelInferRequest {
     let shape = [bytes as i64];
@@ -66,13 +66,13 @@ fn messages_beyond_the_budget_are_refused() {
     let mut unfinished = fixture.client();
     let head = "POST /v2/models/m/infer HTTP/1.1\r\nhost: t\r\ncontent-length: 1000000\r\n\r\n";
     unfinished.send(&[head.as_bytes(), &vec![b' '; 999_999]].concat());
-    while fixture.client().may_send("/v2/models/m/infer", 100_000) == 100 {}
+    until(|| fixture.client().may_send("/v2/models/m/infer", 100_000) != 100);
     let client = fixture.grpc();
     refused(client.infer(of("m", 100_000)), Code::Unavailable, "no memory for the body");
     // Small ones and those of real-time models have their own.
     assert!(client.infer(of("m", 1_000)).is_ok() && client.infer(of("rt", 200_000)).is_ok());
     drop(unfinished);
-    while client.infer(of("m", 100_000)).is_err() {}
+    until(|| client.infer(of("m", 100_000)).is_ok());
 }
 
 #[test]
@@ -102,5 +102,5 @@ fn a_message_gives_its_part_back() {
         leaves.cut_off();
         drop(sent);
     }
-    while client.infer(of("m", 1_000_000)).is_err() {}
+    until(|| client.infer(of("m", 1_000_000)).is_ok());
 }

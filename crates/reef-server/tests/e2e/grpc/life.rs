@@ -10,7 +10,7 @@ use tonic::{Code, Request};
 use super::client::pb::infer_parameter::ParameterChoice::Int64Param;
 use super::client::pb::{ModelReadyRequest, ServerLiveRequest, ServerReadyRequest};
 use super::client::{Grpc, good, refused, with};
-use crate::fixture::{Fixture, x, y};
+use crate::fixture::{Fixture, until, x, y};
 use crate::gate::Gate;
 
 fn cancelled(class: &ClassStats) -> u64 {
@@ -108,7 +108,7 @@ fn shutdown_finishes_what_runs_and_refuses_the_rest() {
         let mut client = open.client.clone();
         open.block_on(async { client.server_ready(ServerReadyRequest {}).await }).unwrap().into_inner().ready
     };
-    while ready() || fixture.engine.is_ready() {}
+    until(|| !ready() && !fixture.engine.is_ready());
     refused(open.infer(good("m")), Code::Unavailable, "");
     fixture.gate.flow();
     assert!(client.block_on(runs).unwrap().is_ok());
@@ -182,8 +182,8 @@ fn connections_are_bounded_and_one_at_work_is_not_closed_for_another() {
 #[test]
 fn an_open_stream_is_work_and_an_idle_connection_ends() {
     let fixture = Fixture::with(|options| {
-        options.connections.head_time_max = Duration::from_millis(300);
-        options.connections.idle_time_max = Duration::from_millis(300);
+        options.connections.head_time_max = Duration::from_secs(2);
+        options.connections.idle_time_max = Duration::from_secs(2);
     });
     fixture.model("m", &[x()], &[y()], ModelSettings::default());
     let client = fixture.grpc();
@@ -191,6 +191,7 @@ fn an_open_stream_is_work_and_an_idle_connection_ends() {
     stream.send(good("m"));
     assert!(stream.next(&client).unwrap().is_some());
     let mut silent = TcpStream::connect(fixture.running().grpc_addr().unwrap()).unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     // The server may write its settings; then it closes.
     std::io::copy(&mut silent, &mut std::io::sink()).unwrap();
     // As long again the stream has been without a message.
