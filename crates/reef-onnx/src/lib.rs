@@ -12,6 +12,7 @@
 
 mod build;
 mod consts;
+mod coupling;
 mod decl;
 mod dry;
 mod error;
@@ -36,6 +37,7 @@ mod scope;
 mod skim;
 mod straight;
 mod tensors;
+mod texts;
 #[cfg(test)]
 mod tests;
 

@@ -221,7 +221,7 @@ fn global(b: &mut Builder, node: &Node, reduce: Reduce) -> Result<ValueId, Rejec
     }
     let axes: Vec<usize> = (2..shape.rank()).collect();
     super::reduce::folded_extents(&shape, &axes)?;
-    let (x, back) = b.computable(name, x)?;
+    let (x, back) = b.floating(name, x)?;
     let made = b.reduce(name, reduce, &axes, x)?;
     b.cast(name, made, back)
 }
