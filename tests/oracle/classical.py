@@ -3,8 +3,6 @@
 
 Every estimator is fitted on a table from a seed, as a classifier of integers and of texts where it is one, and run on
 rows of the table, on one row and on extremes. Maps (ZipMap) count as the table of what they hold.
-
-    pip install skl2onnx==1.20.0 scikit-learn==1.9.1
 """
 
 import argparse

@@ -246,8 +246,10 @@ impl Engine {
             return Err(InferError::ShuttingDown);
         }
         let group = shared.registry.enter(request.model, request.version)?;
-        let mut lexicon = Lexicon::of(group.model());
-        let numbers = texts::numbers(lexicon.as_mut(), &request.texts)?;
+        let model = group.model();
+        let mut lexicon = Lexicon::of(model.texts(), &model.inputs, &model.outputs);
+        let given = request.texts.iter().map(|tensor| (tensor.name, tensor.data));
+        let numbers = texts::numbers(lexicon.as_mut(), given)?;
         let checked = check::request(group.model(), request, &numbers)?;
         let urgency = checked.terms.urgency(arrival);
         if let Some(fault) = shared.verdict.fault() {

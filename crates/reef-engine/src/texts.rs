@@ -8,8 +8,6 @@ use reef_graph::Texts;
 
 use crate::error::{InferError, WrongInput};
 use crate::model::TensorInfo;
-use crate::pool::Model;
-use crate::request::TextTensor;
 
 /// Bytes in front of every text: its length.
 const PREFIX_BYTES: usize = 4;
@@ -24,11 +22,15 @@ pub(crate) struct Lexicon {
 }
 
 impl Lexicon {
-    /// For a request to a model; `None` if that has no texts.
-    pub(crate) fn of(model: &Model) -> Option<Lexicon> {
-        let mut tensors = model.inputs.iter().chain(model.outputs.iter());
-        let texts = model.texts().filter(|_| tensors.any(|info| info.texts))?;
-        Some(Lexicon { model: texts, own: Texts::default(), outputs: model.outputs.clone() })
+    /// For a request to a model with these texts, if it has any.
+    pub(crate) fn of(
+        texts: Option<Arc<Texts>>,
+        inputs: &[TensorInfo],
+        outputs: &Arc<[TensorInfo]>,
+    ) -> Option<Lexicon> {
+        let mut tensors = inputs.iter().chain(outputs.iter());
+        let model = texts.filter(|_| tensors.any(|info| info.texts))?;
+        Some(Lexicon { model, own: Texts::default(), outputs: outputs.clone() })
     }
 
     /// Whether outputs are of texts.
@@ -40,9 +42,9 @@ impl Lexicon {
     fn numbers(&mut self, data: &[u8]) -> Result<Vec<u8>, WrongInput> {
         let (mut rest, mut numbers, mut kept) = (data, vec![], 0usize);
         while !rest.is_empty() {
-            let text = rest.split_first_chunk::<PREFIX_BYTES>().and_then(|(length, rest)| {
-                rest.split_at_checked(u32::from_le_bytes(*length) as usize)
-            });
+            let text = rest
+                .split_first_chunk::<PREFIX_BYTES>()
+                .and_then(|(length, rest)| rest.split_at_checked(u32::from_le_bytes(*length) as usize));
             let Some((text, after)) = text else {
                 return Err(WrongInput::BrokenTexts { at: data.len() - rest.len() });
             };
@@ -62,28 +64,85 @@ impl Lexicon {
     }
 
     /// What the elements of an output stand for, if it is of texts.
-    pub(crate) fn texts<'a>(&'a self, output: usize, data: &'a [u8]) -> Option<impl Iterator<Item = &'a [u8]>> {
+    pub(crate) fn texts<'a>(
+        &'a self,
+        output: usize,
+        data: &'a [u8],
+    ) -> Option<impl Iterator<Item = &'a [u8]>> {
         let text = |number: i64| {
             let own = || self.own.text(number.checked_sub(self.model.len() as i64)?);
             self.model.text(number).or_else(own).unwrap_or_default()
         };
         let (numbers, _) = data.as_chunks::<8>();
-        self.outputs[output].texts.then(|| numbers.iter().map(move |&number| text(i64::from_le_bytes(number))))
+        self.outputs[output]
+            .texts
+            .then(|| numbers.iter().map(move |&number| text(i64::from_le_bytes(number))))
     }
 }
 
-/// For every tensor of texts of a request the numbers of them.
-pub(crate) fn numbers(
-    lexicon: Option<&mut Lexicon>,
-    texts: &[TextTensor<'_>],
+/// For every tensor of texts of a request, of which names and data are given, the numbers of them.
+pub(crate) fn numbers<'a>(
+    mut lexicon: Option<&mut Lexicon>,
+    tensors: impl Iterator<Item = (&'a str, &'a [u8])>,
 ) -> Result<Vec<Vec<u8>>, InferError> {
-    let Some(lexicon) = lexicon else {
+    let numbered = |(name, data): (&str, &[u8])| match &mut lexicon {
+        Some(lexicon) => {
+            let wrong = |problem| InferError::WrongInput { name: name.to_owned(), problem };
+            lexicon.numbers(data).map_err(wrong)
+        }
         // The model takes none, which the check of its inputs says.
-        return Ok(vec![vec![]; texts.len()]);
+        None => Ok(vec![]),
     };
-    let numbered = |tensor: &TextTensor<'_>| {
-        let wrong = |problem| InferError::WrongInput { name: tensor.name.to_owned(), problem };
-        lexicon.numbers(tensor.data).map_err(wrong)
-    };
-    texts.iter().map(numbered).collect()
+    tensors.map(numbered).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use reef_graph::DType;
+
+    use super::*;
+
+    fn lexicon() -> Lexicon {
+        let mut texts = Texts::default();
+        texts.number(b"known");
+        let info = |texts| TensorInfo { name: "x".into(), dtype: DType::I64, dims: vec![-1], texts };
+        let outputs: Arc<[TensorInfo]> = Arc::new([info(true), info(false)]);
+        assert!(Lexicon::of(None, &[], &outputs).is_none());
+        assert!(Lexicon::of(Some(Arc::default()), &[info(false)], &Arc::new([])).is_none());
+        Lexicon::of(Some(Arc::new(texts)), &[], &outputs).unwrap()
+    }
+
+    fn data(texts: &[&[u8]]) -> Vec<u8> {
+        texts.iter().flat_map(|text| [&(text.len() as u32).to_le_bytes()[..], text].concat()).collect()
+    }
+
+    #[test]
+    fn texts_come_back_as_they_were_sent() {
+        let mut lexicon = lexicon();
+        let sent: [&[u8]; 5] = [b"known", b"", b"new", b"", &[0xff, 0]];
+        let numbers = lexicon.numbers(&data(&sent)).unwrap();
+        let each: Vec<i64> =
+            numbers.as_chunks::<8>().0.iter().map(|number| i64::from_le_bytes(*number)).collect();
+        assert_eq!(each, [0, 1, 2, 1, 3]);
+        assert!(lexicon.texts(0, &numbers).unwrap().eq(sent));
+        assert!(lexicon.texts(1, &numbers).is_none(), "an output of numbers");
+        let strange: Vec<u8> =
+            [-1, 9, i64::MIN, i64::MAX].iter().flat_map(|n: &i64| n.to_le_bytes()).collect();
+        assert!(lexicon.texts(0, &strange).unwrap().all(<[u8]>::is_empty));
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused() {
+        let broken = |bytes: &[u8]| lexicon().numbers(bytes).unwrap_err();
+        assert_eq!(broken(&[1]), WrongInput::BrokenTexts { at: 0 });
+        assert_eq!(
+            broken(&[&data(&[b"ab"])[..], &[9, 0, 0, 0, 1]].concat()),
+            WrongInput::BrokenTexts { at: 6 }
+        );
+        assert_eq!(broken(&[0xff; 7]), WrongInput::BrokenTexts { at: 0 });
+        let long = vec![b'a'; TEXT_BYTES_MAX + 1];
+        assert_eq!(broken(&data(&[&long])), WrongInput::LongTexts { max: TEXT_BYTES_MAX });
+        let once = vec![b'a'; TEXT_BYTES_MAX];
+        assert!(lexicon().numbers(&data(&[&once, &once, b"known"])).is_ok(), "it is kept once");
+    }
 }

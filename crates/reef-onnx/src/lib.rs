@@ -37,9 +37,9 @@ mod scope;
 mod skim;
 mod straight;
 mod tensors;
-mod texts;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 pub use decl::{Dim, TensorDecl};
 pub use error::ImportError;

@@ -29,7 +29,10 @@ use crate::{external, functions, names, plain, skim};
 const NESTING_MAX: usize = 30;
 
 /// Decodes and checks a model; what is not in the message is looked up in its files.
-pub(crate) fn decode(bytes: &[u8], origin: Option<&Origin>) -> Result<(pb::ModelProto, Numbered), ImportError> {
+pub(crate) fn decode(
+    bytes: &[u8],
+    origin: Option<&Origin>,
+) -> Result<(pb::ModelProto, Numbered), ImportError> {
     let mut model = pb::ModelProto::decode(bytes).map_err(|error| parse(&error.to_string()))?;
     let graph = model.graph.as_mut().ok_or_else(|| parse("it has no graph"))?;
     if graph.output.is_empty() {

@@ -98,7 +98,8 @@ fn find(graph: &GraphProto, names: &mut HashSet<String>) -> bool {
             }
         }
         for body in scope::bodies(node) {
-            let entering = node.input.iter().zip(&body.input).skip(if node.op_type == "Loop" { 2 } else { 0 });
+            let entering =
+                node.input.iter().zip(&body.input).skip(if node.op_type == "Loop" { 2 } else { 0 });
             for (given, info) in entering {
                 if names.contains(given) {
                     names.insert(info.name.clone());
@@ -143,10 +144,28 @@ fn moved(operator: &str, operands: usize) -> Vec<usize> {
         "Where" => &[1, 2],
         "ScatterElements" | "ScatterND" => &[0, 2],
         "SequenceInsert" => &[0, 1],
-        "Identity" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Transpose" | "Expand" | "Tile"
-        | "Slice" | "Split" | "Gather" | "GatherElements" | "GatherND" | "Compress" | "ReverseSequence"
-        | "ai.onnx.ml.ArrayFeatureExtractor" | "SplitToSequence" | "SequenceAt" | "SequenceErase"
-        | "ConcatFromSequence" | "Optional" | "OptionalGetElement" => &[0],
+        "Identity"
+        | "Reshape"
+        | "Flatten"
+        | "Squeeze"
+        | "Unsqueeze"
+        | "Transpose"
+        | "Expand"
+        | "Tile"
+        | "Slice"
+        | "Split"
+        | "Gather"
+        | "GatherElements"
+        | "GatherND"
+        | "Compress"
+        | "ReverseSequence"
+        | "ai.onnx.ml.ArrayFeatureExtractor"
+        | "SplitToSequence"
+        | "SequenceAt"
+        | "SequenceErase"
+        | "ConcatFromSequence"
+        | "Optional"
+        | "OptionalGetElement" => &[0],
         _ => &[],
     };
     at.iter().copied().filter(|&at| at < operands).collect()
@@ -160,7 +179,8 @@ impl Rewriter<'_> {
     fn graph(&mut self, graph: &mut GraphProto) -> Result<(), ImportError> {
         for info in graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info) {
             if declared(info)
-                && let Some(Value::TensorType(tensor)) = info.r#type.as_mut().and_then(|kind| kind.value.as_mut())
+                && let Some(Value::TensorType(tensor)) =
+                    info.r#type.as_mut().and_then(|kind| kind.value.as_mut())
             {
                 tensor.elem_type = DataType::Int64 as i32;
             }
@@ -184,9 +204,10 @@ impl Rewriter<'_> {
         if tensor.data_type != TEXT {
             return Ok(());
         }
-        let needed = tensor.dims.iter().try_fold(1usize, |product, &extent| {
-            product.checked_mul(usize::try_from(extent).ok()?)
-        });
+        let needed = tensor
+            .dims
+            .iter()
+            .try_fold(1usize, |product, &extent| product.checked_mul(usize::try_from(extent).ok()?));
         let texts = std::mem::take(&mut tensor.string_data);
         if needed != Some(texts.len()) {
             let (name, given, dims) = (&tensor.name, texts.len(), &tensor.dims);
@@ -244,7 +265,13 @@ impl Rewriter<'_> {
                 if given.contains(&true) { mixed() } else { Ok(()) }
             }
             "Shape" | "Size" | "SequenceLength" | "OptionalHasElement" if !made => Ok(()),
-            "Equal" if !made => if given.contains(&false) { mixed() } else { Ok(()) },
+            "Equal" if !made => {
+                if given.contains(&false) {
+                    mixed()
+                } else {
+                    Ok(())
+                }
+            }
             operator => {
                 let moved = moved(operator, node.input.len());
                 let adds = attribute(node, "reduction").is_some_and(|how| how.s != b"none");
@@ -261,7 +288,8 @@ impl Rewriter<'_> {
     fn take(&mut self, node: &mut NodeProto, name: &str) -> Option<Vec<i64>> {
         let at = node.attribute.iter().position(|given| given.name == name)?;
         let list = node.attribute.remove(at).strings;
-        Some(list.iter().map(|text| self.numbered.texts.number(text)).collect()).filter(|list: &Vec<i64>| !list.is_empty())
+        Some(list.iter().map(|text| self.numbered.texts.number(text)).collect())
+            .filter(|list: &Vec<i64>| !list.is_empty())
     }
 
     /// A list of texts as one of numbers under another name.
@@ -270,7 +298,15 @@ impl Rewriter<'_> {
         if attribute(node, to).is_some_and(|other| !other.ints.is_empty()) {
             return Err(format!("it has both `{from}` and `{to}`"));
         }
-        put(node, AttributeProto { name: to.into(), r#type: AttributeType::Ints as i32, ints, ..Default::default() });
+        put(
+            node,
+            AttributeProto {
+                name: to.into(),
+                r#type: AttributeType::Ints as i32,
+                ints,
+                ..Default::default()
+            },
+        );
         Ok(())
     }
 

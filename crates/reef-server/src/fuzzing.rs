@@ -136,8 +136,12 @@ fn hostile_ring(bytes: &[u8]) {
 
 /// A model with inputs and outputs of fixed and of open shapes is opened.
 fn open_model(wanted: OpenModel) {
-    let tensor =
-        |name: &str, dtype, dims: &[i64]| TensorInfo { name: name.into(), dtype, dims: dims.to_vec(), texts: false };
+    let tensor = |name: &str, dtype, dims: &[i64]| TensorInfo {
+        name: name.into(),
+        dtype,
+        dims: dims.to_vec(),
+        texts: false,
+    };
     let model = ModelInfo {
         key: ModelKey { name: "m".into(), version: "1".into() },
         state: ModelState::Ready,

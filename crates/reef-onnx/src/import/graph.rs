@@ -5,8 +5,8 @@
 use reef_base::AlignedBytes;
 use reef_base::limits::{FOLDED_ELEMENTS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
 use reef_graph::{
-    Binary, DType, Graph, HostOp, Node, Op, Quantization, Reduce, Shape, Tensor, Unary, ValueId, ValueKind, Vision,
-    reference,
+    Binary, DType, Graph, HostOp, Node, Op, Quantization, Reduce, Shape, Tensor, Unary, ValueId, ValueKind,
+    Vision, reference,
 };
 use reef_plan::HostKernel;
 use std::cell::OnceCell;

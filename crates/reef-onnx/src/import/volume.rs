@@ -8,12 +8,7 @@ use super::sides::{Side, sides};
 use super::{Builder, Reject};
 
 /// `x` of three spatial axes in windows of these extents.
-pub(super) fn pool(
-    b: &mut Builder,
-    node: &Node,
-    x: ValueId,
-    kernel: &[usize],
-) -> Result<ValueId, Reject> {
+pub(super) fn pool(b: &mut Builder, node: &Node, x: ValueId, kernel: &[usize]) -> Result<ValueId, Reject> {
     let name = node.name();
     let mut dims = b.shape(x).to_vec();
     let mut sides = sides(node, kernel, &dims[2..])?;

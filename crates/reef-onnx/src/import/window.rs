@@ -177,9 +177,7 @@ pub(super) fn pool(b: &mut Builder, node: &Node, x: ValueId) -> Result<ValueId, 
     let window = Window::new(node, &kernel, &shape[2..])?;
     let (x, back) = match b.dtype(x) {
         // The largest of some of these is one of them.
-        dtype @ (DType::U8 | DType::I8) if largest => {
-            (b.cast(name, x, DType::F32)?, dtype)
-        }
+        dtype @ (DType::U8 | DType::I8) if largest => (b.cast(name, x, DType::F32)?, dtype),
         _ => b.computable(name, x)?,
     };
     let mut x = enter(b, node, x)?;

@@ -393,7 +393,8 @@ fn support_vectors_vote() {
         let mut attributes = machine(kernel);
         attributes.push(("classlabels_ints", Attr::Ints(&[5, 7, 9])));
         let made = outputs("SVMClassifier", &attributes, 2, &x);
-        let rows: Vec<Vec<f32>> = x.values::<f32>().chunks_exact(2).map(|row| pair_scores(kernel, row)).collect();
+        let rows: Vec<Vec<f32>> =
+            x.values::<f32>().chunks_exact(2).map(|row| pair_scores(kernel, row)).collect();
         let label = |scores: &Vec<f32>| {
             let mut votes = [0; 3];
             for (score, (first, second)) in scores.iter().zip([(0, 1), (0, 2), (1, 2)]) {

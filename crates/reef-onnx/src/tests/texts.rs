@@ -62,7 +62,8 @@ fn texts_are_encoded_and_decoded() {
     let decoded = classical(&mut network, "LabelEncoder", "i", &values);
     let other = [values[0], values[1], ("default_string", Attr::Text("none"))];
     let other = classical(&mut network, "LabelEncoder", "i", &other);
-    let hot = classical(&mut network, "OneHotEncoder", "x", &[("cats_strings", Attr::Texts(&["dog", "cat"]))]);
+    let hot =
+        classical(&mut network, "OneHotEncoder", "x", &[("cats_strings", Attr::Texts(&["dog", "cat"]))]);
     network.output(&encoded, DataType::Int64, &["n", "2"]);
     network.output(&decoded, DataType::String, &["n", "2"]);
     network.output(&other, DataType::String, &["n", "2"]);

@@ -51,12 +51,7 @@ pub(crate) fn texts(contents: &InferTensorContents, count: usize) -> Result<Byte
 }
 
 /// Whether there are `count` elements in the list that those of a datatype are in, and no others.
-fn check(
-    contents: &InferTensorContents,
-    datatype: &str,
-    list: &str,
-    count: usize,
-) -> Result<(), String> {
+fn check(contents: &InferTensorContents, datatype: &str, list: &str, count: usize) -> Result<(), String> {
     let other = lens(contents).into_iter().find(|&(name, len)| len > 0 && name != list);
     if let Some((other, _)) = other {
         return Err(format!("elements of {datatype} are in {list}, the request has {other}"));

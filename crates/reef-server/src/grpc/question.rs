@@ -88,10 +88,8 @@ fn input(tensor: InferInputTensor, source: Source) -> Result<Input, Problem> {
         (Source::Shared(shared), None) => Data::Shared(shared),
         (Source::Raw(raw), None) => Data::Here(raw),
         (Source::Contents, Some(typed)) => {
-            let bytes = dtype.map_or_else(
-                || contents::texts(typed, count),
-                |dtype| contents::bytes(typed, dtype, count),
-            );
+            let bytes = dtype
+                .map_or_else(|| contents::texts(typed, count), |dtype| contents::bytes(typed, dtype, count));
             Data::Here(bytes.map_err(place)?)
         }
         (Source::Contents, None) if count == 0 => Data::Here(Bytes::new()),

@@ -57,10 +57,9 @@ impl OpenedModel {
         let output_bytes: Vec<usize> = outputs.iter().map(|(_, bytes)| *bytes).collect();
         let layout = SlotLayout::new(&input_bytes, &output_bytes)
             .ok_or_else(|| Problem::invalid("the tensors are larger than any memory"))?;
-        let opened = outputs.iter().map(|(info, _)| OpenedOutput {
-            name: info.name.clone(),
-            datatype: info.datatype().into(),
-        });
+        let opened = outputs
+            .iter()
+            .map(|(info, _)| OpenedOutput { name: info.name.clone(), datatype: info.datatype().into() });
         let opened = opened.collect();
         let outputs = outputs.iter().map(|(info, _)| Output { name: info.name.clone(), dtype: info.dtype });
         let model = OpenedModel {

@@ -120,7 +120,15 @@ fn voted(b: &mut Builder, name: &str, sums: ValueId, labels: &[i64]) -> Result<V
     // A vote is one for the first of two classes rather than the second, for which all are at first.
     let (mut moves, mut base) = (vec![], vec![0.0; classes]);
     for (first, second) in each_pair(classes) {
-        let at = |class: usize| if class == first { 1.0 } else if class == second { -1.0 } else { 0.0 };
+        let at = |class: usize| {
+            if class == first {
+                1.0
+            } else if class == second {
+                -1.0
+            } else {
+                0.0
+            }
+        };
         moves.extend((0..classes).map(at));
         base[second] += 1.0f32;
     }
