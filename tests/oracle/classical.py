@@ -87,9 +87,9 @@ def of_tables():
     """Name, what writes the model, and its inputs."""
     from skl2onnx import to_onnx
 
-    def write(estimator, target, options):
-        fitted = estimator.fit(TABLE, target)
-        return to_onnx(fitted, TABLE[:1], target_opset=OPSET, options=options and {id(fitted): options})
+    def write(estimator, target, options, table=TABLE):
+        fitted = estimator.fit(table, target)
+        return to_onnx(fitted, table[:1], target_opset=OPSET, options=options and {id(fitted): options})
 
     rows = [{"X": TABLE[:7]}, {"X": TABLE[:1]}, {"X": EXTREME}]
     for name, estimator in classifiers():
@@ -101,6 +101,11 @@ def of_tables():
     for name, estimator in others():
         cases = rows if name != "imputed" else [{"X": TABLE[:7]}, {"X": GAPS}]
         yield name, lambda e=estimator: write(e, NUMBERS, None), cases
+    double = TABLE.astype("f8")
+    wide = [{"X": double[:7] * (1 + 1e-9)}, {"X": double[:1]}, {"X": EXTREME.astype("f8")}]
+    for name in ("forest", "logistic", "gaussian", "neighbors", "network"):
+        estimator = dict(classifiers())[name]
+        yield f"{name}.double", lambda e=estimator: write(e, CLASSES, {"zipmap": False}, double), wide
     logistic = dict(classifiers())["logistic"]
     for name, target in (("integers", CLASSES), ("texts", WORDS)):
         yield f"maps.{name}", lambda t=target: write(logistic, t, {"zipmap": True}), rows

@@ -24,6 +24,10 @@ use crate::register::{self, attributes};
 use crate::texts::{self, Numbered};
 use crate::{external, functions, names, plain, skim};
 
+/// What is said of inputs and outputs whose type is another one than a tensor's.
+const NO_TENSOR: &str =
+    "it is no tensor, but a sequence, a map or optional: only tensors are given and taken";
+
 /// Graphs within graphs (bodies of `If`, `Loop`, `Scan`) that are followed. The decoder of the message has a
 /// bound, too: a little more than this.
 const NESTING_MAX: usize = 30;
@@ -85,8 +89,11 @@ pub(crate) fn program_outputs(graph: &pb::GraphProto) -> Result<Vec<TensorDecl>,
             DataType::try_from(tensor.elem_type).ok().and_then(dtype_of)
         });
         let name = output.name.clone();
-        let reason =
-            || ImportError::Parse { reason: format!("output {name}: its element type is not known") };
+        let why = match output.r#type {
+            Some(_) if value.is_none() => NO_TENSOR,
+            _ => "its element type is not known",
+        };
+        let reason = || ImportError::Parse { reason: format!("output {name}: {why}") };
         let dims = vec![Dim::Symbol(format!("{}.0", output.name))];
         Ok(TensorDecl { dtype: dtype.ok_or_else(reason)?, name: output.name.clone(), dims, texts: false })
     };
@@ -104,7 +111,8 @@ fn required(info: &pb::ValueInfoProto) -> Result<TensorDecl, ImportError> {
 
 /// What a graph declares of a value.
 pub(crate) fn decl(info: &pb::ValueInfoProto) -> Result<TensorDecl, String> {
-    let value = info.r#type.as_ref().and_then(|kind| kind.value.as_ref()).ok_or("it has no type")?;
+    let kind = info.r#type.as_ref().ok_or("it has no type")?;
+    let value = kind.value.as_ref().ok_or(NO_TENSOR)?;
     let pb::type_proto::Value::TensorType(tensor) = value;
     let dtype = DataType::try_from(tensor.elem_type)
         .ok()

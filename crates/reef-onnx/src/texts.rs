@@ -257,8 +257,8 @@ impl Rewriter<'_> {
                     let text = self.is_text(output);
                     results(node, slot).all(|name| self.is_text(name) == text)
                 };
-                let outputs = node.output.iter().enumerate().filter(|(_, name)| !name.is_empty());
-                if outputs.map(agree).all(|agree| agree) { Ok(()) } else { mixed() }
+                let mut outputs = node.output.iter().enumerate().filter(|(_, name)| !name.is_empty());
+                if outputs.all(agree) { Ok(()) } else { mixed() }
             }
             "Constant" | "ConstantOfShape" => Ok(()),
             operator if operator.starts_with(CLASSICAL) && operator.ends_with("Classifier") => {
