@@ -150,7 +150,7 @@ fn texts_are_not_computed_with() {
     let mixed = "texts and numbers are mixed";
     let int = DataType::Int64;
     case(&|n| n.node("Cast", &["x"], &[("to", Attr::Int(1))]), DataType::Float, computed);
-    case(&|n| n.node("Cast", &["i"], &[("to", Attr::Int(8))]), DataType::String, computed);
+    case(&|n| n.node("Cast", &["i"], &[("to", Attr::Int(8))]), DataType::String, "attribute `to` is `8`");
     case(&|n| n.node("Add", &["x", "i"], &[]), int, computed);
     case(&|n| n.node("Add", &["i", "i"], &[]), DataType::String, computed);
     case(&|n| n.node("Less", &["x", "x"], &[]), DataType::Bool, computed);
