@@ -117,7 +117,10 @@ def id_limits(path):
 
 
 def held(array):
-    """An array as reef takes and gives it."""
+    """An array as reef takes and gives it: texts as NumPy's own."""
+    if array.dtype.kind in "OSU":
+        texts = [text.decode() if isinstance(text, bytes) else str(text) for text in array.reshape(-1)]
+        return np.array(texts, "U").reshape(array.shape)
     by = NARROW.get(array.dtype.name)
     return array if not by else array.view("u1") if by == "code" else array.astype(by)
 

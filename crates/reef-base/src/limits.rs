@@ -38,6 +38,9 @@ pub const TENSOR_RANK_MAX: usize = 8;
 /// Elements of one tensor; keeps index arithmetic in 32 bits where it matters.
 pub const TENSOR_ELEMENTS_MAX: usize = 1 << 31;
 
+/// Bytes of texts in an input of a request that its model does not have itself: they are kept until it ends.
+pub const TEXT_BYTES_MAX: usize = 16 << 20;
+
 /// Elements of a constant that a model makes of smaller constants.
 pub const FOLDED_ELEMENTS_MAX: usize = 1 << 28;
 

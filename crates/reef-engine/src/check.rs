@@ -2,12 +2,12 @@
 //! the model's settings. Pure; every error names what was expected and what came.
 
 use reef_base::{Class, Level, Nanos, limits};
-use reef_graph::Shape;
+use reef_graph::{DType, Shape};
 
 use crate::error::{InferError, WrongInput};
 use crate::model::TensorInfo;
 use crate::pool::Model;
-use crate::request::{ClassRequest, InferRequest, InputTensor, Urgency};
+use crate::request::{ClassRequest, InferRequest, InputTensor, TextTensor, Urgency};
 
 /// The scheduling wishes of a request or session.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,8 +46,12 @@ pub(crate) struct Checked<'a> {
     pub(crate) wanted: Option<Vec<usize>>,
 }
 
-/// A request against its model.
-pub(crate) fn request<'a>(model: &Model, request: &InferRequest<'a>) -> Result<Checked<'a>, InferError> {
+/// A request against its model; `numbers` are those of its texts.
+pub(crate) fn request<'a>(
+    model: &Model,
+    request: &'a InferRequest<'_>,
+    numbers: &'a [Vec<u8>],
+) -> Result<Checked<'a>, InferError> {
     let wishes = Wishes {
         class: request.class,
         priority: request.priority,
@@ -55,12 +59,39 @@ pub(crate) fn request<'a>(model: &Model, request: &InferRequest<'a>) -> Result<C
         deadline: request.deadline,
     };
     let terms = terms(model, wishes)?;
-    let order = match_inputs(&model.inputs, &request.inputs)?;
+    let given = given(request, numbers);
+    let order = match_inputs(&model.inputs, &given)?;
     let wanted = match_outputs(&model.outputs, request.outputs.as_deref())?;
-    let shapes: Vec<Shape> = order.iter().map(|&index| request.inputs[index].shape.clone()).collect();
+    let shapes: Vec<Shape> = order.iter().map(|&index| given[index].shape.clone()).collect();
     check_rows(model, &shapes)?;
-    let data = order.iter().map(|&index| request.inputs[index].data).collect();
+    let data = order.iter().map(|&index| given[index].data).collect();
     Ok(Checked { terms, shapes, data, wanted })
+}
+
+/// An input of a request.
+struct Given<'a> {
+    name: &'a str,
+    /// `None` for texts, whose numbers the data are.
+    dtype: Option<DType>,
+    shape: &'a Shape,
+    data: &'a [u8],
+}
+
+fn given<'a>(request: &'a InferRequest<'_>, numbers: &'a [Vec<u8>]) -> Vec<Given<'a>> {
+    let InferRequest { inputs, texts, .. } = request;
+    let inputs = inputs.iter().map(|InputTensor { name, dtype, shape, data }| Given {
+        name,
+        dtype: Some(*dtype),
+        shape,
+        data,
+    });
+    let texts = texts.iter().zip(numbers).map(|(TextTensor { name, shape, .. }, data)| Given {
+        name,
+        dtype: None,
+        shape,
+        data,
+    });
+    inputs.chain(texts).collect()
 }
 
 /// Whether inputs have no more rows than the model's settings allow.
@@ -117,7 +148,7 @@ fn describe(class: Class) -> String {
 }
 
 /// For every input of the model in its order, the index of the request's tensor.
-fn match_inputs(declared: &[TensorInfo], given: &[InputTensor<'_>]) -> Result<Vec<usize>, InferError> {
+fn match_inputs(declared: &[TensorInfo], given: &[Given<'_>]) -> Result<Vec<usize>, InferError> {
     let wrong = |name: &str, problem| InferError::WrongInput { name: name.to_string(), problem };
     for (index, tensor) in given.iter().enumerate() {
         if declared.iter().all(|info| info.name != tensor.name) {
@@ -159,16 +190,21 @@ pub(crate) fn check_shape(info: &TensorInfo, shape: &Shape) -> Result<(), WrongI
     Err(WrongInput::Shape { expected: format!("[{}]", dims.join(",")), got: shape.clone() })
 }
 
-fn check_input(info: &TensorInfo, tensor: &InputTensor<'_>) -> Result<(), WrongInput> {
-    if info.dtype != tensor.dtype {
-        return Err(WrongInput::DType { expected: info.dtype, got: tensor.dtype });
+fn check_input(info: &TensorInfo, tensor: &Given<'_>) -> Result<(), WrongInput> {
+    let expected = info.dtype;
+    match tensor.dtype {
+        Some(got) if info.texts => return Err(WrongInput::NeedsTexts { got }),
+        Some(got) if got != expected => return Err(WrongInput::DType { expected, got }),
+        None if !info.texts => return Err(WrongInput::TakesNoTexts { expected }),
+        _ => {}
     }
-    check_shape(info, &tensor.shape)?;
-    let expected = tensor.shape.elements() * tensor.dtype.bytes();
-    if tensor.data.len() != expected {
-        return Err(WrongInput::Bytes { expected, got: tensor.data.len() });
+    check_shape(info, tensor.shape)?;
+    let (elements, got) = (tensor.shape.elements(), tensor.data.len());
+    match got == elements * expected.bytes() {
+        true => Ok(()),
+        false if info.texts => Err(WrongInput::Texts { expected: elements, got: got / expected.bytes() }),
+        false => Err(WrongInput::Bytes { expected: elements * expected.bytes(), got }),
     }
-    Ok(())
 }
 
 fn names(declared: &[TensorInfo]) -> String {

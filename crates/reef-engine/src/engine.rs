@@ -31,6 +31,7 @@ use crate::shared::Shared;
 use crate::snapshot;
 use crate::source::{OnePlan, PlanSource, open_onnx};
 use crate::stats::{EngineStats, ModelDistributions};
+use crate::texts::{self, Lexicon};
 use crate::threads::Threads;
 use crate::ticket::{Promise, Ticket};
 use crate::trace::{Timeline, TraceError, TraceOptions, TraceSummary};
@@ -245,7 +246,11 @@ impl Engine {
             return Err(InferError::ShuttingDown);
         }
         let group = shared.registry.enter(request.model, request.version)?;
-        let checked = check::request(group.model(), request)?;
+        let model = group.model();
+        let mut lexicon = Lexicon::of(model.texts(), &model.inputs, &model.outputs);
+        let given = request.texts.iter().map(|tensor| (tensor.name, tensor.data));
+        let numbers = texts::numbers(lexicon.as_mut(), given)?;
+        let checked = check::request(group.model(), request, &numbers)?;
         let urgency = checked.terms.urgency(arrival);
         if let Some(fault) = shared.verdict.fault() {
             shared.count_refusal(group.model(), &urgency, &fault);
@@ -264,7 +269,8 @@ impl Engine {
         let helping = self.submit_routed(&group, &beginning)?;
         let (shared, id, model) = (shared.clone(), request.id.clone(), group.key.clone());
         let (class, wanted) = (urgency.class, checked.wanted);
-        Ok((InferFuture { shared, ticket, model, class, id, wanted, ended: false }, helping))
+        let lexicon = lexicon.filter(Lexicon::speaks);
+        Ok((InferFuture { shared, ticket, model, class, id, wanted, lexicon, ended: false }, helping))
     }
 
     /// Buffers and settings for repeated inference without allocation. Compiles the plan if there is none

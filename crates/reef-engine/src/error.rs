@@ -122,6 +122,38 @@ pub enum WrongInput {
         /// The request's.
         got: DType,
     },
+    /// Numbers where the model takes texts.
+    #[error("expected texts (BYTES), got {got}")]
+    NeedsTexts {
+        /// The request's.
+        got: DType,
+    },
+    /// Texts where the model takes numbers.
+    #[error("expected {expected}, got texts (BYTES)")]
+    TakesNoTexts {
+        /// The model's.
+        expected: DType,
+    },
+    /// Data that are not texts, each after its length.
+    #[error("byte {at} of its data does not begin a text: 4 bytes say its length, and so many follow")]
+    BrokenTexts {
+        /// Where.
+        at: usize,
+    },
+    /// Another number of texts than its shape has.
+    #[error("its shape needs {expected} texts, got {got}")]
+    Texts {
+        /// What the shape needs.
+        expected: usize,
+        /// What was given.
+        got: usize,
+    },
+    /// Too many bytes of texts.
+    #[error("texts that the model does not have itself have at most {max} bytes")]
+    LongTexts {
+        /// How many they may have.
+        max: usize,
+    },
     /// A shape that the model does not take; -1 stands for any extent.
     #[error("expected shape {expected}, got {got}")]
     Shape {

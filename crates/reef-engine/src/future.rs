@@ -13,6 +13,7 @@ use crate::fault::contain;
 use crate::help::Helping;
 use crate::request::InferResponse;
 use crate::shared::Shared;
+use crate::texts::Lexicon;
 use crate::ticket::{Finished, Ticket};
 
 /// A request in the engine. Await it on any runtime or block in [`InferFuture::wait`]; dropping it cancels
@@ -29,6 +30,7 @@ pub struct InferFuture {
     pub(crate) id: Option<String>,
     /// Indices of the outputs wanted; `None` for all.
     pub(crate) wanted: Option<Vec<usize>>,
+    pub(crate) lexicon: Option<Lexicon>,
     /// Whether the end was taken.
     pub(crate) ended: bool,
 }
@@ -66,6 +68,7 @@ impl InferFuture {
             counters: record.counters,
             buffers: finished.buffers.expect("a request that was run has its buffers"),
             wanted: self.wanted.take(),
+            lexicon: self.lexicon.take(),
         })
     }
 }

@@ -117,6 +117,7 @@ mod snapshot;
 pub mod source;
 mod split;
 pub mod stats;
+mod texts;
 mod threads;
 mod ticket;
 mod time;
@@ -137,7 +138,9 @@ pub use reef_device::{Capabilities, Device, DeviceCounters, DeviceError, MemoryU
 pub use reef_graph::{DType, Shape};
 pub use reef_plan::{FaultKind, HostFault, IoSpec, Plan};
 pub use reef_program::{Given, HandOver, Part, Passed, ProgramError, Row, Segment, SegmentKey, Source, Take};
-pub use request::{ClassRequest, InferRequest, InferResponse, InputTensor, OutputTensor, Timings};
+pub use request::{
+    ClassRequest, InferRequest, InferResponse, InputTensor, OutputTensor, TextTensor, Timings,
+};
 pub use session::{RunInfo, Session, SessionOptions};
 pub use source::PlanSource;
 pub use stats::{

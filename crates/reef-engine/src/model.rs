@@ -175,9 +175,16 @@ pub struct TensorInfo {
     pub dtype: DType,
     /// Extents, -1 for a symbolic one.
     pub dims: Vec<i64>,
+    /// Whether it is made of texts: the element type is that of their numbers, then.
+    pub texts: bool,
 }
 
 impl TensorInfo {
+    /// The element type in the Open Inference Protocol: `BYTES` for texts.
+    pub fn datatype(&self) -> &'static str {
+        if self.texts { "BYTES" } else { self.dtype.protocol_name() }
+    }
+
     /// Whether `shape` agrees with the declared extents.
     pub fn takes(&self, shape: &Shape) -> bool {
         let same = |(&dim, &extent): (&i64, &usize)| dim < 0 || dim as usize == extent;

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use reef_base::{AlignedBytes, Class, ModelKey, Nanos, limits};
 use reef_device::Device;
-use reef_graph::{Shape, Tensor};
+use reef_graph::{Shape, Tensor, Texts};
 use reef_plan::{Cutter, Plan, Target};
 use reef_program::{Given, HandOver, SegmentKey};
 use reef_sched::{ModelId, ModelOptions};
@@ -301,6 +301,11 @@ impl Model {
 
     pub(crate) fn set_families(&self, families: Vec<Family>) {
         assert!(self.families.set(families.into()).is_ok(), "a model is loaded once");
+    }
+
+    /// Its texts by their numbers, if it has any.
+    pub(crate) fn texts(&self) -> Option<Arc<Texts>> {
+        self.source.texts().cloned()
     }
 
     /// What its source says of its rows.

@@ -8,6 +8,7 @@ use reef_device::TaskCounters;
 use reef_graph::{DType, Shape};
 
 use crate::plans::Buffers;
+use crate::texts::Lexicon;
 
 /// One input of a request.
 #[derive(Clone, Debug)]
@@ -19,6 +20,17 @@ pub struct InputTensor<'a> {
     /// Concrete shape.
     pub shape: Shape,
     /// Dense row-major little-endian bytes, of any alignment.
+    pub data: &'a [u8],
+}
+
+/// One input of a request that is made of texts.
+#[derive(Clone, Debug)]
+pub struct TextTensor<'a> {
+    /// Name as the model declares it.
+    pub name: &'a str,
+    /// Concrete shape.
+    pub shape: Shape,
+    /// The texts in row-major order, each after its length in bytes, which takes four, little endian.
     pub data: &'a [u8],
 }
 
@@ -40,8 +52,10 @@ pub struct InferRequest<'a> {
     pub version: Option<&'a str>,
     /// Echoed in the response.
     pub id: Option<String>,
-    /// Every input of the model once, in any order.
+    /// Every input of the model once, in any order; but for those of texts.
     pub inputs: Vec<InputTensor<'a>>,
+    /// Every input of the model that is of texts once, in any order.
+    pub texts: Vec<TextTensor<'a>>,
     /// Names of the outputs wanted, in the order wanted; `None` for all.
     pub outputs: Option<Vec<&'a str>>,
     /// Class; `None` for the model's.
@@ -67,6 +81,7 @@ impl<'a> InferRequest<'a> {
             version: None,
             id: None,
             inputs,
+            texts: Vec::new(),
             outputs: None,
             class: None,
             priority: 0,
@@ -142,6 +157,8 @@ pub struct InferResponse {
     pub(crate) buffers: Buffers,
     /// Indices of the outputs wanted; `None` for all.
     pub(crate) wanted: Option<Vec<usize>>,
+    /// What numbers stand for; `None` if the model has no texts.
+    pub(crate) lexicon: Option<Lexicon>,
 }
 
 impl InferResponse {
@@ -150,7 +167,14 @@ impl InferResponse {
         self.wanted.as_ref().map_or(self.buffers.pool.outputs.len(), Vec::len)
     }
 
-    /// Output `index` in the order asked for; panics when there is none.
+    /// The texts of output `index` in the order asked for, row-major; `None` if it is of numbers.
+    pub fn texts_at(&self, index: usize) -> Option<impl Iterator<Item = &[u8]>> {
+        let index = self.wanted.as_ref().map_or(index, |wanted| wanted[index]);
+        self.lexicon.as_ref()?.texts(index, self.buffers.io.outputs[index].as_slice())
+    }
+
+    /// Output `index` in the order asked for; panics when there is none. Of texts it gives their numbers:
+    /// [`InferResponse::texts_at`] has what they stand for.
     pub fn output_at(&self, index: usize) -> OutputTensor<'_> {
         let index = self.wanted.as_ref().map_or(index, |wanted| wanted[index]);
         let spec = &self.buffers.pool.outputs[index];

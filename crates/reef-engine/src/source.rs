@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use reef_base::ModelKey;
 use reef_compile::CompileOptions;
-use reef_graph::Shape;
+use reef_graph::{Shape, Texts};
 use reef_onnx::{Dim, ImportError, OnnxModel, Rest, Step, TensorDecl};
 use reef_plan::{Cutter, IoSpec, ModelWeights, Plan};
 use reef_program::{Given, Part, Passed, Row, Segment, SegmentKey, Source, Take};
@@ -21,6 +21,11 @@ pub trait PlanSource: Send + Sync + fmt::Debug {
 
     /// The model's outputs, -1 for symbolic extents.
     fn outputs(&self) -> &[TensorInfo];
+
+    /// The model's texts, by the numbers that stand for them in its tensors; `None` if it knows numbers alone.
+    fn texts(&self) -> Option<&Arc<Texts>> {
+        None
+    }
 
     /// A plan for these concrete shapes, one per input in order, for the device with this cutter. The error
     /// says why the model does not take them, for people: it is what a client is told.
@@ -77,6 +82,7 @@ impl OnePlan {
             name: spec.name.clone(),
             dtype: spec.dtype,
             dims: spec.shape.iter().map(|&extent| extent as i64).collect(),
+            texts: false,
         };
         let inputs = plan.inputs().iter().map(info).collect();
         let outputs = plan.outputs().iter().map(info).collect();
@@ -125,6 +131,10 @@ impl PlanSource for OnnxSource {
             (plan, None) => Ok(plan),
             (_, Some(_)) => Err("the model is a program of several segments".into()),
         }
+    }
+
+    fn texts(&self) -> Option<&Arc<Texts>> {
+        Some(self.model.texts())
     }
 
     fn rows(&self, shapes: &[Vec<Shape>]) -> Result<(), String> {
@@ -214,7 +224,8 @@ fn tensor_info(decl: &TensorDecl) -> TensorInfo {
         Dim::Fixed(extent) => i64::try_from(*extent).unwrap_or(i64::MAX),
         Dim::Symbol(_) => -1,
     };
-    TensorInfo { name: decl.name.clone(), dtype: decl.dtype, dims: decl.dims.iter().map(extent).collect() }
+    let dims = decl.dims.iter().map(extent).collect();
+    TensorInfo { name: decl.name.clone(), dtype: decl.dtype, dims, texts: decl.texts }
 }
 
 fn load_error(key: &ModelKey, source: &ModelSource, error: ImportError) -> LoadError {

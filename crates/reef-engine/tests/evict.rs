@@ -25,7 +25,9 @@ struct Heavy {
 
 impl Heavy {
     fn new() -> Arc<Heavy> {
-        let info = |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1] }];
+        let info = |name: &str| {
+            vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1], texts: false }]
+        };
         Arc::new(Heavy { io: [info("x"), info("y")], made: AtomicUsize::new(0) })
     }
 

@@ -24,7 +24,9 @@ struct Generation {
 
 impl Generation {
     fn new(number: u64, stages: usize) -> Arc<Generation> {
-        let info = |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![64] }];
+        let info = |name: &str| {
+            vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![64], texts: false }]
+        };
         Arc::new(Generation { inputs: info("x"), outputs: info("y"), number, stages })
     }
 }

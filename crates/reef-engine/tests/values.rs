@@ -21,8 +21,12 @@ struct Chosen {
 
 impl Chosen {
     fn new() -> Arc<Chosen> {
-        let info =
-            |name: &str, dtype, dims: &[i64]| TensorInfo { name: name.into(), dtype, dims: dims.to_vec() };
+        let info = |name: &str, dtype, dims: &[i64]| TensorInfo {
+            name: name.into(),
+            dtype,
+            dims: dims.to_vec(),
+            texts: false,
+        };
         let inputs = vec![
             info("x", DType::U8, &[-1]),
             info("n", DType::I64, &[]),

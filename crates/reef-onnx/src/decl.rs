@@ -20,4 +20,6 @@ pub struct TensorDecl {
     pub dtype: DType,
     /// Extent of every axis, outermost first.
     pub dims: Vec<Dim>,
+    /// Whether elements stand for texts: they are numbers of the model's, then, or higher ones for others.
+    pub texts: bool,
 }

@@ -12,6 +12,7 @@
 
 mod build;
 mod consts;
+mod coupling;
 mod decl;
 mod dry;
 mod error;
@@ -38,6 +39,7 @@ mod straight;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 pub use decl::{Dim, TensorDecl};
 pub use error::ImportError;

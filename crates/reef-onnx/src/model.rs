@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use reef_base::limits::{MODEL_BYTES_MAX, TENSOR_ELEMENTS_MAX};
 use reef_base::panics;
-use reef_graph::{DType, Shape};
+use reef_graph::{DType, Shape, Texts};
+use tract_onnx::pb::ModelProto;
 
 use crate::decl::{Dim, TensorDecl};
 use crate::error::ImportError;
@@ -39,6 +40,7 @@ pub struct OnnxModel {
     outputs: Vec<TensorDecl>,
     content: Content,
     origin: Option<Arc<Origin>>,
+    texts: Arc<Texts>,
 }
 
 #[derive(Debug)]
@@ -107,6 +109,11 @@ impl OnnxModel {
     /// The outputs, in the model's order.
     pub fn outputs(&self) -> &[TensorDecl] {
         &self.outputs
+    }
+
+    /// Its texts, by their numbers.
+    pub fn texts(&self) -> &Arc<Texts> {
+        &self.texts
     }
 
     /// The model for these input shapes, if it is one plan; every input is named once.
@@ -228,7 +235,16 @@ impl OnnxModel {
     }
 
     fn parse_bytes(bytes: &[u8], origin: Option<Arc<Origin>>) -> Result<OnnxModel, ImportError> {
-        let message = proto::decode(bytes, origin.as_deref())?;
+        let (message, numbered) = proto::decode(bytes, origin.as_deref())?;
+        let mut model = OnnxModel::of_message(message, origin)?;
+        for decl in model.inputs.iter_mut().chain(&mut model.outputs) {
+            decl.texts = numbered.is_text(&decl.name);
+        }
+        model.texts = Arc::new(numbered.texts);
+        Ok(model)
+    }
+
+    fn of_message(message: ModelProto, origin: Option<Arc<Origin>>) -> Result<OnnxModel, ImportError> {
         let graph = message.graph.as_ref().expect("decoding checks that there is a graph");
         let inputs = proto::inputs(graph)?;
         let names: HashSet<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
@@ -238,12 +254,13 @@ impl OnnxModel {
         if flow::is_program(graph, &inputs) {
             let outputs = proto::program_outputs(graph)?;
             let content = Content::Program(Box::new(Flow::new(message, &inputs, origin.as_ref())?));
-            return Ok(OnnxModel { inputs, outputs, content, origin });
+            return Ok(OnnxModel { inputs, outputs, content, origin, texts: Arc::default() });
         }
         let declared = proto::outputs(graph);
         let straight = Straight::parse(message, &inputs, origin.as_ref())?;
         let outputs = straight.complete(&inputs, declared)?;
-        Ok(OnnxModel { inputs, outputs, content: Content::Straight(Box::new(straight)), origin })
+        let content = Content::Straight(Box::new(straight));
+        Ok(OnnxModel { inputs, outputs, content, origin, texts: Arc::default() })
     }
 
     /// The shape of every input in the model's order, checked against the declarations.

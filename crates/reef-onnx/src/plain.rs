@@ -12,6 +12,9 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, TensorProto};
 
+/// What the names of outputs begin with that a file left without one.
+pub(crate) const UNREAD: &str = "reef.unread";
+
 /// Rewrites a graph of an operator set, and those within it.
 pub(crate) fn plain(graph: &mut GraphProto, operator_set: i64) {
     let mut names = Names::of(graph);
@@ -21,10 +24,10 @@ pub(crate) fn plain(graph: &mut GraphProto, operator_set: i64) {
             listed.truncate(listed.iter().rposition(|name| !name.is_empty()).map_or(0, |last| last + 1));
         }
         for output in node.output.iter_mut().filter(|output| output.is_empty()) {
-            *output = names.fresh("unread");
+            *output = names.fresh(UNREAD);
         }
         match node.op_type.as_str() {
-            "AveragePool" | "MaxPool" | "LpPool" => drop_pads(node),
+            operator if operator.ends_with("Pool") => drop_pads(node),
             "Slice" if operator_set < 10 => slice_axes(node),
             "TopK" if operator_set < 10 => initializer.extend(top_count(node, &mut names)),
             _ => {}

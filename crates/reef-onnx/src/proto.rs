@@ -21,14 +21,22 @@ use crate::names::STANDARD;
 use crate::narrow::{self, Narrow};
 use crate::origin::{Origin, Place};
 use crate::register::{self, attributes};
+use crate::texts::{self, Numbered};
 use crate::{external, functions, names, plain, skim};
+
+/// What is said of inputs and outputs whose type is another one than a tensor's.
+const NO_TENSOR: &str =
+    "it is no tensor, but a sequence, a map or optional: only tensors are given and taken";
 
 /// Graphs within graphs (bodies of `If`, `Loop`, `Scan`) that are followed. The decoder of the message has a
 /// bound, too: a little more than this.
 const NESTING_MAX: usize = 30;
 
 /// Decodes and checks a model; what is not in the message is looked up in its files.
-pub(crate) fn decode(bytes: &[u8], origin: Option<&Origin>) -> Result<pb::ModelProto, ImportError> {
+pub(crate) fn decode(
+    bytes: &[u8],
+    origin: Option<&Origin>,
+) -> Result<(pb::ModelProto, Numbered), ImportError> {
     let mut model = pb::ModelProto::decode(bytes).map_err(|error| parse(&error.to_string()))?;
     let graph = model.graph.as_mut().ok_or_else(|| parse("it has no graph"))?;
     if graph.output.is_empty() {
@@ -50,11 +58,11 @@ pub(crate) fn decode(bytes: &[u8], origin: Option<&Origin>) -> Result<pb::ModelP
     let classical_set = model.opset_import.iter().find(classical).map_or(0, |import| import.version);
     let operators = Operators { operator_set, classical_set };
     operators.check_graph(graph)?;
-    if let Some(graph) = &mut model.graph {
-        narrow::rewrite(graph)?;
-        plain::plain(graph, operator_set);
-    }
-    Ok(model)
+    let graph = model.graph.as_mut().expect("it has a graph");
+    let texts = texts::rewrite(graph)?;
+    narrow::rewrite(graph)?;
+    plain::plain(graph, operator_set);
+    Ok((model, texts))
 }
 
 /// The inputs that a caller gives: those that no initializer provides.
@@ -81,10 +89,13 @@ pub(crate) fn program_outputs(graph: &pb::GraphProto) -> Result<Vec<TensorDecl>,
             DataType::try_from(tensor.elem_type).ok().and_then(dtype_of)
         });
         let name = output.name.clone();
-        let reason =
-            || ImportError::Parse { reason: format!("output {name}: its element type is not known") };
+        let why = match output.r#type {
+            Some(_) if value.is_none() => NO_TENSOR,
+            _ => "its element type is not known",
+        };
+        let reason = || ImportError::Parse { reason: format!("output {name}: {why}") };
         let dims = vec![Dim::Symbol(format!("{}.0", output.name))];
-        Ok(TensorDecl { dtype: dtype.ok_or_else(reason)?, name: output.name.clone(), dims })
+        Ok(TensorDecl { dtype: dtype.ok_or_else(reason)?, name: output.name.clone(), dims, texts: false })
     };
     graph.output.iter().map(decl_of).collect()
 }
@@ -100,7 +111,8 @@ fn required(info: &pb::ValueInfoProto) -> Result<TensorDecl, ImportError> {
 
 /// What a graph declares of a value.
 pub(crate) fn decl(info: &pb::ValueInfoProto) -> Result<TensorDecl, String> {
-    let value = info.r#type.as_ref().and_then(|kind| kind.value.as_ref()).ok_or("it has no type")?;
+    let kind = info.r#type.as_ref().ok_or("it has no type")?;
+    let value = kind.value.as_ref().ok_or(NO_TENSOR)?;
     let pb::type_proto::Value::TensorType(tensor) = value;
     let dtype = DataType::try_from(tensor.elem_type)
         .ok()
@@ -115,7 +127,7 @@ pub(crate) fn decl(info: &pb::ValueInfoProto) -> Result<TensorDecl, String> {
         Some(DimValue::DimParam(name)) if !name.is_empty() && name != "?" => Dim::Symbol(name.clone()),
         _ => Dim::Symbol(format!("{}.{axis}", info.name)),
     });
-    Ok(TensorDecl { name: info.name.clone(), dtype, dims: dims.collect() })
+    Ok(TensorDecl { name: info.name.clone(), dtype, dims: dims.collect(), texts: false })
 }
 
 fn dtype_of(code: DataType) -> Option<DType> {

@@ -341,7 +341,12 @@ mod tests {
 
     fn decl(name: &str, dims: &[&str]) -> TensorDecl {
         let dim = |text: &&str| text.parse().map_or_else(|_| Dim::Symbol(text.to_string()), Dim::Fixed);
-        TensorDecl { name: name.into(), dtype: DType::F32, dims: dims.iter().map(dim).collect() }
+        TensorDecl {
+            name: name.into(),
+            dtype: DType::F32,
+            dims: dims.iter().map(dim).collect(),
+            texts: false,
+        }
     }
 
     #[test]

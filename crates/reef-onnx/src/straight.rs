@@ -136,7 +136,7 @@ impl Straight {
                 true => Dim::Fixed(shape[axis]),
                 false => Dim::Symbol(format!("{name}.{axis}")),
             };
-            Ok(TensorDecl { dims: (0..shape.rank()).map(dim).collect(), dtype: *dtype, name })
+            Ok(TensorDecl { dims: (0..shape.rank()).map(dim).collect(), dtype: *dtype, name, texts: false })
         };
         declared.into_iter().enumerate().map(complete_one).collect()
     }

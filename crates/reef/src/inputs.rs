@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
 use reef_base::{AlignedBytes, Rng};
-use reef_engine::TensorInfo;
+use reef_engine::{InferRequest, InputTensor, TensorInfo, TextTensor};
 use reef_graph::{DType, Shape};
 
 use crate::npy;
@@ -18,8 +18,23 @@ pub struct NamedTensor {
     pub dtype: DType,
     /// Concrete shape.
     pub shape: Shape,
-    /// Dense row-major bytes.
+    /// Dense row-major bytes; texts each after its length.
     pub data: AlignedBytes,
+    /// Whether it is made of texts.
+    pub texts: bool,
+}
+
+/// A request with these inputs.
+pub fn request<'a>(model: &'a str, tensors: &'a [NamedTensor]) -> InferRequest<'a> {
+    let mut request = InferRequest::new(model, vec![]);
+    for tensor in tensors {
+        let (name, shape, data) = (tensor.name.as_str(), tensor.shape.clone(), tensor.data.as_slice());
+        match tensor.texts {
+            true => request.texts.push(TextTensor { name, shape, data }),
+            false => request.inputs.push(InputTensor { name, dtype: tensor.dtype, shape, data }),
+        }
+    }
+    request
 }
 
 /// Where inputs come from.
@@ -56,6 +71,7 @@ pub fn gather(
                     dtype: if bits { DType::BF16 } else { tensor.dtype },
                     shape: tensor.shape,
                     data: tensor.data,
+                    texts: tensor.texts,
                 }
             }
             (None, Some(seed)) => {
@@ -91,9 +107,15 @@ pub fn concrete_shape(
     Ok(Shape::from(extents))
 }
 
-/// Normal numbers for floats; 0 and 1 for integers and booleans, valid as token ids and as masks.
+/// Normal numbers for floats; 0 and 1 for integers and booleans, valid as token ids and as masks, and for
+/// texts.
 pub fn random(input: &TensorInfo, shape: Shape, seed: u64) -> NamedTensor {
     let mut rng = Rng::new(seed);
+    if input.texts {
+        let texts = (0..shape.elements()).flat_map(|_| [1, 0, 0, 0, b'0' + (rng.next_u64() & 1) as u8]);
+        let data = AlignedBytes::copy_from(&texts.collect::<Vec<u8>>());
+        return NamedTensor { name: input.name.clone(), dtype: input.dtype, shape, data, texts: true };
+    }
     let mut data = AlignedBytes::zeroed(shape.elements() * input.dtype.bytes());
     match input.dtype {
         DType::F32 => data.typed_mut::<f32>().iter_mut().for_each(|value| *value = rng.normal_f32()),
@@ -113,7 +135,7 @@ pub fn random(input: &TensorInfo, shape: Shape, seed: u64) -> NamedTensor {
             .chunks_exact_mut(integer.bytes())
             .for_each(|element| element[0] = (rng.next_u64() & 1) as u8),
     }
-    NamedTensor { name: input.name.clone(), dtype: input.dtype, shape, data }
+    NamedTensor { name: input.name.clone(), dtype: input.dtype, shape, data, texts: false }
 }
 
 #[cfg(test)]
@@ -121,7 +143,7 @@ mod tests {
     use super::*;
 
     fn declared() -> (Vec<TensorInfo>, Vec<Vec<Option<String>>>) {
-        let input = TensorInfo { name: "x".into(), dtype: DType::F32, dims: vec![-1, 3] };
+        let input = TensorInfo { name: "x".into(), dtype: DType::F32, dims: vec![-1, 3], texts: false };
         (vec![input], vec![vec![Some("batch".into()), None]])
     }
 

@@ -97,7 +97,8 @@ fn info(decl: &TensorDecl) -> TensorInfo {
         Dim::Fixed(extent) => *extent as i64,
         Dim::Symbol(_) => -1,
     });
-    TensorInfo { name: decl.name.clone(), dtype: decl.dtype, dims: dims.collect() }
+    let dims = dims.collect();
+    TensorInfo { name: decl.name.clone(), dtype: decl.dtype, dims, texts: decl.texts }
 }
 
 fn symbols(decl: &TensorDecl) -> Vec<Option<String>> {

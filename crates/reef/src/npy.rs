@@ -16,8 +16,10 @@ pub struct NpyTensor {
     pub dtype: DType,
     /// Shape.
     pub shape: Shape,
-    /// Little-endian elements.
+    /// Little-endian elements; texts each after its length.
     pub data: AlignedBytes,
+    /// Whether elements are texts; the element type says nothing then.
+    pub texts: bool,
 }
 
 /// Reads a `.npy` file of a type that reef carries, in C order and little endian.
@@ -31,12 +33,20 @@ fn parse(mut reader: impl Read) -> Result<NpyTensor> {
     let header = NpyHeader::from_reader(&mut reader)?;
     let descr = header.dtype().descr();
     let name = descr.trim_matches('\'');
-    let Some(dtype) = dtype_of(name) else { bail!("element type {name} is not supported") };
+    let texts = TextType::of(name);
+    let Some(dtype) = dtype_of(name).or(texts.as_ref().map(|_| DType::I64)) else {
+        bail!("element type {name} is not supported")
+    };
     if header.order() != Order::C {
         bail!("the array is in Fortran order; save it with numpy.ascontiguousarray");
     }
     let extents: Option<Vec<usize>> = header.shape().iter().map(|&n| usize::try_from(n).ok()).collect();
-    let sized = extents.and_then(|extents| Some((tensor_bytes(&extents, dtype)?, extents)));
+    let each = texts.as_ref().map_or(dtype.bytes(), |texts| texts.bytes);
+    let sized = extents.and_then(|extents| {
+        tensor_bytes(&extents, dtype)?;
+        let elements: usize = extents.iter().product();
+        Some((elements.checked_mul(each)?, extents))
+    });
     let Some((bytes, extents)) = sized else {
         bail!("shape {:?} is larger than a tensor may be", header.shape());
     };
@@ -49,7 +59,72 @@ fn parse(mut reader: impl Read) -> Result<NpyTensor> {
     if reader.read(&mut [0])? != 0 {
         bail!("the file is longer than its header says");
     }
-    Ok(NpyTensor { dtype, shape: Shape::from(extents), data: AlignedBytes::copy_from(&data) })
+    let shape = Shape::from(extents);
+    let data = match &texts {
+        Some(texts) => texts.prefixed(&data, shape.elements())?,
+        None => data,
+    };
+    Ok(NpyTensor { dtype, shape, data: AlignedBytes::copy_from(&data), texts: texts.is_some() })
+}
+
+/// How an array holds texts: each in so many bytes, filled up with zeros.
+struct TextType {
+    /// Whether they are code points of four bytes; else they are bytes.
+    wide: bool,
+    bytes: usize,
+}
+
+impl TextType {
+    fn of(descr: &str) -> Option<TextType> {
+        let (wide, length) = match (descr.strip_prefix("<U"), descr.strip_prefix("|S")) {
+            (Some(length), _) => (true, length),
+            (_, length) => (false, length?),
+        };
+        let length: usize = length.parse().ok()?;
+        Some(TextType { wide, bytes: length.checked_mul(if wide { 4 } else { 1 })? })
+    }
+
+    /// The texts of an array, each after its length.
+    fn prefixed(&self, data: &[u8], count: usize) -> Result<Vec<u8>> {
+        let mut all = vec![];
+        for index in 0..count {
+            let held = &data[index * self.bytes..][..self.bytes];
+            let text = match self.wide {
+                true => {
+                    let (points, _) = held.as_chunks::<4>();
+                    let points = points.iter().map(|&point| char::from_u32(u32::from_le_bytes(point)));
+                    let text: Option<String> = points.collect();
+                    text.context("a text has a code that is no character")?.trim_end_matches('\0').into()
+                }
+                false => held[..held.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)].to_vec(),
+            };
+            let text: Vec<u8> = text;
+            all.extend(u32::try_from(text.len())?.to_le_bytes());
+            all.extend(text);
+        }
+        Ok(all)
+    }
+}
+
+/// Writes texts, as NumPy holds them: code points, as many for each as the longest has.
+pub fn write_texts(path: &Path, shape: &Shape, texts: &[&[u8]]) -> Result<()> {
+    let cannot = || format!("cannot write {}", path.display());
+    let texts: Vec<Vec<char>> = texts
+        .iter()
+        .map(|text| Ok(std::str::from_utf8(text)?.chars().collect()))
+        .collect::<Result<_>>()
+        .with_context(cannot)?;
+    let length = texts.iter().map(Vec::len).max().unwrap_or(0).max(1);
+    let dims: String = shape.iter().map(|extent| format!("{extent}, ")).collect();
+    let header = format!("{{'descr': '<U{length}', 'fortran_order': False, 'shape': ({dims}), }}\n");
+    let mut out = b"\x93NUMPY\x02\x00".to_vec();
+    out.extend(u32::try_from(header.len())?.to_le_bytes());
+    out.extend(header.as_bytes());
+    for text in &texts {
+        let padded = text.iter().map(|&point| u32::from(point)).chain(std::iter::repeat(0));
+        out.extend(padded.take(length).flat_map(u32::to_le_bytes));
+    }
+    std::fs::write(path, out).with_context(cannot)
 }
 
 /// Bytes of a tensor; `None` where it has more elements than one may have.
@@ -146,6 +221,29 @@ mod tests {
             assert_eq!(back.data.as_slice(), data.as_slice());
         }
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn texts_round_trip() {
+        let dir = std::env::temp_dir().join(format!("reef-npy-texts-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("texts.npy");
+        write_texts(&path, &Shape::from([3, 1]), &["é€".as_bytes(), b"", b"abc"]).unwrap();
+        let back = read(&path).unwrap();
+        assert_eq!((back.texts, &back.shape[..]), (true, &[3, 1][..]));
+        assert_eq!(back.data.as_slice(), b"\x05\0\0\0\xc3\xa9\xe2\x82\xac\0\0\0\0\x03\0\0\0abc");
+        assert!(write_texts(&path, &Shape::from([1]), &[&[0xff][..]]).is_err(), "no UTF-8");
+        std::fs::remove_dir_all(&dir).unwrap();
+        let array = |descr: &str, data: &[u8]| {
+            let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2,)}}\n");
+            let length = (header.len() as u16).to_le_bytes();
+            parse(&[b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), data].concat()[..])
+        };
+        assert_eq!(array("|S2", b"a\0bc").unwrap().data.as_slice(), b"\x01\0\0\0a\x02\0\0\0bc");
+        assert!(array("|S2", b"a\0b").is_err(), "too short");
+        assert!(array("<U1", &[0xff; 8]).is_err(), "no characters");
+        assert!(array("<U99999999999999999999", b"").is_err(), "no length");
+        assert!(array("<U9223372036854775807", b"").is_err(), "too long");
     }
 
     #[test]

@@ -90,6 +90,7 @@ impl Chain {
             name: spec.name.clone(),
             dtype: spec.dtype,
             dims: spec.shape.iter().map(|&extent| extent as i64).collect(),
+            texts: false,
         };
         let inputs = plans[0].inputs().iter().map(info).collect();
         let outputs = plans[0].outputs().iter().map(info).collect();

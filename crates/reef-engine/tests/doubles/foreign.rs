@@ -194,7 +194,9 @@ impl Scripted {
     pub fn new(
         compile: impl Fn(usize, &dyn Cutter) -> Result<Arc<Plan>, String> + Send + Sync + 'static,
     ) -> Arc<Scripted> {
-        let info = |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1] }];
+        let info = |name: &str| {
+            vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1], texts: false }]
+        };
         Arc::new(Scripted { io: [info("x"), info("y")], compile: Box::new(compile) })
     }
 }

@@ -250,7 +250,9 @@ pub struct AnyLength {
 
 impl AnyLength {
     pub fn new() -> Arc<AnyLength> {
-        let info = |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1] }];
+        let info = |name: &str| {
+            vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1], texts: false }]
+        };
         Arc::new(AnyLength { inputs: info("x"), outputs: info("y"), compiled: Default::default() })
     }
 

@@ -40,8 +40,9 @@ impl Rows {
     }
 
     fn with(polls: u32, row: usize, picky: bool) -> Arc<Rows> {
-        let info =
-            |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1, row as i64] }];
+        let info = |name: &str| {
+            vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1, row as i64], texts: false }]
+        };
         Arc::new(Rows { io: [info("x"), info("y")], polls, row, picky })
     }
 

@@ -25,7 +25,9 @@ pub struct Wheel {
 impl Wheel {
     pub fn new(target: Target, ends: u8) -> Wheel {
         let plans = (0..3).map(|index| plan_for(target, &format!("wheel {index}"), 40 + index, 2)).collect();
-        let info = |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![64] }];
+        let info = |name: &str| {
+            vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![64], texts: false }]
+        };
         let parts = (0..3).map(Arc::new).collect();
         let (inputs, outputs, made) = (info("x"), info("y"), AtomicUsize::new(0));
         Wheel { ends, plans, parts, inputs, outputs, made, broken: None }

@@ -5,6 +5,7 @@ use reef_graph::ValueId;
 use tract_onnx::pb::{AttributeProto, NodeProto};
 
 use super::Reject;
+use crate::plain::UNREAD;
 
 /// A node to be read.
 pub(crate) struct Node<'a> {
@@ -47,7 +48,7 @@ impl<'a> Node<'a> {
 
     /// Whether somebody may read an output.
     pub fn has_output(&self, slot: usize) -> bool {
-        self.proto.output.get(slot).is_some_and(|name| !name.is_empty())
+        self.proto.output.get(slot).is_some_and(|name| !name.is_empty() && !name.starts_with(UNREAD))
     }
 
     pub fn attribute(&self, name: &str) -> Option<&'a AttributeProto> {

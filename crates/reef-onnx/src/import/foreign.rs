@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use reef_graph::{DType, HostOp, Op, Shape, Tensor, ValueId};
-use reef_plan::{HostKernel, TensorSpec};
+use reef_graph::{DType, Shape, Tensor, ValueId};
+use reef_plan::TensorSpec;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::TractErrorContext;
@@ -28,9 +28,8 @@ use crate::register::{self, Refused};
 use crate::{proto, tensors};
 
 /// A node's form on the host.
-pub(crate) struct Foreign<'a, 'm> {
+pub(crate) struct Foreign<'m> {
     pub shared: Shared<'m>,
-    pub kernels: &'a mut Vec<Arc<dyn HostKernel>>,
 }
 
 /// A node as tract sees it.
@@ -52,7 +51,7 @@ fn reason_of(error: &TractError) -> String {
     }
 }
 
-impl Foreign<'_, '_> {
+impl Foreign<'_> {
     /// The values that the node makes.
     pub fn read(self, b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, String> {
         check_axes(b, node)?;
@@ -81,9 +80,8 @@ impl Foreign<'_, '_> {
             dry::check(plan, &inputs)?;
             self.shared.tried.note(operator, &inputs);
         }
-        let op = Op::Host(HostOp { index: self.kernels.len(), operators: operator.to_owned() });
-        self.kernels.push(Arc::new(TractKernel::new(operator, inputs, outputs, plan)));
-        Ok(b.graph.add_node_multi(node.name(), op, &analysed.inputs, analysed.outputs))
+        let kernel = Arc::new(TractKernel::new(operator, inputs, outputs, plan));
+        Ok(b.host(node.name(), kernel, &analysed.inputs))
     }
 }
 

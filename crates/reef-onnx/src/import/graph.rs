@@ -5,9 +5,10 @@
 use reef_base::AlignedBytes;
 use reef_base::limits::{FOLDED_ELEMENTS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
 use reef_graph::{
-    Binary, DType, Graph, Node, Op, Quantization, Reduce, Shape, Tensor, Unary, ValueId, ValueKind, Vision,
-    reference,
+    Binary, DType, Graph, HostOp, Node, Op, Quantization, Reduce, Shape, Tensor, Unary, ValueId, ValueKind,
+    Vision, reference,
 };
+use reef_plan::HostKernel;
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,13 +35,15 @@ pub(crate) struct Dequantized {
 pub(crate) struct Builder<'m> {
     pub graph: Graph,
     pool: &'m ConstPool,
+    /// What the graph's host operators index.
+    pub kernels: Vec<Arc<dyn HostKernel>>,
     /// Nodes of constants that are computed when they are asked for.
     deferred: HashMap<ValueId, OnceCell<Tensor>>,
 }
 
 impl<'m> Builder<'m> {
     pub fn new(pool: &'m ConstPool) -> Builder<'m> {
-        Builder { graph: Graph::default(), pool, deferred: HashMap::new() }
+        Builder { graph: Graph::default(), pool, kernels: vec![], deferred: HashMap::new() }
     }
 
     /// Takes back what was added since there were so many nodes and values.
@@ -185,6 +188,14 @@ impl<'m> Builder<'m> {
             return Ok(self.graph.add_const(name, folded));
         }
         Ok(self.graph.add_node(name, op, inputs, dtype, shape))
+    }
+
+    /// What a host kernel makes.
+    pub fn host(&mut self, name: &str, kernel: Arc<dyn HostKernel>, inputs: &[ValueId]) -> Vec<ValueId> {
+        let op = Op::Host(HostOp { index: self.kernels.len(), operators: kernel.name().to_owned() });
+        let outputs = kernel.outputs().iter().map(|spec| (spec.dtype, spec.shape.clone())).collect();
+        self.kernels.push(kernel);
+        self.graph.add_node_multi(name, op, inputs, outputs)
     }
 
     /// What an operator makes of constants, unless that would be much more than they are.

@@ -27,6 +27,9 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
         "QLinearAdd" | "QLinearMul" => two_quantized(b, node, operator),
         "QLinearSigmoid" | "QLinearLeakyRelu" => one_quantized(b, node, operator),
         "QLinearGlobalAveragePool" => pooled(b, node),
+        "QLinearAveragePool" => averages(b, node),
+        "NhwcMaxPool" => largest(b, node),
+        "QLinearWhere" => chosen(b, node),
         "QLinearConcat" => concat(b, node),
         "QLinearSoftmax" => softmax(b, node),
         "QGemm" => qgemm(b, node),
@@ -419,6 +422,50 @@ fn pooled(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     };
     let made = b.reduce(node.name(), Reduce::Mean, &axes, x)?;
     integers(b, node, made, 3, like)
+}
+
+/// What `make` makes of `x` with its channels behind the batch, where they are behind the image.
+fn channels_first(
+    b: &mut Builder,
+    node: &Node,
+    x: ValueId,
+    make: impl FnOnce(&mut Builder, ValueId) -> Result<ValueId, Reject>,
+) -> Result<ValueId, Reject> {
+    let rank = b.rank(x);
+    if rank < 3 {
+        return wrong(format!("an input of shape {}", b.shape(x)));
+    }
+    let there = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
+    let back = std::iter::once(0).chain(2..rank).chain([1]).collect();
+    let x = b.transpose(node.name(), x, there)?;
+    let made = make(b, x)?;
+    b.transpose(node.name(), made, back)
+}
+
+fn averages(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let like = b.dtype(node.input(0)?);
+    let x = numbers(b, node, 0)?;
+    let made = match node.flag("channels_last") {
+        true => channels_first(b, node, x, |b, x| window::pool(b, node, x))?,
+        false => window::pool(b, node, x)?,
+    };
+    integers(b, node, made, 3, like)
+}
+
+fn largest(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let x = node.input(0)?;
+    if !matches!(b.dtype(x), DType::I8 | DType::U8) {
+        return wrong(format!("its input is of type {}", b.dtype(x)));
+    }
+    channels_first(b, node, x, |b, x| window::pool(b, node, x))
+}
+
+/// Inputs: a condition, two tensors, each with its scale and zero point, and those of the result.
+fn chosen(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let like = b.dtype(node.input(1)?);
+    let (x, y) = (numbers(b, node, 1)?, numbers(b, node, 4)?);
+    let made = b.choose(node.name(), node.input(0)?, x, y)?;
+    integers(b, node, made, 7, like)
 }
 
 /// Inputs: scale and zero point of the result, then a part, its scale and its zero point, and so on.

@@ -110,12 +110,11 @@ pub(crate) struct Import<'m> {
     shared: Shared<'m>,
     builder: Builder<'m>,
     names: HashMap<String, Named>,
-    kernels: Vec<Arc<dyn HostKernel>>,
 }
 
 impl<'m> Import<'m> {
     pub fn new(shared: Shared<'m>) -> Import<'m> {
-        Import { shared, builder: Builder::new(shared.pool), names: HashMap::new(), kernels: vec![] }
+        Import { shared, builder: Builder::new(shared.pool), names: HashMap::new() }
     }
 
     /// An input of the graph.
@@ -166,10 +165,10 @@ impl<'m> Import<'m> {
         };
         for (slot, output) in node.output.iter().enumerate().filter(|(_, output)| !output.is_empty()) {
             let named = match &made {
-                Ok(values) => match (values.get(slot), ml::unmade(node, slot)) {
-                    (Some(&value), None) => Named::Value(value),
-                    (_, why) => {
-                        let why = why.unwrap_or_else(|| format!("its output {slot} is not computed"));
+                Ok(values) => match values.get(slot) {
+                    Some(&value) => Named::Value(value),
+                    None => {
+                        let why = format!("its output {slot} is not computed");
                         Named::Failed(Arc::new((node.name.clone(), node.op_type.clone(), why)))
                     }
                 },
@@ -205,7 +204,7 @@ impl<'m> Import<'m> {
             Err(Reject::Foreign(reason)) => reason,
         };
         self.builder.forget(nodes, values);
-        let foreign = Foreign { shared: self.shared, kernels: &mut self.kernels };
+        let foreign = Foreign { shared: self.shared };
         foreign.read(&mut self.builder, &node).map_err(|why| match reason.is_empty() {
             true => why,
             false => format!("no native kernel ({reason}), and not on the host either: {why}"),
@@ -221,7 +220,7 @@ impl<'m> Import<'m> {
             let id = self.id(value)?;
             self.builder.graph.add_output(name.as_str(), id);
         }
-        Ok((self.builder.graph, self.kernels))
+        Ok((self.builder.graph, self.builder.kernels))
     }
 }
 

@@ -12,7 +12,7 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
             return Some(norm_by_batch(b, node));
         }
         "BatchNormalization" => batch_norm(b, node),
-        "LayerNormalization" => layer_norm(b, node),
+        "LayerNormalization" => return Some(layer_norm(b, node)),
         "RMSNormalization" => rms_norm(b, node),
         "InstanceNormalization" => instance_norm(b, node),
         "GroupNormalization" => group_norm(b, node),
@@ -137,9 +137,10 @@ fn batch_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let epsilon = node.float("epsilon", 1e-5);
     let known: Result<Vec<Vec<f64>>, Reject> =
         parameters.iter().map(|&parameter| b.floats(parameter, "parameters")).collect();
-    let (x, back) = b.computable(name, x)?;
+    let (x, back) = b.floating(name, x)?;
+    let dtype = b.dtype(x);
     let made = match known {
-        Ok(known) => {
+        Ok(known) if dtype != DType::F64 => {
             let [gamma, beta, mean, variance] = &known[..] else { unreachable!("there are four") };
             let deviation = |variance: &f64| (variance + f64::from(epsilon)).sqrt();
             let scale: Vec<f64> = gamma.iter().zip(variance).map(|(g, v)| g / deviation(v)).collect();
@@ -150,15 +151,15 @@ fn batch_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
             let inputs = [x, wide(b, &scale), wide(b, &shift)];
             b.add(name, Op::ScaleShift, &inputs, DType::F32, shape)?
         }
-        Err(_) => {
+        _ => {
             let mut along = vec![1; shape.rank() - 1];
             along[0] = channels;
             let mut spread = vec![];
             for &parameter in &parameters {
-                let (parameter, _) = b.computable(name, parameter)?;
+                let parameter = b.cast(name, parameter, dtype)?;
                 spread.push(b.reshape(name, parameter, along.clone().into())?);
             }
-            let epsilon = b.scalar(DType::F32, epsilon.into());
+            let epsilon = b.scalar(dtype, epsilon.into());
             let variance = b.binary(name, Binary::Add, spread[3], epsilon)?;
             let deviation = b.unary(name, Unary::Sqrt, variance)?;
             let scale = b.binary(name, Binary::Div, spread[0], deviation)?;
@@ -170,29 +171,60 @@ fn batch_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     b.cast(name, made, back)
 }
 
-fn layer_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
-    let (name, x) = (node.name(), node.input(0)?);
+/// The rows normalised, and where they are asked for their means and the inverses of their deviations.
+fn layer_norm(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
+    let (name, x, epsilon) = (node.name(), node.input(0)?, node.float("epsilon", 1e-5));
     let shape = b.shape(x);
     let axis = axis_of(node.int("axis", -1), shape.rank())?;
-    if node.has_output(1) || node.has_output(2) {
-        return Err("with mean or deviation as outputs".into());
-    }
     let row = Shape::new(&shape[axis..]);
     if row.elements() == 0 {
         return Err("of no elements".into());
     }
-    let (x, back) = b.computable(name, x)?;
-    let mut inputs = vec![x];
+    let (x, back) = b.floating(name, x)?;
+    let dtype = b.dtype(x);
+    let mut parameters = vec![];
     for parameter in [Some(node.input(1)?), node.optional(2)].into_iter().flatten() {
-        let (parameter, _) = b.computable(name, parameter)?;
+        let parameter = b.cast(name, parameter, dtype)?;
         if b.rank(parameter) > row.rank() {
             return Err(Reject::Foreign(format!("parameters of shape {}", b.shape(parameter))));
         }
-        inputs.push(b.expand(name, parameter, row.clone())?);
+        parameters.push(b.expand(name, parameter, row.clone())?);
     }
-    let op = Op::LayerNorm { axis, epsilon: node.float("epsilon", 1e-5) };
-    let made = b.add(name, op, &inputs, DType::F32, shape)?;
-    b.cast(name, made, back)
+    if dtype != DType::F64 && !node.has_output(1) && !node.has_output(2) {
+        let op = Op::LayerNorm { axis, epsilon };
+        let made = b.add(name, op, &[&[x], &parameters[..]].concat(), dtype, shape)?;
+        return Ok(vec![b.cast(name, made, back)?]);
+    }
+    let axes: Vec<usize> = (axis..shape.rank()).collect();
+    let (mut made, mean, deviation) = standardised(b, name, x, &axes, epsilon)?;
+    for (parameter, op) in parameters.into_iter().zip([Binary::Mul, Binary::Add]) {
+        made = b.binary(name, op, made, parameter)?;
+    }
+    let one = b.scalar(dtype, 1.0);
+    let inverse = b.binary(name, Binary::Div, one, deviation)?;
+    let stashed = [b.cast(name, mean, DType::F32)?, b.cast(name, inverse, DType::F32)?];
+    Ok(vec![b.cast(name, made, back)?, stashed[0], stashed[1]])
+}
+
+/// Mean 0 and variance 1 over some axes, from primitives; and the means and deviations before.
+fn standardised(
+    b: &mut Builder,
+    name: &str,
+    x: ValueId,
+    axes: &[usize],
+    epsilon: f32,
+) -> Result<(ValueId, ValueId, ValueId), Reject> {
+    let count = super::reduce::folded_extents(&b.shape(x), axes)?;
+    let dtype = b.dtype(x);
+    let mean = b.reduce(name, Reduce::Mean, axes, x)?;
+    let centred = b.binary(name, Binary::Sub, x, mean)?;
+    let sum = b.reduce(name, Reduce::SumSquare, axes, centred)?;
+    let share = b.scalar(dtype, 1.0 / count as f64);
+    let variance = b.binary(name, Binary::Mul, sum, share)?;
+    let epsilon = b.scalar(dtype, epsilon.into());
+    let variance = b.binary(name, Binary::Add, variance, epsilon)?;
+    let deviation = b.unary(name, Unary::Sqrt, variance)?;
+    Ok((b.binary(name, Binary::Div, centred, deviation)?, mean, deviation))
 }
 
 /// `x / √(mean(x²) + ε) · scale`, from primitives.
@@ -200,8 +232,8 @@ pub(super) fn rms_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> 
     let (name, x, scale) = (node.name(), node.input(0)?, node.input(1)?);
     let shape = b.shape(x);
     let axes: Vec<usize> = (axis_of(node.int("axis", -1), shape.rank())?..shape.rank()).collect();
-    let (x, back) = b.computable(name, x)?;
-    let (scale, _) = b.computable(name, scale)?;
+    let (x, back) = b.floating(name, x)?;
+    let scale = b.cast(name, scale, b.dtype(x))?;
     let made = rooted(b, name, x, &axes, node.float("epsilon", 1e-5))?;
     let made = b.binary(name, Binary::Mul, made, scale)?;
     b.cast(name, made, back)
@@ -217,9 +249,10 @@ pub(super) fn rooted(
 ) -> Result<ValueId, Reject> {
     let count = super::reduce::folded_extents(&b.shape(x), axes)?;
     let sum = b.reduce(name, Reduce::SumSquare, axes, x)?;
-    let share = b.scalar(DType::F32, 1.0 / count as f64);
+    let dtype = b.dtype(x);
+    let share = b.scalar(dtype, 1.0 / count as f64);
     let mean = b.binary(name, Binary::Mul, sum, share)?;
-    let epsilon = b.scalar(DType::F32, epsilon.into());
+    let epsilon = b.scalar(dtype, epsilon.into());
     let sum = b.binary(name, Binary::Add, mean, epsilon)?;
     let factor = b.unary(name, Unary::Rsqrt, sum)?;
     b.binary(name, Binary::Mul, x, factor)
@@ -229,6 +262,9 @@ pub(super) fn rooted(
 fn standard(b: &mut Builder, name: &str, x: ValueId, epsilon: f32) -> Result<ValueId, Reject> {
     let shape = b.shape(x);
     let axis = shape.rank() - 1;
+    if b.dtype(x) == DType::F64 {
+        return standardised(b, name, x, &[axis], epsilon).map(|(made, ..)| made);
+    }
     let ones = b.scalar(DType::F32, 1.0);
     let ones = b.expand(name, ones, Shape::from([shape[axis]]))?;
     b.add(name, Op::LayerNorm { axis, epsilon }, &[x, ones], DType::F32, shape)
@@ -243,7 +279,7 @@ fn affine(
     shift: ValueId,
 ) -> Result<ValueId, Reject> {
     let shape = b.shape(x);
-    if b.known(scale).is_some() && b.known(shift).is_some() {
+    if b.dtype(x) != DType::F64 && b.known(scale).is_some() && b.known(shift).is_some() {
         return b.add(name, Op::ScaleShift, &[x, scale, shift], DType::F32, shape);
     }
     let mut along = vec![1; shape.rank() - 1];
@@ -260,10 +296,10 @@ fn instance_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     if shape.rank() < 3 || shape.elements() == 0 {
         return Err(Reject::Foreign(format!("an input of shape {shape}")));
     }
-    let (x, back) = b.computable(name, x)?;
+    let (x, back) = b.floating(name, x)?;
     let mut parameters = vec![];
     for index in [1, 2] {
-        let (parameter, _) = b.computable(name, node.input(index)?)?;
+        let parameter = b.cast(name, node.input(index)?, b.dtype(x))?;
         if b.shape(parameter)[..] != [shape[1]] {
             return wrong(format!("a parameter of shape {} for {} channels", b.shape(parameter), shape[1]));
         }
@@ -288,10 +324,10 @@ fn group_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     if shape.elements() == 0 {
         return Err("of no elements".into());
     }
-    let (x, back) = b.computable(name, x)?;
+    let (x, back) = b.floating(name, x)?;
     let mut parameters = vec![];
     for index in [1, 2] {
-        let (parameter, _) = b.computable(name, node.input(index)?)?;
+        let parameter = b.cast(name, node.input(index)?, b.dtype(x))?;
         // By group, once: for every channel of it.
         let by_group = node.opset < 21;
         let wanted = if by_group { groups } else { channels };

@@ -61,14 +61,15 @@ fn mean_variance(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let shape = b.shape(x);
     let axes = axes_of(node.ints("axes").unwrap_or(&[0, 2, 3]), shape.rank())?;
     let count = super::reduce::folded_extents(&shape, &axes)?;
-    let (x, back) = b.computable(name, x)?;
+    let (x, back) = b.floating(name, x)?;
+    let dtype = b.dtype(x);
     let mean = b.reduce(name, Reduce::Mean, &axes, x)?;
     let centred = b.binary(name, Binary::Sub, x, mean)?;
     let sum = b.reduce(name, Reduce::SumSquare, &axes, centred)?;
-    let share = b.scalar(DType::F32, 1.0 / count as f64);
+    let share = b.scalar(dtype, 1.0 / count as f64);
     let variance = b.binary(name, Binary::Mul, sum, share)?;
     let deviation = b.unary(name, Unary::Sqrt, variance)?;
-    let least = b.scalar(DType::F32, 1e-9);
+    let least = b.scalar(dtype, 1e-9);
     let deviation = b.binary(name, Binary::Add, deviation, least)?;
     let made = b.binary(name, Binary::Div, centred, deviation)?;
     b.cast(name, made, back)
@@ -84,9 +85,10 @@ fn by_norm(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
         return wrong(format!("p is {p}, not 1 or 2"));
     }
     super::reduce::folded_extents(&shape, &[axis])?;
-    let (x, back) = b.computable(name, x)?;
+    let (x, back) = b.floating(name, x)?;
+    let dtype = b.dtype(x);
     let norm = norm(b, name, x, &[axis], p)?;
-    let zero = b.scalar(DType::F32, 0.0);
+    let zero = b.scalar(dtype, 0.0);
     let nothing = b.binary(name, Binary::Equal, norm, zero)?;
     let ratio = b.binary(name, Binary::Div, x, norm)?;
     let made = b.choose(name, nothing, zero, ratio)?;

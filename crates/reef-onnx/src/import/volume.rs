@@ -8,8 +8,8 @@ use super::sides::{Side, sides};
 use super::{Builder, Reject};
 
 /// `x` of three spatial axes in windows of these extents.
-pub(super) fn pool(b: &mut Builder, node: &Node, kernel: &[usize]) -> Result<ValueId, Reject> {
-    let (name, x) = (node.name(), node.input(0)?);
+pub(super) fn pool(b: &mut Builder, node: &Node, x: ValueId, kernel: &[usize]) -> Result<ValueId, Reject> {
+    let name = node.name();
     let mut dims = b.shape(x).to_vec();
     let mut sides = sides(node, kernel, &dims[2..])?;
     let (mut x, back) = b.computable(name, x)?;
@@ -18,12 +18,12 @@ pub(super) fn pool(b: &mut Builder, node: &Node, kernel: &[usize]) -> Result<Val
         x = powers(b, name, x, p)?;
     }
     let kind = match node.operator() {
-        "MaxPool" => PoolKind::Max,
         // A sum by its mean: zeros that are padded with add nothing.
         "LpPool" => PoolKind::AvgIncludePad,
+        operator if operator.ends_with("MaxPool") => PoolKind::Max,
         _ => PoolKind::AvgExcludePad,
     };
-    if node.operator() == "AveragePool" && node.flag("count_include_pad") {
+    if node.operator().ends_with("AveragePool") && node.flag("count_include_pad") {
         // Declared padding counts, what rounding up adds does not: make the former part of the image.
         let around = sides.iter().map(|side| (side.before, side.after));
         let pads: Vec<(usize, usize)> = [(0, 0); 2].into_iter().chain(around).collect();

@@ -10,8 +10,8 @@ use super::{Builder, Reading, Reject, wrong};
 pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
     let made = match node.operator() {
         "Conv" => conv(b, node),
-        "MaxPool" if is_plain(b, node) => pool(b, node),
-        "AveragePool" | "LpPool" => pool(b, node),
+        "MaxPool" if is_plain(b, node) => node.input(0).and_then(|x| pool(b, node, x)),
+        "AveragePool" | "LpPool" => node.input(0).and_then(|x| pool(b, node, x)),
         "GlobalAveragePool" => global(b, node, Reduce::Mean),
         "GlobalMaxPool" => global(b, node, Reduce::Max),
         _ => return None,
@@ -161,22 +161,23 @@ fn is_plain(b: &Builder, node: &Node) -> bool {
     !node.has_output(1) && node.optional(0).is_none_or(plain)
 }
 
-fn pool(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
-    let (name, x) = (node.name(), node.input(0)?);
+/// What the pool of a node makes of `x`. One that is neither of the largest elements nor of a norm is of
+/// averages.
+pub(super) fn pool(b: &mut Builder, node: &Node, x: ValueId) -> Result<ValueId, Reject> {
+    let name = node.name();
+    let largest = node.operator().ends_with("MaxPool");
     let shape = b.shape(x);
     if shape.rank() < 3 {
         return wrong(format!("an input of shape {shape}"));
     }
     let kernel = node.sizes("kernel_shape", shape.rank() - 2, 1, 1)?;
     if shape.rank() == 5 {
-        return super::volume::pool(b, node, &kernel);
+        return super::volume::pool(b, node, x, &kernel);
     }
     let window = Window::new(node, &kernel, &shape[2..])?;
     let (x, back) = match b.dtype(x) {
         // The largest of some of these is one of them.
-        dtype @ (DType::U8 | DType::I8) if node.operator() == "MaxPool" => {
-            (b.cast(name, x, DType::F32)?, dtype)
-        }
+        dtype @ (DType::U8 | DType::I8) if largest => (b.cast(name, x, DType::F32)?, dtype),
         _ => b.computable(name, x)?,
     };
     let mut x = enter(b, node, x)?;
@@ -184,7 +185,7 @@ fn pool(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     if let Some(p) = norm {
         x = powers(b, name, x, p)?;
     }
-    let (kind, pads) = if node.operator() == "MaxPool" {
+    let (kind, pads) = if largest {
         (PoolKind::Max, window.padded())
     } else if norm.is_some() {
         // A sum by its mean: zeros that are padded with add nothing.
@@ -205,6 +206,11 @@ fn pool(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let attrs = PoolAttrs { kind, kernel, strides, pads, dilations };
     let image = Shape::from([shape[0], shape[1], height, width]);
     let mut made = b.add(name, Op::Pool(attrs), &[x], DType::F32, image)?;
+    if largest && back == DType::I8 && pads != [0; 4] {
+        // Of a window that is padding alone it is the least number of the type.
+        let least = b.scalar(DType::F32, i8::MIN.into());
+        made = b.binary(name, Binary::Max, made, least)?;
+    }
     if let Some(p) = norm {
         let count = b.scalar(DType::F32, (kernel[0] * kernel[1]) as f64);
         let sum = b.binary(name, Binary::Mul, made, count)?;
@@ -221,7 +227,7 @@ fn global(b: &mut Builder, node: &Node, reduce: Reduce) -> Result<ValueId, Rejec
     }
     let axes: Vec<usize> = (2..shape.rank()).collect();
     super::reduce::folded_extents(&shape, &axes)?;
-    let (x, back) = b.computable(name, x)?;
+    let (x, back) = b.floating(name, x)?;
     let made = b.reduce(name, reduce, &axes, x)?;
     b.cast(name, made, back)
 }

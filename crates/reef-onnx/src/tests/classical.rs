@@ -310,10 +310,9 @@ fn what_is_not_computed_is_named() {
         let reason = refusal(network);
         assert!(reason.contains(what), "{reason}");
     };
-    contains(network("ZipMap", "2", &[("classlabels_int64s", Attr::Ints(&[0, 1]))], 1), "zipmap=False");
-    let mut attributes = trees(CLASSES, &WEIGHTS, &IDS);
-    attributes.push(("classlabels_strings", Attr::Texts(&["no", "yes"])));
-    contains(network("TreeEnsembleClassifier", "2", &attributes, 2), "labels are strings");
+    let classes = [("classlabels_int64s", Attr::Ints(&[0, 1, 2]))];
+    contains(network("ZipMap", "2", &classes, 1), "2 columns for 3 classes");
+    contains(network("LabelEncoder", "2", &[("classes_strings", Attr::Texts(&["a"]))], 1), "classes_strings");
     let regressor = |change: &dyn Fn(&mut Attributes)| {
         let mut attributes = trees(TARGETS, &WEIGHTS, &IDS);
         attributes.push(("n_targets", Attr::Int(2)));
@@ -347,4 +346,91 @@ fn trees_are_read_once_for_all_shapes() {
         special.graph.constant(trees.inputs[1]).unwrap().key()
     };
     assert_eq!(nodes(1), nodes(5));
+}
+
+/// Machines of three classes over two columns, with a vector for each of two classes and two for the third.
+const VECTORS: [f32; 8] = [1.0, 0.0, 0.0, 1.0, -1.0, 0.5, 0.25, -1.0];
+const DUALS: [f32; 8] = [0.5, -1.0, 0.75, -0.25, 1.5, 0.5, -0.5, -1.0];
+
+fn machine(kernel: &'static str) -> Attributes<'static> {
+    vec![
+        ("kernel_type", Attr::Text(kernel)),
+        ("kernel_params", Attr::Floats(&[0.5, 0.25, 2.0])),
+        ("support_vectors", Attr::Floats(&VECTORS)),
+        ("coefficients", Attr::Floats(&DUALS)),
+        ("vectors_per_class", Attr::Ints(&[1, 1, 2])),
+        ("rho", Attr::Floats(&[0.1, -0.2, 0.05])),
+    ]
+}
+
+/// Scores of the pairs of classes of [`machine`].
+fn pair_scores(kernel: &str, row: &[f32]) -> Vec<f32> {
+    let like = |vector: &[f32]| {
+        let product: f32 = row.iter().zip(vector).map(|(a, b)| a * b).sum();
+        let away: f32 = row.iter().zip(vector).map(|(a, b)| (a - b) * (a - b)).sum();
+        match kernel {
+            "LINEAR" => product,
+            "POLY" => (0.5 * product + 0.25).powi(2),
+            "RBF" => (-0.5 * away).exp(),
+            _ => (0.5 * product + 0.25).tanh(),
+        }
+    };
+    let likeness: Vec<f32> = VECTORS.chunks_exact(2).map(like).collect();
+    let ranges = [0..1, 1..2, 2..4];
+    let of = |own: usize, against: usize| -> f32 {
+        let at = if against > own { against - 1 } else { against };
+        ranges[own].clone().map(|vector| DUALS[at * 4 + vector] * likeness[vector]).sum()
+    };
+    let pairs = [(0, 1), (0, 2), (1, 2)];
+    let shift = [0.1, -0.2, 0.05];
+    pairs.iter().zip(shift).map(|(&(i, j), shift)| of(i, j) + of(j, i) + shift).collect()
+}
+
+#[test]
+fn support_vectors_vote() {
+    let x = Tensor::f32([4, 2], &[1.0, 2.0, -0.5, 0.75, 0.0, 0.0, -3.0, 1.5]);
+    for kernel in ["LINEAR", "POLY", "RBF", "SIGMOID"] {
+        let mut attributes = machine(kernel);
+        attributes.push(("classlabels_ints", Attr::Ints(&[5, 7, 9])));
+        let made = outputs("SVMClassifier", &attributes, 2, &x);
+        let rows: Vec<Vec<f32>> =
+            x.values::<f32>().chunks_exact(2).map(|row| pair_scores(kernel, row)).collect();
+        let label = |scores: &Vec<f32>| {
+            let mut votes = [0; 3];
+            for (score, (first, second)) in scores.iter().zip([(0, 1), (0, 2), (1, 2)]) {
+                votes[if *score > 0.0 { first } else { second }] += 1;
+            }
+            let most = votes.iter().max().unwrap();
+            [5, 7, 9][votes.iter().position(|vote| vote == most).unwrap()]
+        };
+        assert_eq!(made[0].values::<i64>(), rows.iter().map(label).collect::<Vec<_>>(), "{kernel}");
+        close(made[1].values::<f32>(), &rows.concat(), kernel);
+    }
+}
+
+#[test]
+fn machines_that_do_not_fit_are_refused() {
+    let refused = |change: &dyn Fn(&mut Attributes), reason: &str| {
+        let mut attributes = machine("RBF");
+        attributes.push(("classlabels_ints", Attr::Ints(&[5, 7, 9])));
+        change(&mut attributes);
+        let model = network("SVMClassifier", "2", &attributes, 2).model();
+        let error = specialise(&model, [3, 2]).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    };
+    refused(&|list| list[4].1 = Attr::Ints(&[1, 1, 3]), "8 numbers for 5 vectors");
+    refused(&|list| list[4].1 = Attr::Ints(&[1, -1, 4]), "are no counts");
+    refused(&|list| list[4].1 = Attr::Ints(&[i64::MAX, i64::MAX, i64::MAX]), "are no counts");
+    refused(&|list| list[4].1 = Attr::Ints(&[2, 2]), "vectors of 2 classes, and 3 labels");
+    refused(&|list| list[5].1 = Attr::Floats(&[0.0]), "rho has 1 numbers for 3 pairs");
+    refused(&|list| list[3].1 = Attr::Floats(&[0.0; 4]), "4 coefficients for 4 vectors");
+    refused(&|list| list.push(("prob_a", Attr::Floats(&[1.0]))), "1 and 0 numbers for 3 pairs");
+    refused(&|list| list[6].1 = Attr::Ints(&[]), "names no classes");
+}
+
+#[test]
+fn maps_are_given_as_their_table() {
+    let x = Tensor::f32([2, 2], &[0.25, 0.75, 1.0, 0.0]);
+    let made = floats("ZipMap", &[("classlabels_strings", Attr::Texts(&["no", "yes"]))], &x);
+    assert_eq!(made, [0.25, 0.75, 1.0, 0.0]);
 }

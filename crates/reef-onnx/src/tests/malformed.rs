@@ -70,14 +70,22 @@ fn missing_files_and_data_are_named() {
     assert!(matches!(&missing, ImportError::Io { .. }) && missing.to_string().contains("/nonexistent"));
 
     let mut network = Network::default();
-    network.input("x", DataType::String, &["2"]);
+    network.input("x", DataType::Complex64, &["2"]);
     let y = network.node("Identity", &["x"], &[]);
-    network.output(&y, DataType::String, &["2"]);
-    let error = OnnxModel::from_bytes(&network.bytes()).expect_err("strings are not supported");
+    network.output(&y, DataType::Complex64, &["2"]);
+    let error = OnnxModel::from_bytes(&network.bytes()).expect_err("complex numbers are not supported");
     assert_eq!(
         error.to_string(),
-        "not a valid ONNX model: input x: its element type (code 8) is not supported"
+        "not a valid ONNX model: input x: its element type (code 14) is not supported"
     );
+
+    let mut network = Network::default();
+    network.input("x", DataType::Float, &["2"]);
+    let y = network.node("Identity", &["x"], &[]);
+    network.output(&y, DataType::Float, &["2"]);
+    network.change(|graph| graph.input[0].r#type.as_mut().unwrap().value = None);
+    let error = OnnxModel::from_bytes(&network.bytes()).expect_err("it is no tensor");
+    assert!(error.to_string().contains("input x: it is no tensor, but a sequence"), "{error}");
 }
 
 #[test]

@@ -17,5 +17,6 @@ mod rows;
 mod selection;
 mod shapes;
 mod sizes;
+mod texts;
 mod transposed;
 mod vision;

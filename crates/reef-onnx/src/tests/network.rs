@@ -151,6 +151,11 @@ impl Network {
         model.encode_to_vec()
     }
 
+    /// Changes what was written so far.
+    pub fn change(&mut self, change: impl FnOnce(&mut pb::GraphProto)) {
+        change(&mut self.graph);
+    }
+
     /// The file, with its graph changed.
     pub fn changed(mut self, change: impl FnOnce(&mut pb::GraphProto)) -> Vec<u8> {
         change(&mut self.graph);

@@ -61,7 +61,10 @@ pub(crate) fn config(state: &State, name: &str, version: Option<&str>) -> Result
     }
     let tensors = |tensors: &[TensorInfo]| -> Vec<Value> {
         let tensor = |tensor: &TensorInfo| {
-            let data_type = format!("TYPE_{}", tensor.dtype.protocol_name());
+            let data_type = match tensor.texts {
+                true => "TYPE_STRING".into(),
+                false => format!("TYPE_{}", tensor.dtype.protocol_name()),
+            };
             json!({ "name": tensor.name, "data_type": data_type, "dims": tensor.dims })
         };
         tensors.iter().map(tensor).collect()
@@ -113,6 +116,9 @@ pub(crate) fn parameters(response: &InferResponse) -> Vec<(&'static str, Paramet
 /// Texts that one answer may have instead of tensors.
 const TEXTS_MAX: usize = 1 << 20;
 
+/// Bytes of all texts of an output: one text of a request may be many elements of what is made of it.
+const TEXT_BYTES_MAX: usize = 64 << 20;
+
 /// One output of an answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Tensor<'a> {
@@ -127,7 +133,7 @@ pub(crate) enum Data {
     /// Dense, row major, little endian.
     Elements(DType, Bytes),
     /// A tensor of BYTES.
-    Texts(Vec<String>),
+    Texts(Vec<Vec<u8>>),
     /// They lie in a region of shared memory already, so many bytes of them.
     Shared { datatype: &'static str, region: Shared },
 }
@@ -150,8 +156,8 @@ impl Tensor<'_> {
             Data::Texts(texts) => {
                 let mut bytes = BytesMut::with_capacity(texts.iter().map(|text| 4 + text.len()).sum());
                 for text in texts {
-                    bytes.put_u32_le(u32::try_from(text.len()).expect("a text is a number and a label"));
-                    bytes.put_slice(text.as_bytes());
+                    bytes.put_u32_le(u32::try_from(text.len()).expect("texts of an answer are bounded"));
+                    bytes.put_slice(&text);
                 }
                 bytes.freeze()
             }
@@ -175,7 +181,10 @@ pub(crate) fn tensors<'a>(
             None => Tensor {
                 name: output.name,
                 shape: Cow::Borrowed(output.shape),
-                data: Data::Elements(output.dtype, output_bytes(response, index)),
+                data: match texts(response, index)? {
+                    Some(texts) => Data::Texts(texts),
+                    None => Data::Elements(output.dtype, output_bytes(response, index)),
+                },
             },
         };
         tensors.push(match wanted.and_then(|wanted| wanted.shared.as_ref()) {
@@ -184,6 +193,23 @@ pub(crate) fn tensors<'a>(
         });
     }
     Ok(tensors)
+}
+
+/// The texts that an output is made of, if it is.
+fn texts(response: &InferResponse, index: usize) -> Result<Option<Vec<Vec<u8>>>, Problem> {
+    let Some(texts) = response.texts_at(index) else { return Ok(None) };
+    let (mut all, mut bytes) = (vec![], 0usize);
+    for text in texts {
+        bytes += text.len();
+        if bytes > TEXT_BYTES_MAX {
+            let name = response.output_at(index).name;
+            return Err(Problem::invalid(format!(
+                "output '{name}': its texts have more than {TEXT_BYTES_MAX} bytes"
+            )));
+        }
+        all.push(text.to_vec());
+    }
+    Ok(Some(all))
 }
 
 /// Moves a tensor to shared memory.
@@ -218,6 +244,10 @@ fn classified<'a>(
     count: usize,
 ) -> Result<Tensor<'a>, Problem> {
     let output = response.output_at(index);
+    if response.texts_at(index).is_some() {
+        let name = output.name;
+        return Err(Problem::invalid(format!("output '{name}': texts have no largest elements")));
+    }
     let labels = state.labels(&response.model, output.name);
     let scores = Scores {
         dtype: output.dtype,
@@ -234,6 +264,7 @@ fn classified<'a>(
         )));
     }
     let (shape, texts) = scores.largest(count);
+    let texts = texts.into_iter().map(String::into_bytes).collect();
     Ok(Tensor { name: output.name, shape: Cow::Owned(shape), data: Data::Texts(texts) })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reef_base::limits::{MODEL_TENSORS_MAX, TENSOR_ELEMENTS_MAX, TENSOR_RANK_MAX};
 use reef_engine::{
-    Class, ClassRequest, DType, InferError, InferFuture, InferRequest, InputTensor, Nanos, Shape,
+    Class, ClassRequest, DType, InferError, InferFuture, InferRequest, InputTensor, Nanos, Shape, TextTensor,
 };
 
 use crate::core::access::Client;
@@ -56,12 +56,13 @@ pub(crate) struct Question {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Input {
     pub(crate) name: String,
-    pub(crate) dtype: DType,
+    /// `None` for texts.
+    pub(crate) dtype: Option<DType>,
     pub(crate) shape: Vec<usize>,
     pub(crate) data: Data,
 }
 
-/// The elements of an input: dense, row major, little endian.
+/// The elements of an input: dense, row major, little endian; texts each after its length.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Data {
     /// In the request.
@@ -196,7 +197,8 @@ pub(crate) fn ask(
         tensors.push(match &input.data {
             Data::Here(bytes) => bytes.clone(),
             Data::Shared(shared) => {
-                let read = memory.read(shared, count.saturating_mul(input.dtype.bytes()));
+                let expected = input.dtype.map(|dtype| count.saturating_mul(dtype.bytes()));
+                let read = memory.read(shared, expected);
                 read.map_err(|problem| Problem {
                     message: format!("input '{}': {}", input.name, problem.message),
                     ..problem
@@ -204,13 +206,14 @@ pub(crate) fn ask(
             }
         });
     }
-    let inputs = question.inputs.iter().zip(&tensors).map(|(input, data)| InputTensor {
-        name: &input.name,
-        dtype: input.dtype,
-        shape: Shape::new(&input.shape),
-        data,
-    });
-    let mut request = InferRequest::new(&question.model, inputs.collect());
+    let mut request = InferRequest::new(&question.model, Vec::with_capacity(tensors.len()));
+    for (input, data) in question.inputs.iter().zip(&tensors) {
+        let (name, shape) = (&*input.name, Shape::new(&input.shape));
+        match input.dtype {
+            Some(dtype) => request.inputs.push(InputTensor { name, dtype, shape, data }),
+            None => request.texts.push(TextTensor { name, shape, data }),
+        }
+    }
     request.version = question.version.as_deref();
     request.arrival = Some(question.arrival);
     if !question.outputs.is_empty() {
@@ -247,15 +250,16 @@ impl<'a> SharedMemory<'a> {
         SharedMemory { state, client, question, share, bytes_left }
     }
 
-    /// The bytes of an input, of which its shape has `expected`.
-    fn read(&mut self, shared: &Shared, expected: usize) -> Result<Bytes, Problem> {
+    /// The bytes of an input, of which its shape has `expected`, if it says that.
+    fn read(&mut self, shared: &Shared, expected: Option<usize>) -> Result<Bytes, Problem> {
         let state = self.state;
         let regions = state.regions()?;
         let Shared { region, offset, byte_size } = shared;
-        if *byte_size != expected as u64 {
+        if let Some(expected) = expected.filter(|&expected| *byte_size != expected as u64) {
             let problem = format!("shared_memory_byte_size is {byte_size}, its shape has {expected} bytes");
             return Err(Problem::invalid(problem));
         }
+        let expected = usize::try_from(*byte_size).unwrap_or(usize::MAX);
         regions.check(shared)?;
         self.bytes_left = self.bytes_left.checked_sub(expected).ok_or_else(|| {
             let bytes_max = state.body_bytes_max;
@@ -301,13 +305,11 @@ pub(crate) fn submit(
     })
 }
 
-/// The element type that an input's `datatype` names.
-pub(crate) fn dtype(input: &str, datatype: &str) -> Result<DType, Problem> {
+/// The element type that an input's `datatype` names; `None` for texts.
+pub(crate) fn dtype(input: &str, datatype: &str) -> Result<Option<DType>, Problem> {
     match DType::from_protocol_name(datatype) {
-        Some(dtype) => Ok(dtype),
-        None if datatype == "BYTES" => {
-            Err(Problem::unsupported(format!("input '{input}': tensors of BYTES are not supported")))
-        }
+        None if datatype == "BYTES" => Ok(None),
+        Some(dtype) => Ok(Some(dtype)),
         None => {
             let datatype = parameter::quoted(datatype);
             Err(Problem::invalid(format!("input '{input}': there is no datatype '{datatype}'")))

@@ -66,7 +66,7 @@ pub(crate) fn model_metadata(
     let tensors = |tensors: &[TensorInfo]| -> Vec<TensorMetadata> {
         let tensor = |tensor: &TensorInfo| TensorMetadata {
             name: tensor.name.clone(),
-            datatype: tensor.dtype.protocol_name().into(),
+            datatype: tensor.datatype().into(),
             shape: tensor.dims.clone(),
         };
         tensors.iter().map(tensor).collect()

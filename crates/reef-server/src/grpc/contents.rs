@@ -38,20 +38,38 @@ fn list(dtype: DType) -> Option<&'static str> {
     }
 }
 
+/// `count` texts, each after its length.
+pub(crate) fn texts(contents: &InferTensorContents, count: usize) -> Result<Bytes, String> {
+    check(contents, "BYTES", "bytes_contents", count)?;
+    let texts = &contents.bytes_contents;
+    let mut bytes = BytesMut::with_capacity(texts.iter().map(|text| 4 + text.len()).sum());
+    for text in texts {
+        bytes.put_u32_le(u32::try_from(text.len()).map_err(|_| "a text of more than 4 GiB")?);
+        bytes.put_slice(text);
+    }
+    Ok(bytes.freeze())
+}
+
+/// Whether there are `count` elements in the list that those of a datatype are in, and no others.
+fn check(contents: &InferTensorContents, datatype: &str, list: &str, count: usize) -> Result<(), String> {
+    let other = lens(contents).into_iter().find(|&(name, len)| len > 0 && name != list);
+    if let Some((other, _)) = other {
+        return Err(format!("elements of {datatype} are in {list}, the request has {other}"));
+    }
+    let len = lens(contents).iter().map(|(_, len)| len).sum::<usize>();
+    match len == count {
+        true => Ok(()),
+        false => Err(format!("{len} elements in {list}, the shape needs {count}")),
+    }
+}
+
 /// The little-endian bytes of `count` elements of `dtype`.
 pub(crate) fn bytes(contents: &InferTensorContents, dtype: DType, count: usize) -> Result<Bytes, String> {
     let datatype = dtype.protocol_name();
     let Some(list) = list(dtype) else {
         return Err(format!("{datatype} has no typed contents, send it in raw_input_contents"));
     };
-    let other = lens(contents).into_iter().find(|&(name, len)| len > 0 && name != list);
-    if let Some((other, _)) = other {
-        return Err(format!("elements of {datatype} are in {list}, the request has {other}"));
-    }
-    let len = lens(contents).iter().map(|(_, len)| len).sum::<usize>();
-    if len != count {
-        return Err(format!("{len} elements in {list}, the shape needs {count}"));
-    }
+    check(contents, datatype, list, count)?;
     let mut bytes = BytesMut::with_capacity(count * dtype.bytes());
     let signed = &contents.int_contents;
     let unsigned = &contents.uint_contents;

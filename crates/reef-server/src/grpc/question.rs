@@ -87,17 +87,20 @@ fn input(tensor: InferInputTensor, source: Source) -> Result<Input, Problem> {
         }
         (Source::Shared(shared), None) => Data::Shared(shared),
         (Source::Raw(raw), None) => Data::Here(raw),
-        (Source::Contents, Some(typed)) => Data::Here(contents::bytes(typed, dtype, count).map_err(place)?),
+        (Source::Contents, Some(typed)) => {
+            let bytes = dtype
+                .map_or_else(|| contents::texts(typed, count), |dtype| contents::bytes(typed, dtype, count));
+            Data::Here(bytes.map_err(place)?)
+        }
         (Source::Contents, None) if count == 0 => Data::Here(Bytes::new()),
         (Source::Contents, None) => {
             return Err(place("neither raw_input_contents nor contents".into()));
         }
     };
-    let wanted = count * dtype.bytes();
-    if let Data::Here(bytes) = &data
-        && bytes.len() != wanted
+    if let (Data::Here(bytes), Some(dtype)) = (&data, dtype)
+        && bytes.len() != count * dtype.bytes()
     {
-        let (len, datatype) = (bytes.len(), dtype.protocol_name());
+        let (len, wanted, datatype) = (bytes.len(), count * dtype.bytes(), dtype.protocol_name());
         return Err(place(format!("{len} bytes, shape {shape:?} of {datatype} needs {wanted}")));
     }
     Ok(Input { name: tensor.name, dtype, shape, data })
@@ -171,7 +174,8 @@ mod tests {
             assert_eq!(error.kind, Kind::Invalid);
             assert!(error.message.contains(message), "{message}: {}", error.message);
         }
-        assert_eq!(asked(vec![tensor("BYTES", &[1])], &[5]).unwrap_err().kind, Kind::Unsupported);
+        let texts = asked(vec![tensor("BYTES", &[1])], &[5]).unwrap();
+        assert_eq!(texts.inputs[0].dtype, None);
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub(crate) fn model_metadata(state: &State, path: &ModelPath<'_>) -> Result<Repl
     let model = state.find_loaded(&path.name, path.version.as_deref())?;
     let tensors = |tensors: &[TensorInfo]| -> Vec<Value> {
         let tensor = |tensor: &TensorInfo| {
-            let datatype = tensor.dtype.protocol_name();
+            let datatype = tensor.datatype();
             json!({ "name": tensor.name, "datatype": datatype, "shape": tensor.dims })
         };
         tensors.iter().map(tensor).collect()

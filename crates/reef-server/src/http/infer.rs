@@ -262,7 +262,7 @@ fn read_input(input: &InputJson<'_>, binary: &mut Body) -> Result<Input, Problem
             Data::Here(binary.take(bytes))
         }
         InputData::Shared(shared) => Data::Shared(shared),
-        InputData::Json(_) if !elements::has_json_form(dtype) => {
+        InputData::Json(_) if dtype.is_some_and(|dtype| !elements::has_json_form(dtype)) => {
             let datatype = &input.datatype;
             return Err(place(format!("{datatype} has no JSON form, send it as a binary tensor")));
         }
@@ -271,10 +271,14 @@ fn read_input(input: &InputJson<'_>, binary: &mut Body) -> Result<Input, Problem
             if count > raw.get().len() {
                 return Err(place(format!("data is too short for the {count} elements of its shape")));
             }
-            let mut bytes = vec![0; count * dtype.bytes()];
-            elements::read(raw, dtype, &input.shape, &mut bytes)
-                .map_err(|problem| place(format!("data: {problem}")))?;
-            Data::Here(Bytes::from(bytes))
+            let read = match dtype {
+                None => elements::read_texts(raw, &input.shape, count),
+                Some(dtype) => {
+                    let mut bytes = vec![0; count * dtype.bytes()];
+                    elements::read(raw, dtype, &input.shape, &mut bytes).map(|()| bytes)
+                }
+            };
+            Data::Here(Bytes::from(read.map_err(|problem| place(format!("data: {problem}")))?))
         }
     };
     Ok(Input { name: input.name.clone(), dtype, shape: input.shape.to_vec(), data })
@@ -287,9 +291,13 @@ fn read_raw(state: &State, envelope: &Envelope, mut body: Body) -> Result<(Quest
         let count = model.inputs.len();
         return Err(Problem::invalid(format!("a raw request needs a model with one input, it has {count}")));
     };
+    if input.texts {
+        let name = &input.name;
+        return Err(Problem::invalid(format!("input '{name}': a raw request has bytes, and no texts")));
+    }
     let shape = raw_shape(&input.dims, input.dtype, data.len())
         .map_err(|problem| Problem::invalid(format!("input '{}': {problem}", input.name)))?;
-    let input = Input { name: input.name.clone(), dtype: input.dtype, shape, data: Data::Here(data) };
+    let input = Input { name: input.name.clone(), dtype: Some(input.dtype), shape, data: Data::Here(data) };
     let question = envelope.question(Schedule::default(), vec![input], Vec::new());
     Ok((question, Manner { form: Form::V2, id: None, wanted: Wanted::all_binary() }))
 }
@@ -372,7 +380,7 @@ fn parameters(response: &InferResponse) -> Map<String, Value> {
 
 /// Everything that is done to a body before the engine sees it: type and bytes of each tensor.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn read(bytes: Vec<u8>, header: Option<&str>) -> Result<Vec<(DType, Bytes)>, Problem> {
+pub(crate) fn read(bytes: Vec<u8>, header: Option<&str>) -> Result<Vec<(Option<DType>, Bytes)>, Problem> {
     let Parts::Json(json, mut binary) = request::split(Body::from(bytes), header)? else {
         return Ok(Vec::new());
     };
@@ -410,7 +418,8 @@ mod tests {
         let (bytes, len) = sample();
         let tensors = read(bytes, Some(&len.to_string())).unwrap();
         let a: Vec<u8> = [1f32, 2.5, -3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()).collect();
-        assert_eq!(tensors, [(DType::F32, Bytes::from(a)), (DType::U8, Bytes::from_static(&[1, 2, 3]))]);
+        let b = (Some(DType::U8), Bytes::from_static(&[1, 2, 3]));
+        assert_eq!(tensors, [(Some(DType::F32), Bytes::from(a)), b]);
     }
 
     #[test]

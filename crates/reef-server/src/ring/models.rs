@@ -57,10 +57,9 @@ impl OpenedModel {
         let output_bytes: Vec<usize> = outputs.iter().map(|(_, bytes)| *bytes).collect();
         let layout = SlotLayout::new(&input_bytes, &output_bytes)
             .ok_or_else(|| Problem::invalid("the tensors are larger than any memory"))?;
-        let opened = outputs.iter().map(|(info, _)| OpenedOutput {
-            name: info.name.clone(),
-            datatype: info.dtype.protocol_name().into(),
-        });
+        let opened = outputs
+            .iter()
+            .map(|(info, _)| OpenedOutput { name: info.name.clone(), datatype: info.datatype().into() });
         let opened = opened.collect();
         let outputs = outputs.iter().map(|(info, _)| Output { name: info.name.clone(), dtype: info.dtype });
         let model = OpenedModel {
@@ -80,10 +79,13 @@ fn input(model: &ModelInfo, tensor: &Tensor) -> Result<(Input, usize), Problem> 
     let info = model.inputs.iter().find(|info| info.name == tensor.name);
     let info = info.ok_or_else(|| place("the model has no such input".into()))?;
     let dtype = question::dtype(&tensor.name, &tensor.datatype)?;
-    if dtype != info.dtype {
-        let expected = info.dtype.protocol_name();
-        return Err(place(format!("expected {expected}, got {}", tensor.datatype)));
-    }
+    let Some(dtype) = dtype.filter(|&dtype| !info.texts && dtype == info.dtype) else {
+        let expected = info.datatype();
+        return Err(place(match info.texts {
+            true => "texts are not carried over shared memory; HTTP and gRPC have them".into(),
+            false => format!("expected {expected}, got {}", tensor.datatype),
+        }));
+    };
     let fits =
         |(&dim, &extent): (&i64, &usize)| usize::try_from(dim).is_ok_and(|dim| dim == extent) || dim < 0;
     let same_rank = info.dims.len() == tensor.shape.len() && tensor.shape.len() <= TENSOR_RANK_MAX;
@@ -111,6 +113,12 @@ fn outputs<'m>(model: &'m ModelInfo, wanted: &OpenModel) -> Result<Vec<(&'m Tens
 
 /// Bytes of an output: the model's, or those the client says where it leaves them open.
 fn room(info: &TensorInfo, said: Option<usize>) -> Result<usize, Problem> {
+    if info.texts {
+        let name = &info.name;
+        return Err(Problem::invalid(format!(
+            "output '{name}': texts are not carried over shared memory; HTTP and gRPC have them"
+        )));
+    }
     let extents: Option<Vec<usize>> = info.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
     match (extents, said) {
         (Some(extents), _) => {

@@ -231,6 +231,7 @@ impl Synthetic {
                 name: name.to_string(),
                 dtype,
                 dims: dims.to_vec(),
+                texts: false,
             };
             tensors.iter().map(info).collect()
         };

@@ -44,6 +44,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if !args.each.is_empty() || !args.carry.is_empty() {
         return run_stream(args, &engine, &info, tensors);
     }
+    if info.inputs.iter().chain(&info.outputs).any(|tensor| tensor.texts) {
+        return run_texts(args, &engine, &info, &tensors);
+    }
     let mut session = open(&engine, &info.key.name, &tensors).map_err(|error| match advice.as_str() {
         "" => error,
         advice => anyhow::anyhow!("{}{advice}", crate::message(&error)),
@@ -52,6 +55,32 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let outputs = (0..session.output_count()).map(|index| session.output(index));
     let files = args.output_dir.as_deref().map(|dir| write_outputs(outputs, dir)).transpose()?;
     report(args, latencies, files);
+    Ok(())
+}
+
+/// Runs a model that has texts: a session has their numbers alone.
+fn run_texts(args: &RunArgs, engine: &Engine, info: &ModelInfo, tensors: &[NamedTensor]) -> Result<()> {
+    let request = inputs::request(&info.key.name, tensors);
+    let mut response = engine.infer(&request)?;
+    let mut latencies = vec![];
+    for _ in 0..args.repeat {
+        let begin = MonotonicClock::read();
+        response = engine.infer(&request)?;
+        latencies.push(MonotonicClock::read().since(begin).0);
+    }
+    latencies.sort_unstable();
+    let files = args.output_dir.as_deref().map(|dir| -> Result<BTreeMap<String, String>> {
+        let names: Vec<&str> = response.outputs().map(|output| output.name).collect();
+        let files = file_names(&names);
+        for (index, (output, file)) in response.outputs().zip(&files).enumerate() {
+            match response.texts_at(index) {
+                Some(texts) => npy::write_texts(&dir.join(file), output.shape, &texts.collect::<Vec<_>>())?,
+                None => write_output(&output, &dir.join(file))?,
+            }
+        }
+        Ok(names.into_iter().map(str::to_string).zip(files).collect())
+    });
+    report(args, latencies, files.transpose()?);
     Ok(())
 }
 
@@ -92,19 +121,7 @@ fn measure(session: &mut Session, repeat: u64) -> Result<Vec<u64>> {
 
 fn open(engine: &Engine, model: &str, tensors: &[NamedTensor]) -> Result<Session> {
     // A request checks names, types and shapes with errors that name them; the session then only repeats it.
-    let request = reef_engine::InferRequest::new(
-        model,
-        tensors
-            .iter()
-            .map(|tensor| reef_engine::InputTensor {
-                name: &tensor.name,
-                dtype: tensor.dtype,
-                shape: tensor.shape.clone(),
-                data: tensor.data.as_slice(),
-            })
-            .collect(),
-    );
-    engine.infer(&request)?;
+    engine.infer(&inputs::request(model, tensors))?;
     let shapes = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.clone())).collect();
     let values = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.data.as_slice())).collect();
     let options = SessionOptions { shapes, values, ..SessionOptions::default() };
@@ -126,10 +143,14 @@ fn write_outputs<'a>(
     let names: Vec<&str> = outputs.clone().map(|output| output.name).collect();
     let files = file_names(&names);
     for (output, file) in outputs.zip(&files) {
-        let data = reef_base::AlignedBytes::copy_from(output.data);
-        npy::write(&dir.join(file), output.dtype, output.shape, &data)?;
+        write_output(&output, &dir.join(file))?;
     }
     Ok(names.into_iter().map(str::to_string).zip(files).collect())
+}
+
+fn write_output(output: &OutputTensor<'_>, path: &Path) -> Result<()> {
+    let data = reef_base::AlignedBytes::copy_from(output.data);
+    npy::write(path, output.dtype, output.shape, &data)
 }
 
 /// A file name of its own for each output. Names may hold characters that file names may not, and two names

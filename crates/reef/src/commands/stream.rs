@@ -3,10 +3,10 @@
 
 use anyhow::{Result, bail};
 use reef_base::{AlignedBytes, MonotonicClock};
-use reef_engine::{Engine, InferRequest, InferResponse, InputTensor, ModelInfo};
+use reef_engine::{Engine, InferResponse, ModelInfo};
 use reef_graph::{DType, Shape};
 
-use crate::inputs::NamedTensor;
+use crate::inputs::{NamedTensor, request};
 use crate::npy;
 
 /// Which inputs differ from run to run, and where they come from.
@@ -41,6 +41,9 @@ impl Stream {
         info: &ModelInfo,
         tensors: &mut [NamedTensor],
     ) -> Result<Stream> {
+        if info.inputs.iter().chain(&info.outputs).any(|tensor| tensor.texts) {
+            bail!("--each and --carry are for models of numbers, and this one has texts");
+        }
         let mut stream = Stream::default();
         for (output, input) in carry {
             let Some(from) = info.outputs.iter().position(|known| known.name == *output) else {
@@ -140,14 +143,4 @@ impl Stream {
 fn part(all: &NamedTensor, run: usize) -> AlignedBytes {
     let bytes = all.data.len() / all.shape[0];
     AlignedBytes::copy_from(&all.data.as_slice()[run * bytes..][..bytes])
-}
-
-fn request<'a>(model: &'a str, tensors: &'a [NamedTensor]) -> InferRequest<'a> {
-    let tensors = tensors.iter().map(|tensor| InputTensor {
-        name: &tensor.name,
-        dtype: tensor.dtype,
-        shape: tensor.shape.clone(),
-        data: tensor.data.as_slice(),
-    });
-    InferRequest::new(model, tensors.collect())
 }

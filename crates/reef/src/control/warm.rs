@@ -22,7 +22,7 @@ type Inputs = Vec<(String, Shape, Vec<u8>)>;
 pub fn declared(tensors: &[reef_engine::TensorInfo]) -> Vec<Declared> {
     let declared = |info: &reef_engine::TensorInfo| Declared {
         name: info.name.clone(),
-        datatype: info.dtype.protocol_name().into(),
+        datatype: info.datatype().into(),
         dims: info.dims.clone(),
     };
     tensors.iter().map(declared).collect()
@@ -106,7 +106,7 @@ fn one_input(
 ) -> Result<(String, Shape, Vec<u8>)> {
     let known = info.inputs.iter().find(|known| known.name == input.name);
     let known = known.context("the model has none of that name")?;
-    let datatype = known.dtype.protocol_name();
+    let datatype = known.datatype();
     ensure!(datatype == input.datatype, "data_type is {}, the model has {datatype}", input.datatype);
     let rows = (config.max_batch_size > 0).then_some(warmup.batch_size.max(1) as usize);
     let dims = input.dims.iter().map(|&extent| usize::try_from(extent).unwrap_or(usize::MAX));
@@ -119,6 +119,7 @@ fn one_input(
     let data = match &input.data {
         WarmupData::Zero => vec![0; bytes],
         WarmupData::Random => random(known.dtype, elements),
+        WarmupData::File(_) if known.texts => bail!("texts are not read from a file here"),
         WarmupData::File(file) => {
             let path = dir.context("there is no directory")?.join("warmup").join(file);
             let len = std::fs::metadata(&path).with_context(|| path.display().to_string())?.len();

@@ -153,7 +153,8 @@ enum Voted {
 
 pub(super) fn classifier(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, Reject> {
     let (name, (x, steps)) = (node.name(), rows(b, node)?);
-    let (labels, classes) = scores::labels(node, "classlabels_int64s")?;
+    let labels = scores::labels(node, "classlabels_int64s")?;
+    let classes = labels.len();
     let tensors = constants(b, name, || Arrays::of_lists(node, "class", steps.as_ref()))?;
     let raw = trees(b, name, x, &tensors, (Aggregate::Sum, classes))?;
     let base = forest::floats(node, "base_values", steps.is_some())?;
@@ -170,7 +171,7 @@ pub(super) fn classifier(b: &mut Builder, node: &Node) -> Result<Vec<ValueId>, R
             let sums = if base.is_empty() { raw } else { b.binary(name, Binary::Add, raw, padded)? };
             let compared = with_votes(b, name, x, &tensors, sums, base.len())?;
             let places = scores::first_largest(b, name, compared)?;
-            let label = scores::label(b, name, places, &labels)?;
+            let label = scores::label(b, name, places, labels)?;
             Ok(vec![label, Transform::of(node)?.apply(b, name, sums)?])
         }
     }
@@ -343,8 +344,10 @@ impl Binary2<'_, '_> {
         };
         let limit = b.scalar(DType::F32, if one_sided && positive { 0.5 } else { 0.0 });
         let above = b.binary(name, Binary::Greater, decides, limit)?;
-        // Of votes for both classes it is said whether the second wins, whatever the classes are called.
-        let label = scores::either(b, name, above, if one_sided { self.labels } else { [0, 1] })?;
+        // Of votes for both classes it is said whether the second wins, whatever the classes are called, unless
+        // they are called by texts.
+        let called = one_sided || scores::has_texts(self.node);
+        let label = scores::either(b, name, above, if called { self.labels } else { [0, 1] })?;
         let scores = match scores {
             Some(columns) => {
                 let scores = b.concat(name, &columns, 1)?;

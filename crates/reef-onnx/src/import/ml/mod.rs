@@ -4,10 +4,10 @@
 mod ensemble;
 mod forest;
 mod scores;
+mod svm;
 mod tables;
 
 use reef_graph::{DType, Shape, ValueId};
-use tract_onnx::pb::NodeProto;
 
 use super::attributes::Node;
 use super::{Builder, Reading, Reject, wrong};
@@ -20,7 +20,9 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
         "TreeEnsemble" => ensemble::ensemble(b, node),
         "LinearRegressor" => tables::linear_regressor(b, node),
         "LinearClassifier" => return Some(tables::linear_classifier(b, node)),
-        "SVMRegressor" => tables::svm_regressor(b, node),
+        "SVMRegressor" => svm::regressor(b, node),
+        "SVMClassifier" => return Some(svm::classifier(b, node)),
+        "ZipMap" => tables::zip_map(b, node),
         "Scaler" => tables::scaler(b, node),
         "Normalizer" => tables::normalizer(b, node),
         "Imputer" => tables::imputer(b, node),
@@ -32,17 +34,6 @@ pub(super) fn read(b: &mut Builder, node: &Node) -> Reading {
         _ => return None,
     };
     Some(made.map(|value| vec![value]))
-}
-
-/// Why an output of a node is not made although others are: labels that are strings.
-pub(super) fn unmade(node: &NodeProto, slot: usize) -> Option<String> {
-    let operator = node.op_type.strip_prefix(CLASSICAL)?;
-    let strings = |name: &str| node.attribute.iter().any(|a| a.name == name && !a.strings.is_empty());
-    (slot == 0 && operator.ends_with("Classifier") && strings("classlabels_strings")).then(|| {
-        "its labels are strings, which are not computed: its scores can be had alone, and integers as labels \
-         work"
-            .into()
-    })
 }
 
 /// Numbers in single precision, as a table `[rows, columns]`; a list is one row.

@@ -95,15 +95,17 @@ pub(super) fn row(b: &mut Builder, values: &[f32]) -> ValueId {
     b.constant("", Tensor::f32([1, values.len()], values))
 }
 
-/// Integers that classes are called, and whether there are strings that they are called in their place.
-pub(super) fn labels(node: &Node, ints: &str) -> Result<(Vec<i64>, usize), Reject> {
-    let strings = node.attribute("classlabels_strings").map_or(0, |labels| labels.strings.len());
-    let given = node.ints(ints).unwrap_or(&[]);
-    match (given.len(), strings) {
-        (0, 0) => wrong("it names no classes"),
-        (0, count) => Ok(((0..count as i64).collect(), count)),
-        (count, _) => Ok((given.to_vec(), count)),
+/// Integers that classes are called: numbers of texts, where they are called by texts.
+pub(super) fn labels<'a>(node: &Node<'a>, ints: &str) -> Result<&'a [i64], Reject> {
+    match node.ints(ints).unwrap_or(&[]) {
+        [] => wrong("it names no classes"),
+        labels => Ok(labels),
     }
+}
+
+/// Whether classes are called by texts.
+pub(super) fn has_texts(node: &Node) -> bool {
+    node.attribute("classlabels_strings").is_some_and(|labels| !labels.strings.is_empty())
 }
 
 /// Of every row the first column with the largest number, as f32 `[rows, 1]`.

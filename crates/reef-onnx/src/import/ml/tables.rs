@@ -9,12 +9,12 @@ use super::scores::{self, Transform};
 use super::table;
 use crate::consts;
 
-fn list<'a>(node: &Node<'a>, name: &str) -> &'a [f32] {
+pub(super) fn list<'a>(node: &Node<'a>, name: &str) -> &'a [f32] {
     node.attribute(name).map_or(&[][..], |list| &list.floats)
 }
 
 /// The product of rows with rows of weights, and what is added to it: one for all, one for each, or nothing.
-fn linear(
+pub(super) fn linear(
     b: &mut Builder,
     name: &str,
     x: ValueId,
@@ -52,7 +52,8 @@ pub(super) fn linear_classifier(b: &mut Builder, node: &Node) -> Result<Vec<Valu
     let (name, transform) = (node.name(), Transform::of(node)?);
     let x = node.input(0)?;
     let x = table(b, name, x)?;
-    let (labels, classes) = scores::labels(node, "classlabels_ints")?;
+    let labels = scores::labels(node, "classlabels_ints")?;
+    let classes = labels.len();
     let intercepts = list(node, "intercepts");
     let weights = list(node, "coefficients");
     let targets = if intercepts.is_empty() { weights.len() / b.shape(x)[1] } else { intercepts.len() };
@@ -60,7 +61,11 @@ pub(super) fn linear_classifier(b: &mut Builder, node: &Node) -> Result<Vec<Valu
     if targets == 1 {
         let zero = b.scalar(DType::F32, 0.0);
         let above = b.binary(name, Binary::Greater, sums, zero)?;
-        let two = if let [no, yes] = labels[..] { [no, yes] } else { [0, 1] };
+        let two = match *labels {
+            [no, yes] => [no, yes],
+            _ if scores::has_texts(node) => return wrong(format!("one score for {classes} classes")),
+            _ => [0, 1],
+        };
         let label = scores::either(b, name, above, two)?;
         if classes != 2 {
             return Ok(vec![label, transform.apply(b, name, sums)?]);
@@ -84,72 +89,8 @@ pub(super) fn linear_classifier(b: &mut Builder, node: &Node) -> Result<Vec<Valu
         return wrong(format!("{targets} scores for {classes} classes"));
     }
     let places = scores::first_largest(b, name, sums)?;
-    let label = scores::label(b, name, places, &labels)?;
+    let label = scores::label(b, name, places, labels)?;
     Ok(vec![label, transform.apply(b, name, sums)?])
-}
-
-/// A sum over support vectors of a function of their product with a row, or their distance from it.
-pub(super) fn svm_regressor(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
-    let name = node.name();
-    let x = node.input(0)?;
-    let x = table(b, name, x)?;
-    let columns = b.shape(x)[1];
-    let (coefficients, vectors) = (list(node, "coefficients"), list(node, "support_vectors"));
-    let count = usize::try_from(node.int("n_supports", 0)).unwrap_or(0);
-    let rho = list(node, "rho");
-    let made = if count == 0 {
-        linear(b, name, x, coefficients, (1, rho))?
-    } else {
-        if count.checked_mul(columns) != Some(vectors.len()) {
-            return wrong(format!("{} numbers for {count} vectors of {columns} columns", vectors.len()));
-        }
-        let vectors = Tensor::f32([count, columns], vectors);
-        let likeness = kernel(b, node, x, vectors)?;
-        linear(b, name, likeness, coefficients, (1, rho))?
-    };
-    if node.int("one_class", 0) == 0 {
-        return Transform::of(node)?.apply(b, name, made);
-    }
-    let [zero, yes, no] = [0.0, 1.0, -1.0].map(|value| b.scalar(DType::F32, value));
-    let inside = b.binary(name, Binary::Greater, made, zero)?;
-    b.choose(name, inside, yes, no)
-}
-
-/// How alike rows and vectors are: `[rows, vectors]`.
-fn kernel(b: &mut Builder, node: &Node, x: ValueId, vectors: Tensor) -> Result<ValueId, Reject> {
-    let name = node.name();
-    let parameter = |at: usize| list(node, "kernel_params").get(at).copied().unwrap_or(0.0);
-    let (gamma, shift, degree) = (parameter(0), parameter(1), parameter(2));
-    let number = |b: &mut Builder, value: f32| b.scalar(DType::F32, value.into());
-    let kind = node.text("kernel_type").unwrap_or("LINEAR");
-    if kind == "RBF" {
-        let (rows, columns, count) = (b.shape(x)[0], b.shape(x)[1], vectors.shape()[0]);
-        let x = b.reshape(name, x, Shape::from([rows, 1, columns]))?;
-        let vectors = b.constant("", vectors);
-        let away = b.binary(name, Binary::Sub, x, vectors)?;
-        let square = b.unary(name, Unary::Square, away)?;
-        let sum = b.reduce(name, Reduce::Sum, &[2], square)?;
-        let sum = b.reshape(name, sum, Shape::from([rows, count]))?;
-        let gamma = number(b, -gamma);
-        let scaled = b.binary(name, Binary::Mul, sum, gamma)?;
-        return b.unary(name, Unary::Exp, scaled);
-    }
-    let vectors = b.constant("", vectors);
-    let products = b.matmul(name, (x, false), (vectors, true))?;
-    if kind == "LINEAR" {
-        return Ok(products);
-    }
-    let (gamma, shift) = (number(b, gamma), number(b, shift));
-    let scaled = b.binary(name, Binary::Mul, products, gamma)?;
-    let sum = b.binary(name, Binary::Add, scaled, shift)?;
-    match kind {
-        "POLY" => {
-            let degree = number(b, degree);
-            b.binary(name, Binary::Pow, sum, degree)
-        }
-        "SIGMOID" => b.unary(name, Unary::Tanh, sum),
-        other => wrong(format!("kernel_type `{other}` is not known")),
-    }
 }
 
 /// `(x - offset) * scale`, by column or the same for all.
@@ -339,6 +280,19 @@ pub(super) fn encode(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
     let values = b.concat(name, &[values, default], 0)?;
     let made = b.add(name, Op::Gather { axis: 0 }, &[values, place], dtype, Shape::from([rows]))?;
     b.reshape(name, made, shape)
+}
+
+/// Scores of classes, which maps from their names would hold: as they are, a column for each class in the
+/// order in which the node names them.
+pub(super) fn zip_map(b: &mut Builder, node: &Node) -> Result<ValueId, Reject> {
+    let (name, x) = (node.name(), node.input(0)?);
+    let texts = node.attribute("classlabels_strings").map_or(0, |labels| labels.strings.len());
+    let classes = texts.max(node.ints("classlabels_int64s").map_or(0, <[i64]>::len));
+    let x = table(b, name, x)?;
+    match b.shape(x)[1] {
+        columns if columns == classes => Ok(x),
+        columns => wrong(format!("{columns} columns for {classes} classes")),
+    }
 }
 
 /// Tables side by side, each cut or filled up with zeros to its number of columns.

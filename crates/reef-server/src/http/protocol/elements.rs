@@ -26,13 +26,25 @@ pub(crate) fn has_json_form(dtype: DType) -> bool {
 /// `target` must have exactly the tensor's bytes.
 pub(crate) fn read(raw: &RawValue, dtype: DType, shape: &[usize], target: &mut [u8]) -> Result<(), String> {
     let expected = target.len() / dtype.bytes();
-    let mut sink = Sink { dtype, shape, target, written: 0, nested: false };
+    let mut sink = Sink { dtype, shape, target, written: 0, nested: false, texts: None };
     let mut json = serde_json::Deserializer::from_str(raw.get());
     List { sink: &mut sink, depth: 0 }.deserialize(&mut json).map_err(|error| error.to_string())?;
     if sink.written != expected {
         return Err(format!("{} elements, the shape needs {expected}", sink.written));
     }
     Ok(())
+}
+
+/// The texts in `raw`, a tensor of `shape`, row-major, each after its length.
+pub(crate) fn read_texts(raw: &RawValue, shape: &[usize], count: usize) -> Result<Vec<u8>, String> {
+    let texts = Some((Vec::new(), count));
+    let mut sink = Sink { dtype: DType::U8, shape, target: &mut [], written: 0, nested: false, texts };
+    let mut json = serde_json::Deserializer::from_str(raw.get());
+    List { sink: &mut sink, depth: 0 }.deserialize(&mut json).map_err(|error| error.to_string())?;
+    if sink.written != count {
+        return Err(format!("{} elements, the shape needs {count}", sink.written));
+    }
+    Ok(sink.texts.expect("these are texts").0)
 }
 
 /// Where elements go.
@@ -42,9 +54,23 @@ struct Sink<'a> {
     target: &'a mut [u8],
     written: usize,
     nested: bool,
+    /// Texts and how many there may be, if elements are such.
+    texts: Option<(Vec<u8>, usize)>,
 }
 
 impl Sink<'_> {
+    /// The protocol's name of the element type.
+    fn datatype(&self) -> &'static str {
+        if self.texts.is_some() { "BYTES" } else { self.dtype.protocol_name() }
+    }
+
+    fn number(&self, value: impl fmt::Display) -> Result<(), String> {
+        match self.texts {
+            Some(_) => Err(format!("{value} is not of type BYTES: texts are strings")),
+            None => Ok(()),
+        }
+    }
+
     fn push<const N: usize>(&mut self, bytes: [u8; N]) -> Result<(), String> {
         let start = self.written * N;
         let Some(slot) = self.target.get_mut(start..start + N) else {
@@ -56,6 +82,7 @@ impl Sink<'_> {
     }
 
     fn integer(&mut self, value: i128) -> Result<(), String> {
+        self.number(value)?;
         let misfit = || format!("{value} does not fit {}", self.dtype.protocol_name());
         match self.dtype {
             DType::I64 => self.push(i64::try_from(value).map_err(|_| misfit())?.to_le_bytes()),
@@ -74,6 +101,7 @@ impl Sink<'_> {
     }
 
     fn float(&mut self, value: f64) -> Result<(), String> {
+        self.number(value)?;
         match self.dtype {
             DType::F32 if (value as f32).is_infinite() => Err(format!("{value:e} does not fit FP32")),
             DType::F32 => self.push((value as f32).to_le_bytes()),
@@ -83,6 +111,16 @@ impl Sink<'_> {
     }
 
     fn text(&mut self, text: &str) -> Result<(), String> {
+        if let Some((texts, count)) = &mut self.texts {
+            if self.written == *count {
+                return Err(format!("more than the {count} elements that the shape needs"));
+            }
+            let length = u32::try_from(text.len()).map_err(|_| "a text of more than 4 GiB")?;
+            texts.extend_from_slice(&length.to_le_bytes());
+            texts.extend_from_slice(text.as_bytes());
+            self.written += 1;
+            return Ok(());
+        }
         let special = SPECIAL.iter().find(|(name, _)| *name == text);
         match (self.dtype, special) {
             (DType::F32, Some(&(_, value))) => self.push((value as f32).to_le_bytes()),
@@ -99,6 +137,7 @@ impl Sink<'_> {
     }
 
     fn boolean(&mut self, value: bool) -> Result<(), String> {
+        self.number(value)?;
         match self.dtype {
             DType::Bool => self.push([u8::from(value)]),
             other => Err(format!("{value} is not of type {}", other.protocol_name())),
@@ -172,7 +211,7 @@ impl<'de> Visitor<'de> for Item<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an element of type {}", self.sink.dtype.protocol_name())
+        write!(f, "an element of type {}", self.sink.datatype())
     }
 
     fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {

@@ -75,7 +75,9 @@ impl Serialize for JsonData<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
             Data::Elements(dtype, bytes) => Flat { dtype: *dtype, bytes }.serialize(serializer),
-            Data::Texts(texts) => texts.serialize(serializer),
+            Data::Texts(texts) => {
+                serializer.collect_seq(texts.iter().map(|text| String::from_utf8_lossy(text)))
+            }
             Data::Shared { .. } => serializer.serialize_none(),
         }
     }
@@ -90,6 +92,11 @@ pub(crate) fn write(head: &Head<'_>, outputs: Vec<Output<'_>>) -> Result<Written
         {
             let datatype = dtype.protocol_name();
             return Err(format!("output '{name}': {datatype} has no JSON form, request it with binary_data"));
+        }
+        if let Output::Json(Tensor { name, data: Data::Texts(texts), .. }) = output
+            && texts.iter().any(|text| std::str::from_utf8(text).is_err())
+        {
+            return Err(format!("output '{name}': its bytes are not all UTF-8, request it with binary_data"));
         }
     }
     let json = ResponseJson { head, outputs: outputs.iter().map(output_json).collect() };
@@ -144,7 +151,7 @@ mod tests {
     #[test]
     fn texts_are_strings_or_their_lengths_and_bytes() {
         let texts = |binary| {
-            let data = Data::Texts(vec!["1:0:\"a\"".into(), String::new()]);
+            let data = Data::Texts(vec!["1:0:\"a\"".into(), Vec::new()]);
             let tensor = Tensor { name: "y", shape: Cow::Borrowed(&[2]), data };
             write(&head(), vec![Output::new(tensor, binary)]).unwrap()
         };
