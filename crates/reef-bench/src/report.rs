@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use reef_base::{Samples, Summary};
+
 use crate::machine::{Machine, Others};
-use crate::recorder::{Samples, Summary};
 
 /// A number of a summary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use reef_bench::disb::options::Rate;
-use reef_bench::disb::workload::{RATE_MAX_HZ, RATE_MIN_HZ};
 use reef_device::{Padding, Scheme};
+use reef_load::workload::{RATE_MAX_HZ, RATE_MIN_HZ};
 use reef_plan::Precision;
 
 use crate::config::Given;

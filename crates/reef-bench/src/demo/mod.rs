@@ -12,15 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use reef_base::{Level, ModelKey, Nanos};
+use reef_base::{ClassName, Level, ModelKey, Nanos};
 use reef_device::Scheme;
 use reef_engine::{Engine, EngineStats, ModelSettings, ModelSource, ModelSpec, TraceError, TraceOptions};
+use reef_load::{Arrivals, COOL_DOWN, Caller, Callers, GRACE, PlayedClient, Run, RunClient};
 use reef_zoo::{Model, Variant};
 
-use crate::callers::{Caller, HttpCaller, random_request};
+use crate::callers::{HttpCaller, random_request};
 use crate::error::BenchError;
 use crate::http::{Client, InferParameters, Prepared};
-use crate::load::{self, Arrivals, COOL_DOWN, Callers, ClassName, GRACE, PlayedClient, Run, RunClient};
 use crate::machine::{Machine, Others, Watch};
 use crate::progress::Progress;
 
@@ -243,7 +243,7 @@ impl Demo<'_> {
     /// Plays a run, with what the engine counted until the begin and the end of its measured window.
     fn play(&self, run: &Run, callers: &mut Callers) -> (Vec<PlayedClient>, EngineStats, EngineStats) {
         let stats = || self.engine.stats();
-        self.progress.during(run.warm_up + run.measured, || load::play(run, callers, stats, stats))
+        self.progress.during(run.warm_up + run.measured, || reef_load::play(run, callers, stats, stats))
     }
 
     fn trace(&self, path: &Path, run: &Run, callers: &mut Callers) -> Result<(), TraceError> {
@@ -255,7 +255,7 @@ impl Demo<'_> {
         };
         // A trace that somebody else has started is theirs.
         let stop = || recording.load(Ordering::Relaxed).then(|| self.engine.stop_trace());
-        let play = || load::play(run, callers, start, stop);
+        let play = || reef_load::play(run, callers, start, stop);
         let (_, started, stopped) = self.progress.during(run.warm_up + run.measured, play);
         started?;
         stopped.map_or(Ok(()), |stopped| stopped.map(|_| ()))

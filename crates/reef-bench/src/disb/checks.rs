@@ -8,10 +8,11 @@
 //! Nothing is added to bounds of 99th percentiles and of shares. There the width of the value's own interval
 //! takes the place of the noise.
 
+use reef_base::ClassName;
+
 use super::report::{
     Check, ConditionResult, DisbReport, Estimate, LatencyRatios, SystemResult, WorkloadResult,
 };
-use super::workload::ClassName;
 
 /// Mean real-time latency under `reset`, to `rt-only`.
 const MEAN: f64 = 1.02;

@@ -19,13 +19,13 @@ use std::fmt;
 
 use serde::Serialize;
 
+use reef_base::{ClassName, Summary};
+
 use super::report::{
     ClientFacts, ClientResult, ConditionResult, DisbReport, Estimate, LatencyRatios, SystemResult,
     WorkloadResult,
 };
 use super::typical::student_t;
-use super::workload::ClassName;
-use crate::recorder::Summary;
 use crate::report::short;
 
 /// A change is beyond this many times the noise.

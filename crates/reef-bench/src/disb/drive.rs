@@ -17,12 +17,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::Rng;
+use reef_base::{ClassName, Rng, Samples};
 use reef_device::Scheme;
 use reef_engine::{Engine, EngineOptions};
+use reef_load::arrivals::{self, Repetition};
+use reef_load::{Arrivals, COOL_DOWN, GRACE, Run, RunClient, Workload};
 use reef_plan::DeviceKind;
 
-use super::arrivals::{self, Repetition};
 use super::checks;
 use super::engine::{EngineSystem, UrlSystem};
 use super::options::{DisbOptions, Via, make_folder};
@@ -31,14 +32,11 @@ use super::report::{
 };
 use super::system::{ModelFile, Played, System};
 use super::tally::{AloneTime, Repeated, Tally};
-use super::workload::Workload;
 use super::{html, timeline};
 use crate::error::BenchError;
-use crate::load::{Arrivals, COOL_DOWN, ClassName, GRACE, Run, RunClient};
 use crate::machine::{Machine, Others, Watch};
 use crate::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions};
 use crate::progress::Progress;
-use crate::recorder::Samples;
 
 /// Built-in workloads that peers play; they play every workload of a file.
 const PEERS_PLAY: [&str; 3] = ["A", "D", "REAL"];
@@ -541,7 +539,7 @@ fn offered(report: &DisbReport, system: &str, repeated: &[Repeated]) -> Option<f
     Some(work_s / time_s)
 }
 
-fn client_facts(client: &super::workload::Client) -> ClientFacts {
+fn client_facts(client: &reef_load::workload::Client) -> ClientFacts {
     ClientFacts {
         name: client.name.clone(),
         model: client.model.clone(),

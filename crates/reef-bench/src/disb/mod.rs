@@ -2,9 +2,7 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`workload`] | what clients ask when: the file format, the built-in workloads |
 //! | [`options`] | what a run is asked to do, and the models it needs |
-//! | [`arrivals`] | from a workload to the times of one repetition |
 //! | [`system`] | the contract between the driver and the systems that play a run |
 //! | [`engine`] | the systems that are ours or speak our protocol |
 //! | [`peer`] | other systems, behind adapters |
@@ -22,7 +20,6 @@
 //! comes the next repetition. Arrivals are a function of seed, workload and repetition alone, so all
 //! conditions of a repetition see the same ones.
 
-pub mod arrivals;
 pub mod checks;
 pub mod compare;
 pub mod drive;
@@ -37,4 +34,3 @@ pub mod system;
 pub mod tally;
 pub mod timeline;
 pub mod typical;
-pub mod workload;

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::workload::ClassName;
+use reef_base::{ClassName, Summary};
+
 use crate::error::BenchError;
 use crate::machine::{Machine, Others};
-use crate::recorder::Summary;
 use crate::report::Part;
 
 /// The format of `results.json`; another major number cannot be read.

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use reef_base::ClassName;
+
 use super::report::{Check, ConditionResult, DisbReport, Estimate, SystemResult, WorkloadResult};
-use super::workload::ClassName;
 use crate::report::short;
 
 impl fmt::Display for DisbReport {

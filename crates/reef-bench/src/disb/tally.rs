@@ -11,7 +11,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::{Nanos, Rng};
+use reef_base::{ClassName, Nanos, Rng, Samples, Summary};
+use reef_load::{Arrivals, PlayedClient, Record, Run, Workload};
 
 use super::report::{
     BestEffortResult, ClientResult, ConditionResult, DeviceResult, Estimate, LatencyRatios, OverallResult,
@@ -19,9 +20,6 @@ use super::report::{
 };
 use super::system::{Condition, DeviceUse, Played};
 use super::typical::{Typical, typical, typical_ratio};
-use super::workload::{ClassName, Workload};
-use crate::load::{Arrivals, PlayedClient, Record, Run};
-use crate::recorder::{Samples, Summary};
 
 /// Below this share of the device, nothing worth measuring is left for best-effort work.
 const BOUND_MIN: f64 = 0.05;

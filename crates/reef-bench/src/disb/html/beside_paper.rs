@@ -1,12 +1,13 @@
 //! What was measured here beside what the paper reports of its MI50.
 
+use reef_base::Summary;
+
 use super::markup::Markup;
 use super::table::Head::{self, Number, Text};
 use super::text::{NOTHING, estimate, range, ratio, time_us};
 use super::view::{self, Ours};
 use crate::disb::paper::{self, Figures};
 use crate::disb::report::{ConditionResult, DisbReport, Estimate};
-use crate::recorder::Summary;
 
 /// What of a condition a table is about.
 type Value = fn(&ConditionResult) -> Option<Estimate>;

@@ -1,6 +1,8 @@
 //! Cumulative distributions of real-time latency: one small panel per real-time client, one curve per
 //! condition.
 
+use reef_base::ClassName;
+
 use super::lines::{Axis, Line, LinePlot};
 use super::markup::Markup;
 use super::palette::Palette;
@@ -8,7 +10,6 @@ use super::scale::Scale;
 use super::text::{extent, percent, time_tick_us};
 use super::view::{self, Ours};
 use crate::disb::report::{ClientFacts, ClientResult, DisbReport};
-use crate::disb::workload::ClassName;
 
 /// Above this ratio of slowest to fastest, time is drawn logarithmically.
 const WIDE_RANGE: f64 = 5.0;

@@ -1,5 +1,7 @@
 //! The full tables: everything that a report says of each workload, condition and client.
 
+use reef_base::{ClassName, Summary};
+
 use super::markup::Markup;
 use super::palette::Palette;
 use super::table::Head::{Number, Text};
@@ -11,8 +13,6 @@ use crate::disb::report::{
     ClientFacts, ClientResult, ConditionResult, DisbReport, Estimate, LatencyRatios, RealTimeResult,
     SystemResult, WorkloadResult,
 };
-use crate::disb::workload::ClassName;
-use crate::recorder::Summary;
 use crate::report::Part;
 
 /// Draws the section.

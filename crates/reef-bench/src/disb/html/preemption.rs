@@ -1,5 +1,7 @@
 //! How long preemption takes and what it costs: the paper's figures 12, 13, 14(a) and 15(b).
 
+use reef_base::Summary;
+
 use super::bars::{Band, Bar, BarPlot, Group, values};
 use super::lines::{Axis, Line, LinePlot};
 use super::markup::Markup;
@@ -9,7 +11,6 @@ use super::text::{extent, percent, time_tick_us, time_us, trimmed};
 use super::view;
 use crate::disb::paper;
 use crate::disb::report::{ConditionResult, DeviceResult, DisbReport};
-use crate::recorder::Summary;
 use crate::report::{Part, Row};
 
 /// Draws preemption latency per workload and the sweeps over synthetic tasks.

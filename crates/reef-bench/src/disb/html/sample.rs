@@ -2,10 +2,10 @@
 //! DISB, all schemes and the reference a second time, a peer on three workloads, micro-benchmarks, a
 //! timeline.
 
+use reef_base::{ClassName, Samples, Summary};
+
 use crate::disb::report::*;
-use crate::disb::workload::ClassName;
 use crate::machine::{Machine, Others};
-use crate::recorder::{Samples, Summary};
 use crate::report::{Part, Row, Stat};
 
 /// Models with their time alone here and on the paper's machine, milliseconds.

@@ -1,12 +1,13 @@
 //! The timeline of the device around a preemption: a lane per compute unit, blocks in the colours of their
 //! class, killed ones hatched, moments as vertical lines.
 
+use reef_base::ClassName;
+
 use super::markup::Markup;
 use super::scale::Scale;
 use super::svg::{Anchor, Area, text_width};
 use super::text::{time_tick_us, time_us};
 use crate::disb::report::{Mark, Span, SpanKind, Timeline};
-use crate::disb::workload::ClassName;
 
 const WIDTH: f64 = 1120.0;
 const LEFT: f64 = 52.0;

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use reef_base::ClassName;
+
 use super::*;
-use crate::callers::Reply;
-use crate::callers::tests::fake;
-use crate::load::{Arrivals, ClassName, RunClient};
+use crate::caller::Reply;
+use crate::caller::tests::fake;
+use crate::run::{Arrivals, RunClient};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

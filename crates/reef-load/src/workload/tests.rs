@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn parse(text: &str) -> Result<Workload, BenchError> {
+fn parse(text: &str) -> Result<Workload, WorkloadError> {
     let file = |path: &Path| match path.to_str() {
         Some("t.json") => {
             Ok(r#"{"duration_s": 2, "unit": "ms", "arrivals": {"x": [0, 500, 1999, 2000, 3000]}}"#
@@ -13,7 +13,7 @@ fn parse(text: &str) -> Result<Workload, BenchError> {
     Workload::parse(text, "test", &file)
 }
 
-fn one(client: &str) -> Result<Workload, BenchError> {
+fn one(client: &str) -> Result<Workload, WorkloadError> {
     parse(&format!("name = \"w\"\n[[client]]\nmodel = \"m\"\nclass = \"real-time\"\n{client}"))
 }
 

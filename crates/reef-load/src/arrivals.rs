@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
-use reef_base::{Nanos, Rng};
+use reef_base::{ClassName, Nanos, Rng};
 
-use super::workload::{ArrivalSpec, ClassName, Client, Track, Workload};
-use crate::load::{Arrivals, Run, RunClient, periodic, poisson};
+use crate::run::{Arrivals, Run, RunClient, periodic, poisson};
+use crate::workload::{ArrivalSpec, Client, Track, Workload};
 
 /// One repetition of a workload.
 #[derive(Clone, Copy, Debug)]

@@ -1,41 +1,12 @@
 //! What a load is, and what came of it: clients and when they ask, one record per request, and the
 //! quantities that are made of records.
 
-use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
-use reef_base::{Nanos, Rng};
-use reef_engine::ClassRequest;
-use serde::{Deserialize, Serialize};
+use reef_base::{ClassName, Nanos, Rng, Samples};
 
-use crate::recorder::{Samples, Window, rate_per_s};
-
-/// The class of a client's requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ClassName {
-    /// Must answer in time.
-    RealTime,
-    /// Takes what is left.
-    BestEffort,
-}
-
-impl ClassName {
-    /// As reports and request parameters write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            ClassName::RealTime => "real-time",
-            ClassName::BestEffort => "best-effort",
-        }
-    }
-}
-
-impl fmt::Display for ClassName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use crate::rate::{Window, rate_per_s};
 
 /// One client of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,16 +36,8 @@ impl RunClient {
         RunClient { name, model, class, level: 0, arrivals, in_flight, enforced_deadline: None, core: None }
     }
 
-    /// Its class as requests say it.
-    pub(crate) fn class_request(&self) -> ClassRequest {
-        match self.class {
-            ClassName::RealTime => ClassRequest::RealTime,
-            ClassName::BestEffort => ClassRequest::BestEffort,
-        }
-    }
-
-    /// Its level as requests say it.
-    pub(crate) fn priority(&self) -> u32 {
+    /// Its level as requests say it, in the parameter `priority`: 1 is the most urgent, 0 none.
+    pub fn priority(&self) -> u32 {
         match self.class {
             ClassName::RealTime => u32::from(self.level) + 1,
             ClassName::BestEffort => 0,

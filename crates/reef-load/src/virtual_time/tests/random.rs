@@ -65,7 +65,7 @@ fn play_random(seed: u64, late: Nanos) -> Played {
         let lasts = TICK + ticks(&mut rng, 16);
         let refused = rng.below(8) == 0;
         calls.push(Call { asked, done: (!refused).then_some(asked.sent + lasts) });
-        if refused { Err(BenchError::NoSamples("refused".to_string())) } else { lasting(lasts) }
+        if refused { Err("refused".into()) } else { lasting(lasts) }
     };
     let clients = play_late(&run, &mut Timed::new(service), || Nanos(scheduler.below(late.0 + 1)));
     Played { run, calls, clients, late }
@@ -154,7 +154,7 @@ impl Played {
             for caller in 0..client.in_flight {
                 let asked = self.calls(index).filter(|call| call.asked.caller == caller);
                 let free = asked.last().map_or(Nanos::ZERO, |Call { asked, done }| {
-                    done.unwrap_or(asked.sent + Nanos::from(crate::load::BACK_OFF))
+                    done.unwrap_or(asked.sent + Nanos::from(crate::BACK_OFF))
                 });
                 assert!(free + Nanos::from(think) + late >= until, "caller {caller} of client {index} ended");
             }

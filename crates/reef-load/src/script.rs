@@ -1,5 +1,6 @@
 //! What the callers of a run are to do, as a pure machine: it is told what happened and when, and decides. It
-//! knows no thread, lock or clock, so that [`super::play`]'s threads and [`super::virtual_time`] play alike.
+//! knows no thread, lock or clock, so that the threads of [`crate::play`](mod@crate::play) and
+//! [`crate::virtual_time`] play alike, and so can another driver.
 //!
 //! Every client has one *feed*, which its callers share and which says when the next request is due. What a
 //! feed hands out is sent, whatever the server does meanwhile, and counts from the time it was due:
@@ -36,26 +37,29 @@ use std::iter;
 use std::mem;
 use std::time::Duration;
 
-use reef_base::Nanos;
+use reef_base::{ClassName, Nanos};
 
-use super::{Arrivals, BACK_OFF, ClassName, PlayedClient, Record, Run};
-use crate::callers::Reply;
-use crate::error::BenchError;
+use crate::BACK_OFF;
+use crate::caller::{CallError, Reply};
+use crate::run::{Arrivals, PlayedClient, Record, Run};
 
 /// What a caller is to do next. Times count from the start of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// Ask at this time, or at once if it has passed.
     Ask(Nanos),
     /// Come again at this time, if there is one, or when woken.
-    Wait { until: Option<Nanos> },
+    Wait {
+        /// When.
+        until: Option<Nanos>,
+    },
     /// Nothing any more.
     End,
 }
 
 /// The state of a run while it is played.
 #[derive(Debug)]
-pub(super) struct Script<'a> {
+pub struct Script<'a> {
     run: &'a Run,
     seats: Vec<Seat>,
     /// One for each client.
@@ -100,7 +104,7 @@ struct Feed {
 
 impl<'a> Script<'a> {
     /// `callers`: how many each client has. Clients without callers are not played.
-    pub(super) fn new(run: &'a Run, callers: &[usize]) -> Script<'a> {
+    pub fn new(run: &'a Run, callers: &[usize]) -> Script<'a> {
         assert_eq!(run.clients.len(), callers.len(), "each client has its callers");
         let follows = |&client: &usize| match run.clients[client].arrivals {
             Arrivals::After { client, .. } => Some(client),
@@ -129,12 +133,13 @@ impl<'a> Script<'a> {
         script
     }
 
-    pub(super) fn seat_count(&self) -> usize {
+    /// How many seats there are: one for each caller, client by client.
+    pub fn seat_count(&self) -> usize {
         self.seats.len()
     }
 
     /// What the caller on `seat` is to do, at `now`. What comes too late to be sent is counted on the way.
-    pub(super) fn next(&mut self, now: Nanos, seat: usize) -> Step {
+    pub fn next(&mut self, now: Nanos, seat: usize) -> Step {
         let state = self.seats[seat].state;
         assert!(!matches!(state, State::Asking(_) | State::Ended), "seat {seat} is {state:?}");
         self.seats[seat].state = State::Free;
@@ -152,13 +157,7 @@ impl<'a> Script<'a> {
     }
 
     /// The request of `seat`, which was sent at `sent`, was answered or refused at `done`.
-    pub(super) fn answered(
-        &mut self,
-        seat: usize,
-        sent: Nanos,
-        done: Nanos,
-        answer: Result<Reply, BenchError>,
-    ) {
+    pub fn answered(&mut self, seat: usize, sent: Nanos, done: Nanos, answer: Result<Reply, CallError>) {
         let Seat { client, state: State::Asking(due), .. } = self.seats[seat] else {
             panic!("nothing was asked from seat {seat}, which is {:?}", self.seats[seat].state);
         };
@@ -183,13 +182,13 @@ impl<'a> Script<'a> {
     }
 
     /// The measured window is over, and whoever wants to know has been told.
-    pub(super) fn end_window(&mut self) {
+    pub fn end_window(&mut self) {
         self.window_over = true;
         self.wake_if_over();
     }
 
     /// The caller on `seat` is gone, whatever it did.
-    pub(super) fn leave(&mut self, seat: usize) {
+    pub fn leave(&mut self, seat: usize) {
         let Seat { client, state, .. } = self.seats[seat];
         if state == State::Ended {
             return;
@@ -206,12 +205,12 @@ impl<'a> Script<'a> {
     }
 
     /// The seats that have been woken since this was last called.
-    pub(super) fn take_woken(&mut self) -> Vec<usize> {
+    pub fn take_woken(&mut self) -> Vec<usize> {
         mem::take(&mut self.woken)
     }
 
     /// What came of each client.
-    pub(super) fn into_played(mut self) -> Vec<PlayedClient> {
+    pub fn into_played(mut self) -> Vec<PlayedClient> {
         assert!(self.seats.iter().all(|seat| seat.state == State::Ended), "{:?} have not ended", self.seats);
         for client in &mut self.played {
             client.records.sort_by_key(|record| record.done);

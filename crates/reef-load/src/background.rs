@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::BACK_OFF;
-use crate::callers::Caller;
-use crate::error::BenchError;
+use crate::BACK_OFF;
+use crate::caller::{CallError, Caller};
 
 /// Clients that ask again as soon as they are answered, until they are stopped or this is dropped.
 #[derive(Debug)]
 pub struct Background {
     stop: Arc<AtomicBool>,
-    clients: Vec<thread::JoinHandle<Result<(), BenchError>>>,
+    clients: Vec<thread::JoinHandle<Result<(), CallError>>>,
 }
 
 impl Background {
@@ -29,11 +28,11 @@ impl Background {
 
     /// Lets the clients finish their requests and ends them. An error is the first failure of one of them:
     /// the device was less busy than it should have been.
-    pub fn stop(mut self) -> Result<(), BenchError> {
+    pub fn stop(mut self) -> Result<(), CallError> {
         self.end()
     }
 
-    fn end(&mut self) -> Result<(), BenchError> {
+    fn end(&mut self) -> Result<(), CallError> {
         self.stop.store(true, Ordering::Relaxed);
         let join = |client: thread::JoinHandle<_>| client.join().expect("a caller does not panic");
         // All of them, also behind one that failed.
@@ -48,7 +47,7 @@ impl Drop for Background {
     }
 }
 
-fn keep_asking(mut caller: Box<dyn Caller>, stop: &AtomicBool) -> Result<(), BenchError> {
+fn keep_asking(mut caller: Box<dyn Caller>, stop: &AtomicBool) -> Result<(), CallError> {
     let mut seen = Ok(());
     while !stop.load(Ordering::Relaxed) {
         let answer = caller.call().map(|_| ());
@@ -65,8 +64,8 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
-    use crate::callers::Reply;
-    use crate::callers::tests::fake;
+    use crate::caller::Reply;
+    use crate::caller::tests::fake;
 
     #[test]
     fn it_asks_until_it_is_stopped() {
@@ -90,7 +89,7 @@ mod tests {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = asked.clone();
         let failing = fake(move || match count.fetch_add(1, Ordering::Relaxed) {
-            0 => Err(BenchError::NoSamples("the first".to_string())),
+            0 => Err("the first".into()),
             _ => Ok(Reply::default()),
         });
         let load = Background::start(vec![failing, fake(|| Ok(Reply::default()))]);

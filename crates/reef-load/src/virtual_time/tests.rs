@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use reef_base::ClassName;
+
 use super::*;
-use crate::load::{Arrivals, ClassName, Record, RunClient};
+use crate::run::{Arrivals, Record, RunClient};
 
 mod random;
 
@@ -42,7 +44,7 @@ fn short(clients: Vec<RunClient>, measured_ms: u64) -> Run {
     Run { clients, warm_up: Duration::ZERO, measured, cool_down: MINUTE, grace: MINUTE }
 }
 
-type Answer = Result<(Nanos, Reply), BenchError>;
+type Answer = Result<(Nanos, Reply), CallError>;
 
 /// What comes of a run whose answers take as long as `service` says.
 fn timed(run: &Run, service: impl FnMut(Asked) -> Answer) -> Vec<PlayedClient> {
@@ -243,7 +245,7 @@ fn failures_are_counted_and_do_not_end_a_client() {
         *count += 1;
         match *count % 2 {
             0 => lasting(Nanos::from_micros(500)),
-            _ => Err(BenchError::NoSamples(format!("call {count} of {}", asked.client))),
+            _ => Err(format!("call {count} of {}", asked.client).into()),
         }
     });
     let us = |times: &[u64]| times.iter().copied().map(Nanos::from_micros).collect::<Vec<_>>();

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use reef_base::{MonotonicClock, Nanos};
 
-use super::script::{Script, Step};
-use super::{PlayedClient, Run, keep_to_core, sleep_until, wake_on_time};
-use crate::callers::Caller;
+use crate::caller::Caller;
+use crate::pace::{keep_to_core, sleep_until, wake_on_time};
+use crate::run::{PlayedClient, Run};
+use crate::script::{Script, Step};
 
 /// From the call until time zero of the run: every thread is waiting by then.
 const LEAD: Duration = Duration::from_millis(30);

@@ -5,10 +5,9 @@ use std::mem;
 
 use reef_base::Nanos;
 
-use super::script::{Script, Step};
-use super::{PlayedClient, Run};
-use crate::callers::Reply;
-use crate::error::BenchError;
+use crate::caller::{CallError, Reply};
+use crate::run::{PlayedClient, Run};
+use crate::script::{Script, Step};
 
 /// A request of a run in virtual time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +32,7 @@ pub struct Answered {
     /// When it came, from the start of the run.
     pub at: Nanos,
     /// What it is.
-    pub answer: Result<Reply, BenchError>,
+    pub answer: Result<Reply, CallError>,
 }
 
 /// What a run in virtual time asks. It has a clock, which counts from the start of the run and moves only
@@ -62,14 +61,14 @@ pub struct Timed<F> {
     coming: Vec<Answered>,
 }
 
-impl<F: FnMut(Asked) -> Result<(Nanos, Reply), BenchError>> Timed<F> {
+impl<F: FnMut(Asked) -> Result<(Nanos, Reply), CallError>> Timed<F> {
     /// Answers as `service` says, which is called once for each request, in the order of sending.
     pub fn new(service: F) -> Timed<F> {
         Timed { service, coming: Vec::new() }
     }
 }
 
-impl<F: FnMut(Asked) -> Result<(Nanos, Reply), BenchError>> Served for Timed<F> {
+impl<F: FnMut(Asked) -> Result<(Nanos, Reply), CallError>> Served for Timed<F> {
     fn send(&mut self, asked: Asked) {
         let served = (self.service)(asked);
         let lasts = served.as_ref().map_or(Nanos::ZERO, |(lasts, _)| (*lasts).max(Nanos(1)));
@@ -157,7 +156,7 @@ enum Pending {
     Answer {
         sent: Nanos,
         done: Nanos,
-        answer: Result<Reply, BenchError>,
+        answer: Result<Reply, CallError>,
     },
     /// Nothing, unless it is woken.
     Wake,
@@ -226,7 +225,7 @@ impl<L: FnMut() -> Nanos> Play<'_, L> {
         let mut any = false;
         for pending in &mut self.pending {
             if let Pending::Asking { sent } = *pending {
-                let answer = Err(BenchError::NoSamples("no answer comes any more".to_string()));
+                let answer = Err("no answer comes any more".into());
                 *pending = Pending::Answer { sent, done: self.now, answer };
                 any = true;
             }

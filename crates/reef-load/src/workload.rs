@@ -46,11 +46,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::{Level, Nanos};
+use reef_base::{ClassName, Level, Nanos};
 use serde::Deserialize;
-
-use crate::error::BenchError;
-pub use crate::load::ClassName;
 
 /// The names of the built-in workloads, in the order of reports.
 pub const BUILT_IN: [&str; 6] = ["A", "B", "C", "D", "E", "REAL"];
@@ -66,7 +63,28 @@ pub const RATE_MIN_HZ: f64 = 1e-4;
 /// An hour, in milliseconds: more is a mistake.
 const MILLIS_MAX: f64 = 3.6e6;
 
-const REAL_TRACE: &str = include_str!("../../workloads/real-trace.json");
+const REAL_TRACE: &str = include_str!("../workloads/real-trace.json");
+
+/// There is no such workload, or it cannot be played as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WorkloadError {
+    /// No workload has this name.
+    #[error("there is no workload '{name}'; there are {known}, and `bench run` plays files")]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// A workload cannot be played as it is written.
+    #[error("workload {name}: {problem}")]
+    Unusable {
+        /// Its name or file.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
 
 /// Which clients ask which model when.
 #[derive(Clone, Debug, PartialEq)]
@@ -205,17 +223,17 @@ impl fmt::Display for ArrivalSpec {
 
 impl Workload {
     /// A built-in workload, by name in any case.
-    pub fn built_in(name: &str) -> Result<Workload, BenchError> {
+    pub fn built_in(name: &str) -> Result<Workload, WorkloadError> {
         let text = match name.to_ascii_uppercase().as_str() {
-            "A" => include_str!("../../workloads/a.toml"),
-            "B" => include_str!("../../workloads/b.toml"),
-            "C" => include_str!("../../workloads/c.toml"),
-            "D" => include_str!("../../workloads/d.toml"),
-            "E" => include_str!("../../workloads/e.toml"),
-            "REAL" => include_str!("../../workloads/real.toml"),
+            "A" => include_str!("../workloads/a.toml"),
+            "B" => include_str!("../workloads/b.toml"),
+            "C" => include_str!("../workloads/c.toml"),
+            "D" => include_str!("../workloads/d.toml"),
+            "E" => include_str!("../workloads/e.toml"),
+            "REAL" => include_str!("../workloads/real.toml"),
             _ => {
                 let known = BUILT_IN.join(", ");
-                return Err(BenchError::UnknownWorkload { name: name.to_string(), known });
+                return Err(WorkloadError::Unknown { name: name.to_string(), known });
             }
         };
         let workload = Workload::parse(text, name, &|_| Ok(REAL_TRACE.to_string()))?;
@@ -223,9 +241,9 @@ impl Workload {
     }
 
     /// Reads a workload's file.
-    pub fn read(path: &Path) -> Result<Workload, BenchError> {
+    pub fn read(path: &Path) -> Result<Workload, WorkloadError> {
         let name = path.display().to_string();
-        let wrong = |problem: String| BenchError::Workload { name: name.clone(), problem };
+        let wrong = |problem: String| WorkloadError::Unusable { name: name.clone(), problem };
         let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let file = |file: &Path| {
@@ -242,8 +260,8 @@ impl Workload {
         text: &str,
         name: &str,
         file: &dyn Fn(&Path) -> Result<String, String>,
-    ) -> Result<Workload, BenchError> {
-        let wrong = |problem: String| BenchError::Workload { name: name.to_string(), problem };
+    ) -> Result<Workload, WorkloadError> {
+        let wrong = |problem: String| WorkloadError::Unusable { name: name.to_string(), problem };
         let raw: RawWorkload = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
         raw.check(file).map_err(wrong)
     }

@@ -7,9 +7,9 @@ use std::task::{Context, Poll, Waker};
 
 use reef_base::{Nanos, Rng};
 use reef_engine::{DType, Engine, InferError, InferFuture, InferRequest, InferResponse, InputTensor, Shape};
+use reef_load::{Answered, Asked, Reply, Run, RunClient, Served, WorkloadError};
 
-use super::{Answered, Asked, Run, RunClient, Served};
-use crate::callers::Reply;
+use crate::callers::{self, class_request};
 use crate::error::BenchError;
 use crate::inputs;
 
@@ -76,7 +76,7 @@ impl SimulatedEngine {
             if let Poll::Ready(result) = Pin::new(&mut request.future).poll(&mut context) {
                 let model = &self.clients[client].client.model;
                 let reply = |response: InferResponse| reply(&response, start + request.sent);
-                let answer = result.map(reply).map_err(BenchError::infer(model));
+                let answer = result.map(reply).map_err(|error| BenchError::infer(model)(error).into());
                 self.answers.push(Answered { client, caller, at: now, answer });
             }
         }
@@ -95,7 +95,8 @@ impl Served for SimulatedEngine {
                 self.collect();
             }
             Err(error) => {
-                let answer = Err(BenchError::infer(&self.clients[client].client.model)(error));
+                let model = &self.clients[client].client.model;
+                let answer = Err(BenchError::infer(model)(error).into());
                 self.answers.push(Answered { client, caller, at: sent, answer });
             }
         }
@@ -131,7 +132,7 @@ impl Input {
 impl Asking {
     fn submit(&self, engine: &Engine, due: Nanos) -> Result<InferFuture, InferError> {
         engine.submit(&InferRequest {
-            class: Some(self.client.class_request()),
+            class: Some(class_request(self.client.class)),
             priority: self.client.priority(),
             deadline: self.client.enforced_deadline.map(Nanos::from),
             arrival: Some(due),
@@ -146,7 +147,7 @@ fn asking(engine: &Engine, client: &RunClient, seed: u64) -> Result<Asking, Benc
     let mut rng = Rng::new(seed);
     let mut made = Vec::new();
     for info in model.inputs {
-        let shape = info.fixed_shape().ok_or_else(|| BenchError::Workload {
+        let shape = info.fixed_shape().ok_or_else(|| WorkloadError::Unusable {
             name: client.name.clone(),
             problem: format!("input '{}' of model {} has no fixed size", info.name, client.model),
         })?;
@@ -159,5 +160,5 @@ fn asking(engine: &Engine, client: &RunClient, seed: u64) -> Result<Asking, Benc
 
 fn reply(response: &InferResponse, sent: Nanos) -> Reply {
     let first_block = Some(response.first_block);
-    Reply { first_block, preempted: response.preempted, ..Reply::of(&response.timings, sent) }
+    Reply { first_block, preempted: response.preempted, ..callers::reply(&response.timings, sent) }
 }
