@@ -7,6 +7,7 @@ use std::time::Duration;
 use reef_engine::{EngineError, InferError, LoadError};
 use reef_load::{CallError, WorkloadError};
 use reef_plan::PlanError;
+use reef_report::disb::ResultsError;
 use reef_zoo::ZooError;
 
 /// What the binary's side of a benchmark fails with; `anyhow::Error` converts into it.
@@ -140,13 +141,8 @@ pub enum BenchError {
         problem: String,
     },
     /// A file of results could not be read.
-    #[error("cannot read the results in {}: {why}", path.display())]
-    Results {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
+    #[error(transparent)]
+    Results(#[from] ResultsError),
     /// A peer's adapter failed, or did what its protocol does not allow.
     #[error("the peer {peer} {problem}{}", quoted(last_words))]
     Peer {

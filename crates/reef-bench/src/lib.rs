@@ -20,7 +20,6 @@ pub mod inputs;
 pub mod machine;
 pub mod micro;
 pub mod progress;
-pub mod report;
 pub mod simulated;
 
 pub use error::{BenchError, EnvironmentError};

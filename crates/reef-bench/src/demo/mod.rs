@@ -16,12 +16,13 @@ use reef_base::{ClassName, Level, ModelKey, Nanos};
 use reef_device::Scheme;
 use reef_engine::{Engine, EngineStats, ModelSettings, ModelSource, ModelSpec, TraceError, TraceOptions};
 use reef_load::{Arrivals, COOL_DOWN, Caller, Callers, GRACE, PlayedClient, Run, RunClient};
+use reef_report::Others;
 use reef_zoo::{Model, Variant};
 
 use crate::callers::{HttpCaller, random_request};
 use crate::error::BenchError;
 use crate::http::{Client, InferParameters, Prepared};
-use crate::machine::{Machine, Others, Watch};
+use crate::machine::{self, Watch};
 use crate::progress::Progress;
 
 pub use report::{BestEffort, DemoReport, PreemptLatency, SchemeResult, Stream, StreamResult};
@@ -169,7 +170,7 @@ impl Demo<'_> {
             Stream::new(Model::Resnet18.name(), 1, camera_hz(&camera), &camera),
         ];
         let mut report = DemoReport {
-            machine: Machine::now(&self.engine.capabilities().name),
+            machine: machine::here(&self.engine.capabilities().name),
             quick: self.options.quick,
             others_cpu: Others(None),
             seconds_per_scheme: self.options.time_per_scheme.as_secs_f64(),

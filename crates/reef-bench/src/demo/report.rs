@@ -6,12 +6,12 @@ use std::path::Path;
 use reef_base::{Nanos, Samples, Summary};
 use reef_device::Scheme;
 use reef_load::{PlayedClient, Run};
+use reef_report::micro::short;
+use reef_report::{Machine, Others};
 use serde::Serialize;
 
 use super::{Alone, Measured};
 use crate::error::BenchError;
-use crate::machine::{Machine, Others};
-use crate::report::short;
 
 /// Everything that the demo measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -9,8 +9,7 @@
 //! takes the place of the noise.
 
 use reef_base::ClassName;
-
-use super::report::{
+use reef_report::disb::results::{
     Check, ConditionResult, DisbReport, Estimate, LatencyRatios, SystemResult, WorkloadResult,
 };
 
@@ -268,7 +267,7 @@ mod tests {
         let expected = of_workload(&known, true, false);
         let mut checks = expected.clone();
         checks.iter_mut().for_each(|check| check.met = false);
-        let whole = serde_json::json!({"format": "", "machine": crate::machine::Machine::now("test"),
+        let whole = serde_json::json!({"format": "", "machine": crate::machine::here("test"),
             "setup": {"small": false, "via": "", "seed": 0, "repeats": 8, "warm_up_s": 1.0, "rate": [],
                 "cus": 2},
             "models": [], "workloads": [known, mine], "others_cpu": null, "checks": checks,

@@ -23,18 +23,20 @@ use reef_engine::{Engine, EngineOptions};
 use reef_load::arrivals::{self, Repetition};
 use reef_load::{Arrivals, COOL_DOWN, GRACE, Run, RunClient, Workload};
 use reef_plan::DeviceKind;
+use reef_report::Others;
+use reef_report::disb::html;
+use reef_report::disb::results::{
+    Alone, ClientFacts, ConditionResult, DisbReport, FORMAT, ModelFacts, Setup, SystemResult, WorkloadResult,
+};
 
 use super::checks;
 use super::engine::{EngineSystem, UrlSystem};
 use super::options::{DisbOptions, Via, make_folder};
-use super::report::{
-    Alone, ClientFacts, ConditionResult, DisbReport, FORMAT, ModelFacts, Setup, SystemResult, WorkloadResult,
-};
 use super::system::{ModelFile, Played, System};
 use super::tally::{AloneTime, Repeated, Tally};
-use super::{html, timeline};
+use super::timeline;
 use crate::error::BenchError;
-use crate::machine::{Machine, Others, Watch};
+use crate::machine::{self, Watch};
 use crate::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions};
 use crate::progress::Progress;
 
@@ -229,7 +231,7 @@ impl Driver<'_> {
         let rates = &self.options.rates;
         DisbReport {
             format: FORMAT.to_string(),
-            machine: Machine::now(device),
+            machine: machine::here(device),
             setup: Setup {
                 small: self.options.small,
                 via: self.options.via.to_string(),

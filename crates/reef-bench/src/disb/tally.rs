@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use reef_base::{ClassName, Nanos, Rng, Samples, Summary};
 use reef_load::{Arrivals, PlayedClient, Record, Run, Workload};
-
-use super::report::{
+use reef_report::disb::results::{
     BestEffortResult, ClientResult, ConditionResult, DeviceResult, Estimate, LatencyRatios, OverallResult,
     RealTimeResult,
 };
+use reef_report::disb::typical::{Typical, typical, typical_ratio};
+
 use super::system::{Condition, DeviceUse, Played};
-use super::typical::{Typical, typical, typical_ratio};
 
 /// Below this share of the device, nothing worth measuring is left for best-effort work.
 const BOUND_MIN: f64 = 0.05;

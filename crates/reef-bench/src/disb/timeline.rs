@@ -6,9 +6,9 @@ use reef_base::ClassName;
 use reef_engine::{Engine, TraceOptions};
 use reef_load::Workload;
 use reef_load::arrivals::{self, Repetition};
+use reef_report::disb::results::{DisbReport, Mark, Span, SpanKind, Timeline};
 use serde_json::Value;
 
-use super::report::{DisbReport, Mark, Span, SpanKind, Timeline};
 use super::system::System;
 use crate::error::BenchError;
 

@@ -11,11 +11,11 @@ use reef_device::Scheme;
 use reef_engine::Session;
 use reef_load::pace::wake_on_time;
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row};
 
 use super::Bench;
 use super::rig::{Rig, SATURATING_CALLERS};
 use crate::error::BenchError;
-use crate::report::{Part, Row};
 
 pub(super) const NAME: &str = "preempt";
 

@@ -17,13 +17,13 @@ use reef_engine::{
     PoolDevice, TensorInfo,
 };
 use reef_load::{Arrivals, GRACE, Run, RunClient};
+use reef_report::micro::{Part, Row, Stat};
 use reef_zoo::{Model, Variant};
 
 use super::rig::Rig;
 use super::{Bench, DeviceRequest};
 use crate::error::BenchError;
 use crate::inputs;
-use crate::report::{Part, Row, Stat};
 
 pub(super) const NAME: &str = "devices";
 

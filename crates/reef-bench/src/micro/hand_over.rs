@@ -10,12 +10,12 @@ use reef_engine::{
 };
 use reef_load::Caller;
 use reef_plan::{Cutter, IoSpec, Plan, SyntheticStage, Target, synthetic_plan};
+use reef_report::micro::{Part, Row, Stat};
 
 use super::Bench;
 use super::rig::Rig;
 use crate::callers::SessionCaller;
 use crate::error::BenchError;
-use crate::report::{Part, Row, Stat};
 
 pub(super) const NAME: &str = "handover";
 

@@ -6,12 +6,12 @@ use reef_base::{Class, MonotonicClock, Samples};
 use reef_device::Scheme;
 use reef_engine::Queued;
 use reef_load::Caller;
+use reef_report::micro::{Part, Row};
 use reef_zoo::Model;
 
 use super::Bench;
 use crate::callers::SessionCaller;
 use crate::error::BenchError;
-use crate::report::{Part, Row};
 
 pub(super) const NAME: &str = "latency";
 

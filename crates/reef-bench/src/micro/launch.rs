@@ -13,10 +13,10 @@ use reef_base::{Class, MonotonicClock, Rng, Samples};
 use reef_engine::Session;
 use reef_load::pace::wake_on_time;
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row};
 
 use super::Bench;
 use crate::error::BenchError;
-use crate::report::{Part, Row};
 
 pub(super) const NAME: &str = "launch";
 

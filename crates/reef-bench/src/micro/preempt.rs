@@ -9,6 +9,7 @@ use reef_base::{Class, Nanos, Rng, Samples};
 use reef_load::Caller;
 use reef_load::pace::wake_on_time;
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row, Stat};
 use reef_zoo::Model;
 use rustix::thread::CpuSet;
 
@@ -16,7 +17,6 @@ use super::Bench;
 use crate::callers::SessionCaller;
 use crate::error::BenchError;
 use crate::progress::Progress;
-use crate::report::{Part, Row, Stat};
 
 pub(super) const NAME: &str = "preempt";
 

@@ -22,11 +22,11 @@ use reef_base::{Class, MonotonicClock, Nanos, Samples};
 use reef_device::Scheme;
 use reef_engine::Session;
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row};
 
 use super::Bench;
 use super::rig::{Rig, SHARING};
 use crate::error::BenchError;
-use crate::report::{Part, Row};
 
 pub(super) const NAME: &str = "select";
 

@@ -4,12 +4,12 @@
 use reef_base::{Class, Samples};
 use reef_load::Caller;
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row, Stat};
 
 use super::Bench;
 use super::rig::Rig;
 use crate::callers::SessionCaller;
 use crate::error::BenchError;
-use crate::report::{Part, Row, Stat};
 
 pub(super) const NAME: &str = "stage";
 

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use reef_base::{Class, MonotonicClock, Rng, Samples};
 use reef_device::Scheme;
 use reef_engine::{RunInfo, Session};
+use reef_report::micro::{Part, Row};
 use reef_zoo::Model;
 
 use super::Bench;
 use super::rig::{Rig, SHARING};
 use crate::error::BenchError;
 use crate::inputs;
-use crate::report::{Part, Row};
 
 pub(super) const NAME: &str = "storm";
 

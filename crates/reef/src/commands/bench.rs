@@ -6,17 +6,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use reef_bench::disb::drive;
 use reef_bench::disb::options::{DisbOptions, Via};
 use reef_bench::disb::peer::Peer;
-use reef_bench::disb::report::DisbReport;
 use reef_bench::disb::system::System;
-use reef_bench::disb::{compare, drive};
 use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
 use reef_bench::{EnvironmentError, Progress};
 use reef_cpu::{CpuDevice, CpuOptions};
 use reef_device::{Device, Scheme};
 use reef_engine::Engine;
 use reef_load::Workload;
+use reef_report::disb::compare;
+use reef_report::disb::results::DisbReport;
 use reef_server::{Running, Server, ServerOptions};
 
 use crate::cli::{

@@ -5,7 +5,7 @@
 //! names. The style sheet says which colour a class is, in light and dark.
 
 use super::markup::Markup;
-use crate::disb::report::{DisbReport, SystemResult};
+use crate::disb::results::{DisbReport, SystemResult};
 
 /// Names with a colour of their own.
 const SCHEMES: [&str; 5] = ["rt-only", "sequential", "concurrent", "wait", "reset"];
@@ -102,7 +102,7 @@ fn stem(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disb::html::sample::sample;
+    use crate::disb::sample::sample;
 
     #[test]
     fn schemes_have_fixed_colours_and_others_one_each() {

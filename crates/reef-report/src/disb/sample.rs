@@ -4,9 +4,9 @@
 
 use reef_base::{ClassName, Samples, Summary};
 
-use crate::disb::report::*;
+use crate::disb::results::*;
 use crate::machine::{Machine, Others};
-use crate::report::{Part, Row, Stat};
+use crate::micro::{Part, Row, Stat};
 
 /// Models with their time alone here and on the paper's machine, milliseconds.
 const MODELS: [(&str, f64, f64); 5] = [
@@ -133,7 +133,7 @@ const PEER: [Case; 3] = [
 ];
 
 /// The report.
-pub(in crate::disb) fn sample() -> DisbReport {
+pub(crate) fn sample() -> DisbReport {
     let workloads: Vec<WorkloadResult> = SHAPES.iter().map(workload).collect();
     let missed = check("B", "reset: mean real-time latency", 1.018, 1.01, false, 0.006);
     let noisy = check("E", "reset: mean real-time latency", 1.012, 1.015, false, 0.2);

@@ -7,7 +7,7 @@ use super::svg::{Anchor, Area};
 use super::table::Head::{Number, Text};
 use super::text::{NOTHING, estimate, estimate_percent, extent, ms, percent, ratio, trimmed};
 use super::view;
-use crate::disb::report::{ConditionResult, DisbReport, SystemResult, WorkloadResult};
+use crate::disb::results::{ConditionResult, DisbReport, SystemResult, WorkloadResult};
 
 const WIDTH: f64 = 240.0;
 const ROW: f64 = 24.0;

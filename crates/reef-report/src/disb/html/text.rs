@@ -1,6 +1,6 @@
 //! Numbers, times and dates as people read them. What is no number is shown as [`NOTHING`].
 
-use crate::disb::report::Estimate;
+use crate::disb::results::Estimate;
 
 /// Stands where there is no number.
 pub(super) const NOTHING: &str = "–";

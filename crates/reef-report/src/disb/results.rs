@@ -3,15 +3,24 @@
 //! Everything that is shown anywhere is made of this alone. Times are in the unit that a field's name says;
 //! ratios are plain numbers, 1 for equal.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use reef_base::{ClassName, Summary};
 
-use crate::error::BenchError;
 use crate::machine::{Machine, Others};
-use crate::report::Part;
+use crate::micro::Part;
+
+/// A file of results could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot read the results in {}: {why}", path.display())]
+pub struct ResultsError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub why: String,
+}
 
 /// The format of `results.json`; another major number cannot be read.
 pub const FORMAT: &str = "reef-disb/1";
@@ -407,8 +416,8 @@ impl DisbReport {
     }
 
     /// Reads what [`DisbReport::to_json`] wrote.
-    pub fn read(path: &Path) -> Result<DisbReport, BenchError> {
-        let unreadable = |why: String| BenchError::Results { path: path.to_path_buf(), why };
+    pub fn read(path: &Path) -> Result<DisbReport, ResultsError> {
+        let unreadable = |why: String| ResultsError { path: path.to_path_buf(), why };
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
         let value: serde_json::Value =
             serde_json::from_str(&text).map_err(|error| unreadable(format!("no JSON: {error}")))?;

@@ -7,7 +7,7 @@ use super::table::Head::{self, Number, Text};
 use super::text::{NOTHING, estimate, range, ratio, time_us};
 use super::view::{self, Ours};
 use crate::disb::paper::{self, Figures};
-use crate::disb::report::{ConditionResult, DisbReport, Estimate};
+use crate::disb::results::{ConditionResult, DisbReport, Estimate};
 
 /// What of a condition a table is about.
 type Value = fn(&ConditionResult) -> Option<Estimate>;

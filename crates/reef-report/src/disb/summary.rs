@@ -4,8 +4,8 @@ use std::fmt;
 
 use reef_base::ClassName;
 
-use super::report::{Check, ConditionResult, DisbReport, Estimate, SystemResult, WorkloadResult};
-use crate::report::short;
+use super::results::{Check, ConditionResult, DisbReport, Estimate, SystemResult, WorkloadResult};
+use crate::micro::short;
 
 impl fmt::Display for DisbReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -101,7 +101,7 @@ fn line(f: &mut fmt::Formatter<'_>, condition: &ConditionResult) -> fmt::Result 
         wasted.unwrap_or("–".to_string()),
     ];
     cells.iter().try_for_each(|cell| write!(f, "{cell:>13}"))?;
-    let lost = |of: fn(&super::report::ClientResult) -> u64| condition.clients.iter().map(of).sum::<u64>();
+    let lost = |of: fn(&super::results::ClientResult) -> u64| condition.clients.iter().map(of).sum::<u64>();
     let counts = [
         ("missed", condition.real_time.misses),
         ("failed", lost(|client| client.failed)),
@@ -141,7 +141,7 @@ impl fmt::Display for Check {
 
 #[cfg(test)]
 mod tests {
-    use crate::disb::html::sample::sample;
+    use crate::disb::sample::sample;
 
     /// What the sample's result lacks: two of its targets are not met, one of them for noise.
     #[test]

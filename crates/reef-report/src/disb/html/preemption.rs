@@ -10,8 +10,8 @@ use super::scale::Scale;
 use super::text::{extent, percent, time_tick_us, time_us, trimmed};
 use super::view;
 use crate::disb::paper;
-use crate::disb::report::{ConditionResult, DeviceResult, DisbReport};
-use crate::report::{Part, Row};
+use crate::disb::results::{ConditionResult, DeviceResult, DisbReport};
+use crate::micro::{Part, Row};
 
 /// Draws preemption latency per workload and the sweeps over synthetic tasks.
 pub(super) fn draw_latency(m: &mut Markup, report: &DisbReport, palette: &Palette) {

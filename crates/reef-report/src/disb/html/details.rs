@@ -9,11 +9,11 @@ use super::text::{
     NOTHING, bytes, count, counted, estimate, estimate_percent, ms, percent, ratio, significant, time_us,
 };
 use super::view;
-use crate::disb::report::{
+use crate::disb::results::{
     ClientFacts, ClientResult, ConditionResult, DisbReport, Estimate, LatencyRatios, RealTimeResult,
     SystemResult, WorkloadResult,
 };
-use crate::report::Part;
+use crate::micro::Part;
 
 /// Draws the section.
 pub(super) fn draw(m: &mut Markup, report: &DisbReport, palette: &Palette) {

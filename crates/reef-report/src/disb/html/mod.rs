@@ -24,8 +24,6 @@ mod palette;
 mod peers;
 mod preemption;
 mod rows;
-#[cfg(test)]
-pub(super) mod sample;
 mod scale;
 mod summary;
 mod svg;
@@ -37,7 +35,7 @@ mod view;
 use markup::Markup;
 use palette::Palette;
 
-use super::report::DisbReport;
+use super::results::DisbReport;
 
 /// Patterns that drawings refer to. Hidden by its size: what is not displayed has no patterns.
 const PATTERNS: &str = r#"<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>

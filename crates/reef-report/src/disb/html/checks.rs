@@ -3,7 +3,7 @@
 use super::markup::Markup;
 use super::table::Head::{Number, Text};
 use super::text::{NOTHING, ratio, significant};
-use crate::disb::report::DisbReport;
+use crate::disb::results::DisbReport;
 
 /// Draws the table of checks, unless there is none.
 pub(super) fn draw(m: &mut Markup, report: &DisbReport) {

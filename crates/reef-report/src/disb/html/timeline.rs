@@ -7,7 +7,7 @@ use super::markup::Markup;
 use super::scale::Scale;
 use super::svg::{Anchor, Area, text_width};
 use super::text::{time_tick_us, time_us};
-use crate::disb::report::{Mark, Span, SpanKind, Timeline};
+use crate::disb::results::{Mark, Span, SpanKind, Timeline};
 
 const WIDTH: f64 = 1120.0;
 const LEFT: f64 = 52.0;

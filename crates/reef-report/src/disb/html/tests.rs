@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::html;
-use super::sample::sample;
-use crate::disb::report::DisbReport;
+use crate::disb::results::DisbReport;
+use crate::disb::sample::sample;
 
 /// Elements that have no end.
 const VOID: [&str; 2] = ["meta", "!DOCTYPE"];

@@ -7,7 +7,7 @@ use super::palette::Palette;
 use super::scale::{Kind, Scale};
 use super::text::{estimate, estimate_percent, percent, ratio, ratio_short, time_us, trimmed};
 use super::view::{self, Ours};
-use crate::disb::report::{ConditionResult, DisbReport, Estimate, WorkloadResult};
+use crate::disb::results::{ConditionResult, DisbReport, Estimate, WorkloadResult};
 
 /// One figure: what a condition's bar shows.
 type BarOf = fn(&WorkloadResult, &ConditionResult) -> Bar;

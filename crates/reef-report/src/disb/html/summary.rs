@@ -3,7 +3,7 @@
 use super::markup::Markup;
 use super::text::{count, counted, date, percent, range, ratio, significant, time_us};
 use super::view::{self, Ours};
-use crate::disb::report::{Check, ConditionResult, DisbReport, Estimate};
+use crate::disb::results::{Check, ConditionResult, DisbReport, Estimate};
 
 /// Draws title, verdict, warnings, numbers and facts.
 pub(super) fn draw(m: &mut Markup, report: &DisbReport) {

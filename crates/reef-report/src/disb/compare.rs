@@ -21,12 +21,12 @@ use serde::Serialize;
 
 use reef_base::{ClassName, Summary};
 
-use super::report::{
+use super::results::{
     ClientFacts, ClientResult, ConditionResult, DisbReport, Estimate, LatencyRatios, SystemResult,
     WorkloadResult,
 };
 use super::typical::student_t;
-use crate::report::short;
+use crate::micro::short;
 
 /// A change is beyond this many times the noise.
 const TIMES_NOISE: f64 = 3.0;
@@ -567,7 +567,7 @@ impl Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disb::html::sample::sample;
+    use crate::disb::sample::sample;
 
     /// The sample with a change of one condition of workload A.
     fn with(name: &str, change: impl Fn(&mut ConditionResult)) -> DisbReport {

@@ -9,7 +9,7 @@ use super::palette::Palette;
 use super::scale::Scale;
 use super::text::{extent, percent, time_tick_us};
 use super::view::{self, Ours};
-use crate::disb::report::{ClientFacts, ClientResult, DisbReport};
+use crate::disb::results::{ClientFacts, ClientResult, DisbReport};
 
 /// Above this ratio of slowest to fastest, time is drawn logarithmically.
 const WIDE_RANGE: f64 = 5.0;

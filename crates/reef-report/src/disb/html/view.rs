@@ -1,6 +1,6 @@
 //! What figures and tables ask of a report again and again.
 
-use crate::disb::report::{ConditionResult, DisbReport, SystemResult, WorkloadResult};
+use crate::disb::results::{ConditionResult, DisbReport, SystemResult, WorkloadResult};
 
 /// A workload and what our own system, the first one, did on it.
 #[derive(Clone, Copy, Debug)]

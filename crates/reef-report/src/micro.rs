@@ -223,7 +223,7 @@ impl fmt::Display for Target {
 }
 
 /// Four significant digits or so, for tables.
-pub(crate) fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     match value.abs() {
         v if v >= 1000.0 => format!("{value:.0}"),
         v if v >= 100.0 => format!("{value:.1}"),
@@ -244,7 +244,7 @@ mod tests {
             Row::new("nothing", "µs", &Samples::default()).at_most(Stat::P50, 1.0),
         ];
         let part = Part { others_cpu: Others(Some(0.5)), ..Part::new("preempt", "so".into(), rows) };
-        MicroReport { machine: Machine::now("dummy"), quick: true, parts: vec![part] }
+        MicroReport { machine: crate::disb::sample::sample().machine, quick: true, parts: vec![part] }
     }
 
     fn plotted() -> Part {
