@@ -21,7 +21,8 @@ use reef_report::disb::results::DisbReport;
 use reef_server::{Running, Server, ServerOptions};
 
 use crate::cli::{
-    CompareArgs, DeviceArgs, DisbArgs, MicroArgs, PlayArgs, ReportArgs, RunWorkloadArgs, ViaName,
+    BenchCommand, CompareArgs, DeviceArgs, DisbArgs, MicroArgs, PlayArgs, ReportArgs, RunWorkloadArgs,
+    ViaName,
 };
 use crate::device;
 use crate::gpu::{self, Wanted};
@@ -87,8 +88,19 @@ impl Serving for Served {
     }
 }
 
+/// Runs what was asked for.
+pub fn run(command: &BenchCommand) -> Result<()> {
+    match command {
+        BenchCommand::Micro(args) => micro(args),
+        BenchCommand::Disb(args) => disb(args),
+        BenchCommand::Run(args) => run_files(args),
+        BenchCommand::Report(args) => report(args),
+        BenchCommand::Compare(args) => compare(args),
+    }
+}
+
 /// Runs the micro-benchmarks.
-pub fn micro(args: &MicroArgs) -> Result<()> {
+fn micro(args: &MicroArgs) -> Result<()> {
     let options =
         MicroOptions { quick: args.quick, only: args.only.clone(), cus: compute_units(&args.device)? };
     let report = micro::run(&options, &Environment::new(&args.device), &Progress::on_stderr())?;
@@ -160,13 +172,13 @@ fn compute_units(args: &DeviceArgs) -> Result<usize> {
 }
 
 /// Runs DISB.
-pub fn disb(args: &DisbArgs) -> Result<()> {
+fn disb(args: &DisbArgs) -> Result<()> {
     let workloads = args.workload.iter().map(|name| Workload::built_in(name)).collect::<Result<_, _>>()?;
     play_all(workloads, &args.play, !args.no_micro)
 }
 
 /// Runs workloads from files.
-pub fn run_files(args: &RunWorkloadArgs) -> Result<()> {
+fn run_files(args: &RunWorkloadArgs) -> Result<()> {
     let workloads = args.files.iter().map(|path| Workload::read(path)).collect::<Result<_, _>>()?;
     play_all(workloads, &args.play, false)
 }
@@ -207,7 +219,7 @@ fn play_all(workloads: Vec<Workload>, args: &PlayArgs, micro: bool) -> Result<()
 }
 
 /// Judges earlier results again and draws their page anew.
-pub fn report(args: &ReportArgs) -> Result<()> {
+fn report(args: &ReportArgs) -> Result<()> {
     let report = drive::redraw(&args.dir)?;
     show(&report, &args.dir);
     Verdict::of_report(&report).result()
@@ -220,7 +232,7 @@ fn show(report: &DisbReport, folder: &Path) {
 }
 
 /// Says what changed between two runs.
-pub fn compare(args: &CompareArgs) -> Result<()> {
+fn compare(args: &CompareArgs) -> Result<()> {
     let comparison = compare::compare(&DisbReport::read(&args.before)?, &DisbReport::read(&args.after)?);
     if args.json {
         say!("{}", serde_json::to_string_pretty(&comparison)?);

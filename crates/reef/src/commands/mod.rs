@@ -1,8 +1,10 @@
 //! What each subcommand does.
 
+#[cfg(feature = "bench")]
 pub mod bench;
 pub mod check;
 pub mod compiled;
+#[cfg(feature = "bench")]
 pub mod demo;
 pub mod devices;
 pub mod inspect;
