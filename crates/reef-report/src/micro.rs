@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use reef_base::{Samples, Summary};
 
 use crate::machine::{Machine, Others};
+use crate::text::short;
 
 /// A number of a summary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,16 +220,6 @@ impl fmt::Display for Target {
         };
         let verdict = if self.met { "met" } else { "not met" };
         write!(f, "{stat} {side} {}: {verdict}", self.bound)
-    }
-}
-
-/// Four significant digits or so, for tables.
-pub fn short(value: f64) -> String {
-    match value.abs() {
-        v if v >= 1000.0 => format!("{value:.0}"),
-        v if v >= 100.0 => format!("{value:.1}"),
-        v if v >= 10.0 => format!("{value:.2}"),
-        _ => format!("{value:.3}"),
     }
 }
 

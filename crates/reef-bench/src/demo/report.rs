@@ -6,7 +6,7 @@ use std::path::Path;
 use reef_base::{Nanos, Samples, Summary};
 use reef_device::Scheme;
 use reef_load::{PlayedClient, Run};
-use reef_report::micro::short;
+use reef_report::text::short;
 use reef_report::{Machine, Others};
 use serde::Serialize;
 

@@ -10,8 +10,9 @@
 
 use reef_base::ClassName;
 use reef_report::disb::results::{
-    Check, ConditionResult, DisbReport, Estimate, LatencyRatios, SystemResult, WorkloadResult,
+    Check, ConditionResult, DisbReport, LatencyRatios, SystemResult, WorkloadResult,
 };
+use reef_report::typical::Estimate;
 
 /// Mean real-time latency under `reset`, to `rt-only`.
 const MEAN: f64 = 1.02;

@@ -24,7 +24,7 @@ use reef_load::arrivals::{self, Repetition};
 use reef_load::{Arrivals, COOL_DOWN, GRACE, Run, RunClient, Workload};
 use reef_plan::DeviceKind;
 use reef_report::Others;
-use reef_report::disb::html;
+use reef_report::disb;
 use reef_report::disb::results::{
     Alone, ClientFacts, ConditionResult, DisbReport, FORMAT, ModelFacts, Setup, SystemResult, WorkloadResult,
 };
@@ -580,7 +580,7 @@ fn alone_run(model: &str, class: ClassName, warm_up: Duration, measured: Duratio
 
 /// Writes the results and the page, each in one step.
 fn write(report: &DisbReport, folder: &Path) -> Result<(), BenchError> {
-    for (name, content) in [(RESULTS, report.to_json()), (PAGE, html::html(report))] {
+    for (name, content) in [(RESULTS, report.to_json()), (PAGE, disb::page(report).html())] {
         let path = folder.join(name);
         replace(&path, &content).map_err(write_error(&path))?;
     }

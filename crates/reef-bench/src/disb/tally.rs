@@ -14,10 +14,10 @@ use std::time::Duration;
 use reef_base::{ClassName, Nanos, Rng, Samples, Summary};
 use reef_load::{Arrivals, PlayedClient, Record, Run, Workload};
 use reef_report::disb::results::{
-    BestEffortResult, ClientResult, ConditionResult, DeviceResult, Estimate, LatencyRatios, OverallResult,
+    BestEffortResult, ClientResult, ConditionResult, DeviceResult, LatencyRatios, OverallResult,
     RealTimeResult,
 };
-use reef_report::disb::typical::{Typical, typical, typical_ratio};
+use reef_report::typical::{Estimate, Typical, typical, typical_ratio};
 
 use super::system::{Condition, DeviceUse, Played};
 

@@ -22,11 +22,11 @@ use serde::Serialize;
 use reef_base::{ClassName, Summary};
 
 use super::results::{
-    ClientFacts, ClientResult, ConditionResult, DisbReport, Estimate, LatencyRatios, SystemResult,
-    WorkloadResult,
+    ClientFacts, ClientResult, ConditionResult, DisbReport, LatencyRatios, SystemResult, WorkloadResult,
 };
-use super::typical::student_t;
-use crate::micro::short;
+use crate::text::short;
+use crate::typical::Estimate;
+use crate::typical::student_t;
 
 /// A change is beyond this many times the noise.
 const TIMES_NOISE: f64 = 3.0;

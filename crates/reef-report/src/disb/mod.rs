@@ -3,19 +3,18 @@
 //! | module | owns |
 //! |---|---|
 //! | [`results`] | what was found, as it is written and read back |
-//! | [`typical`] | what repetitions have in common, and how sure that is |
-//! | [`html`] | the page for people |
+//! | [`page`](mod@page) | the page for people |
 //! | [`summary`] | the text for a terminal |
 //! | [`compare`] | what changed between two runs |
 //! | [`paper`] | what the paper reports |
 
 pub mod compare;
-pub mod html;
+pub mod page;
 pub mod paper;
 pub mod results;
 #[cfg(test)]
 pub(crate) mod sample;
 mod summary;
-pub mod typical;
 
+pub use page::{latency_picture, page};
 pub use results::{DisbReport, ResultsError};

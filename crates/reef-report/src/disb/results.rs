@@ -11,6 +11,7 @@ use reef_base::{ClassName, Summary};
 
 use crate::machine::{Machine, Others};
 use crate::micro::Part;
+use crate::typical::Estimate;
 
 /// A file of results could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,15 +98,6 @@ pub struct Alone {
     pub system: String,
     /// From request to answer, microseconds.
     pub latency_us: Summary,
-}
-
-/// A number that was measured once in each repetition: a rate, a share, a ratio.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Estimate {
-    /// The mean of rates and shares, the centre of ratios (see [`super::typical`]).
-    pub value: f64,
-    /// Half the width of the 95 % confidence interval, as the repetitions differ; `None` with fewer than two.
-    pub half_width: Option<f64>,
 }
 
 /// One workload.

@@ -7,6 +7,7 @@ use reef_base::{ClassName, Samples, Summary};
 use crate::disb::results::*;
 use crate::machine::{Machine, Others};
 use crate::micro::{Part, Row, Stat};
+use crate::typical::Estimate;
 
 /// Models with their time alone here and on the paper's machine, milliseconds.
 const MODELS: [(&str, f64, f64); 5] = [

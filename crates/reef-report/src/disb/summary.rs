@@ -4,8 +4,9 @@ use std::fmt;
 
 use reef_base::ClassName;
 
-use super::results::{Check, ConditionResult, DisbReport, Estimate, SystemResult, WorkloadResult};
-use crate::micro::short;
+use super::results::{Check, ConditionResult, DisbReport, SystemResult, WorkloadResult};
+use crate::text::short;
+use crate::typical::Estimate;
 
 impl fmt::Display for DisbReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,5 +1,6 @@
 //! What figures and tables ask of a report again and again.
 
+use crate::colour::{Colour, Key, Palette};
 use crate::disb::results::{ConditionResult, DisbReport, SystemResult, WorkloadResult};
 
 /// A workload and what our own system, the first one, did on it.
@@ -65,4 +66,33 @@ pub(super) fn compared(report: &DisbReport) -> Vec<&str> {
 pub(super) fn hero(report: &DisbReport) -> Option<&str> {
     let names = compared(report);
     names.iter().copied().find(|&name| name == "reset").or(names.last().copied())
+}
+
+/// Keys to the colours of names.
+pub(super) fn keys(palette: &Palette, names: &[&str]) -> Vec<Key> {
+    names.iter().map(|name| Key::Colour(palette.colour(name), name.to_string())).collect()
+}
+
+/// Colours for everything in a report: one per condition of ours, and one per system beyond it.
+pub(super) fn palette(report: &DisbReport) -> Palette {
+    let mut palette = Palette::default();
+    for (index, system) in report.workloads.iter().flat_map(|workload| workload.systems.iter().enumerate()) {
+        match index {
+            0 => system.conditions.iter().for_each(|condition| palette.add(&condition.name)),
+            _ => palette.add(&system.name),
+        }
+    }
+    palette
+}
+
+/// The colour of a system's condition: conditions of the first system have one each, any other system one for
+/// all.
+pub(super) fn colour(
+    workload: &WorkloadResult,
+    system: &SystemResult,
+    condition: &ConditionResult,
+    palette: &Palette,
+) -> Colour {
+    let first = workload.systems.first().is_some_and(|first| first.name == system.name);
+    palette.colour(if first { &condition.name } else { &system.name })
 }

@@ -1,15 +1,15 @@
 //! Numbers, times and dates as people read them. What is no number is shown as [`NOTHING`].
 
-use crate::disb::results::Estimate;
+use crate::typical::Estimate;
 
 /// Stands where there is no number.
-pub(super) const NOTHING: &str = "–";
+pub const NOTHING: &str = "–";
 
 /// From here on a number has an exponent.
 const HUGE: f64 = 1e12;
 
 /// About `digits` significant digits.
-pub(super) fn significant(value: f64, digits: i32) -> String {
+pub fn significant(value: f64, digits: i32) -> String {
     if !value.is_finite() {
         return NOTHING.to_string();
     }
@@ -29,7 +29,7 @@ pub(super) fn significant(value: f64, digits: i32) -> String {
 }
 
 /// A number as short as it can be: trailing zeros are cut off.
-pub(super) fn trimmed(value: f64, digits: i32) -> String {
+pub fn trimmed(value: f64, digits: i32) -> String {
     let text = significant(value, digits);
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
@@ -38,7 +38,7 @@ pub(super) fn trimmed(value: f64, digits: i32) -> String {
 }
 
 /// A ratio: three decimals next to 1, where they matter, otherwise three digits.
-pub(super) fn ratio(value: f64) -> String {
+pub fn ratio(value: f64) -> String {
     match value {
         v if (0.9..1.1).contains(&v) => format!("{v:.3}"),
         v => significant(v, 3),
@@ -46,7 +46,7 @@ pub(super) fn ratio(value: f64) -> String {
 }
 
 /// A ratio in few characters, for bars.
-pub(super) fn ratio_short(value: f64) -> String {
+pub fn ratio_short(value: f64) -> String {
     match value {
         v if (0.95..1.05).contains(&v) => format!("{v:.3}"),
         v if (0.0..9.995).contains(&v) => format!("{v:.2}"),
@@ -56,7 +56,7 @@ pub(super) fn ratio_short(value: f64) -> String {
 }
 
 /// A share of 1 as a percentage.
-pub(super) fn percent(value: f64) -> String {
+pub fn percent(value: f64) -> String {
     match value * 100.0 {
         v if !v.is_finite() => NOTHING.to_string(),
         v if v.abs() >= HUGE => format!("{v:.1e} %"),
@@ -69,13 +69,13 @@ pub(super) fn percent(value: f64) -> String {
 }
 
 /// A time with the unit that suits it.
-pub(super) fn time_us(us: f64) -> String {
+pub fn time_us(us: f64) -> String {
     let (value, unit) = in_unit(us);
     format!("{} {unit}", significant(value, 3))
 }
 
 /// The same for ticks: without trailing zeros.
-pub(super) fn time_tick_us(us: f64) -> String {
+pub fn time_tick_us(us: f64) -> String {
     let (value, unit) = in_unit(us);
     format!("{} {unit}", trimmed(value, 3))
 }
@@ -90,7 +90,7 @@ fn in_unit(us: f64) -> (f64, &'static str) {
 }
 
 /// Microseconds as plain milliseconds, for columns whose head names the unit.
-pub(super) fn ms(us: f64) -> String {
+pub fn ms(us: f64) -> String {
     match us / 1e3 {
         v if v.is_finite() && (100.0..HUGE).contains(&v.abs()) => grouped(&format!("{v:.0}")),
         v => significant(v, 3),
@@ -98,18 +98,18 @@ pub(super) fn ms(us: f64) -> String {
 }
 
 /// A memory size.
-pub(super) fn bytes(bytes: u64) -> String {
+pub fn bytes(bytes: u64) -> String {
     let mib = bytes as f64 / f64::from(1 << 20);
     if mib >= 1024.0 { format!("{} GiB", significant(mib / 1024.0, 3)) } else { format!("{mib:.0} MiB") }
 }
 
 /// A count with its thousands set apart.
-pub(super) fn count(count: u64) -> String {
+pub fn count(count: u64) -> String {
     grouped(&count.to_string())
 }
 
 /// An estimate with its noise, both to the same decimal.
-pub(super) fn estimate(estimate: Estimate, format: fn(f64) -> String) -> String {
+pub fn estimate(estimate: Estimate, format: fn(f64) -> String) -> String {
     let value = format(estimate.value);
     let decimals = value.rsplit_once('.').map_or(0, |(_, decimals)| decimals.len());
     match estimate.half_width.filter(|&half| half.is_finite() && half > 0.0 && estimate.value.is_finite()) {
@@ -120,7 +120,7 @@ pub(super) fn estimate(estimate: Estimate, format: fn(f64) -> String) -> String 
 }
 
 /// The same as percentages.
-pub(super) fn estimate_percent(estimate: Estimate) -> String {
+pub fn estimate_percent(estimate: Estimate) -> String {
     let value = percent(estimate.value);
     let half = estimate
         .half_width
@@ -133,7 +133,7 @@ pub(super) fn estimate_percent(estimate: Estimate) -> String {
 }
 
 /// The smallest and the largest number, once where they look the same.
-pub(super) fn range(values: impl IntoIterator<Item = f64>, format: fn(f64) -> String) -> Option<String> {
+pub fn range(values: impl IntoIterator<Item = f64>, format: fn(f64) -> String) -> Option<String> {
     let (low, high) = extent(values)?;
     let (low, high) = (format(low), format(high));
     let unit = high.rsplit_once(' ').map(|(_, unit)| unit.to_string());
@@ -145,7 +145,7 @@ pub(super) fn range(values: impl IntoIterator<Item = f64>, format: fn(f64) -> St
 }
 
 /// The smallest and the largest finite number.
-pub(super) fn extent(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
+pub fn extent(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
     values.into_iter().filter(|value| value.is_finite()).fold(None, |extent, value| {
         let (low, high) = extent.unwrap_or((value, value));
         Some((low.min(value), high.max(value)))
@@ -153,7 +153,7 @@ pub(super) fn extent(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)
 }
 
 /// `2026-01-31 12:00 UTC` of seconds since 1970.
-pub(super) fn date(unix_time_s: u64) -> String {
+pub fn date(unix_time_s: u64) -> String {
     let (days, seconds) = (unix_time_s / 86_400, unix_time_s % 86_400);
     // Days in the proleptic Gregorian calendar, counted from March so that leap days come last.
     let shifted = days + 719_468;
@@ -169,8 +169,24 @@ pub(super) fn date(unix_time_s: u64) -> String {
 }
 
 /// `1 workload`, `2 workloads`.
-pub(super) fn counted(count: usize, what: &str) -> String {
+pub fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Replaces what no browser shows and XML does not allow.
+pub(crate) fn without_controls(text: String) -> String {
+    let shown = |char: char| !char.is_control() || matches!(char, '\n' | '\t');
+    text.chars().map(|char| if shown(char) { char } else { '\u{fffd}' }).collect()
+}
+
+/// Four significant digits or so, for tables.
+pub fn short(value: f64) -> String {
+    match value.abs() {
+        v if v >= 1000.0 => format!("{value:.0}"),
+        v if v >= 100.0 => format!("{value:.1}"),
+        v if v >= 10.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
 }
 
 /// Sets thousands apart by thin spaces, from five digits on.

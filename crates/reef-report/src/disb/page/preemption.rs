@@ -2,68 +2,59 @@
 
 use reef_base::Summary;
 
-use super::bars::{Band, Bar, BarPlot, Group, values};
-use super::lines::{Axis, Line, LinePlot};
-use super::markup::Markup;
-use super::palette::Palette;
-use super::scale::Scale;
-use super::text::{extent, percent, time_tick_us, time_us, trimmed};
 use super::view;
+use crate::chart::{Axis, Band, Bar, Bars, Chart, Group, Line, Lines, Rows, Scale, values};
+use crate::colour::{Colour, Palette};
 use crate::disb::paper;
 use crate::disb::results::{ConditionResult, DeviceResult, DisbReport};
 use crate::micro::{Part, Row};
+use crate::page::{Block, Columns, Section};
+use crate::text::{extent, percent, time_tick_us, time_us, trimmed};
 
-/// Draws preemption latency per workload and the sweeps over synthetic tasks.
-pub(super) fn draw_latency(m: &mut Markup, report: &DisbReport, palette: &Palette) {
+/// Preemption latency per workload, and the sweeps over synthetic tasks.
+pub(super) fn section(report: &DisbReport, palette: &Palette) -> Option<Section> {
     let preempts = |condition: &ConditionResult| device(condition).is_some_and(|d| d.preempt_us.is_some());
     let names = conditions_with(report, preempts);
     let sweeps: Vec<&Part> = report.sweeps.iter().filter(|part| is_plotted(part)).collect();
     if names.is_empty() && sweeps.is_empty() {
-        return;
+        return None;
     }
-    m.element("section", &[("id", &"preemption")], |m| {
-        m.leaf("h2", &[], "Preemption latency");
-        m.p(
-            "lead",
-            "From the submission of a real-time task that displaces best-effort work to its first block.",
-        );
-        if !names.is_empty() {
-            palette.legend(m, &names);
-            workloads(m, report, palette, &names);
-        }
-        if !sweeps.is_empty() {
-            draw_sweeps(m, &sweeps, palette);
-        }
-    });
+    let lead = "From the submission of a real-time task that displaces best-effort work to its first block.";
+    let mut blocks = vec![Block::lead(lead)];
+    if !names.is_empty() {
+        blocks.push(Block::Legend(view::keys(palette, &names)));
+        blocks.push(workloads(report, palette, &names));
+    }
+    if !sweeps.is_empty() {
+        blocks.push(sweep_figures(&sweeps, palette));
+    }
+    Some(Section::new("preemption", "Preemption latency", blocks))
 }
 
-/// Draws what kills cost: per workload, and per model where that was measured.
-pub(super) fn draw_waste(m: &mut Markup, report: &DisbReport, palette: &Palette) {
+/// What kills cost: per workload, and per model where that was measured.
+pub(super) fn waste_section(report: &DisbReport, palette: &Palette) -> Option<Section> {
     let kills = |condition: &ConditionResult| device(condition).is_some_and(|d| d.blocks_killed > 0);
     let names = conditions_with(report, kills);
     let restore = report.sweeps.iter().find(|part| part.name == "restore");
     let models = restore.map(|part| restore_groups(part, palette)).unwrap_or_default();
     if names.is_empty() && models.is_empty() {
-        return;
+        return None;
     }
-    m.element("section", &[("id", &"waste")], |m| {
-        m.leaf("h2", &[], "Work lost to kills");
-        m.p("lead", WASTE_LEAD);
-        if !models.is_empty() {
-            palette.legend(m, &["reset", "wait"]);
-            restore_figure(m, models);
-        }
-        if !names.is_empty() {
-            m.div("pair", |m| {
-                let share = |device: &DeviceResult| Some(device.wasted_share);
-                let title = "Work lost, as a share of the device's time";
-                waste_figure(m, report, palette, &names, (title, share, percent));
-                let lost = |device: &DeviceResult| device.wasted_us_per_preemption;
-                let title = "Work lost per preemption, compute-unit time";
-                waste_figure(m, report, palette, &names, (title, lost, time_us));
-            });
-        }
-    });
+    let mut blocks = vec![Block::lead(WASTE_LEAD)];
+    if !models.is_empty() {
+        blocks.push(Block::Legend(view::keys(palette, &["reset", "wait"])));
+        blocks.push(restore_figure(models));
+    }
+    if !names.is_empty() {
+        let share = |device: &DeviceResult| Some(device.wasted_share);
+        let title = "Work lost, as a share of the device's time";
+        let left = waste_figure(report, palette, &names, (title, share, percent));
+        let lost = |device: &DeviceResult| device.wasted_us_per_preemption;
+        let title = "Work lost per preemption, compute-unit time";
+        let right = waste_figure(report, palette, &names, (title, lost, time_us));
+        blocks.push(Block::Beside(Columns::Two, vec![vec![left], vec![right]]));
+    }
+    Some(Section::new("waste", "Work lost to kills", blocks))
 }
 
 const WASTE_LEAD: &str = "A killed block runs again from its begin; what it had done is lost. Compute-unit \
@@ -82,22 +73,25 @@ fn conditions_with(report: &DisbReport, has: impl Fn(&ConditionResult) -> bool) 
 
 /// The paper's own numbers.
 fn paper_bands() -> Vec<Band> {
-    let band = |class: &str, (from, to): (f64, f64), name: &str| Band {
-        class: class.into(),
+    let band = |colour: Colour, (from, to): (f64, f64), name: &str| Band {
+        colour,
         from,
         to,
         label: format!("paper, MI50: {name} {from:.0}–{to:.0} µs"),
     };
-    vec![band("c-wait", paper::WAIT_PREEMPT_US, "wait"), band("c-reset", paper::RESET_PREEMPT_US, "reset")]
+    vec![
+        band(Colour::Wait, paper::WAIT_PREEMPT_US, "wait"),
+        band(Colour::Reset, paper::RESET_PREEMPT_US, "reset"),
+    ]
 }
 
 fn band_ends(bands: &[Band]) -> impl Iterator<Item = f64> {
     bands.iter().flat_map(|band| [band.from, band.to])
 }
 
-fn whiskered(class: String, summary: &Summary, what: &str) -> Bar {
+fn whiskered(colour: Colour, summary: &Summary, what: &str) -> Bar {
     Bar {
-        class,
+        colour,
         value: Some(summary.p50),
         whisker: Some((summary.p99, time_us(summary.p99))),
         label: time_us(summary.p50),
@@ -106,13 +100,13 @@ fn whiskered(class: String, summary: &Summary, what: &str) -> Bar {
     }
 }
 
-fn workloads(m: &mut Markup, report: &DisbReport, palette: &Palette, names: &[&str]) {
+fn workloads(report: &DisbReport, palette: &Palette, names: &[&str]) -> Block {
     let groups: Vec<Group> = view::ours(report)
         .map(|ours| {
             let bar = |name: &&str| {
                 let summary = ours.condition(name).and_then(device).and_then(|d| d.preempt_us);
                 let what = format!("{}, {name}", ours.workload.name);
-                summary.map(|summary| whiskered(palette.class(name), &summary, &what)).unwrap_or_default()
+                summary.map(|summary| whiskered(palette.colour(name), &summary, &what)).unwrap_or_default()
             };
             let bars = names.iter().map(bar).collect();
             Group { label: ours.workload.name.clone(), noise: None, bars }
@@ -120,8 +114,8 @@ fn workloads(m: &mut Markup, report: &DisbReport, palette: &Palette, names: &[&s
         .collect();
     let bands = paper_bands();
     let axis = Scale::log_from_decade(values(&groups).chain(band_ends(&bands)), 1.4);
-    let plot = BarPlot {
-        title: "preemption latency by workload".into(),
+    let bars = Bars {
+        label: "preemption latency by workload".into(),
         axis,
         base: axis.from,
         line: None,
@@ -129,45 +123,29 @@ fn workloads(m: &mut Markup, report: &DisbReport, palette: &Palette, names: &[&s
         bands,
         groups,
     };
-    caption(m, "By workload", "Bar: median; whisker, value in grey: p99. Logarithmic.", |m| plot.draw(m));
-}
-
-fn caption(m: &mut Markup, title: &str, note: &str, content: impl FnOnce(&mut Markup)) {
-    m.element("figure", &[], |m| {
-        m.element("figcaption", &[], |m| {
-            m.leaf("b", &[], title);
-            m.text(" ");
-            m.text(note);
-        });
-        content(m);
-    });
+    Block::figure("By workload", "Bar: median; whisker, value in grey: p99. Logarithmic.", Chart::Bars(bars))
 }
 
 fn is_plotted(part: &Part) -> bool {
     part.axis.is_some() && part.rows.iter().any(|row| row.point.is_some() && row.summary.count > 0)
 }
 
-fn draw_sweeps(m: &mut Markup, sweeps: &[&Part], palette: &Palette) {
+fn sweep_figures(sweeps: &[&Part], palette: &Palette) -> Block {
     let mut series: Vec<&str> = Vec::new();
     for point in sweeps.iter().flat_map(|part| &part.rows).filter_map(|row| row.point.as_ref()) {
         if !series.contains(&point.series.as_str()) && !point.series.contains(',') {
             series.push(&point.series);
         }
     }
+    let panel = |part: &&Part| {
+        let bands: Vec<String> = sweep_bands(part).into_iter().map(|band| band.label).collect();
+        let chart = Chart::Lines(sweep_chart(part, palette));
+        vec![Block::small(sweep_title(part)), Block::note(bands.join("; ")), Block::chart(chart)]
+    };
     let note = "Lines: medians; thin lines: p99. Shaded: the paper's own numbers on an MI50.";
-    caption(m, "Against the best-effort load", note, |m| {
-        palette.legend(m, &series);
-        m.div("panels", |m| {
-            for part in sweeps {
-                m.div("cell", |m| {
-                    m.leaf("h4", &[], sweep_title(part));
-                    let bands: Vec<String> = sweep_bands(part).into_iter().map(|band| band.label).collect();
-                    m.p("note", bands.join("; "));
-                    sweep_plot(part, palette).draw(m);
-                });
-            }
-        });
-    });
+    let panels = Block::Beside(Columns::Three, sweeps.iter().map(panel).collect());
+    let blocks = vec![Block::Legend(view::keys(palette, &series)), panels];
+    Block::Figure("Against the best-effort load".into(), note.into(), blocks)
 }
 
 fn sweep_title(part: &Part) -> String {
@@ -187,7 +165,7 @@ fn sweep_bands(part: &Part) -> Vec<Band> {
         "kernels" | "length" | "clients" => paper_bands().into_iter().skip(1).collect(),
         "select" => {
             vec![Band {
-                class: "c-reset".into(),
+                colour: Colour::Reset,
                 from: low,
                 to: high,
                 label: format!("paper, MI50: choosing a kernel {low}–{high} µs"),
@@ -207,7 +185,7 @@ fn unit_us(unit: &str) -> Option<f64> {
     }
 }
 
-fn sweep_plot<'a>(part: &'a Part, palette: &Palette) -> LinePlot<'a> {
+fn sweep_chart(part: &Part, palette: &Palette) -> Lines {
     let rows: Vec<&Row> =
         part.rows.iter().filter(|row| row.point.is_some() && row.summary.count > 0).collect();
     let unit = rows.first().map_or("", |row| row.unit.as_str());
@@ -222,16 +200,16 @@ fn sweep_plot<'a>(part: &'a Part, palette: &Palette) -> LinePlot<'a> {
         Some(_) => (time_tick_us, ""),
         None => (|value| trimmed(value, 3), unit),
     };
-    LinePlot {
-        title: format!("{} against {}", part.name, part.axis.as_deref().unwrap_or("")),
+    Lines {
+        label: format!("{} against {}", part.name, part.axis.as_deref().unwrap_or("")),
         size: (360.0, 262.0),
         x: Axis {
             scale: x,
-            title: part.axis.as_deref().unwrap_or(""),
+            title: part.axis.clone().unwrap_or_default(),
             tick: |value| trimmed(value, 3),
             ticks: 6,
         },
-        y: Axis { scale: Scale::log(ys.chain(band_ends(&bands)), 1.4), title, tick, ticks: 7 },
+        y: Axis { scale: Scale::log(ys.chain(band_ends(&bands)), 1.4), title: title.into(), tick, ticks: 7 },
         bands,
         verticals: Vec::new(),
         lines,
@@ -256,7 +234,7 @@ fn sweep_lines(rows: &[&Row], palette: &Palette, times: f64) -> Vec<Line> {
         let mut places: Vec<(f64, f64)> = rows.iter().filter(of_series).map(place).collect();
         places.sort_by(|a, b| a.0.total_cmp(&b.0));
         let dashed = name.contains(',');
-        Line { class: palette.class(name), name: name.into(), places, faint, dashed }
+        Line { colour: palette.colour(name), name: name.into(), places, faint, dashed }
     };
     series.iter().flat_map(|name| [line(name, true), line(name, false)]).collect()
 }
@@ -271,14 +249,14 @@ fn restore_groups(part: &Part, palette: &Palette) -> Vec<Group> {
     let group = |model: &str| {
         let bar = |scheme: &str, what: &str| {
             let row = find(model, what)?;
-            let bar = whiskered(palette.class(scheme), &row.summary, &row.name);
+            let bar = whiskered(palette.colour(scheme), &row.summary, &row.name);
             let of_alone = find(model, &format!("{scheme}: extra, of alone"));
             let share = of_alone.filter(|_| !what.ends_with("lost"));
             let share = share.map(|row| format!(", {} of the task alone", percent(row.summary.p50 / 100.0)));
             Some(Bar { title: bar.title + &share.unwrap_or_default(), ..bar })
         };
         let bars = [
-            bar("reset", "reset: work lost").map(|bar| Bar { class: format!("{} light", bar.class), ..bar }),
+            bar("reset", "reset: work lost").map(|bar| Bar { light: true, ..bar }),
             bar("reset", "reset: extra time"),
             bar("wait", "wait: extra time"),
         ];
@@ -287,12 +265,12 @@ fn restore_groups(part: &Part, palette: &Palette) -> Vec<Group> {
     models.map(group).collect()
 }
 
-fn restore_figure(m: &mut Markup, groups: Vec<Group>) {
+fn restore_figure(groups: Vec<Group>) -> Block {
     let (from, to) = paper::RESTORE_US;
     let label = format!("paper, MI50: restore {from:.0}–{to:.0} µs");
-    let bands = vec![Band { class: "c-reset".into(), from, to, label }];
-    let plot = BarPlot {
-        title: "cost of one preemption by model".into(),
+    let bands = vec![Band { colour: Colour::Reset, from, to, label }];
+    let bars = Bars {
+        label: "cost of one preemption by model".into(),
         axis: Scale::from_zero(values(&groups).chain([to])),
         base: 0.0,
         line: None,
@@ -300,7 +278,8 @@ fn restore_figure(m: &mut Markup, groups: Vec<Group>) {
         bands,
         groups,
     };
-    caption(m, "Cost of one preemption to the best-effort task, by model", RESTORE_NOTE, |m| plot.draw(m));
+    let title = "Cost of one preemption to the best-effort task, by model";
+    Block::figure(title, RESTORE_NOTE, Chart::Bars(bars))
 }
 
 const RESTORE_NOTE: &str = "From left to right: work lost under reset (light), extra time under reset, extra \
@@ -309,17 +288,16 @@ const RESTORE_NOTE: &str = "From left to right: work lost under reset (light), e
 type Waste = (&'static str, fn(&DeviceResult) -> Option<f64>, fn(f64) -> String);
 
 fn waste_figure(
-    m: &mut Markup,
     report: &DisbReport,
     palette: &Palette,
     names: &[&str],
     (title, value, format): Waste,
-) {
+) -> Block {
     let groups: Vec<Group> = view::ours(report)
         .flat_map(|ours| names.iter().map(move |name| (ours, name)))
         .map(|(ours, name)| (ours, name, ours.condition(name).and_then(device).and_then(value)))
         .map(|(ours, name, value)| Bar {
-            class: palette.class(name),
+            colour: palette.colour(name),
             value,
             label: value.map(format).unwrap_or_default(),
             title: format!("{}, {name}", ours.workload.name),
@@ -328,5 +306,5 @@ fn waste_figure(
         .zip(view::ours(report).flat_map(|ours| names.iter().map(move |_| ours.workload.name.clone())))
         .map(|(bar, label)| Group { label, noise: None, bars: vec![bar] })
         .collect();
-    caption(m, title, "", |m| super::rows::draw(m, &groups, format));
+    Block::figure(title, "", Chart::Rows(Rows { label: title.into(), groups }))
 }

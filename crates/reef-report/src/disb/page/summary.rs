@@ -1,48 +1,43 @@
 //! The top of the page: what came of it in a sentence, a few numbers, where and how.
 
-use super::markup::Markup;
-use super::text::{count, counted, date, percent, range, ratio, significant, time_us};
 use super::view::{self, Ours};
-use crate::disb::results::{Check, ConditionResult, DisbReport, Estimate};
+use crate::disb::results::{Check, ConditionResult, DisbReport};
+use crate::page::{Block, Fact, Tone};
+use crate::text::{count, counted, percent, range, ratio, significant, time_us};
+use crate::typical::Estimate;
 
-/// Draws title, verdict, warnings, numbers and facts.
-pub(super) fn draw(m: &mut Markup, report: &DisbReport) {
-    m.element("header", &[], |m| {
-        m.p("eyebrow", format!("reef · DISB · {}", date(report.machine.unix_time_s)));
-        m.leaf("h1", &[], "Real-time inference beside best-effort work");
-        verdict(m, report);
-        warnings(m, report);
-        tiles(m, report);
-        facts(m, report);
-    });
+/// Verdict, warnings, numbers and facts.
+pub(super) fn blocks(report: &DisbReport) -> Vec<Block> {
+    let mut blocks = vec![verdict(report)];
+    blocks.extend(warnings(report).into_iter().map(Block::warning));
+    blocks.extend(tiles(report));
+    blocks.push(facts(report));
+    blocks
 }
 
-fn verdict(m: &mut Markup, report: &DisbReport) {
+fn verdict(report: &DisbReport) -> Block {
     let (met, all) = report.checks_met();
     if all == 0 {
         let played = counted(report.workloads.len(), "workload");
-        return m.p("verdict", format!("{played} played; nothing had to be reached."));
+        let text = format!("{played} played; nothing had to be reached.");
+        return Block::Text(Tone::Verdict, String::new(), text);
     }
     if met == all {
         let checks = if all == 1 { "The check is".to_string() } else { format!("All {all} checks are") };
-        return m.element("p", &[("class", &"verdict good")], |m| {
-            m.leaf("b", &[], "✓");
-            m.text(format!(" {checks} met."));
-        });
+        return Block::Text(Tone::Good, "✓".into(), format!("{checks} met."));
     }
     let open = report.checks.iter().filter(|check| !check.met);
     let (not_shown, missed): (Vec<&Check>, Vec<&Check>) = open.partition(|check| check.not_shown.is_some());
-    let class = if missed.is_empty() { "verdict" } else { "verdict bad" };
-    m.element("p", &[("class", &class)], |m| {
-        m.leaf("b", &[], format!("{met} of {all} checks met."));
-        if !missed.is_empty() {
-            m.text(format!(" Missed: {}.", some_in_words(&missed)));
-        }
-        if !not_shown.is_empty() {
-            let begin = if missed.is_empty() { "None is missed; not shown" } else { "Not shown" };
-            m.text(format!(" {begin}: {}.", some_in_words(&not_shown)));
-        }
-    });
+    let mut said = Vec::new();
+    if !missed.is_empty() {
+        said.push(format!("Missed: {}.", some_in_words(&missed)));
+    }
+    if !not_shown.is_empty() {
+        let begin = if missed.is_empty() { "None is missed; not shown" } else { "Not shown" };
+        said.push(format!("{begin}: {}.", some_in_words(&not_shown)));
+    }
+    let tone = if missed.is_empty() { Tone::Verdict } else { Tone::Bad };
+    Block::Text(tone, format!("{met} of {all} checks met."), said.join(" "))
 }
 
 /// The first few of some checks, and how many more there are.
@@ -64,34 +59,30 @@ fn in_words(check: &Check) -> String {
     format!("{}, {} ({value}, has to be {side} {bound}{noise}{why})", check.workload, check.what)
 }
 
-fn warnings(m: &mut Markup, report: &DisbReport) {
+/// Why numbers are doubtful.
+fn warnings(report: &DisbReport) -> Vec<String> {
+    let mut warnings = Vec::new();
     if report.others_cpu.disturbed() {
-        m.element("p", &[("class", &"warning")], |m| {
-            let warning = report.others_cpu.to_string();
-            m.text(warning.trim());
-        });
+        warnings.push(report.others_cpu.to_string().trim().to_string());
     }
     if !report.finished {
-        m.p("warning", "Not finished: the run that wrote this was still under way, or was stopped.");
+        let text = "Not finished: the run that wrote this was still under way, or was stopped.";
+        warnings.push(text.to_string());
     }
-    report.notes.iter().for_each(|note| m.p("warning", note));
+    warnings.extend(report.notes.iter().cloned());
     if report.setup.small {
-        m.p("warning", "Low-resolution variants of the models: shorter tasks, more samples.");
+        warnings.push("Low-resolution variants of the models: shorter tasks, more samples.".to_string());
     }
     if report.machine.profile != "release" {
-        m.p("warning", format!("Built as {}, not release: times mean nothing.", report.machine.profile));
+        let profile = &report.machine.profile;
+        warnings.push(format!("Built as {profile}, not release: times mean nothing."));
     }
-}
-
-/// A number that stands for many.
-struct Tile {
-    value: Option<String>,
-    name: String,
+    warnings
 }
 
 /// What the scheme that the report is about reached, over all workloads that it could hold.
-fn tiles(m: &mut Markup, report: &DisbReport) {
-    let Some(hero) = view::hero(report) else { return };
+fn tiles(report: &DisbReport) -> Option<Block> {
+    let hero = view::hero(report)?;
     let reference = view::reference_name(report);
     let held = || view::ours(report).filter_map(|ours| ours.condition(hero)).filter(|c| !c.saturated);
     let latency = |condition: &ConditionResult| Some(condition.real_time.to_reference?.mean.value);
@@ -99,41 +90,28 @@ fn tiles(m: &mut Markup, report: &DisbReport) {
     let share = |condition: &ConditionResult| Some(condition.best_effort.as_ref()?.of_bound?.value);
     let preempt = |condition: &ConditionResult| Some(condition.device.as_ref()?.preempt_us?.p50);
     let tiles = [
-        Tile {
-            value: times(range(held().filter_map(latency), ratio)),
-            name: format!("mean real-time latency against {reference}"),
-        },
-        Tile {
-            value: times(range(held().filter_map(throughput), |value| significant(value, 3))),
-            name: format!("overall throughput against {reference}"),
-        },
-        Tile {
-            value: range(held().filter_map(share), percent),
-            name: "of what is left goes to best-effort work".into(),
-        },
-        Tile { value: range(held().filter_map(preempt), time_us), name: "preemption latency, median".into() },
+        (
+            times(range(held().filter_map(latency), ratio)),
+            format!("mean real-time latency against {reference}"),
+        ),
+        (
+            times(range(held().filter_map(throughput), |value| significant(value, 3))),
+            format!("overall throughput against {reference}"),
+        ),
+        (range(held().filter_map(share), percent), "of what is left goes to best-effort work".into()),
+        (range(held().filter_map(preempt), time_us), "preemption latency, median".into()),
     ];
-    if tiles.iter().all(|tile| tile.value.is_none()) {
-        return;
-    }
+    let tiles: Vec<(String, String)> =
+        tiles.into_iter().filter_map(|(value, name)| Some((value?, name))).collect();
     let played = counted(held().count(), "workload");
-    m.p("tiles-title", format!("{hero}, over {played}"));
-    m.div("tiles", |m| {
-        for tile in tiles {
-            let Some(value) = tile.value else { continue };
-            m.div("tile", |m| {
-                m.leaf("b", &[], value);
-                m.leaf("span", &[], tile.name);
-            });
-        }
-    });
+    (!tiles.is_empty()).then(|| Block::Tiles(format!("{hero}, over {played}"), tiles))
 }
 
 fn times(range: Option<String>) -> Option<String> {
     range.map(|range| format!("{range} ×"))
 }
 
-fn facts(m: &mut Markup, report: &DisbReport) {
+fn facts(report: &DisbReport) -> Block {
     let (machine, setup) = (&report.machine, &report.setup);
     let mut facts: Vec<(&str, String)> = Vec::new();
     let cpu = machine.cpu.as_deref().unwrap_or("unknown processor");
@@ -155,14 +133,10 @@ fn facts(m: &mut Markup, report: &DisbReport) {
     }
     facts.push(("Run", run(report)));
     facts.push(("Noise", noise(report)));
-    m.element("dl", &[("class", &"facts")], |m| {
-        for (name, fact) in facts {
-            m.leaf("dt", &[], name);
-            m.leaf("dd", &[], fact);
-        }
-        m.leaf("dt", &[], "Command");
-        m.element("dd", &[], |m| m.leaf("code", &[], &machine.command));
-    });
+    let text = |(name, fact): (&str, String)| (name.to_string(), Fact::Text(fact));
+    let mut facts: Vec<(String, Fact)> = facts.into_iter().map(text).collect();
+    facts.push(("Command".into(), Fact::Code(machine.command.clone())));
+    Block::Facts(facts)
 }
 
 fn run(report: &DisbReport) -> String {

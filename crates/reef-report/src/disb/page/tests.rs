@@ -2,8 +2,11 @@
 
 use serde_json::Value;
 
-use super::html;
 use crate::disb::results::DisbReport;
+
+fn html(report: &DisbReport) -> String {
+    super::page(report).html()
+}
 use crate::disb::sample::sample;
 
 /// Elements that have no end.
@@ -257,7 +260,7 @@ fn doubtful_numbers_are_said_to_be() {
     for warning in ["DISTURBED: others took 20 %", "Low-resolution", "not release"] {
         assert!(page.contains(warning), "{warning}");
     }
-    assert!(page.contains("tr class=\"saturated\""));
+    assert!(page.contains("tr class=\"marked\""));
     report.checks.iter_mut().for_each(|check| check.met = true);
     assert!(page_of(&report).contains("All 6 checks are met."));
     report.checks.iter_mut().for_each(|check| check.met = false);

@@ -5,6 +5,17 @@
 //! interval Wilcoxon's signed-rank one at 95 %, which fits it. Below six repetitions that interval does not
 //! exist; then it is Student's.
 
+use serde::{Deserialize, Serialize};
+
+/// A number that was measured once in each repetition: a rate, a share, a ratio.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The mean of rates and shares, the centre of ratios (see [`typical`]).
+    pub value: f64,
+    /// Half the width of the 95 % confidence interval, as the repetitions differ; `None` with fewer than two.
+    pub half_width: Option<f64>,
+}
+
 /// A centre and half the width of its 95 % confidence interval; `None` below two values, or where they are
 /// not finite.
 #[derive(Clone, Copy, Debug, PartialEq)]

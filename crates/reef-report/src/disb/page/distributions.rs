@@ -3,65 +3,55 @@
 
 use reef_base::ClassName;
 
-use super::lines::{Axis, Line, LinePlot};
-use super::markup::Markup;
-use super::palette::Palette;
-use super::scale::Scale;
-use super::text::{extent, percent, time_tick_us};
 use super::view::{self, Ours};
+use crate::chart::{Axis, Chart, Line, Lines, Scale};
+use crate::colour::Palette;
 use crate::disb::results::{ClientFacts, ClientResult, DisbReport};
+use crate::page::{Block, Columns, Section};
+use crate::text::{extent, percent, time_tick_us};
 
 /// Above this ratio of slowest to fastest, time is drawn logarithmically.
 const WIDE_RANGE: f64 = 5.0;
 
-/// Draws the section, unless no client has a distribution.
-pub(super) fn draw(m: &mut Markup, report: &DisbReport, palette: &Palette) {
-    let plots: Vec<(Ours<'_>, Vec<LinePlot<'_>>)> = view::ours(report)
-        .map(|ours| (ours, plots(ours, palette)))
-        .filter(|(_, plots)| !plots.is_empty())
-        .collect();
-    if plots.is_empty() {
-        return;
-    }
-    m.element("section", &[("id", &"distributions")], |m| {
-        m.leaf("h2", &[], "Distributions of real-time latency");
-        m.p("lead", LEAD);
-        let mut names: Vec<&str> = Vec::new();
-        for condition in plots.iter().flat_map(|(ours, _)| ours.conditions()) {
-            if !names.contains(&condition.name.as_str()) {
-                names.push(&condition.name);
-            }
+/// The section, unless no client has a distribution.
+pub(super) fn section(report: &DisbReport, palette: &Palette) -> Option<Section> {
+    let mut names: Vec<&str> = Vec::new();
+    let mut panels = Vec::new();
+    for ours in view::ours(report) {
+        let real_time = ours.workload.clients.iter().filter(|client| client.class == ClassName::RealTime);
+        let charts: Vec<Lines> = real_time.filter_map(|client| chart(ours, client, palette)).collect();
+        if !charts.is_empty() {
+            names.extend(ours.conditions().map(|condition| condition.name.as_str()));
         }
-        palette.legend(m, &names);
-        m.div("panels small", |m| {
-            for (ours, plots) in &plots {
-                for plot in plots {
-                    m.div("cell", |m| {
-                        m.leaf("h4", &[], format!("{}: {}", ours.workload.name, plot.title));
-                        plot.draw(m);
-                    });
-                }
-            }
-        });
-    });
+        panels.extend(charts.into_iter().map(|lines| {
+            let title = format!("{}: {}", ours.workload.name, lines.label);
+            vec![Block::small(title), Block::chart(Chart::Lines(lines))]
+        }));
+    }
+    if panels.is_empty() {
+        return None;
+    }
+    let mut seen = Vec::new();
+    names.retain(|name| !seen.contains(name) && (seen.push(*name), true).1);
+    let blocks = vec![
+        Block::lead(LEAD),
+        Block::Legend(view::keys(palette, &names)),
+        Block::Beside(Columns::Four, panels),
+    ];
+    Some(Section::new("distributions", "Distributions of real-time latency", blocks))
 }
 
 const LEAD: &str = "Share of a client's requests that were answered within a time from their scheduled \
     arrival. The closer a curve is to rt-only, the better. Time is logarithmic where it varies widely.";
 
-fn plots<'a>(ours: Ours<'a>, palette: &Palette) -> Vec<LinePlot<'a>> {
-    let real_time = ours.workload.clients.iter().filter(|client| client.class == ClassName::RealTime);
-    real_time.filter_map(|client| plot(ours, client, palette)).collect()
-}
-
-fn plot<'a>(ours: Ours<'a>, client: &ClientFacts, palette: &Palette) -> Option<LinePlot<'a>> {
+fn chart(ours: Ours<'_>, client: &ClientFacts, palette: &Palette) -> Option<Lines> {
     let lines: Vec<Line> = ours
         .conditions()
         .filter_map(|condition| {
             let result = condition.clients.iter().find(|result| result.name == client.name)?;
             let places = places(result)?;
             Some(Line {
-                class: palette.class(&condition.name),
+                colour: palette.colour(&condition.name),
                 name: condition.name.clone(),
                 places,
                 ..Line::default()
@@ -77,16 +67,16 @@ fn plot<'a>(ours: Ours<'a>, client: &ClientFacts, palette: &Palette) -> Option<L
         Scale::linear([low - (high - low) * 0.05, high + (high - low) * 0.03])
     };
     let deadline = client.deadline_ms.map(|ms| ms * 1e3).filter(|&us| us > scale.from && us < scale.to);
-    Some(LinePlot {
-        title: client.name.clone(),
+    Some(Lines {
+        label: client.name.clone(),
         size: (290.0, 190.0),
         x: Axis {
             scale,
-            title: if wide { "latency (logarithmic)" } else { "latency" },
+            title: if wide { "latency (logarithmic)" } else { "latency" }.into(),
             tick: time_tick_us,
             ticks: 4,
         },
-        y: Axis { scale: Scale::linear([0.0, 1.0]), title: "", tick: percent, ticks: 5 },
+        y: Axis { scale: Scale::linear([0.0, 1.0]), title: String::new(), tick: percent, ticks: 5 },
         bands: Vec::new(),
         verticals: deadline.map(|us| (us, "deadline".to_string())).into_iter().collect(),
         lines,

@@ -1,57 +1,49 @@
 //! What the run had to reach, and how the page is to be read.
 
-use super::markup::Markup;
-use super::table::Head::{Number, Text};
-use super::text::{NOTHING, ratio, significant};
-use crate::disb::results::DisbReport;
+use crate::disb::results::{Check, DisbReport};
+use crate::page::{Block, Section, Tone};
+use crate::table::{self, Cell, Head, Row, Table};
+use crate::text::{NOTHING, ratio, significant};
 
-/// Draws the table of checks, unless there is none.
-pub(super) fn draw(m: &mut Markup, report: &DisbReport) {
+/// The table of checks, unless there is none.
+pub(super) fn section(report: &DisbReport) -> Option<Section> {
     if report.checks.is_empty() {
-        return;
+        return None;
     }
-    m.element("section", &[("id", &"checks")], |m| {
-        m.leaf("h2", &[], "Checks");
-        let heads =
-            [Text("workload"), Text("what"), Number("measured"), Number("bound"), Number("noise"), Text("")];
-        m.table(&heads, |m| {
-            for check in &report.checks {
-                let side = if check.at_least { "≥" } else { "≤" };
-                let (row, class, sign) = match (check.met, &check.not_shown) {
-                    (true, _) => ("", "good", "✓"),
-                    (false, None) => ("missed", "bad", "✗"),
-                    (false, Some(_)) => ("", "", "?"),
-                };
-                m.row(row, |m| {
-                    m.cell(&check.workload);
-                    m.cell(&check.what);
-                    m.number(ratio(check.value));
-                    m.number(format!("{side} {}", ratio(check.bound)));
-                    m.number(if check.noise == 0.0 { NOTHING.into() } else { significant(check.noise, 2) });
-                    m.cell_of(class, format!("{sign} {}", check.verdict()));
-                });
-            }
-        });
-        m.p("note", NOISE_NOTE);
-    });
+    let [workload, what, end] = ["workload", "what", ""].map(Head::Text);
+    let [measured, bound, noise] = ["measured", "bound", "noise"].map(Head::Number);
+    let heads = vec![workload, what, measured, bound, noise, end];
+    let table = Table { heads, rows: report.checks.iter().map(row).collect() };
+    Some(Section::new("checks", "Checks", vec![Block::Table(table), Block::note(NOISE_NOTE)]))
+}
+
+fn row(check: &Check) -> Row {
+    let side = if check.at_least { "≥" } else { "≤" };
+    let (missed, tone, sign) = match (check.met, &check.not_shown) {
+        (true, _) => (false, table::Tone::Good, "✓"),
+        (false, None) => (true, table::Tone::Bad, "✗"),
+        (false, Some(_)) => (false, table::Tone::Plain, "?"),
+    };
+    let noise = if check.noise == 0.0 { NOTHING.into() } else { significant(check.noise, 2) };
+    let cells = vec![
+        Cell::text(&check.workload),
+        Cell::text(&check.what),
+        Cell::number(ratio(check.value)),
+        Cell::number(format!("{side} {}", ratio(check.bound))),
+        Cell::number(noise),
+        Cell::text(format!("{sign} {}", check.verdict())).tone(tone),
+    ];
+    Row::new(cells).marked(missed)
 }
 
 const NOISE_NOTE: &str = "The noise widens the bound: A against A, half the 95 % confidence interval. \
      Nothing is added for 99th percentiles and shares; their noise is half of their own interval. Where the \
      noise is more than 0.1, only a value whose own interval lies within the bound as it is counts as met.";
 
-/// Draws the notes on the method.
-pub(super) fn draw_method(m: &mut Markup) {
-    m.element("section", &[("id", &"method")], |m| {
-        m.leaf("h2", &[], "How to read this");
-        for (head, text) in METHOD {
-            m.element("p", &[("class", &"method")], |m| {
-                m.leaf("b", &[], head);
-                m.text(" ");
-                m.text(text);
-            });
-        }
-    });
+/// The notes on the method.
+pub(super) fn method() -> Section {
+    let paragraph = |(begin, rest): (&str, &str)| Block::Text(Tone::Plain, begin.into(), rest.into());
+    Section::new("method", "How to read this", METHOD.into_iter().map(paragraph).collect())
 }
 
 const METHOD: [(&str, &str); 6] = [

@@ -1,10 +1,10 @@
 //! From a quantity to a place on the page, and where ticks stand.
 
-use super::text::extent;
+use crate::text::extent;
 
 /// How a scale divides its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// Equal differences take equal lengths.
     Linear,
     /// Equal ratios take equal lengths; everything is positive.
@@ -16,35 +16,38 @@ const HUGE: f64 = 1e100;
 
 /// An axis: `from..to` of the quantity lies on `begin..end` of the page.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Scale {
-    pub(super) kind: Kind,
-    pub(super) from: f64,
-    pub(super) to: f64,
+pub struct Scale {
+    /// How it divides its length.
+    pub kind: Kind,
+    /// The smallest value.
+    pub from: f64,
+    /// The largest value.
+    pub to: f64,
     begin: f64,
     end: f64,
 }
 
 impl Scale {
     /// A linear scale from 0 to a little more than the largest of `values`.
-    pub(super) fn from_zero(values: impl IntoIterator<Item = f64>) -> Scale {
+    pub fn from_zero(values: impl IntoIterator<Item = f64>) -> Scale {
         let to = extent(values).map_or(1.0, |(_, high)| high.max(0.0));
         Scale::new(Kind::Linear, 0.0, if to > 0.0 { to * 1.12 } else { 1.0 })
     }
 
     /// A linear scale around `values`.
-    pub(super) fn linear(values: impl IntoIterator<Item = f64>) -> Scale {
+    pub fn linear(values: impl IntoIterator<Item = f64>) -> Scale {
         let (low, high) = extent(values).unwrap_or((0.0, 1.0));
         Scale::new(Kind::Linear, low, high)
     }
 
     /// A logarithmic scale around the positive ones of `values`, each side wider by the factor `room`.
-    pub(super) fn log(values: impl IntoIterator<Item = f64>, room: f64) -> Scale {
+    pub fn log(values: impl IntoIterator<Item = f64>, room: f64) -> Scale {
         let (low, high) = extent(values.into_iter().filter(|&value| value > 0.0)).unwrap_or((1.0, 10.0));
         Scale::new(Kind::Log, low / room, high * room)
     }
 
     /// The same from the power of ten below the smallest of `values`, for bars.
-    pub(super) fn log_from_decade(values: impl IntoIterator<Item = f64>, room: f64) -> Scale {
+    pub fn log_from_decade(values: impl IntoIterator<Item = f64>, room: f64) -> Scale {
         let scale = Scale::log(values, room);
         Scale { from: 10f64.powf((scale.from * room).log10().floor()), ..scale }
     }
@@ -60,12 +63,12 @@ impl Scale {
     }
 
     /// The same on this stretch of the page; `begin` belongs to the smallest value.
-    pub(super) fn on(self, begin: f64, end: f64) -> Scale {
+    pub fn on(self, begin: f64, end: f64) -> Scale {
         Scale { begin, end, ..self }
     }
 
     /// Where `value` stands; what lies outside stands at the end that it is nearest to.
-    pub(super) fn at(&self, value: f64) -> f64 {
+    pub fn at(&self, value: f64) -> f64 {
         let share = match self.kind {
             Kind::Linear => (value - self.from) / (self.to - self.from),
             Kind::Log if value <= 0.0 => 0.0,
@@ -76,7 +79,7 @@ impl Scale {
     }
 
     /// Round values, at most about `most` of them.
-    pub(super) fn ticks(&self, most: usize) -> Vec<f64> {
+    pub fn ticks(&self, most: usize) -> Vec<f64> {
         let most = most.max(2);
         match self.kind {
             Kind::Linear => self.linear_ticks(most),
