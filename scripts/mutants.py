@@ -61,6 +61,7 @@ SUITES = {
     # With tract: in release, as everything else builds it.
     "engine": [cargo("--release", "-p", "reef-engine")],
     "engine-time": [cargo("--release", "-p", "reef-engine", "--test", "clock", "--test", "pool")],
+    "system": [cargo("--release", "-p", "reef-engine", "--test", "system")],
     "onnx": [cargo("--release", "-p", "reef-onnx")],
     "cuda": [cargo("-p", "reef-cuda", "--lib")],
 }

@@ -4,6 +4,10 @@
 //! then 60 bits of order inside the rank. Real-time order: tasks with a deadline first, by deadline
 //! in nanoseconds, then those without, by arrival. Best-effort order is the scheduler's.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Nanos;
 use crate::limits::REAL_TIME_LEVELS;
 
@@ -54,9 +58,35 @@ impl Class {
     /// `real-time` or `best-effort`, as request parameters and metrics write it.
     pub fn name(self) -> &'static str {
         match self {
-            Class::RealTime(_) => "real-time",
-            Class::BestEffort => "best-effort",
+            Class::RealTime(_) => ClassName::RealTime.name(),
+            Class::BestEffort => ClassName::BestEffort.name(),
         }
+    }
+}
+
+/// A class without its level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClassName {
+    /// Must answer in time.
+    RealTime,
+    /// Takes what is left.
+    BestEffort,
+}
+
+impl ClassName {
+    /// As reports, metrics and request parameters write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ClassName::RealTime => "real-time",
+            ClassName::BestEffort => "best-effort",
+        }
+    }
+}
+
+impl fmt::Display for ClassName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

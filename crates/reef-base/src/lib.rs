@@ -1,7 +1,8 @@
 //! `reef-base`: what every other crate of reef may know.
 //!
-//! Owns ids, units, the clock, task keys, buffers and aligned memory, seeded random numbers, caught panics
-//! and every limit. Knows nothing of graphs, plans, devices, threads or files.
+//! Owns ids, units, the clock, task keys, buffers and aligned memory, seeded random numbers, samples and
+//! their percentiles, caught panics and every limit. Knows nothing of graphs, plans, devices, threads or
+//! files.
 
 pub mod bytes;
 pub mod clock;
@@ -10,12 +11,14 @@ pub mod limits;
 pub mod memory;
 pub mod panics;
 pub mod rng;
+pub mod samples;
 
 pub use bytes::AlignedBytes;
 pub use clock::{Clock, MonotonicClock, Nanos, VirtualClock};
-pub use key::{Class, Level, Share, TaskKey};
+pub use key::{Class, ClassName, Level, Share, TaskKey};
 pub use memory::{Buffer, Domain, Memory};
 pub use rng::Rng;
+pub use samples::{Samples, Summary};
 
 /// Declares a newtype over an unsigned integer: an id that cannot be mixed with another id.
 #[macro_export]

@@ -9,8 +9,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Instant;
 
+use reef_base::Samples;
 use reef_bench::http::{Client, InferParameters, Prepared, Tensor};
-use reef_bench::recorder::Samples;
 
 const ROUNDS: usize = 40;
 const CALLS: usize = 500;

@@ -1,48 +1,27 @@
-//! One way to ask for one inference, over HTTP or in-process, so that one load generator drives both.
+//! Callers of a load: over HTTP and in-process, so that one load generator drives both.
 
 use std::sync::Arc;
 
-use reef_base::{MonotonicClock, Nanos, Rng};
-use reef_engine::{Engine, Session, SessionOptions, Timings};
+use reef_base::{ClassName, MonotonicClock, Nanos, Rng};
+use reef_engine::{ClassRequest, Engine, Session, SessionOptions, Timings};
+use reef_load::{CallError, Caller, Reply};
 
 use crate::error::BenchError;
 use crate::http::{Client, InferParameters, ModelMetadata, Prepared, Tensor};
 use crate::inputs;
 
-/// What an answer says about how it came about; absent where the answer does not say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reply {
-    /// The call to the first block: input, queues.
-    pub queue: Option<Nanos>,
-    /// First block to last.
-    pub compute: Option<Nanos>,
-    /// The task's submission to its first block.
-    pub first_block: Option<Nanos>,
-    /// The task's submission until it had run on every compute unit that its first stage could use.
-    pub all_cus: Option<Nanos>,
-    /// Whether it displaced less urgent work.
-    pub preempted: bool,
+/// What an engine's timings say of a request that was sent at `sent` on its clock.
+pub(crate) fn reply(timings: &Timings, sent: Nanos) -> Reply {
+    let Timings { arrival, compute_input, queue, compute, .. } = *timings;
+    let first_block = arrival + compute_input + queue;
+    Reply { queue: Some(first_block.since(sent)), compute: Some(compute), ..Reply::default() }
 }
 
-impl Reply {
-    /// What an engine's timings say of a request that was sent at `sent` on its clock.
-    pub(crate) fn of(timings: &Timings, sent: Nanos) -> Reply {
-        let Timings { arrival, compute_input, queue, compute, .. } = *timings;
-        let first_block = arrival + compute_input + queue;
-        Reply { queue: Some(first_block.since(sent)), compute: Some(compute), ..Reply::default() }
-    }
-}
-
-/// A client that can ask for one inference at a time.
-pub trait Caller: Send {
-    /// Asks once and waits for the answer.
-    fn call(&mut self) -> Result<Reply, BenchError>;
-
-    /// As [`Caller::call`], for a request that was due at `due` on the monotonic clock: deadlines count from
-    /// there, where the caller can say so.
-    fn call_at(&mut self, due: Nanos) -> Result<Reply, BenchError> {
-        let _ = due;
-        self.call()
+/// A client's class as an engine is asked for it.
+pub(crate) fn class_request(class: ClassName) -> ClassRequest {
+    match class {
+        ClassName::RealTime => ClassRequest::RealTime,
+        ClassName::BestEffort => ClassRequest::BestEffort,
     }
 }
 
@@ -63,7 +42,7 @@ impl HttpCaller {
 /// Response parameters that are read, where a server sends them: `compute_us`, and `preempt_us`, the time
 /// from the task's submission to its first block, there only if the task displaced less urgent work.
 impl Caller for HttpCaller {
-    fn call(&mut self) -> Result<Reply, BenchError> {
+    fn call(&mut self) -> Result<Reply, CallError> {
         let answer = self.client.infer(&self.request)?;
         let time = |name| answer.number(name).map(|us: f64| Nanos((us * 1e3) as u64));
         Ok(Reply {
@@ -141,44 +120,28 @@ impl SessionCaller {
 }
 
 impl Caller for SessionCaller {
-    fn call(&mut self) -> Result<Reply, BenchError> {
+    fn call(&mut self) -> Result<Reply, CallError> {
         self.call_at(MonotonicClock::read())
     }
 
-    fn call_at(&mut self, due: Nanos) -> Result<Reply, BenchError> {
+    fn call_at(&mut self, due: Nanos) -> Result<Reply, CallError> {
         let called = MonotonicClock::read();
         let info = self.session.run_from(due).map_err(BenchError::infer(&self.model))?;
         Ok(Reply {
             first_block: Some(info.first_block),
             all_cus: info.all_cus,
             preempted: info.preempted,
-            ..Reply::of(&info.timings, called)
+            ..reply(&info.timings, called)
         })
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::http::tests::{fake_server, infer_answer};
-
-    /// Answers as a closure says.
-    struct Fake<F>(F);
-
-    impl<F: FnMut() -> Result<Reply, BenchError> + Send> Caller for Fake<F> {
-        fn call(&mut self) -> Result<Reply, BenchError> {
-            (self.0)()
-        }
-    }
-
-    /// A caller that answers as `answer` says.
-    pub(crate) fn fake(
-        answer: impl FnMut() -> Result<Reply, BenchError> + Send + 'static,
-    ) -> Box<dyn Caller> {
-        Box::new(Fake(answer))
-    }
 
     #[test]
     fn preemptions_and_failures_are_told_apart() {

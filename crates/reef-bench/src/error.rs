@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reef_engine::{EngineError, InferError, LoadError};
+use reef_load::{CallError, WorkloadError};
 use reef_plan::PlanError;
+use reef_report::disb::ResultsError;
 use reef_zoo::ZooError;
 
 /// What the binary's side of a benchmark fails with; `anyhow::Error` converts into it.
@@ -101,22 +103,12 @@ pub enum BenchError {
         /// Those that exist.
         known: String,
     },
-    /// No workload has this name.
-    #[error("there is no workload '{name}'; there are {known}, and `bench run` plays files")]
-    UnknownWorkload {
-        /// The name asked for.
-        name: String,
-        /// Those that exist.
-        known: String,
-    },
-    /// A workload cannot be played as it is written.
-    #[error("workload {name}: {problem}")]
-    Workload {
-        /// Its name or file.
-        name: String,
-        /// What is wrong.
-        problem: String,
-    },
+    /// There is no such workload, or it cannot be played.
+    #[error(transparent)]
+    Workload(#[from] WorkloadError),
+    /// A caller's request failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// A workload asks a model that is nowhere.
     #[error("workload {workload}: there is no model '{model}' (looked for {looked})")]
     NoModel {
@@ -149,13 +141,8 @@ pub enum BenchError {
         problem: String,
     },
     /// A file of results could not be read.
-    #[error("cannot read the results in {}: {why}", path.display())]
-    Results {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
+    #[error(transparent)]
+    Results(#[from] ResultsError),
     /// A peer's adapter failed, or did what its protocol does not allow.
     #[error("the peer {peer} {problem}{}", quoted(last_words))]
     Peer {

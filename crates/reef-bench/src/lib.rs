@@ -1,8 +1,9 @@
-//! `reef-bench`: load, measurements and reports.
+//! `reef-bench`: what is measured, and how it is compared.
 //!
-//! Owns the load generator ([`load`]), an HTTP client of the Open Inference Protocol, the recorder of
-//! samples, the demo's driver, the micro-benchmarks and DISB ([`disb`]). Knows no real device and starts no
-//! server: the binary hands both in ([`micro::MicroEnvironment`], [`demo::run`]'s engine and address).
+//! Owns the systems that play a load ([`disb`]), an HTTP client of the Open Inference Protocol, callers of an
+//! engine and of a server ([`callers`]), the demo's driver and the micro-benchmarks. Loads are `reef-load`'s.
+//! Knows no real device and starts no server: the binary hands both in ([`micro::MicroEnvironment`],
+//! [`demo::run`]'s engine and address).
 //!
 //! Rules that every measurement here keeps:
 //! - What is compared is interleaved in one run, in several rounds; ratios are taken inside a round.
@@ -16,12 +17,10 @@ pub mod disb;
 pub mod error;
 pub mod http;
 pub mod inputs;
-pub mod load;
 pub mod machine;
 pub mod micro;
 pub mod progress;
-pub mod recorder;
-pub mod report;
+pub mod simulated;
 
 pub use error::{BenchError, EnvironmentError};
 pub use progress::Progress;

@@ -1,73 +1,27 @@
-//! Facts about the machine and the build, without which a number means nothing.
+//! What the system tells of this machine and this process: facts without which a number means nothing, and
+//! how much of the machine others take meanwhile.
 
-use std::fmt;
 use std::fs;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use reef_report::{Machine, Others};
 
-/// Where and how something was measured. What the system does not tell is `None`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
-    /// The processor's name.
-    pub cpu: Option<String>,
-    /// Cores that this process may use.
-    pub cores: usize,
-    /// Kernel release.
-    pub kernel: Option<String>,
-    /// Frequency governor of the first core.
-    pub governor: Option<String>,
-    /// Runnable threads of the whole machine in the last 1, 5 and 15 minutes, before measuring.
-    pub load_average: Option<[f64; 3]>,
-    /// The device's own description.
-    pub device: String,
-    /// The compiler of this build.
-    pub rustc: String,
-    /// The profile of this build.
-    pub profile: String,
-    /// The command line.
-    pub command: String,
-    /// Seconds since 1970 when this was taken.
-    pub unix_time_s: u64,
-}
-
-impl Machine {
-    /// This machine, now.
-    pub fn now(device: &str) -> Machine {
-        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Machine {
-            cpu: fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| cpu_name(&text)),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel: read_line("/proc/sys/kernel/osrelease"),
-            governor: read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-            load_average: read_line("/proc/loadavg").and_then(|text| load_average(&text)),
-            device: device.to_string(),
-            rustc: env!("REEF_BENCH_RUSTC").to_string(),
-            profile: env!("REEF_BENCH_PROFILE").to_string(),
-            command: std::env::args().map(quoted).collect::<Vec<_>>().join(" "),
-            unix_time_s: since_epoch.map_or(0, |time| time.as_secs()),
-        }
+/// This machine, now.
+pub fn here(device: &str) -> Machine {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Machine {
+        cpu: fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| cpu_name(&text)),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        kernel: read_line("/proc/sys/kernel/osrelease"),
+        governor: read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        load_average: read_line("/proc/loadavg").and_then(|text| load_average(&text)),
+        device: device.to_string(),
+        rustc: env!("REEF_BENCH_RUSTC").to_string(),
+        profile: env!("REEF_BENCH_PROFILE").to_string(),
+        command: std::env::args().map(quoted).collect::<Vec<_>>().join(" "),
+        unix_time_s: since_epoch.map_or(0, |time| time.as_secs()),
     }
 }
-
-impl fmt::Display for Machine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unknown = || "unknown".to_string();
-        let cpu = self.cpu.clone().unwrap_or_else(unknown);
-        let kernel = self.kernel.clone().unwrap_or_else(unknown);
-        write!(f, "{cpu}, {} cores, kernel {kernel}", self.cores)?;
-        if let Some(governor) = &self.governor {
-            write!(f, ", governor {governor}")?;
-        }
-        if let Some([one, five, fifteen]) = self.load_average {
-            write!(f, ", load {one:.2} {five:.2} {fifteen:.2}")?;
-        }
-        write!(f, "\ndevice {}, {}, {}\n{}", self.device, self.rustc, self.profile, self.command)
-    }
-}
-
-/// Above this share of the machine's time, what other processes took makes numbers doubtful.
-const DISTURBED: f64 = 0.05;
 
 /// Watches how much of the machine's time goes to others while something is measured.
 #[derive(Debug)]
@@ -82,33 +36,6 @@ impl Watch {
     /// What others took since the start.
     pub fn others(&self) -> Others {
         Others(self.0.and_then(|begin| CpuTimes::now()?.others_since(begin)))
-    }
-}
-
-/// The share of the machine's time (all cores) that other processes and the hypervisor took while something
-/// was measured; `None` where the system does not tell.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Others(pub Option<f64>);
-
-impl Others {
-    /// Whether it was so much that the numbers are doubtful.
-    pub fn disturbed(self) -> bool {
-        self.0.is_some_and(|share| share > DISTURBED)
-    }
-}
-
-/// A warning where the numbers are doubtful, otherwise nothing.
-impl fmt::Display for Others {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.filter(|_| self.disturbed()) {
-            Some(share) => writeln!(
-                f,
-                "DISTURBED: others took {:.0} % of the machine; these numbers prove nothing",
-                share * 100.0
-            ),
-            None => Ok(()),
-        }
     }
 }
 
@@ -214,10 +141,6 @@ mod tests {
         assert_eq!(end.others_since(begin), Some(0.3));
         assert_eq!(begin.others_since(begin), None);
         assert_eq!(CpuTimes::parse("intr 1", &process(1)), None);
-        assert!(
-            Others(Some(0.3)).disturbed() && !Others(Some(0.01)).disturbed() && !Others(None).disturbed()
-        );
-        assert!(Others(Some(0.3)).to_string().contains("30 %"));
     }
 
     #[test]
@@ -229,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_build_is_known() {
-        let machine = Machine::now("dummy");
+        let machine = here("dummy");
         assert!(machine.rustc.starts_with("rustc "), "{}", machine.rustc);
         assert!(machine.to_string().contains("device dummy"));
     }

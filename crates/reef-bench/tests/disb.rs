@@ -10,12 +10,12 @@ use local::{Local, serve};
 use reef_base::{Level, ModelKey};
 use reef_bench::disb::drive;
 use reef_bench::disb::options::{DisbOptions, Rate, Via};
-use reef_bench::disb::report::{ConditionResult, DisbReport};
-use reef_bench::disb::workload::Workload;
 use reef_bench::micro::{DeviceRequest, MicroEnvironment};
 use reef_bench::{BenchError, Progress};
 use reef_device::Scheme;
 use reef_engine::{Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec};
+use reef_load::Workload;
+use reef_report::disb::results::{ConditionResult, DisbReport};
 use reef_zoo::{Model, Variant};
 
 struct Folder(PathBuf);

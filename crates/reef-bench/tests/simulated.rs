@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::{Level, ModelKey, Nanos, Rng};
+use reef_base::{ClassName, Level, ModelKey, Nanos, Rng};
 use reef_bench::error::BenchError;
-use reef_bench::load::{
-    Arrivals, ClassName, PlayedClient, Record, Run, RunClient, SimulatedEngine, play_virtual, poisson,
-};
+use reef_bench::simulated::SimulatedEngine;
 use reef_cpu::{CpuDevice, CpuOptions};
 use reef_device::{Device, DummyDevice, DummyOptions};
 use reef_engine::{Engine, EngineOptions, ModelSettings, Placement, PoolDevice};
+use reef_load::{Arrivals, PlayedClient, Record, Run, RunClient, play_virtual, poisson};
 use reef_plan::{SyntheticStage, synthetic_plan};
 
 const fn us(us: u64) -> Nanos {

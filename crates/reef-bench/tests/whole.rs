@@ -8,9 +8,9 @@ use std::time::Duration;
 use local::{Local, serve};
 use reef_bench::demo::{self, DemoOptions};
 use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions};
-use reef_bench::report::MicroReport;
 use reef_bench::{BenchError, Progress};
 use reef_engine::{Engine, EngineOptions};
+use reef_report::micro::MicroReport;
 
 fn micro(only: &[&str]) -> serde_json::Value {
     let only = only.iter().map(|name| name.to_string()).collect();

@@ -24,7 +24,12 @@ pub enum Arrivals {
         mean: Nanos,
     },
     /// At these times, in rising order.
-    Trace(Vec<Nanos>),
+    Trace {
+        /// Of one round.
+        times: Vec<Nanos>,
+        /// After so long the times begin again; [`Nanos::MAX`] for one round.
+        again: Nanos,
+    },
     /// After each answer, so long.
     Closed {
         /// From the answer to the request.
@@ -76,7 +81,13 @@ impl Source {
                 let distance = -libm::log(1.0 - self.rng.unit_f64()) * mean.0 as f64;
                 self.due + Nanos(distance.round() as u64)
             }
-            Arrivals::Trace(times) => *times.get(self.next - 1)?,
+            Arrivals::Trace { times, again } => {
+                let (round, at) = ((self.next - 1).checked_div(times.len())?, (self.next - 1) % times.len());
+                if round > 0 && *again == Nanos::MAX {
+                    return None;
+                }
+                times[at] + Nanos(again.0.saturating_mul(round as u64))
+            }
             Arrivals::Closed { .. } if first => Nanos::ZERO,
             Arrivals::Closed { think } => free + *think,
             Arrivals::Once(at) if first => *at,

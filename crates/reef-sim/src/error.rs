@@ -35,4 +35,12 @@ pub enum SimError {
         /// What there is.
         known: String,
     },
+    /// A workload has what cannot be simulated.
+    #[error("client {client}: {problem}")]
+    Workload {
+        /// Whose.
+        client: String,
+        /// What.
+        problem: String,
+    },
 }

@@ -1,67 +1,52 @@
-//! The workloads of DISB, as the REEF paper describes them (its Table 2, and the trace of section 7.1).
+//! The workloads of DISB as `reef-load` has them, for the models that have a profile.
 
-use reef_base::{Class, Level, Nanos};
-use serde::Deserialize;
+use reef_base::{Class, ClassName, Nanos};
+use reef_load::workload::{ArrivalSpec, BUILT_IN, Client as LoadClient};
 
 use crate::clients::Arrivals;
+use crate::error::SimError;
+use crate::profile::Profile;
 use crate::server::Client;
 
 /// Who asks what, and when.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
-    /// A to E, or REAL.
-    pub name: &'static str,
+    /// Its name.
+    pub name: String,
     /// Real-time clients first.
     pub clients: Vec<Client>,
     /// Of each client.
     pub arrivals: Vec<Arrivals>,
 }
 
-const CLOSED: Arrivals = Arrivals::Closed { think: Nanos::ZERO };
-/// Indices of the models: see [`crate::profile::Profile::all`].
-const RESNET: usize = 0;
-const VGG: usize = 2;
-const ALL: [usize; 5] = [0, 1, 2, 3, 4];
-
-/// Tracks of the trace, in the order of the models.
-const TRACKS: [&str; 5] =
-    ["resnet152-imagenet", "densenet201-imagenet", "vgg19-imagenet", "inceptionv3-imagenet", "distilbert"];
-const REAL_TRACE: &str = include_str!("../../reef-bench/workloads/real-trace.json");
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Trace {
-    duration_s: u64,
-    #[serde(rename = "unit")]
-    _unit: String,
-    /// Milliseconds, by track.
-    arrivals: std::collections::BTreeMap<String, Vec<u64>>,
-}
-
 impl Workload {
-    /// All six, in the paper's order.
-    pub fn all() -> Vec<Workload> {
-        let fixed =
-            |rate_hz: u64, phase: Nanos| Arrivals::Periodic { period: Nanos(1_000_000_000 / rate_hz), phase };
-        let vgg = |rate_hz| vec![(VGG, fixed(rate_hz, Nanos::ZERO))];
-        // Who asks as often as the others does so at other times.
-        let in_turn = |model: usize| (model, fixed(20, Nanos::from_millis(10 * model as u64)));
-        let at_random = |model| (model, Arrivals::Poisson { mean: Nanos::from_millis(50) });
-        vec![
-            Workload::new("A", vgg(100), &[RESNET]),
-            Workload::new("B", vgg(220), &[RESNET]),
-            Workload::new("C", vgg(100), &ALL),
-            Workload::new("D", ALL.map(in_turn).into(), &ALL),
-            Workload::new("E", ALL.map(at_random).into(), &ALL),
-            Workload::new("REAL", traced(), &ALL),
-        ]
+    /// DISB's six, in the paper's order, over the models of these profiles.
+    pub fn all(profiles: &[Profile]) -> Vec<Workload> {
+        let of = |name: &&str| {
+            let workload = reef_load::Workload::built_in(name).expect("it is built in");
+            Workload::of(&workload, profiles).expect("the five models have profiles")
+        };
+        BUILT_IN.iter().map(of).collect()
     }
 
-    fn new(name: &'static str, real_time: Vec<(usize, Arrivals)>, best_effort: &[usize]) -> Workload {
-        let others = best_effort.iter().map(|&model| (Client { model, class: Class::BestEffort }, CLOSED));
-        let urgent = |(model, arrivals)| (Client { model, class: Class::RealTime(Level::TOP) }, arrivals);
-        let (clients, arrivals) = real_time.into_iter().map(urgent).chain(others).unzip();
-        Workload { name, clients, arrivals }
+    /// A workload over the models of these profiles. Its clients have one request under way each.
+    pub fn of(workload: &reef_load::Workload, profiles: &[Profile]) -> Result<Workload, SimError> {
+        let client = |client: &LoadClient| {
+            let model = profiles.iter().position(|profile| profile.name == client.model);
+            let known =
+                || profiles.iter().map(|profile| profile.name.as_str()).collect::<Vec<_>>().join(", ");
+            let unknown = || SimError::UnknownModel { name: client.model.clone(), known: known() };
+            let class = match client.class {
+                ClassName::RealTime => Class::RealTime(client.level),
+                ClassName::BestEffort => Class::BestEffort,
+            };
+            Ok((Client { model: model.ok_or_else(unknown)?, class }, arrivals(client)?))
+        };
+        let mut all: Vec<(Client, Arrivals)> =
+            workload.clients.iter().map(client).collect::<Result<_, _>>()?;
+        all.sort_by_key(|(client, _)| !client.class.is_real_time());
+        let (clients, arrivals) = all.into_iter().unzip();
+        Ok(Workload { name: workload.name.clone(), clients, arrivals })
     }
 
     /// Clients that are real-time: the first ones.
@@ -70,17 +55,26 @@ impl Workload {
     }
 }
 
-/// Arrivals of the trace, again and again: it is 38 s long.
-fn traced() -> Vec<(usize, Arrivals)> {
-    /// An hour's worth.
-    const REPEATS: u64 = 95;
-    let trace: Trace = serde_json::from_str(REAL_TRACE).expect("the built-in trace is right");
-    let end = trace.duration_s * 1000;
-    let track = |model: usize| {
-        let times: Vec<u64> = trace.arrivals[TRACKS[model]].iter().copied().filter(|&at| at < end).collect();
-        let again =
-            (0..REPEATS).flat_map(|round| times.iter().map(move |&at| Nanos::from_millis(round * end + at)));
-        (model, Arrivals::Trace(again.collect()))
-    };
-    ALL.map(track).into()
+fn arrivals(client: &LoadClient) -> Result<Arrivals, SimError> {
+    let period = |rate_hz: f64| Nanos((1e9 / rate_hz).round() as u64);
+    Ok(match &client.arrivals {
+        ArrivalSpec::Periodic { rate_hz, phase } => {
+            let period = period(*rate_hz);
+            Arrivals::Periodic { period, phase: Nanos((period.0 as f64 * phase).round() as u64) }
+        }
+        ArrivalSpec::Poisson { rate_hz } => Arrivals::Poisson { mean: period(*rate_hz) },
+        ArrivalSpec::Trace { track, stretch } => {
+            let stretched = |at: u64| Nanos((at as f64 * stretch).round() as u64);
+            let again = track.duration.0;
+            Arrivals::Trace {
+                times: track.times.iter().map(|at| stretched(at.0)).collect(),
+                again: stretched(again),
+            }
+        }
+        ArrivalSpec::ClosedLoop { think } => Arrivals::Closed { think: Nanos::from(*think) },
+        ArrivalSpec::After { .. } => {
+            let problem = "clients that follow others are not simulated".to_string();
+            return Err(SimError::Workload { client: client.name.clone(), problem });
+        }
+    })
 }

@@ -23,8 +23,6 @@ const DIFFERENT: &[&str] = &[
     "Fig. 12: (b) DenseNet: reset-based",
     "Fig. 14: (b) without: host queue",
     "Fig. 15: (b) VGG: of its time",
-    "Fig. 20: V100, B: REEF-N",
-    "Fig. 20: V100, B: wait-based over REEF-N",
     "Fig. 20: MI50, C: REEF-N over REEF",
     "Fig. 20: MI50: REEF-N over REEF, on average",
 ];

@@ -52,11 +52,11 @@ fn every_request_is_answered_once() {
         let times = |_: &Client| {
             let mut times: Vec<Nanos> = (0..rng.below(12)).map(|_| Nanos(rng.below(100_000_000))).collect();
             times.sort();
-            Arrivals::Trace(times)
+            Arrivals::Trace { times, again: Nanos::MAX }
         };
         let arrivals: Vec<Arrivals> = clients.iter().map(times).collect();
         let asked = |client: usize| match &arrivals[client] {
-            Arrivals::Trace(times) => times.len(),
+            Arrivals::Trace { times, .. } => times.len(),
             _ => 0,
         };
         for scheme in SCHEMES {
@@ -77,7 +77,7 @@ fn every_request_is_answered_once() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let fixture = fixture();
-    let workload = Workload::all().into_iter().find(|workload| workload.name == "E").unwrap();
+    let workload = Workload::all(&Profile::all()).into_iter().find(|workload| workload.name == "E").unwrap();
     let run = |seed| fixture.play(&workload, Scheme::Reset(Reset::REEF), 2_000, seed);
     let (first, second, other) = (run(1), run(1), run(2));
     assert_eq!(first.latencies, second.latencies);
@@ -88,7 +88,7 @@ fn the_same_seed_gives_the_same_run() {
 #[test]
 fn real_time_requests_hardly_notice_the_others() {
     let fixture = fixture();
-    for workload in Workload::all() {
+    for workload in Workload::all(&Profile::all()) {
         let mean = |scheme| {
             let played = fixture.play(&workload, scheme, 5_000, 1);
             let all = played.latencies[..workload.real_time()].concat();
@@ -102,7 +102,7 @@ fn real_time_requests_hardly_notice_the_others() {
 #[test]
 fn without_kills_preemption_takes_longer_and_without_padding_there_is_none() {
     let fixture = fixture();
-    let workload = &Workload::all()[0];
+    let workload = &Workload::all(&Profile::all())[0];
     let latency = |scheme| {
         let seen = fixture.play(workload, scheme, 2_000, 1).seen;
         seen.preemptions.iter().map(|one| one.latency().0).sum::<u64>() / seen.preemptions.len() as u64
@@ -132,7 +132,8 @@ fn outputs_are_wrong_after_the_papers_restarts_and_right_without() {
     };
     let often = || Arrivals::Poisson { mean: Nanos::from_millis(20) };
     for model in 0..5 {
-        let seen = run(Scheme::Reset(Reset::REEF), model, Arrivals::Trace(Vec::new()));
+        let seen =
+            run(Scheme::Reset(Reset::REEF), model, Arrivals::Trace { times: Vec::new(), again: Nanos::MAX });
         assert!(seen.compared > 100 && seen.wrong == 0, "model {model}, undisturbed: {seen:?}");
         // Nothing is killed, and kernels that did not run are known.
         let seen = run(Scheme::Wait, model, often());

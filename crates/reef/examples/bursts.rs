@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use reef_base::ModelKey;
-use reef_bench::callers::{Caller, SessionCaller};
+use reef_bench::callers::SessionCaller;
 use reef_cpu::{CpuDevice, CpuOptions};
 use reef_engine::{Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec};
+use reef_load::Caller;
 use reef_zoo::Variant;
 
 fn main() -> Result<()> {
@@ -29,7 +30,7 @@ fn main() -> Result<()> {
         let mut caller = SessionCaller::new(&engine, &name?, 1)?;
         let (start, mut count) = (Instant::now(), 0);
         while start.elapsed() < burst {
-            caller.call()?;
+            caller.call().map_err(anyhow::Error::from_boxed)?;
             count += 1;
         }
         writeln!(out, "{}", f64::from(count) / start.elapsed().as_secs_f64())?;

@@ -1,14 +1,20 @@
 //! The command line: what a user may say, and nothing of what it does.
 
+#[cfg(feature = "bench")]
+mod bench;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use reef_bench::disb::options::Rate;
-use reef_bench::disb::workload::{RATE_MAX_HZ, RATE_MIN_HZ};
-use reef_device::{Padding, Scheme};
+use clap::{Args, Parser, Subcommand};
+use reef_device::Padding;
 use reef_plan::Precision;
+
+#[cfg(feature = "bench")]
+pub use bench::{
+    BenchCommand, CompareArgs, DemoArgs, DisbArgs, MicroArgs, PlayArgs, ReportArgs, RunWorkloadArgs, ViaName,
+};
 
 use crate::config::Given;
 use crate::spec::DeviceSpec;
@@ -18,12 +24,6 @@ const REPEAT_MAX: u64 = 100_000_000;
 
 /// Waits are at most this long; sums of a few of them do not overflow.
 const SECONDS_MAX: f64 = 1e6;
-
-/// Arrivals per second of a benchmark's client.
-const RATES_HZ: std::ops::RangeInclusive<f64> = RATE_MIN_HZ..=RATE_MAX_HZ;
-
-/// An hour.
-const DEADLINE_MAX_MS: f64 = 3.6e6;
 
 /// What scripts may rely on.
 const EXIT_STATUS: &str = "\
@@ -51,6 +51,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show real-time preemption on this machine: every scheme side by side, driven over HTTP.
+    #[cfg(feature = "bench")]
     Demo(DemoArgs),
     /// Serve every model of a directory over the Open Inference Protocol.
     ///
@@ -80,11 +81,17 @@ pub enum Command {
     /// and 4 if the result is incomplete: a peer failed, every request of a client failed, the noise is too
     /// much or not known, or a part is in one of two results alone. Short runs (`bench micro --quick`) miss
     /// no targets.
+    #[cfg(feature = "bench")]
     #[command(subcommand)]
     Bench(BenchCommand),
     /// Simulated devices, in virtual time.
+    #[cfg(feature = "bench")]
     #[command(subcommand)]
     Sim(SimCommand),
+    /// Says that benchmarks and simulations are not part of this build.
+    #[cfg(not(feature = "bench"))]
+    #[command(hide = true, aliases = ["demo", "sim"])]
+    Bench(LeftOutArgs),
     /// List the models of a running server and whether they are ready.
     Models(ModelsArgs),
     /// Statistics of a running server's models.
@@ -98,6 +105,7 @@ pub enum Command {
 }
 
 /// What is simulated.
+#[cfg(feature = "bench")]
 #[derive(Debug, Subcommand)]
 pub enum SimCommand {
     /// The REEF paper's figures on its simulated GPU, each number beside the paper's.
@@ -106,11 +114,13 @@ pub enum SimCommand {
     Paper(SimPaperArgs),
 }
 
+#[cfg(feature = "bench")]
 fn virtual_seconds() -> clap::builder::RangedU64ValueParser<u64> {
     clap::value_parser!(u64).range(1..=3600)
 }
 
 /// `reef sim paper`.
+#[cfg(feature = "bench")]
 #[derive(Debug, Args)]
 pub struct SimPaperArgs {
     /// The device that figures are made on: a built-in name.
@@ -240,22 +250,6 @@ pub struct PrecisionArgs {
     /// GPU; a CPU multiplies f32 whatever is asked for.
     #[arg(long, value_name = "f32|tf32|f16|bf16")]
     pub precision: Option<Precision>,
-}
-
-/// `reef demo`
-#[derive(Debug, Args)]
-pub struct DemoArgs {
-    #[command(flatten)]
-    pub device: DeviceArgs,
-    /// Tiny models and short runs.
-    #[arg(long)]
-    pub quick: bool,
-    /// Where to write models, trace and results.
-    #[arg(long, value_name = "DIR", default_value = "demo-out")]
-    pub out: PathBuf,
-    /// Seconds per scheme.
-    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = some_seconds)]
-    pub seconds: Option<Duration>,
 }
 
 /// `reef serve`
@@ -394,156 +388,13 @@ pub struct ZooArgs {
     pub seed: u64,
 }
 
-/// `reef bench`
-///
-/// The exit status is the same for all of them, so that scripts can go by it.
-#[derive(Debug, Subcommand)]
-pub enum BenchCommand {
-    /// Preemption latency and what it depends on, restore and stage costs, real-time latency beside load,
-    /// server overhead.
-    Micro(MicroArgs),
-    /// DISB, the benchmark of the REEF paper: every scheme side by side on real-time and best-effort
-    /// clients, with a report.
-    Disb(DisbArgs),
-    /// The same for a workload of your own.
-    Run(RunWorkloadArgs),
-    /// Judge the results.json of an earlier run as this version does, and draw its page anew.
-    Report(ReportArgs),
-    /// Say what changed from one results.json to another, beyond the noise of both.
-    Compare(CompareArgs),
-}
-
-/// `reef bench disb`
+/// `reef bench` where there is none.
+#[cfg(not(feature = "bench"))]
 #[derive(Debug, Args)]
-pub struct DisbArgs {
-    /// Workloads: A to E, REAL.
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "A,B,C,D,E,REAL")]
-    pub workload: Vec<String>,
-    #[command(flatten)]
-    pub play: PlayArgs,
-    /// Leave out the micro-benchmarks of preemption that the report shows too.
-    #[arg(long)]
-    pub no_micro: bool,
-}
-
-/// `reef bench run`
-#[derive(Debug, Args)]
-pub struct RunWorkloadArgs {
-    /// Files of workloads; the format is described in docs/WORKLOADS.md.
-    #[arg(required = true)]
-    pub files: Vec<PathBuf>,
-    #[command(flatten)]
-    pub play: PlayArgs,
-}
-
-/// How workloads are played.
-#[derive(Debug, Args)]
-pub struct PlayArgs {
-    #[command(flatten)]
-    pub device: DeviceArgs,
-    /// Schemes; rt-only, the reference, always takes part.
-    #[arg(
-        long,
-        value_name = "NAME",
-        value_delimiter = ',',
-        default_value = "rt-only,sequential,concurrent,wait,reset"
-    )]
-    pub schemes: Vec<Scheme>,
-    /// Seconds measured per scheme and repetition; by default 5, with --small as many as it
-    /// takes for 2,000 requests of each real-time client where a scheme is played twice (rt-only and reset)
-    /// and half as many elsewhere.
-    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = some_seconds)]
-    pub duration: Option<Duration>,
-    /// Seconds played before that; by default 1, with --small 0.5.
-    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = seconds)]
-    pub warmup: Option<Duration>,
-    /// How often each scheme is played; by default 8 times, with --small 16.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
-    pub repeat: Option<u64>,
-    /// Seed of random arrivals and of inputs.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-    /// Arrival rates: `scaled` keeps the utilisation of the machine for which they were chosen, `paper` takes
-    /// them as they are, NAME=HZ sets those of a client or of a model's clients.
-    #[arg(long, value_name = "scaled|paper|NAME=HZ", value_parser = rate)]
-    pub rate: Vec<Rate>,
-    /// Deadline of a real-time client or of a model's clients, from the scheduled arrival.
-    #[arg(long, value_name = "NAME=MS", value_parser = name_and_deadline)]
-    pub deadline: Vec<(String, Duration)>,
-    /// Whether the engine is asked in-process or over HTTP.
-    #[arg(long, value_enum, default_value_t = ViaName::Engine)]
-    pub via: ViaName,
-    /// Ask a running server of the Open Inference Protocol instead; its scheme is its own.
-    #[arg(long, value_name = "URL", conflicts_with_all = ["via", "schemes"])]
-    pub url: Option<String>,
-    /// Seconds that a server at --url may take for an answer; a request that takes longer has failed.
-    #[arg(long, value_name = "S", default_value = "60", allow_negative_numbers = true, requires = "url",
-          value_parser = some_seconds)]
-    pub answer_limit: Duration,
-    /// Directory with the models: NAME.onnx or NAME/1/model.onnx. By default the zoo's are written to
-    /// OUT/models.
-    #[arg(long, value_name = "DIR")]
-    pub models: Option<PathBuf>,
-    /// Low-resolution variants of the zoo's models: thousands of samples on two cores.
-    #[arg(long, conflicts_with = "models")]
-    pub small: bool,
-    /// Also play workloads A, D, REAL and files on a peer behind this adapter, such as
-    /// 'python3 scripts/peers/ort.py'.
-    #[arg(long, value_name = "COMMAND")]
-    pub peer: Vec<String>,
-    /// Write every request to OUT/samples.csv too.
-    #[arg(long)]
-    pub samples: bool,
-    /// Directory for results.json and report.html.
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-}
-
-/// How our engine is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ViaName {
-    /// In-process.
-    Engine,
-    /// Over HTTP on a loopback port.
-    Http,
-}
-
-/// `reef bench report`
-#[derive(Debug, Args)]
-pub struct ReportArgs {
-    /// Directory with results.json; that and report.html are written again.
-    pub dir: PathBuf,
-}
-
-/// `reef bench compare`
-#[derive(Debug, Args)]
-pub struct CompareArgs {
-    /// The results.json before.
-    pub before: PathBuf,
-    /// The results.json after.
-    pub after: PathBuf,
-    /// As JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `reef bench micro`
-#[derive(Debug, Args)]
-pub struct MicroArgs {
-    #[command(flatten)]
-    pub device: DeviceArgs,
-    /// As JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Fewer samples and tiny models.
-    #[arg(long)]
-    pub quick: bool,
-    /// Only these parts.
-    #[arg(long, value_name = "PART", num_args = 1..)]
-    pub only: Vec<String>,
-    /// Write the JSON to this file too.
-    #[arg(long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
+pub struct LeftOutArgs {
+    /// Whatever was asked for.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub asked: Vec<std::ffi::OsString>,
 }
 
 fn runs() -> RangedU64ValueParser {
@@ -562,29 +413,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn some_seconds(text: &str) -> Result<Duration, String> {
     let time = seconds(text)?;
     if time < Duration::from_millis(1) { Err("at least 0.001 seconds".into()) } else { Ok(time) }
-}
-
-fn rate(text: &str) -> Result<Rate, String> {
-    match text {
-        "scaled" => return Ok(Rate::Scaled),
-        "paper" => return Ok(Rate::Paper),
-        _ => {}
-    }
-    let (name, hz) = text.split_once('=').ok_or("expected scaled, paper or NAME=HZ")?;
-    let hz: f64 = hz.parse().map_err(|_| format!("'{hz}' is not a rate"))?;
-    match RATES_HZ.contains(&hz) {
-        true => Ok(Rate::Of { name: name.to_string(), hz }),
-        false => Err(format!("a rate of {RATE_MIN_HZ} to {RATE_MAX_HZ} per second")),
-    }
-}
-
-fn name_and_deadline(text: &str) -> Result<(String, Duration), String> {
-    let (name, ms) = text.split_once('=').ok_or("expected NAME=MS")?;
-    let ms: f64 = ms.parse().map_err(|_| format!("'{ms}' is not a time in milliseconds"))?;
-    match ms > 0.0 && ms <= DEADLINE_MAX_MS {
-        true => Ok((name.to_string(), Duration::from_secs_f64(ms / 1e3))),
-        false => Err(format!("milliseconds above 0 and at most {DEADLINE_MAX_MS}")),
-    }
 }
 
 fn name_and_path(text: &str) -> Result<(String, PathBuf), String> {

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use clap::Parser;
-use cli::{BenchCommand, Cli, Command, SimCommand};
+use cli::{Cli, Command};
 
 /// NVIDIA's driver has eight queues into a GPU unless it is told, and streams that share one wait for each
 /// other: an urgent task's behind a less urgent one's.
@@ -77,13 +77,16 @@ fn main() -> ExitCode {
         Command::Profile(args) => guarded(&args.model, || commands::profile::run(args)),
         Command::Devices(args) => commands::devices::run(args),
         Command::Zoo(args) => commands::zoo::run(args),
+        #[cfg(feature = "bench")]
         Command::Demo(args) => commands::demo::run(args),
-        Command::Sim(SimCommand::Paper(args)) => commands::sim::paper(args),
-        Command::Bench(BenchCommand::Micro(args)) => commands::bench::micro(args),
-        Command::Bench(BenchCommand::Disb(args)) => commands::bench::disb(args),
-        Command::Bench(BenchCommand::Run(args)) => commands::bench::run_files(args),
-        Command::Bench(BenchCommand::Report(args)) => commands::bench::report(args),
-        Command::Bench(BenchCommand::Compare(args)) => commands::bench::compare(args),
+        #[cfg(feature = "bench")]
+        Command::Sim(command) => commands::sim::run(command),
+        #[cfg(feature = "bench")]
+        Command::Bench(command) => commands::bench::run(command),
+        #[cfg(not(feature = "bench"))]
+        Command::Bench(_) => {
+            Err(anyhow!("this build has no benchmarks, simulations and demo (feature `bench`)"))
+        }
         Command::Models(args) => commands::running::models(args),
         Command::Stats(args) => commands::running::stats(args),
         Command::Load(args) => commands::running::load(args),
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
 /// 1, or what tells a fault while serving, a benchmark's verdict, or why a server did not do it, from
 /// mistakes.
 fn status(error: &anyhow::Error) -> u8 {
+    #[cfg(feature = "bench")]
     if let Some(verdict) = error.downcast_ref::<commands::bench::Verdict>() {
         return verdict.status();
     }

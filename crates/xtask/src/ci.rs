@@ -92,15 +92,19 @@ pub(crate) fn run_step(step: Step) -> Result<()> {
 }
 
 /// What `scripts/cost-of.py` builds and nothing else does: mechanisms compiled out, each and together. Of
-/// this crate only, so that tract is not built with other features. And the binary without CUDA, for the same
-/// reason as one of the workspace's.
+/// this crate only, so that tract is not built with other features. And the binary without benchmarks, and
+/// without CUDA either, for the same reason as one of the workspace's.
 fn features() -> Result<()> {
     for features in ["no-polls", "no-trace", "no-polls,no-trace"] {
         let only = ["clippy", "-p", "reef-cpu", "--features", features, "--", "-D", "warnings"];
         run_command(cargo(&only))?;
     }
-    let without = ["clippy", "--workspace", "--no-default-features", "--bin", "reef", "--", "-D", "warnings"];
-    run_command(cargo(&without))
+    for features in ["", "reef/cuda"] {
+        let without =
+            ["clippy", "--workspace", "--no-default-features", "--features", features, "--bin", "reef"];
+        run_command(cargo(&[&without[..], &["--", "-D", "warnings"]].concat()))?;
+    }
+    Ok(())
 }
 
 /// Tests in the dev profile, where debug assertions and overflow checks are on.

@@ -22,7 +22,8 @@ cargo xtask COMMAND
   ci [--skip STEP,...]  fmt, clippy, features, tidy, tests and docs, in this order
   fmt                   cargo fmt --check on every crate
   clippy                cargo clippy on every target, warnings denied
-  features              cargo clippy on reef-cpu without what measurements compile out
+  features              cargo clippy on reef-cpu without what measurements compile out, and on the binary
+                        without benchmarks and CUDA
   tidy                  the crate table, file headers, size limits, names, unsafe code
   tests                 cargo test --release --workspace (the README's command)
   docs                  cargo doc on every crate, warnings denied

@@ -12,16 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use reef_base::{Level, ModelKey, Nanos};
+use reef_base::{ClassName, Level, ModelKey, Nanos};
 use reef_device::Scheme;
 use reef_engine::{Engine, EngineStats, ModelSettings, ModelSource, ModelSpec, TraceError, TraceOptions};
+use reef_load::{Arrivals, COOL_DOWN, Caller, Callers, GRACE, PlayedClient, Run, RunClient};
+use reef_report::Others;
 use reef_zoo::{Model, Variant};
 
-use crate::callers::{Caller, HttpCaller, random_request};
+use crate::callers::{HttpCaller, random_request};
 use crate::error::BenchError;
 use crate::http::{Client, InferParameters, Prepared};
-use crate::load::{self, Arrivals, COOL_DOWN, Callers, ClassName, GRACE, PlayedClient, Run, RunClient};
-use crate::machine::{Machine, Others, Watch};
+use crate::machine::{self, Watch};
 use crate::progress::Progress;
 
 pub use report::{BestEffort, DemoReport, PreemptLatency, SchemeResult, Stream, StreamResult};
@@ -169,7 +170,7 @@ impl Demo<'_> {
             Stream::new(Model::Resnet18.name(), 1, camera_hz(&camera), &camera),
         ];
         let mut report = DemoReport {
-            machine: Machine::now(&self.engine.capabilities().name),
+            machine: machine::here(&self.engine.capabilities().name),
             quick: self.options.quick,
             others_cpu: Others(None),
             seconds_per_scheme: self.options.time_per_scheme.as_secs_f64(),
@@ -243,7 +244,7 @@ impl Demo<'_> {
     /// Plays a run, with what the engine counted until the begin and the end of its measured window.
     fn play(&self, run: &Run, callers: &mut Callers) -> (Vec<PlayedClient>, EngineStats, EngineStats) {
         let stats = || self.engine.stats();
-        self.progress.during(run.warm_up + run.measured, || load::play(run, callers, stats, stats))
+        self.progress.during(run.warm_up + run.measured, || reef_load::play(run, callers, stats, stats))
     }
 
     fn trace(&self, path: &Path, run: &Run, callers: &mut Callers) -> Result<(), TraceError> {
@@ -255,7 +256,7 @@ impl Demo<'_> {
         };
         // A trace that somebody else has started is theirs.
         let stop = || recording.load(Ordering::Relaxed).then(|| self.engine.stop_trace());
-        let play = || load::play(run, callers, start, stop);
+        let play = || reef_load::play(run, callers, start, stop);
         let (_, started, stopped) = self.progress.during(run.warm_up + run.measured, play);
         started?;
         stopped.map_or(Ok(()), |stopped| stopped.map(|_| ()))

@@ -3,16 +3,15 @@
 use std::fmt;
 use std::path::Path;
 
-use reef_base::Nanos;
+use reef_base::{Nanos, Samples, Summary};
 use reef_device::Scheme;
+use reef_load::{PlayedClient, Run};
+use reef_report::text::short;
+use reef_report::{Machine, Others};
 use serde::Serialize;
 
 use super::{Alone, Measured};
 use crate::error::BenchError;
-use crate::load::{PlayedClient, Run};
-use crate::machine::{Machine, Others};
-use crate::recorder::{Samples, Summary};
-use crate::report::short;
 
 /// Everything that the demo measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -8,10 +8,11 @@
 //! Nothing is added to bounds of 99th percentiles and of shares. There the width of the value's own interval
 //! takes the place of the noise.
 
-use super::report::{
-    Check, ConditionResult, DisbReport, Estimate, LatencyRatios, SystemResult, WorkloadResult,
+use reef_base::ClassName;
+use reef_report::disb::results::{
+    Check, ConditionResult, DisbReport, LatencyRatios, SystemResult, WorkloadResult,
 };
-use super::workload::ClassName;
+use reef_report::typical::Estimate;
 
 /// Mean real-time latency under `reset`, to `rt-only`.
 const MEAN: f64 = 1.02;
@@ -267,7 +268,7 @@ mod tests {
         let expected = of_workload(&known, true, false);
         let mut checks = expected.clone();
         checks.iter_mut().for_each(|check| check.met = false);
-        let whole = serde_json::json!({"format": "", "machine": crate::machine::Machine::now("test"),
+        let whole = serde_json::json!({"format": "", "machine": crate::machine::here("test"),
             "setup": {"small": false, "via": "", "seed": 0, "repeats": 8, "warm_up_s": 1.0, "rate": [],
                 "cus": 2},
             "models": [], "workloads": [known, mine], "others_cpu": null, "checks": checks,

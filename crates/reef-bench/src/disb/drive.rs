@@ -17,28 +17,28 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::Rng;
+use reef_base::{ClassName, Rng, Samples};
 use reef_device::Scheme;
 use reef_engine::{Engine, EngineOptions};
+use reef_load::arrivals::{self, Repetition};
+use reef_load::{Arrivals, COOL_DOWN, GRACE, Run, RunClient, Workload};
 use reef_plan::DeviceKind;
+use reef_report::Others;
+use reef_report::disb;
+use reef_report::disb::results::{
+    Alone, ClientFacts, ConditionResult, DisbReport, FORMAT, ModelFacts, Setup, SystemResult, WorkloadResult,
+};
 
-use super::arrivals::{self, Repetition};
 use super::checks;
 use super::engine::{EngineSystem, UrlSystem};
 use super::options::{DisbOptions, Via, make_folder};
-use super::report::{
-    Alone, ClientFacts, ConditionResult, DisbReport, FORMAT, ModelFacts, Setup, SystemResult, WorkloadResult,
-};
 use super::system::{ModelFile, Played, System};
 use super::tally::{AloneTime, Repeated, Tally};
-use super::workload::Workload;
-use super::{html, timeline};
+use super::timeline;
 use crate::error::BenchError;
-use crate::load::{Arrivals, COOL_DOWN, ClassName, GRACE, Run, RunClient};
-use crate::machine::{Machine, Others, Watch};
+use crate::machine::{self, Watch};
 use crate::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions};
 use crate::progress::Progress;
-use crate::recorder::Samples;
 
 /// Built-in workloads that peers play; they play every workload of a file.
 const PEERS_PLAY: [&str; 3] = ["A", "D", "REAL"];
@@ -231,7 +231,7 @@ impl Driver<'_> {
         let rates = &self.options.rates;
         DisbReport {
             format: FORMAT.to_string(),
-            machine: Machine::now(device),
+            machine: machine::here(device),
             setup: Setup {
                 small: self.options.small,
                 via: self.options.via.to_string(),
@@ -541,7 +541,7 @@ fn offered(report: &DisbReport, system: &str, repeated: &[Repeated]) -> Option<f
     Some(work_s / time_s)
 }
 
-fn client_facts(client: &super::workload::Client) -> ClientFacts {
+fn client_facts(client: &reef_load::workload::Client) -> ClientFacts {
     ClientFacts {
         name: client.name.clone(),
         model: client.model.clone(),
@@ -580,7 +580,7 @@ fn alone_run(model: &str, class: ClassName, warm_up: Duration, measured: Duratio
 
 /// Writes the results and the page, each in one step.
 fn write(report: &DisbReport, folder: &Path) -> Result<(), BenchError> {
-    for (name, content) in [(RESULTS, report.to_json()), (PAGE, html::html(report))] {
+    for (name, content) in [(RESULTS, report.to_json()), (PAGE, disb::page(report).html())] {
         let path = folder.join(name);
         replace(&path, &content).map_err(write_error(&path))?;
     }

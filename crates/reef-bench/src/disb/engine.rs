@@ -5,15 +5,15 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::{Level, ModelKey, Nanos};
+use reef_base::{ClassName, Level, ModelKey, Nanos};
 use reef_device::{DeviceCounters, Scheme};
 use reef_engine::{Engine, ModelSettings, ModelSource, ModelSpec, SessionOptions};
+use reef_load::{Caller, Callers, Run, RunClient};
 
 use super::system::{Condition, DeviceUse, ModelFile, Played, System};
-use crate::callers::{Caller, HttpCaller, SessionCaller, random_request};
+use crate::callers::{HttpCaller, SessionCaller, class_request, random_request};
 use crate::error::BenchError;
 use crate::http::{Client, InferParameters};
-use crate::load::{self, Callers, ClassName, Run, RunClient};
 use crate::machine::ProcessUse;
 use crate::micro::Serving;
 use crate::progress::Progress;
@@ -76,7 +76,7 @@ impl EngineSystem {
             return http_caller(Client::new(server.address()), client, seed);
         }
         let options = SessionOptions {
-            class: Some(client.class_request()),
+            class: Some(class_request(client.class)),
             priority: client.priority(),
             deadline: client.enforced_deadline.map(Nanos::from),
             ..SessionOptions::default()
@@ -115,7 +115,7 @@ impl System for EngineSystem {
                 self.caller(client, seed)
             })?;
         let snapshot = || (self.engine.device().counters(), ProcessUse::now());
-        let (clients, begin, end) = load::play(run, &mut callers, snapshot, snapshot);
+        let (clients, begin, end) = reef_load::play(run, &mut callers, snapshot, snapshot);
         let cus = self.engine.capabilities().cus;
         let cpu = end.1.zip(begin.1).map(|(end, begin)| end.cpu.saturating_sub(begin.cpu));
         Ok(Played {
@@ -215,7 +215,7 @@ impl System for UrlSystem {
         let best_effort = self.conditions[condition].best_effort;
         let mut callers =
             callers(run, best_effort, self.seed, &|client, seed| http_caller(self.client(), client, seed))?;
-        let (clients, ..) = load::play(run, &mut callers, || (), || ());
+        let (clients, ..) = reef_load::play(run, &mut callers, || (), || ());
         Ok(Played { clients, ..Played::default() })
     }
 }

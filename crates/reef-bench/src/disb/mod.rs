@@ -2,39 +2,24 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`workload`] | what clients ask when: the file format, the built-in workloads |
 //! | [`options`] | what a run is asked to do, and the models it needs |
-//! | [`arrivals`] | from a workload to the times of one repetition |
 //! | [`system`] | the contract between the driver and the systems that play a run |
 //! | [`engine`] | the systems that are ours or speak our protocol |
 //! | [`peer`] | other systems, behind adapters |
 //! | [`drive`] | what is played in which order |
 //! | [`tally`] | from records to results |
-//! | [`typical`] | what repetitions have in common, and how sure that is |
 //! | [`checks`] | what a run has to reach |
 //! | [`timeline`] | the device around one preemption |
-//! | [`report`] | what was found, as it is written and read back |
-//! | [`html`] | the page for people |
-//! | [`compare`] | what changed between two runs |
-//! | [`paper`] | what the paper reports |
 //!
 //! What is compared is interleaved: a repetition of a workload plays every condition of every system, then
 //! comes the next repetition. Arrivals are a function of seed, workload and repetition alone, so all
 //! conditions of a repetition see the same ones.
 
-pub mod arrivals;
 pub mod checks;
-pub mod compare;
 pub mod drive;
 pub mod engine;
-pub mod html;
 pub mod options;
-pub mod paper;
 pub mod peer;
-pub mod report;
-mod summary;
 pub mod system;
 pub mod tally;
 pub mod timeline;
-pub mod typical;
-pub mod workload;

@@ -5,11 +5,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use reef_base::ClassName;
 use reef_device::Scheme;
+use reef_load::workload::{BUILT_IN, RATE_MAX_HZ, RATE_MIN_HZ};
+use reef_load::{Workload, WorkloadError};
 use reef_zoo::{Model, Variant};
 
 use super::system::ModelFile;
-use super::workload::{BUILT_IN, ClassName, RATE_MAX_HZ, RATE_MIN_HZ, Workload};
 use crate::error::BenchError;
 use crate::progress::Progress;
 
@@ -166,7 +168,9 @@ impl DisbOptions {
     /// they will be played.
     pub fn check(&self, workloads: &[Workload]) -> Result<(), BenchError> {
         for (index, workload) in workloads.iter().enumerate() {
-            let wrong = |problem: String| BenchError::Workload { name: workload.name.clone(), problem };
+            let wrong = |problem: String| {
+                BenchError::from(WorkloadError::Unusable { name: workload.name.clone(), problem })
+            };
             if workloads[..index].iter().any(|other| other.name == workload.name) {
                 return Err(wrong("there are two of this name".to_string()));
             }
@@ -202,7 +206,7 @@ impl DisbOptions {
                     Some(file) => {
                         let (own, other) = (path.display(), file.path.display());
                         let problem = format!("its model {name} is {own}, that of another workload {other}");
-                        return Err(BenchError::Workload { name: workload.name.clone(), problem });
+                        return Err(WorkloadError::Unusable { name: workload.name.clone(), problem }.into());
                     }
                     None => files.push(ModelFile { name: name.to_string(), path, real_time, zoo }),
                 }

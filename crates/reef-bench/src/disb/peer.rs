@@ -70,6 +70,7 @@ mod wire;
 use std::time::Duration;
 
 use reef_base::MonotonicClock;
+use reef_load::Run;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -77,7 +78,6 @@ use self::process::Adapter;
 use self::wire::{Accepted, Hello, PlayAnswer, Request, RunRequest, What};
 use super::system::{Condition, ModelFile, Played, System};
 use crate::error::BenchError;
-use crate::load::Run;
 
 /// Version of the protocol that this module speaks.
 const PROTOCOL: u32 = 1;

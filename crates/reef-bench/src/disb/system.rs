@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
-use reef_base::Nanos;
+use reef_base::{ClassName, Nanos};
+use reef_load::{PlayedClient, Run};
 
 use crate::error::BenchError;
-use crate::load::{ClassName, PlayedClient, Run};
 
 /// What a device did in the measured window, where the system tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

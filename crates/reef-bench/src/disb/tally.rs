@@ -11,17 +11,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::{Nanos, Rng};
-
-use super::report::{
-    BestEffortResult, ClientResult, ConditionResult, DeviceResult, Estimate, LatencyRatios, OverallResult,
+use reef_base::{ClassName, Nanos, Rng, Samples, Summary};
+use reef_load::{Arrivals, PlayedClient, Record, Run, Workload};
+use reef_report::disb::results::{
+    BestEffortResult, ClientResult, ConditionResult, DeviceResult, LatencyRatios, OverallResult,
     RealTimeResult,
 };
+use reef_report::typical::{Estimate, Typical, typical, typical_ratio};
+
 use super::system::{Condition, DeviceUse, Played};
-use super::typical::{Typical, typical, typical_ratio};
-use super::workload::{ClassName, Workload};
-use crate::load::{Arrivals, PlayedClient, Record, Run};
-use crate::recorder::{Samples, Summary};
 
 /// Below this share of the device, nothing worth measuring is left for best-effort work.
 const BOUND_MIN: f64 = 0.05;

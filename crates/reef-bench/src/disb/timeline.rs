@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use reef_base::ClassName;
 use reef_engine::{Engine, TraceOptions};
+use reef_load::Workload;
+use reef_load::arrivals::{self, Repetition};
+use reef_report::disb::results::{DisbReport, Mark, Span, SpanKind, Timeline};
 use serde_json::Value;
 
-use super::arrivals::{self, Repetition};
-use super::report::{DisbReport, Mark, Span, SpanKind, Timeline};
 use super::system::System;
-use super::workload::{ClassName, Workload};
 use crate::error::BenchError;
 
 /// Time on either side of the moment that is shown.

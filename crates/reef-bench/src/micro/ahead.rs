@@ -6,17 +6,16 @@
 use std::thread;
 use std::time::Duration;
 
-use reef_base::{Class, Rng};
+use reef_base::{Class, Rng, Samples};
 use reef_device::Scheme;
 use reef_engine::Session;
+use reef_load::pace::wake_on_time;
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row};
 
 use super::Bench;
 use super::rig::{Rig, SATURATING_CALLERS};
 use crate::error::BenchError;
-use crate::load::wake_on_time;
-use crate::recorder::Samples;
-use crate::report::{Part, Row};
 
 pub(super) const NAME: &str = "preempt";
 

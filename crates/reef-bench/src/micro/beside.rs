@@ -19,17 +19,16 @@
 
 use std::time::Duration;
 
-use reef_base::{Class, Nanos};
+use reef_base::{Class, ClassName, Nanos, Samples, Summary};
 use reef_device::Scheme;
+use reef_load::{Arrivals, COOL_DOWN, Caller, GRACE, PlayedClient, Record, Run, RunClient};
+use reef_report::micro::{Part, Row, Stat};
 use reef_zoo::Model;
 
 use super::Bench;
 use super::rig::{Rig, SATURATING_CALLERS};
-use crate::callers::{Caller, SessionCaller};
+use crate::callers::SessionCaller;
 use crate::error::BenchError;
-use crate::load::{Arrivals, COOL_DOWN, ClassName, GRACE, PlayedClient, Record, Run, RunClient};
-use crate::recorder::{Samples, Summary};
-use crate::report::{Part, Row, Stat};
 
 pub(super) const NAME: &str = "realtime";
 

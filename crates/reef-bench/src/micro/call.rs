@@ -4,16 +4,15 @@
 
 use std::time::{Duration, Instant};
 
-use reef_base::{Class, MonotonicClock, Rng};
+use reef_base::{Class, MonotonicClock, Rng, Samples};
 use reef_engine::{InferRequest, InputTensor};
+use reef_load::pace::wake_on_time;
+use reef_report::micro::{Part, Row, Stat};
 use reef_zoo::{Model, Variant};
 
 use super::Bench;
 use crate::error::BenchError;
 use crate::inputs;
-use crate::load::wake_on_time;
-use crate::recorder::Samples;
-use crate::report::{Part, Row, Stat};
 
 pub(super) const NAME: &str = "call";
 

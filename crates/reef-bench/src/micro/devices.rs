@@ -10,21 +10,20 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use reef_base::{Class, ModelKey, Rng};
+use reef_base::{Class, ClassName, ModelKey, Rng, Samples, Summary};
 use reef_device::Scheme;
 use reef_engine::{
     Engine, EngineOptions, InferRequest, InputTensor, ModelSettings, ModelSource, ModelSpec, Placement,
     PoolDevice, TensorInfo,
 };
+use reef_load::{Arrivals, GRACE, Run, RunClient};
+use reef_report::micro::{Part, Row, Stat};
 use reef_zoo::{Model, Variant};
 
 use super::rig::Rig;
 use super::{Bench, DeviceRequest};
 use crate::error::BenchError;
 use crate::inputs;
-use crate::load::{Arrivals, ClassName, GRACE, Run, RunClient};
-use crate::recorder::Samples;
-use crate::report::{Part, Row, Stat};
 
 pub(super) const NAME: &str = "devices";
 
@@ -255,7 +254,7 @@ fn neighbours(bench: &Bench<'_>, rounds: usize) -> Result<Vec<Row>, BenchError> 
             samples.extend(&run.latencies_us(0, &played[0]));
         }
     }
-    let ratio = |of: fn(&crate::recorder::Summary) -> f64| -> Samples {
+    let ratio = |of: fn(&Summary) -> f64| -> Samples {
         let both = after.summary().zip(before.summary());
         both.map(|(after, before)| of(&after) / of(&before)).into_iter().collect()
     };

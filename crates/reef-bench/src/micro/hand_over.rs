@@ -3,19 +3,19 @@
 
 use std::sync::Arc;
 
-use reef_base::{Class, ModelKey};
+use reef_base::{Class, ModelKey, Samples};
 use reef_engine::{
     ModelSettings, Part as ProgramPart, Passed, PlanSource, Segment, SegmentKey, Shape, Source, Take,
     TensorInfo,
 };
+use reef_load::Caller;
 use reef_plan::{Cutter, IoSpec, Plan, SyntheticStage, Target, synthetic_plan};
+use reef_report::micro::{Part, Row, Stat};
 
 use super::Bench;
 use super::rig::Rig;
-use crate::callers::{Caller, SessionCaller};
+use crate::callers::SessionCaller;
 use crate::error::BenchError;
-use crate::recorder::Samples;
-use crate::report::{Part, Row, Stat};
 
 pub(super) const NAME: &str = "handover";
 

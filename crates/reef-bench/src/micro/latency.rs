@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use reef_base::{Class, MonotonicClock};
+use reef_base::{Class, MonotonicClock, Samples};
 use reef_device::Scheme;
 use reef_engine::Queued;
+use reef_load::Caller;
+use reef_report::micro::{Part, Row};
 use reef_zoo::Model;
 
 use super::Bench;
-use crate::callers::{Caller, SessionCaller};
+use crate::callers::SessionCaller;
 use crate::error::BenchError;
-use crate::recorder::Samples;
-use crate::report::{Part, Row};
 
 pub(super) const NAME: &str = "latency";
 

@@ -9,15 +9,14 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reef_base::{Class, MonotonicClock, Rng};
+use reef_base::{Class, MonotonicClock, Rng, Samples};
 use reef_engine::Session;
+use reef_load::pace::wake_on_time;
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row};
 
 use super::Bench;
 use crate::error::BenchError;
-use crate::load::wake_on_time;
-use crate::recorder::Samples;
-use crate::report::{Part, Row};
 
 pub(super) const NAME: &str = "launch";
 

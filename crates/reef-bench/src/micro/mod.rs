@@ -32,11 +32,11 @@ use std::time::Duration;
 use reef_device::{Device, Padding, Scheme};
 use reef_engine::Engine;
 use reef_plan::DeviceKind;
+use reef_report::micro::{MicroReport, Part};
 
 use crate::error::{BenchError, EnvironmentError};
-use crate::machine::{Machine, Watch};
+use crate::machine::{self, Watch};
 use crate::progress::Progress;
-use crate::report::{MicroReport, Part};
 
 /// What the binary provides: devices and a server.
 pub trait MicroEnvironment {
@@ -149,7 +149,7 @@ pub fn run(
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
     let parts = || parts_of(kind).iter().filter(|(name, ..)| wanted(name));
     progress.expect(parts().map(|&(_, seconds, _)| bench.shorter(Duration::from_secs(seconds))).sum());
-    let machine = Machine::now(&device);
+    let machine = machine::here(&device);
     let mut report = MicroReport { machine, quick: options.quick, parts: Vec::new() };
     for &(_, _, run) in parts() {
         let watch = Watch::start();

@@ -12,16 +12,15 @@
 
 use std::time::Duration;
 
-use reef_base::Class;
+use reef_base::{Class, ClassName, Samples};
 use reef_device::Padding;
+use reef_load::{Arrivals, COOL_DOWN, GRACE, Record, Run, RunClient};
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row, Stat};
 
 use super::Bench;
 use super::rig::{Rig, SATURATING_CALLERS};
 use crate::error::BenchError;
-use crate::load::{Arrivals, COOL_DOWN, ClassName, GRACE, Record, Run, RunClient};
-use crate::recorder::Samples;
-use crate::report::{Part, Row, Stat};
 
 pub(super) const NAME: &str = "narrow";
 

@@ -6,17 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reef_base::{Class, MonotonicClock, Nanos, Rng};
+use reef_base::{Class, MonotonicClock, Nanos, Rng, Samples};
 use reef_device::Scheme;
+use reef_load::Caller;
+use reef_load::pace::wake_on_time;
+use reef_report::micro::{Part, Row, Stat};
 use reef_zoo::{Model, Variant};
 
 use super::Bench;
-use crate::callers::{Caller, HttpCaller, SessionCaller, random_request};
+use crate::callers::{HttpCaller, SessionCaller, random_request};
 use crate::error::BenchError;
 use crate::http::{Client, InferParameters};
-use crate::load::wake_on_time;
-use crate::recorder::Samples;
-use crate::report::{Part, Row, Stat};
 
 pub(super) const NAME: &str = "http";
 

@@ -5,18 +5,18 @@
 use std::thread;
 use std::time::Duration;
 
-use reef_base::{Class, Nanos, Rng};
+use reef_base::{Class, Nanos, Rng, Samples};
+use reef_load::Caller;
+use reef_load::pace::wake_on_time;
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row, Stat};
 use reef_zoo::Model;
 use rustix::thread::CpuSet;
 
 use super::Bench;
-use crate::callers::{Caller, SessionCaller};
+use crate::callers::SessionCaller;
 use crate::error::BenchError;
-use crate::load::wake_on_time;
 use crate::progress::Progress;
-use crate::recorder::Samples;
-use crate::report::{Part, Row, Stat};
 
 pub(super) const NAME: &str = "preempt";
 

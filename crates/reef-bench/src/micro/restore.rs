@@ -13,18 +13,17 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reef_base::{Class, MonotonicClock, Nanos, Rng};
+use reef_base::{Class, MonotonicClock, Nanos, Rng, Samples};
 use reef_device::{Kill, Scheme, TaskCounters};
 use reef_engine::{Queued, RunInfo, Session};
+use reef_load::pace::{sleep_until, wake_on_time};
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row};
 use reef_zoo::Model;
 
 use super::Bench;
 use super::rig::Rig;
 use crate::error::BenchError;
-use crate::load::{sleep_until, wake_on_time};
-use crate::recorder::Samples;
-use crate::report::{Part, Row};
 
 pub(super) const NAME: &str = "restore";
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 use reef_base::{Class, ModelKey};
 use reef_device::{Padding, Scheme};
 use reef_engine::{Engine, EngineOptions, ModelSettings, ModelSource, ModelSpec, Session, SessionOptions};
+use reef_load::{Background, Callers, PlayedClient, Run, RunClient};
 use reef_plan::{SyntheticStage, synthetic_plan};
 use reef_zoo::{Model, Variant};
 
 use super::{Bench, DeviceRequest};
 use crate::callers::SessionCaller;
 use crate::error::BenchError;
-use crate::load::{self, Background, Callers, PlayedClient, Run, RunClient};
 
 /// Callers of a saturating load: with two, the device has the next inference before the last one's caller
 /// wakes.
@@ -113,7 +113,7 @@ impl Rig {
         let several =
             |client: &RunClient| SessionCaller::several(&self.engine, &client.model, client.in_flight);
         let mut callers: Callers = run.clients.iter().map(several).collect::<Result<_, _>>()?;
-        let play = || load::play(run, &mut callers, || (), || ()).0;
+        let play = || reef_load::play(run, &mut callers, || (), || ()).0;
         let played = bench.progress.during(run.warm_up + run.measured, play);
         for (client, played) in run.clients.iter().zip(&played) {
             if let Some(why) = played.failure() {

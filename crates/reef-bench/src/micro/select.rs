@@ -18,16 +18,15 @@
 use std::thread;
 use std::time::Duration;
 
-use reef_base::{Class, MonotonicClock, Nanos};
+use reef_base::{Class, MonotonicClock, Nanos, Samples};
 use reef_device::Scheme;
 use reef_engine::Session;
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row};
 
 use super::Bench;
 use super::rig::{Rig, SHARING};
 use crate::error::BenchError;
-use crate::recorder::Samples;
-use crate::report::{Part, Row};
 
 pub(super) const NAME: &str = "select";
 

@@ -1,15 +1,15 @@
 //! Part `stage`: what opening a stage costs. A plan of many stages with one empty block each, less a plan
 //! with as many empty blocks in one stage, per stage.
 
-use reef_base::Class;
+use reef_base::{Class, Samples};
+use reef_load::Caller;
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row, Stat};
 
 use super::Bench;
 use super::rig::Rig;
-use crate::callers::{Caller, SessionCaller};
+use crate::callers::SessionCaller;
 use crate::error::BenchError;
-use crate::recorder::Samples;
-use crate::report::{Part, Row, Stat};
 
 pub(super) const NAME: &str = "stage";
 

@@ -5,17 +5,16 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reef_base::{Class, MonotonicClock, Rng};
+use reef_base::{Class, MonotonicClock, Rng, Samples};
 use reef_device::Scheme;
 use reef_engine::{RunInfo, Session};
+use reef_report::micro::{Part, Row};
 use reef_zoo::Model;
 
 use super::Bench;
 use super::rig::{Rig, SHARING};
 use crate::error::BenchError;
 use crate::inputs;
-use crate::recorder::Samples;
-use crate::report::{Part, Row};
 
 pub(super) const NAME: &str = "storm";
 

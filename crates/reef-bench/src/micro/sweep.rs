@@ -13,17 +13,16 @@
 use std::thread;
 use std::time::Duration;
 
-use reef_base::{Class, Nanos, Rng};
+use reef_base::{Class, Nanos, Rng, Samples};
 use reef_device::Scheme;
 use reef_engine::{RunInfo, Session};
+use reef_load::pace::wake_on_time;
 use reef_plan::SyntheticStage;
+use reef_report::micro::{Part, Row};
 
 use super::Bench;
 use super::rig::{Rig, SATURATING_CALLERS, SHARING};
 use crate::error::BenchError;
-use crate::load::wake_on_time;
-use crate::recorder::Samples;
-use crate::report::{Part, Row};
 
 pub(super) const KERNELS: &str = "kernels";
 pub(super) const LENGTH: &str = "length";

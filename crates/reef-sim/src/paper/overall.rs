@@ -67,7 +67,7 @@ pub(super) fn figure_11(lab: &Lab) -> Figure {
     let title =
         "Real-time latency and overall throughput, over those of a device for real-time requests alone";
     let mut figure = Figure::new("Fig. 11", title);
-    let workloads = Workload::all();
+    let workloads = Workload::all(&lab.profiles);
     let measure = |workload: &Workload, scheme| {
         let played = lab.play_workload(workload, scheme);
         (mean_ms(&played.latencies[..workload.real_time()].concat()), played.requests() as f64)

@@ -58,7 +58,7 @@ pub(super) fn figure_18(lab: &Lab) -> Figure {
 pub(super) fn figure_19(lab: &Lab) -> Figure {
     let mut figure = Figure::new("Fig. 19", "Choosing what pads a kernel, and what that costs it");
     let (mut choices, mut padded) = (0, 0);
-    for workload in Workload::all().iter().filter(|workload| workload.name != "REAL") {
+    for workload in Workload::all(&lab.profiles).iter().filter(|workload| workload.name != "REAL") {
         let candidates = (workload.clients.len() - workload.real_time()) as f64;
         let padding = lab.gpu.padding;
         let us = padding.select_us.nanos().as_micros_f64()

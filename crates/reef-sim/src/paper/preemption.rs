@@ -39,12 +39,12 @@ fn latency_us(lab: &Lab, best_effort: &[usize], scheme: Scheme) -> f64 {
 }
 
 /// By workload, with their names: those with preemptions under both schemes.
-fn of_workloads(lab: &Lab, schemes: [Scheme; 2]) -> Vec<(&'static str, [f64; 2])> {
+fn of_workloads(lab: &Lab, schemes: [Scheme; 2]) -> Vec<(String, [f64; 2])> {
     let of = |workload: &Workload| {
         let us = schemes.map(|scheme| preemption_us(&lab.play_workload(workload, scheme)));
-        (workload.name, us)
+        (workload.name.clone(), us)
     };
-    let all = Workload::all();
+    let all = Workload::all(&lab.profiles);
     all.iter()
         .filter(|workload| workload.name != "REAL")
         .map(of)
@@ -184,7 +184,7 @@ pub(super) fn figure_20(lab: &Lab) -> Figure {
     }
     let on_mi50 = of_workloads(lab, [REEF_N, REEF]);
     for (workload, [reef_n, reef]) in &on_mi50 {
-        let paper = (*workload == "C").then(|| Printed::value(2.3));
+        let paper = (workload == "C").then(|| Printed::value(2.3));
         figure.predicts(format!("MI50, {workload}: REEF-N over REEF"), "", reef_n / reef, paper);
     }
     let average = mean(on_mi50.iter().map(|(_, [reef_n, reef])| reef_n / reef));

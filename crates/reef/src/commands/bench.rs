@@ -6,21 +6,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use reef_bench::disb::drive;
 use reef_bench::disb::options::{DisbOptions, Via};
 use reef_bench::disb::peer::Peer;
-use reef_bench::disb::report::DisbReport;
 use reef_bench::disb::system::System;
-use reef_bench::disb::workload::Workload;
-use reef_bench::disb::{compare, drive};
 use reef_bench::micro::{self, DeviceRequest, MicroEnvironment, MicroOptions, Serving};
 use reef_bench::{EnvironmentError, Progress};
 use reef_cpu::{CpuDevice, CpuOptions};
 use reef_device::{Device, Scheme};
 use reef_engine::Engine;
+use reef_load::Workload;
+use reef_report::disb::compare;
+use reef_report::disb::results::DisbReport;
 use reef_server::{Running, Server, ServerOptions};
 
 use crate::cli::{
-    CompareArgs, DeviceArgs, DisbArgs, MicroArgs, PlayArgs, ReportArgs, RunWorkloadArgs, ViaName,
+    BenchCommand, CompareArgs, DeviceArgs, DisbArgs, MicroArgs, PlayArgs, ReportArgs, RunWorkloadArgs,
+    ViaName,
 };
 use crate::device;
 use crate::gpu::{self, Wanted};
@@ -86,8 +88,19 @@ impl Serving for Served {
     }
 }
 
+/// Runs what was asked for.
+pub fn run(command: &BenchCommand) -> Result<()> {
+    match command {
+        BenchCommand::Micro(args) => micro(args),
+        BenchCommand::Disb(args) => disb(args),
+        BenchCommand::Run(args) => run_files(args),
+        BenchCommand::Report(args) => report(args),
+        BenchCommand::Compare(args) => compare(args),
+    }
+}
+
 /// Runs the micro-benchmarks.
-pub fn micro(args: &MicroArgs) -> Result<()> {
+fn micro(args: &MicroArgs) -> Result<()> {
     let options =
         MicroOptions { quick: args.quick, only: args.only.clone(), cus: compute_units(&args.device)? };
     let report = micro::run(&options, &Environment::new(&args.device), &Progress::on_stderr())?;
@@ -159,13 +172,13 @@ fn compute_units(args: &DeviceArgs) -> Result<usize> {
 }
 
 /// Runs DISB.
-pub fn disb(args: &DisbArgs) -> Result<()> {
+fn disb(args: &DisbArgs) -> Result<()> {
     let workloads = args.workload.iter().map(|name| Workload::built_in(name)).collect::<Result<_, _>>()?;
     play_all(workloads, &args.play, !args.no_micro)
 }
 
 /// Runs workloads from files.
-pub fn run_files(args: &RunWorkloadArgs) -> Result<()> {
+fn run_files(args: &RunWorkloadArgs) -> Result<()> {
     let workloads = args.files.iter().map(|path| Workload::read(path)).collect::<Result<_, _>>()?;
     play_all(workloads, &args.play, false)
 }
@@ -206,7 +219,7 @@ fn play_all(workloads: Vec<Workload>, args: &PlayArgs, micro: bool) -> Result<()
 }
 
 /// Judges earlier results again and draws their page anew.
-pub fn report(args: &ReportArgs) -> Result<()> {
+fn report(args: &ReportArgs) -> Result<()> {
     let report = drive::redraw(&args.dir)?;
     show(&report, &args.dir);
     Verdict::of_report(&report).result()
@@ -219,7 +232,7 @@ fn show(report: &DisbReport, folder: &Path) {
 }
 
 /// Says what changed between two runs.
-pub fn compare(args: &CompareArgs) -> Result<()> {
+fn compare(args: &CompareArgs) -> Result<()> {
     let comparison = compare::compare(&DisbReport::read(&args.before)?, &DisbReport::read(&args.after)?);
     if args.json {
         say!("{}", serde_json::to_string_pretty(&comparison)?);

@@ -1,8 +1,10 @@
 //! What each subcommand does.
 
+#[cfg(feature = "bench")]
 pub mod bench;
 pub mod check;
 pub mod compiled;
+#[cfg(feature = "bench")]
 pub mod demo;
 pub mod devices;
 pub mod inspect;
@@ -11,6 +13,7 @@ pub mod program;
 pub mod run;
 pub mod running;
 pub mod serve;
+#[cfg(feature = "bench")]
 pub mod sim;
 pub mod stream;
 pub mod top;

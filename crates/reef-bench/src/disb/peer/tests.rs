@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use reef_base::Nanos;
+use reef_base::{ClassName, Nanos};
+use reef_load::{Arrivals, PlayedClient, Record, RunClient};
 
 use super::*;
-use crate::load::{Arrivals, ClassName, PlayedClient, Record, RunClient};
 
 const HELLO: &str = r#""name": "fake", "version": "1.2", "conditions": [
     {"name": "rt-only", "title": "t", "best_effort": false},

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use reef_base::Nanos;
+use reef_base::{ClassName, Nanos};
+use reef_load::{Arrivals, PlayedClient, Record, Run, RunClient};
 use serde::{Deserialize, Serialize};
 
 use crate::disb::system::{Condition, ModelFile, Played};
-use crate::load::{Arrivals, ClassName, PlayedClient, Record, Run, RunClient};
 
 #[derive(Serialize)]
 pub(super) struct Request<'a> {

@@ -1,7 +1,8 @@
 //! Results against numbers that were worked out by hand.
 
+use reef_load::RunClient;
+
 use super::*;
-use crate::load::RunClient;
 
 const MS: u64 = 1_000_000;
 
