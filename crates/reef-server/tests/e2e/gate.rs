@@ -74,11 +74,6 @@ impl Gate {
         self.state().submits
     }
 
-    /// Blocks until the engine has handed over `count` tasks in all.
-    pub fn wait_for_submits(&self, count: u64) {
-        self.wait_for("submits", count, |state| state.submits);
-    }
-
     /// Blocks until the engine has asked for the cancellation of `count` tasks in all.
     pub fn wait_for_cancels(&self, count: u64) {
         self.wait_for("cancels", count, |state| state.cancels);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use reef_client::{OpenModel, Options, Terms};
-use reef_engine::{Level, ModelSettings};
+use reef_engine::{ClassStats, FailureReason, Level, ModelSettings};
 
 use crate::access::{BEST_EFFORT, METRICS, REAL_TIME, clients};
 use crate::client::{Client, request};
@@ -106,20 +106,26 @@ fn now_ms() -> u64 {
 
 #[test]
 fn statistics_are_tritons() {
-    let fixture = Fixture::with_m();
+    let fixture = Fixture::new();
+    let one_at_a_time = ModelSettings { in_flight_max: Some(1), ..ModelSettings::default() };
+    fixture.model("m", &[x()], &[y()], one_at_a_time);
     let mut client = fixture.client();
     let json = r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#;
     let before = client.get("/v2/models/m/stats").json()["model_stats"][0].clone();
     assert_eq!((&before["last_inference"], &before["batch_stats"]), (&0.into(), &serde_json::json!([])));
     let began = now_ms();
-    assert_eq!([client.infer(json).status, client.infer(json).status], [200, 200]);
-    // It is on the device before its time is up: no time passes until then.
+    assert_eq!(client.infer(json).status, 200);
+    // Its time is up while it waits for another one, so that it never runs.
     fixture.gate.freeze();
+    client.send(&request("POST", "/v2/models/m/infer", &[], json.as_bytes()));
+    fixture.wait_for("m", ClassStats::pending, 1);
+    let mut waits = fixture.client();
     let late = json.replacen('{', r#"{"parameters":{"deadline_us":1},"#, 1);
-    client.send(&request("POST", "/v2/models/m/infer", &[], late.as_bytes()));
-    fixture.gate.wait_for_submits(3);
+    waits.send(&request("POST", "/v2/models/m/infer", &[], late.as_bytes()));
+    // It waits, or it was refused at once.
+    fixture.wait_for("m", |class| class.pending() + class.failed(FailureReason::Deadline), 2);
     fixture.gate.flow();
-    assert_eq!(client.answer().status, 504);
+    assert_eq!((client.answer().status, waits.answer().status), (200, 504));
     for path in ["/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/1/stats"] {
         let stats = client.get(path).json();
         assert_eq!(stats["model_stats"].as_array().unwrap().len(), 1);
@@ -134,7 +140,7 @@ fn statistics_are_tritons() {
 fn check_statistics(stats: &serde_json::Value, began: u64) {
     assert_eq!((&stats["name"], &stats["version"]), (&"m".into(), &"1".into()));
     assert_eq!(stats["inference_count"], 2);
-    // The one whose deadline passed was stopped at its next poll point.
+    // The one whose deadline passed did not run.
     assert_eq!(stats["execution_count"], 2);
     let last = stats["last_inference"].as_u64().unwrap();
     assert!((began..=now_ms()).contains(&last), "{last} is before {began}");
