@@ -22,7 +22,7 @@ pub trait PlanSource: Send + Sync + fmt::Debug {
     /// The model's outputs, -1 for symbolic extents.
     fn outputs(&self) -> &[TensorInfo];
 
-    /// The model's texts, by the numbers that stand for them in its tensors; `None` if it knows numbers alone.
+    /// The model's texts, by the numbers that stand for them in its tensors; `None` if it has none.
     fn texts(&self) -> Option<&Arc<Texts>> {
         None
     }

@@ -108,7 +108,7 @@ mod tests {
         let info = |texts| TensorInfo { name: "x".into(), dtype: DType::I64, dims: vec![-1], texts };
         let outputs: Arc<[TensorInfo]> = Arc::new([info(true), info(false)]);
         assert!(Lexicon::of(None, &[], &outputs).is_none());
-        assert!(Lexicon::of(Some(Arc::default()), &[info(false)], &Arc::new([])).is_none());
+        assert!(Lexicon::of(Some(Arc::default()), &[info(false)], &Arc::from([])).is_none());
         Lexicon::of(Some(Arc::new(texts)), &[], &outputs).unwrap()
     }
 

@@ -2,7 +2,7 @@
 //! kernel, because how often a row is improved depends on its numbers.
 //!
 //! The method is that of Wu, Lin and Weng, "Probability Estimates for Multi-class Classification by Pairwise
-//! Coupling" (2004), the second, with the bounds that libsvm and ONNX Runtime give it, and in their precision.
+//! Coupling" (2004), the second, with the bounds and the precision that libsvm and ONNX Runtime give it.
 
 use reef_graph::{DType, Shape};
 use reef_plan::{HostFault, HostKernel, HostState, TensorSpec};

@@ -465,3 +465,86 @@ fn what_is_not_computed_is_refused_by_name() {
 fn elements<T: AnyBitPattern>(bytes: &[u8]) -> Vec<T> {
     bytes.chunks_exact(size_of::<T>()).map(pod_read_unaligned).collect()
 }
+
+#[test]
+fn windows_over_bytes_and_choices_between_them() {
+    let made = |operator: &str, x: Given, constants: &[Given], attributes: &[(&str, Attr)]| {
+        let (dims, bytes) = (x.1.clone(), x.2.clone());
+        let mut network = model(operator, 17, &[x], constants, attributes);
+        network.domain("com.microsoft");
+        run(&specialise(&network.model(), &[&dims]), &[bytes]).1
+    };
+    let byte = |value: u8| given(DataType::Uint8, &[], &[value]);
+    let bytes = |dims: &[usize], values: &[u8]| given(DataType::Uint8, dims, values);
+    let window = [("kernel_shape", Attr::Ints(&[2, 2])), ("strides", Attr::Ints(&[2, 2]))];
+    let scales = || [f32s(&[], &[0.5]), byte(2), f32s(&[], &[0.25]), byte(1)];
+    let image = [0, 2, 4, 6, 8, 10, 12, 14];
+    let averages = made("QLinearAveragePool", bytes(&[1, 1, 2, 4], &image), &scales(), &window);
+    assert_eq!(averages, [7, 15]);
+    let last = [window[0], window[1], ("channels_last", Attr::Int(1))];
+    let averages = made("QLinearAveragePool", bytes(&[1, 2, 4, 1], &image), &scales(), &last);
+    assert_eq!(averages, [7, 15]);
+    let image = bytes(&[1, 2, 2, 2], &[1, 8, 3, 6, 5, 4, 7, 2]);
+    assert_eq!(made("NhwcMaxPool", image, &[], &window), [7, 8]);
+    let (x, y) = (bytes(&[2], &[10, 20]), bytes(&[2], &[3, 4]));
+    let scale = |value: f32| f32s(&[], &[value]);
+    let constants = [x, scale(0.5), byte(0), y, scale(2.0), byte(1), scale(1.0), byte(7)];
+    let condition = given(DataType::Bool, &[2], &[1u8, 0]);
+    assert_eq!(made("QLinearWhere", condition, &constants, &[]), [12, 13]);
+}
+
+#[test]
+fn a_window_of_padding_alone_has_the_least_byte() {
+    let attributes = [
+        ("kernel_shape", Attr::Ints(&[2, 2])),
+        ("strides", Attr::Ints(&[1, 3])),
+        ("pads", Attr::Ints(&[1; 4])),
+        ("dilations", Attr::Ints(&[5, 5])),
+    ];
+    let signed = given(DataType::Int8, &[1, 1, 4, 6], &[-7i8; 24]);
+    assert_eq!(elements::<i8>(&computed("MaxPool", 17, &[signed], &[], &attributes).1), [-128]);
+    let unsigned = given(DataType::Uint8, &[1, 1, 4, 6], &[7u8; 24]);
+    assert_eq!(computed("MaxPool", 17, &[unsigned], &[], &attributes).1, [0]);
+}
+
+#[test]
+fn double_precision_is_normalised_in_it() {
+    let doubles = |dims: &[usize], values: &[f64]| given(DataType::Double, dims, values);
+    let far = [1e9 + 1.0, 1e9 + 2.0, 1e9 + 3.0];
+    let close = |made: (DType, Vec<u8>), expected: [f64; 3]| {
+        assert_eq!(made.0, DType::F64);
+        let made: Vec<f64> = elements(&made.1);
+        assert!(made.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9), "{made:?}, not {expected:?}");
+    };
+    let unit = 1.0 / (2.0 / 3.0 + f64::from(1e-5f32)).sqrt();
+    let (ones, zeros) = ([1.0, 2.0, 1.0], [0.0, 0.5, 0.0]);
+    let parameters = [doubles(&[3], &ones), doubles(&[3], &zeros)];
+    let made = computed("LayerNormalization", 17, &[doubles(&[1, 3], &far)], &parameters, &[]);
+    close(made, [-unit, 0.5, unit]);
+    let parameters = [doubles(&[1], &[2.0]), doubles(&[1], &[0.5])];
+    let made = computed("InstanceNormalization", 17, &[doubles(&[1, 1, 3], &far)], &parameters, &[]);
+    close(made, [0.5 - 2.0 * unit, 0.5, 0.5 + 2.0 * unit]);
+    let one = || doubles(&[1], &[1.0]);
+    let (mean, variance) = (doubles(&[1], &[1e9 + 2.0]), doubles(&[1], &[1.0 - f64::from(1e-5f32)]));
+    let parameters = [one(), doubles(&[1], &[0.0]), mean, variance];
+    let made = computed("BatchNormalization", 17, &[doubles(&[1, 1, 3], &far)], &parameters, &[]);
+    close(made, [-1.0, 0.0, 1.0]);
+    let norm = (3.0f64 * 1e18 + 12.0 * 1e9 + 14.0).sqrt();
+    let made = computed("LpNormalization", 17, &[doubles(&[1, 3], &far)], &[], &[]);
+    close(made, far.map(|x| x / norm));
+}
+
+/// ONNX Runtime's optimiser leaves out what nobody reads, in the middle too.
+#[test]
+fn outputs_that_are_left_out_are_not_asked_for() {
+    let mut network = Network::default();
+    network.input("x", DataType::Float, &["1", "1", "2"]);
+    let (skip, scale) = (network.constant(&[1, 1, 2], &[1.0, -1.0]), network.constant(&[2], &[1.0, 1.0]));
+    let made = network.nodes("SkipLayerNormalization", &["x", &skip, &scale], &[], 4);
+    network.domain("com.microsoft");
+    network.change(|graph| graph.node[0].output[1..3].iter_mut().for_each(String::clear));
+    network.output(&made[3], DataType::Float, &["1", "1", "2"]);
+    let specialised = specialise(&network.model(), &[&[1, 1, 2]]);
+    let bytes = bytemuck::cast_slice(&[2.0f32, 5.0]).to_vec();
+    close(&f32s_of(run(&specialised, &[bytes])), &[3.0, 4.0]);
+}

@@ -344,8 +344,8 @@ impl Binary2<'_, '_> {
         };
         let limit = b.scalar(DType::F32, if one_sided && positive { 0.5 } else { 0.0 });
         let above = b.binary(name, Binary::Greater, decides, limit)?;
-        // Of votes for both classes it is said whether the second wins, whatever the classes are called, unless
-        // they are called by texts.
+        // Of votes for both classes it is said whether the second wins, whatever numbers the classes are
+        // called by.
         let called = one_sided || scores::has_texts(self.node);
         let label = scores::either(b, name, above, if called { self.labels } else { [0, 1] })?;
         let scores = match scores {
