@@ -53,15 +53,22 @@ pub fn infer_body(bytes: &[u8]) {
 
 /// The same body in the words of KServe's first protocol, to a model with inputs of several types.
 fn predict_body(body: &[u8]) {
-    let info = |(name, dtype): (&str, DType)| TensorInfo { name: name.into(), dtype, dims: vec![-1] };
-    let model = [("x", DType::F64), ("n", DType::U8)].map(info);
-    for model in [&model[..1], &model] {
+    let info = |(name, dtype, texts): (&str, DType, bool)| {
+        let name = name.into();
+        TensorInfo { name, dtype, texts, dims: vec![-1] }
+    };
+    let model = [("x", DType::F64, false), ("n", DType::U8, false), ("t", DType::I32, true)].map(info);
+    for model in [&model[..1], &model[..2], &model[2..], &model] {
         match predict::read(body, model) {
             Ok((_, inputs)) => {
                 let here = |input: &Input| {
-                    matches!(&input.data, Data::Here(data)
-                    if data.len() == input.shape.iter().product::<usize>() * input.dtype.bytes()
-                        && data.len() <= body.len() * 8)
+                    let Data::Here(data) = &input.data else { return false };
+                    let count = input.shape.iter().product::<usize>();
+                    // Texts have a length each.
+                    let whole = input
+                        .dtype
+                        .map_or(data.len() >= count * 4, |dtype| data.len() == count * dtype.bytes());
+                    whole && data.len() <= body.len() * 8
                 };
                 assert!(inputs.len() == model.len() && inputs.iter().all(here));
             }

@@ -441,7 +441,9 @@ struct Fixed {
 
 impl Fixed {
     fn new(seed: u64, stages: usize) -> Fixed {
-        let info = |name: &str| vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![64] }];
+        let info = |name: &str| {
+            vec![TensorInfo { name: name.into(), dtype: DType::U8, texts: false, dims: vec![64] }]
+        };
         Fixed { seed, stages, inputs: info("x"), outputs: info("y") }
     }
 }

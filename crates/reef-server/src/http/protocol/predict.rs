@@ -76,7 +76,7 @@ impl<'a> Column<'a> {
     fn add(&mut self, value: &RawValue) -> Result<(), String> {
         let name = &self.input.name;
         let dtype = self.input.dtype;
-        if !elements::has_json_form(dtype) {
+        if !self.input.texts && !elements::has_json_form(dtype) {
             let datatype = dtype.protocol_name();
             return Err(format!(
                 "input '{name}': {datatype} has no JSON form, send it over /v2 as a binary tensor"
@@ -93,17 +93,23 @@ impl<'a> Column<'a> {
         if count > value.get().len() {
             return Err(wrong("its lists are not of the same length".into()));
         }
+        self.rows += 1;
+        let listed;
+        let value = match self.shape[..] {
+            [] => {
+                listed = RawValue::from_string(format!("[{value}]")).expect("a value is one in a list");
+                &listed
+            }
+            _ => value,
+        };
+        if self.input.texts {
+            let texts = elements::read_texts(value, &self.shape, count).map_err(wrong)?;
+            self.bytes.extend(texts);
+            return Ok(());
+        }
         let start = self.bytes.len();
         self.bytes.resize(start + count * dtype.bytes(), 0);
-        let target = &mut self.bytes[start..];
-        self.rows += 1;
-        match self.shape[..] {
-            [] => {
-                let list = RawValue::from_string(format!("[{value}]")).expect("a value is one in a list");
-                elements::read(&list, dtype, &[], target).map_err(wrong)
-            }
-            _ => elements::read(value, dtype, &self.shape, target).map_err(wrong),
-        }
+        elements::read(value, dtype, &self.shape, &mut self.bytes[start..]).map_err(wrong)
     }
 
     /// The tensor of so many rows; 0 if what was read is no row of it but the whole.
@@ -115,7 +121,8 @@ impl<'a> Column<'a> {
         question::check_rank(&name, self.shape.len())?;
         let _ = question::elements(&name, &self.shape)?;
         let data = Data::Here(Bytes::from(self.bytes));
-        Ok(Input { name, dtype: self.input.dtype, shape: self.shape, data })
+        let dtype = Some(self.input.dtype).filter(|_| !self.input.texts);
+        Ok(Input { name, dtype, shape: self.shape, data })
     }
 }
 
@@ -238,7 +245,7 @@ struct AnswerJson<T> {
 /// Writes the answer. Fails, with a message for the client, on outputs that have no rows, or no JSON form.
 pub(crate) fn write(outputs: &[Tensor<'_>]) -> Result<Vec<u8>, String> {
     let tensors = outputs.iter().map(tensor).collect::<Result<Vec<_>, _>>()?;
-    let counts = || tensors.iter().map(|(_, tensor)| tensor.shape[0]);
+    let counts = || tensors.iter().map(|(_, tensor)| tensor.shape()[0]);
     if counts().max() != counts().min() {
         let shapes = outputs.iter().map(|output| format!("'{}' {:?}", output.name, output.shape));
         let shapes = shapes.collect::<Vec<_>>().join(", ");
@@ -251,32 +258,72 @@ pub(crate) fn write(outputs: &[Tensor<'_>]) -> Result<Vec<u8>, String> {
     written.map_err(|error| error.to_string())
 }
 
-fn tensor<'a>(output: &'a Tensor<'_>) -> Result<(&'a str, Nested<'a>), String> {
+fn tensor<'a>(output: &'a Tensor<'_>) -> Result<(&'a str, Values<'a>), String> {
     let name = output.name;
-    let answer::Data::Elements(dtype, bytes) = &output.data else {
-        return Err(format!("output '{name}' has no rows"));
+    let shape = &output.shape[..];
+    let no_form = |what: &str| format!("output '{name}': {what}, ask for it over /v2 as binary data");
+    let values = match &output.data {
+        answer::Data::Elements(dtype, _) if !elements::has_json_form(*dtype) => {
+            return Err(no_form(&format!("{} has no JSON form", dtype.protocol_name())));
+        }
+        answer::Data::Elements(dtype, bytes) => Values::Elements(Nested { dtype: *dtype, shape, bytes }),
+        answer::Data::Texts(texts) if texts.iter().any(|text| std::str::from_utf8(text).is_err()) => {
+            return Err(no_form("its bytes are not all UTF-8"));
+        }
+        answer::Data::Texts(texts) => Values::Texts { shape, texts },
+        answer::Data::Shared { .. } => return Err(format!("output '{name}' has no rows")),
     };
-    if !elements::has_json_form(*dtype) {
-        let datatype = dtype.protocol_name();
-        return Err(format!(
-            "output '{name}': {datatype} has no JSON form, ask for it over /v2 as binary data"
-        ));
-    }
-    if output.shape.is_empty() {
+    if shape.is_empty() {
         return Err(format!("output '{name}' is a scalar and has no rows: ask for it over /v2"));
     }
-    Ok((name, Nested { dtype: *dtype, shape: &output.shape, bytes }))
+    Ok((name, values))
+}
+
+/// A tensor, written as nested lists.
+enum Values<'a> {
+    Elements(Nested<'a>),
+    Texts { shape: &'a [usize], texts: &'a [Vec<u8>] },
+}
+
+impl<'a> Values<'a> {
+    fn shape(&self) -> &'a [usize] {
+        match self {
+            Values::Elements(elements) => elements.shape,
+            Values::Texts { shape, .. } => shape,
+        }
+    }
+
+    /// A row along the first axis, of which there must be one.
+    fn row(&self, index: usize) -> Values<'a> {
+        match self {
+            Values::Elements(elements) => Values::Elements(elements.row(index)),
+            Values::Texts { shape, texts } => {
+                let count = texts.len() / shape[0];
+                Values::Texts { shape: &shape[1..], texts: &texts[index * count..][..count] }
+            }
+        }
+    }
+}
+
+impl Serialize for Values<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Values::Elements(elements) => elements.serialize(serializer),
+            Values::Texts { shape: [], texts } => String::from_utf8_lossy(&texts[0]).serialize(serializer),
+            Values::Texts { shape, .. } => serializer.collect_seq((0..shape[0]).map(|index| self.row(index))),
+        }
+    }
 }
 
 /// Rows of several outputs.
-struct Predictions<'a>(&'a [(&'a str, Nested<'a>)]);
+struct Predictions<'a>(&'a [(&'a str, Values<'a>)]);
 
 /// One of them.
-struct Prediction<'a>(&'a [(&'a str, Nested<'a>)], usize);
+struct Prediction<'a>(&'a [(&'a str, Values<'a>)], usize);
 
 impl Serialize for Predictions<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let rows = self.0.first().map_or(0, |(_, tensor)| tensor.shape[0]);
+        let rows = self.0.first().map_or(0, |(_, tensor)| tensor.shape()[0]);
         serializer.collect_seq((0..rows).map(|row| Prediction(self.0, row)))
     }
 }
@@ -297,7 +344,12 @@ mod tests {
     use crate::core::problem::Kind;
 
     fn model(inputs: &[(&str, DType)]) -> Vec<TensorInfo> {
-        let info = |&(name, dtype): &(&str, DType)| TensorInfo { name: name.into(), dtype, dims: vec![-1] };
+        let info = |&(name, dtype): &(&str, DType)| TensorInfo {
+            name: name.into(),
+            dtype,
+            texts: false,
+            dims: vec![-1],
+        };
         inputs.iter().map(info).collect()
     }
 
@@ -347,6 +399,26 @@ mod tests {
         for (json, shape, bytes) in table {
             assert_eq!(tensors(json, ONE).unwrap(), [(shape.to_vec(), bytes.to_vec())], "{json}");
         }
+    }
+
+    #[test]
+    fn texts_are_rows_like_others() {
+        let info = TensorInfo { name: "x".into(), dtype: DType::I32, texts: true, dims: vec![-1] };
+        let read = |json: &str| read(json.as_bytes(), std::slice::from_ref(&info));
+        let (_, inputs) = read(r#"{"instances":["a","bc"]}"#).unwrap();
+        let [Input { dtype: None, shape, data: Data::Here(bytes), .. }] = &inputs[..] else {
+            panic!("{inputs:?}");
+        };
+        assert_eq!((&shape[..], &bytes[..]), (&[2][..], &b"\x01\0\0\0a\x02\0\0\0bc"[..]));
+        assert!(read(r#"{"instances":["a",1]}"#).unwrap_err().message.contains("texts are strings"));
+        let texts = |shape: &[usize], texts: &[&[u8]]| {
+            let data = answer::Data::Texts(texts.iter().map(|text| text.to_vec()).collect());
+            let written = write(&[Tensor { name: "y", shape: Cow::Owned(shape.to_vec()), data }]);
+            written.map(|json| String::from_utf8(json).expect("it is JSON"))
+        };
+        assert_eq!(texts(&[2, 1], &[b"a", b"\"b"]).unwrap(), r#"{"predictions":[["a"],["\"b"]]}"#);
+        assert_eq!(texts(&[0], &[]).unwrap(), r#"{"predictions":[]}"#);
+        assert!(texts(&[1], &[b"\xff"]).unwrap_err().contains("UTF-8"));
     }
 
     #[test]
