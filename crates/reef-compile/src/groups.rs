@@ -1,9 +1,9 @@
 //! Which nodes become one kernel.
 //!
 //! A group has a root, the node that makes the group's only lasting value; the other members make values that
-//! nothing outside reads, or single elements that others make for themselves. Groups are lowered in the order of their roots, when all that any member reads is
-//! there. Kernels with an epilogue take what follows them first, then what is left of element-wise chains is
-//! joined.
+//! nothing outside reads, or single elements that others make for themselves. Groups are lowered in the
+//! order of their roots, when all that any member reads is there. Kernels with an epilogue take what follows
+//! them first, then what is left of element-wise chains is joined.
 
 mod integer;
 
@@ -446,8 +446,8 @@ impl<'a> Grouper<'a> {
     }
 
     /// Joins to `root` the element-wise nodes whose values only the group reads, and of single elements the
-    /// others too: to compute one again takes less time than to wait for it. Nodes are looked at from the last
-    /// to the first, so that all readers of a value have been decided before its maker is.
+    /// others too: to compute one again takes less time than to wait for it. Nodes are looked at from the
+    /// last to the first, so that all readers of a value have been decided before its maker is.
     fn take_chain(&mut self, root: NodeId) {
         let mut members = vec![root];
         let elements = self.shape(self.output(root)).elements();

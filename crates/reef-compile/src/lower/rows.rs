@@ -77,8 +77,8 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The least or the largest of all elements: of parts of memory first, which are blocks of their own, since
-    /// the order makes no difference.
+    /// The least or the largest of all elements: of parts of memory first, which are blocks of their own,
+    /// since the order makes no difference.
     fn extreme(&mut self, reduce: Reduce, x: &View, y: &View) {
         let mut axes: Vec<LoopDim> = nest(&[x], &x.order())
             .iter()

@@ -19,8 +19,8 @@ pub(super) enum Step {
     Quantize(Quantization),
     /// The same, and these as numbers again.
     Requantize { by: Quantization, back: Affine },
-    /// Two operands of bytes as numbers, their sum, a number added to the first before, perhaps kept from below
-    /// 0, as integers, and perhaps these as numbers again.
+    /// Two operands of bytes as numbers, their sum, a number added to the first before, perhaps kept from
+    /// below 0, as integers, and perhaps these as numbers again.
     Sum { operands: [Bytes; 2], more: Option<f32>, relu: bool, by: Quantization, back: Option<Affine> },
 }
 

@@ -278,7 +278,8 @@ pub(in super::super) struct Requantized {
 #[derive(Clone, Copy)]
 pub(in super::super) struct Terms {
     pub(in super::super) correct: Correct,
-    /// The zero point of all rows, where they have the same one and columns have none: columns account for it.
+    /// The zero point of all rows, where they have the same one and columns have none: columns account for
+    /// it.
     pub(in super::super) same: Option<i32>,
     pub(in super::super) factors: Option<(*const f32, Per)>,
     /// The first column's shift, or null.

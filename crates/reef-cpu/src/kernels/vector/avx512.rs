@@ -218,9 +218,9 @@ impl Vector for F32x16 {
     }
     #[inline(always)]
     fn exp_directly(self) -> Option<Self> {
-        // x = n · ln 2 / 16 + r with |r| < 0.022: a power of sixteenths from a table, the whole part of n / 16
-        // by the instruction for it, and a short series. Added to 1.5 · 2²³, a number has its integer in its
-        // lowest bits.
+        // x = n · ln 2 / 16 + r with |r| < 0.022: a power of sixteenths from a table, the whole part of n /
+        // 16 by the instruction for it, and a short series. Added to 1.5 · 2²³, a number has its integer in
+        // its lowest bits.
         let shift = self.set(12_582_912.0);
         let shifted = self.mul_add(self.set(16.0 * std::f32::consts::LOG2_E), shift);
         let n = shifted - shift;
