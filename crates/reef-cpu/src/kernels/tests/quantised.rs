@@ -173,14 +173,10 @@ fn quantised_by_operands() {
             program.push(ElemOp::ToRange(y, low, high));
             let x: Vec<f32> = random(7, ROWS * COLUMNS).iter().map(|x| x * 40.0).collect();
             let loads = |at: usize| [x[at], 0.37, 5.0];
-            let expected =
-                (0..ROWS * COLUMNS).map(|at| (at, f64::from(value(&program.0, &loads(at)))));
+            let expected = (0..ROWS * COLUMNS).map(|at| (at, f64::from(value(&program.0, &loads(at)))));
             let single = |dtype| ElemInput { dtype, offset: 0, strides: vec![0, 0] };
-            let mut inputs = vec![ElemInput {
-                dtype: DType::F32,
-                offset: 0,
-                strides: vec![COLUMNS as isize, 1],
-            }];
+            let mut inputs =
+                vec![ElemInput { dtype: DType::F32, offset: 0, strides: vec![COLUMNS as isize, 1] }];
             inputs.extend([single(DType::F32), single(out)].into_iter().take(operands - 1));
             let spec = ElementwiseSpec {
                 dims: vec![ROWS, COLUMNS],
