@@ -77,6 +77,12 @@ impl From<InferError> for Problem {
                 let (expected, got) = (expected.protocol_name(), got.protocol_name());
                 format!("input '{name}': expected {expected}, got {got}")
             }
+            InferError::WrongInput { name, problem: WrongInput::NeedsTexts { got } } => {
+                format!("input '{name}': expected BYTES, got {}", got.protocol_name())
+            }
+            InferError::WrongInput { name, problem: WrongInput::TakesNoTexts { expected } } => {
+                format!("input '{name}': expected {}, got BYTES", expected.protocol_name())
+            }
             other => other.to_string(),
         };
         Self::new(kind(&error), message)

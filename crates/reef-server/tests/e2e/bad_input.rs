@@ -12,64 +12,67 @@ fn good(client: &mut Client) {
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
+/// Requests, the status that they get, and a part of what is said.
+const WRONG: &[(&str, u16, &str)] = &[
+    ("", 400, "EOF while parsing"),
+    ("{", 400, "EOF while parsing"),
+    ("\u{0}", 400, "line 1"),
+    (r#"{"inputs":[]}"#, 400, "input 'x'"),
+    (r#"{"inputs":[{"name":"z","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#, 400, "input 'z'"),
+    (r#"{"inputs":[{"name":"x","shape":[4],"datatype":"FP32","data":[1,2,3,4]}]}"#, 400, "input 'x'"),
+    (r#"{"inputs":[{"name":"x","shape":[2,3],"datatype":"FP32","data":[1,2,3,4,5,6]}]}"#, 400, "input 'x'"),
+    (r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3]}]}"#, 400, "3 elements"),
+    (
+        r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"INT32","data":[1,2,3,4]}]}"#,
+        400,
+        "expected FP32, got INT32",
+    ),
+    (
+        r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP31","data":[1,2,3,4]}]}"#,
+        400,
+        "no datatype 'FP31'",
+    ),
+    (
+        r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"BYTES","data":["a","b","c","d"]}]}"#,
+        400,
+        "expected FP32, got BYTES",
+    ),
+    (
+        r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"BYTES","data":["a"]}]}"#,
+        400,
+        "1 elements, the shape needs 4",
+    ),
+    (r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP16","data":[1,2,3,4]}]}"#, 400, "no JSON form"),
+    (
+        r#"{"inputs":[{"name":"x","shape":[4294967296,4294967296],"datatype":"FP32","data":[]}]}"#,
+        400,
+        "more than",
+    ),
+    (r#"{"inputs":[{"name":"x","shape":[2000000000],"datatype":"FP32","data":[]}]}"#, 400, "too short"),
+    (
+        r#"{"inputs":[{"name":"x","shape":[1,1,1,1,1,1,1,1,4],"datatype":"FP32","data":[]}]}"#,
+        400,
+        "9 dimensions",
+    ),
+    (
+        r#"{"outputs":[{"name":"w"}],
+            "inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#,
+        400,
+        "output 'w'",
+    ),
+    (
+        r#"{"parameters":{"class":"real-time"},
+            "inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#,
+        400,
+        "best-effort",
+    ),
+];
+
 #[test]
 fn wrong_requests_are_refused_and_nothing_is_lost() {
     let fixture = Fixture::with_m();
     let mut client = fixture.client();
-    let table = [
-        ("", 400, "EOF while parsing"),
-        ("{", 400, "EOF while parsing"),
-        ("\u{0}", 400, "line 1"),
-        (r#"{"inputs":[]}"#, 400, "input 'x'"),
-        (r#"{"inputs":[{"name":"z","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#, 400, "input 'z'"),
-        (r#"{"inputs":[{"name":"x","shape":[4],"datatype":"FP32","data":[1,2,3,4]}]}"#, 400, "input 'x'"),
-        (
-            r#"{"inputs":[{"name":"x","shape":[2,3],"datatype":"FP32","data":[1,2,3,4,5,6]}]}"#,
-            400,
-            "input 'x'",
-        ),
-        (r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3]}]}"#, 400, "3 elements"),
-        (
-            r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"INT32","data":[1,2,3,4]}]}"#,
-            400,
-            "expected FP32, got INT32",
-        ),
-        (
-            r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP31","data":[1,2,3,4]}]}"#,
-            400,
-            "no datatype 'FP31'",
-        ),
-        (r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"BYTES","data":["a"]}]}"#, 501, "BYTES"),
-        (
-            r#"{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP16","data":[1,2,3,4]}]}"#,
-            400,
-            "no JSON form",
-        ),
-        (
-            r#"{"inputs":[{"name":"x","shape":[4294967296,4294967296],"datatype":"FP32","data":[]}]}"#,
-            400,
-            "more than",
-        ),
-        (r#"{"inputs":[{"name":"x","shape":[2000000000],"datatype":"FP32","data":[]}]}"#, 400, "too short"),
-        (
-            r#"{"inputs":[{"name":"x","shape":[1,1,1,1,1,1,1,1,4],"datatype":"FP32","data":[]}]}"#,
-            400,
-            "9 dimensions",
-        ),
-        (
-            r#"{"outputs":[{"name":"w"}],
-                "inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#,
-            400,
-            "output 'w'",
-        ),
-        (
-            r#"{"parameters":{"class":"real-time"},
-                "inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}"#,
-            400,
-            "best-effort",
-        ),
-    ];
-    for (json, status, message) in table {
+    for &(json, status, message) in WRONG {
         let answer = client.infer(json);
         assert_eq!(
             (answer.status, answer.error().contains(message)),

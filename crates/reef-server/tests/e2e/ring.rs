@@ -157,7 +157,7 @@ fn models_that_cannot_be_opened_are_named() {
         (m(1).input("z", "FP32", &[1]), Status::Invalid, "input 'z': the model has no such input"),
         (m(1).input("x", "FP32", &[2, 2]), Status::Invalid, "input 'x' is there twice"),
         (new("m").input("x", "FP64", &[2, 2]), Status::Invalid, "expected FP32, got FP64"),
-        (new("m").input("x", "BYTES", &[2, 2]), Status::Unsupported, "BYTES"),
+        (new("m").input("x", "BYTES", &[2, 2]), Status::Invalid, "expected FP32, got BYTES"),
         (new("m").input("x", "FP32", &[2, 3]), Status::Invalid, "expected shape [2, 2], got [2, 3]"),
         (new("m").input("x", "FP32", &[2, 2, 1]), Status::Invalid, "expected shape"),
         (new("open").input("x", "FP32", &[usize::MAX, 2]), Status::Invalid, "elements"),

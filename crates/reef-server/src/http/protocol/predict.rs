@@ -353,8 +353,11 @@ mod tests {
         inputs.iter().map(info).collect()
     }
 
+    type Inputs<'a> = &'a [(&'a str, DType)];
+    type ShapeAndBytes = (Vec<usize>, Vec<u8>);
+
     /// Shape and bytes of each input.
-    fn tensors(json: &str, inputs: &[(&str, DType)]) -> Result<Vec<(Vec<usize>, Vec<u8>)>, String> {
+    fn tensors(json: &str, inputs: Inputs<'_>) -> Result<Vec<ShapeAndBytes>, String> {
         let read = read(json.as_bytes(), &model(inputs)).map_err(|problem| {
             assert_eq!(problem.kind, Kind::Invalid, "{problem:?}");
             problem.message
@@ -379,7 +382,7 @@ mod tests {
             r#"{"inputs":[[1,2,3],[4,5,6]]}"#,
             r#"{"inputs":{"x":[[1,2,3],[4,5,6]]}}"#,
         ] {
-            assert_eq!(tensors(json, ONE).unwrap(), [matrix.clone()], "{json}");
+            assert_eq!(tensors(json, ONE).unwrap(), std::slice::from_ref(&matrix), "{json}");
         }
         let two = [(vec![2], vec![7, 8]), (vec![2, 1], vec![1, 0, 255, 255])];
         for json in [
@@ -434,7 +437,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let deep = format!(r#"{{"inputs":{}1{}}}"#, "[".repeat(9), "]".repeat(9));
         let deeper = format!(r#"{{"instances":{}"#, "[".repeat(100_000));
-        let table: [(&str, &[(&str, DType)], &str); 25] = [
+        let table: [(&str, Inputs<'_>, &str); 25] = [
             ("", ONE, "EOF while parsing"),
             ("[[1]]", ONE, "expected a prediction request, an object"),
             ("{}", ONE, "neither instances nor inputs"),
@@ -489,7 +492,7 @@ mod tests {
     fn predictions_are_rows() {
         let written = |outputs: &[Tensor<'_>]| write(outputs).map(|json| String::from_utf8(json).unwrap());
         let scores = output("s", DType::U8, &[2, 2], &[1, 2, 3, 4]);
-        assert_eq!(written(&[scores.clone()]).unwrap(), r#"{"predictions":[[1,2],[3,4]]}"#);
+        assert_eq!(written(std::slice::from_ref(&scores)).unwrap(), r#"{"predictions":[[1,2],[3,4]]}"#);
         let labels = output("l", DType::F32, &[2], &[0, 0, 128, 63, 0, 0, 192, 127]);
         let both = r#"{"predictions":[{"s":[1,2],"l":1.0},{"s":[3,4],"l":"NaN"}]}"#;
         assert_eq!(written(&[scores.clone(), labels.clone()]).unwrap(), both);

@@ -39,7 +39,7 @@ fn wrong_requests_are_refused_and_nothing_is_lost() {
         (named("z", "FP32"), invalid, "input 'z'"),
         (named("x", "FP31"), invalid, "no datatype 'FP31'"),
         (named("x", "INT32"), invalid, "expected FP32, got INT32"),
-        (named("x", "BYTES"), Code::Unimplemented, "BYTES"),
+        (named("x", "BYTES"), invalid, "expected FP32, got BYTES"),
         (one(x(&[4]), vec![four()]), invalid, "input 'x'"),
         (one(x(&[2, 2]), vec![floats(&[1.0])]), invalid, "4 bytes, shape [2, 2] of FP32 needs 16"),
         (one(x(&[2, 2]), vec![]), invalid, "neither raw_input_contents nor contents"),
