@@ -82,7 +82,7 @@ fn wrong_requests_are_refused_and_nothing_is_lost() {
         );
         good(&mut client);
     }
-    fixture.wait_for("m", |class| class.success, table.len() as u64);
+    fixture.wait_for("m", |class| class.success, WRONG.len() as u64);
     fixture.wait_for("m", |class| FailureReason::ALL.map(|reason| class.failed(reason)).iter().sum(), 0);
 }
 
