@@ -475,13 +475,16 @@ impl<'a> Grouper<'a> {
         self.groups.push(Group { nodes: members, kind: Kind::Elementwise });
     }
 
-    /// Marks what of a chain nobody else reads as taken, and the rest as made there as well.
+    /// Marks what of a chain nobody else reads as taken, and the rest as made there as well. A group that has
+    /// made the chain's end itself may read what is in the middle of it.
     fn own(&mut self, members: &[NodeId]) {
         let mut own: Vec<NodeId> = Vec::new();
         for &id in members.iter().rev() {
             let value = self.output(id);
             let inside = !self.is_output[value.index()]
                 && self.consumers[value.index()].iter().all(|reader| own.contains(reader));
+            let is_copied = |reader: &NodeId| self.copied[reader.index()];
+            let inside = inside && !(self.consumers[value.index()].iter().any(is_copied) && self.is_read(id));
             if own.is_empty() || inside {
                 own.push(id);
                 self.taken[id.index()] = true;
