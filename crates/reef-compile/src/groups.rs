@@ -663,4 +663,41 @@ mod tests {
         let kinds = normed(plain(), Unary::Relu, read);
         assert!(matches!(kinds[2], Kind::Conv(None, _)), "{kinds:?}");
     }
+
+    /// Of single elements, which groups make again rather than wait for them: whatever is read is an input,
+    /// a constant, or the root of an earlier group.
+    #[test]
+    fn what_a_group_reads_is_made_before_it() {
+        for seed in 0..2_000 {
+            let mut rng = reef_base::Rng::new(seed);
+            let mut graph = Graph::default();
+            let shape = || Shape::from([1]);
+            let mut values = vec![graph.add_input("x", DType::F32, shape())];
+            for _ in 0..20 + rng.below(80) {
+                // Mostly of late, so that chains are long.
+                let some = |rng: &mut reef_base::Rng| {
+                    values[values.len() - 1 - rng.below(values.len().min(6) as u64) as usize]
+                };
+                let (op, inputs) = match rng.below(8) {
+                    0..5 => (Op::Binary(Binary::Add), vec![some(&mut rng), some(&mut rng)]),
+                    5..7 => (Op::Unary(Unary::Relu), vec![some(&mut rng)]),
+                    _ => (Op::Reshape, vec![some(&mut rng)]),
+                };
+                values.push(graph.add_node("n", op, &inputs, DType::F32, shape()));
+            }
+            graph.add_output("y", *values.last().expect("there is one"));
+            graph.add_output("z", values[1 + rng.below(values.len() as u64 - 1) as usize]);
+            let mut made = vec![false; graph.values.len()];
+            for group in group(&graph, &NOTHING) {
+                let own: Vec<ValueId> =
+                    group.nodes.iter().map(|id| graph.nodes[id.index()].outputs[0]).collect();
+                for input in group.nodes.iter().flat_map(|id| &graph.nodes[id.index()].inputs) {
+                    let is_node = matches!(graph.value(*input).kind, reef_graph::ValueKind::Node(_));
+                    assert!(!is_node || own.contains(input) || made[input.index()], "seed {seed}: {input:?}");
+                }
+                made[own[own.len() - 1].index()] = true;
+            }
+            assert!(graph.outputs.iter().all(|output| made[output.index()]), "seed {seed}");
+        }
+    }
 }
