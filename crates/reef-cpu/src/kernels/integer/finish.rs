@@ -300,19 +300,22 @@ struct Columns {
     shift: [f32; COLUMNS],
 }
 
-impl Leaf for Requantized {
-    type Out = ();
-
+/// Sums that are finished panel by panel.
+trait Panels {
+    /// Finishes the panels one after the other, each with the loop that is made for it.
+    ///
+    /// # Safety
+    /// Every operand has the rows and columns that the terms say.
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
-        for panel in 0..self.terms.correct.columns.div_ceil(COLUMNS) {
+    unsafe fn panels(&self, terms: &Terms, relu: bool) {
+        for panel in 0..terms.correct.columns.div_ceil(COLUMNS) {
             // SAFETY: the caller vouches for rows and columns of every operand.
             unsafe {
                 // Whole panels have loops of their own: what may be shorter is copied by calls.
-                let full = (panel + 1) * COLUMNS <= self.terms.correct.columns;
-                let terms = Terms { same: self.terms.same.filter(|_| full), ..self.terms };
+                let full = (panel + 1) * COLUMNS <= terms.correct.columns;
+                let terms = Terms { same: terms.same.filter(|_| full), ..*terms };
                 let columns = Columns::of(&terms, panel);
-                match (self.relu, terms.same.is_some(), full) {
+                match (relu, terms.same.is_some(), full) {
                     (false, _, false) => self.panel_with::<false, false, false>(panel, &columns),
                     (false, false, true) => self.panel_with::<false, false, true>(panel, &columns),
                     (false, true, true) => self.panel_with::<false, true, true>(panel, &columns),
@@ -322,6 +325,27 @@ impl Leaf for Requantized {
                 }
             }
         }
+    }
+
+    /// Finishes one panel: with a ReLU, where columns account for the rows' zero point, and all of whose
+    /// columns are there.
+    ///
+    /// # Safety
+    /// As [`Panels::panels`].
+    unsafe fn panel_with<const RELU: bool, const SAME: bool, const FULL: bool>(
+        &self,
+        panel: usize,
+        columns: &Columns,
+    );
+}
+
+impl Leaf for Requantized {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        // SAFETY: passed on from the caller.
+        unsafe { self.panels(&self.terms, self.relu) }
     }
 }
 
@@ -392,7 +416,7 @@ impl Columns {
     }
 }
 
-impl Requantized {
+impl Panels for Requantized {
     #[inline(always)]
     unsafe fn panel_with<const RELU: bool, const SAME: bool, const FULL: bool>(
         &self,
@@ -412,7 +436,9 @@ impl Requantized {
             }
         }
     }
+}
 
+impl Requantized {
     #[inline(always)]
     unsafe fn panel<
         const RELU: bool,
@@ -486,27 +512,12 @@ impl Leaf for Floats {
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        for panel in 0..self.terms.correct.columns.div_ceil(COLUMNS) {
-            // SAFETY: the caller vouches for rows and columns of every operand.
-            unsafe {
-                // Whole panels have loops of their own: what may be shorter is copied by calls.
-                let full = (panel + 1) * COLUMNS <= self.terms.correct.columns;
-                let terms = Terms { same: self.terms.same.filter(|_| full), ..self.terms };
-                let columns = Columns::of(&terms, panel);
-                match (self.relu, terms.same.is_some(), full) {
-                    (false, _, false) => self.panel_with::<false, false, false>(panel, &columns),
-                    (false, false, true) => self.panel_with::<false, false, true>(panel, &columns),
-                    (false, true, true) => self.panel_with::<false, true, true>(panel, &columns),
-                    (true, _, false) => self.panel_with::<true, false, false>(panel, &columns),
-                    (true, false, true) => self.panel_with::<true, false, true>(panel, &columns),
-                    (true, true, true) => self.panel_with::<true, true, true>(panel, &columns),
-                }
-            }
-        }
+        // SAFETY: passed on from the caller.
+        unsafe { self.panels(&self.terms, self.relu) }
     }
 }
 
-impl Floats {
+impl Panels for Floats {
     #[inline(always)]
     unsafe fn panel_with<const RELU: bool, const SAME: bool, const FULL: bool>(
         &self,
@@ -521,7 +532,9 @@ impl Floats {
             }
         }
     }
+}
 
+impl Floats {
     #[inline(always)]
     unsafe fn panel<const RELU: bool, const SAME: bool, const FULL: bool, const ADDS: bool>(
         &self,
