@@ -68,6 +68,21 @@ impl Problem {
     pub(crate) fn limited(message: impl Into<String>, retry_after_s: u32) -> Self {
         Self::new(Kind::Limited { retry_after_s }, message)
     }
+
+    /// One of each kind: what every protocol has an answer for.
+    #[cfg(test)]
+    pub(crate) fn of_each_kind() -> [Problem; 8] {
+        [
+            Problem::invalid(""),
+            Problem::not_found(""),
+            Problem::unsupported(""),
+            Problem::unavailable(""),
+            Problem::internal(""),
+            Problem::unauthenticated(""),
+            Problem::forbidden(""),
+            Problem::limited("", 1),
+        ]
+    }
 }
 
 impl From<InferError> for Problem {

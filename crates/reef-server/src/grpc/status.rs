@@ -110,17 +110,7 @@ mod tests {
 
     #[test]
     fn a_code_tells_how_its_request_ended() {
-        let problems = [
-            Problem::invalid(""),
-            Problem::not_found(""),
-            Problem::unsupported(""),
-            Problem::unavailable(""),
-            Problem::internal(""),
-            Problem::unauthenticated(""),
-            Problem::forbidden(""),
-            Problem::limited("", 1),
-        ];
-        for problem in problems {
+        for problem in Problem::of_each_kind() {
             assert_eq!(outcome(code(problem.kind)), Outcome::of(&problem), "{problem:?}");
         }
         assert_eq!(outcome(Code::Ok), Outcome::Success);

@@ -98,18 +98,7 @@ mod tests {
 
     #[test]
     fn a_status_tells_how_its_request_ended() {
-        let limited = Problem::limited("", 1);
-        let problems = [
-            Problem::invalid(""),
-            Problem::not_found(""),
-            Problem::unsupported(""),
-            Problem::unavailable(""),
-            Problem::internal(""),
-            Problem::unauthenticated(""),
-            Problem::forbidden(""),
-            limited,
-        ];
-        for problem in problems {
+        for problem in Problem::of_each_kind() {
             let wanted = Outcome::of(&problem);
             assert_eq!(outcome(ApiError::from(problem).status), wanted, "{wanted:?}");
         }
