@@ -100,11 +100,10 @@ impl Core {
     /// The same, where the new one is on other devices: what was counted here stays.
     pub(crate) fn leave_device(&mut self, old: ModelId, key: &Arc<ModelKey>) {
         if self.knows(old, key) {
+            // Whoever is here has taken what those before it had left.
+            assert!(self.departed(key).is_none(), "{key}: counted twice");
             let counted = std::mem::take(&mut self.stats[old.index()]);
-            match self.departed.iter_mut().find(|(known, _)| known == key) {
-                Some((_, sums)) => add(sums, counted),
-                None => self.departed.push((key.clone(), counted)),
-            }
+            self.departed.push((key.clone(), counted));
             let heir = Heir::Departed(key.clone());
             self.bequeath(&Heir::Model(old), &heir);
             self.heirs.push((old, heir));
@@ -244,12 +243,11 @@ impl Core {
     }
 
     fn counted(&mut self, model: ModelId, class: Class) -> &mut Counted {
-        let known = |key: &ModelKey| self.departed.iter().position(|(known, _)| **known == *key);
         let counted = match self.heir_of(model) {
             Heir::Model(model) => &mut self.stats[model.index()],
             Heir::Departed(key) => {
-                let at = known(&key).expect("who counts for what has departed is forgotten with it");
-                &mut self.departed[at].1
+                let departed = self.departed.iter_mut().find(|(known, _)| *known == key);
+                &mut departed.expect("who counts for what has departed is forgotten with it").1
             }
         };
         &mut counted[usize::from(!class.is_real_time())]

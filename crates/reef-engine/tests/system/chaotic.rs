@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use reef_base::{Clock, Nanos, Rng, TaskId, TaskKey, VirtualClock};
 use reef_device::dummy::{DummyDevice, DummyOptions};
@@ -119,6 +118,7 @@ impl Device for Chaotic {
         alloc_io,
         cancel,
         set_waker,
+        quiesce,
         resume,
         poison,
         fault,
@@ -166,10 +166,6 @@ impl Device for Chaotic {
         let due = state.held.iter().enumerate().filter(|(_, (at, _))| *at <= now);
         let first = due.min_by_key(|(_, (at, _))| *at).map(|(index, _)| index)?;
         Some(state.held.remove(first).1)
-    }
-
-    fn quiesce(&self, timeout: Duration) -> bool {
-        self.inner.quiesce(timeout)
     }
 
     fn virtual_clock(&self) -> Option<&VirtualClock> {
