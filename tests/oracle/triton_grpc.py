@@ -19,11 +19,14 @@ import oracle
 
 PATIENCE_S = 300.0
 
-# A loop of as many rounds as the largest element says: for a thousand million of them nobody waits.
+# A loop of as many rounds as the largest element says: for a thousand million of them nobody waits. A round looks
+# at a million elements, so that no machine gets through the rounds that the server allows while a client waits.
 ENDLESS = "endless"
 ENDLESS_TEXT = """<ir_version: 8, opset_import: ["" : 17]>
 endless (float[4] x) => (float[N] y) { s = ReduceMax<keepdims = 0>(x) m = Cast<to = 7>(s) y = Loop (m, , x)
-    <body = b (int64 i, bool ci, float[A] a) => (bool co, float[B] ao) { co = Identity(ci) z = Abs(a) ao = Neg(z) }> }
+    <body = b (int64 i, bool ci, float[A] a) => (bool co, float[B] ao) { co = Identity(ci) z = Abs(a)
+        n = Constant<value_ints = [262144, 4]>() wide = Expand(z, n)
+        top = ReduceMax<axes = [0], keepdims = 0>(wide) ao = Neg(top) }> }
 """
 
 
