@@ -90,7 +90,7 @@ pub const PLANS_PER_MODEL_MAX: usize = 64;
 pub const SEGMENTS_PER_MODEL_MAX: usize = 1024;
 
 /// Segments that one request runs at most, about one per round of a loop: a loop that does not end keeps a
-/// device for half a second if its rounds are nearly empty (2 us each), for longer as they do more, unless the
+/// device for half a second if its rounds are nearly empty (2 µs each), longer if they do more, unless the
 /// request has a deadline.
 pub const SEGMENTS_PER_REQUEST_MAX: u32 = 1 << 18;
 
