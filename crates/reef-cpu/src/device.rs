@@ -23,7 +23,7 @@ use crate::gate::Gate;
 use crate::kernels;
 use crate::options::{CpuOptions, allowed_cores, granted_memory, quota_cores};
 use crate::plans::{Loaded, PLANS_MAX};
-use crate::seat::Seat;
+use crate::seat::{BESIDE, Seat, watch};
 use crate::slot::{Task, task_id};
 use crate::sync::{JoinHandle, Mutex, MutexGuard, Ordering, fence, now, sleep};
 use crate::thread::{Placement, spawn};
@@ -287,7 +287,7 @@ impl CpuDevice {
         io: Io,
         token: u64,
         along: Along,
-    ) -> Result<(TaskId, Option<usize>), Rejected> {
+    ) -> Result<(TaskId, Option<Token>), Rejected> {
         let Along { route, patience } = along;
         let submitted = now();
         let real_time = key.class().is_real_time();
@@ -315,7 +315,8 @@ impl CpuDevice {
             Ok(slot) => {
                 let short =
                     patience.is_some_and(|patience| loaded.is_within(patience)) && real_time && !hosted;
-                let guest = if short { self.reserve() } else { None };
+                let spins = loaded.is_within(self.executor.spin);
+                let guest = if short { self.reserve(spins) } else { None };
                 let request = Request { plan, loaded, key, io, token, submitted, route };
                 Ok((self.publish(slot, request), guest))
             }
@@ -326,15 +327,19 @@ impl CpuDevice {
         }
     }
 
-    /// Takes the seat of a unit that is parked on the core where the caller runs, for it to be a guest there.
-    fn reserve(&self) -> Option<usize> {
+    /// Where the caller is to wait: at the seat of a unit that is parked on the core where it runs, to be a
+    /// guest there, or, if it `spins`, beside the units on a core that none has.
+    fn reserve(&self, spins: bool) -> Option<Token> {
         if self.seats.is_empty() || !self.executor.scheme().is_prioritised() {
             return None;
         }
         let core = rustix::thread::sched_getcpu();
         let here = |placement: &Placement| placement.core == Some(core);
-        let cu = self.placements.iter().position(here)?;
-        self.executor.board.take_parked_one(cu).then_some(cu)
+        match self.placements.iter().position(here) {
+            Some(cu) => self.executor.board.take_parked_one(cu).then_some(Token(cu as u32)),
+            None if spins && self.placements.iter().all(|placement| placement.core.is_some()) => Some(BESIDE),
+            None => None,
+        }
     }
 
     /// Accepts the task into `slot`, which the caller took, with a reference to the plan.
@@ -489,11 +494,13 @@ impl Device for CpuDevice {
         patience: Nanos,
     ) -> Result<(TaskId, Option<Token>), Rejected> {
         let along = Along { route, patience: Some(patience) };
-        let (task, guest) = self.accept(plan, key, io, token, along)?;
-        Ok((task, guest.map(|cu| Token(cu as u32))))
+        self.accept(plan, key, io, token, along)
     }
 
     fn help(&self, seat: Token, key: TaskKey, done: &dyn Fn() -> bool) {
+        if seat == BESIDE {
+            return watch(&self.executor, done);
+        }
         let cu = seat.0 as usize;
         self.seats[cu].visit(&self.executor, cu, key.rank(), done);
     }

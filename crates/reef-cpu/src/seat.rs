@@ -14,6 +14,8 @@
 //! | 5 | – | announces that the unit parks, looks at the board and the gate once more |
 //! | 6 | – | unlocks; if there was something, takes the announcement, if it is still there, and rings |
 //!
+//! Who runs on a core that no unit has is nobody's guest; it waits a while without sleeping ([`watch`]).
+//!
 //! So a unit whose announcement was taken is awake, about to be, or has a guest who looks at the board before
 //! it goes: work that is made meanwhile is found. The lock keeps a thread that wakes for no reason out until
 //! its guest has left.
@@ -21,6 +23,7 @@
 use std::sync::{Arc, PoisonError};
 
 use reef_base::Nanos;
+use reef_device::Seat as Place;
 use reef_device::policy::limit_of;
 
 use crate::executor::Executor;
@@ -32,6 +35,23 @@ use crate::worker::{LOOKS_PER_CLOCK, Worker};
 /// How long a guest works before the unit's thread takes over: its core is to have the nice value of units
 /// while long tasks run.
 const VISIT_MAX: Nanos = Nanos(200_000);
+
+/// The place of a thread that waits on a core where no unit is: it works for none, and looks whether its
+/// short task has ended for as long as a unit without work looks for some. To be woken takes longer.
+pub(crate) const BESIDE: Place = Place(u32::MAX);
+
+/// What a thread does there.
+pub(crate) fn watch(executor: &Executor, done: &dyn Fn() -> bool) {
+    let begin = now();
+    let mut look = 0u32;
+    while !done() {
+        look += 1;
+        if look.is_multiple_of(LOOKS_PER_CLOCK) && now() - begin >= executor.spin {
+            return;
+        }
+        std::hint::spin_loop();
+    }
+}
 
 /// A compute unit's seat.
 pub(crate) struct Seat(Mutex<Worker>);

@@ -338,8 +338,8 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
-/// The place of a compute unit, which a thread that waits for a task may work at: see
-/// [`Device::submit_helped`].
+/// Where a thread that waits for a task is to be meanwhile: the place of a compute unit, at which it may
+/// work, or one beside them, where it looks on. See [`Device::submit_helped`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "nobody else works there until it is given back by Device::help"]
 pub struct Seat(pub u32);
@@ -414,8 +414,9 @@ pub trait Device: Send + Sync + fmt::Debug {
         submitted.map(|task| (task, None))
     }
 
-    /// Works as a compute unit on what is as urgent as `key`, until `done` says so, or there is nothing to do
-    /// for a while, or it takes long; then gives the seat back. `done` is asked between blocks.
+    /// Works as a compute unit on what is as urgent as `key`, or looks on beside them, until `done` says so,
+    /// or there is nothing to do for a while, or it takes long; then gives the seat back. `done` is asked
+    /// between blocks.
     fn help(&self, seat: Seat, key: TaskKey, done: &dyn Fn() -> bool) {
         let _ = (seat, key, done);
     }

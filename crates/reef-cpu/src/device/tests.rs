@@ -153,3 +153,42 @@ fn more_units_than_a_board_has_bits_for_are_refused() {
         assert!(error.contains(&format!("{cus} compute units, a CPU device may have 1 to 64")), "{error}");
     }
 }
+
+/// Where a thread on the core `here` is to wait for a short task of a device with a unit on each of `cores`.
+fn place_of(here: usize, cores: &[usize], pin: bool, took: Nanos) -> Option<Token> {
+    let (cus, cores) = (Some(cores.len()), Some(cores.to_vec()));
+    let device = CpuDevice::start(CpuOptions { cus, cores, pin, nice: 0, ..CpuOptions::default() }).unwrap();
+    let plan = crate::by_hand::insert(&device.executor, &[1], Restart::Safe, Arc::new(|_, _| BlockEnd::Done));
+    let loaded = device.executor.plans.acquire(plan).unwrap();
+    loaded.note(took);
+    device.executor.plans.release(plan);
+    let io = device.alloc_io(plan).unwrap();
+    std::thread::scope(|scope| {
+        let waits = || {
+            let placement = Placement { core: Some(here), nice: 0 };
+            assert_eq!(crate::thread::place(0, placement), Vec::<String>::new());
+            let (_, seat) = device
+                .submit_helped(plan, real_time(0), io, 0, None, Nanos::MAX)
+                .expect("the board has room");
+            let place = seat.as_ref().map(|seat| Token(seat.0));
+            // For a task that does not end it waits a while.
+            seat.into_iter().for_each(|seat| device.help(seat, real_time(0), &|| false));
+            while device.try_complete().is_none() {
+                std::thread::yield_now();
+            }
+            place
+        };
+        scope.spawn(waits).join().unwrap()
+    })
+}
+
+#[test]
+fn who_waits_on_a_core_without_a_unit_looks_on_if_the_task_is_short() {
+    let &[first, second, ..] = &allowed_cores()[..] else { return };
+    let spin = Nanos::from(CpuOptions::default().spin);
+    assert_eq!(place_of(second, &[first], true, spin), Some(BESIDE));
+    assert_eq!(place_of(second, &[first], true, spin + Nanos(1)), None);
+    assert_eq!(place_of(second, &[first], false, spin), None);
+    assert_ne!(place_of(first, &[first], true, spin), Some(BESIDE));
+    assert_ne!(place_of(second, &[first, second], true, spin), Some(BESIDE));
+}
