@@ -9,6 +9,7 @@ use reef_client::{Client, OpenModel, Options, Terms};
 use reef_engine::{DType, Engine, InferRequest, InputTensor, Shape};
 use tonic::transport::Endpoint;
 
+use crate::frames::Frames;
 use pb::grpc_inference_service_client::GrpcInferenceServiceClient;
 use pb::model_infer_request::InferInputTensor;
 
@@ -22,19 +23,22 @@ pub enum Way {
     InProcess,
     Ring,
     Grpc,
+    GrpcFrames,
     HttpBinary,
     HttpJson,
 }
 
 /// In-process first: the others are compared with it.
-pub const WAYS: [Way; 5] = [Way::InProcess, Way::Ring, Way::Grpc, Way::HttpBinary, Way::HttpJson];
+pub const WAYS: [Way; 6] =
+    [Way::InProcess, Way::Ring, Way::Grpc, Way::GrpcFrames, Way::HttpBinary, Way::HttpJson];
 
 impl Way {
     pub fn name(self) -> &'static str {
         match self {
             Way::InProcess => "in-process",
             Way::Ring => "ring",
-            Way::Grpc => "gRPC",
+            Way::Grpc => "gRPC, tonic",
+            Way::GrpcFrames => "gRPC",
             Way::HttpBinary => "HTTP binary",
             Way::HttpJson => "HTTP JSON",
         }
@@ -60,6 +64,7 @@ pub fn open(way: Way, server: &Server, model: &'static str) -> Call {
         Way::InProcess => in_process(server.engine.clone(), model),
         Way::Ring => ring(server, model),
         Way::Grpc => grpc(server.grpc, model),
+        Way::GrpcFrames => grpc_frames(server.grpc, model),
         Way::HttpBinary => http(server.http, binary(model)),
         Way::HttpJson => http(server.http, json(model)),
     }
@@ -89,22 +94,33 @@ fn grpc(address: SocketAddr, model: &'static str) -> Call {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
     let channel = runtime.block_on(endpoint.connect()).expect("the server listens");
     let mut client = GrpcInferenceServiceClient::new(channel);
+    let request = message(model);
+    Box::new(move || {
+        let answer = runtime.block_on(client.model_infer(request.clone())).expect("an answer").into_inner();
+        assert_eq!(answer.raw_output_contents[0].len(), 64);
+    })
+}
+
+fn grpc_frames(address: SocketAddr, model: &'static str) -> Call {
+    let path = "/inference.GRPCInferenceService/ModelInfer";
+    let mut client = Frames::connect(address, path, &message(model));
+    // An error has no message.
+    Box::new(move || assert!(client.call() > 64))
+}
+
+fn message(model: &str) -> pb::ModelInferRequest {
     let input = InferInputTensor {
         name: "x".into(),
         datatype: "UINT8".into(),
         shape: vec![64],
         ..InferInputTensor::default()
     };
-    let request = pb::ModelInferRequest {
+    pb::ModelInferRequest {
         model_name: model.into(),
         inputs: vec![input],
         raw_input_contents: vec![DATA.to_vec().into()],
         ..pb::ModelInferRequest::default()
-    };
-    Box::new(move || {
-        let answer = runtime.block_on(client.model_infer(request.clone())).expect("an answer").into_inner();
-        assert_eq!(answer.raw_output_contents[0].len(), 64);
-    })
+    }
 }
 
 fn binary(model: &str) -> Vec<u8> {
