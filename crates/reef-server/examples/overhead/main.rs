@@ -7,7 +7,7 @@
 //! has eight connections that ask a best-effort model as fast as they get answers, and a real-time one that
 //! asks every 10 ms meanwhile, beside what it gets alone.
 //!
-//! Clients are as lean as their protocols let them be, so that what is added is the server's and the system's:
+//! Clients are as lean as their protocols let them be, so what is added is the server's and the system's:
 //! frames of HTTP/2 made by hand for `gRPC`, beside the same through tonic's client, as users have it.
 //! Clients and server share the process and the machine's cores. Ways take turns in short bursts, so that
 //! what disturbs the machine disturbs all of them.
