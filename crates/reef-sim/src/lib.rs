@@ -14,6 +14,7 @@ pub mod constants;
 pub mod error;
 pub mod fleet;
 pub mod paper;
+pub mod plan;
 pub mod profile;
 pub mod queued;
 pub mod restart;
