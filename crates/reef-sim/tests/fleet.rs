@@ -205,3 +205,21 @@ fn another_seed_gives_another_result_and_the_same_one_that_of_any_machine() {
     assert_ne!(mean(1), mean(2));
     assert_eq!(mean(1), Nanos(4_595_480));
 }
+
+#[test]
+fn engines_join_a_schedule_at_different_places_with_its_clients_together() {
+    let at = |phase| ArrivalSpec::Periodic { rate_hz: 1.0, phase };
+    let models = vec![model("m", Service::fixed(Nanos(10 * MS)))];
+    // The second asks while the first one's request runs, wherever that is.
+    let clients = vec![client(0, Class::real_time(0), at(0.2)), client(0, Class::real_time(0), at(0.205))];
+    let mut fleet = fleet(models, clients);
+    let one = simulate(&fleet, Nanos(100_500 * MS), 1);
+    fleet.engines = 40;
+    let all = simulate(&fleet, Nanos(100_500 * MS), 1);
+    assert_eq!(one.clients[0].arrived, 101);
+    // Of half a second more some see another one.
+    assert!((40 * 100 + 5..40 * 101 - 5).contains(&all.clients[0].arrived), "{}", all.clients[0].arrived);
+    for report in [one, all] {
+        assert_eq!(report.clients[1].latency.per_mille(10), Nanos(15 * MS));
+    }
+}

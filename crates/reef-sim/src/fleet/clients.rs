@@ -19,6 +19,8 @@ pub(super) struct Source<'a> {
     /// Of its arrivals, and of its requests' service times.
     rng: Rng,
     services: Rng,
+    begin: Nanos,
+    /// Of an open loop, the next arrival.
     asked: u64,
     /// Of an open loop, in the past.
     last: Nanos,
@@ -39,11 +41,22 @@ pub(super) enum Arrived {
 }
 
 impl<'a> Source<'a> {
-    pub fn new(client: &'a Client, seed: u64) -> Source<'a> {
+    /// Its schedule, if it has one, is joined at `begin`.
+    pub fn new(client: &'a Client, seed: u64, begin: Nanos) -> Source<'a> {
         let mut rng = Rng::new(seed);
         let services = Rng::new(rng.next_u64());
+        let asked = match &client.arrivals {
+            ArrivalSpec::Periodic { rate_hz, phase } => {
+                (begin.0 as f64 / 1e9 * rate_hz - phase).max(0.0) as u64
+            }
+            ArrivalSpec::Trace { track, stretch } => {
+                let round = (begin.0 as f64 / (track.duration.0 as f64 * stretch)) as u64;
+                round.saturating_sub(1) * track.times.len() as u64
+            }
+            _ => 0,
+        };
         let (last, backlog) = (Nanos::ZERO, VecDeque::new());
-        Source { client, rng, services, asked: 0, last, under_way: 0, backlog }
+        Source { client, rng, services, begin, asked, last, under_way: 0, backlog }
     }
 
     /// The times at which it asks before any answer.
@@ -57,23 +70,33 @@ impl<'a> Source<'a> {
 
     /// Of an open loop, the next scheduled arrival.
     pub fn following(&mut self) -> Option<Nanos> {
-        let index = self.asked;
-        self.asked += 1;
-        self.last = match &self.client.arrivals {
-            ArrivalSpec::Periodic { rate_hz, phase } => {
-                Nanos(((index as f64 + phase) / rate_hz * 1e9) as u64)
+        if let ArrivalSpec::Poisson { rate_hz } = &self.client.arrivals {
+            self.last += exponential(Nanos((1e9 / rate_hz) as u64), &mut self.rng);
+            return Some(self.last);
+        }
+        // What lies before the begin is at most what is left of a round.
+        loop {
+            let at = self.scheduled(self.asked)?;
+            self.asked += 1;
+            if at >= self.begin {
+                return Some(at.since(self.begin));
             }
-            ArrivalSpec::Poisson { rate_hz } => {
-                self.last + exponential(Nanos((1e9 / rate_hz) as u64), &mut self.rng)
+        }
+    }
+
+    /// When an arrival of a fixed schedule is due.
+    fn scheduled(&self, index: u64) -> Option<Nanos> {
+        match &self.client.arrivals {
+            ArrivalSpec::Periodic { rate_hz, phase } => {
+                Some(Nanos(((index as f64 + phase) / rate_hz * 1e9) as u64))
             }
             ArrivalSpec::Trace { track, stretch } => {
                 let (round, at) = (index / track.times.len() as u64, index as usize % track.times.len());
                 let recorded = round * track.duration.0 + track.times[at].0;
-                Nanos((recorded as f64 * stretch) as u64)
+                Some(Nanos((recorded as f64 * stretch) as u64))
             }
-            ArrivalSpec::ClosedLoop { .. } | ArrivalSpec::After { .. } => return None,
-        };
-        Some(self.last)
+            _ => None,
+        }
     }
 
     /// A request is due.

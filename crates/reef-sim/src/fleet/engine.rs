@@ -26,7 +26,8 @@ pub(super) struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    pub fn new(fleet: &'a Fleet, seed: u64) -> Engine<'a> {
+    /// One whose clients' schedules are joined at `begin`.
+    pub fn new(fleet: &'a Fleet, seed: u64, begin: Nanos) -> Engine<'a> {
         let mut devices: Vec<Device> = fleet
             .devices
             .iter()
@@ -34,7 +35,7 @@ impl<'a> Engine<'a> {
             .collect();
         let replicas = (0..fleet.models.len()).map(|model| place(fleet, model, &mut devices)).collect();
         let source = |(index, client)| {
-            Source::new(client, seed ^ (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+            Source::new(client, seed ^ (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15), begin)
         };
         Engine {
             fleet,

@@ -32,10 +32,14 @@ pub use service::{Quantiles, Service};
 use device::Outcome;
 use engine::Engine;
 
+/// Engines but the first join the schedules of their clients (traces and periods, all at one time, so that what
+/// comes at once does so everywhere) at random, at most so late: else all would do the same.
+const BEGIN_MAX: Nanos = Nanos(3_600_000_000_000);
+
 /// What is simulated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fleet {
-    /// Copies of all below, each with random numbers of its own.
+    /// Copies of all below, each with random numbers of its own, and at another place of traces.
     pub engines: usize,
     /// Devices of an engine.
     pub devices: Vec<Device>,
@@ -164,8 +168,9 @@ pub fn simulate(fleet: &Fleet, length: Nanos, seed: u64) -> Report {
     let mut rng = Rng::new(seed);
     let mut clients = vec![ClientReport::default(); fleet.clients.len()];
     let mut used = Vec::with_capacity(fleet.engines * fleet.devices.len());
-    for _ in 0..fleet.engines {
-        let engine = Engine::new(fleet, rng.next_u64());
+    for index in 0..fleet.engines {
+        let begin = if index == 0 { 0 } else { rng.below(BEGIN_MAX.0) };
+        let engine = Engine::new(fleet, rng.next_u64(), Nanos(begin));
         used.extend(engine.play(length, &mut clients));
     }
     Report { clients, used, length }
