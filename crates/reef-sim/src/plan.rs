@@ -358,9 +358,12 @@ impl Question {
     }
 
     fn too_few(&self, last: &Attempt) -> String {
-        let count = last.devices;
+        let too_few = match last.devices {
+            1 => "one device is too little".to_string(),
+            count => format!("{count} devices are too few"),
+        };
         let (Some(report), Some(&worst)) = (&last.report, last.failing.first()) else {
-            return format!("{count} devices are too few: the memory of the models does not fit");
+            return format!("{too_few}: the memory of the models does not fit");
         };
         let (client, came) = (&self.clients[worst], &report.clients[worst]);
         let why = match self.binding(last) {
@@ -373,7 +376,7 @@ impl Question {
             (&self.models[client.model].name, &client.name, came.latency.per_mille(self.target.per_mille));
         let (missed, lost) = (came.missed, came.refused + came.unsent);
         format!(
-            "{count} devices are too few: {why}; model {model}, client '{name}': p{percent} is {seen}, {missed} \
+            "{too_few}: {why}; model {model}, client '{name}': p{percent} is {seen}, {missed} \
              deadlines missed, {lost} refused or never sent"
         )
     }

@@ -220,6 +220,9 @@ fn engines_join_a_schedule_at_different_places_with_its_clients_together() {
     // Of half a second more some see another one.
     assert!((40 * 100 + 5..40 * 101 - 5).contains(&all.clients[0].arrived), "{}", all.clients[0].arrived);
     for report in [one, all] {
-        assert_eq!(report.clients[1].latency.per_mille(10), Nanos(15 * MS));
+        // Times are rounded to nanoseconds.
+        let waits = report.clients[1].latency.max();
+        assert!(waits.0.abs_diff(15 * MS) <= 2, "{waits}");
+        assert!(report.clients[1].latency.mean().0 > 15 * MS - MS / 2);
     }
 }

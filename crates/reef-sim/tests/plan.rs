@@ -105,7 +105,7 @@ fn memory_binds_where_time_does_not() {
         assert!(models.iter().map(|&model| question.models[model].memory_bytes).sum::<u64>() <= 1000 << 20);
     }
     question.devices = 1..=1;
-    assert!(question.answer().unwrap_err().to_string().contains("1 devices are too few: the memory"));
+    assert!(question.answer().unwrap_err().to_string().contains("one device is too little: the memory"));
 }
 
 #[test]
