@@ -1,13 +1,14 @@
 //! How many devices a load needs, and which models go where.
 //!
-//! The answer is found by trying: for each number of devices from the least on, models are placed by load and
-//! memory, the placement is simulated, and while a client misses what it must have, its model is put on one more
-//! device. The first number with a placement under which everybody has it is the answer; the best that one device
-//! less came to stands beside it. So the answer is the least that this search finds, under the seed.
+//! The answer is found by trying: for each number of devices from the least on, models are placed by load
+//! and memory, the placement is simulated, and while a client misses what it must have, its model is put
+//! on one more device. The first number with a placement under which everybody has it is the answer; the
+//! best that one device less came to stands beside it. So the answer is the least that this search finds,
+//! under the seed.
 //!
 //! | a client has what it must have when | |
 //! |---|---|
-//! | real-time | its percentile is within the target; no request missed a deadline, was refused or never sent |
+//! | real-time | its percentile is within the target; no deadline is missed, no request refused or never sent |
 //! | best-effort, of its own rate | all but a twentieth of its requests are answered |
 //! | best-effort, closed loop | always: it takes what is left |
 
@@ -165,6 +166,10 @@ impl Question {
 
     /// What no number of devices changes.
     fn check(&self) -> Result<(), SimError> {
+        let (models, most) = (self.models.len(), limits::MODELS_MAX);
+        if models > most {
+            return Err(SimError::Plan(format!("the load asks {models} models, at most {most} are allowed")));
+        }
         if let Some(memory) = self.memory_bytes
             && let Some(model) = self.models.iter().find(|model| model.memory_bytes > memory)
         {
@@ -259,8 +264,8 @@ impl Question {
         }
     }
 
-    /// Models on devices: the heaviest first, each on the least loaded ones that have room; where that does not
-    /// fit, the largest first, each on the fullest ones that have room.
+    /// Models on devices: the heaviest first, each on the least loaded ones that have room; where that
+    /// does not fit, the largest first, each on the fullest ones that have room.
     fn place(&self, count: usize, replicas: &[usize]) -> Option<Vec<Vec<usize>>> {
         let loads: Vec<f64> = (0..self.models.len()).map(|model| self.load(model)).collect();
         let memory = |model: usize| self.models[model].memory_bytes;

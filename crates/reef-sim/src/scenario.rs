@@ -18,16 +18,18 @@ const DEVICES_MAX: usize = limits::DEVICES_MAX;
 const ENGINES_MAX: usize = 100_000;
 /// A day.
 const LENGTH_MAX_S: f64 = 86_400.0;
-/// An hour: more is a mistake.
+/// A microsecond: less is a mistake, and so is more than an hour.
+const MILLIS_MIN: f64 = 1e-3;
 const MILLIS_MAX: f64 = 3.6e6;
 const MICROS_MAX: f64 = 1e6;
+const MEBIBYTES_MAX: f64 = 1e9;
 
 /// What sharing a device costs, by kind. `ideal` costs nothing.
 ///
-/// `mi50`, all from the REEF paper: preemption takes 35 to 38 µs, restoring a task 70 to 245 µs. Padding is what
-/// makes the throughput of workload B 1.14 times that of VGG-19 alone at 220/s: 0.14 × 220/s ResNet-152 of
-/// 13.6 ms are 0.42 of a device, of which 0.03 were free and 0.39 padded what was in use for 0.97. The slowdown
-/// is that of the same workload, 1 %.
+/// `mi50`, all from the REEF paper: preemption takes 35 to 38 µs, restoring a task 70 to 245 µs. Padding is
+/// what makes the throughput of workload B 1.14 times that of VGG-19 alone at 220/s: 0.14 × 220/s
+/// ResNet-152 of 13.6 ms are 0.42 of a device, of which 0.03 were free and 0.39 padded what was in use for
+/// 0.97. The slowdown is that of the same workload, 1 %.
 const KINDS: [(&str, Sharing); 2] = [
     ("ideal", Sharing { preempt_us: 0.0, resume_us: 0.0, padding: 0.0, slowdown: 0.0 }),
     ("mi50", Sharing { preempt_us: 38.0, resume_us: 158.0, padding: 0.40, slowdown: 0.01 }),
@@ -134,6 +136,13 @@ impl RawScenario {
     fn check(self, file: ReadFile<'_>) -> Result<Scenario, String> {
         within("length_s", self.length_s, 1e-3, LENGTH_MAX_S)?;
         counted("engines", self.engines, ENGINES_MAX)?;
+        if self.model.len() > limits::MODELS_MAX {
+            return Err(format!(
+                "it has {} models, at most {} are allowed",
+                self.model.len(),
+                limits::MODELS_MAX
+            ));
+        }
         let workload = self.workload(file)?;
         let mut models = Vec::new();
         for (name, raw) in &self.model {
@@ -321,14 +330,18 @@ struct RawLatency {
     max: u64,
 }
 
-/// What `reef profile --json` wrote: times alone, and memory if it says so. Without p90 and p99, as of older
-/// files, times rise in a line from the median to the largest, which is more than they do.
+/// What `reef profile --json` wrote: times alone, and memory if it says so. Without p90 and p99, as of
+/// older files, times rise in a line from the median to the largest, which is more than they do.
 pub fn profile(text: &str) -> Result<(Service, Option<u64>), String> {
     let raw: RawProfile = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let RawLatency { min, p50, p90, p99, max } = raw.latency_ns;
     let most = (MILLIS_MAX * 1e6) as u64;
-    if max > most || max == 0 {
-        return Err(format!("latency_ns.max is {max}, not above 0 and at most {most}"));
+    if !(1000..=most).contains(&max) {
+        return Err(format!("latency_ns.max is {max}, not 1000 to {most}"));
+    }
+    let memory_max = (MEBIBYTES_MAX * 1048576.0) as u64;
+    if let Some(memory) = raw.memory_bytes.filter(|memory| *memory > memory_max) {
+        return Err(format!("memory_bytes is {memory}, at most {memory_max} are allowed"));
     }
     let all = [(0, Some(min)), (500, Some(p50)), (900, p90), (990, p99), (1000, Some(max))];
     let knots: Vec<_> = all.iter().filter_map(|(share, time)| Some((*share, Nanos((*time)?)))).collect();
@@ -378,13 +391,11 @@ fn counted(key: &str, value: usize, most: usize) -> Result<(), String> {
 }
 
 fn millis(key: &str, ms: f64) -> Result<Nanos, String> {
-    match ms > 0.0 && ms <= MILLIS_MAX {
-        true => Ok(Nanos((ms * 1e6) as u64)),
-        false => Err(format!("{key} is {ms}, not above 0 and at most {MILLIS_MAX}")),
-    }
+    within(key, ms, MILLIS_MIN, MILLIS_MAX)?;
+    Ok(Nanos((ms * 1e6) as u64))
 }
 
 fn mebibytes(key: &str, mib: f64) -> Result<u64, String> {
-    within(key, mib, 0.0, 1e9)?;
+    within(key, mib, 0.0, MEBIBYTES_MAX)?;
     Ok((mib * 1048576.0) as u64)
 }

@@ -73,7 +73,7 @@ fn real_time_requests_wait_for_best_effort_ones_no_longer_than_the_preemption_de
     let urgent = &report.clients[0];
     assert_eq!(urgent.completed, 60 * 37);
     assert_eq!(urgent.latency.max(), Nanos(MS) + constants().preempt);
-    // What is left goes to the others, but for the delays and what each preemption costs both of those on the board.
+    // What is left goes to the others, but for the delays and what preemptions cost both on the board.
     let lost = report.used[0].preemptions * (constants().preempt.0 + 2 * constants().resume.0);
     let left = (60_000 * MS - 60 * 37 * MS - lost) / (9 * MS);
     assert!(report.clients[1].completed.abs_diff(left) <= 4, "{} {left}", report.clients[1].completed);

@@ -37,6 +37,11 @@ fn parse(text: &str) -> Result<Scenario, String> {
                 .to_string(),
         ),
         Some("bad.json") => Ok(r#"{"latency_ns": {"min": 9, "p50": 3, "max": 10}}"#.to_string()),
+        Some("still.json") => Ok(r#"{"latency_ns": {"min": 0, "p50": 0, "max": 0}}"#.to_string()),
+        Some("huge.json") => {
+            let memory = "\"memory_bytes\": 18446744073709551615";
+            Ok(format!("{{\"latency_ns\": {{\"min\": 9, \"p50\": 9, \"max\": 1000000}}, {memory}}}"))
+        }
         Some("empty.json") => Ok("{}".to_string()),
         _ => Err(format!("{}: no such file", path.display())),
     };
@@ -67,6 +72,10 @@ fn what_cannot_be_played_is_refused_by_file_and_key() {
         ("time_ms = 4.0", "", &["model.detector", "one of profile, time_ms and times_ms"]),
         ("\"tracker.json\"", "\"none.json\"", &["model.tracker", "profile", "none.json: no such file"]),
         ("\"tracker.json\"", "\"bad.json\"", &["model.tracker", "bad.json", "latency_ns"]),
+        ("time_ms = 4.0", "time_ms = 1e-7", &["model.detector", "time_ms is 0.0000001"]),
+        ("time_ms = 4.0", "time_ms = inf", &["model.detector", "time_ms is inf"]),
+        ("\"tracker.json\"", "\"huge.json\"", &["model.tracker", "huge.json", "memory_bytes"]),
+        ("\"tracker.json\"", "\"still.json\"", &["model.tracker", "still.json", "latency_ns.max is 0"]),
         ("\"tracker.json\"", "\"empty.json\"", &["empty.json", "latency_ns"]),
         ("model = \"tracker\"", "model = \"trackr\"", &["client 'trackr'", "'trackr'", "detector, tracker"]),
         ("rate_hz = 30.0", "rate_hz = -30.0", &["client 'detector'", "rate_hz is -30"]),
@@ -84,6 +93,12 @@ fn what_cannot_be_played_is_refused_by_file_and_key() {
     }
     let other = GOOD.replace("[model.tracker]", "[model.idle]\ntime_ms = 1.0\n[model.tracker]");
     assert!(parse(&other).unwrap_err().contains("model.idle: no client asks it"));
+    let many: String = (0..257).map(|at| format!("[model.m{at}]\ntime_ms = 1.0\n")).collect();
+    assert!(
+        parse(&GOOD.replace("[model.tracker]", &format!("{many}[model.tracker]")))
+            .unwrap_err()
+            .contains("259 models")
+    );
     let load = GOOD.split("[[client]]").next().unwrap().replace("length_s", "load = \"none.toml\"\nlength_s");
     assert!(parse(&load).unwrap_err().contains("load: none.toml: no such file"));
     assert!(constants("mi51").unwrap_err().to_string().contains("ideal, mi50"));

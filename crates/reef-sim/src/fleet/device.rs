@@ -1,8 +1,9 @@
 //! A device at the level of tasks, with the scheduler that serves it.
 //!
-//! The most urgent real-time task on the board has the device. Best-effort tasks have it when there is none, in
-//! parts by their weights, and beside one what padding gives them. What takes the device from less urgent work
-//! waits for the preemption delay, in which nobody gets on; what goes on afterwards pays to resume.
+//! The most urgent real-time task on the board has the device. Best-effort tasks have it when there is
+//! none, in parts by their weights, and beside one what padding gives them. What takes the device from
+//! less urgent work waits for the preemption delay, in which nobody gets on; what goes on afterwards pays
+//! to resume.
 
 use reef_base::{Nanos, TaskKey};
 use reef_sched::{Action, Forecast, Refusal, Request, RequestId, SchedOptions, Scheduler, Usage};
@@ -172,8 +173,12 @@ impl Device {
     }
 
     fn start(&mut self, id: RequestId, key: TaskKey) {
-        let work = self.infos[id.slot()].work.0.saturating_mul(self.scale) / ONE;
-        let work = if key.class().is_real_time() { work.saturating_mul(self.slowdown) / ONE } else { work };
+        let mut work = self.infos[id.slot()].work.0.saturating_mul(self.scale) / ONE;
+        if key.class().is_real_time() {
+            work = work.saturating_mul(self.slowdown) / ONE;
+        }
+        // What takes no time could come again at the same time for ever.
+        let work = work.max(1);
         self.tasks.push(Task { id, key, left: work, work, begun: None, preempted: false });
     }
 

@@ -9,12 +9,12 @@
 //! | `histogram` | percentiles in fixed room |
 //! | `service` | how long a model takes alone |
 //!
-//! Requests do not pass from one engine to another, so engines are played one after the other, and what is kept
-//! of each is a few sums per device. Everything is a function of the fleet, the length and the seed; service
-//! times depend on neither placement nor scheduling.
+//! Requests do not pass from one engine to another, so engines are played one after the other, and what
+//! is kept of each is a few sums per device. Everything is a function of the fleet, the length and the
+//! seed; service times depend on neither placement nor scheduling.
 //!
-//! What is simplified: a task's work is one number (no kernels, blocks or copies), the devices of an engine know
-//! nothing of each other, and what sharing costs is four constants ([`Constants`]).
+//! What is simplified: a task's work is one number (no kernels, blocks or copies), the devices of an
+//! engine know nothing of each other, and what sharing costs is four constants ([`Constants`]).
 
 mod clients;
 mod device;
@@ -32,8 +32,8 @@ pub use service::{Quantiles, Service};
 use device::Outcome;
 use engine::Engine;
 
-/// Engines but the first join the schedules of their clients (traces and periods, all at one time, so that what
-/// comes at once does so everywhere) at random, at most so late: else all would do the same.
+/// Engines but the first join the schedules of their clients (traces and periods, all at one time, so
+/// that what comes at once does so everywhere) at random, at most so late: else all would do the same.
 const BEGIN_MAX: Nanos = Nanos(3_600_000_000_000);
 
 /// What is simulated.

@@ -1,5 +1,6 @@
 //! `reef sim run`: a scenario, request by request.
 
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -23,6 +24,11 @@ pub fn run(args: &SimRunArgs) -> Result<()> {
     let text = read(&args.scenario).map_err(anyhow::Error::msg)?;
     let name = args.scenario.display().to_string();
     let scenario = Scenario::parse(&text, &name, &|path| read(&folder.join(path)))?;
+    if let Some(path) = &args.page {
+        // Known before a long run, not after it.
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        opened.with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let report = simulate(&scenario.fleet, scenario.length, args.seed);
     if let Some(path) = &args.page {
         let html = page(&scenario, &report, args.seed).html();
