@@ -8,7 +8,7 @@
 //!
 //! | a client has what it must have when | |
 //! |---|---|
-//! | real-time | its percentile is within the target; no deadline is missed, no request refused or never sent |
+//! | real-time | its percentile is within the target; no deadline is missed, no request refused or unsent |
 //! | best-effort, of its own rate | all but a twentieth of its requests are answered |
 //! | best-effort, closed loop | always: it takes what is left |
 
