@@ -138,3 +138,18 @@ fn the_benchmarks_own_workloads_are_loads() {
     assert_eq!((scenario.fleet.clients.len(), report.used.len()), (10, 3));
     assert!(report.used.iter().all(|used| used.utilisation(report.length) > 0.999), "closed loops fill it");
 }
+
+#[test]
+fn the_scenario_of_the_documentation_is_a_thousand_devices() {
+    let text = include_str!("../../../docs/scenarios/fleet.toml");
+    let mut scenario = parse(text).unwrap();
+    assert_eq!((scenario.fleet.engines, scenario.length), (1000, Nanos::from_millis(3_600_000)));
+    scenario.fleet.engines = 2;
+    let report = simulate(&scenario.fleet, Nanos::from_millis(38_000), 1);
+    // All of the trace, wherever an engine joins it.
+    let real_time = |report: &reef_sim::fleet::Report| {
+        let clients = scenario.fleet.clients.iter().zip(&report.clients);
+        clients.filter(|(client, _)| client.class.is_real_time()).map(|(_, came)| came.arrived).sum::<u64>()
+    };
+    assert_eq!(real_time(&report), 2 * 1660);
+}

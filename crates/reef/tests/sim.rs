@@ -55,7 +55,7 @@ fn what_cannot_be_simulated_says_why() {
     refused(&["sim", "run", text(&scenario), "--page", "/proc/nowhere"], &["/proc/nowhere"]);
     let other = dir.file("other.toml", SCENARIO.replace("time_ms", "time_us"));
     refused(&["sim", "run", text(&other)], &["other.toml", "time_us"]);
-    misused(&["sim", "run", text(&scenario), "--seed", "-1"], "--seed");
+    misused(&["sim", "run", text(&scenario), "--seed", "few"], "--seed");
 
     let (load, profiles) = (dir.file("load.toml", LOAD), dir.path("profiles"));
     let with = |more: &[&str], expected: &[&str]| {
@@ -125,4 +125,25 @@ fn a_plan_says_how_many_devices_and_why_not_one_less() {
     assert!(memory["binding"].as_str().unwrap().starts_with("memory"), "{memory}");
     let printed = succeeds(&[&usual[..], &["--target", "p99<=15"]].concat());
     assert!(printed.contains("2 devices will do") && printed.contains("1 device will not do"), "{printed}");
+}
+
+#[test]
+fn what_profile_prints_is_what_plan_reads() {
+    let dir = Scratch::new("sim-profile");
+    let model = dir.zoo("resnet18", "m.onnx");
+    let profile = succeeds(&["profile", text(&model), "--repeat", "50", "--json"]);
+    let read: Value = serde_json::from_str(&profile).unwrap();
+    let of = |key: &str| read["latency_ns"][key].as_u64().unwrap();
+    let rising = [of("min"), of("p50"), of("p90"), of("p99"), of("max")];
+    assert!(rising.is_sorted() && rising[0] > 0, "{rising:?}");
+    let bytes = read["memory_bytes"].as_u64().unwrap();
+    assert!(bytes > 0);
+    dir.file("profiles/front.json", &profile);
+    dir.file("profiles/back.json", &profile);
+    let (load, profiles) = (dir.file("load.toml", LOAD), dir.path("profiles"));
+    let target = format!("p99<={}", 30 * of("max") as u128 / 1_000_000 + 1);
+    let usual = ["sim", "plan", "--profiles", text(&profiles), "--load", text(&load), "--target", &target];
+    let memory = (2 * bytes).div_ceil(1 << 20).to_string();
+    let plan = json(&[&usual[..], &["--memory", &memory, "--json"]].concat());
+    assert_eq!(plan["answer"]["meets"], true, "{plan}");
 }
