@@ -65,6 +65,8 @@ pub struct Attempt {
     pub placement: Vec<Vec<usize>>,
     /// What came of them; `None` where their memory does not fit.
     pub report: Option<Report>,
+    /// Whether a model would have been put on one more device, had there been memory.
+    pub no_room: bool,
     /// Indices of the clients that do not have what they must have, the worst first.
     pub failing: Vec<usize>,
 }
@@ -74,7 +76,7 @@ pub struct Attempt {
 pub enum Binding {
     /// There is no less, or less will do, too.
     Nothing,
-    /// Models do not fit into the memory.
+    /// Models do not fit into the memory, or replicas of them that would help.
     Memory,
     /// Requests need more time than the devices have.
     DeviceTime,
@@ -106,7 +108,9 @@ impl std::fmt::Display for Binding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Binding::Nothing => f.write_str("nothing: there is no less, or less would do"),
-            Binding::Memory => f.write_str("memory: with one device less the models do not fit"),
+            Binding::Memory => {
+                f.write_str("memory: with one device less there is none for the models, or for replicas")
+            }
             Binding::DeviceTime => f.write_str("device time: one device less has too little"),
             Binding::OwnTime(model) => {
                 write!(f, "time of one model: {model} alone takes most of what its client may wait")
@@ -242,7 +246,13 @@ impl Question {
         let needed = |model| (self.load(model).ceil() as usize).clamp(1, count);
         let mut replicas: Vec<usize> = (0..self.models.len()).map(needed).collect();
         let Some(mut placement) = self.place(count, &replicas) else {
-            return Attempt { devices: count, placement: Vec::new(), report: None, failing: Vec::new() };
+            return Attempt {
+                devices: count,
+                placement: Vec::new(),
+                report: None,
+                no_room: true,
+                failing: Vec::new(),
+            };
         };
         let mut best: Option<Attempt> = None;
         loop {
@@ -251,15 +261,20 @@ impl Question {
             if best.as_ref().is_none_or(|best| failing.len() < best.failing.len()) {
                 best = Some(attempt);
             }
+            let mut no_room = false;
             let more = failing.iter().find_map(|&client| {
                 let mut more = replicas.clone();
                 more[self.clients[client].model] += 1;
-                let placed = (more[self.clients[client].model] <= count).then(|| self.place(count, &more));
-                Some((more, placed.flatten()?))
+                if more[self.clients[client].model] > count {
+                    return None;
+                }
+                let placed = self.place(count, &more);
+                no_room |= placed.is_none();
+                Some((more, placed?))
             });
             match more {
                 Some(more) => (replicas, placement) = more,
-                None => return best.expect("one was simulated"),
+                None => return Attempt { no_room, ..best.expect("one was simulated") },
             }
         }
     }
@@ -323,7 +338,7 @@ impl Question {
             .collect();
         failing.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let failing = failing.into_iter().map(|(_, client)| client).collect();
-        Attempt { devices: count, placement, report: Some(report), failing }
+        Attempt { devices: count, placement, report: Some(report), no_room: false, failing }
     }
 
     /// How far a client is from what it must have; `None` if it has it.
@@ -352,7 +367,13 @@ impl Question {
                 if client.class.is_real_time() { used.real_time } else { used.real_time + used.best_effort };
             urgent.0 as f64 > FULL * report.length.0 as f64
         });
-        if load > attempt.devices as f64 || full {
+        if load > attempt.devices as f64 {
+            return Binding::DeviceTime;
+        }
+        if attempt.no_room {
+            return Binding::Memory;
+        }
+        if full {
             return Binding::DeviceTime;
         }
         let bound = client.deadline.unwrap_or(Nanos::MAX).min(self.target.at_most);
@@ -373,6 +394,7 @@ impl Question {
         let (client, came) = (&self.clients[worst], &report.clients[worst]);
         let why = match self.binding(last) {
             Binding::DeviceTime => "there is too little device time".to_string(),
+            Binding::Memory => "there is no memory for replicas that would help".to_string(),
             Binding::OwnTime(model) => format!("{model} alone takes most of what its client may wait"),
             _ => "requests that come at once wait for each other too long".to_string(),
         };

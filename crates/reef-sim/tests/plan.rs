@@ -109,6 +109,22 @@ fn memory_binds_where_time_does_not() {
 }
 
 #[test]
+fn memory_binds_where_there_is_none_for_a_replica() {
+    // Of two frames at once the second waits, unless the model is on both devices, where "b" leaves no room.
+    let models = vec![model("a", 10, 600), model("b", 1, 600)];
+    let twice = |phase| client(0, ArrivalSpec::Periodic { rate_hz: 25.0, phase });
+    let other = Client { class: Class::real_time(1), ..client(1, ArrivalSpec::Poisson { rate_hz: 1.0 }) };
+    let mut question = question(models, vec![twice(0.0), twice(0.0), other], 12);
+    question.clients[1].name = "again".into();
+    assert_eq!(question.answer().unwrap().found.devices, 2);
+    question.memory_bytes = Some(1000 << 20);
+    let answer = question.answer().unwrap();
+    assert_eq!((answer.found.devices, &answer.binding), (3, &Binding::Memory));
+    question.devices = 1..=2;
+    assert!(question.answer().unwrap_err().to_string().contains("no memory for replicas"));
+}
+
+#[test]
 fn best_effort_work_counts_where_it_has_a_rate() {
     let best_effort = |arrivals| Client { class: Class::BestEffort, ..client(1, arrivals) };
     let models = || vec![model("a", 10, 0), model("b", 10, 0)];
