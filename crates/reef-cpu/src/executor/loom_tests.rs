@@ -530,8 +530,8 @@ fn loom_beside_a_guest_no_work_waits_for_ever() {
     });
 }
 
-/// A unit that expects a guest parks first and then says that the task is over: that is not lost, nor the work
-/// that whoever hears of it brings.
+/// A unit that expects a guest parks first and then says that the task is over: that is not lost, nor the
+/// work that whoever hears of it brings.
 #[test]
 fn loom_who_expects_a_guest_says_what_is_over_and_finds_what_comes() {
     check(|| {
