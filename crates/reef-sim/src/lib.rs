@@ -2,7 +2,8 @@
 //!
 //! Today: a GPU behind queues as the REEF paper describes it ([`queued`]), with the kernels of its five
 //! models as they were measured ([`profile`]) and constants that say where they come from ([`constants`]);
-//! the schemes that the paper compares, over it ([`server`]); and the paper's figures ([`paper`]).
+//! the schemes that the paper compares, over it ([`server`]); and the paper's figures ([`paper`]). A device
+//! whose units pull blocks themselves ([`resident`]).
 //!
 //! Everything is a function of its inputs and a seed: no thread, no clock of the machine, no file.
 
@@ -12,6 +13,7 @@ pub mod error;
 pub mod paper;
 pub mod profile;
 pub mod queued;
+pub mod resident;
 pub mod restart;
 pub mod server;
 pub mod workload;

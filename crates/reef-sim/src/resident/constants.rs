@@ -137,9 +137,8 @@ impl ResidentConstants {
     /// How many times as long a block takes with `busy` units at work, when its time was measured with
     /// `measured` of them; 1 where no more are busy than then.
     pub fn slowdown(&self, busy: u32, measured: u32) -> f64 {
-        let others = |units: u32| {
-            f64::from(units.saturating_sub(1)) / f64::from(self.units.saturating_sub(1).max(1))
-        };
+        let others =
+            |units: u32| f64::from(units.saturating_sub(1)) / f64::from(self.units.saturating_sub(1).max(1));
         let taken = |units| 1.0 + self.bandwidth.shared * others(units);
         (taken(busy) / taken(measured)).max(1.0)
     }

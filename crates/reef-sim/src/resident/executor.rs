@@ -1,15 +1,15 @@
 //! The board and the compute units of a resident executor, in virtual time.
 //!
-//! A task is a cursor: the stage it is in, the next block of it, blocks that were killed and run again. Units
+//! A task is a cursor: the stage it is in, its next block, blocks that were killed and run again. Units
 //! that run blocks of one kernel from the same moment on are one *group*. A unit looks at the poll word every
-//! poll period of its block; where a more urgent task has a block for it then, it leaves its own, which is all
-//! that is lost.
+//! poll period of its block; where a more urgent task has a block for it then, it leaves its own, which is
+//! all that is lost.
 //!
 //! | state of a unit | event | next |
 //! |---|---|---|
 //! | idle | a task has a block for it | running |
 //! | running | the block's time is over | idle (done) |
-//! | running | a poll point, and a more urgent task has a block for it, where blocks are killed | idle (killed) |
+//! | running | a poll point, and a more urgent task has a block for it (`reset`) | idle (killed) |
 //!
 //! | state of a task | event | next |
 //! |---|---|---|
@@ -19,8 +19,8 @@
 //! | open | the last block of the last stage is done | – (its answer is on its way) |
 //!
 //! Which block a free unit takes is what `reef-device`'s policy says: real-time tasks in order, best-effort
-//! ones by what their clients have used; beside a real-time stage whose blocks are all claimed, by the rule of
-//! padding. It knows no model's kernels but as blocks, and no clock but its own.
+//! ones by what their clients have used; beside a real-time stage whose blocks are all claimed, by the rule
+//! of padding. It knows no model's kernels but as blocks, and no clock but its own.
 
 use std::collections::VecDeque;
 
@@ -518,15 +518,13 @@ impl<'a> Executor<'a> {
                 (self.tasks[at].opens <= self.now && self.is_claimable(&self.tasks[at])).then_some((at, all))
             }
             Sharing::Concurrent => {
-                let ready: Vec<usize> =
-                    (0..self.tasks.len()).filter(|&at| ready(&self.tasks[at])).collect();
+                let ready: Vec<usize> = (0..self.tasks.len()).filter(|&at| ready(&self.tasks[at])).collect();
                 let next = ready.iter().find(|&&at| self.tasks[at].id > self.turn).or(ready.first());
                 next.map(|&at| (at, 1))
             }
             Sharing::Wait | Sharing::Reset => {
-                let real_time = |at: &usize| {
-                    self.rank(self.tasks[*at].client) < BEST_EFFORT && ready(&self.tasks[*at])
-                };
+                let real_time =
+                    |at: &usize| self.rank(self.tasks[*at].client) < BEST_EFFORT && ready(&self.tasks[*at]);
                 let first = (0..self.tasks.len()).filter(real_time).min_by_key(by_rank);
                 first.map(|at| (at, all)).or_else(|| self.choose_best_effort())
             }
@@ -548,7 +546,8 @@ impl<'a> Executor<'a> {
             front.is_some_and(|front| self.now + pull + stage.kernels[front.kernel].time <= until)
         };
         let used = |at: &usize| self.used[self.tasks[*at].client];
-        let least = (0..self.tasks.len()).filter(may_run).min_by(|one, other| used(one).total_cmp(&used(other)));
+        let least =
+            (0..self.tasks.len()).filter(may_run).min_by(|one, other| used(one).total_cmp(&used(other)));
         // Few units take turns block by block; of many, one block does not matter.
         Some((least?, (self.constants.units / 8).max(1)))
     }
@@ -563,7 +562,9 @@ impl<'a> Executor<'a> {
             until = until.min(match self.rules.padding {
                 Padding::None => return None,
                 Padding::Fitting => stage_end,
-                Padding::Preemptible => self.wider_stage(task, stage_end, own().map(|group| group.units).sum()),
+                Padding::Preemptible => {
+                    self.wider_stage(task, stage_end, own().map(|group| group.units).sum())
+                }
             });
         }
         Some(until)

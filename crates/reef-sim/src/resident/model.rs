@@ -137,8 +137,9 @@ impl ResidentModel {
         ResidentModel { name: profile.name.clone(), stages, measured: None }
     }
 
-    /// What it takes alone on units that are awake: each unit takes the next block when it is free.
-    pub fn alone(&self, device: &ResidentConstants) -> Nanos {
+    /// What it takes alone on units that never sleep: each unit takes the next block when it is free. Made
+    /// without [`super::executor`], which has to agree.
+    pub fn awake(&self, device: &ResidentConstants) -> Nanos {
         let pull = device.stages.pull_us.nanos().0;
         let mut total = device.requests.submit_us.nanos().0 + device.polling.visibility_us.nanos().0;
         for stage in &self.stages {
@@ -157,22 +158,11 @@ impl ResidentModel {
         Nanos(total + device.requests.hand_over_us.nanos().0)
     }
 
-    /// The model with blocks so much longer or shorter that it takes `alone` on the device, as near as
-    /// nanoseconds of blocks allow: medians of blocks do not add up to the median of a whole.
-    pub fn calibrated(&self, device: &ResidentConstants, alone: Nanos) -> ResidentModel {
-        let scaled = |factor: f64| {
-            let kernel =
-                |kernel: &Blocks| Blocks { time: Nanos(scale(kernel.time, factor)), ..*kernel };
-            let stage =
-                |stage: &Stage| Stage { kernels: stage.kernels.iter().map(kernel).collect() };
-            ResidentModel { stages: self.stages.iter().map(stage).collect(), ..self.clone() }
-        };
-        // What does not scale is small, so a few steps are enough.
-        let mut factor = 1.0;
-        for _ in 0..8 {
-            factor *= alone.0 as f64 / scaled(factor).alone(device).0 as f64;
-        }
-        ResidentModel { measured: Some(alone), ..scaled(factor) }
+    /// The model with blocks `factor` times as long.
+    pub fn scaled(&self, factor: f64) -> ResidentModel {
+        let kernel = |kernel: &Blocks| Blocks { time: Nanos(scale(kernel.time, factor)), ..*kernel };
+        let stage = |stage: &Stage| Stage { kernels: stage.kernels.iter().map(kernel).collect() };
+        ResidentModel { stages: self.stages.iter().map(stage).collect(), ..self.clone() }
     }
 }
 
