@@ -30,6 +30,9 @@ use crate::slot::{Ended, Task, TaskSlot, parts_of, task_id};
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Line, Mutex, Ordering, fence, now};
 use crate::thread::Placement;
 
+/// How many times as long a unit looks for work while a real-time task is on the board.
+const SPINS_FOR_STAGE: u64 = 4;
+
 /// Who is called when completions are ready; boxed so that its address stays.
 struct Waker(Arc<dyn Wake>);
 
@@ -297,6 +300,14 @@ impl Executor {
         if self.owes_call.load(Ordering::Relaxed) && self.owes_call.swap(false, Ordering::AcqRel) {
             self.call_waker();
         }
+    }
+
+    /// Whether who looks for work has done so for long enough. The next stage of a real-time task is waited
+    /// for longer: to be woken for it would make the task late.
+    pub(crate) fn has_waited(&self, waited: Nanos) -> bool {
+        let on_board = || bits(self.board.active()).filter_map(|slot| self.board.view(slot));
+        waited >= self.spin
+            && (waited.0 >= SPINS_FOR_STAGE * self.spin.0 || !on_board().any(|view| is_real_time(view.key)))
     }
 
     /// Whether unit `cu` need not look out for work: no task is left, and a thread on its core may do the

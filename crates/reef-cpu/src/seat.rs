@@ -38,7 +38,7 @@ use crate::worker::{LOOKS_PER_CLOCK, Worker};
 
 /// How long a guest works before the unit's thread takes over: its core is to have the nice value of units
 /// while long tasks run.
-const VISIT_MAX: Nanos = Nanos(200_000);
+const VISIT_MAX: Nanos = Nanos(500_000);
 
 /// The place of a thread that waits on a core where no unit is: it works for none, and looks whether its
 /// short task has ended for as long as a unit without work looks for some. To be woken takes longer.
@@ -133,7 +133,7 @@ impl Worker {
             }
             if look.is_multiple_of(LOOKS_PER_CLOCK) {
                 let now = now();
-                if now - *idle.get_or_insert(now) >= self.executor.spin {
+                if self.executor.has_waited(now - *idle.get_or_insert(now)) {
                     break;
                 }
             }

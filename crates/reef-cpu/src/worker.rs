@@ -194,7 +194,7 @@ impl Worker {
             }
             if look % LOOKS_PER_CLOCK == 1 {
                 let now = now();
-                if now - *since.get_or_insert(now) >= self.executor.spin {
+                if self.executor.has_waited(now - *since.get_or_insert(now)) {
                     break;
                 }
             }
