@@ -214,7 +214,8 @@ fn metadata_that_is_too_large_is_refused() {
         rpc.send(whole(), true);
         match client.try_end(rpc) {
             Ok(end) => assert_eq!((end.http, end.code), (431, None), "{end:?}"),
-            Err(error) => assert!(error.is_reset() || error.is_go_away(), "{error}"),
+            // Who still sends when the connection ends may find it broken before it reads why.
+            Err(error) => assert!(error.is_reset() || error.is_go_away() || error.is_io(), "{error}"),
         }
     };
     refused(&much);
