@@ -50,7 +50,7 @@ impl Executor {
 
     /// Whether a parked unit would find work now.
     pub(crate) fn has_work(&self) -> bool {
-        policy::choose(self, self.rules(), Ask { cu: None, limit: NONE, turn: 0 }).is_some()
+        self.has_work_beyond(0)
     }
 
     /// Whether a parked unit would find work now that is not of a task with a key below `limit`. One look:
