@@ -57,7 +57,7 @@ pub struct Question {
 }
 
 /// What so many devices came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
     /// How many.
     pub devices: usize,
@@ -87,7 +87,7 @@ pub enum Binding {
 }
 
 /// The answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// What meets everything.
     pub found: Attempt,

@@ -95,7 +95,7 @@ pub struct Client {
 }
 
 /// What came of a simulation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// By client, over all engines.
     pub clients: Vec<ClientReport>,
@@ -106,7 +106,7 @@ pub struct Report {
 }
 
 /// What came of a client's requests. `arrived` is the sum of what follows it, but for `missed`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClientReport {
     /// From the scheduled arrival to the answer, of completed requests.
     pub latency: Histogram,
