@@ -204,3 +204,17 @@ fn a_core_that_is_lent_is_recalled_for_more_urgent_work_only() {
         executor.crew.leave(executor);
     }
 }
+
+#[test]
+fn the_next_stage_of_a_real_time_task_is_waited_for_longer() {
+    let hands = Hands::reset(1);
+    let (executor, plan) = (&hands.executor, hands.load(&[1]));
+    let (once, longer) = (executor.spin, Nanos(SPINS_FOR_STAGE * executor.spin.0));
+    assert!(once > Nanos::ZERO, "there is a core for the unit");
+    assert!(!executor.has_waited(once - Nanos(1)) && executor.has_waited(once));
+    hands.submit(plan, best_effort(), 0);
+    assert!(executor.has_waited(once));
+    hands.submit(plan, real_time(0), 0);
+    assert!(!executor.has_waited(once) && !executor.has_waited(longer - Nanos(1)));
+    assert!(executor.has_waited(longer));
+}
