@@ -3,7 +3,8 @@
 //! Today: a GPU behind queues as the REEF paper describes it ([`queued`]), with the kernels of its five
 //! models as they were measured ([`profile`]) and constants that say where they come from ([`constants`]);
 //! the schemes that the paper compares, over it ([`server`]); and the paper's figures ([`paper`]). A device
-//! whose units pull blocks themselves ([`resident`]).
+//! whose units pull blocks themselves ([`resident`]). Either of them under the clients of a run ([`rig`]);
+//! and what our own ideas make of the paper's GPU ([`ideas`]).
 //!
 //! Above kernels: fleets of engines at the level of tasks, with the schedulers and the router that serve
 //! requests ([`fleet`]), which scenarios describe and plans are made with.
@@ -14,15 +15,18 @@ pub mod clients;
 pub mod constants;
 pub mod error;
 pub mod fleet;
+pub mod ideas;
 pub mod paper;
 pub mod plan;
 pub mod profile;
 pub mod queued;
 pub mod resident;
 pub mod restart;
+pub mod rig;
 pub mod scenario;
 pub mod server;
 pub mod workload;
 
 pub use constants::GpuConstants;
 pub use error::SimError;
+pub use rig::Rig;

@@ -104,6 +104,22 @@ pub struct Counters {
     pub padding: Nanos,
 }
 
+impl std::ops::Sub for Counters {
+    type Output = Counters;
+
+    /// What was done since `earlier`.
+    fn sub(self, earlier: Counters) -> Counters {
+        Counters {
+            preemptions: self.preemptions - earlier.preemptions,
+            blocks: self.blocks - earlier.blocks,
+            killed: self.killed - earlier.killed,
+            busy: self.busy - earlier.busy,
+            wasted: self.wasted - earlier.wasted,
+            padding: self.padding - earlier.padding,
+        }
+    }
+}
+
 /// Blocks of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Claim {
@@ -281,7 +297,8 @@ impl<'a> Executor<'a> {
     /// When something happens next, if anything does.
     pub fn next_event(&self) -> Option<Nanos> {
         let later = |at: &Nanos| *at > self.now;
-        let ends = self.groups.iter().map(|group| group.end(self.now));
+        let left = self.groups.iter().map(|group| group.left / group.rate).min_by(f64::total_cmp);
+        let ends = left.map(|left| self.now + Nanos(left.ceil().max(0.0) as u64)).into_iter();
         let opens = self.tasks.iter().map(|task| task.opens).filter(later);
         let answers = self.answers.front().map(|answer| answer.at);
         let due = Some(self.due).filter(|at| later(at) && !self.idle.is_empty() && !self.tasks.is_empty());
