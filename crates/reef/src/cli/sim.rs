@@ -120,7 +120,7 @@ pub struct SimDisbArgs {
 #[derive(Debug, Args)]
 pub struct SimIdeasArgs {
     /// How long each run is, in virtual seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = virtual_seconds())]
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = virtual_seconds())]
     pub length: u64,
     /// Of random arrivals.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
