@@ -31,6 +31,7 @@ pub mod operators;
 pub mod policy;
 pub mod scheme;
 mod signal;
+pub mod simulated;
 mod sync;
 
 pub use contract::{

@@ -8,6 +8,7 @@
 
 pub mod clients;
 pub mod constants;
+pub mod device;
 pub mod error;
 pub mod paper;
 pub mod profile;
@@ -17,4 +18,5 @@ pub mod server;
 pub mod workload;
 
 pub use constants::GpuConstants;
+pub use device::{GpuDevice, GpuOptions};
 pub use error::SimError;
