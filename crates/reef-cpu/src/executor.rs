@@ -27,8 +27,11 @@ use crate::memory::{Grown, Retired};
 use crate::plans::{Loaded, PLANS_MAX, PlanTable};
 use crate::shares::Shares;
 use crate::slot::{Ended, Task, TaskSlot, parts_of, task_id};
-use crate::sync::{AtomicPtr, AtomicU8, AtomicU64, Line, Mutex, Ordering, fence, now};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Line, Mutex, Ordering, fence, now};
 use crate::thread::Placement;
+
+/// How many times as long a unit looks for work while a real-time task is on the board.
+const SPINS_FOR_STAGE: u64 = 4;
 
 /// Who is called when completions are ready; boxed so that its address stays.
 struct Waker(Arc<dyn Wake>);
@@ -57,6 +60,8 @@ pub(crate) struct Executor {
     /// Which blocks may pad a more urgent stage.
     pub(crate) padding: Padding,
     waker: AtomicPtr<Waker>,
+    /// A task is over, and the waker was not called since.
+    owes_call: AtomicBool,
     // Boxed: compute units hold their addresses.
     #[allow(clippy::vec_box)]
     wakers: Mutex<Vec<Box<Waker>>>,
@@ -95,6 +100,7 @@ impl Executor {
             scheme: AtomicU8::new(0),
             padding,
             waker: AtomicPtr::new(std::ptr::null_mut()),
+            owes_call: AtomicBool::new(false),
             wakers: Mutex::new(Vec::new()),
             poison_reason: Mutex::new(String::new()),
             submitted: Plain::new(0),
@@ -132,17 +138,20 @@ impl Executor {
         self.wake_all();
     }
 
-    /// Settles a block that the caller holds; goes on with its task when it was the last of its stage. With
-    /// `keep`, the first block of the stage that this opens may come back: the caller then holds it.
-    pub(crate) fn settle(
-        &self,
-        claim: Claim,
-        total: u32,
-        dropped: bool,
-        keep: bool,
-        now: Nanos,
-    ) -> Option<Claim> {
-        if !self.board.settle(claim.slot, 1, total, dropped) {
+    /// Settles a block that the caller holds and that was not run to its end; goes on with its task when it
+    /// was the last of its stage.
+    pub(crate) fn settle_dropped(&self, claim: Claim, total: u32, now: Nanos) {
+        if self.board.settle(claim.slot, 1, total, true) {
+            self.advance(claim.slot, claim.word, false, now);
+            self.pay_call();
+        }
+    }
+
+    /// Settles a block that the caller ran; goes on with its task when it was the last of its stage. With
+    /// `keep`, the first block of the stage that this opens may come back: the caller then holds it. The
+    /// caller has to see to it that the waker is called ([`Executor::pay_call`]).
+    pub(crate) fn settle(&self, claim: Claim, total: u32, keep: bool, now: Nanos) -> Option<Claim> {
+        if !self.board.settle(claim.slot, 1, total, false) {
             return None;
         }
         self.advance(claim.slot, claim.word, keep, now)
@@ -158,6 +167,7 @@ impl Executor {
         let total = self.stage_blocks(slot, held.stage);
         if self.board.settle(slot, held.blocks, total, true) {
             self.advance(slot, Word::new(generation, held.stage, 0), false, now());
+            self.pay_call();
         }
     }
 
@@ -283,6 +293,27 @@ impl Executor {
             let waker = unsafe { &*waker };
             let _ = contain(|| waker.0.wake());
         }
+    }
+
+    /// Calls the waker if a task is over that it was not called for.
+    pub(crate) fn pay_call(&self) {
+        if self.owes_call.load(Ordering::Relaxed) && self.owes_call.swap(false, Ordering::AcqRel) {
+            self.call_waker();
+        }
+    }
+
+    /// Whether who looks for work has done so for long enough. The next stage of a real-time task is waited
+    /// for longer: to be woken for it would make the task late.
+    pub(crate) fn has_waited(&self, waited: Nanos) -> bool {
+        let on_board = || bits(self.board.active()).filter_map(|slot| self.board.view(slot));
+        waited >= self.spin
+            && (waited.0 >= SPINS_FOR_STAGE * self.spin.0 || !on_board().any(|view| is_real_time(view.key)))
+    }
+
+    /// Whether unit `cu` need not look out for work: no task is left, and a thread on its core may do the
+    /// next one as its guest.
+    pub(crate) fn is_left_to_guest(&self, cu: usize) -> bool {
+        self.cus[cu].expects_guest() && self.board.active() == 0
     }
 
     /// The completion that ended first among those that are ready.
@@ -525,7 +556,7 @@ impl Executor {
             self.preemptions.fetch_add(1, Ordering::Relaxed);
         }
         self.board.finish(slot);
-        self.call_waker();
+        self.owes_call.store(true, Ordering::Release);
         self.board.before_wake();
         if self.board.parked() | self.leases.lent() != 0 {
             self.wake(self.board.claimable_blocks(self.cus.len() as u32));

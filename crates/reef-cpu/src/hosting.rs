@@ -47,7 +47,7 @@ impl Worker {
         // Who submitted the task has started it, if the system has threads.
         let Some(companion) = executor.crew.find(self.cu, self.hosted.len()) else {
             executor.fail(claim, BlockFault::NoThread);
-            executor.settle(claim, total, true, false, now);
+            executor.settle_dropped(claim, total, now);
             return;
         };
         let end = prepared.estimate.end_of(now);
@@ -211,7 +211,7 @@ impl Worker {
                     // Others may be stopped, so it is not freed here.
                     companion.keep(Report { end: BlockEnd::Failed(other), time });
                 }
-                executor.settle(claim, total, true, false, now);
+                executor.settle_dropped(claim, total, now);
             }
             BlockEnd::Killed => unreachable!("a host kernel does not poll"),
         }

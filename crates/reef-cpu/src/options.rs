@@ -28,7 +28,8 @@ pub struct CpuOptions {
     pub scheme: Scheme,
     /// Which blocks may pad a more urgent stage.
     pub padding: Padding,
-    /// How long a compute unit without work spins before it parks. 0 when there are more units than cores.
+    /// How long a compute unit without work spins before it parks, four times that while a real-time task is
+    /// on the board. 0 when there are more units than cores.
     pub spin: Duration,
     /// Events that a compute unit can hold between two drains.
     pub events: usize,

@@ -50,7 +50,14 @@ impl Executor {
 
     /// Whether a parked unit would find work now.
     pub(crate) fn has_work(&self) -> bool {
-        policy::choose(self, self.rules(), Ask { cu: None, limit: NONE, turn: 0 }).is_some()
+        self.has_work_beyond(0)
+    }
+
+    /// Whether a parked unit would find work now that is not of a task with a key below `limit`. One look:
+    /// what comes meanwhile is not taken for it.
+    pub(crate) fn has_work_beyond(&self, limit: u64) -> bool {
+        let choice = policy::choose(self, self.rules(), Ask { cu: None, limit: NONE, turn: 0 });
+        choice.is_some_and(|choice| choice.task.key >= limit)
     }
 
     fn rules(&self) -> Rules {

@@ -19,7 +19,7 @@ use crate::table::{ENTRIES_MAX, Table};
 pub(crate) const PLANS_MAX: usize = if cfg!(loom) { 2 } else { ENTRIES_MAX };
 
 /// A task that took units longer than this is none that a submitter does itself.
-const SHORT_MAX: Nanos = Nanos(300_000);
+const SHORT_MAX: Nanos = Nanos(500_000);
 
 /// A kernel ready to run, and what is known of it.
 pub(crate) struct Prepared {

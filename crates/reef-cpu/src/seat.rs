@@ -14,6 +14,10 @@
 //! | 5 | – | announces that the unit parks, looks at the board and the gate once more |
 //! | 6 | – | unlocks; if there was something, takes the announcement, if it is still there, and rings |
 //!
+//! Who finds the unit awake is no guest, and sleeps. The unit is told to expect one: it parks as soon as no
+//! task is left, and only then wakes who waits, who finds the seat free the next time. Otherwise every call
+//! would wake a thread that stops the unit's before that has parked, and so for ever.
+//!
 //! Who runs on a core that no unit has is nobody's guest; it waits a while without sleeping ([`watch`]).
 //!
 //! So a unit whose announcement was taken is awake, about to be, or has a guest who looks at the board before
@@ -34,7 +38,7 @@ use crate::worker::{LOOKS_PER_CLOCK, Worker};
 
 /// How long a guest works before the unit's thread takes over: its core is to have the nice value of units
 /// while long tasks run.
-const VISIT_MAX: Nanos = Nanos(200_000);
+const VISIT_MAX: Nanos = Nanos(500_000);
 
 /// The place of a thread that waits on a core where no unit is: it works for none, and looks whether its
 /// short task has ended for as long as a unit without work looks for some. To be woken takes longer.
@@ -65,11 +69,13 @@ impl Seat {
     pub(crate) fn occupy(&self) {
         loop {
             let mut worker = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if worker.work() {
-                return;
-            }
+            let stops = worker.work();
             let (executor, cu) = (Arc::clone(&worker.executor), worker.cu);
             drop(worker);
+            executor.pay_call();
+            if stops {
+                return;
+            }
             executor.sleep(cu);
         }
     }
@@ -122,12 +128,12 @@ impl Worker {
                 }
                 continue;
             }
-            if self.executor.has_work() {
+            if self.executor.has_work_beyond(limit) {
                 break;
             }
             if look.is_multiple_of(LOOKS_PER_CLOCK) {
                 let now = now();
-                if now - *idle.get_or_insert(now) >= self.executor.spin {
+                if self.executor.has_waited(now - *idle.get_or_insert(now)) {
                     break;
                 }
             }
@@ -182,6 +188,64 @@ mod tests {
         seat.visit(&hands.executor, 0, real_time(1).rank(), &|| false);
         assert_eq!(log.take(), [0]);
         assert!(!hands.executor.board.is_parked(0), "it was woken");
+    }
+
+    /// A block that another unit makes while the guest looks is no reason to go.
+    #[test]
+    fn what_is_a_guests_own_is_not_work_for_the_unit() {
+        let (hands, _) = parked();
+        let (own, lesser) = (hands.load(&[1]), hands.load(&[1]));
+        let limit = limit_of(real_time(1).rank() + 1);
+        assert!(!hands.executor.has_work_beyond(limit));
+        let (slot, _) = hands.submit(own, real_time(1), 0);
+        assert!(hands.executor.has_work() && !hands.executor.has_work_beyond(limit));
+        hands.submit(lesser, best_effort(), 1);
+        assert!(!hands.executor.has_work_beyond(limit), "its own comes first");
+        let seen = hands.executor.board.view(slot).unwrap();
+        hands.executor.board.claim(0, seen).expect("nobody else takes it");
+        assert!(hands.executor.has_work_beyond(limit), "lesser work alone is left");
+    }
+
+    /// Whether the unit was parked each time that its device called.
+    struct Parked(Arc<Executor>, crate::sync::Mutex<Vec<bool>>);
+
+    impl reef_device::Wake for Parked {
+        fn wake(&self) {
+            self.1.lock().unwrap().push(self.0.board.is_parked(0));
+        }
+    }
+
+    /// Whether a unit is parked when its device calls for the task that it ran.
+    fn is_parked_at_the_call(guest_expected: bool) -> bool {
+        let mut hands = Hands::reset(1);
+        let seat = Seat::new(hands.workers.pop().unwrap());
+        let calls = Arc::new(Parked(hands.executor.clone(), Mutex::default()));
+        hands.device.set_waker(calls.clone());
+        let (plan, unit) = (hands.load(&[2]), &hands.executor.cus[0]);
+        hands.submit(plan, real_time(0), 0);
+        if guest_expected {
+            unit.expect_guest();
+        }
+        let called = std::thread::scope(|scope| {
+            scope.spawn(|| seat.occupy());
+            let called = loop {
+                if let Some(parked) = calls.1.lock().unwrap().pop() {
+                    break parked;
+                }
+                std::thread::yield_now();
+            };
+            hands.executor.shut_gate(Gate::Stopping);
+            called
+        });
+        assert!(!unit.expects_guest(), "it has parked");
+        assert_eq!(hands.completion().outcome, Outcome::Done);
+        called
+    }
+
+    #[test]
+    fn who_expects_a_guest_parks_before_it_wakes_anybody() {
+        assert!(is_parked_at_the_call(true));
+        assert!(!is_parked_at_the_call(false));
     }
 
     #[test]

@@ -189,14 +189,18 @@ impl Worker {
                 self.step(pick);
                 return false;
             }
+            if self.executor.is_left_to_guest(self.cu) {
+                break;
+            }
             if look % LOOKS_PER_CLOCK == 1 {
                 let now = now();
-                if now - *since.get_or_insert(now) >= self.executor.spin {
+                if self.executor.has_waited(now - *since.get_or_insert(now)) {
                     break;
                 }
             }
             std::hint::spin_loop();
         }
+        self.executor.cus[self.cu].admit_guest();
         self.executor.board.announce_park(self.cu);
         match self.pick() {
             Some(pick) => {
@@ -231,6 +235,7 @@ impl Worker {
     /// Runs a claimed block, unless something more urgent came up meanwhile.
     pub(crate) fn step(&mut self, mut pick: Pick) {
         let executor = Arc::clone(&self.executor);
+        executor.pay_call();
         let scheme = executor.scheme();
         let rank = executor.rank(pick.claim.slot);
         if scheme.is_prioritised()
@@ -270,11 +275,11 @@ impl Worker {
             }
             Ok(BlockEnd::Failed(fault)) => {
                 executor.fail(claim, fault);
-                executor.settle(claim, total, true, false, now);
+                executor.settle_dropped(claim, total, now);
             }
             Err(_) => {
                 executor.poison("a kernel panicked");
-                executor.settle(claim, total, true, false, now);
+                executor.settle_dropped(claim, total, now);
             }
         }
         self.show_hosted();
@@ -329,10 +334,15 @@ impl Worker {
         (result, Ran { claim, index, start, now, time: now - start, padding })
     }
 
-    /// Settles a block that ended well. The unit may keep one of the stage that this opens.
+    /// Settles a block that ended well. The unit may keep one of the stage that this opens. When a guest is
+    /// expected the waker is called once the unit has parked: whom that wakes on this core would find the
+    /// seat taken, as it stops the unit's thread.
     pub(crate) fn settle_done(&self, executor: &Executor, claim: Claim, total: u32, now: Nanos) {
-        if let Some(kept) = executor.settle(claim, total, false, self.hand.get().is_none(), now) {
+        if let Some(kept) = executor.settle(claim, total, self.hand.get().is_none(), now) {
             self.hand.set(Some(kept));
+        }
+        if self.guest.is_some() || !executor.is_left_to_guest(self.cu) {
+            executor.pay_call();
         }
     }
 
@@ -423,9 +433,7 @@ impl Worker {
         let total = self.executor.loaded(claim.slot).plan.stages()[claim.word.stage() as usize].blocks();
         match self.executor.board.give_back(self.cu, claim) {
             None => self.executor.wake(1),
-            Some(claim) => {
-                self.executor.settle(claim, total, true, false, now());
-            }
+            Some(claim) => self.executor.settle_dropped(claim, total, now()),
         }
     }
 

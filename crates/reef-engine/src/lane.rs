@@ -1,9 +1,10 @@
 //! A device in an engine: its scheduler behind its mutex, and who waits for what happens there. Lanes know
 //! nothing of each other; a request is in one of them at a time.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use reef_base::Nanos;
 use reef_device::{Device, Signal};
@@ -19,8 +20,9 @@ pub(crate) struct Lane {
     pub(crate) name: Arc<str>,
     pub(crate) device: Arc<dyn Device>,
     core: Mutex<Core>,
-    /// Told after every step while somebody waits for requests to end.
-    pub(crate) idle: Condvar,
+    /// Told after every step while somebody waits for requests to end, and how many do.
+    idle: Condvar,
+    waiting: AtomicUsize,
     pub(crate) signal: Arc<Signal>,
     /// Wakes who leads here.
     pub(crate) waker: Waker,
@@ -37,7 +39,8 @@ impl Lane {
         let core = Mutex::new(Core::new(device.scheme(), board, notes.clone()));
         let (idle, signal, out) = (Condvar::new(), Arc::<Signal>::default(), AtomicBool::new(false));
         let waker = signal.waker();
-        Lane { name, device, core, idle, signal, waker, notes, copied: Mutex::default(), out }
+        let waiting = AtomicUsize::new(0);
+        Lane { name, device, core, idle, waiting, signal, waker, notes, copied: Mutex::default(), out }
     }
 
     /// The core, without the rest of [`crate::shared::Shared::enter`]: for looking only.
@@ -86,6 +89,21 @@ impl Lane {
     /// It is out of service from now on; false if it was before.
     pub(crate) fn take_out(&self) -> bool {
         !self.out.swap(true, Ordering::AcqRel)
+    }
+
+    /// Waits until something has happened here since `core` was locked, at most for `pause`.
+    pub(crate) fn wait(&self, core: MutexGuard<'_, Core>, pause: Duration) {
+        // Under the lock, so whoever changes the core later sees it.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        drop(self.idle.wait_timeout(core, pause).unwrap_or_else(PoisonError::into_inner));
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Something has happened here, with the core locked: a system call only if somebody waits for it.
+    pub(crate) fn tell(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.idle.notify_all();
+        }
     }
 
     /// Wakes everybody who waits here.

@@ -756,7 +756,7 @@ impl Shared {
         let expires = index == COLD_TIMERS && self.cold.next_expiry() <= now;
         progress |= expires && self.end_cold(|job| job.expired(now));
         if progress {
-            lane.idle.notify_all();
+            lane.tell();
         }
         progress
     }

@@ -225,7 +225,7 @@ impl Shared {
                 drop(core);
                 self.advance_here(own, pause);
             } else {
-                drop(lane.idle.wait_timeout(core, pause).unwrap_or_else(PoisonError::into_inner));
+                lane.wait(core, pause);
             }
         }
     }

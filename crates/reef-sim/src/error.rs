@@ -51,4 +51,15 @@ pub enum SimError {
         /// What.
         problem: String,
     },
+    /// A scenario cannot be played as it is written.
+    #[error("scenario {name}: {problem}")]
+    Scenario {
+        /// Its file.
+        name: String,
+        /// What is wrong, with the key.
+        problem: String,
+    },
+    /// No number of devices will do, or what is asked for makes no sense.
+    #[error("plan: {0}")]
+    Plan(String),
 }

@@ -2,7 +2,11 @@
 //!
 //! Today: a GPU behind queues as the REEF paper describes it ([`queued`]), with the kernels of its five
 //! models as they were measured ([`profile`]) and constants that say where they come from ([`constants`]);
-//! the schemes that the paper compares, over it ([`server`]); and the paper's figures ([`paper`]).
+//! the schemes that the paper compares, over it ([`server`]); and the paper's figures ([`paper`]). A device
+//! whose units pull blocks themselves ([`resident`]).
+//!
+//! Above kernels: fleets of engines at the level of tasks, with the schedulers and the router that serve
+//! requests ([`fleet`]), which scenarios describe and plans are made with.
 //!
 //! Everything is a function of its inputs and a seed: no thread, no clock of the machine, no file.
 
@@ -10,10 +14,14 @@ pub mod clients;
 pub mod constants;
 pub mod device;
 pub mod error;
+pub mod fleet;
 pub mod paper;
+pub mod plan;
 pub mod profile;
 pub mod queued;
+pub mod resident;
 pub mod restart;
+pub mod scenario;
 pub mod server;
 pub mod workload;
 

@@ -112,6 +112,63 @@ pub enum SimCommand {
     ///
     /// The exit status is 1 for an unknown device.
     Paper(SimPaperArgs),
+    /// A fleet of devices under a load, request by request: latencies, deadlines, utilisation.
+    Run(SimRunArgs),
+    /// How many devices a load needs, and which models go where.
+    ///
+    /// The exit status is 1 if no number of devices in the range will do; the message says why.
+    Plan(SimPlanArgs),
+}
+
+/// `reef sim run`.
+#[cfg(feature = "bench")]
+#[derive(Debug, Args)]
+pub struct SimRunArgs {
+    /// The scenario; docs/SIMULATION.md has the format.
+    #[arg(value_name = "SCENARIO.toml")]
+    pub scenario: PathBuf,
+    /// Of random arrivals and service times.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Write a page, too.
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
+}
+
+/// `reef sim plan`.
+#[cfg(feature = "bench")]
+#[derive(Debug, Args)]
+pub struct SimPlanArgs {
+    /// Where MODEL.json is for each model, as `reef profile --json` prints it.
+    #[arg(long, value_name = "DIR")]
+    pub profiles: PathBuf,
+    /// The load: a workload's file, or A to E and REAL.
+    #[arg(long, value_name = "FILE")]
+    pub load: PathBuf,
+    /// What each real-time client must see, such as 'p99<=20': milliseconds.
+    #[arg(long, value_name = "p99<=MS")]
+    pub target: String,
+    /// How many devices there may be.
+    #[arg(long, value_name = "N..M", default_value = "1..16")]
+    pub devices: String,
+    /// What the devices are: `mi50` or `ideal`.
+    #[arg(long, value_name = "KIND", default_value = "mi50")]
+    pub kind: String,
+    /// Memory of a device for models, in MiB; without it memory does not count.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub memory: Option<u64>,
+    /// How long each simulation is, in virtual seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = virtual_seconds())]
+    pub length: u64,
+    /// Of random arrivals and service times.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[cfg(feature = "bench")]

@@ -530,6 +530,33 @@ fn loom_beside_a_guest_no_work_waits_for_ever() {
     });
 }
 
+/// A unit that expects a guest parks first and then says that the task is over: that is not lost, nor the
+/// work that whoever hears of it brings.
+#[test]
+fn loom_who_expects_a_guest_says_what_is_over_and_finds_what_comes() {
+    check(|| {
+        let (mut hands, tiles) = (Hands::small(1, 1, Scheme::Reset), Tiles::new());
+        hands.device.set_waker(Arc::new(Unpark(thread::current())));
+        let plan = load(&hands, &[1], &tiles);
+        let executor = hands.executor.clone();
+        let seat = Seat::new(hands.workers.pop().expect("there is one"));
+        let unit = seat.clone();
+        executor.cus[0].expect_guest();
+        hands.submit(plan, real_time(0), 1);
+        hands.device.threads.push(thread::spawn(move || unit.occupy()));
+        assert_eq!(wait(&hands).outcome, Outcome::Done);
+        assert_eq!(tiles.take(), 1);
+        let guest = executor.board.take_parked_one(0);
+        hands.submit(plan, real_time(0), 2);
+        if guest {
+            seat.visit(&executor, 0, 0, &|| false);
+        }
+        assert_eq!(wait(&hands).outcome, Outcome::Done);
+        drop(hands);
+        assert_eq!(tiles.take(), 1);
+    });
+}
+
 /// Work that comes while a guest leaves is found by it or by the unit.
 #[test]
 fn loom_work_that_comes_while_a_guest_leaves_is_found() {

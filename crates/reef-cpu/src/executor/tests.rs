@@ -10,7 +10,7 @@ use reef_device::policy::Running;
 
 /// Ends the one block of the task in `slot` at `time`.
 fn end(hands: &Hands, claim: Claim, time: Nanos) {
-    assert_eq!(hands.executor.settle(claim, 1, false, false, time), None);
+    assert_eq!(hands.executor.settle(claim, 1, false, time), None);
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn a_stage_that_opens_wakes_units_for_all_its_blocks_but_one() {
         hands.submit(hands.load(&[1, blocks]), best_effort(), 0);
         let claim = hands.occupy(0, now() + HOUR).claim;
         (1..4).for_each(|cu| hands.executor.board.announce_park(cu));
-        assert_eq!(hands.executor.settle(claim, 1, false, false, now()), None);
+        assert_eq!(hands.executor.settle(claim, 1, false, now()), None);
         assert_eq!(hands.executor.board.parked().count_ones(), parked, "{blocks} blocks");
     }
 }
@@ -146,7 +146,7 @@ fn a_task_that_displaces_others_is_counted_as_a_preemption() {
     hands.submit(plan, real_time(0), 0);
     let claims = [0, 1].map(|cu| hands.pick(cu).unwrap().claim);
     for claim in claims {
-        executor.settle(claim, 2, false, false, now());
+        executor.settle(claim, 2, false, now());
     }
     assert!(hands.completion().preempted);
     assert_eq!(hands.device.counters().preemptions, 1);
@@ -162,7 +162,7 @@ fn only_the_most_urgent_real_time_task_keeps_a_block_of_the_stage_it_opens() {
         if let Some(other) = other {
             hands.submit(plan, other, 1);
         }
-        hands.executor.settle(claim, 1, false, true, now()).is_some()
+        hands.executor.settle(claim, 1, true, now()).is_some()
     };
     assert!(kept(Scheme::Reset, real_time(1), None) && kept(Scheme::Wait, real_time(1), Some(real_time(2))));
     assert!(!kept(Scheme::Reset, real_time(1), Some(real_time(0))), "a more urgent one goes first");
@@ -203,4 +203,18 @@ fn a_core_that_is_lent_is_recalled_for_more_urgent_work_only() {
         assert_eq!(executor.leases.is_lent(0), !recalled, "{scheme} {key:?}");
         executor.crew.leave(executor);
     }
+}
+
+#[test]
+fn the_next_stage_of_a_real_time_task_is_waited_for_longer() {
+    let hands = Hands::reset(1);
+    let (executor, plan) = (&hands.executor, hands.load(&[1]));
+    let (once, longer) = (executor.spin, Nanos(SPINS_FOR_STAGE * executor.spin.0));
+    assert!(once > Nanos::ZERO, "there is a core for the unit");
+    assert!(!executor.has_waited(once - Nanos(1)) && executor.has_waited(once));
+    hands.submit(plan, best_effort(), 0);
+    assert!(executor.has_waited(once));
+    hands.submit(plan, real_time(0), 0);
+    assert!(!executor.has_waited(once) && !executor.has_waited(longer - Nanos(1)));
+    assert!(executor.has_waited(longer));
 }

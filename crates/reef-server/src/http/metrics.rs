@@ -45,7 +45,7 @@ fn requests(out: &mut Exposition, requests: &Requests) {
         }
     }
     let rings = &requests.rings;
-    out.family("reef_ring_connections", Kind::Gauge, "Clients that are connected to the ring.");
+    out.family("reef_ring_open_connections", Kind::Gauge, "Clients that are connected to the ring.");
     out.sample(&[], rings.open.load(Relaxed));
     let help = "Clients of the ring that got a segment, or were turned away.";
     out.family("reef_ring_connections_total", Kind::Counter, help);

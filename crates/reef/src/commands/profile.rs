@@ -63,7 +63,7 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
     let polls = if args.polls { Some(poll_gaps(&plan, args.repeat)?) } else { None };
     let rows = rows(&plan, &times, polls.as_deref(), device.capabilities());
     if args.json {
-        print_json(args, &rows, &latencies);
+        print_json(args, &plan, &rows, &latencies);
     } else {
         print_table(args, &rows, &latencies, device.capabilities().cus);
     }
@@ -194,7 +194,7 @@ fn print_table(args: &ProfileArgs, rows: &[Row], latencies: &[u64], cus: usize) 
     );
 }
 
-fn print_json(args: &ProfileArgs, rows: &[Row], latencies: &[u64]) {
+fn print_json(args: &ProfileArgs, plan: &Plan, rows: &[Row], latencies: &[u64]) {
     let kernels: Vec<_> = rows
         .iter()
         .map(|row| {
@@ -205,9 +205,14 @@ fn print_json(args: &ProfileArgs, rows: &[Row], latencies: &[u64]) {
             })
         })
         .collect();
+    let of = |percent: usize| latencies[(latencies.len() * percent / 100).min(latencies.len() - 1)];
     let latency = json!({
-        "min": latencies[0], "p50": latencies[latencies.len() / 2], "max": latencies[latencies.len() - 1],
-        "count": latencies.len()
+        "min": of(0), "p50": of(50), "p90": of(90), "p99": of(99), "max": of(100), "count": latencies.len()
     });
-    say!("{}", json!({ "model": args.model, "latency_ns": latency, "kernels": kernels }));
+    // Of one request at a time.
+    let memory = plan.weight_bytes() + plan.arena_bytes();
+    let profile = json!({
+        "model": args.model, "latency_ns": latency, "memory_bytes": memory, "kernels": kernels
+    });
+    say!("{profile}");
 }

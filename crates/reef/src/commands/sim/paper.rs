@@ -1,22 +1,15 @@
-//! `reef sim`: devices in virtual time.
+//! `reef sim paper`: the paper's figures.
 
 use anyhow::Result;
 use reef_base::Nanos;
 use reef_sim::paper::{Basis, Figure, Lab, Printed, Row, figures};
 use serde_json::json;
 
-use crate::cli::{SimCommand, SimPaperArgs};
+use crate::cli::SimPaperArgs;
 use crate::output::say;
 
-/// Runs what was asked for.
-pub fn run(command: &SimCommand) -> Result<()> {
-    match command {
-        SimCommand::Paper(args) => paper(args),
-    }
-}
-
 /// Prints the paper's figures.
-fn paper(args: &SimPaperArgs) -> Result<()> {
+pub fn run(args: &SimPaperArgs) -> Result<()> {
     let lab = Lab::new(&args.device, Nanos::from_millis(args.length * 1000), args.seed)?;
     let figures = figures(&lab);
     if args.json {
