@@ -1,6 +1,7 @@
 //! The dummy keeps the contract, and best-effort owners share it by weight, in virtual time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use reef_base::{Share, TaskKey};
 use reef_plan::{SyntheticStage, synthetic_plan};
