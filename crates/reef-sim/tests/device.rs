@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use reef_base::{Class, Clock, Nanos, Share, TaskKey};
+use reef_base::{Class, Clock, Level, Nanos, Share, TaskKey};
 use reef_device::{Completion, Device, LoadedPlan, Scheme};
 use reef_sim::clients::{Arrivals, play};
 use reef_sim::device::{Measured, gpu, plan_of};
@@ -104,7 +104,7 @@ fn emptying_host_queues_at_once_takes_longer_than_leaving_it_to_a_thread() {
         while device.now() < Nanos::from_millis(1) {
             device.advance();
         }
-        submit(&device, plans[1], TaskKey::real_time(0, None, device.now()), 1);
+        submit(&device, plans[1], TaskKey::real_time(Level::TOP, None, device.now()), 1);
         let urgent = ends(&device).into_iter().find(|done| done.token == 1).unwrap();
         (urgent.first_block.unwrap() - urgent.submitted).as_micros_f64()
     };

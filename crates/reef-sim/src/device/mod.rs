@@ -25,7 +25,7 @@ use reef_plan::{DeviceKind, Interpreter, Isa, Precision, Target};
 use crate::constants::GpuConstants;
 use crate::error::SimError;
 
-pub use costs::{Costs, Measured, OfPlans};
+pub use costs::{Costs, Measured, OfPlans, plan_of};
 pub use machine::QueuedGpu;
 
 /// A simulated GPU as a device.
