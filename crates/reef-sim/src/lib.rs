@@ -2,8 +2,8 @@
 //!
 //! Today: a GPU behind queues as the REEF paper describes it ([`queued`]), with the kernels of its five
 //! models as they were measured ([`profile`]) and constants that say where they come from ([`constants`]);
-//! the schemes that the paper compares, over it ([`server`]); the paper's figures ([`paper`]); and the same GPU
-//! behind the contract of devices, for engines ([`device`]). A device whose units pull blocks themselves
+//! the schemes that the paper compares, over it ([`server`]); the paper's figures ([`paper`]); and the same
+//! GPU behind the contract of devices, for engines ([`device`]). A device whose units pull blocks themselves
 //! ([`resident`]).
 //!
 //! Above kernels: fleets of engines at the level of tasks, with the schedulers and the router that serve

@@ -1,5 +1,5 @@
-//! The simulated GPU as a device: what it takes for a model, how owners share it, what it makes of a clock that
-//! others move, and which options are refused. What every device promises is in `conformance`.
+//! The simulated GPU as a device: what it takes for a model, how owners share it, what it makes of a clock
+//! that others move, and which options are refused. What every device promises is in `conformance`.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! How simulated devices cut kernels and pack weights: not at all like a real device, so that nothing comes to
-//! depend on one.
+//! How simulated devices cut kernels and pack weights: not at all like a real device, so that nothing comes
+//! to depend on one.
 
 use reef_plan::cut::{Cutter, Weights, Work};
 use reef_plan::{At, KernelSpec, Layout, Matrices, OwnLayout, Packing, RecurrentSpec, Target};

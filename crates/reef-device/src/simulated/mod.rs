@@ -3,8 +3,8 @@
 //! A [`Machine`] is a state machine that says when its next event is. [`Simulated`] is the device around it:
 //! one mutex, a clock that it may share with others, buffers that are not the host's own. [`Books`] hold what
 //! every one keeps: plans, memory, the places on the board, counters, events and completions; bytes are
-//! computed for real ([`Books::compute`]). How tasks get to compute units, and what is taken back when, is the
-//! machine's.
+//! computed for real ([`Books::compute`]). How tasks get to compute units, and what is taken back when, is
+//! the machine's.
 //!
 //! The clock moves to events of the machine, in [`Device::advance`] and [`Device::quiesce`], and else never.
 

@@ -7,8 +7,8 @@
 //! | launched | its last kernel has run | – (completed), or held, with the plan that follows |
 //! | leaving | nothing of it is queued or runs | held, or completed |
 //!
-//! Whose turn it is depends on the scheme and on who is there ([`QueuedGpu::on_turn`]), and is looked at again
-//! after everything that happens ([`QueuedGpu::settle`]).
+//! Whose turn it is depends on the scheme and on who is there ([`QueuedGpu::on_turn`]), and is looked at
+//! again after everything that happens ([`QueuedGpu::settle`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -213,7 +213,8 @@ impl QueuedGpu {
         let capacity = options.constants.queues.capacity;
         // Their times are asked for one by one.
         let stream = StreamSpec { capacity, evictable: true, padded: true };
-        let none: Vec<Arc<[Kernel]>> = vec![Arc::new([]); options.slots];
+        let nothing: Arc<[Kernel]> = Arc::new([]);
+        let none = vec![nothing; options.slots];
         let mut gpu = Gpu::over(&options.constants, Streams(none.clone()), &vec![stream; options.slots]);
         gpu.idle_until(options.clock.now());
         QueuedGpu {

@@ -1,16 +1,17 @@
 //! The GPU behind queues as a device: what an engine runs its plans on, in virtual time.
 //!
 //! Every place on the board has a stream of the GPU ([`crate::queued`]); a stage of a task's plan is a kernel
-//! that is launched into it. Times are the GPU's: [`costs`] says what a kernel takes alone, the constants what
-//! queues, the flag and a kill take. Outputs are real: the blocks of a kernel are computed when it has ended,
-//! and where it is killed they leave rubbish.
+//! that is launched into it. Times are the GPU's: [`costs`] says what a kernel takes alone, the constants
+//! what queues, the flag and a kill take. Outputs are real: the blocks of a kernel are computed when it has
+//! ended, and where it is killed they leave rubbish.
 //!
 //! Who is on the GPU ([`machine`]) is as in the paper, not for the policy of blocks that other devices share,
 //! because a GPU of queues knows no single blocks: one real-time task at a time, in the order of keys; when
 //! there is none, one best-effort task of each owner at once, on streams that share units evenly. `wait` lets
 //! what is queued see the flag. `reset` empties host queues, too, kills what runs where the hardware can, and
 //! has best-effort tasks go on as many kernels back as a device queue holds: plans are compiled for that
-//! window. Nothing pads: units that a real-time kernel leaves are idle.
+//! window. Nothing pads: units that a real-time kernel leaves are idle, and owners share units evenly,
+//! whatever their weights. What that leaves of the promises of devices, its conformance test names.
 
 pub mod costs;
 mod machine;
