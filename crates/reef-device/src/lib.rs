@@ -3,8 +3,8 @@
 //! Owns what every device promises (DESIGN: outputs exact, real-time latency as if alone, no best-effort work
 //! lost) as types and a trait, the schemes, block-level events, the conformance suite that checks the
 //! promises, the policy by which a free compute unit gets its next block, who is woken for completions
-//! ([`Signal`]), and a virtual-time dummy device with queues. Knows nothing of models, requests or any real
-//! device.
+//! ([`Signal`]), what devices in virtual time share ([`simulated`]), and one with queues, the dummy. Knows
+//! nothing of models, requests or any real device.
 //!
 //! What every device promises:
 //! 1. Within `Capabilities::propagation` after [`Device::submit`], no less urgent block *starts* on a compute
@@ -31,6 +31,7 @@ pub mod operators;
 pub mod policy;
 pub mod scheme;
 mod signal;
+pub mod simulated;
 mod sync;
 
 pub use contract::{

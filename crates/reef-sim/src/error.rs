@@ -19,6 +19,14 @@ pub enum SimError {
         /// What is wrong.
         problem: String,
     },
+    /// A device cannot be like this.
+    #[error("device {name}: {problem}")]
+    Device {
+        /// What it is of.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A file of measured kernels is wrong.
     #[error("profile of {name}: {problem}")]
     Profile {

@@ -157,6 +157,21 @@ impl Kernel {
         Kernel { alone, blocks: measured.blocks, cus, per_cu, occupancy, room: room.min(1.0), times }
     }
 
+    /// A kernel that is not measured: so many blocks, of which a compute unit runs one at once, take so long.
+    pub fn made_up(blocks: u32, block: Nanos, alone: Nanos, cus: u32) -> Kernel {
+        let room = (f64::from(blocks) / f64::from(cus)).min(1.0);
+        let times = vec![block.0.max(1)];
+        Kernel {
+            alone: alone.max(Nanos(1)),
+            blocks,
+            cus: blocks.min(cus),
+            per_cu: 1,
+            occupancy: 1,
+            room,
+            times,
+        }
+    }
+
     /// How long a block takes with so many of its kind on the compute unit, of those that fit.
     pub fn block(&self, per_cu: u32) -> Nanos {
         Nanos(self.times[per_cu as usize - 1])
@@ -196,9 +211,7 @@ impl Model {
 
     /// A made-up model: equal kernels of one block per compute unit.
     pub fn made_up(gpu: &GpuConstants, kernels: u32, each: Nanos) -> Model {
-        let times = vec![each.0.max(1)];
-        let (alone, cus) = (Nanos(times[0]), gpu.cus);
-        let kernel = Kernel { alone, blocks: cus, cus, per_cu: 1, occupancy: 1, room: 1.0, times };
+        let kernel = Kernel::made_up(gpu.cus, each, each, gpu.cus);
         Model { name: format!("{kernels} kernels of {each}"), kernels: vec![kernel; kernels as usize] }
     }
 

@@ -85,17 +85,38 @@ pub struct StreamSpec {
     pub padded: bool,
 }
 
-/// A GPU.
+/// What kernels there are, by model.
+pub trait Kernels {
+    /// Those of a model, in the order of launches.
+    fn of(&self, model: usize) -> &[Kernel];
+}
+
+impl Kernels for &[Model] {
+    fn of(&self, model: usize) -> &[Kernel] {
+        &self[model].kernels
+    }
+}
+
+/// A kernel that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Which one.
+    pub launch: Launch,
+    /// Since when.
+    pub since: Nanos,
+    /// What it takes alone.
+    pub takes: Nanos,
+}
+
+/// A GPU, for kernels of these models.
 #[derive(Debug)]
-pub struct Gpu<'a> {
-    constants: &'a GpuConstants,
-    models: &'a [Model],
+pub struct Gpu<M> {
+    constants: GpuConstants,
+    models: M,
     now: Nanos,
     streams: Vec<Stream>,
     /// When each pipe has done with what it evicts.
     pipes: Vec<Nanos>,
-    flag_from: Nanos,
-    kill_at: Nanos,
     kernels_ended: u64,
 }
 
@@ -112,6 +133,9 @@ struct Stream {
     notices: VecDeque<Nanos>,
     device: VecDeque<(Launch, Nanos)>,
     front: Front,
+    /// From when on its kernels see the flag, and when what runs is killed.
+    flag_from: Nanos,
+    kill_at: Nanos,
     last_transmitted: Option<Launch>,
 }
 
@@ -121,15 +145,23 @@ enum Front {
     Starting(Nanos),
     /// Nanoseconds left of the time that it takes alone, and how many of them pass in one.
     Running {
+        since: Nanos,
         left: f64,
         rate: f64,
     },
     Leaving(Nanos),
 }
 
-impl<'a> Gpu<'a> {
+impl<'a> Gpu<&'a [Model]> {
     /// A GPU with these streams, at time 0.
-    pub fn new(constants: &'a GpuConstants, models: &'a [Model], streams: &[StreamSpec]) -> Gpu<'a> {
+    pub fn new(constants: &GpuConstants, models: &'a [Model], streams: &[StreamSpec]) -> Gpu<&'a [Model]> {
+        Gpu::over(constants, models, streams)
+    }
+}
+
+impl<M: Kernels> Gpu<M> {
+    /// The same, whatever says what kernels there are.
+    pub fn over(constants: &GpuConstants, models: M, streams: &[StreamSpec]) -> Gpu<M> {
         let stream = |&spec: &StreamSpec| Stream {
             spec,
             host: VecDeque::new(),
@@ -138,16 +170,16 @@ impl<'a> Gpu<'a> {
             notices: VecDeque::new(),
             device: VecDeque::new(),
             front: Front::None,
+            flag_from: Nanos::MAX,
+            kill_at: Nanos::MAX,
             last_transmitted: None,
         };
         Gpu {
-            constants,
+            constants: constants.clone(),
             models,
             now: Nanos::ZERO,
             streams: streams.iter().map(stream).collect(),
             pipes: vec![Nanos::ZERO; constants.queues.pipes as usize],
-            flag_from: Nanos::MAX,
-            kill_at: Nanos::MAX,
             kernels_ended: 0,
         }
     }
@@ -166,7 +198,7 @@ impl<'a> Gpu<'a> {
     /// needs
     /// `takes` for that, before the first one can leave it.
     pub fn launch(&mut self, stream: StreamId, model: usize, from: usize, takes: Nanos, pad: &mut impl Pad) {
-        let kernels = from..self.models[model].kernels.len();
+        let kernels = from..self.models.of(model).len();
         let of = &mut self.streams[stream.0];
         of.ready = self.now + takes;
         of.host.extend(kernels.map(|kernel| Launch { model, kernel }));
@@ -187,18 +219,65 @@ impl<'a> Gpu<'a> {
 
     /// From `from` on kernels of evictable streams that have not begun end at once.
     pub fn set_flag(&mut self, from: Nanos) {
-        self.flag_from = from;
+        let evictable = self.streams.iter_mut().filter(|stream| stream.spec.evictable);
+        evictable.for_each(|stream| stream.flag_from = from);
         self.see_flag();
     }
 
     /// Kernels run again.
     pub fn clear_flag(&mut self) {
-        self.flag_from = Nanos::MAX;
+        self.streams.iter_mut().for_each(|stream| stream.flag_from = Nanos::MAX);
     }
 
     /// Kills what runs on evictable streams at a time.
     pub fn kill(&mut self, at: Nanos) {
-        self.kill_at = at;
+        let evictable = self.streams.iter_mut().filter(|stream| stream.spec.evictable);
+        evictable.for_each(|stream| stream.kill_at = at);
+    }
+
+    /// From `flag` on kernels of this stream that have not begun end at once; what runs is killed at `kill`.
+    /// Neither comes later than an earlier call said.
+    pub fn evict(&mut self, stream: StreamId, flag: Nanos, kill: Option<Nanos>) {
+        let of = &mut self.streams[stream.0];
+        of.flag_from = of.flag_from.min(flag);
+        of.kill_at = of.kill_at.min(kill.unwrap_or(Nanos::MAX));
+        self.see_flag();
+    }
+
+    /// Kernels of this stream run again.
+    pub fn readmit(&mut self, stream: StreamId) {
+        let of = &mut self.streams[stream.0];
+        (of.flag_from, of.kill_at) = (Nanos::MAX, Nanos::MAX);
+    }
+
+    /// What a stream runs.
+    pub fn running(&self, stream: StreamId) -> Option<Running> {
+        let of = &self.streams[stream.0];
+        let Front::Running { since, .. } = of.front else { return None };
+        let (launch, takes) = of.device[0];
+        Some(Running { launch, since, takes })
+    }
+
+    /// All that was queued or ran is gone.
+    pub fn clear(&mut self) {
+        for of in &mut self.streams {
+            (of.arriving, of.front) = (None, Front::None);
+            of.host.clear();
+            of.device.clear();
+            of.notices.clear();
+            (of.flag_from, of.kill_at) = (Nanos::MAX, Nanos::MAX);
+        }
+    }
+
+    /// Moves the clock to `to` where nothing is to happen before that.
+    pub fn idle_until(&mut self, to: Nanos) {
+        debug_assert!(self.next_event().is_none_or(|next| next >= to), "something happens before");
+        self.pass(to);
+    }
+
+    /// To change what kernels there are: not those of models with kernels on the way.
+    pub fn kernels_mut(&mut self) -> &mut M {
+        &mut self.models
     }
 
     /// Whether a stream has nothing at all.
@@ -209,12 +288,12 @@ impl<'a> Gpu<'a> {
 
     /// When something happens next, if anything does.
     pub fn next_event(&self) -> Option<Nanos> {
-        let mut next = self.kill_at;
-        if self.flag_from > self.now {
-            next = next.min(self.flag_from);
-        }
+        let mut next = Nanos::MAX;
         for stream in &self.streams {
-            next = next.min(self.next_of(stream));
+            next = next.min(stream.kill_at).min(self.next_of(stream));
+            if stream.flag_from > self.now {
+                next = next.min(stream.flag_from);
+            }
         }
         (next < Nanos::MAX).then_some(next.max(self.now))
     }
@@ -223,7 +302,7 @@ impl<'a> Gpu<'a> {
         let front = match stream.front {
             Front::None => Nanos::MAX,
             Front::Starting(at) | Front::Leaving(at) => at,
-            Front::Running { left, rate } => self.now + Nanos((left / rate).ceil() as u64),
+            Front::Running { left, rate, .. } => self.now + Nanos((left / rate).ceil() as u64),
         };
         let feeder = match (stream.arriving, stream.notices.front()) {
             (Some((at, _)), _) => at,
@@ -235,24 +314,24 @@ impl<'a> Gpu<'a> {
 
     /// Moves the clock to `to`, which is no later than the next event, and does what is due then.
     pub fn advance(&mut self, to: Nanos, pad: &mut impl Pad, ended: &mut Vec<Ended>) {
-        let passed = to.since(self.now).0 as f64;
-        self.now = to;
-        for stream in &mut self.streams {
-            if let Front::Running { left, rate } = &mut stream.front {
-                *left -= passed * *rate;
-            }
-        }
-        let mut changed = false;
-        if self.kill_at <= to {
-            self.kill_at = Nanos::MAX;
-            changed |= self.kill_running(ended);
-        }
+        self.pass(to);
+        let mut changed = self.kill_running(ended);
         self.see_flag();
         for at in 0..self.streams.len() {
             changed |= self.step(at, pad, ended);
         }
         if changed {
             self.share();
+        }
+    }
+
+    fn pass(&mut self, to: Nanos) {
+        let passed = to.since(self.now).0 as f64;
+        self.now = to;
+        for stream in &mut self.streams {
+            if let Front::Running { left, rate, .. } = &mut stream.front {
+                *left -= passed * *rate;
+            }
         }
     }
 
@@ -280,7 +359,7 @@ impl<'a> Gpu<'a> {
         match self.streams[at].front {
             Front::Starting(begin) if begin <= now => {
                 let left = self.streams[at].device[0].1.0 as f64;
-                self.streams[at].front = Front::Running { left, rate: 1.0 };
+                self.streams[at].front = Front::Running { since: now, left, rate: 1.0 };
                 true
             }
             Front::Running { left, .. } if left < 0.5 => {
@@ -306,7 +385,7 @@ impl<'a> Gpu<'a> {
         let (chosen, takes) = if stream.spec.padded {
             pad.pad(launch)
         } else {
-            (Nanos::ZERO, self.models[launch.model].kernels[launch.kernel].alone)
+            (Nanos::ZERO, self.models.of(launch.model)[launch.kernel].alone)
         };
         let leaves = self.now.max(stream.ready);
         stream.arriving = Some((leaves + self.constants.queues.transmit_us.nanos() + chosen, takes));
@@ -327,7 +406,7 @@ impl<'a> Gpu<'a> {
     }
 
     fn is_evicted(&self, at: usize) -> bool {
-        self.streams[at].spec.evictable && self.flag_from <= self.now
+        self.streams[at].flag_from <= self.now
     }
 
     fn begin_to_leave(&mut self, at: usize) {
@@ -352,8 +431,12 @@ impl<'a> Gpu<'a> {
     fn kill_running(&mut self, ended: &mut Vec<Ended>) -> bool {
         let mut killed = false;
         for at in 0..self.streams.len() {
-            let stream = &self.streams[at];
-            if stream.spec.evictable && matches!(stream.front, Front::Running { .. }) {
+            let stream = &mut self.streams[at];
+            if stream.kill_at > self.now {
+                continue;
+            }
+            stream.kill_at = Nanos::MAX;
+            if matches!(stream.front, Front::Running { .. }) {
                 self.leave(at, End::Killed, ended);
                 killed = true;
             }
@@ -374,11 +457,11 @@ impl<'a> Gpu<'a> {
 
     /// How fast each kernel runs beside the others: compute units are shared evenly.
     fn share(&mut self) {
-        let models = self.models;
+        let models = &self.models;
         let kernel = |stream: &Stream| -> Option<&Kernel> {
             let Front::Running { .. } = stream.front else { return None };
             let launch = stream.device[0].0;
-            Some(&models[launch.model].kernels[launch.kernel])
+            Some(&models.of(launch.model)[launch.kernel])
         };
         let running = self.streams.iter().filter_map(kernel);
         let (count, filled) = running.fold((0u32, 0.0), |(n, room), kernel| (n + 1, room + kernel.room));

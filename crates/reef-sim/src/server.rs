@@ -158,7 +158,7 @@ pub struct Server<'a> {
     models: &'a [Model],
     clients: &'a [Client],
     scheme: Scheme,
-    gpu: Gpu<'a>,
+    gpu: Gpu<&'a [Model]>,
     mode: Mode,
     /// When it was last taken from best-effort requests.
     taken_since: Nanos,

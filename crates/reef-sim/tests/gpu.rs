@@ -14,7 +14,7 @@ fn mi50() -> GpuConstants {
 }
 
 /// Goes on until nothing is left to happen, or `until`.
-fn go_on(gpu: &mut Gpu<'_>, until: Nanos) -> Vec<(Nanos, Ended)> {
+fn go_on(gpu: &mut Gpu<&[Model]>, until: Nanos) -> Vec<(Nanos, Ended)> {
     let mut all = Vec::new();
     let mut ended = Vec::new();
     while let Some(next) = gpu.next_event().filter(|&next| next <= until) {

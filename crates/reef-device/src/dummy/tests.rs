@@ -1,11 +1,15 @@
 //! The dummy keeps the contract, and best-effort owners share it by weight, in virtual time.
 
-use reef_base::Share;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reef_base::{Share, TaskKey};
 use reef_plan::{SyntheticStage, synthetic_plan};
 
 use super::*;
 use crate::conformance::Harness;
-use crate::scheme::Padding;
+use crate::contract::{Completion, Device};
+use crate::ids::LoadedPlan;
 
 struct DummyHarness;
 

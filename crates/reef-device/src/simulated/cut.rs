@@ -1,5 +1,5 @@
-//! How the dummy cuts kernels and packs weights: not at all like a real device, so that nothing comes to
-//! depend on one.
+//! How simulated devices cut kernels and pack weights: not at all like a real device, so that nothing comes
+//! to depend on one.
 
 use reef_plan::cut::{Cutter, Weights, Work};
 use reef_plan::{At, KernelSpec, Layout, Matrices, OwnLayout, Packing, RecurrentSpec, Target};
@@ -51,15 +51,16 @@ impl Layout for Rows {
     }
 }
 
-/// Cuts kernels for the dummy.
+/// Cuts kernels for simulated devices; weights are packed as rows.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct DummyCutter {
+pub struct RowCutter {
     target: Target,
 }
 
-impl DummyCutter {
-    pub(super) fn new(target: Target) -> DummyCutter {
-        DummyCutter { target }
+impl RowCutter {
+    /// For such a device.
+    pub fn new(target: Target) -> RowCutter {
+        RowCutter { target }
     }
 
     /// Units per block.
@@ -68,7 +69,7 @@ impl DummyCutter {
     }
 }
 
-impl Cutter for DummyCutter {
+impl Cutter for RowCutter {
     fn target(&self) -> Target {
         self.target
     }

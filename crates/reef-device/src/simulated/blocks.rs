@@ -1,5 +1,5 @@
-//! What the dummy's blocks do: synthetic ones are computed here, real ones by the interpreter that the dummy
-//! was given.
+//! What blocks of simulated devices do: synthetic ones are computed here, real ones by the interpreter that
+//! the device was given.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl<'a> Block<'a> {
 
     /// How long it takes.
     pub(super) fn time(&self) -> Nanos {
-        time(self.locate().0)
+        block_time(self.locate().0)
     }
 }
 
@@ -50,8 +50,8 @@ impl Block<'_> {
     }
 }
 
-/// Virtual time of one block of a kernel.
-pub(super) fn time(kernel: &Kernel) -> Nanos {
+/// Virtual time of one block of a kernel, by its plan: what a synthetic one says, and else by its work.
+pub fn block_time(kernel: &Kernel) -> Nanos {
     match &kernel.spec {
         KernelSpec::Synthetic(spec) => Nanos(u64::from(spec.polls) * u64::from(spec.poll_ns)),
         spec => {
@@ -62,18 +62,18 @@ pub(super) fn time(kernel: &Kernel) -> Nanos {
 }
 
 /// Whoever computes blocks of real kernels, if anybody.
-pub(super) type Hands = Option<Arc<dyn Interpreter>>;
+type Hands<'a> = Option<&'a Arc<dyn Interpreter>>;
 
 /// Computes a block.
 pub(super) fn compute(
-    hands: &Hands,
+    hands: Hands<'_>,
     block: Block<'_>,
     io: &mut Io,
     arena: &mut AlignedBytes,
 ) -> Result<(), HostFault> {
     let (kernel, index, inside) = block.locate();
     let KernelSpec::Synthetic(spec) = &kernel.spec else {
-        let hands = hands.as_ref().expect("plans that nobody can run are refused");
+        let hands = hands.expect("plans that nobody can run are refused");
         return hands.run_block(block.plan, index, inside, memory(io, arena));
     };
     let digest = spec.digest(kernel.reads.iter().map(|region| bytes(io, arena, region)));
@@ -85,14 +85,14 @@ pub(super) fn compute(
 }
 
 /// Leaves rubbish where a block writes that was killed.
-pub(super) fn spoil(hands: &Hands, block: Block<'_>, io: &mut Io, arena: &mut AlignedBytes) {
+pub(super) fn spoil(hands: Hands<'_>, block: Block<'_>, io: &mut Io, arena: &mut AlignedBytes) {
     let (kernel, index, inside) = block.locate();
     match &kernel.spec {
         KernelSpec::Synthetic(spec) => {
             bytes_mut(io, arena, &kernel.writes[0])[tile(spec, inside)].fill(0xAA);
         }
         _ => {
-            let hands = hands.as_ref().expect("plans that nobody can run are refused");
+            let hands = hands.expect("plans that nobody can run are refused");
             hands.spoil_block(block.plan, index, inside, memory(io, arena));
         }
     }
