@@ -19,10 +19,14 @@
 mod doubles;
 #[path = "system/chaotic.rs"]
 mod chaotic;
+#[path = "system/ledger.rs"]
+mod ledger;
 #[path = "system/play.rs"]
 mod play;
 #[path = "system/script.rs"]
 mod script;
+#[path = "system/watch.rs"]
+mod watch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
