@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use reef_base::{Buffer, Clock, Nanos, Rng, TaskId, TaskKey, VirtualClock};
 use reef_device::dummy::{DummyDevice, DummyOptions};
-use reef_device::{Completion, Event, Io, LoadedPlan, Outcome, RejectReason, Rejected, Route};
+use reef_device::{Completion, Event, Io, LoadedPlan, Outcome, RejectReason, Rejected, Route, TaskCounters};
 use reef_engine::*;
 use reef_plan::HostFault;
 
@@ -56,8 +56,8 @@ pub enum Note {
     Taken { task: TaskId, key: TaskKey, marks: Vec<(u32, usize)> },
     /// It did not take one.
     Refused,
-    /// The engine has heard of a task's end.
-    Ended(TaskId),
+    /// The engine has heard of a task's end, and that it took so much of the units.
+    Ended { task: TaskId, used: Nanos },
 }
 
 pub struct Chaotic {
@@ -224,7 +224,10 @@ impl Device for Chaotic {
         let due = state.held.iter().enumerate().filter(|(_, (at, _))| *at <= now);
         let first = due.min_by_key(|(_, (at, _))| *at).map(|(index, _)| index)?;
         let completion = state.held.remove(first).1;
-        state.notes.push((now, Note::Ended(completion.task)));
+        let TaskCounters { cu_time, wasted_time, .. } = completion.counters;
+        let thrown_away = if completion.outcome == Outcome::Done { Nanos::ZERO } else { wasted_time };
+        let note = Note::Ended { task: completion.task, used: cu_time + thrown_away };
+        state.notes.push((now, note));
         Some(completion)
     }
 

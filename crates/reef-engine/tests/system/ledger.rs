@@ -4,15 +4,21 @@
 //! - A task has the key that its requests' class, deadlines and arrivals say; a batch that of its most urgent.
 //! - No more tasks are on a board than its lane has slots, or the model has in flight.
 //! - Who is joined is of one model and class, and has room; nobody who may not join is joined.
+//! - Nobody goes before who is more urgent, or of the same model and class and came first.
 //! - Nobody waits for a place that is free: see [`Ledger::starved`].
+//! - While best-effort requests of two models wait, what both use for their weights differs by at most twice
+//!   the sum of what a full board of tasks costs each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use reef_base::{Class, Nanos, TaskId, TaskKey};
 use reef_device::Scheme;
 use reef_engine::{ModelSettings, Placement};
 
 use super::chaotic::Note;
+
+/// What a task is charged at least.
+const CHARGE_MIN: Nanos = Nanos::from_micros(10);
 
 /// After a device had no place, the scheduler tries again no later.
 pub const RETRY_AFTER: Nanos = Nanos::from_micros(200);
@@ -27,6 +33,14 @@ pub struct Terms {
     pub load: usize,
     pub rows: usize,
     pub settings: ModelSettings,
+    /// Its requests are one task each, on one device, and as many as there is a place for.
+    pub is_plain: bool,
+}
+
+impl Terms {
+    fn shares(&self) -> bool {
+        self.is_plain && !self.class.is_real_time() && self.settings.in_flight_max.is_none()
+    }
 }
 
 struct OnBoard {
@@ -39,6 +53,12 @@ struct OnBoard {
 struct Board {
     tasks: BTreeMap<TaskId, OnBoard>,
     refused_at: Option<Nanos>,
+    /// What tasks of loads used that ended since this was looked at last.
+    used: Vec<(usize, Nanos)>,
+    /// By load, what a task used at most.
+    used_max: BTreeMap<usize, Nanos>,
+    /// What both of two loads used while requests of both waited.
+    both: BTreeMap<[usize; 2], [u64; 2]>,
 }
 
 pub struct Ledger {
@@ -64,12 +84,54 @@ impl Ledger {
         &self.terms[number as usize - 1]
     }
 
-    pub fn note(&mut self, device: usize, at: Nanos, note: Note) {
+    /// What passed between a device and the engine, while requests with these numbers waited for it alone.
+    pub fn note(&mut self, device: usize, at: Nanos, note: Note, waiting: &[usize]) {
         match note {
-            Note::Taken { task, key, marks } => self.taken(device, task, key, &marks),
+            Note::Taken { task, key, marks } => {
+                self.taken(device, task, key, &marks);
+                self.check_order(device, at, task, key, waiting);
+            }
             Note::Refused => self.boards[device].refused_at = Some(at),
-            Note::Ended(task) => {
-                self.boards[device].tasks.remove(&task);
+            Note::Ended { task, used } => self.ended(device, task, used),
+        }
+    }
+
+    fn ended(&mut self, device: usize, task: TaskId, used: Nanos) {
+        let board = &mut self.boards[device];
+        let OnBoard { class, load, .. } = board.tasks.remove(&task).expect("what ends was there");
+        let Some(load) = load.filter(|_| !class.is_real_time()) else { return };
+        let used = used.max(CHARGE_MIN);
+        board.used.push((load, used));
+        let most = board.used_max.entry(load).or_default();
+        *most = used.max(*most);
+    }
+
+    /// Nothing more happens now; requests with these numbers wait on this device.
+    pub fn check_shares(&mut self, device: usize, waiting: &[usize]) {
+        let queued = waiting.iter().map(|number| *number as u32).filter(|number| {
+            let is_here = |task: &OnBoard| task.numbers.contains(number);
+            self.terms(*number).shares() && !self.boards[device].tasks.values().any(is_here)
+        });
+        let weights = queued.map(|number| self.terms(number));
+        let weights: BTreeMap<usize, u64> =
+            weights.map(|terms| (terms.load, terms.settings.weight.into())).collect();
+        let board = &mut self.boards[device];
+        let used = std::mem::take(&mut board.used);
+        let loads: BTreeSet<usize> = weights.keys().copied().collect();
+        board.both.retain(|pair, _| pair.iter().all(|load| loads.contains(load)));
+        for (pair, sums) in &mut board.both {
+            for (load, used) in &used {
+                pair.iter().zip(&mut *sums).filter(|(own, _)| *own == load).for_each(|(_, sum)| *sum += used.0);
+            }
+            let [one, other] = pair.map(|load| weights[&load]);
+            let cost = pair.map(|load| board.used_max.get(&load).map_or(CHARGE_MIN.0, |most| most.0));
+            let apart = (sums[0] * other).abs_diff(sums[1] * one);
+            let bound = 2 * self.best_effort_slots as u64 * (cost[0] * other + cost[1] * one);
+            assert!(apart <= bound, "loads {pair:?} of weights {:?} used {sums:?}", [one, other]);
+        }
+        for &one in &loads {
+            for &other in loads.range(one + 1..) {
+                board.both.entry([one, other]).or_default();
             }
         }
     }
@@ -94,6 +156,39 @@ impl Ledger {
         }
         let numbers = marks.iter().map(|(number, _)| *number).collect();
         self.boards[device].tasks.insert(task, OnBoard { class, load, numbers });
+    }
+
+    fn check_order(&self, device: usize, at: Nanos, task: TaskId, key: TaskKey, waiting: &[usize]) {
+        let board = &self.boards[device];
+        // What came back from the device lets pass what was on its way there with it.
+        if board.refused_at == Some(at) {
+            return;
+        }
+        let taken = &board.tasks[&task];
+        for &number in waiting {
+            let terms = self.terms(number as u32);
+            let is_here = |task: &OnBoard| task.numbers.contains(&(number as u32));
+            if !terms.is_plain || !self.may_start(terms, board) || board.tasks.values().any(is_here) {
+                continue;
+            }
+            let before = match (terms.class, key.class()) {
+                (Class::RealTime(level), Class::RealTime(_)) => {
+                    TaskKey::real_time(level, terms.deadline, terms.arrival).get() < key.get()
+                }
+                (Class::BestEffort, Class::BestEffort) => {
+                    taken.load == Some(terms.load) && taken.numbers.iter().all(|own| *own > number as u32)
+                }
+                _ => false,
+            };
+            assert!(!before, "{task} with {:?} goes before request {number}", taken.numbers);
+        }
+    }
+
+    /// Whether a request's model has fewer tasks on a board than it may.
+    fn may_start(&self, terms: &Terms, board: &Board) -> bool {
+        let of_model = board.tasks.values().filter(|task| task.load == Some(terms.load));
+        let in_way = of_model.filter(|task| !terms.class.is_real_time() || task.class.is_real_time()).count();
+        terms.settings.in_flight_max.is_none_or(|most| in_way < most)
     }
 
     fn check_members(&self, task: TaskId, key: TaskKey, marks: &[(u32, usize)]) {
@@ -150,10 +245,7 @@ impl Ledger {
                     }
             }
         };
-        let of_model = board.tasks.values().filter(|task| task.load == Some(terms.load));
-        let in_way = of_model.filter(|task| !terms.class.is_real_time() || task.class.is_real_time()).count();
-        let may_start = terms.settings.in_flight_max.is_none_or(|most| in_way < most);
-        place && may_start && !refused && terms.arrival + delay < now
+        place && self.may_start(terms, board) && !refused && terms.arrival + delay < now
     }
 
     /// Tasks that are on boards.

@@ -155,6 +155,7 @@ impl<'a> Play<'a> {
             let next = self.engine.next_event().filter(|&next| next <= until);
             self.engine.run_until(next.unwrap_or(until));
             self.hear();
+            self.book();
             if next.is_none() {
                 self.is_exact = false;
                 return;
@@ -364,6 +365,7 @@ impl<'a> Play<'a> {
             load: model.load,
             rows: input.len() / rows::ROW,
             settings: model.settings.clone(),
+            is_plain: model.is_plain(),
         });
         let mut asked = Asked {
             number: self.asked,
@@ -385,6 +387,7 @@ impl<'a> Play<'a> {
             }
             Err(error) => self.ended(&asked, Err(error)),
         }
+        self.book();
     }
 
     /// What holds at every moment.
@@ -402,13 +405,21 @@ impl<'a> Play<'a> {
         self.check_boards();
     }
 
+    /// Hears of what passed between the engine and its devices.
+    fn book(&mut self) {
+        for (index, device) in self.devices.iter().enumerate() {
+            let here = self.waiting.iter().filter(|asked| asked.model.devices[..] == [index]);
+            let waiting: Vec<usize> = here.map(|asked| asked.number).collect();
+            for (at, note) in device.notes() {
+                self.ledger.note(index, at, note, &waiting);
+            }
+            self.ledger.check_shares(index, &waiting);
+        }
+    }
+
     /// Who is on the boards is there rightly, and nobody waits for a place that is free.
     fn check_boards(&mut self) {
-        for (index, device) in self.devices.iter().enumerate() {
-            for (at, note) in device.notes() {
-                self.ledger.note(index, at, note);
-            }
-        }
+        self.book();
         // What is due after a jump has not been done yet.
         if self.jump.1 == self.engine.now() {
             return;
@@ -502,6 +513,13 @@ impl<'a> Play<'a> {
 
     fn left(&self) -> Vec<usize> {
         self.waiting.iter().map(|asked| asked.number).collect()
+    }
+}
+
+impl Loaded {
+    /// Whether each request is one task, on one device.
+    fn is_plain(&self) -> bool {
+        matches!(self.kind, Kind::Plan { .. }) && self.devices.len() == 1
     }
 }
 

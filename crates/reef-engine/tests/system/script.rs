@@ -205,7 +205,10 @@ fn step(rng: &mut Rng, devices: usize) -> Step {
             Action::Submit { name, count, ask: ask(rng) }
         }
         26..30 => Action::Cancel { which: rng.below(64) as usize },
-        30 => Action::Jump(Nanos(rng.below([20_000, 2_000_000][rng.below(2) as usize]))),
+        30 => {
+            let most = [20_000, 2_000_000][rng.below(2) as usize];
+            Action::Jump(Nanos(rng.below(most)))
+        }
         31..33 => return Step { after: Nanos(rng.below(200_000)), ..load(rng, name, devices) },
         33..35 => Action::Unload { name, finish: rng.below(2) == 0 },
         35..37 => {

@@ -63,7 +63,7 @@ enum Change {
 impl History {
     /// What did not hold.
     pub fn complaints(&self, counters: DeviceCounters) -> Vec<String> {
-        let mut complaints = self.counted_wrong(counters);
+        let mut complaints: Vec<String> = self.counted_wrong(counters).into_iter().collect();
         let lives = self.lives();
         let mut changes = self.changes(&lives);
         changes.sort_by_key(|(at, _)| *at);
@@ -76,7 +76,7 @@ impl History {
 
     /// The device's own counts are the sums of what it did.
     fn counted_wrong(&self, counters: DeviceCounters) -> Option<String> {
-        let count = |is: fn(&EventKind) -> bool| self.events.iter().filter(|event| is(&event.kind));
+        let count = |is: fn(&EventKind) -> bool| self.events.iter().filter(move |event| is(&event.kind));
         let done = |kind: &EventKind| matches!(kind, EventKind::Block { .. });
         let killed = |kind: &EventKind| matches!(kind, EventKind::Killed { .. });
         let time = |is: fn(&EventKind) -> bool| Nanos(count(is).map(|event| event.span.0).sum());
