@@ -40,8 +40,8 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 /// What went wrong with a script, if anything did.
-fn failure(script: &Script) -> Option<String> {
-    let run = catch_unwind(AssertUnwindSafe(|| drop(Play::run(script, false))));
+fn failure(script: &Script, trace: bool) -> Option<String> {
+    let run = catch_unwind(AssertUnwindSafe(|| drop(Play::run(script, trace))));
     let payload = run.err()?;
     let text = payload.downcast_ref::<String>().cloned();
     Some(text.or_else(|| payload.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default())
@@ -60,11 +60,11 @@ fn every_request_has_its_end_whatever_happens() {
     std::panic::set_hook(Box::new(|_| {}));
     let failed = (0..variable("REEF_SEEDS").unwrap_or(SEEDS))
         .map(Script::new)
-        .find(|script| failure(script).is_some());
-    let shrunk = failed.map(|script| script.shrunk(|shorter| failure(shorter).is_some()));
+        .find(|script| failure(script, false).is_some());
+    let shrunk = failed.map(|script| script.shrunk(|shorter| failure(shorter, false).is_some()));
     std::panic::set_hook(hook);
     if let Some(script) = shrunk {
-        let why = failure(&script).expect("it still fails");
+        let why = failure(&script, true).expect("it still fails");
         let steps: String = script.steps.iter().map(|step| format!("{step:?}\n")).collect();
         panic!(
             "seed {seed}: {why}\nas short as it fails, on {:?}:\n{steps}\nall of it: REEF_SEED={seed} \

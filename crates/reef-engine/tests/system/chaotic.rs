@@ -120,7 +120,12 @@ impl Chaotic {
         }
     }
 
-    fn noted(&self, marks: Vec<(u32, usize)>, key: TaskKey, taken: Result<TaskId, Rejected>) -> Result<TaskId, Rejected> {
+    fn noted(
+        &self,
+        marks: Vec<(u32, usize)>,
+        key: TaskKey,
+        taken: Result<TaskId, Rejected>,
+    ) -> Result<TaskId, Rejected> {
         let note = match &taken {
             Ok(task) => Note::Taken { task: *task, key, marks },
             Err(_) => Note::Refused,

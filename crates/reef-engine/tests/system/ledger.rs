@@ -28,6 +28,8 @@ pub const RETRY_AFTER: Nanos = Nanos::from_micros(200);
 pub struct Terms {
     pub class: Class,
     pub arrival: Nanos,
+    /// When it was submitted.
+    pub sent: Nanos,
     /// On the clock.
     pub deadline: Option<Nanos>,
     pub load: usize,
@@ -49,8 +51,10 @@ struct OnBoard {
     numbers: Vec<u32>,
 }
 
-#[derive(Default)]
 struct Board {
+    /// Places for tasks of both classes, and of those for best-effort ones.
+    slots: usize,
+    best_effort_slots: usize,
     tasks: BTreeMap<TaskId, OnBoard>,
     refused_at: Option<Nanos>,
     /// What tasks of loads used that ended since this was looked at last.
@@ -65,14 +69,21 @@ pub struct Ledger {
     boards: Vec<Board>,
     /// By their numbers, from one.
     terms: Vec<Terms>,
-    slots: usize,
-    best_effort_slots: usize,
 }
 
 impl Ledger {
-    pub fn new(devices: usize, slots: usize, best_effort_slots: usize) -> Ledger {
-        let boards = (0..devices).map(|_| Board::default()).collect();
-        Ledger { boards, terms: Vec::new(), slots, best_effort_slots }
+    /// Of devices with so many places each, and so many of them for best-effort tasks.
+    pub fn new(slots: impl Iterator<Item = (usize, usize)>) -> Ledger {
+        let board = |(slots, best_effort_slots)| Board {
+            slots,
+            best_effort_slots,
+            tasks: BTreeMap::new(),
+            refused_at: None,
+            used: Vec::new(),
+            used_max: BTreeMap::new(),
+            both: BTreeMap::new(),
+        };
+        Ledger { boards: slots.map(board).collect(), terms: Vec::new() }
     }
 
     /// The next request is sent.
@@ -121,12 +132,15 @@ impl Ledger {
         board.both.retain(|pair, _| pair.iter().all(|load| loads.contains(load)));
         for (pair, sums) in &mut board.both {
             for (load, used) in &used {
-                pair.iter().zip(&mut *sums).filter(|(own, _)| *own == load).for_each(|(_, sum)| *sum += used.0);
+                pair.iter()
+                    .zip(&mut *sums)
+                    .filter(|(own, _)| *own == load)
+                    .for_each(|(_, sum)| *sum += used.0);
             }
             let [one, other] = pair.map(|load| weights[&load]);
             let cost = pair.map(|load| board.used_max.get(&load).map_or(CHARGE_MIN.0, |most| most.0));
             let apart = (sums[0] * other).abs_diff(sums[1] * one);
-            let bound = 2 * self.best_effort_slots as u64 * (cost[0] * other + cost[1] * one);
+            let bound = 2 * board.best_effort_slots as u64 * (cost[0] * other + cost[1] * one);
             assert!(apart <= bound, "loads {pair:?} of weights {:?} used {sums:?}", [one, other]);
         }
         for &one in &loads {
@@ -137,11 +151,12 @@ impl Ledger {
     }
 
     fn taken(&mut self, device: usize, task: TaskId, key: TaskKey, marks: &[(u32, usize)]) {
-        let (class, tasks) = (key.class(), &self.boards[device].tasks);
+        let board = &self.boards[device];
+        let (class, tasks) = (key.class(), &board.tasks);
         let of_lane = |other: &&OnBoard| other.class.is_real_time() == class.is_real_time();
         let places = match class.is_real_time() {
-            true => self.slots - self.best_effort_slots,
-            false => self.best_effort_slots,
+            true => board.slots - board.best_effort_slots,
+            false => board.best_effort_slots,
         };
         let others = tasks.values().filter(of_lane).count();
         assert!(others < places, "{task} is one too many on a board with {places} places for {class:?}");
@@ -160,11 +175,12 @@ impl Ledger {
 
     fn check_order(&self, device: usize, at: Nanos, task: TaskId, key: TaskKey, waiting: &[usize]) {
         let board = &self.boards[device];
-        // What came back from the device lets pass what was on its way there with it.
-        if board.refused_at == Some(at) {
+        let taken = &board.tasks[&task];
+        // What came back from the device lets pass what was on its way there with it; and who has a place
+        // already goes on.
+        if board.refused_at == Some(at) || taken.numbers.is_empty() {
             return;
         }
-        let taken = &board.tasks[&task];
         for &number in waiting {
             let terms = self.terms(number as u32);
             let is_here = |task: &OnBoard| task.numbers.contains(&(number as u32));
@@ -233,7 +249,7 @@ impl Ledger {
         let place = match terms.class {
             // One for each more urgent level is kept free, as long as there are as many.
             Class::RealTime(level) => {
-                let places = self.slots - self.best_effort_slots;
+                let places = board.slots - board.best_effort_slots;
                 real_time + usize::from(level.get()).min(places - 1) < places
             }
             Class::BestEffort => {
@@ -241,11 +257,11 @@ impl Ledger {
                     < match scheme {
                         Scheme::RtOnly => 0,
                         Scheme::Sequential => 1,
-                        _ => self.best_effort_slots,
+                        _ => board.best_effort_slots,
                     }
             }
         };
-        place && self.may_start(terms, board) && !refused && terms.arrival + delay < now
+        place && self.may_start(terms, board) && !refused && terms.sent + delay < now
     }
 
     /// Tasks that are on boards.

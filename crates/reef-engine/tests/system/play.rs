@@ -123,6 +123,10 @@ impl<'a> Play<'a> {
         let pool = devices.iter().map(|device| device.clone() as Arc<dyn Device>).collect();
         let least = script.devices.iter().map(|spec| spec.slots).min().expect("there is a device");
         let best_effort_slots = script.best_effort_slots.min(least);
+        let places = script.devices.iter().map(|spec| {
+            let shared = spec.slots - spec.slots_real_time;
+            (least, best_effort_slots.min(shared).min(least - 1))
+        });
         let options = EngineOptions {
             board_slots: least,
             best_effort_slots,
@@ -134,7 +138,7 @@ impl<'a> Play<'a> {
             trace,
             clock,
             engine: Engine::over(doubles::named(pool), options).expect("the options are right"),
-            ledger: Ledger::new(devices.len(), least, best_effort_slots),
+            ledger: Ledger::new(places),
             devices,
             jump: (Nanos::ZERO, Nanos::ZERO),
             models: BTreeMap::new(),
@@ -182,7 +186,12 @@ impl<'a> Play<'a> {
         if let Some(end_by) = asked.end_by.filter(|_| self.is_exact) {
             let (from, to) = self.jump;
             let end_by = if from <= end_by && end_by < to { to } else { end_by };
-            assert!(self.engine.now() <= end_by, "request {number} does not end by {}", end_by.0);
+            assert!(
+                self.engine.now() <= end_by,
+                "request {number} ends at {}, not by {}",
+                self.engine.now().0,
+                end_by.0
+            );
         }
         let end = match answer {
             Ok(response) => {
@@ -361,6 +370,7 @@ impl<'a> Play<'a> {
         self.ledger.sent(Terms {
             class,
             arrival: at,
+            sent: now,
             deadline: deadline.map(|deadline| at + deadline),
             load: model.load,
             rows: input.len() / rows::ROW,
@@ -380,10 +390,13 @@ impl<'a> Play<'a> {
         self.counts.entry(asked.model.line).or_default()[0] += 1;
         match self.engine.submit(&request) {
             Ok(future) => {
-                let passed = asked.end_by.is_some_and(|end_by| end_by <= now);
-                assert!(!passed, "request {} is taken, and its deadline has passed", asked.number);
+                let (number, passed) = (asked.number, asked.end_by.is_some_and(|end_by| end_by <= now));
                 asked.future = Some(future);
                 self.waiting.push(asked);
+                if passed {
+                    self.hear();
+                    assert!(!self.left().contains(&number), "request {number} came late, and waits");
+                }
             }
             Err(error) => self.ended(&asked, Err(error)),
         }
@@ -461,6 +474,7 @@ impl<'a> Play<'a> {
     /// Nothing new comes: everything ends, and in time.
     fn finish(&mut self) {
         self.engine.set_scheme(Scheme::Reset);
+        self.look();
         self.pass(self.engine.now() + self.patience());
         self.look();
         assert!(self.waiting.is_empty(), "requests without an end: {:?}", self.left());

@@ -5,8 +5,10 @@
 //!
 //! - with a scheme that kills, nothing less urgent by rank runs while a real-time task wants a unit, and with
 //!   any that has priorities nothing is started that a more urgent task would have wanted the unit for;
-//! - no unit is idle while a task wants one, but for r after a kill, and but for units that a stage of a more
-//!   urgent task, which fills the device, will want next.
+//! - no unit is idle while a task wants one, but for r after a kill.
+//!
+//! All but for units that a more urgent task, which fills the device, will want for its next stage: the task
+//! has none of those, and what ends before that stage does may have them.
 //!
 //! So whoever waits on the board waits for what goes before it, and for r: nobody else is in the way.
 
@@ -124,8 +126,7 @@ impl History {
         for (&task, life) in lives {
             for run in &life.runs {
                 between(run.start, run.end, &|on| Change::Runs(task, on));
-                // Its own end is no reset.
-                if run.killed && run.end < life.until {
+                if run.killed {
                     between(run.end, run.end + self.reset_latency, &Change::Resets);
                 }
             }
@@ -194,7 +195,9 @@ impl<'a> Sweep<'a> {
         let passed_over = |task: TaskId| {
             let waited = before.intersection(&self.wants).map(|other| (*other, self.key(*other)));
             let key = self.key(task);
-            let first = waited.filter(|(_, other)| other.class().is_real_time() && *other < key).next();
+            let comes_first =
+                |other: TaskKey| other.class().is_real_time() && other < key && self.is_next(other);
+            let first = waited.into_iter().find(|(_, other)| comes_first(*other));
             first.map(|(other, _)| format!("{}: a block of {task} starts, and {other} waits", at.0))
         };
         if self.scheme.is_prioritised() && self.scheme_since < at {
@@ -205,7 +208,11 @@ impl<'a> Sweep<'a> {
 
     fn apply(&mut self, change: Change) {
         fn set(tasks: &mut BTreeSet<TaskId>, task: TaskId, on: bool) {
-            if on { tasks.insert(task) } else { tasks.remove(&task) };
+            if on {
+                tasks.insert(task)
+            } else {
+                tasks.remove(&task)
+            };
         }
         let count = |of: &mut usize, on: bool| *of = if on { *of + 1 } else { *of - 1 };
         match change {
@@ -234,6 +241,9 @@ impl<'a> Sweep<'a> {
         // One that came with another scheme has killed nothing when it came.
         let came_since = |task: &&TaskId| self.lives[*task].since > self.scheme_since;
         let urgent = self.wants.iter().filter(came_since).min_by_key(|task| self.key(**task))?;
+        if !self.is_next(self.key(*urgent)) {
+            return None;
+        }
         let lesser = self.running.iter().find(|other| self.key(*urgent).preempts(self.key(**other)))?;
         Some(format!("{}: {lesser} runs, and {urgent}, which is more urgent, wants its unit", self.at.0))
     }
@@ -244,13 +254,16 @@ impl<'a> Sweep<'a> {
         if !idle || self.resets > 0 || self.jumps > 0 || self.scheme == Scheme::Sequential {
             return None;
         }
-        let serves = |task: &&TaskId| self.scheme != Scheme::RtOnly || self.key(**task).class().is_real_time();
+        let serves =
+            |task: &&TaskId| self.scheme != Scheme::RtOnly || self.key(**task).class().is_real_time();
         let first = self.wants.iter().filter(serves).min_by_key(|task| self.key(**task))?;
-        let goes_before = |other: &TaskId| {
-            let key = self.key(*other);
-            self.scheme.is_prioritised() && key.class().is_real_time() && key < self.key(*first)
-        };
-        let wants_next = self.fills.iter().any(goes_before);
-        (!wants_next).then(|| format!("{}: a unit is idle, and {first} wants one", self.at.0))
+        let is_next = !self.scheme.is_prioritised() || self.is_next(self.key(*first));
+        is_next.then(|| format!("{}: a unit is idle, and {first} wants one", self.at.0))
+    }
+
+    /// Whether no more urgent task fills the device: its next stage comes before what wants a unit with `key`.
+    fn is_next(&self, key: TaskKey) -> bool {
+        let mut others = self.fills.iter().map(|other| self.key(*other));
+        !others.any(|other| other.class().is_real_time() && other < key)
     }
 }
