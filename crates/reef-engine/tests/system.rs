@@ -1,10 +1,21 @@
 //! Whole systems under a seed, in virtual time: router, schedulers, engine core, programs and batches as they
 //! are, over simulated devices that answer late, out of order, or not at all. Models come, go and take each
-//! other's place; requests of all kinds are sent, cancelled, late; schemes change; devices are lost.
+//! other's place; requests of all kinds are sent, alone or many at once, cancelled, late; some ask for another
+//! class or level, or come after their deadline; rows are bad and fail the tasks that they are in; schemes
+//! change; devices are lost; the clock jumps, and nobody was there to do what was due meanwhile.
 //!
-//! At every step ([`play::Play`]): each request has one end, with the outputs of an undisturbed run or a
-//! reason that there is; a real-time task that is alone gets its first block within a reset; memory keeps
-//! its limit; the engine's counts are what happened. When nothing new comes everything ends within a bound.
+//! What must hold, of each moment:
+//!
+//! | what | where |
+//! |---|---|
+//! | each request has one end, with the outputs of an undisturbed run or a reason that there is | `play` |
+//! | who is joined with bad rows is not hurt by them, who brings them is | `play` |
+//! | memory keeps its limit, the engine's and the devices' counts are what happened | `play`, `watch` |
+//! | on a device nothing less urgent runs or starts while a stage of a real-time task wants a unit | `watch` |
+//! | no unit is idle while a task wants one, but for the time of a reset | `watch` |
+//! | tasks have their requests' urgency; boards and models no more of them than they may | `ledger` |
+//! | nobody waits for a place that is free, or goes before who is more urgent; weights are kept | `ledger` |
+//! | when nothing new comes everything ends, within what its work and its mishaps can take | `play` |
 //!
 //! ```sh
 //! cargo test --release --workspace --test system              # 1,000 seeds
@@ -12,7 +23,7 @@
 //! REEF_SEED=17 cargo test --release --workspace --test system -- --nocapture    # one, with what happens
 //! ```
 //!
-//! A seed that fails is made as short as it still fails, and printed.
+//! A seed that fails is made as short as it still fails, and printed with what happens in it.
 
 #[macro_use]
 #[path = "doubles/mod.rs"]

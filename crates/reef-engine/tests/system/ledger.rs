@@ -1,7 +1,7 @@
 //! Who is on which device's board, as the devices themselves saw it: tasks are known by the marks in their
 //! rows. Against it stands what the scheduler has promised each request.
 //!
-//! - A task has the key that its requests' class, deadlines and arrivals say; a batch that of its most urgent.
+//! - A task has the key that its requests' class, deadlines and arrivals say: of a batch, the most urgent.
 //! - No more tasks are on a board than its lane has slots, or the model has in flight.
 //! - Who is joined is of one model and class, and has room; nobody who may not join is joined.
 //! - Nobody goes before who is more urgent, or of the same model and class and came first.

@@ -261,7 +261,7 @@ impl<'a> Sweep<'a> {
         is_next.then(|| format!("{}: a unit is idle, and {first} wants one", self.at.0))
     }
 
-    /// Whether no more urgent task fills the device: its next stage comes before what wants a unit with `key`.
+    /// Whether no more urgent task fills the device, whose next stage comes before what has this key.
     fn is_next(&self, key: TaskKey) -> bool {
         let mut others = self.fills.iter().map(|other| self.key(*other));
         !others.any(|other| other.class().is_real_time() && other < key)
