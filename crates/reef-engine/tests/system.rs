@@ -1,6 +1,6 @@
 //! Whole systems under a seed, in virtual time: router, schedulers, engine core, programs and batches as they
 //! are, over simulated devices that answer late, out of order, or not at all. Models come, go and take each
-//! other's place; requests of all kinds are sent, alone or many at once, cancelled, late; some ask for another
+//! other's place; requests of all kinds are sent, alone or many at once, and cancelled; some ask for another
 //! class or level, or come after their deadline; rows are bad and fail the tasks that they are in; schemes
 //! change; devices are lost; the clock jumps, and nobody was there to do what was due meanwhile.
 //!
@@ -11,7 +11,7 @@
 //! | each request has one end, with the outputs of an undisturbed run or a reason that there is | `play` |
 //! | who is joined with bad rows is not hurt by them, who brings them is | `play` |
 //! | memory keeps its limit, the engine's and the devices' counts are what happened | `play`, `watch` |
-//! | on a device nothing less urgent runs or starts while a stage of a real-time task wants a unit | `watch` |
+//! | nothing less urgent runs or starts while a stage of a real-time task wants a unit | `watch` |
 //! | no unit is idle while a task wants one, but for the time of a reset | `watch` |
 //! | tasks have their requests' urgency; boards and models no more of them than they may | `ledger` |
 //! | nobody waits for a place that is free, or goes before who is more urgent; weights are kept | `ledger` |
