@@ -159,7 +159,7 @@ impl<'a> Play<'a> {
             let next = self.engine.next_event().filter(|&next| next <= until);
             self.engine.run_until(next.unwrap_or(until));
             self.hear();
-            self.book();
+            self.check_boards();
             if next.is_none() {
                 self.is_exact = false;
                 return;

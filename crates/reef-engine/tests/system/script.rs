@@ -201,7 +201,8 @@ fn step(rng: &mut Rng, devices: usize) -> Step {
     let name = rng.below(NAMES.len() as u64) as usize;
     let action = match rng.below(40) {
         0..26 => {
-            let count = if rng.below(8) == 0 { 2 + rng.below(10) as usize } else { 1 };
+            let most = [4, 12, 40][rng.below(3) as usize];
+            let count = if rng.below(8) == 0 { 2 + rng.below(most) as usize } else { 1 };
             Action::Submit { name, count, ask: ask(rng) }
         }
         26..30 => Action::Cancel { which: rng.below(64) as usize },
