@@ -20,30 +20,40 @@ pub struct Rows {
     row: usize,
     /// The rows go through a host kernel, too, which fails where one begins with [`BAD`].
     picky: bool,
+    /// What its plans' names begin with.
+    name: &'static str,
 }
 
 /// What a picky model does not like.
 pub const BAD: u8 = 255;
 
+/// What the plans' names of a model begin with whose tasks a device fails where a row begins with [`BAD`].
+pub const PICKY: &str = "picky rows";
+
 impl Rows {
     pub fn new(polls: u32) -> Arc<Rows> {
-        Rows::with(polls, ROW, false)
+        Rows::with(polls, ROW, false, "rows")
+    }
+
+    /// Picky without a host kernel, on a device that is picky itself.
+    pub fn tasted(polls: u32) -> Arc<Rows> {
+        Rows::with(polls, ROW, false, PICKY)
     }
 
     /// Whose rows have so many bytes.
     pub fn wide(row: usize) -> Arc<Rows> {
-        Rows::with(1, row, false)
+        Rows::with(1, row, false, "rows")
     }
 
     pub fn picky() -> Arc<Rows> {
-        Rows::with(1, ROW, true)
+        Rows::with(1, ROW, true, "rows")
     }
 
-    fn with(polls: u32, row: usize, picky: bool) -> Arc<Rows> {
+    fn with(polls: u32, row: usize, picky: bool, name: &'static str) -> Arc<Rows> {
         let info = |name: &str| {
             vec![TensorInfo { name: name.into(), dtype: DType::U8, dims: vec![-1, row as i64], texts: false }]
         };
-        Arc::new(Rows { io: [info("x"), info("y")], polls, row, picky })
+        Arc::new(Rows { io: [info("x"), info("y")], polls, row, picky, name })
     }
 
     fn plan(&self, rows: usize, target: Target) -> Result<Plan, String> {
@@ -82,7 +92,7 @@ impl Rows {
         stages.extend(self.picky.then(|| vec![host]));
         let picky = || Arc::new(Picky([spec.clone(), spec.clone()])) as Arc<dyn HostKernel>;
         let parts = PlanParts {
-            name: format!("rows [{rows}]"),
+            name: format!("{} [{rows}]", self.name),
             target,
             inputs: vec![io("x")],
             outputs: vec![io("y")],

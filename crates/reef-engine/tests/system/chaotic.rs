@@ -1,13 +1,17 @@
 //! A simulated device that hands completions over late and in another order, refuses tasks although it has
-//! room, and looks at how long real-time tasks wait for their first block.
+//! room, fails those of picky models whose rows are bad, and keeps what it did and what it was given.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use reef_base::{Clock, Nanos, Rng, TaskId, TaskKey, VirtualClock};
+use reef_base::{Buffer, Clock, Nanos, Rng, TaskId, TaskKey, VirtualClock};
 use reef_device::dummy::{DummyDevice, DummyOptions};
-use reef_device::{Completion, Io, LoadedPlan, Outcome, RejectReason, Rejected, Route};
+use reef_device::{Completion, Event, Io, LoadedPlan, Outcome, RejectReason, Rejected, Route, TaskCounters};
 use reef_engine::*;
+use reef_plan::HostFault;
+
+use super::doubles::rows::{BAD, PICKY, ROW};
+use super::watch::History;
 
 /// What a device does to whoever uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +22,48 @@ pub struct Chaos {
     pub refuses: u64,
 }
 
+/// A request's own bytes in its input: in each of its rows, for who sees the row to know whose it is.
+const MARK: [u8; 4] = *b"reef";
+
+/// Marks the rows of an input as those of the request with this number.
+pub fn mark(input: &mut [u8], number: u32) {
+    for row in input.chunks_mut(ROW) {
+        row[8..12].copy_from_slice(&MARK);
+        row[12..16].copy_from_slice(&number.to_le_bytes());
+    }
+}
+
+/// Whose rows a task has: numbers of requests, and how many rows of each, in their order. Nobody's, where it
+/// goes on with what another task has made.
+fn marks(io: &Io) -> Vec<(u32, usize)> {
+    let rows = io.inputs.first().map_or(&[][..], Buffer::as_slice).chunks_exact(ROW);
+    let own = rows.filter(|row| row[8..12] == MARK);
+    let numbers = own.map(|row| u32::from_le_bytes(row[12..16].try_into().expect("it has four bytes")));
+    let mut marks: Vec<(u32, usize)> = Vec::new();
+    for number in numbers {
+        match marks.last_mut() {
+            Some((last, rows)) if *last == number => *rows += 1,
+            _ => marks.push((number, 1)),
+        }
+    }
+    marks
+}
+
+/// What passed between a device and the engine.
+#[derive(Clone, Debug)]
+pub enum Note {
+    /// The device has a task, with these rows.
+    Taken { task: TaskId, key: TaskKey, marks: Vec<(u32, usize)> },
+    /// It did not take one.
+    Refused,
+    /// The engine has heard of a task's end, and that it took so much of the units.
+    Ended { task: TaskId, used: Nanos },
+}
+
 pub struct Chaotic {
     inner: DummyDevice,
     clock: VirtualClock,
     chaos: Chaos,
-    reset_latency: Nanos,
     state: Mutex<State>,
 }
 
@@ -30,57 +71,67 @@ struct State {
     rng: Rng,
     /// Completions that are not handed over yet, and when they are.
     held: Vec<(Nanos, Completion)>,
-    /// Real-time tasks on the board: since when, and whether anything as urgent was there with it.
-    urgent: Vec<Urgent>,
-    /// When the scheme was last changed.
-    scheme_since: Nanos,
-    /// What a task waited too long for.
-    complaints: Vec<String>,
-}
-
-struct Urgent {
-    task: TaskId,
-    since: Nanos,
-    alone: bool,
+    history: History,
+    notes: Vec<(Nanos, Note)>,
 }
 
 impl Chaotic {
     pub fn new(options: DummyOptions, chaos: Chaos, seed: u64) -> Chaotic {
-        let (clock, reset_latency) = (options.clock.clone(), options.reset_latency);
-        let state = State {
-            rng: Rng::new(seed),
-            held: Vec::new(),
-            urgent: Vec::new(),
-            scheme_since: Nanos::ZERO,
-            complaints: Vec::new(),
+        let clock = options.clock.clone();
+        let history = History {
+            cus: options.cus,
+            reset_latency: options.reset_latency,
+            events: Vec::new(),
+            plans: Vec::new(),
+            schemes: vec![(clock.now(), options.scheme)],
+            jumps: Vec::new(),
         };
-        Chaotic { inner: DummyDevice::new(options), clock, chaos, reset_latency, state: Mutex::new(state) }
+        let inner = DummyDevice::new(options);
+        inner.record_events(true);
+        let state = State { rng: Rng::new(seed), held: Vec::new(), history, notes: Vec::new() };
+        Chaotic { inner, clock, chaos, state: Mutex::new(state) }
     }
 
-    /// What has gone wrong with it.
+    /// What has gone wrong with it since it is there. For when nothing is left to do.
     pub fn complaints(&self) -> Vec<String> {
-        self.state.lock().unwrap().complaints.clone()
+        let mut state = self.state.lock().unwrap();
+        self.inner.drain_events(&mut state.history.events);
+        state.history.complaints(self.inner.counters())
+    }
+
+    /// What passed since this was asked last.
+    pub fn notes(&self) -> Vec<(Nanos, Note)> {
+        std::mem::take(&mut self.state.lock().unwrap().notes)
+    }
+
+    /// The clock has gone on, and nobody could do anything meanwhile.
+    pub fn jumped(&self, from: Nanos) {
+        self.state.lock().unwrap().history.jumps.push((from, self.clock.now()));
     }
 
     /// Takes what has ended from the device, to be handed over when it is time.
     fn collect(&self) {
         let mut state = self.state.lock().unwrap();
-        while let Some(completion) = self.inner.try_complete() {
+        while let Some(mut completion) = self.inner.try_complete() {
             let late = Nanos(state.rng.below(self.chaos.late_max.0 + 1));
             let at = self.clock.now() + late;
-            state.ended(&completion, self.inner.scheme(), self.reset_latency);
+            state.taste(&mut completion);
             state.held.push((at, completion));
         }
     }
 
-    fn took(&self, task: TaskId, key: TaskKey) {
-        if !key.class().is_real_time() {
-            return;
-        }
-        let mut state = self.state.lock().unwrap();
-        state.urgent.iter_mut().for_each(|other| other.alone = false);
-        let alone = state.urgent.is_empty();
-        state.urgent.push(Urgent { task, since: self.clock.now(), alone });
+    fn noted(
+        &self,
+        marks: Vec<(u32, usize)>,
+        key: TaskKey,
+        taken: Result<TaskId, Rejected>,
+    ) -> Result<TaskId, Rejected> {
+        let note = match &taken {
+            Ok(task) => Note::Taken { task: *task, key, marks },
+            Err(_) => Note::Refused,
+        };
+        self.state.lock().unwrap().notes.push((self.clock.now(), note));
+        taken
     }
 
     fn refuses(&self) -> bool {
@@ -89,15 +140,15 @@ impl Chaotic {
 }
 
 impl State {
-    /// A real-time task that had no other beside it got its first block within the time that a reset takes.
-    fn ended(&mut self, completion: &Completion, scheme: Scheme, bound: Nanos) {
-        let Some(at) = self.urgent.iter().position(|urgent| urgent.task == completion.task) else { return };
-        let urgent = self.urgent.swap_remove(at);
-        let kept = scheme == Scheme::Reset && self.scheme_since < urgent.since;
-        let Some(first) = completion.first_block.filter(|_| urgent.alone && kept) else { return };
-        if completion.outcome == Outcome::Done && first.since(urgent.since) > bound {
-            let waited = first.since(urgent.since);
-            self.complaints.push(format!("task {} waited {waited} for its first block", completion.task));
+    /// A task of a picky model fails whose rows are not all good.
+    fn taste(&self, completion: &mut Completion) {
+        let picky = self.history.plans[completion.plan.index()].name().starts_with(PICKY);
+        let bad = || completion.io.inputs[0].as_slice().chunks(ROW).position(|row| row[0] == BAD);
+        if picky
+            && completion.outcome == Outcome::Done
+            && let Some(row) = bad()
+        {
+            completion.outcome = Outcome::Failed(HostFault::of_input("picky", format!("row {row} is bad")));
         }
     }
 }
@@ -113,7 +164,6 @@ impl Device for Chaotic {
         capabilities,
         cutter,
         scheme,
-        load,
         unload,
         alloc_io,
         cancel,
@@ -124,23 +174,36 @@ impl Device for Chaotic {
         fault,
         memory,
         counters,
-        block_times,
-        record_events,
-        drain_events
+        block_times
     );
 
+    fn load(&self, plan: Arc<Plan>) -> Result<LoadedPlan, DeviceError> {
+        let loaded = self.inner.load(plan.clone())?;
+        let plans = &mut self.state.lock().unwrap().history.plans;
+        assert_eq!(plans.len(), loaded.index(), "numbers of plans are not used again");
+        plans.push(plan);
+        Ok(loaded)
+    }
+
     fn set_scheme(&self, scheme: Scheme) {
-        self.state.lock().unwrap().scheme_since = self.clock.now();
+        self.state.lock().unwrap().history.schemes.push((self.clock.now(), scheme));
         self.inner.set_scheme(scheme);
     }
 
+    /// They are recorded as long as it is there, for itself.
+    fn record_events(&self, _on: bool) {}
+
+    fn drain_events(&self, _events: &mut Vec<Event>) -> u64 {
+        0
+    }
+
     fn submit(&self, plan: LoadedPlan, key: TaskKey, io: Io, token: u64) -> Result<TaskId, Rejected> {
-        if self.refuses() {
-            return Err(Rejected { io, why: RejectReason::BoardFull });
-        }
-        let task = self.inner.submit(plan, key, io, token)?;
-        self.took(task, key);
-        Ok(task)
+        let marks = marks(&io);
+        let taken = match self.refuses() {
+            true => Err(Rejected { io, why: RejectReason::BoardFull }),
+            false => self.inner.submit(plan, key, io, token),
+        };
+        self.noted(marks, key, taken)
     }
 
     fn submit_along(
@@ -151,12 +214,12 @@ impl Device for Chaotic {
         token: u64,
         route: Arc<dyn Route>,
     ) -> Result<TaskId, Rejected> {
-        if self.refuses() {
-            return Err(Rejected { io, why: RejectReason::BoardFull });
-        }
-        let task = self.inner.submit_along(plan, key, io, token, route)?;
-        self.took(task, key);
-        Ok(task)
+        let marks = marks(&io);
+        let taken = match self.refuses() {
+            true => Err(Rejected { io, why: RejectReason::BoardFull }),
+            false => self.inner.submit_along(plan, key, io, token, route),
+        };
+        self.noted(marks, key, taken)
     }
 
     fn try_complete(&self) -> Option<Completion> {
@@ -165,7 +228,12 @@ impl Device for Chaotic {
         let now = self.clock.now();
         let due = state.held.iter().enumerate().filter(|(_, (at, _))| *at <= now);
         let first = due.min_by_key(|(_, (at, _))| *at).map(|(index, _)| index)?;
-        Some(state.held.remove(first).1)
+        let completion = state.held.remove(first).1;
+        let TaskCounters { cu_time, wasted_time, .. } = completion.counters;
+        let thrown_away = if completion.outcome == Outcome::Done { Nanos::ZERO } else { wasted_time };
+        let note = Note::Ended { task: completion.task, used: cu_time + thrown_away };
+        state.notes.push((now, note));
+        Some(completion)
     }
 
     fn virtual_clock(&self) -> Option<&VirtualClock> {

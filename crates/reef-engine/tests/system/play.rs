@@ -6,19 +6,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use reef_base::{Nanos, VirtualClock};
+use reef_base::{Class, Clock, Level, Nanos, VirtualClock};
 use reef_device::dummy::DummyOptions;
 use reef_device::{Device, Scheme};
 use reef_engine::*;
 use reef_plan::{Target, synthetic_output};
 
-use super::chaotic::Chaotic;
+use super::chaotic::{Chaotic, mark};
 use super::doubles::wheel::Wheel;
 use super::doubles::{self, AnyLength, rows};
-use super::script::{Action, DeviceSpec, Kind, NAMES, Script};
+use super::ledger::{Ledger, RETRY_AFTER, Terms};
+use super::script::{Action, Ask, DeviceSpec, Kind, NAMES, Script};
 
-/// Longer than all work of a script takes on one compute unit.
-const PATIENCE: Nanos = Nanos::from_millis(2_000);
+/// What the longest block takes.
+const BLOCK: Nanos = Nanos::from_micros(10);
+/// What a reset takes.
+const RESET: Nanos = Nanos::from_micros(35);
 
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +37,10 @@ struct Asked {
     number: usize,
     model: Loaded,
     input: Vec<u8>,
+    /// When it arrived.
     at: Nanos,
+    /// When it must have ended.
+    end_by: Option<Nanos>,
     deadline: Option<Nanos>,
     timeout: bool,
     future: Option<InferFuture>,
@@ -65,8 +71,12 @@ struct Happened {
 pub struct Play<'a> {
     script: &'a Script,
     trace: bool,
+    clock: VirtualClock,
     engine: Engine,
     devices: Vec<Arc<Chaotic>>,
+    ledger: Ledger,
+    /// The last time that nobody could do anything.
+    jump: (Nanos, Nanos),
     models: BTreeMap<usize, Loaded>,
     loads: usize,
     waiting: Vec<Asked>,
@@ -112,17 +122,25 @@ impl<'a> Play<'a> {
         let devices: Vec<Arc<Chaotic>> = script.devices.iter().enumerate().map(device).collect();
         let pool = devices.iter().map(|device| device.clone() as Arc<dyn Device>).collect();
         let least = script.devices.iter().map(|spec| spec.slots).min().expect("there is a device");
+        let best_effort_slots = script.best_effort_slots.min(least);
+        let places = script.devices.iter().map(|spec| {
+            let shared = spec.slots - spec.slots_real_time;
+            (least, best_effort_slots.min(shared).min(least - 1))
+        });
         let options = EngineOptions {
             board_slots: least,
-            best_effort_slots: script.best_effort_slots.min(least),
+            best_effort_slots,
             compile_queue_len: script.compile_queue_len,
             ..EngineOptions::default()
         };
         Play {
             script,
             trace,
+            clock,
             engine: Engine::over(doubles::named(pool), options).expect("the options are right"),
+            ledger: Ledger::new(places),
             devices,
+            jump: (Nanos::ZERO, Nanos::ZERO),
             models: BTreeMap::new(),
             loads: 0,
             waiting: Vec::new(),
@@ -141,6 +159,7 @@ impl<'a> Play<'a> {
             let next = self.engine.next_event().filter(|&next| next <= until);
             self.engine.run_until(next.unwrap_or(until));
             self.hear();
+            self.check_boards();
             if next.is_none() {
                 self.is_exact = false;
                 return;
@@ -164,9 +183,15 @@ impl<'a> Play<'a> {
 
     fn ended(&mut self, asked: &Asked, answer: Result<InferResponse, InferError>) {
         let number = asked.number;
-        if let Some(deadline) = asked.deadline.filter(|_| self.is_exact) {
-            let took = self.engine.now().since(asked.at);
-            assert!(took <= deadline, "request {number} ends after {took}, its deadline was {deadline}");
+        if let Some(end_by) = asked.end_by.filter(|_| self.is_exact) {
+            let (from, to) = self.jump;
+            let end_by = if from <= end_by && end_by < to { to } else { end_by };
+            assert!(
+                self.engine.now() <= end_by,
+                "request {number} ends at {}, not by {}",
+                self.engine.now().0,
+                end_by.0
+            );
         }
         let end = match answer {
             Ok(response) => {
@@ -192,6 +217,7 @@ impl<'a> Play<'a> {
     /// The outputs are what the model gives undisturbed, and in time.
     fn check_answer(&self, asked: &Asked, response: &InferResponse) {
         let number = asked.number;
+        assert!(!asked.is_bad(), "request {number}: its rows are bad, and it is done");
         let expected = expected(&asked.model, &asked.input, self.engine.capabilities().target);
         assert!(
             response.output("y").expect("it has one").data == expected,
@@ -213,8 +239,10 @@ impl<'a> Play<'a> {
             Kind::Plan { stages } => doubles::plan_for(target, "plan", 0, stages).blocks(),
             Kind::AnyLength => (asked.input.len() / 64) as u64,
             Kind::Wheel { ends } => Wheel::new(target, ends).answer(&asked.input).1,
-            Kind::Rows if asked.model.settings.batching.is_none() => (asked.input.len() / rows::ROW) as u64,
-            Kind::Rows => return,
+            Kind::Rows { .. } if asked.model.settings.batching.is_none() => {
+                (asked.input.len() / rows::ROW) as u64
+            }
+            Kind::Rows { .. } => return,
         };
         let counters = response.counters;
         let done = counters.blocks_done - counters.blocks_rerun;
@@ -247,6 +275,7 @@ impl<'a> Play<'a> {
             InferError::Unloading(_) => unloaded,
             InferError::NoPlan(_) => has_memory_limit || lost || unloaded,
             InferError::NoMemory | InferError::Shapes(_) => has_memory_limit,
+            InferError::Failed(_) => asked.is_bad(),
             InferError::CompileQueueFull => asked.model.kind == Kind::AnyLength,
             _ => false,
         };
@@ -257,8 +286,12 @@ impl<'a> Play<'a> {
         match action {
             Action::Load { name, kind, settings, replace } => self.load(*name, *kind, settings, *replace),
             Action::Unload { name, finish } => self.unload(*name, *finish),
-            Action::Submit { name, fill, size, best_effort, deadline, timeout } => {
-                self.submit(*name, (*fill, *size), *best_effort, (*deadline, *timeout));
+            Action::Submit { name, count, ask } => (0..*count).for_each(|_| self.submit(*name, *ask)),
+            Action::Jump(by) => {
+                let from = self.clock.now();
+                self.clock.advance_to(from + *by);
+                self.jump = (from, self.clock.now());
+                self.devices.iter().for_each(|device| device.jumped(from));
             }
             Action::Cancel { which } if !self.waiting.is_empty() => {
                 let asked = self.waiting.remove(which % self.waiting.len());
@@ -311,31 +344,45 @@ impl<'a> Play<'a> {
         assert_eq!(unloaded.is_ok(), self.models.remove(&name).is_some(), "{unloaded:?}");
     }
 
-    fn submit(
-        &mut self,
-        name: usize,
-        (fill, size): (u8, usize),
-        best_effort: bool,
-        (deadline, timeout): (Option<Nanos>, Option<Nanos>),
-    ) {
+    fn submit(&mut self, name: usize, ask: Ask) {
         let Some(model) = self.models.get(&name).cloned() else {
             let error = self.engine.submit(&doubles::request(NAMES[name], &[0; 64])).unwrap_err();
             assert!(matches!(error, InferError::UnknownModel(_)), "{error}");
             return;
         };
-        let input = input(model.kind, &model.settings, fill, size);
+        let mut input = input(model.kind, &model.settings, ask.fill, ask.size);
+        mark(&mut input, self.asked as u32 + 1);
         let request = match model.kind {
-            Kind::Rows => rows::ask(NAMES[name], &input),
+            Kind::Rows { .. } => rows::ask(NAMES[name], &input),
             _ => doubles::request(NAMES[name], &input),
         };
-        let class = best_effort.then_some(ClassRequest::BestEffort);
-        let request = InferRequest { class, deadline, timeout, ..request };
+        let Ask { class, priority, deadline, timeout, .. } = ask;
+        let now = self.engine.now();
+        let at = Nanos(now.0.saturating_sub(ask.ago.0));
+        let request = InferRequest { class, priority, deadline, timeout, arrival: Some(at), ..request };
+        let Some(class) = class_of(model.settings.class, &ask) else {
+            let error = self.engine.submit(&request).unwrap_err();
+            assert!(matches!(error, InferError::NotAllowed { .. }), "{ask:?}: {error}");
+            return;
+        };
         self.asked += 1;
+        let deadline = deadline.or(model.settings.deadline);
+        self.ledger.sent(Terms {
+            class,
+            arrival: at,
+            sent: now,
+            deadline: deadline.map(|deadline| at + deadline),
+            load: model.load,
+            rows: input.len() / rows::ROW,
+            settings: model.settings.clone(),
+            is_plain: model.is_plain(),
+        });
         let mut asked = Asked {
             number: self.asked,
             input: input.clone(),
-            at: self.engine.now(),
-            deadline: deadline.or(model.settings.deadline),
+            at,
+            end_by: deadline.map(|deadline| (at + deadline).max(now)),
+            deadline,
             timeout: timeout.or(model.settings.timeout).is_some(),
             future: None,
             model,
@@ -343,18 +390,23 @@ impl<'a> Play<'a> {
         self.counts.entry(asked.model.line).or_default()[0] += 1;
         match self.engine.submit(&request) {
             Ok(future) => {
+                let (number, passed) = (asked.number, asked.end_by.is_some_and(|end_by| end_by <= now));
                 asked.future = Some(future);
                 self.waiting.push(asked);
+                if passed {
+                    self.hear();
+                    assert!(!self.left().contains(&number), "request {number} came late, and waits");
+                }
             }
             Err(error) => self.ended(&asked, Err(error)),
         }
+        self.book();
     }
 
     /// What holds at every moment.
     fn look(&mut self) {
         self.hear();
         for (device, spec) in self.devices.iter().zip(&self.script.devices) {
-            assert_eq!(device.complaints(), [""; 0], "real-time work waits for what is less urgent");
             for memory in device.memory() {
                 let used = memory.weights + memory.working;
                 assert!(spec.memory_bytes.is_none_or(|limit| used <= limit), "{used} bytes");
@@ -363,6 +415,37 @@ impl<'a> Play<'a> {
             assert!(counters.completed <= counters.submitted);
         }
         self.count();
+        self.check_boards();
+    }
+
+    /// Hears of what passed between the engine and its devices.
+    fn book(&mut self) {
+        for (index, device) in self.devices.iter().enumerate() {
+            let here = self.waiting.iter().filter(|asked| asked.model.devices[..] == [index]);
+            let waiting: Vec<usize> = here.map(|asked| asked.number).collect();
+            for (at, note) in device.notes() {
+                self.ledger.note(index, at, note, &waiting);
+            }
+            self.ledger.check_shares(index, &waiting);
+        }
+    }
+
+    /// Who is on the boards is there rightly, and nobody waits for a place that is free.
+    fn check_boards(&mut self) {
+        self.book();
+        // What is due after a jump has not been done yet.
+        if self.jump.1 == self.engine.now() {
+            return;
+        }
+        for asked in &self.waiting {
+            let settled = matches!(asked.model.kind, Kind::Plan { .. } | Kind::Rows { .. });
+            let [device] = asked.model.devices[..] else { continue };
+            if settled && self.devices[device].fault().is_none() {
+                let (now, scheme) = (self.engine.now(), self.devices[device].scheme());
+                let starved = self.ledger.starved(asked.number, device, now, scheme);
+                assert!(!starved, "request {} waits, and there is a place for it", asked.number);
+            }
+        }
     }
 
     /// What the engine counts of each model is what happened to it.
@@ -391,8 +474,8 @@ impl<'a> Play<'a> {
     /// Nothing new comes: everything ends, and in time.
     fn finish(&mut self) {
         self.engine.set_scheme(Scheme::Reset);
-        let last = self.engine.now();
-        self.pass(Nanos(last.0 + PATIENCE.0));
+        self.look();
+        self.pass(self.engine.now() + self.patience());
         self.look();
         assert!(self.waiting.is_empty(), "requests without an end: {:?}", self.left());
         assert!(self.engine.is_idle() || !self.happened.lost.is_empty(), "the engine is not idle");
@@ -401,9 +484,10 @@ impl<'a> Play<'a> {
         let mut numbers: Vec<usize> = self.ends.iter().map(|(_, number, _)| *number).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (1..=self.asked).collect::<Vec<_>>(), "each request ends once");
-        for device in self.devices.iter().filter(|device| device.fault().is_none()) {
+        for device in &self.devices {
             let counters = device.counters();
             assert_eq!(counters.completed, counters.submitted);
+            assert_eq!(device.complaints(), [""; 0], "of a device");
         }
         let stats = self.engine.stats();
         for model in &stats.models {
@@ -416,8 +500,59 @@ impl<'a> Play<'a> {
         }
     }
 
+    /// How long everything may take when nothing new comes: as if each request had a device to itself one
+    /// after the other, with all that may go wrong with it on the way.
+    fn patience(&self) -> Nanos {
+        let chaos = self.script.devices.iter().map(|spec| spec.chaos);
+        let late = chaos.clone().map(|chaos| chaos.late_max.0).max().unwrap_or_default();
+        // Refused by one of two, it is not so twenty times in a row.
+        let refused = if chaos.clone().any(|chaos| chaos.refuses > 0) { 20 * RETRY_AFTER.0 } else { 0 };
+        let target = self.engine.capabilities().target;
+        let alone = |asked: &Asked| match asked.model.kind {
+            Kind::Plan { stages } => doubles::plan_for(target, "plan", 0, stages).blocks() * BLOCK.0,
+            Kind::AnyLength | Kind::Rows { .. } => 8 * BLOCK.0,
+            Kind::Wheel { ends } => Wheel::new(target, ends).answer(&asked.input).1 * BLOCK.0,
+        };
+        let parts = |asked: &Asked| match asked.model.kind {
+            Kind::Wheel { ends } => Wheel::new(target, ends).answer(&asked.input).1 / 8,
+            _ => self.devices.len() as u64,
+        };
+        // Each that is urgent may throw away what a window holds, of all that are on its board.
+        let thrown_away = 8 * 4 * 4 * BLOCK.0;
+        let each = |asked: &Asked| alone(asked) + thrown_away + parts(asked) * (RESET.0 + late + refused);
+        let held = Nanos::from_micros(500).0 + refused;
+        let left = self.ledger.on_boards() as u64 * (12 * 4 * BLOCK.0 + late);
+        Nanos(self.waiting.iter().map(|asked| each(asked) + held).sum::<u64>() + left + late + held)
+    }
+
     fn left(&self) -> Vec<usize> {
         self.waiting.iter().map(|asked| asked.number).collect()
+    }
+}
+
+impl Loaded {
+    /// Whether each request is one task, on one device.
+    fn is_plain(&self) -> bool {
+        matches!(self.kind, Kind::Plan { .. }) && self.devices.len() == 1
+    }
+}
+
+impl Asked {
+    /// Whether a row of it makes the task fail that it is in.
+    fn is_bad(&self) -> bool {
+        let bad = |row: &[u8]| row[0] == rows::BAD;
+        self.model.kind == Kind::Rows { picky: true } && self.input.chunks(rows::ROW).any(bad)
+    }
+}
+
+/// The class that a request has: what it asks for, if its model is as urgent; `None` where that is refused.
+fn class_of(configured: Class, ask: &Ask) -> Option<Class> {
+    let asked = ask.priority.checked_sub(1).map(|level| Level::new(level as u8).expect("a small one"));
+    match (ask.class, asked) {
+        (None, None) => Some(configured),
+        (Some(ClassRequest::RealTime), None) => Some(configured).filter(|class| class.is_real_time()),
+        (Some(ClassRequest::BestEffort), level) => level.is_none().then_some(Class::BestEffort),
+        (_, Some(level)) => Some(Class::RealTime(level)).filter(|class| configured <= *class),
     }
 }
 
@@ -425,7 +560,8 @@ fn source(kind: Kind, load: usize, target: Target) -> Arc<dyn PlanSource> {
     match kind {
         Kind::Plan { stages } => Arc::new(Fixed::new(load as u64, stages)),
         Kind::AnyLength => AnyLength::new(),
-        Kind::Rows => rows::Rows::new(5),
+        Kind::Rows { picky: false } => rows::Rows::new(5),
+        Kind::Rows { picky: true } => rows::Rows::tasted(5),
         Kind::Wheel { ends } => Arc::new(Wheel::new(target, ends)),
     }
 }
@@ -464,7 +600,7 @@ fn input(kind: Kind, settings: &ModelSettings, fill: u8, size: usize) -> Vec<u8>
     match kind {
         Kind::Plan { .. } | Kind::Wheel { .. } => vec![fill; 64],
         Kind::AnyLength => vec![fill; 64 * size],
-        Kind::Rows => {
+        Kind::Rows { .. } => {
             let rows = size.min(settings.batch_rows_max.unwrap_or(size));
             rows::filled(&(0..rows).map(|row| fill.wrapping_add(row as u8)).collect::<Vec<_>>())
         }
@@ -480,7 +616,7 @@ fn expected(model: &Loaded, input: &[u8], target: Target) -> Vec<u8> {
         Kind::AnyLength => {
             synthetic_output(&AnyLength::plan(input.len(), target).expect("it was made"), input)
         }
-        Kind::Rows => rows::expected(input),
+        Kind::Rows { .. } => rows::expected(input),
         Kind::Wheel { ends } => Wheel::new(target, ends).answer(input).0,
     }
 }

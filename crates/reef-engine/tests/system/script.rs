@@ -2,7 +2,7 @@
 
 use reef_base::{Level, Nanos, Rng};
 use reef_device::Scheme;
-use reef_engine::{Batching, ModelSettings, Placement};
+use reef_engine::{Batching, ClassRequest, ModelSettings, Placement};
 
 use super::chaotic::Chaos;
 
@@ -48,13 +48,11 @@ pub enum Action {
         name: usize,
         finish: bool,
     },
+    /// So many times the same.
     Submit {
         name: usize,
-        fill: u8,
-        size: usize,
-        best_effort: bool,
-        deadline: Option<Nanos>,
-        timeout: Option<Nanos>,
+        count: usize,
+        ask: Ask,
     },
     /// The client of one of the requests that are under way goes away.
     Cancel {
@@ -64,7 +62,24 @@ pub enum Action {
     Poison {
         device: usize,
     },
+    /// Time passes at once: nobody is there to do what is due meanwhile.
+    Jump(Nanos),
     Wait,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The first byte of its first row; those of the others follow.
+    pub fill: u8,
+    /// Rows, where any number goes.
+    pub size: usize,
+    pub class: Option<ClassRequest>,
+    pub priority: u32,
+    pub deadline: Option<Nanos>,
+    pub timeout: Option<Nanos>,
+    /// It arrived so long before it is submitted.
+    pub ago: Nanos,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +88,8 @@ pub enum Kind {
     Plan { stages: usize },
     /// A plan for each length.
     AnyLength,
-    /// Rows, which may be joined.
-    Rows,
+    /// Rows, which may be joined; where they are picky, a task with a bad one fails.
+    Rows { picky: bool },
     /// Segments, going round until a value says stop.
     Wheel { ends: u8 },
 }
@@ -133,7 +148,7 @@ fn device(rng: &mut Rng) -> DeviceSpec {
 fn load(rng: &mut Rng, name: usize, devices: usize) -> Step {
     let kind = match rng.below(6) {
         0 => Kind::AnyLength,
-        1 | 2 => Kind::Rows,
+        1 | 2 => Kind::Rows { picky: rng.below(2) == 0 },
         3 => Kind::Wheel { ends: 2 + rng.below(4) as u8 },
         _ => Kind::Plan { stages: 1 + rng.below(12) as usize },
     };
@@ -151,30 +166,50 @@ fn load(rng: &mut Rng, name: usize, devices: usize) -> Step {
         (_, 1) => Placement::Replicate,
         _ => Placement::One,
     };
-    if kind == Kind::Rows {
-        settings.batch_rows_max = Some(2 + rng.below(6) as usize);
-        settings.batching = (rng.below(3) > 0).then(|| Batching {
+    if matches!(kind, Kind::Rows { .. }) {
+        let most = 2 + rng.below(6) as usize;
+        settings.batch_rows_max = Some(most);
+        settings.batching = (rng.below(4) > 0).then(|| Batching {
             delay: [Nanos::ZERO, Nanos::from_micros(500)][rng.below(2) as usize],
-            ..Batching::default()
+            preferred: if rng.below(3) == 0 { vec![1 + rng.below(most as u64) as usize] } else { vec![] },
+            optional: false,
         });
     }
     let replace = rng.below(2) == 0;
     Step { after: Nanos::ZERO, action: Action::Load { name, kind, settings: Box::new(settings), replace } }
 }
 
+fn ask(rng: &mut Rng) -> Ask {
+    let often = |rng: &mut Rng, most: u64| (rng.below(5) == 0).then(|| Nanos(rng.below(most)));
+    let late = rng.below(40) == 0;
+    Ask {
+        fill: if rng.below(8) == 0 { u8::MAX } else { rng.below(256) as u8 },
+        size: 1 + rng.below(4) as usize,
+        class: match rng.below(10) {
+            0 => Some(ClassRequest::RealTime),
+            1 | 2 => Some(ClassRequest::BestEffort),
+            _ => None,
+        },
+        priority: if rng.below(6) == 0 { 1 + rng.below(4) as u32 } else { 0 },
+        deadline: if late { Some(Nanos(rng.below(2))) } else { often(rng, 3_000_000) },
+        timeout: if late { Some(Nanos(rng.below(2))) } else { often(rng, 1_000_000) },
+        ago: if rng.below(10) == 0 { Nanos(rng.below(1_000_000)) } else { Nanos::ZERO },
+    }
+}
+
 fn step(rng: &mut Rng, devices: usize) -> Step {
     let name = rng.below(NAMES.len() as u64) as usize;
-    let often = |rng: &mut Rng, most: u64| (rng.below(5) == 0).then(|| Nanos(rng.below(most)));
     let action = match rng.below(40) {
-        0..26 => Action::Submit {
-            name,
-            fill: rng.below(256) as u8,
-            size: 1 + rng.below(4) as usize,
-            best_effort: rng.below(4) == 0,
-            deadline: often(rng, 3_000_000),
-            timeout: often(rng, 1_000_000),
-        },
-        26..31 => Action::Cancel { which: rng.below(64) as usize },
+        0..26 => {
+            let most = [4, 12, 40][rng.below(3) as usize];
+            let count = if rng.below(8) == 0 { 2 + rng.below(most) as usize } else { 1 };
+            Action::Submit { name, count, ask: ask(rng) }
+        }
+        26..30 => Action::Cancel { which: rng.below(64) as usize },
+        30 => {
+            let most = [20_000, 2_000_000][rng.below(2) as usize];
+            Action::Jump(Nanos(rng.below(most)))
+        }
         31..33 => return Step { after: Nanos(rng.below(200_000)), ..load(rng, name, devices) },
         33..35 => Action::Unload { name, finish: rng.below(2) == 0 },
         35..37 => {
