@@ -103,6 +103,9 @@ pub enum BenchError {
         /// Those that exist.
         known: String,
     },
+    /// What a simulated device cannot play.
+    #[error(transparent)]
+    Simulated(#[from] reef_sim::SimError),
     /// There is no such workload, or it cannot be played.
     #[error(transparent)]
     Workload(#[from] WorkloadError),

@@ -23,6 +23,22 @@ pub fn here(device: &str) -> Machine {
     }
 }
 
+/// No machine: what a simulated device gives does not depend on where it is computed.
+pub fn simulated(device: &str) -> Machine {
+    Machine {
+        cpu: None,
+        cores: 0,
+        kernel: None,
+        governor: None,
+        load_average: None,
+        device: device.to_string(),
+        rustc: format!("reef {}", env!("CARGO_PKG_VERSION")),
+        profile: "release".to_string(),
+        command: std::env::args().skip(1).map(quoted).fold("reef".to_string(), |line, arg| line + " " + &arg),
+        unix_time_s: 0,
+    }
+}
+
 /// Watches how much of the machine's time goes to others while something is measured.
 #[derive(Debug)]
 pub struct Watch(Option<CpuTimes>);

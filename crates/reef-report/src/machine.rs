@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Machine {
     /// The processor's name.
     pub cpu: Option<String>,
-    /// Cores that this process may use.
+    /// Cores that this process may use; 0 where the device is simulated, and the machine does not matter.
     pub cores: usize,
     /// Kernel release.
     pub kernel: Option<String>,
@@ -25,12 +25,15 @@ pub struct Machine {
     pub profile: String,
     /// The command line.
     pub command: String,
-    /// Seconds since 1970 when this was taken.
+    /// Seconds since 1970 when this was taken; 0 where the device is simulated.
     pub unix_time_s: u64,
 }
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.cores == 0 {
+            return write!(f, "device {}, {}\n{}", self.device, self.rustc, self.command);
+        }
         let unknown = || "unknown".to_string();
         let cpu = self.cpu.clone().unwrap_or_else(unknown);
         let kernel = self.kernel.clone().unwrap_or_else(unknown);

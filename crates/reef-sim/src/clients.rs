@@ -117,7 +117,7 @@ pub fn play(mut server: Server<'_>, arrivals: &[Arrivals], until: Nanos, seed: u
         let event = server.next_event();
         let Some(next) = request.into_iter().chain(event).min().filter(|&next| next < until) else { break };
         server.advance(next, &mut finished);
-        for Finished { client, arrived, at } in finished.drain(..) {
+        for Finished { client, arrived, at, .. } in finished.drain(..) {
             latencies[client].push(at.since(arrived));
             due.extend(sources[client].next(at).map(|at| Reverse((at, client))));
         }

@@ -123,6 +123,11 @@ const BUILT_IN: [(&str, &str); 2] =
     [("mi50", include_str!("../data/mi50.toml")), ("v100", include_str!("../data/v100.toml"))];
 
 impl GpuConstants {
+    /// The names of the devices that are built in.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name)
+    }
+
     /// A device that is built in, by name.
     pub fn built_in(name: &str) -> Result<GpuConstants, SimError> {
         match BUILT_IN.iter().find(|(known, _)| *known == name) {

@@ -4,7 +4,8 @@
 //! models as they were measured ([`profile`]) and constants that say where they come from ([`constants`]);
 //! the schemes that the paper compares, over it ([`server`]); the paper's figures ([`paper`]); and the same
 //! GPU behind the contract of devices, for engines ([`device`]). A device whose units pull blocks themselves
-//! ([`resident`]).
+//! ([`resident`]). Either of them under the clients of a run ([`rig`]); and what our own ideas make of the
+//! paper's GPU ([`ideas`]).
 //!
 //! Above kernels: fleets of engines at the level of tasks, with the schedulers and the router that serve
 //! requests ([`fleet`]), which scenarios describe and plans are made with.
@@ -16,12 +17,14 @@ pub mod constants;
 pub mod device;
 pub mod error;
 pub mod fleet;
+pub mod ideas;
 pub mod paper;
 pub mod plan;
 pub mod profile;
 pub mod queued;
 pub mod resident;
 pub mod restart;
+pub mod rig;
 pub mod scenario;
 pub mod server;
 pub mod workload;
@@ -29,3 +32,4 @@ pub mod workload;
 pub use constants::GpuConstants;
 pub use device::{GpuDevice, GpuOptions};
 pub use error::SimError;
+pub use rig::Rig;

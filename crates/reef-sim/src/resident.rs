@@ -14,6 +14,7 @@ pub mod alone;
 pub mod constants;
 pub mod executor;
 pub mod model;
+mod shares;
 
 pub use alone::{alone, calibrated};
 pub use constants::ResidentConstants;

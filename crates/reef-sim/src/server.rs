@@ -51,11 +51,15 @@ pub struct Reset {
     pub restricted: bool,
     /// Real-time kernels are padded with best-effort ones.
     pub padding: bool,
+    /// Best-effort requests go on with the first kernel that was not done. The paper's go on as many kernels
+    /// back as a device queue holds, since it does not learn which were.
+    pub exact: bool,
 }
 
 impl Reset {
     /// All of it.
-    pub const REEF: Reset = Reset { kill: true, asynchronous: true, restricted: true, padding: true };
+    pub const REEF: Reset =
+        Reset { kill: true, asynchronous: true, restricted: true, padding: true, exact: false };
     /// Without changes to the driver: nothing that runs is killed, nothing padded.
     pub const REEF_N: Reset = Reset { kill: false, padding: false, ..Reset::REEF };
 }
@@ -76,8 +80,12 @@ pub struct Finished {
     pub client: usize,
     /// When it came.
     pub arrived: Nanos,
+    /// When its first kernel was launched, where requests run one after the other.
+    pub begun: Option<Nanos>,
     /// When it was done.
     pub at: Nanos,
+    /// Whether the device was taken from best-effort requests for it.
+    pub preempted: bool,
 }
 
 /// What a run has seen so far.
@@ -137,6 +145,8 @@ struct Task {
     arrived: Nanos,
     /// The next kernel to launch, or to pad with, in real-time mode.
     next: usize,
+    /// The first kernel that is not done.
+    left: usize,
     /// Blocks of it that have padded others.
     blocks_done: u32,
 }
@@ -154,7 +164,9 @@ pub struct Server<'a> {
     taken_since: Nanos,
     /// Real-time requests that wait; the one that runs.
     waiting: VecDeque<(usize, Nanos)>,
-    running: Option<(usize, Nanos)>,
+    running: Option<Finished>,
+    /// The device was taken for the next one.
+    was_taken: bool,
     /// Under `streams`: requests under way, by client, in order.
     under_way: Vec<VecDeque<Nanos>>,
     /// Best-effort requests that wait under `sequential`, in order.
@@ -209,7 +221,7 @@ impl Pad for Padder<'_> {
                 task.blocks_done += blocks;
                 let is_whole = task.blocks_done == other.blocks;
                 if is_whole {
-                    (task.next, task.blocks_done) = (task.next + 1, 0);
+                    (task.next, task.left, task.blocks_done) = (task.next + 1, task.next + 1, 0);
                 }
                 self.seen.cu_padding += other.block(per_cu).0 as f64 * f64::from(cus);
                 chosen.push((client, task.next, is_whole));
@@ -271,6 +283,7 @@ impl<'a> Server<'a> {
             taken_since: Nanos::ZERO,
             waiting: VecDeque::new(),
             running: None,
+            was_taken: false,
             under_way: vec![VecDeque::new(); clients.len()],
             queued: VecDeque::new(),
             padder,
@@ -303,6 +316,12 @@ impl<'a> Server<'a> {
         self.gpu.kernels_ended()
     }
 
+    /// Whether requests of a client are to come one after the other.
+    pub fn takes_one_of(&self, client: usize) -> bool {
+        let shares = matches!(self.scheme, Scheme::Wait | Scheme::Reset(_));
+        shares && self.clients[client].class == Class::BestEffort
+    }
+
     /// A request comes, now.
     pub fn submit(&mut self, client: usize) {
         let now = self.now();
@@ -316,7 +335,7 @@ impl<'a> Server<'a> {
             (Scheme::Sequential, Class::BestEffort) => self.queued.push_back((client, now)),
             (_, Class::BestEffort) => {
                 assert!(self.padder.tasks[client].is_none(), "a best-effort client has one request");
-                self.padder.tasks[client] = Some(Task { arrived: now, next: 0, blocks_done: 0 });
+                self.padder.tasks[client] = Some(Task { arrived: now, next: 0, left: 0, blocks_done: 0 });
                 if self.mode == Mode::Normal {
                     self.gpu.launch(StreamId(client), model, 0, Nanos::ZERO, &mut self.padder);
                 }
@@ -360,8 +379,8 @@ impl<'a> Server<'a> {
                 self.padding_ended(finished);
             }
             if self.is_last(launch) {
-                let (client, arrived) = self.running.take().expect("what has ended was running");
-                finished.push(Finished { client, arrived, at });
+                let running = self.running.take().expect("what has ended was running");
+                finished.push(Finished { at, ..running });
             }
             return;
         }
@@ -380,9 +399,13 @@ impl<'a> Server<'a> {
                         self.padder.tasks[client].take().expect("it was under way").arrived
                     }
                 };
-                finished.push(Finished { client, arrived, at });
+                finished.push(Finished { client, arrived, begun: None, at, preempted: false });
             }
-            End::Done => {}
+            End::Done => {
+                if let Some(task) = &mut self.padder.tasks[client] {
+                    task.left = launch.kernel + 1;
+                }
+            }
             // Where nothing is killed the first kernel that was not run is known.
             End::Evicted if self.scheme == Scheme::Wait => {
                 let task = self.padder.tasks[client].as_mut().expect("its task is not done");
@@ -417,8 +440,8 @@ impl<'a> Server<'a> {
             }
             if next == self.models[self.clients[client].model].kernels.len() {
                 self.compare(client);
-                let task = self.padder.tasks[client].take().expect("its task is not done");
-                finished.push(Finished { client, arrived: task.arrived, at });
+                let Task { arrived, .. } = self.padder.tasks[client].take().expect("its task is not done");
+                finished.push(Finished { client, arrived, begun: None, at, preempted: false });
             }
         }
     }
@@ -433,6 +456,7 @@ impl<'a> Server<'a> {
             self.mode = Mode::RealTime;
             return;
         }
+        self.was_taken = true;
         let costs = self.constants.preemption;
         let (mut host, mut kill) = (Nanos::ZERO, Nanos::ZERO);
         match self.scheme {
@@ -483,6 +507,9 @@ impl<'a> Server<'a> {
                 self.padder.seen.preemptions.push(Preempted { begun, host, device, kill });
                 self.gpu.clear_flag();
                 self.mode = Mode::RealTime;
+                if matches!(self.scheme, Scheme::Reset(Reset { exact: true, .. })) {
+                    self.padder.tasks.iter_mut().flatten().for_each(|task| task.next = task.left);
+                }
             }
         }
         let may_start = match self.scheme {
@@ -494,7 +521,8 @@ impl<'a> Server<'a> {
             return;
         }
         if let Some((client, arrived)) = self.waiting.pop_front().or_else(|| self.queued.pop_front()) {
-            self.running = Some((client, arrived));
+            let (now, preempted) = (self.now(), std::mem::take(&mut self.was_taken));
+            self.running = Some(Finished { client, arrived, begun: Some(now), at: now, preempted });
             let (stream, model) = (self.own_stream(), self.clients[client].model);
             self.gpu.launch(stream, model, 0, Nanos::ZERO, &mut self.padder);
         } else if self.mode == Mode::RealTime {

@@ -23,15 +23,16 @@ use reef_engine::{Engine, EngineOptions};
 use reef_load::arrivals::{self, Repetition};
 use reef_load::{Arrivals, COOL_DOWN, GRACE, Run, RunClient, Workload};
 use reef_plan::DeviceKind;
-use reef_report::Others;
 use reef_report::disb;
 use reef_report::disb::results::{
     Alone, ClientFacts, ConditionResult, DisbReport, FORMAT, ModelFacts, Setup, SystemResult, WorkloadResult,
 };
+use reef_report::{Machine, Others};
 
 use super::checks;
 use super::engine::{EngineSystem, UrlSystem};
 use super::options::{DisbOptions, Via, make_folder};
+use super::rig::RigSystem;
 use super::system::{ModelFile, Played, System};
 use super::tally::{AloneTime, Repeated, Tally};
 use super::timeline;
@@ -65,29 +66,15 @@ pub fn run(
     environment: &dyn MicroEnvironment,
     progress: &Progress,
 ) -> Result<DisbReport, BenchError> {
-    make_folder(&options.out)?;
-    probe(&options.out)?;
-    options.check(&options.workloads_at(&BTreeMap::new())?)?;
-    let models = options.model_files(progress)?;
+    let models = begin(options, progress)?;
     let (ours, device) = our_system(options, environment, progress)?;
     let (ours, engine, absent) = ours;
     let kind = engine.as_ref().map(|engine| engine.capabilities().target.device);
     set_aside(&options.out)?;
     let mut systems = vec![ours];
     systems.extend(peers);
-    let mut driver = Driver {
-        options,
-        progress,
-        models: &models,
-        alone: vec![BTreeMap::new(); systems.len()],
-        names: names(&systems),
-        gone: BTreeMap::new(),
-        left_out: left_out(options, &absent),
-        samples: samples_file(options)?,
-        disturbance: Vec::new(),
-        systems,
-    };
-    let mut report = driver.report(&device);
+    let mut driver = Driver::new(options, progress, &models, systems, &absent)?;
+    let mut report = driver.report(machine::here(&device));
     driver.play_all(&mut report)?;
     if let Some(engine) = &engine {
         progress.phase("a timeline");
@@ -109,6 +96,32 @@ pub fn run(
     write(&report, &options.out)?;
     progress.finish();
     Ok(report)
+}
+
+/// Runs the benchmark on a simulated device; `device` says which. Same options, same results: to the byte.
+pub fn simulate(
+    options: &DisbOptions,
+    system: RigSystem,
+    device: &str,
+    progress: &Progress,
+) -> Result<DisbReport, BenchError> {
+    let models = begin(options, progress)?;
+    set_aside(&options.out)?;
+    let mut driver = Driver::new(options, progress, &models, vec![Box::new(system)], &[])?;
+    let mut report = driver.report(machine::simulated(device));
+    driver.play_all(&mut report)?;
+    report.finished = true;
+    write(&report, &options.out)?;
+    progress.finish();
+    Ok(report)
+}
+
+/// Refuses what cannot be played, and finds the models.
+fn begin(options: &DisbOptions, progress: &Progress) -> Result<Vec<ModelFile>, BenchError> {
+    make_folder(&options.out)?;
+    probe(&options.out)?;
+    options.check(&options.workloads_at(&BTreeMap::new())?)?;
+    options.model_files(progress)
 }
 
 /// The parts of the micro-benchmarks that a report on such a device has.
@@ -225,13 +238,34 @@ struct Turn {
     again: bool,
 }
 
-impl Driver<'_> {
-    fn report(&self, device: &str) -> DisbReport {
+impl<'a> Driver<'a> {
+    fn new(
+        options: &'a DisbOptions,
+        progress: &'a Progress,
+        models: &'a [ModelFile],
+        systems: Vec<Box<dyn System>>,
+        absent: &[Scheme],
+    ) -> Result<Driver<'a>, BenchError> {
+        Ok(Driver {
+            options,
+            progress,
+            models,
+            alone: vec![BTreeMap::new(); systems.len()],
+            names: names(&systems),
+            gone: BTreeMap::new(),
+            left_out: left_out(options, absent),
+            samples: samples_file(options)?,
+            disturbance: Vec::new(),
+            systems,
+        })
+    }
+
+    fn report(&self, machine: Machine) -> DisbReport {
         let ours = !matches!(self.options.via, Via::Url(_));
         let rates = &self.options.rates;
         DisbReport {
             format: FORMAT.to_string(),
-            machine: machine::here(device),
+            machine,
             setup: Setup {
                 small: self.options.small,
                 via: self.options.via.to_string(),
@@ -463,7 +497,7 @@ impl Driver<'_> {
         let watch = Watch::start();
         let played = self.systems[system].play(turn.condition, run)?;
         // What a peer or a server takes is no disturbance, and cannot be told from one.
-        if played.device.is_some() {
+        if played.device.is_some() && !self.systems[system].is_simulated() {
             self.disturbance.extend(watch.others().0.map(|share| (share, run.measured.as_secs_f64())));
         }
         self.progress.advance(run.warm_up + run.measured);

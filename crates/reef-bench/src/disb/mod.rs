@@ -5,6 +5,7 @@
 //! | [`options`] | what a run is asked to do, and the models it needs |
 //! | [`system`] | the contract between the driver and the systems that play a run |
 //! | [`engine`] | the systems that are ours or speak our protocol |
+//! | [`rig`] | simulated devices |
 //! | [`peer`] | other systems, behind adapters |
 //! | [`drive`] | what is played in which order |
 //! | [`tally`] | from records to results |
@@ -20,6 +21,7 @@ pub mod drive;
 pub mod engine;
 pub mod options;
 pub mod peer;
+pub mod rig;
 pub mod system;
 pub mod tally;
 pub mod timeline;

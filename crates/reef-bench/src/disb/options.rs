@@ -65,6 +65,8 @@ pub enum Via {
     Http,
     /// No engine of ours: the server at this address.
     Url(String),
+    /// No engine at all: a simulated device, in virtual time.
+    Simulated,
 }
 
 impl fmt::Display for Via {
@@ -73,6 +75,7 @@ impl fmt::Display for Via {
             Via::Engine => "engine",
             Via::Http => "http",
             Via::Url(url) => url,
+            Via::Simulated => "simulated",
         })
     }
 }
@@ -116,6 +119,29 @@ const SAMPLES_SMALL: f64 = 2_050.0;
 const DURATION_SMALL_S: (f64, f64) = (4.0, 60.0);
 
 impl DisbOptions {
+    /// What is usual for these workloads, with our engine on two compute units; results go to `out`.
+    pub fn of(workloads: Vec<Workload>, out: PathBuf) -> DisbOptions {
+        DisbOptions {
+            workloads,
+            schemes: Scheme::ALL.to_vec(),
+            duration: None,
+            warm_up: None,
+            repeats: None,
+            seed: 0,
+            rates: Vec::new(),
+            deadlines: Vec::new(),
+            small: false,
+            via: Via::Engine,
+            answer_limit: Duration::from_secs(60),
+            models: None,
+            out,
+            samples: false,
+            peers: Vec::new(),
+            sweeps: false,
+            cus: 2,
+        }
+    }
+
     /// Repetitions.
     pub fn repeats(&self) -> usize {
         self.repeats.unwrap_or(if self.small { REPEATS_SMALL } else { REPEATS_FULL })
@@ -212,7 +238,7 @@ impl DisbOptions {
                 }
             }
         }
-        if !matches!(self.via, Via::Url(_)) || !self.peers.is_empty() {
+        if !matches!(self.via, Via::Url(_) | Via::Simulated) || !self.peers.is_empty() {
             self.write_zoo(&files, progress)?;
         }
         Ok(files)
@@ -220,6 +246,9 @@ impl DisbOptions {
 
     /// Where a model is, and whether it is one of the zoo's that has to be written there.
     fn find(&self, workload: &Workload, name: &str) -> Result<(PathBuf, bool), BenchError> {
+        if self.via == Via::Simulated {
+            return Ok((PathBuf::new(), false));
+        }
         let missing = |looked: String| BenchError::NoModel {
             model: name.to_string(),
             workload: workload.name.clone(),
@@ -275,6 +304,7 @@ impl DisbOptions {
                     _ => "zoo, full size".to_string(),
                 }
             }
+            _ if self.via == Via::Simulated => "as it was measured".to_string(),
             _ => file.path.display().to_string(),
         }
     }
@@ -317,25 +347,8 @@ mod tests {
     use super::*;
 
     pub(crate) fn options(names: &[&str]) -> DisbOptions {
-        DisbOptions {
-            workloads: names.iter().map(|name| Workload::built_in(name).unwrap()).collect(),
-            schemes: Scheme::ALL.to_vec(),
-            duration: None,
-            warm_up: None,
-            repeats: None,
-            seed: 0,
-            rates: Vec::new(),
-            deadlines: Vec::new(),
-            small: false,
-            via: Via::Engine,
-            answer_limit: Duration::from_secs(60),
-            models: None,
-            out: PathBuf::from("/nowhere"),
-            samples: false,
-            peers: Vec::new(),
-            sweeps: false,
-            cus: 2,
-        }
+        let workloads = names.iter().map(|name| Workload::built_in(name).unwrap()).collect();
+        DisbOptions::of(workloads, PathBuf::from("/nowhere"))
     }
 
     #[test]

@@ -72,6 +72,12 @@ pub trait System {
         (0, ClassName::RealTime)
     }
 
+    /// Whether its runs are played in virtual time: they take no more than it takes to compute them, and what
+    /// else the machine does changes nothing.
+    fn is_simulated(&self) -> bool {
+        false
+    }
+
     /// Makes `models` ready to be asked; models of earlier calls may stay.
     fn load(&mut self, models: &[ModelFile]) -> Result<(), BenchError>;
 

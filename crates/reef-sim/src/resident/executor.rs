@@ -28,6 +28,7 @@ use reef_base::{Class, Nanos};
 
 use super::constants::ResidentConstants;
 use super::model::{ResidentModel, Stage};
+use super::shares::Shares;
 use crate::server::Client;
 
 /// How classes share the units.
@@ -104,6 +105,22 @@ pub struct Counters {
     pub padding: Nanos,
 }
 
+impl std::ops::Sub for Counters {
+    type Output = Counters;
+
+    /// What was done since `earlier`.
+    fn sub(self, earlier: Counters) -> Counters {
+        Counters {
+            preemptions: self.preemptions - earlier.preemptions,
+            blocks: self.blocks - earlier.blocks,
+            killed: self.killed - earlier.killed,
+            busy: self.busy - earlier.busy,
+            wasted: self.wasted - earlier.wasted,
+            padding: self.padding - earlier.padding,
+        }
+    }
+}
+
 /// Blocks of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Claim {
@@ -129,6 +146,8 @@ struct Task {
     running: u32,
     begun: Option<Nanos>,
     preempted: bool,
+    /// It waited for another real-time task.
+    queued: bool,
 }
 
 impl Task {
@@ -211,6 +230,8 @@ pub struct Executor<'a> {
     answers: VecDeque<Ended>,
     /// Unit time that each client has used, for turns among best-effort ones.
     used: Vec<f64>,
+    /// Who among those that wait is next.
+    shares: Shares,
     next_id: u64,
     /// Whose turn it was last, and who has the device under `sequential`.
     turn: u64,
@@ -221,6 +242,13 @@ pub struct Executor<'a> {
 }
 
 const BEST_EFFORT: u16 = u16::MAX;
+
+fn rank_of(class: Class) -> u16 {
+    match class {
+        Class::RealTime(level) => u16::from(level.get()),
+        Class::BestEffort => BEST_EFFORT,
+    }
+}
 
 impl<'a> Executor<'a> {
     /// A device with nothing to do, at time 0.
@@ -242,6 +270,7 @@ impl<'a> Executor<'a> {
             idle: vec![(Nanos::ZERO, constants.units)],
             answers: VecDeque::new(),
             used: vec![0.0; clients.len()],
+            shares: Shares::new(models),
             next_id: 1,
             turn: 0,
             holder: None,
@@ -273,6 +302,9 @@ impl<'a> Executor<'a> {
 
     /// A request comes, now.
     pub fn submit(&mut self, client: usize) {
+        if self.rank(client) == BEST_EFFORT {
+            self.shares.comes(self.clients[client].model);
+        }
         self.waiting.push_back((client, self.now));
         self.admit();
         self.dispatch();
@@ -281,7 +313,8 @@ impl<'a> Executor<'a> {
     /// When something happens next, if anything does.
     pub fn next_event(&self) -> Option<Nanos> {
         let later = |at: &Nanos| *at > self.now;
-        let ends = self.groups.iter().map(|group| group.end(self.now));
+        let left = self.groups.iter().map(|group| group.left / group.rate).min_by(f64::total_cmp);
+        let ends = left.map(|left| self.now + Nanos(left.ceil().max(0.0) as u64)).into_iter();
         let opens = self.tasks.iter().map(|task| task.opens).filter(later);
         let answers = self.answers.front().map(|answer| answer.at);
         let due = Some(self.due).filter(|at| later(at) && !self.idle.is_empty() && !self.tasks.is_empty());
@@ -325,10 +358,7 @@ impl<'a> Executor<'a> {
     }
 
     fn rank(&self, client: usize) -> u16 {
-        match self.clients[client].class {
-            Class::RealTime(level) => u16::from(level.get()),
-            Class::BestEffort => BEST_EFFORT,
-        }
+        rank_of(self.clients[client].class)
     }
 
     fn stage(&self, task: &Task) -> &'a Stage {
@@ -343,20 +373,30 @@ impl<'a> Executor<'a> {
         self.tasks.iter().position(|task| task.id == id).expect("whose blocks run is on the board")
     }
 
+    /// Which of those that wait has room on the board: real-time ones always.
+    fn next_to_admit(&self) -> Option<usize> {
+        let waits = || self.waiting.iter().enumerate();
+        if let Some((at, _)) = waits().find(|(_, (client, _))| self.rank(*client) < BEST_EFFORT) {
+            return Some(at);
+        }
+        let others = self.tasks.iter().filter(|task| self.rank(task.client) == BEST_EFFORT);
+        if others.count() >= self.constants.board.best_effort_tasks as usize {
+            return None;
+        }
+        let pass = |client: usize| self.shares.passes[self.clients[client].model];
+        let least = waits().min_by(|(_, one), (_, other)| pass(one.0).total_cmp(&pass(other.0)));
+        least.map(|(at, _)| at)
+    }
+
     /// Puts what waits on the board, as far as there is room.
     fn admit(&mut self) {
-        let room = self.constants.board.best_effort_tasks as usize;
-        let mut left = VecDeque::new();
-        while let Some((client, arrived)) = self.waiting.pop_front() {
-            let rank = self.rank(client);
-            let others = self.tasks.iter().filter(|task| self.rank(task.client) == BEST_EFFORT);
-            if rank == BEST_EFFORT && others.count() >= room {
-                left.push_back((client, arrived));
-                continue;
-            }
-            if rank == BEST_EFFORT {
+        while let Some(at) = self.next_to_admit() {
+            let (client, arrived) = self.waiting.remove(at).expect("it waits");
+            if self.rank(client) == BEST_EFFORT {
+                self.shares.starts(self.clients[client].model);
                 self.join(client);
             }
+            let queued = self.queues(self.rank(client));
             let published = self.now + self.constants.requests.submit_us.nanos();
             let visible = published + self.constants.polling.visibility_us.nanos();
             self.tasks.push(Task {
@@ -372,10 +412,21 @@ impl<'a> Executor<'a> {
                 running: 0,
                 begun: None,
                 preempted: false,
+                queued,
             });
             self.next_id += 1;
         }
-        self.waiting = left;
+    }
+
+    /// A task of this rank comes: whether it waits for other real-time ones, as less urgent ones do for it.
+    fn queues(&mut self, rank: u16) -> bool {
+        let (clients, mut waits) = (self.clients, false);
+        for task in &mut self.tasks {
+            let other = rank_of(clients[task.client].class);
+            waits |= other <= rank && other < BEST_EFFORT;
+            task.queued |= rank < other && task.begun.is_none();
+        }
+        waits
     }
 
     /// Who comes has no more to its credit than those who are there.
@@ -411,6 +462,9 @@ impl<'a> Executor<'a> {
         let task = self.tasks.remove(at);
         self.holder = self.holder.filter(|&holder| holder != task.id);
         self.counters.preemptions += u64::from(task.preempted);
+        if self.rank(task.client) == BEST_EFFORT {
+            self.shares.ends(self.clients[task.client].model);
+        }
         self.answers.push_back(Ended {
             client: task.client,
             arrived: task.arrived,
@@ -459,7 +513,7 @@ impl<'a> Executor<'a> {
         self.tasks[at].redo.push(Claim { kernel: killed.kernel, count: units });
         self.idle.push((now, units));
         let at = self.position(id);
-        self.tasks[at].preempted |= self.tasks[at].begun.is_none();
+        self.tasks[at].preempted |= self.tasks[at].begun.is_none() && !self.tasks[at].queued;
         self.start(at, units, self.constants.polling.drop_us.nanos());
         true
     }
@@ -485,7 +539,8 @@ impl<'a> Executor<'a> {
         let time = stage.kernels[front.kernel].time;
         let task = &mut self.tasks[at];
         task.claim(stage, units);
-        task.preempted |= task.begun.is_none() && rank < BEST_EFFORT && task.opens < self.now;
+        let waited = task.opens < self.now && !task.queued;
+        task.preempted |= task.begun.is_none() && rank < BEST_EFFORT && waited;
         task.begun.get_or_insert(begin);
         self.turn = task.id;
         self.groups.push(Group {

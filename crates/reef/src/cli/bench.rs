@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use reef_bench::disb::options::Rate;
+use reef_bench::disb::options::{DisbOptions, Rate};
 use reef_device::Scheme;
 use reef_load::workload::{RATE_MAX_HZ, RATE_MIN_HZ};
 
@@ -79,35 +79,8 @@ pub struct RunWorkloadArgs {
 pub struct PlayArgs {
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// Schemes; rt-only, the reference, always takes part.
-    #[arg(
-        long,
-        value_name = "NAME",
-        value_delimiter = ',',
-        default_value = "rt-only,sequential,concurrent,wait,reset"
-    )]
-    pub schemes: Vec<Scheme>,
-    /// Seconds measured per scheme and repetition; by default 5, with --small as many as it
-    /// takes for 2,000 requests of each real-time client where a scheme is played twice (rt-only and reset)
-    /// and half as many elsewhere.
-    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = some_seconds)]
-    pub duration: Option<Duration>,
-    /// Seconds played before that; by default 1, with --small 0.5.
-    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = seconds)]
-    pub warmup: Option<Duration>,
-    /// How often each scheme is played; by default 8 times, with --small 16.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
-    pub repeat: Option<u64>,
-    /// Seed of random arrivals and of inputs.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-    /// Arrival rates: `scaled` keeps the utilisation of the machine for which they were chosen, `paper` takes
-    /// them as they are, NAME=HZ sets those of a client or of a model's clients.
-    #[arg(long, value_name = "scaled|paper|NAME=HZ", value_parser = rate)]
-    pub rate: Vec<Rate>,
-    /// Deadline of a real-time client or of a model's clients, from the scheduled arrival.
-    #[arg(long, value_name = "NAME=MS", value_parser = name_and_deadline)]
-    pub deadline: Vec<(String, Duration)>,
+    #[command(flatten)]
+    pub run: RunArgs,
     /// Whether the engine is asked in-process or over HTTP.
     #[arg(long, value_enum, default_value_t = ViaName::Engine)]
     pub via: ViaName,
@@ -129,12 +102,63 @@ pub struct PlayArgs {
     /// 'python3 scripts/peers/ort.py'.
     #[arg(long, value_name = "COMMAND")]
     pub peer: Vec<String>,
+}
+
+/// What is played, whatever plays it.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Schemes; rt-only, the reference, always takes part.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "rt-only,sequential,concurrent,wait,reset"
+    )]
+    pub schemes: Vec<Scheme>,
+    /// Seconds measured per scheme and repetition; by default 5, with --small of `reef bench` as many as it
+    /// takes for 2,000 requests of each real-time client where a scheme is played twice (rt-only and reset)
+    /// and half as many elsewhere.
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = some_seconds)]
+    pub duration: Option<Duration>,
+    /// Seconds played before that; by default 1, with --small 0.5.
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = seconds)]
+    pub warmup: Option<Duration>,
+    /// How often each scheme is played; by default 8 times, with --small 16.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub repeat: Option<u64>,
+    /// Seed of random arrivals and of inputs.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Arrival rates: `scaled` keeps the utilisation of the machine for which they were chosen, `paper` takes
+    /// them as they are, NAME=HZ sets those of a client or of a model's clients.
+    #[arg(long, value_name = "scaled|paper|NAME=HZ", value_parser = rate)]
+    pub rate: Vec<Rate>,
+    /// Deadline of a real-time client or of a model's clients, from the scheduled arrival.
+    #[arg(long, value_name = "NAME=MS", value_parser = name_and_deadline)]
+    pub deadline: Vec<(String, Duration)>,
     /// Write every request to OUT/samples.csv too.
     #[arg(long)]
     pub samples: bool,
     /// Directory for results.json and report.html.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+}
+
+impl RunArgs {
+    /// `options` with what was said here.
+    pub fn applied(&self, options: DisbOptions) -> DisbOptions {
+        DisbOptions {
+            schemes: self.schemes.clone(),
+            duration: self.duration,
+            warm_up: self.warmup,
+            repeats: self.repeat.map(|repeats| repeats as usize),
+            seed: self.seed,
+            rates: self.rate.clone(),
+            deadlines: self.deadline.clone(),
+            samples: self.samples,
+            ..options
+        }
+    }
 }
 
 /// How our engine is asked.

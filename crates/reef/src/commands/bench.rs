@@ -133,11 +133,13 @@ impl Verdict {
         if self.missed > 0 { MISSED_STATUS } else { INCOMPLETE_STATUS }
     }
 
-    fn of_report(report: &DisbReport) -> Verdict {
+    /// What a report says.
+    pub fn of_report(report: &DisbReport) -> Verdict {
         Verdict { missed: report.checks_missed(), missing: report.missing() }
     }
 
-    fn result(self) -> Result<()> {
+    /// An error, unless there is nothing to say.
+    pub fn result(self) -> Result<()> {
         if self.missed == 0 && self.missing.is_empty() { Ok(()) } else { Err(self.into()) }
     }
 }
@@ -190,31 +192,23 @@ fn play_all(workloads: Vec<Workload>, args: &PlayArgs, micro: bool) -> Result<()
         (None, ViaName::Http) => Via::Http,
     };
     let options = DisbOptions {
-        workloads,
-        schemes: args.schemes.clone(),
-        duration: args.duration,
-        warm_up: args.warmup,
-        repeats: args.repeat.map(|repeats| repeats as usize),
-        seed: args.seed,
-        rates: args.rate.clone(),
-        deadlines: args.deadline.clone(),
         small: args.small,
         sweeps: micro && via == Via::Engine,
         via,
         answer_limit: args.answer_limit,
         models: args.models.clone(),
-        out: args.out.clone(),
-        samples: args.samples,
         peers: args.peer.clone(),
         cus: if args.url.is_some() { 0 } else { compute_units(&args.device)? },
+        ..DisbOptions::of(workloads, args.run.out.clone())
     };
+    let options = args.run.applied(options);
     let mut peers: Vec<Box<dyn System>> = Vec::new();
     for command in &args.peer {
         peers.push(Box::new(Peer::start(command)?));
     }
     let environment = Environment::new(&args.device);
     let report = drive::run(&options, peers, &environment, &Progress::on_stderr())?;
-    show(&report, &args.out);
+    show(&report, &args.run.out);
     Verdict::of_report(&report).result()
 }
 
@@ -225,7 +219,8 @@ fn report(args: &ReportArgs) -> Result<()> {
     Verdict::of_report(&report).result()
 }
 
-fn show(report: &DisbReport, folder: &Path) {
+/// Prints a report, and where it is.
+pub fn show(report: &DisbReport, folder: &Path) {
     say!("{report}");
     say!("results    {}", folder.join("results.json").display());
     say!("report     {}", folder.join("report.html").display());

@@ -42,7 +42,10 @@ pub fn page(report: &DisbReport) -> Page {
         checks::section(report),
         Some(checks::method()),
     ];
-    let date = date(report.machine.unix_time_s);
+    let date = match report.machine.unix_time_s {
+        0 => "simulated".to_string(),
+        seconds => date(seconds),
+    };
     Page {
         title: format!("reef DISB, {date}"),
         eyebrow: format!("reef · DISB · {date}"),

@@ -117,11 +117,14 @@ fn facts(report: &DisbReport) -> Block {
     let cpu = machine.cpu.as_deref().unwrap_or("unknown processor");
     let kernel = machine.kernel.as_ref().map(|kernel| format!(", kernel {kernel}")).unwrap_or_default();
     let governor = machine.governor.as_ref().map(|name| format!(", governor {name}")).unwrap_or_default();
-    facts.push(("Machine", format!("{cpu}, {}{kernel}{governor}", counted(machine.cores, "core"))));
+    if machine.cores > 0 {
+        facts.push(("Machine", format!("{cpu}, {}{kernel}{governor}", counted(machine.cores, "core"))));
+    }
     let cus = if setup.cus > 0 { format!(", {}", counted(setup.cus, "compute unit")) } else { String::new() };
     let via = match setup.via.as_str() {
         "engine" => "asked in-process".to_string(),
         "http" => "asked over HTTP".to_string(),
+        "simulated" => "simulated, in virtual time".to_string(),
         url => format!("asked at {url}"),
     };
     facts.push(("Device", format!("{}{cus}; {via}", machine.device)));

@@ -1,5 +1,7 @@
 //! `reef sim`: devices in virtual time.
 
+mod disb;
+mod ideas;
 mod paper;
 mod plan;
 mod run;
@@ -18,6 +20,8 @@ pub fn run(command: &SimCommand) -> Result<()> {
     match command {
         SimCommand::Paper(args) => paper::run(args),
         SimCommand::Run(args) => run::run(args),
+        SimCommand::Disb(args) => disb::run(args),
+        SimCommand::Ideas(args) => ideas::run(args),
         SimCommand::Plan(args) => plan::run(args),
     }
 }
