@@ -294,7 +294,8 @@ impl Core {
         self.models[id.index()] = Some(key);
         let slots = self.sched.capacity().max(self.pending.len());
         self.pending.resize_with(slots, || None);
-        if options.batching.is_some() {
+        // A batch of any model may have any slot, also one that came with a model that joins nobody.
+        if options.batching.is_some() || !self.batches.is_empty() {
             self.batches.resize_with(slots, || None);
         }
         Some(id)

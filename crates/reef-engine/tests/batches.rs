@@ -378,6 +378,25 @@ fn joined_networks_compute_what_single_ones_do() {
     }
 }
 
+/// Slots are shared by all models of a device: a batch may get one that came with another model.
+#[test]
+fn a_batch_has_a_place_whatever_was_loaded_after_its_model() {
+    let engine = stepped();
+    let settings = ModelSettings { queue_len: 4, ..joined(3, 0, real_time(0)) };
+    engine.load_source(key("m"), settings, Rows::new(10)).unwrap();
+    load(&engine, "other", ModelSettings { queue_len: 100, ..ModelSettings::default() }, 4);
+    let others: Vec<_> = (0..90).map(|_| engine.submit(&request("other", &[1; 64])).unwrap()).collect();
+    let each = [filled(&[1]), filled(&[2]), filled(&[3])];
+    let futures: Vec<_> = each.iter().map(|data| engine.submit(&ask("m", data)).unwrap()).collect();
+    for (future, data) in futures.into_iter().zip(&each) {
+        assert_rows(data, &future.wait().unwrap());
+    }
+    others.into_iter().for_each(|other| drop(other.wait().unwrap()));
+    let stats = engine.stats();
+    let joined = stats.models.iter().find(|stats| stats.key == key("m")).expect("it is loaded");
+    assert_eq!(by_rows(&joined.real_time), [(1, 1), (2, 1)]);
+}
+
 #[test]
 fn a_batch_that_fails_costs_only_who_made_it_fail() {
     let device = CpuDevice::start(CpuOptions { cus: Some(1), ..CpuOptions::default() }).unwrap();

@@ -20,6 +20,8 @@ use super::script::{Action, Ask, DeviceSpec, Kind, NAMES, Script};
 
 /// What the longest block takes.
 const BLOCK: Nanos = Nanos::from_micros(10);
+/// How often it is looked at who waits.
+const TICK: Nanos = Nanos::from_micros(100);
 /// What a reset takes.
 const RESET: Nanos = Nanos::from_micros(35);
 
@@ -156,7 +158,11 @@ impl<'a> Play<'a> {
     fn pass(&mut self, until: Nanos) {
         self.is_exact = true;
         loop {
-            let next = self.engine.next_event().filter(|&next| next <= until);
+            // While somebody waits it is looked at what there is between events, too: one may be missing.
+            let tick = self.engine.now() + TICK;
+            let tick = Some(tick).filter(|&tick| tick < until && !self.waiting.is_empty());
+            let event = self.engine.next_event().filter(|&next| next <= until);
+            let next = [event, tick].into_iter().flatten().min();
             self.engine.run_until(next.unwrap_or(until));
             self.hear();
             self.check_boards();
@@ -287,6 +293,9 @@ impl<'a> Play<'a> {
             Action::Load { name, kind, settings, replace } => self.load(*name, *kind, settings, *replace),
             Action::Unload { name, finish } => self.unload(*name, *finish),
             Action::Submit { name, count, ask } => (0..*count).for_each(|_| self.submit(*name, *ask)),
+            Action::Flood { count, ask } => {
+                (0..*count * NAMES.len()).for_each(|each| self.submit(each % NAMES.len(), *ask));
+            }
             Action::Jump(by) => {
                 let from = self.clock.now();
                 self.clock.advance_to(from + *by);

@@ -54,6 +54,11 @@ pub enum Action {
         count: usize,
         ask: Ask,
     },
+    /// So many times the same to each model.
+    Flood {
+        count: usize,
+        ask: Ask,
+    },
     /// The client of one of the requests that are under way goes away.
     Cancel {
         which: usize,
@@ -205,7 +210,8 @@ fn step(rng: &mut Rng, devices: usize) -> Step {
             let count = if rng.below(8) == 0 { 2 + rng.below(most) as usize } else { 1 };
             Action::Submit { name, count, ask: ask(rng) }
         }
-        26..30 => Action::Cancel { which: rng.below(64) as usize },
+        26 => Action::Flood { count: 2 + rng.below(20) as usize, ask: ask(rng) },
+        27..30 => Action::Cancel { which: rng.below(64) as usize },
         30 => {
             let most = [20_000, 2_000_000][rng.below(2) as usize];
             Action::Jump(Nanos(rng.below(most)))
