@@ -77,7 +77,8 @@ fn the_same_seed_gives_the_same_bytes() {
         };
         let system = RigSystem::new("mi50", Rig::built_in("mi50").unwrap(), &options.schemes);
         drive::simulate(&options, system, "mi50", &Progress::hidden()).unwrap();
-        ["results.json", "report.html", "samples.csv"].map(|name| std::fs::read(out.path().join(name)).unwrap())
+        ["results.json", "report.html", "samples.csv"]
+            .map(|name| std::fs::read(out.path().join(name)).unwrap())
     };
     let (first, second) = (play(), play());
     assert!(first == second && first.iter().all(|file| file.len() > 1_000));

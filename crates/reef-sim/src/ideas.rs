@@ -9,7 +9,7 @@
 //! | `resident` | units pull blocks and leave them at poll points; no padding |
 //! | `resident, rule 1` | padding by blocks that end before the real-time stage does |
 //! | `resident, kill` | padding by any block, left when the unit is wanted |
-//! | `resident, anticipating` | no best-effort block begins that would not end before the next request that a steady client is expected to send |
+//! | `resident, anticipating` | no block begins that would last beyond the next request of a steady client |
 
 use std::time::Duration;
 
