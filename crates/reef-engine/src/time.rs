@@ -91,6 +91,9 @@ impl Shared {
     /// takes its completions if the request is real-time.
     pub(crate) fn wait(&self, ticket: &Ticket, class: Class, helping: Option<Helping<'_>>) -> Finished {
         if !self.is_stepped() {
+            if let Some(own) = self.lane_of_thread() {
+                return self.wait_here(own, ticket, helping);
+            }
             let leads = class.is_real_time() && is_as_urgent_as_completions();
             return match leads {
                 true => self.lead(ticket, helping),
@@ -129,6 +132,22 @@ impl Shared {
         leader.resign();
         if pending {
             self.advance(index, &mut Effects::default());
+        }
+    }
+
+    /// Waits in a foreign waker on a completion thread, which nobody stands in for: who leads may end at any
+    /// time, whoever is less urgent leads nowhere, and best-effort requests have no leader.
+    fn wait_here(&self, own: usize, ticket: &Ticket, helping: Option<Helping<'_>>) -> Finished {
+        // Ends that others see to are looked for so often.
+        const PAUSE: Duration = Duration::from_micros(200);
+        if let Some(helping) = helping {
+            helping.work(&|| self.lanes[own].signal.is_pending() || ticket.has_ended());
+        }
+        loop {
+            if let Some(finished) = ticket.try_take() {
+                return finished;
+            }
+            self.advance_here(own, PAUSE);
         }
     }
 

@@ -166,6 +166,39 @@ impl std::task::Wake for Asks {
     }
 }
 
+/// Nobody but the completion thread is there to take what its waker waits for: not where the process is less
+/// urgent than others, and not for best-effort requests.
+#[test]
+fn a_waker_that_waits_on_a_completion_thread_is_served() {
+    for nice in [None, Some(19)] {
+        for settings in [real_time(0), ModelSettings::default()] {
+            // Threads begin as urgent as who starts them.
+            let played = std::thread::spawn(move || {
+                nice.into_iter().for_each(|nice| rustix::process::setpriority_process(None, nice).unwrap());
+                let engine = cpu();
+                let (plan, other) =
+                    (load(&engine, "m", real_time(1), 3), load(&engine, "other", settings, 2));
+                for round in 0..20u8 {
+                    let asks = Arc::new(Asks(engine.clone(), other.clone(), AtomicBool::new(false)));
+                    let mut future = Box::pin(engine.submit(&request("m", &[round; 64])).unwrap());
+                    let waker = std::task::Waker::from(asks.clone());
+                    let polled = future.as_mut().poll(&mut std::task::Context::from_waker(&waker));
+                    if polled.is_ready() {
+                        continue;
+                    }
+                    let end = std::time::Instant::now() + Duration::from_secs(20);
+                    while !asks.2.load(Ordering::Acquire) {
+                        assert!(std::time::Instant::now() < end, "round {round}: its waker waits for ever");
+                        std::thread::sleep(Duration::from_micros(50));
+                    }
+                    assert_exact(&plan, &[round; 64], &std::pin::Pin::into_inner(future).wait().unwrap());
+                }
+            });
+            played.join().unwrap();
+        }
+    }
+}
+
 /// Callers take each other's completions, and whoever does may be kept by what those call.
 #[test]
 fn who_waits_takes_the_completions_of_others() {
