@@ -165,6 +165,11 @@ impl Rig {
         GpuConstants::names().chain(ResidentConstants::names())
     }
 
+    /// Whether models can be added: `reef profile` measures what units that pull blocks take.
+    pub fn takes_profiles(&self) -> bool {
+        matches!(self.device, Device::Resident { .. })
+    }
+
     /// Adds a model from what `reef profile --json` printed, in the place of one of the same name.
     pub fn add(&mut self, name: &str, printed: &str) -> Result<(), SimError> {
         let Device::Resident { constants, models } = &mut self.device else {
@@ -199,6 +204,16 @@ impl Rig {
             Device::Queued { models, .. } => models.iter().map(|model| &model.name[..]).collect(),
             Device::Resident { models, .. } => models.iter().map(|model| &model.name[..]).collect(),
         }
+    }
+
+    /// Refuses a model that it has not got.
+    pub fn check_model(&self, name: &str) -> Result<(), SimError> {
+        let models = self.models();
+        if models.contains(&name) {
+            return Ok(());
+        }
+        let known = if models.is_empty() { "none before some are given".into() } else { models.join(", ") };
+        Err(SimError::UnknownModel { name: name.into(), known })
     }
 
     /// How it may be shared: the first is the device dedicated to real-time clients, the last is what it is
@@ -249,11 +264,9 @@ impl Rig {
             let problem = "its deadline is enforced by the server, which is not simulated".into();
             return Err(SimError::Workload { client: client.name.clone(), problem });
         }
+        self.check_model(&client.model)?;
         let models = self.models();
-        let model = models
-            .iter()
-            .position(|model| *model == client.model)
-            .ok_or_else(|| SimError::UnknownModel { name: client.model.clone(), known: models.join(", ") })?;
+        let model = models.iter().position(|model| *model == client.model).expect("it was looked for");
         let class = match client.class {
             ClassName::RealTime => Class::RealTime(Level::new(client.level).expect("a run has valid levels")),
             ClassName::BestEffort => Class::BestEffort,

@@ -1,4 +1,4 @@
-//! `reef sim run` and `reef sim plan` end to end: what they refuse, and that they answer.
+//! `reef sim run`, `plan`, `disb` and `ideas` end to end: what they refuse, and that they answer.
 
 mod harness;
 
@@ -146,4 +146,38 @@ fn what_profile_prints_is_what_plan_reads() {
     let memory = (2 * bytes).div_ceil(1 << 20).to_string();
     let plan = json(&[&usual[..], &["--memory", &memory, "--json"]].concat());
     assert_eq!(plan["answer"]["meets"], true, "{plan}");
+}
+
+/// A profile of two stages on two units.
+const BLOCKS: &str = r#"{"latency_ns": {"p50": 400000}, "kernels": [
+    {"stage": 0, "blocks": 4, "block_ns": 60000}, {"stage": 1, "blocks": 2, "block_ns": 100000}]}"#;
+
+#[test]
+fn workloads_are_played_on_simulated_devices() {
+    let dir = Scratch::new("sim-disb");
+    let (out, profiles, load) = (dir.path("out"), dir.path("profiles"), dir.file("load.toml", LOAD));
+    let play = |device, more: &[&str], expected: &[&str]| {
+        let usual = ["sim", "disb", "--device", device, "--out", text(&out)];
+        refused(&[&usual[..], more].concat(), expected);
+    };
+    play("mi60", &[], &["mi60", "v100", "cpu2"]);
+    play("cpu2", &["--workload", "Z"], &["'Z'", "REAL"]);
+    play("cpu2", &["--workload", text(&load)], &["front", "vgg19"]);
+    play("h100", &["--workload", "A"], &["vgg19", "none"]);
+    play("mi50", &["--profiles", text(&profiles)], &["--profiles", "queues"]);
+    play("h100", &["--profiles", text(&profiles), "--workload", text(&load)], &["front", "front.json"]);
+
+    dir.file("profiles/front.json", BLOCKS);
+    dir.file("profiles/back.json", BLOCKS);
+    let length = ["--duration", "2", "--repeat", "1", "--out", text(&out)];
+    let mine = ["sim", "disb", "--device", "cpu2", "--profiles", text(&profiles), "--workload", text(&load)];
+    let printed = succeeds(&[&mine[..], &length].concat());
+    assert!(printed.contains("CPU, 2 units") && printed.contains("sequential"), "{printed}");
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    let results: Value = serde_json::from_str(&read("results.json")).unwrap();
+    assert_eq!((&results["finished"], &results["setup"]["via"]), (&true.into(), &"simulated".into()));
+    assert!(read("report.html").contains("virtual time"));
+
+    let rows = json(&["sim", "ideas", "--length", "1", "--json"])["rows"].as_array().unwrap().len();
+    assert_eq!(rows, 36, "six ideas on six workloads");
 }

@@ -46,14 +46,7 @@ impl System for RigSystem {
     }
 
     fn load(&mut self, models: &[ModelFile]) -> Result<(), BenchError> {
-        let known = self.rig.models();
-        match models.iter().find(|model| !known.contains(&model.name.as_str())) {
-            None => Ok(()),
-            Some(model) => {
-                let known = known.join(", ");
-                Err(reef_sim::SimError::UnknownModel { name: model.name.clone(), known }.into())
-            }
-        }
+        models.iter().try_for_each(|model| Ok(self.rig.check_model(&model.name)?))
     }
 
     fn play(&mut self, condition: usize, run: &Run) -> Result<Played, BenchError> {

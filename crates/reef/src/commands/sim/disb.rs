@@ -43,6 +43,11 @@ fn workload(name: &str) -> Result<Workload> {
 }
 
 fn add_profiles(rig: &mut Rig, folder: &Path, workloads: &[Workload]) -> Result<()> {
+    let description = rig.description();
+    anyhow::ensure!(
+        rig.takes_profiles(),
+        "--profiles: {description} has queues, which reef profile does not measure"
+    );
     for name in workloads.iter().flat_map(Workload::models_asked) {
         let path = folder.join(format!("{name}.json"));
         // Those that were measured on the device need none.
