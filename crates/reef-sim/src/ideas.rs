@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use reef_base::{ClassName, Nanos};
+use reef_base::{ClassName, Nanos, Samples, Summary};
 use reef_load::arrivals::{self, Repetition};
 use reef_load::workload::BUILT_IN;
 use reef_load::{Run, Workload};
@@ -101,22 +101,20 @@ struct Came {
 
 impl Came {
     fn of(run: &Run, outcome: &Outcome) -> Came {
-        let (mut latencies, mut best_effort) = (Vec::new(), 0u64);
+        let (mut latencies, mut best_effort) = (Samples::default(), 0);
         for (index, (client, played)) in run.clients.iter().zip(&outcome.clients).enumerate() {
-            let records = run.records(index, played);
             match client.class {
-                ClassName::RealTime => {
-                    latencies.extend(records.map(|record| record.done.since(record.due).0))
-                }
-                ClassName::BestEffort => best_effort += records.count() as u64,
+                ClassName::RealTime => latencies.extend(&run.latencies_us(index, played)),
+                ClassName::BestEffort => best_effort += run.records(index, played).count(),
             }
         }
-        latencies.sort_unstable();
-        let sum: u64 = latencies.iter().sum();
-        let at = (latencies.len() * 99).div_ceil(100).saturating_sub(1);
+        let time = |of: fn(&Summary) -> f64| {
+            let us = latencies.summary().as_ref().map_or(0.0, of);
+            Nanos((us * 1e3).round() as u64)
+        };
         Came {
-            mean: Nanos(sum / latencies.len().max(1) as u64),
-            p99: Nanos(latencies.get(at).copied().unwrap_or(0)),
+            mean: time(|all| all.mean),
+            p99: time(|all| all.p99),
             best_effort_per_s: best_effort as f64 / run.measured.as_secs_f64(),
         }
     }

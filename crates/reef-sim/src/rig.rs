@@ -124,22 +124,13 @@ pub(crate) mod own {
     };
 }
 
-/// What a device did in the measured window of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Used {
-    /// Compute units.
-    pub units: u32,
-    /// See [`Counters`].
-    pub counters: Counters,
-}
-
 /// What came of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// In the order of the run's clients.
     pub clients: Vec<PlayedClient>,
-    /// Of devices whose units pull blocks.
-    pub used: Option<Used>,
+    /// What a device whose units pull blocks did in the measured window.
+    pub counters: Option<Counters>,
 }
 
 impl Rig {
@@ -255,8 +246,7 @@ impl Rig {
         };
         let mut asked = Playing::new(machine, &clients, &run);
         let played = play_virtual(&run, &mut asked);
-        let used = asked.counters().map(|counters| Used { units: self.units(), counters });
-        Ok(Outcome { clients: played, used })
+        Ok(Outcome { clients: played, counters: asked.counters() })
     }
 
     fn client(&self, client: &RunClient) -> Result<Client, SimError> {

@@ -51,15 +51,16 @@ impl System for RigSystem {
 
     fn play(&mut self, condition: usize, run: &Run) -> Result<Played, BenchError> {
         let outcome = self.rig.play(&self.own[condition], run)?;
-        let device = outcome.used.map(|used| DeviceUse {
-            cus: used.units as usize,
-            preemptions: used.counters.preemptions,
-            blocks_killed: used.counters.killed,
+        let cus = self.rig.units() as usize;
+        let device = outcome.counters.map(|counters| DeviceUse {
+            cus,
+            preemptions: counters.preemptions,
+            blocks_killed: counters.killed,
             // Each is run again once.
-            blocks_rerun: used.counters.killed,
-            wasted: used.counters.wasted,
-            padding: used.counters.padding,
-            busy: used.counters.busy + used.counters.wasted,
+            blocks_rerun: counters.killed,
+            wasted: counters.wasted,
+            padding: counters.padding,
+            busy: counters.busy + counters.wasted,
         });
         Ok(Played { clients: outcome.clients, device, cpu: None, memory_bytes: None })
     }

@@ -107,7 +107,7 @@ pub struct SimDisbArgs {
     pub device: String,
     /// Workloads: A to E, REAL, or files as docs/WORKLOADS.md describes them.
     #[arg(long, value_name = "NAME|FILE", value_delimiter = ',', default_value = "A,B,C,D,E,REAL")]
-    pub workload: Vec<String>,
+    pub workload: Vec<PathBuf>,
     /// Where MODEL.json is, as `reef profile --json` prints it, for models beyond those that were measured
     /// on the device; not for devices with queues.
     #[arg(long, value_name = "DIR")]

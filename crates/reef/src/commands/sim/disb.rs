@@ -10,14 +10,14 @@ use reef_bench::disb::rig::RigSystem;
 use reef_load::Workload;
 use reef_sim::Rig;
 
-use super::read;
+use super::{read, workload};
 use crate::cli::SimDisbArgs;
 use crate::commands::bench::{Verdict, show};
 
 /// Plays the workloads and writes what came of them.
 pub fn run(args: &SimDisbArgs) -> Result<()> {
     let mut rig = Rig::built_in(&args.device)?;
-    let workloads: Vec<Workload> = args.workload.iter().map(|name| workload(name)).collect::<Result<_>>()?;
+    let workloads: Vec<Workload> = args.workload.iter().map(workload).collect::<Result<_>>()?;
     if let Some(folder) = &args.profiles {
         add_profiles(&mut rig, folder, &workloads)?;
     }
@@ -32,14 +32,6 @@ pub fn run(args: &SimDisbArgs) -> Result<()> {
     let report = drive::simulate(&options, system, &description, &Progress::on_stderr())?;
     show(&report, &args.run.out);
     Verdict::of_report(&report).result()
-}
-
-fn workload(name: &str) -> Result<Workload> {
-    match Workload::built_in(name) {
-        Ok(workload) => Ok(workload),
-        Err(unknown) if !Path::new(name).exists() => Err(unknown.into()),
-        Err(_) => Ok(Workload::read(Path::new(name))?),
-    }
 }
 
 fn add_profiles(rig: &mut Rig, folder: &Path, workloads: &[Workload]) -> Result<()> {

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use reef_base::Nanos;
+use reef_load::Workload;
 use reef_sim::fleet::{Client, ClientReport, Used};
 use serde_json::{Value, json};
 
@@ -29,6 +30,16 @@ pub fn run(command: &SimCommand) -> Result<()> {
 /// The text of a file, or why there is none.
 fn read(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// A workload: built in, or a file.
+fn workload(name: impl AsRef<Path>) -> Result<Workload> {
+    let name = name.as_ref();
+    match Workload::built_in(&name.to_string_lossy()) {
+        Ok(workload) => Ok(workload),
+        Err(unknown) if name.extension().is_none() && !name.exists() => Err(unknown.into()),
+        Err(_) => Ok(Workload::read(name)?),
+    }
 }
 
 /// Three digits after the point.

@@ -2,13 +2,12 @@
 
 use anyhow::{Context, Result, anyhow};
 use reef_base::Nanos;
-use reef_load::Workload;
 use reef_sim::fleet::Model;
 use reef_sim::plan::{Attempt, Question, clients, devices, target};
 use reef_sim::scenario::{constants, profile};
 use serde_json::{Value, json};
 
-use super::{client_head, client_json, client_line, read, used_json};
+use super::{client_head, client_json, client_line, read, used_json, workload};
 use crate::cli::SimPlanArgs;
 use crate::output::say;
 
@@ -45,8 +44,7 @@ fn plural(count: usize) -> &'static str {
 fn question(args: &SimPlanArgs) -> Result<Question> {
     let target = target(&args.target)?;
     let devices = devices(&args.devices)?;
-    let built_in = args.load.to_str().and_then(|name| Workload::built_in(name).ok());
-    let workload = built_in.map_or_else(|| Workload::read(&args.load), Ok)?;
+    let workload = workload(&args.load)?;
     let model = |name: &&str| model(args, name);
     let models: Vec<Model> = workload.models_asked().iter().map(model).collect::<Result<_>>()?;
     Ok(Question {
